@@ -1,0 +1,59 @@
+"""Errors a person reads: one line, a way out, and the exit code of the command contract."""
+
+from __future__ import annotations
+
+
+class RlrecError(Exception):
+    """Something failed. `hint` says what to do next; the class holds the exit code."""
+
+    code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class InputError(RlrecError):
+    """Wrong usage or wrong input; nothing was stored. `field` and `line` name the place in an input line."""
+
+    code = 2
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, field: str | None = None, line: int | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.field = field
+        self.line = line
+
+
+class CheckFailed(RlrecError):
+    """A check said no: gate refused, audit found an error, store missing or out of date."""
+
+    code = 3
+
+
+class StoreBusy(RlrecError):
+    """The store is locked or unreachable; a retry is safe."""
+
+    code = 4
+
+
+class LinesRefused(RlrecError):
+    """Some lines were refused, the rest is stored."""
+
+    code = 5
+
+
+class Conflict(InputError):
+    """A known key or name came with other content."""
+
+    code = 6
+
+
+def suggest(word: str, known: list[str]) -> str | None:
+    """A hint naming the nearest of `known`, or None."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(word, known, n=3)
+    return f"did you mean {' or '.join(near)}?" if near else None

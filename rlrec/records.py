@@ -1,0 +1,138 @@
+"""What crosses layers: frozen records, standard library only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    id: int
+    key: str
+    features: str
+    added_at: int
+    retired_at: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reward:
+    """A reward definition: what the events of a slot are worth, and when a belief takes them in."""
+
+    id: int
+    name: str
+    weights: Mapping[str, float]
+    window_us: int
+    default: float
+    clip_low: float | None
+    clip_high: float | None
+    learn: str
+    late: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """A policy never changes. A variant of an experiment has a `base`, and a name POLICY@EXPERIMENT/VARIANT."""
+
+    id: int
+    name: str
+    kind: str
+    params: Mapping[str, Any]
+    base_id: int | None
+    base: str | None
+
+    @property
+    def shown(self) -> str:
+        """The name a person gave: that of the policy a variant was made of."""
+        return self.base or self.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Version:
+    """A numbered belief of a policy; `seq` is the policy's counter when it was made.
+
+    `entered_to` is the last decision of the policy that the belief holds; None: every one.
+    """
+
+    id: int
+    policy: Policy
+    number: int
+    status: str
+    reward: Reward
+    parent_id: int | None
+    seq: int
+    entered_to: int | None
+    learned_from: Mapping[str, Any]
+    created_at: int
+
+    @property
+    def learning(self) -> bool:
+        return self.status == "learning"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """The mutable row of a policy: how often its beliefs changed, and which version is live."""
+
+    policy_id: int
+    seq: int
+    ordinal: int
+    live_id: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """One thing that happened to a decision; without a position, to its page."""
+
+    decision_id: int
+    position: int | None
+    kind: str
+    value: float
+    at: int
+    received_at: int
+    seq: int = 0
+    key: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slot:
+    """One position of a logged slate. Propensities are None where an imported log has none."""
+
+    position: int
+    arm_id: int
+    propensity: float | None
+    marginal: float | None
+    min_propensity: float | None
+    score: float | None
+    censored: bool = False
+    rounded: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """One logged slate, with everything that is needed to score another policy on it."""
+
+    id: int
+    policy_id: int
+    version_id: int
+    belief_seq: int
+    seq: int
+    session_id: int
+    visit: int
+    step: int
+    context_id: int
+    state: str
+    eligible_id: int
+    catalogue_revision: int
+    size: int
+    log_propensity: float | None
+    seed: int | None
+    variant_id: int | None
+    at: int
+    imported: bool
+    request_key: str | None
+    request_digest: bytes | None
+    run_id: int | None
+    source: str | None
+    slots: tuple[Slot, ...] = field(default=())

@@ -1,0 +1,63 @@
+"""Contexts and eligible sets, stored once under the digest of what they hold."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from hashlib import blake2b
+
+import sqlalchemy as sa
+
+from rlrec.store import tables as t
+from rlrec.store.unit import Unit
+
+
+def digest(text: str) -> bytes:
+    """16 bytes that name a text: equal for equal texts, and in practice never for others."""
+    return blake2b(text.encode(), digest_size=16).digest()
+
+
+def contexts(unit: Unit, bodies: Collection[str]) -> dict[str, int]:
+    """The id of each context, stored if it is new."""
+    named = {digest(body): body for body in sorted(set(bodies))}
+    found = _intern(unit, t.context, named, ("digest", "body"), [(key, body) for key, body in sorted(named.items())])
+    return {named[key]: found[key] for key in named}
+
+
+def eligible_sets(unit: Unit, sets: Collection[Sequence[int]]) -> dict[tuple[int, ...], int]:
+    """The id of each set of arm ids (ascending), stored if it is new."""
+    texts = {tuple(arms): json.dumps(list(arms), separators=(",", ":")) for arms in sets}
+    named = {digest(text): (arms, text) for arms, text in texts.items()}
+    rows = [(key, len(arms), text) for key, (arms, text) in sorted(named.items())]
+    found = _intern(unit, t.eligible_set, named, ("digest", "size", "arms"), rows)
+    return {arms: found[key] for key, (arms, _) in named.items()}
+
+
+def _intern(
+    unit: Unit,
+    table: sa.Table,
+    named: Mapping[bytes, object],
+    columns: Sequence[str],
+    rows: Sequence[tuple[object, ...]],
+) -> dict[bytes, int]:
+    known = _ids(unit, table, named)
+    new = [row for row in rows if row[0] not in known]
+    if new:
+        unit.insert(table, columns, new, known="(digest) DO NOTHING")
+        known = _ids(unit, table, named)
+    return known
+
+
+def _ids(unit: Unit, table: sa.Table, named: Mapping[bytes, object]) -> dict[bytes, int]:
+    rows = unit.many(sa.select(table.c.digest, table.c.id), table.c.digest, named)
+    return {bytes(key): number for key, number in rows}
+
+
+def context_bodies(unit: Unit, ids: Collection[int]) -> dict[int, str]:
+    return dict(unit.many(sa.select(t.context.c.id, t.context.c.body), t.context.c.id, ids))
+
+
+def eligible_arms(unit: Unit, ids: Collection[int]) -> dict[int, tuple[int, ...]]:
+    """The arm ids of each eligible set, ascending."""
+    rows = unit.many(sa.select(t.eligible_set.c.id, t.eligible_set.c.arms), t.eligible_set.c.id, ids)
+    return {key: tuple(json.loads(arms)) for key, arms in rows}

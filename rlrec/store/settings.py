@@ -1,0 +1,73 @@
+"""What holds for the whole store, and the record of commands that changed definitions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from rlrec.errors import CheckFailed
+from rlrec.store import tables as t
+from rlrec.store.unit import Unit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """salt: of the splits; catalogue_id: the eligible set of today's catalogue, None until somebody needed it."""
+
+    session_timeout_us: int
+    salt: str
+    catalogue_revision: int
+    catalogue_id: int | None
+
+
+def get(unit: Unit) -> Settings:
+    row = unit.row(
+        sa.select(
+            t.settings.c.session_timeout_us,
+            t.settings.c.salt,
+            t.settings.c.catalogue_revision,
+            t.settings.c.catalogue_id,
+        )
+    )
+    if row is None:
+        raise CheckFailed("the store was not set up to the end", hint="run `rlrec init` again")
+    return Settings(session_timeout_us=row[0], salt=row[1], catalogue_revision=row[2], catalogue_id=row[3])
+
+
+def found(unit: Unit) -> bool:
+    return unit.value(sa.select(t.settings.c.id)) is not None
+
+
+def create(unit: Unit, *, session_timeout_us: int, salt: str) -> None:
+    unit.run(
+        sa.insert(t.settings).values(
+            id=1, created_at=unit.now, session_timeout_us=session_timeout_us, salt=salt, catalogue_revision=0
+        )
+    )
+
+
+def raise_catalogue(unit: Unit) -> int:
+    """The next revision of the catalogue; its eligible set is not known until somebody needs it."""
+    statement = sa.update(t.settings).values(catalogue_revision=t.settings.c.catalogue_revision + 1, catalogue_id=None)
+    return int(unit.value(statement.returning(t.settings.c.catalogue_revision)))
+
+
+def know_catalogue(unit: Unit, *, revision: int, eligible_id: int) -> None:
+    """Remember the eligible set of a revision, unless the catalogue has changed since it was read."""
+    known = sa.update(t.settings).where(t.settings.c.catalogue_revision == revision)
+    unit.run(known.values(catalogue_id=eligible_id))
+
+
+def add_run(unit: Unit, command: str, options: Mapping[str, Any], result: Mapping[str, Any] | None = None) -> int:
+    """Write down that a command changed definitions or brought in a log."""
+    return unit.add(
+        t.run,
+        command=command,
+        options=json.dumps(dict(options), sort_keys=True, default=str),
+        at=unit.now,
+        result=None if result is None else json.dumps(dict(result), sort_keys=True),
+    )

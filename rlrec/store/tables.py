@@ -1,0 +1,442 @@
+"""Table definitions. Times are microseconds since 1970 UTC; JSON is canonical text; a sum never includes a prior.
+
+What a table promises is written as a constraint, so that no code path can store what must not be there. The type of a
+column is one that SQLite's STRICT tables and PostgreSQL both enforce.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Constraint,
+    Double,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.types import TypeEngine
+
+HEAD = "0001"  # the revision these definitions describe: the only thing a command checks, with one SELECT
+VERSION_TABLE = "rlrec_version"
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+BIG = BigInteger().with_variant(sqlite.INTEGER(), "sqlite")
+SMALL = SmallInteger().with_variant(sqlite.INTEGER(), "sqlite")
+REAL: TypeEngine[float] = Double().with_variant(sqlite.REAL(), "sqlite")
+BYTES = LargeBinary().with_variant(sqlite.BLOB(), "sqlite")
+TEXT = Text()
+
+
+def _finite(name: str) -> CheckConstraint:
+    """NaN and the infinities lie outside this range on both databases (and SQLite turns NaN into NULL)."""
+    return CheckConstraint(f"{name} BETWEEN -1e308 AND 1e308", name=f"{name}_finite")
+
+
+def _probability(name: str) -> CheckConstraint:
+    return CheckConstraint(f"{name} > 0 AND {name} <= 1", name=f"{name}_probability")
+
+
+def _flag(name: str) -> CheckConstraint:
+    return CheckConstraint(f"{name} IN (0, 1)", name=f"{name}_flag")
+
+
+def _one_of(name: str, *words: str) -> CheckConstraint:
+    return CheckConstraint(f"{name} IN ({', '.join(repr(word) for word in words)})", name=f"{name}_known")
+
+
+def _key(name: str = "key") -> CheckConstraint:
+    return CheckConstraint(f"length({name}) BETWEEN 1 AND 200", name=f"{name}_length")
+
+
+def _partial(name: str, column: str, *, where: str, unique: bool = False) -> Index:
+    return Index(name, column, unique=unique, sqlite_where=text(where), postgresql_where=text(where))
+
+
+def _table(name: str, *parts: Column[Any] | Constraint | Index, rowid: bool = True) -> Table:
+    return Table(name, metadata, *parts, sqlite_strict=True, sqlite_with_rowid=rowid)
+
+
+def _ref(name: str, target: str, *, null: bool = False, key: bool = False) -> Column[Any]:
+    return Column(name, BIG, ForeignKey(f"{target}.id"), nullable=null, primary_key=key, autoincrement=False)
+
+
+def _sums(prefix: str = "") -> list[Column[Any]]:
+    return [Column(prefix + name, REAL, nullable=False) for name in ("pulls", "reward_sum", "reward_squares")]
+
+
+# One row: what `init` decided for the whole store, and today's catalogue: its revision (raised by every change of an
+# arm) and the eligible set it makes (null until somebody needs it).
+settings = _table(
+    "settings",
+    Column("id", SMALL, primary_key=True, autoincrement=False),
+    Column("created_at", BIG, nullable=False),
+    Column("session_timeout_us", BIG, nullable=False),
+    Column("salt", TEXT, nullable=False),
+    Column("catalogue_revision", BIG, nullable=False),
+    _ref("catalogue_id", "eligible_set", null=True),
+    CheckConstraint("id = 1", name="one_row"),
+    CheckConstraint("session_timeout_us > 0", name="session_timeout_positive"),
+)
+
+# Who changed what, when: commands that import, define, freeze, promote. Never a single recommend or feedback.
+run = _table(
+    "run",
+    Column("id", BIG, primary_key=True),
+    Column("command", TEXT, nullable=False),
+    Column("options", TEXT, nullable=False),
+    Column("at", BIG, nullable=False),
+    Column("result", TEXT),
+)
+
+arm = _table(
+    "arm",
+    Column("id", BIG, primary_key=True),
+    Column("key", TEXT, nullable=False),
+    Column("features", TEXT, nullable=False),
+    Column("added_at", BIG, nullable=False),
+    Column("retired_at", BIG),
+    UniqueConstraint("key"),
+    _key(),
+)
+
+# Features and life spans as they were, by catalogue revision; append-only. `retired` is what the change left behind.
+arm_history = _table(
+    "arm_history",
+    _ref("arm_id", "arm", key=True),
+    Column("revision", BIG, primary_key=True, autoincrement=False),
+    Column("at", BIG, nullable=False),
+    Column("features", TEXT, nullable=False),
+    Column("retired", SMALL, nullable=False),
+    _flag("retired"),
+    rowid=False,
+)
+
+# Content-addressed: an eligible set is the ascending JSON array of its arm ids; a context is its canonical JSON.
+eligible_set = _table(
+    "eligible_set",
+    Column("id", BIG, primary_key=True),
+    Column("digest", BYTES, nullable=False),
+    Column("size", BIG, nullable=False),
+    Column("arms", TEXT, nullable=False),
+    UniqueConstraint("digest"),
+    CheckConstraint("size > 0", name="size_positive"),
+)
+context = _table(
+    "context",
+    Column("id", BIG, primary_key=True),
+    Column("digest", BYTES, nullable=False),
+    Column("body", TEXT, nullable=False),
+    UniqueConstraint("digest"),
+)
+
+reward = _table(
+    "reward",
+    Column("id", BIG, primary_key=True),
+    Column("name", TEXT, nullable=False),
+    Column("weights", TEXT, nullable=False),
+    Column("window_us", BIG, nullable=False),
+    Column("default_value", REAL, nullable=False),
+    Column("clip_low", REAL),
+    Column("clip_high", REAL),
+    Column("learn", TEXT, nullable=False),
+    Column("late", TEXT, nullable=False),
+    Column("created_at", BIG, nullable=False),
+    UniqueConstraint("name"),
+    CheckConstraint("window_us >= 0", name="window_positive"),
+    CheckConstraint("clip_low <= clip_high", name="clip_order"),
+    _finite("default_value"),
+    _finite("clip_low"),
+    _finite("clip_high"),
+    _one_of("learn", "served", "settled"),
+    _one_of("late", "count", "ignore"),
+)
+
+# A policy never changes. A variant of an experiment is a policy too (`POLICY@EXPERIMENT/VARIANT`, with its base).
+policy = _table(
+    "policy",
+    Column("id", BIG, primary_key=True),
+    Column("name", TEXT, nullable=False),
+    Column("kind", TEXT, nullable=False),
+    Column("params", TEXT, nullable=False),
+    Column("definition", TEXT, nullable=False),
+    _ref("base_id", "policy", null=True),
+    Column("created_at", BIG, nullable=False),
+    UniqueConstraint("name"),
+)
+
+# What a version is: an immutable numbered belief (frozen, trained), or one that still learns. `seq` and `ordinal` are
+# the policy's counters when it was made. `entered_to`: the last decision of the policy that this belief holds (ids are
+# drawn under the head's lock, so within one policy they are in order of commit and of time); null: every one.
+version = _table(
+    "version",
+    Column("id", BIG, primary_key=True),
+    _ref("policy_id", "policy"),
+    Column("number", BIG, nullable=False),
+    Column("status", TEXT, nullable=False),
+    _ref("reward_id", "reward"),
+    _ref("parent_id", "version", null=True),
+    Column("seq", BIG, nullable=False),
+    Column("ordinal", BIG, nullable=False),
+    Column("entered_to", BIG),
+    Column("learned_from", TEXT, nullable=False),
+    Column("parameters", TEXT),
+    Column("report", TEXT),
+    Column("created_at", BIG, nullable=False),
+    UniqueConstraint("policy_id", "number"),
+    CheckConstraint("number > 0", name="number_positive"),
+    _one_of("status", "learning", "frozen", "retired"),
+)
+
+# The one mutable row of a policy. Its lock is the policy's lock; seq counts the transactions that changed a belief.
+policy_head = _table(
+    "policy_head",
+    _ref("policy_id", "policy", key=True),
+    Column("seq", BIG, nullable=False),
+    Column("ordinal", BIG, nullable=False),
+    _ref("live_id", "version"),
+)
+
+promotion = _table(
+    "promotion",
+    Column("id", BIG, primary_key=True),
+    _ref("policy_id", "policy"),
+    _ref("version_id", "version"),
+    _ref("previous_id", "version"),
+    Column("at", BIG, nullable=False),
+    Column("rolled_back_at", BIG),
+    Index(None, "policy_id", "id"),
+)
+
+# What a belief starts from where the kind's default is replaced: alpha and beta (pseudo-counts of successes, failures).
+prior = _table(
+    "prior",
+    _ref("version_id", "version", key=True),
+    _ref("arm_id", "arm", key=True),
+    Column("first", REAL, nullable=False),
+    Column("second", REAL, nullable=False),
+    _finite("first"),
+    CheckConstraint("second > 0 AND second <= 1e308", name="second_positive"),
+    rowid=False,
+)
+
+# What is served now, and what every transaction changed: the belief at seq s is, per arm and bucket, the newest
+# delta with seq <= s. Buckets and ordinals carry forgetting (0 where a policy does not forget); `extra` carries further
+# sums of kinds that need more than three, packed doubles.
+belief = _table(
+    "belief",
+    _ref("version_id", "version", key=True),
+    Column("bucket", BIG, primary_key=True, autoincrement=False),
+    _ref("arm_id", "arm", key=True),
+    Column("ordinal", BIG, nullable=False),
+    *_sums(),
+    Column("extra", BYTES),
+    *map(_finite, ("pulls", "reward_sum", "reward_squares")),
+    rowid=False,
+)
+belief_delta = _table(
+    "belief_delta",
+    _ref("version_id", "version", key=True),
+    Column("bucket", BIG, primary_key=True, autoincrement=False),
+    _ref("arm_id", "arm", key=True),
+    Column("seq", BIG, primary_key=True, autoincrement=False),
+    Column("ordinal", BIG, nullable=False),
+    *_sums("d_"),
+    *_sums(),
+    Column("extra", BYTES),
+    *map(_finite, ("pulls", "reward_sum", "reward_squares")),
+    rowid=False,
+)
+
+users = _table(
+    "users",
+    Column("id", BIG, primary_key=True),
+    Column("key", TEXT, nullable=False),
+    UniqueConstraint("key"),
+    _key(),
+)
+# `split` is drawn once, when the session is created: 0 train, 1 tune, 2 gate.
+session = _table(
+    "session",
+    Column("id", BIG, primary_key=True),
+    Column("key", TEXT, nullable=False),
+    _ref("user_id", "users", null=True),
+    Column("split", SMALL, nullable=False),
+    Column("created_at", BIG, nullable=False),
+    UniqueConstraint("key"),
+    _key(),
+    CheckConstraint("split IN (0, 1, 2)", name="split_known"),
+)
+visit = _table(
+    "visit",
+    _ref("session_id", "session", key=True),
+    Column("number", BIG, primary_key=True, autoincrement=False),
+    Column("started_at", BIG, nullable=False),
+    Column("last_at", BIG, nullable=False),
+    Column("steps", BIG, nullable=False),
+    Column("recent", TEXT, nullable=False),
+    Column("ended_at", BIG),
+    CheckConstraint("number > 0", name="number_positive"),
+    CheckConstraint("steps >= 0", name="steps_positive"),
+    rowid=False,
+)
+
+experiment = _table(
+    "experiment",
+    Column("id", BIG, primary_key=True),
+    Column("name", TEXT, nullable=False),
+    Column("unit", TEXT, nullable=False),
+    Column("salt", TEXT, nullable=False),
+    Column("status", TEXT, nullable=False),
+    Column("definition", TEXT, nullable=False),
+    Column("created_at", BIG, nullable=False),
+    Column("stopped_at", BIG),
+    UniqueConstraint("name"),
+    _one_of("unit", "user", "session"),
+    _one_of("status", "running", "stopped"),
+)
+variant = _table(
+    "variant",
+    Column("id", BIG, primary_key=True),
+    _ref("experiment_id", "experiment"),
+    Column("label", TEXT, nullable=False),
+    _ref("policy_id", "policy"),
+    Column("weight", REAL, nullable=False),
+    UniqueConstraint("experiment_id", "label"),
+    CheckConstraint("weight > 0 AND weight <= 1e308", name="weight_positive"),
+)
+# The unit is a user or a session, as the experiment says.
+assignment = _table(
+    "assignment",
+    Column("id", BIG, primary_key=True),
+    _ref("experiment_id", "experiment"),
+    _ref("user_id", "users", null=True),
+    _ref("session_id", "session", null=True),
+    _ref("variant_id", "variant"),
+    Column("at", BIG, nullable=False),
+    CheckConstraint("(user_id IS NULL) <> (session_id IS NULL)", name="one_unit"),
+    UniqueConstraint("experiment_id", "user_id"),
+    UniqueConstraint("experiment_id", "session_id"),
+)
+
+# belief_seq, belief_ordinal: the policy's counters when the belief was read; seq: the change by which it was stored;
+# ordinal: its own, where the policy forgets. size: the length of the page; fewer slots than that is a partial page of
+# an imported log. source: what an imported line said of itself (policy, version, experiment), JSON.
+decision = _table(
+    "decision",
+    Column("id", BIG, primary_key=True),
+    _ref("policy_id", "policy"),
+    _ref("version_id", "version"),
+    Column("belief_seq", BIG, nullable=False),
+    Column("belief_ordinal", BIG),
+    Column("seq", BIG, nullable=False),
+    Column("ordinal", BIG),
+    _ref("session_id", "session"),
+    Column("visit", BIG, nullable=False),
+    Column("step", BIG, nullable=False),
+    _ref("context_id", "context"),
+    Column("state", TEXT, nullable=False),
+    _ref("eligible_id", "eligible_set"),
+    Column("catalogue_revision", BIG, nullable=False),
+    Column("size", BIG, nullable=False),
+    Column("log_propensity", REAL),
+    Column("seed", BIG),
+    _ref("variant_id", "variant", null=True),
+    Column("at", BIG, nullable=False),
+    Column("imported", SMALL, nullable=False),
+    Column("request_key", TEXT),
+    Column("request_digest", BYTES),
+    _ref("run_id", "run", null=True),
+    Column("source", TEXT),
+    UniqueConstraint("session_id", "visit", "step"),
+    CheckConstraint("step >= 0", name="step_positive"),
+    CheckConstraint("size > 0", name="size_positive"),
+    CheckConstraint("log_propensity <= 0 AND log_propensity >= -1e308", name="log_propensity_range"),
+    CheckConstraint("imported = 1 OR (log_propensity IS NOT NULL AND seed IS NOT NULL)", name="live_complete"),
+    _key("request_key"),
+    _flag("imported"),
+    Index("ix_decision_policy_id_id", "policy_id", "id"),
+    _partial("ix_decision_at", "at", where="imported = 0"),
+    _partial("uq_decision_request_key", "request_key", where="request_key IS NOT NULL", unique=True),
+)
+# propensity: given the positions above; marginal: of that arm at that position; min_propensity: the smallest
+# conditional of any arm still left there. censored: the last word of the decision's `!censor` events.
+slot = _table(
+    "slot",
+    _ref("decision_id", "decision", key=True),
+    Column("position", BIG, primary_key=True, autoincrement=False),
+    _ref("arm_id", "arm"),
+    Column("propensity", REAL),
+    Column("marginal", REAL),
+    Column("min_propensity", REAL),
+    Column("score", REAL),
+    Column("censored", SMALL, nullable=False),
+    Column("rounded", SMALL, nullable=False),
+    CheckConstraint("position > 0", name="position_positive"),
+    _probability("propensity"),
+    _probability("marginal"),
+    CheckConstraint("min_propensity >= 0 AND min_propensity <= 1", name="min_propensity_range"),
+    _finite("score"),
+    _flag("censored"),
+    _flag("rounded"),
+    rowid=False,
+)
+
+# Events are numbered within their decision, under the lock of its policy; seq: the change that stored them. Without a
+# position they belong to the page. The kind `!censor` (value 1 or 0) takes a slot out of beliefs and estimates, or
+# puts it back.
+event = _table(
+    "event",
+    _ref("decision_id", "decision", key=True),
+    Column("number", BIG, primary_key=True, autoincrement=False),
+    Column("position", BIG),
+    Column("kind", TEXT, nullable=False),
+    Column("value", REAL, nullable=False),
+    Column("at", BIG, nullable=False),
+    Column("received_at", BIG, nullable=False),
+    Column("seq", BIG, nullable=False),
+    Column("key", TEXT),
+    ForeignKeyConstraint(["decision_id", "position"], ["slot.decision_id", "slot.position"]),
+    CheckConstraint("length(kind) BETWEEN 1 AND 64", name="kind_length"),
+    _finite("value"),
+    rowid=False,
+)
+# A feedback key names a whole line; its digest says what the line held (`at` beside it, null where none was given).
+feedback_key = _table(
+    "feedback_key",
+    Column("key", TEXT, primary_key=True),
+    Column("digest", BYTES, nullable=False),
+    Column("at", BIG),
+    _ref("decision_id", "decision"),
+    _key(),
+    rowid=False,
+)
+
+# A line's identity: the digest of its bytes and of how often these came before in its file.
+import_line = _table(
+    "import_line",
+    _ref("policy_id", "policy", key=True),
+    Column("digest", BYTES, primary_key=True),
+    _ref("decision_id", "decision"),
+    rowid=False,
+)
