@@ -1,0 +1,180 @@
+"""What an estimator is given and what it must answer: a batch of the log, and terms per row.
+
+Every estimator of this package is a smooth function of sums over clusters. It says which columns it needs (`terms`),
+and how their sums make a value; clusters, standard errors, intervals and diagnostics are the same for all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from rlrec.errors import InputError
+
+Array = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+Booleans = npt.NDArray[np.bool_]
+
+# Probabilities come from quadrature: a sum may pass 1 by a rounding.
+ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LogBatch:
+    """Rows of the log as one target sees them, one row an impression; checked when built.
+
+    reward (n,): reward of the slot, inside its window.
+    propensity (n,): probability the logging policy had of this arm on the weight's basis (the marginal at the
+    position,
+        or the prefix); NaN where none was logged: the row is left out of every estimator that weighs, and counted.
+    target (n,): the target's probability on the same basis; NaN where it has none (left out as well).
+    cluster (n,): which unit was randomised, any 64-bit number; rows of one cluster share it.
+    predicted (n,), expected (n,): a reward model's value of the arm shown, and its mean over the target's arms.
+    largest (n,): the largest weight that any arm could have had in this row; NaN (or inf) where no bound is known.
+    unsupported (n,): the target's probability on arms the logger gave 0; NaN where that is unknown.
+    default (n,): whether the reward is the default one; without it, a reward of 0 counts as the default.
+
+    Raises InputError for a wrong shape or a value outside its range.
+    """
+
+    reward: Array
+    propensity: Array
+    target: Array
+    cluster: Integers
+    predicted: Array | None = None
+    expected: Array | None = None
+    largest: Array | None = None
+    unsupported: Array | None = None
+    default: Booleans | None = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            given = getattr(self, field.name)
+            if given is not None:
+                object.__setattr__(self, field.name, _column(field.name, given, len(self.reward)))
+        _require("reward", self.reward, np.isfinite(self.reward), "a finite number")
+        _require("propensity", self.propensity, ~(self.propensity <= 0), "above 0, or absent")
+        _require("propensity", self.propensity, ~(self.propensity > 1 + ROUNDING), "at most 1")
+        _require("target", self.target, ~(self.target < 0), "0 or more")
+        _require("target", self.target, ~(self.target > 1 + ROUNDING), "at most 1")
+        for name in ("predicted", "expected"):
+            if (column := getattr(self, name)) is not None:
+                _require(name, column, np.isfinite(column), "a finite number")
+        if self.unsupported is not None:
+            _require("unsupported", self.unsupported, ~(self.unsupported < -ROUNDING), "0 or more")
+
+    def __len__(self) -> int:
+        return len(self.reward)
+
+    @cached_property
+    def usable(self) -> Booleans:
+        """Whether a row can be weighed, (n,)."""
+        return ~(np.isnan(self.propensity) | np.isnan(self.target))
+
+    @cached_property
+    def weight(self) -> Array:
+        """Importance weight target / propensity, (n,); 0 where the row cannot be weighed."""
+        weight = np.zeros(len(self))
+        return np.divide(self.target, self.propensity, out=weight, where=self.usable)
+
+    def where(self, rows: Booleans) -> LogBatch:
+        """The batch cut down to the rows marked True, for one group of `--by`."""
+        given: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        cut: dict[str, Any] = {name: column[rows] for name, column in given.items() if column is not None}
+        return LogBatch(**cut)
+
+
+def _column(name: str, given: npt.ArrayLike, rows: int) -> npt.NDArray[np.generic]:
+    kind = {"cluster": np.int64, "default": np.bool_}.get(name, np.float64)
+    column: npt.NDArray[np.generic] = np.asarray(given, dtype=kind)
+    if column.shape != (rows,):
+        raise InputError(f"{name} has shape {column.shape}, the log's batch has {rows} rows")
+    return column
+
+
+def _require(name: str, column: Array, good: Booleans, what: str) -> None:
+    if not good.all():
+        row = int(np.argmin(good))
+        raise InputError(f"{name} of row {row} of the batch is {column[row]}; it must be {what}")
+
+
+class Smooth(Protocol):
+    """A smooth function of mean terms."""
+
+    def value(self, mean: Array) -> Array:
+        """The estimate at mean terms (..., d), (...,)."""
+
+    def gradient(self, mean: Array) -> Array:
+        """Its derivative by the mean terms, (..., d)."""
+
+
+class Estimator(Smooth, Protocol):
+    """Parameters live in the object, knowledge in the sums: a new estimator is a new class and one registry line.
+
+    `value` must not change when all columns are multiplied by one number (every estimate here is a ratio of sums).
+    So it may be asked for means per cluster, per block, or for plain sums, and the delta-method error needs no
+    centring.
+    """
+
+    name: ClassVar[str]
+    unit: ClassVar[str]  # what one row of the estimate is: impression, slate or session
+    weighted: ClassVar[bool]  # uses importance weights: rows without a propensity are left out
+    modelled: ClassVar[bool]  # uses a reward model: the batch must have `predicted` and `expected`
+    self_normalised: ClassVar[bool]  # stays inside the reward's range: bounds are cut there
+    intervals: ClassVar[tuple[str, ...]]  # kinds of interval that are valid for it; () = none is
+    biased: ClassVar[bool]  # weights are changed on purpose: `distortion` says by how much
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns of `terms`; the first one is what a cluster adds to the estimate, the second one the
+        number of rows or the weight it is divided by. Equal names mean equal columns in every estimator."""
+
+    def terms(self, batch: LogBatch) -> Array:
+        """Terms of every row, (n, d), to be summed per cluster."""
+
+    def distortion(self, batch: LogBatch) -> Array:
+        """|weight - weight used| of every row, (n,); 0 for an estimator that is not `biased`."""
+
+
+class Ratio:
+    """An estimate that is one mean divided by another: the shape all estimators per impression share."""
+
+    unit: ClassVar[str] = "impression"
+    weighted: ClassVar[bool] = True
+    modelled: ClassVar[bool] = False
+    self_normalised: ClassVar[bool] = False
+    intervals: ClassVar[tuple[str, ...]] = ("normal", "bootstrap-t")
+    biased: ClassVar[bool] = False
+
+    def value(self, mean: Array) -> Array:
+        above, below = mean[..., 0], mean[..., 1]
+        return np.asarray(above / below)
+
+    def gradient(self, mean: Array) -> Array:
+        above, below = mean[..., 0], mean[..., 1]
+        return np.stack([np.ones_like(above), -above / below], axis=-1) / below[..., None]
+
+    def distortion(self, batch: LogBatch) -> Array:
+        return np.zeros(len(batch))
+
+
+def hashed(ids: Integers, *, salt: int) -> npt.NDArray[np.uint64]:
+    """64 well-mixed bits for every id, (n,), the same on every machine; another `salt` gives unrelated ones.
+
+    The finaliser of SplitMix64. Blocks and folds are cut by it, so they depend on ids and never on the order of the
+    log."""
+    mixed = ids.astype(np.int64).view(np.uint64) + np.uint64((salt + 1) * 0x9E3779B97F4A7C15 % 2**64)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(mixed ^ (mixed >> np.uint64(31)))
+
+
+def model_of(batch: LogBatch, name: str) -> tuple[Array, Array]:
+    """`predicted` and `expected` of the batch. Raises InputError if it came without a reward model."""
+    if batch.predicted is None or batch.expected is None:
+        raise InputError(f"{name} needs a reward model", hint="give one, or use ips or snips")
+    return batch.predicted, batch.expected

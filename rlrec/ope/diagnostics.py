@@ -1,0 +1,224 @@
+"""How far an estimate can be believed: effective sample size, overlap, largest weights, and the verdict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlrec.ope.base import Array, LogBatch
+
+# How many of the largest weights and weighted rewards are remembered: the top 1 % of ten million rows, and the tail
+# that k-hat is fitted on for a billion.
+KEPT = 100_000
+
+# Every reason a verdict can give, worst first. `insufficient` and `weak` say which verdict the reason can lead to.
+REASONS = {
+    "no-rows": "no row could be used (insufficient)",
+    "low-ess": "effective sample size below 50 (insufficient); below 1,000 or 5 % of the clusters (weak)",
+    "few-rewards": "fewer than 5 non-zero weighted rewards (insufficient); ESS x weighted share of rewards that "
+    "are not the default below 30 (weak); too few rewards for a bound (it is null)",
+    "heavy-tail": "no largest weight is known and k-hat of their tail is above 0.7 (insufficient)",
+    "unsupported": "the target has more than 1 % on arms the logger gave 0 (insufficient)",
+    "one-cluster": "one cluster carries more than 20 % of the estimate (weak)",
+    "mean-weight": "the mean weight is more than 3 standard errors from 1: wrong propensities, say (weak)",
+    "clipping-bias": "the bias that clipping may cause exceeds the standard error; no interval shows it (weak)",
+    "in-sample": "the target learned from rows of this log (weak)",
+    "no-interval": "no valid interval exists: the error of dm's model is not in any (weak)",
+    "few-replicates": "the level is too high for 2,000 bootstrap replicates: a bound is null",
+    "no-reward-range": "the reward has no clip, which this interval needs: a bound is null",
+    "no-propensity": "rows without a propensity were left out; `left_out` counts them",
+    "logging-states": "the target reads session state, and was judged on states the logger brought about",
+}
+# Reasons that come from outside or from the interval, and hold a verdict down to weak.
+_WEAK = frozenset({"in-sample", "no-interval", "clipping-bias"})
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Weights:
+    """A fold over rows that adds up: `weights(batch_1) + weights(batch_2)`.
+
+    rows, left_out: rows that can be weighed, and others.   rewards, weighted_rewards: rows whose reward (times
+    weight) is not 0. weight, not_default: sum of weights, and of those whose reward is not the default.   largest:
+    largest weight. bound: largest provable weight, inf where some row has none.   unsupported, known: sum and number
+    of known unsupported mass. reward_size: sum of |weight x reward|; top_weights, top_rewards: the largest 100,000
+    weights and |weight x reward|."""
+
+    rows: int
+    left_out: int
+    rewards: int
+    weighted_rewards: int
+    weight: float
+    not_default: float
+    largest: float
+    bound: float
+    unsupported: float
+    known: int
+    reward_size: float
+    top_weights: Array
+    top_rewards: Array
+
+    def __add__(self, other: Weights) -> Weights:
+        return Weights(
+            rows=self.rows + other.rows,
+            left_out=self.left_out + other.left_out,
+            rewards=self.rewards + other.rewards,
+            weighted_rewards=self.weighted_rewards + other.weighted_rewards,
+            weight=self.weight + other.weight,
+            not_default=self.not_default + other.not_default,
+            largest=max(self.largest, other.largest),
+            bound=max(self.bound, other.bound),
+            unsupported=self.unsupported + other.unsupported,
+            known=self.known + other.known,
+            reward_size=self.reward_size + other.reward_size,
+            top_weights=_top(np.concatenate([self.top_weights, other.top_weights])),
+            top_rewards=_top(np.concatenate([self.top_rewards, other.top_rewards])),
+        )
+
+    @property
+    def unsupported_share(self) -> float | None:
+        """Mean unsupported mass over the rows where it is known; None where it is known of none."""
+        return self.unsupported / self.known if self.known else None
+
+    @property
+    def not_default_share(self) -> float | None:
+        """Weighted share of rows whose reward is not the default."""
+        return self.not_default / self.weight if self.weight else None
+
+    @property
+    def top1_share(self) -> float | None:
+        """Share of the top 1 % of rows in the sum of |weight x reward|; beyond ten million rows of the top
+        100,000."""
+        if not self.reward_size:
+            return None
+        count = -(-self.rows // 100)
+        return min(1.0, float(np.sort(self.top_rewards)[::-1][:count].sum()) / self.reward_size)
+
+    @property
+    def k_hat(self) -> float | None:
+        """Shape of the tail of the weights; None where a largest weight is provable or the tail is too short."""
+        return None if np.isfinite(self.bound) else k_hat(self.top_weights, self.rows)
+
+
+def weights(batch: LogBatch) -> Weights:
+    """Diagnostics of one batch."""
+    weight, used = batch.weight, batch.usable
+    weighted = np.abs(weight * batch.reward)
+    not_default = ~batch.default if batch.default is not None else batch.reward != 0
+    mass = batch.unsupported if batch.unsupported is not None else np.full(len(batch), np.nan)
+    return Weights(
+        rows=int(used.sum()),
+        left_out=int((~used).sum()),
+        rewards=int(np.count_nonzero(batch.reward)),
+        weighted_rewards=int(np.count_nonzero(weighted)),
+        weight=float(weight.sum()),
+        not_default=float(weight[not_default].sum()),
+        largest=float(weight.max(initial=0.0)),
+        bound=_bound(batch),
+        unsupported=float(np.nansum(mass)),
+        known=int((~np.isnan(mass)).sum()),
+        reward_size=float(weighted.sum()),
+        top_weights=_top(weight[used]),
+        top_rewards=_top(weighted[weighted > 0]),
+    )
+
+
+def _bound(batch: LogBatch) -> float:
+    if not batch.usable.any():
+        return 0.0
+    if batch.largest is None:
+        return np.inf
+    return float(np.nan_to_num(batch.largest[batch.usable], nan=np.inf, posinf=np.inf).max())
+
+
+def _top(values: Array) -> Array:
+    return values if len(values) <= KEPT else np.partition(values, len(values) - KEPT)[-KEPT:]
+
+
+def k_hat(top: Array, rows: int) -> float | None:
+    """Shape of the generalised Pareto tail of `rows` weights, of which `top` are the largest.
+
+    Fitted on the top min(rows / 5, 3 sqrt(rows)), and drawn to 1/2 by ten observations. None if the tail has fewer
+    than 50 distinct values. Above 0.7 a mean of such weights cannot be trusted.
+    Source: Zhang & Stephens 2009 and Vehtari et al. 2015, as the R package loo has it (gpdfit: 30 + sqrt(n) grid
+    points)."""
+    length = min(int(np.ceil(min(0.2 * rows, 3 * np.sqrt(rows)))), len(top) - 1)
+    if length < 50:
+        return None
+    tail = np.sort(top)[-length - 1 :]
+    excess = tail[1:] - tail[0]
+    excess = excess[excess > 0]
+    if len(np.unique(excess)) < 50:
+        return None
+    return _pareto_shape(excess / excess[-1])
+
+
+def _pareto_shape(excess: Array) -> float:
+    """Posterior mean of the shape; excess (n,) ascending and above 0. The scale does not matter."""
+    n = len(excess)
+    points = 30 + int(np.sqrt(n))
+    quartile = excess[int(n / 4 + 0.5) - 1]
+    grid = 1 / excess[-1] + (1 - np.sqrt(points / (np.arange(points) + 0.5))) / (3 * quartile)
+    shape = np.array([np.log1p(-b * excess).mean() for b in grid])
+    likelihood = n * (np.log(-grid / shape) - shape - 1)
+    share = np.exp(likelihood - likelihood.max())
+    fitted = float(np.log1p(-(grid @ share / share.sum()) * excess).mean())
+    return (n * fitted + 10 * 0.5) / (n + 10)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """What a verdict is made from; None where a figure has no meaning (the weights of dm) or cannot be had.
+
+    weighted: whether the estimator weighs at all.   n: rows used.   clusters: clusters they are in.   nonzero:
+    non-zero weighted rewards.   reward_share: weighted share of rewards that are not the default.   cluster_share:
+    largest share of the estimate that one cluster carries.   mean_weight_z: distance of the mean weight from 1 in
+    standard errors."""
+
+    weighted: bool
+    n: int
+    clusters: int
+    ess: float | None
+    nonzero: int
+    reward_share: float | None
+    k_hat: float | None
+    unsupported: float | None
+    cluster_share: float | None
+    mean_weight_z: float | None
+
+
+def verdict(found: Diagnosis, *, extra: tuple[str, ...] = ()) -> tuple[str, tuple[str, ...]]:
+    """`ok`, `weak` or `insufficient`, and all reasons there are, worst first.
+
+    extra: words of REASONS that only the caller or the interval knows; `in-sample`, `no-interval` and
+    `clipping-bias` allow no more than `weak`."""
+    insufficient, weak = _insufficient(found), _weak(found)
+    given = {*insufficient, *weak, *extra}
+    reasons = tuple(sorted(given, key=list(REASONS).index))
+    if insufficient:
+        return "insufficient", reasons
+    return ("weak" if weak or _WEAK & given else "ok"), reasons
+
+
+def _insufficient(found: Diagnosis) -> list[str]:
+    return [
+        *(["no-rows"] if not found.n else []),
+        *(["low-ess"] if found.weighted and not _at_least(found.ess, 50) else []),
+        *(["few-rewards"] if found.nonzero < 5 else []),
+        *(["heavy-tail"] if (found.k_hat or 0) > 0.7 else []),
+        *(["unsupported"] if (found.unsupported or 0) > 0.01 else []),
+    ]
+
+
+def _weak(found: Diagnosis) -> list[str]:
+    few = found.weighted and not _at_least((found.ess or 0) * (found.reward_share or 0), 30)
+    return [
+        *(["low-ess"] if found.weighted and not _at_least(found.ess, max(1000, found.clusters / 20)) else []),
+        *(["few-rewards"] if few else []),
+        *(["one-cluster"] if (found.cluster_share or 0) > 0.2 else []),
+        *(["mean-weight"] if abs(found.mean_weight_z or 0) > 3 else []),
+    ]
+
+
+def _at_least(value: float | None, least: float) -> bool:
+    return value is not None and value >= least

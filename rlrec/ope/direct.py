@@ -1,0 +1,223 @@
+"""The direct method, and the reward models it and `dr` use.
+
+A model answers, for every row, its value of the arm shown (`predicted`) and its mean over the target's arms
+(`expected`). An additive one is fitted on the log as a fold, cross-fitted by cluster: a row is never judged by a
+model that saw its cluster.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from rlrec.errors import InputError
+from rlrec.ope.base import Array, Integers, LogBatch, Ratio, hashed, model_of
+
+_SALT = 2
+_CELLS = 4_000_000  # predictions held at once where every arm of every row is clipped
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dm(Ratio):
+    """Mean of the reward model under the target: as good as the model, and blind to its errors; no interval is valid
+    for it."""
+
+    name: ClassVar[str] = "dm"
+    weighted: ClassVar[bool] = False
+    modelled: ClassVar[bool] = True
+    self_normalised: ClassVar[bool] = True
+    intervals: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return ("expected_reward", "all_rows")
+
+    def terms(self, batch: LogBatch) -> Array:
+        _, expected = model_of(batch, self.name)
+        return np.column_stack([expected, np.ones(len(batch))])
+
+
+@dataclass(frozen=True, eq=False)
+class RidgeSums:
+    """Normal equations of every cross-fitting fold, with the arms' diagonal block kept as a diagonal: they add up.
+
+    count (k, a), reward (k, a): rows and sum of rewards per fold and arm.   cross (k, a, d): sum of the other
+    columns per arm. gram (k, d, d), answer (k, d): of the other columns: intercept, positions, context features."""
+
+    count: Array
+    reward: Array
+    cross: Array
+    gram: Array
+    answer: Array
+
+    def __add__(self, other: RidgeSums) -> RidgeSums:
+        return RidgeSums(
+            self.count + other.count,
+            self.reward + other.reward,
+            self.cross + other.cross,
+            self.gram + other.gram,
+            self.answer + other.answer,
+        )
+
+    def without(self, fold: int) -> tuple[Array, Array, Array, Array, Array]:
+        """The sums of all folds but one."""
+        parts = (self.count, self.reward, self.cross, self.gram, self.answer)
+        count, reward, cross, gram, answer = (part.sum(axis=0) - part[fold] for part in parts)
+        return count, reward, cross, gram, answer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ridge:
+    """reward = intercept + arm + position + context x slope, by ridge regression.
+
+    arms, positions, features: how many there are.   ridge: pull to 0 of an arm's and a position's effect, in rows; a
+    feature is pulled likewise after scaling to variance 1, so its unit does not matter; the intercept is free.
+    folds: how many parts clusters are cut into; a part is predicted by the model of the others."""
+
+    arms: int
+    positions: int = 1
+    features: int = 0
+    ridge: float = 10.0
+    folds: int = 5
+
+    def __post_init__(self) -> None:
+        if self.ridge <= 0 or self.folds < 2 or self.arms < 1 or self.positions < 1:
+            raise InputError(f"{self} is no reward model", hint="ridge above 0, 2 folds or more")
+
+    def fold(self, cluster: Integers) -> Integers:
+        """The part each row's cluster belongs to, (n,) in 0..folds - 1: a hash of the id."""
+        return (hashed(cluster, salt=_SALT) % np.uint64(self.folds)).astype(np.int64)
+
+    def stat(
+        self, reward: Array, arm: Integers, *, position: Integers, cluster: Integers, context: Array | None = None
+    ) -> RidgeSums:
+        """Sums of one batch. arm (n,) from 0; position (n,) from 1; context (n, features) dense numbers.
+
+        Raises InputError if an arm, a position or the context is outside what the model was made for."""
+        others = self.others(position, context)
+        if len(arm) and (int(arm.min()) < 0 or int(arm.max()) >= self.arms):
+            raise InputError(f"an arm is outside the {self.arms} arms of the reward model")
+        fold = self.fold(cluster)
+        cell = fold * self.arms + arm
+        shape = (self.folds, self.arms)
+
+        def summed(values: Array) -> Array:
+            sums = np.bincount(cell, weights=values, minlength=self.folds * self.arms)
+            return np.asarray(sums, dtype=np.float64).reshape(shape)
+
+        parts = [fold == part for part in range(self.folds)]
+        return RidgeSums(
+            count=summed(np.ones(len(arm))),
+            reward=summed(reward),
+            cross=np.stack([summed(column) for column in others.T], axis=-1),
+            gram=np.stack([others[part].T @ others[part] for part in parts]),
+            answer=np.stack([others[part].T @ reward[part] for part in parts]),
+        )
+
+    def finish(self, sums: RidgeSums, *, reward_range: tuple[float, float] = (-np.inf, np.inf)) -> Model:
+        """The fitted model; its predictions are clipped to `reward_range`."""
+        fitted = [self._solved(*sums.without(fold)) for fold in range(self.folds)]
+        return Model(
+            ridge=self,
+            effects=np.stack([effects for effects, _ in fitted]),
+            others=np.stack([others for _, others in fitted]),
+            reward_range=reward_range,
+        )
+
+    def others(self, position: Integers, context: Array | None) -> Array:
+        """Intercept, one column a position, context: (n, d)."""
+        n = len(position)
+        features = np.zeros((n, 0)) if context is None else np.asarray(context, dtype=np.float64)
+        if features.shape != (n, self.features):
+            raise InputError(f"context has shape {features.shape}, the model expects {(n, self.features)}")
+        if n and (int(position.min()) < 1 or int(position.max()) > self.positions):
+            raise InputError(f"a position is outside 1..{self.positions} of the reward model")
+        place = position[:, None] == np.arange(1, self.positions + 1)
+        return np.column_stack([np.ones(n), place, features])
+
+    def _solved(self, count: Array, reward: Array, cross: Array, gram: Array, answer: Array) -> tuple[Array, Array]:
+        """Arm effects (a,) and the other coefficients (d,). The arms are eliminated first (Schur complement): their
+        block is diagonal, so ten thousand arms cost no more than their number."""
+        if not gram[0, 0]:
+            return np.zeros(self.arms), np.zeros(len(answer))
+        scaled = cross / (count + self.ridge)[:, None]
+        left = gram + np.diag(self._penalty(gram)) - cross.T @ scaled
+        others: Array = np.linalg.solve(left, answer - scaled.T @ reward).astype(np.float64)
+        return (reward - cross @ others) / (count + self.ridge), others
+
+    def _penalty(self, gram: Array) -> Array:
+        rows, mean = gram[0, 0], gram[0] / gram[0, 0]
+        spread = np.maximum(np.diag(gram) / rows - mean**2, 0.0)[1 + self.positions :]
+        scale = np.where(spread > 0, spread, 1.0)
+        return self.ridge * np.concatenate([np.zeros(1), np.ones(self.positions), scale])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Model:
+    """A fitted `Ridge`: q(row, arm) = clip(effects[fold, arm] + offset(row)).
+
+    effects (k, a): of the arms, per fold.   others (k, d): intercept, positions, slopes."""
+
+    ridge: Ridge
+    effects: Array
+    others: Array
+    reward_range: tuple[float, float]
+
+    def arms(self, fold: int) -> Array:
+        """Effects of the arms on rows of one fold, (a,)."""
+        return np.asarray(self.effects[fold])
+
+    def offset(self, fold: Integers, position: Integers, *, context: Array | None = None) -> Array:
+        """What a row's value has beside its arm's effect, (n,). fold (n,) as of `Ridge.fold`."""
+        others = self.ridge.others(position, context)
+        return np.asarray(np.einsum("nd,nd->n", others, self.others[fold]))
+
+    def predicted(self, arm: Integers, *, fold: Integers, offset: Array) -> Array:
+        """q of the arm shown, (n,)."""
+        return np.clip(self.effects[fold, arm] + offset, *self.reward_range)
+
+    def expected(self, target: Array, *, case: Integers, fold: Integers, offset: Array) -> Array:
+        """Mean q under the target, (n,). target (m, a): its probabilities in m distinct cases; case (n,): which one
+        a row has.
+
+        Clips arm by arm, as `predicted` does (else dr would be biased): where that can change nothing, one product
+        does."""
+        lo, hi = self.reward_range
+        touched = len(offset) and not (
+            lo <= self.effects.min() + offset.min() and self.effects.max() + offset.max() <= hi
+        )
+        if not touched:
+            mass = target.sum(axis=1)
+            return np.asarray((target @ self.effects.T)[case, fold] + mass[case] * offset)
+        distinct, back = np.unique(np.column_stack([case, fold, offset]), axis=0, return_inverse=True)
+        return np.concatenate([self._clipped(target, rows) for rows in self._blocks(distinct)])[back.ravel()]
+
+    def _blocks(self, rows: Array) -> list[Array]:
+        size = max(1, _CELLS // self.effects.shape[1])
+        return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+    def _clipped(self, target: Array, rows: Array) -> Array:
+        case, fold = rows[:, 0].astype(np.int64), rows[:, 1].astype(np.int64)
+        value = np.clip(self.effects[fold] + rows[:, 2:], *self.reward_range)
+        return np.asarray(np.einsum("na,na->n", target[case], value))
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A reward model given from outside: values (v, a), one row per value of a context field (v = 1 without one)."""
+
+    values: Array
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 2 or not np.isfinite(self.values).all():
+            raise InputError("a reward model needs one finite number per arm (and value)")
+
+    def predicted(self, arm: Integers, *, value: Integers) -> Array:
+        """q of the arm shown, (n,). value (n,): which row of the table applies."""
+        return np.asarray(self.values[value, arm])
+
+    def expected(self, target: Array, *, case: Integers, value: Integers) -> Array:
+        """Mean q under the target, (n,); target (m, a) and case (n,) as in `Model.expected`."""
+        return np.asarray((target @ self.values.T)[case, value])

@@ -1,0 +1,331 @@
+"""From batches to estimates: the fold over the log, and what is reported when it is over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from rlrec.ope import diagnostics, intervals
+from rlrec.ope.base import ROUNDING, Array, Estimator, LogBatch, Ratio
+from rlrec.ope.diagnostics import Diagnosis, Weights
+from rlrec.ope.intervals import UNKNOWN, Bounds, Replicates, WeightSums
+from rlrec.ope.moments import Moments, Summary, moments
+
+ANY_REWARD: Bounds = (-np.inf, np.inf)
+# What diagnostics and Cressie-Read need, whichever estimators are asked for.
+_CORE = ("rows", "weight", "weighted_reward")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """One line of `evaluate --json`, from `estimator` on; a figure that cannot be had is None, never NaN.
+
+    std_error: clustered, delta method.   n: rows used.   ess, largest share and error are over clusters.
+    cluster_share: largest share of the estimate one cluster carries.   nonzero: non-zero weighted rewards.
+    reward_share: weighted share of rewards that are not the default.   mean_weight_z: standard errors from 1.
+    bias_bound: largest bias that changed weights can cause, 0 where weights are not changed.   left_out: rows
+    without propensity."""
+
+    estimator: str
+    estimand: str
+    unit: str
+    value: float | None
+    std_error: float | None
+    lower: float | None
+    upper: float | None
+    level: float
+    interval: str
+    cluster: str
+    clusters: int
+    n: int
+    ess: float | None
+    max_weight: float | None
+    mean_weight: float | None
+    top1_share: float | None
+    unsupported: float | None
+    verdict: str
+    reasons: tuple[str, ...]
+    bias_bound: float | None
+    k_hat: float | None
+    cluster_share: float | None
+    nonzero: int
+    reward_share: float | None
+    mean_weight_z: float | None
+    left_out: int
+
+
+@dataclass(frozen=True, eq=False)
+class Stat:
+    """What a fold keeps of the log: `stat(batch_1) + stat(batch_2)`. distorted: sum of |weight - weight used| per
+    estimator."""
+
+    moments: Moments
+    weights: Weights
+    distorted: Array
+
+    def __add__(self, other: Stat) -> Stat:
+        return Stat(self.moments + other.moments, self.weights + other.weights, self.distorted + other.distorted)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fold:
+    """The estimators asked for, about one target.
+
+    estimators: label -> estimator, as `ope.parse` gives them.   spanning: a cluster may come back in a later batch
+    (users); without it a cluster must lie whole in one batch (sessions, rows), and memory is bounded however many
+    there are."""
+
+    estimators: Mapping[str, Estimator]
+    spanning: bool
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """Every column that some estimator needs, once."""
+        asked = [name for kind in self.estimators.values() for name in kind.columns]
+        return tuple(dict.fromkeys([*_CORE, *asked]))
+
+    def stat(self, batch: LogBatch) -> Stat:
+        """The statistic of one batch; an empty batch is the zero of the sum. Raises InputError if a reward model is
+        missing."""
+        weighted = batch.weight * batch.reward
+        known = dict(zip(_CORE, (batch.usable.astype(np.float64), batch.weight, weighted), strict=True))
+        for kind in self.estimators.values():
+            if not known.keys() >= set(kind.columns):
+                known.update(zip(kind.columns, kind.terms(batch).T, strict=True))
+        terms = np.column_stack([known[name] for name in self.columns])
+        return Stat(
+            moments(terms, batch.cluster, columns=self.columns, spanning=self.spanning),
+            diagnostics.weights(batch),
+            np.array([kind.distortion(batch).sum() for kind in self.estimators.values()]),
+        )
+
+    def finish(
+        self,
+        stat: Stat,
+        *,
+        interval: str = "bootstrap-t",
+        level: float = 0.95,
+        cluster: str = "session",
+        reward_range: Bounds = ANY_REWARD,
+        greedy: bool = False,
+        extra_reasons: tuple[str, ...] = (),
+        seed: int = 0,
+        replicates: int = intervals.REPLICATES,
+    ) -> list[Estimate]:
+        """One estimate for each estimator, in the order asked.
+
+        cluster: name of the unit, for the report.   reward_range: (low, high) of one reward, infinite where there is
+        no clip. extra_reasons: words of `diagnostics.REASONS` that only the caller can know (`in-sample`,
+        `logging-states`). Raises InputError for an interval that one of the estimators does not have, and for a
+        level outside (0, 1)."""
+        intervals.check(interval, level, estimators=dict(self.estimators))
+        summary = stat.moments.summary()
+        drawn = None
+        if interval == "bootstrap-t" and any(kind.intervals for kind in self.estimators.values()):
+            drawn = intervals.replicates(summary, seed=seed, number=replicates)
+        views = [
+            _View(stat, summary, kind, label, float(distorted))
+            for (label, kind), distorted in zip(self.estimators.items(), stat.distorted, strict=True)
+        ]
+        terms = _Terms(interval, level, cluster, reward_range, greedy, extra_reasons, replicates)
+        return [view.estimate(terms, drawn) for view in views]
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """How an estimate was asked for."""
+
+    interval: str
+    level: float
+    cluster: str
+    reward_range: Bounds
+    greedy: bool
+    extra_reasons: tuple[str, ...]
+    replicates: int
+
+
+@dataclass(frozen=True, eq=False)
+class _View:
+    """One estimator's side of the sums."""
+
+    stat: Stat
+    summary: Summary
+    kind: Estimator
+    label: str
+    distorted: float
+
+    @cached_property
+    def at(self) -> list[int]:
+        return self.summary.index(self.kind.columns)
+
+    @cached_property
+    def n(self) -> int:
+        weights = self.stat.weights
+        return weights.rows if self.kind.weighted else weights.rows + weights.left_out
+
+    @cached_property
+    def clusters(self) -> int:
+        rows = "rows" if self.kind.weighted else self.kind.columns[1]
+        return int(self.summary.present[self.summary.index((rows,))[0]])
+
+    @cached_property
+    def value(self) -> tuple[float, float]:
+        """Value and standard error; NaN where there is none."""
+        if not self.n:
+            return np.nan, np.nan
+        total, moment = self.summary.total[self.at], self.summary.moment[np.ix_(self.at, self.at)]
+        with np.errstate(all="ignore"):
+            value, error = intervals.estimated(self.kind, total, moment, max(self.clusters, 1))
+        return float(value), float(error) if self.clusters > 1 else np.nan
+
+    def bounds(self, asked: _Terms, drawn: Replicates | None) -> Bounds:
+        value, error = self.value
+        if not self.kind.intervals or not np.isfinite(value) or not np.isfinite(error):
+            return UNKNOWN
+        if asked.interval == "cressie-read":
+            return self._cressie_read(asked)
+        if drawn is None:
+            return intervals.normal(value, error, asked.level)
+        return intervals.bootstrap_t(self.kind, drawn, columns=self.at, level=asked.level)
+
+    def _cressie_read(self, asked: _Terms) -> Bounds:
+        """Per cluster: w = A / mbar and r = B / A, with A, B the sums of weights and weighted rewards, mbar mean
+        rows."""
+        rows, weight, reward = self.summary.index(_CORE)
+        total, moment, most = self.summary.total, self.summary.moment, self.summary.most
+        mbar = total[rows] / self.clusters
+        sums = WeightSums(
+            n=self.clusters,
+            w=float(total[weight] / mbar),
+            w2=float(moment[weight, weight] / mbar**2),
+            wr=float(total[reward] / mbar),
+            w2r=float(moment[weight, reward] / mbar**2),
+            w2r2=float(moment[reward, reward] / mbar**2),
+        )
+        largest = max(self.stat.weights.bound * most[rows], most[weight]) / mbar
+        return intervals.cressie_read(sums, largest=float(largest), reward=asked.reward_range, level=asked.level)
+
+    def estimate(self, asked: _Terms, drawn: Replicates | None) -> Estimate:
+        bounds = self.bounds(asked, drawn)
+        lower, upper, reasons = _settled(bounds, self.kind, asked)
+        value, error = self.value
+        weights, found = self.stat.weights, self.diagnosis
+        bias = self._bias_bound(asked.reward_range)
+        judged, why = diagnostics.verdict(found, extra=(*asked.extra_reasons, *reasons, *self._notes(bias)))
+        weighted = self.kind.weighted and self.n > 0
+        return Estimate(
+            estimator=self.label,
+            estimand=estimand(self.kind.unit, greedy=asked.greedy),
+            unit=self.kind.unit,
+            value=_figure(value),
+            std_error=_figure(error) if self.kind.intervals else None,
+            lower=lower,
+            upper=upper,
+            level=asked.level,
+            interval=asked.interval,
+            cluster=asked.cluster,
+            clusters=self.clusters,
+            n=self.n,
+            ess=found.ess,
+            max_weight=_figure(weights.largest) if weighted else None,
+            mean_weight=self._mean_weight[0] if weighted else None,
+            top1_share=weights.top1_share if weighted else None,
+            unsupported=found.unsupported,
+            verdict=judged,
+            reasons=why,
+            bias_bound=bias,
+            k_hat=found.k_hat,
+            cluster_share=found.cluster_share,
+            nonzero=found.nonzero,
+            reward_share=found.reward_share,
+            mean_weight_z=_figure(found.mean_weight_z),
+            left_out=weights.left_out,
+        )
+
+    @cached_property
+    def diagnosis(self) -> Diagnosis:
+        weights, weighted = self.stat.weights, self.kind.weighted
+        share = self._share
+        return Diagnosis(
+            weighted=weighted,
+            n=self.n,
+            clusters=self.clusters,
+            ess=self._ess if weighted else None,
+            nonzero=weights.weighted_rewards if weighted else weights.rewards,
+            reward_share=weights.not_default_share if weighted else None,
+            k_hat=weights.k_hat if weighted else None,
+            unsupported=weights.unsupported_share,
+            cluster_share=share,
+            mean_weight_z=self._mean_weight[1] if weighted else None,
+        )
+
+    @cached_property
+    def _ess(self) -> float | None:
+        """(sum W)^2 / sum W^2 over clusters, W a cluster's sum of weights."""
+        (weight,) = self.summary.index(("weight",))
+        with np.errstate(all="ignore"):
+            return _figure(self.summary.total[weight] ** 2 / self.summary.moment[weight, weight])
+
+    @cached_property
+    def _mean_weight(self) -> tuple[float | None, float | None]:
+        """Mean weight per row, and how many clustered standard errors it is from 1."""
+        at = self.summary.index(("weight", "rows"))
+        total, moment = self.summary.total[at], self.summary.moment[np.ix_(at, at)]
+        n = int(self.summary.present[at[1]])
+        mean, error = (float(figure) for figure in intervals.estimated(Ratio(), total, moment, n))
+        off = mean - 1 if abs(mean - 1) > ROUNDING else 0.0
+        z = off / error if error > 0 else np.copysign(np.inf, off) if off else 0.0
+        return _figure(mean), z if n > 1 else None
+
+    @cached_property
+    def _share(self) -> float | None:
+        first = self.at[0]
+        with np.errstate(all="ignore"):
+            return _figure(self.summary.most[first] / self.summary.absolute[first])
+
+    def _bias_bound(self, reward_range: Bounds) -> float | None:
+        if not self.kind.biased:
+            return 0.0 if self.kind.intervals else None
+        if not self.distorted:
+            return 0.0
+        return _figure(self.distorted / self.n * (reward_range[1] - reward_range[0]))
+
+    def _notes(self, bias: float | None) -> list[str]:
+        error = self.value[1]
+        shrunk = self.kind.biased and (bias is None or bias > (error if np.isfinite(error) else 0.0))
+        return [
+            *(["clipping-bias"] if shrunk else []),
+            *(["no-propensity"] if self.kind.weighted and self.stat.weights.left_out else []),
+        ]
+
+
+def estimand(unit: str, *, greedy: bool = False) -> str:
+    """What is estimated, in words: `as served` is the policy with its exploration, `greedy` without."""
+    return f"mean reward per {unit}, {'greedy' if greedy else 'as served'}, logging states"
+
+
+def _settled(bounds: Bounds, kind: Estimator, asked: _Terms) -> tuple[float | None, float | None, list[str]]:
+    """Bounds as reported, and reasons: cut at the reward's range for self-normalised estimators, else null if
+    infinite."""
+    if not kind.intervals:
+        return None, None, ["no-interval"]
+    low, high = bounds
+    if kind.self_normalised:
+        low, high = max(low, asked.reward_range[0]), min(high, asked.reward_range[1])
+    known = np.isfinite([low, high]).all()
+    return _figure(low), _figure(high), [] if known else [_unbounded(asked)]
+
+
+def _unbounded(asked: _Terms) -> str:
+    """Why a bound is null."""
+    if asked.interval == "cressie-read":
+        return "no-reward-range"
+    too_high = asked.interval == "bootstrap-t" and not intervals.resolved(asked.level, asked.replicates)
+    return "few-replicates" if too_high else "few-rewards"
+
+
+def _figure(value: float | None) -> float | None:
+    return float(value) if value is not None and np.isfinite(value) else None

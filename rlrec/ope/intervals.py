@@ -1,0 +1,225 @@
+"""Standard errors and intervals over clusters: normal, bootstrap-t, Cressie-Read.
+
+A bound that is not known is infinite here; what is done about that is said in `estimate.py`, once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from rlrec.errors import InputError, suggest
+from rlrec.ope.base import Array, Estimator, Smooth
+from rlrec.ope.moments import Summary
+
+INTERVALS = ("bootstrap-t", "normal", "cressie-read")
+REPLICATES = 2000
+
+Bounds = tuple[float, float]
+UNKNOWN: Bounds = (-np.inf, np.inf)
+
+# A variance this small beside the terms it is the difference of is a rounding of zero.
+_NOTHING = 1e-12
+
+
+def check(interval: str, level: float, *, estimators: dict[str, Estimator]) -> None:
+    """Raises InputError for an unknown interval, a level outside (0, 1), or a pair that does not exist.
+
+    An estimator for which no interval is valid (dm) is let through with any interval that is valid for some row of
+    the same answer; its bounds are null. Cressie-Read is refused for it, as for all but ips and snips."""
+    if interval not in INTERVALS:
+        raise InputError(
+            f"unknown interval {interval!r}",
+            hint=suggest(interval, list(INTERVALS)) or f"known: {', '.join(INTERVALS)}",
+        )
+    if not 0 < level < 1:
+        raise InputError(f"level {level} is not between 0 and 1", hint="0.95 is usual")
+    lacking = [label for label, kind in estimators.items() if interval not in (kind.intervals or INTERVALS[:2])]
+    if lacking:
+        raise InputError(
+            f"interval {interval} does not exist for {', '.join(lacking)}", hint="use --interval bootstrap-t"
+        )
+
+
+def _variance(gradient: Array, moment: Array, n: int) -> Array:
+    """Delta-method variance of an estimate over n clusters, (...,), n - 1 in the denominator.
+
+    gradient (..., d) at the mean terms; moment (..., d, d): sum over clusters of the outer product of their terms. As
+    estimates do not change with the scale of their terms, gradient x mean = 0 (Euler), and the moment needs no
+    centring."""
+    with np.errstate(all="ignore"):
+        parts = gradient[..., :, None] * moment * gradient[..., None, :]
+        raw, size = parts.sum(axis=(-2, -1)), np.abs(parts).sum(axis=(-2, -1))
+        return np.asarray(np.where(raw > _NOTHING * size, raw, 0.0 * raw) / (n * (n - 1.0)))
+
+
+def estimated(estimator: Smooth, total: Array, moment: Array, n: int) -> tuple[Array, Array]:
+    """Value and standard error, (...,) each, of sums (..., d) and second moments (..., d, d) over n clusters."""
+    with np.errstate(all="ignore"):
+        mean = total / n
+        return np.asarray(estimator.value(mean)), np.sqrt(_variance(estimator.gradient(mean), moment, n))
+
+
+def normal(value: float, error: float, level: float) -> Bounds:
+    """value -+ z x error; unknown where the error is 0, for then the log has shown no variation yet, not
+    certainty."""
+    reach = NormalDist().inv_cdf((1 + level) / 2) * error
+    return (value - reach, value + reach) if error > 0 else UNKNOWN
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Replicates:
+    """Sums of every bootstrap replicate: one draw of counts serves every column, hence every estimator.
+
+    units (m, c): what was drawn from; total (b, c), moment (b, c, c): sums and second moments of every replicate."""
+
+    units: Array
+    total: Array
+    moment: Array
+
+
+def replicates(summary: Summary, *, seed: int, number: int = REPLICATES) -> Replicates:
+    """`number` multinomial draws over the clusters with a row to weigh, or over the blocks.
+
+    The draw depends on the seed and the number of units alone, so two targets on one log are drawn alike."""
+    units = _drawn_from(summary)
+    m, c = units.shape
+    generator = np.random.default_rng(np.random.SeedSequence(seed))
+    with np.errstate(all="ignore"):
+        products = (units[:, :, None] * units[:, None, :]).reshape(m, c * c)
+        sums = np.column_stack([units, products])
+        chunks = _chunks(number if m else 0, max(1, 2**20 // max(m, 1)))
+        drawn = [_counts(generator, size, m) @ sums for size in chunks]
+    both = np.concatenate([np.empty((0, c + c * c)), *drawn])
+    return Replicates(units=units, total=both[:, :c], moment=both[:, c:].reshape(len(both), c, c))
+
+
+def _drawn_from(summary: Summary) -> Array:
+    # A cluster none of whose rows can be weighed is not in the sample. Blocks all are, the empty ones too: how many
+    # clusters a block holds is part of what is random.
+    (rows,) = summary.index(("rows",))
+    return summary.units if summary.blocks else summary.units[summary.units[:, rows] > 0]
+
+
+def _chunks(number: int, size: int) -> list[int]:
+    return [min(size, number - start) for start in range(0, number, size)]
+
+
+def _counts(generator: np.random.Generator, size: int, m: int) -> Array:
+    drawn = generator.integers(0, m, size=(size, m)) + np.arange(size)[:, None] * m
+    return np.bincount(drawn.ravel(), minlength=size * m).reshape(size, m).astype(np.float64)
+
+
+def bootstrap_t(estimator: Estimator, drawn: Replicates, *, columns: list[int], level: float) -> Bounds:
+    """Bounds by the studentised bootstrap: value - t x error with t the quantiles of (value* - value) / error*.
+
+    columns: where the estimator's terms stand. A replicate without any variation has error 0: it counts as -inf or
+    +inf, by the side it lies on; one with no weight at all, as both. A quantile that is infinite makes the bound
+    infinite; so does a level that the replicates are too few for. Source: Efron & Tibshirani 1993, section 12.5."""
+    units = drawn.units[:, columns]
+    m = len(units)
+    if m < 2:
+        return UNKNOWN
+    with np.errstate(all="ignore"):
+        value, error = estimated(estimator, units.sum(axis=0), units.T @ units, m)
+    if not (error > 0 and np.isfinite(error)):
+        return UNKNOWN
+    moments = drawn.moment[:, columns][:, :, columns]
+    values, errors = estimated(estimator, drawn.total[:, columns], moments, m)
+    t = np.sort(_studentised(values - value, errors, scale=abs(float(value))))
+    low, high = _ranked(t, resolved(level, len(t)))
+    return float(value - high * error), float(value - low * error)
+
+
+def resolved(level: float, number: int) -> int:
+    """Which of `number` ordered replicates bounds an interval from either side; 0 if they are too few for the level."""
+    return int((number + 1) * (1 - level) / 2 + _NOTHING)
+
+
+def _studentised(distance: Array, errors: Array, *, scale: float) -> Array:
+    distance = np.where(np.abs(distance) <= _NOTHING * scale, 0.0, distance)
+    side = np.where(distance == 0, 0.0, np.copysign(np.inf, distance))
+    with np.errstate(all="ignore"):
+        t = np.where((errors > 0) & np.isfinite(errors), distance / errors, side)
+    return np.where(np.isnan(distance), np.nan, t)
+
+
+def _ranked(t: Array, rank: int) -> Bounds:
+    """The rank-th value from below and from above; NaN (sorted to the end) stands for an end of either side."""
+    unknown = int(np.isnan(t).sum())
+    known, rank = t[: len(t) - unknown], rank - unknown
+    return (float(known[rank - 1]), float(known[-rank])) if rank >= 1 else UNKNOWN
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightSums:
+    """What Cressie-Read needs: over n observations the sums of w, w^2, wr, w^2 r and w^2 r^2."""
+
+    n: int
+    w: float
+    w2: float
+    wr: float
+    w2r: float
+    w2r2: float
+
+
+def cressie_read(sums: WeightSums, *, smallest: float = 0.0, largest: float, reward: Bounds, level: float) -> Bounds:
+    """Bounds by power-2 empirical likelihood for the mean of w x r, given that the mean of w is 1.
+
+    smallest, largest: the provable range of w (inf where no bound is known); reward: the range of r. An end of that
+    range that is infinite makes the bound on its side infinite.
+    Source: Karampatziakis, Langford & Mineiro 2020 (power-2 dual); the closed form is derived here, see `_lower`."""
+    from scipy.special import stdtrit
+
+    if sums.n < 2:
+        return UNKNOWN
+    # The likelihood ratio is referred to F(1, n), the square of Student's t.
+    spread = _unconstrained(sums, largest if sums.w < sums.n else smallest)
+    spread += float(stdtrit(sums.n, (1 + level) / 2)) ** 2
+    low, high = reward
+    below = min(_lower(sums, fake, low, spread) for fake in (smallest, largest))
+    above = min(_lower(_mirrored(sums), fake, -high, spread) for fake in (smallest, largest))
+    return (max(low, below) if below < np.inf else low), (min(high, -above) if above < np.inf else high)
+
+
+def _mirrored(sums: WeightSums) -> WeightSums:
+    return WeightSums(n=sums.n, w=sums.w, w2=sums.w2, wr=-sums.wr, w2r=-sums.w2r, w2r2=sums.w2r2)
+
+
+def _unconstrained(sums: WeightSums, fake: float) -> float:
+    """Smallest sum of h^2 that makes the mean weight 1, one made-up observation of weight `fake` included."""
+    n = sums.n
+    if np.isinf(fake):
+        return 1 + 1 / n
+    mean, square = (fake + sums.w) / (n + 1), (fake**2 + sums.w2) / (n + 1)
+    spread = square - mean**2
+    return (n + 1) * (mean - 1) ** 2 / spread if spread > _NOTHING * square else 0.0
+
+
+def _lower(sums: WeightSums, fake: float, reward: float, spread: float) -> float:
+    """Smallest mean of w x r over reweighings 1 + h of the n observations and a made-up one (fake, reward) with mean
+    h = 0, mean w (1 + h) = 1 and sum h^2 <= spread; inf where there is none.
+
+    With z = w r: h = a (w - mean w) - b u, where u is what of z is linear neither in 1 nor in w; the constraint on w
+    fixes a = (1 - mean w) / var w, the budget the largest b; so the bound is mean z + a cov(w, z) - sd(u)
+    sqrt(spread / (n + 1) - a^2 var w). As fake grows without end its own share goes to 0 (h = -1) while it supplies
+    what weight is missing at `reward`: what is left is the mean of w (r - reward) over h of mean 1 / n."""
+    n = sums.n
+    if np.isinf(reward):
+        return -np.inf
+    if np.isinf(fake):
+        mean = (sums.wr - reward * sums.w) / n
+        squares = sums.w2r2 - 2 * reward * sums.w2r + reward**2 * sums.w2 - n * mean**2
+        left = (spread - 1 - 1 / n) / (n + 1)
+        return reward + mean - float(np.sqrt(max(squares, 0.0) / (n + 1) * left)) if left >= 0 else np.inf
+    w, z = (fake + sums.w) / (n + 1), (fake * reward + sums.wr) / (n + 1)
+    w_spread = (fake**2 + sums.w2) / (n + 1) - w**2
+    z_spread = (fake**2 * reward**2 + sums.w2r2) / (n + 1) - z**2
+    both = (fake**2 * reward + sums.w2r) / (n + 1) - w * z
+    if w_spread <= _NOTHING * w**2:
+        return np.inf
+    left = spread / (n + 1) - (1 - w) ** 2 / w_spread
+    rest = max(z_spread - both**2 / w_spread, 0.0)
+    return z + (1 - w) * both / w_spread - float(np.sqrt(rest * left)) if left >= 0 else np.inf
