@@ -1,0 +1,221 @@
+"""The program: options before the command, the list of commands, and errors as one line and an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, NoReturn, cast
+
+import click
+
+from rlrec import __version__
+from rlrec.cli import output
+from rlrec.cli.shared import Group, HelpWanted, Settings, safe
+from rlrec.cli.values import TIME
+from rlrec.errors import InputError, RlrecError
+
+# name: (module:attribute, the first line of its help). In the order in which the help lists them.
+COMMANDS: dict[str, tuple[str, str]] = {}
+
+INTERRUPTED = 130
+PIPE_CLOSED = 141  # what a shell shows for a tool that SIGPIPE ended
+EPILOG = """\b
+Examples:
+  rlrec init
+  rlrec recommend --policy home --session s1 -k 3 --json
+  rlrec feedback 17 click dwell_s=31.5
+
+\b
+Exit codes:
+  0 done                      4 the store is busy, a retry is safe
+  1 failed                    5 some lines were refused, the rest is stored
+  2 wrong usage or input      6 a known key or name came with other content
+  3 a check said no           130 interrupted
+
+Every option can be set as RLREC_<COMMAND>_<OPTION>, those above as RLREC_<OPTION>.
+"""
+
+
+class Program(Group):
+    """The group of all commands, each imported when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*COMMANDS, *super().list_commands(ctx)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return super().get_command(ctx, cmd_name)
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        return cast(click.Command, getattr(import_module(module), attribute))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()] or [("(none)", "")])
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        if not standalone_mode or (complete_var or "_RLREC_COMPLETE") in os.environ:
+            return super().main(args, "rlrec", complete_var, standalone_mode=standalone_mode, **extra)
+        sys.exit(self.run(list(sys.argv[1:] if args is None else args), **extra))
+
+    def run(self, args: list[str], **extra: Any) -> int:
+        """The exit code of one command line."""
+        settings = Settings()
+        try:
+            try:
+                with self.make_context("rlrec", [*args], obj=settings, **extra) as ctx:
+                    self.invoke(ctx)
+                code = 0
+            except click.exceptions.Exit as asked:
+                code = asked.exit_code
+            output.flush()
+        except (Exception, KeyboardInterrupt) as error:
+            code = _failed(error, settings, args)
+        return code
+
+
+@click.group(
+    cls=Program, name="rlrec", epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "RLREC"},
+)  # fmt: skip
+@click.option("--db", default="rlrec.db", show_default=True, show_envvar=True, metavar="URL_OR_PATH", help="The store.")
+@click.option("--now", type=TIME, show_envvar=True, metavar="TIME", help="The clock of this command (RFC 3339).")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@click.option("-q", "--quiet", is_flag=True, help="Only results and errors.")
+@click.version_option(__version__, prog_name="rlrec", allow_from_autoenv=False)
+@click.pass_obj
+def program(settings: Settings, db: str, now: int | None, debug: bool, quiet: bool) -> None:
+    """Exploration for recommenders: draw, log with propensities, learn, evaluate."""
+    if not db:
+        raise click.UsageError("--db is empty")
+    settings.db, settings.now, settings.debug, settings.quiet = db, now, debug, quiet
+
+
+def main() -> NoReturn:
+    """The console script."""
+    sys.exit(program.main())
+
+
+# -- errors --
+
+
+def _failed(error: BaseException, settings: Settings, args: list[str]) -> int:
+    """Say what went wrong, on stderr; the exit code."""
+    pipe = isinstance(error, BrokenPipeError)
+    try:
+        if not isinstance(error, OSError):
+            output.flush()
+    except BrokenPipeError:
+        pipe = True
+    except OSError as unwritten:
+        error = unwritten
+    message, hint, code = (None, None, PIPE_CLOSED) if pipe else _told(error, settings)
+    if message is not None:
+        with contextlib.suppress(OSError):
+            _say(error, message, hint, code, settings, args)
+    _discard()
+    return code
+
+
+def _say(error: BaseException, message: str, hint: str | None, code: int, settings: Settings, args: list[str]) -> None:
+    db = settings.db if settings.db != Settings.db else os.environ.get("RLREC_DB", settings.db)
+    if settings.debug or ("--debug" in args and isinstance(error, click.ClickException)):
+        _traceback(error, db)
+    if isinstance(error, HelpWanted):
+        click.echo(error.message, err=True)
+    elif _wants_json(error, settings, args):
+        told = {"error": safe(message, db), "hint": safe(hint, db) if hint else None, "code": code}
+        click.echo(json.dumps(told, ensure_ascii=False).encode("utf-8", "backslashreplace"), err=True)
+    else:
+        line = f"Error: {message.rstrip('.')}. {hint or ''}".rstrip()
+        click.echo(safe(line, db).encode("utf-8", "backslashreplace"), err=True)
+
+
+def _traceback(error: BaseException, db: str) -> None:
+    from traceback import format_exception
+
+    text = "".join(format_exception(error))
+    click.echo("\n".join(safe(line, db) for line in text.splitlines()), err=True)
+
+
+def _told(error: BaseException, settings: Settings) -> tuple[str, str | None, int]:
+    """What happened, what to do next, and the exit code."""
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        return "interrupted", None, INTERRUPTED
+    if isinstance(error, RlrecError):
+        return _place(error, settings) + error.message, error.hint, error.code
+    if isinstance(error, click.ClickException):
+        return *_usage(error), error.exit_code
+    if isinstance(error, OSError) and error.strerror:
+        subject = f"{error.filename}: " if error.filename else ""
+        what = "cannot write the output: " if not subject and error.errno in (errno.ENOSPC, errno.EBADF) else ""
+        return f"{what}{subject}{error.strerror}", None, 1
+    hint = None if settings.debug else "run again with --debug for the traceback"
+    return f"unexpected {type(error).__name__}: {error}".rstrip(": "), hint, 1
+
+
+def _place(error: RlrecError, settings: Settings) -> str:
+    """File, line and field, as far as they are known."""
+    if not isinstance(error, InputError):
+        return ""
+    line = [f"{settings.source or ''} line {error.line}".strip()] if error.line is not None else []
+    field = [f"field {error.field}"] if error.field else []
+    return f"{', '.join(line + field)}: " if line or field else ""
+
+
+def _usage(error: click.ClickException) -> tuple[str, str | None]:
+    ctx = getattr(error, "ctx", None)
+    message = " ".join(error.format_message().split())
+    hint = getattr(error, "hint", None)
+    if isinstance(error, click.NoSuchOption):
+        message, hint = f"no such option {error.option_name}", _option_hint(error, ctx)
+    if hint is None and ctx is not None:
+        hint = f"see {ctx.command_path} --help"
+    return message, hint
+
+
+def _option_hint(error: click.NoSuchOption, ctx: click.Context | None) -> str | None:
+    word = error.option_name
+    before = {name for param in program.params for name in param.opts}
+    if ctx is not None and ctx.parent is not None and word in before:
+        return f"it goes before the command: rlrec {word} ..."
+    if ctx is not None and ctx.parent is None and word in ("--json", "--format"):
+        return "it goes after the command"
+    near = error.possibilities
+    return f"did you mean {' or '.join(near)}?" if near else None
+
+
+def _wants_json(error: BaseException, settings: Settings, args: list[str]) -> bool:
+    """What the user asked for, also where the command line could not be parsed."""
+    if settings.format is not None:
+        return settings.format == "json"
+    words = args[: args.index("--")] if "--" in args else args
+    if "--json" in words or "--format=json" in words:
+        return True
+    if "--format" in words:
+        return words[words.index("--format") + 1 :][:1] == ["json"]
+    ctx = getattr(error, "ctx", None)
+    prefix = ctx.auto_envvar_prefix if ctx is not None else None
+    return prefix is not None and os.environ.get(f"{prefix}_FORMAT") == "json"
+
+
+def _discard() -> None:
+    """What could not be written must not be tried again when the interpreter ends."""
+    if sys.stdout is not sys.__stdout__ or sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

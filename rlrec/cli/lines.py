@@ -1,0 +1,360 @@
+"""Input of one JSON object a line: cut into groups, decode strictly, say what is wrong where.
+
+msgspec decodes. What it lets pass (integers of any length, the last of duplicate keys, NUL in text) is found by
+two cheap tests; only a line that fails one is read a second time, slowly, to name the field.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import select
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar, cast
+
+from rlrec.cli.values import LARGEST, cut, unstorable
+from rlrec.errors import InputError, suggest
+
+T = TypeVar("T")
+
+LIMIT = 10_000_000
+DEPTH = 64
+NESTED = (dict, list)
+BLOCK = 65_536
+BOM = b"\xef\xbb\xbf"
+FLUSH = re.compile(rb'\s*\{\s*"op"\s*:\s*"flush"\s*\}\s*')
+COLON = re.compile(rb'"\s*:')
+LONG = re.compile(rb"(?:[:,\[\s-]|\A)[0-9]{19}")  # an integer that may not fit into 64 bits
+WORDS = {
+    "object": "an object", "array": "a list", "str": "text", "int": "a whole number", "float": "a number",
+    "bool": "true or false", "null": "null",
+}  # fmt: skip
+
+
+# -- lines and groups --
+
+
+def groups(
+    source: str, *, size: int = 1000, eager: bool = True, flush: bool = False
+) -> Iterator[list[tuple[int, bytes]]]:
+    """Lists of (line number, line), blank lines left out, each of at most `size` lines.
+
+    source: a path, or `-` for stdin. eager: a group also ends as soon as no further complete line is waiting, so
+    that a producer which waits for an answer gets it. flush: a line `{"op": "flush"}` ends a group, and is dropped.
+    """
+    cutter, group = _Cutter(), list[tuple[int, bytes]]()
+    with _opened(source) as stream:
+        while True:
+            block = _read(stream)
+            for number, line in cutter.lines(block):
+                ends = flush and FLUSH.fullmatch(line) is not None
+                if not ends:
+                    group.append((number, line))
+                if group and (ends or len(group) == size):
+                    yield group
+                    group = []
+            if group and (not block or (eager and not _waiting(stream))):
+                yield group
+                group = []
+            if not block:
+                return
+
+
+class _Cutter:
+    """Blocks of bytes to numbered lines; no line takes more memory than LIMIT and one block."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.tail = bytearray()
+
+    def lines(self, block: bytes) -> Iterator[tuple[int, bytes]]:
+        """The lines that `block` completes; an empty block is the end of the input."""
+        *complete, rest = block.split(b"\n") if block else (b"", b"")
+        for part in complete:
+            self.number += 1
+            line = bytes(self.tail + part)[: LIMIT + 1]
+            self.tail.clear()
+            if self.number == 1:
+                line = line.removeprefix(BOM)
+            if line and not line.isspace():
+                yield self.number, line.rstrip(b"\r")
+        self.tail += rest[: max(0, LIMIT + 1 - len(self.tail))]
+
+
+@contextmanager
+def _opened(source: str) -> Iterator[BinaryIO]:
+    if source != "-":
+        with open(source, "rb", buffering=0) as file:
+            yield cast(BinaryIO, file)
+    elif (stdin := sys.stdin) is None:
+        raise InputError("no input: stdin is closed")
+    elif stdin.isatty():
+        raise InputError("no input: stdin is a terminal", hint="pipe one JSON object a line in, or name a file")
+    elif stdin is (real := sys.__stdin__) and real:  # past its buffer: a poll does not see what waits there
+        with open(real.fileno(), "rb", buffering=0, closefd=False) as file:
+            yield cast(BinaryIO, file)
+    else:
+        yield stdin.buffer
+
+
+def _descriptor(stream: BinaryIO) -> int | None:
+    try:
+        return stream.fileno()
+    except (AttributeError, io.UnsupportedOperation):
+        return None
+
+
+def _waiting(stream: BinaryIO, timeout: int | None = 0) -> bool:
+    """Whether a read would return at once, be it with the end of the input."""
+    descriptor = _descriptor(stream)
+    if descriptor is None:
+        return True
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(timeout))
+
+
+def _read(stream: BinaryIO) -> bytes:
+    """The bytes that are there, at least one; none at the end of the input."""
+    while (block := stream.read(BLOCK)) is None:  # a non-blocking descriptor
+        _waiting(stream, None)
+    return block
+
+
+# -- strict JSON --
+
+
+class _Odd:
+    """A token that JSON or a database does not take."""
+
+    def __init__(self, text: str, why: str) -> None:
+        self.text = text
+        self.why = why
+
+
+class _Object(dict[str, Any]):
+    """A JSON object that remembers a key given twice."""
+
+    twice: str | None = None
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> _Object:
+    result = _Object(pairs)
+    if len(result) != len(pairs):
+        seen = set[str]()
+        result.twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+    return result
+
+
+def _integer(text: str) -> int | _Odd:
+    if len(text) <= 20 and -LARGEST - 1 <= int(text) <= LARGEST:
+        return int(text)
+    return _Odd(text, "does not fit into 64 bits")
+
+
+def _float(text: str) -> float | _Odd:
+    value = float(text)
+    return value if abs(value) <= sys.float_info.max else _Odd(text, "is beyond the range of a double")
+
+
+def _constant(text: str) -> _Odd:
+    return _Odd(text, "is not a number in JSON")
+
+
+def _tree(text: str) -> Any:
+    return json.loads(text, parse_int=_integer, parse_float=_float, parse_constant=_constant, object_pairs_hook=_pairs)
+
+
+def _problem(value: Any, path: str = "", depth: int = 0) -> tuple[str, str] | None:
+    """Where the first thing is that must be refused in any line, and what it is."""
+    if isinstance(value, _Odd):
+        return path, f"{cut(value.text, 40)} {value.why}"
+    if isinstance(value, str) and (why := unstorable(value)):
+        return path, f"'{cut(value, 40)}' {why}"
+    if depth > DEPTH:
+        return path[:40], f"nested more than {DEPTH} deep"
+    if isinstance(value, _Object) and value.twice is not None:
+        return _joined(path, value.twice), "is given twice"
+    children: Iterator[tuple[str, Any]] = iter(())
+    if isinstance(value, dict):
+        if bad := next(((key, why) for key in value if (why := unstorable(key))), None):
+            return path, f"the key '{cut(bad[0], 40)}' {bad[1]}"
+        children = ((_joined(path, key), child) for key, child in value.items())
+    elif isinstance(value, list):
+        children = ((f"{path}[{index}]", child) for index, child in enumerate(value))
+    return next((found for where, child in children if (found := _problem(child, where, depth + 1))), None)
+
+
+def _joined(path: str, key: str) -> str:
+    return f"{path}.{cut(key, 80)}" if path else cut(key, 80)
+
+
+def _keys(value: Any, depth: int = 0) -> int:
+    """How many keys the objects in `value` have, itself included; -1 or less where it is nested too deep."""
+    if depth > DEPTH:
+        return -LIMIT
+    if isinstance(value, dict):
+        return len(value) + sum(_keys(v, depth + 1) for v in value.values() if isinstance(v, NESTED))
+    return sum(_keys(v, depth + 1) for v in value if isinstance(v, NESTED)) if isinstance(value, list) else 0
+
+
+@lru_cache
+def _decoder(kind: Any) -> Any:
+    import msgspec
+
+    return msgspec.json.Decoder(kind).decode
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    from msgspec import MsgspecError
+
+    return MsgspecError, UnicodeDecodeError, RecursionError
+
+
+def decode(raw: bytes, kind: type[T], *, line: int | None = None) -> T:
+    """The `kind` (a msgspec Struct) that a line holds. Raises InputError with line and field."""
+    return cast(T, _decoded(raw, kind, line))
+
+
+def decode_json(raw: bytes) -> Any:
+    """Any JSON value, as strictly as a line."""
+    return _decoded(raw, Any, None)
+
+
+def _decoded(raw: bytes, kind: Any, line: int | None) -> Any:
+    if len(raw) > LIMIT:
+        raise InputError(f"longer than {LIMIT // 1_000_000} MB", line=line)
+    try:
+        value = _decoder(kind)(raw)
+        untyped = value if kind is Any else _decoder(Any)(raw)
+    except Exception as error:
+        if not isinstance(error, _errors()):
+            raise
+        raise _explained(raw, str(error), kind, line) from None
+    # Each key ends in a quote and a colon, so an equal count proves that no key came twice.
+    if _keys(untyped) != len(COLON.findall(raw)) or LONG.search(raw) or rb"\u0000" in raw:
+        with suppress(RecursionError):
+            if found := _problem(_tree(raw.decode())):
+                raise InputError(found[1], field=found[0] or None, line=line)
+            return value
+        raise InputError(f"nested more than {DEPTH} deep", line=line)
+    return value
+
+
+# -- what is wrong --
+
+
+def _explained(raw: bytes, error: str, kind: Any, line: int | None) -> InputError:
+    """The error a person reads, from the bytes and msgspec's own message."""
+    try:
+        text = raw.decode()
+        tree = _tree(text)
+    except UnicodeDecodeError as bad:
+        message = f"not UTF-8: byte 0x{raw[bad.start]:02x} at column {bad.start + 1}"
+        return InputError(message, hint=_encoding(raw), line=line)
+    except json.JSONDecodeError as bad:
+        return _malformed(text, bad, line)
+    except RecursionError:
+        return InputError(f"nested more than {DEPTH} deep", line=line)
+    if isinstance(tree, list) and kind is not Any:
+        hint = "one object a line: jq -c '.[]' makes lines of a JSON array"
+        return InputError(f"expected an object, got the list {cut(text, 40)}", hint=hint, line=line)
+    if found := _problem(tree):
+        return InputError(found[1], field=found[0] or None, line=line)
+    return _invalid(tree, error, kind, line)
+
+
+def _encoding(raw: bytes) -> str | None:
+    if raw.startswith(b"\x1f\x8b"):
+        return "it is gzip: zcat FILE | rlrec ... -"
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "it is UTF-16: iconv -f UTF-16 -t UTF-8"
+    return None
+
+
+def _malformed(text: str, bad: json.JSONDecodeError, line: int | None) -> InputError:
+    what = (bad.msg[0].lower() + bad.msg[1:]).removesuffix(" at")
+    if not text.strip():
+        return InputError("expected a JSON value, got nothing", line=line)
+    near = cut(text[max(0, bad.pos - 15) : bad.pos + 25], 40)
+    hint = None
+    if text.strip() in ("[", "{"):
+        hint = "one object a line: jq -c . makes one line of each object, jq -c '.[]' of a JSON array"
+    return InputError(f"not JSON: {what} at column {bad.colno}, near '{near}'", hint=hint, line=line)
+
+
+def _invalid(tree: Any, error: str, kind: Any, line: int | None) -> InputError:
+    """What msgspec found in a line that is JSON, but not of the kind."""
+    what, _, at = error.partition(" - at ")
+    tokens = re.findall(r"\.([^.\[\]`]+)|\[(\d+|\.\.\.)\]", at)
+    field, value = "", tree
+    for name, index in tokens:
+        key, value = _step(value, name, index, what)
+        field = f"{field}{key}" if key.startswith("[") else _joined(field, key)
+    if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", what, re.DOTALL):
+        known = _fields(kind)
+        hint = suggest(unknown[1], known) or (f"known: {', '.join(known)}" if known else None)
+        return InputError("unknown field", hint=hint, field=_joined(field, unknown[1]), line=line)
+    if missing := re.fullmatch(r"Object missing required field `(.*)`", what):
+        return InputError("is missing", field=_joined(field, missing[1]), line=line)
+    what = re.sub(r", got `\w+`$", "", what)
+    what = re.sub(r"`([^`]+)`", lambda m: " or ".join(WORDS.get(w, w) for w in m[1].split(" | ")), what)
+    shown = cut(json.dumps(value, ensure_ascii=False, default=str), 40)
+    return InputError(f"{what[0].lower()}{what[1:]}, got {shown}", field=field or None, line=line)
+
+
+def _step(value: Any, name: str, index: str, what: str) -> tuple[str, Any]:
+    """One step of msgspec's path; for `[...]`, which names no key, the first member that fits the complaint."""
+    if name:
+        return name, value.get(name) if isinstance(value, dict) else None
+    if index.isdigit():
+        inside = isinstance(value, list) and int(index) < len(value)
+        return f"[{index}]", value[int(index)] if inside else None
+    got = re.search(r"got `(\w+)`$", what)
+    kinds = {bool: "bool", int: "int", float: "float", str: "str", list: "array", _Object: "object"}
+    for key, child in value.items() if isinstance(value, dict) else ():
+        if got is None or kinds.get(type(child), "null") == got[1]:
+            return cut(key, 80), child
+    return "[...]", value
+
+
+def _fields(kind: Any) -> list[str]:
+    """The names of the fields that a Struct, or any Struct inside it, takes."""
+    from typing import get_args, get_type_hints
+
+    if isinstance(kind, type) and hasattr(kind, "__struct_encode_fields__"):
+        inner = [name for hint in get_type_hints(kind).values() for name in _fields(hint)]
+        return list(dict.fromkeys([*kind.__struct_encode_fields__, *inner]))
+    return [name for part in get_args(kind) for name in _fields(part)]
+
+
+# -- refused lines --
+
+
+class Rejects:
+    """A file of refused lines, one JSON object each: line, error, field, text, file."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.count = 0
+        self.file = Path(path).open("wb")  # noqa: SIM115  # close() is called by the decorator that opened it
+
+    def add(self, error: InputError, text: bytes, *, source: str) -> None:
+        """Write one refused line; what is not UTF-8 in it as escapes."""
+        row = {
+            "line": error.line,
+            "error": error.message,
+            "field": error.field,
+            "text": text.decode(errors="backslashreplace"),
+            "file": source,
+        }
+        self.file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
+        self.count += 1
+
+    def close(self) -> None:
+        self.file.close()

@@ -1,0 +1,246 @@
+"""What commands share: decorators that hand over the store, the output and the input lines; groups that help."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, TypeVar
+
+import click
+
+from rlrec.cli import lines as reading
+from rlrec.cli.output import FORMATS, Show
+from rlrec.cli.values import masked, passwords, printable
+from rlrec.errors import InputError, LinesRefused, suggest
+
+T = TypeVar("T")
+Command = Callable[..., Any]
+FILE = click.Path(exists=True, dir_okay=False, allow_dash=True)
+
+
+@dataclass
+class Settings:
+    """The options before the command, and what became known of it while it ran."""
+
+    db: str = "rlrec.db"
+    now: int | None = None
+    debug: bool = False
+    quiet: bool = False
+    format: str | None = None
+    source: str | None = None
+
+
+def settings() -> Settings:
+    """Those of the command that runs."""
+    found = click.get_current_context().find_object(Settings)
+    return found if found is not None else Settings()
+
+
+def safe(text: str, db: str) -> str:
+    """`text` for stderr: on one line, without passwords."""
+    return printable(masked(text, passwords(db)))
+
+
+def notice(text: str) -> None:
+    """A line on stderr, unless --quiet."""
+    if not settings().quiet:
+        click.echo(safe(text, settings().db), err=True)
+
+
+# -- groups --
+
+
+class UnknownCommand(click.UsageError):
+    """A word that is no command, with those it may have meant."""
+
+    def __init__(self, message: str, *, hint: str | None, ctx: click.Context) -> None:
+        super().__init__(message, ctx)
+        self.hint = hint
+
+
+class HelpWanted(click.UsageError):
+    """A group without a command: its help goes to stderr."""
+
+
+class Group(click.Group):
+    """A group of commands that suggests near names; use it as `@click.group(cls=Group)`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args and not self.invoke_without_command and not ctx.resilient_parsing:
+            raise HelpWanted(ctx.get_help(), ctx)
+        return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if not ctx.resilient_parsing and self.get_command(ctx, args[0]) is None and args[0][:1].isalnum():
+            hint = suggest(args[0], self.list_commands(ctx))
+            raise UnknownCommand(f"no such command '{args[0]}'", hint=hint, ctx=ctx)
+        return super().resolve_command(ctx, args)
+
+
+# -- the store and the output --
+
+
+def stored(command: Command) -> Command:
+    """Gives the command `store`, open while it runs."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        from rlrec.app.opening import open_store
+
+        chosen = settings()
+        with open_store(chosen.db, now=chosen.now, notice=notice) as store:
+            return command(*args, store=store, **kwargs)
+
+    return run
+
+
+def printed(command: Command) -> Command:
+    """Adds --format and --json; gives the command `show`."""
+
+    @click.option(
+        "--format", "form", type=click.Choice(FORMATS), default="table", show_default=True,
+        help="How to print the result.",
+    )  # fmt: skip
+    @click.option("--json", "as_json", is_flag=True, help="Short for --format json.")
+    @wraps(command)
+    def run(*args: Any, form: str, as_json: bool, **kwargs: Any) -> Any:
+        source = click.get_current_context().get_parameter_source("form")
+        if as_json and form != "json" and source is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--json and --format {form} contradict each other")
+        settings().format = "json" if as_json else form
+        return command(*args, show=Show("json" if as_json else form), **kwargs)
+
+    return run
+
+
+# -- input lines --
+
+
+class Refusals:
+    """What becomes of refused lines: the first one ends the command, or each goes to a file."""
+
+    def __init__(self, rejects: reading.Rejects | None) -> None:
+        self.rejects = rejects
+
+    @property
+    def quarantine(self) -> bool:
+        return self.rejects is not None
+
+    @property
+    def count(self) -> int:
+        return self.rejects.count if self.rejects else 0
+
+    def reading(self, source: str) -> None:
+        """Errors that name a line mean this file from now on."""
+        settings().source = "<stdin>" if source == "-" else source
+
+    def refuse(self, error: InputError, text: bytes) -> None:
+        """Note the line, or raise `error`."""
+        if self.rejects is None:
+            hint = error.hint or "nothing was stored; --on-error quarantine keeps the good lines"
+            error.hint = hint
+            raise error
+        self.rejects.add(error, text, source=settings().source or "")
+
+    def finish(self) -> None:
+        """Raises LinesRefused if any line was."""
+        if self.rejects and self.rejects.count:
+            n = self.rejects.count
+            raise LinesRefused(
+                f"{n} line{'s' if n > 1 else ''} refused, the rest is stored",
+                hint=f"the reasons are in {self.rejects.path}",
+            )
+
+
+class Lines:
+    """Input of one JSON object a line, read in groups, bad lines refused on the way."""
+
+    def __init__(self, source: str, refusals: Refusals) -> None:
+        self.source = source
+        self.refusals = refusals
+        self.texts: dict[int, bytes] = {}
+
+    def groups(self, kind: type[T], *, size: int = 1000, eager: bool = False) -> Iterator[list[tuple[int, T]]]:
+        """Lists of (line number, decoded line); the lines that do not decode are refused."""
+        self.refusals.reading(self.source)
+        for group in reading.groups(self.source, size=size, eager=eager):
+            self.texts = dict(group)
+            yield list(self._decoded(group, kind))
+
+    def _decoded(self, group: Sequence[tuple[int, bytes]], kind: type[T]) -> Iterator[tuple[int, T]]:
+        for number, text in group:
+            try:
+                value = reading.decode(text, kind, line=number)
+            except InputError as error:
+                self.refusals.refuse(error, text)
+            else:
+                yield number, value
+
+    def refuse(self, error: InputError) -> None:
+        """Refuse a line of the present group that decoded, but names what does not exist."""
+        self.refusals.refuse(error, self.texts.get(error.line or 0, b""))
+
+
+def refusing(command: Command) -> Command:
+    """Adds --on-error and --rejects; gives the command `refusals`, and exit code 5 if it noted any."""
+
+    @click.option(
+        "--on-error", type=click.Choice(["fail", "quarantine"]), default="fail", show_default=True,
+        help="fail: a bad line stops all, nothing is stored. quarantine: bad lines go to --rejects.",
+    )  # fmt: skip
+    @click.option("--rejects", type=click.Path(dir_okay=False), metavar="FILE", help="Where bad lines go.")
+    @wraps(command)
+    def run(*args: Any, on_error: str, rejects: str | None, **kwargs: Any) -> Any:
+        if (on_error == "quarantine") != (rejects is not None):
+            raise click.UsageError("--on-error quarantine and --rejects FILE go together")
+        if rejects is None:
+            return command(*args, refusals=Refusals(None), **kwargs)
+        _check_apart(rejects, click.get_current_context().params)
+        refusals = Refusals(reading.Rejects(rejects))
+        try:
+            result = command(*args, refusals=refusals, **kwargs)
+        finally:
+            refusals.rejects.close()  # type: ignore[union-attr]
+        refusals.finish()
+        return result
+
+    return run
+
+
+def _check_apart(rejects: str, params: dict[str, Any]) -> None:
+    """The rejects must not be written over the input."""
+    given = [value for name, value in params.items() if name != "rejects"]
+    for path in (word for value in given for word in (value if isinstance(value, tuple) else [value])):
+        known = isinstance(path, str) and os.path.exists(path) and os.path.exists(rejects)
+        if known and os.path.samefile(path, rejects):
+            raise click.UsageError(f"--rejects {rejects} is the input itself")
+
+
+def input_option(command: Command) -> Command:
+    """Adds --input; gives the command `source`, a path, `-` or None. For streams that answer each line."""
+    option = click.option(
+        "--input", "source", type=FILE, metavar="FILE|-", help="Read one JSON object a line; - is stdin."
+    )
+    return option(command)
+
+
+def lines_input(command: Command) -> Command:
+    """Adds --input, --on-error and --rejects; gives the command `lines`, or None without --input."""
+    return _lines(command, input_option)
+
+
+def lines_argument(command: Command) -> Command:
+    """Adds the argument FILE|-, --on-error and --rejects; gives the command `lines`."""
+    return _lines(command, click.argument("source", type=FILE, metavar="FILE|-"))
+
+
+def _lines(command: Command, declare: Callable[[Command], Command]) -> Command:
+    @wraps(command)
+    def run(*args: Any, source: str | None, refusals: Refusals, **kwargs: Any) -> Any:
+        return command(*args, lines=Lines(source, refusals) if source else None, **kwargs)
+
+    return declare(refusing(run))

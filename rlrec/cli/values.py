@@ -1,0 +1,250 @@
+"""Words from a shell to values (times, durations, numbers, keys, names, JSON), and values back to words.
+
+Each `parse_*` raises InputError; the click types at the end say the same with the option's name in front.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+import click
+
+from rlrec.errors import InputError
+
+if TYPE_CHECKING:
+    AnyType = click.ParamType[Any, Any]
+else:  # the class takes no parameters in click 8.1
+    AnyType = click.ParamType
+
+SECOND = 1_000_000
+LARGEST = 2**63 - 1
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+FIRST, LAST = -62_135_596_800 * SECOND, 253_402_300_800 * SECOND - 1  # years 1 to 9999
+
+TIME_FORM = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)"
+    r"(?:[Tt ](\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,18}))?)?([Zz]|([+-])(\d\d):(\d\d))?)?",
+    re.ASCII,
+)
+DURATION_FORM = re.compile(
+    r"(?:(\d+(?:\.\d+)?)w)?(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?"
+    r"(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?",
+    re.ASCII,
+)
+NUMBER_FORM = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+NAME_FORM = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+UNITS = {"w": 604_800 * SECOND, "d": 86_400 * SECOND, "h": 3_600 * SECOND, "m": 60 * SECOND, "s": SECOND}
+UNIT_SIZES = (*UNITS.values(), 1_000)
+
+USERINFO = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^\s/?#:@]*:)\S*@")
+PASSWORD = re.compile(
+    r"((?:^|(?<=[?&;\s\"'(]))(?:ssl)?pass(?:word|wd|phrase)?\s?=\s?)('(?:[^'\\]|\\.)*'|[^\s&;\"']*)",
+    re.IGNORECASE,
+)
+
+
+def cut(text: str, limit: int = 60) -> str:
+    """`text` as one printable line: control characters escaped, no longer than `limit`."""
+    short = text if len(text) <= limit else text[: limit - 1] + "…"
+    return printable(short)
+
+
+def printable(text: str) -> str:
+    """`text` without anything that moves a cursor or breaks a line: such characters as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def masked(text: str, secrets: Sequence[str] = ()) -> str:
+    """`text` with every password in a URL or a connection string, and each of `secrets`, as `***`."""
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return PASSWORD.sub(r"\1***", USERINFO.sub(r"\1***@", text))
+
+
+def passwords(url: str) -> list[str]:
+    """What a database URL holds that must not be printed: as written, and decoded."""
+    userinfo = re.match(r"[^:/]+://[^:@/]*:(.*)@", url, re.DOTALL)
+    found = [userinfo[1]] if userinfo else []
+    found += [match[2].strip("'") for match in PASSWORD.finditer(url)]
+    return [form for word in found for form in {word, unquote(word)} if len(form) > 2]
+
+
+def parse_time(text: str) -> int:
+    """Microseconds since 1970 UTC of an RFC 3339 time. Without an offset it is UTC; a date alone is midnight.
+
+    Digits beyond the microsecond are dropped."""
+    match = TIME_FORM.fullmatch(text)
+    if match is None:
+        raise InputError(f"'{cut(text)}' is not a time", hint="write 2026-01-31T12:00:00Z, or a date")
+    year, month, day, hour, minute, second = (int(part or 0) for part in match.group(1, 2, 3, 4, 5, 6))
+    fraction, sign, offset_h, offset_m = match.group(7, 9, 10, 11)
+    leap = second == 60
+    try:
+        moment = datetime(year, month, day, hour, minute, second - leap, tzinfo=UTC)
+    except ValueError as error:
+        raise InputError(f"'{cut(text)}' is not a time: {error}") from None
+    if sign and (int(offset_h) > 23 or int(offset_m) > 59):
+        raise InputError(f"'{cut(text)}' is not a time: no such offset")
+    offset = (int(offset_h) * 60 + int(offset_m)) * (-1 if sign == "-" else 1) if sign else 0
+    micros = int((fraction or "0")[:6].ljust(6, "0"))
+    result = ((moment - EPOCH) // timedelta(seconds=1) + leap - offset * 60) * SECOND + micros
+    if not FIRST <= result <= LAST:
+        raise InputError(f"'{cut(text)}' is outside the years 1 to 9999 in UTC")
+    return result
+
+
+def format_time(micros: int) -> str:
+    """RFC 3339 in UTC with microseconds: 2026-01-31T12:00:00.123456Z."""
+    moment = EPOCH + timedelta(microseconds=micros)
+    return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+
+def parse_duration(text: str) -> int:
+    """Microseconds of 90s, 30m, 7d, 1h30m, 250ms; units fall from left to right."""
+    match = DURATION_FORM.fullmatch(text)
+    if not text or match is None:
+        raise InputError(f"'{cut(text)}' is not a duration", hint="write 90s, 30m, 1h30m or 7d")
+    parts = zip(match.groups(), UNIT_SIZES, strict=True)
+    total = sum(float(part) * unit for part, unit in parts if part)
+    if total > LARGEST // 1024:
+        raise InputError(f"'{cut(text)}' is too long a duration")
+    return round(total)
+
+
+def format_duration(micros: int) -> str:
+    """The shortest exact form: 1h30m, 90s as 1m30s, 0s."""
+    parts = []
+    for unit, size in UNITS.items():
+        whole, micros = divmod(micros, size)
+        parts += [f"{whole}{unit}"] if whole else []
+    return "".join(parts + ([f"{micros / 1000:g}ms"] if micros else [])) or "0s"
+
+
+def parse_number(text: str) -> float:
+    """A finite double."""
+    if NUMBER_FORM.fullmatch(text) is None:
+        raise InputError(f"'{cut(text)}' is not a number")
+    value = float(text)
+    if not math.isfinite(value):
+        raise InputError(f"'{cut(text)}' is beyond the range of a double")
+    return value
+
+
+def parse_integer(text: str) -> int:
+    """An integer of at most 64 bits."""
+    if re.fullmatch(r"[+-]?\d+", text, re.ASCII) is None:
+        raise InputError(f"'{cut(text)}' is not a whole number")
+    if len(text.lstrip("+-0")) > 19 or not -LARGEST - 1 <= int(text) <= LARGEST:
+        raise InputError(f"'{cut(text)}' does not fit into 64 bits")
+    return int(text)
+
+
+def parse_name(text: str) -> str:
+    """The name of a policy, reward, experiment or variant."""
+    if NAME_FORM.fullmatch(text) is None:
+        hint = "up to 64 letters, digits, '_', '.' and '-', the first a letter or a digit"
+        raise InputError(f"'{cut(text)}' is not a name", hint=hint)
+    return text
+
+
+def unstorable(text: str) -> str | None:
+    """Why no database takes `text`: a NUL, or half of a surrogate pair. None if it does."""
+    if "\0" in text:
+        return "holds a NUL character"
+    if any("\ud800" <= c <= "\udfff" for c in text):
+        return "is not valid Unicode"
+    return None
+
+
+def parse_key(text: str) -> str:
+    """The key of an arm, session, user or request, verbatim: 1 to 200 characters."""
+    if why := unstorable(text):
+        raise InputError(f"'{cut(text)}' {why}")
+    if not 1 <= len(text) <= 200:
+        raise InputError(f"a key has 1 to 200 characters, '{cut(text, 20)}' has {len(text)}")
+    return text
+
+
+def parse_keys(text: str) -> list[str]:
+    """Keys from a comma list, or from a JSON array where `text` starts with `[`."""
+    if text.lstrip().startswith("["):
+        words = parse_json(text)
+        if not all(isinstance(word, str) for word in words):
+            raise InputError("every key in the list must be text", hint='write ["a", "b"]')
+        return [parse_key(word) for word in words]
+    return [parse_key(word.strip(" ")) for word in text.split(",")]
+
+
+def parse_json(text: str) -> Any:
+    """The value of strict JSON, or of the file after an `@`."""
+    from rlrec.cli.lines import decode_json
+
+    if not text.startswith("@"):
+        return decode_json(text.encode("utf-8", "surrogatepass"))
+    try:
+        return decode_json(Path(text[1:]).read_bytes().removeprefix(b"\xef\xbb\xbf"))
+    except OSError as error:
+        raise InputError(f"cannot read '{cut(text[1:])}': {error.strerror}") from None
+    except InputError as error:
+        raise InputError(f"{cut(text[1:])}: {error.message}", hint=error.hint) from None
+
+
+def parse_object(text: str) -> dict[str, Any]:
+    """A JSON object, or that of the file after an `@`."""
+    value = parse_json(text)
+    if not isinstance(value, dict):
+        raise InputError(f"expected a JSON object, got '{cut(text)}'", hint="write '{\"hour\": 9}'")
+    return value
+
+
+def parse_pair(text: str) -> tuple[str, str]:
+    """Key and value of `K=V`; the value may hold more `=`."""
+    key, equals, value = text.partition("=")
+    if not (equals and key.strip()):
+        raise InputError(f"'{cut(text)}' has no '='", hint="write NAME=VALUE")
+    return key.strip(), value.strip()
+
+
+class Refused(click.BadParameter):
+    """A value that an option does not take, with the way out."""
+
+    def __init__(self, message: str, *, hint: str | None, **place: Any) -> None:
+        super().__init__(message, **place)
+        self.hint = hint
+
+
+class Parsed(AnyType):
+    """A click type from one of the functions above."""
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name = name
+        self.parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return self.parse(value)
+        except InputError as error:
+            where = f"{error.field}: " if error.field else ""
+            raise Refused(where + error.message, hint=error.hint, param=param, ctx=ctx) from None
+
+
+TIME = Parsed("time", parse_time)
+DURATION = Parsed("duration", parse_duration)
+NUMBER = Parsed("number", parse_number)
+INTEGER = Parsed("integer", parse_integer)
+NAME = Parsed("name", parse_name)
+KEY = Parsed("key", parse_key)
+KEYS = Parsed("keys", parse_keys)
+JSON = Parsed("json|@file", parse_json)
+OBJECT = Parsed("json|@file", parse_object)
+PAIR = Parsed("name=value", parse_pair)
