@@ -33,6 +33,18 @@ def eligible_sets(unit: Unit, sets: Collection[Sequence[int]]) -> dict[tuple[int
     return {arms: found[key] for key, (arms, _) in named.items()}
 
 
+def known(
+    unit: Unit, bodies: Collection[str], sets: Collection[tuple[int, ...]]
+) -> tuple[dict[str, int], dict[tuple[int, ...], int]] | None:
+    """The ids of these contexts and eligible sets if all of them are stored already."""
+    texts = {arms: json.dumps(list(arms), separators=(",", ":")) for arms in sets}
+    stored = _ids(unit, t.context, {digest(body): body for body in bodies})
+    found = _ids(unit, t.eligible_set, {digest(text): text for text in texts.values()})
+    if len(stored) < len(bodies) or len(found) < len(texts):
+        return None
+    return {body: stored[digest(body)] for body in bodies}, {arms: found[digest(text)] for arms, text in texts.items()}
+
+
 def _intern(
     unit: Unit,
     table: sa.Table,

@@ -68,6 +68,11 @@ def _decision(row: Row, slots: list[Slot]) -> Decision:
     return Decision(**record | {"imported": bool(record["imported"])}, slots=tuple(slots))
 
 
+def owners(unit: Unit, ids: Collection[int]) -> dict[int, int]:
+    """The policy of each of these decisions that exists."""
+    return dict(unit.many(sa.select(t.decision.c.id, t.decision.c.policy_id), t.decision.c.id, ids))
+
+
 def requests(unit: Unit, keys: Collection[str]) -> dict[str, tuple[bytes | None, int]]:
     """Of the request ids given, those known: digest of what was asked (None: imported), and the decision."""
     known = sa.select(t.decision.c.request_key, t.decision.c.request_digest, t.decision.c.id)

@@ -42,13 +42,17 @@ _SESSION = (
 _VISIT = ("session_id", "number", "started_at", "last_at", "steps", "recent", "ended_at")
 
 
+def known_users(unit: Unit, keys: Collection[str]) -> dict[str, int]:
+    """The id of each of these users that the store knows."""
+    return dict(unit.many(sa.select(t.users.c.key, t.users.c.id), t.users.c.key, keys))
+
+
 def users(unit: Unit, keys: Collection[str]) -> dict[str, int]:
     """The id of each user, stored if new."""
-    select = sa.select(t.users.c.key, t.users.c.id)
-    known: dict[str, int] = dict(unit.many(select, t.users.c.key, keys))
+    known = known_users(unit, keys)
     if new := sorted(set(keys) - known.keys()):
         unit.insert(t.users, ("key",), [(key,) for key in new], known="(key) DO NOTHING")
-        known = dict(unit.many(select, t.users.c.key, keys))
+        known = known_users(unit, keys)
     return known
 
 
@@ -64,6 +68,12 @@ def find(unit: Unit, keys: Collection[str], *, lock: bool = False) -> dict[str, 
 
 def _session(row: Row) -> Session:
     return Session(id=row[0], key=row[1], user_id=row[2], user=row[3], split=row[4], created_at=row[5])
+
+
+def by_id(unit: Unit, ids: Collection[int]) -> dict[int, Session]:
+    joined = t.session.outerjoin(t.users, t.users.c.id == t.session.c.user_id)
+    rows = unit.many(sa.select(*_SESSION).select_from(joined), t.session.c.id, ids)
+    return {row[0]: _session(row) for row in rows}
 
 
 def add(unit: Unit, rows: Iterable[tuple[str, int | None, int]]) -> None:

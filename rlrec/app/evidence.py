@@ -1,0 +1,98 @@
+"""The log with its rewards, and what it adds up to: arrays throughout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rlrec.policy import reward as rewards
+from rlrec.policy.scores import Array
+from rlrec.records import Reward
+from rlrec.store import Unit, reader
+from rlrec.store.beliefs import Sums
+from rlrec.store.bulk import Columns
+from rlrec.store.reader import Batch, Selection
+
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Impressions:
+    """Rows of a batch with their reward, (n,) each; `default`: no weighed event came."""
+
+    slots: Columns
+    reward: Array
+    default: Flags
+
+    def __len__(self) -> int:
+        return len(self.reward)
+
+    def take(self, rows: Flags) -> Impressions:
+        return Impressions(
+            slots={name: column[rows] for name, column in self.slots.items()},
+            reward=self.reward[rows],
+            default=self.default[rows],
+        )
+
+
+def rewarded(batch: Batch, definition: Reward, *, settled_only: bool = True) -> Impressions:
+    """A batch with the rewards of a definition; settled_only: count events inside the window alone."""
+    slot, known = _slot_of_event(batch)
+    weights = {kind: definition.weights.get(kind, np.nan) for kind in set(batch.events["kind"].tolist())}
+    weight = np.array([weights[kind] for kind in batch.events["kind"].tolist()], np.float64)
+    reward, default = rewards.of_slots(
+        definition,
+        n=len(batch),
+        slot=slot[known],
+        weight=weight[known],
+        value=batch.events["value"][known],
+        age_us=batch.events["age_us"][known],
+        settled_only=settled_only,
+    )
+    return Impressions(slots=batch.slots, reward=reward, default=default)
+
+
+def _slot_of_event(batch: Batch) -> tuple[npt.NDArray[np.int64], Flags]:
+    """The row of each event's slot, and whether it has one (an event of the page has none)."""
+    positions = int(max(batch.slots["position"].max(initial=0), batch.events["position"].max(initial=0))) + 1
+    rows = batch.slots["decision_id"] * positions + batch.slots["position"]
+    wanted = batch.events["decision_id"] * positions + batch.events["position"]
+    order = np.argsort(rows, kind="stable")
+    place = np.minimum(np.searchsorted(rows, wanted, sorter=order), max(0, len(rows) - 1))
+    slot = order[place] if len(rows) else place
+    return slot, (rows[slot] == wanted if len(rows) else np.zeros(len(wanted), np.bool_))
+
+
+def impressions(unit: Unit, selection: Selection, definition: Reward) -> Iterator[Impressions]:
+    """The mature, uncensored impressions of the selected log, whole sessions a batch, as estimates see them."""
+    for batch in reader.batches(unit, selection):
+        found = rewarded(batch, definition)
+        yield found.take(mature(found.slots, definition, now=unit.now) & ~found.slots["censored"])
+
+
+def mature(slots: Columns, definition: Reward, *, now: int) -> Flags:
+    """Decisions older than their reward window, by age alone; imported ones always are."""
+    old: Flags = slots["imported"] | (now - slots["at"] > definition.window_us)
+    return old
+
+
+def sums(found: Impressions, *, rows: Flags | None = None) -> dict[int, Sums]:
+    """Pulls, reward and squared reward per arm."""
+    if rows is not None:
+        found = found.take(rows)
+    arms, place = np.unique(found.slots["arm_id"], return_inverse=True)
+    columns = (None, found.reward, found.reward**2)
+    totals = np.column_stack([np.bincount(place, weights=column, minlength=len(arms)) for column in columns])
+    return {int(arm): (row[0], row[1], row[2]) for arm, row in zip(arms, totals.tolist(), strict=True)}
+
+
+def added(total: dict[int, Sums], more: dict[int, Sums]) -> dict[int, Sums]:
+    """Both added, arm by arm."""
+    result = dict(total)
+    for arm, (pulls, reward, squares) in more.items():
+        before = result.get(arm, (0.0, 0.0, 0.0))
+        result[arm] = (before[0] + pulls, before[1] + reward, before[2] + squares)
+    return result

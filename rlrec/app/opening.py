@@ -1,0 +1,18 @@
+"""Open the store that a command was given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rlrec.store import Store
+
+
+@contextmanager
+def open_store(db: str, *, now: int | None, notice: Callable[[str], None]) -> Iterator[Store]:
+    """The store at a URL or path. now: microseconds since 1970 UTC in place of the database's clock, or None."""
+    store = Store(db, now=now, notice=notice)
+    try:
+        yield store
+    finally:
+        store.close()

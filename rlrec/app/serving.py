@@ -1,0 +1,101 @@
+"""A version's belief, and the distributions it makes for the arms and contexts that are asked about."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rlrec import policy as kinds
+from rlrec.policy.base import Belief, Policy
+from rlrec.policy.scores import Array, Scores
+from rlrec.records import Version
+from rlrec.store import Unit, beliefs
+from rlrec.store.unit import Row
+
+Ids = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Case:
+    """The distribution over one eligible set: arms (m,) ids; scores and, where the kind has one, index (m,)."""
+
+    arms: Ids
+    scores: Scores
+    index: Array | None
+    floor: float
+
+    def score(self, place: int) -> float | None:
+        """The noiseless score of an arm; None where there is none, or it is not finite (an arm never tried)."""
+        if self.index is None or not np.isfinite(self.index[place]):
+            return None
+        return float(self.index[place])
+
+
+class Serving:
+    """One version at one moment: its policy, its sums per arm, and a cache of the distributions asked for."""
+
+    def __init__(self, version: Version, *, sums: Sequence[Row], prior: Sequence[Row], greedy: bool = False) -> None:
+        self.version = version
+        made = kinds.make(version.policy.kind, version.policy.params)
+        self.policy: Policy = made.greedy() if greedy else made
+        self._arms, self._sums = _table(sums, 3)
+        self._prior_arms, self._prior = _table(prior, 2)
+        self._cases: dict[tuple[Hashable, str], Case] = {}
+
+    @cached_property
+    def known(self) -> Ids:
+        """Arms that the belief or its prior knows, ascending."""
+        return np.union1d(self._arms, self._prior_arms)
+
+    def belief(self, arms: Ids) -> Belief:
+        """Sums and prior of these arms; an arm the belief does not know has none, and the kind's default prior."""
+        sums = _aligned(self._arms, self._sums, arms, (0.0, 0.0, 0.0))
+        prior = _aligned(self._prior_arms, self._prior, arms, self.policy.prior)
+        return Belief(
+            pulls=sums[:, 0],
+            reward_sum=sums[:, 1],
+            reward_squares=sums[:, 2],
+            alpha=prior[:, 0],
+            beta=prior[:, 1],
+            total=float(self._sums[:, 0].sum()),
+        )
+
+    def reading(self, context: Mapping[str, Any]) -> str:
+        """What of a context the distribution depends on: equal for contexts that make the same one."""
+        return "" if self.policy.reads is None else repr(context.get(self.policy.reads))
+
+    def case(self, eligible: Hashable, arms: Ids, context: Mapping[str, Any], *, keys: Mapping[int, str]) -> Case:
+        """The distribution for an eligible set (by any name for it) and a context, made once.
+
+        keys: of the arms. Raises InputError where the policy has no distribution for the context.
+        """
+        name = eligible, self.reading(context)
+        if name not in self._cases:
+            belief = self.belief(arms)
+            scores = self.policy.scores(belief, arms=[keys[arm] for arm in arms.tolist()], context=context)
+            index = self.policy.index(belief)
+            self._cases[name] = Case(arms=arms, scores=scores, index=index, floor=self.policy.exploration)
+        return self._cases[name]
+
+
+def load(unit: Unit, version: Version, *, seq: int | None = None, greedy: bool = False) -> Serving:
+    """A version as it stands, or as it stood after change `seq` of its policy."""
+    sums = beliefs.current(unit, version.id) if seq is None else beliefs.as_of(unit, version.id, seq)
+    return Serving(version, sums=sums, prior=beliefs.prior(unit, version.id), greedy=greedy)
+
+
+def _table(rows: Sequence[Row], width: int) -> tuple[Ids, Array]:
+    values = np.array([row[1:] for row in rows], np.float64).reshape(len(rows), width)
+    return np.array([row[0] for row in rows], np.int64), values
+
+
+def _aligned(known: Ids, values: Array, arms: Ids, missing: tuple[float, ...]) -> Array:
+    if not len(known):
+        return np.tile(np.array(missing), (len(arms), 1))
+    place = np.minimum(np.searchsorted(known, arms), len(known) - 1)
+    return np.where((known[place] == arms)[:, None], values[place], np.array(missing))

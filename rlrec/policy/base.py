@@ -1,0 +1,97 @@
+"""What every kind of policy is: parameters in the object, knowledge in the belief, a distribution of scores out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from rlrec.errors import InputError
+from rlrec.policy.scores import Array, Scores
+from rlrec.records import Reward
+
+
+@dataclass(frozen=True, kw_only=True)
+class Belief:
+    """Sums per arm, each (m,), aligned with the arms asked about.
+
+    pulls, reward_sum, reward_squares: what the belief counts, without prior. alpha, beta: the prior as pseudo-counts of
+    reward and of its absence, 0 where there is none. total: pulls of all arms that the belief knows.
+    """
+
+    pulls: Array
+    reward_sum: Array
+    reward_squares: Array
+    alpha: Array
+    beta: Array
+    total: float
+
+    @property
+    def weight(self) -> Array:
+        """Pulls and pseudo-pulls, (m,)."""
+        return self.pulls + self.alpha + self.beta
+
+    def mean(self, *, unknown: float = 0.0) -> Array:
+        """Posterior mean reward, (m,); `unknown` where neither pulls nor a prior tell anything."""
+        weight = self.weight
+        return np.divide(
+            self.reward_sum + self.alpha, weight, out=np.full(weight.shape, unknown, np.float64), where=weight > 0
+        )
+
+
+class Policy(Protocol):
+    """A kind with its parameters. It never draws and never sees an id."""
+
+    floor: float
+    purpose: ClassVar[str]  # when to use it, in one line
+    prior: ClassVar[tuple[float, float]]  # alpha and beta of an arm that nothing is known of
+    served: ClassVar[bool]  # whether it can be drawn from
+
+    @property
+    def exploration(self) -> float:
+        """Share of uniform exploration at every position, in [0, 1]."""
+        ...
+
+    @property
+    def reads(self) -> str | None:
+        """The one field of the context on which its distribution depends."""
+        ...
+
+    def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
+        """The distribution of the noisy score of each arm, (m,), by which a slate is ranked."""
+        ...
+
+    def index(self, belief: Belief) -> Array | None:
+        """The noiseless score of each arm, (m,): mean or index; None where the kind has none."""
+        ...
+
+    def greedy(self) -> Policy:
+        """The same policy without floor and exploration."""
+        ...
+
+    def check(self, reward: Reward) -> None:
+        """Raises InputError where the kind cannot learn from such a reward."""
+        ...
+
+
+def fraction(name: str, value: float) -> None:
+    """Raises InputError unless a parameter is a number in [0, 1]."""
+    number(name, value)
+    if not 0 <= value <= 1:
+        raise InputError(f"{name} is {value:g}", hint="it lies between 0 and 1")
+
+
+def number(name: str, value: float) -> None:
+    """Raises InputError unless a parameter is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
+        raise InputError(f"{name} is {value!r}", hint="give a finite number")
+
+
+def mixed(*shares: float) -> float:
+    """The uniform share of several explorations, one after the other: 1 - prod(1 - share)."""
+    kept = 1.0
+    for share in shares:
+        kept *= 1.0 - share
+    return 1.0 - kept

@@ -1,0 +1,47 @@
+"""Epsilon-greedy: the best mean, and now and then any arm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from rlrec.policy.base import Belief, fraction, mixed
+from rlrec.policy.scores import Array, Point, Scores
+from rlrec.records import Reward
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpsilonGreedy:
+    """A uniform eligible arm with probability epsilon, else the best mean; equal bests share.
+
+    An arm without pulls has mean 0 unless a prior says more.
+    """
+
+    epsilon: float = 0.1
+    floor: float = 0.0
+
+    purpose: ClassVar[str] = "a fixed share of exploration, simple to explain"
+    prior: ClassVar[tuple[float, float]] = (0.0, 0.0)
+    served: ClassVar[bool] = True
+    reads: ClassVar[str | None] = None
+
+    def __post_init__(self) -> None:
+        fraction("epsilon", self.epsilon)
+        fraction("floor", self.floor)
+
+    @property
+    def exploration(self) -> float:
+        return mixed(self.epsilon, self.floor)
+
+    def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
+        return Point(belief.mean())
+
+    def index(self, belief: Belief) -> Array | None:
+        return belief.mean()
+
+    def greedy(self) -> EpsilonGreedy:
+        return replace(self, epsilon=0.0, floor=0.0)
+
+    def check(self, reward: Reward) -> None:
+        """Any reward will do."""

@@ -1,0 +1,109 @@
+"""Policies that do not learn: uniform, given probabilities, and the label of an imported log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from rlrec.errors import InputError
+from rlrec.policy.base import Belief, fraction
+from rlrec.policy.scores import Array, Gumbel, Point, Scores
+from rlrec.records import Reward
+
+ANY = "*"  # the context value whose probabilities hold where no row names the value
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Unlearned:
+    floor: float = 0.0
+
+    prior: ClassVar[tuple[float, float]] = (0.0, 0.0)
+    served: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        fraction("floor", self.floor)
+
+    @property
+    def exploration(self) -> float:
+        return self.floor
+
+    @property
+    def reads(self) -> str | None:
+        return None
+
+    def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
+        return Point(np.zeros(len(arms)))
+
+    def index(self, belief: Belief) -> Array | None:
+        return None
+
+    def greedy(self) -> Self:
+        return replace(self, floor=0.0)
+
+    def check(self, reward: Reward) -> None:
+        """It keeps counts and learns nothing: any reward will do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uniform(_Unlearned):
+    """Every eligible arm with the same probability."""
+
+    purpose: ClassVar[str] = "pure exploration: the log that judges every other policy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Logged(_Unlearned):
+    """The policy of an imported log: known by its propensities alone."""
+
+    purpose: ClassVar[str] = "the owner of an imported log; it cannot be drawn from"
+    served: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fixed(_Unlearned):
+    """Given probabilities, per arm or per value of one field of the context; later positions renormalise.
+
+    probabilities: arm -> probability, or with `by` value -> arm -> probability; "*" stands for values not named. Arms
+    that are not named are shown only when no named one is left.
+    """
+
+    probabilities: Mapping[str, Any] = field(default_factory=dict)
+    by: str | None = None
+
+    purpose: ClassVar[str] = "probabilities from a file: a known policy, or a business rule by segment"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.probabilities:
+            raise InputError("kind fixed needs probabilities", hint="--param probabilities=FILE, a CSV arm,probability")
+        tables = self.probabilities.items() if self.by else [("", self.probabilities)]
+        for value, table in tables:
+            where = f" for value {value!r}" if self.by else ""
+            for arm, share in table.items():
+                fraction(f"the probability of {arm!r}{where}", share)
+            total = sum(table.values())
+            if abs(total - 1) > 1e-6:
+                raise InputError(f"the probabilities{where} add up to {total:.9g}", hint="they must add up to 1")
+
+    @property
+    def reads(self) -> str | None:
+        return self.by
+
+    def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
+        table = self._table(context)
+        shares = np.array([table.get(arm, 0.0) for arm in arms], np.float64)
+        with np.errstate(divide="ignore"):
+            return Gumbel(np.log(shares))
+
+    def _table(self, context: Mapping[str, Any]) -> Mapping[str, float]:
+        if self.by is None:
+            return self.probabilities
+        value = context.get(self.by)
+        name = value if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
+        found: Mapping[str, float] | None = self.probabilities.get(name, self.probabilities.get(ANY))
+        if found is None:
+            raise InputError(f"no probabilities for {self.by}={name!r}", hint=f"add rows for it, or for {ANY!r}")
+        return found

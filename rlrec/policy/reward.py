@@ -1,0 +1,111 @@
+"""What events are worth under a reward definition: one slot in plain Python, a batch of slots in arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from math import fsum, inf, isfinite
+from typing import TYPE_CHECKING
+
+from rlrec.errors import InputError
+from rlrec.records import Event, Reward
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+LIMIT = 1e100  # a reward beyond this would overflow when it is squared and summed
+
+
+def inside(definition: Reward, event: Event, *, served_at: int) -> bool:
+    """Whether an event counts for estimates: by its own time, never by when it was received."""
+    return event.at - served_at <= definition.window_us
+
+
+def of_slot(definition: Reward, events: Iterable[Event], *, served_at: int, settled_only: bool = False) -> float:
+    """Reward of one slot from its events, in the definition's unit; the order of events does not matter.
+
+    settled_only: count events inside the window alone, as estimates do; else as the definition says of late ones.
+    Raises InputError where the sum is beyond 1e100.
+    """
+    windowed = settled_only or definition.late == "ignore"
+    worth = [
+        definition.weights[event.kind] * event.value
+        for event in events
+        if event.kind in definition.weights and (not windowed or inside(definition, event, served_at=served_at))
+    ]
+    return clipped(definition, _sum(worth)) if worth else definition.default
+
+
+def of_page(definition: Reward, events: Iterable[Event], *, served_at: int, settled_only: bool = False) -> float:
+    """What the events of a page itself are worth: no default, no clip."""
+    windowed = settled_only or definition.late == "ignore"
+    return _sum(
+        definition.weights[event.kind] * event.value
+        for event in events
+        if event.kind in definition.weights and (not windowed or inside(definition, event, served_at=served_at))
+    )
+
+
+def _sum(worth: Iterable[float]) -> float:
+    try:
+        total = fsum(worth)
+    except OverflowError:
+        total = inf
+    if not abs(total) <= LIMIT:
+        raise InputError(f"a reward of {total:g} is too large", hint=f"rewards stay within {LIMIT:g}")
+    return total
+
+
+def clipped(definition: Reward, worth: float) -> float:
+    if definition.clip_low is not None and definition.clip_high is not None:
+        return min(max(worth, definition.clip_low), definition.clip_high)
+    return worth
+
+
+def entry(reward: float) -> tuple[float, float, float]:
+    """What one slot adds to the sums of a count-based belief: pulls, reward, squared reward."""
+    return 1.0, reward, reward * reward
+
+
+def of_slots(
+    definition: Reward,
+    *,
+    n: int,
+    slot: npt.NDArray[np.int64],
+    weight: npt.NDArray[np.float64],
+    value: npt.NDArray[np.float64],
+    age_us: npt.NDArray[np.int64],
+    settled_only: bool = True,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Rewards of n slots, (n,), and which of them are the default, (n,) bool: `of_slot` for many at once.
+
+    slot, weight, value, age_us (m,): per event the slot it belongs to, the definition's weight for its kind
+    (NaN: not weighed), its value, and its age after the decision in microseconds. settled_only: as in `of_slot`.
+    """
+    import numpy as np
+
+    counts = ~np.isnan(weight)
+    if settled_only or definition.late == "ignore":
+        counts &= age_us <= definition.window_us
+    worth = np.bincount(slot[counts], weights=weight[counts] * value[counts], minlength=n)
+    default = np.bincount(slot[counts], minlength=n) == 0
+    if definition.clip_low is not None:
+        worth = np.clip(worth, definition.clip_low, definition.clip_high)
+    return np.where(default, definition.default, worth), default
+
+
+def bounds(definition: Reward) -> tuple[float, float] | None:
+    """The range of a slot's reward where the definition gives one."""
+    if definition.clip_low is None or definition.clip_high is None:
+        return None
+    return min(definition.clip_low, definition.default), max(definition.clip_high, definition.default)
+
+
+def weights(text: Mapping[str, float]) -> dict[str, float]:
+    """Checked weights of a definition. Raises InputError where one is not finite or none is given."""
+    if not text:
+        raise InputError("a reward weighs at least one kind of event", hint="for example 'click=1, dwell_s=0.01'")
+    for kind, weight in text.items():
+        if not isfinite(weight):
+            raise InputError(f"the weight of {kind!r} is not a finite number")
+    return dict(text)
