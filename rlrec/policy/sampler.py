@@ -1,0 +1,62 @@
+"""Uniforms that belong to a decision: Philox words of (seed, decision id), any of them at any time."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from rlrec.policy.scores import Array, Index
+
+Words = npt.NDArray[np.uint64]
+
+_LOW = np.uint64(0xFFFFFFFF)
+_HALF = np.uint64(32)
+_MULTIPLIER = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
+_WEYL = (np.uint64(0x9E3779B9), np.uint64(0xBB67AE85))
+_ROUNDS = 10
+_CHUNK = 1 << 15  # blocks at a time: the ten rounds then stay in the cache
+
+
+def philox(counter: tuple[Words, Words, Words, Words], key: tuple[Words, Words]) -> tuple[Words, ...]:
+    """The four output words of Philox4x32-10, each in the low 32 bits of a uint64.
+
+    counter four arrays and key two arrays of one common (broadcast) shape, 32 bits in each element.
+    Source: Salmon et al. 2011 (Random123), checked against its published known-answer vectors."""
+    (c0, c1, c2, c3), (k0, k1) = counter, key
+    for _ in range(_ROUNDS):
+        first, second = c0 * _MULTIPLIER[0], c2 * _MULTIPLIER[1]
+        c0, c1, c2, c3 = (second >> _HALF) ^ c1 ^ k0, second & _LOW, (first >> _HALF) ^ c3 ^ k1, first & _LOW
+        k0, k1 = (k0 + _WEYL[0]) & _LOW, (k1 + _WEYL[1]) & _LOW
+    return c0, c1, c2, c3
+
+
+def uniforms(seeds: Words, decisions: npt.NDArray[np.int64], *, words: int) -> Array:
+    """The first `words` uniforms of each decision, (n, words), multiples of 2^-53 inside (0, 1).
+
+    seeds (n,) uint64, the key; decisions (n,) int64, which with the block number is the counter.
+    A row depends on its own seed and decision id alone. Source: `philox`."""
+    return uniforms_at(seeds, decisions, np.arange(words))
+
+
+def uniforms_at(seeds: Words, decisions: npt.NDArray[np.int64], words: Index) -> Array:
+    """The uniforms number words (w,), from 0, of each decision, (n, w): the same as columns of `uniforms`.
+
+    seeds (n,) uint64; decisions (n,) int64. Source: `philox`."""
+    seeds, ids = np.asarray(seeds, np.uint64), np.asarray(decisions, np.int64).view(np.uint64)
+    blocks, place = np.unique(np.asarray(words, np.int64) >> 1, return_inverse=True)
+    pairs = np.empty((len(seeds), 2 * len(blocks)))
+    step = max(1, _CHUNK // max(1, len(blocks)))
+    for start in range(0, len(seeds), step):
+        part = slice(start, start + step)
+        pairs[part] = _doubles(seeds[part], ids[part], blocks.astype(np.uint64))
+    return pairs[:, 2 * place + (np.asarray(words) & 1)]
+
+
+def _doubles(seeds: Words, ids: Words, blocks: Words) -> Array:
+    """Both doubles of each block, (n, 2 blocks)."""
+    key = (seeds[:, None] & _LOW, seeds[:, None] >> _HALF)
+    counter = (ids[:, None] & _LOW, ids[:, None] >> _HALF, blocks & _LOW, blocks >> _HALF)
+    w0, w1, w2, w3 = philox(counter, key)
+    bits = np.stack([w0 | w1 << _HALF, w2 | w3 << _HALF], axis=-1).reshape(len(seeds), -1) >> np.uint64(11)
+    # a zero would have no logarithm and no quantile: it becomes half a step
+    return np.maximum(bits.astype(np.float64), 0.5) * 2.0**-53

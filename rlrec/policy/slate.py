@@ -1,0 +1,184 @@
+"""Slates for every kind of policy: exact probabilities of positions, pages and draws, and the draws themselves.
+
+A page is filled from the top. One vector of noisy scores is drawn; at every position a uniform arm of those left is
+taken with probability `floor`, else the best one left in that vector."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rlrec.policy.orders import Order, PointOrder
+from rlrec.policy.plackett_luce import PlackettLuceOrder
+from rlrec.policy.sampler import Words, uniforms, uniforms_at
+from rlrec.policy.scores import Array, Beta, Flags, Gaussian, Index, Point, Scores
+from rlrec.policy.sweep import beta_order, gaussian_order
+
+SMALLEST = 1e-300
+"""What is logged for an arm that was drawn although its probability rounds to 0."""
+
+_ENTRIES = 1 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """n pages of k positions. All arrays are (n, k).
+
+    slates arms; propensity given the positions above; marginal of the arm at its position whatever stands above;
+    minimum smallest propensity any arm left had there; rounded where SMALLEST replaces a 0."""
+
+    slates: Index
+    propensity: Array
+    marginal: Array
+    minimum: Array
+    rounded: Flags
+
+
+def first(scores: Scores, *, floor: float) -> Array:
+    """Probability of each arm at position 1, (m,); the sum is 1.
+
+    floor share of uniform picks, in [0, 1]. Error below 1e-9, relative below 1e-6 above 1e-6.
+    Source: own derivation (`maximum.best`); ties share."""
+    return _mixed(_order(scores, 1).best(), floor, len(scores))
+
+
+def marginals(scores: Scores, *, size: int, floor: float) -> Array:
+    """Probability that each arm stands at position 1..size, whatever stands above it, (size, m); rows sum to 1.
+
+    size 1..m; floor in [0, 1]. Source: own derivation (`maximum.ranks` and `placement`)."""
+    return _placed(_order(scores, size).ranks(size), floor)
+
+
+def conditionals(scores: Scores, slates: Index, *, floor: float) -> Array:
+    """Probability of each shown arm given the positions above it, (n, k); a row's product is the slate's.
+
+    slates (n, k) arms 0..m-1, no arm twice on a page; floor in [0, 1]. After a page that the policy cannot have
+    made, the arms left compete anew. Source: own derivation (`sweep.Pages`)."""
+    chance, _ = _order(scores, slates.shape[1]).shown(slates, floor=floor, least=False)
+    return _mixed(chance, floor, len(scores) - np.arange(slates.shape[1]))
+
+
+def remaining(scores: Scores, prefix: Index, *, floor: float) -> Array:
+    """Probability of each arm at the position after prefix (k,), k < m, given that prefix, (m,); 0 for arms in it."""
+    prefix = np.asarray(prefix, np.intp)
+    chance = _order(scores, len(prefix) + 1).given(prefix, floor=floor)
+    mixed = _mixed(chance, floor, len(scores) - len(prefix))
+    mixed[prefix] = 0.0
+    return mixed
+
+
+def draw(scores: Scores, *, size: int, floor: float, seeds: Words, decisions: npt.NDArray[np.int64]) -> Draw:
+    """Pages of n decisions drawn from the scores, with the probability each of them had.
+
+    size 1..m positions; floor in [0, 1]; seeds (n,) and decisions (n,) name the uniforms (`sampler.uniforms`), on
+    which alone a page depends. One position: the inverse of `first` at word 0. More: words 2p and 2p + 1 are the coin
+    and the pick of position p from 0, word 2 size + i the noise of arm i."""
+    order = _order(scores, size)
+    if size == 1:
+        return _draw_first(
+            _mixed(order.best(), floor, len(scores)), uniforms(seeds, decisions, words=1)[:, 0]
+        )
+    slates = _pages(order, len(scores), size, floor, seeds, decisions)
+    chance, least = order.shown(slates, floor=floor, least=True)
+    left = len(scores) - np.arange(size)
+    marginal = _placed(order.ranks(size), floor)[np.arange(size), slates]
+    return _logged(slates, _mixed(chance, floor, left), marginal, _mixed(least, floor, left))
+
+
+def placement(size: int, m: int, *, floor: float) -> tuple[Array, Array]:
+    """Chance that rank r of the vector ends at position p, (size, size) by [p, r], and of any rank beyond p, (size,).
+
+    Only floor and m matter: a rank's fate hangs on how many better arms are left. Source: own derivation."""
+    chance, beyond = np.zeros((size, size)), np.zeros(size)
+    waiting, lasting = np.eye(size), 1.0  # [r, better arms left]: still on no position
+    better = np.arange(size)
+    for position in range(size):
+        left = m - position
+        uniform = floor / left
+        chance[position] = uniform * waiting.sum(axis=1) + (1 - floor) * waiting[:, 0]
+        beyond[position], lasting = lasting * uniform, lasting * (1 - uniform)
+        stays = waiting * (uniform * np.maximum(left - 1 - better, 0))
+        stays[:, :-1] += waiting[:, 1:] * ((1 - floor) + uniform * better[1:])
+        waiting = stays
+    return chance, beyond
+
+
+def _order(scores: Scores, positions: int) -> Order:
+    if isinstance(scores, Point):
+        return PointOrder(scores)
+    if isinstance(scores, Beta):
+        return beta_order(scores, positions=positions)
+    if isinstance(scores, Gaussian):
+        return gaussian_order(scores, positions=positions)
+    return PlackettLuceOrder(scores)
+
+
+def _mixed(chance: Array, floor: float, left: int | Index) -> Array:
+    """The chance of being the best with the floor mixed in; the only arm left is certain."""
+    return np.where(left == 1, 1.0, np.clip(floor / left + (1 - floor) * chance, 0, 1))
+
+
+def _placed(ranks: Array, floor: float) -> Array:
+    """Positions (size, m) from ranks (size, m)."""
+    if floor == 0:
+        return ranks
+    size, m = ranks.shape
+    chance, beyond = placement(size, m, floor=floor)
+    deeper = np.maximum(1 - np.cumsum(ranks, axis=0), 0)
+    return np.tril(chance) @ ranks + beyond[:, None] * deeper
+
+
+def _draw_first(chance: Array, uniform: Array) -> Draw:
+    cumulative = np.cumsum(chance)
+    # from the right: an arm without probability is never the answer
+    arm = np.searchsorted(cumulative, uniform * cumulative[-1], side="right")
+    slates = np.minimum(arm, np.flatnonzero(chance)[-1])[:, None]
+    return _logged(slates, chance[slates], chance[slates], np.full(slates.shape, chance.min()))
+
+
+def _pages(
+    order: Order, m: int, size: int, floor: float, seeds: Words, decisions: npt.NDArray[np.int64]
+) -> Index:
+    slates = np.empty((len(seeds), size), np.intp)
+    step = max(1, _ENTRIES // m)
+    for start in range(0, len(seeds), step):
+        part = slice(start, start + step)
+        keys = uniforms_at(seeds[part], decisions[part], 2 * size + np.arange(m))
+        ranking = order.ranking(keys, size)
+        coins = uniforms(seeds[part], decisions[part], words=2 * size).reshape(-1, size, 2)
+        slates[part] = _fill(ranking, coins, m, floor) if floor > 0 else ranking
+    return slates
+
+
+def _fill(ranking: Index, coins: Array, m: int, floor: float) -> Index:
+    """Pages from the first arms of each order and a (coin, pick) a position, coins (n, size, 2)."""
+    n, size = ranking.shape
+    slates, taken, page = np.empty((n, size), np.intp), np.zeros((n, size), dtype=bool), np.arange(n)
+    for position in range(size):
+        best = ranking[page, (~taken).argmax(axis=1)]
+        pick = _nth_left(slates[:, :position], coins[:, position, 1], m)
+        slates[:, position] = np.where(coins[:, position, 0] < floor, pick, best)
+        taken |= ranking == slates[:, position, None]
+    return slates
+
+
+def _nth_left(shown: Index, uniform: Array, m: int) -> Index:
+    """A uniform arm of those not in shown (n, p), (n,)."""
+    left = m - shown.shape[1]
+    nth = np.minimum((uniform * left).astype(np.intp), left - 1)
+    # the i-th smallest arm shown, from 0, has that many less i arms left below it
+    below = np.sort(shown, axis=1) - np.arange(shown.shape[1])
+    return np.asarray(nth + (below <= nth[:, None]).sum(axis=1))
+
+
+def _logged(slates: Index, propensity: Array, marginal: Array, minimum: Array) -> Draw:
+    rounded = (propensity < SMALLEST) | (marginal < SMALLEST)
+    return Draw(
+        slates=slates,
+        propensity=np.clip(propensity, SMALLEST, 1),
+        marginal=np.clip(marginal, SMALLEST, 1),
+        minimum=np.minimum(minimum, 1),
+        rounded=rounded,
+    )

@@ -1,0 +1,197 @@
+"""The order of independent continuous scores (Thompson sampling): pages by one sweep over the nodes of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from rlrec.policy import maximum
+from rlrec.policy.density import BetaLogit, Density, Normal
+from rlrec.policy.orders import top
+from rlrec.policy.scores import Array, Beta, Gaussian, Index
+from rlrec.policy.table import COEFFICIENT, ORDER, Table, primitives, tabulate
+
+_ENTRIES = 1 << 20
+_LOST = 1e-6  # share of a page's probability that must lie on the nodes, or it is no page of this policy
+
+
+@dataclass(frozen=True, eq=False)
+class ContinuousOrder:
+    """m independent scores, of which equal ones are one row; `positions` is the deepest position asked about."""
+
+    density: Density
+    count: Array
+    group: Index
+    positions: int
+    refine: int = 1
+
+    @cached_property
+    def _tabulated(self) -> tuple[Table, Index]:
+        table, row = tabulate(self.density, self.count, ranks=self.positions, refine=self.refine)
+        return table, row[self.group]
+
+    def best(self) -> Array:
+        table, row = self._tabulated
+        return maximum.best(table)[row]
+
+    def ranks(self, size: int) -> Array:
+        table, row = self._tabulated
+        return maximum.ranks(table, size)[:, row]
+
+    def given(self, prefix: Index, *, floor: float) -> Array:
+        table, row = self._tabulated
+        pages = Pages(table, 1, len(self.group))
+        for arm in prefix:
+            pages.show(row[arm : arm + 1], floor)
+        chance = np.asarray((pages.weight() @ table.hazard.T)[0, row])
+        chance[prefix] = 0.0
+        return chance
+
+    def shown(self, slates: Index, *, floor: float, least: bool) -> tuple[Array, Array]:
+        table, row = self._tabulated
+        n, k = slates.shape
+        chance, smallest = np.empty((n, k)), np.zeros((n, k))
+        # where more arms than one page can show have no chance, some arm left has none
+        least = least and np.count_nonzero(row < 0) < k
+        step = max(1, _ENTRIES // (len(table.nodes) + len(table.count)))
+        for start in range(0, n, step):
+            part = slice(start, start + step)
+            chance[part], smallest[part] = self._shown(row[slates[part]], floor, least)
+        return chance, smallest
+
+    def _shown(self, rows: Index, floor: float, least: bool) -> tuple[Array, Array]:
+        table, row = self._tabulated
+        n, k = rows.shape
+        left = np.tile(np.bincount(row % len(table.count), minlength=len(table.count)), (n, 1))
+        chance, smallest, page = np.empty((n, k)), np.zeros((n, k)), np.arange(n)
+        pages = Pages(table, n, len(self.group))
+        for position in range(k):
+            weight, shown = pages.weight(), rows[:, position]
+            chance[:, position] = np.einsum("nx,nx->n", weight, table.hazard[shown])
+            if least:
+                smallest[:, position] = np.where(left > 0, weight @ table.hazard.T, np.inf).min(axis=1)
+                left[page, shown] -= 1
+            pages.show(shown, floor)
+        return chance, smallest
+
+    def ranking(self, keys: Array, size: int) -> Index:
+        table, row = self._tabulated
+        # Scores below the lowest edge are not among the first: any order will do for them.
+        scores = keys - 2 + table.edges[0]
+        page, arm = np.nonzero((keys > np.exp(table.log_cdf_low)[row]) & (row >= 0))
+        scores[page, arm] = quantiles(table, row[arm], keys[page, arm])
+        return top(scores, size)
+
+
+class Pages:
+    """n pages while they are filled from the top, on the nodes of a table.
+
+    The last arm that was taken for being the best left had some score x; every arm left is below it. A page is a
+    density over that cap x, and an atom for pages filled by uniform picks alone, whose cap is infinite. An arm that
+    is shown leaves the product of distribution functions of the arms left: at its own score as the new cap, or, picked
+    uniformly, anywhere below the cap that stays. It is the transpose of the backward sweep over the joint
+    probability, and gives every prefix of a page on the way. Source: own derivation."""
+
+    def __init__(self, table: Table, n: int, m: int) -> None:
+        self._table, self._left = table, m
+        self._atom, self._cap = np.ones(n), np.zeros((n, len(table.nodes)))
+        self._log_rest = np.tile(table.log_all, (n, 1))  # log of the product over the arms left
+        self._log_rest_low = np.full(n, table.log_all_low)
+        self._close()
+
+    def weight(self) -> Array:
+        """Weights (n, N): their product with the hazard of an arm left is its chance of being the best left."""
+        rest = np.exp(self._log_rest) * self._table.weights
+        return np.asarray(self._below * rest / self._mass[:, None])
+
+    def show(self, rows: Index, floor: float) -> None:
+        """Put the arms of the table's rows (n,) at the next position."""
+        log_cdf, uniform = self._table.log_cdf[rows], floor / self._left
+        cap = uniform * np.exp(log_cdf) * self._cap + (1 - floor) * self._table.pdf[rows] * self._below
+        self._cap, self._atom = cap / self._mass[:, None], uniform * self._atom / self._mass
+        self._log_rest -= log_cdf
+        self._log_rest_low -= self._table.log_cdf_low[rows]
+        self._left -= 1
+        self._close()
+
+    def _close(self) -> None:
+        """Probability that the cap is above each node, and of the whole page so far, as far as the nodes see it.
+
+        A page that this policy cannot make, or whose caps are below the nodes, starts anew with the arms left."""
+        rest = np.exp(self._log_rest) * self._table.weights
+        whole = self._atom + np.einsum("nx,nx->n", self._cap, rest)
+        self._below = self._atom[:, None] + self._table.above(self._cap)
+        lowest = self._atom + self._cap @ self._table.weights
+        self._mass = whole - lowest * np.exp(self._log_rest_low)
+        lost = ~((self._mass > _LOST * whole) & (self._mass > 1e-250))
+        if lost.any():
+            self._atom[lost], self._cap[lost], self._below[lost] = 1.0, 0.0, 1.0
+            self._mass[lost] = 1 - np.exp(self._log_rest_low[lost])
+
+
+def quantiles(table: Table, rows: Index, probabilities: Array) -> Array:
+    """The scores at which the distribution functions of rows (q,) reach probabilities (q,), on the table's scale.
+
+    By bisection over the edges, then Newton inside the panel's polynomial, never leaving a bracket; the distribution
+    function found there differs from the probability by less than 1e-13."""
+    above = 1 - probabilities
+    panel = _last_above(table.sf_edge, rows, above)
+    half = 0.5 * (table.edges[panel + 1] - table.edges[panel])
+    columns = panel[:, None] * ORDER + np.arange(ORDER)
+    coefficients = table.pdf[rows[:, None], columns] @ COEFFICIENT.T
+    target = (table.sf_edge[rows, panel] - above) / half
+    s = _solve(coefficients, target)
+    return table.edges[panel] + half * (1 + s)
+
+
+def _last_above(sf_edge: Array, rows: Index, above: Array) -> Index:
+    """The last panel whose left edge still has more than `above` to its right, (q,)."""
+    low, high = np.zeros(len(rows), np.intp), np.full(len(rows), sf_edge.shape[1] - 1)
+    while (high - low > 1).any():
+        middle = (low + high) // 2
+        right = sf_edge[rows, middle] > above
+        low, high = np.where(right, middle, low), np.where(right, high, middle)
+    return low
+
+
+def _solve(coefficients: Array, target: Array) -> Array:
+    """s in [-1, 1] where the integral from -1 of each Legendre series (q, ORDER) is target (q,)."""
+    low, high = np.full(len(target), -1.0), np.full(len(target), 1.0)
+    s = np.zeros(len(target))
+    for _ in range(60):
+        excess = np.einsum("qk,qk->q", coefficients, primitives(s)) - target
+        low, high = np.where(excess < 0, s, low), np.where(excess < 0, high, s)
+        values = np.einsum("qk,qk->q", coefficients, np.polynomial.legendre.legvander(s, ORDER - 1))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            newton = s - excess / values
+        inside = (newton > low) & (newton < high)
+        step = np.where(inside, newton, 0.5 * (low + high))
+        moved, s = np.abs(step - s).max(initial=0.0), step
+        if moved < 1e-13:
+            break
+    return s
+
+
+def beta_order(scores: Beta, *, positions: int, refine: int = 1) -> ContinuousOrder:
+    return _collapsed(BetaLogit, scores.alpha, scores.beta, positions, refine)
+
+
+def gaussian_order(scores: Gaussian, *, positions: int, refine: int = 1) -> ContinuousOrder:
+    return _collapsed(Normal, scores.mean, scores.sd, positions, refine)
+
+
+def _collapsed(
+    kind: Callable[[Array, Array], Density], first: Array, second: Array, positions: int, refine: int
+) -> ContinuousOrder:
+    """Equal posteriors become one row that counts for all of them: a cold start costs one arm."""
+    order = np.lexsort((second, first))
+    fresh = np.ones(len(order), dtype=bool)
+    fresh[1:] = (np.diff(first[order]) != 0) | (np.diff(second[order]) != 0)
+    group = np.empty(len(order), np.intp)
+    group[order] = np.cumsum(fresh) - 1
+    firsts = order[fresh]
+    count = np.bincount(group).astype(float)
+    return ContinuousOrder(kind(first[firsts], second[firsts]), count, group, positions, refine)
