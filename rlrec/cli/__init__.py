@@ -19,7 +19,7 @@ from rlrec.cli.shared import Group, HelpWanted, Settings, safe
 from rlrec.cli.values import TIME
 from rlrec.errors import InputError, RlrecError
 
-# name: (module:attribute, the first line of its help). In the order in which the help lists them.
+# name: (module:attribute, its one-line help without the final stop). The help lists them in this order.
 COMMANDS: dict[str, tuple[str, str]] = {}
 
 INTERRUPTED = 130
@@ -51,7 +51,9 @@ class Program(Group):
         if cmd_name not in COMMANDS:
             return super().get_command(ctx, cmd_name)
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
-        return cast(click.Command, getattr(import_module(module), attribute))
+        command = cast(click.Command, getattr(import_module(module), attribute))
+        _name_variables(command, f"RLREC_{cmd_name}")
+        return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -83,6 +85,17 @@ class Program(Group):
         except (Exception, KeyboardInterrupt) as error:
             code = _failed(error, settings, args)
         return code
+
+
+def _name_variables(command: click.Command, prefix: str) -> None:
+    """Name the environment variable of each option by what is typed; click would take the Python name."""
+    for param in command.params:
+        if isinstance(param, click.Option) and param.envvar is None and param.allow_from_autoenv:
+            typed = max(param.opts, key=len).lstrip("-")
+            param.envvar = f"{prefix}_{typed}".replace("-", "_").upper()
+            param.allow_from_autoenv = False
+    for name, inner in getattr(command, "commands", {}).items():
+        _name_variables(inner, f"{prefix}_{name}")
 
 
 @click.group(

@@ -342,7 +342,12 @@ class Rejects:
     def __init__(self, path: str) -> None:
         self.path = path
         self.count = 0
-        self.file = Path(path).open("wb")  # noqa: SIM115  # close() is called by the decorator that opened it
+        if path == "-":
+            raise InputError("--rejects takes the name of a file", hint="/dev/stderr is one")
+        try:
+            self.file = Path(path).open("wb")  # noqa: SIM115  # closed by the decorator that opened it
+        except OSError as error:
+            raise InputError(f"cannot write {cut(path)}: {error.strerror}") from None
 
     def add(self, error: InputError, text: bytes, *, source: str) -> None:
         """Write one refused line; what is not UTF-8 in it as escapes."""

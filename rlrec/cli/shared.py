@@ -12,7 +12,7 @@ import click
 
 from rlrec.cli import lines as reading
 from rlrec.cli.output import FORMATS, Show
-from rlrec.cli.values import masked, passwords, printable
+from rlrec.cli.values import masked, passwords, printable, recoded
 from rlrec.errors import InputError, LinesRefused, suggest
 
 T = TypeVar("T")
@@ -40,7 +40,7 @@ def settings() -> Settings:
 
 def safe(text: str, db: str) -> str:
     """`text` for stderr: on one line, without passwords."""
-    return printable(masked(text, passwords(db)))
+    return printable(masked(recoded(text), passwords(db)))
 
 
 def notice(text: str) -> None:
@@ -75,7 +75,7 @@ class Group(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if not ctx.resilient_parsing and self.get_command(ctx, args[0]) is None and args[0][:1].isalnum():
+        if not ctx.resilient_parsing and self.get_command(ctx, args[0]) is None and args[0][:1] != "-":
             hint = suggest(args[0], self.list_commands(ctx))
             raise UnknownCommand(f"no such command '{args[0]}'", hint=hint, ctx=ctx)
         return super().resolve_command(ctx, args)

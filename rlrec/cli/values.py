@@ -62,6 +62,14 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def recoded(text: str) -> str:
+    """A word of the command line as UTF-8, where the locale made Python read it as something else."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode()
+    except UnicodeError:
+        return text
+
+
 def masked(text: str, secrets: Sequence[str] = ()) -> str:
     """`text` with every password in a URL or a connection string, and each of `secrets`, as `***`."""
     for secret in sorted(secrets, key=len, reverse=True):
@@ -232,7 +240,7 @@ class Parsed(AnyType):
         if not isinstance(value, str):
             return value
         try:
-            return self.parse(value)
+            return self.parse(recoded(value))
         except InputError as error:
             where = f"{error.field}: " if error.field else ""
             raise Refused(where + error.message, hint=error.hint, param=param, ctx=ctx) from None

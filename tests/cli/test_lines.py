@@ -1,0 +1,208 @@
+"""Input of one JSON object a line."""
+
+import os
+import threading
+from typing import Any
+
+import msgspec
+import pytest
+
+from rlrec.cli.lines import LIMIT, Rejects, decode, decode_json, groups
+from rlrec.errors import InputError
+
+
+class Line(msgspec.Struct, forbid_unknown_fields=True):
+    decision_id: int | None = None
+    value: float = 0.0
+    events: dict[str, float] = {}
+    context: dict[str, Any] | None = None
+    key: str = ""
+    arms: list[str] = []
+    censor: bool | None = None
+
+
+@pytest.fixture
+def read(tmp_path):
+    def lines(data, **options):
+        (tmp_path / "in.ndjson").write_bytes(data)
+        return list(groups(str(tmp_path / "in.ndjson"), **options))
+
+    return lines
+
+
+@pytest.fixture
+def pipe():
+    """A pipe as a file to read: its path, and the end to write to."""
+    end, start = os.pipe()
+    yield f"/dev/fd/{end}", start
+    os.close(end)
+
+
+# -- groups --
+
+
+def test_bom_crlf_blank_lines_and_a_missing_last_newline_are_fine(read):
+    assert read(b'\xef\xbb\xbf{"a": 1}\r\n\r\n  \n{"a": 2}\n\n{"a": 3}') == [
+        [(1, b'{"a": 1}'), (4, b'{"a": 2}'), (6, b'{"a": 3}')]
+    ]
+
+
+@pytest.mark.parametrize("data", [b"", b"\n\n", b"\xef\xbb\xbf", b"\r\n"])
+def test_an_empty_input_has_no_groups(read, data):
+    assert read(data) == []
+
+
+@pytest.mark.parametrize("eager", [True, False])
+def test_a_group_closes_at_its_size(read, eager):
+    sizes = [len(group) for group in read(b"x\n" * 2500, eager=eager)]
+    assert sizes == [1000, 1000, 500]
+
+
+def test_lines_longer_than_a_block_stay_whole(read):
+    long = b"x" * 200_000
+    assert read(long + b"\n" + long) == [[(1, long), (2, long)]]
+
+
+def test_a_too_long_line_is_cut_and_the_next_one_read(read):
+    ((first, second),) = read(b"x" * (LIMIT + 300_000) + b"\n{}")
+    assert len(first[1]) == LIMIT + 1
+    assert second == (2, b"{}")
+    with pytest.raises(InputError, match="longer than 10 MB"):
+        decode(first[1], Line, line=1)
+
+
+def test_a_flush_line_closes_a_group_and_is_dropped(read):
+    data = b'a\n{"op": "flush"}\n{"op":"flush"}\nb\n'
+    assert read(data, flush=True, eager=False) == [[(1, b"a")], [(4, b"b")]]
+    assert len(read(data)[0]) == 4
+
+
+def test_a_producer_that_waits_for_its_answer_gets_it(pipe):
+    path, start = pipe
+    os.write(start, b"one\n")
+    seen = []
+    for group in groups(path, eager=True):
+        seen.append([raw for _, raw in group])
+        if len(seen) < 3:
+            os.write(start, b"next\nhalf" if len(seen) == 1 else b" of it\n")
+        else:
+            os.close(start)
+    assert seen == [[b"one"], [b"next"], [b"half of it"]]
+
+
+def test_a_group_that_is_not_eager_waits_for_the_end(pipe):
+    path, start = pipe
+    os.write(start, b"one\n")
+    late = threading.Timer(0.2, lambda: (os.write(start, b"two\n"), os.close(start)))
+    late.start()
+    assert list(groups(path, eager=False)) == [[(1, b"one"), (2, b"two")]]
+    late.join()
+
+
+# -- decoding --
+
+
+def refused(raw):
+    with pytest.raises(InputError) as caught:
+        decode(raw, Line, line=12)
+    assert caught.value.line == 12
+    assert caught.value.message.isprintable()
+    assert len(caught.value.message) < 200
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("raw", "field"),
+    [
+        (b'{"value": NaN}', "value"),
+        (b'{"context": {"a": [1, -Infinity]}}', "context.a[1]"),
+        (b'{"value": 1e999}', "value"),
+        (b'{"context": {"a": 1e999}}', "context.a"),
+        (b'{"value": "1"}', "value"),
+        (b'{"events": {"a": 1, "click": "1"}}', "events.click"),
+        (b'{"events": {"click": true}}', "events.click"),
+        (b'{"events": {"click": null}}', "events.click"),
+        (b'{"decision_id": true}', "decision_id"),
+        (b'{"decision_id": 1.0}', "decision_id"),
+        (b'{"decision_id": 9223372036854775808}', "decision_id"),
+        (b'{"value":123456789012345678901234567890}', "value"),
+        (b'{"context": {"a":[-9223372036854775809]}}', "context.a[0]"),
+        (b'{"context": {"a": ' + b"1" * 5000 + b"}}", "context.a"),
+        (b'{"key": "a\\u0000b"}', "key"),
+        (b'{"context": {"\\u0000": 1}}', "context"),
+        (b'{"key": "\\ud800"}', "key"),
+        (b'{"context": {"a": "\\udc00x"}}', "context.a"),
+        (b'{"arms": ["a", 5]}', "arms[1]"),
+        (b'{"censor": 1}', "censor"),
+        (b'{"decision_id": 1, "decision_id": 1}', "decision_id"),
+        (b'{"events": {"click": 1, "click" : 2}}', "events.click"),
+        (b'{"context": {"a": [{"b\\\\": 1, "b\\\\": 2}]}}', "context.a[0].b\\"),
+    ],
+)
+def test_what_is_refused_is_named_by_its_field(raw, field):
+    assert refused(raw).field == field
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b'{"value": 1', "not JSON: expecting ',' delimiter at column 12"),
+        (b'{"value": 1} {}', "extra data at column 14"),
+        (b"{'value': 1}", "not JSON"),
+        (b'{"key": "\xff"}', "not UTF-8: byte 0xff at column 10"),
+        (b'{"key": "\xed\xa0\x80"}', "not UTF-8"),
+        (b'"text"', "expected an object, got \"text\""),
+        (b"null", "expected an object, got null"),
+        (b'{"context": ' + b'{"a":' * 2000 + b"1" + b"}" * 2001, "nested more than 64 deep"),
+        (b'{"context": {"a":' + b"[" * 70 + b"]" * 70 + b"}}", "nested more than 64 deep"),
+        (b"[" * 100_000, "nested more than 64 deep"),
+    ],
+)  # fmt: skip
+def test_what_is_no_object_is_refused(raw, message):
+    assert message in refused(raw).message
+
+
+@pytest.mark.parametrize(
+    ("raw", "hint"),
+    [
+        (b'[{"value": 1}]', "jq -c '.[]'"),
+        (b"[", "jq -c"),
+        (b"{", "jq -c"),
+        (b'{"evnts": {}}', "did you mean events"),
+        (b'{"zzz": 1}', "known: decision_id, value"),
+        (b"\x1f\x8b\x08", "zcat"),
+        (b"\xff\xfe{\0", "UTF-16"),
+    ],
+)
+def test_the_way_out_is_named(raw, hint):
+    assert hint in (refused(raw).hint or "")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"decision_id": 9223372036854775807, "value": -0.0, "key": "\\ud83d\\ude00"}',
+        b'{"key": "12345678901234567890123", "value": 0.00123456789012345678901}',
+        b'{"key": ": \\":", "context": {"a": ":", "b\\"": ": \\u00e9", "c": {"a": 1}}}',
+        b'{"key": "NaN \\\\u0000"}',
+        b'{"value" : 1e308, "context": {"a": ' + b"[" * 60 + b"]" * 60 + b"}}",
+    ],
+)
+def test_odd_but_right_lines_pass(raw):
+    decode(raw, Line, line=1)
+
+
+def test_any_json_is_decoded_as_strictly():
+    assert decode_json(b' {"a": [1, 2.5, "x", null]} ') == {"a": [1, 2.5, "x", None]}
+    for raw in (b"123456789012345678901", b'{"a":1,"a":1}', b'"\\u0000"', b"", b"NaN"):
+        with pytest.raises(InputError):
+            decode_json(raw)
+
+
+def test_a_reject_keeps_reason_and_text(tmp_path):
+    rejects = Rejects(str(tmp_path / "bad.ndjson"))
+    rejects.add(refused(b'{"value": "1"}'), b'{"value": "\xff\xc3\xa9"}', source="in")
+    rejects.close()
+    row = msgspec.json.decode((tmp_path / "bad.ndjson").read_bytes())
+    assert list(row.values()) == [12, 'expected a number, got "1"', "value", '{"value": "\\xffé"}', "in"]
+    assert list(row) == ["line", "error", "field", "text", "file"]
