@@ -81,8 +81,8 @@ class LogBatch:
         weight = np.zeros(len(self))
         return np.divide(self.target, self.propensity, out=weight, where=self.usable)
 
-    def where(self, rows: Booleans) -> LogBatch:
-        """The batch cut down to the rows marked True, for one group of `--by`."""
+    def where(self, rows: Booleans | Integers) -> LogBatch:
+        """The batch cut down to the rows marked True, or numbered, in that order: one group of `--by`, say."""
         given: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         cut: dict[str, Any] = {name: column[rows] for name, column in given.items() if column is not None}
         return LogBatch(**cut)

@@ -140,8 +140,7 @@ def k_hat(top: Array, rows: int) -> float | None:
 
     Fitted on the top min(rows / 5, 3 sqrt(rows)), and drawn to 1/2 by ten observations. None if the tail has fewer
     than 50 distinct values. Above 0.7 a mean of such weights cannot be trusted.
-    Source: Zhang & Stephens 2009 and Vehtari et al. 2015, as the R package loo has it (gpdfit: 30 + sqrt(n) grid
-    points)."""
+    Source: stan-dev/loo, R/gpdfit.R (after Zhang & Stephens 2009), 30 + sqrt(n) points on the grid."""
     length = min(int(np.ceil(min(0.2 * rows, 3 * np.sqrt(rows)))), len(top) - 1)
     if length < 50:
         return None

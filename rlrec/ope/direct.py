@@ -16,6 +16,7 @@ from rlrec.errors import InputError
 from rlrec.ope.base import Array, Integers, LogBatch, Ratio, hashed, model_of
 
 _SALT = 2
+_PULLS = (1e5, 1e4, 1e3, 100.0, 10.0, 1.0)  # the strongest first: it wins a tie
 _CELLS = 4_000_000  # predictions held at once where every arm of every row is clipped
 
 
@@ -43,29 +44,33 @@ class Dm(Ratio):
 class RidgeSums:
     """Normal equations of every cross-fitting fold, with the arms' diagonal block kept as a diagonal: they add up.
 
-    count (k, a), reward (k, a): rows and sum of rewards per fold and arm.   cross (k, a, d): sum of the other
-    columns per arm. gram (k, d, d), answer (k, d): of the other columns: intercept, positions, context features."""
+    count (k, a), reward (k, a): rows and sum of rewards per fold and arm.   cross (k, a, d): sum of the other columns
+    per arm.   gram (k, d, d), answer (k, d): of the other columns: intercept, positions, context features.
+    square (k,): sum of squared rewards."""
 
     count: Array
     reward: Array
     cross: Array
     gram: Array
     answer: Array
+    square: Array
 
     def __add__(self, other: RidgeSums) -> RidgeSums:
-        return RidgeSums(
-            self.count + other.count,
-            self.reward + other.reward,
-            self.cross + other.cross,
-            self.gram + other.gram,
-            self.answer + other.answer,
-        )
+        return RidgeSums(*(mine + theirs for mine, theirs in zip(self._parts, other._parts, strict=True)))
 
-    def without(self, fold: int) -> tuple[Array, Array, Array, Array, Array]:
-        """The sums of all folds but one."""
-        parts = (self.count, self.reward, self.cross, self.gram, self.answer)
-        count, reward, cross, gram, answer = (part.sum(axis=0) - part[fold] for part in parts)
-        return count, reward, cross, gram, answer
+    @property
+    def _parts(self) -> tuple[Array, ...]:
+        return (self.count, self.reward, self.cross, self.gram, self.answer, self.square)
+
+    def of(self, folds: list[int]) -> RidgeSums:
+        """The sums of some folds together, without the axis of folds."""
+        return RidgeSums(*(part[folds].sum(axis=0) for part in self._parts))
+
+    def error(self, effects: Array, others: Array) -> float:
+        """Sum of squared errors that a fit makes on rows of which only these sums are left."""
+        linear = effects @ self.reward + others @ self.answer
+        square = effects**2 @ self.count + 2 * effects @ self.cross @ others + others @ self.gram @ others
+        return float(self.square - 2 * linear + square)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,18 +78,20 @@ class Ridge:
     """reward = intercept + arm + position + context x slope, by ridge regression.
 
     arms, positions, features: how many there are.   ridge: pull to 0 of an arm's and a position's effect, in rows; a
-    feature is pulled likewise after scaling to variance 1, so its unit does not matter; the intercept is free.
+    feature is pulled likewise after scaling to variance 1, so its unit does not matter; the intercept is free. None:
+    the best of 1, 10, ..., 100,000, by cross-validation inside the rows that a model is fitted on.
     folds: how many parts clusters are cut into; a part is predicted by the model of the others."""
 
     arms: int
     positions: int = 1
     features: int = 0
-    ridge: float = 10.0
+    ridge: float | None = None
     folds: int = 5
 
     def __post_init__(self) -> None:
-        if self.ridge <= 0 or self.folds < 2 or self.arms < 1 or self.positions < 1:
-            raise InputError(f"{self} is no reward model", hint="ridge above 0, 2 folds or more")
+        pulled = self.ridge is None or self.ridge > 0
+        if not pulled or self.folds < 3 or self.arms < 1 or self.positions < 1:
+            raise InputError(f"{self} is no reward model", hint="ridge above 0, 3 folds or more, 1 arm or more")
 
     def fold(self, cluster: Integers) -> Integers:
         """The part each row's cluster belongs to, (n,) in 0..folds - 1: a hash of the id."""
@@ -114,11 +121,12 @@ class Ridge:
             cross=np.stack([summed(column) for column in others.T], axis=-1),
             gram=np.stack([others[part].T @ others[part] for part in parts]),
             answer=np.stack([others[part].T @ reward[part] for part in parts]),
+            square=np.array([reward[part] @ reward[part] for part in parts]),
         )
 
     def finish(self, sums: RidgeSums, *, reward_range: tuple[float, float] = (-np.inf, np.inf)) -> Model:
         """The fitted model; its predictions are clipped to `reward_range`."""
-        fitted = [self._solved(*sums.without(fold)) for fold in range(self.folds)]
+        fitted = [self._fitted(sums, fold) for fold in range(self.folds)]
         return Model(
             ridge=self,
             effects=np.stack([effects for effects, _ in fitted]),
@@ -137,21 +145,32 @@ class Ridge:
         place = position[:, None] == np.arange(1, self.positions + 1)
         return np.column_stack([np.ones(n), place, features])
 
-    def _solved(self, count: Array, reward: Array, cross: Array, gram: Array, answer: Array) -> tuple[Array, Array]:
-        """Arm effects (a,) and the other coefficients (d,). The arms are eliminated first (Schur complement): their
-        block is diagonal, so ten thousand arms cost no more than their number."""
-        if not gram[0, 0]:
-            return np.zeros(self.arms), np.zeros(len(answer))
-        scaled = cross / (count + self.ridge)[:, None]
-        left = gram + np.diag(self._penalty(gram)) - cross.T @ scaled
-        others: Array = np.linalg.solve(left, answer - scaled.T @ reward).astype(np.float64)
-        return (reward - cross @ others) / (count + self.ridge), others
+    def _fitted(self, sums: RidgeSums, fold: int) -> tuple[Array, Array]:
+        """The model for rows of one fold, from all others."""
+        training = [other for other in range(self.folds) if other != fold]
+        whole = sums.of(training)
+        if self.ridge is not None:
+            return self._solved(whole, self.ridge)
+        splits = [(sums.of([part]), sums.of([other for other in training if other != part])) for part in training]
+        errors = [sum(held.error(*self._solved(kept, pull)) for held, kept in splits) for pull in _PULLS]
+        return self._solved(whole, _PULLS[int(np.argmin(errors))])
 
-    def _penalty(self, gram: Array) -> Array:
-        rows, mean = gram[0, 0], gram[0] / gram[0, 0]
-        spread = np.maximum(np.diag(gram) / rows - mean**2, 0.0)[1 + self.positions :]
-        scale = np.where(spread > 0, spread, 1.0)
-        return self.ridge * np.concatenate([np.zeros(1), np.ones(self.positions), scale])
+    def _solved(self, sums: RidgeSums, ridge: float) -> tuple[Array, Array]:
+        """Arm effects (a,) and the other coefficients (d,).
+
+        The arms are eliminated first (Schur complement): their block is diagonal, so ten thousand cost little."""
+        if not sums.gram[0, 0]:
+            return np.zeros(self.arms), np.zeros(len(sums.answer))
+        scaled = sums.cross / (sums.count + ridge)[:, None]
+        left = sums.gram + np.diag(ridge * self._scale(sums.gram)) - sums.cross.T @ scaled
+        others: Array = np.linalg.solve(left, sums.answer - scaled.T @ sums.reward).astype(np.float64)
+        return (sums.reward - sums.cross @ others) / (sums.count + ridge), others
+
+    def _scale(self, gram: Array) -> Array:
+        """What the pull of each other column is multiplied by: 0 intercept, 1 position, its variance a feature."""
+        mean = gram[0] / gram[0, 0]
+        spread = np.maximum(np.diag(gram) / gram[0, 0] - mean**2, 0.0)[1 + self.positions :]
+        return np.concatenate([np.zeros(1), np.ones(self.positions), np.where(spread > 0, spread, 1.0)])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -13,7 +13,7 @@ from rlrec.ope.base import Array, LogBatch, Ratio, model_of
 @dataclass(frozen=True, kw_only=True)
 class Dr(Ratio):
     """Mean of E_target q + weight x (reward - q): unbiased if the propensities are right, whatever the model q, as
-    long as q was not fitted on the same cluster. Source: Dudik, Langford & Li 2011."""
+    long as q was not fitted on the same cluster; a good model leaves small errors to weigh."""
 
     name: ClassVar[str] = "dr"
     modelled: ClassVar[bool] = True

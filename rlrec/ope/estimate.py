@@ -178,8 +178,8 @@ class _View:
             return np.nan, np.nan
         total, moment = self.summary.total[self.at], self.summary.moment[np.ix_(self.at, self.at)]
         with np.errstate(all="ignore"):
-            value, error = intervals.estimated(self.kind, total, moment, max(self.clusters, 1))
-        return float(value), float(error) if self.clusters > 1 else np.nan
+            value, error = intervals.estimated(self.kind, total, moment, self.clusters)
+        return float(value), float(error)
 
     def bounds(self, asked: _Terms, drawn: Replicates | None) -> Bounds:
         value, error = self.value

@@ -43,23 +43,18 @@ def check(interval: str, level: float, *, estimators: dict[str, Estimator]) -> N
         )
 
 
-def _variance(gradient: Array, moment: Array, n: int) -> Array:
-    """Delta-method variance of an estimate over n clusters, (...,), n - 1 in the denominator.
+def estimated(estimator: Smooth, total: Array, moment: Array, n: int) -> tuple[Array, Array]:
+    """Value and standard error (delta method, n - 1), (...,) each, from sums over n clusters.
 
-    gradient (..., d) at the mean terms; moment (..., d, d): sum over clusters of the outer product of their terms. As
-    estimates do not change with the scale of their terms, gradient x mean = 0 (Euler), and the moment needs no
-    centring."""
+    total (..., d): sums of the terms; moment (..., d, d): sums of the outer products of a cluster's terms. An estimate
+    does not change with the scale of its terms: so it may be taken at the sums, and gradient x total = 0 (Euler), which
+    spares the moment its centring."""
     with np.errstate(all="ignore"):
+        gradient = estimator.gradient(total)
         parts = gradient[..., :, None] * moment * gradient[..., None, :]
         raw, size = parts.sum(axis=(-2, -1)), np.abs(parts).sum(axis=(-2, -1))
-        return np.asarray(np.where(raw > _NOTHING * size, raw, 0.0 * raw) / (n * (n - 1.0)))
-
-
-def estimated(estimator: Smooth, total: Array, moment: Array, n: int) -> tuple[Array, Array]:
-    """Value and standard error, (...,) each, of sums (..., d) and second moments (..., d, d) over n clusters."""
-    with np.errstate(all="ignore"):
-        mean = total / n
-        return np.asarray(estimator.value(mean)), np.sqrt(_variance(estimator.gradient(mean), moment, n))
+        variance = np.where(raw > _NOTHING * size, raw, 0.0 * raw) * (n / (n - 1) if n > 1 else np.nan)
+        return np.asarray(estimator.value(total)), np.sqrt(variance)
 
 
 def normal(value: float, error: float, level: float) -> Bounds:
@@ -117,7 +112,7 @@ def bootstrap_t(estimator: Estimator, drawn: Replicates, *, columns: list[int], 
 
     columns: where the estimator's terms stand. A replicate without any variation has error 0: it counts as -inf or
     +inf, by the side it lies on; one with no weight at all, as both. A quantile that is infinite makes the bound
-    infinite; so does a level that the replicates are too few for. Source: Efron & Tibshirani 1993, section 12.5."""
+    infinite; so does a level that the replicates are too few for."""
     units = drawn.units[:, columns]
     m = len(units)
     if m < 2:
@@ -170,7 +165,8 @@ def cressie_read(sums: WeightSums, *, smallest: float = 0.0, largest: float, rew
 
     smallest, largest: the provable range of w (inf where no bound is known); reward: the range of r. An end of that
     range that is infinite makes the bound on its side infinite.
-    Source: Karampatziakis, Langford & Mineiro 2020 (power-2 dual); the closed form is derived here, see `_lower`."""
+    Source: VowpalWabbit/estimators, bandits/cressieread.py (after Karampatziakis, Langford & Mineiro 2020), for the
+    statistic and what it is referred to; the closed form is derived here, see `_lower`."""
     from scipy.special import stdtrit
 
     if sums.n < 2:
@@ -202,24 +198,28 @@ def _lower(sums: WeightSums, fake: float, reward: float, spread: float) -> float
     """Smallest mean of w x r over reweighings 1 + h of the n observations and a made-up one (fake, reward) with mean
     h = 0, mean w (1 + h) = 1 and sum h^2 <= spread; inf where there is none.
 
-    With z = w r: h = a (w - mean w) - b u, where u is what of z is linear neither in 1 nor in w; the constraint on w
-    fixes a = (1 - mean w) / var w, the budget the largest b; so the bound is mean z + a cov(w, z) - sd(u)
-    sqrt(spread / (n + 1) - a^2 var w). As fake grows without end its own share goes to 0 (h = -1) while it supplies
-    what weight is missing at `reward`: what is left is the mean of w (r - reward) over h of mean 1 / n."""
+    The mean weight being 1, the mean of w r is reward + the mean of z = w (r - reward), and the made-up z is 0, so a
+    large fake cancels nothing. h = a (w - mean w) - b u, where u is what of z is not linear in 1 and w; the constraint
+    on w fixes a = (1 - mean w) / var w, the budget the largest b. As fake grows without end its own share goes to 0
+    (h = -1) while it supplies what weight is missing: what is left is the mean of z over h of mean 1 / n."""
     n = sums.n
     if np.isinf(reward):
         return -np.inf
+    total = sums.wr - reward * sums.w
+    crossed = sums.w2r - reward * sums.w2
+    squares = sums.w2r2 - 2 * reward * sums.w2r + reward**2 * sums.w2
     if np.isinf(fake):
-        mean = (sums.wr - reward * sums.w) / n
-        squares = sums.w2r2 - 2 * reward * sums.w2r + reward**2 * sums.w2 - n * mean**2
-        left = (spread - 1 - 1 / n) / (n + 1)
-        return reward + mean - float(np.sqrt(max(squares, 0.0) / (n + 1) * left)) if left >= 0 else np.inf
-    w, z = (fake + sums.w) / (n + 1), (fake * reward + sums.wr) / (n + 1)
+        left, rest = (spread - 1 - 1 / n) / (n + 1), (squares - total**2 / n) / (n + 1)
+        return reward + total / n - _reach(rest, left)
+    w, z = (fake + sums.w) / (n + 1), total / (n + 1)
     w_spread = (fake**2 + sums.w2) / (n + 1) - w**2
-    z_spread = (fake**2 * reward**2 + sums.w2r2) / (n + 1) - z**2
-    both = (fake**2 * reward + sums.w2r) / (n + 1) - w * z
     if w_spread <= _NOTHING * w**2:
         return np.inf
-    left = spread / (n + 1) - (1 - w) ** 2 / w_spread
-    rest = max(z_spread - both**2 / w_spread, 0.0)
-    return z + (1 - w) * both / w_spread - float(np.sqrt(rest * left)) if left >= 0 else np.inf
+    both = crossed / (n + 1) - w * z
+    left, rest = spread / (n + 1) - (1 - w) ** 2 / w_spread, squares / (n + 1) - z**2 - both**2 / w_spread
+    return reward + z + (1 - w) * both / w_spread - _reach(rest, left)
+
+
+def _reach(rest: float, left: float) -> float:
+    """How far down a budget of `left` brings a mean whose free part has variance `rest`; -inf where it is overdrawn."""
+    return float(np.sqrt(max(rest, 0.0) * left)) if left >= 0 else -np.inf

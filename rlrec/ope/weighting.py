@@ -13,8 +13,7 @@ from rlrec.ope.base import Array, LogBatch, Ratio
 
 @dataclass(frozen=True, kw_only=True)
 class Ips(Ratio):
-    """Mean of weight x reward: unbiased where the logger could show all that the target shows. Source: Horvitz &
-    Thompson 1952."""
+    """Mean of weight x reward: unbiased where the logger could show all that the target shows."""
 
     name: ClassVar[str] = "ips"
     intervals: ClassVar[tuple[str, ...]] = ("normal", "bootstrap-t", "cressie-read")

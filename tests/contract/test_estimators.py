@@ -1,0 +1,160 @@
+"""What every registered estimator must do, by itself: a new one is tested here without a line added.
+
+An estimator with a parameter needs a value off its default in OTHER; the test says so if it is missing."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from itertools import product
+
+import numpy as np
+import pytest
+
+from rlrec import ope
+from rlrec.ope.base import Array, Estimator, LogBatch
+from rlrec.ope.estimate import Fold
+
+OTHER = {"clipped-ips": "clipped-ips:0.75"}
+LABELS = [*ope.ESTIMATORS, *OTHER.values()]
+
+# Two contexts, three arms: what the logger did, what the target does, and what an arm is worth.
+LOGGER = np.array([[0.25, 0.25, 0.5], [0.5, 0.25, 0.25]])
+TARGET = np.array([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25]])
+WORTH = np.array([[0.25, 0.5, 0.75], [0.5, 0.25, 0.75]])
+TRUTH = float((TARGET * WORTH).sum(axis=1).mean())
+
+
+def complete(model: Array = WORTH) -> LogBatch:
+    """The log in which everything that can happen stands as often as it is likely: 16 of each context."""
+    rows = [
+        (context, arm, reward)
+        for context, arm in product(range(2), range(3))
+        for reward in (0, 1)
+        for _ in range(round(16 * LOGGER[context, arm] * (WORTH[context, arm] if reward else 1 - WORTH[context, arm])))
+    ]
+    context, arm, reward = np.array(rows).T
+    return LogBatch(
+        reward=reward,
+        propensity=LOGGER[context, arm],
+        target=TARGET[context, arm],
+        cluster=np.arange(len(rows)) // 3,
+        predicted=model[context, arm],
+        expected=(TARGET * model).sum(axis=1)[context],
+        largest=(TARGET / LOGGER).max(axis=1)[context],
+    )
+
+
+def total(kind: Estimator, batch: LogBatch) -> Array:
+    return np.asarray(kind.terms(batch).sum(axis=0))
+
+
+@pytest.fixture(params=LABELS)
+def label(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def kind(label: str) -> Estimator:
+    return ope.estimator(label)
+
+
+def test_every_parameter_is_tried_off_its_default() -> None:
+    parametrised = {name for name in ope.ESTIMATORS if fields(ope.estimator(name))}  # type: ignore[arg-type]
+    assert parametrised == set(OTHER) == set(ope.PARAMETERS)
+    assert all(ope.estimator(other) != ope.estimator(name) for name, other in OTHER.items())
+
+
+def test_exact_on_the_complete_log(kind: Estimator) -> None:
+    batch = complete()
+    bias = float(kind.distortion(batch).mean())
+    assert len(batch) == 32
+    assert abs(float(kind.value(total(kind, batch))) - TRUTH) <= bias + 1e-12
+    assert (bias > 0) == (kind.biased and kind == ope.estimator(OTHER["clipped-ips"]))
+
+
+def test_a_wrong_model_misleads_only_who_trusts_it(kind: Estimator) -> None:
+    batch = complete(model=1 - WORTH)
+    if not kind.weighted:
+        assert float(kind.value(total(kind, batch))) != pytest.approx(TRUTH)
+    elif not kind.distortion(batch).any():
+        assert float(kind.value(total(kind, batch))) == pytest.approx(TRUTH, abs=1e-12)
+
+
+def test_unbiased_over_all_logs_of_two_rows() -> None:
+    """Enumeration of the logger: every pair of (arm, reward) in context 0, weighed by its probability."""
+    outcomes = [(arm, reward) for arm in range(3) for reward in (0, 1)]
+    chance = [LOGGER[0, a] * (WORTH[0, a] if r else 1 - WORTH[0, a]) for a, r in outcomes]
+    wrong = np.array([0.9, 0.1, 0.2])
+    for name in ("ips", "dr"):
+        kind, mean = ope.estimator(name), 0.0
+        for (first, p), (second, q) in product(zip(outcomes, chance, strict=True), repeat=2):
+            arm, reward = np.array([first, second]).T
+            batch = LogBatch(
+                reward=reward,
+                propensity=LOGGER[0, arm],
+                target=TARGET[0, arm],
+                cluster=np.arange(2),
+                predicted=wrong[arm],
+                expected=np.full(2, TARGET[0] @ wrong),
+            )
+            mean += p * q * float(kind.value(total(kind, batch)))
+        assert mean == pytest.approx(TARGET[0] @ WORTH[0], abs=1e-12)
+
+
+def test_terms_have_the_columns_that_are_declared(kind: Estimator) -> None:
+    batch = complete()
+    assert kind.terms(batch).shape == (len(batch), len(kind.columns))
+    assert kind.distortion(batch).shape == (len(batch),)
+    assert (kind.distortion(batch) >= 0).all()
+
+
+def test_scale_of_the_terms_does_not_matter(kind: Estimator) -> None:
+    sums = total(kind, complete())
+    assert float(kind.value(7 * sums)) == pytest.approx(float(kind.value(sums)), rel=1e-14)
+    assert float(kind.gradient(sums) @ sums) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_gradient_is_the_derivative(kind: Estimator) -> None:
+    sums = total(kind, complete())
+    for column, slope in enumerate(kind.gradient(sums)):
+        step = 1e-5 * np.eye(len(sums))[column]
+        difference = float(kind.value(sums + step) - kind.value(sums - step)) / 2e-5
+        assert slope == pytest.approx(difference, rel=1e-6, abs=1e-9)
+
+
+def test_many_means_are_answered_at_once(kind: Estimator) -> None:
+    sums = total(kind, complete()) * np.array([1.0, 2.0, 0.5])[:, None] + 1
+    assert kind.value(sums).tolist() == [float(kind.value(one)) for one in sums]
+    assert kind.gradient(sums).tolist() == [kind.gradient(one).tolist() for one in sums]
+
+
+@pytest.mark.parametrize("spanning", [True, False])
+@pytest.mark.parametrize("interval", ["bootstrap-t", "normal"])
+def test_any_split_gives_the_estimate_of_the_whole(label: str, spanning: bool, interval: str) -> None:
+    fold = Fold(estimators=ope.parse(label), spanning=spanning)
+    batch = complete()
+    which = (batch.cluster * 7 + 3) % 4  # never splits a cluster
+    pieces = [fold.stat(batch.where(which == part)) for part in (2, 0, 3, 1)]
+    whole, added = (
+        fold.finish(stat, interval=interval, reward_range=(0.0, 1.0), replicates=199)[0]
+        for stat in (fold.stat(batch), (pieces[0] + pieces[1]) + (pieces[2] + pieces[3]))
+    )
+    assert whole.verdict == added.verdict
+    for name in ("value", "std_error", "lower", "upper", "ess", "mean_weight", "cluster_share", "bias_bound"):
+        found, expected = getattr(added, name), getattr(whole, name)
+        assert found == (expected if expected is None else pytest.approx(expected, rel=1e-12, abs=1e-15))
+
+
+def test_rows_that_cannot_be_weighed_count_only_for_those_who_do_not_weigh(kind: Estimator) -> None:
+    batch = complete()
+    holed = replace(batch, propensity=np.where(np.arange(32) < 8, np.nan, batch.propensity))
+    rest = batch.where(np.arange(32) >= 8)
+    used = total(kind, rest if kind.weighted else batch)
+    np.testing.assert_allclose(total(kind, holed), used, rtol=1e-14)
+
+
+def test_the_other_value_of_a_parameter_changes_the_estimate() -> None:
+    batch = complete()
+    for name, other in OTHER.items():
+        found = [float(kind.value(total(kind, batch))) for kind in map(ope.estimator, (name, other))]
+        assert found[0] != pytest.approx(found[1])

@@ -1,0 +1,169 @@
+"""Verdicts, and the figures they are made from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rlrec.ope.base import LogBatch
+from rlrec.ope.diagnostics import KEPT, REASONS, Diagnosis, k_hat, verdict, weights
+from tests.ope import obd
+from tests.ope.cases import HAND, drawn, judged
+
+GOOD = Diagnosis(
+    weighted=True,
+    n=10_000,
+    clusters=4000,
+    ess=2000.0,
+    nonzero=300,
+    reward_share=0.05,
+    k_hat=None,
+    unsupported=0.0,
+    cluster_share=0.02,
+    mean_weight_z=0.5,
+)
+
+
+def test_a_sound_estimate_is_ok_without_reasons() -> None:
+    assert verdict(GOOD) == ("ok", ())
+
+
+@pytest.mark.parametrize(
+    ("changed", "judged", "reason"),
+    [
+        ({"ess": 49.9}, "insufficient", "low-ess"),
+        ({"ess": None}, "insufficient", "low-ess"),
+        ({"nonzero": 4}, "insufficient", "few-rewards"),
+        ({"k_hat": 0.71}, "insufficient", "heavy-tail"),
+        ({"unsupported": 0.011}, "insufficient", "unsupported"),
+        ({"n": 0, "ess": None, "nonzero": 0}, "insufficient", "no-rows"),
+        ({"ess": 999.0}, "weak", "low-ess"),
+        ({"clusters": 40_001}, "weak", "low-ess"),
+        ({"reward_share": 0.0149}, "weak", "few-rewards"),
+        ({"cluster_share": 0.21}, "weak", "one-cluster"),
+        ({"mean_weight_z": -3.1}, "weak", "mean-weight"),
+        ({"mean_weight_z": np.inf}, "weak", "mean-weight"),
+    ],
+)
+def test_each_limit_has_its_verdict_and_reason(changed: dict[str, float], judged: str, reason: str) -> None:
+    word, reasons = verdict(replace(GOOD, **changed))  # type: ignore[arg-type]
+    assert word == judged
+    assert reason in reasons
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"ess": 1000.0},
+        {"nonzero": 5},
+        {"k_hat": 0.7},
+        {"unsupported": 0.01},
+        {"unsupported": None},
+        {"reward_share": 0.015},
+        {"cluster_share": 0.2},
+        {"mean_weight_z": 3.0},
+        {"clusters": 40_000},
+    ],
+)
+def test_a_limit_itself_is_allowed(changed: dict[str, float]) -> None:
+    assert verdict(replace(GOOD, **changed)) == ("ok", ())  # type: ignore[arg-type]
+
+
+def test_what_the_caller_knows_is_added() -> None:
+    assert verdict(GOOD, extra=("in-sample",)) == ("weak", ("in-sample",))
+    assert verdict(GOOD, extra=("logging-states", "no-propensity")) == ("ok", ("no-propensity", "logging-states"))
+    assert verdict(replace(GOOD, ess=3.0), extra=("in-sample",)) == (
+        "insufficient",
+        ("low-ess", "few-rewards", "in-sample"),
+    )
+
+
+def test_reasons_are_stable_words() -> None:
+    assert all(word == word.lower() and word.replace("-", "").isalpha() for word in REASONS)
+
+
+@pytest.mark.parametrize(("shape", "expected"), [(0.2, 0.227), (0.5, 0.503), (0.9, 0.858)])
+def test_k_hat_finds_the_shape_of_a_pareto_tail(shape: float, expected: float) -> None:
+    runs = [(np.random.default_rng(seed).random(10_000)) ** -shape for seed in range(40)]
+    found = [k_hat(weight, len(weight)) or 0.0 for weight in runs]
+    assert np.mean(found) == pytest.approx(shape, abs=0.04)
+    assert abs(np.mean(found) - expected) < 2.5 * np.std(found)
+
+
+def test_k_hat_needs_fifty_distinct_values() -> None:
+    generator = np.random.default_rng(0)
+    assert k_hat(generator.choice(np.arange(1, 40.0), 10_000), 10_000) is None
+    assert k_hat(generator.random(100), 100) is None
+
+
+def test_a_known_bound_makes_the_tail_irrelevant() -> None:
+    tail = np.random.default_rng(0).random(5000) ** -1.2
+    weight = tail / tail.max()
+    batch = LogBatch(
+        reward=np.ones(5000),
+        propensity=np.full(5000, weight.mean()),
+        target=weight,
+        cluster=np.arange(5000),
+        largest=np.full(5000, 1 / weight.mean()),
+    )
+    unbounded = replace(batch, largest=np.where(np.arange(5000) == 7, np.nan, 1 / weight.mean()))
+    assert (weights(unbounded).k_hat or 0) > 0.7
+    assert weights(batch).k_hat is None
+
+
+def test_ess_is_over_clusters() -> None:
+    (found,) = judged(HAND, "ips", interval="normal")
+    assert found.ess == pytest.approx(4.0**2 / (2.5**2 + 1.5**2))
+
+
+def test_top_one_percent_is_rounded_up() -> None:
+    reward = np.arange(1.0, 151.0)
+    flat = np.full(150, 0.5)
+    found = weights(LogBatch(reward=reward, propensity=flat, target=flat, cluster=np.arange(150)))
+    assert found.top1_share == pytest.approx((150 + 149) / reward.sum())
+
+
+def test_the_largest_are_kept_and_add_up() -> None:
+    flat, cluster = np.full(KEPT, 0.5), np.arange(KEPT)
+    low, high = (
+        weights(LogBatch(reward=np.full(KEPT, reward), propensity=flat, target=flat, cluster=cluster))
+        for reward in (1.0, 2.0)
+    )
+    both = low + high
+    assert len(both.top_rewards) == KEPT
+    assert both.top1_share == pytest.approx(2000 * 2 / (KEPT * 3))
+
+
+def test_unsupported_mass_is_the_mean_where_it_is_known() -> None:
+    known = replace(HAND, unsupported=np.array([0.0, 0.04, np.nan, np.nan]))
+    (found,) = judged(known, "ips", interval="normal")
+    assert found.unsupported == pytest.approx(0.02)
+    assert "unsupported" in found.reasons
+    assert judged(HAND, "ips", interval="normal")[0].unsupported is None
+
+
+def test_wrong_propensities_show_in_the_mean_weight() -> None:
+    batch = drawn(0)[0]
+    (found,) = judged(replace(batch, propensity=batch.propensity / 2), "ips", interval="normal")
+    assert "mean-weight" in found.reasons
+    doubled = replace(batch, target=np.full(len(batch), 0.4))
+    assert "mean-weight" in judged(doubled, "ips", interval="normal")[0].reasons
+
+
+def test_a_default_that_is_not_zero_is_no_news() -> None:
+    batch, _ = drawn(0, sessions=2000)
+    content = replace(batch, reward=np.ones(len(batch)), default=np.arange(len(batch)) > 10)
+    (found,) = judged(content, "snips", interval="normal", reward_range=(0.0, 1.0))
+    assert found.nonzero == len(batch)
+    assert (found.verdict, found.reasons) == ("weak", ("few-rewards",))
+
+
+def test_uniform_from_a_peaked_logger_is_not_called_ok() -> None:
+    uniform = np.full((obd.POSITIONS, obd.ARMS), 1 / obd.ARMS)
+    for found in judged(obd.batch("bts_all", uniform), "ips,snips", reward_range=(0.0, 1.0)):
+        assert found.verdict != "ok"
+        assert found.ess == pytest.approx(340, abs=1)
+        assert "low-ess" in found.reasons
+        assert (found.lower or 0) < 0.0038 < (found.upper or 1)

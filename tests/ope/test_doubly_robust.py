@@ -1,0 +1,46 @@
+"""The doubly robust estimate."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rlrec.errors import InputError
+from rlrec.ope.base import LogBatch
+from tests.ope.cases import HAND, drawn, judged
+
+
+def test_errors_of_the_model_are_weighed_and_added() -> None:
+    (found,) = judged(HAND, "dr", interval="normal")
+    assert found.value == ((0.75 + 2 * 0.5) + (0.5 + 0.5 * 0.75) + (0.5 - 1.5 * 0.5) + 1.0) / 4
+
+
+def test_a_model_of_zero_is_ips() -> None:
+    batch, _ = drawn(0)
+    flat = np.zeros(len(batch))
+    bare = LogBatch(
+        reward=batch.reward,
+        propensity=batch.propensity,
+        target=batch.target,
+        cluster=batch.cluster,
+        predicted=flat,
+        expected=flat,
+    )
+    ips, dr = judged(bare, "ips,dr", reward_range=(0.0, 1.0))
+    assert (dr.value, dr.std_error, dr.lower, dr.upper) == (ips.value, ips.std_error, ips.lower, ips.upper)
+
+
+def test_a_good_model_shrinks_the_error() -> None:
+    batch, truth = drawn(1)
+    assert batch.predicted is not None
+    ips, dr = judged(replace(batch, reward=batch.predicted + 0.01), "ips,dr", interval="normal")
+    assert dr.value == pytest.approx(truth + 0.01 * (dr.mean_weight or 0))
+    assert (dr.std_error or 1) < 0.2 * (ips.std_error or 0)
+
+
+def test_a_log_without_a_model_is_refused() -> None:
+    bare = LogBatch(reward=HAND.reward, propensity=HAND.propensity, target=HAND.target, cluster=HAND.cluster)
+    with pytest.raises(InputError, match="dr needs a reward model"):
+        judged(bare, "dr")

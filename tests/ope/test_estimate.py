@@ -1,0 +1,66 @@
+"""What is reported: the keys of the command contract, and no NaN anywhere."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, fields, replace
+
+import numpy as np
+import pytest
+
+from rlrec.ope.base import LogBatch
+from rlrec.ope.estimate import Estimate, estimand
+from tests.ope.cases import HAND, drawn, judged
+
+CONTRACT = """estimator estimand unit value std_error lower upper level interval cluster clusters n ess max_weight
+mean_weight top1_share unsupported verdict reasons"""
+
+
+def test_fields_are_the_keys_of_the_contract_in_order() -> None:
+    assert [field.name for field in fields(Estimate)][:19] == CONTRACT.split()
+
+
+def test_a_sound_log_is_called_ok() -> None:
+    batch, truth = drawn(0, sessions=2000)
+    for found in judged(batch, "ips,snips,clipped-ips,dr", reward_range=(0.0, 1.0)):
+        assert (found.verdict, found.reasons) == ("ok", ())
+        assert (found.lower or 1) < truth < (found.upper or 0)
+
+
+def test_an_estimand_says_what_is_estimated() -> None:
+    assert estimand("impression") == "mean reward per impression, as served, logging states"
+    (found,) = judged(HAND, "ips", greedy=True)
+    assert found.estimand == "mean reward per impression, greedy, logging states"
+
+
+def awkward() -> dict[str, LogBatch]:
+    one = HAND.where(np.array([0]))
+    tiny = replace(HAND, propensity=np.array([1e-300, 0.5, 0.5, 0.5]))
+    return {
+        "hand": HAND,
+        "one row": one,
+        "no row": HAND.where(np.zeros(4, dtype=bool)),
+        "no propensity": replace(HAND, propensity=np.full(4, np.nan)),
+        "no weight": replace(HAND, target=np.zeros(4)),
+        "no reward": replace(HAND, reward=np.zeros(4)),
+        "rounded propensity": tiny,
+        "one cluster": replace(HAND, cluster=np.zeros(4, dtype=np.int64)),
+    }
+
+
+@pytest.mark.parametrize("interval", ["bootstrap-t", "normal", "cressie-read"])
+@pytest.mark.parametrize("name", awkward())
+def test_no_log_is_awkward_enough_for_a_nan_or_a_warning(name: str, interval: str) -> None:
+    names = "ips,snips" if interval == "cressie-read" else "all"
+    for found in judged(awkward()[name], names, interval=interval, reward_range=(0.0, 3.0)):
+        json.dumps(asdict(found), allow_nan=False)
+        assert found.verdict == "insufficient"
+        assert found.reasons
+
+
+def test_rows_without_propensity_still_serve_the_direct_method() -> None:
+    ips, dm = judged(awkward()["no propensity"], "ips,dm")
+    assert (ips.value, ips.n, ips.left_out) == (None, 0, 4)
+    assert {"no-rows", "no-propensity"} <= set(ips.reasons)
+    assert (dm.value, dm.n) == (0.6875, 4)
+    assert "no-propensity" not in dm.reasons

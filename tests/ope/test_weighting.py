@@ -1,0 +1,75 @@
+"""Inverse propensity, self-normalised and clipped estimates, reckoned by hand."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from math import sqrt
+
+import numpy as np
+import pytest
+
+from tests.ope import obd
+from tests.ope.cases import HAND, judged
+
+# weight, reward of the rows of the hand-made log
+ROWS = [(Fraction(2), 1), (Fraction(1, 2), 1), (Fraction(3, 2), 0), (Fraction(0), 3)]
+ONE = Fraction(1)
+
+
+def test_ips_is_the_mean_of_weight_times_reward() -> None:
+    (found,) = judged(HAND, "ips", interval="normal")
+    assert found.value == sum(w * r for w, r in ROWS) / 4 == 0.625
+
+
+def test_snips_is_the_weighted_mean() -> None:
+    (found,) = judged(HAND, "snips", interval="normal")
+    assert found.value == sum(w * r for w, r in ROWS) / sum(w for w, _ in ROWS) == 0.625
+
+
+def test_clipped_ips_cuts_weights_and_bounds_the_bias() -> None:
+    (found,) = judged(HAND, "clipped-ips:1", interval="normal", reward_range=(0.0, 3.0))
+    assert found.value == sum(min(w, ONE) * r for w, r in ROWS) / 4 == 0.375
+    assert found.bias_bound == sum(max(w - ONE, Fraction(0)) for w, _ in ROWS) / 4 * 3 == 1.125
+    assert "clipping-bias" in found.reasons
+
+
+def test_a_clip_that_never_binds_is_ips_without_bias() -> None:
+    ips, clipped = judged(HAND, "ips,clipped-ips:2", interval="normal")
+    assert (clipped.value, clipped.std_error, clipped.bias_bound) == (ips.value, ips.std_error, 0.0)
+
+
+def test_without_a_range_of_rewards_the_bias_has_no_bound() -> None:
+    (found,) = judged(HAND, "clipped-ips:1", interval="normal")
+    assert found.bias_bound is None
+    assert "clipping-bias" in found.reasons
+
+
+def test_error_is_clustered_with_n_minus_one() -> None:
+    (found,) = judged(HAND, "ips", interval="normal")
+    sums = [(2.5, 2), (0.0, 1), (0.0, 1)]  # per cluster: weighted rewards, rows
+    influence = [(a - 0.625 * n) / (4 / 3) for a, n in sums]
+    assert found.std_error == pytest.approx(sqrt(sum(x * x for x in influence) / (3 * 2)), rel=1e-14)
+    assert (found.n, found.clusters) == (4, 3)
+
+
+def test_rows_without_propensity_are_left_out_and_counted() -> None:
+    holed = np.array([0.25, np.nan, 0.5, 0.5])
+    batch = type(HAND)(reward=HAND.reward, propensity=holed, target=HAND.target, cluster=HAND.cluster)
+    (found,) = judged(batch, "ips", interval="normal")
+    assert found.value == 2 / 3
+    assert (found.n, found.left_out) == (3, 1)
+    assert "no-propensity" in found.reasons
+
+
+def test_figures_of_the_open_bandit_sample() -> None:
+    batch = obd.batch("random_all", obd.thompson_page())
+    ips, snips = judged(batch, "ips,snips", interval="normal", reward_range=(0.0, 1.0))
+    assert ips.value == pytest.approx(0.0045627409, abs=1e-8)
+    assert ips.std_error == pytest.approx(0.0020918784, abs=1e-8)
+    assert snips.value == pytest.approx(0.0047860253, abs=1e-8)
+    assert ips.ess == pytest.approx(1643.239, abs=1e-3)
+    assert ips.max_weight == pytest.approx(19.605877, abs=1e-6)
+    assert ips.mean_weight == pytest.approx(0.953347, abs=1e-6)
+    assert ips.mean_weight_z == pytest.approx(-2.17, abs=0.01)
+    assert ips.cluster_share == pytest.approx(0.43, abs=0.005)
+    assert [snips.lower, snips.upper] == pytest.approx([0.0005, 0.0091], abs=5e-5)
