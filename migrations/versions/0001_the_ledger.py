@@ -297,8 +297,7 @@ def upgrade() -> None:
         sa.Column("run_id", BIG, autoincrement=False, nullable=True),
         sa.Column("source", TEXT, nullable=True),
         sa.CheckConstraint(
-            "imported = 1 OR (log_propensity IS NOT NULL AND seed IS NOT NULL)",
-            name="ck_decision_live_complete",
+            "imported = 1 OR (log_propensity IS NOT NULL AND seed IS NOT NULL)", name="ck_decision_live_complete"
         ),
         sa.CheckConstraint("imported IN (0, 1)", name="ck_decision_imported_flag"),
         sa.CheckConstraint("length(request_key) BETWEEN 1 AND 200", name="ck_decision_request_key_length"),
@@ -350,10 +349,10 @@ def upgrade() -> None:
         "prior",
         sa.Column("version_id", BIG, autoincrement=False, nullable=False),
         sa.Column("arm_id", BIG, autoincrement=False, nullable=False),
-        sa.Column("first", REAL, nullable=False),
-        sa.Column("second", REAL, nullable=False),
-        sa.CheckConstraint("first BETWEEN -1e308 AND 1e308", name="ck_prior_first_finite"),
-        sa.CheckConstraint("second > 0 AND second <= 1e308", name="ck_prior_second_positive"),
+        sa.Column("alpha", REAL, nullable=False),
+        sa.Column("beta", REAL, nullable=False),
+        sa.CheckConstraint("alpha > 0 AND alpha <= 1e308", name="ck_prior_alpha_positive"),
+        sa.CheckConstraint("beta > 0 AND beta <= 1e308", name="ck_prior_beta_positive"),
         sa.ForeignKeyConstraint(["arm_id"], ["arm.id"], name="fk_prior_arm_id"),
         sa.ForeignKeyConstraint(["version_id"], ["version.id"], name="fk_prior_version_id"),
         sa.PrimaryKeyConstraint("version_id", "arm_id", name="pk_prior"),
@@ -453,9 +452,7 @@ def upgrade() -> None:
         sa.CheckConstraint("length(kind) BETWEEN 1 AND 64", name="ck_event_kind_length"),
         sa.CheckConstraint("value BETWEEN -1e308 AND 1e308", name="ck_event_value_finite"),
         sa.ForeignKeyConstraint(
-            ["decision_id", "position"],
-            ["slot.decision_id", "slot.position"],
-            name="fk_event_decision_id_position",
+            ["decision_id", "position"], ["slot.decision_id", "slot.position"], name="fk_event_decision_id_position"
         ),
         sa.ForeignKeyConstraint(["decision_id"], ["decision.id"], name="fk_event_decision_id"),
         sa.PrimaryKeyConstraint("decision_id", "number", name="pk_event"),

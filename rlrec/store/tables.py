@@ -233,10 +233,10 @@ prior = _table(
     "prior",
     _ref("version_id", "version", key=True),
     _ref("arm_id", "arm", key=True),
-    Column("first", REAL, nullable=False),
-    Column("second", REAL, nullable=False),
-    _finite("first"),
-    CheckConstraint("second > 0 AND second <= 1e308", name="second_positive"),
+    Column("alpha", REAL, nullable=False),
+    Column("beta", REAL, nullable=False),
+    CheckConstraint("alpha > 0 AND alpha <= 1e308", name="alpha_positive"),
+    CheckConstraint("beta > 0 AND beta <= 1e308", name="beta_positive"),
     rowid=False,
 )
 

