@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -10,23 +11,19 @@ from rlrec.errors import InputError, suggest
 if TYPE_CHECKING:
     from rlrec.ope.base import Estimator
 
-# name -> where its class lives. To add an estimator: its file, and one line here.
-ESTIMATORS = {
-    "ips": "rlrec.ope.weighting:Ips",
-    "snips": "rlrec.ope.weighting:Snips",
-    "clipped-ips": "rlrec.ope.weighting:ClippedIps",
-    "dm": "rlrec.ope.direct:Dm",
-    "dr": "rlrec.ope.doubly_robust:Dr",
+# What one row of the estimate is -> name -> where its class lives. To add an estimator: its file, and one line here.
+_BY_UNIT = {
+    "impression": {
+        "ips": "rlrec.ope.weighting:Ips",
+        "snips": "rlrec.ope.weighting:Snips",
+        "clipped-ips": "rlrec.ope.weighting:ClippedIps",
+        "dm": "rlrec.ope.direct:Dm",
+        "dr": "rlrec.ope.doubly_robust:Dr",
+    },
 }
 
-# The one parameter of NAME:value.
-PARAMETERS = {"clipped-ips": "clip"}
-
-GROUPS = {
-    "impression": ("ips", "snips", "clipped-ips", "dm", "dr"),
-    "all": tuple(ESTIMATORS),
-}
-
+ESTIMATORS = {name: place for family in _BY_UNIT.values() for name, place in family.items()}
+GROUPS = {**{unit: tuple(family) for unit, family in _BY_UNIT.items()}, "all": tuple(ESTIMATORS)}
 DEFAULT = "ips,snips,dr"
 
 
@@ -43,17 +40,18 @@ def parse(text: str) -> dict[str, Estimator]:
 
 
 def estimator(label: str) -> Estimator:
-    """The estimator `NAME` or `NAME:value`. Raises InputError as `parse` does."""
+    """The estimator `NAME`, or `NAME:value` where its class has a parameter. Raises InputError as `parse` does."""
     name, colon, value = label.partition(":")
     if name not in ESTIMATORS:
         known = [*ESTIMATORS, *GROUPS]
         raise InputError(f"unknown estimator {name!r}", hint=suggest(name, known) or f"known: {', '.join(known)}")
     module, _, kind = ESTIMATORS[name].partition(":")
-    parameters = {PARAMETERS[name]: _number(label, value)} if colon and name in PARAMETERS else {}
-    if colon and not parameters:
+    made = getattr(import_module(module), kind)
+    parameter = next((field.name for field in fields(made)), None)
+    if colon and parameter is None:
         raise InputError(f"{name} takes no parameter, got {label!r}", hint=f"write {name}")
-    made: Estimator = getattr(import_module(module), kind)(**parameters)
-    return made
+    built: Estimator = made(**{parameter: _number(label, value)}) if parameter and colon else made()
+    return built
 
 
 def _number(label: str, value: str) -> float:

@@ -21,6 +21,8 @@ Booleans = npt.NDArray[np.bool_]
 
 # Probabilities come from quadrature: a sum may pass 1 by a rounding.
 ROUNDING = 1e-9
+# The smallest propensity that is ever stored is 1e-300; beyond it, sums of weights would overflow.
+_HEAVIEST = 1e300
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -79,7 +81,9 @@ class LogBatch:
     def weight(self) -> Array:
         """Importance weight target / propensity, (n,); 0 where the row cannot be weighed."""
         weight = np.zeros(len(self))
-        return np.divide(self.target, self.propensity, out=weight, where=self.usable)
+        with np.errstate(over="ignore"):
+            np.divide(self.target, self.propensity, out=weight, where=self.usable)
+        return np.minimum(weight, _HEAVIEST)
 
     def where(self, rows: Booleans | Integers) -> LogBatch:
         """The batch cut down to the rows marked True, or numbered, in that order: one group of `--by`, say."""

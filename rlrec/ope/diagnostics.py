@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -38,11 +39,13 @@ _WEAK = frozenset({"in-sample", "no-interval", "clipping-bias"})
 class Weights:
     """A fold over rows that adds up: `weights(batch_1) + weights(batch_2)`.
 
-    rows, left_out: rows that can be weighed, and others.   rewards, weighted_rewards: rows whose reward (times
-    weight) is not 0. weight, not_default: sum of weights, and of those whose reward is not the default.   largest:
-    largest weight. bound: largest provable weight, inf where some row has none.   unsupported, known: sum and number
-    of known unsupported mass. reward_size: sum of |weight x reward|; top_weights, top_rewards: the largest 100,000
-    weights and |weight x reward|."""
+    rows, left_out: rows that can be weighed, and others
+    rewards, weighted_rewards: rows whose reward, and whose weight x reward, is not 0
+    weight, not_default: sum of weights, and of those whose reward is not the default
+    largest, bound: largest weight, and largest provable one (inf where some row has none)
+    unsupported, known: sum of the unsupported mass, and the number of rows where it is known
+    reward_size: sum of |weight x reward|
+    top_weights, top_rewards: the largest 100,000 weights and |weight x reward|"""
 
     rows: int
     left_out: int
@@ -85,7 +88,7 @@ class Weights:
         """Weighted share of rows whose reward is not the default."""
         return self.not_default / self.weight if self.weight else None
 
-    @property
+    @cached_property
     def top1_share(self) -> float | None:
         """Share of the top 1 % of rows in the sum of |weight x reward|; beyond ten million rows of the top
         100,000."""
@@ -94,7 +97,7 @@ class Weights:
         count = -(-self.rows // 100)
         return min(1.0, float(np.sort(self.top_rewards)[::-1][:count].sum()) / self.reward_size)
 
-    @property
+    @cached_property
     def k_hat(self) -> float | None:
         """Shape of the tail of the weights; None where a largest weight is provable or the tail is too short."""
         return None if np.isfinite(self.bound) else k_hat(self.top_weights, self.rows)
@@ -169,10 +172,14 @@ def _pareto_shape(excess: Array) -> float:
 class Diagnosis:
     """What a verdict is made from; None where a figure has no meaning (the weights of dm) or cannot be had.
 
-    weighted: whether the estimator weighs at all.   n: rows used.   clusters: clusters they are in.   nonzero:
-    non-zero weighted rewards.   reward_share: weighted share of rewards that are not the default.   cluster_share:
-    largest share of the estimate that one cluster carries.   mean_weight_z: distance of the mean weight from 1 in
-    standard errors."""
+    weighted: whether the estimator weighs at all
+    n, clusters, ess: rows used, clusters they are in, effective sample size over clusters
+    nonzero: non-zero weighted rewards
+    reward_share: weighted share of rows whose reward is not the default
+    k_hat: shape of the tail of the weights, where no largest one is provable
+    unsupported: mean probability of the target on arms the logger gave 0
+    cluster_share: largest share of the estimate that one cluster carries
+    mean_weight_z: distance of the mean weight from 1 in standard errors"""
 
     weighted: bool
     n: int
@@ -189,8 +196,8 @@ class Diagnosis:
 def verdict(found: Diagnosis, *, extra: tuple[str, ...] = ()) -> tuple[str, tuple[str, ...]]:
     """`ok`, `weak` or `insufficient`, and all reasons there are, worst first.
 
-    extra: words of REASONS that only the caller or the interval knows; `in-sample`, `no-interval` and
-    `clipping-bias` allow no more than `weak`."""
+    extra: words of REASONS that only the caller or the interval knows; `in-sample`, `no-interval` and `clipping-bias`
+    allow no more than `weak`."""
     insufficient, weak = _insufficient(found), _weak(found)
     given = {*insufficient, *weak, *extra}
     reasons = tuple(sorted(given, key=list(REASONS).index))

@@ -44,9 +44,10 @@ class Dm(Ratio):
 class RidgeSums:
     """Normal equations of every cross-fitting fold, with the arms' diagonal block kept as a diagonal: they add up.
 
-    count (k, a), reward (k, a): rows and sum of rewards per fold and arm.   cross (k, a, d): sum of the other columns
-    per arm.   gram (k, d, d), answer (k, d): of the other columns: intercept, positions, context features.
-    square (k,): sum of squared rewards."""
+    count (k, a), reward (k, a): rows and sum of rewards per fold and arm
+    cross (k, a, d): sum of the other columns (intercept, positions, context features) per arm
+    gram (k, d, d), answer (k, d): products of the other columns, among themselves and with the reward
+    square (k,): sum of squared rewards"""
 
     count: Array
     reward: Array
@@ -77,10 +78,11 @@ class RidgeSums:
 class Ridge:
     """reward = intercept + arm + position + context x slope, by ridge regression.
 
-    arms, positions, features: how many there are.   ridge: pull to 0 of an arm's and a position's effect, in rows; a
-    feature is pulled likewise after scaling to variance 1, so its unit does not matter; the intercept is free. None:
-    the best of 1, 10, ..., 100,000, by cross-validation inside the rows that a model is fitted on.
-    folds: how many parts clusters are cut into; a part is predicted by the model of the others."""
+    arms, positions, features: how many there are
+    ridge: pull to 0 of an arm's and a position's effect, in rows; a feature is pulled likewise after scaling to
+        variance 1, so its unit does not matter; the intercept is free. None: the best of 1, 10, ..., 100,000, by
+        cross-validation inside the rows that a model is fitted on
+    folds: how many parts clusters are cut into; a part is predicted by the model of the others"""
 
     arms: int
     positions: int = 1

@@ -23,11 +23,11 @@ _CORE = ("rows", "weight", "weighted_reward")
 class Estimate:
     """One line of `evaluate --json`, from `estimator` on; a figure that cannot be had is None, never NaN.
 
-    std_error: clustered, delta method.   n: rows used.   ess, largest share and error are over clusters.
-    cluster_share: largest share of the estimate one cluster carries.   nonzero: non-zero weighted rewards.
-    reward_share: weighted share of rewards that are not the default.   mean_weight_z: standard errors from 1.
-    bias_bound: largest bias that changed weights can cause, 0 where weights are not changed.   left_out: rows
-    without propensity."""
+    std_error: clustered, by the delta method; None where no interval is valid (dm)
+    clusters, n: clusters and rows used; ess is over clusters
+    bias_bound: largest bias that changed weights can cause; 0 where they are not changed, None where it is unknown
+    k_hat, cluster_share, nonzero, reward_share, mean_weight_z: what the verdict was made from (`Diagnosis`)
+    left_out: rows without a propensity"""
 
     estimator: str
     estimand: str
@@ -59,8 +59,9 @@ class Estimate:
 
 @dataclass(frozen=True, eq=False)
 class Stat:
-    """What a fold keeps of the log: `stat(batch_1) + stat(batch_2)`. distorted: sum of |weight - weight used| per
-    estimator."""
+    """What a fold keeps of the log: `stat(batch_1) + stat(batch_2)`.
+
+    distorted: sum of |weight - weight used| per estimator."""
 
     moments: Moments
     weights: Weights
@@ -74,9 +75,9 @@ class Stat:
 class Fold:
     """The estimators asked for, about one target.
 
-    estimators: label -> estimator, as `ope.parse` gives them.   spanning: a cluster may come back in a later batch
-    (users); without it a cluster must lie whole in one batch (sessions, rows), and memory is bounded however many
-    there are."""
+    estimators: label -> estimator, as `ope.parse` gives them
+    spanning: a cluster may come back in a later batch (users). Without it a cluster must lie whole in one batch
+        (sessions, rows), and memory is bounded however many there are."""
 
     estimators: Mapping[str, Estimator]
     spanning: bool
@@ -88,8 +89,9 @@ class Fold:
         return tuple(dict.fromkeys([*_CORE, *asked]))
 
     def stat(self, batch: LogBatch) -> Stat:
-        """The statistic of one batch; an empty batch is the zero of the sum. Raises InputError if a reward model is
-        missing."""
+        """The statistic of one batch; an empty batch is the zero of the sum.
+
+        Raises InputError if an estimator needs a reward model and the batch has none."""
         weighted = batch.weight * batch.reward
         known = dict(zip(_CORE, (batch.usable.astype(np.float64), batch.weight, weighted), strict=True))
         for kind in self.estimators.values():
@@ -117,10 +119,11 @@ class Fold:
     ) -> list[Estimate]:
         """One estimate for each estimator, in the order asked.
 
-        cluster: name of the unit, for the report.   reward_range: (low, high) of one reward, infinite where there is
-        no clip. extra_reasons: words of `diagnostics.REASONS` that only the caller can know (`in-sample`,
-        `logging-states`). Raises InputError for an interval that one of the estimators does not have, and for a
-        level outside (0, 1)."""
+        cluster: name of the unit, for the report
+        reward_range: (low, high) of one reward, infinite where there is no clip
+        extra_reasons: words of `diagnostics.REASONS` that only the caller can know (`in-sample`, `logging-states`)
+        seed, replicates: of the bootstrap
+        Raises InputError for an interval that one of the estimators does not have, and a level outside (0, 1)."""
         intervals.check(interval, level, estimators=dict(self.estimators))
         summary = stat.moments.summary()
         drawn = None
@@ -192,8 +195,7 @@ class _View:
         return intervals.bootstrap_t(self.kind, drawn, columns=self.at, level=asked.level)
 
     def _cressie_read(self, asked: _Terms) -> Bounds:
-        """Per cluster: w = A / mbar and r = B / A, with A, B the sums of weights and weighted rewards, mbar mean
-        rows."""
+        """Per cluster w = A / mbar and r = B / A: A, B sums of weights and weighted rewards, mbar mean rows."""
         rows, weight, reward = self.summary.index(_CORE)
         total, moment, most = self.summary.total, self.summary.moment, self.summary.most
         mbar = total[rows] / self.clusters
@@ -248,7 +250,6 @@ class _View:
     @cached_property
     def diagnosis(self) -> Diagnosis:
         weights, weighted = self.stat.weights, self.kind.weighted
-        share = self._share
         return Diagnosis(
             weighted=weighted,
             n=self.n,
@@ -258,7 +259,7 @@ class _View:
             reward_share=weights.not_default_share if weighted else None,
             k_hat=weights.k_hat if weighted else None,
             unsupported=weights.unsupported_share,
-            cluster_share=share,
+            cluster_share=self._share,
             mean_weight_z=self._mean_weight[1] if weighted else None,
         )
 
@@ -308,8 +309,7 @@ def estimand(unit: str, *, greedy: bool = False) -> str:
 
 
 def _settled(bounds: Bounds, kind: Estimator, asked: _Terms) -> tuple[float | None, float | None, list[str]]:
-    """Bounds as reported, and reasons: cut at the reward's range for self-normalised estimators, else null if
-    infinite."""
+    """Bounds as reported, and reasons: cut at the reward's range if self-normalised, else null if infinite."""
     if not kind.intervals:
         return None, None, ["no-interval"]
     low, high = bounds
@@ -321,7 +321,7 @@ def _settled(bounds: Bounds, kind: Estimator, asked: _Terms) -> tuple[float | No
 
 def _unbounded(asked: _Terms) -> str:
     """Why a bound is null."""
-    if asked.interval == "cressie-read":
+    if asked.interval == "cressie-read" and not np.isfinite(asked.reward_range).all():
         return "no-reward-range"
     too_high = asked.interval == "bootstrap-t" and not intervals.resolved(asked.level, asked.replicates)
     return "few-replicates" if too_high else "few-rewards"

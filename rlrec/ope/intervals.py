@@ -46,9 +46,9 @@ def check(interval: str, level: float, *, estimators: dict[str, Estimator]) -> N
 def estimated(estimator: Smooth, total: Array, moment: Array, n: int) -> tuple[Array, Array]:
     """Value and standard error (delta method, n - 1), (...,) each, from sums over n clusters.
 
-    total (..., d): sums of the terms; moment (..., d, d): sums of the outer products of a cluster's terms. An estimate
-    does not change with the scale of its terms: so it may be taken at the sums, and gradient x total = 0 (Euler), which
-    spares the moment its centring."""
+    total (..., d): sums of the terms; moment (..., d, d): sums of the outer products of a cluster's terms. An
+    estimate does not change with the scale of its terms: so it may be taken at the sums, and gradient x total = 0
+    (Euler), which spares the moment its centring."""
     with np.errstate(all="ignore"):
         gradient = estimator.gradient(total)
         parts = gradient[..., :, None] * moment * gradient[..., None, :]
@@ -58,9 +58,8 @@ def estimated(estimator: Smooth, total: Array, moment: Array, n: int) -> tuple[A
 
 
 def normal(value: float, error: float, level: float) -> Bounds:
-    """value -+ z x error; unknown where the error is 0, for then the log has shown no variation yet, not
-    certainty."""
-    reach = NormalDist().inv_cdf((1 + level) / 2) * error
+    """value -+ z x error; unknown where the error is 0: a log without variation has shown no certainty."""
+    reach = -NormalDist().inv_cdf((1 - level) / 2) * error
     return (value - reach, value + reach) if error > 0 else UNKNOWN
 
 
@@ -110,9 +109,10 @@ def _counts(generator: np.random.Generator, size: int, m: int) -> Array:
 def bootstrap_t(estimator: Estimator, drawn: Replicates, *, columns: list[int], level: float) -> Bounds:
     """Bounds by the studentised bootstrap: value - t x error with t the quantiles of (value* - value) / error*.
 
-    columns: where the estimator's terms stand. A replicate without any variation has error 0: it counts as -inf or
-    +inf, by the side it lies on; one with no weight at all, as both. A quantile that is infinite makes the bound
-    infinite; so does a level that the replicates are too few for."""
+    columns: where the estimator's terms stand. Value and error here are those of the units drawn from, blocks too. A
+    replicate without any variation has error 0: it counts as -inf or +inf, by the side it lies on; one with no
+    weight at all, as both. A quantile that is infinite makes the bound infinite; so does a level that the replicates
+    are too few for."""
     units = drawn.units[:, columns]
     m = len(units)
     if m < 2:
@@ -129,7 +129,7 @@ def bootstrap_t(estimator: Estimator, drawn: Replicates, *, columns: list[int], 
 
 
 def resolved(level: float, number: int) -> int:
-    """Which of `number` ordered replicates bounds an interval from either side; 0 if they are too few for the level."""
+    """Which of `number` ordered replicates bounds an interval from either side; 0 if they are too few for it."""
     return int((number + 1) * (1 - level) / 2 + _NOTHING)
 
 
@@ -173,7 +173,7 @@ def cressie_read(sums: WeightSums, *, smallest: float = 0.0, largest: float, rew
         return UNKNOWN
     # The likelihood ratio is referred to F(1, n), the square of Student's t.
     spread = _unconstrained(sums, largest if sums.w < sums.n else smallest)
-    spread += float(stdtrit(sums.n, (1 + level) / 2)) ** 2
+    spread += float(stdtrit(sums.n, (1 - level) / 2)) ** 2
     low, high = reward
     below = min(_lower(sums, fake, low, spread) for fake in (smallest, largest))
     above = min(_lower(_mirrored(sums), fake, -high, spread) for fake in (smallest, largest))
@@ -199,9 +199,10 @@ def _lower(sums: WeightSums, fake: float, reward: float, spread: float) -> float
     h = 0, mean w (1 + h) = 1 and sum h^2 <= spread; inf where there is none.
 
     The mean weight being 1, the mean of w r is reward + the mean of z = w (r - reward), and the made-up z is 0, so a
-    large fake cancels nothing. h = a (w - mean w) - b u, where u is what of z is not linear in 1 and w; the constraint
-    on w fixes a = (1 - mean w) / var w, the budget the largest b. As fake grows without end its own share goes to 0
-    (h = -1) while it supplies what weight is missing: what is left is the mean of z over h of mean 1 / n."""
+    large fake cancels nothing. h = a (w - mean w) - b u, where u is what of z is not linear in 1 and w; the
+    constraint on w fixes a = (1 - mean w) / var w, the budget the largest b. As fake grows without end its own share
+    goes to 0 (h = -1) while it supplies what weight is missing: what is left is the mean of z over h of mean 1 /
+    n."""
     n = sums.n
     if np.isinf(reward):
         return -np.inf
@@ -221,5 +222,6 @@ def _lower(sums: WeightSums, fake: float, reward: float, spread: float) -> float
 
 
 def _reach(rest: float, left: float) -> float:
-    """How far down a budget of `left` brings a mean whose free part has variance `rest`; -inf where it is overdrawn."""
+    """How far down a budget of `left` brings a mean whose free part has variance `rest`; -inf where it is
+    overdrawn."""
     return float(np.sqrt(max(rest, 0.0) * left)) if left >= 0 else -np.inf

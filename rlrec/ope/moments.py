@@ -23,11 +23,11 @@ _SALT = 1
 class Summary:
     """What is left of the clusters when the fold is over; c columns.
 
-    present (c,): clusters in which a column is not 0.   total (c,): sums over all clusters.
-    moment (c, c): sum over clusters of the outer product of their sums.
-    most (c,), absolute (c,): largest absolute value, and sum of absolute values, over clusters.
-    units (m, c): sums of the clusters, or of the 4,096 blocks of them: what a bootstrap draws from.   blocks: which
-    of both."""
+    present (c,): clusters in which a column is not 0
+    total (c,): sums over all clusters
+    moment (c, c): sum over clusters of the outer product of their sums
+    most (c,), absolute (c,): largest absolute value, and sum of absolute values, over clusters
+    units (m, c): sums of the clusters, or of the 4,096 blocks of them (`blocks`): what a bootstrap draws from"""
 
     columns: tuple[str, ...]
     present: Integers

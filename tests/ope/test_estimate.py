@@ -35,7 +35,7 @@ def test_an_estimand_says_what_is_estimated() -> None:
 
 def awkward() -> dict[str, LogBatch]:
     one = HAND.where(np.array([0]))
-    tiny = replace(HAND, propensity=np.array([1e-300, 0.5, 0.5, 0.5]))
+    tiny = replace(HAND, propensity=np.array([1e-300, 5e-324, 0.5, 0.5]))
     return {
         "hand": HAND,
         "one row": one,

@@ -40,6 +40,12 @@ def test_normal_bounds_are_symmetric_at_the_quantile() -> None:
     assert [found.lower, found.upper] == pytest.approx([found.value - reach, found.value + reach], rel=1e-12)
 
 
+@pytest.mark.parametrize("interval", ["normal", "cressie-read"])
+def test_a_level_next_to_one_still_has_bounds(interval: str) -> None:
+    (found,) = judged(drawn(0)[0], "snips", interval=interval, level=np.nextafter(1, 0), reward_range=(0.0, 1.0))
+    assert (found.lower or 0) < (found.value or 0) < (found.upper or 0)
+
+
 def test_bootstrap_t_of_the_open_bandit_sample() -> None:
     batch = obd.batch("random_all", obd.thompson_page())
     (found,) = judged(batch, "snips", reward_range=(0.0, 1.0))
