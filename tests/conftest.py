@@ -114,10 +114,8 @@ def store(db: str) -> Iterator[Store]:
 def runner(db: str) -> Run:
     from rlrec.cli import program
 
-    def run(*args: object, input: str | bytes | None = None, env: dict[str, str] | None = None) -> Said:
-        result = CliRunner().invoke(
-            program, ["--db", db, *map(str, args)], input=input, env=env, prog_name="rlrec"
-        )
+    def run(*args: object, stdin: str | bytes | None = None, env: dict[str, str] | None = None) -> Said:
+        result = CliRunner().invoke(program, ["--db", db, *map(str, args)], input=stdin, env=env, prog_name="rlrec")
         return Said(result.exit_code, result.stdout, result.stderr)
 
     return run

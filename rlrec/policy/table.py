@@ -14,7 +14,7 @@ ORDER = 16
 """Gauss-Legendre nodes of a panel."""
 
 _FLOOR = -700.0  # logarithms of distribution functions end here: exp of the negative is still finite
-_BATCH = 4  # panels tabulated at a time
+_STEEPNESS = 10.0  # logarithms by which the chance of a page may fall in a panel
 _GAUSS, _GAUSS_WEIGHT = np.polynomial.legendre.leggauss(ORDER)
 _DEGREE = np.arange(ORDER)
 COEFFICIENT: Array = (
@@ -87,13 +87,17 @@ def tabulate(density: Density, count: Array, *, ranks: int, refine: int = 1) -> 
     lowest = _lowest(lower, count, ranks)
     # With this many scores expected above a point, fewer than `ranks` are above it with probability below 1e-17.
     enough = 42 + 6 * ranks**0.5 + 2 * ranks
-    edges, parts = [float(upper.max())], list[_Part]()
-    sf, expected = np.zeros(len(count)), 0.0
+    edges, parts = [float(upper.max())], list[_Panel]()
+    sf, expected, widest = np.zeros(len(count)), 0.0, np.inf
     while edges[-1] > lowest and expected < enough:
-        parts.append(_tabulate_part(density, edges[-1], lower, upper, lowest, sf, refine))
+        edge = max(_next_edge(density, edges[-1], lower, upper, refine), edges[-1] - widest / refine, lowest)
+        parts.append(_tabulate_panel(density, edge, edges[-1], upper))
+        active, pdf = parts[-1].active, parts[-1].pdf
+        sf[active] += pdf @ _GAUSS_WEIGHT * (0.5 * (edges[-1] - edge))
+        edges.append(edge)
         expected = float(count @ sf)
-        edges.extend(parts[-1].edges[-2::-1])
-    return _assemble(density, count, upper, left, parts)
+        widest = _STEEPNESS / _steepest(pdf[:, 0], sf[active], count[active], ranks + 2)
+    return _assemble(density, count, upper, left, np.array(edges[::-1]), parts[::-1])
 
 
 def _lowest(lower: Array, count: Array, ranks: int) -> float:
@@ -104,27 +108,34 @@ def _lowest(lower: Array, count: Array, ranks: int) -> float:
 
 
 @dataclass(frozen=True, eq=False)
-class _Part:
-    """A few neighbouring panels, and the a scores that reach into them: edges (p + 1,), pdf (a, 16 p)."""
+class _Panel:
+    """The a scores that reach into a panel, and their densities at its nodes, (a, 16)."""
 
-    edges: Array
     active: Index
     pdf: Array
 
 
-def _tabulate_part(
-    density: Density, top: float, lower: Array, upper: Array, lowest: float, sf: Array, refine: int
-) -> _Part:
-    """The next panels to the left of `top`; adds what they hold to sf (g,), the chance of a score above them."""
-    edges = [top]
-    while edges[-1] > lowest and len(edges) <= _BATCH:
-        edges.append(max(lowest, _next_edge(density, edges[-1], lower, upper, refine)))
-    ascending = np.array(edges[::-1])
-    active = np.flatnonzero(upper > ascending[0])
-    distance = _spread(ascending)[0] - density.mode[active, None]
-    pdf = np.exp(density.log_peak[active, None] - density.fall(distance, active))
-    sf[active] += pdf @ _spread(ascending)[1]
-    return _Part(ascending, active, pdf)
+def _tabulate_panel(density: Density, low: float, high: float, upper: Array) -> _Panel:
+    active = np.flatnonzero(upper > low)
+    nodes, _ = _spread(np.array([low, high]))
+    distance = nodes - density.mode[active, None]
+    return _Panel(active, np.exp(density.log_peak[active, None] - density.fall(distance, active)))
+
+
+def _steepest(pdf: Array, sf: Array, count: Array, ranks: int) -> float:
+    """How fast, in exp(-rate u), the chance of a page with its arms above u falls, for pages that occur at all.
+
+    A page with i arms above u falls by the sum of their rates pdf / sf. Of arms with rate r or more, `expected` are
+    above u, and i of them with probability about expected^i: pages below exp(-30) do not count."""
+    held = count * sf
+    present = np.flatnonzero(held > 1e-30)
+    if not present.size:
+        return 0.0
+    octave = np.floor(4 * np.log2(np.maximum(pdf[present] / sf[present], 1e-300))).astype(np.intp)
+    lowest = octave.min()
+    expected = np.cumsum(np.bincount(octave - lowest, weights=held[present])[::-1])[::-1]
+    at_once = 30 / np.maximum(-np.log(np.maximum(expected, 1e-300)), 30 / ranks)
+    return float((at_once * 2.0 ** (0.25 * (np.arange(len(expected)) + lowest))).max())
 
 
 def _next_edge(density: Density, u: float, lower: Array, upper: Array, refine: int) -> float:
@@ -140,17 +151,15 @@ def _spread(edges: Array) -> tuple[Array, Array]:
 
 
 def _assemble(
-    density: Density, count: Array, upper: Array, left: Array, parts: list[_Part]
+    density: Density, count: Array, upper: Array, left: Array, edges: Array, panels: list[_Panel]
 ) -> tuple[Table, Index]:
-    edges = np.concatenate([[parts[-1].edges[0]], *[part.edges[1:] for part in reversed(parts)]])
     kept = np.flatnonzero(upper > edges[0])
     row = np.full(len(count), -1, dtype=np.intp)
     row[kept] = np.arange(len(kept))
     nodes, weights = _spread(edges)
-    pdf, end = np.zeros((len(kept) + 1, len(nodes))), len(nodes)
-    for part in parts:
-        pdf[row[part.active], end - part.pdf.shape[1] : end] = part.pdf
-        end -= part.pdf.shape[1]
+    pdf = np.zeros((len(kept) + 1, len(nodes)))
+    for i, panel in enumerate(panels):
+        pdf[row[panel.active], ORDER * i : ORDER * (i + 1)] = panel.pdf
     log_cdf_low = np.append(_log_cdf_low(density, edges[0], kept, left[kept], pdf[:-1] @ weights), 0.0)
     log_cdf, sf_edge = _distribution(edges, pdf, log_cdf_low)
     table = Table(

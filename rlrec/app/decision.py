@@ -1,0 +1,142 @@
+"""How one decision's probabilities arose: derived again from the belief it was drawn from, beside what is stored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rlrec.app import feedback, rendering, serving, session
+from rlrec.app.serving import Case, Serving
+from rlrec.errors import InputError
+from rlrec.policy import slate
+from rlrec.policy.base import Belief
+from rlrec.policy.scores import Array, Index
+from rlrec.records import Decision, Slot, Version
+from rlrec.store import Store, Unit, arms, contents, decisions, events, policies
+from rlrec.store.events import CENSOR
+
+ABSOLUTE, RELATIVE = 1e-9, 1e-6  # a propensity computed another way may differ by either
+
+
+def show(store: Store, decision_id: int) -> dict[str, Any]:
+    """One decision: what the policy knew and believed, the probability of every eligible arm at every position."""
+    with store.read() as unit:
+        found = decisions.find(unit, [decision_id])
+        if decision_id not in found:
+            raise InputError(f"unknown decision {decision_id}", hint="`rlrec session show KEY` lists those of a session")
+        decision = found[decision_id]
+        version = policies.by_id(unit, [decision.version_id])[decision.version_id]
+        happened = events.of(unit, [decision_id]).get(decision_id, [])
+        answer = rendering.stored(unit, [decision_id])[decision_id]
+        context = json.loads(contents.context_bodies(unit, [decision.context_id])[decision.context_id])
+        counted = [event for event in happened if event.kind != CENSOR]
+        derived = _Derived(unit, decision, version, context)
+    del answer["duplicate"]
+    return answer | {
+        "kind": version.policy.kind,
+        "params": dict(version.policy.params),
+        "belief_seq": decision.belief_seq,
+        "seed": decision.seed,
+        "context": context,
+        "state": json.loads(decision.state),
+        "eligible": len(derived.arms),
+        "floor": derived.floor,
+        "slate": [
+            shown | derived.beside(slot)
+            | {"reward": feedback.reward_of(version.reward, decision, counted, position=slot.position)}
+            for shown, slot in zip(answer["slate"], decision.slots, strict=True)
+        ],
+        "agrees": derived.agrees(),
+        "arms": derived.table(),
+        "events": session.told(happened),
+        "reward_definition": version.reward.name,
+        "reward": feedback.reward_of(version.reward, decision, counted, position=None),
+    }  # fmt: skip
+
+
+class _Derived:
+    """The distribution that a decision was drawn from; without one where its belief is not in the store (imports)."""
+
+    def __init__(self, unit: Unit, decision: Decision, version: Version, context: Mapping[str, Any]) -> None:
+        self.decision = decision
+        eligible = contents.eligible_arms(unit, [decision.eligible_id])[decision.eligible_id]
+        self.arms = np.array(eligible, np.int64)
+        self.keys = arms.keys(unit, eligible)
+        self.belief: Belief | None = None
+        self.case: Case | None = None
+        self.conditional = np.empty((0, len(eligible)))
+        self.marginal = self.conditional
+        if not decision.imported:
+            served = serving.load(unit, version, seq=decision.belief_seq)
+            self._derive(served, context)
+
+    def _derive(self, served: Serving, context: Mapping[str, Any]) -> None:
+        self.belief = served.belief(self.arms)
+        self.case = case = served.case(self.decision.eligible_id, self.arms, context, keys=self.keys)
+        places = self.places(self.decision.slots)
+        rows = [
+            slate.remaining(case.scores, places[:above], floor=case.floor)
+            for above in range(len(places))
+        ]
+        self.conditional = np.array(rows)
+        self.marginal = slate.marginals(case.scores, size=len(places), floor=case.floor)
+
+    @property
+    def floor(self) -> float | None:
+        return None if self.case is None else self.case.floor
+
+    def places(self, slots: Sequence[Slot]) -> Index:
+        """Where the arms shown stand among the eligible ones."""
+        return np.searchsorted(self.arms, [slot.arm_id for slot in slots])
+
+    def beside(self, slot: Slot) -> dict[str, Any]:
+        """What is stored of a slot beyond what is answered, and what the belief gives again."""
+        place = int(self.places([slot])[0])
+        again = self.case is not None
+        return {
+            "min_propensity": slot.min_propensity,
+            "censored": slot.censored,
+            "rounded": slot.rounded,
+            "derived_propensity": float(self.conditional[slot.position - 1, place]) if again else None,
+            "derived_marginal": float(self.marginal[slot.position - 1, place]) if again else None,
+        }
+
+    def agrees(self) -> bool | None:
+        """Whether every stored probability is the one derived again; None where nothing can be derived."""
+        if self.case is None:
+            return None
+        slots, places = self.decision.slots, self.places(self.decision.slots)
+        rows = np.arange(len(slots))
+        pairs = [([slot.propensity for slot in slots], self.conditional[rows, places])]
+        pairs.append(([slot.marginal for slot in slots], self.marginal[rows, places]))
+        return all(_near(np.array(stored, np.float64), derived) for stored, derived in pairs)
+
+    def table(self) -> list[dict[str, Any]]:
+        """Per eligible arm what the belief held, and its probability at every position given those above; likeliest
+        first."""
+        if self.case is None or self.belief is None:
+            return []
+        belief, case = self.belief, self.case
+        mean = belief.mean(unknown=np.nan)
+        order = np.lexsort((self.arms, *-self.conditional[::-1]))
+        return [
+            {
+                "arm": self.keys[int(self.arms[place])],
+                "pulls": float(belief.pulls[place]),
+                "reward_sum": float(belief.reward_sum[place]),
+                "mean": float(mean[place]) if np.isfinite(mean[place]) else None,
+                "score": case.score(int(place)),
+                "probabilities": self.conditional[:, place].tolist(),
+            }
+            for place in order.tolist()
+        ]
+
+
+def _near(stored: Array, derived: Array) -> bool:
+    """Within what doubles allow; a probability that was not stored says nothing."""
+    known = ~np.isnan(stored)
+    distance = np.abs(stored - derived)[known]
+    return bool(np.all((distance <= ABSOLUTE) | (distance <= RELATIVE * derived[known])))

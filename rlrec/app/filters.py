@@ -1,0 +1,82 @@
+"""A log FILTER, `key=value` pairs joined by commas, to a selection of decisions."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from rlrec.errors import InputError, suggest
+from rlrec.store import Unit, experiments, policies
+from rlrec.store.reader import Selection
+
+KEYS = ("policy", "version", "experiment", "variant", "since", "until")
+
+
+def parse(text: str) -> dict[str, str]:
+    """The pairs of a filter. Raises InputError for an unknown key or one given twice."""
+    found: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        key, sign, value = (piece.strip() for piece in part.partition("="))
+        if key not in KEYS or not sign or not value:
+            hint = suggest(key, list(KEYS)) or f"write KEY=VALUE, joined by commas; keys: {', '.join(KEYS)}"
+            raise InputError(f"{part!r} is no log filter", hint=hint)
+        if key in found:
+            raise InputError(f"the log filter names {key} twice")
+        found[key] = value
+    return found
+
+
+def selection(unit: Unit, text: str | None) -> Selection:
+    """The decisions that a filter means; no filter means all. Raises InputError for names the store lacks."""
+    pairs = parse(text or "")
+    return Selection(
+        policy_ids=_policies(unit, pairs["policy"]) if "policy" in pairs else None,
+        version_ids=_versions(unit, pairs) if "version" in pairs else None,
+        variant_ids=_variants(unit, pairs) if "experiment" in pairs or "variant" in pairs else None,
+        since=_time(pairs["since"]) if "since" in pairs else None,
+        until=_time(pairs["until"]) if "until" in pairs else None,
+    )
+
+
+def _policies(unit: Unit, name: str) -> list[int]:
+    """A policy's id, and those of the variants that were made of it."""
+    every = policies.all_policies(unit)
+    found = [policy.id for policy in every if name in (policy.name, policy.base)]
+    if not found:
+        near = suggest(name, [policy.name for policy in every])
+        raise InputError(f"unknown policy {name!r} in the log filter", hint=near or "`rlrec policy list` shows them")
+    return found
+
+
+def _versions(unit: Unit, pairs: dict[str, str]) -> list[int]:
+    number = pairs["version"]
+    if not number.isdigit():
+        raise InputError(f"version {number!r} in the log filter is no number")
+    owners = [policy.id for policy in policies.all_policies(unit)]
+    wanted = _policies(unit, pairs["policy"]) if "policy" in pairs else owners
+    return [version.id for version in policies.versions(unit, wanted) if version.number == int(number)]
+
+
+def _variants(unit: Unit, pairs: dict[str, str]) -> list[int]:
+    every = experiments.every(unit)
+    name = pairs.get("experiment")
+    if name is not None and all(experiment.name != name for experiment in every):
+        near = suggest(name, [experiment.name for experiment in every])
+        raise InputError(
+            f"unknown experiment {name!r} in the log filter", hint=near or "`rlrec experiment list` shows them"
+        )
+    chosen = [variant for one in every if name in (None, one.name) for variant in one.variants]
+    label = pairs.get("variant")
+    if label is not None and all(variant.label != label for variant in chosen):
+        near = suggest(label, [variant.label for variant in chosen])
+        raise InputError(f"unknown variant {label!r} in the log filter", hint=near)
+    return [variant.id for variant in chosen if label in (None, variant.label)]
+
+
+def _time(text: str) -> int:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InputError(
+            f"{text!r} in the log filter is no time", hint="write 2026-01-31T12:00:00Z, or a date"
+        ) from error
+    return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1e6)

@@ -1,0 +1,240 @@
+"""Policies: what kinds there are, create one, list them, and look into what one believes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlrec import policy as kinds
+from rlrec.app import canonical, evidence, filters, naming, parameters, serving
+from rlrec.app import reward as reward_definitions
+from rlrec.errors import Conflict, InputError, suggest
+from rlrec.policy import means, slate
+from rlrec.policy.scores import Array
+from rlrec.records import Arm, Policy, Reward, Version
+from rlrec.store import Store, Unit, arms, beliefs, decisions, policies, settings
+from rlrec.store.beliefs import Sums
+from rlrec.times import written
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What `policy create` is asked for; `parameters` as typed, K=V."""
+
+    name: str
+    kind: str
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    reward: str = "default"
+    prior: str | None = None
+    from_log: str | None = None
+
+
+def list_kinds() -> list[dict[str, Any]]:
+    """Every kind, its parameters with their defaults, and when to use it."""
+    return [
+        {
+            "kind": kind,
+            "parameters": dict(parameters.defaults(kind)),
+            "when": made.purpose,
+            "what": " ".join((made.__doc__ or "").split("\n\n")[0].split()),
+        }
+        for kind, made in ((kind, kinds.load(kind)) for kind in kinds.KINDS)
+    ]
+
+
+# -- create --
+
+
+def create(store: Store, request: Request) -> dict[str, Any]:
+    """A policy with version 1, live. The same again is fine; raises Conflict where the name means another one."""
+    typed = parameters.typed(request.kind, request.parameters)
+    made = kinds.make(request.kind, typed)
+    prior = {} if request.prior is None else parameters.prior(Path(request.prior))
+    definition = canonical.text(
+        {
+            "kind": request.kind,
+            "params": typed,
+            "reward": request.reward,
+            "prior": canonical.named({key: list(pair) for key, pair in prior.items()}).hex(),
+            "from_log": request.from_log,
+        }
+    )
+    if request.kind == "ucb" and made.exploration == 0:
+        store.notice("ucb without a floor leaves a log that can judge no other policy: consider --param floor=0.05")
+    with store.read() as unit:
+        taught = _lesson(unit, request) if policies.named(unit, request.name) is None else None
+
+    def work(unit: Unit) -> dict[str, Any]:
+        known = policies.named(unit, request.name)
+        if known is not None:
+            return _same(unit, known, definition)
+        definition_of_reward = reward_definitions.find(unit, request.reward)
+        made.check(definition_of_reward)
+        return _create(unit, request, typed, definition, definition_of_reward, prior, taught)
+
+    return store.write(work)
+
+
+def _same(unit: Unit, known: Policy, definition: str) -> dict[str, Any]:
+    if policies.definition(unit, known.id) != definition:
+        raise Conflict(
+            f"policy {known.name!r} is defined otherwise already", hint="policies never change: use another name"
+        )
+    version, _ = naming.one(unit, known.name)
+    return summary(unit, version) | {"created": False}
+
+
+def _create(
+    unit: Unit,
+    request: Request,
+    typed: Mapping[str, Any],
+    definition: str,
+    reward: Reward,
+    prior: Mapping[str, tuple[float, float]],
+    taught: tuple[dict[int, Sums], dict[str, Any]] | None,
+) -> dict[str, Any]:
+    policy_id = policies.add_policy(unit, name=request.name, kind=request.kind, params=typed, definition=definition)
+    sums, learned_from = taught or ({}, {})
+    version_id = policies.add_version(
+        unit,
+        policy_id=policy_id,
+        number=1,
+        status="learning" if kinds.load(request.kind).served else "frozen",
+        reward_id=reward.id,
+        seq=0,
+        entered_to=None if reward.learn == "served" else 0,
+        learned_from=learned_from,
+    )
+    policies.add_head(unit, policy_id, live_id=version_id)
+    beliefs.add_prior(unit, version_id, _prior_rows(unit, prior))
+    if sums:
+        beliefs.add(unit, version_id, seq=0, changes=sums)
+    settings.add_run(unit, "policy create", {"name": request.name, **asdict(request)}, learned_from)
+    version = policies.by_id(unit, [version_id])[version_id]
+    return summary(unit, version) | {"created": True}
+
+
+def _prior_rows(unit: Unit, prior: Mapping[str, tuple[float, float]]) -> list[tuple[int, float, float]]:
+    known = arms.ids(unit, list(prior))
+    missing = next((key for key in prior if key not in known), None)
+    if missing is not None:
+        near = suggest(missing, [arm.key for arm in arms.every(unit)])
+        raise InputError(f"the prior names arm {missing!r}, which the catalogue lacks", hint=near or "add it first")
+    return [(known[key], *prior[key]) for key in prior]
+
+
+def _lesson(unit: Unit, request: Request) -> tuple[dict[int, Sums], dict[str, Any]] | None:
+    """What the mature decisions of a log teach, and which they were."""
+    if request.from_log is None:
+        return None
+    selected = filters.selection(unit, request.from_log)
+    reward = reward_definitions.find(unit, request.reward)
+    total: dict[int, Sums] = {}
+    slots = last = 0
+    for found in evidence.impressions(unit, selected, reward):
+        total = evidence.added(total, evidence.sums(found))
+        slots += len(found)
+        last = max(last, int(found.slots["decision_id"].max(initial=0)))
+    if not slots:
+        raise InputError("the log has no mature decision to learn from", hint="import a log, or widen the filter")
+    selection = {name: value for name, value in asdict(selected).items() if value is not None}
+    return total, {
+        "filter": request.from_log, "selection": selection, "last_id": last, "now": unit.now,
+        "window_us": reward.window_us, "slots": slots,
+    }  # fmt: skip
+
+
+# -- look --
+
+
+def listing(store: Store) -> list[dict[str, Any]]:
+    """Every policy at its live version."""
+    with store.read() as unit:
+        every = policies.all_policies(unit)
+        live = policies.live(unit, {policy.name for policy in every})
+        return [summary(unit, live[policy.name][0]) for policy in every]
+
+
+def summary(unit: Unit, version: Version) -> dict[str, Any]:
+    policy = version.policy
+    return {
+        "policy": policy.name,
+        "version": version.number,
+        "kind": policy.kind,
+        "params": dict(policy.params),
+        "reward": version.reward.name,
+        "status": version.status,
+        "versions": [other.number for other in policies.versions(unit, [policy.id])],
+    }
+
+
+def show(store: Store, reference: str) -> dict[str, Any]:
+    """What a version believes of every arm, and what it would serve now."""
+    with store.read() as unit:
+        version, head = naming.one(unit, reference)
+        policy = version.policy
+        served = decisions.served(unit, policy_id=policy.id, version_id=None if version.learning else version.id)
+        catalogue = arms.every(unit)
+        live = policies.by_id(unit, [head.live_id])[head.live_id]
+        return {
+            "policy": policy.name,
+            "version": version.number,
+            "kind": policy.kind,
+            "params": dict(policy.params),
+            "reward": version.reward.name,
+            "status": version.status,
+            "live": live.number,
+            "versions": [other.number for other in policies.versions(unit, [policy.id])],
+            "learned_from": dict(version.learned_from),
+            "created_at": written(version.created_at),
+            "arms": _arms(serving.load(unit, version), catalogue, served),
+        }
+
+
+def _arms(belief_of: serving.Serving, catalogue: Sequence[Arm], served: Mapping[int, int]) -> list[dict[str, Any]]:
+    if not catalogue:
+        return []
+    ids = np.array([arm.id for arm in catalogue], np.int64)
+    belief = belief_of.belief(ids)
+    lower, upper = means.intervals(belief)
+    mean = belief.mean(unknown=np.nan)
+    best, probability = _chances(belief_of, catalogue)
+    return [
+        {
+            "arm": arm.key,
+            "status": "active" if arm.retired_at is None else "retired",
+            "served": served.get(arm.id, 0),
+            "pulls": float(belief.pulls[place]),
+            "reward_sum": float(belief.reward_sum[place]),
+            "mean": _known(mean[place]),
+            "lower": _known(lower[place]),
+            "upper": _known(upper[place]),
+            "p_best": _known(best[place]),
+            "probability": _known(probability[place]),
+        }
+        for place, arm in enumerate(catalogue)
+    ]
+
+
+def _chances(belief_of: serving.Serving, catalogue: Sequence[Arm]) -> tuple[Array, Array]:
+    """Per arm the probability to be the best, and to be served now at position 1; NaN where there is none."""
+    active = np.array([arm.retired_at is None for arm in catalogue])
+    best, probability = np.full(len(catalogue), np.nan), np.where(active, np.nan, 0.0)
+    ids = np.array([arm.id for arm in catalogue], np.int64)[active]
+    if not belief_of.policy.served or not len(ids):
+        return best, probability
+    try:
+        case = belief_of.case("now", ids, {}, keys={arm.id: arm.key for arm in catalogue})
+    except InputError:  # the distribution depends on a context, and there is none to look at
+        return best, probability
+    best[active] = slate.first(case.scores, floor=0.0)
+    probability[active] = slate.first(case.scores, floor=case.floor)
+    return best, probability
+
+
+def _known(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,182 @@
+"""Sessions: list them, one visit as a timeline, and the end of a visit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rlrec.app import rendering
+from rlrec.app import reward as reward_definitions
+from rlrec.app.feedback import reward_of
+from rlrec.errors import InputError, suggest
+from rlrec.records import Decision, Event, Reward
+from rlrec.store import Store, Unit, contents, decisions, events, policies, sessions, settings
+from rlrec.store.events import CENSOR
+from rlrec.store.sessions import Session, Visit
+from rlrec.times import written
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What `session show` is asked for. visit: None for the newest; reward: None for each decision's own."""
+
+    key: str
+    visit: int | None = None
+    gamma: float = 1.0
+    reward: str | None = None
+
+
+def listing(store: Store, *, limit: int | None) -> list[dict[str, Any]]:
+    """Sessions, newest first; at most `limit`, and a line where there are more."""
+    with store.read() as unit:
+        found = sessions.listing(unit, limit=None if limit is None else limit + 1)
+    if limit is not None and len(found) > limit:
+        store.notice(f"the newest {limit} sessions; --limit shows more")
+    return [row | {"last_at": None if row["last_at"] is None else written(row["last_at"])} for row in found[:limit]]
+
+
+# -- one visit --
+
+
+def show(store: Store, request: Request) -> dict[str, Any]:
+    """A visit as a timeline: what was known, what was shown with which probability, what came of it."""
+    with store.read() as unit:
+        session = _known(unit, request.key)
+        visits = sessions.all_visits(unit, session.id)
+        visit = _chosen(visits, request)
+        reward = None if request.reward is None else reward_definitions.find(unit, request.reward)
+        steps = _steps(unit, decisions.of_visit(unit, session.id, visit.number), reward)
+        ended = ended_at(unit, visit)
+    returns = discounted([step["reward"] for step in steps], gamma=request.gamma)
+    return {
+        "session": session.key,
+        "user": session.user,
+        "visit": visit.number,
+        "visits": len(visits),
+        "started_at": written(visit.started_at),
+        "last_at": written(visit.last_at),
+        "ended_at": None if ended is None else written(ended),
+        "reward": sum(step["reward"] for step in steps),
+        "return": returns[0] if returns else 0.0,
+        "gamma": request.gamma,
+        "decisions": [step | {"return": value} for step, value in zip(steps, returns, strict=True)],
+    }
+
+
+def discounted(rewards: Sequence[float], *, gamma: float) -> list[float]:
+    """The return of every step of one visit: its reward and the discounted rewards after it."""
+    total, returns = 0.0, []
+    for reward in reversed(rewards):
+        total = reward + gamma * total
+        returns.append(total)
+    return returns[::-1]
+
+
+def ended_at(unit: Unit, visit: Visit) -> int | None:
+    """When a visit ended: by `session end`, or when the timeout was over; None while it is open."""
+    if visit.ended_at is not None:
+        return visit.ended_at
+    lapses = visit.last_at + settings.get(unit).session_timeout_us
+    return lapses if unit.now > lapses else None
+
+
+def _known(unit: Unit, key: str, *, lock: bool = False) -> Session:
+    found = sessions.find(unit, [key], lock=lock)
+    if key not in found:
+        near = suggest(key, [row["session"] for row in sessions.listing(unit, limit=1_000)])
+        raise InputError(f"unknown session {key!r}", hint=near or "`rlrec session list` shows them")
+    return found[key]
+
+
+def _chosen(visits: Sequence[Visit], request: Request) -> Visit:
+    if not visits:
+        raise InputError(f"session {request.key!r} has no decision yet")
+    if request.visit is None:
+        return visits[-1]
+    chosen = next((visit for visit in visits if visit.number == request.visit), None)
+    if chosen is None:
+        raise InputError(
+            f"session {request.key!r} has no visit {request.visit}",
+            hint=f"it has visits 1 to {visits[-1].number}",
+        )
+    return chosen
+
+
+def _steps(unit: Unit, ids: Sequence[int], reward: Reward | None) -> list[dict[str, Any]]:
+    found, happened = decisions.find(unit, ids), events.of(unit, ids)
+    answers = rendering.stored(unit, ids)
+    versions = policies.by_id(unit, {decision.version_id for decision in found.values()})
+    bodies = contents.context_bodies(unit, {decision.context_id for decision in found.values()})
+    return [
+        _step(
+            found[key],
+            happened.get(key, []),
+            answers[key],
+            context=bodies[found[key].context_id],
+            reward=reward or versions[found[key].version_id].reward,
+        )
+        for key in ids
+    ]
+
+
+def _step(
+    decision: Decision, happened: Sequence[Event], answer: Mapping[str, Any], *, context: str, reward: Reward
+) -> dict[str, Any]:
+    counted = [event for event in happened if event.kind != CENSOR]
+    slate = [
+        shown
+        | {"censored": slot.censored, "reward": reward_of(reward, decision, counted, position=slot.position)}
+        for shown, slot in zip(answer["slate"], decision.slots, strict=True)
+    ]
+    kept = ("decision_id", "request_id", "step", "at", "policy", "version", "experiment", "variant")
+    return {name: answer[name] for name in kept} | {
+        "context": json.loads(context),
+        "state": json.loads(decision.state),
+        "propensity": answer["propensity"],
+        "log_propensity": answer["log_propensity"],
+        "slate": slate,
+        "events": told(happened),
+        "reward": reward_of(reward, decision, counted, position=None),
+    }
+
+
+def told(happened: Sequence[Event]) -> list[dict[str, Any]]:
+    """Events as a person reads them, in the order in which they were stored."""
+    return [
+        {
+            "position": event.position,
+            "kind": event.kind,
+            "value": event.value,
+            "at": written(event.at),
+            "key": event.key,
+        }
+        for event in happened
+    ]
+
+
+# -- the end of a visit --
+
+
+def end(store: Store, key: str) -> dict[str, Any]:
+    """End the session's newest visit: its next decision opens another one. Ending it twice changes nothing."""
+
+    def work(unit: Unit) -> dict[str, Any]:
+        session = _known(unit, key, lock=True)
+        visit = sessions.visits(unit, [session.id]).get(session.id)
+        if visit is None:
+            raise InputError(f"session {key!r} has no decision yet")
+        before = ended_at(unit, visit)
+        ended = unit.now if before is None else before
+        if visit.ended_at is None:
+            sessions.put_visits(unit, [replace(visit, ended_at=ended)])
+        return {
+            "session": session.key,
+            "visit": visit.number,
+            "decisions": visit.steps,
+            "ended_at": written(ended),
+            "already_ended": before is not None,
+        }
+
+    return store.write(work)

@@ -1,0 +1,46 @@
+"""Let overdue slots into the beliefs of rewards that settle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from rlrec.app.ledger import Ledger
+from rlrec.records import Version
+from rlrec.store import Store, Unit, decisions, policies
+
+PORTION = 50_000  # slots a transaction
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    settled: int
+    open: int
+
+
+def settle(store: Store) -> Result:
+    """Every slot whose window is over enters; `open`: those whose window is not."""
+    settled = 0
+    with store.read() as unit:
+        waiting = {version.policy.id for version in _settling(unit)}
+    for policy_id in sorted(waiting):
+        while entered := store.write(partial(_portion, policy_id=policy_id)):
+            settled += entered
+    with store.read() as unit:
+        left = sum(
+            decisions.count_slots_after(unit, version.policy.id, first=(version.entered_to or 0) + 1)
+            for version in _settling(unit)
+        )
+    return Result(settled=settled, open=left)
+
+
+def _settling(unit: Unit) -> list[Version]:
+    every = policies.versions(unit, [policy.id for policy in policies.all_policies(unit)])
+    return [version for version in every if version.learning and version.entered_to is not None]
+
+
+def _portion(unit: Unit, policy_id: int) -> int:
+    ledger = Ledger(unit, [policy_id])
+    entered = ledger.settle(limit=PORTION)
+    ledger.close()
+    return entered

@@ -1,0 +1,88 @@
+"""Versions of a policy: freeze a belief, promote a version, roll back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rlrec.app import forking, naming
+from rlrec.app.policy import summary
+from rlrec.errors import CheckFailed, InputError
+from rlrec.records import Head, Version
+from rlrec.store import Store, Unit, policies, settings
+
+
+def freeze(store: Store, reference: str) -> dict[str, Any]:
+    """An immutable copy of a belief, without the slots that are not mature, under the next number; not live.
+
+    The belief is read in one snapshot; the copy stands at the change that the snapshot saw.
+    """
+    with store.read() as unit:
+        source, head = _learning(unit, reference)
+        sums, last = forking.fork(unit, source)
+
+    def work(unit: Unit) -> dict[str, Any]:
+        policies.lock(unit, [source.policy.id])
+        number = policies.versions(unit, [source.policy.id])[-1].number + 1
+        made = forking.copy(
+            unit,
+            source,
+            policy_id=source.policy.id,
+            number=number,
+            status="frozen",
+            seq=head.seq,
+            sums=sums,
+            learned_from={"policy_id": source.policy.id, "last_id": last, **source.learned_from},
+        )
+        settings.add_run(unit, "policy freeze", {"policy": source.policy.name, "from": source.number, "to": number})
+        return summary(unit, policies.by_id(unit, [made])[made]) | {"parent": source.number}
+
+    return store.write(work)
+
+
+def _learning(unit: Unit, reference: str) -> tuple[Version, Head]:
+    """The version meant; a name means the live one, or where that is frozen the newest one that learns."""
+    version, head = naming.one(unit, reference)
+    if naming.split(reference)[1] is None and not version.learning:
+        learning = [other for other in policies.versions(unit, [version.policy.id]) if other.learning]
+        version = learning[-1] if learning else version
+    if version.policy.kind == "logged":
+        raise InputError(f"policy {version.policy.name!r} is the label of an imported log: it has no belief to freeze")
+    return version, head
+
+
+def promote(store: Store, reference: str) -> dict[str, Any]:
+    """Make a version live. Promoting the live one again changes nothing."""
+    if naming.split(reference)[1] is None:
+        raise InputError(f"{reference!r} names no version", hint=f"write {reference}@V; `rlrec policy show` lists them")
+
+    def work(unit: Unit) -> dict[str, Any]:
+        version, head = naming.one(unit, reference)
+        head = policies.lock(unit, [version.policy.id])[version.policy.id]
+        if version.status == "retired":
+            raise InputError(f"version {version.number} of {version.policy.name} is retired")
+        before = policies.by_id(unit, [head.live_id])[head.live_id]
+        if head.live_id != version.id:
+            policies.promote(unit, version.policy.id, version_id=version.id, previous_id=head.live_id)
+            settings.add_run(unit, "policy promote", {"policy": version.policy.name, "version": version.number})
+        return {"policy": version.policy.name, "version": version.number, "previous": before.number}
+
+    return store.write(work)
+
+
+def rollback(store: Store, name: str) -> dict[str, Any]:
+    """Back to what was live before the last promote. Raises CheckFailed where nothing is left."""
+
+    def work(unit: Unit) -> dict[str, Any]:
+        version, _ = naming.one(unit, name)
+        head = policies.lock(unit, [version.policy.id])[version.policy.id]
+        last = policies.last_promotion(unit, version.policy.id)
+        if last is None:
+            raise CheckFailed(f"policy {version.policy.name} has no promotion to roll back")
+        now = policies.by_id(unit, [last[1], head.live_id])
+        policies.roll_back(unit, version.policy.id, promotion_id=last[0], live_id=last[1])
+        settings.add_run(unit, "policy rollback", {"policy": version.policy.name, "version": now[last[1]].number})
+        return {
+            "policy": version.policy.name, "version": now[last[1]].number, "previous": now[head.live_id].number,
+        }  # fmt: skip
+
+    return store.write(work)

@@ -1,0 +1,41 @@
+"""What a belief over means says about each arm, for people."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+
+from rlrec.policy.base import Belief
+from rlrec.policy.scores import Array
+
+
+def intervals(belief: Belief, *, level: float = 0.95) -> tuple[Array, Array]:
+    """Bounds of each arm's mean reward, (m,) and (m,); NaN where nothing is known.
+
+    With a prior: equal-tailed posterior Beta interval. Without: Wilson's interval where rewards lie in [0, 1], else the
+    normal one. Source: Wilson 1927 (score interval).
+    """
+    from scipy.special import betaincinv, ndtri
+
+    z = float(ndtri((1 + level) / 2))
+    lower, upper = _wilson(belief, z)
+    alpha, beta = belief.alpha + belief.reward_sum, belief.beta + (belief.pulls - belief.reward_sum)
+    posterior = (belief.alpha + belief.beta > 0) & (alpha > 0) & (beta > 0)
+    tail = (1 - level) / 2
+    a, b = np.where(posterior, alpha, 1.0), np.where(posterior, beta, 1.0)
+    low, high = cast(Array, betaincinv(a, b, tail)), cast(Array, betaincinv(a, b, 1 - tail))
+    return np.where(posterior, low, lower), np.where(posterior, high, upper)
+
+
+def _wilson(belief: Belief, z: float) -> tuple[Array, Array]:
+    n = np.where(belief.pulls > 0, belief.pulls, np.nan)
+    mean = belief.reward_sum / n
+    within = (
+        (belief.reward_sum >= 0) & (belief.reward_sum <= belief.pulls) & (belief.reward_squares <= belief.reward_sum)
+    )
+    with np.errstate(invalid="ignore"):
+        centre = (mean + z**2 / (2 * n)) / (1 + z**2 / n)
+        spread = z / (1 + z**2 / n) * np.sqrt(np.maximum(mean * (1 - mean), 0) / n + z**2 / (4 * n**2))
+        error = z * np.sqrt(np.maximum(belief.reward_squares / n - mean**2, 0) / n)
+    return np.where(within, centre - spread, mean - error), np.where(within, centre + spread, mean + error)
