@@ -1,13 +1,49 @@
-"""Time as people read it. Inside, a time is microseconds since 1970 UTC."""
+"""Time as people read and write it. Inside, a time is microseconds since 1970 UTC."""
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 
+from rlrec.errors import InputError
+
+SECOND = 1_000_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+FIRST, LAST = -62_135_596_800 * SECOND, 253_402_300_800 * SECOND - 1  # years 1 to 9999
+
+_FORM = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)"
+    r"(?:[Tt ](\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,18}))?)?([Zz]|([+-])(\d\d):(\d\d))?)?",
+    re.ASCII,
+)
 
 
 def written(micros: int) -> str:
     """RFC 3339 in UTC with microseconds: 2026-01-31T12:00:00.123456Z."""
     moment = EPOCH + timedelta(microseconds=micros)
     return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+
+def parse(text: str) -> int:
+    """Microseconds since 1970 UTC of an RFC 3339 time. Without an offset it is UTC; a date alone is midnight.
+
+    Digits beyond the microsecond are dropped."""
+    shown = repr(text[:60])
+    match = _FORM.fullmatch(text)
+    if match is None:
+        raise InputError(f"{shown} is not a time", hint="write 2026-01-31T12:00:00Z, or a date")
+    year, month, day, hour, minute, second = (int(part or 0) for part in match.group(1, 2, 3, 4, 5, 6))
+    fraction, sign, offset_h, offset_m = match.group(7, 9, 10, 11)
+    leap = second == 60
+    try:
+        moment = datetime(year, month, day, hour, minute, second - leap, tzinfo=UTC)
+    except ValueError as error:
+        raise InputError(f"{shown} is not a time: {error}") from None
+    if sign and (int(offset_h) > 23 or int(offset_m) > 59):
+        raise InputError(f"{shown} is not a time: no such offset")
+    offset = (int(offset_h) * 60 + int(offset_m)) * (-1 if sign == "-" else 1) if sign else 0
+    micros = int((fraction or "0")[:6].ljust(6, "0"))
+    result = ((moment - EPOCH) // timedelta(seconds=1) + leap - offset * 60) * SECOND + micros
+    if not FIRST <= result <= LAST:
+        raise InputError(f"{shown} is outside the years 1 to 9999 in UTC")
+    return result

@@ -23,7 +23,8 @@ from typing import Any
 
 import click
 
-from rlrec.cli.values import EPOCH, format_time, printable
+from rlrec.cli.values import printable
+from rlrec.times import EPOCH, written
 
 FORMATS = ("table", "json", "ndjson", "csv")
 PAUSE_S = 0.2
@@ -119,7 +120,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, datetime):
         moment = value if value.tzinfo else value.replace(tzinfo=EPOCH.tzinfo)
         since = moment - EPOCH
-        return format_time((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds)
+        return written((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds)
     if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, Enum):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -16,22 +15,16 @@ from urllib.parse import unquote
 import click
 
 from rlrec.errors import InputError
+from rlrec.times import SECOND
+from rlrec.times import parse as parse_time
 
 if TYPE_CHECKING:
     AnyType = click.ParamType[Any, Any]
 else:  # the class takes no parameters in click 8.1
     AnyType = click.ParamType
 
-SECOND = 1_000_000
 LARGEST = 2**63 - 1
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-FIRST, LAST = -62_135_596_800 * SECOND, 253_402_300_800 * SECOND - 1  # years 1 to 9999
 
-TIME_FORM = re.compile(
-    r"(\d{4})-(\d\d)-(\d\d)"
-    r"(?:[Tt ](\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,18}))?)?([Zz]|([+-])(\d\d):(\d\d))?)?",
-    re.ASCII,
-)
 DURATION_FORM = re.compile(
     r"(?:(\d+(?:\.\d+)?)w)?(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?"
     r"(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?",
@@ -83,36 +76,6 @@ def passwords(url: str) -> list[str]:
     found = [userinfo[1]] if userinfo else []
     found += [match[2].strip("'") for match in PASSWORD.finditer(url)]
     return [form for word in found for form in {word, unquote(word)} if len(form) > 2]
-
-
-def parse_time(text: str) -> int:
-    """Microseconds since 1970 UTC of an RFC 3339 time. Without an offset it is UTC; a date alone is midnight.
-
-    Digits beyond the microsecond are dropped."""
-    match = TIME_FORM.fullmatch(text)
-    if match is None:
-        raise InputError(f"'{cut(text)}' is not a time", hint="write 2026-01-31T12:00:00Z, or a date")
-    year, month, day, hour, minute, second = (int(part or 0) for part in match.group(1, 2, 3, 4, 5, 6))
-    fraction, sign, offset_h, offset_m = match.group(7, 9, 10, 11)
-    leap = second == 60
-    try:
-        moment = datetime(year, month, day, hour, minute, second - leap, tzinfo=UTC)
-    except ValueError as error:
-        raise InputError(f"'{cut(text)}' is not a time: {error}") from None
-    if sign and (int(offset_h) > 23 or int(offset_m) > 59):
-        raise InputError(f"'{cut(text)}' is not a time: no such offset")
-    offset = (int(offset_h) * 60 + int(offset_m)) * (-1 if sign == "-" else 1) if sign else 0
-    micros = int((fraction or "0")[:6].ljust(6, "0"))
-    result = ((moment - EPOCH) // timedelta(seconds=1) + leap - offset * 60) * SECOND + micros
-    if not FIRST <= result <= LAST:
-        raise InputError(f"'{cut(text)}' is outside the years 1 to 9999 in UTC")
-    return result
-
-
-def format_time(micros: int) -> str:
-    """RFC 3339 in UTC with microseconds: 2026-01-31T12:00:00.123456Z."""
-    moment = EPOCH + timedelta(microseconds=micros)
-    return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 def parse_duration(text: str) -> int:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from rlrec import times
 from rlrec.cli import values
 from rlrec.errors import InputError
 
@@ -24,7 +25,7 @@ NOON = 1_769_860_800_000_000  # 2026-01-31T12:00:00Z
     ],
 )
 def test_times_are_utc_microseconds(text, micros):
-    assert values.parse_time(text) == micros
+    assert times.parse(text) == micros
 
 
 @pytest.mark.parametrize(
@@ -34,15 +35,15 @@ def test_times_are_utc_microseconds(text, micros):
 )  # fmt: skip
 def test_what_is_no_time_is_refused(text):
     with pytest.raises(InputError):
-        values.parse_time(text)
+        times.parse(text)
 
 
-@pytest.mark.parametrize("micros", [NOON, NOON + 1, -1, values.FIRST, values.LAST])
+@pytest.mark.parametrize("micros", [NOON, NOON + 1, -1, times.FIRST, times.LAST])
 def test_times_print_in_a_form_that_reads_back(micros):
-    text = values.format_time(micros)
+    text = times.written(micros)
     assert text.endswith("Z")
     assert len(text) == 27
-    assert values.parse_time(text) == micros
+    assert times.parse(text) == micros
 
 
 @pytest.mark.parametrize(
