@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from rlrec.errors import InputError, suggest
 from rlrec.store import Unit, experiments, policies
 from rlrec.store.reader import Selection
+from rlrec.times import parse as parse_time
 
 KEYS = ("policy", "version", "experiment", "variant", "since", "until")
 
@@ -74,9 +73,7 @@ def _variants(unit: Unit, pairs: dict[str, str]) -> list[int]:
 
 def _time(text: str) -> int:
     try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise InputError(
-            f"{text!r} in the log filter is no time", hint="write 2026-01-31T12:00:00Z, or a date"
-        ) from error
-    return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1e6)
+        return parse_time(text)
+    except InputError as error:
+        error.message = f"{error.message} (in the log filter)"
+        raise

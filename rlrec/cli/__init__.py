@@ -20,7 +20,15 @@ from rlrec.cli.values import TIME
 from rlrec.errors import InputError, RlrecError
 
 # name: (module:attribute, its one-line help without the final stop). The help lists them in this order.
-COMMANDS: dict[str, tuple[str, str]] = {}
+COMMANDS: dict[str, tuple[str, str]] = {
+    "init": ("rlrec.cli.init:init", "Create the store, or bring it up to date"),
+    "arm": ("rlrec.cli.arm:arm", "Add, list, retire and restore arms"),
+    "reward": ("rlrec.cli.reward:reward", "Define and list rewards"),
+    "policy": ("rlrec.cli.policy:policy", "Create policies, look into them, freeze and promote versions"),
+    "recommend": ("rlrec.cli.recommend:recommend", "Draw a slate and log it with its exact propensities"),
+    "feedback": ("rlrec.cli.feedback:feedback", "Record what the user did after a decision"),
+    "settle": ("rlrec.cli.settle:settle", "Let overdue slots of `settled` rewards into their beliefs"),
+}
 
 INTERRUPTED = 130
 PIPE_CLOSED = 141  # what a shell shows for a tool that SIGPIPE ended

@@ -65,6 +65,13 @@ def groups(
                 return
 
 
+def blocks(source: str) -> Iterator[bytes]:
+    """The bytes of an input as they come."""
+    with _opened(source) as stream:
+        while block := _read(stream):
+            yield block
+
+
 class _Cutter:
     """Blocks of bytes to numbered lines; no line takes more memory than LIMIT and one block."""
 

@@ -159,14 +159,43 @@ class Refusals:
 class Lines:
     """Input of one JSON object a line, read in groups, bad lines refused on the way."""
 
-    def __init__(self, source: str, refusals: Refusals) -> None:
+    def __init__(self, source: str, refusals: Refusals, *, name: str | None = None) -> None:
         self.source = source
+        self.name = name or source
         self.refusals = refusals
         self.texts: dict[int, bytes] = {}
+        self.file: object = None
+
+    def kept(self) -> Lines:
+        """The same input where it can be read again: stdin is copied to a file that vanishes with the process."""
+        if self.source != "-":
+            return self
+        import tempfile
+
+        copy = tempfile.NamedTemporaryFile(prefix="rlrec-")  # noqa: SIM115 (it lives as long as these lines)
+        for block in reading.blocks(self.source):
+            copy.write(block)
+        copy.flush()
+        kept = Lines(copy.name, self.refusals, name="-")
+        kept.file = copy
+        return kept
+
+    def first_byte(self) -> bytes:
+        """The first byte that is no space, of an input that can be read again."""
+        for group in reading.groups(self.source, size=1, eager=False):
+            return group[0][1].lstrip()[:1]
+        return b""
+
+    def raw(self, *, size: int = 1000) -> Iterator[list[tuple[int, bytes]]]:
+        """Lists of (line number, line) as they are."""
+        self.refusals.reading(self.name)
+        for group in reading.groups(self.source, size=size, eager=False):
+            self.texts = dict(group)
+            yield group
 
     def groups(self, kind: type[T], *, size: int = 1000, eager: bool = False) -> Iterator[list[tuple[int, T]]]:
         """Lists of (line number, decoded line); the lines that do not decode are refused."""
-        self.refusals.reading(self.source)
+        self.refusals.reading(self.name)
         for group in reading.groups(self.source, size=size, eager=eager):
             self.texts = dict(group)
             yield list(self._decoded(group, kind))

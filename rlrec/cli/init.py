@@ -1,0 +1,32 @@
+"""rlrec init."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from rlrec.cli.output import Show
+from rlrec.cli.shared import printed, stored
+from rlrec.cli.values import DURATION
+
+
+@click.command()
+@click.option(
+    "--session-timeout", type=DURATION, help="A visit ends after this long without a decision [default: 30m]."
+)
+@click.option("--check", is_flag=True, help="Only look: exit 3 where the store is missing or out of date.")
+@printed
+@stored
+def init(store: Any, show: Show, session_timeout: int | None, check: bool) -> None:
+    """Create the store, or bring it up to date.
+
+    Safe to repeat, and to run many times at once.
+
+    \b
+    Example:
+      rlrec --db shop.db init --session-timeout 45m
+    """
+    from rlrec.app import init as use_case
+
+    show(use_case.check(store) if check else use_case.init(store, session_timeout_us=session_timeout))

@@ -1,0 +1,165 @@
+"""rlrec policy: policies and their versions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from rlrec.cli.output import Show, View
+from rlrec.cli.shared import Group, printed, stored
+from rlrec.cli.values import NAME, PAIR
+from rlrec.errors import InputError
+
+FILE = click.Path(exists=True, dir_okay=False)
+
+
+@click.group(cls=Group)
+def policy() -> None:
+    """Create policies, look into them, freeze and promote versions."""
+
+
+@policy.command()
+@printed
+def kinds(show: Show) -> None:
+    """List the kinds of policy, their parameters, and when to use each.
+
+    \b
+    Example:
+      rlrec policy kinds
+    """
+    from rlrec.app import policy as use_case
+
+    found = use_case.list_kinds()
+    rows = [[one["kind"], _pairs(one["parameters"]), one["when"]] for one in found]
+    show(found, table=View(headers=["kind", "parameters", "when to use it"], rows=rows))
+
+
+def _pairs(parameters: dict[str, Any]) -> str:
+    return " ".join(f"{name}={value:g}" if isinstance(value, float) else name for name, value in parameters.items())
+
+
+@policy.command()
+@click.argument("name", type=NAME)
+@click.option("--kind", required=True, help="What kind of policy; `rlrec policy kinds` lists them.")
+@click.option("--param", "params", type=PAIR, multiple=True, metavar="K=V", help="A parameter of the kind; repeatable.")
+@click.option("--reward", default="default", show_default=True, help="The reward it learns from.")
+@click.option("--prior", type=FILE, help="CSV arm,alpha,beta or arm,mean,variance: replaces the default prior.")
+@click.option("--from-log", metavar="FILTER", help="Teach its belief from mature decisions, e.g. policy=random.")
+@printed
+@stored
+def create(
+    store: Any, show: Show, name: str, kind: str, params: Sequence[tuple[str, str]], reward: str, prior: str | None,
+    from_log: str | None,
+) -> None:  # fmt: skip
+    """Create a policy; its version 1 is live at once.
+
+    \b
+    Example:
+      rlrec policy create home --kind thompson --param floor=0.02
+    """
+    from rlrec.app import policy as use_case
+
+    parameters: dict[str, str] = {}
+    for key, value in params:
+        if key in parameters:
+            raise InputError(f"parameter {key!r} is given twice")
+        parameters[key] = value
+    request = use_case.Request(
+        name=name, kind=kind, parameters=parameters, reward=reward, prior=prior, from_log=from_log
+    )
+    show(use_case.create(store, request))
+
+
+@policy.command("list")
+@printed
+@stored
+def list_(store: Any, show: Show) -> None:
+    """List all policies at their live version.
+
+    \b
+    Example:
+      rlrec policy list
+    """
+    from rlrec.app import policy as use_case
+
+    found = use_case.listing(store)
+    headers = ["policy", "version", "kind", "params", "reward", "status"]
+    rows = [[_pairs(one[name]) if name == "params" else one[name] for name in headers] for one in found]
+    show(found, table=View(headers=headers, rows=rows))
+
+
+@policy.command("show")
+@click.argument("reference", metavar="NAME[@V]")
+@printed
+@stored
+def show_(store: Any, show: Show, reference: str) -> None:
+    """Show what a policy believes of each arm, and what it would serve now.
+
+    p_best is the probability that the arm is the best one under the belief; probability is what would be served at
+    position 1, floor included. Both are exact.
+
+    \b
+    Example:
+      rlrec policy show home
+    """
+    from rlrec.app import policy as use_case
+
+    found = use_case.show(store, reference)
+    headers = ["arm", "status", "served", "pulls", "reward_sum", "mean", "lower", "upper", "p_best", "probability"]
+    title = [
+        f"{found['policy']} version {found['version']} ({found['status']}; live: {found['live']}), "
+        f"kind {found['kind']} {_pairs(found['params'])}".rstrip(),
+        f"learns reward {found['reward']}",
+    ]
+    rows = [[one[name] for name in headers] for one in found["arms"]]
+    show(found, table=View(headers=headers, rows=rows, title=title))
+
+
+@policy.command()
+@click.argument("reference", metavar="NAME[@V]")
+@printed
+@stored
+def freeze(store: Any, show: Show, reference: str) -> None:
+    """Copy a belief, without the slots that are not mature, into an immutable version; it is not live.
+
+    \b
+    Example:
+      rlrec policy freeze home
+    """
+    from rlrec.app import versions as use_case
+
+    show(use_case.freeze(store, reference))
+
+
+@policy.command()
+@click.argument("reference", metavar="NAME@V")
+@printed
+@stored
+def promote(store: Any, show: Show, reference: str) -> None:
+    """Make a version live.
+
+    \b
+    Example:
+      rlrec policy promote home@2
+    """
+    from rlrec.app import versions as use_case
+
+    show(use_case.promote(store, reference))
+
+
+@policy.command()
+@click.argument("name")
+@printed
+@stored
+def rollback(store: Any, show: Show, name: str) -> None:
+    """Return to the version that was live before the last promote.
+
+    \b
+    Example:
+      rlrec policy rollback home
+    """
+    from rlrec.app import versions as use_case
+
+    show(use_case.rollback(store, name))

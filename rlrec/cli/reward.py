@@ -1,0 +1,89 @@
+"""rlrec reward: what a decision is worth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from rlrec.cli.output import Show, View
+from rlrec.cli.shared import Group, printed, stored
+from rlrec.cli.values import DURATION, NAME, NUMBER, Parsed, parse_number
+from rlrec.errors import InputError
+
+
+def _clip(text: str) -> tuple[float, float]:
+    low, comma, high = text.partition(",")
+    if not comma:
+        raise InputError(f"{text!r} is no range", hint="write LO,HI, for example 0,1")
+    bounds = parse_number(low), parse_number(high)
+    if bounds[0] > bounds[1]:
+        raise InputError(f"the range {text!r} is empty", hint="write LO,HI with LO below HI")
+    return bounds
+
+
+@click.group(cls=Group)
+def reward() -> None:
+    """Define and list rewards."""
+
+
+@reward.command()
+@click.argument("name", type=NAME)
+@click.argument("weights")
+@click.option("--window", type=DURATION, default="30m", show_default=True, help="Events count this long.")
+@click.option("--default", type=NUMBER, default="0", show_default=True, help="Reward of a slot without events.")
+@click.option("--clip", type=Parsed("lo,hi", _clip), help="Keep a slot's reward inside LO,HI.")
+@click.option(
+    "--learn", type=click.Choice(["served", "settled"]), default="served", show_default=True,
+    help="When a belief takes a slot in: at once, corrected by its events, or when its window is over.",
+)  # fmt: skip
+@click.option(
+    "--late", type=click.Choice(["count", "ignore"]), default="count", show_default=True,
+    help="Whether events after the window still correct a belief (estimates never count them).",
+)  # fmt: skip
+@printed
+@stored
+def define(
+    store: Any, show: Show, name: str, weights: str, window: int, default: float, clip: tuple[float, float] | None,
+    learn: str, late: str,
+) -> None:  # fmt: skip
+    """Define what the events of a slot are worth.
+
+    A slot's reward is the sum of weight x value over its events, clipped; the default if none came. Definitions never
+    change: a new idea gets a new name, and can be tried on old logs.
+
+    \b
+    Example:
+      rlrec reward define basket 'click=0.1, purchase=1' --window 1d --clip 0,1
+    """
+    from rlrec.app import reward as use_case
+
+    request = use_case.Request(
+        name=name, weights=weights, window_us=window, default=default, clip=clip, learn=learn, late=late
+    )
+    show(use_case.define(store, request))
+
+
+@reward.command("list")
+@printed
+@stored
+def list_(store: Any, show: Show) -> None:
+    """List all reward definitions.
+
+    \b
+    Example:
+      rlrec reward list
+    """
+    from rlrec.app import reward as use_case
+
+    found = use_case.listing(store)
+    headers = ["reward", "weights", "window_s", "default", "clip", "learn", "late"]
+    rows = [
+        [*(one[name] for name in headers[:1]), _weights(one["weights"]), *(one[name] for name in headers[2:])]
+        for one in found
+    ]
+    show(found, table=View(headers=headers, rows=rows))
+
+
+def _weights(weights: dict[str, float]) -> str:
+    return ", ".join(f"{kind}={weight:g}" for kind, weight in weights.items())
