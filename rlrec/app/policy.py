@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -51,8 +51,8 @@ def list_kinds() -> list[dict[str, Any]]:
 
 def create(store: Store, request: Request) -> dict[str, Any]:
     """A policy with version 1, live. The same again is fine; raises Conflict where the name means another one."""
-    typed = parameters.typed(request.kind, request.parameters)
-    made = kinds.make(request.kind, typed)
+    made = kinds.make(request.kind, parameters.typed(request.kind, request.parameters))
+    typed = asdict(cast(Any, made))  # with the defaults of today: a policy never changes
     prior = {} if request.prior is None else parameters.prior(Path(request.prior))
     definition = canonical.text(
         {
