@@ -1,0 +1,188 @@
+"""The whole loop on the sample log, step by step, each by the command that a reader can type."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rlrec.errors import InputError, RlrecError
+from rlrec.simulate.bernoulli import Bernoulli
+
+HOURS = 12
+VISITORS = 1_000  # an hour
+SEED = 7
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A command with what it is for; `quiet` steps are repetitions that need no telling."""
+
+    why: str
+    command: str
+    quiet: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    command: str
+    output: str
+
+
+def samples() -> Path:
+    """The folder of the sample data: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / "sample_data"
+    return inside if inside.is_dir() else package.parent / "sample_data"
+
+
+def before() -> list[Step]:
+    """What the log of others says, before anything goes live."""
+    data = shlex.quote(str(samples()))
+    return [
+        Step(why="Make a store: one SQLite file in this folder.", command="rlrec init"),
+        Step(
+            why="Import a real log: 10,000 impressions of a fashion shop's front page (Open Bandit Dataset,\n"
+            "Saito et al. 2020), chosen uniformly among 80 items. 38 of them were clicked.",
+            command=f"rlrec import-log {data}/random_all.csv.gz --layout obd --policy random",
+        ),
+        Step(
+            why="A Thompson policy that starts from the belief which the shop published.",
+            command=f"rlrec policy create published --kind thompson --prior {data}/bts_all_prior.csv",
+        ),
+        Step(
+            why="A greedy policy that learns from the log itself: always the items clicked most often so far.",
+            command="rlrec policy create greedy --kind epsilon-greedy --param epsilon=0 --from-log policy=random",
+        ),
+        Step(
+            why="What would each have earned on that page? The log can answer, for it holds the probability of\n"
+            "every choice. Read the verdicts before the values. `uniform` is the policy that logged: a plain\n"
+            "average, to be trusted. `published` is weak: it prefers few items, one click carries much of its\n"
+            "estimate, and the interval says how little is known. `greedy` looks best by far, and is judged on\n"
+            "the very rows that it learned from (in-sample): that number is worth nothing.",
+            command="rlrec evaluate uniform published greedy --log policy=random --estimator snips",
+        ),
+    ]
+
+
+def live() -> list[Step]:
+    """Twelve simulated hours of traffic, with the clock given by --now."""
+    first = [
+        Step(
+            why="Now live. The audience is simulated: it clicks each item at the rate which it had in the log.",
+            command="rlrec policy show greedy --format csv > rates.csv",
+        ),
+        Step(
+            why="A new Thompson policy that knows nothing. 5 % of every position stays uniform, so that its log can\n"
+            "judge others.",
+            command="rlrec policy create live --kind thompson --param floor=0.05",
+        ),
+    ]
+    return first + [step for hour in range(HOURS) for step in _hour(hour)]
+
+
+def _hour(hour: int) -> list[Step]:
+    quiet, clock = hour > 0, f"rlrec --now 2026-01-01T{hour:02}"
+    return [
+        Step(
+            why=f"An hour of traffic: {VISITORS:,} visitors get three items each, with exact propensities in the log.",
+            command=f"{clock}:00:00Z recommend --input visitors-{hour:02}.ndjson --seed {SEED} > slates.ndjson",
+            quiet=quiet,
+        ),
+        Step(
+            why="The audience looks at the slates and clicks.",
+            command=f"rlrec demo --audience rates.csv --seed {hour} < slates.ndjson > clicks.ndjson",
+            quiet=quiet,
+        ),
+        Step(
+            why=f"The clicks come back, and the belief has learned. The same again for {HOURS - 1} more hours.",
+            command=f"{clock}:10:00Z feedback --input clicks.ndjson",
+            quiet=quiet,
+        ),
+    ]
+
+
+def after(uniform: float) -> list[Step]:
+    """What was learned. uniform: clicks per impression of the uniform policy, which the audience's rates give."""
+    return [
+        Step(
+            why="What `live` believes now: it found the items that this audience likes, and serves them most.\n"
+            "(The twelve it serves most; `rlrec policy show live` has all.)",
+            command="rlrec policy show live --format csv > live.csv\n"
+            "head -n 1 live.csv; tail -n +2 live.csv | sort -t, -k10 -g -r | head -n 12",
+        ),
+        Step(
+            why=f"Its own log judges others. The truth for `uniform` is {uniform:.5f} clicks an impression: is it\n"
+            "inside the interval? `live` earned more than that while it was still learning (in-sample: its own log).",
+            command="rlrec --now 2026-01-02 evaluate uniform live --log policy=live --estimator snips",
+        ),
+        Step(
+            why="Is all of it true? Beliefs are rebuilt from the log, and stored propensities are computed again.",
+            command="rlrec --now 2026-01-02 doctor --sample 500",
+        ),
+    ]
+
+
+def run(folder: Path, *, say: Callable[[Step], None], shown: Callable[[str], None]) -> Iterator[Done]:
+    """Run every step in a folder through the shell; `say` is told each step first, `shown` what it printed."""
+    for step in before():
+        yield _do(folder, step, say, shown)
+    visitors(folder)
+    for step in live():
+        yield _do(folder, step, say, shown)
+    audience = Bernoulli(rates=rates(folder / "rates.csv"))
+    for step in after(audience.mean()):
+        yield _do(folder, step, say, shown)
+
+
+def _do(folder: Path, step: Step, say: Callable[[Step], None], shown: Callable[[str], None]) -> Done:
+    if not step.quiet:
+        say(step)
+    # `rlrec` is this very program, whatever is on the PATH; nothing of the caller's environment speaks to it.
+    function = f'rlrec() {{ {shlex.quote(sys.executable)} -m rlrec "$@"; }}; {step.command}'
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RLREC_")}
+    done = subprocess.run(["sh", "-c", function], cwd=folder, env=clean, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RlrecError(f"`{step.command}` failed: {done.stderr.strip() or done.returncode}")
+    if not step.quiet:
+        shown(done.stdout)
+    return Done(command=step.command, output=done.stdout)
+
+
+def visitors(folder: Path) -> None:
+    """The requests of each hour, a file an hour."""
+    for hour in range(HOURS):
+        with (folder / f"visitors-{hour:02}.ndjson").open("w", encoding="utf-8") as file:
+            for number in range(VISITORS):
+                request = {"policy": "live", "session": f"h{hour}-{number}", "user": f"u{number}", "k": 3}
+                file.write(json.dumps(request) + "\n")
+
+
+def rates(path: Path) -> dict[str, float]:
+    """Click rate of each arm, from the columns arm and mean of a CSV."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return {row["arm"]: float(row["mean"] or 0) for row in csv.DictReader(file)}
+    except (OSError, KeyError, ValueError) as error:
+        raise InputError(
+            f"cannot read click rates from {path}", hint="it is a CSV with the columns arm and mean"
+        ) from error
+
+
+def clicks(path: Path, answers: Iterable[str], *, seed: int) -> Iterator[str]:
+    """Lines for `feedback --input`: what an audience with these rates does with the answers of `recommend`."""
+    audience = Bernoulli(rates=rates(path))
+    decisions = [json.loads(line) for line in answers]
+    shown = [decision for decision in decisions if decision.get("decision_id")]
+    slates = [[slot["arm"] for slot in decision["slate"]] for decision in shown]
+    for page, position in audience.clicks(slates, rng=np.random.default_rng(seed)):
+        line = {"decision_id": shown[page]["decision_id"], "position": position, "events": {"click": 1}}
+        yield json.dumps(line)
