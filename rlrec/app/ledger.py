@@ -28,6 +28,7 @@ class Ledger:
     def __init__(self, unit: Unit, policy_ids: Collection[int]) -> None:
         self.unit = unit
         self.heads = policies.lock(unit, policy_ids)
+        unit.now = max(unit.now, decisions.newest(unit) or 0)  # others may have decided while we waited
         self.seq = {policy: policies.raise_seq(unit, policy) for policy in sorted(self.heads)}
         self.learning: dict[int, list[Version]] = defaultdict(list)
         for version in policies.versions(unit, policy_ids):

@@ -340,7 +340,6 @@ def _write(
     keys = {plan.request.request_id for plan in plans.values() if plan.request.request_id is not None}
     if keys and decisions.requests(unit, keys):
         raise _Stale
-    unit.now = max(unit.now, decisions.newest(unit) or 0)
     ledger.settle()
     outcome: dict[int, Answer | InputError] = dict(assigning.refused(unit, plans))
     plans = {place: plan for place, plan in plans.items() if place not in outcome}

@@ -22,10 +22,9 @@ from rlrec.errors import CheckFailed, InputError, RlrecError, StoreBusy
 
 BUSY_TIMEOUT_S = 30
 CONNECT_TIMEOUT_S = 8
-RETRIED = {
-    "40001",
-    "40P01",
-}  # serialization failure, deadlock: PostgreSQL asks for the whole transaction again
+# PostgreSQL asks for the whole transaction again: serialization failure, deadlock; and a key that came in meanwhile,
+# which the next try will find.
+RETRIED = {"40001", "40P01", "23505"}
 
 
 class Retry(Exception):
