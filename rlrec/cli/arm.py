@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -13,6 +15,8 @@ from rlrec.cli.output import Show, View
 from rlrec.cli.shared import Group, Lines, lines_argument, printed, stored
 from rlrec.cli.values import KEY, OBJECT, parse_key
 from rlrec.errors import InputError
+
+NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 
 
 @click.group(cls=Group)
@@ -55,7 +59,8 @@ def import_(store: Any, show: Show, lines: Lines) -> None:
 
     source = lines.kept()
     groups = _csv_groups(source, use_case.Line) if source.first_byte() != b"{" else _json_groups(source, use_case.Line)
-    show(use_case.put(store, groups, one_transaction=not lines.refusals.quarantine))
+    changed = use_case.put(store, groups, one_transaction=not lines.refusals.quarantine)
+    show(asdict(changed) | {"rejected": lines.refusals.count})
 
 
 def _json_groups(lines: Lines, line: Any) -> Any:
@@ -88,32 +93,52 @@ def _csv_groups(lines: Lines, line: Any) -> Any:
         for group in lines.raw():
             made = []
             for number, text in group:
-                cells = next(csv.reader(io.StringIO(text.decode("utf-8", "strict"))))
-                if not header:
-                    header = cells
-                    if header[:1] != ["arm"]:
-                        raise InputError("the first column of a CSV of arms is `arm`", line=number)
-                    continue
                 try:
-                    if len(cells) != len(header):
-                        raise InputError(f"{len(cells)} cells, but {len(header)} columns", line=number)
-                    key = parse_key(cells[0])
+                    cells = _cells(text)
+                    if header:
+                        made.append(line(arm=parse_key(cells[0]), features=_features(header, cells)))
+                    else:
+                        header = _header(cells)
                 except InputError as error:
                     error.line = number
+                    if not header:
+                        raise
                     lines.refuse(error)
-                    continue
-                features = {name: _value(cell) for name, cell in zip(header[1:], cells[1:], strict=True) if cell != ""}
-                made.append(line(arm=key, features=features))
             yield made
 
     return groups
 
 
-def _value(cell: str) -> str | float | int:
+def _cells(text: bytes) -> list[str]:
+    """The cells of one line; a quoted cell ends on it."""
+    if b"\0" in text:
+        raise InputError("the line holds a NUL character")
     try:
-        number = float(cell)
-    except ValueError:
+        return next(csv.reader(io.StringIO(text.decode()), strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"not CSV: {error}") from None
+
+
+def _header(cells: list[str]) -> list[str]:
+    if cells[:1] != ["arm"]:
+        raise InputError("the first column of a CSV of arms is `arm`", hint="or write one JSON object a line")
+    if twice := [name for place, name in enumerate(cells) if name in cells[:place]]:
+        raise InputError(f"two columns have the name {twice[0]!r}")
+    return cells
+
+
+def _features(header: list[str], cells: list[str]) -> dict[str, Any]:
+    if len(cells) != len(header):
+        raise InputError(f"{len(cells)} cells, but {len(header)} columns")
+    named = zip(header[1:], cells[1:], strict=True)
+    return {name: _value(cell) for name, cell in named if cell != ""}
+
+
+def _value(cell: str) -> str | float:
+    """A number where the cell is one as JSON writes it: 007 and 1_000 stay text."""
+    if not NUMBER.fullmatch(cell):
         return cell
+    number = float(cell)
     return number if abs(number) < float("inf") else cell
 
 

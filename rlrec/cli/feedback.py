@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -52,7 +53,7 @@ def feedback(
             quarantine=lines.refusals.quarantine,
             rejected=source.refuse,
         )
-        show(summary)
+        show(replace(summary, rejected=lines.refusals.count))
         return
     if decision_id is None:
         raise click.UsageError("Missing argument 'DECISION_ID'.")
