@@ -59,9 +59,11 @@ def recommend(store: Any, show: Show, source: str | None, seed: int | None, dry_
 
 
 def _refuse_single(request: dict[str, Any]) -> None:
-    given = {name for name, value in request.items() if value is not None} - {"context", "size"}
-    if given:
-        raise click.UsageError(f"--input and --{sorted(given)[0].replace('_', '-')} do not go together")
+    context = click.get_current_context()
+    for name in request:
+        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
+            option = "-k" if name == "size" else f"--{name.replace('_', '-')}"
+            raise click.UsageError(f"--input and {option} do not go together: the lines hold it")
 
 
 def _line_type() -> Any:
