@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
@@ -16,19 +17,9 @@ from rlrec.records import Reward
 ANY = "*"  # the context value whose probabilities hold where no row names the value
 
 
-@dataclass(frozen=True, kw_only=True)
 class _Unlearned:
-    floor: float = 0.0
-
     prior: ClassVar[tuple[float, float]] = (0.0, 0.0)
     served: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        fraction("floor", self.floor)
-
-    @property
-    def exploration(self) -> float:
-        return self.floor
 
     @property
     def reads(self) -> str | None:
@@ -40,16 +31,28 @@ class _Unlearned:
     def index(self, belief: Belief) -> Array | None:
         return None
 
-    def greedy(self) -> Self:
-        return replace(self, floor=0.0)
-
     def check(self, reward: Reward) -> None:
         """It keeps counts and learns nothing: any reward will do."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Uniform(_Unlearned):
-    """Every eligible arm with the same probability."""
+class _Floored(_Unlearned):
+    floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        fraction("floor", self.floor)
+
+    @property
+    def exploration(self) -> float:
+        return self.floor
+
+    def greedy(self) -> Self:
+        return replace(self, floor=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uniform(_Floored):
+    """Every eligible arm with the same probability, whatever the floor."""
 
     purpose: ClassVar[str] = "pure exploration: the log that judges every other policy"
 
@@ -58,16 +61,22 @@ class Uniform(_Unlearned):
 class Logged(_Unlearned):
     """The policy of an imported log: known by its propensities alone."""
 
+    floor: ClassVar[float] = 0.0
+    exploration: ClassVar[float] = 0.0
     purpose: ClassVar[str] = "the owner of an imported log; it cannot be drawn from"
     served: ClassVar[bool] = False
 
+    def greedy(self) -> Self:
+        return self
+
 
 @dataclass(frozen=True, kw_only=True)
-class Fixed(_Unlearned):
+class Fixed(_Floored):
     """Given probabilities, per arm or per value of one field of the context; later positions renormalise.
 
-    probabilities: arm -> probability, or with `by` value -> arm -> probability; "*" stands for values not named. Arms
-    that are not named are shown only when no named one is left.
+    probabilities: arm -> probability, or with `by` value -> arm -> probability; a value that is no text is named as
+    in JSON (9, true), and "*" stands for values not named and for a context without the field. Arms that are not
+    named are shown only when no named one is left.
     """
 
     probabilities: Mapping[str, Any] = field(default_factory=dict)
@@ -102,8 +111,17 @@ class Fixed(_Unlearned):
         if self.by is None:
             return self.probabilities
         value = context.get(self.by)
-        name = value if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
+        name = ANY if value is None else _named(value)
         found: Mapping[str, float] | None = self.probabilities.get(name, self.probabilities.get(ANY))
         if found is None:
-            raise InputError(f"no probabilities for {self.by}={name!r}", hint=f"add rows for it, or for {ANY!r}")
+            what = f"a context without {self.by!r}" if value is None else f"{self.by}={name!r}"
+            raise InputError(f"no probabilities for {what}", hint=f"add rows for it, or for {ANY!r}", field="context")
         return found
+
+
+def _named(value: Any) -> str:
+    """How a value of a context is written in a file; numbers by value."""
+    if isinstance(value, str):
+        return value
+    whole = isinstance(value, float) and value.is_integer()
+    return json.dumps(int(value) if whole else value, sort_keys=True, ensure_ascii=False)
