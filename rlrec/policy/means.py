@@ -14,7 +14,7 @@ def intervals(belief: Belief, *, level: float = 0.95) -> tuple[Array, Array]:
     """Bounds of each arm's mean reward, (m,) and (m,); NaN where nothing is known.
 
     With a prior: equal-tailed posterior Beta interval. Without: Wilson's interval where rewards lie in [0, 1], else the
-    normal one. Source: Wilson 1927 (score interval).
+    normal one, for two pulls or more. Source: Wilson 1927 (score interval).
     """
     from scipy.special import betaincinv, ndtri
 
@@ -37,5 +37,5 @@ def _wilson(belief: Belief, z: float) -> tuple[Array, Array]:
     with np.errstate(invalid="ignore"):
         centre = (mean + z**2 / (2 * n)) / (1 + z**2 / n)
         spread = z / (1 + z**2 / n) * np.sqrt(np.maximum(mean * (1 - mean), 0) / n + z**2 / (4 * n**2))
-        error = z * np.sqrt(np.maximum(belief.reward_squares / n - mean**2, 0) / n)
+        error = z * np.sqrt(np.maximum(belief.reward_squares / n - mean**2, 0) / np.where(n > 1, n - 1, np.nan))
     return np.where(within, centre - spread, mean - error), np.where(within, centre + spread, mean + error)
