@@ -63,8 +63,6 @@ def create(store: Store, request: Request) -> dict[str, Any]:
             "from_log": request.from_log,
         }
     )
-    if request.kind == "ucb" and made.exploration == 0:
-        store.notice("ucb without a floor leaves a log that can judge no other policy: consider --param floor=0.05")
     with store.read() as unit:
         taught = _lesson(unit, request) if policies.named(unit, request.name) is None else None
 
@@ -76,7 +74,10 @@ def create(store: Store, request: Request) -> dict[str, Any]:
         made.check(definition_of_reward)
         return _create(unit, request, typed, definition, definition_of_reward, prior, taught)
 
-    return store.write(work)
+    answer = store.write(work)
+    if answer["created"] and request.kind == "ucb" and made.exploration == 0:
+        store.notice("ucb without a floor leaves a log that can judge no other policy: consider --param floor=0.05")
+    return answer
 
 
 def _same(unit: Unit, known: Policy, definition: str) -> dict[str, Any]:
@@ -176,23 +177,42 @@ def show(store: Store, reference: str) -> dict[str, Any]:
     """What a version believes of every arm, and what it would serve now."""
     with store.read() as unit:
         version, head = naming.one(unit, reference)
-        policy = version.policy
-        served = decisions.served(unit, policy_id=policy.id, version_id=None if version.learning else version.id)
-        catalogue = arms.every(unit)
         live = policies.by_id(unit, [head.live_id])[head.live_id]
-        return {
-            "policy": policy.name,
-            "version": version.number,
-            "kind": policy.kind,
-            "params": dict(policy.params),
-            "reward": version.reward.name,
-            "status": version.status,
+        return summary(unit, version) | {
             "live": live.number,
-            "versions": [other.number for other in policies.versions(unit, [policy.id])],
             "learned_from": dict(version.learned_from),
             "created_at": written(version.created_at),
-            "arms": _arms(serving.load(unit, version), catalogue, served),
+            "arms": _beliefs(unit, version),
         }
+
+
+COMPARED = ("pulls", "mean", "probability")
+
+
+def diff(store: Store, first: str, second: str) -> list[dict[str, Any]]:
+    """What two versions say of every arm, and by how much the second one (b) is above the first (a)."""
+    with store.read() as unit:
+        pairs = zip(*(_beliefs(unit, naming.one(unit, reference)[0]) for reference in (first, second)), strict=True)
+        return [{"arm": a["arm"], "status": a["status"], **_differences(a, b)} for a, b in pairs]
+
+
+def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, float | None]:
+    found: dict[str, float | None] = {}
+    for name in COMPARED:
+        known = a[name] is not None and b[name] is not None
+        found |= {
+            f"{name}_a": a[name],
+            f"{name}_b": b[name],
+            f"{name}_difference": b[name] - a[name] if known else None,
+        }
+    return found
+
+
+def _beliefs(unit: Unit, version: Version) -> list[dict[str, Any]]:
+    """A row an arm of the catalogue."""
+    own = None if version.learning else version.id
+    served = decisions.served(unit, policy_id=version.policy.id, version_id=own)
+    return _arms(serving.load(unit, version), arms.every(unit), served)
 
 
 def _arms(belief_of: serving.Serving, catalogue: Sequence[Arm], served: Mapping[int, int]) -> list[dict[str, Any]]:

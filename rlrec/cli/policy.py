@@ -37,7 +37,14 @@ def kinds(show: Show) -> None:
 
 
 def _pairs(parameters: dict[str, Any]) -> str:
-    return " ".join(f"{name}={value:g}" if isinstance(value, float) else name for name, value in parameters.items())
+    return " ".join(_pair(name, value) for name, value in parameters.items())
+
+
+def _pair(name: str, value: Any) -> str:
+    """A parameter as it is given; without its value where that is none, or a table."""
+    if isinstance(value, float):
+        return f"{name}={value:g}"
+    return f"{name}={value}" if isinstance(value, str) else name
 
 
 @policy.command()
@@ -87,7 +94,7 @@ def list_(store: Any, show: Show) -> None:
     found = use_case.listing(store)
     headers = ["policy", "version", "kind", "params", "reward", "status"]
     rows = [[_pairs(one[name]) if name == "params" else one[name] for name in headers] for one in found]
-    show(found, table=View(headers=headers, rows=rows))
+    show(found, table=View(headers=headers, rows=rows), columns=[*headers, "versions"])
 
 
 @policy.command("show")
@@ -115,6 +122,29 @@ def show_(store: Any, show: Show, reference: str) -> None:
     ]
     rows = [[one[name] for name in headers] for one in found["arms"]]
     show(found, table=View(headers=headers, rows=rows, title=title))
+
+
+@policy.command()
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@printed
+@stored
+def diff(store: Any, show: Show, first: str, second: str) -> None:
+    """Compare what two policies, or two versions of one, say of each arm.
+
+    A and B are NAME or NAME@V; a difference is that of B above A.
+
+    \b
+    Example:
+      rlrec policy diff home home@2
+    """
+    from rlrec.app import policy as use_case
+
+    found = use_case.diff(store, first, second)
+    columns = ["arm", "status", *(f"{name}_{side}" for name in use_case.COMPARED for side in ("a", "b", "difference"))]
+    rows = [[one[name] for name in columns] for one in found]
+    view = View(headers=columns, rows=rows, title=[f"a: {first}", f"b: {second}"])
+    show(found, table=view, columns=columns)
 
 
 @policy.command()

@@ -82,7 +82,7 @@ def list_(store: Any, show: Show) -> None:
         [*(one[name] for name in headers[:1]), _weights(one["weights"]), *(one[name] for name in headers[2:])]
         for one in found
     ]
-    show(found, table=View(headers=headers, rows=rows))
+    show(found, table=View(headers=headers, rows=rows), columns=headers)
 
 
 def _weights(weights: dict[str, float]) -> str:
