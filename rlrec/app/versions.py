@@ -31,7 +31,7 @@ def freeze(store: Store, reference: str) -> dict[str, Any]:
             status="frozen",
             seq=head.seq,
             sums=sums,
-            learned_from={"policy_id": source.policy.id, "last_id": last, **source.learned_from},
+            learned_from={"policy_id": source.policy.id, "last_id": last},  # what taught the source is its own record
         )
         settings.add_run(unit, "policy freeze", {"policy": source.policy.name, "from": source.number, "to": number})
         return summary(unit, policies.by_id(unit, [made])[made]) | {"parent": source.number}
@@ -71,6 +71,8 @@ def promote(store: Store, reference: str) -> dict[str, Any]:
 
 def rollback(store: Store, name: str) -> dict[str, Any]:
     """Back to what was live before the last promote. Raises CheckFailed where nothing is left."""
+    if naming.split(name)[1] is not None:
+        raise InputError(f"{name!r} names a version", hint=f"write {naming.split(name)[0]}, or promote {name}")
 
     def work(unit: Unit) -> dict[str, Any]:
         version, _ = naming.one(unit, name)
