@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import isfinite
 
 from rlrec.app import canonical
@@ -56,16 +56,13 @@ Outcome = Result | InputError
 def feedback(store: Store, line: Line) -> Result:
     """Record one line, in one transaction."""
 
-    def work(unit: Unit) -> Outcome:
-        return record(store, unit, [line])[0]
+    def work(unit: Unit) -> Result:
+        outcome = record(store, unit, [line])[0]
+        if isinstance(outcome, InputError):
+            raise outcome
+        return outcome
 
-    return _raised(store.write(work))
-
-
-def _raised(outcome: Outcome) -> Result:
-    if isinstance(outcome, InputError):
-        raise outcome
-    return outcome
+    return store.write(work)
 
 
 def feedback_stream(
@@ -119,7 +116,7 @@ def record(store: Store, unit: Unit, group: Sequence[Line | InputError]) -> list
     asked = decisions.requests(unit, {line.request_id for line in lines if line.request_id is not None})
     targets = {id(line): _target(line, asked) for line in lines}
     owners = decisions.owners(unit, {number for number in targets.values() if number is not None})
-    book = _Book(unit, owners)
+    book = _Book(unit, owners, keys={line.key for line in lines if line.key is not None})
     outcomes = [line if isinstance(line, InputError) else book.take(line, targets[id(line)]) for line in group]
     book.close()
     for kind in sorted(book.unweighed):
@@ -136,14 +133,14 @@ def _target(line: Line, asked: Mapping[str, tuple[bytes | None, int]]) -> int | 
 class _Book:
     """The decisions that a group speaks of, as they stand after every line taken so far."""
 
-    def __init__(self, unit: Unit, owners: Mapping[int, int]) -> None:
+    def __init__(self, unit: Unit, owners: Mapping[int, int], *, keys: Collection[str]) -> None:
         self.unit = unit
         self.ledger = Ledger(unit, set(owners.values()))
         self.ledger.settle()
         self.decisions = decisions.find(unit, owners)
         self.events = defaultdict(list, events.of(unit, owners))
         self.stored = {number: len(found) for number, found in self.events.items()}
-        self.keys: dict[str, tuple[bytes, int | None, int]] = {}
+        self.keys = events.keys(unit, keys)
         self.new_keys: dict[str, tuple[bytes, int | None, int]] = {}
         self.censored: dict[tuple[int, int], bool] = {}
         self.unweighed: set[str] = set()
@@ -189,8 +186,6 @@ class _Book:
             return False
         meant = [decision.id, position, dict(line.events)] + ([] if line.censor is None else [line.censor])
         content = canonical.named(meant), line.at, decision.id
-        if line.key not in self.keys:
-            self.keys |= events.keys(self.unit, [line.key])
         known = self.keys.setdefault(line.key, content)
         if known is content:
             self.new_keys[line.key] = content
@@ -238,7 +233,6 @@ class _Book:
             value=float(value),
             at=at,
             received_at=self.unit.now,
-            seq=self.ledger.seq[decision.policy_id],
             key=line.key,
         )
 
@@ -306,7 +300,7 @@ class _Book:
     def close(self) -> None:
         """Write events, keys, marks and beliefs."""
         fresh = [
-            (number, event)
+            (number, replace(event, seq=self.ledger.seq(self.decisions[key].policy_id)))
             for key, found in sorted(self.events.items())
             for number, event in enumerate(found, 1)
             if number > self.stored.get(key, 0)

@@ -21,20 +21,26 @@ OVERDUE = 1_000  # slots that any writing command of a policy lets in at most
 class Ledger:
     """The policies of one transaction, locked in order; their learning beliefs; what changes in them.
 
-    `seq` of a policy is the number of the change that this transaction makes: it is raised when the lock is taken,
-    so that decisions and events carry it, and every belief that changes gets one delta under it.
+    `seq` of a policy is the number of the change that this transaction makes: decisions and events carry it, and every
+    belief that changes gets one delta under it. It is raised when it is first asked for: who changes nothing leaves
+    no trace.
     """
 
     def __init__(self, unit: Unit, policy_ids: Collection[int]) -> None:
         self.unit = unit
         self.heads = policies.lock(unit, policy_ids)
         unit.now = max(unit.now, decisions.newest(unit) or 0)  # others may have decided while we waited
-        self.seq = {policy: policies.raise_seq(unit, policy) for policy in sorted(self.heads)}
+        self._seq: dict[int, int] = {}
         self.learning: dict[int, list[Version]] = defaultdict(list)
         for version in policies.versions(unit, policy_ids):
             if version.learning:
                 self.learning[version.policy.id].append(version)
         self._changes: dict[tuple[int, int], dict[int, Sums]] = defaultdict(dict)  # (policy, version): arm: sums
+
+    def seq(self, policy_id: int) -> int:
+        if policy_id not in self._seq:
+            self._seq[policy_id] = policies.raise_seq(self.unit, policy_id)
+        return self._seq[policy_id]
 
     def add(self, version: Version, arm_id: int, before: Sums, after: Sums) -> None:
         """Replace what one slot adds to a belief."""
@@ -84,7 +90,7 @@ class Ledger:
     def close(self) -> None:
         """Write what changed."""
         for (policy_id, version_id), changes in sorted(self._changes.items()):
-            beliefs.add(self.unit, version_id, seq=self.seq[policy_id], changes=changes)
+            beliefs.add(self.unit, version_id, seq=self.seq(policy_id), changes=changes)
 
 
 def holds(version: Version, decision: Decision) -> bool:
