@@ -6,6 +6,7 @@ import json
 import secrets
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from math import exp, log
 from typing import Any
@@ -59,6 +60,7 @@ class Plan:
     variant: Variant | None
     eligible: tuple[int, ...]
     context: str
+    revision: int
     case: Case
     group: tuple[int, tuple[int, ...], str, int]  # requests that share one distribution and length
 
@@ -106,9 +108,10 @@ def recommend_group(
 class _Duplicate:
     """The request was answered before (or by an earlier line of the group): the stored decision, or that line."""
 
-    def __init__(self, *, decision_id: int | None = None, place: int | None = None) -> None:
+    def __init__(self, *, decision_id: int | None = None, place: int | None = None, line: int | None = None) -> None:
         self.decision_id = decision_id
         self.place = place
+        self.line = line
 
 
 Planned = Plan | InputError | _Duplicate
@@ -192,7 +195,8 @@ def _one(
             if request.request_id in known:
                 return _Duplicate(decision_id=_same(request.request_id, digest, known[request.request_id]))
             if request.request_id in first:
-                return _Duplicate(place=_same(request.request_id, digest, first[request.request_id]))
+                before = _same(request.request_id, digest, first[request.request_id])
+                return _Duplicate(place=before, line=request.number)
         plan = _drawable(snapshot, request)
         if request.request_id is not None:
             first[request.request_id] = digest, place
@@ -235,6 +239,7 @@ def _drawable(snapshot: _Snapshot, request: Request) -> Plan:
         eligible=eligible,
         context=canonical.text(dict(request.context)),
         case=case,
+        revision=snapshot.settings.catalogue_revision,
         group=(version.id, eligible, served.reading(request.context), request.size),
     )
 
@@ -346,6 +351,7 @@ def _write(
     config = settings.get(unit)
     guests = Guests(unit, config, [(plan.request.session, plan.request.user) for plan in plans.values()])
     outcome |= _conflicts(guests, plans)
+    unit.now = max(unit.now, decisions.newest(unit) or 0)  # of another policy, while we waited for the sessions
     plans = {place: plan for place, plan in plans.items() if place not in outcome}
     if not plans:
         raise _Refused(outcome)
@@ -358,7 +364,7 @@ def _write(
         session = guests.sessions[one.plan.request.session]
         visit, step, state = guests.step(session)
         guests.shown(session, [shown[arm] for arm in one.arms])
-        rows.append(_row(unit, one, named, ledger, config, (session.id, visit, step, state), bits))
+        rows.append(_row(unit, one, named, ledger, (session.id, visit, step, state), bits))
         ledger.serve(one.plan.version.policy.id, one.arms)
         outcome[place] = rendering.drawn(one, shown, session, visit=visit, step=step, at=unit.now)
     decisions.add(unit, rows, [slot for one in drawn.values() for slot in _slots(one)])
@@ -385,7 +391,6 @@ def _row(
     one: Drawn,
     named: tuple[Mapping[str, int], Mapping[tuple[int, ...], int]],
     ledger: Ledger,
-    config: settings.Settings,
     place: tuple[int, int, int, str],
     bits: int,
 ) -> Row:
@@ -397,14 +402,14 @@ def _row(
         "policy_id": plan.version.policy.id,
         "version_id": plan.version.id,
         "belief_seq": plan.head.seq,
-        "seq": ledger.seq[plan.version.policy.id],
+        "seq": ledger.seq(plan.version.policy.id),
         "session_id": session_id,
         "visit": visit,
         "step": step,
         "context_id": named[0][plan.context],
         "state": state,
         "eligible_id": named[1][plan.eligible],
-        "catalogue_revision": config.catalogue_revision,
+        "catalogue_revision": plan.revision,
         "size": plan.request.size,
         "log_propensity": one.log_propensity,
         "seed": signed(bits),
@@ -474,11 +479,20 @@ def _answers(
         else:
             assert one.place is not None
             before = answers[one.place]
-            answers.append(before if isinstance(before, InputError) else before | {"duplicate": True})
+            answers.append(
+                _again(before, one.line) if isinstance(before, InputError) else before | {"duplicate": True}
+            )
     return answers
 
 
 def probability(log_propensity: float | None) -> float | None:
+def _again(error: InputError, line: int | None) -> InputError:
+    """The same refusal for another line."""
+    other = copy(error)
+    other.line = line
+    return other
+
+
     return None if log_propensity is None else exp(log_propensity)
 
 
