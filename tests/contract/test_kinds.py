@@ -1,0 +1,281 @@
+"""What every registered kind of policy promises: each runs here by itself."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, fields
+from functools import cache
+from itertools import permutations
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from scipy.special import chdtrc
+
+from rlrec import policy as kinds
+from rlrec.app import evidence
+from rlrec.errors import InputError
+from rlrec.policy import reward as rewards
+from rlrec.policy import slate
+from rlrec.policy.base import Belief, Policy, mixed
+from rlrec.policy.scores import Array, Index
+from rlrec.records import Event, Reward
+
+ARMS = ["a", "b", "c", "d", "e", "f"]
+SHARES = {"a": 0.4, "b": 0.3, "c": 0.2, "d": 0.1}
+REQUIRED: dict[str, dict[str, Any]] = {"fixed": {"probabilities": SHARES}}  # parameters without a default
+OFF: dict[str, Any] = {
+    "epsilon": 0.4,
+    "floor": 0.2,
+    "c": 0.5,
+    "probabilities": {"f": 0.9, "e": 0.1},
+    "by": {"by": "hour", "probabilities": {"9": {"a": 1.0}, "*": SHARES}},
+}
+IMPOSSIBLE: dict[str, list[Any]] = {
+    "epsilon": [-0.1, 1.1, float("nan"), "0.1", True],
+    "floor": [-0.1, 1.1, float("nan"), "0.1", True],
+    "c": [-1.0, float("inf"), float("nan"), "1", True],
+    "probabilities": [{}, {"a": 0.5}, {"a": 1.5, "b": -0.5}, {"a": "1"}],
+}
+CONTEXTS: list[dict[str, Any]] = [{}, {"hour": 9}, {"hour": 10}]
+SERVED = [kind for kind in kinds.KINDS if kinds.load(kind).served]
+PAGES = np.array(list(permutations(range(6), 3)), np.intp)
+FALSE_ALARM = 1e-6  # of each test of frequencies; the draws are seeded, so that it alarms for ever or never
+
+# six arms: a good one, two that are equal, one without pulls, one without a click, one often shown
+REWARD = Reward(
+    id=1, name="r", weights={"click": 1.0, "view": 0.25}, window_us=60, default=0.25, clip_low=0.0, clip_high=1.0,
+    learn="served", late="ignore",
+)  # fmt: skip
+
+
+def made(kind: str, **parameters: Any) -> Policy:
+    return kinds.make(kind, REQUIRED.get(kind, {}) | parameters)
+
+
+def belief_of(policy: Policy) -> Belief:
+    pulls = np.array([20.0, 10.0, 10.0, 0.0, 5.0, 40.0])
+    reward = np.array([9.0, 3.0, 3.0, 0.0, 0.0, 10.0])
+    prior = np.tile(np.array(policy.prior), (6, 1))
+    return Belief(
+        pulls=pulls, reward_sum=reward, reward_squares=reward, alpha=prior[:, 0], beta=prior[:, 1], total=pulls.sum()
+    )
+
+
+def scores_of(policy: Policy, context: dict[str, Any] | None = None) -> Any:
+    return policy.scores(belief_of(policy), arms=ARMS, context=context or {})
+
+
+def distribution(policy: Policy, context: dict[str, Any] | None = None) -> Array:
+    return slate.first(scores_of(policy, context), floor=policy.exploration)
+
+
+def parameters() -> list[tuple[str, str]]:
+    return [(kind, field.name) for kind in kinds.KINDS for field in fields(cast(Any, kinds.load(kind)))]
+
+
+def off_default(kind: str, name: str) -> Policy:
+    value = OFF[name]
+    return made(kind, **value) if isinstance(value, dict) and name in value else made(kind, **{name: value})
+
+
+def looks(policy: Policy) -> list[Array]:
+    """Two positions in each context, and the share of exploration: a floor on the uniform policy changes that alone."""
+    share = policy.exploration
+    return [np.append(slate.marginals(scores_of(policy, context), size=2, floor=share), share) for context in CONTEXTS]
+
+
+@pytest.mark.parametrize("kind", SERVED)
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_probabilities_of_the_eligible_arms_sum_to_one(kind: str, context: dict[str, Any]) -> None:
+    found = distribution(made(kind), context)
+    assert found.shape == (6,)
+    assert found.min() >= 0
+    assert found.sum() == pytest.approx(1, abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", SERVED)
+def test_one_eligible_arm_is_certain(kind: str) -> None:
+    policy = made(kind)
+    one = np.array([3.0])
+    belief = Belief(pulls=one, reward_sum=one / 3, reward_squares=one / 3, alpha=one, beta=one, total=3.0)
+    scores = policy.scores(belief, arms=["a"], context={})
+    assert slate.first(scores, floor=policy.exploration) == pytest.approx([1.0], abs=1e-12)
+
+
+def test_every_parameter_is_tried_here() -> None:
+    assert {name for _, name in parameters()} <= OFF.keys()
+
+
+@pytest.mark.parametrize(("kind", "name"), parameters())
+def test_a_parameter_off_its_default_changes_something(kind: str, name: str) -> None:
+    changes = [not np.allclose(a, b) for a, b in zip(looks(made(kind)), looks(off_default(kind, name)), strict=True)]
+    assert any(changes)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"), [(*pair, value) for pair in parameters() for value in IMPOSSIBLE.get(pair[1], [])]
+)
+def test_an_impossible_parameter_is_refused(kind: str, name: str, value: Any) -> None:
+    with pytest.raises(InputError, match=r"is|add up|needs"):
+        made(kind, **{name: value})
+
+
+@pytest.mark.parametrize("kind", kinds.KINDS)
+def test_what_lacks_a_default_is_required(kind: str) -> None:
+    lacking = [
+        field.name
+        for field in fields(cast(Any, kinds.load(kind)))
+        if field.default is MISSING and field.default_factory is MISSING
+    ]
+    assert lacking == []  # parameters are stored with their defaults: a kind checks by itself what it needs
+
+
+@pytest.mark.parametrize("kind", SERVED)
+@pytest.mark.parametrize("floor", [0.0, 0.2, 1.0])
+def test_exploration_mixes_with_a_uniform_arm(kind: str, floor: float) -> None:
+    policy = made(kind, floor=floor)
+    greedy = distribution(policy.greedy())
+    share = 1 - (1 - getattr(policy, "epsilon", 0.0)) * (1 - floor)
+    assert policy.exploration == pytest.approx(share, abs=1e-15)
+    assert distribution(policy) == pytest.approx(share / 6 + (1 - share) * greedy, abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", kinds.KINDS)
+def test_greedy_explores_no_more(kind: str) -> None:
+    assert made(kind).greedy().exploration == 0
+    assert made(kind).greedy().greedy() == made(kind).greedy()
+
+
+@pytest.mark.parametrize("kind", kinds.KINDS)
+def test_a_kind_says_when_to_use_it_and_knows_its_reward(kind: str) -> None:
+    policy = made(kind)
+    policy.check(REWARD)
+    assert 0 < len(policy.purpose) < 100
+    assert policy.__doc__
+    index = policy.index(belief_of(policy))
+    assert index is None or index.shape == (6,)
+
+
+def test_the_label_of_a_log_cannot_be_drawn_from() -> None:
+    assert [kind for kind in kinds.KINDS if kind != "logged"] == SERVED
+    with pytest.raises(InputError, match="no parameter 'floor'"):
+        made("logged", floor=0.1)
+
+
+def test_shares_of_exploration_multiply_what_is_kept() -> None:
+    assert mixed() == 0
+    assert mixed(0.1, 0.2) == pytest.approx(1 - 0.9 * 0.8)
+
+
+# -- pages --
+
+
+@cache
+def page(kind: str, floor: float) -> tuple[Any, float]:
+    policy = made(kind, floor=floor)
+    return scores_of(policy), policy.exploration
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.2])
+@pytest.mark.parametrize("kind", SERVED)
+def test_the_joints_of_all_pages_sum_to_one(kind: str, floor: float) -> None:
+    scores, share = page(kind, floor)
+    joint = slate.conditionals(scores, PAGES, floor=share).prod(axis=1)
+    assert joint.sum() == pytest.approx(1, abs=1e-9)
+    assert joint.min() >= 0
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.2])
+@pytest.mark.parametrize("kind", SERVED)
+def test_marginals_are_sums_of_joints(kind: str, floor: float) -> None:
+    scores, share = page(kind, floor)
+    joint = slate.conditionals(scores, PAGES, floor=share).prod(axis=1)
+    sums = [np.bincount(PAGES[:, position], weights=joint, minlength=6) for position in range(3)]
+    assert slate.marginals(scores, size=3, floor=share) == pytest.approx(np.array(sums), abs=1e-9)
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.2])
+@pytest.mark.parametrize("kind", SERVED)
+def test_conditionals_are_what_remains_after_the_positions_above(kind: str, floor: float) -> None:
+    scores, share = page(kind, floor)
+    shown = slate.conditionals(scores, PAGES, floor=share)
+    possible = np.flatnonzero(shown.prod(axis=1) > 1e-12)
+    for row in possible[:: max(1, len(possible) // 20)]:
+        for position in range(3):
+            left = slate.remaining(scores, PAGES[row, :position], floor=share)
+            assert left[PAGES[row, :position]].sum() == 0
+            assert left.sum() == pytest.approx(1, abs=1e-9)
+            assert left[PAGES[row, position]] == pytest.approx(shown[row, position], abs=1e-9)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("floor", [0.0, 0.2])
+@pytest.mark.parametrize("kind", SERVED)
+def test_frequencies_match_propensities(kind: str, floor: float, size: int) -> None:
+    scores, share = page(kind, floor)
+    n = 100_000 if size == 1 else 10_000
+    drawn = slate.draw(scores, size=size, floor=share, seeds=np.full(n, 7, np.uint64), decisions=np.arange(n))
+    pages = np.array(list(permutations(range(6), size)), np.intp)
+    expected = n * slate.conditionals(scores, pages, floor=share).prod(axis=1)
+    digits = 6 ** np.arange(size)
+    _, place = np.unique(np.r_[pages @ digits, drawn.slates @ digits], return_inverse=True)
+    count = np.bincount(place[len(pages) :], minlength=len(pages))[place[: len(pages)]]
+    assert p_value(count, expected) > FALSE_ALARM
+    logged = drawn.propensity.prod(axis=1)
+    assert logged == pytest.approx(expected[np.argsort(place[: len(pages)])][place[len(pages) :]] / n, abs=1e-9)
+
+
+def p_value(count: Index, expected: Array) -> float:
+    """Of a chi-square test, cells below 10 pooled; what cannot happen must not."""
+    assert count[expected < 1e-9].sum() == 0
+    rare = expected < 10
+    observed = np.append(count[~rare], count[rare].sum())
+    wanted = np.append(expected[~rare], expected[rare].sum())
+    cells = wanted > 0
+    if cells.sum() < 2:
+        return 1.0
+    chi2 = ((observed - wanted)[cells] ** 2 / wanted[cells]).sum()
+    return float(chdtrc(cells.sum() - 1, chi2))
+
+
+# -- sums --
+
+
+def log(n: int, *, seed: int) -> tuple[list[list[Event]], dict[str, Any]]:
+    """Random events of n slots, as lists and as arrays: two kinds that count, one that does not, late ones."""
+    rng = np.random.default_rng(seed)
+    slot = np.sort(rng.integers(0, n, 2 * n))
+    kind = rng.choice(["click", "view", "other"], 2 * n)
+    value, age = rng.choice([1.0, -1.0, 0.5], 2 * n), rng.integers(0, 90, 2 * n)
+    lists: list[list[Event]] = [[] for _ in range(n)]
+    for row in zip(slot.tolist(), kind.tolist(), value.tolist(), age.tolist(), strict=True):
+        lists[row[0]].append(Event(decision_id=1, position=1, kind=row[1], value=row[2], at=row[3], received_at=99))
+    weight = np.array([REWARD.weights.get(one, np.nan) for one in kind])
+    return lists, {"n": n, "slot": slot, "weight": weight, "value": value, "age_us": age}
+
+
+def impressions(arm: Index, **arrays: Any) -> evidence.Impressions:
+    found, default = rewards.of_slots(REWARD, **arrays)
+    return evidence.Impressions(slots={"arm_id": arm}, reward=found, default=default)
+
+
+def test_one_slot_adds_what_arrays_add() -> None:
+    lists, arrays = log(500, seed=3)
+    arm = np.random.default_rng(4).integers(1, 7, 500)
+    total: dict[int, tuple[float, ...]] = {}
+    for one, happened in zip(arm.tolist(), lists, strict=True):
+        entry = rewards.entry(rewards.of_slot(REWARD, happened, served_at=0))
+        total[one] = tuple(np.add(total.get(one, (0, 0, 0)), entry))
+    found = evidence.sums(impressions(arm, **arrays))
+    assert found.keys() == total.keys()
+    assert all(found[key] == pytest.approx(total[key], abs=1e-9) for key in total)
+
+
+def test_sums_of_two_logs_add_up_to_those_of_both() -> None:
+    _, arrays = log(400, seed=5)
+    found = impressions(np.random.default_rng(6).integers(1, 7, 400), **arrays)
+    half = np.arange(400) < 150
+    parts = evidence.added(evidence.sums(found, rows=half), evidence.sums(found, rows=~half))
+    whole = evidence.sums(found)
+    assert parts.keys() == whole.keys()
+    assert all(parts[key] == pytest.approx(whole[key], abs=1e-9) for key in whole)

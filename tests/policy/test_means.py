@@ -1,0 +1,57 @@
+"""What a belief says of each arm's mean: posterior, Wilson, or normal bounds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.special import betainc
+
+from rlrec.policy import means
+from rlrec.policy.base import Belief
+
+
+def belief(pulls: float, reward: float, squares: float | None = None, *, prior: tuple[float, float] = (0, 0)) -> Belief:
+    one = np.ones(1)
+    return Belief(
+        pulls=one * pulls,
+        reward_sum=one * reward,
+        reward_squares=one * (reward if squares is None else squares),
+        alpha=one * prior[0],
+        beta=one * prior[1],
+        total=pulls,
+    )
+
+
+def bounds(known: Belief, level: float = 0.95) -> tuple[float, float]:
+    lower, upper = means.intervals(known, level=level)
+    return float(lower[0]), float(upper[0])
+
+
+def test_with_a_prior_the_bounds_are_the_posteriors() -> None:
+    assert bounds(belief(1, 1, prior=(1, 1))) == pytest.approx((0.025**0.5, 0.975**0.5), abs=1e-12)  # Beta(2, 1)
+    lower, upper = bounds(belief(100, 9, prior=(1, 1)), level=0.8)
+    assert betainc(10, 92, [lower, upper]) == pytest.approx([0.1, 0.9], abs=1e-12)
+
+
+def test_without_a_prior_wilson_bounds_a_share() -> None:
+    for p in bounds(belief(10, 8)):  # where the test of a share would just reject 0.8
+        assert abs(0.8 - p) == pytest.approx(1.959963984540054 * (p * (1 - p) / 10) ** 0.5, abs=1e-12)
+    assert bounds(belief(1, 0))[0] == pytest.approx(0, abs=1e-12)
+    assert bounds(belief(1, 1))[1] == pytest.approx(1, abs=1e-12)
+
+
+def test_rewards_beyond_one_have_normal_bounds() -> None:
+    rewards = np.array([3.0, 5.0, 7.0, 1.0])
+    half = 1.959963984540054 * rewards.std(ddof=1) / 2
+    assert bounds(belief(4, 16, (rewards**2).sum())) == pytest.approx((4 - half, 4 + half), abs=1e-12)
+
+
+def test_what_nothing_is_known_of_has_no_bounds() -> None:
+    assert np.isnan(bounds(belief(0, 0))).all()
+    assert np.isnan(bounds(belief(1, 5, 25))).all()  # one pull does not tell its spread
+
+
+def test_a_mean_takes_the_prior_in() -> None:
+    known = belief(8, 1, prior=(1, 1))
+    assert (known.mean()[0], known.weight[0]) == (0.2, 10)
+    assert np.isnan(belief(0, 0).mean(unknown=np.nan)).all()

@@ -1,0 +1,120 @@
+"""What events are worth."""
+
+from __future__ import annotations
+
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlrec.errors import InputError
+from rlrec.policy import reward as rewards
+from rlrec.records import Event, Reward
+
+
+def definition(**changed: Any) -> Reward:
+    known: dict[str, Any] = {
+        "id": 1, "name": "r", "weights": {"click": 1.0, "dwell_s": 0.01}, "window_us": 1000, "default": -0.5,
+        "clip_low": None, "clip_high": None, "learn": "served", "late": "count",
+    }  # fmt: skip
+    return Reward(**known | changed)
+
+
+def event(kind: str, value: float = 1.0, *, at: int = 0, received_at: int = 10**9) -> Event:
+    return Event(decision_id=1, position=1, kind=kind, value=value, at=at, received_at=received_at)
+
+
+def worth(events: list[Event], *, settled_only: bool = False, **changed: Any) -> float:
+    return rewards.of_slot(definition(**changed), events, served_at=0, settled_only=settled_only)
+
+
+def test_the_default_is_the_reward_where_no_weighed_event_came() -> None:
+    assert worth([]) == -0.5
+    assert worth([event("other")]) == -0.5
+    assert worth([event("click"), event("other")]) == 1
+
+
+def test_an_event_worth_nothing_is_not_silence() -> None:
+    assert worth([event("click", 0)]) == 0
+    assert worth([event("click"), event("click", -1)]) == 0
+
+
+def test_the_order_of_events_does_not_matter() -> None:
+    events = [event("click", 0.1), event("click", 1e15), event("dwell_s", 30.3), event("click", -1e15)]
+    assert len({worth(list(order)) for order in permutations(events)}) == 1
+
+
+def test_only_the_sum_is_clipped() -> None:
+    events = [event("click", 3), event("click", -2.5)]
+    assert worth(events, clip_low=0.0, clip_high=1.0) == 0.5
+    assert worth(events[:1], clip_low=0.0, clip_high=1.0) == 1
+    assert worth([], clip_low=0.0, clip_high=1.0) == -0.5  # the default is no sum
+
+
+@pytest.mark.parametrize(("at", "counts"), [(0, True), (1000, True), (1001, False)])
+def test_the_window_is_closed_and_goes_by_the_events_own_time(at: int, counts: bool) -> None:
+    expected = 1.0 if counts else -0.5
+    assert worth([event("click", at=at)], late="ignore") == expected
+    assert worth([event("click", at=at)], settled_only=True) == expected
+    assert worth([event("click", at=at, received_at=at)]) == 1
+
+
+def test_a_page_has_no_default_and_no_clip() -> None:
+    one = definition(clip_low=0.0, clip_high=1.0, late="ignore")
+    assert rewards.of_page(one, [], served_at=0) == 0
+    events = [event("click", 3), event("dwell_s", 50), event("click", at=2000)]
+    assert rewards.of_page(one, events, served_at=0) == 3.5
+
+
+@pytest.mark.parametrize("values", [[1e101], [1e308, 1e308], [-1e101]])
+def test_a_reward_that_would_overflow_its_square_is_refused(values: list[float]) -> None:
+    with pytest.raises(InputError, match="too large"):
+        worth([event("click", value) for value in values])
+    with pytest.raises(InputError, match="too large"):
+        rewards.of_page(definition(), [event("click", value) for value in values], served_at=0)
+
+
+def test_bounds_hold_the_default_too() -> None:
+    assert rewards.bounds(definition()) is None
+    assert rewards.bounds(definition(clip_low=0.0, clip_high=1.0)) == (-0.5, 1)
+    assert rewards.bounds(definition(clip_low=0.0, clip_high=1.0, default=2.0)) == (0, 2)
+
+
+@pytest.mark.parametrize("bad", [{}, {"click": float("nan")}, {"click": float("inf")}])
+def test_weights_are_finite_and_at_least_one(bad: dict[str, float]) -> None:
+    with pytest.raises(InputError):
+        rewards.weights(bad)
+
+
+EVENTS = st.lists(
+    st.tuples(
+        st.integers(0, 4),
+        st.sampled_from(["click", "dwell_s", "other"]),
+        st.floats(-1e6, 1e6),
+        st.integers(0, 2000),
+    ),
+    max_size=20,
+)
+
+
+@given(EVENTS, st.sampled_from(["count", "ignore"]), st.booleans(), st.booleans())
+def test_arrays_say_what_single_slots_say(
+    drawn: list[tuple[int, str, float, int]], late: str, clip: bool, settled_only: bool
+) -> None:
+    one = definition(late=late, **({"clip_low": 0.0, "clip_high": 1.0} if clip else {}))
+    events = [[event(kind, value, at=at) for slot, kind, value, at in drawn if slot == n] for n in range(5)]
+    single = [rewards.of_slot(one, happened, served_at=0, settled_only=settled_only) for happened in events]
+    found, default = rewards.of_slots(
+        one,
+        n=5,
+        slot=np.array([row[0] for row in drawn], np.int64),
+        weight=np.array([one.weights.get(row[1], np.nan) for row in drawn], np.float64),
+        value=np.array([row[2] for row in drawn], np.float64),
+        age_us=np.array([row[3] for row in drawn], np.int64),
+        settled_only=settled_only,
+    )
+    assert found == pytest.approx(single, abs=1e-9, rel=1e-9)
+    assert found[default].tolist() == [-0.5] * int(default.sum())
