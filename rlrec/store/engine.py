@@ -123,12 +123,28 @@ def _sqlite_error(error: sqlite3.Error, *, where: str) -> Exception:
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return StoreBusy(f"the store {where} is locked by another process", hint="a retry is safe")
     if name == "SQLITE_CANTOPEN":
-        return missing(where)
+        return _unopened(where)
     if "no such table" in said or "no such column" in said:
         return out_of_date(where)
     if name == "SQLITE_NOTADB":
         return RlrecError(f"{where} is not a database", hint="give another path with --db")
     return RlrecError(f"the store {where} failed: {said}")
+
+
+def _unopened(where: str) -> RlrecError:
+    """Why SQLite could not open a file."""
+    if os.path.isdir(where):
+        return RlrecError(f"{where} is a folder", hint="name a file in it with --db")
+    if os.path.exists(where):
+        return RlrecError(f"cannot open {where}: permission denied", hint="check who owns the file and its folder")
+    folder = os.path.dirname(os.path.abspath(where))
+    if not os.path.isdir(folder):
+        return CheckFailed(f"no store at {where}: its folder does not exist", hint="make it, then run `rlrec init`")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return CheckFailed(
+            f"no store at {where}, and none can be made: permission denied", hint="choose another folder"
+        )
+    return missing(where)
 
 
 def _postgres_error(error: BaseException | None, *, where: str) -> Exception:

@@ -6,13 +6,13 @@ import random
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
-from rlrec.errors import StoreBusy
+from rlrec.errors import CheckFailed, StoreBusy
 from rlrec.store import engine as engines
 from rlrec.store.tables import HEAD, VERSION_TABLE
 
@@ -33,7 +33,11 @@ def check(connection: sa.Connection, *, where: str) -> None:
     except sa.exc.DBAPIError as error:
         raise engines.translated(error, where=where) from error
     if found != HEAD:
-        raise engines.out_of_date(where)
+        raise _newer(where, str(found)) if found is not None and found > HEAD else engines.out_of_date(where)
+
+
+def _newer(where: str, found: str) -> CheckFailed:
+    return CheckFailed(f"the store {where} is at revision {found}, made by a newer rlrec", hint="install that one")
 
 
 def migrations() -> Path:
@@ -51,6 +55,8 @@ def upgrade(url: URL) -> tuple[str | None, str]:
             _switch_to_wal(engine, where=engines.shown(url))
         with _locked(engine, where=engines.shown(url)) as connection:
             found = revision(connection)
+            if found is not None and found > HEAD:
+                raise _newer(engines.shown(url), found)
             if found != HEAD:
                 _run_alembic(connection)
             return found, HEAD
@@ -70,17 +76,15 @@ def _switch_to_wal(engine: sa.Engine, *, where: str) -> None:
     """WAL is kept in the file. The switch needs the file for a moment and does not wait, so we ask again."""
     deadline = time.monotonic() + engines.BUSY_TIMEOUT_S
     while True:
-        raw = engine.raw_connection()
         try:
-            if raw.cursor().execute("PRAGMA journal_mode = WAL").fetchone()[0] == "wal":
-                return
+            with closing(engine.raw_connection()) as raw:
+                if raw.cursor().execute("PRAGMA journal_mode = WAL").fetchone()[0] == "wal":
+                    return
         except sqlite3.OperationalError as error:
             if "locked" not in str(error):
                 raise engines._sqlite_error(error, where=where) from error
         except sqlite3.Error as error:
             raise engines._sqlite_error(error, where=where) from error
-        finally:
-            raw.close()
         if time.monotonic() > deadline:
             raise StoreBusy(f"the store {where} is locked by another process", hint="a retry is safe")
         time.sleep(random.uniform(0.002, 0.02))

@@ -1,0 +1,121 @@
+"""Creating a store: by many at once, on what is no store, and never by looking."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from rlrec.app.init import check, init
+from rlrec.errors import CheckFailed, InputError, RlrecError
+from rlrec.store import Store
+
+AT_ONCE = 6  # was run with 32
+STARTER = """
+import sys
+from rlrec.app.init import init
+from rlrec.store import Store
+print("ready", flush=True)
+sys.stdin.readline()
+print(init(Store(sys.argv[1])).created)
+"""
+
+
+def at_once(db: str) -> list[str]:
+    """What each of AT_ONCE processes that start together says of `created`; each of them must end well."""
+    command = [sys.executable, "-c", STARTER, db]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(command, **pipes) for _ in range(AT_ONCE)]  # type: ignore[call-overload]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    ended = [(process, *process.communicate()) for process in processes]
+    assert [(process.returncode, err) for process, _, err in ended] == [(0, "")] * AT_ONCE
+    return [out.strip() for _, out, _ in ended]
+
+
+def test_one_of_many_creates_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "new.db"
+    assert sorted(at_once(str(path))) == ["False"] * (AT_ONCE - 1) + ["True"]
+    with closing(Store(str(path))) as store:
+        assert check(store).revision
+
+
+def test_one_of_many_creates_the_tables_of_a_server(empty_db: str) -> None:
+    assert sorted(at_once(empty_db)) == ["False"] * (AT_ONCE - 1) + ["True"]
+    with closing(Store(empty_db)) as store:
+        assert check(store).revision
+
+
+def test_init_again_changes_nothing(store: Store) -> None:
+    with store.read() as unit:
+        before = unit.rows(sa.text("SELECT * FROM settings")), unit.rows(sa.text("SELECT * FROM run"))
+    again = init(store)
+    assert (again.created, again.migrated) == (False, False)
+    with store.read() as unit:
+        assert (unit.rows(sa.text("SELECT * FROM settings")), unit.rows(sa.text("SELECT * FROM run"))) == before
+
+
+def test_another_session_timeout_is_refused(store: Store) -> None:
+    with pytest.raises(InputError, match="another session timeout"):
+        init(store, session_timeout_us=1)
+
+
+def test_an_init_that_was_killed_half_way_is_finished(store: Store) -> None:
+    store.write(lambda unit: [unit.run(sa.text(f"DELETE FROM {name}")) for name in ("settings", "reward", "run")])
+    with pytest.raises(CheckFailed, match="not set up"):
+        check(store)
+    init(store)
+    assert check(store).created is False
+
+
+def test_looking_makes_no_file(tmp_path: Path) -> None:
+    with closing(Store(str(tmp_path / "none.db"))) as store, pytest.raises(CheckFailed, match="no store"):
+        check(store)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 8, b"x" * 5000, b"text"])
+def test_a_file_that_is_no_database_stays_as_it_is(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "picture.png"
+    path.write_bytes(content)
+    with closing(Store(str(path))) as store, pytest.raises(RlrecError, match="is not a database"):
+        init(store)
+    assert path.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_said_to_be_one(tmp_path: Path) -> None:
+    with closing(Store(str(tmp_path))) as store, pytest.raises(RlrecError, match="is a folder"):
+        init(store)
+    with closing(Store(str(tmp_path / "no" / "x.db"))) as store, pytest.raises(CheckFailed, match="does not exist"):
+        init(store)
+
+
+def test_a_foreign_database_is_not_mistaken_for_a_store(tmp_path: Path) -> None:
+    path = tmp_path / "other.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE customers (name)")
+        connection.commit()
+    with closing(Store(str(path))) as store, pytest.raises(CheckFailed, match="empty or out of date"):
+        check(store)
+
+
+@pytest.mark.parametrize(("revision", "said"), [("0000", "out of date"), ("9999", "made by a newer rlrec")])
+def test_another_revision_is_named(store: Store, revision: str, said: str) -> None:
+    store.write(lambda unit: unit.run(sa.text(f"UPDATE rlrec_version SET version_num = '{revision}'")))
+    with pytest.raises(CheckFailed, match=said):
+        check(store)
+
+
+def test_a_newer_store_is_left_alone(store: Store) -> None:
+    store.write(lambda unit: unit.run(sa.text("UPDATE rlrec_version SET version_num = '9999'")))
+    with pytest.raises(CheckFailed, match="made by a newer rlrec"):
+        init(store)
