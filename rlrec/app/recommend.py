@@ -230,6 +230,7 @@ def _drawable(snapshot: _Snapshot, request: Request) -> Plan:
         )  # fmt: skip
     eligible = snapshot.eligible(request)
     case = served.case(eligible, snapshot.array(eligible), request.context, keys=snapshot.keys)
+    snapshot.experiments.met(request)
     return Plan(
         request=request,
         version=version,
@@ -238,8 +239,8 @@ def _drawable(snapshot: _Snapshot, request: Request) -> Plan:
         variant=variant,
         eligible=eligible,
         context=canonical.text(dict(request.context)),
-        case=case,
         revision=snapshot.settings.catalogue_revision,
+        case=case,
         group=(version.id, eligible, served.reading(request.context), request.size),
     )
 
@@ -350,8 +351,8 @@ def _write(
     plans = {place: plan for place, plan in plans.items() if place not in outcome}
     config = settings.get(unit)
     guests = Guests(unit, config, [(plan.request.session, plan.request.user) for plan in plans.values()])
-    outcome |= _conflicts(guests, plans)
     unit.now = max(unit.now, decisions.newest(unit) or 0)  # of another policy, while we waited for the sessions
+    outcome |= _conflicts(guests, plans)
     plans = {place: plan for place, plan in plans.items() if place not in outcome}
     if not plans:
         raise _Refused(outcome)
@@ -479,13 +480,10 @@ def _answers(
         else:
             assert one.place is not None
             before = answers[one.place]
-            answers.append(
-                _again(before, one.line) if isinstance(before, InputError) else before | {"duplicate": True}
-            )
+            answers.append(_again(before, one.line) if isinstance(before, InputError) else before | {"duplicate": True})
     return answers
 
 
-def probability(log_propensity: float | None) -> float | None:
 def _again(error: InputError, line: int | None) -> InputError:
     """The same refusal for another line."""
     other = copy(error)
@@ -493,6 +491,7 @@ def _again(error: InputError, line: int | None) -> InputError:
     return other
 
 
+def probability(log_propensity: float | None) -> float | None:
     return None if log_propensity is None else exp(log_propensity)
 
 

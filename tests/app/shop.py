@@ -1,0 +1,113 @@
+"""A small shop to test the ledger on: arms, rewards of every manner of learning, and beliefs added up anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from rlrec.app import arm, evidence, policy, reward
+from rlrec.app.feedback import Line, feedback, feedback_stream
+from rlrec.app.recommend import Answer, Request, recommend
+from rlrec.records import Version
+from rlrec.store import Store, Unit, beliefs, policies, reader
+from rlrec.store.beliefs import Sums
+from rlrec.store.tables import metadata
+
+START = 1_800_000_000_000_000
+SECOND = 1_000_000
+MINUTE = 60 * SECOND
+
+REWARDS = {
+    "counted": reward.Request(name="counted", weights="click=1", window_us=10 * MINUTE, clip=(0, 1)),
+    "ignored": reward.Request(name="ignored", weights="click=1", window_us=10 * MINUTE, clip=(0, 1), late="ignore"),
+    "dwell": reward.Request(name="dwell", weights="click=1, dwell_s=0.013", window_us=10 * MINUTE, default=0.1),
+    "settled": reward.Request(
+        name="settled", weights="click=1", window_us=10 * MINUTE, clip=(0, 1), learn="settled"
+    ),
+    "settled-dwell": reward.Request(
+        name="settled-dwell", weights="click=1, dwell_s=0.013", window_us=10 * MINUTE, default=-0.3, learn="settled",
+        late="ignore",
+    ),
+}  # fmt: skip
+
+
+def clock(store: Store, now: int | None) -> Store:
+    """The same store under another clock."""
+    store._now = now
+    return store
+
+
+def stocked(store: Store, *, arms: Sequence[str] = "abcde", **kinds: str) -> Store:
+    """Arms, every reward above, and policies by name: KIND, or KIND/REWARD."""
+    arm.put(store, lambda: [[arm.Line(arm=key, features={}) for key in arms]])
+    for definition in REWARDS.values():
+        reward.define(store, definition)
+    for name, what in kinds.items():
+        kind, _, learns = what.partition("/")
+        policy.create(store, policy.Request(name=name, kind=kind, reward=learns or "default"))
+    return store
+
+
+def ask(store: Store, name: str = "home", session: str = "s", size: int = 1, **rest: Any) -> Answer:
+    seed = rest.pop("seed", None)
+    return recommend(store, Request(policy=name, session=session, size=size, **rest), seed=seed)
+
+
+def tell(store: Store, decision: Answer | int, position: int | None = None, **rest: Any) -> Any:
+    number = decision if isinstance(decision, int) else decision["decision_id"]
+    kept = {name: rest.pop(name) for name in ("at", "key", "censor") if name in rest}
+    return feedback(store, Line(decision_id=number, position=position, events=rest, **kept))
+
+
+def tell_all(store: Store, lines: Sequence[Line]) -> None:
+    """All lines in one group; none may be refused."""
+    feedback_stream(store, lambda: [lines], quarantine=True, rejected=_raise)
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def version(unit: Unit, name: str, number: int | None = None) -> Version:
+    """The live version of a policy, or that number."""
+    live = policies.live(unit, [name])[name][0]
+    every = policies.versions(unit, [live.policy.id])
+    return live if number is None else next(one for one in every if one.number == number)
+
+
+def sums(store: Store, name: str, number: int | None = None) -> dict[int, Sums]:
+    """The belief that is served, without arms that count nothing."""
+    with store.read() as unit:
+        rows = beliefs.current(unit, version(unit, name, number).id)
+    return {row[0]: row[1:] for row in rows if any(row[1:])}
+
+
+def added_up(store: Store, name: str) -> dict[int, Sums]:
+    """The belief of version 1 as its slots and events give it, past every difference that was ever added."""
+    total: dict[int, Sums] = {}
+    with store.read() as unit:
+        belief = version(unit, name, 1)
+        last = reader.last_id(unit, belief.policy.id) if belief.entered_to is None else belief.entered_to
+        for batch in reader.ranges(unit, belief.policy.id, first=1, last=last):
+            found = evidence.rewarded(batch, belief.reward, settled_only=False)
+            total = evidence.added(total, evidence.sums(found, rows=~found.slots["censored"]))
+    return {arm_id: row for arm_id, row in total.items() if any(row)}
+
+
+def apart(one: Mapping[int, Sums], other: Mapping[int, Sums]) -> float:
+    """The largest difference of two beliefs."""
+    pairs = [(one.get(key, (0, 0, 0)), other.get(key, (0, 0, 0))) for key in one.keys() | other.keys()]
+    return max((abs(a - b) for left, right in pairs for a, b in zip(left, right, strict=True)), default=0.0)
+
+
+def dump(store: Store, *, without: Iterable[str] = ()) -> dict[str, list[Any]]:
+    """Every row of every table, to tell whether anything changed."""
+    left_out = set(without)
+    with store.read() as unit:
+        return {
+            table.name: sorted(map(repr, unit.rows(sa.select(table))))
+            for table in metadata.sorted_tables
+            if table.name not in left_out
+        }

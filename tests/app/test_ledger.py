@@ -1,0 +1,294 @@
+"""What the ledger promises: any order of events gives the same belief, and any past belief comes back bit for bit."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+
+from rlrec.app import serving, settle
+from rlrec.app.feedback import Line
+from rlrec.app.recommend import Request, recommend_group, unsigned
+from rlrec.errors import Conflict, InputError
+from rlrec.policy import slate
+from rlrec.records import Decision, Event
+from rlrec.store import Store, Unit, arms, beliefs, contents, decisions, events, policies, tables
+from rlrec.store.beliefs import Sums
+from tests.app.shop import (
+    MINUTE,
+    REWARDS,
+    SECOND,
+    START,
+    added_up,
+    apart,
+    ask,
+    clock,
+    dump,
+    stocked,
+    sums,
+    tell,
+    tell_all,
+    version,
+)  # fmt: skip
+
+ORDERS = 8  # was run with 50
+STEPS = 60  # of the loop whose beliefs are rebuilt
+END = START + 60 * MINUTE
+
+
+# -- any order --
+
+
+def scripted(random: random.Random, made: Sequence[dict[str, Any]]) -> tuple[list[Line], list[Line]]:
+    """Lines that may come in any order, some keyed and to be repeated, and lines that close: the last word on slots."""
+    lines, last = [], []
+    for answer in made:
+        number, size = answer["decision_id"], len(answer["slate"])
+        for _ in range(random.randint(0, 4)):
+            kinds = random.sample(["click", "dwell_s", "seen"], random.randint(1, 2))
+            values = {kind: random.choice([1, 1, 2, -1, 31.7, -4.25, 1e-3]) for kind in kinds}
+            at = START + random.choice([10, 300, 599, 601, 900, 2000]) * SECOND
+            position = random.choice([None, *range(1, size + 1)])
+            key = f"k{len(lines)}" if random.random() < 0.5 else None
+            lines.append(Line(decision_id=number, position=position, events=values, at=at, key=key))
+        if random.random() < 0.4:
+            position = random.choice([None, size])
+            words = random.choice([[True], [True, False], [False, True, True]])
+            last += [Line(decision_id=number, position=position, censor=word, at=END) for word in words]
+            lines.append(Line(decision_id=number, position=1, censor=random.random() < 0.5, at=START + 5 * MINUTE))
+            last.append(Line(decision_id=number, position=1, censor=words[-1], at=END))
+    return lines, last
+
+
+def play(store: Store, random: random.Random, lines: Sequence[Line], last: Sequence[Line]) -> None:
+    """Send lines in a random order, keyed ones up to three times, in groups, while time passes and slots settle."""
+    sent = [line for line in lines for _ in range(1 if line.key is None else random.randint(1, 3))]
+    random.shuffle(sent)
+    now = START
+    while sent:
+        group, sent = sent[: (n := random.randint(1, 12))], sent[n:]
+        now = max(now, *(line.at or 0 for line in group)) + random.randint(0, 20) * SECOND
+        tell_all(clock(store, now), group)
+        if random.random() < 0.2:
+            settle.settle(store)
+    tell_all(clock(store, END), last)
+    settle.settle(store)
+
+
+class Rewind:
+    """Puts a store back to where it was, so that the same decisions can be told about again."""
+
+    tables = (tables.belief, tables.belief_delta)
+
+    def __init__(self, store: Store) -> None:
+        with store.read() as unit:
+            self.rows = {table: unit.rows(sa.select(table)) for table in self.tables}
+
+    def __call__(self, unit: Unit) -> None:
+        for table in (tables.event, tables.feedback_key, *self.tables):
+            unit.run(sa.delete(table))
+        for table, rows in self.rows.items():
+            unit.insert(table, [column.name for column in table.columns], rows)
+        unit.run(sa.update(tables.slot).values(censored=0))
+        unit.run(sa.update(tables.version).where(tables.version.c.entered_to.is_not(None)).values(entered_to=0))
+
+
+def expected(unit: Unit, name: str, lines: Sequence[Line]) -> dict[int, Sums]:
+    """The belief by the definition of the reward alone: sums of values, then default or clip, then per arm."""
+    belief = version(unit, name)
+    asked, total = REWARDS[name], defaultdict(lambda: np.zeros(3))
+    weights = {kind: float(weight) for kind, weight in (p.split("=") for p in asked.weights.split(", "))}
+    own = unit.rows(sa.select(tables.decision.c.id).where(tables.decision.c.policy_id == belief.policy.id))
+    for decision in decisions.find(unit, [row[0] for row in own]).values():
+        for slot in decision.slots:
+            if not slot.censored:
+                r = worth(asked, weights, decision, slot.position, lines)
+                total[slot.arm_id] += (1, r, r * r)
+    return {arm: tuple(row) for arm, row in total.items()}  # type: ignore[misc]
+
+
+def worth(asked: Any, weights: dict[str, float], decision: Decision, position: int, lines: Sequence[Line]) -> float:
+    found = [
+        weights[kind] * value
+        for line in lines
+        if line.decision_id == decision.id and (line.position or (1 if decision.size == 1 else None)) == position
+        for kind, value in line.events.items()
+        if kind in weights and (asked.late == "count" or line.at - decision.at <= asked.window_us)  # type: ignore[operator]
+    ]
+    if not found:
+        return float(asked.default)
+    return float(np.clip(sum(found), *asked.clip)) if asked.clip else sum(found)
+
+
+def test_any_order_of_events_gives_the_same_beliefs(store: Store) -> None:
+    stocked(clock(store, START), **{name: f"uniform/{name}" for name in REWARDS})
+    chance = random.Random(8)
+    made = [ask(store, name, f"s{i}", 1 + i % 3, seed=i) for name in REWARDS for i in range(7)]
+    lines, last = scripted(chance, made)
+    rewind = Rewind(store)
+    for _ in range(ORDERS):
+        store.write(rewind)
+        play(store, chance, lines, last)
+        for name in REWARDS:
+            with store.read() as unit:
+                right = expected(unit, name, lines)
+            tolerance = 1e-9 if "dwell" in name else 0.0
+            assert apart(sums(store, name), right) <= tolerance
+            assert apart(added_up(store, name), right) <= 1e-9
+
+
+def test_a_correction_takes_back_what_was_told(store: Store) -> None:
+    stocked(store, home="thompson")
+    shown = ask(store)
+    before = sums(store, "home")
+    tell(store, shown, click=1)
+    assert tell(store, shown, click=-1).reward == 0
+    assert sums(store, "home") == before
+
+
+def test_a_late_event_counts_as_the_reward_says(store: Store) -> None:
+    stocked(clock(store, START), counted="uniform/counted", ignored="uniform/ignored")
+    made = {name: ask(store, name) for name in ("counted", "ignored")}
+    clock(store, END)
+    for name, answer in made.items():
+        tell(store, answer, click=1, at=START + 10 * MINUTE + 1)
+        assert [row[1] for row in sums(store, name).values()] == [1.0 if name == "counted" else 0.0]
+        tell(store, answer, click=1, at=START + 10 * MINUTE)
+        assert [row[1] for row in sums(store, name).values()] == [1.0]
+
+
+# -- keys --
+
+
+def test_a_retry_changes_nothing_at_all(store: Store) -> None:
+    stocked(store, home="thompson")
+    shown = ask(store, size=2, request_id="r1")
+    tell(store, shown, 1, click=1, key="k1")
+    before = dump(store)
+    assert tell(store, shown, 1, click=1.0, key="k1").duplicates == 1
+    assert ask(store, size=2, request_id="r1") == shown | {"duplicate": True}
+    assert dump(store) == before
+
+
+@pytest.mark.parametrize("change", [{"click": 2}, {"seen": 1}, {"position": 2}, {"at": START}, {"censor": True}])
+def test_a_key_with_other_content_is_refused(store: Store, change: dict[str, Any]) -> None:
+    stocked(clock(store, START), home="thompson")
+    shown = ask(store, size=2)
+    tell(store, shown, 1, click=1, key="k1")
+    before = dump(store)
+    with pytest.raises(Conflict, match="'k1' is known"):
+        tell(store, shown, **{"position": 1, "click": 1, "key": "k1"} | change)
+    assert dump(store) == before
+
+
+def test_a_refused_line_leaves_no_trace_and_its_key_free(store: Store) -> None:
+    stocked(store, home="thompson")
+    shown = ask(store)
+    before = dump(store)
+    for bad in ({"position": 2}, {"at": START - 1}, {"click": 1e200}, {"seen!": 1}):
+        with pytest.raises(InputError):
+            tell(store, shown, **{"click": 1, "key": "k1"} | bad)
+    assert dump(store) == before
+    assert tell(store, shown, click=1, key="k1").events == 1
+
+
+def test_a_line_refused_in_a_group_leaves_the_others(store: Store) -> None:
+    stocked(store, home="thompson")
+    number = ask(store)["decision_id"]
+    refused: list[InputError] = []
+    good, bad = Line(decision_id=number, events={"click": 1}), Line(decision_id=number, position=9, events={"click": 1})
+    from rlrec.app.feedback import feedback_stream
+
+    summary = feedback_stream(store, lambda: [[bad, good, bad]], quarantine=True, rejected=refused.append)
+    assert (summary.accepted, summary.rejected, len(refused)) == (1, 2, 2)
+    assert [row[1] for row in sums(store, "home").values()] == [1.0]
+
+
+# -- the past --
+
+
+def busy_loop(store: Store, chance: random.Random) -> list[tuple[int, dict[int, list[Any]]]]:
+    """Recommend and tell at random; after every command the seq and the belief of each version, as they stood."""
+    seen, made = [], list[dict[str, Any]]()
+    names = ("home", "ucb", "greedy")
+    for step in range(STEPS):
+        now = START + step * 20 * SECOND
+        if chance.random() < 0.6:
+            group = [
+                Request(
+                    policy=chance.choice(names), session=f"s{chance.randint(1, 9)}", size=chance.randint(1, 3),
+                    arms=chance.choice([None, "abc", "cde"]),
+                )
+                for _ in range(chance.choice([1, 1, 5]))
+            ]  # fmt: skip
+            found = recommend_group(clock(store, now), group)
+            made += [answer for answer in found if not isinstance(answer, InputError)]
+        elif made:
+            answer = chance.choice(made)
+            value = chance.choice([1, -1, 0.3])
+            tell(clock(store, now), answer, chance.randint(1, len(answer["slate"])), click=value)
+        with store.read() as unit:
+            for name, (belief, head) in policies.live(unit, names).items():
+                seen.append((name, head.seq, beliefs.current(unit, belief.id)))
+    return seen  # type: ignore[return-value]
+
+
+def prepared(store: Store) -> Store:
+    from rlrec.app import policy
+
+    stocked(clock(store, START), home="thompson")
+    floors = {"ucb": {"floor": "0.1"}, "greedy": {"floor": "0.05"}}
+    for name, kind in {"ucb": "ucb", "greedy": "epsilon-greedy"}.items():
+        policy.create(store, policy.Request(name=name, kind=kind, parameters=floors[name]))
+    return store
+
+
+def test_the_belief_of_any_moment_comes_back_bit_for_bit(store: Store) -> None:
+    seen = busy_loop(prepared(store), random.Random(5))
+    assert len(seen) == 3 * STEPS
+    with store.read() as unit:
+        live = policies.live(unit, ["home", "ucb", "greedy"])
+        for name, seq, rows in seen:
+            assert beliefs.as_of(unit, live[name][0].id, seq) == rows  # type: ignore[index]
+
+
+def test_a_past_belief_gives_the_logged_propensities_again(store: Store) -> None:
+    busy_loop(prepared(store), random.Random(6))
+    with store.read() as unit:
+        ids = [row[0] for row in unit.rows(sa.select(tables.decision.c.id))]
+        found = decisions.find(unit, ids)
+        assert len(found) > STEPS
+        assert max(redrawn(unit, decision) for decision in found.values()) <= 1e-12
+
+
+def redrawn(unit: Unit, decision: Decision) -> float:
+    """The largest difference between what a slate logged and what the belief it names says of it, drawn again."""
+    belief = policies.by_id(unit, [decision.version_id])[decision.version_id]
+    eligible = np.array(contents.eligible_arms(unit, [decision.eligible_id])[decision.eligible_id])
+    served = serving.load(unit, belief, seq=decision.belief_seq)
+    case = served.case(0, eligible, {}, keys=arms.keys(unit, eligible.tolist()))
+    seeds = np.array([unsigned(decision.seed or 0)], np.uint64)
+    made = slate.draw(case.scores, size=decision.size, floor=case.floor, seeds=seeds, decisions=np.array([decision.id]))
+    assert eligible[made.slates[0]].tolist() == [slot.arm_id for slot in decision.slots]
+    logged = [(slot.propensity, slot.marginal, slot.min_propensity) for slot in decision.slots]
+    again = np.column_stack([made.propensity[0], made.marginal[0], made.minimum[0]])
+    joint = abs(np.log(made.propensity[0]).sum() - (decision.log_propensity or 0))
+    return max(float(np.abs(again - np.array(logged, np.float64)).max()), float(joint))
+
+
+def test_changes_are_numbered_by_the_transaction_that_made_them(store: Store) -> None:
+    stocked(store, home="thompson")
+    first, second = ask(store, size=3), ask(store, size=3)
+    tell(store, first, 1, click=1)
+    with store.read() as unit:
+        found = decisions.find(unit, [first["decision_id"], second["decision_id"]])
+        happened: list[Event] = events.of(unit, [first["decision_id"]])[first["decision_id"]]
+        deltas = list(beliefs.deltas(unit, version(unit, "home").id))
+    assert [(one.belief_seq, one.seq) for one in found.values()] == [(0, 1), (1, 2)]
+    assert [event.seq for event in happened] == [3]
+    assert [row[0] for row in deltas] == [1, 1, 1, 2, 2, 2, 3]
