@@ -1,0 +1,64 @@
+"""A small store with something of everything in it, as SQL text: what a past revision is kept as.
+
+`python -m tests.migrations.story > tests/migrations/NNNN.sql` keeps the revision of today.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import sys
+import tempfile
+from contextlib import closing
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from rlrec.cli import program
+
+ARMS = '{"arm": "a1", "features": {"topic": "tea"}}\n{"arm": "a2"}\n{"arm": "a3", "features": {"price": 3.5}}\n'
+STORY: list[tuple[str, list[str]]] = [
+    ("12:00", ["init"]),
+    ("12:00", ["arm", "import", "-"]),
+    ("12:00", ["reward", "define", "basket", "click=0.1, purchase=1", "--window", "1h", "--clip", "0,1",
+               "--learn", "settled", "--late", "ignore"]),
+    ("12:00", ["policy", "create", "home", "--kind", "thompson", "--param", "floor=0.1", "--prior", "prior.csv"]),
+    ("12:00", ["policy", "create", "slow", "--kind", "epsilon-greedy", "--reward", "basket"]),
+    ("12:01", ["recommend", "--policy", "home", "--session", "s1", "--user", "u1", "--context", '{"hour": 9}',
+               "-k", "2", "--seed", "1", "--request-id", "r1"]),
+    ("12:02", ["recommend", "--policy", "slow", "--session", "s1", "--seed", "1"]),
+    ("12:03", ["feedback", "1", "click", "dwell_s=3.5", "--position", "1", "--key", "k1"]),
+    ("12:03", ["feedback", "1", "page_view"]),
+    ("12:04", ["feedback", "2", "click"]),
+    ("12:05", ["recommend", "--policy", "home", "--session", "s2", "--seed", "2"]),
+    ("12:06", ["feedback", "3", "--censor"]),
+    ("14:00", ["policy", "freeze", "home"]),
+    ("14:00", ["policy", "promote", "home@2"]),
+    ("14:00", ["policy", "freeze", "slow"]),
+    ("14:01", ["arm", "retire", "a3"]),
+    ("14:02", ["experiment", "create", "ab", "--variant", "a=home", "--variant", "b=slow@2", "--unit", "user"]),
+    ("14:03", ["recommend", "--experiment", "ab", "--session", "s3", "--user", "u2", "--seed", "3"]),
+    ("14:04", ["recommend", "--policy", "slow", "--session", "s4", "--seed", "3"]),
+    ("14:05", ["session", "end", "s4"]),
+]  # fmt: skip
+
+
+def told(folder: Path) -> Path:
+    """The store that the story makes."""
+    prior = folder / "prior.csv"
+    prior.write_text("arm,alpha,beta\na1,2,8\n")
+    for time, words in STORY:
+        args = [str(prior) if word == "prior.csv" else word for word in words]
+        before = ["-q", "--db", str(folder / "story.db"), "--now", f"2026-01-01T{time}:00Z"]
+        done = CliRunner().invoke(program, before + args, input=ARMS)
+        if done.exit_code:
+            raise RuntimeError(f"{' '.join(args)}: {done.output}")
+    return folder / "story.db"
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder, closing(sqlite3.connect(told(Path(folder)))) as connection:
+        sys.stdout.writelines(f"{line}\n" for line in connection.iterdump())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""The migrations make what `tables.py` describes, and a store of every past revision comes up and works."""
+
+from __future__ import annotations
+
+import ast
+import sqlite3
+import tomllib
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from rlrec.store import Store, schema
+from rlrec.store.tables import HEAD, VERSION_TABLE, metadata
+from tests.conftest import runner
+from tests.migrations import story
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+REVISIONS = sorted(HERE.glob("*.sql"))
+
+
+def scripts() -> ScriptDirectory:
+    config = Config()
+    config.set_main_option("script_location", str(schema.migrations()))
+    return ScriptDirectory.from_config(config)
+
+
+def test_the_head_is_the_newest_migration() -> None:
+    assert scripts().get_heads() == [HEAD]
+
+
+def test_a_migration_knows_nothing_of_the_program() -> None:
+    for path in schema.migrations().glob("**/*.py"):
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        named = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+        named += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+        assert [name for name in named if name.startswith("rlrec")] == []
+
+
+def test_the_head_equals_the_tables(store: Store) -> None:
+    with store.engine.connect() as connection:
+        options = {"compare_type": True, "compare_server_default": True, "version_table": VERSION_TABLE}
+        assert compare_metadata(MigrationContext.configure(connection, opts=options), metadata) == []
+
+
+def test_sqlite_has_the_ddl_of_the_tables(sqlite_db: str, tmp_path: Path) -> None:
+    engine = sa.create_engine(f"sqlite:///{tmp_path / 'made.db'}")
+    metadata.create_all(engine)
+    engine.dispose()
+    assert ddl(Path(sqlite_db), without=VERSION_TABLE) == ddl(tmp_path / "made.db")
+
+
+def ddl(path: Path, *, without: str = "") -> dict[str, list[str]]:
+    """Per table or index its definition; the order of constraints does not matter."""
+    with closing(sqlite3.connect(path)) as connection:
+        found = connection.execute(
+            "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND tbl_name <> ?", [without]
+        )
+        return {name: sorted(line.strip(" \t,") for line in text.split("\n")) for name, text in found}
+
+
+def test_postgres_has_the_constraints_of_the_tables(postgres_server: str, request: pytest.FixtureRequest) -> None:
+    migrated = postgres_server.format(request.getfixturevalue("postgres_template"))
+    made = request.getfixturevalue("empty_db")
+    engine = sa.create_engine(made.replace("postgresql://", "postgresql+psycopg://"))
+    metadata.create_all(engine)
+    engine.dispose()
+    assert constraints(migrated) == constraints(made)
+
+
+def constraints(url: str) -> set[tuple[Any, ...]]:
+    import psycopg
+
+    with psycopg.connect(url) as connection:
+        return set(
+            connection.execute(
+                "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint "
+                "WHERE connamespace = 'public'::regnamespace AND conrelid::regclass::text <> %s "
+                "UNION SELECT tablename, indexname, indexdef FROM pg_indexes "
+                "WHERE schemaname = 'public' AND tablename <> %s",
+                [VERSION_TABLE, VERSION_TABLE],
+            )
+        )
+
+
+# -- where they are --
+
+
+def test_migrations_are_found_in_a_checkout_and_in_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert schema.migrations() == ROOT / "migrations"
+    package = tmp_path / "site-packages" / "rlrec"
+    (package / "migrations" / "versions").mkdir(parents=True)
+    monkeypatch.setattr(schema, "__file__", str(package / "store" / "schema.py"))
+    assert schema.migrations() == package / "migrations"
+
+
+def test_the_wheel_takes_the_migrations_along() -> None:
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]
+    assert build["targets"]["wheel"]["force-include"]["migrations"] == "rlrec/migrations"
+    assert "migrations" in build["targets"]["sdist"]["include"]
+
+
+# -- stores of past revisions --
+
+
+def test_a_store_of_every_revision_is_kept() -> None:
+    assert {path.stem for path in REVISIONS} == {script.revision for script in scripts().walk_revisions()}
+
+
+@pytest.fixture(params=REVISIONS, ids=lambda path: path.stem)
+def old(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    path = tmp_path / "old.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(request.param.read_text(encoding="utf-8"))
+    return path
+
+
+def test_an_old_store_upgrades_and_keeps_its_data(old: Path) -> None:
+    run, before = runner(str(old)), rows(old)
+    assert run("init", "--json").json["revision"] == HEAD
+    assert run("init", "--check", "--json").json == {"revision": HEAD, "created": False, "migrated": False}
+    assert {name: len(found) for name, found in rows(old).items() if name in before} == {
+        name: len(found) for name, found in before.items()
+    }
+    assert [line["arm"] for line in run("arm", "list", "--format", "ndjson").lines] == ["a1", "a2", "a3"]
+
+
+def rows(path: Path) -> dict[str, list[Any]]:
+    with closing(sqlite3.connect(path)) as connection:
+        names = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        return {name: connection.execute(f'SELECT * FROM "{name}"').fetchall() for name in names}
+
+
+def test_an_old_store_works(old: Path) -> None:
+    run = runner(str(old))
+    run("init")
+    again = run("recommend", "--policy", "home", "--session", "s1", "--user", "u1", "--context", '{"hour": 9}', "-k", 2,
+                "--request-id", "r1", "--json").json  # fmt: skip
+    assert (again["decision_id"], again["duplicate"]) == (1, True)
+    late = run("feedback", 1, "click", "dwell_s=3.5", "--position", 1, "--key", "k1", "--json").json
+    assert (late["duplicates"], late["reward"]) == (2, 1)
+    assert run("feedback", 3, "--uncensor", "--json").exit_code == 0
+    assert run("settle", "--json").json == {"settled": 1, "open": 0}
+    assert run("policy", "rollback", "home", "--json").json["version"] == 1
+    assert pulls(run, "home") == {"a1": 1, "a2": 0, "a3": 2}
+    assert pulls(run, "slow") == {"a1": 1, "a2": 1, "a3": 0}
+    new = run("recommend", "--experiment", "ab", "--session", "s5", "--user", "u2", "--json").json
+    assert (new["variant"], new["policy"], new["decision_id"]) == ("b", "slow", 6)
+
+
+def pulls(run: Any, policy: str) -> dict[str, float]:
+    return {row["arm"]: row["pulls"] for row in run("policy", "show", policy, "--json").json["arms"]}
+
+
+def test_the_story_makes_the_kept_store_of_today(tmp_path: Path) -> None:
+    kept = tmp_path / "kept.db"
+    with closing(sqlite3.connect(kept)) as connection:
+        connection.executescript((HERE / f"{HEAD}.sql").read_text(encoding="utf-8"))
+    made = story.told(tmp_path)
+    assert ddl(kept) == ddl(made)
+    assert {name: len(found) for name, found in rows(kept).items()} == {
+        name: len(one) for name, one in rows(made).items()
+    }
