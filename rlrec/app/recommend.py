@@ -263,7 +263,8 @@ class Drawn:
 
     @property
     def log_propensity(self) -> float:
-        return min(0.0, sum(map(log, self.propensity)))
+        total = sum(map(log, self.propensity))
+        return 0.0 if total > 0 else total  # a NaN stays one, and no database takes it
 
 
 def _draw(plans: Mapping[int, Plan], ids: Mapping[int, int], bits: int) -> dict[int, Drawn]:
