@@ -13,6 +13,7 @@ from rlrec.records import Reward
 from rlrec.store import Store, Unit, policies
 
 KIND = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,63}")
+NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 WINDOW_US = 30 * 60 * 1_000_000
 
 
@@ -63,10 +64,9 @@ def _weights(text: str) -> dict[str, float]:
             raise InputError(f"{part!r} is no weight", hint="write KIND=WEIGHT, for example 'click=1, dwell_s=0.01'")
         if kind in found:
             raise InputError(f"{kind!r} is weighed twice")
-        try:
-            found[kind] = float(weight)
-        except ValueError as error:
-            raise InputError(f"the weight of {kind!r} is {weight!r}", hint="give a finite number") from error
+        if not NUMBER.fullmatch(weight):
+            raise InputError(f"the weight of {kind!r} is {weight!r}", hint="give a finite number")
+        found[kind] = float(weight)
     return found
 
 
