@@ -94,3 +94,14 @@ def prior(path: Path) -> dict[str, tuple[float, float]]:
             raise InputError(f"{where} is no prior for arm {row['arm']!r}", hint="alpha and beta are above 0")
         found[row["arm"]] = alpha, beta
     return found
+
+
+def reward_model(path: Path, *, by: bool) -> dict[str, dict[str, float]]:
+    """Rewards per value of a context field and arm; without `by` all under the value "*"."""
+    found: dict[str, dict[str, float]] = {}
+    for line, row in _rows(path, ("value", "arm", "reward") if by else ("arm", "reward")):
+        table = found.setdefault(row["value"] if by else "*", {})
+        if row["arm"] in table:
+            raise InputError(f"{path} line {line} names arm {row['arm']!r} twice")
+        table[row["arm"]] = _number(row["reward"], f"{path} line {line}, the reward")
+    return found

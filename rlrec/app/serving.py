@@ -82,6 +82,10 @@ class Serving:
             self._cases[name] = Case(arms=arms, scores=scores, index=index, floor=self.policy.exploration)
         return self._cases[name]
 
+    def forget(self) -> None:
+        """Drop the distributions made so far: they would fill the memory where no two rows share one."""
+        self._cases.clear()
+
 
 def load(unit: Unit, version: Version, *, seq: int | None = None, greedy: bool = False) -> Serving:
     """A version as it stands, or as it stood after change `seq` of its policy."""

@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "recommend": ("rlrec.cli.recommend:recommend", "Draw a slate and log it with its exact propensities"),
     "feedback": ("rlrec.cli.feedback:feedback", "Record what the user did after a decision"),
     "settle": ("rlrec.cli.settle:settle", "Let overdue slots of `settled` rewards into their beliefs"),
+    "evaluate": ("rlrec.cli.evaluate:evaluate", "Estimate from the log what policies would have earned"),
 }
 
 INTERRUPTED = 130

@@ -32,11 +32,12 @@ PAUSE_S = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """What a person sees of a result: lines of text, then rows of raw values under their headers."""
+    """What a person sees of a result: lines of text, rows of raw values under their headers, and notes to these."""
 
     headers: Sequence[str]
     rows: Iterable[Sequence[Any]]
     title: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
 
 class Show:
@@ -261,8 +262,8 @@ def _numeric(value: Any) -> bool:
 
 
 def _view(view: View) -> str:
-    title = "".join(f"{printable(line)}\n" for line in view.title)
-    return title + ("\n" if title else "") + _grid(view.headers, view.rows)
+    title, notes = ("".join(f"{printable(line)}\n" for line in lines) for lines in (view.title, view.notes))
+    return title + ("\n" if title else "") + _grid(view.headers, view.rows) + ("\n" if notes else "") + notes
 
 
 def _table(result: Any, columns: Sequence[str] | None) -> str:

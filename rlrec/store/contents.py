@@ -73,3 +73,8 @@ def eligible_arms(unit: Unit, ids: Collection[int]) -> dict[int, tuple[int, ...]
     """The arm ids of each eligible set, ascending."""
     rows = unit.many(sa.select(t.eligible_set.c.id, t.eligible_set.c.arms), t.eligible_set.c.id, ids)
     return {key: tuple(json.loads(arms)) for key, arms in rows}
+
+
+def set_sizes(unit: Unit, ids: Collection[int]) -> dict[int, int]:
+    """How many arms each eligible set has."""
+    return dict(unit.many(sa.select(t.eligible_set.c.id, t.eligible_set.c.size), t.eligible_set.c.id, ids))

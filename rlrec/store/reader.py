@@ -149,3 +149,9 @@ def last_id(unit: Unit, policy_id: int | None = None) -> int:
     """The newest decision of a policy, or of the store; 0 where there is none."""
     newest = sa.select(sa.func.coalesce(sa.func.max(_d.id), 0))
     return int(unit.value(newest if policy_id is None else newest.where(_d.policy_id == policy_id)))
+
+
+def longest(unit: Unit, selection: Selection) -> int:
+    """Positions of the longest selected page; 0 where nothing is selected."""
+    found = unit.value(sa.select(sa.func.max(_d.size)).where(*selection.conditions()))
+    return 0 if found is None else int(found)

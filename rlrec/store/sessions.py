@@ -135,3 +135,8 @@ def listing(unit: Unit, *, limit: int | None = None) -> list[dict[str, Any]]:
     names = ("session", "user", "visits", "decisions", "last_at")
     rows = unit.rows(statement.select_from(joined).order_by(t.session.c.id.desc()).limit(limit))
     return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def any_user(unit: Unit) -> bool:
+    """Whether some session has a user."""
+    return unit.value(sa.select(t.session.c.id).where(t.session.c.user_id.is_not(None)).limit(1)) is not None

@@ -1,0 +1,239 @@
+"""Off-policy evaluation: what policies would have earned, from a log of what others served."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from rlrec import ope
+from rlrec.app import filters, modelling, pages, targets
+from rlrec.app.contexts import Contexts
+from rlrec.app.grouping import Grouping
+from rlrec.app.loggers import Loggers
+from rlrec.app.modelling import RewardModel
+from rlrec.app.pages import CLUSTERS, Rows
+from rlrec.app.targets import Known, Scorer, Target
+from rlrec.errors import InputError, suggest
+from rlrec.ope import intervals
+from rlrec.ope.base import LogBatch
+from rlrec.ope.diagnostics import REASONS
+from rlrec.ope.direct import RidgeSums
+from rlrec.ope.estimate import ANY_REWARD, Estimate, Fold, Stat
+from rlrec.policy.reward import bounds
+from rlrec.records import Reward
+from rlrec.store import Store, Unit, arms, reader, sessions
+from rlrec.store.reader import ABSENT
+
+__all__ = ["REASONS", "Request", "evaluate"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What `evaluate` is asked for. log: a filter; cluster None: the user where one is known, else the session."""
+
+    targets: Sequence[str]
+    estimators: str = ope.DEFAULT
+    interval: str = "bootstrap-t"
+    level: float = 0.95
+    cluster: str | None = None
+    log: str | None = None
+    reward: str | None = None
+    by: str | None = None
+    greedy: bool = False
+    reward_model: str | None = None
+    reward_model_by: str | None = None
+    seed: int = 0
+
+
+def evaluate(store: Store, request: Request) -> list[dict[str, Any]]:
+    """An estimate for every target, group and estimator, from one snapshot of the log.
+
+    Raises InputError for unknown names, an interval that an estimator does not have, and an empty log."""
+    fold = Fold(estimators=ope.parse(request.estimators), spanning=False)
+    _check(request, fold)
+    with store.read() as unit:
+        return _Evaluation(unit, request, fold).answer()
+
+
+def _check(request: Request, fold: Fold) -> None:
+    intervals.check(request.interval, request.level, estimators=dict(fold.estimators))
+    if request.cluster is not None and request.cluster not in CLUSTERS:
+        hint = suggest(request.cluster, list(CLUSTERS)) or f"one of {', '.join(CLUSTERS)}"
+        raise InputError(f"unknown cluster {request.cluster!r}", hint=hint)
+    if request.reward_model is not None and not _modelled(fold):
+        raise InputError("--reward-model is given, and no estimator uses one", hint="add dr or dm to --estimator")
+    if request.reward_model_by is not None and request.reward_model is None:
+        raise InputError("--reward-model-by names a field for --reward-model", hint="give --reward-model FILE too")
+
+
+def _modelled(fold: Fold) -> bool:
+    return any(kind.modelled for kind in fold.estimators.values())
+
+
+@dataclass(eq=False)
+class _View:
+    """Targets that are judged on the same rows with the same reward, and what was counted on the way.
+
+    own: the policy of an imported log, which only its own rows tell of."""
+
+    reward: Reward
+    own: bool
+    scorers: list[Scorer]
+    used: int = 0
+    immature: int = 0
+    dropped: int = 0
+    stats: dict[tuple[int, Any], Stat] = field(default_factory=dict)
+    learned: set[tuple[int, Any]] = field(default_factory=set)
+
+    def add(self, place: int, group: Any, stat: Stat) -> None:
+        before = self.stats.get((place, group))
+        self.stats[place, group] = stat if before is None else before + stat
+
+
+class _Evaluation:
+    """One run over one snapshot."""
+
+    def __init__(self, unit: Unit, request: Request, fold: Fold) -> None:
+        self.unit, self.request = unit, request
+        self.targets = targets.resolve(unit, request.targets, reward=request.reward, greedy=request.greedy)
+        self.selection = filters.selection(unit, request.log)
+        self.keys = {arm.id: arm.key for arm in arms.every(unit)}
+        self.arms = np.array(sorted(self.keys), np.int64)
+        users = request.cluster in (None, "user")
+        self.spanning = users and sessions.any_user(unit)
+        self.by = "user" if self.spanning else "session" if users else str(request.cluster)
+        self.fold = replace(fold, spanning=self.spanning)
+        self.named_users = False
+        self.loggers = Loggers(unit)
+        self.grouping = Grouping(unit, request.by, keys=self.keys, loggers=self.loggers)
+        self.views = list(self._views())
+
+    def _views(self) -> Iterator[_View]:
+        views: dict[tuple[int, int | None], _View] = {}
+        for target in self.targets:
+            own = target.serving is None
+            key = target.reward.id, target.policy_id if own else None
+            view = views.setdefault(key, _View(reward=target.reward, own=own, scorers=[]))
+            view.scorers.append(Scorer(target))
+        return iter(views.values())
+
+    def answer(self) -> list[dict[str, Any]]:
+        models = self._models() if _modelled(self.fold) else {}
+        for view, rows in self._log():
+            self._take_in(view, rows, models.get(view.reward.id))
+        for view in self.views:
+            if not view.used:
+                raise self._empty(view)
+        self.grouping.check()
+        return [row for target in self.targets for row in self._report(target)]
+
+    # -- over the log --
+
+    def _log(self, *, every: bool = False) -> Iterator[tuple[_View, Rows]]:
+        """Each batch as each view sees it; every: with the rows that a view does not judge its target by."""
+        for batch in reader.batches(self.unit, self.selection):
+            standing = pages.page(batch.slots)
+            cluster = pages.clusters(batch.slots, standing, self.by)
+            for view in self.views:
+                rows, immature = pages.rows(batch, view.reward, standing, now=self.unit.now, cluster=cluster)
+                mine = rows if every else view.scorers[0].rows(rows)
+                view.immature += 0 if every else immature
+                view.dropped += len(rows) - len(mine)
+                yield view, mine
+
+    def _models(self) -> Mapping[int, RewardModel]:
+        """A reward model per reward definition: the one given, or one fitted in a first pass."""
+        path = self.request.reward_model
+        if path is not None:
+            given = modelling.tabled(path, by=self.request.reward_model_by, arms=self.arms, keys=self.keys)
+            return {view.reward.id: given for view in self.views}
+        fitting = modelling.fitting(self.arms, positions=reader.longest(self.unit, self.selection))
+        definitions = {view.reward.id: view.reward for view in self.views}
+        judges = {view.reward.id: view for view in self.views}
+        sums: dict[int, RidgeSums] = {}
+        for view, rows in self._log(every=True):
+            if judges[view.reward.id] is view and len(rows):
+                contexts = Contexts(self.unit, rows.slots["context_id"], fields=(), encode=True)
+                stat = fitting.stat(rows, contexts)
+                sums[view.reward.id] = sums[view.reward.id] + stat if view.reward.id in sums else stat
+        return {key: fitting.finish(stat, definitions[key]) for key, stat in sums.items()}
+
+    def _take_in(self, view: _View, rows: Rows, model: RewardModel | None) -> None:
+        if not len(rows):
+            return
+        view.used += len(rows)
+        self.named_users |= self.by == "user" and bool((rows.slots["user_id"] != ABSENT).any())
+        known = self._known(view, rows, model)
+        groups = list(self.grouping.split(rows, known.contexts))
+        for place, scorer in enumerate(view.scorers):
+            taught = [lesson.rows(rows.slots) for lesson in scorer.target.lessons]
+            learned = np.logical_or.reduce(taught) if taught else np.zeros(len(rows), np.bool_)
+            batch = scorer.batch(self.unit, rows, known)
+            for group, chosen in groups:
+                part: LogBatch = batch if chosen is None else batch.where(chosen)
+                view.add(place, group, self.fold.stat(part))
+                if (learned if chosen is None else learned[chosen]).any():
+                    view.learned.add((place, group))
+
+    def _known(self, view: _View, rows: Rows, model: RewardModel | None) -> Known:
+        self.loggers.known(rows.slots["version_id"])
+        logged = self.loggers.describe(rows)
+        read = {scorer.target.reads for scorer in view.scorers} | {self.grouping.field}
+        read |= {None if model is None else model.reads} | self.loggers.reads(rows, logged.unclear)
+        fields = {name for name in read if name is not None}
+        encode = model is not None and model.encodes
+        contexts = Contexts(self.unit, rows.slots["context_id"], fields=fields, encode=encode)
+        valued = None if model is None else model.rows(rows, contexts)
+        return Known(contexts, logged, self.loggers, self.keys, self.arms, valued)
+
+    # -- answers --
+
+    def _report(self, target: Target) -> Iterator[dict[str, Any]]:
+        view, place = next(
+            (view, place) for view in self.views for place, scorer in enumerate(view.scorers) if scorer.target is target
+        )
+        for group in self.grouping.ordered():
+            stat = view.stats.get((place, group))
+            if stat is None:
+                continue
+            for estimate in self._finished(view, stat, learned=(place, group) in view.learned):
+                yield self._row(target, estimate, group)
+
+    def _finished(self, view: _View, stat: Stat, *, learned: bool) -> list[Estimate]:
+        request = self.request
+        extra = [*(["in-sample"] if learned else []), *(["no-propensity"] if view.dropped else [])]
+        made = self.fold.finish(
+            stat,
+            interval=request.interval,
+            level=request.level,
+            cluster="user" if self.named_users else "session" if self.by == "user" else self.by,
+            reward_range=bounds(view.reward) or ANY_REWARD,
+            greedy=request.greedy,
+            extra_reasons=tuple(extra),
+            seed=request.seed,
+        )
+        return [replace(estimate, left_out=estimate.left_out + view.dropped) for estimate in made]
+
+    def _row(self, target: Target, estimate: Estimate, group: Any) -> dict[str, Any]:
+        found = {"target": target.name, "version": target.number, **asdict(estimate)}
+        found["reasons"] = list(estimate.reasons)
+        found["reward"] = target.reward.name
+        if self.request.by is not None:
+            found |= {"by": self.request.by, "group": self.grouping.labels[group]}
+        return found
+
+    def _empty(self, view: _View) -> InputError:
+        if view.immature:
+            minutes = view.reward.window_us / 60e6
+            return InputError(
+                f"empty log: none of the {view.immature} impressions selected is mature",
+                hint=f"a decision counts when the window of reward {view.reward.name}, {minutes:g} minutes, is over",
+            )
+        if view.own:
+            name = view.scorers[0].target.name
+            return InputError(f"empty log: no impression of policy {name!r} is selected", hint="widen --log")
+        hint = "widen --log" if self.request.log else "serve with `rlrec recommend`, or bring in a log: import-log"
+        return InputError("empty log: no impression is selected", hint=hint)

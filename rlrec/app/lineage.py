@@ -1,0 +1,96 @@
+"""What a version learned from, as tests on rows of the log: nothing is judged unnoticed on what taught it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rlrec import policy as kinds
+from rlrec.policy.base import Belief
+from rlrec.records import Version
+from rlrec.store import Unit, policies
+from rlrec.store.bulk import Columns
+from rlrec.store.reader import Selection
+
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """Decisions that a version learned from: the selected ones that were mature at a time (None: mature or not)."""
+
+    selection: Selection
+    mature_at: int | None = None
+    window_us: int = 0
+
+    def rows(self, slots: Columns) -> Flags:
+        """Which rows of the log are among them, (n,)."""
+        found = matching(slots, self.selection)
+        if self.mature_at is not None:
+            found &= slots["imported"] | (self.mature_at - slots["at"] > self.window_us)
+        return found
+
+
+def matching(slots: Columns, selection: Selection) -> Flags:
+    """Which rows of the log a selection means, (n,): `Selection.conditions` on arrays."""
+    found = np.ones(len(slots["decision_id"]), np.bool_)
+    for name in ("policy", "version", "variant"):
+        wanted = getattr(selection, f"{name}_ids")
+        if wanted is not None:
+            found &= np.isin(slots[f"{name}_id"], list(wanted))
+    if selection.since is not None:
+        found &= slots["at"] >= selection.since
+    if selection.until is not None:
+        found &= slots["at"] < selection.until
+    if selection.first_id is not None:
+        found &= slots["decision_id"] >= selection.first_id
+    if selection.last_id is not None:
+        found &= slots["decision_id"] <= selection.last_id
+    if selection.imported is not None:
+        found &= slots["imported"] == selection.imported
+    return found
+
+
+def ancestry(unit: Unit, version: Version) -> list[Version]:
+    """The version, the one it was copied from, and so on to the first."""
+    chain = [version]
+    while (parent := chain[-1].parent_id) is not None:
+        chain.append(policies.by_id(unit, [parent])[parent])
+    return chain
+
+
+def learned(chain: Sequence[Version]) -> list[Lesson]:
+    """What the first version of an `ancestry` learned from: its own decisions if it learns online, what it was taught
+    when it was made, and what those it was copied from were taught."""
+    version = chain[0]
+    taught = [lesson for one in chain for lesson in _taught(one)]
+    if version.status == "frozen" or not learns(version):
+        return taught
+    own = Selection(policy_ids=[version.policy.id], last_id=version.entered_to, imported=False)
+    return [Lesson(selection=own), *taught]
+
+
+def _taught(version: Version) -> list[Lesson]:
+    """What stands in the record of a version: the log it was taught by, the policy whose belief it is a copy of."""
+    record, lessons = version.learned_from, []
+    taught = "selection" in record
+    if taught:
+        selection = Selection(**{"last_id": record.get("last_id"), **record["selection"]})
+        window = int(record.get("window_us", version.reward.window_us))
+        lessons.append(Lesson(selection=selection, mature_at=record.get("now"), window_us=window))
+    if "policy_id" in record and learns(version):
+        last = None if taught else record.get("last_id")
+        own = Selection(policy_ids=[record["policy_id"]], last_id=last, imported=False)
+        lessons.append(Lesson(selection=own, mature_at=version.created_at, window_us=version.reward.window_us))
+    return lessons
+
+
+def learns(version: Version) -> bool:
+    """Whether the distribution depends on the belief: `uniform` and `fixed` keep counts, and learn nothing."""
+    nothing: Any = np.zeros(0)
+    empty = Belief(pulls=nothing, reward_sum=nothing, reward_squares=nothing, alpha=nothing, beta=nothing, total=0.0)
+    return kinds.make(version.policy.kind, version.policy.params).index(empty) is not None

@@ -1,0 +1,86 @@
+"""rlrec evaluate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import click
+
+from rlrec.cli.output import Show, View
+from rlrec.cli.shared import printed, stored
+from rlrec.cli.values import NUMBER
+
+MODEL = click.Path(exists=True, dir_okay=False)
+SHOWN = {
+    "target": "target", "version": "version", "group": "group", "estimator": "estimator", "value": "value",
+    "lower": "lower", "upper": "upper", "ess": "ess", "n": "rows", "verdict": "verdict", "reasons": "reasons",
+}  # fmt: skip
+
+
+@click.command()
+@click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
+@click.option(
+    "--estimator", "estimators", default="ips,snips,dr", show_default=True, metavar="LIST",
+    help="Names, NAME:value, or a group: ips, snips, clipped-ips[:20], dm, dr, impression, all.",
+)  # fmt: skip
+@click.option(
+    "--interval", default="bootstrap-t", show_default=True, metavar="KIND",
+    help="bootstrap-t, normal, or (ips and snips) cressie-read.",
+)  # fmt: skip
+@click.option("--level", type=NUMBER, default=0.95, show_default=True, help="Confidence of the interval.")
+@click.option(
+    "--cluster", metavar="user|session|row",
+    help="What was randomised as one [default: the user where one is known, else the session].",
+)  # fmt: skip
+@click.option("--log", metavar="FILTER", help="Part of the log, e.g. policy=home,since=2026-01-01 [default: all].")
+@click.option("--reward", metavar="NAME", help="Reward definition [default: the target's own].")
+@click.option(
+    "--by", metavar="FIELD",
+    help="One estimate a group: position, policy, version, variant, day, arm, or a field of the context.",
+)  # fmt: skip
+@click.option("--greedy", is_flag=True, help="The target without its exploration (floor, epsilon).")
+@click.option(
+    "--reward-model", type=MODEL, metavar="FILE",
+    help="CSV arm,reward (or value,arm,reward) for dm and dr [default: fitted on the log].",
+)  # fmt: skip
+@click.option("--reward-model-by", metavar="FIELD", help="The field of the context that `value` in the file means.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the bootstrap.")
+@printed
+@stored
+def evaluate(store: Any, show: Show, **request: Any) -> None:
+    """Estimate from the log what policies would have earned.
+
+    A target is a policy (as it stands now), NAME@V, a variant POLICY@EXPERIMENT/VARIANT, or the built-in `uniform`. All
+    mature decisions of the store count, whoever served them. Every estimate carries an interval, an effective sample
+    size (ess), a verdict (ok, weak, insufficient) and the reasons for it.
+
+    \b
+    Examples:
+      rlrec evaluate home uniform
+      rlrec evaluate home@2 --log policy=home,since=2026-01-01 --by position --json
+    """
+    from rlrec.app import evaluate as use_case
+
+    found = use_case.evaluate(store, use_case.Request(**request))
+    show(found, table=View(headers=_headers(request), rows=_rows(found, request), notes=_notes(found)))
+
+
+def _keys(request: dict[str, Any]) -> list[str]:
+    return [key for key in SHOWN if key != "group" or request["by"]]
+
+
+def _headers(request: dict[str, Any]) -> list[str]:
+    return [request["by"] if key == "group" else SHOWN[key] for key in _keys(request)]
+
+
+def _rows(found: Iterable[dict[str, Any]], request: dict[str, Any]) -> list[list[Any]]:
+    return [[one[key] for key in _keys(request)] for one in found]
+
+
+def _notes(found: Iterable[dict[str, Any]]) -> list[str]:
+    """What the reasons mean that occur."""
+    from rlrec.app.evaluate import REASONS
+
+    given = {reason for one in found for reason in one["reasons"]}
+    return [f"{reason}: {meaning}" for reason, meaning in REASONS.items() if reason in given]

@@ -1,0 +1,85 @@
+"""Logs to evaluate on: decisions drawn and answered through the store, on a clock of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+
+from rlrec.app import evaluate, feedback, policy, recommend
+from rlrec.store import Store, arms
+
+START = 1_769_904_000_000_000  # 2026-02-01
+MINUTE = 60_000_000
+
+
+def at(db: str, minutes: float) -> Store:
+    """The store, some minutes after the start."""
+    return Store(db, now=START + int(minutes * MINUTE))
+
+
+def catalogue(db: str, number: int) -> None:
+    """Arms a0, a1, ..."""
+    with closing(at(db, 0)) as store:
+        store.write(lambda unit: arms.put(unit, {f"a{place}": "{}" for place in range(number)}))
+
+
+def create(db: str, name: str, kind: str, *, minutes: float = 0, **parameters: str) -> None:
+    with closing(at(db, minutes)) as store:
+        policy.create(store, policy.Request(name=name, kind=kind, parameters=parameters))
+
+
+def serve(
+    db: str,
+    name: str,
+    *,
+    pages: int,
+    rates: Sequence[float],
+    size: int = 1,
+    group: int = 500,
+    start: float = 1.0,
+    minutes: float = 1.0,
+    users: int | None = None,
+    contexts: Sequence[Mapping[str, Any]] = ({},),
+    seed: int = 1,
+) -> int:
+    """`pages` decisions of a policy, `group` at a time every `minutes`; arm i is clicked with rates[i]: the clicks."""
+    generator, clicks = np.random.default_rng(seed), 0
+    for number, first in enumerate(range(0, pages, group)):
+        with closing(at(db, start + number * minutes)) as store:
+            asked = [
+                recommend.Request(
+                    policy=name,
+                    session=f"{name}-{seed}-{page // 2}",
+                    user=None if users is None else f"u{page // 2 % users}",
+                    size=size,
+                    context=contexts[page % len(contexts)],
+                )
+                for page in range(first, min(first + group, pages))
+            ]
+            answers = [
+                one for one in recommend.recommend_group(store, asked, seed=seed + number) if isinstance(one, dict)
+            ]
+            lines = [
+                feedback.Line(decision_id=one["decision_id"], position=slot["position"], events={"click": 1.0})
+                for one in answers
+                for slot in one["slate"]
+                if generator.random() < rates[int(slot["arm"][1:])]
+            ]
+            clicks += len(lines)
+            feedback.feedback_stream(store, lambda told=lines: [told], quarantine=False, rejected=print)
+    return clicks
+
+
+def judged(db: str, *targets: str, minutes: float = 1e6, **asked: Any) -> list[dict[str, Any]]:
+    """What `evaluate` says of the log, long after it by default."""
+    with closing(at(db, minutes)) as store:
+        return evaluate.evaluate(store, evaluate.Request(targets=targets, **asked))
+
+
+def one(db: str, target: str, estimator: str, **asked: Any) -> dict[str, Any]:
+    """One estimate."""
+    (found,) = judged(db, target, estimators=estimator, **asked)
+    return found

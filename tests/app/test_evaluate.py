@@ -1,0 +1,336 @@
+"""Off-policy estimates through the store: published figures, known truths, and what must not be judged."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+
+import numpy as np
+import pytest
+
+from rlrec.app import evaluate, policy, targets, versions
+from rlrec.errors import InputError
+from rlrec.policy import slate
+from rlrec.store import Store, arms, reader
+from tests.app import logs
+from tests.conftest import runner
+
+RATES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
+SAMPLE = "sample_data"
+
+
+def change(db: str, statement: str) -> None:
+    """What no command does: rows as another program might have left them."""
+    with closing(Store(db)) as store:
+        store.write(lambda unit: unit.connection.exec_driver_sql(statement))
+
+
+@pytest.fixture(scope="module")
+def obd(tmp_path_factory, sqlite_template):
+    """The two logs of the Open Bandit Dataset sample, and the belief its authors publish."""
+    path = tmp_path_factory.mktemp("obd") / "obd.db"
+    path.write_bytes(sqlite_template.read_bytes())
+    run = runner(str(path))
+    for name in ("random", "bts"):
+        assert run("import-log", f"{SAMPLE}/{name}_all.csv.gz", "--layout", "obd", "--policy", name).exit_code == 0
+    made = run("policy", "create", "ts", "--kind", "thompson", "--prior", f"{SAMPLE}/bts_all_prior.csv")
+    assert made.exit_code == 0, made.stderr
+    return str(path)
+
+
+def estimates(db: str, *names: str, **asked) -> list[dict]:
+    with closing(Store(db)) as store:
+        return evaluate.evaluate(store, evaluate.Request(targets=names, **asked))
+
+
+# -- a real log --
+
+
+def test_a_real_log_gives_the_figures_of_its_readme(obd):
+    ips, snips = estimates(obd, "ts", estimators="ips,snips", log="policy=random")
+    figures = [ips[name] for name in ("value", "std_error", "ess", "max_weight", "mean_weight")]
+    assert figures == pytest.approx([0.0045627409, 0.0020918784, 1643.239, 19.605877, 0.953347], rel=1e-6)
+    assert ips["value"] == pytest.approx(0.0045627409, abs=1e-10)
+    assert snips["value"] == pytest.approx(0.0047860253, abs=1e-10)
+    assert (snips["verdict"], snips["cluster"], snips["n"], snips["version"]) == ("weak", "session", 10000, 1)
+
+
+def test_bootstrap_t_is_skewed_where_one_click_carries_the_estimate(obd):
+    (wide,) = estimates(obd, "ts", estimators="snips", log="policy=random")
+    (narrow,) = estimates(obd, "ts", estimators="snips", log="policy=random", interval="normal")
+    assert wide["lower"] == pytest.approx(0.0018, abs=2e-4)
+    assert 0.0180 <= wide["upper"] <= 0.0191
+    assert [narrow["lower"], narrow["upper"]] == pytest.approx([0.0005, 0.0091], abs=1e-4)
+
+
+def test_what_the_log_taught_is_in_sample_also_after_a_freeze(obd):
+    with closing(Store(obd)) as store:
+        asked = policy.Request(
+            name="greedy", kind="epsilon-greedy", parameters={"epsilon": "0"}, from_log="policy=random"
+        )
+        policy.create(store, asked)
+        versions.freeze(store, "greedy")
+    found = estimates(obd, "greedy", "greedy@2", estimators="snips", log="policy=random")
+    assert [("in-sample" in one["reasons"], one["verdict"] == "ok") for one in found] == [(True, False)] * 2
+    (other,) = estimates(obd, "greedy@2", estimators="snips", log="policy=bts")
+    assert "in-sample" not in other["reasons"]
+
+
+def test_a_log_without_support_is_not_called_ok(obd):
+    for found in estimates(obd, "uniform", log="policy=bts"):
+        assert found["verdict"] != "ok"
+        assert found["ess"] == pytest.approx(340.4, abs=1)
+
+
+def test_the_policy_of_an_imported_log_is_judged_by_its_own_rows(obd):
+    found = estimates(obd, "random", "bts", estimators="ips,snips,dm,dr")
+    assert [one["n"] for one in found] == [10_000] * 8
+    by_weight = [one["value"] for one in found if one["estimator"] != "dm"]
+    assert by_weight == pytest.approx([0.0038] * 3 + [0.0042] * 3, rel=1e-9)
+    assert all("no-propensity" in one["reasons"] for one in found)
+
+
+def test_rows_as_clusters_are_sessions_where_each_row_is_a_session(obd):
+    keys = ("value", "std_error", "lower", "upper", "ess", "clusters")
+    by_row, by_session = (
+        estimates(obd, "ts", estimators="snips", log="policy=random", cluster=name)[0] for name in ("row", "session")
+    )
+    assert [by_row[key] for key in keys] == pytest.approx([by_session[key] for key in keys])
+
+
+@pytest.mark.parametrize(("field", "groups"), [("position", 3), ("day", 7), ("arm", 80), ("user_feature_1", 6)])
+def test_groups_share_out_the_rows(obd, field, groups):
+    found = estimates(obd, "uniform", estimators="snips", log="policy=random", by=field, interval="normal")
+    assert len({one["group"] for one in found}) == len(found)
+    assert sum(one["n"] for one in found) == 10_000
+    assert len(found) == pytest.approx(groups, abs=0 if field != "user_feature_1" else 6)
+
+
+def test_a_field_that_no_context_has_is_refused_with_near_ones(obd):
+    with pytest.raises(InputError, match="user_feature_9") as caught:
+        estimates(obd, "uniform", by="user_feature_9")
+    assert "user_feature_" in str(caught.value.hint)
+
+
+def test_a_given_reward_model_is_all_that_dm_knows(obd, tmp_path):
+    path = tmp_path / "model.csv"
+    path.write_text("arm,reward\n" + "".join(f"{arm},{arm / 1000}\n" for arm in range(40)) + "*,0.5\n")
+    (found,) = estimates(obd, "uniform", estimators="dm", log="policy=random", reward_model=str(path))
+    assert found["value"] == pytest.approx((sum(range(40)) / 1000 + 40 * 0.5) / 80)
+    assert (found["lower"], found["reasons"]) == (None, ["no-interval"])
+
+
+# -- known truths --
+
+
+def pages_of_three(db: str, *, pages: int) -> None:
+    logs.catalogue(db, 6)
+    logs.create(db, "log", "epsilon-greedy", epsilon="0.4")
+    logs.serve(db, "log", pages=pages, rates=RATES, size=3, users=pages // 5)
+
+
+@pytest.fixture(scope="module")
+def logged_slates(tmp_path_factory, sqlite_template):
+    path = tmp_path_factory.mktemp("slates") / "slates.db"
+    path.write_bytes(sqlite_template.read_bytes())
+    pages_of_three(str(path), pages=2_000)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return path
+
+
+@pytest.fixture
+def slates(logged_slates, tmp_path):
+    """2,000 pages of three positions, served by a policy that learned from them."""
+    path = tmp_path / "slates.db"
+    path.write_bytes(logged_slates.read_bytes())
+    return str(path)
+
+
+def truth(db: str, name: str) -> float:
+    """Mean reward per impression that a target has on these arms."""
+    with closing(logs.at(db, 1e6)) as store, store.read() as unit:
+        made = targets.resolve(unit, [name], reward=None, greedy=False)[0].serving
+        keys = {arm.id: arm.key for arm in arms.every(unit)}
+        case = made.case("all", np.array(sorted(keys)), {}, keys=keys)
+        shares = slate.marginals(case.scores, size=3, floor=case.floor)
+    return float((shares @ [RATES[int(keys[arm][1:])] for arm in sorted(keys)]).mean())
+
+
+def test_pages_of_a_learning_logger_judge_a_uniform_target(slates):
+    """Seeded. A right estimate is outside four standard errors in 6 of 100,000 runs."""
+    for found in logs.judged(slates, "uniform", estimators="ips,snips,dr", interval="normal"):
+        assert abs(found["value"] - 0.175) < 4 * found["std_error"]
+        assert (found["n"], found["clusters"], found["cluster"], found["unsupported"]) == (6_000, 400, "user", 0.0)
+        assert abs(found["mean_weight_z"]) < 4
+
+
+def test_a_learner_is_in_sample_on_its_own_rows(slates):
+    found = logs.one(slates, "log", "snips", interval="normal")
+    assert "in-sample" in found["reasons"]
+    assert abs(found["value"] - truth(slates, "log")) < 5 * found["std_error"]
+
+
+def test_neither_batches_nor_their_size_change_an_estimate(db, monkeypatch):
+    pages_of_three(db, pages=500)
+    whole = logs.judged(db, "uniform", "log")
+    real = reader.batches
+    monkeypatch.setattr(reader, "batches", lambda unit, selection: real(unit, selection, size=97))
+    for one, other in zip(whole, logs.judged(db, "uniform", "log"), strict=True):
+        assert one.keys() == other.keys()
+        for key, value in one.items():
+            assert other[key] == (pytest.approx(value, rel=1e-9) if isinstance(value, float) else value), key
+
+
+def test_without_marginals_both_sides_are_the_page_down_to_the_row(slates):
+    """Seeded; four standard errors as above."""
+    change(slates, "UPDATE slot SET marginal = NULL")
+    found = logs.one(slates, "uniform", "ips", interval="normal")
+    with closing(logs.at(slates, 1e6)) as store, store.read() as unit:
+        (batch,) = reader.batches(unit, reader.Selection())
+    shown = batch.slots["propensity"].reshape(-1, 3)
+    weight = (1 / np.cumprod([6, 5, 4])) / np.cumprod(shown, axis=1)
+    assert found["max_weight"] == pytest.approx(weight.max())
+    assert found["mean_weight"] == pytest.approx(weight.mean())
+    assert abs(found["value"] - 0.175) < 4 * found["std_error"]
+
+
+def test_a_row_with_a_marginal_alone_is_weighed_and_one_with_nothing_is_counted(slates):
+    change(slates, "UPDATE slot SET propensity = NULL, min_propensity = NULL WHERE position = 2")
+    change(slates, "UPDATE slot SET propensity = NULL, marginal = NULL, min_propensity = NULL WHERE position = 3")
+    found = logs.one(slates, "uniform", "snips")
+    assert (found["n"], found["left_out"]) == (4_000, 2_000)
+    assert "no-propensity" in found["reasons"]
+
+
+def test_no_weight_passes_the_bound_that_is_called_provable(slates, monkeypatch):
+    seen = []
+    real = targets.Scorer.batch
+
+    def watched(self, *given):
+        seen.append(real(self, *given))
+        return seen[-1]
+
+    monkeypatch.setattr(targets.Scorer, "batch", watched)
+    logs.judged(slates, "uniform", "log", estimators="ips")
+    for batch in seen:
+        assert np.isfinite(batch.largest).all()
+        assert (batch.weight <= batch.largest * (1 + 1e-9)).all()
+    assert max(batch.largest.max() for batch in seen) < 100
+
+
+def test_todays_catalogue_does_not_matter(slates):
+    before = logs.one(slates, "uniform", "ips")
+    with closing(logs.at(slates, 1e5)) as store:
+        store.write(lambda unit: arms.put(unit, {"new": "{}"}))
+        store.write(lambda unit: arms.retire(unit, ["a0"], retired=True))
+    assert logs.one(slates, "uniform", "ips") == before
+
+
+# -- support --
+
+
+def test_a_logger_without_exploration_judges_nothing_else(db):
+    logs.catalogue(db, 4)
+    logs.create(db, "log", "ucb")
+    logs.serve(db, "log", pages=400, rates=RATES, group=20)
+    found = logs.one(db, "uniform", "snips")
+    assert found["verdict"] == "insufficient"
+    assert "unsupported" in found["reasons"]
+    # the first group met four untried arms, a tie of all: nothing was without support there
+    assert found["unsupported"] == pytest.approx(0.75 * 380 / 400, abs=0.03)
+
+
+def test_a_fixed_logger_leaves_out_the_arms_it_never_shows(db, tmp_path):
+    logs.catalogue(db, 4)
+    path = tmp_path / "shares.csv"
+    path.write_text("arm,probability\na0,0.5\na1,0.3\na2,0.2\n")
+    logs.create(db, "log", "fixed", probabilities=str(path))
+    logs.serve(db, "log", pages=400, rates=RATES)
+    assert logs.one(db, "uniform", "snips")["unsupported"] == pytest.approx(0.25)
+    assert logs.one(db, "log", "snips")["unsupported"] == 0.0
+
+
+# -- time --
+
+
+def test_silence_counts_and_young_decisions_do_not(db):
+    """A stream at 5 %, cut after 60 minutes. Seeded; the interval holds the truth in 95 of 100 seeds."""
+    logs.catalogue(db, 3)
+    logs.create(db, "log", "uniform")
+    logs.serve(db, "log", pages=3_000, rates=[0.05] * 3, group=150, minutes=3)
+    found = logs.one(db, "uniform", "snips", minutes=60.5)
+    assert found["n"] == 10 * 150  # served up to minute 30.5
+    assert found["lower"] < 0.05 < found["upper"]
+
+
+def test_a_log_that_is_too_young_is_an_empty_one(db):
+    logs.catalogue(db, 3)
+    logs.create(db, "log", "uniform")
+    with pytest.raises(InputError, match="empty log"):
+        logs.judged(db, "uniform")
+    logs.serve(db, "log", pages=10, rates=RATES)
+    with pytest.raises(InputError, match=r"empty log.*10 impressions") as caught:
+        logs.judged(db, "uniform", minutes=20)
+    assert "30 minutes" in str(caught.value.hint)
+
+
+# -- names --
+
+
+def test_a_policy_wins_over_a_built_in_of_its_name(db):
+    logs.catalogue(db, 3)
+    logs.create(db, "log", "uniform")
+    logs.serve(db, "log", pages=200, rates=RATES)
+    assert logs.one(db, "uniform", "ips")["version"] is None
+    logs.create(db, "uniform", "epsilon-greedy", epsilon="0.2", minutes=2)
+    assert logs.one(db, "uniform", "ips")["version"] == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "said", "hint"),
+    [
+        ({"targets": ["unifrom"]}, "unknown target", "uniform"),
+        ({"targets": ["lgo"]}, "unknown target", "log"),
+        ({"targets": ["log@7"]}, "no version 7", "policy show"),
+        ({"targets": ["log"], "estimators": "snip"}, "unknown estimator", "snips"),
+        ({"targets": ["log"], "interval": "cressie-read"}, "dr", "bootstrap-t"),
+        ({"targets": ["log"], "cluster": "sesion"}, "unknown cluster", "session"),
+        ({"targets": ["log"], "log": "polcy=log"}, "log filter", "policy"),
+        ({"targets": ["log"], "log": "until=2020-01-01"}, "empty log", "widen"),
+        ({"targets": ["log"], "reward": "defualt"}, "unknown reward", "default"),
+        ({"targets": ["log"], "reward_model": "x.csv", "estimators": "ips"}, "reward-model", "dr"),
+        ({"targets": ["log"], "level": 1.0}, "level", ""),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_by_name(sqlite_db, asked, said, hint):
+    logs.catalogue(sqlite_db, 3)
+    logs.create(sqlite_db, "log", "uniform")
+    logs.serve(sqlite_db, "log", pages=10, rates=RATES)
+    with pytest.raises(InputError, match=said) as caught:
+        logs.judged(sqlite_db, *asked.pop("targets"), **asked)
+    assert hint in (caught.value.hint or "")
+
+
+def test_greedy_is_the_target_without_its_floor(sqlite_db):
+    logs.catalogue(sqlite_db, 3)
+    logs.create(sqlite_db, "log", "uniform")
+    logs.create(sqlite_db, "home", "epsilon-greedy", epsilon="0.5")
+    logs.serve(sqlite_db, "log", pages=600, rates=RATES)
+    served, greedy = (logs.one(sqlite_db, "home", "ips", greedy=greedy) for greedy in (False, True))
+    assert served["max_weight"] == greedy["max_weight"] == pytest.approx(1.0)  # nothing known yet: all tie
+    assert "greedy" in greedy["estimand"]
+    assert "as served" in served["estimand"]
+
+
+def test_contexts_are_what_a_target_by_field_is_asked_with(db, tmp_path):
+    logs.catalogue(db, 2)
+    path = tmp_path / "shares.csv"
+    path.write_text("value,arm,probability\nphone,a0,1\nphone,a1,0\n*,a0,0.25\n*,a1,0.75\n")
+    logs.create(db, "log", "uniform")
+    logs.create(db, "rule", "fixed", probabilities=str(path), by="device")
+    logs.serve(db, "log", pages=400, rates=RATES, contexts=[{"device": "phone"}, {"device": "tv", "n": 2.0}])
+    found = logs.judged(db, "rule", estimators="ips", by="device", interval="normal")
+    assert [(one["group"], one["n"]) for one in found] == [("phone", 200), ("tv", 200)]
+    assert [one["max_weight"] for one in found] == pytest.approx([2.0, 1.5])
+    assert [one["group"] for one in logs.judged(db, "rule", estimators="ips", by="n", interval="normal")] == [2.0, None]

@@ -1,0 +1,94 @@
+"""rlrec evaluate: the contract of its answer, and what a person sees."""
+
+import csv
+import io
+
+import pytest
+
+from tests.app import logs
+
+CONTRACT = [
+    "target", "version", "estimator", "estimand", "unit", "value", "std_error", "lower", "upper", "level", "interval",
+    "cluster", "clusters", "n", "ess", "max_weight", "mean_weight", "top1_share", "unsupported", "verdict", "reasons",
+]  # fmt: skip
+LATER = ("--now", "2026-03-01")
+
+
+@pytest.fixture
+def log(sqlite_db):
+    logs.catalogue(sqlite_db, 4)
+    logs.create(sqlite_db, "home", "epsilon-greedy", epsilon="0.5")
+    logs.serve(sqlite_db, "home", pages=600, rates=(0.1, 0.2, 0.3, 0.4))
+
+
+def test_json_has_the_contracts_keys_in_its_order(log, run_sqlite):
+    said = run_sqlite(*LATER, "evaluate", "uniform", "--json")
+    assert said.exit_code == 0, said.stderr
+    assert [one["estimator"] for one in said.json] == ["ips", "snips", "dr"]
+    for one in said.json:
+        assert list(one)[: len(CONTRACT)] == CONTRACT
+        assert one["estimand"] == "mean reward per impression, as served, logging states"
+        assert (one["level"], one["interval"], one["unit"], one["n"]) == (0.95, "bootstrap-t", "impression", 600)
+        assert one["lower"] < one["value"] < one["upper"]
+
+
+def test_groups_are_named(log, run_sqlite):
+    said = run_sqlite(*LATER, "evaluate", "uniform", "--estimator", "snips", "--by", "arm", "--json")
+    assert [(one["by"], one["group"]) for one in said.json] == [("arm", f"a{arm}") for arm in range(4)]
+
+
+def test_the_same_seed_gives_the_same_report(log, run_sqlite):
+    first, again, other = (
+        run_sqlite(*LATER, "evaluate", "home", "uniform", "--seed", seed, "--json").stdout for seed in (7, 7, 8)
+    )
+    assert first == again
+    assert first != other
+
+
+def test_a_table_explains_the_reasons_that_occur(log, run_sqlite):
+    said = run_sqlite(*LATER, "evaluate", "home@1", "--estimator", "ips,dm")
+    grid, _, notes = said.stdout.partition("\n\n")
+    assert grid.split("\n")[0].split()[:3] == ["target", "version", "estimator"]
+    told = {line.split(":")[0] for line in notes.splitlines()}
+    assert {"in-sample", "no-interval", "low-ess"} <= told
+    assert "heavy-tail" not in told
+
+
+def test_ndjson_and_csv_hold_a_row_an_estimate(log, run_sqlite):
+    lines = run_sqlite(*LATER, "evaluate", "uniform", "--format", "ndjson").lines
+    table = list(csv.DictReader(io.StringIO(run_sqlite(*LATER, "evaluate", "uniform", "--format", "csv").stdout)))
+    assert [one["estimator"] for one in lines] == [one["estimator"] for one in table] == ["ips", "snips", "dr"]
+
+
+def test_options_come_from_the_environment(log, run_sqlite):
+    said = run_sqlite(*LATER, "evaluate", "uniform", "--json", env={"RLREC_EVALUATE_ESTIMATOR": "clipped-ips:2"})
+    assert [one["estimator"] for one in said.json] == ["clipped-ips:2"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nobody"], "unknown target 'nobody'"),
+        (["uniform", "--interval", "cressie-read"], "does not exist for dr"),
+        (["uniform", "--log", "policy=hom"], "did you mean home?"),
+        (["uniform", "--by", "hour"], "no context of the log has the field 'hour'"),
+        ([], "Missing argument"),
+    ],
+)
+def test_an_error_is_one_line_and_code_2(log, run_sqlite, words, said):
+    answer = run_sqlite(*LATER, "evaluate", *words)
+    assert answer.exit_code == 2
+    assert said in answer.stderr
+    assert answer.stderr.count("\n") == 1
+
+
+def test_an_empty_log_is_said_to_be_one(run_sqlite):
+    answer = run_sqlite("evaluate", "uniform", "--json")
+    assert answer.exit_code == 2
+    assert answer.error["code"] == 2
+    assert answer.error["error"].startswith("empty log")
+
+
+def test_help_has_an_example_that_runs(log, run_sqlite):
+    assert "rlrec evaluate home uniform" in run_sqlite("evaluate", "--help").stdout
+    assert run_sqlite(*LATER, "evaluate", "home", "uniform").exit_code == 0
