@@ -22,6 +22,7 @@ MINUTE = 60 * SECOND
 REWARDS = {
     "counted": reward.Request(name="counted", weights="click=1", window_us=10 * MINUTE, clip=(0, 1)),
     "ignored": reward.Request(name="ignored", weights="click=1", window_us=10 * MINUTE, clip=(0, 1), late="ignore"),
+    "plain": reward.Request(name="plain", weights="click=1", window_us=10 * MINUTE),
     "dwell": reward.Request(name="dwell", weights="click=1, dwell_s=0.013", window_us=10 * MINUTE, default=0.1),
     "settled": reward.Request(
         name="settled", weights="click=1", window_us=10 * MINUTE, clip=(0, 1), learn="settled"

@@ -1,0 +1,152 @@
+"""Many processes on one store: nothing is lost, nothing is counted twice, and a killed one leaves no half."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from typing import Any
+
+import sqlalchemy as sa
+
+from rlrec.store import Store, decisions, tables
+from tests.app.shop import added_up, apart, ask, dump, stocked, sums
+from tests.app.workers import asks, claims, defines, loops, mixes, processes, tells, together
+
+WRITERS = 4  # was run with 8
+EVENTS = 40  # a process; was run with 500
+KILLS = 5  # was run with 60
+COMMANDS = 4  # real commands at once
+
+
+def everything(store: Store, table: sa.Table, *names: str) -> list[tuple[Any, ...]]:
+    with store.read() as unit:
+        return unit.rows(sa.select(*(table.c[name] for name in names)).order_by(*table.primary_key))
+
+
+def consistent(store: Store, name: str) -> None:
+    """Beliefs are what slots and events add up to; sessions count their steps; every page is whole."""
+    assert apart(sums(store, name), added_up(store, name)) == 0.0
+    with store.read() as unit:
+        visits = unit.rows(sa.select(tables.visit.c.session_id, tables.visit.c.number, tables.visit.c.steps))
+        rows = unit.rows(
+            sa.select(*(tables.decision.c[one] for one in ("session_id", "visit", "step", "at", "id", "policy_id")))
+        )
+        found = decisions.find(unit, [row[4] for row in rows])
+    for session, number, steps in visits:
+        mine = sorted(row[2:4] for row in rows if row[:2] == (session, number))
+        assert [step for step, _ in mine] == list(range(steps))
+        assert all(before[1] <= after[1] for before, after in pairwise(mine))
+    for policy in {row[5] for row in rows}:
+        times = [row[3] for row in sorted(rows, key=lambda row: row[4]) if row[5] == policy]
+        assert times == sorted(times)
+    assert all(len(one.slots) == one.size for one in found.values())
+
+
+def test_no_event_of_many_processes_is_lost(store: Store, db: str) -> None:
+    stocked(store, home="uniform/plain", other="uniform/plain")
+    made = [ask(store, name, f"s{i}", 2) for name in ("home", "other") for i in range(4)]
+    slots = [(one["decision_id"], position) for one in made for position in (1, 2)]
+    together(tells, db, [(number, EVENTS, slots) for number in range(WRITERS)])
+    for name in ("home", "other"):
+        consistent(store, name)
+    clicks = sum(row[1] for name in ("home", "other") for row in sums(store, name).values())
+    assert clicks == WRITERS * EVENTS == len(everything(store, tables.event, "key"))
+
+
+def test_draws_of_many_processes_keep_their_order(store: Store, db: str) -> None:
+    stocked(store, home="thompson", other="uniform")
+    found = together(asks, db, [(number, EVENTS // 2, ("home", "other")) for number in range(WRITERS)])
+    assert all(one == found[0] for one in found)
+    for name in ("home", "other"):
+        consistent(store, name)
+    shared = len(found[0])
+    assert len(everything(store, tables.decision, "id")) == shared + WRITERS * (EVENTS // 2 - shared)
+
+
+def test_a_key_wanted_by_many_goes_to_one(store: Store, db: str) -> None:
+    stocked(store, home="uniform", other="uniform")
+    owned = [(name, ask(store, name, "first")["decision_id"], 10) for name in ("home", "other")]
+    won = together(claims, db, owned)
+    assert sum(won) == 2 * 10
+    assert len(everything(store, tables.decision, "id")) == 2 + 10
+    for name in ("home", "other"):
+        consistent(store, name)
+
+
+def test_the_same_definitions_by_many_are_made_once(store: Store, db: str) -> None:
+    together(defines, db, range(WRITERS))
+    assert [name for (name,) in everything(store, tables.policy, "name")] == [f"p{i}" for i in range(4)]
+    assert len(everything(store, tables.arm, "key")) == 20
+
+
+def test_catalogue_and_versions_change_while_slates_are_drawn(store: Store, db: str) -> None:
+    stocked(store, home="thompson", late="thompson/settled")
+    together(mixes, db, [(number, EVENTS // 4) for number in range(WRITERS)])
+    for name in ("home", "late"):
+        consistent(store, name)
+    numbers = [number for (number,) in everything(store, tables.version, "number")]
+    assert sorted(numbers)[1:] == list(range(1, len(numbers)))
+
+
+def test_real_commands_at_once(store: Store, db: str) -> None:
+    stocked(store, home="thompson")
+    number = ask(store)["decision_id"]
+    words = [
+        ["feedback", str(number), "click", "--json"],
+        ["recommend", "--policy", "home", "--session", "s", "--json"],
+    ]
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "rlrec", "--db", db, *words[i % 2]], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        for i in range(COMMANDS)
+    ]
+    ended = [(*process.communicate(), process.returncode) for process in started]
+    assert [(err, code) for _, err, code in ended] == [(b"", 0)] * COMMANDS
+    assert len(everything(store, tables.event, "value")) == (COMMANDS + 1) // 2
+    consistent(store, "home")
+
+
+# -- killed --
+
+
+def killed(db: str, prefix: str, after_s: float) -> list[tuple[str, str, int]]:
+    """What a process said was done before a SIGKILL ended it, some time after it had begun."""
+    mine, its = processes.Pipe(duplex=False)
+    process = processes.Process(target=loops, args=(db, prefix, its))
+    process.start()
+    its.close()
+    said = [mine.recv()]
+    until = time.monotonic() + after_s
+    try:
+        while (left := until - time.monotonic()) > 0:
+            if mine.poll(left):
+                said.append(mine.recv())
+        process.kill()
+        while True:
+            said.append(mine.recv())
+    except EOFError:
+        process.join()
+    assert process.exitcode == -9
+    return said
+
+
+def test_what_was_acknowledged_survives_a_kill(store: Store, db: str) -> None:
+    stocked(store, home="thompson")
+    chance, said = random.Random(7), list[tuple[str, str, int]]()
+    for kill in range(KILLS):
+        said += killed(db, str(kill), chance.uniform(0, 0.3))
+        dump(store)
+    requests = everything(store, tables.decision, "request_key", "id")
+    events = everything(store, tables.event, "key", "kind", "decision_id")
+    keys = everything(store, tables.feedback_key, "key", "decision_id")
+    assert {(key, number) for what, key, number in said if what == "decision"} <= set(requests)
+    assert {(key, number) for what, key, number in said if what == "event"} <= set(keys)
+    assert sorted(events) == sorted((key, kind, number) for key, number in keys for kind in ("click", "seen"))
+    consistent(store, "home")
+    if not db.startswith("postgresql"):
+        with store.read() as unit:
+            assert unit.value(sa.text("PRAGMA integrity_check")) == "ok"

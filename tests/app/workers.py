@@ -1,0 +1,119 @@
+"""What the processes of the concurrency tests do: each has a store of its own, and says what became of its commands."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from multiprocessing.connection import Connection
+from typing import Any
+
+from rlrec.errors import Conflict
+from rlrec.store import Store
+from tests.app.shop import ask, stocked, tell
+
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload([__name__])
+
+
+def together(work: Callable[..., Any], db: str, many: Sequence[Any]) -> list[Any]:
+    """What `work(store, one)` returns for each of many, in a process each, all at once; raises where one failed."""
+    barrier, ends, started = processes.Barrier(len(many)), [], []
+    for one in many:
+        mine, its = processes.Pipe()
+        process = processes.Process(target=_run, args=(work, db, one, barrier, its))
+        process.start()
+        its.close()
+        ends.append(mine)
+        started.append(process)
+    said = [end.recv() for end in ends]
+    for process in started:
+        process.join()
+    failed = [what for ok, what in said if not ok]
+    assert not failed, failed[0]
+    return [what for _, what in said]
+
+
+def _run(work: Callable[..., Any], db: str, one: Any, barrier: Any, pipe: Connection) -> None:
+    import traceback
+
+    try:
+        with closing(Store(db)) as store:
+            barrier.wait(60)
+            pipe.send((True, work(store, one)))
+    except Exception:
+        pipe.send((False, traceback.format_exc()))
+
+
+def tells(store: Store, one: tuple[int, int, Sequence[tuple[int, int]]]) -> int:
+    """Send events, each under a key of its own, to random ones of (decision, position)."""
+    number, count, slots = one
+    chance = random.Random(number)
+    for i in range(count):
+        decision, position = chance.choice(slots)
+        tell(store, decision, position, click=1, key=f"{number}-{i}")
+    return count
+
+
+def asks(store: Store, one: tuple[int, int, Sequence[str]]) -> dict[str, int]:
+    """Draw for a few sessions; every third request has an id that all processes use: the decision each id got."""
+    number, count, names = one
+    chance, found = random.Random(number), dict[str, int]()
+    for i in range(count):
+        if i % 3 == 0:
+            name = names[i % len(names)]
+            found[f"r{i}"] = ask(store, name, f"s{i % 4}", 2, request_id=f"r{i}")["decision_id"]
+        else:
+            ask(store, chance.choice(names), f"s{chance.randint(0, 3)}", chance.randint(1, 3), user=None)
+    return found
+
+
+def claims(store: Store, one: tuple[str, int, int]) -> int:
+    """Use request ids and feedback keys that others use for another policy at the same time: how many it got."""
+    name, decision, count = one
+    won = 0
+    for i in range(count):
+        for work in (
+            lambda i=i: ask(store, name, "s", request_id=f"r{i}"),
+            lambda i=i: tell(store, decision, click=1, key=f"k{i}"),
+        ):
+            try:
+                work()
+                won += 1
+            except Conflict:
+                pass
+    return won
+
+
+def defines(store: Store, number: int) -> None:
+    """The same arms, rewards and policies as everybody."""
+    for i in range(4):
+        stocked(store, arms=[f"{i}{letter}" for letter in "abcde"], **{f"p{i}": "thompson"})
+
+
+def mixes(store: Store, one: tuple[int, int]) -> None:
+    """Arms come and go, beliefs are frozen and promoted, slots settle, while slates are drawn and told about."""
+    from rlrec.app import arm, settle, versions
+
+    number, count = one
+    chance = random.Random(number)
+    for i in range(count):
+        shown = ask(store, chance.choice(["home", "late"]), f"s{chance.randint(0, 3)}", 2)
+        tell(store, shown, chance.randint(1, 2), click=chance.choice([1, -1]), key=f"{number}-{i}")
+        if i % 5 == number % 5:
+            arm.retire(store, ["a"], retired=i % 2 == 0)
+            made = versions.freeze(store, "home")
+            versions.promote(store, f"home@{made['version']}")
+            versions.rollback(store, "home")
+            settle.settle(store)
+
+
+def loops(db: str, prefix: str, pipe: Connection) -> None:
+    """Draw and tell for ever, saying after each command that it is done: until killed."""
+    with closing(Store(db)) as store:
+        for i in range(1_000_000):
+            shown = ask(store, "home", f"s{i % 3}", 2, request_id=f"{prefix}-{i}")
+            pipe.send(("decision", f"{prefix}-{i}", shown["decision_id"]))
+            tell(store, shown, 1 + i % 2, click=1, seen=1, key=f"{prefix}-{i}")
+            pipe.send(("event", f"{prefix}-{i}", shown["decision_id"]))
