@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from rlrec.app import feedback, rendering, serving, session
+from rlrec.app.recommend import unsigned
 from rlrec.app.serving import Case, Serving
 from rlrec.errors import InputError
 from rlrec.policy import slate
@@ -26,7 +27,9 @@ def show(store: Store, decision_id: int) -> dict[str, Any]:
     with store.read() as unit:
         found = decisions.find(unit, [decision_id])
         if decision_id not in found:
-            raise InputError(f"unknown decision {decision_id}", hint="`rlrec session show KEY` lists those of a session")
+            raise InputError(
+                f"unknown decision {decision_id}", hint="`rlrec session show KEY` lists those of a session"
+            )
         decision = found[decision_id]
         version = policies.by_id(unit, [decision.version_id])[decision.version_id]
         happened = events.of(unit, [decision_id]).get(decision_id, [])
@@ -39,7 +42,7 @@ def show(store: Store, decision_id: int) -> dict[str, Any]:
         "kind": version.policy.kind,
         "params": dict(version.policy.params),
         "belief_seq": decision.belief_seq,
-        "seed": decision.seed,
+        "seed": None if decision.seed is None else unsigned(decision.seed),
         "context": context,
         "state": json.loads(decision.state),
         "eligible": len(derived.arms),
@@ -77,10 +80,7 @@ class _Derived:
         self.belief = served.belief(self.arms)
         self.case = case = served.case(self.decision.eligible_id, self.arms, context, keys=self.keys)
         places = self.places(self.decision.slots)
-        rows = [
-            slate.remaining(case.scores, places[:above], floor=case.floor)
-            for above in range(len(places))
-        ]
+        rows = [slate.remaining(case.scores, places[:above], floor=case.floor) for above in range(len(places))]
         self.conditional = np.array(rows)
         self.marginal = slate.marginals(case.scores, size=len(places), floor=case.floor)
 

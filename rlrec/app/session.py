@@ -85,7 +85,7 @@ def ended_at(unit: Unit, visit: Visit) -> int | None:
 def _known(unit: Unit, key: str, *, lock: bool = False) -> Session:
     found = sessions.find(unit, [key], lock=lock)
     if key not in found:
-        near = suggest(key, [row["session"] for row in sessions.listing(unit, limit=1_000)])
+        near = suggest(key, sessions.newest_keys(unit, limit=1_000))
         raise InputError(f"unknown session {key!r}", hint=near or "`rlrec session list` shows them")
     return found[key]
 
@@ -126,8 +126,7 @@ def _step(
 ) -> dict[str, Any]:
     counted = [event for event in happened if event.kind != CENSOR]
     slate = [
-        shown
-        | {"censored": slot.censored, "reward": reward_of(reward, decision, counted, position=slot.position)}
+        shown | {"censored": slot.censored, "reward": reward_of(reward, decision, counted, position=slot.position)}
         for shown, slot in zip(answer["slate"], decision.slots, strict=True)
     ]
     kept = ("decision_id", "request_id", "step", "at", "policy", "version", "experiment", "variant")

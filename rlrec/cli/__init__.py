@@ -28,6 +28,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "recommend": ("rlrec.cli.recommend:recommend", "Draw a slate and log it with its exact propensities"),
     "feedback": ("rlrec.cli.feedback:feedback", "Record what the user did after a decision"),
     "settle": ("rlrec.cli.settle:settle", "Let overdue slots of `settled` rewards into their beliefs"),
+    "session": ("rlrec.cli.session:session", "List sessions, show one as a timeline, end a visit"),
+    "decision": ("rlrec.cli.decision:decision", "Show how one decision's probabilities arose"),
     "evaluate": ("rlrec.cli.evaluate:evaluate", "Estimate from the log what policies would have earned"),
 }
 

@@ -73,6 +73,13 @@ def owners(unit: Unit, ids: Collection[int]) -> dict[int, int]:
     return dict(unit.many(sa.select(t.decision.c.id, t.decision.c.policy_id), t.decision.c.id, ids))
 
 
+def of_visit(unit: Unit, session_id: int, visit: int) -> list[int]:
+    """Ids of the decisions of one visit, in order of step."""
+    decision = t.decision.c
+    mine = sa.select(decision.id).where(decision.session_id == session_id, decision.visit == visit)
+    return [row[0] for row in unit.rows(mine.order_by(decision.step))]
+
+
 def requests(unit: Unit, keys: Collection[str]) -> dict[str, tuple[bytes | None, int]]:
     """Of the request ids given, those known: digest of what was asked (None: imported), and the decision."""
     known = sa.select(t.decision.c.request_key, t.decision.c.request_digest, t.decision.c.id)

@@ -115,6 +115,10 @@ def put_visits(unit: Unit, visits: Iterable[Visit]) -> None:
     unit.insert(t.visit, _VISIT, rows, known=f"(session_id, number) DO UPDATE SET {after}")
 
 
+def newest_keys(unit: Unit, *, limit: int) -> list[str]:
+    return [row[0] for row in unit.rows(sa.select(t.session.c.key).order_by(t.session.c.id.desc()).limit(limit))]
+
+
 def listing(unit: Unit, *, limit: int | None = None) -> list[dict[str, Any]]:
     """Sessions with their number of visits and decisions, newest first."""
     visit = t.visit.c
@@ -122,7 +126,7 @@ def listing(unit: Unit, *, limit: int | None = None) -> list[dict[str, Any]]:
         sa.select(
             visit.session_id,
             sa.func.count().label("visits"),
-            sa.func.sum(visit.steps).label("decisions"),
+            sa.cast(sa.func.sum(visit.steps), t.BIG).label("decisions"),
             sa.func.max(visit.last_at).label("last_at"),
         )
         .group_by(visit.session_id)

@@ -1,0 +1,128 @@
+"""rlrec session."""
+
+import pytest
+
+DAY = "2099-01-01T"
+
+
+def prepared(run):
+    run("arm", "add", "x")
+    run("arm", "add", "y")
+    run("policy", "create", "home", "--kind", "thompson", "--param", "floor=0.1")
+    return run
+
+
+@pytest.fixture
+def ready(run):
+    return prepared(run)
+
+
+@pytest.fixture
+def ready_sqlite(run_sqlite):
+    """For what does not depend on the database."""
+    return prepared(run_sqlite)
+
+
+def ask(run, time, *words, session="s1"):
+    answer = run("--now", DAY + time, "recommend", "--policy", "home", "--session", session, *words, "--json")
+    return answer.json
+
+
+def show(run, time, *words):
+    return run("--now", DAY + time, "session", "show", "s1", *words, "--json").json
+
+
+def test_timeline_has_state_slate_events_reward_and_return(ready):
+    first = ask(ready, "00:00:00Z", "--user", "u1", "--context", '{"hour": 9}')["decision_id"]
+    second = ask(ready, "00:01:00Z", "-k", "2")["decision_id"]
+    ready("--now", DAY + "00:02:00Z", "feedback", first, "click")
+    ready("--now", DAY + "00:02:00Z", "feedback", second, "click", "--position", "2", "--key", "f1")
+    ready("--now", DAY + "00:02:00Z", "feedback", second, "click=3")
+    found = show(ready, "00:03:00Z", "--gamma", "0.5")
+    one, two = found["decisions"]
+    assert (found["user"], found["visit"], found["visits"], found["ended_at"]) == ("u1", 1, 1, None)
+    assert (one["context"], one["state"], one["reward"], one["return"]) == ({"hour": 9}, {"step": 0}, 1.0, 3.0)
+    assert two["state"] == {"gap_s": 60, "recent": [one["slate"][0]["arm"]], "step": 1}
+    assert [slot["reward"] for slot in two["slate"]] == [0.0, 1.0]
+    assert (two["reward"], two["return"]) == (4.0, 4.0)
+    assert [(event["position"], event["value"], event["key"]) for event in two["events"]] == [
+        (2, 1.0, "f1"),
+        (None, 3.0, None),
+    ]
+
+
+def test_end_opens_visit_2_at_step_0(ready):
+    ask(ready, "00:00:00Z")
+    ended = ready("--now", DAY + "00:01:00Z", "session", "end", "s1", "--json")
+    assert ended.exit_code == 0
+    assert ended.json == {
+        "session": "s1",
+        "visit": 1,
+        "decisions": 1,
+        "ended_at": DAY + "00:01:00.000000Z",
+        "already_ended": False,
+    }
+    answer = ask(ready, "00:02:00Z")
+    assert (answer["visit"], answer["step"]) == (2, 0)
+    assert show(ready, "00:02:00Z", "--visit", "1")["ended_at"] == ended.json["ended_at"]
+    assert show(ready, "00:02:00Z")["visit"] == 2
+
+
+def test_ending_twice_says_so_and_changes_nothing(ready):
+    ask(ready, "00:00:00Z")
+    first, second = (
+        ready("--now", DAY + time, "session", "end", "s1", "--json") for time in ("00:01:00Z", "00:05:00Z")
+    )
+    assert second.exit_code == 0
+    assert second.json == first.json | {"already_ended": True}
+
+
+def test_visit_that_timed_out_ended_with_its_timeout(ready):
+    ask(ready, "00:00:00Z")
+    assert show(ready, "00:30:00Z")["ended_at"] is None
+    assert show(ready, "02:00:00Z")["ended_at"] == DAY + "00:30:00.000000Z"
+    ended = ready("--now", DAY + "02:00:00Z", "session", "end", "s1", "--json").json
+    assert (ended["ended_at"], ended["already_ended"]) == (DAY + "00:30:00.000000Z", True)
+    assert ask(ready, "02:01:00Z")["visit"] == 2
+
+
+def test_censored_slot_is_marked(ready):
+    number = ask(ready, "00:00:00Z")["decision_id"]
+    ready("--now", DAY + "00:00:01Z", "feedback", number, "--censor")
+    assert show(ready, "00:01:00Z")["decisions"][0]["slate"][0]["censored"]
+    assert "(censored)" in ready("--now", DAY + "00:01:00Z", "session", "show", "s1").stdout
+
+
+@pytest.mark.parametrize("command", ["show", "end"])
+def test_unknown_session_names_the_near_ones(ready_sqlite, command):
+    ask(ready_sqlite, "00:00:00Z", session="visitor-17")
+    refused = ready_sqlite("--now", DAY + "00:01:00Z", "session", command, "visitor-71")
+    assert refused.exit_code == 2
+    assert "did you mean visitor-17?" in refused.stderr
+
+
+def test_unknown_visit_says_which_there_are(ready_sqlite):
+    ask(ready_sqlite, "00:00:00Z")
+    refused = ready_sqlite("--now", DAY + "00:01:00Z", "session", "show", "s1", "--visit", "3")
+    assert refused.exit_code == 2
+    assert "visits 1 to 1" in refused.stderr
+
+
+def test_list_is_newest_first_and_says_when_it_is_cut(ready):
+    for name in ("s1", "s2", "s3"):
+        ask(ready, "00:00:00Z", session=name)
+    listed = ready("--now", DAY + "00:01:00Z", "session", "list", "--limit", "2", "--json")
+    assert [row["session"] for row in listed.json] == ["s3", "s2"]
+    assert list(listed.json[0]) == ["session", "user", "visits", "decisions", "last_at"]
+    assert "newest 2 sessions" in listed.stderr
+    everything = ready("--now", DAY + "00:01:00Z", "session", "list", "--limit", "0", "--json")
+    assert (len(everything.json), everything.stderr) == (3, "")
+
+
+@pytest.mark.parametrize("form", ["table", "json", "ndjson", "csv"])
+def test_every_format_shows_a_session(ready_sqlite, form):
+    ask(ready_sqlite, "00:00:00Z")
+    for words in (("session", "list"), ("session", "show", "s1"), ("session", "end", "s1")):
+        said = ready_sqlite("--now", DAY + "00:01:00Z", *words, "--format", form)
+        assert (said.exit_code, said.stderr) == (0, "")
+        assert "s1" in said.stdout or form == "csv"
