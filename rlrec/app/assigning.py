@@ -35,6 +35,7 @@ class Assigner:
         asked = [request for request in requests if request.experiment is not None]
         names = {request.experiment for request in asked if request.experiment is not None}
         self.experiments = experiments.named(unit, names) if names else {}
+        self._met: dict[str, str] = {}
         self._sessions = sessions.find(unit, {request.session for request in asked}) if asked else {}
         self._assigned: dict[str, dict[str, int]] = {
             name: self._known(experiment, [request for request in asked if request.experiment == name])
@@ -51,7 +52,12 @@ class Assigner:
 
     def _user(self, request: Request) -> str | None:
         known = self._sessions.get(request.session)
-        return request.user or (None if known is None else known.user)
+        return request.user or (known and known.user) or self._met.get(request.session)
+
+    def met(self, request: Request) -> None:
+        """The request will be drawn for: its session has its user for the later ones of the group."""
+        if request.user is not None:
+            self._met.setdefault(request.session, request.user)
 
     def policies(self) -> set[str]:
         """Names of the policies of all variants."""
@@ -75,7 +81,7 @@ class Assigner:
         if key is None:
             raise InputError(
                 f"experiment {experiment.name} assigns by user, and the request has none",
-                hint="give --user",
+                hint="give --user, or start an experiment with --unit session",
                 field="user",
             )
         known_id = self._assigned[experiment.name].get(key)

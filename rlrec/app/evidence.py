@@ -41,8 +41,7 @@ class Impressions:
 def rewarded(batch: Batch, definition: Reward, *, settled_only: bool = True) -> Impressions:
     """A batch with the rewards of a definition; settled_only: count events inside the window alone."""
     slot, known = _slot_of_event(batch)
-    weights = {kind: definition.weights.get(kind, np.nan) for kind in set(batch.events["kind"].tolist())}
-    weight = np.array([weights[kind] for kind in batch.events["kind"].tolist()], np.float64)
+    weight = _weights(batch, definition)
     reward, default = rewards.of_slots(
         definition,
         n=len(batch),
@@ -53,6 +52,13 @@ def rewarded(batch: Batch, definition: Reward, *, settled_only: bool = True) -> 
         settled_only=settled_only,
     )
     return Impressions(slots=batch.slots, reward=reward, default=default)
+
+
+def _weights(batch: Batch, definition: Reward) -> Array:
+    """What the definition weighs each event with; NaN where it does not."""
+    kinds = batch.events["kind"].tolist()
+    weights = {kind: definition.weights.get(kind, np.nan) for kind in set(kinds)}
+    return np.array([weights[kind] for kind in kinds], np.float64)
 
 
 def _slot_of_event(batch: Batch) -> tuple[npt.NDArray[np.int64], Flags]:
@@ -71,6 +77,48 @@ def impressions(unit: Unit, selection: Selection, definition: Reward) -> Iterato
     for batch in reader.batches(unit, selection):
         found = rewarded(batch, definition)
         yield found.take(mature(found.slots, definition, now=unit.now) & ~found.slots["censored"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pages:
+    """Decisions of a batch with the reward of their page, (n,) each; `censored`: some slot of it is.
+
+    decisions: the columns of `reader` that a decision has once."""
+
+    decisions: Columns
+    reward: Array
+    censored: Flags
+
+    def __len__(self) -> int:
+        return len(self.reward)
+
+
+def pages(unit: Unit, selection: Selection, definition: Reward) -> Iterator[Pages]:
+    """The mature decisions of the selected log, whole sessions a batch: slots' rewards and page events together."""
+    for batch in reader.batches(unit, selection):
+        old = mature(batch.slots, definition, now=unit.now)
+        found = rewarded(batch, definition).take(old)
+        ids = found.slots["decision_id"]
+        first = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]]) if len(ids) else np.empty(0, np.int64)
+        if len(first):
+            slots = np.add.reduceat(found.reward, first)
+            yield Pages(
+                decisions={name: column[first] for name, column in found.slots.items()},
+                reward=slots + _page_events(batch, definition, ids[first]),
+                censored=np.logical_or.reduceat(found.slots["censored"], first),
+            )
+
+
+def _page_events(batch: Batch, definition: Reward, ids: npt.NDArray[np.int64]) -> Array:
+    """What the events of each page itself are worth, (n,): those inside the window, without default and clip."""
+    weight, events = _weights(batch, definition), batch.events
+    mine = (events["position"] == 0) & ~np.isnan(weight) & (events["age_us"] <= definition.window_us)
+    order = np.argsort(ids)
+    place = np.minimum(np.searchsorted(ids, events["decision_id"], sorter=order), len(ids) - 1)
+    page = order[place]
+    mine &= ids[page] == events["decision_id"]
+    worth = weight[mine] * events["value"][mine]
+    return np.bincount(page[mine], weights=worth, minlength=len(ids)).astype(np.float64)
 
 
 def mature(slots: Columns, definition: Reward, *, now: int) -> Flags:

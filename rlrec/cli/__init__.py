@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "settle": ("rlrec.cli.settle:settle", "Let overdue slots of `settled` rewards into their beliefs"),
     "session": ("rlrec.cli.session:session", "List sessions, show one as a timeline, end a visit"),
     "decision": ("rlrec.cli.decision:decision", "Show how one decision's probabilities arose"),
+    "experiment": ("rlrec.cli.experiment:experiment", "Split users or sessions between policies, and compare them"),
     "evaluate": ("rlrec.cli.evaluate:evaluate", "Estimate from the log what policies would have earned"),
 }
 

@@ -76,19 +76,25 @@ def labels(unit: Unit, variant_ids: Collection[int]) -> dict[int, tuple[str, str
     return {row[0]: (row[1], row[2]) for row in unit.many(statement, t.variant.c.id, variant_ids)}
 
 
-def add(unit: Unit, *, name: str, by: str, salt: str, definition: str) -> int:
-    return unit.add(
-        t.experiment, name=name, unit=by, salt=salt, status="running", definition=definition, created_at=unit.now
+def add(unit: Unit, *, name: str, by: str, salt: str, definition: str) -> int | None:
+    """A running experiment: its id, or None where the name is taken."""
+    statement = sa.text(
+        "INSERT INTO experiment (name, unit, salt, status, definition, created_at)"
+        " VALUES (:name, :by, :salt, 'running', :definition, :now) ON CONFLICT (name) DO NOTHING RETURNING id"
     )
+    values = {"name": name, "by": by, "salt": salt, "definition": definition, "now": unit.now}
+    made = unit.value(statement, values)
+    return None if made is None else int(made)
 
 
 def add_variant(unit: Unit, *, experiment_id: int, label: str, policy_id: int, weight: float) -> int:
     return unit.add(t.variant, experiment_id=experiment_id, label=label, policy_id=policy_id, weight=weight)
 
 
-def stop(unit: Unit, experiment_id: int) -> None:
-    stopped = sa.update(t.experiment).where(t.experiment.c.id == experiment_id)
-    unit.run(stopped.values(status="stopped", stopped_at=unit.now))
+def stop(unit: Unit, experiment_id: int) -> bool:
+    """Stop an experiment: whether it was running until now."""
+    running = (t.experiment.c.id == experiment_id) & (t.experiment.c.status == "running")
+    return unit.run(sa.update(t.experiment).where(running).values(status="stopped", stopped_at=unit.now)) > 0
 
 
 def assigned(unit: Unit, experiment: Experiment, unit_ids: Collection[int]) -> dict[int, int]:

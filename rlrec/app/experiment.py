@@ -1,0 +1,325 @@
+"""Experiments: split users or sessions between policies, and say what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from rlrec.app import canonical, forking, naming
+from rlrec.errors import Conflict, InputError, suggest
+from rlrec.records import Reward, Version
+from rlrec.store import Store, Unit, experiments, policies, settings
+from rlrec.store.beliefs import Sums
+from rlrec.store.experiments import Experiment
+from rlrec.times import written
+
+if TYPE_CHECKING:
+    from rlrec.ope.comparison import Difference, Mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """One variant as it was asked for: POLICY means the live version, POLICY@V pins one."""
+
+    label: str
+    policy: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    name: str
+    variants: Sequence[Asked]
+    by: str = "user"
+
+    def definition(self) -> str:
+        """What was asked, canonical: the first variant is the one that others are compared with, so order counts."""
+        listed = [[variant.label, variant.policy, variant.weight] for variant in self.variants]
+        return canonical.text({"unit": self.by, "variants": listed})
+
+
+# -- create --
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Fork:
+    """The version a variant starts from, and what it knew."""
+
+    variant: Asked
+    source: Version
+    sums: Mapping[int, Sums]
+    last_id: int
+
+
+def create(store: Store, request: Request) -> dict[str, Any]:
+    """A running experiment. The same again is fine; raises Conflict where the name means another one.
+
+    Beliefs are forked in one snapshot, without the slots that are not mature then.
+    """
+    _check(request)
+    with store.read() as unit:
+        known = experiments.named(unit, [request.name]).get(request.name)
+        if known is not None:
+            return _same(unit, known, request)
+        forks = [_fork(unit, variant) for variant in request.variants]
+
+    def work(unit: Unit) -> dict[str, Any]:
+        salt = sha256(f"{settings.get(unit).salt}/experiment/{request.name}".encode()).hexdigest()[:32]
+        made = experiments.add(unit, name=request.name, by=request.by, salt=salt, definition=request.definition())
+        if made is None:
+            return _same(unit, experiments.named(unit, [request.name])[request.name], request)
+        for fork in forks:
+            policy_id = _add_policy(unit, request.name, fork)
+            experiments.add_variant(
+                unit, experiment_id=made, label=fork.variant.label, policy_id=policy_id, weight=fork.variant.weight
+            )
+        settings.add_run(unit, "experiment create", {"name": request.name, "definition": request.definition()})
+        return _summary(unit, experiments.named(unit, [request.name])[request.name]) | {"created": True}
+
+    return store.write(work)
+
+
+def _check(request: Request) -> None:
+    labels = [variant.label for variant in request.variants]
+    if len(labels) < 2:
+        raise InputError(
+            f"experiment {request.name} needs at least two variants", hint="give --variant twice: LABEL=POLICY"
+        )
+    twice = next((label for label in labels if labels.count(label) > 1), None)
+    if twice is not None:
+        raise InputError(f"two variants are named {twice}", hint="give each another label")
+    for variant in request.variants:
+        if not 0 < variant.weight <= 1e308:
+            raise InputError(f"the weight of variant {variant.label} is {variant.weight:g}", hint="it lies above 0")
+
+
+def _same(unit: Unit, known: Experiment, request: Request) -> dict[str, Any]:
+    if known.definition != request.definition():
+        raise Conflict(
+            f"experiment {known.name!r} is defined otherwise already",
+            hint="experiments never change: stop it and start another one under another name",
+        )
+    return _summary(unit, known) | {"created": False}
+
+
+def _fork(unit: Unit, variant: Asked) -> _Fork:
+    from rlrec import policy as kinds
+
+    source, _ = naming.one(unit, variant.policy)
+    name, pinned = naming.split(variant.policy)
+    if not kinds.load(source.policy.kind).served:
+        raise InputError(
+            f"policy {source.policy.name!r} is of kind {source.policy.kind} and cannot be served",
+            hint=f"give variant {variant.label} another policy",
+        )
+    if pinned is not None and source.learning:
+        raise InputError(
+            f"version {pinned} of {name} still learns, and @V pins a frozen one",
+            hint=f"`rlrec policy freeze {name}` makes one; {variant.label}={name} starts a variant that learns",
+        )
+    if source.status == "retired":
+        raise InputError(f"version {source.number} of {name} is retired", hint="choose another version")
+    sums, last_id = forking.fork(unit, source)
+    return _Fork(variant=variant, source=source, sums=sums, last_id=last_id)
+
+
+def _add_policy(unit: Unit, experiment: str, fork: _Fork) -> int:
+    """The policy of a variant, with one version: that which it was made of, now on its own."""
+    source = fork.source
+    policy_id = policies.add_policy(
+        unit,
+        name=f"{source.policy.name}@{experiment}/{fork.variant.label}",
+        kind=source.policy.kind,
+        params=source.policy.params,
+        definition=canonical.text({"experiment": experiment, "variant": fork.variant.label}),
+        base_id=source.policy.id,
+    )
+    learns_at_once = not source.learning or source.reward.learn == "served"
+    version_id = forking.copy(
+        unit,
+        source,
+        policy_id=policy_id,
+        number=source.number,
+        status=source.status,
+        seq=0,
+        sums=fork.sums,
+        # what taught the source is the source's own record, and a frozen one has learned nothing since
+        learned_from={"policy_id": source.policy.id, "last_id": fork.last_id} if source.learning else {},
+        entered_to=None if learns_at_once else 0,
+    )
+    policies.add_head(unit, policy_id, live_id=version_id)
+    return policy_id
+
+
+# -- list, stop --
+
+
+def listing(store: Store) -> list[dict[str, Any]]:
+    with store.read() as unit:
+        return [_summary(unit, experiment) for experiment in experiments.every(unit)]
+
+
+def stop(store: Store, name: str) -> dict[str, Any]:
+    """Serve nobody from this experiment any more. Stopping it twice changes nothing; its log stays."""
+
+    def work(unit: Unit) -> dict[str, Any]:
+        experiment = find(unit, name)
+        if experiments.stop(unit, experiment.id):
+            settings.add_run(unit, "experiment stop", {"name": name})
+        return _summary(unit, find(unit, name)) | {"already_stopped": experiment.status == "stopped"}
+
+    return store.write(work)
+
+
+def find(unit: Unit, name: str) -> Experiment:
+    """The experiment of this name. Raises InputError where there is none."""
+    found = experiments.named(unit, [name])
+    if name not in found:
+        near = suggest(name, [experiment.name for experiment in experiments.every(unit)])
+        raise InputError(f"unknown experiment {name!r}", hint=near or "`rlrec experiment list` shows them")
+    return found[name]
+
+
+def _summary(unit: Unit, experiment: Experiment) -> dict[str, Any]:
+    serving = _versions(unit, experiment)
+    shares = _shares(experiment)
+    return {
+        "experiment": experiment.name,
+        "status": experiment.status,
+        "unit": experiment.unit,
+        "variants": [
+            {
+                "variant": variant.label,
+                "policy": serving[variant.id].policy.shown,
+                "version": serving[variant.id].number,
+                "learns": serving[variant.id].learning,
+                "weight": shares[variant.id],
+            }
+            for variant in experiment.variants
+        ],
+        "created_at": written(experiment.created_at),
+        "stopped_at": None if experiment.stopped_at is None else written(experiment.stopped_at),
+    }
+
+
+def _versions(unit: Unit, experiment: Experiment) -> dict[int, Version]:
+    """What each variant serves, by the variant's id."""
+    live = policies.live(unit, {variant.policy for variant in experiment.variants})
+    return {variant.id: live[variant.policy][0] for variant in experiment.variants}
+
+
+def _shares(experiment: Experiment) -> dict[int, float]:
+    total = sum(variant.weight for variant in experiment.variants)
+    return {variant.id: variant.weight / total for variant in experiment.variants}
+
+
+# -- show --
+
+
+def show(store: Store, name: str, *, reward: str | None = None, level: float = 0.95) -> dict[str, Any]:
+    """What the variants earned on mature decisions, how they differ, and whether the split is the one asked for."""
+    from rlrec.ope import comparison
+
+    comparison.check(level)
+    with store.read() as unit:
+        experiment = find(unit, name)
+        serving = _versions(unit, experiment)
+        definition = _definition(store, unit, experiment, serving, reward)
+        found = _means(store, unit, experiment, definition)
+        assigned = experiments.count_units(unit, experiment.id)
+    units = [assigned.get(variant.id, 0) for variant in experiment.variants]
+    chi2, p_value = comparison.sample_ratio(units, [variant.weight for variant in experiment.variants])
+    shares = _shares(experiment)
+    baseline, *others = experiment.variants
+    return {
+        "experiment": experiment.name,
+        "status": experiment.status,
+        "unit": experiment.unit,
+        "variants": [
+            {
+                "variant": variant.label,
+                "policy": serving[variant.id].policy.shown,
+                "weight": shares[variant.id],
+                "units": assigned.get(variant.id, 0),
+                **_told(*found[variant.id], level),
+            }
+            for variant in experiment.variants
+        ],
+        "differences": [
+            {
+                "variant": other.label,
+                "against": baseline.label,
+                **_compared(comparison.difference(found[other.id][0], found[baseline.id][0], level=level)),
+            }
+            for other in others
+        ],
+        "sample_ratio": {"chi2": _known(chi2), "p_value": _known(p_value)},
+    }
+
+
+def _definition(
+    store: Store, unit: Unit, experiment: Experiment, serving: Mapping[int, Version], name: str | None
+) -> Reward:
+    """The one reward by which all variants are judged: the one asked for, else the first variant's own."""
+    if name is not None:
+        from rlrec.app import reward as reward_definitions
+
+        return reward_definitions.find(unit, name)
+    own = [serving[variant.id].reward for variant in experiment.variants]
+    if len({definition.id for definition in own}) > 1:
+        store.notice(
+            f"the variants learn from different rewards; all are judged by {own[0].name} (--reward chooses another)"
+        )
+    return own[0]
+
+
+def _means(store: Store, unit: Unit, experiment: Experiment, definition: Reward) -> dict[int, tuple[Mean, int]]:
+    """Mean reward and number of sessions per variant, batch by batch; a page with a censored slot is left out."""
+    import numpy as np
+
+    from rlrec.app import evidence
+    from rlrec.ope import comparison
+    from rlrec.store.reader import Selection
+
+    spanning = experiment.unit == "user"
+    folded = {variant.id: comparison.nothing(spanning=spanning) for variant in experiment.variants}
+    counted, censored = dict.fromkeys(folded, 0), 0
+    for pages in evidence.pages(unit, Selection(variant_ids=list(folded)), definition):
+        columns = pages.decisions
+        censored += int(pages.censored.sum())
+        for variant in folded:
+            mine = (columns["variant_id"] == variant) & ~pages.censored
+            units = columns[f"{experiment.unit}_id"][mine]
+            folded[variant] += comparison.fold(pages.reward[mine], units, spanning=spanning)
+            counted[variant] += len(np.unique(columns["session_id"][mine]))
+    if censored:
+        store.notice(f"{censored} decisions with a censored slot are left out")
+    return {variant: (comparison.finish(part), counted[variant]) for variant, part in folded.items()}
+
+
+def _told(mean: Mean, sessions: int, level: float) -> dict[str, Any]:
+    lower, upper = mean.bounds(level)
+    return {
+        "sessions": sessions,
+        "decisions": mean.decisions,
+        "reward_per_unit": _known(mean.per_unit),
+        "mean": _known(mean.value),
+        "lower": _known(lower),
+        "upper": _known(upper),
+    }
+
+
+def _compared(found: Difference) -> dict[str, Any]:
+    return {
+        "value": _known(found.value),
+        "lower": _known(found.lower),
+        "upper": _known(found.upper),
+        "p_value": _known(found.p_value),
+    }
+
+
+def _known(value: float) -> float | None:
+    """A number that JSON can hold; what is not known is null."""
+    return value if abs(value) < float("inf") else None

@@ -1,0 +1,147 @@
+"""Experiments: create, show, stop, list."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rlrec.cli.output import View, cell
+from rlrec.cli.shared import Group, printed, stored
+from rlrec.cli.values import NAME, NUMBER, Parsed, cut, parse_name, parse_number
+from rlrec.errors import InputError
+
+if TYPE_CHECKING:
+    from rlrec.app.experiment import Asked
+
+COLUMNS = ("experiment", "status", "unit", "variants", "created_at", "stopped_at")
+ALARM = 0.001  # a sample ratio this unlikely is a fault, not chance
+
+
+def parse_variant(text: str) -> Asked:
+    """LABEL=POLICY[@V][:WEIGHT]."""
+    from rlrec.app.experiment import Asked
+
+    label, sign, rest = (part.strip() for part in text.partition("="))
+    policy, colon, weight = (part.strip() for part in rest.partition(":"))
+    if not (sign and policy):
+        raise InputError(
+            f"'{cut(text)}' is no variant", hint="write LABEL=POLICY, LABEL=POLICY@V or LABEL=POLICY:WEIGHT"
+        )
+    share = parse_number(weight) if colon else 1.0
+    if share <= 0:
+        raise InputError(f"the weight of variant {label} is {cut(weight)}", hint="it lies above 0")
+    return Asked(label=parse_name(label), policy=policy, weight=share)
+
+
+VARIANT = Parsed("label=policy[@v][:weight]", parse_variant)
+
+
+@click.group(cls=Group)
+def experiment() -> None:
+    """Split users or sessions between policies, and compare them."""
+
+
+@experiment.command("create")
+@click.argument("name", type=NAME)
+@click.option(
+    "--variant", "variants", type=VARIANT, multiple=True, required=True, metavar="LABEL=POLICY[@V][:WEIGHT]",
+    help="At least two; the first is what the others are compared with. @V pins a frozen version.",
+)  # fmt: skip
+@click.option(
+    "--unit", "by", type=click.Choice(["user", "session"]), default="user", show_default=True,
+    help="What is assigned to a variant, for good.",
+)  # fmt: skip
+@printed
+@stored
+def create(store: Any, show: Any, **request: Any) -> None:
+    """Start an A/B split. Each variant serves a copy of its policy's belief and learns from its own decisions alone.
+
+    \b
+    Example:
+      rlrec experiment create ab --variant a=home --variant b=other --unit session
+    """
+    from rlrec.app import experiment as use_case
+
+    show(use_case.create(store, use_case.Request(**request)))
+
+
+@experiment.command("show")
+@click.argument("name", type=NAME)
+@click.option("--reward", type=NAME, metavar="NAME", help="Reward definition.  [default: the first variant's]")
+@click.option("--level", type=NUMBER, default=0.95, show_default=True, help="Confidence of the intervals.")
+@printed
+@stored
+def show_(store: Any, show: Any, name: str, reward: str | None, level: float) -> None:
+    """Show what each variant earned on mature decisions, the differences, and the check of the split.
+
+    Intervals are clustered by the unit that was assigned. They speak of the variants as they ran: of two policies that
+    learn, what these two have learned so far.
+
+    \b
+    Example:
+      rlrec experiment show ab
+    """
+    from rlrec.app import experiment as use_case
+
+    found = use_case.show(store, name, reward=reward, level=level)
+    show(found, table=_view(found, level))
+
+
+def _view(found: dict[str, Any], level: float) -> View:
+    title = [
+        f"experiment {found['experiment']}, {found['status']}, by {found['unit']}",
+        f"intervals at level {cell(level)}, mature decisions only",
+        *map(_difference, found["differences"]),
+        _ratio(found["sample_ratio"]),
+    ]
+    headers = list(found["variants"][0])
+    return View(title=title, headers=headers, rows=[list(variant.values()) for variant in found["variants"]])
+
+
+def _difference(row: dict[str, Any]) -> str:
+    value, lower, upper, p_value = (cell(row[name]) for name in ("value", "lower", "upper", "p_value"))
+    return f"{row['variant']} - {row['against']}: {value} [{lower}, {upper}] a decision, p {p_value}"
+
+
+def _ratio(row: dict[str, Any]) -> str:
+    alarm = row["p_value"] is not None and row["p_value"] < ALARM
+    told = ": the split is not the one asked for; do not trust the differences" if alarm else ""
+    return f"sample ratio: chi2 {cell(row['chi2'])}, p {cell(row['p_value'])}{told}"
+
+
+@experiment.command("stop")
+@click.argument("name", type=NAME)
+@printed
+@stored
+def stop(store: Any, show: Any, name: str) -> None:
+    """Serve nobody from an experiment any more; its log stays.
+
+    \b
+    Example:
+      rlrec experiment stop ab
+    """
+    from rlrec.app import experiment as use_case
+
+    show(use_case.stop(store, name))
+
+
+@experiment.command("list")
+@printed
+@stored
+def list_(store: Any, show: Any) -> None:
+    """List experiments with their variants.
+
+    \b
+    Example:
+      rlrec experiment list
+    """
+    from rlrec.app import experiment as use_case
+
+    found = use_case.listing(store)
+    show(found, table=View(headers=COLUMNS, rows=[_row(row) for row in found]), columns=COLUMNS)
+
+
+def _row(row: dict[str, Any]) -> list[Any]:
+    split = [f"{one['variant']}={one['policy']}@{one['version']}:{cell(one['weight'])}" for one in row["variants"]]
+    return [split if name == "variants" else row[name] for name in COLUMNS]

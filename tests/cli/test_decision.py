@@ -1,0 +1,99 @@
+"""rlrec decision."""
+
+import pytest
+
+KINDS = {
+    "thompson": ("floor=0.1",),
+    "ucb": ("floor=0.2",),
+    "epsilon-greedy": ("epsilon=0.3",),
+    "uniform": (),
+}
+
+
+def prepared(run):
+    for key in ("x", "y", "z"):
+        run("arm", "add", key)
+    for kind, parameters in KINDS.items():
+        run("policy", "create", kind, "--kind", kind, *(word for one in parameters for word in ("--param", one)))
+    return run
+
+
+@pytest.fixture
+def ready(run):
+    return prepared(run)
+
+
+@pytest.fixture
+def ready_sqlite(run_sqlite):
+    """For what does not depend on the database."""
+    return prepared(run_sqlite)
+
+
+def serve(run, policy, *words):
+    return run("recommend", "--policy", policy, "--session", "s1", *words, "--json").json["decision_id"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_probabilities_are_derived_again_from_the_belief_of_then(ready, kind):
+    ready("feedback", serve(ready, kind), "click")
+    number = serve(ready, kind, "-k", "2")
+    ready("feedback", serve(ready, kind), "click")  # what is learned later does not matter
+    found = ready("decision", "show", number, "--json").json
+    assert found["agrees"] is True
+    assert sum(arm["pulls"] for arm in found["arms"]) == 1
+    for place, slot in enumerate(found["slate"]):
+        assert sum(arm["probabilities"][place] for arm in found["arms"]) == pytest.approx(1)
+        assert slot["derived_propensity"] == pytest.approx(slot["propensity"])
+        assert slot["derived_marginal"] == pytest.approx(slot["marginal"])
+
+
+def test_arm_above_has_no_probability_below(ready_sqlite):
+    found = ready_sqlite("decision", "show", serve(ready_sqlite, "thompson", "-k", "3"), "--json").json
+    top = next(arm for arm in found["arms"] if arm["arm"] == found["slate"][0]["arm"])
+    assert top["probabilities"][1:] == [0.0, 0.0]
+
+
+def test_events_and_reward_stand_beside(ready):
+    number = serve(ready, "thompson", "-k", "2")
+    ready("feedback", number, "click", "--position", "1")
+    found = ready("decision", "show", number, "--json").json
+    assert [slot["reward"] for slot in found["slate"]] == [1.0, 0.0]
+    assert (found["reward"], found["reward_definition"], len(found["events"])) == (1.0, "default", 1)
+
+
+def test_eligible_arms_are_those_of_the_request(ready):
+    number = serve(ready, "uniform", "--arms", "x,z")
+    ready("arm", "retire", "x")
+    found = ready("decision", "show", number, "--json").json
+    assert {arm["arm"]: arm["probabilities"] for arm in found["arms"]} == {"x": [0.5], "z": [0.5]}
+
+
+def test_tampered_propensity_is_noticed(ready, store):
+    import sqlalchemy as sa
+
+    number = serve(ready, "thompson")
+    store.write(lambda unit: unit.run(sa.text("UPDATE slot SET propensity = propensity * 0.999")))
+    assert ready("decision", "show", number, "--json").json["agrees"] is False
+    assert "ANOTHER" in ready("decision", "show", number).stdout
+
+
+def test_variant_of_an_experiment_is_derived_from_its_fork(ready):
+    ready("feedback", serve(ready, "thompson"), "click")
+    ready("experiment", "create", "ab", "--variant", "a=thompson", "--variant", "b=thompson", "--unit", "session")
+    answer = ready("recommend", "--experiment", "ab", "--session", "s2", "-k", "2", "--json").json
+    found = ready("decision", "show", answer["decision_id"], "--json").json
+    assert (found["experiment"], found["variant"], found["agrees"]) == ("ab", answer["variant"], True)
+
+
+@pytest.mark.parametrize("form", ["table", "json", "ndjson", "csv"])
+def test_every_format_shows_a_decision(ready_sqlite, form):
+    shown = ready_sqlite("decision", "show", serve(ready_sqlite, "thompson", "-k", "2"), "--format", form)
+    assert (shown.exit_code, shown.stderr) == (0, "")
+    assert "thompson" in shown.stdout or form == "csv"
+
+
+@pytest.mark.parametrize(("word", "said"), [("99", "unknown decision 99"), ("x", "not a whole number")])
+def test_unknown_decision_is_exit_2(ready_sqlite, word, said):
+    refused = ready_sqlite("decision", "show", word)
+    assert refused.exit_code == 2
+    assert said in refused.stderr

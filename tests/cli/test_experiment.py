@@ -1,0 +1,144 @@
+"""rlrec experiment."""
+
+import pytest
+
+LATER = "2099-01-01T00:00:00Z"
+
+
+def prepared(run):
+    for words in (("arm", "add", "x"), ("arm", "add", "y")):
+        run(*words)
+    run("policy", "create", "home", "--kind", "thompson", "--param", "floor=0.1")
+    run("policy", "create", "other", "--kind", "uniform")
+    return run
+
+
+@pytest.fixture
+def ready(run):
+    return prepared(run)
+
+
+@pytest.fixture
+def ready_sqlite(run_sqlite):
+    """For what does not depend on the database."""
+    return prepared(run_sqlite)
+
+
+def create(run, *words):
+    return run("experiment", "create", "ab", "--variant", "a=home", "--variant", "b=other:3", *words)
+
+
+def test_create_says_what_runs_and_again_changes_nothing(ready):
+    made, again = create(ready, "--json"), create(ready, "--json")
+    assert (made.exit_code, again.exit_code) == (0, 0)
+    assert made.json["variants"] == [
+        {"variant": "a", "policy": "home", "version": 1, "learns": True, "weight": 0.25},
+        {"variant": "b", "policy": "other", "version": 1, "learns": True, "weight": 0.75},
+    ]
+    assert again.json == made.json | {"created": False}
+
+
+def test_another_definition_is_a_conflict(ready):
+    create(ready)
+    refused = create(ready, "--unit", "session", "--json")
+    assert (refused.exit_code, refused.error["code"]) == (6, 6)
+
+
+@pytest.mark.parametrize(
+    ("variants", "said"),
+    [
+        (["a=home"], "at least two"),
+        (["a=home", "b=hom"], "did you mean home?"),
+        (["a=home", "b=home@1"], "rlrec policy freeze home"),
+        (["a=home", "b=home@9"], "no version 9"),
+        (["a=home", "b"], "LABEL=POLICY"),
+        (["a=home", "b=other:0"], "above 0"),
+        (["a=home", "b=other:-1"], "above 0"),
+        (["a=home", "b=other:x"], "not a number"),
+        (["a=home", "-b=other"], "not a name"),
+        (["a=home", "a=other"], "another label"),
+    ],
+)
+def test_impossible_variants_are_refused(ready_sqlite, variants, said):
+    refused = ready_sqlite("experiment", "create", "ab", *(word for one in variants for word in ("--variant", one)))
+    assert refused.exit_code == 2
+    assert said in refused.stderr
+    assert refused.stderr.count("\n") == 1
+
+
+def test_show_has_the_keys_of_the_contract(ready):
+    create(ready, "--unit", "session")
+    ready("recommend", "--experiment", "ab", "--session", "s1")
+    found = ready("--now", LATER, "experiment", "show", "ab", "--json").json
+    assert list(found) == ["experiment", "status", "unit", "variants", "differences", "sample_ratio"]
+    keys = (
+        "variant",
+        "policy",
+        "weight",
+        "units",
+        "sessions",
+        "decisions",
+        "reward_per_unit",
+        "mean",
+        "lower",
+        "upper",
+    )
+    assert [list(row) for row in found["variants"]] == [list(keys)] * 2
+    assert [list(row) for row in found["differences"]] == [["variant", "against", "value", "lower", "upper", "p_value"]]
+    assert list(found["sample_ratio"]) == ["chi2", "p_value"]
+    assert sum(row["decisions"] for row in found["variants"]) == 1
+
+
+def test_show_for_a_person_says_difference_and_split(ready_sqlite):
+    create(ready_sqlite)
+    shown = ready_sqlite("experiment", "show", "ab").stdout
+    assert "b - a: - [-, -] a decision, p -" in shown
+    assert "sample ratio: chi2 -, p -" in shown
+
+
+@pytest.mark.parametrize("words", [("--reward", "defualt"), ("--level", "1.5")])
+def test_show_refuses_what_it_does_not_know(ready_sqlite, words):
+    create(ready_sqlite)
+    assert ready_sqlite("experiment", "show", "ab", *words).exit_code == 2
+
+
+def test_another_reward_judges_old_decisions(ready):
+    create(ready, "--unit", "session")
+    ready("reward", "define", "buys", "purchase=5", "--window", "1h")
+    number = ready("recommend", "--experiment", "ab", "--session", "s1", "--json").json["decision_id"]
+    ready("feedback", number, "purchase=2")
+    found = ready("--now", LATER, "experiment", "show", "ab", "--reward", "buys", "--json").json
+    assert sorted([row["mean"] for row in found["variants"]], key=lambda mean: mean is None) == [10.0, None]
+
+
+def test_stopped_experiment_refuses_requests_with_exit_2(ready):
+    create(ready, "--unit", "session")
+    stopped = ready("experiment", "stop", "ab", "--json").json
+    assert (stopped["status"], stopped["already_stopped"]) == ("stopped", False)
+    assert ready("experiment", "stop", "ab", "--json").json["already_stopped"]
+    refused = ready("recommend", "--experiment", "ab", "--session", "s1")
+    assert refused.exit_code == 2
+    assert "stopped" in refused.stderr
+
+
+def test_by_user_without_a_user_is_exit_2(ready):
+    create(ready)
+    assert ready("recommend", "--experiment", "ab", "--session", "s1").exit_code == 2
+    assert ready("recommend", "--experiment", "ab", "--session", "s1", "--user", "u1").exit_code == 0
+    assert ready("recommend", "--experiment", "ab", "--session", "s1").exit_code == 0
+
+
+@pytest.mark.parametrize("command", ["show", "stop"])
+def test_unknown_experiment_names_the_near_one(ready_sqlite, command):
+    create(ready_sqlite)
+    refused = ready_sqlite("experiment", command, "abb")
+    assert refused.exit_code == 2
+    assert "did you mean ab?" in refused.stderr
+
+
+@pytest.mark.parametrize("form", ["table", "json", "ndjson", "csv"])
+def test_every_format_lists_experiments(ready_sqlite, form):
+    create(ready_sqlite)
+    listed = ready_sqlite("experiment", "list", "--format", form)
+    assert listed.exit_code == 0
+    assert "ab" in listed.stdout
