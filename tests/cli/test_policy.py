@@ -1,0 +1,344 @@
+"""rlrec policy: kinds, creation, beliefs as people see them, versions."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlrec.policy import KINDS
+from tests.conftest import Run
+
+SHOWN = ["arm", "status", "served", "pulls", "reward_sum", "mean", "lower", "upper", "p_best", "probability"]
+
+
+def arms(run: Run, *keys: str) -> None:
+    run("arm", "import", "-", stdin="".join(json.dumps({"arm": key}) + "\n" for key in keys))
+
+
+def shown(run: Run, reference: str) -> dict[str, Any]:
+    return {row["arm"]: row for row in run("policy", "show", reference, "--json").json["arms"]}
+
+
+@pytest.fixture
+def shop(run_sqlite: Run) -> Run:
+    """Arms a1, a2, a3 and a Thompson policy `home` with one click in two decisions."""
+    arms(run_sqlite, "a1", "a2", "a3")
+    run_sqlite("policy", "create", "home", "--kind", "thompson", "--param", "floor=0.3")
+    for arm, session in (("a1", "s1"), ("a2", "s2")):
+        run_sqlite("recommend", "--policy", "home", "--session", session, "--arms", arm)
+    run_sqlite("feedback", "1", "click")
+    return run_sqlite
+
+
+# -- kinds --
+
+
+def test_every_kind_says_its_parameters_and_when_to_use_it(run_sqlite: Run) -> None:
+    found = run_sqlite("policy", "kinds", "--json").json
+    assert [one["kind"] for one in found] == list(KINDS)
+    assert list(found[0]) == ["kind", "parameters", "when", "what"]
+    by_kind = {one["kind"]: one["parameters"] for one in found}
+    assert by_kind["epsilon-greedy"] == {"epsilon": 0.1, "floor": 0.0}
+    assert by_kind["ucb"] == {"c": 1.4142135623730951, "floor": 0.0}
+    assert all(one["when"] and one["what"] for one in found)
+
+
+def test_kinds_need_no_store(tmp_path: Path) -> None:
+    from tests.conftest import runner
+
+    run = runner(str(tmp_path / "none.db"))
+    assert run("policy", "kinds").exit_code == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- create --
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "fixed"])
+def test_every_kind_can_be_created_listed_and_shown(run: Run, kind: str) -> None:
+    arms(run, "a1", "a2")
+    made = run("policy", "create", "p", "--kind", kind, "--json").json
+    assert list(made) == ["policy", "version", "kind", "params", "reward", "status", "versions", "created"]
+    assert run("policy", "list", "--json").json == [{key: made[key] for key in made if key != "created"}]
+    found = run("policy", "show", "p", "--json").json
+    assert [key for key in found if key in ("policy", "version", "kind", "params", "reward", "arms")] == [
+        "policy", "version", "kind", "params", "reward", "arms",
+    ]  # fmt: skip
+    assert [list(row) for row in found["arms"]] == [SHOWN, SHOWN]
+    probabilities = [row["probability"] for row in found["arms"]]
+    assert probabilities == ([None, None] if kind == "logged" else pytest.approx([0.5, 0.5]))
+
+
+def test_the_same_definition_again_is_fine_and_another_one_a_conflict(run: Run) -> None:
+    create = ["policy", "create", "p", "--kind", "epsilon-greedy", "--json"]
+    assert run(*create).json["created"] is True
+    assert run(*create, "--param", "epsilon=0.10", "--param", "floor=0").json["created"] is False
+    for other in (["--param", "epsilon=0.2"], ["--kind", "ucb"]):
+        said = run(*create, *other)
+        assert (said.exit_code, said.error["code"]) == (6, 6)
+    assert run("policy", "list", "--json").json[0]["params"] == {"epsilon": 0.1, "floor": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("words", "what", "hint"),
+    [
+        (["--kind", "tompson"], "unknown kind 'tompson'", "did you mean thompson?"),
+        (["--kind", "ucb", "--param", "C=1"], "no parameter 'C'", "c, floor"),
+        (["--kind", "ucb", "--param", "c=x"], "parameter c is 'x'", "finite number"),
+        (["--kind", "ucb", "--param", "c=nan"], "parameter c is 'nan'", "finite number"),
+        (["--kind", "ucb", "--param", "c=1_0"], "parameter c is '1_0'", "finite number"),
+        (["--kind", "ucb", "--param", "c=-1"], "c is -1", "0 or more"),
+        (["--kind", "thompson", "--param", "floor=1.5"], "floor is 1.5", "between 0 and 1"),
+        (["--kind", "thompson", "--param", "floor"], "has no '='", "NAME=VALUE"),
+        (["--kind", "ucb", "--param", "c=1", "--param", "c=2"], "'c' is given twice", None),
+        (["--kind", "ucb", "--reward", "defult"], "unknown reward 'defult'", "did you mean default?"),
+        (["--kind", "thompson", "--reward", "open"], "may leave [0, 1]", "--clip 0,1"),
+        (["--kind", "fixed"], "needs probabilities", "probabilities=FILE"),
+        (["--kind", "ucb", "--from-log", "polcy=x"], "no log filter", "policy"),
+        (["--kind", "ucb", "--from-log", "policy=x"], "unknown policy 'x'", "policy list"),
+        (["--kind", "ucb", "--from-log", ""], "no mature decision", "import a log"),
+        ([], "Missing option '--kind'", None),
+    ],
+)
+def test_what_cannot_be_created_is_refused(run_sqlite: Run, words: list[str], what: str, hint: str | None) -> None:
+    run_sqlite("reward", "define", "open", "dwell_s=1")
+    said = run_sqlite("policy", "create", "p", *words, "--json")
+    assert (said.exit_code, said.error["code"]) == (2, 2)
+    assert what in said.error["error"]
+    assert hint is None or hint in said.error["hint"]
+    assert run_sqlite("policy", "list", "--json").json == []
+
+
+def test_ucb_without_a_floor_is_told_what_its_log_is_worth(run_sqlite: Run) -> None:
+    assert "can judge no other policy" in run_sqlite("policy", "create", "u", "--kind", "ucb").stderr
+    assert run_sqlite("policy", "create", "u", "--kind", "ucb").stderr == ""
+    assert run_sqlite("policy", "create", "v", "--kind", "ucb", "--param", "floor=0.05").stderr == ""
+
+
+# -- priors and probabilities --
+
+
+@pytest.mark.parametrize("text", ["arm,alpha,beta\na1,2,6\n", "arm,mean,variance\na1,0.25,0.020833333333333332\n"])
+def test_a_prior_replaces_the_default_of_the_arms_it_names(run_sqlite: Run, tmp_path: Path, text: str) -> None:
+    arms(run_sqlite, "a1", "a2")
+    (tmp_path / "prior.csv").write_text("\ufeff" + text)
+    run_sqlite("policy", "create", "p", "--kind", "thompson", "--prior", tmp_path / "prior.csv")
+    found = shown(run_sqlite, "p")
+    assert found["a1"]["mean"] == pytest.approx(0.25)
+    assert found["a2"]["mean"] == 0.5
+    assert (found["a1"]["pulls"], found["a1"]["reward_sum"]) == (0, 0)
+    # P(Beta(2, 6) > U) is the mean of Beta(2, 6)
+    assert found["a1"]["p_best"] == pytest.approx(0.25, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("arm,alpha,beta\na9,1,1\n", "arm 'a9', which the catalogue lacks"),
+        ("arm,alpha\na1,1\n", "begins with 'arm,alpha'"),
+        ("", "begins with ''"),
+        ("arm,alpha,beta\na1,1\n", "line 2 has not as many cells"),
+        ("arm,alpha,beta\na1,x,1\n", "line 2, alpha is 'x'"),
+        ("arm,alpha,beta\na1,0,1\n", "line 2 is no prior"),
+        ("arm,alpha,beta\na1,inf,1\n", "line 2, alpha is 'inf'"),
+        ("arm,mean,variance\na1,0.5,0.25\n", "line 2 is no prior"),
+        ("arm,alpha,beta\na1,1,1\na1,2,2\n", "line 3 names arm 'a1' twice"),
+    ],
+)
+def test_what_is_no_prior_is_refused(run_sqlite: Run, tmp_path: Path, text: str, what: str) -> None:
+    arms(run_sqlite, "a1")
+    (tmp_path / "prior.csv").write_text(text)
+    said = run_sqlite("policy", "create", "p", "--kind", "thompson", "--prior", tmp_path / "prior.csv")
+    assert said.exit_code == 2
+    assert what in said.stderr
+    assert run_sqlite("policy", "list", "--json").json == []
+
+
+def test_another_prior_is_another_policy(run_sqlite: Run, tmp_path: Path) -> None:
+    arms(run_sqlite, "a1")
+    prior = tmp_path / "prior.csv"
+    create = ["policy", "create", "p", "--kind", "thompson", "--prior", prior]
+    prior.write_text("arm,alpha,beta\na1,1,3\n")
+    assert [run_sqlite(*create).exit_code for _ in range(2)] == [0, 0]
+    prior.write_text("arm,alpha,beta\na1,1,4\n")
+    assert run_sqlite(*create).exit_code == 6
+
+
+def test_fixed_probabilities_may_depend_on_a_field_of_the_context(run: Run, tmp_path: Path) -> None:
+    arms(run, "a1", "a2")
+    table = tmp_path / "table.csv"
+    table.write_text("value,arm,probability\n9,a1,1\ntrue,a2,1\n*,a1,0.25\n*,a2,0.75\n")
+    words = ["--kind", "fixed", "--param", f"probabilities={table}", "--param", "by=hour"]
+    assert run("policy", "create", "f", *words).exit_code == 0
+    draw = ["recommend", "--policy", "f", "--session", "s", "--seed", "1", "--json"]
+    for context, propensities in (
+        ('{"hour": 9}', {"a1": 1.0}), ('{"hour": true}', {"a2": 1.0}), ("{}", {"a1": 0.25, "a2": 0.75}),
+    ):  # fmt: skip
+        slot = run(*draw, "--context", context).json["slate"][0]
+        assert slot["propensity"] == pytest.approx(propensities[slot["arm"]])
+        assert slot["score"] is None
+    assert "by=hour" in run("policy", "list").stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("arm,probability\na1,0.5\n", "add up to 0.5"),
+        ("arm,probability\na1,0.5\na1,0.5\n", "names arm 'a1' twice"),
+        ("arm,probability\na1,-1\na2,2\n", "is -1"),
+        ("value,arm,probability\n9,a1,1\n", "it needs arm,probability"),
+    ],
+)
+def test_what_are_no_probabilities_is_refused(run_sqlite: Run, tmp_path: Path, text: str, what: str) -> None:
+    (tmp_path / "p.csv").write_text(text)
+    said = run_sqlite("policy", "create", "f", "--kind", "fixed", "--param", f"probabilities={tmp_path / 'p.csv'}")
+    assert said.exit_code == 2
+    assert what in said.stderr
+
+
+# -- look --
+
+
+def test_show_has_what_the_belief_counts_and_what_would_be_served(shop: Run) -> None:
+    found = shown(shop, "home")
+    assert [(row["served"], row["pulls"], row["reward_sum"]) for row in found.values()] == [
+        (1, 1, 1), (1, 1, 0), (0, 0, 0),
+    ]  # fmt: skip
+    assert [row["mean"] for row in found.values()] == pytest.approx([2 / 3, 1 / 3, 1 / 2])
+    assert found["a1"]["lower"] == pytest.approx(0.025**0.5)  # of Beta(2, 1)
+    assert sum(row["p_best"] for row in found.values()) == pytest.approx(1)
+    for row in found.values():
+        assert row["probability"] == pytest.approx(0.1 + 0.7 * row["p_best"])
+
+
+def test_a_retired_arm_is_shown_and_not_served(shop: Run) -> None:
+    shop("arm", "retire", "a1")
+    found = shown(shop, "home")
+    assert (found["a1"]["status"], found["a1"]["p_best"], found["a1"]["probability"]) == ("retired", None, 0)
+    assert found["a2"]["probability"] + found["a3"]["probability"] == pytest.approx(1)
+
+
+def test_every_format_shows_the_same_policy(shop: Run) -> None:
+    found = shop("policy", "show", "home", "--json").json
+    assert shop("policy", "show", "home", "--format", "ndjson").lines == [found]
+    read = list(csv.DictReader(io.StringIO(shop("policy", "show", "home", "--format", "csv").stdout)))
+    assert [row["arm"] for row in read] == ["a1", "a2", "a3"]
+    assert float(read[0]["p_best"]) == found["arms"][0]["p_best"]
+    table = shop("policy", "show", "home").stdout
+    assert table.startswith("home version 1 (learning; live: 1), kind thompson floor=0.3\nlearns reward default\n")
+
+
+@pytest.mark.parametrize("command", ["show", "freeze", "promote", "rollback"])
+def test_an_unknown_policy_is_named_with_near_ones(shop: Run, command: str) -> None:
+    said = shop("policy", command, "hme@1" if command == "promote" else "hme", "--json")
+    assert (said.exit_code, said.error["hint"]) == (2, "did you mean home?")
+    if command not in ("rollback",):
+        assert "no version 7" in shop("policy", command, "home@7", "--json").error["error"]
+
+
+def test_a_belief_is_taught_from_a_log_and_says_which(run: Run) -> None:
+    arms(run, "a1", "a2")
+    before = ["--now", "2026-01-01T12:00:00Z"]
+    run(*before, "policy", "create", "u", "--kind", "uniform")
+    for session in ("s1", "s2", "s3"):
+        run(*before, "recommend", "--policy", "u", "--session", session, "--arms", "a2")
+    run(*before, "feedback", "1", "click")
+    create = ["policy", "create", "g", "--kind", "epsilon-greedy", "--from-log", "policy=u", "--json"]
+    assert run("--now", "2026-01-01T12:30:00Z", *create).exit_code == 2  # nothing is mature yet
+    assert run("--now", "2026-01-01T12:31:00Z", *create).json["created"] is True
+    assert run(*create).json["created"] is False
+    found = run("policy", "show", "g", "--json").json
+    assert {row["arm"]: (row["pulls"], row["reward_sum"]) for row in found["arms"]} == {"a1": (0, 0), "a2": (3, 1)}
+    assert (found["learned_from"]["filter"], found["learned_from"]["last_id"]) == ("policy=u", 3)
+
+
+# -- compare --
+
+
+def test_diff_puts_two_versions_beside_each_other(shop: Run) -> None:
+    shop("policy", "create", "even", "--kind", "uniform")
+    rows = shop("policy", "diff", "even", "home", "--json").json
+    assert list(rows[0]) == [
+        "arm", "status", "pulls_a", "pulls_b", "pulls_difference", "mean_a", "mean_b", "mean_difference",
+        "probability_a", "probability_b", "probability_difference",
+    ]  # fmt: skip
+    assert [row["pulls_difference"] for row in rows] == [1, 1, 0]
+    assert [row["mean_difference"] for row in rows] == [None] * 3  # uniform knows no mean without pulls
+    assert sum(row["probability_difference"] for row in rows) == pytest.approx(0)
+    assert all(row["probability_a"] == pytest.approx(1 / 3) for row in rows)
+    same = shop("policy", "diff", "home", "home@1", "--json").json
+    assert {row["mean_difference"] for row in same} == {0}
+    assert shop("policy", "diff", "home", "nobody").exit_code == 2
+    assert shop("policy", "diff", "even", "home").stdout.startswith("a: even\nb: home\n")
+    read = csv.DictReader(io.StringIO(shop("policy", "diff", "even", "home", "--format", "csv").stdout))
+    assert [row["arm"] for row in read] == ["a1", "a2", "a3"]
+
+
+def test_a_policy_that_needs_a_context_has_no_probability_to_compare(shop: Run, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("value,arm,probability\n9,a1,1\n")
+    shop("policy", "create", "f", "--kind", "fixed", "--param", f"probabilities={tmp_path / 't.csv'}",
+         "--param", "by=hour")  # fmt: skip
+    rows = shop("policy", "diff", "home", "f", "--json").json
+    assert {row["probability_b"] for row in rows} == {None}
+    assert {row["probability_difference"] for row in rows} == {None}
+
+
+# -- versions --
+
+
+def test_a_frozen_version_is_served_as_it_stands_once_promoted(shop: Run) -> None:
+    later = ["--now", "2099-01-01T00:00:00Z"]
+    frozen = shop(*later, "policy", "freeze", "home", "--json").json
+    assert (frozen["version"], frozen["status"], frozen["parent"], frozen["versions"]) == (2, "frozen", 1, [1, 2])
+    assert shop(*later, "policy", "promote", "home@2", "--json").json == {"policy": "home", "version": 2, "previous": 1}
+    drawn = shop(*later, "recommend", "--policy", "home", "--session", "s9", "--arms", "a3", "--json").json
+    assert drawn["version"] == 2
+    shop(*later, "feedback", drawn["decision_id"], "click")
+    assert shown(shop, "home")["a3"]["pulls"] == 0
+    assert shown(shop, "home@1")["a3"]["pulls"] == 1
+    assert shown(shop, "home")["a3"]["served"] == 1
+
+
+def test_freeze_leaves_out_what_is_not_mature(run: Run) -> None:
+    arms(run, "a1", "a2")
+    run("--now", "2026-01-01T12:00:00Z", "policy", "create", "home", "--kind", "thompson")
+    for minute, arm in ((0, "a1"), (20, "a2")):
+        clock = ["--now", f"2026-01-01T12:{minute:02}:00Z"]
+        decision = run(*clock, "recommend", "--policy", "home", "--session", arm, "--arms", arm, "--json").json
+        run(*clock, "feedback", decision["decision_id"], "click")
+    run("--now", "2026-01-01T12:30:01Z", "policy", "freeze", "home")
+    assert {arm: (row["pulls"], row["reward_sum"]) for arm, row in shown(run, "home@2").items()} == {
+        "a1": (1, 1), "a2": (0, 0),
+    }  # fmt: skip
+    found = run("policy", "show", "home@2", "--json").json
+    assert found["learned_from"]["last_id"] == 1
+    assert shown(run, "home")["a2"]["pulls"] == 1
+
+
+def test_promotions_are_rolled_back_one_by_one(run: Run) -> None:
+    run("policy", "create", "home", "--kind", "thompson")
+    for _ in range(2):
+        run("policy", "freeze", "home")
+    for version in (2, 3, 3):  # the second time changes nothing
+        assert run("policy", "promote", f"home@{version}").exit_code == 0
+    assert run("policy", "rollback", "home", "--json").json == {"policy": "home", "version": 2, "previous": 3}
+    assert run("policy", "rollback", "home", "--json").json == {"policy": "home", "version": 1, "previous": 2}
+    said = run("policy", "rollback", "home", "--json")
+    assert (said.exit_code, said.error["code"]) == (3, 3)
+
+
+def test_promote_names_a_version_and_rollback_none(shop: Run) -> None:
+    assert "names no version" in shop("policy", "promote", "home", "--json").error["error"]
+    assert "names a version" in shop("policy", "rollback", "home@1", "--json").error["error"]
+
+
+def test_the_label_of_a_log_has_nothing_to_freeze_or_to_draw(run_sqlite: Run) -> None:
+    arms(run_sqlite, "a1")
+    run_sqlite("policy", "create", "log", "--kind", "logged")
+    assert run_sqlite("policy", "freeze", "log").exit_code == 2
+    assert run_sqlite("recommend", "--policy", "log", "--session", "s").exit_code == 2
