@@ -153,7 +153,7 @@ def process(*args, env=(), stdin=None, stdout=subprocess.PIPE):
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_the_list_of_commands_says_what_each_says_of_itself(name):
     command = cli.program.get_command(click.Context(cli.program), name)
-    assert command.get_short_help_str(200) == cli.COMMANDS[name][1]
+    assert command.get_short_help_str(200).rstrip(".") == cli.COMMANDS[name][1]
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])
