@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 from rlrec.errors import InputError
@@ -28,6 +29,9 @@ def parse(text: str) -> int:
     """Microseconds since 1970 UTC of an RFC 3339 time. Without an offset it is UTC; a date alone is midnight.
 
     Digits beyond the microsecond are dropped."""
+    if text[19:20] == "." and text[7] == "-" and text[10] in "T " and text[26:] in ("Z", "+00:00"):  # most; and fast
+        with suppress(ValueError):
+            return (datetime.fromisoformat(text) - EPOCH) // timedelta(microseconds=1)
     shown = repr(text[:60])
     match = _FORM.fullmatch(text)
     if match is None:

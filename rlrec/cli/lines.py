@@ -29,7 +29,7 @@ BLOCK = 65_536
 BOM = b"\xef\xbb\xbf"
 FLUSH = re.compile(rb'\s*\{\s*"op"\s*:\s*"flush"\s*\}\s*')
 COLON = re.compile(rb'"\s*:')
-LONG = re.compile(rb"(?:[:,\[\s-]|\A)[0-9]{19}")  # an integer that may not fit into 64 bits
+LONG = re.compile(rb"[:,\[\s-][0-9]{19}")  # an integer that may not fit into 64 bits
 WORDS = {
     "object": "an object", "array": "a list", "str": "text", "int": "a whole number", "float": "a number",
     "bool": "true or false", "null": "null",
@@ -206,8 +206,13 @@ def _keys(value: Any, depth: int = 0) -> int:
     if depth > DEPTH:
         return -LIMIT
     if isinstance(value, dict):
-        return len(value) + sum(_keys(v, depth + 1) for v in value.values() if isinstance(v, NESTED))
-    return sum(_keys(v, depth + 1) for v in value if isinstance(v, NESTED)) if isinstance(value, list) else 0
+        count, children = len(value), iter(value.values())
+    else:
+        count, children = 0, iter(value if isinstance(value, list) else ())
+    for child in children:
+        if isinstance(child, NESTED):
+            count += _keys(child, depth + 1)
+    return count
 
 
 @lru_cache
@@ -244,7 +249,7 @@ def _decoded(raw: bytes, kind: Any, line: int | None) -> Any:
             raise
         raise _explained(raw, str(error), kind, line) from None
     # Each key ends in a quote and a colon, so an equal count proves that no key came twice.
-    if _keys(untyped) != len(COLON.findall(raw)) or LONG.search(raw) or rb"\u0000" in raw:
+    if _keys(untyped) != len(COLON.findall(raw)) or LONG.search(b" " + raw) or rb"\u0000" in raw:
         with suppress(RecursionError):
             if found := _problem(_tree(raw.decode())):
                 raise InputError(found[1], field=found[0] or None, line=line)
