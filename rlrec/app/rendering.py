@@ -102,7 +102,11 @@ def _labels(experiment: Experiment | None, variant: Variant | None) -> tuple[str
 
 def stored(unit: Unit, decision_ids: Collection[int]) -> dict[int, dict[str, Any]]:
     """Decisions of the log, by id, with the keys of `recommend --json`."""
-    found = decisions.find(unit, decision_ids)
+    return shown(unit, decisions.find(unit, decision_ids))
+
+
+def shown(unit: Unit, found: Mapping[int, Decision]) -> dict[int, dict[str, Any]]:
+    """The same for decisions that were read already."""
     versions = policies.by_id(unit, {decision.version_id for decision in found.values()})
     owners = sessions.by_id(unit, {decision.session_id for decision in found.values()})
     keys = arms.keys(unit, {slot.arm_id for decision in found.values() for slot in decision.slots})
@@ -142,4 +146,5 @@ def _stored(
         ],
         at=decision.at,
     )
-    return answer | (json.loads(decision.source) if decision.source else {})
+    said = json.loads(decision.source) if decision.source else {}
+    return answer | {name: value for name, value in said.items() if name in answer}

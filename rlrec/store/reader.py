@@ -155,3 +155,9 @@ def longest(unit: Unit, selection: Selection) -> int:
     """Positions of the longest selected page; 0 where nothing is selected."""
     found = unit.value(sa.select(sa.func.max(_d.size)).where(*selection.conditions()))
     return 0 if found is None else int(found)
+
+
+def ids_after(unit: Unit, selection: Selection, *, low: int, limit: int) -> list[int]:
+    """The first `limit` selected decisions whose id is above `low`, ascending."""
+    wanted = sa.select(_d.id).where(_d.id > low, *selection.conditions()).order_by(_d.id).limit(limit)
+    return [row[0] for row in unit.rows(wanted)]

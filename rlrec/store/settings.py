@@ -71,3 +71,9 @@ def add_run(unit: Unit, command: str, options: Mapping[str, Any], result: Mappin
         at=unit.now,
         result=None if result is None else json.dumps(dict(result), sort_keys=True),
     )
+
+
+def end_run(unit: Unit, run_id: int, result: Mapping[str, Any]) -> None:
+    """Write down what came of a command whose rows name it."""
+    found = sa.update(t.run).where(t.run.c.id == run_id)
+    unit.run(found.values(result=json.dumps(dict(result), sort_keys=True)))

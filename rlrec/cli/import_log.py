@@ -1,0 +1,65 @@
+"""rlrec import-log: take in logs from elsewhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import click
+
+from rlrec.cli import lines
+from rlrec.cli.output import Show
+from rlrec.cli.shared import FILE, Refusals, printed, refusing, stored
+from rlrec.cli.values import NAME
+
+LAYOUTS = ["obd", "jsonl"]
+
+
+@click.command("import-log")
+@click.argument("files", type=FILE, nargs=-1, required=True, metavar="FILE|-...")
+@click.option(
+    "--layout", type=click.Choice(LAYOUTS), required=True,
+    help="obd: Open Bandit Dataset CSV. jsonl: one decision a line, as export-log writes them. Both may be gzip.",
+)  # fmt: skip
+@click.option(
+    "--policy", type=NAME, metavar="NAME",
+    help="The owner of the log: a new name, or a policy of kind logged. obd needs it; jsonl: else each line's own.",
+)  # fmt: skip
+@refusing
+@printed
+@stored
+def import_log(
+    store: Any, show: Show, refusals: Refusals, files: Sequence[str], layout: str, policy: str | None
+) -> None:
+    """Take in logs from elsewhere, to estimate on and to learn from.
+
+    Unknown arms are added. A line that was imported before is a duplicate: an overlapping file adds only what is new.
+    Imported decisions are mature at once and teach no belief by themselves.
+
+    \b
+    Example:
+      rlrec import-log sample_data/random_all.csv.gz --layout obd --policy random
+    """
+    from rlrec.app import importing as use_case
+    from rlrec.app.layouts.base import Source
+
+    with ExitStack() as copies:
+        sources = [Source(path=_readable(file, refusals, copies), name=file, decode=lines.decode) for file in files]
+        told = use_case.Refusing(quarantine=refusals.quarantine, refuse=refusals.refuse, reading=refusals.reading)
+        show(use_case.import_log(store, use_case.Request(files=sources, layout=layout, policy=policy), told))
+
+
+def _readable(file: str, refusals: Refusals, copies: ExitStack) -> str:
+    """The path of a file that can be read twice: stdin and pipes are copied to one that vanishes again."""
+    if os.path.isfile(file):
+        return file
+    import tempfile
+
+    refusals.reading(file)
+    copy = copies.enter_context(tempfile.NamedTemporaryFile(prefix="rlrec-"))  # noqa: SIM115
+    for block in lines.blocks(file):
+        copy.write(block)
+    copy.flush()
+    return copy.name

@@ -1,0 +1,255 @@
+"""Logs in and out: nothing is lost on the way, nothing is counted twice, nothing is stored that cannot be."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlrec.app import canonical, importing
+from rlrec.app.exporting import export_log
+from rlrec.app.init import init
+from rlrec.app.layouts.base import Source
+from rlrec.app.layouts.obd import Obd
+from rlrec.cli.lines import decode
+from rlrec.store import Store
+from tests.conftest import Run, runner
+
+SAMPLE = Path("sample_data/random_all.csv.gz")
+FOREIGN: dict[str, Any] = {
+    "session": "s1",
+    "slate": [{"arm": "a", "propensity": 0.25}],
+    "eligible": ["a", "b", "c", "d"],
+    "at": "2026-01-01T00:00:00Z",
+}
+
+
+def lines(*changes: dict[str, Any]) -> str:
+    return "".join(json.dumps(FOREIGN | change) + "\n" for change in changes)
+
+
+def imported(run: Run, text: str, *options: str) -> Any:
+    said = run("import-log", "-", "--layout", "jsonl", "--json", *options, stdin=text)
+    assert said.exit_code == 0, said.stderr
+    return said.json
+
+
+def exported(run: Run, *options: str) -> list[Any]:
+    return run("export-log", "-", *options).lines
+
+
+def without_ids(records: list[Any]) -> list[Any]:
+    return [{key: value for key, value in one.items() if key != "decision_id"} for one in records]
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Run:
+    """Another, empty store."""
+    path = str(tmp_path / "other.db")
+    with closing(Store(path)) as store:
+        init(store)
+    return runner(path)
+
+
+@pytest.fixture
+def lived(run: Run) -> Run:
+    """A store with a life of its own: slates, sessions, an experiment's worth of keys, late and censored feedback."""
+    run("arm", "add", "b"), run("arm", "add", "a"), run("arm", "add", "c")
+    run("policy", "create", "home", "--kind", "thompson", "--param", "floor=0.1")
+    for number in range(4):
+        asked = ("--session", f"s{number % 2}", "--user", f"u{number % 2}", "--context", '{"hour": 9, "x": 1.5}')
+        run("recommend", "--policy", "home", *asked, "-k", "2", "--request-id", f"r{number}", "--seed", "7")
+    run("feedback", "1", "click", "dwell_s=2.5", "--position", "1", "--key", "k1")
+    run("feedback", "2", "purchase=5")
+    run("feedback", "3", "--censor", "--position", "2")
+    return run
+
+
+def test_what_was_exported_comes_back_but_for_its_ids(lived: Run, other: Run) -> None:
+    first = exported(lived)
+    imported(other, "".join(json.dumps(one) + "\n" for one in first))
+    assert len(first) == 4
+    assert without_ids(exported(other)) == without_ids(first)
+
+
+def test_an_export_has_the_keys_of_recommend_and_of_the_log(lived: Run) -> None:
+    asked = lived("recommend", "--policy", "home", "--session", "s9", "--json").json
+    last = exported(lived)[-1]
+    more = ["context", "state", "eligible", "reward", "seed", "belief_seq", "events"]
+    assert list(last) == [*asked, *more]
+    assert {key: last[key] for key in asked if key != "slate"} == {key: asked[key] for key in asked if key != "slate"}
+
+
+def test_a_known_request_id_is_a_conflict(lived: Run) -> None:
+    text = "".join(json.dumps(one) + "\n" for one in exported(lived))
+    said = lived("import-log", "-", "--layout", "jsonl", "--policy", "copy", stdin=text)
+    assert said.exit_code == 6
+    assert "line 1" in said.stderr
+    assert "request_id" in said.stderr
+    assert len(exported(lived)) == 4
+
+
+def test_a_line_is_known_by_its_bytes_and_how_often_they_came(run: Run) -> None:
+    twice = lines({}, {}, {"session": "s2"})
+    assert imported(run, twice) == {"accepted": 3, "duplicates": 0, "rejected": 0}
+    assert imported(run, twice) == {"accepted": 0, "duplicates": 3, "rejected": 0}
+    more = lines({}, {}, {}, {"session": "s3"})
+    assert imported(run, more) == {"accepted": 2, "duplicates": 2, "rejected": 0}
+    assert imported(run, more, "--policy", "else") == {"accepted": 4, "duplicates": 0, "rejected": 0}
+
+
+def test_a_reward_without_events_is_an_event(run: Run) -> None:
+    page = [{"arm": "a", "propensity": 0.2}, {"arm": "b", "propensity": 0.2}]
+    imported(run, lines({"reward": 0.5}, {"slate": page, "reward": 1}, {"reward": 9, "events": []}))
+    events = [[(event["position"], event["kind"], event["value"]) for event in one["events"]] for one in exported(run)]
+    assert events == [[(1, "reward", 0.5)], [(None, "reward", 1.0)], []]
+    assert [one["reward"] for one in exported(run)] == [0.5, 1.0, 0.0]
+
+
+def test_a_session_without_visits_is_cut_by_its_pauses(run: Run) -> None:
+    times = ("00:00", "00:10", "01:30", "01:31")
+    imported(run, lines(*({"at": f"2026-01-01T{time}:00Z"} for time in times)))
+    imported(run, lines({"at": "2026-01-01T01:40:00Z"}))
+    assert [(one["visit"], one["step"]) for one in exported(run)] == [(1, 0), (1, 1), (2, 0), (2, 1), (2, 2)]
+
+
+def test_visits_that_are_taken_move_to_the_next_number(lived: Run) -> None:
+    mine = [{"session": "s0", "user": "u0", "visit": 1, "step": step} for step in (0, 1, 5)]
+    imported(lived, lines(*mine))
+    assert [(one["visit"], one["step"]) for one in exported(lived)[-3:]] == [(2, 0), (2, 1), (2, 5)]
+    live = lived("recommend", "--policy", "home", "--session", "s0", "--json").json
+    assert (live["visit"], live["step"]) == (3, 0)
+
+
+def test_a_session_keeps_its_user(run: Run) -> None:
+    imported(run, lines({"user": "u1"}))
+    said = run("import-log", "-", "--layout", "jsonl", stdin=lines({"user": "u2"}))
+    assert said.exit_code == 6
+    assert "belongs to user 'u1'" in said.stderr
+
+
+def test_an_imported_line_says_what_it_said(run: Run) -> None:
+    told = {"policy": "shop", "version": 7, "experiment": "e", "variant": "b", "belief_seq": 12, "request_id": "r"}
+    imported(run, lines(told), "--policy", "log")
+    one = exported(run, "--log", "policy=log")[0]
+    assert {key: one[key] for key in told} == told
+
+
+def test_feedback_reaches_imported_decisions_and_teaches_nothing(run: Run) -> None:
+    imported(run, lines({"request_id": "r"}))
+    said = run("feedback", 1, "click", "--json")
+    assert said.json["reward"] == 1.0
+    shown = run("policy", "show", "imported", "--json").json
+    assert [one["pulls"] for one in shown["arms"]] == [0, 0, 0, 0]
+    assert exported(run)[0]["events"][0]["kind"] == "click"
+
+
+def test_a_feedback_key_stays_one_line(run: Run) -> None:
+    event = {"position": 1, "kind": "click", "value": 1.0, "at": "2026-01-01T00:00:01Z", "key": "k"}
+    imported(run, lines({"events": [event], "request_id": "r"}))
+    again = run("feedback", 1, "click", "--position", 1, "--key", "k", "--json")
+    assert again.json["duplicates"] == 1
+    assert run("feedback", 1, "click=2", "--position", 1, "--key", "k").exit_code == 6
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"slate": []}, "slate"),
+        ({"slate": [{"arm": "z"}]}, "slate[0].arm"),
+        ({"slate": [{"arm": "a", "propensity": 0}]}, "slate[0].propensity"),
+        ({"slate": [{"arm": "a", "marginal": 1.5}]}, "slate[0].marginal"),
+        ({"slate": [{"arm": "a"}, {"arm": "a"}]}, "slate"),
+        ({"slate": [{"arm": "a", "position": 0}]}, "slate[0].position"),
+        ({"session": ""}, "session"),
+        ({"at": "yesterday"}, "at"),
+        ({"at": "2999-01-01T00:00:00Z"}, "at"),
+        ({"events": [{"kind": "click", "position": 2}]}, "events[0].position"),
+        ({"events": [{"kind": "!censor"}]}, "events[0].kind"),
+        ({"events": [{"kind": "click", "at": "2025-01-01T00:00:00Z"}]}, "events[0].at"),
+        ({"reward": "1"}, "reward"),
+        ({"sesion": "s"}, "sesion"),
+        ({"policy": "no name"}, "policy"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_field(run_sqlite: Run, change: dict[str, Any], field: str) -> None:
+    said = run_sqlite("import-log", "-", "--layout", "jsonl", stdin=lines({}, change))
+    assert said.exit_code == 2
+    assert f"line 2, field {field}" in said.stderr
+    assert exported(run_sqlite) == []
+
+
+def test_the_store_is_as_it_was_where_one_line_is_refused(run: Run) -> None:
+    said = run("import-log", "-", "--layout", "jsonl", stdin=lines({"request_id": "r"}, {"request_id": "r"}))
+    assert said.exit_code == 6
+    assert run("arm", "list", "--json").json == []
+    assert run("policy", "list", "--json").json == []
+
+
+def source(path: Path) -> Source:
+    return Source(path=str(path), name=path.name, decode=decode)
+
+
+def test_an_obd_context_is_canonical(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text(
+        "timestamp,item_id,position,click,propensity_score,user_feature_1,user_feature_0,"
+        "user-item_affinity_2,user-item_affinity_10\n"
+        '2019-11-24 01:00:00.5+01:00,7,3,1,0.5,"a ""b"", ü",x,2.0,1.5\n'
+        "2019-11-24 00:00:00+00:00,10,1,0,0.25,y,x,0.0,0\n"
+    )
+    layout = Obd(source(path), policy="random", now=2 * 10**15)
+    assert list(layout.check()) == []
+    [(found, _)] = list(layout.read())
+    features = {"user_feature_1": 'a "b", ü', "user_feature_0": "x"}
+    affinities = {"user-item_affinity_2": 2.0, "user-item_affinity_10": 1.5}
+    assert found[0].context == canonical.text(features | affinities)
+    assert found[1].context == canonical.text({"user_feature_1": "y", "user_feature_0": "x"})
+    assert found[0].eligible == ("10", "2", "7")
+    assert [(one.size, one.at, len(one.events)) for one in found] == [
+        (3, 1574553600500000, 1),
+        (3, 1574553600000000, 0),
+    ]
+
+
+def test_the_open_bandit_log_is_stored_once(run: Run) -> None:
+    command = ("import-log", SAMPLE, "--layout", "obd", "--policy", "random", "--json")
+    assert run(*command).json == {"accepted": 10_000, "duplicates": 0, "rejected": 0}
+    assert run(*command).json == {"accepted": 0, "duplicates": 10_000, "rejected": 0}
+    last = exported(run)[-1]
+    assert (last["k"], len(last["slate"]), len(last["eligible"]), last["slate"][0]["marginal"]) == (3, 1, 80, 0.0125)
+    assert (last["propensity"], last["slate"][0]["propensity"], last["visit"], last["step"]) == (None, None, 1, 0)
+
+
+def test_a_partial_page_comes_back_as_one(run_sqlite: Run, other: Run, tmp_path: Path) -> None:
+    head = gzip.decompress(SAMPLE.read_bytes()).splitlines(keepends=True)[:200]
+    (tmp_path / "some.csv").write_bytes(b"".join(head))
+    run_sqlite("import-log", tmp_path / "some.csv", "--layout", "obd", "--policy", "random")
+    first = exported(run_sqlite)
+    assert {one["slate"][0]["position"] for one in first} == {1, 2, 3}
+    imported(other, "".join(json.dumps(one) + "\n" for one in first))
+    assert without_ids(exported(other)) == without_ids(first)
+
+
+def test_groups_of_a_file_see_each_other(db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlrec.app.layouts.base.GROUP", 2)
+    monkeypatch.setattr("rlrec.app.exporting.GROUP", 2)
+    path = tmp_path / "log.jsonl"
+    path.write_text(lines(*({"session": f"s{n % 2}", "visit": 1, "step": n, "user": "u"} for n in range(7))))
+    told = importing.Refusing(quarantine=False, refuse=lambda error, text: None, reading=lambda name: None)
+    with closing(Store(db)) as store:
+        importing.import_log(store, importing.Request(files=[source(path)], layout="jsonl"), told)
+        found = [(one["session"], one["visit"], one["step"], one["user"]) for one in export_log(store)]
+    assert found == [(f"s{n % 2}", 1, n, "u") for n in range(7)]
+
+
+def test_imported_visits_are_ended(sqlite_db: str, run_sqlite: Run) -> None:
+    imported(run_sqlite, lines({}, {"at": "2026-01-01T00:10:00Z"}, {"session": "s2"}))
+    with closing(sqlite3.connect(sqlite_db)) as connection:
+        rows = connection.execute("SELECT ended_at - started_at, steps FROM visit ORDER BY session_id").fetchall()
+    assert rows == [(600_000_000, 2), (0, 1)]
