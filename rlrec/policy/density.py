@@ -130,10 +130,10 @@ class Noisy:
         self.mode, self.log_peak = logits, np.full(len(logits), -1.0)
 
     def fall(self, distance: Array, rows: Rows = ALL) -> Array:
-        return distance + np.expm1(-distance)
+        return distance + np.expm1(np.minimum(-distance, _LINEAR))
 
     def slope(self, distance: Array, rows: Rows = ALL) -> Array:
-        return -np.expm1(-distance)
+        return -np.expm1(np.minimum(-distance, _LINEAR))
 
     def reach(self) -> tuple[Array, Array]:
         ones = np.ones(len(self.mode))

@@ -4,85 +4,104 @@ from __future__ import annotations
 
 import numpy as np
 
-from rlrec.policy.scores import Array
+from rlrec.policy.scores import Array, Index
 from rlrec.policy.table import Table
 
-_ENTRIES = 1 << 21  # numbers in a working array
+_CACHED = 1 << 18  # numbers in a working array
 
 
 def best(table: Table) -> Array:
     """Probability that one score of each row is the best of all, (g + 1,).
 
-    The integral of f_i times the product of the other F_j. Source: own derivation; error below 1e-12."""
+    The integral of f_i times the product of the other F_j; error below 1e-12. Source: own derivation."""
     return np.asarray(table.hazard @ (table.weights * np.exp(table.log_all)))
 
 
 def ranks(table: Table, size: int) -> Array:
     """Probability that one score of each row stands at rank r = 1..size, (size, g + 1).
 
-    The integral of f_i times the probability that r - 1 of the others are larger (Poisson-binomial, truncated).
-    Source: own derivation; all terms are positive, nothing is divided out."""
+    The integral of f_i times the probability that r - 1 of the others are larger (Poisson-binomial); error below
+    1e-11. Source: own derivation."""
     found = np.zeros((size, len(table.count)))
-    step = max(1, _ENTRIES // (len(table.count) * size))
+    step = _nodes_at_once(len(table.count) * size)
     for start in range(0, len(table.nodes), step):
         part = slice(start, start + step)
-        others = _others(table.count, table.log_cdf[:, part], size)
-        found[: others.shape[1]] += np.einsum(
-            "grx,gx->rg", others, table.pdf[:, part] * table.weights[part], optimize=True
-        )
+        log_cdf = table.log_cdf[:, part]
+        rows = np.flatnonzero(log_cdf.min(axis=1) < 0)  # all others are below these nodes for certain
+        single, several = rows[table.count[rows] == 1], rows[table.count[rows] > 1]
+        larger = _larger(table.count, log_cdf, single, several, size)
+        for group, chance in zip((single, several), larger, strict=True):
+            density = table.pdf[group, part] * table.weights[part]
+            found[: len(chance), group] += np.einsum("rgx,gx->rg", chance, density)
     return found
 
 
-def _others(count: Array, log_cdf: Array, size: int) -> Array:
-    """Probability that 0..size-1 of the scores other than one of row g exceed the node, (g, up to size, nodes).
+def _nodes_at_once(terms: int) -> int:
+    """As many as stay in the cache with `terms` numbers each; a few more, if fewer would be all overhead."""
+    return max(_CACHED // terms, min(16, 16 * _CACHED // terms), 1)
 
-    Polynomials in z, whose coefficients these are, multiplied up a binary tree and then down it: what stands outside
-    a subtree is what stands outside its parent times the sibling. Cost g size log(size) a node, not g size^2."""
-    levels = [_binomial(count, log_cdf, size)]
-    while len(levels[-1]) > 1:
+
+def _larger(count: Array, log_cdf: Array, single: Index, several: Index, size: int) -> tuple[Array, Array]:
+    """Probability that 0, 1, ... (fewer than size) of the scores other than one of row g exceed the node.
+
+    Two arrays (terms, rows, nodes), for rows that count 1 and rows that count more, whose polynomials are longer.
+    These probabilities are the coefficients of a product of polynomials, F + S z for each score: all terms are
+    positive, and nothing is divided out."""
+    one = np.ones((1, 1, log_cdf.shape[1]))
+    singles = _tree(_binomial(np.ones(len(single)), log_cdf[single], size), size)
+    groups = _tree(_binomial(count[several], log_cdf[several], size), size)
+    whole_singles, whole_groups = singles[-1] if len(single) else one, groups[-1] if len(several) else one
+    beside = _outside(groups, whole_singles, size)
+    same = _binomial(count[several] - 1, log_cdf[several], size)
+    return _outside(singles, whole_groups, size), _product(beside, same, size)
+
+
+def _tree(leaves: Array, size: int) -> list[Array]:
+    """Products of neighbours, of neighbours of those, and so on to the product of all (terms, 1, nodes)."""
+    levels = [leaves]
+    while levels[-1].shape[1] > 1:
         levels.append(_product(*_siblings(levels[-1]), size))
-    outside = np.ones((1, 1, log_cdf.shape[1]))
+    return levels
+
+
+def _outside(levels: list[Array], outside: Array, size: int) -> Array:
+    """The product of `outside` and all leaves but one, for each leaf, (terms, leaves, nodes).
+
+    What is outside a subtree is what is outside its parent, times its sibling: size log(size) a leaf, not size^2."""
     for level in reversed(levels[:-1]):
         left, right = _siblings(level)
-        both = np.stack([_product(outside, right, size), _product(outside, left, size)], axis=1)
-        outside = both.reshape(-1, *both.shape[2:])[: len(level)]
-    if count.max() > 1:
-        outside = _product(outside, _binomial(np.maximum(count - 1, 0), log_cdf, size), size)
-    return outside
+        both = np.stack([_product(outside, right, size), _product(outside, left, size)], axis=2)
+        outside = both.reshape(len(both), -1, both.shape[-1])[:, : level.shape[1]]
+    return outside[:, : levels[0].shape[1]]
 
 
 def _siblings(level: Array) -> tuple[Array, Array]:
-    """Even and odd members; a last one without sibling gets the constant 1."""
-    if len(level) % 2:
-        one = np.zeros((1, *level.shape[1:]))
-        one[:, 0] = 1
-        level = np.concatenate([level, one])
-    return level[0::2], level[1::2]
+    """Even and odd members of (terms, b, nodes); a last one without sibling gets the constant 1."""
+    if level.shape[1] % 2:
+        level = np.concatenate([level, np.zeros_like(level[:, :1])], axis=1)
+        level[0, -1] = 1
+    return level[:, 0::2], level[:, 1::2]
 
 
 def _product(left: Array, right: Array, size: int) -> Array:
-    """Products of polynomials (b, terms, nodes), cut to `size` terms."""
-    if left.shape[1] < right.shape[1]:
+    """Products of polynomials (terms, b, nodes), cut to `size` terms; b may be 1 on one side."""
+    if len(left) < len(right):
         left, right = right, left
-    terms = min(size, left.shape[1] + right.shape[1] - 1)
-    product = np.zeros((len(left), terms, left.shape[2]))
-    for shift in range(min(right.shape[1], terms)):
-        product[:, shift : shift + left.shape[1]] += left[:, : terms - shift] * right[:, shift : shift + 1]
+    terms = min(size, len(left) + len(right) - 1)
+    product = np.zeros((terms, max(left.shape[1], right.shape[1]) if right.shape[1] else 0, left.shape[2]))
+    for shift in range(min(len(right), terms)):
+        product[shift : shift + len(left)] += left[: terms - shift] * right[shift]
     return product
 
 
 def _binomial(count: Array, log_cdf: Array, size: int) -> Array:
-    """Coefficients of (F + S z)^count, (g, min(size, largest count + 1), nodes)."""
-    terms = min(size, int(count.max()) + 1)
-    r = np.arange(terms)[:, None]
-    with np.errstate(divide="ignore"):
-        log_sf = np.log(-np.expm1(log_cdf))[:, None]
-        choose = np.cumsum(
-            np.log(np.maximum(count[:, None, None] - r + 1, 0)) - np.log(np.maximum(r, 1)), axis=1
-        )
-    choose -= choose[:, :1]
-    with np.errstate(invalid="ignore"):
-        power = np.where(r > 0, r * log_sf, 0.0)
-    inside = r <= count[:, None, None]
-    log_terms = np.where(inside, choose + power + (count[:, None, None] - r) * log_cdf[:, None], -np.inf)
-    return np.exp(log_terms)
+    """Coefficients of (F + S z)^count, (min(size, largest count + 1), rows, nodes)."""
+    terms = min(size, int(count.max(initial=0)) + 1)
+    log_sf = np.log(np.maximum(-np.expm1(log_cdf), 1e-300))
+    choose, found = np.zeros((len(count), 1)), np.empty((terms, *log_cdf.shape))
+    for r in range(terms):
+        rest = np.maximum(count - r, 0)[:, None]
+        found[r] = np.exp(choose + r * log_sf + rest * log_cdf)
+        with np.errstate(divide="ignore"):  # a group has no more members than its count
+            choose = choose + np.log(rest) - np.log(r + 1)
+    return found

@@ -7,14 +7,18 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.polynomial.legendre import legval
 
 from rlrec.policy import maximum
 from rlrec.policy.density import BetaLogit, Density, Normal
 from rlrec.policy.orders import top
 from rlrec.policy.scores import Array, Beta, Gaussian, Index
-from rlrec.policy.table import COEFFICIENT, ORDER, Table, primitives, tabulate
+from rlrec.policy.table import COEFFICIENT, ORDER, STOPS, Table, integrated, tabulate
 
-_ENTRIES = 1 << 20
+_ENTRIES = 1 << 17  # numbers in a working array
+_CACHED = 1 << 12  # scores found at a time
+_NEVER = 1e-30  # an arm less probable than this at its position makes it a page that does not occur
+_HUGE = 1e300  # far below the caps that matter their density, times what is almost 0, may outgrow the numbers
 _LOST = 1e-6  # share of a page's probability that must lie on the nodes, or it is no page of this policy
 
 
@@ -52,15 +56,17 @@ class ContinuousOrder:
 
     def shown(self, slates: Index, *, floor: float, least: bool) -> tuple[Array, Array]:
         table, row = self._tabulated
-        n, k = slates.shape
+        pages, which = np.unique(slates, axis=0, return_inverse=True)
+        n, k = pages.shape
         chance, smallest = np.empty((n, k)), np.zeros((n, k))
         # where more arms than one page can show have no chance, some arm left has none
         least = least and np.count_nonzero(row < 0) < k
         step = max(1, _ENTRIES // (len(table.nodes) + len(table.count)))
         for start in range(0, n, step):
             part = slice(start, start + step)
-            chance[part], smallest[part] = self._shown(row[slates[part]], floor, least)
-        return chance, smallest
+            chance[part], smallest[part] = self._shown(row[pages[part]], floor, least)
+        which = which.reshape(len(slates))
+        return chance[which], smallest[which]
 
     def _shown(self, rows: Index, floor: float, least: bool) -> tuple[Array, Array]:
         table, row = self._tabulated
@@ -79,10 +85,14 @@ class ContinuousOrder:
 
     def ranking(self, keys: Array, size: int) -> Index:
         table, row = self._tabulated
-        # Scores below the lowest edge are not among the first: any order will do for them.
-        scores = keys - 2 + table.edges[0]
-        page, arm = np.nonzero((keys > np.exp(table.log_cdf_low)[row]) & (row >= 0))
-        scores[page, arm] = quantiles(table, row[arm], keys[page, arm])
+        above = 1 - keys
+        edge = _edge_below(table.sf_edge, row, above, size)
+        # Scores below an edge that enough others exceed are not among the first: any order will do for them.
+        scores = keys + (table.edges[0] - 2)
+        page, arm = np.nonzero(table.sf_edge[row, edge[:, None]] > above)
+        for start in range(0, len(page), _CACHED):
+            some = page[start : start + _CACHED], arm[start : start + _CACHED]
+            scores[some] = quantiles(table, row[some[1]], above[some])
         return top(scores, size)
 
 
@@ -104,14 +114,14 @@ class Pages:
 
     def weight(self) -> Array:
         """Weights (n, N): their product with the hazard of an arm left is its chance of being the best left."""
-        rest = np.exp(self._log_rest) * self._table.weights
-        return np.asarray(self._below * rest / self._mass[:, None])
+        return np.asarray(self._below * self._rest / self._mass[:, None])
 
     def show(self, rows: Index, floor: float) -> None:
         """Put the arms of the table's rows (n,) at the next position."""
         log_cdf, uniform = self._table.log_cdf[rows], floor / self._left
         cap = uniform * np.exp(log_cdf) * self._cap + (1 - floor) * self._table.pdf[rows] * self._below
-        self._cap, self._atom = cap / self._mass[:, None], uniform * self._atom / self._mass
+        self._cap = np.minimum(cap / self._mass[:, None], _HUGE)
+        self._atom = uniform * self._atom / self._mass
         self._log_rest -= log_cdf
         self._log_rest_low -= self._table.log_cdf_low[rows]
         self._left -= 1
@@ -121,30 +131,41 @@ class Pages:
         """Probability that the cap is above each node, and of the whole page so far, as far as the nodes see it.
 
         A page that this policy cannot make, or whose caps are below the nodes, starts anew with the arms left."""
-        rest = np.exp(self._log_rest) * self._table.weights
-        whole = self._atom + np.einsum("nx,nx->n", self._cap, rest)
+        self._rest = np.exp(self._log_rest) * self._table.weights
+        whole = self._atom + np.einsum("nx,nx->n", self._cap, self._rest)
         self._below = self._atom[:, None] + self._table.above(self._cap)
         lowest = self._atom + self._cap @ self._table.weights
         self._mass = whole - lowest * np.exp(self._log_rest_low)
-        lost = ~((self._mass > _LOST * whole) & (self._mass > 1e-250))
+        lost = ~((self._mass > _LOST * whole) & (self._mass > _NEVER))
         if lost.any():
             self._atom[lost], self._cap[lost], self._below[lost] = 1.0, 0.0, 1.0
             self._mass[lost] = 1 - np.exp(self._log_rest_low[lost])
 
 
-def quantiles(table: Table, rows: Index, probabilities: Array) -> Array:
-    """The scores at which the distribution functions of rows (q,) reach probabilities (q,), on the table's scale.
+def _edge_below(sf_edge: Array, row: Index, above: Array, size: int) -> Index:
+    """The highest edge that `size` scores of each page exceed, or the lowest edge, (n,); above (n, m) as below."""
+    low, high = np.zeros(len(above), np.intp), np.full(len(above), sf_edge.shape[1] - 1)
+    while (high - low > 1).any():
+        middle = (low + high) // 2
+        enough = np.count_nonzero(sf_edge[row, middle[:, None]] > above, axis=1) >= size
+        low, high = np.where(enough, middle, low), np.where(enough, high, middle)
+    return low
 
-    By bisection over the edges, then Newton inside the panel's polynomial, never leaving a bracket; the distribution
-    function found there differs from the probability by less than 1e-13."""
-    above = 1 - probabilities
+
+def quantiles(table: Table, rows: Index, above: Array) -> Array:
+    """The scores that rows (q,) exceed with probabilities above (q,), on the table's scale; all above its low edge.
+
+    By the panel, the node, and Newton on the panel's polynomial. The probability there differs from the one asked
+    for by less than 1e-13. Source: own derivation."""
     panel = _last_above(table.sf_edge, rows, above)
     half = 0.5 * (table.edges[panel + 1] - table.edges[panel])
     columns = panel[:, None] * ORDER + np.arange(ORDER)
-    coefficients = table.pdf[rows[:, None], columns] @ COEFFICIENT.T
+    before = np.count_nonzero(-np.expm1(table.log_cdf[rows[:, None], columns]) > above[:, None], axis=1)
     target = (table.sf_edge[rows, panel] - above) / half
-    s = _solve(coefficients, target)
-    return table.edges[panel] + half * (1 + s)
+    # einsum, not @: a score must not depend on how many others are looked up with it
+    series = np.einsum("kx,qx->kq", COEFFICIENT, table.pdf[rows[:, None], columns])
+    s = _solve(series, target, STOPS[before], STOPS[before + 1])
+    return np.asarray(table.edges[panel] + half * (1 + s))
 
 
 def _last_above(sf_edge: Array, rows: Index, above: Array) -> Index:
@@ -157,20 +178,19 @@ def _last_above(sf_edge: Array, rows: Index, above: Array) -> Index:
     return low
 
 
-def _solve(coefficients: Array, target: Array) -> Array:
-    """s in [-1, 1] where the integral from -1 of each Legendre series (q, ORDER) is target (q,)."""
-    low, high = np.full(len(target), -1.0), np.full(len(target), 1.0)
-    s = np.zeros(len(target))
-    for _ in range(60):
-        excess = np.einsum("qk,qk->q", coefficients, primitives(s)) - target
-        low, high = np.where(excess < 0, s, low), np.where(excess < 0, high, s)
-        values = np.einsum("qk,qk->q", coefficients, np.polynomial.legendre.legvander(s, ORDER - 1))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            newton = s - excess / values
-        inside = (newton > low) & (newton < high)
-        step = np.where(inside, newton, 0.5 * (low + high))
-        moved, s = np.abs(step - s).max(initial=0.0), step
-        if moved < 1e-13:
+def _solve(series: Array, target: Array, low: Array, high: Array) -> Array:
+    """s in [low, high] where the integral from -1 of each Legendre series (ORDER, q) is target (q,).
+
+    Newton; from one node to the next a density changes too little to mislead it."""
+    integral, s = integrated(series), 0.5 * (low + high)
+    open_ = np.arange(len(s))
+    for _ in range(20):
+        at = s[open_]
+        excess = legval(at, integral[:, open_], tensor=False) - target[open_]
+        step = excess / np.maximum(legval(at, series[:, open_], tensor=False), 1e-300)
+        s[open_] = np.clip(at - step, low[open_], high[open_])
+        open_ = open_[np.abs(s[open_] - at) > 1e-11]
+        if not open_.size:
             break
     return s
 

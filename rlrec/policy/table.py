@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.polynomial.legendre import leggauss, legvander
 
 from rlrec.policy.density import TAIL, Density
 from rlrec.policy.scores import Array, Index
@@ -15,24 +16,25 @@ ORDER = 16
 
 _FLOOR = -700.0  # logarithms of distribution functions end here: exp of the negative is still finite
 _STEEPNESS = 10.0  # logarithms by which the chance of a page may fall in a panel
-_GAUSS, _GAUSS_WEIGHT = np.polynomial.legendre.leggauss(ORDER)
-_DEGREE = np.arange(ORDER)
-COEFFICIENT: Array = (
-    (_DEGREE[:, None] + 0.5) * np.polynomial.legendre.legvander(_GAUSS, ORDER - 1).T * _GAUSS_WEIGHT
-)
-"""(ORDER, ORDER): values at the nodes to coefficients in Legendre polynomials."""
+_GAUSS, _GAUSS_WEIGHT = leggauss(ORDER)
+COEFFICIENT: Array = (np.arange(ORDER)[:, None] + 0.5) * legvander(_GAUSS, ORDER - 1).T * _GAUSS_WEIGHT
+"""(ORDER, ORDER): values at the nodes to coefficients of a Legendre series."""
+STOPS: Array = np.concatenate([[-1.0], _GAUSS, [1.0]])
+"""(ORDER + 2,): the nodes of a panel between its ends, on [-1, 1]."""
 
 
-def primitives(s: Array) -> Array:
-    """Integrals from -1 to s of the Legendre polynomials of degree 0 to ORDER - 1, (..., ORDER)."""
-    p = np.polynomial.legendre.legvander(s, ORDER)
-    rest = (p[..., 2:] - p[..., :-2]) / (2 * _DEGREE[1:] + 1)
-    return np.concatenate([(p[..., 1] + 1)[..., None], rest], axis=-1)
+def integrated(series: Array) -> Array:
+    """Legendre series of the integral from -1 of Legendre series, (ORDER + 1, ...) from (ORDER, ...)."""
+    integral = np.zeros((ORDER + 1, *series.shape[1:]))
+    # the integral of P_k is (P_k+1 - P_k-1) / (2 k + 1), that of P_0 is P_1 + P_0
+    scaled = series / (2 * np.arange(ORDER) + 1).reshape(-1, *[1] * (series.ndim - 1))
+    integral[1:] = scaled
+    integral[: ORDER - 1] -= scaled[1:]
+    integral[0] += series[0]
+    return integral
 
 
-_FROM_LEFT: Array = (
-    primitives(_GAUSS) @ COEFFICIENT
-)  # (to node, value at node): the Legendre integration matrix
+_FROM_LEFT: Array = legvander(_GAUSS, ORDER) @ integrated(COEFFICIENT)  # (to node, value at node)
 _FROM_RIGHT: Array = _FROM_LEFT[::-1, ::-1]
 
 
@@ -96,7 +98,7 @@ def tabulate(density: Density, count: Array, *, ranks: int, refine: int = 1) -> 
         sf[active] += pdf @ _GAUSS_WEIGHT * (0.5 * (edges[-1] - edge))
         edges.append(edge)
         expected = float(count @ sf)
-        widest = _STEEPNESS / _steepest(pdf[:, 0], sf[active], count[active], ranks + 2)
+        widest = _even_width(pdf[:, 0], sf[active], count[active], ranks + 2)
     return _assemble(density, count, upper, left, np.array(edges[::-1]), parts[::-1])
 
 
@@ -122,20 +124,22 @@ def _tabulate_panel(density: Density, low: float, high: float, upper: Array) -> 
     return _Panel(active, np.exp(density.log_peak[active, None] - density.fall(distance, active)))
 
 
-def _steepest(pdf: Array, sf: Array, count: Array, ranks: int) -> float:
-    """How fast, in exp(-rate u), the chance of a page with its arms above u falls, for pages that occur at all.
+def _even_width(pdf: Array, sf: Array, count: Array, ranks: int) -> float:
+    """The widest panel left of u in which the chance of a page with all its arms above u changes by exp(10).
 
-    A page with i arms above u falls by the sum of their rates pdf / sf. Of arms with rate r or more, `expected` are
-    above u, and i of them with probability about expected^i: pages below exp(-30) do not count."""
+    In a steeper panel the small end of the integrals drowns in the rounding of the large one. The chance of i arms
+    above u falls by the sum of their rates pdf / sf. Of the arms with rate r or more, `expected` are above u, and i of
+    them with probability about expected^i: pages rarer than exp(-30) do not count. All arrays are (a,), at u."""
     held = count * sf
     present = np.flatnonzero(held > 1e-30)
     if not present.size:
-        return 0.0
+        return np.inf
     octave = np.floor(4 * np.log2(np.maximum(pdf[present] / sf[present], 1e-300))).astype(np.intp)
     lowest = octave.min()
     expected = np.cumsum(np.bincount(octave - lowest, weights=held[present])[::-1])[::-1]
     at_once = 30 / np.maximum(-np.log(np.maximum(expected, 1e-300)), 30 / ranks)
-    return float((at_once * 2.0 ** (0.25 * (np.arange(len(expected)) + lowest))).max())
+    rates = 2.0 ** (0.25 * (np.arange(len(expected)) + lowest))
+    return float(_STEEPNESS / (at_once * rates).max())
 
 
 def _next_edge(density: Density, u: float, lower: Array, upper: Array, refine: int) -> float:
