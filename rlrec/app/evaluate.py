@@ -82,6 +82,7 @@ class _View:
     reward: Reward
     own: bool
     scorers: list[Scorer]
+    seen: int = 0
     used: int = 0
     immature: int = 0
     dropped: int = 0
@@ -140,7 +141,8 @@ class _Evaluation:
             for view in self.views:
                 rows, immature = pages.rows(batch, view.reward, standing, now=self.unit.now, cluster=cluster)
                 mine = rows if every else view.scorers[0].rows(rows)
-                view.immature += 0 if every else immature
+                if not every:
+                    view.seen, view.immature = view.seen + len(batch), view.immature + immature
                 view.dropped += len(rows) - len(mine)
                 yield view, mine
 
@@ -235,5 +237,7 @@ class _Evaluation:
         if view.own:
             name = view.scorers[0].target.name
             return InputError(f"empty log: no impression of policy {name!r} is selected", hint="widen --log")
+        if view.seen:
+            return InputError("empty log: every impression selected is censored", hint="widen --log, or --uncensor")
         hint = "widen --log" if self.request.log else "serve with `rlrec recommend`, or bring in a log: import-log"
         return InputError("empty log: no impression is selected", hint=hint)

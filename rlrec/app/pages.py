@@ -12,6 +12,7 @@ import numpy.typing as npt
 from rlrec.app import evidence
 from rlrec.app.serving import Ids
 from rlrec.policy.scores import Array
+from rlrec.policy.slate import SMALLEST
 from rlrec.records import Reward
 from rlrec.store.bulk import Columns
 from rlrec.store.reader import ABSENT, Batch
@@ -87,8 +88,10 @@ def _down(values: Array, depth: Ids) -> Array:
     ends = np.cumsum(np.bincount(depth)) if len(depth) else np.zeros(0, np.int64)
     for above, below in pairwise(ends):
         rows = order[above:below]
+        possible = (values[rows] > 0) & (product[rows - 1] > 0)
         product[rows] *= product[rows - 1]
-    return np.where(product > 0, np.maximum(product, 1e-300), product)
+        product[rows[possible]] = np.maximum(product[rows[possible]], SMALLEST)
+    return product
 
 
 def clusters(slots: Columns, standing: Page, by: str) -> Ids:

@@ -71,7 +71,7 @@ def _keys(request: dict[str, Any]) -> list[str]:
 
 
 def _headers(request: dict[str, Any]) -> list[str]:
-    return [request["by"] if key == "group" else SHOWN[key] for key in _keys(request)]
+    return [f"by {request['by']}" if key == "group" else SHOWN[key] for key in _keys(request)]
 
 
 def _rows(found: Iterable[dict[str, Any]], request: dict[str, Any]) -> list[list[Any]]:

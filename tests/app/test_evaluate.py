@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import sqlite3
+import tracemalloc
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from rlrec.app import evaluate, policy, targets, versions
+from rlrec.app import evaluate, loggers, policy, targets, versions
 from rlrec.errors import InputError
+from rlrec.ope import diagnostics
 from rlrec.policy import slate
 from rlrec.store import Store, arms, reader
 from tests.app import logs
 from tests.conftest import runner
 
 RATES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
-SAMPLE = "sample_data"
+SAMPLE = Path(__file__).parents[2] / "sample_data"
 
 
 def change(db: str, statement: str) -> None:
@@ -241,7 +244,7 @@ def test_a_logger_without_exploration_judges_nothing_else(db):
     assert found["unsupported"] == pytest.approx(0.75 * 380 / 400, abs=0.03)
 
 
-def test_a_fixed_logger_leaves_out_the_arms_it_never_shows(db, tmp_path):
+def test_a_fixed_logger_leaves_out_the_arms_it_never_shows(db, tmp_path, monkeypatch):
     logs.catalogue(db, 4)
     path = tmp_path / "shares.csv"
     path.write_text("arm,probability\na0,0.5\na1,0.3\na2,0.2\n")
@@ -249,6 +252,8 @@ def test_a_fixed_logger_leaves_out_the_arms_it_never_shows(db, tmp_path):
     logs.serve(db, "log", pages=400, rates=RATES)
     assert logs.one(db, "uniform", "snips")["unsupported"] == pytest.approx(0.25)
     assert logs.one(db, "log", "snips")["unsupported"] == 0.0
+    monkeypatch.setattr(loggers, "DERIVED", 0)  # more distributions than may be worked out
+    assert logs.one(db, "uniform", "snips")["unsupported"] is None
 
 
 # -- time --
@@ -273,6 +278,57 @@ def test_a_log_that_is_too_young_is_an_empty_one(db):
     with pytest.raises(InputError, match=r"empty log.*10 impressions") as caught:
         logs.judged(db, "uniform", minutes=20)
     assert "30 minutes" in str(caught.value.hint)
+
+
+def test_a_log_of_censored_pages_is_an_empty_one(db):
+    logs.catalogue(db, 3)
+    logs.create(db, "log", "uniform")
+    logs.serve(db, "log", pages=10, rates=RATES)
+    change(db, "UPDATE slot SET censored = 1 WHERE decision_id > 4")
+    assert logs.one(db, "uniform", "ips")["n"] == 4
+    change(db, "UPDATE slot SET censored = 1")
+    with pytest.raises(InputError, match="censored"):
+        logs.judged(db, "uniform")
+
+
+# -- memory --
+
+
+def test_memory_is_bounded_by_the_batch(slates, monkeypatch):
+    """Peak over six times the log, in batches of 500 pages, is that over the log itself, but for a fifth."""
+    monkeypatch.setattr(diagnostics, "KEPT", 1_000)
+    real = reader.batches
+    monkeypatch.setattr(reader, "batches", lambda unit, selection: real(unit, selection, size=500))
+
+    def peak() -> int:
+        tracemalloc.start()
+        logs.judged(slates, "uniform", interval="normal")
+        top = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return top
+
+    logs.judged(slates, "uniform")  # imports
+    once = peak()
+    multiply(slates, 6)
+    assert logs.one(slates, "uniform", "ips", interval="normal")["n"] == 36_000
+    assert peak() < 1.2 * once
+
+
+def multiply(db: str, times: int) -> None:
+    """The log several times over, in sessions of their own."""
+    with closing(sqlite3.connect(db)) as connection:
+        for copy in range(1, times):
+            moved = {name: f"{name} + {copy * 1_000_000}" for name in ("id", "session_id", "decision_id")}
+            moved["key"] = f"key || '/{copy}'"
+            for table in ("session", "decision", "slot", "event"):
+                columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
+                values = [moved.get(name, name) for name in columns if name != "request_key"]
+                into = ", ".join(f'"{name}"' for name in columns if name != "request_key")
+                owner = "id" if "id" in columns else "decision_id"
+                connection.execute(
+                    f"INSERT INTO {table} ({into}) SELECT {', '.join(values)} FROM {table} WHERE {owner} < 1000000"
+                )
+        connection.commit()
 
 
 # -- names --
