@@ -164,7 +164,6 @@ class Lines:
         self.name = name or source
         self.refusals = refusals
         self.texts: dict[int, bytes] = {}
-        self.file: object = None
 
     def kept(self) -> Lines:
         """The same input where it can be read again: stdin is copied to a file that vanishes with the process."""
@@ -172,13 +171,12 @@ class Lines:
             return self
         import tempfile
 
-        copy = tempfile.NamedTemporaryFile(prefix="rlrec-")  # noqa: SIM115 (it lives as long as these lines)
+        copy = tempfile.NamedTemporaryFile(prefix="rlrec-")  # noqa: SIM115 (it lives as long as the command)
+        click.get_current_context().call_on_close(copy.close)
         for block in reading.blocks(self.source):
             copy.write(block)
         copy.flush()
-        kept = Lines(copy.name, self.refusals, name="-")
-        kept.file = copy
-        return kept
+        return Lines(copy.name, self.refusals, name="-")
 
     def first_byte(self) -> bytes:
         """The first byte that is no space, of an input that can be read again."""

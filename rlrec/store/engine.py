@@ -55,7 +55,8 @@ def shown(url: URL) -> str:
     """The database as it may be printed: a path, or a URL without its password."""
     if url.drivername == "sqlite":
         return str(url.database)
-    return url.difference_update_query(["password"]).render_as_string(hide_password=True)
+    plain = url.set(drivername="postgresql").difference_update_query(["password"])
+    return plain.render_as_string(hide_password=True)
 
 
 def connect(url: URL, *, create: bool = False) -> sa.Engine:
@@ -126,6 +127,8 @@ def _sqlite_error(error: sqlite3.Error, *, where: str) -> Exception:
         return _unopened(where)
     if "no such table" in said or "no such column" in said:
         return out_of_date(where)
+    if name.startswith("SQLITE_READONLY"):
+        return RlrecError(f"the store {where} cannot be written", hint="check who owns the file and its folder")
     if name == "SQLITE_NOTADB":
         return RlrecError(f"{where} is not a database", hint="give another path with --db")
     return RlrecError(f"the store {where} failed: {said}")
@@ -156,7 +159,7 @@ def _postgres_error(error: BaseException | None, *, where: str) -> Exception:
         return out_of_date(where)
     if state == "3D000" or (state is None and "database" in said and "does not exist" in said):
         return CheckFailed(f"no database at {where}", hint="create it with createdb, then run `rlrec init`")
-    if state in ("28P01", "28000") or (state is None and "authentication" in said):
+    if state in ("28P01", "28000") or (state is None and ("authentication" in said or "no password" in said)):
         return RlrecError(f"{where} refused the login", hint="check user and password (PGPASSWORD, ~/.pgpass)")
     if state is None or state[:2] in ("08", "53", "57", "55"):
         return StoreBusy(f"cannot reach {where}: {said[:200]}", hint="a retry is safe")

@@ -1,0 +1,402 @@
+"""Whatever is wrong, a command says it in one line, ends with the right code, and stores nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from rlrec.store import Store
+from tests.app.shop import START, dump
+from tests.conftest import Run, Said, _create, runner
+
+NOW = "2027-01-15T08:00:00Z"  # START
+LATER = "2027-01-15T08:00:10Z"
+DEEP = '{"a":' * 70 + "1" + "}" * 70
+HUGE = "123456789012345678901234567890"
+
+
+@pytest.fixture
+def shop(run: Run) -> Run:
+    """Three arms, a policy that learns, one page of two slots under request id r1, one event under key k1."""
+    return stocked(run)
+
+
+@pytest.fixture
+def shop_sqlite(run_sqlite: Run) -> Run:
+    return stocked(run_sqlite)
+
+
+def stocked(run: Run) -> Run:
+    for words in (
+        ["arm", "add", "a"], ["arm", "add", "b"], ["arm", "add", "c"],
+        ["policy", "create", "home", "--kind", "thompson"],
+        ["recommend", "--policy", "home", "--session", "s1", "--user", "u1", "-k", 2, "--request-id", "r1"],
+        ["feedback", 1, "click", "--position", 1, "--key", "k1", "--at", NOW],
+    ):  # fmt: skip
+        assert run("--now", NOW, *words).exit_code == 0, words
+    return run
+
+
+@pytest.fixture
+def rows(request: pytest.FixtureRequest) -> Callable[[], dict[str, list[Any]]]:
+    """The whole store of this test."""
+    db = request.getfixturevalue("sqlite_db" if "shop_sqlite" in request.fixturenames else "db")
+
+    def read() -> dict[str, list[Any]]:
+        with closing(Store(db)) as store:
+            store._now = START + 3_600_000_000
+            return dump(store)
+
+    return read
+
+
+def one_line(said: Said, code: int, *words: str) -> None:
+    """One line of error, nothing else, and no traceback."""
+    assert said.exit_code == code, said
+    assert said.stdout == ""
+    assert said.stderr.count("\n") == 1, said.stderr
+    assert said.stderr.startswith("Error: ")
+    assert not any(word in said.stderr for word in ("Traceback", "unexpected", "sqlalchemy", "psycopg"))
+    assert all(word in said.stderr for word in words), said.stderr
+
+
+Rows = Callable[[], dict[str, list[Any]]]
+
+# -- one command --
+
+COMMANDS: list[tuple[int, list[Any], str]] = [
+    (2, ["feedback", 99, "click"], "unknown decision 99"),
+    (2, ["feedback", HUGE, "click"], "DECISION_ID"),
+    (2, ["feedback", "x", "click"], "DECISION_ID"),
+    (2, ["feedback", 0, "click"], "DECISION_ID"),
+    (2, ["feedback", 1], "no event"),
+    (2, ["feedback"], "DECISION_ID"),
+    (2, ["feedback", 1, "click=NaN"], "NaN"),
+    (2, ["feedback", 1, "click=inf"], "inf"),
+    (2, ["feedback", 1, "click=1e999"], "1e999"),
+    (2, ["feedback", 1, "click=often"], "often"),
+    (2, ["feedback", 1, "click=true"], "true"),
+    (2, ["feedback", 1, "click="], "not a number"),
+    (2, ["feedback", 1, "click=1_000"], "1_000"),
+    (2, ["feedback", 1, "click=1e200", "--position", 1], "too large"),
+    (2, ["feedback", 1, "cl!ck"], "cl!ck"),
+    (2, ["feedback", 1, "x" * 65], "kind"),
+    (2, ["feedback", 1, "click", "click"], "twice"),
+    (2, ["feedback", 1, "click", "--position", 3], "was not shown"),
+    (2, ["feedback", 1, "click", "--position", 0], "position"),
+    (2, ["feedback", 1, "click", "--at", "2027-01-15T07:59:59.999999Z"], "before decision 1"),
+    (2, ["feedback", 1, "click", "--at", "2027-01-15T08:00:10.000001Z"], "in the future"),
+    (2, ["feedback", 1, "click", "--at", "yesterday"], "yesterday"),
+    (2, ["feedback", 1, "click", "--key", ""], "1 to 200"),
+    (2, ["feedback", 1, "click", "--key", "x" * 201], "1 to 200"),
+    (6, ["feedback", 1, "click=2", "--position", 1, "--key", "k1", "--at", NOW], "'k1' is known"),
+    (6, ["feedback", 1, "click", "--position", 1, "--key", "k1"], "'k1' is known"),
+    (2, ["recommend", "--policy", "hom", "--session", "s1"], "did you mean home"),
+    (2, ["recommend", "--policy", "home@9", "--session", "s1"], "no version 9"),
+    (2, ["recommend", "--policy", f"home@{HUGE}", "--session", "s1"], "unknown policy"),
+    (2, ["recommend", "--session", "s1"], "policy or an experiment"),
+    (2, ["recommend", "--policy", "home", "--experiment", "e", "--session", "s1"], "one of them"),
+    (2, ["recommend", "--experiment", "e", "--session", "s1"], "unknown experiment"),
+    (2, ["recommend", "--policy", "home"], "--session"),
+    (2, ["recommend", "--policy", "home", "--session", ""], "1 to 200"),
+    (2, ["recommend", "--policy", "home", "--session", "s1", "-k", 4], "only 3 arms"),
+    (2, ["recommend", "--policy", "home", "--session", "s1", "-k", 0], "-k"),
+    (2, ["recommend", "--policy", "home", "--session", "s1", "-k", HUGE], "k"),
+    (2, ["recommend", "--policy", "home", "--session", "s1", "--arms", "a,z"], "unknown arm 'z'"),
+    (2, ["recommend", "--policy", "home", "--session", "s1", "--arms", "[]"], "no arm"),
+    (2, ["recommend", "--policy", "home", "--session", "s1", "--arms", "[1]"], "must be text"),
+    (2, ["recommend", "--policy", "home", "--session", "s1", "--context", "[1]"], "JSON object"),
+    (2, ["recommend", "--policy", "home", "--session", "s1", "--context", '{"x": NaN}'], "NaN"),
+    (2, ["recommend", "--policy", "home", "--session", "s1", "--context", '{"x": 1e999}'], "1e999"),
+    (2, ["recommend", "--policy", "home", "--session", "s1", "--context", f'{{"x": {HUGE}}}'], "64 bits"),
+    (2, ["recommend", "--policy", "home", "--session", "s1", "--context", '{"x": "\\u0000"}'], "NUL"),
+    (2, ["recommend", "--policy", "home", "--session", "s1", "--context", '{"x": "\\ud800"}'], "Unicode"),
+    (2, ["recommend", "--policy", "home", "--session", "s1", "--context", '{"x": 1, "x": 2}'], "twice"),
+    (2, ["recommend", "--policy", "home", "--session", "s1", "--context", DEEP], "deep"),
+    (2, ["recommend", "--policy", "home", "--session", "s1", "--context", "@none.json"], "none.json"),
+    (2, ["recommend", "--policy", "home", "--session", "s1", "--seed", -1], "seed"),
+    (2, ["recommend", "--policy", "home", "--session", "s1", "--seed", HUGE], "seed"),
+    (6, ["recommend", "--policy", "home", "--session", "s1", "--user", "u2"], "belongs to user 'u1'"),
+    (6, ["recommend", "--policy", "home", "--session", "s1", "--request-id", "r1"], "'r1' is known"),
+    (2, ["arm", "retire", "z"], "unknown arm 'z'"),
+    (2, ["arm", "add", "d", "--features", "[]"], "JSON object"),
+    (2, ["policy", "create", "p", "--kind", "thomson"], "did you mean thompson"),
+    (2, ["policy", "create", "p", "--kind", "thompson", "--param", "floor=2"], "floor"),
+    (2, ["policy", "create", "p", "--kind", "thompson", "--param", "floor=NaN"], "finite"),
+    (2, ["policy", "create", "p q", "--kind", "thompson"], "not a name"),
+    (6, ["policy", "create", "home", "--kind", "uniform"], "defined otherwise"),
+    (2, ["policy", "promote", "home"], "names no version"),
+    (3, ["policy", "rollback", "home"], "no promotion"),
+    (6, ["reward", "define", "default", "click=2"], "defined otherwise"),
+    (2, ["reward", "define", "r", "click=NaN"], "finite"),
+    (2, ["reward", "define", "r", "click"], "is no weight"),
+    (2, ["init", "--session-timeout", "1h"], "another session timeout"),
+    (2, ["recomend"], "did you mean recommend"),
+    (2, ["recommend", "--polcy", "home"], "did you mean --policy"),
+]  # fmt: skip
+
+
+def test_a_wrong_command_says_so_and_stores_nothing(shop: Run, rows: Rows) -> None:
+    before = rows()
+    for code, words, said in COMMANDS:
+        one_line(shop("--now", LATER, *words), code, said)
+    assert rows() == before
+
+
+def test_errors_are_json_where_results_are(shop_sqlite: Run) -> None:
+    for code, words, part in COMMANDS:
+        said = shop_sqlite("--now", LATER, *words, "--json")
+        assert (said.exit_code, said.stdout) == (code, "")
+        assert sorted(said.error) == ["code", "error", "hint"]
+        assert said.error["code"] == code
+        assert part in said.error["error"] + str(said.error["hint"])
+
+
+def test_a_policy_without_eligible_arms_says_so(shop_sqlite: Run, rows: Rows) -> None:
+    shop_sqlite("--now", NOW, "arm", "retire", "a", "b", "c")
+    before = rows()
+    for more in ([], ["--arms", "a"]):
+        said = shop_sqlite("--now", LATER, "recommend", "--policy", "home", "--session", "s1", *more)
+        one_line(said, 2, "no arm is eligible")
+    assert rows() == before
+
+
+# -- lines --
+
+GOOD = b'{"decision_id": 1, "position": 2, "events": {"click": 1}}\n'
+LINES: list[tuple[str | bytes, str]] = [
+    ('{"decision_id": 1, "events": {"click": NaN}}', "NaN"),
+    ('{"decision_id": 1, "events": {"click": Infinity}}', "Infinity"),
+    ('{"decision_id": 1, "events": {"click": -Infinity}}', "Infinity"),
+    ('{"decision_id": 1, "events": {"click": 1e999}}', "1e999"),
+    ('{"decision_id": 1, "events": {"click": "1"}}', "events.click"),
+    ('{"decision_id": 1, "events": {"click": true}}', "events.click"),
+    ('{"decision_id": 1, "events": {"click": null}}', "events.click"),
+    (f'{{"decision_id": 1, "events": {{"click": {HUGE}}}}}', "64 bits"),
+    ('{"decision_id": 1, "position": 1, "events": {"click": 1e101}}', "too large"),
+    ('{"decision_id": 1, "events": {"cl!ck": 1}}', "cl!ck"),
+    ('{"decision_id": 1, "events": {"": 1}}', "kind"),
+    ('{"decision_id": 1, "events": {}}', "no event"),
+    ('{"decision_id": 1}', "no event"),
+    ('{"events": {"click": 1}}', "no decision is named"),
+    ('{"decision_id": 99, "events": {"click": 1}}', "unknown decision 99"),
+    ('{"decision_id": -1, "events": {"click": 1}}', "unknown decision -1"),
+    ('{"decision_id": "1", "events": {"click": 1}}', "decision_id"),
+    ('{"decision_id": 1.5, "events": {"click": 1}}', "decision_id"),
+    ('{"decision_id": true, "events": {"click": 1}}', "decision_id"),
+    (f'{{"decision_id": {HUGE}, "events": {{"click": 1}}}}', "64 bits"),
+    ('{"request_id": "r9", "events": {"click": 1}}', "unknown request 'r9'"),
+    ('{"request_id": "r1", "decision_id": 1, "events": {"click": 1}}', "both given"),
+    ('{"decision_id": 1, "position": 3, "events": {"click": 1}}', "was not shown"),
+    ('{"decision_id": 1, "position": 0, "events": {"click": 1}}', "was not shown"),
+    (f'{{"decision_id": 1, "position": {2**62}, "events": {{"click": 1}}}}', "was not shown"),
+    ('{"decision_id": 1, "events": {"click": 1}, "weight": 2}', "unknown field"),
+    ('[{"decision_id": 1, "events": {"click": 1}}]', "the list"),
+    ('{"decision_id": 1, "events": {"click": 1}, "key": "a\\u0000b"}', "NUL"),
+    ('{"decision_id": 1, "events": {"click": 1}, "key": "\\ud800"}', "not valid Unicode"),
+    ('{"decision_id": 1, "events": {"click": 1}, "key": ""}', "1 to 200"),
+    ('{"decision_id": 1, "events": {"click": 1}, "key": 7}', "key"),
+    (b'{"decision_id": 1, "events": {"click": 1}, "key": "\xff"}', "not UTF-8"),
+    ('{"decision_id": 1, "events": {"click": 1}, "at": "2027-01-15T07:00:00Z"}', "before decision 1"),
+    ('{"decision_id": 1, "events": {"click": 1}, "at": "2037-01-15T08:00:00Z"}', "in the future"),
+    ('{"decision_id": 1, "events": {"click": 1}, "at": 1800000000}', "at"),
+    ('{"decision_id": 1, "events": {"click": 1}, "censor": 1}', "censor"),
+    ('{"decision_id": 1, "events": {"click": 1}, "events": {"click": 2}}', "twice"),
+    ('{"decision_id": 1, "events": {"click": 1}', "not JSON"),
+    ("click", "not JSON"),
+    (DEEP, ""),
+]  # fmt: skip
+
+
+def raw(line: str | bytes) -> bytes:
+    return (line if isinstance(line, bytes) else line.encode()) + b"\n"
+
+
+def test_one_bad_line_stops_all_and_stores_nothing(shop: Run, rows: Rows) -> None:
+    before = rows()
+    for line, part in LINES:
+        said = shop("--now", LATER, "feedback", "--input", "-", stdin=GOOD + raw(line) + GOOD)
+        one_line(said, 2, "<stdin> line 2", part)
+    assert rows() == before
+
+
+def test_bad_lines_go_to_the_rejects_and_good_ones_in(shop: Run, rows: Rows, tmp_path: Path) -> None:
+    lines = b"".join(GOOD + raw(line) for line, _ in LINES)
+    rejects = tmp_path / "rejects.ndjson"
+    said = shop(
+        "--now", LATER, "feedback", "--input", "-", "--on-error", "quarantine", "--rejects", rejects, "--json",
+        stdin=lines,
+    )  # fmt: skip
+    assert said.exit_code == 5
+    assert said.json == {"accepted": len(LINES), "duplicates": 0, "rejected": len(LINES)}
+    told = [json.loads(line) for line in rejects.read_text().splitlines()]
+    assert sorted(one["line"] for one in told) == list(range(2, 2 * len(LINES) + 1, 2))
+    assert len(rows()["event"]) == 1 + len(LINES)
+
+
+REQUESTS: list[tuple[str | bytes, str]] = [
+    ('{"policy": "home"}', "session"),
+    ('{"policy": "home", "session": 7}', "session"),
+    ('{"policy": "home", "session": ""}', "1 to 200"),
+    ('{"policy": "home", "session": "s\\u0000"}', "NUL"),
+    ('{"session": "s1"}', "policy"),
+    ('{"policy": "hom", "session": "s1"}', "unknown policy"),
+    ('{"policy": "home", "session": "s1", "k": 0}', "k is 0"),
+    ('{"policy": "home", "session": "s1", "k": 4}', "only 3 arms"),
+    ('{"policy": "home", "session": "s1", "k": "2"}', "k"),
+    ('{"policy": "home", "session": "s1", "k": true}', "k"),
+    ('{"policy": "home", "session": "s1", "arms": ["z"]}', "unknown arm"),
+    ('{"policy": "home", "session": "s1", "arms": "a"}', "arms"),
+    ('{"policy": "home", "session": "s1", "context": [1]}', "context"),
+    ('{"policy": "home", "session": "s1", "context": {"x": NaN}}', "NaN"),
+    ('{"policy": "home", "session": "s1", "size": 2}', "unknown field"),
+    ('{"policy": "home", "session": "s1", "user": "u2"}', "belongs to user"),
+    ('{"policy": "home", "session": "s1", "request_id": "r1"}', "known with other content"),
+    ('["home", "s1"]', "the list"),
+    (b'{"policy": "home", "session": "\xff"}', "not UTF-8"),
+]
+
+
+def test_refused_requests_are_answered_in_place_and_leave_nothing(shop: Run, rows: Rows) -> None:
+    before = rows()
+    said = shop("--now", LATER, "recommend", "--input", "-", stdin=b"".join(raw(line) for line, _ in REQUESTS))
+    assert said.exit_code == 5
+    assert [answer["line"] for answer in said.lines] == list(range(1, len(REQUESTS) + 1))
+    for answer, (_, part) in zip(said.lines, REQUESTS, strict=True):
+        assert part in answer["error"] + str(answer["field"])
+    assert rows() == before
+
+
+# -- the clock --
+
+
+def test_a_clock_before_the_newest_decision_is_refused(shop: Run, rows: Rows) -> None:
+    before = rows()
+    for words in (["recommend", "--policy", "home", "--session", "s1"], ["feedback", 1, "click"], ["arm", "list"]):
+        one_line(shop("--now", "2027-01-15T07:59:59Z", *words), 2, "before the newest decision")
+        one_line(shop("--now", "later", *words), 2, "later")
+    assert rows() == before
+
+
+# -- stores that are none --
+
+
+def picture(path: Path) -> str:
+    path.joinpath("store.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(5000))
+    return str(path / "store.png")
+
+
+def outdated(path: Path, template: Path, revision: str) -> str:
+    path.joinpath("old.db").write_bytes(template.read_bytes())
+    with closing(Store(str(path / "old.db"))) as store:
+        store.write(lambda unit: unit.run(sa.text(f"UPDATE rlrec_version SET version_num = '{revision}'")))
+    return str(path / "old.db")
+
+
+@pytest.mark.parametrize("words", [["arm", "list"], ["arm", "add", "a"], ["feedback", 1, "click"], ["init", "--check"]])
+def test_a_store_that_is_none_is_named(tmp_path: Path, sqlite_template: Path, words: list[Any]) -> None:
+    one_line(runner(picture(tmp_path))(*words), 1, "store.png is not a database")
+    one_line(runner(str(tmp_path))(*words), 1, "is a folder")
+    one_line(runner(str(tmp_path / "none.db"))(*words), 3, "no store", "rlrec init")
+    one_line(runner(str(tmp_path / "no" / "none.db"))(*words), 3, "its folder does not exist")
+    one_line(runner(outdated(tmp_path, sqlite_template, "0000"))(*words), 3, "out of date", "rlrec init")
+    one_line(runner(outdated(tmp_path, sqlite_template, "9999"))(*words), 3, "newer rlrec")
+    one_line(runner("mysql://h/x")(*words), 2, "mysql")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["old.db", "store.png"]
+    assert (tmp_path / "store.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_an_unreachable_server_is_busy_and_said_at_once(tmp_path: Path) -> None:
+    began = time.monotonic()
+    said = runner("postgresql://u:secret@127.0.0.1:1/x?connect_timeout=3")("arm", "list")
+    one_line(said, 4, "cannot reach", "a retry is safe")
+    assert "secret" not in said.stderr
+    assert time.monotonic() - began < 5
+
+
+def test_a_database_that_is_not_there_is_a_missing_store(postgres_server: str) -> None:
+    one_line(runner(postgres_server.format("nowhere"))("arm", "list"), 3, "no database", "createdb")
+
+
+def test_an_empty_database_is_no_store(empty_db: str) -> None:
+    one_line(runner(empty_db)("arm", "list"), 3, "rlrec init")
+
+
+@pytest.fixture
+def guarded(postgres_server: str) -> Iterator[str]:
+    """A database that a login with a password may use."""
+    import psycopg
+
+    url = _create(postgres_server, "guarded")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE ROLE guest LOGIN PASSWORD 'right-one'")
+        row = connection.execute("SHOW hba_file").fetchone()
+        assert row is not None
+        rules = Path(row[0])
+        kept = rules.read_text()
+        rules.write_text("local all guest scram-sha-256\n" + kept)
+        connection.execute("SELECT pg_reload_conf()")
+    guest = url.replace("postgres:@", "guest:WORD@").replace("postgres@", "guest:WORD@")
+    for _ in range(200):  # until the server has read its rules again
+        try:
+            psycopg.connect(guest).close()
+        except psycopg.OperationalError:
+            break
+        time.sleep(0.05)
+    yield guest
+    rules.write_text(kept)
+
+
+def test_a_wrong_password_is_said_and_not_printed(guarded: str) -> None:
+    for word in ("wrong-one", ""):
+        said = runner(guarded.replace("WORD", word))("arm", "list")
+        one_line(said, 1, "refused the login")
+        assert "wrong-one" not in said.stderr
+    one_line(runner(guarded.replace("WORD", "right-one"))("arm", "list"), 3, "rlrec init")
+
+
+# -- as a real process --
+
+
+# Root may read and write every file, unless it gives that up (capabilities 1 and 2) before it becomes the command.
+MODEST = """
+import ctypes, os, sys
+[ctypes.CDLL(None).prctl(24, capability) for capability in (1, 2)]
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
+def process(db: str, *words: str | bytes) -> subprocess.CompletedProcess[str]:
+    command: list[str | bytes] = [sys.executable, "-c", MODEST, "-m", "rlrec", "--db", db, *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, errors="replace")
+
+
+def test_a_store_that_may_not_be_written_can_be_read(sqlite_db: str) -> None:
+    Path(sqlite_db).chmod(0o444)
+    said = process(sqlite_db, "arm", "add", "a")
+    assert (said.returncode, said.stdout, said.stderr.count("\n")) == (1, "", 1)
+    assert "cannot be written" in said.stderr
+    assert process(sqlite_db, "arm", "list", "--json").stdout == "[]\n"
+
+
+def test_a_store_that_may_not_be_read_says_so(sqlite_db: str) -> None:
+    Path(sqlite_db).chmod(0)
+    said = process(sqlite_db, "arm", "list")
+    assert (said.returncode, said.stdout, said.stderr.count("\n")) == (1, "", 1)
+    assert "permission denied" in said.stderr
+
+
+def test_bytes_that_are_no_text_are_refused(sqlite_db: str) -> None:
+    said = process(sqlite_db, "arm", "add", b"a\xff")
+    assert (said.returncode, said.stdout) == (2, "")
+    assert "not valid Unicode" in said.stderr
+    assert process(sqlite_db, "arm", "list", "--json").stdout == "[]\n"
