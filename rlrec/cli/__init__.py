@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "decision": ("rlrec.cli.decision:decision", "Show how one decision's probabilities arose"),
     "experiment": ("rlrec.cli.experiment:experiment", "Split users or sessions between policies, and compare them"),
     "evaluate": ("rlrec.cli.evaluate:evaluate", "Estimate from the log what policies would have earned"),
+    "doctor": ("rlrec.cli.doctor:doctor", "Audit the store: beliefs, propensities, draws, references"),
     "import-log": ("rlrec.cli.import_log:import_log", "Take in logs from elsewhere"),
     "export-log": ("rlrec.cli.export_log:export_log", "Write the log, one decision a line"),
 }

@@ -1,0 +1,78 @@
+"""Rows that refer to nothing, or contradict the rows that they refer to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from rlrec.app.audit.findings import Findings
+from rlrec.store import Unit, arms, audit, contents, settings
+from rlrec.store.unit import Row
+
+CHECK = "dangling"
+SAID = {
+    "decision without slots": "not every position of its page has a slot",
+    "decision of another policy's version": "the version it names belongs to another policy",
+    "decision of another policy's variant": "the variant it names belongs to another policy",
+    "decision ahead of its policy": "its change lies beyond the policy's counter, or before its belief",
+    "request without digest": "its request id and the digest of what was asked do not go together",
+    "events not numbered on": "its events are not numbered from 1 without a gap",
+    "event before its decision": "an event lies before it, or was received before it happened",
+    "event ahead of its policy": "an event's change lies beyond the policy's counter",
+    "feedback key without events": "no event of feedback key {1!r} is there",
+    "decision without visit": "the visit it belongs to is not there",
+    "visit with other steps": "it says {2} steps and has {3} decisions",
+    "visit without decisions": "it says {2} steps and has no decision",
+    "policy without head": "no live version of its own",
+    "assignment of another experiment": "a unit is assigned to a variant that it does not have",
+}
+OWNERS = {"decision": "id", "slot": "decision_id", "event": "decision_id"}
+
+
+def check(unit: Unit, *, found: Findings) -> None:
+    for table, columns, parent, names, rows in audit.dangling(unit):
+        for row in rows:
+            detail = f"{' and '.join(columns)} of its {table} row refers to no {parent}"
+            found.error(CHECK, _subject(table, dict(zip(names, row, strict=True))), detail)
+    for name, rows in audit.contradictions(unit):
+        for row in rows:
+            found.error(CHECK, _named(name, row), SAID[name].format(*row))
+    _contents(unit, found)
+    _catalogue(unit, found)
+
+
+def _subject(table: str, key: Mapping[str, object]) -> str:
+    if table in OWNERS:
+        return f"decision {key[OWNERS[table]]}"
+    return f"{table} {', '.join(f'{name} {value}' for name, value in key.items())}"
+
+
+def _named(name: str, row: Row) -> str:
+    if name.startswith("visit"):
+        return f"session {row[0]} visit {row[1]}"
+    if name.startswith("policy"):
+        return f"policy {row[0]}"
+    if name.startswith("assignment"):
+        return f"experiment {row[0]}"
+    return f"decision {row[0]}"
+
+
+def _contents(unit: Unit, found: Findings) -> None:
+    """A context or an eligible set is named by the digest of what it holds."""
+    for table, rows in audit.contents(unit):
+        for key, digest, text in rows:
+            if contents.digest(text) != bytes(digest):
+                found.error(CHECK, f"{table} {key}", "what it holds is not what its digest names")
+
+
+def _catalogue(unit: Unit, found: Findings) -> None:
+    """The eligible set kept for today's catalogue is the arms that are active."""
+    known = settings.get(unit).catalogue_id
+    if known is None:
+        return
+    try:
+        kept = contents.eligible_arms(unit, [known]).get(known, ())
+    except (TypeError, json.JSONDecodeError):
+        kept = ()
+    if list(kept) != arms.active(unit):
+        found.error(CHECK, "catalogue", "the eligible set kept for it is not the arms that are active")

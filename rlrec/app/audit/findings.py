@@ -1,0 +1,50 @@
+"""What an audit found."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+MOST = 50  # findings of one check that are told one by one
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """`severity`: error (something stored is wrong), warning (look into it), info."""
+
+    check: str
+    severity: str
+    subject: str
+    detail: str
+
+
+class Findings:
+    """All findings of one audit: of each check the first ones, and how many more there were."""
+
+    def __init__(self) -> None:
+        self._told: list[Finding] = []
+        self._count: Counter[tuple[str, str]] = Counter()
+
+    def add(self, check: str, severity: str, subject: str, detail: str) -> None:
+        self._count[check, severity] += 1
+        if self._count[check, severity] <= MOST:
+            self._told.append(Finding(check=check, severity=severity, subject=subject, detail=detail))
+
+    def error(self, check: str, subject: str, detail: str) -> None:
+        self.add(check, "error", subject, detail)
+
+    def warning(self, check: str, subject: str, detail: str) -> None:
+        self.add(check, "warning", subject, detail)
+
+    def count(self, severity: str, check: str | None = None) -> int:
+        return sum(n for (its, how), n in self._count.items() if how == severity and check in (None, its))
+
+    def told(self) -> list[Finding]:
+        """Errors first, then warnings, then the rest; each in the order in which it was found."""
+        more = [
+            Finding(check=check, severity=severity, subject="store", detail=f"{n - MOST} more like these")
+            for (check, severity), n in self._count.items()
+            if n > MOST
+        ]
+        rank = {"error": 0, "warning": 1, "info": 2}
+        return sorted([*self._told, *more], key=lambda finding: rank[finding.severity])

@@ -1,0 +1,307 @@
+"""Stored propensities, derived again from the belief that each decision names; and the draws themselves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rlrec.app import lineage
+from rlrec.app.audit.findings import Findings
+from rlrec.app.serving import Case, Ids, Serving
+from rlrec.errors import InputError
+from rlrec.policy import sampler, slate
+from rlrec.policy.scores import Array, Flags, Index
+from rlrec.records import Version
+from rlrec.store import Unit, arms, audit, beliefs, contents, policies
+from rlrec.store.beliefs import SUMS, Sums
+from rlrec.store.bulk import Columns
+from rlrec.store.reader import Batch
+
+CHECK, DRAWS = "propensities", "draws"
+ABSOLUTE, RELATIVE = 1e-9, 1e-6  # a propensity computed another way may differ by either
+ALL = 10_000  # decisions that are derived again unless asked otherwise
+PORTION = 50_000  # decisions of a sample that are held at once
+
+
+def sample(unit: Unit, size: int, *, seed: int) -> tuple[Ids, int]:
+    """Ids of `size` random decisions that this store made, ascending, and how many it made. Memory: the sample's."""
+    rng = np.random.default_rng(seed)
+    ids, keys, total = np.empty(0, np.int64), np.empty(0), 0
+    for batch in audit.drawn(unit):
+        total += len(batch)
+        ids, keys = np.r_[ids, batch], np.r_[keys, rng.random(len(batch))]
+        if len(ids) > size:
+            kept = np.argpartition(keys, size)[:size] if size else np.empty(0, np.intp)
+            ids, keys = ids[kept], keys[kept]
+    return np.sort(ids), total
+
+
+class Joint:
+    """Pages of any log whose propensity is not the product of its slots', or a slot's below the smallest there."""
+
+    def __init__(self, found: Findings) -> None:
+        self.found = found
+
+    def take(self, batch: Batch) -> None:
+        slots = batch.slots
+        ids = slots["decision_id"]
+        first = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]])
+        product = np.add.reduceat(np.log(slots["propensity"]), first)
+        stored = slots["log_propensity"][first]
+        with np.errstate(invalid="ignore"):
+            wrong = np.abs(product - stored) > ABSOLUTE * (1 + np.abs(product))
+            below = slots["propensity"] < slots["min_propensity"] * (1 - RELATIVE) - ABSOLUTE
+        for row in np.flatnonzero(wrong).tolist():
+            detail = f"log_propensity is {stored[row]:.12g}, its slots' propensities give {product[row]:.12g}"
+            self.found.error(CHECK, f"decision {ids[first[row]]}", detail)
+        for row in np.flatnonzero(below).tolist():
+            detail = f"position {slots['position'][row]}: its propensity is below the smallest one there"
+            self.found.error(CHECK, f"decision {ids[row]}", detail)
+
+
+def check(unit: Unit, decision_ids: Ids, *, found: Findings) -> int:
+    """Derive the slates of these decisions again: how many could be."""
+    done = 0
+    for start in range(0, len(decision_ids), PORTION):
+        pages = _pages(audit.of(unit, decision_ids[start : start + PORTION].tolist()))
+        versions = policies.by_id(unit, set(pages.once("version_id").tolist()))
+        for version_id in sorted(versions):
+            mine = pages.take(pages.once("version_id") == version_id)
+            try:
+                done += _Version(unit, versions[version_id], found).check(mine)
+            except InputError as error:
+                subject = f"policy {versions[version_id].policy.name}"
+                found.error(CHECK, subject, f"version {versions[version_id].number}: {error.message}")
+    return done
+
+
+@dataclass(frozen=True, eq=False)
+class Pages:
+    """Decisions with all slots of their page: columns of `audit`, and the row of each one's first slot, (n,)."""
+
+    slots: Columns
+    first: Ids
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def once(self, name: str) -> npt.NDArray[Any]:
+        return self.slots[name][self.first]
+
+    def of(self, name: str, pages: Index, size: int) -> npt.NDArray[Any]:
+        """A slot's column of some pages of one length, (pages, size)."""
+        found: npt.NDArray[Any] = self.slots[name][self.first[pages][:, None] + np.arange(size)]
+        return found
+
+    def take(self, kept: Flags) -> Pages:
+        size = self.once("size")[kept]
+        first = self.first[kept]
+        rows = np.repeat(first - np.r_[0, np.cumsum(size)[:-1]], size) + np.arange(size.sum())
+        return Pages({name: column[rows] for name, column in self.slots.items()}, np.r_[0, np.cumsum(size)[:-1]])
+
+
+def _pages(slots: Columns) -> Pages:
+    """Pages that are whole; others are told of as dangling."""
+    ids = slots["decision_id"]
+    first = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]]) if len(ids) else np.empty(0, np.int64)
+    length = np.diff(np.r_[first, len(ids)])
+    last = slots["position"][first + length - 1] if len(ids) else first
+    whole = (length == slots["size"][first]) & (last == length)
+    return Pages(slots, first).take(whole) if len(ids) else Pages(slots, first)
+
+
+class _Version:
+    """The decisions that one version drew."""
+
+    def __init__(self, unit: Unit, version: Version, found: Findings) -> None:
+        self.unit, self.version, self.found = unit, version, found
+        self.prior = beliefs.prior(unit, version.id)
+        self.reads = Serving(version, sums=[], prior=[]).policy.reads
+        self._sets: dict[int, tuple[Ids, dict[int, str]] | None] = {}
+        self._contexts: dict[int, dict[str, object]] = {}
+
+    def check(self, pages: Pages) -> int:
+        seqs = np.unique(pages.once("belief_seq"))
+        self._read_contexts(pages.once("context_id"))
+        if not lineage.learns(self.version):
+            moments: Iterator[tuple[Ids, Sequence[tuple[float, ...]]]] = iter([(seqs, [])])
+        else:
+            moments = moments_of(self.unit, self.version.id, seqs)
+        order = np.argsort(pages.once("belief_seq"), kind="stable")
+        sorted_seqs = pages.once("belief_seq")[order]
+        done = 0
+        for same, sums in moments:
+            bounds = np.searchsorted(sorted_seqs, same[0], "left"), np.searchsorted(sorted_seqs, same[-1], "right")
+            served = Serving(self.version, sums=sums, prior=self.prior)
+            done += self._moment(pages, order[bounds[0] : bounds[1]], served)
+        return done
+
+    def _read_contexts(self, ids: Ids) -> None:
+        if self.reads is None:
+            return
+        for key, body in contents.context_bodies(self.unit, set(ids.tolist())).items():
+            try:
+                self._contexts[key] = {self.reads: json.loads(body).get(self.reads)}
+            except (AttributeError, ValueError):
+                self.found.error(CHECK, f"context {key}", "it cannot be read")
+
+    def _moment(self, pages: Pages, mine: Index, served: Serving) -> int:
+        """Pages drawn from one belief, those that share a distribution together."""
+        groups: dict[tuple[int, str, int], list[int]] = {}
+        columns = (pages.slots[name][pages.first[mine]].tolist() for name in ("eligible_id", "context_id", "size"))
+        for page, eligible, context, size in zip(mine.tolist(), *columns, strict=True):
+            reading = served.reading(self._context(context))
+            groups.setdefault((eligible, reading, size), []).append(page)
+        done = 0
+        for (eligible, _, size), members in groups.items():
+            group = np.array(members, np.intp)
+            context = self._context(int(pages.slots["context_id"][pages.first[group[0]]]))
+            try:
+                with np.errstate(all="ignore"):
+                    done += self._group(pages, group, served, eligible, context, size)
+            except (InputError, ArithmeticError, ValueError, IndexError) as error:
+                decision = pages.slots["decision_id"][pages.first[group[0]]]
+                self.found.error(CHECK, f"decision {decision}", f"it cannot be derived again: {error}")
+        return done
+
+    def _context(self, key: int) -> Mapping[str, object]:
+        return self._contexts.get(key, {})
+
+    def _eligible(self, key: int) -> tuple[Ids, dict[int, str]] | None:
+        """Arms and their keys; None where a set cannot be read, which is told of as dangling."""
+        if key not in self._sets:
+            if len(self._sets) > 1_000:
+                self._sets.clear()
+            try:
+                ids = contents.eligible_arms(self.unit, [key])[key]
+                names = arms.keys(self.unit, ids)
+                self._sets[key] = (np.array(ids, np.int64), names) if len(names) == len(set(ids)) else None
+            except (KeyError, TypeError, ValueError):
+                self._sets[key] = None
+        return self._sets[key]
+
+    def _group(
+        self, pages: Pages, group: Index, served: Serving, eligible: int, context: Mapping[str, object], size: int
+    ) -> int:
+        known = self._eligible(eligible)
+        if known is None:
+            return 0
+        case = served.case(eligible, known[0], context, keys=known[1])
+        stored = _Stored(pages, group, size)
+        inside = np.isin(stored.arms, case.arms).all(axis=1)
+        stored = stored if inside.all() else _Stored(pages, group[inside], size)
+        if not len(stored.ids):
+            return 0
+        again = _again(case, stored, size)
+        self._compare(stored, again)
+        return len(stored.ids)
+
+    def _compare(self, stored: _Stored, again: _Again) -> None:
+        where = f"{self.version.policy.name}@{self.version.number}"
+        for row in np.flatnonzero(again.redrawn).tolist():
+            detail = f"its seed draws another slate from the belief of {where}"
+            self.found.error(DRAWS, f"decision {stored.ids[row]}", detail)
+        said: dict[int, list[str]] = {}
+        for name in ("propensity", "marginal", "min_propensity"):
+            its, derived = getattr(stored, name), getattr(again, name)
+            # a marginal without a closed form is stored as none
+            wrong = ~_near(its, derived) & ~(np.isnan(its) & (np.isnan(derived) | (derived <= 0)))
+            for row, column in np.argwhere(wrong).tolist():
+                values = f"{its[row, column]:.12g}, not {derived[row, column]:.12g}"
+                said.setdefault(row, []).append(f"{name} at position {column + 1} is {values}")
+        joint = np.log(np.maximum(again.propensity, slate.SMALLEST)).sum(axis=1)
+        for row in np.flatnonzero(~_near(np.exp(stored.log), np.exp(joint))).tolist():
+            said.setdefault(row, []).append(f"log_propensity is {stored.log[row]:.12g}, not {joint[row]:.12g}")
+        for row, what in sorted(said.items()):
+            detail = f"from the belief of {where}: {'; '.join(what)}"
+            self.found.error(CHECK, f"decision {stored.ids[row]}", detail)
+
+
+class _Stored:
+    """What is stored of pages of one length: (n,), and (n, size) of their slots."""
+
+    def __init__(self, pages: Pages, group: Index, size: int) -> None:
+        self.ids: Ids = pages.slots["decision_id"][pages.first[group]]
+        self.seeds = pages.slots["seed"][pages.first[group]].view(np.uint64)
+        self.log: Array = pages.slots["log_propensity"][pages.first[group]]
+        self.arms: Ids = pages.of("arm_id", group, size)
+        self.propensity: Array = pages.of("propensity", group, size)
+        self.marginal: Array = pages.of("marginal", group, size)
+        self.min_propensity: Array = pages.of("min_propensity", group, size)
+
+
+@dataclass(frozen=True, eq=False)
+class _Again:
+    """The same, derived: of the slates stored, (n, size). redrawn (n,): the seed gives another slate.
+
+    Where the seed gives another slate of several positions, their smallest probabilities are taken as stored."""
+
+    redrawn: Flags
+    propensity: Array
+    marginal: Array
+    min_propensity: Array
+
+
+def _again(case: Case, stored: _Stored, size: int) -> _Again:
+    places = np.searchsorted(case.arms, stored.arms)
+    if size == 1:
+        return _single(case, stored, places)
+    made = slate.draw(case.scores, size=size, floor=case.floor, seeds=stored.seeds, decisions=stored.ids)
+    redrawn = (made.slates != places).any(axis=1)
+    propensity, marginal, minimum = made.propensity, made.marginal, made.minimum
+    if redrawn.any():
+        propensity[redrawn] = slate.conditionals(case.scores, places[redrawn], floor=case.floor)
+        table = slate.marginals(case.scores, size=size, floor=case.floor)
+        marginal[redrawn] = table[np.arange(size), places[redrawn]]
+        minimum[redrawn] = stored.min_propensity[redrawn]
+    return _Again(redrawn, propensity, marginal, minimum)
+
+
+def _single(case: Case, stored: _Stored, places: Index) -> _Again:
+    """One position: the inverse of the distribution at the decision's first word."""
+    chance = slate.first(case.scores, floor=case.floor)
+    cumulative = np.cumsum(chance)
+    uniform = sampler.uniforms(stored.seeds, stored.ids, words=1)[:, 0]
+    arm = np.searchsorted(cumulative, uniform * cumulative[-1], side="right")
+    redrawn = np.minimum(arm, np.flatnonzero(chance)[-1]) != places[:, 0]
+    return _Again(redrawn, chance[places], chance[places], np.full(places.shape, chance.min()))
+
+
+def _near(stored: Array, derived: Array) -> Flags:
+    distance = np.abs(stored - derived)
+    return (distance <= ABSOLUTE) | (distance <= RELATIVE * derived)
+
+
+def moments_of(unit: Unit, version_id: int, seqs: Ids) -> Iterator[tuple[Ids, list[tuple[float, ...]]]]:
+    """The beliefs of a version at some changes (ascending), in one walk: changes without a difference between them
+    come together, with the rows of `beliefs.as_of`."""
+    state: dict[int, Sums] = {}
+    at = 0
+    for chunk in audit.deltas(unit, version_id, by_seq=True):
+        seq, done = chunk["seq"], 0
+        # the last change of a chunk may go on in the next one
+        while at < len(seqs) and seqs[at] < seq[-1]:
+            upto = int(np.searchsorted(seq, seqs[at], "right"))
+            _move(state, chunk, done, upto)
+            done, end = upto, int(np.searchsorted(seqs, seq[upto], "left"))
+            yield seqs[at:end], _rows(state)
+            at = end
+        if at == len(seqs):
+            return
+        _move(state, chunk, done, len(seq))
+    if at < len(seqs):
+        yield seqs[at:], _rows(state)
+
+
+def _move(state: dict[int, Sums], chunk: Columns, start: int, stop: int) -> None:
+    columns = (chunk[name][start:stop].tolist() for name in SUMS)
+    state.update(zip(chunk["arm_id"][start:stop].tolist(), zip(*columns, strict=True), strict=True))
+
+
+def _rows(state: Mapping[int, Sums]) -> list[tuple[float, ...]]:
+    return [(arm, *sums) for arm, sums in sorted(state.items())]

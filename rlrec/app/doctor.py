@@ -1,0 +1,122 @@
+"""Audit a store: whether what is written fits together, and whether it is what the program would write again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rlrec.app.audit import beliefs, dangling, propensities, shown
+from rlrec.app.audit.findings import Finding, Findings
+from rlrec.app.audit.propensities import ALL, Joint
+from rlrec.app.audit.shown import Shown, Tally
+from rlrec.app.audit.slots import Slots
+from rlrec.app.audit.waiting import Outage, Rounded, overdue
+from rlrec.records import Policy
+from rlrec.store import Store, Unit, arms, audit, policies
+
+# check: (what it looks at, the count that says how many)
+CHECKS = {
+    "beliefs": ("changes of beliefs", "deltas"),
+    "slots": ("slots that taught them", "slots"),
+    "propensities": ("decisions derived again", "propensities"),
+    "draws": ("slates drawn again", "propensities"),
+    "shown": ("arms against their propensities", "shown"),
+    "dangling": ("decisions and their events", "decisions"),
+    "rounded": ("slots", "slots"),
+    "reward-outage": ("policies", "policies"),
+    "waiting": ("policies", "policies"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """sample: how many random decisions are derived again; None: all of them, or 10,000 where there are more."""
+
+    sample: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """`ok`: no finding is an error. `checked` counts what was looked at."""
+
+    ok: bool
+    findings: list[Finding]
+    checked: Mapping[str, int]
+
+
+def doctor(store: Store, request: Request) -> Report:
+    """Look at everything in one snapshot; nothing is changed."""
+    with store.read() as unit:
+        found = Findings()
+        counts = audit.counts(unit)
+        names = {arm.id: arm.key for arm in arms.every(unit)}
+        dangling.check(unit, found=found)
+        tallies: dict[str, Tally] = {}
+        for policy in policies.all_policies(unit):
+            tallies[policy.name] = _policy(unit, policy, found, names)
+        tested = shown.report(tallies, found=found, names=names)
+        derived = _propensities(unit, request, found)
+    told = found.told()
+    return Report(ok=found.count("error") == 0, findings=told, checked=_checked(counts, derived, tested))
+
+
+def _policy(unit: Unit, policy: Policy, found: Findings, names: dict[int, str]) -> Tally:
+    """All checks of one policy that read its changes or its log, each of them once."""
+    mine = policies.versions(unit, [policy.id])
+    live = policies.live(unit, [policy.name]).get(policy.name)
+    seq = live[1].seq if live is not None else 0
+    histories = {version.id: beliefs.check(unit, version, seq, found=found, names=names) for version in mine}
+    slots, tally, rounded, joint = Slots(mine, histories), Shown(unit, found), Rounded(), Joint(found)
+    outage = None if live is None else Outage(live[0], now=unit.now)
+    for batch in audit.ranges(unit, policy.id):
+        slots.take(batch)
+        tally.take(batch)
+        rounded.take(batch)
+        joint.take(batch)
+        if outage is not None:
+            outage.take(batch)
+    slots.finish(unit, mine, found=found, names=names)
+    rounded.finish(policy, found)
+    if outage is not None:
+        outage.finish(found)
+    overdue(unit, mine, found=found)
+    return tally.finish()
+
+
+def _propensities(unit: Unit, request: Request, found: Findings) -> int:
+    size = ALL if request.sample is None else request.sample
+    ids, total = propensities.sample(unit, size, seed=request.seed)
+    if len(ids) < total:
+        detail = f"a random sample of {len(ids):,} of {total:,} decisions; --sample {total} takes all"
+        found.add("propensities", "info", "store", detail)
+    return propensities.check(unit, ids, found=found)
+
+
+def _checked(counts: Mapping[str, int], derived: int, tested: int) -> dict[str, int]:
+    return {
+        "policies": counts["policy"],
+        "versions": counts["version"],
+        "deltas": counts["belief_delta"],
+        "decisions": counts["decision"],
+        "slots": counts["slot"],
+        "events": counts["event"],
+        "visits": counts["visit"],
+        "propensities": derived,
+        "shown": tested,
+    }
+
+
+def overview(report: Report) -> list[dict[str, Any]]:
+    """Per check what it looked at, how much of it, and how many findings it has told."""
+    return [
+        {
+            "check": check,
+            "looked_at": what,
+            "count": report.checked[name],
+            "errors": sum(one.check == check and one.severity == "error" for one in report.findings),
+            "warnings": sum(one.check == check and one.severity == "warning" for one in report.findings),
+        }
+        for check, (what, name) in CHECKS.items()
+    ]

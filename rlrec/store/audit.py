@@ -1,0 +1,226 @@
+"""The store as an audit reads it: everything written, in ranges and streams, and the rows that contradict others."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import sqlalchemy as sa
+
+from rlrec.store import tables as t
+from rlrec.store.beliefs import SUMS
+from rlrec.store.bulk import Columns, columns
+from rlrec.store.reader import Batch
+from rlrec.store.unit import Row, Unit
+
+BATCH = 20_000  # decisions, or rows of a stream
+MOST = 50  # rows that one test of `contradictions` names
+
+_d, _s, _e = t.decision.c, t.slot.c, t.event.c
+
+_SLOTS: dict[str, tuple[type, sa.ColumnElement[Any]]] = {
+    "decision_id": (np.int64, _d.id),
+    "at": (np.int64, _d.at),
+    "version_id": (np.int64, _d.version_id),
+    "belief_seq": (np.int64, _d.belief_seq),
+    "context_id": (np.int64, _d.context_id),
+    "eligible_id": (np.int64, _d.eligible_id),
+    "size": (np.int64, _d.size),
+    "seed": (np.int64, sa.func.coalesce(_d.seed, 0)),
+    "log_propensity": (np.float64, _d.log_propensity),
+    "imported": (np.bool_, _d.imported),
+    "position": (np.int64, _s.position),
+    "arm_id": (np.int64, _s.arm_id),
+    "propensity": (np.float64, _s.propensity),
+    "marginal": (np.float64, _s.marginal),
+    "min_propensity": (np.float64, _s.min_propensity),
+    "censored": (np.bool_, _s.censored),
+    "rounded": (np.bool_, _s.rounded),
+}
+_EVENTS: dict[str, tuple[type, sa.ColumnElement[Any]]] = {
+    "decision_id": (np.int64, _e.decision_id),
+    "number": (np.int64, _e.number),
+    "position": (np.int64, sa.func.coalesce(_e.position, 0)),
+    "kind": (object, _e.kind),
+    "value": (np.float64, _e.value),
+    "age_us": (np.int64, _e.at - _d.at),
+    "seq": (np.int64, _e.seq),
+}
+
+
+# -- the log --
+
+
+def ranges(unit: Unit, policy_id: int, *, size: int = BATCH) -> Iterator[Batch]:
+    """Every decision of a policy, imported ones too, in ranges of decision id: rows by decision and position."""
+    low = 0
+    mine = _d.policy_id == policy_id
+    while True:
+        ahead = sa.select(_d.id).where(mine, _d.id > low).order_by(_d.id)
+        high = unit.value(ahead.offset(size - 1).limit(1))
+        if high is None:
+            high = unit.value(sa.select(sa.func.max(_d.id)).where(mine, _d.id > low))
+        if high is None:
+            return
+        inside = mine & (_d.id > low) & (_d.id <= high)
+        slots = _read(unit, _SLOTS, _slots(inside))
+        if len(slots["decision_id"]):
+            joined = t.decision.join(t.event, _e.decision_id == _d.id)
+            happened = sa.select(*(column for _, column in _EVENTS.values())).select_from(joined).where(inside)
+            yield Batch(slots=slots, events=_read(unit, _EVENTS, happened))
+        low = high
+
+
+def of(unit: Unit, decision_ids: Collection[int]) -> Columns:
+    """The same slots of some decisions."""
+    wanted = list(decision_ids)
+    parts = [
+        _read(unit, _SLOTS, _slots(_d.id.in_(wanted[start : start + 5_000]))) for start in range(0, len(wanted), 5_000)
+    ]
+    if not parts:
+        return {name: np.empty(0, kind) for name, (kind, _) in _SLOTS.items()}
+    return {name: np.concatenate([part[name] for part in parts]) for name in _SLOTS}
+
+
+def drawn(unit: Unit) -> Iterator[npt.NDArray[np.int64]]:
+    """Ids of the decisions that this store made itself, ascending, a batch at a time."""
+    mine = sa.select(_d.id).where(_d.imported == 0).order_by(_d.id)
+    for found in _stream(unit, mine, {"id": np.int64}):
+        yield found["id"]
+
+
+def _slots(inside: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    joined = t.decision.join(t.slot, _s.decision_id == _d.id)
+    chosen = sa.select(*(column for _, column in _SLOTS.values())).select_from(joined).where(inside)
+    return chosen.order_by(_d.id, _s.position)
+
+
+def _read(unit: Unit, wanted: dict[str, tuple[type, Any]], statement: sa.Select[Any]) -> Columns:
+    return columns(unit, statement, {name: kind for name, (kind, _) in wanted.items()})
+
+
+def _stream(unit: Unit, statement: sa.Select[Any], types: dict[str, type]) -> Iterator[Columns]:
+    """All rows of a statement in their order, in arrays of at most BATCH."""
+    for rows in _portions(unit, statement):
+        yield {
+            name: np.array(values, kind)
+            for (name, kind), values in zip(types.items(), zip(*rows, strict=True), strict=True)
+        }
+
+
+def _portions(unit: Unit, statement: sa.Select[Any]) -> Iterator[Sequence[sa.Row[Any]]]:
+    """Rows as they come; the cursor is closed even where nobody wants the rest."""
+    with unit.connection.execute(statement.execution_options(yield_per=BATCH)) as result:
+        yield from result.partitions()
+
+
+# -- beliefs --
+
+_DELTA: dict[str, type] = {
+    "bucket": np.int64,
+    "arm_id": np.int64,
+    "seq": np.int64,
+    **{"d_" + name: np.float64 for name in SUMS},
+    **dict.fromkeys(SUMS, np.float64),
+}
+
+
+def deltas(unit: Unit, version_id: int, *, by_seq: bool = False) -> Iterator[Columns]:
+    """Every change of a belief: those of each bucket and arm together, by seq; or all of them by seq."""
+    delta = t.belief_delta.c
+    order = (delta.seq, delta.bucket, delta.arm_id) if by_seq else (delta.bucket, delta.arm_id, delta.seq)
+    mine = sa.select(*(delta[name] for name in _DELTA)).where(delta.version_id == version_id)
+    return _stream(unit, mine.order_by(*order), _DELTA)
+
+
+def belief(unit: Unit, version_id: int) -> list[Row]:
+    """(bucket, arm_id, pulls, reward_sum, reward_squares) of every row that is served now."""
+    belief = t.belief.c
+    mine = sa.select(belief.bucket, belief.arm_id, *(belief[name] for name in SUMS))
+    return unit.rows(mine.where(belief.version_id == version_id))
+
+
+def overdue(unit: Unit, policy_id: int, *, first: int, before: int) -> tuple[int, int | None]:
+    """How many slots of the policy's own decisions from id `first` on were served before a time, and since when."""
+    joined = t.slot.join(t.decision, _d.id == _s.decision_id)
+    mine = sa.select(sa.func.count(), sa.func.min(_d.at)).select_from(joined)
+    row = unit.row(mine.where(_d.policy_id == policy_id, _d.id >= first, _d.imported == 0, _d.at < before))
+    return (0, None) if row is None else (int(row[0]), row[1])
+
+
+# -- what does not fit together --
+
+
+def counts(unit: Unit) -> dict[str, int]:
+    """How many rows each table has that an audit reads."""
+    wanted = (t.policy, t.version, t.belief_delta, t.decision, t.slot, t.event, t.visit)
+    return {table.name: int(unit.value(sa.select(sa.func.count()).select_from(table))) for table in wanted}
+
+
+def dangling(unit: Unit) -> Iterator[tuple[str, tuple[str, ...], str, tuple[str, ...], list[Row]]]:
+    """Rows that refer to nothing: (table, the columns that refer, table referred to, key columns, those keys)."""
+    for table in t.metadata.sorted_tables:
+        for key in sorted(table.foreign_key_constraints, key=lambda key: str(key.column_keys)):
+            parent = key.referred_table.alias("parent")
+            pairs = [(element.parent, parent.c[element.column.name]) for element in key.elements]
+            there = sa.select(sa.literal(1)).select_from(parent).where(*(mine == its for mine, its in pairs))
+            lost = sa.select(*table.primary_key).where(*(mine.is_not(None) for mine, _ in pairs), ~sa.exists(there))
+            if rows := unit.rows(lost.limit(MOST)):
+                names = tuple(column.name for column in table.primary_key)
+                yield table.name, tuple(key.column_keys), key.referred_table.name, names, rows
+
+
+_SLOT_COUNTS = "SELECT decision_id, count(*) AS n, max(position) AS last FROM slot GROUP BY decision_id"
+_VISIT_COUNTS = (
+    "SELECT session_id, visit, count(*) AS n, max(step) AS last, max(imported) AS imported, min(id) AS first"
+    " FROM decision GROUP BY session_id, visit"
+)
+# name: statement whose rows contradict the rest of the store; the first column is what the name speaks of
+_CONTRADICTIONS = {
+    "decision without slots": f"SELECT d.id FROM decision d LEFT JOIN ({_SLOT_COUNTS}) s ON s.decision_id = d.id"
+    " WHERE s.n IS NULL OR s.last > d.size OR (d.imported = 0 AND s.n <> d.size)",
+    "decision of another policy's version": "SELECT d.id FROM decision d JOIN version v ON v.id = d.version_id"
+    " WHERE v.policy_id <> d.policy_id",
+    "decision of another policy's variant": "SELECT d.id FROM decision d JOIN variant v ON v.id = d.variant_id"
+    " WHERE v.policy_id <> d.policy_id",
+    "decision ahead of its policy": "SELECT d.id FROM decision d JOIN policy_head h ON h.policy_id = d.policy_id"
+    " WHERE d.seq > h.seq OR d.belief_seq >= d.seq",
+    "request without digest": "SELECT id FROM decision WHERE (imported = 0 AND request_key IS NOT NULL"
+    " AND request_digest IS NULL) OR (request_key IS NULL AND request_digest IS NOT NULL)",
+    "events not numbered on": "SELECT decision_id FROM event GROUP BY decision_id"
+    " HAVING count(*) <> max(number) OR min(number) <> 1",
+    "event before its decision": "SELECT e.decision_id FROM event e JOIN decision d ON d.id = e.decision_id"
+    " WHERE d.imported = 0 AND (e.at < d.at OR e.received_at < e.at)",
+    "event ahead of its policy": "SELECT e.decision_id FROM event e JOIN decision d ON d.id = e.decision_id"
+    " JOIN policy_head h ON h.policy_id = d.policy_id WHERE e.seq > h.seq",
+    "feedback key without events": "SELECT k.decision_id, k.key FROM feedback_key k WHERE NOT EXISTS"
+    " (SELECT 1 FROM event e WHERE e.decision_id = k.decision_id AND e.key = k.key)",
+    "decision without visit": f"SELECT c.first FROM ({_VISIT_COUNTS}) c LEFT JOIN visit v"
+    " ON v.session_id = c.session_id AND v.number = c.visit WHERE v.session_id IS NULL",
+    "visit with other steps": f"SELECT s.key, v.number, v.steps, c.n FROM ({_VISIT_COUNTS}) c"
+    " JOIN visit v ON v.session_id = c.session_id AND v.number = c.visit JOIN session s ON s.id = c.session_id"
+    " WHERE v.steps <> c.last + 1 OR (c.imported = 0 AND c.n <> v.steps)",
+    "visit without decisions": "SELECT s.key, v.number, v.steps, 0 FROM visit v JOIN session s ON s.id = v.session_id"
+    " WHERE v.steps <> 0 AND NOT EXISTS (SELECT 1 FROM decision d WHERE d.session_id = v.session_id"
+    " AND d.visit = v.number)",
+    "policy without head": "SELECT p.name FROM policy p LEFT JOIN policy_head h ON h.policy_id = p.id"
+    " LEFT JOIN version v ON v.id = h.live_id AND v.policy_id = p.id WHERE v.id IS NULL",
+    "assignment of another experiment": "SELECT e.name FROM assignment a JOIN variant v ON v.id = a.variant_id"
+    " JOIN experiment e ON e.id = a.experiment_id WHERE v.experiment_id <> a.experiment_id",
+}
+
+
+def contradictions(unit: Unit) -> Iterator[tuple[str, list[Row]]]:
+    """Rows that refer to something, but not to what they should: the first MOST of each test that finds any."""
+    for name, statement in _CONTRADICTIONS.items():
+        if rows := unit.rows(sa.text(f"{statement} LIMIT {MOST}")):
+            yield name, rows
+
+
+def contents(unit: Unit) -> Iterator[tuple[str, list[Row]]]:
+    """Contexts and eligible sets by table, (id, digest, text) a row."""
+    for table, column in ((t.context, t.context.c.body), (t.eligible_set, t.eligible_set.c.arms)):
+        for rows in _portions(unit, sa.select(table.c.id, table.c.digest, column)):
+            yield table.name, [tuple(row) for row in rows]

@@ -1,0 +1,374 @@
+"""The audit: sound stores are content, and every way to bend one is found where it was bent."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import uuid
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlrec.app.audit import shown
+from rlrec.app.audit.shown import Tally
+from rlrec.app.doctor import Report, Request, doctor
+from rlrec.store import Store
+from tests.conftest import Said, _create, runner
+
+Row = tuple[Any, ...]
+START, LATER, LAST = "2026-01-01T00:00:00Z", "2026-01-01T00:20:00Z", "2026-01-01T02:00:00Z"
+FIXED = "value,arm,probability\nx,a1,0.5\nx,a2,0.5\n*,a1,0.25\n*,a3,0.75\n"
+
+
+def done(said: Said) -> Said:
+    assert said.exit_code == 0, said.stderr
+    return said
+
+
+def grown(db: str, folder: Path) -> None:
+    """A store in which everything has happened that can happen: every kind, k = 1 and 3, late and settled rewards."""
+    run = runner(db)
+    (folder / "fixed.csv").write_text(FIXED)
+
+    def do(at: str, *args: object, stdin: str | None = None) -> Said:
+        return done(run("--now", at, "-q", *args, stdin=stdin))
+
+    def serve(at: str, name: str, *, sessions: str, field: str = "policy") -> list[Any]:
+        asked = [
+            {field: name, "session": f"{sessions}{i // 3}", "user": f"u{i // 9}", "k": 1 + 2 * (i % 2)}
+            | {"context": {"page": "xyz"[i % 3]}}
+            for i in range(30)
+        ]
+        lines = "".join(json.dumps(line) + "\n" for line in asked)
+        return do(at, "recommend", "--input", "-", "--seed", len(sessions), "--format", "ndjson", stdin=lines).lines
+
+    def tell(at: str, decisions: list[Any]) -> None:
+        ids = [one["decision_id"] for one in decisions]
+        lines = [{"decision_id": key, "position": 1, "events": {"click": 1, "seen": 1}} for key in ids[::3]]
+        lines += [{"decision_id": key, "events": {"reward": 0.5}, "key": f"k{key}"} for key in ids[1::5]]
+        lines += [{"decision_id": key, "position": 1, "events": {"click": -1}} for key in ids[::9]]
+        lines += [{"decision_id": key, "censor": True} for key in ids[::7]]
+        lines += [{"decision_id": key, "censor": False} for key in ids[::14]]
+        do(at, "feedback", "--input", "-", stdin="".join(json.dumps(line) + "\n" for line in lines))
+
+    for arm in ("a1", "a2", "a3", "a4", "a5"):
+        do(START, "arm", "add", arm)
+    do(START, "reward", "define", "slow", "click=1, reward=0.3", "--clip", "0,1", "--learn", "settled")
+    policies = [
+        ("ts", "thompson", "floor=0.1"), ("ts-slow", "thompson", "floor=0.05"), ("ucb", "ucb", "floor=0.2"),
+        ("greedy", "epsilon-greedy", "epsilon=0.3"), ("uniform", "uniform", "floor=0"),
+        ("fixed", "fixed", f"probabilities={folder / 'fixed.csv'}"),
+    ]  # fmt: skip
+    for name, kind, param in policies:
+        more = ["--param", "by=page"] if kind == "fixed" else ["--reward", "slow"] if name == "ts-slow" else []
+        do(START, "policy", "create", name, "--kind", kind, "--param", param, *more)
+    first = [one for name, _, _ in policies for one in serve(START, name, sessions=f"{name}-")]
+    tell(LATER, first)
+    do(LATER, "arm", "retire", "a5")
+    again = [one for name, _, _ in policies for one in serve("2026-01-01T00:40:00Z", name, sessions=f"{name}-")]
+    do("2026-01-01T00:45:00Z", "policy", "freeze", "ts")
+    do("2026-01-01T00:45:00Z", "policy", "freeze", "ts-slow")
+    do("2026-01-01T00:45:00Z", "policy", "promote", "ts@2")
+    do("2026-01-01T00:45:00Z", "policy", "create", "taught", "--kind", "thompson", "--from-log", "policy=ts")
+    do("2026-01-01T00:45:00Z", "experiment", "create", "e", "--variant", "a=greedy", "--variant", "b=ts@2")
+    tell("2026-01-01T00:50:00Z", again)
+    late = [*serve("2026-01-01T00:55:00Z", "ts", sessions="frozen-"), *serve(LATER_ON, "taught", sessions="taught-")]
+    late += serve(LATER_ON, "e", sessions="e-", field="experiment")
+    tell(LATER_ON, late)
+    do(LAST, "settle")
+
+
+LATER_ON = "2026-01-01T00:58:00Z"
+
+
+@pytest.fixture(scope="module")
+def sqlite_grown(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("grown")
+    path = folder / "rlrec.db"
+    path.write_bytes(sqlite_template.read_bytes())
+    grown(str(path), folder)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return path
+
+
+@pytest.fixture(scope="module")
+def postgres_grown(
+    postgres_server: str, postgres_template: str, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, str]:
+    name = f"g{uuid.uuid4().hex}"
+    grown(_create(postgres_server, name, postgres_template), tmp_path_factory.mktemp("grown"))
+    return postgres_server, name
+
+
+@pytest.fixture
+def healthy(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A copy of the grown store of this test alone, on SQLite unless the test asks for PostgreSQL."""
+    if getattr(request, "param", "sqlite") == "postgres":
+        server, name = request.getfixturevalue("postgres_grown")
+        return _create(server, f"c{uuid.uuid4().hex}", name)
+    path = tmp_path / "rlrec.db"
+    path.write_bytes(request.getfixturevalue("sqlite_grown").read_bytes())
+    return str(path)
+
+
+def sql(db: str, *statements: str) -> list[Row]:
+    """Statements past every check of references: the rows of the last one."""
+    if "://" not in db:
+        with closing(sqlite3.connect(db)) as connection, connection:
+            rows = [connection.execute(statement).fetchall() for statement in statements]
+        return rows[-1]
+    import psycopg
+
+    with psycopg.connect(db) as server:
+        server.execute("SET session_replication_role = replica")
+        found: list[Row] = []
+        for statement in statements:
+            cursor = server.execute(statement)
+            found = cursor.fetchall() if cursor.description else []
+        return found
+
+
+def audit(db: str, **options: Any) -> Report:
+    with closing(Store(db)) as store:
+        return doctor(store, Request(**options))
+
+
+def errors(report: Report) -> set[tuple[str, str]]:
+    return {(one.check, one.subject) for one in report.findings if one.severity == "error"}
+
+
+BOTH = pytest.mark.parametrize("healthy", ["sqlite", "postgres"], indirect=True)
+
+
+@BOTH
+def test_a_sound_store_is_content(healthy: str) -> None:
+    report = audit(healthy)
+    assert report.findings == []
+    assert report.ok
+    assert report.checked["propensities"] == report.checked["decisions"] == 450
+    assert report.checked["versions"] == 11
+
+
+PAGE = "(SELECT min(d.id) FROM decision d JOIN policy p ON p.id = d.policy_id WHERE p.name = 'ts' AND d.size = 3)"
+ONE = "(SELECT max(d.id) FROM decision d JOIN policy p ON p.id = d.policy_id WHERE p.name = 'ucb' AND d.size = 1)"
+CLICK = (
+    "(SELECT max(e.decision_id) FROM event e JOIN decision d ON d.id = e.decision_id JOIN policy p"
+    " ON p.id = d.policy_id WHERE p.name = 'ts' AND e.kind = 'seen' AND NOT EXISTS"
+    " (SELECT 1 FROM event n WHERE n.decision_id = e.decision_id AND n.value < 0))"
+)
+VERSION = "(SELECT v.id FROM version v JOIN policy p ON p.id = v.policy_id WHERE p.name = 'ts' AND v.number = {})"
+ARM = "arm_id = 1 AND version_id = " + VERSION
+NEWEST = "seq = (SELECT max(seq) FROM belief_delta WHERE {0}) AND {0}"
+FROZEN, LEARNING = ARM.format(2), ARM.format(1)
+TS, DECISION = "policy ts arm a1", "decision {}"
+
+BENT: dict[str, tuple[list[str], str, str]] = {
+    "belief": ([f"UPDATE belief SET reward_sum = reward_sum + 1 WHERE {LEARNING}"], "beliefs", TS),
+    "belief gone": ([f"DELETE FROM belief WHERE {LEARNING}"], "beliefs", TS),
+    "change": ([f"UPDATE belief_delta SET d_pulls = 9 WHERE {NEWEST.format(LEARNING)}"], "beliefs", TS),
+    "change gone": ([f"DELETE FROM belief_delta WHERE {NEWEST.format(LEARNING)}"], "beliefs", TS),
+    "belief with its change": (
+        [
+            f"UPDATE belief_delta SET d_pulls = d_pulls + 1, pulls = pulls + 1 WHERE {NEWEST.format(LEARNING)}",
+            f"UPDATE belief SET pulls = pulls + 1 WHERE {LEARNING}",
+        ],
+        "slots", TS,
+    ),
+    "frozen belief": (
+        [
+            f"UPDATE belief_delta SET d_reward_sum = 5, reward_sum = 5 WHERE {FROZEN}",
+            f"UPDATE belief SET reward_sum = 5 WHERE {FROZEN}",
+        ],
+        "slots", TS,
+    ),
+    "weighed event gone": ([f"DELETE FROM event WHERE kind = 'click' AND decision_id = {CLICK}"], "slots", "policy ts"),
+    "other event gone": ([f"DELETE FROM event WHERE number = 1 AND decision_id = {CLICK}"], "dangling", CLICK),
+    "propensity": ([f"UPDATE slot SET propensity = 0.99 * propensity WHERE decision_id = {ONE}"], "propensities", ONE),
+    "propensity and log": (
+        [
+            f"UPDATE slot SET propensity = 0.99 * propensity, marginal = 0.99 * marginal WHERE decision_id = {ONE}",
+            f"UPDATE decision SET log_propensity = log_propensity + ln(0.99) WHERE id = {ONE}",
+        ],
+        "propensities", ONE,
+    ),
+    "marginal": ([f"UPDATE slot SET marginal = NULL WHERE decision_id = {PAGE}"], "propensities", PAGE),
+    "smallest": ([f"UPDATE slot SET min_propensity = 0.001 WHERE decision_id = {PAGE}"], "propensities", PAGE),
+    "log": ([f"UPDATE decision SET log_propensity = log_propensity - 1e-6 WHERE id = {PAGE}"], "propensities", PAGE),
+    "belief named": ([f"UPDATE decision SET belief_seq = 0 WHERE id = {ONE}"], "propensities", ONE),
+    "arm": ([f"UPDATE slot SET arm_id = 1 + arm_id % 4 WHERE decision_id = {ONE}"], "draws", ONE),
+    "arm's belief": ([f"UPDATE slot SET arm_id = 1 + arm_id % 4 WHERE decision_id = {ONE}"], "slots", "policy ucb"),
+    "seed": ([f"UPDATE decision SET seed = 12345 WHERE id = {PAGE}"], "draws", PAGE),
+    "arm not eligible": ([f"UPDATE slot SET arm_id = 5 WHERE decision_id = {ONE}"], "dangling", ONE),
+    "page": ([f"DELETE FROM slot WHERE position = 3 AND decision_id = {PAGE}"], "dangling", PAGE),
+    "censored": ([f"UPDATE slot SET censored = 1 - censored WHERE decision_id = {ONE}"], "slots", ONE),
+    "decision gone": ([f"DELETE FROM decision WHERE id = {PAGE}"], "dangling", "session ts-0 visit 1"),
+    "visit": (["UPDATE visit SET steps = steps + 1 WHERE session_id = 1"], "dangling", "session ts-0 visit 1"),
+    "user": (["DELETE FROM users WHERE id = 1"], "dangling", "session id 1"),
+    "other policy": ([f"UPDATE decision SET version_id = {VERSION.format(1)} WHERE id = {ONE}"], "dangling", ONE),
+    "counter": (["UPDATE policy_head SET seq = 2 WHERE policy_id = 1"], "beliefs", TS),
+    "eligible set": (["UPDATE eligible_set SET arms = '[1,2]' WHERE id = 1"], "dangling", "eligible_set 1"),
+    "no JSON": (["UPDATE eligible_set SET arms = '[1,2' WHERE id = 1"], "dangling", "eligible_set 1"),
+    "context": (["UPDATE context SET body = '7' WHERE id = 1"], "dangling", "context 1"),
+    "kind": (["UPDATE policy SET kind = 'ucbx' WHERE name = 'ucb'"], "propensities", "policy ucb"),
+    "prior": ([f"INSERT INTO prior VALUES ({VERSION.format(1)}, 1, 7, 7)"], "propensities", "decision"),
+    "key": (["DELETE FROM event WHERE key IS NOT NULL"], "dangling", "decision"),
+}  # fmt: skip
+
+
+ALSO_ON_POSTGRES = ["belief", "change gone", "weighed event gone", "propensity and log", "user", "page"]
+
+
+@pytest.mark.parametrize(
+    ("healthy", "bent"),
+    [("sqlite", bent) for bent in BENT] + [("postgres", bent) for bent in ALSO_ON_POSTGRES],
+    indirect=["healthy"],
+)
+def test_what_was_bent_is_found(healthy: str, bent: str) -> None:
+    statements, check, subject = BENT[bent]
+    if subject.startswith("("):
+        subject = f"decision {sql(healthy, f'SELECT {subject}')[0][0]}"
+    sql(healthy, *statements)
+    report = audit(healthy)
+    assert not report.ok
+    assert any(its == check and (subject + " ") in (where + " ") for its, where in errors(report)), report.findings
+
+
+def test_an_error_is_exit_3_after_the_report(healthy: str) -> None:
+    sql(healthy, "UPDATE visit SET steps = steps + 1 WHERE session_id = 1 AND number = 1")
+    said = runner(healthy)("doctor", "--json")
+    assert said.exit_code == 3
+    assert list(said.json) == ["ok", "findings", "checked"]
+    assert said.json["findings"] == [
+        {
+            "check": "dangling", "severity": "error", "subject": "session ts-0 visit 1",
+            "detail": "it says 4 steps and has 3 decisions",
+        }
+    ]  # fmt: skip
+    assert said.error["code"] == 3
+
+
+def test_nothing_is_changed_by_looking(sqlite_grown: Path) -> None:
+    before = sqlite_grown.read_bytes()
+    assert audit(str(sqlite_grown), sample=10).checked["propensities"] == 10
+    assert sqlite_grown.read_bytes() == before
+
+
+def test_a_sample_is_said_and_the_same_each_time(sqlite_grown: Path) -> None:
+    first, again = audit(str(sqlite_grown), sample=7), audit(str(sqlite_grown), sample=7)
+    assert first == again
+    assert [(one.severity, one.check) for one in first.findings] == [("info", "propensities")]
+    assert "7 of 450" in first.findings[0].detail
+
+
+# -- a wrong logger --
+
+
+def wrong_log(db: str, folder: Path, *, n: int, pick: Callable[[np.random.Generator, Any], Any]) -> Report:
+    """A log of n pages of one arm that says softmax, and shows what `pick` says."""
+    logits = np.array([0.6, 0.3, 0.0, -0.2, -0.5])
+    chance = np.exp(logits) / np.exp(logits).sum()
+    rng = np.random.default_rng(4)
+    with closing((folder / "log.ndjson").open("w")) as file:
+        for row in range(n):
+            arm = int(pick(rng, chance))
+            slate = [{"position": 1, "arm": f"a{arm}", "propensity": chance[arm]}]
+            line = {"session": f"s{row}", "slate": slate, "eligible": [f"a{i}" for i in range(5)]}
+            file.write(json.dumps(line) + "\n")
+    done(runner(db)("import-log", folder / "log.ndjson", "--layout", "jsonl", "--policy", "foreign"))
+    return audit(db)
+
+
+def test_argmax_logged_as_softmax_is_caught(sqlite_db: str, tmp_path: Path) -> None:
+    report = wrong_log(sqlite_db, tmp_path, n=500, pick=lambda _, chance: chance.argmax())
+    assert ("shown", "policy foreign arm a0") in errors(report)
+
+
+def test_softmax_logged_as_softmax_is_not(sqlite_db: str, tmp_path: Path) -> None:
+    assert wrong_log(sqlite_db, tmp_path, n=500, pick=lambda rng, chance: rng.choice(5, p=chance)).ok
+
+
+def test_argmax_of_our_own_policy_is_caught_by_its_counts(db: str) -> None:
+    """Rows put in by hand, with the propensities that the policy has: it is the counts that cannot be."""
+    run = runner(db)
+    for arm in ("a1", "a2", "a3"):
+        done(run("arm", "add", arm))
+    done(run("policy", "create", "u", "--kind", "uniform"))
+    asked = "".join(json.dumps({"policy": "u", "session": f"s{i}"}) + "\n" for i in range(200))
+    done(run("recommend", "--input", "-", stdin=asked))
+    sql(db, "UPDATE slot SET arm_id = 1")
+    report = audit(db)
+    assert {("shown", f"policy u arm {arm}") for arm in ("a1", "a2", "a3")} <= errors(report)
+
+
+def drifting(rng: np.random.Generator, n: int, m: int) -> Any:
+    """Propensities (n, m) of a policy that learns: from uniform to nearly one arm."""
+    logits = rng.normal(size=m) * np.linspace(0, 12, n)[:, None]
+    chance = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return chance / chance.sum(axis=1, keepdims=True)
+
+
+def tally(chance: Any, arm: Any) -> Tally:
+    n, m = chance.shape
+    hit = arm[:, None] == np.arange(m)
+    weight = np.where(hit, 1 / np.maximum(chance, 1e-300), 0.0)
+    columns = np.full(m, float(n)), hit.sum(0) * 1.0, weight.sum(0), (weight**2 * (1 - chance)).sum(0)
+    return Tally(np.arange(m), *columns, np.full(m, chance.min(axis=1).sum()))
+
+
+def test_honest_logs_are_not_accused() -> None:
+    """1,000 seeded logs, each alone accused with probability below 1e-4: none is, but with probability 0.1."""
+    rng = np.random.default_rng(20)
+    for trial in range(1_000):
+        n, m = int(rng.choice([30, 300, 1_000])), int(rng.choice([2, 5, 20]))
+        fixed = np.tile(rng.dirichlet(np.full(m, 0.3)) * 0.95 + 0.05 / m, (n, 1))
+        chance = drifting(rng, n, m) if trial % 2 else fixed
+        arm = (chance.cumsum(axis=1) > rng.random((n, 1))).argmax(axis=1)
+        assert list(shown.accused(tally(chance, arm), tests=m)) == []
+
+
+# -- what should have come --
+
+
+@pytest.fixture
+def clicked(sqlite_db: str) -> tuple[str, Callable[..., Said]]:
+    """A policy whose first 100 decisions had a click each other time, and 300 silent ones an hour later."""
+    run = runner(sqlite_db)
+    for arm in ("a1", "a2"):
+        done(run("--now", START, "arm", "add", arm))
+    done(run("--now", START, "reward", "define", "slow", "click=1", "--learn", "settled"))
+    done(run("--now", START, "policy", "create", "p", "--kind", "uniform", "--reward", "slow"))
+
+    def serve(at: str, n: int) -> list[Any]:
+        asked = "".join(json.dumps({"policy": "p", "session": f"{at}{i}"}) + "\n" for i in range(n))
+        return done(run("--now", at, "recommend", "--input", "-", "--format", "ndjson", stdin=asked)).lines
+
+    told = [{"decision_id": one["decision_id"], "events": {"click": 1}} for one in serve(START, 100)[::2]]
+    lines = "".join(json.dumps(line) + "\n" for line in told)
+    done(run("--now", LATER, "feedback", "--input", "-", stdin=lines))
+    serve("2026-01-01T01:00:00Z", 300)
+    return sqlite_db, run
+
+
+def test_a_reward_outage_is_a_warning(clicked: tuple[str, Callable[..., Said]]) -> None:
+    found = done(clicked[1]("--now", LAST, "doctor", "--json")).json
+    told = [(one["check"], one["severity"], one["subject"]) for one in found["findings"]]
+    assert found["ok"]
+    assert ("reward-outage", "warning", "policy p") in told
+    assert ("waiting", "warning", "policy p") in told
+
+
+def test_silence_of_the_immature_is_no_outage(clicked: tuple[str, Callable[..., Said]]) -> None:
+    found = done(clicked[1]("--now", "2026-01-01T01:10:00Z", "doctor", "--json")).json
+    assert "reward-outage" not in {one["check"] for one in found["findings"]}
+
+
+def test_rounded_propensities_are_a_warning(healthy: str) -> None:
+    sql(healthy, f"UPDATE slot SET rounded = 1 WHERE decision_id = {PAGE}")
+    report = audit(healthy)
+    assert report.ok
+    assert [(one.check, one.severity, one.subject) for one in report.findings] == [("rounded", "warning", "policy ts")]
