@@ -11,7 +11,7 @@ from rlrec.store import Unit, experiments, sessions
 from rlrec.store.experiments import Experiment, Variant
 
 if TYPE_CHECKING:
-    from rlrec.app.recommend import Plan, Request
+    from rlrec.app.planning import Plan, Request
     from rlrec.app.visiting import Guests
 
 

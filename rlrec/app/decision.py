@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rlrec.app import feedback, rendering, serving, session
-from rlrec.app.recommend import unsigned
+from rlrec.app.drawing import unsigned
 from rlrec.app.serving import Case, Serving
 from rlrec.errors import InputError
 from rlrec.policy import slate

@@ -14,7 +14,7 @@ from rlrec.store.sessions import Session
 from rlrec.times import written
 
 if TYPE_CHECKING:
-    from rlrec.app.recommend import Drawn
+    from rlrec.app.drawing import Drawn
 
 
 def _answer(

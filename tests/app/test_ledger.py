@@ -12,8 +12,9 @@ import pytest
 import sqlalchemy as sa
 
 from rlrec.app import serving, settle
+from rlrec.app.drawing import unsigned
 from rlrec.app.feedback import Line
-from rlrec.app.recommend import Request, recommend_group, unsigned
+from rlrec.app.recommend import Request, recommend_group
 from rlrec.errors import Conflict, InputError
 from rlrec.policy import slate
 from rlrec.records import Decision, Event
