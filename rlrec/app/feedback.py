@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import isfinite
 
 from rlrec.app import canonical
@@ -55,14 +56,17 @@ Outcome = Result | InputError
 
 def feedback(store: Store, line: Line) -> Result:
     """Record one line, in one transaction."""
+    unweighed = set[str]()
 
     def work(unit: Unit) -> Result:
-        outcome = record(store, unit, [line])[0]
+        outcome = record(unit, [line], unweighed=unweighed)[0]
         if isinstance(outcome, InputError):
             raise outcome
         return outcome
 
-    return store.write(work)
+    result = store.write(work)
+    _tell(store, unweighed)
+    return result
 
 
 def feedback_stream(
@@ -74,17 +78,23 @@ def feedback_stream(
 ) -> Summary:
     """Record many lines: all in one transaction or none (the first error is raised), or group by group with the
     refused ones handed to `rejected`. `groups` gives the input anew each time it is called."""
+    unweighed = set[str]()
+
+    def stored(unit: Unit, group: Sequence[Line | InputError]) -> list[Outcome]:
+        return record(unit, group, unweighed=unweighed)
+
     if quarantine:
-        return _added([_group(store, group, rejected) for group in groups()])
+        summary = _added([_counted(store.write(partial(stored, group=group)), rejected) for group in groups()])
+    else:
+        summary = store.write(lambda unit: _added([_counted(stored(unit, group), _refuse) for group in groups()]))
+    _tell(store, unweighed)
+    return summary
 
-    def work(unit: Unit) -> Summary:
-        return _added([_counted(record(store, unit, group), _refuse) for group in groups()])
 
-    return store.write(work)
-
-
-def _group(store: Store, group: Sequence[Line | InputError], rejected: Callable[[InputError], None]) -> Summary:
-    return _counted(store.write(lambda unit: record(store, unit, group)), rejected)
+def _tell(store: Store, unweighed: Iterable[str]) -> None:
+    """Once, and only of what is stored."""
+    for kind in sorted(unweighed):
+        store.notice(f"no reward definition weighs {kind!r}; it is stored and counts for nothing yet")
 
 
 def _refuse(error: InputError) -> None:
@@ -110,8 +120,11 @@ def _added(parts: Iterable[Summary]) -> Summary:
     return total
 
 
-def record(store: Store, unit: Unit, group: Sequence[Line | InputError]) -> list[Outcome]:
-    """Store a group of lines: per line what became of it. A line that is refused leaves no trace."""
+def record(unit: Unit, group: Sequence[Line | InputError], *, unweighed: set[str]) -> list[Outcome]:
+    """Store a group of lines: per line what became of it. A line that is refused leaves no trace.
+
+    Kinds of events that no definition weighs are put into `unweighed`.
+    """
     lines = [line for line in group if isinstance(line, Line)]
     asked = decisions.requests(unit, {line.request_id for line in lines if line.request_id is not None})
     targets = {id(line): _target(line, asked) for line in lines}
@@ -119,8 +132,7 @@ def record(store: Store, unit: Unit, group: Sequence[Line | InputError]) -> list
     book = _Book(unit, owners, keys={line.key for line in lines if line.key is not None})
     outcomes = [line if isinstance(line, InputError) else book.take(line, targets[id(line)]) for line in group]
     book.close()
-    for kind in sorted(book.unweighed):
-        store.notice(f"no reward definition weighs {kind!r}; it is stored and counts for nothing yet")
+    unweighed |= book.unweighed
     return outcomes
 
 
