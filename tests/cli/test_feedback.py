@@ -1,0 +1,211 @@
+"""rlrec feedback and rlrec settle: what users did, one line or many."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Run
+
+
+@pytest.fixture
+def shop(run: Run) -> Run:
+    """Decision 1 shows a1; decision 2 a page of a1, a2, a3 in some order; policy `g` learns."""
+    return opened(run)
+
+
+@pytest.fixture
+def kiosk(run_sqlite: Run) -> Run:
+    """The same on SQLite alone."""
+    return opened(run_sqlite)
+
+
+def opened(run: Run) -> Run:
+    run("arm", "import", "-", stdin='{"arm": "a1"}\n{"arm": "a2"}\n{"arm": "a3"}\n')
+    run("policy", "create", "g", "--kind", "thompson")
+    run("recommend", "--policy", "g", "--session", "s1", "--arms", "a1", "--request-id", "r1")
+    run("recommend", "--policy", "g", "--session", "s2", "-k", 3, "--request-id", "r2")
+    return run
+
+
+def clicks(run: Run) -> float:
+    return float(sum(row["reward_sum"] for row in run("policy", "show", "g", "--json").json["arms"]))
+
+
+def pulls(run: Run) -> float:
+    return float(sum(row["pulls"] for row in run("policy", "show", "g", "--json").json["arms"]))
+
+
+def lines(*rows: Mapping[str, Any] | str) -> str:
+    return "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
+
+
+def test_the_answer_has_the_keys_of_the_contract_in_order(shop: Run) -> None:
+    assert list(shop("feedback", 1, "click", "--json").json.items()) == [
+        ("decision_id", 1), ("events", 1), ("duplicates", 0), ("reward", 1.0),
+    ]  # fmt: skip
+    assert clicks(shop) == 1
+
+
+def test_a_value_is_one_unless_given(shop: Run) -> None:
+    found = shop("feedback", 1, "click=0.25", "dwell_s=31.5", "--json")
+    assert (found.json["events"], found.json["reward"]) == (2, 0.25)
+    assert "no reward definition weighs 'dwell_s'" in found.stderr
+    assert shop("feedback", 1, "click", "click=2").exit_code == 2
+
+
+def test_without_a_position_a_longer_slate_means_the_page(shop: Run) -> None:
+    assert shop("feedback", 2, "click", "--json").json["reward"] == 1
+    assert clicks(shop) == 0
+    assert shop("feedback", 2, "click", "--position", 3, "--json").json["reward"] == 1
+    assert shop("feedback", 2, "other", "--json").json["reward"] == 2
+    assert clicks(shop) == 1
+
+
+def test_a_key_names_the_whole_line(shop: Run) -> None:
+    words = ["feedback", 1, "click", "--key", "k", "--json"]
+    assert shop(*words).json == {"decision_id": 1, "events": 1, "duplicates": 0, "reward": 1.0}
+    assert shop(*words).json == {"decision_id": 1, "events": 0, "duplicates": 1, "reward": 1.0}
+    assert shop(*words, "--position", 1).json["duplicates"] == 1
+    for other in (["dwell_s"], ["--censor"], ["--at", "2099-01-01T00:00:00Z"]):
+        assert shop(*words, *other).exit_code == 6
+    assert shop("feedback", 2, "click", "--key", "k").exit_code == 6
+    assert clicks(shop) == 1
+
+
+def test_censor_takes_slots_out_of_the_belief_and_uncensor_puts_them_back(shop: Run) -> None:
+    shop("feedback", 1, "click")
+    assert shop("feedback", 1, "--censor", "--json").json["events"] == 1
+    assert (pulls(shop), clicks(shop)) == (3, 0)
+    shop("feedback", 2, "--censor")  # no position: every slot
+    assert pulls(shop) == 0
+    shop("feedback", 2, "--uncensor", "--position", 2)
+    shop("feedback", 1, "--uncensor")
+    assert (pulls(shop), clicks(shop)) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        ([9, "click"], "unknown decision 9"),
+        ([1], "no event is given"),
+        ([1, "click", "--position", "2"], "position 2 of decision 1 was not shown"),
+        ([1, "click=x"], "'x' is not a number"),
+        ([1, "click=nan"], "'nan' is not a number"),
+        ([1, "click=1e999"], "beyond the range"),
+        ([1, "click=true"], "'true' is not a number"),
+        ([1, "1click"], "is no kind of event"),
+        ([1, "!censor"], "is no kind of event"),
+        ([1, "click", "--at", "2001-01-01T00:00:00Z"], "lies before decision 1"),
+        ([1, "click", "--at", "2999-01-01T00:00:00Z"], "lies in the future"),
+        ([1, "click", "--key", ""], "1 to 200 characters"),
+        (["1.5", "click"], "DECISION_ID"),
+        ([0, "click"], "DECISION_ID"),
+        ([], "Missing argument 'DECISION_ID'"),
+    ],
+)
+def test_what_is_no_feedback_is_refused(kiosk: Run, words: list[Any], what: str) -> None:
+    said = kiosk("feedback", *words, "--json")
+    assert (said.exit_code, said.error["code"], said.stdout) == (2, 2, "")
+    assert what in said.error["error"]
+    assert clicks(kiosk) == 0
+
+
+def test_every_format_says_the_same(kiosk: Run) -> None:
+    words = ["feedback", 1, "click", "--key", "k"]
+    kiosk(*words)
+    found = kiosk(*words, "--json").json
+    assert kiosk(*words, "--format", "ndjson").lines == [found]
+    assert kiosk(*words, "--format", "csv").stdout.splitlines() == ["decision_id,events,duplicates,reward", "1,0,1,1.0"]
+    assert kiosk(*words).stdout.splitlines()[0].split() == ["decision_id", "1"]
+
+
+# -- many lines --
+
+GOOD: list[dict[str, Any]] = [
+    {"decision_id": 1, "events": {"click": 1}, "key": "k1"},
+    {"request_id": "r2", "position": 2, "events": {"click": 1, "dwell_s": 31.5}},
+    {"decision_id": 2, "position": 1, "censor": True},
+    {"decision_id": 1, "events": {"click": 1}, "key": "k1"},
+]
+BAD: list[Any] = [
+    "not json",
+    {"decision_id": 9, "events": {"click": 1}},
+    {"decision_id": 2, "position": 4, "events": {"click": 1}},
+    {"decision_id": 1, "events": {"click": "1"}},
+    {"decision_id": 1, "events": {"click": True}},
+    {"decision_id": 1, "event": {"click": 1}},
+    {"decision_id": 1, "request_id": "r1", "events": {"click": 1}},
+    {"events": {"click": 1}},
+    {"decision_id": 1, "events": {}},
+    {"decision_id": 1, "events": {"click": 1}, "at": "yesterday"},
+    {"decision_id": 1, "events": {"click": 2}, "key": "k1"},
+    {"request_id": "nobody", "events": {"click": 1}},
+]
+FIELDS = [
+    None, "decision_id", "position", "events.click", "events.click", "event", "request_id", "decision_id", "events",
+    "at", "key", "request_id",
+]  # fmt: skip
+
+
+def test_many_lines_are_stored_in_one_go(shop: Run) -> None:
+    said = shop("feedback", "--input", "-", "--json", stdin=lines(*GOOD))
+    assert (said.exit_code, list(said.json.items())) == (0, [("accepted", 3), ("duplicates", 1), ("rejected", 0)])
+    assert (pulls(shop), clicks(shop)) == (3, 2)
+    again = shop("feedback", "--input", "-", "--json", stdin=lines(GOOD[0])).json
+    assert again == {"accepted": 0, "duplicates": 1, "rejected": 0}
+
+
+@pytest.mark.parametrize(("bad", "field"), list(zip(BAD, FIELDS, strict=True)))
+def test_one_bad_line_and_nothing_is_stored(kiosk: Run, bad: Any, field: str | None) -> None:
+    said = kiosk("feedback", "--input", "-", "--json", stdin=lines(*GOOD, bad))
+    assert said.exit_code == (6 if field == "key" else 2)
+    assert "<stdin> line 5" in said.error["error"]
+    assert field is None or f"field {field}" in said.error["error"]
+    assert (said.stdout, clicks(kiosk), pulls(kiosk)) == ("", 0, 4)
+
+
+def test_quarantine_stores_the_good_lines_and_keeps_the_bad_ones(shop: Run, tmp_path: Path) -> None:
+    (tmp_path / "in").write_text(lines(*GOOD, *BAD))
+    words = ["--on-error", "quarantine", "--rejects", tmp_path / "bad", "--json"]
+    said = shop("feedback", "--input", tmp_path / "in", *words)
+    assert (said.exit_code, said.json) == (5, {"accepted": 3, "duplicates": 1, "rejected": len(BAD)})
+    rejects = sorted(map(json.loads, (tmp_path / "bad").read_text().splitlines()), key=lambda row: row["line"])
+    assert [(row["line"], row["field"]) for row in rejects] == list(enumerate(FIELDS, 5))
+    assert [row["text"] for row in rejects] == lines(*BAD).splitlines()
+    assert (pulls(shop), clicks(shop)) == (3, 2)
+
+
+def test_quarantine_and_its_file_go_together(kiosk: Run, tmp_path: Path) -> None:
+    (tmp_path / "in").write_text(lines(*GOOD))
+    assert kiosk("feedback", "--input", tmp_path / "in", "--on-error", "quarantine").exit_code == 2
+    assert kiosk("feedback", "--input", tmp_path / "in", "--rejects", tmp_path / "bad").exit_code == 2
+    assert kiosk("feedback", 1, "click", "--input", tmp_path / "in").exit_code == 2
+    assert clicks(kiosk) == 0
+
+
+# -- settle --
+
+
+def test_settled_slots_enter_when_their_window_is_over(run: Run) -> None:
+    run("arm", "add", "a1")
+    run("reward", "define", "slow", "purchase=1", "--window", "1h", "--learn", "settled", "--clip", "0,1")
+    run("policy", "create", "g", "--kind", "thompson", "--reward", "slow")
+    run("--now", "2026-01-01T12:00:00Z", "recommend", "--policy", "g", "--session", "s1")
+    run("--now", "2026-01-01T12:30:00Z", "recommend", "--policy", "g", "--session", "s2")
+    run("--now", "2026-01-01T12:40:00Z", "feedback", 1, "purchase")
+    assert run("--now", "2026-01-01T13:00:00Z", "settle", "--json").json == {"settled": 0, "open": 2}
+    assert (pulls(run), clicks(run)) == (0, 0)
+    assert list(run("--now", "2026-01-01T13:00:01Z", "settle", "--json").json.items()) == [("settled", 1), ("open", 1)]
+    assert (pulls(run), clicks(run)) == (1, 1)
+    assert run("--now", "2026-01-01T14:00:00Z", "settle", "--json").json == {"settled": 1, "open": 0}
+    assert (pulls(run), clicks(run)) == (2, 1)
+
+
+def test_nothing_to_settle_is_fine(kiosk: Run) -> None:
+    assert kiosk("settle", "--json").json == {"settled": 0, "open": 0}
+    assert kiosk("settle", "--format", "csv").stdout.splitlines() == ["settled,open", "0,0"]
