@@ -40,7 +40,7 @@ def typed(kind: str, texts: Mapping[str, str]) -> dict[str, Any]:
 
 def _number(text: str, what: str) -> float:
     try:
-        value = float(text)
+        value = float(text.replace("_", "?"))  # Python's own 1_000 is a number nowhere else
     except ValueError as error:
         raise InputError(f"{what} is {text!r}", hint="give a finite number") from error
     if not isfinite(value):
