@@ -1,0 +1,71 @@
+"""Start-up: what a command imports is what a shell loop pays for."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import Run, runner
+
+ALWAYS = {"alembic", "pytest", "tabulate", "scipy", "sqlalchemy.orm", "scipy.stats", "matplotlib", "pandas"}
+
+
+def ran(db: str, *words: object) -> tuple[set[str], str]:
+    """The modules that a real command imported (with the packages they are in), and its stdout."""
+    command = [sys.executable, "-X", "importtime", "-m", "rlrec", "--db", db, *map(str, words)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = [line for line in said.stderr.splitlines() if line.startswith("import time:")]
+    names = {line.rsplit("|", 1)[1].strip() for line in lines[1:]}
+    other = [line for line in said.stderr.splitlines() if not line.startswith("import time:")]
+    assert other == []
+    return names, said.stdout
+
+
+@pytest.fixture
+def shop(run_sqlite: Run) -> Run:
+    for words in (
+        ["arm", "add", "a"],
+        ["arm", "add", "b"],
+        *(["policy", "create", kind, "--kind", kind] for kind in ("thompson", "epsilon-greedy", "uniform")),
+        ["recommend", "--policy", "thompson", "--session", "s1"],
+        ["recommend", "--policy", "uniform", "--session", "s1", "-k", 2],
+    ):
+        assert run_sqlite(*words).exit_code == 0
+    return run_sqlite
+
+
+@pytest.mark.parametrize("words", [["--help"], ["recommend", "--help"], ["feedback", "--help"], ["policy", "-h"]])
+def test_help_imports_neither_sqlalchemy_nor_numpy(words: list[str], sqlite_db: str) -> None:
+    names, stdout = ran(sqlite_db, *words)
+    assert "Usage: rlrec" in stdout
+    assert not names & (ALWAYS | {"sqlalchemy", "numpy", "msgspec", "psycopg", "rlrec.app", "rlrec.store"})
+
+
+@pytest.mark.parametrize("policy", ["thompson", "epsilon-greedy", "uniform"])
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_single_recommend_imports_no_scipy(shop: Run, sqlite_db: str, policy: str, size: int) -> None:
+    names, stdout = ran(sqlite_db, "recommend", "--policy", policy, "--session", "s2", "-k", size, "--json")
+    assert len(json.loads(stdout)["slate"]) == size
+    assert {"sqlalchemy", "numpy"} <= names
+    assert not names & (ALWAYS | {"psycopg"})
+
+
+@pytest.mark.parametrize("words", [["feedback", 1, "click"], ["feedback", 2, "click", "--position", 2, "--key", "k"]])
+def test_a_single_feedback_imports_no_numpy(shop: Run, sqlite_db: str, words: list[object]) -> None:
+    names, stdout = ran(sqlite_db, *words, "--json")
+    assert json.loads(stdout)["events"] == 1
+    assert not names & (ALWAYS | {"numpy", "psycopg"})
+
+
+def test_results_alone_go_to_stdout(shop: Run, sqlite_db: str) -> None:
+    said = runner(sqlite_db)("feedback", 1, "unheard_of", "--json")
+    assert said.json["events"] == 1
+    assert said.stderr.count("\n") == 1
+    assert runner(sqlite_db)("--quiet", "feedback", 1, "unheard_of", "--json").stderr == ""
+    for form in ("table", "json", "ndjson", "csv"):
+        told = runner(sqlite_db)("recommend", "--policy", "uniform", "--session", "s1", "--format", form)
+        assert (told.exit_code, told.stderr) == (0, "")
+        assert told.stdout
