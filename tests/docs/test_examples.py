@@ -1,0 +1,89 @@
+"""Every example line of every help text runs, in a shell, on a store such as the examples speak of."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from rlrec.cli import program
+from tests.conftest import runner
+
+ROOT = Path(__file__).resolve().parents[2]
+RLREC = f'rlrec() {{ {shlex.quote(sys.executable)} -m rlrec "$@"; }}\nset -euo pipefail\n'
+EXAMPLES = re.compile(r"^ *Examples?:\n((?: +\S.*\n?)+)", re.MULTILINE)
+ELSEWHERE = {"rlrec demo"}  # a minute of its own
+
+
+def leaves(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
+    if isinstance(command, click.Group):
+        for name in command.list_commands(click.Context(command)):
+            inner = command.get_command(click.Context(command), name)
+            assert inner is not None
+            yield from leaves(inner, f"{path} {name}")
+    else:
+        yield path, command
+
+
+def examples(text: str | None) -> list[str]:
+    return [line.strip() for block in EXAMPLES.findall(text or "") for line in block.splitlines()]
+
+
+COMMANDS = dict(leaves(program, "rlrec"))
+LINES = [line for command in COMMANDS.values() for line in examples(command.help)] + examples(program.epilog)
+
+
+@pytest.fixture(scope="module")
+def prepared(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of 2026-01-01 with the names that examples use: arms, policies, versions, decisions, an experiment."""
+    path = tmp_path_factory.mktemp("prepared") / "rlrec.db"
+    shutil.copy(sqlite_template, path)
+    run = runner(str(path))
+    clock = ["--now", "2026-01-01T12:00:00Z"]
+    page = '{"policy": "home", "session": "s%d", "user": "u%d", "k": 3}\n'
+    steps = [
+        ["arm", "import", "-"],
+        ["policy", "create", "home", "--kind", "thompson", "--param", "floor=0.02"],
+        ["policy", "create", "other", "--kind", "uniform"],
+        ["recommend", "--input", "-"],
+        ["feedback", "3", "click", "--position", "2"],
+        ["policy", "freeze", "home"],
+        ["policy", "promote", "home@2"],
+        ["experiment", "create", "ab", "--variant", "a=home", "--variant", "b=other", "--unit", "session"],
+    ]
+    given = {
+        "arm": "".join(f'{{"arm": "a{n}"}}\n' for n in range(1, 6)),
+        "recommend": "".join(page % (n, n) for n in range(1, 21)),
+    }
+    for step in steps:
+        said = run(*clock, *step, stdin=given.get(step[0]))
+        assert said.exit_code == 0, (step, said.stderr)
+    return path
+
+
+def test_every_command_has_an_example_that_uses_it() -> None:
+    lacking = [
+        path
+        for path, command in COMMANDS.items()
+        if not any(path in re.sub(r" --db \S+", "", line) for line in examples(command.help))
+    ]
+    assert lacking == []
+    assert len(examples(program.epilog)) >= 2
+
+
+@pytest.mark.parametrize("line", sorted(set(LINES) - ELSEWHERE))
+def test_an_example_runs(prepared: Path, tmp_path: Path, line: str) -> None:
+    shutil.copy(prepared, tmp_path)
+    (tmp_path / "sample_data").symlink_to(ROOT / "sample_data")
+    done = subprocess.run(["bash", "-c", RLREC + line], cwd=tmp_path, capture_output=True, text=True, check=False,
+                          stdin=subprocess.DEVNULL, timeout=120)  # fmt: skip
+    assert (done.returncode, "Error" in done.stderr) == (0, False), done.stderr
+    written = {path.name for path in tmp_path.iterdir()} - {"rlrec.db", "rlrec.db-wal", "rlrec.db-shm", "sample_data"}
+    assert done.stdout or written
