@@ -9,31 +9,31 @@ import numpy as np
 
 from rlrec.app import evidence
 from rlrec.records import Version
-from rlrec.store import Unit, beliefs, policies, reader
+from rlrec.store import Unit, beliefs, decisions, policies, reader
 from rlrec.store.beliefs import NOTHING, Sums
 
 
 def fork(unit: Unit, version: Version) -> tuple[dict[int, Sums], int]:
-    """The sums of a belief without its immature slots, and the newest mature decision of the policy.
+    """The sums of a belief without its immature slots, and the newest decision that they may hold.
 
     A frozen belief is what it is. A learning one holds every slot that `served` it, or those that `settled`: the
-    immature ones are taken out of the first; overdue ones that wait are let into the second.
+    immature ones are taken out of the first; overdue ones that wait are let into the second. Within a policy ids are in
+    order of time, so that only those slots are read.
     """
     sums: dict[int, Sums] = {row[0]: row[1:] for row in beliefs.current(unit, version.id)}
-    last = reader.last_id(unit, version.policy.id)
+    policy, last = version.policy.id, reader.last_id(unit, version.policy.id)
     if not version.learning:
         return sums, last
-    first = 1 if version.entered_to is None else version.entered_to + 1
-    newest = 0 if version.entered_to is None else version.entered_to
-    for batch in reader.ranges(unit, version.policy.id, first=first, last=last):
+    ripe = decisions.newest_before(unit, policy, before=unit.now - version.reward.window_us)
+    if version.entered_to is None:
+        sign, first = -1.0, ripe + 1
+    else:
+        sign, first, last = 1.0, version.entered_to + 1, ripe
+    for batch in reader.ranges(unit, policy, first=first, last=last):
         found = evidence.rewarded(batch, version.reward, settled_only=False)
-        ripe = evidence.mature(found.slots, version.reward, now=unit.now)
-        newest = max(newest, int(found.slots["decision_id"][ripe].max(initial=0)))
-        rows = ~found.slots["censored"] & (~ripe if version.entered_to is None else ripe)
-        change = evidence.sums(found, rows=rows)
-        sign = -1.0 if version.entered_to is None else 1.0
+        change = evidence.sums(found, rows=~found.slots["censored"])
         sums = evidence.added(sums, {arm: _times(sign, row) for arm, row in change.items()})
-    return {arm: row for arm, row in sums.items() if np.any(row)}, newest
+    return {arm: row for arm, row in sums.items() if np.any(row)}, max(ripe, version.entered_to or 0)
 
 
 def _times(sign: float, row: Sums) -> Sums:

@@ -31,7 +31,8 @@ def freeze(store: Store, reference: str) -> dict[str, Any]:
             status="frozen",
             seq=head.seq,
             sums=sums,
-            learned_from={"policy_id": source.policy.id, "last_id": last},  # what taught the source is its own record
+            # what taught the source stands in its own record
+            learned_from={"policy_id": source.policy.id, "last_id": last} if source.learning else {},
         )
         settings.add_run(unit, "policy freeze", {"policy": source.policy.name, "from": source.number, "to": number})
         return summary(unit, policies.by_id(unit, [made])[made]) | {"parent": source.number}

@@ -93,6 +93,16 @@ def after(unit: Unit, policy_id: int, *, first: int, before: int, limit: int) ->
     return [row[0] for row in unit.rows(mine.where(decision.at < before).order_by(decision.id).limit(limit))]
 
 
+def newest_before(unit: Unit, policy_id: int, *, before: int) -> int:
+    """The policy's newest decision of its own that was made before a time; 0 where there is none.
+
+    Within a policy ids are in order of time, so that few newer ones are looked at.
+    """
+    decision = t.decision.c
+    mine = sa.select(decision.id).where(decision.policy_id == policy_id, decision.imported == 0, decision.at < before)
+    return int(unit.value(mine.order_by(decision.id.desc()).limit(1)) or 0)
+
+
 def count_slots_after(unit: Unit, policy_id: int, *, first: int) -> int:
     """Slots of the policy's own decisions from id `first` on."""
     decision = t.decision.c
