@@ -30,11 +30,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "settle": ("rlrec.cli.settle:settle", "Let overdue slots of `settled` rewards into their beliefs"),
     "session": ("rlrec.cli.session:session", "List sessions, show one as a timeline, end a visit"),
     "decision": ("rlrec.cli.decision:decision", "Show how one decision's probabilities arose"),
-    "experiment": ("rlrec.cli.experiment:experiment", "Split users or sessions between policies, and compare them"),
     "evaluate": ("rlrec.cli.evaluate:evaluate", "Estimate from the log what policies would have earned"),
-    "doctor": ("rlrec.cli.doctor:doctor", "Audit the store: beliefs, propensities, draws, references"),
+    "experiment": ("rlrec.cli.experiment:experiment", "Split users or sessions between policies, and compare them"),
     "import-log": ("rlrec.cli.import_log:import_log", "Take in logs from elsewhere"),
     "export-log": ("rlrec.cli.export_log:export_log", "Write the log, one decision a line"),
+    "doctor": ("rlrec.cli.doctor:doctor", "Audit the store: beliefs, propensities, draws, references"),
+    "demo": ("rlrec.cli.demo:demo", "Show the whole loop on a real log, in under a minute"),
 }
 
 INTERRUPTED = 130
