@@ -13,6 +13,7 @@ from rlrec import policy as kinds
 from rlrec.errors import InputError, suggest
 
 FILES = {"probabilities"}  # parameters given as a file
+LEAST, MOST = 1e-6, 1e9  # pseudo-counts for which probabilities are exact, and then some
 
 
 def defaults(kind: str) -> Iterator[tuple[str, Any]]:
@@ -90,8 +91,11 @@ def prior(path: Path) -> dict[str, tuple[float, float]]:
             mean, variance = _number(row["mean"], f"{where}, mean"), _number(row["variance"], f"{where}, variance")
             strength = mean * (1 - mean) / variance - 1 if variance > 0 else -1.0
             alpha, beta = mean * strength, (1 - mean) * strength
-        if not (alpha > 0 and beta > 0):
-            raise InputError(f"{where} is no prior for arm {row['arm']!r}", hint="alpha and beta are above 0")
+        if not (LEAST <= alpha <= MOST and LEAST <= beta <= MOST):
+            raise InputError(
+                f"{where} is no prior for arm {row['arm']!r}",
+                hint=f"alpha and beta lie between {LEAST:g} and {MOST:g} (a mean and a variance are turned into them)",
+            )
         found[row["arm"]] = alpha, beta
     return found
 

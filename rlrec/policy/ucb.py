@@ -10,6 +10,7 @@ import numpy as np
 
 from rlrec.errors import InputError
 from rlrec.policy.base import Belief, fraction, number
+from rlrec.policy.reward import LIMIT
 from rlrec.policy.scores import Array, Point, Scores
 from rlrec.records import Reward
 
@@ -32,8 +33,8 @@ class Ucb:
 
     def __post_init__(self) -> None:
         number("c", self.c)
-        if self.c < 0:
-            raise InputError(f"c is {self.c:g}", hint="it is 0 or more")
+        if not 0 <= self.c <= LIMIT:
+            raise InputError(f"c is {self.c:g}", hint=f"it is 0 or more, and at most {LIMIT:g}")
         fraction("floor", self.floor)
 
     @property

@@ -145,6 +145,8 @@ def test_a_prior_replaces_the_default_of_the_arms_it_names(run_sqlite: Run, tmp_
         ("arm,alpha,beta\na1,1\n", "line 2 has not as many cells"),
         ("arm,alpha,beta\na1,x,1\n", "line 2, alpha is 'x'"),
         ("arm,alpha,beta\na1,0,1\n", "line 2 is no prior"),
+        ("arm,alpha,beta\na1,1e-300,1\n", "line 2 is no prior"),
+        ("arm,alpha,beta\na1,1,1e100\n", "between 1e-06 and 1e+09"),
         ("arm,alpha,beta\na1,inf,1\n", "line 2, alpha is 'inf'"),
         ("arm,mean,variance\na1,0.5,0.25\n", "line 2 is no prior"),
         ("arm,alpha,beta\na1,1,1\na1,2,2\n", "line 3 names arm 'a1' twice"),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import mpmath  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 
 from rlrec import policy as kinds
+from rlrec.app.parameters import LEAST, MOST
 from rlrec.errors import InputError
 from rlrec.policy import slate
 from rlrec.policy.base import Belief, Policy
@@ -101,6 +103,17 @@ def test_the_posterior_counts_rewards_fractionally() -> None:
 def test_the_second_arm_is_best_with_29_of_33() -> None:
     known = belief([6, 4], [2, 3], prior=(1, 1))  # Beta(3, 5) and Beta(4, 2)
     assert served(kinds.make("thompson", {}), known, arms="ab")[1] == pytest.approx(29 / 33, abs=1e-12)
+
+
+@pytest.mark.parametrize("a", [LEAST, 0.1, 1e7, MOST])
+@pytest.mark.parametrize("b", [LEAST, 0.1, 1e7, MOST])
+@pytest.mark.parametrize("c", [1.0, 7.0, 1e5])
+def test_probabilities_are_exact_for_every_prior_that_is_taken(a: float, b: float, c: float) -> None:
+    scores = Beta(np.array([a, 1.0]), np.array([b, c]))
+    with mpmath.workdps(50):  # Beta(1, c) is below x with probability 1 - (1 - x)^c
+        lost = [mpmath.loggamma(b + c), -mpmath.loggamma(a + b + c), -mpmath.loggamma(b), mpmath.loggamma(a + b)]
+        first = float(1 - mpmath.exp(sum(lost)))
+    assert slate.first(scores, floor=0) == pytest.approx([first, 1 - first], abs=1e-9)
 
 
 @pytest.mark.parametrize(
