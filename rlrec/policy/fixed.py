@@ -88,6 +88,8 @@ class Fixed(_Floored):
         super().__post_init__()
         if not self.probabilities:
             raise InputError("kind fixed needs probabilities", hint="--param probabilities=FILE, a CSV arm,probability")
+        if self.by == "":
+            raise InputError("by is empty", hint="it names a field of the context")
         tables = self.probabilities.items() if self.by else [("", self.probabilities)]
         for value, table in tables:
             where = f" for value {value!r}" if self.by else ""

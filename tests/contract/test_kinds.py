@@ -34,6 +34,7 @@ IMPOSSIBLE: dict[str, list[Any]] = {
     "epsilon": [-0.1, 1.1, float("nan"), "0.1", True],
     "floor": [-0.1, 1.1, float("nan"), "0.1", True],
     "c": [-1.0, 1e300, float("inf"), float("nan"), "1", True],
+    "by": [""],
     "probabilities": [{}, {"a": 0.5}, {"a": 1.5, "b": -0.5}, {"a": "1"}],
 }
 CONTEXTS: list[dict[str, Any]] = [{}, {"hour": 9}, {"hour": 10}]
