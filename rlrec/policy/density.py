@@ -2,7 +2,7 @@
 
 Beta scores live on the logit scale, u = logit x, where the density is log-concave, nearly normal for large parameters
 and never infinite. A density is its peak times exp(-fall), and the fall below the peak is computed from the distance
-to the mode, so that no large logarithms cancel (`methods` of the naive form lose 8 digits at 1e7)."""
+to the mode, so that no large logarithms cancel (the textbook form loses 8 digits at 1e7)."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class BetaLogit:
         self._total = total[:, None]
         self._alpha, self._beta = alpha, beta
         self._far = bool(len(alpha)) and min(alpha.min(), beta.min()) < 2 * TAIL / _LINEAR
-        self._step = 2 * np.minimum(np.sqrt(1 / alpha + 1 / beta), 1.25)
+        self._step = 2 * np.minimum(np.sqrt(1 / alpha + 1 / beta), 0.8)
         self._left_knee, self._right_knee = -np.log(np.maximum(beta, 1)), np.log(np.maximum(alpha, 1))
 
     def fall(self, distance: Array, rows: Rows = ALL) -> Array:
@@ -85,14 +85,15 @@ class BetaLogit:
         outer = 0.5 * (bound + np.sqrt(bound * (bound + 8)))
         if not self._far:
             outer = np.minimum(outer, _LINEAR)
-        return tuple(self._tighten(sign, outer[:, None])[:, 0] for sign in (-1.0, 1.0))  # type: ignore[return-value]
+        return self._tighten(outer, sign=-1), self._tighten(outer, sign=1)
 
-    def _tighten(self, sign: float, distance: Array) -> Array:
+    def _tighten(self, outer: Array, *, sign: int) -> Array:
         """Newton on a convex function from outside: it comes nearer and never crosses."""
+        distance = outer[:, None]
         for _ in range(8):
             excess = self.fall(sign * distance) - TAIL
             distance = distance - np.maximum(excess, 0) / np.abs(self.slope(sign * distance))
-        return distance
+        return distance[:, 0]
 
     def width(self, u: float) -> Array:
         # Beyond the knees the density is exp(alpha u) or exp(-beta u): for parameters below 1 a long and smooth tail,
@@ -123,7 +124,7 @@ class Normal:
         return 2 * self._sd[:, 0]
 
 
-class Noisy:
+class GumbelLogit:
     """Density of logit + standard Gumbel noise, logits (g,)."""
 
     def __init__(self, logits: Array) -> None:
@@ -140,7 +141,7 @@ class Noisy:
         return math.log(TAIL + 6) * ones, (TAIL + 1) * ones
 
     def width(self, u: float) -> Array:
-        return np.full(len(self.mode), 2.0)
+        return np.full(len(self.mode), 1.25)
 
 
 def stirling_error(a: Array) -> Array:

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from rlrec.policy import maximum
-from rlrec.policy.density import Noisy
+from rlrec.policy.density import GumbelLogit
 from rlrec.policy.orders import top
 from rlrec.policy.scores import Array, Gumbel, Index
 from rlrec.policy.table import tabulate
@@ -46,7 +46,7 @@ class PlackettLuceOrder:
             logits, row, count = np.unique(
                 self.scores.logits[possible], return_inverse=True, return_counts=True
             )
-            table, place = tabulate(Noisy(logits), count.astype(float), ranks=inside)
+            table, place = tabulate(GumbelLogit(logits), count.astype(float), ranks=inside)
             found[:inside, possible] = maximum.ranks(table, inside)[:, place[row]]
         if size > len(possible):
             never = np.delete(np.arange(m), possible)

@@ -54,14 +54,17 @@ def marginals(scores: Scores, *, size: int, floor: float) -> Array:
 def conditionals(scores: Scores, slates: Index, *, floor: float) -> Array:
     """Probability of each shown arm given the positions above it, (n, k); a row's product is the slate's.
 
-    slates (n, k) arms 0..m-1, no arm twice on a page; floor in [0, 1]. After a page that the policy cannot have
-    made, the arms left compete anew. Source: own derivation (`sweep.Pages`)."""
+    slates (n, k) arms 0..m-1, no arm twice on a page; floor in [0, 1]. Errors as for `first`, after a page that the
+    policy makes; the rarer the page, below 1e-9, the fewer digits of what follows are right, and after an arm with
+    less than 1e-13 at its position the arms left compete anew. Source: own derivation (`sweep.Pages`)."""
     chance, _ = _order(scores, slates.shape[1]).shown(slates, floor=floor, least=False)
     return _mixed(chance, floor, len(scores) - np.arange(slates.shape[1]))
 
 
 def remaining(scores: Scores, prefix: Index, *, floor: float) -> Array:
-    """Probability of each arm at the position after prefix (k,), k < m, given that prefix, (m,); 0 for arms in it."""
+    """Probability of each arm at the position after prefix (k,), k < m, given that prefix, (m,); the sum is 1.
+
+    0 for the arms in it; else the same as `conditionals`, and with the same errors."""
     prefix = np.asarray(prefix, np.intp)
     chance = _order(scores, len(prefix) + 1).given(prefix, floor=floor)
     mixed = _mixed(chance, floor, len(scores) - len(prefix))

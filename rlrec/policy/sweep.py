@@ -17,9 +17,8 @@ from rlrec.policy.table import COEFFICIENT, ORDER, STOPS, Table, integrated, tab
 
 _ENTRIES = 1 << 17  # numbers in a working array
 _CACHED = 1 << 12  # scores found at a time
-_NEVER = 1e-30  # an arm less probable than this at its position makes it a page that does not occur
+_NEVER = 1e-13  # what the nodes cannot tell from 0, with a margin
 _HUGE = 1e300  # far below the caps that matter their density, times what is almost 0, may outgrow the numbers
-_LOST = 1e-6  # share of a page's probability that must lie on the nodes, or it is no page of this policy
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +51,9 @@ class ContinuousOrder:
             pages.show(row[arm : arm + 1], floor)
         chance = np.asarray((pages.weight() @ table.hazard.T)[0, row])
         chance[prefix] = 0.0
-        return chance
+        return np.asarray(
+            chance / chance.sum()
+        )  # 1, but for what a page that hardly occurs loses below the nodes
 
     def shown(self, slates: Index, *, floor: float, least: bool) -> tuple[Array, Array]:
         table, row = self._tabulated
@@ -109,7 +110,6 @@ class Pages:
         self._table, self._left = table, m
         self._atom, self._cap = np.ones(n), np.zeros((n, len(table.nodes)))
         self._log_rest = np.tile(table.log_all, (n, 1))  # log of the product over the arms left
-        self._log_rest_low = np.full(n, table.log_all_low)
         self._close()
 
     def weight(self) -> Array:
@@ -123,23 +123,20 @@ class Pages:
         self._cap = np.minimum(cap / self._mass[:, None], _HUGE)
         self._atom = uniform * self._atom / self._mass
         self._log_rest -= log_cdf
-        self._log_rest_low -= self._table.log_cdf_low[rows]
         self._left -= 1
         self._close()
 
     def _close(self) -> None:
-        """Probability that the cap is above each node, and of the whole page so far, as far as the nodes see it.
+        """Probability that the cap is above each node, and of the last arm given the page above it.
 
-        A page that this policy cannot make, or whose caps are below the nodes, starts anew with the arms left."""
+        An arm that this policy does not take there leaves caps that the nodes do not follow, and a page without
+        probability: it starts anew with the arms left."""
         self._rest = np.exp(self._log_rest) * self._table.weights
-        whole = self._atom + np.einsum("nx,nx->n", self._cap, self._rest)
+        self._mass = self._atom + np.einsum("nx,nx->n", self._cap, self._rest)
         self._below = self._atom[:, None] + self._table.above(self._cap)
-        lowest = self._atom + self._cap @ self._table.weights
-        self._mass = whole - lowest * np.exp(self._log_rest_low)
-        lost = ~((self._mass > _LOST * whole) & (self._mass > _NEVER))
-        if lost.any():
-            self._atom[lost], self._cap[lost], self._below[lost] = 1.0, 0.0, 1.0
-            self._mass[lost] = 1 - np.exp(self._log_rest_low[lost])
+        never = ~(self._mass > _NEVER)
+        if never.any():
+            self._atom[never], self._cap[never], self._below[never], self._mass[never] = 1.0, 0.0, 1.0, 1.0
 
 
 def _edge_below(sf_edge: Array, row: Index, above: Array, size: int) -> Index:
@@ -200,7 +197,10 @@ def beta_order(scores: Beta, *, positions: int, refine: int = 1) -> ContinuousOr
 
 
 def gaussian_order(scores: Gaussian, *, positions: int, refine: int = 1) -> ContinuousOrder:
-    return _collapsed(Normal, scores.mean, scores.sd, positions, refine)
+    # From the best mean, so that nodes near it are exact; a deviation that rounding would hide is raised to one that
+    # shows, for draws and probabilities alike.
+    mean = scores.mean - scores.mean.max()
+    return _collapsed(Normal, mean, np.maximum(scores.sd, 1e-9 * np.abs(mean)), positions, refine)
 
 
 def _collapsed(

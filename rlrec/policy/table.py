@@ -43,7 +43,7 @@ class Table:
     """g scores on N = 16 P nodes, increasing. Row g, the last, stands for every score that never matters here.
 
     edges (P + 1,) of the panels; nodes and weights (N,) of the quadrature; count (g + 1,) equal arms a row stands
-    for (0 in the last); pdf and log_cdf (g + 1, N); log_cdf_low (g + 1,) at the lowest edge, sf_edge (g + 1, P + 1)."""
+    for (0 in the last); pdf and log_cdf (g + 1, N); sf_edge (g + 1, P + 1), one minus the distribution function."""
 
     edges: Array
     nodes: Array
@@ -51,18 +51,12 @@ class Table:
     count: Array
     pdf: Array
     log_cdf: Array
-    log_cdf_low: Array
     sf_edge: Array
 
     @cached_property
     def log_all(self) -> Array:
         """Log of the probability that every score is below the node, (N,)."""
         return np.asarray(self.count @ self.log_cdf)
-
-    @cached_property
-    def log_all_low(self) -> float:
-        """The same at the lowest edge."""
-        return float(self.count @ self.log_cdf_low)
 
     @cached_property
     def hazard(self) -> Array:
@@ -93,6 +87,9 @@ def tabulate(density: Density, count: Array, *, ranks: int, refine: int = 1) -> 
     sf, expected, widest = np.zeros(len(count)), 0.0, np.inf
     while edges[-1] > lowest and expected < enough:
         edge = max(_next_edge(density, edges[-1], lower, upper, refine), edges[-1] - widest / refine, lowest)
+        edge = min(
+            edge, float(np.nextafter(edges[-1], -np.inf))
+        )  # progress, even if a score is all but a point
         parts.append(_tabulate_panel(density, edge, edges[-1], upper))
         active, pdf = parts[-1].active, parts[-1].pdf
         sf[active] += pdf @ _GAUSS_WEIGHT * (0.5 * (edges[-1] - edge))
@@ -173,7 +170,6 @@ def _assemble(
         count=np.append(count[kept], 0.0),
         pdf=pdf,
         log_cdf=log_cdf,
-        log_cdf_low=log_cdf_low,
         sf_edge=sf_edge,
     )
     return table, row
