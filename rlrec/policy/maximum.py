@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from rlrec.policy.scores import Array, Index
@@ -34,6 +36,13 @@ def ranks(table: Table, size: int) -> Array:
             density = table.pdf[group, part] * table.weights[part]
             found[: len(chance), group] += np.einsum("rgx,gx->rg", chance, density)
     return found
+
+
+def together(size: int) -> int:
+    """How many scores' densities at once the panels must hold for ranks up to `size`.
+
+    Summed over all who may stand above it, a rank's density is as wide as that of the root of so many on one page."""
+    return min(size, math.ceil(4 * math.sqrt(size)))
 
 
 def _nodes_at_once(terms: int) -> int:

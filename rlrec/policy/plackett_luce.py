@@ -46,7 +46,8 @@ class PlackettLuceOrder:
             logits, row, count = np.unique(
                 self.scores.logits[possible], return_inverse=True, return_counts=True
             )
-            table, place = tabulate(GumbelLogit(logits), count.astype(float), ranks=inside)
+            density, alike = GumbelLogit(logits), count.astype(float)
+            table, place = tabulate(density, alike, ranks=inside, together=maximum.together(inside))
             found[:inside, possible] = maximum.ranks(table, inside)[:, place[row]]
         if size > len(possible):
             never = np.delete(np.arange(m), possible)

@@ -33,7 +33,12 @@ class ContinuousOrder:
 
     @cached_property
     def _tabulated(self) -> tuple[Table, Index]:
-        table, row = tabulate(self.density, self.count, ranks=self.positions, refine=self.refine)
+        return self._tabulate(self.positions)
+
+    def _tabulate(self, together: int) -> tuple[Table, Index]:
+        table, row = tabulate(
+            self.density, self.count, ranks=self.positions, together=together, refine=self.refine
+        )
         return table, row[self.group]
 
     def best(self) -> Array:
@@ -41,7 +46,8 @@ class ContinuousOrder:
         return maximum.best(table)[row]
 
     def ranks(self, size: int) -> Array:
-        table, row = self._tabulated
+        together = maximum.together(size)
+        table, row = self._tabulated if together >= self.positions else self._tabulate(together)
         return maximum.ranks(table, size)[:, row]
 
     def given(self, prefix: Index, *, floor: float) -> Array:

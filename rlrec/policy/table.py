@@ -72,11 +72,14 @@ class Table:
         return (panels @ _FROM_RIGHT.T * half[:, None] + right[..., None]).reshape(values.shape)
 
 
-def tabulate(density: Density, count: Array, *, ranks: int, refine: int = 1) -> tuple[Table, Index]:
+def tabulate(
+    density: Density, count: Array, *, ranks: int, together: int | None = None, refine: int = 1
+) -> tuple[Table, Index]:
     """The table whose nodes decide who holds the best `ranks` ranks, and each score's row in it, (g,).
 
     count (g,) equal arms each score stands for. Fewer than `ranks` scores lie above the lowest edge with probability
-    below 1e-16; a score that lies below it with that certainty has row -1. `refine` divides the panels.
+    below 1e-16; a score that lies below it with that certainty has row -1. The panels can hold the product of as many
+    densities as there are `ranks`, or `together`; `refine` divides them.
     Source: own derivation (nodes follow the best scores; running integrals by a Legendre integration matrix)."""
     left, right = density.reach()
     lower, upper = density.mode - left, density.mode + right
@@ -95,7 +98,7 @@ def tabulate(density: Density, count: Array, *, ranks: int, refine: int = 1) -> 
         sf[active] += pdf @ _GAUSS_WEIGHT * (0.5 * (edges[-1] - edge))
         edges.append(edge)
         expected = float(count @ sf)
-        widest = _even_width(pdf[:, 0], sf[active], count[active], ranks + 2)
+        widest = _even_width(pdf[:, 0], sf[active], count[active], (together or ranks) + 2)
     return _assemble(density, count, upper, left, np.array(edges[::-1]), parts[::-1])
 
 

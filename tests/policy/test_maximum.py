@@ -22,7 +22,7 @@ def click_posteriors(arms: int, *, low: float, high: float, seed: int) -> Beta:
     """Beta posteriors of arms with a click rate of 5 % after 10^low to 10^high pulls."""
     rng = np.random.default_rng(seed)
     pulls: Array = np.floor(10.0 ** rng.uniform(low, high, arms))
-    clicks = rng.binomial(pulls.astype(np.int64), 0.05)
+    clicks: Array = rng.binomial(pulls.astype(np.int64), 0.05).astype(np.float64)
     return Beta(1.0 + clicks, 1.0 + pulls - clicks)
 
 
@@ -162,7 +162,7 @@ def test_a_normal_narrower_than_rounding_ends() -> None:
     assert chance.sum() == pytest.approx(1, abs=1e-9)
 
 
-@pytest.mark.parametrize(("arms", "size"), [(3, 3), (100, 20), (10_000, 10)])
+@pytest.mark.parametrize(("arms", "size"), [(3, 3), (100, 100), (10_000, 10)])
 def test_ranks_of_equal_arms_are_even(arms: int, size: int) -> None:
     order = gaussian_order(Gaussian(np.zeros(arms), np.ones(arms)), positions=size)
     assert order.ranks(size) == pytest.approx(1 / arms, rel=1e-10)
