@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from rlrec import ope
-from rlrec.app import filters, modelling, pages, targets
-from rlrec.app.contexts import Contexts
-from rlrec.app.grouping import Grouping
-from rlrec.app.loggers import Loggers
-from rlrec.app.modelling import RewardModel
-from rlrec.app.pages import CLUSTERS, Rows
-from rlrec.app.targets import Known, Scorer, Target
+from rlrec.app import filters
+from rlrec.app.evaluation import modelling, pages, targets
+from rlrec.app.evaluation.contexts import Contexts
+from rlrec.app.evaluation.grouping import Grouping
+from rlrec.app.evaluation.loggers import Loggers
+from rlrec.app.evaluation.modelling import RewardModel
+from rlrec.app.evaluation.pages import CLUSTERS, Rows
+from rlrec.app.evaluation.targets import Known, Scorer, Target
 from rlrec.errors import InputError, suggest
 from rlrec.ope import intervals
 from rlrec.ope.base import LogBatch

@@ -32,7 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "decision": ("rlrec.cli.decision:decision", "Show how one decision's probabilities arose"),
     "evaluate": ("rlrec.cli.evaluate:evaluate", "Estimate from the log what policies would have earned"),
     "experiment": ("rlrec.cli.experiment:experiment", "Split users or sessions between policies, and compare them"),
-    "import-log": ("rlrec.cli.import_log:import_log", "Take in logs from elsewhere"),
+    "import-log": ("rlrec.cli.import_log:import_log", "Take in logs from elsewhere, to estimate on and to learn from"),
     "export-log": ("rlrec.cli.export_log:export_log", "Write the log, one decision a line"),
     "doctor": ("rlrec.cli.doctor:doctor", "Audit the store: beliefs, propensities, draws, references"),
     "demo": ("rlrec.cli.demo:demo", "Show the whole loop on a real log, in under a minute"),

@@ -25,7 +25,9 @@ from rlrec.errors import InputError
 @printed
 @stored
 def export_log(store: Any, show: Show, path: str, layout: str, log: str | None) -> None:
-    """Write the log to a file (gzip if it ends in .gz) or to stdout, in order of decision.
+    """Write the log, one decision a line.
+
+    In order of decision, to a file (gzip if it ends in .gz) or to stdout.
 
     import-log takes it back: request ids, times, sessions, propensities and events are kept. --format is that of the
     summary; to stdout goes the log alone.
@@ -34,7 +36,7 @@ def export_log(store: Any, show: Show, path: str, layout: str, log: str | None) 
     Example:
       rlrec export-log - --log policy=home > home.jsonl
     """
-    from rlrec.app import exporting as use_case
+    from rlrec.app import export_log as use_case
 
     lines = (f"{output.dumps(record)}\n".encode() for record in use_case.export_log(store, log=log))
     if path == "-":

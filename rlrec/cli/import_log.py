@@ -42,8 +42,8 @@ def import_log(
     Example:
       rlrec import-log sample_data/random_all.csv.gz --layout obd --policy random
     """
-    from rlrec.app import importing as use_case
-    from rlrec.app.layouts.base import Source
+    from rlrec.app import import_log as use_case
+    from rlrec.app.logs.layouts.base import Source
 
     with ExitStack() as copies:
         sources = [Source(path=_readable(file, refusals, copies), name=file, decode=lines.decode) for file in files]

@@ -156,7 +156,4 @@ def stirling_error(a: Array) -> Array:
         a[small] += 1
         small = small[a[small] < 16]
     r = 1 / np.square(a)
-    return (
-        error
-        + (1 / 12 - r * (1 / 360 - r * (1 / 1260 - r * (1 / 1680 - r * (1 / 1188 - r * 691 / 360360))))) / a
-    )
+    return error + (1 / 12 - r * (1 / 360 - r * (1 / 1260 - r * (1 / 1680 - r * (1 / 1188 - r * 691 / 360360))))) / a

@@ -5,6 +5,7 @@ A vocabulary would have to be learned, stored and versioned; a hash needs none, 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
@@ -40,8 +41,11 @@ def encode(contexts: Sequence[Mapping[str, Any]], *, width: int = WIDTH) -> Arra
 
 
 def named(value: Any) -> str:
-    """A context's value as a table by that field names it: text as it is, 3.0 as 3."""
-    return value if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
+    """A value of a context as a file writes it: text as it is, anything else as JSON, numbers by value."""
+    if isinstance(value, str):
+        return value
+    whole = isinstance(value, float) and value.is_integer()
+    return json.dumps(int(value) if whole else value, sort_keys=True, ensure_ascii=False)
 
 
 def _items(path: str, value: Any) -> Iterator[tuple[str, float]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
@@ -11,6 +10,7 @@ import numpy as np
 
 from rlrec.errors import InputError
 from rlrec.policy.base import Belief, fraction
+from rlrec.policy.features import named
 from rlrec.policy.scores import Array, Gumbel, Point, Scores
 from rlrec.records import Reward
 
@@ -113,17 +113,9 @@ class Fixed(_Floored):
         if self.by is None:
             return self.probabilities
         value = context.get(self.by)
-        name = ANY if value is None else _named(value)
+        name = ANY if value is None else named(value)
         found: Mapping[str, float] | None = self.probabilities.get(name, self.probabilities.get(ANY))
         if found is None:
             what = f"a context without {self.by!r}" if value is None else f"{self.by}={name!r}"
             raise InputError(f"no probabilities for {what}", hint=f"add rows for it, or for {ANY!r}", field="context")
         return found
-
-
-def _named(value: Any) -> str:
-    """How a value of a context is written in a file; numbers by value."""
-    if isinstance(value, str):
-        return value
-    whole = isinstance(value, float) and value.is_integer()
-    return json.dumps(int(value) if whole else value, sort_keys=True, ensure_ascii=False)

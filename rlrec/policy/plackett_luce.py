@@ -43,9 +43,7 @@ class PlackettLuceOrder:
         found = np.zeros((size, m))
         inside = min(size, len(possible))
         if inside:
-            logits, row, count = np.unique(
-                self.scores.logits[possible], return_inverse=True, return_counts=True
-            )
+            logits, row, count = np.unique(self.scores.logits[possible], return_inverse=True, return_counts=True)
             density, alike = GumbelLogit(logits), count.astype(float)
             table, place = tabulate(density, alike, ranks=inside, together=maximum.together(inside))
             found[:inside, possible] = maximum.ranks(table, inside)[:, place[row]]

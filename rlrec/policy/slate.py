@@ -80,9 +80,7 @@ def draw(scores: Scores, *, size: int, floor: float, seeds: Words, decisions: np
     and the pick of position p from 0, word 2 size + i the noise of arm i."""
     order = _order(scores, size)
     if size == 1:
-        return _draw_first(
-            _mixed(order.best(), floor, len(scores)), uniforms(seeds, decisions, words=1)[:, 0]
-        )
+        return _draw_first(_mixed(order.best(), floor, len(scores)), uniforms(seeds, decisions, words=1)[:, 0])
     slates = _pages(order, len(scores), size, floor, seeds, decisions)
     chance, least = order.shown(slates, floor=floor, least=True)
     left = len(scores) - np.arange(size)
@@ -141,9 +139,7 @@ def _draw_first(chance: Array, uniform: Array) -> Draw:
     return _logged(slates, chance[slates], chance[slates], np.full(slates.shape, chance.min()))
 
 
-def _pages(
-    order: Order, m: int, size: int, floor: float, seeds: Words, decisions: npt.NDArray[np.int64]
-) -> Index:
+def _pages(order: Order, m: int, size: int, floor: float, seeds: Words, decisions: npt.NDArray[np.int64]) -> Index:
     slates = np.empty((len(seeds), size), np.intp)
     step = max(1, _ENTRIES // m)
     for start in range(0, len(seeds), step):

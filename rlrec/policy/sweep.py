@@ -36,9 +36,7 @@ class ContinuousOrder:
         return self._tabulate(self.positions)
 
     def _tabulate(self, together: int) -> tuple[Table, Index]:
-        table, row = tabulate(
-            self.density, self.count, ranks=self.positions, together=together, refine=self.refine
-        )
+        table, row = tabulate(self.density, self.count, ranks=self.positions, together=together, refine=self.refine)
         return table, row[self.group]
 
     def best(self) -> Array:
@@ -57,9 +55,7 @@ class ContinuousOrder:
             pages.show(row[arm : arm + 1], floor)
         chance = np.asarray((pages.weight() @ table.hazard.T)[0, row])
         chance[prefix] = 0.0
-        return np.asarray(
-            chance / chance.sum()
-        )  # 1, but for what a page that hardly occurs loses below the nodes
+        return np.asarray(chance / chance.sum())  # 1, but for what a page that hardly occurs loses below the nodes
 
     def shown(self, slates: Index, *, floor: float, least: bool) -> tuple[Array, Array]:
         table, row = self._tabulated

@@ -90,9 +90,7 @@ def tabulate(
     sf, expected, widest = np.zeros(len(count)), 0.0, np.inf
     while edges[-1] > lowest and expected < enough:
         edge = max(_next_edge(density, edges[-1], lower, upper, refine), edges[-1] - widest / refine, lowest)
-        edge = min(
-            edge, float(np.nextafter(edges[-1], -np.inf))
-        )  # progress, even if a score is all but a point
+        edge = min(edge, float(np.nextafter(edges[-1], -np.inf)))  # progress, even if a score is all but a point
         parts.append(_tabulate_panel(density, edge, edges[-1], upper))
         active, pdf = parts[-1].active, parts[-1].pdf
         sf[active] += pdf @ _GAUSS_WEIGHT * (0.5 * (edges[-1] - edge))

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rlrec.app import evaluate, loggers, policy, targets, versions
+from rlrec.app import evaluate, policy, versions
+from rlrec.app.evaluation import loggers, targets
 from rlrec.errors import InputError
 from rlrec.ope import diagnostics
 from rlrec.policy import slate

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from rlrec.app import canonical, importing
-from rlrec.app.exporting import export_log
+from rlrec.app import canonical, import_log
+from rlrec.app.export_log import export_log
 from rlrec.app.init import init
-from rlrec.app.layouts.base import Source
-from rlrec.app.layouts.obd import Obd
+from rlrec.app.logs.layouts.base import Source
+from rlrec.app.logs.layouts.obd import Obd
 from rlrec.cli.lines import decode
 from rlrec.store import Store
 from tests.conftest import Run, runner
@@ -237,13 +237,13 @@ def test_a_partial_page_comes_back_as_one(run_sqlite: Run, other: Run, tmp_path:
 
 
 def test_groups_of_a_file_see_each_other(db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlrec.app.layouts.base.GROUP", 2)
-    monkeypatch.setattr("rlrec.app.exporting.GROUP", 2)
+    monkeypatch.setattr("rlrec.app.logs.layouts.base.GROUP", 2)
+    monkeypatch.setattr("rlrec.app.export_log.GROUP", 2)
     path = tmp_path / "log.jsonl"
     path.write_text(lines(*({"session": f"s{n % 2}", "visit": 1, "step": n, "user": "u"} for n in range(7))))
-    told = importing.Refusing(quarantine=False, refuse=lambda error, text: None, reading=lambda name: None)
+    told = import_log.Refusing(quarantine=False, refuse=lambda error, text: None, reading=lambda name: None)
     with closing(Store(db)) as store:
-        importing.import_log(store, importing.Request(files=[source(path)], layout="jsonl"), told)
+        import_log.import_log(store, import_log.Request(files=[source(path)], layout="jsonl"), told)
         found = [(one["session"], one["visit"], one["step"], one["user"]) for one in export_log(store)]
     assert found == [(f"s{n % 2}", 1, n, "u") for n in range(7)]
 

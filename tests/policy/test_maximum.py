@@ -48,10 +48,7 @@ MIXES = {
 def exact_two(a: int, b: int, c: int, d: int) -> float:
     """P(Beta(c, d) > Beta(a, b)) for whole numbers, to 40 digits."""
     with mpmath.workdps(40):
-        terms = (
-            mpmath.beta(a + i, b + d) / ((d + i) * mpmath.beta(1 + i, d) * mpmath.beta(a, b))
-            for i in range(c)
-        )
+        terms = (mpmath.beta(a + i, b + d) / ((d + i) * mpmath.beta(1 + i, d) * mpmath.beta(a, b)) for i in range(c))
         return float(mpmath.fsum(terms))
 
 
@@ -64,9 +61,7 @@ def test_second_of_two_small_posteriors_is_best_with_29_33rds() -> None:
     assert chance[1] == pytest.approx(29 / 33, abs=1e-12)
 
 
-@pytest.mark.parametrize(
-    "case", [(3, 5, 4, 2), (100, 900, 120, 900), (2000, 98000, 2100, 98000), (1, 1, 1, 900)]
-)
+@pytest.mark.parametrize("case", [(3, 5, 4, 2), (100, 900, 120, 900), (2000, 98000, 2100, 98000), (1, 1, 1, 900)])
 def test_two_posteriors_equal_the_closed_form(case: tuple[int, int, int, int]) -> None:
     a, b, c, d = case
     chance = first(Beta(np.array([a, c], float), np.array([b, d], float)), floor=0.0)
@@ -82,17 +77,13 @@ def test_known_digits_of_two_posteriors() -> None:
 @pytest.mark.parametrize("high", [4, 7])
 def test_equal_to_an_independent_path_through_scipy(high: int, seed: int) -> None:
     scores = wide_posteriors(6, high=high, seed=100 + seed)
-    assert first(scores, floor=0.0) == pytest.approx(
-        reference.beta_first(scores.alpha, scores.beta), abs=1e-11
-    )
+    assert first(scores, floor=0.0) == pytest.approx(reference.beta_first(scores.alpha, scores.beta), abs=1e-11)
 
 
 @pytest.mark.parametrize("pulls", [(1, 3), (3, 5), (5, 7)])
 def test_click_rates_equal_the_independent_path(pulls: tuple[int, int]) -> None:
     scores = click_posteriors(8, low=pulls[0], high=pulls[1], seed=9)
-    assert first(scores, floor=0.0) == pytest.approx(
-        reference.beta_first(scores.alpha, scores.beta), abs=1e-11
-    )
+    assert first(scores, floor=0.0) == pytest.approx(reference.beta_first(scores.alpha, scores.beta), abs=1e-11)
 
 
 def test_parameters_from_a_tenth_to_ten_million_on_one_page() -> None:

@@ -45,9 +45,7 @@ def test_a_row_depends_on_its_own_seed_and_decision_alone() -> None:
 def test_any_subset_of_words_is_the_same() -> None:
     seeds, decisions = np.full(3, 2**64 - 1, np.uint64), np.array([-1, 0, 2**63 - 1])
     words = np.array([70_001, 3, 0, 12])
-    assert np.array_equal(
-        uniforms_at(seeds, decisions, words), uniforms(seeds, decisions, words=70_002)[:, words]
-    )
+    assert np.array_equal(uniforms_at(seeds, decisions, words), uniforms(seeds, decisions, words=70_002)[:, words])
 
 
 def test_uniforms_lie_inside_the_interval_and_are_even() -> None:
@@ -56,6 +54,4 @@ def test_uniforms_lie_inside_the_interval_and_are_even() -> None:
     counts = np.bincount((drawn * 1000).astype(np.intp), minlength=1000)
     assert drawn.min() > 0
     assert drawn.max() < 1
-    assert (
-        (counts - 1000) ** 2 / 1000
-    ).sum() < 1225.5  # quantile 1 - 1e-6 of chi-square, 999 degrees of freedom
+    assert ((counts - 1000) ** 2 / 1000).sum() < 1225.5  # quantile 1 - 1e-6 of chi-square, 999 degrees of freedom

@@ -52,9 +52,7 @@ def seeds(
 
 def shares(slates: Index, joint: Array, arms: int) -> Array:
     """Probability that each arm stands at each position, by adding up slates, (k, arms)."""
-    return np.array(
-        [np.bincount(slates[:, p], weights=joint, minlength=arms) for p in range(slates.shape[1])]
-    )
+    return np.array([np.bincount(slates[:, p], weights=joint, minlength=arms) for p in range(slates.shape[1])])
 
 
 @pytest.mark.parametrize("family", EXACT)
@@ -64,9 +62,7 @@ def test_joints_equal_the_procedure_played_through(family: str, floor: str) -> N
     exact = reference.pages(orders, 3, FLOORS[floor])
     slates = np.array(list(itertools.permutations(range(len(scores)), 3)))
     joint = conditionals(scores, slates, floor=float(FLOORS[floor])).prod(axis=1)
-    assert joint == pytest.approx(
-        np.array([float(exact.get(tuple(s), 0)) for s in slates.tolist()]), abs=1e-14
-    )
+    assert joint == pytest.approx(np.array([float(exact.get(tuple(s), 0)) for s in slates.tolist()]), abs=1e-14)
 
 
 @pytest.mark.parametrize("family", EXACT)
@@ -148,9 +144,7 @@ def test_minimum_is_the_least_of_the_arms_left(family: str, floor: float) -> Non
 
 @families
 def test_a_floor_of_one_is_uniform(family: str) -> None:
-    assert conditionals(SIX[family], ALL, floor=1.0) == pytest.approx(
-        np.tile([1 / 6, 1 / 5, 1 / 4], (120, 1))
-    )
+    assert conditionals(SIX[family], ALL, floor=1.0) == pytest.approx(np.tile([1 / 6, 1 / 5, 1 / 4], (120, 1)))
     assert marginals(SIX[family], size=3, floor=1.0) == pytest.approx(1 / 6, abs=1e-12)
 
 

@@ -39,9 +39,7 @@ def test_a_million_pages_come_as_often_as_logged(family: str, floor: float) -> N
     code, counts = slates @ np.array([36, 6, 1]), np.zeros(216)
     for batch in range(10):
         decisions = np.arange(100_000) + 100_000 * batch
-        drawn = draw(
-            FAMILIES[family], size=3, floor=floor, seeds=np.full(100_000, 77, np.uint64), decisions=decisions
-        )
+        drawn = draw(FAMILIES[family], size=3, floor=floor, seeds=np.full(100_000, 77, np.uint64), decisions=decisions)
         counts += np.bincount(drawn.slates @ np.array([36, 6, 1]), minlength=216)
     joint = conditionals(FAMILIES[family], slates, floor=floor).prod(axis=1)
     assert_frequencies(counts[code], 1e6 * joint)

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import cast
 
-from rlrec.app import layouts
 from rlrec.app.feedback import Summary
-from rlrec.app.intake import Importer, Owners
-from rlrec.app.layouts.base import Layout, Line, Refused, Source
-from rlrec.app.placing import Moved
+from rlrec.app.logs import layouts
+from rlrec.app.logs.intake import Importer, Owners
+from rlrec.app.logs.layouts.base import Layout, Line, Refused, Source
+from rlrec.app.logs.placing import Moved
 from rlrec.errors import InputError
 from rlrec.store import Store, Unit, settings
 

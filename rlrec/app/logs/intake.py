@@ -11,8 +11,8 @@ from typing import Any, cast
 from rlrec import policy as kinds
 from rlrec.app import canonical, naming
 from rlrec.app import reward as reward_definitions
-from rlrec.app.layouts.base import Line, Refused
-from rlrec.app.placing import Moved, Visits
+from rlrec.app.logs.layouts.base import Line, Refused
+from rlrec.app.logs.placing import Moved, Visits
 from rlrec.app.visiting import split
 from rlrec.errors import Conflict, InputError
 from rlrec.records import Version

@@ -10,8 +10,8 @@ import numpy as np
 
 from rlrec import policy as kinds
 from rlrec.app import lineage, serving
-from rlrec.app.contexts import Contexts
-from rlrec.app.pages import Flags, Rows
+from rlrec.app.evaluation.contexts import Contexts
+from rlrec.app.evaluation.pages import Flags, Rows
 from rlrec.app.serving import Ids, Serving
 from rlrec.policy import slate
 from rlrec.policy.scores import Array

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from rlrec import times
 from rlrec.app import canonical
-from rlrec.app.layouts.base import Happened, Layout, Line, Shown, Source, key, probability
+from rlrec.app.logs.layouts.base import Happened, Layout, Line, Shown, Source, key, probability
 from rlrec.errors import InputError
 
 COLUMNS = ("timestamp", "item_id", "position", "click", "propensity_score")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from rlrec.app.layouts.base import Layout
+from rlrec.app.logs.layouts.base import Layout
 from rlrec.errors import InputError, suggest
 
 LAYOUTS = {
-    "obd": "rlrec.app.layouts.obd:Obd",
-    "jsonl": "rlrec.app.layouts.jsonl:Jsonl",
+    "obd": "rlrec.app.logs.layouts.obd:Obd",
+    "jsonl": "rlrec.app.logs.layouts.jsonl:Jsonl",
 }
 
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rlrec.app import lineage, naming, serving
-from rlrec.app.contexts import Contexts
+from rlrec.app.evaluation.contexts import Contexts
+from rlrec.app.evaluation.loggers import Logged, Loggers
+from rlrec.app.evaluation.modelling import Valued
+from rlrec.app.evaluation.pages import Flags, Rows
 from rlrec.app.lineage import Lesson
-from rlrec.app.loggers import Logged, Loggers
-from rlrec.app.modelling import Valued
-from rlrec.app.pages import Flags, Rows
 from rlrec.app.reward import find as reward_named
 from rlrec.app.serving import Case, Ids, Serving
 from rlrec.errors import InputError, suggest

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
-from rlrec.app.layouts.base import Line
+from rlrec.app.logs.layouts.base import Line
 from rlrec.store import Unit, loading, sessions
 from rlrec.store.sessions import Visit
 from rlrec.store.settings import Settings

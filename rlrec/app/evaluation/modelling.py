@@ -10,8 +10,8 @@ from typing import Protocol
 import numpy as np
 
 from rlrec.app import parameters
-from rlrec.app.contexts import Contexts
-from rlrec.app.pages import Rows, portions
+from rlrec.app.evaluation.contexts import Contexts
+from rlrec.app.evaluation.pages import Rows, portions
 from rlrec.app.serving import Ids
 from rlrec.errors import InputError, suggest
 from rlrec.ope.direct import Model, Ridge, RidgeSums, Table

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from rlrec.app import canonical
-from rlrec.app.contexts import Contexts
-from rlrec.app.loggers import Loggers
-from rlrec.app.pages import Rows
+from rlrec.app.evaluation.contexts import Contexts
+from rlrec.app.evaluation.loggers import Loggers
+from rlrec.app.evaluation.pages import Rows
 from rlrec.app.serving import Ids
 from rlrec.errors import InputError, suggest
 from rlrec.store import Unit, experiments, policies

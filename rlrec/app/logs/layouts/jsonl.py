@@ -15,7 +15,7 @@ from msgspec import Struct, field
 from rlrec import times
 from rlrec.app import canonical
 from rlrec.app.feedback import KIND
-from rlrec.app.layouts.base import Happened, Layout, Line, Shown, Source, key, probability
+from rlrec.app.logs.layouts.base import Happened, Layout, Line, Shown, Source, key, probability
 from rlrec.errors import InputError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
