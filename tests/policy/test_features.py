@@ -37,4 +37,4 @@ def test_no_context_is_no_row():
 
 
 def test_a_table_names_whole_numbers_without_a_point():
-    assert [features.named(value) for value in (3.0, 3, "3", 2.5, None)] == ["3", "3", "3", "2.5", "None"]
+    assert [features.named(value) for value in (3.0, 3, "3", 2.5, None)] == ["3", "3", "3", "2.5", "null"]
