@@ -81,9 +81,12 @@ def _sqlite(path: str, *, create: bool) -> sa.Engine:
             isolation_level=None,
             timeout=BUSY_TIMEOUT_S,
         )
-        connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute("PRAGMA cache_size = -64000")
+        try:
+            for setting in ("foreign_keys = ON", "synchronous = NORMAL", "cache_size = -64000"):
+                connection.execute(f"PRAGMA {setting}")
+        except sqlite3.Error:  # no database, for one
+            connection.close()
+            raise
         return connection
 
     engine = sa.create_engine("sqlite+pysqlite://", creator=open_file, poolclass=sa.pool.QueuePool, pool_size=2)
