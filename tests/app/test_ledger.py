@@ -47,7 +47,7 @@ END = START + 60 * MINUTE
 
 def scripted(random: random.Random, made: Sequence[dict[str, Any]]) -> tuple[list[Line], list[Line]]:
     """Lines that may come in any order, some keyed and to be repeated, and lines that close: the last word on slots."""
-    lines, last = [], []
+    lines, last = list[Line](), list[Line]()
     for answer in made:
         number, size = answer["decision_id"], len(answer["slate"])
         for _ in range(random.randint(0, 4)):
@@ -102,7 +102,7 @@ class Rewind:
 def expected(unit: Unit, name: str, lines: Sequence[Line]) -> dict[int, Sums]:
     """The belief by the definition of the reward alone: sums of values, then default or clip, then per arm."""
     belief = version(unit, name)
-    asked, total = REWARDS[name], defaultdict(lambda: np.zeros(3))
+    asked, total = REWARDS[name], defaultdict[int, Any](lambda: np.zeros(3))
     weights = {kind: float(weight) for kind, weight in (p.split("=") for p in asked.weights.split(", "))}
     own = unit.rows(sa.select(tables.decision.c.id).where(tables.decision.c.policy_id == belief.policy.id))
     for decision in decisions.find(unit, [row[0] for row in own]).values():
@@ -213,9 +213,9 @@ def test_a_line_refused_in_a_group_leaves_the_others(store: Store) -> None:
 # -- the past --
 
 
-def busy_loop(store: Store, chance: random.Random) -> list[tuple[int, dict[int, list[Any]]]]:
+def busy_loop(store: Store, chance: random.Random) -> list[tuple[str, int, list[Any]]]:
     """Recommend and tell at random; after every command the seq and the belief of each version, as they stood."""
-    seen, made = [], list[dict[str, Any]]()
+    seen, made = list[tuple[str, int, list[Any]]](), list[dict[str, Any]]()
     names = ("home", "ucb", "greedy")
     for step in range(STEPS):
         now = START + step * 20 * SECOND
@@ -236,7 +236,7 @@ def busy_loop(store: Store, chance: random.Random) -> list[tuple[int, dict[int, 
         with store.read() as unit:
             for name, (belief, head) in policies.live(unit, names).items():
                 seen.append((name, head.seq, beliefs.current(unit, belief.id)))
-    return seen  # type: ignore[return-value]
+    return seen
 
 
 def prepared(store: Store) -> Store:
@@ -255,7 +255,7 @@ def test_the_belief_of_any_moment_comes_back_bit_for_bit(store: Store) -> None:
     with store.read() as unit:
         live = policies.live(unit, ["home", "ucb", "greedy"])
         for name, seq, rows in seen:
-            assert beliefs.as_of(unit, live[name][0].id, seq) == rows  # type: ignore[index]
+            assert beliefs.as_of(unit, live[name][0].id, seq) == rows
 
 
 def test_a_past_belief_gives_the_logged_propensities_again(store: Store) -> None:

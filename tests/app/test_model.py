@@ -138,7 +138,7 @@ class Model:
         if position is None:
             return sum(found)
         if not found:
-            return asked.default
+            return float(asked.default)
         return min(max(sum(found), asked.clip[0]), asked.clip[1]) if asked.clip else sum(found)
 
     def page(self, one: dict[str, Any]) -> float:
@@ -390,4 +390,4 @@ def test_the_store_and_its_model_agree(kind: str, request: pytest.FixtureRequest
         max_examples=EXAMPLES[kind], stateful_step_count=STEPS, deadline=None, derandomize=True, database=None,
         suppress_health_check=list(HealthCheck), phases=[Phase.generate],
     )  # fmt: skip
-    run_state_machine_as_test(lambda: Commands(make), settings=few)  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(lambda: Commands(make), settings=few)  # type: ignore[arg-type]
