@@ -8,7 +8,8 @@ import click
 
 from rlrec.cli.output import View, cell
 from rlrec.cli.shared import Group, printed, stored
-from rlrec.cli.values import NAME, NUMBER, Parsed, cut, parse_name, parse_number
+from rlrec.cli.text import cut
+from rlrec.cli.values import NAME, NUMBER, Parsed, parse_name, parse_number
 from rlrec.errors import InputError
 
 if TYPE_CHECKING:

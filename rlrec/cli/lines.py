@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
-from rlrec.cli.values import LARGEST, cut, unstorable
+from rlrec.cli.text import LARGEST, cut, unstorable
 from rlrec.errors import InputError, suggest
 
 T = TypeVar("T")

@@ -23,7 +23,7 @@ from typing import Any
 
 import click
 
-from rlrec.cli.values import printable
+from rlrec.cli.text import printable
 from rlrec.times import EPOCH, written
 
 FORMATS = ("table", "json", "ndjson", "csv")

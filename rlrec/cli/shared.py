@@ -12,7 +12,8 @@ import click
 
 from rlrec.cli import lines as reading
 from rlrec.cli.output import FORMATS, Show
-from rlrec.cli.values import masked, passwords, printable, recoded
+from rlrec.cli.text import printable
+from rlrec.cli.values import masked, passwords, recoded
 from rlrec.errors import InputError, LinesRefused, suggest
 
 T = TypeVar("T")

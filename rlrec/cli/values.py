@@ -14,6 +14,8 @@ from urllib.parse import unquote
 
 import click
 
+from rlrec.cli.lines import decode_json
+from rlrec.cli.text import LARGEST, cut, unstorable
 from rlrec.errors import InputError
 from rlrec.times import SECOND
 from rlrec.times import parse as parse_time
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
     AnyType = click.ParamType[Any, Any]
 else:  # the class takes no parameters in click 8.1
     AnyType = click.ParamType
-
-LARGEST = 2**63 - 1
 
 DURATION_FORM = re.compile(
     r"(?:(\d+(?:\.\d+)?)w)?(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?"
@@ -40,19 +40,6 @@ PASSWORD = re.compile(
     r"((?:^|(?<=[?&;\s\"'(]))(?:ssl)?pass(?:word|wd|phrase)?\s?=\s?)('(?:[^'\\]|\\.)*'|[^\s&;\"']*)",
     re.IGNORECASE,
 )
-
-
-def cut(text: str, limit: int = 60) -> str:
-    """`text` as one printable line: control characters escaped, no longer than `limit`."""
-    short = text if len(text) <= limit else text[: limit - 1] + "…"
-    return printable(short)
-
-
-def printable(text: str) -> str:
-    """`text` without anything that moves a cursor or breaks a line: such characters as escapes."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def recoded(text: str) -> str:
@@ -126,15 +113,6 @@ def parse_name(text: str) -> str:
     return text
 
 
-def unstorable(text: str) -> str | None:
-    """Why no database takes `text`: a NUL, or half of a surrogate pair. None if it does."""
-    if "\0" in text:
-        return "holds a NUL character"
-    if any("\ud800" <= c <= "\udfff" for c in text):
-        return "is not valid Unicode"
-    return None
-
-
 def parse_key(text: str) -> str:
     """The key of an arm, session, user or request, verbatim: 1 to 200 characters."""
     if why := unstorable(text):
@@ -156,8 +134,6 @@ def parse_keys(text: str) -> list[str]:
 
 def parse_json(text: str) -> Any:
     """The value of strict JSON, or of the file after an `@`."""
-    from rlrec.cli.lines import decode_json
-
     if not text.startswith("@"):
         return decode_json(text.encode("utf-8", "surrogatepass"))
     try:
