@@ -142,11 +142,11 @@ def _step(
 
 
 def told(happened: Sequence[Event]) -> list[dict[str, Any]]:
-    """Events as a person reads them, in the order in which they were stored."""
+    """Events as a person reads them, in the order in which they were stored; those of `--censor` by its name."""
     return [
         {
             "position": event.position,
-            "kind": event.kind,
+            "kind": event.kind if event.kind != CENSOR else "censor" if event.value == 1.0 else "uncensor",
             "value": event.value,
             "at": written(event.at),
             "key": event.key,

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from rlrec.cli.output import View, cell
+from rlrec.cli.session import happenings
 from rlrec.cli.shared import Group, printed, stored
 from rlrec.cli.values import INTEGER
 
@@ -32,7 +33,14 @@ def show_(store: Any, show: Any, decision_id: int) -> None:
     from rlrec.app import decision as use_case
 
     found = use_case.show(store, decision_id)
-    show(found, table=_view(found))
+    show(found, table=_view(found), flat=[_flat(found, slot) for slot in found["slate"]])
+
+
+def _flat(found: dict[str, Any], slot: dict[str, Any]) -> dict[str, Any]:
+    """One slot with what identifies it."""
+    kept = ("decision_id", "at", "session", "visit", "step", "policy", "version")
+    happened = {"events": happenings(found, slot["position"]), "page_events": happenings(found, None)}
+    return {name: found[name] for name in kept} | slot | happened
 
 
 def _view(found: dict[str, Any]) -> View:

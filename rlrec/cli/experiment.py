@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from rlrec.app.experiment import Asked
 
 COLUMNS = ("experiment", "status", "unit", "variants", "created_at", "stopped_at")
+DIFFERENCE = {  # column of a csv: key of a difference
+    "difference": "value", "difference_lower": "lower", "difference_upper": "upper", "p_value": "p_value",
+}  # fmt: skip
 ALARM = 0.001  # a sample ratio this unlikely is a fault, not chance
 
 
@@ -86,7 +89,16 @@ def show_(store: Any, show: Any, name: str, reward: str | None, level: float) ->
     from rlrec.app import experiment as use_case
 
     found = use_case.show(store, name, reward=reward, level=level)
-    show(found, table=_view(found, level))
+    show(found, table=_view(found, level), flat=_flat(found))
+
+
+def _flat(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """A record a variant, with its difference from the first one, which has none."""
+    against = {row["variant"]: row for row in found["differences"]}
+    return [
+        variant | {column: against.get(variant["variant"], {}).get(name) for column, name in DIFFERENCE.items()}
+        for variant in found["variants"]
+    ]
 
 
 def _view(found: dict[str, Any], level: float) -> View:

@@ -46,10 +46,20 @@ class Show:
     def __init__(self, form: str) -> None:
         self.format = form
 
-    def __call__(self, result: Any, *, table: View | None = None, columns: Sequence[str] | None = None) -> None:
+    def __call__(
+        self,
+        result: Any,
+        *,
+        table: View | None = None,
+        columns: Sequence[str] | None = None,
+        flat: Iterable[Mapping[str, Any]] | None = None,
+    ) -> None:
         """Write one result. table: what `--format table` shows instead, and csv where the result is one record.
-        columns: the keys of a list of records, which a csv or a table without rows shows too."""
-        if self.format == "csv" and table is not None and _single(result):
+        columns: the keys of a list of records, which a csv or a table without rows shows too.
+        flat: the records that a csv has in place of the one that is the result."""
+        if self.format == "csv" and flat is not None:
+            _write_all(_csv_records(iter(flat), columns))
+        elif self.format == "csv" and table is not None and _single(result):
             _write_all(_csv(table.headers, table.rows))
         elif self.format == "csv":
             _write_all(_csv_records(_records(result), columns))

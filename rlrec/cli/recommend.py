@@ -13,6 +13,7 @@ from rlrec.cli.shared import input_option, printed, settings, stored
 from rlrec.cli.values import KEY, KEYS, OBJECT, parse_key
 from rlrec.errors import InputError, LinesRefused
 
+SLOT = ["position", "arm", "propensity", "marginal", "score"]
 SEED = click.IntRange(0, 2**64 - 1)
 
 
@@ -49,13 +50,13 @@ def recommend(store: Any, show: Show, source: str | None, seed: int | None, dry_
     if request["session"] is None:
         raise click.UsageError("Missing option '--session'.")
     answer = use_case.recommend(store, use_case.Request(**request), seed=seed, dry_run=dry_run)
-    headers = ["position", "arm", "propensity", "marginal", "score"]
-    rows = [[slot[name] for name in headers] for slot in answer["slate"]]
+    rows = [[slot[name] for name in SLOT] for slot in answer["slate"]]
     title = [
         f"decision {answer['decision_id'] or '(dry run)'}: {answer['policy']} version {answer['version']}, "
         f"propensity {answer['propensity']:.6g}{', answered before' if answer['duplicate'] else ''}"
     ]
-    show(answer, table=View(headers=headers, rows=rows, title=title))
+    flat = [{"decision_id": answer["decision_id"]} | {name: slot[name] for name in SLOT} for slot in answer["slate"]]
+    show(answer, table=View(headers=SLOT, rows=rows, title=title), flat=flat)
 
 
 def _refuse_single(request: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
@@ -11,6 +11,12 @@ from rlrec.cli.output import View, cell
 from rlrec.cli.shared import Group, printed, stored
 from rlrec.cli.values import KEY, NAME
 
+FLAT = (
+    "session", "user", "visit", "step", "decision_id", "at", "policy", "version", "experiment", "variant", "context",
+    "state", "position", "arm", "propensity", "marginal", "score", "censored", "events", "reward", "page_events",
+    "page_reward", "page_return",
+)  # fmt: skip
+MARKS = ("censor", "uncensor")  # what carries no value
 COLUMNS = ("session", "user", "visits", "decisions", "last_at")
 
 
@@ -52,7 +58,7 @@ def show_(store: Any, show: Any, **request: Any) -> None:
     from rlrec.app import session as use_case
 
     found = use_case.show(store, use_case.Request(**request))
-    show(found, table=_timeline(found))
+    show(found, table=_timeline(found), columns=FLAT, flat=_flat(found))
 
 
 def _timeline(found: dict[str, Any]) -> View:
@@ -69,6 +75,20 @@ def _timeline(found: dict[str, Any]) -> View:
     return View(title=title, headers=headers, rows=[row for step in found["decisions"] for row in _rows(step)])
 
 
+def _flat(found: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A record a slot, each with all that is known of its decision."""
+    visit = {name: found[name] for name in ("session", "user", "visit")}
+    for step in found["decisions"]:
+        page = {
+            "page_events": happenings(step, None),
+            "page_reward": step["reward"],
+            "page_return": step["return"],
+        }
+        for slot in step["slate"]:
+            every = visit | step | page | slot | {"events": happenings(step, slot["position"])}
+            yield {name: every[name] for name in FLAT}
+
+
 def _rows(step: dict[str, Any]) -> Iterator[list[Any]]:
     """A line a slot, and one for the page where it is longer than one slot."""
     policy = f"{step['policy']}@{step['version']}"
@@ -77,18 +97,21 @@ def _rows(step: dict[str, Any]) -> Iterator[list[Any]]:
     head = [step["step"], step["decision_id"], step["at"], policy, step["context"], step["state"]]
     single = len(step["slate"]) == 1
     for number, slot in enumerate(step["slate"]):
-        happened = _events(step, slot["position"]) + (" (censored)" if slot["censored"] else "")
+        happened = happenings(step, slot["position"], number=cell) + (" (censored)" if slot["censored"] else "")
         worth = step["reward"] if single else slot["reward"]
         line = [slot["position"], slot["arm"], slot["propensity"], happened.strip(), worth]
         yield (head if number == 0 else [None] * len(head)) + line + [step["return"] if single else None]
     if not single:
-        page = [None, "(page)", step["propensity"], _events(step, None), step["reward"], step["return"]]
+        page = [None, "(page)", step["propensity"], happenings(step, None, number=cell), step["reward"], step["return"]]
         yield [None] * len(head) + page
 
 
-def _events(step: dict[str, Any], position: int | None) -> str:
+def happenings(step: dict[str, Any], position: int | None, *, number: Callable[[float], str] = repr) -> str:
+    """The events of a slot, or without a position of the page, as they would be typed; values exact, or by `number`."""
     mine = [event for event in step["events"] if event["position"] == position]
-    return " ".join(f"{event['kind']}={cell(event['value'])}" for event in mine)
+    return " ".join(
+        event["kind"] if event["kind"] in MARKS else f"{event['kind']}={number(event['value'])}" for event in mine
+    )
 
 
 @session.command("end")

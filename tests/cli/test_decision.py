@@ -1,5 +1,8 @@
 """rlrec decision."""
 
+import csv
+import io
+
 import pytest
 
 KINDS = {
@@ -97,3 +100,13 @@ def test_unknown_decision_is_exit_2(ready_sqlite, word, said):
     refused = ready_sqlite("decision", "show", word)
     assert refused.exit_code == 2
     assert said in refused.stderr
+
+
+def test_csv_has_a_row_a_slot_under_the_keys_of_json(ready_sqlite):
+    number = serve(ready_sqlite, "thompson", "-k", "2")
+    slate = ready_sqlite("decision", "show", number, "--json").json["slate"]
+    said = ready_sqlite("decision", "show", number, "--format", "csv").stdout
+    rows = list(csv.DictReader(io.StringIO(said, newline="")))
+    assert [(row["decision_id"], row["arm"]) for row in rows] == [(str(number), slot["arm"]) for slot in slate]
+    assert set(slate[0]) < set(rows[0])
+    assert [float(row["derived_propensity"]) for row in rows] == [slot["derived_propensity"] for slot in slate]

@@ -1,5 +1,8 @@
 """rlrec experiment."""
 
+import csv
+import io
+
 import pytest
 
 LATER = "2099-01-01T00:00:00Z"
@@ -142,3 +145,19 @@ def test_every_format_lists_experiments(ready_sqlite, form):
     listed = ready_sqlite("experiment", "list", "--format", form)
     assert listed.exit_code == 0
     assert "ab" in listed.stdout
+
+
+def test_csv_compares_every_variant_with_the_first(ready_sqlite):
+    create(ready_sqlite, "--unit", "session")
+    for number in range(20):
+        ready_sqlite("recommend", "--experiment", "ab", "--session", f"s{number}")
+        if number % 3:
+            ready_sqlite("feedback", number + 1, "click")
+    found = ready_sqlite("--now", LATER, "experiment", "show", "ab", "--json").json["differences"][0]
+    said = ready_sqlite("--now", LATER, "experiment", "show", "ab", "--format", "csv").stdout
+    first, second = csv.DictReader(io.StringIO(said, newline=""))
+    columns = ("difference", "difference_lower", "difference_upper", "p_value")
+    assert [first[name] for name in columns] == [""] * 4
+    assert [float(second[name]) for name in columns] == [
+        found[name] for name in ("value", "lower", "upper", "p_value")
+    ]

@@ -145,7 +145,7 @@ def test_every_format_shows_the_same_slate(kiosk: Run) -> None:
     assert kiosk(*words, "--format", "ndjson").lines == [found]
     slot = found["slate"][0]
     rows = kiosk(*words, "--format", "csv").stdout.splitlines()
-    assert rows == ["position,arm,propensity,marginal,score", f"1,{slot['arm']},0.25,0.25,"]
+    assert rows == ["decision_id,position,arm,propensity,marginal,score", f"1,1,{slot['arm']},0.25,0.25,"]
     assert "decision 1: u version 1, propensity 0.25, answered before" in kiosk(*words).stdout
 
 

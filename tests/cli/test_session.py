@@ -1,5 +1,8 @@
 """rlrec session."""
 
+import csv
+import io
+
 import pytest
 
 DAY = "2099-01-01T"
@@ -126,3 +129,28 @@ def test_every_format_shows_a_session(ready_sqlite, form):
         said = ready_sqlite("--now", DAY + "00:01:00Z", *words, "--format", form)
         assert (said.exit_code, said.stderr) == (0, "")
         assert "s1" in said.stdout or form == "csv"
+
+
+def test_csv_has_a_whole_row_for_every_slot(ready_sqlite):
+    ask(ready_sqlite, "00:00:00Z", "-k", "2")
+    ask(ready_sqlite, "00:01:00Z")
+    ready_sqlite("--now", DAY + "00:02:00Z", "feedback", 1, "click=0.123456789", "--position", "2")
+    ready_sqlite("--now", DAY + "00:02:00Z", "feedback", 1, "scroll=3")
+    said = ready_sqlite("--now", DAY + "00:03:00Z", "session", "show", "s1", "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(said.stdout, newline="")))
+    assert [(row["session"], row["decision_id"], row["position"]) for row in rows] == [
+        ("s1", "1", "1"),
+        ("s1", "1", "2"),
+        ("s1", "2", "1"),
+    ]
+    assert [row["events"] for row in rows] == ["", "click=0.123456789", ""]
+    assert [row["page_events"] for row in rows] == ["scroll=3.0", "scroll=3.0", ""]
+
+
+def test_censoring_is_shown_by_the_names_of_its_options(ready_sqlite):
+    number = ask(ready_sqlite, "00:00:00Z")["decision_id"]
+    ready_sqlite("--now", DAY + "00:00:01Z", "feedback", number, "--censor")
+    ready_sqlite("--now", DAY + "00:00:02Z", "feedback", number, "--uncensor")
+    events = show(ready_sqlite, "00:01:00Z")["decisions"][0]["events"]
+    assert [event["kind"] for event in events] == ["censor", "uncensor"]
+    assert " censor uncensor " in ready_sqlite("--now", DAY + "00:01:00Z", "session", "show", "s1").stdout
