@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -9,6 +10,8 @@ import click
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import printed, stored
 from rlrec.errors import CheckFailed
+
+COLUMNS = ("check", "severity", "subject", "detail")
 
 
 @click.command()
@@ -22,7 +25,7 @@ from rlrec.errors import CheckFailed
 def doctor(store: Any, show: Show, **request: Any) -> None:
     """Audit the store: beliefs, propensities, draws, references.
 
-    Nothing is changed. An error is exit 3; warnings are not.
+    Nothing is changed. An error is exit 3; warnings are not. csv and ndjson have a line a finding.
 
     \b
     Example:
@@ -31,7 +34,11 @@ def doctor(store: Any, show: Show, **request: Any) -> None:
     from rlrec.app import doctor as use_case
 
     report = use_case.doctor(store, use_case.Request(**request))
-    show(report, table=_view(report, use_case.overview(report), findings_only=show.format == "csv"))
+    if show.format == "ndjson":
+        show(report.findings)
+    else:
+        flat = [asdict(finding) for finding in report.findings]
+        show(report, table=_view(report, use_case.overview(report)), columns=COLUMNS, flat=flat)
     if not report.ok:
         errors = sum(finding.severity == "error" for finding in report.findings)
         raise CheckFailed(
@@ -40,18 +47,13 @@ def doctor(store: Any, show: Show, **request: Any) -> None:
         )
 
 
-def _view(report: Any, overview: list[dict[str, Any]], *, findings_only: bool) -> View:
-    """What was checked, a line each, and what was found; without findings what was checked, as a table."""
-    if not report.findings and not findings_only:
-        rows = [[row["check"], row["count"], row["looked_at"], "ok"] for row in overview]
-        return View(headers=["check", "count", "looked at", "result"], rows=rows)
-    lines = [
-        f"{row['check']:<14} {row['count']:>9,} {row['looked_at']}: {_verdict(row['errors'], row['warnings'])}"
-        for row in overview
+def _view(report: Any, overview: list[dict[str, Any]]) -> View:
+    """What was checked, a line each, and below it what was found."""
+    rows = [
+        [row["check"], row["count"], row["looked_at"], _verdict(row["errors"], row["warnings"])] for row in overview
     ]
-    headers = ["severity", "check", "subject", "detail"]
-    rows = [[getattr(finding, name) for name in headers] for finding in report.findings]
-    return View(title=lines, headers=headers, rows=rows)
+    notes = [f"{found.severity} {found.check}, {found.subject}: {found.detail}" for found in report.findings]
+    return View(headers=["check", "count", "looked at", "result"], rows=rows, notes=notes)
 
 
 def _verdict(errors: int, warnings: int) -> str:

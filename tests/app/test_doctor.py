@@ -252,6 +252,19 @@ def test_an_error_is_exit_3_after_the_report(healthy: str) -> None:
     assert said.error["code"] == 3
 
 
+def test_every_format_has_one_layout_whatever_was_found(healthy: str) -> None:
+    run = runner(healthy)
+    fine = run("doctor", "--sample", "5").stdout.splitlines()
+    assert run("doctor", "--format", "csv").stdout.splitlines() == ["check,severity,subject,detail"]
+    sql(healthy, "UPDATE visit SET steps = steps + 1 WHERE session_id = 1 AND number = 1")
+    bent = run("doctor", "--sample", "5").stdout.splitlines()
+    assert (bent[0], len([line for line in bent if line.endswith(("ok", "1 error"))])) == (fine[0], 9)
+    assert "error dangling, session ts-0 visit 1: it says 4 steps and has 3 decisions" in bent
+    found = run("doctor", "--json").json["findings"]
+    assert run("doctor", "--format", "ndjson").lines == found
+    assert run("doctor", "--format", "csv").stdout.splitlines()[1:] == [",".join(found[0].values())]
+
+
 def test_nothing_is_changed_by_looking(sqlite_grown: Path) -> None:
     before = sqlite_grown.read_bytes()
     assert audit(str(sqlite_grown), sample=10).checked["propensities"] == 10
