@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -16,7 +17,7 @@ import click
 from rlrec import __version__
 from rlrec.cli import output
 from rlrec.cli.shared import Group, HelpWanted, Settings, safe
-from rlrec.cli.values import TIME
+from rlrec.cli.values import TIME, masked, passwords
 from rlrec.errors import InputError, RlrecError
 
 # name: (module:attribute, its one-line help without the final stop). The help lists them in this order.
@@ -183,7 +184,7 @@ def _told(error: BaseException, settings: Settings) -> tuple[str, str | None, in
     if isinstance(error, KeyboardInterrupt | click.Abort):
         return "interrupted", None, INTERRUPTED
     if isinstance(error, RlrecError):
-        return _place(error, settings) + error.message, error.hint, error.code
+        return _place(error, settings) + error.message, _runnable(error.hint, settings), error.code
     if isinstance(error, click.ClickException):
         return *_usage(error), error.exit_code
     if isinstance(error, OSError) and error.strerror:
@@ -192,6 +193,14 @@ def _told(error: BaseException, settings: Settings) -> tuple[str, str | None, in
         return f"{what}{subject}{error.strerror}", None, 1
     hint = None if settings.debug else "run again with --debug for the traceback"
     return f"unexpected {type(error).__name__}: {error}".rstrip(": "), hint, 1
+
+
+def _runnable(hint: str | None, settings: Settings) -> str | None:
+    """A hint whose `rlrec init` means the store that was meant; a password does not get as far as the quoting."""
+    if hint is None or settings.db == Settings.db:
+        return hint
+    db = shlex.quote(masked(settings.db, passwords(settings.db)))
+    return hint.replace("`rlrec init`", f"`rlrec --db {db} init`")
 
 
 def _place(error: RlrecError, settings: Settings) -> str:

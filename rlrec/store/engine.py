@@ -6,6 +6,7 @@ PostgreSQL: writers run READ COMMITTED under row locks, readers see one snapshot
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import time
@@ -138,19 +139,33 @@ def _sqlite_error(error: sqlite3.Error, *, where: str) -> Exception:
 
 
 def _unopened(where: str) -> RlrecError:
-    """Why SQLite could not open a file."""
+    """Why SQLite could not open a file that should be there."""
+    try:
+        os.stat(where)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM):
+            folder = os.path.dirname(os.path.abspath(where))
+            return missing(where) if os.path.isdir(folder) else _folderless(where)
     if os.path.isdir(where):
         return RlrecError(f"{where} is a folder", hint="name a file in it with --db")
-    if os.path.exists(where):
-        return RlrecError(f"cannot open {where}: permission denied", hint="check who owns the file and its folder")
+    return RlrecError(f"cannot open {where}: permission denied", hint="check who owns the file and its folder")
+
+
+def _folderless(where: str) -> CheckFailed:
+    return CheckFailed(f"no store at {where}: its folder does not exist", hint="make it, then run `rlrec init`")
+
+
+def uncreated(error: sqlite3.Error, *, where: str) -> Exception:
+    """Why SQLite could not make a file, in the system's words; else the error as it is anywhere."""
+    if getattr(error, "sqlite_errorname", "") != "SQLITE_CANTOPEN" or os.path.isdir(where):
+        return _sqlite_error(error, where=where)
     folder = os.path.dirname(os.path.abspath(where))
-    if not os.path.isdir(folder):
-        return CheckFailed(f"no store at {where}: its folder does not exist", hint="make it, then run `rlrec init`")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        return CheckFailed(
-            f"no store at {where}, and none can be made: permission denied", hint="choose another folder"
-        )
-    return missing(where)
+    hint = "choose another path with --db" if os.path.exists(folder) else f"make its folder first: {folder}"
+    try:
+        os.close(os.open(where, os.O_RDWR | os.O_CREAT))
+    except OSError as refused:
+        return RlrecError(f"cannot create {where}: {(refused.strerror or str(refused)).lower()}", hint=hint)
+    return RlrecError(f"cannot create {where}: {error}", hint=hint)
 
 
 def _postgres_error(error: BaseException | None, *, where: str) -> Exception:

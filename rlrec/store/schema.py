@@ -82,7 +82,7 @@ def _switch_to_wal(engine: sa.Engine, *, where: str) -> None:
                     return
         except sqlite3.OperationalError as error:
             if "locked" not in str(error):
-                raise engines._sqlite_error(error, where=where) from error
+                raise engines.uncreated(error, where=where) from error
         except sqlite3.Error as error:
             raise engines._sqlite_error(error, where=where) from error
         if time.monotonic() > deadline:

@@ -306,9 +306,9 @@ def outdated(path: Path, template: Path, revision: str) -> str:
 def test_a_store_that_is_none_is_named(tmp_path: Path, sqlite_template: Path, words: list[Any]) -> None:
     one_line(runner(picture(tmp_path))(*words), 1, "store.png is not a database")
     one_line(runner(str(tmp_path))(*words), 1, "is a folder")
-    one_line(runner(str(tmp_path / "none.db"))(*words), 3, "no store", "rlrec init")
+    one_line(runner(str(tmp_path / "none.db"))(*words), 3, "no store", f"`rlrec --db {tmp_path}/none.db init`")
     one_line(runner(str(tmp_path / "no" / "none.db"))(*words), 3, "its folder does not exist")
-    one_line(runner(outdated(tmp_path, sqlite_template, "0000"))(*words), 3, "out of date", "rlrec init")
+    one_line(runner(outdated(tmp_path, sqlite_template, "0000"))(*words), 3, "out of date", "/old.db init`")
     one_line(runner(outdated(tmp_path, sqlite_template, "9999"))(*words), 3, "newer rlrec")
     one_line(runner("mysql://h/x")(*words), 2, "mysql")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["old.db", "store.png"]
@@ -328,7 +328,7 @@ def test_a_database_that_is_not_there_is_a_missing_store(postgres_server: str) -
 
 
 def test_an_empty_database_is_no_store(empty_db: str) -> None:
-    one_line(runner(empty_db)("arm", "list"), 3, "rlrec init")
+    one_line(runner(empty_db)("arm", "list"), 3, "rlrec --db", "init`")
 
 
 @pytest.fixture
@@ -361,7 +361,9 @@ def test_a_wrong_password_is_said_and_not_printed(guarded: str) -> None:
         said = runner(guarded.replace("WORD", word))("arm", "list")
         one_line(said, 1, "refused the login")
         assert "wrong-one" not in said.stderr
-    one_line(runner(guarded.replace("WORD", "right-one"))("arm", "list"), 3, "rlrec init")
+    said = runner(guarded.replace("WORD", "right-one"))("arm", "list")
+    one_line(said, 3, "guest:***@", "init`")
+    assert "right-one" not in said.stderr
 
 
 # -- as a real process --
@@ -389,10 +391,21 @@ def test_a_store_that_may_not_be_written_can_be_read(sqlite_db: str) -> None:
 
 
 def test_a_store_that_may_not_be_read_says_so(sqlite_db: str) -> None:
-    Path(sqlite_db).chmod(0)
-    said = process(sqlite_db, "arm", "list")
-    assert (said.returncode, said.stdout, said.stderr.count("\n")) == (1, "", 1)
-    assert "permission denied" in said.stderr
+    file = Path(sqlite_db)
+    for denied in (file, file.parent):
+        denied.chmod(0)
+        said = process(sqlite_db, "arm", "list")
+        denied.chmod(0o700)
+        assert (said.returncode, said.stdout, said.stderr.count("\n")) == (1, "", 1)
+        assert "permission denied" in said.stderr
+
+
+def test_a_folder_that_takes_no_file_is_no_place_to_init(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    said = process(str(tmp_path / "x.db"), "init")
+    tmp_path.chmod(0o700)
+    assert (said.returncode, said.stdout) == (1, "")
+    assert said.stderr == f"Error: cannot create {tmp_path}/x.db: permission denied. choose another path with --db\n"
 
 
 def test_bytes_that_are_no_text_are_refused(sqlite_db: str) -> None:

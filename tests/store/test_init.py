@@ -95,8 +95,19 @@ def test_a_file_that_is_no_database_stays_as_it_is(tmp_path: Path, content: byte
 def test_a_folder_is_said_to_be_one(tmp_path: Path) -> None:
     with closing(Store(str(tmp_path))) as store, pytest.raises(RlrecError, match="is a folder"):
         init(store)
-    with closing(Store(str(tmp_path / "no" / "x.db"))) as store, pytest.raises(CheckFailed, match="does not exist"):
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [("no/x.db", "no such file"), ("file/x.db", "not a directory"), ("x" * 300, "file name too long")],
+)
+def test_where_no_file_can_be_the_reason_is_given(tmp_path: Path, path: str, reason: str) -> None:
+    (tmp_path / "file").touch()
+    with closing(Store(str(tmp_path / path))) as store, pytest.raises(RlrecError, match="cannot create") as refused:
         init(store)
+    assert (reason in refused.value.message, refused.value.code) == (True, 1)
+    assert "rlrec init" not in (refused.value.hint or "")
+    assert [one.name for one in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_foreign_database_is_not_mistaken_for_a_store(tmp_path: Path) -> None:
