@@ -15,6 +15,8 @@ from rlrec.records import Head, Version
 from rlrec.store import Store, Unit, arms, contents, decisions, settings
 from rlrec.store.experiments import Experiment, Variant
 
+LONGEST = 500  # positions of a page: exact probabilities of all of them cost more than their square
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -103,6 +105,8 @@ class _Snapshot:
             found = tuple(sorted({self.ids[key] for key in request.arms} & self._active))
         if not found:
             raise InputError("no arm is eligible", hint="add arms with `rlrec arm add`, or restore some", field="arms")
+        if request.size > LONGEST:
+            raise InputError(f"k is {request.size}", hint=f"a page has at most {LONGEST} positions", field="k")
         if request.size > len(found):
             raise InputError(f"k is {request.size}, but only {len(found)} arms are eligible", field="k")
         return found

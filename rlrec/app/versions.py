@@ -8,7 +8,7 @@ from rlrec.app import forking, naming
 from rlrec.app.policy import summary
 from rlrec.errors import CheckFailed, InputError
 from rlrec.records import Head, Version
-from rlrec.store import Store, Unit, policies, settings
+from rlrec.store import Store, Unit, decisions, experiments, policies, settings
 
 
 def freeze(store: Store, reference: str) -> dict[str, Any]:
@@ -19,6 +19,7 @@ def freeze(store: Store, reference: str) -> dict[str, Any]:
     with store.read() as unit:
         source, head = _learning(unit, reference)
         sums, last = forking.fork(unit, source)
+        immature = decisions.count_slots_after(unit, source.policy.id, first=last + 1) if source.learning else 0
 
     def work(unit: Unit) -> dict[str, Any]:
         policies.lock(unit, [source.policy.id])
@@ -35,9 +36,12 @@ def freeze(store: Store, reference: str) -> dict[str, Any]:
             learned_from={"policy_id": source.policy.id, "last_id": last} if source.learning else {},
         )
         settings.add_run(unit, "policy freeze", {"policy": source.policy.name, "from": source.number, "to": number})
-        return summary(unit, policies.by_id(unit, [made])[made]) | {"parent": source.number}
+        return summary(unit, policies.by_id(unit, [made])[made]) | {"parent": source.number, "immature": immature}
 
-    return store.write(work)
+    done = store.write(work)
+    if immature:
+        store.notice(f"{immature} slots are not mature yet; version {done['version']} does not hold them")
+    return done
 
 
 def _learning(unit: Unit, reference: str) -> tuple[Version, Head]:
@@ -59,6 +63,7 @@ def promote(store: Store, reference: str) -> dict[str, Any]:
     def work(unit: Unit) -> dict[str, Any]:
         version, head = naming.one(unit, reference)
         head = policies.lock(unit, [version.policy.id])[version.policy.id]
+        _settled_split(unit, version)
         if version.status == "retired":
             raise InputError(f"version {version.number} of {version.policy.name} is retired")
         before = policies.by_id(unit, [head.live_id])[head.live_id]
@@ -70,6 +75,18 @@ def promote(store: Store, reference: str) -> dict[str, Any]:
     return store.write(work)
 
 
+def _settled_split(unit: Unit, version: Version) -> None:
+    """Raises InputError where a running experiment says what this variant serves: experiments never change."""
+    if version.policy.base_id is None:
+        return
+    for experiment in experiments.every(unit):
+        if experiment.status == "running" and any(one.policy_id == version.policy.id for one in experiment.variants):
+            raise InputError(
+                f"{version.policy.name} is a variant of the running experiment {experiment.name}",
+                hint=f"stop it with `rlrec experiment stop {experiment.name}`, then start another one",
+            )
+
+
 def rollback(store: Store, name: str) -> dict[str, Any]:
     """Back to what was live before the last promote. Raises CheckFailed where nothing is left."""
     if naming.split(name)[1] is not None:
@@ -78,6 +95,7 @@ def rollback(store: Store, name: str) -> dict[str, Any]:
     def work(unit: Unit) -> dict[str, Any]:
         version, _ = naming.one(unit, name)
         head = policies.lock(unit, [version.policy.id])[version.policy.id]
+        _settled_split(unit, version)
         last = policies.last_promotion(unit, version.policy.id)
         if last is None:
             raise CheckFailed(f"policy {version.policy.name} has no promotion to roll back")
