@@ -111,15 +111,19 @@ def transaction(engine: sa.Engine, *, write: bool, where: str) -> Iterator[sa.Co
             yield connection
     except exc.DBAPIError as error:
         raise translated(error, where=where) from error
-    except sqlite3.Error as error:
-        raise _sqlite_error(error, where=where) from error
+    except engine.dialect.loaded_dbapi.Error as error:  # from a cursor of the driver's own
+        raise _said(error, where=where) from error
 
 
 def translated(error: exc.DBAPIError, *, where: str) -> Exception:
     """The error a person reads for what the driver said."""
-    if isinstance(error.orig, sqlite3.Error):
-        return _sqlite_error(error.orig, where=where)
-    return _postgres_error(error.orig, where=where)
+    return _said(error.orig, where=where)
+
+
+def _said(error: BaseException | None, *, where: str) -> Exception:
+    if isinstance(error, sqlite3.Error):
+        return _sqlite_error(error, where=where)
+    return _postgres_error(error, where=where)
 
 
 def _sqlite_error(error: sqlite3.Error, *, where: str) -> Exception:
