@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 
-from rlrec.errors import CheckFailed, InputError
+from rlrec.errors import CheckFailed, Conflict
 from rlrec.records import Reward
 from rlrec.store import Store, Unit, policies, schema, settings
 
@@ -31,7 +31,7 @@ class Result:
 
 
 def init(store: Store, *, session_timeout_us: int | None = None) -> Result:
-    """The store at the revision of this program. Raises InputError where a timeout is not the store's own."""
+    """The store at the revision of this program. Raises Conflict where a timeout is not the store's own."""
     found, revision = schema.upgrade(store.url)
 
     def work(unit: Unit) -> None:
@@ -41,7 +41,7 @@ def init(store: Store, *, session_timeout_us: int | None = None) -> Result:
             policies.add_reward(unit, DEFAULT_REWARD)
             settings.add_run(unit, "init", {"revision": revision, "session_timeout_us": timeout})
         elif session_timeout_us is not None and settings.get(unit).session_timeout_us != session_timeout_us:
-            raise InputError(
+            raise Conflict(
                 "the store has another session timeout already", hint="visits were counted by it: make a new store"
             )
 

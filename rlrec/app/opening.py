@@ -16,3 +16,9 @@ def open_store(db: str, *, now: int | None, notice: Callable[[str], None]) -> It
         yield store
     finally:
         store.close()
+
+
+def ready(store: Store) -> None:
+    """Raises CheckFailed where the store is missing or out of date, before anything else is asked of it."""
+    with store.read():
+        pass

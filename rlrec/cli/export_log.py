@@ -13,7 +13,7 @@ import click
 from rlrec.cli import output
 from rlrec.cli.output import Show
 from rlrec.cli.shared import notice, printed, stored
-from rlrec.errors import InputError
+from rlrec.errors import RlrecError
 
 
 @click.command("export-log")
@@ -63,7 +63,7 @@ def _created(path: str) -> Iterator[BinaryIO]:
     plain = os.path.isfile(path) or not os.path.exists(path)
     part = f"{path}.part" if plain else path
     try:
-        with _opened(part) as file:
+        with _opened(part, path) as file:
             if path.endswith(".gz"):
                 with gzip.GzipFile(filename="", fileobj=file, mode="wb", mtime=0) as packed:
                     yield cast(BinaryIO, packed)
@@ -76,8 +76,10 @@ def _created(path: str) -> Iterator[BinaryIO]:
             os.unlink(part)
 
 
-def _opened(path: str) -> BinaryIO:
+def _opened(part: str, path: str) -> BinaryIO:
     try:
-        return open(path, "wb")
+        return open(part, "wb")
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from None
+        folder = os.path.dirname(path)
+        hint = f"make its folder first: {folder}" if folder and not os.path.exists(folder) else "choose another path"
+        raise RlrecError(f"cannot write {path}: {(error.strerror or str(error)).lower()}", hint=hint) from None

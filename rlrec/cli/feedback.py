@@ -21,16 +21,15 @@ from rlrec.times import parse as parse_time
 @click.option("--position", type=click.IntRange(1, 2**63 - 1), help="Slot meant; a slate of one slot needs none.")
 @click.option("--at", type=TIME, help="When it happened [default: now].")
 @click.option("--key", type=KEY, help="A retry under the same key changes nothing.")
-@click.option(
-    "--censor", "censor", flag_value=True, type=bool, default=None, help="Take slots out of beliefs and estimates."
-)
-@click.option("--uncensor", "censor", flag_value=False, type=bool, help="Put them back.")
+@click.option("--censor", is_flag=True, help="Take slots out of beliefs and estimates.")
+@click.option("--uncensor", is_flag=True, help="Put them back.")
 @lines_input
 @printed
 @stored
 def feedback(
-    store: Any, show: Show, lines: Lines | None, decision_id: int | None, events: Sequence[str], **rest: Any
-) -> None:
+    store: Any, show: Show, lines: Lines | None, decision_id: int | None, events: Sequence[str], censor: bool,
+    uncensor: bool, **rest: Any,
+) -> None:  # fmt: skip
     """Record what the user did after a decision.
 
     VALUE is 1 if not given. Without --position a slate of one slot means that slot, a longer one the whole page. With
@@ -43,8 +42,11 @@ def feedback(
     """
     from rlrec.app import feedback as use_case
 
+    if censor and uncensor:
+        raise click.UsageError("--censor and --uncensor contradict each other")
+    flag = censor if censor or uncensor else None
     if lines is not None:
-        if decision_id is not None or any(value is not None for value in rest.values()):
+        if decision_id is not None or any(value is not None for value in (flag, *rest.values())):
             raise click.UsageError("--input and a single decision do not go together")
         source = lines.kept()
         summary = use_case.feedback_stream(
@@ -57,7 +59,8 @@ def feedback(
         return
     if decision_id is None:
         raise click.UsageError("Missing argument 'DECISION_ID'.")
-    show(use_case.feedback(store, use_case.Line(decision_id=decision_id, events=_events(events), **rest)))
+    line = use_case.Line(decision_id=decision_id, events=_events(events), censor=flag, **rest)
+    show(use_case.feedback(store, line))
 
 
 def _events(words: Sequence[str]) -> dict[str, float]:

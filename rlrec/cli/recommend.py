@@ -89,7 +89,9 @@ def _line_type() -> Any:
 def _stream(store: Any, show: Show, source: str, seed: int | None, dry_run: bool) -> None:
     """Answer each line; groups close when nothing more waits, but with a seed only when they are full."""
     from rlrec.app import recommend as use_case
+    from rlrec.app.opening import ready
 
+    ready(store)
     settings().source = "<stdin>" if source == "-" else source
     kind, refused = _line_type(), 0
 

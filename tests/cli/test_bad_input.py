@@ -139,7 +139,7 @@ COMMANDS: list[tuple[int, list[Any], str]] = [
     (6, ["reward", "define", "default", "click=2"], "defined otherwise"),
     (2, ["reward", "define", "r", "click=NaN"], "finite"),
     (2, ["reward", "define", "r", "click"], "is no weight"),
-    (2, ["init", "--session-timeout", "1h"], "another session timeout"),
+    (6, ["init", "--session-timeout", "1h"], "another session timeout"),
     (2, ["recomend"], "did you mean recommend"),
     (2, ["recommend", "--polcy", "home"], "did you mean --policy"),
 ]  # fmt: skip
@@ -313,6 +313,13 @@ def test_a_store_that_is_none_is_named(tmp_path: Path, sqlite_template: Path, wo
     one_line(runner("mysql://h/x")(*words), 2, "mysql")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["old.db", "store.png"]
     assert (tmp_path / "store.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_log_is_not_written_where_no_folder_is(tmp_path: Path, sqlite_db: str) -> None:
+    path = tmp_path / "no" / "log.jsonl"
+    said = runner(sqlite_db)("export-log", str(path))
+    one_line(said, 1, f"cannot write {path}: no such file", f"make its folder first: {tmp_path / 'no'}")
+    assert ".part" not in said.stderr
 
 
 def test_an_unreachable_server_is_busy_and_said_at_once(tmp_path: Path) -> None:

@@ -158,6 +158,4 @@ def test_csv_compares_every_variant_with_the_first(ready_sqlite):
     first, second = csv.DictReader(io.StringIO(said, newline=""))
     columns = ("difference", "difference_lower", "difference_upper", "p_value")
     assert [first[name] for name in columns] == [""] * 4
-    assert [float(second[name]) for name in columns] == [
-        found[name] for name in ("value", "lower", "upper", "p_value")
-    ]
+    assert [float(second[name]) for name in columns] == [found[name] for name in ("value", "lower", "upper", "p_value")]

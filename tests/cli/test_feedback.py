@@ -209,3 +209,9 @@ def test_settled_slots_enter_when_their_window_is_over(run: Run) -> None:
 def test_nothing_to_settle_is_fine(kiosk: Run) -> None:
     assert kiosk("settle", "--json").json == {"settled": 0, "open": 0}
     assert kiosk("settle", "--format", "csv").stdout.splitlines() == ["settled,open", "0,0"]
+
+
+def test_censor_and_uncensor_contradict_each_other(kiosk: Run) -> None:
+    said = kiosk("feedback", 1, "--censor", "--uncensor")
+    assert (said.exit_code, said.stderr.count("\n")) == (2, 1)
+    assert "--censor and --uncensor contradict each other" in said.stderr

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Run
+from tests.conftest import Run, runner
 
 KEYS = [
     "decision_id", "request_id", "session", "visit", "step", "user", "policy", "version", "experiment", "variant",
@@ -223,3 +223,8 @@ def test_a_stream_takes_no_options_of_one_page(kiosk: Run, words: list[str]) -> 
     said = kiosk("recommend", "--input", "-", *words, stdin=lines(ask()))
     assert (said.exit_code, said.stdout) == (2, "")
     assert f"--input and {words[0]} do not go together" in said.stderr
+
+
+def test_a_stream_of_nothing_still_needs_a_store(tmp_path: Path) -> None:
+    said = runner(str(tmp_path / "none.db"))("recommend", "--input", "-", stdin="")
+    assert (said.exit_code, "no store" in said.stderr) == (3, True)

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from rlrec.app.init import check, init
-from rlrec.errors import CheckFailed, InputError, RlrecError
+from rlrec.errors import CheckFailed, Conflict, RlrecError
 from rlrec.store import Store
 
 AT_ONCE = 6  # was run with 32
@@ -64,7 +64,7 @@ def test_init_again_changes_nothing(store: Store) -> None:
 
 
 def test_another_session_timeout_is_refused(store: Store) -> None:
-    with pytest.raises(InputError, match="another session timeout"):
+    with pytest.raises(Conflict, match="another session timeout"):
         init(store, session_timeout_us=1)
 
 
