@@ -91,8 +91,9 @@ def _check(request: Request) -> None:
     if twice is not None:
         raise InputError(f"two variants are named {twice}", hint="give each another label")
     for variant in request.variants:
-        if not 0 < variant.weight <= 1e308:
-            raise InputError(f"the weight of variant {variant.label} is {variant.weight:g}", hint="it lies above 0")
+        if not 1e-9 <= variant.weight <= 1e9:
+            hint = "it lies between 1e-9 and 1e9"
+            raise InputError(f"the weight of variant {variant.label} is {variant.weight:g}", hint=hint)
 
 
 def _same(unit: Unit, known: Experiment, request: Request) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,8 +15,6 @@ from rlrec.policy import reward as rewards
 from rlrec.records import Decision, Event, Reward, Slot, Version
 from rlrec.store import Store, Unit, decisions, events, policies
 from rlrec.store.events import CENSOR
-
-KIND = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,63}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +199,9 @@ class _Book:
         if known is content:
             self.new_keys[line.key] = content
             return False
+        # An imported key cannot tell whether its line gave `at`: where the retry gives none, it is no difference.
+        if decision.imported and line.at is None:
+            content = content[0], known[1], content[2]
         if known != content:
             raise Conflict(
                 f"feedback key {line.key!r} is known with other content",
@@ -272,8 +272,6 @@ class _Book:
             if slot.position in slots
             for version in self._judges(decision)
         ]
-        if position is None:
-            rewards.of_page(self.serving[decision.version_id].reward, after, served_at=decision.at)
         for version, slot, old, fresh in changes:
             if version.learning and holds(version, decision):
                 self.ledger.add(version, slot.arm_id, old, fresh)
@@ -326,12 +324,15 @@ class _Book:
 
 
 def _check(kind: str, value: float) -> None:
-    if not KIND.fullmatch(kind):
+    if not rewards.KIND.fullmatch(kind):
         raise InputError(
             f"{kind[:80]!r} is no kind of event", hint="letters, digits, _ and ., at most 64", field="events"
         )
     if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
         raise InputError(f"the value of {kind} is {value!r}", hint="give a finite number", field=f"events.{kind}")
+    if not rewards.bounded(value):
+        hint = f"values stay within {rewards.LIMIT:g}"
+        raise InputError(f"the value of {kind}, {value:g}, is too large", hint=hint, field=f"events.{kind}")
 
 
 def reward_of(definition: Reward, decision: Decision, happened: Sequence[Event], *, position: int | None) -> float:

@@ -48,7 +48,7 @@ def _policies(unit: Unit, name: str) -> list[int]:
 
 def _versions(unit: Unit, pairs: dict[str, str]) -> list[int]:
     number = pairs["version"]
-    if not number.isdigit():
+    if not (number.isascii() and number.isdigit()):
         raise InputError(f"version {number!r} in the log filter is no number")
     owners = [policy.id for policy in policies.all_policies(unit)]
     wanted = _policies(unit, pairs["policy"]) if "policy" in pairs else owners

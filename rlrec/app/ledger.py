@@ -72,20 +72,16 @@ class Ledger:
         assert version.entered_to is not None
         before = self.unit.now - version.reward.window_us
         policy, first = version.policy.id, version.entered_to + 1
-        overdue = decisions.after(self.unit, policy, first=first, before=before, limit=limit)
+        overdue = decisions.overdue(self.unit, policy, first=first, before=before, slots=limit)
         if not overdue:
             return 0
         found, happened = decisions.find(self.unit, overdue), events.of(self.unit, overdue)
-        entered, last = 0, version.entered_to
-        for decision in sorted(found.values(), key=lambda decision: decision.id):
-            if entered and entered + len(decision.slots) > limit:
-                break
+        for decision in found.values():
             for slot in decision.slots:
                 self.add(version, slot.arm_id, NOTHING, worth(version, decision, slot, happened.get(decision.id, ())))
-            entered, last = entered + len(decision.slots), decision.id
-        policies.enter(self.unit, version.id, entered_to=last)
-        versions[place] = replace(version, entered_to=last)
-        return entered
+        policies.enter(self.unit, version.id, entered_to=overdue[-1])
+        versions[place] = replace(version, entered_to=overdue[-1])
+        return sum(len(decision.slots) for decision in found.values())
 
     def close(self) -> None:
         """Write what changed."""

@@ -12,7 +12,7 @@ from rlrec.store import Unit, policies
 def split(reference: str) -> tuple[str, int | None]:
     """NAME or NAME@V: the policy's name and the version's number. POLICY@EXPERIMENT/VARIANT is a name as a whole."""
     name, _, number = reference.rpartition("@")
-    if name and number.isdigit() and len(number) < 18:
+    if name and number.isascii() and number.isdigit() and len(number) < 18:
         return name, int(number)
     return reference, None
 

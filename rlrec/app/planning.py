@@ -81,6 +81,7 @@ class _Snapshot:
         self.ids = arms.ids(unit, named)
         self.keys = arms.keys(unit, self.catalogue)
         self._active = set(self.catalogue)
+        self._looked = False
         self._sets: dict[tuple[int, ...], Ids] = {}
         self._servings: dict[int, Serving] = {}
 
@@ -96,12 +97,7 @@ class _Snapshot:
         else:
             unknown = next((key for key in request.arms if key not in self.ids), None)
             if unknown is not None:
-                known = [arm.key for arm in arms.every(self.unit)]
-                raise InputError(
-                    f"unknown arm {unknown!r}",
-                    hint=suggest(unknown, known) or "`rlrec arm list` shows them",
-                    field="arms",
-                )
+                raise InputError(f"unknown arm {unknown!r}", hint=self._near(unknown), field="arms")
             found = tuple(sorted({self.ids[key] for key in request.arms} & self._active))
         if not found:
             raise InputError("no arm is eligible", hint="add arms with `rlrec arm add`, or restore some", field="arms")
@@ -110,6 +106,14 @@ class _Snapshot:
         if request.size > len(found):
             raise InputError(f"k is {request.size}, but only {len(found)} arms are eligible", field="k")
         return found
+
+    def _near(self, unknown: str) -> str:
+        """A hint; near names are looked for once a group, not for each of its bad lines."""
+        near = None
+        if not self._looked:
+            self._looked = True
+            near = suggest(unknown, [arm.key for arm in arms.every(self.unit)])
+        return near or "`rlrec arm list` shows them"
 
     def array(self, eligible: tuple[int, ...]) -> Ids:
         if eligible not in self._sets:

@@ -77,7 +77,8 @@ def _intern(store: Store, plans: Mapping[int, Plan]) -> tuple[dict[str, int], di
     bodies, sets = {plan.context for plan in plans.values()}, {plan.eligible for plan in plans.values()}
     with store.read() as unit:
         found = contents.known(unit, bodies, sets)
-    if found is not None:
+        named = settings.get(unit).catalogue_id is not None or tuple(arms.active(unit)) not in sets
+    if found is not None and named:
         return found
 
     def work(unit: Unit) -> tuple[dict[str, int], dict[tuple[int, ...], int]]:

@@ -12,7 +12,6 @@ from rlrec.policy import reward as rewards
 from rlrec.records import Reward
 from rlrec.store import Store, Unit, policies
 
-KIND = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,63}")
 NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 WINDOW_US = 30 * 60 * 1_000_000
 
@@ -42,6 +41,10 @@ def define(store: Store, request: Request) -> dict[str, Any]:
         late=request.late,
     )
 
+    for what, value in (("default", request.default), *(("clip", bound) for bound in request.clip or ())):
+        if not rewards.bounded(value):
+            raise InputError(f"the {what} is {value:g}", hint=f"give a finite number within {rewards.LIMIT:g}")
+
     def work(unit: Unit) -> dict[str, Any]:
         known = {definition.name: definition for definition in policies.rewards(unit)}.get(asked.name)
         if known is None:
@@ -60,7 +63,7 @@ def _weights(text: str) -> dict[str, float]:
     found: dict[str, float] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         kind, sign, weight = (piece.strip() for piece in part.partition("="))
-        if not sign or not KIND.fullmatch(kind):
+        if not sign or not rewards.KIND.fullmatch(kind):
             raise InputError(f"{part!r} is no weight", hint="write KIND=WEIGHT, for example 'click=1, dwell_s=0.01'")
         if kind in found:
             raise InputError(f"{kind!r} is weighed twice")

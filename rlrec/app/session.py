@@ -167,7 +167,7 @@ def end(store: Store, key: str) -> dict[str, Any]:
         if visit is None:
             raise InputError(f"session {key!r} has no decision yet")
         before = ended_at(unit, visit)
-        ended = unit.now if before is None else before
+        ended = max(unit.now, visit.last_at) if before is None else before
         if visit.ended_at is None:
             sessions.put_visits(unit, [replace(visit, ended_at=ended)])
         return {

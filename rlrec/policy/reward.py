@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
-from math import fsum, inf, isfinite
+from math import fsum
 from typing import TYPE_CHECKING
 
 from rlrec.errors import InputError
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-LIMIT = 1e100  # a reward beyond this would overflow when it is squared and summed
+KIND = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,63}")  # of events
+LIMIT = 1e100  # of event values, weights, defaults and rewards: beyond it their squares and sums would overflow
 
 
 def inside(definition: Reward, event: Event, *, served_at: int) -> bool:
@@ -25,7 +27,7 @@ def of_slot(definition: Reward, events: Iterable[Event], *, served_at: int, sett
     """Reward of one slot from its events, in the definition's unit; the order of events does not matter.
 
     settled_only: count events inside the window alone, as estimates do; else as the definition says of late ones.
-    Raises InputError where the sum is beyond 1e100.
+    It is cut at +-1e100, the bound of values and weights, so that what was stored once can always be read.
     """
     windowed = settled_only or definition.late == "ignore"
     worth = [
@@ -33,33 +35,29 @@ def of_slot(definition: Reward, events: Iterable[Event], *, served_at: int, sett
         for event in events
         if event.kind in definition.weights and (not windowed or inside(definition, event, served_at=served_at))
     ]
-    return clipped(definition, _sum(worth)) if worth else definition.default
+    return clipped(definition, fsum(worth)) if worth else definition.default
 
 
 def of_page(definition: Reward, events: Iterable[Event], *, served_at: int, settled_only: bool = False) -> float:
     """What the events of a page itself are worth: no default, no clip."""
     windowed = settled_only or definition.late == "ignore"
-    return _sum(
+    return fsum(
         definition.weights[event.kind] * event.value
         for event in events
         if event.kind in definition.weights and (not windowed or inside(definition, event, served_at=served_at))
     )
 
 
-def _sum(worth: Iterable[float]) -> float:
-    try:
-        total = fsum(worth)
-    except OverflowError:
-        total = inf
-    if not abs(total) <= LIMIT:
-        raise InputError(f"a reward of {total:g} is too large", hint=f"rewards stay within {LIMIT:g}")
-    return total
-
-
 def clipped(definition: Reward, worth: float) -> float:
-    if definition.clip_low is not None and definition.clip_high is not None:
-        return min(max(worth, definition.clip_low), definition.clip_high)
-    return worth
+    """What a slot earns, inside the definition's range and never beyond LIMIT."""
+    low = -LIMIT if definition.clip_low is None else definition.clip_low
+    high = LIMIT if definition.clip_high is None else definition.clip_high
+    return min(max(worth, low), high)
+
+
+def bounded(value: float) -> bool:
+    """Whether a number may enter: finite, and small enough that rewards can be squared and summed."""
+    return abs(value) <= LIMIT
 
 
 def entry(reward: float) -> tuple[float, float, float]:
@@ -89,8 +87,8 @@ def of_slots(
         counts &= age_us <= definition.window_us
     worth = np.bincount(slot[counts], weights=weight[counts] * value[counts], minlength=n)
     default = np.bincount(slot[counts], minlength=n) == 0
-    if definition.clip_low is not None:
-        worth = np.clip(worth, definition.clip_low, definition.clip_high)
+    low = -LIMIT if definition.clip_low is None else definition.clip_low
+    worth = np.clip(worth, low, LIMIT if definition.clip_high is None else definition.clip_high)
     return np.where(default, definition.default, worth), default
 
 
@@ -106,6 +104,6 @@ def weights(text: Mapping[str, float]) -> dict[str, float]:
     if not text:
         raise InputError("a reward weighs at least one kind of event", hint="for example 'click=1, dwell_s=0.01'")
     for kind, weight in text.items():
-        if not isfinite(weight):
-            raise InputError(f"the weight of {kind!r} is not a finite number")
+        if not bounded(weight):
+            raise InputError(f"the weight of {kind!r} is not a finite number within {LIMIT:g}")
     return dict(text)

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import sqlalchemy as sa
 
-from rlrec.errors import CheckFailed, InputError, StoreBusy
+from rlrec.errors import InputError, StoreBusy
 from rlrec.store import decisions, engine, schema
 from rlrec.store.unit import Unit
 
@@ -75,7 +75,3 @@ class Store:
             self.notice(f"the clock of {self.where} lies before its newest decision; its time is used")
         unit.now = newest
         return unit
-
-
-def missing(where: str) -> CheckFailed:
-    return engine.missing(where)

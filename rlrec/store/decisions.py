@@ -86,11 +86,27 @@ def requests(unit: Unit, keys: Collection[str]) -> dict[str, tuple[bytes | None,
     return {key: (digest, decision) for key, digest, decision in unit.many(known, t.decision.c.request_key, keys)}
 
 
-def after(unit: Unit, policy_id: int, *, first: int, before: int, limit: int) -> list[int]:
-    """Ids of the policy's own decisions from id `first` on that were made before a time, oldest first."""
+def overdue(unit: Unit, policy_id: int, *, first: int, before: int, slots: int) -> list[int]:
+    """Ids of the policy's own decisions from id `first` on that were made before a time, oldest first: as many as make
+    up to `slots` slots, one at least.
+
+    Within a policy ids are in order of time: where the first one is young, no other is looked at.
+    """
     decision = t.decision.c
-    mine = sa.select(decision.id).where(decision.policy_id == policy_id, decision.id >= first, decision.imported == 0)
-    return [row[0] for row in unit.rows(mine.where(decision.at < before).order_by(decision.id).limit(limit))]
+    mine = sa.select(decision.id, decision.at, decision.size).where(
+        decision.policy_id == policy_id, decision.id >= first, decision.imported == 0
+    )
+    first_one = unit.row(mine.order_by(decision.id).limit(1))
+    found: list[int] = []
+    if first_one is None or first_one[1] >= before:
+        return found
+    room = slots
+    for key, at, size in unit.rows(mine.order_by(decision.id).limit(slots)):
+        if at >= before or (found and size > room):
+            break
+        found.append(key)
+        room -= size
+    return found
 
 
 def newest_before(unit: Unit, policy_id: int, *, before: int) -> int:

@@ -23,6 +23,7 @@ from rlrec.errors import CheckFailed, InputError, RlrecError, StoreBusy
 
 BUSY_TIMEOUT_S = 30
 CONNECT_TIMEOUT_S = 8
+FULL = {"53100", "53200"}  # disk, memory: no retry mends that
 # PostgreSQL asks for the whole transaction again: serialization failure, deadlock; and a key that came in meanwhile,
 # which the next try will find.
 RETRIED = {"40001", "40P01", "23505"}
@@ -109,6 +110,8 @@ def transaction(engine: sa.Engine, *, write: bool, where: str) -> Iterator[sa.Co
     try:
         with engine.connect().execution_options(**options) as connection, connection.begin():
             yield connection
+    except UnicodeEncodeError as error:
+        raise InputError("a name is not valid Unicode", hint="check the encoding of your shell") from error
     except exc.DBAPIError as error:
         raise translated(error, where=where) from error
     except engine.dialect.loaded_dbapi.Error as error:  # from a cursor of the driver's own
@@ -183,6 +186,8 @@ def _postgres_error(error: BaseException | None, *, where: str) -> Exception:
         return CheckFailed(f"no database at {where}", hint="create it with createdb, then run `rlrec init`")
     if state in ("28P01", "28000") or (state is None and ("authentication" in said or "no password" in said)):
         return RlrecError(f"{where} refused the login", hint="check user and password (PGPASSWORD, ~/.pgpass)")
+    if state in FULL:
+        return RlrecError(f"the store {where} failed: {said[:200]}")
     if state is None or state[:2] in ("08", "53", "57", "55"):
         return StoreBusy(f"cannot reach {where}: {said[:200]}", hint="a retry is safe")
     return RlrecError(f"the store {where} failed: {said[:300]}")

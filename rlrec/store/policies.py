@@ -114,15 +114,6 @@ def _head(row: Row) -> Head:
     return Head(policy_id=row[0], seq=row[1], ordinal=row[2], live_id=row[3])
 
 
-def head(unit: Unit, policy_id: int) -> Head:
-    heads = t.policy_head.c
-    row = unit.row(
-        sa.select(heads.policy_id, heads.seq, heads.ordinal, heads.live_id).where(heads.policy_id == policy_id)
-    )
-    assert row is not None, "a policy is created with its head"
-    return _head(row)
-
-
 def lock(unit: Unit, policy_ids: Collection[int]) -> dict[int, Head]:
     """The heads of these policies, locked in order of id until the transaction ends."""
     heads = t.policy_head.c

@@ -60,7 +60,7 @@ def find(unit: Unit, keys: Collection[str], *, lock: bool = False) -> dict[str, 
     """Of the session keys given, those known, locked in order of key if asked."""
     if lock and unit.postgres:
         mine = sa.select(t.session.c.id).order_by(sa.collate(t.session.c.key, "C")).with_for_update(key_share=True)
-        unit.many(mine, t.session.c.key, keys)
+        unit.many(mine, t.session.c.key, sorted(keys))
     joined = t.session.outerjoin(t.users, t.users.c.id == t.session.c.user_id)
     rows = unit.many(sa.select(*_SESSION).select_from(joined), t.session.c.key, keys)
     return {row[1]: _session(row) for row in rows}

@@ -343,11 +343,11 @@ def _source(said: dict[str, Any], owner: Version) -> str | None:
 
 def _keys(decision_id: int, line: Line) -> list[tuple[str, bytes, int | None, int]]:
     """The feedback keys of a decision's events, each with the digest of the line it names."""
-    told: dict[str, tuple[int | None, dict[str, float]]] = {}
+    told: dict[str, tuple[int | None, int | None, dict[str, float]]] = {}
     for event in line.events:
         if event.key is not None:
-            told.setdefault(event.key, (event.position, {}))[1][event.kind] = event.value
+            told.setdefault(event.key, (event.position, event.at, {}))[2][event.kind] = event.value
     return [
-        (key, canonical.named([decision_id, position, values]), None, decision_id)
-        for key, (position, values) in told.items()
+        (key, canonical.named([decision_id, position, values]), at, decision_id)
+        for key, (position, at, values) in told.items()
     ]

@@ -14,9 +14,9 @@ from msgspec import Struct, field
 
 from rlrec import times
 from rlrec.app import canonical
-from rlrec.app.feedback import KIND
 from rlrec.app.logs.layouts.base import Happened, Layout, Line, Shown, Source, key, probability
 from rlrec.errors import InputError
+from rlrec.policy import reward as rewards
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 DEFAULT_POLICY = "imported"
@@ -126,6 +126,7 @@ class Jsonl(Layout):
     def _events(self, told: Decision, slots: Sequence[Shown], at: int | None) -> tuple[Happened, ...]:
         """What happened; a reward that no events explain is an event itself, and so is the mark of a censored slot."""
         if told.events is None:
+            _bounded(told.reward, "reward")
             mine = [] if told.reward is None else [Happened(_where(slots), "reward", told.reward)]
         else:
             mine = [self._event(event, slots, at, f"events[{place}]") for place, event in enumerate(told.events)]
@@ -133,7 +134,7 @@ class Jsonl(Layout):
         return (*mine, *(Happened(slot.position, "!censor", 1.0) for slot in slots if slot.censored))
 
     def _event(self, event: Event, slots: Sequence[Shown], served: int | None, where: str) -> Happened:
-        if not KIND.fullmatch(event.kind):
+        if not rewards.KIND.fullmatch(event.kind):
             hint = "letters, digits, _ and ., at most 64"
             raise InputError(f"{event.kind[:80]!r} is no kind of event", hint=hint, field=f"{where}.kind")
         if event.position is not None and all(event.position != slot.position for slot in slots):
@@ -141,6 +142,7 @@ class Jsonl(Layout):
         at = None if event.at is None else self._time(event.at, f"{where}.at")
         if at is not None and (self.now if served is None else served) > at:
             raise InputError("the event lies before its decision", field=f"{where}.at")
+        _bounded(event.value, f"{where}.value")
         named = None if event.key is None else key(event.key, f"{where}.key")
         return Happened(event.position, event.kind, event.value, at, named)
 
@@ -231,3 +233,9 @@ def _check_keys(events: Sequence[Happened]) -> None:
             if not known or (event.key, event.kind) in kinds:
                 raise InputError(f"feedback key {event.key!r} names two lines", field=f"events[{place}].key")
             kinds.add((event.key, event.kind))
+
+
+def _bounded(value: float | None, field: str) -> None:
+    """Raises InputError where a value is so large that rewards could not be summed."""
+    if value is not None and not rewards.bounded(value):
+        raise InputError(f"{value!r} is too large", hint=f"values stay within {rewards.LIMIT:g}", field=field)

@@ -1,0 +1,53 @@
+"""What may not enter is refused at every door, so that what entered can always be read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Run
+
+
+@pytest.fixture
+def shop(run_sqlite: Run) -> Run:
+    run_sqlite("arm", "add", "a")
+    run_sqlite("reward", "define", "open", "x=1")
+    run_sqlite("policy", "create", "home", "--kind", "epsilon-greedy", "--reward", "open")
+    run_sqlite("recommend", "--policy", "home", "--session", "s")
+    return run_sqlite
+
+
+@pytest.mark.parametrize("value", ["1e101", "1.5e308"])
+def test_a_line_in_quarantine_leaves_nothing_and_the_good_one_stays(shop: Run, tmp_path: Path, value: str) -> None:
+    shop("feedback", 1, "--censor")
+    lines = f'{{"decision_id": 1, "events": {{"x": {value}}}}}\n{{"decision_id": 1, "events": {{"x": 2}}}}\n'
+    options = ("--on-error", "quarantine", "--rejects", tmp_path / "bad.ndjson")
+    assert shop("feedback", "--input", "-", *options, stdin=lines).exit_code == 5
+    events = shop("export-log", "-").lines[0]["events"]
+    assert [(event["kind"], event["value"]) for event in events] == [("x", 2.0)]
+
+
+def test_an_imported_value_stays_readable(shop: Run, tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    line = {"session": "i", "slate": [{"arm": "a", "propensity": 1}], "eligible": ["a"], "reward": 1e200}
+    log.write_text(json.dumps(line), encoding="utf-8")
+    said = shop("import-log", log, "--layout", "jsonl")
+    assert (said.exit_code, "too large" in said.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("words", [["--default", "1e200"], ["--clip", "1e200,1e201"]])
+def test_a_reward_that_no_belief_could_sum_is_not_defined(shop: Run, words: list[str]) -> None:
+    assert shop("reward", "define", "vast", "x=1", *words).exit_code == 2
+
+
+@pytest.mark.parametrize("name", ["home@²", "\udcff"])
+def test_strange_names_are_unknown_not_unexpected(shop: Run, name: str) -> None:
+    said = shop("policy", "show", name)
+    assert (said.exit_code, "unexpected" in said.stderr) == (2, False)
+
+
+def test_a_page_has_a_longest_length(shop: Run) -> None:
+    said = shop("recommend", "--policy", "home", "--session", "s", "-k", 501)
+    assert (said.exit_code, "at most 500" in said.stderr) == (2, True)
