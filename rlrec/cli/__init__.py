@@ -52,7 +52,7 @@ Exit codes:
   0 done                      4 the store is busy, a retry is safe
   1 failed                    5 some lines were refused, the rest is stored
   2 wrong usage or input      6 a known key or name came with other content
-  3 a check said no           130 interrupted
+  3 a check said no           130 interrupted; 141 the reader of the output went away
 
 Every option can be set as RLREC_<COMMAND>_<OPTION>, those above as RLREC_<OPTION>.
 """

@@ -75,7 +75,12 @@ def _headers(request: dict[str, Any]) -> list[str]:
 
 
 def _rows(found: Iterable[dict[str, Any]], request: dict[str, Any]) -> list[list[Any]]:
-    return [[one[key] for key in _keys(request)] for one in found]
+    return [[_whole(one[key]) if key == "ess" else one[key] for key in _keys(request)] for one in found]
+
+
+def _whole(value: float | None) -> int | None:
+    """A sample size as a person compares it; json and csv have every digit."""
+    return None if value is None else round(value)
 
 
 def _notes(found: Iterable[dict[str, Any]]) -> list[str]:

@@ -36,11 +36,12 @@ def import_log(
     """Take in logs from elsewhere, to estimate on and to learn from.
 
     Unknown arms are added. A line that was imported before is a duplicate: an overlapping file adds only what is new.
-    Imported decisions are mature at once and teach no belief by themselves.
+    Imported decisions are mature at once and teach no belief by themselves. A line that names no policy, where --policy
+    does not either, goes to a policy called `imported`.
 
     \b
     Example:
-      rlrec import-log sample_data/random_all.csv.gz --layout obd --policy random
+      rlrec export-log log.jsonl && rlrec --db copy.db init && rlrec --db copy.db import-log log.jsonl --layout jsonl
     """
     from rlrec.app import import_log as use_case
     from rlrec.app.logs.layouts.base import Source

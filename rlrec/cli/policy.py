@@ -40,6 +40,12 @@ def _pairs(parameters: dict[str, Any]) -> str:
     return " ".join(_pair(name, value) for name, value in parameters.items())
 
 
+def _given(parameters: dict[str, Any]) -> str:
+    """The parameters of one policy: those that have a value, of a table only that there is one."""
+    known = {name: value for name, value in parameters.items() if value is not None}
+    return " ".join(f"{name}=..." if isinstance(value, dict) else _pair(name, value) for name, value in known.items())
+
+
 def _pair(name: str, value: Any) -> str:
     """A parameter as it is given; without its value where that is none, or a table."""
     if isinstance(value, float):
@@ -93,7 +99,7 @@ def list_(store: Any, show: Show) -> None:
 
     found = use_case.listing(store)
     headers = ["policy", "version", "kind", "params", "reward", "status"]
-    rows = [[_pairs(one[name]) if name == "params" else one[name] for name in headers] for one in found]
+    rows = [[_given(one[name]) if name == "params" else one[name] for name in headers] for one in found]
     show(found, table=View(headers=headers, rows=rows), columns=[*headers, "versions"])
 
 
@@ -117,7 +123,7 @@ def show_(store: Any, show: Show, reference: str) -> None:
     headers = ["arm", "status", "served", "pulls", "reward_sum", "mean", "lower", "upper", "p_best", "probability"]
     title = [
         f"{found['policy']} version {found['version']} ({found['status']}; live: {found['live']}), "
-        f"kind {found['kind']} {_pairs(found['params'])}".rstrip(),
+        f"kind {found['kind']} {_given(found['params'])}".rstrip(),
         f"learns reward {found['reward']}",
     ]
     rows = [[one[name] for name in headers] for one in found["arms"]]

@@ -35,7 +35,8 @@ def recommend(store: Any, show: Show, source: str | None, seed: int | None, dry_
     """Draw a slate and log it with its exact propensities.
 
     With --input, each line is a request with the keys policy or experiment, session, user, context, k, arms and
-    request_id; it is answered in order, a group of lines at a time.
+    request_id; it is answered in order, a group of lines at a time. A group ends where nothing more waits; with --seed
+    only at 1,000 lines, at the end of the input, or at a line {"op": "flush"}.
 
     \b
     Example:

@@ -54,6 +54,12 @@ def test_a_table_explains_the_reasons_that_occur(log, run_sqlite):
     assert "heavy-tail" not in told
 
 
+def test_effective_sample_sizes_of_a_table_are_whole_numbers(log, run_sqlite):
+    head, _, *rows = run_sqlite(*LATER, "evaluate", "home", "uniform").stdout.partition("\n\n")[0].splitlines()
+    place = head.index("  ess") + 5
+    assert all(row[:place].split()[-1].isdigit() for row in rows)
+
+
 def test_ndjson_and_csv_hold_a_row_an_estimate(log, run_sqlite):
     lines = run_sqlite(*LATER, "evaluate", "uniform", "--format", "ndjson").lines
     table = list(csv.DictReader(io.StringIO(run_sqlite(*LATER, "evaluate", "uniform", "--format", "csv").stdout)))

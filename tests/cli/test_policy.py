@@ -344,3 +344,15 @@ def test_the_label_of_a_log_has_nothing_to_freeze_or_to_draw(run_sqlite: Run) ->
     run_sqlite("policy", "create", "log", "--kind", "logged")
     assert run_sqlite("policy", "freeze", "log").exit_code == 2
     assert run_sqlite("recommend", "--policy", "log", "--session", "s").exit_code == 2
+
+
+def test_a_table_of_policies_shows_what_each_was_given(run_sqlite: Run, tmp_path: Path) -> None:
+    (tmp_path / "flat.csv").write_text("arm,probability\na,1\n")
+    (tmp_path / "by.csv").write_text("value,arm,probability\nx,a,1\n")
+    run_sqlite("arm", "add", "a")
+    for name, *more in (("flat",), ("by", "--param", "by=hour")):
+        table = f"probabilities={tmp_path / name}.csv"
+        assert run_sqlite("policy", "create", name, "--kind", "fixed", "--param", table, *more).exit_code == 0
+    shown = {line.split()[0]: " ".join(line.split()) for line in run_sqlite("policy", "list").stdout.splitlines()}
+    assert shown["flat"] == "flat 1 fixed floor=0 probabilities=... default learning"
+    assert shown["by"] == "by 1 fixed by=hour floor=0 probabilities=... default learning"
