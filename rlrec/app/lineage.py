@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rlrec import policy as kinds
-from rlrec.policy.base import Belief
+from rlrec.policy.base import Belief, Policy
 from rlrec.records import Version
 from rlrec.store import Unit, policies
 from rlrec.store.bulk import Columns
@@ -90,7 +90,12 @@ def _taught(version: Version) -> list[Lesson]:
 
 
 def learns(version: Version) -> bool:
-    """Whether the distribution depends on the belief: `uniform` and `fixed` keep counts, and learn nothing."""
+    """Whether what the version serves depends on its belief: `uniform` and `fixed` keep counts, and learn nothing."""
+    return informed(kinds.make(version.policy.kind, version.policy.params))
+
+
+def informed(policy: Policy) -> bool:
+    """Whether the distribution of a policy depends on a belief."""
     nothing: Any = np.zeros(0)
     empty = Belief(pulls=nothing, reward_sum=nothing, reward_squares=nothing, alpha=nothing, beta=nothing, total=0.0)
-    return kinds.make(version.policy.kind, version.policy.params).index(empty) is not None
+    return policy.index(empty) is not None

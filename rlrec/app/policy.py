@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from rlrec import policy as kinds
-from rlrec.app import canonical, evidence, filters, naming, parameters, serving
+from rlrec.app import canonical, evidence, filters, lineage, naming, parameters, serving
 from rlrec.app import reward as reward_definitions
 from rlrec.errors import Conflict, InputError, suggest
 from rlrec.policy import means, slate
@@ -63,6 +63,8 @@ def create(store: Store, request: Request) -> dict[str, Any]:
             "from_log": request.from_log,
         }
     )
+    if prior and not lineage.informed(made):
+        store.notice(f"kind {request.kind} draws the same whatever the prior says; `policy show` counts it in")
     with store.read() as unit:
         taught = _lesson(unit, request) if policies.named(unit, request.name) is None else None
 
@@ -178,11 +180,15 @@ def show(store: Store, reference: str) -> dict[str, Any]:
     with store.read() as unit:
         version, head = naming.one(unit, reference)
         live = policies.by_id(unit, [head.live_id])[head.live_id]
-        return summary(unit, version) | {
+        told = summary(unit, version)
+        first = {name: told.pop(name) for name in ("policy", "version", "kind", "params", "reward")}
+        return {
+            **first,
+            "arms": _beliefs(unit, version),
+            **told,
             "live": live.number,
             "learned_from": dict(version.learned_from),
             "created_at": written(version.created_at),
-            "arms": _beliefs(unit, version),
         }
 
 
@@ -228,8 +234,8 @@ def _arms(belief_of: serving.Serving, catalogue: Sequence[Arm], served: Mapping[
             "arm": arm.key,
             "status": "active" if arm.retired_at is None else "retired",
             "served": served.get(arm.id, 0),
-            "pulls": float(belief.pulls[place]),
-            "reward_sum": float(belief.reward_sum[place]),
+            "pulls": _number(belief.pulls[place]),
+            "reward_sum": _number(belief.reward_sum[place]),
             "mean": _known(mean[place]),
             "lower": _known(lower[place]),
             "upper": _known(upper[place]),
@@ -254,6 +260,11 @@ def _chances(belief_of: serving.Serving, catalogue: Sequence[Arm]) -> tuple[Arra
     best[active] = slate.first(case.scores, floor=0.0)
     probability[active] = slate.first(case.scores, floor=case.floor)
     return best, probability
+
+
+def _number(value: float) -> float | int:
+    """A sum as people write it: a count without a point."""
+    return int(value) if float(value).is_integer() else float(value)
 
 
 def _known(value: float) -> float | None:
