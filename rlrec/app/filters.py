@@ -8,6 +8,7 @@ from rlrec.store.reader import Selection
 from rlrec.times import parse as parse_time
 
 KEYS = ("policy", "version", "experiment", "variant", "since", "until")
+EXAMPLES = {"version": "2", "since": "2026-01-01", "until": "2026-02-01"}  # where it is no name
 
 
 def parse(text: str) -> dict[str, str]:
@@ -16,7 +17,8 @@ def parse(text: str) -> dict[str, str]:
     for part in filter(None, (part.strip() for part in text.split(","))):
         key, sign, value = (piece.strip() for piece in part.partition("="))
         if key not in KEYS or not sign or not value:
-            hint = suggest(key, list(KEYS)) or f"write KEY=VALUE, joined by commas; keys: {', '.join(KEYS)}"
+            shape = f"write {key}={EXAMPLES.get(key, 'NAME')}" if key in KEYS else suggest(key, list(KEYS))
+            hint = shape or f"write KEY=VALUE, joined by commas; keys: {', '.join(KEYS)}"
             raise InputError(f"{part!r} is no log filter", hint=hint)
         if key in found:
             raise InputError(f"the log filter names {key} twice")

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -39,6 +40,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("rlrec.cli.demo:demo", "Show the whole loop on a real log, in under a minute"),
 }
 
+ARGUMENTS = {"policy": "reference"}  # field: the argument that holds it
 INTERRUPTED = 130
 PIPE_CLOSED = 141  # what a shell shows for a tool that SIGPIPE ended
 EPILOG = """\b
@@ -207,20 +209,45 @@ def _place(error: RlrecError, settings: Settings) -> str:
     """File, line and field, as far as they are known."""
     if not isinstance(error, InputError):
         return ""
-    line = [f"{settings.source or ''} line {error.line}".strip()] if error.line is not None else []
+    if error.line is None:
+        typed = _typed(settings.command, error.field) if settings.command and error.field else error.field
+        return f"{typed}: " if typed else ""
+    line = [f"{settings.source or ''} line {error.line}".strip()]
     field = [f"field {error.field}"] if error.field else []
-    return f"{', '.join(line + field)}: " if line or field else ""
+    return f"{', '.join(line + field)}: "
+
+
+def _typed(command: click.Command, field: str) -> str | None:
+    """What was typed for a field of a single request: the option, or the argument by its name in the usage."""
+    name = re.split(r"[.\[]", field)[0]
+    for param in command.params:
+        if isinstance(param, click.Option) and name in {word.lstrip("-").replace("-", "_") for word in param.opts}:
+            return max(param.opts, key=len)
+        if isinstance(param, click.Argument) and param.name in (name, ARGUMENTS.get(name)):
+            return next(iter(re.findall(r"\w+", param.metavar or "")), name.upper())
+    return None
 
 
 def _usage(error: click.ClickException) -> tuple[str, str | None]:
     ctx = getattr(error, "ctx", None)
     message = " ".join(error.format_message().split())
+    if isinstance(error, click.BadParameter) and (variable := _variable(error)) and variable not in message:
+        message = f"{message.rstrip('.')} (from {variable})"
     hint = getattr(error, "hint", None)
     if isinstance(error, click.NoSuchOption):
         message, hint = f"no such option {error.option_name}", _option_hint(error, ctx)
     if hint is None and ctx is not None:
         hint = f"see {ctx.command_path} --help"
     return message, hint
+
+
+def _variable(error: click.BadParameter) -> str | None:
+    """The variable of the environment that a refused value came from."""
+    param, ctx = error.param, error.ctx
+    if param is None or ctx is None or not param.name or not isinstance(param.envvar, str):
+        return None
+    source = ctx.get_parameter_source(param.name)
+    return param.envvar if source is click.core.ParameterSource.ENVIRONMENT else None
 
 
 def _option_hint(error: click.NoSuchOption, ctx: click.Context | None) -> str | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from rlrec.cli.lines import not_utf8
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import Group, Lines, lines_argument, printed, stored
 from rlrec.cli.values import KEY, OBJECT, parse_key
@@ -58,7 +59,8 @@ def import_(store: Any, show: Show, lines: Lines) -> None:
     from rlrec.app import arm as use_case
 
     source = lines.kept()
-    groups = _csv_groups(source, use_case.Line) if source.first_byte() != b"{" else _json_groups(source, use_case.Line)
+    as_groups = _json_groups if source.first_byte() in (b"{", b"[") else _csv_groups
+    groups = as_groups(source, use_case.Line)
     changed = use_case.put(store, groups, one_transaction=not lines.refusals.quarantine)
     show(asdict(changed) | {"rejected": lines.refusals.count})
 
@@ -115,7 +117,9 @@ def _cells(text: bytes) -> list[str]:
         raise InputError("the line holds a NUL character")
     try:
         return next(csv.reader(io.StringIO(text.decode()), strict=True))
-    except (UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        raise not_utf8(text, error) from None
+    except csv.Error as error:
         raise InputError(f"not CSV: {error}") from None
 
 

@@ -12,6 +12,7 @@ import click
 
 from rlrec.cli.output import Show
 from rlrec.cli.shared import printed
+from rlrec.cli.values import Whole
 
 
 @click.command()
@@ -20,7 +21,7 @@ from rlrec.cli.shared import printed
     "--audience", type=click.Path(exists=True, dir_okay=False), metavar="CSV",
     help="Play the audience: answers of `recommend` on stdin, lines for `feedback` on stdout.",
 )  # fmt: skip
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the audience.")
+@click.option("--seed", type=Whole(0), default=0, show_default=True, help="Seed of the audience.")
 @printed
 def demo(show: Show, keep: str | None, audience: str | None, seed: int) -> None:
     """Show the whole loop on a real log, in under a minute.

@@ -9,6 +9,7 @@ import click
 
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import printed, stored
+from rlrec.cli.values import Whole
 from rlrec.errors import CheckFailed
 
 COLUMNS = ("check", "severity", "subject", "detail")
@@ -16,10 +17,10 @@ COLUMNS = ("check", "severity", "subject", "detail")
 
 @click.command()
 @click.option(
-    "--sample", type=click.IntRange(0), metavar="N",
+    "--sample", type=Whole(0), metavar="N",
     help="Derive the propensities of N random decisions again; without it all, or 10,000 where there are more.",
 )  # fmt: skip
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the sample.")
+@click.option("--seed", type=Whole(0), default=0, show_default=True, help="Of the sample.")
 @printed
 @stored
 def doctor(store: Any, show: Show, **request: Any) -> None:

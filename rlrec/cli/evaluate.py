@@ -9,7 +9,7 @@ import click
 
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import printed, stored
-from rlrec.cli.values import NUMBER
+from rlrec.cli.values import NUMBER, Whole
 
 MODEL = click.Path(exists=True, dir_okay=False)
 SHOWN = {
@@ -45,7 +45,7 @@ SHOWN = {
     help="CSV arm,reward (or value,arm,reward) for dm and dr [default: fitted on the log].",
 )  # fmt: skip
 @click.option("--reward-model-by", metavar="FIELD", help="The field of the context that `value` in the file means.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the bootstrap.")
+@click.option("--seed", type=Whole(0), default=0, show_default=True, help="Seed of the bootstrap.")
 @printed
 @stored
 def evaluate(store: Any, show: Show, **request: Any) -> None:

@@ -32,7 +32,10 @@ def parse_variant(text: str) -> Asked:
         raise InputError(
             f"'{cut(text)}' is no variant", hint="write LABEL=POLICY, LABEL=POLICY@V or LABEL=POLICY:WEIGHT"
         )
-    share = parse_number(weight) if colon else 1.0
+    try:
+        share = parse_number(weight) if colon else 1.0
+    except InputError as error:
+        raise InputError(f"the weight of variant {label}: {error.message}", hint="write LABEL=POLICY:0.5") from None
     if share <= 0:
         raise InputError(f"the weight of variant {label} is {cut(weight)}", hint="it lies above 0")
     return Asked(label=parse_name(label), policy=policy, weight=share)

@@ -10,15 +10,15 @@ import click
 
 from rlrec.cli.output import Show
 from rlrec.cli.shared import Lines, lines_input, printed, stored
-from rlrec.cli.values import KEY, TIME, parse_key, parse_number
+from rlrec.cli.values import DECISION, KEY, TIME, Whole, parse_key, parse_number
 from rlrec.errors import InputError
 from rlrec.times import parse as parse_time
 
 
 @click.command()
-@click.argument("decision_id", type=click.IntRange(1, 2**63 - 1), required=False)
+@click.argument("decision_id", type=DECISION, required=False)
 @click.argument("events", nargs=-1, metavar="[EVENT[=VALUE]]...")
-@click.option("--position", type=click.IntRange(1, 2**63 - 1), help="Slot meant; a slate of one slot needs none.")
+@click.option("--position", type=Whole(1, 2**63 - 1), help="Slot meant; a slate of one slot needs none.")
 @click.option("--at", type=TIME, help="When it happened [default: now].")
 @click.option("--key", type=KEY, help="A retry under the same key changes nothing.")
 @click.option("--censor", is_flag=True, help="Take slots out of beliefs and estimates.")
@@ -69,7 +69,11 @@ def _events(words: Sequence[str]) -> dict[str, float]:
         kind, equals, value = word.partition("=")
         if kind in found:
             raise InputError(f"event {kind!r} is given twice", hint="give the sum of its values")
-        found[kind] = parse_number(value) if equals else 1.0
+        try:
+            found[kind] = parse_number(value) if equals else 1.0
+        except InputError as error:
+            error.message = f"event {kind}: {error.message}"
+            raise
     return found
 
 

@@ -267,8 +267,7 @@ def _explained(raw: bytes, error: str, kind: Any, line: int | None) -> InputErro
         text = raw.decode()
         tree = _tree(text)
     except UnicodeDecodeError as bad:
-        message = f"not UTF-8: byte 0x{raw[bad.start]:02x} at column {bad.start + 1}"
-        return InputError(message, hint=_encoding(raw), line=line)
+        return not_utf8(raw, bad, line=line)
     except json.JSONDecodeError as bad:
         return _malformed(text, bad, line)
     except RecursionError:
@@ -281,12 +280,18 @@ def _explained(raw: bytes, error: str, kind: Any, line: int | None) -> InputErro
     return _invalid(tree, error, kind, line)
 
 
-def _encoding(raw: bytes) -> str | None:
+def not_utf8(raw: bytes, bad: UnicodeDecodeError, *, line: int | None = None) -> InputError:
+    """The error a person reads for bytes that are no text."""
+    message = f"not UTF-8: byte 0x{raw[bad.start]:02x} at column {bad.start + 1}"
+    return InputError(message, hint=_encoding(raw), line=line)
+
+
+def _encoding(raw: bytes) -> str:
     if raw.startswith(b"\x1f\x8b"):
         return "it is gzip: zcat FILE | rlrec ... -"
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "it is UTF-16: iconv -f UTF-16 -t UTF-8"
-    return None
+    return "write it as UTF-8, for example: iconv -f LATIN1 -t UTF-8"
 
 
 def _malformed(text: str, bad: json.JSONDecodeError, line: int | None) -> InputError:

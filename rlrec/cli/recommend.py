@@ -10,11 +10,11 @@ import click
 from rlrec.cli import lines as reading
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import input_option, printed, settings, stored
-from rlrec.cli.values import KEY, KEYS, OBJECT, parse_key
+from rlrec.cli.values import KEY, KEYS, OBJECT, Whole, parse_key
 from rlrec.errors import InputError, LinesRefused
 
 SLOT = ["position", "arm", "propensity", "marginal", "score"]
-SEED = click.IntRange(0, 2**64 - 1)
+SEED = Whole(0, 2**64 - 1)
 
 
 @click.command()
@@ -23,7 +23,7 @@ SEED = click.IntRange(0, 2**64 - 1)
 @click.option("--session", type=KEY, help="Session key.")
 @click.option("--user", type=KEY, help="User key; the session's first one holds.")
 @click.option("--context", type=OBJECT, default="{}", metavar="JSON|@FILE", help="What is known of user and moment.")
-@click.option("-k", "size", type=click.IntRange(1), default=1, show_default=True, help="Positions to fill.")
+@click.option("-k", "size", type=Whole(1), default=1, show_default=True, help="Positions to fill.")
 @click.option("--arms", type=KEYS, metavar="a,b,c", help="Restrict the eligible arms; a JSON array works too.")
 @click.option("--request-id", type=KEY, help="A retry under the same id answers the stored decision.")
 @click.option("--seed", type=SEED, help="Seed of the draw [default: 64 random bits].")

@@ -9,7 +9,7 @@ import click
 
 from rlrec.cli.output import View, cell
 from rlrec.cli.shared import Group, printed, stored
-from rlrec.cli.values import KEY, NAME
+from rlrec.cli.values import KEY, NAME, Whole
 
 FLAT = (
     "session", "user", "visit", "step", "decision_id", "at", "policy", "version", "experiment", "variant", "context",
@@ -26,7 +26,7 @@ def session() -> None:
 
 
 @session.command("list")
-@click.option("--limit", type=click.IntRange(0), default=100, show_default=True, help="How many; 0 for all.")
+@click.option("--limit", type=Whole(0), default=100, show_default=True, help="How many; 0 for all.")
 @printed
 @stored
 def list_(store: Any, show: Any, limit: int) -> None:
@@ -43,7 +43,7 @@ def list_(store: Any, show: Any, limit: int) -> None:
 
 @session.command("show")
 @click.argument("key", type=KEY)
-@click.option("--visit", type=click.IntRange(1), help="Number of the visit.  [default: the newest]")
+@click.option("--visit", type=Whole(1), help="Number of the visit.  [default: the newest]")
 @click.option("--gamma", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="Discount of the return.")
 @click.option("--reward", type=NAME, metavar="NAME", help="Reward definition.  [default: each decision's own]")
 @printed

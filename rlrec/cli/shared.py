@@ -31,6 +31,7 @@ class Settings:
     quiet: bool = False
     format: str | None = None
     source: str | None = None
+    command: click.Command | None = None
 
 
 def settings() -> Settings:
@@ -77,7 +78,7 @@ class Group(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if not ctx.resilient_parsing and self.get_command(ctx, args[0]) is None and args[0][:1] != "-":
-            hint = suggest(args[0], self.list_commands(ctx))
+            hint = suggest(args[0], self.list_commands(ctx), cutoff=0.7)
             raise UnknownCommand(f"no such command '{args[0]}'", hint=hint, ctx=ctx)
         return super().resolve_command(ctx, args)
 
@@ -93,6 +94,7 @@ def stored(command: Command) -> Command:
         from rlrec.app.opening import open_store
 
         chosen = settings()
+        chosen.command = click.get_current_context().command
         with open_store(chosen.db, now=chosen.now, notice=notice) as store:
             return command(*args, store=store, **kwargs)
 

@@ -185,6 +185,24 @@ class Parsed(AnyType):
             raise Refused(where + error.message, hint=error.hint, param=param, ctx=ctx) from None
 
 
+class Whole(click.IntRange):
+    """A whole number in a range; what is none is called by that name."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d+\s*", value) is None:
+            raise Refused(f"'{cut(value)}' is not a whole number", hint=None, param=param, ctx=ctx)
+        return super().convert(value, param, ctx)
+
+
+def parse_decision(text: str) -> int:
+    """The id of a decision."""
+    if re.fullmatch(r"\d{1,19}", text, re.ASCII) and 1 <= int(text) <= LARGEST:
+        return int(text)
+    hint = "it is the number that recommend answered: rlrec feedback 17 click"
+    raise InputError(f"'{cut(text)}' is not a decision id", hint=hint)
+
+
+DECISION = Parsed("decision id", parse_decision)
 TIME = Parsed("time", parse_time)
 DURATION = Parsed("duration", parse_duration)
 NUMBER = Parsed("number", parse_number)

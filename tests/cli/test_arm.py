@@ -57,7 +57,8 @@ def test_csv_has_numbers_where_json_would(run_sqlite: Run, tmp_path: Path) -> No
     ("text", "what"),
     [
         (b"arm,n\na1,1\na2\n", "line 3: 1 cells, but 2 columns"),
-        (b"arm,n\na1,1\n\xff,2\n", "line 3: not CSV"),
+        (b"arm,n\na1,1\n\xff,2\n", "line 3: not UTF-8: byte 0xff at column 1. write it as UTF-8"),
+        (b'[{"arm": "a1"}]\n', "jq -c '.[]' makes lines"),
         (b'arm,n\na1,"1\n', "line 2: not CSV"),
         (b"arm,n\n,1\n", "line 2: a key has 1 to 200 characters"),
         (b"arm,n\na1,\x00\n", "line 2: the line holds a NUL character"),

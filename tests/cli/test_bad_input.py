@@ -152,6 +152,29 @@ def test_a_wrong_command_says_so_and_stores_nothing(shop: Run, rows: Rows) -> No
     assert rows() == before
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["feedback", "click"], "'click' is not a decision id. it is the number that recommend answered"),
+        (["feedback", 1, "click=x"], "event click: 'x' is not a number"),
+        (["experiment", "create", "e", "--variant", "a=home:x"], "the weight of variant a: 'x' is not a number"),
+        (["policy", "retire"], "no such command 'retire'. see rlrec policy --help"),
+        (["export-log", "-", "--log", "policy"], "write policy=NAME"),
+        (["recommend", "--policy", "hom", "--session", "s1"], "Error: --policy: unknown policy 'hom'"),
+        (["recommend", "--policy", "home", "--session", "s1", "-k", 4], "Error: -k: "),
+        (["policy", "show", "hom"], "Error: NAME: unknown policy 'hom'"),
+    ],
+)
+def test_a_message_speaks_of_what_was_typed(shop_sqlite: Run, words: list[Any], said: str) -> None:
+    one_line(shop_sqlite("--now", LATER, *words), 2, said)
+
+
+def test_a_message_names_the_variable_that_was_set(shop_sqlite: Run) -> None:
+    words = ["recommend", "--policy", "home", "--session", "s1"]
+    refused = shop_sqlite(*words, env={"RLREC_RECOMMEND_K": "two"})
+    one_line(refused, 2, "'-k'", "'two' is not a whole number", "RLREC_RECOMMEND_K")
+
+
 def test_errors_are_json_where_results_are(shop_sqlite: Run) -> None:
     for code, words, part in COMMANDS:
         said = shop_sqlite("--now", LATER, *words, "--json")
