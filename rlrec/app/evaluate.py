@@ -30,13 +30,15 @@ from rlrec.store.reader import ABSENT
 
 __all__ = ["REASONS", "Request", "evaluate"]
 
+CHOSEN = "snips"  # what may be asked of rows that are picked by the arm the logger chose
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """What `evaluate` is asked for. log: a filter; cluster None: the user where one is known, else the session."""
 
     targets: Sequence[str]
-    estimators: str = ope.DEFAULT
+    estimators: str | None = None
     interval: str = "bootstrap-t"
     level: float = 0.95
     cluster: str | None = None
@@ -53,7 +55,8 @@ def evaluate(store: Store, request: Request) -> list[dict[str, Any]]:
     """An estimate for every target, group and estimator, from one snapshot of the log.
 
     Raises InputError for unknown names, an interval that an estimator does not have, and an empty log."""
-    fold = Fold(estimators=ope.parse(request.estimators), spanning=False)
+    usual = CHOSEN if request.by == "arm" else ope.DEFAULT
+    fold = Fold(estimators=ope.parse(request.estimators or usual), spanning=False)
     _check(request, fold)
     with store.read() as unit:
         return _Evaluation(unit, request, fold).answer()
@@ -64,10 +67,19 @@ def _check(request: Request, fold: Fold) -> None:
     if request.cluster is not None and request.cluster not in CLUSTERS:
         hint = suggest(request.cluster, list(CLUSTERS)) or f"one of {', '.join(CLUSTERS)}"
         raise InputError(f"unknown cluster {request.cluster!r}", hint=hint)
+    if request.by == "arm":
+        _check_chosen(fold)
     if request.reward_model is not None and not _modelled(fold):
         raise InputError("--reward-model is given, and no estimator uses one", hint="add dr or dm to --estimator")
     if request.reward_model_by is not None and request.reward_model is None:
         raise InputError("--reward-model-by names a field for --reward-model", hint="give --reward-model FILE too")
+
+
+def _check_chosen(fold: Fold) -> None:
+    """Rows picked by what was chosen have a mean weight other than 1: only self-normalised estimates mean something."""
+    unfit = next((name for name, kind in fold.estimators.items() if not kind.self_normalised), None)
+    if unfit is not None:
+        raise InputError(f"{unfit} means nothing by arm, which the logger chose", hint=f"use --estimator {CHOSEN}")
 
 
 def _modelled(fold: Fold) -> bool:
@@ -216,6 +228,7 @@ class _Evaluation:
             reward_range=bounds(view.reward) or ANY_REWARD,
             greedy=request.greedy,
             extra_reasons=tuple(extra),
+            chosen=request.by == "arm",
             seed=request.seed,
         )
         return [replace(estimate, left_out=estimate.left_out + view.dropped) for estimate in made]

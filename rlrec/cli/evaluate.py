@@ -21,8 +21,8 @@ SHOWN = {
 @click.command()
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
 @click.option(
-    "--estimator", "estimators", default="ips,snips,dr", show_default=True, metavar="LIST",
-    help="Names, NAME:value, or a group: ips, snips, clipped-ips[:20], dm, dr, impression, all.",
+    "--estimator", "estimators", metavar="LIST",
+    help="ips, snips, clipped-ips[:20], dm, dr, or the groups impression, all [default: ips,snips,dr].",
 )  # fmt: skip
 @click.option(
     "--interval", default="bootstrap-t", show_default=True, metavar="KIND",
@@ -37,7 +37,7 @@ SHOWN = {
 @click.option("--reward", metavar="NAME", help="Reward definition [default: the target's own].")
 @click.option(
     "--by", metavar="FIELD",
-    help="One estimate a group: position, policy, version, variant, day, arm, or a field of the context.",
+    help="One estimate a group: position, policy, version, variant, day, arm (snips alone), or a context field.",
 )  # fmt: skip
 @click.option("--greedy", is_flag=True, help="The target without its exploration (floor, epsilon).")
 @click.option(

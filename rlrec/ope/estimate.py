@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -114,6 +114,7 @@ class Fold:
         reward_range: Bounds = ANY_REWARD,
         greedy: bool = False,
         extra_reasons: tuple[str, ...] = (),
+        chosen: bool = False,
         seed: int = 0,
         replicates: int = intervals.REPLICATES,
     ) -> list[Estimate]:
@@ -122,6 +123,7 @@ class Fold:
         cluster: name of the unit, for the report
         reward_range: (low, high) of one reward, infinite where there is no clip
         extra_reasons: words of `diagnostics.REASONS` that only the caller can know (`in-sample`, `logging-states`)
+        chosen: the rows were picked by what the logger chose, so that their mean weight need not be 1
         seed, replicates: of the bootstrap
         Raises InputError for an interval that one of the estimators does not have, and a level outside (0, 1)."""
         intervals.check(interval, level, estimators=dict(self.estimators))
@@ -133,7 +135,7 @@ class Fold:
             _View(stat, summary, kind, label, float(distorted))
             for (label, kind), distorted in zip(self.estimators.items(), stat.distorted, strict=True)
         ]
-        terms = _Terms(interval, level, cluster, reward_range, greedy, extra_reasons, replicates)
+        terms = _Terms(interval, level, cluster, reward_range, greedy, extra_reasons, chosen, replicates)
         return [view.estimate(terms, drawn) for view in views]
 
 
@@ -147,6 +149,7 @@ class _Terms:
     reward_range: Bounds
     greedy: bool
     extra_reasons: tuple[str, ...]
+    chosen: bool
     replicates: int
 
 
@@ -215,6 +218,8 @@ class _View:
         lower, upper, reasons = _settled(bounds, self.kind, asked)
         value, error = self.value
         weights, found = self.stat.weights, self.diagnosis
+        if asked.chosen:
+            found = replace(found, mean_weight_z=None)
         bias = self._bias_bound(asked.reward_range)
         judged, why = diagnostics.verdict(found, extra=(*asked.extra_reasons, *reasons, *self._notes(bias)))
         weighted = self.kind.weighted and self.n > 0

@@ -51,3 +51,12 @@ def test_strange_names_are_unknown_not_unexpected(shop: Run, name: str) -> None:
 def test_a_page_has_a_longest_length(shop: Run) -> None:
     said = shop("recommend", "--policy", "home", "--session", "s", "-k", 501)
     assert (said.exit_code, "at most 500" in said.stderr) == (2, True)
+
+
+def test_by_arm_only_self_normalised_estimates_are_given(shop: Run) -> None:
+    """In the rows that show an arm the mean weight is not 1: ips would be off by it."""
+    shop("feedback", 1, "x")
+    later = ("--now", "2099-01-01", "evaluate", "uniform", "--by", "arm", "--json")
+    found = shop(*later).json
+    assert [(one["group"], one["estimator"]) for one in found] == [("a", "snips")]
+    assert shop(*later, "--estimator", "ips").exit_code == 2
