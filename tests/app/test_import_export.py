@@ -165,6 +165,13 @@ def test_a_feedback_key_stays_one_line(run: Run) -> None:
         ({"slate": [{"arm": "a", "propensity": 0}]}, "slate[0].propensity"),
         ({"slate": [{"arm": "a", "marginal": 1.5}]}, "slate[0].marginal"),
         ({"slate": [{"arm": "a"}, {"arm": "a"}]}, "slate"),
+        ({"slate": [{"arm": "a"}, {"arm": "b"}], "eligible": ["a"]}, "slate[1].arm"),
+        ({"slate": [{"arm": "a", "position": 2}], "eligible": ["a"]}, "eligible"),
+        ({"eligible": ["a", "a"]}, "slate[0].propensity"),
+        ({"slate": [{"arm": "a", "marginal": 0.5}], "eligible": ["a"]}, "slate[0].marginal"),
+        ({"slate": [{"arm": "b", "position": 2, "propensity": 0.5}], "eligible": ["a", "b"]}, "slate[0].propensity"),
+        ({"slate": [{"arm": "a", "propensity": 0.2, "min_propensity": 0.25}]}, "slate[0].min_propensity"),
+        ({"slate": [{"arm": "a", "propensity": 0.5, "min_propensity": 0.2}]}, "slate[0].min_propensity"),
         ({"slate": [{"arm": "a", "position": 0}]}, "slate[0].position"),
         ({"session": ""}, "session"),
         ({"at": "yesterday"}, "at"),
@@ -182,6 +189,25 @@ def test_what_cannot_be_is_refused_by_field(run_sqlite: Run, change: dict[str, A
     assert said.exit_code == 2
     assert f"line 2, field {field}" in said.stderr
     assert exported(run_sqlite) == []
+
+
+def test_probabilities_that_must_be_1_may_be_off_by_a_rounding(run_sqlite: Run) -> None:
+    entries = [{"arm": "a", "propensity": 0.3, "marginal": 0.3}, {"arm": "b", "propensity": 1 - 1e-12, "marginal": 0.7}]
+    alone = {"slate": [{"arm": "a", "propensity": 1.0, "marginal": 1 - 1e-12}], "eligible": ["a"]}
+    imported(run_sqlite, lines({"slate": entries, "eligible": ["a", "b"]}, alone))
+    assert len(exported(run_sqlite)) == 2
+
+
+@pytest.mark.parametrize("kind", ["uniform", "epsilon-greedy", "thompson", "ucb"])
+def test_a_page_of_all_arms_comes_back(run_sqlite: Run, other: Run, kind: str) -> None:
+    run_sqlite("arm", "add", "a"), run_sqlite("arm", "add", "b"), run_sqlite("arm", "add", "c")
+    run_sqlite("policy", "create", "home", "--kind", kind, "--param", "floor=0.1")
+    for number in range(6):
+        run_sqlite("recommend", "--policy", "home", "--session", f"s{number}", "-k", 3)
+        run_sqlite("feedback", number + 1, "click", "--position", 1)
+    told = exported(run_sqlite)
+    imported(other, "".join(json.dumps(one) + "\n" for one in told), "--policy", "log")
+    assert [one["slate"] for one in exported(other)] == [one["slate"] for one in told]
 
 
 def test_the_store_is_as_it_was_where_one_line_is_refused(run: Run) -> None:

@@ -21,6 +21,8 @@ from rlrec.policy import reward as rewards
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 DEFAULT_POLICY = "imported"
 CACHE = 10_000  # eligible sets remembered
+TIGHT = 1e-9  # how far a probability that is 1 may be off
+LOOSE = 1e-6  # how far probabilities that were computed apart may be
 
 
 class Entry(Struct, forbid_unknown_fields=True):
@@ -90,6 +92,7 @@ class Jsonl(Layout):
         slots = _slots(told)
         eligible = self._eligible(told, slots)
         size = _size(told, slots, eligible)
+        _check_shares(told, len(eligible))
         at = None if told.at is None else self._time(told.at, "at")
         log_propensity = _log_propensity(told, slots, size)
         return Line(
@@ -185,6 +188,31 @@ def _size(told: Decision, slots: Sequence[Shown], eligible: Sequence[str]) -> in
     if size > len(eligible):
         raise InputError(f"a page of {size}, but only {len(eligible)} arms were eligible", field="eligible")
     return size
+
+
+def _check_shares(told: Decision, eligible: int) -> None:
+    """Raises InputError where no policy can have such probabilities: the last arm left is shown for sure, and all arms
+    left at a position share 1."""
+    for place, one in enumerate(told.slate):
+        left = eligible + 1 - (place + 1 if one.position is None else one.position)
+        where = f"slate[{place}]"
+        if left == 1:
+            _sure(one.propensity, f"{where}.propensity", "no other eligible arm was left at its position")
+        if eligible == 1:
+            _sure(one.marginal, f"{where}.marginal", "no other arm was eligible")
+        if one.propensity is not None and one.min_propensity is not None:
+            least = one.min_propensity
+            if least > one.propensity + LOOSE or one.propensity + (left - 1) * least > 1 + LOOSE:
+                raise InputError(
+                    f"{least!r} is not the smallest probability of {left} arms of which one has {one.propensity!r}",
+                    field=f"{where}.min_propensity",
+                )
+
+
+def _sure(share: float | None, field: str, why: str) -> None:
+    if share is not None and share < 1 - TIGHT:
+        hint = "list every arm that could have been shown in `eligible`; leave out a probability that is not known"
+        raise InputError(f"{share!r} must be 1: {why}", hint=hint, field=field)
 
 
 def _log_propensity(told: Decision, slots: Sequence[Shown], size: int) -> float | None:
