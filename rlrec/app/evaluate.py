@@ -68,18 +68,20 @@ def _check(request: Request, fold: Fold) -> None:
         hint = suggest(request.cluster, list(CLUSTERS)) or f"one of {', '.join(CLUSTERS)}"
         raise InputError(f"unknown cluster {request.cluster!r}", hint=hint)
     if request.by == "arm":
-        _check_chosen(fold)
+        _check_chosen(request.interval, fold)
     if request.reward_model is not None and not _modelled(fold):
         raise InputError("--reward-model is given, and no estimator uses one", hint="add dr or dm to --estimator")
     if request.reward_model_by is not None and request.reward_model is None:
         raise InputError("--reward-model-by names a field for --reward-model", hint="give --reward-model FILE too")
 
 
-def _check_chosen(fold: Fold) -> None:
+def _check_chosen(interval: str, fold: Fold) -> None:
     """Rows picked by what was chosen have a mean weight other than 1: only self-normalised estimates mean something."""
     unfit = next((name for name, kind in fold.estimators.items() if not kind.self_normalised), None)
     if unfit is not None:
         raise InputError(f"{unfit} means nothing by arm, which the logger chose", hint=f"use --estimator {CHOSEN}")
+    if interval == "cressie-read":  # it takes the mean weight to be 1
+        raise InputError("interval cressie-read does not exist by arm", hint="use --interval bootstrap-t")
 
 
 def _modelled(fold: Fold) -> bool:

@@ -344,6 +344,18 @@ def test_a_policy_wins_over_a_built_in_of_its_name(db):
     assert logs.one(db, "uniform", "ips")["version"] == 1
 
 
+def test_groups_of_arms_do_not_need_a_mean_weight_of_1(sqlite_db):
+    logs.catalogue(sqlite_db, 3)
+    logs.create(sqlite_db, "log", "uniform")
+    logs.create(sqlite_db, "home", "epsilon-greedy", epsilon="0.3")
+    logs.serve(sqlite_db, "log", pages=300, rates=RATES)
+    logs.serve(sqlite_db, "home", pages=300, rates=RATES, start=500.0)
+    found = logs.judged(sqlite_db, "home", log="policy=log", by="arm")
+    assert {one["estimator"] for one in found} == {"snips"}
+    assert max(one["mean_weight"] for one in found) > 1.5
+    assert all(one["mean_weight_z"] is None and "mean-weight" not in one["reasons"] for one in found)
+
+
 @pytest.mark.parametrize(
     ("asked", "said", "hint"),
     [
@@ -352,6 +364,8 @@ def test_a_policy_wins_over_a_built_in_of_its_name(db):
         ({"targets": ["log@7"]}, "no version 7", "policy show"),
         ({"targets": ["log"], "estimators": "snip"}, "unknown estimator", "snips"),
         ({"targets": ["log"], "interval": "cressie-read"}, "dr", "bootstrap-t"),
+        ({"targets": ["log"], "by": "arm", "interval": "cressie-read"}, "cressie-read .* by arm", "bootstrap-t"),
+        ({"targets": ["log"], "by": "arm", "estimators": "snips,dr"}, "dr means nothing by arm", "snips"),
         ({"targets": ["log"], "cluster": "sesion"}, "unknown cluster", "session"),
         ({"targets": ["log"], "log": "polcy=log"}, "log filter", "policy"),
         ({"targets": ["log"], "log": "until=2020-01-01"}, "empty log", "widen"),
