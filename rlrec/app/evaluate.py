@@ -20,7 +20,7 @@ from rlrec.app.evaluation.targets import Known, Scorer, Target
 from rlrec.errors import InputError, suggest
 from rlrec.ope import intervals
 from rlrec.ope.base import LogBatch
-from rlrec.ope.diagnostics import REASONS
+from rlrec.ope.diagnostics import explained
 from rlrec.ope.direct import RidgeSums
 from rlrec.ope.estimate import ANY_REWARD, Estimate, Fold, Stat
 from rlrec.policy.reward import bounds
@@ -28,7 +28,7 @@ from rlrec.records import Reward
 from rlrec.store import Store, Unit, arms, reader, sessions
 from rlrec.store.reader import ABSENT
 
-__all__ = ["REASONS", "Request", "evaluate"]
+__all__ = ["Request", "evaluate", "explained"]
 
 CHOSEN = "snips"  # what may be asked of rows that are picked by the arm the logger chose
 

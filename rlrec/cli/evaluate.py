@@ -83,9 +83,8 @@ def _whole(value: float | None) -> int | None:
     return None if value is None else round(value)
 
 
-def _notes(found: Iterable[dict[str, Any]]) -> list[str]:
+def _notes(found: list[dict[str, Any]]) -> list[str]:
     """What the reasons mean that occur."""
-    from rlrec.app.evaluate import REASONS
+    from rlrec.app.evaluate import explained
 
-    given = {reason for one in found for reason in one["reasons"]}
-    return [f"{reason}: {meaning}" for reason, meaning in REASONS.items() if reason in given]
+    return explained(found)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -224,6 +226,51 @@ def _weak(found: Diagnosis) -> list[str]:
         *(["one-cluster"] if (found.cluster_share or 0) > 0.2 else []),
         *(["mean-weight"] if abs(found.mean_weight_z or 0) > 3 else []),
     ]
+
+
+def explained(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the reasons of these estimates (`Estimate` as a mapping) mean, and which of their causes occurred."""
+    given = {reason for one in found for reason in one["reasons"]}
+    causes = {"low-ess": _low_ess, "few-rewards": _few_rewards}
+    lines = []
+    for reason in (word for word in REASONS if word in given):
+        mine = [one for one in found if reason in one["reasons"]]
+        lines.append(f"{reason}: {'; '.join(causes[reason](mine)) if reason in causes else REASONS[reason]}")
+    return lines
+
+
+def _low_ess(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    low = [one for one in found if not _at_least(one["ess"], 50)]
+    fair = [one for one in found if _at_least(one["ess"], 50)]
+    few, thin = ([one for one in fair if (one["ess"] < 1000) == below] for below in (True, False))
+    return [
+        *([f"effective sample size {_span([one['ess'] for one in low])}, below 50 (insufficient)"] if low else []),
+        *([f"effective sample size {_span([one['ess'] for one in few])}, below 1,000 (weak)"] if few else []),
+        *([f"effective sample size {_span([one['ess'] for one in thin])}, below 5 % of the clusters (weak)"]
+          if thin else []),
+    ]  # fmt: skip
+
+
+def _few_rewards(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    none = [one["nonzero"] for one in found if one["nonzero"] < 5]
+    some = [one["nonzero"] for one in found if one["nonzero"] >= 5]
+    shares = [(one["ess"] or 0) * one["reward_share"] for one in found if one["reward_share"] is not None]
+    few = [share for share in shares if share < 30]
+    other = {"no-interval", "few-replicates", "no-reward-range"}  # tell of a null bound themselves
+    open_ended = any(None in (one["lower"], one["upper"]) and not other & {*one["reasons"]} for one in found)
+    what = "ESS x weighted share of rewards that are not the default"
+    return [
+        *([f"{_span(none)} non-zero weighted rewards, fewer than 5 (insufficient)"] if none else []),
+        *([f"{_span(some)} non-zero weighted rewards"] if some else []),
+        *([f"{what} is {_span(few)}, below 30 (weak)"] if few else []),
+        *(["too few rewards for a bound (it is null)"] if open_ended else []),
+    ]
+
+
+def _span(values: Sequence[float | None]) -> str:
+    """The least and the greatest of some figures."""
+    low, high = (f"{pick(value or 0 for value in values):,.4g}" for pick in (min, max))
+    return low if low == high else f"{low} to {high}"
 
 
 def _at_least(value: float | None, least: float) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rlrec.ope.base import LogBatch
-from rlrec.ope.diagnostics import KEPT, REASONS, Diagnosis, k_hat, verdict, weights
+from rlrec.ope.diagnostics import KEPT, REASONS, Diagnosis, explained, k_hat, verdict, weights
 from tests.ope import obd
 from tests.ope.cases import HAND, drawn, judged
 
@@ -167,3 +167,21 @@ def test_uniform_from_a_peaked_logger_is_not_called_ok() -> None:
         assert found.ess == pytest.approx(340, abs=1)
         assert "low-ess" in found.reasons
         assert (found.lower or 0) < 0.0038 < (found.upper or 1)
+
+
+def test_a_reason_is_explained_by_the_cause_that_occurred():
+    one = {"ess": 79.0, "clusters": 300, "nonzero": 38, "reward_share": 0.1, "lower": 0.0, "upper": 1.0}
+    one["reasons"] = ["low-ess", "few-rewards"]
+    thin = one | {"ess": 2000.0, "clusters": 90_000, "reasons": ["low-ess"]}
+    assert explained([one, thin]) == [
+        "low-ess: effective sample size 79, below 1,000 (weak); "
+        "effective sample size 2,000, below 5 % of the clusters (weak)",
+        "few-rewards: 38 non-zero weighted rewards; "
+        "ESS x weighted share of rewards that are not the default is 7.9, below 30 (weak)",
+    ]
+    assert explained([one | {"nonzero": 3, "ess": 2.0, "reasons": ["low-ess"]}]) == [
+        "low-ess: effective sample size 2, below 50 (insufficient)"
+    ]
+    dm = {"ess": None, "nonzero": 2, "reward_share": None, "lower": None, "upper": None}
+    dm["reasons"] = ["few-rewards", "no-interval"]
+    assert explained([dm])[0] == "few-rewards: 2 non-zero weighted rewards, fewer than 5 (insufficient)"
