@@ -1,8 +1,14 @@
-"""A unit of work: one transaction, its clock, and the few ways in which the query modules speak to the database."""
+"""A unit of work: one transaction, its clock, and the few ways in which the query modules speak to the database.
+
+Queries that every command runs are SQL text, handed to the driver as it is: building and compiling an expression costs
+more than the query. Where conditions vary (`reader`, `audit`) SQLAlchemy builds them.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property, lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,10 +22,51 @@ class Unit:
     def __init__(self, connection: sa.Connection, *, now: int) -> None:
         self.connection = connection
         self.now = now
+        self.postgres = connection.dialect.name == "postgresql"
 
-    @property
-    def postgres(self) -> bool:
-        return self.connection.dialect.name == "postgresql"
+    # -- SQL text: `?` stands for a value, `IN (?*)` for membership in a list --
+
+    @cached_property
+    def driver(self) -> Any:
+        """A cursor of the driver, inside this transaction."""
+        return self.connection.connection.cursor()
+
+    def ask(self, text: str, *values: Any) -> list[Row]:
+        """All rows of a query."""
+        found: list[Row] = self._run(text, values).fetchall()
+        return found
+
+    def ask_row(self, text: str, *values: Any) -> Row | None:
+        found: Row | None = self._run(text, values).fetchone()
+        return found
+
+    def ask_value(self, text: str, *values: Any) -> Any:
+        """The first value of the first row; None where there is no row."""
+        row = self.ask_row(text, *values)
+        return None if row is None else row[0]
+
+    def tell(self, text: str, *values: Any) -> int:
+        """Change something: how many rows were touched."""
+        return int(self._run(text, values).rowcount)
+
+    def tell_each(self, text: str, rows: Iterable[Row]) -> None:
+        """The same change for every row of values."""
+        self.driver.executemany(_of_postgres(text) if self.postgres else text, rows)
+
+    def _run(self, text: str, values: Sequence[Any]) -> Any:
+        cursor = self.driver
+        if self.postgres:
+            return cursor.execute(_of_postgres(text), [_listed(value) for value in values])
+        return cursor.execute(*_of_sqlite(text, values)) if "(?*)" in text else cursor.execute(text, values)
+
+    def insert(self, table: str | sa.Table, columns: Sequence[str], rows: Iterable[Row], *, known: str = "") -> None:
+        """Rows into a table by the driver's own bulk call. `known` is what follows ON CONFLICT, or nothing."""
+        values = rows if isinstance(rows, list) else list(rows)
+        if values:
+            name = table if isinstance(table, str) else table.name
+            self.tell_each(_insertion(name, tuple(columns), known), values)
+
+    # -- expressions of SQLAlchemy --
 
     def rows(self, statement: sa.Executable, parameters: Mapping[str, Any] | None = None) -> list[Row]:
         return [tuple(row) for row in self.connection.execute(statement, parameters or {})]
@@ -34,17 +81,6 @@ class Unit:
     def run(self, statement: sa.Executable, parameters: Mapping[str, Any] | None = None) -> int:
         return self.connection.execute(statement, parameters or {}).rowcount
 
-    def insert(self, table: sa.Table, columns: Sequence[str], rows: Iterable[Row], *, known: str = "") -> None:
-        """Rows into a table by the driver's own bulk call. `known` is what follows ON CONFLICT, or nothing."""
-        values = list(rows)
-        if not values:
-            return
-        mark = "%s" if self.postgres else "?"
-        names = ", ".join(f'"{name}"' for name in columns)
-        marks = ", ".join([mark] * len(columns))
-        conflict = f" ON CONFLICT {known}" if known else ""
-        self.connection.exec_driver_sql(f'INSERT INTO "{table.name}" ({names}) VALUES ({marks}){conflict}', values)
-
     def add(self, table: sa.Table, **values: Any) -> int:
         """One row into a table with an `id`: that id."""
         return int(self.connection.scalar(sa.insert(table).values(**values).returning(table.c.id)))
@@ -54,3 +90,35 @@ class Unit:
         wanted = list(values)
         portions = (wanted[i : i + 10_000] for i in range(0, len(wanted), 10_000))
         return [row for portion in portions for row in self.rows(statement.where(column.in_(portion)))]
+
+
+@lru_cache(maxsize=256)
+def _of_postgres(text: str) -> str:
+    return text.replace("IN (?*)", "= ANY(%s)").replace("?", "%s")
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, set | frozenset | tuple) or hasattr(value, "keys") else value
+
+
+def _of_sqlite(text: str, values: Sequence[Any]) -> tuple[str, list[Any]]:
+    """Lists go in as JSON, so that the text is the same for any length; bytes, which JSON has not, one by one."""
+    flat: list[Any] = []
+    for value in values:
+        if isinstance(value, str | bytes | int | float | None):
+            flat.append(value)
+        elif (listed := list(value)) and isinstance(listed[0], bytes):
+            text = text.replace("?*", ",".join("?" * len(listed)), 1)
+            flat += listed
+        else:
+            flat.append(json.dumps(listed, ensure_ascii=False))
+            text = text.replace("?*", "SELECT value FROM json_each(?)", 1)
+    return text, flat
+
+
+@lru_cache(maxsize=64)
+def _insertion(table: str, columns: tuple[str, ...], known: str) -> str:
+    names = ", ".join(f'"{name}"' for name in columns)
+    marks = ", ".join("?" * len(columns))
+    conflict = f" ON CONFLICT {known}" if known else ""
+    return f'INSERT INTO "{table}" ({names}) VALUES ({marks}){conflict}'
