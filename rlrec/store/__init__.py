@@ -47,7 +47,6 @@ class Store:
     def read(self) -> Iterator[Unit]:
         """One snapshot. Never takes the write lock."""
         with engine.transaction(self.engine, write=False, where=self.where) as connection:
-            schema.check(connection, where=self.where)
             yield self._unit(connection)
 
     def write(self, work: Callable[[Unit], T]) -> T:
@@ -55,7 +54,6 @@ class Store:
         for attempt in range(TRIES):
             try:
                 with engine.transaction(self.engine, write=True, where=self.where) as connection:
-                    schema.check(connection, where=self.where)
                     return work(self._unit(connection))
             except engine.Retry:
                 time.sleep(random.uniform(0, 0.02) * 2**attempt)
@@ -64,6 +62,7 @@ class Store:
     def _unit(self, connection: sa.Connection) -> Unit:
         """Time is the clock's, and never before the newest decision that this store made itself."""
         unit = Unit(connection, now=engine.clock(connection) if self._now is None else self._now)
+        schema.check(unit, where=self.where)
         newest = decisions.newest(unit)
         if newest is None or newest <= unit.now:
             return unit

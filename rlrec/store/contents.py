@@ -6,10 +6,9 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from hashlib import blake2b
 
-import sqlalchemy as sa
-
-from rlrec.store import tables as t
 from rlrec.store.unit import Unit
+
+PORTION = 10_000  # digests asked for at once, each a value of its own
 
 
 def digest(text: str) -> bytes:
@@ -20,7 +19,7 @@ def digest(text: str) -> bytes:
 def contexts(unit: Unit, bodies: Collection[str]) -> dict[str, int]:
     """The id of each context, stored if it is new."""
     named = {digest(body): body for body in sorted(set(bodies))}
-    found = _intern(unit, t.context, named, ("digest", "body"), [(key, body) for key, body in sorted(named.items())])
+    found = _intern(unit, "context", named, ("digest", "body"), [(key, body) for key, body in sorted(named.items())])
     return {named[key]: found[key] for key in named}
 
 
@@ -29,7 +28,7 @@ def eligible_sets(unit: Unit, sets: Collection[Sequence[int]]) -> dict[tuple[int
     texts = {tuple(arms): json.dumps(list(arms), separators=(",", ":")) for arms in sets}
     named = {digest(text): (arms, text) for arms, text in texts.items()}
     rows = [(key, len(arms), text) for key, (arms, text) in sorted(named.items())]
-    found = _intern(unit, t.eligible_set, named, ("digest", "size", "arms"), rows)
+    found = _intern(unit, "eligible_set", named, ("digest", "size", "arms"), rows)
     return {arms: found[key] for key, (arms, _) in named.items()}
 
 
@@ -38,8 +37,8 @@ def known(
 ) -> tuple[dict[str, int], dict[tuple[int, ...], int]] | None:
     """The ids of these contexts and eligible sets if all of them are stored already."""
     texts = {arms: json.dumps(list(arms), separators=(",", ":")) for arms in sets}
-    stored = _ids(unit, t.context, {digest(body): body for body in bodies})
-    found = _ids(unit, t.eligible_set, {digest(text): text for text in texts.values()})
+    stored = _ids(unit, "context", {digest(body): body for body in bodies})
+    found = _ids(unit, "eligible_set", {digest(text): text for text in texts.values()})
     if len(stored) < len(bodies) or len(found) < len(texts):
         return None
     return {body: stored[digest(body)] for body in bodies}, {arms: found[digest(text)] for arms, text in texts.items()}
@@ -47,7 +46,7 @@ def known(
 
 def _intern(
     unit: Unit,
-    table: sa.Table,
+    table: str,
     named: Mapping[bytes, object],
     columns: Sequence[str],
     rows: Sequence[tuple[object, ...]],
@@ -60,21 +59,25 @@ def _intern(
     return known
 
 
-def _ids(unit: Unit, table: sa.Table, named: Mapping[bytes, object]) -> dict[bytes, int]:
-    rows = unit.many(sa.select(table.c.digest, table.c.id), table.c.digest, named)
-    return {bytes(key): number for key, number in rows}
+def _ids(unit: Unit, table: str, named: Mapping[bytes, object]) -> dict[bytes, int]:
+    wanted, found = list(named), dict[bytes, int]()
+    for start in range(0, len(wanted), PORTION):
+        portion = wanted[start : start + PORTION]
+        rows = unit.ask(f"SELECT digest, id FROM {table} WHERE digest IN (?*)", portion)
+        found.update((bytes(key), number) for key, number in rows)
+    return found
 
 
 def context_bodies(unit: Unit, ids: Collection[int]) -> dict[int, str]:
-    return dict(unit.many(sa.select(t.context.c.id, t.context.c.body), t.context.c.id, ids))
+    return dict(unit.ask("SELECT id, body FROM context WHERE id IN (?*)", ids))
 
 
 def eligible_arms(unit: Unit, ids: Collection[int]) -> dict[int, tuple[int, ...]]:
     """The arm ids of each eligible set, ascending."""
-    rows = unit.many(sa.select(t.eligible_set.c.id, t.eligible_set.c.arms), t.eligible_set.c.id, ids)
+    rows = unit.ask("SELECT id, arms FROM eligible_set WHERE id IN (?*)", ids)
     return {key: tuple(json.loads(arms)) for key, arms in rows}
 
 
 def set_sizes(unit: Unit, ids: Collection[int]) -> dict[int, int]:
     """How many arms each eligible set has."""
-    return dict(unit.many(sa.select(t.eligible_set.c.id, t.eligible_set.c.size), t.eligible_set.c.id, ids))
+    return dict(unit.ask("SELECT id, size FROM eligible_set WHERE id IN (?*)", ids))

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-import sqlalchemy as sa
-
-from rlrec.store import tables as t
-from rlrec.store.unit import Unit
+from rlrec.store.unit import Row, Unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,25 +34,21 @@ _EXPERIMENT = ("id", "name", "unit", "salt", "status", "definition", "created_at
 
 
 def every(unit: Unit) -> list[Experiment]:
-    return _load(unit, sa.select(*(t.experiment.c[name] for name in _EXPERIMENT)).order_by(t.experiment.c.id))
+    return _load(unit, unit.ask(f"SELECT {', '.join(_EXPERIMENT)} FROM experiment ORDER BY id"))
 
 
 def named(unit: Unit, names: Collection[str], *, lock: bool = False) -> dict[str, Experiment]:
     """Of the names given, those known; locked against being stopped meanwhile if asked."""
-    statement = sa.select(*(t.experiment.c[name] for name in _EXPERIMENT)).where(t.experiment.c.name.in_(names))
-    if lock and unit.postgres:
-        statement = statement.with_for_update(read=True)
-    return {experiment.name: experiment for experiment in _load(unit, statement.order_by(t.experiment.c.id))}
+    until = " FOR SHARE" if lock and unit.postgres else ""
+    chosen = f"SELECT {', '.join(_EXPERIMENT)} FROM experiment WHERE name IN (?*) ORDER BY id{until}"
+    return {experiment.name: experiment for experiment in _load(unit, unit.ask(chosen, names))}
 
 
-def _load(unit: Unit, statement: sa.Select[tuple[object, ...]]) -> list[Experiment]:
-    found = unit.rows(statement)
-    variant = t.variant.c
-    rows = unit.many(
-        sa.select(variant.experiment_id, variant.id, variant.label, t.policy.c.name, variant.policy_id, variant.weight)
-        .join(t.policy, t.policy.c.id == variant.policy_id)
-        .order_by(variant.id),
-        variant.experiment_id,
+def _load(unit: Unit, found: Sequence[Row]) -> list[Experiment]:
+    rows = unit.ask(
+        "SELECT variant.experiment_id, variant.id, label, policy.name, variant.policy_id, weight"
+        " FROM variant JOIN policy ON policy.id = variant.policy_id"
+        " WHERE variant.experiment_id IN (?*) ORDER BY variant.id",
         [row[0] for row in found],
     )
     variants: dict[int, list[Variant]] = {}
@@ -71,37 +64,36 @@ def _load(unit: Unit, statement: sa.Select[tuple[object, ...]]) -> list[Experime
 
 def labels(unit: Unit, variant_ids: Collection[int]) -> dict[int, tuple[str, str]]:
     """(experiment, label) of each variant."""
-    joined = t.variant.join(t.experiment, t.experiment.c.id == t.variant.c.experiment_id)
-    statement = sa.select(t.variant.c.id, t.experiment.c.name, t.variant.c.label).select_from(joined)
-    return {row[0]: (row[1], row[2]) for row in unit.many(statement, t.variant.c.id, variant_ids)}
+    joined = "variant JOIN experiment ON experiment.id = variant.experiment_id"
+    rows = unit.ask(f"SELECT variant.id, name, label FROM {joined} WHERE variant.id IN (?*)", variant_ids)
+    return {row[0]: (row[1], row[2]) for row in rows}
 
 
 def add(unit: Unit, *, name: str, by: str, salt: str, definition: str) -> int | None:
     """A running experiment: its id, or None where the name is taken."""
-    statement = sa.text(
+    made = unit.ask_value(
         "INSERT INTO experiment (name, unit, salt, status, definition, created_at)"
-        " VALUES (:name, :by, :salt, 'running', :definition, :now) ON CONFLICT (name) DO NOTHING RETURNING id"
-    )
-    values = {"name": name, "by": by, "salt": salt, "definition": definition, "now": unit.now}
-    made = unit.value(statement, values)
+        " VALUES (?, ?, ?, 'running', ?, ?) ON CONFLICT (name) DO NOTHING RETURNING id",
+        name, by, salt, definition, unit.now,
+    )  # fmt: skip
     return None if made is None else int(made)
 
 
 def add_variant(unit: Unit, *, experiment_id: int, label: str, policy_id: int, weight: float) -> int:
-    return unit.add(t.variant, experiment_id=experiment_id, label=label, policy_id=policy_id, weight=weight)
+    return unit.add("variant", experiment_id=experiment_id, label=label, policy_id=policy_id, weight=weight)
 
 
 def stop(unit: Unit, experiment_id: int) -> bool:
     """Stop an experiment: whether it was running until now."""
-    running = (t.experiment.c.id == experiment_id) & (t.experiment.c.status == "running")
-    return unit.run(sa.update(t.experiment).where(running).values(status="stopped", stopped_at=unit.now)) > 0
+    stopped = "UPDATE experiment SET status = 'stopped', stopped_at = ? WHERE id = ? AND status = 'running'"
+    return unit.tell(stopped, unit.now, experiment_id) > 0
 
 
 def assigned(unit: Unit, experiment: Experiment, unit_ids: Collection[int]) -> dict[int, int]:
     """The variant id of each unit that was assigned before."""
-    column = t.assignment.c[f"{experiment.unit}_id"]
-    statement = sa.select(column, t.assignment.c.variant_id).where(t.assignment.c.experiment_id == experiment.id)
-    return dict(unit.many(statement, column, unit_ids))
+    column = f"{experiment.unit}_id"
+    chosen = f"SELECT {column}, variant_id FROM assignment WHERE experiment_id = ? AND {column} IN (?*)"
+    return dict(unit.ask(chosen, experiment.id, unit_ids))
 
 
 def assign(unit: Unit, experiment: Experiment, rows: Iterable[tuple[int, int]]) -> None:
@@ -109,11 +101,10 @@ def assign(unit: Unit, experiment: Experiment, rows: Iterable[tuple[int, int]]) 
     column = f"{experiment.unit}_id"
     values = [(experiment.id, unit_id, variant_id, unit.now) for unit_id, variant_id in sorted(rows)]
     known = f"(experiment_id, {column}) DO NOTHING"
-    unit.insert(t.assignment, ("experiment_id", column, "variant_id", "at"), values, known=known)
+    unit.insert("assignment", ("experiment_id", column, "variant_id", "at"), values, known=known)
 
 
 def count_units(unit: Unit, experiment_id: int) -> dict[int, int]:
     """How many units were assigned to each variant."""
-    assignment = t.assignment.c
-    statement = sa.select(assignment.variant_id, sa.func.count()).where(assignment.experiment_id == experiment_id)
-    return dict(unit.rows(statement.group_by(assignment.variant_id)))
+    counted = "SELECT variant_id, count(*) FROM assignment WHERE experiment_id = ? GROUP BY variant_id"
+    return dict(unit.ask(counted, experiment_id))

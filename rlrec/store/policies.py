@@ -6,26 +6,22 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import sqlalchemy as sa
-
 from rlrec.records import Head, Policy, Reward, Version
-from rlrec.store import tables as t
 from rlrec.store.unit import Row, Unit
 
-_base = t.policy.alias("base")
-_REWARD = tuple(t.reward.c[name] for name in (
-    "id", "name", "weights", "window_us", "default_value", "clip_low", "clip_high", "learn", "late",
-))  # fmt: skip
-_POLICY = (
-    t.policy.c.id, t.policy.c.name, t.policy.c.kind, t.policy.c.params, t.policy.c.base_id, _base.c.name.label("base")
-)  # fmt: skip
-_VERSION = tuple(t.version.c[name] for name in (
-    "id", "number", "status", "parent_id", "seq", "entered_to", "learned_from", "created_at",
-))  # fmt: skip
-_POLICIES = t.policy.outerjoin(_base, _base.c.id == t.policy.c.base_id)
-_VERSIONS = _POLICIES.join(t.version, t.version.c.policy_id == t.policy.c.id).join(
-    t.reward, t.reward.c.id == t.version.c.reward_id
+_REWARD = (
+    "reward.id, reward.name, reward.weights, reward.window_us, reward.default_value, reward.clip_low, reward.clip_high,"
+    " reward.learn, reward.late"
 )
+_POLICY = "policy.id, policy.name, policy.kind, policy.params, policy.base_id, base.name"
+_VERSION = (
+    "version.id, version.number, version.status, version.parent_id, version.seq, version.entered_to,"
+    " version.learned_from, version.created_at"
+)
+_POLICIES = "policy LEFT JOIN policy AS base ON base.id = policy.base_id"
+_VERSIONS = f"{_POLICIES} JOIN version ON version.policy_id = policy.id JOIN reward ON reward.id = version.reward_id"
+_WHOLE = f"SELECT {_POLICY}, {_VERSION}, {_REWARD} FROM {_VERSIONS}"
+_HEAD = "policy_head.policy_id, policy_head.seq, policy_head.ordinal, policy_head.live_id"
 
 
 def _reward(row: Row) -> Reward:
@@ -42,27 +38,22 @@ def _policy(row: Row) -> Policy:
 
 
 def _version(row: Row) -> Version:
-    split = len(_POLICY) + len(_VERSION)
-    key, number, status, parent_id, seq, entered_to, learned_from, created_at = row[len(_POLICY) : split]
+    key, number, status, parent_id, seq, entered_to, learned_from, created_at = row[6:14]
     return Version(
-        id=key, policy=_policy(row[: len(_POLICY)]), number=number, status=status, reward=_reward(row[split:]),
+        id=key, policy=_policy(row[:6]), number=number, status=status, reward=_reward(row[14:]),
         parent_id=parent_id, seq=seq, entered_to=entered_to, learned_from=json.loads(learned_from),
         created_at=created_at,
     )  # fmt: skip
 
 
-def _versions() -> sa.Select[Any]:
-    return sa.select(*_POLICY, *_VERSION, *_REWARD).select_from(_VERSIONS)
-
-
 def rewards(unit: Unit) -> list[Reward]:
-    return [_reward(row) for row in unit.rows(sa.select(*_REWARD).order_by(t.reward.c.id))]
+    return [_reward(row) for row in unit.ask(f"SELECT {_REWARD} FROM reward ORDER BY id")]
 
 
 def add_reward(unit: Unit, definition: Reward) -> int:
     """A definition into the store: its id (the one it carries is not read)."""
     return unit.add(
-        t.reward,
+        "reward",
         name=definition.name,
         weights=json.dumps(dict(definition.weights), sort_keys=True, separators=(",", ":")),
         window_us=definition.window_us,
@@ -76,37 +67,33 @@ def add_reward(unit: Unit, definition: Reward) -> int:
 
 
 def all_policies(unit: Unit) -> list[Policy]:
-    return [_policy(row) for row in unit.rows(sa.select(*_POLICY).select_from(_POLICIES).order_by(t.policy.c.id))]
+    return [_policy(row) for row in unit.ask(f"SELECT {_POLICY} FROM {_POLICIES} ORDER BY policy.id")]
 
 
 def named(unit: Unit, name: str) -> Policy | None:
-    row = unit.row(sa.select(*_POLICY).select_from(_POLICIES).where(t.policy.c.name == name))
+    row = unit.ask_row(f"SELECT {_POLICY} FROM {_POLICIES} WHERE policy.name = ?", name)
     return None if row is None else _policy(row)
 
 
 def definition(unit: Unit, policy_id: int) -> str:
     """What `policy create` was asked for, canonical: the same again is no conflict."""
-    return str(unit.value(sa.select(t.policy.c.definition).where(t.policy.c.id == policy_id)))
+    return str(unit.ask_value("SELECT definition FROM policy WHERE id = ?", policy_id))
 
 
 def versions(unit: Unit, policy_ids: Collection[int]) -> list[Version]:
     """All versions of these policies, by policy and number."""
-    statement = _versions().order_by(t.version.c.policy_id, t.version.c.number)
-    return [_version(row) for row in unit.many(statement, t.version.c.policy_id, policy_ids)]
+    order = "ORDER BY version.policy_id, version.number"
+    return [_version(row) for row in unit.ask(f"{_WHOLE} WHERE version.policy_id IN (?*) {order}", policy_ids)]
 
 
 def by_id(unit: Unit, version_ids: Collection[int]) -> dict[int, Version]:
-    return {row[6]: _version(row) for row in unit.many(_versions(), t.version.c.id, version_ids)}
+    return {row[6]: _version(row) for row in unit.ask(f"{_WHOLE} WHERE version.id IN (?*)", version_ids)}
 
 
 def live(unit: Unit, names: Collection[str]) -> dict[str, tuple[Version, Head]]:
     """The live version and the head of each policy that exists, by name."""
-    heads = t.policy_head
-    statement = sa.select(
-        *_POLICY, *_VERSION, *_REWARD, heads.c.policy_id, heads.c.seq, heads.c.ordinal, heads.c.live_id
-    )
-    joined = _VERSIONS.join(heads, heads.c.live_id == t.version.c.id)
-    found = unit.many(statement.select_from(joined), t.policy.c.name, names)
+    joined = f"{_VERSIONS} JOIN policy_head ON policy_head.live_id = version.id"
+    found = unit.ask(f"SELECT {_POLICY}, {_VERSION}, {_REWARD}, {_HEAD} FROM {joined} WHERE policy.name IN (?*)", names)
     return {row[1]: (_version(row[:-4]), _head(row[-4:])) for row in found}
 
 
@@ -116,20 +103,14 @@ def _head(row: Row) -> Head:
 
 def lock(unit: Unit, policy_ids: Collection[int]) -> dict[int, Head]:
     """The heads of these policies, locked in order of id until the transaction ends."""
-    heads = t.policy_head.c
-    statement = sa.select(heads.policy_id, heads.seq, heads.ordinal, heads.live_id).where(
-        heads.policy_id.in_(policy_ids)
-    )
-    if unit.postgres:
-        statement = statement.with_for_update(key_share=True)
-    return {row[0]: _head(row) for row in unit.rows(statement.order_by(heads.policy_id))}
+    until = " FOR NO KEY UPDATE" if unit.postgres else ""
+    rows = unit.ask(f"SELECT {_HEAD} FROM policy_head WHERE policy_id IN (?*) ORDER BY policy_id{until}", policy_ids)
+    return {row[0]: _head(row) for row in rows}
 
 
 def raise_seq(unit: Unit, policy_id: int) -> int:
     """The policy's next change: its number. The caller holds the head's lock."""
-    heads = t.policy_head
-    statement = sa.update(heads).where(heads.c.policy_id == policy_id).values(seq=heads.c.seq + 1)
-    return int(unit.value(statement.returning(heads.c.seq)))
+    return int(unit.ask_value("UPDATE policy_head SET seq = seq + 1 WHERE policy_id = ? RETURNING seq", policy_id))
 
 
 def add_policy(
@@ -142,7 +123,7 @@ def add_policy(
     base_id: int | None = None,
 ) -> int:
     return unit.add(
-        t.policy,
+        "policy",
         name=name,
         kind=kind,
         params=json.dumps(dict(params), sort_keys=True, separators=(",", ":")),
@@ -165,7 +146,7 @@ def add_version(
     learned_from: Mapping[str, Any],
 ) -> int:
     return unit.add(
-        t.version,
+        "version",
         policy_id=policy_id,
         number=number,
         status=status,
@@ -180,37 +161,30 @@ def add_version(
 
 
 def add_head(unit: Unit, policy_id: int, *, live_id: int) -> None:
-    unit.run(sa.insert(t.policy_head).values(policy_id=policy_id, seq=0, ordinal=0, live_id=live_id))
+    unit.insert("policy_head", ("policy_id", "seq", "ordinal", "live_id"), [(policy_id, 0, 0, live_id)])
 
 
 def promote(unit: Unit, policy_id: int, *, version_id: int, previous_id: int) -> None:
-    unit.add(t.promotion, policy_id=policy_id, version_id=version_id, previous_id=previous_id, at=unit.now)
+    unit.add("promotion", policy_id=policy_id, version_id=version_id, previous_id=previous_id, at=unit.now)
     _set_live(unit, policy_id, version_id)
 
 
 def last_promotion(unit: Unit, policy_id: int) -> tuple[int, int] | None:
     """(id, what was live before) of the newest promotion that was not rolled back."""
-    promotion = t.promotion.c
-    statement = (
-        sa.select(promotion.id, promotion.previous_id)
-        .where(promotion.policy_id == policy_id, promotion.rolled_back_at.is_(None))
-        .order_by(promotion.id.desc())
-        .limit(1)
-    )
-    row = unit.row(statement)
+    standing = "policy_id = ? AND rolled_back_at IS NULL ORDER BY id DESC LIMIT 1"
+    row = unit.ask_row(f"SELECT id, previous_id FROM promotion WHERE {standing}", policy_id)
     return None if row is None else (row[0], row[1])
 
 
 def roll_back(unit: Unit, policy_id: int, *, promotion_id: int, live_id: int) -> None:
-    promotion = t.promotion
-    unit.run(sa.update(promotion).where(promotion.c.id == promotion_id).values(rolled_back_at=unit.now))
+    unit.tell("UPDATE promotion SET rolled_back_at = ? WHERE id = ?", unit.now, promotion_id)
     _set_live(unit, policy_id, live_id)
 
 
 def _set_live(unit: Unit, policy_id: int, version_id: int) -> None:
-    unit.run(sa.update(t.policy_head).where(t.policy_head.c.policy_id == policy_id).values(live_id=version_id))
+    unit.tell("UPDATE policy_head SET live_id = ? WHERE policy_id = ?", version_id, policy_id)
 
 
 def enter(unit: Unit, version_id: int, *, entered_to: int) -> None:
     """The belief of this version now holds every decision of its policy up to this one."""
-    unit.run(sa.update(t.version).where(t.version.c.id == version_id).values(entered_to=entered_to))
+    unit.tell("UPDATE version SET entered_to = ? WHERE id = ?", entered_to, version_id)

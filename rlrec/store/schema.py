@@ -14,8 +14,10 @@ from sqlalchemy.engine import URL
 
 from rlrec.errors import CheckFailed, StoreBusy
 from rlrec.store import engine as engines
-from rlrec.store.tables import HEAD, VERSION_TABLE
+from rlrec.store.unit import Unit
 
+HEAD = "0001"  # the revision that `tables` describes: the only thing a command checks, with one SELECT
+VERSION_TABLE = "rlrec_version"
 LOCK = 0x726C726563  # the advisory lock that serialises migrations on PostgreSQL
 
 
@@ -26,12 +28,9 @@ def revision(connection: sa.Connection) -> str | None:
     return str(connection.scalar(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")))
 
 
-def check(connection: sa.Connection, *, where: str) -> None:
+def check(unit: Unit, *, where: str) -> None:
     """One SELECT. Raises CheckFailed unless the store is at the revision this program was written for."""
-    try:
-        found = connection.scalar(sa.text(f"SELECT version_num FROM {VERSION_TABLE}"))
-    except sa.exc.DBAPIError as error:
-        raise engines.translated(error, where=where) from error
+    found = unit.ask_value(f"SELECT version_num FROM {VERSION_TABLE}")
     if found != HEAD:
         raise _newer(where, str(found)) if found is not None and found > HEAD else engines.out_of_date(where)
 

@@ -7,10 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import sqlalchemy as sa
-
 from rlrec.errors import CheckFailed
-from rlrec.store import tables as t
 from rlrec.store.unit import Unit
 
 
@@ -25,47 +22,36 @@ class Settings:
 
 
 def get(unit: Unit) -> Settings:
-    row = unit.row(
-        sa.select(
-            t.settings.c.session_timeout_us,
-            t.settings.c.salt,
-            t.settings.c.catalogue_revision,
-            t.settings.c.catalogue_id,
-        )
-    )
+    row = unit.ask_row("SELECT session_timeout_us, salt, catalogue_revision, catalogue_id FROM settings")
     if row is None:
         raise CheckFailed("the store was not set up to the end", hint="run `rlrec init` again")
     return Settings(session_timeout_us=row[0], salt=row[1], catalogue_revision=row[2], catalogue_id=row[3])
 
 
 def found(unit: Unit) -> bool:
-    return unit.value(sa.select(t.settings.c.id)) is not None
+    return unit.ask_row("SELECT id FROM settings") is not None
 
 
 def create(unit: Unit, *, session_timeout_us: int, salt: str) -> None:
-    unit.run(
-        sa.insert(t.settings).values(
-            id=1, created_at=unit.now, session_timeout_us=session_timeout_us, salt=salt, catalogue_revision=0
-        )
-    )
+    columns = ("id", "created_at", "session_timeout_us", "salt", "catalogue_revision")
+    unit.insert("settings", columns, [(1, unit.now, session_timeout_us, salt, 0)])
 
 
 def raise_catalogue(unit: Unit) -> int:
     """The next revision of the catalogue; its eligible set is not known until somebody needs it."""
-    statement = sa.update(t.settings).values(catalogue_revision=t.settings.c.catalogue_revision + 1, catalogue_id=None)
-    return int(unit.value(statement.returning(t.settings.c.catalogue_revision)))
+    raised = "UPDATE settings SET catalogue_revision = catalogue_revision + 1, catalogue_id = NULL"
+    return int(unit.ask_value(f"{raised} RETURNING catalogue_revision"))
 
 
 def know_catalogue(unit: Unit, *, revision: int, eligible_id: int) -> None:
     """Remember the eligible set of a revision, unless the catalogue has changed since it was read."""
-    known = sa.update(t.settings).where(t.settings.c.catalogue_revision == revision)
-    unit.run(known.values(catalogue_id=eligible_id))
+    unit.tell("UPDATE settings SET catalogue_id = ? WHERE catalogue_revision = ?", eligible_id, revision)
 
 
 def add_run(unit: Unit, command: str, options: Mapping[str, Any], result: Mapping[str, Any] | None = None) -> int:
     """Write down that a command changed definitions or brought in a log."""
     return unit.add(
-        t.run,
+        "run",
         command=command,
         options=json.dumps(dict(options), sort_keys=True, default=str),
         at=unit.now,
@@ -75,5 +61,4 @@ def add_run(unit: Unit, command: str, options: Mapping[str, Any], result: Mappin
 
 def end_run(unit: Unit, run_id: int, result: Mapping[str, Any]) -> None:
     """Write down what came of a command whose rows name it."""
-    found = sa.update(t.run).where(t.run.c.id == run_id)
-    unit.run(found.values(result=json.dumps(dict(result), sort_keys=True)))
+    unit.tell("UPDATE run SET result = ? WHERE id = ?", json.dumps(dict(result), sort_keys=True), run_id)

@@ -28,9 +28,6 @@ from sqlalchemy import (
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.types import TypeEngine
 
-HEAD = "0001"  # the revision these definitions describe: the only thing a command checks, with one SELECT
-VERSION_TABLE = "rlrec_version"
-
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",

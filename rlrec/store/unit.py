@@ -66,6 +66,18 @@ class Unit:
             name = table if isinstance(table, str) else table.name
             self.tell_each(_insertion(name, tuple(columns), known), values)
 
+    def add(self, table: str, **values: Any) -> int:
+        """One row into a table with an `id`: that id."""
+        return int(self.ask_value(f"{_insertion(table, tuple(values), '')} RETURNING id", *values.values()))
+
+    def reserve(self, table: str, count: int) -> Sequence[int]:
+        """`count` ids, ascending, that no one else will use. SQLite: the write lock is ours; PostgreSQL: a sequence."""
+        if self.postgres:
+            drawn = f"SELECT nextval(pg_get_serial_sequence('{table}', 'id')) FROM generate_series(1, ?)"
+            return sorted(int(row[0]) for row in self.ask(drawn, count))
+        first = int(self.ask_value(f"SELECT coalesce(max(id), 0) + 1 FROM {table}"))
+        return range(first, first + count)
+
     # -- expressions of SQLAlchemy --
 
     def rows(self, statement: sa.Executable, parameters: Mapping[str, Any] | None = None) -> list[Row]:
@@ -80,10 +92,6 @@ class Unit:
 
     def run(self, statement: sa.Executable, parameters: Mapping[str, Any] | None = None) -> int:
         return self.connection.execute(statement, parameters or {}).rowcount
-
-    def add(self, table: sa.Table, **values: Any) -> int:
-        """One row into a table with an `id`: that id."""
-        return int(self.connection.scalar(sa.insert(table).values(**values).returning(table.c.id)))
 
     def many(self, statement: sa.Select[Any], column: sa.ColumnElement[Any], values: Iterable[Any]) -> list[Row]:
         """Rows of `statement` whose `column` is among `values`, asked in portions that any database takes."""

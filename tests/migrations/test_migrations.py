@@ -17,7 +17,8 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from rlrec.store import Store, schema
-from rlrec.store.tables import HEAD, VERSION_TABLE, metadata
+from rlrec.store.schema import HEAD, VERSION_TABLE
+from rlrec.store.tables import metadata
 from tests.conftest import runner
 from tests.migrations import story
 
