@@ -15,6 +15,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import date, datetime
 from enum import Enum
@@ -76,7 +77,7 @@ class Show:
         if self.format == "csv":
             raise click.UsageError("a stream is answered in ndjson, not in csv")
         for group in groups:
-            write(b"".join(map(_line, group)))
+            write(_lines([*group]))
             flush()
 
 
@@ -150,6 +151,17 @@ def dumps(value: Any) -> str:
 
 def _line(record: Any) -> bytes:
     return dumps(record).encode("utf-8", "backslashreplace") + b"\n"
+
+
+def _lines(records: list[Any]) -> bytes:
+    """Many records, a JSON object a line. msgspec writes them, but not what it reads back as another thing: a NaN."""
+    import msgspec
+
+    with suppress(TypeError, ValueError):
+        data = msgspec.json.Encoder().encode_lines(records)
+        if msgspec.json.Decoder().decode_lines(data) == records:
+            return data
+    return b"".join(map(_line, records))
 
 
 def _single(result: Any) -> bool:

@@ -202,11 +202,9 @@ class Lines:
             yield list(self._decoded(group, kind))
 
     def _decoded(self, group: Sequence[tuple[int, bytes]], kind: type[T]) -> Iterator[tuple[int, T]]:
-        for number, text in group:
-            try:
-                value = reading.decode(text, kind, line=number)
-            except InputError as error:
-                self.refusals.refuse(error, text)
+        for (number, text), value in zip(group, reading.decode_group(group, kind), strict=True):
+            if isinstance(value, InputError):
+                self.refusals.refuse(value, text)
             else:
                 yield number, value
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 LARGEST = 2**63 - 1
+KEY_LENGTH = 200
 
 
 def cut(text: str, limit: int = 60) -> str:
@@ -22,6 +23,17 @@ def unstorable(text: str) -> str | None:
     """Why no database takes `text`: a NUL, or half of a surrogate pair. None if it does."""
     if "\0" in text:
         return "holds a NUL character"
-    if any("\ud800" <= c <= "\udfff" for c in text):
+    try:
+        text.encode()
+    except UnicodeEncodeError:
         return "is not valid Unicode"
+    return None
+
+
+def unfit(text: str) -> str | None:
+    """Why `text` cannot be the key of an arm, session, user or request. None if it can."""
+    if why := unstorable(text):
+        return f"'{cut(text)}' {why}"
+    if not 1 <= len(text) <= KEY_LENGTH:
+        return f"a key has 1 to {KEY_LENGTH} characters, '{cut(text, 20)}' has {len(text)}"
     return None

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 import click
 
 from rlrec.cli.lines import decode_json
-from rlrec.cli.text import LARGEST, cut, unstorable
+from rlrec.cli.text import LARGEST, cut, unfit
 from rlrec.errors import InputError
 from rlrec.times import SECOND
 from rlrec.times import parse as parse_time
@@ -115,10 +115,8 @@ def parse_name(text: str) -> str:
 
 def parse_key(text: str) -> str:
     """The key of an arm, session, user or request, verbatim: 1 to 200 characters."""
-    if why := unstorable(text):
-        raise InputError(f"'{cut(text)}' {why}")
-    if not 1 <= len(text) <= 200:
-        raise InputError(f"a key has 1 to 200 characters, '{cut(text, 20)}' has {len(text)}")
+    if why := unfit(text):
+        raise InputError(why)
     return text
 
 

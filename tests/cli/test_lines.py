@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from rlrec.cli.lines import LIMIT, Rejects, decode, decode_json, groups
+from rlrec.cli.lines import LIMIT, Rejects, decode, decode_group, decode_json, groups, key_type
 from rlrec.errors import InputError
 
 
@@ -75,6 +75,13 @@ def test_a_flush_line_closes_a_group_and_is_dropped(read):
     data = b'a\n{"op": "flush"}\n{"op":"flush"}\nb\n'
     assert read(data, flush=True, eager=False) == [[(1, b"a")], [(4, b"b")]]
     assert len(read(data)[0]) == 4
+
+
+def test_lines_are_numbered_across_blocks(read):
+    data = b'\xef\xbb\xbf{"op": "flush"}\n' + b"\n".join(b"%d" % n if n % 7 else b" \t\r" for n in range(2, 40_000))
+    for flush in (True, False):
+        lines = [line for group in read(data, flush=flush) for line in group]
+        assert lines[1 - flush :] == [(n, b"%d" % n) for n in range(2, 40_000) if n % 7]
 
 
 def test_a_producer_that_waits_for_its_answer_gets_it(pipe):
@@ -190,6 +197,79 @@ def test_the_way_out_is_named(raw, hint):
 )
 def test_odd_but_right_lines_pass(raw):
     decode(raw, Line, line=1)
+
+
+# -- groups at once --
+
+ODD = [
+    b'{"key": "a", "arms": ["b"]}', b'{"value": NaN}', b'{"key": "a\\u0000b"}', b'{"key": "\\ud800"}',
+    b'{"decision_id": 1, "decision_id": 1}', b'{"events": {"click": 1, "click" : 2}}', b'{"value" : 1, "key": "x" }',
+    b'{"key": "\\u0022:", "key": ""}', b'{"key": "a", "key": "\\u0022\\u003a"}', b'{"key": "a\\\\u0022:"}',
+    b'{"context": {"a":123456789012345678901}}', b'{"context": {"a": 0.1234567890123456789012}}',
+    b'{"key": "12345678901234567890"}', b'{"context": {"a":' + b"[" * 70 + b"]" * 70 + b"}}",
+    b'{"key": "' + b"[" * 200 + b'"}',
+    b'{} {}', b"{},{}", b'{"context": {', b'}}', b'"a": 1}', b"{", b"}", b"[{}]", b"[{}", b"{}]", b"{}", b" {}", b"{} ",
+    b'{"key": "\xff"}', b'{"key": ":\\":"}', b'{"key": "}', b'{"}', b'{"key"\t:"a", "key":"\\"\\t:"}', b"7",
+    b'{"zzz": 1}',
+    b'{"key": "a  :", "context": {"b\\"  :": "\\" :"}}', b'{"context": {"a": {"b": 1, "b": 2}, "c": "\\u003A"}}',
+]  # fmt: skip
+
+
+def one_by_one(group):
+    def tried(number, raw):
+        try:
+            return decode(raw, Line, line=number)
+        except InputError as error:
+            return error
+
+    return [tried(*line) for line in group]
+
+
+def plain(values):
+    return [vars(value) | {"text": str(value)} if isinstance(value, InputError) else value for value in values]
+
+
+@pytest.mark.parametrize("first", ODD)
+def test_a_group_is_decoded_like_its_lines(first):
+    for second in ODD:
+        group = [(3, b'{"key": "x"}'), (4, first), (7, second)]
+        assert plain(decode_group(group, Line)) == plain(one_by_one(group))
+
+
+@pytest.mark.parametrize("parts", [(b'{"context": {"a": {}', b"{}}}", b"{} {}"), (b'{"key": "}', b'{"}', b"{}{}")])
+def test_values_that_lie_across_lines_are_none(parts):
+    group = list(enumerate(parts, 1))
+    assert plain(decode_group(group, Line)) == plain(one_by_one(group))
+
+
+def test_a_good_group_is_decoded_at_once(monkeypatch):
+    monkeypatch.setattr("rlrec.cli.lines.decode", None)
+    text = (
+        b'{"decision_id": 7, "events": {"click": 1}, "key": "\xc3\xa9 \\": \\u00e9", "context": {"a": [{"b": null}]}}'
+    )
+    lines = decode_group([(number, text) for number in range(1, 1001)], Line)
+    assert [line.decision_id for line in lines] == [7] * 1000
+    assert decode_group([(1, b'{"value": 2}')], Line)[0].value == 2
+
+
+@pytest.mark.parametrize(
+    ("raw", "message", "field"),
+    [
+        (b'{"key": ""}', "a key has 1 to 200 characters, '' has 0", "key"),
+        (b'{"arms": ["a", "' + b"x" * 201 + b'"]}', "characters, '" + "x" * 19 + "…' has 201", "arms"),
+        (b'{"key": "\\u0000"}', "'\\x00' holds a NUL character", "key"),
+        (b'{"key": 7}', "expected text, got 7", "key"),
+        (b'{"arms": ["' + "😀".encode() * 200 + b'"]}', None, None),
+    ],
+)
+def test_a_key_is_checked_on_the_way(raw, message, field):
+    kind = msgspec.defstruct("Kind", [("key", key_type(), "a"), ("arms", list[key_type()] | None, None)])
+    (found,) = decode_group([(5, raw)], kind)
+    if message is None:
+        assert len(found.arms[0]) == 200
+    else:
+        assert message in found.message
+        assert (found.field, found.line) == (field, 5)
 
 
 def test_any_json_is_decoded_as_strictly():

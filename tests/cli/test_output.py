@@ -145,6 +145,24 @@ def test_a_stream_sends_each_group_before_the_next_is_made(capfdbinary):
     assert seen == [2, 2, 2]
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), [float("nan")], {"a": -float("inf")}])
+def test_a_stream_prints_no_nan(value, capfdbinary):
+    with pytest.raises(ValueError, match=r"(?i)JSON"):
+        Show("json").stream([[{"n": None, "a": 1.5}, {"n": 1, "a": value}]])
+    assert capfdbinary.readouterr().out == b""
+
+
+def test_a_stream_shows_what_any_result_may_hold(capfdbinary):
+    at = datetime(2026, 1, 31, 12, tzinfo=UTC)
+    Show("json").stream([[ANSWER, {"at": at, "x": (1, 1 / 3)}], [{"arm": "crème 😀", "x": 1 / 3, "none": None}]])
+    lines = capfdbinary.readouterr().out.decode().splitlines()
+    assert [json.loads(line) for line in lines[1:]] == [
+        {"at": "2026-01-31T12:00:00.000000Z", "x": [1, 1 / 3]}, {"arm": "crème 😀", "x": 1 / 3, "none": None},
+    ]  # fmt: skip
+    assert json.loads(lines[0])["slate"][1]["arm"] == "1e5"
+    assert "crème 😀" in lines[2]
+
+
 def test_an_iterator_is_not_read_to_its_end_before_the_first_line(capfdbinary):
     seen = []
 
