@@ -63,11 +63,9 @@ class Assigner:
         """Names of the policies of all variants."""
         return {variant.policy for experiment in self.experiments.values() for variant in experiment.variants}
 
-    def choose(self, request: Request) -> tuple[Experiment | None, Variant | None, str]:
-        """Experiment, variant and the policy to draw from. Raises InputError where there is none."""
-        if request.experiment is None:
-            assert request.policy is not None
-            return None, None, request.policy
+    def choose(self, request: Request) -> tuple[Experiment, Variant]:
+        """The experiment a request names, and its variant. Raises InputError where there is none."""
+        assert request.experiment is not None
         experiment = self.experiments.get(request.experiment)
         if experiment is None:
             known = [experiment.name for experiment in experiments.every(self.unit)]
@@ -86,8 +84,7 @@ class Assigner:
             )
         known_id = self._assigned[experiment.name].get(key)
         variant = next((variant for variant in experiment.variants if variant.id == known_id), None)
-        variant = variant or hashed(experiment, key)
-        return experiment, variant, variant.policy
+        return experiment, variant or hashed(experiment, key)
 
 
 def running(experiment: Experiment) -> None:
@@ -100,17 +97,17 @@ def running(experiment: Experiment) -> None:
 
 def refused(unit: Unit, plans: Mapping[int, Plan]) -> dict[int, InputError]:
     """Requests whose experiment was stopped since it was read."""
-    names = {plan.experiment.name for plan in plans.values() if plan.experiment is not None}
+    lanes = {plan.lane for plan in plans.values()}
+    names = {lane.experiment.name for lane in lanes if lane.experiment is not None}
     if not names:
         return {}
     now = experiments.named(unit, names, lock=True)
     stopped: dict[int, InputError] = {}
     for place, plan in plans.items():
         try:
-            if plan.experiment is not None:
-                running(now[plan.experiment.name])
+            if plan.lane.experiment is not None:
+                running(now[plan.lane.experiment.name])
         except InputError as error:
-            error.line = plan.request.number
             stopped[place] = error
     return stopped
 
@@ -119,11 +116,12 @@ def remember(unit: Unit, plans: Mapping[int, Plan], guests: Guests) -> None:
     """Store the variant of every unit that was drawn for."""
     rows: dict[int, tuple[Experiment, dict[int, int]]] = {}
     for plan in plans.values():
-        if plan.experiment is None or plan.variant is None:
+        experiment, variant = plan.lane.experiment, plan.lane.variant
+        if experiment is None or variant is None:
             continue
         session = guests.sessions[plan.request.session]
-        number = session.id if plan.experiment.unit == "session" else session.user_id
+        number = session.id if experiment.unit == "session" else session.user_id
         if number is not None:
-            rows.setdefault(plan.experiment.id, (plan.experiment, {}))[1][number] = plan.variant.id
+            rows.setdefault(experiment.id, (experiment, {}))[1][number] = variant.id
     for _, (experiment, units) in sorted(rows.items()):
         experiments.assign(unit, experiment, units.items())

@@ -4,67 +4,74 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
-from math import log
+from math import exp, log
+from typing import Any
 
 import numpy as np
 
-from rlrec.app.planning import Plan
+from rlrec.app.planning import Lane, Plan
+from rlrec.app.serving import Ids
+from rlrec.app.visiting import shown
 from rlrec.policy import slate
+from rlrec.store.unit import Row
 
 
-@dataclass(frozen=True, kw_only=True)
-class Drawn:
-    """A slate as it is stored: places among the plan's arms, and what the draw's probabilities were."""
+class Page:
+    """A slate as it is stored and answered; pages of one arm are shared by all who were shown it.
 
-    plan: Plan
-    decision_id: int
-    arms: list[int]
-    propensity: list[float]
-    marginal: list[float]
-    minimum: list[float]
-    rounded: list[bool]
-    score: list[float | None]
+    slots: rows of decisions.SLOT behind the decision's id; recent: the arms as a session state remembers them."""
 
-    @property
-    def log_propensity(self) -> float:
-        total = sum(map(log, self.propensity))
-        return 0.0 if total > 0 else total  # a NaN stays one, and no database takes it
+    __slots__ = ("answer", "arms", "log_propensity", "propensity", "recent", "slots")
 
-
-def draw(plans: Mapping[int, Plan], ids: Mapping[int, int], bits: int) -> dict[int, Drawn]:
-    """Slates of the plans by place: those that share a distribution are drawn together."""
-    groups: dict[tuple[object, ...], list[int]] = defaultdict(list)
-    for place, plan in plans.items():
-        groups[plan.group].append(place)
-    drawn: dict[int, Drawn] = {}
-    for places in groups.values():
-        case, size = plans[places[0]].case, plans[places[0]].request.size
-        seeds = np.full(len(places), bits, np.uint64)
-        numbers = np.array([ids[place] for place in places], np.int64)
-        made = slate.draw(case.scores, size=size, floor=case.floor, seeds=seeds, decisions=numbers)
-        columns = zip(
-            places,
-            made.slates.tolist(),
-            case.arms[made.slates].tolist(),
-            made.propensity.tolist(),
-            made.marginal.tolist(),
-            made.minimum.tolist(),
-            made.rounded.tolist(),
-            strict=True,
-        )
-        for place, chosen, arm_ids, propensity, marginal, minimum, rounded in columns:
-            drawn[place] = Drawn(
-                plan=plans[place],
-                decision_id=ids[place],
-                arms=arm_ids,
-                propensity=propensity,
-                marginal=marginal,
-                minimum=minimum,
-                rounded=rounded,
-                score=[case.score(chosen_one) for chosen_one in chosen],
+    def __init__(self, arms: list[int], keys: Mapping[int, str], columns: list[tuple[Any, ...]]) -> None:
+        """columns: propensity, marginal, min_propensity, score and rounded of each position."""
+        total = sum(log(column[0]) for column in columns)
+        self.arms = arms
+        self.log_propensity = 0.0 if total > 0 else total  # a NaN stays one, and no database takes it
+        self.propensity = exp(self.log_propensity)
+        self.slots: list[Row] = []
+        self.answer: list[dict[str, Any]] = []
+        for position, (arm, (propensity, marginal, minimum, score, rounded)) in enumerate(
+            zip(arms, columns, strict=True), 1
+        ):
+            known = marginal if marginal > 0 else None  # None: it has no closed form
+            self.slots.append((position, arm, propensity, known, minimum, score, 0, int(rounded)))
+            self.answer.append(
+                {"position": position, "arm": keys[arm], "propensity": propensity, "marginal": known, "score": score}
             )
+        self.recent = [shown(keys[arm]) for arm in arms]
+
+
+def draw(plans: Mapping[int, Plan], ids: Mapping[int, int], bits: int, keys: Mapping[int, str]) -> dict[int, Page]:
+    """Pages of the plans by place. keys: of the arms."""
+    lanes: dict[Lane, list[int]] = defaultdict(list)
+    for place, plan in plans.items():
+        lanes[plan.lane].append(place)
+    drawn: dict[int, Page] = {}
+    for lane, places in lanes.items():
+        numbers = np.array([ids[place] for place in places], np.int64)
+        drawn.update(zip(places, _pages(lane, numbers, bits, keys), strict=True))
     return drawn
+
+
+def _pages(lane: Lane, decisions: Ids, bits: int, keys: Mapping[int, str]) -> list[Page]:
+    case = lane.case
+    seeds = np.full(len(decisions), bits, np.uint64)
+    made = slate.draw(case.scores, size=lane.size, floor=case.floor, seeds=seeds, decisions=decisions)
+    places = made.slates.tolist()
+    arms = case.arms[made.slates].tolist()
+    columns = (made.propensity.tolist(), made.marginal.tolist(), made.minimum.tolist(), made.rounded.tolist())
+    seen: dict[int, Page] = {}
+    pages = []
+    for row, place in enumerate(places):
+        page = seen.get(place[0]) if lane.size == 1 else None
+        if page is None:
+            score = map(case.score, place)
+            propensity, marginal, minimum, rounded = (column[row] for column in columns)
+            page = Page(arms[row], keys, list(zip(propensity, marginal, minimum, score, rounded, strict=True)))
+            seen[place[0]] = page
+        pages.append(page)
+    return pages
 
 
 def signed(bits: int) -> int:

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
-
-from rlrec.app import assigning, canonical, naming, serving
-from rlrec.app.serving import Case, Ids, Serving
+from rlrec.app import assigning, canonical, naming
+from rlrec.app.serving import Case, Serving
+from rlrec.app.warm import Eligible, Warm
 from rlrec.errors import Conflict, InputError, suggest
 from rlrec.records import Head, Version
-from rlrec.store import Store, Unit, arms, contents, decisions, settings
+from rlrec.store import Unit, arms, decisions, settings
 from rlrec.store.experiments import Experiment, Variant
 
 LONGEST = 500  # positions of a page: exact probabilities of all of them cost more than their square
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Request:
-    """One page to fill. `number` is its line in the input, for errors."""
+    """One page to fill."""
 
     policy: str | None = None
     experiment: str | None = None
@@ -30,68 +30,153 @@ class Request:
     size: int = 1
     arms: Sequence[str] | None = None
     request_id: str | None = None
-    number: int | None = None
-
-    def digest(self) -> bytes:
-        """What was asked, for retries: arms as a set."""
-        wanted = None if self.arms is None else sorted(set(self.arms))
-        asked = [self.policy, self.experiment, self.session, self.user, self.context, self.size, wanted]
-        return canonical.named(asked)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What a request will be drawn from."""
+def digest(request: Request) -> bytes:
+    """What was asked, for retries: arms as a set."""
+    wanted = None if request.arms is None else sorted(set(request.arms))
+    asked = [
+        request.policy, request.experiment, request.session, request.user, request.context, request.size, wanted
+    ]  # fmt: skip
+    return canonical.named(asked)
 
-    request: Request
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Lane:
+    """What requests of a group that share a distribution and a length are drawn from."""
+
     version: Version
     head: Head
     experiment: Experiment | None
     variant: Variant | None
-    eligible: tuple[int, ...]
-    context: str
+    eligible: Eligible
     revision: int
     case: Case
-    group: tuple[int, tuple[int, ...], str, int]  # requests that share one distribution and length
+    size: int
 
 
-class Duplicate:
-    """The request was answered before (or by an earlier line of the group): the stored decision, or that line."""
+class Plan(NamedTuple):
+    """A request with what it will be drawn from. context: canonical; digest: of a request with an id."""
 
-    def __init__(self, *, decision_id: int | None = None, place: int | None = None, line: int | None = None) -> None:
-        self.decision_id = decision_id
-        self.place = place
-        self.line = line
+    request: Request
+    lane: Lane
+    context: str
+    digest: bytes | None
+
+
+class Duplicate(NamedTuple):
+    """The request was answered before (or by an earlier one of the group): the stored decision, or that place."""
+
+    decision_id: int | None
+    place: int | None
 
 
 Planned = Plan | InputError | Duplicate
+Desk = tuple[Version, Head, Serving, Experiment | None, Variant | None]
 
 
-class _Snapshot:
-    """What the requests of a group need of the store, read once."""
+def plan(unit: Unit, requests: Sequence[Request | InputError], warm: Warm) -> list[Planned]:
+    """A plan for each request, or what is wrong with it."""
+    asked = [request for request in requests if not isinstance(request, InputError)]
+    group = _Group(unit, asked, warm)
+    return [
+        request if isinstance(request, InputError) else group.plan(request, place)
+        for place, request in enumerate(requests)
+    ]
 
-    def __init__(self, unit: Unit, requests: Sequence[Request]) -> None:
+
+class _Group:
+    """The requests of a group before one snapshot of the store."""
+
+    def __init__(self, unit: Unit, requests: Sequence[Request], warm: Warm) -> None:
         self.unit = unit
+        self.warm = warm
         self.settings = settings.get(unit)
         self.experiments = assigning.Assigner(unit, requests)
         names = {request.policy for request in requests if request.policy is not None}
         self.versions = naming.resolve(unit, names | self.experiments.policies())
-        self.catalogue = self._catalogue()
-        named = {key for request in requests for key in request.arms or ()}
-        self.ids = arms.ids(unit, named)
-        self.keys = arms.keys(unit, self.catalogue)
-        self._active = set(self.catalogue)
+        self.catalogue = warm.catalogue(unit, self.settings)
+        self.ids = arms.ids(unit, {key for request in requests for key in request.arms or ()})
+        keys = {request.request_id for request in requests if request.request_id is not None}
+        self.known = decisions.requests(unit, keys)
+        self._first: dict[str, tuple[bytes, int]] = {}
+        self._lanes: dict[tuple[Any, ...], Lane] = {}
+        self._desks: dict[tuple[str, int | None], Desk] = {}
+        self._active: frozenset[int] = frozenset(self.catalogue if self.ids else ())
         self._looked = False
-        self._sets: dict[tuple[int, ...], Ids] = {}
-        self._servings: dict[int, Serving] = {}
 
-    def _catalogue(self) -> tuple[int, ...]:
-        known = self.settings.catalogue_id
-        if known is not None:
-            return contents.eligible_arms(self.unit, [known])[known]
-        return tuple(arms.active(self.unit))
+    def plan(self, request: Request, place: int) -> Planned:
+        key = request.request_id
+        try:
+            if key is None:
+                return Plan(request, self._lane(request), self.warm.text(request.context), None)
+            meant = digest(request)
+            if key in self.known:
+                return Duplicate(_same(key, meant, self.known[key]), None)
+            if key in self._first:
+                return Duplicate(None, _same(key, meant, self._first[key]))
+            made = Plan(request, self._lane(request), self.warm.text(request.context), meant)
+            self._first[key] = meant, place
+            return made
+        except InputError as error:
+            return error
 
-    def eligible(self, request: Request) -> tuple[int, ...]:
+    def _lane(self, request: Request) -> Lane:
+        """What a request is drawn from, once for all that share it. Raises InputError where it cannot be drawn."""
+        variant = self._choose(request) if request.experiment is not None else None
+        policy, wanted, size = request.policy, None if request.arms is None else tuple(request.arms), request.size
+        name: tuple[Any, ...] = (policy, variant and variant[1].id, wanted, size)
+        found = self._lanes.get(name)
+        if found is None or found.case.reads is not None:
+            desk = self._desk(request, variant)
+            name = (*name, desk[2].reading(request.context))
+            found = self._lanes.get(name) or self._made(request, desk)
+            self._lanes[name] = self._lanes[name[:4]] = found
+        if variant is not None:
+            self.experiments.met(request)
+        return found
+
+    def _choose(self, request: Request) -> tuple[Experiment, Variant]:
+        if request.policy is not None:
+            raise _unnamed()
+        return self.experiments.choose(request)
+
+    def _desk(self, request: Request, chosen: tuple[Experiment, Variant] | None) -> Desk:
+        """The version that a request is drawn from, as it stands."""
+        reference = request.policy if chosen is None else chosen[1].policy
+        if reference is None:
+            raise _unnamed()
+        name = reference, chosen and chosen[1].id
+        if name not in self._desks:
+            found = self.versions[reference]
+            if isinstance(found, InputError):
+                raise copy(found)
+            version, head = found
+            served = self.warm.serving(self.unit, version, head)
+            if not served.policy.served:
+                raise InputError(
+                    f"policy {version.policy.name!r} is the label of an imported log",
+                    hint="recommend from another policy", field="policy",
+                )  # fmt: skip
+            self._desks[name] = version, head, served, *(chosen or (None, None))
+        return self._desks[name]
+
+    def _made(self, request: Request, desk: Desk) -> Lane:
+        version, head, served, experiment, variant = desk
+        eligible = self._eligible(request)
+        keys = self.warm.keys(self.unit, eligible)
+        return Lane(
+            version=version,
+            head=head,
+            experiment=experiment,
+            variant=variant,
+            eligible=eligible,
+            revision=self.settings.catalogue_revision,
+            case=served.case(eligible, self.warm.array(eligible), request.context, keys=keys),
+            size=request.size,
+        )
+
+    def _eligible(self, request: Request) -> Eligible:
         if request.arms is None:
             found = self.catalogue
         else:
@@ -115,51 +200,9 @@ class _Snapshot:
             near = suggest(unknown, [arm.key for arm in arms.every(self.unit)])
         return near or "`rlrec arm list` shows them"
 
-    def array(self, eligible: tuple[int, ...]) -> Ids:
-        if eligible not in self._sets:
-            self._sets[eligible] = np.array(eligible, np.int64)
-        return self._sets[eligible]
 
-    def serving(self, version: Version) -> Serving:
-        if version.id not in self._servings:
-            self._servings[version.id] = serving.load(self.unit, version)
-        return self._servings[version.id]
-
-
-def plan(store: Store, requests: Sequence[Request | InputError]) -> list[Planned]:
-    with store.read() as unit:
-        asked = [request for request in requests if isinstance(request, Request)]
-        snapshot = _Snapshot(unit, asked)
-        known = decisions.requests(unit, {request.request_id for request in asked if request.request_id is not None})
-        first: dict[str, tuple[bytes, int]] = {}
-        planned: list[Planned] = []
-        for place, request in enumerate(requests):
-            planned.append(request if isinstance(request, InputError) else _one(snapshot, request, known, first, place))
-        return planned
-
-
-def _one(
-    snapshot: _Snapshot,
-    request: Request,
-    known: Mapping[str, tuple[bytes | None, int]],
-    first: dict[str, tuple[bytes, int]],
-    place: int,
-) -> Planned:
-    try:
-        if request.request_id is not None:
-            digest = request.digest()
-            if request.request_id in known:
-                return Duplicate(decision_id=_same(request.request_id, digest, known[request.request_id]))
-            if request.request_id in first:
-                before = _same(request.request_id, digest, first[request.request_id])
-                return Duplicate(place=before, line=request.number)
-        plan = _drawable(snapshot, request)
-        if request.request_id is not None:
-            first[request.request_id] = digest, place
-        return plan
-    except InputError as error:
-        error.line = request.number
-        return error
+def _unnamed() -> InputError:
+    return InputError("name a policy or an experiment, one of them", hint="--policy or --experiment", field="policy")
 
 
 def _same(key: str, digest: bytes, known: tuple[bytes | None, int]) -> int:
@@ -168,34 +211,3 @@ def _same(key: str, digest: bytes, known: tuple[bytes | None, int]) -> int:
             f"request id {key!r} is known with other content", hint="a retry repeats the request", field="request_id"
         )
     return known[1]
-
-
-def _drawable(snapshot: _Snapshot, request: Request) -> Plan:
-    if (request.policy is None) == (request.experiment is None):
-        raise InputError("name a policy or an experiment, one of them", hint="--policy or --experiment", field="policy")
-    experiment, variant, reference = snapshot.experiments.choose(request)
-    found = snapshot.versions[reference]
-    if isinstance(found, InputError):
-        raise found
-    version, head = found
-    served = snapshot.serving(version)
-    if not served.policy.served:
-        raise InputError(
-            f"policy {version.policy.name!r} is the label of an imported log", hint="recommend from another policy",
-            field="policy",
-        )  # fmt: skip
-    eligible = snapshot.eligible(request)
-    case = served.case(eligible, snapshot.array(eligible), request.context, keys=snapshot.keys)
-    snapshot.experiments.met(request)
-    return Plan(
-        request=request,
-        version=version,
-        head=head,
-        experiment=experiment,
-        variant=variant,
-        eligible=eligible,
-        context=canonical.text(dict(request.context)),
-        revision=snapshot.settings.catalogue_revision,
-        case=case,
-        group=(version.id, eligible, served.reading(request.context), request.size),
-    )

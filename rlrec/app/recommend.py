@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import secrets
+import os
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from copy import copy
+from functools import partial
 from typing import Any
 
 from rlrec.app import assigning, planning, rendering
-from rlrec.app.drawing import Drawn, draw, signed
+from rlrec.app.drawing import draw, signed
 from rlrec.app.ledger import Ledger
 from rlrec.app.planning import Duplicate, Plan, Planned, Request
 from rlrec.app.visiting import Guests
+from rlrec.app.warm import Warm
 from rlrec.errors import InputError, StoreBusy
 from rlrec.store import Store, Unit, arms, contents, decisions, settings
 from rlrec.store.unit import Row
+from rlrec.times import written
 
 __all__ = ["Answer", "Request", "recommend", "recommend_group"]
 
@@ -22,16 +26,8 @@ Answer = dict[str, Any]
 TRIES = 5
 
 
-class _Stale(Exception):
+class Stale(Exception):
     """A request id came into the store after the plan was made."""
-
-
-class _Refused(Exception):
-    """Every request of the group was refused under the locks: nothing is to be stored."""
-
-    def __init__(self, outcome: dict[int, dict[str, Any] | InputError]) -> None:
-        super().__init__()
-        self.outcome = outcome
 
 
 def recommend(store: Store, request: Request, *, seed: int | None = None, dry_run: bool = False) -> Answer:
@@ -43,91 +39,90 @@ def recommend(store: Store, request: Request, *, seed: int | None = None, dry_ru
 
 
 def recommend_group(
-    store: Store, requests: Sequence[Request | InputError], *, seed: int | None = None, dry_run: bool = False
+    store: Store,
+    requests: Sequence[Request | InputError],
+    *,
+    seed: int | None = None,
+    dry_run: bool = False,
+    warm: Warm | None = None,
 ) -> list[Answer | InputError]:
     """Answers in order, all in one transaction; a refused request has its error in its place.
 
-    All draws of the group come from the beliefs before it. seed: 64 bits; None: random ones.
+    All draws of the group come from the beliefs before it. requests: anything with the fields of Request. seed: 64
+    bits; None: random ones. warm: what earlier groups of the process have read.
     """
-    bits = secrets.randbits(64) if seed is None else seed
+    bits = int.from_bytes(os.urandom(8)) if seed is None else seed
+    warm = Warm() if warm is None else warm
     for _ in range(TRIES):
-        plans = planning.plan(store, requests)
+        with store.read() as unit:
+            planned = planning.plan(unit, requests, warm)
+            plans = {place: plan for place, plan in enumerate(planned) if isinstance(plan, Plan)}
+            if dry_run:
+                return _answers(unit, planned, _dry(unit, plans, bits, warm))
+            interned = _interned(unit, plans, warm)
+        if not interned:
+            _intern(store, plans, warm)
         try:
-            return _dry(store, plans, bits) if dry_run else _store(store, plans, bits)
-        except _Stale:
+            outcome = store.write(partial(_write, plans=plans, bits=bits, warm=warm)) if plans else {}
+        except Stale:
             continue
+        if any(isinstance(one, Duplicate) for one in planned):
+            with store.read() as unit:
+                return _answers(unit, planned, outcome)
+        return [one if isinstance(one, InputError) else outcome[place] for place, one in enumerate(planned)]
     raise StoreBusy("other writers keep using the same request ids", hint="a retry is safe")
 
 
-def _store(store: Store, planned: Sequence[Planned], bits: int) -> list[Answer | InputError]:
-    plans = {place: plan for place, plan in enumerate(planned) if isinstance(plan, Plan)}
-    if plans:
-        named = _intern(store, plans)
-        try:
-            outcome = store.write(lambda unit: _write(unit, dict(plans), named, bits))
-        except _Refused as refused:
-            outcome = refused.outcome
-    else:
-        outcome = {}
-    return _answers(store, planned, outcome)
+def _interned(unit: Unit, plans: Mapping[int, Plan], warm: Warm) -> bool:
+    """Whether the contexts and eligible sets of the plans have ids, and today's catalogue is known by its own."""
+    bodies, sets = {plan.context for plan in plans.values()}, {plan.lane.eligible for plan in plans.values()}
+    return warm.look_up(unit, bodies, sets) and not (warm.unnamed and warm.active in sets)
 
 
-def _intern(store: Store, plans: Mapping[int, Plan]) -> tuple[dict[str, int], dict[tuple[int, ...], int]]:
-    """Ids of contexts and eligible sets: looked up in a reader, stored ahead in a transaction of their own if new."""
-    bodies, sets = {plan.context for plan in plans.values()}, {plan.eligible for plan in plans.values()}
-    with store.read() as unit:
-        found = contents.known(unit, bodies, sets)
-        named = settings.get(unit).catalogue_id is not None or tuple(arms.active(unit)) not in sets
-    if found is not None and named:
-        return found
+def _intern(store: Store, plans: Mapping[int, Plan], warm: Warm) -> None:
+    """Store contexts and eligible sets ahead, in a transaction of their own."""
+    bodies, sets = {plan.context for plan in plans.values()}, {plan.lane.eligible for plan in plans.values()}
 
-    def work(unit: Unit) -> tuple[dict[str, int], dict[tuple[int, ...], int]]:
-        ids = contents.contexts(unit, bodies), contents.eligible_sets(unit, sets)
+    def work(unit: Unit) -> None:
+        warm.learn(contents.contexts(unit, bodies), contents.eligible_sets(unit, sets))
         now = settings.get(unit)
         catalogue = tuple(arms.active(unit)) if now.catalogue_id is None else ()
-        if catalogue in ids[1]:
-            settings.know_catalogue(unit, revision=now.catalogue_revision, eligible_id=ids[1][catalogue])
-        return ids
+        if catalogue in sets:
+            settings.know_catalogue(unit, revision=now.catalogue_revision, eligible_id=warm.sets[catalogue])
 
-    return store.write(work)
+    store.write(work)
 
 
-def _write(
-    unit: Unit,
-    plans: dict[int, Plan],
-    named: tuple[Mapping[str, int], Mapping[tuple[int, ...], int]],
-    bits: int,
-) -> dict[int, Answer | InputError]:
-    ledger = Ledger(unit, {plan.version.policy.id for plan in plans.values()})
-    keys = {plan.request.request_id for plan in plans.values() if plan.request.request_id is not None}
-    if keys and decisions.requests(unit, keys):
-        raise _Stale
+def _write(unit: Unit, plans: dict[int, Plan], bits: int, warm: Warm) -> dict[int, Answer | InputError]:
+    ledger = Ledger(unit, {plan.lane.version.policy.id for plan in plans.values()})
     ledger.settle()
+    outcome = decide(unit, ledger, plans, bits, warm)
+    ledger.close()
+    return outcome
+
+
+def decide(
+    unit: Unit, ledger: Ledger, plans: Mapping[int, Plan], bits: int, warm: Warm
+) -> dict[int, Answer | InputError]:
+    """Draw and store what the plans say, under the ledger's locks: the answers by place.
+
+    Raises Stale where a request id has come into the store since it was planned."""
+    keys = {key for plan in plans.values() if (key := plan.request.request_id) is not None}
+    if keys and decisions.requests(unit, keys):
+        raise Stale
     outcome: dict[int, Answer | InputError] = dict(assigning.refused(unit, plans))
     plans = {place: plan for place, plan in plans.items() if place not in outcome}
-    config = settings.get(unit)
-    guests = Guests(unit, config, [(plan.request.session, plan.request.user) for plan in plans.values()])
+    wanted = [(plan.request.session, plan.request.user) for plan in plans.values()]
+    guests = Guests(unit, settings.get(unit), wanted)
     unit.now = max(unit.now, decisions.newest(unit) or 0)  # of another policy, while we waited for the sessions
-    outcome |= _conflicts(guests, plans)
-    plans = {place: plan for place, plan in plans.items() if place not in outcome}
-    if not plans:
-        raise _Refused(outcome)
-    ids = dict(zip(plans, decisions.reserve(unit, len(plans)), strict=True))
-    drawn = draw(plans, ids, bits)
-    shown = arms.keys(unit, {arm for one in drawn.values() for arm in one.arms})
-    rows: list[Row] = []
-    for place in plans:
-        one = drawn[place]
-        session = guests.sessions[one.plan.request.session]
-        visit, step, state = guests.step(session)
-        guests.shown(session, [shown[arm] for arm in one.arms])
-        rows.append(_row(unit, one, named, ledger, (session.id, visit, step, state), bits))
-        ledger.serve(one.plan.version.policy.id, one.arms)
-        outcome[place] = rendering.drawn(one, shown, session, visit=visit, step=step, at=unit.now)
-    decisions.add(unit, rows, [slot for one in drawn.values() for slot in _slots(one)])
-    assigning.remember(unit, plans, guests)
-    guests.close()
-    ledger.close()
+    if refused := _conflicts(guests, plans):
+        outcome |= refused
+        plans = {place: plan for place, plan in plans.items() if place not in refused}
+    if plans:
+        guests.name()
+        outcome |= _store(unit, ledger, plans, bits, warm, guests)
+        assigning.remember(unit, plans, guests)
+        guests.close()
     return outcome
 
 
@@ -138,84 +133,62 @@ def _conflicts(guests: Guests, plans: Mapping[int, Plan]) -> dict[int, InputErro
         try:
             guests.check(plan.request.session, plan.request.user)
         except InputError as error:
-            error.line = plan.request.number
             refused[place] = error
     return refused
 
 
-def _row(
-    unit: Unit,
-    one: Drawn,
-    named: tuple[Mapping[str, int], Mapping[tuple[int, ...], int]],
-    ledger: Ledger,
-    place: tuple[int, int, int, str],
-    bits: int,
-) -> Row:
-    """A row of decisions.DECISION."""
-    plan = one.plan
-    session_id, visit, step, state = place
-    values = {
-        "id": one.decision_id,
-        "policy_id": plan.version.policy.id,
-        "version_id": plan.version.id,
-        "belief_seq": plan.head.seq,
-        "seq": ledger.seq(plan.version.policy.id),
-        "session_id": session_id,
-        "visit": visit,
-        "step": step,
-        "context_id": named[0][plan.context],
-        "state": state,
-        "eligible_id": named[1][plan.eligible],
-        "catalogue_revision": plan.revision,
-        "size": plan.request.size,
-        "log_propensity": one.log_propensity,
-        "seed": signed(bits),
-        "variant_id": None if plan.variant is None else plan.variant.id,
-        "at": unit.now,
-        "imported": 0,
-        "request_key": plan.request.request_id,
-        "request_digest": None if plan.request.request_id is None else plan.request.digest(),
-        "run_id": None,
-        "source": None,
-    }
-    return tuple(values[name] for name in decisions.DECISION)
+def _store(
+    unit: Unit, ledger: Ledger, plans: Mapping[int, Plan], bits: int, warm: Warm, guests: Guests
+) -> dict[int, Answer]:
+    """Decisions and their slots into the tables, and into the ledger: the answers by place."""
+    ids = dict(zip(plans, decisions.reserve(unit, len(plans)), strict=True))
+    keys = warm.keys(unit, {arm for lane in {plan.lane for plan in plans.values()} for arm in lane.eligible})
+    pages = draw(plans, ids, bits, keys)
+    rows: list[Row] = []
+    slots: list[Row] = []
+    served: dict[int, list[int]] = defaultdict(list)
+    answers: dict[int, Answer] = {}
+    now, at, seed = unit.now, written(unit.now), signed(bits)
+    for place, plan in plans.items():
+        lane, request, page, key = plan.lane, plan.request, pages[place], ids[place]
+        version, variant = lane.version, lane.variant
+        policy_id = version.policy.id
+        guest = guests.arrive(request.session)
+        rows.append((
+            key, policy_id, version.id, lane.head.seq, ledger.seq(policy_id), guest.id, guest.number, guest.steps,
+            warm.contexts[plan.context], guest.state(now), warm.sets[lane.eligible], lane.revision, lane.size,
+            page.log_propensity, seed, variant and variant.id, now, 0, request.request_id, plan.digest,
+        ))  # fmt: skip
+        slots += [(key, *slot) for slot in page.slots]
+        served[policy_id] += page.arms
+        answers[place] = rendering.drawn(
+            plan, page, decision_id=key, user=guest.user, visit=guest.number, step=guest.steps, at=at
+        )
+        guest.show(page.recent, now)
+    decisions.add(unit, rows, slots)
+    for policy_id, arm_ids in served.items():
+        ledger.serve(policy_id, arm_ids)
+    return answers
 
 
-def _slots(one: Drawn) -> list[Row]:
-    """Rows of decisions.SLOT."""
-    columns = zip(one.arms, one.propensity, one.marginal, one.minimum, one.score, one.rounded, strict=True)
-    return [
-        (one.decision_id, position, arm, propensity, _probability(marginal), minimum, score, 0, int(rounded))
-        for position, (arm, propensity, marginal, minimum, score, rounded) in enumerate(columns, 1)
-    ]
-
-
-def _probability(value: float) -> float | None:
-    """A marginal, or None where it has no closed form."""
-    return value if value > 0 else None
-
-
-def _dry(store: Store, planned: Sequence[Planned], bits: int) -> list[Answer | InputError]:
+def _dry(unit: Unit, plans: Mapping[int, Plan], bits: int, warm: Warm) -> dict[int, Answer | InputError]:
     """What would be drawn if nobody else came first; nothing is written."""
-    plans = {place: plan for place, plan in enumerate(planned) if isinstance(plan, Plan)}
-    with store.read() as unit:
-        first = decisions.peek(unit)
-        drawn = draw(plans, {place: first + offset for offset, place in enumerate(plans)}, bits)
-        shown = arms.keys(unit, {arm for one in drawn.values() for arm in one.arms})
-        outcome: dict[int, Answer | InputError] = {
-            place: rendering.dry(one, shown, at=unit.now) for place, one in drawn.items()
-        }
-    return _answers(store, planned, outcome)
+    first, at = decisions.peek(unit), written(unit.now)
+    keys = warm.keys(unit, {arm for lane in {plan.lane for plan in plans.values()} for arm in lane.eligible})
+    pages = draw(plans, {place: first + offset for offset, place in enumerate(plans)}, bits, keys)
+    return {
+        place: rendering.drawn(
+            plans[place], page, decision_id=None, user=plans[place].request.user, visit=None, step=None, at=at
+        )
+        for place, page in pages.items()
+    }
 
 
 def _answers(
-    store: Store, planned: Sequence[Planned], outcome: Mapping[int, Answer | InputError]
+    unit: Unit, planned: Sequence[Planned], outcome: Mapping[int, Answer | InputError]
 ) -> list[Answer | InputError]:
     stored = {one.decision_id for one in planned if isinstance(one, Duplicate) and one.decision_id is not None}
-    known: dict[int, Answer] = {}
-    if stored:
-        with store.read() as unit:
-            known = rendering.stored(unit, stored)
+    known = rendering.stored(unit, stored) if stored else {}
     answers: list[Answer | InputError] = []
     for place, one in enumerate(planned):
         if isinstance(one, InputError):
@@ -227,12 +200,5 @@ def _answers(
         else:
             assert one.place is not None
             before = answers[one.place]
-            answers.append(_again(before, one.line) if isinstance(before, InputError) else before | {"duplicate": True})
+            answers.append(copy(before) if isinstance(before, InputError) else before | {"duplicate": True})
     return answers
-
-
-def _again(error: InputError, line: int | None) -> InputError:
-    """The same refusal for another line."""
-    other = copy(error)
-    other.line = line
-    return other

@@ -3,101 +3,49 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from math import exp
 from typing import TYPE_CHECKING, Any
 
 from rlrec.records import Decision, Version
 from rlrec.store import Unit, arms, decisions, experiments, policies, sessions
-from rlrec.store.experiments import Experiment, Variant
 from rlrec.store.sessions import Session
 from rlrec.times import written
 
 if TYPE_CHECKING:
-    from rlrec.app.drawing import Drawn
+    from rlrec.app.drawing import Page
+    from rlrec.app.planning import Plan
 
 
-def _answer(
+def drawn(
+    plan: Plan,
+    page: Page,
     *,
     decision_id: int | None,
-    request_id: str | None,
-    session: str,
+    user: str | None,
     visit: int | None,
     step: int | None,
-    user: str | None,
-    version: Version,
-    labels: tuple[str | None, str | None],
-    log_propensity: float | None,
-    slate: Sequence[Mapping[str, Any]],
-    at: int,
+    at: str,
 ) -> dict[str, Any]:
+    """A slate that was drawn just now; without an id one that would have been drawn, and is not stored."""
+    lane, request = plan.lane, plan.request
     return {
         "decision_id": decision_id,
-        "request_id": request_id,
-        "session": session,
+        "request_id": request.request_id,
+        "session": request.session,
         "visit": visit,
         "step": step,
         "user": user,
-        "policy": version.policy.shown,
-        "version": version.number,
-        "experiment": labels[0],
-        "variant": labels[1],
-        "propensity": None if log_propensity is None else exp(log_propensity),
-        "log_propensity": log_propensity,
-        "slate": list(slate),
-        "at": written(at),
+        "policy": lane.version.policy.shown,
+        "version": lane.version.number,
+        "experiment": lane.experiment and lane.experiment.name,
+        "variant": lane.variant and lane.variant.label,
+        "propensity": page.propensity,
+        "log_propensity": page.log_propensity,
+        "slate": page.answer,
+        "at": at,
         "duplicate": False,
     }
-
-
-def drawn(one: Drawn, keys: Mapping[int, str], session: Session, *, visit: int, step: int, at: int) -> dict[str, Any]:
-    """A slate that was drawn just now."""
-    return _drawn(one, keys, decision_id=one.decision_id, user=session.user, visit=visit, step=step, at=at)
-
-
-def dry(one: Drawn, keys: Mapping[int, str], *, at: int) -> dict[str, Any]:
-    """A slate that would have been drawn: nothing of it is stored."""
-    return _drawn(one, keys, decision_id=None, user=one.plan.request.user, visit=None, step=None, at=at)
-
-
-def _drawn(
-    one: Drawn,
-    keys: Mapping[int, str],
-    *,
-    decision_id: int | None,
-    user: str | None,
-    visit: int | None,
-    step: int | None,
-    at: int,
-) -> dict[str, Any]:
-    plan = one.plan
-    columns = zip(one.arms, one.propensity, one.marginal, one.score, strict=True)
-    return _answer(
-        decision_id=decision_id,
-        request_id=plan.request.request_id,
-        session=plan.request.session,
-        visit=visit,
-        step=step,
-        user=user,
-        version=plan.version,
-        labels=_labels(plan.experiment, plan.variant),
-        log_propensity=one.log_propensity,
-        slate=[
-            {
-                "position": position,
-                "arm": keys[arm],
-                "propensity": propensity,
-                "marginal": marginal if marginal > 0 else None,
-                "score": score,
-            }
-            for position, (arm, propensity, marginal, score) in enumerate(columns, 1)
-        ],
-        at=at,
-    )
-
-
-def _labels(experiment: Experiment | None, variant: Variant | None) -> tuple[str | None, str | None]:
-    return (experiment.name, variant.label) if experiment and variant else (None, None)
 
 
 def stored(unit: Unit, decision_ids: Collection[int]) -> dict[int, dict[str, Any]]:
@@ -124,17 +72,21 @@ def _stored(
     keys: Mapping[int, str],
     labels: Mapping[int, tuple[str, str]],
 ) -> dict[str, Any]:
-    answer = _answer(
-        decision_id=decision.id,
-        request_id=decision.request_key,
-        session=session.key,
-        visit=decision.visit,
-        step=decision.step,
-        user=session.user,
-        version=version,
-        labels=labels[decision.variant_id] if decision.variant_id else (None, None),
-        log_propensity=decision.log_propensity,
-        slate=[
+    experiment, variant = labels[decision.variant_id] if decision.variant_id else (None, None)
+    answer = {
+        "decision_id": decision.id,
+        "request_id": decision.request_key,
+        "session": session.key,
+        "visit": decision.visit,
+        "step": decision.step,
+        "user": session.user,
+        "policy": version.policy.shown,
+        "version": version.number,
+        "experiment": experiment,
+        "variant": variant,
+        "propensity": None if decision.log_propensity is None else exp(decision.log_propensity),
+        "log_propensity": decision.log_propensity,
+        "slate": [
             {
                 "position": slot.position,
                 "arm": keys[slot.arm_id],
@@ -144,7 +96,8 @@ def _stored(
             }
             for slot in decision.slots
         ],
-        at=decision.at,
-    )
+        "at": written(decision.at),
+        "duplicate": False,
+    }
     said = json.loads(decision.source) if decision.source else {}
     return answer | {name: value for name, value in said.items() if name in answer}

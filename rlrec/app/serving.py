@@ -22,12 +22,15 @@ Ids = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Case:
-    """The distribution over one eligible set: arms (m,) ids; scores and, where the kind has one, index (m,)."""
+    """The distribution over one eligible set: arms (m,) ids; scores and, where the kind has one, index (m,).
+
+    reads: the field of the context that it depends on."""
 
     arms: Ids
     scores: Scores
     index: Array | None
     floor: float
+    reads: str | None
 
     def score(self, place: int) -> float | None:
         """The noiseless score of an arm; None where there is none, or it is not finite (an arm never tried)."""
@@ -41,6 +44,7 @@ class Serving:
 
     def __init__(self, version: Version, *, sums: Sequence[Row], prior: Sequence[Row], greedy: bool = False) -> None:
         self.version = version
+        self.prior = prior
         made = kinds.make(version.policy.kind, version.policy.params)
         self.policy: Policy = made.greedy() if greedy else made
         self._arms, self._sums = _table(sums, 3)
@@ -79,7 +83,9 @@ class Serving:
             belief = self.belief(arms)
             scores = self.policy.scores(belief, arms=[keys[arm] for arm in arms.tolist()], context=context)
             index = self.policy.index(belief)
-            self._cases[name] = Case(arms=arms, scores=scores, index=index, floor=self.policy.exploration)
+            self._cases[name] = Case(
+                arms=arms, scores=scores, index=index, floor=self.policy.exploration, reads=self.policy.reads
+            )
         return self._cases[name]
 
     def forget(self) -> None:
@@ -91,6 +97,11 @@ def load(unit: Unit, version: Version, *, seq: int | None = None, greedy: bool =
     """A version as it stands, or as it stood after change `seq` of its policy."""
     sums = beliefs.current(unit, version.id) if seq is None else beliefs.as_of(unit, version.id, seq)
     return Serving(version, sums=sums, prior=beliefs.prior(unit, version.id), greedy=greedy)
+
+
+def renewed(unit: Unit, before: Serving) -> Serving:
+    """A version that was served before, as it stands now."""
+    return Serving(before.version, sums=beliefs.current(unit, before.version.id), prior=before.prior)
 
 
 def _table(rows: Sequence[Row], width: int) -> tuple[Ids, Array]:

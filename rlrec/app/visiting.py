@@ -3,23 +3,57 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 
 from rlrec.app import canonical
 from rlrec.errors import Conflict
 from rlrec.store import Unit, sessions
-from rlrec.store.sessions import Session, Visit
 from rlrec.store.settings import Settings
+from rlrec.store.unit import Row
 
 RECENT = 10  # arms of the visit so far that a state remembers
+BETWEEN = '","'  # in a list of texts it stands between two of them, and nowhere else: inside a text, quotes are escaped
 
 
 def split(salt: str, unit_key: str) -> int:
     """Where a cluster belongs for ever: 0 train (60 %), 1 tune (20 %), 2 gate (20 %)."""
     share = int.from_bytes(sha256(f"{salt}/split/{unit_key}".encode()).digest()[:8]) / 2**64
     return 0 if share < 0.6 else 1 if share < 0.8 else 2
+
+
+class Guest:
+    """A session and its newest visit, as they stand after the decisions made so far."""
+
+    __slots__ = ("ended_at", "id", "key", "last_at", "number", "recent", "started_at", "steps", "user", "user_id")
+
+    def __init__(self, row: Row) -> None:
+        """row: as `sessions.guests` gives it; number None: no visit yet."""
+        (
+            self.key, self.id, self.user_id, self.user,
+            self.number, self.started_at, self.last_at, self.steps, self.recent, self.ended_at,
+        ) = row  # fmt: skip
+
+    def visit(self) -> Row:
+        """Its newest visit, a row of sessions.VISIT."""
+        return self.id, self.number, self.started_at, self.last_at, self.steps, self.recent, self.ended_at
+
+    def state(self, now: int) -> str:
+        """What the session's next decision sees of it, canonical JSON."""
+        if not self.steps:
+            return '{"step":0}'
+        gap = canonical.text((now - self.last_at) / 1e6)
+        return f'{{"gap_s":{gap},"recent":{self.recent},"step":{self.steps}}}'
+
+    def show(self, arms: Sequence[str], now: int) -> None:
+        """A decision was made: these arms, JSON each, stand on its page."""
+        texts = ",".join(arms[-RECENT:])
+        if len(self.recent) > 2:
+            texts = f"{self.recent[1:-1]},{texts}"
+        for _ in range(texts.count(BETWEEN) + 1 - RECENT):
+            texts = texts[texts.index(BETWEEN) + 2 :]
+        self.recent, self.steps = f"[{texts}]", self.steps + 1
+        self.last_at = max(self.last_at, now)
 
 
 class Guests:
@@ -31,66 +65,62 @@ class Guests:
         first: dict[str, str | None] = {}
         for key, user in wanted:
             first[key] = first.get(key) or user
-        self.users = sessions.users(unit, {user for _, user in wanted if user is not None})
-        self.sessions = sessions.find(unit, first, lock=True)
-        if new := [key for key in first if key not in self.sessions]:
-            rows = [(key, self.users.get(first[key] or ""), split(settings.salt, first[key] or key)) for key in new]
+        self.sessions = self._find(first)
+        if len(self.sessions) < len(first):
+            new = [key for key in first if key not in self.sessions]
+            users = sessions.users(unit, {user for key in new if (user := first[key]) is not None})
+            rows = [(key, users.get(first[key] or ""), split(settings.salt, first[key] or key)) for key in new]
             sessions.add(unit, rows)
-            self.sessions = sessions.find(unit, first, lock=True)
-        self.visits = sessions.visits(unit, {session.id for session in self.sessions.values()})
-        self._named: dict[int, int] = {}
-        self._moved: dict[tuple[int, int], Visit] = {}
+            self.sessions |= self._find(new)
+        self._named: list[Guest] = []
+        self._ended: list[Row] = []
+        self._moved: dict[int, Guest] = {}
 
-    def check(self, key: str, user: str | None) -> Session:
-        """The session; its user is the first one given. Raises Conflict where another one comes later."""
-        session = self.sessions[key]
-        if user is None or session.user == user:
-            return session
-        if session.user is not None:
+    def _find(self, keys: Iterable[str]) -> dict[str, Guest]:
+        return {row[0]: Guest(row) for row in sessions.guests(self.unit, list(keys))}
+
+    def check(self, key: str, user: str | None) -> None:
+        """The session's user is the first one given. Raises Conflict where another one comes later."""
+        guest = self.sessions[key]
+        if user is None or guest.user == user:
+            return
+        if guest.user is not None:
             raise Conflict(
-                f"session {key!r} belongs to user {session.user!r}, not {user!r}",
+                f"session {key!r} belongs to user {guest.user!r}, not {user!r}",
                 hint="use another session key, or leave the user out",
                 field="user",
             )
-        self._named[session.id] = self.users[user]
-        self.sessions[key] = replace(session, user=user, user_id=self.users[user])
-        return self.sessions[key]
+        guest.user = user
+        self._named.append(guest)
 
-    def step(self, session: Session) -> tuple[int, int, str]:
-        """Visit, step and state of the session's next decision."""
-        visit = self._visit(session)
-        state: dict[str, object] = {"step": visit.steps}
-        if visit.steps:
-            state["gap_s"] = (self.unit.now - visit.last_at) / 1e6
-            state["recent"] = json.loads(visit.recent)
-        return visit.number, visit.steps, canonical.text(state)
+    def name(self) -> None:
+        """Store the users that sessions got just now."""
+        if self._named:
+            users = sessions.users(self.unit, {guest.user for guest in self._named})
+            for guest in self._named:
+                guest.user_id = users[guest.user]
+            sessions.set_user(self.unit, {guest.id: guest.user_id for guest in self._named})
 
-    def _visit(self, session: Session) -> Visit:
-        last, now = self.visits.get(session.id), self.unit.now
-        if last is not None and last.ended_at is None:
-            if now - last.last_at <= self.timeout_us:
-                return last
-            self._put(replace(last, ended_at=last.last_at + self.timeout_us))
-        number = 1 if last is None else last.number + 1
-        return self._put(
-            Visit(
-                session_id=session.id, number=number, started_at=now, last_at=now, steps=0, recent="[]", ended_at=None
-            )
-        )
-
-    def shown(self, session: Session, arms: list[str]) -> None:
-        """A decision of the session was made: these arms stand on its page."""
-        visit = self.visits[session.id]
-        recent = [*json.loads(visit.recent), *arms][-RECENT:]
-        text = json.dumps(recent, ensure_ascii=False, separators=(",", ":"))
-        self._put(replace(visit, last_at=max(self.unit.now, visit.last_at), steps=visit.steps + 1, recent=text))
-
-    def _put(self, visit: Visit) -> Visit:
-        self.visits[visit.session_id] = visit
-        self._moved[visit.session_id, visit.number] = visit
-        return visit
+    def arrive(self, key: str) -> Guest:
+        """The session, in the visit to which its next decision belongs."""
+        guest, now = self.sessions[key], self.unit.now
+        if guest.number is not None and guest.ended_at is None:
+            if now - guest.last_at <= self.timeout_us:
+                self._moved[guest.id] = guest
+                return guest
+            guest.ended_at = guest.last_at + self.timeout_us
+            self._ended.append(guest.visit())
+        guest.number = 1 if guest.number is None else guest.number + 1
+        guest.started_at = guest.last_at = now
+        guest.steps, guest.recent, guest.ended_at = 0, "[]", None
+        self._moved[guest.id] = guest
+        return guest
 
     def close(self) -> None:
-        """Write visits as they stand, and users that sessions got."""
-        sessions.put_visits(self.unit, [visit for _, visit in sorted(self._moved.items())])
-        sessions.set_user(self.unit, self._named)
+        """Write visits as they stand."""
+        sessions.put(self.unit, sorted([*self._ended, *(guest.visit() for guest in self._moved.values())]))
+
+
+def shown(arm: str) -> str:
+    """An arm as `Guest.show` takes it."""
+    return json.dumps(arm, ensure_ascii=False)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import click
 
-from rlrec.cli import lines as reading
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import input_option, printed, settings, stored
-from rlrec.cli.values import KEY, KEYS, OBJECT, Whole, parse_key
+from rlrec.cli.values import KEY, KEYS, OBJECT, Whole
 from rlrec.errors import InputError, LinesRefused
 
 SLOT = ["position", "arm", "propensity", "marginal", "score"]
@@ -68,21 +68,27 @@ def _refuse_single(request: dict[str, Any]) -> None:
             raise click.UsageError(f"--input and {option} do not go together: the lines hold it")
 
 
-def _line_type() -> Any:
+@cache
+def line_type() -> Any:
+    """A line of the stream: it has the fields of the use case's Request."""
     import msgspec
 
+    from rlrec.cli import lines as reading
+
+    key: Any = reading.key_type()
     return msgspec.defstruct(
         "Request",
         [
-            ("session", str),
+            ("session", key),
             ("policy", str | None, None),
             ("experiment", str | None, None),
-            ("user", str | None, None),
+            ("user", key | None, None),
             ("context", dict[str, Any], {}),
-            ("k", int, 1),
-            ("arms", list[str] | None, None),
-            ("request_id", str | None, None),
+            ("size", int, 1),
+            ("arms", list[key] | None, None),
+            ("request_id", key | None, None),
         ],
+        rename={"size": "k"},
         forbid_unknown_fields=True,
     )
 
@@ -91,60 +97,38 @@ def _stream(store: Any, show: Show, source: str, seed: int | None, dry_run: bool
     """Answer each line; groups close when nothing more waits, but with a seed only when they are full."""
     from rlrec.app import recommend as use_case
     from rlrec.app.opening import ready
+    from rlrec.app.warm import Warm
+    from rlrec.cli import lines as reading
 
     ready(store)
     settings().source = "<stdin>" if source == "-" else source
-    kind, refused = _line_type(), 0
+    refused, warm = 0, Warm()
 
     def answers() -> Iterator[list[Any]]:
         nonlocal refused
         for group in reading.groups(source, eager=seed is None, flush=True):
-            asked = [_request(kind, use_case.Request, number, text) for number, text in group]
-            made = use_case.recommend_group(store, asked, seed=seed, dry_run=dry_run)
-            refused += sum(isinstance(answer, InputError) for answer in made)
-            yield [_answer(answer) for answer in made]
+            asked = [checked(line) for line in reading.decode_group(group, line_type())]
+            made = use_case.recommend_group(store, asked, seed=seed, dry_run=dry_run, warm=warm)
+            answered = [
+                refusal(one, number) if isinstance(one, InputError) else one
+                for one, (number, _) in zip(made, group, strict=True)
+            ]
+            refused += sum(one is not answer for one, answer in zip(made, answered, strict=True))
+            yield answered
 
     show.stream(answers())
     if refused:
         raise LinesRefused(f"{refused} line{'s' if refused > 1 else ''} refused, the rest is stored")
 
 
-def _request(kind: Any, request: Any, number: int, text: bytes) -> Any:
-    try:
-        line = reading.decode(text, kind, line=number)
-        for field in ("session", "user", "request_id"):
-            _check_key(field, getattr(line, field), number)
-        for arm in line.arms or ():
-            _check_key("arms", arm, number)
-        if line.k < 1:
-            raise InputError(f"k is {line.k}", hint="it is 1 or more", field="k", line=number)
-    except InputError as error:
-        return error
-    return request(
-        policy=line.policy,
-        experiment=line.experiment,
-        session=line.session,
-        user=line.user,
-        context=line.context,
-        size=line.k,
-        arms=line.arms,
-        request_id=line.request_id,
-        number=number,
-    )
+def checked(line: Any) -> Any:
+    """A decoded line, or what is wrong with it."""
+    if isinstance(line, InputError) or line.size >= 1:
+        return line
+    return InputError(f"k is {line.size}", hint="it is 1 or more", field="k")
 
 
-def _check_key(field: str, key: str | None, number: int) -> None:
-    if key is None:
-        return
-    try:
-        parse_key(key)
-    except InputError as error:
-        error.field, error.line = field, number
-        raise
-
-
-def _answer(answer: Any) -> Any:
-    if not isinstance(answer, InputError):
-        return answer
-    said = answer.message if answer.hint is None else f"{answer.message}: {answer.hint}"
-    return {"line": answer.line, "error": said, "field": answer.field}
+def refusal(error: InputError, number: int) -> dict[str, Any]:
+    """The answer to a refused line."""
+    said = error.message if error.hint is None else f"{error.message}: {error.hint}"
+    return {"line": number, "error": said, "field": error.field}

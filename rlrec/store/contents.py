@@ -32,16 +32,14 @@ def eligible_sets(unit: Unit, sets: Collection[Sequence[int]]) -> dict[tuple[int
     return {arms: found[key] for key, (arms, _) in named.items()}
 
 
-def known(
+def find(
     unit: Unit, bodies: Collection[str], sets: Collection[tuple[int, ...]]
-) -> tuple[dict[str, int], dict[tuple[int, ...], int]] | None:
-    """The ids of these contexts and eligible sets if all of them are stored already."""
-    texts = {arms: json.dumps(list(arms), separators=(",", ":")) for arms in sets}
-    stored = _ids(unit, "context", {digest(body): body for body in bodies})
-    found = _ids(unit, "eligible_set", {digest(text): text for text in texts.values()})
-    if len(stored) < len(bodies) or len(found) < len(texts):
-        return None
-    return {body: stored[digest(body)] for body in bodies}, {arms: found[digest(text)] for arms, text in texts.items()}
+) -> tuple[dict[str, int], dict[tuple[int, ...], int]]:
+    """The ids of these contexts and eligible sets, as far as they are stored."""
+    named = {digest(body): body for body in bodies}
+    texts = {digest(json.dumps(list(arms), separators=(",", ":"))): arms for arms in sets}
+    stored, found = _ids(unit, "context", named), _ids(unit, "eligible_set", texts)
+    return {named[key]: number for key, number in stored.items()}, {texts[key]: found[key] for key in found}
 
 
 def _intern(

@@ -13,6 +13,7 @@ DECISION = (
     "eligible_id", "catalogue_revision", "size", "log_propensity", "seed", "variant_id", "at", "imported",
     "request_key", "request_digest", "run_id", "source",
 )  # fmt: skip
+MADE = tuple(name for name in DECISION if name not in ("run_id", "source"))
 SLOT = (
     "decision_id", "position", "arm_id", "propensity", "marginal", "min_propensity", "score", "censored", "rounded",
 )  # fmt: skip
@@ -38,8 +39,8 @@ def peek(unit: Unit) -> int:
 
 
 def add(unit: Unit, decisions: Iterable[Row], slots: Iterable[Row]) -> None:
-    """Rows of DECISION and of SLOT, in their order."""
-    unit.insert("decision", DECISION, decisions)
+    """Decisions made here, rows of MADE, and their slots, rows of SLOT."""
+    unit.insert("decision", MADE, decisions)
     unit.insert("slot", SLOT, slots)
 
 

@@ -56,11 +56,31 @@ def users(unit: Unit, keys: Collection[str]) -> dict[str, int]:
 
 def find(unit: Unit, keys: Collection[str], *, lock: bool = False) -> dict[str, Session]:
     """Of the session keys given, those known, locked in order of key if asked."""
-    if lock and unit.postgres:
-        in_order = 'ORDER BY key COLLATE "C" FOR NO KEY UPDATE'
-        unit.ask(f"SELECT id FROM session WHERE key IN (?*) {in_order}", keys)
+    if lock:
+        _lock(unit, keys)
     rows = unit.ask(f"{_SESSIONS} WHERE session.key IN (?*)", keys)
     return {row[1]: _session(row) for row in rows}
+
+
+def guests(unit: Unit, keys: Collection[str]) -> list[Row]:
+    """(key, id, user_id, user) of each of these sessions that is known, locked in order of key, and its newest visit.
+
+    The visit is number, started_at, last_at, steps, recent, ended_at; all None where there is none yet."""
+    _lock(unit, keys)
+    newest = "(SELECT max(number) FROM visit WHERE visit.session_id = session.id)"
+    return unit.ask(
+        "SELECT session.key, session.id, session.user_id, users.key, last.number, last.started_at, last.last_at,"
+        " last.steps, last.recent, last.ended_at FROM session LEFT JOIN users ON users.id = session.user_id"
+        f" LEFT JOIN visit AS last ON last.session_id = session.id AND last.number = {newest}"
+        " WHERE session.key IN (?*)",
+        keys,
+    )
+
+
+def _lock(unit: Unit, keys: Collection[str]) -> None:
+    if unit.postgres:
+        in_order = 'ORDER BY key COLLATE "C" FOR NO KEY UPDATE'
+        unit.ask(f"SELECT id FROM session WHERE key IN (?*) {in_order}", keys)
 
 
 def _session(row: Row) -> Session:
@@ -98,9 +118,13 @@ def all_visits(unit: Unit, session_id: int) -> list[Visit]:
 
 def put_visits(unit: Unit, visits: Iterable[Visit]) -> None:
     """Store visits as they stand now."""
-    rows = [tuple(getattr(visit, name) for name in VISIT) for visit in visits]
+    put(unit, [tuple(getattr(visit, name) for name in VISIT) for visit in visits])
+
+
+def put(unit: Unit, visits: list[Row]) -> None:
+    """The same for rows of VISIT."""
     after = ", ".join(f"{name} = excluded.{name}" for name in ("last_at", "steps", "recent", "ended_at"))
-    unit.insert("visit", VISIT, rows, known=f"(session_id, number) DO UPDATE SET {after}")
+    unit.insert("visit", VISIT, visits, known=f"(session_id, number) DO UPDATE SET {after}")
 
 
 def newest_keys(unit: Unit, *, limit: int) -> list[str]:

@@ -202,7 +202,7 @@ class Commands(RuleBasedStateMachine):
 
     @rule(group=st.lists(requests, min_size=1, max_size=3))
     def recommend(self, group: list[dict[str, Any]]) -> None:
-        made = [Request(**asked, number=i) for i, asked in enumerate(group)]
+        made = [Request(**asked) for asked in group]
         answers = recommend_group(self.tick(), made)
         claimed: set[str] = set()  # request ids of this group whose session turned out to be somebody else's
         for asked, answer in zip(group, answers, strict=True):

@@ -1,0 +1,102 @@
+"""What a process has read of a store and may use again: what never changes, and beliefs as long as they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+from rlrec.app import canonical, serving
+from rlrec.app.serving import Ids, Serving
+from rlrec.records import Head, Version
+from rlrec.store import Unit, arms, contents
+from rlrec.store.settings import Settings
+
+CACHE = 50_000  # contexts that are remembered
+SETS = 1_000  # eligible sets that are remembered
+Eligible = tuple[int, ...]
+
+
+class Warm:
+    """Kept from one group of a stream to the next; a single command starts with an empty one.
+
+    contexts, sets: ids of contexts and eligible sets that are stored for good. active: the arms of today's catalogue;
+    unnamed: it has no id yet."""
+
+    def __init__(self) -> None:
+        self.contexts: dict[str, int] = {}
+        self.sets: dict[Eligible, int] = {}
+        self._texts: dict[str, str] = {}
+        self._keys: dict[int, str] = {}
+        self._arrays: dict[Eligible, Ids] = {}
+        self.active: Eligible = ()
+        self.unnamed = True
+        self._revision: int | None = None
+        self._servings: dict[int, tuple[int, Serving]] = {}
+
+    def text(self, context: Mapping[str, Any]) -> str:
+        """The canonical text of a context."""
+        if not context:
+            return "{}"
+        name = repr(context)
+        found = self._texts.get(name)
+        if found is None:
+            if len(self._texts) >= CACHE:
+                self._texts.clear()
+            found = self._texts[name] = canonical.text(dict(context))
+        return found
+
+    def catalogue(self, unit: Unit, settings: Settings) -> Eligible:
+        """The arms that may be served now."""
+        known = settings.catalogue_id
+        self.unnamed = known is None
+        if self._revision != settings.catalogue_revision:
+            self.active = tuple(arms.active(unit)) if known is None else contents.eligible_arms(unit, [known])[known]
+            self._revision = settings.catalogue_revision
+        if known is not None:
+            self.sets[self.active] = known
+        return self.active
+
+    def keys(self, unit: Unit, arm_ids: Collection[int]) -> Mapping[int, str]:
+        """Keys of arms, these among them."""
+        if new := [arm for arm in arm_ids if arm not in self._keys]:
+            self._keys |= arms.keys(unit, new)
+        return self._keys
+
+    def array(self, eligible: Eligible) -> Ids:
+        if eligible not in self._arrays:
+            if len(self._arrays) >= SETS:
+                self._arrays.clear()
+            self._arrays[eligible] = np.array(eligible, np.int64)
+        return self._arrays[eligible]
+
+    def serving(self, unit: Unit, version: Version, head: Head) -> Serving:
+        """A version as it stands at the head's change."""
+        before = self._servings.get(version.id)
+        if before is None:
+            found = serving.load(unit, version)
+        elif before[0] == head.seq or not version.learning:
+            return before[1]
+        else:
+            found = serving.renewed(unit, before[1])
+        self._servings[version.id] = head.seq, found
+        return found
+
+    def look_up(self, unit: Unit, bodies: Collection[str], sets: Collection[Eligible]) -> bool:
+        """Learn the ids of these contexts and eligible sets: whether all of them are stored."""
+        if len(self.contexts) >= CACHE:
+            self.contexts.clear()
+        if len(self.sets) >= SETS:
+            self.sets.clear()
+        new = [body for body in bodies if body not in self.contexts], [one for one in sets if one not in self.sets]
+        if any(new):
+            found = contents.find(unit, *new)
+            self.contexts |= found[0]
+            self.sets |= found[1]
+        return self.contexts.keys() >= set(bodies) and self.sets.keys() >= set(sets)
+
+    def learn(self, contexts: Mapping[str, int], sets: Mapping[Eligible, int]) -> None:
+        """Ids that are stored since."""
+        self.contexts |= contexts
+        self.sets |= sets
