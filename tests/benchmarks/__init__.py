@@ -1,0 +1,1 @@
+"""How close rlrec comes to what SQLite, PostgreSQL, numpy and the start-up of Python allow."""

@@ -1,0 +1,102 @@
+"""python -m tests.benchmarks: measure, and print what was measured beside its reference and its goal."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sqlite3
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from tests.benchmarks import exact, logs, pipe, startup, streams
+from tests.benchmarks.measure import Figure, Setting, table
+
+Benchmark = Callable[[Setting], Iterator[Figure]]
+BENCHMARKS: dict[str, Benchmark] = {
+    "start-up": startup.startup,
+    "recommend": streams.recommend,
+    "recommend-new": streams.recommend_new,
+    "feedback": streams.feedback,
+    "feedback-mixed": streams.feedback_mixed,
+    "postgres": streams.on_postgres,
+    "pipe": pipe.pipe,
+    "import": logs.importing,
+    "evaluate": logs.evaluating,
+    "exact": exact.exact,
+    "large": startup.large,
+}
+QUICK = 0.1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 if every goal was met, else 1."""
+    asked = _parser().parse_args(arguments)
+    with tempfile.TemporaryDirectory(dir=asked.folder, prefix="rlrec-bench-") as folder:
+        setting = Setting(
+            folder=Path(folder),
+            scale=asked.scale or (QUICK if asked.quick else 1.0),
+            repeats=asked.repeats,
+            clock=asked.clock,
+            postgres=asked.postgres,
+        )
+        chosen = {name: work for name, work in BENCHMARKS.items() if not asked.only or name in asked.only}
+        figures, broken = list[Figure](), list[str]()
+        for line in table(_kept(_measured(chosen, setting, broken), figures)):
+            print(line, flush=True)
+    for line in [*broken, machine()]:
+        print(line)
+    if asked.json:
+        content = {"machine": machine(), "figures": [one.json() for one in figures]}
+        Path(asked.json).write_text(json.dumps(content, indent=1) + "\n")
+    return int(bool(broken) or any(one.passed is False for one in figures))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("-k", dest="only", action="append", choices=BENCHMARKS, help="this one alone; may be repeated")
+    parser.add_argument(
+        "--quick", action="store_true", help=f"sizes times {QUICK}: shows that it works, and little more"
+    )
+    parser.add_argument("--scale", type=float, help="sizes times this")
+    parser.add_argument("--repeats", type=int, help="samples of each median")
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu where the machine has other work")
+    parser.add_argument(
+        "--postgres", metavar="URL", help="a server where databases may be made [default: one of its own]"
+    )
+    parser.add_argument("--folder", help="where the stores are made, some GB [default: the system's temporary folder]")
+    parser.add_argument("--json", metavar="FILE", help="write the figures there too")
+    return parser
+
+
+def _measured(chosen: dict[str, Benchmark], setting: Setting, broken: list[str]) -> Iterator[Figure]:
+    """The figures of each benchmark; one that breaks does not stop the others."""
+    for name, work in chosen.items():
+        try:
+            yield from work(setting)
+        except Exception as error:  # whatever it is, it is reported
+            broken.append(f"{name} BROKE: {type(error).__name__}: {error}")
+
+
+def _kept(figures: Iterable[Figure], store: list[Figure]) -> Iterator[Figure]:
+    for one in figures:
+        store.append(one)
+        yield one
+
+
+def machine() -> str:
+    """What the figures were measured on."""
+    import numpy
+
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    return (
+        f"{os.cpu_count()} cores ({platform.machine()}), load {load}; Python {platform.python_version()}, "
+        f"SQLite {sqlite3.sqlite_version}, numpy {numpy.__version__}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,145 @@
+"""Whole logs: `import-log` against `executemany`, `evaluate` against a bare Arrow read; speed and memory."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from hashlib import md5
+from itertools import accumulate, islice
+from pathlib import Path
+
+from tests.benchmarks import replay
+from tests.benchmarks.measure import Figure, Sample, Setting, beyond, growth, medians, process, python, rlrec, three
+from tests.benchmarks.shops import LATER, Lite, Shop, copied, logged, tell
+
+ROWS = 1_000_000
+FEW = 100  # rows of the run that stands for the start-up
+REPEATS = 3
+FLAT = 1.1  # growth of memory over the last threefold of rows
+ESTIMATORS = "ips,snips,clipped-ips:10,clipped-ips:20,dm,dr"
+
+# -- import-log --
+
+ITEMS, POSITIONS, CLICKS, LIKES = 80, 3, 0.004, 0.045
+LEVELS = (3, 5, 8, 8)  # values of each user feature
+HEADER = ["", "timestamp", "item_id", "position", "click", "propensity_score"]
+
+
+def importing(setting: Setting) -> Iterator[Figure]:
+    """One-decision sessions in one transaction; their contexts are as many as in the published sample."""
+    *_, size = sizes = three(setting.size(ROWS))
+    base = Lite(setting)
+    tell(base, "init")
+    _take_in(setting, base, FEW, first=0)
+    calls: dict[str, Callable[[], Sample]] = {
+        str(rows): partial(_import, setting, base, rows) for rows in (FEW, *sizes)
+    }
+    with copied(base) as whole:
+        _take_in(setting, whole, size, first=FEW)
+        calls["reference"] = partial(_written, base, whole)
+        found = medians(setting.times(REPEATS), calls)
+    seconds = {name: setting.seconds(sample) for name, sample in found.items()}
+    spent = beyond(seconds, FEW, sizes)
+    rate = (size - FEW) / spent[size]
+    yield Figure(name="import-log: rows a second", value=rate, unit="/s", at_least=100_000)
+    yield Figure(name="import-log: to executemany", value=rate, unit="/s", reference=size / seconds["reference"])
+    yield from _memory("import-log", found, sizes)
+    yield growth("import-log", spent)
+
+
+def _import(setting: Setting, base: Shop, rows: int) -> Sample:
+    with copied(base) as shop:
+        return _take_in(setting, shop, rows, first=FEW)
+
+
+def _take_in(setting: Setting, shop: Shop, rows: int, *, first: int) -> Sample:
+    source = setting.path(".csv")
+    obd(source, rows, first=first)
+    used = process(rlrec("--db", shop.db, "import-log", source, "--layout", "obd", "--policy", "random"))
+    source.unlink()
+    return used
+
+
+def _written(base: Shop, whole: Shop) -> Sample:
+    with copied(base) as shop:
+        return replay.written(shop, [replay.imported(base, whole)])
+
+
+def obd(path: Path, rows: int, *, first: int = 0) -> None:
+    """A file in the shape of the Open Bandit Dataset, from row `first` on.
+
+    Like its sample: 240 sets of user features in 10,000 rows, one row in 22 with an affinity, 4 clicks in 1,000."""
+    names = [f"user_feature_{n}" for n in range(len(LEVELS))] + [f"user-item_affinity_{n}" for n in range(ITEMS)]
+    with path.open("w") as file:
+        file.write(",".join(HEADER + names) + "\n")
+        file.writelines(islice(_impressions(), first, first + rows))
+
+
+def _impressions() -> Iterator[str]:
+    draw = random.Random(11)
+    values = [[md5(f"{feature}/{n}".encode()).hexdigest() for n in range(levels)] for feature, levels in
+              enumerate(LEVELS)]  # fmt: skip
+    weights = [list(accumulate(1 / (1 + n) ** 2.6 for n in range(levels))) for levels in LEVELS]
+    nothing, at = ["0.0"] * ITEMS, datetime(2019, 11, 24, tzinfo=UTC)
+    plain = ",".join(nothing)
+    number = 0
+    while True:
+        at += timedelta(microseconds=draw.randint(1, 1_000_000))
+        user = ",".join(
+            draw.choices(known, cum_weights=chance)[0] for known, chance in zip(values, weights, strict=True)
+        )
+        likes = plain
+        if draw.random() < LIKES:
+            liked = nothing.copy()
+            liked[int(ITEMS * draw.random() ** 2)] = "1.0"
+            likes = ",".join(liked)
+        item, position, click = draw.randrange(ITEMS), draw.randint(1, POSITIONS), int(draw.random() < CLICKS)
+        yield f"{number},{at},{item},{position},{click},{1 / ITEMS},{user},{likes}\n"
+        number += 1
+
+
+# -- evaluate --
+
+READ = """
+import sys
+import adbc_driver_sqlite.dbapi as adbc
+with adbc.connect(f"file:{sys.argv[1]}?mode=ro") as connection, connection.cursor() as cursor:
+    for query in sys.argv[2:]:
+        cursor.execute(query)
+        for batch in cursor.fetch_record_batch():
+            pass
+"""
+COLUMNS = (
+    "SELECT d.id, d.session_id, n.user_id, d.at, d.policy_id, d.version_id, d.belief_seq, d.context_id, d.eligible_id,"
+    " d.size, d.imported, s.position, s.arm_id, s.propensity, s.marginal, s.min_propensity, s.censored"
+    " FROM decision d JOIN slot s ON s.decision_id = d.id JOIN session n ON n.id = d.session_id",
+    "SELECT decision_id, position, kind, value, at FROM event",
+)
+
+
+def evaluating(setting: Setting) -> Iterator[Figure]:
+    """Six estimators with intervals of a Thompson policy, on the log of a uniform one; clusters are users."""
+    *_, size = sizes = three(setting.size(ROWS))
+    shops = {rows: logged(Lite(setting), setting, rows, visit=4) for rows in (FEW, *sizes)}
+    calls: dict[str, Callable[[], Sample]] = {str(rows): partial(_evaluate, shop) for rows, shop in shops.items()}
+    calls["reference"] = partial(process, [*python(READ), shops[size].db, *COLUMNS])
+    found = medians(setting.times(REPEATS), calls)
+    seconds = {name: setting.seconds(sample) for name, sample in found.items()}
+    name = "evaluate, six estimators, from start to exit"
+    yield Figure(name=name, value=seconds[str(size)], unit="s", reference=seconds["reference"], at_most=4)
+    yield Figure(name="evaluate: resident memory", value=found[str(size)].memory, unit="MB", at_most=400)
+    yield from _memory("evaluate", found, sizes)
+    yield growth("evaluate", beyond(seconds, FEW, sizes))
+
+
+def _evaluate(shop: Shop) -> Sample:
+    options = ["--log", "policy=log", "--estimator", ESTIMATORS]
+    return process(rlrec("--db", shop.db, "evaluate", "home", *options), environment=LATER)
+
+
+def _memory(name: str, found: Mapping[str, Sample], sizes: Sequence[int]) -> Iterator[Figure]:
+    peaks = [found[str(rows)].memory for rows in sizes]
+    shown = ", ".join(f"{peak:.0f} MB at {rows:,}" for rows, peak in zip(sizes, peaks, strict=True))
+    yield Figure(name=f"{name}: peak memory ({shown})", value=peaks[-1], unit="MB", reference=peaks[-2], at_most=FLAT)

@@ -1,0 +1,161 @@
+"""`recommend --input` and `feedback --input`: lines a second, against the driver's bulk calls for the same rows."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from tests.benchmarks import replay
+from tests.benchmarks.measure import Figure, Sample, Setting, beyond, growth, medians, process, rlrec, three
+from tests.benchmarks.shops import (
+    FIRST,
+    SOON,
+    Lite,
+    Postgres,
+    Shop,
+    copied,
+    logged,
+    ndjson,
+    postgres_server,
+    stocked,
+    tell,
+)
+
+FEW = 10  # lines of the run that stands for the start-up
+LINES = 100_000
+NOW = SOON["RLREC_NOW"]
+Line = dict[str, Any]
+
+
+def recommend(setting: Setting) -> Iterator[Figure]:
+    """Sessions exist, no request ids."""
+    size = setting.size(LINES)
+    base = logged(Lite(setting), setting, size)
+    tell(base, "recommend", "--input", "-", lines=_visitors(200), now=NOW)
+    stream = Stream(setting, base, _visitors(size), replay.DECIDED, ["recommend"])
+    yield from stream.figures("recommend --input", at_least=1 / 3, rate=40_000)
+
+
+def recommend_new(setting: Setting) -> Iterator[Figure]:
+    """A new session and a request id a line."""
+    base = stocked(Lite(setting), setting)
+    stream = Stream(setting, base, _newcomers(setting.size(LINES)), replay.DECIDED, ["recommend"])
+    yield from stream.figures("recommend --input, new session and request id", at_least=1 / 3)
+
+
+def feedback(setting: Setting) -> Iterator[Figure]:
+    """Events with keys and without, in one transaction (the default) and group by group."""
+    size = setting.size(LINES)
+    base = _served(Lite(setting), setting, size)
+    by_group = ["feedback", "--on-error", "quarantine", "--rejects", str(setting.path(".rejects"))]
+    for name, lines, rate in (("with keys", _keyed(_clicks(size)), 40_000), ("without keys", _clicks(size), 80_000)):
+        stream = Stream(setting, base, lines, replay.HEARD, ["feedback"], whole=True)
+        yield from stream.figures(f"feedback --input, {name}", at_least=1 / 3, rate=rate)
+        stream = Stream(setting, base, lines, replay.HEARD, by_group)
+        yield from stream.figures(f"feedback --input by groups, {name}", at_least=1 / 3, rate=rate)
+
+
+def feedback_mixed(setting: Setting) -> Iterator[Figure]:
+    """Several events of a decision, spread over the input."""
+    size = setting.size(LINES)
+    base = _served(Lite(setting), setting, size // 4)
+    draw = random.Random(9)
+    kinds = [{"dwell_s": 12.5}, {"click": 1.0}, {"click": 1.0, "dwell_s": 40.0}]
+    lines = [{"decision_id": FIRST + draw.randrange(size // 4), "events": draw.choice(kinds)} for _ in range(size)]
+    stream = Stream(setting, base, _keyed(lines), replay.HEARD, ["feedback"], whole=True)
+    yield from stream.figures("feedback --input, many events a decision", at_least=1 / 3)
+
+
+def on_postgres(setting: Setting) -> Iterator[Figure]:
+    """Both on PostgreSQL against COPY."""
+    size = setting.size(LINES // 2)
+    with postgres_server(setting) as server:
+        base = logged(Postgres(server), setting, size)
+        tell(base, "recommend", "--input", "-", lines=_visitors(200), now=NOW)
+        stream = Stream(setting, base, _visitors(size), replay.DECIDED, ["recommend"])
+        yield from stream.figures("PostgreSQL: recommend --input", at_least=1 / 4)
+        base.drop()
+        base = _served(Postgres(server), setting, size)
+        for name, lines in (("with keys", _keyed(_clicks(size))), ("without keys", _clicks(size))):
+            stream = Stream(setting, base, lines, replay.HEARD, ["feedback"], whole=True)
+            yield from stream.figures(f"PostgreSQL: feedback --input, {name}", at_least=1 / 4)
+        base.drop()
+
+
+class Stream:
+    """A command that reads lines, on copies of `base`. whole: all of its groups are one transaction."""
+
+    def __init__(
+        self, setting: Setting, base: Shop, lines: Sequence[Line], queries: Sequence[tuple[str, str, str]],
+        command: Sequence[str], *, whole: bool = False,
+    ) -> None:  # fmt: skip
+        self.setting, self.base, self.lines, self.queries = setting, base, lines, queries
+        self.command, self.whole = command, whole
+
+    def figures(self, name: str, *, at_least: float, rate: float | None = None) -> Iterator[Figure]:
+        """Lines a second without the start-up, against the reference, against `rate`; and how the time grows."""
+        *_, size = sizes = three(len(self.lines))
+        calls: dict[str, Callable[[], Sample]] = {str(n): partial(self._command, n) for n in (FEW, *sizes)}
+        calls["reference"] = partial(self._reference, self._groups())
+        found = medians(self.setting.times(5), calls)
+        # The server of PostgreSQL works in other processes: only the wall clock sees it.
+        seconds = {n: s.wall if self.base.postgres else self.setting.seconds(s) for n, s in found.items()}
+        spent = beyond(seconds, FEW, sizes)
+        lines = (size - FEW) / spent[size]
+        yield Figure(name=name, value=lines, unit="/s", reference=size / seconds["reference"], at_least=at_least)
+        if rate is not None:
+            yield Figure(name=f"{name}: lines a second", value=lines, unit="/s", at_least=rate)
+        yield growth(name, spent)
+
+    def _command(self, size: int) -> Sample:
+        with copied(self.base) as shop:
+            return self._run(shop, size)
+
+    def _run(self, shop: Shop, size: int) -> Sample:
+        source = self.setting.path(".ndjson")
+        source.write_bytes(ndjson(self.lines[:size]))
+        name, *options = self.command
+        used = process(rlrec("--db", shop.db, name, "--input", source, *options), environment=SOON)
+        source.unlink()
+        return used
+
+    def _groups(self) -> list[replay.Group]:
+        """What the command writes for all lines."""
+        before = replay.marks(self.base, "home")
+        with copied(self.base) as shop:
+            self._run(shop, len(self.lines))
+            return replay.groups(shop, before, self.queries)
+
+    def _reference(self, groups: Sequence[replay.Group]) -> Sample:
+        with copied(self.base) as shop:
+            return replay.written(shop, [groups] if self.whole else [[group] for group in groups])
+
+
+def _visitors(size: int) -> list[Line]:
+    """One line of each of the prepared sessions, in no order."""
+    order = list(range(1, size + 1))
+    random.Random(7).shuffle(order)
+    return [{"policy": "home", "session": f"s{number}"} for number in order]
+
+
+def _newcomers(size: int) -> list[Line]:
+    return [{"policy": "home", "session": f"n{number}", "request_id": f"r{number}"} for number in range(size)]
+
+
+def _served(shop: Shop, setting: Setting, size: int) -> Shop:
+    """A store with decisions FIRST, FIRST + 1, ... of `home`, a visit each."""
+    tell(stocked(shop, setting), "recommend", "--input", "-", lines=_newcomers(size), now=NOW)
+    return shop
+
+
+def _clicks(size: int) -> list[Line]:
+    """A click on every decision, in no order."""
+    order = list(range(FIRST, FIRST + size))
+    random.Random(8).shuffle(order)
+    return [{"decision_id": number, "events": {"click": 1}} for number in order]
+
+
+def _keyed(lines: Sequence[Line]) -> list[Line]:
+    return [line | {"key": f"k{number}"} for number, line in enumerate(lines)]

@@ -1,0 +1,52 @@
+"""The suite still works: one row of it, at a size that says nothing about speed."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from rlrec.cli import program
+from tests.benchmarks.__main__ import main
+from tests.benchmarks.measure import Figure, Setting, growth, table
+from tests.benchmarks.shops import Lite, logged
+
+
+def test_a_row_is_measured_against_its_reference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = tmp_path / "found.json"
+    main(["-k", "recommend-new", "--scale", "0.001", "--repeats", "1", "--folder", str(tmp_path), "--json", str(found)])
+    assert "BROKE" not in capsys.readouterr().out
+    first, *_ = json.loads(found.read_text())["figures"]
+    assert first["reference"] > 0
+    assert [path.name for path in tmp_path.iterdir()] == ["found.json"]
+
+
+def test_the_prepared_log_is_sound(tmp_path: Path) -> None:
+    setting = Setting(folder=tmp_path, scale=0.01)
+    shop = logged(Lite(setting), setting, 400, visit=4)
+    audit = CliRunner().invoke(program, ["--db", shop.db, "doctor", "--json"])
+    checks = {one["check"] for one in json.loads(audit.stdout)["findings"]}
+    assert checks == {"draws"}  # its arms were not drawn from its seeds
+
+
+def test_a_goal_is_of_the_ratio_where_there_is_a_reference() -> None:
+    assert Figure(name="x", value=130, unit="ms", reference=100, at_most=1.35).passed is True
+    assert Figure(name="x", value=130, unit="ms", at_most=100).passed is False
+    assert Figure(name="x", value=130, unit="ms", reference=100).passed is None
+
+
+def test_what_drowned_in_noise_passes_no_goal() -> None:
+    assert Figure(name="x", value=math.nan, unit="/s", at_least=1).passed is False
+    assert growth("x", {10: 1.0, 30: math.nan, 100: 10.0}).passed is False
+
+
+def test_growth_of_a_linear_time_is_one() -> None:
+    assert growth("x", {10: 1.0, 30: 3.0, 100: 10.0}).value == pytest.approx(1)
+
+
+def test_the_table_says_pass_or_fail() -> None:
+    *_, line = table([Figure(name="x", value=2, unit="s", reference=1, at_most=1.5)])
+    assert line.split() == ["x", "2", "s", "1", "s", "2.000", "<=", "1.5", "FAIL"]
