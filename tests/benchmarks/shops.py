@@ -158,8 +158,9 @@ def logged(shop: Shop, setting: Setting, decisions: int, *, visit: int = 1) -> S
     return shop
 
 
-LAST = """SELECT d.id, d.session_id, d.policy_id, d.version_id, h.seq, d.eligible_id, d.catalogue_revision,
-    (SELECT min(context_id) FROM decision), (SELECT count(DISTINCT context_id) FROM decision), (SELECT min(id) FROM arm)
+LAST = """SELECT d.id, (SELECT max(id) FROM session), d.policy_id, d.version_id, h.seq, d.eligible_id,
+    d.catalogue_revision, (SELECT min(context_id) FROM decision), (SELECT count(DISTINCT context_id) FROM decision),
+    (SELECT min(id) FROM arm)
     FROM decision d JOIN policy_head h ON h.policy_id = d.policy_id ORDER BY d.id DESC LIMIT 1"""
 NUMBERS = "WITH RECURSIVE n(i) AS (SELECT CAST(1 AS BIGINT) UNION ALL SELECT i + 1 FROM n WHERE i < {})"
 SUMS = "pulls, reward_sum, reward_squares"
