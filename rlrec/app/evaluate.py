@@ -25,7 +25,7 @@ from rlrec.ope.direct import RidgeSums
 from rlrec.ope.estimate import ANY_REWARD, Estimate, Fold, Stat
 from rlrec.policy.reward import bounds
 from rlrec.records import Reward
-from rlrec.store import Store, Unit, arms, reader, sessions
+from rlrec.store import Store, Unit, arms, bulk, reader, sessions
 from rlrec.store.reader import ABSENT
 
 __all__ = ["Request", "evaluate", "explained"]
@@ -58,7 +58,7 @@ def evaluate(store: Store, request: Request) -> list[dict[str, Any]]:
     usual = CHOSEN if request.by == "arm" else ope.DEFAULT
     fold = Fold(estimators=ope.parse(request.estimators or usual), spanning=False)
     _check(request, fold)
-    with store.read() as unit:
+    with store.read() as unit, bulk.alongside(unit):
         return _Evaluation(unit, request, fold).answer()
 
 

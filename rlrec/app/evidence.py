@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -57,8 +58,8 @@ def rewarded(batch: Batch, definition: Reward, *, settled_only: bool = True) -> 
 def _weights(batch: Batch, definition: Reward) -> Array:
     """What the definition weighs each event with; NaN where it does not."""
     kinds = batch.events["kind"].tolist()
-    weights = {kind: definition.weights.get(kind, np.nan) for kind in set(kinds)}
-    return np.array([weights[kind] for kind in kinds], np.float64)
+    weights = defaultdict(lambda: np.nan, definition.weights)
+    return np.fromiter(map(weights.__getitem__, kinds), np.float64, len(kinds))
 
 
 def _slot_of_event(batch: Batch) -> tuple[npt.NDArray[np.int64], Flags]:

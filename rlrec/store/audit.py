@@ -2,52 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
+from rlrec.store import reader
 from rlrec.store import tables as t
 from rlrec.store.beliefs import SUMS
-from rlrec.store.bulk import Columns, columns
+from rlrec.store.bulk import Columns
 from rlrec.store.reader import Batch
 from rlrec.store.unit import Row, Unit
 
 BATCH = 20_000  # decisions, or rows of a stream
 MOST = 50  # rows that one test of `contradictions` names
 
-_d, _s, _e = t.decision.c, t.slot.c, t.event.c
-
-_SLOTS: dict[str, tuple[type, sa.ColumnElement[Any]]] = {
-    "decision_id": (np.int64, _d.id),
-    "at": (np.int64, _d.at),
-    "version_id": (np.int64, _d.version_id),
-    "belief_seq": (np.int64, _d.belief_seq),
-    "context_id": (np.int64, _d.context_id),
-    "eligible_id": (np.int64, _d.eligible_id),
-    "size": (np.int64, _d.size),
-    "seed": (np.int64, sa.func.coalesce(_d.seed, 0)),
-    "log_propensity": (np.float64, _d.log_propensity),
-    "imported": (np.bool_, _d.imported),
-    "position": (np.int64, _s.position),
-    "arm_id": (np.int64, _s.arm_id),
-    "propensity": (np.float64, _s.propensity),
-    "marginal": (np.float64, _s.marginal),
-    "min_propensity": (np.float64, _s.min_propensity),
-    "censored": (np.bool_, _s.censored),
-    "rounded": (np.bool_, _s.rounded),
-}
-_EVENTS: dict[str, tuple[type, sa.ColumnElement[Any]]] = {
-    "decision_id": (np.int64, _e.decision_id),
-    "number": (np.int64, _e.number),
-    "position": (np.int64, sa.func.coalesce(_e.position, 0)),
-    "kind": (object, _e.kind),
-    "value": (np.float64, _e.value),
-    "age_us": (np.int64, _e.at - _d.at),
-    "seq": (np.int64, _e.seq),
-}
+_d, _s = t.decision.c, t.slot.c
+_SLOTS = (
+    "decision_id", "at", "version_id", "belief_seq", "context_id", "eligible_id", "size", "seed", "log_propensity",
+    "imported", "position", "arm_id", "propensity", "marginal", "min_propensity", "censored", "rounded",
+)  # fmt: skip
+_EVENTS = tuple(reader.EVENTS)
 
 
 # -- the log --
@@ -55,32 +32,16 @@ _EVENTS: dict[str, tuple[type, sa.ColumnElement[Any]]] = {
 
 def ranges(unit: Unit, policy_id: int, *, size: int = BATCH) -> Iterator[Batch]:
     """Every decision of a policy, imported ones too, in ranges of decision id: rows by decision and position."""
-    low = 0
-    mine = _d.policy_id == policy_id
-    while True:
-        ahead = sa.select(_d.id).where(mine, _d.id > low).order_by(_d.id)
-        high = unit.value(ahead.offset(size - 1).limit(1))
-        if high is None:
-            high = unit.value(sa.select(sa.func.max(_d.id)).where(mine, _d.id > low))
-        if high is None:
-            return
-        inside = mine & (_d.id > low) & (_d.id <= high)
-        slots = _read(unit, _SLOTS, _slots(inside))
-        if len(slots["decision_id"]):
-            joined = t.decision.join(t.event, _e.decision_id == _d.id)
-            happened = sa.select(*(column for _, column in _EVENTS.values())).select_from(joined).where(inside)
-            yield Batch(slots=slots, events=_read(unit, _EVENTS, happened))
-        low = high
+    newest = reader.last_id(unit, policy_id)
+    for first, last in reader.decisions(unit, policy_id, first=1, last=newest, size=size):
+        yield reader.between(unit, policy_id, first, last, slots=_SLOTS, events=_EVENTS)
 
 
-def of(unit: Unit, decision_ids: Collection[int]) -> Columns:
+def of(unit: Unit, decision_ids: Sequence[int]) -> Columns:
     """The same slots of some decisions."""
-    wanted = list(decision_ids)
-    parts = [
-        _read(unit, _SLOTS, _slots(_d.id.in_(wanted[start : start + 5_000]))) for start in range(0, len(wanted), 5_000)
-    ]
-    if not parts:
-        return {name: np.empty(0, kind) for name, (kind, _) in _SLOTS.items()}
+    portions = (decision_ids[start : start + 5_000] for start in range(0, max(1, len(decision_ids)), 5_000))
+    inside = (f"d.id IN ({reader.numbers(portion)})" for portion in portions)
+    parts = [reader.whole(reader.ask_slots(unit, _SLOTS, [test], order="d.id, s.position")) for test in inside]
     return {name: np.concatenate([part[name] for part in parts]) for name in _SLOTS}
 
 
@@ -89,16 +50,6 @@ def drawn(unit: Unit) -> Iterator[npt.NDArray[np.int64]]:
     mine = sa.select(_d.id).where(_d.imported == 0).order_by(_d.id)
     for found in _stream(unit, mine, {"id": np.int64}):
         yield found["id"]
-
-
-def _slots(inside: sa.ColumnElement[bool]) -> sa.Select[Any]:
-    joined = t.decision.join(t.slot, _s.decision_id == _d.id)
-    chosen = sa.select(*(column for _, column in _SLOTS.values())).select_from(joined).where(inside)
-    return chosen.order_by(_d.id, _s.position)
-
-
-def _read(unit: Unit, wanted: dict[str, tuple[type, Any]], statement: sa.Select[Any]) -> Columns:
-    return columns(unit, statement, {name: kind for name, (kind, _) in wanted.items()})
 
 
 def _stream(unit: Unit, statement: sa.Select[Any], types: dict[str, type]) -> Iterator[Columns]:

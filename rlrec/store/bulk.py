@@ -1,39 +1,226 @@
-"""Rows of the log as arrays, past SQLAlchemy's row objects: one place for what a database does fastest."""
+"""Rows as arrays: through the driver's cursor, or for a long log through Arrow and a process of its own (`carrier`).
+
+A query is text that holds its values, all of them numbers, and its columns are never null: a column of Arrow has one
+type, and SQLite's driver takes it from the first rows it sees."""
 
 from __future__ import annotations
 
-from typing import Any
+import json
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from importlib.util import find_spec
+from io import BufferedReader, BufferedWriter
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
-import sqlalchemy as sa
 
-from rlrec.store.unit import Row, Unit
+from rlrec.errors import RlrecError
+from rlrec.store.unit import Unit
 
 Columns = dict[str, npt.NDArray[Any]]
+Types = Mapping[str, type]  # by name, in the query's order; `object` is text
+
+WORTH = 20_000  # decisions for which a second process pays
+TRIES = 20
+_FORMATS = {"l": np.int64, "g": np.float64, "i": np.int32, "s": np.int16}
+_PIPE = 1 << 20  # bytes that wait for us, where the system lets us say so
 
 
-def fetch(unit: Unit, statement: sa.Select[Any]) -> list[Row]:
-    """All rows of a statement as the driver gives them."""
-    compiled = statement.compile(unit.connection.engine, compile_kwargs={"render_postcompile": True})
-    names = compiled.positiontup
-    values: Any = compiled.params if names is None else [compiled.params[name] for name in names]
-    raw: Any = unit.connection.connection
-    cursor = raw.cursor()
+class Asked:
+    """A query whose answer may still be on its way."""
+
+    def __init__(self, unit: Unit, text: str, types: Types) -> None:
+        self._unit, self._text, self._types = unit, text, types
+        self._pieces: list[list[npt.NDArray[Any]]] | None = None
+        if unit.carrier is not None:
+            unit.carrier.send("ask", text, self)
+
+    def columns(self) -> Columns:
+        """One array a column."""
+        carrier = self._unit.carrier
+        if carrier is None:
+            return _arrays(self._unit.ask(self._text), self._types)
+        while self._pieces is None:
+            carrier.receive()
+        whole = list(zip(*self._pieces, strict=True)) or [(np.empty(0),) for _ in self._types]
+        return {
+            name: (parts[0] if len(parts) == 1 else np.concatenate(parts)).astype(kind, copy=False)
+            for (name, kind), parts in zip(self._types.items(), whole, strict=True)
+        }
+
+    def answered(self, pieces: list[list[npt.NDArray[Any]]]) -> None:
+        self._pieces = pieces
+
+
+def _arrays(rows: list[tuple[Any, ...]], types: Types) -> Columns:
+    whole = zip(*rows, strict=True) if rows else ((),) * len(types)
+    return {name: np.array(values, kind) for (name, kind), values in zip(types.items(), whole, strict=True)}
+
+
+# -- a second process on the same snapshot --
+
+
+@contextmanager
+def alongside(unit: Unit) -> Iterator[None]:
+    """While it lasts, bulk reads of a long log go through Arrow, and see what the unit sees.
+
+    It comes before anything else is read: on SQLite the unit's snapshot is taken anew. Where there is no driver, or
+    writers never pause for long enough, reads go on through the unit's own cursor."""
+    carrier = _carrier(unit) if _worthwhile(unit) else None
+    if carrier is None:
+        yield
+        return
+    with closing(carrier):
+        with suppress(RlrecError):
+            if (_same_postgres if unit.postgres else _same_sqlite)(unit, carrier):
+                unit.carrier = carrier
+        try:
+            yield
+        finally:
+            unit.carrier = None
+
+
+def _worthwhile(unit: Unit) -> bool:
+    return int(unit.ask_value("SELECT coalesce(max(id) - min(id), 0) FROM decision")) >= WORTH
+
+
+def _carrier(unit: Unit) -> Carrier | None:
+    opening = _of_postgres(unit) if unit.postgres else _of_sqlite(unit)
+    if not sys.executable or find_spec(opening["driver"]) is None:
+        return None
+    carrier = None
     try:
-        cursor.execute(str(compiled), values)
-        rows: list[Row] = cursor.fetchall()
-        return rows
-    finally:
-        cursor.close()
+        carrier = Carrier(opening)
+        carrier.answer()
+    except (OSError, RlrecError):
+        if carrier is not None:
+            carrier.close()
+        return None
+    return carrier
 
 
-def columns(unit: Unit, statement: sa.Select[Any], types: dict[str, type]) -> Columns:
-    """One array a column, named and typed by `types` in the statement's order; a missing number is NaN."""
-    rows = fetch(unit, statement)
-    if not rows:
-        return {name: np.empty(0, kind) for name, kind in types.items()}
+def _of_sqlite(unit: Unit) -> dict[str, Any]:
+    path = next(row[2] for row in unit.ask("PRAGMA database_list") if row[1] == "main")
+    options = {"adbc.sqlite.query.batch_rows": "65536"}
+    return {"driver": "adbc_driver_sqlite", "uri": f"file:{quote(path)}?mode=ro", "options": options}
+
+
+def _of_postgres(unit: Unit) -> dict[str, Any]:
+    url = unit.connection.engine.url.set(drivername="postgresql")
     return {
-        name: np.array(values, kind)
-        for (name, kind), values in zip(types.items(), zip(*rows, strict=True), strict=True)
+        "driver": "adbc_driver_postgresql",
+        "uri": url.render_as_string(hide_password=False),  # goes through the pipe alone
+        "options": {"adbc.postgresql.batch_size_hint_bytes": str(8 << 20)},
     }
+
+
+def _same_postgres(unit: Unit, carrier: Carrier) -> bool:
+    carrier.tell("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    carrier.tell(f"SET TRANSACTION SNAPSHOT '{unit.ask_value('SELECT pg_export_snapshot()')}'")
+    return True
+
+
+def _same_sqlite(unit: Unit, carrier: Carrier) -> bool:
+    """Whether both see one state: no one committed between the carrier's two looks, and ours lies between them.
+
+    `data_version` changes for a connection when any other one, in whichever process, has committed since."""
+    carrier.tell("PRAGMA cache_size = -32000")
+    for _ in range(TRIES):
+        before = carrier.version()
+        unit.tell("ROLLBACK")
+        unit.tell("BEGIN")
+        unit.ask_value("SELECT id FROM settings")
+        carrier.tell("BEGIN")
+        if carrier.version() == before:
+            return True
+        carrier.tell("ROLLBACK")
+    return False
+
+
+class Carrier:
+    """The other process: it answers in the order in which it was asked."""
+
+    def __init__(self, opening: Mapping[str, Any]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", str(Path(__file__).with_name("carrier.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            pipesize=_PIPE,
+        )
+        self._questions = cast("BufferedWriter", self._process.stdin)
+        self._answers = cast("BufferedReader", self._process.stdout)
+        self._waiting: deque[Asked] = deque()
+        self._write(opening)
+
+    def close(self) -> None:
+        self._process.kill()  # it only reads
+        with suppress(OSError):
+            self._questions.close()
+        self._answers.close()
+        self._process.wait()
+
+    def send(self, verb: str, text: str, asked: Asked) -> None:
+        """Ask, and go on: `asked` is told the answer when it has come."""
+        self._write({verb: text})
+        self._waiting.append(asked)
+
+    def receive(self) -> None:
+        """Read the answer to the eldest question."""
+        asked = self._waiting.popleft()
+        asked.answered(self.answer())
+
+    def tell(self, text: str) -> None:
+        self._write({"tell": text})
+        self.answer()
+
+    def version(self) -> int:
+        """SQLite's mark of the state that it sees."""
+        self._write({"ask": "PRAGMA data_version"})
+        return int(self.answer()[0][0][0])
+
+    def answer(self) -> list[list[npt.NDArray[Any]]]:
+        """The columns of every batch of an answer. Raises RlrecError where there is none."""
+        pieces: list[list[npt.NDArray[Any]]] = []
+        while "columns" in (said := self._line()):
+            pieces.append([self._column(*column) for column in said["columns"]])
+        if "error" in said:
+            raise RlrecError(f"the store failed: {' '.join(said['error'].split())[:300]}")
+        return pieces
+
+    def _write(self, asked: Mapping[str, Any]) -> None:
+        try:
+            self._questions.write(json.dumps(asked).encode() + b"\n")
+            self._questions.flush()
+        except BrokenPipeError:
+            raise RlrecError("the process that reads the store has ended") from None
+
+    def _line(self) -> dict[str, Any]:
+        line = self._answers.readline()
+        if not line.endswith(b"\n"):
+            raise RlrecError("the process that reads the store has ended")
+        said: dict[str, Any] = json.loads(line)
+        return said
+
+    def _column(self, kind: str, *sizes: int) -> npt.NDArray[Any]:
+        """A column of numbers, or of texts: where each ends, then all of them."""
+        if kind in _FORMATS:
+            return self._numbers(_FORMATS[kind], sizes[0])
+        ends, text = self._numbers(np.int32, sizes[0]).tolist(), self._answers.read(sizes[1])
+        whole = text.decode()
+        if len(whole) == len(text):
+            return np.array([whole[start:end] for start, end in pairwise(ends)], object)
+        return np.array([text[start:end].decode() for start, end in pairwise(ends)], object)
+
+    def _numbers(self, kind: npt.DTypeLike, size: int) -> npt.NDArray[Any]:
+        found = np.empty(size // np.dtype(kind).itemsize, kind)
+        if self._answers.readinto(found.data.cast("B")) < size:
+            raise RlrecError("the process that reads the store has ended")
+        return found

@@ -1,7 +1,7 @@
 """A unit of work: one transaction, its clock, and the few ways in which the query modules speak to the database.
 
 Queries that every command runs are SQL text, handed to the driver as it is: building and compiling an expression costs
-more than the query. Where conditions vary (`reader`, `audit`) SQLAlchemy builds them.
+more than the query. Where they are made from tables (`audit`) SQLAlchemy builds them.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ class Unit:
         self.connection = connection
         self.now = now
         self.postgres = connection.dialect.name == "postgresql"
+        self.carrier: Any = None  # what reads the same snapshot in bulk: see `bulk.alongside`
 
     # -- SQL text: `?` stands for a value, `IN (?*)` for membership in a list --
 

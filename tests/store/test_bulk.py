@@ -1,0 +1,215 @@
+"""Bulk reads: through Arrow and a second process they give what the unit's own cursor gives, from the same snapshot."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlrec.errors import RlrecError
+from rlrec.store import Store, Unit, bulk, reader
+from rlrec.store.reader import Batch, Selection
+from tests.app.shop import ask, clock, stocked, tell
+from tests.app.workers import processes
+
+READS = 8  # while another process writes; was run with 300
+
+
+@pytest.fixture(autouse=True)
+def always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However short the log, a second process reads it."""
+    monkeypatch.setattr(bulk, "WORTH", 0)
+
+
+@pytest.fixture
+def served(store: Store) -> Store:
+    """Sessions that come back, some of users, one decision without probabilities, events of slots and of a page."""
+    stocked(store, home="thompson", other="uniform")
+    for number in range(40):
+        name, user = ("home", "other")[number % 3 == 0], f"u{number % 7 % 4}" if number % 7 % 2 else None
+        tell(store, ask(store, name, f"s{number % 7}", 1 + number % 3, user=user), 1, click=1.0, dwell_s=number / 7)
+    tell(store, ask(store, "other", "t", 3), None, rating=0.5)
+    store.write(lambda unit: unit.tell("UPDATE slot SET marginal = NULL, min_propensity = NULL WHERE decision_id = 5"))
+    return store
+
+
+def read(unit: Unit, **asked: Any) -> list[Batch]:
+    return list(reader.batches(unit, Selection(), **asked))
+
+
+def same(some: list[Batch], others: list[Batch]) -> None:
+    assert len(some) == len(others)
+    for one, other in zip(some, others, strict=True):
+        for mine, theirs in ((one.slots, other.slots), (one.events, other.events)):
+            assert list(mine) == list(theirs)
+            for name in mine:
+                assert mine[name].dtype == theirs[name].dtype
+                np.testing.assert_array_equal(mine[name], theirs[name], err_msg=name)
+
+
+@pytest.mark.parametrize("size", [1_000, 6])
+def test_both_ways_of_reading_give_the_same_columns(served: Store, size: int) -> None:
+    with served.read() as unit:
+        slow = read(unit, size=size)
+    with served.read() as unit, bulk.alongside(unit):
+        assert unit.carrier is not None
+        same(read(unit, size=size), slow)
+    assert np.isnan(np.concatenate([batch.slots["marginal"] for batch in slow])).any()
+
+
+def test_only_the_columns_asked_for_are_read(served: Store) -> None:
+    with served.read() as unit:
+        (whole,) = read(unit)
+        (some,) = read(unit, columns=["arm_id"])
+    assert list(some.slots) == ["decision_id", "session_id", "position", "arm_id"]
+    same([some], [Batch(slots={name: whole.slots[name] for name in some.slots}, events=whole.events)])
+
+
+def test_sessions_far_apart_are_read_whole(store: Store) -> None:
+    """A session that comes back when others have filled the log: its ids are no range."""
+    stocked(store, home="uniform")
+    for number in range(30):
+        ask(store, "home", "regular" if number % 10 == 0 else f"s{number}", 2)
+    with store.read() as unit, bulk.alongside(unit):
+        found = read(unit, size=3)
+        (whole,) = read(unit)
+    assert len(found) > 5
+    sessions = [set(batch.slots["session_id"].tolist()) for batch in found]
+    assert sum(map(len, sessions)) == len(set.union(*sessions))
+    together = np.concatenate([batch.slots["decision_id"] for batch in found])
+    np.testing.assert_array_equal(together, whole.slots["decision_id"])
+
+
+def test_an_abandoned_read_does_not_disturb_the_next(served: Store) -> None:
+    with served.read() as unit, bulk.alongside(unit):
+        next(reader.batches(unit, Selection(), size=6))
+        whole = read(unit)
+    with served.read() as unit:
+        same(whole, read(unit))
+
+
+# -- the same snapshot --
+
+
+def writes(db: str, ready: Any, stop: Any) -> None:
+    """Decide and answer until told to stop."""
+    with closing(Store(db)) as store:
+        number = 0
+        while not stop.is_set():
+            tell(store, ask(store, "home", f"w{number}", 2), 1, click=1.0)
+            number += 1
+            ready.set()
+
+
+@pytest.fixture
+def busy(served: Store, db: str) -> Iterator[Store]:
+    """A store that another process writes to all the time."""
+    ready, stop = processes.Event(), processes.Event()
+    process = processes.Process(target=writes, args=(db, ready, stop))
+    process.start()
+    assert ready.wait(60)
+    yield clock(served, None)
+    stop.set()
+    process.join()
+    assert process.exitcode == 0
+
+
+def test_both_connections_see_one_state_whoever_writes(busy: Store) -> None:
+    counts, used = set(), 0
+    for _ in range(READS):
+        with busy.read() as unit, bulk.alongside(unit):
+            used += unit.carrier is not None
+            for _ in range(2):
+                batches = read(unit, size=10)
+                slots = sum(len(batch) for batch in batches)
+                events = sum(len(batch.events["kind"]) for batch in batches)
+                assert slots == unit.ask_value("SELECT count(*) FROM slot")
+                assert events == unit.ask_value("SELECT count(*) FROM event")
+            counts.add(slots)
+    assert used > READS // 2
+    assert len(counts) > 1
+
+
+def test_where_no_state_can_be_shared_the_unit_reads_itself(served: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    with served.read() as unit:
+        slow = read(unit)
+    monkeypatch.setattr(bulk, "TRIES", 0)
+    monkeypatch.setattr(bulk, "_same_postgres", lambda unit, carrier: False)
+    with served.read() as unit, bulk.alongside(unit):
+        assert unit.carrier is None
+        same(read(unit), slow)
+
+
+# -- the second process --
+
+COUNT = """
+import sqlite3, sys
+print(sqlite3.connect(sys.argv[1]).execute("SELECT count(*) FROM decision").fetchone())
+"""
+
+
+def test_reading_gives_up_no_lock_of_this_process(sqlite_db: str) -> None:
+    """Two SQLites in one process would: what is written after the second has closed was lost to others."""
+    with closing(Store(sqlite_db)) as store:
+        stocked(store, home="uniform")
+        ask(store)
+        with store.read() as unit, bulk.alongside(unit):
+            assert unit.carrier is not None
+            read(unit)
+        ask(store)
+        for expected in (2, 3):
+            said = subprocess.run([sys.executable, "-c", COUNT, sqlite_db], capture_output=True, check=True, text=True)
+            assert said.stdout == f"({expected},)\n"
+            ask(store)
+    with closing(sqlite3.connect(sqlite_db)) as connection:
+        assert connection.execute("SELECT count(*) FROM decision").fetchone() == (4,)
+
+
+def test_without_a_driver_the_unit_reads_itself(served: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk, "find_spec", lambda name: None)
+    with served.read() as unit, bulk.alongside(unit):
+        assert unit.carrier is None
+        assert len(read(unit)) == 1
+
+
+def test_a_writing_unit_reads_what_it_wrote(served: Store) -> None:
+    def work(unit: Unit) -> int:
+        unit.tell("UPDATE slot SET censored = 1")
+        (batch,) = read(unit)
+        return int(batch.slots["censored"].sum())
+
+    assert served.write(work) > 40
+
+
+def test_a_process_that_died_is_an_error(served: Store) -> None:
+    with served.read() as unit, bulk.alongside(unit):
+        unit.carrier._process.kill()
+        unit.carrier._process.wait()
+        with pytest.raises(RlrecError, match="ended"):
+            read(unit)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"), [("SELECT 1 FROM nowhere", "nowhere"), ("SELECT user_id FROM session", "nulls")]
+)
+def test_an_answer_that_cannot_be_had_is_an_error_in_one_line(served: Store, text: str, why: str) -> None:
+    with served.read() as unit, bulk.alongside(unit):
+        asked = bulk.Asked(unit, text, {"one": np.int64})
+        with pytest.raises(RlrecError, match=rf"the store failed: [^\n]*{why}[^\n]*$"):
+            asked.columns()
+
+
+def test_no_password_stands_in_a_command_line(postgres_server: str, postgres_template: str) -> None:
+    db = postgres_server.format(postgres_template).replace("postgres:@", "postgres:s%40cret@")
+    with closing(Store(db)) as store, store.read() as unit, bulk.alongside(unit):
+        assert unit.carrier is not None
+        assert "s%40cret" in bulk._of_postgres(unit)["uri"]
+        assert b"cret" not in Path(f"/proc/{unit.carrier._process.pid}/cmdline").read_bytes()
+        assert read(unit) == []
