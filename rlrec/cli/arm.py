@@ -11,9 +11,9 @@ from typing import Any
 
 import click
 
-from rlrec.cli.lines import not_utf8
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import Group, Lines, lines_argument, printed, stored
+from rlrec.cli.strict import not_utf8
 from rlrec.cli.values import KEY, OBJECT, parse_key
 from rlrec.errors import InputError
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import click
 
-from rlrec.cli.output import View, cell
+from rlrec.cli.output import View
 from rlrec.cli.session import happenings
 from rlrec.cli.shared import Group, printed, stored
+from rlrec.cli.tables import cell
 from rlrec.cli.values import INTEGER
 
 MOST = 20  # arms a person is shown; the other formats have all

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rlrec.cli.output import View, cell
+from rlrec.cli.output import View
 from rlrec.cli.shared import Group, printed, stored
+from rlrec.cli.tables import cell
 from rlrec.cli.text import cut
 from rlrec.cli.values import NAME, NUMBER, Parsed, parse_name, parse_number
 from rlrec.errors import InputError

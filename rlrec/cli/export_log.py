@@ -12,6 +12,7 @@ import click
 
 from rlrec.cli import output
 from rlrec.cli.output import Show
+from rlrec.cli.plain import dumps
 from rlrec.cli.shared import notice, printed, stored
 from rlrec.errors import RlrecError
 
@@ -38,7 +39,7 @@ def export_log(store: Any, show: Show, path: str, layout: str, log: str | None) 
     """
     from rlrec.app import export_log as use_case
 
-    lines = (f"{output.dumps(record)}\n".encode() for record in use_case.export_log(store, log=log))
+    lines = (f"{dumps(record)}\n".encode() for record in use_case.export_log(store, log=log))
     if path == "-":
         exported = _write(lines, output.write)
         output.flush()

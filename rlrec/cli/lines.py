@@ -18,13 +18,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
-from rlrec.cli.text import KEY_LENGTH, LARGEST, cut, unfit, unstorable
+from rlrec.cli.strict import DEPTH, LIMIT, Object, joined, parsed, problem, tree
+from rlrec.cli.text import KEY_LENGTH, cut, unfit
 from rlrec.errors import InputError, suggest
 
 T = TypeVar("T")
 
-LIMIT = 10_000_000
-DEPTH = 64
 NESTED = (dict, list)
 BLOCK = 65_536
 BOM = b"\xef\xbb\xbf"
@@ -155,72 +154,7 @@ def _read(stream: BinaryIO) -> bytes:
     return block
 
 
-# -- strict JSON --
-
-
-class _Odd:
-    """A token that JSON or a database does not take."""
-
-    def __init__(self, text: str, why: str) -> None:
-        self.text = text
-        self.why = why
-
-
-class _Object(dict[str, Any]):
-    """A JSON object that remembers a key given twice."""
-
-    twice: str | None = None
-
-
-def _pairs(pairs: list[tuple[str, Any]]) -> _Object:
-    result = _Object(pairs)
-    if len(result) != len(pairs):
-        seen = set[str]()
-        result.twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-    return result
-
-
-def _integer(text: str) -> int | _Odd:
-    if len(text) <= 20 and -LARGEST - 1 <= int(text) <= LARGEST:
-        return int(text)
-    return _Odd(text, "does not fit into 64 bits")
-
-
-def _float(text: str) -> float | _Odd:
-    value = float(text)
-    return value if abs(value) <= sys.float_info.max else _Odd(text, "is beyond the range of a double")
-
-
-def _constant(text: str) -> _Odd:
-    return _Odd(text, "is not a number in JSON")
-
-
-def _tree(text: str) -> Any:
-    return json.loads(text, parse_int=_integer, parse_float=_float, parse_constant=_constant, object_pairs_hook=_pairs)
-
-
-def _problem(value: Any, path: str = "", depth: int = 0) -> tuple[str, str] | None:
-    """Where the first thing is that must be refused in any line, and what it is."""
-    if isinstance(value, _Odd):
-        return path, f"{cut(value.text, 40)} {value.why}"
-    if isinstance(value, str) and (why := unstorable(value)):
-        return path, f"'{cut(value, 40)}' {why}"
-    if depth > DEPTH:
-        return path[:40], f"nested more than {DEPTH} deep"
-    if isinstance(value, _Object) and value.twice is not None:
-        return _joined(path, value.twice), "is given twice"
-    children: Iterator[tuple[str, Any]] = iter(())
-    if isinstance(value, dict):
-        if bad := next(((key, why) for key in value if (why := unstorable(key))), None):
-            return path, f"the key '{cut(bad[0], 40)}' {bad[1]}"
-        children = ((_joined(path, key), child) for key, child in value.items())
-    elif isinstance(value, list):
-        children = ((f"{path}[{index}]", child) for index, child in enumerate(value))
-    return next((found for where, child in children if (found := _problem(child, where, depth + 1))), None)
-
-
-def _joined(path: str, key: str) -> str:
-    return f"{path}.{cut(key, 80)}" if path else cut(key, 80)
+# -- decoding --
 
 
 def _keys(value: Any, depth: int = 0) -> int:
@@ -259,7 +193,23 @@ def _errors() -> tuple[type[Exception], ...]:
 
 def decode(raw: bytes, kind: type[T], *, line: int | None = None) -> T:
     """The `kind` (a msgspec Struct) that a line holds. Raises InputError with line and field."""
-    return cast(T, _decoded(raw, kind, line))
+    if len(raw) > LIMIT:
+        raise InputError(f"longer than {LIMIT // 1_000_000} MB", line=line)
+    try:
+        value: T = _decoder(cast(Any, kind)).decode(raw)
+        untyped = _decoder(Any).decode(raw)
+    except Exception as error:
+        if not isinstance(error, _errors()):
+            raise
+        raise _explained(raw, str(error), kind, line) from None
+    # Each key ends in a quote and a colon, so an equal count proves that no key came twice.
+    if _keys(untyped) != len(COLON.findall(raw)) or LONG.search(b" " + raw) or rb"\u0000" in raw:
+        with suppress(RecursionError):
+            if found := problem(tree(raw.decode())):
+                raise InputError(found[1], field=found[0] or None, line=line)
+            return value
+        raise InputError(f"nested more than {DEPTH} deep", line=line)
+    return value
 
 
 def decode_group(group: Sequence[tuple[int, bytes]], kind: type[T]) -> list[T | InputError]:
@@ -276,31 +226,6 @@ def key_type() -> Any:
     from msgspec import Meta
 
     return Annotated[str, Meta(min_length=1, max_length=KEY_LENGTH)]
-
-
-def decode_json(raw: bytes) -> Any:
-    """Any JSON value, as strictly as a line."""
-    return _decoded(raw, Any, None)
-
-
-def _decoded(raw: bytes, kind: Any, line: int | None) -> Any:
-    if len(raw) > LIMIT:
-        raise InputError(f"longer than {LIMIT // 1_000_000} MB", line=line)
-    try:
-        value = _decoder(kind).decode(raw)
-        untyped = value if kind is Any else _decoder(Any).decode(raw)
-    except Exception as error:
-        if not isinstance(error, _errors()):
-            raise
-        raise _explained(raw, str(error), kind, line) from None
-    # Each key ends in a quote and a colon, so an equal count proves that no key came twice.
-    if _keys(untyped) != len(COLON.findall(raw)) or LONG.search(b" " + raw) or rb"\u0000" in raw:
-        with suppress(RecursionError):
-            if found := _problem(_tree(raw.decode())):
-                raise InputError(found[1], field=found[0] or None, line=line)
-            return value
-        raise InputError(f"nested more than {DEPTH} deep", line=line)
-    return value
 
 
 def _tried(raw: bytes, kind: type[T], number: int) -> T | InputError:
@@ -348,45 +273,15 @@ def _usual(block: bytes, n_lines: int) -> bool:
 def _explained(raw: bytes, error: str, kind: Any, line: int | None) -> InputError:
     """The error a person reads, from the bytes and msgspec's own message."""
     try:
-        text = raw.decode()
-        tree = _tree(text)
-    except UnicodeDecodeError as bad:
-        return not_utf8(raw, bad, line=line)
-    except json.JSONDecodeError as bad:
-        return _malformed(text, bad, line)
-    except RecursionError:
-        return InputError(f"nested more than {DEPTH} deep", line=line)
-    if isinstance(tree, list) and kind is not Any:
+        value = parsed(raw, line=line)
+    except InputError as bad:
+        return bad
+    if isinstance(value, list):
         hint = "one object a line: jq -c '.[]' makes lines of a JSON array"
-        return InputError(f"expected an object, got the list {cut(text, 40)}", hint=hint, line=line)
-    if found := _problem(tree):
+        return InputError(f"expected an object, got the list {cut(raw.decode(), 40)}", hint=hint, line=line)
+    if found := problem(value):
         return InputError(found[1], field=found[0] or None, line=line)
-    return _invalid(tree, error, kind, line)
-
-
-def not_utf8(raw: bytes, bad: UnicodeDecodeError, *, line: int | None = None) -> InputError:
-    """The error a person reads for bytes that are no text."""
-    message = f"not UTF-8: byte 0x{raw[bad.start]:02x} at column {bad.start + 1}"
-    return InputError(message, hint=_encoding(raw), line=line)
-
-
-def _encoding(raw: bytes) -> str:
-    if raw.startswith(b"\x1f\x8b"):
-        return "it is gzip: zcat FILE | rlrec ... -"
-    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return "it is UTF-16: iconv -f UTF-16 -t UTF-8"
-    return "write it as UTF-8, for example: iconv -f LATIN1 -t UTF-8"
-
-
-def _malformed(text: str, bad: json.JSONDecodeError, line: int | None) -> InputError:
-    what = (bad.msg[0].lower() + bad.msg[1:]).removesuffix(" at")
-    if not text.strip():
-        return InputError("expected a JSON value, got nothing", line=line)
-    near = cut(text[max(0, bad.pos - 15) : bad.pos + 25], 40)
-    hint = None
-    if text.strip() in ("[", "{"):
-        hint = "one object a line: jq -c . makes one line of each object, jq -c '.[]' of a JSON array"
-    return InputError(f"not JSON: {what} at column {bad.colno}, near '{near}'", hint=hint, line=line)
+    return _invalid(value, error, kind, line)
 
 
 def _invalid(tree: Any, error: str, kind: Any, line: int | None) -> InputError:
@@ -396,13 +291,13 @@ def _invalid(tree: Any, error: str, kind: Any, line: int | None) -> InputError:
     field, value = "", tree
     for name, index in tokens:
         key, value = _step(value, name, index, what)
-        field = f"{field}{key}" if key.startswith("[") else _joined(field, key)
+        field = f"{field}{key}" if key.startswith("[") else joined(field, key)
     if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", what, re.DOTALL):
         known = _fields(kind)
         hint = suggest(unknown[1], known) or (f"known: {', '.join(known)}" if known else None)
-        return InputError("unknown field", hint=hint, field=_joined(field, unknown[1]), line=line)
+        return InputError("unknown field", hint=hint, field=joined(field, unknown[1]), line=line)
     if missing := re.fullmatch(r"Object missing required field `(.*)`", what):
-        return InputError("is missing", field=_joined(field, missing[1]), line=line)
+        return InputError("is missing", field=joined(field, missing[1]), line=line)
     if what.startswith("Expected `str` of length") and (why := unfit(value)):
         return InputError(why, field=field.partition("[")[0], line=line)
     what = re.sub(r", got `\w+`$", "", what)
@@ -419,7 +314,7 @@ def _step(value: Any, name: str, index: str, what: str) -> tuple[str, Any]:
         inside = isinstance(value, list) and int(index) < len(value)
         return f"[{index}]", value[int(index)] if inside else None
     got = re.search(r"got `(\w+)`$", what)
-    kinds = {bool: "bool", int: "int", float: "float", str: "str", list: "array", _Object: "object"}
+    kinds = {bool: "bool", int: "int", float: "float", str: "str", list: "array", Object: "object"}
     for key, child in value.items() if isinstance(value, dict) else ():
         if got is None or kinds.get(type(child), "null") == got[1]:
             return cut(key, 80), child

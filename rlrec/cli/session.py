@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
-from rlrec.cli.output import View, cell
+from rlrec.cli.output import View
 from rlrec.cli.shared import Group, printed, stored
+from rlrec.cli.tables import cell
 from rlrec.cli.values import KEY, NAME, Whole
 
 FLAT = (

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import wraps
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from rlrec.cli import lines as reading
 from rlrec.cli.output import FORMATS, Show
 from rlrec.cli.text import printable
 from rlrec.cli.values import masked, passwords, recoded
 from rlrec.errors import InputError, LinesRefused, suggest
+
+if TYPE_CHECKING:
+    from rlrec.cli.lines import Rejects
 
 T = TypeVar("T")
 Command = Callable[..., Any]
 FILE = click.Path(exists=True, dir_okay=False, allow_dash=True)
 
 
-@dataclass
 class Settings:
     """The options before the command, and what became known of it while it ran."""
 
@@ -126,7 +126,7 @@ def printed(command: Command) -> Command:
 class Refusals:
     """What becomes of refused lines: the first one ends the command, or each goes to a file."""
 
-    def __init__(self, rejects: reading.Rejects | None) -> None:
+    def __init__(self, rejects: Rejects | None) -> None:
         self.rejects = rejects
 
     @property
@@ -174,35 +174,41 @@ class Lines:
             return self
         import tempfile
 
+        from rlrec.cli.lines import blocks
+
         copy = tempfile.NamedTemporaryFile(prefix="rlrec-")  # noqa: SIM115 (it lives as long as the command)
         click.get_current_context().call_on_close(copy.close)
-        for block in reading.blocks(self.source):
+        for block in blocks(self.source):
             copy.write(block)
         copy.flush()
         return Lines(copy.name, self.refusals, name="-")
 
     def first_byte(self) -> bytes:
         """The first byte that is no space, of an input that can be read again."""
-        for group in reading.groups(self.source, size=1, eager=False):
+        from rlrec.cli.lines import groups
+
+        for group in groups(self.source, size=1, eager=False):
             return group[0][1].lstrip()[:1]
         return b""
 
-    def raw(self, *, size: int = 1000) -> Iterator[list[tuple[int, bytes]]]:
+    def raw(self, *, size: int = 1000, eager: bool = False) -> Iterator[list[tuple[int, bytes]]]:
         """Lists of (line number, line) as they are."""
+        from rlrec.cli.lines import groups
+
         self.refusals.reading(self.name)
-        for group in reading.groups(self.source, size=size, eager=False):
+        for group in groups(self.source, size=size, eager=eager):
             self.texts = dict(group)
             yield group
 
     def groups(self, kind: type[T], *, size: int = 1000, eager: bool = False) -> Iterator[list[tuple[int, T]]]:
         """Lists of (line number, decoded line); the lines that do not decode are refused."""
-        self.refusals.reading(self.name)
-        for group in reading.groups(self.source, size=size, eager=eager):
-            self.texts = dict(group)
+        for group in self.raw(size=size, eager=eager):
             yield list(self._decoded(group, kind))
 
     def _decoded(self, group: Sequence[tuple[int, bytes]], kind: type[T]) -> Iterator[tuple[int, T]]:
-        for (number, text), value in zip(group, reading.decode_group(group, kind), strict=True):
+        from rlrec.cli.lines import decode_group
+
+        for (number, text), value in zip(group, decode_group(group, kind), strict=True):
             if isinstance(value, InputError):
                 self.refusals.refuse(value, text)
             else:
@@ -227,8 +233,10 @@ def refusing(command: Command) -> Command:
             raise click.UsageError("--on-error quarantine and --rejects FILE go together")
         if rejects is None:
             return command(*args, refusals=Refusals(None), **kwargs)
+        from rlrec.cli.lines import Rejects
+
         _check_apart(rejects, click.get_current_context().params)
-        refusals = Refusals(reading.Rejects(rejects))
+        refusals = Refusals(Rejects(rejects))
         try:
             result = command(*args, refusals=refusals, **kwargs)
         finally:

@@ -8,13 +8,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 import click
 
-from rlrec.cli.lines import decode_json
 from rlrec.cli.text import LARGEST, cut, unfit
 from rlrec.errors import InputError
 from rlrec.times import SECOND
@@ -25,21 +22,18 @@ if TYPE_CHECKING:
 else:  # the class takes no parameters in click 8.1
     AnyType = click.ParamType
 
-DURATION_FORM = re.compile(
+# Patterns are text here: they are compiled when a command asks for them, and kept by `re`.
+DURATION_FORM = (
     r"(?:(\d+(?:\.\d+)?)w)?(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?"
-    r"(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?",
-    re.ASCII,
+    r"(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?"
 )
-NUMBER_FORM = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
-NAME_FORM = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+NUMBER_FORM = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
+NAME_FORM = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 UNITS = {"w": 604_800 * SECOND, "d": 86_400 * SECOND, "h": 3_600 * SECOND, "m": 60 * SECOND, "s": SECOND}
 UNIT_SIZES = (*UNITS.values(), 1_000)
 
-USERINFO = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^\s/?#:@]*:)\S*@")
-PASSWORD = re.compile(
-    r"((?:^|(?<=[?&;\s\"'(]))(?:ssl)?pass(?:word|wd|phrase)?\s?=\s?)('(?:[^'\\]|\\.)*'|[^\s&;\"']*)",
-    re.IGNORECASE,
-)
+USERINFO = r"([A-Za-z][A-Za-z0-9+.-]*://[^\s/?#:@]*:)\S*@"
+PASSWORD = r"(?i)((?:^|(?<=[?&;\s\"'(]))(?:ssl)?pass(?:word|wd|phrase)?\s?=\s?)('(?:[^'\\]|\\.)*'|[^\s&;\"']*)"
 
 
 def recoded(text: str) -> str:
@@ -54,20 +48,22 @@ def masked(text: str, secrets: Sequence[str] = ()) -> str:
     """`text` with every password in a URL or a connection string, and each of `secrets`, as `***`."""
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, "***")
-    return PASSWORD.sub(r"\1***", USERINFO.sub(r"\1***@", text))
+    return re.sub(PASSWORD, r"\1***", re.sub(USERINFO, r"\1***@", text))
 
 
 def passwords(url: str) -> list[str]:
     """What a database URL holds that must not be printed: as written, and decoded."""
+    from urllib.parse import unquote
+
     userinfo = re.match(r"[^:/]+://[^:@/]*:(.*)@", url, re.DOTALL)
     found = [userinfo[1]] if userinfo else []
-    found += [match[2].strip("'") for match in PASSWORD.finditer(url)]
+    found += [match[2].strip("'") for match in re.finditer(PASSWORD, url)]
     return [form for word in found for form in {word, unquote(word)} if len(form) > 2]
 
 
 def parse_duration(text: str) -> int:
     """Microseconds of 90s, 30m, 7d, 1h30m, 250ms; units fall from left to right."""
-    match = DURATION_FORM.fullmatch(text)
+    match = re.fullmatch(DURATION_FORM, text, re.ASCII)
     if not text or match is None:
         raise InputError(f"'{cut(text)}' is not a duration", hint="write 90s, 30m, 1h30m or 7d")
     parts = zip(match.groups(), UNIT_SIZES, strict=True)
@@ -88,7 +84,7 @@ def format_duration(micros: int) -> str:
 
 def parse_number(text: str) -> float:
     """A finite double."""
-    if NUMBER_FORM.fullmatch(text) is None:
+    if re.fullmatch(NUMBER_FORM, text, re.ASCII) is None:
         raise InputError(f"'{cut(text)}' is not a number")
     value = float(text)
     if not math.isfinite(value):
@@ -107,7 +103,7 @@ def parse_integer(text: str) -> int:
 
 def parse_name(text: str) -> str:
     """The name of a policy, reward, experiment or variant."""
-    if NAME_FORM.fullmatch(text) is None:
+    if re.fullmatch(NAME_FORM, text) is None:
         hint = "up to 64 letters, digits, '_', '.' and '-', the first a letter or a digit"
         raise InputError(f"'{cut(text)}' is not a name", hint=hint)
     return text
@@ -132,10 +128,13 @@ def parse_keys(text: str) -> list[str]:
 
 def parse_json(text: str) -> Any:
     """The value of strict JSON, or of the file after an `@`."""
+    from rlrec.cli.strict import decode_json
+
     if not text.startswith("@"):
         return decode_json(text.encode("utf-8", "surrogatepass"))
     try:
-        return decode_json(Path(text[1:]).read_bytes().removeprefix(b"\xef\xbb\xbf"))
+        with open(text[1:], "rb") as file:
+            return decode_json(file.read().removeprefix(b"\xef\xbb\xbf"))
     except OSError as error:
         raise InputError(f"cannot read '{cut(text[1:])}': {error.strerror}") from None
     except InputError as error:
@@ -187,14 +186,18 @@ class Whole(click.IntRange):
     """A whole number in a range; what is none is called by that name."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d+\s*", value) is None:
+        if isinstance(value, str) and not _digits(value.strip()):
             raise Refused(f"'{cut(value)}' is not a whole number", hint=None, param=param, ctx=ctx)
         return super().convert(value, param, ctx)
 
 
+def _digits(text: str) -> bool:
+    return text[text[:1] in ("+", "-") :].isdecimal()
+
+
 def parse_decision(text: str) -> int:
     """The id of a decision."""
-    if re.fullmatch(r"\d{1,19}", text, re.ASCII) and 1 <= int(text) <= LARGEST:
+    if text.isascii() and text.isdecimal() and len(text) <= 19 and 1 <= int(text) <= LARGEST:
         return int(text)
     hint = "it is the number that recommend answered: rlrec feedback 17 click"
     raise InputError(f"'{cut(text)}' is not a decision id", hint=hint)

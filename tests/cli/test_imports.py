@@ -11,6 +11,14 @@ import pytest
 from tests.conftest import Run, runner
 
 ALWAYS = {"alembic", "pytest", "tabulate", "scipy", "sqlalchemy.orm", "scipy.stats", "matplotlib", "pandas"}
+ONCE = ALWAYS | {"psycopg", "msgspec", "rlrec.cli.lines", "rlrec.cli.failures"}
+BARE = {
+    "rlrec",
+    "rlrec.cli",
+    "rlrec.errors",
+    "rlrec.times",
+    *(f"rlrec.cli.{name}" for name in ["output", "shared", "text", "values"]),
+}
 
 
 def ran(db: str, *words: object) -> tuple[set[str], str]:
@@ -44,20 +52,39 @@ def test_help_imports_neither_sqlalchemy_nor_numpy(words: list[str], sqlite_db: 
     assert not names & (ALWAYS | {"sqlalchemy", "numpy", "msgspec", "psycopg", "rlrec.app", "rlrec.store"})
 
 
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["settle", "-h"]])
+def test_help_imports_little_of_the_program(words: list[str], sqlite_db: str) -> None:
+    names, _ = ran(sqlite_db, *words)
+    assert {name for name in names if name.startswith("rlrec")} <= BARE | {"rlrec.cli.settle"}
+    assert not names & {"json", "csv", "dataclasses", "pathlib", "urllib.parse", "shlex", "select"}
+
+
 @pytest.mark.parametrize("policy", ["thompson", "epsilon-greedy", "uniform"])
 @pytest.mark.parametrize("size", [1, 2])
 def test_a_single_recommend_imports_no_scipy(shop: Run, sqlite_db: str, policy: str, size: int) -> None:
     names, stdout = ran(sqlite_db, "recommend", "--policy", policy, "--session", "s2", "-k", size, "--json")
     assert len(json.loads(stdout)["slate"]) == size
     assert {"sqlalchemy", "numpy"} <= names
-    assert not names & (ALWAYS | {"psycopg"})
+    assert not names & ONCE
 
 
 @pytest.mark.parametrize("words", [["feedback", 1, "click"], ["feedback", 2, "click", "--position", 2, "--key", "k"]])
 def test_a_single_feedback_imports_no_numpy(shop: Run, sqlite_db: str, words: list[object]) -> None:
     names, stdout = ran(sqlite_db, *words, "--json")
     assert json.loads(stdout)["events"] == 1
-    assert not names & (ALWAYS | {"numpy", "psycopg"})
+    assert not names & (ONCE | {"numpy", "rlrec.cli.tables"})
+
+
+def test_what_was_loaded_is_not_taken_apart_at_the_end() -> None:
+    script = """
+import atexit, gc, sys
+from rlrec.cli import main
+atexit.register(lambda: print(gc.get_freeze_count() > 10_000, flush=True))
+sys.argv[1:] = ["--version"]
+main()
+"""
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert said.stdout.splitlines()[1:] == ["True"]
 
 
 def test_results_alone_go_to_stdout(shop: Run, sqlite_db: str) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from rlrec.cli.lines import LIMIT, Rejects, decode, decode_group, decode_json, groups, key_type
+from rlrec.cli.lines import Rejects, decode, decode_group, groups, key_type
+from rlrec.cli.strict import LIMIT, decode_json
 from rlrec.errors import InputError
 
 

@@ -1,0 +1,166 @@
+"""What went wrong, as one line on stderr and an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import shlex
+import sys
+
+import click
+
+from rlrec.cli import output
+from rlrec.cli.shared import HelpWanted, Settings, safe
+from rlrec.cli.values import masked, passwords
+from rlrec.errors import InputError, RlrecError
+
+ARGUMENTS = {"policy": "reference"}  # field: the argument that holds it
+INTERRUPTED = 130
+PIPE_CLOSED = 141  # what a shell shows for a tool that SIGPIPE ended
+
+
+def failed(error: BaseException, settings: Settings, args: list[str]) -> int:
+    """Say what went wrong, on stderr; the exit code."""
+    pipe = isinstance(error, BrokenPipeError)
+    try:
+        if not isinstance(error, OSError):
+            output.flush()
+    except BrokenPipeError:
+        pipe = True
+    except OSError as unwritten:
+        error = unwritten
+    message, hint, code = (None, None, PIPE_CLOSED) if pipe else _told(error, settings)
+    if message is not None:
+        with contextlib.suppress(OSError):
+            _say(error, message, hint, code, settings, args)
+    _discard()
+    return code
+
+
+def _say(error: BaseException, message: str, hint: str | None, code: int, settings: Settings, args: list[str]) -> None:
+    db = settings.db if settings.db != Settings.db else os.environ.get("RLREC_DB", settings.db)
+    if settings.debug or ("--debug" in args and isinstance(error, click.ClickException)):
+        _traceback(error, db)
+    if isinstance(error, HelpWanted):
+        click.echo(error.message, err=True)
+    elif _wants_json(error, settings, args):
+        told = {"error": safe(message, db), "hint": safe(hint, db) if hint else None, "code": code}
+        click.echo(json.dumps(told, ensure_ascii=False).encode("utf-8", "backslashreplace"), err=True)
+    else:
+        line = f"Error: {message.rstrip('.')}. {hint or ''}".rstrip()
+        click.echo(safe(line, db).encode("utf-8", "backslashreplace"), err=True)
+
+
+def _traceback(error: BaseException, db: str) -> None:
+    from traceback import format_exception
+
+    text = "".join(format_exception(error))
+    click.echo("\n".join(safe(line, db) for line in text.splitlines()), err=True)
+
+
+def _told(error: BaseException, settings: Settings) -> tuple[str, str | None, int]:
+    """What happened, what to do next, and the exit code."""
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        return "interrupted", None, INTERRUPTED
+    if isinstance(error, RlrecError):
+        return _place(error, settings) + error.message, _runnable(error.hint, settings), error.code
+    if isinstance(error, click.ClickException):
+        return *_usage(error), error.exit_code
+    if isinstance(error, OSError) and error.strerror:
+        subject = f"{error.filename}: " if error.filename else ""
+        what = "cannot write the output: " if not subject and error.errno in (errno.ENOSPC, errno.EBADF) else ""
+        return f"{what}{subject}{error.strerror}", None, 1
+    hint = None if settings.debug else "run again with --debug for the traceback"
+    return f"unexpected {type(error).__name__}: {error}".rstrip(": "), hint, 1
+
+
+def _runnable(hint: str | None, settings: Settings) -> str | None:
+    """A hint whose `rlrec init` means the store that was meant; a password does not get as far as the quoting."""
+    if hint is None or settings.db == Settings.db:
+        return hint
+    db = shlex.quote(masked(settings.db, passwords(settings.db)))
+    return hint.replace("`rlrec init`", f"`rlrec --db {db} init`")
+
+
+def _place(error: RlrecError, settings: Settings) -> str:
+    """File, line and field, as far as they are known."""
+    if not isinstance(error, InputError):
+        return ""
+    if error.line is None:
+        typed = _typed(settings.command, error.field) if settings.command and error.field else error.field
+        return f"{typed}: " if typed else ""
+    line = [f"{settings.source or ''} line {error.line}".strip()]
+    field = [f"field {error.field}"] if error.field else []
+    return f"{', '.join(line + field)}: "
+
+
+def _typed(command: click.Command, field: str) -> str | None:
+    """What was typed for a field of a single request: the option, or the argument by its name in the usage."""
+    name = re.split(r"[.\[]", field)[0]
+    for param in command.params:
+        if isinstance(param, click.Option) and name in {word.lstrip("-").replace("-", "_") for word in param.opts}:
+            return max(param.opts, key=len)
+        if isinstance(param, click.Argument) and param.name in (name, ARGUMENTS.get(name)):
+            return next(iter(re.findall(r"\w+", param.metavar or "")), name.upper())
+    return None
+
+
+def _usage(error: click.ClickException) -> tuple[str, str | None]:
+    ctx = getattr(error, "ctx", None)
+    message = " ".join(error.format_message().split())
+    if isinstance(error, click.BadParameter) and (variable := _variable(error)) and variable not in message:
+        message = f"{message.rstrip('.')} (from {variable})"
+    hint = getattr(error, "hint", None)
+    if isinstance(error, click.NoSuchOption):
+        message, hint = f"no such option {error.option_name}", _option_hint(error, ctx)
+    if hint is None and ctx is not None:
+        hint = f"see {ctx.command_path} --help"
+    return message, hint
+
+
+def _variable(error: click.BadParameter) -> str | None:
+    """The variable of the environment that a refused value came from."""
+    param, ctx = error.param, error.ctx
+    if param is None or ctx is None or not param.name or not isinstance(param.envvar, str):
+        return None
+    source = ctx.get_parameter_source(param.name)
+    return param.envvar if source is click.core.ParameterSource.ENVIRONMENT else None
+
+
+def _option_hint(error: click.NoSuchOption, ctx: click.Context | None) -> str | None:
+    word = error.option_name
+    before = {name for param in ctx.find_root().command.params for name in param.opts} if ctx is not None else set()
+    if ctx is not None and ctx.parent is not None and word in before:
+        return f"it goes before the command: rlrec {word} ..."
+    if ctx is not None and ctx.parent is None and word in ("--json", "--format"):
+        return "it goes after the command"
+    near = error.possibilities
+    return f"did you mean {' or '.join(near)}?" if near else None
+
+
+def _wants_json(error: BaseException, settings: Settings, args: list[str]) -> bool:
+    """What the user asked for, also where the command line could not be parsed."""
+    if settings.format is not None:
+        return settings.format == "json"
+    words = args[: args.index("--")] if "--" in args else args
+    if "--json" in words or "--format=json" in words:
+        return True
+    if "--format" in words:
+        return words[words.index("--format") + 1 :][:1] == ["json"]
+    ctx = getattr(error, "ctx", None)
+    prefix = ctx.auto_envvar_prefix if ctx is not None else None
+    return prefix is not None and os.environ.get(f"{prefix}_FORMAT") == "json"
+
+
+def _discard() -> None:
+    """What could not be written must not be tried again when the interpreter ends."""
+    if sys.stdout is not sys.__stdout__ or sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

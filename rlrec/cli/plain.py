@@ -1,0 +1,103 @@
+"""What a result holds as plain values, and these as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from datetime import date, datetime
+from enum import Enum
+from typing import Any
+
+from rlrec.times import EPOCH, written
+
+
+def _names(kind: type) -> tuple[str, ...] | None:
+    """The fields of a record's class; None if it is no record."""
+    if kind not in _known:
+        _known[kind] = _dataclass_fields(kind) or getattr(kind, "__struct_fields__", None)
+    return _known[kind]
+
+
+def _dataclass_fields(kind: type) -> tuple[str, ...] | None:
+    if not hasattr(kind, "__dataclass_fields__"):
+        return None
+    from dataclasses import fields
+
+    return tuple(field.name for field in fields(kind))
+
+
+_known: dict[type, tuple[str, ...] | None] = {}
+
+
+def plain(value: Any) -> Any:
+    """The JSON value of what `json` does not know by itself."""
+    if (names := _names(type(value))) is not None:
+        return {name: getattr(value, name) for name in names}
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, datetime):
+        moment = value if value.tzinfo else value.replace(tzinfo=EPOCH.tzinfo)
+        since = moment - EPOCH
+        return written((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds)
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist"):  # an array, or a number out of one
+        return value.tolist()
+    raise TypeError(f"cannot show a {type(value).__name__}")
+
+
+def dumps(value: Any) -> str:
+    """Compact JSON on one line. Raises ValueError for a NaN or an infinity."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, default=plain)
+
+
+def line(record: Any) -> bytes:
+    """One JSON object on a line."""
+    return dumps(record).encode("utf-8", "backslashreplace") + b"\n"
+
+
+def lines(group: list[Any]) -> bytes:
+    """Many records, a JSON object a line. msgspec writes them, but not what it reads back as another thing: a NaN."""
+    import msgspec
+
+    with suppress(TypeError, ValueError):
+        data = msgspec.json.Encoder().encode_lines(group)
+        if msgspec.json.Decoder().decode_lines(data) == group:
+            return data
+    return b"".join(map(line, group))
+
+
+def single(result: Any) -> bool:
+    """Whether a result is one record."""
+    return isinstance(result, Mapping) or _names(type(result)) is not None
+
+
+def records(result: Any) -> Iterator[Any]:
+    """The records of a result."""
+    return iter([result]) if single(result) else iter(result)
+
+
+def document(result: Any) -> Iterator[bytes]:
+    """One document; a list has one record a line."""
+    if single(result) or not isinstance(result, Iterable):
+        yield line(result)
+        return
+    before = b"["
+    for record in result:
+        yield before + line(record)[:-1]
+        before = b",\n "
+    yield b"[]\n" if before == b"[" else b"]\n"
+
+
+def mapping(record: Any) -> Mapping[str, Any]:
+    """The keys and values of a record."""
+    found = record if isinstance(record, Mapping) else plain(record)
+    if not isinstance(found, Mapping):
+        raise TypeError(f"cannot show a {type(record).__name__} as a row")
+    return found
