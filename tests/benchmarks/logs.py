@@ -30,14 +30,13 @@ HEADER = ["", "timestamp", "item_id", "position", "click", "propensity_score"]
 def importing(setting: Setting) -> Iterator[Figure]:
     """One-decision sessions in one transaction; their contexts are as many as in the published sample."""
     *_, size = sizes = three(setting.size(ROWS))
+    files = {rows: obd(setting.path(".csv"), rows, first=FEW) for rows in (FEW, *sizes)}
     base = Lite(setting)
     tell(base, "init")
-    _take_in(setting, base, FEW, first=0)
-    calls: dict[str, Callable[[], Sample]] = {
-        str(rows): partial(_import, setting, base, rows) for rows in (FEW, *sizes)
-    }
+    _take_in(base, obd(setting.path(".csv"), FEW, first=0))
+    calls: dict[str, Callable[[], Sample]] = {str(rows): partial(_import, base, file) for rows, file in files.items()}
     with copied(base) as whole:
-        _take_in(setting, whole, size, first=FEW)
+        _take_in(whole, files[size])
         calls["reference"] = partial(_written, base, whole)
         found = medians(setting.times(REPEATS), calls)
     seconds = {name: setting.seconds(sample) for name, sample in found.items()}
@@ -49,17 +48,13 @@ def importing(setting: Setting) -> Iterator[Figure]:
     yield growth("import-log", spent)
 
 
-def _import(setting: Setting, base: Shop, rows: int) -> Sample:
+def _import(base: Shop, file: Path) -> Sample:
     with copied(base) as shop:
-        return _take_in(setting, shop, rows, first=FEW)
+        return _take_in(shop, file)
 
 
-def _take_in(setting: Setting, shop: Shop, rows: int, *, first: int) -> Sample:
-    source = setting.path(".csv")
-    obd(source, rows, first=first)
-    used = process(rlrec("--db", shop.db, "import-log", source, "--layout", "obd", "--policy", "random"))
-    source.unlink()
-    return used
+def _take_in(shop: Shop, file: Path) -> Sample:
+    return process(rlrec("--db", shop.db, "import-log", file, "--layout", "obd", "--policy", "random"))
 
 
 def _written(base: Shop, whole: Shop) -> Sample:
@@ -67,14 +62,15 @@ def _written(base: Shop, whole: Shop) -> Sample:
         return replay.written(shop, [replay.imported(base, whole)])
 
 
-def obd(path: Path, rows: int, *, first: int = 0) -> None:
-    """A file in the shape of the Open Bandit Dataset, from row `first` on.
+def obd(path: Path, rows: int, *, first: int) -> Path:
+    """The file, made in the shape of the Open Bandit Dataset, from row `first` on.
 
     Like its sample: 240 sets of user features in 10,000 rows, one row in 22 with an affinity, 4 clicks in 1,000."""
     names = [f"user_feature_{n}" for n in range(len(LEVELS))] + [f"user-item_affinity_{n}" for n in range(ITEMS)]
     with path.open("w") as file:
         file.write(",".join(HEADER + names) + "\n")
         file.writelines(islice(_impressions(), first, first + rows))
+    return path
 
 
 def _impressions() -> Iterator[str]:

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,6 @@ class Setting:
     repeats: int | None = None
     clock: str = "wall"
     postgres: str | None = None
-    environment: dict[str, str] = field(default_factory=dict)
 
     def size(self, full: int) -> int:
         return max(int(full * self.scale), 100)
