@@ -293,11 +293,16 @@ def _invalid(tree: Any, error: str, kind: Any, line: int | None) -> InputError:
         key, value = _step(value, name, index, what)
         field = f"{field}{key}" if key.startswith("[") else joined(field, key)
     if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", what, re.DOTALL):
-        known = _fields(kind)
+        known = _fields(_meant(kind, tree))
         hint = suggest(unknown[1], known) or (f"known: {', '.join(known)}" if known else None)
         return InputError("unknown field", hint=hint, field=joined(field, unknown[1]), line=line)
     if missing := re.fullmatch(r"Object missing required field `(.*)`", what):
-        return InputError("is missing", field=joined(field, missing[1]), line=line)
+        hint = f"it is {' or '.join(_tagged(kind))}" if missing[1] == _tag_field(kind) else None
+        return InputError("is missing", hint=hint, field=joined(field, missing[1]), line=line)
+    if what.startswith("Invalid value"):
+        known = [*_tagged(kind)]
+        hint = suggest(str(value), known)
+        return InputError(f"'{cut(str(value))}' is not {' or '.join(known)}", hint=hint, field=field, line=line)
     if what.startswith("Expected `str` of length") and (why := unfit(value)):
         return InputError(why, field=field.partition("[")[0], line=line)
     what = re.sub(r", got `\w+`$", "", what)
@@ -319,6 +324,22 @@ def _step(value: Any, name: str, index: str, what: str) -> tuple[str, Any]:
         if got is None or kinds.get(type(child), "null") == got[1]:
             return cut(key, 80), child
     return "[...]", value
+
+
+def _tagged(kind: Any) -> dict[str, Any]:
+    """The Structs that a line may be, by the tag that tells them apart."""
+    from typing import get_args
+
+    return {part.__struct_config__.tag: part for part in get_args(kind) if hasattr(part, "__struct_config__")}
+
+
+def _tag_field(kind: Any) -> str | None:
+    return next((part.__struct_config__.tag_field for part in _tagged(kind).values()), None)
+
+
+def _meant(kind: Any, value: Any) -> Any:
+    """The Struct that a line says to be, else all that it may be."""
+    return _tagged(kind).get(value.get(_tag_field(kind)), kind)
 
 
 def _fields(kind: Any) -> list[str]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
 import click
 
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import input_option, printed, settings, stored
+from rlrec.cli.shared import input_option, printed, stored
 from rlrec.cli.values import KEY, KEYS, OBJECT, Whole
-from rlrec.errors import InputError, LinesRefused
+from rlrec.errors import InputError
 
 SLOT = ["position", "arm", "propensity", "marginal", "score"]
 SEED = Whole(0, 2**64 - 1)
@@ -98,27 +97,16 @@ def _stream(store: Any, show: Show, source: str, seed: int | None, dry_run: bool
     from rlrec.app import recommend as use_case
     from rlrec.app.opening import ready
     from rlrec.app.warm import Warm
-    from rlrec.cli import lines as reading
+    from rlrec.cli import streams
 
     ready(store)
-    settings().source = "<stdin>" if source == "-" else source
-    refused, warm = 0, Warm()
+    warm = Warm()
 
-    def answers() -> Iterator[list[Any]]:
-        nonlocal refused
-        for group in reading.groups(source, eager=seed is None, flush=True):
-            asked = [checked(line) for line in reading.decode_group(group, line_type())]
-            made = use_case.recommend_group(store, asked, seed=seed, dry_run=dry_run, warm=warm)
-            answered = [
-                refusal(one, number) if isinstance(one, InputError) else one
-                for one, (number, _) in zip(made, group, strict=True)
-            ]
-            refused += sum(one is not answer for one, answer in zip(made, answered, strict=True))
-            yield answered
+    def take(lines: list[Any]) -> list[Any]:
+        asked = [checked(line) for line in lines]
+        return use_case.recommend_group(store, asked, seed=seed, dry_run=dry_run, warm=warm)
 
-    show.stream(answers())
-    if refused:
-        raise LinesRefused(f"{refused} line{'s' if refused > 1 else ''} refused, the rest is stored")
+    streams.answer(show, source, line_type(), take, eager=seed is None)
 
 
 def checked(line: Any) -> Any:
@@ -126,9 +114,3 @@ def checked(line: Any) -> Any:
     if isinstance(line, InputError) or line.size >= 1:
         return line
     return InputError(f"k is {line.size}", hint="it is 1 or more", field="k")
-
-
-def refusal(error: InputError, number: int) -> dict[str, Any]:
-    """The answer to a refused line."""
-    said = error.message if error.hint is None else f"{error.message}: {error.hint}"
-    return {"line": number, "error": said, "field": error.field}

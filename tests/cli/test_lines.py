@@ -200,6 +200,32 @@ def test_odd_but_right_lines_pass(raw):
     decode(raw, Line, line=1)
 
 
+class Ask(msgspec.Struct, tag_field="op", tag="ask", forbid_unknown_fields=True):
+    session: str = ""
+
+
+class Tell(msgspec.Struct, tag_field="op", tag="tell", forbid_unknown_fields=True):
+    events: dict[str, float] = {}
+
+
+@pytest.mark.parametrize(
+    ("raw", "message", "field", "hint"),
+    [
+        (b'{"session": "s"}', "is missing", "op", "it is ask or tell"),
+        (b'{"op": "askk"}', "'askk' is not ask or tell", "op", "did you mean ask?"),
+        (b'{"op": 7}', "expected text, got 7", "op", None),
+        (b'{"op": "ask", "evens": {}}', "unknown field", "evens", "known: session"),
+        (b'{"op": "tell", "evens": {}}', "unknown field", "evens", "did you mean events?"),
+        (b'{"op": "tell", "op": "ask"}', "is given twice", "op", None),
+    ],
+)
+def test_a_tag_tells_what_a_line_is(raw, message, field, hint):
+    good = b'{"session": "s", "op": "ask"}'
+    first, second, third = decode_group([(1, good), (2, raw), (3, b'{"op": "tell"}')], Ask | Tell)
+    assert (first, third) == (Ask("s"), Tell())
+    assert (second.message, second.field, second.hint, second.line) == (message, field, hint, 2)
+
+
 # -- groups at once --
 
 ODD = [
