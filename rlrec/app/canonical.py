@@ -23,6 +23,11 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def number(value: float) -> str:
+    """`text` of a number."""
+    return repr(int(value)) if value.is_integer() and abs(value) < 2**63 else repr(value)
+
+
 def named(value: Any) -> bytes:
     """16 bytes that name what `value` means."""
     return digest(text(value))

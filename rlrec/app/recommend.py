@@ -12,7 +12,7 @@ from typing import Any
 from rlrec.app import assigning, planning, rendering
 from rlrec.app.drawing import draw, signed
 from rlrec.app.ledger import Ledger
-from rlrec.app.planning import Duplicate, Plan, Planned, Request
+from rlrec.app.planning import Duplicate, Lane, Plan, Planned, Request
 from rlrec.app.visiting import Guests
 from rlrec.app.warm import Warm
 from rlrec.errors import InputError, StoreBusy
@@ -144,31 +144,37 @@ def _store(
     ids = dict(zip(plans, decisions.reserve(unit, len(plans)), strict=True))
     keys = warm.keys(unit, {arm for lane in {plan.lane for plan in plans.values()} for arm in lane.eligible})
     pages = draw(plans, ids, bits, keys)
+    lanes = {lane: _shared(lane, ledger, warm) for lane in {plan.lane for plan in plans.values()}}
     rows: list[Row] = []
     slots: list[Row] = []
-    served: dict[int, list[int]] = defaultdict(list)
     answers: dict[int, Answer] = {}
-    now, at, seed = unit.now, written(unit.now), signed(bits)
+    now, at, seed, contexts = unit.now, written(unit.now), signed(bits), warm.contexts
     for place, plan in plans.items():
-        lane, request, page, key = plan.lane, plan.request, pages[place], ids[place]
-        version, variant = lane.version, lane.variant
-        policy_id = version.policy.id
-        guest = guests.arrive(request.session)
+        request, lane, context, digest = plan
+        key, page, guest = ids[place], pages[place], guests.arrive(request.session)
+        policy_id, version_id, belief_seq, seq, eligible_id, variant_id = lanes[lane]
         rows.append((
-            key, policy_id, version.id, lane.head.seq, ledger.seq(policy_id), guest.id, guest.number, guest.steps,
-            warm.contexts[plan.context], guest.state(now), warm.sets[lane.eligible], lane.revision, lane.size,
-            page.log_propensity, seed, variant and variant.id, now, 0, request.request_id, plan.digest,
+            key, policy_id, version_id, belief_seq, seq, guest.id, guest.number, guest.steps, contexts[context],
+            guest.state(now), eligible_id, lane.revision, lane.size, page.log_propensity, seed, variant_id, now, 0,
+            request.request_id, digest,
         ))  # fmt: skip
         slots += [(key, *slot) for slot in page.slots]
-        served[policy_id] += page.arms
-        answers[place] = rendering.drawn(
-            plan, page, decision_id=key, user=guest.user, visit=guest.number, step=guest.steps, at=at
-        )
+        answers[place] = rendering.drawn(plan, page, key, guest.user, guest.number, guest.steps, at)
         guest.show(page.recent, now)
     decisions.add(unit, rows, slots)
+    served: dict[int, list[int]] = defaultdict(list)
+    for place, plan in plans.items():
+        served[lanes[plan.lane][0]] += pages[place].arms
     for policy_id, arm_ids in served.items():
         ledger.serve(policy_id, arm_ids)
     return answers
+
+
+def _shared(lane: Lane, ledger: Ledger, warm: Warm) -> tuple[int, int, int, int, int, int | None]:
+    """What the decisions of a lane have in common: policy, version, belief_seq, seq, eligible set and variant."""
+    policy_id = lane.version.policy.id
+    variant_id = None if lane.variant is None else lane.variant.id
+    return policy_id, lane.version.id, lane.head.seq, ledger.seq(policy_id), warm.sets[lane.eligible], variant_id
 
 
 def _dry(unit: Unit, plans: Mapping[int, Plan], bits: int, warm: Warm) -> dict[int, Answer | InputError]:
@@ -177,9 +183,7 @@ def _dry(unit: Unit, plans: Mapping[int, Plan], bits: int, warm: Warm) -> dict[i
     keys = warm.keys(unit, {arm for lane in {plan.lane for plan in plans.values()} for arm in lane.eligible})
     pages = draw(plans, {place: first + offset for offset, place in enumerate(plans)}, bits, keys)
     return {
-        place: rendering.drawn(
-            plans[place], page, decision_id=None, user=plans[place].request.user, visit=None, step=None, at=at
-        )
+        place: rendering.drawn(plans[place], page, None, plans[place].request.user, None, None, at)
         for place, page in pages.items()
     }
 

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 def drawn(
     plan: Plan,
     page: Page,
-    *,
     decision_id: int | None,
     user: str | None,
     visit: int | None,

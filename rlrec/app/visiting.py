@@ -42,7 +42,7 @@ class Guest:
         """What the session's next decision sees of it, canonical JSON."""
         if not self.steps:
             return '{"step":0}'
-        gap = canonical.text((now - self.last_at) / 1e6)
+        gap = canonical.number((now - self.last_at) / 1e6)
         return f'{{"gap_s":{gap},"recent":{self.recent},"step":{self.steps}}}'
 
     def show(self, arms: Sequence[str], now: int) -> None:

@@ -11,7 +11,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 from urllib.parse import quote
 
@@ -84,7 +84,7 @@ def _sqlite(path: str, *, create: bool) -> sa.Engine:
             timeout=BUSY_TIMEOUT_S,
         )
         try:
-            for setting in ("foreign_keys = ON", "synchronous = NORMAL", "cache_size = -64000"):
+            for setting in ("foreign_keys = ON", "synchronous = NORMAL", "cache_size = -64000", "wal_autocheckpoint = 8000"):
                 connection.execute(f"PRAGMA {setting}")
         except sqlite3.Error:  # no database, for one
             connection.close()
@@ -102,20 +102,37 @@ def _sqlite(path: str, *, create: bool) -> sa.Engine:
 
 
 @contextmanager
-def transaction(engine: sa.Engine, *, write: bool, where: str) -> Iterator[sa.Connection]:
-    """One transaction. Raises Retry where the database asks for it, else an RlrecError for a database error."""
+def transaction(engine: sa.Engine, *, write: bool, where: str, sound: bool = False) -> Iterator[sa.Connection]:
+    """One transaction. Raises Retry where the database asks for it, else an RlrecError for a database error.
+
+    sound: whoever writes answers for the foreign keys, and SQLite does not look them up row by row."""
     options: dict[str, Any] = {"rlrec_write": write}
     if engine.dialect.name == "postgresql" and not write:
         options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
     try:
-        with engine.connect().execution_options(**options) as connection, connection.begin():
-            yield connection
+        with engine.connect().execution_options(**options) as connection:
+            with _trusted(connection) if sound else nullcontext(), connection.begin():
+                yield connection
     except UnicodeEncodeError as error:
         raise InputError("a name is not valid Unicode", hint="check the encoding of your shell") from error
     except exc.DBAPIError as error:
         raise translated(error, where=where) from error
     except engine.dialect.loaded_dbapi.Error as error:  # from a cursor of the driver's own
         raise _said(error, where=where) from error
+
+
+@contextmanager
+def _trusted(connection: sa.Connection) -> Iterator[None]:
+    """Outside a transaction: foreign keys are not looked up in what follows."""
+    if connection.dialect.name != "sqlite":
+        yield
+        return
+    cursor = connection.connection.cursor()
+    cursor.execute("PRAGMA foreign_keys = OFF")
+    try:
+        yield
+    finally:
+        cursor.execute("PRAGMA foreign_keys = ON")
 
 
 def translated(error: exc.DBAPIError, *, where: str) -> Exception:
