@@ -171,7 +171,7 @@ def test_looking_never_settles(store: Store) -> None:
 def test_a_group_is_drawn_from_the_belief_before_it(store: Store) -> None:
     stocked(clock(store, START), home="thompson")
     group = [Request(policy="home", session=f"s{i % 2}") for i in range(6)]
-    first, second = answers(store, group), answers(store, group)
+    first, second = answers(store, group, seed=1), answers(store, group, seed=2)
     assert [one["slate"][0]["propensity"] for one in first] == pytest.approx([0.2] * 6, abs=1e-12)
     with store.read() as unit:
         found = decisions.find(unit, [one["decision_id"] for one in [*first, *second]])

@@ -260,7 +260,7 @@ def test_batches_add_up_to_the_whole(at, monkeypatch):
     sessions, users = [f"s{n}" for n in range(30)], [f"u{n % 7}" for n in range(30)]
     click(at(2), *ids(ask_all(at(1), *sessions, users=users, experiment="ab")[::3]))
     whole = experiment.show(at(60), "ab")
-    monkeypatch.setattr(reader.batches, "__kwdefaults__", {"size": 4})
+    monkeypatch.setattr(reader.batches, "__kwdefaults__", {**reader.batches.__kwdefaults__, "size": 4})
     assert experiment.show(at(60), "ab") == whole
 
 
