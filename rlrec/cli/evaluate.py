@@ -22,7 +22,8 @@ SHOWN = {
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
 @click.option(
     "--estimator", "estimators", metavar="LIST",
-    help="ips, snips, clipped-ips[:20], dm, dr, or the groups impression, all [default: ips,snips,dr].",
+    help="ips, snips, clipped-ips[:20], dm, dr, or the groups impression, all [default: ips,snips,dr; with --by arm: "
+    "snips].",
 )  # fmt: skip
 @click.option(
     "--interval", default="bootstrap-t", show_default=True, metavar="KIND",
@@ -53,7 +54,32 @@ def evaluate(store: Any, show: Show, **request: Any) -> None:
 
     A target is a policy (as it stands now), NAME@V, a variant POLICY@EXPERIMENT/VARIANT, or the built-in `uniform`. All
     mature decisions of the store count, whoever served them. Every estimate carries an interval, an effective sample
-    size (ess), a verdict (ok, weak, insufficient) and the reasons for it.
+    size (ess), a verdict (ok, weak, insufficient) and the reasons for it; a table explains those that occur.
+
+    \b
+    Verdicts:
+      insufficient  ess below 50; or fewer than 5 non-zero weighted rewards; or
+                    k_hat above 0.7; or unsupported above 1 %; or no rows
+      weak          ess below 1,000 or below 5 % of the clusters; or ess x
+                    reward_share below 30; or cluster_share above 20 %; or
+                    mean_weight_z beyond 3; or the target learned from the log;
+                    or bias_bound above std_error; or no valid interval (dm)
+      ok            none of these
+
+    \b
+    What --json has beside value, lower and upper (null: does not apply, or
+    cannot be known):
+      clusters, n    clusters and rows used;  ess is over clusters
+      max_weight, mean_weight   of the importance weights; the mean is near 1
+      top1_share     share of the top 1 % of rows in the sum of |weight x reward|
+      unsupported    the target's probability on arms that the logger gave 0
+      nonzero        rows whose weight x reward is not 0
+      reward_share   weighted share of rows whose reward is not the default
+      k_hat          shape of the tail of the weights, where they have no bound
+      cluster_share  largest share of the estimate that one cluster carries
+      mean_weight_z  standard errors between the mean weight and 1
+      bias_bound     the largest bias that clipped weights can cause
+      left_out       rows without a propensity, which weights cannot use
 
     \b
     Examples:

@@ -2,9 +2,12 @@
 
 import csv
 import io
+import re
+from dataclasses import fields
 
 import pytest
 
+from rlrec.ope.estimate import Estimate
 from tests.app import logs
 
 CONTRACT = [
@@ -93,6 +96,12 @@ def test_an_empty_log_is_said_to_be_one(run_sqlite):
     assert answer.exit_code == 2
     assert answer.error["code"] == 2
     assert answer.error["error"].startswith("empty log")
+
+
+def test_help_explains_every_figure(run_sqlite):
+    names = {field.name for field in fields(Estimate)} - {"estimator", "estimand", "unit", "level"}
+    said = run_sqlite("evaluate", "--help").stdout
+    assert [name for name in sorted(names) if not re.search(rf"\b{name}\b", said)] == []
 
 
 def test_help_has_an_example_that_runs(log, run_sqlite):
