@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +81,8 @@ class Head:
     live_id: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Event:
-    """One thing that happened to a decision; without a position, to its page."""
+class Event(NamedTuple):
+    """One thing that happened to a decision; without a position, to its page. `number` counts within the decision."""
 
     decision_id: int
     position: int | None
@@ -93,6 +92,7 @@ class Event:
     received_at: int
     seq: int = 0
     key: str | None = None
+    number: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

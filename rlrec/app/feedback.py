@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from math import isfinite
+from types import MappingProxyType
+from typing import NamedTuple
 
 from rlrec.app import canonical
-from rlrec.app.ledger import Ledger, holds, worth
+from rlrec.app.ledger import Ledger, Unordered, by_position, worth
 from rlrec.errors import Conflict, InputError
 from rlrec.policy import reward as rewards
-from rlrec.records import Decision, Event, Reward, Slot, Version
+from rlrec.records import Decision, Event, Reward
 from rlrec.store import Store, Unit, decisions, events, policies
+from rlrec.store.contents import digest
 from rlrec.store.events import CENSOR
+from rlrec.store.unit import Row
+
+NONE: Mapping[str, float] = MappingProxyType({})
 
 
-@dataclass(frozen=True, kw_only=True)
-class Line:
+class Line(NamedTuple):
     """One line of feedback. `number` is its line in the input, for errors; `at` microseconds since 1970 UTC."""
 
     decision_id: int | None = None
     request_id: str | None = None
     position: int | None = None
-    events: Mapping[str, float] = field(default_factory=dict)
+    events: Mapping[str, float] = NONE
     at: int | None = None
     key: str | None = None
     censor: bool | None = None
@@ -48,7 +52,9 @@ class Summary:
     rejected: int
 
 
+Group = Sequence[Line | InputError]
 Outcome = Result | InputError
+Taken = bool | InputError  # whether a line was stored (else it is a duplicate), or why it was refused
 
 
 def feedback(store: Store, line: Line) -> Result:
@@ -68,7 +74,7 @@ def feedback(store: Store, line: Line) -> Result:
 
 def feedback_stream(
     store: Store,
-    groups: Callable[[], Iterable[Sequence[Line | InputError]]],
+    groups: Callable[[], Iterable[Group]],
     *,
     quarantine: bool,
     rejected: Callable[[InputError], None],
@@ -77,15 +83,40 @@ def feedback_stream(
     refused ones handed to `rejected`. `groups` gives the input anew each time it is called."""
     unweighed = set[str]()
 
-    def stored(unit: Unit, group: Sequence[Line | InputError]) -> list[Outcome]:
-        return record(unit, group, unweighed=unweighed)
+    def one(unit: Unit, group: Group) -> list[Taken]:
+        ledger = Ledger(unit, ())
+        taken = _Book(unit, ledger, group, unweighed).take()
+        ledger.close()
+        return taken
+
+    def every(unit: Unit, *, locked: bool) -> Summary:
+        ledger = Ledger(unit, [policy.id for policy in policies.all_policies(unit)] if locked else ())
+        summary = _added(_counted(_Book(unit, ledger, group, unweighed).take(), _refuse) for group in groups())
+        ledger.close()
+        return summary
 
     if quarantine:
-        summary = _added([_counted(store.write(partial(stored, group=group)), rejected) for group in groups()])
+        summary = _added(_counted(store.write(partial(one, group=group)), rejected) for group in groups())
     else:
-        summary = store.write(lambda unit: _added([_counted(stored(unit, group), _refuse) for group in groups()]))
+        try:
+            summary = store.write(partial(every, locked=False))
+        except Unordered:  # a later group names a policy before those of an earlier one
+            summary = store.write(partial(every, locked=True))
     _tell(store, unweighed)
     return summary
+
+
+def record(unit: Unit, group: Group, *, unweighed: set[str], ledger: Ledger | None = None) -> list[Outcome]:
+    """Store a group of lines: per line what became of it. A line that is refused leaves no trace.
+
+    Kinds of events that no definition weighs are put into `unweighed`. ledger: that of a larger transaction, which
+    locked the policies and will close it.
+    """
+    held = Ledger(unit, ()) if ledger is None else ledger
+    outcomes = _Book(unit, held, group, unweighed, answers=True).answer()
+    if ledger is None:
+        held.close()
+    return outcomes
 
 
 def _tell(store: Store, unweighed: Iterable[str]) -> None:
@@ -98,12 +129,12 @@ def _refuse(error: InputError) -> None:
     raise error
 
 
-def _counted(outcomes: Sequence[Outcome], rejected: Callable[[InputError], None]) -> Summary:
-    refused = [outcome for outcome in outcomes if isinstance(outcome, InputError)]
+def _counted(taken: Sequence[Taken], rejected: Callable[[InputError], None]) -> Summary:
+    refused = [one for one in taken if isinstance(one, InputError)]
     for error in refused:
         rejected(error)
-    duplicates = sum(1 for outcome in outcomes if isinstance(outcome, Result) and outcome.duplicates)
-    return Summary(accepted=len(outcomes) - len(refused) - duplicates, duplicates=duplicates, rejected=len(refused))
+    accepted = sum(one is True for one in taken)
+    return Summary(accepted=accepted, duplicates=len(taken) - len(refused) - accepted, rejected=len(refused))
 
 
 def _added(parts: Iterable[Summary]) -> Summary:
@@ -117,92 +148,137 @@ def _added(parts: Iterable[Summary]) -> Summary:
     return total
 
 
-def record(unit: Unit, group: Sequence[Line | InputError], *, unweighed: set[str]) -> list[Outcome]:
-    """Store a group of lines: per line what became of it. A line that is refused leaves no trace.
-
-    Kinds of events that no definition weighs are put into `unweighed`.
-    """
-    lines = [line for line in group if isinstance(line, Line)]
-    asked = decisions.requests(unit, {line.request_id for line in lines if line.request_id is not None})
-    targets = {id(line): _target(line, asked) for line in lines}
-    owners = decisions.owners(unit, {number for number in targets.values() if number is not None})
-    book = _Book(unit, owners, keys={line.key for line in lines if line.key is not None})
-    outcomes = [line if isinstance(line, InputError) else book.take(line, targets[id(line)]) for line in group]
-    book.close()
-    unweighed |= book.unweighed
-    return outcomes
-
-
-def _target(line: Line, asked: Mapping[str, tuple[bytes | None, int]]) -> int | None:
-    if line.request_id is not None:
-        return asked[line.request_id][1] if line.request_id in asked else None
-    return line.decision_id
-
-
 class _Book:
-    """The decisions that a group speaks of, as they stand after every line taken so far."""
+    """A group of lines before the decisions that they speak of, as these stand after every line taken so far.
 
-    def __init__(self, unit: Unit, owners: Mapping[int, int], *, keys: Collection[str]) -> None:
+    Most lines name a slot that nothing happened to yet: what a line costs is kept to a few microseconds.
+    """
+
+    def __init__(self, unit: Unit, ledger: Ledger, group: Group, unweighed: set[str], *, answers: bool = False) -> None:
         self.unit = unit
-        self.ledger = Ledger(unit, set(owners.values()))
-        self.ledger.settle()
-        self.decisions = decisions.find(unit, owners)
-        self.events = defaultdict(list, events.of(unit, owners))
-        self.stored = {number: len(found) for number, found in self.events.items()}
-        self.keys = events.keys(unit, keys)
-        self.new_keys: dict[str, tuple[bytes, int | None, int]] = {}
+        self.ledger = ledger
+        self.group = group
+        self.unweighed = unweighed
+        lines = [line for line in group if not isinstance(line, InputError)]
+        self.targets = self._targets(lines)
+        ledger.settle({target[1] for target in self.targets if target[0] is not None})
+        self.before = events.of(unit, {target[0] for target in self.targets if target[7] is not None})
+        self.keys = events.keys(unit, {line.key for line in lines if line.key is not None})
+        self.pages = self._pages(lines, answers=answers)
+        self.weighed = {kind for definition in policies.rewards(unit) for kind in definition.weights}
+        self.serving = self._serving() if answers else {}
+        self.new: dict[int, tuple[Row, list[Event]]] = {}  # by decision
+        self.new_keys: list[events.Key] = []
+        self.arms: dict[tuple[int, int], int] = {}  # of the slots that something happened to
         self.censored: dict[tuple[int, int], bool] = {}
-        self.unweighed: set[str] = set()
-        self.known = {kind for definition in policies.rewards(unit) for kind in definition.weights}
-        self.serving = policies.by_id(unit, {decision.version_id for decision in self.decisions.values()})
 
-    def take(self, line: Line, target: int | None) -> Outcome:
+    def _targets(self, lines: Sequence[Line]) -> list[Row]:
+        """What each line speaks of: a row of `events.targets`. The policies are locked."""
+        named = {line.request_id for line in lines if line.request_id is not None}
+        asked = {key: decision for key, (_, decision) in decisions.requests(self.unit, named).items()}
+        wanted = [
+            (line.decision_id if line.request_id is None else asked.get(line.request_id), line.position)
+            for line in lines
+        ]
+        if self.unit.postgres:  # under SQLite's one lock nothing changes any more
+            owners = decisions.owners(self.unit, {one[0] for one in wanted if one[0] is not None})
+            self.ledger.hold(owners.values())
+        found = events.targets(self.unit, wanted)
+        self.ledger.hold({target[1] for target in found if target[0] is not None})
+        return found
+
+    def _pages(self, lines: Sequence[Line], *, answers: bool) -> dict[int, dict[int, int]]:
+        """The slots of the decisions of which a line means all."""
+        whole = {
+            target[0]
+            for line, target in zip(lines, self.targets, strict=True)
+            if line.position is None and target[4] != 1 and (answers or line.censor is not None)
+        } - {None}
+        return events.shown(self.unit, whole) if whole else {}
+
+    def _serving(self) -> dict[int, Reward]:
+        """The reward definition of each version that served one of the decisions."""
+        known = {version.id: version.reward for versions in self.ledger.learning.values() for version in versions}
+        others = {target[2] for target in self.targets if target[0] is not None} - known.keys()
+        found = policies.by_id(self.unit, others) if others else {}
+        return known | {number: version.reward for number, version in found.items()}
+
+    def take(self) -> list[Taken]:
+        """What became of each line."""
+        targets = iter(self.targets)
+        taken = [one if isinstance(one, InputError) else self._take(one, next(targets)) for one in self.group]
+        self._close()
+        return taken
+
+    def answer(self) -> list[Outcome]:
+        """The same, and what the reward was after each line."""
+        targets = iter(self.targets)
+        outcomes = [one if isinstance(one, InputError) else self._answer(one, next(targets)) for one in self.group]
+        self._close()
+        return outcomes
+
+    def _take(self, line: Line, target: Row) -> Taken:
+        """Check a line and note what it adds."""
+        _, _, position, happened, at, key, censor, number = line
+        decision_id, policy_id, _, served_at, size, _, arm_id, last = target
+        if position is None and size == 1:
+            position = 1
+        now = self.unit.now
+        when = now if at is None else at
         try:
-            decision = self._decision(line, target)
-            position = self._position(line, decision)
-            if self._duplicate(line, decision, position):
-                return self._result(line, decision, position, stored=False)
-            self._apply(line, decision, position)
-            return self._result(line, decision, position, stored=True)
+            if decision_id is None:
+                raise _unknown(line)
+            if arm_id is None and position is not None:
+                raise self._unshown(decision_id, position)
+            if key is not None and self._repeated(line, target, position):
+                return False
+            if not happened and censor is None:
+                raise InputError("no event is given", hint="for example click, or dwell_s=31.5", field="events")
+            if when < served_at:
+                raise InputError(f"the event lies before decision {decision_id}", hint="check `at`", field="at")
+            if when > now:
+                raise InputError("the event lies in the future", hint="check `at` and the clock", field="at")
+            for kind, value in happened.items():
+                if kind not in self.weighed or type(value) is not float or not rewards.bounded(value):
+                    _check(kind, value)
         except InputError as error:
-            error.line = line.number
+            error.line = number
             return error
+        new = self.new.setdefault(decision_id, (target, []))[1]
+        seq = self.ledger.seq(policy_id)
+        count = (last or 0) + len(new)
+        for kind, value in happened.items():
+            count += 1
+            new.append(Event(decision_id, position, kind, float(value), when, now, seq, key, count))
+            if kind not in self.weighed:
+                self.unweighed.add(kind)
+        if position is not None:
+            self.arms[decision_id, position] = arm_id
+        if censor is not None:
+            self._censor(new, position, Event(decision_id, None, CENSOR, float(censor), when, now, seq, key, count))
+        if key is not None:
+            self.keys[key] = content = named(decision_id, position, happened, censor), at, decision_id
+            self.new_keys.append((key, *content))
+        return True
 
-    def _decision(self, line: Line, target: int | None) -> Decision:
-        if target is None and line.request_id is None:
-            raise InputError("no decision is named", hint="give decision_id or request_id", field="decision_id")
-        if target is None or target not in self.decisions:
-            what = f"request {line.request_id!r}" if line.request_id is not None else f"decision {target}"
-            name = "request_id" if line.request_id is not None else "decision_id"
-            raise InputError(f"unknown {what}", hint="`rlrec session list` shows what is stored", field=name)
-        return self.decisions[target]
+    def _unshown(self, decision_id: int, position: int) -> InputError:
+        shown = events.shown(self.unit, [decision_id])[decision_id]
+        return InputError(
+            f"position {position} of decision {decision_id} was not shown",
+            hint=f"shown: {', '.join(map(str, shown))}",
+            field="position",
+        )
 
-    def _position(self, line: Line, decision: Decision) -> int | None:
-        """The slot meant: without a position a slate of one slot means that slot, a longer one the page."""
-        shown = [slot.position for slot in decision.slots]
-        if line.position is None:
-            return shown[0] if decision.size == 1 else None
-        if line.position not in shown:
-            raise InputError(
-                f"position {line.position} of decision {decision.id} was not shown",
-                hint=f"shown: {', '.join(map(str, shown))}",
-                field="position",
-            )
-        return line.position
-
-    def _duplicate(self, line: Line, decision: Decision, position: int | None) -> bool:
-        if line.key is None:
+    def _repeated(self, line: Line, target: Row, position: int | None) -> bool:
+        """Whether a line's key is known. Raises Conflict where it named another line."""
+        assert line.key is not None
+        known = self.keys.get(line.key)
+        if known is None:
             return False
-        meant = [decision.id, position, dict(line.events)] + ([] if line.censor is None else [line.censor])
-        content = canonical.named(meant), line.at, decision.id
-        known = self.keys.setdefault(line.key, content)
-        if known is content:
-            self.new_keys[line.key] = content
-            return False
+        meant = [target[0], position, dict(line.events)] + ([] if line.censor is None else [line.censor])
         # An imported key cannot tell whether its line gave `at`: where the retry gives none, it is no difference.
-        if decision.imported and line.at is None:
-            content = content[0], known[1], content[2]
-        if known != content:
+        at = known[1] if target[5] and line.at is None else line.at
+        if known != (canonical.named(meant), at, target[0]):
             raise Conflict(
                 f"feedback key {line.key!r} is known with other content",
                 hint="a key names one line for ever: use another",
@@ -210,117 +286,63 @@ class _Book:
             )
         return True
 
-    def _apply(self, line: Line, decision: Decision, position: int | None) -> None:
-        try:
-            new = self._events(line, decision, position)
-            self._learn(decision, position, new)
-        except InputError:
-            if line.key is not None:
-                del self.keys[line.key], self.new_keys[line.key]
-            raise
-        self.events[decision.id].extend(new)
-        self.unweighed |= line.events.keys() - self.known
-        for event in new:
-            if event.kind == CENSOR and event.position is not None:
-                self.censored[decision.id, event.position] = event.value == 1.0
+    def _censor(self, new: list[Event], position: int | None, word: Event) -> None:
+        """Put the word into the events of the slot, or of every slot of the page."""
+        slots = self.pages[word.decision_id] if position is None else {position: self.arms[word.decision_id, position]}
+        for number, (where, arm_id) in enumerate(slots.items(), word.number + 1):
+            new.append(word._replace(position=where, number=number))
+            self.arms[word.decision_id, where] = arm_id
+            self.censored[word.decision_id, where] = word.value == 1.0
 
-    def _events(self, line: Line, decision: Decision, position: int | None) -> list[Event]:
-        if not line.events and line.censor is None:
-            raise InputError("no event is given", hint="for example click, or dwell_s=31.5", field="events")
-        at = self._time(line, decision)
-        for kind, value in line.events.items():
-            _check(kind, value)
-        new = [self._event(line, decision, position, kind, value, at) for kind, value in line.events.items()]
-        if line.censor is not None:
-            positions = [slot.position for slot in decision.slots] if line.position is None else [line.position]
-            flag = float(line.censor)
-            new += [self._event(line, decision, where, CENSOR, flag, at) for where in positions]
-        return new
-
-    def _event(self, line: Line, decision: Decision, position: int | None, kind: str, value: float, at: int) -> Event:
-        return Event(
-            decision_id=decision.id,
-            position=position,
-            kind=kind,
-            value=float(value),
-            at=at,
-            received_at=self.unit.now,
-            key=line.key,
-        )
-
-    def _time(self, line: Line, decision: Decision) -> int:
-        at = self.unit.now if line.at is None else line.at
-        if at < decision.at:
-            raise InputError(f"the event lies before decision {decision.id}", hint="check `at`", field="at")
-        if at > self.unit.now:
-            raise InputError("the event lies in the future", hint="check `at` and the clock", field="at")
-        return at
-
-    def _learn(self, decision: Decision, position: int | None, new: Sequence[Event]) -> None:
-        """Hand the difference that events make to every belief that holds the slot."""
-        before = self.events[decision.id]
-        after = [*before, *new]
-        slots = {event.position for event in new if event.position is not None}
-        changes = [
-            (
-                version,
-                slot,
-                self._worth(version, decision, slot, before),
-                self._worth(version, decision, slot, after, new),
-            )
-            for slot in decision.slots
-            if slot.position in slots
-            for version in self._judges(decision)
-        ]
-        for version, slot, old, fresh in changes:
-            if version.learning and holds(version, decision):
-                self.ledger.add(version, slot.arm_id, old, fresh)
-
-    def _judges(self, decision: Decision) -> Iterator[Version]:
-        """Every version whose definition must be able to express the reward."""
-        learning = self.ledger.learning[decision.policy_id]
-        yield from learning
-        serving = self.serving[decision.version_id]
-        if all(version.id != serving.id for version in learning):
-            yield serving
-
-    def _worth(
-        self, version: Version, decision: Decision, slot: Slot, happened: Sequence[Event], new: Sequence[Event] = ()
-    ) -> tuple[float, float, float]:
-        censored = self.censored.get((decision.id, slot.position), slot.censored)
-        for event in new:
-            if event.kind == CENSOR and event.position == slot.position:
-                censored = event.value == 1.0
-        return worth(version, decision, slot, happened, censored=censored)
-
-    def _result(self, line: Line, decision: Decision, position: int | None, *, stored: bool) -> Result:
+    def _answer(self, line: Line, target: Row) -> Outcome:
+        taken = self._take(line, target)
+        if isinstance(taken, InputError):
+            return taken
+        decision_id, served_at, size = target[0], target[3], target[4]
+        happened = [*self.before.get(decision_id, ()), *self.new.get(decision_id, (target, ()))[1]]
         count = len(line.events) + (line.censor is not None)
         return Result(
-            decision_id=decision.id,
-            events=count if stored else 0,
-            duplicates=0 if stored else count,
-            reward=self._reward(decision, position),
-        )
+            decision_id=decision_id,
+            events=count if taken else 0,
+            duplicates=0 if taken else count,
+            reward=_earned(
+                self.serving[target[2]], happened, served_at=served_at,
+                position=1 if size == 1 else line.position, shown=self.pages.get(decision_id, ()),
+            ),
+        )  # fmt: skip
 
-    def _reward(self, decision: Decision, position: int | None) -> float:
-        definition = self.serving[decision.version_id].reward
-        happened = [event for event in self.events[decision.id] if event.kind != CENSOR]
-        return reward_of(definition, decision, happened, position=position)
-
-    def close(self) -> None:
-        """Write events, keys, marks and beliefs."""
-        fresh = [
-            (number, replace(event, seq=self.ledger.seq(self.decisions[key].policy_id)))
-            for key, found in sorted(self.events.items())
-            for number, event in enumerate(found, 1)
-            if number > self.stored.get(key, 0)
-        ]
-        events.add(self.unit, fresh)
-        events.add_keys(self.unit, [(key, *content) for key, content in self.new_keys.items()])
+    def _close(self) -> None:
+        """Write events, keys and marks, and hand the ledger the differences that they make."""
+        self._learn()
+        events.add(self.unit, [event for _, found in self.new.values() for event in found])
+        events.add_keys(self.unit, self.new_keys)
         for flag in (True, False):
             marked = sorted(slot for slot, censored in self.censored.items() if censored is flag)
             decisions.censor(self.unit, marked, censored=flag)
-        self.ledger.close()
+
+    def _learn(self) -> None:
+        for target, new in self.new.values():
+            decision_id, policy_id, _, served_at, _, imported, _, _ = target
+            holding = [] if imported else self.ledger.holding(policy_id, decision_id)
+            if not holding:
+                continue
+            before = by_position(self.before.get(decision_id, ()))
+            for position, happened in by_position(new).items():
+                if position is None:
+                    continue
+                known = before.get(position, [])
+                for version in holding:
+                    old = worth(version, known, served_at=served_at)
+                    fresh = worth(version, known + happened, served_at=served_at)
+                    self.ledger.add(version, self.arms[decision_id, position], old, fresh)
+
+
+def _unknown(line: Line) -> InputError:
+    if line.decision_id is None and line.request_id is None:
+        return InputError("no decision is named", hint="give decision_id or request_id", field="decision_id")
+    what = f"request {line.request_id!r}" if line.request_id is not None else f"decision {line.decision_id}"
+    name = "request_id" if line.request_id is not None else "decision_id"
+    return InputError(f"unknown {what}", hint="`rlrec session list` shows what is stored", field=name)
 
 
 def _check(kind: str, value: float) -> None:
@@ -335,12 +357,28 @@ def _check(kind: str, value: float) -> None:
         raise InputError(f"the value of {kind}, {value:g}, is too large", hint=hint, field=f"events.{kind}")
 
 
+def named(decision_id: int, position: int | None, happened: Mapping[str, float], censor: bool | None) -> bytes:
+    """What a key names: `canonical.named` of the line, written by hand where that is fast."""
+    values = []
+    for kind, value in sorted(happened.items()):
+        whole = value == (number := int(value)) and abs(number) < 2**63
+        values.append(f'"{kind}":{number if whole else repr(value)}')
+    slot = "null" if position is None else position
+    word = "" if censor is None else ",true" if censor else ",false"
+    return digest(f"[{decision_id},{slot},{{{','.join(values)}}}{word}]")
+
+
 def reward_of(definition: Reward, decision: Decision, happened: Sequence[Event], *, position: int | None) -> float:
     """A slot's reward, or without a position the page's: its slots' rewards and what page events are worth."""
-    by_slot: dict[int | None, list[Event]] = defaultdict(list)
-    for event in happened:
-        by_slot[event.position].append(event)
+    shown = [slot.position for slot in decision.slots]
+    return _earned(definition, happened, served_at=decision.at, position=position, shown=shown)
+
+
+def _earned(
+    definition: Reward, happened: Iterable[Event], *, served_at: int, position: int | None, shown: Iterable[int]
+) -> float:
+    found = by_position(happened)
     if position is not None:
-        return rewards.of_slot(definition, by_slot[position], served_at=decision.at)
-    slots = [rewards.of_slot(definition, by_slot[slot.position], served_at=decision.at) for slot in decision.slots]
-    return sum(slots) + rewards.of_page(definition, by_slot[None], served_at=decision.at)
+        return rewards.of_slot(definition, found.get(position, ()), served_at=served_at)
+    slots = [rewards.of_slot(definition, found.get(slot, ()), served_at=served_at) for slot in shown]
+    return sum(slots) + rewards.of_page(definition, found.get(None, ()), served_at=served_at)

@@ -5,17 +5,21 @@ Plain Python: a single `feedback` loads no numpy.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from rlrec.policy import reward as rewards
-from rlrec.records import Decision, Event, Slot, Version
+from rlrec.records import Event, Head, Version
 from rlrec.store import Unit, beliefs, decisions, events, policies
 from rlrec.store.beliefs import NOTHING, Sums
 from rlrec.store.events import CENSOR
 
 OVERDUE = 1_000  # slots that any writing command of a policy lets in at most
+
+
+class Unordered(Exception):
+    """A policy is wanted whose id lies before one that is locked: waiting for it could be a deadlock."""
 
 
 class Ledger:
@@ -28,60 +32,99 @@ class Ledger:
 
     def __init__(self, unit: Unit, policy_ids: Collection[int]) -> None:
         self.unit = unit
-        self.heads = policies.lock(unit, policy_ids)
-        unit.now = max(unit.now, decisions.newest(unit) or 0)  # others may have decided while we waited
-        self._seq: dict[int, int] = {}
+        self.heads: dict[int, Head] = {}
         self.learning: dict[int, list[Version]] = defaultdict(list)
-        for version in policies.versions(unit, policy_ids):
-            if version.learning:
-                self.learning[version.policy.id].append(version)
+        self._held = set[int]()
+        self._settled = set[int]()
+        self._seq: dict[int, int] = {}
         self._changes: dict[tuple[int, int], dict[int, Sums]] = defaultdict(dict)  # (policy, version): arm: sums
+        self.hold(policy_ids)
+
+    def hold(self, policy_ids: Collection[int]) -> None:
+        """Lock those of these policies that are not locked yet. Raises Unordered where that could be a deadlock."""
+        new = set(policy_ids) - self._held
+        if not new:
+            return
+        if self.unit.postgres and self._held and min(new) < max(self._held):
+            raise Unordered
+        self.heads |= policies.lock(self.unit, new)
+        self._held |= new
+        if self.unit.postgres:  # others may have decided while we waited
+            self.unit.now = max(self.unit.now, decisions.newest(self.unit) or 0)
+        for version in policies.learning(self.unit, new):
+            self.learning[version.policy.id].append(version)
 
     def seq(self, policy_id: int) -> int:
         if policy_id not in self._seq:
             self._seq[policy_id] = policies.raise_seq(self.unit, policy_id)
         return self._seq[policy_id]
 
+    def holding(self, policy_id: int, decision_id: int) -> list[Version]:
+        """The learning beliefs that hold the slots of a decision (imported ones teach none)."""
+        return [
+            version
+            for version in self.learning[policy_id]
+            if version.entered_to is None or decision_id <= version.entered_to
+        ]
+
     def add(self, version: Version, arm_id: int, before: Sums, after: Sums) -> None:
         """Replace what one slot adds to a belief."""
-        change = tuple(new - old for old, new in zip(before, after, strict=True))
-        if any(change):
-            changes = self._changes[version.policy.id, version.id]
-            sums = changes.get(arm_id, NOTHING)
-            changes[arm_id] = (sums[0] + change[0], sums[1] + change[1], sums[2] + change[2])
+        if before == after:
+            return
+        changes = self._changes[version.policy.id, version.id]
+        pulls, total, squares = changes.get(arm_id, NOTHING)
+        changes[arm_id] = (
+            pulls + (after[0] - before[0]), total + (after[1] - before[1]), squares + (after[2] - before[2])
+        )  # fmt: skip
 
     def serve(self, policy_id: int, arm_ids: Sequence[int]) -> None:
         """Slots are served: they enter every belief that learns `served`, with the default reward."""
         for version in self.learning[policy_id]:
             if version.entered_to is None:
-                entry = rewards.entry(version.reward.default)
-                for arm in arm_ids:
-                    self.add(version, arm, NOTHING, entry)
+                pulls, reward, squares = rewards.entry(version.reward.default)
+                for arm, n in Counter(arm_ids).items():
+                    self.add(version, arm, NOTHING, (n * pulls, n * reward, n * squares))
 
-    def settle(self, *, limit: int = OVERDUE) -> int:
-        """Let slots whose window is over into the beliefs that learn `settled`, oldest first: how many entered."""
-        return sum(
-            self._settle(versions, place, limit)
-            for versions in self.learning.values()
-            for place, version in enumerate(versions)
-            if version.entered_to is not None
-        )
+    # -- slots whose window is over --
 
-    def _settle(self, versions: list[Version], place: int, limit: int) -> int:
-        version = versions[place]
+    def settle(self, policy_ids: Iterable[int] | None = None, *, limit: int = OVERDUE) -> int:
+        """Let slots whose window is over into the beliefs that learn `settled`, oldest first: how many entered.
+
+        policy_ids: None for all that are locked; each of them is looked at once.
+        """
+        new = (self._held if policy_ids is None else set(policy_ids)) - self._settled
+        self._settled |= new
+        return sum(self._settle(version, limit) for policy_id in sorted(new) for version in self.settling(policy_id))
+
+    def settling(self, policy_id: int) -> list[Version]:
+        """The learning beliefs of a policy that slots enter when their window is over."""
+        return [version for version in self.learning[policy_id] if version.entered_to is not None]
+
+    def _settle(self, version: Version, limit: int) -> int:
+        ids = self.overdue(version, limit)
+        if not ids:
+            return 0
+        found, happened = decisions.find(self.unit, ids), events.of(self.unit, ids)
+        for decision in found.values():
+            by_slot = by_position(happened.get(decision.id, ()))
+            for slot in decision.slots:
+                after = worth(version, by_slot.get(slot.position, ()), served_at=decision.at)
+                self.add(version, slot.arm_id, NOTHING, after)
+        self.entered(version, ids[-1])
+        return sum(len(decision.slots) for decision in found.values())
+
+    def overdue(self, version: Version, limit: int) -> list[int]:
+        """Decisions whose slots, at most `limit`, are to enter a belief now, oldest first."""
         assert version.entered_to is not None
         before = self.unit.now - version.reward.window_us
-        policy, first = version.policy.id, version.entered_to + 1
-        overdue = decisions.overdue(self.unit, policy, first=first, before=before, slots=limit)
-        if not overdue:
-            return 0
-        found, happened = decisions.find(self.unit, overdue), events.of(self.unit, overdue)
-        for decision in found.values():
-            for slot in decision.slots:
-                self.add(version, slot.arm_id, NOTHING, worth(version, decision, slot, happened.get(decision.id, ())))
-        policies.enter(self.unit, version.id, entered_to=overdue[-1])
-        versions[place] = replace(version, entered_to=overdue[-1])
-        return sum(len(decision.slots) for decision in found.values())
+        first = version.entered_to + 1
+        return decisions.overdue(self.unit, version.policy.id, first=first, before=before, slots=limit)
+
+    def entered(self, version: Version, decision_id: int) -> None:
+        """The belief holds every decision up to this one from now on."""
+        policies.enter(self.unit, version.id, entered_to=decision_id)
+        mine = self.learning[version.policy.id]
+        mine[mine.index(version)] = replace(version, entered_to=decision_id)
 
     def close(self) -> None:
         """Write what changed."""
@@ -89,16 +132,18 @@ class Ledger:
             beliefs.add(self.unit, version_id, seq=self.seq(policy_id), changes=changes)
 
 
-def holds(version: Version, decision: Decision) -> bool:
-    """Whether a learning belief holds the slots of a decision (imported ones teach none)."""
-    return not decision.imported and (version.entered_to is None or decision.id <= version.entered_to)
-
-
-def worth(
-    version: Version, decision: Decision, slot: Slot, happened: Collection[Event], *, censored: bool | None = None
-) -> Sums:
-    """What one slot adds to a belief that holds it: nothing while it is censored."""
-    if slot.censored if censored is None else censored:
+def worth(version: Version, happened: Collection[Event], *, served_at: int) -> Sums:
+    """What one slot adds to a belief that holds it, from the slot's events as they were stored; nothing while it is
+    censored."""
+    words = [event.value for event in happened if event.kind == CENSOR]
+    if words and words[-1] == 1.0:
         return NOTHING
-    mine = [event for event in happened if event.position == slot.position and event.kind != CENSOR]
-    return rewards.entry(rewards.of_slot(version.reward, mine, served_at=decision.at))
+    return rewards.entry(rewards.of_slot(version.reward, happened, served_at=served_at))
+
+
+def by_position(happened: Iterable[Event]) -> dict[int | None, list[Event]]:
+    """The events of one decision by slot; without a position, those of its page."""
+    found: dict[int | None, list[Event]] = {}
+    for event in happened:
+        found.setdefault(event.position, []).append(event)
+    return found

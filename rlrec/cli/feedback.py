@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import click
 
 from rlrec.cli.output import Show
 from rlrec.cli.shared import Lines, lines_input, printed, stored
-from rlrec.cli.values import DECISION, KEY, TIME, Whole, parse_key, parse_number
+from rlrec.cli.values import DECISION, KEY, TIME, Whole, parse_number
 from rlrec.errors import InputError
 from rlrec.times import parse as parse_time
 
@@ -77,59 +78,61 @@ def _events(words: Sequence[str]) -> dict[str, float]:
     return found
 
 
+@cache
 def _line_type() -> Any:
+    """A line as it is written: its fields are those of the use case's Line, in their order."""
     import msgspec
 
-    return msgspec.defstruct(
-        "Feedback",
-        [
-            ("decision_id", int | None, None),
-            ("request_id", str | None, None),
-            ("position", int | None, None),
-            ("events", dict[str, float], {}),
-            ("at", str | None, None),
-            ("key", str | None, None),
-            ("censor", bool | None, None),
-        ],
-        forbid_unknown_fields=True,
-    )
+    from rlrec.cli.lines import key_type
+
+    key = key_type()
+    fields: list[Any] = [
+        ("decision_id", int | None, None),
+        ("request_id", key | None, None),
+        ("position", int | None, None),
+        ("events", dict[str, float], {}),
+        ("at", str | None, None),
+        ("key", key | None, None),
+        ("censor", bool | None, None),
+    ]
+    return msgspec.defstruct("Feedback", fields, forbid_unknown_fields=True)
 
 
 def _groups(lines: Lines, line: Any) -> Iterator[list[Any]]:
-    kind = _line_type()
-    for group in lines.groups(kind):
-        made = []
-        for number, one in group:
-            try:
-                made.append(_line(line, number, one))
-            except InputError as error:
-                error.line = number
-                made.append(error)
-        yield made
+    from msgspec.structs import astuple
+
+    for group in lines.groups(_line_type()):
+        yield [
+            line(*astuple(one), number)
+            if one.at is None and (one.decision_id is None or one.request_id is None)
+            else _line(line, number, one)
+            for number, one in group
+        ]
 
 
 def _line(line: Any, number: int, one: Any) -> Any:
-    if one.decision_id is not None and one.request_id is not None:
-        raise InputError("decision_id and request_id are both given", hint="give one of them", field="request_id")
-    for field in ("request_id", "key"):
-        _checked(field, getattr(one, field), parse_key)
-    return line(
-        decision_id=one.decision_id,
-        request_id=one.request_id,
-        position=one.position,
-        events=one.events,
-        at=_checked("at", one.at, parse_time),
-        key=one.key,
-        censor=one.censor,
-        number=number,
-    )
-
-
-def _checked(field: str, value: str | None, parse: Any) -> Any:
-    if value is None:
-        return None
+    """A line with a time, or with one name too many."""
     try:
-        return parse(value)
+        if one.decision_id is not None and one.request_id is not None:
+            raise InputError("decision_id and request_id are both given", hint="give one of them", field="request_id")
+        return line(
+            decision_id=one.decision_id,
+            request_id=one.request_id,
+            position=one.position,
+            events=one.events,
+            at=_time(one.at),
+            key=one.key,
+            censor=one.censor,
+            number=number,
+        )
     except InputError as error:
-        error.field = field
+        error.line = number
+        return error
+
+
+def _time(text: str | None) -> int | None:
+    try:
+        return None if text is None else parse_time(text)
+    except InputError as error:
+        error.field = "at"
         raise

@@ -18,34 +18,28 @@ KIND = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,63}")  # of events
 LIMIT = 1e100  # of event values, weights, defaults and rewards: beyond it their squares and sums would overflow
 
 
-def inside(definition: Reward, event: Event, *, served_at: int) -> bool:
-    """Whether an event counts for estimates: by its own time, never by when it was received."""
-    return event.at - served_at <= definition.window_us
-
-
 def of_slot(definition: Reward, events: Iterable[Event], *, served_at: int, settled_only: bool = False) -> float:
     """Reward of one slot from its events, in the definition's unit; the order of events does not matter.
 
     settled_only: count events inside the window alone, as estimates do; else as the definition says of late ones.
     It is cut at +-1e100, the bound of values and weights, so that what was stored once can always be read.
     """
-    windowed = settled_only or definition.late == "ignore"
-    worth = [
-        definition.weights[event.kind] * event.value
-        for event in events
-        if event.kind in definition.weights and (not windowed or inside(definition, event, served_at=served_at))
-    ]
+    worth = _weighed(definition, events, served_at=served_at, settled_only=settled_only)
     return clipped(definition, fsum(worth)) if worth else definition.default
 
 
 def of_page(definition: Reward, events: Iterable[Event], *, served_at: int, settled_only: bool = False) -> float:
     """What the events of a page itself are worth: no default, no clip."""
-    windowed = settled_only or definition.late == "ignore"
-    return fsum(
-        definition.weights[event.kind] * event.value
-        for event in events
-        if event.kind in definition.weights and (not windowed or inside(definition, event, served_at=served_at))
-    )
+    return fsum(_weighed(definition, events, served_at=served_at, settled_only=settled_only))
+
+
+def _weighed(definition: Reward, events: Iterable[Event], *, served_at: int, settled_only: bool) -> list[float]:
+    """Weight times value of every event that counts: by its own time, never by when it was received."""
+    weights = definition.weights
+    if settled_only or definition.late == "ignore":
+        last = served_at + definition.window_us
+        events = (event for event in events if event.at <= last)
+    return [weights[event.kind] * event.value for event in events if event.kind in weights]
 
 
 def clipped(definition: Reward, worth: float) -> float:

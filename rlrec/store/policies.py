@@ -86,6 +86,12 @@ def versions(unit: Unit, policy_ids: Collection[int]) -> list[Version]:
     return [_version(row) for row in unit.ask(f"{_WHOLE} WHERE version.policy_id IN (?*) {order}", policy_ids)]
 
 
+def learning(unit: Unit, policy_ids: Collection[int]) -> list[Version]:
+    """The versions of these policies that still learn, by policy and number."""
+    mine = "version.policy_id IN (?*) AND version.status = 'learning' ORDER BY version.policy_id, version.number"
+    return [_version(row) for row in unit.ask(f"{_WHOLE} WHERE {mine}", policy_ids)]
+
+
 def by_id(unit: Unit, version_ids: Collection[int]) -> dict[int, Version]:
     return {row[6]: _version(row) for row in unit.ask(f"{_WHOLE} WHERE version.id IN (?*)", version_ids)}
 

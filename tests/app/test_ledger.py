@@ -289,7 +289,8 @@ def test_changes_are_numbered_by_the_transaction_that_made_them(store: Store) ->
     with store.read() as unit:
         found = decisions.find(unit, [first["decision_id"], second["decision_id"]])
         happened: list[Event] = events.of(unit, [first["decision_id"]])[first["decision_id"]]
-        deltas = list(beliefs.deltas(unit, version(unit, "home").id))
+        asked = "SELECT seq FROM belief_delta WHERE version_id = ? ORDER BY seq, arm_id"
+        deltas = unit.ask(asked, version(unit, "home").id)
     assert [(one.belief_seq, one.seq) for one in found.values()] == [(0, 1), (1, 2)]
     assert [event.seq for event in happened] == [3]
     assert [row[0] for row in deltas] == [1, 1, 1, 2, 2, 2, 3]
