@@ -132,7 +132,7 @@ def evaluating(setting: Setting) -> Iterator[Figure]:
 
 def _evaluate(shop: Shop) -> Sample:
     options = ["--log", "policy=log", "--estimator", ESTIMATORS]
-    return process(rlrec("--db", shop.db, "evaluate", "home", *options), environment=LATER)
+    return process(rlrec("--db", shop.db, "evaluate", "home", *options), added=LATER)
 
 
 def _memory(name: str, found: Mapping[str, Sample], sizes: Sequence[int]) -> Iterator[Figure]:

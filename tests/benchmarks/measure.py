@@ -98,25 +98,26 @@ def rlrec(*arguments: object) -> list[str]:
     return [str(Path(sys.executable).with_name("rlrec")), *map(str, arguments)]
 
 
-def process(command: Sequence[str], *, environment: Mapping[str, str] | None = None) -> Sample:
+def process(command: Sequence[str], *, added: Mapping[str, str] | None = None) -> Sample:
     """A whole process from start to exit, its output thrown away."""
     launched = [sys.executable, "-I", "-S", "-c", LAUNCHER, *command]
-    done = subprocess.run(launched, env=_clean(environment), capture_output=True, check=True)
+    done = subprocess.run(launched, env=environment(added), capture_output=True, check=True)
     code, *numbers = json.loads(done.stdout)
     if code:
         raise RuntimeError(f"{' '.join(command)} exited with {code}: {done.stderr.decode()[-2000:]}")
     return Sample(*numbers)
 
 
-def said(command: Sequence[str], *, stdin: bytes = b"", environment: Mapping[str, str] | None = None) -> bytes:
+def said(command: Sequence[str], *, stdin: bytes = b"", added: Mapping[str, str] | None = None) -> bytes:
     """What a command prints; for what is prepared and not measured."""
-    done = subprocess.run(command, input=stdin, env=_clean(environment), capture_output=True, check=False)
+    done = subprocess.run(command, input=stdin, env=environment(added), capture_output=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} exited with {done.returncode}: {done.stderr.decode()[-2000:]}")
     return done.stdout
 
 
-def _clean(added: Mapping[str, str] | None) -> dict[str, str]:
+def environment(added: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This process's own without what is meant for rlrec, and what is added."""
     return {name: value for name, value in os.environ.items() if not name.startswith("RLREC_")} | dict(added or {})
 
 

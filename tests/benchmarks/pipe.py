@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from typing import Any
 
 from tests.benchmarks import replay
-from tests.benchmarks.measure import Figure, Setting, rlrec
-from tests.benchmarks.shops import Lite, Shop, copied, logged, ndjson
+from tests.benchmarks.measure import Figure, Setting, environment, growth, rlrec, three
+from tests.benchmarks.shops import FIRST, SOON, Lite, Shop, copied, ndjson
+from tests.benchmarks.streams import served
 
 ROUNDS = 2_000
-TOUCHED = 9  # arms whose belief changes before each decision, by feedback; the decision before changed one more
+TOLD = 9  # clicks before each decision, each on another page: with the arm served before, at most 10 arms change
 
 
 def pipe(setting: Setting) -> Iterator[Figure]:
-    """Median of a recommend, with feedback on other decisions in between, less the median of its bare transaction."""
+    """Median of a recommend of a known session, less the median of its bare transaction."""
     rounds = setting.size(ROUNDS)
-    base = logged(Lite(setting), setting, max(rounds, 100))
+    base = served(Lite(setting), setting, rounds * TOLD)
     before = replay.marks(base, "home")
     with copied(base) as shop:
         taken = _talk(shop, rounds)
@@ -29,38 +28,40 @@ def pipe(setting: Setting) -> Iterator[Figure]:
     decisions = [group for group in groups if any(rows.table == "decision" for rows in group)]
     with copied(base) as shop:
         bare = _bare(shop, decisions)
-    whole, commit = (1000 * statistics.median(seconds[TOUCHED + 1 :]) for seconds in (taken, bare))
+    whole, commit = (1000 * statistics.median(seconds[rounds // 10 :]) for seconds in (taken, bare))
     yield Figure(name="recommend through pipe, an answer", value=whole, unit="ms", reference=commit)
     yield Figure(name="recommend through pipe, beyond the commit", value=whole - commit, unit="ms", at_most=1.0)
+    yield growth("recommend through pipe", {number: sum(taken[1:number]) for number in three(rounds)})
 
 
 def _talk(shop: Shop, rounds: int) -> list[float]:
     """Seconds from each request to its answer."""
-    process = subprocess.Popen(rlrec("--db", shop.db, "pipe"), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    answers, taken = list[dict[str, Any]](), list[float]()
+    process = subprocess.Popen(
+        rlrec("--db", shop.db, "pipe"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(SOON)
+    )
+    taken = []
     for number in range(rounds):
-        request = ndjson([{"op": "recommend", "policy": "home", "session": f"s{1 + number % rounds}"}])
+        first = FIRST + number * TOLD
+        clicks = [{"op": "feedback", "decision_id": first + n, "events": {"click": 1}} for n in range(TOLD)]
+        _ask(process, clicks)
         start = time.perf_counter()
-        process.stdin.write(request)
-        process.stdin.flush()
-        answer = process.stdout.readline()
+        _ask(process, [{"op": "recommend", "policy": "home", "session": f"n{number}"}])
         taken.append(time.perf_counter() - start)
-        if not answer:
-            raise RuntimeError("rlrec pipe ended before its input")
-        answers.append(json.loads(answer))
-        told = [
-            {"op": "feedback", "decision_id": one["decision_id"], "events": {"click": 1}} for one in answers[-TOUCHED:]
-        ]
-        process.stdin.write(ndjson(told))
-        process.stdin.flush()
-        for _ in told:
-            process.stdout.readline()
-    process.stdin.close()
-    if process.wait():
+    process.communicate()
+    if process.returncode:
         raise RuntimeError(f"rlrec pipe exited with {process.returncode}")
     return taken
+
+
+def _ask(process: subprocess.Popen[bytes], lines: Sequence[object]) -> None:
+    """Write lines, and wait for as many answers."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(ndjson(lines))
+    process.stdin.flush()
+    for _ in lines:
+        if b'"decision_id"' not in (answer := process.stdout.readline()):
+            raise RuntimeError(f"rlrec pipe answered {answer!r}")
 
 
 def _bare(shop: Shop, decisions: Sequence[replay.Group]) -> list[float]:

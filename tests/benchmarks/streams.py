@@ -48,7 +48,7 @@ def recommend_new(setting: Setting) -> Iterator[Figure]:
 def feedback(setting: Setting) -> Iterator[Figure]:
     """Events with keys and without, in one transaction (the default) and group by group."""
     size = setting.size(LINES)
-    base = _served(Lite(setting), setting, size)
+    base = served(Lite(setting), setting, size)
     by_group = ["feedback", "--on-error", "quarantine", "--rejects", str(setting.path(".rejects"))]
     for name, lines, rate in (("with keys", _keyed(_clicks(size)), 40_000), ("without keys", _clicks(size), 80_000)):
         stream = Stream(setting, base, lines, replay.HEARD, ["feedback"], whole=True)
@@ -60,7 +60,7 @@ def feedback(setting: Setting) -> Iterator[Figure]:
 def feedback_mixed(setting: Setting) -> Iterator[Figure]:
     """Several events of a decision, spread over the input."""
     size = setting.size(LINES)
-    base = _served(Lite(setting), setting, size // 4)
+    base = served(Lite(setting), setting, size // 4)
     draw = random.Random(9)
     kinds = [{"dwell_s": 12.5}, {"click": 1.0}, {"click": 1.0, "dwell_s": 40.0}]
     lines = [{"decision_id": FIRST + draw.randrange(size // 4), "events": draw.choice(kinds)} for _ in range(size)]
@@ -77,7 +77,7 @@ def on_postgres(setting: Setting) -> Iterator[Figure]:
         stream = Stream(setting, base, _visitors(size), replay.DECIDED, ["recommend"])
         yield from stream.figures("PostgreSQL: recommend --input", at_least=1 / 4)
         base.drop()
-        base = _served(Postgres(server), setting, size)
+        base = served(Postgres(server), setting, size)
         for name, lines in (("with keys", _keyed(_clicks(size))), ("without keys", _clicks(size))):
             stream = Stream(setting, base, lines, replay.HEARD, ["feedback"], whole=True)
             yield from stream.figures(f"PostgreSQL: feedback --input, {name}", at_least=1 / 4)
@@ -117,7 +117,7 @@ class Stream:
         source = self.setting.path(".ndjson")
         source.write_bytes(ndjson(self.lines[:size]))
         name, *options = self.command
-        used = process(rlrec("--db", shop.db, name, "--input", source, *options), environment=SOON)
+        used = process(rlrec("--db", shop.db, name, "--input", source, *options), added=SOON)
         source.unlink()
         return used
 
@@ -144,7 +144,7 @@ def _newcomers(size: int) -> list[Line]:
     return [{"policy": "home", "session": f"n{number}", "request_id": f"r{number}"} for number in range(size)]
 
 
-def _served(shop: Shop, setting: Setting, size: int) -> Shop:
+def served(shop: Shop, setting: Setting, size: int) -> Shop:
     """A store with decisions FIRST, FIRST + 1, ... of `home`, a visit each."""
     tell(stocked(shop, setting), "recommend", "--input", "-", lines=_newcomers(size), now=NOW)
     return shop
