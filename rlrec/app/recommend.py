@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from rlrec.app import assigning, planning, rendering
 from rlrec.app.drawing import draw, signed
-from rlrec.app.ledger import Ledger
+from rlrec.app.ledger import Ledger, Unordered
 from rlrec.app.planning import Duplicate, Lane, Plan, Planned, Request
 from rlrec.app.visiting import Guests
 from rlrec.app.warm import Warm
 from rlrec.errors import InputError, StoreBusy
-from rlrec.store import Store, Unit, arms, contents, decisions, settings
+from rlrec.store import Store, Unit, arms, contents, decisions, policies, settings
 from rlrec.store.unit import Row
 from rlrec.times import written
 
@@ -38,6 +38,16 @@ def recommend(store: Store, request: Request, *, seed: int | None = None, dry_ru
     return answer
 
 
+class Beside(Protocol):
+    """What else happens in the transaction of a group."""
+
+    def policies(self, unit: Unit) -> Collection[int]:
+        """Those that it changes: they are locked with the others."""
+
+    def work(self, unit: Unit, ledger: Ledger) -> None:
+        """Done when the group's decisions are stored; once more as a whole where the database wants that."""
+
+
 def recommend_group(
     store: Store,
     requests: Sequence[Request | InputError],
@@ -45,6 +55,7 @@ def recommend_group(
     seed: int | None = None,
     dry_run: bool = False,
     warm: Warm | None = None,
+    beside: Beside | None = None,
 ) -> list[Answer | InputError]:
     """Answers in order, all in one transaction; a refused request has its error in its place.
 
@@ -53,6 +64,7 @@ def recommend_group(
     """
     bits = int.from_bytes(os.urandom(8)) if seed is None else seed
     warm = Warm() if warm is None else warm
+    unordered = False
     for _ in range(TRIES):
         with store.read() as unit:
             planned = planning.plan(unit, requests, warm)
@@ -60,11 +72,18 @@ def recommend_group(
             if dry_run:
                 return _answers(unit, planned, _dry(unit, plans, bits, warm))
             interned = _interned(unit, plans, warm)
+            locked = {plan.lane.version.policy.id for plan in plans.values()}
+            locked |= set(beside.policies(unit)) if beside is not None else set()
+            locked |= {policy.id for policy in policies.all_policies(unit)} if unordered else set()
         if not interned:
             _intern(store, plans, warm)
+        write = partial(_write, plans=plans, locked=locked, bits=bits, warm=warm, beside=beside)
         try:
-            outcome = store.write(partial(_write, plans=plans, bits=bits, warm=warm)) if plans else {}
+            outcome = store.write(write) if plans or beside is not None else {}
         except Stale:
+            continue
+        except Unordered:  # a policy that nobody knew of a moment ago
+            unordered = True
             continue
         if any(isinstance(one, Duplicate) for one in planned):
             with store.read() as unit:
@@ -93,15 +112,19 @@ def _intern(store: Store, plans: Mapping[int, Plan], warm: Warm) -> None:
     store.write(work)
 
 
-def _write(unit: Unit, plans: dict[int, Plan], bits: int, warm: Warm) -> dict[int, Answer | InputError]:
-    ledger = Ledger(unit, {plan.lane.version.policy.id for plan in plans.values()})
+def _write(
+    unit: Unit, *, plans: dict[int, Plan], locked: Collection[int], bits: int, warm: Warm, beside: Beside | None
+) -> dict[int, Answer | InputError]:
+    ledger = Ledger(unit, locked)
     ledger.settle()
-    outcome = decide(unit, ledger, plans, bits, warm)
+    outcome = _decide(unit, ledger, plans, bits, warm) if plans else {}
+    if beside is not None:
+        beside.work(unit, ledger)
     ledger.close()
     return outcome
 
 
-def decide(
+def _decide(
     unit: Unit, ledger: Ledger, plans: Mapping[int, Plan], bits: int, warm: Warm
 ) -> dict[int, Answer | InputError]:
     """Draw and store what the plans say, under the ledger's locks: the answers by place.

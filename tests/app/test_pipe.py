@@ -1,0 +1,140 @@
+"""Groups of requests and feedback: one transaction each, answered in order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rlrec.app.feedback import Line, Result
+from rlrec.app.pipe import Pipe, Request
+from rlrec.errors import Conflict, InputError, StoreBusy
+from rlrec.store import Store, decisions, engine
+from tests.app.shop import START, added_up, clock, stocked, sums
+from tests.app.workers import together
+
+
+def request(session: str = "s", **rest: Any) -> Request:
+    return Request(**{"policy": "home", "session": session} | rest)
+
+
+def click(**rest: Any) -> Line:
+    return Line(**{"events": {"click": 1.0}} | rest)
+
+
+@pytest.fixture
+def pipe(store: Store) -> Pipe:
+    return Pipe(stocked(clock(store, START), home="thompson", other="epsilon-greedy"), seed=1)
+
+
+def test_each_line_is_answered_in_its_place(pipe: Pipe) -> None:
+    first = pipe.group([request()])[0]
+    found = pipe.group([click(decision_id=1), request("t"), InputError("bad"), click(decision_id=99), request("u")])
+    assert found[0] == Result(decision_id=first["decision_id"], events=1, duplicates=0, reward=1.0)
+    assert [found[place]["session"] for place in (1, 4)] == ["t", "u"]
+    assert [str(found[place]) for place in (2, 3)] == ["bad", "unknown decision 99"]
+
+
+def test_feedback_of_a_group_is_seen_by_the_next_one(pipe: Pipe) -> None:
+    shown = pipe.group([request()])[0]["slate"][0]["arm"]
+    same, known = pipe.group([click(decision_id=1), request(size=5)])[1], pipe.group([request(size=5)])[0]
+    scores = [{slot["arm"]: slot["score"] for slot in answer["slate"]}[shown] for answer in (same, known)]
+    assert scores == pytest.approx([1 / 3, 2 / 4])  # Beta(1, 2), then a click and one more silent slot: Beta(2, 2)
+
+
+def test_feedback_may_name_a_request_of_its_own_group(pipe: Pipe, store: Store) -> None:
+    asked, told, again = pipe.group([request(request_id="r"), click(request_id="r", key="k"), request(request_id="r")])
+    assert told == Result(decision_id=asked["decision_id"], events=1, duplicates=0, reward=1.0)
+    assert again == asked | {"duplicate": True}
+    arm = asked["slate"][0]["arm"]
+    with store.read() as unit:
+        found = decisions.find(unit, [1])[1]
+    assert sums(store, "home") == added_up(store, "home")
+    assert sums(store, "home")[found.slots[0].arm_id] == (1.0, 1.0, 1.0), arm
+    assert found.seq == 1
+
+
+def test_a_group_teaches_every_policy_that_it_speaks_of(pipe: Pipe, store: Store) -> None:
+    pipe.group([request(), request("o", policy="other")])
+    pipe.group([click(decision_id=2), request(), click(decision_id=1)])
+    for name in ("home", "other"):
+        assert sums(store, name) == added_up(store, name)
+    assert sum(row[1] for row in sums(store, "other").values()) == 1
+
+
+def test_a_retried_group_changes_nothing(pipe: Pipe, store: Store) -> None:
+    group = [request(request_id="r"), click(request_id="r", key="k"), click(request_id="r", key="k", events={"x": 1.0})]
+    first = pipe.group(group)
+    before = sums(store, "home")
+    again = pipe.group(group)
+    assert isinstance(first[2], Conflict)
+    assert isinstance(again[2], Conflict)
+    assert again[0] == first[0] | {"duplicate": True}
+    assert again[1] == Result(decision_id=1, events=0, duplicates=1, reward=1.0)
+    assert sums(store, "home") == before
+
+
+def test_an_error_of_the_database_undoes_the_whole_group(
+    pipe: Pipe, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rlrec.app import pipe as use_case
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise engine.Retry
+
+    pipe.group([request()])
+    with monkeypatch.context() as patch:
+        patch.setattr(use_case, "record", fail)
+        with pytest.raises(StoreBusy):
+            pipe.group([request(), click(decision_id=1)])
+    assert pipe.group([request()])[0]["decision_id"] > 1
+    assert sum(row[0] for row in sums(store, "home").values()) == 2
+    assert pipe.group([request("new")])[0]["step"] == 0
+
+
+def test_a_kind_that_nobody_weighs_is_told_once(pipe: Pipe, store: Store) -> None:
+    said: list[str] = []
+    store.notice = said.append
+    pipe.group([request()])
+    for _ in range(2):
+        pipe.group([click(decision_id=1, events={"wink": 1.0})])
+    assert len(said) == 1
+    assert "'wink'" in said[0]
+
+
+def test_a_warm_pipe_sees_what_others_change(pipe: Pipe, store: Store) -> None:
+    from rlrec.app import arm, versions
+
+    pipe.group([request()])
+    arm.put(store, lambda: [[arm.Line(arm="f", features={})]])
+    assert len(pipe.group([request(size=6)])[0]["slate"]) == 6
+    arm.retire(store, ["f"], retired=True)
+    assert isinstance(pipe.group([request(size=6)])[0], InputError)
+    versions.freeze(store, "home")
+    versions.promote(store, "home@2")
+    assert pipe.group([request()])[0]["version"] == 2
+
+
+def chatter(store: Store, number: int) -> int:
+    """Draw and click in groups, for both policies by turns: how many clicks."""
+    pipe, last = Pipe(store), 0
+    for i in range(20):
+        names = ["home", "other"] if (i + number) % 2 else ["other", "home"]
+        lines: list[Any] = [
+            request(f"{number}-{name}", policy=name, request_id=f"{number}-{i}-{name}") for name in names
+        ]
+        lines += [click(request_id=f"{number}-{last}-{name}") for name in names]
+        assert not [one for one in pipe.group(lines) if isinstance(one, InputError) and i]
+        last = i
+    return 2 * 20
+
+
+def test_pipes_of_many_processes_lose_nothing(pipe: Pipe, store: Store, db: str) -> None:
+    clock(store, None)
+    assert together(chatter, db, range(3)) == [40] * 3
+    for name in ("home", "other"):
+        assert sums(store, name) == added_up(store, name)
+        assert [sum(column) for column in zip(*sums(store, name).values(), strict=True)][:2] == [
+            60.0,
+            57.0,
+        ]  # the last decision of each stream stays silent
