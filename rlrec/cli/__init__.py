@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "policy": ("rlrec.cli.policy:policy", "Create policies, look into them, freeze and promote versions"),
     "recommend": ("rlrec.cli.recommend:recommend", "Draw a slate and log it with its exact propensities"),
     "feedback": ("rlrec.cli.feedback:feedback", "Record what the user did after a decision"),
+    "pipe": ("rlrec.cli.pipe:pipe", "Answer requests and feedback in one warm process"),
     "settle": ("rlrec.cli.settle:settle", "Let overdue slots of `settled` rewards into their beliefs"),
     "session": ("rlrec.cli.session:session", "List sessions, show one as a timeline, end a visit"),
     "decision": ("rlrec.cli.decision:decision", "Show how one decision's probabilities arose"),

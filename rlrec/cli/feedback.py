@@ -79,7 +79,7 @@ def _events(words: Sequence[str]) -> dict[str, float]:
 
 
 @cache
-def _line_type() -> Any:
+def line_type() -> Any:
     """A line as it is written: its fields are those of the use case's Line, in their order."""
     import msgspec
 
@@ -101,17 +101,17 @@ def _line_type() -> Any:
 def _groups(lines: Lines, line: Any) -> Iterator[list[Any]]:
     from msgspec.structs import astuple
 
-    for group in lines.groups(_line_type()):
+    for group in lines.groups(line_type()):
         yield [
             line(*astuple(one), number)
             if one.at is None and (one.decision_id is None or one.request_id is None)
-            else _line(line, number, one)
+            else said(line, number, one)
             for number, one in group
         ]
 
 
-def _line(line: Any, number: int, one: Any) -> Any:
-    """A line with a time, or with one name too many."""
+def said(line: Any, number: int | None, one: Any) -> Any:
+    """A decoded line as the `line` of the use case, or what is wrong with it."""
     try:
         if one.decision_id is not None and one.request_id is not None:
             raise InputError("decision_id and request_id are both given", hint="give one of them", field="request_id")

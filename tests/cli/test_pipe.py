@@ -1,0 +1,145 @@
+"""rlrec pipe: requests and feedback through one warm process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Run, runner
+
+FLUSH = {"op": "flush"}
+
+
+@pytest.fixture
+def shop(run: Run) -> Run:
+    """Arms a1 and a2, and a policy `home` that tries what it knows least."""
+    return stocked(run)
+
+
+@pytest.fixture
+def kiosk(run_sqlite: Run) -> Run:
+    """The same on SQLite alone."""
+    return stocked(run_sqlite)
+
+
+def stocked(run: Run) -> Run:
+    run("arm", "import", "-", stdin='{"arm": "a1"}\n{"arm": "a2"}\n')
+    run("policy", "create", "home", "--kind", "ucb")
+    return run
+
+
+def lines(*said: Mapping[str, Any] | str) -> str:
+    return "".join((one if isinstance(one, str) else json.dumps(one)) + "\n" for one in said)
+
+
+def ask(**keys: Any) -> dict[str, Any]:
+    return {"op": "recommend", "policy": "home", "session": "s1"} | keys
+
+
+def tell(**keys: Any) -> dict[str, Any]:
+    return {"op": "feedback", "events": {"click": 1}} | keys
+
+
+def test_requests_and_feedback_are_answered_in_order(shop: Run) -> None:
+    said = shop(
+        "pipe", "--seed", 1,
+        stdin=lines(ask(request_id="r1"), FLUSH, tell(decision_id=1, key="k"), ask(), tell(decision_id=1, key="k")),
+    )  # fmt: skip
+    assert (said.exit_code, said.stderr) == (0, "")
+    first, told, second, again = said.lines
+    assert (first["decision_id"], first["request_id"], first["duplicate"]) == (1, "r1", False)
+    assert told == {"decision_id": 1, "events": 1, "duplicates": 0, "reward": 1.0}
+    assert (second["decision_id"], second["step"]) == (2, 1)
+    assert again == {"decision_id": 1, "events": 0, "duplicates": 1, "reward": 1.0}
+
+
+def test_what_a_group_teaches_the_next_one_knows(shop: Run) -> None:
+    asked = lines(ask(), ask(), FLUSH, ask(), FLUSH, tell(decision_id=1), tell(decision_id=2), FLUSH)
+    answers = shop("pipe", "--seed", 1, stdin=asked).lines
+    assert [answer["propensity"] for answer in answers[:2]] == [0.5, 0.5]  # nothing was tried yet
+    arms = {row["arm"]: row for row in shop("policy", "show", "home", "--json").json["arms"]}
+    assert sum(row["pulls"] for row in arms.values()) == 3
+    assert sum(row["reward_sum"] for row in arms.values()) == 2
+
+
+def test_feedback_may_name_a_request_of_its_group(shop: Run) -> None:
+    said = shop("pipe", "--seed", 1, stdin=lines(ask(request_id="r1"), tell(request_id="r1"), tell(request_id="r2")))
+    assert said.exit_code == 5
+    assert said.lines[1] == {"decision_id": 1, "events": 1, "duplicates": 0, "reward": 1.0}
+    assert said.lines[2]["line"] == 3
+
+
+def test_bad_lines_are_refused_in_place(shop: Run) -> None:
+    said = shop(
+        "pipe", "--json",
+        stdin=lines(
+            ask(), "not json", {"session": "s"}, {"op": "recomend"}, ask(k=0), ask(session=""), ask(policy="none"),
+            tell(), tell(decision_id=99), tell(decision_id=1, position=1, at="noon"), ask(k="2"), ask(events={}),
+            tell(decision_id=1, request_id="r"), tell(decision_id=1, key="x" * 201), tell(decision_id=1, k=1),
+            FLUSH | {"now": True}, ask(session="s2"),
+        ),
+    )  # fmt: skip
+    assert said.exit_code == 5
+    assert "15 lines refused, the rest is stored" in said.stderr
+    answers = said.lines
+    assert [answer.get("decision_id") for answer in answers] == [1, *[None] * 15, 2]
+    assert [answer["line"] for answer in answers[1:-1]] == [*range(2, 17)]
+    assert all(list(answer) == ["line", "error", "field"] for answer in answers[1:-1])
+    assert [answer["field"] for answer in answers[1:-1]] == [
+        None, "op", "op", "k", "session", "policy", "decision_id", "decision_id", "at", "k", "events",
+        "request_id", "key", "k", "op",
+    ]  # fmt: skip
+    assert answers[2]["error"] == "is missing: it is recommend or feedback"
+    assert answers[3]["error"] == "'recomend' is not recommend or feedback: did you mean recommend?"
+
+
+def test_a_seed_makes_the_same_answers(sqlite_db: str, kiosk: Run, tmp_path: Path) -> None:
+    other = tmp_path / "other.db"
+    other.write_bytes(Path(sqlite_db).read_bytes())
+    for name in ("-wal", "-shm"):
+        if Path(sqlite_db + name).exists():
+            Path(str(other) + name).write_bytes(Path(sqlite_db + name).read_bytes())
+    (tmp_path / "in").write_text(lines(*(ask(session=f"s{n}") for n in range(50)), FLUSH, tell(decision_id=7), ask()))
+    clock = ("--now", "2027-01-01T00:00:00Z")
+    first = kiosk(*clock, "pipe", "--input", tmp_path / "in", "--seed", 7)
+    second = runner(str(other))(*clock, "pipe", "--input", tmp_path / "in", "--seed", 7)
+    assert first.exit_code == second.exit_code == 0
+    assert first.stdout == second.stdout
+
+
+def test_what_the_pipe_draws_a_stream_draws(kiosk: Run) -> None:
+    asked = [{key: value for key, value in ask(session=f"s{n}").items() if key != "op"} for n in range(20)]
+    dry = kiosk("recommend", "--input", "-", "--seed", 3, "--dry-run", stdin=lines(*asked)).lines
+    piped = kiosk("pipe", "--seed", 3, stdin=lines(*({"op": "recommend"} | one for one in asked))).lines
+    assert [answer["slate"] for answer in piped] == [answer["slate"] for answer in dry]
+
+
+def test_a_caller_that_waits_is_answered_line_by_line(sqlite_db: str, kiosk: Run) -> None:
+    command = [sys.executable, "-m", "rlrec", "--db", sqlite_db, "pipe"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        for number in (1, 2, 3):
+            for line in (ask(), tell(decision_id=number)):
+                child.stdin.write(lines(line).encode())
+                child.stdin.flush()
+                assert json.loads(child.stdout.readline())["decision_id"] == number
+        _, err = child.communicate(timeout=10)
+    assert (child.returncode, err) == (0, b"")
+
+
+def test_a_pipe_of_nothing_still_needs_a_store(tmp_path: Path) -> None:
+    said = runner(str(tmp_path / "none.db"))("pipe", stdin="")
+    assert (said.exit_code, "no store" in said.stderr) == (3, True)
+
+
+def test_an_unweighed_event_is_told_on_stderr(kiosk: Run) -> None:
+    said = kiosk("pipe", "--seed", 1, stdin=lines(ask(), FLUSH, tell(decision_id=1, events={"unheard_of": 1})))
+    assert (said.exit_code, said.lines[1]["events"]) == (0, 1)
+    assert "no reward definition weighs 'unheard_of'" in said.stderr
