@@ -10,6 +10,7 @@ import sqlite3
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tests.benchmarks import exact, logs, pipe, startup, streams
@@ -35,18 +36,17 @@ QUICK = 0.1
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 if every goal was met, else 1."""
     asked = _parser().parse_args(arguments)
-    with tempfile.TemporaryDirectory(dir=asked.folder, prefix="rlrec-bench-") as folder:
-        setting = Setting(
-            folder=Path(folder),
-            scale=asked.scale or (QUICK if asked.quick else 1.0),
-            repeats=asked.repeats,
-            clock=asked.clock,
-            postgres=asked.postgres,
-        )
-        chosen = {name: work for name, work in BENCHMARKS.items() if not asked.only or name in asked.only}
-        figures, broken = list[Figure](), list[str]()
-        for line in table(_kept(_measured(chosen, setting, broken), figures)):
-            print(line, flush=True)
+    setting = Setting(
+        folder=Path(asked.folder or tempfile.gettempdir()),
+        scale=asked.scale or (QUICK if asked.quick else 1.0),
+        repeats=asked.repeats,
+        clock=asked.clock,
+        postgres=asked.postgres,
+    )
+    chosen = {name: work for name, work in BENCHMARKS.items() if not asked.only or name in asked.only}
+    figures, broken = list[Figure](), list[str]()
+    for line in table(_kept(_measured(chosen, setting, broken), figures)):
+        print(line, flush=True)
     for line in [*broken, machine()]:
         print(line)
     if asked.json:
@@ -73,10 +73,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _measured(chosen: dict[str, Benchmark], setting: Setting, broken: list[str]) -> Iterator[Figure]:
-    """The figures of each benchmark; one that breaks does not stop the others."""
+    """The figures of each benchmark, in a folder that goes with it; one that breaks does not stop the others."""
     for name, work in chosen.items():
         try:
-            yield from work(setting)
+            with tempfile.TemporaryDirectory(dir=setting.folder, prefix=f"rlrec-{name}-") as folder:
+                yield from work(replace(setting, folder=Path(folder)))
         except Exception as error:  # whatever it is, it is reported
             broken.append(f"{name} BROKE: {type(error).__name__}: {error}")
 

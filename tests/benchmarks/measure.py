@@ -60,7 +60,8 @@ class Figure:
         return None if self.at_least is None else judged >= self.at_least
 
     def json(self) -> dict[str, Any]:
-        return {**self.__dict__, "ratio": self.ratio, "passed": self.passed}
+        numbers = {**self.__dict__, "ratio": self.ratio, "passed": self.passed}
+        return {name: None if value != value else value for name, value in numbers.items()}  # NaN is no JSON
 
 
 @dataclass(kw_only=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tests.benchmarks.measure import Sample, Stopwatch
@@ -90,6 +90,25 @@ def groups(shop: Shop, before: Mapping[str, int], queries: Iterable[tuple[str, s
             for seq, rows in parts.items():
                 found.setdefault(seq, []).append(Rows(table, columns, rows, key))
     return [group for _, group in sorted(found.items())]
+
+
+def portions(group: Group, places: Mapping[object, int], *, size: int = 1000) -> list[Group]:
+    """One change as the command met it: its events and keys by groups of `size` lines, all else at the end.
+
+    places: the line of each key and, for events without one, of each decision."""
+    found: dict[int, Group] = {}
+    rest = []
+    for part in group:
+        if part.table not in ("event", "feedback_key"):
+            rest.append(part)
+            continue
+        key, decision = part.columns.index("key"), part.columns.index("decision_id")
+        parts: dict[int, list[Row]] = {}
+        for row in part.rows:
+            parts.setdefault(places[row[key] or row[decision]] // size, []).append(row)
+        for number, rows in parts.items():
+            found.setdefault(number, []).append(replace(part, rows=rows))
+    return [*(group for _, group in sorted(found.items())), rest]
 
 
 def written(shop: Shop, transactions: Iterable[Iterable[Group]]) -> Sample:

@@ -126,7 +126,11 @@ class Stream:
         before = replay.marks(self.base, "home")
         with copied(self.base) as shop:
             self._run(shop, len(self.lines))
-            return replay.groups(shop, before, self.queries)
+            found = replay.groups(shop, before, self.queries)
+        if not self.whole:
+            return found
+        places = {line.get("key", line["decision_id"]): number for number, line in enumerate(self.lines)}
+        return [portion for group in found for portion in replay.portions(group, places)]
 
     def _reference(self, groups: Sequence[replay.Group]) -> Sample:
         with copied(self.base) as shop:
