@@ -16,7 +16,7 @@ def best(table: Table) -> Array:
     """Probability that one score of each row is the best of all, (g + 1,).
 
     The integral of f_i times the product of the other F_j; error below 1e-12. Source: own derivation."""
-    return np.asarray(table.hazard @ (table.weights * np.exp(table.log_all)))
+    return np.asarray(table.hazard @ (table.weights * np.exp(table.log_all())))
 
 
 def ranks(table: Table, size: int) -> Array:

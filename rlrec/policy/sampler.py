@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 import numpy as np
 import numpy.typing as npt
 
 from rlrec.policy.scores import Array, Index
 
 Words = npt.NDArray[np.uint64]
+W = TypeVar("W", int, Words)
 
-_LOW = np.uint64(0xFFFFFFFF)
-_HALF = np.uint64(32)
-_MULTIPLIER = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
-_WEYL = (np.uint64(0x9E3779B9), np.uint64(0xBB67AE85))
+# plain numbers, that a uint64 array stays one and a Python integer too
+_LOW: Any = 0xFFFFFFFF
+_HALF: Any = 32
+_WORD = 2**64 - 1
+_MULTIPLIER: tuple[Any, Any] = (0xD2511F53, 0xCD9E8D57)
+_WEYL: tuple[Any, Any] = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
+_FEW = 4  # uniforms for which plain integers are faster than arrays
 _CHUNK = 1 << 15  # blocks at a time: the ten rounds then stay in the cache
 
 
-def philox(counter: tuple[Words, Words, Words, Words], key: tuple[Words, Words]) -> tuple[Words, ...]:
+def philox(counter: tuple[W, W, W, W], key: tuple[W, W]) -> tuple[W, W, W, W]:
     """The four output words of Philox4x32-10, each in the low 32 bits of a uint64.
 
-    counter four arrays and key two arrays of one common (broadcast) shape, 32 bits in each element.
+    counter four and key two numbers, or arrays of one common (broadcast) shape, 32 bits in each element.
     Source: Salmon et al. 2011 (Random123), checked against its published known-answer vectors."""
     (c0, c1, c2, c3), (k0, k1) = counter, key
     for _ in range(_ROUNDS):
@@ -42,6 +48,9 @@ def uniforms_at(seeds: Words, decisions: npt.NDArray[np.int64], words: Index) ->
     """The uniforms number words (w,), from 0, of each decision, (n, w): the same as columns of `uniforms`.
 
     seeds (n,) uint64; decisions (n,) int64. Source: `philox`."""
+    if len(seeds) * len(words) <= _FEW:
+        keys = zip(seeds.tolist(), decisions.tolist(), strict=True)
+        return np.array([[_double(seed, number, word) for word in words.tolist()] for seed, number in keys])
     seeds, ids = np.asarray(seeds, np.uint64), np.asarray(decisions, np.int64).view(np.uint64)
     blocks, place = np.unique(np.asarray(words, np.int64) >> 1, return_inverse=True)
     pairs = np.empty((len(seeds), 2 * len(blocks)))
@@ -54,9 +63,18 @@ def uniforms_at(seeds: Words, decisions: npt.NDArray[np.int64], words: Index) ->
 
 def _doubles(seeds: Words, ids: Words, blocks: Words) -> Array:
     """Both doubles of each block, (n, 2 blocks)."""
-    key = (seeds[:, None] & _LOW, seeds[:, None] >> _HALF)
-    counter = (ids[:, None] & _LOW, ids[:, None] >> _HALF, blocks & _LOW, blocks >> _HALF)
-    w0, w1, w2, w3 = philox(counter, key)
-    bits = np.stack([w0 | w1 << _HALF, w2 | w3 << _HALF], axis=-1).reshape(len(seeds), -1) >> np.uint64(11)
+    w0, w1, w2, w3 = philox((*_halves(ids[:, None]), *_halves(blocks)), _halves(seeds[:, None]))
+    bits = np.stack([w0 | w1 << _HALF, w2 | w3 << _HALF], axis=-1).reshape(len(seeds), -1) >> 11
     # a zero would have no logarithm and no quantile: it becomes half a step
     return np.maximum(bits.astype(np.float64), 0.5) * 2.0**-53
+
+
+def _double(seed: int, number: int, word: int) -> float:
+    """The same, one of them."""
+    w = philox((*_halves(number & _WORD), *_halves(word >> 1)), _halves(seed))
+    first = 2 * (word & 1)
+    return max(float((w[first] | w[first + 1] << _HALF) >> 11), 0.5) * 2.0**-53
+
+
+def _halves(words: W) -> tuple[W, W]:
+    return words & _LOW, words >> _HALF

@@ -6,6 +6,7 @@ taken with probability `floor`, else the best one left in that vector."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from rlrec.policy.orders import Order, PointOrder
 from rlrec.policy.plackett_luce import PlackettLuceOrder
 from rlrec.policy.sampler import Words, uniforms, uniforms_at
 from rlrec.policy.scores import Array, Beta, Flags, Gaussian, Index, Point, Scores
-from rlrec.policy.sweep import beta_order, gaussian_order
+from rlrec.policy.sweep import ContinuousOrder, continuous_order
 
 SMALLEST = 1e-300
 """What is logged for an arm that was drawn although its probability rounds to 0."""
@@ -56,7 +57,7 @@ def conditionals(scores: Scores, slates: Index, *, floor: float) -> Array:
 
     slates (n, k) arms 0..m-1, no arm twice on a page; floor in [0, 1]. Errors as for `first`, after a page that the
     policy makes; the rarer the page, below 1e-9, the fewer digits of what follows are right, and after an arm with
-    less than 1e-13 at its position the arms left compete anew. Source: own derivation (`sweep.Pages`)."""
+    less than 1e-13 at its position the arms left compete anew. Source: own derivation (`sweep`)."""
     chance, _ = _order(scores, slates.shape[1]).shown(slates, floor=floor, least=False)
     return _mixed(chance, floor, len(scores) - np.arange(slates.shape[1]))
 
@@ -73,19 +74,73 @@ def remaining(scores: Scores, prefix: Index, *, floor: float) -> Array:
 
 
 def draw(scores: Scores, *, size: int, floor: float, seeds: Words, decisions: npt.NDArray[np.int64]) -> Draw:
-    """Pages of n decisions drawn from the scores, with the probability each of them had.
+    """Pages of n decisions drawn from the scores, with the probability each of them had (`Pages.draw`)."""
+    return Pages(scores, size=size, floor=floor).draw(seeds=seeds, decisions=decisions)
 
-    size 1..m positions; floor in [0, 1]; seeds (n,) and decisions (n,) name the uniforms (`sampler.uniforms`), on
-    which alone a page depends. One position: the inverse of `first` at word 0. More: words 2p and 2p + 1 are the coin
-    and the pick of position p from 0, word 2 size + i the noise of arm i."""
-    order = _order(scores, size)
-    if size == 1:
-        return _draw_first(_mixed(order.best(), floor, len(scores)), uniforms(seeds, decisions, words=1)[:, 0])
-    slates = _pages(order, len(scores), size, floor, seeds, decisions)
-    chance, least = order.shown(slates, floor=floor, least=True)
-    left = len(scores) - np.arange(size)
-    marginal = _placed(order.ranks(size), floor)[np.arange(size), slates]
-    return _logged(slates, _mixed(chance, floor, left), marginal, _mixed(least, floor, left))
+
+class Pages:
+    """The pages of one belief: computed once, drawn from many times, and kept up with the belief.
+
+    size 1..m positions; floor in [0, 1]."""
+
+    def __init__(self, scores: Scores, *, size: int, floor: float) -> None:
+        self._size, self._floor, self._arms = size, floor, len(scores)
+        self._order = _order(scores, size)
+
+    def changed(self, scores: Scores) -> Pages:
+        """The pages of other scores of as many arms. Where few arms changed, what is known of the others goes over.
+
+        Errors as on nodes of their own; this one stays right, and computes again what it may be asked for."""
+        pages = Pages(scores, size=self._size, floor=self._floor)
+        if isinstance(self._order, ContinuousOrder) and isinstance(scores, Beta | Gaussian):
+            pages._order = self._order.changed(scores)
+        return pages
+
+    def probabilities(self) -> Array:
+        """Probability of each arm at position 1, (m,), not to be written to; error as for `first`."""
+        return self._first
+
+    def draw(self, *, seeds: Words, decisions: npt.NDArray[np.int64]) -> Draw:
+        """Pages of n decisions, with the probability each of them had.
+
+        seeds (n,) and decisions (n,) name the uniforms (`sampler.uniforms`), on which alone a page depends. One
+        position: the inverse of `first` at word 0. More: words 2p and 2p + 1 are the coin and the pick of position p
+        from 0, word 2 size + i the noise of arm i."""
+        if self._size == 1:
+            return self._single(uniforms(seeds, decisions, words=1)[:, 0])
+        slates = _drawn(self._order, self._arms, self._size, self._floor, seeds, decisions)
+        chance, least = self._order.shown(slates, floor=self._floor, least=True)
+        left, marginal = self._arms - np.arange(self._size), self._marginals[np.arange(self._size), slates]
+        return _logged(slates, _mixed(chance, self._floor, left), marginal, _mixed(least, self._floor, left))
+
+    @cached_property
+    def _first(self) -> Array:
+        chance = _mixed(self._order.best(), self._floor, self._arms)
+        chance.flags.writeable = False
+        return chance
+
+    @cached_property
+    def _marginals(self) -> Array:
+        return _placed(self._order.ranks(self._size), self._floor)
+
+    @cached_property
+    def _inverse(self) -> tuple[Array, int, Draw]:
+        """Of one position: the distribution function, its last arm, and the draw of every arm."""
+        chance = self._first[:, None]
+        every = _logged(np.arange(self._arms)[:, None], chance, chance, np.full(chance.shape, chance.min()))
+        return np.cumsum(chance), int(np.flatnonzero(chance)[-1]), every
+
+    def _single(self, uniform: Array) -> Draw:
+        cumulative, last, every = self._inverse
+        # from the right: an arm without probability is never the answer
+        arm = np.minimum(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"), last)
+        return Draw(
+            slates=every.slates[arm],
+            propensity=every.propensity[arm],
+            marginal=every.marginal[arm],
+            minimum=every.minimum[arm],
+            rounded=every.rounded[arm],
+        )
 
 
 def placement(size: int, m: int, *, floor: float) -> tuple[Array, Array]:
@@ -109,16 +164,15 @@ def placement(size: int, m: int, *, floor: float) -> tuple[Array, Array]:
 def _order(scores: Scores, positions: int) -> Order:
     if isinstance(scores, Point):
         return PointOrder(scores)
-    if isinstance(scores, Beta):
-        return beta_order(scores, positions=positions)
-    if isinstance(scores, Gaussian):
-        return gaussian_order(scores, positions=positions)
+    if isinstance(scores, Beta | Gaussian):
+        return continuous_order(scores, positions=positions)
     return PlackettLuceOrder(scores)
 
 
 def _mixed(chance: Array, floor: float, left: int | Index) -> Array:
     """The chance of being the best with the floor mixed in; the only arm left is certain."""
-    return np.where(left == 1, 1.0, np.clip(floor / left + (1 - floor) * chance, 0, 1))
+    mixed = np.minimum(np.maximum(floor / left + (1 - floor) * chance, 0.0), 1.0)
+    return np.where(left == 1, 1.0, mixed)
 
 
 def _placed(ranks: Array, floor: float) -> Array:
@@ -131,15 +185,7 @@ def _placed(ranks: Array, floor: float) -> Array:
     return np.tril(chance) @ ranks + beyond[:, None] * deeper
 
 
-def _draw_first(chance: Array, uniform: Array) -> Draw:
-    cumulative = np.cumsum(chance)
-    # from the right: an arm without probability is never the answer
-    arm = np.searchsorted(cumulative, uniform * cumulative[-1], side="right")
-    slates = np.minimum(arm, np.flatnonzero(chance)[-1])[:, None]
-    return _logged(slates, chance[slates], chance[slates], np.full(slates.shape, chance.min()))
-
-
-def _pages(order: Order, m: int, size: int, floor: float, seeds: Words, decisions: npt.NDArray[np.int64]) -> Index:
+def _drawn(order: Order, m: int, size: int, floor: float, seeds: Words, decisions: npt.NDArray[np.int64]) -> Index:
     slates = np.empty((len(seeds), size), np.intp)
     step = max(1, _ENTRIES // m)
     for start in range(0, len(seeds), step):
@@ -176,8 +222,8 @@ def _logged(slates: Index, propensity: Array, marginal: Array, minimum: Array) -
     rounded = (propensity < SMALLEST) | (marginal < SMALLEST)
     return Draw(
         slates=slates,
-        propensity=np.clip(propensity, SMALLEST, 1),
-        marginal=np.clip(marginal, SMALLEST, 1),
+        propensity=np.minimum(np.maximum(propensity, SMALLEST), 1.0),
+        marginal=np.minimum(np.maximum(marginal, SMALLEST), 1.0),
         minimum=np.minimum(minimum, 1),
         rounded=rounded,
     )

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
-
 import numpy as np
 from numpy.polynomial.legendre import legval
 
 from rlrec.policy import maximum
-from rlrec.policy.density import BetaLogit, Density, Normal
+from rlrec.policy.density import BetaLogit, Normal
 from rlrec.policy.orders import top
 from rlrec.policy.scores import Array, Beta, Gaussian, Index
-from rlrec.policy.table import COEFFICIENT, ORDER, STOPS, Table, integrated, tabulate
+from rlrec.policy.table import COEFFICIENT, ORDER, STOPS, Table, integrated
+from rlrec.policy.tabulated import Kind, Tabulated
 
 _ENTRIES = 1 << 17  # numbers in a working array
 _CACHED = 1 << 12  # scores found at a time
@@ -21,69 +18,97 @@ _NEVER = 1e-13  # what the nodes cannot tell from 0, with a margin
 _HUGE = 1e300  # far below the caps that matter their density, times what is almost 0, may outgrow the numbers
 
 
-@dataclass(frozen=True, eq=False)
 class ContinuousOrder:
-    """m independent scores, of which equal ones are one row; `positions` is the deepest position asked about."""
+    """m independent scores on a table; `positions` is the deepest position asked about, `refine` divides its panels.
 
-    density: Density
-    count: Array
-    group: Index
-    positions: int
-    refine: int = 1
+    kind of the scores and its parameters first, second (m,), the mean of normal ones less `origin`."""
 
-    @cached_property
+    def __init__(
+        self, kind: Kind, first: Array, second: Array, *, positions: int, refine: int = 1, origin: float = 0.0
+    ) -> None:
+        self._kind, self._first, self._second, self._origin = kind, first, second, origin
+        self._positions, self._refine = positions, refine
+        self._held: Tabulated | None = None
+
+    @property
     def _tabulated(self) -> tuple[Table, Index]:
-        return self._tabulate(self.positions)
+        return self._table().table, self._table().row
 
-    def _tabulate(self, together: int) -> tuple[Table, Index]:
-        table, row = tabulate(self.density, self.count, ranks=self.positions, together=together, refine=self.refine)
-        return table, row[self.group]
+    def _table(self) -> Tabulated:
+        if self._held is None:
+            self._held = self._tabulate(self._positions)
+        return self._held
+
+    def _tabulate(self, together: int) -> Tabulated:
+        return Tabulated(
+            self._kind,
+            self._first,
+            self._second,
+            positions=self._positions,
+            together=together,
+            refine=self._refine,
+        )
+
+    def changed(self, scores: Beta | Gaussian) -> ContinuousOrder:
+        """The order of other scores: the table goes over to it, where its nodes are right for them."""
+        order = continuous_order(scores, positions=self._positions, refine=self._refine, origin=self._origin)
+        held, self._held = self._held, None
+        alike = (order._kind, order._origin, len(order._first)) == (self._kind, self._origin, len(self._first))
+        if held and alike and held.changed(order._first, order._second):
+            order._held = held
+        return order
 
     def best(self) -> Array:
-        table, row = self._tabulated
-        return maximum.best(table)[row]
+        return self._table().best()
 
     def ranks(self, size: int) -> Array:
         together = maximum.together(size)
-        table, row = self._tabulated if together >= self.positions else self._tabulate(together)
-        return maximum.ranks(table, size)[:, row]
+        tabulated = self._table() if together >= self._positions else self._tabulate(together)
+        return maximum.ranks(tabulated.table, size)[:, tabulated.row]
 
     def given(self, prefix: Index, *, floor: float) -> Array:
         table, row = self._tabulated
-        pages = Pages(table, 1, len(self.group))
+        sweep = _Sweep(table, len(row))
         for arm in prefix:
-            pages.show(row[arm : arm + 1], floor)
-        chance = np.asarray((pages.weight() @ table.hazard.T)[0, row])
+            sweep.show(np.zeros(1, np.intp), row[arm : arm + 1], floor)
+        chance = np.asarray((sweep.weight() @ table.hazard.T)[0, row])
         chance[prefix] = 0.0
         return np.asarray(chance / chance.sum())  # 1, but for what a page that hardly occurs loses below the nodes
 
     def shown(self, slates: Index, *, floor: float, least: bool) -> tuple[Array, Array]:
         table, row = self._tabulated
-        pages, which = np.unique(slates, axis=0, return_inverse=True)
-        n, k = pages.shape
+        n, k = slates.shape
+        order = np.lexsort(slates.T[::-1])
+        pages = slates[order]
         chance, smallest = np.empty((n, k)), np.zeros((n, k))
         # where more arms than one page can show have no chance, some arm left has none
         least = least and np.count_nonzero(row < 0) < k
         step = max(1, _ENTRIES // (len(table.nodes) + len(table.count)))
         for start in range(0, n, step):
-            part = slice(start, start + step)
-            chance[part], smallest[part] = self._shown(row[pages[part]], floor, least)
-        which = which.reshape(len(slates))
-        return chance[which], smallest[which]
+            part = order[start : start + step]
+            chance[part], smallest[part] = self._shown(pages[start : start + step], floor, least)
+        return chance, smallest
 
-    def _shown(self, rows: Index, floor: float, least: bool) -> tuple[Array, Array]:
+    def _shown(self, pages: Index, floor: float, least: bool) -> tuple[Array, Array]:
+        """The same of sorted pages: what stands below the same arms comes from one sweep."""
         table, row = self._tabulated
-        n, k = rows.shape
-        left = np.tile(np.bincount(row % len(table.count), minlength=len(table.count)), (n, 1))
-        chance, smallest, page = np.empty((n, k)), np.zeros((n, k)), np.arange(n)
-        pages = Pages(table, n, len(self.group))
+        n, k = pages.shape
+        chance, smallest = np.empty((n, k)), np.zeros((n, k))
+        left = np.bincount(row % len(table.count), minlength=len(table.count))[None]
+        begins = np.zeros(n, dtype=bool)  # a prefix that the page above does not have
+        begins[0], above, sweep = True, np.zeros(n, np.intp), _Sweep(table, len(row))
         for position in range(k):
-            weight, shown = pages.weight(), rows[:, position]
-            chance[:, position] = np.einsum("nx,nx->n", weight, table.hazard[shown])
+            begins[1:] |= pages[1:, position] != pages[:-1, position]
+            parent, shown = above[begins], row[pages[begins, position]]
+            weight, prefix = sweep.weight(), np.cumsum(begins) - 1
+            chance[:, position] = np.einsum("nx,nx->n", weight[parent], table.hazard[shown])[prefix]
             if least:
-                smallest[:, position] = np.where(left > 0, weight @ table.hazard.T, np.inf).min(axis=1)
-                left[page, shown] -= 1
-            pages.show(shown, floor)
+                smallest[:, position] = np.where(left > 0, weight @ table.hazard.T, np.inf).min(axis=1)[above]
+                left = left[parent]
+                left[np.arange(len(shown)), shown] -= 1
+            if position < k - 1:
+                sweep.show(parent, shown, floor)
+                above = prefix
         return chance, smallest
 
     def ranking(self, keys: Array, size: int) -> Index:
@@ -99,8 +124,8 @@ class ContinuousOrder:
         return top(scores, size)
 
 
-class Pages:
-    """n pages while they are filled from the top, on the nodes of a table.
+class _Sweep:
+    """Pages while they are filled from the top, on the nodes of a table; one, still empty, to begin with.
 
     The last arm that was taken for being the best left had some score x; every arm left is below it. A page is a
     density over that cap x, and an atom for pages filled by uniform picks alone, whose cap is infinite. An arm that
@@ -108,23 +133,25 @@ class Pages:
     uniformly, anywhere below the cap that stays. It is the transpose of the backward sweep over the joint
     probability, and gives every prefix of a page on the way. Source: own derivation."""
 
-    def __init__(self, table: Table, n: int, m: int) -> None:
+    def __init__(self, table: Table, m: int) -> None:
         self._table, self._left = table, m
-        self._atom, self._cap = np.ones(n), np.zeros((n, len(table.nodes)))
-        self._log_rest = np.tile(table.log_all, (n, 1))  # log of the product over the arms left
+        self._atom, self._cap = np.ones(1), np.zeros((1, len(table.nodes)))
+        self._log_rest = table.log_all()[None]  # log of the product over the arms left
         self._close()
 
     def weight(self) -> Array:
         """Weights (n, N): their product with the hazard of an arm left is its chance of being the best left."""
         return np.asarray(self._below * self._rest / self._mass[:, None])
 
-    def show(self, rows: Index, floor: float) -> None:
-        """Put the arms of the table's rows (n,) at the next position."""
-        log_cdf, uniform = self._table.log_cdf[rows], floor / self._left
-        cap = uniform * np.exp(log_cdf) * self._cap + (1 - floor) * self._table.pdf[rows] * self._below
-        self._cap = np.minimum(cap / self._mass[:, None], _HUGE)
-        self._atom = uniform * self._atom / self._mass
-        self._log_rest -= log_cdf
+    def show(self, pages: Index, rows: Index, floor: float) -> None:
+        """Go on with some of the pages (n,), each as often as wanted: the table's rows (n,) at the next position."""
+        log_cdf, uniform, mass = self._table.log_cdf[rows], floor / self._left, self._mass[pages]
+        cap = (1 - floor) * self._table.pdf[rows] * self._below[pages]
+        if floor > 0:
+            cap += uniform * np.exp(log_cdf) * self._cap[pages]
+        self._cap = np.minimum(cap / mass[:, None], _HUGE)
+        self._atom = uniform * self._atom[pages] / mass
+        self._log_rest = self._log_rest[pages] - log_cdf
         self._left -= 1
         self._close()
 
@@ -195,25 +222,23 @@ def _solve(series: Array, target: Array, low: Array, high: Array) -> Array:
 
 
 def beta_order(scores: Beta, *, positions: int, refine: int = 1) -> ContinuousOrder:
-    return _collapsed(BetaLogit, scores.alpha, scores.beta, positions, refine)
+    return continuous_order(scores, positions=positions, refine=refine)
 
 
 def gaussian_order(scores: Gaussian, *, positions: int, refine: int = 1) -> ContinuousOrder:
+    return continuous_order(scores, positions=positions, refine=refine)
+
+
+def continuous_order(
+    scores: Beta | Gaussian, *, positions: int, refine: int = 1, origin: float | None = None
+) -> ContinuousOrder:
+    """The order of such scores; normal ones are taken from `origin`, where that is as good as from their best mean."""
+    if isinstance(scores, Beta):
+        return ContinuousOrder(BetaLogit, scores.alpha, scores.beta, positions=positions, refine=refine)
     # From the best mean, so that nodes near it are exact; a deviation that rounding would hide is raised to one that
     # shows, for draws and probabilities alike.
-    mean = scores.mean - scores.mean.max()
-    return _collapsed(Normal, mean, np.maximum(scores.sd, 1e-9 * np.abs(mean)), positions, refine)
-
-
-def _collapsed(
-    kind: Callable[[Array, Array], Density], first: Array, second: Array, positions: int, refine: int
-) -> ContinuousOrder:
-    """Equal posteriors become one row that counts for all of them: a cold start costs one arm."""
-    order = np.lexsort((second, first))
-    fresh = np.ones(len(order), dtype=bool)
-    fresh[1:] = (np.diff(first[order]) != 0) | (np.diff(second[order]) != 0)
-    group = np.empty(len(order), np.intp)
-    group[order] = np.cumsum(fresh) - 1
-    firsts = order[fresh]
-    count = np.bincount(group).astype(float)
-    return ContinuousOrder(kind(first[firsts], second[firsts]), count, group, positions, refine)
+    best = float(scores.mean.max())
+    sd = np.maximum(scores.sd, 1e-9 * np.abs(scores.mean - best))
+    if origin is None or abs(best - origin) > 100 * sd.min():
+        origin = best
+    return ContinuousOrder(Normal, scores.mean - origin, sd, positions=positions, refine=refine, origin=origin)

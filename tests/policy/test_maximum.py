@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rlrec.policy import maximum
-from rlrec.policy.density import stirling_error
+from rlrec.policy.density import BetaLogit, stirling_error
 from rlrec.policy.scores import Array, Beta, Gaussian, Gumbel
 from rlrec.policy.slate import first, marginals
 from rlrec.policy.sweep import ContinuousOrder, beta_order, gaussian_order
@@ -178,7 +178,7 @@ def test_ranks_count_equal_arms_one_by_one() -> None:
     """The same posteriors with and without collapsing them into one row."""
     scores = Beta(np.array([2.0, 2.0, 2.0, 5.0, 1.0, 1.0]), np.array([3.0, 3.0, 3.0, 2.0, 1.0, 1.0]))
     collapsed = beta_order(scores, positions=4)
-    table, row = tabulate(type(collapsed.density)(scores.alpha, scores.beta), np.ones(6), ranks=4)  # type: ignore[call-arg]
+    table, row = tabulate(BetaLogit(scores.alpha, scores.beta), np.ones(6), ranks=4)
     assert collapsed.ranks(4) == pytest.approx(maximum.ranks(table, 4)[:, row], abs=1e-13)
 
 

@@ -1,0 +1,146 @@
+"""Where the nodes of a table stand: panels that fit every score, from the highest to where the best are decided."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.polynomial.legendre import leggauss
+
+from rlrec.policy.density import Density, at_nodes
+from rlrec.policy.scores import Array, Index
+
+_STEEPNESS = 10.0  # logarithms by which the chance of a page may fall in a panel
+_NEARLY = 1.5  # how much steeper a panel may be, once it was narrowed
+_STRETCH = 16  # panels looked at together
+_OCTAVES = 160  # quarters of an octave below the steepest rate: what is slower decides nothing
+_RARE = 1e-19  # a score above its support
+_GAUSS, _COARSE_WEIGHT = leggauss(4)
+_COARSE: Array = np.append(-1.0, _GAUSS)  # the left end of a panel, and nodes that tell its mass to a few digits
+
+
+def panels(
+    density: Density, count: Array, lower: Array, upper: Array, *, ranks: int, together: int, refine: int = 1
+) -> Array:
+    """Edges, increasing, (P + 1,), of the panels that decide who holds the best `ranks` ranks.
+
+    count, lower, upper (g,): equal arms each score stands for, and where its support ends. Fewer than `ranks` scores
+    lie above the lowest edge with probability below 1e-16. A panel can hold the product of `together` densities;
+    `refine` divides them. Source: own derivation (nodes follow the best scores)."""
+    walk = _Walk(density, lower, upper, _lowest(lower, upper, count, ranks), refine)
+    edges, limits = np.array([upper.max()]), list[Array]()
+    pdf, sf, expected = np.zeros(len(count)), np.zeros(len(count)), 0.0
+    while edges[-1] > walk.lowest and expected < enough(ranks):
+        steps = walk.down(float(edges[-1]))
+        active = np.flatnonzero(upper > steps[-1])
+        seen = _look(density, steps, active, pdf[active], sf[active])
+        held = count[active] @ seen[1]
+        until = min(int(np.searchsorted(held, enough(ranks))), len(held) - 1)
+        limits.append(_limits(seen[:, :, : until + 1], count[active], together))
+        edges, expected = np.append(edges, steps[1 : until + 1]), float(held[until])
+        pdf[active], sf[active] = seen[:, :, until]
+    active, limit = np.flatnonzero(upper > edges[-1]), np.concatenate(limits, axis=1)
+    nothing = np.zeros(len(active))
+    while (edges[:-1] - edges[1:] > _NEARLY * limit[0] / refine).any():
+        edges = walk.within(edges, limit / refine)
+        limit = _limits(_look(density, edges, active, nothing, nothing), count[active], together)
+    return edges[::-1]
+
+
+def enough(ranks: int) -> float:
+    """With this many scores expected above a point, fewer than `ranks` are above it with probability below 1e-17."""
+    return 42 + 6 * math.sqrt(ranks) + 2 * ranks
+
+
+def even_widths(pdf: Array, sf: Array, count: Array, together: int) -> Array:
+    """The widest panels, (p,), left of p points in which the chance of a page above them changes by exp(10).
+
+    In a steeper panel the small end of the integrals drowns in the rounding of the large one. The chance of i arms
+    above u falls by the sum of their rates pdf / sf. Of the arms with rate r or more, `expected` are above u, and i of
+    them with probability about expected^i: pages rarer than exp(-30) do not count. All arrays are (a, p), at u."""
+    held = count * sf
+    arm, point = np.nonzero(held > _RARE)
+    if not arm.size:
+        return np.full(pdf.shape[1], np.inf)
+    octave = np.floor(4 * np.log2(np.maximum(pdf[arm, point] / sf[arm, point], 1e-300)))
+    highest = octave.max()
+    below = np.minimum(highest - octave, _OCTAVES).astype(np.intp)
+    cells = (int(below.max()) + 1, pdf.shape[1])
+    bins = np.bincount(below * cells[1] + point, weights=held[arm, point], minlength=cells[0] * cells[1])
+    expected = np.cumsum(bins.reshape(cells), axis=0)
+    at_once = 30 / np.maximum(-np.log(np.maximum(expected, _RARE)), 30 / (together + 2))
+    rates = 2.0 ** (0.25 * (highest - np.arange(cells[0])))[:, None]
+    with np.errstate(divide="ignore"):
+        return np.asarray(_STEEPNESS / (at_once * rates).max(axis=0, initial=0.0, where=expected > 0))
+
+
+def _lowest(lower: Array, upper: Array, count: Array, ranks: int) -> float:
+    """The point that at least `ranks` scores (all of them, if there are fewer) exceed for certain."""
+    order = np.argsort(-lower)
+    held = np.cumsum(count[order])
+    certain = lower[order[min(int(np.searchsorted(held, ranks)), len(order) - 1)]]
+    return float(min(certain, np.nextafter(upper.max(), -np.inf)))
+
+
+def _look(density: Density, steps: Array, active: Index, pdf: Array, sf: Array) -> Array:
+    """Density, and roughly one minus the distribution function, at decreasing steps, (2, a, p + 1).
+
+    pdf, sf (a,) at the first of them."""
+    half = 0.5 * (steps[:-1] - steps[1:])
+    nodes = (steps[1:, None] + half[:, None] * (1 + _COARSE)).ravel()
+    values = at_nodes(density, nodes, active).reshape(len(active), -1, len(_COARSE))
+    seen = np.empty((2, len(active), len(steps)))
+    seen[0, :, 0], seen[0, :, 1:] = pdf, values[:, :, 0]
+    seen[1, :, 0], seen[1, :, 1:] = sf, values[:, :, 1:] @ _COARSE_WEIGHT * half
+    np.cumsum(seen[1], axis=1, out=seen[1])
+    return seen
+
+
+def _limits(seen: Array, count: Array, together: int) -> Array:
+    """The widest even panels at both ends of each panel between steps, right and left, (2, p); seen as from `_look`.
+
+    Arms that begin inside the panel do not hurry it: its width is theirs, or it ends there."""
+    pdf, sf = seen
+    n = pdf.shape[1] - 1
+    at = np.append(np.arange(n), np.arange(1, n + 1))
+    held = np.tile(count[:, None], 2 * n)
+    held[:, n:][count[:, None] * sf[:, :n] <= _RARE] = 0.0
+    return even_widths(pdf[:, at], sf[:, at], held, together).reshape(2, n)
+
+
+@dataclass(frozen=True, eq=False)
+class _Walk:
+    """From the highest edge to the lowest, in panels as wide as every score they hold allows."""
+
+    density: Density
+    lower: Array
+    upper: Array
+    lowest: float
+    refine: int
+
+    def down(self, u: float) -> Array:
+        """Some edges from u, decreasing."""
+        edges = [u]
+        while len(edges) <= _STRETCH and edges[-1] > self.lowest:
+            edges.append(self._next(edges[-1], np.inf, self.lowest))
+        return np.array(edges)
+
+    def within(self, edges: Array, limits: Array) -> Array:
+        """Such edges with no panel wider than a limit, which is known at both ends, (2, p), of panels between edges."""
+        panel = int((edges[:-1] - edges[1:] > limits[0]).argmax())
+        narrow, rate = edges[: panel + 1].tolist(), 1 / limits
+        while narrow[-1] > edges[-1]:
+            u = narrow[-1]
+            while u <= edges[panel + 1]:
+                panel += 1
+            share = (edges[panel] - u) / (edges[panel] - edges[panel + 1])
+            fall = (1 - share) * rate[0, panel] + share * rate[1, panel]
+            narrow.append(self._next(u, 1 / max(float(fall), 1e-300), float(edges[-1])))
+        return np.array(narrow)
+
+    def _next(self, u: float, limit: float, lowest: float) -> float:
+        """The lowest left edge right for every score below u: a panel's width, or where the score begins."""
+        edge = np.minimum(u - self.density.width(u) / self.refine, self.upper)
+        highest = max(float(edge.max(initial=-np.inf, where=self.lower < u)), u - limit, lowest)
+        return min(highest, math.nextafter(u, -math.inf))  # progress, even if a score is all but a point
