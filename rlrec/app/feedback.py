@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,9 +11,10 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from rlrec.app import canonical
-from rlrec.app.ledger import Ledger, Unordered, by_position, worth
+from rlrec.app.ledger import Ledger, Unordered, by_position
 from rlrec.errors import Conflict, InputError
 from rlrec.policy import reward as rewards
+from rlrec.policy.reward import LIMIT
 from rlrec.records import Decision, Event, Reward
 from rlrec.store import Store, Unit, decisions, events, policies
 from rlrec.store.contents import digest
@@ -96,12 +98,12 @@ def feedback_stream(
         return summary
 
     if quarantine:
-        summary = _added(_counted(store.write(partial(one, group=group)), rejected) for group in groups())
+        summary = _added(_counted(store.write(partial(one, group=group), sound=True), rejected) for group in groups())
     else:
         try:
-            summary = store.write(partial(every, locked=False))
+            summary = store.write(partial(every, locked=False), sound=True)
         except Unordered:  # a later group names a policy before those of an earlier one
-            summary = store.write(partial(every, locked=True))
+            summary = store.write(partial(every, locked=True), sound=True)
     _tell(store, unweighed)
     return summary
 
@@ -167,7 +169,7 @@ class _Book:
         self.pages = self._pages(lines, answers=answers)
         self.weighed = {kind for definition in policies.rewards(unit) for kind in definition.weights}
         self.serving = self._serving() if answers else {}
-        self.new: dict[int, tuple[Row, list[Event]]] = {}  # by decision
+        self.new: dict[int, tuple[Row, list[Row]]] = {}  # by decision: its target, and fields of events
         self.new_keys: list[events.Key] = []
         self.arms: dict[tuple[int, int], int] = {}  # of the slots that something happened to
         self.censored: dict[tuple[int, int], bool] = {}
@@ -232,30 +234,29 @@ class _Book:
                 raise self._unshown(decision_id, position)
             if key is not None and self._repeated(line, target, position):
                 return False
-            if not happened and censor is None:
-                raise InputError("no event is given", hint="for example click, or dwell_s=31.5", field="events")
-            if when < served_at:
-                raise InputError(f"the event lies before decision {decision_id}", hint="check `at`", field="at")
-            if when > now:
-                raise InputError("the event lies in the future", hint="check `at` and the clock", field="at")
+            if not served_at <= when <= now or not (happened or censor is not None):
+                raise _untold(line, decision_id, early=when < served_at)
             for kind, value in happened.items():
-                if kind not in self.weighed or type(value) is not float or not rewards.bounded(value):
+                if kind not in self.weighed or type(value) is not float or not -LIMIT <= value <= LIMIT:
                     _check(kind, value)
         except InputError as error:
             error.line = number
             return error
-        new = self.new.setdefault(decision_id, (target, []))[1]
-        seq = self.ledger.seq(policy_id)
+        found = self.new.get(decision_id)
+        if found is None:
+            self.new[decision_id] = found = target, []
+        elif position is not None:
+            self.arms[decision_id, position] = arm_id
+        new, seq = found[1], self.ledger.seq(policy_id)
         count = (last or 0) + len(new)
         for kind, value in happened.items():
             count += 1
-            new.append(Event(decision_id, position, kind, float(value), when, now, seq, key, count))
+            new.append((decision_id, position, kind, float(value), when, now, seq, key, count))
             if kind not in self.weighed:
                 self.unweighed.add(kind)
-        if position is not None:
-            self.arms[decision_id, position] = arm_id
         if censor is not None:
-            self._censor(new, position, Event(decision_id, None, CENSOR, float(censor), when, now, seq, key, count))
+            word = Event(decision_id, position, CENSOR, float(censor), when, now, seq, key, count)
+            self._censor(target, word)
         if key is not None:
             self.keys[key] = content = named(decision_id, position, happened, censor), at, decision_id
             self.new_keys.append((key, *content))
@@ -286,27 +287,27 @@ class _Book:
             )
         return True
 
-    def _censor(self, new: list[Event], position: int | None, word: Event) -> None:
-        """Put the word into the events of the slot, or of every slot of the page."""
-        slots = self.pages[word.decision_id] if position is None else {position: self.arms[word.decision_id, position]}
-        for number, (where, arm_id) in enumerate(slots.items(), word.number + 1):
-            new.append(word._replace(position=where, number=number))
-            self.arms[word.decision_id, where] = arm_id
-            self.censored[word.decision_id, where] = word.value == 1.0
+    def _censor(self, target: Row, word: Event) -> None:
+        """Put a word into the events of its slot, or of every slot of the page."""
+        slots = self.pages[target[0]] if word.position is None else {word.position: target[6]}
+        for number, (position, arm_id) in enumerate(slots.items(), word.number + 1):
+            self.new[target[0]][1].append(word._replace(position=position, number=number))
+            self.arms[target[0], position] = arm_id
+            self.censored[target[0], position] = word.value == 1.0
 
     def _answer(self, line: Line, target: Row) -> Outcome:
         taken = self._take(line, target)
         if isinstance(taken, InputError):
             return taken
         decision_id, served_at, size = target[0], target[3], target[4]
-        happened = [*self.before.get(decision_id, ()), *self.new.get(decision_id, (target, ()))[1]]
+        new = map(Event._make, self.new[decision_id][1] if decision_id in self.new else ())
         count = len(line.events) + (line.censor is not None)
         return Result(
             decision_id=decision_id,
             events=count if taken else 0,
             duplicates=0 if taken else count,
             reward=_earned(
-                self.serving[target[2]], happened, served_at=served_at,
+                self.serving[target[2]], [*self.before.get(decision_id, ()), *new], served_at=served_at,
                 position=1 if size == 1 else line.position, shown=self.pages.get(decision_id, ()),
             ),
         )  # fmt: skip
@@ -314,27 +315,47 @@ class _Book:
     def _close(self) -> None:
         """Write events, keys and marks, and hand the ledger the differences that they make."""
         self._learn()
-        events.add(self.unit, [event for _, found in self.new.values() for event in found])
+        events.add(self.unit, [event for number in sorted(self.new) for event in self.new[number][1]])
         events.add_keys(self.unit, self.new_keys)
         for flag in (True, False):
             marked = sorted(slot for slot, censored in self.censored.items() if censored is flag)
             decisions.censor(self.unit, marked, censored=flag)
 
     def _learn(self) -> None:
+        """Slots of one arm to which the same happened, once and in time, are worth the same: one stands for all."""
+        prompt = {policy_id: self.ledger.prompt(policy_id) for policy_id in {target[1] for target in self.targets}}
+        alike: list[tuple[int, int, str, float]] = []
         for target, new in self.new.values():
-            decision_id, policy_id, _, served_at, _, imported, _, _ = target
-            holding = [] if imported else self.ledger.holding(policy_id, decision_id)
-            if not holding:
+            _, policy_id, _, served_at, _, imported, arm_id, last = target
+            if imported:
                 continue
-            before = by_position(self.before.get(decision_id, ()))
-            for position, happened in by_position(new).items():
-                if position is None:
-                    continue
-                known = before.get(position, [])
-                for version in holding:
-                    old = worth(version, known, served_at=served_at)
-                    fresh = worth(version, known + happened, served_at=served_at)
-                    self.ledger.add(version, self.arms[decision_id, position], old, fresh)
+            _, position, kind, value, at, *_ = new[0]
+            if len(new) > 1 or last is not None or at - served_at > prompt[policy_id]:
+                self._learn_of(target, new)
+            elif position is not None:
+                alike.append((policy_id, arm_id, kind, value))
+        for (policy_id, arm_id, kind, value), times in Counter(alike).items():
+            event = Event(0, 1, kind, value, at=0, received_at=0)
+            versions = self.ledger.learning[policy_id]
+            self.ledger.correct(versions, arm_id, (), (event,), served_at=0, times=times)
+
+    def _learn_of(self, target: Row, new: Sequence[Row]) -> None:
+        """What several events of a decision, or late ones, change."""
+        decision_id, policy_id, _, served_at, _, _, arm_id, _ = target
+        versions = self.ledger.holding(policy_id, decision_id)
+        before = by_position(self.before.get(decision_id, ()))
+        for position, happened in by_position(map(Event._make, new)).items():
+            if position is not None:
+                known, arm = before.get(position, []), self.arms.get((decision_id, position)) or arm_id
+                self.ledger.correct(versions, arm, known, known + happened, served_at=served_at)
+
+
+def _untold(line: Line, decision_id: int, *, early: bool) -> InputError:
+    if not line.events and line.censor is None:
+        return InputError("no event is given", hint="for example click, or dwell_s=31.5", field="events")
+    if early:
+        return InputError(f"the event lies before decision {decision_id}", hint="check `at`", field="at")
+    return InputError("the event lies in the future", hint="check `at` and the clock", field="at")
 
 
 def _unknown(line: Line) -> InputError:

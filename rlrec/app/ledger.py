@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
+from math import inf
 
 from rlrec.policy import reward as rewards
 from rlrec.records import Event, Head, Version
@@ -67,23 +68,43 @@ class Ledger:
             if version.entered_to is None or decision_id <= version.entered_to
         ]
 
-    def add(self, version: Version, arm_id: int, before: Sums, after: Sums) -> None:
-        """Replace what one slot adds to a belief."""
+    def prompt(self, policy_id: int) -> float:
+        """The age up to which an event counts in every learning belief of a policy, which all hold every decision;
+        -1 where they may not hold it."""
+        learning = self.learning[policy_id]
+        if any(version.entered_to is not None for version in learning):
+            return -1
+        return min((one.reward.window_us for one in learning if one.reward.late == "ignore"), default=inf)
+
+    def correct(
+        self, versions: Iterable[Version], arm_id: int, before: Sequence[Event], after: Sequence[Event],
+        *, served_at: int, times: int = 1,
+    ) -> None:  # fmt: skip
+        """Replace what happened to one slot, or to several that are alike, in beliefs that hold it."""
+        for version in versions:
+            old, new = (worth(version, happened, served_at=served_at) for happened in (before, after))
+            self.add(version, arm_id, old, new, times=times)
+
+    def add(self, version: Version, arm_id: int, before: Sums, after: Sums, *, times: int = 1) -> None:
+        """Replace what one slot, or several that are alike, add to a belief."""
         if before == after:
             return
         changes = self._changes[version.policy.id, version.id]
         pulls, total, squares = changes.get(arm_id, NOTHING)
         changes[arm_id] = (
-            pulls + (after[0] - before[0]), total + (after[1] - before[1]), squares + (after[2] - before[2])
-        )  # fmt: skip
+            pulls + times * (after[0] - before[0]),
+            total + times * (after[1] - before[1]),
+            squares + times * (after[2] - before[2]),
+        )
 
-    def serve(self, policy_id: int, arm_ids: Sequence[int]) -> None:
+    def serve(self, policy_id: int, arm_ids: Iterable[int]) -> None:
         """Slots are served: they enter every belief that learns `served`, with the default reward."""
+        shown = Counter(arm_ids)
         for version in self.learning[policy_id]:
             if version.entered_to is None:
-                pulls, reward, squares = rewards.entry(version.reward.default)
-                for arm, n in Counter(arm_ids).items():
-                    self.add(version, arm, NOTHING, (n * pulls, n * reward, n * squares))
+                entry = rewards.entry(version.reward.default)
+                for arm, times in shown.items():
+                    self.add(version, arm, NOTHING, entry, times=times)
 
     # -- slots whose window is over --
 

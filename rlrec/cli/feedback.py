@@ -99,14 +99,26 @@ def line_type() -> Any:
 
 
 def _groups(lines: Lines, line: Any) -> Iterator[list[Any]]:
+    """Groups of lines as the use case takes them; the lines that do not decode are refused."""
+    import gc
+
     from msgspec.structs import astuple
 
-    for group in lines.groups(line_type()):
+    from rlrec.cli.lines import decode_group
+
+    kind = line_type()
+    gc.freeze()  # what is loaded by now stays, and need not be looked through again and again
+    for group in lines.raw():
+        decoded: list[Any] = decode_group(group, kind)
+        for error in decoded:
+            if isinstance(error, InputError):
+                lines.refuse(error)
         yield [
             line(*astuple(one), number)
             if one.at is None and (one.decision_id is None or one.request_id is None)
             else said(line, number, one)
-            for number, one in group
+            for (number, _), one in zip(group, decoded, strict=True)
+            if type(one) is kind
         ]
 
 

@@ -49,11 +49,14 @@ class Store:
         with engine.transaction(self.engine, write=False, where=self.where) as connection:
             yield self._unit(connection)
 
-    def write(self, work: Callable[[Unit], T]) -> T:
-        """What `work` returns, in one transaction; asked again as a whole where the database wants that."""
+    def write(self, work: Callable[[Unit], T], *, sound: bool = False) -> T:
+        """What `work` returns, in one transaction; asked again as a whole where the database wants that.
+
+        sound: every row that `work` writes names rows that it read or wrote itself, and it deletes none. SQLite then
+        does not look them up once more; nobody else can take them away before the end."""
         for attempt in range(TRIES):
             try:
-                with engine.transaction(self.engine, write=True, where=self.where) as connection:
+                with engine.transaction(self.engine, write=True, where=self.where, sound=sound) as connection:
                     return work(self._unit(connection))
             except engine.Retry:
                 time.sleep(random.uniform(0, 0.02) * 2**attempt)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Sequence
-from operator import itemgetter
+from functools import lru_cache
+from itertools import chain
 
 from rlrec.records import Event
 from rlrec.store.unit import Row, Unit
@@ -16,21 +16,15 @@ Wanted = tuple[int | None, int | None]  # a decision, and a position of it
 Key = tuple[str, bytes, int | None, int]  # a feedback key, the digest of its line, the line's `at`, its decision
 
 _ROW = (*EVENT, "number")
-_place = itemgetter(0, 8)  # decision and number
-_TARGET = (
-    "SELECT d.id, d.policy_id, d.version_id, d.at, d.size, d.imported, s.arm_id,"
-    " (SELECT max(number) FROM event WHERE decision_id = d.id)"
-)
 # The slot meant: without a position a slate of one slot means that slot, a longer one the page.
-_TARGETS_SQLITE = (
-    f"{_TARGET} FROM json_each(?) AS w LEFT JOIN decision AS d ON d.id = w.value ->> 0"
-    " LEFT JOIN slot AS s ON s.decision_id = d.id AND s.position = coalesce(w.value ->> 1, d.size = 1)"
-)
-_TARGETS_POSTGRES = (
-    f"{_TARGET} FROM unnest(?::bigint[], ?::bigint[]) WITH ORDINALITY AS w (id, position, place)"
-    " LEFT JOIN decision AS d ON d.id = w.id LEFT JOIN slot AS s ON s.decision_id = d.id"
-    " AND s.position = coalesce(w.position, CASE WHEN d.size = 1 THEN 1 END) ORDER BY w.place"
-)
+_TARGETS = """
+SELECT d.id, d.policy_id, d.version_id, d.at, d.size, d.imported, s.arm_id,
+    (SELECT max(number) FROM event WHERE decision_id = d.id)
+FROM {wanted} LEFT JOIN decision AS d ON d.id = w.id LEFT JOIN slot AS s ON s.decision_id = d.id
+    AND s.position = coalesce(w.position, CASE WHEN d.size = 1 THEN 1 END)
+"""
+_ARRAYS = "unnest(?::bigint[], ?::bigint[]) WITH ORDINALITY AS w (id, position, place)"
+PORTION = 1_000
 
 
 def targets(unit: Unit, wanted: Sequence[Wanted]) -> list[Row]:
@@ -40,8 +34,19 @@ def targets(unit: Unit, wanted: Sequence[Wanted]) -> list[Row]:
     All of it is None where there is no such decision.
     """
     if unit.postgres:
-        return unit.ask(_TARGETS_POSTGRES, [one[0] for one in wanted], [one[1] for one in wanted])
-    return unit.ask(_TARGETS_SQLITE, json.dumps(wanted))
+        text = _TARGETS.format(wanted=_ARRAYS) + "ORDER BY w.place"
+        return unit.ask(text, [one[0] for one in wanted], [one[1] for one in wanted])
+    found: list[Row] = []
+    for first in range(0, len(wanted), PORTION):
+        part = wanted[first : first + PORTION]
+        found += unit.ask(_targets_sqlite(len(part)), *chain.from_iterable(part))
+    return found
+
+
+@lru_cache(maxsize=8)
+def _targets_sqlite(count: int) -> str:
+    """The loops are nested as they are written, so that rows come in the order of the values."""
+    return f"WITH w (id, position) AS (VALUES {','.join(['(?,?)'] * count)}) {_TARGETS.format(wanted='w')}"
 
 
 def shown(unit: Unit, decision_ids: Collection[int]) -> dict[int, dict[int, int]]:
@@ -62,9 +67,9 @@ def of(unit: Unit, decision_ids: Collection[int]) -> dict[int, list[Event]]:
     return found
 
 
-def add(unit: Unit, rows: Iterable[Event]) -> None:
-    """Events, each with its number in the decision; the caller holds the lock of the decision's policy."""
-    unit.insert("event", _ROW, sorted(rows, key=_place))
+def add(unit: Unit, rows: Iterable[Row]) -> None:
+    """Fields of events, each with its number in the decision; the caller holds the lock of the decision's policy."""
+    unit.insert("event", _ROW, rows)
 
 
 def keys(unit: Unit, known: Collection[str]) -> dict[str, tuple[bytes, int | None, int]]:
