@@ -145,7 +145,7 @@ def test_a_stream_sends_each_group_before_the_next_is_made(capfdbinary):
     assert seen == [2, 2, 2]
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), [float("nan")], {"a": -float("inf")}])
+@pytest.mark.parametrize("value", [float("nan"), -float("nan"), float("inf"), [float("nan")], {"a": -float("inf")}])
 def test_a_stream_prints_no_nan(value, capfdbinary):
     with pytest.raises(ValueError, match=r"(?i)JSON"):
         Show("json").stream([[{"n": None, "a": 1.5}, {"n": 1, "a": value}]])
@@ -154,10 +154,11 @@ def test_a_stream_prints_no_nan(value, capfdbinary):
 
 def test_a_stream_shows_what_any_result_may_hold(capfdbinary):
     at = datetime(2026, 1, 31, 12, tzinfo=UTC)
-    Show("json").stream([[ANSWER, {"at": at, "x": (1, 1 / 3)}], [{"arm": "crème 😀", "x": 1 / 3, "none": None}]])
+    kept = {"arm": "crème 😀 ˿ÿ", "x": 1.7976931348623157e308, "none": None, "n": -(2**63)}
+    Show("json").stream([[ANSWER, {"at": at.isoformat(), "x": (1, 1 / 3)}], [kept], [{"big": 2**70}]])
     lines = capfdbinary.readouterr().out.decode().splitlines()
     assert [json.loads(line) for line in lines[1:]] == [
-        {"at": "2026-01-31T12:00:00.000000Z", "x": [1, 1 / 3]}, {"arm": "crème 😀", "x": 1 / 3, "none": None},
+        {"at": "2026-01-31T12:00:00+00:00", "x": [1, 1 / 3]}, kept, {"big": 2**70},
     ]  # fmt: skip
     assert json.loads(lines[0])["slate"][1]["arm"] == "1e5"
     assert "crème 😀" in lines[2]
