@@ -110,9 +110,12 @@ def transaction(engine: sa.Engine, *, write: bool, where: str, sound: bool = Fal
     if engine.dialect.name == "postgresql" and not write:
         options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
     try:
-        with engine.connect().execution_options(**options) as connection:
-            with _trusted(connection) if sound else nullcontext(), connection.begin():
-                yield connection
+        with (
+            engine.connect().execution_options(**options) as connection,
+            _trusted(connection) if sound else nullcontext(),
+            connection.begin(),
+        ):
+            yield connection
     except UnicodeEncodeError as error:
         raise InputError("a name is not valid Unicode", hint="check the encoding of your shell") from error
     except exc.DBAPIError as error:

@@ -3,85 +3,122 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
-from itertools import islice
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import repeat
 from typing import Any
 
-import sqlalchemy as sa
 from sqlalchemy import exc
 
-from rlrec.store import tables as t
-from rlrec.store.sessions import Visit
+from rlrec.store.sessions import VISIT, Visit
 from rlrec.store.unit import Row, Unit
 
-PORTION = 10_000  # values asked for at once
-VISIT = ("session_id", "number", "started_at", "last_at", "steps", "recent", "ended_at")
+ROWS = 1_000  # in one statement of SQLite
+VALUES = 32_000  # in one statement of SQLite, which takes 32,766
+PORTION = 10_000  # keys asked for at once
+FEW = 10_000  # rows that are rather fetched at once than asked for one by one
 
 
-def write(unit: Unit, table: sa.Table, columns: Sequence[str], rows: Iterable[Row]) -> None:
-    """Rows into a table: executemany on SQLite, COPY on PostgreSQL."""
+@dataclass(frozen=True)
+class Same:
+    """A column that holds one value in every row."""
+
+    value: Any
+
+
+Column = Sequence[Any] | Same
+
+
+def write(unit: Unit, table: str, columns: Mapping[str, Column]) -> None:
+    """Rows into a table, column by column; one column at least is no `Same`."""
+    if unit.postgres:
+        _copy(unit, table, columns)
+    else:
+        _insert(unit, table, columns)
+
+
+def _copy(unit: Unit, table: str, columns: Mapping[str, Column]) -> None:
     names = ", ".join(f'"{name}"' for name in columns)
-    raw: Any = unit.connection.connection
-    if not unit.postgres:
-        marks = ", ".join("?" * len(columns))
-        raw.cursor().executemany(f'INSERT INTO "{table.name}" ({names}) VALUES ({marks})', rows)
-        return
-    statement = f'COPY "{table.name}" ({names}) FROM STDIN'
-    cursor = raw.cursor()
+    statement = f'COPY "{table}" ({names}) FROM STDIN'
+    cursor = unit.driver
+    values = [repeat(one.value) if isinstance(one, Same) else one for one in columns.values()]
     try:
         with cursor.copy(statement) as copy:
-            for row in rows:
+            for row in zip(*values):  # noqa: B905 (what is the same goes on for ever)
                 copy.write_row(row)
     except cursor.connection.Error as error:
         raise exc.DBAPIError(statement, None, error) from error
 
 
-def known(unit: Unit, table: sa.Table, column: str, values: Collection[Any], *, where: str = "true") -> set[Any]:
-    """Of the values given, those that the column has, among the rows `where` holds."""
-    if not unit.postgres:
-        return {value for portion in _portions(values) for value in _among(unit, table, column, portion, where)}
-    statement = f'SELECT "{column}" FROM "{table.name}" WHERE {where} AND "{column}" = ANY(%s)'
-    found = unit.connection.exec_driver_sql(statement, (list(values),))
-    return {bytes(row[0]) if isinstance(row[0], memoryview) else row[0] for row in found}
+def _insert(unit: Unit, table: str, columns: Mapping[str, Column]) -> None:
+    """Many rows a statement: executemany costs more than the rows do. What is the same is bound once."""
+    same = [one.value for one in columns.values() if isinstance(one, Same)]
+    lists = {id(one): one for one in columns.values() if not isinstance(one, Same)}
+    places, constants = {key: place for place, key in enumerate(lists)}, iter(range(len(same)))
+    marks = tuple(~next(constants) if isinstance(one, Same) else places[id(one)] for one in columns.values())
+    width = len(lists)
+    flat: list[Any] = [None] * (width * len(next(iter(lists.values()))))
+    for place, one in enumerate(lists.values()):
+        flat[place::width] = one
+    step = width * min(ROWS, (VALUES - len(same)) // width)
+    for start in range(0, len(flat), step):
+        part = flat[start : start + step]
+        text = _insertion(table, tuple(columns), marks, len(same), width, len(part) // width)
+        unit.driver.execute(text, same + part)
 
 
-def _portions(values: Collection[Any]) -> Iterable[list[Any]]:
-    rest = iter(values)
-    while portion := list(islice(rest, PORTION)):
-        yield portion
+@lru_cache(maxsize=64)
+def _insertion(table: str, names: Sequence[str], marks: Sequence[int], same: int, width: int, rows: int) -> str:
+    """marks: of each column its place among the `width` values of a row, or ~ its place among those bound once."""
+    listed = ", ".join(f'"{name}"' for name in names)
+    row = ",".join(f"?{-mark}" if mark < 0 else f"?{{{mark}}}" for mark in marks)
+    values = (
+        f"({row.format(*range(first, first + width))})" for first in range(same + 1, same + 1 + rows * width, width)
+    )
+    return f'INSERT INTO "{table}" ({listed}) VALUES {",".join(values)}'
 
 
-def _among(unit: Unit, table: sa.Table, column: str, portion: list[Any], where: str) -> Iterable[Any]:
-    marks = ",".join("?" * len(portion))
-    statement = f'SELECT "{column}" FROM "{table.name}" WHERE {where} AND "{column}" IN ({marks})'
-    raw: Any = unit.connection.connection
-    return (row[0] for row in raw.cursor().execute(statement, portion))
+# -- what the store has --
 
 
-def known_lines(unit: Unit, policy_id: int, digests: Collection[bytes]) -> set[bytes]:
+def known_lines(unit: Unit, policy_id: int, digests: Sequence[bytes]) -> set[bytes]:
     """Of these identities of lines, those that the policy has taken in before."""
-    return known(unit, t.import_line, "digest", digests, where=f"policy_id = {policy_id:d}")
+    chosen = "SELECT digest FROM import_line WHERE policy_id = ? AND digest IN (?*)"
+    return {bytes(row[0]) for portion in _portions(digests) for row in unit.ask(chosen, policy_id, portion)}
 
 
-def reserve(unit: Unit, table: sa.Table, count: int) -> range | list[int]:
-    """`count` ids, ascending, that no one else will use. SQLite: the write lock is ours; PostgreSQL: a sequence."""
-    if unit.postgres:
-        series = f"SELECT nextval(pg_get_serial_sequence('{table.name}', 'id')) FROM generate_series(1, {count:d})"
-        return sorted(int(row[0]) for row in unit.connection.exec_driver_sql(series))
-    first = int(unit.value(sa.select(sa.func.coalesce(sa.func.max(table.c.id), 0)))) + 1
-    return range(first, first + count)
+def few_lines(unit: Unit, policy_id: int) -> set[bytes] | None:
+    """All identities of lines that the policy has taken in; None where these are many."""
+    rows = unit.ask("SELECT digest FROM import_line WHERE policy_id = ? LIMIT ?", policy_id, FEW)
+    return {bytes(row[0]) for row in rows} if len(rows) < FEW else None
+
+
+def known_sessions(unit: Unit, keys: Sequence[str]) -> set[str]:
+    """Of these keys of sessions, those that the store has."""
+    chosen = "SELECT key FROM session WHERE key IN (?*)"
+    return {row[0] for portion in _portions(keys) for row in unit.ask(chosen, portion)}
+
+
+def few_sessions(unit: Unit, prefix: str) -> set[str] | None:
+    """All keys of sessions that begin so; None where these are many."""
+    first = "starts_with(key, ?)" if unit.postgres else "key >= ?1 AND key < ?1 || char(1114111)"
+    rows = unit.ask(f"SELECT key FROM session WHERE {first} LIMIT {FEW:d}", prefix)
+    return {row[0] for row in rows} if len(rows) < FEW else None
+
+
+def _portions(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    return (values[start : start + PORTION] for start in range(0, len(values), PORTION))
 
 
 def visits(unit: Unit, session_ids: Collection[int]) -> dict[int, dict[int, Visit]]:
     """All visits of these sessions, by session and number."""
     found: dict[int, dict[int, Visit]] = defaultdict(dict)
-    for row in unit.many(sa.select(*(t.visit.c[name] for name in VISIT)), t.visit.c.session_id, session_ids):
+    for row in unit.ask(f"SELECT {', '.join(VISIT)} FROM visit WHERE session_id IN (?*)", session_ids):
         found[row[0]][row[1]] = Visit(**dict(zip(VISIT, row, strict=True)))
     return found
 
 
 def steps(unit: Unit, session_ids: Collection[int]) -> list[Row]:
     """(session_id, visit, step, imported) of every decision of these sessions."""
-    decision = t.decision.c
-    columns = sa.select(decision.session_id, decision.visit, decision.step, decision.imported)
-    return unit.many(columns, decision.session_id, session_ids)
+    return unit.ask("SELECT session_id, visit, step, imported FROM decision WHERE session_id IN (?*)", session_ids)

@@ -14,7 +14,7 @@ import pytest
 from rlrec.app import canonical, import_log
 from rlrec.app.export_log import export_log
 from rlrec.app.init import init
-from rlrec.app.logs.layouts.base import Source
+from rlrec.app.logs.layouts.base import Impressions, Source
 from rlrec.app.logs.layouts.obd import Obd
 from rlrec.cli.lines import decode
 from rlrec.store import Store
@@ -232,15 +232,13 @@ def test_an_obd_context_is_canonical(tmp_path: Path) -> None:
     layout = Obd(source(path), policy="random", now=2 * 10**15)
     assert list(layout.check()) == []
     [(found, _)] = list(layout.read())
+    assert isinstance(found, Impressions)
     features = {"user_feature_1": 'a "b", ü', "user_feature_0": "x"}
     affinities = {"user-item_affinity_2": 2.0, "user-item_affinity_10": 1.5}
-    assert found[0].context == canonical.text(features | affinities)
-    assert found[1].context == canonical.text({"user_feature_1": "y", "user_feature_0": "x"})
-    assert found[0].eligible == ("10", "2", "7")
-    assert [(one.size, one.at, len(one.events)) for one in found] == [
-        (3, 1574553600500000, 1),
-        (3, 1574553600000000, 0),
-    ]
+    assert found.context[0] == canonical.text(features | affinities)
+    assert found.context[1] == canonical.text({"user_feature_1": "y", "user_feature_0": "x"})
+    assert (found.eligible, found.size) == (("10", "2", "7"), 3)
+    assert (list(found.at), list(found.clicked)) == ([1574553600500000, 1574553600000000], [True, False])
 
 
 def test_the_open_bandit_log_is_stored_once(run: Run) -> None:

@@ -1,7 +1,8 @@
-"""What the layouts share: the lines of a file, read twice; a line's identity; and the logged decision it holds.
+"""What the layouts share: the lines of a file, a line's identity, and the logged decision it holds.
 
-The first pass checks every line and gathers what is known of a file only at its end; the second one hands over the
-decisions. Memory is bounded by a group of lines, and 8 bytes a line of the file.
+A file is read twice: the first pass checks every line and gathers what is known of a file only at its end; the second
+one hands over the decisions. Where the first lines foretell what the first pass would find, both are one, and the file
+is read twice only if that turns out wrong. Memory is bounded by a group of lines, and 8 bytes a line of the file.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import gzip
 import zlib
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, BinaryIO, ClassVar, NamedTuple, Protocol, cast
@@ -87,9 +88,36 @@ class Line(NamedTuple):
     events: tuple[Happened, ...]
 
 
+class Impressions(NamedTuple):
+    """Logged decisions of one slot each, column by column; each is all there is of its session.
+
+    `session` is its key, made of its time first: keys that come in order are cheap to store. clicked: whether the slot
+    has an event `click`; split: of each session, where it was told."""
+
+    digest: Sequence[bytes]
+    session: Sequence[str]
+    at: Sequence[int]
+    context: Sequence[str]
+    arm: Sequence[str]
+    position: Sequence[int]
+    marginal: Sequence[float]
+    clicked: Sequence[bool]
+    split: Sequence[int]
+    eligible: tuple[str, ...]
+    size: int
+
+
 class Refused(NamedTuple):
     error: InputError
     text: bytes
+
+
+class Surprise(Exception):
+    """A line belies what the first ones of its file said of the whole file."""
+
+
+Group = tuple[Sequence[int], list[bytes]]  # numbers of lines, and the lines
+Taken = tuple[list[Line] | Impressions, list[Refused]]  # what a group holds, and the lines that cannot be taken
 
 
 class Layout(ABC):
@@ -97,76 +125,94 @@ class Layout(ABC):
 
     headed: ClassVar[bool] = False  # the first line names the columns
     wants_policy: ClassVar[bool] = False
+    foretold: ClassVar[bool] = False  # the first lines as a rule say what must be known of the whole file
 
     def __init__(self, source: Source, *, policy: str | None, now: int) -> None:
         self.source = source
         self.policy = policy
         self.now = now
         self.policies: set[str] = set() if policy is None else {policy}
-        self._lines = array("q")
         self._repeated: frozenset[int] = frozenset()
 
     def header(self, text: bytes) -> None:  # noqa: B027 (most layouts have none)
         """Read the first line. Raises InputError where a column is missing."""
 
     @abstractmethod
-    def look(self, number: int, text: bytes) -> None:
-        """The first pass: check a line, and remember what the whole file must be known for."""
+    def look(self, numbers: Sequence[int], texts: list[bytes]) -> Iterable[Refused]:
+        """Check lines, and remember what the whole file must be known for: those that cannot be taken."""
 
     def looked(self) -> None:  # noqa: B027 (most layouts need nothing more)
-        """The first pass is over. Raises InputError where the file as a whole cannot be."""
+        """All lines were looked at. Raises InputError where the file as a whole cannot be."""
 
     @abstractmethod
-    def line(self, number: int, text: bytes, digest: bytes) -> Line:
-        """The second pass: the decision of a line. Raises InputError as `look` did."""
+    def taken(self, numbers: Sequence[int], texts: list[bytes], digests: list[bytes]) -> Taken:
+        """The decisions of lines that were looked at, and of those to come. Raises Surprise where these differ."""
 
     def check(self) -> Iterator[Refused]:
         """The first pass: the lines that cannot be taken."""
+        hashes = array("q")
+        for numbers, texts in self._groups():
+            hashes.extend(map(hash, texts))
+            yield from self.look(numbers, texts)
+        self.looked()
+        self._repeated = _repeated(hashes)
+
+    def read(self) -> Iterator[Taken]:
+        """The second pass."""
+        counts: dict[bytes, int] = {}
+        for numbers, texts in self._groups():
+            yield self.taken(numbers, texts, [self._identity(text, counts) for text in texts])
+
+    def read_once(self) -> Iterator[Taken]:
+        """Both passes in one, where the first group foretells the rest of the file. Raises Surprise where not."""
+        seen = Seen()
+        for place, (numbers, texts) in enumerate(self._groups()):
+            if place == 0:
+                self._foresee(numbers, texts)
+            digests = [_digest(text) for text in texts]
+            if seen.again(digests):
+                raise Surprise
+            yield self.taken(numbers, texts, digests)
+
+    def _foresee(self, numbers: Sequence[int], texts: list[bytes]) -> None:
+        for _ in self.look(numbers, texts):
+            return  # it will be refused when it is taken
+        try:
+            self.looked()
+        except InputError:
+            raise Surprise from None
+
+    def _groups(self) -> Iterator[Group]:
+        """The lines below the header."""
         headed = self.headed
-        for group in groups(self.source):
-            for number, text in group:
-                try:
-                    if headed:
-                        self.header(text)
-                        headed = False
-                        continue
-                    self._lines.append(hash(text))
-                    self.look(number, text)
-                except InputError as error:
-                    error.line = number
-                    if headed:
-                        raise
-                    yield Refused(error, text)
+        for numbers, texts in groups(self.source):
+            if headed:
+                self._head(numbers[0], texts[0])
+                numbers, texts, headed = numbers[1:], texts[1:], False
+            if texts:
+                yield numbers, texts
         if headed:
             raise InputError(f"{self.source.name} is empty", hint="its first line names the columns")
-        self.looked()
-        self._repeated = _repeated(self._lines)
-        self._lines = array("q")
 
-    def read(self) -> Iterator[tuple[list[Line], list[Refused]]]:
-        """The second pass: groups of decisions, and the lines that cannot be taken."""
-        headed = self.headed
-        counts: dict[bytes, int] = {}
-        for group in groups(self.source):
-            good: list[Line] = []
-            bad: list[Refused] = []
-            for number, text in group[1:] if headed else group:
-                try:
-                    good.append(self.line(number, text, self._identity(text, counts)))
-                except InputError as error:
-                    error.line = number
-                    bad.append(Refused(error, text))
-            headed = False
-            yield good, bad
+    def _head(self, number: int, text: bytes) -> None:
+        try:
+            self.header(text)
+        except InputError as error:
+            error.line = number
+            raise
 
     def _identity(self, text: bytes, counts: dict[bytes, int]) -> bytes:
         """16 bytes of a line and of how often it came before in the file."""
-        digest = blake2b(text, digest_size=16).digest()
+        digest = _digest(text)
         if hash(text) not in self._repeated:
             return digest
         before = counts.get(digest, 0)
         counts[digest] = before + 1
         return digest if before == 0 else blake2b(digest + before.to_bytes(8), digest_size=16).digest()
+
+
+def _digest(text: bytes) -> bytes:
+    return blake2b(text, digest_size=16).digest()
 
 
 def _repeated(hashes: array[int]) -> frozenset[int]:
@@ -178,43 +224,66 @@ def _repeated(hashes: array[int]) -> frozenset[int]:
     return frozenset(values[1:][values[1:] == values[:-1]].tolist())
 
 
-def groups(source: Source) -> Iterator[list[tuple[int, bytes]]]:
-    """Lists of (line number, line) of a file, gzip too; blank lines left out."""
+class Seen:
+    """The lines of a file so far, 8 bytes each, in a few sorted runs."""
+
+    def __init__(self) -> None:
+        self.runs: list[Any] = []
+
+    def again(self, digests: list[bytes]) -> bool:
+        """Whether one of these lines came before, or (once in many millions of files) one that looks like it."""
+        import numpy as np
+
+        new = np.sort(np.frombuffer(b"".join(digests), np.uint64)[::2])
+        found = bool((new[1:] == new[:-1]).any())
+        for run in self.runs:
+            places = np.searchsorted(run, new)
+            found = found or bool((run[np.minimum(places, len(run) - 1)] == new).any())
+        while self.runs and len(self.runs[-1]) <= len(new):
+            new = np.sort(np.concatenate([self.runs.pop(), new]))
+        self.runs.append(new)
+        return found
+
+
+def groups(source: Source) -> Iterator[Group]:
+    """The lines of a file, gzip too, with their numbers; blank ones left out."""
     try:
         with open(source.path, "rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
             file.seek(0)
-            yield from _cut(cast(BinaryIO, gzip.GzipFile(fileobj=file)) if packed else file, source.name)
+            yield from _cut(cast(BinaryIO, gzip.GzipFile(fileobj=file)) if packed else file)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{source.name} is a damaged gzip file: {error}", hint="fetch it again") from error
 
 
-def _cut(stream: BinaryIO, name: str) -> Iterator[list[tuple[int, bytes]]]:
-    number, weight, tail = 0, 0, b""
-    group: list[tuple[int, bytes]] = []
+def _cut(stream: BinaryIO) -> Iterator[Group]:
+    first, weight, tail = 1, 0, b""
+    lines: list[bytes] = []
     while block := stream.read(BLOCK):
         *complete, tail = (tail + block).split(b"\n")
+        lines += complete
         weight += len(block)
         if len(tail) > LIMIT:
-            raise InputError(f"longer than {LIMIT // 1_000_000} MB", hint="one record a line", line=number + 1)
-        for text in complete:
-            number += 1
-            if number == 1:
-                text = text.removeprefix(BOM)
-            if text.endswith(b"\r"):
-                text = text.rstrip(b"\r")
-            if text and not text.isspace():
-                group.append((number, text))
-                if len(group) == GROUP:
-                    yield group
-                    group = []
-        if weight > WEIGHT and group:
-            yield group
-            group, weight = [], 0
-    if tail.strip():
-        group.append((number + 1, (tail.removeprefix(BOM) if number == 0 else tail).rstrip(b"\r")))
-    if group:
-        yield group
+            line = first + len(lines)
+            raise InputError(f"longer than {LIMIT // 1_000_000} MB", hint="one record a line", line=line)
+        while len(lines) >= GROUP or (lines and weight > WEIGHT):
+            yield from _filled(first, lines[:GROUP])
+            first, weight = first + len(lines[:GROUP]), 0
+            del lines[:GROUP]
+    yield from _filled(first, [*lines, tail])
+
+
+def _filled(first: int, lines: list[bytes]) -> Iterator[Group]:
+    """The lines that are not blank, if there are any."""
+    if first == 1:
+        lines[0] = lines[0].removeprefix(BOM)
+    lines = [text.rstrip(b"\r") if text.endswith(b"\r") else text for text in lines]
+    numbers: Sequence[int] = range(first, first + len(lines))
+    if any(not text or text.isspace() for text in lines):
+        numbers = [number for number, text in zip(numbers, lines, strict=True) if text.strip()]
+        lines = [text for text in lines if text.strip()]
+    if lines:
+        yield numbers, lines
 
 
 def key(text: str, field: str) -> str:

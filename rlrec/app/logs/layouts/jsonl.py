@@ -6,7 +6,7 @@ Neither a propensity nor a marginal has to be there: such a row is stored, and l
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import log
 from typing import Any
 
@@ -14,7 +14,7 @@ from msgspec import Struct, field
 
 from rlrec import times
 from rlrec.app import canonical
-from rlrec.app.logs.layouts.base import Happened, Layout, Line, Shown, Source, key, probability
+from rlrec.app.logs.layouts.base import Happened, Layout, Line, Refused, Shown, Source, key, probability
 from rlrec.errors import InputError
 from rlrec.policy import reward as rewards
 
@@ -82,12 +82,24 @@ class Jsonl(Layout):
         super().__init__(source, policy=policy, now=now)
         self._sets: dict[tuple[str, ...], tuple[str, ...]] = {}
 
-    def look(self, number: int, text: bytes) -> None:
-        line = self.line(number, text, b"")
-        if line.policy is not None:
-            self.policies.add(line.policy)
+    def look(self, numbers: Sequence[int], texts: list[bytes]) -> Iterable[Refused]:
+        good, bad = self.taken(numbers, texts, texts)
+        self.policies.update(line.policy for line in good if line.policy is not None)
+        return bad
 
-    def line(self, number: int, text: bytes, digest: bytes) -> Line:
+    def taken(
+        self, numbers: Sequence[int], texts: list[bytes], digests: list[bytes]
+    ) -> tuple[list[Line], list[Refused]]:
+        good, bad = list[Line](), list[Refused]()
+        for number, text, digest in zip(numbers, texts, digests, strict=True):
+            try:
+                good.append(self._line(number, text, digest))
+            except InputError as error:
+                error.line = number
+                bad.append(Refused(error, text))
+        return good, bad
+
+    def _line(self, number: int, text: bytes, digest: bytes) -> Line:
         told: Decision = self.source.decode(text, Decision, line=number)
         slots = _slots(told)
         eligible = self._eligible(told, slots)

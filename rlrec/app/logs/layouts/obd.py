@@ -1,20 +1,26 @@
 """The Open Bandit Dataset: a CSV of impressions, one item at one position of a page, with its marginal propensity.
 
 Source: Saito, Aihara, Matsutani, Narita (2020), "Open Bandit Dataset and Pipeline", arXiv 2008.07146. A row is a
-session of its own: the file has no key of one. Nearly all of a row are features that many rows share and
-affinities of 0.0, so that part is looked up as a whole among those seen before.
+session of its own: the file has no key of one. Lines are read in columns, and a cell is understood once for all that
+are equal: most of a row are features that many rows share and affinities of 0.0. Where anything is amiss, the lines of
+a group are read one by one, to tell which and why.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import lru_cache
 from math import isfinite
 from typing import TypeVar
 
+import numpy as np
+
 from rlrec import times
 from rlrec.app import canonical
-from rlrec.app.logs.layouts.base import Happened, Layout, Line, Shown, Source, key, probability
+from rlrec.app.logs.layouts.base import Impressions, Layout, Refused, Source, Surprise, Taken, key, probability
 from rlrec.errors import InputError
 
 COLUMNS = ("timestamp", "item_id", "position", "click", "propensity_score")
@@ -22,9 +28,17 @@ FEATURE, AFFINITY = "user_feature_", "user-item_affinity_"
 CLICKS = {"0": False, "1": True, "0.0": False, "1.0": True}
 CACHE = 50_000  # texts remembered
 
-K = TypeVar("K")
+FORM = "0000-00-00 00:00:00.000000+00:00"  # of nearly all times
+FIRST, LAST = (np.frombuffer(form.encode(), np.uint8) for form in (FORM, "9999-19-39 29:59:59.999999+00:00"))
+PARTS = np.zeros((len(FORM), 4), np.int64)  # digits to date, hour, seconds of the day and microseconds
+PARTS[[0, 1, 2, 3, 5, 6, 8, 9], 0] = [10**place for place in range(7, -1, -1)]
+PARTS[[11, 12], 1] = 10, 1
+PARTS[[11, 12, 14, 15, 17, 18], 2] = 36_000, 3_600, 600, 60, 10, 1
+PARTS[20:26, 3] = [10**place for place in range(5, -1, -1)]
+
 V = TypeVar("V")
-_Parsed = tuple[int, str, int, bool, float, str]
+Columns = tuple[Sequence[int], Sequence[str], Sequence[int], Sequence[bool], Sequence[float], Sequence[str]]
+"""Time, item, position, click, propensity and context."""
 
 
 class Obd(Layout):
@@ -32,16 +46,14 @@ class Obd(Layout):
 
     headed = True
     wants_policy = True
+    foretold = True
 
     def __init__(self, source: Source, *, policy: str | None, now: int) -> None:
         super().__init__(source, policy=policy, now=now)
         self._items: set[str] = set()
         self._size = 0
         self._eligible: tuple[str, ...] = ()
-        self._shares: dict[str, float] = {}
-        self._places: dict[str, int] = {}
-        self._contexts: dict[str, str] = {}
-        self._features: dict[tuple[str, str], str] = {}
+        self._known: dict[str, dict[bytes, object]] = {name: {} for name in (*COLUMNS, "context")}
 
     # -- columns --
 
@@ -62,40 +74,82 @@ class Obd(Layout):
         first = rest[0] if rest else self._width
         self._cut = first if rest == list(range(first, self._width)) else self._width
 
-    def _parsed(self, text: bytes) -> _Parsed:
-        """Time, item, position, click, propensity and context."""
-        line = _decoded(text)
+    def _columns(self, texts: list[bytes]) -> Columns | None:
+        """The cells of all these lines; None where one is amiss, or not of the usual form."""
         cut = self._cut
-        quoted = '"' in line
-        cells = next(csv.reader([line])) if quoted else line.split(",", cut)
-        context = self._contexts.get(cells[-1]) if len(cells) == cut + 1 else None
-        if context is None:
-            context = self._context(cells, whole=quoted or cut == self._width)
-        time, item, place, click, share = map(cells.__getitem__, self._where)
-        position = self._places.get(place) or self._position(place)
-        marginal = self._shares.get(share) or self._share(share)
-        if click not in CLICKS:
-            raise InputError(f"{click[:40]!r} is no click", hint="0 or 1", field="click")
-        if not 0 < len(item) <= 200:
-            key(item, "item_id")
-        return self._time(time), item, position, CLICKS[click], marginal, context
+        rows = [text.split(b",", cut) for text in texts]
+        if cut == self._width or set(map(len, rows)) != {cut + 1}:
+            return None
+        cells = list(zip(*rows, strict=True))
+        time, item, place, click, share = (cells[where] for where in self._where)
+        try:
+            for where in set(range(cut)).difference(self._where):
+                _plain(b"".join(cells[where]))
+            return (
+                self._times(time),
+                self._each("item_id", item, _item),
+                self._each("position", place, _position),
+                self._each("click", click, _click),
+                self._each("propensity_score", share, _share),
+                self._each("context", cells[cut], self._rest),
+            )
+        except InputError:
+            return None
 
-    def _context(self, cells: list[str], *, whole: bool) -> str:
+    def _each(self, name: str, cells: Sequence[bytes], understand: Callable[[str], V]) -> list[V]:
+        """What the cells of a column say; those seen before are looked up."""
+        known: dict[bytes, V] = self._known[name]  # type: ignore[assignment]
+        with suppress(KeyError):
+            return list(map(known.__getitem__, cells))
+        if len(known) > CACHE:
+            known.clear()
+        known.update((cell, understand(_plain(cell))) for cell in set(cells).difference(known))
+        return list(map(known.__getitem__, cells))
+
+    def _times(self, cells: Sequence[bytes]) -> list[int]:
+        ats = _instants(cells) or [times.parse(_plain(cell)) for cell in cells]
+        if max(ats) > self.now:
+            raise InputError("one lies in the future")
+        return ats
+
+    # -- lines --
+
+    def _lines(self, numbers: Sequence[int], texts: list[bytes]) -> tuple[list[int], Columns, list[Refused]]:
+        """The places of the lines that can be taken, their cells, and the other lines."""
+        if (columns := self._columns(texts)) is not None:
+            return list(range(len(texts))), columns, []
+        rows, bad = {}, []
+        for place, (number, text) in enumerate(zip(numbers, texts, strict=True)):
+            try:
+                rows[place] = self._line(text)
+            except InputError as error:
+                error.line = number
+                bad.append(Refused(error, text))
+        cells: list[list[object]] = [list(column) for column in zip(*rows.values(), strict=True)] or [[]] * 6
+        return list(rows), tuple(cells), bad  # type: ignore[return-value]
+
+    def _line(self, text: bytes) -> tuple[int, str, int, bool, float, str]:
+        line = _decoded(text)
+        cells = next(csv.reader([line])) if '"' in line else line.split(",")
+        if len(cells) != self._width:
+            raise InputError(f"{len(cells)} cells, the header has {self._width}")
+        context = self._context(cells)
+        time, item, place, click, share = map(cells.__getitem__, self._where)
+        position, marginal, clicked, arm = _position(place), _share(share), _click(click), _item(item)
+        return self._time(time), arm, position, clicked, marginal, context
+
+    def _rest(self, text: str) -> str:
+        return self._context([*[""] * self._cut, *text.split(",")])
+
+    def _context(self, cells: list[str]) -> str:
         """User features as text and the affinities other than 0: canonical JSON."""
-        tail = cells[-1]
-        if not whole:
-            cells = [*cells[:-1], *tail.split(",")]
         if len(cells) != self._width:
             raise InputError(f"{len(cells)} cells, the header has {self._width}")
         liked = {name: cells[place] for name, place in self._affinities if cells[place] != "0.0"}
         affinities = {name: value for name, word in liked.items() if (value := _number(word, name))}
         pieces = [canonical.text(affinities)[1:-1]] if affinities else []
-        pieces += [self._features.get((name, cells[place])) or self._feature(name, cells[place])
-                   for name, place in self._named]  # fmt: skip
-        found = f"{{{','.join(pieces)}}}"
-        return found if whole else _remember(self._contexts, tail, found)
-
-    # -- cells --
+        pieces += [_feature(name, cells[place]) for name, place in self._named]
+        return f"{{{','.join(pieces)}}}"
 
     def _time(self, text: str) -> int:
         try:
@@ -107,26 +161,13 @@ class Obd(Layout):
             raise InputError("the decision lies in the future", hint="check it and the clock", field="timestamp")
         return at
 
-    def _position(self, text: str) -> int:
-        if not (text.isascii() and text.isdigit() and len(text) < 7 and int(text) > 0):
-            raise InputError(f"{text[:40]!r} is no position", hint="they count from 1", field="position")
-        return self._places.setdefault(text, int(text))
-
-    def _share(self, text: str) -> float:
-        value = probability(_number(text, "propensity_score"), "propensity_score")
-        assert value is not None
-        return _remember(self._shares, text, value)
-
-    def _feature(self, name: str, text: str) -> str:
-        piece = f"{json.dumps(name, ensure_ascii=False)}:{json.dumps(text, ensure_ascii=False)}"
-        return _remember(self._features, (name, text), piece)
-
     # -- passes --
 
-    def look(self, number: int, text: bytes) -> None:
-        _, item, position, *_ = self._parsed(text)
-        self._items.add(item)
-        self._size = max(self._size, position)
+    def look(self, numbers: Sequence[int], texts: list[bytes]) -> Iterable[Refused]:
+        _, (_, items, positions, *_), bad = self._lines(numbers, texts)
+        self._items.update(items)
+        self._size = max(self._size, max(positions, default=0))
+        return bad
 
     def looked(self) -> None:
         items = self._catalogue | self._items
@@ -137,13 +178,34 @@ class Obd(Layout):
                 field="position",
             )
 
-    def line(self, number: int, text: bytes, digest: bytes) -> Line:
-        at, item, position, clicked, marginal, context = self._parsed(text)
-        return Line(
-            number, text, digest, None, f"{self.policy}/{digest.hex()}", None, None, None, at, context, "{}",
-            self._eligible, self._size, None, None, None, None, (Shown(position, item, None, marginal),),
-            (Happened(position, "click", 1.0),) if clicked else (),
-        )  # fmt: skip
+    def taken(self, numbers: Sequence[int], texts: list[bytes], digests: list[bytes]) -> Taken:
+        places, (ats, items, positions, clicks, marginals, contexts), bad = self._lines(numbers, texts)
+        if not self._catalogue.union(self._items).issuperset(items) or max(positions, default=0) > self._size:
+            raise Surprise
+        if bad:
+            digests = [digests[place] for place in places]
+        sessions = [f"{self.policy}/{at:018d}-{digest.hex()}" for at, digest in zip(ats, digests, strict=True)]
+        columns = digests, sessions, ats, contexts, items, positions, marginals, clicks
+        return Impressions(*columns, (), self._eligible, self._size), bad
+
+
+def _instants(cells: Sequence[bytes]) -> list[int]:
+    """Microseconds since 1970 of times that all have the usual FORM and can be; none where one has not."""
+    if set(map(len, cells)) != {len(FORM)}:
+        return []
+    digits = np.frombuffer(b"".join(cells), np.uint8).reshape(len(cells), -1) - FIRST  # what is below 0 wraps around
+    if (digits > LAST - FIRST).any():
+        return []
+    date, hour, seconds, micros = (digits.astype(np.int64) @ PARTS).T
+    if hour.max() > 23:
+        return []
+    dates, which = np.unique(date, return_inverse=True)
+    days = [times.parse(f"{day // 10_000:04d}-{day // 100 % 100:02d}-{day % 100:02d}") for day in dates.tolist()]
+    found: list[int] = (np.array(days)[which] + seconds * times.SECOND + micros).tolist()
+    return found
+
+
+# -- cells --
 
 
 def _decoded(text: bytes) -> str:
@@ -155,6 +217,41 @@ def _decoded(text: bytes) -> str:
         raise InputError(f"not UTF-8: byte 0x{text[bad.start]:02x} at column {bad.start + 1}") from None
 
 
+def _plain(cell: bytes) -> str:
+    """A cell as text. Raises InputError where it is quoted, or cannot be."""
+    if b'"' in cell:
+        raise InputError("it has quotes")
+    return _decoded(cell)
+
+
+def _item(text: str) -> str:
+    return text if 0 < len(text) <= 200 else key(text, "item_id")
+
+
+def _click(text: str) -> bool:
+    if text not in CLICKS:
+        raise InputError(f"{text[:40]!r} is no click", hint="0 or 1", field="click")
+    return CLICKS[text]
+
+
+def _position(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 7 and int(text) > 0):
+        raise InputError(f"{text[:40]!r} is no position", hint="they count from 1", field="position")
+    return int(text)
+
+
+@lru_cache(CACHE)
+def _share(text: str) -> float:
+    value = probability(_number(text, "propensity_score"), "propensity_score")
+    assert value is not None
+    return value
+
+
+@lru_cache(CACHE)
+def _feature(name: str, text: str) -> str:
+    return f"{json.dumps(name, ensure_ascii=False)}:{json.dumps(text, ensure_ascii=False)}"
+
+
 def _number(text: str, field: str) -> float:
     try:
         value = float(text) if "_" not in text else float("nan")
@@ -162,11 +259,4 @@ def _number(text: str, field: str) -> float:
         value = float("nan")
     if not isfinite(value):
         raise InputError(f"{text[:40]!r} is no finite number", field=field)
-    return value
-
-
-def _remember(cache: dict[K, V], name: K, value: V) -> V:
-    if len(cache) >= CACHE:
-        cache.clear()
-    cache[name] = value
     return value
