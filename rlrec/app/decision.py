@@ -120,7 +120,7 @@ class _Derived:
         if self.case is None or self.belief is None:
             return []
         belief, case = self.belief, self.case
-        mean = belief.mean(unknown=np.nan)
+        mean, scores = belief.mean(unknown=np.nan), case.noiseless(np.arange(len(self.arms))).tolist()
         order = np.lexsort((self.arms, *-self.conditional[::-1]))
         return [
             {
@@ -128,7 +128,7 @@ class _Derived:
                 "pulls": float(belief.pulls[place]),
                 "reward_sum": float(belief.reward_sum[place]),
                 "mean": float(mean[place]) if np.isfinite(mean[place]) else None,
-                "score": case.score(int(place)),
+                "score": scores[place],
                 "probabilities": self.conditional[:, place].tolist(),
             }
             for place in order.tolist()

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from rlrec.app.planning import Lane, Plan
-from rlrec.app.serving import Ids
+from rlrec.app.serving import Case, Ids
 from rlrec.app.visiting import shown
-from rlrec.policy import slate
+from rlrec.policy.scores import Index
+from rlrec.policy.slate import Draw
 from rlrec.store.unit import Row
 
 
@@ -57,21 +58,18 @@ def draw(plans: Mapping[int, Plan], ids: Mapping[int, int], bits: int, keys: Map
 def _pages(lane: Lane, decisions: Ids, bits: int, keys: Mapping[int, str]) -> list[Page]:
     case = lane.case
     seeds = np.full(len(decisions), bits, np.uint64)
-    made = slate.draw(case.scores, size=lane.size, floor=case.floor, seeds=seeds, decisions=decisions)
-    places = made.slates.tolist()
-    arms = case.arms[made.slates].tolist()
-    columns = (made.propensity.tolist(), made.marginal.tolist(), made.minimum.tolist(), made.rounded.tolist())
-    seen: dict[int, Page] = {}
-    pages = []
-    for row, place in enumerate(places):
-        page = seen.get(place[0]) if lane.size == 1 else None
-        if page is None:
-            score = map(case.score, place)
-            propensity, marginal, minimum, rounded = (column[row] for column in columns)
-            page = Page(arms[row], keys, list(zip(propensity, marginal, minimum, score, rounded, strict=True)))
-            seen[place[0]] = page
-        pages.append(page)
-    return pages
+    made = case.pages(lane.size).draw(seeds=seeds, decisions=decisions)
+    if lane.size > 1:
+        return _made(case, made, slice(None), keys)
+    _, firsts, which = np.unique(made.slates[:, 0], return_index=True, return_inverse=True)
+    pages = _made(case, made, firsts, keys)
+    return [pages[place] for place in which.tolist()]
+
+
+def _made(case: Case, drawn: Draw, rows: slice | Index, keys: Mapping[int, str]) -> list[Page]:
+    columns = (drawn.propensity, drawn.marginal, drawn.minimum, case.noiseless(drawn.slates), drawn.rounded)
+    listed = (column[rows].tolist() for column in (case.arms[drawn.slates], *columns))
+    return [Page(arms, keys, list(zip(*values, strict=True))) for arms, *values in zip(*listed, strict=True)]
 
 
 def signed(bits: int) -> int:

@@ -13,30 +13,45 @@ import numpy.typing as npt
 from rlrec import policy as kinds
 from rlrec.policy.base import Belief, Policy
 from rlrec.policy.scores import Array, Scores
+from rlrec.policy.slate import Pages
 from rlrec.records import Version
 from rlrec.store import Unit, beliefs
 from rlrec.store.unit import Row
 
 Ids = npt.NDArray[np.int64]
+CASES = 100  # distributions that are kept of one belief
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Case:
     """The distribution over one eligible set: arms (m,) ids; scores and, where the kind has one, index (m,).
 
-    reads: the field of the context that it depends on."""
+    reads: the field of the context that it depends on. known: its pages by their length."""
 
     arms: Ids
     scores: Scores
     index: Array | None
     floor: float
     reads: str | None
+    known: dict[int, Pages]
+    before: Mapping[int, Pages]
 
-    def score(self, place: int) -> float | None:
-        """The noiseless score of an arm; None where there is none, or it is not finite (an arm never tried)."""
-        if self.index is None or not np.isfinite(self.index[place]):
-            return None
-        return float(self.index[place])
+    def pages(self, size: int) -> Pages:
+        """Pages of so many positions, worked out once; from those of an earlier belief where there are any."""
+        if size not in self.known:
+            old = self.before.get(size)
+            made = Pages(self.scores, size=size, floor=self.floor) if old is None else old.changed(self.scores)
+            self.known[size] = made
+        return self.known[size]
+
+    def noiseless(self, places: npt.NDArray[np.intp]) -> npt.NDArray[np.object_]:
+        """The noiseless score of arms, same shape; None where there is none, or it is not finite (never tried)."""
+        shown = np.full(places.shape, None, np.object_)
+        if self.index is not None:
+            found = self.index[places]
+            known = np.isfinite(found)
+            shown[known] = found[known]
+        return shown
 
 
 class Serving:
@@ -50,6 +65,7 @@ class Serving:
         self._arms, self._sums = _table(sums, 3)
         self._prior_arms, self._prior = _table(prior, 2)
         self._cases: dict[tuple[Hashable, str], Case] = {}
+        self._before: dict[tuple[Hashable, str], Mapping[int, Pages]] = {}
 
     @cached_property
     def known(self) -> Ids:
@@ -83,9 +99,12 @@ class Serving:
             belief = self.belief(arms)
             scores = self.policy.scores(belief, arms=[keys[arm] for arm in arms.tolist()], context=context)
             index = self.policy.index(belief)
+            if len(self._cases) >= CASES:
+                self._cases.clear()
             self._cases[name] = Case(
-                arms=arms, scores=scores, index=index, floor=self.policy.exploration, reads=self.policy.reads
-            )
+                arms=arms, scores=scores, index=index, floor=self.policy.exploration, reads=self.policy.reads,
+                known={}, before=self._before.get(name, {}),
+            )  # fmt: skip
         return self._cases[name]
 
     def forget(self) -> None:
@@ -100,8 +119,10 @@ def load(unit: Unit, version: Version, *, seq: int | None = None, greedy: bool =
 
 
 def renewed(unit: Unit, before: Serving) -> Serving:
-    """A version that was served before, as it stands now."""
-    return Serving(before.version, sums=beliefs.current(unit, before.version.id), prior=before.prior)
+    """A version that was served before, as it stands now: what it knew of its pages is brought up to date."""
+    made = Serving(before.version, sums=beliefs.current(unit, before.version.id), prior=before.prior)
+    made._before = {name: {**case.before, **case.known} for name, case in before._cases.items()}
+    return made
 
 
 def _table(rows: Sequence[Row], width: int) -> tuple[Ids, Array]:
