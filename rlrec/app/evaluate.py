@@ -11,7 +11,7 @@ import numpy as np
 from rlrec import ope
 from rlrec.app import filters
 from rlrec.app.evaluation import modelling, pages, targets
-from rlrec.app.evaluation.contexts import Contexts
+from rlrec.app.evaluation.contexts import Library
 from rlrec.app.evaluation.grouping import Grouping
 from rlrec.app.evaluation.loggers import Loggers
 from rlrec.app.evaluation.modelling import RewardModel
@@ -26,7 +26,7 @@ from rlrec.ope.estimate import ANY_REWARD, Estimate, Fold, Stat
 from rlrec.policy.reward import bounds
 from rlrec.records import Reward
 from rlrec.store import Store, Unit, arms, bulk, reader, sessions
-from rlrec.store.reader import ABSENT
+from rlrec.store.reader import ABSENT, Texts
 
 __all__ = ["Request", "evaluate", "explained"]
 
@@ -126,6 +126,10 @@ class _Evaluation:
         self.loggers = Loggers(unit)
         self.grouping = Grouping(unit, request.by, keys=self.keys, loggers=self.loggers)
         self.views = list(self._views())
+        read = {scorer.target.reads for view in self.views for scorer in view.scorers} | {self.grouping.field}
+        read |= {request.reward_model_by}
+        fields = {name for name in read if name is not None}
+        self.library = Library(unit, fields=fields, encode=_modelled(fold) and request.reward_model is None)
 
     def _views(self) -> Iterator[_View]:
         views: dict[tuple[int, int | None], _View] = {}
@@ -138,28 +142,30 @@ class _Evaluation:
 
     def answer(self) -> list[dict[str, Any]]:
         models = self._models() if _modelled(self.fold) else {}
-        for view, rows in self._log():
-            self._take_in(view, rows, models.get(view.reward.id))
+        for view, rows, texts in self._log():
+            self._take_in(view, rows, models.get(view.reward.id), texts)
         for view in self.views:
             if not view.used:
                 raise self._empty(view)
-        self.grouping.check()
+        self.grouping.check(self.library.names)
         return [row for target in self.targets for row in self._report(target)]
 
     # -- over the log --
 
-    def _log(self, *, every: bool = False) -> Iterator[tuple[_View, Rows]]:
-        """Each batch as each view sees it; every: with the rows that a view does not judge its target by."""
-        for batch in reader.batches(self.unit, self.selection):
+    def _log(self, *, fitted: bool = False) -> Iterator[tuple[_View, Rows, Texts | None]]:
+        """Each batch as each view sees it, and the contexts that came with it; fitted: what a reward model needs, with
+        the rows that a view does not judge its target by."""
+        columns = [*(pages.FITTED if fitted else pages.JUDGED), *(["user_id"] if self.spanning else [])]
+        for batch in reader.batches(self.unit, self.selection, columns=columns, wanted=self.library.wanted):
             standing = pages.page(batch.slots)
             cluster = pages.clusters(batch.slots, standing, self.by)
             for view in self.views:
                 rows, immature = pages.rows(batch, view.reward, standing, now=self.unit.now, cluster=cluster)
-                mine = rows if every else view.scorers[0].rows(rows)
-                if not every:
+                mine = rows if fitted else view.scorers[0].rows(rows)
+                if not fitted:
                     view.seen, view.immature = view.seen + len(batch), view.immature + immature
                 view.dropped += len(rows) - len(mine)
-                yield view, mine
+                yield view, mine, batch.contexts
 
     def _models(self) -> Mapping[int, RewardModel]:
         """A reward model per reward definition: the one given, or one fitted in a first pass."""
@@ -171,19 +177,18 @@ class _Evaluation:
         definitions = {view.reward.id: view.reward for view in self.views}
         judges = {view.reward.id: view for view in self.views}
         sums: dict[int, RidgeSums] = {}
-        for view, rows in self._log(every=True):
+        for view, rows, texts in self._log(fitted=True):
             if judges[view.reward.id] is view and len(rows):
-                contexts = Contexts(self.unit, rows.slots["context_id"], fields=(), encode=True)
-                stat = fitting.stat(rows, contexts)
+                stat = fitting.stat(rows, self.library.of(rows.slots["context_id"], texts))
                 sums[view.reward.id] = sums[view.reward.id] + stat if view.reward.id in sums else stat
         return {key: fitting.finish(stat, definitions[key]) for key, stat in sums.items()}
 
-    def _take_in(self, view: _View, rows: Rows, model: RewardModel | None) -> None:
+    def _take_in(self, view: _View, rows: Rows, model: RewardModel | None, texts: Texts | None) -> None:
         if not len(rows):
             return
         view.used += len(rows)
         self.named_users |= self.by == "user" and bool((rows.slots["user_id"] != ABSENT).any())
-        known = self._known(view, rows, model)
+        known = self._known(rows, model, texts)
         groups = list(self.grouping.split(rows, known.contexts))
         for place, scorer in enumerate(view.scorers):
             taught = [lesson.rows(rows.slots) for lesson in scorer.target.lessons]
@@ -195,14 +200,11 @@ class _Evaluation:
                 if (learned if chosen is None else learned[chosen]).any():
                     view.learned.add((place, group))
 
-    def _known(self, view: _View, rows: Rows, model: RewardModel | None) -> Known:
+    def _known(self, rows: Rows, model: RewardModel | None, texts: Texts | None) -> Known:
         self.loggers.known(rows.slots["version_id"])
         logged = self.loggers.describe(rows)
-        read = {scorer.target.reads for scorer in view.scorers} | {self.grouping.field}
-        read |= {None if model is None else model.reads} | self.loggers.reads(rows, logged.unclear)
-        fields = {name for name in read if name is not None}
-        encode = model is not None and model.encodes
-        contexts = Contexts(self.unit, rows.slots["context_id"], fields=fields, encode=encode)
+        read = self.loggers.reads(rows, logged.unclear)
+        contexts = self.library.of(rows.slots["context_id"], texts, fields=read)
         valued = None if model is None else model.rows(rows, contexts)
         return Known(contexts, logged, self.loggers, self.keys, self.arms, valued)
 

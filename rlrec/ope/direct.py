@@ -8,16 +8,18 @@ model that saw its cluster.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
 
 from rlrec.errors import InputError
-from rlrec.ope.base import Array, Integers, LogBatch, Ratio, hashed, model_of
+from rlrec.ope.base import Array, Integers, LogBatch, Ratio, distinct, hashed, model_of
 
 _SALT = 2
 _PULLS = (1e5, 1e4, 1e3, 100.0, 10.0, 1.0)  # the strongest first: it wins a tie
-_CELLS = 4_000_000  # predictions held at once where every arm of every row is clipped
+_CELLS = 500_000  # predictions held at once where every arm of every row is clipped
+_BLOCK = 8_192  # rows whose columns are held at once: few enough to stay near the processor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,31 +102,48 @@ class Ridge:
         return (hashed(cluster, salt=_SALT) % np.uint64(self.folds)).astype(np.int64)
 
     def stat(
-        self, reward: Array, arm: Integers, *, position: Integers, cluster: Integers, context: Array | None = None
+        self,
+        reward: Array,
+        arm: Integers,
+        *,
+        position: Integers,
+        cluster: Integers,
+        context: Array | None = None,
+        code: Integers | None = None,
     ) -> RidgeSums:
-        """Sums of one batch. arm (n,) from 0; position (n,) from 1; context (n, features) dense numbers.
+        """Sums of one batch. arm (n,) from 0; position (n,) from 1; context (m, features) dense numbers; code (n,):
+        which of them a row has, its own if not given.
 
         Raises InputError if an arm, a position or the context is outside what the model was made for."""
-        others = self.others(position, context)
-        if len(arm) and (int(arm.min()) < 0 or int(arm.max()) >= self.arms):
-            raise InputError(f"an arm is outside the {self.arms} arms of the reward model")
-        fold = self.fold(cluster)
-        cell = fold * self.arms + arm
+        self._check(arm, position, context, code)
+        cell = self.fold(cluster) * self.arms + arm
         shape = (self.folds, self.arms)
-
-        def summed(values: Array) -> Array:
-            sums = np.bincount(cell, weights=values, minlength=self.folds * self.arms)
-            return np.asarray(sums, dtype=np.float64).reshape(shape)
-
-        parts = [fold == part for part in range(self.folds)]
-        return RidgeSums(
-            count=summed(np.ones(len(arm))),
-            reward=summed(reward),
-            cross=np.stack([summed(column) for column in others.T], axis=-1),
-            gram=np.stack([others[part].T @ others[part] for part in parts]),
-            answer=np.stack([others[part].T @ reward[part] for part in parts]),
-            square=np.array([reward[part] @ reward[part] for part in parts]),
+        count, rewards = (
+            np.bincount(cell, weights=values, minlength=self.folds * self.arms).reshape(shape).astype(np.float64)
+            for values in (None, reward)
         )
+        sums = self._nothing(count, rewards)
+        order = np.argsort(cell.astype(np.min_scalar_type(self.folds * self.arms)), kind="stable")
+        for start in range(0, len(order), _BLOCK):
+            rows = order[start : start + _BLOCK]
+            self._add(sums, cell[rows], self._columns(position, context, code, rows), reward[rows])
+        return sums
+
+    def _nothing(self, count: Array, reward: Array) -> RidgeSums:
+        k, d = self.folds, 1 + self.positions + self.features
+        cross, gram, answer = np.zeros((k, self.arms, d)), np.zeros((k, d, d)), np.zeros((k, d))
+        return RidgeSums(count, reward, cross, gram, answer, np.zeros(k))
+
+    def _add(self, sums: RidgeSums, cell: Integers, others: Array, reward: Array) -> None:
+        """Add rows that lie in order of their cell, fold by fold and arm by arm."""
+        starts = np.flatnonzero(np.r_[True, cell[1:] != cell[:-1]])
+        sums.cross.reshape(-1, others.shape[1])[cell[starts]] += np.add.reduceat(others, starts, axis=0)
+        ends = np.searchsorted(cell, np.arange(self.folds + 1) * self.arms)
+        for fold, (start, end) in enumerate(pairwise(ends.tolist())):
+            part, rewards = others[start:end], reward[start:end]
+            sums.gram[fold] += part.T @ part
+            sums.answer[fold] += rewards @ part
+            sums.square[fold] += rewards @ rewards
 
     def finish(self, sums: RidgeSums, *, reward_range: tuple[float, float] = (-np.inf, np.inf)) -> Model:
         """The fitted model; its predictions are clipped to `reward_range`."""
@@ -136,16 +155,24 @@ class Ridge:
             reward_range=reward_range,
         )
 
-    def others(self, position: Integers, context: Array | None) -> Array:
-        """Intercept, one column a position, context: (n, d)."""
+    def _columns(self, position: Integers, context: Array | None, code: Integers | None, rows: Integers) -> Array:
+        """Intercept, one column a position, context of these rows: (n, d)."""
+        columns = np.zeros((len(rows), 1 + self.positions + self.features))
+        columns[:, 0] = 1.0
+        columns[np.arange(len(rows)), position[rows]] = 1.0
+        if context is not None:
+            columns[:, 1 + self.positions :] = context[rows if code is None else code[rows]]
+        return columns
+
+    def _check(self, arm: Integers | None, position: Integers, context: Array | None, code: Integers | None) -> None:
         n = len(position)
-        features = np.zeros((n, 0)) if context is None else np.asarray(context, dtype=np.float64)
-        if features.shape != (n, self.features):
-            raise InputError(f"context has shape {features.shape}, the model expects {(n, self.features)}")
+        shape = (n, 0) if context is None else context.shape
+        if shape != (n if code is None else shape[0], self.features):
+            raise InputError(f"context has shape {shape}, the model expects {(n, self.features)}")
         if n and (int(position.min()) < 1 or int(position.max()) > self.positions):
             raise InputError(f"a position is outside 1..{self.positions} of the reward model")
-        place = position[:, None] == np.arange(1, self.positions + 1)
-        return np.column_stack([np.ones(n), place, features])
+        if arm is not None and n and (int(arm.min()) < 0 or int(arm.max()) >= self.arms):
+            raise InputError(f"an arm is outside the {self.arms} arms of the reward model")
 
     def _fitted(self, sums: RidgeSums, fold: int) -> tuple[Array, Array]:
         """The model for rows of one fold, from all others."""
@@ -190,10 +217,18 @@ class Model:
         """Effects of the arms on rows of one fold, (a,)."""
         return np.asarray(self.effects[fold])
 
-    def offset(self, fold: Integers, position: Integers, *, context: Array | None = None) -> Array:
-        """What a row's value has beside its arm's effect, (n,). fold (n,) as of `Ridge.fold`."""
-        others = self.ridge.others(position, context)
-        return np.asarray(np.einsum("nd,nd->n", others, self.others[fold]))
+    def offset(
+        self, fold: Integers, position: Integers, *, context: Array | None = None, code: Integers | None = None
+    ) -> Array:
+        """What a row's value has beside its arm's effect, (n,). fold (n,) as of `Ridge.fold`; the others as of
+        `Ridge.stat`."""
+        self.ridge._check(None, position, context, code)
+        places = 1 + self.ridge.positions
+        offset = self.others[fold, 0] + self.others[fold, position]
+        if context is not None:
+            slopes = context @ self.others[:, places:].T
+            offset += slopes[np.arange(len(fold)) if code is None else code, fold]
+        return np.asarray(offset)
 
     def predicted(self, arm: Integers, *, fold: Integers, offset: Array) -> Array:
         """q of the arm shown, (n,)."""
@@ -212,17 +247,20 @@ class Model:
         if not touched:
             mass = target.sum(axis=1)
             return np.asarray((target @ self.effects.T)[case, fold] + mass[case] * offset)
-        distinct, back = np.unique(np.column_stack([case, fold, offset]), axis=0, return_inverse=True)
-        return np.concatenate([self._clipped(target, rows) for rows in self._blocks(distinct)])[back.ravel()]
+        first, kind = distinct(case, fold, offset.view(np.int64))
+        return self._clipped(target, case[first], fold[first], offset[first])[kind]
 
-    def _blocks(self, rows: Array) -> list[Array]:
+    def _clipped(self, target: Array, case: Integers, fold: Integers, offset: Array) -> Array:
+        """Mean of the clipped values, (n,), of rows that lie in order of case and fold."""
+        found = np.empty(len(offset))
+        ends = np.flatnonzero(np.r_[True, (case[1:] != case[:-1]) | (fold[1:] != fold[:-1]), True])
         size = max(1, _CELLS // self.effects.shape[1])
-        return [rows[start : start + size] for start in range(0, len(rows), size)]
-
-    def _clipped(self, target: Array, rows: Array) -> Array:
-        case, fold = rows[:, 0].astype(np.int64), rows[:, 1].astype(np.int64)
-        value = np.clip(self.effects[fold] + rows[:, 2:], *self.reward_range)
-        return np.asarray(np.einsum("na,na->n", target[case], value))
+        for start, end in pairwise(ends.tolist()):
+            share, effects = target[case[start]], self.effects[fold[start]]
+            for low in range(start, end, size):
+                value = offset[low : min(low + size, end), None] + effects
+                found[low : min(low + size, end)] = np.clip(value, *self.reward_range, out=value) @ share
+        return found
 
 
 @dataclass(frozen=True, eq=False)

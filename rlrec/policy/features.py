@@ -7,37 +7,122 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
-from math import asinh, isfinite
+from itertools import chain
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from rlrec.policy.scores import Array
+from rlrec.policy.scores import Array, Index
 
 WIDTH = 64
+REMEMBERED = 100_000  # places of texts and keys
+_NUMBERS = frozenset({int, float})
+_HUGE = 2**1023
+# A place: the column in fours, 2 for the sign -, 1 for a number.
+_COLUMN, _NEGATIVE, _NUMBER = 4, 2, 1
 
 
-def encode(contexts: Sequence[Mapping[str, Any]], *, width: int = WIDTH) -> Array:
-    """Context features, (n, width), of n contexts.
+@dataclass(frozen=True, eq=False)
+class Sparse:
+    """Features of n contexts without the zeros: those of context i stand at start[i]..start[i + 1].
+
+    start (n + 1,); column (e,) of each entry; value (e,), to be added where a column comes twice."""
+
+    start: npt.NDArray[np.int32]
+    column: npt.NDArray[np.uint8]
+    value: Array
+
+    def __len__(self) -> int:
+        return len(self.start) - 1
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes."""
+        return self.start.nbytes + self.column.nbytes + self.value.nbytes
+
+    def entries(self, rows: Index) -> tuple[Index, Index]:
+        """Where the entries of these contexts stand, and which of `rows` each belongs to, (f,) both."""
+        counts = (self.start[rows + 1] - self.start[rows]).astype(np.int64)
+        ends = np.cumsum(counts)
+        offset = np.repeat(self.start[rows] - ends + counts, counts)
+        return offset + np.arange(len(offset)), np.repeat(np.arange(len(rows)), counts)
+
+
+def encode(contexts: Sequence[dict[str, Any]]) -> Array:
+    """Context features, (n, width), of n contexts."""
+    found = sparse(contexts)
+    row = np.repeat(np.arange(len(found)), np.diff(found.start))
+    cells = np.bincount(row * WIDTH + found.column, weights=found.value, minlength=len(found) * WIDTH)
+    return cells.reshape(len(found), WIDTH).astype(np.float64, copy=False)
+
+
+def sparse(contexts: Sequence[dict[str, Any]]) -> Sparse:
+    """Features of contexts, each a sum of few.
 
     A number counts as asinh(number) under its key, so that a price does not drown a flag; text, true, false and null
     count 1 under key and value; lists and objects count item by item. Keys that share a column add up there, with
     signs of their own, so that on average they do not disturb each other.
     Source: own choices on Weinberger, Dasgupta, Langford, Smola & Attenberg 2009 (signed feature hashing)."""
-    rows: list[int] = []
-    columns: list[int] = []
-    values: list[float] = []
-    for row, context in enumerate(contexts):
-        for name, value in _items("", context):
-            column, sign = _place(name, width)
-            rows.append(row)
-            columns.append(column)
-            values.append(sign * value)
-    encoded = np.zeros((len(contexts), width))
-    np.add.at(encoded, (rows, columns), values)
-    return encoded
+    names = list(chain.from_iterable(contexts))
+    values = list(chain.from_iterable(map(dict.values, contexts)))
+    row = np.repeat(np.arange(len(contexts)), np.fromiter(map(len, contexts), np.int64, len(contexts)))
+    place = _places(names, values)
+    flat = place >= 0
+    value = np.where(place & _NEGATIVE, -1.0, 1.0)
+    value[flat & (place & _NUMBER > 0)] *= _squeezed([given for given in values if type(given) in _NUMBERS])
+    if flat.all():
+        return _sorted(row, place // _COLUMN, value, len(contexts))
+    nested = [
+        (row[at], *_placed(path, amount))
+        for at in np.flatnonzero(~flat).tolist()
+        for path, amount in _items(f"\x1f{names[at]}", values[at])
+    ]
+    more = np.array(nested, np.float64).reshape(len(nested), 3).T
+    row, column = np.concatenate([row[flat], more[0].astype(np.int64)]), np.r_[place[flat] // _COLUMN, more[1]]
+    return _sorted(row, column, np.concatenate([value[flat], more[2]]), len(contexts))
+
+
+def _sorted(row: Index, column: npt.NDArray[Any], value: Array, n: int) -> Sparse:
+    order = np.argsort(row, kind="stable")
+    start = np.r_[0, np.cumsum(np.bincount(row, minlength=n))].astype(np.int32)
+    return Sparse(start, column[order].astype(np.uint8), value[order])
+
+
+def _places(names: Sequence[str], values: Sequence[Any]) -> Index:
+    """Column, sign and manner of each entry in one number, (e,); -1 for a list or an object."""
+    texts, numbers = _TEXTS, _KEYS
+    found = [
+        texts[name, value]
+        if type(value) is str
+        else numbers[name]
+        if type(value) in _NUMBERS
+        else -1
+        if isinstance(value, dict | list | tuple)
+        else texts[name, str(value)]
+        for name, value in zip(names, values, strict=True)
+    ]
+    return np.fromiter(found, np.int64, len(found))
+
+
+class _Places(dict[Any, int]):
+    """Places by what has them: (name, text), or the name of a number."""
+
+    def __init__(self, *, number: bool) -> None:
+        self.number = number
+
+    def __missing__(self, item: Any) -> int:
+        if len(self) >= REMEMBERED:
+            self.clear()
+        column, sign = _place(f"\x1f{item}" if self.number else f"\x1f{item[0]}\x1e{item[1]}")
+        self[item] = column * _COLUMN + _NEGATIVE * (sign < 0) + _NUMBER * self.number
+        return self[item]
+
+
+_TEXTS, _KEYS = _Places(number=False), _Places(number=True)
 
 
 def named(value: Any) -> str:
@@ -49,27 +134,33 @@ def named(value: Any) -> str:
 
 
 def _items(path: str, value: Any) -> Iterator[tuple[str, float]]:
+    """Everything inside a list or an object: its path, and how much it counts."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield from _items(f"{path}\x1f{key}", item)
     elif isinstance(value, list | tuple):
         for item in value:
             yield from _items(f"{path}\x1f", item)
-    elif isinstance(value, bool) or not isinstance(value, int | float):
-        yield f"{path}\x1e{value}", 1.0
+    elif type(value) in _NUMBERS:
+        yield path, float(_squeezed([value])[0])
     else:
-        yield path, _squeezed(value)
+        yield f"{path}\x1e{value}", 1.0
 
 
-def _squeezed(value: float) -> float:
+def _squeezed(values: Sequence[float]) -> Array:
     try:
-        number = float(value)
+        numbers = np.array(values, np.float64)
     except OverflowError:  # an integer beyond the doubles
-        return 0.0
-    return asinh(number) if isfinite(number) else 0.0
+        numbers = np.array([value if abs(value) < _HUGE else 0.0 for value in values], np.float64)
+    return np.where(np.isfinite(numbers), np.arcsinh(numbers), 0.0)
 
 
-@lru_cache(maxsize=100_000)
-def _place(name: str, width: int) -> tuple[int, float]:
+def _placed(path: str, amount: float) -> tuple[int, float]:
+    column, sign = _place(path)
+    return column, sign * amount
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _place(name: str) -> tuple[int, float]:
     bits = int.from_bytes(blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest())
-    return (bits >> 1) % width, 1.0 if bits & 1 else -1.0
+    return (bits >> 1) % WIDTH, 1.0 if bits & 1 else -1.0

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from rlrec.store.bulk import Asked, Columns
 from rlrec.store.unit import Unit
+
+Ids = npt.NDArray[np.int64]
 
 BATCH = 50_000  # decisions in a batch, about
 ABSENT = -1  # stands for a missing id
@@ -84,45 +87,80 @@ def numbers(wanted: Collection[int]) -> str:
     return ", ".join(map(str, sorted(map(int, wanted)))) or "NULL"
 
 
+@dataclass(frozen=True, eq=False)
+class Texts:
+    """Contexts as they were written: ids (m,) ascending, and the text of each."""
+
+    ids: Ids
+    texts: Sequence[str]
+
+    def of(self, ids: Ids) -> Sequence[str]:
+        """The texts of some of them, ascending too."""
+        if len(ids) == len(self.ids):
+            return self.texts
+        return [self.texts[place] for place in np.searchsorted(self.ids, ids).tolist()]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """slots: one row an impression; events: one row an event of them, position 0 the page."""
+    """slots: one row an impression; events: one row an event of them, position 0 the page; contexts: those wanted."""
 
     slots: Columns
     events: Columns
+    contexts: Texts | None = None
 
     def __len__(self) -> int:
         return len(self.slots["decision_id"])
 
 
 def batches(
-    unit: Unit, selection: Selection, *, size: int = BATCH, columns: Collection[str] = LOGGED
+    unit: Unit,
+    selection: Selection,
+    *,
+    size: int = BATCH,
+    columns: Collection[str] = LOGGED,
+    wanted: Callable[[Ids], Ids] | None = None,
 ) -> Iterator[Batch]:
     """The selected log in ranges of session id, each of about `size` decisions: whole sessions, rows by session,
-    decision and position. Memory is bounded by two batches: one is read while another is worked on."""
-    names = [name for name in COLUMNS if name in {*columns, "decision_id", "session_id", "position"}]
-    ahead: _Range | None = None
-    for low, high in _sessions(unit, size):
-        following = _Range(unit, low, high, selection.conditions(), names)
-        if ahead is not None:
-            yield from ahead.batch()
-        ahead = following
-    if ahead is not None:
-        yield from ahead.batch()
+    decision and position. Memory is bounded by two batches: one is read while another is worked on.
+
+    wanted: of the context ids of a batch those whose bodies are to come with it."""
+    needed = {*columns, "decision_id", "session_id", "position", *(["context_id"] if wanted else [])}
+    names = [name for name in COLUMNS if name in needed]
+    asked = (_Range(unit, cut, selection.conditions(), names) for cut in _cuts(unit, size))
+    ahead = next(asked, None)
+    while ahead is not None:
+        found = ahead.batch()
+        contexts = Contexts(unit, wanted(found.slots["context_id"])) if wanted and len(found) else None
+        ahead = next(asked, None)
+        if len(found):
+            yield replace(found, contexts=None if contexts is None else contexts.texts())
 
 
-def _sessions(unit: Unit, size: int) -> Iterator[tuple[int, int]]:
-    """Ranges of session id, the first left out, that hold about `size` decisions each."""
+def _cuts(unit: Unit, size: int) -> Iterator[_Cut]:
+    """Ranges of session id that hold about `size` decisions each."""
+    ahead = "SELECT session_id, id FROM decision WHERE session_id > ? ORDER BY session_id LIMIT ?"
+    extent = "max(session_id), min(id), max(id), count(*)"
     low = 0
-    after = "SELECT session_id FROM decision WHERE session_id > ? ORDER BY session_id LIMIT 1 OFFSET ?"
     while True:
-        high = unit.ask_value(after, low, size - 1)
-        if high is None:
-            high = unit.ask_value("SELECT max(session_id) FROM decision WHERE session_id > ?", low)
-        if high is None:
+        found = unit.ask_row(f"SELECT {extent} FROM ({ahead}) AS near", low, size)
+        if found is None or found[0] is None:
             return
-        yield low, int(high)
-        low = int(high)
+        high, first, last, count = map(int, found)
+        rest = unit.ask_row(f"SELECT {extent} FROM decision WHERE session_id = ?", high) or (high, first, last, 0)
+        yield _Cut(low, high, min(first, rest[1]), max(last, rest[2]), count)
+        low = high
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """Sessions above `low` up to `high`, whose decisions have ids from `first` to `last`; about how many they are."""
+
+    low: int
+    high: int
+    first: int
+    last: int
+    count: int
 
 
 class _Range:
@@ -131,30 +169,26 @@ class _Range:
     Where its decisions lie close together they are read in order of their ids, which is the order on the disk: an
     index leads from one page to another. A `+` keeps the database from using one nevertheless."""
 
-    def __init__(self, unit: Unit, low: int, high: int, conditions: Sequence[str], names: Sequence[str]) -> None:
-        extent = "SELECT min(id), max(id), count(*) FROM decision WHERE session_id > ? AND session_id <= ?"
-        first, last, count = unit.ask_row(extent, low, high) or (0, 0, 0)
+    def __init__(self, unit: Unit, cut: _Cut, conditions: Sequence[str], names: Sequence[str]) -> None:
         tests = [f"+{test}" for test in conditions]
-        if last - first < 2 * count:
-            sessions = [f"+d.session_id > {low}", f"+d.session_id <= {high}"]
-            slots = [f"d.id >= {first}", f"d.id <= {last}", *sessions, *tests]
-            events = [f"e.decision_id >= {first}", f"e.decision_id <= {last}", *sessions, *tests]
+        if cut.last - cut.first < 2 * cut.count:
+            sessions = [f"+d.session_id > {cut.low}", f"+d.session_id <= {cut.high}"]
+            slots = [f"d.id >= {cut.first}", f"d.id <= {cut.last}", *sessions, *tests]
+            events = [f"e.decision_id >= {cut.first}", f"e.decision_id <= {cut.last}", *sessions, *tests]
             self._slots = ask_slots(unit, names, slots, order="d.id, s.position")
             self._events = ask_events(unit, HAPPENED, events, of="event e CROSS JOIN decision d")
         else:
-            inside = [f"d.session_id > {low}", f"d.session_id <= {high}", *tests]
+            inside = [f"d.session_id > {cut.low}", f"d.session_id <= {cut.high}", *tests]
             self._slots = ask_slots(unit, names, inside, order="d.session_id, d.id, s.position")
             self._events = ask_events(unit, HAPPENED, inside)
 
-    def batch(self) -> Iterator[Batch]:
-        """The batch, unless nothing of the range is selected."""
+    def batch(self) -> Batch:
         slots, events = whole(self._slots), self._events.columns()
         session = slots["session_id"]
         if (session[1:] < session[:-1]).any():
             order = np.argsort(session, kind="stable")
             slots = {name: column[order] for name, column in slots.items()}
-        if len(session):
-            yield Batch(slots=slots, events=events)
+        return Batch(slots=slots, events=events)
 
 
 def ranges(unit: Unit, policy_id: int, *, first: int, last: int, size: int = BATCH) -> Iterator[Batch]:
@@ -214,6 +248,27 @@ def ask_events(
         f" WHERE {' AND '.join(['e.decision_id = d.id', *tests])}"
     )
     return Asked(unit, text, {name: kind for name, (kind, _) in wanted.items()})
+
+
+class Contexts:
+    """Contexts by their ids, ascending, asked for."""
+
+    def __init__(self, unit: Unit, ids: Ids) -> None:
+        self._ids, self._asked = ids, None
+        if not len(ids):
+            return
+        first, last = int(ids[0]), int(ids[-1])
+        near = last - first < 2 * len(ids)
+        test = f"id >= {first} AND id <= {last}" if near else f"id IN ({numbers(ids.tolist())})"
+        text = f"SELECT id, body FROM context WHERE {test} ORDER BY id"
+        self._asked = Asked(unit, text, {"id": np.int64, "body": object})
+
+    def texts(self) -> Texts:
+        if self._asked is None:
+            return Texts(self._ids, ())
+        found = self._asked.columns()
+        read = Texts(found["id"], found["body"].tolist())
+        return Texts(self._ids, read.of(self._ids))
 
 
 def whole(asked: Asked) -> Columns:

@@ -179,7 +179,7 @@ def test_neither_batches_nor_their_size_change_an_estimate(db, monkeypatch):
     pages_of_three(db, pages=500)
     whole = logs.judged(db, "uniform", "log")
     real = reader.batches
-    monkeypatch.setattr(reader, "batches", lambda unit, selection: real(unit, selection, size=97))
+    monkeypatch.setattr(reader, "batches", lambda unit, selection, **asked: real(unit, selection, size=97, **asked))
     for one, other in zip(whole, logs.judged(db, "uniform", "log"), strict=True):
         assert one.keys() == other.keys()
         for key, value in one.items():
@@ -299,7 +299,7 @@ def test_memory_is_bounded_by_the_batch(slates, monkeypatch):
     """Peak over six times the log, in batches of 500 pages, is that over the log itself, but for a fifth."""
     monkeypatch.setattr(diagnostics, "KEPT", 1_000)
     real = reader.batches
-    monkeypatch.setattr(reader, "batches", lambda unit, selection: real(unit, selection, size=500))
+    monkeypatch.setattr(reader, "batches", lambda unit, selection, **asked: real(unit, selection, size=500, **asked))
 
     def peak() -> int:
         tracemalloc.start()

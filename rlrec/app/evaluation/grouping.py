@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -31,8 +31,6 @@ class Grouping:
     def __init__(self, unit: Unit, by: str | None, *, keys: Mapping[int, str], loggers: Loggers) -> None:
         self.unit, self.by, self.keys, self.loggers = unit, by, keys, loggers
         self.labels: dict[Any, Any] = {None: None} if by is None else {}
-        self._seen: set[str] = set()
-        self._found = False
 
     @property
     def field(self) -> str | None:
@@ -54,17 +52,15 @@ class Grouping:
             if ends[place] < ends[place + 1]:
                 yield name, order[ends[place] : ends[place + 1]]
 
-    def check(self) -> None:
-        """Raises InputError if no context of the log had the field."""
-        if self.field is not None and not self._found:
-            near = suggest(self.field, [*FIELDS, *self._seen])
+    def check(self, names: Collection[str]) -> None:
+        """Raises InputError if no context of the log had the field. names: of fields that contexts had."""
+        if self.field is not None and self.field not in names:
+            near = suggest(self.field, [*FIELDS, *sorted(names)])
             hint = near or f"--by takes {', '.join(FIELDS)}, or a field of the context"
             raise InputError(f"no context of the log has the field {self.by!r}", hint=hint)
 
     def _by_context(self, contexts: Contexts) -> tuple[Ids, list[tuple[Any, Any]]]:
         assert self.by is not None
-        self._seen |= set(list(contexts.seen)[:1_000]) if len(self._seen) < 1_000 else set()
-        self._found |= self.by in contexts.seen
         codes, values = contexts.coded(self.by, canonical.text)
         return codes, [(canonical.text(value), _shown(value)) for value in values]
 

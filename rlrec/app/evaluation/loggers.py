@@ -13,6 +13,7 @@ from rlrec.app import lineage, serving
 from rlrec.app.evaluation.contexts import Contexts
 from rlrec.app.evaluation.pages import Flags, Rows
 from rlrec.app.serving import Ids, Serving
+from rlrec.ope.base import distinct
 from rlrec.policy import slate
 from rlrec.policy.scores import Array
 from rlrec.records import Version
@@ -47,7 +48,7 @@ class Loggers:
         self._serving = lru_cache(maxsize=8)(self._load)
 
     def known(self, version_ids: Ids) -> dict[int, Version]:
-        wanted = set(np.unique(version_ids).tolist())
+        wanted = set(version_ids[distinct(version_ids)[0]].tolist())
         self._versions |= policies.by_id(self.unit, wanted - self._versions.keys())
         return {key: self._versions[key] for key in wanted}
 
@@ -73,16 +74,17 @@ class Loggers:
         The smallest conditional of a row says little of it: the arm that mostly stands above is rare here."""
         slots = {name: rows.slots[name][deeper] for name in ("version_id", "size", "eligible_id", "position")}
         self.known(slots["version_id"])
-        sizes = contents.set_sizes(self.unit, set(slots["eligible_id"].tolist()))
-        arms = np.array([sizes[key] for key in slots["eligible_id"].tolist()], np.int64)
-        settings, which = np.unique(
-            np.column_stack([slots["version_id"], slots["size"], arms]), axis=0, return_inverse=True
-        )
+        first, which = distinct(slots["eligible_id"])
+        sets = slots["eligible_id"][first].tolist()
+        sizes = contents.set_sizes(self.unit, sets)
+        arms = np.array([sizes[key] for key in sets], np.int64)[which]
+        first, which = distinct(slots["version_id"], slots["size"], arms)
         least = lowest.copy()
-        for place, (version_id, size, m) in enumerate(settings.tolist()):
+        for place, row in enumerate(first.tolist()):
+            version_id, size, m = int(slots["version_id"][row]), int(slots["size"][row]), int(arms[row])
             floor = self.exploration(version_id)
             if floor > 0 and size <= min(m, LONGEST):
-                mine = which.ravel() == place
+                mine = which == place
                 least[mine] = guaranteed(size, m, floor=floor)[slots["position"][mine] - 1]
         return least
 
@@ -93,16 +95,17 @@ class Loggers:
     def alike(self, rows: Rows, unclear: Ids, contexts: Contexts) -> tuple[Ids, Ids]:
         """Of these rows: one of each kind that share a logger's distribution, and the kind each row is of."""
         slots = {name: rows.slots[name][unclear] for name in ("version_id", "belief_seq", "eligible_id", "size")}
-        versions, which = np.unique(slots["version_id"], return_inverse=True)
-        known = [self._versions[key] for key in versions.tolist()]
+        first, which = distinct(slots["version_id"])
+        known = [self._versions[key] for key in slots["version_id"][first].tolist()]
         moves = np.array([lineage.learns(version) for version in known])[which]
         reading = np.zeros(len(unclear), np.int64)
         for place, version in enumerate(known):
             if (field := self._field(version)) is not None:
                 reading[which == place] = contexts.coded(field)[0][unclear][which == place]
-        parts = [slots["version_id"], slots["belief_seq"] * moves, slots["eligible_id"], slots["size"], reading]
-        _, first, kind = np.unique(np.column_stack(parts), axis=0, return_index=True, return_inverse=True)
-        return unclear[first], kind.ravel()
+        first, kind = distinct(
+            slots["version_id"], slots["belief_seq"] * moves, slots["eligible_id"], slots["size"], reading
+        )
+        return unclear[first], kind
 
     def zeros(self, row: int, rows: Rows, contexts: Contexts, arms: Ids, keys: Mapping[int, str]) -> Flags | None:
         """Which arms the logger of a row could not show at each position, (size, m); None once too many were asked."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from rlrec.app import parameters
 from rlrec.app.evaluation.contexts import Contexts
-from rlrec.app.evaluation.pages import Rows, portions
+from rlrec.app.evaluation.pages import Rows
 from rlrec.app.serving import Ids
 from rlrec.errors import InputError, suggest
 from rlrec.ope.direct import Model, Ridge, RidgeSums, Table
@@ -22,7 +22,6 @@ from rlrec.records import Reward
 
 ANY = "*"  # in a table: the arms, or the values, that no row names
 POSITIONS = 32  # positions with an effect of their own; those below share the last one's
-PORTION = 65_536  # rows whose features are held at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,19 +48,13 @@ class Fitting:
     arms: Ids
 
     def stat(self, rows: Rows, contexts: Contexts) -> RidgeSums:
-        parts = [self._stat(rows, contexts, part) for part in portions(max(1, len(rows)), PORTION)]
-        total = parts[0]
-        for part in parts[1:]:
-            total = total + part
-        return total
-
-    def _stat(self, rows: Rows, contexts: Contexts, part: slice) -> RidgeSums:
         return self.ridge.stat(
-            rows.reward[part],
-            np.searchsorted(self.arms, rows.slots["arm_id"][part]),
-            position=self.position(rows)[part],
-            cluster=rows.cluster[part],
-            context=contexts.encoded[contexts.code[part]],
+            rows.reward,
+            np.searchsorted(self.arms, rows.slots["arm_id"]),
+            position=self.position(rows),
+            cluster=rows.cluster,
+            context=contexts.encoded,
+            code=contexts.code,
         )
 
     def position(self, rows: Rows) -> Ids:
@@ -91,10 +84,7 @@ class Fitted:
     def rows(self, rows: Rows, contexts: Contexts) -> Valued:
         fold = self.fitting.ridge.fold(rows.cluster)
         position = self.fitting.position(rows)
-        offset = np.zeros(len(rows))
-        for part in portions(len(rows), PORTION):
-            context = contexts.encoded[contexts.code[part]]
-            offset[part] = self.model.offset(fold[part], position[part], context=context)
+        offset = self.model.offset(fold, position, context=contexts.encoded, code=contexts.code)
         arm = np.searchsorted(self.fitting.arms, rows.slots["arm_id"])
 
         def expected(shares: Array, *, case: Ids, rows: Ids) -> Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from itertools import pairwise
 
@@ -20,6 +19,12 @@ from rlrec.store.reader import ABSENT, Batch
 Flags = npt.NDArray[np.bool_]
 CLUSTERS = ("user", "session", "row")
 _ROW = 2**42  # further rows of a page are named beyond all decisions
+# What is read of the log to fit a reward model, and to judge a target; with users, `user_id` too.
+FITTED = ("at", "context_id", "imported", "arm_id", "censored")
+JUDGED = (
+    *FITTED, "policy_id", "version_id", "belief_seq", "eligible_id", "variant_id", "size", "propensity", "marginal",
+    "min_propensity",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,6 +52,8 @@ class Rows:
         return len(self.reward)
 
     def take(self, rows: Flags) -> Rows:
+        if rows.all():
+            return self
         cut = {field.name: getattr(self, field.name)[rows] for field in fields(self) if field.name not in _WHOLE}
         return Rows(slots={name: column[rows] for name, column in self.slots.items()}, shown=self.shown, **cut)
 
@@ -66,26 +73,22 @@ class Page:
 
 
 def page(slots: Columns) -> Page:
-    """Pages of a batch that lies in order of decision and position."""
+    """Pages of a batch that lies in order of decision and position. Without its propensities the products are NaN."""
     decision = slots["decision_id"]
     begins = np.flatnonzero(np.r_[True, decision[1:] != decision[:-1]][: len(decision)])
     start = np.repeat(begins, np.diff(np.r_[begins, len(decision)]))
     depth = np.arange(len(decision)) - start
     whole = slots["position"] == depth + 1
-    return Page(
-        start=start,
-        depth=depth,
-        whole=whole,
-        prefix=_down(np.where(whole, slots["propensity"], np.nan), depth),
-        lowest=_down(np.where(whole, slots["min_propensity"], np.nan), depth),
-    )
+    prefix, lowest = (_down(slots, name, depth, whole) for name in ("propensity", "min_propensity"))
+    return Page(start=start, depth=depth, whole=whole, prefix=prefix, lowest=lowest)
 
 
-def _down(values: Array, depth: Ids) -> Array:
+def _down(slots: Columns, name: str, depth: Ids, whole: Flags) -> Array:
     """Products from the top of each page down to each row, never below what a propensity is rounded to."""
+    values = np.where(whole, slots[name], np.nan) if name in slots else np.full(len(depth), np.nan)
     product = values.copy()
-    order = np.argsort(depth, kind="stable")
-    ends = np.cumsum(np.bincount(depth)) if len(depth) else np.zeros(0, np.int64)
+    ends = np.cumsum(np.bincount(depth)) if name in slots else np.empty(0, np.int64)
+    order = np.argsort(depth, kind="stable") if len(ends) > 1 else depth
     for above, below in pairwise(ends):
         rows = order[above:below]
         possible = (values[rows] > 0) & (product[rows - 1] > 0)
@@ -122,8 +125,3 @@ def rows(batch: Batch, definition: Reward, standing: Page, *, now: int, cluster:
         **vars(standing),
     )
     return every.take(mature & ~found.slots["censored"]), int((~mature).sum())
-
-
-def portions(number: int, size: int) -> Iterator[slice]:
-    """Slices that cover 0..number."""
-    return (slice(start, start + size) for start in range(0, number, size))

@@ -20,7 +20,7 @@ from rlrec.app.lineage import Lesson
 from rlrec.app.reward import find as reward_named
 from rlrec.app.serving import Case, Ids, Serving
 from rlrec.errors import InputError, suggest
-from rlrec.ope.base import LogBatch
+from rlrec.ope.base import LogBatch, distinct
 from rlrec.policy import slate
 from rlrec.policy.scores import Array
 from rlrec.records import Policy, Reward, Version
@@ -185,10 +185,9 @@ class Scorer:
         n, logged = len(rows), known.logged
         seen = _Seen(*(np.zeros(n) for _ in range(4)))
         reading, readings = self._readings(known.contexts)
-        names = ("eligible_id", "size")
-        columns = np.column_stack([rows.slots[names[0]], reading, rows.slots[names[1]]])
-        cases, case = np.unique(columns, axis=0, return_inverse=True)
-        case = case.ravel()
+        columns = rows.slots["eligible_id"], reading, rows.slots["size"]
+        kinds, case = distinct(*columns)
+        cases = np.column_stack([column[kinds] for column in columns])
         order = np.argsort(case, kind="stable")
         ends = np.searchsorted(case[order], np.arange(len(cases) + 1))
         for first, last in self._portions(cases, known):
@@ -287,14 +286,13 @@ class _Part:
         """The mean of the reward model under the target, at the row's position."""
         if known.valued is None or not len(self.mine):
             return
-        longest = int(self.position.max())
-        at, which = np.unique(self.case * longest + self.position - 1, return_inverse=True)
-        shares = np.zeros((len(at), len(known.arms)))
-        for row, (case, position) in enumerate(zip(*np.divmod(at, longest), strict=True)):
+        first, which = distinct(self.case, self.position)
+        shares = np.zeros((len(first), len(known.arms)))
+        for row, (case, position) in enumerate(zip(self.case[first], self.position[first], strict=True)):
             block = self.blocks[case]
-            if position < len(block.shares):
-                shares[row, np.searchsorted(known.arms, block.arms)] = block.shares[position]
-        expected[self.mine] = known.valued.expected(shares, case=which.ravel(), rows=self.mine)
+            if position <= len(block.shares):
+                shares[row, np.searchsorted(known.arms, block.arms)] = block.shares[position - 1]
+        expected[self.mine] = known.valued.expected(shares, case=which, rows=self.mine)
 
     def unsupported(self, unsupported: Array, known: Known) -> None:
         """The target's probability on arms the logger gave 0, where it takes the logger's belief to tell."""

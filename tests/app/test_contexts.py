@@ -1,0 +1,66 @@
+"""Contexts of an evaluation: decoded once while there is room, and the same whether they are or not."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+
+import numpy as np
+import pytest
+
+from rlrec.app.evaluation import contexts
+from rlrec.app.evaluation.contexts import Library
+from rlrec.policy import features
+from rlrec.store import Store, Unit, reader
+
+BODIES = [{"n": i / 7, "device": "pc" if i % 3 else "phone"} | ({"tags": ["a", i]} if i % 5 else {}) for i in range(60)]
+
+
+@pytest.fixture
+def filled(sqlite_db: str):
+    with closing(Store(sqlite_db)) as store:
+        rows = [(i + 1, i.to_bytes(16), json.dumps(body)) for i, body in enumerate(BODIES)]
+        store.write(lambda unit: unit.insert("context", ("id", "digest", "body"), rows))
+        yield store
+
+
+def batches(count: int = 12) -> list[np.ndarray]:
+    generator = np.random.default_rng(3)
+    return [generator.integers(1, len(BODIES) + 1, size=generator.integers(1, 25)) for _ in range(count)]
+
+
+def read(unit: Unit, library: Library, ids: np.ndarray) -> reader.Texts:
+    return reader.Contexts(unit, library.wanted(ids)).texts()
+
+
+@pytest.mark.parametrize(("room", "values"), [(10**9, 10**9), (700, 10**9), (10**9, 20), (0, 0)])
+def test_features_and_fields_are_those_of_the_text_however_much_is_kept(filled, monkeypatch, room, values):
+    for name, value in {"ROOM": room, "VALUES": values, "PORTION": 4}.items():
+        monkeypatch.setattr(contexts, name, value)
+    with filled.read() as unit:
+        library = Library(unit, fields=["device"], encode=True)
+        for number, ids in enumerate(2 * batches()):
+            more = ["n"] if number % 4 == 3 else []
+            found = library.of(ids, read(unit, library, ids), fields=more)
+            mine = [BODIES[key - 1] for key in ids.tolist()]
+            np.testing.assert_allclose(found.encoded[found.code], features.encode(mine), rtol=1e-12)
+            for field in ["device", *more]:
+                assert [found.values[field][place] for place in found.code] == [body.get(field) for body in mine]
+        assert library.names == {"n", "device", "tags"}
+
+
+def test_a_context_is_read_once(filled):
+    with filled.read() as unit:
+        library, asked = Library(unit, encode=True), []
+        for ids in 2 * batches():
+            texts = read(unit, library, ids)
+            asked += texts.ids.tolist()
+            library.of(ids, texts)
+    assert len(asked) == len(set(asked))
+
+
+def test_nothing_is_read_where_nothing_is_wanted(filled):
+    with filled.read() as unit:
+        library = Library(unit)
+        assert read(unit, library, np.array([3, 1, 3])).ids.tolist() == []
+        assert library.of(np.array([3, 1, 3]), None).code.tolist() == [1, 0, 1]
