@@ -132,8 +132,12 @@ def program(settings: Settings, db: str, now: int | None, debug: bool, quiet: bo
 
 def main() -> NoReturn:
     """The console script. The collector of garbage has nothing to find in a short life, nor at its end: every file is
-    closed by then, and taking the modules apart would cost a third of the time it took to load them."""
+    closed by then, and taking the modules apart would cost a third of the time it took to load them.
+
+    Matrices are multiplied in one thread, unless the environment says otherwise: more of them take 30 ms to start, and
+    on a busy machine wait for each other by spinning (`evaluate` took three times as long)."""
     gc.set_threshold(YOUNG)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         sys.exit(program.main())
     finally:
