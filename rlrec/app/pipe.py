@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import cast
 
 from rlrec.app.feedback import Line, Outcome, _tell, record
 from rlrec.app.ledger import Ledger
@@ -29,7 +30,7 @@ class Pipe:
         told = [place for place, line in enumerate(lines) if isinstance(line, Line)]
         beside = _Told([line for line in lines if isinstance(line, Line)]) if told else None
         found: list[Answer | Outcome | None] = [line if isinstance(line, InputError) else None for line in lines]
-        requests: list[Request | InputError] = [lines[place] for place in asked]
+        requests = [cast(Request, lines[place]) for place in asked]
         answers = recommend_group(self.store, requests, seed=self.seed, warm=self._warm, beside=beside)
         for place, answer in zip(asked, answers, strict=True):
             found[place] = answer

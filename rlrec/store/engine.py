@@ -22,6 +22,8 @@ from sqlalchemy.engine import URL, make_url
 from rlrec.errors import CheckFailed, InputError, RlrecError, StoreBusy
 
 BUSY_TIMEOUT_S = 30
+# Of SQLite: pages that a stream changes again and again are copied out of the log every 32 MB, not every 4.
+SETTINGS = ("foreign_keys = ON", "synchronous = NORMAL", "cache_size = -64000", "wal_autocheckpoint = 8000")
 CONNECT_TIMEOUT_S = 8
 FULL = {"53100", "53200"}  # disk, memory: no retry mends that
 # PostgreSQL asks for the whole transaction again: serialization failure, deadlock; and a key that came in meanwhile,
@@ -84,7 +86,7 @@ def _sqlite(path: str, *, create: bool) -> sa.Engine:
             timeout=BUSY_TIMEOUT_S,
         )
         try:
-            for setting in ("foreign_keys = ON", "synchronous = NORMAL", "cache_size = -64000", "wal_autocheckpoint = 8000"):
+            for setting in SETTINGS:
                 connection.execute(f"PRAGMA {setting}")
         except sqlite3.Error:  # no database, for one
             connection.close()

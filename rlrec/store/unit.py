@@ -61,14 +61,13 @@ class Unit:
             return cursor.execute(_of_postgres(text), [_listed(value) for value in values])
         return cursor.execute(*_of_sqlite(text, values)) if "(?*)" in text else cursor.execute(text, values)
 
-    def insert(self, table: str | sa.Table, columns: Sequence[str], rows: Iterable[Row], *, known: str = "") -> None:
+    def insert(self, table: str, columns: Sequence[str], rows: Iterable[Row], *, known: str = "") -> None:
         """Rows into a table by what the database takes fastest. `known` is what follows ON CONFLICT, or nothing."""
         values = rows if isinstance(rows, list) else list(rows)
-        name = table if isinstance(table, str) else table.name
         if self.postgres and len(values) > FEW:
-            self._insert_many(name, columns, values, known)
+            self._insert_many(table, columns, values, known)
         elif values:
-            self.tell_each(_insertion(name, tuple(columns), known), values)
+            self.tell_each(_insertion(table, tuple(columns), known), values)
 
     def _insert_many(self, table: str, columns: Sequence[str], rows: Iterable[Row], known: str) -> None:
         """COPY; where rows may be known already, one statement over columns."""
@@ -106,20 +105,11 @@ class Unit:
     def value(self, statement: sa.Executable, parameters: Mapping[str, Any] | None = None) -> Any:
         return self.connection.scalar(statement, parameters or {})
 
-    def run(self, statement: sa.Executable, parameters: Mapping[str, Any] | None = None) -> int:
-        return self.connection.execute(statement, parameters or {}).rowcount
-
-    def many(self, statement: sa.Select[Any], column: sa.ColumnElement[Any], values: Iterable[Any]) -> list[Row]:
-        """Rows of `statement` whose `column` is among `values`, asked in portions that any database takes."""
-        wanted = list(values)
-        portions = (wanted[i : i + 10_000] for i in range(0, len(wanted), 10_000))
-        return [row for portion in portions for row in self.rows(statement.where(column.in_(portion)))]
-
 
 def _types(unit: Unit, table: str, columns: Sequence[str]) -> list[str]:
     """How PostgreSQL names the types of columns."""
     rows = unit.ask("SELECT attname, format_type(atttypid, NULL) FROM pg_attribute WHERE attrelid = ?::regclass", table)
-    types = dict(rows)
+    types: dict[str, str] = dict(rows)
     return [types[name] for name in columns]
 
 

@@ -63,7 +63,7 @@ def test_a_clock_that_went_back_stands_still(store: Store, monkeypatch: pytest.M
 def test_an_imported_decision_does_not_move_the_clock(store: Store) -> None:
     stocked(clock(store, START), home="uniform")
     ask(store)
-    store.write(lambda unit: unit.run(sa.text(f"UPDATE decision SET imported = 1, at = {START + MINUTE}")))
+    store.write(lambda unit: unit.tell(f"UPDATE decision SET imported = 1, at = {START + MINUTE}"))
     assert ask(clock(store, START + 1))["at"] == written(START + 1)
 
 

@@ -92,11 +92,11 @@ class Rewind:
 
     def __call__(self, unit: Unit) -> None:
         for table in (tables.event, tables.feedback_key, *self.tables):
-            unit.run(sa.delete(table))
+            unit.connection.execute(sa.delete(table))
         for table, rows in self.rows.items():
             unit.insert(table, [column.name for column in table.columns], rows)
-        unit.run(sa.update(tables.slot).values(censored=0))
-        unit.run(sa.update(tables.version).where(tables.version.c.entered_to.is_not(None)).values(entered_to=0))
+        unit.connection.execute(sa.update(tables.slot).values(censored=0))
+        unit.connection.execute(sa.update(tables.version).where(tables.version.c.entered_to.is_not(None)).values(entered_to=0))
 
 
 def expected(unit: Unit, name: str, lines: Sequence[Line]) -> dict[int, Sums]:

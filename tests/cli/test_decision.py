@@ -75,7 +75,7 @@ def test_tampered_propensity_is_noticed(ready, store):
     import sqlalchemy as sa
 
     number = serve(ready, "thompson")
-    store.write(lambda unit: unit.run(sa.text("UPDATE slot SET propensity = propensity * 0.999")))
+    store.write(lambda unit: unit.connection.execute(sa.text("UPDATE slot SET propensity = propensity * 0.999")))
     assert ready("decision", "show", number, "--json").json["agrees"] is False
     assert "ANOTHER" in ready("decision", "show", number).stdout
 

@@ -163,8 +163,8 @@ def test_text_is_no_number(used: Store, table: str, column: str) -> None:
 
 def test_a_failed_constraint_is_one_line_and_stores_nothing(used: Store) -> None:
     def work(unit: Unit) -> None:
-        unit.run(sa.text("DELETE FROM feedback_key"))
-        unit.run(changed("slot", "propensity"), {"value": 1.5})
+        unit.connection.execute(sa.text("DELETE FROM feedback_key"))
+        unit.connection.execute(changed("slot", "propensity"), {"value": 1.5})
 
     with pytest.raises(Exception, match="failed") as caught:
         used.write(work)

@@ -69,7 +69,7 @@ def test_another_session_timeout_is_refused(store: Store) -> None:
 
 
 def test_an_init_that_was_killed_half_way_is_finished(store: Store) -> None:
-    store.write(lambda unit: [unit.run(sa.text(f"DELETE FROM {name}")) for name in ("settings", "reward", "run")])
+    store.write(lambda unit: [unit.tell(f"DELETE FROM {name}") for name in ("settings", "reward", "run")])
     with pytest.raises(CheckFailed, match="not set up"):
         check(store)
     init(store)
@@ -121,12 +121,12 @@ def test_a_foreign_database_is_not_mistaken_for_a_store(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("revision", "said"), [("0000", "out of date"), ("9999", "made by a newer rlrec")])
 def test_another_revision_is_named(store: Store, revision: str, said: str) -> None:
-    store.write(lambda unit: unit.run(sa.text(f"UPDATE rlrec_version SET version_num = '{revision}'")))
+    store.write(lambda unit: unit.tell(f"UPDATE rlrec_version SET version_num = '{revision}'"))
     with pytest.raises(CheckFailed, match=said):
         check(store)
 
 
 def test_a_newer_store_is_left_alone(store: Store) -> None:
-    store.write(lambda unit: unit.run(sa.text("UPDATE rlrec_version SET version_num = '9999'")))
+    store.write(lambda unit: unit.connection.execute(sa.text("UPDATE rlrec_version SET version_num = '9999'")))
     with pytest.raises(CheckFailed, match="made by a newer rlrec"):
         init(store)
