@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.polynomial.legendre import legval
 
 from rlrec.policy import maximum
 from rlrec.policy.density import BetaLogit, Normal
 from rlrec.policy.orders import top
-from rlrec.policy.scores import Array, Beta, Gaussian, Index
+from rlrec.policy.scores import Array, Beta, Flags, Gaussian, Index
 from rlrec.policy.table import COEFFICIENT, ORDER, STOPS, Table, integrated
 from rlrec.policy.tabulated import Kind, Tabulated
 
@@ -26,7 +28,8 @@ class ContinuousOrder:
     def __init__(
         self, kind: Kind, first: Array, second: Array, *, positions: int, refine: int = 1, origin: float = 0.0
     ) -> None:
-        self._kind, self._first, self._second, self._origin = kind, first, second, origin
+        self._kind, self._origin = kind, origin
+        self._first, self._second = first.copy(), second.copy()  # whoever changes them in place is noticed
         self._positions, self._refine = positions, refine
         self._held: Tabulated | None = None
 
@@ -113,14 +116,15 @@ class ContinuousOrder:
 
     def ranking(self, keys: Array, size: int) -> Index:
         table, row = self._tabulated
-        above = 1 - keys
-        edge = _edge_below(table.sf_edge, row, above, size)
+        above, some = 1 - keys, np.flatnonzero(row >= 0)
+        reach = _Reach(table.sf_edge[row[some]].T.copy(), above[:, some])
         # Scores below an edge that enough others exceed are not among the first: any order will do for them.
         scores = keys + (table.edges[0] - 2)
-        page, arm = np.nonzero(table.sf_edge[row, edge[:, None]] > above)
+        page, arm = np.nonzero(reach.exceed(reach.edge_below(size)))
+        arm = some[arm]
         for start in range(0, len(page), _CACHED):
-            some = page[start : start + _CACHED], arm[start : start + _CACHED]
-            scores[some] = quantiles(table, row[some[1]], above[some])
+            few = page[start : start + _CACHED], arm[start : start + _CACHED]
+            scores[few] = quantiles(table, row[few[1]], above[few])
         return top(scores, size)
 
 
@@ -168,14 +172,25 @@ class _Sweep:
             self._atom[never], self._cap[never], self._below[never], self._mass[never] = 1.0, 0.0, 1.0, 1.0
 
 
-def _edge_below(sf_edge: Array, row: Index, above: Array, size: int) -> Index:
-    """The highest edge that `size` scores of each page exceed, or the lowest edge, (n,); above (n, m) as below."""
-    low, high = np.zeros(len(above), np.intp), np.full(len(above), sf_edge.shape[1] - 1)
-    while (high - low > 1).any():
-        middle = (low + high) // 2
-        enough = np.count_nonzero(sf_edge[row, middle[:, None]] > above, axis=1) >= size
-        low, high = np.where(enough, middle, low), np.where(enough, high, middle)
-    return low
+@dataclass(frozen=True, eq=False)
+class _Reach:
+    """Which of a scores of n pages exceed an edge: those with more than above (n, a) beyond it, sf_edge (P + 1, a)."""
+
+    sf_edge: Array
+    above: Array
+
+    def exceed(self, edge: Index) -> Flags:
+        """Of edges (n,), (n, a)."""
+        return self.sf_edge[edge] > self.above
+
+    def edge_below(self, size: int) -> Index:
+        """The highest edge that `size` scores of each page exceed, or the lowest edge, (n,)."""
+        low, high = np.zeros(len(self.above), np.intp), np.full(len(self.above), len(self.sf_edge) - 1)
+        while (high - low > 1).any():
+            middle = (low + high) // 2
+            enough = np.count_nonzero(self.exceed(middle), axis=1) >= size
+            low, high = np.where(enough, middle, low), np.where(enough, high, middle)
+        return low
 
 
 def quantiles(table: Table, rows: Index, above: Array) -> Array:
