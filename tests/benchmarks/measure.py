@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 # A process that starts another one leaves its own size in that one's peak: so a small one stands between.
+NOT_COMPILED = "PYTHONDONTWRITEBYTECODE"
 LAUNCHER = """
 import json, resource, subprocess, sys, time
 start = time.perf_counter()
@@ -118,8 +119,9 @@ def said(command: Sequence[str], *, stdin: bytes = b"", added: Mapping[str, str]
 
 
 def environment(added: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's own without what is meant for rlrec, and what is added."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("RLREC_")} | dict(added or {})
+    """This process's own without what is meant for rlrec or keeps it from being compiled once, and what is added."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RLREC_", NOT_COMPILED))}
+    return kept | dict(added or {})
 
 
 class Stopwatch:
