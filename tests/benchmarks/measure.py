@@ -16,8 +16,8 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-# A process that starts another one leaves its own size in that one's peak: so a small one stands between.
 NOT_COMPILED = "PYTHONDONTWRITEBYTECODE"
+# A process that starts another one leaves its own size in that one's peak: so a small one stands between.
 LAUNCHER = """
 import json, resource, subprocess, sys, time
 start = time.perf_counter()
