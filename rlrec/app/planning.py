@@ -164,7 +164,7 @@ class _Group:
     def _made(self, request: Request, desk: Desk) -> Lane:
         version, head, served, experiment, variant = desk
         eligible = self._eligible(request)
-        keys = self.warm.keys(self.unit, eligible)
+        keys = self.warm.know(self.unit, eligible)
         return Lane(
             version=version,
             head=head,

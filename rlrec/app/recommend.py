@@ -165,8 +165,7 @@ def _store(
 ) -> dict[int, Answer]:
     """Decisions and their slots into the tables, and into the ledger: the answers by place."""
     ids = dict(zip(plans, decisions.reserve(unit, len(plans)), strict=True))
-    keys = warm.keys(unit, {arm for lane in {plan.lane for plan in plans.values()} for arm in lane.eligible})
-    pages = draw(plans, ids, bits, keys)
+    pages = draw(plans, ids, bits, warm.keys)
     lanes = {lane: _shared(lane, ledger, warm) for lane in {plan.lane for plan in plans.values()}}
     rows: list[Row] = []
     slots: list[Row] = []
@@ -203,8 +202,7 @@ def _shared(lane: Lane, ledger: Ledger, warm: Warm) -> tuple[int, int, int, int,
 def _dry(unit: Unit, plans: Mapping[int, Plan], bits: int, warm: Warm) -> dict[int, Answer | InputError]:
     """What would be drawn if nobody else came first; nothing is written."""
     first, at = decisions.peek(unit), written(unit.now)
-    keys = warm.keys(unit, {arm for lane in {plan.lane for plan in plans.values()} for arm in lane.eligible})
-    pages = draw(plans, {place: first + offset for offset, place in enumerate(plans)}, bits, keys)
+    pages = draw(plans, {place: first + offset for offset, place in enumerate(plans)}, bits, warm.keys)
     return {
         place: rendering.drawn(plans[place], page, None, plans[place].request.user, None, None, at)
         for place, page in pages.items()

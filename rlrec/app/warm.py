@@ -21,14 +21,15 @@ Eligible = tuple[int, ...]
 class Warm:
     """Kept from one group of a stream to the next; a single command starts with an empty one.
 
-    contexts, sets: ids of contexts and eligible sets that are stored for good. active: the arms of today's catalogue;
+    contexts, sets: ids of contexts and eligible sets that are stored for good. keys: of arms. active: the arms of today's catalogue;
     unnamed: it has no id yet."""
 
     def __init__(self) -> None:
         self.contexts: dict[str, int] = {}
         self.sets: dict[Eligible, int] = {}
         self._texts: dict[str, str] = {}
-        self._keys: dict[int, str] = {}
+        self.keys: dict[int, str] = {}
+        self._known: Eligible = ()
         self._arrays: dict[Eligible, Ids] = {}
         self.active: Eligible = ()
         self.unnamed = True
@@ -58,11 +59,13 @@ class Warm:
             self.sets[self.active] = known
         return self.active
 
-    def keys(self, unit: Unit, arm_ids: Collection[int]) -> Mapping[int, str]:
-        """Keys of arms, these among them."""
-        if new := [arm for arm in arm_ids if arm not in self._keys]:
-            self._keys |= arms.keys(unit, new)
-        return self._keys
+    def know(self, unit: Unit, eligible: Eligible) -> Mapping[int, str]:
+        """Keys of arms, these among them from now on."""
+        if eligible is not self._known:
+            if new := [arm for arm in eligible if arm not in self.keys]:
+                self.keys |= arms.keys(unit, new)
+            self._known = eligible
+        return self.keys
 
     def array(self, eligible: Eligible) -> Ids:
         if eligible not in self._arrays:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 from typing import Any
 
 from rlrec.records import Head, Policy, Reward, Version
@@ -37,7 +38,9 @@ def _policy(row: Row) -> Policy:
     return Policy(id=key, name=name, kind=kind, params=json.loads(params), base_id=base_id, base=base)
 
 
+@lru_cache(maxsize=128)
 def _version(row: Row) -> Version:
+    """A version and its policy and reward, from rows that a stream reads again and again."""
     key, number, status, parent_id, seq, entered_to, learned_from, created_at = row[6:14]
     return Version(
         id=key, policy=_policy(row[:6]), number=number, status=status, reward=_reward(row[14:]),
