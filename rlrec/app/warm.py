@@ -21,8 +21,8 @@ Eligible = tuple[int, ...]
 class Warm:
     """Kept from one group of a stream to the next; a single command starts with an empty one.
 
-    contexts, sets: ids of contexts and eligible sets that are stored for good. keys: of arms. active: the arms of today's catalogue;
-    unnamed: it has no id yet."""
+    contexts, sets: ids of contexts and eligible sets that are stored for good. keys: of arms. active: the arms of
+    today's catalogue; unnamed: it has no id yet."""
 
     def __init__(self) -> None:
         self.contexts: dict[str, int] = {}
