@@ -67,10 +67,13 @@ def _slot_of_event(batch: Batch) -> tuple[npt.NDArray[np.int64], Flags]:
     positions = int(max(batch.slots["position"].max(initial=0), batch.events["position"].max(initial=0))) + 1
     rows = batch.slots["decision_id"] * positions + batch.slots["position"]
     wanted = batch.events["decision_id"] * positions + batch.events["position"]
-    order = np.argsort(rows, kind="stable")
-    place = np.minimum(np.searchsorted(rows, wanted, sorter=order), max(0, len(rows) - 1))
-    slot = order[place] if len(rows) else place
-    return slot, (rows[slot] == wanted if len(rows) else np.zeros(len(wanted), np.bool_))
+    events, which = np.unique(wanted, return_inverse=True)  # they are fewer than slots
+    slot = np.full(len(events), -1, np.int64)
+    if len(events):
+        place = np.minimum(np.searchsorted(events, rows), len(events) - 1)
+        found = np.flatnonzero(events[place] == rows)
+        slot[place[found]] = found
+    return slot[which], slot[which] >= 0
 
 
 def impressions(unit: Unit, selection: Selection, definition: Reward) -> Iterator[Impressions]:

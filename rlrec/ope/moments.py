@@ -141,6 +141,8 @@ def _by_cluster(terms: Array, cluster: Integers) -> _Clusters:
         order = np.argsort(cluster, kind="stable")
         cluster, terms = cluster[order], terms[order]
     start = np.flatnonzero(np.r_[True, cluster[1:] != cluster[:-1]])
+    if len(start) == len(cluster):
+        return _Clusters(cluster, terms)
     return _Clusters(cluster[start], np.add.reduceat(terms, start, axis=0))
 
 

@@ -6,7 +6,7 @@ A vocabulary would have to be learned, stored and versioned; a hash needs none, 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -19,7 +19,6 @@ import numpy.typing as npt
 from rlrec.policy.scores import Array, Index
 
 WIDTH = 64
-REMEMBERED = 100_000  # places of texts and keys
 _NUMBERS = frozenset({int, float})
 _HUGE = 2**1023
 # A place: the column in fours, 2 for the sign -, 1 for a number.
@@ -73,7 +72,8 @@ def sparse(contexts: Sequence[dict[str, Any]]) -> Sparse:
     place = _places(names, values)
     flat = place >= 0
     value = np.where(place & _NEGATIVE, -1.0, 1.0)
-    value[flat & (place & _NUMBER > 0)] *= _squeezed([given for given in values if type(given) in _NUMBERS])
+    number = np.flatnonzero(flat & (place & _NUMBER > 0))
+    value[number] *= _squeezed([values[at] for at in number.tolist()])
     if flat.all():
         return _sorted(row, place // _COLUMN, value, len(contexts))
     nested = [
@@ -94,35 +94,40 @@ def _sorted(row: Index, column: npt.NDArray[Any], value: Array, n: int) -> Spars
 
 def _places(names: Sequence[str], values: Sequence[Any]) -> Index:
     """Column, sign and manner of each entry in one number, (e,); -1 for a list or an object."""
-    texts, numbers = _TEXTS, _KEYS
     found = [
-        texts[name, value]
+        _TEXTS[name][value]
         if type(value) is str
-        else numbers[name]
+        else _KEYS[name]
         if type(value) in _NUMBERS
         else -1
         if isinstance(value, dict | list | tuple)
-        else texts[name, str(value)]
+        else _TEXTS[name][str(value)]
         for name, value in zip(names, values, strict=True)
     ]
     return np.fromiter(found, np.int64, len(found))
 
 
-class _Places(dict[Any, int]):
-    """Places by what has them: (name, text), or the name of a number."""
+class _Places(dict[str, Any]):
+    """What `make` says of each text, remembered."""
 
-    def __init__(self, *, number: bool) -> None:
-        self.number = number
+    def __init__(self, most: int, make: Callable[[str], Any]) -> None:
+        self.most, self.make = most, make
 
-    def __missing__(self, item: Any) -> int:
-        if len(self) >= REMEMBERED:
+    def __missing__(self, text: str) -> Any:
+        if len(self) >= self.most:
             self.clear()
-        column, sign = _place(f"\x1f{item}" if self.number else f"\x1f{item[0]}\x1e{item[1]}")
-        self[item] = column * _COLUMN + _NEGATIVE * (sign < 0) + _NUMBER * self.number
-        return self[item]
+        made = self[text] = self.make(text)
+        return made
 
 
-_TEXTS, _KEYS = _Places(number=False), _Places(number=True)
+def _coded(path: str, *, number: bool) -> int:
+    column, sign = _place(path)
+    return column * _COLUMN + _NEGATIVE * (sign < 0) + _NUMBER * number
+
+
+# The place of a number by its name, and that of a text by its name and itself.
+_KEYS = _Places(10_000, lambda name: _coded(f"\x1f{name}", number=True))
+_TEXTS = _Places(1_000, lambda name: _Places(10_000, lambda text: _coded(f"\x1f{name}\x1e{text}", number=False)))
 
 
 def named(value: Any) -> str:
@@ -160,7 +165,7 @@ def _placed(path: str, amount: float) -> tuple[int, float]:
     return column, sign * amount
 
 
-@lru_cache(maxsize=REMEMBERED)
+@lru_cache(maxsize=100_000)
 def _place(name: str) -> tuple[int, float]:
     bits = int.from_bytes(blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest())
     return (bits >> 1) % WIDTH, 1.0 if bits & 1 else -1.0

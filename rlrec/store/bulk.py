@@ -88,7 +88,10 @@ def alongside(unit: Unit) -> Iterator[None]:
 
 
 def _worthwhile(unit: Unit) -> bool:
-    return int(unit.ask_value("SELECT coalesce(max(id) - min(id), 0) FROM decision")) >= WORTH
+    first, last = (
+        unit.ask_value(f"SELECT {end}(id) FROM decision") for end in ("min", "max")
+    )  # one query looks at all
+    return first is not None and last - first >= WORTH
 
 
 def _carrier(unit: Unit) -> Carrier | None:
