@@ -55,7 +55,7 @@ def import_log(store: Store, request: Request, refusing: Refusing) -> Summary:
     files = [layout(source, policy=request.policy, now=now) for source in request.files]
     importing = Importing(store, request, files, refusing, salt)
     with _patient():
-        if layout.foretold and not refusing.quarantine:
+        if not refusing.quarantine and all(file.foresee() for file in files):
             with suppress(Surprise):
                 return importing.whole(Layout.read_once)
         importing.check()
@@ -95,7 +95,8 @@ class Importing:
                     self.refusing.refuse(*refused)
 
     def whole(self, read: Pass) -> Summary:
-        """Everything in one transaction; the first line that is refused ends it."""
+        """Everything in one transaction; the first line that is refused ends it. In one pass that may be another one
+        than in two, where all lines are checked before any meets the store: it raises Surprise then."""
 
         def work(unit: Unit) -> Summary:
             intake = self._intake(unit, {name for file in self.files for name in file.policies})
@@ -103,6 +104,8 @@ class Importing:
                 with closing(self._groups(file, read)) as groups:
                     for good, bad in groups:
                         for refused in bad or _take(intake, good):
+                            if read is Layout.read_once:
+                                raise Surprise
                             self.refusing.refuse(*refused)
                 intake.next_file()
             summary = Summary(accepted=intake.accepted, duplicates=intake.duplicates, rejected=0)

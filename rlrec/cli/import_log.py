@@ -47,7 +47,9 @@ def import_log(
     from rlrec.app.logs.layouts.base import Source
 
     with ExitStack() as copies:
-        sources = [Source(path=_readable(file, refusals, copies), name=file, decode=lines.decode) for file in files]
+        sources = [
+            Source(path=_readable(file, refusals, copies), name=file, decode=lines.decode_group) for file in files
+        ]
         told = use_case.Refusing(quarantine=refusals.quarantine, refuse=refusals.refuse, reading=refusals.reading)
         show(use_case.import_log(store, use_case.Request(files=sources, layout=layout, policy=policy), told))
 

@@ -16,7 +16,7 @@ from rlrec.app.export_log import export_log
 from rlrec.app.init import init
 from rlrec.app.logs.layouts.base import Impressions, Source
 from rlrec.app.logs.layouts.obd import Obd
-from rlrec.cli.lines import decode
+from rlrec.cli.lines import decode_group
 from rlrec.store import Store
 from tests.conftest import Run, runner
 
@@ -217,8 +217,32 @@ def test_the_store_is_as_it_was_where_one_line_is_refused(run: Run) -> None:
     assert run("policy", "list", "--json").json == []
 
 
+@pytest.fixture
+def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlrec.app.logs.layouts.base.GROUP", 2)
+
+
+@pytest.mark.usefixtures("small_groups")
+def test_what_cannot_be_read_is_told_before_what_the_store_refuses(run: Run) -> None:
+    many = [{"session": f"s{place}"} for place in range(4)]
+    text = lines({"request_id": "r"}, *many, {"request_id": "r"}, *many, {"slate": []}, *many)
+    said = run("import-log", "-", "--layout", "jsonl", stdin=text)
+    assert said.exit_code == 2
+    assert "line 11, field slate" in said.stderr
+    assert run("policy", "list", "--json").json == []
+
+
+@pytest.mark.usefixtures("small_groups")
+def test_policies_may_be_named_late_in_a_file(run: Run) -> None:
+    assert imported(run, lines(*({"policy": name} for name in "bbbbacab"))) == {
+        "accepted": 8, "duplicates": 0, "rejected": 0
+    }  # fmt: skip
+    assert [one["policy"] for one in exported(run)] == [*"bbbbacab"]
+    assert [one["policy"] for one in run("policy", "list", "--json").json] == ["a", "b", "c"]
+
+
 def source(path: Path) -> Source:
-    return Source(path=str(path), name=path.name, decode=decode)
+    return Source(path=str(path), name=path.name, decode=decode_group)
 
 
 def test_an_obd_context_is_canonical(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, BinaryIO, ClassVar, NamedTuple, Protocol, cast
+from itertools import islice
+from typing import Any, BinaryIO, ClassVar, NamedTuple, Protocol, TypeVar, cast
 
 from rlrec.errors import InputError
 
@@ -24,11 +25,13 @@ BLOCK = 1 << 20
 LIMIT = 10_000_000
 BOM = b"\xef\xbb\xbf"
 
+T = TypeVar("T")
+
 
 class Decode(Protocol):
-    """A line of JSON as a msgspec Struct. Raises InputError with line and field."""
+    """Each (number, line) of JSON as a msgspec Struct, or the InputError with line and field that says why not."""
 
-    def __call__(self, raw: bytes, kind: type[Any], *, line: int | None = None) -> Any: ...
+    def __call__(self, group: Sequence[tuple[int, bytes]], kind: type[T]) -> list[T | InputError]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +116,7 @@ class Refused(NamedTuple):
 
 
 class Surprise(Exception):
-    """A line belies what the first ones of its file said of the whole file."""
+    """Something that one pass cannot tell, or not in order: read the files twice."""
 
 
 Group = tuple[Sequence[int], list[bytes]]  # numbers of lines, and the lines
@@ -125,7 +128,6 @@ class Layout(ABC):
 
     headed: ClassVar[bool] = False  # the first line names the columns
     wants_policy: ClassVar[bool] = False
-    foretold: ClassVar[bool] = False  # the first lines as a rule say what must be known of the whole file
 
     def __init__(self, source: Source, *, policy: str | None, now: int) -> None:
         self.source = source
@@ -146,7 +148,7 @@ class Layout(ABC):
 
     @abstractmethod
     def taken(self, numbers: Sequence[int], texts: list[bytes], digests: list[bytes]) -> Taken:
-        """The decisions of lines that were looked at, and of those to come. Raises Surprise where these differ."""
+        """The decisions of lines. Raises Surprise where these are not what `look` let expect of the file."""
 
     def check(self) -> Iterator[Refused]:
         """The first pass: the lines that cannot be taken."""
@@ -163,24 +165,23 @@ class Layout(ABC):
         for numbers, texts in self._groups():
             yield self.taken(numbers, texts, [self._identity(text, counts) for text in texts])
 
+    def foresee(self) -> bool:
+        """Whether all is well in the first group, which then stands for the whole file in `read_once`."""
+        try:
+            bad = [one for group in islice(self._groups(), 1) for one in self.look(*group)]
+            self.looked()
+        except InputError:
+            return False
+        return not bad
+
     def read_once(self) -> Iterator[Taken]:
-        """Both passes in one, where the first group foretells the rest of the file. Raises Surprise where not."""
+        """Both passes in one. Raises Surprise where a line belies what was foreseen, or seems to come twice."""
         seen = Seen()
-        for place, (numbers, texts) in enumerate(self._groups()):
-            if place == 0:
-                self._foresee(numbers, texts)
+        for numbers, texts in self._groups():
             digests = [_digest(text) for text in texts]
             if seen.again(digests):
                 raise Surprise
             yield self.taken(numbers, texts, digests)
-
-    def _foresee(self, numbers: Sequence[int], texts: list[bytes]) -> None:
-        for _ in self.look(numbers, texts):
-            return  # it will be refused when it is taken
-        try:
-            self.looked()
-        except InputError:
-            raise Surprise from None
 
     def _groups(self) -> Iterator[Group]:
         """The lines below the header."""

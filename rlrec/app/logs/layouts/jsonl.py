@@ -14,13 +14,25 @@ from msgspec import Struct, field
 
 from rlrec import times
 from rlrec.app import canonical
-from rlrec.app.logs.layouts.base import Happened, Layout, Line, Refused, Shown, Source, key, probability
+from rlrec.app.logs.layouts.base import (
+    Happened,
+    Layout,
+    Line,
+    Refused,
+    Shown,
+    Source,
+    Surprise,
+    Taken,
+    key,
+    probability,
+)
 from rlrec.errors import InputError
 from rlrec.policy import reward as rewards
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 DEFAULT_POLICY = "imported"
 CACHE = 10_000  # eligible sets remembered
+AT_ONCE = 1_000  # lines decoded at once
 TIGHT = 1e-9  # how far a probability that is 1 may be off
 LOOSE = 1e-6  # how far probabilities that were computed apart may be
 
@@ -83,24 +95,34 @@ class Jsonl(Layout):
         self._sets: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     def look(self, numbers: Sequence[int], texts: list[bytes]) -> Iterable[Refused]:
-        good, bad = self.taken(numbers, texts, texts)
+        good, bad = self._lines(numbers, texts, texts)
         self.policies.update(line.policy for line in good if line.policy is not None)
         return bad
 
-    def taken(
+    def taken(self, numbers: Sequence[int], texts: list[bytes], digests: list[bytes]) -> Taken:
+        good, bad = self._lines(numbers, texts, digests)
+        if self.policy is None and not self.policies.issuperset(line.policy for line in good):
+            raise Surprise
+        return good, bad
+
+    def _lines(
         self, numbers: Sequence[int], texts: list[bytes], digests: list[bytes]
     ) -> tuple[list[Line], list[Refused]]:
         good, bad = list[Line](), list[Refused]()
-        for number, text, digest in zip(numbers, texts, digests, strict=True):
-            try:
-                good.append(self._line(number, text, digest))
-            except InputError as error:
-                error.line = number
-                bad.append(Refused(error, text))
+        for start in range(0, len(texts), AT_ONCE):
+            part = slice(start, start + AT_ONCE)
+            told = self.source.decode(list(zip(numbers[part], texts[part], strict=True)), Decision)
+            for one, number, text, digest in zip(told, numbers[part], texts[part], digests[part], strict=True):
+                try:
+                    good.append(self._line(one, number, text, digest))
+                except InputError as error:
+                    error.line = number
+                    bad.append(Refused(error, text))
         return good, bad
 
-    def _line(self, number: int, text: bytes, digest: bytes) -> Line:
-        told: Decision = self.source.decode(text, Decision, line=number)
+    def _line(self, told: Decision | InputError, number: int, text: bytes, digest: bytes) -> Line:
+        if isinstance(told, InputError):
+            raise told
         slots = _slots(told)
         eligible = self._eligible(told, slots)
         size = _size(told, slots, eligible)
@@ -111,9 +133,9 @@ class Jsonl(Layout):
             number, text, digest, None if self.policy else _owner(told), key(told.session, "session"),
             None if told.user is None else key(told.user, "user"),
             _least(told.visit, 1, "visit"), _least(told.step, 0, "step"), at,
-            canonical.text(told.context), canonical.text(told.state), eligible, size, log_propensity, told.seed,
-            None if told.request_id is None else key(told.request_id, "request_id"), _said(told), slots,
-            self._events(told, slots, at),
+            canonical.text(told.context), canonical.text(told.state) if told.state else "{}", eligible, size,
+            log_propensity, told.seed, None if told.request_id is None else key(told.request_id, "request_id"),
+            _said(told), slots, self._events(told, slots, at),
         )  # fmt: skip
 
     def _eligible(self, told: Decision, slots: Sequence[Shown]) -> tuple[str, ...]:
