@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import Run, runner
 
 ALWAYS = {"alembic", "pytest", "tabulate", "scipy", "sqlalchemy.orm", "scipy.stats", "matplotlib", "pandas"}
-ONCE = ALWAYS | {"psycopg", "msgspec", "rlrec.cli.lines", "rlrec.cli.failures"}
+ONCE = ALWAYS | {"psycopg", "msgspec", "rlrec.cli.lines", "rlrec.cli.failures", "rlrec.store.tables"}
 BARE = {
     "rlrec",
     "rlrec.cli",
