@@ -6,18 +6,20 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 
 from rlrec.store import Store, decisions, tables
 from tests.app.shop import added_up, apart, ask, dump, stocked, sums
-from tests.app.workers import asks, claims, defines, loops, mixes, processes, tells, together
+from tests.app.workers import asks, claims, defines, loops, mixes, pipes, processes, tells, together
 
 WRITERS = 4  # was run with 8
 EVENTS = 40  # a process; was run with 500
-KILLS = 5  # was run with 60
+KILLS = 4  # was run with 60
 COMMANDS = 4  # real commands at once
 
 
@@ -113,10 +115,10 @@ def test_real_commands_at_once(store: Store, db: str) -> None:
 # -- killed --
 
 
-def killed(db: str, prefix: str, after_s: float) -> list[tuple[str, str, int]]:
+def killed(work: Callable[..., None], db: str, prefix: str, after_s: float) -> list[tuple[str, str, int]]:
     """What a process said was done before a SIGKILL ended it, some time after it had begun."""
     mine, its = processes.Pipe(duplex=False)
-    process = processes.Process(target=loops, args=(db, prefix, its))
+    process = processes.Process(target=work, args=(db, prefix, its))
     process.start()
     its.close()
     said = [mine.recv()]
@@ -134,11 +136,12 @@ def killed(db: str, prefix: str, after_s: float) -> list[tuple[str, str, int]]:
     return said
 
 
-def test_what_was_acknowledged_survives_a_kill(store: Store, db: str) -> None:
+@pytest.mark.parametrize("work", [loops, pipes])
+def test_what_was_acknowledged_survives_a_kill(store: Store, db: str, work: Callable[..., None]) -> None:
     stocked(store, home="thompson")
     chance, said = random.Random(7), list[tuple[str, str, int]]()
     for kill in range(KILLS):
-        said += killed(db, str(kill), chance.uniform(0, 0.3))
+        said += killed(work, db, str(kill), chance.uniform(0, 0.3))
         dump(store)
     requests = everything(store, tables.decision, "request_key", "id")
     events = everything(store, tables.event, "key", "kind", "decision_id")

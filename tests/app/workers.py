@@ -117,3 +117,18 @@ def loops(db: str, prefix: str, pipe: Connection) -> None:
             pipe.send(("decision", f"{prefix}-{i}", shown["decision_id"]))
             tell(store, shown, 1 + i % 2, click=1, seen=1, key=f"{prefix}-{i}")
             pipe.send(("event", f"{prefix}-{i}", shown["decision_id"]))
+
+
+def pipes(db: str, prefix: str, pipe: Connection) -> None:
+    """The same, both in one group of a stream."""
+    from rlrec.app.feedback import Line
+    from rlrec.app.pipe import Pipe, Request
+
+    with closing(Store(db)) as store:
+        stream = Pipe(store)
+        for i in range(1_000_000):
+            key = f"{prefix}-{i}"
+            told = Line(request_id=key, position=1 + i % 2, events={"click": 1.0, "seen": 1.0}, key=key)
+            shown, _ = stream.group([Request(policy="home", session=f"s{i % 3}", size=2, request_id=key), told])
+            pipe.send(("decision", key, shown["decision_id"]))
+            pipe.send(("event", key, shown["decision_id"]))
