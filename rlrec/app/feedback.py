@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -314,40 +313,12 @@ class _Book:
 
     def _close(self) -> None:
         """Write events, keys and marks, and hand the ledger the differences that they make."""
-        self._learn()
+        self.ledger.learn(self.new.values(), before=self.before, arms=self.arms)
         events.add(self.unit, [event for number in sorted(self.new) for event in self.new[number][1]])
         events.add_keys(self.unit, self.new_keys)
         for flag in (True, False):
             marked = sorted(slot for slot, censored in self.censored.items() if censored is flag)
             decisions.censor(self.unit, marked, censored=flag)
-
-    def _learn(self) -> None:
-        """Slots of one arm to which the same happened, once and in time, are worth the same: one stands for all."""
-        prompt = {policy_id: self.ledger.prompt(policy_id) for policy_id in {target[1] for target in self.targets}}
-        alike: list[tuple[int, int, str, float]] = []
-        for target, new in self.new.values():
-            _, policy_id, _, served_at, _, imported, arm_id, last = target
-            if imported:
-                continue
-            _, position, kind, value, at, *_ = new[0]
-            if len(new) > 1 or last is not None or at - served_at > prompt[policy_id]:
-                self._learn_of(target, new)
-            elif position is not None:
-                alike.append((policy_id, arm_id, kind, value))
-        for (policy_id, arm_id, kind, value), times in Counter(alike).items():
-            event = Event(0, 1, kind, value, at=0, received_at=0)
-            versions = self.ledger.learning[policy_id]
-            self.ledger.correct(versions, arm_id, (), (event,), served_at=0, times=times)
-
-    def _learn_of(self, target: Row, new: Sequence[Row]) -> None:
-        """What several events of a decision, or late ones, change."""
-        decision_id, policy_id, _, served_at, _, _, arm_id, _ = target
-        versions = self.ledger.holding(policy_id, decision_id)
-        before = by_position(self.before.get(decision_id, ()))
-        for position, happened in by_position(map(Event._make, new)).items():
-            if position is not None:
-                known, arm = before.get(position, []), self.arms.get((decision_id, position)) or arm_id
-                self.ledger.correct(versions, arm, known, known + happened, served_at=served_at)
 
 
 def _untold(line: Line, decision_id: int, *, early: bool) -> InputError:

@@ -6,7 +6,7 @@ Plain Python: a single `feedback` loads no numpy.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import inf
 
@@ -15,6 +15,7 @@ from rlrec.records import Event, Head, Version
 from rlrec.store import Unit, beliefs, decisions, events, policies
 from rlrec.store.beliefs import NOTHING, Sums
 from rlrec.store.events import CENSOR
+from rlrec.store.unit import Row
 
 OVERDUE = 1_000  # slots that any writing command of a policy lets in at most
 
@@ -38,6 +39,7 @@ class Ledger:
         self._held = set[int]()
         self._settled = set[int]()
         self._seq: dict[int, int] = {}
+        self._prompt: dict[int, float] = {}
         self._changes: dict[tuple[int, int], dict[int, Sums]] = defaultdict(dict)  # (policy, version): arm: sums
         self.hold(policy_ids)
 
@@ -60,30 +62,71 @@ class Ledger:
             self._seq[policy_id] = policies.raise_seq(self.unit, policy_id)
         return self._seq[policy_id]
 
-    def holding(self, policy_id: int, decision_id: int) -> list[Version]:
-        """The learning beliefs that hold the slots of a decision (imported ones teach none)."""
-        return [
+    # -- events --
+
+    def learn(
+        self,
+        told: Iterable[tuple[Row, Sequence[Row]]],
+        *,
+        before: Mapping[int, Sequence[Event]],
+        arms: Mapping[tuple[int, int], int],
+    ) -> None:
+        """Take in what happened to decisions: rows of `events.targets`, each with the fields of its new events.
+
+        before: the earlier events of decisions that have any; arms: those of the slots of several events' decisions.
+        Slots of one arm to which the same happened, all in time, are worth the same: one stands for all.
+        """
+        alike: list[tuple[int, int, Told, Told]] = []  # policy, arm, what was known of the slot, what is new
+        for target, new in told:
+            decision_id, policy_id, _, served_at, _, imported, arm_id, last = target
+            _, position, kind, value, at, *_ = new[0]
+            if imported:
+                continue
+            prompt = self._prompt.get(policy_id)
+            if prompt is None:
+                prompt = self._prompt[policy_id] = _prompt(self.learning[policy_id])
+            if len(new) > 1 or at - served_at > prompt or (last is not None and prompt < inf):
+                self._learn(target, map(Event._make, new), before.get(decision_id, ()), arms)
+            elif position is not None:
+                known = () if last is None else _told(before[decision_id], position)
+                alike.append((policy_id, arm_id, known, ((kind, value),)))
+        for (policy_id, arm_id, known, fresh), times in Counter(alike).items():
+            self._correct(
+                self.learning[policy_id], arm_id, _happened(known), _happened(known + fresh), served_at=0, times=times
+            )
+
+    def _learn(
+        self, target: Row, new: Iterable[Event], before: Iterable[Event], arms: Mapping[tuple[int, int], int]
+    ) -> None:
+        """What several events of a decision, or late ones, change in the beliefs that hold its slots."""
+        decision_id, policy_id, _, served_at, *_ = target
+        holding = [
             version
             for version in self.learning[policy_id]
             if version.entered_to is None or decision_id <= version.entered_to
         ]
+        known = by_position(before)
+        for position, fresh in by_position(new).items():
+            if position is not None:
+                arm_id, old = arms.get((decision_id, position), target[6]), known.get(position, [])
+                self._correct(holding, arm_id, old, old + fresh, served_at=served_at)
 
-    def prompt(self, policy_id: int) -> float:
-        """The age up to which an event counts in every learning belief of a policy, which all hold every decision;
-        -1 where they may not hold it."""
-        learning = self.learning[policy_id]
-        if any(version.entered_to is not None for version in learning):
-            return -1
-        return min((one.reward.window_us for one in learning if one.reward.late == "ignore"), default=inf)
-
-    def correct(
-        self, versions: Iterable[Version], arm_id: int, before: Sequence[Event], after: Sequence[Event],
-        *, served_at: int, times: int = 1,
-    ) -> None:  # fmt: skip
+    def _correct(
+        self,
+        versions: Iterable[Version],
+        arm_id: int,
+        before: Sequence[Event],
+        after: Sequence[Event],
+        *,
+        served_at: int,
+        times: int = 1,
+    ) -> None:
         """Replace what happened to one slot, or to several that are alike, in beliefs that hold it."""
         for version in versions:
-            old, new = (worth(version, happened, served_at=served_at) for happened in (before, after))
+            old, new = worth(version, before, served_at=served_at), worth(version, after, served_at=served_at)
             self.add(version, arm_id, old, new, times=times)
+
+    # -- sums --
 
     def add(self, version: Version, arm_id: int, before: Sums, after: Sums, *, times: int = 1) -> None:
         """Replace what one slot, or several that are alike, add to a belief."""
@@ -151,6 +194,25 @@ class Ledger:
         """Write what changed."""
         for (policy_id, version_id), changes in sorted(self._changes.items()):
             beliefs.add(self.unit, version_id, seq=self.seq(policy_id), changes=changes)
+
+
+Told = tuple[tuple[str, float], ...]  # kind and value of the events of a slot
+
+
+def _told(happened: Iterable[Event], position: int) -> Told:
+    return tuple([(event.kind, event.value) for event in happened if event.position == position])
+
+
+def _happened(told: Told) -> list[Event]:
+    """The events of a slot that was served at 0, and at once."""
+    return [Event(0, 1, kind, value, at=0, received_at=0) for kind, value in told]
+
+
+def _prompt(learning: Iterable[Version]) -> float:
+    """The age up to which an event counts in all of these beliefs; -1 where they may not hold its decision."""
+    if any(version.entered_to is not None for version in learning):
+        return -1
+    return min((one.reward.window_us for one in learning if one.reward.late == "ignore"), default=inf)
 
 
 def worth(version: Version, happened: Collection[Event], *, served_at: int) -> Sums:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from rlrec.app import serving, settle
+from rlrec.app import canonical, serving, settle
 from rlrec.app.drawing import unsigned
-from rlrec.app.feedback import Line
+from rlrec.app.feedback import Line, feedback_stream, named, record
+from rlrec.app.ledger import Ledger
 from rlrec.app.recommend import Request, recommend_group
 from rlrec.errors import Conflict, InputError
 from rlrec.policy import slate
@@ -96,7 +98,9 @@ class Rewind:
         for table, rows in self.rows.items():
             unit.insert(table, [column.name for column in table.columns], rows)
         unit.connection.execute(sa.update(tables.slot).values(censored=0))
-        unit.connection.execute(sa.update(tables.version).where(tables.version.c.entered_to.is_not(None)).values(entered_to=0))
+        unit.connection.execute(
+            sa.update(tables.version).where(tables.version.c.entered_to.is_not(None)).values(entered_to=0)
+        )
 
 
 def expected(unit: Unit, name: str, lines: Sequence[Line]) -> dict[int, Sums]:
@@ -203,11 +207,80 @@ def test_a_line_refused_in_a_group_leaves_the_others(store: Store) -> None:
     number = ask(store)["decision_id"]
     refused: list[InputError] = []
     good, bad = Line(decision_id=number, events={"click": 1}), Line(decision_id=number, position=9, events={"click": 1})
-    from rlrec.app.feedback import feedback_stream
-
     summary = feedback_stream(store, lambda: [[bad, good, bad]], quarantine=True, rejected=refused.append)
     assert (summary.accepted, summary.rejected, len(refused)) == (1, 2, 2)
     assert [row[1] for row in sums(store, "home").values()] == [1.0]
+
+
+# -- groups --
+
+
+def test_a_key_names_what_the_canonical_form_names() -> None:
+    values = [1.0, -0.0, 0.5, 1e15, -3.25e-7, 2.0**62, 2.0**63, 1e100]
+    for value, position, censor in product(values, (None, 3), (None, True, False)):
+        told: dict[str, float] = {"dwell_s": value, "click": 1.0}
+        meant = [7, position, told] + ([] if censor is None else [censor])
+        assert named(7, position, told, censor) == canonical.named(meant)
+
+
+def test_a_group_teaches_what_its_lines_teach_one_by_one(store: Store) -> None:
+    """Slots alike and not, several events of one, late ones, censored ones; two groups of one transaction."""
+    stocked(clock(store, START), **{name: f"uniform/{name}" for name in REWARDS})
+    chance = random.Random(3)
+    made = [ask(store, name, f"s{i}", 1 + i % 3, seed=i, arms="abc") for name in REWARDS for i in range(10)]
+    lines = [
+        Line(
+            decision_id=(one := chance.choice(made))["decision_id"],
+            position=chance.choice([None, *range(1, len(one["slate"]) + 1)]),
+            events={chance.choice(["click", "dwell_s", "seen"]): chance.choice([1.0, 1.0, -1.0, 0.25])},
+            at=START + chance.choice([0, 0, 600, 601]) * SECOND,
+            censor=chance.choice([None] * 9 + [True, False]),
+        )
+        for _ in range(300)
+    ]
+    feedback_stream(clock(store, END), lambda: [lines[:200], lines[200:]], quarantine=False, rejected=print)
+    settle.settle(store)
+    for name in REWARDS:
+        with store.read() as unit:
+            assert apart(sums(store, name), expected(unit, name, lines)) <= 1e-9
+        assert apart(sums(store, name), added_up(store, name)) <= 1e-9
+
+
+def test_a_file_is_one_change_of_each_policy(store: Store) -> None:
+    """In any order of policies: where a later group would wait out of order, all are locked before the first."""
+    stocked(store, home="thompson", other="thompson")
+    first, second = ask(store, "home"), ask(store, "other")
+    groups = [[Line(decision_id=one["decision_id"], events={"click": 1.0})] for one in (second, first, second)]
+    summary = feedback_stream(store, lambda: groups, quarantine=False, rejected=print)
+    assert (summary.accepted, summary.duplicates) == (3, 0)
+    with store.read() as unit:
+        told = unit.ask("SELECT decision_id, number, seq FROM event ORDER BY decision_id, number")
+        deltas = unit.ask("SELECT version_id, d_reward_sum FROM belief_delta WHERE d_pulls = 0 ORDER BY version_id")
+    assert told == [(first["decision_id"], 1, 2), (second["decision_id"], 1, 2), (second["decision_id"], 2, 2)]
+    assert [row[1] for row in deltas] == [1.0, 1.0]  # the second click is clipped away
+
+
+def test_a_group_inside_a_larger_transaction_shares_its_change(store: Store) -> None:
+    stocked(store, home="thompson")
+    number, shown = (made := ask(store, size=2))["decision_id"], [slot["arm"] for slot in made["slate"]]
+
+    def work(unit: Unit) -> list[Any]:
+        ledger = Ledger(unit, [decisions.find(unit, [number])[number].policy_id])
+        ledger.serve(next(iter(ledger.heads)), list(arms.ids(unit, shown).values()))
+        lines = [Line(decision_id=number, position=1, events={"click": 1.0}), Line(decision_id=0)]
+        said = [
+            record(unit, lines, unweighed=set(), ledger=ledger),
+            record(unit, lines[:1], unweighed=set(), ledger=ledger),
+        ]
+        ledger.close()
+        return said
+
+    (first, refused), (second,) = store.write(work)
+    assert (first.reward, second.reward, type(refused)) == (1.0, 1.0, InputError)
+    with store.read() as unit:
+        head = policies.live(unit, ["home"])["home"][1]
+        assert unit.ask("SELECT number, seq FROM event ORDER BY number") == [(1, head.seq), (2, head.seq)]
+        assert unit.ask_value("SELECT count(*) FROM belief_delta WHERE seq = ?", head.seq) == 2
 
 
 # -- the past --
