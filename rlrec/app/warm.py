@@ -79,7 +79,7 @@ class Warm:
         before = self._servings.get(version.id)
         if before is None:
             found = serving.load(unit, version)
-        elif before[0] == head.seq or not version.learning:
+        elif before[0] == head.seq or version.status == "frozen":
             return before[1]
         else:
             found = serving.renewed(unit, before[1])
