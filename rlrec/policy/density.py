@@ -178,12 +178,9 @@ def stirling_error(a: Array) -> Array:
     """log Gamma(a) - ((a - 1/2) log a - a + log(2 pi) / 2), the same shape, for a > 0.
 
     Source: the Stirling series; below 10 by the recurrence of the gamma function."""
-    error, a = np.zeros(a.shape), a.copy()
-    small = a < _STIRLING
-    if small.any():
-        shifted = a[small][:, None] + np.arange(_STIRLING)
-        a[small] += np.ceil(_STIRLING - a[small])
-        error[small] = np.where(shifted < _STIRLING, (shifted + 0.5) * np.log1p(1 / shifted) - 1, 0.0).sum(axis=1)
+    steps = a[..., None] + np.arange(_STIRLING)
+    error = np.where(steps < _STIRLING, (steps + 0.5) * np.log1p(1 / steps) - 1, 0.0).sum(axis=-1)
+    a = a + np.ceil(np.maximum(_STIRLING - a, 0.0))
     r = 1 / np.square(a)
     series = 1 / 1680 - r * (1 / 1188 - r * (691 / 360360 - r / 156))
-    return error + (1 / 12 - r * (1 / 360 - r * (1 / 1260 - r * series))) / a
+    return np.asarray(error + (1 / 12 - r * (1 / 360 - r * (1 / 1260 - r * series))) / a)

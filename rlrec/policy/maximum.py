@@ -33,7 +33,7 @@ def ranks(table: Table, size: int) -> Array:
         single, several = rows[table.count[rows] == 1], rows[table.count[rows] > 1]
         larger = _larger(table.count, log_cdf, single, several, size)
         for group, chance in zip((single, several), larger, strict=True):
-            density = table.pdf[group, part] * table.weights[part]
+            density = table.pdf(group, part) * table.weights[part]
             found[: len(chance), group] += np.einsum("rgx,gx->rg", chance, density)
     return found
 

@@ -81,20 +81,20 @@ def draw(scores: Scores, *, size: int, floor: float, seeds: Words, decisions: np
 class Pages:
     """The pages of one belief: computed once, drawn from many times, and kept up with the belief.
 
-    size 1..m positions; floor in [0, 1]."""
+    size 1..m positions; floor in [0, 1]; `before` as for `changed`."""
 
-    def __init__(self, scores: Scores, *, size: int, floor: float) -> None:
+    def __init__(self, scores: Scores, *, size: int, floor: float, before: Pages | None = None) -> None:
         self._size, self._floor, self._arms = size, floor, len(scores)
-        self._order = _order(scores, size)
+        if before and isinstance(before._order, ContinuousOrder) and isinstance(scores, Beta | Gaussian):
+            self._order: Order = before._order.changed(scores)
+        else:
+            self._order = _order(scores, size)
 
     def changed(self, scores: Scores) -> Pages:
         """The pages of other scores of as many arms. Where few arms changed, what is known of the others goes over.
 
         Errors as on nodes of their own; this one stays right, and computes again what it may be asked for."""
-        pages = Pages(scores, size=self._size, floor=self._floor)
-        if isinstance(self._order, ContinuousOrder) and isinstance(scores, Beta | Gaussian):
-            pages._order = self._order.changed(scores)
-        return pages
+        return Pages(scores, size=self._size, floor=self._floor, before=self)
 
     def probabilities(self) -> Array:
         """Probability of each arm at position 1, (m,), not to be written to; error as for `first`."""
@@ -124,23 +124,19 @@ class Pages:
         return _placed(self._order.ranks(self._size), self._floor)
 
     @cached_property
-    def _inverse(self) -> tuple[Array, int, Draw]:
-        """Of one position: the distribution function, its last arm, and the draw of every arm."""
-        chance = self._first[:, None]
-        every = _logged(np.arange(self._arms)[:, None], chance, chance, np.full(chance.shape, chance.min()))
-        return np.cumsum(chance), int(np.flatnonzero(chance)[-1]), every
+    def _inverse(self) -> tuple[Array, float]:
+        """Of position 1: the distribution function, and the smallest probability."""
+        return self._first.cumsum(), float(self._first.min())
 
     def _single(self, uniform: Array) -> Draw:
-        cumulative, last, every = self._inverse
+        cumulative, least = self._inverse
         # from the right: an arm without probability is never the answer
-        arm = np.minimum(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"), last)
-        return Draw(
-            slates=every.slates[arm],
-            propensity=every.propensity[arm],
-            marginal=every.marginal[arm],
-            minimum=every.minimum[arm],
-            rounded=every.rounded[arm],
-        )
+        arm = cumulative.searchsorted(uniform * cumulative[-1], side="right")
+        if arm.max(initial=0) == self._arms:
+            arm = np.minimum(arm, np.flatnonzero(self._first)[-1])
+        slates = arm[:, None]
+        chance = self._first[slates]
+        return _logged(slates, chance, chance, np.full(chance.shape, least))
 
 
 def placement(size: int, m: int, *, floor: float) -> tuple[Array, Array]:
@@ -171,8 +167,10 @@ def _order(scores: Scores, positions: int) -> Order:
 
 def _mixed(chance: Array, floor: float, left: int | Index) -> Array:
     """The chance of being the best with the floor mixed in; the only arm left is certain."""
-    mixed = np.minimum(np.maximum(floor / left + (1 - floor) * chance, 0.0), 1.0)
-    return np.where(left == 1, 1.0, mixed)
+    mixed = np.asarray(floor / left + (1 - floor) * chance)
+    np.minimum(np.maximum(mixed, 0.0, out=mixed), 1.0, out=mixed)
+    mixed[..., np.equal(left, 1)] = 1.0
+    return mixed
 
 
 def _placed(ranks: Array, floor: float) -> Array:

@@ -150,10 +150,12 @@ class _Sweep:
     def show(self, pages: Index, rows: Index, floor: float) -> None:
         """Go on with some of the pages (n,), each as often as wanted: the table's rows (n,) at the next position."""
         log_cdf, uniform, mass = self._table.log_cdf[rows], floor / self._left, self._mass[pages]
-        cap = (1 - floor) * self._table.pdf[rows] * self._below[pages]
+        cap = (1 - floor) * self._table.hazard[rows] * self._below[pages]
         if floor > 0:
-            cap += uniform * np.exp(log_cdf) * self._cap[pages]
-        self._cap = np.minimum(cap / mass[:, None], _HUGE)
+            cap += uniform * self._cap[pages]
+        cap *= np.exp(log_cdf)
+        cap /= mass[:, None]
+        self._cap = np.minimum(cap, _HUGE, out=cap)
         self._atom = uniform * self._atom[pages] / mass
         self._log_rest = self._log_rest[pages] - log_cdf
         self._left -= 1
@@ -204,7 +206,7 @@ def quantiles(table: Table, rows: Index, above: Array) -> Array:
     before = np.count_nonzero(-np.expm1(table.log_cdf[rows[:, None], columns]) > above[:, None], axis=1)
     target = (table.sf_edge[rows, panel] - above) / half
     # einsum, not @: a score must not depend on how many others are looked up with it
-    series = np.einsum("kx,qx->kq", COEFFICIENT, table.pdf[rows[:, None], columns])
+    series = np.einsum("kx,qx->kq", COEFFICIENT, table.pdf(rows[:, None], columns))
     s = _solve(series, target, STOPS[before], STOPS[before + 1])
     return np.asarray(table.edges[panel] + half * (1 + s))
 

@@ -44,8 +44,8 @@ class Table:
     """g scores on N = 16 P nodes, increasing. Row g, the last, stands for every score that never matters here.
 
     edges (P + 1,) of the panels; nodes and weights (N,) of the quadrature; count (g + 1,) equal arms a row stands
-    for (0 in the last, and in a row to spare); pdf, log_cdf and hazard, their density over distribution function,
-    (g + 1, N); sf_edge (g + 1, P + 1), one minus the distribution function; log_low (g + 1,) log_cdf at edges[0]."""
+    for (0 in the last, and in a row to spare); log_cdf and hazard, density over distribution function, (g + 1, N);
+    sf_edge (g + 1, P + 1), one minus the distribution function; log_low (g + 1,) log_cdf at edges[0]."""
 
     def __init__(self, edges: Array, rows: int) -> None:
         self.edges = edges
@@ -57,7 +57,11 @@ class Table:
             np.zeros(rows + 1),
             np.zeros((rows + 1, len(edges))),
         )
-        self.pdf, self.log_cdf, self.hazard = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+        self.log_cdf, self.hazard = np.zeros(shape), np.zeros(shape)
+
+    def pdf(self, rows: Rows, nodes: Rows = ALL) -> Array:
+        """Densities of some rows at some nodes, as an index of both picks them."""
+        return np.asarray(self.hazard[rows, nodes] * np.exp(self.log_cdf[rows, nodes]))
 
     def log_all(self) -> Array:
         """Log of the probability that every score is below the node, (N,)."""
@@ -85,13 +89,17 @@ class Table:
         mass[:, ::-1].cumsum(axis=1, out=sf_edge[:, -2::-1])
         log_low = _log_cdf_low(density, float(self.edges[0]), which, sf_edge[:, 0])
         cdf_edge = np.exp(log_low)[:, None] + mass.cumsum(axis=1) - mass
-        sf = (flat @ _FROM_RIGHT.T).reshape(shape) * half + sf_edge[:, 1:, None]
-        cdf = (flat @ _FROM_LEFT.T).reshape(shape) * half + cdf_edge[:, :, None]
-        log_cdf = np.where(sf > 0.5, _log(cdf), _log1m(sf)).reshape(pdf.shape)
-        self.pdf[rows, :n], self.log_cdf[rows, :n], self.hazard[rows, :n] = pdf, log_cdf, pdf * np.exp(-log_cdf)
+        sf, cdf = (flat @ _FROM_RIGHT.T).reshape(shape), (flat @ _FROM_LEFT.T).reshape(shape)
+        sf *= half
+        cdf *= half
+        sf += sf_edge[:, 1:, None]
+        cdf += cdf_edge[:, :, None]
+        log_cdf = _log_cdf(sf, cdf).reshape(pdf.shape)
+        pdf *= np.exp(-log_cdf)
+        self.log_cdf[rows, :n], self.hazard[rows, :n] = log_cdf, pdf
         self.sf_edge[rows, : panels + 1] = sf_edge
         if n < len(self.nodes):
-            self.pdf[rows, n:] = self.log_cdf[rows, n:] = self.hazard[rows, n:] = 0.0
+            self.log_cdf[rows, n:] = self.hazard[rows, n:] = 0.0
             self.sf_edge[rows, panels + 1 :] = 0.0
         self.log_low[rows] = log_low
 
@@ -128,18 +136,14 @@ def _spread(edges: Array) -> tuple[Array, Array]:
     return (middle[:, None] + half[:, None] * _GAUSS).ravel(), (half[:, None] * _GAUSS_WEIGHT).ravel()
 
 
-def _log(cdf: Array) -> Array:
-    cdf = np.maximum(cdf, 1e-307)
-    np.log(cdf, out=cdf)
-    return np.maximum(cdf, _FLOOR, out=cdf)
-
-
-def _log1m(sf: Array) -> Array:
-    # a polynomial may dip below 0 in the last panel
-    cdf = np.maximum(sf, 0.0)
-    np.minimum(cdf, 0.5, out=cdf)
-    np.negative(cdf, out=cdf)
-    return np.log1p(cdf, out=cdf)
+def _log_cdf(sf: Array, cdf: Array) -> Array:
+    """The logarithm of cdf, from the smaller of the two; both are written into."""
+    low = sf > 0.5
+    np.maximum(cdf, 1e-307, out=cdf)
+    np.maximum(np.log(cdf, out=cdf), _FLOOR, out=cdf)
+    np.negative(sf, out=sf)
+    np.minimum(np.maximum(sf, -0.5, out=sf), 0.0, out=sf)  # a polynomial may dip below 0 in the last panel
+    return np.where(low, cdf, np.log1p(sf, out=sf))
 
 
 # below the lowest edge, which is the first point and has no weight

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from rlrec.policy import maximum
-from rlrec.policy.density import Density
+from rlrec.policy.density import ALL, Density
 from rlrec.policy.panels import enough, even_widths
 from rlrec.policy.scores import Array, Index
 from rlrec.policy.table import ORDER, tabulate
@@ -103,7 +103,7 @@ class Tabulated:
         holds = ~(below[:, :-1] | (gone & (mode >= edges))[:, 1:])
         width = np.diff(edges) / _WIDER
         wide = holds & (width > density.step[:, None])
-        for panel in wide.any(axis=0).nonzero()[0]:
+        for panel in np.flatnonzero(wide.any(axis=0)):
             wide[:, panel] &= width[panel] > density.width(edges[panel + 1])
         return np.where(wide.any(axis=1) | ~below[:, -1], -1, below.argmax(axis=1))
 
@@ -116,7 +116,7 @@ class Tabulated:
         if count @ certain < self._positions and count @ table.sf_edge[:, 0] < enough(self._positions):
             return False
         if self._together > 1:
-            pdf, sf = table.pdf[:, ORDER::ORDER], table.sf_edge[:, 1:-1]
+            pdf, sf = table.pdf(ALL, slice(ORDER, None, ORDER)), table.sf_edge[:, 1:-1]
             even = even_widths(pdf, sf, count[:, None], self._together)
             if (np.diff(table.edges)[:-1] > _STEEPER * even).any():
                 return False
