@@ -14,7 +14,7 @@ from sqlalchemy import exc
 from rlrec.store.sessions import VISIT, Visit
 from rlrec.store.unit import Row, Unit
 
-ROWS = 1_000  # in one statement of SQLite
+ROWS = 5_000  # in one statement of SQLite
 VALUES = 32_000  # in one statement of SQLite, which takes 32,766
 PORTION = 10_000  # keys asked for at once
 FEW = 10_000  # rows that are rather fetched at once than asked for one by one

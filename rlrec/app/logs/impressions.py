@@ -18,10 +18,11 @@ from rlrec.store import contents, loading
 from rlrec.store.loading import Same
 
 WIDE = 50_000  # rows stored at once: keys that come in no order, like digests, are cheaper the more of them are sorted
+COLUMNS = Impressions._fields[:9]
 
 
 def gathered(groups: Iterable[Taken], *, salt: str) -> Generator[Taken, None, None]:
-    """Groups of impressions joined to wide ones, with the split of each session; of lines as they come."""
+    """Groups of impressions made WIDE, but where bad lines follow, and with their splits; lines as they come."""
     waiting: list[Impressions] = []
     for good, bad in groups:
         if isinstance(good, list):
@@ -29,16 +30,24 @@ def gathered(groups: Iterable[Taken], *, salt: str) -> Generator[Taken, None, No
             continue
         waiting.append(good._replace(split=[split(salt, key) for key in good.session]))
         if bad or sum(len(rows.digest) for rows in waiting) >= WIDE:
-            yield _joined(waiting), bad
-            waiting = []
+            rows = _joined(waiting)
+            end = len(rows.digest) if bad else WIDE
+            yield _part(rows, slice(end)), bad
+            waiting = [_part(rows, slice(end, None))]
     if waiting:
         yield _joined(waiting), []
 
 
 def _joined(groups: Sequence[Impressions]) -> Impressions:
-    columns = {name: [getattr(rows, name) for rows in groups] for name in Impressions._fields[:9]}
-    joined: dict[str, Any] = {name: list(chain.from_iterable(column)) for name, column in columns.items()}
-    return groups[0]._replace(**joined)
+    columns: dict[str, Any] = {
+        name: list(chain.from_iterable(getattr(rows, name) for rows in groups)) for name in COLUMNS
+    }
+    return groups[0]._replace(**columns)
+
+
+def _part(rows: Impressions, part: slice) -> Impressions:
+    columns: dict[str, Any] = {name: getattr(rows, name)[part] for name in COLUMNS}
+    return rows._replace(**columns)
 
 
 def take(intake: Intake, rows: Impressions) -> list[Refused]:
@@ -64,7 +73,7 @@ def _new(rows: Impressions, known: set[bytes]) -> Impressions:
     if known.isdisjoint(rows.digest):
         return rows
     new = [digest not in known for digest in rows.digest]
-    columns: dict[str, Any] = {name: list(compress(getattr(rows, name), new)) for name in rows._fields[:9]}
+    columns: dict[str, Any] = {name: list(compress(getattr(rows, name), new)) for name in COLUMNS}
     return rows._replace(**columns)
 
 
