@@ -13,7 +13,7 @@ from rlrec.app.audit.shown import Shown, Tally
 from rlrec.app.audit.slots import Slots
 from rlrec.app.audit.waiting import Outage, Rounded, overdue
 from rlrec.records import Policy
-from rlrec.store import Store, Unit, arms, audit, policies
+from rlrec.store import Store, Unit, arms, audit, bulk, policies
 
 # check: (what it looks at, the count that says how many)
 CHECKS = {
@@ -48,7 +48,7 @@ class Report:
 
 def doctor(store: Store, request: Request) -> Report:
     """Look at everything in one snapshot; nothing is changed."""
-    with store.read() as unit:
+    with store.read() as unit, bulk.alongside(unit):
         found = Findings()
         counts = audit.counts(unit)
         names = {arm.id: arm.key for arm in arms.every(unit)}

@@ -18,6 +18,7 @@ from rlrec.store.bulk import Columns
 from rlrec.store.reader import Batch, Selection
 
 Flags = npt.NDArray[np.bool_]
+MARKED = ("at", "imported", "censored")  # what tells whether a slot counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +78,9 @@ def _slot_of_event(batch: Batch) -> tuple[npt.NDArray[np.int64], Flags]:
 
 
 def impressions(unit: Unit, selection: Selection, definition: Reward) -> Iterator[Impressions]:
-    """The mature, uncensored impressions of the selected log, whole sessions a batch, as estimates see them."""
-    for batch in reader.batches(unit, selection):
+    """The mature, uncensored impressions of the selected log, whole sessions a batch, as estimates see them: their
+    arms and rewards."""
+    for batch in reader.batches(unit, selection, columns=(*MARKED, "arm_id")):
         found = rewarded(batch, definition)
         yield found.take(mature(found.slots, definition, now=unit.now) & ~found.slots["censored"])
 
@@ -87,7 +89,7 @@ def impressions(unit: Unit, selection: Selection, definition: Reward) -> Iterato
 class Pages:
     """Decisions of a batch with the reward of their page, (n,) each; `censored`: some slot of it is.
 
-    decisions: the columns of `reader` that a decision has once."""
+    decisions: who they were for, and in which variant."""
 
     decisions: Columns
     reward: Array
@@ -99,7 +101,7 @@ class Pages:
 
 def pages(unit: Unit, selection: Selection, definition: Reward) -> Iterator[Pages]:
     """The mature decisions of the selected log, whole sessions a batch: slots' rewards and page events together."""
-    for batch in reader.batches(unit, selection):
+    for batch in reader.batches(unit, selection, columns=(*MARKED, "user_id", "variant_id")):
         old = mature(batch.slots, definition, now=unit.now)
         found = rewarded(batch, definition).take(old)
         ids = found.slots["decision_id"]

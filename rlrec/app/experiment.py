@@ -222,9 +222,10 @@ def _shares(experiment: Experiment) -> dict[int, float]:
 def show(store: Store, name: str, *, reward: str | None = None, level: float = 0.95) -> dict[str, Any]:
     """What the variants earned on mature decisions, how they differ, and whether the split is the one asked for."""
     from rlrec.ope import comparison
+    from rlrec.store import bulk
 
     comparison.check(level)
-    with store.read() as unit:
+    with store.read() as unit, bulk.alongside(unit):
         experiment = find(unit, name)
         serving = _versions(unit, experiment)
         definition = _definition(store, unit, experiment, serving, reward)

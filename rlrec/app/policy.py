@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +17,7 @@ from rlrec.errors import Conflict, InputError, suggest
 from rlrec.policy import means, slate
 from rlrec.policy.scores import Array
 from rlrec.records import Arm, Policy, Reward, Version
-from rlrec.store import Store, Unit, arms, beliefs, decisions, policies, settings
+from rlrec.store import Store, Unit, arms, beliefs, bulk, decisions, policies, settings
 from rlrec.store.beliefs import Sums
 from rlrec.times import written
 
@@ -65,7 +66,7 @@ def create(store: Store, request: Request) -> dict[str, Any]:
     )
     if prior and not lineage.informed(made):
         store.notice(f"kind {request.kind} draws the same whatever the prior says; `policy show` counts it in")
-    with store.read() as unit:
+    with store.read() as unit, bulk.alongside(unit) if request.from_log else nullcontext():
         taught = _lesson(unit, request) if policies.named(unit, request.name) is None else None
 
     def work(unit: Unit) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from rlrec.store.reader import Batch, Selection
 from tests.app.shop import ask, clock, stocked, tell
 from tests.app.workers import processes
 
-READS = 8  # while another process writes; was run with 300
+READS = 8  # while another process writes; was run with 300 and three writers
 
 
 @pytest.fixture(autouse=True)
