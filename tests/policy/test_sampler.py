@@ -48,6 +48,16 @@ def test_any_subset_of_words_is_the_same() -> None:
     assert np.array_equal(uniforms_at(seeds, decisions, words), uniforms(seeds, decisions, words=70_002)[:, words])
 
 
+@pytest.mark.parametrize("words", [[0], [1], [5, 2], [3, 0, 70_001, 1]])
+def test_one_decision_is_the_same_as_among_many(words: list[int]) -> None:
+    rng = np.random.default_rng(1)
+    seeds, decisions = rng.integers(0, 2**64, 200, np.uint64), rng.integers(-(2**63), 2**63, 200, np.int64)
+    seeds[:2], decisions[1:3] = 2**64 - 1, -1
+    together = uniforms_at(seeds, decisions, np.array(words))
+    alone = [uniforms_at(seeds[[i]], decisions[[i]], np.array(words)) for i in range(200)]
+    assert np.array_equal(together, np.concatenate(alone))
+
+
 def test_uniforms_lie_inside_the_interval_and_are_even() -> None:
     """Chi-square over 1,000 cells: false alarm 1e-6."""
     drawn = uniforms(np.full(1000, 5, np.uint64), np.arange(1000), words=1000).ravel()
