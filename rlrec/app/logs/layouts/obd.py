@@ -183,7 +183,7 @@ class Obd(Layout):
             raise Surprise
         if bad:
             digests = [digests[place] for place in places]
-        sessions = [f"{self.policy}/{at:018d}/{digest.hex()}" for at, digest in zip(ats, digests, strict=True)]
+        sessions = [f"{self.policy}/{at}/{digest[:12].hex()}" for at, digest in zip(ats, digests, strict=True)]
         columns = digests, sessions, ats, contexts, items, positions, marginals, clicks
         return Impressions(*columns, (), self._eligible, self._size), bad
 
