@@ -13,6 +13,7 @@ from rlrec.policy.scores import Array, Index
 
 _STEEPNESS = 10.0  # logarithms by which the chance of a page may fall in a panel
 _NEARLY = 1.5  # how much steeper a panel may be, once it was narrowed
+_PASSES = 16  # one is the rule; long pages may take some more
 _STRETCH = 16  # panels looked at together
 _OCTAVES = 160  # quarters of an octave below the steepest rate: what is slower decides nothing
 _RARE = 1e-19  # a score above its support
@@ -42,7 +43,9 @@ def panels(
         pdf[active], sf[active] = seen[:, :, until]
     active, limit = np.flatnonzero(upper > edges[-1]), np.concatenate(limits, axis=1)
     nothing = np.zeros(len(active))
-    while (edges[:-1] - edges[1:] > _NEARLY * limit[0] / refine).any():
+    for _ in range(_PASSES):
+        if (edges[:-1] - edges[1:] <= _NEARLY * limit[0] / refine).all():
+            break
         edges = walk.within(edges, limit / refine)
         limit = _limits(_look(density, edges, active, nothing, nothing), count[active], together)
     return edges[::-1]

@@ -51,13 +51,9 @@ class Table:
         self.edges = edges
         self.nodes, self.weights = _spread(edges)
         self._half = 0.5 * np.diff(edges)
-        shape = (rows + 1, len(self.nodes))
-        self.count, self.log_low, self.sf_edge = (
-            np.zeros(rows + 1),
-            np.zeros(rows + 1),
-            np.zeros((rows + 1, len(edges))),
-        )
-        self.log_cdf, self.hazard = np.zeros(shape), np.zeros(shape)
+        self.count, self.log_low = np.zeros((2, rows + 1))
+        self.log_cdf, self.hazard = np.zeros((2, rows + 1, len(self.nodes)))
+        self.sf_edge = np.zeros((rows + 1, len(edges)))
 
     def pdf(self, rows: Rows, nodes: Rows = ALL) -> Array:
         """Densities of some rows at some nodes, as an index of both picks them."""
