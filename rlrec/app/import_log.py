@@ -95,8 +95,10 @@ class Importing:
                     self.refusing.refuse(*refused)
 
     def whole(self, read: Pass) -> Summary:
-        """Everything in one transaction; the first line that is refused ends it. In one pass that may be another one
-        than in two, where all lines are checked before any meets the store: it raises Surprise then."""
+        """Everything in one transaction; the first line that is refused ends it.
+
+        Raises Surprise instead where it reads once: in two passes a line that cannot be read comes before one that the
+        store refuses."""
 
         def work(unit: Unit) -> Summary:
             intake = self._intake(unit, {name for file in self.files for name in file.policies})

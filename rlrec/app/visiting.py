@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
 
@@ -13,13 +14,24 @@ from rlrec.store.settings import Settings
 from rlrec.store.unit import Row
 
 RECENT = 10  # arms of the visit so far that a state remembers
+SPLITS = 0.6, 0.8  # where the second and the third part begin
 BETWEEN = '","'  # in a list of texts it stands between two of them, and nowhere else: inside a text, quotes are escaped
 
 
 def split(salt: str, unit_key: str) -> int:
     """Where a cluster belongs for ever: 0 train (60 %), 1 tune (20 %), 2 gate (20 %)."""
     share = int.from_bytes(sha256(f"{salt}/split/{unit_key}".encode()).digest()[:8]) / 2**64
-    return 0 if share < 0.6 else 1 if share < 0.8 else 2
+    return bisect(SPLITS, share)
+
+
+def splits(salt: str, unit_keys: Iterable[str]) -> list[int]:
+    """`split` of each."""
+    import numpy as np
+
+    start = f"{salt}/split/"
+    digests = b"".join([sha256((start + key).encode()).digest() for key in unit_keys])
+    found: list[int] = np.searchsorted(SPLITS, np.frombuffer(digests, ">u8")[::4] / 2.0**64, side="right").tolist()
+    return found
 
 
 class Guest:

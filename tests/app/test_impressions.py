@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from rlrec.app.logs.layouts.base import Seen
-from rlrec.app.visiting import split
+from rlrec.app.visiting import split, splits
 from rlrec.errors import RlrecError
 from rlrec.store import Store
 from tests.conftest import Run
@@ -174,6 +174,12 @@ def test_no_row_of_an_import_dangles(run_sqlite: Run, sqlite_db: str, tmp_path: 
         assert connection.execute("SELECT count(*) > 9 FROM event JOIN decision ON id = decision_id").fetchone() == (
             (1,) if layout == "jsonl" else (0,)
         )
+
+
+def test_many_splits_are_those_of_each() -> None:
+    keys = [f"s{number}" for number in range(2000)]
+    assert splits("salt", keys) == [split("salt", key) for key in keys]
+    assert splits("salt", []) == []
 
 
 def test_lines_seen_before_are_found_in_any_run() -> None:

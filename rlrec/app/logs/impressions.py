@@ -12,7 +12,7 @@ import numpy as np
 from rlrec.app.logs import lines
 from rlrec.app.logs.intake import Intake
 from rlrec.app.logs.layouts.base import Happened, Impressions, Line, Refused, Shown, Taken
-from rlrec.app.visiting import split
+from rlrec.app.visiting import splits
 from rlrec.errors import InputError
 from rlrec.store import contents, loading
 from rlrec.store.loading import Same
@@ -28,7 +28,7 @@ def gathered(groups: Iterable[Taken], *, salt: str) -> Generator[Taken, None, No
         if isinstance(good, list):
             yield good, bad
             continue
-        waiting.append(good._replace(split=[split(salt, key) for key in good.session]))
+        waiting.append(good._replace(split=splits(salt, good.session)))
         if bad or sum(len(rows.digest) for rows in waiting) >= WIDE:
             rows = _joined(waiting)
             end = len(rows.digest) if bad else WIDE
