@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from math import isfinite
 from types import MappingProxyType
 from typing import NamedTuple
@@ -163,13 +163,15 @@ class _Book:
         lines = [line for line in group if not isinstance(line, InputError)]
         self.targets = self._targets(lines)
         ledger.settle({target[1] for target in self.targets if target[0] is not None})
-        self.before = events.of(unit, {target[0] for target in self.targets if target[7] is not None})
+        self.weighed = {kind for definition in policies.rewards(unit) for kind in definition.weights}
+        told = {target[0] for target in self.targets if target[7] is not None}
+        self.before = events.earlier(unit, told, self.weighed)
         self.keys = events.keys(unit, {line.key for line in lines if line.key is not None})
         self.pages = self._pages(lines, answers=answers)
-        self.weighed = {kind for definition in policies.rewards(unit) for kind in definition.weights}
+        self.kinds = set(self.weighed)  # those known to be named well
         self.serving = self._serving() if answers else {}
         self.new: dict[int, tuple[Row, list[Row]]] = {}  # by decision: its target, and fields of events
-        self.new_keys: list[events.Key] = []
+        self.new_keys: list[tuple[str, *events.Known]] = []
         self.arms: dict[tuple[int, int], int] = {}  # of the slots that something happened to
         self.censored: dict[tuple[int, int], bool] = {}
 
@@ -231,13 +233,15 @@ class _Book:
                 raise _unknown(line)
             if arm_id is None and position is not None:
                 raise self._unshown(decision_id, position)
-            if key is not None and self._repeated(line, target, position):
+            if key is not None and (known := self.keys.get(key)) is not None:
+                _compare(line, target, position, known)
                 return False
             if not served_at <= when <= now or not (happened or censor is not None):
                 raise _untold(line, decision_id, early=when < served_at)
             for kind, value in happened.items():
-                if kind not in self.weighed or type(value) is not float or not -LIMIT <= value <= LIMIT:
+                if kind not in self.kinds or type(value) is not float or not -LIMIT <= value <= LIMIT:
                     _check(kind, value)
+                    self.kinds.add(kind)
         except InputError as error:
             error.line = number
             return error
@@ -269,23 +273,6 @@ class _Book:
             field="position",
         )
 
-    def _repeated(self, line: Line, target: Row, position: int | None) -> bool:
-        """Whether a line's key is known. Raises Conflict where it named another line."""
-        assert line.key is not None
-        known = self.keys.get(line.key)
-        if known is None:
-            return False
-        meant = [target[0], position, dict(line.events)] + ([] if line.censor is None else [line.censor])
-        # An imported key cannot tell whether its line gave `at`: where the retry gives none, it is no difference.
-        at = known[1] if target[5] and line.at is None else line.at
-        if known != (canonical.named(meant), at, target[0]):
-            raise Conflict(
-                f"feedback key {line.key!r} is known with other content",
-                hint="a key names one line for ever: use another",
-                field="key",
-            )
-        return True
-
     def _censor(self, target: Row, word: Event) -> None:
         """Put a word into the events of its slot, or of every slot of the page."""
         slots = self.pages[target[0]] if word.position is None else {word.position: target[6]}
@@ -299,14 +286,15 @@ class _Book:
         if isinstance(taken, InputError):
             return taken
         decision_id, served_at, size = target[0], target[3], target[4]
-        new = map(Event._make, self.new[decision_id][1] if decision_id in self.new else ())
+        new = self.new[decision_id][1] if decision_id in self.new else ()
+        happened = [Event(*row) for row in (*self.before.get(decision_id, ()), *new)]
         count = len(line.events) + (line.censor is not None)
         return Result(
             decision_id=decision_id,
             events=count if taken else 0,
             duplicates=0 if taken else count,
             reward=_earned(
-                self.serving[target[2]], [*self.before.get(decision_id, ()), *new], served_at=served_at,
+                self.serving[target[2]], happened, served_at=served_at,
                 position=1 if size == 1 else line.position, shown=self.pages.get(decision_id, ()),
             ),
         )  # fmt: skip
@@ -319,6 +307,20 @@ class _Book:
         for flag in (True, False):
             marked = sorted(slot for slot, censored in self.censored.items() if censored is flag)
             decisions.censor(self.unit, marked, censored=flag)
+
+
+def _compare(line: Line, target: Row, position: int | None, known: events.Known) -> None:
+    """Raises Conflict where a known key named another line."""
+    # An imported key cannot tell whether its line gave `at`: where the retry gives none, it is no difference.
+    at = known[1] if target[5] and line.at is None else line.at
+    # A value that is no number is no line that was stored.
+    sound = all(type(value) in (int, float) and isfinite(value) for value in line.events.values())
+    if not sound or known != (named(target[0], position, line.events, line.censor), at, target[0]):
+        raise Conflict(
+            f"feedback key {line.key!r} is known with other content",
+            hint="a key names one line for ever: use another",
+            field="key",
+        )
 
 
 def _untold(line: Line, decision_id: int, *, early: bool) -> InputError:
@@ -350,14 +352,16 @@ def _check(kind: str, value: float) -> None:
 
 
 def named(decision_id: int, position: int | None, happened: Mapping[str, float], censor: bool | None) -> bytes:
-    """What a key names: `canonical.named` of the line, written by hand where that is fast."""
-    values = []
-    for kind, value in sorted(happened.items()):
-        whole = value == (number := int(value)) and abs(number) < 2**63
-        values.append(f'"{kind}":{number if whole else repr(value)}')
-    slot = "null" if position is None else position
-    word = "" if censor is None else ",true" if censor else ",false"
-    return digest(f"[{decision_id},{slot},{{{','.join(values)}}}{word}]")
+    """What a key names: the digest of a line in canonical form."""
+    where = "null" if position is None else position
+    return digest(f"[{decision_id},{where},{_rest(tuple(happened.items()), censor)}")
+
+
+@lru_cache(maxsize=1024)
+def _rest(happened: tuple[tuple[str, float], ...], censor: bool | None) -> str:
+    """Most lines say the same."""
+    values = {kind: float(value) for kind, value in happened}
+    return canonical.text([values] if censor is None else [values, censor])[1:]
 
 
 def reward_of(definition: Reward, decision: Decision, happened: Sequence[Event], *, position: int | None) -> float:

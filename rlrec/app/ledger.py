@@ -6,8 +6,9 @@ Plain Python: a single `feedback` loads no numpy.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
+from functools import cache
 from math import inf
 
 from rlrec.policy import reward as rewards
@@ -39,7 +40,7 @@ class Ledger:
         self._held = set[int]()
         self._settled = set[int]()
         self._seq: dict[int, int] = {}
-        self._prompt: dict[int, float] = {}
+        self._scope: dict[int, tuple[float, Set[str]]] = {}
         self._changes: dict[tuple[int, int], dict[int, Sums]] = defaultdict(dict)  # (policy, version): arm: sums
         self.hold(policy_ids)
 
@@ -68,63 +69,71 @@ class Ledger:
         self,
         told: Iterable[tuple[Row, Sequence[Row]]],
         *,
-        before: Mapping[int, Sequence[Event]],
+        before: Mapping[int, Sequence[Row]],
         arms: Mapping[tuple[int, int], int],
     ) -> None:
         """Take in what happened to decisions: rows of `events.targets`, each with the fields of its new events.
 
-        before: the earlier events of decisions that have any; arms: those of the slots of several events' decisions.
-        Slots of one arm to which the same happened, all in time, are worth the same: one stands for all.
+        before: rows of `events.earlier`; arms: those of the slots of decisions of which several lines speak, or words
+        on censoring. Slots of one arm to which the same happened are worth the same: one stands for all.
         """
         alike: list[tuple[int, int, Told, Told]] = []  # policy, arm, what was known of the slot, what is new
         for target, new in told:
             decision_id, policy_id, _, served_at, _, imported, arm_id, last = target
-            _, position, kind, value, at, *_ = new[0]
             if imported:
                 continue
-            prompt = self._prompt.get(policy_id)
-            if prompt is None:
-                prompt = self._prompt[policy_id] = _prompt(self.learning[policy_id])
-            if len(new) > 1 or at - served_at > prompt or (last is not None and prompt < inf):
-                self._learn(target, map(Event._make, new), before.get(decision_id, ()), arms)
-            elif position is not None:
-                known = () if last is None else _told(before[decision_id], position)
-                alike.append((policy_id, arm_id, known, ((kind, value),)))
-        for (policy_id, arm_id, known, fresh), times in Counter(alike).items():
-            self._correct(
-                self.learning[policy_id], arm_id, _happened(known), _happened(known + fresh), served_at=0, times=times
-            )
+            prompt, kinds = self._scope.get(policy_id) or self._scoped(policy_id)
+            known = () if last is None else before.get(decision_id, ())
+            if prompt < inf and (known or any(row[4] - served_at > prompt for row in new)):
+                self._learn(target, new, known, arms)
+            elif len(new) == 1:
+                _, position, kind, value, *_ = new[0]
+                if position is not None and kind in kinds:
+                    past = _told(known, position, kinds) if known else ()
+                    alike.append((policy_id, arm_id, past, ((kind, value),)))
+            else:
+                for position in {row[1] for row in new} - {None}:
+                    arm, fresh = arms.get((decision_id, position), arm_id), _told(new, position, kinds)
+                    alike.append((policy_id, arm, _told(known, position, kinds), fresh))
+        worths = cache(self._worths)
+        for (policy_id, arm_id, past, fresh), times in Counter(alike).items():
+            changes = zip(worths(policy_id, past), worths(policy_id, past + fresh), strict=True)
+            for version, (old, now) in zip(self.learning[policy_id], changes, strict=True):
+                self.add(version, arm_id, old, now, times=times)
+
+    def _worths(self, policy_id: int, told: Told) -> list[Sums]:
+        """What a slot to which this happened in time adds to each learning belief of a policy."""
+        happened = [Event(0, 1, kind, value, at=0, received_at=0) for kind, value in told]
+        return [worth(version, happened, served_at=0) for version in self.learning[policy_id]]
+
+    def _scoped(self, policy_id: int) -> tuple[float, Set[str]]:
+        """The age up to which an event counts in every learning belief of a policy (-1 where they may not hold its
+        decision), and the kinds of events that change any of them."""
+        learning = self.learning[policy_id]
+        prompt = min((one.reward.window_us for one in learning if one.reward.late == "ignore"), default=inf)
+        if self.settling(policy_id):
+            prompt = -1
+        kinds = {CENSOR}.union(*(version.reward.weights for version in learning))
+        self._scope[policy_id] = prompt, kinds
+        return prompt, kinds
 
     def _learn(
-        self, target: Row, new: Iterable[Event], before: Iterable[Event], arms: Mapping[tuple[int, int], int]
+        self, target: Row, new: Iterable[Row], before: Iterable[Row], arms: Mapping[tuple[int, int], int]
     ) -> None:
-        """What several events of a decision, or late ones, change in the beliefs that hold its slots."""
+        """The same for one decision, where its time matters."""
         decision_id, policy_id, _, served_at, *_ = target
         holding = [
             version
             for version in self.learning[policy_id]
             if version.entered_to is None or decision_id <= version.entered_to
         ]
-        known = by_position(before)
-        for position, fresh in by_position(new).items():
+        known = by_position(Event(*row) for row in before)
+        for position, fresh in by_position(Event(*row) for row in new).items():
             if position is not None:
                 arm_id, old = arms.get((decision_id, position), target[6]), known.get(position, [])
-                self._correct(holding, arm_id, old, old + fresh, served_at=served_at)
-
-    def _correct(
-        self,
-        versions: Iterable[Version],
-        arm_id: int,
-        before: Sequence[Event],
-        after: Sequence[Event],
-        *,
-        served_at: int,
-        times: int = 1,
-    ) -> None:
-        """Replace what happened to one slot, or to several that are alike, in beliefs that hold it."""
-        for version in versions:
-            old, new = worth(version, before, served_at=served_at), worth(version, after, served_at=served_at)
-            self.add(version, arm_id, old, new, times=times)
+                for version in holding:
+                    sums = [worth(version, happened, served_at=served_at) for happened in (old, old + fresh)]
+                    self.add(version, arm_id, *sums)
 
     # -- sums --
 
@@ -199,20 +208,9 @@ class Ledger:
 Told = tuple[tuple[str, float], ...]  # kind and value of the events of a slot
 
 
-def _told(happened: Iterable[Event], position: int) -> Told:
-    return tuple([(event.kind, event.value) for event in happened if event.position == position])
-
-
-def _happened(told: Told) -> list[Event]:
-    """The events of a slot that was served at 0, and at once."""
-    return [Event(0, 1, kind, value, at=0, received_at=0) for kind, value in told]
-
-
-def _prompt(learning: Iterable[Version]) -> float:
-    """The age up to which an event counts in all of these beliefs; -1 where they may not hold its decision."""
-    if any(version.entered_to is not None for version in learning):
-        return -1
-    return min((one.reward.window_us for one in learning if one.reward.late == "ignore"), default=inf)
+def _told(rows: Iterable[Row], position: int, kinds: Set[str]) -> Told:
+    """What happened to one slot of a decision, as far as it matters."""
+    return tuple([(row[2], row[3]) for row in rows if row[1] == position and row[2] in kinds])
 
 
 def worth(version: Version, happened: Collection[Event], *, served_at: int) -> Sums:

@@ -13,7 +13,7 @@ EVENT = ("decision_id", "position", "kind", "value", "at", "received_at", "seq",
 CENSOR = "!censor"
 
 Wanted = tuple[int | None, int | None]  # a decision, and a position of it
-Key = tuple[str, bytes, int | None, int]  # a feedback key, the digest of its line, the line's `at`, its decision
+Known = tuple[bytes, int | None, int]  # of a feedback key: the digest of its line, the line's `at`, its decision
 
 _ROW = (*EVENT, "number")
 # The slot meant: without a position a slate of one slot means that slot, a longer one the page.
@@ -58,6 +58,18 @@ def shown(unit: Unit, decision_ids: Collection[int]) -> dict[int, dict[int, int]
     return found
 
 
+def earlier(unit: Unit, decision_ids: Collection[int], kinds: Collection[str]) -> dict[int, list[Row]]:
+    """Events of these kinds, and words on censoring, of each decision that has any, in the order in which they were
+    stored: the first six fields of an Event."""
+    if not decision_ids:
+        return {}
+    chosen = f"SELECT {', '.join(_ROW[:6])} FROM event WHERE decision_id IN (?*) AND kind IN (?*)"
+    found: dict[int, list[Row]] = {}
+    for row in unit.ask(f"{chosen} ORDER BY decision_id, number", decision_ids, [*kinds, CENSOR]):
+        found.setdefault(row[0], []).append(row)
+    return found
+
+
 def of(unit: Unit, decision_ids: Collection[int]) -> dict[int, list[Event]]:
     """Events of each decision that has any, in the order in which they were stored."""
     chosen = f"SELECT {', '.join(_ROW)} FROM event WHERE decision_id IN (?*) ORDER BY decision_id, number"
@@ -72,7 +84,7 @@ def add(unit: Unit, rows: Iterable[Row]) -> None:
     unit.insert("event", _ROW, rows)
 
 
-def keys(unit: Unit, known: Collection[str]) -> dict[str, tuple[bytes, int | None, int]]:
+def keys(unit: Unit, known: Collection[str]) -> dict[str, Known]:
     """Of the feedback keys given, those known: digest of the line, its `at` if it gave one, its decision."""
     if not known:
         return {}
@@ -80,5 +92,5 @@ def keys(unit: Unit, known: Collection[str]) -> dict[str, tuple[bytes, int | Non
     return {row[0]: (bytes(row[1]), row[2], row[3]) for row in rows}
 
 
-def add_keys(unit: Unit, rows: Iterable[Key]) -> None:
+def add_keys(unit: Unit, rows: Iterable[tuple[str, *Known]]) -> None:
     unit.insert("feedback_key", ("key", "digest", "at", "decision_id"), sorted(rows))
