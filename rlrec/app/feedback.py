@@ -69,7 +69,7 @@ def feedback(store: Store, line: Line) -> Result:
         return outcome
 
     result = store.write(work)
-    _tell(store, unweighed)
+    tell(store, unweighed)
     return result
 
 
@@ -103,7 +103,7 @@ def feedback_stream(
             summary = store.write(partial(every, locked=False), sound=True)
         except Unordered:  # a later group names a policy before those of an earlier one
             summary = store.write(partial(every, locked=True), sound=True)
-    _tell(store, unweighed)
+    tell(store, unweighed)
     return summary
 
 
@@ -120,8 +120,8 @@ def record(unit: Unit, group: Group, *, unweighed: set[str], ledger: Ledger | No
     return outcomes
 
 
-def _tell(store: Store, unweighed: Iterable[str]) -> None:
-    """Once, and only of what is stored."""
+def tell(store: Store, unweighed: Iterable[str]) -> None:
+    """Say which kinds of events count for nothing: once, and only of what is stored."""
     for kind in sorted(unweighed):
         store.notice(f"no reward definition weighs {kind!r}; it is stored and counts for nothing yet")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import cast
 
-from rlrec.app.feedback import Line, Outcome, _tell, record
+from rlrec.app.feedback import Line, Outcome, record, tell
 from rlrec.app.ledger import Ledger
 from rlrec.app.recommend import Answer, Request, recommend_group
 from rlrec.app.warm import Warm
@@ -37,7 +37,7 @@ class Pipe:
         if beside is not None:
             for place, outcome in zip(told, beside.outcomes, strict=True):
                 found[place] = outcome
-            _tell(self.store, beside.unweighed - self._told)
+            tell(self.store, beside.unweighed - self._told)
             self._told |= beside.unweighed
         return [one for one in found if one is not None]
 

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from rlrec.store import Store, decisions, tables
 from tests.app.shop import added_up, apart, ask, dump, stocked, sums
-from tests.app.workers import asks, claims, defines, loops, mixes, pipes, processes, tells, together
+from tests.app.workers import asks, claims, defines, files, loops, mixes, pipes, processes, tells, together
 
 WRITERS = 4  # was run with 8
 EVENTS = 40  # a process; was run with 500
@@ -56,6 +56,17 @@ def test_no_event_of_many_processes_is_lost(store: Store, db: str) -> None:
         consistent(store, name)
     clicks = sum(row[1] for name in ("home", "other") for row in sums(store, name).values())
     assert clicks == WRITERS * EVENTS == len(everything(store, tables.event, "key"))
+
+
+def test_files_about_policies_in_any_order_wait_for_each_other_in_one(store: Store, db: str) -> None:
+    names = ("a", "b", "c")
+    stocked(store, **dict.fromkeys(names, "uniform/plain"))
+    made = [ask(store, name)["decision_id"] for name in names]
+    orders = [made if number % 2 else made[::-1] for number in range(WRITERS)]
+    found = together(files, db, [(number, EVENTS // 4, order) for number, order in enumerate(orders)])
+    assert sum(found) == len(everything(store, tables.event, "key")) == WRITERS * (EVENTS // 4) * len(names)
+    for name in names:
+        consistent(store, name)
 
 
 def test_draws_of_many_processes_keep_their_order(store: Store, db: str) -> None:

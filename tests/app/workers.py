@@ -9,6 +9,7 @@ from contextlib import closing
 from multiprocessing.connection import Connection
 from typing import Any
 
+from rlrec.app.feedback import Line, feedback_stream
 from rlrec.errors import Conflict
 from rlrec.store import Store
 from tests.app.shop import ask, stocked, tell
@@ -54,6 +55,18 @@ def tells(store: Store, one: tuple[int, int, Sequence[tuple[int, int]]]) -> int:
         decision, position = chance.choice(slots)
         tell(store, decision, position, click=1, key=f"{number}-{i}")
     return count
+
+
+def files(store: Store, one: tuple[int, int, Sequence[int]]) -> int:
+    """Send files of several groups, each group about another decision, under the one clock of all."""
+    number, count, decisions = one
+    for i in range(count):
+        groups = [
+            [Line(decision_id=decision, position=1, events={"click": 1.0}, key=f"{number}-{i}-{decision}")] * 2
+            for decision in decisions
+        ]
+        feedback_stream(store, lambda groups=groups: groups, quarantine=False, rejected=print)  # type: ignore[misc]
+    return count * len(decisions)
 
 
 def asks(store: Store, one: tuple[int, int, Sequence[str]]) -> dict[str, int]:
