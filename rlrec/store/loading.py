@@ -54,9 +54,9 @@ def _copy(unit: Unit, table: str, columns: Mapping[str, Column]) -> None:
 def _insert(unit: Unit, table: str, columns: Mapping[str, Column]) -> None:
     """Many rows a statement: executemany costs more than the rows do. What is the same is bound once."""
     same = [one.value for one in columns.values() if isinstance(one, Same)]
-    lists = {id(one): one for one in columns.values() if not isinstance(one, Same)}
-    places, constants = {key: place for place, key in enumerate(lists)}, iter(range(len(same)))
-    marks = tuple(~next(constants) if isinstance(one, Same) else places[id(one)] for one in columns.values())
+    lists = {id(one): one for one in columns.values() if not isinstance(one, Same)}  # one may be several columns
+    places = {key: place for place, key in enumerate(lists, 1)}
+    chosen = tuple("?" if isinstance(one, Same) else f"column{places[id(one)]}" for one in columns.values())
     width = len(lists)
     flat: list[Any] = [None] * (width * len(next(iter(lists.values()))))
     for place, one in enumerate(lists.values()):
@@ -64,19 +64,17 @@ def _insert(unit: Unit, table: str, columns: Mapping[str, Column]) -> None:
     step = width * min(ROWS, (VALUES - len(same)) // width)
     for start in range(0, len(flat), step):
         part = flat[start : start + step]
-        text = _insertion(table, tuple(columns), marks, len(same), width, len(part) // width)
-        unit.driver.execute(text, same + part)
+        unit.driver.execute(_insertion(table, tuple(columns), chosen, width, len(part) // width), same + part)
 
 
 @lru_cache(maxsize=64)
-def _insertion(table: str, names: Sequence[str], marks: Sequence[int], same: int, width: int, rows: int) -> str:
-    """marks: of each column its place among the `width` values of a row, or ~ its place among those bound once."""
+def _insertion(table: str, names: Sequence[str], chosen: Sequence[str], width: int, rows: int) -> str:
+    """chosen: for each column what it is of a row of `width` values, or ? for what is bound once.
+
+    No mark has a number: from 3.12 on Python asks SQLite for the names of marks, and it goes through all of them."""
+    row = f"({','.join('?' * width)})"
     listed = ", ".join(f'"{name}"' for name in names)
-    row = ",".join(f"?{-mark}" if mark < 0 else f"?{{{mark}}}" for mark in marks)
-    values = (
-        f"({row.format(*range(first, first + width))})" for first in range(same + 1, same + 1 + rows * width, width)
-    )
-    return f'INSERT INTO "{table}" ({listed}) VALUES {",".join(values)}'
+    return f'INSERT INTO "{table}" ({listed}) SELECT {", ".join(chosen)} FROM (VALUES {",".join([row] * rows)})'
 
 
 # -- what the store has --
