@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
-from numpy.polynomial.legendre import leggauss
 
 from rlrec.policy.density import Density, at_nodes
+from rlrec.policy.legendre import gauss
 from rlrec.policy.scores import Array, Index
 
 _STEEPNESS = 10.0  # logarithms by which the chance of a page may fall in a panel
@@ -17,7 +16,7 @@ _PASSES = 16  # one is the rule; long pages may take some more
 _STRETCH = 16  # panels looked at together
 _OCTAVES = 160  # quarters of an octave below the steepest rate: what is slower decides nothing
 _RARE = 1e-19  # a score above its support
-_GAUSS, _COARSE_WEIGHT = leggauss(4)
+_GAUSS, _COARSE_WEIGHT = gauss(4)
 _COARSE: Array = np.append(-1.0, _GAUSS)  # the left end of a panel, and nodes that tell its mass to a few digits
 
 
@@ -29,7 +28,7 @@ def panels(
     count, lower, upper (g,): equal arms each score stands for, and where its support ends. Fewer than `ranks` scores
     lie above the lowest edge with probability below 1e-16. A panel can hold the product of `together` densities;
     `refine` divides them. Source: own derivation (nodes follow the best scores)."""
-    walk = _Walk(density, lower, upper, _lowest(lower, upper, count, ranks), refine)
+    walk = _Walk(density, lower, upper, lowest=_lowest(lower, upper, count, ranks), refine=refine)
     edges, limits = np.array([upper.max()]), list[Array]()
     pdf, sf, expected = np.zeros(len(count)), np.zeros(len(count)), 0.0
     while edges[-1] > walk.lowest and expected < enough(ranks):
@@ -112,15 +111,12 @@ def _limits(seen: Array, count: Array, together: int) -> Array:
     return even_widths(pdf[:, at], sf[:, at], held, together).reshape(2, n)
 
 
-@dataclass(frozen=True, eq=False)
 class _Walk:
     """From the highest edge to the lowest, in panels as wide as every score they hold allows."""
 
-    density: Density
-    lower: Array
-    upper: Array
-    lowest: float
-    refine: int
+    def __init__(self, density: Density, lower: Array, upper: Array, *, lowest: float, refine: int) -> None:
+        self.lowest = lowest
+        self._density, self._lower, self._upper, self._refine = density, lower, upper, refine
 
     def down(self, u: float) -> Array:
         """Some edges from u, decreasing."""
@@ -144,6 +140,6 @@ class _Walk:
 
     def _next(self, u: float, limit: float, lowest: float) -> float:
         """The lowest left edge right for every score below u: a panel's width, or where the score begins."""
-        edge = np.minimum(u - self.density.width(u) / self.refine, self.upper)
-        highest = max(float(edge.max(initial=-np.inf, where=self.lower < u)), u - limit, lowest)
+        edge = np.minimum(u - self._density.width(u) / self._refine, self._upper)
+        highest = max(float(edge.max(initial=-np.inf, where=self._lower < u)), u - limit, lowest)
         return min(highest, math.nextafter(u, -math.inf))  # progress, even if a score is all but a point

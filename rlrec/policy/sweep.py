@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
-from numpy.polynomial.legendre import legval
 
 from rlrec.policy import maximum
 from rlrec.policy.density import BetaLogit, Normal
+from rlrec.policy.legendre import at
 from rlrec.policy.orders import top
 from rlrec.policy.scores import Array, Beta, Flags, Gaussian, Index
 from rlrec.policy.table import COEFFICIENT, ORDER, STOPS, Table, integrated
@@ -174,20 +172,19 @@ class _Sweep:
             self._atom[never], self._cap[never], self._below[never], self._mass[never] = 1.0, 0.0, 1.0, 1.0
 
 
-@dataclass(frozen=True, eq=False)
 class _Reach:
     """Which of a scores of n pages exceed an edge: those with more than above (n, a) beyond it, sf_edge (P + 1, a)."""
 
-    sf_edge: Array
-    above: Array
+    def __init__(self, sf_edge: Array, above: Array) -> None:
+        self._sf_edge, self._above = sf_edge, above
 
     def exceed(self, edge: Index) -> Flags:
         """Of edges (n,), (n, a)."""
-        return self.sf_edge[edge] > self.above
+        return self._sf_edge[edge] > self._above
 
     def edge_below(self, size: int) -> Index:
         """The highest edge that `size` scores of each page exceed, or the lowest edge, (n,)."""
-        low, high = np.zeros(len(self.above), np.intp), np.full(len(self.above), len(self.sf_edge) - 1)
+        low, high = np.zeros(len(self._above), np.intp), np.full(len(self._above), len(self._sf_edge) - 1)
         while (high - low > 1).any():
             middle = (low + high) // 2
             enough = np.count_nonzero(self.exceed(middle), axis=1) >= size
@@ -228,11 +225,11 @@ def _solve(series: Array, target: Array, low: Array, high: Array) -> Array:
     integral, s = integrated(series), 0.5 * (low + high)
     open_ = np.arange(len(s))
     for _ in range(20):
-        at = s[open_]
-        excess = legval(at, integral[:, open_], tensor=False) - target[open_]
-        step = excess / np.maximum(legval(at, series[:, open_], tensor=False), 1e-300)
-        s[open_] = np.clip(at - step, low[open_], high[open_])
-        open_ = open_[np.abs(s[open_] - at) > 1e-11]
+        x = s[open_]
+        excess = at(x, integral[:, open_]) - target[open_]
+        step = excess / np.maximum(at(x, series[:, open_]), 1e-300)
+        s[open_] = np.clip(x - step, low[open_], high[open_])
+        open_ = open_[np.abs(s[open_] - x) > 1e-11]
         if not open_.size:
             break
     return s

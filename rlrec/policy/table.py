@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.polynomial.legendre import leggauss, legvander
 
 from rlrec.policy.density import ALL, TAIL, Density, Rows, at_nodes
+from rlrec.policy.legendre import gauss, polynomials
 from rlrec.policy.panels import panels
 from rlrec.policy.scores import Array, Index
 
@@ -18,8 +18,8 @@ ORDER = 16
 
 _FLOOR = -700.0  # logarithms of distribution functions end here: exp of the negative is still finite
 _CACHED = 1 << 15
-_GAUSS, _GAUSS_WEIGHT = leggauss(ORDER)
-COEFFICIENT: Array = (np.arange(ORDER)[:, None] + 0.5) * legvander(_GAUSS, ORDER - 1).T * _GAUSS_WEIGHT
+_GAUSS, _GAUSS_WEIGHT = gauss(ORDER)
+COEFFICIENT: Array = (np.arange(ORDER)[:, None] + 0.5) * polynomials(_GAUSS, ORDER - 1).T * _GAUSS_WEIGHT
 """(ORDER, ORDER): values at the nodes to coefficients of a Legendre series."""
 STOPS: Array = np.concatenate([[-1.0], _GAUSS, [1.0]])
 """(ORDER + 2,): the nodes of a panel between its ends, on [-1, 1]."""
@@ -36,7 +36,7 @@ def integrated(series: Array) -> Array:
     return integral
 
 
-_FROM_LEFT: Array = legvander(_GAUSS, ORDER) @ integrated(COEFFICIENT)  # (to node, value at node)
+_FROM_LEFT: Array = polynomials(_GAUSS, ORDER) @ integrated(COEFFICIENT)  # (to node, value at node)
 _FROM_RIGHT: Array = _FROM_LEFT[::-1, ::-1]
 
 

@@ -1,0 +1,47 @@
+"""Legendre polynomials: nodes and weights of Gauss, and series. numpy's own take longer to load than to use."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rlrec.policy.scores import Array
+
+# positive nodes and their weights, to the last digit (from 40 digits; a test holds them equal to numpy's)
+_GAUSS = {
+    4: ((0.33998104358485626, 0.6521451548625461), (0.8611363115940526, 0.34785484513745385)),
+    16: (
+        (0.09501250983763744, 0.1894506104550685),
+        (0.2816035507792589, 0.18260341504492358),
+        (0.45801677765722737, 0.16915651939500254),
+        (0.6178762444026438, 0.14959598881657674),
+        (0.755404408355003, 0.12462897125553388),
+        (0.8656312023878318, 0.09515851168249279),
+        (0.9445750230732326, 0.062253523938647894),
+        (0.9894009349916499, 0.027152459411754096),
+    ),
+}
+
+
+def gauss(n: int) -> tuple[Array, Array]:
+    """Nodes, increasing, and weights of Gauss-Legendre on [-1, 1], (n,) each, exact up to degree 2 n - 1; n 4 or 16."""
+    nodes, weights = np.array(_GAUSS[n]).T
+    return np.concatenate([-nodes[::-1], nodes]), np.concatenate([weights[::-1], weights])
+
+
+def polynomials(x: Array, degree: int) -> Array:
+    """The polynomials of degree 0 to `degree` at points x (n,), (n, degree + 1)."""
+    p = np.ones((degree + 1, len(x)))
+    p[1:] = x
+    for k in range(2, degree + 1):
+        p[k] = ((2 * k - 1) * x * p[k - 1] - (k - 1) * p[k - 2]) / k
+    return p.T
+
+
+def at(x: Array, series: Array) -> Array:
+    """The value of each series (terms, n), at least two terms, at a point of its own x (n,), (n,).
+
+    Source: Clenshaw's recurrence."""
+    low, high = series[-2], series[-1]
+    for k in range(len(series) - 1, 1, -1):
+        low, high = series[k - 2] - high * ((k - 1) / k), low + high * x * ((2 * k - 1) / k)
+    return np.asarray(low + high * x)
