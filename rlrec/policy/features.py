@@ -6,7 +6,7 @@ A vocabulary would have to be learned, stored and versioned; a hash needs none, 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -140,7 +140,7 @@ def named(value: Any) -> str:
 
 def _items(path: str, value: Any) -> Iterator[tuple[str, float]]:
     """Everything inside a list or an object: its path, and how much it counts."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         for key, item in value.items():
             yield from _items(f"{path}\x1f{key}", item)
     elif isinstance(value, list | tuple):

@@ -16,6 +16,8 @@ Ids = npt.NDArray[np.int64]
 BATCH = 50_000  # decisions in a batch, about
 ABSENT = -1  # stands for a missing id
 _NONE = "-1.0"  # stands for a missing probability
+# Decisions among which one is wanted: to read past up to so many costs less than an index, and than to look up events.
+SCANNED, NEAR = 12, 2
 
 # name: (type, expression over decision d, slot s, session v)
 COLUMNS: dict[str, tuple[type, str]] = {
@@ -166,21 +168,24 @@ class _Cut:
 class _Range:
     """A range of sessions, asked for.
 
-    Where its decisions lie close together they are read in order of their ids, which is the order on the disk: an
+    Where its decisions do not lie too far apart they are read in order of their ids, which is the order on the disk: an
     index leads from one page to another. A `+` keeps the database from using one nevertheless."""
 
     def __init__(self, unit: Unit, cut: _Cut, conditions: Sequence[str], names: Sequence[str]) -> None:
+        sessions = [f"d.session_id > {cut.low}", f"d.session_id <= {cut.high}"]
+        between = [f">= {cut.first}", f"<= {cut.last}"]
+        spread = (cut.last - cut.first) / cut.count
         tests = [f"+{test}" for test in conditions]
-        if cut.last - cut.first < 2 * cut.count:
-            sessions = [f"+d.session_id > {cut.low}", f"+d.session_id <= {cut.high}"]
-            slots = [f"d.id >= {cut.first}", f"d.id <= {cut.last}", *sessions, *tests]
-            events = [f"e.decision_id >= {cut.first}", f"e.decision_id <= {cut.last}", *sessions, *tests]
-            self._slots = ask_slots(unit, names, slots, order="d.id, s.position")
-            self._events = ask_events(unit, HAPPENED, events, of="event e CROSS JOIN decision d")
+        if spread < SCANNED:
+            inside = [*(f"d.id {end}" for end in between), *(f"+{test}" for test in sessions), *tests]
+            self._slots = ask_slots(unit, names, inside, order="d.id, s.position")
         else:
-            inside = [f"d.session_id > {cut.low}", f"d.session_id <= {cut.high}", *tests]
+            inside = [*sessions, *tests]
             self._slots = ask_slots(unit, names, inside, order="d.session_id, d.id, s.position")
-            self._events = ask_events(unit, HAPPENED, inside)
+        if spread < NEAR:
+            inside += [f"e.decision_id {end}" for end in between]
+        first = "event e CROSS JOIN decision d" if spread < NEAR else "decision d CROSS JOIN event e"
+        self._events = ask_events(unit, HAPPENED, inside, of=first)
 
     def batch(self) -> Batch:
         slots, events = whole(self._slots), self._events.columns()

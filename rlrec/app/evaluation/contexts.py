@@ -19,7 +19,7 @@ from rlrec.policy.scores import Array
 from rlrec.store import Unit, reader
 from rlrec.store.reader import Texts
 
-ROOM = 96_000_000  # bytes of features that are kept
+ROOM = 64_000_000  # bytes of features that are kept
 VALUES = 500_000  # values of fields that are kept
 NAMES = 1_000  # of fields that are remembered, to suggest one
 PORTION = 10_000  # contexts decoded at a time
