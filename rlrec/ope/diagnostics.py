@@ -15,12 +15,17 @@ from rlrec.ope.base import Array, LogBatch
 # that k-hat is fitted on for a billion.
 KEPT = 100_000
 
+# What an effective sample size can be below, the worst first, and the least that will do (of the clusters: a share).
+_ESS = {"below 50 (insufficient)": 50, "below 1,000 (weak)": 1_000, "below 5 % of the clusters (weak)": 0.05}
+_NONZERO = 5  # weighted rewards
+_REWARDS = 30  # ESS x weighted share of rewards that are not the default
+
 # Every reason a verdict can give, worst first. `insufficient` and `weak` say which verdict the reason can lead to.
 REASONS = {
     "no-rows": "no row could be used (insufficient)",
-    "low-ess": "effective sample size below 50 (insufficient); below 1,000 or 5 % of the clusters (weak)",
-    "few-rewards": "fewer than 5 non-zero weighted rewards (insufficient); ESS x weighted share of rewards that "
-    "are not the default below 30 (weak); too few rewards for a bound (it is null)",
+    "low-ess": f"effective sample size {'; '.join(_ESS)}",
+    "few-rewards": f"fewer than {_NONZERO} non-zero weighted rewards (insufficient); ESS x weighted share of rewards "
+    f"that are not the default below {_REWARDS} (weak); too few rewards for a bound (it is null)",
     "heavy-tail": "no largest weight is known and k-hat of their tail is above 0.7 (insufficient)",
     "unsupported": "the target has more than 1 % on arms the logger gave 0 (insufficient)",
     "one-cluster": "one cluster carries more than 20 % of the estimate (weak)",
@@ -211,21 +216,31 @@ def verdict(found: Diagnosis, *, extra: tuple[str, ...] = ()) -> tuple[str, tupl
 def _insufficient(found: Diagnosis) -> list[str]:
     return [
         *(["no-rows"] if not found.n else []),
-        *(["low-ess"] if found.weighted and not _at_least(found.ess, 50) else []),
-        *(["few-rewards"] if found.nonzero < 5 else []),
+        *(["low-ess"] if found.weighted and _short(found.ess, found.clusters) == next(iter(_ESS)) else []),
+        *(["few-rewards"] if found.nonzero < _NONZERO else []),
         *(["heavy-tail"] if (found.k_hat or 0) > 0.7 else []),
         *(["unsupported"] if (found.unsupported or 0) > 0.01 else []),
     ]
 
 
 def _weak(found: Diagnosis) -> list[str]:
-    few = found.weighted and not _at_least((found.ess or 0) * (found.reward_share or 0), 30)
     return [
-        *(["low-ess"] if found.weighted and not _at_least(found.ess, max(1000, found.clusters / 20)) else []),
-        *(["few-rewards"] if few else []),
+        *(["low-ess"] if found.weighted and _short(found.ess, found.clusters) else []),
+        *(["few-rewards"] if found.weighted and _rewards(found.ess, found.reward_share) < _REWARDS else []),
         *(["one-cluster"] if (found.cluster_share or 0) > 0.2 else []),
         *(["mean-weight"] if abs(found.mean_weight_z or 0) > 3 else []),
     ]
+
+
+def _short(ess: float | None, clusters: int) -> str | None:
+    """What an effective sample size is below; None where it will do."""
+    least = {cause: number if number >= 1 else number * clusters for cause, number in _ESS.items()}
+    return next((cause for cause, number in least.items() if ess is None or ess < number), None)
+
+
+def _rewards(ess: float | None, share: float | None) -> float:
+    """How many rewards that are not the default the estimate rests on."""
+    return (ess or 0) * (share or 0)
 
 
 def explained(found: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -240,29 +255,24 @@ def explained(found: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _low_ess(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    low = [one for one in found if not _at_least(one["ess"], 50)]
-    fair = [one for one in found if _at_least(one["ess"], 50)]
-    few, thin = ([one for one in fair if (one["ess"] < 1000) == below] for below in (True, False))
-    return [
-        *([f"effective sample size {_span([one['ess'] for one in low])}, below 50 (insufficient)"] if low else []),
-        *([f"effective sample size {_span([one['ess'] for one in few])}, below 1,000 (weak)"] if few else []),
-        *([f"effective sample size {_span([one['ess'] for one in thin])}, below 5 % of the clusters (weak)"]
-          if thin else []),
-    ]  # fmt: skip
+    causes: dict[str | None, list[float | None]] = {cause: [] for cause in [*_ESS, None]}
+    for one in found:
+        causes[_short(one["ess"], one["clusters"])].append(one["ess"])
+    return [f"effective sample size {_span(causes[cause])}, {cause}" for cause in _ESS if causes[cause]]
 
 
 def _few_rewards(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    none = [one["nonzero"] for one in found if one["nonzero"] < 5]
-    some = [one["nonzero"] for one in found if one["nonzero"] >= 5]
-    shares = [(one["ess"] or 0) * one["reward_share"] for one in found if one["reward_share"] is not None]
-    few = [share for share in shares if share < 30]
+    none = [one["nonzero"] for one in found if one["nonzero"] < _NONZERO]
+    some = [one["nonzero"] for one in found if one["nonzero"] >= _NONZERO]
+    shares = [_rewards(one["ess"], one["reward_share"]) for one in found if one["reward_share"] is not None]
+    few = [share for share in shares if share < _REWARDS]
     other = {"no-interval", "few-replicates", "no-reward-range"}  # tell of a null bound themselves
     open_ended = any(None in (one["lower"], one["upper"]) and not other & {*one["reasons"]} for one in found)
     what = "ESS x weighted share of rewards that are not the default"
     return [
-        *([f"{_span(none)} non-zero weighted rewards, fewer than 5 (insufficient)"] if none else []),
+        *([f"{_span(none)} non-zero weighted rewards, fewer than {_NONZERO} (insufficient)"] if none else []),
         *([f"{_span(some)} non-zero weighted rewards"] if some else []),
-        *([f"{what} is {_span(few)}, below 30 (weak)"] if few else []),
+        *([f"{what} is {_span(few)}, below {_REWARDS} (weak)"] if few else []),
         *(["too few rewards for a bound (it is null)"] if open_ended else []),
     ]
 
@@ -271,7 +281,3 @@ def _span(values: Sequence[float | None]) -> str:
     """The least and the greatest of some figures."""
     low, high = (f"{pick(value or 0 for value in values):,.4g}" for pick in (min, max))
     return low if low == high else f"{low} to {high}"
-
-
-def _at_least(value: float | None, least: float) -> bool:
-    return value is not None and value >= least
