@@ -91,6 +91,22 @@ def test_an_arm_that_could_not_win_comes_back() -> None:
     )
 
 
+@pytest.mark.parametrize("weight", [0.3, 3.0])
+def test_arms_that_gather_stay_exact(weight: float) -> None:
+    """Where many come to compete, the chance of being the best turns steep in panels that were wide enough before."""
+    rng = np.random.default_rng(5)
+    pulls: Array = 10.0 ** rng.uniform(0, 3, 300)
+    alpha, beta = 1 + pulls * rng.uniform(0.01, 0.06, 300), 1 + pulls
+    pages = Pages(Beta(alpha, beta), size=1, floor=0.0)
+    for start in range(0, 300, 6):
+        alpha, beta = alpha.copy(), beta.copy()
+        alpha[start : start + 6] = 50 * weight + rng.uniform(0, 1e-3, 6)
+        beta[start : start + 6] = 950 * weight
+        pages = pages.changed(Beta(alpha, beta))
+        fresh = first(Beta(alpha, beta), floor=0.0)
+        assert pages.probabilities() == pytest.approx(fresh, rel=1e-8, abs=1e-12)
+
+
 def test_equal_arms_part_and_meet_again() -> None:
     ones = np.ones(50)
     pages = Pages(Beta(ones, ones), size=1, floor=0.0)
