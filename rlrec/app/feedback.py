@@ -192,12 +192,14 @@ class _Book:
 
     def _pages(self, lines: Sequence[Line], *, answers: bool) -> dict[int, dict[int, int]]:
         """The slots of the decisions of which a line means all."""
-        whole = {
+        if not answers and all(line.censor is None for line in lines):
+            return {}
+        pages = {
             target[0]
             for line, target in zip(lines, self.targets, strict=True)
-            if line.position is None and target[4] != 1 and (answers or line.censor is not None)
-        } - {None}
-        return events.shown(self.unit, whole) if whole else {}
+            if line.position is None and target[0] is not None and target[4] != 1
+        }
+        return events.shown(self.unit, pages) if pages else {}
 
     def _serving(self) -> dict[int, Reward]:
         """The reward definition of each version that served one of the decisions."""

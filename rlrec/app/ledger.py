@@ -93,13 +93,14 @@ class Ledger:
                     alike.append((policy_id, arm_id, past, ((kind, value),)))
             else:
                 for position in {row[1] for row in new} - {None}:
-                    arm, fresh = arms.get((decision_id, position), arm_id), _told(new, position, kinds)
-                    alike.append((policy_id, arm, _told(known, position, kinds), fresh))
+                    if fresh := _told(new, position, kinds):
+                        arm = arms.get((decision_id, position), arm_id)
+                        alike.append((policy_id, arm, _told(known, position, kinds), fresh))
         worths = cache(self._worths)
         for (policy_id, arm_id, past, fresh), times in Counter(alike).items():
-            changes = zip(worths(policy_id, past), worths(policy_id, past + fresh), strict=True)
-            for version, (old, now) in zip(self.learning[policy_id], changes, strict=True):
-                self.add(version, arm_id, old, now, times=times)
+            old, now = worths(policy_id, past), worths(policy_id, past + fresh)
+            for version, was, becomes in zip(self.learning[policy_id], old, now, strict=True):
+                self.add(version, arm_id, was, becomes, times=times)
 
     def _worths(self, policy_id: int, told: Told) -> list[Sums]:
         """What a slot to which this happened in time adds to each learning belief of a policy."""

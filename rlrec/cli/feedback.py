@@ -100,14 +100,11 @@ def line_type() -> Any:
 
 def _groups(lines: Lines, line: Any) -> Iterator[list[Any]]:
     """Groups of lines as the use case takes them; the lines that do not decode are refused."""
-    import gc
-
     from msgspec.structs import astuple
 
     from rlrec.cli.lines import decode_group
 
     kind = line_type()
-    gc.freeze()  # what is loaded by now stays, and need not be looked through again and again
     for group in lines.raw():
         decoded: list[Any] = decode_group(group, kind)
         for error in decoded:
