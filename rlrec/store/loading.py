@@ -102,8 +102,8 @@ def few_sessions(unit: Unit, prefix: str) -> set[str] | None:
     """All keys of sessions that begin so; None where these are many, or where an index does not tell them."""
     if unit.postgres:
         return None
-    between = "key >= ?1 AND key < ?1 || char(1114111)"
-    rows = unit.ask(f"SELECT key FROM session WHERE {between} LIMIT ?2", prefix, FEW)
+    between = "key >= ? AND key < ? || char(1114111)"
+    rows = unit.ask(f"SELECT key FROM session WHERE {between} LIMIT ?", prefix, prefix, FEW)
     return {row[0] for row in rows} if len(rows) < FEW else None
 
 
