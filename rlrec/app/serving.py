@@ -19,7 +19,7 @@ from rlrec.store import Unit, beliefs
 from rlrec.store.unit import Row
 
 Ids = npt.NDArray[np.int64]
-CASES = 100  # distributions that are kept of one belief
+ARMS = 10_000  # in all distributions that are kept of one belief: 30 MB
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -66,6 +66,7 @@ class Serving:
         self._prior_arms, self._prior = _table(prior, 2)
         self._cases: dict[tuple[Hashable, str], Case] = {}
         self._before: dict[tuple[Hashable, str], Mapping[int, Pages]] = {}
+        self._kept = 0
 
     @cached_property
     def known(self) -> Ids:
@@ -99,8 +100,9 @@ class Serving:
             belief = self.belief(arms)
             scores = self.policy.scores(belief, arms=[keys[arm] for arm in arms.tolist()], context=context)
             index = self.policy.index(belief)
-            if len(self._cases) >= CASES:
-                self._cases.clear()
+            if self._kept > ARMS:
+                self.forget()
+            self._kept += len(arms)
             self._cases[name] = Case(
                 arms=arms, scores=scores, index=index, floor=self.policy.exploration, reads=self.policy.reads,
                 known={}, before=self._before.get(name, {}),
@@ -110,6 +112,8 @@ class Serving:
     def forget(self) -> None:
         """Drop the distributions made so far: they would fill the memory where no two rows share one."""
         self._cases.clear()
+        self._before.clear()
+        self._kept = 0
 
 
 def load(unit: Unit, version: Version, *, seq: int | None = None, greedy: bool = False) -> Serving:
