@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 
 from rlrec.store import Store
 from tests.app.shop import START, dump
@@ -321,7 +320,7 @@ def picture(path: Path) -> str:
 def outdated(path: Path, template: Path, revision: str) -> str:
     path.joinpath("old.db").write_bytes(template.read_bytes())
     with closing(Store(str(path / "old.db"))) as store:
-        store.write(lambda unit: unit.connection.execute(sa.text(f"UPDATE rlrec_version SET version_num = '{revision}'")))
+        store.write(lambda unit: unit.tell(f"UPDATE rlrec_version SET version_num = '{revision}'"))
     return str(path / "old.db")
 
 
