@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -59,7 +60,6 @@ class Serving:
 
     def __init__(self, version: Version, *, sums: Sequence[Row], prior: Sequence[Row], greedy: bool = False) -> None:
         self.version = version
-        self.prior = prior
         made = kinds.make(version.policy.kind, version.policy.params)
         self.policy: Policy = made.greedy() if greedy else made
         self._arms, self._sums = _table(sums, 3)
@@ -124,18 +124,23 @@ def load(unit: Unit, version: Version, *, seq: int | None = None, greedy: bool =
 
 def renewed(unit: Unit, before: Serving) -> Serving:
     """A version that was served before, as it stands now: what it knew of its pages is brought up to date."""
-    made = Serving(before.version, sums=beliefs.current(unit, before.version.id), prior=before.prior)
+    made = copy(before)  # policy and prior are the same
+    made.__dict__.pop("known", None)
+    made._arms, made._sums = _table(beliefs.current(unit, before.version.id), 3)
     made._before = {name: {**case.before, **case.known} for name, case in before._cases.items()}
+    made._cases, made._kept = {}, 0
     return made
 
 
 def _table(rows: Sequence[Row], width: int) -> tuple[Ids, Array]:
-    values = np.array([row[1:] for row in rows], np.float64).reshape(len(rows), width)
-    return np.array([row[0] for row in rows], np.int64), values
+    whole = np.array(rows, np.float64).reshape(len(rows), 1 + width)
+    return whole[:, 0].astype(np.int64), whole[:, 1:]
 
 
 def _aligned(known: Ids, values: Array, arms: Ids, missing: tuple[float, ...]) -> Array:
     if not len(known):
         return np.tile(np.array(missing), (len(arms), 1))
+    if np.array_equal(known, arms):
+        return values
     place = np.minimum(np.searchsorted(known, arms), len(known) - 1)
     return np.where((known[place] == arms)[:, None], values[place], np.array(missing))
