@@ -102,14 +102,15 @@ def _intern(store: Store, plans: Mapping[int, Plan], warm: Warm) -> None:
     """Store contexts and eligible sets ahead, in a transaction of their own."""
     bodies, sets = {plan.context for plan in plans.values()}, {plan.lane.eligible for plan in plans.values()}
 
-    def work(unit: Unit) -> None:
-        warm.learn(contents.contexts(unit, bodies), contents.eligible_sets(unit, sets))
+    def work(unit: Unit) -> tuple[dict[str, int], dict[tuple[int, ...], int]]:
+        ids = contents.contexts(unit, bodies), contents.eligible_sets(unit, sets)
         now = settings.get(unit)
         catalogue = tuple(arms.active(unit)) if now.catalogue_id is None else ()
-        if catalogue in sets:
-            settings.know_catalogue(unit, revision=now.catalogue_revision, eligible_id=warm.sets[catalogue])
+        if catalogue in ids[1]:
+            settings.know_catalogue(unit, revision=now.catalogue_revision, eligible_id=ids[1][catalogue])
+        return ids
 
-    store.write(work)
+    warm.learn(*store.write(work))  # once they are stored: a transaction that failed leaves none
 
 
 def _write(
