@@ -50,9 +50,10 @@ class Policy:
 
 @dataclass(frozen=True, kw_only=True)
 class Version:
-    """A numbered belief of a policy; `seq` is the policy's counter when it was made.
+    """A numbered belief of a policy; `seq` and `ordinal` are the policy's counters when it was made.
 
-    `entered_to` is the last decision of the policy that the belief holds; None: every one.
+    `entered_to` is the last decision of the policy that the belief holds; None: every one. `parameters`: what else it
+    is made of: the design of a contextual policy, and `since`, the first decision that it holds.
     """
 
     id: int
@@ -62,13 +63,24 @@ class Version:
     reward: Reward
     parent_id: int | None
     seq: int
+    ordinal: int
     entered_to: int | None
     learned_from: Mapping[str, Any]
+    parameters: Mapping[str, Any]
     created_at: int
 
     @property
     def learning(self) -> bool:
         return self.status == "learning"
+
+    @property
+    def contextual(self) -> bool:
+        """Whether its belief holds what contexts taught."""
+        return "context" in self.parameters
+
+    @property
+    def since(self) -> int:
+        return int(self.parameters.get("since", 0))
 
 
 @dataclass(frozen=True, kw_only=True)

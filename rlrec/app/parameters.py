@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, fields
 from math import isfinite
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from rlrec import policy as kinds
 from rlrec.errors import InputError, suggest
@@ -16,15 +15,9 @@ FILES = {"probabilities"}  # parameters given as a file
 LEAST, MOST = 1e-6, 1e9  # pseudo-counts for which probabilities are exact, and then some
 
 
-def defaults(kind: str) -> Iterator[tuple[str, Any]]:
-    """Each parameter of a kind with its default; None where it has none."""
-    for one in fields(cast(Any, kinds.load(kind))):
-        yield one.name, None if one.default is MISSING else one.default
-
-
 def typed(kind: str, texts: Mapping[str, str]) -> dict[str, Any]:
     """Typed parameters: numbers where the kind has numbers, the contents of files where it takes one."""
-    known = dict(defaults(kind))
+    known = kinds.parameters(kind)
     found: dict[str, Any] = {}
     for name, text in texts.items():
         if name not in known:

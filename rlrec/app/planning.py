@@ -127,7 +127,7 @@ class _Group:
         policy, wanted, size = request.policy, None if request.arms is None else tuple(request.arms), request.size
         name: tuple[Any, ...] = (policy, variant and variant[1].id, wanted, size)
         found = self._lanes.get(name)
-        if found is None or found.case.reads is not None:
+        if found is None or found.case.reads:
             desk = self._desk(request, variant)
             name = (*name, desk[2].reading(request.context))
             found = self._lanes.get(name) or self._made(request, desk)

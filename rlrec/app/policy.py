@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +39,7 @@ def list_kinds() -> list[dict[str, Any]]:
     return [
         {
             "kind": kind,
-            "parameters": dict(parameters.defaults(kind)),
+            "parameters": kinds.parameters(kind),
             "when": made.purpose,
             "what": " ".join((made.__doc__ or "").split("\n\n")[0].split()),
         }
@@ -53,7 +53,7 @@ def list_kinds() -> list[dict[str, Any]]:
 def create(store: Store, request: Request) -> dict[str, Any]:
     """A policy with version 1, live. The same again is fine; raises Conflict where the name means another one."""
     made = kinds.make(request.kind, parameters.typed(request.kind, request.parameters))
-    typed = asdict(cast(Any, made))  # with the defaults of today: a policy never changes
+    typed = kinds.values(made)  # with the defaults of today: a policy never changes
     prior = {} if request.prior is None else parameters.prior(Path(request.prior))
     definition = canonical.text(
         {

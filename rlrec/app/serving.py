@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rlrec import policy as kinds
-from rlrec.policy.base import Belief, Policy
+from rlrec.policy.base import EVERYTHING, Belief, Policy
 from rlrec.policy.scores import Array, Scores
 from rlrec.policy.slate import Pages
 from rlrec.records import Version
@@ -27,13 +27,13 @@ ARMS = 10_000  # in all distributions that are kept of one belief: 30 MB
 class Case:
     """The distribution over one eligible set: arms (m,) ids; scores and, where the kind has one, index (m,).
 
-    reads: the field of the context that it depends on. known: its pages by their length."""
+    reads: the fields of the context that it depends on. known: its pages by their length."""
 
     arms: Ids
     scores: Scores
     index: Array | None
     floor: float
-    reads: str | None
+    reads: tuple[str, ...]
     known: dict[int, Pages]
     before: Mapping[int, Pages]
 
@@ -88,7 +88,10 @@ class Serving:
 
     def reading(self, context: Mapping[str, Any]) -> str:
         """What of a context the distribution depends on: equal for contexts that make the same one."""
-        return "" if self.policy.reads is None else repr(context.get(self.policy.reads))
+        reads = self.policy.reads
+        if reads == EVERYTHING:
+            return repr(context)
+        return repr([context.get(field) for field in reads]) if reads else ""
 
     def case(self, eligible: Hashable, arms: Ids, context: Mapping[str, Any], *, keys: Mapping[int, str]) -> Case:
         """The distribution for an eligible set (by any name for it) and a context, made once.

@@ -10,6 +10,7 @@ from rlrec.errors import InputError, suggest
 
 if TYPE_CHECKING:
     from rlrec.policy.base import Policy
+    from rlrec.policy.design import Design
 
 KINDS = {
     "uniform": "rlrec.policy.fixed:Uniform",
@@ -30,14 +31,28 @@ def load(kind: str) -> type[Policy]:
     return found
 
 
-def make(kind: str, parameters: Mapping[str, Any]) -> Policy:
-    """A policy of a kind with checked parameters. Raises InputError for an unknown or impossible one."""
+def parameters(kind: str) -> dict[str, Any]:
+    """The parameters of a kind with their defaults; a kind checks by itself what it needs."""
+    from dataclasses import MISSING, fields
+
+    every = [one for one in fields(cast(Any, load(kind))) if one.name != "design"]
+    return {one.name: None if one.default is MISSING else one.default for one in every}
+
+
+def values(policy: Policy) -> dict[str, Any]:
+    """The parameters of a policy."""
     from dataclasses import fields
 
-    made = load(kind)
-    known = [field.name for field in fields(cast(Any, made))]
-    for name in parameters:
+    return {one.name: getattr(policy, one.name) for one in fields(cast(Any, policy)) if one.name != "design"}
+
+
+def make(kind: str, given: Mapping[str, Any], *, design: Design | None = None) -> Policy:
+    """A policy of a kind with checked parameters. Raises InputError for an unknown or impossible one.
+
+    design: how a contextual kind reads contexts; None for its default."""
+    made, known = load(kind), parameters(kind)
+    for name in given:
         if name not in known:
-            hint = suggest(name, known) or f"it has {', '.join(known)}"
+            hint = suggest(name, list(known)) or f"it has {', '.join(known)}"
             raise InputError(f"kind {kind} has no parameter {name!r}", hint=hint)
-    return made(**parameters)
+    return made(**given, **({"design": design} if design is not None and made.contextual else {}))

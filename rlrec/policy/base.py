@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
 from rlrec.errors import InputError
+from rlrec.policy.forgetting import Forgetting
+from rlrec.policy.moments import Moments
 from rlrec.policy.scores import Array, Scores
 from rlrec.records import Reward
 
 
 @dataclass(frozen=True, kw_only=True)
 class Belief:
-    """Sums per arm, each (m,), aligned with the arms asked about.
+    """Sums per arm, each (..., m), aligned with the arms asked about; many beliefs at once have axes before that one.
 
     pulls, reward_sum, reward_squares: what the belief counts, without prior. alpha, beta: the prior as pseudo-counts of
-    reward and of its absence, 0 where there is none. total: pulls of all arms that the belief knows.
+    reward and of its absence, 0 where there is none. total: pulls of all arms that the belief knows, a number or
+    (..., 1). moments: what contextual kinds count beside.
     """
 
     pulls: Array
@@ -26,7 +29,8 @@ class Belief:
     reward_squares: Array
     alpha: Array
     beta: Array
-    total: float
+    total: float | Array
+    moments: Moments | None = None
 
     @property
     def weight(self) -> Array:
@@ -42,12 +46,14 @@ class Belief:
 
 
 class Policy(Protocol):
-    """A kind with its parameters. It never draws and never sees an id."""
+    """A kind with its parameters. It never draws."""
 
     floor: float
     purpose: ClassVar[str]  # when to use it, in one line
     prior: ClassVar[tuple[float, float]]  # alpha and beta of an arm that nothing is known of
     served: ClassVar[bool]  # whether it can be drawn from
+    contextual: ClassVar[bool]  # whether it has a `design`: encoders, and beliefs with moments
+    forgetting: Forgetting
 
     @property
     def exploration(self) -> float:
@@ -55,8 +61,8 @@ class Policy(Protocol):
         ...
 
     @property
-    def reads(self) -> str | None:
-        """The one field of the context on which its distribution depends."""
+    def reads(self) -> tuple[str, ...]:
+        """The fields of the context on which its distribution depends; EVERYTHING for the whole of it."""
         ...
 
     def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
@@ -74,6 +80,46 @@ class Policy(Protocol):
     def check(self, reward: Reward) -> None:
         """Raises InputError where the kind cannot learn from such a reward."""
         ...
+
+
+EVERYTHING = ("*",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learner:
+    """What all kinds have that learn: a floor of uniform exploration, and a memory that may fade or end."""
+
+    floor: float = 0.0
+    discount: float = 1.0
+    window: float = 0.0
+
+    prior: ClassVar[tuple[float, float]] = (0.0, 0.0)
+    served: ClassVar[bool] = True
+    contextual: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        fraction("floor", self.floor)
+        number("discount", self.discount)
+        number("window", self.window)
+        _ = self.forgetting  # refuses what cannot be
+
+    @property
+    def forgetting(self) -> Forgetting:
+        return Forgetting(self.discount, self.window)
+
+    @property
+    def exploration(self) -> float:
+        return self.floor
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ()
+
+    def greedy(self) -> Self:
+        return replace(self, floor=0.0)
+
+    def check(self, reward: Reward) -> None:
+        """Any reward will do."""
 
 
 def fraction(name: str, value: float) -> None:

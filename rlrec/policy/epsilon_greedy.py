@@ -6,29 +6,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from rlrec.policy.base import Belief, fraction, mixed
+from rlrec.policy.base import Belief, Learner, fraction, mixed
 from rlrec.policy.scores import Array, Point, Scores
-from rlrec.records import Reward
 
 
 @dataclass(frozen=True, kw_only=True)
-class EpsilonGreedy:
+class EpsilonGreedy(Learner):
     """A uniform eligible arm with probability epsilon, else the best mean; equal bests share.
 
     An arm without pulls has mean 0 unless a prior says more.
     """
 
     epsilon: float = 0.1
-    floor: float = 0.0
 
     purpose: ClassVar[str] = "a fixed share of exploration, simple to explain"
-    prior: ClassVar[tuple[float, float]] = (0.0, 0.0)
-    served: ClassVar[bool] = True
-    reads: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
         fraction("epsilon", self.epsilon)
-        fraction("floor", self.floor)
+        super().__post_init__()
 
     @property
     def exploration(self) -> float:
@@ -42,6 +37,3 @@ class EpsilonGreedy:
 
     def greedy(self) -> EpsilonGreedy:
         return replace(self, epsilon=0.0, floor=0.0)
-
-    def check(self, reward: Reward) -> None:
-        """Any reward will do."""

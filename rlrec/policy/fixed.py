@@ -11,6 +11,7 @@ import numpy as np
 from rlrec.errors import InputError
 from rlrec.policy.base import Belief, fraction
 from rlrec.policy.features import named
+from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.scores import Array, Gumbel, Point, Scores
 from rlrec.records import Reward
 
@@ -20,10 +21,12 @@ ANY = "*"  # the context value whose probabilities hold where no row names the v
 class _Unlearned:
     prior: ClassVar[tuple[float, float]] = (0.0, 0.0)
     served: ClassVar[bool] = True
+    contextual: ClassVar[bool] = False
+    forgetting: ClassVar[Forgetting] = Forgetting()
 
     @property
-    def reads(self) -> str | None:
-        return None
+    def reads(self) -> tuple[str, ...]:
+        return ()
 
     def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
         return Point(np.zeros(len(arms)))
@@ -100,8 +103,8 @@ class Fixed(_Floored):
                 raise InputError(f"the probabilities{where} add up to {total:.9g}", hint="they must add up to 1")
 
     @property
-    def reads(self) -> str | None:
-        return self.by
+    def reads(self) -> tuple[str, ...]:
+        return () if self.by is None else (self.by,)
 
     def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
         table = self._table(context)

@@ -58,4 +58,31 @@ class Gumbel:
         return len(self.logits)
 
 
-Scores = Point | Beta | Gaussian | Gumbel
+@dataclass(frozen=True, eq=False)
+class Correlated:
+    """Scores of one posterior that all arms share: location + factor z, z standard normal in d dimensions.
+
+    location (m,), factor (m, d), in the unit of the reward; samples: how many posterior draws stand for it. It has no
+    closed form: each decision draws samples of its own (`at`), and what is logged is exact for those."""
+
+    location: Array
+    factor: Array
+    samples: int
+
+    def __len__(self) -> int:
+        return len(self.location)
+
+
+@dataclass(frozen=True, eq=False)
+class Sampled:
+    """The samples of one decision: at every position an independent one of them ranks the arms that are left.
+
+    values (samples, m), in the unit of the reward."""
+
+    values: Array
+
+    def __len__(self) -> int:
+        return int(self.values.shape[1])
+
+
+Scores = Point | Beta | Gaussian | Gumbel | Correlated | Sampled

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from rlrec.policy.orders import Order, PointOrder
 from rlrec.policy.plackett_luce import PlackettLuceOrder
 from rlrec.policy.sampler import Words, uniforms, uniforms_at
-from rlrec.policy.scores import Array, Beta, Flags, Gaussian, Index, Point, Scores
+from rlrec.policy.scores import Array, Beta, Flags, Gaussian, Gumbel, Index, Point, Scores
 from rlrec.policy.sweep import ContinuousOrder, continuous_order
 
 SMALLEST = 1e-300
@@ -162,7 +162,9 @@ def _order(scores: Scores, positions: int) -> Order:
         return PointOrder(scores)
     if isinstance(scores, Beta | Gaussian):
         return continuous_order(scores, positions=positions)
-    return PlackettLuceOrder(scores)
+    if isinstance(scores, Gumbel):
+        return PlackettLuceOrder(scores)
+    raise NotImplementedError
 
 
 def _mixed(chance: Array, floor: float, left: int | Index) -> Array:

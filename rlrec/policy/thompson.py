@@ -3,45 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rlrec.errors import InputError
-from rlrec.policy.base import Belief, fraction
+from rlrec.policy.base import Belief, Learner
 from rlrec.policy.reward import bounds
 from rlrec.policy.scores import Array, Beta, Scores
 from rlrec.records import Reward
 
 
 @dataclass(frozen=True, kw_only=True)
-class Thompson:
+class Thompson(Learner):
     """Each arm with the probability that it is the best one, given a Beta posterior per arm.
 
     A reward in [0, 1] counts fractionally: alpha grows by it, beta by what it lacks to 1.
     """
 
-    floor: float = 0.0
-
     purpose: ClassVar[str] = "explores as much as it is in doubt; the default choice for clicks"
     prior: ClassVar[tuple[float, float]] = (1.0, 1.0)
-    served: ClassVar[bool] = True
-    reads: ClassVar[str | None] = None
-
-    def __post_init__(self) -> None:
-        fraction("floor", self.floor)
-
-    @property
-    def exploration(self) -> float:
-        return self.floor
 
     def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
         return Beta(belief.alpha + belief.reward_sum, belief.beta + (belief.pulls - belief.reward_sum))
 
     def index(self, belief: Belief) -> Array | None:
         return belief.mean()
-
-    def greedy(self) -> Thompson:
-        return replace(self, floor=0.0)
 
     def check(self, reward: Reward) -> None:
         limits = bounds(reward)

@@ -16,8 +16,8 @@ _REWARD = (
 )
 _POLICY = "policy.id, policy.name, policy.kind, policy.params, policy.base_id, base.name"
 _VERSION = (
-    "version.id, version.number, version.status, version.parent_id, version.seq, version.entered_to,"
-    " version.learned_from, version.created_at"
+    "version.id, version.number, version.status, version.parent_id, version.seq, version.ordinal, version.entered_to,"
+    " version.learned_from, version.parameters, version.created_at"
 )
 _POLICIES = "policy LEFT JOIN policy AS base ON base.id = policy.base_id"
 _VERSIONS = f"{_POLICIES} JOIN version ON version.policy_id = policy.id JOIN reward ON reward.id = version.reward_id"
@@ -41,11 +41,11 @@ def _policy(row: Row) -> Policy:
 @lru_cache(maxsize=128)
 def _version(row: Row) -> Version:
     """A version and its policy and reward, from rows that a stream reads again and again."""
-    key, number, status, parent_id, seq, entered_to, learned_from, created_at = row[6:14]
+    key, number, status, parent_id, seq, ordinal, entered_to, learned_from, parameters, created_at = row[6:16]
     return Version(
-        id=key, policy=_policy(row[:6]), number=number, status=status, reward=_reward(row[14:]),
-        parent_id=parent_id, seq=seq, entered_to=entered_to, learned_from=json.loads(learned_from),
-        created_at=created_at,
+        id=key, policy=_policy(row[:6]), number=number, status=status, reward=_reward(row[16:]),
+        parent_id=parent_id, seq=seq, ordinal=ordinal, entered_to=entered_to, learned_from=json.loads(learned_from),
+        parameters=json.loads(parameters or "{}"), created_at=created_at,
     )  # fmt: skip
 
 
@@ -150,9 +150,11 @@ def add_version(
     status: str,
     reward_id: int,
     seq: int,
+    ordinal: int = 0,
     parent_id: int | None = None,
     entered_to: int | None = None,
     learned_from: Mapping[str, Any],
+    parameters: Mapping[str, Any] | None = None,
 ) -> int:
     return unit.add(
         "version",
@@ -162,9 +164,10 @@ def add_version(
         reward_id=reward_id,
         parent_id=parent_id,
         seq=seq,
-        ordinal=0,
+        ordinal=ordinal,
         entered_to=entered_to,
         learned_from=json.dumps(dict(learned_from), sort_keys=True, separators=(",", ":")),
+        parameters=json.dumps(dict(parameters), sort_keys=True, separators=(",", ":")) if parameters else None,
         created_at=unit.now,
     )
 

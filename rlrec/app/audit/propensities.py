@@ -121,7 +121,7 @@ class _Version:
     def __init__(self, unit: Unit, version: Version, found: Findings) -> None:
         self.unit, self.version, self.found = unit, version, found
         self.prior = beliefs.prior(unit, version.id)
-        self.reads = Serving(version, sums=[], prior=[]).policy.reads
+        self.reads = next(iter(Serving(version, sums=[], prior=[]).policy.reads), None)
         self._sets: dict[int, tuple[Ids, dict[int, str]] | None] = {}
         self._contexts: dict[int, dict[str, object]] = {}
 

@@ -122,7 +122,7 @@ class Loggers:
 
     @staticmethod
     def _field(version: Version) -> str | None:
-        return kinds.make(version.policy.kind, version.policy.params).reads
+        return next(iter(kinds.make(version.policy.kind, version.policy.params).reads), None)
 
     def _load(self, version_id: int, seq: int) -> Serving:
         return serving.load(self.unit, self._versions[version_id], seq=seq)

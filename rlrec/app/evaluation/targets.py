@@ -46,7 +46,7 @@ class Target:
 
     @property
     def reads(self) -> str | None:
-        return None if self.serving is None else self.serving.policy.reads
+        return None if self.serving is None else next(iter(self.serving.policy.reads), None)
 
 
 def resolve(unit: Unit, names: Sequence[str], *, reward: str | None, greedy: bool) -> list[Target]:
@@ -89,8 +89,8 @@ def _unknown(unit: Unit, name: str, error: InputError) -> InputError:
 def _built_in(name: str, reward: Reward, *, greedy: bool) -> Target:
     policy = Policy(id=0, name=name, kind=name, params={}, base_id=None, base=None)
     version = Version(
-        id=0, policy=policy, number=0, status="frozen", reward=reward, parent_id=None, seq=0, entered_to=None,
-        learned_from={}, created_at=0,
+        id=0, policy=policy, number=0, status="frozen", reward=reward, parent_id=None, seq=0, ordinal=0,
+        entered_to=None, learned_from={}, parameters={}, created_at=0,
     )  # fmt: skip
     made = Serving(version, sums=(), prior=(), greedy=greedy)
     return Target(name=name, number=None, policy_id=None, reward=reward, serving=made, lessons=())

@@ -1,0 +1,68 @@
+"""Sums of regressors per arm: what a linear belief knows, additive as counts are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rlrec.policy.scores import Array
+
+Ids = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """What was seen of each of m arms, in q features of the context.
+
+    gram (..., m, q, q) sums of weight x x'; response (..., m, q) sums of (weighed reward) x; without any prior.
+    described (m, p) the arms' own features, for models that all arms share; pool: the moments of all arms that the
+    belief knows, where they are not these. memory: what a kind has worked out of them, by its name."""
+
+    gram: Array
+    response: Array
+    described: Array | None = None
+    pool: Moments | None = None
+    memory: dict[Any, Any] = field(default_factory=dict)
+
+
+def width(q: int) -> int:
+    """Numbers that the packed moments of one arm take."""
+    return q * (q + 1) // 2 + q
+
+
+def pack(gram: Array, response: Array) -> Array:
+    """(..., m, width): the upper triangle of each gram by rows, then its response."""
+    row, column = np.triu_indices(gram.shape[-1])
+    return np.concatenate([gram[..., row, column], response], axis=-1)
+
+
+def unpack(packed: Array, q: int) -> Moments:
+    """The moments that were packed, (..., m, width)."""
+    row, column = np.triu_indices(q)
+    gram = np.empty((*packed.shape[:-1], q, q))
+    gram[..., row, column] = packed[..., : len(row)]
+    gram[..., column, row] = packed[..., : len(row)]
+    return Moments(gram=gram, response=packed[..., len(row) :])
+
+
+def change(x: Array, *, weight: Array, response: Array, group: Ids, groups: int) -> Array:
+    """What n observations add to the packed moments of some groups (arms, say), (groups, width).
+
+    x (n, q); weight (n,) of x x'; response (n,) of x; group (n,) which of the groups each belongs to."""
+    n, q = x.shape
+    row, column = np.triu_indices(q)
+    total = np.zeros((groups, width(q)))
+    order = np.argsort(group, kind="stable")
+    step = max(1, (1 << 20) // width(q))
+    for start in range(0, n, step):
+        part = order[start : start + step]
+        mine, seen = x[part], group[part]
+        both = np.concatenate(
+            [mine[:, row] * mine[:, column] * weight[part, None], mine * response[part, None]], axis=1
+        )
+        first = np.flatnonzero(np.r_[True, seen[1:] != seen[:-1]])
+        total[seen[first]] += np.add.reduceat(both, first, axis=0)
+    return total
