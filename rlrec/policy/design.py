@@ -1,4 +1,4 @@
-"""How a version of a contextual policy reads its log: the features of contexts and arms, and where it expands a model."""
+"""How a version of a contextual policy reads its log: features of contexts and arms, and where a model is expanded."""
 
 from __future__ import annotations
 

@@ -27,6 +27,8 @@ OFF: dict[str, Any] = {
     "epsilon": 0.4,
     "floor": 0.2,
     "c": 0.5,
+    "discount": 0.9,
+    "window": 100.0,
     "probabilities": {"f": 0.9, "e": 0.1},
     "by": {"by": "hour", "probabilities": {"9": {"a": 1.0}, "*": SHARES}},
 }
@@ -34,6 +36,8 @@ IMPOSSIBLE: dict[str, list[Any]] = {
     "epsilon": [-0.1, 1.1, float("nan"), "0.1", True],
     "floor": [-0.1, 1.1, float("nan"), "0.1", True],
     "c": [-1.0, 1e300, float("inf"), float("nan"), "1", True],
+    "discount": [0.0, -1.0, 1.1, float("nan"), "0.9", True],
+    "window": [-1.0, 2.5, float("inf"), float("nan"), "9", True],
     "by": [""],
     "probabilities": [{}, {"a": 0.5}, {"a": 1.5, "b": -0.5}, {"a": "1"}],
 }
@@ -71,7 +75,7 @@ def distribution(policy: Policy, context: dict[str, Any] | None = None) -> Array
 
 
 def parameters() -> list[tuple[str, str]]:
-    return [(kind, field.name) for kind in kinds.KINDS for field in fields(cast(Any, kinds.load(kind)))]
+    return [(kind, name) for kind in kinds.KINDS for name in kinds.parameters(kind)]
 
 
 def off_default(kind: str, name: str) -> Policy:
@@ -80,9 +84,11 @@ def off_default(kind: str, name: str) -> Policy:
 
 
 def looks(policy: Policy) -> list[Array]:
-    """Two positions in each context, and the share of exploration: a floor on the uniform policy changes that alone."""
+    """Two positions in each context; and what may change alone: the share of exploration, and how it forgets."""
     share = policy.exploration
-    return [np.append(slate.marginals(scores_of(policy, context), size=2, floor=share), share) for context in CONTEXTS]
+    beside = [share, policy.forgetting.discount, policy.forgetting.window]
+    shares = [slate.marginals(scores_of(policy, context), size=2, floor=share) for context in CONTEXTS]
+    return [np.append(one, beside) for one in shares]
 
 
 @pytest.mark.parametrize("kind", SERVED)

@@ -157,7 +157,7 @@ def test_values_of_a_context_are_named_as_in_json(value: Any, arm: int) -> None:
     policy = fixed(by="hour", probabilities={name: {one: 1.0} for name, one in names.items()})
     found = served(policy, belief([0] * 5, [0] * 5), arms="abcde", context={"hour": value})
     assert found.argmax() == arm
-    assert policy.reads == "hour"
+    assert policy.reads == ("hour",)
 
 
 def test_a_context_without_the_field_has_the_row_for_any_value() -> None:
