@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -74,19 +74,31 @@ def learned(chain: Sequence[Version]) -> list[Lesson]:
     return [Lesson(selection=own), *taught]
 
 
+def record(unit: Unit, text: str, selected: Selection, *, last_id: int, window_us: int, slots: int) -> dict[str, Any]:
+    """What a version remembers of a log that taught it: the filter and what it meant, and how much was mature then."""
+    selection = {name: value for name, value in asdict(selected).items() if value is not None}
+    return {
+        "filter": text, "selection": selection, "last_id": last_id, "now": unit.now, "window_us": window_us,
+        "slots": slots,
+    }  # fmt: skip
+
+
 def _taught(version: Version) -> list[Lesson]:
-    """What stands in the record of a version: the log it was taught by, the policy whose belief it is a copy of."""
-    record, lessons = version.learned_from, []
-    taught = "selection" in record
-    if taught:
-        selection = Selection(**{"last_id": record.get("last_id"), **record["selection"]})
-        window = int(record.get("window_us", version.reward.window_us))
-        lessons.append(Lesson(selection=selection, mature_at=record.get("now"), window_us=window))
+    """What stands in the record of a version: the log it was taught by, that of its prior, the policy whose belief it
+    is a copy of."""
+    record = version.learned_from
+    lessons = [_lesson(version, log) for log in (record, record.get("prior", {})) if "selection" in log]
     if "policy_id" in record and learns(version):
-        last = None if taught else record.get("last_id")
+        last = None if "selection" in record else record.get("last_id")
         own = Selection(policy_ids=[record["policy_id"]], last_id=last, imported=False)
         lessons.append(Lesson(selection=own, mature_at=version.created_at, window_us=version.reward.window_us))
     return lessons
+
+
+def _lesson(version: Version, record: Mapping[str, Any]) -> Lesson:
+    selection = Selection(**{"last_id": record.get("last_id"), **record["selection"]})
+    window = int(record.get("window_us", version.reward.window_us))
+    return Lesson(selection=selection, mature_at=record.get("now"), window_us=window)
 
 
 def learns(version: Version) -> bool:

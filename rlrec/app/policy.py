@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rlrec import policy as kinds
-from rlrec.app import canonical, evidence, filters, lineage, naming, parameters, serving
+from rlrec.app import canonical, evidence, filters, lineage, naming, parameters, popularity, serving
 from rlrec.app import reward as reward_definitions
 from rlrec.errors import Conflict, InputError, suggest
 from rlrec.policy import means, slate
@@ -32,6 +32,8 @@ class Request:
     reward: str = "default"
     prior: str | None = None
     from_log: str | None = None
+    prior_from: str | None = None
+    prior_weight: float | None = None
 
 
 def list_kinds() -> list[dict[str, Any]]:
@@ -54,6 +56,7 @@ def create(store: Store, request: Request) -> dict[str, Any]:
     """A policy with version 1, live. The same again is fine; raises Conflict where the name means another one."""
     made = kinds.make(request.kind, parameters.typed(request.kind, request.parameters))
     typed = kinds.values(made)  # with the defaults of today: a policy never changes
+    popular = popularity.asked(request.prior_from, request.prior_weight, prior=request.prior)
     prior = {} if request.prior is None else parameters.prior(Path(request.prior))
     definition = canonical.text(
         {
@@ -62,12 +65,17 @@ def create(store: Store, request: Request) -> dict[str, Any]:
             "reward": request.reward,
             "prior": canonical.named({key: list(pair) for key, pair in prior.items()}).hex(),
             "from_log": request.from_log,
+            **popular,
         }
     )
-    if prior and not lineage.informed(made):
+    if (prior or popular) and not lineage.informed(made):
         store.notice(f"kind {request.kind} draws the same whatever the prior says; `policy show` counts it in")
-    with store.read() as unit, bulk.alongside(unit) if request.from_log else nullcontext():
-        taught = _lesson(unit, request) if policies.named(unit, request.name) is None else None
+    with store.read() as unit, bulk.alongside(unit) if request.from_log or popular else nullcontext():
+        new = policies.named(unit, request.name) is None
+        taught = _lesson(unit, request) if new else None
+        if new and popular:
+            prior, record = popularity.learned(unit, **popular, reward=reward_definitions.find(unit, request.reward))
+            taught = (taught[0], taught[1] | record) if taught else ({}, record)
 
     def work(unit: Unit) -> dict[str, Any]:
         known = policies.named(unit, request.name)
@@ -145,11 +153,9 @@ def _lesson(unit: Unit, request: Request) -> tuple[dict[int, Sums], dict[str, An
         last = max(last, int(found.slots["decision_id"].max(initial=0)))
     if not slots:
         raise InputError("the log has no mature decision to learn from", hint="import a log, or widen the filter")
-    selection = {name: value for name, value in asdict(selected).items() if value is not None}
-    return total, {
-        "filter": request.from_log, "selection": selection, "last_id": last, "now": unit.now,
-        "window_us": reward.window_us, "slots": slots,
-    }  # fmt: skip
+    return total, lineage.record(
+        unit, request.from_log, selected, last_id=last, window_us=reward.window_us, slots=slots
+    )
 
 
 # -- look --

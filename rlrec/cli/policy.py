@@ -9,7 +9,7 @@ import click
 
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import Group, printed, stored
-from rlrec.cli.values import NAME, PAIR
+from rlrec.cli.values import NAME, NUMBER, PAIR
 from rlrec.errors import InputError
 
 FILE = click.Path(exists=True, dir_okay=False)
@@ -60,11 +60,22 @@ def _pair(name: str, value: Any) -> str:
 @click.option("--reward", default="default", show_default=True, help="The reward it learns from.")
 @click.option("--prior", type=FILE, help="CSV arm,alpha,beta or arm,mean,variance: replaces the default prior.")
 @click.option("--from-log", metavar="FILTER", help="Teach its belief from mature decisions, e.g. policy=random.")
+@click.option(
+    "--prior-from",
+    metavar="FILTER",
+    help="Start each arm from its mean reward in this log, shrunk to that of all arms.",
+)
+@click.option(
+    "--prior-weight",
+    type=NUMBER,
+    metavar="PULLS",
+    help="What such a start is worth, and how far it is shrunk, in pulls.  [default: 10]",
+)
 @printed
 @stored
 def create(
     store: Any, show: Show, name: str, kind: str, params: Sequence[tuple[str, str]], reward: str, prior: str | None,
-    from_log: str | None,
+    from_log: str | None, prior_from: str | None, prior_weight: float | None,
 ) -> None:  # fmt: skip
     """Create a policy; its version 1 is live at once.
 
@@ -80,8 +91,9 @@ def create(
             raise InputError(f"parameter {key!r} is given twice")
         parameters[key] = value
     request = use_case.Request(
-        name=name, kind=kind, parameters=parameters, reward=reward, prior=prior, from_log=from_log
-    )
+        name=name, kind=kind, parameters=parameters, reward=reward, prior=prior, from_log=from_log,
+        prior_from=prior_from, prior_weight=prior_weight,
+    )  # fmt: skip
     show(use_case.create(store, request))
 
 

@@ -102,6 +102,12 @@ def test_the_same_definition_again_is_fine_and_another_one_a_conflict(run: Run) 
         (["--kind", "ucb", "--from-log", "polcy=x"], "no log filter", "policy"),
         (["--kind", "ucb", "--from-log", "policy=x"], "unknown policy 'x'", "policy list"),
         (["--kind", "ucb", "--from-log", ""], "no mature decision", "import a log"),
+        (
+            ["--kind", "ucb", "--prior-from", "", "--prior-weight", "0"],
+            "--prior-weight is 0",
+            "between 1e-06 and 1e+09",
+        ),
+        (["--kind", "ucb", "--prior-weight", "3"], "no log to weigh", "--prior-from"),
         ([], "Missing option '--kind'", None),
     ],
 )
@@ -159,6 +165,18 @@ def test_what_is_no_prior_is_refused(run_sqlite: Run, tmp_path: Path, text: str,
     assert said.exit_code == 2
     assert what in said.stderr
     assert run_sqlite("policy", "list", "--json").json == []
+
+
+def test_a_prior_from_a_log_is_shown_as_pulls_that_no_belief_counts(run: Run) -> None:
+    arms(run, "a1", "a2")
+    run("--now", "2026-01-01T12:00:00Z", "policy", "create", "u", "--kind", "uniform")
+    for arm in ("a1", "a2", "a1", "a2"):
+        run("--now", "2026-01-01T12:00:00Z", "recommend", "--policy", "u", "--session", "s", "--arms", arm)
+    run("--now", "2026-01-01T12:00:00Z", "feedback", "1", "click")
+    create = ["policy", "create", "p", "--kind", "uniform", "--prior-from", "policy=u", "--prior-weight", "2"]
+    assert "draws the same whatever the prior says" in run("--now", "2026-01-01T13:00:00Z", *create).stderr
+    found = shown(run, "p")
+    assert {key: (row["pulls"], row["mean"]) for key, row in found.items()} == {"a1": (0, 0.375), "a2": (0, 0.125)}
 
 
 def test_another_prior_is_another_policy(run_sqlite: Run, tmp_path: Path) -> None:
