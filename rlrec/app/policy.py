@@ -21,6 +21,8 @@ from rlrec.store import Store, Unit, arms, beliefs, bulk, decisions, policies, s
 from rlrec.store.beliefs import Sums
 from rlrec.times import written
 
+WITHOUT_CHANCE = ("ucb", "ucb-tuned", "kl-ucb", "linucb")  # kinds that draw at random only where they have a floor
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -86,8 +88,10 @@ def create(store: Store, request: Request) -> dict[str, Any]:
         return _create(unit, request, typed, definition, definition_of_reward, prior, taught)
 
     answer = store.write(work)
-    if answer["created"] and request.kind == "ucb" and made.exploration == 0:
-        store.notice("ucb without a floor leaves a log that can judge no other policy: consider --param floor=0.05")
+    if answer["created"] and request.kind in WITHOUT_CHANCE and made.exploration == 0:
+        store.notice(
+            f"{request.kind} without a floor leaves a log that can judge no other policy: consider --param floor=0.05"
+        )
     return answer
 
 

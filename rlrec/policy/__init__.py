@@ -18,6 +18,8 @@ KINDS = {
     "logged": "rlrec.policy.fixed:Logged",
     "epsilon-greedy": "rlrec.policy.epsilon_greedy:EpsilonGreedy",
     "ucb": "rlrec.policy.ucb:Ucb",
+    "ucb-tuned": "rlrec.policy.ucb:UcbTuned",
+    "kl-ucb": "rlrec.policy.ucb:KlUcb",
     "thompson": "rlrec.policy.thompson:Thompson",
 }
 

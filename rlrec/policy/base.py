@@ -11,6 +11,7 @@ import numpy as np
 from rlrec.errors import InputError
 from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.moments import Moments
+from rlrec.policy.reward import bounds
 from rlrec.policy.scores import Array, Scores
 from rlrec.records import Reward
 
@@ -133,6 +134,16 @@ def number(name: str, value: float) -> None:
     """Raises InputError unless a parameter is a finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
         raise InputError(f"{name} is {value!r}", hint="give a finite number")
+
+
+def unit_interval(reward: Reward, why: str) -> None:
+    """Raises InputError unless every reward of a definition lies in [0, 1]; `why` says who needs it."""
+    limits = bounds(reward)
+    if limits is None or limits[0] < 0 or limits[1] > 1:
+        raise InputError(
+            f"reward {reward.name!r} may leave [0, 1], and {why}",
+            hint="define the reward with --clip 0,1 and a default inside it",
+        )
 
 
 def mixed(*shares: float) -> float:

@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from rlrec.errors import InputError
-from rlrec.policy.base import Belief, Learner
-from rlrec.policy.reward import bounds
+from rlrec.policy.base import Belief, Learner, unit_interval
 from rlrec.policy.scores import Array, Beta, Scores
 from rlrec.records import Reward
 
@@ -30,9 +28,4 @@ class Thompson(Learner):
         return belief.mean()
 
     def check(self, reward: Reward) -> None:
-        limits = bounds(reward)
-        if limits is None or limits[0] < 0 or limits[1] > 1:
-            raise InputError(
-                f"reward {reward.name!r} may leave [0, 1], and thompson counts it fractionally",
-                hint="define the reward with --clip 0,1 and a default inside it",
-            )
+        unit_interval(reward, "thompson counts it fractionally")
