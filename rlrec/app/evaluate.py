@@ -126,9 +126,8 @@ class _Evaluation:
         self.loggers = Loggers(unit)
         self.grouping = Grouping(unit, request.by, keys=self.keys, loggers=self.loggers)
         self.views = list(self._views())
-        read = {scorer.target.reads for view in self.views for scorer in view.scorers} | {self.grouping.field}
-        read |= {request.reward_model_by}
-        fields = {name for name in read if name is not None}
+        read = {name for view in self.views for scorer in view.scorers for name in scorer.target.reads}
+        fields = read | {name for name in (self.grouping.field, request.reward_model_by) if name is not None}
         self.library = Library(unit, fields=fields, encode=_modelled(fold) and request.reward_model is None)
 
     def _views(self) -> Iterator[_View]:

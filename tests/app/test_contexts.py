@@ -49,6 +49,26 @@ def test_features_and_fields_are_those_of_the_text_however_much_is_kept(filled, 
         assert library.names == {"n", "device", "tags"}
 
 
+def test_a_reading_is_what_a_policy_sees_of_a_row(filled):
+    ids = np.random.default_rng(5).integers(1, len(BODIES) + 1, size=300)
+    seen = {
+        (): lambda body: {},
+        ("device",): lambda body: {"device": body["device"]},
+        ("tags", "device"): lambda body: {"tags": body.get("tags"), "device": body["device"]},
+        ("*",): lambda body: body,
+    }
+    with filled.read() as unit:
+        library = Library(unit, fields={name for fields in seen for name in fields})
+        for _ in range(2):
+            found = library.of(ids, read(unit, library, ids))
+            for fields, sees in seen.items():
+                expected = [sees(BODIES[key - 1]) for key in ids.tolist()]
+                code, readings = found.reading(fields)
+                assert [readings[place] for place in code] == expected
+                assert [found.read(fields, row) for row in range(len(ids))] == expected
+                assert len({repr(one) for one in readings}) == len(readings)
+
+
 def test_a_context_is_read_once(filled):
     with filled.read() as unit:
         library, asked = Library(unit, encode=True), []

@@ -15,6 +15,7 @@ from rlrec.app.audit.findings import Findings
 from rlrec.app.serving import Case, Ids, Serving
 from rlrec.errors import InputError
 from rlrec.policy import sampler, slate
+from rlrec.policy.base import EVERYTHING
 from rlrec.policy.scores import Array, Flags, Index
 from rlrec.records import Version
 from rlrec.store import Unit, arms, audit, beliefs, contents, policies
@@ -121,7 +122,7 @@ class _Version:
     def __init__(self, unit: Unit, version: Version, found: Findings) -> None:
         self.unit, self.version, self.found = unit, version, found
         self.prior = beliefs.prior(unit, version.id)
-        self.reads = next(iter(Serving(version, sums=[], prior=[]).policy.reads), None)
+        self.reads = Serving(version, sums=[], prior=[]).policy.reads
         self._sets: dict[int, tuple[Ids, dict[int, str]] | None] = {}
         self._contexts: dict[int, dict[str, object]] = {}
 
@@ -142,12 +143,14 @@ class _Version:
         return done
 
     def _read_contexts(self, ids: Ids) -> None:
-        if self.reads is None:
+        if not self.reads:
             return
         for key, body in contents.context_bodies(self.unit, set(ids.tolist())).items():
             try:
-                self._contexts[key] = {self.reads: json.loads(body).get(self.reads)}
-            except (AttributeError, ValueError):
+                context = json.loads(body)
+                names = context if self.reads == EVERYTHING else self.reads
+                self._contexts[key] = {name: context.get(name) for name in names}
+            except (AttributeError, TypeError, ValueError):
                 self.found.error(CHECK, f"context {key}", "it cannot be read")
 
     def _moment(self, pages: Pages, mine: Index, served: Serving) -> int:

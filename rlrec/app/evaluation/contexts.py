@@ -14,6 +14,7 @@ from rlrec.app.evaluation.pages import Flags
 from rlrec.app.serving import Ids
 from rlrec.ope.base import distinct
 from rlrec.policy import features
+from rlrec.policy.base import EVERYTHING
 from rlrec.policy.features import Sparse
 from rlrec.policy.scores import Array
 from rlrec.store import Unit, reader
@@ -23,6 +24,7 @@ ROOM = 64_000_000  # bytes of features that are kept
 VALUES = 500_000  # values of fields that are kept
 NAMES = 1_000  # of fields that are remembered, to suggest one
 PORTION = 10_000  # contexts decoded at a time
+(WHOLE,) = EVERYTHING  # asked for as a field: the context itself
 
 _decode: Callable[[str], dict[str, Any]] = msgspec.json.Decoder().decode
 
@@ -30,7 +32,8 @@ _decode: Callable[[str], dict[str, Any]] = msgspec.json.Decoder().decode
 class Contexts:
     """The distinct contexts of a batch: the fields asked for, and if asked all of each as numbers.
 
-    code (n,): which context each row has. values: field -> its value in every context, None where it is missing."""
+    code (n,): which context each row has. values: field -> its value in every context, None where it is missing; the
+    context itself under WHOLE."""
 
     def __init__(self, code: Ids, values: dict[str, list[Any]], features: Callable[[], Array]) -> None:
         self.code, self.values, self._features = code, values, features
@@ -53,6 +56,23 @@ class Contexts:
                 firsts.append(value)
             codes[row] = places[key]
         return codes[self.code], firsts
+
+    def reading(self, fields: Sequence[str]) -> tuple[Ids, list[dict[str, Any]]]:
+        """Per row what a policy that reads these fields sees, (n,), and a context for each of the things seen."""
+        if not fields:
+            return np.zeros(len(self.code), np.int64), [{}]
+        if WHOLE in fields:
+            return self.code, self.values[WHOLE]
+        codes, values = zip(*map(self.coded, fields), strict=True)
+        first, code = distinct(*codes)
+        seen = (column[first].tolist() for column in codes)
+        read = ([known[place] for place in places] for known, places in zip(values, seen, strict=True))
+        return code, [dict(zip(fields, one, strict=True)) for one in zip(*read, strict=True)]
+
+    def read(self, fields: Sequence[str], row: int) -> dict[str, Any]:
+        """What a policy that reads these fields sees in a row."""
+        place = int(self.code[row])
+        return self.values[WHOLE][place] if WHOLE in fields else {name: self.values[name][place] for name in fields}
 
 
 class Library:
@@ -100,7 +120,8 @@ class Library:
             decoded = _decoded(texts[start : start + PORTION])
             keys = ids[start : start + PORTION].tolist() if fields else []
             for field in fields:
-                values[field].update((key, one.get(field)) for key, one in zip(keys, decoded, strict=True))
+                found = decoded if field == WHOLE else [one.get(field) for one in decoded]
+                values[field].update(zip(keys, found, strict=True))
             if fields:
                 self._name(set().union(*decoded), fields)
             if self.encode:
@@ -111,13 +132,13 @@ class Library:
         self.names |= found if len(self.names) < NAMES else found & {*fields}
 
     def _of(self, ids: Ids, fresh: Mapping[str, dict[int, Any]]) -> dict[str, list[Any]]:
-        """Values of every field; what is fresh is kept while there is room."""
+        """Values of every field; what is fresh is kept while there is room, but whole contexts are too large."""
         keys = ids.tolist()
         values = {}
         for field, read in fresh.items():
             kept = self._values[field]
             values[field] = [read[key] if key in read else kept[key] for key in keys]
-            if sum(map(len, self._values.values())) + len(read) <= VALUES:
+            if field != WHOLE and sum(map(len, self._values.values())) + len(read) <= VALUES:
                 kept.update(read)
         return values
 

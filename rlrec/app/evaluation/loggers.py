@@ -55,7 +55,7 @@ class Loggers:
     def reads(self, rows: Rows, unclear: Flags) -> set[str]:
         """The fields of the context that the loggers of these rows depend on."""
         found = self.known(rows.slots["version_id"][unclear]).values()
-        return {field for field in map(self._field, found) if field is not None}
+        return {field for version in found for field in self._fields(version)}
 
     def describe(self, rows: Rows) -> Logged:
         """What is known of the propensities of a batch without a belief."""
@@ -100,8 +100,8 @@ class Loggers:
         moves = np.array([lineage.learns(version) for version in known])[which]
         reading = np.zeros(len(unclear), np.int64)
         for place, version in enumerate(known):
-            if (field := self._field(version)) is not None:
-                reading[which == place] = contexts.coded(field)[0][unclear][which == place]
+            mine = which == place
+            reading[mine] = contexts.reading(self._fields(version))[0][unclear[mine]]
         first, kind = distinct(
             slots["version_id"], slots["belief_seq"] * moves, slots["eligible_id"], slots["size"], reading
         )
@@ -112,8 +112,7 @@ class Loggers:
         names = ("version_id", "belief_seq", "eligible_id", "size")
         version_id, seq, eligible_id, size = (int(rows.slots[name][row]) for name in names)
         version = self._versions[version_id]
-        field = self._field(version)
-        context = {} if field is None else {field: contexts.values[field][int(contexts.code[row])]}
+        context = contexts.read(self._fields(version), row)
         name = version_id, seq if lineage.learns(version) else 0, eligible_id, size, repr(context)
         if name not in self._zeros and len(self._zeros) < DERIVED:
             case = self._serving(version_id, seq).case(eligible_id, arms, context, keys=keys)
@@ -121,8 +120,8 @@ class Loggers:
         return self._zeros.get(name)
 
     @staticmethod
-    def _field(version: Version) -> str | None:
-        return next(iter(kinds.make(version.policy.kind, version.policy.params).reads), None)
+    def _fields(version: Version) -> tuple[str, ...]:
+        return kinds.make(version.policy.kind, version.policy.params).reads
 
     def _load(self, version_id: int, seq: int) -> Serving:
         return serving.load(self.unit, self._versions[version_id], seq=seq)

@@ -45,8 +45,9 @@ class Target:
     lessons: Sequence[Lesson]
 
     @property
-    def reads(self) -> str | None:
-        return None if self.serving is None else next(iter(self.serving.policy.reads), None)
+    def reads(self) -> tuple[str, ...]:
+        """The fields of the context that it depends on."""
+        return () if self.serving is None else self.serving.policy.reads
 
 
 def resolve(unit: Unit, names: Sequence[str], *, reward: str | None, greedy: bool) -> list[Target]:
@@ -184,7 +185,7 @@ class Scorer:
     def _seen(self, unit: Unit, rows: Rows, prefixed: Flags, known: Known) -> _Seen:
         n, logged = len(rows), known.logged
         seen = _Seen(*(np.zeros(n) for _ in range(4)))
-        reading, readings = self._readings(known.contexts)
+        reading, readings = known.contexts.reading(self.target.reads)
         columns = rows.slots["eligible_id"], reading, rows.slots["size"]
         kinds, case = distinct(*columns)
         cases = np.column_stack([column[kinds] for column in columns])
@@ -201,14 +202,6 @@ class Scorer:
         seen.unsupported[logged.alone] = 1 - np.minimum(seen.target[logged.alone], 1.0)
         seen.unsupported[~(logged.full | logged.alone | logged.unclear)] = np.nan
         return seen
-
-    def _readings(self, contexts: Contexts) -> tuple[Ids, list[dict[str, object]]]:
-        """Per row what the target reads of its context, (n,), and a context for each of these."""
-        reads = self.target.reads
-        if reads is None:
-            return np.zeros(len(contexts.code), np.int64), [{}]
-        codes, values = contexts.coded(reads)
-        return codes, [{reads: value} for value in values]
 
     def _portions(self, cases: Ids, known: Known) -> Iterator[tuple[int, int]]:
         """Ranges of cases that are worked out together."""
