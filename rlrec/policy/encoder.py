@@ -2,36 +2,294 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
 from typing import Any, Self
 
+import numpy as np
+
+from rlrec.errors import InputError, suggest
+from rlrec.policy import features
+from rlrec.policy.base import EVERYTHING
+from rlrec.policy.fields import (
+    FORMS,
+    LARGEST,
+    LONGEST,
+    WIDEST,
+    Category,
+    Field,
+    Flag,
+    Number,
+    Texts,
+    Vector,
+    declared,
+    hashing,
+    is_name,
+    is_number,
+    shown,
+)
 from rlrec.policy.scores import Array
+
+_KEYS = ["intercept", "fields", "hash"]
+_HINT = 'write {"fields": {"hour": "number", "device": ["ios", "android"]}}'
 
 
 class Encoder:
-    """Turns JSON objects into rows of numbers with names; what it does is in its `spec` alone."""
+    """Turns JSON objects into rows of numbers with names; what it does is in its `spec` alone.
+
+    names: one for each column. reads: the fields that it looks at. intercept: whether column 0 is always 1."""
 
     names: tuple[str, ...]
     reads: tuple[str, ...]
     intercept: bool
 
+    def __init__(self, fields: Iterable[Field] = (), *, intercept: bool = True, columns: int = 0) -> None:
+        """`columns`: those into which the whole object is hashed. Fields stand by name, since JSON keeps no order."""
+        self.fields = tuple(sorted(fields, key=lambda field: field.name))
+        self.intercept, self.columns = intercept, columns
+        named = chain.from_iterable(field.names for field in self.fields)
+        self.names = (*["1"][: int(intercept)], *named, *(f"#{at}" for at in range(columns)))
+        self.reads = EVERYTHING if columns else tuple(field.name for field in self.fields)
+        _check_names(self.names)
+
     @classmethod
     def of(cls, spec: Mapping[str, Any]) -> Self:
         """The encoder that was written, or declared by a person. Raises InputError naming what is wrong with it."""
-        raise NotImplementedError
+        if not isinstance(spec, Mapping):
+            raise InputError(f"an encoder is {shown(spec)}", hint=_HINT)
+        for key in spec:
+            if key not in _KEYS:
+                raise InputError(f"an encoder has an unknown {shown(key)}", hint=suggest(str(key), _KEYS) or _HINT)
+        fields, intercept, columns = spec.get("fields", {}), spec.get("intercept", True), spec.get("hash", 0)
+        if not isinstance(fields, Mapping):
+            raise InputError(f"fields of an encoder are {shown(fields)}", hint=f"name each with its type, {FORMS}")
+        if not isinstance(intercept, bool):
+            raise InputError(f"intercept of an encoder is {shown(intercept)}", hint="give true or false")
+        hashing("an encoder", columns)
+        return cls([declared(name, written) for name, written in fields.items()], intercept=intercept, columns=columns)
 
     @classmethod
-    def hashed(cls) -> Self:
+    def hashed(cls, columns: int = 16) -> Self:
         """An intercept, and the whole object hashed into a few columns."""
-        raise NotImplementedError
+        return cls(columns=columns)
 
     def spec(self) -> dict[str, Any]:
-        raise NotImplementedError
+        """As JSON, in full."""
+        written = {field.name: field.spec() for field in self.fields}
+        return {"intercept": self.intercept, "fields": written, **({"hash": self.columns} if self.columns else {})}
 
-    def check(self, values: Mapping[str, Any]) -> None:
-        """Raises InputError, with its field, where a value is not what was declared."""
-        raise NotImplementedError
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Encoder) and self.spec() == other.spec()
+
+    def __hash__(self) -> int:
+        return hash(self.names)
+
+    def check(self, values: Mapping[str, Any], *, what: str = "context") -> None:
+        """Raises InputError, with its field, where a value is not what was declared.
+
+        Missing values, null, categories that are not listed and fields that are not read are fine."""
+        for one in self.fields:
+            value = values.get(one.name)
+            if value is not None and (wanted := one.wanted(value)):
+                raise _unfit(what, one.name, value, hint=f"the policy reads {wanted}")
+        for name, value in values.items() if self.columns else ():
+            try:
+                json.dumps(value, allow_nan=False)
+            except ValueError:
+                raise _unfit(what, name, value, hint="give finite numbers") from None
 
     def encode(self, rows: Sequence[Mapping[str, Any]]) -> Array:
         """(n, width); what is unknown, missing or of another type counts 0."""
-        raise NotImplementedError
+        blocks = [np.ones((len(rows), int(self.intercept)))]
+        blocks += [field.encode([row.get(field.name) for row in rows]) for field in self.fields]
+        if self.columns:
+            blocks.append(features.encode([dict(row) for row in rows], self.columns))
+        return np.hstack(blocks)
+
+
+def _check_names(names: Sequence[str]) -> None:
+    if not names:
+        raise InputError("an encoder has no columns", hint="give it an intercept, or fields")
+    if len(names) > WIDEST:
+        hint = f"it has at most {WIDEST}: list fewer values and hash the rest"
+        raise InputError(f"an encoder has {len(names)} columns", hint=hint)
+    if twice := [name for name, times in Counter(names).items() if times > 1]:
+        raise InputError(f"two columns of an encoder are named {shown(twice[0])}", hint="rename or leave out one")
+
+
+def _unfit(what: str, name: str, value: Any, *, hint: str) -> InputError:
+    return InputError(f"{shown(name)} is {shown(value)}", hint=hint, field=f"{what}.{name}")
+
+
+FEW = 8  # columns into which a fitted encoder hashes the values that it does not list
+_DISTINCT = 10_000  # texts that are counted one by one
+_FIELDS = 1_000  # that are looked at
+_ENORMOUS = 1e100  # a number whose square is still far from the largest
+
+
+@dataclass
+class Fitting:
+    """What a log says about its fields: a fold, so that the parts of a log may be taken in any order and added up.
+
+    Memory is bounded: only the first 1,000 fields count, and of a field's texts those beyond the 10,000 most frequent
+    count together."""
+
+    fields: dict[str, _Seen] = field(default_factory=dict)
+
+    def take(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Counts some objects."""
+        found: dict[str, list[Any]] = defaultdict(list)
+        for name, value in chain.from_iterable(row.items() for row in rows):
+            found[name].append(value)
+        self.fields = (self + Fitting({name: _seen(values) for name, values in found.items() if is_name(name)})).fields
+
+    def __add__(self, other: Fitting) -> Fitting:
+        added = dict(self.fields)
+        for name, seen in other.fields.items():
+            if name in added or len(added) < _FIELDS:
+                added[name] = added[name] + seen if name in added else seen
+        return Fitting(added)
+
+    def spec(self, most: int = 20) -> dict[str, Any]:
+        """An encoder for such objects, as JSON.
+
+        A field is of the type that more than half of its values have: numbers get their mean and standard deviation,
+        texts and lists of texts a column for each of the `most` frequent and a hash for the rest, vectors have one
+        length. Fields without such a type, and objects inside objects, are left out. What is too wide lists fewer
+        texts, then does without its widest fields, of these without those that are seen least."""
+        known = sorted(self.fields.items())
+        fields: list[Field] = []
+        for listed in range(most, -1, -1):
+            fields = _apart(made for name, seen in known if (made := seen.field(name, most=most, listed=listed)))
+            if _width(fields) <= WIDEST:
+                break
+        while _width(fields) > WIDEST:
+            fields.remove(max(fields, key=lambda one: (len(one.names), -self.fields[one.name].total, one.name)))
+        return Encoder(fields).spec()
+
+
+def _width(fields: Iterable[Field]) -> int:
+    return 1 + sum(len(field.names) for field in fields)
+
+
+def _apart(fields: Iterable[Field]) -> list[Field]:
+    """Those whose columns have names of their own."""
+    taken, kept = {"1"}, []
+    for one in fields:
+        if taken.isdisjoint(one.names):
+            taken.update(one.names)
+            kept.append(one)
+    return kept
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Values of one field. kinds: how many there are of each type. count, mean, squares: of the numbers, the last the
+    sum of squared distances from their mean. words: how often each text came; None for those that are not listed."""
+
+    kinds: Counter[str]
+    count: int
+    mean: float
+    squares: float
+    words: Counter[str | None]
+    lengths: frozenset[int]
+
+    def __add__(self, other: _Seen) -> _Seen:
+        """Source: Chan, Golub & LeVeque 1983 for mean and squares."""
+        count, apart = self.count + other.count, other.mean - self.mean
+        share = other.count / count if count else 0.0
+        return _Seen(
+            kinds=self.kinds + other.kinds,
+            count=count,
+            mean=self.mean + apart * share,
+            squares=self.squares + other.squares + apart * apart * self.count * share,
+            words=_capped(self.words + other.words),
+            lengths=self.lengths | other.lengths,
+        )
+
+    @property
+    def total(self) -> int:
+        return self.kinds.total()
+
+    @cached_property
+    def ranked(self) -> list[str]:
+        """Texts by how often they came, then by name."""
+        return _ranked(self.words)
+
+    def field(self, name: str, *, most: int, listed: int) -> Field | None:
+        """The field that these values suggest; None where they suggest none. A hash that would take more columns than
+        it saves is not used, unless there are more than `most` texts."""
+        kind = next((kind for kind, times in self.kinds.items() if 2 * times > self.total), None)
+        if kind == "number":
+            return self._number(name)
+        if kind == "flag":
+            return Flag(name)
+        if kind == "vector" and len(self.lengths) == 1 and max(self.lengths) < WIDEST:
+            return Vector(name, max(self.lengths))
+        if kind not in ("category", "list"):
+            return None
+        every = not self.words[None] and len(self.ranked) <= min(most, listed + FEW)
+        values = tuple(self.ranked if every else self.ranked[:listed])
+        made = Category if kind == "category" else Texts
+        return made(name, values, hash=0 if every else FEW)
+
+    def _number(self, name: str) -> Number:
+        """Mean and deviation to six digits of the latter: halves of a log then say the same as the whole."""
+        scale = math.sqrt(self.squares / self.count)
+        if scale <= 1e-12 * abs(self.mean):  # constant
+            return Number(name, self.mean)
+        digits = 5 - math.floor(math.log10(scale))
+        return Number(name, round(self.mean, digits), round(scale, digits))
+
+
+def _seen(values: Iterable[Any]) -> _Seen:
+    grouped: dict[str, list[Any]] = defaultdict(list)
+    for value in values:
+        grouped[_kind(value)].append(value)
+    numbers = np.array(grouped["number"] or [0.0], np.float64)
+    mean = float(numbers.mean())
+    words = chain(grouped["category"], chain.from_iterable(map(set, grouped["list"])))
+    return _Seen(
+        kinds=Counter({kind: len(those) for kind, those in grouped.items() if kind and those}),
+        count=len(grouped["number"]),
+        mean=mean,
+        squares=float(np.square(numbers - mean).sum()),
+        words=_capped(Counter(word if len(word) <= LONGEST else None for word in words)),
+        lengths=frozenset(map(len, grouped["vector"])),
+    )
+
+
+def _kind(value: Any) -> str:
+    """The type of field that a value suggests; empty where it tells nothing."""
+    if value is None or value == []:
+        return ""
+    if isinstance(value, str):
+        return "category"
+    if isinstance(value, bool):
+        return "flag"
+    if is_number(value, _ENORMOUS):
+        return "number"
+    if isinstance(value, list | tuple):
+        if all(isinstance(item, str) for item in value):
+            return "list"
+        if all(is_number(item, LARGEST) for item in value):
+            return "vector"
+    return "other"
+
+
+def _capped(words: Counter[str | None]) -> Counter[str | None]:
+    """The most frequent texts; the rest counts together."""
+    if len(words) <= _DISTINCT:
+        return words
+    kept: Counter[str | None] = Counter({word: words[word] for word in _ranked(words)[:_DISTINCT]})
+    kept[None] = words.total() - kept.total()
+    return kept
+
+
+def _ranked(words: Counter[str | None]) -> list[str]:
+    return sorted((word for word in words if word is not None), key=lambda word: (-words[word], word))

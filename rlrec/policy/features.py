@@ -19,7 +19,7 @@ import numpy.typing as npt
 from rlrec.policy.scores import Array, Index
 
 WIDTH = 64
-_NUMBERS = frozenset({int, float})
+NUMBERS = frozenset({int, float})
 _HUGE = 2**1023
 # A place: the column in fours, 2 for the sign -, 1 for a number.
 _COLUMN, _NEGATIVE, _NUMBER = 4, 2, 1
@@ -51,12 +51,17 @@ class Sparse:
         return offset + np.arange(len(offset)), np.repeat(np.arange(len(rows)), counts)
 
 
-def encode(contexts: Sequence[dict[str, Any]]) -> Array:
-    """Context features, (n, width), of n contexts."""
+def encode(contexts: Sequence[dict[str, Any]], columns: int = WIDTH) -> Array:
+    """Context features, (n, columns), of n contexts; `columns` is a power of two up to WIDTH."""
     found = sparse(contexts)
     row = np.repeat(np.arange(len(found)), np.diff(found.start))
-    cells = np.bincount(row * WIDTH + found.column, weights=found.value, minlength=len(found) * WIDTH)
-    return cells.reshape(len(found), WIDTH).astype(np.float64, copy=False)
+    return added(len(found), columns, row, found.column % columns, found.value)
+
+
+def added(n: int, columns: int, row: Index, column: npt.NDArray[Any], value: Array) -> Array:
+    """A table, (n, columns), of entries that add up where they meet."""
+    cells = np.bincount(row * columns + column, weights=value, minlength=n * columns)
+    return cells.reshape(n, columns).astype(np.float64, copy=False)
 
 
 def sparse(contexts: Sequence[dict[str, Any]]) -> Sparse:
@@ -98,7 +103,7 @@ def _places(names: Sequence[str], values: Sequence[Any]) -> Index:
         _TEXTS[name][value]
         if type(value) is str
         else _KEYS[name]
-        if type(value) in _NUMBERS
+        if type(value) in NUMBERS
         else -1
         if isinstance(value, dict | list | tuple)
         else _TEXTS[name][str(value)]
@@ -121,7 +126,7 @@ class _Places(dict[str, Any]):
 
 
 def _coded(path: str, *, number: bool) -> int:
-    column, sign = _place(path)
+    column, sign = place(path)
     return column * _COLUMN + _NEGATIVE * (sign < 0) + _NUMBER * number
 
 
@@ -146,7 +151,7 @@ def _items(path: str, value: Any) -> Iterator[tuple[str, float]]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from _items(f"{path}\x1f", item)
-    elif type(value) in _NUMBERS:
+    elif type(value) in NUMBERS:
         yield path, float(_squeezed([value])[0])
     else:
         yield f"{path}\x1e{value}", 1.0
@@ -161,11 +166,12 @@ def _squeezed(values: Sequence[float]) -> Array:
 
 
 def _placed(path: str, amount: float) -> tuple[int, float]:
-    column, sign = _place(path)
+    column, sign = place(path)
     return column, sign * amount
 
 
 @lru_cache(maxsize=100_000)
-def _place(name: str) -> tuple[int, float]:
+def place(name: str) -> tuple[int, float]:
+    """Column and sign of a name."""
     bits = int.from_bytes(blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest())
     return (bits >> 1) % WIDTH, 1.0 if bits & 1 else -1.0

@@ -1,0 +1,269 @@
+"""How one field of a JSON object becomes columns with names."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import chain
+from typing import Any, ClassVar
+
+import numpy as np
+
+from rlrec.errors import InputError, suggest
+from rlrec.policy import features
+from rlrec.policy.scores import Array, Index
+
+WIDEST = 128  # columns of an encoder: a belief holds the square of that for every arm
+HASHES = (0, 1, 2, 4, 8, 16, 32, 64)  # powers of two, so that every hashed column gets the same share
+FAR = 10.0  # scales from the mean beyond which a number counts no more: one slip must not tip a belief
+LARGEST = 1e6  # in a vector, which is not scaled
+LONGEST = 200  # characters of a name
+FORMS = 'such as "number", "flag", ["ios", "android"], {"list": ["a", "b"], "hash": 8} or {"vector": 8}'
+
+
+@dataclass(frozen=True)
+class Field:
+    """Its attributes beside the name are its spec."""
+
+    name: str
+
+    kind: ClassVar[str]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """One for each column."""
+        return (self.name,)
+
+    def wanted(self, value: Any) -> str:
+        """What the value ought to be; empty where it is that."""
+        raise NotImplementedError
+
+    def encode(self, values: Sequence[Any]) -> Array:
+        """(n, columns) of n values; what is unknown, missing or of another type counts 0."""
+        raise NotImplementedError
+
+    def spec(self) -> dict[str, Any]:
+        written = {key: list(value) if type(value) is tuple else value for key, value in asdict(self).items()}
+        return {"type": self.kind, **{key: value for key, value in written.items() if key != "name"}}
+
+    def _wrong(self, key: str, hint: str) -> InputError:
+        return InputError(f"{key} of field {shown(self.name)} is {shown(getattr(self, key))}", hint=hint)
+
+
+@dataclass(frozen=True)
+class Number(Field):
+    """(x - mean) / scale, cut where it is FAR from the mean."""
+
+    mean: float = 0.0
+    scale: float = 1.0
+
+    kind = "number"
+
+    def __post_init__(self) -> None:
+        for key in ("mean", "scale"):
+            if not is_number(getattr(self, key)):
+                raise self._wrong(key, "give a finite number")
+            object.__setattr__(self, key, float(getattr(self, key)))
+        if self.scale <= 0:
+            raise self._wrong("scale", "give a number above 0")
+
+    def wanted(self, value: Any) -> str:
+        return "" if is_number(value) else "a finite number"
+
+    def encode(self, values: Sequence[Any]) -> Array:
+        with np.errstate(over="ignore"):
+            scaled = (_numbers(values) - self.mean) / self.scale
+        return np.where(np.isnan(scaled), 0.0, np.clip(scaled, -FAR, FAR))[:, None]
+
+
+@dataclass(frozen=True)
+class Flag(Field):
+    """1 where true."""
+
+    kind = "flag"
+
+    def wanted(self, value: Any) -> str:
+        return "" if isinstance(value, bool) else "true or false"
+
+    def encode(self, values: Sequence[Any]) -> Array:
+        return np.fromiter((value is True for value in values), np.float64, len(values))[:, None]
+
+
+@dataclass(frozen=True)
+class Vector(Field):
+    """Numbers as they are."""
+
+    length: int = 0
+
+    kind = "vector"
+
+    def __post_init__(self) -> None:
+        if type(self.length) is not int or not 1 <= self.length <= WIDEST:
+            raise self._wrong("length", f"give a whole number from 1 to {WIDEST}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(f"{self.name}[{at}]" for at in range(self.length))
+
+    def wanted(self, value: Any) -> str:
+        fits = self._long(value) and all(is_number(item, LARGEST) for item in value)
+        return "" if fits else f"a list of {self.length} numbers from {-LARGEST:g} to {LARGEST:g}"
+
+    def encode(self, values: Sequence[Any]) -> Array:
+        missing = [None] * self.length
+        items = list(chain.from_iterable(value if self._long(value) else missing for value in values))
+        found = _numbers(items, LARGEST).reshape(len(values), self.length)
+        return np.where(np.isnan(found).any(axis=1, keepdims=True), 0.0, found)
+
+    def _long(self, value: Any) -> bool:
+        return isinstance(value, list | tuple) and len(value) == self.length
+
+
+@dataclass(frozen=True)
+class Words(Field):
+    """A column for each of `values`; other texts share `hash` columns, with signs of their own."""
+
+    values: tuple[str, ...] = ()
+    hash: int = 0
+
+    mark: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.values, list | tuple) or not all(isinstance(text(value), str) for value in self.values):
+            raise self._wrong("values", "give a list of texts")
+        object.__setattr__(self, "values", tuple(map(features.named, self.values)))
+        hashing(f"field {shown(self.name)}", self.hash)
+        if not self.names:
+            raise self._wrong("values", "list some, or hash them")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        listed = (f"{self.name}{self.mark}{value}" for value in self.values)
+        return (*listed, *(f"{self.name}#{at}" for at in range(self.hash)))
+
+    @cached_property
+    def _listed(self) -> dict[str, int]:
+        return {value: at for at, value in enumerate(self.values)}
+
+    def _place(self, word: str) -> tuple[int, float]:
+        """Column and sign; what has no column gets the one past the end."""
+        if word in self._listed or not self.hash:
+            return self._listed.get(word, len(self.values)), 1.0
+        column, sign = features.place(f"\x1f{self.name}\x1e{word}")
+        return len(self.values) + column % self.hash, sign
+
+    def _table(self, n: int, row: Index, words: Sequence[str]) -> Array:
+        """(n, columns) of words that stand in these rows."""
+        places = {word: self._place(word) for word in set(words)}
+        column = np.fromiter((places[word][0] for word in words), np.int64, len(words))
+        sign = np.fromiter((places[word][1] for word in words), np.float64, len(words))
+        return features.added(n, len(self.names) + 1, row, column, sign)[:, :-1]
+
+
+@dataclass(frozen=True)
+class Category(Words):
+    """One text of several; true, false and whole numbers go by their names in JSON."""
+
+    kind = "category"
+    mark = "="
+
+    def wanted(self, value: Any) -> str:
+        return "" if text(value) is not None else "a text"
+
+    def encode(self, values: Sequence[Any]) -> Array:
+        found = [text(value) for value in values]
+        row = np.flatnonzero([word is not None for word in found])
+        return self._table(len(values), row, [word for word in found if word is not None])
+
+
+@dataclass(frozen=True)
+class Texts(Words):
+    """A set of texts; one that comes twice counts once."""
+
+    kind = "list"
+    mark = ":"
+
+    def wanted(self, value: Any) -> str:
+        fits = isinstance(value, list | tuple) and all(type(item) is str for item in value)
+        return "" if fits else "a list of texts"
+
+    def encode(self, values: Sequence[Any]) -> Array:
+        sets = [() if self.wanted(value) else set(value) for value in values]
+        row = np.repeat(np.arange(len(sets)), np.fromiter(map(len, sets), np.int64, len(sets)))
+        return self._table(len(values), row, list(chain.from_iterable(sets)))
+
+
+KINDS: dict[str, type[Field]] = {kind.kind: kind for kind in (Number, Flag, Category, Texts, Vector)}
+# How a person may say the type and one parameter at once.
+_SHORT = {
+    "vector": ("vector", "length"),
+    "list": ("list", "values"),
+    "values": ("category", "values"),
+    "hash": ("category", "hash"),
+}
+
+
+def declared(name: Any, written: Any) -> Field:
+    """The field that was written, in full or in a short form. Raises InputError naming what is wrong with it."""
+    if not is_name(name):
+        raise InputError(f"a field is named {shown(name)}", hint=f"a name has 1 to {LONGEST} characters, and no NUL")
+    full = dict(_full(written))
+    kind = KINDS.get(str(full.pop("type", None)))
+    if kind is None:
+        raise InputError(f"field {shown(name)} is {shown(written)}", hint=f"give it a type, {FORMS}")
+    known = [key for key in kind.__dataclass_fields__ if key != "name"]
+    for key in full:
+        if key not in known:
+            hint = suggest(str(key), known) or f"a {kind.kind} has {', '.join(known) or 'a type alone'}"
+            raise InputError(f"field {shown(name)} has an unknown {shown(key)}", hint=hint)
+    return kind(name, **full)
+
+
+def _full(written: Any) -> Mapping[str, Any]:
+    if isinstance(written, list | tuple):
+        return {"type": "category", "values": written}
+    if not isinstance(written, Mapping):
+        return {"type": written}
+    for key, (kind, parameter) in _SHORT.items():
+        if "type" not in written and key in written:
+            rest = {other: value for other, value in written.items() if other != key}
+            return {**rest, "type": kind, parameter: written[key]}
+    return written
+
+
+def hashing(what: str, columns: Any) -> None:
+    """Raises InputError unless something can be hashed into so many columns."""
+    if type(columns) is not int or columns not in HASHES:
+        raise InputError(f"hash of {what} is {shown(columns)}", hint=f"give one of {', '.join(map(str, HASHES))}")
+
+
+def is_name(name: Any) -> bool:
+    return isinstance(name, str) and 1 <= len(name) <= LONGEST and "\0" not in name
+
+
+def is_number(value: Any, largest: float = sys.float_info.max) -> bool:
+    return type(value) in features.NUMBERS and -largest <= value <= largest
+
+
+def text(value: Any) -> str | None:
+    """The name of a category; None for what is none."""
+    if type(value) is str:
+        return value
+    whole = type(value) in (bool, int) or (type(value) is float and value.is_integer())
+    return features.named(value) if whole else None
+
+
+def shown(value: Any) -> str:
+    """A value as an error shows it."""
+    written = json.dumps(value, ensure_ascii=False, default=str)
+    return written if len(written) <= 60 else f"{written[:57]}..."
+
+
+def _numbers(values: Sequence[Any], largest: float = sys.float_info.max) -> Array:
+    """(n,); NaN for what is no number, or too large for one."""
+    known = features.NUMBERS
+    found = (value if type(value) in known and -largest <= value <= largest else np.nan for value in values)
+    return np.fromiter(found, np.float64, len(values))
