@@ -138,8 +138,8 @@ def run(folder: Path, *, say: Callable[[Step], None], shown: Callable[[str], Non
     visitors(folder)
     for step in live():
         yield _do(folder, step, say, shown)
-    audience = Bernoulli(rates=rates(folder / "rates.csv"))
-    for step in after(audience.mean()):
+    known = rates(folder / "rates.csv")
+    for step in after(sum(known.values()) / len(known)):
         yield _do(folder, step, say, shown)
 
 
@@ -179,10 +179,14 @@ def rates(path: Path) -> dict[str, float]:
 
 def clicks(path: Path, answers: Iterable[str], *, seed: int) -> Iterator[str]:
     """Lines for `feedback --input`: what an audience with these rates does with the answers of `recommend`."""
-    audience = Bernoulli(rates=rates(path))
+    known = rates(path)
+    places = {arm: place for place, arm in enumerate(known)}
     decisions = [json.loads(line) for line in answers]
-    shown = [decision for decision in decisions if decision.get("decision_id")]
-    slates = [[slot["arm"] for slot in decision["slate"]] for decision in shown]
-    for page, position in audience.clicks(slates, rng=np.random.default_rng(seed)):
-        line = {"decision_id": shown[page]["decision_id"], "position": position, "events": {"click": 1}}
-        yield json.dumps(line)
+    slots = [(one["decision_id"], slot) for one in decisions if one.get("decision_id") for slot in one["slate"]]
+    actions = np.array([places.get(slot["arm"], len(places)) for _, slot in slots], np.intp)
+    audience = Bernoulli(rates=(*known.values(), 0.0))  # an arm without a rate is never clicked
+    audience.reset(len(slots), np.random.default_rng(seed))
+    _, clicked, *_ = audience.step(actions)
+    for (decision_id, slot), click in zip(slots, clicked, strict=True):
+        if click:
+            yield json.dumps({"decision_id": decision_id, "position": slot["position"], "events": {"click": 1}})

@@ -1,0 +1,99 @@
+"""What every audience is: Gymnasium's shape, for many runs at once, and an optimum that is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from rlrec.errors import InputError
+
+Array = npt.NDArray[np.float64]
+Index = npt.NDArray[np.intp]
+Flags = npt.NDArray[np.bool_]
+Info = dict[str, Array]
+Step = tuple[Array, Array, Flags, Flags, Info]
+
+
+class Audience(Protocol):
+    """A world with so many arms. features: numbers of an observation, 0 where the context tells nothing."""
+
+    arms: int
+    features: int
+
+    def __init__(self, **parameters: Any) -> None: ...
+
+    def reset(self, runs: int, rng: np.random.Generator, *, first: int | None = None) -> Array:
+        """The first observation of each run, (runs, features).
+
+        first: None where every run is a world of its own, at time 0; a time where the runs are visitors of one world,
+        who come one after another from then on. Time counts decisions."""
+        ...
+
+    def step(self, actions: Index) -> Step:
+        """Observation (runs, features), reward, terminated (runs,), truncated (runs,), info.
+
+        actions: places of arms, (runs,) or, for pages, (runs, positions); rewards 0 or 1, of the same shape. info:
+        `expected` the mean of each reward, same shape; `optimum` the mean reward of the best arm (of the best page),
+        (runs,); `delay`, of the actions' shape, decisions until the reward comes, where it does not come at once."""
+        ...
+
+
+class World:
+    """What audiences share: a clock, and rewards that are 1 with the mean of their arm."""
+
+    arms: int
+    features: int = 0
+
+    _rng: np.random.Generator
+    _time: npt.NDArray[np.int64]  # (runs,), or (1,) where all runs are at the same one
+
+    def means(self) -> Array:
+        """Mean reward of each arm now, (runs, arms), or (1, arms) where it is the same in every run."""
+        raise NotImplementedError
+
+    def observe(self) -> Array:
+        """What the visitors of now bring with them, (runs, features)."""
+        return self._nothing
+
+    def reset(self, runs: int, rng: np.random.Generator, *, first: int | None = None) -> Array:
+        self._rng = rng
+        self._time = np.zeros(1, np.int64) if first is None else np.arange(first, first + runs)
+        self._stride = 1 if first is None else runs
+        self._runs = runs
+        self._nothing = np.empty((runs, 0))
+        self._never = np.zeros(runs, np.bool_)
+        return self.observe()
+
+    def step(self, actions: Index) -> Step:
+        means = self.means()
+        if len(means) == 1:
+            expected = means[0].take(actions)
+        else:
+            expected = np.take_along_axis(means, actions.reshape(self._runs, -1), axis=1).reshape(actions.shape)
+        reward = (self._rng.random(actions.shape) < expected).astype(np.float64)
+        best = np.broadcast_to(_best(means, 1 if actions.ndim == 1 else actions.shape[1]), self._runs)
+        info = {"expected": expected, "optimum": best}
+        self._time += self._stride
+        return self.observe(), reward, self._never, self._never, info
+
+
+def _best(means: Array, positions: int) -> Array:
+    """Mean reward of the best page of so many positions, (runs or 1,)."""
+    if positions == 1:
+        highest: Array = means.max(axis=1)
+        return highest
+    total: Array = np.partition(means, -positions, axis=1)[:, -positions:].sum(axis=1)
+    return total
+
+
+def checked(values: Sequence[float]) -> Array:
+    """Mean rewards of arms, (1, m). Raises InputError unless they are rates of two arms or more."""
+    if len(values) < 2:
+        raise InputError("rates name fewer than two arms", hint="write rates=0.9,0.8")
+    for value in values:
+        if not 0 <= value <= 1:
+            raise InputError(f"rate {value:g} is outside of [0, 1]", hint="a rate is the probability of a click")
+    return np.array([values], np.float64)

@@ -1,0 +1,40 @@
+"""An audience whose clicks come late."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+
+import numpy as np
+
+from rlrec.errors import InputError
+from rlrec.simulate.base import Array, Index, Step
+from rlrec.simulate.bernoulli import Bernoulli
+
+SHAPES = ("exponential", "fixed")
+
+
+@dataclass(kw_only=True, eq=False)
+class Delayed(Bernoulli):
+    """rates: probability of a click for each arm. delay: decisions until it comes; of `shape` exponential that is the
+    mean, rounded down for each click, of `fixed` it is every click's."""
+
+    delay: float = 100.0
+    shape: str = "exponential"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.shape not in SHAPES:
+            raise InputError(f"shape is {self.shape!r}", hint=f"it is {' or '.join(SHAPES)}")
+        if not (isfinite(self.delay) and 0 <= self.delay <= 1e6):
+            raise InputError(f"delay is {self.delay:g}", hint="it counts decisions, from 0 to a million")
+
+    def step(self, actions: Index) -> Step:
+        observation, reward, terminated, truncated, info = super().step(actions)
+        info["delay"] = np.floor(self._delays(actions.shape))
+        return observation, reward, terminated, truncated, info
+
+    def _delays(self, shape: tuple[int, ...]) -> Array:
+        if self.shape == "fixed":
+            return np.full(shape, self.delay)
+        return self._rng.exponential(self.delay, shape)

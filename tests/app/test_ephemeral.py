@@ -1,0 +1,121 @@
+"""Studies in memory: what they know of regret, and that they forget, wait and explore as the store does."""
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlrec import policy as kinds
+from rlrec import simulate
+from rlrec.app.ephemeral import Totals, _Memory, chosen, study
+from rlrec.policy.scores import Array, Beta, Correlated, Gaussian, Gumbel, Point, Scores
+from rlrec.policy.slate import first
+
+TWO: dict[str, Any] = {"rates": (0.9, 0.8)}
+TEN: dict[str, Any] = {"rates": (0.5, *[0.4] * 9)}
+LIKELY = {"window": 1214.0, "c": sqrt(0.5)}
+FIGURES = [
+    ("ucb", {}, "bernoulli", TWO, 5_000, 64),
+    ("kl-ucb", {}, "bernoulli", TWO, 5_000, 12.7),
+    ("thompson", {}, "bernoulli", TWO, 5_000, 9.3),
+    ("thompson", {}, "bernoulli", TEN, 10_000, 168),
+    ("ucb", {}, "bernoulli", TEN, 10_000, 593),
+    ("ucb", LIKELY, "drift", {}, 10_000, 284),
+    ("thompson", {"discount": 0.9975}, "drift", {}, 10_000, 270),
+    ("thompson", {}, "drift", {}, 10_000, 772),
+]
+
+
+def played(kind: str, params: dict[str, Any], name: str, given: dict[str, Any], *, runs: int, steps: int) -> Totals:
+    return study(kinds.make(kind, params), simulate.make(name, given), runs=runs, steps=steps, seed=1)
+
+
+@pytest.mark.parametrize(("kind", "params", "name", "given", "steps", "regret"), FIGURES)
+def test_regret_is_what_others_found(
+    kind: str, params: dict[str, Any], name: str, given: dict[str, Any], steps: int, regret: float
+) -> None:
+    """Within 10 % and three standard errors of 100 runs; of 1,000 runs: `python -m tests.benchmarks -k regret`."""
+    found = played(kind, params, name, given, runs=100, steps=steps).regret
+    assert abs(found.mean() - regret) < 0.1 * regret + 3 * found.std(ddof=1) / 10
+
+
+def test_a_study_is_its_seed() -> None:
+    one, again = (played("thompson", {}, "bernoulli", TWO, runs=20, steps=50) for _ in range(2))
+    assert np.array_equal(one.reward, again.reward)
+
+
+def test_the_uniform_policy_regrets_the_gap_of_the_means() -> None:
+    """False-alarm rate 6e-5: four standard errors."""
+    found = played("uniform", {}, "bernoulli", TWO, runs=200, steps=500)
+    assert abs(found.regret.mean() - 25) < 4 * 0.05 * sqrt(500 / 200)
+    assert np.allclose(found.optimum, 450)
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        Point(np.array([1.0, 3.0, 3.0])),
+        Point(np.array([np.inf, np.inf, 3.0])),
+        Beta(np.array([2.0, 3.0, 1.0]), np.array([3.0, 4.0, 1.0])),
+        Gaussian(np.array([0.0, 0.5, 1.0]), np.array([1.0, 0.5, 0.2])),
+        Gumbel(np.array([0.0, 1.0, -np.inf])),
+    ],
+)
+def test_arms_are_drawn_from_the_exact_distribution(scores: Scores) -> None:
+    """40,000 draws, four standard errors of three arms: false-alarm rate below 2e-4 each."""
+    drawn = chosen(scores, (40_000, 3), floor=0.1, rng=np.random.default_rng(1))
+    exact = first(scores, floor=0.1)
+    share = np.bincount(drawn, minlength=3) / 40_000
+    assert np.all(np.abs(share - exact) < 4 * np.sqrt(exact * (1 - exact) / 40_000))
+
+
+def test_correlated_scores_move_together() -> None:
+    factor = np.array([[1.0], [1.0], [-1.0]])
+    drawn = chosen(Correlated(np.array([0.1, 0.0, 0.0]), factor, 9), (4_000, 3), floor=0, rng=np.random.default_rng(1))
+    assert set(drawn.tolist()) == {0, 2}
+
+
+def _sums(params: dict[str, Any], late: int) -> tuple[Array, Array]:
+    """Pulls and rewards of two arms after six decisions of arms 0, 1, 0, 1, ..., each rewarded."""
+    memory = _Memory(kinds.make("thompson", params), 1, 2)
+    for step in range(6):
+        memory.arrive(step)
+        memory.learn(np.array([step % 2]), np.ones(1), np.array([float(late)]))
+    memory.arrive(6)
+    belief = memory.belief()
+    return belief.pulls[0], belief.reward_sum[0]
+
+
+@pytest.mark.parametrize("late", [0, 2])
+def test_a_discount_weighs_by_the_ordinal_of_the_decision_however_late_its_reward(late: int) -> None:
+    pulls, rewards = _sums({"discount": 0.5}, late)
+    weight = 0.5 ** np.arange(5, -1, -1)
+    assert np.allclose(pulls, [weight[0::2].sum(), weight[1::2].sum()])
+    arrived = weight[: 6 - late]
+    assert np.allclose(rewards, [arrived[0::2].sum(), arrived[1::2].sum()])
+
+
+@pytest.mark.parametrize(("late", "rewards"), [(0, [1.0, 2.0]), (1, [1.0, 1.0]), (3, [0.0, 0.0])])
+def test_a_window_holds_the_newest_decisions_and_their_late_rewards(late: int, rewards: list[float]) -> None:
+    found = _sums({"window": 3.0}, late)
+    assert (found[0].tolist(), found[1].tolist()) == ([1.0, 2.0], rewards)
+
+
+def test_a_window_counts_in_whole_buckets() -> None:
+    memory = _Memory(kinds.make("thompson", {"window": 100.0}), 1, 2)  # buckets of three ordinals
+    for step in range(1_000):
+        memory.arrive(step)
+        memory.learn(np.array([0]), np.ones(1), None)
+        newest, oldest = memory.ordinal, memory.forgetting.oldest(memory.ordinal) * 3
+        assert memory.belief().pulls[0, 0] == newest - max(oldest, 1) + 1
+        assert np.array_equal(memory.belief().total, [[memory.belief().pulls[0, 0]]])
+
+
+def test_a_policy_waits_for_rewards_that_come_late() -> None:
+    """Two UCBs, one of which learns 500 decisions late: it regrets more, by ten standard errors and more."""
+    slow = played("ucb", {}, "delayed", TWO | {"delay": 500.0, "shape": "fixed"}, runs=50, steps=1_000).regret
+    prompt = played("ucb", {}, "delayed", TWO | {"delay": 0.0}, runs=50, steps=1_000).regret
+    assert slow.mean() > prompt.mean()
