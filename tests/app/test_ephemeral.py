@@ -115,7 +115,7 @@ def test_a_window_counts_in_whole_buckets() -> None:
 
 
 def test_a_policy_waits_for_rewards_that_come_late() -> None:
-    """Two UCBs, one of which learns 500 decisions late: it regrets more, by ten standard errors and more."""
+    """One learns 500 decisions late, and regrets more by three standard errors at least."""
     slow = played("ucb", {}, "delayed", TWO | {"delay": 500.0, "shape": "fixed"}, runs=50, steps=1_000).regret
     prompt = played("ucb", {}, "delayed", TWO | {"delay": 0.0}, runs=50, steps=1_000).regret
-    assert slow.mean() > prompt.mean()
+    assert slow.mean() - prompt.mean() > 3 * np.hypot(slow.std(), prompt.std()) / sqrt(50)
