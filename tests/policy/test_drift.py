@@ -1,0 +1,123 @@
+"""Detectors of drift: what they notice, how late, how often for nothing, and chunk after chunk."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlrec.errors import InputError
+from rlrec.policy.drift import Adwin, Change, detect, detector
+from rlrec.policy.scores import Array
+
+METHODS = ["adwin", "page-hinkley"]
+FADING = {"min_instances": 30, "delta": 0.005, "threshold": 50.0, "alpha": 0.9999}
+STEP = np.r_[np.zeros(500), np.ones(500)]
+
+
+def clicks(rate: Any, n: int, *, seed: int) -> Array:
+    return (np.random.default_rng(seed).random(n) < rate).astype(np.float64)
+
+
+def test_adwin_notices_a_step_at_the_next_tick() -> None:
+    assert detect(STEP) == [Change(start=500, alarm=511, before=0.0, after=1.0)]
+
+
+def test_page_hinkley_notices_a_step_where_river_does() -> None:
+    assert detect(STEP, method="page-hinkley", **FADING) == [Change(start=500, alarm=553, before=0.0, after=1.0)]
+
+
+def in_a_loop(rewards: list[float], *, min_instances: int, delta: float, threshold: float, alpha: float) -> list[int]:
+    """Page-Hinkley as it is defined, both directions."""
+    alarms, n = [], 0
+    total = up = down = least_up = least_down = 0.0
+    for at, reward in enumerate(rewards):
+        n, total = n + 1, total + reward
+        excess = reward - total / n
+        up, down = alpha * up + excess - delta, alpha * down - excess - delta
+        least_up, least_down = (up, down) if n == 1 else (min(least_up, up), min(least_down, down))
+        if n >= min_instances and max(up - least_up, down - least_down) > threshold:
+            alarms.append(at)
+            n, total, up, down = 0, 0.0, 0.0, 0.0
+    return alarms
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.9999, 0.99])
+def test_page_hinkley_in_arrays_is_page_hinkley_in_a_loop(alpha: float) -> None:
+    scale = np.repeat([1.0, 3.0, 0.5, 2.0, 0.1, 4.0, 1.0], 2500)
+    rewards = np.random.default_rng(5).random(len(scale)) * scale
+    asked = FADING | {"alpha": alpha, "threshold": 20.0}
+    found = [one.alarm for one in detect(rewards, method="page-hinkley", **asked)]
+    assert len(found) > 3
+    assert found == in_a_loop(rewards.tolist(), **asked)
+
+
+@pytest.mark.parametrize(("direction", "alarms"), [("up", 1), ("down", 1), ("both", 2)])
+def test_page_hinkley_looks_where_it_is_told(direction: str, alarms: int) -> None:
+    rewards = np.r_[STEP, STEP[::-1]]
+    assert len(detect(rewards, method="page-hinkley", direction=direction)) == alarms
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_stream_in_chunks_is_the_same_stream(method: str) -> None:
+    rewards = clicks(np.repeat([0.05, 0.3, 0.1, 0.8], 3000), 12_000, seed=7)
+    marks = np.arange(12_000) * 3 + 1
+    ends = [0, 1, 31, 32, 700, 705, 5000, 12_000]
+    part = detector(method)
+    found = [one for a, b in pairwise(ends) for one in part.take(rewards[a:b], marks=marks[a:b])]
+    whole = detect(rewards, method=method)
+    assert len(whole) == 3
+    assert [(one.start, one.alarm) for one in found] == [(3 * one.start + 1, 3 * one.alarm + 1) for one in whole]
+    assert [one.before for one in found] == pytest.approx([one.before for one in whole], abs=1e-12)
+    assert [one.after for one in found] == pytest.approx([one.after for one in whole], abs=1e-12)
+
+
+@pytest.mark.parametrize(("method", "latest"), [("adwin", 300), ("page-hinkley", 700)])
+def test_a_click_rate_that_trebles_is_noticed_and_nothing_before(method: str, latest: float) -> None:
+    """40 seeded streams: both raised no false alarm in 200 others of 2,000 rewards, so one here is below 1 in 5."""
+    rate = np.repeat([0.05, 0.15], 2000)
+    found = [detect(clicks(rate, 4000, seed=1000 + seed), method=method) for seed in range(40)]
+    assert [one for changes in found for one in changes if one.alarm < 2000] == []
+    assert np.median([changes[0].alarm - 2000 for changes in found]) < latest
+    assert all(abs(changes[0].before - 0.05) < 0.03 < changes[0].after - 0.05 for changes in found)
+
+
+def test_adwin_is_silent_where_nothing_changes() -> None:
+    """None of 60 such streams, of rates 0.01, 0.05 and 0.3, had an alarm."""
+    assert detect(clicks(0.05, 100_000, seed=11)) == []
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_constant_never_drifts(method: str) -> None:
+    assert detect(np.full(20_000, 0.1), method=method) == []
+
+
+def test_adwin_fits_rewards_of_any_scale() -> None:
+    rewards = clicks(np.repeat([0.05, 0.3], 2000), 4000, seed=3)
+    found = [(one.start, one.alarm) for one in detect(rewards)]
+    assert len(found) == 1
+    assert [(one.start, one.alarm) for one in detect(1e6 * rewards - 3e5)] == found
+
+
+def test_a_window_holds_five_buckets_of_each_size() -> None:
+    adwin = Adwin()
+    for seed in range(5):
+        adwin.take(clicks(0.1, 33_333, seed=seed))
+    sizes = np.diff(adwin._sums[0])
+    assert sizes.sum() == 5 * 33_333 // 32 * 32
+    assert sorted(sizes, reverse=True) == sizes.tolist()
+    assert np.bincount(np.log2(sizes).astype(int)).max() <= 5
+
+
+@pytest.mark.parametrize(
+    ("method", "asked"),
+    [
+        ("adwim", {}), ("adwin", {"delta": 2}), ("adwin", {"clock": 0}), ("page-hinkley", {"alpha": 0.5}),
+        ("page-hinkley", {"direction": "sideways"}), ("page-hinkley", {"threshold": float("nan")}),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_asked_is_refused(method: str, asked: dict[str, Any]) -> None:
+    with pytest.raises(InputError):
+        detect(STEP, method=method, **asked)
