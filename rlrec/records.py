@@ -33,7 +33,8 @@ class Reward:
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """A policy never changes. A variant of an experiment has a `base`, and a name POLICY@EXPERIMENT/VARIANT."""
+    """A policy never changes. A variant of an experiment has a name POLICY@EXPERIMENT/VARIANT and a `base`, the policy
+    that it was made of; a uniform holdout was made of none."""
 
     id: int
     name: str
@@ -45,7 +46,7 @@ class Policy:
     @property
     def shown(self) -> str:
         """The name a person gave: that of the policy a variant was made of."""
-        return self.base or self.name
+        return self.base or self.name.partition("@")[0]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rlrec.app.audit import beliefs, dangling, propensities, shown
+from rlrec.app.audit import beliefs, dangling, propensities
 from rlrec.app.audit.findings import Finding, Findings
 from rlrec.app.audit.propensities import ALL, Joint
-from rlrec.app.audit.shown import Shown, Tally
+from rlrec.app.audit.shown import Shown
 from rlrec.app.audit.slots import Slots
 from rlrec.app.audit.waiting import Outage, Rounded, overdue
 from rlrec.records import Policy
@@ -53,26 +53,23 @@ def doctor(store: Store, request: Request) -> Report:
         counts = audit.counts(unit)
         names = {arm.id: arm.key for arm in arms.every(unit)}
         dangling.check(unit, found=found)
-        tallies: dict[str, Tally] = {}
-        for policy in policies.all_policies(unit):
-            tallies[policy.name] = _policy(unit, policy, found, names)
-        tested = shown.report(tallies, found=found, names=names)
+        tested = sum(_policy(unit, policy, found, names) for policy in policies.all_policies(unit))
         derived = _propensities(unit, request, found)
     told = found.told()
     return Report(ok=found.count("error") == 0, findings=told, checked=_checked(counts, derived, tested))
 
 
-def _policy(unit: Unit, policy: Policy, found: Findings, names: dict[int, str]) -> Tally:
-    """All checks of one policy that read its changes or its log, each of them once."""
+def _policy(unit: Unit, policy: Policy, found: Findings, names: dict[int, str]) -> int:
+    """All checks of one policy that read its changes or its log, each of them once: how many arms were counted."""
     mine = policies.versions(unit, [policy.id])
     live = policies.live(unit, [policy.name]).get(policy.name)
     seq = live[1].seq if live is not None else 0
     histories = {version.id: beliefs.check(unit, version, seq, found=found, names=names) for version in mine}
-    slots, tally, rounded, joint = Slots(mine, histories), Shown(unit, found), Rounded(), Joint(found)
+    slots, shown, rounded, joint = Slots(mine, histories), Shown(unit, found), Rounded(), Joint(found)
     outage = None if live is None else Outage(live[0], now=unit.now)
     for batch in audit.ranges(unit, policy.id):
         slots.take(batch)
-        tally.take(batch)
+        shown.take(batch)
         rounded.take(batch)
         joint.take(batch)
         if outage is not None:
@@ -82,7 +79,7 @@ def _policy(unit: Unit, policy: Policy, found: Findings, names: dict[int, str]) 
     if outage is not None:
         outage.finish(found)
     overdue(unit, mine, found=found)
-    return tally.finish()
+    return shown.finish(policy, names)
 
 
 def _propensities(unit: Unit, request: Request, found: Findings) -> int:

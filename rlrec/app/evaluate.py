@@ -26,9 +26,17 @@ from rlrec.ope.estimate import ANY_REWARD, Estimate, Fold, Stat
 from rlrec.policy.reward import bounds
 from rlrec.records import Reward
 from rlrec.store import Store, Unit, arms, bulk, reader, sessions
-from rlrec.store.reader import ABSENT, Texts
+from rlrec.store.reader import ABSENT, Selection, Texts
 
 __all__ = ["Request", "evaluate", "explained"]
+
+
+class EmptyLog(InputError):
+    """The log has nothing that a target could be judged by."""
+
+    def __init__(self, message: str, *, hint: str) -> None:
+        super().__init__(f"empty log: {message}", hint=hint)
+
 
 CHOSEN = "snips"  # what may be asked of rows that are picked by the arm the logger chose
 
@@ -55,11 +63,21 @@ def evaluate(store: Store, request: Request) -> list[dict[str, Any]]:
     """An estimate for every target, group and estimator, from one snapshot of the log.
 
     Raises InputError for unknown names, an interval that an estimator does not have, and an empty log."""
+    fold = _fold(request)
+    with store.read() as unit, bulk.alongside(unit):
+        return _Evaluation(unit, request, fold, filters.selection(unit, request.log)).answer()
+
+
+def judged(unit: Unit, request: Request, selection: Selection) -> list[dict[str, Any]]:
+    """The same on decisions that no filter can name, inside a unit. Raises EmptyLog where none of them can be used."""
+    return _Evaluation(unit, request, _fold(request), selection).answer()
+
+
+def _fold(request: Request) -> Fold:
     usual = CHOSEN if request.by == "arm" else ope.DEFAULT
     fold = Fold(estimators=ope.parse(request.estimators or usual), spanning=False)
     _check(request, fold)
-    with store.read() as unit, bulk.alongside(unit):
-        return _Evaluation(unit, request, fold).answer()
+    return fold
 
 
 def _check(request: Request, fold: Fold) -> None:
@@ -112,10 +130,10 @@ class _View:
 class _Evaluation:
     """One run over one snapshot."""
 
-    def __init__(self, unit: Unit, request: Request, fold: Fold) -> None:
+    def __init__(self, unit: Unit, request: Request, fold: Fold, selection: Selection) -> None:
         self.unit, self.request = unit, request
         self.targets = targets.resolve(unit, request.targets, reward=request.reward, greedy=request.greedy)
-        self.selection = filters.selection(unit, request.log)
+        self.selection = selection
         self.keys = {arm.id: arm.key for arm in arms.every(unit)}
         self.arms = np.array(sorted(self.keys), np.int64)
         users = request.cluster in (None, "user")
@@ -244,17 +262,17 @@ class _Evaluation:
             found |= {"by": self.request.by, "group": self.grouping.labels[group]}
         return found
 
-    def _empty(self, view: _View) -> InputError:
+    def _empty(self, view: _View) -> EmptyLog:
         if view.immature:
             minutes = view.reward.window_us / 60e6
-            return InputError(
-                f"empty log: none of the {view.immature} impressions selected is mature",
+            return EmptyLog(
+                f"none of the {view.immature} impressions selected is mature",
                 hint=f"a decision counts when the window of reward {view.reward.name}, {minutes:g} minutes, is over",
             )
         if view.own:
             name = view.scorers[0].target.name
-            return InputError(f"empty log: no impression of policy {name!r} is selected", hint="widen --log")
+            return EmptyLog(f"no impression of policy {name!r} is selected", hint="widen --log")
         if view.seen:
-            return InputError("empty log: every impression selected is censored", hint="widen --log, or --uncensor")
+            return EmptyLog("every impression selected is censored", hint="widen --log, or --uncensor")
         hint = "widen --log" if self.request.log else "serve with `rlrec recommend`, or bring in a log: import-log"
-        return InputError("empty log: no impression is selected", hint=hint)
+        return EmptyLog("no impression is selected", hint=hint)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from rlrec.app import canonical, forking, naming
+from rlrec.app import canonical, forking, holdout, naming
 from rlrec.errors import Conflict, InputError, suggest
 from rlrec.records import Reward, Version
 from rlrec.store import Store, Unit, experiments, policies, settings
@@ -33,11 +33,13 @@ class Request:
     name: str
     variants: Sequence[Asked]
     by: str = "user"
+    holdout: float | None = None  # share of all units that a uniform policy is kept for
 
     def definition(self) -> str:
         """What was asked, canonical: the first variant is the one that others are compared with, so order counts."""
         listed = [[variant.label, variant.policy, variant.weight] for variant in self.variants]
-        return canonical.text({"unit": self.by, "variants": listed})
+        held = {} if self.holdout is None else {holdout.LABEL: self.holdout}
+        return canonical.text({"unit": self.by, "variants": listed, **held})
 
 
 # -- create --
@@ -75,6 +77,10 @@ def create(store: Store, request: Request) -> dict[str, Any]:
             experiments.add_variant(
                 unit, experiment_id=made, label=fork.variant.label, policy_id=policy_id, weight=fork.variant.weight
             )
+        if request.holdout is not None:
+            weight = holdout.weight(request.holdout, [variant.weight for variant in request.variants])
+            policy_id = holdout.add_policy(unit, request.name, forks[0].source.reward)
+            experiments.add_variant(unit, experiment_id=made, label=holdout.LABEL, policy_id=policy_id, weight=weight)
         settings.add_run(unit, "experiment create", {"name": request.name, "definition": request.definition()})
         return _summary(unit, experiments.named(unit, [request.name])[request.name]) | {"created": True}
 
@@ -83,6 +89,9 @@ def create(store: Store, request: Request) -> dict[str, Any]:
 
 def _check(request: Request) -> None:
     labels = [variant.label for variant in request.variants]
+    if request.holdout is not None:
+        holdout.check(request.holdout)
+        labels.append(holdout.LABEL)
     if len(labels) < 2:
         raise InputError(
             f"experiment {request.name} needs at least two variants", hint="give --variant twice: LABEL=POLICY"
@@ -231,6 +240,7 @@ def show(store: Store, name: str, *, reward: str | None = None, level: float = 0
         definition = _definition(store, unit, experiment, serving, reward)
         found = _means(store, unit, experiment, definition)
         assigned = experiments.count_units(unit, experiment.id)
+        held = holdout.compared(unit, experiment, definition, level=level)
     units = [assigned.get(variant.id, 0) for variant in experiment.variants]
     chi2, p_value = comparison.sample_ratio(units, [variant.weight for variant in experiment.variants])
     shares = _shares(experiment)
@@ -258,6 +268,7 @@ def show(store: Store, name: str, *, reward: str | None = None, level: float = 0
             for other in others
         ],
         "sample_ratio": {"chi2": _known(chi2), "p_value": _known(p_value)},
+        "holdout": held,
     }
 
 

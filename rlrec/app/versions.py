@@ -77,8 +77,6 @@ def promote(store: Store, reference: str) -> dict[str, Any]:
 
 def _settled_split(unit: Unit, version: Version) -> None:
     """Raises InputError where a running experiment says what this variant serves: experiments never change."""
-    if version.policy.base_id is None:
-        return
     for experiment in experiments.every(unit):
         if experiment.status == "running" and any(one.policy_id == version.policy.id for one in experiment.variants):
             raise InputError(

@@ -42,6 +42,15 @@ def parse_variant(text: str) -> Asked:
     return Asked(label=parse_name(label), policy=policy, weight=share)
 
 
+def parse_share(text: str) -> float:
+    """A share of all units: 1% or 0.01."""
+    try:
+        return parse_number(f"{text[:-1]}e-2" if text.endswith("%") else text)
+    except InputError:
+        raise InputError(f"'{cut(text)}' is no share", hint="write 1% or 0.01") from None
+
+
+SHARE = Parsed("share", parse_share)
 VARIANT = Parsed("label=policy[@v][:weight]", parse_variant)
 
 
@@ -54,11 +63,15 @@ def experiment() -> None:
 @click.argument("name", type=NAME)
 @click.option(
     "--variant", "variants", type=VARIANT, multiple=True, required=True, metavar="LABEL=POLICY[@V][:WEIGHT]",
-    help="At least two; the first is what the others are compared with. @V pins a frozen version.",
+    help="The others are compared with the first; at least two, or one and a holdout. @V pins a frozen version.",
 )  # fmt: skip
 @click.option(
     "--unit", "by", type=click.Choice(["user", "session"]), default="user", show_default=True,
     help="What is assigned to a variant, for good.",
+)  # fmt: skip
+@click.option(
+    "--holdout-uniform", "holdout", type=SHARE, metavar="SHARE",
+    help="Keep this share of all units, as 1% or 0.01, for a variant `holdout` that is served uniformly.",
 )  # fmt: skip
 @printed
 @stored
@@ -68,6 +81,7 @@ def create(store: Any, show: Any, **request: Any) -> None:
     \b
     Example:
       rlrec experiment create ab --variant a=home --variant b=other --unit session
+      rlrec experiment create safe --variant a=home --holdout-uniform 1%
     """
     from rlrec.app import experiment as use_case
 
@@ -85,6 +99,10 @@ def show_(store: Any, show: Any, name: str, reward: str | None, level: float) ->
 
     Intervals are clustered by the unit that was assigned. They speak of the variants as they ran: of two policies that
     learn, what these two have learned so far.
+
+    With a uniform holdout, what `uniform` earned there is held against what the log of the other variants says that it
+    earns (snips, per impression): if these disagree (Welch's t on both standard errors, clustered by the unit), do not
+    trust estimates from this log.
 
     \b
     Example:
@@ -111,6 +129,7 @@ def _view(found: dict[str, Any], level: float) -> View:
         f"intervals at level {cell(level)}, mature decisions only",
         *map(_difference, found["differences"]),
         _ratio(found["sample_ratio"]),
+        *([] if found["holdout"] is None else [_holdout(found["holdout"])]),
     ]
     headers = list(found["variants"][0])
     return View(title=title, headers=headers, rows=[list(variant.values()) for variant in found["variants"]])
@@ -125,6 +144,21 @@ def _ratio(row: dict[str, Any]) -> str:
     alarm = row["p_value"] is not None and row["p_value"] < ALARM
     told = ": the split is not the one asked for; do not trust the differences" if alarm else ""
     return f"sample ratio: chi2 {cell(row['chi2'])}, p {cell(row['p_value'])}{told}"
+
+
+def _holdout(row: dict[str, Any]) -> str:
+    earned, lower, upper, estimate, low, high, difference, p_value = (
+        cell(row[name])
+        for name in (
+            "value", "lower", "upper", "estimate", "estimate_lower", "estimate_upper", "difference", "p_value"
+        )
+    )  # fmt: skip
+    alarm = row["p_value"] is not None and row["p_value"] < ALARM
+    told = ": the estimates from this log are wrong" if alarm else ""
+    return (
+        f"holdout ({cell(row['share'])} of units): uniform earned {earned} [{lower}, {upper}] an impression, estimated "
+        f"{estimate} [{low}, {high}]; difference {difference}, p {p_value} ({row['verdict']}){told}"
+    )
 
 
 @experiment.command("stop")

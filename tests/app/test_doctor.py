@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pytest
 from rlrec.app.audit import shown
 from rlrec.app.audit.shown import Tally
 from rlrec.app.doctor import Report, Request, doctor
+from rlrec.ope import betting
 from rlrec.store import Store
 from tests.conftest import Said, _create, runner
 
@@ -301,6 +302,15 @@ def test_argmax_logged_as_softmax_is_caught(sqlite_db: str, tmp_path: Path) -> N
     assert ("shown", "policy foreign arm a0") in errors(report)
 
 
+def test_half_the_temperature_is_caught_within_a_thousand_decisions(sqlite_db: str, tmp_path: Path) -> None:
+    """Half of 200 runs need 316, none more than 686."""
+
+    def cold(rng: np.random.Generator, chance: Any) -> Any:
+        return rng.choice(5, p=chance**2 / (chance**2).sum())
+
+    assert ("shown", "policy foreign arm a0") in errors(wrong_log(sqlite_db, tmp_path, n=1_000, pick=cold))
+
+
 def test_softmax_logged_as_softmax_is_not(sqlite_db: str, tmp_path: Path) -> None:
     assert wrong_log(sqlite_db, tmp_path, n=500, pick=lambda rng, chance: rng.choice(5, p=chance)).ok
 
@@ -325,23 +335,44 @@ def drifting(rng: np.random.Generator, n: int, m: int) -> Any:
     return chance / chance.sum(axis=1, keepdims=True)
 
 
-def tally(chance: Any, arm: Any) -> Tally:
-    n, m = chance.shape
-    hit = arm[:, None] == np.arange(m)
-    weight = np.where(hit, 1 / np.maximum(chance, 1e-300), 0.0)
-    columns = np.full(m, float(n)), hit.sum(0) * 1.0, weight.sum(0), (weight**2 * (1 - chance)).sum(0)
-    return Tally(np.arange(m), *columns, np.full(m, chance.min(axis=1).sum()))
+def drawn(rng: np.random.Generator, chance: Any) -> Any:
+    """One arm a row, (n,)."""
+    return (chance.cumsum(axis=1) > rng.random((len(chance), 1))).argmax(axis=1)
 
 
-def test_honest_logs_are_not_accused() -> None:
-    """1,000 seeded logs, each alone accused with probability below 1e-4: none is, but with probability 0.1."""
+def looks(chance: Any, arm: Any, *, every: int) -> Iterator[Tally]:
+    """The tally of all m arms after each batch of so many decisions; chance (n, m) as logged, arm (n,) as shown."""
+    m = chance.shape[1]
+    bets, counts = np.zeros((betting.BETS, m)), np.zeros((4, m))
+    for start in range(0, len(arm), every):
+        p, hit = chance[start : start + every], arm[start : start + every, None] == np.arange(m)
+        own, least = p[hit], p.min(axis=1)
+        missed = betting.missed(least)
+        bets = betting.shared(bets) + missed.sum(axis=1, keepdims=True) + (betting.hit(own, least) - missed) @ hit
+        counts += np.array([np.ones_like(own), np.zeros_like(own), 1 / own, (1 - own) / own**2]) @ hit
+        counts[0], counts[1] = start + len(own), counts[1] + hit.sum(axis=0)
+        yield Tally(1 + np.arange(m), *counts, bets)
+
+
+def test_honest_stores_are_never_accused_at_any_look() -> None:
+    """1,000 seeded logs, each ever accused with probability below 1e-4: none is, but with probability below 0.1."""
     rng = np.random.default_rng(20)
     for trial in range(1_000):
         n, m = int(rng.choice([30, 300, 1_000])), int(rng.choice([2, 5, 20]))
         fixed = np.tile(rng.dirichlet(np.full(m, 0.3)) * 0.95 + 0.05 / m, (n, 1))
         chance = drifting(rng, n, m) if trial % 2 else fixed
-        arm = (chance.cumsum(axis=1) > rng.random((n, 1))).argmax(axis=1)
-        assert list(shown.accused(tally(chance, arm), tests=m)) == []
+        nights = looks(chance, drawn(rng, chance), every=n // 5)
+        assert not [why for tally in nights for why in shown.accused(tally, policy=1)]
+
+
+def test_a_logger_that_turns_wrong_after_a_long_honest_time_is_caught() -> None:
+    rng = np.random.default_rng(21)
+    chance = np.tile([0.5, 0.3, 0.2], (62_000, 1))
+    arm = drawn(rng, chance)
+    arm[60_000:] = 0
+    *honest, last = (list(shown.accused(tally, policy=1)) for tally in looks(chance, arm, every=20_000))
+    assert honest == [[], [], []]
+    assert {which for which, _ in last} == {1, 2, 3}
 
 
 # -- what should have come --

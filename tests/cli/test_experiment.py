@@ -73,7 +73,8 @@ def test_show_has_the_keys_of_the_contract(ready):
     create(ready, "--unit", "session")
     ready("recommend", "--experiment", "ab", "--session", "s1")
     found = ready("--now", LATER, "experiment", "show", "ab", "--json").json
-    assert list(found) == ["experiment", "status", "unit", "variants", "differences", "sample_ratio"]
+    assert list(found) == ["experiment", "status", "unit", "variants", "differences", "sample_ratio", "holdout"]
+    assert found["holdout"] is None
     keys = (
         "variant",
         "policy",
@@ -90,6 +91,66 @@ def test_show_has_the_keys_of_the_contract(ready):
     assert [list(row) for row in found["differences"]] == [["variant", "against", "value", "lower", "upper", "p_value"]]
     assert list(found["sample_ratio"]) == ["chi2", "p_value"]
     assert sum(row["decisions"] for row in found["variants"]) == 1
+
+
+def served(run, *words, pages=30):
+    """An experiment by session, and its pages, every third one with a click."""
+    made = run("experiment", "create", "ab", "--variant", "a=home", "--unit", "session", *words, "--json")
+    lines = "".join(f'{{"experiment": "ab", "session": "s{n}"}}\n' for n in range(pages))
+    run("recommend", "--input", "-", "--seed", 3, stdin=lines)
+    run(
+        "feedback",
+        "--input",
+        "-",
+        stdin="".join(f'{{"decision_id": {n}, "events": {{"click": 1}}}}\n' for n in range(1, pages, 3)),
+    )
+    return made
+
+
+def test_one_variant_and_a_uniform_holdout_are_an_experiment(ready):
+    made = served(ready, "--holdout-uniform", "50%").json
+    assert made["variants"] == [
+        {"variant": "a", "policy": "home", "version": 1, "learns": True, "weight": 0.5},
+        {"variant": "holdout", "policy": "uniform", "version": 1, "learns": True, "weight": 0.5},
+    ]
+    found = ready("--now", LATER, "experiment", "show", "ab", "--json").json["holdout"]
+    assert list(found) == [
+        "label", "share", "value", "lower", "upper", "estimate", "estimate_lower", "estimate_upper", "difference",
+        "p_value", "verdict", "reasons",
+    ]  # fmt: skip
+    (truth,) = ready(
+        "--now", LATER, "evaluate", "uniform", "--log", "variant=holdout", "--estimator", "snips", "--json"
+    ).json
+    assert (found["share"], found["value"], found["lower"]) == (0.5, truth["value"], truth["lower"])
+    assert found["difference"] == pytest.approx(found["estimate"] - found["value"])
+    said = ready("--now", LATER, "experiment", "show", "ab").stdout
+    assert "holdout (0.5 of units): uniform earned" in said
+
+
+@pytest.mark.parametrize("share", ["2%", "0.02"])
+def test_the_same_share_in_other_words_is_the_same_experiment(ready_sqlite, share):
+    served(ready_sqlite, "--holdout-uniform", "2%", pages=0)
+    again = ["experiment", "create", "ab", "--variant", "a=home", "--unit", "session", "--holdout-uniform"]
+    assert ready_sqlite(*again, share, "--json").json["created"] is False
+    assert ready_sqlite(*again, "3%").exit_code == 6
+    assert ready_sqlite(*again[:-1], "--variant", "b=other").exit_code == 6
+
+
+@pytest.mark.parametrize("share", ["0", "0%", "-1%", "51%", "1", "%", "x", "nan", "1e400%"])
+def test_what_is_no_share_is_refused(ready_sqlite, share):
+    refused = ready_sqlite("experiment", "create", "ab", "--variant", "a=home", f"--holdout-uniform={share}")
+    assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
+    assert ready_sqlite("experiment", "list", "--json").json == []
+
+
+def test_a_holdout_can_be_audited_exported_and_judged(ready_sqlite):
+    served(ready_sqlite, "--holdout-uniform", "0.3")
+    assert ready_sqlite("--now", LATER, "doctor").exit_code == 0
+    shown = [line["policy"] for line in ready_sqlite("export-log", "-").lines if line["variant"] == "holdout"]
+    assert shown == ["uniform"] * len(shown) != []
+    for log in ("variant=holdout", "policy=uniform"):
+        judged = ready_sqlite("--now", LATER, "evaluate", "home", "--log", log, "--estimator", "ips", "--json").json
+        assert judged[0]["n"] == len(shown)
 
 
 def test_show_for_a_person_says_difference_and_split(ready_sqlite):
