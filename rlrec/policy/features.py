@@ -21,7 +21,7 @@ from rlrec.policy.scores import Array, Index
 WIDTH = 64
 NUMBERS = frozenset({int, float})
 _HUGE = 2**1023
-# A place: the column in fours, 2 for the sign -, 1 for a number.
+# A code: the column in fours, 2 for the sign -, 1 for a number.
 _COLUMN, _NEGATIVE, _NUMBER = 4, 2, 1
 
 
@@ -74,21 +74,23 @@ def sparse(contexts: Sequence[dict[str, Any]]) -> Sparse:
     names = list(chain.from_iterable(contexts))
     values = list(chain.from_iterable(map(dict.values, contexts)))
     row = np.repeat(np.arange(len(contexts)), np.fromiter(map(len, contexts), np.int64, len(contexts)))
-    place = _places(names, values)
-    flat = place >= 0
-    value = np.where(place & _NEGATIVE, -1.0, 1.0)
-    number = np.flatnonzero(flat & (place & _NUMBER > 0))
+    code = _codes(names, values)
+    flat = code >= 0
+    value = np.where(code & _NEGATIVE, -1.0, 1.0)
+    number = np.flatnonzero(flat & (code & _NUMBER > 0))
     value[number] *= _squeezed([values[at] for at in number.tolist()])
     if flat.all():
-        return _sorted(row, place // _COLUMN, value, len(contexts))
+        return _sorted(row, code // _COLUMN, value, len(contexts))
     nested = [
-        (row[at], *_placed(path, amount))
+        (row[at], *place(path), number)
         for at in np.flatnonzero(~flat).tolist()
-        for path, amount in _items(f"\x1f{names[at]}", values[at])
+        for path, number in _items(f"\x1f{names[at]}", values[at])
     ]
-    more = np.array(nested, np.float64).reshape(len(nested), 3).T
-    row, column = np.concatenate([row[flat], more[0].astype(np.int64)]), np.r_[place[flat] // _COLUMN, more[1]]
-    return _sorted(row, column, np.concatenate([value[flat], more[2]]), len(contexts))
+    inner = np.array([entry[:3] for entry in nested], np.float64).reshape(len(nested), 3).T
+    numbers = {at: entry[3] for at, entry in enumerate(nested) if entry[3] is not None}
+    inner[2, list(numbers)] *= _squeezed(list(numbers.values()))
+    row, column = np.concatenate([row[flat], inner[0].astype(np.int64)]), np.r_[code[flat] // _COLUMN, inner[1]]
+    return _sorted(row, column, np.concatenate([value[flat], inner[2]]), len(contexts))
 
 
 def _sorted(row: Index, column: npt.NDArray[Any], value: Array, n: int) -> Sparse:
@@ -97,7 +99,7 @@ def _sorted(row: Index, column: npt.NDArray[Any], value: Array, n: int) -> Spars
     return Sparse(start, column[order].astype(np.uint8), value[order])
 
 
-def _places(names: Sequence[str], values: Sequence[Any]) -> Index:
+def _codes(names: Sequence[str], values: Sequence[Any]) -> Index:
     """Column, sign and manner of each entry in one number, (e,); -1 for a list or an object."""
     found = [
         _TEXTS[name][value]
@@ -143,8 +145,8 @@ def named(value: Any) -> str:
     return json.dumps(int(value) if whole else value, sort_keys=True, ensure_ascii=False)
 
 
-def _items(path: str, value: Any) -> Iterator[tuple[str, float]]:
-    """Everything inside a list or an object: its path, and how much it counts."""
+def _items(path: str, value: Any) -> Iterator[tuple[str, float | None]]:
+    """Everything inside a list or an object: its path, and its value where that is a number."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield from _items(f"{path}\x1f{key}", item)
@@ -152,9 +154,9 @@ def _items(path: str, value: Any) -> Iterator[tuple[str, float]]:
         for item in value:
             yield from _items(f"{path}\x1f", item)
     elif type(value) in NUMBERS:
-        yield path, float(_squeezed([value])[0])
+        yield path, value
     else:
-        yield f"{path}\x1e{value}", 1.0
+        yield f"{path}\x1e{value}", None
 
 
 def _squeezed(values: Sequence[float]) -> Array:
@@ -163,11 +165,6 @@ def _squeezed(values: Sequence[float]) -> Array:
     except OverflowError:  # an integer beyond the doubles
         numbers = np.array([value if abs(value) < _HUGE else 0.0 for value in values], np.float64)
     return np.where(np.isfinite(numbers), np.arcsinh(numbers), 0.0)
-
-
-def _placed(path: str, amount: float) -> tuple[int, float]:
-    column, sign = place(path)
-    return column, sign * amount
 
 
 @lru_cache(maxsize=100_000)
