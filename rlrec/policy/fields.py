@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from itertools import chain
 from typing import Any, ClassVar
@@ -214,10 +214,10 @@ def declared(name: Any, written: Any) -> Field:
     kind = KINDS.get(str(full.pop("type", None)))
     if kind is None:
         raise InputError(f"field {shown(name)} is {shown(written)}", hint=f"give it a type, {FORMS}")
-    known = [key for key in kind.__dataclass_fields__ if key != "name"]
+    known = [one.name for one in fields(kind) if one.name != "name"]
     for key in full:
         if key not in known:
-            hint = suggest(str(key), known) or f"a {kind.kind} has {', '.join(known) or 'a type alone'}"
+            hint = suggest(str(key), known) or f"a {kind.kind} has {' and '.join(['a type', *known])}"
             raise InputError(f"field {shown(name)} has an unknown {shown(key)}", hint=hint)
     return kind(name, **full)
 

@@ -183,6 +183,7 @@ def test_a_hashed_object_may_hold_anything_but_nan() -> None:
         {"fields": {"x": {"type": "number", "scale": 0}}},
         {"fields": {"x": {"type": "number", "mean": "1"}}},
         {"fields": {"x": {"type": "number", "men": 1}}},
+        {"fields": {"x": {"type": "flag", "kind": "flag"}}},
         {"fields": {"x": []}},
         {"fields": {"x": ["a", "a"]}},
         {"fields": {"x": [["a"]]}},
