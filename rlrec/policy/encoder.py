@@ -44,10 +44,6 @@ class Encoder:
 
     names: one for each column. reads: the fields that it looks at. intercept: whether column 0 is always 1."""
 
-    names: tuple[str, ...]
-    reads: tuple[str, ...]
-    intercept: bool
-
     def __init__(self, fields: Iterable[Field] = (), *, intercept: bool = True, columns: int = 0) -> None:
         """`columns`: those into which the whole object is hashed. Fields stand by name, since JSON keeps no order."""
         self.fields = tuple(sorted(fields, key=lambda field: field.name))

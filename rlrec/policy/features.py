@@ -6,6 +6,7 @@ A vocabulary would have to be learned, stored and versioned; a hash needs none, 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,7 +21,7 @@ from rlrec.policy.scores import Array, Index
 
 WIDTH = 64
 NUMBERS = frozenset({int, float})
-_HUGE = 2**1023
+_LARGEST = sys.float_info.max
 # A code: the column in fours, 2 for the sign -, 1 for a number.
 _COLUMN, _NEGATIVE, _NUMBER = 4, 2, 1
 
@@ -163,7 +164,7 @@ def _squeezed(values: Sequence[float]) -> Array:
     try:
         numbers = np.array(values, np.float64)
     except OverflowError:  # an integer beyond the doubles
-        numbers = np.array([value if abs(value) < _HUGE else 0.0 for value in values], np.float64)
+        numbers = np.array([value if abs(value) <= _LARGEST else 0.0 for value in values], np.float64)
     return np.where(np.isfinite(numbers), np.arcsinh(numbers), 0.0)
 
 

@@ -32,6 +32,11 @@ def test_numbers_grow_slowly_and_never_overflow():
     assert np.array_equal(encoded[2], -encoded[3])
 
 
+def test_a_context_has_the_same_vector_in_any_company():
+    contexts = [{"x": 1e308}, {"x": 10**400}, {"x": [10**400, 1e308]}]
+    assert np.array_equal(features.encode(contexts), np.vstack([features.encode([one]) for one in contexts]))
+
+
 def test_no_context_is_no_row():
     assert features.encode([]).shape == (0, features.WIDTH)
 
