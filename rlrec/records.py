@@ -17,8 +17,19 @@ class Arm:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Transform:
+    """What becomes of the sum of a kind's values before it is weighed: cut at `cap`, then log1p of its size."""
+
+    log1p: bool = False
+    cap: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Reward:
-    """A reward definition: what the events of a slot are worth, and when a belief takes them in."""
+    """A reward definition: what the events of a slot are worth, and when a belief takes them in.
+
+    `weights` names every kind that counts; `transforms` those whose sum is not taken as it is.
+    """
 
     id: int
     name: str
@@ -29,6 +40,7 @@ class Reward:
     clip_high: float | None
     learn: str
     late: str
+    transforms: Mapping[str, Transform] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,12 +43,11 @@ class Impressions:
 def rewarded(batch: Batch, definition: Reward, *, settled_only: bool = True) -> Impressions:
     """A batch with the rewards of a definition; settled_only: count events inside the window alone."""
     slot, known = _slot_of_event(batch)
-    weight = _weights(batch, definition)
     reward, default = rewards.of_slots(
         definition,
         n=len(batch),
         slot=slot[known],
-        weight=weight[known],
+        kind=_kinds(batch, definition)[known],
         value=batch.events["value"][known],
         age_us=batch.events["age_us"][known],
         settled_only=settled_only,
@@ -56,11 +55,11 @@ def rewarded(batch: Batch, definition: Reward, *, settled_only: bool = True) -> 
     return Impressions(slots=batch.slots, reward=reward, default=default)
 
 
-def _weights(batch: Batch, definition: Reward) -> Array:
-    """What the definition weighs each event with; NaN where it does not."""
-    kinds = batch.events["kind"].tolist()
-    weights = defaultdict(lambda: np.nan, definition.weights)
-    return np.fromiter(map(weights.__getitem__, kinds), np.float64, len(kinds))
+def _kinds(batch: Batch, definition: Reward) -> npt.NDArray[np.int64]:
+    """The place of each event's kind among those that the definition weighs; -1 where it does not."""
+    found = batch.events["kind"].tolist()
+    places = defaultdict(lambda: -1, zip(definition.weights, range(len(definition.weights)), strict=True))
+    return np.fromiter(map(places.__getitem__, found), np.int64, len(found))
 
 
 def _slot_of_event(batch: Batch) -> tuple[npt.NDArray[np.int64], Flags]:
@@ -117,14 +116,19 @@ def pages(unit: Unit, selection: Selection, definition: Reward) -> Iterator[Page
 
 def _page_events(batch: Batch, definition: Reward, ids: npt.NDArray[np.int64]) -> Array:
     """What the events of each page itself are worth, (n,): those inside the window, without default and clip."""
-    weight, events = _weights(batch, definition), batch.events
-    mine = (events["position"] == 0) & ~np.isnan(weight) & (events["age_us"] <= definition.window_us)
+    events = batch.events
     order = np.argsort(ids)
     place = np.minimum(np.searchsorted(ids, events["decision_id"], sorter=order), len(ids) - 1)
     page = order[place]
-    mine &= ids[page] == events["decision_id"]
-    worth = weight[mine] * events["value"][mine]
-    return np.bincount(page[mine], weights=worth, minlength=len(ids)).astype(np.float64)
+    mine = (events["position"] == 0) & (ids[page] == events["decision_id"])
+    return rewards.of_pages(
+        definition,
+        n=len(ids),
+        page=page[mine],
+        kind=_kinds(batch, definition)[mine],
+        value=events["value"][mine],
+        age_us=events["age_us"][mine],
+    )
 
 
 def mature(slots: Columns, definition: Reward, *, now: int) -> Flags:

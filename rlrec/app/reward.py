@@ -5,14 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import nan
 from typing import Any
 
 from rlrec.errors import Conflict, InputError, suggest
 from rlrec.policy import reward as rewards
-from rlrec.records import Reward
+from rlrec.records import Reward, Transform
 from rlrec.store import Store, Unit, policies
 
 NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+CALL = re.compile(r"([A-Za-z_]\w*)\s*\((.*)\)", re.ASCII)
+COMMA = re.compile(r",(?![^()]*\))")  # between terms, not inside one
+SHAPES = "KIND, log1p(KIND), min(KIND,CAP) or log1p(min(KIND,CAP))"
 WINDOW_US = 30 * 60 * 1_000_000
 
 
@@ -29,16 +33,18 @@ class Request:
 
 def define(store: Store, request: Request) -> dict[str, Any]:
     """The definition, stored. The same again is fine; raises Conflict where the name has another one."""
+    weights, transforms = _terms(request.weights)
     asked = Reward(
         id=0,
         name=request.name,
-        weights=rewards.weights(_weights(request.weights)),
+        weights=rewards.weights(weights),
         window_us=request.window_us,
         default=request.default,
         clip_low=request.clip[0] if request.clip else None,
         clip_high=request.clip[1] if request.clip else None,
         learn=request.learn,
         late=request.late,
+        transforms=transforms,
     )
 
     for what, value in (("default", request.default), *(("clip", bound) for bound in request.clip or ())):
@@ -58,19 +64,50 @@ def define(store: Store, request: Request) -> dict[str, Any]:
     return store.write(work)
 
 
-def _weights(text: str) -> dict[str, float]:
-    """'click=1, dwell_s=0.01' as weights by kind."""
-    found: dict[str, float] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        kind, sign, weight = (piece.strip() for piece in part.partition("="))
+def _terms(text: str) -> tuple[dict[str, float], dict[str, Transform]]:
+    """'click=1, log1p(dwell_s)=0.3' as weights and transforms by kind."""
+    weights: dict[str, float] = {}
+    transforms: dict[str, Transform] = {}
+    for part in filter(None, (part.strip() for part in COMMA.split(text))):
+        term, sign, weight = (piece.strip() for piece in part.partition("="))
+        kind, transform = _term(term)
         if not sign or not rewards.KIND.fullmatch(kind):
-            raise InputError(f"{part!r} is no weight", hint="write KIND=WEIGHT, for example 'click=1, dwell_s=0.01'")
-        if kind in found:
+            raise InputError(f"{part!r} is no weight", hint=f"write TERM=WEIGHT, a term being {SHAPES}")
+        if kind in weights:
             raise InputError(f"{kind!r} is weighed twice")
         if not NUMBER.fullmatch(weight):
             raise InputError(f"the weight of {kind!r} is {weight!r}", hint="give a finite number")
-        found[kind] = float(weight)
-    return found
+        weights[kind] = float(weight)
+        if transform != Transform():
+            transforms[kind] = transform
+    return weights, transforms
+
+
+def _term(text: str) -> tuple[str, Transform]:
+    """'log1p(min(dwell_s,600))' as a kind, which is to be checked, and what becomes of its sum."""
+    log, inner = _inside("log1p", text)
+    capped, inner = _inside("min", inner)
+    if not capped:
+        return inner, Transform(log1p=log)
+    kind, _, limit = (piece.strip() for piece in inner.partition(","))
+    cap = float(limit) if NUMBER.fullmatch(limit) else nan
+    if rewards.KIND.fullmatch(kind) and not 0 < cap <= rewards.LIMIT:
+        raise InputError(f"the cap of {kind!r} is {limit!r}", hint=f"give a number above 0, up to {rewards.LIMIT:g}")
+    return kind, Transform(log1p=log, cap=cap)
+
+
+def _inside(function: str, text: str) -> tuple[bool, str]:
+    """Whether `text` calls this function, and on what; else the text. Raises InputError for an unknown function."""
+    call = CALL.fullmatch(text)
+    if call and call[1] not in ("log1p", "min"):
+        raise InputError(f"unknown function {call[1]!r} in {text!r}", hint=f"a term is {SHAPES}")
+    return (True, call[2].strip()) if call and call[1] == function else (False, text)
+
+
+def _written(kind: str, transform: Transform) -> str:
+    """The term of a kind, as it is asked for."""
+    inner = kind if transform.cap is None else f"min({kind},{repr(transform.cap).removesuffix('.0')})"
+    return f"log1p({inner})" if transform.log1p else inner
 
 
 def listing(store: Store) -> list[dict[str, Any]]:
@@ -98,4 +135,5 @@ def _shown(definition: Reward) -> dict[str, Any]:
         "clip": clip,
         "learn": definition.learn,
         "late": definition.late,
+        "transforms": {kind: _written(kind, one) for kind, one in sorted(definition.transforms.items())},
     }

@@ -49,12 +49,15 @@ def define(
 ) -> None:  # fmt: skip
     """Define what the events of a slot are worth.
 
-    A slot's reward is the sum of weight x value over its events, clipped; the default if none came. Definitions never
-    change: a new idea gets a new name, and can be tried on old logs.
+    A slot's reward is the sum over kinds of event of weight x the sum of their values, clipped; the default if none
+    came. In place of a KIND stand log1p(KIND), min(KIND,CAP) and log1p(min(KIND,CAP)) for what becomes of its sum
+    first; log1p of a sum below 0 is that of its size, negative. Definitions never change: a new idea gets a new name,
+    and can be tried on old logs.
 
     \b
-    Example:
+    Examples:
       rlrec reward define basket 'click=0.1, purchase=1' --window 1d --clip 0,1
+      rlrec reward define reading 'click=0.2, log1p(min(dwell_s,600))=0.1'
     """
     from rlrec.app import reward as use_case
 
@@ -78,12 +81,9 @@ def list_(store: Any, show: Show) -> None:
 
     found = use_case.listing(store)
     headers = ["reward", "weights", "window_s", "default", "clip", "learn", "late"]
-    rows = [
-        [*(one[name] for name in headers[:1]), _weights(one["weights"]), *(one[name] for name in headers[2:])]
-        for one in found
-    ]
-    show(found, table=View(headers=headers, rows=rows), columns=headers)
+    rows = [[one["reward"], _terms(one), *(one[name] for name in headers[2:])] for one in found]
+    show(found, table=View(headers=headers, rows=rows), columns=[*headers, "transforms"])
 
 
-def _weights(weights: dict[str, float]) -> str:
-    return ", ".join(f"{kind}={weight:g}" for kind, weight in weights.items())
+def _terms(one: dict[str, Any]) -> str:
+    return ", ".join(f"{one['transforms'].get(kind, kind)}={weight:g}" for kind, weight in one["weights"].items())

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from math import fsum
+from math import copysign, fsum, log1p
 from typing import TYPE_CHECKING
 
 from rlrec.errors import InputError
-from rlrec.records import Event, Reward
+from rlrec.records import Event, Reward, Transform
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,12 +34,36 @@ def of_page(definition: Reward, events: Iterable[Event], *, served_at: int, sett
 
 
 def _weighed(definition: Reward, events: Iterable[Event], *, served_at: int, settled_only: bool) -> list[float]:
-    """Weight times value of every event that counts: by its own time, never by when it was received."""
+    """What the events that count are worth, one by one or by kind: by their own time, never by when they were
+    received."""
     weights = definition.weights
     if settled_only or definition.late == "ignore":
         last = served_at + definition.window_us
         events = (event for event in events if event.at <= last)
+    if definition.transforms:
+        return _transformed(definition, events)
     return [weights[event.kind] * event.value for event in events if event.kind in weights]
+
+
+def _transformed(definition: Reward, events: Iterable[Event]) -> list[float]:
+    """Weight times the transformed sum of every kind that came. Values add first, so their order cannot matter."""
+    values: dict[str, list[float]] = {}
+    for event in events:
+        if event.kind in definition.weights:
+            values.setdefault(event.kind, []).append(event.value)
+    return [
+        definition.weights[kind] * _of_sum(definition.transforms.get(kind), fsum(found))
+        for kind, found in values.items()
+    ]
+
+
+def _of_sum(transform: Transform | None, total: float) -> float:
+    """A kind's sum as it is weighed; the logarithm is log1p of its size, with its sign."""
+    if transform is None:
+        return total
+    if transform.cap is not None:
+        total = min(total, transform.cap)
+    return copysign(log1p(abs(total)), total) if transform.log1p else total
 
 
 def clipped(definition: Reward, worth: float) -> float:
@@ -64,26 +88,67 @@ def of_slots(
     *,
     n: int,
     slot: npt.NDArray[np.int64],
-    weight: npt.NDArray[np.float64],
+    kind: npt.NDArray[np.int64],
     value: npt.NDArray[np.float64],
     age_us: npt.NDArray[np.int64],
     settled_only: bool = True,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     """Rewards of n slots, (n,), and which of them are the default, (n,) bool: `of_slot` for many at once.
 
-    slot, weight, value, age_us (m,): per event the slot it belongs to, the definition's weight for its kind
-    (NaN: not weighed), its value, and its age after the decision in microseconds. settled_only: as in `of_slot`.
+    slot, kind, value, age_us (m,): per event the slot it belongs to, the place of its kind in the definition's
+    `weights` (-1: not weighed), its value, and its age after the decision in microseconds. settled_only: as in
+    `of_slot`.
     """
     import numpy as np
 
-    counts = ~np.isnan(weight)
+    counts = kind >= 0
     if settled_only or definition.late == "ignore":
         counts &= age_us <= definition.window_us
-    worth = np.bincount(slot[counts], weights=weight[counts] * value[counts], minlength=n)
+    worth = _sums(definition, n=n, row=slot[counts], kind=kind[counts], value=value[counts])
     default = np.bincount(slot[counts], minlength=n) == 0
     low = -LIMIT if definition.clip_low is None else definition.clip_low
     worth = np.clip(worth, low, LIMIT if definition.clip_high is None else definition.clip_high)
     return np.where(default, definition.default, worth), default
+
+
+def of_pages(
+    definition: Reward,
+    *,
+    n: int,
+    page: npt.NDArray[np.int64],
+    kind: npt.NDArray[np.int64],
+    value: npt.NDArray[np.float64],
+    age_us: npt.NDArray[np.int64],
+) -> npt.NDArray[np.float64]:
+    """What the events of n pages themselves are worth inside the window, (n,): `of_page` for many at once; the
+    arrays are as in `of_slots`."""
+    counts = (kind >= 0) & (age_us <= definition.window_us)
+    return _sums(definition, n=n, row=page[counts], kind=kind[counts], value=value[counts])
+
+
+def _sums(
+    definition: Reward,
+    *,
+    n: int,
+    row: npt.NDArray[np.int64],
+    kind: npt.NDArray[np.int64],
+    value: npt.NDArray[np.float64],
+) -> npt.NDArray[np.float64]:
+    """What weighed events add up to, row by row, (n,)."""
+    import numpy as np
+
+    if not definition.transforms:
+        weight = np.fromiter(definition.weights.values(), np.float64)
+        return np.bincount(row, weights=weight[kind] * value, minlength=n).astype(np.float64)
+    worth = np.zeros(n)
+    for place, (name, one) in enumerate(definition.weights.items()):
+        mine = kind == place
+        total = np.bincount(row[mine], weights=value[mine], minlength=n)
+        transform = definition.transforms.get(name, Transform())
+        if transform.cap is not None:
+            total = np.minimum(total, transform.cap)
+        worth += one * (np.copysign(np.log1p(np.abs(total)), total) if transform.log1p else total)
+    return worth
 
 
 def bounds(definition: Reward) -> tuple[float, float] | None:

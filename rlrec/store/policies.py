@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
+from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
-from rlrec.records import Head, Policy, Reward, Version
+from rlrec.records import Head, Policy, Reward, Transform, Version
 from rlrec.store.unit import Row, Unit
 
 _REWARD = (
@@ -26,11 +27,31 @@ _HEAD = "policy_head.policy_id, policy_head.seq, policy_head.ordinal, policy_hea
 
 
 def _reward(row: Row) -> Reward:
-    key, name, weights, window_us, default, low, high, learn, late = row
+    key, name, terms, window_us, default, low, high, learn, late = row
+    weights, transforms = _terms(terms)
     return Reward(
-        id=key, name=name, weights=json.loads(weights), window_us=window_us, default=default,
-        clip_low=low, clip_high=high, learn=learn, late=late,
+        id=key, name=name, weights=weights, window_us=window_us, default=default,
+        clip_low=low, clip_high=high, learn=learn, late=late, transforms=transforms,
     )  # fmt: skip
+
+
+def _terms(text: str) -> tuple[dict[str, float], dict[str, Transform]]:
+    """Weights and transforms by kind, from {"click": 1.0, "dwell_s": {"weight": 0.3, "log1p": true, "cap": 600.0}}."""
+    terms = json.loads(text)
+    transforms = {}
+    for kind, term in terms.items():
+        if isinstance(term, dict):
+            terms[kind] = term.pop("weight")
+            transforms[kind] = Transform(**term)
+    return terms, transforms
+
+
+def _written(definition: Reward) -> str:
+    """Weights and transforms as they are stored."""
+    terms: dict[str, Any] = dict(definition.weights)
+    for kind, transform in definition.transforms.items():
+        terms[kind] = {"weight": terms[kind], **asdict(transform)}
+    return json.dumps(terms, sort_keys=True, separators=(",", ":"))
 
 
 def _policy(row: Row) -> Policy:
@@ -58,7 +79,7 @@ def add_reward(unit: Unit, definition: Reward) -> int:
     return unit.add(
         "reward",
         name=definition.name,
-        weights=json.dumps(dict(definition.weights), sort_keys=True, separators=(",", ":")),
+        weights=_written(definition),
         window_us=definition.window_us,
         default_value=definition.default,
         clip_low=definition.clip_low,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from math import log
 
 import pytest
 
@@ -16,7 +17,7 @@ def test_the_same_definition_again_is_fine_and_another_one_a_conflict(run: Run) 
     first = run(*BASKET).json
     assert first == {
         "reward": "basket", "weights": {"click": 0.1, "purchase": 1.0}, "window_s": 86400.0, "default": 0.0,
-        "clip": [0.0, 1.0], "learn": "served", "late": "count", "created": True,
+        "clip": [0.0, 1.0], "learn": "served", "late": "count", "transforms": {}, "created": True,
     }  # fmt: skip
     again = ["reward", "define", "basket", "purchase=1.0,click=.1", "--window", "24h", "--clip", "0,1", "--json"]
     assert run(*again).json == first | {"created": False}
@@ -30,10 +31,41 @@ def test_a_new_store_has_the_definition_default(run_sqlite: Run) -> None:
     assert run_sqlite("reward", "list", "--json").json == [
         {
             "reward": "default", "weights": {"click": 1.0, "reward": 1.0}, "window_s": 1800.0, "default": 0.0,
-            "clip": [0.0, 1.0], "learn": "served", "late": "count",
+            "clip": [0.0, 1.0], "learn": "served", "late": "count", "transforms": {},
         }
     ]  # fmt: skip
     assert run_sqlite("reward", "define", "default", "click=2").exit_code == 6
+
+
+READING = "click=0.2, log1p(min(dwell_s,600))=0.1, min(purchase, 5)=2, log1p(share)=1"
+
+
+def test_a_definition_says_what_becomes_of_each_sum(run: Run) -> None:
+    said = run("reward", "define", "reading", READING, "--json").json
+    assert said["weights"] == {"click": 0.2, "dwell_s": 0.1, "purchase": 2.0, "share": 1.0}
+    assert said["transforms"] == {
+        "dwell_s": "log1p(min(dwell_s,600))", "purchase": "min(purchase,5)", "share": "log1p(share)",
+    }  # fmt: skip
+    again = "log1p( share )=1, min(purchase,5.0)=2,click=.2,log1p (min(dwell_s , 6e2))=0.1"
+    assert run("reward", "define", "reading", again, "--json").json == said | {"created": False}
+    for other in (READING.replace("600", "601"), READING.replace("log1p(share)", "share")):
+        assert run("reward", "define", "reading", other).exit_code == 6
+    assert run("reward", "list", "--json").json[1] == {key: said[key] for key in said if key != "created"}
+    assert "log1p(min(dwell_s,600))=0.1" in run("reward", "list").stdout
+
+
+def test_a_logarithm_is_learned_audited_and_estimated(run: Run) -> None:
+    clock = ["--now", "2026-01-01T12:00:00Z"]
+    run(*clock, "arm", "add", "a")
+    run(*clock, "reward", "define", "reading", "log1p(min(dwell_s,600))=0.5")
+    run(*clock, "policy", "create", "home", "--kind", "ucb", "--reward", "reading")
+    run(*clock, "recommend", "--policy", "home", "--session", "s")
+    earned = [run(*clock, "feedback", "1", f"dwell_s={value}", "--json").json["reward"] for value in (90, 20, 900)]
+    assert earned == pytest.approx([0.5 * log(91), 0.5 * log(111), 0.5 * log(601)])
+    assert run("policy", "show", "home", "--json").json["arms"][0]["reward_sum"] == pytest.approx(0.5 * log(601))
+    assert run("doctor").exit_code == 0
+    [row] = run("evaluate", "home", "--estimator", "ips", "--json").json
+    assert row["value"] == pytest.approx(0.5 * log(601))
 
 
 def test_every_format_lists_the_same_rewards(run_sqlite: Run) -> None:
@@ -54,6 +86,18 @@ def test_every_format_lists_the_same_rewards(run_sqlite: Run) -> None:
         (["click=1e999"], "not a finite number"),
         (["click=1_0"], "the weight of 'click' is '1_0'"),
         (["click=1,click=2"], "weighed twice"),
+        (["click=1,log1p(click)=2"], "'click' is weighed twice"),
+        (["sqrt(click)=1"], "unknown function 'sqrt' in 'sqrt(click)'"),
+        (["log1p(sqrt(click))=1"], "unknown function 'sqrt' in 'sqrt(click)'"),
+        (["min(click,many)=1"], "the cap of 'click' is 'many'"),
+        (["min(click)=1"], "the cap of 'click' is ''"),
+        (["min(click,0)=1"], "the cap of 'click' is '0'"),
+        (["min(click,1e999)=1"], "the cap of 'click' is '1e999'"),
+        (["min(log1p(click),5)=1"], "'min(log1p(click),5)=1' is no weight"),
+        (["log1p(log1p(click))=1"], "is no weight"),
+        (["log1p(click,5)=1"], "is no weight"),
+        (["log1p()=1"], "is no weight"),
+        (["log1p(click=1"], "is no weight"),
         (["1click=1"], "is no weight"),
         (["!censor=1"], "is no weight"),
         (["  "], "at least one kind"),

@@ -257,8 +257,8 @@ def log(n: int, *, seed: int) -> tuple[list[list[Event]], dict[str, Any]]:
     lists: list[list[Event]] = [[] for _ in range(n)]
     for row in zip(slot.tolist(), kind.tolist(), value.tolist(), age.tolist(), strict=True):
         lists[row[0]].append(Event(decision_id=1, position=1, kind=row[1], value=row[2], at=row[3], received_at=99))
-    weight = np.array([REWARD.weights.get(one, np.nan) for one in kind])
-    return lists, {"n": n, "slot": slot, "weight": weight, "value": value, "age_us": age}
+    place = np.array([list(REWARD.weights).index(one) if one in REWARD.weights else -1 for one in kind])
+    return lists, {"n": n, "slot": slot, "kind": place, "value": value, "age_us": age}
 
 
 def impressions(arm: Index, **arrays: Any) -> evidence.Impressions:

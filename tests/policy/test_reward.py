@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import permutations
+from math import log, log1p
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ from hypothesis import strategies as st
 
 from rlrec.errors import InputError
 from rlrec.policy import reward as rewards
-from rlrec.records import Event, Reward
+from rlrec.records import Event, Reward, Transform
+
+LOG, CAP, BOTH = Transform(log1p=True), Transform(cap=2.0), Transform(log1p=True, cap=600.0)
 
 
 def definition(**changed: Any) -> Reward:
@@ -95,6 +98,26 @@ def test_weights_are_finite_and_at_least_one(bad: dict[str, float]) -> None:
         rewards.weights(bad)
 
 
+def test_a_sum_is_capped_then_its_logarithm_is_weighed() -> None:
+    changed: dict[str, Any] = {"weights": {"click": 3.0, "dwell_s": 0.5}, "transforms": {"dwell_s": BOTH}}
+    events = [event("dwell_s", 400), event("click"), event("dwell_s", 500), event("click")]
+    assert worth(events, **changed) == pytest.approx(6 + 0.5 * log(601))
+    assert worth(events[:1], **changed) == pytest.approx(0.5 * log(401))
+    assert worth([event("click", 3)], transforms={"click": CAP}) == 2
+
+
+def test_a_logarithm_keeps_the_sign() -> None:
+    assert worth([event("click", -3)], transforms={"click": LOG}) == -log1p(3)
+    assert worth([event("click", 0)], transforms={"click": LOG}) == 0
+    assert worth([event("click", -1e100)] * 2, transforms={"click": LOG}) == pytest.approx(-log(2e100))
+
+
+def test_a_transform_does_not_make_order_matter() -> None:
+    events = [event("click", 0.1), event("click", 1e15), event("dwell_s", 30.3), event("click", -1e15)]
+    shaped = {"click": LOG, "dwell_s": CAP}
+    assert len({worth(list(order), transforms=shaped) for order in permutations(events)}) == 1
+
+
 EVENTS = st.lists(
     st.tuples(
         st.integers(0, 4),
@@ -106,21 +129,47 @@ EVENTS = st.lists(
 )
 
 
-@given(EVENTS, st.sampled_from(["count", "ignore"]), st.booleans(), st.booleans())
+TRANSFORMS = st.dictionaries(st.sampled_from(["click", "dwell_s"]), st.sampled_from([LOG, CAP, BOTH]))
+
+
+def columns(one: Reward, drawn: list[tuple[int, str, float, int]]) -> dict[str, Any]:
+    kinds = list(one.weights)
+    return {
+        "kind": np.array([kinds.index(row[1]) if row[1] in kinds else -1 for row in drawn], np.int64),
+        "value": np.array([row[2] for row in drawn], np.float64),
+        "age_us": np.array([row[3] for row in drawn], np.int64),
+    }
+
+
+@given(EVENTS, TRANSFORMS, st.sampled_from(["count", "ignore"]), st.booleans(), st.booleans())
 def test_arrays_say_what_single_slots_say(
-    drawn: list[tuple[int, str, float, int]], late: str, clip: bool, settled_only: bool
+    drawn: list[tuple[int, str, float, int]],
+    transforms: dict[str, Transform],
+    late: str,
+    clip: bool,
+    settled_only: bool,
 ) -> None:
-    one = definition(late=late, **({"clip_low": 0.0, "clip_high": 1.0} if clip else {}))
+    one = definition(late=late, transforms=transforms, **({"clip_low": 0.0, "clip_high": 1.0} if clip else {}))
     events = [[event(kind, value, at=at) for slot, kind, value, at in drawn if slot == n] for n in range(5)]
     single = [rewards.of_slot(one, happened, served_at=0, settled_only=settled_only) for happened in events]
     found, default = rewards.of_slots(
         one,
         n=5,
         slot=np.array([row[0] for row in drawn], np.int64),
-        weight=np.array([one.weights.get(row[1], np.nan) for row in drawn], np.float64),
-        value=np.array([row[2] for row in drawn], np.float64),
-        age_us=np.array([row[3] for row in drawn], np.int64),
         settled_only=settled_only,
+        **columns(one, drawn),
     )
     assert found == pytest.approx(single, abs=1e-9, rel=1e-9)
     assert found[default].tolist() == [-0.5] * int(default.sum())
+
+
+@given(EVENTS, TRANSFORMS)
+def test_arrays_say_what_single_pages_say(
+    drawn: list[tuple[int, str, float, int]], transforms: dict[str, Transform]
+) -> None:
+    one = definition(transforms=transforms)
+    events = [[event(kind, value, at=at) for page, kind, value, at in drawn if page == n] for n in range(5)]
+    single = [rewards.of_page(one, happened, served_at=0, settled_only=True) for happened in events]
+    page = np.array([row[0] for row in drawn], np.int64)
+    found = rewards.of_pages(one, n=5, page=page, **columns(one, drawn))
+    assert found == pytest.approx(single, abs=1e-9, rel=1e-9)
