@@ -47,7 +47,7 @@ def rewarded(batch: Batch, definition: Reward, *, settled_only: bool = True) -> 
         definition,
         n=len(batch),
         slot=slot[known],
-        kind=_kinds(batch, definition)[known],
+        kind=kinds(batch, definition)[known],
         value=batch.events["value"][known],
         age_us=batch.events["age_us"][known],
         settled_only=settled_only,
@@ -55,7 +55,7 @@ def rewarded(batch: Batch, definition: Reward, *, settled_only: bool = True) -> 
     return Impressions(slots=batch.slots, reward=reward, default=default)
 
 
-def _kinds(batch: Batch, definition: Reward) -> npt.NDArray[np.int64]:
+def kinds(batch: Batch, definition: Reward) -> npt.NDArray[np.int64]:
     """The place of each event's kind among those that the definition weighs; -1 where it does not."""
     found = batch.events["kind"].tolist()
     places = defaultdict(lambda: -1, zip(definition.weights, range(len(definition.weights)), strict=True))
@@ -109,12 +109,12 @@ def pages(unit: Unit, selection: Selection, definition: Reward) -> Iterator[Page
             slots = np.add.reduceat(found.reward, first)
             yield Pages(
                 decisions={name: column[first] for name, column in found.slots.items()},
-                reward=slots + _page_events(batch, definition, ids[first]),
+                reward=slots + page_events(batch, definition, ids[first]),
                 censored=np.logical_or.reduceat(found.slots["censored"], first),
             )
 
 
-def _page_events(batch: Batch, definition: Reward, ids: npt.NDArray[np.int64]) -> Array:
+def page_events(batch: Batch, definition: Reward, ids: npt.NDArray[np.int64]) -> Array:
     """What the events of each page itself are worth, (n,): those inside the window, without default and clip."""
     events = batch.events
     order = np.argsort(ids)
@@ -125,7 +125,7 @@ def _page_events(batch: Batch, definition: Reward, ids: npt.NDArray[np.int64]) -
         definition,
         n=len(ids),
         page=page[mine],
-        kind=_kinds(batch, definition)[mine],
+        kind=kinds(batch, definition)[mine],
         value=events["value"][mine],
         age_us=events["age_us"][mine],
     )

@@ -8,7 +8,7 @@ import click
 
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import Group, printed, stored
-from rlrec.cli.values import DURATION, NAME, NUMBER, Parsed, parse_number
+from rlrec.cli.values import DURATION, NAME, NUMBER, Parsed, format_duration, parse_number
 from rlrec.errors import InputError
 
 
@@ -87,3 +87,38 @@ def list_(store: Any, show: Show) -> None:
 
 def _terms(one: dict[str, Any]) -> str:
     return ", ".join(f"{one['transforms'].get(kind, kind)}={weight:g}" for kind, weight in one["weights"].items())
+
+
+@reward.command()
+@click.argument("name", type=NAME, default="default")
+@click.option("--log", metavar="FILTER", help="Look only at these decisions: policy=NAME,since=TIME and so on.")
+@printed
+@stored
+def delays(store: Any, show: Show, name: str, log: str | None) -> None:
+    """Show how much reward arrives within each window, to choose one.
+
+    A decision's reward is that of its page under the definition, less the defaults, from the events inside the window.
+    Two windows are compared on the decisions old enough for the longer one, so that young ones never look poor (a chain
+    ladder); the share is of what arrives within the longest window. Decisions with a censored slot are left out.
+    Imported ones count as old enough for every window.
+
+    \b
+    What --json has:
+      share                 of the reward of the longest window; null: unknown.
+                            Above 1 where later events take reward away
+      events, decisions     weighed events inside the window of the decisions
+                            old enough for it; how many decisions these are
+      reward_per_decision   of theirs, inside the window
+      own                   whether it is the window of the definition
+
+    \b
+    Examples:
+      rlrec reward delays
+      rlrec reward delays default --log policy=home
+    """
+    from rlrec.app import delays as use_case
+
+    found = [{"window": format_duration(row.pop("window_us")), **row} for row in use_case.delays(store, name, log=log)]
+    headers = ["window", "share", "events", "decisions", "reward_per_decision"]
+    rows = [[one["window"] + " *" * one["own"], *(one[key] for key in headers[1:])] for one in found]
+    show(found, table=View(headers=headers, rows=rows, notes=[f"* the window of reward {name}"]))

@@ -68,6 +68,21 @@ def test_a_logarithm_is_learned_audited_and_estimated(run: Run) -> None:
     assert row["value"] == pytest.approx(0.5 * log(601))
 
 
+def test_delays_are_shown_for_a_reward(run_sqlite: Run) -> None:
+    run_sqlite("arm", "add", "a")
+    run_sqlite("policy", "create", "home", "--kind", "uniform")
+    run_sqlite("--now", "2026-01-01T12:00:00Z", "recommend", "--policy", "home", "--session", "s")
+    assert run_sqlite("reward", "delays", "--json").error["error"].startswith("no weighed event")
+    run_sqlite("--now", "2026-01-01T12:03:00Z", "feedback", "1", "click")
+    rows = ["--now", "2026-01-01T12:45:00Z", "reward", "delays", "default", "--log", "policy=home"]
+    assert run_sqlite(*rows, "--json").json[-1] == {
+        "window": "30m", "window_s": 1800.0, "share": 1.0, "events": 1, "decisions": 1, "reward_per_decision": 1.0,
+        "own": True,
+    }  # fmt: skip
+    assert "30m *" in run_sqlite(*rows).stdout
+    assert [run_sqlite("reward", "delays", *bad).exit_code for bad in (["nosuch"], ["--log", "x=1"])] == [2, 2]
+
+
 def test_every_format_lists_the_same_rewards(run_sqlite: Run) -> None:
     run_sqlite(*BASKET)
     rows = run_sqlite("reward", "list", "--json").json

@@ -1,0 +1,102 @@
+"""How much reward arrives within each window after a decision: a chain ladder over the log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from rlrec.app import evidence, filters, reward
+from rlrec.errors import InputError
+from rlrec.policy.scores import Array
+from rlrec.records import Reward
+from rlrec.store import Store, reader
+from rlrec.store.bulk import Columns
+from rlrec.store.reader import Batch
+
+MINUTE, HOUR, DAY = 60_000_000, 3_600_000_000, 86_400_000_000
+WINDOWS_US = (
+    *(count * MINUTE for count in (1, 5, 15, 30)),
+    *(count * HOUR for count in (1, 3, 6, 12)),
+    *(count * DAY for count in (1, 2, 3, 7, 14, 30)),
+)
+DECISIONS, EVENTS, BEFORE, WITHIN = range(4)  # what is added up over the decisions old enough for a window
+
+
+def delays(store: Store, name: str = "default", *, log: str | None = None) -> list[dict[str, Any]]:
+    """The share of reward that arrives within each window, up to the longest in which old enough decisions got a
+    weighed event. Raises InputError where there is none."""
+    with store.read() as unit:
+        definition = reward.find(unit, name)
+        windows = sorted({*WINDOWS_US, definition.window_us})
+        total = np.zeros((len(windows), 4))
+        for batch in reader.batches(unit, filters.selection(unit, log), columns=evidence.MARKED):
+            total += _arrived(batch, definition, windows, now=unit.now)
+    seen = np.flatnonzero(total[:, EVENTS])
+    if not len(seen):
+        raise InputError(
+            f"no weighed event: none that reward {name!r} weighs came to a selected decision that is old enough",
+            hint="record some with `rlrec feedback`, or widen --log" if log else "record some with `rlrec feedback`",
+        )
+    return list(_rows(total[: seen[-1] + 1], windows, own=definition.window_us))
+
+
+def _arrived(batch: Batch, definition: Reward, windows: Sequence[int], *, now: int) -> Array:
+    """DECISIONS to WITHIN of a batch, (windows, 4); BEFORE: the reward of the same decisions in the window before."""
+    slots = batch.slots
+    kept = ~np.isin(slots["decision_id"], slots["decision_id"][slots["censored"]])
+    served, told = _decisions(slots, kept), _told(batch, definition, kept)
+    decisions, page = np.unique(told.slots["decision_id"], return_inverse=True)
+    event = np.searchsorted(decisions, told.events["decision_id"])
+    marks = _decisions(told.slots)
+    found, before = np.zeros((len(windows), 4)), np.zeros(len(decisions))
+    for row, window in enumerate(windows):
+        within = replace(definition, window_us=window)
+        earned = evidence.rewarded(told, within).reward - definition.default
+        worth = np.bincount(page, weights=earned) + evidence.page_events(told, within, decisions)
+        old = evidence.mature(marks, within, now=now)
+        found[row] = (
+            np.count_nonzero(evidence.mature(served, within, now=now)),
+            np.count_nonzero(old[event] & (told.events["age_us"] <= window)),
+            before[old].sum(),
+            worth[old].sum(),
+        )
+        before = worth
+    return found
+
+
+def _told(batch: Batch, definition: Reward, kept: evidence.Flags) -> Batch:
+    """The weighed events of a batch, and the decisions they came to: every other one earned the default."""
+    weighed = evidence.kinds(batch, definition) >= 0
+    weighed &= np.isin(batch.events["decision_id"], batch.slots["decision_id"][kept])
+    events = {name: column[weighed] for name, column in batch.events.items()}
+    rows = np.isin(batch.slots["decision_id"], events["decision_id"])
+    return Batch(slots={name: column[rows] for name, column in batch.slots.items()}, events=events)
+
+
+def _decisions(slots: Columns, rows: evidence.Flags | slice = slice(None)) -> Columns:
+    """The marks of each decision of some slots, by id."""
+    _, first = np.unique(slots["decision_id"][rows], return_index=True)
+    return {name: slots[name][rows][first] for name in evidence.MARKED}
+
+
+def _rows(total: Array, windows: Sequence[int], *, own: int) -> Iterator[dict[str, Any]]:
+    """A row a window: each share is that of the next window times what of its reward was there a window before."""
+    share: float | None = 1.0
+    shares = [share]
+    for before, within in total[:0:-1, [BEFORE, WITHIN]].tolist():
+        if share is not None and before != within:  # nothing in both: nothing arrived in between
+            share = share * before / within if within else None
+        shares.append(share)
+    for row, window, part in zip(total.tolist(), windows[: len(total)], reversed(shares), strict=True):
+        yield {
+            "window_us": window,
+            "window_s": window / 1e6,
+            "share": part,
+            "events": int(row[EVENTS]),
+            "decisions": int(row[DECISIONS]),
+            "reward_per_decision": row[WITHIN] / row[DECISIONS],
+            "own": window == own,
+        }
