@@ -14,7 +14,7 @@ from rlrec.app.serving import Case, Serving
 from rlrec.errors import InputError
 from rlrec.policy import slate
 from rlrec.policy.base import Belief
-from rlrec.policy.scores import Array, Index
+from rlrec.policy.scores import Array, Index, own
 from rlrec.records import Decision, Slot, Version
 from rlrec.store import Store, Unit, arms, contents, decisions, events, policies
 from rlrec.store.events import CENSOR
@@ -80,9 +80,10 @@ class _Derived:
         self.belief = served.belief(self.arms)
         self.case = case = served.case(self.decision.eligible_id, self.arms, context, keys=self.keys)
         places = self.places(self.decision.slots)
-        rows = [slate.remaining(case.scores, places[:above], floor=case.floor) for above in range(len(places))]
+        scores = own(case.scores, seed=unsigned(self.decision.seed or 0), decision=self.decision.id)
+        rows = [slate.remaining(scores, places[:above], floor=case.floor) for above in range(len(places))]
         self.conditional = np.array(rows)
-        self.marginal = slate.marginals(case.scores, size=len(places), floor=case.floor)
+        self.marginal = slate.marginals(scores, size=len(places), floor=case.floor)
 
     @property
     def floor(self) -> float | None:
@@ -96,12 +97,13 @@ class _Derived:
         """What is stored of a slot beyond what is answered, and what the belief gives again."""
         place = int(self.places([slot])[0])
         again = self.case is not None
+        marginal = float(self.marginal[slot.position - 1, place]) if again else np.nan
         return {
             "min_propensity": slot.min_propensity,
             "censored": slot.censored,
             "rounded": slot.rounded,
             "derived_propensity": float(self.conditional[slot.position - 1, place]) if again else None,
-            "derived_marginal": float(self.marginal[slot.position - 1, place]) if again else None,
+            "derived_marginal": None if np.isnan(marginal) else marginal,  # it may have no closed form
         }
 
     def agrees(self) -> bool | None:

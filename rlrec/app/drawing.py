@@ -12,7 +12,7 @@ import numpy as np
 from rlrec.app.planning import Lane, Plan
 from rlrec.app.serving import Case, Ids
 from rlrec.app.visiting import shown
-from rlrec.policy.scores import Index
+from rlrec.policy.scores import Correlated, Index
 from rlrec.policy.slate import Draw
 from rlrec.store.unit import Row
 
@@ -59,7 +59,7 @@ def _pages(lane: Lane, decisions: Ids, bits: int, keys: Mapping[int, str]) -> li
     case = lane.case
     seeds = np.full(len(decisions), bits, np.uint64)
     made = case.pages(lane.size).draw(seeds=seeds, decisions=decisions)
-    if lane.size > 1 or len(decisions) == 1:
+    if lane.size > 1 or len(decisions) == 1 or isinstance(case.scores, Correlated):
         return _made(case, made, slice(None), keys)
     _, firsts, which = np.unique(made.slates[:, 0], return_index=True, return_inverse=True)
     pages = _made(case, made, firsts, keys)

@@ -57,4 +57,5 @@ def make(kind: str, given: Mapping[str, Any], *, design: Design | None = None) -
         if name not in known:
             hint = suggest(name, list(known)) or f"it has {', '.join(known)}"
             raise InputError(f"kind {kind} has no parameter {name!r}", hint=hint)
-    return made(**given, **({"design": design} if design is not None and made.contextual else {}))
+    parts = {"design": design} if design is not None and made.contextual else {}
+    return made(**{**made.implied(given), **given}, **parts)

@@ -70,12 +70,19 @@ class Policy(Protocol):
         """The distribution of the noisy score of each arm, (m,), by which a slate is ranked."""
         ...
 
-    def index(self, belief: Belief) -> Array | None:
-        """The noiseless score of each arm, (m,): mean or index; None where the kind has none."""
+    def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array | None:
+        """The noiseless score of each arm, (m,): mean or index; None where the kind has none.
+
+        context: None is an empty one."""
         ...
 
     def greedy(self) -> Policy:
         """The same policy without floor and exploration."""
+        ...
+
+    @classmethod
+    def implied(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Defaults that hang on the parameters given."""
         ...
 
     def check(self, reward: Reward) -> None:
@@ -118,6 +125,10 @@ class Learner:
 
     def greedy(self) -> Self:
         return replace(self, floor=0.0)
+
+    @classmethod
+    def implied(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {}
 
     def check(self, reward: Reward) -> None:
         """Any reward will do."""

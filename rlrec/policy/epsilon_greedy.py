@@ -32,7 +32,7 @@ class EpsilonGreedy(Learner):
     def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
         return Point(belief.mean())
 
-    def index(self, belief: Belief) -> Array | None:
+    def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array | None:
         return belief.mean()
 
     def greedy(self) -> EpsilonGreedy:

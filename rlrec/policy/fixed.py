@@ -31,8 +31,12 @@ class _Unlearned:
     def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
         return Point(np.zeros(len(arms)))
 
-    def index(self, belief: Belief) -> Array | None:
+    def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array | None:
         return None
+
+    @classmethod
+    def implied(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {}
 
     def check(self, reward: Reward) -> None:
         """It keeps counts and learns nothing: any reward will do."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from rlrec.policy.scores import Array, Index
+if TYPE_CHECKING:
+    from rlrec.policy.scores import Array, Index
 
 Words = npt.NDArray[np.uint64]
 W = TypeVar("W", int, Words)
@@ -59,6 +60,16 @@ def uniforms_at(seeds: Words, decisions: npt.NDArray[np.int64], words: Index) ->
         part = slice(start, start + step)
         pairs[part] = _doubles(seeds[part], ids[part], blocks.astype(np.uint64))
     return pairs[:, 2 * place + (np.asarray(words) & 1)]
+
+
+def normals(seed: int, decision: int, *, start: int, count: int) -> Array:
+    """Standard normals of a decision, (count,), made of its uniforms from number `start` (even) on, two of two.
+
+    Source: Box & Muller 1958, the textbook form."""
+    words = start + np.arange(count + count % 2)
+    even = uniforms_at(np.array([seed], np.uint64), np.array([decision], np.int64), words).reshape(-1, 2)
+    radius, angle = np.sqrt(-2.0 * np.log(even[:, 0])), 2.0 * np.pi * even[:, 1]
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).ravel()[:count]
 
 
 def _doubles(seeds: Words, ids: Words, blocks: Words) -> Array:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
+from rlrec.policy import sampler
+
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 Flags = npt.NDArray[np.bool_]
+
+SAMPLING = 1024
+"""The word of a decision at which its samples begin: a page of 500 positions uses 1000 at most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +78,21 @@ class Correlated:
     def __len__(self) -> int:
         return len(self.location)
 
+    def at(self, seed: int, decision: int) -> Sampled:
+        """The samples of one decision, from its words (`sampler.normals`); equal arms have equal values in each."""
+        rows, place = self._different
+        width = rows.shape[1] - 1
+        noise = sampler.normals(seed, decision, start=SAMPLING, count=self.samples * width)
+        values = rows[:, 0] + noise.reshape(self.samples, width) @ rows[:, 1:].T
+        return Sampled(values[:, place])
+
+    @cached_property
+    def _different(self) -> tuple[Array, Index]:
+        """Location and factor of arms that differ, and which of these each arm is: a product may round equal rows
+        differently, and they would no longer tie."""
+        rows, place = np.unique(np.column_stack([self.location, self.factor]), axis=0, return_inverse=True)
+        return rows, place.reshape(-1)
+
 
 @dataclass(frozen=True, eq=False)
 class Sampled:
@@ -86,3 +107,8 @@ class Sampled:
 
 
 Scores = Point | Beta | Gaussian | Gumbel | Correlated | Sampled
+
+
+def own(scores: Scores, *, seed: int, decision: int) -> Scores:
+    """The scores from which one decision was drawn: its own samples, where there are any."""
+    return scores.at(seed, decision) if isinstance(scores, Correlated) else scores

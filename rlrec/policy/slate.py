@@ -1,7 +1,8 @@
 """Slates for every kind of policy: exact probabilities of positions, pages and draws, and the draws themselves.
 
 A page is filled from the top. One vector of noisy scores is drawn; at every position a uniform arm of those left is
-taken with probability `floor`, else the best one left in that vector."""
+taken with probability `floor`, else the best one left in that vector. For correlated scores every position has a
+vector of its own, one of the samples of the decision; without a decision they stand for those of seed 0, decision 0."""
 
 from __future__ import annotations
 
@@ -13,8 +14,9 @@ import numpy.typing as npt
 
 from rlrec.policy.orders import Order, PointOrder
 from rlrec.policy.plackett_luce import PlackettLuceOrder
+from rlrec.policy.sampled import SampledOrder
 from rlrec.policy.sampler import Words, uniforms, uniforms_at
-from rlrec.policy.scores import Array, Beta, Flags, Gaussian, Gumbel, Index, Point, Scores
+from rlrec.policy.scores import Array, Beta, Correlated, Flags, Gaussian, Gumbel, Index, Point, Sampled, Scores, own
 from rlrec.policy.sweep import ContinuousOrder, continuous_order
 
 SMALLEST = 1e-300
@@ -27,8 +29,9 @@ _ENTRIES = 1 << 20
 class Draw:
     """n pages of k positions. All arrays are (n, k).
 
-    slates arms; propensity given the positions above; marginal of the arm at its position whatever stands above;
-    minimum smallest propensity any arm left had there; rounded where SMALLEST replaces a 0."""
+    slates arms; propensity given the positions above; marginal of the arm at its position whatever stands above, NaN
+    where that has no closed form; minimum smallest propensity any arm left had there; rounded where SMALLEST replaces
+    a 0."""
 
     slates: Index
     propensity: Array
@@ -48,7 +51,8 @@ def first(scores: Scores, *, floor: float) -> Array:
 def marginals(scores: Scores, *, size: int, floor: float) -> Array:
     """Probability that each arm stands at position 1..size, whatever stands above it, (size, m); rows sum to 1.
 
-    size 1..m; floor in [0, 1]. Source: own derivation (`maximum.ranks` and `placement`)."""
+    size 1..m; floor in [0, 1]. NaN beyond position 1 for samples, which have no closed form there.
+    Source: own derivation (`maximum.ranks` and `placement`)."""
     return _placed(_order(scores, size).ranks(size), floor)
 
 
@@ -84,7 +88,7 @@ class Pages:
     size 1..m positions; floor in [0, 1]; `before` as for `changed`."""
 
     def __init__(self, scores: Scores, *, size: int, floor: float, before: Pages | None = None) -> None:
-        self._size, self._floor, self._arms = size, floor, len(scores)
+        self._size, self._floor, self._arms, self._scores = size, floor, len(scores), scores
         if before and isinstance(before._order, ContinuousOrder) and isinstance(scores, Beta | Gaussian):
             self._order: Order = before._order.changed(scores)
         else:
@@ -105,7 +109,9 @@ class Pages:
 
         seeds (n,) and decisions (n,) name the uniforms (`sampler.uniforms`), on which alone a page depends. One
         position: the inverse of `first` at word 0. More: words 2p and 2p + 1 are the coin and the pick of position p
-        from 0, word 2 size + i the noise of arm i."""
+        from 0, word 2 size + i the noise of arm i. Of samples: the inverse of `remaining` at word 2p."""
+        if isinstance(self._scores, Correlated | Sampled):
+            return self._sampled(uniforms(seeds, decisions, words=2 * self._size - 1)[:, ::2], seeds, decisions)
         if self._size == 1:
             return self._single(uniforms(seeds, decisions, words=1)[:, 0])
         slates = _drawn(self._order, self._arms, self._size, self._floor, seeds, decisions)
@@ -130,13 +136,25 @@ class Pages:
 
     def _single(self, uniform: Array) -> Draw:
         cumulative, least = self._inverse
-        # from the right: an arm without probability is never the answer
-        arm = cumulative.searchsorted(uniform * cumulative[-1], side="right")
-        if arm.max(initial=0) == self._arms:
-            arm = np.minimum(arm, np.flatnonzero(self._first)[-1])
-        slates = arm[:, None]
+        slates = _inverse(self._first, cumulative, uniform)[:, None]
         chance = self._first[slates]
         return _logged(slates, chance, chance, np.full(chance.shape, least))
+
+    def _sampled(self, uniform: Array, seeds: Words, decisions: npt.NDArray[np.int64]) -> Draw:
+        """Pages of decisions that have samples of their own, by uniforms (n, k)."""
+        shape = uniform.shape
+        slates, chance, least = np.empty(shape, np.intp), np.empty(shape), np.empty(shape)
+        for page, (seed, decision) in enumerate(zip(seeds.tolist(), decisions.tolist(), strict=True)):
+            order = _order(own(self._scores, seed=seed, decision=decision), self._size)
+            for position in range(self._size):
+                left = np.delete(np.arange(self._arms), slates[page, :position])
+                mixed = _mixed(order.given(slates[page, :position], floor=self._floor)[left], self._floor, len(left))
+                place = _inverse(mixed, mixed.cumsum(), uniform[page, position])
+                slates[page, position] = left[place]
+                chance[page, position], least[page, position] = mixed[place], mixed.min()
+        marginal = np.full(shape, np.nan)
+        marginal[:, 0] = chance[:, 0]
+        return _logged(slates, chance, marginal, least)
 
 
 def placement(size: int, m: int, *, floor: float) -> tuple[Array, Array]:
@@ -164,7 +182,14 @@ def _order(scores: Scores, positions: int) -> Order:
         return continuous_order(scores, positions=positions)
     if isinstance(scores, Gumbel):
         return PlackettLuceOrder(scores)
-    raise NotImplementedError
+    return SampledOrder(scores if isinstance(scores, Sampled) else scores.at(0, 0))
+
+
+def _inverse(chance: Array, cumulative: Array, uniform: Array) -> Index:
+    """The arms of probabilities chance (m,) at uniforms (n,), (n,)."""
+    # from the right: an arm without probability is never the answer
+    arm = cumulative.searchsorted(uniform * cumulative[-1], side="right")
+    return np.asarray(np.minimum(arm, np.flatnonzero(chance)[-1]) if arm.max(initial=0) == len(chance) else arm)
 
 
 def _mixed(chance: Array, floor: float, left: int | Index) -> Array:
@@ -177,9 +202,11 @@ def _mixed(chance: Array, floor: float, left: int | Index) -> Array:
 
 def _placed(ranks: Array, floor: float) -> Array:
     """Positions (size, m) from ranks (size, m)."""
+    size, m = ranks.shape
+    if np.isnan(ranks[-1, 0]):  # only the first has a closed form
+        return np.vstack([_mixed(ranks[0], floor, m), ranks[1:]])
     if floor == 0:
         return ranks
-    size, m = ranks.shape
     chance, beyond = placement(size, m, floor=floor)
     deeper = np.maximum(1 - np.cumsum(ranks, axis=0), 0)
     return np.tril(chance) @ ranks + beyond[:, None] * deeper

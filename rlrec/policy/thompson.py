@@ -24,7 +24,7 @@ class Thompson(Learner):
     def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
         return Beta(belief.alpha + belief.reward_sum, belief.beta + (belief.pulls - belief.reward_sum))
 
-    def index(self, belief: Belief) -> Array | None:
+    def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array | None:
         return belief.mean()
 
     def check(self, reward: Reward) -> None:

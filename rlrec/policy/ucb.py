@@ -28,7 +28,7 @@ class _Optimist(Learner):
     def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
         return Point(self._indices(belief))
 
-    def index(self, belief: Belief) -> Array | None:
+    def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array | None:
         return self._indices(belief)
 
     def _indices(self, belief: Belief) -> Array:

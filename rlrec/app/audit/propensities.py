@@ -16,7 +16,7 @@ from rlrec.app.serving import Case, Ids, Serving
 from rlrec.errors import InputError
 from rlrec.policy import sampler, slate
 from rlrec.policy.base import EVERYTHING
-from rlrec.policy.scores import Array, Flags, Index
+from rlrec.policy.scores import Array, Correlated, Flags, Index, Scores
 from rlrec.records import Version
 from rlrec.store import Unit, arms, audit, beliefs, contents, policies
 from rlrec.store.beliefs import SUMS, Sums
@@ -252,17 +252,26 @@ class _Again:
 
 def _again(case: Case, stored: _Stored, size: int) -> _Again:
     places = np.searchsorted(case.arms, stored.arms)
-    if size == 1:
+    if size == 1 and not isinstance(case.scores, Correlated):
         return _single(case, stored, places)
     made = slate.draw(case.scores, size=size, floor=case.floor, seeds=stored.seeds, decisions=stored.ids)
     redrawn = (made.slates != places).any(axis=1)
     propensity, marginal, minimum = made.propensity, made.marginal, made.minimum
-    if redrawn.any():
-        propensity[redrawn] = slate.conditionals(case.scores, places[redrawn], floor=case.floor)
-        table = slate.marginals(case.scores, size=size, floor=case.floor)
-        marginal[redrawn] = table[np.arange(size), places[redrawn]]
-        minimum[redrawn] = stored.min_propensity[redrawn]
+    minimum[redrawn] = stored.min_propensity[redrawn]
+    for rows, scores in _alike(case.scores, stored, np.flatnonzero(redrawn)):
+        propensity[rows] = slate.conditionals(scores, places[rows], floor=case.floor)
+        table = slate.marginals(scores, size=size, floor=case.floor)
+        marginal[rows] = table[np.arange(size), places[rows]]
     return _Again(redrawn, propensity, marginal, minimum)
+
+
+def _alike(scores: Scores, stored: _Stored, rows: Index) -> Iterator[tuple[Index, Scores]]:
+    """Rows that were drawn from the same scores: all, or each from the samples of its own."""
+    if not isinstance(scores, Correlated):
+        yield from [(rows, scores)] if rows.size else []
+    else:
+        for row in rows.tolist():
+            yield np.array([row]), scores.at(int(stored.seeds[row]), int(stored.ids[row]))
 
 
 def _single(case: Case, stored: _Stored, places: Index) -> _Again:
