@@ -69,6 +69,7 @@ def recommend_group(
         with store.read() as unit:
             planned = planning.plan(unit, requests, warm)
             plans = {place: plan for place, plan in enumerate(planned) if isinstance(plan, Plan)}
+            _tell_unread(store, plans, warm)
             if dry_run:
                 return _answers(unit, planned, _dry(unit, plans, bits, warm))
             interned = _interned(unit, plans, warm)
@@ -90,6 +91,15 @@ def recommend_group(
                 return _answers(unit, planned, outcome)
         return [one if isinstance(one, InputError) else outcome[place] for place, one in enumerate(planned)]
     raise StoreBusy("other writers keep using the same request ids", hint="a retry is safe")
+
+
+def _tell_unread(store: Store, plans: Mapping[int, Plan], warm: Warm) -> None:
+    """Say, once for each policy, that it was given a context and reads none."""
+    for lane in {plan.lane for plan in plans.values() if plan.context != "{}"}:
+        name = lane.version.policy.shown
+        if not lane.case.reads and name not in warm.unread:
+            warm.unread.add(name)
+            store.notice(f"policy {name} reads no context; what was given is stored all the same")
 
 
 def _interned(unit: Unit, plans: Mapping[int, Plan], warm: Warm) -> bool:

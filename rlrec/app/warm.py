@@ -22,7 +22,7 @@ class Warm:
     """Kept from one group of a stream to the next; a single command starts with an empty one.
 
     contexts, sets: ids of contexts and eligible sets that are stored for good. keys: of arms. active: the arms of
-    today's catalogue; unnamed: it has no id yet."""
+    today's catalogue; unnamed: it has no id yet. unread: policies of which was said that they read no context."""
 
     def __init__(self) -> None:
         self.contexts: dict[str, int] = {}
@@ -33,6 +33,7 @@ class Warm:
         self._arrays: dict[Eligible, Ids] = {}
         self.active: Eligible = ()
         self.unnamed = True
+        self.unread: set[str] = set()
         self._revision: int | None = None
         self._servings: dict[int, tuple[int, Serving]] = {}
 

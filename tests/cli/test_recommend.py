@@ -139,6 +139,32 @@ def test_the_same_seed_gives_the_same_draw_and_the_next_decision_another(kiosk: 
     assert len({tuple(page()) for _ in range(8)}) > 1
 
 
+UNREAD = "policy u reads no context; what was given is stored all the same"
+
+
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+def test_a_context_that_is_not_read_is_said_once_for_each_policy(kiosk: Run, dry: tuple[str, ...]) -> None:
+    kiosk("policy", "create", "v", "--kind", "uniform")
+    with_context = [ask(context={"hour": n}, session=f"s{n}", policy="uv"[n % 2]) for n in range(6)]
+    words = ("recommend", "--input", "-", *dry)
+    said = kiosk(*words, stdin=lines(ask(), *with_context, {"op": "flush"}, *with_context)).stderr
+    assert [said.count(UNREAD), said.count(UNREAD.replace(" u ", " v "))] == [1, 1]
+    assert "context" not in kiosk(*words, stdin=lines(ask(), ask(context={}))).stderr
+    one = kiosk("recommend", "--policy", "u", "--session", "s", "--context", '{"hour": 9}', *dry)
+    assert (one.exit_code, UNREAD in one.stderr) == (0, True)
+
+
+def test_a_context_that_is_read_is_no_news(kiosk: Run, tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("value,arm,probability\n9,a1,1\n*,a2,1\n")
+    kiosk(
+        "policy", "create", "f", "--kind", "fixed", "--param", f"probabilities={tmp_path}/p.csv", "--param", "by=hour"
+    )
+    assert (
+        "reads no context"
+        not in kiosk("recommend", "--policy", "f", "--session", "s", "--context", '{"hour": 9}').stderr
+    )
+
+
 def test_every_format_shows_the_same_slate(kiosk: Run) -> None:
     words = ["recommend", "--policy", "u", "--session", "s", "--request-id", "r"]
     found = kiosk(*words, "--json").json | {"duplicate": True}
