@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlrec.app.audit import beliefs, dangling, propensities
+from rlrec.app.audit.drifting import Drift
 from rlrec.app.audit.findings import Finding, Findings
 from rlrec.app.audit.propensities import ALL, Joint
 from rlrec.app.audit.shown import Shown
@@ -25,6 +26,7 @@ CHECKS = {
     "dangling": ("decisions and their events", "decisions"),
     "rounded": ("slots", "slots"),
     "reward-outage": ("policies", "policies"),
+    "drift": ("policies", "policies"),
     "waiting": ("policies", "policies"),
 }
 
@@ -66,18 +68,20 @@ def _policy(unit: Unit, policy: Policy, found: Findings, names: dict[int, str]) 
     seq = live[1].seq if live is not None else 0
     histories = {version.id: beliefs.check(unit, version, seq, found=found, names=names) for version in mine}
     slots, shown, rounded, joint = Slots(mine, histories), Shown(unit, found), Rounded(), Joint(found)
-    outage = None if live is None else Outage(live[0], now=unit.now)
+    watches: list[Outage | Drift] = []
+    if live is not None:
+        watches = [Outage(live[0], now=unit.now), Drift(unit, live[0], names)]
     for batch in audit.ranges(unit, policy.id):
         slots.take(batch)
         shown.take(batch)
         rounded.take(batch)
         joint.take(batch)
-        if outage is not None:
-            outage.take(batch)
+        for watch in watches:
+            watch.take(batch)
     slots.finish(unit, mine, found=found, names=names)
     rounded.finish(policy, found)
-    if outage is not None:
-        outage.finish(found)
+    for watch in watches:
+        watch.finish(found)
     overdue(unit, mine, found=found)
     return shown.finish(policy, names)
 

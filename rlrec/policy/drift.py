@@ -87,15 +87,21 @@ class Adwin:
         self._sums = np.zeros((3, 1))  # rewards, their sum and that of their squares before each edge of a bucket
         self._marks = np.empty(0, np.int64)  # of the first reward of each bucket
         self._sizes = [0]  # buckets of 1, 2, 4, ... rewards; the smallest are the newest
-        self._waiting: tuple[Array, Marks] = np.empty(0), self._marks
+        self._waiting: list[tuple[Array, Marks]] = []  # rewards of a tick that is not full
+        self._n_waiting = 0
 
     def take(self, rewards: Array, *, marks: Marks | None = None) -> list[Change]:
-        names = np.arange(self._seen, self._seen + len(rewards)) if marks is None else marks
+        names = np.arange(self._seen, self._seen + len(rewards)) if marks is None else np.array(marks)
         self._seen += len(rewards)
-        rewards, names = (np.concatenate(pair) for pair in zip(self._waiting, (rewards, names), strict=True))
-        whole = len(rewards) - len(rewards) % self.clock
-        self._waiting = rewards[whole:], names[whole:]
-        return self._ticks(rewards[:whole], names[:whole]) if whole else []
+        self._waiting.append((np.array(rewards), names))
+        self._n_waiting += len(rewards)
+        if self._n_waiting < self.clock:
+            return []
+        rewards, names = (np.concatenate(parts) for parts in zip(*self._waiting, strict=True))
+        self._n_waiting = len(rewards) % self.clock
+        whole = len(rewards) - self._n_waiting
+        self._waiting = [(rewards[whole:].copy(), names[whole:].copy())]
+        return self._ticks(rewards[:whole], names[:whole])
 
     def _ticks(self, rewards: Array, marks: Marks) -> list[Change]:
         """Whole ticks. `edges` are columns of the running sums, so that to merge buckets is to forget an edge."""

@@ -112,6 +112,12 @@ def newest_before(unit: Unit, policy_id: int, *, before: int) -> int:
     return int(unit.ask_value(f"SELECT id FROM decision WHERE {mine}", policy_id, before) or 0)
 
 
+def nth_newest(unit: Unit, policy_id: int, n: int) -> int:
+    """The policy's n-th newest decision; 0 where it has fewer."""
+    mine = "policy_id = ? ORDER BY id DESC LIMIT 1 OFFSET ?"
+    return int(unit.ask_value(f"SELECT id FROM decision WHERE {mine}", policy_id, n - 1) or 0)
+
+
 def count_slots_after(unit: Unit, policy_id: int, *, first: int) -> int:
     """Slots of the policy's own decisions from id `first` on."""
     joined = "slot JOIN decision ON decision.id = slot.decision_id"
