@@ -84,7 +84,7 @@ def looked(
 
 
 def test_an_arm_that_gets_better_is_a_warning_and_its_policy_is_told(drifted: str) -> None:
-    """The streams without a change alarm falsely with probability below 0.004."""
+    """The streams without a change alarm falsely with probability below 0.0002."""
     found = drift(drifted)
     assert [(one.severity, one.subject) for one in found] == [
         ("warning", "policy home arm a1"), ("info", "policy home"),
