@@ -15,15 +15,16 @@ from rlrec.store import Unit, policies
 from rlrec.store.experiments import Experiment
 
 LABEL, KIND = "holdout", "uniform"
-MOST = 0.5
+LEAST, MOST = 1e-9, 0.5
 VERDICTS = ("ok", "weak", "insufficient")
 Estimate = Mapping[str, Any]
 
 
 def check(share: float) -> None:
-    """Raises InputError for a share that is none, or more than half."""
-    if not 0 < share <= MOST:
-        raise InputError(f"the uniform holdout is {share:g} of all units", hint="it lies above 0 and up to 50%")
+    """Raises InputError for a share that is next to none, or more than half."""
+    if not LEAST <= share <= MOST:
+        hint = f"it lies between {LEAST:g} and {MOST:g}"
+        raise InputError(f"the uniform holdout is {share:g} of all units", hint=hint)
 
 
 def weight(share: float, others: Sequence[float]) -> float:

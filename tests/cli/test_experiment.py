@@ -136,7 +136,7 @@ def test_the_same_share_in_other_words_is_the_same_experiment(ready_sqlite, shar
     assert ready_sqlite(*again[:-1], "--variant", "b=other").exit_code == 6
 
 
-@pytest.mark.parametrize("share", ["0", "0%", "-1%", "51%", "1", "%", "x", "nan", "1e400%"])
+@pytest.mark.parametrize("share", ["0", "0%", "-1%", "51%", "1", "%", "x", "nan", "1e400%", "1e-320"])
 def test_what_is_no_share_is_refused(ready_sqlite, share):
     refused = ready_sqlite("experiment", "create", "ab", "--variant", "a=home", f"--holdout-uniform={share}")
     assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
