@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rlrec.app.audit import beliefs, dangling, propensities
 from rlrec.app.audit.drifting import Drift
+from rlrec.app.audit.exploring import Entropy, Starving
 from rlrec.app.audit.findings import Finding, Findings
 from rlrec.app.audit.propensities import ALL, Joint
 from rlrec.app.audit.shown import Shown
 from rlrec.app.audit.slots import Slots
 from rlrec.app.audit.waiting import Outage, Rounded, overdue
-from rlrec.records import Policy
+from rlrec.records import Arm, Policy
 from rlrec.store import Store, Unit, arms, audit, bulk, policies
 
 # check: (what it looks at, the count that says how many)
@@ -27,6 +28,8 @@ CHECKS = {
     "rounded": ("slots", "slots"),
     "reward-outage": ("policies", "policies"),
     "drift": ("policies", "policies"),
+    "starving": ("policies", "policies"),
+    "entropy": ("policies", "policies"),
     "waiting": ("policies", "policies"),
 }
 
@@ -53,24 +56,27 @@ def doctor(store: Store, request: Request) -> Report:
     with store.read() as unit, bulk.alongside(unit):
         found = Findings()
         counts = audit.counts(unit)
-        names = {arm.id: arm.key for arm in arms.every(unit)}
+        catalogue = arms.every(unit)
         dangling.check(unit, found=found)
-        tested = sum(_policy(unit, policy, found, names) for policy in policies.all_policies(unit))
+        tested = sum(_policy(unit, policy, found, catalogue) for policy in policies.all_policies(unit))
         derived = _propensities(unit, request, found)
     told = found.told()
     return Report(ok=found.count("error") == 0, findings=told, checked=_checked(counts, derived, tested))
 
 
-def _policy(unit: Unit, policy: Policy, found: Findings, names: dict[int, str]) -> int:
+def _policy(unit: Unit, policy: Policy, found: Findings, catalogue: Sequence[Arm]) -> int:
     """All checks of one policy that read its changes or its log, each of them once: how many arms were counted."""
+    names = {arm.id: arm.key for arm in catalogue}
+    active = {arm.id: arm.key for arm in catalogue if arm.retired_at is None}
     mine = policies.versions(unit, [policy.id])
     live = policies.live(unit, [policy.name]).get(policy.name)
     seq = live[1].seq if live is not None else 0
     histories = {version.id: beliefs.check(unit, version, seq, found=found, names=names) for version in mine}
     slots, shown, rounded, joint = Slots(mine, histories), Shown(unit, found), Rounded(), Joint(found)
-    watches: list[Outage | Drift] = []
+    watches: list[Outage | Drift | Starving | Entropy] = []
     if live is not None:
         watches = [Outage(live[0], now=unit.now), Drift(unit, live[0], names)]
+        watches += [Starving(unit, policy, active=active), Entropy(policy)]
     for batch in audit.ranges(unit, policy.id):
         slots.take(batch)
         shown.take(batch)

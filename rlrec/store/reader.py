@@ -53,6 +53,7 @@ EVENTS: dict[str, tuple[type, str]] = {
     "kind": (object, "e.kind"),
     "value": (np.float64, "e.value"),
     "age_us": (np.int64, "e.at - d.at"),
+    "received_at": (np.int64, "e.received_at"),
     "seq": (np.int64, "e.seq"),
 }
 # What evaluations and beliefs read; audits ask for more.

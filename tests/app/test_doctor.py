@@ -7,17 +7,21 @@ import sqlite3
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from math import comb, exp, lgamma
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from rlrec.app.audit import shown
+from rlrec.app.audit import shown, waiting
+from rlrec.app.audit.exploring import Starving
+from rlrec.app.audit.findings import Findings
 from rlrec.app.audit.shown import Tally
-from rlrec.app.doctor import Report, Request, doctor
+from rlrec.app.doctor import CHECKS, Report, Request, doctor
 from rlrec.ope import betting
-from rlrec.store import Store
+from rlrec.store import Store, policies
+from rlrec.store import audit as store_audit
 from tests.conftest import Said, _create, runner
 
 Row = tuple[Any, ...]
@@ -259,7 +263,7 @@ def test_every_format_has_one_layout_whatever_was_found(healthy: str) -> None:
     assert run("doctor", "--format", "csv").stdout.splitlines() == ["check,severity,subject,detail"]
     sql(healthy, "UPDATE visit SET steps = steps + 1 WHERE session_id = 1 AND number = 1")
     bent = run("doctor", "--sample", "5").stdout.splitlines()
-    assert (bent[0], len([line for line in bent if line.endswith(("ok", "1 error"))])) == (fine[0], 10)
+    assert (bent[0], len([line for line in bent if line.endswith(("ok", "1 error"))])) == (fine[0], len(CHECKS))
     assert "error dangling, session ts-0 visit 1: it says 4 steps and has 3 decisions" in bent
     found = run("doctor", "--json").json["findings"]
     assert run("doctor", "--format", "ndjson").lines == found
@@ -409,6 +413,90 @@ def test_a_reward_outage_is_a_warning(clicked: tuple[str, Callable[..., Said]]) 
 def test_silence_of_the_immature_is_no_outage(clicked: tuple[str, Callable[..., Said]]) -> None:
     found = done(clicked[1]("--now", "2026-01-01T01:10:00Z", "doctor", "--json")).json
     assert "reward-outage" not in {one["check"] for one in found["findings"]}
+
+
+@pytest.mark.parametrize(("until", "seen"), [(40, {"reward-outage"}), (48, set())])
+def test_an_outage_is_seen_before_the_window_is_over(sqlite_db: str, until: int, seen: set[str]) -> None:
+    """Of 50 decisions each fourth minute one half is clicked within a minute; then nothing comes until minute 57."""
+    run = runner(sqlite_db)
+    done(run("--now", START, "arm", "add", "a1"))
+    done(run("--now", START, "policy", "create", "p", "--kind", "uniform"))
+    for minute in range(0, 60, 4):
+        lines = "".join(json.dumps({"policy": "p", "session": f"s{minute}-{i}"}) + "\n" for i in range(50))
+        asked = ("recommend", "--input", "-", "--format", "ndjson")
+        made = done(run("--now", f"2026-01-01T00:{minute:02}:00Z", *asked, stdin=lines)).lines
+        told = [{"decision_id": one["decision_id"], "events": {"click": 1}} for one in made[::2] if minute < until]
+        lines = "".join(json.dumps(line) + "\n" for line in told)
+        done(run("--now", f"2026-01-01T00:{minute + 1:02}:00Z", "feedback", "--input", "-", stdin=lines))
+    report = done(run("--now", "2026-01-01T00:57:00Z", "doctor", "--json")).json
+    assert {one["check"] for one in report["findings"]} == seen
+
+
+def test_silence_weighs_each_decision_by_what_was_due() -> None:
+    """Against the closed form of Beta-binomial where all was due, and the mean over who was due where it was not."""
+
+    def closed(n: int) -> float:
+        return exp(lgamma(52) + lgamma(41 + n) - lgamma(41) - lgamma(52 + n))  # 10 of 50 before: Beta(11, 41)
+
+    assert waiting.silence(np.full(80, 1.0), rewarded=10, of=50) == pytest.approx(closed(80), rel=1e-6)
+    half = sum(comb(80, n) / 2**80 * closed(n) for n in range(81))
+    assert waiting.silence(np.full(80, 0.5), rewarded=10, of=50) == pytest.approx(half, rel=1e-6)
+
+
+def test_a_day_without_the_nightly_delivery_is_no_pause() -> None:
+    at = np.arange(1_000)
+    nightly = np.repeat(np.arange(100, 1_000, 100), 20)  # after each 100 decisions
+    assert not waiting.paused(at, nightly)
+    assert waiting.paused(at, nightly[nightly < 800])
+
+
+def served(run: Callable[..., Said], name: str, *, n: int = 1_000) -> None:
+    lines = "".join(json.dumps({"policy": name, "session": f"{name}{i}"}) + "\n" for i in range(n))
+    done(run("-q", "recommend", "--input", "-", "--seed", 1, stdin=lines))
+
+
+def test_starving_arms_and_a_log_of_one_arm_are_warnings(sqlite_db: str, tmp_path: Path) -> None:
+    run = runner(sqlite_db)
+    for arm in ("a1", "a2", "a3"):
+        done(run("arm", "add", arm))
+    for name, table in (("one", "a1,1"), ("two", "a1,0.5\na2,0.5"), ("all", "a1,0.4\na2,0.4\na3,0.2")):
+        (tmp_path / name).write_text(f"arm,probability\n{table}\n")
+        done(run("policy", "create", name, "--kind", "fixed", "--param", f"probabilities={tmp_path / name}"))
+        served(run, name)
+    found = audit(sqlite_db).findings
+    assert [(one.check, one.severity, one.subject) for one in found] == [
+        ("starving", "warning", "policy one"),
+        ("entropy", "warning", "policy one"),
+        ("starving", "warning", "policy two"),
+    ]
+    assert found[0].detail.startswith("2 active arms not shown for long: a2 (in 1,000 decisions, not ever), a3 (")
+    assert "1.000 arms" in found[1].detail
+    done(run("arm", "retire", "a2", "a3"))
+    assert [(one.check, one.subject) for one in audit(sqlite_db).findings] == [("entropy", "policy one")]
+
+
+def test_an_arm_starves_since_it_was_shown_last(sqlite_db: str) -> None:
+    """The 500th of 2,000 decisions is the last one that shows a2; the smallest propensity promises nothing."""
+    run = runner(sqlite_db)
+    for arm in ("a1", "a2"):
+        done(run("arm", "add", arm))
+    done(run("policy", "create", "p", "--kind", "uniform"))
+    served(run, "p", n=2_000)
+    sql(
+        sqlite_db,
+        "UPDATE slot SET arm_id = 1 + (decision_id <= 500), min_propensity = 0",
+        "UPDATE decision SET at = at + id",
+    )
+    with closing(Store(sqlite_db)) as store, store.read() as unit:
+        policy, hungry, found = policies.all_policies(unit)[0], [], Findings()
+        for size in (2_000, 300):
+            fold = Starving(unit, policy, active={1: "a1", 2: "a2"})
+            for batch in store_audit.ranges(unit, policy.id, size=size):
+                fold.take(batch)
+            fold.finish(found)
+            hungry.append(found.told()[-1].detail)
+    assert "1 active arm not shown for long: a2 (in 1,500 decisions, not since" in hungry[0]
+    assert hungry[0] == hungry[1]
 
 
 def test_rounded_propensities_are_a_warning(healthy: str) -> None:

@@ -79,20 +79,17 @@ class Shown:
         sums[0] = np.bincount(place.ravel(), minlength=len(ids))
         for total, factor in zip(sums[COUNTS:], missed, strict=True):
             total += np.bincount(place.ravel(), weights=factor, minlength=len(ids))
-        for start in range(0, len(ids), PORTION):
-            part = slice(start, start + PORTION)
-            arms, sizes = _members(self.unit, ids[part])
+        for part, arms, sizes in members(self.unit, ids):
             self._add(arms, (np.repeat(row, sizes) for row in sums[:, part]))
 
     def _eligible(self, sets: Ids, arms: Ids, decisions: Ids) -> None:
         """Every arm shown was among the eligible ones."""
         ids = np.unique(sets)
-        for start in range(0, len(ids), PORTION):
-            portion = ids[start : start + PORTION]
-            members, sizes = _members(self.unit, portion)
+        for part, eligible, sizes in members(self.unit, ids):
+            portion = ids[part]
             inside = np.flatnonzero(np.isin(sets, portion))
-            width = int(max(members.max(initial=0), arms.max(initial=0))) + 1
-            allowed = np.repeat(np.arange(len(portion)), sizes) * width + members
+            width = int(max(eligible.max(initial=0), arms.max(initial=0))) + 1
+            allowed = np.repeat(np.arange(len(portion)), sizes) * width + eligible
             mine = np.searchsorted(portion, sets[inside]) * width + arms[inside]
             for decision in np.unique(decisions[inside[~np.isin(mine, allowed)]]).tolist():
                 self.found.error("dangling", f"decision {decision}", "an arm was shown that was not eligible")
@@ -123,8 +120,15 @@ def _first(batch: Batch) -> Ids:
     return np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]])
 
 
+def members(unit: Unit, ids: Ids) -> Iterator[tuple[slice, Ids, Ids]]:
+    """Eligible sets by portions: which of `ids` they are, their arms one after the other, and how many each has; a set
+    that cannot be read has none."""
+    for start in range(0, len(ids), PORTION):
+        part = slice(start, start + PORTION)
+        yield part, *_members(unit, ids[part])
+
+
 def _members(unit: Unit, ids: Ids) -> tuple[Ids, Ids]:
-    """Arms of these eligible sets one after the other, and how many each has; a set that cannot be read has none."""
     try:
         sets = contents.eligible_arms(unit, ids.tolist())
         lists = [np.array(sets.get(key, ()), np.int64) for key in ids.tolist()]

@@ -2,67 +2,99 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
-from math import exp, lgamma
+from math import lgamma, log, sqrt
 
 import numpy as np
 
-from rlrec.app import evidence
 from rlrec.app.audit.findings import Findings
+from rlrec.app.serving import Ids
+from rlrec.policy.scores import Array
 from rlrec.records import Policy, Version
 from rlrec.store import Unit, audit
 from rlrec.store.reader import Batch
 from rlrec.times import written
 
 OUTAGE, WAITING, ROUNDED = "reward-outage", "waiting", "rounded"
-SILENT = 200  # mature decisions without a weighed event, at least
+SILENT = 200  # decisions without a weighed event whose event was due, at least
 IMPROBABLE = 1e-6
+LEARNED = 20_000  # rewarded decisions that the pattern is learned from, at least where there are as many
+NEVER = np.iinfo(np.int64).max
 
 
 class Outage:
-    """The decisions of one policy since the last one that got a weighed event."""
+    """The silence of one policy since the last decision that got a weighed event, against how events came before.
+
+    Of each decision it knows when the first one was received, which may be long after it happened."""
 
     def __init__(self, version: Version, *, now: int) -> None:
         self.version = version
         self.now = now
-        self.total = self.rewarded = self.silent = 0
-        self.last: int | None = None
-        self.since: int | None = None
+        self._rewarded = 0
+        # how many are rewarded; decision, when it was made, when its event was received
+        self._known: deque[tuple[int, Ids, Ids, Ids]] = deque()
+        self._weighed = {kind for kind, weight in version.reward.weights.items() if weight}
 
     def take(self, batch: Batch) -> None:
-        slots, events = batch.slots, batch.events
-        old = evidence.mature(slots, self.version.reward, now=self.now) & ~slots["imported"]
-        ids = np.unique(slots["decision_id"][old])
-        weighed = {kind for kind, weight in self.version.reward.weights.items() if weight}
-        counts = np.array([kind in weighed for kind in events["kind"].tolist()], np.bool_)
-        counts &= events["age_us"] <= self.version.reward.window_us
-        rewarded = np.intersect1d(ids, events["decision_id"][counts])
-        self.total, self.rewarded = self.total + len(ids), self.rewarded + len(rewarded)
-        if len(rewarded):
-            self.last, self.silent = int(rewarded[-1]), int(np.count_nonzero(ids > rewarded[-1]))
-            self.since = int(slots["at"][slots["decision_id"] == rewarded[-1]][0])
-        else:
-            self.silent += len(ids)
+        own, events = ~batch.slots["imported"], batch.events
+        ids, first = np.unique(batch.slots["decision_id"][own], return_index=True)
+        if not len(ids):
+            return
+        counts = np.array([kind in self._weighed for kind in events["kind"].tolist()], np.bool_)
+        counts &= (events["age_us"] <= self.version.reward.window_us) & np.isin(events["decision_id"], ids)
+        came = np.full(len(ids), NEVER)
+        np.minimum.at(came, np.searchsorted(ids, events["decision_id"][counts]), events["received_at"][counts])
+        rewarded = int(np.count_nonzero(came < NEVER))
+        self._known.append((rewarded, ids, batch.slots["at"][own][first], came))
+        self._rewarded += rewarded
+        while self._rewarded - self._known[0][0] >= LEARNED:
+            self._rewarded -= self._known.popleft()[0]
 
     def finish(self, found: Findings) -> None:
-        before = self.total - self.silent
-        if self.since is None or self.silent < SILENT:
+        if not self._rewarded:
             return
-        if (chance := silence(self.silent, rewarded=self.rewarded, of=before)) < IMPROBABLE:
+        ids, at, came = (np.concatenate([batch[column] for batch in self._known]) for column in (1, 2, 3))
+        last = int(np.flatnonzero(came < NEVER)[-1])
+        old = np.flatnonzero(self.now - at[: last + 1] > self.version.reward.window_us)
+        delays = np.sort((came - at)[old[came[old] < NEVER]])
+        due = np.searchsorted(delays, self.now - at[last + 1 :], side="right") / (len(delays) + 1)
+        if due.sum() < SILENT or not paused(at, np.sort(came[came < NEVER])):
+            return
+        if (chance := silence(due, rewarded=len(delays), of=len(old))) < IMPROBABLE:
             found.warning(
                 OUTAGE,
                 f"policy {self.version.policy.name}",
-                f"no event that reward {self.version.reward.name} weighs came to the last {self.silent} mature "
-                f"decisions, since decision {self.last} of {written(self.since)}; {self.rewarded} of {before} before "
-                f"had one: chance {chance:.1g}",
+                f"no event that reward {self.version.reward.name} weighs came to the last {len(due)} decisions, since "
+                f"decision {ids[last]} of {written(int(at[last]))}; {len(delays)} of {len(old)} before had one, "
+                f"{due.mean():.0%} of them in the time that has passed by now: chance {chance:.1g}",
             )
 
 
-def silence(n: int, *, rewarded: int, of: int) -> float:
-    """The chance of n decisions without a reward after `rewarded` of `of` had one, the rate being uncertain:
-    Beta-binomial, from a uniform prior."""
-    a, b = 1 + rewarded, 1 + of - rewarded
-    return exp(lgamma(a + b) + lgamma(b + n) - lgamma(b) - lgamma(a + b + n))
+def paused(at: Ids, received: Ids) -> bool:
+    """Whether twice as many decisions were served since the last event was received as in a usual pause: where feedback
+    is delivered once a night, a day without any is none. at (n,), received (m,), ascending.
+
+    Usual: nine in ten decisions were served in a pause of at most so many."""
+    pauses = np.bincount(np.searchsorted(received, at, side="right"), minlength=len(received) + 1)
+    before = np.sort(pauses[:-1])
+    usual = before[np.searchsorted(before.cumsum(), 0.9 * before.sum())] if before.any() else 0
+    return bool(pauses[-1] >= 2 * usual)
+
+
+def silence(due: Array, *, rewarded: int, of: int) -> float:
+    """The chance that no decision has had its event, where each has it by now with probability due (n,) times the rate.
+
+    `rewarded` of `of` had one before, so the rate is uncertain: Beta, from a uniform prior. The integral is taken over
+    the logit of the rate, where the integrand has one peak, between those of its two factors."""
+    a, b = 1.0 + rewarded, 1.0 + of - rewarded
+    level, count = np.unique(np.floor(due * 256) / 256, return_counts=True)
+    width = 12 / sqrt(min(a, b))
+    logit = np.linspace(log(a / (b + due.sum())) - width, log(a / b) + width, 4_001)
+    rate = 1 / (1 + np.exp(-logit))
+    exponent = a * np.log(rate) + b * np.log1p(-rate) + count @ np.log1p(-level[:, None] * rate)
+    exponent -= lgamma(a) + lgamma(b) - lgamma(a + b)
+    return float(np.exp(exponent).sum() * (logit[1] - logit[0]))
 
 
 def overdue(unit: Unit, versions: Sequence[Version], *, found: Findings) -> None:
