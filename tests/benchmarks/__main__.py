@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tests.benchmarks import exact, logs, pipe, startup, streams
+from tests.benchmarks import exact, logs, pipe, regret, startup, streams
 from tests.benchmarks.measure import Figure, Setting, table
 
 Benchmark = Callable[[Setting], Iterator[Figure]]
@@ -28,6 +28,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "import": logs.importing,
     "evaluate": logs.evaluating,
     "exact": exact.exact,
+    "regret": regret.regret,
     "large": startup.large,
 }
 QUICK = 0.1
