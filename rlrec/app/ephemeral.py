@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,16 +28,20 @@ class Totals:
     regret: Array
 
 
-def study(policy: Policy, audience: Audience, *, runs: int, steps: int, seed: int) -> Totals:
-    """What so many runs earned. The regret is one of means (pseudo-regret): the noise of the rewards is not in it."""
+def study(
+    policy: Policy, audience: Audience, *, runs: int, steps: int, seed: int, names: Sequence[str] | None = None
+) -> Totals:
+    """What so many runs earned. The regret is one of means (pseudo-regret): the noise of the rewards is not in it.
+
+    names: of the arms."""
     draws, world = (np.random.Generator(np.random.SFC64(one)) for one in np.random.SeedSequence(seed).spawn(2))
     memory = _Memory(policy, runs, audience.arms)
-    names = simulate.names(audience.arms)
+    keys = simulate.names(audience.arms) if names is None else names
     reward, optimum, expected = np.zeros((3, runs))
     audience.reset(runs, world)
     for step in range(steps):
         memory.arrive(step)
-        scores = policy.scores(memory.belief(), arms=names, context=NOTHING)
+        scores = policy.scores(memory.belief(), arms=keys, context=NOTHING)
         arms = chosen(scores, (runs, audience.arms), floor=policy.exploration, rng=draws)
         _, earned, _, _, info = audience.step(arms)
         memory.learn(arms, earned, info.get("delay"))

@@ -102,3 +102,13 @@ def reward_model(path: Path, *, by: bool) -> dict[str, dict[str, float]]:
             raise InputError(f"{path} line {line} names arm {row['arm']!r} twice")
         table[row["arm"]] = _number(row["reward"], f"{path} line {line}, the reward")
     return found
+
+
+def rates(path: Path) -> dict[str, float]:
+    """Click rates per arm."""
+    found: dict[str, float] = {}
+    for line, row in _rows(path, ("arm", "rate")):
+        if row["arm"] in found:
+            raise InputError(f"{path} line {line} names arm {row['arm']!r} twice")
+        found[row["arm"]] = _number(row["rate"], f"{path} line {line}, the rate")
+    return found

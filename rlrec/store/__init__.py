@@ -30,7 +30,7 @@ class Store:
         self.url = engine.location(db)
         self.where = engine.shown(self.url)
         self.notice = notice
-        self._now = now
+        self.now = now
         self._engine: sa.Engine | None = None
 
     def close(self) -> None:
@@ -64,12 +64,12 @@ class Store:
 
     def _unit(self, connection: sa.Connection) -> Unit:
         """Time is the clock's, and never before the newest decision that this store made itself."""
-        unit = Unit(connection, now=engine.clock(connection) if self._now is None else self._now)
+        unit = Unit(connection, now=engine.clock(connection) if self.now is None else self.now)
         schema.check(unit, where=self.where)
         newest = decisions.newest(unit)
         if newest is None or newest <= unit.now:
             return unit
-        if self._now is not None:
+        if self.now is not None:
             raise InputError(
                 f"--now lies before the newest decision of {self.where}", hint="give a later time, or none"
             )

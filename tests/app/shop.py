@@ -36,7 +36,7 @@ REWARDS = {
 
 def clock(store: Store, now: int | None) -> Store:
     """The same store under another clock."""
-    store._now = now
+    store.now = now
     return store
 
 

@@ -52,7 +52,7 @@ def rows(request: pytest.FixtureRequest) -> Callable[[], dict[str, list[Any]]]:
 
     def read() -> dict[str, list[Any]]:
         with closing(Store(db)) as store:
-            store._now = START + 3_600_000_000
+            store.now = START + 3_600_000_000
             return dump(store)
 
     return read

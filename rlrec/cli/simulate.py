@@ -1,0 +1,85 @@
+"""rlrec simulate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from rlrec.cli.output import Show
+from rlrec.cli.shared import printed, stored
+from rlrec.cli.values import PAIR, Whole
+from rlrec.errors import InputError
+
+MOST = 10_000_000  # sessions, steps, runs
+
+
+@click.command()
+@click.argument("environment", metavar="ENV")
+@click.option(
+    "--env", "parameters", type=PAIR, multiple=True, metavar="K=V", help="A parameter of the audience; repeatable."
+)
+@click.option("--policy", metavar="NAME[@V]", help="Policy to draw from.")
+@click.option("--sessions", type=Whole(1, MOST), help="How many sessions [with --ephemeral: 1].")
+@click.option("--steps", type=Whole(1, MOST), default=1, show_default=True, help="Decisions of a session.")
+@click.option("-k", "size", type=Whole(1), default=1, show_default=True, help="Positions of a page.")
+@click.option("--group", type=Whole(1, 1000), default=1, show_default=True, help="Sessions at a time, from one belief.")
+@click.option("--seed", type=Whole(0, 2**64 - 1), help="Seed of draws and audience [default: 64 random bits].")
+@click.option("--ephemeral", is_flag=True, help="A study in memory; the store stays as it is.")
+@click.option("--runs", type=Whole(1, MOST), default=1, show_default=True, help="Runs of a study.")
+@click.option("--kind", help="What kind of policy is studied, in place of --policy.")
+@click.option("--param", "params", type=PAIR, multiple=True, metavar="K=V", help="A parameter of it; repeatable.")
+@printed
+@stored
+def simulate(store: Any, show: Show, ephemeral: bool, **given: Any) -> None:
+    """Serve a simulated audience whose best arm is known.
+
+    ENV and its parameters: bernoulli (rates), drift (rates, jumps=ARM:RATE:FROM:TO,... or none, swing, period),
+    delayed (rates, delay, shape) and contextual (model, arms, features, seed). rates are numbers, 0.9,0.8, or a CSV
+    arm,rate. Times count decisions, which are a second apart. A click is the event `click`; a contextual audience sends
+    the context {"x": [...]}.
+
+    Through the store, the clock starts at its newest decision (or at --now). In an empty catalogue the audience's arms
+    are added. The regret is the mean reward of the best pages less that of the pages shown. With --ephemeral, figures
+    are of one run, means over all runs, with standard errors.
+
+    \b
+    Examples:
+      rlrec simulate bernoulli --policy home --sessions 200 --env rates=0.5,0.4,0.3,0.2,0.1
+      rlrec simulate drift --ephemeral --kind thompson --param discount=0.9975 --runs 20 --steps 2000
+    """
+    from rlrec.app import simulate as use_case
+
+    for option in ("parameters", "params"):
+        given[option] = _once(given[option])
+    if ephemeral:
+        show(use_case.study(store, use_case.Study(**_study(**given))))
+    else:
+        show(use_case.simulate(store, use_case.Request(**_request(**given))))
+
+
+def _once(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for key, value in pairs:
+        if key in found:
+            raise InputError(f"parameter {key!r} is given twice")
+        found[key] = value
+    return found
+
+
+def _request(*, kind: str | None, params: dict[str, str], runs: int, **given: Any) -> dict[str, Any]:
+    if kind is not None or params or runs != 1:
+        raise click.UsageError("--kind, --param and --runs go with --ephemeral")
+    for name in ("policy", "sessions"):
+        if given[name] is None:
+            raise click.UsageError(f"Missing option '--{name}'.")
+    return given
+
+
+def _study(*, params: dict[str, str], size: int, group: int, sessions: int | None, **given: Any) -> dict[str, Any]:
+    if size != 1 or group != 1:
+        raise click.UsageError("-k and --group need the store: leave --ephemeral away")
+    if params and given["kind"] is None:
+        raise click.UsageError("--param goes with --kind: a policy of the store has its own")
+    return given | {"kind_parameters": params, "sessions": sessions or 1}

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Run, runner
+
+STUDY = ["simulate", "bernoulli", "--ephemeral", "--runs", "3", "--steps", "20"]
+
+
+def test_a_study_needs_no_store_and_makes_none(tmp_path: Path) -> None:
+    run = runner(str(tmp_path / "none.db"))
+    found = run(*STUDY, "--kind", "thompson", "--env", "rates=0.9,0.8", "--seed", "1", "--json").json
+    assert (found["environment"], found["policy"], found["runs"], found["decisions"]) == (
+        "bernoulli",
+        "thompson",
+        3,
+        20,
+    )
+    assert found["optimum_per_session"] == pytest.approx(18)
+    assert found["regret_std_error"] > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_study_takes_a_policy_of_the_store_with_its_parameters(run_sqlite: Run) -> None:
+    run_sqlite("policy", "create", "home", "--kind", "epsilon-greedy", "--param", "epsilon=1")
+    seeded = ["--env", "rates=1,0", "--seed", "1", "--json"]
+    named = run_sqlite(*STUDY, "--policy", "home", *seeded).json
+    kind = run_sqlite(*STUDY, "--kind", "epsilon-greedy", "--param", "epsilon=1", *seeded).json
+    assert named == kind | {"policy": "home"}
+
+
+def test_a_single_run_has_no_standard_error(run_sqlite: Run) -> None:
+    found = run_sqlite("simulate", "drift", "--ephemeral", "--kind", "ucb", "--steps", "9", "--json").json
+    assert (found["runs"], found["regret_std_error"], found["reward_std_error"]) == (1, None, None)
+
+
+def test_rates_of_a_file_name_the_arms(run_sqlite: Run, tmp_path: Path) -> None:
+    rates = tmp_path / "rates.csv"
+    rates.write_text("arm,rate\ntea,1\ncocoa,0\n", encoding="utf-8")
+    run_sqlite("policy", "create", "home", "--kind", "uniform")
+    words = ["--policy", "home", "--sessions", "9", "--env", f"rates={rates}", "--json"]
+    found = run_sqlite("simulate", "bernoulli", *words).json
+    shown = {one["arm"]: one["reward_sum"] for one in run_sqlite("policy", "show", "home", "--json").json["arms"]}
+    assert shown == {"cocoa": 0, "tea": found["reward"]}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["bernouli", "--kind", "ucb"], "did you mean bernoulli?"),
+        (["bernoulli", "--kind", "ucbb"], "unknown kind 'ucbb'"),
+        (["bernoulli"], "--policy or --kind"),
+        (["bernoulli", "--kind", "ucb", "--policy", "home"], "--policy or --kind"),
+        (["bernoulli", "--policy", "home"], "home"),
+        (["bernoulli", "--kind", "logged"], "imported log"),
+        (["bernoulli", "--kind", "ucb", "--param", "c=-1"], "c is -1"),
+        (["bernoulli", "--kind", "ucb", "--env", "rate=0.5,0.4"], "did you mean rates?"),
+        (["bernoulli", "--kind", "ucb", "--env", "rates=0.5,x"], "a rate is 'x'"),
+        (["bernoulli", "--kind", "ucb", "--env", "rates=rates.csv"], "a rate is 'rates.csv'"),
+        (["bernoulli", "--kind", "ucb", "--env", "rates=0.5,1.5"], "rate 1.5 is outside of [0, 1]"),
+        (["bernoulli", "--kind", "ucb", "--env", "rates=0.5,nan"], "rate nan is outside of [0, 1]"),
+        (["bernoulli", "--kind", "ucb", "--env", "rates=0.5"], "fewer than two arms"),
+        (["bernoulli", "--kind", "ucb", "--env", "rates=0,1", "--env", "rates=1,0"], "given twice"),
+        (["drift", "--kind", "ucb", "--env", "jumps=2:0.9"], "a jump is '2:0.9'"),
+        (["drift", "--kind", "ucb", "--env", "jumps=2:0.9:a:7"], "a time is 'a'"),
+        (["drift", "--kind", "ucb", "--env", "swing=much"], "swing is 'much'"),
+        (["contextual", "--kind", "ucb", "--env", "arms=2.5"], "arms is '2.5'"),
+        (["delayed", "--kind", "ucb", "--env", "shape=normal"], "exponential or fixed"),
+        (["bernoulli", "--kind", "ucb", "-k", "2"], "leave --ephemeral away"),
+        (["bernoulli", "--policy", "home", "--param", "c=1"], "--param goes with --kind"),
+    ],
+)
+def test_what_cannot_be_studied_is_said_in_one_line(run_sqlite: Run, words: list[str], said: str) -> None:
+    found = run_sqlite("simulate", *words, "--ephemeral")
+    assert (found.exit_code, found.stdout) == (2, "")
+    assert said in found.stderr.replace("\n", " ")
+    assert found.stderr.count("Error") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--policy", "home"], "Missing option '--sessions'"),
+        (["--sessions", "9"], "Missing option '--policy'"),
+        (["--policy", "hom", "--sessions", "9"], "unknown policy 'hom'"),
+        (["--policy", "home", "--sessions", "9", "--kind", "ucb"], "go with --ephemeral"),
+        (["--policy", "home", "--sessions", "9", "-k", "11"], "k is 11"),
+        (["--policy", "home", "--sessions", "0"], "--sessions"),
+    ],
+)
+def test_what_cannot_be_served_is_said_in_one_line(run_sqlite: Run, words: list[str], said: str) -> None:
+    run_sqlite("policy", "create", "home", "--kind", "uniform")
+    found = run_sqlite("simulate", "bernoulli", *words)
+    assert (found.exit_code, found.stdout) == (2, "")
+    assert said in found.stderr
