@@ -21,6 +21,11 @@ KINDS = {
     "ucb-tuned": "rlrec.policy.ucb:UcbTuned",
     "kl-ucb": "rlrec.policy.ucb:KlUcb",
     "thompson": "rlrec.policy.thompson:Thompson",
+    "linucb": "rlrec.policy.linear:LinUcb",
+    "lin-thompson": "rlrec.policy.linear:LinThompson",
+    "logistic-thompson": "rlrec.policy.linear:LogisticThompson",
+    "softmax": "rlrec.policy.linear:Softmax",
+    "squarecb": "rlrec.policy.linear:SquareCb",
 }
 
 

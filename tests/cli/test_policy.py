@@ -87,7 +87,7 @@ def test_the_same_definition_again_is_fine_and_another_one_a_conflict(run: Run) 
 @pytest.mark.parametrize(
     ("words", "what", "hint"),
     [
-        (["--kind", "tompson"], "unknown kind 'tompson'", "did you mean thompson?"),
+        (["--kind", "tompson"], "unknown kind 'tompson'", "did you mean thompson"),
         (["--kind", "ucb", "--param", "C=1"], "no parameter 'C'", "c, floor"),
         (["--kind", "ucb", "--param", "c=x"], "parameter c is 'x'", "finite number"),
         (["--kind", "ucb", "--param", "c=nan"], "parameter c is 'nan'", "finite number"),

@@ -187,7 +187,7 @@ def test_near_names_are_suggested() -> None:
         kinds.load("tompson")
     with pytest.raises(InputError) as parameter:
         kinds.make("epsilon-greedy", {"epsilom": 0.1})
-    assert kind.value.hint == "did you mean thompson?"
+    assert kind.value.hint == "did you mean thompson or lin-thompson?"
     assert parameter.value.hint == "did you mean epsilon?"
 
 

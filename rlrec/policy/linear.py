@@ -1,0 +1,321 @@
+"""Kinds that see the context: a linear model of the reward, or of its logit, and ways to explore with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field, replace
+from math import log
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from rlrec.errors import InputError
+from rlrec.policy import solving
+from rlrec.policy.base import Belief, Learner, number, unit_interval
+from rlrec.policy.design import Design
+from rlrec.policy.moments import Ids, Moments
+from rlrec.policy.scores import Array, Correlated, Gaussian, Gumbel, Point, Scores
+from rlrec.records import Reward
+
+DISJOINT, SHARED = "disjoint", "shared"
+FLOOR = 0.01  # of a policy whose propensities are shares of samples, unless it is given
+SAMPLES = 100_000
+
+_NARROWEST = 1e-12  # standard deviation: where a context has no features, the draw is fair all the same
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear(Learner):
+    """What the kinds below share: the mean reward is linear in the features of the context.
+
+    model disjoint: weights per arm. A prior given for an arm counts as observations of its intercept, and nothing
+    where the contexts have none. model shared: one set of weights for all arms, on the products of features of the
+    context and of the arm, so that an arm nobody has seen starts from those that are like it; priors per arm have no
+    place in it. ridge is the prior precision of every weight.
+    """
+
+    model: str = DISJOINT
+    ridge: float = 1.0
+    design: Design = field(default_factory=Design, compare=False, repr=False)
+
+    contextual: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.model not in (DISJOINT, SHARED):
+            raise InputError(f"model is {self.model!r}", hint=f"it is {DISJOINT} or {SHARED}")
+        between("ridge", self.ridge, 1e-9, 1e9)
+        wide, deep = len(self.design.context.names), len(self.design.arm.names)
+        if self.model == SHARED and wide * deep > solving.LARGEST:
+            raise InputError(
+                f"a shared model of {wide} context and {deep} arm features has {wide * deep} weights",
+                hint=f"it holds {solving.LARGEST}: declare fewer features, or hash into fewer columns",
+            )
+        super().__post_init__()
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return self.design.context.reads
+
+    def credit(self, x: Array, arms: Ids) -> tuple[Array, Array]:
+        """What shown slots add to the moments of their arms: weight (n,) of xx', and offset (n,) of the reward.
+
+        x (n, q) contexts, arms (n,) ids: gram grows by weight xx', response by (reward + offset) x."""
+        return np.ones(len(x)), np.zeros(len(x))
+
+    def encoded(self, context: Mapping[str, Any] | None) -> Array:
+        """Features of a context, (q,)."""
+        return np.asarray(self.design.context.encode([context or {}])[0])
+
+    def posterior(self, belief: Belief) -> solving.Disjoint | solving.Shared:
+        """Of the weights; remembered with the moments that it was solved from."""
+        moments = belief.moments or self._nothing(belief)
+        name = type(self), self.model, self.ridge, self._centre, belief.alpha.tobytes(), belief.beta.tobytes()
+        if name not in moments.memory:
+            solve = self._shared if self.model == SHARED else self._disjoint
+            moments.memory[name] = solve(belief, moments)
+        found: solving.Disjoint | solving.Shared = moments.memory[name]
+        return found
+
+    def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
+        return self.scores_at(belief, self.encoded(context))
+
+    def scores_at(self, belief: Belief, x: Array) -> Scores:
+        """`scores` in contexts x (..., q), one for each of the leading axes of the belief; arrays (..., m)."""
+        raise NotImplementedError
+
+    def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array | None:
+        return self.index_at(belief, self.encoded(context))
+
+    def index_at(self, belief: Belief, x: Array) -> Array:
+        """`index` in contexts x (..., q), (..., m)."""
+        return self.posterior(belief).mean(x)
+
+    @property
+    def _centre(self) -> float:
+        """Prior mean of the intercept."""
+        return 0.0
+
+    def _prior(self, alpha: Array, beta: Array) -> tuple[Array, Array]:
+        """What pseudo-counts add to the intercept's precision and response."""
+        return alpha + beta, alpha
+
+    def _nothing(self, belief: Belief) -> Moments:
+        shape, q = belief.pulls.shape, len(self.design.context.names)
+        return Moments(gram=np.zeros((*shape, q, q)), response=np.zeros((*shape, q)))
+
+    def _disjoint(self, belief: Belief, moments: Moments) -> solving.Disjoint:
+        known = self.design.context.intercept
+        precision, response = self._prior(belief.alpha, belief.beta) if known else (np.zeros(1), np.zeros(1))
+        response = response + (self.ridge * self._centre if known else 0.0)
+        return solving.disjoint(moments, ridge=self.ridge, precision=precision, response=response)
+
+    def _shared(self, belief: Belief, moments: Moments) -> solving.Shared:
+        described, pool = moments.described, moments.pool or moments
+        if described is None:  # nothing is known of the arms
+            described = np.repeat(self.design.arm.encode([{}]), belief.pulls.shape[-1], axis=0)
+            pool = replace(moments, described=described)
+        name = type(self), self.ridge, self._centre
+        if name not in pool.memory:
+            known = self.design.context.intercept and self.design.arm.intercept
+            response = self.ridge * self._centre if known else 0.0
+            pool.memory[name] = solving.shared(pool, ridge=self.ridge, response=response)
+        weights, root = pool.memory[name]
+        kinds, kind = solving.alike(described)
+        return solving.Shared(weights, root, kinds, kind)
+
+    def _best(self) -> LinUcb:
+        """The best mean, by the same model."""
+        return LinUcb(
+            alpha=0.0, discount=self.discount, window=self.window, model=self.model, ridge=self.ridge,
+            design=self.design,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinUcb(Linear):
+    """The arm with the largest mean + alpha sqrt(x' A^-1 x) in the context x; equal bests share.
+
+    A is the ridge plus the sum of xx' over what was shown of the arm. With floor 0 the log can judge no other policy.
+    Source: Li et al. 2010, LinUCB with disjoint models; the shared one is the same on products of features.
+    """
+
+    alpha: float = 1.0
+
+    purpose: ClassVar[str] = "optimism that sees the context; give it a floor, or its log judges nothing else"
+
+    def __post_init__(self) -> None:
+        between("alpha", self.alpha, 0, 1e6)
+        super().__post_init__()
+
+    def scores_at(self, belief: Belief, x: Array) -> Scores:
+        return Point(self.index_at(belief, x))
+
+    def index_at(self, belief: Belief, x: Array) -> Array:
+        posterior = self.posterior(belief)
+        return posterior.mean(x) + self.alpha * posterior.deviation(x) if self.alpha else posterior.mean(x)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinThompson(Linear):
+    """Each arm with the probability that its mean is the best, under a normal posterior of the weights.
+
+    Standard deviations are alpha sqrt(x' A^-1 x); alpha is the noise of a reward. Disjoint models have exact
+    propensities in closed form. In the shared model scores are correlated: every decision draws so many samples of its
+    own, and its propensities are shares of them; it needs a floor, 0.01 unless given.
+    Source: own derivation (the posterior of a linear model with normal noise).
+    """
+
+    alpha: float = 0.5
+    samples: float = 1000.0
+
+    purpose: ClassVar[str] = "explores where the context is new to it; the default choice for contexts"
+
+    def __post_init__(self) -> None:
+        between("alpha", self.alpha, 1e-6, 1e6)
+        between("samples", self.samples, 1, SAMPLES)
+        if self.samples != int(self.samples):
+            raise InputError(f"samples is {self.samples:g}", hint="it is a whole number")
+        super().__post_init__()
+        if self.model == SHARED and self.floor <= 0:
+            raise InputError(
+                f"floor is {self.floor:g}, and a shared model serves shares of samples",
+                hint=f"give it a floor above 0 (default {FLOOR:g}), or no log of it can judge rare arms",
+            )
+
+    @classmethod
+    def implied(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"floor": FLOOR} if given.get("model") == SHARED else {}
+
+    def greedy(self) -> Self:
+        made = copy(self)
+        object.__setattr__(made, "floor", 0.0)  # which no shared model may be given, but this one logs nothing
+        return made
+
+    def scores_at(self, belief: Belief, x: Array) -> Scores:
+        posterior = self.posterior(belief)
+        mean = posterior.mean(x)
+        if isinstance(posterior, solving.Shared):
+            return Correlated(mean, self.alpha * posterior.factor(x), int(self.samples))
+        return Gaussian(mean, np.maximum(self.alpha * posterior.deviation(x), _NARROWEST))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogisticThompson(LinThompson):
+    """Thompson sampling for clicks: the logit of the mean is linear, its posterior Laplace's approximation.
+
+    Every slot counts as in the Newton step from the weights that the version is expanded around (the prior's, at
+    first, with intercept logit(rate)); rebuilding the policy repeats that step from where it led.
+    Source: own derivation (iteratively reweighted least squares, in sums that add up).
+    """
+
+    alpha: float = 1.0
+    rate: float = 0.5
+
+    purpose: ClassVar[str] = "Thompson sampling for clicks that depend on the context"
+
+    def __post_init__(self) -> None:
+        number("rate", self.rate)
+        if not 0 < self.rate < 1:
+            raise InputError(f"rate is {self.rate:g}", hint="it lies between 0 and 1, and is neither")
+        super().__post_init__()
+
+    def credit(self, x: Array, arms: Ids) -> tuple[Array, Array]:
+        shown, place = np.unique(arms, return_inverse=True)
+        start = np.array([self.design.anchor.get(arm, self._start) for arm in shown.tolist()]).reshape(-1, x.shape[1])
+        logit = (x * start[place.reshape(-1)]).sum(axis=1)
+        chance = _logistic(logit)
+        weight = chance * _logistic(-logit)
+        return weight, weight * logit - chance
+
+    def index_at(self, belief: Belief, x: Array) -> Array:
+        """The probability of a click."""
+        return _logistic(super().index_at(belief, x))
+
+    def check(self, reward: Reward) -> None:
+        unit_interval(reward, "logistic-thompson takes it for a chance")
+
+    @property
+    def _centre(self) -> float:
+        return log(self.rate / (1 - self.rate))
+
+    @property
+    def _start(self) -> Array:
+        """Prior mean of an arm's weights, (q,)."""
+        start = np.zeros(len(self.design.context.names))
+        if self.design.context.intercept:
+            start[0] = self._centre
+        return start
+
+    def _prior(self, alpha: Array, beta: Array) -> tuple[Array, Array]:
+        """The normal that touches the logit of their Beta at its mode."""
+        known = (alpha > 0) & (beta > 0)
+        a, b = np.where(known, alpha, 1.0), np.where(known, beta, 1.0)
+        precision = np.where(known, a * b / (a + b), 0.0)
+        return precision, precision * np.log(a / b)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Softmax(Linear):
+    """Arms in proportion to exp(mean / temperature): Boltzmann exploration over the linear model.
+
+    Source: own derivation.
+    """
+
+    temperature: float = 0.1
+
+    purpose: ClassVar[str] = "every arm keeps a chance that falls with its distance from the best"
+
+    def __post_init__(self) -> None:
+        between("temperature", self.temperature, 1e-9, 1e9)
+        super().__post_init__()
+
+    def scores_at(self, belief: Belief, x: Array) -> Scores:
+        return Gumbel(self.index_at(belief, x) / self.temperature)
+
+    def greedy(self) -> LinUcb:  # type: ignore[override]  # at temperature 0 it is the best mean
+        return self._best()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SquareCb(Linear):
+    """Every arm but the best with 1 / (K + gamma (best mean - its mean)), K arms; the best gets the rest.
+
+    Equal bests share what is left for them. Source: Foster & Rakhlin 2020 (inverse gap weighting).
+    """
+
+    gamma: float = 10.0
+
+    purpose: ClassVar[str] = "closed-form propensities, none of them 0: logs that judge other policies well"
+
+    def __post_init__(self) -> None:
+        between("gamma", self.gamma, 0, 1e9)
+        super().__post_init__()
+
+    def scores_at(self, belief: Belief, x: Array) -> Scores:
+        return Gumbel(np.log(inverse_gaps(self.index_at(belief, x), gamma=self.gamma)))
+
+    def greedy(self) -> LinUcb:  # type: ignore[override]  # with an endless gamma it is the best mean
+        return self._best()
+
+
+def inverse_gaps(mean: Array, *, gamma: float) -> Array:
+    """Probabilities of SquareCB, shape of `mean` (..., m), in the unit of the reward; the sum is 1.
+
+    Source: Foster & Rakhlin 2020; equal bests share, which is own."""
+    best = mean.max(axis=-1, keepdims=True)
+    first = mean == best
+    other = np.where(first, 0.0, 1.0 / (mean.shape[-1] + gamma * (best - mean)))
+    rest = (1.0 - other.sum(axis=-1, keepdims=True)) / first.sum(axis=-1, keepdims=True)
+    return np.where(first, rest, other)
+
+
+def between(name: str, value: float, low: float, high: float) -> None:
+    """Raises InputError unless a parameter is a number in [low, high]."""
+    number(name, value)
+    if not low <= value <= high:
+        raise InputError(f"{name} is {value:g}", hint=f"it lies between {low:g} and {high:g}")
+
+
+def _logistic(logit: Array) -> Array:
+    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logit)))
