@@ -142,7 +142,9 @@ class Decision:
     policy_id: int
     version_id: int
     belief_seq: int
+    belief_ordinal: int | None
     seq: int
+    ordinal: int | None
     session_id: int
     visit: int
     step: int

@@ -73,12 +73,13 @@ class _Derived:
         self.conditional = np.empty((0, len(eligible)))
         self.marginal = self.conditional
         if not decision.imported:
-            served = serving.load(unit, version, seq=decision.belief_seq)
+            served = serving.load(unit, version, seq=decision.belief_seq, ordinal=decision.belief_ordinal)
             self._derive(served, context)
 
     def _derive(self, served: Serving, context: Mapping[str, Any]) -> None:
-        self.belief = served.belief(self.arms)
-        self.case = case = served.case(self.decision.eligible_id, self.arms, context, keys=self.keys)
+        decision, revision = self.decision, self.decision.catalogue_revision
+        self.belief = served.belief(self.arms, revision=revision)
+        self.case = case = served.case(decision.eligible_id, self.arms, context, keys=self.keys, revision=revision)
         places = self.places(self.decision.slots)
         scores = own(case.scores, seed=unsigned(self.decision.seed or 0), decision=self.decision.id)
         rows = [slate.remaining(scores, places[:above], floor=case.floor) for above in range(len(places))]

@@ -72,7 +72,7 @@ def _policy(unit: Unit, policy: Policy, found: Findings, catalogue: Sequence[Arm
     live = policies.live(unit, [policy.name]).get(policy.name)
     seq = live[1].seq if live is not None else 0
     histories = {version.id: beliefs.check(unit, version, seq, found=found, names=names) for version in mine}
-    slots, shown, rounded, joint = Slots(mine, histories), Shown(unit, found), Rounded(), Joint(found)
+    slots, shown, rounded, joint = Slots(unit, mine, histories), Shown(unit, found), Rounded(), Joint(found)
     watches: list[Outage | Drift | Starving | Entropy] = []
     if live is not None:
         watches = [Outage(live[0], now=unit.now), Drift(unit, live[0], names)]

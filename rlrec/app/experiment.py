@@ -11,11 +11,11 @@ from rlrec.app import canonical, forking, holdout, naming
 from rlrec.errors import Conflict, InputError, suggest
 from rlrec.records import Reward, Version
 from rlrec.store import Store, Unit, experiments, policies, settings
-from rlrec.store.beliefs import Sums
 from rlrec.store.experiments import Experiment
 from rlrec.times import written
 
 if TYPE_CHECKING:
+    from rlrec.app.crediting import Totals
     from rlrec.ope.comparison import Difference, Mean
 
 
@@ -51,8 +51,9 @@ class _Fork:
 
     variant: Asked
     source: Version
-    sums: Mapping[int, Sums]
+    sums: Totals
     last_id: int
+    ordinal: int
 
 
 def create(store: Store, request: Request) -> dict[str, Any]:
@@ -117,7 +118,7 @@ def _same(unit: Unit, known: Experiment, request: Request) -> dict[str, Any]:
 def _fork(unit: Unit, variant: Asked) -> _Fork:
     from rlrec import policy as kinds
 
-    source, _ = naming.one(unit, variant.policy)
+    source, head = naming.one(unit, variant.policy)
     name, pinned = naming.split(variant.policy)
     if not kinds.load(source.policy.kind).served:
         raise InputError(
@@ -132,7 +133,8 @@ def _fork(unit: Unit, variant: Asked) -> _Fork:
     if source.status == "retired":
         raise InputError(f"version {source.number} of {name} is retired", hint="choose another version")
     sums, last_id = forking.fork(unit, source)
-    return _Fork(variant=variant, source=source, sums=sums, last_id=last_id)
+    ordinal = head.ordinal if source.learning else source.ordinal
+    return _Fork(variant=variant, source=source, sums=sums, last_id=last_id, ordinal=ordinal)
 
 
 def _add_policy(unit: Unit, experiment: str, fork: _Fork) -> int:
@@ -154,12 +156,13 @@ def _add_policy(unit: Unit, experiment: str, fork: _Fork) -> int:
         number=source.number,
         status=source.status,
         seq=0,
+        ordinal=fork.ordinal,
         sums=fork.sums,
         # what taught the source is the source's own record, and a frozen one has learned nothing since
         learned_from={"policy_id": source.policy.id, "last_id": fork.last_id} if source.learning else {},
         entered_to=None if learns_at_once else 0,
     )
-    policies.add_head(unit, policy_id, live_id=version_id)
+    policies.add_head(unit, policy_id, live_id=version_id, ordinal=fork.ordinal)
     return policy_id
 
 

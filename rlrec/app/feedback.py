@@ -225,7 +225,7 @@ class _Book:
     def _take(self, line: Line, target: Row) -> Taken:
         """Check a line and note what it adds."""
         _, _, position, happened, at, key, censor, number = line
-        decision_id, policy_id, _, served_at, size, _, arm_id, last = target
+        decision_id, policy_id, _, served_at, size, _, arm_id, last, *_ = target
         if position is None and size == 1:
             position = 1
         now = self.unit.now

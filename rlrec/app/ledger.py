@@ -10,11 +10,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import cache
 from math import inf
+from typing import Any
 
 from rlrec.policy import reward as rewards
+from rlrec.policy.forgetting import Forgetting
 from rlrec.records import Event, Head, Version
 from rlrec.store import Unit, beliefs, decisions, events, policies
-from rlrec.store.beliefs import NOTHING, Sums
+from rlrec.store.beliefs import NOTHING, Place, Sums
 from rlrec.store.events import CENSOR
 from rlrec.store.unit import Row
 
@@ -41,7 +43,12 @@ class Ledger:
         self._settled = set[int]()
         self._seq: dict[int, int] = {}
         self._scope: dict[int, tuple[float, Set[str]]] = {}
-        self._changes: dict[tuple[int, int], dict[int, Sums]] = defaultdict(dict)  # (policy, version): arm: sums
+        self._ordinal: dict[int, int] = {}
+        self._forgetting: dict[int, Forgetting] = {}
+        self._minute = set[int]()
+        # by policy and version, what changes: sums, and of what was shown in which context
+        self._changes: dict[tuple[int, int], dict[Place, Sums]] = defaultdict(dict)
+        self._shown: dict[tuple[int, int], dict[tuple[int, int, int], tuple[float, float]]] = defaultdict(dict)
         self.hold(policy_ids)
 
     def hold(self, policy_ids: Collection[int]) -> None:
@@ -56,7 +63,30 @@ class Ledger:
         if self.unit.postgres:  # others may have decided while we waited
             self.unit.now = max(self.unit.now, decisions.newest(self.unit) or 0)
         for version in policies.learning(self.unit, new):
-            self.learning[version.policy.id].append(version)
+            policy_id = version.policy.id
+            self.learning[policy_id].append(version)
+            if policy_id not in self._forgetting:
+                self._forgetting[policy_id] = Forgetting.of(version.policy.params)
+                self._ordinal[policy_id] = self.heads[policy_id].ordinal
+            if self._forgetting[policy_id] or version.contextual or version.since:
+                self._minute.add(policy_id)
+
+    def ordinals(self, policy_id: int, count: int) -> range | None:
+        """The ordinals of the policy's next decisions; None where it does not forget."""
+        forgetting = self._forgetting.get(policy_id)
+        if not forgetting:
+            return None
+        first = self._ordinal[policy_id] + 1
+        self._ordinal[policy_id] += count
+        policies.raise_ordinal(self.unit, policy_id, by=count)
+        kept = forgetting.discount**count
+        for version in self.learning[policy_id] if kept < 1 else ():  # what changed so far has grown older
+            name = policy_id, version.id
+            self._changes[name] = {
+                place: (kept * sums[0], kept * sums[1], kept * sums[2]) for place, sums in self._changes[name].items()
+            }
+            self._shown[name] = {at: (kept * pulls, kept * told) for at, (pulls, told) in self._shown[name].items()}
+        return range(first, first + count)
 
     def seq(self, policy_id: int) -> int:
         if policy_id not in self._seq:
@@ -77,30 +107,33 @@ class Ledger:
         before: rows of `events.earlier`; arms: those of the slots of decisions of which several lines speak, or words
         on censoring. Slots of one arm to which the same happened are worth the same: one stands for all.
         """
-        alike: list[tuple[int, int, Told, Told]] = []  # policy, arm, what was known of the slot, what is new
+        alike: list[tuple[int, Seat, Told, Told]] = []  # policy, slot, what was known of it, what is new
         for target, new in told:
-            decision_id, policy_id, _, served_at, _, imported, arm_id, last = target
+            decision_id, policy_id, _, served_at, _, imported, arm_id, last, ordinal, context = target
             if imported:
                 continue
             prompt, kinds = self._scope.get(policy_id) or self._scoped(policy_id)
             known = () if last is None else before.get(decision_id, ())
+            if policy_id not in self._minute:
+                ordinal = context = 0
             if prompt < inf and (known or any(row[4] - served_at > prompt for row in new)):
                 self._learn(target, new, known, arms)
             elif len(new) == 1:
                 _, position, kind, value, *_ = new[0]
                 if position is not None and kind in kinds:
                     past = _told(known, position, kinds) if known else ()
-                    alike.append((policy_id, arm_id, past, ((kind, value),)))
+                    alike.append((policy_id, (arm_id, ordinal, context), past, ((kind, value),)))
             else:
                 for position in {row[1] for row in new} - {None}:
                     if fresh := _told(new, position, kinds):
                         arm = arms.get((decision_id, position), arm_id)
-                        alike.append((policy_id, arm, _told(known, position, kinds), fresh))
+                        seat = arm, ordinal, context
+                        alike.append((policy_id, seat, _told(known, position, kinds), fresh))
         worths = cache(self._worths)
-        for (policy_id, arm_id, past, fresh), times in Counter(alike).items():
+        for (policy_id, seat, past, fresh), times in Counter(alike).items():
             old, now = worths(policy_id, past), worths(policy_id, past + fresh)
             for version, was, becomes in zip(self.learning[policy_id], old, now, strict=True):
-                self.add(version, arm_id, was, becomes, times=times)
+                self.add(version, seat, was, becomes, times=times)
 
     def _worths(self, policy_id: int, told: Told) -> list[Sums]:
         """What a slot to which this happened in time adds to each learning belief of a policy."""
@@ -112,7 +145,7 @@ class Ledger:
         decision), and the kinds of events that change any of them."""
         learning = self.learning[policy_id]
         prompt = min((one.reward.window_us for one in learning if one.reward.late == "ignore"), default=inf)
-        if self.settling(policy_id):
+        if any(one.entered_to is not None or one.since for one in learning):
             prompt = -1
         kinds = {CENSOR}.union(*(version.reward.weights for version in learning))
         self._scope[policy_id] = prompt, kinds
@@ -122,11 +155,11 @@ class Ledger:
         self, target: Row, new: Iterable[Row], before: Iterable[Row], arms: Mapping[tuple[int, int], int]
     ) -> None:
         """The same for one decision, where its time matters."""
-        decision_id, policy_id, _, served_at, *_ = target
+        decision_id, policy_id, _, served_at, *_, ordinal, context = target
         holding = [
             version
             for version in self.learning[policy_id]
-            if version.entered_to is None or decision_id <= version.entered_to
+            if version.since <= decision_id and (version.entered_to is None or decision_id <= version.entered_to)
         ]
         known = by_position(Event(*row) for row in before)
         for position, fresh in by_position(Event(*row) for row in new).items():
@@ -134,30 +167,37 @@ class Ledger:
                 arm_id, old = arms.get((decision_id, position), target[6]), known.get(position, [])
                 for version in holding:
                     sums = [worth(version, happened, served_at=served_at) for happened in (old, old + fresh)]
-                    self.add(version, arm_id, *sums)
+                    self.add(version, (arm_id, ordinal, context), *sums)
 
     # -- sums --
 
-    def add(self, version: Version, arm_id: int, before: Sums, after: Sums, *, times: int = 1) -> None:
+    def add(self, version: Version, seat: Seat, before: Sums, after: Sums, *, times: int = 1) -> None:
         """Replace what one slot, or several that are alike, add to a belief."""
         if before == after:
             return
-        changes = self._changes[version.policy.id, version.id]
-        pulls, total, squares = changes.get(arm_id, NOTHING)
-        changes[arm_id] = (
-            pulls + times * (after[0] - before[0]),
-            total + times * (after[1] - before[1]),
-            squares + times * (after[2] - before[2]),
-        )
+        arm_id, ordinal, context = seat
+        policy_id, bucket, scale = version.policy.id, 0, float(times)
+        if policy_id in self._minute and (forgetting := self._forgetting[policy_id]):
+            bucket = forgetting.bucket(ordinal)
+            scale *= forgetting.discount ** (self._ordinal[policy_id] - ordinal)
+        changes = self._changes[policy_id, version.id]
+        pulls, total, squares = changes.get((bucket, arm_id), NOTHING)
+        more, earned = scale * (after[0] - before[0]), scale * (after[1] - before[1])
+        changes[bucket, arm_id] = pulls + more, total + earned, squares + scale * (after[2] - before[2])
+        if version.contextual:
+            shown, at = self._shown[policy_id, version.id], (bucket, arm_id, context)
+            pulls, total = shown.get(at, (0.0, 0.0))
+            shown[at] = pulls + more, total + earned
 
-    def serve(self, policy_id: int, arm_ids: Iterable[int]) -> None:
+    def serve(self, policy_id: int, served: Iterable[Seat]) -> None:
         """Slots are served: they enter every belief that learns `served`, with the default reward."""
-        shown = Counter(arm_ids)
+        minute = policy_id in self._minute
+        shown = Counter(served if minute else ((arm, 0, 0) for arm, *_ in served))
         for version in self.learning[policy_id]:
             if version.entered_to is None:
                 entry = rewards.entry(version.reward.default)
-                for arm, times in shown.items():
-                    self.add(version, arm, NOTHING, entry, times=times)
+                for seat, times in shown.items():
+                    self.add(version, seat, NOTHING, entry, times=times)
 
     # -- slots whose window is over --
 
@@ -183,7 +223,8 @@ class Ledger:
             by_slot = by_position(happened.get(decision.id, ()))
             for slot in decision.slots:
                 after = worth(version, by_slot.get(slot.position, ()), served_at=decision.at)
-                self.add(version, slot.arm_id, NOTHING, after)
+                seat = slot.arm_id, decision.ordinal or 0, decision.context_id
+                self.add(version, seat, NOTHING, after)
         self.entered(version, ids[-1])
         return sum(len(decision.slots) for decision in found.values())
 
@@ -202,10 +243,31 @@ class Ledger:
 
     def close(self) -> None:
         """Write what changed."""
+        versions = {version.id: version for mine in self.learning.values() for version in mine}
         for (policy_id, version_id), changes in sorted(self._changes.items()):
-            beliefs.add(self.unit, version_id, seq=self.seq(policy_id), changes=changes)
+            if not changes:
+                continue
+            whole: Mapping[Place, Any] = changes
+            if shown := self._shown.get((policy_id, version_id)):
+                from rlrec.app.crediting import Credit
+
+                extras = Credit(self.unit, versions[version_id], ordinal=0).extras(shown)
+                whole = {place: (*sums, *extras[place]) for place, sums in changes.items()}
+            self.write(versions[version_id], whole)
+
+    def write(self, version: Version, changes: Mapping[Place, Any]) -> None:
+        """Changes of a belief into the store; they refer to the policy's present ordinal."""
+        policy_id = version.policy.id
+        discount = self._forgetting[policy_id].discount
+        ordinal = self._ordinal[policy_id] if discount < 1 else 0
+        beliefs.add(self.unit, version.id, seq=self.seq(policy_id), changes=changes, ordinal=ordinal, discount=discount)
+
+    def ordinal(self, policy_id: int) -> int:
+        """How many decisions a policy that forgets has made."""
+        return self._ordinal[policy_id]
 
 
+Seat = tuple[int, int, int]  # of a slot: arm, the decision's ordinal and context (0 where no belief looks at them)
 Told = tuple[tuple[str, float], ...]  # kind and value of the events of a slot
 
 

@@ -108,6 +108,8 @@ def learns(version: Version) -> bool:
 
 def informed(policy: Policy) -> bool:
     """Whether the distribution of a policy depends on a belief."""
+    if policy.contextual:
+        return True
     nothing: Any = np.zeros(0)
     empty = Belief(pulls=nothing, reward_sum=nothing, reward_squares=nothing, alpha=nothing, beta=nothing, total=0.0)
-    return policy.index(empty) is not None
+    return policy.index(empty, context={}) is not None

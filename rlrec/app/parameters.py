@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Iterator, Mapping
 from math import isfinite
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 from rlrec import policy as kinds
 from rlrec.errors import InputError, suggest
+from rlrec.policy.design import Design
+from rlrec.policy.encoder import Encoder
 
 FILES = {"probabilities"}  # parameters given as a file
 LEAST, MOST = 1e-6, 1e9  # pseudo-counts for which probabilities are exact, and then some
@@ -69,6 +72,18 @@ def _probabilities(path: Path, *, by: bool) -> dict[str, Any]:
             raise InputError(f"{path} line {line} names arm {row['arm']!r} twice")
         table[row["arm"]] = _number(row["probability"], f"{path} line {line}, the probability")
     return found
+
+
+def features(path: Path) -> Design:
+    """How a person declared that contexts are read: a JSON object with `context` and, for shared models, `arm`."""
+    try:
+        said = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"cannot read {path}: {error}", hint='write {"context": {...}, "arm": {...}}') from error
+    if not isinstance(said, dict) or not said or said.keys() - {"context", "arm"}:
+        raise InputError(f"{path} declares no features", hint='write {"context": {...}}, and "arm" for shared models')
+    read = {name: Encoder.of(spec) for name, spec in said.items()}
+    return Design(context=read.get("context", Encoder.hashed()), arm=read.get("arm", Encoder.hashed()))
 
 
 def prior(path: Path) -> dict[str, tuple[float, float]]:

@@ -129,6 +129,7 @@ class _Group:
         found = self._lanes.get(name)
         if found is None or found.case.reads:
             desk = self._desk(request, variant)
+            desk[2].check(request.context)
             name = (*name, desk[2].reading(request.context))
             found = self._lanes.get(name) or self._made(request, desk)
             self._lanes[name] = self._lanes[name[:4]] = found
@@ -164,15 +165,16 @@ class _Group:
     def _made(self, request: Request, desk: Desk) -> Lane:
         version, head, served, experiment, variant = desk
         eligible = self._eligible(request)
-        keys = self.warm.know(self.unit, eligible)
+        keys, revision = self.warm.know(self.unit, eligible), self.settings.catalogue_revision
+        arms = self.warm.array(eligible)
         return Lane(
             version=version,
             head=head,
             experiment=experiment,
             variant=variant,
             eligible=eligible,
-            revision=self.settings.catalogue_revision,
-            case=served.case(eligible, self.warm.array(eligible), request.context, keys=keys),
+            revision=revision,
+            case=served.case(eligible, arms, request.context, keys=keys, revision=revision),
             size=request.size,
         )
 

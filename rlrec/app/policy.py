@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rlrec import policy as kinds
-from rlrec.app import canonical, evidence, filters, lineage, naming, parameters, popularity, serving
+from rlrec.app import canonical, lineage, naming, parameters, popularity, serving, teaching
 from rlrec.app import reward as reward_definitions
+from rlrec.app.teaching import Lesson
 from rlrec.errors import Conflict, InputError, suggest
 from rlrec.policy import means, slate
 from rlrec.policy.scores import Array
 from rlrec.records import Arm, Policy, Reward, Version
 from rlrec.store import Store, Unit, arms, beliefs, bulk, decisions, policies, settings
-from rlrec.store.beliefs import Sums
 from rlrec.times import written
 
 WITHOUT_CHANCE = ("ucb", "ucb-tuned", "kl-ucb", "linucb")  # kinds that draw at random only where they have a floor
@@ -36,6 +37,7 @@ class Request:
     from_log: str | None = None
     prior_from: str | None = None
     prior_weight: float | None = None
+    features: str | None = None
 
 
 def list_kinds() -> list[dict[str, Any]]:
@@ -60,24 +62,26 @@ def create(store: Store, request: Request) -> dict[str, Any]:
     typed = kinds.values(made)  # with the defaults of today: a policy never changes
     popular = popularity.asked(request.prior_from, request.prior_weight, prior=request.prior)
     prior = {} if request.prior is None else parameters.prior(Path(request.prior))
-    definition = canonical.text(
-        {
-            "kind": request.kind,
-            "params": typed,
-            "reward": request.reward,
-            "prior": canonical.named({key: list(pair) for key, pair in prior.items()}).hex(),
-            "from_log": request.from_log,
-            **popular,
-        }
-    )
+    declared = None if request.features is None else parameters.features(Path(request.features))
+    if declared is not None and not made.contextual:
+        raise InputError(f"kind {request.kind} reads no context", hint="leave --features away, or choose linucb, say")
+    definition = {
+        "kind": request.kind,
+        "params": typed,
+        "reward": request.reward,
+        "prior": canonical.named({key: list(pair) for key, pair in prior.items()}).hex(),
+        "from_log": request.from_log,
+        **popular,
+        **({} if declared is None else {"features": declared.written()}),
+    }
     if (prior or popular) and not lineage.informed(made):
         store.notice(f"kind {request.kind} draws the same whatever the prior says; `policy show` counts it in")
     with store.read() as unit, bulk.alongside(unit) if request.from_log or popular else nullcontext():
         new = policies.named(unit, request.name) is None
-        taught = _lesson(unit, request) if new else None
+        taught = teaching.first(unit, request, typed, declared) if new else teaching.NOTHING
         if new and popular:
             prior, record = popularity.learned(unit, **popular, reward=reward_definitions.find(unit, request.reward))
-            taught = (taught[0], taught[1] | record) if taught else ({}, record)
+            taught = replace(taught, record={**taught.record, **record})
 
     def work(unit: Unit) -> dict[str, Any]:
         known = policies.named(unit, request.name)
@@ -88,6 +92,8 @@ def create(store: Store, request: Request) -> dict[str, Any]:
         return _create(unit, request, typed, definition, definition_of_reward, prior, taught)
 
     answer = store.write(work)
+    if answer["created"] and made.contextual and declared is None and request.from_log is None:
+        store.notice("no features are named: contexts are hashed into 16 columns; --features or --from-log names them")
     if answer["created"] and request.kind in WITHOUT_CHANCE and made.exploration == 0:
         store.notice(
             f"{request.kind} without a floor leaves a log that can judge no other policy: consider --param floor=0.05"
@@ -95,8 +101,10 @@ def create(store: Store, request: Request) -> dict[str, Any]:
     return answer
 
 
-def _same(unit: Unit, known: Policy, definition: str) -> dict[str, Any]:
-    if policies.definition(unit, known.id) != definition:
+def _same(unit: Unit, known: Policy, definition: Mapping[str, Any]) -> dict[str, Any]:
+    before = json.loads(policies.definition(unit, known.id))
+    before["params"] = kinds.parameters(known.kind) | before["params"]  # those that came later have their defaults
+    if canonical.text(before) != canonical.text(definition):
         raise Conflict(
             f"policy {known.name!r} is defined otherwise already", hint="policies never change: use another name"
         )
@@ -108,13 +116,14 @@ def _create(
     unit: Unit,
     request: Request,
     typed: Mapping[str, Any],
-    definition: str,
+    definition: Mapping[str, Any],
     reward: Reward,
     prior: Mapping[str, tuple[float, float]],
-    taught: tuple[dict[int, Sums], dict[str, Any]] | None,
+    taught: Lesson,
 ) -> dict[str, Any]:
-    policy_id = policies.add_policy(unit, name=request.name, kind=request.kind, params=typed, definition=definition)
-    sums, learned_from = taught or ({}, {})
+    policy_id = policies.add_policy(
+        unit, name=request.name, kind=request.kind, params=typed, definition=canonical.text(definition)
+    )
     version_id = policies.add_version(
         unit,
         policy_id=policy_id,
@@ -123,13 +132,14 @@ def _create(
         reward_id=reward.id,
         seq=0,
         entered_to=None if reward.learn == "served" else 0,
-        learned_from=learned_from,
+        learned_from=taught.record,
+        parameters=taught.parameters,
     )
     policies.add_head(unit, policy_id, live_id=version_id)
     beliefs.add_prior(unit, version_id, _prior_rows(unit, prior))
-    if sums:
-        beliefs.add(unit, version_id, seq=0, changes=sums)
-    settings.add_run(unit, "policy create", {"name": request.name, **asdict(request)}, learned_from)
+    if taught.sums:
+        beliefs.add(unit, version_id, seq=0, changes=taught.sums)
+    settings.add_run(unit, "policy create", {"name": request.name, **asdict(request)}, taught.record)
     version = policies.by_id(unit, [version_id])[version_id]
     return summary(unit, version) | {"created": True}
 
@@ -141,25 +151,6 @@ def _prior_rows(unit: Unit, prior: Mapping[str, tuple[float, float]]) -> list[tu
         near = suggest(missing, [arm.key for arm in arms.every(unit)])
         raise InputError(f"the prior names arm {missing!r}, which the catalogue lacks", hint=near or "add it first")
     return [(known[key], *prior[key]) for key in prior]
-
-
-def _lesson(unit: Unit, request: Request) -> tuple[dict[int, Sums], dict[str, Any]] | None:
-    """What the mature decisions of a log teach, and which they were."""
-    if request.from_log is None:
-        return None
-    selected = filters.selection(unit, request.from_log)
-    reward = reward_definitions.find(unit, request.reward)
-    total: dict[int, Sums] = {}
-    slots = last = 0
-    for found in evidence.impressions(unit, selected, reward):
-        total = evidence.added(total, evidence.sums(found))
-        slots += len(found)
-        last = max(last, int(found.slots["decision_id"].max(initial=0)))
-    if not slots:
-        raise InputError("the log has no mature decision to learn from", hint="import a log, or widen the filter")
-    return total, lineage.record(
-        unit, request.from_log, selected, last_id=last, window_us=reward.window_us, slots=slots
-    )
 
 
 # -- look --

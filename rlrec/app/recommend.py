@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import copy
 from functools import partial
 from typing import Any, Protocol
 
 from rlrec.app import assigning, planning, rendering
 from rlrec.app.drawing import draw, signed
-from rlrec.app.ledger import Ledger, Unordered
+from rlrec.app.ledger import Ledger, Seat, Unordered
 from rlrec.app.planning import Duplicate, Lane, Plan, Planned, Request
 from rlrec.app.visiting import Guests
 from rlrec.app.warm import Warm
 from rlrec.errors import InputError, StoreBusy
+from rlrec.policy.forgetting import Forgetting
 from rlrec.store import Store, Unit, arms, contents, decisions, policies, settings
 from rlrec.store.unit import Row
 from rlrec.times import written
@@ -181,33 +182,45 @@ def _store(
     rows: list[Row] = []
     slots: list[Row] = []
     answers: dict[int, Answer] = {}
+    served: dict[int, list[Seat]] = defaultdict(list)
     now, at, seed, contexts = unit.now, written(unit.now), signed(bits), warm.contexts
+    ordinals = _ordinals(ledger, plans)
     for place, plan in plans.items():
         request, lane, context, digest = plan
         key, page, guest = ids[place], pages[place], guests.arrive(request.session)
-        policy_id, version_id, belief_seq, seq, eligible_id, variant_id = lanes[lane]
+        policy_id, version_id, belief_seq, before, seq, eligible_id, variant_id = lanes[lane]
+        context_id, mine = contexts[context], ordinals.get(policy_id)
+        ordinal = None if mine is None else next(mine)
         rows.append((
-            key, policy_id, version_id, belief_seq, seq, guest.id, guest.number, guest.steps, contexts[context],
-            guest.state(now), eligible_id, lane.revision, lane.size, page.log_propensity, seed, variant_id, now, 0,
-            request.request_id, digest,
+            key, policy_id, version_id, belief_seq, before, seq, ordinal, guest.id, guest.number, guest.steps,
+            context_id, guest.state(now), eligible_id, lane.revision, lane.size, page.log_propensity, seed,
+            variant_id, now, 0, request.request_id, digest,
         ))  # fmt: skip
         slots += [(key, *slot) for slot in page.slots]
+        served[policy_id] += [(arm, ordinal or 0, context_id) for arm in page.arms]
         answers[place] = rendering.drawn(plan, page, key, guest.user, guest.number, guest.steps, at)
         guest.show(page.recent, now)
     decisions.add(unit, rows, slots)
-    served: dict[int, list[int]] = defaultdict(list)
-    for place, plan in plans.items():
-        served[lanes[plan.lane][0]] += pages[place].arms
-    for policy_id, arm_ids in served.items():
-        ledger.serve(policy_id, arm_ids)
+    for policy_id, seats in served.items():
+        ledger.serve(policy_id, seats)
     return answers
 
 
-def _shared(lane: Lane, ledger: Ledger, warm: Warm) -> tuple[int, int, int, int, int, int | None]:
-    """What the decisions of a lane have in common: policy, version, belief_seq, seq, eligible set and variant."""
-    policy_id = lane.version.policy.id
+def _ordinals(ledger: Ledger, plans: Mapping[int, Plan]) -> dict[int, Iterator[int]]:
+    """The ordinals of these decisions, by policy: of those that forget."""
+    counts = Counter(plan.lane.version.policy.id for plan in plans.values())
+    found = {policy_id: ledger.ordinals(policy_id, count) for policy_id, count in counts.items()}
+    return {policy_id: iter(mine) for policy_id, mine in found.items() if mine is not None}
+
+
+def _shared(lane: Lane, ledger: Ledger, warm: Warm) -> tuple[int, int, int, int | None, int, int, int | None]:
+    """What the decisions of a lane have in common: policy, version, belief_seq, belief_ordinal, seq, eligible set and
+    variant."""
+    policy_id, head = lane.version.policy.id, lane.head
+    before = head.ordinal if Forgetting.of(lane.version.policy.params) else None
     variant_id = None if lane.variant is None else lane.variant.id
-    return policy_id, lane.version.id, lane.head.seq, ledger.seq(policy_id), warm.sets[lane.eligible], variant_id
+    seq, eligible_id = ledger.seq(policy_id), warm.sets[lane.eligible]
+    return policy_id, lane.version.id, head.seq, before, seq, eligible_id, variant_id
 
 
 def _dry(unit: Unit, plans: Mapping[int, Plan], bits: int, warm: Warm) -> dict[int, Answer | InputError]:

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import json
+from bisect import bisect_right
 from collections.abc import Hashable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from rlrec import policy as kinds
 from rlrec.policy.base import EVERYTHING, Belief, Policy
+from rlrec.policy.design import Design
+from rlrec.policy.encoder import Encoder
+from rlrec.policy.forgetting import Forgetting
+from rlrec.policy.moments import Moments, unpack, width
 from rlrec.policy.scores import Array, Scores
 from rlrec.policy.slate import Pages
 from rlrec.records import Version
-from rlrec.store import Unit, beliefs
+from rlrec.store import Unit, beliefs, policies
+from rlrec.store.arms import described as arms_described
 from rlrec.store.unit import Row
 
 Ids = npt.NDArray[np.int64]
+NOW = 2**62  # a revision of the catalogue that is never over
 ARMS = 10_000  # in all distributions that are kept of one belief: 30 MB
 
 
@@ -56,16 +64,36 @@ class Case:
 
 
 class Serving:
-    """One version at one moment: its policy, its sums per arm, and a cache of the distributions asked for."""
+    """One version at one moment: its policy, its sums per arm, and a cache of the distributions asked for.
 
-    def __init__(self, version: Version, *, sums: Sequence[Row], prior: Sequence[Row], greedy: bool = False) -> None:
-        self.version = version
-        made = kinds.make(version.policy.kind, version.policy.params)
+    ordinal: how many decisions its policy had made. sums: rows of `beliefs.current`, or of `beliefs.held` where it
+    forgets or learns from contexts. described: what shared models know of the arms."""
+
+    def __init__(
+        self,
+        version: Version,
+        *,
+        sums: Sequence[Row],
+        prior: Sequence[Row],
+        greedy: bool = False,
+        ordinal: int = 0,
+        described: Described | None = None,
+    ) -> None:
+        self.version, self.ordinal = version, ordinal
+        made = policy_of(version)
         self.policy: Policy = made.greedy() if greedy else made
-        self._arms, self._sums = _table(sums, 3)
+        self.described = described
         self._prior_arms, self._prior = _table(prior, 2)
-        self._cases: dict[tuple[Hashable, str], Case] = {}
-        self._before: dict[tuple[Hashable, str], Mapping[int, Pages]] = {}
+        self._know(sums)
+
+    def _know(self, sums: Sequence[Row]) -> None:
+        if plain(self.version):
+            self._arms, self._sums = _table(sums, 3)
+        else:
+            self._arms, self._sums = _brought(sums, self.policy.forgetting, self.ordinal)
+        self._cases: dict[tuple[Hashable, ...], Case] = {}
+        self._before: Mapping[tuple[Hashable, ...], Mapping[int, Pages]] = {}
+        self._beliefs: dict[tuple[Hashable, int], Belief] = {}
         self._kept = 0
 
     @cached_property
@@ -73,9 +101,11 @@ class Serving:
         """Arms that the belief or its prior knows, ascending."""
         return np.union1d(self._arms, self._prior_arms)
 
-    def belief(self, arms: Ids) -> Belief:
-        """Sums and prior of these arms; an arm the belief does not know has none, and the kind's default prior."""
-        sums = _aligned(self._arms, self._sums, arms, (0.0, 0.0, 0.0))
+    def belief(self, arms: Ids, *, revision: int = 0) -> Belief:
+        """Sums and prior of these arms; an arm the belief does not know has none, and the kind's default prior.
+
+        revision: of the catalogue that describes the arms, where a model reads their features."""
+        sums = _aligned(self._arms, self._sums, arms, (0.0,) * max(3, self._sums.shape[1]))
         prior = _aligned(self._prior_arms, self._prior, arms, self.policy.prior)
         return Belief(
             pulls=sums[:, 0],
@@ -84,7 +114,21 @@ class Serving:
             alpha=prior[:, 0],
             beta=prior[:, 1],
             total=float(self._sums[:, 0].sum()),
+            moments=self._moments(sums[:, 3:], arms, revision) if self.policy.contextual else None,
         )
+
+    def _moments(self, packed: Array, arms: Ids, revision: int) -> Moments:
+        design = cast(Any, self.policy).design
+        q = len(design.context.names)
+        if not packed.shape[1]:
+            packed = np.zeros((len(arms), width(q)))
+        found = unpack(packed, q)
+        if self.described is None:
+            return found
+        everyone = unpack(self._sums[:, 3:], q) if len(self._arms) else found
+        described = self.described.of(self._arms if len(self._arms) else arms, revision)
+        pool = replace(everyone, described=described)
+        return replace(found, described=self.described.of(arms, revision), pool=pool)
 
     def reading(self, context: Mapping[str, Any]) -> str:
         """What of a context the distribution depends on: equal for contexts that make the same one."""
@@ -93,51 +137,160 @@ class Serving:
             return repr(context)
         return repr([context.get(field) for field in reads]) if reads else ""
 
-    def case(self, eligible: Hashable, arms: Ids, context: Mapping[str, Any], *, keys: Mapping[int, str]) -> Case:
-        """The distribution for an eligible set (by any name for it) and a context, made once.
+    def check(self, context: Mapping[str, Any]) -> None:
+        """Raises InputError where a context is not what the policy was told to expect."""
+        if self.policy.contextual:
+            cast(Any, self.policy).design.context.check(context)
 
-        keys: of the arms. Raises InputError where the policy has no distribution for the context.
+    def case(
+        self, eligible: Hashable, arms: Ids, context: Mapping[str, Any], *, keys: Mapping[int, str], revision: int = 0
+    ) -> Case:
+        """The distribution over an eligible set (named by `eligible`) and a context, made once.
+
+        keys: of the arms; revision: as for `belief`. Raises InputError where the policy has no distribution for the
+        context.
         """
-        name = eligible, self.reading(context)
+        epoch = 0 if self.described is None else self.described.epoch(revision)
+        name = eligible, epoch, self.reading(context)
         if name not in self._cases:
-            belief = self.belief(arms)
-            scores = self.policy.scores(belief, arms=[keys[arm] for arm in arms.tolist()], context=context)
-            index = self.policy.index(belief)
             if self._kept > ARMS:
                 self.forget()
+            if (eligible, epoch) not in self._beliefs:
+                self._beliefs[eligible, epoch] = self.belief(arms, revision=revision)
+            belief = self._beliefs[eligible, epoch]
+            scores = self.policy.scores(belief, arms=[keys[arm] for arm in arms.tolist()], context=context)
             self._kept += len(arms)
+            index = self.policy.index(belief, context=context)
             self._cases[name] = Case(
-                arms=arms, scores=scores, index=index, floor=self.policy.exploration, reads=self.policy.reads,
-                known={}, before=self._before.get(name, {}),
+                arms=arms, scores=scores, index=index,
+                floor=self.policy.exploration, reads=self.policy.reads, known={}, before=self._before.get(name, {}),
             )  # fmt: skip
         return self._cases[name]
 
     def forget(self) -> None:
         """Drop the distributions made so far: they would fill the memory where no two rows share one."""
         self._cases.clear()
-        self._before.clear()
+        self._before = {}
+        self._beliefs.clear()
         self._kept = 0
 
 
-def load(unit: Unit, version: Version, *, seq: int | None = None, greedy: bool = False) -> Serving:
-    """A version as it stands, or as it stood after change `seq` of its policy."""
-    sums = beliefs.current(unit, version.id) if seq is None else beliefs.as_of(unit, version.id, seq)
-    return Serving(version, sums=sums, prior=beliefs.prior(unit, version.id), greedy=greedy)
+class Described:
+    """What the features of arms said at any revision of the catalogue."""
+
+    def __init__(self, unit: Unit, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._history: dict[int, list[tuple[int, str]]] = {}
+        changed = set[int]()
+        for arm, revision, features in arms_described(unit):
+            past = self._history.setdefault(arm, [])
+            if not past or past[-1][1] != features:
+                past.append((revision, features))
+                changed.add(revision)
+        self._changes = sorted(changed)
+        self._rows = lru_cache(maxsize=10_000)(self._row)
+
+    def epoch(self, revision: int) -> int:
+        """Equal for revisions between which no description changed."""
+        return bisect_right(self._changes, revision)
+
+    def of(self, arms: Ids, revision: int) -> Array:
+        """Features of arms, (m, p)."""
+        return np.array([self._rows(self._said(arm, revision)) for arm in arms.tolist()])
+
+    def _said(self, arm: int, revision: int) -> str:
+        """Its description then; the first one where it had none yet."""
+        past = self._history.get(arm, [(0, "{}")])
+        return past[max(0, bisect_right(past, revision, key=lambda one: one[0]) - 1)][1]
+
+    def _row(self, features: str) -> Array:
+        row: Array = self._encoder.encode([json.loads(features)])[0]
+        return row
+
+
+def policy_of(version: Version) -> Policy:
+    """The policy of a version: its kind with its parameters and, where it reads contexts, its design."""
+    design = Design.of(version.parameters) if version.contextual else None
+    return kinds.make(version.policy.kind, version.policy.params, design=design)
+
+
+def plain(version: Version) -> bool:
+    """Whether its belief is three sums an arm, and forgets nothing."""
+    return not version.contextual and not Forgetting.of(version.policy.params)
+
+
+def load(
+    unit: Unit, version: Version, *, seq: int | None = None, ordinal: int | None = None, greedy: bool = False
+) -> Serving:
+    """A version as it stands, or as it stood after change `seq` of its policy.
+
+    ordinal: how many decisions the policy had made by then; None for now."""
+    made = Serving(
+        version, sums=(), prior=beliefs.prior(unit, version.id), greedy=greedy, described=described(unit, version)
+    )
+    _read(unit, made, seq, ordinal)
+    return made
+
+
+def described(unit: Unit, version: Version) -> Described | None:
+    """What a version with a shared model knows of the arms; None where it looks at none."""
+    shared = version.contextual and version.policy.params.get("model") == "shared"
+    return Described(unit, Design.of(version.parameters).arm) if shared else None
+
+
+def _read(unit: Unit, made: Serving, seq: int | None, ordinal: int | None) -> None:
+    """Read the belief of a version into it."""
+    version = made.version
+    if plain(version):
+        made._know(beliefs.current(unit, version.id) if seq is None else beliefs.as_of(unit, version.id, seq))
+        return
+    if version.status == "frozen":  # it is served as it stands
+        ordinal = version.ordinal
+    elif ordinal is None:
+        ordinal = policies.ordinal(unit, version.policy.id)
+    made.ordinal = ordinal
+    oldest = made.policy.forgetting.oldest(ordinal)
+    if seq is None:
+        made._know(beliefs.held(unit, version.id, oldest=oldest))
+    else:
+        made._know(beliefs.held_at(unit, version.id, seq, oldest=oldest))
 
 
 def renewed(unit: Unit, before: Serving) -> Serving:
     """A version that was served before, as it stands now: what it knew of its pages is brought up to date."""
     made = copy(before)  # policy and prior are the same
     made.__dict__.pop("known", None)
-    made._arms, made._sums = _table(beliefs.current(unit, before.version.id), 3)
+    if made.described is not None:
+        made.described = described(unit, before.version)
+    _read(unit, made, None, None)
     made._before = {name: {**case.before, **case.known} for name, case in before._cases.items()}
-    made._cases, made._kept = {}, 0
     return made
 
 
 def _table(rows: Sequence[Row], width: int) -> tuple[Ids, Array]:
     whole = np.array(rows, np.float64).reshape(len(rows), 1 + width)
     return whole[:, 0].astype(np.int64), whole[:, 1:]
+
+
+_NEGLIGIBLE = 1e-9  # pulls: what is left of less is rounding
+
+
+def _brought(rows: Sequence[Row], forgetting: Forgetting, ordinal: int) -> tuple[Ids, Array]:
+    """Rows of `beliefs.held` brought forward to the policy's ordinal, and their buckets added up: arms, sums."""
+    oldest = forgetting.oldest(ordinal)
+    rows = [row for row in rows if row[0] >= oldest]
+    if not rows:
+        return np.empty(0, np.int64), np.zeros((0, 3))
+    columns = list(zip(*rows, strict=True))
+    sums = np.array(columns[3:6]).T
+    if columns[6][0] is not None:
+        sums = np.hstack([sums, np.array([np.frombuffer(extra, "<f8") for extra in columns[6]])])
+    sums = sums * (forgetting.discount ** (ordinal - np.array(columns[2], np.float64)))[:, None]
+    arms, place = np.unique(np.array(columns[1], np.int64), return_inverse=True)
+    total = np.zeros((len(arms), sums.shape[1]))
+    np.add.at(total, place.reshape(-1), sums)
+    total[total[:, 0] < _NEGLIGIBLE] = 0.0
+    return arms, total
 
 
 def _aligned(known: Ids, values: Array, arms: Ids, missing: tuple[float, ...]) -> Array:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from rlrec.app import evidence
+from rlrec.app import crediting, evidence
+from rlrec.app.crediting import Credit, Totals
 from rlrec.app.ledger import Ledger
 from rlrec.records import Version
 from rlrec.store import Store, Unit, decisions, policies, reader
-from rlrec.store.beliefs import NOTHING
 
 PORTION = 50_000  # slots a transaction
 
@@ -53,11 +53,19 @@ def _entered(unit: Unit, ledger: Ledger, version: Version) -> int:
     assert version.entered_to is not None
     if not (ids := ledger.overdue(version, PORTION)):
         return 0
-    entered = 0
-    for batch in reader.ranges(unit, version.policy.id, first=version.entered_to + 1, last=ids[-1]):
+    return enter(unit, ledger, version, last=ids[-1])
+
+
+def enter(unit: Unit, ledger: Ledger, version: Version, *, last: int) -> int:
+    """Let every decision after those that a belief holds into it, up to `last`: how many slots entered."""
+    credit = Credit(unit, version, ordinal=ledger.ordinal(version.policy.id))
+    entered, total = 0, Totals()
+    first = max(version.since, (version.entered_to or 0) + 1)
+    for batch in reader.ranges(unit, version.policy.id, first=first, last=last):
         found = evidence.rewarded(batch, version.reward, settled_only=False)
         entered += len(found)
-        for arm, sums in evidence.sums(found, rows=~found.slots["censored"]).items():
-            ledger.add(version, arm, NOTHING, sums)
-    ledger.entered(version, ids[-1])
+        total = crediting.added(total, credit.sums(found, rows=~found.slots["censored"]))
+    if total:
+        ledger.write(version, total)
+    ledger.entered(version, last)
     return entered

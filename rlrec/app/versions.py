@@ -31,6 +31,7 @@ def freeze(store: Store, reference: str) -> dict[str, Any]:
             number=number,
             status="frozen",
             seq=head.seq,
+            ordinal=head.ordinal if source.learning else source.ordinal,
             sums=sums,
             # what taught the source stands in its own record
             learned_from={"policy_id": source.policy.id, "last_id": last} if source.learning else {},

@@ -41,8 +41,10 @@ def _pairs(parameters: dict[str, Any]) -> str:
 
 
 def _given(parameters: dict[str, Any]) -> str:
-    """The parameters of one policy: those that have a value, of a table only that there is one."""
-    known = {name: value for name, value in parameters.items() if value is not None}
+    """The parameters of one policy: those that have a value, of a table only that there is one; of forgetting only
+    where it forgets."""
+    idle = {"discount": 1.0, "window": 0.0}
+    known = {name: value for name, value in parameters.items() if value is not None and idle.get(name) != value}
     return " ".join(f"{name}=..." if isinstance(value, dict) else _pair(name, value) for name, value in known.items())
 
 
@@ -59,6 +61,7 @@ def _pair(name: str, value: Any) -> str:
 @click.option("--param", "params", type=PAIR, multiple=True, metavar="K=V", help="A parameter of the kind; repeatable.")
 @click.option("--reward", default="default", show_default=True, help="The reward it learns from.")
 @click.option("--prior", type=FILE, help="CSV arm,alpha,beta or arm,mean,variance: replaces the default prior.")
+@click.option("--features", type=FILE, help="JSON: how a contextual kind reads contexts and arms.")
 @click.option("--from-log", metavar="FILTER", help="Teach its belief from mature decisions, e.g. policy=random.")
 @click.option(
     "--prior-from",
@@ -75,9 +78,14 @@ def _pair(name: str, value: Any) -> str:
 @stored
 def create(
     store: Any, show: Show, name: str, kind: str, params: Sequence[tuple[str, str]], reward: str, prior: str | None,
-    from_log: str | None, prior_from: str | None, prior_weight: float | None,
+    features: str | None, from_log: str | None, prior_from: str | None, prior_weight: float | None,
 ) -> None:  # fmt: skip
     """Create a policy; its version 1 is live at once.
+
+    \b
+    A file for --features names fields, for example
+      {"context": {"fields": {"hour": "number", "device": ["ios", "web"], "taste": {"vector": 8}}}}
+    Without it they are fitted to the contexts of --from-log, or else hashed.
 
     \b
     Example:
@@ -91,7 +99,7 @@ def create(
             raise InputError(f"parameter {key!r} is given twice")
         parameters[key] = value
     request = use_case.Request(
-        name=name, kind=kind, parameters=parameters, reward=reward, prior=prior, from_log=from_log,
+        name=name, kind=kind, parameters=parameters, reward=reward, prior=prior, features=features, from_log=from_log,
         prior_from=prior_from, prior_weight=prior_weight,
     )  # fmt: skip
     show(use_case.create(store, request))

@@ -43,6 +43,7 @@ def parameters(kind: str) -> dict[str, Any]:
     from dataclasses import MISSING, fields
 
     every = [one for one in fields(cast(Any, load(kind))) if one.name != "design"]
+    every.sort(key=lambda one: one.name in ("floor", "discount", "window"))  # what all share comes last
     return {one.name: None if one.default is MISSING else one.default for one in every}
 
 

@@ -15,6 +15,12 @@ def every(unit: Unit) -> list[Arm]:
     return [Arm(id=row[0], key=row[1], features=row[2], added_at=row[3], retired_at=row[4]) for row in rows]
 
 
+def described(unit: Unit) -> list[tuple[int, int, str]]:
+    """(arm_id, revision, features) of every change of an arm, by arm and revision."""
+    rows = unit.ask("SELECT arm_id, revision, features FROM arm_history ORDER BY arm_id, revision")
+    return [(row[0], row[1], row[2]) for row in rows]
+
+
 def active(unit: Unit) -> list[int]:
     """Ids of the arms that may be served now, ascending."""
     return [row[0] for row in unit.ask("SELECT id FROM arm WHERE retired_at IS NULL ORDER BY id")]

@@ -21,7 +21,8 @@ MOST = 50  # rows that one test of `contradictions` names
 
 _d, _s = t.decision.c, t.slot.c
 _SLOTS = (
-    "decision_id", "at", "version_id", "belief_seq", "context_id", "eligible_id", "size", "seed", "log_propensity",
+    "decision_id", "at", "version_id", "belief_seq", "belief_ordinal", "ordinal", "catalogue_revision",
+    "context_id", "eligible_id", "size", "seed", "log_propensity",
     "imported", "position", "arm_id", "propensity", "marginal", "min_propensity", "censored", "rounded",
 )  # fmt: skip
 _EVENTS = tuple(reader.EVENTS)
@@ -73,8 +74,10 @@ _DELTA: dict[str, type] = {
     "bucket": np.int64,
     "arm_id": np.int64,
     "seq": np.int64,
+    "ordinal": np.int64,
     **{"d_" + name: np.float64 for name in SUMS},
     **dict.fromkeys(SUMS, np.float64),
+    "extra": object,
 }
 
 
@@ -84,13 +87,6 @@ def deltas(unit: Unit, version_id: int, *, by_seq: bool = False) -> Iterator[Col
     order = (delta.seq, delta.bucket, delta.arm_id) if by_seq else (delta.bucket, delta.arm_id, delta.seq)
     mine = sa.select(*(delta[name] for name in _DELTA)).where(delta.version_id == version_id)
     return _stream(unit, mine.order_by(*order), _DELTA)
-
-
-def belief(unit: Unit, version_id: int) -> list[Row]:
-    """(bucket, arm_id, pulls, reward_sum, reward_squares) of every row that is served now."""
-    belief = t.belief.c
-    mine = sa.select(belief.bucket, belief.arm_id, *(belief[name] for name in SUMS))
-    return unit.rows(mine.where(belief.version_id == version_id))
 
 
 def overdue(unit: Unit, policy_id: int, *, first: int, before: int) -> tuple[int, int | None]:

@@ -9,9 +9,9 @@ from rlrec.records import Decision, Slot
 from rlrec.store.unit import Row, Unit
 
 DECISION = (
-    "id", "policy_id", "version_id", "belief_seq", "seq", "session_id", "visit", "step", "context_id", "state",
-    "eligible_id", "catalogue_revision", "size", "log_propensity", "seed", "variant_id", "at", "imported",
-    "request_key", "request_digest", "run_id", "source",
+    "id", "policy_id", "version_id", "belief_seq", "belief_ordinal", "seq", "ordinal", "session_id", "visit", "step",
+    "context_id", "state", "eligible_id", "catalogue_revision", "size", "log_propensity", "seed", "variant_id", "at",
+    "imported", "request_key", "request_digest", "run_id", "source",
 )  # fmt: skip
 MADE = tuple(name for name in DECISION if name not in ("run_id", "source"))
 SLOT = (

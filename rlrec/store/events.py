@@ -19,7 +19,7 @@ _ROW = (*EVENT, "number")
 # The slot meant: without a position a slate of one slot means that slot, a longer one the page.
 _TARGETS = """
 SELECT d.id, d.policy_id, d.version_id, d.at, d.size, d.imported, s.arm_id,
-    (SELECT max(number) FROM event WHERE decision_id = d.id)
+    (SELECT max(number) FROM event WHERE decision_id = d.id), coalesce(d.ordinal, 0), d.context_id
 FROM {wanted} LEFT JOIN decision AS d ON d.id = w.id LEFT JOIN slot AS s ON s.decision_id = d.id
     AND s.position = coalesce(w.position, CASE WHEN d.size = 1 THEN 1 END)
 """
@@ -28,7 +28,8 @@ PORTION = 1_000
 
 
 def targets(unit: Unit, wanted: Sequence[Wanted]) -> list[Row]:
-    """(decision_id, policy_id, version_id, at, size, imported, arm_id, number) of every one wanted, in order.
+    """(decision_id, policy_id, version_id, at, size, imported, arm_id, number, ordinal, context_id) of every one
+    wanted, in order.
 
     arm_id: of the slot meant, None for a page or where there is no such slot; number: of the decision's last event.
     All of it is None where there is no such decision.

@@ -143,6 +143,16 @@ def raise_seq(unit: Unit, policy_id: int) -> int:
     return int(unit.ask_value("UPDATE policy_head SET seq = seq + 1 WHERE policy_id = ? RETURNING seq", policy_id))
 
 
+def ordinal(unit: Unit, policy_id: int) -> int:
+    """How many decisions a policy that forgets has made."""
+    return int(unit.ask_value("SELECT ordinal FROM policy_head WHERE policy_id = ?", policy_id) or 0)
+
+
+def raise_ordinal(unit: Unit, policy_id: int, *, by: int) -> None:
+    """The policy has made so many decisions more. The caller holds the head's lock."""
+    unit.tell("UPDATE policy_head SET ordinal = ordinal + ? WHERE policy_id = ?", by, policy_id)
+
+
 def add_policy(
     unit: Unit,
     *,
@@ -193,8 +203,8 @@ def add_version(
     )
 
 
-def add_head(unit: Unit, policy_id: int, *, live_id: int) -> None:
-    unit.insert("policy_head", ("policy_id", "seq", "ordinal", "live_id"), [(policy_id, 0, 0, live_id)])
+def add_head(unit: Unit, policy_id: int, *, live_id: int, ordinal: int = 0) -> None:
+    unit.insert("policy_head", ("policy_id", "seq", "ordinal", "live_id"), [(policy_id, 0, ordinal, live_id)])
 
 
 def promote(unit: Unit, policy_id: int, *, version_id: int, previous_id: int) -> None:

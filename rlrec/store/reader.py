@@ -31,8 +31,11 @@ COLUMNS: dict[str, tuple[type, str]] = {
     "policy_id": (np.int64, "d.policy_id"),
     "version_id": (np.int64, "d.version_id"),
     "belief_seq": (np.int64, "d.belief_seq"),
+    "belief_ordinal": (np.int64, "coalesce(d.belief_ordinal, 0)"),
+    "ordinal": (np.int64, "coalesce(d.ordinal, 0)"),
     "context_id": (np.int64, "d.context_id"),
     "eligible_id": (np.int64, "d.eligible_id"),
+    "catalogue_revision": (np.int64, "d.catalogue_revision"),
     "variant_id": (np.int64, f"coalesce(d.variant_id, {ABSENT})"),
     "size": (np.int64, "d.size"),
     "seed": (np.int64, "coalesce(d.seed, 0)"),
@@ -57,7 +60,11 @@ EVENTS: dict[str, tuple[type, str]] = {
     "seq": (np.int64, "e.seq"),
 }
 # What evaluations and beliefs read; audits ask for more.
-LOGGED = tuple(name for name in COLUMNS if name not in ("seed", "log_propensity", "rounded"))
+LOGGED = tuple(
+    name
+    for name in COLUMNS
+    if name not in ("seed", "log_propensity", "rounded", "belief_ordinal", "catalogue_revision")
+)
 SESSIONS = tuple(name for name, (_, text) in COLUMNS.items() if "v." in text)  # what a session has once
 HAPPENED = ("decision_id", "position", "kind", "value", "age_us")
 

@@ -266,7 +266,7 @@ def test_a_group_inside_a_larger_transaction_shares_its_change(store: Store) -> 
 
     def work(unit: Unit) -> list[Any]:
         ledger = Ledger(unit, [decisions.find(unit, [number])[number].policy_id])
-        ledger.serve(next(iter(ledger.heads)), list(arms.ids(unit, shown).values()))
+        ledger.serve(next(iter(ledger.heads)), [(arm, 0, 0) for arm in arms.ids(unit, shown).values()])
         lines = [Line(decision_id=number, position=1, events={"click": 1.0}), Line(decision_id=0)]
         said = [
             record(unit, lines, unweighed=set(), ledger=ledger),

@@ -23,8 +23,8 @@ CLICK = Reward(
 def version(kind="thompson", *, policy_id=1, status="learning", entered_to=None, learned_from=None, created_at=0):
     policy = Policy(id=policy_id, name=kind, kind=kind, params={}, base_id=None, base=None)
     return Version(
-        id=policy_id, policy=policy, number=1, status=status, reward=CLICK, parent_id=None, seq=0,
-        entered_to=entered_to, learned_from=learned_from or {}, created_at=created_at,
+        id=policy_id, policy=policy, number=1, status=status, reward=CLICK, parent_id=None, seq=0, ordinal=0,
+        entered_to=entered_to, learned_from=learned_from or {}, parameters={}, created_at=created_at,
     )  # fmt: skip
 
 

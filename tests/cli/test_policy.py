@@ -43,8 +43,8 @@ def test_every_kind_says_its_parameters_and_when_to_use_it(run_sqlite: Run) -> N
     assert [one["kind"] for one in found] == list(KINDS)
     assert list(found[0]) == ["kind", "parameters", "when", "what"]
     by_kind = {one["kind"]: one["parameters"] for one in found}
-    assert by_kind["epsilon-greedy"] == {"epsilon": 0.1, "floor": 0.0}
-    assert by_kind["ucb"] == {"c": 1.4142135623730951, "floor": 0.0}
+    assert by_kind["epsilon-greedy"] == {"epsilon": 0.1, "floor": 0.0, "discount": 1.0, "window": 0.0}
+    assert list(by_kind["ucb"]) == ["c", "floor", "discount", "window"]
     assert all(one["when"] and one["what"] for one in found)
 
 
@@ -81,7 +81,9 @@ def test_the_same_definition_again_is_fine_and_another_one_a_conflict(run: Run) 
     for other in (["--param", "epsilon=0.2"], ["--kind", "ucb"]):
         said = run(*create, *other)
         assert (said.exit_code, said.error["code"]) == (6, 6)
-    assert run("policy", "list", "--json").json[0]["params"] == {"epsilon": 0.1, "floor": 0.0}
+    assert run("policy", "list", "--json").json[0]["params"] == {
+        "epsilon": 0.1, "floor": 0.0, "discount": 1.0, "window": 0.0,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

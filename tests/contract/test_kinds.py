@@ -193,7 +193,7 @@ def test_a_kind_says_when_to_use_it_and_knows_its_reward(kind: str) -> None:
     policy.check(REWARD)
     assert 0 < len(policy.purpose) < 100
     assert policy.__doc__
-    index = policy.index(belief_of(policy))
+    index = policy.index(belief_of(policy), context={})
     assert index is None or index.shape == (6,)
 
 

@@ -59,7 +59,7 @@ def test_an_arm_without_pulls_has_mean_zero() -> None:
 
 def test_a_prior_moves_the_mean() -> None:
     known = belief([10, 0, 0], [2, 0, 0], prior=(1, 3))
-    assert kinds.make("epsilon-greedy", {}).index(known) == pytest.approx([3 / 14, 1 / 4, 1 / 4])
+    assert kinds.make("epsilon-greedy", {}).index(known, context={}) == pytest.approx([3 / 14, 1 / 4, 1 / 4])
 
 
 def test_epsilon_and_floor_are_one_mechanism() -> None:
@@ -71,7 +71,7 @@ def test_epsilon_and_floor_are_one_mechanism() -> None:
 
 
 def test_the_index_is_mean_and_bonus() -> None:
-    found = kinds.make("ucb", {"c": 2.0}).index(belief([16, 4, 1], [8, 1, 0]))
+    found = kinds.make("ucb", {"c": 2.0}).index(belief([16, 4, 1], [8, 1, 0]), context={})
     bonus = 2 * np.sqrt(np.log(22) / np.array([16, 4, 1]))
     assert found == pytest.approx(np.array([0.5, 0.25, 0]) + bonus, abs=1e-14)
 
@@ -83,7 +83,7 @@ def test_an_arm_never_tried_comes_first() -> None:
 
 
 def test_the_clock_of_ucb_counts_arms_that_are_not_eligible() -> None:
-    found = kinds.make("ucb", {"c": 1.0}).index(belief([4, 4, 4], [0, 0, 0], total=99))
+    found = kinds.make("ucb", {"c": 1.0}).index(belief([4, 4, 4], [0, 0, 0], total=99), context={})
     assert found == pytest.approx([np.sqrt(np.log(100) / 4)] * 3)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rlrec.app import lineage
+from rlrec.app import lineage, serving
 from rlrec.app.audit.findings import Findings
 from rlrec.app.serving import Case, Ids, Serving
 from rlrec.errors import InputError
@@ -19,7 +19,7 @@ from rlrec.policy.base import EVERYTHING
 from rlrec.policy.scores import Array, Correlated, Flags, Index, Scores
 from rlrec.records import Version
 from rlrec.store import Unit, arms, audit, beliefs, contents, policies
-from rlrec.store.beliefs import SUMS, Sums
+from rlrec.store.beliefs import SUMS, Place
 from rlrec.store.bulk import Columns
 from rlrec.store.reader import Batch
 
@@ -122,6 +122,7 @@ class _Version:
     def __init__(self, unit: Unit, version: Version, found: Findings) -> None:
         self.unit, self.version, self.found = unit, version, found
         self.prior = beliefs.prior(unit, version.id)
+        self.described = serving.described(unit, version)
         self.reads = Serving(version, sums=[], prior=[]).policy.reads
         self._sets: dict[int, tuple[Ids, dict[int, str]] | None] = {}
         self._contexts: dict[int, dict[str, object]] = {}
@@ -130,17 +131,25 @@ class _Version:
         seqs = np.unique(pages.once("belief_seq"))
         self._read_contexts(pages.once("context_id"))
         if not lineage.learns(self.version):
-            moments: Iterator[tuple[Ids, Sequence[tuple[float, ...]]]] = iter([(seqs, [])])
+            moments: Iterator[tuple[Ids, Sequence[tuple[Any, ...]]]] = iter([(seqs, [])])
         else:
-            moments = moments_of(self.unit, self.version.id, seqs)
+            moments = moments_of(self.unit, self.version, seqs)
         order = np.argsort(pages.once("belief_seq"), kind="stable")
         sorted_seqs = pages.once("belief_seq")[order]
         done = 0
         for same, sums in moments:
             bounds = np.searchsorted(sorted_seqs, same[0], "left"), np.searchsorted(sorted_seqs, same[-1], "right")
-            served = Serving(self.version, sums=sums, prior=self.prior)
-            done += self._moment(pages, order[bounds[0] : bounds[1]], served)
+            mine = order[bounds[0] : bounds[1]]
+            ordinals = pages.once("belief_ordinal")[mine]
+            for ordinal in np.unique(ordinals).tolist():
+                served = Serving(
+                    self.version, sums=sums, prior=self.prior, ordinal=self._ordinal(ordinal), described=self.described
+                )
+                done += self._moment(pages, mine[ordinals == ordinal], served)
         return done
+
+    def _ordinal(self, at: int) -> int:
+        return self.version.ordinal if self.version.status == "frozen" else at
 
     def _read_contexts(self, ids: Ids) -> None:
         if not self.reads:
@@ -289,31 +298,37 @@ def _near(stored: Array, derived: Array) -> Flags:
     return (distance <= ABSOLUTE) | (distance <= RELATIVE * derived)
 
 
-def moments_of(unit: Unit, version_id: int, seqs: Ids) -> Iterator[tuple[Ids, list[tuple[float, ...]]]]:
+def moments_of(unit: Unit, version: Version, seqs: Ids) -> Iterator[tuple[Ids, list[tuple[Any, ...]]]]:
     """The beliefs of a version at some changes (ascending), in one walk: changes without a difference between them
-    come together, with the rows of `beliefs.as_of`."""
-    state: dict[int, Sums] = {}
+    come together, with the rows that `Serving` takes."""
+    state, plain = _State(), serving.plain(version)
     at = 0
-    for chunk in audit.deltas(unit, version_id, by_seq=True):
+    for chunk in audit.deltas(unit, version.id, by_seq=True):
         seq, done = chunk["seq"], 0
         # the last change of a chunk may go on in the next one
         while at < len(seqs) and seqs[at] < seq[-1]:
             upto = int(np.searchsorted(seq, seqs[at], "right"))
-            _move(state, chunk, done, upto)
+            state.move(chunk, done, upto)
             done, end = upto, int(np.searchsorted(seqs, seq[upto], "left"))
-            yield seqs[at:end], _rows(state)
+            yield seqs[at:end], state.rows(plain=plain)
             at = end
         if at == len(seqs):
             return
-        _move(state, chunk, done, len(seq))
+        state.move(chunk, done, len(seq))
     if at < len(seqs):
-        yield seqs[at:], _rows(state)
+        yield seqs[at:], state.rows(plain=plain)
 
 
-def _move(state: dict[int, Sums], chunk: Columns, start: int, stop: int) -> None:
-    columns = (chunk[name][start:stop].tolist() for name in SUMS)
-    state.update(zip(chunk["arm_id"][start:stop].tolist(), zip(*columns, strict=True), strict=True))
+class _State(dict[Place, tuple[Any, ...]]):
+    """Per place the ordinal, the sums and the further sums of its newest change."""
 
+    def move(self, chunk: Columns, start: int, stop: int) -> None:
+        names = ("ordinal", *SUMS, "extra")
+        bucket, arm, *columns = (chunk[name][start:stop].tolist() for name in ("bucket", "arm_id", *names))
+        self.update(zip(zip(bucket, arm, strict=True), zip(*columns, strict=True), strict=True))
 
-def _rows(state: Mapping[int, Sums]) -> list[tuple[float, ...]]:
-    return [(arm, *sums) for arm, sums in sorted(state.items())]
+    def rows(self, *, plain: bool) -> list[tuple[Any, ...]]:
+        """Those of `beliefs.as_of`, or where a belief is not plain of `beliefs.held_at`."""
+        if plain:
+            return [(place[1], *row[1:4]) for place, row in sorted(self.items(), key=lambda one: one[0])]
+        return [(*place, *row) for place, row in sorted(self.items(), key=lambda one: one[0])]

@@ -6,20 +6,22 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from rlrec.app import evidence
+from rlrec.app import crediting, evidence, serving
 from rlrec.app.audit.beliefs import TOLERANCE, History, shown
 from rlrec.app.audit.findings import Findings
+from rlrec.app.crediting import Credit, Totals
 from rlrec.app.evidence import Flags
 from rlrec.policy.scores import Index
 from rlrec.records import Version
-from rlrec.store import Unit, beliefs
-from rlrec.store.beliefs import NOTHING, Sums
+from rlrec.store import Unit, policies
+from rlrec.store.beliefs import NOTHING, Place, Sums
 from rlrec.store.bulk import Columns
 from rlrec.store.events import CENSOR
 from rlrec.store.reader import Batch
 
 CHECK = "slots"
-Cut = tuple[int, int | None, int | None]  # reward, last decision, last change; None: as it stands
+# version (0 where the reward says all), reward, last decision, last change (None: as it stands), ordinal
+Cut = tuple[int, int, int | None, int | None, int]
 
 
 class Slots:
@@ -28,16 +30,18 @@ class Slots:
     A frozen belief holds the decisions up to the newest one that was mature, with the events stored until then.
     """
 
-    def __init__(self, versions: Sequence[Version], histories: Mapping[int, History]) -> None:
+    def __init__(self, unit: Unit, versions: Sequence[Version], histories: Mapping[int, History]) -> None:
         self.histories = histories
         self._cuts: dict[int, Cut] = {}
         self._root: dict[int, Version] = {}
-        self._total: dict[Cut, dict[int, Sums]] = {}
+        self._credits: dict[Cut, Credit] = {}
         mine = {version.id: version for version in versions}
         for version in versions:
-            if (found := _provenance(version, mine)) is not None:
-                self._root[version.id], self._cuts[version.id] = found
-        self._total = {cut: {} for cut in self._cuts.values()}
+            now = policies.ordinal(unit, version.policy.id)
+            if (found := _provenance(version, mine, now)) is not None:
+                root, cut = self._root[version.id], self._cuts[version.id] = found
+                self._credits[cut] = Credit(unit, root, ordinal=cut[4])
+        self._total: dict[Cut, Totals] = {cut: {} for cut in self._cuts.values()}
         self._censored = _Censored()
 
     def take(self, batch: Batch) -> None:
@@ -46,23 +50,19 @@ class Slots:
         if not len(batch):
             return
         self._censored.take(batch)
-        rewards = {version.reward.id: version.reward for version in self._root.values()}
-        whole: dict[int, dict[int, Sums]] = {}
+        whole: dict[tuple[int, ...], Totals] = {}
         for cut, total in self._total.items():
-            reward, last, seq = cut
+            version_id, reward, last, seq, ordinal = cut
             if last is not None and int(batch.slots["decision_id"].min()) > last:
                 continue
-            if _within(batch, last, seq):
-                if reward not in whole:
-                    found = evidence.rewarded(batch, rewards[reward], settled_only=False)
-                    whole[reward] = evidence.sums(found, rows=~batch.slots["censored"])
-                change = whole[reward]
-            else:
+            credit, same = self._credits[cut], (version_id, reward, ordinal)
+            if not _within(batch, last, seq):
                 then = _until(batch, seq)
-                found = evidence.rewarded(then, rewards[reward], settled_only=False)
-                rows = ~then.slots["censored"]
-                change = evidence.sums(found, rows=rows if last is None else rows & (then.slots["decision_id"] <= last))
-            self._total[cut] = evidence.added(total, change)
+                change = _held(credit, then, last)
+            else:
+                change = whole[same] if same in whole else _held(credit, batch, None)
+                whole[same] = change
+            self._total[cut] = crediting.added(total, change)
 
     def finish(self, unit: Unit, versions: Sequence[Version], *, found: Findings, names: Mapping[int, str]) -> None:
         for decision_id, position in self._censored.wrong:
@@ -71,23 +71,42 @@ class Slots:
         for version in versions:
             if version.id not in self._root:
                 continue
-            root = self._root[version.id]
-            expected = evidence.added(self.histories[root.id].taught, self._total[self._cuts[version.id]])
-            stored: dict[int, Sums] = {row[0]: row[1:] for row in beliefs.current(unit, version.id)}
+            root, cut = self._root[version.id], self._cuts[version.id]
+            taught, kept = self.histories[root.id].taught, self._credits[cut].forgetting.discount
+            faded = {place: kept ** (cut[4] - root.ordinal) * sums for place, sums in taught.items()}
+            expected = crediting.added(faded, self._total[cut])
+            stored = crediting.standing(unit, version, ordinal=cut[4])
             scale = evidence.added(self.histories[root.id].moved, self.histories[version.id].moved)
-            for arm in _differing(stored, expected, scale):
-                said = f"the belief holds {shown(stored.get(arm, NOTHING))}, its slots and events give "
+            told = set[int]()
+            for place in _differing(stored, expected, scale):
+                if place[1] in told:
+                    continue
+                told.add(place[1])
+                said = f"the belief holds {_shown(stored, place)}, its slots and events give "
                 found.error(
                     CHECK,
-                    f"policy {version.policy.name} arm {names.get(arm, f'id {arm}')}",
-                    f"version {version.number}: {said}{shown(expected.get(arm, NOTHING))}",
+                    f"policy {version.policy.name} arm {names.get(place[1], f'id {place[1]}')}",
+                    f"version {version.number}: {said}{_shown(expected, place)}",
                 )
 
 
-def _provenance(version: Version, mine: Mapping[int, Version]) -> tuple[Version, Cut] | None:
-    """The learning belief that a version is or was frozen from, and what it held; None where it is not known."""
+def _held(credit: Credit, batch: Batch, last: int | None) -> Totals:
+    """What a belief holds of a batch, up to a decision."""
+    found = evidence.rewarded(batch, credit.version.reward, settled_only=False)
+    rows = ~batch.slots["censored"] & (batch.slots["decision_id"] >= credit.version.since)
+    return credit.sums(found, rows=rows if last is None else rows & (batch.slots["decision_id"] <= last))
+
+
+def _shown(totals: Totals, place: Place) -> str:
+    return shown(totals.get(place, NOTHING))
+
+
+def _provenance(version: Version, mine: Mapping[int, Version], now: int) -> tuple[Version, Cut] | None:
+    """The learning belief that a version is or was frozen from, and what it held; None where it is not known.
+
+    now: the policy's ordinal."""
     if version.learning:
-        return version, (version.reward.id, version.entered_to, None)
+        return version, (_minute(version), version.reward.id, version.entered_to, None, now)
     if version.status != "frozen":
         return None
     base = version
@@ -96,7 +115,12 @@ def _provenance(version: Version, mine: Mapping[int, Version]) -> tuple[Version,
     record = base.learned_from
     if parent is None or record.get("policy_id") != version.policy.id or "selection" in record:
         return None
-    return parent, (parent.reward.id, int(record["last_id"]), base.seq)
+    return parent, (_minute(parent), parent.reward.id, int(record["last_id"]), base.seq, version.ordinal)
+
+
+def _minute(version: Version) -> int:
+    """0 where beliefs that learn the same reward are the same."""
+    return 0 if serving.plain(version) and not version.since else version.id
 
 
 def _own(batch: Batch) -> Batch:
@@ -150,11 +174,15 @@ class _Censored:
         self.wrong.extend(pairs)
 
 
-def _differing(stored: Mapping[int, Sums], expected: Mapping[int, Sums], scale: Mapping[int, Sums]) -> Iterator[int]:
-    """Arms whose sums differ by more than what adding up in another order explains."""
-    arms = sorted(stored.keys() | expected.keys())
-    table = [
-        np.array([part.get(arm, NOTHING) for arm in arms]).reshape(len(arms), 3) for part in (stored, expected, scale)
-    ]
-    wrong = (np.abs(table[0] - table[1]) > TOLERANCE * (1 + table[2])).any(axis=1)
-    return (arms[place] for place in np.flatnonzero(wrong).tolist())
+def _differing(stored: Totals, expected: Totals, scale: Mapping[int, Sums]) -> Iterator[Place]:
+    """Places whose sums differ by more than what adding up in another order explains."""
+    for place in sorted(stored.keys() | expected.keys()):
+        one, other = stored.get(place), expected.get(place)
+        both = [sums for sums in (one, other) if sums is not None]
+        nothing = np.zeros_like(both[0])
+        size = np.max(np.abs(both), axis=0)
+        size[: len(NOTHING)] = scale.get(place[1], NOTHING)
+        size[len(NOTHING) :] = size.max(initial=0.0)
+        apart = np.abs((nothing if one is None else one) - (nothing if other is None else other))
+        if (apart > TOLERANCE * (1 + size)).any():
+            yield place

@@ -1,0 +1,132 @@
+"""What a belief is taught when it is made: by a log, or by the policy's own past under another definition."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from rlrec import policy as kinds
+from rlrec.app import crediting, evidence, filters, lineage, serving
+from rlrec.app import reward as reward_definitions
+from rlrec.app.crediting import Credit, Totals
+from rlrec.app.evidence import Impressions
+from rlrec.app.serving import Ids, Serving
+from rlrec.errors import InputError
+from rlrec.policy.design import Design
+from rlrec.policy.encoder import Encoder, Fitting
+from rlrec.records import Policy, Reward, Version
+from rlrec.store import Unit, arms, contents, reader
+from rlrec.store.reader import Selection
+
+if TYPE_CHECKING:
+    from rlrec.app.policy import Request
+
+ROUNDS = 8  # of Newton's method
+CLOSE = 1e-8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """What a version starts from: its sums, the record of what taught it, and its `parameters`."""
+
+    sums: Totals = field(default_factory=dict)
+    record: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+NOTHING = Lesson()
+
+
+def first(unit: Unit, request: Request, typed: Mapping[str, Any], declared: Design | None) -> Lesson:
+    """What `policy create` starts a policy from: the mature decisions of a log, where one is named."""
+    reward = reward_definitions.find(unit, request.reward)
+    selected = None if request.from_log is None else filters.selection(unit, request.from_log)
+    version = draft(request.kind, typed, reward)
+    if kinds.load(request.kind).contextual:
+        version = replace(version, parameters=(declared or designed(unit, selected, reward)).written())
+    if selected is None or request.from_log is None:
+        return Lesson(parameters=version.parameters)
+    version, sums, slots, last = taught(unit, version, selected)
+    if not slots:
+        raise InputError("the log has no mature decision to learn from", hint="import a log, or widen the filter")
+    record = lineage.record(
+        unit, request.from_log, selected, last_id=last, window_us=reward.window_us, slots=slots
+    )
+    return Lesson(sums=sums, record=record, parameters=version.parameters)
+
+
+def draft(kind: str, params: Mapping[str, Any], reward: Reward) -> Version:
+    """A version that is not stored yet."""
+    policy = Policy(id=0, name="", kind=kind, params=params, base_id=None, base=None)
+    return Version(
+        id=0, policy=policy, number=1, status="learning", reward=reward, parent_id=None, seq=0, ordinal=0,
+        entered_to=None, learned_from={}, parameters={}, created_at=0,
+    )  # fmt: skip
+
+
+def designed(unit: Unit, selected: Selection | None, reward: Reward) -> Design:
+    """Encoders fitted to the contexts of a log and to the catalogue; without a log, the hashed ones."""
+    described = Fitting()
+    features = [json.loads(arm.features) for arm in arms.every(unit)]
+    described.take(features)
+    arm = Encoder.of(described.spec()) if any(features) else Design().arm
+    if selected is None:
+        return Design(arm=arm)
+    fitting = Fitting()
+    for found in _impressions(unit, selected, reward):
+        fitting.take(_decoded(unit, found.slots["context_id"]))
+    return Design(context=Encoder.of(fitting.spec()), arm=arm)
+
+
+def _decoded(unit: Unit, ids: Ids) -> list[dict[str, Any]]:
+    """Contexts, each as often as it comes."""
+    bodies = {key: json.loads(body) for key, body in contents.context_bodies(unit, set(ids.tolist())).items()}
+    return [bodies[key] for key in ids.tolist()]
+
+
+def _impressions(unit: Unit, selected: Selection, reward: Reward) -> Iterator[Impressions]:
+    """The mature, uncensored impressions of a log, with their contexts."""
+    for batch in reader.batches(unit, selection=selected, columns=(*evidence.MARKED, "arm_id", "context_id")):
+        found = evidence.rewarded(batch, reward)
+        yield found.take(evidence.mature(found.slots, reward, now=unit.now) & ~found.slots["censored"])
+
+
+def taught(unit: Unit, version: Version, selected: Selection) -> tuple[Version, Totals, int, int]:
+    """What a log teaches a draft: the draft with the anchor of its model, its sums, how many slots, and the last id.
+
+    A logistic model is expanded around its weights; repeating that until they stay is Newton's method."""
+    for _ in range(ROUNDS):
+        credit, total, slots, last = Credit(unit, version, ordinal=0), Totals(), 0, 0
+        for found in _impressions(unit, selected, version.reward):
+            total = crediting.added(total, credit.sums(found))
+            slots += len(found)
+            last = max(last, int(found.slots["decision_id"].max(initial=0)))
+        moved = anchored(unit, version, total)
+        if moved is None:
+            break
+        version = moved
+    return version, total, slots, last
+
+
+def anchored(unit: Unit, version: Version, sums: Totals) -> Version | None:
+    """The draft expanded around the weights that these sums give; None where that is what it was, or it has none."""
+    policy = cast(Any, serving.policy_of(version))
+    if not getattr(policy, "expands", False) or not sums:
+        return None
+    held = Serving(version, sums=_rows(sums), prior=(), described=serving.described(unit, version))
+    known = np.unique([arm for _, arm in sums])
+    weights = policy.weights(held.belief(known, revision=serving.NOW))
+    before = {arm: policy.design.anchor.get(arm) for arm in known.tolist()}
+    anchor = dict(zip(known.tolist(), weights, strict=True))
+    if all(before[arm] is not None and np.allclose(before[arm], anchor[arm], atol=CLOSE) for arm in anchor):
+        return None
+    return replace(version, parameters={**version.parameters, **replace(policy.design, anchor=anchor).written()})
+
+
+def _rows(sums: Totals) -> list[tuple[Any, ...]]:
+    """As `beliefs.held` has them."""
+    return [(*place, 0, *row[:3].tolist(), row[3:].tobytes()) for place, row in sorted(sums.items())]
