@@ -53,9 +53,7 @@ def first(unit: Unit, request: Request, typed: Mapping[str, Any], declared: Desi
     version, sums, slots, last = taught(unit, version, selected)
     if not slots:
         raise InputError("the log has no mature decision to learn from", hint="import a log, or widen the filter")
-    record = lineage.record(
-        unit, request.from_log, selected, last_id=last, window_us=reward.window_us, slots=slots
-    )
+    record = lineage.record(unit, request.from_log, selected, last_id=last, window_us=reward.window_us, slots=slots)
     return Lesson(sums=sums, record=record, parameters=version.parameters)
 
 

@@ -20,7 +20,7 @@ KINDS = ["ucb", "ucb-tuned", "kl-ucb"]
 
 
 def index(kind: str, known: Belief) -> Array:
-    found = kinds.make(kind, {}).index(known)
+    found = kinds.make(kind, {}).index(known, context={})
     assert found is not None
     return found
 

@@ -1,0 +1,136 @@
+"""Beliefs that fade or end, through the store: by the ordinal of decisions, never by when feedback came."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlrec.app import naming, serving
+from rlrec.app.doctor import Request, doctor
+from rlrec.records import Version
+from rlrec.store import Store, Unit
+from tests.conftest import Said, done, runner
+
+Run = Callable[..., Said]
+MEMORIES = {"discount": "discount=0.9", "window": "window=64"}
+ARMS = ("a1", "a2", "a3")
+
+
+@pytest.fixture(params=list(MEMORIES))
+def shop(request: pytest.FixtureRequest, db: str) -> tuple[str, Run, str]:
+    run = runner(db)
+    for arm in ARMS:
+        done(run("arm", "add", arm))
+    create = ("policy", "create", "p", "--kind", "thompson", "--param", "floor=0.3", "--param", MEMORIES[request.param])
+    done(run(*create))
+    return db, run, request.param
+
+
+def serve(run: Run, n: int, *, seed: int, size: int = 1) -> list[dict[str, Any]]:
+    asked = "".join(json.dumps({"policy": "p", "session": f"s{seed}-{i}", "k": size}) + "\n" for i in range(n))
+    return done(run("recommend", "--input", "-", "--format", "ndjson", "--seed", seed, stdin=asked)).lines
+
+
+def tell(run: Run, lines: list[dict[str, Any]]) -> None:
+    done(run("feedback", "--input", "-", stdin="".join(json.dumps(line) + "\n" for line in lines)))
+
+
+def believed(db: str, name: str = "p") -> dict[int, tuple[float, ...]]:
+    """Pulls and rewards per arm that count now."""
+    store = Store(db)
+    with store.read() as unit:
+        version, _ = naming.one(unit, name)
+        return counted(unit, version)
+
+
+def counted(unit: Unit, version: Version) -> dict[int, tuple[float, ...]]:
+    known = serving.load(unit, version)
+    ids = known.known
+    belief = known.belief(ids)
+    return {int(arm): (belief.pulls[place], belief.reward_sum[place]) for place, arm in enumerate(ids)}
+
+
+def expected(kind: str, served: list[dict[str, Any]], clicked: set[int]) -> dict[str, list[float]]:
+    """The same by the definition, from all slots in order of their decisions."""
+    total: dict[str, list[float]] = {}
+    for ordinal, decision in enumerate(served, 1):
+        age = len(served) - ordinal
+        newest = (ordinal // 2 + 1) * 2 - 1  # of its bucket: 64 // 32 ordinals wide
+        weight = 0.9**age if kind == "discount" else float(newest > len(served) - 64)
+        for slot in decision["slate"]:
+            sums = total.setdefault(slot["arm"], [0.0, 0.0])
+            sums[0] += weight
+            sums[1] += weight * (decision["decision_id"] in clicked)
+    return total
+
+
+def same(found: dict[int, tuple[float, ...]], wanted: dict[str, list[float]]) -> bool:
+    names = {arm: place for place, arm in enumerate(ARMS, 1)}
+    rows = [(found.get(place, (0.0, 0.0)), wanted.get(arm, [0.0, 0.0])) for arm, place in names.items()]
+    return all(np.allclose(one, other, rtol=1e-9, atol=1e-9) for one, other in rows)
+
+
+def test_sums_are_those_of_the_definition_whatever_the_order(shop: tuple[str, Run, str]) -> None:
+    db, run, kind = shop
+    served = serve(run, 40, seed=1)
+    early = {one["decision_id"] for one in served[::3]}
+    tell(run, [{"decision_id": one, "events": {"click": 1}, "position": 1} for one in early])
+    served += serve(run, 70, seed=2)
+    assert same(believed(db), expected(kind, served, early))
+    late = {one["decision_id"] for one in served[1::3]} - early
+    tell(run, [{"decision_id": one, "events": {"click": 1}, "position": 1} for one in sorted(late, reverse=True)])
+    assert same(believed(db), expected(kind, served, early | late))
+
+
+def test_every_propensity_is_derived_again(shop: tuple[str, Run, str]) -> None:
+    db, run, _ = shop
+    for turn in range(6):
+        served = serve(run, 25, seed=turn, size=1 + turn % 2)
+        tell(run, [{"decision_id": one["decision_id"], "events": {"click": 1}, "position": 1} for one in served[::2]])
+    done(run("feedback", served[0]["decision_id"], "--censor"))
+    report = doctor(Store(db), Request())
+    assert report.findings == []
+    assert report.checked["propensities"] == 150
+    assert done(run("decision", "show", served[-1]["decision_id"], "--json")).json["agrees"] is True
+
+
+def test_a_frozen_memory_fades_no_more(shop: tuple[str, Run, str]) -> None:
+    db, run, kind = shop
+    served = serve(run, 30, seed=1)
+    later = "2100-01-01T00:00:00Z"
+    done(run("--now", later, "policy", "freeze", "p"))
+    before = believed(db, "p@2")
+    serve_at = "".join(json.dumps({"policy": "p", "session": f"x{i}"}) + "\n" for i in range(30))
+    done(run("--now", later, "recommend", "--input", "-", stdin=serve_at))
+    assert before == believed(db, "p@2")
+    assert same(before, expected(kind, served, set()))
+
+
+def test_a_decision_writes_only_the_arms_it_shows(shop: tuple[str, Run, str]) -> None:
+    db, run, _ = shop
+    serve(run, 1, seed=1)
+    serve(run, 1, seed=2)
+    with Store(db).read() as unit:
+        counts = unit.ask("SELECT seq, count(*) FROM belief_delta GROUP BY seq ORDER BY seq")
+    assert counts == [(1, 1), (2, 1)]
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [("discount=0", "discount is 0"), ("discount=1.1", "discount is 1.1"), ("window=-1", "window is -1"),
+     ("window=2.5", "window is 2.5")],
+)  # fmt: skip
+def test_what_cannot_be_forgotten_is_refused(run_sqlite: Run, given: str, what: str) -> None:
+    said = run_sqlite("policy", "create", "q", "--kind", "ucb", "--param", given)
+    assert said.exit_code == 2
+    assert what in said.stderr
+
+
+def test_one_memory_at_a_time(run_sqlite: Run) -> None:
+    both = ("--param", "discount=0.9", "--param", "window=10")
+    said = run_sqlite("policy", "create", "q", "--kind", "ucb", *both)
+    assert (said.exit_code, "both given" in said.stderr) == (2, True)
