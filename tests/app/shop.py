@@ -14,6 +14,7 @@ from rlrec.records import Version
 from rlrec.store import Store, Unit, beliefs, policies, reader
 from rlrec.store.beliefs import Sums
 from rlrec.store.tables import metadata
+from tests.conftest import Said
 
 START = 1_800_000_000_000_000
 SECOND = 1_000_000
@@ -112,3 +113,8 @@ def dump(store: Store, *, without: Iterable[str] = ()) -> dict[str, list[Any]]:
             for table in metadata.sorted_tables
             if table.name not in left_out
         }
+
+
+def done(said: Said) -> Said:
+    assert said.exit_code == 0, said.stderr
+    return said

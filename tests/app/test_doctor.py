@@ -22,16 +22,12 @@ from rlrec.app.doctor import CHECKS, Report, Request, doctor
 from rlrec.ope import betting
 from rlrec.store import Store, policies
 from rlrec.store import audit as store_audit
+from tests.app.shop import done
 from tests.conftest import Said, _create, runner
 
 Row = tuple[Any, ...]
 START, LATER, LAST = "2026-01-01T00:00:00Z", "2026-01-01T00:20:00Z", "2026-01-01T02:00:00Z"
 FIXED = "value,arm,probability\nx,a1,0.5\nx,a2,0.5\n*,a1,0.25\n*,a3,0.75\n"
-
-
-def done(said: Said) -> Said:
-    assert said.exit_code == 0, said.stderr
-    return said
 
 
 def grown(db: str, folder: Path) -> None:

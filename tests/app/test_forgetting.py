@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from rlrec.app import naming, serving
 from rlrec.app.doctor import Request, doctor
 from rlrec.records import Version
 from rlrec.store import Store, Unit
-from tests.conftest import Said, done, runner
+from tests.app.shop import done
+from tests.conftest import Said, runner
 
 Run = Callable[..., Said]
 MEMORIES = {"discount": "discount=0.9", "window": "window=64"}
@@ -41,8 +43,7 @@ def tell(run: Run, lines: list[dict[str, Any]]) -> None:
 
 def believed(db: str, name: str = "p") -> dict[int, tuple[float, ...]]:
     """Pulls and rewards per arm that count now."""
-    store = Store(db)
-    with store.read() as unit:
+    with closing(Store(db)) as store, store.read() as unit:
         version, _ = naming.one(unit, name)
         return counted(unit, version)
 
@@ -92,7 +93,8 @@ def test_every_propensity_is_derived_again(shop: tuple[str, Run, str]) -> None:
         served = serve(run, 25, seed=turn, size=1 + turn % 2)
         tell(run, [{"decision_id": one["decision_id"], "events": {"click": 1}, "position": 1} for one in served[::2]])
     done(run("feedback", served[0]["decision_id"], "--censor"))
-    report = doctor(Store(db), Request())
+    with closing(Store(db)) as store:
+        report = doctor(store, Request())
     assert report.findings == []
     assert report.checked["propensities"] == 150
     assert done(run("decision", "show", served[-1]["decision_id"], "--json")).json["agrees"] is True
@@ -114,7 +116,7 @@ def test_a_decision_writes_only_the_arms_it_shows(shop: tuple[str, Run, str]) ->
     db, run, _ = shop
     serve(run, 1, seed=1)
     serve(run, 1, seed=2)
-    with Store(db).read() as unit:
+    with closing(Store(db)) as store, store.read() as unit:
         counts = unit.ask("SELECT seq, count(*) FROM belief_delta GROUP BY seq ORDER BY seq")
     assert counts == [(1, 1), (2, 1)]
 
