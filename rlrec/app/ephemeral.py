@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from rlrec import simulate
 from rlrec.errors import InputError
+from rlrec.policy import moments
 from rlrec.policy.base import Belief, Policy
+from rlrec.policy.design import Design
+from rlrec.policy.encoder import Encoder
+from rlrec.policy.forgetting import Forgetting
+from rlrec.policy.linear import SHARED, Linear
+from rlrec.policy.moments import Moments
 from rlrec.policy.scores import Array, Beta, Correlated, Gaussian, Gumbel, Index, Point, Scores
 from rlrec.simulate.base import Audience
 
@@ -35,20 +42,35 @@ def study(
 
     names: of the arms."""
     draws, world = (np.random.Generator(np.random.SFC64(one)) for one in np.random.SeedSequence(seed).spawn(2))
-    memory = _Memory(policy, runs, audience.arms)
     keys = simulate.names(audience.arms) if names is None else names
+    memory = Memory(policy, runs, keys)
     reward, optimum, expected = np.zeros((3, runs))
-    audience.reset(runs, world)
+    seen = audience.reset(runs, world)
     for step in range(steps):
         memory.arrive(step)
-        scores = policy.scores(memory.belief(), arms=keys, context=NOTHING)
+        x = np.column_stack([np.ones(runs), seen])
+        scores = _scores(policy, memory.belief(), x, keys)
         arms = chosen(scores, (runs, audience.arms), floor=policy.exploration, rng=draws)
-        _, earned, _, _, info = audience.step(arms)
-        memory.learn(arms, earned, info.get("delay"))
+        seen, earned, _, _, info = audience.step(arms)
+        memory.learn(arms, earned, x, info.get("delay"))
         reward += earned
         optimum += info["optimum"]
         expected += info["expected"]
     return Totals(reward=reward, optimum=optimum, regret=optimum - expected)
+
+
+def design(audience: Audience, names: Sequence[str], *, model: str | None) -> Design:
+    """How a contextual kind sees an audience: a constant and the observation; arms by name where they share a model."""
+    arm = {"arm": list(names)} if model == SHARED else {}
+    seen = {"x": {"type": "vector", "length": audience.features}} if audience.features else {}
+    return Design(context=Encoder.of({"fields": seen}), arm=Encoder.of({"fields": arm}))
+
+
+def _scores(policy: Policy, belief: Belief, x: Array, keys: Sequence[str]) -> Scores:
+    """Of each arm in each run, in contexts x (runs, q)."""
+    if isinstance(policy, Linear):
+        return policy.scores_at(belief, x)
+    return policy.scores(belief, arms=keys, context=NOTHING)
 
 
 # -- draws --
@@ -94,74 +116,116 @@ def _best(values: Array, rng: np.random.Generator) -> Index:
 # -- what the runs know --
 
 
-class _Memory:
-    """The beliefs of all runs, which forget as `Forgetting` says, by the ordinal of decisions.
+class Memory:
+    """The beliefs of all runs. A decision enters with the reward 0 when it is made; a reward that comes late corrects
+    it, at the weight that the decision has by then. Rewards are 0 or 1. Places are run times arms plus arm."""
 
-    A decision enters with the reward 0 when it is made; a reward that comes late corrects it. Rewards are 0 or 1."""
-
-    def __init__(self, policy: Policy, runs: int, arms: int) -> None:
-        self.forgetting = policy.forgetting
-        self.alpha, self.beta = (np.full(arms, value) for value in policy.prior)
+    def __init__(self, policy: Policy, runs: int, names: Sequence[str]) -> None:
+        self.shape = runs, len(names)
+        self.alpha, self.beta = (np.full(len(names), value) for value in policy.prior)
         self.ordinal = 0  # of the newest decision
-        self._rows = np.arange(runs) * arms
-        self._sums = np.zeros((2, runs, arms))  # pulls, and rewards (their squares are the same)
-        self._total = np.zeros((runs, 1))
-        self._late: dict[int, list[tuple[int, Index]]] = defaultdict(list)  # by step: ordinals and places
-        kept = self.forgetting.bucket(int(self.forgetting.window)) + 2 if self.forgetting.window else 0
-        self._buckets = np.zeros((kept, 2, runs, arms))
-        self._oldest = 0
+        self._rows = np.arange(runs) * len(names)
+        self._pulls, self._rewards = (_Sums(policy.forgetting, runs * len(names)) for _ in range(2))
+        self._late: dict[int, list[_Late]] = defaultdict(list)  # by step
+        self._linear = policy if isinstance(policy, Linear) else None
+        self._q = 0 if self._linear is None else len(self._linear.design.context.names)
+        self._moments = _Sums(policy.forgetting, runs * len(names), moments.width(self._q))
+        self._names = names
 
     def belief(self) -> Belief:
-        pulls, rewards = self._sums
+        pulls, rewards = self._pulls.now.reshape(self.shape), self._rewards.now.reshape(self.shape)
         return Belief(
             pulls=pulls, reward_sum=rewards, reward_squares=rewards, alpha=self.alpha, beta=self.beta,
-            total=self._total,
+            total=pulls.sum(axis=1, keepdims=True), moments=self._seen(),
         )  # fmt: skip
 
-    def learn(self, arms: Index, reward: Array, delay: Array | None) -> None:
-        """A decision of every run, (runs,) each; delay: steps until its reward comes, None for none."""
-        self.ordinal += 1
-        self._fade()
-        places = self._rows + arms
-        self._add(0, places, 1.0, self.ordinal)
-        self._total += 1
-        if delay is None:
-            self._add(1, places, reward, self.ordinal)
-        else:
-            self._wait(places, reward, delay.astype(np.int64))
+    def _seen(self) -> Moments | None:
+        if self._linear is None:
+            return None
+        found = moments.unpack(self._moments.now.reshape(*self.shape, -1), self._q)
+        return replace(found, described=self._described)
 
-    def _wait(self, places: Index, reward: Array, delay: npt.NDArray[np.int64]) -> None:
+    @cached_property
+    def _described(self) -> Array | None:
+        """The arms' own features, (arms, p)."""
+        return None if self._linear is None else self._linear.design.arm.encode([{"arm": name} for name in self._names])
+
+    def learn(self, arms: Index, reward: Array, x: Array, delay: Array | None) -> None:
+        """A decision of every run: arms (runs,), contexts x (runs, q); delay: steps until the reward comes, or None."""
+        self.ordinal += 1
+        for sums in (self._pulls, self._rewards, self._moments):
+            sums.fade(self.ordinal)
+        places = self._rows + arms
+        self._pulls.add(places, 1.0, self.ordinal)
+        if self._linear is not None:
+            self._moments.add(places, self._shown(self._linear, arms, x), self.ordinal)
+        if delay is None:
+            self._earn(_Late(self.ordinal, places, x), reward)
+        else:
+            self._wait(places, reward, x, delay.astype(np.int64))
+
+    def _shown(self, policy: Linear, arms: Index, x: Array) -> Array:
+        """What decisions add to packed moments before their reward, (runs, width)."""
+        weight, offset = policy.credit(x, arms)
+        row, column = np.triu_indices(self._q)
+        return np.concatenate([x[:, row] * x[:, column] * weight[:, None], x * offset[:, None]], axis=1)
+
+    def _wait(self, places: Index, reward: Array, x: Array, delay: npt.NDArray[np.int64]) -> None:
         earned = np.flatnonzero(reward)
         order = earned[np.argsort(delay[earned], kind="stable")]
-        cuts = np.flatnonzero(np.diff(delay[order])) + 1
-        for part in np.split(order, cuts):
+        for part in np.split(order, np.flatnonzero(np.diff(delay[order])) + 1):
             if len(part):
-                self._late[self.ordinal + int(delay[part[0]])].append((self.ordinal, places[part]))
+                late = _Late(self.ordinal, places[part], x[part])
+                self._late[self.ordinal + int(delay[part[0]])].append(late)
 
     def arrive(self, step: int) -> None:
         """Rewards that come before the decision after so many."""
-        for ordinal, places in self._late.pop(step, ()):
-            self._add(1, places, 1.0, ordinal)
+        for late in self._late.pop(step, ()):
+            self._earn(late, np.ones(len(late.places)))
 
-    def _add(self, field: int, places: Index, value: Array | float, ordinal: int) -> None:
-        """What decisions with this ordinal add, one a run at most."""
+    def _earn(self, late: _Late, reward: Array) -> None:
+        self._rewards.add(late.places, reward, late.ordinal)
+        if self._linear is not None:
+            self._moments.add(late.places, reward[:, None] * late.x, late.ordinal, first=-self._q)
+
+
+class _Late(NamedTuple):
+    """Decisions with one ordinal whose rewards come at one time."""
+
+    ordinal: int
+    places: Index
+    x: Array
+
+
+class _Sums:
+    """Sums of all runs and arms, (places, ...), that forget by the ordinal of decisions as `Forgetting` says."""
+
+    def __init__(self, forgetting: Forgetting, *shape: int) -> None:
+        self.forgetting = forgetting
+        self.now = np.zeros(shape)
+        kept = forgetting.bucket(int(forgetting.window)) + 2 if forgetting.window else 0
+        self._buckets = np.zeros((kept, *shape))
+        self._oldest = self._ordinal = 0
+
+    def fade(self, ordinal: int) -> None:
+        """Bring the sums forward by one, to this ordinal."""
+        self._ordinal = ordinal
         if self.forgetting.discount < 1:
-            value = value * self.forgetting.discount ** (self.ordinal - ordinal)
+            self.now *= self.forgetting.discount
+        oldest = self.forgetting.oldest(ordinal)
+        if oldest > self._oldest:
+            self._buckets[self._oldest % len(self._buckets)] = 0
+            self._oldest = oldest
+            self.now = self._buckets.sum(axis=0)
+
+    def add(self, places: Index, value: Array | float, ordinal: int, *, first: int = 0) -> None:
+        """What decisions with this ordinal add, one a run at most; to the columns from `first` on."""
+        where = (places, slice(first, None)) if first else (places,)
+        if self.forgetting.discount < 1:
+            value = value * self.forgetting.discount ** (self._ordinal - ordinal)
         if self.forgetting.window:
             bucket = self.forgetting.bucket(ordinal)
             if bucket < self._oldest:
                 return
-            self._buckets[bucket % len(self._buckets), field].reshape(-1)[places] += value
-        self._sums[field].reshape(-1)[places] += value
-
-    def _fade(self) -> None:
-        """Bring the sums forward to the present ordinal."""
-        if self.forgetting.discount < 1:
-            self._sums *= self.forgetting.discount
-            self._total *= self.forgetting.discount
-        oldest = self.forgetting.oldest(self.ordinal)
-        if oldest > self._oldest:
-            self._buckets[self._oldest % len(self._buckets)] = 0
-            self._oldest = oldest
-            self._sums = self._buckets.sum(axis=0)
-            self._total = self._sums[0].sum(axis=1, keepdims=True)
+            self._buckets[bucket % len(self._buckets)][where] += value
+        self.now[where] += value

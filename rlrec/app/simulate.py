@@ -196,7 +196,7 @@ def _sound(answers: Sequence[Any]) -> list[Any]:
 def study(store: Store, request: Study) -> dict[str, Any]:
     """Means over runs of what a run earned, with standard errors; a store is read only where a policy is named."""
     audience, names = audiences.made(request.environment, request.parameters)
-    policy, name = _policy(store, request)
+    policy, name = _policy(store, request, audience, names)
     bits = _seed(request.seed)
     played = request.sessions * request.steps
     found = ephemeral.study(policy, audience, runs=request.runs, steps=played, seed=bits, names=names)
@@ -216,17 +216,18 @@ def study(store: Store, request: Study) -> dict[str, Any]:
     }
 
 
-def _policy(store: Store, request: Study) -> tuple[Policy, str]:
-    """The policy studied, and what it is called."""
+def _policy(store: Store, request: Study, audience: Audience, names: Sequence[str]) -> tuple[Policy, str]:
+    """The policy studied, and what it is called; a contextual one sees the audience by a design of its own."""
     if (request.policy is None) == (request.kind is None):
         raise InputError("name a policy of the store or a kind, one of them", hint="--policy or --kind")
     if request.policy is not None:
         with store.read() as unit:
             found = naming.one(unit, request.policy)[0].policy
-        made, name = kinds.make(found.kind, found.params), found.name
+        kind, given, name = found.kind, found.params, found.name
     else:
-        name = str(request.kind)
-        made = kinds.make(name, parameters.typed(name, request.kind_parameters))
+        kind = name = str(request.kind)
+        given = parameters.typed(kind, request.kind_parameters)
+    made = kinds.make(kind, given, design=ephemeral.design(audience, names, model=given.get("model")))
     if not made.served:
         raise InputError(f"{name} is the label of an imported log", hint="study another policy")
     return made, name

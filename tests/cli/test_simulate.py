@@ -31,6 +31,12 @@ def test_a_study_takes_a_policy_of_the_store_with_its_parameters(run_sqlite: Run
     assert named == kind | {"policy": "home"}
 
 
+def test_a_study_of_a_contextual_kind_sees_the_context(run_sqlite: Run) -> None:
+    words = ["simulate", "contextual", "--ephemeral", "--runs", "9", "--steps", "300", "--seed", "1", "--json"]
+    seeing, blind = (run_sqlite(*words, "--kind", kind).json for kind in ("linucb", "uniform"))
+    assert seeing["regret"] < blind["regret"] / 2
+
+
 def test_a_single_run_has_no_standard_error(run_sqlite: Run) -> None:
     found = run_sqlite("simulate", "drift", "--ephemeral", "--kind", "ucb", "--steps", "9", "--json").json
     assert (found["runs"], found["regret_std_error"], found["reward_std_error"]) == (1, None, None)
