@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rlrec import policy as kinds
-from rlrec.app import canonical, lineage, naming, parameters, popularity, serving, teaching
+from rlrec.app import canonical, lineage, naming, parameters, popularity, serving, teaching, weighted
 from rlrec.app import reward as reward_definitions
 from rlrec.app.teaching import Lesson
 from rlrec.errors import Conflict, InputError, suggest
@@ -184,9 +184,10 @@ def show(store: Store, reference: str) -> dict[str, Any]:
         live = policies.by_id(unit, [head.live_id])[head.live_id]
         told = summary(unit, version)
         first = {name: told.pop(name) for name in ("policy", "version", "kind", "params", "reward")}
+        rows = zip(_beliefs(unit, version), weighted.means(unit, version, arms.every(unit)), strict=True)
         return {
             **first,
-            "arms": _beliefs(unit, version),
+            "arms": [belief | weighed for belief, weighed in rows],
             **told,
             "live": live.number,
             "learned_from": dict(version.learned_from),

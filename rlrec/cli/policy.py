@@ -131,7 +131,8 @@ def show_(store: Any, show: Show, reference: str) -> None:
     """Show what a policy believes of each arm, and what it would serve now.
 
     p_best is the probability that the arm is the best one under the belief; probability is what would be served at
-    position 1, floor included. Both are exact.
+    position 1, floor included. Both are exact. ipw_mean is the mean of the arm's mature rewards weighed by
+    1 / sqrt(propensity): a learning policy gives up arms that began badly, so that their plain means are too low.
 
     \b
     Example:
@@ -140,7 +141,9 @@ def show_(store: Any, show: Show, reference: str) -> None:
     from rlrec.app import policy as use_case
 
     found = use_case.show(store, reference)
-    headers = ["arm", "status", "served", "pulls", "reward_sum", "mean", "lower", "upper", "p_best", "probability"]
+    headers = [
+        "arm", "status", "served", "pulls", "reward_sum", "mean", "lower", "upper", "ipw_mean", "p_best", "probability",
+    ]  # fmt: skip
     title = [
         f"{found['policy']} version {found['version']} ({found['status']}; live: {found['live']}), "
         f"kind {found['kind']} {_given(found['params'])}".rstrip(),

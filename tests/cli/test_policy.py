@@ -13,7 +13,10 @@ import pytest
 from rlrec.policy import KINDS
 from tests.conftest import Run
 
-SHOWN = ["arm", "status", "served", "pulls", "reward_sum", "mean", "lower", "upper", "p_best", "probability"]
+SHOWN = [
+    "arm", "status", "served", "pulls", "reward_sum", "mean", "lower", "upper", "p_best", "probability",
+    "ipw_mean", "ipw_lower", "ipw_upper",
+]  # fmt: skip
 
 
 def arms(run: Run, *keys: str) -> None:
