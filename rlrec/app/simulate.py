@@ -45,8 +45,8 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """So many runs in memory of sessions of so many decisions, by a policy of the store or by a kind with its
-    parameters as typed."""
+    """So many runs in memory of sessions of so many decisions, by a kind with its parameters as typed, or with those of
+    a policy of the store; what that has learned stays out of it."""
 
     environment: str
     parameters: Mapping[str, str] = field(default_factory=dict)
@@ -66,6 +66,8 @@ def simulate(store: Store, request: Request) -> dict[str, Any]:
     """What the audience earned, and what it would have earned from the best pages. The clock stands a second later
     after every decision; it starts at the newest one, or where `--now` says."""
     audience, names = audiences.made(request.environment, request.parameters)
+    if request.size > len(names):
+        raise InputError(f"k is {request.size}, but the audience has {len(names)} arms", field="k")
     bits = _seed(request.seed)
     with store.read() as unit:
         version, _ = naming.one(unit, request.policy)
@@ -76,7 +78,7 @@ def simulate(store: Store, request: Request) -> dict[str, Any]:
     world = _World(store, request, audience, names, restricted=restricted, bits=bits, first=first)
     started = store.now
     world.play()
-    reward, optimum, regret = world.earned
+    reward, optimum, regret = world.earned.tolist()
     return {
         "environment": request.environment,
         "policy": version.policy.name,
@@ -128,7 +130,7 @@ class _World:
         self.eligible = list(names) if restricted else None
         self.pipe = Pipe(store, seed=bits)
         self.rng = np.random.Generator(np.random.SFC64([bits, first]))
-        self.earned = (0.0, 0.0, 0.0)  # reward, optimum, regret
+        self.earned = np.zeros(3)  # reward, optimum, regret
         self._late: list[tuple[int, int, int]] = []  # a heap of clicks to come: time, decision, position
 
     def play(self) -> None:
@@ -151,17 +153,14 @@ class _World:
         answers = self._asked(crowd, seen)
         pages = [[self.places[slot["arm"]] for slot in answer["slate"]] for answer in answers]
         following, reward, _, _, info = self.audience.step(np.array(pages, np.intp))
-        self._count(reward, info["optimum"], info["expected"])
+        lacking = info["optimum"] - info["expected"].sum(axis=1)
+        self.earned += [reward.sum(), info["optimum"].sum(), lacking.sum()]
         delays = info.get("delay", np.zeros_like(reward)).astype(np.int64)
         for page, slot in np.argwhere(reward > 0).tolist():
             at = self._clock + int(delays[page, slot]) * SECOND
             heapq.heappush(self._late, (at, answers[page]["decision_id"], slot + 1))
         self._wait(len(crowd) * SECOND)
         return following
-
-    def _count(self, reward: Array, optimum: Array, expected: Array) -> None:
-        before, found = self.earned, (reward.sum(), optimum.sum(), (optimum - expected.sum(axis=1)).sum())
-        self.earned = before[0] + float(found[0]), before[1] + float(found[1]), before[2] + float(found[2])
 
     def _asked(self, crowd: Sequence[str], seen: Array) -> list[Answer]:
         contexts = [{"x": x} for x in seen.tolist()] if self.audience.features else [{}] * len(crowd)

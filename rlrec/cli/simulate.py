@@ -42,7 +42,8 @@ def simulate(store: Any, show: Show, ephemeral: bool, **given: Any) -> None:
 
     Through the store, the clock starts at its newest decision (or at --now). In an empty catalogue the audience's arms
     are added. The regret is the mean reward of the best pages less that of the pages shown. With --ephemeral, figures
-    are of one run, means over all runs, with standard errors.
+    are of one run, means over all runs, with standard errors; every run starts from nothing, whatever --policy has
+    learned.
 
     \b
     Examples:

@@ -15,21 +15,9 @@ from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.linear import Linear
 from rlrec.policy.scores import Array, Beta, Correlated, Gaussian, Gumbel, Point, Scores
 from rlrec.policy.slate import first
+from tests.benchmarks.regret import FIGURES, TWO
 
-TWO: dict[str, Any] = {"rates": (0.9, 0.8)}
-TEN: dict[str, Any] = {"rates": (0.5, *[0.4] * 9)}
 ONE = np.ones((1, 1))  # a context without features
-LIKELY = {"window": 1214.0, "c": sqrt(0.5)}
-FIGURES = [
-    ("ucb", {}, "bernoulli", TWO, 5_000, 64),
-    ("kl-ucb", {}, "bernoulli", TWO, 5_000, 12.7),
-    ("thompson", {}, "bernoulli", TWO, 5_000, 9.3),
-    ("thompson", {}, "bernoulli", TEN, 10_000, 168),
-    ("ucb", {}, "bernoulli", TEN, 10_000, 593),
-    ("ucb", LIKELY, "drift", {}, 10_000, 284),
-    ("thompson", {"discount": 0.9975}, "drift", {}, 10_000, 270),
-    ("thompson", {}, "drift", {}, 10_000, 772),
-]
 
 
 def played(kind: str, params: dict[str, Any], name: str, given: dict[str, Any], *, runs: int, steps: int) -> Totals:
