@@ -19,7 +19,7 @@ from rlrec.policy.design import Design
 from rlrec.policy.encoder import Encoder
 from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.moments import Moments, unpack, width
-from rlrec.policy.scores import Array, Scores
+from rlrec.policy.scores import Array, Scores, apart
 from rlrec.policy.slate import Pages
 from rlrec.records import Version
 from rlrec.store import Unit, beliefs, policies
@@ -29,6 +29,7 @@ from rlrec.store.unit import Row
 Ids = npt.NDArray[np.int64]
 NOW = 2**62  # a revision of the catalogue that is never over
 ARMS = 10_000  # in all distributions that are kept of one belief: 30 MB
+CELLS = 1_000_000  # numbers that scores of several contexts are made of at a time
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -150,14 +151,9 @@ class Serving:
         keys: of the arms; revision: as for `belief`. Raises InputError where the policy has no distribution for the
         context.
         """
-        epoch = 0 if self.described is None else self.described.epoch(revision)
-        name = eligible, epoch, self.reading(context)
+        name = eligible, self.epoch(revision), self.reading(context)
         if name not in self._cases:
-            if self._kept > ARMS:
-                self.forget()
-            if (eligible, epoch) not in self._beliefs:
-                self._beliefs[eligible, epoch] = self.belief(arms, revision=revision)
-            belief = self._beliefs[eligible, epoch]
+            belief = self._asked(eligible, arms, revision)
             scores = self.policy.scores(belief, arms=[keys[arm] for arm in arms.tolist()], context=context)
             self._kept += len(arms)
             index = self.policy.index(belief, context=context)
@@ -166,6 +162,38 @@ class Serving:
                 floor=self.policy.exploration, reads=self.policy.reads, known={}, before=self._before.get(name, {}),
             )  # fmt: skip
         return self._cases[name]
+
+    def scores(
+        self,
+        eligible: Hashable,
+        arms: Ids,
+        contexts: Sequence[Mapping[str, Any]],
+        *,
+        keys: Mapping[int, str],
+        revision: int = 0,
+    ) -> list[Scores]:
+        """The scores of `case` in each of some contexts: a kind that sees contexts is asked about them together."""
+        if not self.policy.contextual:
+            return [self.case(eligible, arms, one, keys=keys, revision=revision).scores for one in contexts]
+        policy, belief = cast(Any, self.policy), self._asked(eligible, arms, revision)
+        x = policy.design.context.encode(contexts)
+        step = max(1, CELLS // (len(arms) * x.shape[1] ** 2))
+        parts = (policy.scores_at(belief, x[start : start + step]) for start in range(0, len(x), step))
+        return [one for part in parts for one in apart(part)]
+
+    def _asked(self, eligible: Hashable, arms: Ids, revision: int) -> Belief:
+        """The belief of an eligible set, with what is worked out of it."""
+        if self._kept > ARMS:
+            self.forget()
+        name = eligible, self.epoch(revision)
+        if name not in self._beliefs:
+            self._kept += len(arms)
+            self._beliefs[name] = self.belief(arms, revision=revision)
+        return self._beliefs[name]
+
+    def epoch(self, revision: int) -> int:
+        """What of a revision of the catalogue the distribution depends on: equal for those that describe arms alike."""
+        return 0 if self.described is None else self.described.epoch(revision)
 
     def forget(self) -> None:
         """Drop the distributions made so far: they would fill the memory where no two rows share one."""

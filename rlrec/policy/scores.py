@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import numpy as np
@@ -107,6 +107,14 @@ class Sampled:
 
 
 Scores = Point | Beta | Gaussian | Gumbel | Correlated | Sampled
+
+
+def apart(many: Scores) -> list[Scores]:
+    """Each of many scores, whose arrays have one more axis, the first."""
+    given = {one.name: getattr(many, one.name) for one in fields(many)}
+    arrays = {name: values for name, values in given.items() if isinstance(values, np.ndarray)}
+    rows = zip(*arrays.values(), strict=True)
+    return [replace(many, **dict(zip(arrays, row, strict=True))) for row in rows]
 
 
 def own(scores: Scores, *, seed: int, decision: int) -> Scores:

@@ -53,6 +53,8 @@ def marginals(scores: Scores, *, size: int, floor: float) -> Array:
 
     size 1..m; floor in [0, 1]. NaN beyond position 1 for samples, which have no closed form there.
     Source: own derivation (`maximum.ranks` and `placement`)."""
+    if size == 1:
+        return first(scores, floor=floor)[None]
     return _placed(_order(scores, size).ranks(size), floor)
 
 

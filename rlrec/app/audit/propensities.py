@@ -164,13 +164,14 @@ class _Version:
 
     def _moment(self, pages: Pages, mine: Index, served: Serving) -> int:
         """Pages drawn from one belief, those that share a distribution together."""
-        groups: dict[tuple[int, str, int], list[int]] = {}
-        columns = (pages.slots[name][pages.first[mine]].tolist() for name in ("eligible_id", "context_id", "size"))
-        for page, eligible, context, size in zip(mine.tolist(), *columns, strict=True):
-            reading = served.reading(self._context(context))
-            groups.setdefault((eligible, reading, size), []).append(page)
+        groups: dict[tuple[int, int, str, int], list[int]] = {}
+        names = ("eligible_id", "catalogue_revision", "context_id", "size")
+        columns = (pages.slots[name][pages.first[mine]].tolist() for name in names)
+        for page, eligible, revision, context, size in zip(mine.tolist(), *columns, strict=True):
+            reading, epoch = served.reading(self._context(context)), served.epoch(revision)
+            groups.setdefault((eligible, epoch, reading, size), []).append(page)
         done = 0
-        for (eligible, _, size), members in groups.items():
+        for (eligible, _, _, size), members in groups.items():
             group = np.array(members, np.intp)
             context = self._context(int(pages.slots["context_id"][pages.first[group[0]]]))
             try:
@@ -203,7 +204,8 @@ class _Version:
         known = self._eligible(eligible)
         if known is None:
             return 0
-        case = served.case(eligible, known[0], context, keys=known[1])
+        revision = int(pages.slots["catalogue_revision"][pages.first[group[0]]])
+        case = served.case(eligible, known[0], context, keys=known[1], revision=revision)
         stored = _Stored(pages, group, size)
         inside = np.isin(stored.arms, case.arms).all(axis=1)
         stored = stored if inside.all() else _Stored(pages, group[inside], size)

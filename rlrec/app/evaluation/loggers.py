@@ -8,13 +8,13 @@ from functools import cache, lru_cache
 
 import numpy as np
 
-from rlrec import policy as kinds
 from rlrec.app import lineage, serving
 from rlrec.app.evaluation.contexts import Contexts
 from rlrec.app.evaluation.pages import Flags, Rows
 from rlrec.app.serving import Ids, Serving
 from rlrec.ope.base import distinct
 from rlrec.policy import slate
+from rlrec.policy.base import Policy
 from rlrec.policy.scores import Array
 from rlrec.records import Version
 from rlrec.store import Unit, contents, policies
@@ -22,6 +22,8 @@ from rlrec.store import Unit, contents, policies
 DERIVED = 1_000  # distributions of loggers that one evaluation computes anew; rows beyond them stay unknown
 LONGEST = 256  # positions of a page whose floor is worked out exactly
 CERTAIN = 1 - 1e-12
+# What a logger's distribution depends on, beside the context.
+_DRAWN = ("version_id", "belief_seq", "belief_ordinal", "eligible_id", "catalogue_revision", "size")
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +45,8 @@ class Loggers:
     def __init__(self, unit: Unit) -> None:
         self.unit = unit
         self._versions: dict[int, Version] = {}
-        self._zeros: dict[tuple[int, int, int, int, str], Flags] = {}
-        self.exploration = cache(self._exploration)
+        self._zeros: dict[tuple[object, ...], Flags] = {}
+        self._policy = cache(self._made)
         self._serving = lru_cache(maxsize=8)(self._load)
 
     def known(self, version_ids: Ids) -> dict[int, Version]:
@@ -54,8 +56,7 @@ class Loggers:
 
     def reads(self, rows: Rows, unclear: Flags) -> set[str]:
         """The fields of the context that the loggers of these rows depend on."""
-        found = self.known(rows.slots["version_id"][unclear]).values()
-        return {field for version in found for field in self._fields(version)}
+        return {field for key in self.known(rows.slots["version_id"][unclear]) for field in self._policy(key).reads}
 
     def describe(self, rows: Rows) -> Logged:
         """What is known of the propensities of a batch without a belief."""
@@ -82,49 +83,54 @@ class Loggers:
         least = lowest.copy()
         for place, row in enumerate(first.tolist()):
             version_id, size, m = int(slots["version_id"][row]), int(slots["size"][row]), int(arms[row])
-            floor = self.exploration(version_id)
+            floor = self._policy(version_id).exploration
             if floor > 0 and size <= min(m, LONGEST):
                 mine = which == place
                 least[mine] = guaranteed(size, m, floor=floor)[slots["position"][mine] - 1]
         return least
 
-    def _exploration(self, version_id: int) -> float:
-        version = self._versions[version_id]
-        return kinds.make(version.policy.kind, version.policy.params).exploration
-
     def alike(self, rows: Rows, unclear: Ids, contexts: Contexts) -> tuple[Ids, Ids]:
         """Of these rows: one of each kind that share a logger's distribution, and the kind each row is of."""
-        slots = {name: rows.slots[name][unclear] for name in ("version_id", "belief_seq", "eligible_id", "size")}
+        slots = {name: rows.slots[name][unclear] for name in _DRAWN}
         first, which = distinct(slots["version_id"])
-        known = [self._versions[key] for key in slots["version_id"][first].tolist()]
-        moves = np.array([lineage.learns(version) for version in known])[which]
         reading = np.zeros(len(unclear), np.int64)
-        for place, version in enumerate(known):
+        for place, version_id in enumerate(slots["version_id"][first].tolist()):
             mine = which == place
-            reading[mine] = contexts.reading(self._fields(version))[0][unclear[mine]]
-        first, kind = distinct(
-            slots["version_id"], slots["belief_seq"] * moves, slots["eligible_id"], slots["size"], reading
-        )
+            for name in self._idle(version_id):
+                slots[name][mine] = 0
+            reading[mine] = contexts.reading(self._policy(version_id).reads)[0][unclear[mine]]
+        first, kind = distinct(*slots.values(), reading)
         return unclear[first], kind
 
     def zeros(self, row: int, rows: Rows, contexts: Contexts, arms: Ids, keys: Mapping[int, str]) -> Flags | None:
         """Which arms the logger of a row could not show at each position, (size, m); None once too many were asked."""
-        names = ("version_id", "belief_seq", "eligible_id", "size")
-        version_id, seq, eligible_id, size = (int(rows.slots[name][row]) for name in names)
-        version = self._versions[version_id]
-        context = contexts.read(self._fields(version), row)
-        name = version_id, seq if lineage.learns(version) else 0, eligible_id, size, repr(context)
+        drawn = {name: int(rows.slots[name][row]) for name in _DRAWN}
+        version_id = drawn["version_id"]
+        drawn |= dict.fromkeys(self._idle(version_id), 0)
+        context = contexts.read(self._policy(version_id).reads, row)
+        name = *drawn.values(), repr(context)
         if name not in self._zeros and len(self._zeros) < DERIVED:
-            case = self._serving(version_id, seq).case(eligible_id, arms, context, keys=keys)
-            self._zeros[name] = slate.marginals(case.scores, size=min(size, len(arms)), floor=case.floor) == 0
+            served = self._serving(version_id, drawn["belief_seq"], drawn["belief_ordinal"])
+            case = served.case(drawn["eligible_id"], arms, context, keys=keys, revision=drawn["catalogue_revision"])
+            size = min(drawn["size"], len(arms))
+            self._zeros[name] = slate.marginals(case.scores, size=size, floor=case.floor) == 0
         return self._zeros.get(name)
 
-    @staticmethod
-    def _fields(version: Version) -> tuple[str, ...]:
-        return kinds.make(version.policy.kind, version.policy.params).reads
+    def _idle(self, version_id: int) -> list[str]:
+        """What of _DRAWN the distributions of a version do not depend on."""
+        policy = self._policy(version_id)
+        needed = {
+            "belief_seq": lineage.informed(policy),
+            "belief_ordinal": bool(policy.forgetting),
+            "catalogue_revision": policy.contextual,
+        }
+        return [name for name, matters in needed.items() if not matters]
 
-    def _load(self, version_id: int, seq: int) -> Serving:
-        return serving.load(self.unit, self._versions[version_id], seq=seq)
+    def _made(self, version_id: int) -> Policy:
+        return serving.policy_of(self._versions[version_id])
+
+    def _load(self, version_id: int, seq: int, ordinal: int) -> Serving:
+        return serving.load(self.unit, self._versions[version_id], seq=seq, ordinal=ordinal)
 
 
 @lru_cache(maxsize=1_000)

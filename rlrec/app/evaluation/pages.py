@@ -22,8 +22,8 @@ _ROW = 2**42  # further rows of a page are named beyond all decisions
 # What is read of the log to fit a reward model, and to judge a target; with users, `user_id` too.
 FITTED = ("at", "context_id", "imported", "arm_id", "censored")
 JUDGED = (
-    *FITTED, "policy_id", "version_id", "belief_seq", "eligible_id", "variant_id", "size", "propensity", "marginal",
-    "min_propensity",
+    *FITTED, "policy_id", "version_id", "belief_seq", "belief_ordinal", "seed", "eligible_id", "catalogue_revision",
+    "variant_id", "size", "propensity", "marginal", "min_propensity",
 )  # fmt: skip
 
 

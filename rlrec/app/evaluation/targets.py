@@ -18,24 +18,27 @@ from rlrec.app.evaluation.modelling import Valued
 from rlrec.app.evaluation.pages import Flags, Rows
 from rlrec.app.lineage import Lesson
 from rlrec.app.reward import find as reward_named
-from rlrec.app.serving import Case, Ids, Serving
+from rlrec.app.serving import Ids, Serving
 from rlrec.errors import InputError, suggest
 from rlrec.ope.base import LogBatch, distinct
 from rlrec.policy import slate
-from rlrec.policy.scores import Array
+from rlrec.policy.sampler import Words
+from rlrec.policy.scores import Array, Correlated, Index, Sampled, Scores, own
 from rlrec.records import Policy, Reward, Version
 from rlrec.store import Unit, contents, policies
+from rlrec.store.bulk import Columns
 
 BUILT_IN = ("uniform",)
 CASES = 100  # worked out at a time
 CELLS = 4_000_000  # numbers held at a time, for cases and for their values under a reward model
 KEPT = 8_000_000  # numbers of worked-out cases that are remembered from batch to batch
+OVERHEAD = 200  # numbers that a case takes beside its own, about
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Target:
     """What is judged. number: the version, None for a built-in. serving: its distribution; None for the policy of an
-    imported log, which is known by its own rows alone."""
+    imported log, which is known by its own rows alone. seq: of the last change of its policy's beliefs."""
 
     name: str
     number: int | None
@@ -43,11 +46,21 @@ class Target:
     reward: Reward
     serving: Serving | None
     lessons: Sequence[Lesson]
+    seq: int = 0
 
     @property
     def reads(self) -> tuple[str, ...]:
         """The fields of the context that it depends on."""
         return () if self.serving is None else self.serving.policy.reads
+
+    def seeds(self, slots: Columns) -> Words:
+        """What names the posterior samples of each row, (n,): the row's own seed where this very belief drew it."""
+        assert self.serving is not None
+        version, policy = self.serving.version, self.serving.policy
+        mine = slots["version_id"] == version.id
+        if version.status != "frozen":
+            mine &= (slots["belief_seq"] == self.seq) & (not policy.forgetting)
+        return np.where(mine, slots["seed"], version.id).astype(np.int64).view(np.uint64)
 
 
 def resolve(unit: Unit, names: Sequence[str], *, reward: str | None, greedy: bool) -> list[Target]:
@@ -75,6 +88,7 @@ def _target(unit: Unit, name: str, found: object, reward: Reward | None, *, gree
         reward=reward or version.reward,
         serving=None if logged else serving.load(unit, version, greedy=greedy),
         lessons=lineage.learned(lineage.ancestry(unit, version)),
+        seq=found[1].seq,
     )
 
 
@@ -114,21 +128,29 @@ class Known:
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """One case: arms (m,) ids; shares (k, m) of each arm at each position; greatest (k,) of them."""
+    """One case: arms (m,) ids; shares (k, m) of each arm at each position; greatest (k,) of them.
 
-    case: Case
+    Where scores are correlated, every decision is a case with samples of its own. Below position 1 its shares are then
+    those given the page above as it was shown, and `greatest` bounds the chance of any page down to there."""
+
+    arms: Ids
+    scores: Scores
+    floor: float
     shares: Array
     greatest: Array
 
     @property
-    def arms(self) -> Ids:
-        return self.case.arms
+    def cells(self) -> int:
+        factor = self.scores.factor.size if isinstance(self.scores, Correlated) else 0
+        return OVERHEAD + len(self.arms) + self.shares.size + factor
 
 
 @dataclass(frozen=True, eq=False)
 class _Seen:
-    """What a target makes of a batch, (n,) each."""
+    """What a target makes of a batch, (n,) each. prefixed: whether both sides of a weight are the page down to the
+    row."""
 
+    prefixed: Flags
     target: Array
     greatest: Array
     unsupported: Array
@@ -140,29 +162,26 @@ class Scorer:
     """One target and the cases it has worked out."""
 
     target: Target
-    _blocks: dict[tuple[int, str, int], Block] = field(default_factory=dict)
+    _blocks: dict[tuple[int, int, int, str], Block] = field(default_factory=dict)
     _cells: int = 0
 
     def batch(self, unit: Unit, rows: Rows, known: Known) -> LogBatch:
         """The rows as one batch for the estimators.
 
-        Both sides of a weight are marginals at the position shown; where the logger's is null, both are the
+        Both sides of a weight are marginals at the position shown; where either side has none, both are the
         probability of the page down to there."""
-        marginal = rows.slots["marginal"]
-        prefixed = np.isnan(marginal)
-        propensity = np.where(prefixed, rows.prefix, marginal)
         if self.target.serving is None:
-            return self._own(rows, propensity, known)
-        seen = self._seen(unit, rows, prefixed & ~np.isnan(propensity), known)
-        valued = known.valued
+            return self._own(rows, known)
+        seen, valued = self._seen(unit, rows, known), known.valued
+        product = np.where(rows.lowest > 0, rows.lowest, np.nan)
         return LogBatch(
             reward=rows.reward,
-            propensity=propensity,
+            propensity=np.where(seen.prefixed, rows.prefix, rows.slots["marginal"]),
             target=np.minimum(seen.target, 1.0),
             cluster=rows.cluster,
             predicted=None if valued is None else valued.predicted,
             expected=None if valued is None else seen.expected,
-            largest=seen.greatest / known.logged.lowest,
+            largest=seen.greatest / np.where(seen.prefixed, product, known.logged.lowest),
             unsupported=seen.unsupported,
             default=rows.default,
         )
@@ -173,7 +192,7 @@ class Scorer:
             return rows
         return rows.take(rows.slots["policy_id"] == self.target.policy_id)
 
-    def _own(self, rows: Rows, propensity: Array, known: Known) -> LogBatch:
+    def _own(self, rows: Rows, known: Known) -> LogBatch:
         """Rows of the target itself: nothing is to be weighed, and what it showed is a sample of it."""
         sure = np.ones(len(rows))
         predicted = None if known.valued is None else known.valued.predicted
@@ -182,11 +201,11 @@ class Scorer:
             expected=predicted, largest=sure, unsupported=np.zeros(len(rows)), default=rows.default,
         )  # fmt: skip
 
-    def _seen(self, unit: Unit, rows: Rows, prefixed: Flags, known: Known) -> _Seen:
-        n, logged = len(rows), known.logged
-        seen = _Seen(*(np.zeros(n) for _ in range(4)))
+    def _seen(self, unit: Unit, rows: Rows, known: Known) -> _Seen:
+        logged = known.logged
+        seen = _Seen(np.isnan(rows.slots["marginal"]), *(np.zeros(len(rows)) for _ in range(4)))
         reading, readings = known.contexts.reading(self.target.reads)
-        columns = rows.slots["eligible_id"], reading, rows.slots["size"]
+        columns = rows.slots["eligible_id"], self._revision(rows.slots), rows.slots["size"], reading
         kinds, case = distinct(*columns)
         cases = np.column_stack([column[kinds] for column in columns])
         order = np.argsort(case, kind="stable")
@@ -194,14 +213,20 @@ class Scorer:
         for first, last in self._portions(cases, known):
             blocks = self._worked_out(unit, cases[first:last], readings, known)
             mine = order[ends[first] : ends[last]]
-            part = _Part(blocks, case[mine] - first, mine, rows)
-            seen.target[mine], seen.greatest[mine] = part.target, part.greatest
-            part.follow(seen.target, prefixed)
-            part.value(seen.expected, known)
-            part.unsupported(seen.unsupported, known)
+            for part in self._parts(blocks, case[mine] - first, mine, rows):
+                seen.target[part.mine], seen.greatest[part.mine] = part.target, part.greatest
+                part.follow(seen.target, seen.prefixed)
+                part.value(seen.expected, known)
+                part.unsupported(seen.unsupported, known)
         seen.unsupported[logged.alone] = 1 - np.minimum(seen.target[logged.alone], 1.0)
         seen.unsupported[~(logged.full | logged.alone | logged.unclear)] = np.nan
         return seen
+
+    def _revision(self, slots: Columns) -> Ids:
+        """The catalogue of each row, (n,), where the target looks at what it says of the arms."""
+        assert self.target.serving is not None
+        revision: Ids = slots["catalogue_revision"]
+        return revision if self.target.serving.described is not None else np.zeros_like(revision)
 
     def _portions(self, cases: Ids, known: Known) -> Iterator[tuple[int, int]]:
         """Ranges of cases that are worked out together."""
@@ -210,24 +235,73 @@ class Scorer:
         return ((first, min(first + step, len(cases))) for first in range(0, len(cases), step))
 
     def _worked_out(self, unit: Unit, cases: Ids, readings: list[dict[str, object]], known: Known) -> list[Block]:
-        """The blocks of these cases (eligible set, reading, size)."""
+        """The blocks of these cases (eligible set, revision, size, reading)."""
         made = self.target.serving
         assert made is not None
-        names = [(eligible, repr(readings[reading]), size) for eligible, reading, size in cases.tolist()]
-        missing = {name[0] for name in names if name not in self._blocks}
-        arms = contents.eligible_arms(unit, missing) if missing else {}
+        names = [(*rest, repr(readings[reading])) for *rest, reading in cases.tolist()]
         if self._cells > KEPT:
             made.forget()
-            kept = {name: self._blocks[name] for name in names if name in self._blocks}
-            self._blocks, self._cells = kept, sum(block.shares.size for block in kept.values())
-        for name, (_, reading, _) in zip(names, cases.tolist(), strict=True):
+            self._blocks = {name: self._blocks[name] for name in names if name in self._blocks}
+            self._cells = sum(block.cells for block in self._blocks.values())
+        missing: dict[tuple[int, int], dict[tuple[int, int, int, str], int]] = {}
+        for name, reading in zip(names, cases[:, 3].tolist(), strict=True):
             if name not in self._blocks:
-                eligible = np.array(arms[name[0]], np.int64)
-                case = made.case(name[0], eligible, readings[reading], keys=known.keys)
-                shares = slate.marginals(case.scores, size=min(name[2], len(eligible)), floor=case.floor)
-                self._blocks[name] = Block(case, shares, shares.max(axis=1))
-                self._cells += shares.size
+                missing.setdefault(name[:2], {})[name] = reading
+        sets = contents.eligible_arms(unit, {eligible for eligible, _ in missing}) if missing else {}
+        for (eligible, revision), new in missing.items():
+            arms = np.array(sets[eligible], np.int64)
+            contexts = [readings[reading] for reading in new.values()]
+            found = made.scores(eligible, arms, contexts, keys=known.keys, revision=revision)
+            for name, scores in zip(new, found, strict=True):
+                size = min(name[2], len(arms))
+                self._blocks[name] = block = _block(arms, scores, size, floor=made.policy.exploration)
+                self._cells += block.cells
         return [self._blocks[name] for name in names]
+
+    def _parts(self, blocks: list[Block], case: Ids, mine: Ids, rows: Rows) -> Iterator[_Part]:
+        """These rows and their cases; where scores are correlated, some decisions at a time."""
+        scores = blocks[0].scores
+        if not isinstance(scores, Correlated):
+            yield _Part(blocks, case, mine, rows)
+            return
+        below = np.argsort(-rows.depth[mine], kind="stable")  # the lowest row of a decision tells of it
+        mine, case = mine[below], case[below]
+        seeds = self.target.seeds(rows.slots)
+        first, which = distinct(rows.slots["decision_id"][mine])
+        step = max(1, CELLS // (scores.samples * max(len(block.arms) for block in blocks)))
+        for start in range(0, len(first), step):
+            lowest = first[start : start + step]
+            cases = zip(case[lowest].tolist(), mine[lowest].tolist(), strict=True)
+            own = [_drawn(blocks[place], rows, row, int(seeds[row])) for place, row in cases]
+            inside = (which >= start) & (which < start + step)
+            yield _Part(own, which[inside] - start, mine[inside], rows)
+
+
+def _block(arms: Ids, scores: Scores, size: int, *, floor: float) -> Block:
+    if isinstance(scores, Correlated):
+        return Block(arms, scores, floor, np.empty((size, 0)), np.ones(size))
+    shares = slate.marginals(scores, size=size, floor=floor)
+    return Block(arms, scores, floor, shares, shares.max(axis=1))
+
+
+def _drawn(block: Block, rows: Rows, row: int, seed: int) -> Block:
+    """The case of one decision, whose lowest row is given. Where the page above is not known, its shares are those of
+    position 1."""
+    floor, size = block.floor, len(block.shares)
+    scores = own(block.scores, seed=seed, decision=int(rows.slots["decision_id"][row]))
+    page = rows.shown[rows.start[row] : rows.start[row] + rows.depth[row]]
+    place, good = _places(block.arms, page[None])
+    above = place[0] if good[0] and rows.whole[row] else place[0, :0]
+    given = [slate.remaining(scores, above[:depth], floor=floor) for depth in range(len(above) + 1)]
+    shares = np.array([*given, *[given[-1]] * (size - len(given))])
+    return Block(block.arms, scores, floor, shares, np.full(size, shares[0].max()))
+
+
+def _places(arms: Ids, pages: Ids) -> tuple[Index, Flags]:
+    """Where the arms of pages (n, k) stand among others, (n, k), and which pages can be made of these, (n,)."""
+    place = np.minimum(np.searchsorted(arms, pages), len(arms) - 1)
+    ordered = np.sort(pages, axis=1)
+    return place, (arms[place] == pages).all(axis=1) & (ordered[:, 1:] != ordered[:, :-1]).all(axis=1)
 
 
 class _Part:
@@ -258,8 +332,13 @@ class _Part:
         return np.where(found, place - _starts(arms)[self.case], 0), found
 
     def follow(self, target: Array, prefixed: Flags) -> None:
-        """For rows weighed by their prefix: the target's probability of the page down to the row."""
-        deep = np.flatnonzero(prefixed[self.mine] & (self.rows.depth[self.mine] > 0))
+        """For rows weighed by their prefix: the target's probability of the page down to the row.
+
+        Samples have no marginal below position 1."""
+        if isinstance(self.blocks[0].scores, Sampled):
+            prefixed[self.mine] |= self.position > 1
+        known = prefixed[self.mine] & ~np.isnan(self.rows.prefix[self.mine])
+        deep = np.flatnonzero(known & (self.rows.depth[self.mine] > 0))
         if not len(deep):
             return
         depth = self.rows.depth[self.mine[deep]]
@@ -267,12 +346,10 @@ class _Part:
             block = self.blocks[case]
             group = self.mine[deep[(self.case[deep] == case) & (depth == length)]]
             pages = self.rows.shown[self.rows.start[group][:, None] + np.arange(length + 1)]
-            place = np.minimum(np.searchsorted(block.arms, pages), len(block.arms) - 1)
-            ordered = np.sort(pages, axis=1)
-            good = (block.arms[place] == pages).all(axis=1) & (ordered[:, 1:] != ordered[:, :-1]).all(axis=1)
+            place, good = _places(block.arms, pages)
             target[group] = 0.0
             if good.any():
-                steps = slate.conditionals(block.case.scores, place[good], floor=block.case.floor)
+                steps = slate.conditionals(block.scores, place[good], floor=block.floor)
                 target[group[good]] = steps.prod(axis=1)
 
     def value(self, expected: Array, known: Known) -> None:

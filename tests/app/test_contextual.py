@@ -1,0 +1,196 @@
+"""Policies that see contexts as targets of an evaluation and as loggers: by hand, through the store, and audited."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+
+import numpy as np
+import pytest
+
+from rlrec.app import doctor, policy, versions
+from rlrec.app.evaluation import targets
+from rlrec.policy import slate
+from rlrec.policy.scores import Correlated, own
+from rlrec.store import Unit, arms, contents, policies, reader
+from tests.app import logs
+
+RATES = (0.1, 0.3, 0.5, 0.2)
+DEVICES = ("pc", "phone", "tv")
+READ = {"context": {"fields": {"hour": "number", "device": list(DEVICES)}}, "arm": {"fields": {"price": "number"}}}
+
+
+def contexts(number: int, *, seed: int = 1) -> list[dict]:
+    generator = np.random.default_rng(seed)
+    return [
+        {"hour": float(hour), "device": str(device), "noise": place}
+        for place, (hour, device) in enumerate(
+            zip(generator.normal(size=number), generator.choice(DEVICES, number), strict=True)
+        )
+    ]
+
+
+def describe(db: str, prices: list[float], *, minutes: float = 0) -> None:
+    with closing(logs.at(db, minutes)) as store:
+        found = {f"a{place}": json.dumps({"price": price}) for place, price in enumerate(prices)}
+        store.write(lambda unit: arms.put(unit, found))
+
+
+def create(db: str, tmp_path, name: str, kind: str, **parameters: str) -> None:
+    path = tmp_path / "features.json"
+    path.write_text(json.dumps(READ))
+    with closing(logs.at(db, 0)) as store:
+        policy.create(store, policy.Request(name=name, kind=kind, parameters=parameters, features=str(path)))
+
+
+def prepared(db: str, tmp_path, kind: str, *, size: int = 1, pages: int = 150, **parameters: str) -> None:
+    """A log of `uniform`, and a policy `lin` that has learned from decisions of its own."""
+    describe(db, [0.0, 0.5, 1.0, 2.0])
+    logs.create(db, "log", "uniform")
+    create(db, tmp_path, "lin", kind, **parameters)
+    logs.serve(db, "lin", pages=60, rates=RATES, size=size, contexts=contexts(60, seed=2), group=20)
+    logs.serve(db, "log", pages=pages, rates=RATES, size=size, contexts=contexts(pages), start=10)
+
+
+def scores(unit: Unit, name: str, batch: reader.Batch):
+    """What a policy makes of each row of a log, one by one, with its floor."""
+    made = targets.resolve(unit, [name], reward=None, greedy=False)[0].serving
+    bodies = contents.context_bodies(unit, set(batch.slots["context_id"].tolist()))
+    known = np.array(sorted(arm.id for arm in arms.every(unit)))
+    keys = {arm.id: arm.key for arm in arms.every(unit)}
+    rows = zip(batch.slots["context_id"].tolist(), batch.slots["catalogue_revision"].tolist(), strict=True)
+    found = [made.case("all", known, json.loads(bodies[key]), keys=keys, revision=at).scores for key, at in rows]
+    return found, known, made.policy.exploration
+
+
+def log_of(unit: Unit, name: str) -> reader.Batch:
+    owner = policies.named(unit, name)
+    (batch,) = reader.batches(unit, reader.Selection(policy_ids=[owner.id]), columns=tuple(reader.COLUMNS))
+    return batch
+
+
+@pytest.mark.parametrize(
+    ("kind", "model"),
+    [("softmax", "shared"), ("linucb", "disjoint"), ("linucb", "shared"), ("lin-thompson", "disjoint")],
+)
+def test_a_row_is_scored_in_its_own_context(sqlite_db, tmp_path, kind, model):
+    db = sqlite_db
+    prepared(db, tmp_path, kind, floor="0.1", model=model)
+    with closing(logs.at(db, 1e6)) as store, store.read() as unit:
+        batch = log_of(unit, "log")
+        found, known, floor = scores(unit, "lin", batch)
+    place = np.searchsorted(known, batch.slots["arm_id"])
+    shares = np.array([slate.first(one, floor=floor)[at] for one, at in zip(found, place, strict=True)])
+    clicked = np.isin(batch.slots["decision_id"], batch.events["decision_id"])
+    estimate = logs.one(db, "lin", "ips", log="policy=log", interval="normal")
+    assert estimate["value"] == pytest.approx((shares / 0.25 * clicked).mean(), rel=1e-9)
+    assert estimate["max_weight"] == pytest.approx(4 * shares.max(), rel=1e-9)
+    assert len(set(shares.round(12))) > 1
+
+
+def test_values_that_no_encoder_expects_count_as_missing(sqlite_db, tmp_path):
+    db = sqlite_db
+    prepared(db, tmp_path, "softmax", pages=20)
+    odd = [{"hour": "late", "device": 7}, {"hour": None, "device": ["tv"]}, {"hour": {"h": 1}}, {"else": [1, "a", {}]}]
+    logs.serve(db, "log", pages=100, rates=RATES, contexts=odd, seed=5, start=30)
+    logs.serve(db, "log", pages=100, rates=RATES, contexts=[{}], seed=6, start=40)
+    found = logs.judged(db, "lin", estimators="ips", by="hour", interval="normal")
+    groups = {one["group"]: one["max_weight"] for one in found if not isinstance(one["group"], float)}
+    assert len(groups) == 3
+    assert len(set(groups.values())) == 1
+
+
+@pytest.fixture(scope="module")
+def logged_pages(tmp_path_factory, sqlite_template):
+    folder = tmp_path_factory.mktemp("pages")
+    path = folder / "pages.db"
+    path.write_bytes(sqlite_template.read_bytes())
+    prepared(str(path), folder, "lin-thompson", size=2, pages=400, model="shared", samples="200", floor="0.1")
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return path
+
+
+@pytest.fixture
+def shared(logged_pages, tmp_path):
+    """400 pages of two, and a shared model whose scores are correlated."""
+    path = tmp_path / "pages.db"
+    path.write_bytes(logged_pages.read_bytes())
+    return str(path)
+
+
+def test_correlated_scores_are_weighed_by_the_page_as_shown(shared):
+    """Samples of the version and the decision, the page down to the row on both sides."""
+    with closing(logs.at(shared, 1e6)) as store, store.read() as unit:
+        batch = log_of(unit, "log")
+        found, known, floor = scores(unit, "lin", batch)
+        version = targets.resolve(unit, ["lin"], reward=None, greedy=False)[0].serving.version.id
+    pages = np.searchsorted(known, batch.slots["arm_id"]).reshape(-1, 2)
+    decisions = batch.slots["decision_id"][::2].tolist()
+    assert all(isinstance(one, Correlated) for one in found)
+    drawn = [own(one, seed=version, decision=key) for one, key in zip(found[::2], decisions, strict=True)]
+    steps = [slate.conditionals(one, page[None], floor=floor)[0] for one, page in zip(drawn, pages, strict=True)]
+    weight = np.cumprod(steps, axis=1) / np.cumprod(batch.slots["propensity"].reshape(-1, 2), axis=1)
+    estimate = logs.one(shared, "lin", "ips", log="policy=log", interval="normal")
+    assert (estimate["n"], estimate["left_out"]) == (800, 0)
+    assert estimate["mean_weight"] == pytest.approx(weight.mean(), rel=1e-9)
+    assert estimate["max_weight"] == pytest.approx(weight.max(), rel=1e-9)
+
+
+def test_the_very_belief_that_drew_a_row_draws_it_again(shared):
+    """A frozen version on its own rows: each weight is 1, however its arms were described before and after."""
+    describe(shared, [1.0, 0.0, 2.0, 0.5], minutes=999)
+    with closing(logs.at(shared, 1000)) as store:
+        versions.freeze(store, "lin")
+        versions.promote(store, "lin@2")
+    logs.serve(shared, "lin", pages=60, rates=RATES, size=2, contexts=contexts(60, seed=4), start=1001, seed=9)
+    describe(shared, [2.0, 1.0, 0.5, 0.0], minutes=1100)
+    (found,) = logs.judged(shared, "lin", estimators="ips", log="policy=lin,version=2", interval="normal")
+    assert (found["n"], found["max_weight"], found["mean_weight"]) == (120, pytest.approx(1), pytest.approx(1))
+    (other,) = logs.judged(shared, "lin@1", estimators="ips", log="policy=lin,version=2", interval="normal")
+    assert other["max_weight"] > 1.01
+
+
+def test_a_row_with_a_marginal_alone_says_nothing_of_correlated_scores(shared):
+    with closing(logs.at(shared, 100)) as store:
+        store.write(
+            lambda unit: unit.connection.exec_driver_sql(
+                "UPDATE slot SET propensity = NULL, min_propensity = NULL WHERE position = 2"
+            )
+        )
+    found = logs.judged(shared, "lin", estimators="ips,dr,dm", log="policy=log", interval="normal")
+    assert [(one["n"], one["left_out"]) for one in found] == [(400, 400), (400, 400), (800, 400)]
+
+
+def test_a_correlated_target_is_judged_right(shared):
+    """Seeded. A right estimate is outside four standard errors in 6 of 100,000 runs."""
+    with closing(logs.at(shared, 1e6)) as store, store.read() as unit:
+        found, known, floor = scores(unit, "lin", log_of(unit, "log"))
+        keys = {arm.id: arm.key for arm in arms.every(unit)}
+    rates = np.array([RATES[int(keys[arm][1:])] for arm in known.tolist()])
+    numbers, seeds = np.arange(1, 5), np.full(4, 77, np.uint64)
+    pages = [slate.draw(one, size=2, floor=floor, seeds=seeds, decisions=numbers).slates for one in found[::2]]
+    for estimate in logs.judged(shared, "lin", estimators="ips,snips,dr", log="policy=log", interval="normal"):
+        assert abs(estimate["value"] - rates[np.array(pages)].mean()) < 4 * estimate["std_error"]
+        assert estimate["unsupported"] == 0.0
+
+
+@pytest.mark.parametrize(("kind", "model"), [("linucb", "disjoint"), ("lin-thompson", "shared")])
+def test_an_audit_derives_decisions_in_contexts_again(db, tmp_path, kind, model):
+    prepared(db, tmp_path, kind, size=2, pages=10, model=model, floor="0.1")
+    describe(db, [2.0, 1.0, 0.5, 0.0], minutes=20)
+    logs.serve(db, "lin", pages=40, rates=RATES, size=2, contexts=contexts(40, seed=8), group=20, seed=3, start=30)
+    with closing(logs.at(db, 1e6)) as store:
+        found = doctor.doctor(store, doctor.Request())
+    assert (found.ok, found.findings) == (True, [])
+
+
+def test_what_a_logger_could_not_show_is_told_in_its_context(sqlite_db, tmp_path):
+    """Two pairs of arms that look alike: without exploration a page is one of these."""
+    db = sqlite_db
+    describe(db, [0.0, 0.0, 9.0, 9.0])
+    create(db, tmp_path, "lin", "linucb", model="shared")
+    logs.serve(db, "lin", pages=40, rates=RATES, size=2, contexts=contexts(40), group=20)
+    describe(db, [0.0, 9.0, 0.0, 9.0], minutes=20)
+    assert logs.one(db, "uniform", "snips")["unsupported"] == pytest.approx(0.5)
