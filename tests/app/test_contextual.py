@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from contextlib import closing
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,18 +38,19 @@ def describe(db: str, prices: list[float], *, minutes: float = 0) -> None:
         store.write(lambda unit: arms.put(unit, found))
 
 
-def create(db: str, tmp_path, name: str, kind: str, **parameters: str) -> None:
+def create(db: str, tmp_path, name: str, kind: str, *, declared: bool = True, **parameters: str) -> None:
     path = tmp_path / "features.json"
     path.write_text(json.dumps(READ))
+    features = str(path) if declared else None
     with closing(logs.at(db, 0)) as store:
-        policy.create(store, policy.Request(name=name, kind=kind, parameters=parameters, features=str(path)))
+        policy.create(store, policy.Request(name=name, kind=kind, parameters=parameters, features=features))
 
 
-def prepared(db: str, tmp_path, kind: str, *, size: int = 1, pages: int = 150, **parameters: str) -> None:
+def prepared(db: str, tmp_path, kind: str, *, size: int = 1, pages: int = 150, **asked: Any) -> None:
     """A log of `uniform`, and a policy `lin` that has learned from decisions of its own."""
     describe(db, [0.0, 0.5, 1.0, 2.0])
     logs.create(db, "log", "uniform")
-    create(db, tmp_path, "lin", kind, **parameters)
+    create(db, tmp_path, "lin", kind, **asked)
     logs.serve(db, "lin", pages=60, rates=RATES, size=size, contexts=contexts(60, seed=2), group=20)
     logs.serve(db, "log", pages=pages, rates=RATES, size=size, contexts=contexts(pages), start=10)
 
@@ -71,12 +73,15 @@ def log_of(unit: Unit, name: str) -> reader.Batch:
 
 
 @pytest.mark.parametrize(
-    ("kind", "model"),
-    [("softmax", "shared"), ("linucb", "disjoint"), ("linucb", "shared"), ("lin-thompson", "disjoint")],
-)
-def test_a_row_is_scored_in_its_own_context(sqlite_db, tmp_path, kind, model):
+    ("kind", "asked"),
+    [
+        ("softmax", {"model": "shared"}), ("squarecb", {"declared": False}), ("linucb", {}),
+        ("linucb", {"model": "shared", "discount": "0.99"}), ("lin-thompson", {"window": "40"}),
+    ],
+)  # fmt: skip
+def test_a_row_is_scored_in_its_own_context(sqlite_db, tmp_path, kind, asked):
     db = sqlite_db
-    prepared(db, tmp_path, kind, floor="0.1", model=model)
+    prepared(db, tmp_path, kind, floor="0.1", **asked)
     with closing(logs.at(db, 1e6)) as store, store.read() as unit:
         batch = log_of(unit, "log")
         found, known, floor = scores(unit, "lin", batch)
