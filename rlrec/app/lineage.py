@@ -70,7 +70,8 @@ def learned(chain: Sequence[Version]) -> list[Lesson]:
     taught = [lesson for one in chain for lesson in _taught(one)]
     if version.status == "frozen" or not learns(version):
         return taught
-    own = Selection(policy_ids=[version.policy.id], last_id=version.entered_to, imported=False)
+    first = version.since or None
+    own = Selection(policy_ids=[version.policy.id], first_id=first, last_id=version.entered_to, imported=False)
     return [Lesson(selection=own), *taught]
 
 

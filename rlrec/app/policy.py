@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -17,11 +17,13 @@ from rlrec.app import reward as reward_definitions
 from rlrec.app.teaching import Lesson
 from rlrec.errors import Conflict, InputError, suggest
 from rlrec.policy import means, slate
+from rlrec.policy.base import Belief
 from rlrec.policy.scores import Array
 from rlrec.records import Arm, Policy, Reward, Version
 from rlrec.store import Store, Unit, arms, beliefs, bulk, decisions, policies, settings
 from rlrec.times import written
 
+Z = 1.959963984540054  # normal quantile of intervals of 95 %
 WITHOUT_CHANCE = ("ucb", "ucb-tuned", "kl-ucb", "linucb")  # kinds that draw at random only where they have a floor
 
 
@@ -177,14 +179,15 @@ def summary(unit: Unit, version: Version) -> dict[str, Any]:
     }
 
 
-def show(store: Store, reference: str) -> dict[str, Any]:
-    """What a version believes of every arm, and what it would serve now."""
+def show(store: Store, reference: str, context: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What a version believes of every arm, and what it would serve now, in a context."""
+    context = context or {}
     with store.read() as unit:
         version, head = naming.one(unit, reference)
         live = policies.by_id(unit, [head.live_id])[head.live_id]
         told = summary(unit, version)
         first = {name: told.pop(name) for name in ("policy", "version", "kind", "params", "reward")}
-        rows = zip(_beliefs(unit, version), weighted.means(unit, version, arms.every(unit)), strict=True)
+        rows = zip(_beliefs(unit, version, context), weighted.means(unit, version, arms.every(unit)), strict=True)
         return {
             **first,
             "arms": [belief | weighed for belief, weighed in rows],
@@ -201,7 +204,7 @@ COMPARED = ("pulls", "mean", "probability")
 def diff(store: Store, first: str, second: str) -> list[dict[str, Any]]:
     """What two versions say of every arm, and by how much the second one (b) is above the first (a)."""
     with store.read() as unit:
-        pairs = zip(*(_beliefs(unit, naming.one(unit, reference)[0]) for reference in (first, second)), strict=True)
+        pairs = zip(*(_beliefs(unit, naming.one(unit, reference)[0], {}) for reference in (first, second)), strict=True)
         return [{"arm": a["arm"], "status": a["status"], **_differences(a, b)} for a, b in pairs]
 
 
@@ -217,21 +220,25 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, float 
     return found
 
 
-def _beliefs(unit: Unit, version: Version) -> list[dict[str, Any]]:
+def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A row an arm of the catalogue."""
     own = None if version.learning else version.id
     served = decisions.served(unit, policy_id=version.policy.id, version_id=own)
-    return _arms(serving.load(unit, version), arms.every(unit), served)
+    held = serving.load(unit, version)
+    held.check(context)
+    return _arms(held, arms.every(unit), served, context)
 
 
-def _arms(belief_of: serving.Serving, catalogue: Sequence[Arm], served: Mapping[int, int]) -> list[dict[str, Any]]:
+def _arms(
+    belief_of: serving.Serving, catalogue: Sequence[Arm], served: Mapping[int, int], context: Mapping[str, Any]
+) -> list[dict[str, Any]]:
     if not catalogue:
         return []
     ids = np.array([arm.id for arm in catalogue], np.int64)
-    belief = belief_of.belief(ids)
-    lower, upper = means.intervals(belief)
-    mean = belief.mean(unknown=np.nan)
-    best, probability = _chances(belief_of, catalogue)
+    belief = belief_of.belief(ids, revision=serving.NOW)
+    mean, lower, upper = _interval(belief_of, belief, context)
+    best, probability = _chances(belief_of, catalogue, context)
+    weights = _weights(belief_of, belief)
     return [
         {
             "arm": arm.key,
@@ -244,12 +251,30 @@ def _arms(belief_of: serving.Serving, catalogue: Sequence[Arm], served: Mapping[
             "upper": _known(upper[place]),
             "p_best": _known(best[place]),
             "probability": _known(probability[place]),
+            **weights[place],
         }
         for place, arm in enumerate(catalogue)
     ]
 
 
-def _chances(belief_of: serving.Serving, catalogue: Sequence[Arm]) -> tuple[Array, Array]:
+def _interval(belief_of: serving.Serving, belief: Belief, context: Mapping[str, Any]) -> tuple[Array, Array, Array]:
+    """Mean and bounds of each arm: the belief's, in the context where it reads one."""
+    if belief_of.policy.contextual:
+        found: tuple[Array, Array, Array] = cast(Any, belief_of.policy).interval(belief, context=context, z=Z)
+        return found
+    return belief.mean(unknown=np.nan), *means.intervals(belief)
+
+
+def _weights(belief_of: serving.Serving, belief: Belief) -> list[dict[str, Any]]:
+    """Per arm the weight of each feature of the context, by name, where the policy has any."""
+    policy: Any = belief_of.policy
+    if not policy.contextual:
+        return [{} for _ in belief.pulls]
+    names = policy.design.context.names
+    return [{"weights": dict(zip(names, row, strict=True))} for row in policy.weights(belief).tolist()]
+
+
+def _chances(belief_of: serving.Serving, catalogue: Sequence[Arm], context: Mapping[str, Any]) -> tuple[Array, Array]:
     """Per arm the probability to be the best, and to be served now at position 1; NaN where there is none."""
     active = np.array([arm.retired_at is None for arm in catalogue])
     best, probability = np.full(len(catalogue), np.nan), np.where(active, np.nan, 0.0)
@@ -257,8 +282,8 @@ def _chances(belief_of: serving.Serving, catalogue: Sequence[Arm]) -> tuple[Arra
     if not belief_of.policy.served or not len(ids):
         return best, probability
     try:
-        case = belief_of.case("now", ids, {}, keys={arm.id: arm.key for arm in catalogue})
-    except InputError:  # the distribution depends on a context, and there is none to look at
+        case = belief_of.case("now", ids, context, keys={arm.id: arm.key for arm in catalogue}, revision=serving.NOW)
+    except InputError:  # the distribution depends on a context, and has none for this one
         return best, probability
     best[active] = slate.first(case.scores, floor=0.0)
     probability[active] = slate.first(case.scores, floor=case.floor)

@@ -275,7 +275,7 @@ def _read(unit: Unit, made: Serving, seq: int | None, ordinal: int | None) -> No
     if version.status == "frozen":  # it is served as it stands
         ordinal = version.ordinal
     elif ordinal is None:
-        ordinal = policies.ordinal(unit, version.policy.id)
+        ordinal = policies.ordinal(unit, version.policy.id) if version.learning else version.ordinal
     made.ordinal = ordinal
     oldest = made.policy.forgetting.oldest(ordinal)
     if seq is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -55,6 +55,25 @@ def first(unit: Unit, request: Request, typed: Mapping[str, Any], declared: Desi
         raise InputError("the log has no mature decision to learn from", hint="import a log, or widen the filter")
     record = lineage.record(unit, request.from_log, selected, last_id=last, window_us=reward.window_us, slots=slots)
     return Lesson(sums=sums, record=record, parameters=version.parameters)
+
+
+def again(unit: Unit, version: Version, *, fresh: bool) -> Lesson:
+    """What a version that is rebuilt as `version` says starts from: the log that taught its parent, as it sees that.
+
+    fresh: without it, since the world has changed. A model that is expanded moves to where the policy's own mature
+    log leads it."""
+    record = version.learned_from
+    known = {name: record[name] for name in ("prior",) if name in record}
+    sums: Totals = {}
+    if "selection" in record and not fresh:
+        selected = Selection(**{"last_id": record.get("last_id"), **record["selection"]})
+        version, sums, slots, _ = taught(unit, version, selected)
+        kept = ("filter", "selection", "last_id", "now", "window_us")
+        known |= {name: record[name] for name in kept if name in record} | {"slots": slots}
+    if _expands(version) and not sums:
+        own = Selection(policy_ids=[version.policy.id], first_id=version.since or None, imported=False)
+        version = taught(unit, version, own)[0]
+    return Lesson(sums=sums, record=known, parameters=version.parameters)
 
 
 def draft(kind: str, params: Mapping[str, Any], reward: Reward) -> Version:
@@ -112,9 +131,9 @@ def taught(unit: Unit, version: Version, selected: Selection) -> tuple[Version, 
 
 def anchored(unit: Unit, version: Version, sums: Totals) -> Version | None:
     """The draft expanded around the weights that these sums give; None where that is what it was, or it has none."""
-    policy = cast(Any, serving.policy_of(version))
-    if not getattr(policy, "expands", False) or not sums:
+    if not _expands(version) or not sums:
         return None
+    policy: Any = serving.policy_of(version)
     held = Serving(version, sums=_rows(sums), prior=(), described=serving.described(unit, version))
     known = np.unique([arm for _, arm in sums])
     weights = policy.weights(held.belief(known, revision=serving.NOW))
@@ -123,6 +142,12 @@ def anchored(unit: Unit, version: Version, sums: Totals) -> Version | None:
     if all(before[arm] is not None and np.allclose(before[arm], anchor[arm], atol=CLOSE) for arm in anchor):
         return None
     return replace(version, parameters={**version.parameters, **replace(policy.design, anchor=anchor).written()})
+
+
+def _expands(version: Version) -> bool:
+    """Whether its model is expanded around weights that a log can move."""
+    policy: Any = serving.policy_of(version)
+    return version.contextual and bool(policy.expands)
 
 
 def _rows(sums: Totals) -> list[tuple[Any, ...]]:

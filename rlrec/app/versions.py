@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rlrec.app import forking, naming
+from rlrec.app import forking, naming, rebuilding
 from rlrec.app.policy import summary
 from rlrec.errors import CheckFailed, InputError
 from rlrec.records import Head, Version
@@ -67,6 +67,11 @@ def promote(store: Store, reference: str) -> dict[str, Any]:
         _settled_split(unit, version)
         if version.status == "retired":
             raise InputError(f"version {version.number} of {version.policy.name} is retired")
+        if not rebuilding.caught_up(unit, version):
+            raise InputError(
+                f"version {version.number} of {version.policy.name} has not caught up with the log",
+                hint="`rlrec policy rebuild` goes on with it",
+            )
         before = policies.by_id(unit, [head.live_id])[head.live_id]
         if head.live_id != version.id:
             policies.promote(unit, version.policy.id, version_id=version.id, previous_id=head.live_id)

@@ -9,7 +9,7 @@ import click
 
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import Group, printed, stored
-from rlrec.cli.values import NAME, NUMBER, PAIR
+from rlrec.cli.values import NAME, NUMBER, OBJECT, PAIR
 from rlrec.errors import InputError
 
 FILE = click.Path(exists=True, dir_okay=False)
@@ -125,9 +125,10 @@ def list_(store: Any, show: Show) -> None:
 
 @policy.command("show")
 @click.argument("reference", metavar="NAME[@V]")
+@click.option("--context", type=OBJECT, default="{}", metavar="JSON|@FILE", help="Where it reads one: in this context.")
 @printed
 @stored
-def show_(store: Any, show: Show, reference: str) -> None:
+def show_(store: Any, show: Show, reference: str, context: dict[str, Any]) -> None:
     """Show what a policy believes of each arm, and what it would serve now.
 
     p_best is the probability that the arm is the best one under the belief; probability is what would be served at
@@ -140,7 +141,7 @@ def show_(store: Any, show: Show, reference: str) -> None:
     """
     from rlrec.app import policy as use_case
 
-    found = use_case.show(store, reference)
+    found = use_case.show(store, reference, context)
     headers = [
         "arm", "status", "served", "pulls", "reward_sum", "mean", "lower", "upper", "ipw_mean", "p_best", "probability",
     ]  # fmt: skip
@@ -150,7 +151,14 @@ def show_(store: Any, show: Show, reference: str) -> None:
         f"learns reward {found['reward']}",
     ]
     rows = [[one[name] for name in headers] for one in found["arms"]]
-    show(found, table=View(headers=headers, rows=rows, title=title))
+    notes = [f"weights of {one['arm']}: {_heaviest(one['weights'])}" for one in found["arms"] if "weights" in one]
+    show(found, table=View(headers=headers, rows=rows, title=title, notes=notes))
+
+
+def _heaviest(weights: dict[str, float]) -> str:
+    """The ten weights that say most."""
+    chosen = sorted(weights.items(), key=lambda one: (-abs(one[1]), one[0]))[:10]
+    return ", ".join(f"{name} {weight:+.3g}" for name, weight in chosen)
 
 
 @policy.command()
@@ -174,6 +182,47 @@ def diff(store: Any, show: Show, first: str, second: str) -> None:
     rows = [[one[name] for name in columns] for one in found]
     view = View(headers=columns, rows=rows, title=[f"a: {first}", f"b: {second}"])
     show(found, table=view, columns=columns)
+
+
+@policy.command()
+@click.argument("reference", metavar="NAME[@V]")
+@click.option("--reward", help="Learn this reward instead of its own.")
+@click.option("--features", type=FILE, help="JSON: read contexts and arms like this instead.")
+@click.option(
+    "--after-drift", type=click.Choice(["adwin", "page-hinkley"]),
+    help="Hold only decisions since rewards last changed; without a change, nothing is done.",
+)  # fmt: skip
+@printed
+@stored
+def rebuild(store: Any, show: Show, reference: str, **request: Any) -> None:
+    """Compute a belief anew from the stored events, as a new version that goes on learning; it is not live.
+
+    The past enters in ranges, so that others can work meanwhile; a rebuild that was killed goes on where it was when
+    the same is asked for again. A logistic model is expanded around what the log says now.
+
+    \b
+    Example:
+      rlrec policy rebuild home --reward default
+    """
+    from rlrec.app import rebuilding as use_case
+
+    show(use_case.rebuild(store, use_case.Request(reference=reference, **request)))
+
+
+@policy.command()
+@click.argument("reference", metavar="NAME@V")
+@printed
+@stored
+def retire(store: Any, show: Show, reference: str) -> None:
+    """End the learning of a version that is not live; its belief stays as it is.
+
+    \b
+    Example:
+      rlrec policy retire home@2
+    """
+    from rlrec.app import rebuilding as use_case
+
+    show(use_case.retire(store, reference))
 
 
 @policy.command()

@@ -40,6 +40,7 @@ class Linear(Learner):
     design: Design = field(default_factory=Design, compare=False, repr=False)
 
     contextual: ClassVar[bool] = True
+    expands: ClassVar[bool] = False  # whether the model is expanded around the anchor of its design
 
     def __post_init__(self) -> None:
         if self.model not in (DISJOINT, SHARED):
@@ -90,6 +91,26 @@ class Linear(Learner):
     def index_at(self, belief: Belief, x: Array) -> Array:
         """`index` in contexts x (..., q), (..., m)."""
         return self.posterior(belief).mean(x)
+
+    def weights(self, belief: Belief) -> Array:
+        """Posterior mean of the weights that each arm has in context features, (..., m, q)."""
+        return self.posterior(belief).each
+
+    def interval(self, belief: Belief, *, context: Mapping[str, Any], z: float) -> tuple[Array, Array, Array]:
+        """Posterior mean of each arm in a context, and z posterior standard deviations to either side, (m,) each."""
+        x = self.encoded(context)
+        posterior = self.posterior(belief)
+        mean, spread = posterior.mean(x), z * self._noise * posterior.deviation(x)
+        return self._told(mean), self._told(mean - spread), self._told(mean + spread)
+
+    @property
+    def _noise(self) -> float:
+        """Standard deviation of a reward around its mean, as far as the kind says: at most 1/2 in [0, 1]."""
+        return 0.5
+
+    def _told(self, mean: Array) -> Array:
+        """A mean of the model in the unit of the reward."""
+        return mean
 
     @property
     def _centre(self) -> float:
@@ -187,6 +208,10 @@ class LinThompson(Linear):
     def implied(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
         return {"floor": FLOOR} if given.get("model") == SHARED else {}
 
+    @property
+    def _noise(self) -> float:
+        return self.alpha
+
     def greedy(self) -> Self:
         made = copy(self)
         object.__setattr__(made, "floor", 0.0)  # which no shared model may be given, but this one logs nothing
@@ -213,6 +238,7 @@ class LogisticThompson(LinThompson):
     rate: float = 0.5
 
     purpose: ClassVar[str] = "Thompson sampling for clicks that depend on the context"
+    expands: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         number("rate", self.rate)
@@ -231,6 +257,9 @@ class LogisticThompson(LinThompson):
     def index_at(self, belief: Belief, x: Array) -> Array:
         """The probability of a click."""
         return _logistic(super().index_at(belief, x))
+
+    def _told(self, mean: Array) -> Array:
+        return _logistic(mean)
 
     def check(self, reward: Reward) -> None:
         unit_interval(reward, "logistic-thompson takes it for a chance")

@@ -25,6 +25,11 @@ class Disjoint:
     weights: Array
     root: Array
 
+    @property
+    def each(self) -> Array:
+        """Weights of each arm, (..., m, q)."""
+        return self.weights
+
     def mean(self, x: Array) -> Array:
         """Of each arm's score, (..., m)."""
         return np.asarray((self.weights * x[..., None, :]).sum(axis=-1))
@@ -44,6 +49,11 @@ class Shared:
     root: Array
     kinds: Array
     kind: Index
+
+    @property
+    def each(self) -> Array:
+        """What the weights amount to for each arm, (..., m, q)."""
+        return self._arms(self.kinds @ self.weights)
 
     def mean(self, x: Array) -> Array:
         """Of each arm's score, (..., m)."""

@@ -228,6 +228,11 @@ def _set_live(unit: Unit, policy_id: int, version_id: int) -> None:
     unit.tell("UPDATE policy_head SET live_id = ? WHERE policy_id = ?", version_id, policy_id)
 
 
-def enter(unit: Unit, version_id: int, *, entered_to: int) -> None:
-    """The belief of this version now holds every decision of its policy up to this one."""
+def retire(unit: Unit, version_id: int, *, ordinal: int) -> None:
+    """The version learns no more, and forgets no more."""
+    unit.tell("UPDATE version SET status = 'retired', ordinal = ? WHERE id = ?", ordinal, version_id)
+
+
+def enter(unit: Unit, version_id: int, *, entered_to: int | None) -> None:
+    """The belief of this version now holds every decision of its policy up to this one; None: every one, always."""
     unit.tell("UPDATE version SET entered_to = ? WHERE id = ?", entered_to, version_id)
