@@ -218,7 +218,7 @@ def retire(store: Any, show: Show, reference: str) -> None:
 
     \b
     Example:
-      rlrec policy retire home@2
+      rlrec policy retire home@3
     """
     from rlrec.app import rebuilding as use_case
 

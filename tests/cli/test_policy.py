@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rlrec.policy import KINDS
+from rlrec.policy import KINDS, load
 from tests.conftest import Run
 
 SHOWN = [
@@ -72,7 +72,8 @@ def test_every_kind_can_be_created_listed_and_shown(run: Run, kind: str) -> None
     assert [key for key in found if key in ("policy", "version", "kind", "params", "reward", "arms")] == [
         "policy", "version", "kind", "params", "reward", "arms",
     ]  # fmt: skip
-    assert [list(row) for row in found["arms"]] == [SHOWN, SHOWN]
+    assert [[key for key in row if key != "weights"] for row in found["arms"]] == [SHOWN, SHOWN]
+    assert all(("weights" in row) == load(kind).contextual for row in found["arms"])
     probabilities = [row["probability"] for row in found["arms"]]
     assert probabilities == ([None, None] if kind == "logged" else pytest.approx([0.5, 0.5]))
 
