@@ -1,0 +1,60 @@
+"""Policies whose decisions draw samples of their own, in the store: what is logged can be derived again."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+
+import pytest
+
+from tests.conftest import Said, runner
+
+KINDS = ["lin-thompson", "logistic-thompson"]
+
+
+@pytest.fixture(params=KINDS)
+def served(request: pytest.FixtureRequest, sqlite_db: str) -> str:
+    """Decisions of one and of three positions, some of them in one group, between feedback."""
+    run = runner(sqlite_db)
+    lines = [{"arm": key, "features": {"genre": genre}} for key, genre in zip("abcd", "xyxy", strict=True)]
+    run("arm", "import", "-", stdin="".join(json.dumps(line) + "\n" for line in lines))
+    told = run("policy", "create", "p", "--kind", request.param, "--param", "model=shared", "--param", "samples=50")
+    assert told.exit_code == 0
+    for day in range(2):
+        asked = [
+            {"policy": "p", "session": f"{day}-{n}", "k": 1 + 2 * (n % 2), "context": {"hour": n % 3}} for n in range(8)
+        ]
+        answers = run("recommend", "--input", "-", stdin="".join(json.dumps(line) + "\n" for line in asked)).lines
+        for one in answers:
+            run("feedback", str(one["decision_id"]), "click", "--position", "1")
+    return sqlite_db
+
+
+def bent(db: str, statement: str) -> Said:
+    with closing(sqlite3.connect(db)) as connection, connection:
+        connection.execute(statement)
+    return runner(db)("doctor", "--json")
+
+
+def test_what_is_logged_is_derived_again(served: str) -> None:
+    run = runner(served)
+    assert run("doctor", "--json").json["findings"] == []
+    for number in (2, 3):
+        shown = run("decision", "show", str(number), "--json").json
+        assert shown["agrees"] is True
+        assert [one["marginal"] is None for one in shown["slate"]] == [False, *[True] * (len(shown["slate"]) - 1)]
+        assert [one["derived_marginal"] is None for one in shown["slate"]][1:] == [True] * (len(shown["slate"]) - 1)
+
+
+@pytest.mark.parametrize("number", [9, 10])
+def test_a_propensity_of_other_samples_is_found(served: str, number: int) -> None:
+    found = bent(served, f"UPDATE slot SET propensity = propensity * 0.9 WHERE decision_id = {number} AND position = 1")
+    assert found.exit_code == 3
+    assert ("propensities", f"decision {number}") in [(one["check"], one["subject"]) for one in found.json["findings"]]
+
+
+def test_another_seed_draws_other_slates(served: str) -> None:
+    found = bent(served, "UPDATE decision SET seed = seed + 1")
+    assert found.exit_code == 3
+    assert "draws" in {one["check"] for one in found.json["findings"]}
