@@ -22,7 +22,9 @@ DISJOINT, SHARED = "disjoint", "shared"
 FLOOR = 0.01  # of a policy whose propensities are shares of samples, unless it is given
 SAMPLES = 100_000
 
-_NARROWEST = 1e-12  # standard deviation: where a context has no features, the draw is fair all the same
+# of a standard deviation: where a context has no features, the draw is fair all the same; and far from 0, beside wide
+# ones, doubles tell no narrower one apart
+_NARROWEST, _TOLD_APART = 1e-12, 1e-15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,7 +224,9 @@ class LinThompson(Linear):
         mean = posterior.mean(x)
         if isinstance(posterior, solving.Shared):
             return Correlated(mean, self.alpha * posterior.factor(x), int(self.samples))
-        return Gaussian(mean, np.maximum(self.alpha * posterior.deviation(x), _NARROWEST))
+        sd = self.alpha * posterior.deviation(x)
+        far = (np.abs(mean) + sd).max(axis=-1, initial=0.0, keepdims=True)
+        return Gaussian(mean, np.maximum(sd, np.maximum(_NARROWEST, _TOLD_APART * far)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -246,6 +246,15 @@ def test_a_context_without_features_is_served_fairly(kind: str, model: str) -> N
     assert found == pytest.approx([1 / 3] * 3, abs=1e-9)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_rewards_of_any_size_are_served(kind: str) -> None:
+    """Where a mean is 1e20 doubles tell no score apart that is less than 1e4 away."""
+    policy = made(kind)
+    known = believing(np.tile(np.eye(3), (3, 1, 1)), np.array([[1e20, 0, 0], [-1e20, 0, 0], [0, 0, 0]]))
+    scores = policy.scores_at(known, np.array([1.0, 0.0, 0.0]))
+    assert slate.first(scores, floor=0.0) == pytest.approx([1, 0, 0], abs=1e-9)
+
+
 def test_a_prior_counts_at_the_intercept_where_there_is_one() -> None:
     empty = np.zeros((2, 3, 3)), np.zeros((2, 3))
     known = believing(*empty, prior=(2.0, 5.0))
