@@ -14,6 +14,7 @@ import numpy as np
 from rlrec import policy as kinds
 from rlrec.app import canonical, lineage, naming, parameters, popularity, serving, teaching, weighted
 from rlrec.app import reward as reward_definitions
+from rlrec.app.audit import drifting
 from rlrec.app.teaching import Lesson
 from rlrec.errors import Conflict, InputError, suggest
 from rlrec.policy import means, slate
@@ -182,7 +183,7 @@ def summary(unit: Unit, version: Version) -> dict[str, Any]:
 def show(store: Store, reference: str, context: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What a version believes of every arm, and what it would serve now, in a context."""
     context = context or {}
-    with store.read() as unit:
+    with store.read() as unit, bulk.alongside(unit):
         version, head = naming.one(unit, reference)
         live = policies.by_id(unit, [head.live_id])[head.live_id]
         told = summary(unit, version)
@@ -193,9 +194,16 @@ def show(store: Store, reference: str, context: Mapping[str, Any] | None = None)
             "arms": [belief | weighed for belief, weighed in rows],
             **told,
             "live": live.number,
+            "drift": _drift(unit, version),
             "learned_from": dict(version.learned_from),
             "created_at": written(version.created_at),
         }
+
+
+def _drift(unit: Unit, version: Version) -> list[dict[str, Any]]:
+    """The newest change of mean reward of the policy and of its arms, as far as its newest decisions tell."""
+    names: dict[int | str, str | None] = {"policy": None, **{arm.id: arm.key for arm in arms.every(unit)}}
+    return [{"arm": names[key], **change} for key, change in drifting.recent(unit, version).items()]
 
 
 COMPARED = ("pulls", "mean", "probability")

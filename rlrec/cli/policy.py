@@ -151,8 +151,15 @@ def show_(store: Any, show: Show, reference: str, context: dict[str, Any]) -> No
         f"learns reward {found['reward']}",
     ]
     rows = [[one[name] for name in headers] for one in found["arms"]]
-    notes = [f"weights of {one['arm']}: {_heaviest(one['weights'])}" for one in found["arms"] if "weights" in one]
+    notes = [_changed(one) for one in found["drift"]]
+    notes += [f"weights of {one['arm']}: {_heaviest(one['weights'])}" for one in found["arms"] if "weights" in one]
     show(found, table=View(headers=headers, rows=rows, title=title, notes=notes))
+
+
+def _changed(change: dict[str, Any]) -> str:
+    where = "of the policy" if change["arm"] is None else f"of {change['arm']}"
+    since = f"since decision {change['decision_id']} of {change['at']}"
+    return f"drift: the mean reward {where} changed from {change['before']:.4g} to {change['after']:.4g} {since}"
 
 
 def _heaviest(weights: dict[str, float]) -> str:
