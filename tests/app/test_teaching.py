@@ -1,0 +1,137 @@
+"""What contextual beliefs are taught by a log: fitted features, moments, and where a model is expanded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rlrec.app import naming, serving
+from rlrec.app.doctor import Request as Audit
+from rlrec.app.doctor import doctor
+from rlrec.policy.linear import Linear
+from rlrec.policy.scores import Array
+from rlrec.store import Store
+from tests.app.shop import done
+from tests.conftest import Run, runner
+
+DEVICES = ("ios", "web")
+ROWS = 600
+
+
+def rows() -> tuple[Array, list[str], Array, Array]:
+    """Hour, device, arm and click of a log in which the arms differ by context."""
+    rng = np.random.default_rng(8)
+    hour, web, arm = rng.normal(size=ROWS), rng.integers(0, 2, ROWS), rng.integers(0, 2, ROWS)
+    logit = np.where(arm == 0, 0.7 * hour - 0.5, 1.2 * web - 1.0)
+    return hour, [DEVICES[i] for i in web], arm, (rng.random(ROWS) < 1 / (1 + np.exp(-logit))).astype(float)
+
+
+@pytest.fixture
+def logged(sqlite_db: str, tmp_path: Path) -> tuple[str, Run]:
+    hour, device, arm, click = rows()
+    with (tmp_path / "log.ndjson").open("w") as file:
+        for row in range(ROWS):
+            slate = [{"position": 1, "arm": f"a{arm[row]}", "propensity": 0.5}]
+            events = [{"position": 1, "kind": "click", "value": 1}] if click[row] else []
+            context = {"hour": hour[row], "device": device[row]}
+            line = {"session": f"s{row}", "slate": slate, "eligible": ["a0", "a1"], "context": context}
+            file.write(json.dumps(line | {"events": events}) + "\n")
+    run = runner(sqlite_db)
+    done(run("import-log", tmp_path / "log.ndjson", "--layout", "jsonl", "--policy", "old"))
+    return sqlite_db, run
+
+
+def weights(db: str, name: str) -> tuple[Linear, Array, serving.Serving]:
+    with closing(Store(db)) as store, store.read() as unit:
+        held = serving.load(unit, naming.one(unit, name)[0])
+    policy = held.policy
+    assert isinstance(policy, Linear)
+    return policy, policy.weights(held.belief(np.array([1, 2]))), held
+
+
+def designs(policy: Linear) -> Iterator[tuple[Array, Array]]:
+    """Features and clicks of each arm."""
+    hour, device, arm, click = rows()
+    x = policy.design.context.encode([{"hour": h, "device": d} for h, d in zip(hour.tolist(), device, strict=True)])
+    return ((x[arm == which], click[arm == which]) for which in (0, 1))
+
+
+def test_features_are_fitted_and_weights_are_those_of_the_ridge(logged: tuple[str, Run]) -> None:
+    db, run = logged
+    done(run("policy", "create", "lin", "--kind", "lin-thompson", "--from-log", "policy=old"))
+    policy, found, _ = weights(db, "lin")
+    assert set(policy.design.context.names) == {"1", "device=ios", "device=web", "hour"}
+    for (x, click), mine in zip(designs(policy), found, strict=True):
+        assert mine == pytest.approx(np.linalg.solve(x.T @ x + np.eye(4), x.T @ click), abs=1e-9)
+
+
+def test_a_logistic_model_ends_at_the_mode_of_its_posterior(logged: tuple[str, Run]) -> None:
+    from scipy.optimize import minimize
+
+    db, run = logged
+    done(run("policy", "create", "log", "--kind", "logistic-thompson", "--from-log", "policy=old"))
+    policy, found, _ = weights(db, "log")
+    for (x, click), mine in zip(designs(policy), found, strict=True):
+
+        def loss(w: Array, x: Array = x, click: Array = click) -> float:
+            return float(np.logaddexp(0, x @ w).sum() - click @ x @ w + w @ w / 2)
+
+        best = minimize(loss, np.zeros(4), tol=1e-12).x
+        assert mine == pytest.approx(best, abs=1e-4)
+
+
+def test_what_was_taught_passes_the_audit(logged: tuple[str, Run]) -> None:
+    db, run = logged
+    for kind in ("linucb", "logistic-thompson"):
+        done(run("policy", "create", kind, "--kind", kind, "--param", "floor=0.1", "--from-log", "policy=old"))
+        for turn in range(3):
+            context = json.dumps({"hour": turn, "device": "web"})
+            said = done(run("recommend", "--policy", kind, "--session", turn, "--context", context, "--json"))
+            done(run("feedback", said.json["decision_id"], "click"))
+    with closing(Store(db)) as store:
+        assert doctor(store, Audit()).ok
+
+
+def test_a_log_it_learned_from_is_no_judge(logged: tuple[str, Run]) -> None:
+    _, run = logged
+    done(run("policy", "create", "lin", "--kind", "softmax", "--from-log", "policy=old"))
+    found = done(run("evaluate", "lin", "--log", "policy=old", "--estimator", "ips", "--json")).json
+    assert "in-sample" in json.dumps(found[0]["reasons"])
+
+
+def test_show_names_weights_and_looks_into_a_context(logged: tuple[str, Run]) -> None:
+    _, run = logged
+    done(run("policy", "create", "lin", "--kind", "lin-thompson", "--from-log", "policy=old"))
+    by_device = [
+        done(run("policy", "show", "lin", "--context", json.dumps({"device": one}), "--json")).json["arms"]
+        for one in DEVICES
+    ]
+    assert set(by_device[0][0]["weights"]) == {"1", "device=ios", "device=web", "hour"}
+    assert by_device[1][1]["mean"] > by_device[0][1]["mean"] + 0.1  # a1 is for the web
+    assert by_device[1][1]["p_best"] > 0.9
+    said = run("policy", "show", "lin", "--context", '{"hour": "nine"}')
+    assert (said.exit_code, said.stderr.count("\n")) == (2, 1)
+
+
+def test_rebuilding_moves_where_a_model_is_expanded(logged: tuple[str, Run]) -> None:
+    db, run = logged
+    done(run("policy", "create", "log", "--kind", "logistic-thompson", "--param", "floor=0.2"))
+    asked = "".join(json.dumps({"policy": "log", "session": f"x{i}"}) + "\n" for i in range(300))
+    served = done(run("--now", "2026-01-01", "recommend", "--input", "-", "--format", "ndjson", stdin=asked)).lines
+    told = "".join(
+        json.dumps({"decision_id": one["decision_id"], "events": {"click": 1}}) + "\n" for one in served[::20]
+    )
+    done(run("--now", "2026-01-01T00:01:00Z", "feedback", "--input", "-", stdin=told))
+    made = done(run("--now", "2026-01-02", "policy", "rebuild", "log", "--json")).json
+    assert (made["version"], made["parent"], made["rebuilt"]) == (2, 1, True)
+    counts = np.bincount([int(one["slate"][0]["arm"][1]) for one in served], minlength=2)
+    clicks = np.bincount([int(one["slate"][0]["arm"][1]) for one in served[::20]], minlength=2)
+    _, found, _ = weights(db, "log@2")
+    for n, hits, row in zip(counts, clicks, found, strict=True):
+        chance = 1 / (1 + np.exp(-row[0]))
+        assert n * chance + row[0] == pytest.approx(hits, abs=1e-3)  # the score equation of intercept and ridge
