@@ -79,6 +79,8 @@ def create(store: Store, request: Request) -> dict[str, Any]:
     }
     if (prior or popular) and not lineage.informed(made):
         store.notice(f"kind {request.kind} draws the same whatever the prior says; `policy show` counts it in")
+    if (prior or popular) and typed.get("model") == "shared":
+        store.notice("a shared model has no prior per arm: this one changes nothing")
     with store.read() as unit, bulk.alongside(unit) if request.from_log or popular else nullcontext():
         new = policies.named(unit, request.name) is None
         taught = teaching.first(unit, request, typed, declared) if new else teaching.NOTHING

@@ -95,6 +95,7 @@ class Serving:
         self._cases: dict[tuple[Hashable, ...], Case] = {}
         self._before: Mapping[tuple[Hashable, ...], Mapping[int, Pages]] = {}
         self._beliefs: dict[tuple[Hashable, int], Belief] = {}
+        self._pools: dict[int, Moments] = {}
         self._kept = 0
 
     @cached_property
@@ -126,10 +127,13 @@ class Serving:
         found = unpack(packed, q)
         if self.described is None:
             return found
-        everyone = unpack(self._sums[:, 3:], q) if len(self._arms) else found
-        described = self.described.of(self._arms if len(self._arms) else arms, revision)
-        pool = replace(everyone, described=described)
-        return replace(found, described=self.described.of(arms, revision), pool=pool)
+        described = self.described.of(arms, revision)
+        epoch = self.described.epoch(revision)
+        if epoch not in self._pools:  # solved once, whoever is eligible
+            known = len(self._arms) > 0
+            everyone, its = (unpack(self._sums[:, 3:], q), self._arms) if known else (found, arms)
+            self._pools[epoch] = replace(everyone, described=self.described.of(its, revision))
+        return replace(found, described=described, pool=self._pools[epoch])
 
     def reading(self, context: Mapping[str, Any]) -> str:
         """What of a context the distribution depends on: equal for contexts that make the same one."""
