@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tests.benchmarks import exact, logs, pipe, regret, startup, streams
+from tests.benchmarks import exact, logs, pipe, regret, startup, streams, unbiased
 from tests.benchmarks.measure import Figure, Setting, table
 
 Benchmark = Callable[[Setting], Iterator[Figure]]
@@ -29,6 +29,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "evaluate": logs.evaluating,
     "exact": exact.exact,
     "regret": regret.regret,
+    "unbiased": unbiased.unbiased,
     "large": startup.large,
 }
 QUICK = 0.1

@@ -1,0 +1,152 @@
+"""Logs that policies write while they learn, judged by their own propensities: whether estimates are right on average,
+cover the truth as often as they say, and are called weak where they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any
+
+import numpy as np
+
+from rlrec import ope, simulate
+from rlrec import policy as kinds
+from rlrec.app.ephemeral import NOTHING, Memory
+from rlrec.ope.base import LogBatch
+from rlrec.ope.estimate import Estimate, Fold
+from rlrec.policy import slate
+from rlrec.policy.base import Learner, Policy
+from rlrec.policy.design import Design
+from rlrec.policy.encoder import Encoder
+from rlrec.policy.linear import SHARED, Linear
+from rlrec.policy.sampler import Words
+from rlrec.policy.scores import Array, Index, Scores, apart
+from tests.benchmarks.measure import Figure, Setting
+
+RUNS, DECISIONS = 2_000, 2_000
+GROUP = 100  # decisions that are drawn from one belief
+EASY: tuple[float, ...] = (0.6, 0.5, 0.4, 0.3, 0.2)
+HARD: tuple[float, ...] = (0.005,) * 20
+FLOOR, LOW_FLOOR = 0.2, 0.1
+OFF, AROUND, WEAK = 3.5, 0.025, 0.95  # standard errors; of a coverage of 95 %; share of runs
+Params = dict[str, Any]
+# Beside every kind with its defaults. What is logged of samples is exact for any number of them.
+BESIDE: list[tuple[str, Params]] = [
+    ("thompson", {"discount": 0.99}),
+    ("ucb", {"window": 500.0}),
+    ("linucb", {"model": SHARED}),
+    ("lin-thompson", {"model": SHARED, "samples": 100.0}),
+]
+ALL: list[tuple[str, Params]] = [*((kind, {}) for kind in kinds.KINDS if kinds.load(kind).served), *BESIDE]
+
+
+def unbiased(setting: Setting) -> Iterator[Figure]:
+    """What IPS says of `uniform` on the logs of each kind."""
+    for kind, params in ALL:
+        told = " ".join([kind, *(f"{key}={value}" for key, value in params.items())])
+        # samples are drawn for every decision, which takes ten times as long as one quadrature a group
+        runs = setting.size(RUNS) // (4 if "samples" in params else 1)
+        found = judged(logs(made(kind, params, arms=len(EASY), floor=FLOOR), EASY, runs=runs, seed=1))
+        off, share = abs(error(found, EASY)), covered(found, EASY)
+        yield Figure(name=f"{told}: mean of {runs:,}, standard errors off", value=off, unit="", at_most=OFF)
+        yield Figure(name=f"{told}: coverage {share:.4f}, off by", value=abs(share - 0.95), unit="", at_most=AROUND)
+        few = max(runs // 10, 10)
+        hard = judged(logs(made(kind, params, arms=len(HARD), floor=LOW_FLOOR), HARD, runs=few, seed=2))
+        yield Figure(name=f"{told}: the hard case is called weak", value=doubted(hard), unit="", at_least=WEAK)
+
+
+def made(kind: str, params: Params, *, arms: int, floor: float) -> Policy:
+    """A policy; where arms share a model, it knows them by name."""
+    names = simulate.names(arms)
+    needed = {"probabilities": falling(names)} if kind == "fixed" else {}
+    shared = Design(context=Encoder.of({"fields": {}}), arm=Encoder.of({"fields": {"arm": names}}))
+    return kinds.make(kind, {**params, **needed, "floor": floor}, design=shared if "model" in params else None)
+
+
+def falling(names: Sequence[str]) -> dict[str, float]:
+    """Probabilities that fall from arm to arm."""
+    total = len(names) * (len(names) + 1) / 2
+    return {name: (len(names) - place) / total for place, name in enumerate(names)}
+
+
+# -- logs --
+
+
+@dataclass(frozen=True, eq=False)
+class Logs:
+    """Of many runs: rewards, and propensities of the arm shown and of the least likely one, (runs, decisions) each."""
+
+    arms: int
+    reward: Array
+    propensity: Array
+    minimum: Array
+
+
+def logs(policy: Policy, rates: Sequence[float], *, runs: int, decisions: int = DECISIONS, seed: int) -> Logs:
+    """What is served to an audience that clicks each arm at its rate, every group by the belief before it."""
+    rng = np.random.default_rng(seed)
+    seeds = rng.integers(2**63, size=runs).astype(np.uint64)
+    memory = Memory(policy, runs, simulate.names(len(rates)))
+    context = policy.encoded(NOTHING) if isinstance(policy, Linear) else np.empty(0)
+    x = np.tile(context, (runs, 1))
+    reward, propensity, minimum = np.empty((3, runs, decisions))
+    for start in range(0, decisions, GROUP):
+        ids = np.arange(start, min(start + GROUP, decisions))
+        arms, propensity[:, ids], minimum[:, ids] = _served(policy, memory, x, seeds, ids)
+        reward[:, ids] = rng.random(arms.shape) < np.array(rates)[arms]
+        for place, one in enumerate(ids):
+            memory.learn(arms[:, place], reward[:, one], x, None)
+    return Logs(len(rates), reward, propensity, minimum)
+
+
+def _served(policy: Policy, memory: Memory, x: Array, seeds: Words, ids: Index) -> tuple[Index, Array, Array]:
+    """Arms of these decisions, their propensities and the smallest ones, (runs, decisions) each."""
+    pages = (slate.Pages(one, size=1, floor=policy.exploration) for one in _beliefs(policy, memory, x))
+    drawn = [page.draw(seeds=seed.repeat(len(ids)), decisions=ids) for page, seed in zip(pages, seeds, strict=True)]
+    parts = ([one.slates, one.marginal, one.minimum] for one in drawn)
+    arms, marginal, minimum = (np.stack(part)[..., 0] for part in zip(*parts, strict=True))
+    return arms, marginal, minimum
+
+
+def _beliefs(policy: Policy, memory: Memory, x: Array) -> list[Scores]:
+    """The scores of each run."""
+    if isinstance(policy, Linear):
+        return apart(policy.scores_at(memory.belief(), x))
+    scores = policy.scores(memory.belief(), arms=simulate.names(memory.shape[1]), context=NOTHING)
+    return apart(scores) if isinstance(policy, Learner) else [scores] * memory.shape[0]
+
+
+# -- estimates --
+
+
+def judged(found: Logs) -> list[Estimate]:
+    """The estimate of `uniform` by IPS on each run's log, as `evaluate` makes it."""
+    fold = Fold(estimators=ope.parse("ips"), spanning=False)
+    rows = np.arange(found.reward.shape[1])
+    target = np.full(len(rows), 1 / found.arms)
+    estimates = list[Estimate]()
+    for reward, propensity, minimum in zip(found.reward, found.propensity, found.minimum, strict=True):
+        batch = LogBatch(
+            reward=reward, propensity=propensity, target=target, cluster=rows, largest=target / minimum,
+            unsupported=np.zeros(len(rows)), default=reward == 0,
+        )  # fmt: skip
+        estimates += fold.finish(fold.stat(batch), interval="normal", cluster="row")
+    return estimates
+
+
+def error(found: Sequence[Estimate], rates: Sequence[float]) -> float:
+    """What the mean of the values is above the truth, in its standard errors."""
+    off = np.array([one.value for one in found], np.float64) - np.mean(rates)
+    return float(off.mean() / off.std(ddof=1) * sqrt(len(off)))
+
+
+def covered(found: Sequence[Estimate], rates: Sequence[float]) -> float:
+    """The share of intervals that hold the truth."""
+    lower, upper = (np.array([getattr(one, name) for one in found], np.float64) for name in ("lower", "upper"))
+    return float(((lower <= np.mean(rates)) & (np.mean(rates) <= upper)).mean())
+
+
+def doubted(found: Sequence[Estimate]) -> float:
+    """The share of estimates that are not called `ok`."""
+    return float(np.mean([one.verdict in ("weak", "insufficient") for one in found]))
