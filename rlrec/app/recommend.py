@@ -216,11 +216,12 @@ def _ordinals(ledger: Ledger, plans: Mapping[int, Plan]) -> dict[int, Iterator[i
 def _shared(lane: Lane, ledger: Ledger, warm: Warm) -> tuple[int, int, int, int | None, int, int, int | None]:
     """What the decisions of a lane have in common: policy, version, belief_seq, belief_ordinal, seq, eligible set and
     variant."""
-    policy_id, head = lane.version.policy.id, lane.head
-    before = head.ordinal if Forgetting.of(lane.version.policy.params) else None
+    version, policy_id, head = lane.version, lane.version.policy.id, lane.head
+    now = head.ordinal if version.learning else version.ordinal  # what learns no more forgets no more
+    before = now if Forgetting.of(version.policy.params) else None
     variant_id = None if lane.variant is None else lane.variant.id
     seq, eligible_id = ledger.seq(policy_id), warm.sets[lane.eligible]
-    return policy_id, lane.version.id, head.seq, before, seq, eligible_id, variant_id
+    return policy_id, version.id, head.seq, before, seq, eligible_id, variant_id
 
 
 def _dry(unit: Unit, plans: Mapping[int, Plan], bits: int, warm: Warm) -> dict[int, Answer | InputError]:

@@ -112,6 +112,21 @@ def test_a_frozen_memory_fades_no_more(shop: tuple[str, Run, str]) -> None:
     assert same(before, expected(kind, served, set()))
 
 
+def test_a_retired_memory_serves_as_it_ended(shop: tuple[str, Run, str]) -> None:
+    db, run, _ = shop
+    served = serve(run, 80, seed=1)
+    tell(run, [{"decision_id": one["decision_id"], "events": {"click": 1}, "position": 1} for one in served[::2]])
+    for words in (("rebuild", "p"), ("promote", "p@2"), ("retire", "p@1")):
+        done(run("policy", *words))
+    serve(run, 70, seed=2)
+    before = believed(db, "p@1")
+    shown = done(run("recommend", "--policy", "p@1", "--session", "s", "--json")).json
+    assert before == believed(db, "p@1")
+    assert done(run("decision", "show", shown["decision_id"], "--json")).json["agrees"] is True
+    with closing(Store(db)) as store:
+        assert doctor(store, Request()).findings == []
+
+
 def test_a_decision_writes_only_the_arms_it_shows(shop: tuple[str, Run, str]) -> None:
     db, run, _ = shop
     serve(run, 1, seed=1)
