@@ -115,14 +115,15 @@ def _impressions(unit: Unit, selected: Selection, reward: Reward) -> Iterator[Im
 def taught(unit: Unit, version: Version, selected: Selection) -> tuple[Version, Totals, int, int]:
     """What a log teaches a draft: the draft with the anchor of its model, its sums, how many slots, and the last id.
 
-    A logistic model is expanded around its weights; repeating that until they stay is Newton's method."""
-    for _ in range(ROUNDS):
+    A logistic model is expanded around its weights; repeating that until they stay is Newton's method. The sums are
+    those of the anchor that is given back."""
+    for left in reversed(range(ROUNDS)):
         credit, total, slots, last = Credit(unit, version, ordinal=0), Totals(), 0, 0
         for found in _impressions(unit, selected, version.reward):
             total = crediting.added(total, credit.sums(found))
             slots += len(found)
             last = max(last, int(found.slots["decision_id"].max(initial=0)))
-        moved = anchored(unit, version, total)
+        moved = anchored(unit, version, total) if left else None
         if moved is None:
             break
         version = moved

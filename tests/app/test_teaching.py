@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rlrec.app import naming, serving
+from rlrec.app import naming, serving, teaching
 from rlrec.app.doctor import Request as Audit
 from rlrec.app.doctor import doctor
 from rlrec.policy.linear import Linear
@@ -83,6 +83,18 @@ def test_a_logistic_model_ends_at_the_mode_of_its_posterior(logged: tuple[str, R
 
         best = minimize(loss, np.zeros(4), tol=1e-12).x
         assert mine == pytest.approx(best, abs=1e-4)
+
+
+def test_sums_are_those_of_the_anchor_when_the_steps_run_out(
+    logged: tuple[str, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(teaching, "ROUNDS", 1)
+    db, run = logged
+    done(run("policy", "create", "log", "--kind", "logistic-thompson", "--from-log", "policy=old"))
+    policy, found, _ = weights(db, "log")
+    for (x, click), mine in zip(designs(policy), found, strict=True):
+        step = np.linalg.solve(x.T @ x / 4 + np.eye(4), x.T @ (click - 0.5))  # of Newton, from 0
+        assert mine == pytest.approx(step, abs=1e-9)
 
 
 def test_what_was_taught_passes_the_audit(logged: tuple[str, Run]) -> None:
