@@ -34,12 +34,10 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class _Plan:
-    """The version that is made: from which, learning what, with which `parameters`, and what taught it before."""
+    """The version that is made: from which, learning what, what it starts from, and the record of all that."""
 
     source: Version
     reward_id: int
-    learn: str
-    parameters: Mapping[str, Any]
     taught: teaching.Lesson
     record: Mapping[str, Any]
 
@@ -56,7 +54,7 @@ def rebuild(store: Store, request: Request) -> dict[str, Any]:
             store.notice(f"no change was found in the rewards of {version.policy.name}: nothing is rebuilt")
             return summary(unit, version) | {"parent": version.number, "rebuilt": False, "since": None}
     made = store.write(partial(_made, plan=plan))
-    while store.write(partial(_portion, version_id=made)):
+    while store.write(partial(_portion, policy_id=plan.source.policy.id, version_id=made)):
         pass
     with store.read() as unit:
         version = policies.by_id(unit, [made])[made]
@@ -85,10 +83,7 @@ def _plan(unit: Unit, request: Request) -> _Plan | None:
     draft = replace(source, reward=reward, parameters={**source.parameters, **changed})
     taught = teaching.again(unit, draft, fresh=since is not None)
     record = {"rebuilt_from": source.number, **taught.record, **({} if since is None else {"since": written(since[1])})}
-    return _Plan(
-        source=source, reward_id=reward.id, learn=reward.learn, parameters=taught.parameters, taught=taught,
-        record=record,
-    )  # fmt: skip
+    return _Plan(source=source, reward_id=reward.id, taught=taught, record=record)
 
 
 def _since(unit: Unit, version: Version, *, method: str) -> tuple[int, int] | None:
@@ -109,7 +104,7 @@ def _made(unit: Unit, plan: _Plan) -> int:
     head = policies.lock(unit, [policy_id])[policy_id]
     mine = policies.versions(unit, [policy_id])
     for one in mine:
-        same = one.reward.id == plan.reward_id and _named(one.parameters) == _named(plan.parameters)
+        same = one.reward.id == plan.reward_id and _named(one.parameters) == _named(plan.taught.parameters)
         if one.learning and same and not caught_up(unit, one):
             return one.id
     made = policies.add_version(
@@ -123,7 +118,7 @@ def _made(unit: Unit, plan: _Plan) -> int:
         parent_id=plan.source.id,
         entered_to=0,
         learned_from=plan.record,
-        parameters=plan.parameters,
+        parameters=plan.taught.parameters,
     )
     beliefs.add_prior(unit, made, [(row[0], row[1], row[2]) for row in beliefs.prior(unit, plan.source.id)])
     if plan.taught.sums:
@@ -148,20 +143,21 @@ def caught_up(unit: Unit, version: Version) -> bool:
     )
 
 
-def _portion(unit: Unit, version_id: int) -> bool:
-    """Let a range of the past in, the last one whole: whether more is to come."""
-    version = policies.by_id(unit, [version_id])[version_id]
-    if caught_up(unit, version):
+def _portion(unit: Unit, policy_id: int, version_id: int) -> bool:
+    """Let a range of the past in, the last one whole: whether more is to come. Others may be at it, or have retired it:
+    where it stands is read under the policy's lock."""
+    ledger = Ledger(unit, [policy_id])
+    version = next((one for one in ledger.learning[policy_id] if one.id == version_id), None)
+    if version is None or caught_up(unit, version):
         return False
     assert version.entered_to is not None
-    ledger = Ledger(unit, [version.policy.id])
     prompt = version.reward.learn == "served"
     before = unit.now + 1 if prompt else unit.now - version.reward.window_us
     first = version.entered_to + 1
-    ids = decisions.overdue(unit, version.policy.id, first=first, before=before, slots=PORTION)
+    ids = decisions.overdue(unit, policy_id, first=first, before=before, slots=PORTION)
     if ids:
         settle.enter(unit, ledger, version, last=ids[-1])
-    rest = decisions.overdue(unit, version.policy.id, first=ids[-1] + 1 if ids else first, before=before, slots=1)
+    rest = decisions.overdue(unit, policy_id, first=ids[-1] + 1 if ids else first, before=before, slots=1)
     if prompt and not rest:
         policies.enter(unit, version_id, entered_to=None)
     ledger.close()
