@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator, Mapping
 from math import isfinite
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 
 from rlrec import policy as kinds
 from rlrec.errors import InputError, suggest
-from rlrec.policy.design import Design
 from rlrec.policy.encoder import Encoder
 
 FILES = {"probabilities"}  # parameters given as a file
@@ -74,16 +72,19 @@ def _probabilities(path: Path, *, by: bool) -> dict[str, Any]:
     return found
 
 
-def features(path: Path) -> Design:
-    """How a person declared that contexts are read: a JSON object with `context` and, for shared models, `arm`."""
+def features(said: Mapping[str, Any]) -> dict[str, Encoder]:
+    """How a person declared that contexts and arms are read: a JSON object with `context`, `arm` or both."""
+    if not said or said.keys() - {"context", "arm"}:
+        hint = 'write {"context": {...}}, and "arm" for shared models'
+        raise InputError("no features are declared", hint=hint, field="features")
+    return {side: _encoder(side, spec) for side, spec in said.items()}
+
+
+def _encoder(side: str, spec: Any) -> Encoder:
     try:
-        said = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"cannot read {path}: {error}", hint='write {"context": {...}, "arm": {...}}') from error
-    if not isinstance(said, dict) or not said or said.keys() - {"context", "arm"}:
-        raise InputError(f"{path} declares no features", hint='write {"context": {...}}, and "arm" for shared models')
-    read = {name: Encoder.of(spec) for name, spec in said.items()}
-    return Design(context=read.get("context", Encoder.hashed()), arm=read.get("arm", Encoder.hashed()))
+        return Encoder.of(spec)
+    except InputError as error:
+        raise InputError(f"{side}: {error.message}", hint=error.hint, field="features") from None
 
 
 def prior(path: Path) -> dict[str, tuple[float, float]]:

@@ -30,7 +30,7 @@ WITHOUT_CHANCE = ("ucb", "ucb-tuned", "kl-ucb", "linucb")  # kinds that draw at 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What `policy create` is asked for; `parameters` as typed, K=V."""
+    """What `policy create` is asked for; `parameters` as typed, K=V; `features` as JSON has them."""
 
     name: str
     kind: str
@@ -40,7 +40,7 @@ class Request:
     from_log: str | None = None
     prior_from: str | None = None
     prior_weight: float | None = None
-    features: str | None = None
+    features: Mapping[str, Any] | None = None
 
 
 def list_kinds() -> list[dict[str, Any]]:
@@ -65,7 +65,7 @@ def create(store: Store, request: Request) -> dict[str, Any]:
     typed = kinds.values(made)  # with the defaults of today: a policy never changes
     popular = popularity.asked(request.prior_from, request.prior_weight, prior=request.prior)
     prior = {} if request.prior is None else parameters.prior(Path(request.prior))
-    declared = None if request.features is None else parameters.features(Path(request.features))
+    declared = None if request.features is None else parameters.features(request.features)
     if declared is not None and not made.contextual:
         raise InputError(f"kind {request.kind} reads no context", hint="leave --features away, or choose linucb, say")
     definition = {
@@ -75,7 +75,7 @@ def create(store: Store, request: Request) -> dict[str, Any]:
         "prior": canonical.named({key: list(pair) for key, pair in prior.items()}).hex(),
         "from_log": request.from_log,
         **popular,
-        **({} if declared is None else {"features": declared.written()}),
+        **({} if declared is None else {"features": {side: one.spec() for side, one in declared.items()}}),
     }
     if (prior or popular) and not lineage.informed(made):
         store.notice(f"kind {request.kind} draws the same whatever the prior says; `policy show` counts it in")
@@ -195,6 +195,7 @@ def show(store: Store, reference: str, context: Mapping[str, Any] | None = None)
             **first,
             "arms": [belief | weighed for belief, weighed in rows],
             **told,
+            **_features(version),
             "live": live.number,
             "drift": _drift(unit, version),
             "learned_from": dict(version.learned_from),
@@ -206,6 +207,11 @@ def _drift(unit: Unit, version: Version) -> list[dict[str, Any]]:
     """The newest change of mean reward of the policy and of its arms, as far as its newest decisions tell."""
     names: dict[int | str, str | None] = {"policy": None, **{arm.id: arm.key for arm in arms.every(unit)}}
     return [{"arm": names[key], **change} for key, change in drifting.recent(unit, version).items()]
+
+
+def _features(version: Version) -> dict[str, Any]:
+    """How a version reads contexts and arms, as `--features` takes it."""
+    return {"features": {side: version.parameters[side] for side in ("context", "arm")}} if version.contextual else {}
 
 
 COMPARED = ("pulls", "mean", "probability")

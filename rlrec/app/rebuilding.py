@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from rlrec.app import evidence, naming, parameters, serving, settle, teaching
@@ -24,11 +23,12 @@ PORTION = 50_000  # slots that enter in a transaction
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """reward, features: None for those of the version meant; after_drift: the method that finds the last change."""
+    """reward, features (as JSON has them): None for those of the version meant; after_drift: the method that finds
+    the last change."""
 
     reference: str
     reward: str | None = None
-    features: str | None = None
+    features: Mapping[str, Any] | None = None
     after_drift: str | None = None
 
 
@@ -73,7 +73,7 @@ def _plan(unit: Unit, request: Request) -> _Plan | None:
     if request.features is not None:
         if not policy.contextual:
             raise InputError(f"kind {source.policy.kind} reads no context", hint="leave --features away")
-        changed = parameters.features(Path(request.features)).written()
+        changed = {side: one.spec() for side, one in parameters.features(request.features).items()}
     since = None
     if request.after_drift is not None:
         since = _since(unit, replace(source, reward=reward), method=request.after_drift)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from math import isqrt
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,9 @@ from rlrec.app.serving import Ids, Serving
 from rlrec.errors import InputError
 from rlrec.policy.design import Design
 from rlrec.policy.encoder import Encoder, Fitting
+from rlrec.policy.fields import WIDEST
+from rlrec.policy.linear import SHARED
+from rlrec.policy.solving import LARGEST
 from rlrec.records import Policy, Reward, Version
 from rlrec.store import Unit, arms, contents, reader
 from rlrec.store.reader import Selection
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
 
 ROUNDS = 8  # of Newton's method
 CLOSE = 1e-8
+HASHED = 16  # columns for the features of arms, as long as there are none to fit to
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +46,16 @@ class Lesson:
 NOTHING = Lesson()
 
 
-def first(unit: Unit, request: Request, typed: Mapping[str, Any], declared: Design | None) -> Lesson:
+def first(unit: Unit, request: Request, typed: Mapping[str, Any], declared: Mapping[str, Encoder] | None) -> Lesson:
     """What `policy create` starts a policy from: the mature decisions of a log, where one is named."""
     reward = reward_definitions.find(unit, request.reward)
     selected = None if request.from_log is None else filters.selection(unit, request.from_log)
     version = draft(request.kind, typed, reward)
     if kinds.load(request.kind).contextual:
-        version = replace(version, parameters=(declared or designed(unit, selected, reward)).written())
+        shared = typed["model"] == SHARED
+        design = designed(unit, selected, reward, declared=declared or {}, shared=shared)
+        version = replace(version, parameters=design.written())
+        serving.policy_of(version)  # refuses more features than its model holds
     if selected is None or request.from_log is None:
         return Lesson(parameters=version.parameters)
     version, sums, slots, last = taught(unit, version, selected)
@@ -85,18 +93,40 @@ def draft(kind: str, params: Mapping[str, Any], reward: Reward) -> Version:
     )  # fmt: skip
 
 
-def designed(unit: Unit, selected: Selection | None, reward: Reward) -> Design:
-    """Encoders fitted to the contexts of a log and to the catalogue; without a log, the hashed ones."""
-    described = Fitting()
-    features = [json.loads(arm.features) for arm in arms.every(unit)]
-    described.take(features)
-    arm = Encoder.of(described.spec()) if any(features) else Design().arm
-    if selected is None:
-        return Design(arm=arm)
+def designed(
+    unit: Unit,
+    selected: Selection | None,
+    reward: Reward,
+    *,
+    declared: Mapping[str, Encoder],
+    shared: bool,
+) -> Design:
+    """Encoders as declared, else fitted to the contexts of a log and to the catalogue, or hashed where there is none.
+
+    shared: fitted ones leave each other room, since a shared model holds only so many products of their features."""
+    log = None if "context" in declared else selected
+    context = declared.get("context", Encoder.hashed())
+    wide = LARGEST // len(context.names) if log is None else isqrt(LARGEST)
+    arm = declared.get("arm") or _of_catalogue(unit, widest=min(wide, WIDEST) if shared else WIDEST)
+    if log is not None:
+        fitting = Fitting()
+        for found in _impressions(unit, log, reward):
+            fitting.take(_decoded(unit, found.slots["context_id"]))
+        wide = LARGEST // len(arm.names)
+        context = Encoder.of(fitting.spec(widest=min(wide, WIDEST) if shared else WIDEST))
+    return Design(context=context, arm=arm)
+
+
+def _of_catalogue(unit: Unit, *, widest: int) -> Encoder:
+    described = [json.loads(arm.features) for arm in arms.every(unit)]
+    if not any(described):
+        columns = HASHED
+        while columns >= widest:
+            columns //= 2
+        return Encoder.hashed(columns)
     fitting = Fitting()
-    for found in _impressions(unit, selected, reward):
-        fitting.take(_decoded(unit, found.slots["context_id"]))
-    return Design(context=Encoder.of(fitting.spec()), arm=arm)
+    fitting.take(described)
+    return Encoder.of(fitting.spec(widest=widest))
 
 
 def _decoded(unit: Unit, ids: Ids) -> list[dict[str, Any]]:

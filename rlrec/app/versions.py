@@ -66,7 +66,8 @@ def promote(store: Store, reference: str) -> dict[str, Any]:
         head = policies.lock(unit, [version.policy.id])[version.policy.id]
         _settled_split(unit, version)
         if version.status == "retired":
-            raise InputError(f"version {version.number} of {version.policy.name} is retired")
+            hint = f"`rlrec policy rebuild {version.policy.name}` makes one that learns"
+            raise InputError(f"version {version.number} of {version.policy.name} is retired", hint=hint)
         if not rebuilding.caught_up(unit, version):
             raise InputError(
                 f"version {version.number} of {version.policy.name} has not caught up with the log",

@@ -9,7 +9,7 @@ import click
 
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import Group, printed, stored
-from rlrec.cli.values import NAME, NUMBER, OBJECT, PAIR
+from rlrec.cli.values import JSON_FILE, NAME, NUMBER, OBJECT, PAIR
 from rlrec.errors import InputError
 
 FILE = click.Path(exists=True, dir_okay=False)
@@ -61,7 +61,7 @@ def _pair(name: str, value: Any) -> str:
 @click.option("--param", "params", type=PAIR, multiple=True, metavar="K=V", help="A parameter of the kind; repeatable.")
 @click.option("--reward", default="default", show_default=True, help="The reward it learns from.")
 @click.option("--prior", type=FILE, help="CSV arm,alpha,beta or arm,mean,variance: replaces the default prior.")
-@click.option("--features", type=FILE, help="JSON: how a contextual kind reads contexts and arms.")
+@click.option("--features", type=JSON_FILE, help="JSON: how a contextual kind reads contexts and arms.")
 @click.option("--from-log", metavar="FILTER", help="Teach its belief from mature decisions, e.g. policy=random.")
 @click.option(
     "--prior-from",
@@ -78,14 +78,17 @@ def _pair(name: str, value: Any) -> str:
 @stored
 def create(
     store: Any, show: Show, name: str, kind: str, params: Sequence[tuple[str, str]], reward: str, prior: str | None,
-    features: str | None, from_log: str | None, prior_from: str | None, prior_weight: float | None,
+    features: dict[str, Any] | None, from_log: str | None, prior_from: str | None, prior_weight: float | None,
 ) -> None:  # fmt: skip
     """Create a policy; its version 1 is live at once.
 
     \b
-    A file for --features names fields, for example
-      {"context": {"fields": {"hour": "number", "device": ["ios", "web"], "taste": {"vector": 8}}}}
-    Without it they are fitted to the contexts of --from-log, or else hashed.
+    A file for --features names fields of the context, and of arms for model=shared:
+      {"context": {"fields": {"hour": {"type": "number", "mean": 12, "scale": 6}, "device": ["ios", "web"],
+                              "new": "flag", "tags": {"list": ["tea", "iced"], "hash": 8}, "taste": {"vector": 8}}},
+       "arm": {"fields": {"price": "number", "topic": {"hash": 8}}}}
+    What it leaves out is fitted: contexts to --from-log, or else hashed, arms to the catalogue. Missing and unknown
+    values count 0. `policy show --json` has the whole of it, as `features`.
 
     \b
     Example:
@@ -140,20 +143,34 @@ def show_(store: Any, show: Show, reference: str, context: dict[str, Any]) -> No
       rlrec policy show home
     """
     from rlrec.app import policy as use_case
+    from rlrec.cli.tables import cell
 
     found = use_case.show(store, reference, context)
     headers = [
         "arm", "status", "served", "pulls", "reward_sum", "mean", "lower", "upper", "ipw_mean", "p_best", "probability",
     ]  # fmt: skip
     title = [
-        f"{found['policy']} version {found['version']} ({found['status']}; live: {found['live']}), "
+        f"{found['policy']} version {found['version']} ({found['status']}; live: {_live(found)}), "
         f"kind {found['kind']} {_given(found['params'])}".rstrip(),
         f"learns reward {found['reward']}",
     ]
+    if "features" in found:
+        title.append(f"reads {_read(found['features']['context'])}; here in the context {cell(context)}")
     rows = [[one[name] for name in headers] for one in found["arms"]]
     notes = [_changed(one) for one in found["drift"]]
     notes += [f"weights of {one['arm']}: {_heaviest(one['weights'])}" for one in found["arms"] if "weights" in one]
     show(found, table=View(headers=headers, rows=rows, title=title, notes=notes))
+
+
+def _live(found: dict[str, Any]) -> str:
+    """Which version is live, and of how many where there are others."""
+    others = len(found["versions"]) - 1
+    return f"{found['live']} of versions 1 to {others + 1}" if others else f"{found['live']}"
+
+
+def _read(encoder: dict[str, Any]) -> str:
+    """What an encoder looks at."""
+    return ", ".join(encoder["fields"]) or ("the whole context, hashed" if encoder.get("hash") else "nothing")
 
 
 def _changed(change: dict[str, Any]) -> str:
@@ -165,7 +182,7 @@ def _changed(change: dict[str, Any]) -> str:
 def _heaviest(weights: dict[str, float]) -> str:
     """The ten weights that say most."""
     chosen = sorted(weights.items(), key=lambda one: (-abs(one[1]), one[0]))[:10]
-    return ", ".join(f"{name} {weight:+.3g}" for name, weight in chosen)
+    return ", ".join(f"{name} {weight:+.3g}" for name, weight in chosen if weight) or "none but 0"
 
 
 @policy.command()
@@ -194,7 +211,7 @@ def diff(store: Any, show: Show, first: str, second: str) -> None:
 @policy.command()
 @click.argument("reference", metavar="NAME[@V]")
 @click.option("--reward", help="Learn this reward instead of its own.")
-@click.option("--features", type=FILE, help="JSON: read contexts and arms like this instead.")
+@click.option("--features", type=JSON_FILE, help="JSON: read contexts and arms like this instead.")
 @click.option(
     "--after-drift", type=click.Choice(["adwin", "page-hinkley"]),
     help="Hold only decisions since rewards last changed; without a change, nothing is done.",

@@ -138,7 +138,8 @@ def parse_json(text: str) -> Any:
     except OSError as error:
         raise InputError(f"cannot read '{cut(text[1:])}': {error.strerror}") from None
     except InputError as error:
-        raise InputError(f"{cut(text[1:])}: {error.message}", hint=error.hint) from None
+        where = f"{error.field}: " if error.field else ""
+        raise InputError(f"{cut(text[1:])}: {where}{error.message}", hint=error.hint) from None
 
 
 def parse_object(text: str) -> dict[str, Any]:
@@ -146,6 +147,14 @@ def parse_object(text: str) -> dict[str, Any]:
     value = parse_json(text)
     if not isinstance(value, dict):
         raise InputError(f"expected a JSON object, got '{cut(text)}'", hint="write '{\"hour\": 9}'")
+    return value
+
+
+def parse_file(path: str) -> dict[str, Any]:
+    """The JSON object in a file."""
+    value = parse_json(f"@{path}")
+    if not isinstance(value, dict):
+        raise InputError(f"{cut(path)} holds no JSON object")
     return value
 
 
@@ -213,4 +222,5 @@ KEY = Parsed("key", parse_key)
 KEYS = Parsed("keys", parse_keys)
 JSON = Parsed("json|@file", parse_json)
 OBJECT = Parsed("json|@file", parse_object)
+JSON_FILE = Parsed("file", parse_file)
 PAIR = Parsed("name=value", parse_pair)

@@ -57,16 +57,16 @@ class Encoder:
     def of(cls, spec: Mapping[str, Any]) -> Self:
         """The encoder that was written, or declared by a person. Raises InputError naming what is wrong with it."""
         if not isinstance(spec, Mapping):
-            raise InputError(f"an encoder is {shown(spec)}", hint=_HINT)
+            raise InputError(f"features are {shown(spec)}", hint=_HINT)
         for key in spec:
             if key not in _KEYS:
-                raise InputError(f"an encoder has an unknown {shown(key)}", hint=suggest(str(key), _KEYS) or _HINT)
+                raise InputError(f"features have an unknown {shown(key)}", hint=suggest(str(key), _KEYS) or _HINT)
         fields, intercept, columns = spec.get("fields", {}), spec.get("intercept", True), spec.get("hash", 0)
         if not isinstance(fields, Mapping):
-            raise InputError(f"fields of an encoder are {shown(fields)}", hint=f"name each with its type, {FORMS}")
+            raise InputError(f"fields are {shown(fields)}", hint=f"name each with its type, {FORMS}")
         if not isinstance(intercept, bool):
-            raise InputError(f"intercept of an encoder is {shown(intercept)}", hint="give true or false")
-        hashing("an encoder", columns)
+            raise InputError(f"intercept is {shown(intercept)}", hint="give true or false")
+        hashing("the features", columns)
         return cls([declared(name, written) for name, written in fields.items()], intercept=intercept, columns=columns)
 
     @classmethod
@@ -110,12 +110,12 @@ class Encoder:
 
 def _check_names(names: Sequence[str]) -> None:
     if not names:
-        raise InputError("an encoder has no columns", hint="give it an intercept, or fields")
+        raise InputError("features have no columns", hint="give them an intercept, or fields")
     if len(names) > WIDEST:
-        hint = f"it has at most {WIDEST}: list fewer values and hash the rest"
-        raise InputError(f"an encoder has {len(names)} columns", hint=hint)
+        hint = f"give at most {WIDEST}: list fewer values and hash the rest"
+        raise InputError(f"features have {len(names)} columns", hint=hint)
     if twice := [name for name, times in Counter(names).items() if times > 1]:
-        raise InputError(f"two columns of an encoder are named {shown(twice[0])}", hint="rename or leave out one")
+        raise InputError(f"two columns are named {shown(twice[0])}", hint="rename or leave out one")
 
 
 def _unfit(what: str, name: str, value: Any, *, hint: str) -> InputError:
@@ -151,8 +151,8 @@ class Fitting:
                 added[name] = added[name] + seen if name in added else seen
         return Fitting(added)
 
-    def spec(self, most: int = 20) -> dict[str, Any]:
-        """An encoder for such objects, as JSON.
+    def spec(self, most: int = 20, *, widest: int = WIDEST) -> dict[str, Any]:
+        """An encoder for such objects, as JSON, of at most `widest` columns.
 
         A field is of the type that more than half of its values have: numbers get their mean and standard deviation,
         texts and lists of texts a column for each of the `most` frequent and a hash for the rest, vectors have one
@@ -162,9 +162,9 @@ class Fitting:
         fields: list[Field] = []
         for listed in range(most, -1, -1):
             fields = _apart(made for name, seen in known if (made := seen.field(name, most=most, listed=listed)))
-            if _width(fields) <= WIDEST:
+            if _width(fields) <= widest:
                 break
-        while _width(fields) > WIDEST:
+        while _width(fields) > widest:
             fields.remove(max(fields, key=lambda one: (len(one.names), -self.fields[one.name].total, one.name)))
         return Encoder(fields).spec()
 

@@ -228,7 +228,8 @@ def _full(written: Any) -> Mapping[str, Any]:
     if not isinstance(written, Mapping):
         return {"type": written}
     for key, (kind, parameter) in _SHORT.items():
-        if "type" not in written and key in written:
+        clash = key != parameter and parameter in written
+        if "type" not in written and key in written and not clash:
             rest = {other: value for other, value in written.items() if other != key}
             return {**rest, "type": kind, parameter: written[key]}
     return written

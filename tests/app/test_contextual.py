@@ -38,19 +38,17 @@ def describe(db: str, prices: list[float], *, minutes: float = 0) -> None:
         store.write(lambda unit: arms.put(unit, found))
 
 
-def create(db: str, tmp_path, name: str, kind: str, *, declared: bool = True, **parameters: str) -> None:
-    path = tmp_path / "features.json"
-    path.write_text(json.dumps(READ))
-    features = str(path) if declared else None
+def create(db: str, name: str, kind: str, *, declared: bool = True, **parameters: str) -> None:
+    features = READ if declared else None
     with closing(logs.at(db, 0)) as store:
         policy.create(store, policy.Request(name=name, kind=kind, parameters=parameters, features=features))
 
 
-def prepared(db: str, tmp_path, kind: str, *, size: int = 1, pages: int = 150, **asked: Any) -> None:
+def prepared(db: str, kind: str, *, size: int = 1, pages: int = 150, **asked: Any) -> None:
     """A log of `uniform`, and a policy `lin` that has learned from decisions of its own."""
     describe(db, [0.0, 0.5, 1.0, 2.0])
     logs.create(db, "log", "uniform")
-    create(db, tmp_path, "lin", kind, **asked)
+    create(db, "lin", kind, **asked)
     logs.serve(db, "lin", pages=60, rates=RATES, size=size, contexts=contexts(60, seed=2), group=20)
     logs.serve(db, "log", pages=pages, rates=RATES, size=size, contexts=contexts(pages), start=10)
 
@@ -79,9 +77,9 @@ def log_of(unit: Unit, name: str) -> reader.Batch:
         ("linucb", {"model": "shared", "discount": "0.99"}), ("lin-thompson", {"window": "40"}),
     ],
 )  # fmt: skip
-def test_a_row_is_scored_in_its_own_context(sqlite_db, tmp_path, kind, asked):
+def test_a_row_is_scored_in_its_own_context(sqlite_db, kind, asked):
     db = sqlite_db
-    prepared(db, tmp_path, kind, floor="0.1", **asked)
+    prepared(db, kind, floor="0.1", **asked)
     with closing(logs.at(db, 1e6)) as store, store.read() as unit:
         batch = log_of(unit, "log")
         found, known, floor = scores(unit, "lin", batch)
@@ -94,9 +92,9 @@ def test_a_row_is_scored_in_its_own_context(sqlite_db, tmp_path, kind, asked):
     assert len(set(shares.round(12))) > 1
 
 
-def test_values_that_no_encoder_expects_count_as_missing(sqlite_db, tmp_path):
+def test_values_that_no_encoder_expects_count_as_missing(sqlite_db):
     db = sqlite_db
-    prepared(db, tmp_path, "softmax", pages=20)
+    prepared(db, "softmax", pages=20)
     odd = [{"hour": "late", "device": 7}, {"hour": None, "device": ["tv"]}, {"hour": {"h": 1}}, {"else": [1, "a", {}]}]
     logs.serve(db, "log", pages=100, rates=RATES, contexts=odd, seed=5, start=30)
     logs.serve(db, "log", pages=100, rates=RATES, contexts=[{}], seed=6, start=40)
@@ -111,7 +109,7 @@ def logged_pages(tmp_path_factory, sqlite_template):
     folder = tmp_path_factory.mktemp("pages")
     path = folder / "pages.db"
     path.write_bytes(sqlite_template.read_bytes())
-    prepared(str(path), folder, "lin-thompson", size=2, pages=400, model="shared", samples="200", floor="0.1")
+    prepared(str(path), "lin-thompson", size=2, pages=400, model="shared", samples="200", floor="0.1")
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return path
@@ -182,8 +180,8 @@ def test_a_correlated_target_is_judged_right(shared):
 
 
 @pytest.mark.parametrize(("kind", "model"), [("linucb", "disjoint"), ("lin-thompson", "shared")])
-def test_an_audit_derives_decisions_in_contexts_again(db, tmp_path, kind, model):
-    prepared(db, tmp_path, kind, size=2, pages=10, model=model, floor="0.1")
+def test_an_audit_derives_decisions_in_contexts_again(db, kind, model):
+    prepared(db, kind, size=2, pages=10, model=model, floor="0.1")
     describe(db, [2.0, 1.0, 0.5, 0.0], minutes=20)
     logs.serve(db, "lin", pages=40, rates=RATES, size=2, contexts=contexts(40, seed=8), group=20, seed=3, start=30)
     with closing(logs.at(db, 1e6)) as store:
@@ -191,11 +189,11 @@ def test_an_audit_derives_decisions_in_contexts_again(db, tmp_path, kind, model)
     assert (found.ok, found.findings) == (True, [])
 
 
-def test_what_a_logger_could_not_show_is_told_in_its_context(sqlite_db, tmp_path):
+def test_what_a_logger_could_not_show_is_told_in_its_context(sqlite_db):
     """Two pairs of arms that look alike: without exploration a page is one of these."""
     db = sqlite_db
     describe(db, [0.0, 0.0, 9.0, 9.0])
-    create(db, tmp_path, "lin", "linucb", model="shared")
+    create(db, "lin", "linucb", model="shared")
     logs.serve(db, "lin", pages=40, rates=RATES, size=2, contexts=contexts(40), group=20)
     describe(db, [0.0, 9.0, 0.0, 9.0], minutes=20)
     assert logs.one(db, "uniform", "snips")["unsupported"] == pytest.approx(0.5)

@@ -157,7 +157,7 @@ def test_a_wrong_command_says_so_and_stores_nothing(shop: Run, rows: Rows) -> No
         (["feedback", "click"], "'click' is not a decision id. it is the number that recommend answered"),
         (["feedback", 1, "click=x"], "event click: 'x' is not a number"),
         (["experiment", "create", "e", "--variant", "a=home:x"], "the weight of variant a: 'x' is not a number"),
-        (["policy", "retire"], "no such command 'retire'. see rlrec policy --help"),
+        (["policy", "destroy"], "no such command 'destroy'. see rlrec policy --help"),
         (["export-log", "-", "--log", "policy"], "write policy=NAME"),
         (["recommend", "--policy", "hom", "--session", "s1"], "Error: --policy: unknown policy 'hom'"),
         (["recommend", "--policy", "home", "--session", "s1", "-k", 4], "Error: -k: "),
