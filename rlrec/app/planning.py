@@ -89,8 +89,7 @@ class _Group:
     """The requests of a group before one snapshot of the store."""
 
     def __init__(self, unit: Unit, requests: Sequence[Request], warm: Warm) -> None:
-        self.unit = unit
-        self.warm = warm
+        self.unit, self.requests, self.warm = unit, requests, warm
         self.settings = settings.get(unit)
         self.experiments = assigning.Assigner(unit, requests)
         names = {request.policy for request in requests if request.policy is not None}
@@ -154,6 +153,8 @@ class _Group:
                 raise copy(found)
             version, head = found
             served = self.warm.serving(self.unit, version, head)
+            whose = request.policy, request.experiment
+            served.see(one.context for one in self.requests if (one.policy, one.experiment) == whose)
             if not served.policy.served:
                 raise InputError(
                     f"policy {version.policy.name!r} is the label of an imported log",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -85,6 +85,7 @@ class Serving:
         self.policy: Policy = made.greedy() if greedy else made
         self.described = described
         self._prior_arms, self._prior = _table(prior, 2)
+        self._rows: dict[str, Array] = {}
         self._know(sums)
 
     def _know(self, sums: Sequence[Row]) -> None:
@@ -97,6 +98,13 @@ class Serving:
         self._beliefs: dict[tuple[Hashable, int], Belief] = {}
         self._pools: dict[int, Moments] = {}
         self._kept = 0
+
+    def see(self, contexts: Iterable[Mapping[str, Any]]) -> None:
+        """Encode contexts that are about to be asked for, all at once."""
+        if self.policy.contextual:
+            told = {self.reading(context): context for context in contexts}
+            rows = cast(Any, self.policy).design.context.encode(list(told.values()))
+            self._rows = dict(zip(told, rows, strict=True))
 
     @cached_property
     def known(self) -> Ids:
@@ -155,12 +163,19 @@ class Serving:
         keys: of the arms; revision: as for `belief`. Raises InputError where the policy has no distribution for the
         context.
         """
-        name = eligible, self.epoch(revision), self.reading(context)
+        reading = self.reading(context)
+        name = eligible, self.epoch(revision), reading
         if name not in self._cases:
-            belief = self._asked(eligible, arms, revision)
-            scores = self.policy.scores(belief, arms=[keys[arm] for arm in arms.tolist()], context=context)
+            if self._kept > ARMS:
+                self.forget()
             self._kept += len(arms)
-            index = self.policy.index(belief, context=context)
+            belief, policy = self._asked(eligible, arms, revision), cast(Any, self.policy)
+            if policy.contextual:
+                x = self._rows[reading] if reading in self._rows else policy.encoded(context)
+                scores, index = policy.scores_at(belief, x), policy.index_at(belief, x)
+            else:
+                scores = policy.scores(belief, arms=[keys[arm] for arm in arms.tolist()], context=context)
+                index = policy.index(belief, context=context)
             self._cases[name] = Case(
                 arms=arms, scores=scores, index=index,
                 floor=self.policy.exploration, reads=self.policy.reads, known={}, before=self._before.get(name, {}),
@@ -186,12 +201,12 @@ class Serving:
         return [one for part in parts for one in apart(part)]
 
     def _asked(self, eligible: Hashable, arms: Ids, revision: int) -> Belief:
-        """The belief of an eligible set, with what is worked out of it."""
-        if self._kept > ARMS:
-            self.forget()
+        """The belief of an eligible set, with what is worked out of it; it outlives the distributions."""
         name = eligible, self.epoch(revision)
         if name not in self._beliefs:
-            self._kept += len(arms)
+            if sum(len(one.pulls) for one in self._beliefs.values()) > ARMS:
+                self._beliefs.clear()
+                self._pools.clear()
             self._beliefs[name] = self.belief(arms, revision=revision)
         return self._beliefs[name]
 
@@ -203,7 +218,6 @@ class Serving:
         """Drop the distributions made so far: they would fill the memory where no two rows share one."""
         self._cases.clear()
         self._before = {}
-        self._beliefs.clear()
         self._kept = 0
 
 
