@@ -158,17 +158,12 @@ class Memory:
         places = self._rows + arms
         self._pulls.add(places, 1.0, self.ordinal)
         if self._linear is not None:
-            self._moments.add(places, self._shown(self._linear, arms, x), self.ordinal)
+            weight, offset = self._linear.credit(x, arms)  # before the reward
+            self._moments.add(places, moments.each(x, weight=weight, response=offset), self.ordinal)
         if delay is None:
             self._earn(_Late(self.ordinal, places, x), reward)
         else:
             self._wait(places, reward, x, delay.astype(np.int64))
-
-    def _shown(self, policy: Linear, arms: Index, x: Array) -> Array:
-        """What decisions add to packed moments before their reward, (runs, width)."""
-        weight, offset = policy.credit(x, arms)
-        row, column = np.triu_indices(self._q)
-        return np.concatenate([x[:, row] * x[:, column] * weight[:, None], x * offset[:, None]], axis=1)
 
     def _wait(self, places: Index, reward: Array, x: Array, delay: npt.NDArray[np.int64]) -> None:
         earned = np.flatnonzero(reward)

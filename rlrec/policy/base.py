@@ -136,9 +136,14 @@ class Learner:
 
 def fraction(name: str, value: float) -> None:
     """Raises InputError unless a parameter is a number in [0, 1]."""
+    between(name, value, 0, 1)
+
+
+def between(name: str, value: float, low: float, high: float) -> None:
+    """Raises InputError unless a parameter is a number in [low, high]."""
     number(name, value)
-    if not 0 <= value <= 1:
-        raise InputError(f"{name} is {value:g}", hint="it lies between 0 and 1")
+    if not low <= value <= high:
+        raise InputError(f"{name} is {value:g}", hint=f"it lies between {low:g} and {high:g}")
 
 
 def number(name: str, value: float) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rlrec.errors import InputError, suggest
-from rlrec.policy.base import number
+from rlrec.policy.base import between
 from rlrec.policy.reward import LIMIT
 from rlrec.policy.scores import Array
 
@@ -42,24 +42,11 @@ class Detector(Protocol):
         ...
 
 
-def detect(rewards: Array, *, method: str = "adwin", **parameters: Any) -> list[Change]:
-    """The changes of the mean in a stream of rewards, (n,). Raises InputError for an unknown method or parameter.
-
-    parameters: those of `Adwin` or of `PageHinkley`."""
-    return detector(method, **parameters).take(np.asarray(rewards, np.float64))
-
-
 def detector(method: str, **parameters: Any) -> Detector:
     """A detector that has seen nothing yet. Raises InputError for an unknown method or an impossible parameter."""
     if method not in METHODS:
         raise InputError(f"unknown method {method!r}", hint=suggest(method, list(METHODS)) or "adwin or page-hinkley")
     return METHODS[method](**parameters)
-
-
-def _between(name: str, value: float, low: float, high: float = LIMIT) -> None:
-    number(name, value)
-    if not low <= value <= high:
-        raise InputError(f"{name} is {value:g}", hint=f"it lies between {low:g} and {high:g}")
 
 
 # -- ADWIN --
@@ -79,8 +66,8 @@ class Adwin:
     """
 
     def __init__(self, *, delta: float = 0.002, clock: int = 32) -> None:
-        _between("delta", delta, 1e-100, 1)
-        _between("clock", clock, 1, 1e6)
+        between("delta", delta, 1e-100, 1)
+        between("clock", clock, 1, 1e6)
         self.delta, self.clock = delta, int(clock)
         self._low, self._high = np.inf, -np.inf
         self._seen = 0
@@ -201,10 +188,10 @@ class PageHinkley:
         alpha: float = 1.0,
         direction: str = "both",
     ) -> None:
-        _between("min_instances", min_instances, 1)
-        _between("delta", delta, 0)
-        _between("threshold", threshold, 0)
-        _between("alpha", alpha, 0.99, 1)
+        between("min_instances", min_instances, 1, LIMIT)
+        between("delta", delta, 0, LIMIT)
+        between("threshold", threshold, 0, LIMIT)
+        between("alpha", alpha, 0.99, 1)
         if direction not in DIRECTIONS:
             raise InputError(f"direction is {direction!r}", hint=f"one of {', '.join(DIRECTIONS)}")
         self.min_instances, self.delta, self.threshold, self.alpha = min_instances, delta, threshold, alpha

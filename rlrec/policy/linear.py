@@ -12,7 +12,7 @@ import numpy as np
 
 from rlrec.errors import InputError
 from rlrec.policy import solving
-from rlrec.policy.base import Belief, Learner, number, unit_interval
+from rlrec.policy.base import Belief, Learner, between, number, unit_interval
 from rlrec.policy.design import Design
 from rlrec.policy.moments import Ids, Moments
 from rlrec.policy.scores import Array, Correlated, Gaussian, Gumbel, Point, Scores
@@ -341,13 +341,6 @@ def inverse_gaps(mean: Array, *, gamma: float) -> Array:
     other = np.where(first, 0.0, 1.0 / (mean.shape[-1] + gamma * (best - mean)))
     rest = (1.0 - other.sum(axis=-1, keepdims=True)) / first.sum(axis=-1, keepdims=True)
     return np.where(first, rest, other)
-
-
-def between(name: str, value: float, low: float, high: float) -> None:
-    """Raises InputError unless a parameter is a number in [low, high]."""
-    number(name, value)
-    if not low <= value <= high:
-        raise InputError(f"{name} is {value:g}", hint=f"it lies between {low:g} and {high:g}")
 
 
 def _logistic(logit: Array) -> Array:

@@ -48,21 +48,24 @@ def unpack(packed: Array, q: int) -> Moments:
     return Moments(gram=gram, response=packed[..., len(row) :])
 
 
+def each(x: Array, *, weight: Array, response: Array) -> Array:
+    """What each of n observations adds to packed moments, (n, width): arguments as for `change`."""
+    row, column = np.triu_indices(x.shape[1])
+    return np.concatenate([x[:, row] * x[:, column] * weight[:, None], x * response[:, None]], axis=1)
+
+
 def change(x: Array, *, weight: Array, response: Array, group: Ids, groups: int) -> Array:
     """What n observations add to the packed moments of some groups (arms, say), (groups, width).
 
     x (n, q); weight (n,) of x x'; response (n,) of x; group (n,) which of the groups each belongs to."""
     n, q = x.shape
-    row, column = np.triu_indices(q)
     total = np.zeros((groups, width(q)))
     order = np.argsort(group, kind="stable")
     step = max(1, (1 << 20) // width(q))
     for start in range(0, n, step):
         part = order[start : start + step]
-        mine, seen = x[part], group[part]
-        both = np.concatenate(
-            [mine[:, row] * mine[:, column] * weight[part, None], mine * response[part, None]], axis=1
-        )
+        seen = group[part]
         first = np.flatnonzero(np.r_[True, seen[1:] != seen[:-1]])
-        total[seen[first]] += np.add.reduceat(both, first, axis=0)
+        added = each(x[part], weight=weight[part], response=response[part])
+        total[seen[first]] += np.add.reduceat(added, first, axis=0)
     return total

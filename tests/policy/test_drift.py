@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rlrec.errors import InputError
-from rlrec.policy.drift import Adwin, Change, detect, detector
+from rlrec.policy.drift import Adwin, Change, detector
 from rlrec.policy.scores import Array
 
 METHODS = ["adwin", "page-hinkley"]
@@ -19,6 +19,10 @@ STEP = np.r_[np.zeros(500), np.ones(500)]
 
 def clicks(rate: Any, n: int, *, seed: int) -> Array:
     return (np.random.default_rng(seed).random(n) < rate).astype(np.float64)
+
+
+def detect(rewards: Array, *, method: str = "adwin", **parameters: Any) -> list[Change]:
+    return detector(method, **parameters).take(rewards)
 
 
 def test_adwin_notices_a_step_at_the_next_tick() -> None:
