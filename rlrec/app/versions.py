@@ -93,7 +93,7 @@ def _settled_split(unit: Unit, version: Version) -> None:
 
 
 def rollback(store: Store, name: str) -> dict[str, Any]:
-    """Back to what was live before the last promote. Raises CheckFailed where nothing is left."""
+    """Back to what was live before the last promote. Raises CheckFailed where nothing is left or it is retired."""
     if naming.split(name)[1] is not None:
         raise InputError(f"{name!r} names a version", hint=f"write {naming.split(name)[0]}, or promote {name}")
 
@@ -105,6 +105,11 @@ def rollback(store: Store, name: str) -> dict[str, Any]:
         if last is None:
             raise CheckFailed(f"policy {version.policy.name} has no promotion to roll back")
         now = policies.by_id(unit, [last[1], head.live_id])
+        if now[last[1]].status == "retired":
+            raise CheckFailed(
+                f"version {now[last[1]].number} of {version.policy.name}, which was live before, is retired",
+                hint=f"promote another: `rlrec policy promote {version.policy.name}@V`",
+            )
         policies.roll_back(unit, version.policy.id, promotion_id=last[0], live_id=last[1])
         settings.add_run(unit, "policy rollback", {"policy": version.policy.name, "version": now[last[1]].number})
         return {

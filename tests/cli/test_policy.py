@@ -249,6 +249,15 @@ def test_a_retired_arm_is_shown_and_not_served(shop: Run) -> None:
     assert found["a2"]["probability"] + found["a3"]["probability"] == pytest.approx(1)
 
 
+def test_a_retired_version_does_not_come_back(shop: Run) -> None:
+    for words in (["rebuild", "home"], ["promote", "home@2"], ["retire", "home@1"]):
+        assert shop("policy", *words).exit_code == 0
+    back = shop("policy", "rollback", "home", "--json")
+    assert (back.exit_code, "version 1 of home" in back.error["error"]) == (3, True)
+    assert shop("policy", "promote", "home@1").exit_code == 2
+    assert shop("policy", "show", "home", "--json").json["version"] == 2
+
+
 def test_every_format_shows_the_same_policy(shop: Run) -> None:
     found = shop("policy", "show", "home", "--json").json
     assert shop("policy", "show", "home", "--format", "ndjson").lines == [found]
