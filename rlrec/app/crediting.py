@@ -81,10 +81,10 @@ class Credit:
 
 
 def standing(unit: Unit, version: Version, *, ordinal: int) -> Totals:
-    """The sums of a belief as they are, brought forward to the policy's `ordinal`."""
+    """The sums of a belief that still count at the policy's `ordinal`, brought forward to it."""
     forgetting = Forgetting.of(version.policy.params)
     found = {}
-    for bucket, arm, then, *sums, extra in beliefs.held(unit, version.id):
+    for bucket, arm, then, *sums, extra in beliefs.held(unit, version.id, oldest=forgetting.oldest(ordinal)):
         whole = np.array(sums) if extra is None else np.concatenate([sums, np.frombuffer(extra, "<f8")])
         found[bucket, arm] = whole * forgetting.discount ** (ordinal - then)
     return found
@@ -98,6 +98,6 @@ def added(total: Totals, more: Totals, *, sign: float = 1.0) -> Totals:
     return result
 
 
-def something(totals: Totals) -> Totals:
-    """Without the places whose sums are all 0."""
-    return {place: sums for place, sums in totals.items() if np.any(sums)}
+def something(totals: Totals, *, oldest: int) -> Totals:
+    """Without the places whose sums are all 0, or whose bucket lies before the oldest one that counts."""
+    return {place: sums for place, sums in totals.items() if place[0] >= oldest and np.any(sums)}

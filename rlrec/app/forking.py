@@ -31,7 +31,7 @@ def fork(unit: Unit, version: Version) -> tuple[Totals, int]:
     for batch in reader.ranges(unit, policy, first=max(first, version.since), last=last):
         found = evidence.rewarded(batch, version.reward, settled_only=False)
         sums = crediting.added(sums, credit.sums(found, rows=~found.slots["censored"]), sign=sign)
-    return crediting.something(sums), max(ripe, version.entered_to or 0)
+    return crediting.something(sums, oldest=credit.forgetting.oldest(now)), max(ripe, version.entered_to or 0)
 
 
 def copy(

@@ -79,7 +79,7 @@ def bounded(value: float) -> bool:
 
 
 def entry(reward: float) -> tuple[float, float, float]:
-    """What one slot adds to the sums of a count-based belief: pulls, reward, squared reward."""
+    """What one slot adds to the sums of a belief: pulls, reward, squared reward."""
     return 1.0, reward, reward * reward
 
 

@@ -127,6 +127,20 @@ def test_a_retired_memory_serves_as_it_ended(shop: tuple[str, Run, str]) -> None
         assert doctor(store, Request()).findings == []
 
 
+def test_a_copy_holds_only_what_counts(shop: tuple[str, Run, str]) -> None:
+    db, run, kind = shop
+    serve(run, 300, seed=1)
+    done(run("policy", "freeze", "p"))
+    done(run("--now", "2100-01-01T00:00:00Z", "policy", "freeze", "p"))
+    with closing(Store(db)) as store, store.read() as unit:
+        counts = dict(unit.ask("SELECT version_id, count(*) FROM belief GROUP BY version_id"))
+    assert counts[1] > 100 if kind == "window" else counts[1] == len(ARMS)
+    assert 0 < counts[3] <= (33 if kind == "window" else 1) * len(ARMS)
+    assert 2 not in counts  # nothing is mature
+    with closing(Store(db)) as store:
+        assert doctor(store, Request()).findings == []
+
+
 def test_a_decision_writes_only_the_arms_it_shows(shop: tuple[str, Run, str]) -> None:
     db, run, _ = shop
     serve(run, 1, seed=1)

@@ -72,9 +72,10 @@ class Slots:
             if version.id not in self._root:
                 continue
             root, cut = self._root[version.id], self._cuts[version.id]
-            taught, kept = self.histories[root.id].taught, self._credits[cut].forgetting.discount
-            faded = {place: kept ** (cut[4] - root.ordinal) * sums for place, sums in taught.items()}
-            expected = crediting.added(faded, self._total[cut])
+            taught, forgetting = self.histories[root.id].taught, self._credits[cut].forgetting
+            kept = forgetting.discount ** (cut[4] - root.ordinal)
+            expected = crediting.added({place: kept * sums for place, sums in taught.items()}, self._total[cut])
+            expected = crediting.something(expected, oldest=forgetting.oldest(cut[4]))
             stored = crediting.standing(unit, version, ordinal=cut[4])
             scale = evidence.added(self.histories[root.id].moved, self.histories[version.id].moved)
             told = set[int]()
