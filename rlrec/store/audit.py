@@ -146,6 +146,12 @@ _CONTRADICTIONS = {
     " (SELECT 1 FROM event e WHERE e.decision_id = k.decision_id AND e.key = k.key)",
     "decision without visit": f"SELECT c.first FROM ({_VISIT_COUNTS}) c LEFT JOIN visit v"
     " ON v.session_id = c.session_id AND v.number = c.visit WHERE v.session_id IS NULL",
+    "decision out of ordinals": "SELECT id FROM (SELECT id, ordinal, lag(ordinal)"
+    " OVER (PARTITION BY policy_id ORDER BY id) AS last FROM decision WHERE ordinal IS NOT NULL) n"
+    " WHERE ordinal <> last + 1",
+    "policy at another ordinal": "SELECT p.name FROM policy_head h JOIN policy p ON p.id = h.policy_id JOIN"
+    " (SELECT policy_id, max(ordinal) AS last FROM decision GROUP BY policy_id) n ON n.policy_id = h.policy_id"
+    " WHERE h.ordinal <> n.last",
     "visit with other steps": f"SELECT s.key, v.number, v.steps, c.n FROM ({_VISIT_COUNTS}) c"
     " JOIN visit v ON v.session_id = c.session_id AND v.number = c.visit JOIN session s ON s.id = c.session_id"
     " WHERE v.steps <> c.last + 1 OR (c.imported = 0 AND c.n <> v.steps)",

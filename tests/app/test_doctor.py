@@ -28,21 +28,23 @@ from tests.conftest import Said, _create, runner
 Row = tuple[Any, ...]
 START, LATER, LAST = "2026-01-01T00:00:00Z", "2026-01-01T00:20:00Z", "2026-01-01T02:00:00Z"
 FIXED = "value,arm,probability\nx,a1,0.5\nx,a2,0.5\n*,a1,0.25\n*,a3,0.75\n"
+READ = {"context": {"fields": {"page": ["x", "y", "z"]}}, "arm": {"fields": {"price": "number"}}}
 
 
 def grown(db: str, folder: Path) -> None:
     """A store in which everything has happened that can happen: every kind, k = 1 and 3, late and settled rewards."""
     run = runner(db)
     (folder / "fixed.csv").write_text(FIXED)
+    (folder / "read.json").write_text(json.dumps(READ))
 
     def do(at: str, *args: object, stdin: str | None = None) -> Said:
         return done(run("--now", at, "-q", *args, stdin=stdin))
 
-    def serve(at: str, name: str, *, sessions: str, field: str = "policy") -> list[Any]:
+    def serve(at: str, name: str, *, sessions: str, field: str = "policy", n: int = 30) -> list[Any]:
         asked = [
             {field: name, "session": f"{sessions}{i // 3}", "user": f"u{i // 9}", "k": 1 + 2 * (i % 2)}
             | {"context": {"page": "xyz"[i % 3]}}
-            for i in range(30)
+            for i in range(n)
         ]
         lines = "".join(json.dumps(line) + "\n" for line in asked)
         return do(at, "recommend", "--input", "-", "--seed", len(sessions), "--format", "ndjson", stdin=lines).lines
@@ -56,8 +58,8 @@ def grown(db: str, folder: Path) -> None:
         lines += [{"decision_id": key, "censor": False} for key in ids[::14]]
         do(at, "feedback", "--input", "-", stdin="".join(json.dumps(line) + "\n" for line in lines))
 
-    for arm in ("a1", "a2", "a3", "a4", "a5"):
-        do(START, "arm", "add", arm)
+    for price, arm in enumerate(("a1", "a2", "a3", "a4", "a5")):
+        do(START, "arm", "add", arm, "--features", json.dumps({"price": price}))
     do(START, "reward", "define", "slow", "click=1, reward=0.3", "--clip", "0,1", "--learn", "settled")
     policies = [
         ("ts", "thompson", "floor=0.1"), ("ts-slow", "thompson", "floor=0.05"), ("ucb", "ucb", "floor=0.2"),
@@ -67,10 +69,21 @@ def grown(db: str, folder: Path) -> None:
     for name, kind, param in policies:
         more = ["--param", "by=page"] if kind == "fixed" else ["--reward", "slow"] if name == "ts-slow" else []
         do(START, "policy", "create", name, "--kind", kind, "--param", param, *more)
-    first = [one for name, _, _ in policies for one in serve(START, name, sessions=f"{name}-")]
+    remembering = {
+        "fades": ("thompson", "discount=0.9"), "ends": ("ucb", "window=8"), "sees": ("linucb", "floor=0.1"),
+        "shares": ("lin-thompson", "model=shared", "samples=20"),
+    }  # fmt: skip
+    for name, (kind, *params) in remembering.items():
+        more = ["--features", folder / "read.json"] if name in {"sees", "shares"} else []
+        more += [word for param in params for word in ("--param", param)]
+        do(START, "policy", "create", name, "--kind", kind, *more)
+    served = {name: 30 for name, _, _ in policies} | dict.fromkeys(remembering, 12)
+    first = [one for name, n in served.items() for one in serve(START, name, sessions=f"{name}-", n=n)]
     tell(LATER, first)
     do(LATER, "arm", "retire", "a5")
-    again = [one for name, _, _ in policies for one in serve("2026-01-01T00:40:00Z", name, sessions=f"{name}-")]
+    again = [one for name, n in served.items() for one in serve("2026-01-01T00:40:00Z", name, sessions=f"{name}-", n=n)]
+    do("2026-01-01T00:45:00Z", "policy", "freeze", "fades")
+    do("2026-01-01T00:45:00Z", "policy", "freeze", "sees")
     do("2026-01-01T00:45:00Z", "policy", "freeze", "ts")
     do("2026-01-01T00:45:00Z", "policy", "freeze", "ts-slow")
     do("2026-01-01T00:45:00Z", "policy", "promote", "ts@2")
@@ -151,8 +164,8 @@ def test_a_sound_store_is_content(healthy: str) -> None:
     report = audit(healthy)
     assert report.findings == []
     assert report.ok
-    assert report.checked["propensities"] == report.checked["decisions"] == 450
-    assert report.checked["versions"] == 11
+    assert report.checked["propensities"] == report.checked["decisions"] == 546
+    assert report.checked["versions"] == 17
 
 
 PAGE = "(SELECT min(d.id) FROM decision d JOIN policy p ON p.id = d.policy_id WHERE p.name = 'ts' AND d.size = 3)"
@@ -167,6 +180,25 @@ ARM = "arm_id = 1 AND version_id = " + VERSION
 NEWEST = "seq = (SELECT max(seq) FROM belief_delta WHERE {0}) AND {0}"
 FROZEN, LEARNING = ARM.format(2), ARM.format(1)
 TS, DECISION = "policy ts arm a1", "decision {}"
+
+
+def of(name: str, number: int = 1) -> str:
+    """The rows of an arm's belief in a version of one of the policies that forget or see contexts."""
+    return ARM.format(number).replace("'ts'", f"'{name}'")
+
+
+def both(changed: str, where: str) -> list[str]:
+    """A belief and the newest change of it, bent alike."""
+    newest = f"UPDATE belief_delta SET {changed} WHERE {NEWEST.format(where)}"
+    return [newest, f"UPDATE belief SET {changed} WHERE {where}"]
+
+
+SEES, OTHER = of("sees"), of("sees").replace("arm_id = 1", "arm_id = 2")
+ITS = f"extra = (SELECT extra FROM belief WHERE {OTHER})"
+FADES = "(SELECT max(d.id) FROM decision d JOIN policy p ON p.id = d.policy_id WHERE p.name = 'fades')"
+PAGES = "UPDATE version SET parameters = replace(parameters, '{}', '{}') WHERE policy_id = " + (
+    "(SELECT id FROM policy WHERE name = '{}')"
+)
 
 BENT: dict[str, tuple[list[str], str, str]] = {
     "belief": ([f"UPDATE belief SET reward_sum = reward_sum + 1 WHERE {LEARNING}"], "beliefs", TS),
@@ -218,10 +250,52 @@ BENT: dict[str, tuple[list[str], str, str]] = {
     "kind": (["UPDATE policy SET kind = 'ucbx' WHERE name = 'ucb'"], "propensities", "policy ucb"),
     "prior": ([f"INSERT INTO prior VALUES ({VERSION.format(1)}, 1, 7, 7)"], "propensities", "decision"),
     "key": (["DELETE FROM event WHERE key IS NOT NULL"], "dangling", "decision"),
+    "moments": ([f"UPDATE belief SET {ITS} WHERE {SEES}"], "beliefs", "policy sees arm a1"),
+    "moments with their change": (both(ITS, SEES), "slots", "policy sees arm a1"),
+    "moments gone": (both("extra = NULL", SEES), "slots", "policy sees arm a1"),
+    "moments cut": (both("extra = substr(extra, 1, 8)", SEES), "slots", "policy sees arm a1"),
+    "moments in pieces": (both("extra = substr(extra, 1, 7)", SEES), "slots", "policy sees"),
+    "moments without number": (
+        both("extra = CAST(x'000000000000f87f' || substr(extra, 9) AS BLOB)", SEES), "slots", "policy sees arm a1",
+    ),
+    "frozen moments": (
+        both(ITS, of("sees", 2)), "slots", "policy sees arm a1",
+    ),
+    "belief's ordinal": ([f"UPDATE belief SET ordinal = ordinal + 1 WHERE {of('fades')}"], "beliefs", "policy fades"),
+    "ordinal with its change": (both("ordinal = ordinal - 1", of("fades")), "beliefs", "policy fades arm a1"),
+    "bucket": (both("bucket = bucket - 1", of("ends")), "slots", "policy ends arm a1"),
+    "decision's ordinal": ([f"UPDATE decision SET ordinal = ordinal - 1 WHERE id = {FADES}"], "dangling", FADES),
+    "belief's age": ([f"UPDATE decision SET belief_ordinal = 1 WHERE id = {FADES}"], "propensities", FADES),
+    "head's ordinal": (
+        ["UPDATE policy_head SET ordinal = ordinal + 1 WHERE ordinal > 0"], "dangling", "policy ends",
+    ),
+    "frozen ordinal": (
+        [f"UPDATE version SET ordinal = ordinal + 1 WHERE id = {VERSION.format(2).replace('ts', 'fades')}"],
+        "beliefs", "policy fades arm a1",
+    ),
+    "taught in pieces": (both("extra = substr(extra, 1, 7)", of("sees", 2)), "beliefs", "policy sees"),
+    "no encoder": ([PAGES.format('"intercept":true', '"intercept":7', "sees")], "propensities", "policy sees"),
+    "no features": (
+        ["UPDATE version SET parameters = '{\"context\":3}' WHERE parameters LIKE '%page%'"], "slots", "policy sees",
+    ),
+    "encoder": ([PAGES.format('"x"', '"w"', "sees")], "slots", "policy sees"),
+    "arm's encoder": ([PAGES.format('"price"', '"rank"', "shares")], "propensities", "decision"),
+    "narrower encoder": ([PAGES.format('"x",', "", "sees")], "slots", "policy sees"),
 }  # fmt: skip
 
 
-ALSO_ON_POSTGRES = ["belief", "change gone", "weighed event gone", "propensity and log", "user", "page"]
+ALSO_ON_POSTGRES = [
+    "moments cut",
+    "head's ordinal",
+    "decision's ordinal",
+    "encoder",
+    "belief",
+    "change gone",
+    "weighed event gone",
+    "propensity and log",
+    "user",
+    "page",
+]
 
 
 @pytest.mark.parametrize(
@@ -276,7 +350,7 @@ def test_a_sample_is_said_and_the_same_each_time(sqlite_grown: Path) -> None:
     first, again = audit(str(sqlite_grown), sample=7), audit(str(sqlite_grown), sample=7)
     assert first == again
     assert [(one.severity, one.check) for one in first.findings] == [("info", "propensities")]
-    assert "7 of 450" in first.findings[0].detail
+    assert "7 of 546" in first.findings[0].detail
 
 
 # -- a wrong logger --

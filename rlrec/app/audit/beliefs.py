@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rlrec.app import evidence
-from rlrec.app.audit.findings import Findings
+from rlrec.app.audit.findings import UNREADABLE, Findings
 from rlrec.app.crediting import Totals
 from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.scores import Array
@@ -43,7 +43,10 @@ def check(unit: Unit, version: Version, head_seq: int, *, found: Findings, names
         if (late := chunk["seq"] > head_seq).any():
             arm, seq = int(chunk["arm_id"][late][0]), int(chunk["seq"][late][0])
             told(arm, f"change {seq} lies beyond the policy's counter, {head_seq}")
-        history.taught |= _taught(chunk, chunk["seq"] <= version.seq)
+        try:
+            history.taught |= _taught(chunk, chunk["seq"] <= version.seq)
+        except UNREADABLE as error:
+            told(int(chunk["arm_id"][0]), f"what taught it cannot be read: {error}")
         history.moved = evidence.added(history.moved, _moved(chunk))
     _served(unit, version, history, told)
     return history
@@ -77,7 +80,8 @@ def _chained(chunk: Columns, history: History, told: _Told) -> None:
     before = before * (told.discount ** (ordinal - since))[:, None]
     expected = before + change
     size = 1 + np.maximum(np.abs(before), np.abs(change))
-    for row in np.flatnonzero((np.abs(after - expected) > TOLERANCE * size).any(axis=1)).tolist():
+    right = (np.abs(after - expected) <= TOLERANCE * size).all(axis=1)  # what is no number is not
+    for row in np.flatnonzero(~right).tolist():
         way = f"from {shown(before[row])} by {shown(change[row])} to {shown(after[row])}"
         told(int(arm[row]), f"change {chunk['seq'][row]} leads {way}")
     ends = np.flatnonzero(np.r_[first[1:], True])
@@ -115,6 +119,8 @@ def _served(unit: Unit, version: Version, history: History, told: _Told) -> None
         if now != last:
             said = "no change made it" if last is None else f"its changes add up to {shown(last[1:4])}"
             told(place[1], f"the belief is {'missing' if now is None else shown(now[1:4])}, but {said}")
+        elif version.status == "frozen" and told.discount < 1 and now is not None and now[0] != version.ordinal:
+            told(place[1], f"it faded until decision {now[0]}, but was frozen at decision {version.ordinal}")
 
 
 def shown(sums: Any) -> str:

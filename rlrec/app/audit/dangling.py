@@ -23,6 +23,8 @@ SAID = {
     "decision without visit": "the visit it belongs to is not there",
     "visit with other steps": "it says {2} steps and has {3} decisions",
     "visit without decisions": "it says {2} steps and has no decision",
+    "decision out of ordinals": "its ordinal does not follow the one before it",
+    "policy at another ordinal": "its ordinal is not that of its newest decision",
     "policy without head": "no live version of its own",
     "assignment of another experiment": "a unit is assigned to a variant that it does not have",
 }

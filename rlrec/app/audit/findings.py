@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from rlrec.errors import InputError
+
 MOST = 50  # findings of one check that are told one by one
+# what reading a bent row may end in
+UNREADABLE = (InputError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rlrec.app import lineage, serving
-from rlrec.app.audit.findings import Findings
+from rlrec.app.audit.findings import UNREADABLE, Findings
 from rlrec.app.serving import Case, Ids, Serving
-from rlrec.errors import InputError
 from rlrec.policy import sampler, slate
 from rlrec.policy.base import EVERYTHING
 from rlrec.policy.scores import Array, Correlated, Flags, Index, Scores
@@ -75,9 +74,9 @@ def check(unit: Unit, decision_ids: Ids, *, found: Findings) -> int:
             mine = pages.take(pages.once("version_id") == version_id)
             try:
                 done += _Version(unit, versions[version_id], found).check(mine)
-            except InputError as error:
+            except UNREADABLE as error:
                 subject = f"policy {versions[version_id].policy.name}"
-                found.error(CHECK, subject, f"version {versions[version_id].number}: {error.message}")
+                found.error(CHECK, subject, f"version {versions[version_id].number}: {error}")
     return done
 
 
@@ -177,7 +176,7 @@ class _Version:
             try:
                 with np.errstate(all="ignore"):
                     done += self._group(pages, group, served, eligible, context, size)
-            except (InputError, ArithmeticError, ValueError, IndexError) as error:
+            except UNREADABLE as error:
                 decision = pages.slots["decision_id"][pages.first[group[0]]]
                 self.found.error(CHECK, f"decision {decision}", f"it cannot be derived again: {error}")
         return done

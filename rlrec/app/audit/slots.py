@@ -8,7 +8,7 @@ import numpy as np
 
 from rlrec.app import crediting, evidence, serving
 from rlrec.app.audit.beliefs import TOLERANCE, History, shown
-from rlrec.app.audit.findings import Findings
+from rlrec.app.audit.findings import UNREADABLE, Findings
 from rlrec.app.crediting import Credit, Totals
 from rlrec.app.evidence import Flags
 from rlrec.policy.scores import Index
@@ -42,6 +42,7 @@ class Slots:
                 root, cut = self._root[version.id], self._cuts[version.id] = found
                 self._credits[cut] = Credit(unit, root, ordinal=cut[4])
         self._total: dict[Cut, Totals] = {cut: {} for cut in self._cuts.values()}
+        self._unreadable: dict[Cut, str] = {}  # why
         self._censored = _Censored()
 
     def take(self, batch: Batch) -> None:
@@ -55,14 +56,18 @@ class Slots:
             version_id, reward, last, seq, ordinal = cut
             if last is not None and int(batch.slots["decision_id"].min()) > last:
                 continue
+            if cut in self._unreadable:
+                continue
             credit, same = self._credits[cut], (version_id, reward, ordinal)
-            if not _within(batch, last, seq):
-                then = _until(batch, seq)
-                change = _held(credit, then, last)
-            else:
-                change = whole[same] if same in whole else _held(credit, batch, None)
-                whole[same] = change
-            self._total[cut] = crediting.added(total, change)
+            try:
+                if not _within(batch, last, seq):
+                    change = _held(credit, _until(batch, seq), last)
+                else:
+                    change = whole[same] if same in whole else _held(credit, batch, None)
+                    whole[same] = change
+                self._total[cut] = crediting.added(total, change)
+            except UNREADABLE as error:
+                self._unreadable[cut] = str(error)
 
     def finish(self, unit: Unit, versions: Sequence[Version], *, found: Findings, names: Mapping[int, str]) -> None:
         for decision_id, position in self._censored.wrong:
@@ -71,24 +76,29 @@ class Slots:
         for version in versions:
             if version.id not in self._root:
                 continue
-            root, cut = self._root[version.id], self._cuts[version.id]
-            taught, forgetting = self.histories[root.id].taught, self._credits[cut].forgetting
-            kept = forgetting.discount ** (cut[4] - root.ordinal)
-            expected = crediting.added({place: kept * sums for place, sums in taught.items()}, self._total[cut])
-            expected = crediting.something(expected, oldest=forgetting.oldest(cut[4]))
-            stored = crediting.standing(unit, version, ordinal=cut[4])
-            scale = evidence.added(self.histories[root.id].moved, self.histories[version.id].moved)
-            told = set[int]()
-            for place in _differing(stored, expected, scale):
-                if place[1] in told:
-                    continue
-                told.add(place[1])
-                said = f"the belief holds {_shown(stored, place)}, its slots and events give "
-                found.error(
-                    CHECK,
-                    f"policy {version.policy.name} arm {names.get(place[1], f'id {place[1]}')}",
-                    f"version {version.number}: {said}{_shown(expected, place)}",
-                )
+            why = self._unreadable.get(self._cuts[version.id])
+            try:
+                if why is None:
+                    self._compare(unit, version, found, names)
+            except UNREADABLE as error:
+                why = str(error)
+            if why is not None:
+                detail = f"version {version.number}: it cannot be told what its slots add up to: {why}"
+                found.error(CHECK, f"policy {version.policy.name}", detail)
+
+    def _compare(self, unit: Unit, version: Version, found: Findings, names: Mapping[int, str]) -> None:
+        """A version's belief with what its slots and events add up to: at most one finding an arm."""
+        root, cut = self._root[version.id], self._cuts[version.id]
+        taught, forgetting = self.histories[root.id].taught, self._credits[cut].forgetting
+        kept = forgetting.discount ** (cut[4] - root.ordinal)
+        expected = crediting.added({place: kept * sums for place, sums in taught.items()}, self._total[cut])
+        expected = crediting.something(expected, oldest=forgetting.oldest(cut[4]))
+        stored = crediting.standing(unit, version, ordinal=cut[4])
+        scale = evidence.added(self.histories[root.id].moved, self.histories[version.id].moved)
+        for arm, place in {place[1]: place for place in _differing(stored, expected, scale)}.items():
+            said = f"the belief holds {_shown(stored, place)}, its slots and events give {_shown(expected, place)}"
+            subject = f"policy {version.policy.name} arm {names.get(arm, f'id {arm}')}"
+            found.error(CHECK, subject, f"version {version.number}: {said}")
 
 
 def _held(credit: Credit, batch: Batch, last: int | None) -> Totals:
@@ -178,12 +188,13 @@ class _Censored:
 def _differing(stored: Totals, expected: Totals, scale: Mapping[int, Sums]) -> Iterator[Place]:
     """Places whose sums differ by more than what adding up in another order explains."""
     for place in sorted(stored.keys() | expected.keys()):
-        one, other = stored.get(place), expected.get(place)
-        both = [sums for sums in (one, other) if sums is not None]
-        nothing = np.zeros_like(both[0])
+        both = [sums for sums in (stored.get(place), expected.get(place)) if sums is not None]
+        if len({len(sums) for sums in both}) > 1:
+            yield place
+            continue
         size = np.max(np.abs(both), axis=0)
         size[: len(NOTHING)] = scale.get(place[1], NOTHING)
         size[len(NOTHING) :] = size.max(initial=0.0)
-        apart = np.abs((nothing if one is None else one) - (nothing if other is None else other))
-        if (apart > TOLERANCE * (1 + size)).any():
+        apart = np.abs(both[0] - both[1]) if len(both) > 1 else np.abs(both[0])
+        if not (apart <= TOLERANCE * (1 + size)).all():  # what is no number is not equal
             yield place
