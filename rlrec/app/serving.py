@@ -302,11 +302,13 @@ def _read(unit: Unit, made: Serving, seq: int | None, ordinal: int | None) -> No
         made._know(beliefs.held_at(unit, version.id, seq, oldest=oldest))
 
 
-def renewed(unit: Unit, before: Serving) -> Serving:
-    """A version that was served before, as it stands now: what it knew of its pages is brought up to date."""
+def renewed(unit: Unit, before: Serving, *, described_anew: bool) -> Serving:
+    """A version that was served before, as it stands now: what it knew of its pages is brought up to date.
+
+    described_anew: the catalogue has changed since."""
     made = copy(before)  # policy and prior are the same
     made.__dict__.pop("known", None)
-    if made.described is not None:
+    if described_anew:
         made.described = described(unit, before.version)
     _read(unit, made, None, None)
     made._before = {name: {**case.before, **case.known} for name, case in before._cases.items()}

@@ -35,7 +35,7 @@ class Warm:
         self.unnamed = True
         self.unread: set[str] = set()
         self._revision: int | None = None
-        self._servings: dict[int, tuple[int, Serving]] = {}
+        self._servings: dict[int, tuple[int, int | None, Serving]] = {}  # at which change, and catalogue
 
     def text(self, context: Mapping[str, Any]) -> str:
         """The canonical text of a context."""
@@ -76,15 +76,16 @@ class Warm:
         return self._arrays[eligible]
 
     def serving(self, unit: Unit, version: Version, head: Head) -> Serving:
-        """A version as it stands at the head's change."""
+        """A version as it stands at the head's change, in today's catalogue."""
+        seq = version.seq if version.status == "frozen" else head.seq
         before = self._servings.get(version.id)
         if before is None:
             found = serving.load(unit, version)
-        elif before[0] == head.seq or version.status == "frozen":
-            return before[1]
+        elif before[:2] == (seq, self._revision):
+            return before[2]
         else:
-            found = serving.renewed(unit, before[1])
-        self._servings[version.id] = head.seq, found
+            found = serving.renewed(unit, before[2], described_anew=before[1] != self._revision)
+        self._servings[version.id] = seq, self._revision, found
         return found
 
     def look_up(self, unit: Unit, bodies: Collection[str], sets: Collection[Eligible]) -> bool:
