@@ -14,7 +14,7 @@ from typing import Any
 
 from rlrec.policy import reward as rewards
 from rlrec.policy.forgetting import Forgetting
-from rlrec.records import Event, Head, Version
+from rlrec.records import Event, Head, Policy, Version
 from rlrec.store import Unit, beliefs, decisions, events, policies
 from rlrec.store.beliefs import NOTHING, Place, Sums
 from rlrec.store.events import CENSOR
@@ -58,7 +58,9 @@ class Ledger:
             return
         if self.unit.postgres and self._held and min(new) < max(self._held):
             raise Unordered
-        self.heads |= policies.lock(self.unit, new)
+        heads = policies.lock(self.unit, new)
+        self.heads |= heads
+        self._ordinal |= {policy_id: head.ordinal for policy_id, head in heads.items()}
         self._held |= new
         if self.unit.postgres:  # others may have decided while we waited
             self.unit.now = max(self.unit.now, decisions.newest(self.unit) or 0)
@@ -67,13 +69,14 @@ class Ledger:
             self.learning[policy_id].append(version)
             if policy_id not in self._forgetting:
                 self._forgetting[policy_id] = Forgetting.of(version.policy.params)
-                self._ordinal[policy_id] = self.heads[policy_id].ordinal
             if self._forgetting[policy_id] or version.contextual or version.since:
                 self._minute.add(policy_id)
 
-    def ordinals(self, policy_id: int, count: int) -> range | None:
-        """The ordinals of the policy's next decisions; None where it does not forget."""
-        forgetting = self._forgetting.get(policy_id)
+    def ordinals(self, policy: Policy, count: int) -> range | None:
+        """The ordinals of the policy's next decisions; None where it does not forget.
+
+        They are counted even where no version learns: one that is rebuilt later will."""
+        forgetting, policy_id = Forgetting.of(policy.params), policy.id
         if not forgetting:
             return None
         first = self._ordinal[policy_id] + 1
@@ -218,7 +221,8 @@ class Ledger:
         ids = self.overdue(version, limit)
         if not ids:
             return 0
-        found, happened = decisions.find(self.unit, ids), events.of(self.unit, ids)
+        held = [number for number in ids if number >= version.since]
+        found, happened = decisions.find(self.unit, held), events.of(self.unit, held)
         for decision in found.values():
             by_slot = by_position(happened.get(decision.id, ()))
             for slot in decision.slots:

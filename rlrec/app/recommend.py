@@ -209,7 +209,8 @@ def _store(
 def _ordinals(ledger: Ledger, plans: Mapping[int, Plan]) -> dict[int, Iterator[int]]:
     """The ordinals of these decisions, by policy: of those that forget."""
     counts = Counter(plan.lane.version.policy.id for plan in plans.values())
-    found = {policy_id: ledger.ordinals(policy_id, count) for policy_id, count in counts.items()}
+    asked = {plan.lane.version.policy.id: plan.lane.version.policy for plan in plans.values()}
+    found = {policy_id: ledger.ordinals(asked[policy_id], count) for policy_id, count in counts.items()}
     return {policy_id: iter(mine) for policy_id, mine in found.items() if mine is not None}
 
 

@@ -1,0 +1,80 @@
+"""Beliefs of policies that forget or see contexts, by their definition: slot by slot, without any of the ways in which
+the program adds them up."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+
+from rlrec.app import crediting, policy, serving
+from rlrec.app.ledger import by_position, worth
+from rlrec.policy.moments import pack
+from rlrec.records import Version
+from rlrec.store import Store, Unit, contents, decisions, events, policies, reader
+from rlrec.store.beliefs import Place
+from tests.app.shop import version
+
+MEMORIES = {
+    "fades": ("thompson", {"discount": "0.95"}),
+    "ends": ("ucb", {"window": "40", "floor": "0.1"}),
+    "sees": ("linucb", {"floor": "0.1"}),
+    "sees-fading": ("lin-thompson", {"discount": "0.95"}),
+    "shares": ("lin-thompson", {"model": "shared", "samples": "50"}),
+    "bends": ("logistic-thompson", {"window": "70"}),
+    "soft": ("softmax", {"discount": "0.9", "model": "shared"}),
+    "square": ("squarecb", {"window": "20"}),
+}
+
+
+def remembering(store: Store, *names: str, learns: str = "default") -> None:
+    """Policies by the names above."""
+    for name in names:
+        kind, params = MEMORIES[name]
+        policy.create(store, policy.Request(name=name, kind=kind, parameters=params, reward=learns))
+
+
+def defined(unit: Unit, made: Version) -> dict[Place, Any]:
+    """The sums of a version when its policy has made as many decisions as now."""
+    mine, ordinal = serving.policy_of(made), policies.ordinal(unit, made.policy.id)
+    memory: Any = mine.forgetting
+    ids = [int(key) for batch in _ranges(unit, made) for key in np.unique(batch.slots["decision_id"])]
+    happened, total = events.of(unit, ids), dict[Place, Any]()
+    for decision in decisions.find(unit, ids).values():
+        told, then = by_position(happened.get(decision.id, ())), decision.ordinal or 0
+        context = json.loads(contents.context_bodies(unit, [decision.context_id])[decision.context_id])
+        for slot in decision.slots:
+            sums = np.array(worth(made, told.get(slot.position, ()), served_at=decision.at))
+            place = (then // memory.width if memory.window else 0), slot.arm_id
+            row = memory.discount ** (ordinal - then) * np.r_[sums, _moments(mine, context, slot.arm_id, sums)]
+            total[place] = total.get(place, 0.0) + row
+    return total
+
+
+def _ranges(unit: Unit, made: Version) -> Any:
+    last = reader.last_id(unit, made.policy.id) if made.entered_to is None else made.entered_to
+    return reader.ranges(unit, made.policy.id, first=max(1, made.since), last=last)
+
+
+def _moments(mine: Any, context: Any, arm: int, sums: Any) -> Any:
+    if not mine.contextual:
+        return []
+    x = mine.design.context.encode([context])
+    weight, offset = mine.credit(x, np.array([arm]))
+    return pack(sums[0] * weight[0] * np.outer(x[0], x[0]), (sums[1] + sums[0] * offset[0]) * x[0])
+
+
+def gap(one: dict[Place, Any], other: dict[Place, Any]) -> float:
+    """The largest difference of two beliefs, in units of 1 + what is larger."""
+    places = one.keys() | other.keys()
+    pairs = [(np.asarray(one.get(place, 0.0)), np.asarray(other.get(place, 0.0))) for place in places]
+    return max((float((abs(a - b) / (1 + np.maximum(abs(a), abs(b)))).max()) for a, b in pairs), default=0.0)
+
+
+def wrong(store: Store, name: str, number: int | None = None) -> float:
+    """How far a belief is from its definition."""
+    with store.read() as unit:
+        made = version(unit, name, number)
+        ordinal = policies.ordinal(unit, made.policy.id) if made.learning else made.ordinal
+        return gap(crediting.standing(unit, made, ordinal=ordinal), defined(unit, made))

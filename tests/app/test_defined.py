@@ -1,0 +1,229 @@
+"""Beliefs that forget or see contexts are what their definition says, whatever happened in whatever order."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from rlrec.app import arm, experiment, rebuilding, settle, versions
+from rlrec.app.doctor import Request as Audit
+from rlrec.app.doctor import doctor
+from rlrec.app.feedback import Line
+from rlrec.app.pipe import Pipe
+from rlrec.app.pipe import Request as Asked
+from rlrec.app.recommend import Answer, Request, recommend_group
+from rlrec.errors import InputError
+from rlrec.store import Store, decisions, policies
+from tests.app.defined import MEMORIES, remembering, wrong
+from tests.app.shop import MINUTE, SECOND, START, clock, stocked, tell_all, version
+
+CLOSE = 1e-9
+NAMES = ("fades", "ends", "sees-fading", "shares")
+
+
+def shop(store: Store, *names: str, learns: str = "counted", prices: float = 1.0) -> Store:
+    store.notice = lambda _: None
+    stocked(clock(store, START))
+    priced(store, prices)
+    remembering(store, *names, learns=learns)
+    return store
+
+
+def priced(store: Store, prices: float) -> None:
+    arm.put(store, lambda: [[arm.Line(arm=key, features={"price": prices * i}) for i, key in enumerate("abcde")]])
+
+
+def draw(store: Store, n: int, *names: str, seed: int, size: int = 1, field: str = "policy") -> list[Any]:
+    chance = random.Random(seed)
+    asked = [
+        Request(
+            **{field: chance.choice(names)},
+            session=f"{seed}-{i}",
+            size=size,
+            context={"hour": chance.random(), "device": chance.choice("xyz")},
+        )
+        for i in range(n)
+    ]
+    return list(recommend_group(store, asked, seed=seed))
+
+
+def click(store: Store, made: list[Answer], value: float = 1.0, **rest: Any) -> None:
+    tell_all(store, [Line(decision_id=one["decision_id"], position=1, events={"click": value}, **rest) for one in made])
+
+
+def audited(store: Store) -> list[Any]:
+    return [one for one in doctor(store, Audit()).findings if one.severity == "error"]
+
+
+def numbers(store: Store, name: str) -> list[int]:
+    """Versions whose belief a definition tells: all but the frozen ones."""
+    with store.read() as unit:
+        mine = policies.versions(unit, [version(unit, name).policy.id])
+    return [one.number for one in mine if one.status == "learning"]
+
+
+@pytest.mark.parametrize("half", [0, 1])
+def test_any_history_leaves_the_belief_of_the_definition(store: Store, half: int) -> None:
+    """Pages of three, late and negative events, censoring, other rewards, frozen and promoted versions."""
+    names, chance, made = list(MEMORIES)[half::2], random.Random(half), list[Any]()
+    shop(store)
+    for place, name in enumerate(names):
+        remembering(store, name, learns=("counted", "ignored", "settled")[place % 3])
+    for step in range(12):
+        store.now = (store.now or 0) + chance.choice([1, SECOND, MINUTE, 11 * MINUTE])
+        made += draw(store, 12, *names, seed=step, size=chance.randint(1, 3))
+        lines = [
+            Line(
+                decision_id=one["decision_id"], position=chance.randint(1, len(one["slate"])),
+                events={"click": chance.choice([1, -1, 0.3])}, censor=chance.choice([None, None, True, False]),
+            )
+            for one in chance.sample(made, 10)
+        ]  # fmt: skip
+        tell_all(store, lines)
+        name = chance.choice(names)
+        if step % 4 == 0:
+            versions.freeze(store, f"{name}@1")
+        elif step % 4 == 2:
+            other = chance.choice(["counted", "ignored", "settled"])
+            rebuilt = rebuilding.rebuild(store, rebuilding.Request(reference=f"{name}@1", reward=other))
+            versions.promote(store, f"{name}@{rebuilt['version']}")
+    settle.settle(store)
+    assert max(wrong(store, name, number) for name in names for number in numbers(store, name)) < CLOSE
+    assert audited(store) == []
+
+
+# -- rebuilt --
+
+
+class Killed(Exception):
+    pass
+
+
+def killed(monkeypatch: pytest.MonkeyPatch, after: int, work: Callable[[], Any]) -> None:
+    """End a rebuild at its first transaction but so many."""
+    left = iter([True] * after)
+    portion = rebuilding._portion
+
+    def dies(*args: Any, **rest: Any) -> bool:
+        if not next(left, False):
+            raise Killed
+        return portion(*args, **rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rebuilding, "_portion", dies)
+        with pytest.raises(Killed):
+            work()
+
+
+@pytest.mark.parametrize("learns", ["counted", "ignored"])
+def test_a_rebuild_that_was_cut_short_goes_on_while_others_write(
+    store: Store, monkeypatch: pytest.MonkeyPatch, learns: str
+) -> None:
+    monkeypatch.setattr(rebuilding, "PORTION", 7)
+    shop(store, *NAMES, learns=learns)
+    early = draw(store, 100, *NAMES, seed=1)
+    store.now = START + 11 * MINUTE
+    for after, name in enumerate(NAMES):
+        asked = rebuilding.Request(reference=name)
+        killed(monkeypatch, after % 3, lambda asked=asked: rebuilding.rebuild(store, asked))
+        with pytest.raises(InputError, match="caught up"):
+            versions.promote(store, f"{name}@2")
+    made = draw(store, 40, *NAMES, seed=2)
+    click(store, early[::2] + made[::3])
+    assert max(wrong(store, name, 2) for name in NAMES) < CLOSE  # as far as they have come
+    for name in NAMES:
+        assert rebuilding.rebuild(store, rebuilding.Request(reference=name))["version"] == 2
+        versions.promote(store, f"{name}@2")
+    click(store, draw(store, 40, *NAMES, seed=3)[::2])
+    click(store, early[1::4], -1.0)
+    assert max(wrong(store, name, number) for name in NAMES for number in (1, 2)) < CLOSE
+    assert audited(store) == []
+
+
+@pytest.mark.parametrize("learns", ["counted", "settled"])
+def test_what_was_before_a_change_never_enters_what_starts_after_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch, learns: str
+) -> None:
+    """Neither by the rebuild, nor by others that let slots in while it is cut short, nor by events."""
+    shop(store, "fades", "sees", learns=learns)
+    early = [draw(store, 150, name, seed=1) for name in ("fades", "sees")]
+    store.now = START + 11 * MINUTE
+    for name in ("fades", "sees"):
+        click(store, draw(store, 150, name, seed=2))
+    store.now += 11 * MINUTE
+    for name, before in zip(("fades", "sees"), early, strict=True):
+        asked = rebuilding.Request(reference=name, after_drift="adwin")
+        killed(monkeypatch, 0, lambda asked=asked: rebuilding.rebuild(store, asked))
+        if learns == "counted":  # slots of the other enter by any command: it would be finished
+            draw(store, 3, name, seed=3)
+        assert rebuilding.rebuild(store, asked)["version"] == 2
+        click(store, before, censor=True)
+        click(store, draw(store, 5, name, seed=4))
+    assert max(wrong(store, name, number) for name in ("fades", "sees") for number in (1, 2)) < CLOSE
+    assert audited(store) == []
+
+
+# -- served --
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_stream_sees_arms_as_they_are_described_now(store: Store, frozen: bool) -> None:
+    shop(store, "shares", learns="counted")
+    click(store, draw(store, 40, "shares", seed=1)[::2])
+    store.now = START + 11 * MINUTE
+    if frozen:
+        versions.freeze(store, "shares")
+        versions.promote(store, "shares@2")
+    stream = Pipe(store)
+    for turn in range(3):
+        stream.group([Asked(policy="shares", session=f"{turn}-{i}", context={"hour": 0.3}) for i in range(2)])
+        stream.group([Asked(policy="shares", session="s", arms=["unknown"])])  # refused: nothing changes
+        priced(store, 5.0 - turn)
+        arm.put(store, lambda turn=turn: [[arm.Line(arm=f"new{turn}", features={"price": 3})]])
+    assert audited(store) == []
+
+
+def test_variants_go_on_from_the_ordinal_of_their_fork(store: Store) -> None:
+    shop(store, *NAMES)
+    early = draw(store, 80, *NAMES, seed=1)
+    store.now = START + 11 * MINUTE
+    versions.freeze(store, "ends")
+    labels = dict(zip("vwxyz", [*NAMES, "ends@2"], strict=True))
+    wanted = [experiment.Asked(label=label, policy=name) for label, name in labels.items()]
+    experiment.create(store, experiment.Request(name="e", variants=wanted, by="session"))
+    made = draw(store, 100, "e", seed=2, field="experiment")
+    click(store, early[::3] + made[::2])
+    with store.read() as unit:
+        for label, name in labels.items():
+            its, base = version(unit, f"{name.split('@')[0]}@e/{label}"), version(unit, name.split("@")[0])
+            mine = sum(one["variant"] == label for one in made)
+            assert policies.ordinal(unit, its.policy.id) == its.ordinal + (0 if name == "shares" else mine)
+            assert its.ordinal == policies.ordinal(unit, base.policy.id)
+    assert max(wrong(store, name) for name in NAMES) < CLOSE
+    assert audited(store) == []
+
+
+def test_decisions_count_while_nobody_learns(store: Store) -> None:
+    """A belief that is rebuilt later knows how old they are."""
+    names = ("fades", "ends", "sees-fading")
+    shop(store, *names)
+    draw(store, 40, *names, seed=1)
+    store.now = START + 11 * MINUTE
+    for name in names:
+        versions.freeze(store, name)
+        versions.promote(store, f"{name}@2")
+        rebuilding.retire(store, f"{name}@1")
+    click(store, draw(store, 60, *names, seed=2)[::2])
+    for name in names:
+        rebuilding.rebuild(store, rebuilding.Request(reference=name))
+    with store.read() as unit:
+        for name in names:
+            made = version(unit, name, 3)
+            ages = decisions.find(unit, list(range(1, 101)))
+            mine = [one.ordinal for one in ages.values() if one.policy_id == made.policy.id]
+            assert mine == list(range(1, made.ordinal + 1))
+    assert max(wrong(store, name, 3) for name in names) < CLOSE
+    assert audited(store) == []
