@@ -46,7 +46,9 @@ def defined(unit: Unit, made: Version) -> dict[Place, Any]:
         context = json.loads(contents.context_bodies(unit, [decision.context_id])[decision.context_id])
         for slot in decision.slots:
             sums = np.array(worth(made, told.get(slot.position, ()), served_at=decision.at))
-            place = (then // memory.width if memory.window else 0), slot.arm_id
+            place = memory.bucket(then), slot.arm_id
+            if place[0] < memory.oldest(ordinal):
+                continue
             row = memory.discount ** (ordinal - then) * np.r_[sums, _moments(mine, context, slot.arm_id, sums)]
             total[place] = total.get(place, 0.0) + row
     return total

@@ -13,13 +13,30 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from rlrec.store import Store, decisions, tables
-from tests.app.shop import added_up, apart, ask, dump, stocked, sums
-from tests.app.workers import asks, claims, defines, files, loops, mixes, pipes, processes, tells, together
+from rlrec.app import rebuilding
+from rlrec.app.doctor import Request, doctor
+from rlrec.store import Store, decisions, policies, tables
+from tests.app.defined import remembering, wrong
+from tests.app.shop import added_up, apart, ask, dump, stocked, sums, version
+from tests.app.workers import (
+    asks,
+    claims,
+    defines,
+    files,
+    loops,
+    mixes,
+    pipes,
+    processes,
+    rebuilds,
+    remembers,
+    tells,
+    together,
+)  # fmt: skip
 
 WRITERS = 4  # was run with 8
 EVENTS = 40  # a process; was run with 500
 KILLS = 4  # was run with 60
+TURNS = 2  # of policies that forget or see contexts; was run with 4
 COMMANDS = 4  # real commands at once
 
 
@@ -123,6 +140,26 @@ def test_real_commands_at_once(store: Store, db: str) -> None:
     consistent(store, "home")
 
 
+REMEMBERING = ("fades", "ends", "sees-fading", "shares")
+
+
+def audited(store: Store) -> None:
+    """Every learning belief of policies that forget or see contexts is what its definition says."""
+    for name in REMEMBERING:
+        with store.read() as unit:
+            mine = policies.versions(unit, [version(unit, name).policy.id])
+        assert max(wrong(store, name, one.number) for one in mine if one.learning) < 1e-9
+    assert [one for one in doctor(store, Request()).findings if one.severity == "error"] == []
+
+
+def test_beliefs_that_forget_or_see_contexts_lose_nothing_to_many_processes(store: Store, db: str) -> None:
+    stocked(store)
+    remembering(store, *REMEMBERING)
+    together(remembers, db, [(number, TURNS, REMEMBERING) for number in range(WRITERS)])
+    audited(store)
+    assert len(everything(store, tables.decision, "id")) == WRITERS * TURNS * (1 + len(REMEMBERING))
+
+
 # -- killed --
 
 
@@ -145,6 +182,22 @@ def killed(work: Callable[..., None], db: str, prefix: str, after_s: float) -> l
         process.join()
     assert process.exitcode == -9
     return said
+
+
+def test_a_killed_rebuild_is_gone_on_with(store: Store, db: str) -> None:
+    """Under the number it had; others draw and tell meanwhile."""
+    stocked(store)
+    remembering(store, *REMEMBERING)
+    remembers(store, (9, 2, REMEMBERING))
+    for after, name in enumerate(REMEMBERING):
+        killed(rebuilds, db, name, 0.05 * after)
+        with store.read() as unit:
+            newest = policies.versions(unit, [version(unit, name).policy.id])[-1]
+            begun = newest.number > 1 and not rebuilding.caught_up(unit, newest)
+        remembers(store, (10 + after, 1, REMEMBERING))
+        made = rebuilding.rebuild(store, rebuilding.Request(reference=f"{name}@1"))
+        assert made["version"] == newest.number + (not begun)
+    audited(store)
 
 
 @pytest.mark.parametrize("work", [loops, pipes])

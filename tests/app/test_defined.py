@@ -6,9 +6,10 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
-from rlrec.app import arm, experiment, rebuilding, settle, versions
+from rlrec.app import arm, experiment, policy, rebuilding, serving, settle, versions
 from rlrec.app.doctor import Request as Audit
 from rlrec.app.doctor import doctor
 from rlrec.app.feedback import Line
@@ -226,4 +227,69 @@ def test_decisions_count_while_nobody_learns(store: Store) -> None:
             mine = [one.ordinal for one in ages.values() if one.policy_id == made.policy.id]
             assert mine == list(range(1, made.ordinal + 1))
     assert max(wrong(store, name, 3) for name in names) < CLOSE
+    assert audited(store) == []
+
+
+# -- at the edge of numbers --
+
+
+def test_what_has_faded_to_nothing_counts_as_nothing(store: Store) -> None:
+    """Arms idle for 1,200 decisions at half a memory each: their weight is below the smallest number."""
+    names = {"fades": "thompson", "bound": "kl-ucb", "sees": "linucb", "bends": "logistic-thompson"}
+    shop(store)
+    for name, kind in names.items():
+        asked = {"discount": "0.5", "floor": "0.1"}
+        policy.create(store, policy.Request(name=name, kind=kind, parameters=asked, reward="counted"))
+    early = draw(store, 40, *names, seed=1)
+    for name in names:
+        recommend_group(store, [Request(policy=name, session=f"{name}-{i}", arms=["a"]) for i in range(1_200)], seed=2)
+    click(store, early, censor=True)
+    with store.read() as unit:
+        for name in names:
+            known = serving.load(unit, version(unit, name))
+            pulls = known.belief(known.known).pulls
+            assert (pulls[0], pulls[1:].any()) == (2, False)
+    draw(store, 20, *names, seed=3)
+    assert max(wrong(store, name) for name in names) < CLOSE
+    assert audited(store) == []
+
+
+def test_arms_whose_slots_were_all_censored_count_as_nothing(store: Store) -> None:
+    """What is left of their sums is rounding, some of it below 0."""
+    names = ("fades", "sees-fading", "soft")
+    shop(store, *names)
+    made = [one for turn in range(4) for one in draw(store, 40, *names, seed=turn)]
+    click(store, made[::2])
+    click(store, made, censor=True)
+    with store.read() as unit:
+        for name in names:
+            known = serving.load(unit, version(unit, name))
+            belief = known.belief(known.known)
+            assert (belief.pulls.any(), belief.reward_sum.any(), belief.total) == (False, False, 0)
+    draw(store, 20, *names, seed=9)
+    assert audited(store) == []
+
+
+@pytest.mark.parametrize("window", [1, 31, 33, 100_000])
+def test_windows_of_any_length(store: Store, window: int) -> None:
+    shop(store)
+    for name in ("ucb", "linucb"):
+        asked = {"window": str(window), "floor": "0.1"}
+        policy.create(store, policy.Request(name=name, kind=name, parameters=asked, reward="counted"))
+    for turn in range(4):
+        click(store, draw(store, 30, "ucb", "linucb", seed=turn)[::2])
+    assert max(wrong(store, name) for name in ("ucb", "linucb")) < CLOSE
+    assert audited(store) == []
+
+
+def test_a_context_of_a_hundred_features(store: Store) -> None:
+    shop(store)
+    wide = {"context": {"fields": {"taste": {"type": "vector", "length": 99}}}}
+    policy.create(store, policy.Request(name="wide", kind="lin-thompson", reward="counted", features=wide))
+    rng = np.random.default_rng(1)
+    for turn in range(2):
+        tastes = [{"taste": rng.normal(size=99).tolist()} for _ in range(30)]
+        asked = [Request(policy="wide", session=f"{turn}-{i}", context=one) for i, one in enumerate(tastes)]
+        click(store, list(recommend_group(store, asked, seed=turn))[::2])  # type: ignore[arg-type]
+    assert wrong(store, "wide") < CLOSE
     assert audited(store) == []

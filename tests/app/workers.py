@@ -122,6 +122,41 @@ def mixes(store: Store, one: tuple[int, int]) -> None:
             settle.settle(store)
 
 
+def remembers(store: Store, one: tuple[int, int, Sequence[str]]) -> None:
+    """Draw in contexts and tell, one by one, in groups and as a stream; rebuild and freeze: all on the same few."""
+    from rlrec.app import rebuilding, versions
+    from rlrec.app.pipe import Pipe, Request
+
+    number, count, names = one
+    chance, stream = random.Random(number), Pipe(store)
+    for i in range(count):
+        context = {"hour": chance.random(), "device": chance.choice("xyz")}
+        shown = ask(store, chance.choice(names), f"s{number}", 3, context=context)
+        tell(store, shown, chance.randint(1, 3), click=chance.choice([1, -1]), censor=chance.choice([None, True]))
+        asked: list[Any] = []
+        for name in names:
+            key = f"{number}-{i}-{name}"
+            asked.append(Request(policy=name, session=f"s{number}", size=2, request_id=key, context=context))
+            asked.append(Line(request_id=key, position=2, events={"click": 1.0}, key=key))
+        stream.group(asked)
+        told = [Line(request_id=one.request_id, position=1, events={"click": 0.5}) for one in asked[::2]]
+        feedback_stream(store, lambda told=told: [told], quarantine=False, rejected=print)  # type: ignore[misc]
+        if i == number % count:
+            rebuilding.rebuild(store, rebuilding.Request(reference=f"{names[number % len(names)]}@1"))
+            versions.freeze(store, names[number % len(names)])
+
+
+def rebuilds(db: str, prefix: str, pipe: Connection) -> None:
+    """Rebuild a policy for ever, a few slots a transaction: until killed."""
+    from rlrec.app import rebuilding
+
+    rebuilding.PORTION = 5
+    with closing(Store(db)) as store:
+        for i in range(1_000_000):
+            pipe.send(("rebuild", prefix, i))
+            rebuilding.rebuild(store, rebuilding.Request(reference=f"{prefix}@1"))
+
+
 def loops(db: str, prefix: str, pipe: Connection) -> None:
     """Draw and tell for ever, saying after each command that it is done: until killed."""
     with closing(Store(db)) as store:
