@@ -302,14 +302,15 @@ def _read(unit: Unit, made: Serving, seq: int | None, ordinal: int | None) -> No
         made._know(beliefs.held_at(unit, version.id, seq, oldest=oldest))
 
 
-def renewed(unit: Unit, before: Serving, *, described_anew: bool) -> Serving:
+def renewed(unit: Unit, version: Version, before: Serving, *, described_anew: bool) -> Serving:
     """A version that was served before, as it stands now: what it knew of its pages is brought up to date.
 
     described_anew: the catalogue has changed since."""
-    made = copy(before)  # policy and prior are the same
+    made = copy(before)  # policy and prior are the same; whether it still learns may not be
+    made.version = version
     made.__dict__.pop("known", None)
     if described_anew:
-        made.described = described(unit, before.version)
+        made.described = described(unit, version)
     _read(unit, made, None, None)
     made._before = {name: {**case.before, **case.known} for name, case in before._cases.items()}
     return made

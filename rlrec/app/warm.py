@@ -77,14 +77,14 @@ class Warm:
 
     def serving(self, unit: Unit, version: Version, head: Head) -> Serving:
         """A version as it stands at the head's change, in today's catalogue."""
-        seq = version.seq if version.status == "frozen" else head.seq
+        seq = head.seq if version.learning else version.seq
         before = self._servings.get(version.id)
         if before is None:
             found = serving.load(unit, version)
         elif before[:2] == (seq, self._revision):
             return before[2]
         else:
-            found = serving.renewed(unit, before[2], described_anew=before[1] != self._revision)
+            found = serving.renewed(unit, version, before[2], described_anew=before[1] != self._revision)
         self._servings[version.id] = seq, self._revision, found
         return found
 

@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app import naming, serving
+from rlrec.app import naming, rebuilding, serving
 from rlrec.app.doctor import Request, doctor
+from rlrec.app.recommend import Request as Page
+from rlrec.app.recommend import recommend_group
+from rlrec.app.warm import Warm
 from rlrec.records import Version
 from rlrec.store import Store, Unit
 from tests.app.shop import done
@@ -124,6 +127,21 @@ def test_a_retired_memory_serves_as_it_ended(shop: tuple[str, Run, str]) -> None
     assert before == believed(db, "p@1")
     assert done(run("decision", "show", shown["decision_id"], "--json")).json["agrees"] is True
     with closing(Store(db)) as store:
+        assert doctor(store, Request()).findings == []
+
+
+def test_a_stream_sees_that_a_memory_was_retired(shop: tuple[str, Run, str]) -> None:
+    db, run, _ = shop
+    serve(run, 80, seed=1)
+    for words in (("rebuild", "p"), ("promote", "p@2")):
+        done(run("policy", *words))
+    warm = Warm()
+    with closing(Store(db)) as store:
+        for turn in range(6):
+            asked = [Page(policy=name, session=f"{name}-{turn}") for name in ("p", "p@1")]
+            recommend_group(store, asked, warm=warm)
+            if turn == 2:
+                rebuilding.retire(store, "p@1")
         assert doctor(store, Request()).findings == []
 
 
