@@ -21,17 +21,22 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from rlrec.app import arm, settle, versions
+from rlrec.app import arm, crediting, settle, versions
 from rlrec.app.feedback import Line, feedback, feedback_stream
 from rlrec.app.recommend import Request, recommend_group
 from rlrec.errors import CheckFailed, Conflict, InputError
 from rlrec.store import Store, arms, beliefs, policies, tables
-from tests.app.shop import MINUTE, REWARDS, SECOND, START, apart, clock, stocked
+from tests.app import shop
+from tests.app.defined import defined, gap, remembering
+from tests.app.shop import MINUTE, SECOND, START, apart, clock, stocked
 from tests.conftest import _create
 
 EXAMPLES = {"sqlite": 25, "postgres": 5}  # were run with 400 and 60
 STEPS = 40
-NAMES = ("counted", "ignored", "plain", "dwell", "settled", "settled-dwell")
+PLAIN = ("counted", "ignored", "plain", "dwell", "settled", "settled-dwell")
+REMEMBERING = {"fades": "ignored", "sees-fading": "settled-dwell"}  # the policies that forget or see contexts
+NAMES = (*PLAIN, *REMEMBERING)
+REWARDS = shop.REWARDS | {name: shop.REWARDS[learns] for name, learns in REMEMBERING.items()}
 WINDOW, TIMEOUT = 10 * MINUTE, 30 * MINUTE
 
 names = st.sampled_from(NAMES)
@@ -168,7 +173,9 @@ class Commands(RuleBasedStateMachine):
 
     @initialize()
     def stock(self) -> None:
-        stocked(self.tick(), arms="abcd", **{name: f"uniform/{name}" for name in NAMES})
+        stocked(self.tick(), arms="abcd", **{name: f"uniform/{name}" for name in PLAIN})
+        for name, learns in REMEMBERING.items():
+            remembering(self.tick(), name, learns=learns)
         self.model.arms = dict.fromkeys("abcd", True)
 
     def tick(self) -> Store:
@@ -231,7 +238,10 @@ class Commands(RuleBasedStateMachine):
             self.model.decisions[-1] = one
             assert not answer["duplicate"]
             assert set(shown) <= self.model.eligible(asked)
-            assert [slot["propensity"] for slot in answer["slate"]] == pytest.approx([1 / (m - p) for p in range(k)])
+            if asked["policy"] in PLAIN:
+                assert [slot["propensity"] for slot in answer["slate"]] == pytest.approx(
+                    [1 / (m - p) for p in range(k)]
+                )
         assert len(set(shown)) == len(shown) == asked["size"]
         assert [answer[name] for name in ("visit", "step", "version")] == [
             one[name] for name in ("visit", "step", "version")
@@ -350,6 +360,10 @@ class Commands(RuleBasedStateMachine):
             for name in live:
                 found = policies.versions(unit, [live[name][0].policy.id])
                 right = [self.model.belief(name), *self.model.frozen[name]]
+                if name in REMEMBERING:
+                    now = policies.ordinal(unit, found[0].policy.id)
+                    assert gap(crediting.standing(unit, found[0], ordinal=now), defined(unit, found[0])) < 1e-9
+                    continue
                 for version, wanted in zip(found, right, strict=True):
                     held = {shown[row[0]]: row[1:] for row in beliefs.current(unit, version.id)}
                     assert apart(held, wanted) < 1e-9  # type: ignore[arg-type]
