@@ -38,6 +38,7 @@ class _Plan:
 
     source: Version
     reward_id: int
+    window_us: int
     taught: teaching.Lesson
     record: Mapping[str, Any]
 
@@ -83,7 +84,7 @@ def _plan(unit: Unit, request: Request) -> _Plan | None:
     draft = replace(source, reward=reward, parameters={**source.parameters, **changed})
     taught = teaching.again(unit, draft, fresh=since is not None)
     record = {"rebuilt_from": source.number, **taught.record, **({} if since is None else {"since": written(since[1])})}
-    return _Plan(source=source, reward_id=reward.id, taught=taught, record=record)
+    return _Plan(source=source, reward_id=reward.id, window_us=reward.window_us, taught=taught, record=record)
 
 
 def _since(unit: Unit, version: Version, *, method: str) -> tuple[int, int] | None:
@@ -105,7 +106,7 @@ def _made(unit: Unit, plan: _Plan) -> int:
     mine = policies.versions(unit, [policy_id])
     for one in mine:
         same = one.reward.id == plan.reward_id and _named(one.parameters) == _named(plan.taught.parameters)
-        if one.learning and same and not caught_up(unit, one):
+        if one.learning and same and not caught_up(one):
             return one.id
     made = policies.add_version(
         unit,
@@ -117,7 +118,10 @@ def _made(unit: Unit, plan: _Plan) -> int:
         ordinal=head.ordinal,
         parent_id=plan.source.id,
         entered_to=0,
-        learned_from=plan.record,
+        learned_from={
+            **plan.record,
+            "ripe": decisions.newest_before(unit, policy_id, before=unit.now - plan.window_us),
+        },
         parameters=plan.taught.parameters,
     )
     beliefs.add_prior(unit, made, [(row[0], row[1], row[2]) for row in beliefs.prior(unit, plan.source.id)])
@@ -134,13 +138,12 @@ def _named(written: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in written.items() if name != "anchor"}
 
 
-def caught_up(unit: Unit, version: Version) -> bool:
-    """Whether a learning belief holds what it should: every decision, or those whose window is over."""
-    if version.entered_to is None or not version.learned_from.get("rebuilt_from"):
+def caught_up(version: Version) -> bool:
+    """Whether a belief holds what it should: one that was rebuilt, the past that was ripe when it was made."""
+    record = version.learned_from
+    if version.entered_to is None or "rebuilt_from" not in record:
         return True
-    return version.reward.learn == "settled" and not decisions.overdue(
-        unit, version.policy.id, first=version.entered_to + 1, before=unit.now - version.reward.window_us, slots=1
-    )
+    return version.reward.learn == "settled" and version.entered_to >= record["ripe"]
 
 
 def _portion(unit: Unit, policy_id: int, version_id: int) -> bool:
@@ -148,7 +151,7 @@ def _portion(unit: Unit, policy_id: int, version_id: int) -> bool:
     where it stands is read under the policy's lock."""
     ledger = Ledger(unit, [policy_id])
     version = next((one for one in ledger.learning[policy_id] if one.id == version_id), None)
-    if version is None or caught_up(unit, version):
+    if version is None or caught_up(version):
         return False
     assert version.entered_to is not None
     prompt = version.reward.learn == "served"

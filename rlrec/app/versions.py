@@ -68,7 +68,7 @@ def promote(store: Store, reference: str) -> dict[str, Any]:
         if version.status == "retired":
             hint = f"`rlrec policy rebuild {version.policy.name}` makes one that learns"
             raise InputError(f"version {version.number} of {version.policy.name} is retired", hint=hint)
-        if not rebuilding.caught_up(unit, version):
+        if not rebuilding.caught_up(version):
             raise InputError(
                 f"version {version.number} of {version.policy.name} has not caught up with the log",
                 hint="`rlrec policy rebuild` goes on with it",

@@ -20,6 +20,7 @@ OUTAGE, WAITING, ROUNDED = "reward-outage", "waiting", "rounded"
 SILENT = 200  # decisions without a weighed event whose event was due, at least
 IMPROBABLE = 1e-6
 LEARNED = 20_000  # rewarded decisions that the pattern is learned from, at least where there are as many
+MOST = 1_000_000  # decisions that are remembered for it
 NEVER = np.iinfo(np.int64).max
 
 
@@ -31,7 +32,7 @@ class Outage:
     def __init__(self, version: Version, *, now: int) -> None:
         self.version = version
         self.now = now
-        self._rewarded = 0
+        self._rewarded = self._decided = 0
         # how many are rewarded; decision, when it was made, when its event was received
         self._known: deque[tuple[int, Ids, Ids, Ids]] = deque()
         self._weighed = {kind for kind, weight in version.reward.weights.items() if weight}
@@ -48,8 +49,15 @@ class Outage:
         rewarded = int(np.count_nonzero(came < NEVER))
         self._known.append((rewarded, ids, batch.slots["at"][own][first], came))
         self._rewarded += rewarded
-        while self._rewarded - self._known[0][0] >= LEARNED:
-            self._rewarded -= self._known.popleft()[0]
+        self._decided += len(ids)
+        while self._known and self._more():
+            gone = self._known.popleft()
+            self._rewarded, self._decided = self._rewarded - gone[0], self._decided - len(gone[1])
+
+    def _more(self) -> bool:
+        """Whether the oldest batch is more than the pattern needs; the last rewarded decision always stays."""
+        left = self._rewarded - self._known[0][0]
+        return self._rewarded == 0 or left >= LEARNED or (left > 0 and self._decided > MOST)
 
     def finish(self, found: Findings) -> None:
         if not self._rewarded:
