@@ -193,7 +193,7 @@ def test_a_killed_rebuild_is_gone_on_with(store: Store, db: str) -> None:
         killed(rebuilds, db, name, 0.05 * after)
         with store.read() as unit:
             newest = policies.versions(unit, [version(unit, name).policy.id])[-1]
-            begun = newest.number > 1 and not rebuilding.caught_up(unit, newest)
+            begun = newest.number > 1 and not rebuilding.caught_up(newest)
         remembers(store, (10 + after, 1, REMEMBERING))
         made = rebuilding.rebuild(store, rebuilding.Request(reference=f"{name}@1"))
         assert made["version"] == newest.number + (not begun)
