@@ -236,11 +236,12 @@ def refusing(command: Command) -> Command:
         from rlrec.cli.lines import Rejects
 
         _check_apart(rejects, click.get_current_context().params)
-        refusals = Refusals(Rejects(rejects))
+        refused = Rejects(rejects)
+        refusals = Refusals(refused)
         try:
             result = command(*args, refusals=refusals, **kwargs)
         finally:
-            refusals.rejects.close()  # type: ignore[union-attr]
+            refused.close()
         refusals.finish()
         return result
 

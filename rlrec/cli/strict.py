@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -53,8 +54,8 @@ class Object(dict[str, Any]):
 def _pairs(pairs: list[tuple[str, Any]]) -> Object:
     result = Object(pairs)
     if len(result) != len(pairs):
-        seen = set[str]()
-        result.twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        counts = Counter(key for key, _ in pairs)
+        result.twice = next(key for key, times in counts.items() if times > 1)
     return result
 
 

@@ -97,7 +97,7 @@ class Obd(Layout):
 
     def _each(self, name: str, cells: Sequence[bytes], understand: Callable[[str], V]) -> list[V]:
         """What the cells of a column say; those seen before are looked up."""
-        known: dict[bytes, V] = self._known[name]  # type: ignore[assignment]
+        known: dict[bytes, V] = self._known[name]  # type: ignore[assignment]  # of its own V
         with suppress(KeyError):
             return list(map(known.__getitem__, cells))
         if len(known) > CACHE:
@@ -125,7 +125,7 @@ class Obd(Layout):
                 error.line = number
                 bad.append(Refused(error, text))
         cells: list[list[object]] = [list(column) for column in zip(*rows.values(), strict=True)] or [[]] * 6
-        return list(rows), tuple(cells), bad  # type: ignore[return-value]
+        return list(rows), tuple(cells), bad  # type: ignore[return-value]  # zip tells no types
 
     def _line(self, text: bytes) -> tuple[int, str, int, bool, float, str]:
         line = _decoded(text)
