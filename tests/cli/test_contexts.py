@@ -145,7 +145,7 @@ MISTAKES = [
     ("[]", "no JSON object"),
     ("null", "no JSON object"),
     ("{}", "no features are declared"),
-    ("[" * 5000, "deep"),
+    ("[" * 100_000, "deep"),
     ('{"contxt": {}}', "no features are declared"),
     ('{"context": {}, "arms": {}}', "no features are declared"),
     ('{"context": 1}', "context: features are 1"),
