@@ -26,6 +26,7 @@ KINDS = {
     "logistic-thompson": "rlrec.policy.linear:LogisticThompson",
     "softmax": "rlrec.policy.linear:Softmax",
     "squarecb": "rlrec.policy.linear:SquareCb",
+    "gradient": "rlrec.policy.gradient:Gradient",
 }
 
 

@@ -22,7 +22,8 @@ class Belief:
 
     pulls, reward_sum, reward_squares: what the belief counts, without prior. alpha, beta: the prior as pseudo-counts of
     reward and of its absence, 0 where there is none. total: pulls of all arms that the belief knows, a number or
-    (..., 1). moments: what contextual kinds count beside.
+    (..., 1). moments: what contextual kinds count beside. trained: parameters of a trained kind, of these arms, and the
+    features of these, (m, p).
     """
 
     pulls: Array
@@ -32,6 +33,7 @@ class Belief:
     beta: Array
     total: float | Array
     moments: Moments | None = None
+    trained: tuple[dict[str, Array], Array] | None = None
 
     @property
     def weight(self) -> Array:
@@ -54,6 +56,7 @@ class Policy(Protocol):
     prior: ClassVar[tuple[float, float]]  # alpha and beta of an arm that nothing is known of
     served: ClassVar[bool]  # whether it can be drawn from
     contextual: ClassVar[bool]  # whether it has a `design`: encoders, and beliefs with moments
+    stateful: ClassVar[bool]  # whether it reads the state of the session: each decision has a distribution of its own
     forgetting: Forgetting
 
     @property
@@ -104,6 +107,7 @@ class Learner:
     prior: ClassVar[tuple[float, float]] = (0.0, 0.0)
     served: ClassVar[bool] = True
     contextual: ClassVar[bool] = False
+    stateful: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         fraction("floor", self.floor)

@@ -22,6 +22,7 @@ class _Unlearned:
     prior: ClassVar[tuple[float, float]] = (0.0, 0.0)
     served: ClassVar[bool] = True
     contextual: ClassVar[bool] = False
+    stateful: ClassVar[bool] = False
     forgetting: ClassVar[Forgetting] = Forgetting()
 
     @property

@@ -1,0 +1,69 @@
+"""What is subtracted from a return before it praises or blames: nothing changes on average, but the noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rlrec.policy.scores import Array
+
+Ids = npt.NDArray[np.int64]
+
+BASELINES = ("none", "mean", "value", "rloo")
+FOLDS = 2
+_PULL = 1.0  # of a ridge, in decisions: features are of the size of 1
+
+
+@dataclass(frozen=True, eq=False)
+class ValueSums:
+    """Normal equations of the regression of returns on states, for each fold: they add up.
+
+    gram (FOLDS, d + 1, d + 1), answer (FOLDS, d + 1); the first column is an intercept."""
+
+    gram: Array
+    answer: Array
+
+    def __add__(self, other: ValueSums) -> ValueSums:
+        return ValueSums(self.gram + other.gram, self.answer + other.answer)
+
+
+def value_sums(x: Array, returns: Array, fold: Ids) -> ValueSums:
+    """Sums of one batch: states x (n, d), returns (n,), and the fold of the visit that each belongs to, (n,)."""
+    wide = x.shape[1] + 1
+    gram, answer = np.zeros((FOLDS, wide, wide)), np.zeros((FOLDS, wide))
+    for part in range(FOLDS):
+        rows = fold == part
+        columns = np.column_stack([np.ones(int(rows.sum())), x[rows]])
+        gram[part], answer[part] = columns.T @ columns, columns.T @ returns[rows]
+    return ValueSums(gram, answer)
+
+
+def fitted(sums: ValueSums) -> Array:
+    """Coefficients for each fold, (FOLDS, d + 1), from the visits of the others: no state is valued by its own
+    return."""
+    found = np.empty(sums.answer.shape)
+    for part in range(FOLDS):
+        gram, answer = sums.gram.sum(axis=0) - sums.gram[part], sums.answer.sum(axis=0) - sums.answer[part]
+        pull = np.full(len(answer), _PULL)
+        pull[0] = 1e-9
+        found[part] = np.linalg.solve(gram + np.diag(pull), answer)
+    return found
+
+
+def values(x: Array, fold: Ids, coefficients: Array) -> Array:
+    """Value of each state, (n,), in the unit of the return."""
+    each = coefficients[fold]
+    found: Array = each[:, 0] + np.einsum("nd,nd->n", x, each[:, 1:])
+    return found
+
+
+def leave_one_out(returns: Array, step: Ids) -> Array:
+    """Mean return of the other visits at the same step of theirs, (n,); where there is no other, that of all others.
+
+    returns (n,); step (n,): of its visit. Source: own derivation (a mean without one term is independent of it)."""
+    count, total = np.bincount(step), np.bincount(step, weights=returns)
+    others = count[step] - 1
+    everyone = (returns.sum() - returns) / max(1, len(returns) - 1)
+    return np.where(others > 0, (total[step] - returns) / np.maximum(others, 1), everyone)

@@ -1,0 +1,189 @@
+"""The gradient of logged pages: against differences, closed forms, and fixed points known beforehand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import permutations
+
+import numpy as np
+import pytest
+
+from rlrec.policy import reinforce, returns
+from rlrec.policy.design import Design
+from rlrec.policy.encoder import Encoder
+from rlrec.policy.fields import Number, Vector
+from rlrec.policy.gradient import BILINEAR, Gradient, Parameters, State
+from rlrec.policy.reinforce import Adam, Objective, Pages
+from rlrec.policy.scores import Array
+
+DESIGN = Design(context=Encoder([Number("hour")]), arm=Encoder([Vector("taste", 2)]))
+
+
+def policy(**parameters: object) -> Gradient:
+    return Gradient(design=DESIGN, **parameters)  # type: ignore[arg-type]
+
+
+def random_state(kind: Gradient, n: int, m: int, rng: np.random.Generator) -> State:
+    row = np.repeat(np.arange(n), 2)
+    arm = np.concatenate([rng.choice(m, 2, replace=False) for _ in range(n)])
+    return State(rng.normal(size=(n, len(kind.names))), row, arm, rng.normal(size=(2 * n, 4)))
+
+
+def random_parameters(kind: Gradient, arms: int, rng: np.random.Generator) -> Parameters:
+    return {name: 0.3 * rng.normal(size=values.shape) for name, values in kind.nothing(arms).items()}
+
+
+def random_pages(kind: Gradient, *, n: int = 40, m: int = 5, size: int = 1, seed: int = 1) -> Pages:
+    rng = np.random.default_rng(seed)
+    shown = np.array([rng.choice(m, size, replace=False) for _ in range(n)])
+    gain = rng.normal(size=n)
+    return Pages(
+        state=random_state(kind, n, m, rng), places=np.array([0, 2, 3, 5, 6])[:m], described=rng.normal(size=(m, 3)),
+        shown=shown, log_propensity=-rng.uniform(0.5, 3, n), gain=gain, raw=gain + 1, scale=rng.uniform(0.5, 1, n),
+    )  # fmt: skip
+
+
+def score(kind: Gradient, parameters: Parameters, pages: Pages) -> Array:
+    held = {name: parameters[name][pages.places] for name in ("bias", "linear", "own")}
+    arms = np.arange(len(pages.places))
+    return kind.scores_of({**parameters, **held}, pages.state, arms=arms, described=pages.described)
+
+
+def value(kind: Gradient, parameters: Parameters, pages: Pages, *, entropy: float = 0.0) -> float:
+    """What the objective adds up to: sum of scale (weight x gain + entropy)."""
+    found = score(kind, parameters, pages)
+    joint = reinforce.log_joint(found, pages.shown, temperature=kind.temperature, floor=kind.floor)
+    soft = reinforce.chances(found, temperature=kind.temperature, floor=0.0)
+    bonus = -entropy * (soft * np.log(soft)).sum(axis=1)
+    return float((pages.scale * (np.exp(joint - pages.log_propensity) * pages.gain + bonus)).sum())
+
+
+def differences(kind: Gradient, parameters: Parameters, pages: Pages, *, entropy: float = 0.0) -> Parameters:
+    found = {name: np.zeros_like(values) for name, values in parameters.items()}
+    for name, values in parameters.items():
+        for cell in np.ndindex(values.shape):
+            moved = []
+            for step in (1e-6, -1e-6):
+                other = values.copy()
+                other[cell] += step
+                moved.append(value(kind, {**parameters, name: other}, pages, entropy=entropy))
+            found[name][cell] = (moved[0] - moved[1]) / 2e-6
+    return found
+
+
+@pytest.mark.parametrize("model", ["linear", "bilinear"])
+@pytest.mark.parametrize("size", [1, 3])
+def test_the_gradient_equals_finite_differences(model: str, size: int) -> None:
+    kind = policy(model=model, temperature=0.7, floor=0.1)
+    pages, parameters = random_pages(kind, size=size), random_parameters(kind, 8, np.random.default_rng(2))
+    found = reinforce.sums(kind, parameters, pages, Objective(entropy=0.3)).gradient
+    for name, slope in differences(kind, parameters, pages, entropy=0.3).items():
+        assert found[name] == pytest.approx(slope, rel=1e-5, abs=1e-6), name
+
+
+def test_sums_of_two_batches_add_up_to_those_of_both() -> None:
+    kind = policy(floor=0.05)
+    pages, parameters = random_pages(kind, n=60), random_parameters(kind, 8, np.random.default_rng(3))
+    cut = ("shown", "log_propensity", "gain", "raw", "scale")
+    parts = [
+        replace(pages, state=pages.state.take(rows), **{name: getattr(pages, name)[rows] for name in cut})
+        for rows in (np.arange(25), np.arange(25, 60))
+    ]
+    objective = Objective(clip=2.0, entropy=0.1)
+    first, second, whole = (reinforce.sums(kind, parameters, one, objective) for one in (*parts, pages))
+    both = first + second
+    assert all(both.gradient[name] == pytest.approx(whole.gradient[name], abs=1e-12) for name in parameters)
+    assert (both.n, both.clipped_share) == (60, pytest.approx(whole.clipped_share))
+
+
+def test_pages_of_all_arms_have_probabilities_that_sum_to_one() -> None:
+    scores, orders = np.random.default_rng(4).normal(size=4), np.array(list(permutations(range(4), 3)))
+    many = np.repeat(scores[None], len(orders), axis=0)
+    for temperature, floor in ((0.5, 0.0), (1.0, 0.3), (0.0, 0.2)):
+        joint = reinforce.log_joint(many, orders, temperature=temperature, floor=floor)
+        assert np.exp(joint).sum() == pytest.approx(1, abs=1e-12)
+
+
+def test_a_baseline_changes_the_noise_and_not_the_gradient() -> None:
+    kind = policy()
+    rng = np.random.default_rng(5)
+    n, parameters = 20_000, kind.nothing(5)
+    state = State(np.ones((n, len(kind.names))), np.empty(0, np.intp), np.empty(0, np.int64), np.empty((0, 4)))
+    shown = rng.integers(0, 5, (n, 1))
+    raw = 10 + shown[:, 0] + rng.normal(size=n)
+    pages = Pages(
+        state=state, places=np.arange(5), described=np.zeros((5, 3)), shown=shown, gain=raw - 12, raw=raw,
+        log_propensity=np.full(n, -np.log(5)), scale=np.ones(n),
+    )  # fmt: skip
+    found = reinforce.sums(kind, parameters, pages, Objective())
+    with_baseline, without = found.variances
+    assert found.mean["bias"] == pytest.approx(0.2 * (np.arange(5) - 2), abs=0.05)  # 9 standard errors: never by chance
+    assert with_baseline < 0.05 * without
+
+
+# -- the toy of Chen et al. 2019: ten items, logged in proportion to 11 - i --
+
+ITEMS = np.arange(1, 11)
+LOGGED = (11 - ITEMS) / 55
+
+
+def climbed(reward: Array, logged: Array, objective: Objective, *, steps: int = 4_000, rate: float = 0.05) -> Array:
+    """Where the climb ends on the log in which every item stands as often as it is likely."""
+    kind, m = policy(), len(reward)
+    nobody = State(np.zeros((m, len(kind.names))), np.empty(0, np.intp), np.empty(0, np.int64), np.empty((0, 4)))
+    shape = (m, 1) if objective.top else (m,)
+    pages = Pages(
+        state=nobody, places=np.arange(m), described=np.zeros((m, 3)), shown=np.arange(m)[:, None],
+        log_propensity=np.log(logged).reshape(shape), gain=reward.reshape(shape), raw=reward.reshape(shape),
+        scale=logged * m,
+    )  # fmt: skip
+    parameters = kind.nothing(m)
+    climb = Adam.start(parameters)
+    for step in range(steps):
+        gradient = reinforce.sums(kind, parameters, pages, objective).mean
+        parameters, climb = climb.step(parameters, gradient, rate=rate / (1 + 10 * step / steps))
+    return reinforce.chances(parameters["bias"][None], temperature=1.0, floor=0.0)[0]
+
+
+def test_without_correction_the_logger_shines_through() -> None:
+    found = climbed(ITEMS.astype(float), LOGGED, Objective(corrected=False))
+    assert found == pytest.approx(ITEMS * LOGGED / (ITEMS * LOGGED).sum(), abs=1e-3)
+
+
+def test_with_correction_the_best_item_wins() -> None:
+    assert climbed(ITEMS.astype(float), LOGGED, Objective())[-1] > 0.999
+
+
+def test_clipping_moves_the_optimum() -> None:
+    found = climbed(ITEMS.astype(float), LOGGED, Objective(clip=float(np.exp(3))))
+    assert found[-2:] == pytest.approx([0.594, 0.406], abs=1e-3)
+
+
+def test_two_of_a_page_are_two_items() -> None:
+    found = climbed(np.array([10.0, 9.0, *[1.0] * 8]), np.full(10, 0.1), Objective(top=2))
+    assert found[:2] == pytest.approx([10 / 19, 9 / 19], abs=1e-3)
+
+
+# -- returns --
+
+
+def test_returns_are_sums_of_what_came_later() -> None:
+    reward, start = np.array([1.0, 2.0, 4.0, 8.0, 16.0, 32.0]), np.array([0, 3, 4, 6])
+    assert returns.discounted(reward, start, gamma=0.5).tolist() == [3.0, 4.0, 4.0, 8.0, 32.0, 32.0]
+    assert returns.discounted(reward, start, gamma=0.0).tolist() == reward.tolist()
+    assert returns.steps(start).tolist() == [0, 1, 2, 0, 0, 1]
+
+
+def test_shaped_returns_are_returns_of_shaped_rewards() -> None:
+    rng, start, gamma = np.random.default_rng(6), np.array([0, 4, 5, 9]), 0.8
+    reward, potential = rng.normal(size=9), rng.normal(size=9)
+    following = np.append(potential[1:], 0.0)
+    following[start[1:] - 1] = 0.0
+    shaped = returns.discounted(reward + gamma * following - potential, start, gamma=gamma)
+    expected = returns.shaped(returns.discounted(reward, start, gamma=gamma), potential)
+    assert shaped == pytest.approx(expected, abs=1e-12)
+
+
+def test_models_differ_in_what_is_shared() -> None:
+    assert policy().nothing(3)["linear"].shape == (3, len(policy().names))
+    assert policy(model=BILINEAR).nothing(3)["linear"].shape == (3, 0)
