@@ -279,9 +279,10 @@ def load(
 
 
 def described(unit: Unit, version: Version) -> Described | None:
-    """What a version with a shared model knows of the arms; None where it looks at none."""
-    shared = version.contextual and version.policy.params.get("model") == "shared"
-    return Described(unit, Design.of(version.parameters).arm) if shared else None
+    """What a version knows of the arms by their features; None where it looks at none."""
+    if not version.contextual or not cast(Any, policy_of(version)).described:
+        return None
+    return Described(unit, Design.of(version.parameters).arm)
 
 
 def _read(unit: Unit, made: Serving, seq: int | None, ordinal: int | None) -> None:

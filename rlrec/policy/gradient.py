@@ -77,6 +77,7 @@ class Gradient:
     contextual: ClassVar[bool] = True
     stateful: ClassVar[bool] = True
     described: ClassVar[bool] = True
+    expands: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.model not in (LINEAR, BILINEAR):
@@ -161,6 +162,22 @@ class Gradient:
         each = {"bias": (arms,), "linear": (arms, d if self.model == LINEAR else 0), "own": (arms, own)}
         both = {"cross": (p, d if self.model == BILINEAR else 1), "history": (own,), "similar": (p,)}
         return {name: np.zeros(shape) for name, shape in (each | both).items()}
+
+    def packed(self, parameters: Parameters) -> tuple[Array, dict[str, Any]]:
+        """Parameters as they are stored: a row for each arm, (m, 5 + d), and the others as JSON."""
+        rows = np.hstack([parameters["bias"][:, None], parameters["linear"], parameters["own"]])
+        return rows, {name: parameters[name].tolist() for name in OF_ALL}
+
+    def unpacked(self, rows: Array, both: Mapping[str, Any]) -> Parameters:
+        """Parameters that were `packed`; those that `both` lacks know nothing."""
+        none = self.nothing(0)
+        wide = none["linear"].shape[1]
+        shared = {
+            name: np.array(both[name], np.float64).reshape(none[name].shape) if name in both else none[name]
+            for name in OF_ALL
+        }
+        rows = rows.reshape(len(rows), 1 + wide + len(OWN))
+        return {"bias": rows[:, 0], "linear": rows[:, 1 : 1 + wide], "own": rows[:, 1 + wide :], **shared}
 
     def effective(self, parameters: Parameters, described: Array) -> tuple[Array, Array, Array]:
         """What the parameters of m arms come to, given their features (m, p): weights of a state (m, d), bias (m,) and

@@ -60,6 +60,11 @@ class Linear(Learner):
     def reads(self) -> tuple[str, ...]:
         return self.design.context.reads
 
+    @property
+    def described(self) -> bool:
+        """Whether it looks at features of arms."""
+        return self.model == SHARED
+
     def credit(self, x: Array, arms: Ids) -> tuple[Array, Array]:
         """What shown slots add to the moments of their arms: weight (n,) of xx', and offset (n,) of the reward.
 

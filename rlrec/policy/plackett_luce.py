@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -96,6 +97,26 @@ class PlackettLuceOrder:
             noisy = self.scores.logits - np.log(-np.log(keys))
         noisy = np.where(self.scores.logits > -np.inf, noisy, _NEVER * (2 - keys))
         return top(noisy, size)
+
+
+def softmax(score: Array, *, temperature: float = 1.0) -> Array:
+    """Probabilities in proportion to exp(score / temperature), rows of (n, m); arms at -inf have none.
+
+    temperature 0: the best score of a row, equal bests share."""
+    away = score - score.max(axis=1, keepdims=True)
+    weight = np.exp(away / temperature) if temperature else (away == 0).astype(np.float64)
+    return np.asarray(weight / weight.sum(axis=1, keepdims=True))
+
+
+def remaining(score: Array, slates: Index, *, temperature: float = 1.0) -> Iterator[Array]:
+    """At each position of n pages, each with scores of its own, the softmax of the arms left there, (n, m).
+
+    score (n, m) finite; slates (n, k) arms 0..m - 1. Source: as for `PlackettLuceOrder`."""
+    left, rows = np.array(score, np.float64), np.arange(len(slates))
+    for position in range(slates.shape[1]):
+        if position:
+            left[rows, slates[:, position - 1]] = -np.inf
+        yield softmax(left, temperature=temperature)
 
 
 def _softmax(logits: Array) -> Array:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from rlrec.policy.gradient import Gradient, Parameters, State
+from rlrec.policy.plackett_luce import remaining, softmax
 from rlrec.policy.scores import Array, Index
 
 CHUNK = 4096  # decisions at a time: what is worked out of them stays near the processor
@@ -283,25 +284,20 @@ def _cut(log_ratio: Array, objective: Objective) -> tuple[Array, Array]:
 def log_joint(score: Array, shown: Index, *, temperature: float, floor: float) -> Array:
     """Log of the probability of pages, (n,), by scores (n, m) of the eligible arms; shown (n, k) places.
 
-    temperature 0: the best score, equal bests share. Errors of rounding alone. Source: own derivation
-    (Plackett-Luce with a floor: at every position the softmax of the arms left)."""
-    rows, found, left = np.arange(len(shown)), np.zeros(len(shown)), np.array(score, np.float64)
-    m = score.shape[1]
-    for position in range(shown.shape[1]):
-        highest = left.max(axis=1, keepdims=True)
-        weight = np.exp((left - highest) / temperature) if temperature else (left == highest).astype(np.float64)
-        best = weight[rows, shown[:, position]] / weight.sum(axis=1)
-        with np.errstate(divide="ignore"):
-            found += np.log(floor / (m - position) + (1 - floor) * best if m - position > 1 else np.ones(len(rows)))
-        left[rows, shown[:, position]] = -np.inf
+    temperature 0: the best score, equal bests share. Source: own derivation (Plackett-Luce with a floor: at every
+    position the softmax of the arms left)."""
+    rows, found, m = np.arange(len(shown)), np.zeros(len(shown)), score.shape[1]
+    for position, chance in enumerate(remaining(score, shown, temperature=temperature)):
+        if position < m - 1:  # the only arm left is certain
+            best = chance[rows, shown[:, position]]
+            with np.errstate(divide="ignore"):
+                found += np.log(floor / (m - position) + (1 - floor) * best)
     return found
 
 
 def chances(score: Array, *, temperature: float, floor: float) -> Array:
     """Probability of each arm at position 1, (n, m), by scores (n, m); rows sum to 1."""
-    highest = score.max(axis=1, keepdims=True)
-    weight = np.exp((score - highest) / temperature) if temperature else (score == highest).astype(np.float64)
-    found: Array = weight * ((1 - floor) / weight.sum(axis=1, keepdims=True)) + floor / score.shape[1]
+    found: Array = (1 - floor) * softmax(score, temperature=temperature) + floor / score.shape[1]
     return found
 
 

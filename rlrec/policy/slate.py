@@ -12,7 +12,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from rlrec.policy.orders import Order, PointOrder
+from rlrec.policy import plackett_luce
+from rlrec.policy.orders import Order, PointOrder, top
 from rlrec.policy.plackett_luce import PlackettLuceOrder
 from rlrec.policy.sampled import SampledOrder
 from rlrec.policy.sampler import Words, uniforms, uniforms_at
@@ -82,6 +83,46 @@ def remaining(scores: Scores, prefix: Index, *, floor: float) -> Array:
 def draw(scores: Scores, *, size: int, floor: float, seeds: Words, decisions: npt.NDArray[np.int64]) -> Draw:
     """Pages of n decisions drawn from the scores, with the probability each of them had (`Pages.draw`)."""
     return Pages(scores, size=size, floor=floor).draw(seeds=seeds, decisions=decisions)
+
+
+def draw_each(logits: Array, *, size: int, floor: float, seeds: Words, decisions: npt.NDArray[np.int64]) -> Draw:
+    """Pages of n decisions, each with logits of its own (n, m), as `Pages.draw` draws them from Gumbel scores.
+
+    Marginals below position 1 are NaN: a quadrature for every decision would cost milliseconds."""
+    m = logits.shape[1]
+    if size == 1:
+        chance = _mixed(plackett_luce.softmax(logits), floor, m)
+        slates = _inverse_each(chance, uniforms(seeds, decisions, words=1)[:, 0])[:, None]
+        shown = np.take_along_axis(chance, slates, axis=1)
+        return _logged(slates, shown, shown, chance.min(axis=1, keepdims=True))
+    noise = -np.log(-np.log(uniforms_at(seeds, decisions, 2 * size + np.arange(m))))
+    coins = uniforms(seeds, decisions, words=2 * size).reshape(-1, size, 2)
+    ranking = top(logits + noise, size)
+    slates = _fill(ranking, coins, m, floor) if floor > 0 else ranking
+    return logged_each(logits, slates, floor=floor)
+
+
+def logged_each(logits: Array, slates: Index, *, floor: float) -> Draw:
+    """What `draw_each` logs of pages (n, k) that are known."""
+    shape, m, rows = slates.shape, logits.shape[1], np.arange(len(slates))
+    shown, least = np.empty(shape), np.empty(shape)
+    gone = np.zeros(logits.shape, np.bool_)
+    for position, chance in enumerate(plackett_luce.remaining(logits, slates)):
+        mixed = _mixed(chance, floor, m - position)
+        shown[:, position] = mixed[rows, slates[:, position]]
+        least[:, position] = np.where(gone, 1.0, mixed).min(axis=1)
+        gone[rows, slates[:, position]] = True
+    marginal = np.full(shape, np.nan)
+    marginal[:, 0] = shown[:, 0]
+    return _logged(slates, shown, marginal, least)
+
+
+def _inverse_each(chance: Array, uniform: Array) -> Index:
+    """The arms of probabilities chance (n, m) at uniforms (n,), (n,): `_inverse`, row by row."""
+    cumulative = chance.cumsum(axis=1)
+    arm = (cumulative <= (uniform * cumulative[:, -1])[:, None]).sum(axis=1)
+    last = chance.shape[1] - 1 - (chance[:, ::-1] > 0).argmax(axis=1)
+    return np.asarray(np.minimum(arm, last))
 
 
 class Pages:
