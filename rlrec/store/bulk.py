@@ -25,11 +25,12 @@ from rlrec.errors import RlrecError
 from rlrec.store.unit import Unit
 
 Columns = dict[str, npt.NDArray[Any]]
-Types = Mapping[str, type]  # by name, in the query's order; `object` is text
+Types = Mapping[str, type]  # by name, in the query's order; `object` is text or bytes
 
 WORTH = 20_000  # decisions for which a second process pays
 TRIES = 20
 _FORMATS = {"l": np.int64, "g": np.float64, "i": np.int32, "s": np.int16}
+_BYTES = "z"
 _PIPE = 1 << 20  # bytes that wait for us, where the system lets us say so
 
 
@@ -214,10 +215,12 @@ class Carrier:
         return said
 
     def _column(self, kind: str, *sizes: int) -> npt.NDArray[Any]:
-        """A column of numbers, or of texts: where each ends, then all of them."""
+        """A column of numbers, or of texts or bytes: where each ends, then all of them."""
         if kind in _FORMATS:
             return self._numbers(_FORMATS[kind], sizes[0])
         ends, text = self._numbers(np.int32, sizes[0]).tolist(), self._answers.read(sizes[1])
+        if kind == _BYTES:
+            return np.array([text[start:end] for start, end in pairwise(ends)], object)
         whole = text.decode()
         if len(whole) == len(text):
             return np.array([whole[start:end] for start, end in pairwise(ends)], object)

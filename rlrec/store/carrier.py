@@ -24,7 +24,7 @@ from typing import Any
 import adbc_driver_manager as adbc
 
 WIDTHS = {"l": 8, "g": 8, "i": 4, "s": 2}  # bytes of a number: int64, double, int32, int16
-TEXT = "u"
+TEXTS = ("u", "z")  # text, bytes
 
 
 class Schema(Structure):
@@ -116,13 +116,13 @@ def _batches(stream: Any) -> Iterator[Array]:
 
 
 def _buffers(column: Array, kind: str) -> list[memoryview]:
-    """The bytes of a column: its numbers; of a text column where each text ends (the first place is 0), and all of
+    """The bytes of a column: its numbers; of one of texts or bytes where each ends (the first place is 0), and all of
     them."""
     if column.offset or not _whole(column):
         raise ValueError("a column holds nulls, or begins in the middle")
     if kind in WIDTHS:
         return [_bytes(column.buffers[1], column.length * WIDTHS[kind])]
-    if kind != TEXT:
+    if kind not in TEXTS:
         raise ValueError(f"a column has the Arrow type {kind!r}")
     if not column.length:
         return [memoryview(b""), memoryview(b"")]

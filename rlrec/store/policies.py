@@ -166,7 +166,7 @@ def add_policy(
         "policy",
         name=name,
         kind=kind,
-        params=json.dumps(dict(params), sort_keys=True, separators=(",", ":")),
+        params=_noted(params),
         definition=definition,
         base_id=base_id,
         created_at=unit.now,
@@ -186,6 +186,7 @@ def add_version(
     entered_to: int | None = None,
     learned_from: Mapping[str, Any],
     parameters: Mapping[str, Any] | None = None,
+    report: Mapping[str, Any] | None = None,
 ) -> int:
     return unit.add(
         "version",
@@ -197,10 +198,21 @@ def add_version(
         seq=seq,
         ordinal=ordinal,
         entered_to=entered_to,
-        learned_from=json.dumps(dict(learned_from), sort_keys=True, separators=(",", ":")),
-        parameters=json.dumps(dict(parameters), sort_keys=True, separators=(",", ":")) if parameters else None,
+        learned_from=_noted(learned_from),
+        parameters=_noted(parameters) if parameters else None,
+        report=None if report is None else _noted(report),
         created_at=unit.now,
     )
+
+
+def _noted(what: Mapping[str, Any]) -> str:
+    return json.dumps(dict(what), sort_keys=True, separators=(",", ":"))
+
+
+def report(unit: Unit, version_id: int) -> dict[str, Any] | None:
+    """What was noted of how a version came about; None where nothing was."""
+    text = unit.ask_value("SELECT report FROM version WHERE id = ?", version_id)
+    return None if text is None else dict(json.loads(text))
 
 
 def add_head(unit: Unit, policy_id: int, *, live_id: int, ordinal: int = 0) -> None:

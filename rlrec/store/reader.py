@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +16,7 @@ Ids = npt.NDArray[np.int64]
 BATCH = 50_000  # decisions in a batch, about
 ABSENT = -1  # stands for a missing id
 _NONE = "-1.0"  # stands for a missing probability
+_EMPTY = ("x''", "''::bytea")  # no bytes, on SQLite and PostgreSQL
 # Decisions among which one is wanted: to read past up to so many costs less than an index, and than to look up events.
 SCANNED, NEAR = 12, 2
 
@@ -48,6 +49,9 @@ COLUMNS: dict[str, tuple[type, str]] = {
     "min_propensity": (np.float64, f"coalesce(s.min_propensity, {_NONE})"),
     "censored": (np.bool_, "s.censored"),
     "rounded": (np.bool_, "s.rounded"),
+    # What was known of the visit (see `policy/history.py`), and whether that is stored: no bytes may mean either.
+    "recorded": (np.bool_, "CASE WHEN d.history IS NULL THEN 0 ELSE 1 END"),
+    "history": (object, "coalesce(d.history, {empty})"),
 }
 EVENTS: dict[str, tuple[type, str]] = {
     "decision_id": (np.int64, "e.decision_id"),
@@ -60,12 +64,10 @@ EVENTS: dict[str, tuple[type, str]] = {
     "seq": (np.int64, "e.seq"),
 }
 # What evaluations and beliefs read; audits ask for more.
-LOGGED = tuple(
-    name
-    for name in COLUMNS
-    if name not in ("seed", "log_propensity", "rounded", "belief_ordinal", "catalogue_revision")
-)
+_RARE = ("seed", "log_propensity", "rounded", "belief_ordinal", "catalogue_revision", "recorded", "history")
+LOGGED = tuple(name for name in COLUMNS if name not in _RARE)
 SESSIONS = tuple(name for name, (_, text) in COLUMNS.items() if "v." in text)  # what a session has once
+ONCE = ("history",)  # what a decision has once, and what is too large to come with each of its slots
 HAPPENED = ("decision_id", "position", "kind", "value", "age_us")
 
 
@@ -114,11 +116,16 @@ class Texts:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """slots: one row an impression; events: one row an event of them, position 0 the page; contexts: those wanted."""
+    """slots: one row an impression; events: one row an event of them, position 0 the page; contexts: those wanted.
+
+    visits: of the sessions of the range (of any policy), by session_id and number: last_at, ended_at (ABSENT while it
+    was not ended) and steps; keys: of each of these sessions, by session_id, its key and its user's (none: "")."""
 
     slots: Columns
     events: Columns
     contexts: Texts | None = None
+    visits: Columns | None = None
+    keys: Columns | None = None
 
     def __len__(self) -> int:
         return len(self.slots["decision_id"])
@@ -131,14 +138,17 @@ def batches(
     size: int = BATCH,
     columns: Collection[str] = LOGGED,
     wanted: Callable[[Ids], Ids] | None = None,
+    visits: bool = False,
+    keys: bool = False,
 ) -> Iterator[Batch]:
     """The selected log in ranges of session id, each of about `size` decisions: whole sessions, rows by session,
     decision and position. Memory is bounded by two batches: one is read while another is worked on.
 
-    wanted: of the context ids of a batch those whose bodies are to come with it."""
+    wanted: of the context ids of a batch those whose bodies are to come with it; visits, keys: whether these are."""
     needed = {*columns, "decision_id", "session_id", "position", *(["context_id"] if wanted else [])}
     names = [name for name in COLUMNS if name in needed]
-    asked = (_Range(unit, cut, selection.conditions(), names) for cut in _cuts(unit, size))
+    beside = tuple(ask for ask, asked_for in ((ask_visits, visits), (ask_keys, keys)) if asked_for)
+    asked = (_Range(unit, cut, selection.conditions(), names, beside) for cut in _cuts(unit, size))
     ahead = next(asked, None)
     while ahead is not None:
         found = ahead.batch()
@@ -180,24 +190,29 @@ class _Range:
     Where its decisions do not lie too far apart they are read in order of their ids, which is the order on the disk: an
     index leads from one page to another. A `+` keeps the database from using one nevertheless."""
 
-    def __init__(self, unit: Unit, cut: _Cut, conditions: Sequence[str], names: Sequence[str]) -> None:
+    def __init__(
+        self, unit: Unit, cut: _Cut, conditions: Sequence[str], names: Sequence[str], beside: Collection[Beside] = ()
+    ) -> None:
         sessions = [f"d.session_id > {cut.low}", f"d.session_id <= {cut.high}"]
         between = [f">= {cut.first}", f"<= {cut.last}"]
         spread = (cut.last - cut.first) / cut.count
         tests = [f"+{test}" for test in conditions]
         self._names = names
-        slots = [name for name in names if name not in SESSIONS]
+        slots = [name for name in names if name not in SESSIONS and name not in ONCE]
         if spread < SCANNED:
             inside = [*(f"d.id {end}" for end in between), *(f"+{test}" for test in sessions), *tests]
             self._slots = ask_slots(unit, slots, inside, order="d.id, s.position")
         else:
             inside = [*sessions, *tests]
             self._slots = ask_slots(unit, slots, inside, order="d.session_id, d.id, s.position")
+        decided = list(inside)
         if spread < NEAR:
             inside += [f"e.decision_id {end}" for end in between]
         first = "event e CROSS JOIN decision d" if spread < NEAR else "decision d CROSS JOIN event e"
         self._events = ask_events(unit, HAPPENED, inside, of=first)
         self._sessions = ask_sessions(unit, [name for name in names if name in SESSIONS], cut.low, cut.high)
+        self._once = ask_once(unit, [name for name in names if name in ONCE], decided)
+        self._beside = {ask: ask(unit, cut.low, cut.high) for ask in beside}
 
     def batch(self) -> Batch:
         slots, events = whole(self._slots), self._events.columns()
@@ -209,7 +224,17 @@ class _Range:
             found = self._sessions.columns()
             place = np.searchsorted(found["session_id"], slots["session_id"])
             slots |= {name: column[place] for name, column in found.items() if name in SESSIONS}
-        return Batch(slots={name: slots[name] for name in self._names}, events=events)
+        if self._once is not None:
+            found = self._once.columns()
+            place = np.searchsorted(found["decision_id"], slots["decision_id"])
+            slots |= {name: column[place] for name, column in found.items() if name in ONCE}
+        beside = {ask: asked.columns() for ask, asked in self._beside.items()}
+        return Batch(
+            slots={name: slots[name] for name in self._names},
+            events=events,
+            visits=beside.get(ask_visits),
+            keys=beside.get(ask_keys),
+        )
 
 
 def ranges(unit: Unit, policy_id: int, *, first: int, last: int, size: int = BATCH) -> Iterator[Batch]:
@@ -252,10 +277,24 @@ def ask_slots(unit: Unit, names: Sequence[str], tests: Sequence[str], *, order: 
     session = " CROSS JOIN session v" if any(name in SESSIONS for name in names) else ""
     joined = ["s.decision_id = d.id", *(["v.id = d.session_id"] if session else []), *tests]
     text = (
-        f"SELECT {', '.join(text for _, text in wanted.values())} FROM decision d CROSS JOIN slot s{session}"
+        f"SELECT {_listed(unit, wanted)} FROM decision d CROSS JOIN slot s{session}"
         f" WHERE {' AND '.join(joined)} ORDER BY {order}"
     )
     return Asked(unit, text, {name: kind for name, (kind, _) in wanted.items()})
+
+
+def ask_once(unit: Unit, names: Sequence[str], tests: Sequence[str]) -> Asked | None:
+    """What decisions `d` that pass all tests have of COLUMNS once, in order of their ids; None where that is
+    nothing."""
+    if not names:
+        return None
+    wanted = {name: COLUMNS[name] for name in ("decision_id", *names)}
+    text = f"SELECT {_listed(unit, wanted)} FROM decision d WHERE {' AND '.join(tests)} ORDER BY d.id"
+    return Asked(unit, text, {name: kind for name, (kind, _) in wanted.items()})
+
+
+def _listed(unit: Unit, wanted: Mapping[str, tuple[type, str]]) -> str:
+    return ", ".join(text for _, text in wanted.values()).replace("{empty}", _EMPTY[unit.postgres])
 
 
 def ask_sessions(unit: Unit, names: Sequence[str], low: int, high: int) -> Asked | None:
@@ -268,6 +307,28 @@ def ask_sessions(unit: Unit, names: Sequence[str], low: int, high: int) -> Asked
     expressions = ", ".join(text for _, text in wanted.values())
     text = f"SELECT {expressions} FROM session v WHERE v.id > {low} AND v.id <= {high} ORDER BY v.id"
     return Asked(unit, text, {name: kind for name, (kind, _) in wanted.items()})
+
+
+Beside = Callable[[Unit, int, int], Asked]
+
+
+def ask_visits(unit: Unit, low: int, high: int) -> Asked:
+    """The visits of sessions above `low` up to `high`."""
+    types = dict.fromkeys(("session_id", "number", "last_at", "ended_at", "steps"), np.int64)
+    text = (
+        f"SELECT session_id, number, last_at, coalesce(ended_at, {ABSENT}), steps FROM visit"
+        f" WHERE session_id > {low} AND session_id <= {high} ORDER BY session_id, number"
+    )
+    return Asked(unit, text, types)
+
+
+def ask_keys(unit: Unit, low: int, high: int) -> Asked:
+    """The keys of sessions above `low` up to `high`, and those of their users."""
+    text = (
+        "SELECT v.id, v.key, coalesce(u.key, '') FROM session v LEFT JOIN users u ON u.id = v.user_id"
+        f" WHERE v.id > {low} AND v.id <= {high} ORDER BY v.id"
+    )
+    return Asked(unit, text, {"session_id": np.int64, "key": object, "user": object})
 
 
 def ask_events(

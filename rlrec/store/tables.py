@@ -265,6 +265,24 @@ belief_delta = _table(
     rowid=False,
 )
 
+# What training found for an arm: packed doubles of a trained version, which never change.
+arm_weights = _table(
+    "arm_weights",
+    _ref("version_id", "version", key=True),
+    _ref("arm_id", "arm", key=True),
+    Column("weights", BYTES, nullable=False),
+    rowid=False,
+)
+# Who trains a policy, and until when nobody else does: times of the database's clock, never of --now.
+lease = _table(
+    "lease",
+    _ref("policy_id", "policy", key=True),
+    Column("holder", TEXT, nullable=False),
+    Column("token", TEXT, nullable=False),
+    Column("taken_at", BIG, nullable=False),
+    Column("expires_at", BIG, nullable=False),
+)
+
 users = _table(
     "users",
     Column("id", BIG, primary_key=True),
@@ -284,6 +302,8 @@ session = _table(
     _key(),
     CheckConstraint("split IN (0, 1, 2)", name="split_known"),
 )
+# history: what its next decision will remember: how many slots the visit has shown, and the last of them, packed
+# (`app/remembering.py`). Null: not known.
 visit = _table(
     "visit",
     _ref("session_id", "session", key=True),
@@ -293,6 +313,7 @@ visit = _table(
     Column("steps", BIG, nullable=False),
     Column("recent", TEXT, nullable=False),
     Column("ended_at", BIG),
+    Column("history", BYTES),
     CheckConstraint("number > 0", name="number_positive"),
     CheckConstraint("steps >= 0", name="steps_positive"),
     rowid=False,
@@ -338,7 +359,8 @@ assignment = _table(
 
 # belief_seq, belief_ordinal: the policy's counters when the belief was read; seq: the change by which it was stored;
 # ordinal: its own, where the policy forgets. size: the length of the page; fewer slots than that is a partial page of
-# an imported log. source: what an imported line said of itself (policy, version, experiment), JSON.
+# an imported log. source: what an imported line said of itself (policy, version, experiment), JSON. history: what was
+# known of the visit when the decision was made, packed (`policy/history.py`). Null: not known (imported, or older).
 decision = _table(
     "decision",
     Column("id", BIG, primary_key=True),
@@ -365,6 +387,7 @@ decision = _table(
     Column("request_digest", BYTES),
     _ref("run_id", "run", null=True),
     Column("source", TEXT),
+    Column("history", BYTES),
     UniqueConstraint("session_id", "visit", "step"),
     CheckConstraint("step >= 0", name="step_positive"),
     CheckConstraint("size > 0", name="size_positive"),

@@ -13,6 +13,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from rlrec.store import engine
+
 Row = tuple[Any, ...]
 FEW = 20  # rows that PostgreSQL takes one by one as fast as at once
 
@@ -25,6 +27,10 @@ class Unit:
         self.now = now
         self.postgres = connection.dialect.name == "postgresql"
         self.carrier: Any = None  # what reads the same snapshot in bulk: see `bulk.alongside`
+
+    def clock(self) -> int:
+        """What the database's clock says at this moment, whatever `now` is."""
+        return engine.clock(self.connection)
 
     # -- SQL text: `?` stands for a value, `IN (?*)` for membership in a list --
 

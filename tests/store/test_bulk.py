@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rlrec.app import session
 from rlrec.errors import RlrecError
 from rlrec.store import Store, Unit, bulk, reader
+from rlrec.store.bulk import Columns
 from rlrec.store.reader import Batch, Selection
 from tests.app.shop import ask, clock, stocked, tell
 from tests.app.workers import processes
@@ -62,6 +64,67 @@ def test_both_ways_of_reading_give_the_same_columns(served: Store, size: int) ->
         assert unit.carrier is not None
         same(read(unit, size=size), slow)
     assert np.isnan(np.concatenate([batch.slots["marginal"] for batch in slow])).any()
+
+
+def kept(store: Store) -> dict[int, bytes | None]:
+    """A history for most decisions: some have no bytes, every fifth has none."""
+    with store.read() as unit:
+        ids = [row[0] for row in unit.ask("SELECT id FROM decision ORDER BY id")]
+    found = {number: None if number % 5 == 0 else b"\0\xffab" * (number % 4) for number in ids}
+    store.write(lambda unit: unit.tell_each("UPDATE decision SET history = ? WHERE id = ?",
+                                            [(blob, number) for number, blob in found.items()]))  # fmt: skip
+    return found
+
+
+@pytest.mark.parametrize("size", [1_000, 6])
+def test_bytes_come_as_they_are_stored(served: Store, size: int) -> None:
+    stored = kept(served)
+    columns = ["history", "recorded", "position"]
+    with served.read() as unit:
+        slow = read(unit, size=size, columns=columns)
+    with served.read() as unit, bulk.alongside(unit):
+        assert unit.carrier is not None
+        same(read(unit, size=size, columns=columns), slow)
+        one = reader.ask_slots(unit, ["history"], ["d.id = 2"], order="s.position").columns()
+    assert one["history"].tolist() == [stored[2]] * 2
+    for batch in slow:
+        told = zip(*(batch.slots[name].tolist() for name in ("decision_id", "recorded", "history")), strict=True)
+        for number, recorded, blob in told:
+            assert (recorded, blob) == (stored[number] is not None, stored[number] or b"")
+
+
+def test_no_bytes_at_all_are_bytes_too(served: Store) -> None:
+    served.write(lambda unit: unit.tell("UPDATE decision SET history = NULL"))
+    with served.read() as unit, bulk.alongside(unit):
+        (batch,) = read(unit, columns=["history", "recorded"])
+        assert set(batch.slots["history"].tolist()) == {b""}
+        assert not batch.slots["recorded"].any()
+        assert (batch.visits, batch.keys) == (None, None)
+
+
+@pytest.mark.parametrize("size", [1_000, 6])
+def test_visits_and_keys_of_a_batch_come_with_it(served: Store, size: int) -> None:
+    session.end(served, "s1")
+    with served.read() as unit:
+        slow = read(unit, size=size, visits=True, keys=True)
+        expected = unit.ask(
+            "SELECT session_id, number, last_at, coalesce(ended_at, -1), steps FROM visit ORDER BY 1, 2"
+        )
+        users = dict(unit.ask("SELECT s.id, u.key FROM session s JOIN users u ON u.id = s.user_id"))
+        keyed = dict(unit.ask("SELECT id, key FROM session"))
+    with served.read() as unit, bulk.alongside(unit):
+        fast = read(unit, size=size, visits=True, keys=True)
+    for batches in (slow, fast):
+        same(batches, slow)
+        visits, keys = ([batch.visits for batch in batches], [batch.keys for batch in batches])
+        assert joined(visits) == expected
+        assert joined(keys) == [(number, keyed[number], users.get(number, "")) for number in sorted(keyed)]
+    assert sum(row[3] != reader.ABSENT for row in expected) == 1
+
+
+def joined(many: list[Columns | None]) -> list[tuple[Any, ...]]:
+    """Rows of several tables of columns."""
+    return [row for one in many if one for row in zip(*(column.tolist() for column in one.values()), strict=True)]
 
 
 def test_only_the_columns_asked_for_are_read(served: Store) -> None:

@@ -1,0 +1,18 @@
+"""What training found for each arm, by version: written once with the version, and never changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rlrec.store.unit import Unit
+
+
+def add(unit: Unit, version_id: int, rows: Iterable[tuple[int, bytes]]) -> None:
+    """Weights of arms, packed, by id of the arm."""
+    unit.insert("arm_weights", ("version_id", "arm_id", "weights"), [(version_id, *row) for row in sorted(rows)])
+
+
+def of(unit: Unit, version_id: int) -> list[tuple[int, bytes]]:
+    """The same of a version, in order of the arms' ids."""
+    rows = unit.ask("SELECT arm_id, weights FROM arm_weights WHERE version_id = ? ORDER BY arm_id", version_id)
+    return [(arm, bytes(packed)) for arm, packed in rows]

@@ -1,0 +1,113 @@
+"""What a decision remembers of its visit: packed, read in arrays, taken by rows, and shown."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rlrec.policy import history
+from rlrec.policy.history import Entry, History
+
+KEYS = {7: "tea", 8: "milk", 9: "choc"}
+
+
+def entries(n: int) -> list[Entry]:
+    return [(7 + i % 3, n - i, i / 7) for i in range(n)]
+
+
+BLOBS = [
+    b"",
+    history.pack(1_500_000, 2, 0.5, [(7, 2, 0.5), (8, 1, 0.0)]),
+    history.pack(2**40, 900, -3.25, entries(history.REMEMBERED)),
+    b"",
+    history.pack(0, 1, 1e100, [(2**40, 1, 1e100)]),
+]
+STEPS = np.array([0, 2, 450, 0, 1])
+
+
+def of(found: History, row: int) -> list[tuple[int, int, float]]:
+    """The entries of one decision."""
+    mine = slice(*found.start[row : row + 2])
+    columns = (found.arm, found.ago, found.earned)
+    return list(zip(*(column[mine].tolist() for column in columns), strict=True))
+
+
+def test_arrays_hold_what_each_decision_packed() -> None:
+    found = history.unpack(BLOBS, STEPS)
+    assert len(found) == 5
+    assert found.gap_s.tolist() == [0, 1.5, 2**40 / 1e6, 0, 0]
+    assert found.shown.tolist() == [0, 2, 900, 0, 1]
+    assert found.reward.tolist() == [0, 0.5, -3.25, 0, 1e100]
+    assert [of(found, row) for row in range(5)] == [history.entries(blob) for blob in BLOBS]
+    assert found.rows.tolist() == [1] * 2 + [2] * 64 + [4]
+
+
+def test_what_was_unpacked_packs_to_the_same_bytes() -> None:
+    assert history.unpack(BLOBS, STEPS).packed() == BLOBS
+    assert history.unpack([], STEPS[:0]).packed() == []
+    assert History.nothing(2).packed() == [b"", b""]
+
+
+@pytest.mark.parametrize("rows", [[4, 2, 2], [], [0, 3], [1]])
+def test_rows_can_be_taken_in_any_order(rows: list[int]) -> None:
+    found = history.unpack(BLOBS, STEPS).take(np.array(rows, np.int64))
+    assert found.packed() == [BLOBS[row] for row in rows]
+    assert found.step.tolist() == STEPS[rows].tolist()
+
+
+def test_rows_can_be_taken_by_a_mask() -> None:
+    found = history.unpack(BLOBS, STEPS)
+    assert found.take(found.step > 0).packed() == [blob for blob in BLOBS if blob]
+
+
+def test_a_first_decision_remembers_nothing() -> None:
+    found, none = history.unpack([b"", b""], np.zeros(2, np.int64)), History.nothing(2)
+    for name in ("step", "gap_s", "shown", "reward", "start", "arm", "ago", "earned"):
+        one, other = getattr(found, name), getattr(none, name)
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+
+
+# -- shown and read again --
+
+
+def state(blob: bytes, step: int, gap_s: float) -> dict[str, object]:
+    """As it is shown: a state and what is known beside it."""
+    recent = [KEYS[arm] for arm, *_ in history.entries(blob)][-history.RECENT :]
+    return {"step": step, "gap_s": gap_s, "recent": recent} | history.shown(blob, KEYS)
+
+
+def test_rewards_lie_beside_the_recent_arms() -> None:
+    told = state(BLOBS[2], 450, 1.0)
+    assert told["rewards"] == [i / 7 for i in range(54, 64)]
+    assert told["history"][-1] == {"arm": "tea", "ago": 1, "reward": 9.0}  # type: ignore[index]
+    assert history.shown(b"", KEYS) == {}
+
+
+@pytest.mark.parametrize(("blob", "step", "gap_s"), [(BLOBS[1], 2, 1.5), (BLOBS[2], 450, 2**40 / 1e6)])
+def test_what_is_shown_packs_to_the_same_bytes(blob: bytes, step: int, gap_s: float) -> None:
+    told = state(blob, step, gap_s)
+    kept, found = history.read(told)
+    assert found is not None
+    assert found.packed({key: arm for arm, key in KEYS.items()}) == blob
+    assert kept == {name: told[name] for name in ("step", "gap_s", "recent")}
+
+
+def test_a_first_state_is_known_to_remember_nothing() -> None:
+    kept, found = history.read({"step": 0})
+    assert kept == {"step": 0}
+    assert found is not None
+    assert found.packed({}) == b""
+
+
+WRONG = [
+    {"history": []}, {"history": [{"arm": "tea", "ago": 0, "reward": 0}]}, {"history": [1]}, {"history": "tea"},
+    {"shown": 1}, {"shown": True}, {"reward": "1"}, {"rewards": [0.5]}, {"gap_s": -1.0}, {"gap_s": None},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
+def test_a_state_of_another_shape_is_left_alone(wrong: dict[str, object]) -> None:
+    told = state(BLOBS[1], 2, 1.5) | wrong
+    assert history.read(told) == (told, None)
+    assert history.read({}) == ({}, None)
