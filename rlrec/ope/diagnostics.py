@@ -30,6 +30,7 @@ REASONS = {
     "unsupported": "the target has more than 1 % on arms the logger gave 0 (insufficient)",
     "one-cluster": "one cluster carries more than 20 % of the estimate (weak)",
     "mean-weight": "the mean weight is more than 3 standard errors from 1: wrong propensities, say (weak)",
+    "wide-interval": "half the interval is wider than half the difference (weak)",
     "clipping-bias": "the bias that clipping may cause exceeds the standard error; no interval shows it (weak)",
     "in-sample": "the target learned from rows of this log (weak)",
     "no-interval": "no valid interval exists: the error of dm's model is not in any (weak)",
@@ -39,7 +40,7 @@ REASONS = {
     "logging-states": "the target reads session state, and was judged on states the logger brought about",
 }
 # Reasons that come from outside or from the interval, and hold a verdict down to weak.
-_WEAK = frozenset({"in-sample", "no-interval", "clipping-bias"})
+_WEAK = frozenset({"in-sample", "no-interval", "clipping-bias", "wide-interval"})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -65,7 +65,7 @@ def test_whole_clusters_may_be_forgotten(users: int) -> None:
 
 def test_errors_of_blocks_are_those_of_clusters() -> None:
     """Within 4 % for 16,384 clusters: the error of an error from 4,096 blocks is 1 / sqrt(2 x 4,096), one percent."""
-    (batch,), _ = walks(3, [0.7], visits=4 * BLOCKS, users=4 * BLOCKS)
+    (batch,), _ = walks(3, [[0.5, 0.25, 0.25]], visits=4 * BLOCKS, users=4 * BLOCKS)
     for label, kind in ope.parse("wpdis,wdr").sessions.items():
         (found,) = judged(batch, label, interval="normal")
         table = _influences(batch, label)
@@ -144,7 +144,7 @@ def test_visits_left_out_are_counted_and_named() -> None:
 
 
 def test_a_sound_log_is_called_ok() -> None:
-    (batch,), (truth,) = walks(0, [0.5])
+    (batch,), (truth,) = walks(0, [[0.4, 0.3, 0.3]])
     for found in judged(batch, gamma=1.0):
         assert (found.verdict, found.reasons) == ("ok", ())
         assert (found.lower or 9) < truth < (found.upper or 0)
@@ -153,7 +153,7 @@ def test_a_sound_log_is_called_ok() -> None:
 
 
 def test_wrong_propensities_show_in_the_mean_weight() -> None:
-    (batch,), _ = walks(0, [0.5])
+    (batch,), _ = walks(0, [[0.4, 0.3, 0.3]])
     wrong = replace(batch, log_ratio=batch.log_ratio + 0.1)
     assert all("mean-weight" in found.reasons for found in judged(wrong, interval="normal"))
 

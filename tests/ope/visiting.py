@@ -138,10 +138,11 @@ def judged(
 
 
 def walks(
-    seed: int, sharpness: list[float], *, visits: int = 4000, users: int = 4000, steps: int = 6
+    seed: int, targets: list[list[float]], *, visits: int = 4000, users: int = 4000, steps: int = 6
 ) -> tuple[list[VisitBatch], list[float]]:
-    """A log of a uniform logger on three arms, as targets see it that prefer arm 0 by exp(sharpness), and their true
-    undiscounted returns. Visits last 1 to `steps` decisions; a user has a mood; arm a pays (a + 1) / 10 of the time."""
+    """A log of a uniform logger on three arms, as each target (probabilities of the arms) sees it, and the targets'
+    true undiscounted returns. Visits last 1 to `steps` decisions; a user has a mood; arms pay 10, 20 and 30 % of the
+    time. The model knows the worth of arms, and nothing of moods."""
     generator = np.random.default_rng(seed)
     length = generator.integers(1, steps + 1, visits)
     start = np.r_[0, np.cumsum(length)]
@@ -150,26 +151,22 @@ def walks(
     mood = np.repeat(1 + 0.5 * generator.choice([-1, 1], users)[cluster], length)
     worth = np.array([0.1, 0.2, 0.3])
     reward = (generator.random(start[-1]) < worth[arm] * mood).astype(np.float64)
-    batches, truths = [], []
-    for sharp in sharpness:
-        target = np.exp(np.array([sharp, 0.0, 0.0]))
-        target /= target.sum()
-        left = np.repeat(length, length) - (np.arange(start[-1]) - np.repeat(start[:-1], length))
-        worth_now = target @ worth
-        batches.append(
-            VisitBatch(
-                start=start,
-                reward=reward,
-                log_ratio=np.log(3 * target)[arm],
-                cluster=cluster,
-                predicted=worth[arm] + (left - 1) * worth_now,
-                expected=left * worth_now,
-                largest=np.full(start[-1], np.log(3 * target.max())),
-                unsupported=np.zeros(start[-1]),
-            )
+    left = np.repeat(start[1:], length) - np.arange(start[-1])  # decisions from this one on
+    means = [float(np.array(target) @ worth) for target in targets]
+    batches = [
+        VisitBatch(
+            start=start,
+            reward=reward,
+            log_ratio=np.log(3 * np.array(target))[arm],
+            cluster=cluster,
+            predicted=worth[arm] + (left - 1) * mean,
+            expected=left * mean,
+            largest=np.full(len(arm), np.log(3 * max(target))),
+            unsupported=np.zeros(len(arm)),
         )
-        truths.append(float((1 + steps) / 2 * worth_now))
-    return batches, truths
+        for target, mean in zip(targets, means, strict=True)
+    ]
+    return batches, [(1 + steps) / 2 * mean for mean in means]
 
 
 def held(batch: VisitBatch) -> Array:
