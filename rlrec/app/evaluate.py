@@ -75,7 +75,10 @@ def judged(unit: Unit, request: Request, selection: Selection) -> list[dict[str,
 
 def _fold(request: Request) -> Fold:
     usual = CHOSEN if request.by == "arm" else ope.DEFAULT
-    fold = Fold(estimators=ope.parse(request.estimators or usual), spanning=False)
+    asked = ope.parse(request.estimators or usual)
+    if asked.sessions:
+        raise InputError(f"{', '.join(asked.sessions)}: estimates per session are not made here", hint="use impression")
+    fold = Fold(estimators=asked.impressions, spanning=False)
     _check(request, fold)
     return fold
 

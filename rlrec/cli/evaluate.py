@@ -80,6 +80,8 @@ def evaluate(store: Any, show: Show, **request: Any) -> None:
       mean_weight_z  standard errors between the mean weight and 1
       bias_bound     the largest bias that clipped weights can cause
       left_out       rows without a propensity, which weights cannot use
+      ess_by_step    per session: effective sample size over visits, step by step
+      horizon        the first step at which that is below 5 % of the visits
 
     \b
     Examples:

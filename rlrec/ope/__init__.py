@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from rlrec.errors import InputError, suggest
 
 if TYPE_CHECKING:
-    from rlrec.ope.base import Estimator
+    from rlrec.ope.base import Estimator, Kind
+    from rlrec.ope.sequential import SessionEstimator
 
 # What one row of the estimate is -> name -> where its class lives. To add an estimator: its file, and one line here.
 _BY_UNIT = {
@@ -20,6 +21,14 @@ _BY_UNIT = {
         "dm": "rlrec.ope.direct:Dm",
         "dr": "rlrec.ope.doubly_robust:Dr",
     },
+    "session": {
+        "tis": "rlrec.ope.sequential:Tis",
+        "pdis": "rlrec.ope.sequential:Pdis",
+        "wis": "rlrec.ope.sequential:Wis",
+        "wpdis": "rlrec.ope.sequential:Wpdis",
+        "dr-rl": "rlrec.ope.sequential:DrRl",
+        "wdr": "rlrec.ope.sequential:Wdr",
+    },
 }
 
 ESTIMATORS = {name: place for family in _BY_UNIT.values() for name, place in family.items()}
@@ -27,19 +36,34 @@ GROUPS = {**{unit: tuple(family) for unit, family in _BY_UNIT.items()}, "all": t
 DEFAULT = "ips,snips,dr"
 
 
-def parse(text: str) -> dict[str, Estimator]:
-    """Estimators of a comma list such as `ips,clipped-ips:5` or `all`, in order, each under the label it was asked
-    by.
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """Estimators by the label they were asked by, apart by what one row of the estimate is: each unit is a fold of
+    its own.
+
+    labels: all of them, in the order asked"""
+
+    labels: tuple[str, ...]
+    impressions: dict[str, Estimator]
+    sessions: dict[str, SessionEstimator]
+
+
+def parse(text: str) -> Asked:
+    """Estimators of a comma list such as `ips,clipped-ips:5,wdr`, a group (`impression`, `session`) or `all`.
 
     Raises InputError for an unknown name, a parameter where none belongs, and a value out of range."""
     asked = [word.strip() for word in text.split(",") if word.strip()]
     if not asked:
         raise InputError("no estimator named", hint=f"one or more of {', '.join([*ESTIMATORS, *GROUPS])}")
-    labels = [label for word in asked for label in GROUPS.get(word, (word,))]
-    return {label: estimator(label) for label in labels}
+    kinds = {label: estimator(label) for word in asked for label in GROUPS.get(word, (word,))}
+    return Asked(
+        labels=tuple(kinds),
+        impressions={label: cast("Estimator", kind) for label, kind in kinds.items() if kind.unit == "impression"},
+        sessions={label: cast("SessionEstimator", kind) for label, kind in kinds.items() if kind.unit == "session"},
+    )
 
 
-def estimator(label: str) -> Estimator:
+def estimator(label: str) -> Kind:
     """The estimator `NAME`, or `NAME:value` where its class has a parameter. Raises InputError as `parse` does."""
     name, colon, value = label.partition(":")
     if name not in ESTIMATORS:
@@ -50,7 +74,7 @@ def estimator(label: str) -> Estimator:
     parameter = next((field.name for field in fields(made)), None)
     if colon and parameter is None:
         raise InputError(f"{name} takes no parameter, got {label!r}", hint=f"write {name}")
-    built: Estimator = made(**{parameter: _number(label, value)}) if parameter and colon else made()
+    built: Kind = made(**{parameter: _number(label, value)}) if parameter and colon else made()
     return built
 
 

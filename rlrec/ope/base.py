@@ -116,8 +116,9 @@ class Smooth(Protocol):
         """Its derivative by the mean terms, (..., d)."""
 
 
-class Estimator(Smooth, Protocol):
-    """Parameters live in the object, knowledge in the sums: a new estimator is a new class and one registry line.
+class Kind(Smooth, Protocol):
+    """What estimators of every unit declare. Parameters live in the object, knowledge in the sums: a new estimator is
+    a new class and one registry line.
 
     `value` must not change when all columns are multiplied by one number (every estimate here is a ratio of sums).
     So it may be asked for means per cluster, per block, or for plain sums, and the delta-method error needs no
@@ -134,11 +135,16 @@ class Estimator(Smooth, Protocol):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the columns of `terms`; the first one is what a cluster adds to the estimate, the second one the
-        number of rows or the weight it is divided by. Equal names mean equal columns in every estimator."""
+        """Names of the columns that `value` is asked with; the first one is what a cluster adds to the estimate, the
+        second one the number of rows or the weight it is divided by. Equal names mean equal columns in every
+        estimator."""
+
+
+class Estimator(Kind, Protocol):
+    """An estimator of impressions."""
 
     def terms(self, batch: LogBatch) -> Array:
-        """Terms of every row, (n, d), to be summed per cluster."""
+        """Terms of every row, (n, d), in the order of `columns`, to be summed per cluster."""
 
     def distortion(self, batch: LogBatch) -> Array:
         """|weight - weight used| of every row, (n,); 0 for an estimator that is not `biased`."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from rlrec.ope.base import Array, LogBatch
+from rlrec.ope.base import Array, Booleans, LogBatch
 
 # How many of the largest weights and weighted rewards are remembered: the top 1 % of ten million rows, and the tail
 # that k-hat is fitted on for a billion.
@@ -30,16 +30,17 @@ REASONS = {
     "unsupported": "the target has more than 1 % on arms the logger gave 0 (insufficient)",
     "one-cluster": "one cluster carries more than 20 % of the estimate (weak)",
     "mean-weight": "the mean weight is more than 3 standard errors from 1: wrong propensities, say (weak)",
+    "wide-interval": "half the interval is wider than half the difference (weak)",
     "clipping-bias": "the bias that clipping may cause exceeds the standard error; no interval shows it (weak)",
     "in-sample": "the target learned from rows of this log (weak)",
     "no-interval": "no valid interval exists: the error of dm's model is not in any (weak)",
     "few-replicates": "the level is too high for 2,000 bootstrap replicates: a bound is null",
     "no-reward-range": "the reward has no clip, which this interval needs: a bound is null",
-    "no-propensity": "rows without a propensity were left out; `left_out` counts them",
+    "no-propensity": "rows or visits without a propensity, or cut, were left out; `left_out` counts them",
     "logging-states": "the target reads session state, and was judged on states the logger brought about",
 }
 # Reasons that come from outside or from the interval, and hold a verdict down to weak.
-_WEAK = frozenset({"in-sample", "no-interval", "clipping-bias"})
+_WEAK = frozenset({"in-sample", "no-interval", "clipping-bias", "wide-interval"})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -112,24 +113,47 @@ class Weights:
 
 def weights(batch: LogBatch) -> Weights:
     """Diagnostics of one batch."""
-    weight, used = batch.weight, batch.usable
-    weighted = np.abs(weight * batch.reward)
+    used = batch.usable
     not_default = ~batch.default if batch.default is not None else batch.reward != 0
-    mass = batch.unsupported if batch.unsupported is not None else np.full(len(batch), np.nan)
-    return Weights(
-        rows=int(used.sum()),
+    found = weighed(
+        batch.weight[used],
+        moved=(batch.weight * batch.reward)[used],
+        not_default=not_default[used],
+        largest=float(batch.weight.max(initial=0.0)),
+        bound=_bound(batch),
+        unsupported=batch.unsupported,
         left_out=int((~used).sum()),
-        rewards=int(np.count_nonzero(batch.reward)),
-        weighted_rewards=int(np.count_nonzero(weighted)),
+    )
+    return replace(found, rewards=int(np.count_nonzero(batch.reward)))
+
+
+def weighed(
+    weight: Array,
+    *,
+    moved: Array,
+    not_default: Booleans,
+    largest: float,
+    bound: float,
+    unsupported: Array | None,
+    left_out: int,
+) -> Weights:
+    """Diagnostics of rows that can be weighed, (n,) each. moved: weight x reward; unsupported: of any rows."""
+    size = np.abs(moved)
+    mass = unsupported if unsupported is not None else np.empty(0)
+    return Weights(
+        rows=len(weight),
+        left_out=left_out,
+        rewards=int(np.count_nonzero(moved)),
+        weighted_rewards=int(np.count_nonzero(moved)),
         weight=float(weight.sum()),
         not_default=float(weight[not_default].sum()),
-        largest=float(weight.max(initial=0.0)),
-        bound=_bound(batch),
+        largest=largest,
+        bound=bound,
         unsupported=float(np.nansum(mass)),
         known=int((~np.isnan(mass)).sum()),
-        reward_size=float(weighted.sum()),
-        top_weights=_top(weight[used]),
-        top_rewards=_top(weighted[weighted > 0]),
+        reward_size=float(size.sum()),
+        top_weights=_top(weight),
+        top_rewards=_top(size[size > 0]),
     )
 
 
@@ -203,8 +227,7 @@ class Diagnosis:
 def verdict(found: Diagnosis, *, extra: tuple[str, ...] = ()) -> tuple[str, tuple[str, ...]]:
     """`ok`, `weak` or `insufficient`, and all reasons there are, worst first.
 
-    extra: words of REASONS that only the caller or the interval knows; `in-sample`, `no-interval` and `clipping-bias`
-    allow no more than `weak`."""
+    extra: words of REASONS that only the caller or the interval knows; those of _WEAK allow no more than `weak`."""
     insufficient, weak = _insufficient(found), _weak(found)
     given = {*insufficient, *weak, *extra}
     reasons = tuple(sorted(given, key=list(REASONS).index))

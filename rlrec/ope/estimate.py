@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from rlrec.ope import diagnostics, intervals
-from rlrec.ope.base import ROUNDING, Array, Estimator, LogBatch, Ratio
+from rlrec.ope.base import ROUNDING, Array, Estimator, Kind, LogBatch, Ratio
 from rlrec.ope.diagnostics import Diagnosis, Weights
 from rlrec.ope.intervals import UNKNOWN, Bounds, Replicates, WeightSums
 from rlrec.ope.moments import Moments, Summary, moments
@@ -27,7 +27,10 @@ class Estimate:
     clusters, n: clusters and rows used; ess is over clusters
     bias_bound: largest bias that changed weights can cause; 0 where they are not changed, None where it is unknown
     k_hat, cluster_share, nonzero, reward_share, mean_weight_z: what the verdict was made from (`Diagnosis`)
-    left_out: rows without a propensity"""
+    left_out: rows without a propensity, or visits that could not be used
+    ess_by_step: effective sample size over visits at each step; horizon: the first step, from 0, at which it is below
+        5 % of the visits: from there on the log does not support the target. None if it always does, and per
+        impression"""
 
     estimator: str
     estimand: str
@@ -55,6 +58,8 @@ class Estimate:
     reward_share: float | None
     mean_weight_z: float | None
     left_out: int
+    ess_by_step: tuple[float, ...] | None = None
+    horizon: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,42 +131,58 @@ class Fold:
         chosen: the rows were picked by what the logger chose, so that their mean weight need not be 1
         seed, replicates: of the bootstrap
         Raises InputError for an interval that one of the estimators does not have, and a level outside (0, 1)."""
-        intervals.check(interval, level, estimators=dict(self.estimators))
+        intervals.check(interval, level, estimators=self.estimators)
         summary = stat.moments.summary()
         drawn = None
         if interval == "bootstrap-t" and any(kind.intervals for kind in self.estimators.values()):
             drawn = intervals.replicates(summary, seed=seed, number=replicates)
         views = [
-            _View(stat, summary, kind, label, float(distorted))
+            View(summary, stat.weights, kind, label, float(distorted))
             for (label, kind), distorted in zip(self.estimators.items(), stat.distorted, strict=True)
         ]
-        terms = _Terms(interval, level, cluster, reward_range, greedy, extra_reasons, chosen, replicates)
+        terms = Terms(
+            interval=interval,
+            level=level,
+            cluster=cluster,
+            reward_range=reward_range,
+            greedy=greedy,
+            extra_reasons=extra_reasons,
+            chosen=chosen,
+            seed=seed,
+            replicates=replicates,
+        )
         return [view.estimate(terms, drawn) for view in views]
 
 
-@dataclass(frozen=True)
-class _Terms:
+@dataclass(frozen=True, kw_only=True)
+class Terms:
     """How an estimate was asked for."""
 
     interval: str
     level: float
     cluster: str
-    reward_range: Bounds
+    reward_range: Bounds = ANY_REWARD
     greedy: bool
     extra_reasons: tuple[str, ...]
-    chosen: bool
+    chosen: bool = False
+    seed: int
     replicates: int
 
 
 @dataclass(frozen=True, eq=False)
-class _View:
+class View:
     """One estimator's side of the sums."""
 
-    stat: Stat
     summary: Summary
-    kind: Estimator
+    weights: Weights
+    kind: Kind
     label: str
-    distorted: float
+    distorted: float = 0.0
+
+    @property
+    def weighing(self) -> str:
+        """The column of the weights that the effective sample size is about."""
+        return "weight"
 
     @cached_property
     def at(self) -> list[int]:
@@ -169,7 +190,7 @@ class _View:
 
     @cached_property
     def n(self) -> int:
-        weights = self.stat.weights
+        weights = self.weights
         return weights.rows if self.kind.weighted else weights.rows + weights.left_out
 
     @cached_property
@@ -180,14 +201,16 @@ class _View:
     @cached_property
     def value(self) -> tuple[float, float]:
         """Value and standard error; NaN where there is none."""
-        if not self.n:
-            return np.nan, np.nan
+        return self.estimated() if self.n else (np.nan, np.nan)
+
+    def estimated(self) -> tuple[float, float]:
+        """The same where there are rows."""
         total, moment = self.summary.total[self.at], self.summary.moment[np.ix_(self.at, self.at)]
         with np.errstate(all="ignore"):
             value, error = intervals.estimated(self.kind, total, moment, self.clusters)
         return float(value), float(error)
 
-    def bounds(self, asked: _Terms, drawn: Replicates | None) -> Bounds:
+    def bounds(self, asked: Terms, drawn: Replicates | None) -> Bounds:
         value, error = self.value
         if not self.kind.intervals or not np.isfinite(value) or not np.isfinite(error):
             return UNKNOWN
@@ -197,7 +220,7 @@ class _View:
             return intervals.normal(value, error, asked.level)
         return intervals.bootstrap_t(self.kind, drawn, columns=self.at, level=asked.level)
 
-    def _cressie_read(self, asked: _Terms) -> Bounds:
+    def _cressie_read(self, asked: Terms) -> Bounds:
         """Per cluster w = A / mbar and r = B / A: A, B sums of weights and weighted rewards, mbar mean rows."""
         rows, weight, reward = self.summary.index(_CORE)
         total, moment, most = self.summary.total, self.summary.moment, self.summary.most
@@ -210,14 +233,14 @@ class _View:
             w2r=float(moment[weight, reward] / mbar**2),
             w2r2=float(moment[reward, reward] / mbar**2),
         )
-        largest = max(self.stat.weights.bound * most[rows], most[weight]) / mbar
+        largest = max(self.weights.bound * most[rows], most[weight]) / mbar
         return intervals.cressie_read(sums, largest=float(largest), reward=asked.reward_range, level=asked.level)
 
-    def estimate(self, asked: _Terms, drawn: Replicates | None) -> Estimate:
+    def estimate(self, asked: Terms, drawn: Replicates | None) -> Estimate:
         bounds = self.bounds(asked, drawn)
         lower, upper, reasons = _settled(bounds, self.kind, asked)
         value, error = self.value
-        weights, found = self.stat.weights, self.diagnosis
+        weights, found = self.weights, self.diagnosis
         if asked.chosen:
             found = replace(found, mean_weight_z=None)
         bias = self._bias_bound(asked.reward_range)
@@ -254,7 +277,7 @@ class _View:
 
     @cached_property
     def diagnosis(self) -> Diagnosis:
-        weights, weighted = self.stat.weights, self.kind.weighted
+        weights, weighted = self.weights, self.kind.weighted
         return Diagnosis(
             weighted=weighted,
             n=self.n,
@@ -271,7 +294,7 @@ class _View:
     @cached_property
     def _ess(self) -> float | None:
         """(sum W)^2 / sum W^2 over clusters, W a cluster's sum of weights."""
-        (weight,) = self.summary.index(("weight",))
+        (weight,) = self.summary.index((self.weighing,))
         with np.errstate(all="ignore"):
             return _figure(self.summary.total[weight] ** 2 / self.summary.moment[weight, weight])
 
@@ -304,7 +327,7 @@ class _View:
         shrunk = self.kind.biased and (bias is None or bias > (error if np.isfinite(error) else 0.0))
         return [
             *(["clipping-bias"] if shrunk else []),
-            *(["no-propensity"] if self.kind.weighted and self.stat.weights.left_out else []),
+            *(["no-propensity"] if self.kind.weighted and self.weights.left_out else []),
         ]
 
 
@@ -313,7 +336,7 @@ def estimand(unit: str, *, greedy: bool = False) -> str:
     return f"mean reward per {unit}, {'greedy' if greedy else 'as served'}, logging states"
 
 
-def _settled(bounds: Bounds, kind: Estimator, asked: _Terms) -> tuple[float | None, float | None, list[str]]:
+def _settled(bounds: Bounds, kind: Kind, asked: Terms) -> tuple[float | None, float | None, list[str]]:
     """Bounds as reported, and reasons: cut at the reward's range if self-normalised, else null if infinite."""
     if not kind.intervals:
         return None, None, ["no-interval"]
@@ -324,7 +347,7 @@ def _settled(bounds: Bounds, kind: Estimator, asked: _Terms) -> tuple[float | No
     return _figure(low), _figure(high), [] if known else [_unbounded(asked)]
 
 
-def _unbounded(asked: _Terms) -> str:
+def _unbounded(asked: Terms) -> str:
     """Why a bound is null."""
     if asked.interval == "cressie-read" and not np.isfinite(asked.reward_range).all():
         return "no-reward-range"

@@ -5,13 +5,14 @@ A bound that is not known is infinite here; what is done about that is said in `
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 
 from rlrec.errors import InputError, suggest
-from rlrec.ope.base import Array, Estimator, Smooth
+from rlrec.ope.base import Array, Kind, Smooth
 from rlrec.ope.moments import Summary
 
 INTERVALS = ("bootstrap-t", "normal", "cressie-read")
@@ -24,7 +25,7 @@ UNKNOWN: Bounds = (-np.inf, np.inf)
 _NOTHING = 1e-12
 
 
-def check(interval: str, level: float, *, estimators: dict[str, Estimator]) -> None:
+def check(interval: str, level: float, *, estimators: Mapping[str, Kind]) -> None:
     """Raises InputError for an unknown interval, a level outside (0, 1), or a pair that does not exist.
 
     An estimator for which no interval is valid (dm) is let through with any interval that is valid for some row of
@@ -106,7 +107,7 @@ def _counts(generator: np.random.Generator, size: int, m: int) -> Array:
     return np.bincount(drawn.ravel(), minlength=size * m).reshape(size, m).astype(np.float64)
 
 
-def bootstrap_t(estimator: Estimator, drawn: Replicates, *, columns: list[int], level: float) -> Bounds:
+def bootstrap_t(estimator: Smooth, drawn: Replicates, *, columns: list[int], level: float) -> Bounds:
     """Bounds by the studentised bootstrap: value - t x error with t the quantiles of (value* - value) / error*.
 
     columns: where the estimator's terms stand. Value and error here are those of the units drawn from, blocks too. A
@@ -124,8 +125,60 @@ def bootstrap_t(estimator: Estimator, drawn: Replicates, *, columns: list[int], 
     moments = drawn.moment[:, columns][:, :, columns]
     values, errors = estimated(estimator, drawn.total[:, columns], moments, m)
     t = np.sort(_studentised(values - value, errors, scale=abs(float(value))))
-    low, high = _ranked(t, resolved(level, len(t)))
-    return float(value - high * error), float(value - low * error)
+    return _reached(float(value), float(error), _ranked(t, resolved(level, len(t))))
+
+
+def _reached(value: float, error: float, t: Bounds) -> Bounds:
+    return value - t[1] * error, value - t[0] * error
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Studentised:
+    """An estimate of many columns with what its bootstrap found.
+
+    t (b,): (value* - value) / error*, ascending, NaN last; empty where the error is unknown (NaN) or 0"""
+
+    value: float
+    error: float
+    t: Array
+
+    def bounds(self, level: float) -> Bounds:
+        """As `bootstrap_t`."""
+        return _reached(self.value, self.error, _ranked(self.t, resolved(level, len(self.t))))
+
+
+def studentised(estimator: Smooth, units: Array, *, seed: int, number: int = REPLICATES) -> Studentised:
+    """The same bootstrap for estimates of many columns, whose second moments would not fit: in every replicate the
+    squared error is the sum over units of (count x influence^2), by that replicate's own gradient.
+
+    units (m, d): sums of the clusters or blocks. The draw is that of `replicates`. number 0: value and error alone."""
+    m = len(units)
+    value, error, nothing = _influential(estimator, units)
+    if not (error > 0 and np.isfinite(error)):
+        return Studentised(value=value, error=error, t=np.empty(0))
+    generator = np.random.default_rng(np.random.SeedSequence(seed))
+    drawn = []
+    with np.errstate(all="ignore"):
+        for size in _chunks(number, max(1, 2**20 // m)):
+            counts = _counts(generator, size, m)
+            total = counts @ units
+            influence = estimator.gradient(total) @ units.T
+            np.square(influence, out=influence)
+            errors = np.sqrt(np.einsum("bm,bm->b", counts, influence) * (m / (m - 1)))
+            errors = np.where(errors > nothing, errors, 0.0 * errors)
+            drawn.append(_studentised(estimator.value(total) - value, errors, scale=abs(value)))
+    return Studentised(value=value, error=error, t=np.sort(np.concatenate([np.empty(0), *drawn])))
+
+
+def _influential(estimator: Smooth, units: Array) -> tuple[float, float, float]:
+    """Value, its error, and the error below which one is a rounding of zero; NaN where there is none."""
+    m, total = len(units), units.sum(axis=0)
+    with np.errstate(all="ignore"):
+        value, gradient = float(estimator.value(total)), estimator.gradient(total)
+        scale = np.sqrt(m / (m - 1)) if m > 1 else np.nan
+        error = scale * np.linalg.norm(units @ gradient)
+        nothing = _NOTHING * scale * np.linalg.norm(np.abs(units) @ np.abs(gradient))
+    return value, float(error if error > nothing else 0.0 * error), float(nothing)
 
 
 def resolved(level: float, number: int) -> int:

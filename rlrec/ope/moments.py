@@ -5,10 +5,14 @@ cluster keeps its row of sums: 8 bytes of id and 8 per column, which is 64 bytes
 estimators per impression need together. Where a cluster ends with its session (sessions, rows), at most 4,096 are
 kept; beyond that they collapse into second moments and 4,096 blocks, cut by a hash of the id. So the memory is
 bounded, and the answer depends neither on the order of the log nor on how it was split.
+
+Sums at every step (`Steps`) are too wide for either: beyond 4,096 clusters only the blocks are left of them, whether
+clusters come back or not, and errors are those of the blocks, which are as many and as independent.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,7 +68,7 @@ class _Clusters:
         return _Clusters(np.insert(large.ids, new, small.ids[~known]), np.insert(sums, new, small.sums[~known], axis=0))
 
     def collapsed(self) -> _Blocks:
-        block = (hashed(self.ids, salt=_SALT) % np.uint64(BLOCKS)).astype(np.int64)
+        block = block_of(self.ids)
         size = np.abs(self.sums)
         units = [np.bincount(block, weights=column, minlength=BLOCKS) for column in self.sums.T]
         return _Blocks(
@@ -127,6 +131,64 @@ class Moments:
             units=blocks.units if few is None else few,
             blocks=few is None,
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """Sums at every step, of up to 4,096 clusters or of the 4,096 blocks of more: they add up, in the order of
+    `Summary.units`.
+
+    columns: names of the c columns, and of the one that is held after a visit's end
+    ids (m,): ascending, of clusters or (`blocks`) of blocks; sums (m, c + 1, h): at each of h steps"""
+
+    columns: tuple[str, ...]
+    ids: Integers
+    sums: Array
+    blocks: bool
+
+    def __add__(self, other: Steps) -> Steps:
+        if (self.columns, self.sums.shape[1:]) != (other.columns, other.sums.shape[1:]):
+            raise ValueError("sums of different estimators or horizons do not add up")
+        first, second = (self, other) if self.blocks == other.blocks else (self._cut(), other._cut())
+        both = _Clusters(first.ids, first.sums) + _Clusters(second.ids, second.sums)
+        added = Steps(self.columns, both.ids, both.sums, first.blocks)
+        return added if added.blocks or len(added.ids) <= BLOCKS else added._cut()
+
+    def _cut(self) -> Steps:
+        """The same in blocks."""
+        if self.blocks:
+            return self
+        sums = np.zeros((BLOCKS, *self.sums.shape[1:]))
+        np.add.at(sums, block_of(self.ids), self.sums)
+        return Steps(self.columns, np.arange(BLOCKS), sums, blocks=True)
+
+
+def steps(columns: Mapping[str, Array], held: Array, *, cluster: Integers, length: Integers, horizon: int) -> Steps:
+    """Sums of one batch of visits at every step.
+
+    columns: by name, (n,) of every decision, 0 after a visit's end; held (n,): keeps its value after it. Decisions lie
+    visit by visit, in the order of their steps; cluster, length (s,): of every visit, at most `horizon`."""
+    ids, unit = np.unique(cluster, return_inverse=True)
+    blocks = len(ids) > BLOCKS
+    if blocks:
+        ids, unit = np.arange(BLOCKS), block_of(cluster)
+    end = np.cumsum(length) - 1
+    step = np.arange(len(held)) - np.repeat(end - length + 1, length)
+    place, shape = np.repeat(unit, length) * horizon + step, (len(ids), horizon)
+    sums = np.empty((len(ids), len(columns) + 1, horizon))
+    for number, column in enumerate([*columns.values(), held]):
+        sums[:, number] = _at(place, column, shape)
+    sums[:, -1, 1:] += np.cumsum(_at(place[end], held[end], shape), axis=1)[:, :-1]
+    return Steps(tuple(columns), ids, sums, blocks)
+
+
+def _at(place: Integers, values: Array, shape: tuple[int, int]) -> Array:
+    return np.bincount(place, weights=values, minlength=shape[0] * shape[1]).astype(np.float64).reshape(shape)
+
+
+def block_of(ids: Integers) -> Integers:
+    """Which of the 4,096 blocks each cluster is in."""
+    return (hashed(ids, salt=_SALT) % np.uint64(BLOCKS)).astype(np.int64)
 
 
 def moments(terms: Array, cluster: Integers, *, columns: tuple[str, ...], spanning: bool) -> Moments:

@@ -122,7 +122,7 @@ def _beliefs(policy: Policy, memory: Memory, x: Array) -> list[Scores]:
 
 def judged(found: Logs) -> list[Estimate]:
     """The estimate of `uniform` by IPS on each run's log, as `evaluate` makes it."""
-    fold = Fold(estimators=ope.parse("ips"), spanning=False)
+    fold = Fold(estimators=ope.parse("ips").impressions, spanning=False)
     rows = np.arange(found.reward.shape[1])
     target = np.full(len(rows), 1 / found.arms)
     estimates = list[Estimate]()

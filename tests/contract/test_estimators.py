@@ -1,4 +1,4 @@
-"""What every registered estimator must do, by itself: a new one is tested here without a line added.
+"""What every registered estimator of impressions must do, by itself: a new one is tested here without a line added.
 
 An estimator with a parameter needs a value off its default in OTHER; the test says so if it is missing."""
 
@@ -15,7 +15,8 @@ from rlrec.ope.base import Array, Estimator, LogBatch
 from rlrec.ope.estimate import Fold
 
 OTHER = {"clipped-ips": "clipped-ips:0.75"}
-LABELS = [*ope.ESTIMATORS, *OTHER.values()]
+NAMES = ope.GROUPS["impression"]
+LABELS = [*NAMES, *OTHER.values()]
 
 # Two contexts, three arms: what the logger did, what the target does, and what an arm is worth.
 LOGGER = np.array([[0.25, 0.25, 0.5], [0.5, 0.25, 0.25]])
@@ -55,11 +56,11 @@ def label(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def kind(label: str) -> Estimator:
-    return ope.estimator(label)
+    return ope.parse(label).impressions[label]
 
 
 def test_every_parameter_is_tried_off_its_default() -> None:
-    parametrised = {name for name in ope.ESTIMATORS if fields(ope.estimator(name))}  # type: ignore[arg-type]
+    parametrised = {name for name in NAMES if fields(ope.estimator(name))}  # type: ignore[arg-type]
     assert parametrised == set(OTHER)
     assert all(ope.estimator(other) != ope.estimator(name) for name, other in OTHER.items())
 
@@ -86,7 +87,7 @@ def test_unbiased_over_all_logs_of_two_rows() -> None:
     chance = [LOGGER[0, a] * (WORTH[0, a] if r else 1 - WORTH[0, a]) for a, r in outcomes]
     wrong = np.array([0.9, 0.1, 0.2])
     for name in ("ips", "dr"):
-        kind, mean = ope.estimator(name), 0.0
+        kind, mean = ope.parse(name).impressions[name], 0.0
         for (first, p), (second, q) in product(zip(outcomes, chance, strict=True), repeat=2):
             arm, reward = np.array([first, second]).T
             batch = LogBatch(
@@ -131,7 +132,7 @@ def test_many_means_are_answered_at_once(kind: Estimator) -> None:
 @pytest.mark.parametrize("spanning", [True, False])
 @pytest.mark.parametrize("interval", ["bootstrap-t", "normal"])
 def test_any_split_gives_the_estimate_of_the_whole(label: str, spanning: bool, interval: str) -> None:
-    fold = Fold(estimators=ope.parse(label), spanning=spanning)
+    fold = Fold(estimators=ope.parse(label).impressions, spanning=spanning)
     batch = complete()
     which = (batch.cluster * 7 + 3) % 4  # never splits a cluster
     pieces = [fold.stat(batch.where(which == part)) for part in (2, 0, 3, 1)]
@@ -156,5 +157,5 @@ def test_rows_that_cannot_be_weighed_count_only_for_those_who_do_not_weigh(kind:
 def test_the_other_value_of_a_parameter_changes_the_estimate() -> None:
     batch = complete()
     for name, other in OTHER.items():
-        found = [float(kind.value(total(kind, batch))) for kind in map(ope.estimator, (name, other))]
+        found = [float(kind.value(total(kind, batch))) for kind in ope.parse(f"{name},{other}").impressions.values()]
         assert found[0] != pytest.approx(found[1])

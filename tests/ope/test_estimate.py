@@ -51,7 +51,7 @@ def awkward() -> dict[str, LogBatch]:
 @pytest.mark.parametrize("interval", ["bootstrap-t", "normal", "cressie-read"])
 @pytest.mark.parametrize("name", awkward())
 def test_no_log_is_awkward_enough_for_a_nan_or_a_warning(name: str, interval: str) -> None:
-    names = "ips,snips" if interval == "cressie-read" else "all"
+    names = "ips,snips" if interval == "cressie-read" else "impression"
     for found in judged(awkward()[name], names, interval=interval, reward_range=(0.0, 3.0)):
         json.dumps(asdict(found), allow_nan=False)
         assert found.verdict == "insufficient"

@@ -25,7 +25,7 @@ def shuffled(batch: LogBatch, seed: int) -> LogBatch:
 
 @pytest.mark.parametrize("sessions", [50, BLOCKS - 5, 2 * BLOCKS])
 def test_clusters_that_span_batches_add_up(sessions: int) -> None:
-    fold = Fold(estimators=ope.parse("all"), spanning=True)
+    fold = Fold(estimators=ope.parse("impression").impressions, spanning=True)
     batch = drawn(1, sessions=sessions)[0]
     pieces = [fold.stat(piece) for piece in parts(shuffled(batch, 2), [7, 40, 60])]
     mixed = (pieces[3] + pieces[0]) + (pieces[2] + pieces[1])
@@ -35,7 +35,7 @@ def test_clusters_that_span_batches_add_up(sessions: int) -> None:
 @pytest.mark.parametrize("sessions", [50, 3 * BLOCKS])
 def test_whole_clusters_add_up_and_may_then_be_forgotten(sessions: int) -> None:
     batch = drawn(3, sessions=sessions)[0]
-    fold, kept = (Fold(estimators=ope.parse("all"), spanning=spanning) for spanning in (False, True))
+    fold, kept = (Fold(estimators=ope.parse("impression").impressions, spanning=spanning) for spanning in (False, True))
     edges = [sessions // 5, sessions // 2]
     which = np.searchsorted(edges, batch.cluster, side="right")
     pieces = [fold.stat(batch.where(which == piece)) for piece in range(3)]
@@ -46,7 +46,7 @@ def test_whole_clusters_add_up_and_may_then_be_forgotten(sessions: int) -> None:
 
 
 def test_an_empty_batch_changes_nothing() -> None:
-    fold = Fold(estimators=ope.parse("all"), spanning=True)
+    fold = Fold(estimators=ope.parse("impression").impressions, spanning=True)
     batch = drawn(4)[0]
     nothing = fold.stat(batch.where(np.zeros(len(batch), dtype=bool)))
     assert numbers(fold, nothing + fold.stat(batch)) == numbers(fold, fold.stat(batch))
@@ -54,7 +54,7 @@ def test_an_empty_batch_changes_nothing() -> None:
 
 
 def test_all_five_estimators_need_64_bytes_a_cluster() -> None:
-    fold = Fold(estimators=ope.parse("all"), spanning=True)
+    fold = Fold(estimators=ope.parse("impression").impressions, spanning=True)
     assert 8 + 8 * len(fold.columns) == 64
 
 
@@ -67,6 +67,6 @@ def test_memory_is_bounded_where_clusters_end() -> None:
 
 def test_sums_of_other_estimators_do_not_add_up() -> None:
     batch = drawn(5)[0]
-    one, other = (Fold(estimators=ope.parse(names), spanning=True).stat(batch) for names in ("ips", "dr"))
+    one, other = (Fold(estimators=ope.parse(names).impressions, spanning=True).stat(batch) for names in ("ips", "dr"))
     with pytest.raises(ValueError, match="do not add up"):
         one + other

@@ -13,13 +13,19 @@ from rlrec.errors import InputError
 
 def test_a_list_keeps_its_order_and_its_labels() -> None:
     asked = ope.parse("snips, clipped-ips:5,ips,snips")
-    assert list(asked) == ["snips", "clipped-ips:5", "ips"]
-    assert getattr(asked["clipped-ips:5"], "clip", None) == 5
+    assert list(asked.labels) == list(asked.impressions) == ["snips", "clipped-ips:5", "ips"]
+    assert getattr(asked.impressions["clipped-ips:5"], "clip", None) == 5
 
 
 def test_groups_stand_for_their_members() -> None:
-    assert list(ope.parse("dr,impression")) == ["dr", "ips", "snips", "clipped-ips", "dm"]
-    assert list(ope.parse("all")) == list(ope.ESTIMATORS)
+    assert list(ope.parse("dr,impression").labels) == ["dr", "ips", "snips", "clipped-ips", "dm"]
+    assert list(ope.parse("all").labels) == list(ope.ESTIMATORS)
+
+
+def test_units_are_told_apart() -> None:
+    asked = ope.parse("wdr,ips,tis")
+    assert (asked.labels, [*asked.impressions], [*asked.sessions]) == (("wdr", "ips", "tis"), ["ips"], ["wdr", "tis"])
+    assert list(ope.parse("session").sessions) == ["tis", "pdis", "wis", "wpdis", "dr-rl", "wdr"]
 
 
 def test_every_name_leads_to_the_class_of_that_name() -> None:

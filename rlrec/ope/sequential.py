@@ -1,0 +1,128 @@
+"""Estimators of the mean discounted return of a visit: by trajectory or step by step, with and without a model.
+
+Names as in Thomas & Brunskill 2016; w_t is the product of the ratios up to step t, G the discounted return. Source:
+scope-rl, scope_rl/ope/discrete/basic_estimators.py; what is kept after the end of a visit, and the doubly robust ones
+as sums of columns: own derivation (`visits.Course`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import numpy as np
+
+from rlrec.ope.base import Array, Kind, Ratio
+
+
+class SessionEstimator(Kind, Protocol):
+    """A smooth function of sums over visits, and over visits at each step.
+
+    Its columns are attributes of `visits.Course` of the same name. Where `by_step` names one (0 after a visit's end),
+    `value` and `gradient` are asked with the columns, then that one at each step, then w_t at each step (held after
+    the end): (..., d + 2 horizon)."""
+
+    weighing: ClassVar[str]  # the column of a visit's weight: effective sample size and tail are about it
+    by_step: ClassVar[str | None]
+
+
+class PerVisit(Ratio):
+    """A mean over visits divided by another. Bounds are not cut: returns of a visit have no range that is simple."""
+
+    unit: ClassVar[str] = "session"
+    weighing: ClassVar[str] = "weight"
+    by_step: ClassVar[str | None] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tis(PerVisit):
+    """Mean of w_end G: unbiased, and of a variance that grows with every step."""
+
+    name: ClassVar[str] = "tis"
+    columns: ClassVar[tuple[str, ...]] = ("weighted_return", "rows")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wis(PerVisit):
+    """Sum of w_end G over sum of w_end."""
+
+    name: ClassVar[str] = "wis"
+    columns: ClassVar[tuple[str, ...]] = ("weighted_return", "weight")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pdis(PerVisit):
+    """Mean of sum_t gamma^t w_t r_t: a reward is not weighed by what was shown after it."""
+
+    name: ClassVar[str] = "pdis"
+    columns: ClassVar[tuple[str, ...]] = ("stepwise_return", "rows")
+    weighing: ClassVar[str] = "mean_weight"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrRl(PerVisit):
+    """Mean of v_0, where v_t = V_t + rho_t (r_t + gamma v_{t+1} - Q_t): unbiased if the propensities are right,
+    whatever the model, as long as it was not fitted on the same cluster. Source: after Jiang & Li 2016."""
+
+    name: ClassVar[str] = "dr-rl"
+    columns: ClassVar[tuple[str, ...]] = ("robust_return", "rows")
+    weighing: ClassVar[str] = "mean_weight"
+    modelled: ClassVar[bool] = True
+
+
+class ByStep:
+    """A mean over visits (where `led`), and at every step one sum over visits divided by another."""
+
+    unit: ClassVar[str] = "session"
+    weighted: ClassVar[bool] = True
+    modelled: ClassVar[bool] = False
+    self_normalised: ClassVar[bool] = False
+    intervals: ClassVar[tuple[str, ...]] = ("normal", "bootstrap-t")
+    biased: ClassVar[bool] = False
+    weighing: ClassVar[str] = "mean_weight"
+    columns: ClassVar[tuple[str, ...]]
+
+    @property
+    def led(self) -> bool:
+        return len(self.columns) == 3
+
+    def value(self, mean: Array) -> Array:
+        above, below = self._steps(mean)
+        value: Array = (above / below).sum(axis=-1)
+        return value + mean[..., 2] / mean[..., 1] if self.led else value
+
+    def gradient(self, mean: Array) -> Array:
+        above, below = self._steps(mean)
+        gradient = np.zeros_like(mean)
+        if self.led:
+            gradient[..., 1], gradient[..., 2] = -mean[..., 2] / mean[..., 1] ** 2, 1 / mean[..., 1]
+        d, steps = len(self.columns), above.shape[-1]
+        gradient[..., d : d + steps] = 1 / below
+        gradient[..., d + steps :] = -above / below / below
+        return gradient
+
+    def _steps(self, mean: Array) -> tuple[Array, Array]:
+        above, below = np.split(mean[..., len(self.columns) :], 2, axis=-1)
+        return above, below
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wpdis(ByStep):
+    """sum_t gamma^t (sum_i w_t r_t) / (sum_i w_t)."""
+
+    name: ClassVar[str] = "wpdis"
+    columns: ClassVar[tuple[str, ...]] = ("stepwise_return", "rows")
+    by_step: ClassVar[str | None] = "stepwise_reward"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wdr(ByStep):
+    """dr-rl with weights w_t / sum_i w_t: slightly biased, and much steadier.
+
+    Source: own derivation after Thomas & Brunskill 2016: sum_t gamma^t sum_i [u_t (r_t - Q_t) + u_{t-1} V_t], where u_t
+    = w_t / sum_i w_t and u_{-1} = 1 / n, is the mean of V_0 plus sum_t (sum_i correction_t) / (sum_i w_t)."""
+
+    name: ClassVar[str] = "wdr"
+    columns: ClassVar[tuple[str, ...]] = ("robust_return", "rows", "first_value")
+    by_step: ClassVar[str | None] = "correction"
+    modelled: ClassVar[bool] = True

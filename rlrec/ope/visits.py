@@ -1,0 +1,231 @@
+"""The log as visits: what a session estimator is given, and the columns it is made from.
+
+A "session" of an estimate is one visit. Visits are of any length; after its end a visit keeps its last weight, and its
+rewards and values are 0: dropped from the sums instead, the visits that are left would have to stand for all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from rlrec.errors import InputError
+from rlrec.ope.base import ROUNDING, Array, Booleans, Integers
+
+# Weights are cut here, far beyond any that an estimate could survive: sums of their squares stay finite.
+HEAVIEST = 1e100
+
+_KINDS = {"start": np.int64, "cluster": np.int64, "default": np.bool_}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class VisitBatch:
+    """Visits of the log as one target sees them, s visits of n decisions in all; checked when built.
+
+    start (s + 1,): decisions of visit i are rows start[i] to start[i + 1] - 1, in the order of their steps, at least
+        one.
+    reward (n,): page reward of each decision, inside its window.
+    log_ratio (n,): log of the target's probability of the page over the logging policy's; -inf where the target would
+        never show it.
+    cluster (s,): which unit was randomised, any 64-bit number; visits of one cluster share it.
+    predicted (n,), expected (n,): a model's value of the page shown (of the discounted return from that step on), and
+        its mean over the target's pages.
+    largest (n,): log of the largest ratio that any page could have had; NaN (or inf) where no bound is known.
+    unsupported (n,): the target's probability of pages the logger gave 0; NaN where that is unknown.
+    default (n,): whether the reward is the default one; without it, a reward of 0 counts as the default.
+    left_out: visits that could not be used, and are not in the arrays.
+
+    Raises InputError for a wrong shape or a value outside its range.
+    """
+
+    start: Integers
+    reward: Array
+    log_ratio: Array
+    cluster: Integers
+    predicted: Array | None = None
+    expected: Array | None = None
+    largest: Array | None = None
+    unsupported: Array | None = None
+    default: Booleans | None = None
+    left_out: int = 0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            given = getattr(self, field.name)
+            if given is not None and field.name != "left_out":
+                object.__setattr__(self, field.name, np.asarray(given, dtype=_KINDS.get(field.name, np.float64)))
+        self._check_shapes()
+        for name in ("reward", "predicted", "expected"):
+            if (column := getattr(self, name)) is not None:
+                _require(name, column, np.isfinite(column), "a finite number")
+        _require("log_ratio", self.log_ratio, self.log_ratio < np.inf, "a finite number or -inf")
+        if self.largest is not None:
+            _require("largest", self.largest, self.largest != -np.inf, "above -inf, or absent")
+        if self.unsupported is not None:
+            _require("unsupported", self.unsupported, ~(self.unsupported < -ROUNDING), "0 or more")
+
+    def _check_shapes(self) -> None:
+        if self.start.ndim != 1 or not len(self.start) or self.start[0] != 0:
+            raise InputError("start of the batch of visits must be a list that begins with 0")
+        if (short := np.diff(self.start) < 1).any():
+            raise InputError(f"visit {int(np.argmax(short))} of the batch has no decision")
+        if (self.predicted is None) != (self.expected is None):
+            raise InputError("predicted and expected come together or not at all")
+        for field in fields(self):
+            column = getattr(self, field.name)
+            if column is None or field.name in ("start", "left_out"):
+                continue
+            rows = len(self) if field.name == "cluster" else int(self.start[-1])
+            if column.shape != (rows,):
+                raise InputError(f"{field.name} has shape {column.shape}, the batch of visits has {rows} rows of it")
+
+    def __len__(self) -> int:
+        """Number of visits."""
+        return len(self.start) - 1
+
+    @cached_property
+    def length(self) -> Integers:
+        """Decisions of every visit, (s,)."""
+        return np.diff(self.start)
+
+    def where(self, visits: Booleans | Integers) -> VisitBatch:
+        """The batch cut down to the visits marked True, or numbered, in that order: one group of `--by`, say. Visits
+        left out belong to no cut."""
+        chosen = np.arange(len(self))[visits]
+        length = self.length[chosen]
+        start = np.r_[0, np.cumsum(length)].astype(np.int64)
+        rows = np.arange(start[-1]) + np.repeat(self.start[chosen] - start[:-1], length)
+        given: dict[str, Any] = {name: getattr(self, name) for name in _per_decision()}
+        cut: dict[str, Any] = {name: column[rows] for name, column in given.items() if column is not None}
+        return VisitBatch(start=start, cluster=self.cluster[chosen], **cut)
+
+
+def _per_decision() -> list[str]:
+    return [field.name for field in fields(VisitBatch) if field.name not in ("start", "cluster", "left_out")]
+
+
+def _require(name: str, column: Array, good: Booleans, what: str) -> None:
+    if not good.all():
+        row = int(np.argmin(good))
+        raise InputError(f"{name} of row {row} of the batch of visits is {column[row]}; it must be {what}")
+
+
+@dataclass(frozen=True, eq=False)
+class Course:
+    """What estimators are made from, for one batch: (s,) per visit, (n,) per decision. Estimators name these columns.
+
+    gamma: discount per step, in [0, 1]"""
+
+    batch: VisitBatch
+    gamma: float
+
+    # -- per decision --
+
+    @cached_property
+    def step(self) -> Integers:
+        """Step of every decision in its visit, from 0."""
+        return np.arange(len(self.batch.reward)) - np.repeat(self.batch.start[:-1], self.batch.length)
+
+    @cached_property
+    def discount(self) -> Array:
+        """gamma to the power of the step."""
+        return np.asarray(np.power(self.gamma, self.step.astype(np.float64)))
+
+    @cached_property
+    def ratio(self) -> Array:
+        """w_t: the product of all ratios up to this step. Logs are added up step by step, all visits at once."""
+        logs, start = self.batch.log_ratio.copy(), self.batch.start[:-1]
+        longest_first = start[np.argsort(-self.batch.length, kind="stable")]
+        alive = np.cumsum(np.bincount(self.batch.length)[::-1])[::-1]  # visits of at least so many steps
+        for step in range(1, len(alive) - 1):
+            rows = longest_first[: alive[step + 1]] + step
+            logs[rows] += logs[rows - 1]
+        return np.exp(np.minimum(logs, np.log(HEAVIEST)))
+
+    @cached_property
+    def stepwise_reward(self) -> Array:
+        """gamma^t w_t r_t."""
+        return self.discount * self.ratio * self.batch.reward
+
+    @cached_property
+    def correction(self) -> Array:
+        """gamma^t w_t (r_t + gamma V_{t+1} - Q_t): what the log says beside the model. V is 0 after the end."""
+        predicted, expected = self._model
+        after = np.zeros(len(expected))
+        after[:-1] = expected[1:]
+        after[self._last] = 0.0
+        return self.discount * self.ratio * (self.batch.reward + self.gamma * after - predicted)
+
+    @property
+    def _model(self) -> tuple[Array, Array]:
+        if self.batch.predicted is None or self.batch.expected is None:
+            raise InputError("dr-rl and wdr need a reward model", hint="give one, or use pdis or wpdis")
+        return self.batch.predicted, self.batch.expected
+
+    @property
+    def _last(self) -> Integers:
+        return self.batch.start[1:] - 1
+
+    # -- per visit --
+
+    @cached_property
+    def rows(self) -> Array:
+        """1."""
+        return np.ones(len(self.batch))
+
+    @cached_property
+    def weight(self) -> Array:
+        """w at the end of the visit."""
+        return self.ratio[self._last]
+
+    @cached_property
+    def mean_weight(self) -> Array:
+        """Mean of w_t over the visit's own steps, discounted: what its rewards are weighed by, taken together."""
+        return self._sum(self.discount * self.ratio) / self._sum(self.discount)
+
+    @cached_property
+    def weighted_return(self) -> Array:
+        """w at the end x discounted return."""
+        return self.weight * self._sum(self.discount * self.batch.reward)
+
+    @cached_property
+    def stepwise_return(self) -> Array:
+        """sum_t gamma^t w_t r_t."""
+        return self._sum(self.stepwise_reward)
+
+    @cached_property
+    def first_value(self) -> Array:
+        """V_0: the model's value of the target where the visit begins."""
+        return self._model[1][self.batch.start[:-1]]
+
+    @cached_property
+    def robust_return(self) -> Array:
+        """V_0 + sum_t gamma^t w_t (r_t + gamma V_{t+1} - Q_t): the backward recursion v <- V_t + rho_t (r_t + gamma v
+        - Q_t), written out."""
+        return self.first_value + self._sum(self.correction)
+
+    @cached_property
+    def rewarded(self) -> Booleans:
+        """Whether some decision has a reward that is not the default."""
+        batch = self.batch
+        news = ~batch.default if batch.default is not None else batch.reward != 0
+        return self._sum(news.astype(np.float64)) > 0
+
+    @cached_property
+    def bound(self) -> Array:
+        """Largest weight that the visit could have had; inf where none is known, or none that would be a comfort."""
+        if self.batch.largest is None:
+            return np.full(len(self.batch), np.inf)
+        logs = self._sum(np.nan_to_num(self.batch.largest, nan=np.inf, posinf=np.inf))
+        return np.exp(np.where(logs < np.log(HEAVIEST), logs, np.inf))
+
+    @cached_property
+    def most(self) -> Array:
+        """Largest w_t of the visit."""
+        return np.maximum.reduceat(self.ratio, self.batch.start[:-1]) if len(self.batch) else np.empty(0)
+
+    def _sum(self, column: Array) -> Array:
+        return np.add.reduceat(column, self.batch.start[:-1]) if len(self.batch) else np.empty(0)

@@ -1,0 +1,134 @@
+"""The difference of two targets: its error is that of the same clusters, and it alarms as seldom as it says."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+
+from rlrec import ope
+from rlrec.errors import InputError
+from rlrec.ope.moments import BLOCKS
+from rlrec.ope.paired import Difference, difference
+from rlrec.ope.sessions import SessionFold
+from rlrec.ope.visits import VisitBatch
+from tests.ope.test_visits import HAND
+from tests.ope.visiting import ragged, walks
+
+SESSION = ope.parse("session").sessions
+EQUAL = [[0.1, 0.8, 0.1], [0.4, 0.2, 0.4]]  # two targets that are worth the same
+
+
+def compared(one: VisitBatch, other: VisitBatch, name: str = "wdr", **asked: object) -> Difference:
+    fold = SessionFold(estimators=SESSION, gamma=0.9, horizon=int(one.length.max(initial=1)), spanning=True)
+    return difference(fold.stat(one), fold.stat(other), estimator=SESSION[name], **asked)  # type: ignore[arg-type]
+
+
+def other_target(batch: VisitBatch, seed: int) -> VisitBatch:
+    shift = np.random.default_rng(seed).normal(0, 0.2, len(batch.reward))
+    return replace(batch, log_ratio=batch.log_ratio + shift)
+
+
+@pytest.mark.parametrize("name", SESSION)
+def test_value_is_the_difference_of_the_estimates(name: str) -> None:
+    batch, fold = ragged(1), SessionFold(estimators={name: SESSION[name]}, gamma=0.9, horizon=7, spanning=True)
+    one, other = fold.stat(batch), fold.stat(other_target(batch, 2))
+    found = difference(one, other, estimator=SESSION[name])
+    values = [fold.finish(stat, interval="normal")[0] for stat in (one, other)]
+    assert found.value == pytest.approx(values[0].value - values[1].value, rel=1e-12)
+    assert found.clusters == values[0].clusters
+    assert found.ess == min(estimate.ess for estimate in values)
+
+
+@pytest.mark.parametrize("name", SESSION)
+def test_error_is_that_of_leaving_clusters_out(name: str) -> None:
+    """The jackknife over 300 clusters; the delta method agrees with it to the order of 1 / clusters."""
+    batch = ragged(3, visits=500, users=300, spread=0.2)
+    other = other_target(batch, 4)
+    fold = SessionFold(estimators={name: SESSION[name]}, gamma=0.9, horizon=7, spanning=True)
+    ids = np.unique(batch.cluster)
+    left = [
+        difference(
+            *(fold.stat(one.where(batch.cluster != i)) for one in (batch, other)), estimator=SESSION[name], replicates=0
+        )
+        for i in ids
+    ]
+    values = np.array([one.value for one in left])
+    jackknife = np.sqrt((len(ids) - 1) * values.var())
+    assert compared(batch, other, name).std_error == pytest.approx(jackknife, rel=0.02)
+
+
+@pytest.mark.parametrize("name", SESSION)
+def test_the_same_target_twice_is_no_better(name: str) -> None:
+    found = compared(ragged(5), ragged(5), name, alpha=1e-4)
+    assert (found.value, found.std_error, found.lower, found.upper) == (0, 0, 0, 0)
+    json.dumps(asdict(found), allow_nan=False)
+
+
+def test_a_log_without_rewards_shows_nothing() -> None:
+    silent = replace(ragged(6), reward=np.zeros(len(ragged(6).reward)))
+    found = compared(silent, other_target(silent, 7), "wis")
+    assert (found.value, found.lower, found.upper, found.verdict) == (0, None, None, "insufficient")
+
+
+@pytest.mark.parametrize("users", [BLOCKS - 50, 2 * BLOCKS])
+def test_blocks_or_clusters_are_the_same_for_both(users: int) -> None:
+    """Two targets that differ by a constant factor in all weights: wis and wdr do not see it, up to rounding."""
+    batch = ragged(8, visits=2 * BLOCKS, users=users)
+    found = compared(batch, replace(batch, log_ratio=batch.log_ratio + 1e-12), "wis")
+    assert abs(found.value or 0) < 1e-10
+    assert (found.lower or 0) <= 0
+
+
+@pytest.mark.parametrize("alpha", [0.2, 0.025, 0.005, 1e-3, 1e-6])
+def test_bounds_widen_as_alpha_shrinks(alpha: float) -> None:
+    (one, other), _ = walks(1, EQUAL, visits=1000, users=1000)
+    near, far = (compared(one, other, alpha=part) for part in (alpha, alpha / 2))
+    assert far.lower is not None
+    assert far.upper is not None
+    assert far.lower < (near.lower or 0) < (near.value or 9) < (near.upper or 0) < far.upper
+
+
+def test_a_small_alpha_is_no_nearer_than_students() -> None:
+    from scipy.special import stdtrit
+
+    (one, other), _ = walks(2, EQUAL, visits=1000, users=1000)
+    found = compared(one, other, alpha=1e-6)
+    assert found.value is not None
+    assert found.std_error is not None
+    reach = -float(stdtrit((found.ess or 0) - 1, 1e-6)) * found.std_error
+    assert (found.lower or 0) <= found.value - reach
+    assert (found.upper or 0) >= found.value + reach
+
+
+def test_an_interval_wider_than_the_difference_is_weak() -> None:
+    (one, other), _ = walks(3, [[0.3, 0.4, 0.3], [0.35, 0.3, 0.35]])
+    unclear = compared(one, other)
+    assert (unclear.verdict, unclear.reasons) == ("weak", ("wide-interval",))
+    (one, other), _ = walks(3, [[0.1, 0.2, 0.7], [0.5, 0.3, 0.2]], visits=8000, users=8000)
+    clear = compared(one, other)
+    assert (clear.verdict, clear.reasons) == ("ok", ())
+    assert (clear.lower or 0) > 0
+
+
+def test_a_verdict_is_the_worse_of_the_two() -> None:
+    found = compared(HAND, HAND.where(np.array([0, 1])), extra_reasons=("in-sample",))
+    assert found.verdict == "insufficient"
+    assert {"low-ess", "in-sample"} <= set(found.reasons)
+    left = replace(HAND, left_out=1)
+    assert "no-propensity" in compared(left, left).reasons
+
+
+def test_other_visits_are_refused() -> None:
+    with pytest.raises(ValueError, match="same visits"):
+        compared(ragged(9), ragged(9).where(np.arange(60) > 3))
+    with pytest.raises(InputError, match="alpha"):
+        compared(HAND, HAND, alpha=0.5)
+
+
+def test_no_visit_no_difference() -> None:
+    nothing = HAND.where(np.zeros(2, dtype=bool))
+    found = compared(nothing, nothing)
+    assert (found.value, found.lower, found.verdict) == (None, None, "insufficient")
