@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from rlrec.app import evidence, serving
+from rlrec.app import designs, evidence
+from rlrec.app.designs import Ids
 from rlrec.app.evidence import Flags, Impressions
-from rlrec.app.serving import Ids
 from rlrec.policy import moments
 from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.scores import Array
@@ -35,7 +35,7 @@ class Credit:
     @cached_property
     def policy(self) -> Any:
         """The contextual policy of the version."""
-        return serving.policy_of(self.version)
+        return designs.policy_of(self.version)
 
     def sums(self, found: Impressions, *, rows: Flags | None = None) -> Totals:
         """What impressions add up to."""

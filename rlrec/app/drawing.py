@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from rlrec.app.designs import Ids
 from rlrec.app.planning import Lane, Plan
-from rlrec.app.serving import Case, Ids
+from rlrec.app.serving import Case
 from rlrec.app.visiting import shown
 from rlrec.policy.scores import Correlated, Index
 from rlrec.policy.slate import Draw

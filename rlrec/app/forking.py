@@ -8,7 +8,7 @@ from typing import Any
 from rlrec.app import crediting, evidence
 from rlrec.app.crediting import Credit, Totals
 from rlrec.records import Version
-from rlrec.store import Unit, beliefs, decisions, policies, reader
+from rlrec.store import Unit, beliefs, decisions, policies, reader, weights
 
 
 def fork(unit: Unit, version: Version) -> tuple[Totals, int]:
@@ -63,6 +63,7 @@ def copy(
         learned_from=learned_from,
     )
     beliefs.add_prior(unit, made, [(row[0], row[1], row[2]) for row in beliefs.prior(unit, source.id)])
+    weights.add(unit, made, weights.of(unit, source.id))
     if sums:
         beliefs.add(unit, made, seq=seq, changes=sums, ordinal=ordinal)
     return made

@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 
 from rlrec import policy as kinds
-from rlrec.app import canonical, lineage, naming, parameters, popularity, serving, teaching, weighted
+from rlrec.app import canonical, designs, lineage, naming, parameters, popularity, serving, teaching, weighted
 from rlrec.app import reward as reward_definitions
 from rlrec.app.audit import drifting
 from rlrec.app.teaching import Lesson
@@ -77,6 +77,8 @@ def create(store: Store, request: Request) -> dict[str, Any]:
         **popular,
         **({} if declared is None else {"features": {side: one.spec() for side, one in declared.items()}}),
     }
+    if (prior or popular) and made.served and not made.online:
+        raise InputError(f"kind {request.kind} has no prior: it is uniform until it is trained")
     if (prior or popular) and not lineage.informed(made):
         store.notice(f"kind {request.kind} draws the same whatever the prior says; `policy show` counts it in")
     if (prior or popular) and typed.get("model") == "shared":
@@ -133,7 +135,7 @@ def _create(
         unit,
         policy_id=policy_id,
         number=1,
-        status="learning" if kinds.load(request.kind).served else "frozen",
+        status="learning" if kinds.load(request.kind).online else "frozen",
         reward_id=reward.id,
         seq=0,
         entered_to=None if reward.learn == "served" else 0,
@@ -199,6 +201,7 @@ def show(store: Store, reference: str, context: Mapping[str, Any] | None = None)
             "live": live.number,
             "drift": _drift(unit, version),
             "learned_from": dict(version.learned_from),
+            "training": policies.report(unit, version.id),
             "created_at": written(version.created_at),
         }
 
@@ -251,7 +254,7 @@ def _arms(
     if not catalogue:
         return []
     ids = np.array([arm.id for arm in catalogue], np.int64)
-    belief = belief_of.belief(ids, revision=serving.NOW)
+    belief = belief_of.belief(ids, revision=designs.NOW)
     mean, lower, upper = _interval(belief_of, belief, context)
     best, probability = _chances(belief_of, catalogue, context)
     weights = _weights(belief_of, belief)
@@ -274,7 +277,11 @@ def _arms(
 
 
 def _interval(belief_of: serving.Serving, belief: Belief, context: Mapping[str, Any]) -> tuple[Array, Array, Array]:
-    """Mean and bounds of each arm: the belief's, in the context where it reads one."""
+    """Mean and bounds of each arm: the belief's, in the context where it reads one; NaN for a trained kind, whose scores
+    are no rewards."""
+    if belief_of.policy.stateful:
+        unknown = np.full(len(belief.pulls), np.nan)
+        return unknown, unknown, unknown
     if belief_of.policy.contextual:
         found: tuple[Array, Array, Array] = cast(Any, belief_of.policy).interval(belief, context=context, z=Z)
         return found
@@ -282,11 +289,11 @@ def _interval(belief_of: serving.Serving, belief: Belief, context: Mapping[str, 
 
 
 def _weights(belief_of: serving.Serving, belief: Belief) -> list[dict[str, Any]]:
-    """Per arm the weight of each feature of the context, by name, where the policy has any."""
+    """Per arm the weight of each feature, by name, where the policy has any."""
     policy: Any = belief_of.policy
     if not policy.contextual:
         return [{} for _ in belief.pulls]
-    names = policy.design.context.names
+    names = policy.features
     return [{"weights": dict(zip(names, row, strict=True))} for row in policy.weights(belief).tolist()]
 
 
@@ -298,7 +305,7 @@ def _chances(belief_of: serving.Serving, catalogue: Sequence[Arm], context: Mapp
     if not belief_of.policy.served or not len(ids):
         return best, probability
     try:
-        case = belief_of.case("now", ids, context, keys={arm.id: arm.key for arm in catalogue}, revision=serving.NOW)
+        case = belief_of.case("now", ids, context, keys={arm.id: arm.key for arm in catalogue}, revision=designs.NOW)
     except InputError:  # the distribution depends on a context, and has none for this one
         return best, probability
     best[active] = slate.first(case.scores, floor=0.0)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from rlrec.app import evidence, naming, parameters, serving, settle, teaching
+from rlrec.app import designs, evidence, naming, parameters, settle, teaching
 from rlrec.app import reward as reward_definitions
 from rlrec.app.ledger import Ledger
 from rlrec.app.policy import summary
@@ -65,9 +65,12 @@ def rebuild(store: Store, request: Request) -> dict[str, Any]:
 
 def _plan(unit: Unit, request: Request) -> _Plan | None:
     source, _ = naming.one(unit, request.reference)
-    policy = serving.policy_of(source)
+    policy = designs.policy_of(source)
     if source.policy.kind == "logged":
         raise InputError(f"policy {source.policy.name!r} is the label of an imported log: it has no belief to rebuild")
+    if not policy.online:
+        hint = f"`rlrec train-pg {source.policy.name}` makes a new version"
+        raise InputError(f"policy {source.policy.name!r} is trained: it has no belief to rebuild", hint=hint)
     reward = source.reward if request.reward is None else reward_definitions.find(unit, request.reward)
     policy.check(reward)
     changed: dict[str, Any] = {}

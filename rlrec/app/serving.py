@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import json
-from bisect import bisect_right
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from rlrec import policy as kinds
+from rlrec.app.designs import Described, Ids, described, policy_of
+from rlrec.app.trained import Trained
 from rlrec.policy.base import EVERYTHING, Belief, Policy
-from rlrec.policy.design import Design
-from rlrec.policy.encoder import Encoder
 from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.moments import Moments, unpack, width
 from rlrec.policy.scores import Array, Scores, apart
 from rlrec.policy.slate import Pages
 from rlrec.records import Version
 from rlrec.store import Unit, beliefs, policies
-from rlrec.store.arms import described as arms_described
 from rlrec.store.unit import Row
 
-Ids = npt.NDArray[np.int64]
-NOW = 2**62  # a revision of the catalogue that is never over
 ARMS = 10_000  # in all distributions that are kept of one belief: 30 MB
 CELLS = 1_000_000  # numbers that scores of several contexts are made of at a time
 
@@ -68,7 +63,8 @@ class Serving:
     """One version at one moment: its policy, its sums per arm, and a cache of the distributions asked for.
 
     ordinal: how many decisions its policy had made. sums: rows of `beliefs.current`, or of `beliefs.held` where it
-    forgets or learns from contexts. described: what shared models know of the arms."""
+    forgets or learns from contexts. described: what is known of the arms by their features; trained: of a trained
+    kind, the parameters."""
 
     def __init__(
         self,
@@ -79,8 +75,9 @@ class Serving:
         greedy: bool = False,
         ordinal: int = 0,
         described: Described | None = None,
+        trained: Trained | None = None,
     ) -> None:
-        self.version, self.ordinal = version, ordinal
+        self.version, self.ordinal, self.trained = version, ordinal, trained
         made = policy_of(version)
         self.policy: Policy = made.greedy() if greedy else made
         self.described = described
@@ -124,8 +121,14 @@ class Serving:
             alpha=prior[:, 0],
             beta=prior[:, 1],
             total=float(self._sums[:, 0].sum()),
-            moments=self._moments(sums[:, 3:], arms, revision) if self.policy.contextual else None,
+            moments=self._moments(sums[:, 3:], arms, revision) if self._sums_contexts else None,
+            trained=None if self.trained is None else self.trained.of(arms, revision),
         )
+
+    @property
+    def _sums_contexts(self) -> bool:
+        """Whether its belief is made of moments of contexts."""
+        return self.policy.contextual and self.trained is None
 
     def _moments(self, packed: Array, arms: Ids, revision: int) -> Moments:
         design = cast(Any, self.policy).design
@@ -221,45 +224,6 @@ class Serving:
         self._kept = 0
 
 
-class Described:
-    """What the features of arms said at any revision of the catalogue."""
-
-    def __init__(self, unit: Unit, encoder: Encoder) -> None:
-        self._encoder = encoder
-        self._history: dict[int, list[tuple[int, str]]] = {}
-        changed = set[int]()
-        for arm, revision, features in arms_described(unit):
-            past = self._history.setdefault(arm, [])
-            if not past or past[-1][1] != features:
-                past.append((revision, features))
-                changed.add(revision)
-        self._changes = sorted(changed)
-        self._rows = lru_cache(maxsize=10_000)(self._row)
-
-    def epoch(self, revision: int) -> int:
-        """Equal for revisions between which no description changed."""
-        return bisect_right(self._changes, revision)
-
-    def of(self, arms: Ids, revision: int) -> Array:
-        """Features of arms, (m, p)."""
-        return np.array([self._rows(self._said(arm, revision)) for arm in arms.tolist()])
-
-    def _said(self, arm: int, revision: int) -> str:
-        """Its description then; the first one where it had none yet."""
-        past = self._history.get(arm, [(0, "{}")])
-        return past[max(0, bisect_right(past, revision, key=lambda one: one[0]) - 1)][1]
-
-    def _row(self, features: str) -> Array:
-        row: Array = self._encoder.encode([json.loads(features)])[0]
-        return row
-
-
-def policy_of(version: Version) -> Policy:
-    """The policy of a version: its kind with its parameters and, where it reads contexts, its design."""
-    design = Design.of(version.parameters) if version.contextual else None
-    return kinds.make(version.policy.kind, version.policy.params, design=design)
-
-
 def plain(version: Version) -> bool:
     """Whether its belief is three sums an arm, and forgets nothing."""
     return not version.contextual and not Forgetting.of(version.policy.params)
@@ -271,18 +235,13 @@ def load(
     """A version as it stands, or as it stood after change `seq` of its policy.
 
     ordinal: how many decisions the policy had made by then; None for now."""
+    trained = Trained(unit, version, greedy=greedy) if kinds.load(version.policy.kind).stateful else None
     made = Serving(
-        version, sums=(), prior=beliefs.prior(unit, version.id), greedy=greedy, described=described(unit, version)
-    )
+        version, sums=(), prior=beliefs.prior(unit, version.id), greedy=greedy, described=described(unit, version),
+        trained=trained,
+    )  # fmt: skip
     _read(unit, made, seq, ordinal)
     return made
-
-
-def described(unit: Unit, version: Version) -> Described | None:
-    """What a version knows of the arms by their features; None where it looks at none."""
-    if not version.contextual or not cast(Any, policy_of(version)).described:
-        return None
-    return Described(unit, Design.of(version.parameters).arm)
 
 
 def _read(unit: Unit, made: Serving, seq: int | None, ordinal: int | None) -> None:

@@ -229,6 +229,9 @@ def _policy(store: Store, request: Study, audience: Audience, names: Sequence[st
     made = kinds.make(kind, given, design=ephemeral.design(audience, names, model=given.get("model")))
     if not made.served:
         raise InputError(f"{name} is the label of an imported log", hint="study another policy")
+    if not made.online:
+        hint = "leave --ephemeral away, train it on what the store has served"
+        raise InputError(f"{name} is trained from a store, and a study in memory has none", hint=hint)
     return made, name
 
 

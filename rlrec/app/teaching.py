@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rlrec import policy as kinds
-from rlrec.app import crediting, evidence, filters, lineage, serving
+from rlrec.app import crediting, designs, evidence, filters, lineage
 from rlrec.app import reward as reward_definitions
 from rlrec.app.crediting import Credit, Totals
+from rlrec.app.designs import Ids
 from rlrec.app.evidence import Impressions
-from rlrec.app.serving import Ids, Serving
+from rlrec.app.serving import Serving
 from rlrec.errors import InputError
 from rlrec.policy.design import Design
 from rlrec.policy.encoder import Encoder, Fitting
 from rlrec.policy.fields import WIDEST
+from rlrec.policy.gradient import BILINEAR
 from rlrec.policy.linear import SHARED
 from rlrec.policy.solving import LARGEST
 from rlrec.records import Policy, Reward, Version
@@ -52,11 +54,11 @@ def first(unit: Unit, request: Request, typed: Mapping[str, Any], declared: Mapp
     selected = None if request.from_log is None else filters.selection(unit, request.from_log)
     version = draft(request.kind, typed, reward)
     if kinds.load(request.kind).contextual:
-        shared = typed["model"] == SHARED
+        shared = typed["model"] in (SHARED, BILINEAR)
         design = designed(unit, selected, reward, declared=declared or {}, shared=shared)
         version = replace(version, parameters=design.written())
-        serving.policy_of(version)  # refuses more features than its model holds
-    if selected is None or request.from_log is None:
+        designs.policy_of(version)  # refuses more features than its model holds
+    if selected is None or request.from_log is None or not kinds.load(request.kind).online:
         return Lesson(parameters=version.parameters)
     version, sums, slots, last = taught(unit, version, selected)
     if not slots:
@@ -164,10 +166,10 @@ def anchored(unit: Unit, version: Version, sums: Totals) -> Version | None:
     """The draft expanded around the weights that these sums give; None where that is what it was, or it has none."""
     if not _expands(version) or not sums:
         return None
-    policy: Any = serving.policy_of(version)
-    held = Serving(version, sums=_rows(sums), prior=(), described=serving.described(unit, version))
+    policy: Any = designs.policy_of(version)
+    held = Serving(version, sums=_rows(sums), prior=(), described=designs.described(unit, version))
     known = np.unique([arm for _, arm in sums])
-    weights = policy.weights(held.belief(known, revision=serving.NOW))
+    weights = policy.weights(held.belief(known, revision=designs.NOW))
     before = {arm: policy.design.anchor.get(arm) for arm in known.tolist()}
     anchor = dict(zip(known.tolist(), weights, strict=True))
     if all(before[arm] is not None and np.allclose(before[arm], anchor[arm], atol=CLOSE) for arm in anchor):
@@ -177,7 +179,7 @@ def anchored(unit: Unit, version: Version, sums: Totals) -> Version | None:
 
 def _expands(version: Version) -> bool:
     """Whether its model is expanded around weights that a log can move."""
-    policy: Any = serving.policy_of(version)
+    policy: Any = designs.policy_of(version)
     return version.contextual and bool(policy.expands)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from rlrec.app import canonical, serving
-from rlrec.app.serving import Ids, Serving
+from rlrec.app.designs import Ids
+from rlrec.app.serving import Serving
 from rlrec.records import Head, Version
 from rlrec.store import Unit, arms, contents
 from rlrec.store.settings import Settings

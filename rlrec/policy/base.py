@@ -55,6 +55,7 @@ class Policy(Protocol):
     purpose: ClassVar[str]  # when to use it, in one line
     prior: ClassVar[tuple[float, float]]  # alpha and beta of an arm that nothing is known of
     served: ClassVar[bool]  # whether it can be drawn from
+    online: ClassVar[bool]  # whether its belief learns from every decision; else a version is what made it
     contextual: ClassVar[bool]  # whether it has a `design`: encoders, and beliefs with moments
     stateful: ClassVar[bool]  # whether it reads the state of the session: each decision has a distribution of its own
     forgetting: Forgetting
@@ -106,6 +107,7 @@ class Learner:
 
     prior: ClassVar[tuple[float, float]] = (0.0, 0.0)
     served: ClassVar[bool] = True
+    online: ClassVar[bool] = True
     contextual: ClassVar[bool] = False
     stateful: ClassVar[bool] = False
 

@@ -21,6 +21,7 @@ ANY = "*"  # the context value whose probabilities hold where no row names the v
 class _Unlearned:
     prior: ClassVar[tuple[float, float]] = (0.0, 0.0)
     served: ClassVar[bool] = True
+    online: ClassVar[bool] = True
     contextual: ClassVar[bool] = False
     stateful: ClassVar[bool] = False
     forgetting: ClassVar[Forgetting] = Forgetting()
@@ -73,6 +74,7 @@ class Logged(_Unlearned):
     exploration: ClassVar[float] = 0.0
     purpose: ClassVar[str] = "the owner of an imported log; it cannot be drawn from"
     served: ClassVar[bool] = False
+    online: ClassVar[bool] = False
 
     def greedy(self) -> Self:
         return self

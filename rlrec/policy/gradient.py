@@ -74,6 +74,7 @@ class Gradient:
     purpose: ClassVar[str] = "learns from whole visits (train-pg): what is shown now changes what is liked later"
     prior: ClassVar[tuple[float, float]] = (0.0, 0.0)
     served: ClassVar[bool] = True
+    online: ClassVar[bool] = False
     contextual: ClassVar[bool] = True
     stateful: ClassVar[bool] = True
     described: ClassVar[bool] = True
@@ -129,7 +130,7 @@ class Gradient:
     def states(self, context: Array, history: History, described: Array) -> State:
         """States by their encoded context (n, q) and history; described (e, p): features of the arms remembered."""
         n, rows = len(history), history.rows
-        faded = self.recency ** (history.ago - 1.0)
+        faded: Array = np.power(self.recency, history.ago - 1.0)
         row, arm, own = self._own(history, faded)
         last = np.bincount(rows, weights=np.where(history.ago == 1, history.earned, 0.0), minlength=n)
         variety = np.bincount(row, minlength=n)
@@ -137,9 +138,8 @@ class Gradient:
             np.log1p(history.step), np.arcsinh(history.gap_s / MINUTE), np.arcsinh(history.reward), np.arcsinh(last),
             np.log1p(variety),
         ])  # fmt: skip
-        counts = [_counted(rows, described, weights, n) for weights in (np.ones(len(rows)), faded)]
-        return State(np.hstack([context, session, np.log1p(np.abs(counts[0])) * np.sign(counts[0]), counts[1]]),
-                     row, arm, own)  # fmt: skip
+        shown, fading = (_counted(rows, described, one, n) for one in (np.ones(len(rows), np.float64), faded))
+        return State(np.hstack([context, session, np.sign(shown) * np.log1p(np.abs(shown)), fading]), row, arm, own)
 
     def _own(self, history: History, faded: Array) -> tuple[Index, Ids, Array]:
         """What each state knows of each arm that it remembers: row, arm, and OWN."""

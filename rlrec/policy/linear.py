@@ -61,6 +61,11 @@ class Linear(Learner):
         return self.design.context.reads
 
     @property
+    def features(self) -> tuple[str, ...]:
+        """Names of the columns of `weights`."""
+        return self.design.context.names
+
+    @property
     def described(self) -> bool:
         """Whether it looks at features of arms."""
         return self.model == SHARED

@@ -209,6 +209,12 @@ def _noted(what: Mapping[str, Any]) -> str:
     return json.dumps(dict(what), sort_keys=True, separators=(",", ":"))
 
 
+def reports(unit: Unit, policy_id: int, *, since: int) -> list[dict[str, Any]]:
+    """The reports of the versions of a policy that were made since a time, and have one."""
+    mine = "policy_id = ? AND created_at >= ? AND report IS NOT NULL ORDER BY number"
+    return [json.loads(row[0]) for row in unit.ask(f"SELECT report FROM version WHERE {mine}", policy_id, since)]
+
+
 def report(unit: Unit, version_id: int) -> dict[str, Any] | None:
     """What was noted of how a version came about; None where nothing was."""
     text = unit.ask_value("SELECT report FROM version WHERE id = ?", version_id)

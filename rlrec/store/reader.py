@@ -26,6 +26,7 @@ COLUMNS: dict[str, tuple[type, str]] = {
     "session_id": (np.int64, "d.session_id"),
     "user_id": (np.int64, f"coalesce(v.user_id, {ABSENT})"),
     "split": (np.int64, "v.split"),
+    "created_at": (np.int64, "v.created_at"),
     "visit": (np.int64, "d.visit"),
     "step": (np.int64, "d.step"),
     "at": (np.int64, "d.at"),
@@ -64,7 +65,16 @@ EVENTS: dict[str, tuple[type, str]] = {
     "seq": (np.int64, "e.seq"),
 }
 # What evaluations and beliefs read; audits ask for more.
-_RARE = ("seed", "log_propensity", "rounded", "belief_ordinal", "catalogue_revision", "recorded", "history")
+_RARE = (
+    "created_at",
+    "seed",
+    "log_propensity",
+    "rounded",
+    "belief_ordinal",
+    "catalogue_revision",
+    "recorded",
+    "history",
+)
 LOGGED = tuple(name for name in COLUMNS if name not in _RARE)
 SESSIONS = tuple(name for name, (_, text) in COLUMNS.items() if "v." in text)  # what a session has once
 ONCE = ("history",)  # what a decision has once, and what is too large to come with each of its slots
@@ -118,8 +128,9 @@ class Texts:
 class Batch:
     """slots: one row an impression; events: one row an event of them, position 0 the page; contexts: those wanted.
 
-    visits: of the sessions of the range (of any policy), by session_id and number: last_at, ended_at (ABSENT while it
-    was not ended) and steps; keys: of each of these sessions, by session_id, its key and its user's (none: "")."""
+    visits: of the sessions of the range (of any policy), by session_id and number: started_at, last_at, ended_at
+    (ABSENT while it was not ended) and steps; keys: of each of these sessions, by session_id, its key and its user's
+    (none: "")."""
 
     slots: Columns
     events: Columns
@@ -314,9 +325,9 @@ Beside = Callable[[Unit, int, int], Asked]
 
 def ask_visits(unit: Unit, low: int, high: int) -> Asked:
     """The visits of sessions above `low` up to `high`."""
-    types = dict.fromkeys(("session_id", "number", "last_at", "ended_at", "steps"), np.int64)
+    types = dict.fromkeys(("session_id", "number", "started_at", "last_at", "ended_at", "steps"), np.int64)
     text = (
-        f"SELECT session_id, number, last_at, coalesce(ended_at, {ABSENT}), steps FROM visit"
+        f"SELECT session_id, number, started_at, last_at, coalesce(ended_at, {ABSENT}), steps FROM visit"
         f" WHERE session_id > {low} AND session_id <= {high} ORDER BY session_id, number"
     )
     return Asked(unit, text, types)

@@ -146,6 +146,15 @@ def listing(unit: Unit, *, limit: int | None = None) -> list[dict[str, Any]]:
     return [dict(zip(names, row, strict=True)) for row in rows]
 
 
+def oldest_running(unit: Unit, *, timeout_us: int, window_us: int, since: int) -> int | None:
+    """When the eldest of the visits began that began after `since` and are not over, with their windows; None without
+    one."""
+    running = "(ended_at IS NULL AND last_at + ? >= ?) OR last_at + ? >= ?"
+    eldest = f"SELECT min(started_at) FROM visit WHERE started_at >= ? AND ({running})"
+    found = unit.ask_value(eldest, since, timeout_us, unit.now, window_us, unit.now)
+    return None if found is None else int(found)
+
+
 def any_user(unit: Unit) -> bool:
     """Whether some session has a user."""
     return unit.ask_row("SELECT id FROM session WHERE user_id IS NOT NULL LIMIT 1") is not None

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rlrec.app import crediting, policy, serving
+from rlrec.app import crediting, designs, policy
 from rlrec.app.ledger import by_position, worth
 from rlrec.policy.moments import pack
 from rlrec.records import Version
@@ -37,7 +37,7 @@ def remembering(store: Store, *names: str, learns: str = "default") -> None:
 
 def defined(unit: Unit, made: Version) -> dict[Place, Any]:
     """The sums of a version when its policy has made as many decisions as now."""
-    mine, ordinal = serving.policy_of(made), policies.ordinal(unit, made.policy.id)
+    mine, ordinal = designs.policy_of(made), policies.ordinal(unit, made.policy.id)
     memory: Any = mine.forgetting
     ids = [int(key) for batch in _ranges(unit, made) for key in np.unique(batch.slots["decision_id"])]
     happened, total = events.of(unit, ids), dict[Place, Any]()

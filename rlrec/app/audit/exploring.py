@@ -8,7 +8,7 @@ import numpy as np
 
 from rlrec.app.audit.findings import Findings
 from rlrec.app.audit.shown import members
-from rlrec.app.serving import Ids
+from rlrec.app.designs import Ids
 from rlrec.policy.scores import Array
 from rlrec.records import Policy
 from rlrec.store import Unit

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rlrec.app import lineage, serving
+from rlrec.app import designs, lineage, serving
 from rlrec.app.audit.findings import UNREADABLE, Findings
-from rlrec.app.serving import Case, Ids, Serving
+from rlrec.app.designs import Ids
+from rlrec.app.serving import Case, Serving
 from rlrec.policy import sampler, slate
 from rlrec.policy.base import EVERYTHING
 from rlrec.policy.scores import Array, Correlated, Flags, Index, Scores
@@ -121,7 +122,7 @@ class _Version:
     def __init__(self, unit: Unit, version: Version, found: Findings) -> None:
         self.unit, self.version, self.found = unit, version, found
         self.prior = beliefs.prior(unit, version.id)
-        self.described = serving.described(unit, version)
+        self.described = designs.described(unit, version)
         self.reads = Serving(version, sums=[], prior=[]).policy.reads
         self._sets: dict[int, tuple[Ids, dict[int, str]] | None] = {}
         self._contexts: dict[int, dict[str, object]] = {}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlrec.app.audit.findings import Findings
-from rlrec.app.serving import Ids
+from rlrec.app.designs import Ids
 from rlrec.ope import betting
 from rlrec.policy.scores import Array
 from rlrec.records import Policy

@@ -9,7 +9,7 @@ from math import lgamma, log, sqrt
 import numpy as np
 
 from rlrec.app.audit.findings import Findings
-from rlrec.app.serving import Ids
+from rlrec.app.designs import Ids
 from rlrec.policy.scores import Array
 from rlrec.records import Policy, Version
 from rlrec.store import Unit, audit

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from rlrec.app import canonical
+from rlrec.app.designs import Ids
 from rlrec.app.evaluation.contexts import Contexts
 from rlrec.app.evaluation.loggers import Loggers
 from rlrec.app.evaluation.pages import Rows
-from rlrec.app.serving import Ids
 from rlrec.errors import InputError, suggest
 from rlrec.store import Unit, experiments, policies
 from rlrec.store.reader import ABSENT

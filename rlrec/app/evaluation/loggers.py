@@ -8,10 +8,11 @@ from functools import cache, lru_cache
 
 import numpy as np
 
-from rlrec.app import lineage, serving
+from rlrec.app import designs, lineage, serving
+from rlrec.app.designs import Ids
 from rlrec.app.evaluation.contexts import Contexts
 from rlrec.app.evaluation.pages import Flags, Rows
-from rlrec.app.serving import Ids, Serving
+from rlrec.app.serving import Serving
 from rlrec.ope.base import distinct
 from rlrec.policy import slate
 from rlrec.policy.base import Policy
@@ -127,7 +128,7 @@ class Loggers:
         return [name for name, matters in needed.items() if not matters]
 
     def _made(self, version_id: int) -> Policy:
-        return serving.policy_of(self._versions[version_id])
+        return designs.policy_of(self._versions[version_id])
 
     def _load(self, version_id: int, seq: int, ordinal: int) -> Serving:
         return serving.load(self.unit, self._versions[version_id], seq=seq, ordinal=ordinal)

@@ -10,9 +10,9 @@ from typing import Protocol
 import numpy as np
 
 from rlrec.app import parameters
+from rlrec.app.designs import Ids
 from rlrec.app.evaluation.contexts import Contexts
 from rlrec.app.evaluation.pages import Rows
-from rlrec.app.serving import Ids
 from rlrec.errors import InputError, suggest
 from rlrec.ope.direct import Model, Ridge, RidgeSums, Table
 from rlrec.policy import features

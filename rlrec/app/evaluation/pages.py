@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rlrec.app import evidence
-from rlrec.app.serving import Ids
+from rlrec.app.designs import Ids
 from rlrec.policy.scores import Array
 from rlrec.policy.slate import SMALLEST
 from rlrec.records import Reward

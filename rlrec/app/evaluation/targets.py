@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rlrec.app import lineage, naming, serving
+from rlrec.app.designs import Ids
 from rlrec.app.evaluation.contexts import Contexts
 from rlrec.app.evaluation.loggers import Logged, Loggers
 from rlrec.app.evaluation.modelling import Valued
 from rlrec.app.evaluation.pages import Flags, Rows
 from rlrec.app.lineage import Lesson
 from rlrec.app.reward import find as reward_named
-from rlrec.app.serving import Ids, Serving
+from rlrec.app.serving import Serving
 from rlrec.errors import InputError, suggest
 from rlrec.ope.base import LogBatch, distinct
 from rlrec.policy import slate

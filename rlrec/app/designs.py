@@ -1,0 +1,69 @@
+"""The policy of a version: its kind with its parameters and design; and what it knows of arms by their features."""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from functools import lru_cache
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from rlrec import policy as kinds
+from rlrec.policy.base import Policy
+from rlrec.policy.design import Design
+from rlrec.policy.encoder import Encoder
+from rlrec.policy.scores import Array
+from rlrec.records import Version
+from rlrec.store import Unit
+from rlrec.store.arms import described as arms_described
+
+Ids = npt.NDArray[np.int64]
+NOW = 2**62  # a revision of the catalogue that is never over
+
+
+def policy_of(version: Version) -> Policy:
+    """The policy of a version: its kind with its parameters and, where it reads contexts, its design."""
+    design = Design.of(version.parameters) if version.contextual else None
+    return kinds.make(version.policy.kind, version.policy.params, design=design)
+
+
+def described(unit: Unit, version: Version) -> Described | None:
+    """What a version knows of the arms by their features; None where it looks at none."""
+    if not version.contextual or not cast(Any, policy_of(version)).described:
+        return None
+    return Described(unit, Design.of(version.parameters).arm)
+
+
+class Described:
+    """What the features of arms said at any revision of the catalogue."""
+
+    def __init__(self, unit: Unit, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._history: dict[int, list[tuple[int, str]]] = {}
+        changed = set[int]()
+        for arm, revision, features in arms_described(unit):
+            past = self._history.setdefault(arm, [])
+            if not past or past[-1][1] != features:
+                past.append((revision, features))
+                changed.add(revision)
+        self._changes = sorted(changed)
+        self._rows = lru_cache(maxsize=10_000)(self._row)
+
+    def epoch(self, revision: int) -> int:
+        """Equal for revisions between which no description changed."""
+        return bisect_right(self._changes, revision)
+
+    def of(self, arms: Ids, revision: int) -> Array:
+        """Features of arms, (m, p)."""
+        return np.array([self._rows(self._said(arm, revision)) for arm in arms.tolist()])
+
+    def _said(self, arm: int, revision: int) -> str:
+        """Its description then; the first one where it had none yet."""
+        past = self._history.get(arm, [(0, "{}")])
+        return past[max(0, bisect_right(past, revision, key=lambda one: one[0]) - 1)][1]
+
+    def _row(self, features: str) -> Array:
+        row: Array = self._encoder.encode([json.loads(features)])[0]
+        return row

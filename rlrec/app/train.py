@@ -1,0 +1,343 @@
+"""Train a policy for whole visits, judge what came of it on visits that did not teach it, and let it go live."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from math import isfinite
+from typing import Any
+
+import numpy as np
+
+from rlrec.app import filters, lineage, naming
+from rlrec.app.trained import Trained
+from rlrec.app.training.climbing import GATE, TRAIN, TUNE, Climbed, Climber, Epoch, Options
+from rlrec.app.training.filling import Filled, Filler
+from rlrec.app.training.judging import ESTIMATOR, Judge, Values
+from rlrec.app.training.lease import Lease
+from rlrec.app.training.spool import Spool
+from rlrec.app.visits import Cutoff
+from rlrec.errors import InputError, suggest
+from rlrec.ope.estimate import Estimate
+from rlrec.ope.paired import Difference
+from rlrec.policy.baseline import BASELINES
+from rlrec.policy.gradient import Gradient, Parameters
+from rlrec.records import Version
+from rlrec.store import Store, Unit, bulk, policies, settings, weights
+from rlrec.store.reader import Selection
+
+KIND = "gradient"
+PROMOTE = ("never", "if-better", "always")
+ALPHA = 0.05  # the chance that any candidate of a year is promoted though it is no better
+YEAR_US = 365 * 86_400_000_000
+HIGHEST = 1e9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What `train-pg` is asked for. log: a filter; clip None: weights as they are; seed None: random."""
+
+    name: str
+    log: str | None = None
+    since: int | None = None
+    gamma: float = 1.0
+    baseline: str = "value"
+    epochs: int = 30
+    rate: float = 0.05
+    entropy: float = 0.0
+    clip: float | None = 20.0
+    top: int = 0
+    discounted: bool = True
+    kl_stop: float | None = None
+    patience: int = 5
+    batch: int = 500
+    shaping: Mapping[str, float] = field(default_factory=dict)
+    seed: int | None = None
+    min_new: int = 0
+    from_version: int | None = None
+    promote: str = "never"
+
+    @property
+    def options(self) -> Options:
+        return Options(
+            gamma=self.gamma, baseline=self.baseline, epochs=self.epochs, rate=self.rate, entropy=self.entropy,
+            clip=np.inf if self.clip is None else self.clip, top=self.top, discounted=self.discounted,
+            kl_stop=self.kl_stop, patience=self.patience, visits=self.batch, shaping=dict(self.shaping),
+        )  # fmt: skip
+
+
+def check(request: Request) -> None:
+    """Raises InputError for an option that cannot be."""
+    for name, value, low, high in (
+        ("gamma", request.gamma, 0.0, 1.0), ("lr", request.rate, 1e-9, HIGHEST),
+        ("entropy", request.entropy, 0.0, HIGHEST),
+        ("clip-weight", request.clip, 1e-9, HIGHEST), ("kl-stop", request.kl_stop, 0.0, HIGHEST),
+        *((f"shaping {name}", value, -HIGHEST, HIGHEST) for name, value in request.shaping.items()),
+    ):  # fmt: skip
+        if value is not None and not (isfinite(value) and low <= value <= high):
+            raise InputError(f"{name} is {value:g}", hint=f"it lies between {low:g} and {high:g}")
+    for name, chosen, known in (("baseline", request.baseline, BASELINES), ("promote", request.promote, PROMOTE)):
+        if chosen not in known:
+            raise InputError(
+                f"unknown {name} {chosen!r}", hint=suggest(chosen, list(known)) or f"one of {', '.join(known)}"
+            )
+
+
+def train(store: Store, request: Request, *, progress: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+    """A new version, if there is enough to learn from. Raises InputError for a log that teaches nothing, StoreBusy
+    where somebody else trains the policy."""
+    check(request)
+    with store.read() as unit:
+        plan = _Plan.of(unit, request)
+    with Lease(store, plan.parent.policy) as lease:
+        return _Training(store, plan, lease, progress).run()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """From which version, by what."""
+
+    request: Request
+    parent: Version
+    seed: int
+
+    @classmethod
+    def of(cls, unit: Unit, request: Request) -> _Plan:
+        reference = request.name if request.from_version is None else f"{request.name}@{request.from_version}"
+        if naming.split(request.name)[1] is not None:
+            raise InputError(f"{request.name!r} names a version", hint="write the policy, and --from-version V")
+        parent, _ = naming.one(unit, reference)
+        if parent.policy.kind != KIND:
+            raise InputError(
+                f"policy {parent.policy.name!r} is of kind {parent.policy.kind}, which train-pg does not train",
+                hint=f"`rlrec policy create NAME --kind {KIND}` makes one that it does",
+            )
+        return cls(request=request, parent=parent, seed=_seed(request.seed))
+
+
+def _seed(given: int | None) -> int:
+    return int.from_bytes(os.urandom(8)) >> 1 if given is None else given
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Gate:
+    """What the gate saw. candidate: the number of the look in this year; alpha: what it may err."""
+
+    candidate: int
+    alpha: float
+    live: Version
+    value: Estimate
+    live_value: Estimate
+    gain: Difference
+
+    @property
+    def passed(self) -> bool:
+        return self.gain.lower is not None and self.gain.lower > 0 and self.gain.verdict != "insufficient"
+
+    def told(self) -> dict[str, Any]:
+        """As it is stored and shown."""
+        return {
+            "estimator": ESTIMATOR, "against": self.live.number, "candidate": self.candidate, "alpha": self.alpha,
+            "value": self.value.value, "live_value": self.live_value.value, "estimate": self.gain.value,
+            "std_error": self.gain.std_error, "lower": self.gain.lower, "upper": self.gain.upper,
+            "ess": self.gain.ess, "sessions": self.value.n, "verdict": self.gain.verdict,
+            "reasons": list(self.gain.reasons), "passed": self.passed,
+        }  # fmt: skip
+
+
+NO_GATE: dict[str, Any] = dict.fromkeys(
+    (
+        "estimator", "against", "candidate", "alpha", "value", "live_value", "estimate", "std_error", "lower", "upper",
+        "ess", "sessions", "verdict", "reasons", "passed",
+    )
+)  # fmt: skip
+
+
+class _Training:
+    """One run."""
+
+    def __init__(self, store: Store, plan: _Plan, lease: Lease, progress: Callable[[str], None]) -> None:
+        self.store, self.plan, self.lease, self.progress = store, plan, lease, progress
+        self.request, self.options, self.parent = plan.request, plan.request.options, plan.parent
+
+    def run(self) -> dict[str, Any]:
+        with self.store.read() as unit, bulk.alongside(unit):
+            reader = Trained(unit, self.parent)
+            self._check_shaping(reader.policy)
+            live = policies.live(unit, [self.parent.policy.name])[self.parent.policy.name][0]
+            held = Trained(unit, live)
+            selection, now = self._selection(unit), unit.now
+            filler = Filler(unit, reader, self.parent.reward, seed=self.plan.seed)
+            cutoff, since = Cutoff.of(unit, self.parent.reward), int(self.parent.learned_from.get("now", -1))
+            spool, filled = filler.fill(selection, cutoff, since=since, progress=self.lease.renew)
+            record = self._record(unit, selection, filled, now)
+            looks = _looks(unit, self.parent, now)
+        if filled.new < self.request.min_new:
+            return self._nothing_new(live, filled)
+        self._tell(filled)
+        self._check(spool, filled)
+        climbed = self._climb(spool, reader, filler)
+        gate = self._judge(spool, reader.policy, climbed, live, held.parameters_of(filler.arms), looks, filler)
+        return self.store.write(
+            lambda unit: self._store(unit, reader.policy, filler, climbed, gate, live, record, filled)
+        )
+
+    def _selection(self, unit: Unit) -> Selection:
+        selected = filters.selection(unit, self.request.log)
+        since = self.request.since
+        if since is None:
+            return selected
+        return replace(selected, since=since if selected.since is None else max(since, selected.since))
+
+    def _record(self, unit: Unit, selection: Selection, filled: Filled, now: int) -> dict[str, Any]:
+        """What the version remembers of its log."""
+        made = lineage.record(
+            unit, self.request.log or "", selection, last_id=filled.last_id, window_us=self.parent.reward.window_us,
+            slots=filled.visits,
+        )  # fmt: skip
+        options = asdict(self.request) | {"seed": self.plan.seed}
+        return made | {"now": now, "splits": [TRAIN, TUNE], "sessions": filled.visits, "options": options}
+
+    def _check_shaping(self, policy: Gradient) -> None:
+        for name in self.request.shaping:
+            if name not in policy.names:
+                near = suggest(name, list(policy.names))
+                raise InputError(
+                    f"states have no feature {name!r} to shape by", hint=near or f"one of {', '.join(policy.names)}"
+                )
+
+    def _nothing_new(self, live: Version, filled: Filled) -> dict[str, Any]:
+        least = self.request.min_new
+        self.store.notice(
+            f"nothing new: {filled.new} sessions since version {self.parent.number}, and --min-new is {least}"
+        )
+        return _answer(
+            self.parent.policy.name, live.number, self.parent.number, filled.new, NO_GATE, promoted=False
+        ) | {"trained": False}
+
+    def _tell(self, filled: Filled) -> None:
+        told = filled.told
+        for count, what in (
+            (told.waiting, "go on, or their reward windows do"),
+            (told.left_out, "are left out: cut by the filter, with a censored slot or without propensities"),
+            (filled.unrecorded, "are left out: what was known of them when their decisions were made is not recorded"),
+            (filled.unnamed, "are left out: their user came later and belongs to another split"),
+        ):
+            if count:
+                self.store.notice(f"{count} sessions {what}")
+
+    def _check(self, spool: Spool, filled: Filled) -> None:
+        """Raises InputError where the log teaches nothing."""
+        name = self.parent.reward.name
+        if not filled.visits and filled.told.silent:
+            raise InputError(
+                f"none of the {filled.told.silent} sessions has propensities for whole pages",
+                hint="train on what `rlrec recommend` served, or on an import that says how likely each page was",
+            )
+        if not len(spool.of(TRAIN)):
+            waiting = f"; {filled.told.waiting} go on, or their reward windows do" if filled.told.waiting else ""
+            raise InputError(f"empty log to train on: no session has ended that teaches{waiting}", hint="widen --log")
+        if not filled.rewarded:
+            raise InputError(
+                f"no session has an event that reward {name} weighs",
+                hint="send `rlrec feedback`, or define another reward",
+            )
+
+    def _climb(self, spool: Spool, reader: Trained, filler: Filler) -> Climbed:
+        start = reader.parameters_of(filler.arms)
+        self.values = Values.fitted(spool, spool.of(TRAIN), gamma=self.options.gamma, arms=len(filler.arms))
+        judge = self._judge_of(spool, reader.policy, TUNE, start)
+        return Climber(spool, reader.policy, self.options).climb(start, judge, progress=self._epoch)
+
+    def _judge_of(self, spool: Spool, policy: Gradient, split: int, against: Parameters) -> Judge | None:
+        mine = spool.of(split)
+        if not len(mine):
+            return None
+        return Judge(spool, policy, mine, against, gamma=self.options.gamma, values=self.values)
+
+    def _epoch(self, point: Epoch) -> None:
+        self.lease.renew()
+        shown = {"gain": point.gain, "above": point.lower, "entropy": point.entropy, "KL": point.kl, "ESS": point.ess}
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in shown.items() if value is not None)
+        self.progress(f"epoch {point.epoch} of {self.options.epochs}: {figures}, clipped {point.clipped:.1%}")
+
+    def _judge(
+        self,
+        spool: Spool,
+        policy: Gradient,
+        climbed: Climbed,
+        live: Version,
+        held: Parameters,
+        looks: int,
+        filler: Filler,
+    ) -> _Gate | None:
+        """The gate's one look at this candidate; none where nothing speaks for it, or there is nothing to look at."""
+        judge = self._judge_of(spool, policy, GATE, held)
+        if judge is None or (self.request.promote == "if-better" and not climbed.promising):
+            return None
+        alpha = ALPHA * 6 / (np.pi**2 * (looks + 1) ** 2)
+        value, live_value, gain = judge.judged(climbed.parameters, alpha=alpha)
+        return _Gate(candidate=looks + 1, alpha=alpha, live=live, value=value, live_value=live_value, gain=gain)
+
+    def _store(
+        self, unit: Unit, policy: Gradient, filler: Filler, climbed: Climbed, gate: _Gate | None, live: Version,
+        record: Mapping[str, Any], filled: Filled,
+    ) -> dict[str, Any]:  # fmt: skip
+        """The version, and what became of it: in one transaction, while the lease is ours."""
+        self.lease.check(unit)
+        mine = self.parent.policy
+        head = policies.lock(unit, [mine.id])[mine.id]
+        rows, shared = policy.packed(climbed.parameters)
+        told = NO_GATE if gate is None else gate.told()
+        number = policies.versions(unit, [mine.id])[-1].number + 1
+        report = {"curve": [asdict(point) for point in climbed.curve], "best": climbed.best, "gate": told}
+        made = policies.add_version(
+            unit, policy_id=mine.id, number=number, status="frozen", reward_id=self.parent.reward.id, seq=head.seq,
+            ordinal=head.ordinal, parent_id=self.parent.id, learned_from=record,
+            parameters={**self.parent.parameters, "shared": shared}, report=report,
+        )  # fmt: skip
+        weights.add(unit, made, zip(filler.arms.tolist(), (row.astype("<f8").tobytes() for row in rows), strict=True))
+        same = head.live_id == live.id
+        promoted = self.request.promote == "always" or (
+            self.request.promote == "if-better" and same and gate is not None and gate.passed
+        )
+        if promoted:
+            policies.promote(unit, mine.id, version_id=made, previous_id=head.live_id)
+        settings.add_run(unit, "train-pg", {"policy": mine.name, "version": number}, {"promoted": promoted})
+        answer = _answer(mine.name, number, self.parent.number, filled.visits, told, promoted=promoted)
+        return answer | {
+            "trained": True, "epochs": len(climbed.curve), "best_epoch": climbed.best, "seed": self.plan.seed,
+            "why": None if promoted or self.request.promote != "if-better" else _why(gate, climbed, same=same),
+        }  # fmt: skip
+
+
+def _answer(
+    name: str, version: int, parent: int, sessions: int, told: Mapping[str, Any], *, promoted: bool
+) -> dict[str, Any]:
+    return {
+        "policy": name, "version": version, "parent": parent, "sessions": sessions, "estimate": told["estimate"],
+        "lower": told["lower"], "promoted": promoted, "upper": told["upper"], "value": told["value"],
+        "live_value": told["live_value"], "against": told["against"], "estimator": told["estimator"],
+        "ess": told["ess"], "verdict": told["verdict"], "reasons": told["reasons"] or [],
+        "candidate": told["candidate"], "alpha": told["alpha"], "gate_sessions": told["sessions"],
+    }  # fmt: skip
+
+
+def _why(gate: _Gate | None, climbed: Climbed, *, same: bool) -> str:
+    """Why a candidate was not promoted."""
+    if not same:
+        return "another version went live meanwhile"
+    if gate is None:
+        better = "nothing on the tune split says that it is better"
+        return better if not climbed.promising else "no session of the gate split has ended"
+    if gate.gain.verdict == "insufficient":
+        return f"the gate split does not tell: {', '.join(gate.gain.reasons)}"
+    lower = "unknown" if gate.gain.lower is None else f"{gate.gain.lower:.4g}"
+    return f"the lower bound of its gain over version {gate.live.number}, {lower}, is not above 0"
+
+
+def _looks(unit: Unit, parent: Version, now: int) -> int:
+    """How many candidates the gate has looked at within a year."""
+    reports = policies.reports(unit, parent.policy.id, since=now - YEAR_US)
+    return sum(one["gate"]["candidate"] is not None for one in reports)

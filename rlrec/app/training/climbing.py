@@ -1,0 +1,198 @@
+"""The climb: epochs over sets of visits, and the best of them by what a part of the log says that taught none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from rlrec.app.designs import Ids
+from rlrec.app.training.judging import Judge
+from rlrec.app.training.spool import Case, Rows, Spool
+from rlrec.ope.base import distinct
+from rlrec.policy import baseline, reinforce, returns
+from rlrec.policy.baseline import ValueSums
+from rlrec.policy.gradient import Gradient, Parameters
+from rlrec.policy.reinforce import Adam, Objective, Pages
+from rlrec.policy.scores import Array
+
+TRAIN, TUNE, GATE = 0, 1, 2
+Z = 1.2815515655446004  # of the lower bound by which epochs are compared: one-sided 10 %
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to climb. discounted: gamma^t multiplies the gradient at step t. visits: in a set, which is a step of Adam.
+
+    patience: epochs without a better one after which it ends. kl_stop: mean KL(start || now) at which it ends.
+    shaping: potential of a state, as weights of its features by name."""
+
+    gamma: float = 1.0
+    baseline: str = "value"
+    epochs: int = 30
+    rate: float = 0.05
+    entropy: float = 0.0
+    clip: float = np.inf
+    top: int = 0
+    discounted: bool = True
+    kl_stop: float | None = None
+    patience: int = 5
+    visits: int = 500
+    shaping: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def objective(self) -> Objective:
+        return Objective(clip=self.clip, entropy=self.entropy, top=self.top)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """A point of the learning curve. value: of the policy then, and gain: what it is above the start, both on the part
+    for tuning, with bounds; entropy and kl in nats, there; variance of the gradient with the baseline and without."""
+
+    epoch: int
+    value: float | None
+    gain: float | None
+    lower: float | None
+    upper: float | None
+    ess: float | None
+    entropy: float | None
+    kl: float | None
+    clipped: float
+    variance: float
+    variance_without_baseline: float
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Climbed:
+    """Where the climb led: the parameters of the best epoch (0: where it began), and how it went."""
+
+    parameters: Parameters
+    best: int
+    curve: list[Epoch]
+    promising: bool
+
+
+class Climber:
+    """One training on one spool."""
+
+    def __init__(self, spool: Spool, policy: Gradient, options: Options) -> None:
+        self.spool, self.policy, self.options = spool, policy, options
+        self.train = spool.of(TRAIN)
+        self._potential = self._weights(options.shaping)
+        self._prepare()
+
+    def _weights(self, shaping: dict[str, float]) -> Array:
+        return np.array([shaping.get(name, 0.0) for name in self.policy.names])
+
+    def _prepare(self) -> None:
+        """What baselines need to know of the whole log that teaches."""
+        total, count = 0.0, 0
+        sums: ValueSums | None = None
+        if self.options.baseline in ("mean", "value"):
+            for rows in self._sets():
+                gained = self._returns(rows)
+                total, count = total + float(gained.sum()), count + len(gained)
+                if self.options.baseline == "value":
+                    more = baseline.value_sums(rows.x.astype(np.float64), gained, self._fold(rows))
+                    sums = more if sums is None else sums + more
+        self._mean = total / max(1, count)
+        self._value = None if sums is None else baseline.fitted(sums)
+
+    def _sets(self) -> Iterator[Rows]:
+        return (self.spool.read(one) for one in self.spool.sets(self.train, size=self.options.visits))
+
+    def _fold(self, rows: Rows) -> Ids:
+        """Which half the cluster of each decision belongs to."""
+        half = (rows.cluster.view(np.uint64) >> np.uint64(8)) % np.uint64(baseline.FOLDS)
+        return np.repeat(half.astype(np.int64), rows.length)
+
+    def _returns(self, rows: Rows) -> Array:
+        found = returns.discounted(rows.reward, rows.start, gamma=self.options.gamma)
+        return returns.shaped(found, rows.x @ self._potential) if self._potential.any() else found
+
+    def _baseline(self, rows: Rows, gained: Array) -> Array:
+        if self._value is not None:
+            return baseline.values(rows.x, self._fold(rows), self._value)
+        if self.options.baseline == "rloo":
+            return baseline.leave_one_out(gained, returns.steps(rows.start))
+        return np.full(len(gained), self._mean)
+
+    # -- epochs --
+
+    def climb(
+        self, start: Parameters, judge: Judge | None, *, progress: Callable[[Epoch], None] | None = None
+    ) -> Climbed:
+        """Climb from some parameters. judge: of the part for tuning; None: there is none, and the last epoch counts."""
+        now, adam = start, Adam.start(start)
+        best, lower, chosen, curve = 0, -np.inf, start, list[Epoch]()
+        for epoch in range(1, self.options.epochs + 1):
+            now, adam, sums = self._epoch(now, adam)
+            point = self._point(epoch, now, sums, judge)
+            curve.append(point)
+            if progress is not None:
+                progress(point)
+            if point.kl is not None and self.options.kl_stop is not None and point.kl > self.options.kl_stop:
+                break
+            better = judge is None or (point.lower is not None and point.lower > lower)
+            if better:
+                best, chosen = epoch, now
+                lower = point.lower if point.lower is not None else lower
+            elif epoch - best >= self.options.patience:
+                break
+        return Climbed(parameters=chosen, best=best, curve=curve, promising=judge is None or lower > 0)
+
+    def _epoch(self, now: Parameters, adam: Adam) -> tuple[Parameters, Adam, reinforce.Sums]:
+        total = reinforce.nothing(now)
+        for rows in self._sets():
+            found = self.step(now, rows)
+            now, adam = adam.step(now, found.mean, rate=self.options.rate)
+            total = total + found
+        return now, adam, total
+
+    def step(self, now: Parameters, rows: Rows) -> reinforce.Sums:
+        """The fold of one set of visits: what it says of the gradient."""
+        gained = self._returns(rows)
+        gain = gained - self._baseline(rows, gained)
+        step = returns.steps(rows.start)
+        scale: Array = np.power(self.options.gamma, step) if self.options.discounted else np.ones(len(step))
+        total = reinforce.nothing(now)
+        for pages in grouped(rows, self.spool.cases, gain, gained, scale, slots=bool(self.options.top)):
+            total = total + reinforce.sums(self.policy, now, pages, self.options.objective)
+        return total
+
+    def _point(self, epoch: int, now: Parameters, sums: reinforce.Sums, judge: Judge | None) -> Epoch:
+        variance, without = sums.variances
+        told: dict[str, Any] = dict.fromkeys(("value", "gain", "lower", "upper", "ess", "entropy", "kl"))
+        if judge is not None:
+            told = judge.point(now, z=Z)
+        return Epoch(
+            epoch=epoch, clipped=sums.clipped_share, variance=variance, variance_without_baseline=without, **told
+        )
+
+
+def grouped(
+    rows: Rows, cases: list[Case], gain: Array, raw: Array, scale: Array, *, slots: bool = False
+) -> Iterator[Pages]:
+    """Decisions by case and length of page, as the fold takes them. slots: every slot for itself: it earns its own
+    reward, and what comes after its page."""
+    state, first = rows.state(), rows.first
+    kinds, which = distinct(rows.case, rows.size)
+    for kind, row in enumerate(kinds.tolist()):
+        mine = np.flatnonzero(which == kind)
+        case, size = cases[int(rows.case[row])], int(rows.size[row])
+        shown = first[mine][:, None] + np.arange(size)
+        slot = rows.earned[shown] - rows.reward[mine][:, None] if slots else None
+        whole = len(mine) == len(rows.case)
+        yield Pages(
+            state=state if whole else state.take(mine),
+            places=case.places,
+            described=case.described,
+            shown=rows.shown[shown],
+            log_propensity=rows.log_propensity[mine] if slot is None else rows.logged[shown],
+            gain=gain[mine] if slot is None else gain[mine][:, None] + slot,
+            raw=raw[mine] if slot is None else raw[mine][:, None] + slot,
+            scale=scale[mine],
+        )

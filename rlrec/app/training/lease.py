@@ -1,0 +1,91 @@
+"""One trainer a policy: a lease that its holder renews, and that ends with it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from time import monotonic
+from types import TracebackType
+from typing import Self
+from uuid import uuid4
+
+from rlrec.errors import StoreBusy
+from rlrec.records import Policy
+from rlrec.store import Store, Unit, leases
+from rlrec.store.leases import Lease as Held
+from rlrec.times import SECOND, written
+
+LASTS_S = 60  # on the database's clock, unless it is renewed
+RENEWED_S = 10
+
+
+class Lease:
+    """Held while a `with` block lasts. Raises StoreBusy where somebody else holds it, or has come to.
+
+    A holder that died on this machine is told by its process, and nobody waits for it; one that died on another, by
+    the clock of the database."""
+
+    def __init__(self, store: Store, policy: Policy) -> None:
+        self.store, self.policy = store, policy
+        self.token = f"{_machine()}/{os.getpid()}/{_started(os.getpid())}/{uuid4().hex}"
+        self._renewed = monotonic()
+
+    def __enter__(self) -> Self:
+        holder = f"process {os.getpid()} on {socket.gethostname()}"
+        other = self.store.write(lambda unit: self._take(unit, holder))
+        if other is not None:
+            raise StoreBusy(
+                f"policy {self.policy.name} is being trained by {other.holder} since {written(other.taken_at)}",
+                hint=f"a retry is safe; a lease without a sign of life ends after {LASTS_S} s",
+            )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.store.write(lambda unit: leases.release(unit, self.policy.id, token=self.token))
+
+    def _take(self, unit: Unit, holder: str) -> Held | None:
+        before = leases.held(unit, self.policy.id)
+        if before is not None and _dead(before.token):
+            leases.release(unit, self.policy.id, token=before.token)
+        now = unit.clock()
+        return leases.take(unit, self.policy.id, holder=holder, token=self.token, now=now, until=now + LASTS_S * SECOND)
+
+    def renew(self) -> None:
+        """A sign of life, if the last one is some time ago."""
+        if monotonic() - self._renewed > RENEWED_S:
+            self.store.write(self.check)
+            self._renewed = monotonic()
+
+    def check(self, unit: Unit) -> None:
+        """Raises StoreBusy where the lease is lost: whoever has it now shall not be overtaken."""
+        if not leases.renew(unit, self.policy.id, token=self.token, until=unit.clock() + LASTS_S * SECOND):
+            raise StoreBusy(
+                f"the lease on policy {self.policy.name} was lost: another trainer has taken over",
+                hint="a retry is safe; nothing was stored",
+            )
+
+
+def _dead(token: str) -> bool:
+    """Whether a holder was a process of this machine that is no more."""
+    machine, pid, started, _ = token.split("/") if token.count("/") == 3 else ("", "0", "", "")
+    return bool(machine) and machine == _machine() and _started(int(pid)) != started
+
+
+def _machine() -> str:
+    """What tells processes apart by their numbers: this boot, and this space of numbers; empty where it is unknown."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot}-{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> str:
+    """When a process began, in the system's ticks; empty where there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
