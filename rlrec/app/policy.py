@@ -277,8 +277,8 @@ def _arms(
 
 
 def _interval(belief_of: serving.Serving, belief: Belief, context: Mapping[str, Any]) -> tuple[Array, Array, Array]:
-    """Mean and bounds of each arm: the belief's, in the context where it reads one; NaN for a trained kind, whose scores
-    are no rewards."""
+    """Mean and bounds of each arm: the belief's, in the context where it reads one; NaN for a trained kind, whose
+    scores are no rewards."""
     if belief_of.policy.stateful:
         unknown = np.full(len(belief.pulls), np.nan)
         return unknown, unknown, unknown

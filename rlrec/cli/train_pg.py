@@ -9,11 +9,11 @@ import click
 
 from rlrec.cli.output import Show
 from rlrec.cli.shared import notice, printed, stored
-from rlrec.cli.values import NUMBER, PAIR, TIME, Whole, parse_number
+from rlrec.cli.values import NUMBER, PAIR, TIME, AnyType, Whole, parse_number
 from rlrec.errors import CheckFailed, InputError
 
 
-class Clip(click.ParamType):
+class Clip(AnyType):
     """A number, or `none`."""
 
     name = "number|none"
@@ -31,9 +31,9 @@ class Clip(click.ParamType):
 @click.option("--gamma", type=NUMBER, default=1.0, show_default=True, help="Discount of the return per step, 0 to 1.")
 @click.option(
     "--discounted/--undiscounted", default=True, show_default=True,
-    help="Whether step t counts gamma^t in the gradient: with it the discounted return of a visit from its beginning is "
-    "climbed, which is what estimates speak of; without it all steps count alike, and no such quantity is climbed "
-    "exactly.",
+    help="Whether step t counts gamma^t in the gradient. With it the discounted return from the beginning of a visit is "
+    "climbed, of which estimates speak; without it later steps count as much as the first, and no such quantity is "
+    "climbed exactly.",
 )  # fmt: skip
 @click.option(
     "--baseline", default="value", show_default=True, metavar="none|mean|value|rloo",
