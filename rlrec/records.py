@@ -162,4 +162,5 @@ class Decision:
     request_digest: bytes | None
     run_id: int | None
     source: str | None
+    history: bytes | None = None
     slots: tuple[Slot, ...] = field(default=())

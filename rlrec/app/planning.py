@@ -54,6 +54,11 @@ class Lane:
     case: Case
     size: int
 
+    @property
+    def stateful(self) -> bool:
+        """Whether the distribution depends on the visit so far; then it is drawn in the visit's turn."""
+        return False
+
 
 class Plan(NamedTuple):
     """A request with what it will be drawn from. context: canonical; digest: of a request with an id."""

@@ -7,16 +7,20 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import copy
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
 
 from rlrec.app import assigning, planning, rendering
-from rlrec.app.drawing import draw, signed
+from rlrec.app.drawing import Page, draw, draw_seeing, signed
 from rlrec.app.ledger import Ledger, Seat, Unordered
 from rlrec.app.planning import Duplicate, Lane, Plan, Planned, Request
-from rlrec.app.visiting import Guests
+from rlrec.app.remembering import Memory
+from rlrec.app.visiting import Guest, Guests
 from rlrec.app.warm import Warm
 from rlrec.errors import InputError, StoreBusy
 from rlrec.policy.forgetting import Forgetting
+from rlrec.policy.history import History
 from rlrec.store import Store, Unit, arms, contents, decisions, policies, settings
 from rlrec.store.unit import Row
 from rlrec.times import written
@@ -177,7 +181,7 @@ def _store(
 ) -> dict[int, Answer]:
     """Decisions and their slots into the tables, and into the ledger: the answers by place."""
     ids = dict(zip(plans, decisions.reserve(unit, len(plans)), strict=True))
-    pages = draw(plans, ids, bits, warm.keys)
+    seen, pages = _serve(unit, plans, ids, bits, warm, guests)
     lanes = {lane: _shared(lane, ledger, warm) for lane in {plan.lane for plan in plans.values()}}
     rows: list[Row] = []
     slots: list[Row] = []
@@ -187,23 +191,75 @@ def _store(
     ordinals = _ordinals(ledger, plans)
     for place, plan in plans.items():
         request, lane, context, digest = plan
-        key, page, guest = ids[place], pages[place], guests.arrive(request.session)
+        key, page = ids[place], pages[place]
+        guest, step, state, history = seen[place]
         policy_id, version_id, belief_seq, before, seq, eligible_id, variant_id = lanes[lane]
         context_id, mine = contexts[context], ordinals.get(policy_id)
         ordinal = None if mine is None else next(mine)
         rows.append((
-            key, policy_id, version_id, belief_seq, before, seq, ordinal, guest.id, guest.number, guest.steps,
-            context_id, guest.state(now), eligible_id, lane.revision, lane.size, page.log_propensity, seed,
-            variant_id, now, 0, request.request_id, digest,
+            key, policy_id, version_id, belief_seq, before, seq, ordinal, guest.id, guest.number, step,
+            context_id, state, eligible_id, lane.revision, lane.size, page.log_propensity, seed,
+            variant_id, now, 0, request.request_id, digest, history,
         ))  # fmt: skip
         slots += [(key, *slot) for slot in page.slots]
         served[policy_id] += [(arm, ordinal or 0, context_id) for arm in page.arms]
-        answers[place] = rendering.drawn(plan, page, key, guest.user, guest.number, guest.steps, at)
-        guest.show(page.recent, now)
+        answers[place] = rendering.drawn(plan, page, key, guest.user, guest.number, step, at)
     decisions.add(unit, rows, slots)
     for policy_id, seats in served.items():
         ledger.serve(policy_id, seats)
     return answers
+
+
+class Seen(NamedTuple):
+    """What a decision saw of its visit; history: packed."""
+
+    guest: Guest
+    step: int
+    state: str
+    history: bytes
+
+
+def _serve(
+    unit: Unit, plans: Mapping[int, Plan], ids: Mapping[int, int], bits: int, warm: Warm, guests: Guests
+) -> tuple[dict[int, Seen], dict[int, Page]]:
+    """What every decision saw, and its page, by place: the requests of a session in turn, so that each sees those
+    before it."""
+    pages = draw({place: plan for place, plan in plans.items() if not plan.lane.stateful}, ids, bits, warm.keys)
+    waiting, seen = len(pages) < len(plans), dict[int, Seen]()
+    memory: Memory | None = None
+    for turn in _turns(plans):
+        arrived = [guests.arrive(plan.request.session) for plan in turn.values()]
+        if memory is None:  # every session is here
+            memory = Memory(unit, arrived, [lane.version.reward for lane in {plan.lane for plan in plans.values()}])
+        histories = memory.histories(arrived, [plan.lane.version.reward for plan in turn.values()])
+        if waiting:
+            pages |= _drawn_in_turn(turn, ids, histories, bits, warm)
+        for place, guest, history in zip(turn, arrived, histories.packed(), strict=True):
+            seen[place] = Seen(guest, guest.steps, guest.state(unit.now), history)
+            guest.show(ids[place], pages[place].arms, pages[place].recent, unit.now)
+    return seen, pages
+
+
+def _drawn_in_turn(
+    turn: Mapping[int, Plan], ids: Mapping[int, int], histories: History, bits: int, warm: Warm
+) -> dict[int, Page]:
+    """Pages of the plans whose lanes read the visit so far. histories: of all plans, in order."""
+    chosen = np.array([plan.lane.stateful for plan in turn.values()])
+    plans = {place: plan for place, plan in turn.items() if plan.lane.stateful}
+    return draw_seeing(plans, ids, bits, warm.keys, histories=histories.take(chosen))
+
+
+def _turns(plans: Mapping[int, Plan]) -> list[dict[int, Plan]]:
+    """The first requests of all sessions, then the second ones, and so on."""
+    turns: list[dict[int, Plan]] = []
+    had: Counter[str] = Counter()
+    for place, plan in plans.items():
+        turn = had[plan.request.session]
+        had[plan.request.session] = turn + 1
+        if turn == len(turns):
+            turns.append({})
+        turns[turn][place] = plan
+    return turns
 
 
 def _ordinals(ledger: Ledger, plans: Mapping[int, Plan]) -> dict[int, Iterator[int]]:

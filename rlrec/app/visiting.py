@@ -7,14 +7,15 @@ from bisect import bisect
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
 
-from rlrec.app import canonical
+from rlrec.app import canonical, remembering
 from rlrec.errors import Conflict
-from rlrec.store import Unit, sessions
+from rlrec.store import Unit, decisions, sessions
 from rlrec.store.settings import Settings
 from rlrec.store.unit import Row
 
 RECENT = 10  # arms of the visit so far that a state remembers
 SPLITS = 0.6, 0.8  # where the second and the third part begin
+COUNT = 8  # bytes of a visit's history that say how many slots it has shown; its memory follows
 BETWEEN = '","'  # in a list of texts it stands between two of them, and nowhere else: inside a text, quotes are escaped
 
 
@@ -35,20 +36,28 @@ def splits(salt: str, unit_keys: Iterable[str]) -> list[int]:
 
 
 class Guest:
-    """A session and its newest visit, as they stand after the decisions made so far."""
+    """A session and its newest visit, as they stand after the decisions made so far.
 
-    __slots__ = ("ended_at", "id", "key", "last_at", "number", "recent", "started_at", "steps", "user", "user_id")
+    shown: slots shown in the visit; memory: the last of them (see `remembering`)."""
+
+    __slots__ = (
+        "ended_at", "id", "key", "last_at", "memory", "number", "recent", "shown", "started_at", "steps", "user",
+        "user_id",
+    )  # fmt: skip
 
     def __init__(self, row: Row) -> None:
         """row: as `sessions.guests` gives it; number None: no visit yet."""
         (
             self.key, self.id, self.user_id, self.user,
-            self.number, self.started_at, self.last_at, self.steps, self.recent, self.ended_at,
+            self.number, self.started_at, self.last_at, self.steps, self.recent, self.ended_at, history,
         ) = row  # fmt: skip
+        kept = history or bytes(COUNT)
+        self.shown, self.memory = int.from_bytes(kept[:COUNT], "little"), kept[COUNT:]
 
     def visit(self) -> Row:
         """Its newest visit, a row of sessions.VISIT."""
-        return self.id, self.number, self.started_at, self.last_at, self.steps, self.recent, self.ended_at
+        history = self.shown.to_bytes(COUNT, "little") + self.memory
+        return self.id, self.number, self.started_at, self.last_at, self.steps, self.recent, self.ended_at, history
 
     def state(self, now: int) -> str:
         """What the session's next decision sees of it, canonical JSON."""
@@ -57,39 +66,65 @@ class Guest:
         gap = canonical.number((now - self.last_at) / 1e6)
         return f'{{"gap_s":{gap},"recent":{self.recent},"step":{self.steps}}}'
 
-    def show(self, arms: Sequence[str], now: int) -> None:
-        """A decision was made: these arms, JSON each, stand on its page."""
+    def show(self, decision: int, arms: Sequence[int], texts: Sequence[str], now: int) -> None:
+        """A decision was made: these arms stand on its page; texts: them as JSON."""
+        self.memory = remembering.moved(self.memory, decision, arms, self.steps)
+        self.shown += len(arms)
+        self._recall(texts)
+        self.steps, self.last_at = self.steps + 1, max(self.last_at, now)
+
+    def _recall(self, arms: Sequence[str]) -> None:
         texts = ",".join(arms[-RECENT:])
         if len(self.recent) > 2:
             texts = f"{self.recent[1:-1]},{texts}"
         for _ in range(texts.count(BETWEEN) + 1 - RECENT):
             texts = texts[texts.index(BETWEEN) + 2 :]
-        self.recent, self.steps = f"[{texts}]", self.steps + 1
-        self.last_at = max(self.last_at, now)
+        self.recent = f"[{texts}]"
 
 
 class Guests:
     """The sessions of a group: opened, locked, and moved on decision by decision."""
 
-    def __init__(self, unit: Unit, settings: Settings, wanted: Iterable[tuple[str, str | None]]) -> None:
+    def __init__(
+        self, unit: Unit, settings: Settings, wanted: Iterable[tuple[str, str | None]], *, look: bool = False
+    ) -> None:
+        """wanted: session and user. look: only look at what they would be; nothing is locked or stored, a new session
+        has no id."""
         self.unit = unit
+        self.lock = not look
         self.timeout_us = settings.session_timeout_us
         first: dict[str, str | None] = {}
         for key, user in wanted:
             first[key] = first.get(key) or user
         self.sessions = self._find(first)
-        if len(self.sessions) < len(first):
+        if len(self.sessions) < len(first) and look:
+            self.sessions |= {key: Guest(_new(key, user)) for key, user in first.items() if key not in self.sessions}
+        elif len(self.sessions) < len(first):
             new = [key for key in first if key not in self.sessions]
             users = sessions.users(unit, {user for key in new if (user := first[key]) is not None})
             rows = [(key, users.get(first[key] or ""), split(settings.salt, first[key] or key)) for key in new]
             sessions.add(unit, rows)
             self.sessions |= self._find(new)
+        self._remind()
         self._named: list[Guest] = []
         self._ended: list[Row] = []
         self._moved: dict[int, Guest] = {}
 
     def _find(self, keys: Iterable[str]) -> dict[str, Guest]:
-        return {row[0]: Guest(row) for row in sessions.guests(self.unit, list(keys))}
+        return {row[0]: Guest(row) for row in sessions.guests(self.unit, list(keys), lock=self.lock)}
+
+    def _remind(self) -> None:
+        """Of visits that go on and were stored when none had a history: what they have shown."""
+        lost = {
+            guest.id: guest
+            for guest in self.sessions.values()
+            if guest.steps and not guest.memory and guest.ended_at is None
+            and self.unit.now - guest.last_at <= self.timeout_us
+        }  # fmt: skip
+        for session_id, decision, position, arm, step in decisions.shown(self.unit, list(lost)) if lost else ():
+            guest = lost[session_id]
+            guest.memory = (guest.memory + remembering.SLOT.pack(decision, position, arm, step))[-remembering.LIMIT :]
+            guest.shown += 1
 
     def check(self, key: str, user: str | None) -> None:
         """The session's user is the first one given. Raises Conflict where another one comes later."""
@@ -124,13 +159,17 @@ class Guests:
             self._ended.append(guest.visit())
         guest.number = 1 if guest.number is None else guest.number + 1
         guest.started_at = guest.last_at = now
-        guest.steps, guest.recent, guest.ended_at = 0, "[]", None
+        guest.steps, guest.recent, guest.ended_at, guest.shown, guest.memory = 0, "[]", None, 0, b""
         self._moved[guest.id] = guest
         return guest
 
     def close(self) -> None:
         """Write visits as they stand."""
         sessions.put(self.unit, sorted([*self._ended, *(guest.visit() for guest in self._moved.values())]))
+
+
+def _new(key: str, user: str | None) -> Row:
+    return key, None, None, user, *[None] * 7
 
 
 def shown(arm: str) -> str:

@@ -11,7 +11,7 @@ from rlrec.store.unit import Row, Unit
 DECISION = (
     "id", "policy_id", "version_id", "belief_seq", "belief_ordinal", "seq", "ordinal", "session_id", "visit", "step",
     "context_id", "state", "eligible_id", "catalogue_revision", "size", "log_propensity", "seed", "variant_id", "at",
-    "imported", "request_key", "request_digest", "run_id", "source",
+    "imported", "request_key", "request_digest", "run_id", "source", "history",
 )  # fmt: skip
 MADE = tuple(name for name in DECISION if name not in ("run_id", "source"))
 SLOT = (
@@ -73,6 +73,20 @@ def of_visit(unit: Unit, session_id: int, visit: int) -> list[int]:
     """Ids of the decisions of one visit, in order of step."""
     mine = "SELECT id FROM decision WHERE session_id = ? AND visit = ? ORDER BY step"
     return [row[0] for row in unit.ask(mine, session_id, visit)]
+
+
+def shown(unit: Unit, session_ids: Collection[int]) -> list[Row]:
+    """(session_id, decision_id, position, arm_id, step) of every slot of the open visits of these sessions whose
+    history is not known, in order."""
+    joined = (
+        "visit v JOIN decision d ON d.session_id = v.session_id AND d.visit = v.number"
+        " JOIN slot s ON s.decision_id = d.id"
+    )
+    return unit.ask(
+        f"SELECT v.session_id, d.id, s.position, s.arm_id, d.step FROM {joined} WHERE v.session_id IN (?*)"
+        " AND v.ended_at IS NULL AND v.history IS NULL ORDER BY v.session_id, d.step, s.position",
+        session_ids,
+    )
 
 
 def requests(unit: Unit, keys: Collection[str]) -> dict[str, tuple[bytes | None, int]]:

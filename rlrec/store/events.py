@@ -25,6 +25,7 @@ FROM {wanted} LEFT JOIN decision AS d ON d.id = w.id LEFT JOIN slot AS s ON s.de
 """
 _ARRAYS = "unnest(?::bigint[], ?::bigint[]) WITH ORDINALITY AS w (id, position, place)"
 PORTION = 1_000
+NEAR = 4  # decisions among which one is wanted: a range of ids costs less than each by itself
 
 
 def targets(unit: Unit, wanted: Sequence[Wanted]) -> list[Row]:
@@ -69,6 +70,22 @@ def earlier(unit: Unit, decision_ids: Collection[int], kinds: Collection[str]) -
     for row in unit.ask(f"{chosen} ORDER BY decision_id, number", decision_ids, [*kinds, CENSOR]):
         found.setdefault(row[0], []).append(row)
     return found
+
+
+def known(unit: Unit, decision_ids: Sequence[int], kinds: Collection[str], *, received: int) -> list[Row]:
+    """(decision_id, position, kind, value, age) of the events of these kinds, and words on censoring, that had been
+    received of these decisions (ascending) by a time, in the order in which they were stored.
+
+    Where the decisions lie close together, those between them come along: to leave them out would cost more."""
+    first, last = decision_ids[0], decision_ids[-1]
+    near = last - first < NEAR * len(decision_ids)
+    of = "e.decision_id BETWEEN ? AND ?" if near else "e.decision_id IN (?*)"
+    chosen = (
+        "SELECT e.decision_id, e.position, e.kind, e.value, e.at - d.at FROM event e CROSS JOIN decision d"
+        f" WHERE d.id = e.decision_id AND {of} AND e.received_at <= ? AND e.kind IN (?*)"
+        " ORDER BY e.decision_id, e.number"
+    )
+    return unit.ask(chosen, *((first, last) if near else (decision_ids,)), received, [*kinds, CENSOR])
 
 
 def of(unit: Unit, decision_ids: Collection[int]) -> dict[int, list[Event]]:

@@ -30,9 +30,10 @@ class Visit:
     steps: int
     recent: str
     ended_at: int | None
+    history: bytes | None = None
 
 
-VISIT = ("session_id", "number", "started_at", "last_at", "steps", "recent", "ended_at")
+VISIT = ("session_id", "number", "started_at", "last_at", "steps", "recent", "ended_at", "history")
 _SESSIONS = (
     "SELECT session.id, session.key, session.user_id, users.key, session.split, session.created_at"
     " FROM session LEFT JOIN users ON users.id = session.user_id"
@@ -62,15 +63,18 @@ def find(unit: Unit, keys: Collection[str], *, lock: bool = False) -> dict[str, 
     return {row[1]: _session(row) for row in rows}
 
 
-def guests(unit: Unit, keys: Collection[str]) -> list[Row]:
-    """(key, id, user_id, user) of each of these sessions that is known, locked in order of key, and its newest visit.
+def guests(unit: Unit, keys: Collection[str], *, lock: bool = True) -> list[Row]:
+    """(key, id, user_id, user) of each of these sessions that is known, locked in order of key if asked, and its newest
+    visit.
 
-    The visit is number, started_at, last_at, steps, recent, ended_at; all None where there is none yet."""
-    _lock(unit, keys)
+    The visit is number, started_at, last_at, steps, recent, ended_at, history; all None where there is none yet."""
+    if lock:
+        _lock(unit, keys)
     newest = "(SELECT max(number) FROM visit WHERE visit.session_id = session.id)"
     return unit.ask(
         "SELECT session.key, session.id, session.user_id, users.key, last.number, last.started_at, last.last_at,"
-        " last.steps, last.recent, last.ended_at FROM session LEFT JOIN users ON users.id = session.user_id"
+        " last.steps, last.recent, last.ended_at, last.history"
+        " FROM session LEFT JOIN users ON users.id = session.user_id"
         f" LEFT JOIN visit AS last ON last.session_id = session.id AND last.number = {newest}"
         " WHERE session.key IN (?*)",
         keys,
@@ -123,7 +127,7 @@ def put_visits(unit: Unit, visits: Iterable[Visit]) -> None:
 
 def put(unit: Unit, visits: list[Row]) -> None:
     """The same for rows of VISIT."""
-    after = ", ".join(f"{name} = excluded.{name}" for name in ("last_at", "steps", "recent", "ended_at"))
+    after = ", ".join(f"{name} = excluded.{name}" for name in ("last_at", "steps", "recent", "ended_at", "history"))
     unit.insert("visit", VISIT, visits, known=f"(session_id, number) DO UPDATE SET {after}")
 
 
