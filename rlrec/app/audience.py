@@ -24,7 +24,7 @@ def made(name: str, texts: Mapping[str, str]) -> tuple[Audience, list[str]]:
         else:
             given[word] = _typed(word, text, known.get(word))
     audience = simulate.make(name, given)
-    return audience, names or simulate.names(audience.arms)
+    return audience, names or list(audience.names) or simulate.names(audience.arms)
 
 
 def _typed(word: str, text: str, default: Any) -> Any:

@@ -21,18 +21,23 @@ from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.linear import SHARED, Linear
 from rlrec.policy.moments import Moments
 from rlrec.policy.scores import Array, Beta, Correlated, Gaussian, Gumbel, Index, Point, Scores
-from rlrec.simulate.base import Audience
+from rlrec.simulate.base import Audience, Flags, Info
+from rlrec.simulate.visitors import Visitors
 
 NOTHING: dict[str, Any] = {}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Totals:
-    """Of each run, (runs,): rewards earned, mean rewards of the best arms, and what the chosen ones lacked to these."""
+    """Of each run, (runs,): rewards earned, mean rewards of the best arms, what the chosen ones lacked to these, and
+    decisions; where visitors are known, how many they were and how many of them came again."""
 
     reward: Array
     optimum: Array
     regret: Array
+    decisions: Array
+    visitors: Array | None = None
+    returned: Array | None = None
 
 
 def study(
@@ -41,22 +46,71 @@ def study(
     """What so many runs earned. The regret is one of means (pseudo-regret): the noise of the rewards is not in it.
 
     names: of the arms."""
-    draws, world = (np.random.Generator(np.random.SFC64(one)) for one in np.random.SeedSequence(seed).spawn(2))
-    keys = simulate.names(audience.arms) if names is None else names
-    memory = Memory(policy, runs, keys)
+    played = _Runs(policy, audience, runs=runs, seed=seed, names=names)
     reward, optimum, expected = np.zeros((3, runs))
-    seen = audience.reset(runs, world)
-    for step in range(steps):
-        memory.arrive(step)
-        x = np.column_stack([np.ones(runs), seen])
-        scores = _scores(policy, memory.belief(), x, keys)
-        arms = chosen(scores, (runs, audience.arms), floor=policy.exploration, rng=draws)
-        seen, earned, _, _, info = audience.step(arms)
-        memory.learn(arms, earned, x, info.get("delay"))
+    for _ in range(steps):
+        earned, _, info = played.turn()
         reward += earned
         optimum += info["optimum"]
         expected += info["expected"]
-    return Totals(reward=reward, optimum=optimum, regret=optimum - expected)
+    return Totals(reward=reward, optimum=optimum, regret=optimum - expected, decisions=np.full(runs, float(steps)))
+
+
+def visit(
+    policy: Policy, audience: Visitors, *, runs: int, visits: int, seed: int, names: Sequence[str] | None = None
+) -> Totals:
+    """What so many visits of each run earned, played to their end one after the other; a visitor who comes again does
+    so at once. Runs that are done count no more."""
+    played = _Runs(policy, audience, runs=runs, seed=seed, names=names)
+    left, number = np.full(runs, visits), np.zeros(runs, np.int64)  # visits to play; of its visitor, from 0
+    reward, expected, decisions, returned = np.zeros((4, runs))
+    visitors, newest = np.ones(runs), runs
+    while (playing := left > 0).any():
+        earned, ended, info = played.turn()
+        reward += np.where(playing, earned, 0.0)
+        expected += np.where(playing, info["expected"], 0.0)
+        decisions += playing
+        left -= ended
+        again = info["again"] > 0
+        follows = ended & (left > 0)
+        returned += follows & again & (number == 0)
+        visitors += follows & ~again
+        number = np.where(ended & ~again, 0, number + ended)
+        new = np.flatnonzero(ended & ~again)
+        audience.admit(new, np.arange(newest, newest + len(new)))
+        newest += len(new)
+    optimum = np.full(runs, audience.optimum() * visits)
+    return Totals(
+        reward=reward, optimum=optimum, regret=optimum - expected, decisions=decisions,
+        visitors=visitors, returned=returned,
+    )  # fmt: skip
+
+
+class _Runs:
+    """Many runs of a policy and an audience, decision by decision."""
+
+    def __init__(
+        self, policy: Policy, audience: Audience, *, runs: int, seed: int, names: Sequence[str] | None
+    ) -> None:
+        self.policy, self.audience, self.shape = policy, audience, (runs, audience.arms)
+        self._draws, world = (
+            np.random.Generator(np.random.SFC64(one)) for one in np.random.SeedSequence(seed).spawn(2)
+        )
+        self._names = simulate.names(audience.arms) if names is None else names
+        self._memory = Memory(policy, runs, self._names)
+        self._seen = audience.reset(runs, world)
+        self._turns = 0
+
+    def turn(self) -> tuple[Array, Flags, Info]:
+        """A decision of every run: the reward, whether a visit ended with it, (runs,), and what is known of it."""
+        self._memory.arrive(self._turns)
+        x = np.column_stack([np.ones(self.shape[0]), self._seen])
+        scores = _scores(self.policy, self._memory.belief(), x, self._names)
+        arms = chosen(scores, self.shape, floor=self.policy.exploration, rng=self._draws)
+        self._seen, earned, terminated, truncated, info = self.audience.step(arms)
+        self._memory.learn(arms, earned, x, info.get("delay"))
+        self._turns += 1
+        return earned, terminated | truncated, info
 
 
 def design(audience: Audience, names: Sequence[str], *, model: str | None) -> Design:
@@ -118,7 +172,8 @@ def _best(values: Array, rng: np.random.Generator) -> Index:
 
 class Memory:
     """The beliefs of all runs. A decision enters with the reward 0 when it is made; a reward that comes late corrects
-    it, at the weight that the decision has by then. Rewards are 0 or 1. Places are run times arms plus arm."""
+    it, at the weight that the decision has by then. Rewards are 0 or 1, or all 0 or -1. Places are run times arms
+    plus arm."""
 
     def __init__(self, policy: Policy, runs: int, names: Sequence[str]) -> None:
         self.shape = runs, len(names)
@@ -135,7 +190,7 @@ class Memory:
     def belief(self) -> Belief:
         pulls, rewards = self._pulls.now.reshape(self.shape), self._rewards.now.reshape(self.shape)
         return Belief(
-            pulls=pulls, reward_sum=rewards, reward_squares=rewards, alpha=self.alpha, beta=self.beta,
+            pulls=pulls, reward_sum=rewards, reward_squares=np.abs(rewards), alpha=self.alpha, beta=self.beta,
             total=pulls.sum(axis=1, keepdims=True), moments=self._seen(),
         )  # fmt: skip
 

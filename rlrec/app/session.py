@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -179,3 +179,15 @@ def end(store: Store, key: str) -> dict[str, Any]:
         }
 
     return store.write(work)
+
+
+def end_all(store: Store, keys: Collection[str]) -> None:
+    """End the newest visits of known sessions, in one transaction; one that has ended stays as it is."""
+
+    def work(unit: Unit) -> None:
+        known = sessions.find(unit, keys, lock=True)
+        newest = sessions.visits(unit, [session.id for session in known.values()]).values()
+        ended = [replace(visit, ended_at=max(unit.now, visit.last_at)) for visit in newest if visit.ended_at is None]
+        sessions.put_visits(unit, ended)
+
+    store.write(work)

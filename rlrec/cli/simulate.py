@@ -22,7 +22,9 @@ MOST = 10_000_000  # sessions, steps, runs
 )
 @click.option("--policy", metavar="NAME[@V]", help="Policy to draw from.")
 @click.option("--sessions", type=Whole(1, MOST), help="How many sessions [with --ephemeral: 1].")
-@click.option("--steps", type=Whole(1, MOST), default=1, show_default=True, help="Decisions of a session.")
+@click.option(
+    "--steps", type=Whole(1, MOST), help="Decisions of a session, where it does not end by itself [default: 1]."
+)
 @click.option("-k", "size", type=Whole(1), default=1, show_default=True, help="Positions of a page.")
 @click.option("--group", type=Whole(1, 1000), default=1, show_default=True, help="Sessions at a time, from one belief.")
 @click.option("--seed", type=Whole(0, 2**64 - 1), help="Seed of draws and audience [default: 64 random bits].")
@@ -33,22 +35,32 @@ MOST = 10_000_000  # sessions, steps, runs
 @printed
 @stored
 def simulate(store: Any, show: Show, ephemeral: bool, **given: Any) -> None:
-    """Serve a simulated audience whose best arm is known.
+    """Serve a simulated audience whose best arm, or best policy, is known.
 
     ENV and its parameters: bernoulli (rates), drift (rates, jumps=ARM:RATE:FROM:TO,... or none, swing, period),
     delayed (rates, delay, shape) and contextual (model, arms, features, seed). rates are numbers, 0.9,0.8, or a CSV
     arm,rate. Times count decisions, which are a second apart. A click is the event `click`; a contextual audience sends
     the context {"x": [...]}.
 
+    Visitors with memory: their sessions end by themselves, or after `cap` decisions, and --steps is refused. barista
+    (rates, fade, patience, cap): items satiate, and a bored visitor leaves. choc-kale (chocolate, kale, levels, low,
+    high, loyalty, away, cap): quick pleasure makes visits shorter, and fewer visitors return. corridor (cap): the short
+    corridor of Sutton and Barto, example 13.1; each step is the event `reward` with value -1, which the reward
+    `default` does not see: `rlrec reward define steps 'reward=1' --clip -1,0` does. Their optimum is that of the best
+    policy (corridor: of the best that cannot tell places apart), context_free_per_session that of the best one that
+    draws from the same distribution all the time.
+
     Through the store, the clock starts at its newest decision (or at --now). In an empty catalogue the audience's arms
-    are added. The regret is the mean reward of the best pages less that of the pages shown. With --ephemeral, figures
-    are of one run, means over all runs, with standard errors; every run starts from nothing, whatever --policy has
-    learned.
+    are added. The regret is the mean reward of the best pages (with memory: of the optimum) less that of the pages
+    shown. Visitors with memory are users, each visit is a session, and `ended_at` is when every decision is mature.
+    With --ephemeral, figures are of one run, means over all runs, with standard errors; every run starts from nothing,
+    whatever --policy has learned.
 
     \b
     Examples:
       rlrec simulate bernoulli --policy home --sessions 200 --env rates=0.5,0.4,0.3,0.2,0.1
       rlrec simulate drift --ephemeral --kind thompson --param discount=0.9975 --runs 20 --steps 2000
+      rlrec simulate barista --ephemeral --kind uniform --runs 20 --sessions 50
     """
     from rlrec.app import simulate as use_case
 

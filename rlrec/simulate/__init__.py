@@ -16,6 +16,9 @@ ENVIRONMENTS = {
     "contextual": "rlrec.simulate.contextual:Contextual",
     "drift": "rlrec.simulate.drift:Drift",
     "delayed": "rlrec.simulate.delayed:Delayed",
+    "barista": "rlrec.simulate.barista:Barista",
+    "choc-kale": "rlrec.simulate.choc_kale:ChocKale",
+    "corridor": "rlrec.simulate.corridor:Corridor",
 }
 
 

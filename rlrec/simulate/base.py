@@ -18,10 +18,16 @@ Step = tuple[Array, Array, Flags, Flags, Info]
 
 
 class Audience(Protocol):
-    """A world with so many arms. features: numbers of an observation, 0 where the context tells nothing."""
+    """A world with so many arms. features: numbers of an observation, 0 where the context tells nothing.
+
+    names: of the arms, where they have any. event: the kind of event that a reward other than 0 is; its value is the
+    reward. lowest: the smallest reward. `visitors.Visitors` is what audiences share whose visits end by themselves."""
 
     arms: int
     features: int
+    names: Sequence[str]
+    event: str
+    lowest: float
 
     def __init__(self, **parameters: Any) -> None: ...
 
@@ -35,9 +41,10 @@ class Audience(Protocol):
     def step(self, actions: Index) -> Step:
         """Observation (runs, features), reward, terminated (runs,), truncated (runs,), info.
 
-        actions: places of arms, (runs,) or, for pages, (runs, positions); rewards 0 or 1, of the same shape. info:
-        `expected` the mean of each reward, same shape; `optimum` the mean reward of the best arm (of the best page),
-        (runs,); `delay`, of the actions' shape, decisions until the reward comes, where it does not come at once."""
+        actions: places of arms, (runs,) or, for pages, (runs, positions); rewards of the same shape. terminated: the
+        visitor has left; truncated: the visit was cut off. info: `expected` the mean of each reward, same shape;
+        `optimum` the mean reward of the best arm (of the best page), (runs,), where visits do not end; `delay`, of the
+        actions' shape, decisions until the reward comes, where it does not come at once."""
         ...
 
 
@@ -46,6 +53,9 @@ class World:
 
     arms: int
     features: int = 0
+    names: Sequence[str] = ()
+    event: str = "click"
+    lowest: float = 0.0
 
     _rng: np.random.Generator
     _time: npt.NDArray[np.int64]  # (runs,), or (1,) where all runs are at the same one

@@ -10,11 +10,12 @@ import pytest
 
 from rlrec import policy as kinds
 from rlrec import simulate
-from rlrec.app.ephemeral import Memory, Totals, chosen, design, study
+from rlrec.app.ephemeral import Memory, Totals, chosen, design, study, visit
 from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.linear import Linear
 from rlrec.policy.scores import Array, Beta, Correlated, Gaussian, Gumbel, Point, Scores
 from rlrec.policy.slate import first
+from rlrec.simulate.barista import Barista
 from tests.benchmarks.regret import FIGURES, TWO
 
 ONE = np.ones((1, 1))  # a context without features
@@ -149,3 +150,29 @@ def _regret(kind: str, *, runs: int, **params: Any) -> Array:
     audience = simulate.make("contextual", {"model": "logistic"})
     seen = design(audience, simulate.names(audience.arms), model=params.get("model"))
     return study(kinds.make(kind, params, design=seen), audience, runs=runs, steps=400, seed=1).regret
+
+
+def test_visits_are_played_to_their_end_in_every_run() -> None:
+    """False-alarm rate 6e-5 each: four standard errors of 200 runs of 50 visits."""
+    bar = Barista()
+    found = visit(kinds.make("uniform", {}), bar, runs=200, visits=50, seed=1)
+    uniform = np.full(bar.chain.expected.shape, 1 / bar.arms)
+    for values, exact in ((found.reward, bar.value(uniform)), (found.decisions, bar.length(uniform))):
+        assert abs(values.mean() / 50 - exact) < 4 * values.std(ddof=1) / 50 / sqrt(200)
+    assert np.allclose(found.optimum, 50 * 5.2)
+    assert abs(found.regret.mean() - 50 * (5.2 - bar.value(uniform))) < 4 * found.regret.std(ddof=1) / sqrt(200)
+
+
+def test_every_visit_is_of_a_new_visitor_or_of_one_who_comes_again() -> None:
+    found = visit(kinds.make("uniform", {}), simulate.make("choc-kale", {}), runs=50, visits=40, seed=1)
+    assert found.visitors is not None
+    assert found.returned is not None
+    assert np.all((found.returned > 0) & (found.returned <= found.visitors) & (found.visitors < 40))
+    assert np.all(found.returned <= 40 - found.visitors)
+
+
+def test_costs_are_learned_as_rewards_below_0() -> None:
+    memory = Memory(kinds.make("epsilon-greedy", {}), 1, ["left", "right"])
+    memory.learn(np.array([1]), np.array([-1.0]), ONE, None)
+    belief = memory.belief()
+    assert (belief.mean()[0].tolist(), belief.reward_squares[0].tolist()) == ([0, -1], [0, 1])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rlrec.app import arm as catalogue
-from rlrec.app import policy
+from rlrec.app import policy, reward
 from rlrec.app.doctor import Request as Audit
 from rlrec.app.doctor import doctor
 from rlrec.app.simulate import Request, simulate
@@ -114,3 +115,99 @@ def test_an_audience_that_does_not_fit_the_catalogue_is_refused(shop: Store) -> 
     catalogue.put(shop, lambda: [[catalogue.Line(arm=key, features={}) for key in ("tea", "cocoa", "mate")]])
     with pytest.raises(InputError, match="has 2 arms"):
         served(shop)
+
+
+# -- visitors with memory --
+
+
+def visited(shop: Store, environment: str = "barista", **rest: Any) -> dict[str, Any]:
+    return served(shop, environment=environment, parameters=rest.pop("parameters", {}), **rest)
+
+
+def test_visits_are_played_to_their_end_and_ended(shop: Store) -> None:
+    found = visited(shop, sessions=25, group=4)
+    with shop.read() as unit:
+        steps, ends = zip(*unit.ask("SELECT steps, ended_at FROM visit"), strict=True)
+        assert unit.ask_value("SELECT count(*) FROM decision") == found["decisions"] == sum(steps)
+    assert (len(steps), max(steps) <= 8, None in ends) == (25, True, False)
+    assert found["session_length"] == sum(steps) / 25
+    assert (found["optimum_per_session"], found["context_free_per_session"]) == (5.2, pytest.approx(3.396, abs=1e-3))
+    assert sums(shop, "home") == added_up(shop, "home")
+    assert doctor(shop, Audit(sample=50)).ok
+
+
+def test_groups_stay_full_while_visits_are_to_come(shop: Store) -> None:
+    visited(shop, sessions=30, group=4)
+    with shop.read() as unit:
+        sizes = [row[0] for row in unit.ask("SELECT count(*) FROM decision GROUP BY at ORDER BY at")]
+        ahead = unit.ask_value(
+            "SELECT count(DISTINCT at) FROM decision WHERE at <= (SELECT max(started_at) FROM visit)"
+        )
+    assert set(sizes[:ahead]) == {4}
+
+
+def test_every_decision_is_mature_when_a_simulation_with_memory_is_over(shop: Store) -> None:
+    found = visited(shop, sessions=3)
+    with shop.read() as unit:
+        newest = decisions.newest(unit)
+    assert newest is not None
+    assert parse(found["ended_at"]) - newest > 30 * 60 * SECOND
+    shop.now = None
+    assert parse(visited(shop, sessions=1)["started_at"]) == newest
+
+
+def test_a_visitor_who_comes_again_is_the_same_user_in_a_new_session_later(shop: Store) -> None:
+    found = visited(shop, "choc-kale", sessions=60, group=3, parameters={"away": "20"})
+    with shop.read() as unit:
+        rows = unit.ask(
+            "SELECT user_id, started_at, ended_at FROM visit JOIN session ON session.id = session_id"
+            " ORDER BY user_id, started_at"
+        )
+    pairs = [(one, other) for one, other in pairwise(rows) if one[0] == other[0]]
+    assert found["visitors"] == len({row[0] for row in rows}) < 60 == len(rows)
+    assert all(other[1] - one[2] >= 20 * SECOND for one, other in pairs)
+    assert found["retention"] == len({one[0] for one, _ in pairs}) / found["visitors"] > 0
+    assert found["visits_per_visitor"] == 60 / found["visitors"]
+
+
+def test_a_step_of_the_corridor_is_an_event_of_minus_1(store: Store) -> None:
+    reward.define(store, reward.Request(name="steps", weights="reward=1", clip=(-1, 0)))
+    policy.create(store, policy.Request(name="home", kind="uniform", reward="steps"))
+    found = visited(store, "corridor", sessions=20, group=5)
+    assert found["reward"] == -found["decisions"] == sum(one[1] for one in sums(store, "home").values())
+    assert found["regret"] == pytest.approx(20 * found["optimum_per_session"] + found["decisions"])
+    assert (found["visits_per_visitor"], found["retention"]) == (1, None)
+
+
+def test_a_reward_that_does_not_see_what_is_given_is_told(shop: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    visited(shop, "corridor", sessions=1)
+    assert "is worth 0 by reward 'default'" in capsys.readouterr().out
+
+
+def test_audiences_without_memory_know_nobody_again(shop: Store) -> None:
+    found = served(shop, steps=3)
+    words = ("context_free_per_session", "visitors", "visits_per_visitor", "retention")
+    assert (found["session_length"], [found[word] for word in words]) == (3, [None] * 4)
+
+
+def test_one_seed_gives_one_log_of_visits(sqlite_template: Path, tmp_path: Path) -> None:
+    def played(name: str) -> object:
+        shutil.copy(sqlite_template, tmp_path / name)
+        with closing(Store(str(tmp_path / name), now=START)) as store:
+            policy.create(store, policy.Request(name="home", kind="thompson"))
+            return visited(store, "choc-kale", sessions=20, group=3), dump(store)
+
+    assert played("one.db") == played("other.db")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"steps": 3}, "end by themselves"),
+        ({"size": 2}, "one arm at a time"),
+        ({"group": 2_000, "sessions": 2_000}, "a session ends after 1800"),
+    ],
+)
+def test_what_visitors_with_memory_cannot_be_served_is_refused(shop: Store, given: dict[str, int], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        visited(shop, **given)

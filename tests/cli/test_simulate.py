@@ -42,6 +42,26 @@ def test_a_single_run_has_no_standard_error(run_sqlite: Run) -> None:
     assert (found["runs"], found["regret_std_error"], found["reward_std_error"]) == (1, None, None)
 
 
+@pytest.mark.parametrize("words", [["barista"], ["choc-kale"], ["corridor"]])
+def test_what_visitors_with_memory_are_worth_stands_beside_reward(run_sqlite: Run, words: list[str]) -> None:
+    run_sqlite("policy", "create", "home", "--kind", "uniform")
+    given = ["simulate", *words, "--policy", "home", "--sessions", "30", "--seed", "1", "--json"]
+    served, studied = run_sqlite(*given, "--group", "10").json, run_sqlite(*given, "--ephemeral").json
+    for found in (served, studied):
+        assert found["session_length"] == found["decisions"] / 30
+        assert found["visits_per_visitor"] == pytest.approx(30 / found["visitors"])
+        assert (found["retention"] is None) == (words != ["choc-kale"])
+    for word in ("optimum_per_session", "context_free_per_session"):
+        assert served[word] == studied[word] == pytest.approx(served[word])
+
+
+def test_an_audience_with_arms_of_its_own_says_what_the_catalogue_lacks(run_sqlite: Run) -> None:
+    run_sqlite("policy", "create", "home", "--kind", "uniform")
+    run_sqlite("arm", "add", "left")
+    found = run_sqlite("simulate", "corridor", "--policy", "home", "--sessions", "3")
+    assert (found.exit_code, found.stderr.count("`rlrec arm add right`")) == (2, 1)
+
+
 def test_rates_of_a_file_name_the_arms(run_sqlite: Run, tmp_path: Path) -> None:
     rates = tmp_path / "rates.csv"
     rates.write_text("arm,rate\ntea,1\ncocoa,0\n", encoding="utf-8")
@@ -76,6 +96,9 @@ def test_rates_of_a_file_name_the_arms(run_sqlite: Run, tmp_path: Path) -> None:
         (["delayed", "--kind", "ucb", "--env", "shape=normal"], "exponential or fixed"),
         (["bernoulli", "--kind", "ucb", "-k", "2"], "leave --ephemeral away"),
         (["bernoulli", "--policy", "home", "--param", "c=1"], "--param goes with --kind"),
+        (["barista", "--kind", "ucb", "--steps", "5"], "visits of barista end by themselves"),
+        (["corridor", "--kind", "thompson"], "reward 'corridor' may leave [0, 1]"),
+        (["choc-kale", "--kind", "ucb", "--env", "levels=1"], "levels is 1"),
     ],
 )
 def test_what_cannot_be_studied_is_said_in_one_line(run_sqlite: Run, words: list[str], said: str) -> None:

@@ -10,6 +10,7 @@ from rlrec.errors import InputError
 from rlrec.simulate.contextual import Contextual
 from rlrec.simulate.delayed import Delayed
 from rlrec.simulate.drift import Drift
+from rlrec.simulate.visitors import Visitors
 
 
 @pytest.mark.parametrize("name", simulate.ENVIRONMENTS)
@@ -22,11 +23,24 @@ def test_rewards_have_the_mean_that_is_said(name: str) -> None:
         actions = rng.integers(audience.arms, size=2_000)
         following, reward, terminated, truncated, info = audience.step(actions)
         assert seen.shape == following.shape == (2_000, audience.features)
-        assert not np.any(terminated | truncated)
-        assert np.all(info["expected"] <= info["optimum"])
+        if not isinstance(audience, Visitors):
+            assert not np.any(terminated | truncated)
+            assert np.all(info["expected"] <= info["optimum"])
         gap += float((reward - info["expected"]).sum())
-        spread += float((info["expected"] * (1 - info["expected"])).sum())
-    assert abs(gap) < 4 * spread**0.5
+        spread += float(np.maximum(0, info["expected"] * (1 - info["expected"])).sum())
+    assert abs(gap) <= 4 * spread**0.5
+
+
+@pytest.mark.parametrize("name", simulate.ENVIRONMENTS)
+def test_visits_that_end_are_known_to_be_worth_something(name: str) -> None:
+    audience = simulate.make(name, {})
+    if isinstance(audience, Visitors):
+        value, shares = audience.context_free()
+        assert value <= audience.optimum()
+        assert (len(shares), shares.sum()) == (audience.arms, pytest.approx(1))
+        audience.reset(2, np.random.default_rng(1))
+        with pytest.raises(InputError, match="one arm at a time"):
+            audience.step(np.zeros((2, 2), np.intp))
 
 
 @pytest.mark.parametrize("name", simulate.ENVIRONMENTS)

@@ -1,0 +1,190 @@
+"""An audience at a coffee bar: too much of one item satiates, a satiated guest gets bored, and a bored one leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+
+from rlrec.errors import InputError
+from rlrec.simulate.base import Array, Flags, Index, checked
+from rlrec.simulate.visitors import Visitors, within
+
+RISE, TOP = 2, 3  # levels of satiation that an item gains when it is served, and where they end
+ITEMS, DEEPEST = 6, 20  # most items, and largest cap and patience: the chain stays small
+SMALLEST = 1e-13  # gain of a round at which the best shares are found
+
+Histories = Callable[[Index], Array]  # items served so far, (h, t), to probabilities of the next one, (h, arms)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Chain:
+    """Every state that a visit can reach, (n,), in order of the step; a visit begins in state 0.
+
+    states: (n, arms + 2): satiation of each item, boredom, step from 0
+    following: (n, arms): state after an item; -1 where the visit ends
+    expected: (n, arms): mean reward of an item; leaves: (n, arms): whether the guest leaves, bored, after it
+    starts: (steps + 1,): where the states of each step begin, and n."""
+
+    states: Index
+    following: Index
+    expected: Array
+    leaves: Flags
+    starts: Index
+
+    def layers(self) -> list[slice]:
+        """The states of each step."""
+        return [slice(start, end) for start, end in pairwise(self.starts.tolist())]
+
+
+@dataclass(kw_only=True, eq=False)
+class Barista(Visitors):
+    """rates: probability of a tip for each item when it is fresh. Each level of satiation takes the share `fade` of it.
+
+    An item gains 2 levels (3 at most) when it is served; all others lose one. Boredom rises by the level of an item
+    served at 1 or more, and falls by 1 after a fresh one. At `patience` the guest leaves; after `cap` items anyway."""
+
+    rates: tuple[float, ...] = (0.8, 0.6, 0.5, 0.3)
+    fade: float = 0.15
+    patience: int = 4
+    cap: int = 8
+
+    def __post_init__(self) -> None:
+        self._fresh = checked(self.rates)[0]
+        self.arms = len(self.rates)
+        if self.arms > ITEMS:
+            raise InputError(f"rates name {self.arms} items", hint=f"a bar has {ITEMS} at most")
+        within("fade", self.fade, 0, 1)
+        within("patience", self.patience, 1, DEEPEST)
+        within("cap", self.cap, 1, DEEPEST)
+
+    # -- the chain --
+
+    @cached_property
+    def chain(self) -> Chain:
+        """Satiation and boredom follow from what was served, so that this is all there is to know of a visit."""
+        layers: list[tuple[Index, Index, Flags]] = []
+        layer, first = np.zeros((1, self.arms + 1), np.intp), 0
+        for step in range(self.cap):
+            moved, leaves = self._moved(layer)
+            stays = ~leaves & (step + 1 < self.cap)
+            later, places = np.unique(moved[stays], axis=0, return_inverse=True)
+            first += len(layer)
+            following = np.full(leaves.shape, -1, np.intp)
+            following[stays] = first + places.reshape(-1)
+            layers.append((np.column_stack([layer, np.full(len(layer), step)]), following, leaves))
+            layer = later
+            if not len(layer):
+                break
+        states, following, leaves = (np.concatenate(parts) for parts in zip(*layers, strict=True))
+        kept = np.maximum(0.0, 1 - self.fade * states[:, : self.arms])
+        return Chain(
+            states=states, following=following, expected=self._fresh * kept, leaves=leaves,
+            starts=np.cumsum([0, *(len(part[0]) for part in layers)]),
+        )  # fmt: skip
+
+    def _moved(self, layer: Index) -> tuple[Index, Flags]:
+        """Satiation and boredom after each item, (n, arms, arms + 1), and whether the guest leaves, (n, arms)."""
+        level, boredom = layer[:, :-1], layer[:, -1:]
+        bored = np.where(level > 0, boredom + level, np.maximum(boredom - 1, 0))
+        served = np.minimum(level + RISE, TOP)[:, None]
+        satiated = np.where(np.eye(self.arms, dtype=np.bool_), served, np.maximum(level - 1, 0)[:, None])
+        return np.concatenate([satiated, bored[..., None]], axis=2), bored >= self.patience
+
+    def state(self, items: Index) -> Index:
+        """The state after these items of a visit, (h,), or -1 where it has ended. items: (h, t)."""
+        found = np.zeros(len(items), np.intp)
+        for item in items.T:
+            found = np.where(found >= 0, self.chain.following[found, item], -1)
+        return found
+
+    # -- what a visit is worth, exactly --
+
+    def optimum(self) -> float:
+        """Mean reward of a visit under the best policy there is, by dynamic programming from the last step back."""
+        return float(self._worth(lambda worth, _: worth.max(axis=1))[0][0])
+
+    def value(self, probabilities: Array) -> float:
+        """Mean reward of a visit. probabilities: of each item in each state of the chain, (n, arms)."""
+        return float(self._worth(lambda worth, layer: (probabilities[layer] * worth).sum(axis=1))[0][0])
+
+    def length(self, probabilities: Array) -> float:
+        """Mean decisions of a visit. probabilities: as in `value`."""
+        return float(self._reached(probabilities).sum())
+
+    def value_of(self, policy: Histories) -> float:
+        """Mean reward of a visit under a policy that looks at all that was served, by going through all that can be.
+
+        policy: from the items served so far, (h, t), oldest first, to probabilities, (h, arms). It is called once for
+        each step t = 0, 1, ...; there are at most arms^t histories."""
+        items, state, reached = np.empty((1, 0), np.intp), np.zeros(1, np.intp), np.ones(1)
+        total = 0.0
+        while len(state):
+            shares = reached[:, None] * policy(items)
+            total += float((shares * self.chain.expected[state]).sum())
+            following = self.chain.following[state]
+            row, item = np.nonzero((following >= 0) & (shares > 0))
+            items = np.column_stack([items[row], item])
+            state, reached = following[row, item], shares[row, item]
+        return total
+
+    def context_free(self) -> tuple[float, Array]:
+        """Mean reward of a visit under the best fixed distribution over the items, and that distribution, (arms,)."""
+        starts = [np.full(self.arms, 1 / self.arms), *(0.8 * np.eye(self.arms) + 0.2 / self.arms)]
+        return max((self._climb(start) for start in starts), key=lambda found: found[0])
+
+    def _climb(self, shares: Array) -> tuple[float, Array]:
+        """Uphill from these shares. The value is a polynomial in them without negative coefficients: to multiply each
+        by its derivative, and scale them to sum to 1, never lowers it (Baum-Eagon)."""
+        before, (value, slope) = 0.0, self._slope(shares)
+        while value - before > SMALLEST:
+            shares = shares * slope / (shares @ slope)
+            before, (value, slope) = value, self._slope(shares)
+        return value, shares
+
+    def _slope(self, shares: Array) -> tuple[float, Array]:
+        """The value of a fixed distribution over the items, and its derivatives, (arms,)."""
+        values, worth = self._worth(lambda found, _: found @ shares)
+        slope: Array = self._reached(np.tile(shares, (len(values), 1))) @ worth
+        return float(values[0]), slope
+
+    def _worth(self, pick: Callable[[Array, slice], Array]) -> tuple[Array, Array]:
+        """The value of each state, (n,), and of each item in it, (n, arms), from there to the end of the visit.
+
+        pick: from the values of the items in the states of a step, (states, arms), to those of the states."""
+        chain = self.chain
+        values, worth = np.zeros(len(chain.states) + 1), chain.expected.copy()  # following -1: the last one, 0
+        for layer in reversed(chain.layers()):
+            worth[layer] += values[chain.following[layer]]
+            values[layer] = pick(worth[layer], layer)
+        return values[:-1], worth
+
+    def _reached(self, probabilities: Array) -> Array:
+        """The probability that a visit comes by each state, (n,)."""
+        chain, n = self.chain, len(self.chain.states)
+        reached = np.zeros(n + 1)
+        reached[0] = 1
+        for layer in chain.layers():
+            flow = reached[layer, None] * probabilities[layer]
+            reached += np.bincount(chain.following[layer].ravel() % (n + 1), flow.ravel(), n + 1)
+        return reached[:-1]
+
+    # -- guests --
+
+    def _begin(self, places: Index, visitors: Index) -> None:
+        self._state[places] = 0
+
+    def _forget(self, runs: int) -> None:
+        self._state = np.zeros(runs, np.intp)
+
+    def _serve(self, actions: Index) -> tuple[Array, Array, Flags]:
+        expected, leaves = self.chain.expected[self._state, actions], self.chain.leaves[self._state, actions]
+        self._state = self.chain.following[self._state, actions]
+        return (self._rng.random(len(actions)) < expected).astype(np.float64), expected, leaves
+
+    def _leave(self, ended: Flags) -> Array:
+        self._state[ended] = 0
+        return np.zeros(len(ended))

@@ -1,0 +1,140 @@
+"""An audience that quick pleasures wear out: chocolate pays now, kale makes visits longer and brings visitors back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlrec.simulate.base import Array, Flags, Index
+from rlrec.simulate.visitors import LONGEST, Visitors, within
+
+MOVES = np.array([-1, 1])  # of the trait, in levels, by arm
+SHARES = np.linspace(0, 1, 201)  # of kale, among which the best context-free policy is looked for
+SMALLEST = 1e-12  # gain of a round at which the best policy is found
+
+
+@dataclass(kw_only=True, eq=False)
+class ChocKale(Visitors):
+    """Every visitor has a trait w, how well they are: a number from 0 to 1 in steps of 1 / levels. New ones have 1/2.
+
+    A decision: the visitor clicks with probability c (1 + w) / 2, where c is `chocolate` or `kale`; then chocolate
+    takes a step off w, and kale adds one; then the visit goes on with probability low + (high - low) w, up to `cap`
+    decisions. After it the visitor comes again with probability loyalty w, `away` decisions later, with the same w.
+
+    This is the idea of long-term satisfaction in RecSim (Ie et al. 2019), with equations of its own."""
+
+    chocolate: float = 0.8
+    kale: float = 0.3
+    levels: int = 20
+    low: float = 0.5
+    high: float = 0.95
+    loyalty: float = 0.9
+    away: int = 100
+    cap: int = 20
+
+    arms = 2
+    names = ("chocolate", "kale")
+    returning = True
+
+    def __post_init__(self) -> None:
+        for name in ("chocolate", "kale", "low", "high"):
+            within(name, getattr(self, name), 0, 1)
+        within("loyalty", self.loyalty, 0, 0.99)
+        within("levels", self.levels, 2, 100)
+        within("away", self.away, 0, 1_000_000)
+        within("cap", self.cap, 1, LONGEST)
+        trait = np.arange(self.levels + 1) / self.levels
+        self._middle = self.levels // 2
+        self._means = np.outer([self.chocolate, self.kale], (1 + trait) / 2)  # (arms, levels + 1)
+        self._stays = self.low + (self.high - self.low) * trait  # by the level after the decision
+        self._returns = self.loyalty * trait
+
+    # -- what a visit is worth --
+
+    def optimum(self) -> float:
+        """Mean reward of a visit in the long run, over the visits of every visitor, under the best policy that knows
+        the trait. To a visitor who pays that much for a visit nothing is left: policies are improved for such ones."""
+        kale, best = np.zeros((1, self.cap, self.levels + 1)), -1.0
+        while True:
+            earned, again = self._visit(kale)
+            price = float(self._per_visit(earned, again)[0])
+            if price - best <= SMALLEST:
+                return best
+            best = price
+            left = np.linalg.solve(np.eye(self.levels + 1) - again[0], earned[0] - price)
+            kale = self._better(left)[None]
+
+    def context_free(self) -> tuple[float, Array]:
+        """The same for the best of 201 fixed distributions, and that distribution, (arms,)."""
+        fixed = np.broadcast_to(SHARES[:, None, None], (len(SHARES), self.cap, self.levels + 1))
+        found = self._per_visit(*self._visit(fixed))
+        best = int(found.argmax())
+        return float(found[best]), np.array([1 - SHARES[best], SHARES[best]])
+
+    def _visit(self, kale: Array) -> tuple[Array, Array]:
+        """Of a visit that begins at each level: mean reward, (n, levels + 1), and the probability that another begins
+        at each level after it, (n, levels + 1, levels + 1). kale: its share, (n, cap, levels + 1), by step and level.
+        """
+        size = self.levels + 1
+        earned: Array = np.zeros((len(kale), size))
+        again: Array = np.zeros((len(kale), size, size))
+        for step in reversed(range(self.cap)):
+            stays = self._goes_on(step)
+            after = stays * earned, stays[:, None] * again + np.diag((1 - stays) * self._returns)
+            share = kale[:, step]
+            to = [self._next(arm) for arm in range(self.arms)]
+            earned = (1 - share) * (self._means[0] + after[0][:, to[0]]) + share * (self._means[1] + after[0][:, to[1]])
+            again = (1 - share[..., None]) * after[1][:, to[0]] + share[..., None] * after[1][:, to[1]]
+        return earned, again
+
+    def _per_visit(self, earned: Array, again: Array) -> Array:
+        """Reward of a new visitor for each of their visits, (n,)."""
+        both = np.stack([earned, np.ones_like(earned)], axis=2)
+        total = np.linalg.solve(np.eye(self.levels + 1) - again, both)[:, self._middle]
+        found: Array = total[:, 0] / total[:, 1]
+        return found
+
+    def _better(self, left: Array) -> Array:
+        """The best share of kale, (cap, levels + 1), 0 or 1, where a visit that begins at a level is worth `left`."""
+        worth, kale = np.zeros(self.levels + 1), np.empty((self.cap, self.levels + 1))
+        for step in reversed(range(self.cap)):
+            stays = self._goes_on(step)
+            after = stays * worth + (1 - stays) * self._returns * left
+            of = np.stack([self._means[arm] + after[self._next(arm)] for arm in range(self.arms)])
+            kale[step], worth = of.argmax(axis=0), of.max(axis=0)
+        return kale
+
+    def _goes_on(self, step: int) -> Array:
+        """The probability that a visit goes on after a decision that led to each level."""
+        return self._stays if step + 1 < self.cap else np.zeros(self.levels + 1)
+
+    def _next(self, arm: int) -> Index:
+        """The level after an arm, (levels + 1,)."""
+        found: Index = np.clip(np.arange(self.levels + 1) + MOVES[arm], 0, self.levels)
+        return found
+
+    # -- visitors --
+
+    def _forget(self, runs: int) -> None:
+        self._who = np.zeros(runs, np.intp)
+        self._level = np.full(runs, self._middle)  # of every visitor who was ever there
+
+    def _begin(self, places: Index, visitors: Index) -> None:
+        if len(visitors) and visitors.max() >= len(self._level):
+            more = max(len(self._level), int(visitors.max()) + 1 - len(self._level))
+            self._level = np.append(self._level, np.full(more, self._middle))
+        self._who[places] = visitors
+
+    def _serve(self, actions: Index) -> tuple[Array, Array, Flags]:
+        level = self._level[self._who]
+        expected = self._means[actions, level]
+        reward = (self._rng.random(len(actions)) < expected).astype(np.float64)
+        level = np.clip(level + MOVES[actions], 0, self.levels)
+        self._level[self._who] = level
+        return reward, expected, self._rng.random(len(actions)) >= self._stays[level]
+
+    def _leave(self, ended: Flags) -> Array:
+        returns = self._rng.random(len(ended)) < self._returns[self._level[self._who]]
+        found: Array = (ended & returns).astype(np.float64)
+        return found

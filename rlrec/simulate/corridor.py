@@ -1,0 +1,64 @@
+"""The short corridor with switched actions (Sutton & Barto 2018, example 13.1): a visitor looks for the way out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+
+from rlrec.simulate.base import Array, Flags, Index
+from rlrec.simulate.visitors import LONGEST, Visitors, within
+
+LEFT, RIGHT = 0, 1
+SWITCHED = 1  # the place in which the arms do the opposite
+GOAL = 3
+
+
+@dataclass(kw_only=True, eq=False)
+class Corridor(Visitors):
+    """Places 0, 1 and 2, and the way out behind them. A step left at place 0 stays there; at place 1 left and right
+    are switched. Every step costs 1. A visit begins at place 0, and is cut off after `cap` steps.
+
+    No policy that sees the context alone can tell the places apart: the best goes right with probability .59, and
+    takes 11.66 steps. The optimum is that of the book. A policy that remembers what it has shown knows the place, and
+    may do better: right, left, right."""
+
+    cap: int = 1_000
+
+    arms = 2
+    names = ("left", "right")
+    event = "reward"
+    lowest = -1.0
+
+    def __post_init__(self) -> None:
+        within("cap", self.cap, 3, LONGEST)
+
+    def value(self, right: float) -> float:
+        """Mean reward of a visit without a cap, of the policy that goes right with this probability, above 0 and
+        below 1. Source: solves v0 = -1 + p v1 + (1-p) v0, v1 = -1 + p v0 + (1-p) v2, v2 = -1 + (1-p) v1."""
+        return (2 * right - 4) / (right * (1 - right))
+
+    def optimum(self) -> float:
+        """The best value of a policy that cannot tell the places apart: -(6 + 4 sqrt 2), about -11.66."""
+        return self.context_free()[0]
+
+    def context_free(self) -> tuple[float, Array]:
+        right = 2 - sqrt(2)
+        return self.value(right), np.array([1 - right, right])
+
+    def _forget(self, runs: int) -> None:
+        self._place = np.zeros(runs, np.intp)
+
+    def _begin(self, places: Index, visitors: Index) -> None:
+        self._place[places] = 0
+
+    def _serve(self, actions: Index) -> tuple[Array, Array, Flags]:
+        forward = (actions == RIGHT) != (self._place == SWITCHED)
+        self._place = np.maximum(self._place + np.where(forward, 1, -1), 0)
+        cost = np.full(len(actions), -1.0)
+        return cost, cost.copy(), self._place == GOAL
+
+    def _leave(self, ended: Flags) -> Array:
+        self._place[ended] = 0
+        return np.zeros(len(ended))

@@ -1,0 +1,86 @@
+"""What audiences with memory share: visitors in so many places, whose visits end by themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rlrec.errors import InputError
+from rlrec.simulate.base import Array, Flags, Index, Step
+
+LONGEST = 10_000  # decisions of a visit
+
+
+class Visitors:
+    """Places with a visitor each, (runs,). What a visitor remembers is never in the observation: a policy knows what
+    it has shown in the visit so far, and what came of it.
+
+    cap: decisions at which a visit is cut off. away: decisions of all visitors until one who comes again is there."""
+
+    arms: int
+    cap: int
+    features: int = 0
+    names: Sequence[str] = ()
+    away: int = 0
+    event: str = "click"
+    lowest: float = 0.0
+    returning: bool = False  # whether a visitor may come again
+
+    _rng: np.random.Generator
+
+    def optimum(self) -> float:
+        """The most that a visit can earn on average, by a policy that sees all that it has shown."""
+        raise NotImplementedError
+
+    def context_free(self) -> tuple[float, Array]:
+        """The most that a visit can earn on average by one distribution over arms, (arms,), for every decision."""
+        raise NotImplementedError
+
+    def reset(self, runs: int, rng: np.random.Generator, *, first: int | None = None) -> Array:
+        self._rng, self._nothing = rng, np.empty((runs, 0))
+        self._steps = np.zeros(runs, np.int64)  # decisions of the visit so far
+        self._forget(runs)
+        start = 0 if first is None else first
+        self.admit(np.arange(runs), np.arange(start, start + runs))
+        return self._nothing
+
+    def admit(self, places: Index, visitors: Index) -> None:
+        """Visits of these visitors, by number, begin in these places; a number that was there before is known again."""
+        self._steps[places] = 0
+        self._begin(places, visitors)
+
+    def step(self, actions: Index) -> Step:
+        """One arm in each place; `optimum` is no matter of one step. info: `again`, (runs,), is 1 where the visit has
+        ended and the visitor will come again. Where a visit has ended, the next step begins another of that visitor.
+        """
+        if actions.ndim > 1:
+            raise InputError("a visitor with memory is shown one arm at a time", hint="leave -k away")
+        reward, expected, terminated = self._serve(actions)
+        self._steps += 1
+        truncated = ~terminated & (self._steps >= self.cap)
+        ended = terminated | truncated
+        again = self._leave(ended)
+        self._steps[ended] = 0
+        return self._nothing, reward, terminated, truncated, {"expected": expected, "again": again}
+
+    def _forget(self, runs: int) -> None:
+        """Nobody was ever there."""
+
+    def _begin(self, places: Index, visitors: Index) -> None:
+        """A visit begins."""
+        raise NotImplementedError
+
+    def _serve(self, actions: Index) -> tuple[Array, Array, Flags]:
+        """Reward, its mean, and whether the visitor leaves, (runs,) each; what they remember moves on."""
+        raise NotImplementedError
+
+    def _leave(self, ended: Flags) -> Array:
+        """Visits end; 1 where the visitor will come again."""
+        raise NotImplementedError
+
+
+def within(name: str, value: float, least: float, most: float) -> None:
+    """Raises InputError unless a parameter is between the two."""
+    if not least <= value <= most:
+        raise InputError(f"{name} is {value:g}", hint=f"it is from {least:g} to {most:g}")
