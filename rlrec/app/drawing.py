@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import exp, log
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from rlrec.app import serving
 from rlrec.app.designs import Ids
 from rlrec.app.planning import Lane, Plan
-from rlrec.app.serving import Case
+from rlrec.app.trained import Case
 from rlrec.app.visiting import shown
+from rlrec.policy import slate
 from rlrec.policy.history import History
 from rlrec.policy.scores import Correlated, Index
 from rlrec.policy.slate import Draw
@@ -61,7 +64,34 @@ def draw_seeing(
     plans: Mapping[int, Plan], ids: Mapping[int, int], bits: int, keys: Mapping[int, str], *, histories: History
 ) -> dict[int, Page]:
     """The same where the distribution depends on the visit so far. histories: of the plans, in order."""
-    return draw(plans, ids, bits, keys)
+    alike: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+    for row, plan in enumerate(plans.values()):
+        alike[plan.lane.version.id, plan.lane.eligible, plan.lane.size].append(row)
+    places, drawn = list(plans), dict[int, Page]()
+    for rows in alike.values():
+        mine = [places[row] for row in rows]
+        numbers = np.array([ids[place] for place in mine], np.int64)
+        pages = _seeing([plans[place] for place in mine], histories.take(np.array(rows)), numbers, bits, keys)
+        drawn.update(zip(mine, pages, strict=True))
+    return drawn
+
+
+def _seeing(
+    plans: Sequence[Plan], histories: History, decisions: Ids, bits: int, keys: Mapping[int, str]
+) -> list[Page]:
+    """Pages of one version, eligible set and length."""
+    lane, trained = plans[0].lane, plans[0].lane.trained
+    assert trained is not None
+    n, arms = len(plans), lane.case.arms
+    context = trained.encoded([plan.request.context for plan in plans])
+    state = trained.states(context, histories, np.full(n, lane.revision))
+    score = trained.scores(state, Case(np.arange(n), arms, trained.described.of(arms, lane.revision)))
+    made = slate.draw_each(
+        score / trained.policy.temperature, size=lane.size, floor=trained.policy.exploration,
+        seeds=np.full(n, bits, np.uint64), decisions=decisions,
+    )  # fmt: skip
+    shown = np.take_along_axis(score, made.slates, axis=1)
+    return _listed(arms[made.slates], (made.propensity, made.marginal, made.minimum, shown, made.rounded), keys)
 
 
 def _pages(lane: Lane, decisions: Ids, bits: int, keys: Mapping[int, str]) -> list[Page]:
@@ -75,9 +105,14 @@ def _pages(lane: Lane, decisions: Ids, bits: int, keys: Mapping[int, str]) -> li
     return [pages[place] for place in which.tolist()]
 
 
-def _made(case: Case, drawn: Draw, rows: slice | Index, keys: Mapping[int, str]) -> list[Page]:
+def _made(case: serving.Case, drawn: Draw, rows: slice | Index, keys: Mapping[int, str]) -> list[Page]:
     columns = (drawn.propensity, drawn.marginal, drawn.minimum, case.noiseless(drawn.slates), drawn.rounded)
-    listed = (column[rows].tolist() for column in (case.arms[drawn.slates], *columns))
+    return _listed(case.arms[drawn.slates][rows], [column[rows] for column in columns], keys)
+
+
+def _listed(shown: Ids, columns: Sequence[npt.NDArray[Any]], keys: Mapping[int, str]) -> list[Page]:
+    """Pages of arms (n, k), with columns of the same shape."""
+    listed = (column.tolist() for column in (shown, *columns))
     return [Page(arms, keys, list(zip(*values, strict=True))) for arms, *values in zip(*listed, strict=True)]
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from rlrec.app import assigning, canonical, naming
 from rlrec.app.serving import Case, Serving
+from rlrec.app.trained import Trained
 from rlrec.app.warm import Eligible, Warm
 from rlrec.errors import Conflict, InputError, suggest
 from rlrec.records import Head, Version
@@ -53,11 +54,12 @@ class Lane:
     revision: int
     case: Case
     size: int
+    trained: Trained | None
 
     @property
     def stateful(self) -> bool:
         """Whether the distribution depends on the visit so far; then it is drawn in the visit's turn."""
-        return False
+        return self.trained is not None
 
 
 class Plan(NamedTuple):
@@ -182,6 +184,7 @@ class _Group:
             revision=revision,
             case=served.case(eligible, arms, request.context, keys=keys, revision=revision),
             size=request.size,
+            trained=served.trained,
         )
 
     def _eligible(self, request: Request) -> Eligible:

@@ -284,7 +284,12 @@ def _shared(lane: Lane, ledger: Ledger, warm: Warm) -> tuple[int, int, int, int 
 def _dry(unit: Unit, plans: Mapping[int, Plan], bits: int, warm: Warm) -> dict[int, Answer | InputError]:
     """What would be drawn if nobody else came first; nothing is written."""
     first, at = decisions.peek(unit), written(unit.now)
-    pages = draw(plans, {place: first + offset for offset, place in enumerate(plans)}, bits, warm.keys)
+    ids = {place: first + offset for offset, place in enumerate(plans)}
+    if any(plan.lane.stateful for plan in plans.values()):
+        wanted = [(plan.request.session, plan.request.user) for plan in plans.values()]
+        _, pages = _serve(unit, plans, ids, bits, warm, Guests(unit, settings.get(unit), wanted, look=True))
+    else:
+        pages = draw(plans, ids, bits, warm.keys)
     return {
         place: rendering.drawn(plans[place], page, None, plans[place].request.user, None, None, at)
         for place, page in pages.items()

@@ -271,6 +271,8 @@ def renewed(unit: Unit, version: Version, before: Serving, *, described_anew: bo
     made.__dict__.pop("known", None)
     if described_anew:
         made.described = described(unit, version)
+        if made.trained is not None:
+            made.trained = Trained(unit, version)
     _read(unit, made, None, None)
     made._before = {name: {**case.before, **case.known} for name, case in before._cases.items()}
     return made

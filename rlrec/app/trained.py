@@ -40,9 +40,9 @@ class Trained:
         self.policy = made.greedy() if greedy else made
         found = weights.of(unit, version.id)
         self.arms: Ids = np.array([row[0] for row in found], np.int64)
-        packed = np.frombuffer(b"".join(row[1] for row in found), "<f8").reshape(len(found), -1)
+        packed = np.frombuffer(b"".join(row[1] for row in found), "<f8")
         both: Mapping[str, Any] = version.parameters.get("shared", {})
-        self.parameters = made.unpacked(packed if len(found) else made.packed(made.nothing(0))[0], both)
+        self.parameters = made.unpacked(packed, both)
         self.described = Described(unit, made.design.arm)
         self.eligible = lru_cache(maxsize=1_000)(self._arms)
 

@@ -31,7 +31,7 @@ class Clip(AnyType):
 @click.option("--gamma", type=NUMBER, default=1.0, show_default=True, help="Discount of the return per step, 0 to 1.")
 @click.option(
     "--discounted/--undiscounted", default=True, show_default=True,
-    help="Whether step t counts gamma^t in the gradient. With it the discounted return from the beginning of a visit is "
+    help="Whether step t counts gamma^t in the gradient. With it the discounted return of a visit from its start is "
     "climbed, of which estimates speak; without it later steps count as much as the first, and no such quantity is "
     "climbed exactly.",
 )  # fmt: skip

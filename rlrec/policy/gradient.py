@@ -176,7 +176,7 @@ class Gradient:
             name: np.array(both[name], np.float64).reshape(none[name].shape) if name in both else none[name]
             for name in OF_ALL
         }
-        rows = rows.reshape(len(rows), 1 + wide + len(OWN))
+        rows = rows.reshape(-1, 1 + wide + len(OWN))
         return {"bias": rows[:, 0], "linear": rows[:, 1 : 1 + wide], "own": rows[:, 1 + wide :], **shared}
 
     def effective(self, parameters: Parameters, described: Array) -> tuple[Array, Array, Array]:
