@@ -52,9 +52,9 @@ def simulate(store: Any, show: Show, ephemeral: bool, **given: Any) -> None:
 
     Through the store, the clock starts at its newest decision (or at --now). In an empty catalogue the audience's arms
     are added. The regret is the mean reward of the best pages (with memory: of the optimum) less that of the pages
-    shown. Visitors with memory are users, each visit is a session, and `ended_at` is when every decision is mature.
-    With --ephemeral, figures are of one run, means over all runs, with standard errors; every run starts from nothing,
-    whatever --policy has learned.
+    shown. Visitors with memory are users, each visit is a session, retention is the share of visitors who came again,
+    and `ended_at` is when every decision is mature. With --ephemeral, figures are of one run, means over all runs, with
+    standard errors; every run starts from nothing, whatever --policy has learned, and who comes again does so at once.
 
     \b
     Examples:
