@@ -14,7 +14,7 @@ from scipy.special import chdtrc
 from rlrec import policy as kinds
 from rlrec.app import evidence
 from rlrec.errors import InputError
-from rlrec.policy import moments, slate
+from rlrec.policy import history, moments, slate
 from rlrec.policy import reward as rewards
 from rlrec.policy.base import Belief, Policy, mixed
 from rlrec.policy.moments import Moments
@@ -39,7 +39,9 @@ OFF: dict[str, Any] = {
     "rate": 0.1,
     "temperature": 0.5,
     "gamma": 40.0,
+    "recency": 0.2,
 }
+ITS_OFF: dict[tuple[str, str], Any] = {("gradient", "model"): "bilinear"}  # where a name means something else
 BESIDE: dict[str, dict[str, Any]] = {"model": {"floor": 0.2}, "samples": {"model": "shared"}}  # that it may matter
 IMPOSSIBLE: dict[str, list[Any]] = {
     "epsilon": [-0.1, 1.1, float("nan"), "0.1", True],
@@ -55,12 +57,14 @@ IMPOSSIBLE: dict[str, list[Any]] = {
     "rate": [0.0, 1.0, -1.0, float("nan"), "0.1", True],
     "temperature": [0.0, -1.0, 1e300, float("inf"), float("nan"), "1", True],
     "gamma": [-1.0, 1e300, float("inf"), float("nan"), "1", True],
+    "recency": [-0.1, 1.1, float("nan"), "0.7", True],
     "probabilities": [{}, {"a": 0.5}, {"a": 1.5, "b": -0.5}, {"a": "1"}],
 }
 CONTEXTS: list[dict[str, Any]] = [{}, {"hour": 9}, {"hour": 10}]
 CORRELATED = ["lin-thompson shared", "logistic-thompson shared"]  # each decision has samples of its own
 SERVED = [*(kind for kind in kinds.KINDS if kinds.load(kind).served), "linucb shared", *CORRELATED]
 FLOORS = [(kind, floor) for kind in SERVED for floor in (0.01 if kind in CORRELATED else 0.0, 0.2)]
+STATEFUL = [kind for kind in kinds.KINDS if kinds.load(kind).stateful]
 FEATURES = [{"genre": genre} for genre in ["jazz", "rock", "rock", "folk", "jazz", "folk"]]
 PAGES = np.array(list(permutations(range(6), 3)), np.intp)
 FALSE_ALARM = 1e-6  # of each test of frequencies; the draws are seeded, so that it alarms for ever or never
@@ -83,8 +87,28 @@ def belief_of(policy: Policy) -> Belief:
     prior = np.tile(np.array(policy.prior), (6, 1))
     return Belief(
         pulls=pulls, reward_sum=reward, reward_squares=reward, alpha=prior[:, 0], beta=prior[:, 1], total=pulls.sum(),
-        moments=moments_of(policy, pulls, reward) if policy.contextual else None,
+        moments=moments_of(policy, pulls, reward) if policy.contextual and policy.online else None,
+        trained=trained_of(policy) if policy.stateful else None,
     )  # fmt: skip
+
+
+def trained_of(policy: Any) -> tuple[dict[str, Array], Array]:
+    """Parameters that differ from arm to arm, and arms of which some are described alike."""
+    rng = np.random.default_rng(9)
+    drawn = {name: rng.normal(size=values.shape) for name, values in policy.nothing(6).items()}
+    return drawn, policy.design.arm.encode(FEATURES)
+
+
+def remembered(policy: Any, context: dict[str, Any]) -> Array:
+    """Noiseless scores (2, 6) of six arms in two visits: one that begins, one that has seen three slots of arms 2 and
+    4."""
+    parameters, described = trained_of(policy)
+    blobs = [b"", history.pack(90_000_000, 3, 1.5, [(2, 3, 0.0), (4, 2, 1.0), (2, 1, 0.5)])]
+    visits = history.unpack(blobs, np.array([0, 3]))
+    x = policy.design.context.encode([context] * 2)
+    state = policy.states(x, visits, described[visits.arm - 1])
+    found: Array = policy.scores_of(parameters, state, arms=np.arange(1, 7), described=described)
+    return found
 
 
 def moments_of(policy: Any, pulls: Array, reward: Array) -> Moments:
@@ -111,7 +135,7 @@ def parameters() -> list[tuple[str, str]]:
 
 
 def off_default(kind: str, name: str) -> Policy:
-    value, beside = OFF[name], BESIDE.get(name, {})
+    value, beside = ITS_OFF.get((kind, name), OFF[name]), BESIDE.get(name, {})
     return made(kind, **value) if isinstance(value, dict) and name in value else made(kind, **beside, **{name: value})
 
 
@@ -121,6 +145,9 @@ def looks(policy: Policy) -> list[Array]:
     share, size = policy.exploration, 1 if policy.contextual else 2
     beside = [share, policy.forgetting.discount, policy.forgetting.window]
     shares = [slate.marginals(scores_of(policy, context), size=size, floor=share) for context in CONTEXTS]
+    if policy.stateful:  # and in visits that go on
+        logits = [cast(Any, policy).noisy(remembered(policy, context)[1]) for context in CONTEXTS]
+        shares += [slate.marginals(one, size=1, floor=share) for one in logits]
     return [np.append(one, beside) for one in shares]
 
 
@@ -174,11 +201,22 @@ def test_what_lacks_a_default_is_required(kind: str) -> None:
 @pytest.mark.parametrize(("kind", "floor"), [*FLOORS, *((kind, 1.0) for kind in SERVED)])
 def test_exploration_mixes_with_a_uniform_arm(kind: str, floor: float) -> None:
     policy = made(kind, floor=floor)
-    tempered = kind in ("softmax", "squarecb")  # which greedy takes off, too
+    tempered = kind in ("softmax", "squarecb", "gradient")  # which greedy takes off, too
     greedy = distribution(made(kind, floor=0.0) if tempered else policy.greedy())
     share = 1 - (1 - getattr(policy, "epsilon", 0.0)) * (1 - floor)
     assert policy.exploration == pytest.approx(share, abs=1e-15)
     assert distribution(policy) == pytest.approx(share / 6 + (1 - share) * greedy, abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", STATEFUL)
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_what_a_visit_has_seen_changes_what_is_served(kind: str, context: dict[str, Any]) -> None:
+    """And at its beginning a visit is served what the belief alone says."""
+    policy: Any = made(kind)
+    begins, goes_on = (slate.first(policy.noisy(one), floor=policy.exploration) for one in remembered(policy, context))
+    assert begins == pytest.approx(distribution(policy, context), abs=1e-12)
+    assert goes_on.sum() == pytest.approx(1, abs=1e-12)
+    assert np.abs(goes_on - begins).max() > 0.05
 
 
 @pytest.mark.parametrize("kind", kinds.KINDS)

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from rlrec.app import designs, lineage, serving
+from rlrec.app.audit.again import ABSOLUTE, CHECK, RELATIVE, Again, Pages, Referred, Stored, compare, whole
 from rlrec.app.audit.findings import UNREADABLE, Findings
 from rlrec.app.designs import Ids
 from rlrec.app.serving import Case, Serving
 from rlrec.policy import sampler, slate
-from rlrec.policy.base import EVERYTHING
-from rlrec.policy.scores import Array, Correlated, Flags, Index, Scores
+from rlrec.policy.scores import Correlated, Index, Scores
 from rlrec.records import Version
-from rlrec.store import Unit, arms, audit, beliefs, contents, policies
+from rlrec.store import Unit, audit, beliefs, policies
 from rlrec.store.beliefs import SUMS, Place
 from rlrec.store.bulk import Columns
 from rlrec.store.reader import Batch
 
-CHECK, DRAWS = "propensities", "draws"
-ABSOLUTE, RELATIVE = 1e-9, 1e-6  # a propensity computed another way may differ by either
 ALL = 10_000  # decisions that are derived again unless asked otherwise
 PORTION = 50_000  # decisions of a sample that are held at once
 
@@ -69,7 +64,7 @@ def check(unit: Unit, decision_ids: Ids, *, found: Findings) -> int:
     """Derive the slates of these decisions again: how many could be."""
     done = 0
     for start in range(0, len(decision_ids), PORTION):
-        pages = _pages(audit.of(unit, decision_ids[start : start + PORTION].tolist()))
+        pages = whole(audit.of(unit, decision_ids[start : start + PORTION].tolist()))
         versions = policies.by_id(unit, set(pages.once("version_id").tolist()))
         for version_id in sorted(versions):
             mine = pages.take(pages.once("version_id") == version_id)
@@ -81,41 +76,6 @@ def check(unit: Unit, decision_ids: Ids, *, found: Findings) -> int:
     return done
 
 
-@dataclass(frozen=True, eq=False)
-class Pages:
-    """Decisions with all slots of their page: columns of `audit`, and the row of each one's first slot, (n,)."""
-
-    slots: Columns
-    first: Ids
-
-    def __len__(self) -> int:
-        return len(self.first)
-
-    def once(self, name: str) -> npt.NDArray[Any]:
-        return self.slots[name][self.first]
-
-    def of(self, name: str, pages: Index, size: int) -> npt.NDArray[Any]:
-        """A slot's column of some pages of one length, (pages, size)."""
-        found: npt.NDArray[Any] = self.slots[name][self.first[pages][:, None] + np.arange(size)]
-        return found
-
-    def take(self, kept: Flags) -> Pages:
-        size = self.once("size")[kept]
-        first = self.first[kept]
-        rows = np.repeat(first - np.r_[0, np.cumsum(size)[:-1]], size) + np.arange(size.sum())
-        return Pages({name: column[rows] for name, column in self.slots.items()}, np.r_[0, np.cumsum(size)[:-1]])
-
-
-def _pages(slots: Columns) -> Pages:
-    """Pages that are whole; others are told of as dangling."""
-    ids = slots["decision_id"]
-    first = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]]) if len(ids) else np.empty(0, np.int64)
-    length = np.diff(np.r_[first, len(ids)])
-    last = slots["position"][first + length - 1] if len(ids) else first
-    whole = (length == slots["size"][first]) & (last == length)
-    return Pages(slots, first).take(whole) if len(ids) else Pages(slots, first)
-
-
 class _Version:
     """The decisions that one version drew."""
 
@@ -123,13 +83,11 @@ class _Version:
         self.unit, self.version, self.found = unit, version, found
         self.prior = beliefs.prior(unit, version.id)
         self.described = designs.described(unit, version)
-        self.reads = Serving(version, sums=[], prior=[]).policy.reads
-        self._sets: dict[int, tuple[Ids, dict[int, str]] | None] = {}
-        self._contexts: dict[int, dict[str, object]] = {}
+        self.referred = Referred(unit, found, reads=Serving(version, sums=[], prior=[]).policy.reads)
 
     def check(self, pages: Pages) -> int:
         seqs = np.unique(pages.once("belief_seq"))
-        self._read_contexts(pages.once("context_id"))
+        self.referred.read(pages.once("context_id"))
         if not lineage.learns(self.version):
             moments: Iterator[tuple[Ids, Sequence[tuple[Any, ...]]]] = iter([(seqs, [])])
         else:
@@ -151,29 +109,18 @@ class _Version:
     def _ordinal(self, at: int) -> int:
         return self.version.ordinal if self.version.status == "frozen" else at
 
-    def _read_contexts(self, ids: Ids) -> None:
-        if not self.reads:
-            return
-        for key, body in contents.context_bodies(self.unit, set(ids.tolist())).items():
-            try:
-                context = json.loads(body)
-                names = context if self.reads == EVERYTHING else self.reads
-                self._contexts[key] = {name: context.get(name) for name in names}
-            except (AttributeError, TypeError, ValueError):
-                self.found.error(CHECK, f"context {key}", "it cannot be read")
-
     def _moment(self, pages: Pages, mine: Index, served: Serving) -> int:
         """Pages drawn from one belief, those that share a distribution together."""
         groups: dict[tuple[int, int, str, int], list[int]] = {}
         names = ("eligible_id", "catalogue_revision", "context_id", "size")
         columns = (pages.slots[name][pages.first[mine]].tolist() for name in names)
         for page, eligible, revision, context, size in zip(mine.tolist(), *columns, strict=True):
-            reading, epoch = served.reading(self._context(context)), served.epoch(revision)
+            reading, epoch = served.reading(self.referred.context(context)), served.epoch(revision)
             groups.setdefault((eligible, epoch, reading, size), []).append(page)
         done = 0
         for (eligible, _, _, size), members in groups.items():
             group = np.array(members, np.intp)
-            context = self._context(int(pages.slots["context_id"][pages.first[group[0]]]))
+            context = self.referred.context(int(pages.slots["context_id"][pages.first[group[0]]]))
             try:
                 with np.errstate(all="ignore"):
                     done += self._group(pages, group, served, eligible, context, size)
@@ -182,86 +129,25 @@ class _Version:
                 self.found.error(CHECK, f"decision {decision}", f"it cannot be derived again: {error}")
         return done
 
-    def _context(self, key: int) -> Mapping[str, object]:
-        return self._contexts.get(key, {})
-
-    def _eligible(self, key: int) -> tuple[Ids, dict[int, str]] | None:
-        """Arms and their keys; None where a set cannot be read, which is told of as dangling."""
-        if key not in self._sets:
-            if len(self._sets) > 1_000:
-                self._sets.clear()
-            try:
-                ids = contents.eligible_arms(self.unit, [key])[key]
-                names = arms.keys(self.unit, ids)
-                self._sets[key] = (np.array(ids, np.int64), names) if len(names) == len(set(ids)) else None
-            except (KeyError, TypeError, ValueError):
-                self._sets[key] = None
-        return self._sets[key]
-
     def _group(
         self, pages: Pages, group: Index, served: Serving, eligible: int, context: Mapping[str, object], size: int
     ) -> int:
-        known = self._eligible(eligible)
+        known = self.referred.eligible(eligible)
         if known is None:
             return 0
         revision = int(pages.slots["catalogue_revision"][pages.first[group[0]]])
         case = served.case(eligible, known[0], context, keys=known[1], revision=revision)
-        stored = _Stored(pages, group, size)
+        stored = Stored(pages, group, size)
         inside = np.isin(stored.arms, case.arms).all(axis=1)
-        stored = stored if inside.all() else _Stored(pages, group[inside], size)
+        stored = stored if inside.all() else Stored(pages, group[inside], size)
         if not len(stored.ids):
             return 0
         again = _again(case, stored, size)
-        self._compare(stored, again)
+        compare(stored, again, of=f"the belief of {self.version.policy.name}@{self.version.number}", found=self.found)
         return len(stored.ids)
 
-    def _compare(self, stored: _Stored, again: _Again) -> None:
-        where = f"{self.version.policy.name}@{self.version.number}"
-        for row in np.flatnonzero(again.redrawn).tolist():
-            detail = f"its seed draws another slate from the belief of {where}"
-            self.found.error(DRAWS, f"decision {stored.ids[row]}", detail)
-        said: dict[int, list[str]] = {}
-        for name in ("propensity", "marginal", "min_propensity"):
-            its, derived = getattr(stored, name), getattr(again, name)
-            # a marginal without a closed form is stored as none
-            wrong = ~_near(its, derived) & ~(np.isnan(its) & (np.isnan(derived) | (derived <= 0)))
-            for row, column in np.argwhere(wrong).tolist():
-                values = f"{its[row, column]:.12g}, not {derived[row, column]:.12g}"
-                said.setdefault(row, []).append(f"{name} at position {column + 1} is {values}")
-        joint = np.log(np.maximum(again.propensity, slate.SMALLEST)).sum(axis=1)
-        for row in np.flatnonzero(~_near(np.exp(stored.log), np.exp(joint))).tolist():
-            said.setdefault(row, []).append(f"log_propensity is {stored.log[row]:.12g}, not {joint[row]:.12g}")
-        for row, what in sorted(said.items()):
-            detail = f"from the belief of {where}: {'; '.join(what)}"
-            self.found.error(CHECK, f"decision {stored.ids[row]}", detail)
 
-
-class _Stored:
-    """What is stored of pages of one length: (n,), and (n, size) of their slots."""
-
-    def __init__(self, pages: Pages, group: Index, size: int) -> None:
-        self.ids: Ids = pages.slots["decision_id"][pages.first[group]]
-        self.seeds = pages.slots["seed"][pages.first[group]].view(np.uint64)
-        self.log: Array = pages.slots["log_propensity"][pages.first[group]]
-        self.arms: Ids = pages.of("arm_id", group, size)
-        self.propensity: Array = pages.of("propensity", group, size)
-        self.marginal: Array = pages.of("marginal", group, size)
-        self.min_propensity: Array = pages.of("min_propensity", group, size)
-
-
-@dataclass(frozen=True, eq=False)
-class _Again:
-    """The same, derived: of the slates stored, (n, size). redrawn (n,): the seed gives another slate.
-
-    Where the seed gives another slate of several positions, their smallest probabilities are taken as stored."""
-
-    redrawn: Flags
-    propensity: Array
-    marginal: Array
-    min_propensity: Array
-
-
-def _again(case: Case, stored: _Stored, size: int) -> _Again:
+def _again(case: Case, stored: Stored, size: int) -> Again:
     places = np.searchsorted(case.arms, stored.arms)
     if size == 1 and not isinstance(case.scores, Correlated):
         return _single(case, stored, places)
@@ -273,10 +159,10 @@ def _again(case: Case, stored: _Stored, size: int) -> _Again:
         propensity[rows] = slate.conditionals(scores, places[rows], floor=case.floor)
         table = slate.marginals(scores, size=size, floor=case.floor)
         marginal[rows] = table[np.arange(size), places[rows]]
-    return _Again(redrawn, propensity, marginal, minimum)
+    return Again(redrawn, propensity, marginal, minimum)
 
 
-def _alike(scores: Scores, stored: _Stored, rows: Index) -> Iterator[tuple[Index, Scores]]:
+def _alike(scores: Scores, stored: Stored, rows: Index) -> Iterator[tuple[Index, Scores]]:
     """Rows that were drawn from the same scores: all, or each from the samples of its own."""
     if not isinstance(scores, Correlated):
         yield from [(rows, scores)] if rows.size else []
@@ -285,19 +171,14 @@ def _alike(scores: Scores, stored: _Stored, rows: Index) -> Iterator[tuple[Index
             yield np.array([row]), scores.at(int(stored.seeds[row]), int(stored.ids[row]))
 
 
-def _single(case: Case, stored: _Stored, places: Index) -> _Again:
+def _single(case: Case, stored: Stored, places: Index) -> Again:
     """One position: the inverse of the distribution at the decision's first word."""
     chance = slate.first(case.scores, floor=case.floor)
     cumulative = np.cumsum(chance)
     uniform = sampler.uniforms(stored.seeds, stored.ids, words=1)[:, 0]
     arm = np.searchsorted(cumulative, uniform * cumulative[-1], side="right")
     redrawn = np.minimum(arm, np.flatnonzero(chance)[-1]) != places[:, 0]
-    return _Again(redrawn, chance[places], chance[places], np.full(places.shape, chance.min()))
-
-
-def _near(stored: Array, derived: Array) -> Flags:
-    distance = np.abs(stored - derived)
-    return (distance <= ABSOLUTE) | (distance <= RELATIVE * derived)
+    return Again(redrawn, chance[places], chance[places], np.full(places.shape, chance.min()))
 
 
 def moments_of(unit: Unit, version: Version, seqs: Ids) -> Iterator[tuple[Ids, list[tuple[Any, ...]]]]:
