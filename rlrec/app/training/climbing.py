@@ -19,7 +19,7 @@ from rlrec.policy.reinforce import Adam, Objective, Pages
 from rlrec.policy.scores import Array
 
 TRAIN, TUNE, GATE = 0, 1, 2
-Z = 1.2815515655446004  # of the lower bound by which epochs are compared: one-sided 10 %
+Z = 2.0  # standard errors below the gain lies the bound by which epochs are compared: the surer one wins
 LEAST = 100  # effective visits for tuning that an epoch must have: a gate of that size refuses to judge by less than half
 
 
