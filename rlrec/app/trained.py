@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
 
+import msgspec
 import numpy as np
 
 from rlrec.app import designs
@@ -20,6 +20,7 @@ from rlrec.records import Version
 from rlrec.store import Unit, contents, weights
 
 CELLS = 2_000_000  # scores that are worked out at a time
+_decode: Callable[[str], dict[str, Any]] = msgspec.json.Decoder().decode
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,4 +112,4 @@ def readings(unit: Unit, context_ids: Ids) -> tuple[list[dict[str, Any]], Ids]:
     """The distinct contexts of decisions, and which of them each has, (n,)."""
     ids, which = np.unique(context_ids, return_inverse=True)
     bodies = contents.context_bodies(unit, ids.tolist())
-    return [json.loads(bodies[key]) for key in ids.tolist()], which.reshape(-1)
+    return list(map(_decode, map(bodies.__getitem__, ids.tolist()))), which.reshape(-1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -133,10 +133,16 @@ class Cutoff:
 
 
 def batches(
-    unit: Unit, selection: Selection, definition: Reward, cutoff: Cutoff, *, keys: bool = False
+    unit: Unit,
+    selection: Selection,
+    definition: Reward,
+    cutoff: Cutoff,
+    *,
+    columns: Collection[str] = READ,
+    keys: bool = False,
 ) -> Iterator[tuple[Batch, Visits, Told]]:
     """The selected log as visits, batch by batch, with the batch each comes from and what became of the others."""
-    for batch in reader.batches(unit, selection, columns=READ, visits=True, keys=keys):
+    for batch in reader.batches(unit, selection, columns=columns, visits=True, keys=keys):
         yield (batch, *whole(batch, definition, cutoff))
 
 

@@ -15,6 +15,7 @@ from rlrec.policy.scores import Array, Index
 
 CELLS = 1 << 17  # scores at a time: what is worked out of them stays near the processor
 HIGHEST = 700.0  # log of a weight that is cut to stay finite
+NEAR = 40.0  # scores all of which are raised beside the best of a chunk, not each beside the best of its row
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -109,7 +110,11 @@ def sums(policy: Gradient, parameters: Parameters, pages: Pages, objective: Obje
     """What some pages say of the gradient. Source: Williams 1992 (REINFORCE); weights and the top-K factor after Chen
     et al. 2019; pages by the exact Plackett-Luce joint with a floor, own derivation."""
     held = {name: values[pages.places] for name, values in parameters.items() if name in ("bias", "linear", "own")}
-    effective = policy.effective({**parameters, **held}, pages.described)
+    weights, bias, own = policy.effective({**parameters, **held}, pages.described)
+    if policy.design.context.intercept:  # what is 1 in every state takes the biases along
+        weights[:, 0] += bias
+        bias = np.zeros_like(bias)
+    effective = weights, bias, own
     whole = _Whole(effective)
     order = np.argsort(pages.state.row, kind="stable")
     step = max(1, CELLS // len(pages.places))
@@ -187,15 +192,21 @@ class _Part:
         gain, raw = pages.gain[rows], pages.raw[rows]
         self.gain, self.raw, self.scale = (one.reshape(len(one), -1) for one in (gain, raw, pages.scale[rows]))
         logits = self.x @ weights.T
-        logits += bias
+        if bias.any():
+            logits += bias
         m, flat = logits.shape[1], logits.reshape(-1)  # places in one row of all: half the time
         self.cells = (state.row[entries] - rows.start) * m + self.place
-        flat[self.cells] += np.einsum("eh,eh->e", self.own, own[self.place])
+        flat[self.cells] += np.einsum("eh,eh->e", self.own, own.take(self.place, axis=0))
         if self.temperature != 1.0:
             logits /= self.temperature
-        logits -= logits.max(axis=1, keepdims=True)
+        highest = logits.max(initial=0.0)
+        near = highest - logits.min(initial=0.0) < NEAR
+        logits -= highest if near else logits.max(axis=1, keepdims=True)
         self.logits, self.raised = logits, np.exp(logits)
-        self.total = self.raised.sum(axis=1, dtype=np.float64)
+        if pages.shown.shape[1] > 1:  # what is left below the first position is a difference
+            self.total = self.raised.sum(axis=1, dtype=np.float64)
+        else:
+            self.total = (self.raised @ np.ones(m, logits.dtype)).astype(np.float64)
         self.at = self.shown + (np.arange(len(self.shown)) * m)[:, None]
         self.best = self.raised.reshape(-1)[self.at].astype(np.float64)
         self.squares = np.einsum("nm,nm->n", self.raised, self.raised).astype(np.float64)
@@ -262,7 +273,7 @@ class _Part:
         return moved.T @ self.x, np.ones(len(moved), moved.dtype) @ moved, np.column_stack(own)
 
     def figures(self, scored: Scored) -> dict[str, float]:
-        size = 1.0 + np.einsum("nd,nd->n", self.x, self.x, dtype=np.float64)[:, None]
+        size = 1.0 + np.einsum("nd,nd->n", self.x, self.x).astype(np.float64)[:, None]
         square, weight = scored.square * size / self.temperature**2, scored.weight
         length = np.abs(self.gain) * np.sqrt(square)
         return {

@@ -130,7 +130,9 @@ LOGGED = (11 - ITEMS) / 55
 def climbed(reward: Array, logged: Array, objective: Objective, *, steps: int = 4_000, rate: float = 0.05) -> Array:
     """Where the climb ends on the log in which every item stands as often as it is likely."""
     kind, m = policy(), len(reward)
-    nobody = State(np.zeros((m, len(kind.names))), np.empty(0, np.intp), np.empty(0, np.int64), np.empty((0, 4)))
+    x = np.zeros((m, len(kind.names)))
+    x[:, 0] = 1.0  # of all features, the constant
+    nobody = State(x, np.empty(0, np.intp), np.empty(0, np.int64), np.empty((0, 4)))
     shape = (m, 1) if objective.top else (m,)
     pages = Pages(
         state=nobody, places=np.arange(m), described=np.zeros((m, 3)), shown=np.arange(m)[:, None],
@@ -142,7 +144,8 @@ def climbed(reward: Array, logged: Array, objective: Objective, *, steps: int = 
     for step in range(steps):
         gradient = reinforce.sums(kind, parameters, pages, objective).mean
         parameters, climb = climb.step(parameters, gradient, rate=rate / (1 + 10 * step / steps))
-    return reinforce.chances(parameters["bias"][None], temperature=1.0, floor=0.0)[0]
+    score = kind.scores_of(parameters, nobody, arms=np.arange(m), described=pages.described)
+    return reinforce.chances(score[:1], temperature=1.0, floor=0.0)[0]
 
 
 def test_without_correction_the_logger_shines_through() -> None:

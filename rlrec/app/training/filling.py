@@ -20,6 +20,12 @@ from rlrec.store import Unit, arms, settings
 from rlrec.store.bulk import Columns
 from rlrec.store.reader import Batch, Selection
 
+# What is read of every impression.
+READ = (
+    "at", "imported", "censored", "context_id", "eligible_id", "catalogue_revision", "size", "split", "visit", "step",
+    "arm_id", "propensity", "marginal", "min_propensity", "log_propensity", "history", "recorded", "created_at",
+)  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class Filled:
@@ -54,7 +60,7 @@ class Filler:
         """The selected log as it can be used; what was not ripe at `since` is new."""
         total = dict.fromkeys(("unnamed", "unrecorded", "last_id", "visits", "new", "rewarded"), 0)
         told = Told()
-        for batch, found, more in visits.batches(self.unit, selection, self.reward, cutoff, keys=True):
+        for batch, found, more in visits.batches(self.unit, selection, self.reward, cutoff, columns=READ, keys=True):
             told += more
             if not len(found):
                 continue
