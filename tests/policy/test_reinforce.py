@@ -26,7 +26,9 @@ def policy(**parameters: object) -> Gradient:
 def random_state(kind: Gradient, n: int, m: int, rng: np.random.Generator) -> State:
     row = np.repeat(np.arange(n), 2)
     arm = np.concatenate([rng.choice(m, 2, replace=False) for _ in range(n)])
-    return State(rng.normal(size=(n, len(kind.names))), row, arm, rng.normal(size=(2 * n, 4)))
+    x = rng.normal(size=(n, len(kind.names)))
+    x[:, 0] = 1.0  # the constant
+    return State(x, row, arm, rng.normal(size=(2 * n, 4)))
 
 
 def random_parameters(kind: Gradient, arms: int, rng: np.random.Generator) -> Parameters:
