@@ -37,7 +37,7 @@ def show(store: Store, decision_id: int) -> dict[str, Any]:
         decision = found[decision_id]
         version = policies.by_id(unit, [decision.version_id])[decision.version_id]
         happened = events.of(unit, [decision_id]).get(decision_id, [])
-        answer = rendering.stored(unit, [decision_id])[decision_id]
+        answer, state = rendering.shown(unit, found)[decision_id], rendering.states(unit, found)[decision_id]
         context = json.loads(contents.context_bodies(unit, [decision.context_id])[decision.context_id])
         counted = [event for event in happened if event.kind != CENSOR]
         derived = _Derived(unit, decision, version, context)
@@ -48,7 +48,7 @@ def show(store: Store, decision_id: int) -> dict[str, Any]:
         "belief_seq": decision.belief_seq,
         "seed": None if decision.seed is None else unsigned(decision.seed),
         "context": context,
-        "state": json.loads(decision.state),
+        "state": state,
         "eligible": len(derived.arms),
         "floor": derived.floor,
         "slate": [

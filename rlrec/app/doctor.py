@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlrec.app.audit import beliefs, dangling, propensities
+from rlrec.app.audit import beliefs, dangling, propensities, remembered
 from rlrec.app.audit.drifting import Drift
 from rlrec.app.audit.exploring import Entropy, Starving
 from rlrec.app.audit.findings import Finding, Findings
@@ -25,6 +25,7 @@ CHECKS = {
     "draws": ("slates drawn again", "propensities"),
     "shown": ("arms against their propensities", "shown"),
     "dangling": ("decisions and their events", "decisions"),
+    "history": ("decisions against their visits", "decisions"),
     "rounded": ("slots", "slots"),
     "reward-outage": ("policies", "policies"),
     "drift": ("policies", "policies"),
@@ -58,6 +59,7 @@ def doctor(store: Store, request: Request) -> Report:
         counts = audit.counts(unit)
         catalogue = arms.every(unit)
         dangling.check(unit, found=found)
+        remembered.check(unit, found=found)
         tested = sum(_policy(unit, policy, found, catalogue) for policy in policies.all_policies(unit))
         derived = _propensities(unit, request, found)
     told = found.told()

@@ -30,7 +30,7 @@ def export_log(store: Store, *, log: str | None = None) -> Iterator[Record]:
 def _records(unit: Unit, ids: Collection[int]) -> Iterator[Record]:
     found = decisions.find(unit, ids)
     happened = events.of(unit, ids)
-    answers = rendering.shown(unit, found)
+    answers, states = rendering.shown(unit, found), rendering.states(unit, found)
     versions = policies.by_id(unit, {decision.version_id for decision in found.values()})
     contexts = contents.context_bodies(unit, {decision.context_id for decision in found.values()})
     eligible = _eligible(unit, {decision.eligible_id for decision in found.values()})
@@ -38,7 +38,7 @@ def _records(unit: Unit, ids: Collection[int]) -> Iterator[Record]:
         one = found[key]
         yield _slate(answers[key], one) | {
             "context": json.loads(contexts[one.context_id]),
-            "state": json.loads(one.state),
+            "state": states[key],
             "eligible": eligible[one.eligible_id],
             "reward": _reward(versions[one.version_id], one, happened.get(key, ())),
             "seed": one.seed,

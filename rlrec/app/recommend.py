@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import copy
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -210,13 +210,7 @@ def _store(
     return answers
 
 
-class Seen(NamedTuple):
-    """What a decision saw of its visit; history: packed."""
-
-    guest: Guest
-    step: int
-    state: str
-    history: bytes
+Seen = tuple[Guest, int, str, bytes]  # what a decision saw of its visit: step, state and, packed, history
 
 
 def _serve(
@@ -225,7 +219,7 @@ def _serve(
     """What every decision saw, and its page, by place: the requests of a session in turn, so that each sees those
     before it."""
     pages = draw({place: plan for place, plan in plans.items() if not plan.lane.stateful}, ids, bits, warm.keys)
-    waiting, seen = len(pages) < len(plans), dict[int, Seen]()
+    now, waiting, seen = unit.now, len(pages) < len(plans), dict[int, Seen]()
     memory: Memory | None = None
     for turn in _turns(plans):
         arrived = [guests.arrive(plan.request.session) for plan in turn.values()]
@@ -235,8 +229,8 @@ def _serve(
         if waiting:
             pages |= _drawn_in_turn(turn, ids, histories, bits, warm)
         for place, guest, history in zip(turn, arrived, histories.packed(), strict=True):
-            seen[place] = Seen(guest, guest.steps, guest.state(unit.now), history)
-            guest.show(ids[place], pages[place].arms, pages[place].recent, unit.now)
+            seen[place] = guest, guest.steps, guest.state(now), history
+            guest.show(ids[place], pages[place].arms, pages[place].recent, now)
     return seen, pages
 
 
@@ -251,6 +245,8 @@ def _drawn_in_turn(
 
 def _turns(plans: Mapping[int, Plan]) -> list[dict[int, Plan]]:
     """The first requests of all sessions, then the second ones, and so on."""
+    if len({plan.request.session for plan in plans.values()}) == len(plans):
+        return [dict(plans)]
     turns: list[dict[int, Plan]] = []
     had: Counter[str] = Counter()
     for place, plan in plans.items():

@@ -1,7 +1,8 @@
 """What a decision remembers of its visit: the slots shown before it, and what they had earned by then.
 
-A visit keeps its memory as bytes: rows of four 8-byte integers, the last slots it has shown (decision, position, arm,
-step). Rewards are not kept: they are read from the events that had been received when the group began.
+A visit keeps its memory as bytes: rows of four 8-byte integers, one for each of the last slots it has shown: decision,
+step and position (PLACE times the one, and the other), arm, and when it was shown. Rewards are not kept: they are read
+from the events that had been received when the group began.
 """
 
 from __future__ import annotations
@@ -23,15 +24,23 @@ if TYPE_CHECKING:
     from rlrec.app.visiting import Guest
 
 WORDS = 4
-SLOT = struct.Struct("<4q")
-LIMIT = REMEMBERED * SLOT.size
+PLACE = 1 << 32
+LIMIT = REMEMBERED * WORDS * 8
+_ROW = struct.Struct("<4q")
 
 
-def moved(memory: bytes, decision: int, arms: Sequence[int], step: int) -> bytes:
+def row(decision: int, step: int, position: int, arm: int, at: int) -> bytes:
+    """One slot of a memory."""
+    return _ROW.pack(decision, PLACE * step + position, arm, at)
+
+
+def moved(memory: bytes, decision: int, step: int, arms: Sequence[int], at: int) -> bytes:
     """A visit's memory after one decision more."""
-    for position, arm in enumerate(arms[-REMEMBERED:], max(1, len(arms) - REMEMBERED + 1)):
-        memory += SLOT.pack(decision, position, arm, step)
-    return memory[-LIMIT:]
+    place = PLACE * step
+    for arm in arms:
+        place += 1
+        memory += _ROW.pack(decision, place, arm, at)
+    return memory if len(memory) <= LIMIT else memory[-LIMIT:]
 
 
 class Memory:
@@ -41,18 +50,18 @@ class Memory:
         """definitions: the reward definitions by which histories will be asked for."""
         self.now = unit.now
         self._told: _Told | None = None
-        shown = np.unique(_rows(guests)[:, 0])
-        if len(shown):
+        rows = _rows(guests)
+        if len(rows):
             kinds = {kind for one in definitions for kind in one.weights}
-            found = events.known(unit, shown.tolist(), kinds, received=unit.now)
-            self._told = _Told(found) if found else None
+            found = events.known(unit, rows[:, 0], kinds, received=unit.now)
+            self._told = _Told(found, rows) if found else None
 
     def histories(self, guests: Sequence[Guest], definitions: Sequence[Reward]) -> History:
         """What the next decision of each guest remembers; definitions: of each, that of the version that decides."""
         if not any(guest.steps for guest in guests):
             return History.nothing(len(guests))
         rows = _rows(guests)
-        start = np.cumsum([0, *(len(guest.memory) // SLOT.size for guest in guests)])
+        start = np.cumsum([0, *(len(guest.memory) // _ROW.size for guest in guests)])
         owner = np.repeat(np.arange(len(guests)), np.diff(start))
         step = np.array([guest.steps for guest in guests], np.int64)
         gap_us = np.array([self.now - guest.last_at for guest in guests], np.int64)
@@ -62,20 +71,24 @@ class Memory:
         return History(
             step, gap_us / 1e6, np.array([guest.shown for guest in guests], np.int64),
             np.bincount(owner, weights=earned + pages, minlength=len(guests)).astype(np.float64, copy=False), start,
-            rows[:, 2], step[owner] - rows[:, 3], earned,
+            rows[:, 2], step[owner] - rows[:, 1] // PLACE, earned,
         )  # fmt: skip
 
 
 class _Told:
-    """Events of slots and pages, rows of `events.known`."""
+    """Events of slots and pages."""
 
-    def __init__(self, found: Sequence[Row]) -> None:
-        decisions, positions, self._kinds, values, ages = zip(*found, strict=True)
+    def __init__(self, found: Sequence[Row], shown: Ints) -> None:
+        """found: rows of `events.known`, of others too; shown: the memories."""
+        decisions, positions, self._kinds, values, ats = zip(*found, strict=True)
         self._ids = np.unique(decisions)
+        mine = shown[np.isin(shown[:, 0], self._ids)]
+        served = dict(zip(mine[:, 0].tolist(), mine[:, 3].tolist(), strict=True))
         self._places: dict[tuple[int, int | None], int] = {}  # of a slot, or of a page
         named = zip(decisions, positions, strict=True)
         self._place = np.array([self._places.setdefault(name, len(self._places)) for name in named], np.int64)
-        self._value, self._age = np.array(values, np.float64), np.array(ages, np.int64)
+        self._value = np.array(values, np.float64)
+        self._age = np.array([at - served.get(decision, at) for decision, at in zip(decisions, ats, strict=True)])
         said = [(row[0:2], row[3] == 1.0) for row in found if row[2] == CENSOR]
         self._censored = [self._places[name] for name, censored in dict(said).items() if censored]  # the last word
         self._worth: dict[int, list[float]] = {}
@@ -98,7 +111,8 @@ class _Told:
         """Put what slots have earned in their places, and what pages have in those of their last slots."""
         hit = np.flatnonzero(np.isin(rows[:, 0], self._ids))
         last = np.append(rows[1:, 0] != rows[:-1, 0], True)[hit]
-        told = zip(hit.tolist(), *rows[hit, :2].T.tolist(), owner[hit].tolist(), last.tolist(), strict=True)
+        columns = (hit, rows[hit, 0], rows[hit, 1] % PLACE, owner[hit], last)
+        told = zip(*(column.tolist() for column in columns), strict=True)
         for place, decision, position, guest, ends in told:
             worth = self.worth(definitions[guest])
             if (slot := self._places.get((decision, position))) is not None:

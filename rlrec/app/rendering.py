@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from math import exp
 from typing import TYPE_CHECKING, Any
 
+from rlrec.policy import history
 from rlrec.records import Decision, Version
 from rlrec.store import Unit, arms, decisions, experiments, policies, sessions
 from rlrec.store.sessions import Session
@@ -62,6 +63,13 @@ def shown(unit: Unit, found: Mapping[int, Decision]) -> dict[int, dict[str, Any]
         key: _stored(decision, versions[decision.version_id], owners[decision.session_id], keys, labels)
         for key, decision in found.items()
     }
+
+
+def states(unit: Unit, found: Mapping[int, Decision]) -> dict[int, dict[str, Any]]:
+    """What each decision saw of its visit: the state as it is stored, and what else is known to have been known."""
+    known = {key: decision.history or b"" for key, decision in found.items()}
+    names = arms.keys(unit, {arm for blob in known.values() for arm in history.arms(blob)})
+    return {key: json.loads(found[key].state) | history.shown(blob, names) for key, blob in known.items()}
 
 
 def _stored(

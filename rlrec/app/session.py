@@ -106,14 +106,14 @@ def _chosen(visits: Sequence[Visit], request: Request) -> Visit:
 
 def _steps(unit: Unit, ids: Sequence[int], reward: Reward | None) -> list[dict[str, Any]]:
     found, happened = decisions.find(unit, ids), events.of(unit, ids)
-    answers = rendering.stored(unit, ids)
+    answers, states = rendering.shown(unit, found), rendering.states(unit, found)
     versions = policies.by_id(unit, {decision.version_id for decision in found.values()})
     bodies = contents.context_bodies(unit, {decision.context_id for decision in found.values()})
     return [
         _step(
             found[key],
             happened.get(key, []),
-            answers[key],
+            answers[key] | {"state": states[key]},
             context=bodies[found[key].context_id],
             reward=reward or versions[found[key].version_id].reward,
         )
@@ -132,7 +132,7 @@ def _step(
     kept = ("decision_id", "request_id", "step", "at", "policy", "version", "experiment", "variant")
     return {name: answer[name] for name in kept} | {
         "context": json.loads(context),
-        "state": json.loads(decision.state),
+        "state": answer["state"],
         "propensity": answer["propensity"],
         "log_propensity": answer["log_propensity"],
         "slate": slate,

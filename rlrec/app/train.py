@@ -44,7 +44,7 @@ class Request:
     gamma: float = 1.0
     baseline: str = "value"
     epochs: int = 30
-    rate: float = 0.05
+    rate: float = 0.01
     entropy: float = 0.0
     clip: float | None = 20.0
     top: int = 0

@@ -68,18 +68,14 @@ class Guest:
 
     def show(self, decision: int, arms: Sequence[int], texts: Sequence[str], now: int) -> None:
         """A decision was made: these arms stand on its page; texts: them as JSON."""
-        self.memory = remembering.moved(self.memory, decision, arms, self.steps)
-        self.shown += len(arms)
-        self._recall(texts)
-        self.steps, self.last_at = self.steps + 1, max(self.last_at, now)
-
-    def _recall(self, arms: Sequence[str]) -> None:
-        texts = ",".join(arms[-RECENT:])
+        self.memory = remembering.moved(self.memory, decision, self.steps, arms, now)
+        recent = ",".join(texts[-RECENT:])
         if len(self.recent) > 2:
-            texts = f"{self.recent[1:-1]},{texts}"
-        for _ in range(texts.count(BETWEEN) + 1 - RECENT):
-            texts = texts[texts.index(BETWEEN) + 2 :]
-        self.recent = f"[{texts}]"
+            recent = f"{self.recent[1:-1]},{recent}"
+        for _ in range(recent.count(BETWEEN) + 1 - RECENT):
+            recent = recent[recent.index(BETWEEN) + 2 :]
+        self.recent, self.shown, self.steps = f"[{recent}]", self.shown + len(arms), self.steps + 1
+        self.last_at = max(self.last_at, now)
 
 
 class Guests:
@@ -121,9 +117,9 @@ class Guests:
             if guest.steps and not guest.memory and guest.ended_at is None
             and self.unit.now - guest.last_at <= self.timeout_us
         }  # fmt: skip
-        for session_id, decision, position, arm, step in decisions.shown(self.unit, list(lost)) if lost else ():
+        for session_id, *slot in decisions.shown(self.unit, list(lost)) if lost else ():
             guest = lost[session_id]
-            guest.memory = (guest.memory + remembering.SLOT.pack(decision, position, arm, step))[-remembering.LIMIT :]
+            guest.memory = (guest.memory + remembering.row(*slot))[-remembering.LIMIT :]
             guest.shown += 1
 
     def check(self, key: str, user: str | None) -> None:

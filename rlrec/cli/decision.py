@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from rlrec.cli.output import View
-from rlrec.cli.session import happenings
+from rlrec.cli.session import brief, happenings
 from rlrec.cli.shared import Group, printed, stored
 from rlrec.cli.tables import cell
 from rlrec.cli.values import INTEGER
@@ -63,7 +63,7 @@ def _title(found: dict[str, Any]) -> list[str]:
     return [
         f"decision {found['decision_id']} at {found['at']}: {who}",
         f"{policy}, belief {found['belief_seq']}, floor {cell(found['floor'])}",
-        f"context {cell(found['context'])}, state {cell(found['state'])}, {found['eligible']} eligible arms",
+        f"context {cell(found['context'])}, state {cell(brief(found['state']))}, {found['eligible']} eligible arms",
         *([f"saw {_features(found['features'])}"] if "features" in found else []),
         f"propensity {cell(found['propensity'])}, reward {cell(found['reward'])} ({found['reward_definition']})",
     ]

@@ -95,7 +95,7 @@ def _rows(step: dict[str, Any]) -> Iterator[list[Any]]:
     policy = f"{step['policy']}@{step['version']}"
     if step["variant"] is not None:
         policy += f" {step['experiment']}/{step['variant']}"
-    head = [step["step"], step["decision_id"], step["at"], policy, step["context"], step["state"]]
+    head = [step["step"], step["decision_id"], step["at"], policy, step["context"], brief(step["state"])]
     single = len(step["slate"]) == 1
     for number, slot in enumerate(step["slate"]):
         happened = happenings(step, slot["position"], number=cell) + (" (censored)" if slot["censored"] else "")
@@ -105,6 +105,11 @@ def _rows(step: dict[str, Any]) -> Iterator[list[Any]]:
     if not single:
         page = [None, "(page)", step["propensity"], happenings(step, None, number=cell), step["reward"], step["return"]]
         yield [None] * len(head) + page
+
+
+def brief(state: dict[str, Any]) -> dict[str, Any]:
+    """A state without the long list of all that was remembered."""
+    return {name: value for name, value in state.items() if name != "history"}
 
 
 def happenings(step: dict[str, Any], position: int | None, *, number: Callable[[float], str] = repr) -> str:

@@ -35,7 +35,7 @@ MOST = 10_000_000  # sessions, steps, runs
 @printed
 @stored
 def simulate(store: Any, show: Show, ephemeral: bool, **given: Any) -> None:
-    """Serve a simulated audience whose best arm, or best policy, is known.
+    """Serve a simulated audience whose best arm or policy is known.
 
     ENV and its parameters: bernoulli (rates), drift (rates, jumps=ARM:RATE:FROM:TO,... or none, swing, period),
     delayed (rates, delay, shape) and contextual (model, arms, features, seed). rates are numbers, 0.9,0.8, or a CSV

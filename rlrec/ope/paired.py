@@ -120,10 +120,12 @@ def _resampled(ours: SessionView, theirs: SessionView, *, seed: int, number: int
 
 
 def _bounds(found: Studentised, alpha: float, *, freedom: float) -> Bounds:
-    """Bootstrap-t; where the replicates are too few for alpha, their quantiles at the level they are enough for,
-    stretched as Student's t is from there to alpha, and no nearer than Student's own.
+    """Bootstrap-t; where the replicates are too few for alpha, Student's t, shifted outwards by the skewness that their
+    quantiles show at the level they are enough for.
 
-    freedom: degrees of freedom of Student's t, the effective sample size less one: weights leave no more of them."""
+    freedom: degrees of freedom of Student's t, the effective sample size less one: weights leave no more of them.
+    Source: own derivation: the first term of the Edgeworth expansion of a studentised mean moves its quantile at z by
+    a multiple of 2 z^2 + 1."""
     from scipy.special import stdtrit
 
     if not found.error > 0 or not len(found.t):
@@ -133,11 +135,9 @@ def _bounds(found: Studentised, alpha: float, *, freedom: float) -> Bounds:
         return found.bounds(1 - 2 * alpha)
     near, far = (-float(stdtrit(max(freedom, 1.0), level)) for level in (enough, alpha))
     low, high = found.bounds(1 - 2 * enough)
-    reach = [
-        max(far / near * (found.value - low), far * found.error),
-        max(far / near * (high - found.value), far * found.error),
-    ]
-    return found.value - reach[0], found.value + reach[1]
+    skewed = [max(0.0, reach / found.error - near) for reach in (found.value - low, high - found.value)]
+    below, above = (found.error * (far + (2 * far**2 + 1) / (2 * near**2 + 1) * shift) for shift in skewed)
+    return found.value - below, found.value + above
 
 
 def _verdict(ours: SessionView, theirs: SessionView, extra: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:

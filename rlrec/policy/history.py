@@ -121,6 +121,11 @@ def entries(blob: bytes) -> list[Entry]:
     return list(_ROW.iter_unpack(blob))[1:]
 
 
+def arms(blob: bytes) -> set[int]:
+    """The ids of the arms that one decision remembers."""
+    return {arm for arm, *_ in entries(blob)}
+
+
 def shown(blob: bytes, keys: Mapping[int, str]) -> dict[str, Any]:
     """What is shown of it beside a state: `rewards` lie beside the state's `recent`. Nothing at the first step."""
     if not blob:

@@ -1,4 +1,4 @@
-"""Simulated audiences: worlds whose best arm is known. Pure: no SQL, no files, no clock, no global random state."""
+"""Simulated audiences: worlds whose best arm or policy is known. Pure: no SQL, files, clock or global random state."""
 
 from __future__ import annotations
 

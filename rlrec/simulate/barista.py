@@ -47,8 +47,8 @@ class Barista(Visitors):
     An item gains 2 levels (3 at most) when it is served; all others lose one. Boredom rises by the level of an item
     served at 1 or more, and falls by 1 after a fresh one. At `patience` the guest leaves; after `cap` items anyway."""
 
-    rates: tuple[float, ...] = (0.8, 0.6, 0.5, 0.3)
-    fade: float = 0.15
+    rates: tuple[float, ...] = (0.8, 0.76, 0.72, 0.68)
+    fade: float = 0.3
     patience: int = 4
     cap: int = 8
 

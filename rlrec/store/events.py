@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 from itertools import chain
+from typing import TYPE_CHECKING
 
 from rlrec.records import Event
 from rlrec.store.unit import Row, Unit
+
+if TYPE_CHECKING:
+    from rlrec.store.reader import Ids
 
 EVENT = ("decision_id", "position", "kind", "value", "at", "received_at", "seq", "key")
 CENSOR = "!censor"
@@ -72,20 +76,21 @@ def earlier(unit: Unit, decision_ids: Collection[int], kinds: Collection[str]) -
     return found
 
 
-def known(unit: Unit, decision_ids: Sequence[int], kinds: Collection[str], *, received: int) -> list[Row]:
-    """(decision_id, position, kind, value, age) of the events of these kinds, and words on censoring, that had been
-    received of these decisions (ascending) by a time, in the order in which they were stored.
+def known(unit: Unit, decision_ids: Ids, kinds: Collection[str], *, received: int) -> list[Row]:
+    """(decision_id, position, kind, value, at) of the events of these kinds, and words on censoring, that had been
+    received of these decisions by a time, in the order in which they were stored.
 
-    Where the decisions lie close together, those between them come along: to leave them out would cost more."""
-    first, last = decision_ids[0], decision_ids[-1]
+    Where the decisions lie close together, those of others between them come along: to leave them out would cost
+    more."""
+    first, last = int(decision_ids.min()), int(decision_ids.max())
     near = last - first < NEAR * len(decision_ids)
-    of = "e.decision_id BETWEEN ? AND ?" if near else "e.decision_id IN (?*)"
+    of = "decision_id BETWEEN ? AND ?" if near else "decision_id IN (?*)"
+    wanted = (first, last) if near else (sorted(set(decision_ids.tolist())),)
     chosen = (
-        "SELECT e.decision_id, e.position, e.kind, e.value, e.at - d.at FROM event e CROSS JOIN decision d"
-        f" WHERE d.id = e.decision_id AND {of} AND e.received_at <= ? AND e.kind IN (?*)"
-        " ORDER BY e.decision_id, e.number"
+        f"SELECT decision_id, position, kind, value, at FROM event WHERE {of} AND received_at <= ? AND kind IN (?*)"
+        " ORDER BY decision_id, number"
     )
-    return unit.ask(chosen, *((first, last) if near else (decision_ids,)), received, [*kinds, CENSOR])
+    return unit.ask(chosen, *wanted, received, [*kinds, CENSOR])
 
 
 def of(unit: Unit, decision_ids: Collection[int]) -> dict[int, list[Event]]:

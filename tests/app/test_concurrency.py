@@ -14,6 +14,8 @@ import pytest
 import sqlalchemy as sa
 
 from rlrec.app import rebuilding
+from rlrec.app.audit import remembered
+from rlrec.app.audit.findings import Findings
 from rlrec.app.doctor import Request, doctor
 from rlrec.store import Store, decisions, policies, tables
 from tests.app.defined import remembering, wrong
@@ -46,7 +48,8 @@ def everything(store: Store, table: sa.Table, *names: str) -> list[tuple[Any, ..
 
 
 def consistent(store: Store, name: str) -> None:
-    """Beliefs are what slots and events add up to; sessions count their steps; every page is whole."""
+    """Beliefs are what slots and events add up to; sessions count their steps, and each step remembers those before it;
+    every page is whole."""
     assert apart(sums(store, name), added_up(store, name)) == 0.0
     with store.read() as unit:
         visits = unit.rows(sa.select(tables.visit.c.session_id, tables.visit.c.number, tables.visit.c.steps))
@@ -54,6 +57,10 @@ def consistent(store: Store, name: str) -> None:
             sa.select(*(tables.decision.c[one] for one in ("session_id", "visit", "step", "at", "id", "policy_id")))
         )
         found = decisions.find(unit, [row[4] for row in rows])
+        forgot = Findings()
+        remembered.check(unit, found=forgot)
+    assert forgot.told() == []
+    assert all(one.history is not None for one in found.values())
     for session, number, steps in visits:
         mine = sorted(row[2:4] for row in rows if row[:2] == (session, number))
         assert [step for step, _ in mine] == list(range(steps))

@@ -196,6 +196,11 @@ def both(changed: str, where: str) -> list[str]:
 SEES, OTHER = of("sees"), of("sees").replace("arm_id = 1", "arm_id = 2")
 ITS = f"extra = (SELECT extra FROM belief WHERE {OTHER})"
 FADES = "(SELECT max(d.id) FROM decision d JOIN policy p ON p.id = d.policy_id WHERE p.name = 'fades')"
+THIRD = "(SELECT min(id) FROM decision WHERE step = 2)"
+SECOND = (
+    f"(SELECT e.id FROM decision e JOIN decision d ON e.session_id = d.session_id AND e.visit = d.visit AND e.step = 1"
+    f" WHERE d.id = {THIRD})"
+)
 PAGES = "UPDATE version SET parameters = replace(parameters, '{}', '{}') WHERE policy_id = " + (
     "(SELECT id FROM policy WHERE name = '{}')"
 )
@@ -237,6 +242,13 @@ BENT: dict[str, tuple[list[str], str, str]] = {
     "arm's belief": ([f"UPDATE slot SET arm_id = 1 + arm_id % 4 WHERE decision_id = {ONE}"], "slots", "policy ucb"),
     "seed": ([f"UPDATE decision SET seed = 12345 WHERE id = {PAGE}"], "draws", PAGE),
     "arm not eligible": ([f"UPDATE slot SET arm_id = 5 WHERE decision_id = {ONE}"], "dangling", ONE),
+    "history": ([f"UPDATE decision SET history = x'' WHERE id = {THIRD}"], "history", THIRD),
+    "history in pieces": ([f"UPDATE decision SET history = substr(history, 2) WHERE id = {THIRD}"], "history", THIRD),
+    "history without end": (
+        [f"UPDATE decision SET history = substr(history, 1, length(history) - 24) WHERE id = {THIRD}"],
+        "history", THIRD,
+    ),
+    "arm remembered": ([f"UPDATE slot SET arm_id = 1 + arm_id % 4 WHERE decision_id = {SECOND}"], "history", THIRD),
     "page": ([f"DELETE FROM slot WHERE position = 3 AND decision_id = {PAGE}"], "dangling", PAGE),
     "censored": ([f"UPDATE slot SET censored = 1 - censored WHERE decision_id = {ONE}"], "slots", ONE),
     "decision gone": ([f"DELETE FROM decision WHERE id = {PAGE}"], "dangling", "session ts-0 visit 1"),

@@ -77,6 +77,38 @@ def test_what_was_exported_comes_back_but_for_its_ids(lived: Run, other: Run) ->
     assert without_ids(exported(other)) == without_ids(first)
 
 
+def histories(db: str) -> list[tuple[Any, ...]]:
+    with closing(Store(db)) as store, store.read() as unit:
+        return unit.ask("SELECT step, state, history FROM decision ORDER BY id")
+
+
+def test_what_was_known_of_a_visit_comes_back(lived: Run, other: Run, db: str, tmp_path: Path) -> None:
+    """As bytes too, where arms have the same ids; what is shown beside a state is not stored in it."""
+    other("arm", "add", "b"), other("arm", "add", "a"), other("arm", "add", "c")
+    lived("recommend", "--policy", "home", "--session", "s0")
+    first = exported(lived)
+    assert [len(one["state"].get("history", ())) for one in first] == [0, 0, 2, 2, 4]
+    assert (first[4]["state"]["rewards"], first[4]["state"]["reward"]) == ([1.0, 0.0, 0.0, 0.0], 1.0)
+    imported(other, "".join(json.dumps(one) + "\n" for one in first))
+    assert histories(str(tmp_path / "other.db")) == histories(db)
+    assert other("decision", "show", 5, "--json").json["state"] == first[4]["state"]
+
+
+def test_arms_that_are_remembered_are_added(lived: Run, other: Run) -> None:
+    last = exported(lived)[2]
+    last["state"]["history"][0]["arm"] = "gone"
+    imported(other, json.dumps(last) + "\n")
+    assert exported(other)[0]["state"] == last["state"]
+    assert "gone" in {one["arm"] for one in other("arm", "list", "--format", "ndjson").lines}
+
+
+@pytest.mark.parametrize("state", [{}, {"mood": 3}, {"step": 2, "gap_s": 1, "recent": []}, {"history": ["a"]}])
+def test_a_line_that_does_not_tell_leaves_it_unknown(run_sqlite: Run, sqlite_db: str, state: dict[str, Any]) -> None:
+    imported(run_sqlite, lines({"state": state}))
+    assert histories(sqlite_db) == [(0, canonical.text(state), None)]
+    assert exported(run_sqlite)[0]["state"] == state
+
+
 def test_an_export_has_the_keys_of_recommend_and_of_the_log(lived: Run) -> None:
     asked = lived("recommend", "--policy", "home", "--session", "s9", "--json").json
     last = exported(lived)[-1]

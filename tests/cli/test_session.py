@@ -45,7 +45,11 @@ def test_timeline_has_state_slate_events_reward_and_return(ready):
     one, two = found["decisions"]
     assert (found["user"], found["visit"], found["visits"], found["ended_at"]) == ("u1", 1, 1, None)
     assert (one["context"], one["state"], one["reward"], one["return"]) == ({"hour": 9}, {"step": 0}, 1.0, 3.0)
-    assert two["state"] == {"gap_s": 60, "recent": [one["slate"][0]["arm"]], "step": 1}
+    arm = one["slate"][0]["arm"]
+    assert two["state"] == {
+        "gap_s": 60, "recent": [arm], "step": 1, "shown": 1, "reward": 0.0, "rewards": [0.0],
+        "history": [{"arm": arm, "ago": 1, "reward": 0.0}],
+    }  # fmt: skip
     assert [slot["reward"] for slot in two["slate"]] == [0.0, 1.0]
     assert (two["reward"], two["return"]) == (4.0, 4.0)
     assert [(event["position"], event["value"], event["key"]) for event in two["events"]] == [

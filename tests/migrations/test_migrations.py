@@ -173,6 +173,17 @@ def test_an_old_store_works(old: Path) -> None:
     assert (new["variant"], new["policy"], new["decision_id"]) == (kept["variant"], kept["policy"], 6)
 
 
+def test_what_an_old_store_did_not_remember_stays_unknown(old: Path) -> None:
+    """Its decisions have what they had; a visit that goes on is remembered whole."""
+    before, run = rows(old)["decision"], runner(str(old))
+    run("init")
+    assert [row[: len(mine)] for row, mine in zip(rows(old)["decision"], before, strict=True)] == before
+    new = run("--now", "2026-01-01T14:05:30Z", "recommend", "--policy", "slow", "--session", "s3", "--json").json
+    state = run("decision", "show", new["decision_id"], "--json").json["state"]
+    assert (new["visit"], new["step"], state["shown"], len(state["history"])) == (1, 1, 1, 1)
+    assert state["history"][0]["arm"] == state["recent"][0]
+
+
 def pulls(run: Any, policy: str) -> dict[str, float]:
     return {row["arm"]: row["pulls"] for row in run("policy", "show", policy, "--json").json["arms"]}
 

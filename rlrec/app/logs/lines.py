@@ -123,8 +123,9 @@ class _Lines:
         intake, unit = self.intake, self.unit
         intake.note()
         sets = {id(line.eligible): line.eligible for line in lines}
-        arm_ids = intake.arms({key for keys in sets.values() for key in keys})
         told = cast(Any, Line(*zip(*lines, strict=True)))  # the lines, column by column
+        remembered = {arm for known in told.history if known is not None for arm, *_ in known.entries}
+        arm_ids = intake.arms(remembered.union(*sets.values()))
         contexts = intake.contexts(told.context)
         ids_of = {number: tuple(sorted(arm_ids[key] for key in keys)) for number, keys in sets.items()}
         stored = contents.eligible_sets(unit, set(ids_of.values()))
@@ -139,6 +140,7 @@ class _Lines:
             "seq": seqs, "session_id": session_ids, "visit": visits, "step": steps, "context_id": contexts,
             "state": told.state, "eligible_id": [eligible[id(keys)] for keys in told.eligible], "size": told.size,
             "log_propensity": told.log_propensity, "seed": told.seed, "at": ats, "request_key": told.request_id,
+            "history": [known and known.packed(arm_ids) for known in told.history],
             "source": [line.said and _source(line.said, owner) for line, owner in zip(lines, owners, strict=True)],
         })  # fmt: skip
         self._slots(lines, ids, arm_ids)

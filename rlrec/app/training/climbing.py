@@ -19,7 +19,8 @@ from rlrec.policy.reinforce import Adam, Objective, Pages
 from rlrec.policy.scores import Array
 
 TRAIN, TUNE, GATE = 0, 1, 2
-Z = 1.2815515655446004  # of the lower bound by which epochs are compared: one-sided 10 %
+Z = 2.0  # standard errors below the gain lies the bound by which epochs are compared: the surer one wins
+LEAST = 100  # effective visits for tuning that an epoch must have: a gate of that size refuses to judge by less than half
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,7 @@ class Options:
     gamma: float = 1.0
     baseline: str = "value"
     epochs: int = 30
-    rate: float = 0.05
+    rate: float = 0.01
     entropy: float = 0.0
     clip: float = np.inf
     top: int = 0
@@ -63,6 +64,11 @@ class Epoch:
     clipped: float
     variance: float
     variance_without_baseline: float
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """How good it is: what the log can tell of comes first, then the lower bound of the gain."""
+        return (self.ess or 0.0) >= LEAST, -np.inf if self.lower is None else self.lower
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -127,7 +133,7 @@ class Climber:
     ) -> Climbed:
         """Climb from some parameters. judge: of the part for tuning; None: there is none, and the last epoch counts."""
         now, adam = start, Adam.start(start)
-        best, lower, chosen, curve = 0, -np.inf, start, list[Epoch]()
+        best, rank, chosen, curve = 0, (False, -np.inf), start, list[Epoch]()
         for epoch in range(1, self.options.epochs + 1):
             now, adam, sums = self._epoch(now, adam)
             point = self._point(epoch, now, sums, judge)
@@ -136,13 +142,12 @@ class Climber:
                 progress(point)
             if point.kl is not None and self.options.kl_stop is not None and point.kl > self.options.kl_stop:
                 break
-            better = judge is None or (point.lower is not None and point.lower > lower)
-            if better:
-                best, chosen = epoch, now
-                lower = point.lower if point.lower is not None else lower
+            its = point.rank if judge is not None else (True, float(epoch))
+            if its > rank:
+                best, rank, chosen = epoch, its, now
             elif epoch - best >= self.options.patience:
                 break
-        return Climbed(parameters=chosen, best=best, curve=curve, promising=judge is None or lower > 0)
+        return Climbed(parameters=chosen, best=best, curve=curve, promising=rank > (True, 0.0))
 
     def _epoch(self, now: Parameters, adam: Adam) -> tuple[Parameters, Adam, reinforce.Sums]:
         total = reinforce.nothing(now)

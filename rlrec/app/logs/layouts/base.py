@@ -18,6 +18,7 @@ from itertools import islice
 from typing import Any, BinaryIO, ClassVar, NamedTuple, Protocol, TypeVar, cast
 
 from rlrec.errors import InputError
+from rlrec.policy.history import Told
 
 GROUP = 20_000  # lines
 WEIGHT = 1 << 23  # bytes, about
@@ -68,7 +69,8 @@ class Happened(NamedTuple):
 
 class Line(NamedTuple):
     """A logged decision. None: the line does not say. context and state are canonical JSON; `eligible` are arm keys,
-    one tuple object for lines that share it; `said` is what the line calls its policy, version and the like."""
+    one tuple object for lines that share it; `said` is what the line calls its policy, version and the like; `history`
+    is what it says was known of the visit."""
 
     number: int
     text: bytes
@@ -89,6 +91,7 @@ class Line(NamedTuple):
     said: dict[str, Any] | None
     slots: tuple[Shown, ...]
     events: tuple[Happened, ...]
+    history: Told | None = None
 
 
 class Impressions(NamedTuple):

@@ -27,6 +27,7 @@ from rlrec.app.logs.layouts.base import (
     probability,
 )
 from rlrec.errors import InputError
+from rlrec.policy import history
 from rlrec.policy import reward as rewards
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -129,13 +130,14 @@ class Jsonl(Layout):
         _check_shares(told, len(eligible))
         at = None if told.at is None else self._time(told.at, "at")
         log_propensity = _log_propensity(told, slots, size)
+        state, known = history.read(told.state) if told.state else (told.state, None)
         return Line(
             number, text, digest, None if self.policy else _owner(told), key(told.session, "session"),
             None if told.user is None else key(told.user, "user"),
             _least(told.visit, 1, "visit"), _least(told.step, 0, "step"), at,
-            canonical.text(told.context), canonical.text(told.state) if told.state else "{}", eligible, size,
+            canonical.text(told.context), canonical.text(state) if state else "{}", eligible, size,
             log_propensity, told.seed, None if told.request_id is None else key(told.request_id, "request_id"),
-            _said(told), slots, self._events(told, slots, at),
+            _said(told), slots, self._events(told, slots, at), known,
         )  # fmt: skip
 
     def _eligible(self, told: Decision, slots: Sequence[Shown]) -> tuple[str, ...]:
