@@ -43,8 +43,8 @@ class Request:
     since: int | None = None
     gamma: float = 1.0
     baseline: str = "value"
-    epochs: int = 30
-    rate: float = 0.01
+    epochs: int = 60
+    rate: float = 0.005
     entropy: float = 0.0
     clip: float | None = 20.0
     top: int = 0

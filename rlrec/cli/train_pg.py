@@ -40,8 +40,8 @@ class Clip(AnyType):
     help="What is subtracted from a return: nothing; the mean; a ridge regression on the state, cross-fitted; the mean "
     "of the other visits of the set at that step.",
 )  # fmt: skip
-@click.option("--epochs", type=Whole(1, 10_000), default=30, show_default=True, help="Passes over the log, at most.")
-@click.option("--lr", "rate", type=NUMBER, default=0.01, show_default=True, help="Step size of Adam.")
+@click.option("--epochs", type=Whole(1, 10_000), default=60, show_default=True, help="Passes over the log, at most.")
+@click.option("--lr", "rate", type=NUMBER, default=0.005, show_default=True, help="Step size of Adam.")
 @click.option("--batch", type=Whole(1, 1_000_000), default=500, show_default=True, help="Visits of one step.")
 @click.option("--entropy", type=NUMBER, default=0.0, show_default=True, help="What a nat of entropy is worth.")
 @click.option(

@@ -13,7 +13,7 @@ from rlrec.policy.gradient import Gradient, Parameters, State
 from rlrec.policy.plackett_luce import remaining, softmax
 from rlrec.policy.scores import Array, Index
 
-CHUNK = 4096  # decisions at a time: what is worked out of them stays near the processor
+CELLS = 1 << 17  # scores at a time: what is worked out of them stays near the processor
 HIGHEST = 700.0  # log of a weight that is cut to stay finite
 
 
@@ -58,13 +58,12 @@ class Objective:
 class Sums:
     """The fold of a batch: `sums(a) + sums(b)` is that of both.
 
-    gradient: sums over decisions. n: decisions. entropy: of position 1 in nats. mass, clipped: of |weight x gain x
-    score|, and how much of it clipping took. square, raw_square: squared length of each decision's gradient (or each
-    slot's, by itself), with the gain and with the return in its place."""
+    gradient: sums over decisions. n: decisions. mass, clipped: of |weight x gain x score|, and how much of it clipping
+    took. square, raw_square: squared length of each decision's gradient (or each slot's, by itself), with the gain and
+    with the return in its place."""
 
     gradient: Parameters
     n: float = 0.0
-    entropy: float = 0.0
     mass: float = 0.0
     clipped: float = 0.0
     square: float = 0.0
@@ -113,10 +112,11 @@ def sums(policy: Gradient, parameters: Parameters, pages: Pages, objective: Obje
     effective = policy.effective({**parameters, **held}, pages.described)
     whole = _Whole(effective)
     order = np.argsort(pages.state.row, kind="stable")
-    ends = np.searchsorted(pages.state.row[order], np.arange(0, len(pages) + CHUNK, CHUNK))
-    for part, start in enumerate(range(0, len(pages), CHUNK)):
+    step = max(1, CELLS // len(pages.places))
+    ends = np.searchsorted(pages.state.row[order], np.arange(0, len(pages) + step, step))
+    for part, start in enumerate(range(0, len(pages), step)):
         entries = order[ends[part] : ends[part + 1]]
-        whole.take(_Part(policy, effective, pages, slice(start, start + CHUNK), entries), objective)
+        whole.take(_Part(policy, effective, pages, slice(start, start + step), entries), objective)
     return whole.finish(policy, parameters, pages)
 
 
@@ -126,16 +126,15 @@ class _Whole:
     def __init__(self, effective: tuple[Array, Array, Array]) -> None:
         weights, bias, own = effective
         self.moved = np.zeros(weights.shape), np.zeros(bias.shape), np.zeros(own.shape)
-        self.figures = dict.fromkeys(("n", "entropy", "mass", "clipped", "square", "raw_square"), 0.0)
+        self.figures = dict.fromkeys(("n", "mass", "clipped", "square", "raw_square"), 0.0)
 
     def take(self, part: _Part, objective: Objective) -> None:
-        scored = part.scored(objective)
-        moved = part.summed(scored)
-        if objective.entropy:
-            moved = moved + objective.entropy * part.scale[:, None] * part.sharpening()
+        scored = part.slots(objective) if objective.top else part.pages(objective)
+        figures = part.figures(scored)
+        moved = part.moved(scored, entropy=objective.entropy)
         for sums, more in zip(self.moved, part.traced(moved), strict=True):
             sums += more
-        for name, value in part.figures(scored).items():
+        for name, value in figures.items():
             self.figures[name] += value
 
     def finish(self, policy: Gradient, parameters: Parameters, pages: Pages) -> Sums:
@@ -156,16 +155,26 @@ def _spread(gradient: Parameters, parameters: Parameters, pages: Pages) -> Param
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """How pages score, one entry of a list a slot (or one for the page): moved (n, m) derivative of the log
-    probability by the logits; weight (n,) of the importance, cut, times what multiplies it; lost (n,): what was cut."""
+    """How pages, or slots by themselves, score: c columns of them, (n, c) each.
 
-    moved: list[Array]
-    weight: list[Array]
-    lost: list[Array]
+    weight: of the importance, cut, times what multiplies it; lost: what was cut. square: squared length of the
+    derivative of the log probability by the logits.
+    spread (n, k), share (n, k): that derivative is, for the arm shown at a position, its share; and for every arm that
+    is left there -spread x its raised score. joint: whether arms shown above are not left."""
+
+    weight: Array
+    lost: Array
+    square: Array
+    spread: Array
+    share: Array
+    joint: bool
 
 
 class _Part:
-    """A chunk of pages: its softmax, and what follows from it."""
+    """A chunk of pages: the raised scores of the arms, exp(score - the best), and what follows from them.
+
+    Nothing but a few numbers a row is worked out by position: the arms left at one differ from all arms by those shown
+    above it alone."""
 
     def __init__(
         self, policy: Gradient, effective: tuple[Array, Array, Array], pages: Pages, rows: slice, entries: Index
@@ -173,103 +182,96 @@ class _Part:
         weights, bias, own = (part.astype(pages.state.x.dtype, copy=False) for part in effective)
         state = pages.state
         self.temperature, self.floor, self.x = policy.temperature, policy.floor, state.x[rows]
-        self.row, self.place, self.own = state.row[entries] - rows.start, state.arm[entries], state.own[entries]
+        self.place, self.own = state.arm[entries], state.own[entries]
         self.shown, self.log_propensity = pages.shown[rows], pages.log_propensity[rows]
-        self.gain, self.raw, self.scale = pages.gain[rows], pages.raw[rows], pages.scale[rows]
+        gain, raw = pages.gain[rows], pages.raw[rows]
+        self.gain, self.raw, self.scale = (one.reshape(len(one), -1) for one in (gain, raw, pages.scale[rows]))
         logits = self.x @ weights.T
         logits += bias
-        if len(self.row):
-            np.add.at(logits, (self.row, self.place), (self.own * own[self.place]).sum(axis=1).astype(logits.dtype))
+        m, flat = logits.shape[1], logits.reshape(-1)  # places in one row of all: half the time
+        self.cells = (state.row[entries] - rows.start) * m + self.place
+        flat[self.cells] += np.einsum("eh,eh->e", self.own, own[self.place])
         if self.temperature != 1.0:
             logits /= self.temperature
         logits -= logits.max(axis=1, keepdims=True)
-        self.chance = np.exp(logits)
-        total = self.chance.sum(axis=1, keepdims=True)
-        self.chance /= total
-        self.log_total = np.log(total[:, 0])
-        self.logits = logits
-        self.entropy = self.log_total - np.einsum("nm,nm->n", self.chance, logits)
+        self.logits, self.raised = logits, np.exp(logits)
+        self.total = self.raised.sum(axis=1, dtype=np.float64)
+        self.at = self.shown + (np.arange(len(self.shown)) * m)[:, None]
+        self.best = self.raised.reshape(-1)[self.at].astype(np.float64)
+        self.squares = np.einsum("nm,nm->n", self.raised, self.raised).astype(np.float64)
 
-    def sharpening(self) -> Array:
-        """Derivative of the entropy by the scores, (n, m)."""
-        log_chance = self.logits - self.log_total[:, None]
-        found: Array = -self.chance * (log_chance + self.entropy[:, None]) / self.temperature
+    def slots(self, objective: Objective) -> Scored:
+        """Each slot by itself."""
+        best, total, top = self.best, self.total[:, None], objective.top
+        log_chance, share = self._mixed(best / total, left=self.raised.shape[1])
+        chance = np.minimum(np.exp(log_chance), 1 - 1e-16)
+        factor = top * np.exp((top - 1) * np.log1p(-chance)) * self.scale
+        weight, lost = _cut(log_chance - self.log_propensity, objective)
+        square = share**2 * (1 - 2 * best / total + (self.squares / self.total**2)[:, None])
+        return Scored(weight * factor, lost * factor, square, share / total, share, joint=False)
+
+    def pages(self, objective: Objective) -> Scored:
+        """Pages by their joint probability: the softmax of the arms left, position by position."""
+        m, k = self.raised.shape[1], self.shown.shape[1]
+        above = np.cumsum(self.best, axis=1) - self.best
+        total = np.maximum(self.total[:, None] - above, self.best + 1e-300)
+        log_chance, share = self._mixed(self.best / total, left=m - np.arange(k))
+        weight, lost = _cut(log_chance.sum(axis=1) - self.log_propensity, objective)
+        spread = share / total
+        reached = np.cumsum(spread, axis=1)  # of an arm shown at a position: it is left down to there
+        square = reached[:, -1] ** 2 * np.maximum(self.squares - (self.best**2).sum(axis=1), 0.0)
+        square += ((share - self.best * reached) ** 2).sum(axis=1)
+        scale = self.scale
+        return Scored(weight[:, None] * scale, lost[:, None] * scale, square[:, None], spread, share, joint=True)
+
+    def _mixed(self, best: Array, *, left: int | Index) -> tuple[Array, Array]:
+        """Log of the probability of arms by their share of the softmax, (n, k), and the part of its derivative that
+        the softmax has."""
+        mixed = np.maximum(self.floor / left + (1 - self.floor) * best, 1e-300)
+        return np.log(mixed), (1 - self.floor) * best / mixed
+
+    def moved(self, scored: Scored, *, entropy: float) -> Array:
+        """Derivative of the objective by the scores of each decision, (n, m)."""
+        weight = scored.weight * self.gain / self.temperature
+        spread, kind = weight * scored.spread, self.raised.dtype
+        every = spread.sum(axis=1)
+        at_shown = weight * scored.share
+        if scored.joint:
+            at_shown += self.best * (every[:, None] - np.cumsum(spread, axis=1))  # below an arm it is not left
+        if entropy:
+            found = self._sharpened(every, entropy * self.scale[:, 0] / (self.temperature * self.total))
+        else:
+            found = self.raised
+            found *= -every.astype(kind)[:, None]
+        found.reshape(-1)[self.at] += at_shown.astype(kind)  # no arm twice on a page
         return found
 
-    def scored(self, objective: Objective) -> Scored:
-        return self._slots(objective) if objective.top else self._pages(objective)
-
-    def _slots(self, objective: Objective) -> Scored:
-        """Each slot by itself."""
-        scored, top = Scored([], [], []), objective.top
-        for position in range(self.shown.shape[1]):
-            moved, log_chance = _step(self.chance, self.shown[:, position], self.floor)
-            chance = np.exp(log_chance)
-            factor = top * np.exp((top - 1) * np.log1p(-np.minimum(chance, 1 - 1e-16)))
-            weight, lost = _cut(log_chance - self.log_propensity[:, position], objective)
-            scored.moved.append(moved / self.temperature)
-            scored.weight.append(weight * factor * self.scale)
-            scored.lost.append(lost * factor * self.scale)
-        return scored
-
-    def _pages(self, objective: Objective) -> Scored:
-        """Pages by their joint probability: the softmax of the arms left, position by position."""
-        left, log_joint, moved = self.chance, np.zeros(len(self.shown)), None
-        rows = np.arange(len(self.shown))
-        for position in range(self.shown.shape[1]):
-            if position:
-                left = left.copy()
-                left[rows, self.shown[:, position - 1]] = 0.0
-                total = left.sum(axis=1, keepdims=True)
-                np.divide(left, total, out=left, where=total > 0)
-            step, log_chance = _step(left, self.shown[:, position], self.floor, gone=position)
-            log_joint += log_chance
-            moved = step if moved is None else moved + step
-        assert moved is not None
-        weight, lost = _cut(log_joint - self.log_propensity, objective)
-        return Scored([moved / self.temperature], [weight * self.scale], [lost * self.scale])
-
-    def summed(self, scored: Scored) -> Array:
-        """Derivative of the objective by the scores of each decision, (n, m)."""
-        gains = [self.gain] if self.gain.ndim == 1 else list(self.gain.T)
-        total = np.zeros_like(self.chance)
-        for moved, weight, gain in zip(scored.moved, scored.weight, gains, strict=True):
-            total += (weight * gain).astype(moved.dtype)[:, None] * moved
-        return total
+    def _sharpened(self, every: Array, worth: Array) -> Array:
+        """-every x raised, and what entropy adds: worth (n,) x the derivative of the entropy, by the raised scores."""
+        kind = self.raised.dtype
+        sharp = self.raised * self.logits
+        entropy = np.log(self.total) - sharp.sum(axis=1, dtype=np.float64) / self.total
+        sharp *= -worth.astype(kind)[:, None]
+        sharp -= self.raised * (every + worth * (entropy - np.log(self.total))).astype(kind)[:, None]
+        return sharp
 
     def traced(self, moved: Array) -> tuple[Array, Array, Array]:
         """Gradients of what `Gradient.effective` gives, from derivatives (n, m) by the scores."""
-        moved = moved.astype(self.x.dtype, copy=False)
-        own = np.zeros((moved.shape[1], self.own.shape[1]))
-        if len(self.row):
-            np.add.at(own, self.place, moved[self.row, self.place][:, None] * self.own)
-        return moved.T @ self.x, moved.sum(axis=0, dtype=np.float64), own
+        m, known = moved.shape[1], moved.reshape(-1)[self.cells]
+        own = [np.bincount(self.place, weights=known * column, minlength=m) for column in self.own.T]
+        return moved.T @ self.x, np.ones(len(moved), moved.dtype) @ moved, np.column_stack(own)
 
     def figures(self, scored: Scored) -> dict[str, float]:
-        size = 1.0 + np.einsum("nd,nd->n", self.x, self.x)
-        found = dict.fromkeys(("mass", "clipped", "square", "raw_square"), 0.0)
-        gains, raws = ([one] if one.ndim == 1 else list(one.T) for one in (self.gain, self.raw))
-        for moved, weight, lost, gain, raw in zip(scored.moved, scored.weight, scored.lost, gains, raws, strict=True):
-            square = np.einsum("nm,nm->n", moved, moved).astype(np.float64) * size
-            length = np.abs(gain) * np.sqrt(square)
-            found["mass"] += float(((weight + lost) * length).sum())
-            found["clipped"] += float((lost * length).sum())
-            found["square"] += float(((weight * gain) ** 2 * square).sum())
-            found["raw_square"] += float(((weight * raw) ** 2 * square).sum())
-        return found | {"n": float(len(self.x)), "entropy": float(self.entropy.sum(dtype=np.float64))}
-
-
-def _step(chance: Array, shown: Index, floor: float, *, gone: int = 0) -> tuple[Array, Array]:
-    """Derivative by the logits of the log probability of an arm, (n, m), and that log probability, (n,).
-
-    chance (n, m): softmax of the arms left; gone: how many are not."""
-    rows, left = np.arange(len(shown)), chance.shape[1] - gone
-    best = chance[rows, shown].astype(np.float64)
-    mixed = np.maximum(floor / left + (1 - floor) * best, 1e-300)
-    share = ((1 - floor) * best / mixed).astype(chance.dtype)
-    moved = chance * -share[:, None]
-    moved[rows, shown] += share
-    return moved, np.log(mixed)
+        size = 1.0 + np.einsum("nd,nd->n", self.x, self.x, dtype=np.float64)[:, None]
+        square, weight = scored.square * size / self.temperature**2, scored.weight
+        length = np.abs(self.gain) * np.sqrt(square)
+        return {
+            "n": float(len(self.x)),
+            "mass": float(((weight + scored.lost) * length).sum()),
+            "clipped": float((scored.lost * length).sum()),
+            "square": float(((weight * self.gain) ** 2 * square).sum()),
+            "raw_square": float(((weight * self.raw) ** 2 * square).sum()),
+        }
 
 
 def _cut(log_ratio: Array, objective: Objective) -> tuple[Array, Array]:

@@ -20,7 +20,7 @@ from rlrec.policy.scores import Array
 
 TRAIN, TUNE, GATE = 0, 1, 2
 Z = 2.0  # standard errors below the gain lies the bound by which epochs are compared: the surer one wins
-LEAST = 100  # effective visits for tuning that an epoch must have: a gate of that size refuses to judge by less than half
+LEAST = 100  # effective visits for tuning that an epoch must have: a gate refuses to judge by less than half of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +32,8 @@ class Options:
 
     gamma: float = 1.0
     baseline: str = "value"
-    epochs: int = 30
-    rate: float = 0.01
+    epochs: int = 60
+    rate: float = 0.005
     entropy: float = 0.0
     clip: float = np.inf
     top: int = 0

@@ -18,6 +18,7 @@ from rlrec.policy.gradient import State
 from rlrec.policy.scores import Array, Index
 
 NARROW = "<f4"  # of features: they are of the size of 1
+MOVED = 5_000  # visits that are moved at a time
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -86,6 +87,12 @@ _KINDS = {"case": "<i4", "size": "<i4", "remembered": "<i4", "default": "<i1", "
           "place": "<i4", "own": NARROW}  # fmt: skip
 
 
+def _inside(begin: Ids, length: Ids) -> Ids:
+    """Places of rows that lie in runs."""
+    found: Ids = np.repeat(begin - np.cumsum(length) + length, length) + np.arange(int(length.sum()))
+    return found
+
+
 def _ends(lengths: Ids) -> Ids:
     found: Ids = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     return found
@@ -117,13 +124,29 @@ class Spool:
         self._known = None
 
     def index(self) -> tuple[Ids, ...]:
-        """Of all visits, (s,) each, by name: name, split, cluster, decisions, slots and arms, and where these begin."""
+        """Of all visits, (s,) each, by split and name: name, split, cluster, decisions, slots and arms, and where these
+        begin. They lie in that order from then on: what is read together lies together."""
         if self._known is None:
             empty = [np.empty(0, np.int64)] * 9
             whole = [np.concatenate(column) for column in zip(*self._index, strict=True)] if self._index else empty
-            order = np.argsort(whole[0].view(np.uint64), kind="stable")
-            self._known = tuple(column[order] for column in whole)
+            order = np.lexsort((whole[0].view(np.uint64), whole[1]))
+            self._arrange([column[order] for column in whole])
+        assert self._known is not None
         return self._known
+
+    def _arrange(self, index: list[Ids]) -> None:
+        """Write the visits anew in this order."""
+        before, self._columns = self._columns, {}
+        lengths = index[3:6]
+        for names, length, begin in zip((DECISION, SLOT, ARM), lengths, index[6:], strict=True):
+            for name in names if before else ():
+                self._columns[name] = column = before[name].empty()
+                for start in range(0, len(length), MOVED):
+                    part = slice(start, start + MOVED)
+                    column.append(before[name].read(_inside(begin[part], length[part])))
+        begins = [np.cumsum(length) - length for length in lengths]
+        self._index = [(index[0], index[1], index[2], *lengths, *begins)]
+        self._known = self._index[0]
 
     def of(self, *splits: int) -> Ids:
         """The visits of some splits, by name."""
@@ -146,7 +169,8 @@ class Spool:
             "name": name.view(np.uint64), "split": split, "cluster": cluster, "length": lengths[0],
         }  # fmt: skip
         for names, length, begin in zip((DECISION, SLOT, ARM), lengths, begins, strict=True):
-            rows = np.repeat(begin - np.cumsum(length) + length, length) + np.arange(int(length.sum()))
+            together = len(visits) > 0 and int(visits[-1] - visits[0]) == len(visits) - 1
+            rows = slice(int(begin[0]), int(begin[-1] + length[-1])) if together else _inside(begin, length)
             found |= {column: self._columns[column].read(rows) for column in names}
         return Rows(**{one.name: found[one.name] for one in fields(Rows)})
 
@@ -159,17 +183,22 @@ class _Column:
         self._file = tempfile.TemporaryFile(prefix="rlrec-")  # noqa: SIM115 (it lives as long as the column)
         self._view: npt.NDArray[Any] | None = None
 
+    def empty(self) -> _Column:
+        """Another one for numbers of that kind and shape."""
+        return _Column(self._kind.str, self._shape)
+
     def append(self, values: npt.NDArray[Any]) -> None:
         self._file.seek(0, 2)
         self._file.write(np.ascontiguousarray(values, self._kind).tobytes())
         self._rows += len(values)
         self._view = None
 
-    def read(self, rows: Index) -> npt.NDArray[Any]:
+    def read(self, rows: Index | slice) -> npt.NDArray[Any]:
         if not self._rows or not int(np.prod(self._shape)):
-            return np.empty((len(rows), *self._shape), self._kind)
+            n = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
+            return np.zeros((n, *self._shape), self._kind)
         if self._view is None:
             self._file.flush()
-            self._view = np.memmap(self._file, self._kind, "r", shape=(self._rows, *self._shape))
+            self._view = np.asarray(np.memmap(self._file, self._kind, "r", shape=(self._rows, *self._shape)))
         found: npt.NDArray[Any] = self._view[rows]
         return found if found.dtype == NARROW else found.astype(np.float64 if found.dtype.kind == "f" else np.int64)
