@@ -11,10 +11,14 @@ import numpy as np
 from rlrec.app import feedback, rendering, serving, session
 from rlrec.app.drawing import unsigned
 from rlrec.app.serving import Case, Serving
+from rlrec.app.trained import Case as Alike
+from rlrec.app.trained import Trained
 from rlrec.errors import InputError
-from rlrec.policy import slate
+from rlrec.policy import history, slate
 from rlrec.policy.base import Belief
-from rlrec.policy.scores import Array, Index, own
+from rlrec.policy.gradient import OWN, State
+from rlrec.policy.scores import Array, Index
+from rlrec.policy.scores import own as own_scores
 from rlrec.records import Decision, Slot, Version
 from rlrec.store import Store, Unit, arms, contents, decisions, events, policies
 from rlrec.store.events import CENSOR
@@ -54,6 +58,7 @@ def show(store: Store, decision_id: int) -> dict[str, Any]:
         ],
         "agrees": derived.agrees(),
         "arms": derived.table(),
+        **derived.features(),
         "events": session.told(happened),
         "reward_definition": version.reward.name,
         "reward": feedback.reward_of(version.reward, decision, counted, position=None),
@@ -70,6 +75,8 @@ class _Derived:
         self.keys = arms.keys(unit, eligible)
         self.belief: Belief | None = None
         self.case: Case | None = None
+        self.trained: Trained | None = None
+        self.state: State | None = None
         self.conditional = np.empty((0, len(eligible)))
         self.marginal = self.conditional
         if not decision.imported:
@@ -79,12 +86,39 @@ class _Derived:
     def _derive(self, served: Serving, context: Mapping[str, Any]) -> None:
         decision, revision = self.decision, self.decision.catalogue_revision
         self.belief = served.belief(self.arms, revision=revision)
-        self.case = case = served.case(decision.eligible_id, self.arms, context, keys=self.keys, revision=revision)
+        if served.trained is not None:
+            self.trained, self.case = served.trained, self._case(served.trained, context)
+        else:
+            self.case = served.case(decision.eligible_id, self.arms, context, keys=self.keys, revision=revision)
+        if self.case is not None:
+            self._probabilities(self.case)
+
+    def _case(self, trained: Trained, context: Mapping[str, Any]) -> Case | None:
+        """The distribution in the state that the decision saw; None where that is not known."""
+        decision, revision = self.decision, self.decision.catalogue_revision
+        try:
+            past = history.unpack([decision.history or b""], np.array([decision.step]))
+        except ValueError:  # `doctor` tells of it
+            return None
+        if decision.history is None:
+            return None
+        self.state = trained.states(trained.encoded([context]), past, np.array([revision]))
+        described = trained.described.of(self.arms, revision)
+        score = trained.scores(self.state, Alike(np.arange(1), self.arms, described))[0]
+        policy = trained.policy
+        return Case(
+            arms=self.arms, scores=policy.noisy(score), index=score, floor=policy.exploration, reads=policy.reads,
+            known={}, before={},
+        )  # fmt: skip
+
+    def _probabilities(self, case: Case) -> None:
         places = self.places(self.decision.slots)
-        scores = own(case.scores, seed=unsigned(self.decision.seed or 0), decision=self.decision.id)
+        scores = own_scores(case.scores, seed=unsigned(self.decision.seed or 0), decision=self.decision.id)
         rows = [slate.remaining(scores, places[:above], floor=case.floor) for above in range(len(places))]
         self.conditional = np.array(rows)
-        self.marginal = slate.marginals(scores, size=len(places), floor=case.floor)
+        self.marginal = slate.marginals(scores, size=1 if self.state else len(places), floor=case.floor)
+        if self.state:  # below the top they are not worked out for every decision
+            self.marginal = np.vstack([self.marginal, np.full((len(places) - 1, len(self.arms)), np.nan)])
 
     @property
     def floor(self) -> float | None:
@@ -117,6 +151,18 @@ class _Derived:
         pairs.append(([slot.marginal for slot in slots], self.marginal[rows, places]))
         return all(_near(np.array(stored, np.float64), derived) for stored, derived in pairs)
 
+    def features(self) -> dict[str, Any]:
+        """What the policy saw of context and visit, where it looks at a visit: its features that are not 0."""
+        if self.trained is None:
+            return {}
+        return {"features": None if self.state is None else _named(self.trained.policy.names, self.state.x[0])}
+
+    def _own(self) -> dict[int, dict[str, float]]:
+        """What it saw of each arm that had been shown in the visit."""
+        if self.state is None:
+            return {}
+        return {arm: _named(OWN, row) for arm, row in zip(self.state.arm.tolist(), self.state.own, strict=True)}
+
     def table(self) -> list[dict[str, Any]]:
         """Per eligible arm what the belief held, and its probability at every position given those above; likeliest
         first."""
@@ -124,7 +170,7 @@ class _Derived:
             return []
         belief, case = self.belief, self.case
         mean, scores = belief.mean(unknown=np.nan), case.noiseless(np.arange(len(self.arms))).tolist()
-        order = np.lexsort((self.arms, *-self.conditional[::-1]))
+        order, own = np.lexsort((self.arms, *-self.conditional[::-1])), self._own()
         return [
             {
                 "arm": self.keys[int(self.arms[place])],
@@ -133,9 +179,15 @@ class _Derived:
                 "mean": float(mean[place]) if np.isfinite(mean[place]) else None,
                 "score": scores[place],
                 "probabilities": self.conditional[:, place].tolist(),
+                **({} if self.state is None else {"seen": own.get(int(self.arms[place]), {})}),
             }
             for place in order.tolist()
         ]
+
+
+def _named(names: Sequence[str], values: Array) -> dict[str, float]:
+    """Those that are not 0, by name."""
+    return {name: value for name, value in zip(names, values.tolist(), strict=True) if value}
 
 
 def _near(stored: Array, derived: Array) -> bool:

@@ -64,8 +64,16 @@ def _title(found: dict[str, Any]) -> list[str]:
         f"decision {found['decision_id']} at {found['at']}: {who}",
         f"{policy}, belief {found['belief_seq']}, floor {cell(found['floor'])}",
         f"context {cell(found['context'])}, state {cell(brief(found['state']))}, {found['eligible']} eligible arms",
+        *([f"saw {_features(found['features'])}"] if "features" in found else []),
         f"propensity {cell(found['propensity'])}, reward {cell(found['reward'])} ({found['reward_definition']})",
     ]
+
+
+def _features(named: dict[str, float] | None) -> str:
+    """What a policy saw, by name; None: it is not known."""
+    if named is None:
+        return "what is not known now"
+    return ", ".join(f"{name} {value:.4g}" for name, value in named.items()) or "nothing but 0"
 
 
 def _slots(found: dict[str, Any]) -> list[str]:

@@ -46,6 +46,14 @@ def of(unit: Unit, decision_ids: Sequence[int]) -> Columns:
     return {name: np.concatenate([part[name] for part in parts]) for name in _SLOTS}
 
 
+def remembered(unit: Unit, decision_ids: Sequence[int]) -> Columns:
+    """What some decisions (ascending) knew of their visits, by id: step, recorded, history (see `reader.COLUMNS`)."""
+    inside = [f"d.id IN ({reader.numbers(decision_ids)})"]
+    asked = reader.ask_once(unit, ("step", "recorded", "history"), inside)
+    assert asked is not None
+    return asked.columns()
+
+
 def drawn(unit: Unit) -> Iterator[npt.NDArray[np.int64]]:
     """Ids of the decisions that this store made itself, ascending, a batch at a time."""
     mine = sa.select(_d.id).where(_d.imported == 0).order_by(_d.id)

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from rlrec import policy as kinds
 from rlrec.app import designs, lineage, serving
 from rlrec.app.audit.again import ABSOLUTE, CHECK, RELATIVE, Again, Pages, Referred, Stored, compare, whole
 from rlrec.app.audit.findings import UNREADABLE, Findings
+from rlrec.app.audit.states import States
 from rlrec.app.designs import Ids
 from rlrec.app.serving import Case, Serving
 from rlrec.policy import sampler, slate
@@ -69,11 +71,15 @@ def check(unit: Unit, decision_ids: Ids, *, found: Findings) -> int:
         for version_id in sorted(versions):
             mine = pages.take(pages.once("version_id") == version_id)
             try:
-                done += _Version(unit, versions[version_id], found).check(mine)
+                done += _audit(unit, versions[version_id], found).check(mine)
             except UNREADABLE as error:
                 subject = f"policy {versions[version_id].policy.name}"
                 found.error(CHECK, subject, f"version {versions[version_id].number}: {error}")
     return done
+
+
+def _audit(unit: Unit, version: Version, found: Findings) -> _Version | States:
+    return (States if kinds.load(version.policy.kind).stateful else _Version)(unit, version, found)
 
 
 class _Version:

@@ -1,0 +1,224 @@
+"""The audit of kinds that read the visit so far: each decision is derived again from what it remembers."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import struct
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlrec.app.audit import states
+from rlrec.app.doctor import Report, Request, doctor
+from rlrec.policy import history
+from rlrec.store import Store
+from tests.app.learned import trained
+from tests.app.shop import done
+from tests.conftest import runner
+
+READ = {
+    "context": {"fields": {"page": ["x", "y"]}},
+    "arm": {"fields": {"price": "number", "kind": ["tea", "milk"]}},
+}
+START = "2026-01-01T00:{:02}:00Z"
+
+
+def grown(db: str, folder: Path) -> None:
+    """Visits of a trained version, pages of one and three, with feedback between; arms change their features, one is
+    retired, one is new to the version; two versions and a variant have served."""
+    run = runner(db)
+    (folder / "read.json").write_text(json.dumps(READ))
+
+    def do(minute: int, *args: object, stdin: str | None = None) -> Any:
+        return done(run("--now", START.format(minute), "-q", *args, stdin=stdin))
+
+    def serve(minute: int, **asked: Any) -> None:
+        lines = [
+            {"policy": "home", "session": f"s{i % 9}", "k": 1 + 2 * (i % 2), "context": {"page": "xy"[i % 2]}} | asked
+            for i in range(27)
+        ]
+        text = "".join(json.dumps({name: v for name, v in line.items() if v is not None}) + "\n" for line in lines)
+        made = do(minute, "recommend", "--input", "-", "--seed", 5, "--format", "ndjson", stdin=text).lines
+        told = [{"decision_id": one["decision_id"], "position": 1, "events": {"click": 1.5}} for one in made[::2]]
+        told += [{"decision_id": one["decision_id"], "events": {"click": 0.5}} for one in made[::5]]
+        do(minute, "feedback", "--input", "-", stdin="".join(json.dumps(line) + "\n" for line in told))
+
+    for number in range(6):
+        features = {"price": number / 3, "kind": ["tea", "milk"][number % 2]}
+        do(0, "arm", "add", f"a{number}", "--features", json.dumps(features))
+    read = folder / "read.json"
+    do(0, "policy", "create", "home", "--kind", "gradient", "--param", "floor=0.1", "--features", read)
+    serve(1)
+    with closing(Store(db)) as store:
+        trained(store, "home")
+    serve(2)
+    do(3, "arm", "add", "a2", "--features", json.dumps({"price": 7, "kind": "milk"}))
+    do(3, "arm", "retire", "a4")
+    do(3, "arm", "add", "a9", "--features", json.dumps({"price": -1, "kind": "tea"}))
+    serve(4)
+    do(5, "experiment", "create", "e", "--variant", "a=home", "--variant", "b=home@1")
+    serve(6, policy=None, experiment="e", user="u")
+
+
+@pytest.fixture(scope="module")
+def template(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("states")
+    path = folder / "rlrec.db"
+    path.write_bytes(sqlite_template.read_bytes())
+    grown(str(path), folder)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return path
+
+
+@pytest.fixture
+def served(template: Path, tmp_path: Path) -> str:
+    """A copy of the grown store of this test alone."""
+    path = tmp_path / "rlrec.db"
+    path.write_bytes(template.read_bytes())
+    return str(path)
+
+
+def audit(db: str) -> Report:
+    with closing(Store(db)) as store:
+        return doctor(store, Request())
+
+
+def errors(report: Report) -> set[tuple[str, str]]:
+    return {(one.check, one.subject) for one in report.findings if one.severity == "error"}
+
+
+def change(db: str, statement: str, *values: Any) -> None:
+    with closing(Store(db)) as store:
+        store.write(lambda unit: unit.tell(statement, *values))
+
+
+def asked(db: str, statement: str) -> list[Any]:
+    with closing(Store(db)) as store, store.read() as unit:
+        return unit.ask(statement)
+
+
+def late(db: str, size: int = 1) -> tuple[int, bytes]:
+    """A decision of the trained version that has a history, and that."""
+    chosen = (
+        "SELECT d.id, d.history FROM decision d JOIN version v ON v.id = d.version_id"
+        f" WHERE v.number = 2 AND d.step > 2 AND d.size = {size} ORDER BY d.id LIMIT 1"
+    )
+    key, packed = asked(db, chosen)[0]
+    return key, bytes(packed)
+
+
+def test_a_sound_store_is_content(db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grown(db, tmp_path)
+    monkeypatch.setattr(states, "PORTION", 7)
+    report = audit(db)
+    assert report.findings == []
+    assert report.checked["propensities"] == 108
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("column", ["propensity", "min_propensity", "marginal"])
+def test_a_changed_propensity_is_found(served: str, column: str, size: int) -> None:
+    key, _ = late(served, size)
+    change(served, f"UPDATE slot SET {column} = 0.999 * {column} WHERE decision_id = ? AND position = 1", key)
+    assert ("propensities", f"decision {key}") in errors(audit(served))
+
+
+def test_a_marginal_below_the_top_has_no_closed_form(served: str) -> None:
+    key, _ = late(served, 3)
+    change(served, "UPDATE slot SET marginal = 0.5 WHERE decision_id = ? AND position = 2", key)
+    assert ("propensities", f"decision {key}") in errors(audit(served))
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_another_seed_or_arm_is_found(served: str, size: int) -> None:
+    key, _ = late(served, size)
+    change(served, "UPDATE decision SET seed = seed + 1 WHERE id > ? AND id < ? + 20", key, key)
+    drawn = {subject for check, subject in errors(audit(served)) if check == "draws"}
+    assert len(drawn) > 5
+
+
+def test_a_changed_weight_is_found(served: str) -> None:
+    """Of one arm, or of all."""
+    rows = asked(served, "SELECT w.version_id, w.arm_id, w.weights FROM arm_weights w ORDER BY 1, 2")
+    version, arm, packed = rows[0]
+    moved = np.frombuffer(packed, "<f8") + np.eye(1, len(packed) // 8)[0]
+    change(
+        served, "UPDATE arm_weights SET weights = ? WHERE version_id = ? AND arm_id = ?", moved.tobytes(), version, arm
+    )
+    assert len(errors(audit(served))) > 20
+
+
+@pytest.mark.parametrize("bent", ["UPDATE arm_weights SET weights = ?", "DELETE FROM arm_weights WHERE weights <> ?"])
+def test_weights_in_pieces_or_gone_are_found(served: str, bent: str) -> None:
+    change(served, bent, b"1234567")
+    assert any(check == "propensities" for check, _ in errors(audit(served)))
+
+
+def entry(row: int, word: int, value: bytes) -> Callable[[bytes], bytes]:
+    """A history with another word."""
+    at = 24 * row + 8 * word
+    return lambda packed: packed[:at] + value + packed[at + 8 :]
+
+
+BENT: dict[str, Callable[[bytes], bytes | None]] = {
+    "gap": entry(0, 0, struct.pack("<q", 10**9)),
+    "gap below 0": entry(0, 0, struct.pack("<q", -1)),
+    "shown": entry(0, 1, struct.pack("<q", 1)),
+    "reward": entry(0, 2, struct.pack("<d", 7.0)),
+    "arm": lambda packed: packed[:24] + bytes([1 + packed[24] % 6]) + packed[25:],
+    "arm unknown": entry(1, 0, struct.pack("<q", 2**40)),
+    "ago": entry(1, 1, struct.pack("<q", 1)),
+    "ago of the future": entry(1, 1, struct.pack("<q", 0)),
+    "ago before the visit": entry(1, 1, struct.pack("<q", 2**50)),
+    "earned": entry(1, 2, struct.pack("<d", 3.5)),
+    "no number": entry(1, 2, struct.pack("<d", float("nan"))),
+    "too much": entry(1, 2, struct.pack("<d", 1e308)),
+    "cut": lambda packed: packed[:-1],
+    "an entry less": lambda packed: packed[:-24],
+    "one byte": lambda packed: b"\x00",
+    "nothing": lambda packed: b"",
+    "not known": lambda packed: None,
+}
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("bent", BENT)
+def test_another_history_is_found(served: str, bent: str, size: int) -> None:
+    key, packed = late(served, size)
+    assert len(history.entries(packed)) > 2
+    change(served, "UPDATE decision SET history = ? WHERE id = ?", BENT[bent](packed), key)
+    report = audit(served)
+    assert {subject for _, subject in errors(report)} == {f"decision {key}"}, report.findings
+
+
+def test_a_first_decision_that_remembers_is_found(served: str) -> None:
+    key = asked(served, "SELECT max(id) FROM decision WHERE step = 0")[0][0]
+    _, packed = late(served)
+    change(served, "UPDATE decision SET history = ? WHERE id = ?", packed, key)
+    assert ("propensities", f"decision {key}") in errors(audit(served))
+
+
+INTERCEPT = """'"intercept":true', '"intercept":7'"""
+BROKEN = {
+    "context": ("UPDATE context SET body = '7' WHERE id = 1", "context 1"),
+    "no JSON": ("UPDATE context SET body = '{' WHERE id = 1", "context 1"),
+    "eligible set": ("UPDATE eligible_set SET arms = '[1,2' WHERE id = 1", "eligible_set 1"),
+    "no arms": ("UPDATE eligible_set SET arms = '[]' WHERE id = 1", "eligible_set 1"),
+    "encoder": ("UPDATE version SET parameters = replace(parameters, '\"price\"', '\"rank\"')", "decision"),
+    "no encoder": (f"UPDATE version SET parameters = replace(parameters, {INTERCEPT})", "policy home"),
+    "shared weights": ("UPDATE version SET parameters = replace(parameters, 'similar', 'alike')", "decision"),
+    "features": ("UPDATE arm_history SET features = '{}'", "decision"),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_what_a_state_rests_on_is_found_and_no_crash(served: str, broken: str) -> None:
+    statement, subject = BROKEN[broken]
+    change(served, statement)
+    assert any((subject + " ") in (where + " ") for _, where in errors(audit(served)))
