@@ -16,7 +16,8 @@ from rlrec.app.evaluation.grouping import Grouping
 from rlrec.app.evaluation.loggers import Loggers
 from rlrec.app.evaluation.modelling import RewardModel
 from rlrec.app.evaluation.pages import CLUSTERS, Rows
-from rlrec.app.evaluation.targets import Known, Scorer, Target
+from rlrec.app.evaluation.scoring import Known, Scorer
+from rlrec.app.evaluation.targets import Target
 from rlrec.errors import InputError, suggest
 from rlrec.ope import intervals
 from rlrec.ope.base import LogBatch
