@@ -176,7 +176,7 @@ class _Evaluation:
     def _log(self, *, fitted: bool = False) -> Iterator[tuple[_View, Rows, Texts | None]]:
         """Each batch as each view sees it, and the contexts that came with it; fitted: what a reward model needs, with
         the rows that a view does not judge its target by."""
-        columns = [*(pages.FITTED if fitted else pages.JUDGED), *(["user_id"] if self.spanning else [])]
+        columns = [*(pages.FITTED if fitted else self._columns), *(["user_id"] if self.spanning else [])]
         for batch in reader.batches(self.unit, self.selection, columns=columns, wanted=self.library.wanted):
             standing = pages.page(batch.slots)
             cluster = pages.clusters(batch.slots, standing, self.by)
@@ -187,6 +187,12 @@ class _Evaluation:
                     view.seen, view.immature = view.seen + len(batch), view.immature + immature
                 view.dropped += len(rows) - len(mine)
                 yield view, mine, batch.contexts
+
+    @property
+    def _columns(self) -> list[str]:
+        """What is read of the log to judge the targets by it."""
+        split = any(lesson.split for target in self.targets for lesson in target.lessons)
+        return [*pages.JUDGED, *(["split"] if split else [])]
 
     def _models(self) -> Mapping[int, RewardModel]:
         """A reward model per reward definition: the one given, or one fitted in a first pass."""
