@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -17,6 +18,7 @@ from rlrec.app.evaluation.loggers import Loggers
 from rlrec.app.evaluation.modelling import RewardModel
 from rlrec.app.evaluation.pages import CLUSTERS, Rows
 from rlrec.app.evaluation.scoring import Known, Scorer
+from rlrec.app.evaluation.stateful import StateScorer
 from rlrec.app.evaluation.targets import Target
 from rlrec.errors import InputError, suggest
 from rlrec.ope import intervals
@@ -125,6 +127,7 @@ class _View:
     dropped: int = 0
     stats: dict[tuple[int, Any], Stat] = field(default_factory=dict)
     learned: set[tuple[int, Any]] = field(default_factory=set)
+    blind: Counter[tuple[int, Any]] = field(default_factory=Counter)
 
     def add(self, place: int, group: Any, stat: Stat) -> None:
         before = self.stats.get((place, group))
@@ -158,7 +161,7 @@ class _Evaluation:
             own = target.serving is None
             key = target.reward.id, target.policy_id if own else None
             view = views.setdefault(key, _View(reward=target.reward, own=own, scorers=[]))
-            view.scorers.append(Scorer(target))
+            view.scorers.append(StateScorer(target) if target.stateful else Scorer(target))
         return iter(views.values())
 
     def answer(self) -> list[dict[str, Any]]:
@@ -191,8 +194,9 @@ class _Evaluation:
     @property
     def _columns(self) -> list[str]:
         """What is read of the log to judge the targets by it."""
+        states = any(target.stateful for target in self.targets)
         split = any(lesson.split for target in self.targets for lesson in target.lessons)
-        return [*pages.JUDGED, *(["split"] if split else [])]
+        return [*pages.JUDGED, *(pages.STATES if states else []), *(["split"] if split else [])]
 
     def _models(self) -> Mapping[int, RewardModel]:
         """A reward model per reward definition: the one given, or one fitted in a first pass."""
@@ -220,9 +224,13 @@ class _Evaluation:
         for place, scorer in enumerate(view.scorers):
             taught = [lesson.rows(rows.slots) for lesson in scorer.target.lessons]
             learned = np.logical_or.reduce(taught) if taught else np.zeros(len(rows), np.bool_)
-            batch = scorer.batch(self.unit, rows, known)
+            batch, blind = scorer.batch(self.unit, rows, known), scorer.blind(rows.slots)
             for group, chosen in groups:
                 part: LogBatch = batch if chosen is None else batch.where(chosen)
+                if blind is not None:
+                    hidden = blind if chosen is None else blind[chosen]
+                    view.blind[place, group] += int(hidden.sum())
+                    part = part.where(~hidden)
                 view.add(place, group, self.fold.stat(part))
                 if (learned if chosen is None else learned[chosen]).any():
                     view.learned.add((place, group))
@@ -245,12 +253,15 @@ class _Evaluation:
             stat = view.stats.get((place, group))
             if stat is None:
                 continue
-            for estimate in self._finished(view, stat, learned=(place, group) in view.learned):
+            for estimate in self._finished(view, place, group, stat):
                 yield self._row(target, estimate, group)
 
-    def _finished(self, view: _View, stat: Stat, *, learned: bool) -> list[Estimate]:
-        request = self.request
-        extra = [*(["in-sample"] if learned else []), *(["no-propensity"] if view.dropped else [])]
+    def _finished(self, view: _View, place: int, group: Any, stat: Stat) -> list[Estimate]:
+        request, blind = self.request, view.blind[place, group]
+        said = {
+            "in-sample": (place, group) in view.learned, "no-propensity": view.dropped, "no-state": blind,
+            "logging-states": view.scorers[place].target.stateful,
+        }  # fmt: skip
         made = self.fold.finish(
             stat,
             interval=request.interval,
@@ -258,11 +269,11 @@ class _Evaluation:
             cluster="user" if self.named_users else "session" if self.by == "user" else self.by,
             reward_range=bounds(view.reward) or ANY_REWARD,
             greedy=request.greedy,
-            extra_reasons=tuple(extra),
+            extra_reasons=tuple(reason for reason, true in said.items() if true),
             chosen=request.by == "arm",
             seed=request.seed,
         )
-        return [replace(estimate, left_out=estimate.left_out + view.dropped) for estimate in made]
+        return [replace(estimate, left_out=estimate.left_out + view.dropped + blind) for estimate in made]
 
     def _row(self, target: Target, estimate: Estimate, group: Any) -> dict[str, Any]:
         found = {"target": target.name, "version": target.number, **asdict(estimate)}

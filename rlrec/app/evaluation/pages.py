@@ -25,6 +25,7 @@ JUDGED = (
     *FITTED, "policy_id", "version_id", "belief_seq", "belief_ordinal", "seed", "eligible_id", "catalogue_revision",
     "variant_id", "size", "propensity", "marginal", "min_propensity",
 )  # fmt: skip
+STATES = ("step", "recorded", "history")  # for targets that read the session, too
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

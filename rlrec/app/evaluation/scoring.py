@@ -61,7 +61,7 @@ class Block:
 
 
 @dataclass(frozen=True, eq=False)
-class _Seen:
+class Seen:
     """What a target makes of a batch, (n,) each. prefixed: whether both sides of a weight are the page down to the
     row."""
 
@@ -70,6 +70,16 @@ class _Seen:
     greatest: Array
     unsupported: Array
     expected: Array
+
+    @classmethod
+    def nothing(cls, prefixed: Flags) -> Seen:
+        """To be filled."""
+        return cls(prefixed, *(np.zeros(len(prefixed)) for _ in range(4)))
+
+    def settle(self, logged: Logged) -> None:
+        """What is unsupported where the row itself tells: once the others are filled."""
+        self.unsupported[logged.alone] = 1 - np.minimum(self.target[logged.alone], 1.0)
+        self.unsupported[~(logged.full | logged.alone | logged.unclear)] = np.nan
 
 
 @dataclass(eq=False)
@@ -87,7 +97,7 @@ class Scorer:
         probability of the page down to there."""
         if self.target.serving is None:
             return self._own(rows, known)
-        seen, valued = self._seen(unit, rows, known), known.valued
+        seen, valued = self.seen(unit, rows, known), known.valued
         product = np.where(rows.lowest > 0, rows.lowest, np.nan)
         return LogBatch(
             reward=rows.reward,
@@ -107,6 +117,10 @@ class Scorer:
             return rows
         return rows.take(rows.slots["policy_id"] == self.target.policy_id)
 
+    def blind(self, slots: Columns) -> Flags | None:
+        """The rows that it cannot be asked about, since what it reads of them is not known; None: there is none."""
+        return None
+
     def _own(self, rows: Rows, known: Known) -> LogBatch:
         """Rows of the target itself: nothing is to be weighed, and what it showed is a sample of it."""
         sure = np.ones(len(rows))
@@ -116,9 +130,8 @@ class Scorer:
             expected=predicted, largest=sure, unsupported=np.zeros(len(rows)), default=rows.default,
         )  # fmt: skip
 
-    def _seen(self, unit: Unit, rows: Rows, known: Known) -> _Seen:
-        logged = known.logged
-        seen = _Seen(np.isnan(rows.slots["marginal"]), *(np.zeros(len(rows)) for _ in range(4)))
+    def seen(self, unit: Unit, rows: Rows, known: Known) -> Seen:
+        seen = Seen.nothing(np.isnan(rows.slots["marginal"]))
         reading, readings = known.contexts.reading(self.target.reads)
         columns = rows.slots["eligible_id"], self._revision(rows.slots), rows.slots["size"], reading
         kinds, case = distinct(*columns)
@@ -133,8 +146,7 @@ class Scorer:
                 part.follow(seen.target, seen.prefixed)
                 part.value(seen.expected, known)
                 part.unsupported(seen.unsupported, known)
-        seen.unsupported[logged.alone] = 1 - np.minimum(seen.target[logged.alone], 1.0)
-        seen.unsupported[~(logged.full | logged.alone | logged.unclear)] = np.nan
+        seen.settle(known.logged)
         return seen
 
     def _revision(self, slots: Columns) -> Ids:
@@ -205,14 +217,14 @@ def _drawn(block: Block, rows: Rows, row: int, seed: int) -> Block:
     floor, size = block.floor, len(block.shares)
     scores = own(block.scores, seed=seed, decision=int(rows.slots["decision_id"][row]))
     page = rows.shown[rows.start[row] : rows.start[row] + rows.depth[row]]
-    place, good = _places(block.arms, page[None])
+    place, good = places(block.arms, page[None])
     above = place[0] if good[0] and rows.whole[row] else place[0, :0]
     given = [slate.remaining(scores, above[:depth], floor=floor) for depth in range(len(above) + 1)]
     shares = np.array([*given, *[given[-1]] * (size - len(given))])
     return Block(block.arms, scores, floor, shares, np.full(size, shares[0].max()))
 
 
-def _places(arms: Ids, pages: Ids) -> tuple[Index, Flags]:
+def places(arms: Ids, pages: Ids) -> tuple[Index, Flags]:
     """Where the arms of pages (n, k) stand among others, (n, k), and which pages can be made of these, (n,)."""
     place = np.minimum(np.searchsorted(arms, pages), len(arms) - 1)
     ordered = np.sort(pages, axis=1)
@@ -261,7 +273,7 @@ class _Part:
             block = self.blocks[case]
             group = self.mine[deep[(self.case[deep] == case) & (depth == length)]]
             pages = self.rows.shown[self.rows.start[group][:, None] + np.arange(length + 1)]
-            place, good = _places(block.arms, pages)
+            place, good = places(block.arms, pages)
             target[group] = 0.0
             if good.any():
                 steps = slate.conditionals(block.scores, place[good], floor=block.floor)

@@ -38,6 +38,11 @@ class Target:
         """The fields of the context that it depends on."""
         return () if self.serving is None else self.serving.policy.reads
 
+    @property
+    def stateful(self) -> bool:
+        """Whether it reads the state of the session."""
+        return self.serving is not None and self.serving.trained is not None
+
     def seeds(self, slots: Columns) -> Words:
         """What names the posterior samples of each row, (n,): the row's own seed where this very belief drew it."""
         assert self.serving is not None
