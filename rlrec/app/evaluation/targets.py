@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlrec.app import lineage, naming, serving
-from rlrec.app.lineage import Lesson
+from rlrec.app.lineage import Flags, Lesson
 from rlrec.app.reward import find as reward_named
 from rlrec.app.serving import Serving
 from rlrec.errors import InputError, suggest
@@ -42,6 +42,13 @@ class Target:
     def stateful(self) -> bool:
         """Whether it reads the state of the session."""
         return self.serving is not None and self.serving.trained is not None
+
+    def taught_by(self, slots: Columns) -> Flags:
+        """Which rows of the log it learned from, (n,)."""
+        found = np.zeros(len(slots["decision_id"]), np.bool_)
+        for lesson in self.lessons:
+            found |= lesson.rows(slots)
+        return found
 
     def seeds(self, slots: Columns) -> Words:
         """What names the posterior samples of each row, (n,): the row's own seed where this very belief drew it."""
