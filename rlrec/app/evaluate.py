@@ -11,6 +11,7 @@ from rlrec.app import filters
 from rlrec.app.evaluation.asked import Asked, EmptyLog, Request
 from rlrec.app.evaluation.impressions import Impressions
 from rlrec.app.evaluation.pages import CLUSTERS
+from rlrec.app.evaluation.sessions import Sessions
 from rlrec.app.evaluation.targets import Target
 from rlrec.errors import InputError, suggest
 from rlrec.ope import intervals
@@ -21,6 +22,7 @@ from rlrec.store.reader import Selection
 
 __all__ = ["EmptyLog", "Request", "evaluate", "explained", "judged"]
 
+ONCE_A_SLOT = ("position", "arm")  # of the fields that rows are grouped by
 CHOSEN = "snips"  # what may be asked of rows that are picked by the arm the logger chose
 
 
@@ -41,23 +43,35 @@ def judged(unit: Unit, request: Request, selection: Selection) -> list[dict[str,
 def _estimators(request: Request) -> ope.Asked:
     usual = CHOSEN if request.by == "arm" else ope.DEFAULT
     asked = ope.parse(request.estimators or usual)
-    if asked.sessions:
-        raise InputError(f"{', '.join(asked.sessions)}: estimates per session are not made here", hint="use impression")
     _check(request, asked)
+    if asked.sessions:
+        _check_sessions(request, asked)
     return asked
 
 
 def _check(request: Request, asked: ope.Asked) -> None:
-    intervals.check(request.interval, request.level, estimators=asked.impressions)
+    intervals.check(request.interval, request.level, estimators={**asked.impressions, **asked.sessions})
+    if not 0 <= request.gamma <= 1:
+        raise InputError(f"gamma is {request.gamma:g}", hint="it lies between 0 and 1; 1 discounts nothing")
     if request.cluster is not None and request.cluster not in CLUSTERS:
         hint = suggest(request.cluster, list(CLUSTERS)) or f"one of {', '.join(CLUSTERS)}"
         raise InputError(f"unknown cluster {request.cluster!r}", hint=hint)
-    if request.by == "arm":
+    if request.by == "arm" and not asked.sessions:
         _check_chosen(request.interval, asked)
     if request.reward_model is not None and not _modelled(asked):
         raise InputError("--reward-model is given, and no estimator uses one", hint="add dr or dm to --estimator")
     if request.reward_model_by is not None and request.reward_model is None:
         raise InputError("--reward-model-by names a field for --reward-model", hint="give --reward-model FILE too")
+
+
+def _check_sessions(request: Request, asked: ope.Asked) -> None:
+    """A session has no position, no arm, and no row of its own."""
+    name = next(iter(asked.sessions))
+    if request.by in ONCE_A_SLOT:
+        hint = "by policy, version, variant, day or a field of the context, as they are where it begins"
+        raise InputError(f"{name} judges sessions, which have no one {request.by}", hint=hint)
+    if request.cluster == "row":
+        raise InputError(f"{name} judges sessions: --cluster row is no unit of theirs", hint="use session or user")
 
 
 def _check_chosen(interval: str, asked: ope.Asked) -> None:
@@ -75,9 +89,14 @@ def _modelled(asked: ope.Asked) -> bool:
 
 def _answer(unit: Unit, request: Request, estimators: ope.Asked, selection: Selection) -> list[dict[str, Any]]:
     """One run over one snapshot."""
-    encode = _modelled(estimators) and request.reward_model is None
+    returns = any(kind.modelled for kind in estimators.sessions.values())
+    encode = returns or (_modelled(estimators) and request.reward_model is None)
     asked = Asked(unit, request, selection, encode=encode)
-    parts = [Impressions(asked, estimators.impressions)]
+    parts: list[Impressions | Sessions] = []
+    if estimators.impressions:
+        parts.append(Impressions(asked, estimators.impressions))
+    if estimators.sessions:
+        parts.append(Sessions(asked, estimators.sessions))
     for part in parts:
         part.run()
     asked.grouping.check(asked.library.names)
@@ -85,8 +104,14 @@ def _answer(unit: Unit, request: Request, estimators: ope.Asked, selection: Sele
         row
         for target in asked.targets
         for group in asked.grouping.ordered()
-        for row in _rows(asked, target, group, [one for part in parts for one in part.estimates(target, group)])
+        for row in _rows(asked, target, group, _ordered(parts, estimators, target, group))
     ]
+
+
+def _ordered(parts: list[Impressions | Sessions], estimators: ope.Asked, target: Target, group: Any) -> list[Estimate]:
+    """The estimates of all parts, in the order asked."""
+    found = {one.estimator: one for part in parts for one in part.estimates(target, group)}
+    return [found[label] for label in estimators.labels if label in found]
 
 
 def _rows(asked: Asked, target: Target, group: Any, estimates: list[Estimate]) -> Iterator[dict[str, Any]]:

@@ -401,6 +401,11 @@ def longest(unit: Unit, selection: Selection) -> int:
     return int(unit.ask_value(f"SELECT coalesce(max(d.size), 0) FROM decision d WHERE {_all(selection)}"))
 
 
+def steps(unit: Unit, selection: Selection) -> int:
+    """Decisions of the longest visit of which some are selected, up to the last of these; 0 where nothing is."""
+    return int(unit.ask_value(f"SELECT coalesce(max(d.step), -1) + 1 FROM decision d WHERE {_all(selection)}"))
+
+
 def ids_after(unit: Unit, selection: Selection, *, low: int, limit: int) -> list[int]:
     """The first `limit` selected decisions whose id is above `low`, ascending."""
     wanted = f"SELECT d.id FROM decision d WHERE {_all(selection)} AND d.id > ? ORDER BY d.id LIMIT ?"

@@ -56,7 +56,7 @@ class Impressions:
         columns = [*(pages.FITTED if fitted else self._columns), *(["user_id"] if asked.spanning else [])]
         for batch in reader.batches(self.unit, asked.selection, columns=columns, wanted=asked.library.wanted):
             standing = pages.page(batch.slots)
-            cluster = pages.clusters(batch.slots, standing, asked.by)
+            cluster = pages.clusters(batch.slots, asked.by, depth=standing.depth)
             for view in self.views:
                 rows, immature = pages.rows(batch, view.reward, standing, now=self.unit.now, cluster=cluster)
                 mine = rows if fitted else view.scorers[0].rows(rows)

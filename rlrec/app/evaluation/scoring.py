@@ -17,6 +17,7 @@ from rlrec.app.evaluation.loggers import Logged, Loggers
 from rlrec.app.evaluation.modelling import Valued
 from rlrec.app.evaluation.pages import Flags, Rows
 from rlrec.app.evaluation.targets import Target
+from rlrec.app.valuing import Shown
 from rlrec.ope.base import LogBatch, distinct
 from rlrec.policy import slate
 from rlrec.policy.scores import Array, Correlated, Index, Sampled, Scores, own
@@ -91,7 +92,7 @@ class Scorer:
     _cells: int = 0
 
     def batch(self, unit: Unit, rows: Rows, known: Known) -> LogBatch:
-        """The rows as one batch for the estimators.
+        """The rows as one batch for the estimators per impression.
 
         Both sides of a weight are marginals at the position shown; where either side has none, both are the
         probability of the page down to there."""
@@ -132,6 +133,24 @@ class Scorer:
 
     def seen(self, unit: Unit, rows: Rows, known: Known) -> Seen:
         seen = Seen.nothing(np.isnan(rows.slots["marginal"]))
+        for part in self._each(unit, rows, known):
+            seen.target[part.mine], seen.greatest[part.mine] = part.target, part.greatest
+            part.follow(seen.target, seen.prefixed)
+            part.value(seen.expected, known)
+            part.unsupported(seen.unsupported, known)
+        seen.settle(known.logged)
+        return seen
+
+    def pages(self, unit: Unit, rows: Rows, known: Known, *, shares: bool) -> Iterator[Shown]:
+        """What it makes of whole pages, of which each row is the lowest slot, some at a time. shares: whether these are
+        wanted."""
+        everything = np.arange(len(known.arms))
+        for part in self._each(unit, rows, known):
+            share = part.shares(known.arms) if shares else np.zeros((len(part.blocks), len(everything)))
+            yield Shown(rows=part.mine, log_page=part.log_pages(), places=everything, share=share, case=part.case)
+
+    def _each(self, unit: Unit, rows: Rows, known: Known) -> Iterator[_Part]:
+        """The rows by their cases, some at a time."""
         reading, readings = known.contexts.reading(self.target.reads)
         columns = rows.slots["eligible_id"], self._revision(rows.slots), rows.slots["size"], reading
         kinds, case = distinct(*columns)
@@ -141,13 +160,7 @@ class Scorer:
         for first, last in self._portions(cases, known):
             blocks = self._worked_out(unit, cases[first:last], readings, known)
             mine = order[ends[first] : ends[last]]
-            for part in self._parts(blocks, case[mine] - first, mine, rows):
-                seen.target[part.mine], seen.greatest[part.mine] = part.target, part.greatest
-                part.follow(seen.target, seen.prefixed)
-                part.value(seen.expected, known)
-                part.unsupported(seen.unsupported, known)
-        seen.settle(known.logged)
-        return seen
+            yield from self._parts(blocks, case[mine] - first, mine, rows)
 
     def _revision(self, slots: Columns) -> Ids:
         """The catalogue of each row, (n,), where the target looks at what it says of the arms."""
@@ -265,19 +278,43 @@ class _Part:
         if isinstance(self.blocks[0].scores, Sampled):
             prefixed[self.mine] |= self.position > 1
         known = prefixed[self.mine] & ~np.isnan(self.rows.prefix[self.mine])
-        deep = np.flatnonzero(known & (self.rows.depth[self.mine] > 0))
-        if not len(deep):
-            return
+        for group, steps in self._down(np.flatnonzero(known & self._deep)):
+            target[self.mine[group]] = steps.prod(axis=1)
+
+    @property
+    def _deep(self) -> Flags:
+        """The rows that stand below others."""
+        found: Flags = self.rows.depth[self.mine] > 0
+        return found
+
+    def log_pages(self) -> Array:
+        """Log of the target's probability of the page down to each row, (p,)."""
+        with np.errstate(divide="ignore"):
+            found: Array = np.log(np.minimum(self.target, 1.0))
+            for group, steps in self._down(np.flatnonzero(self._deep)):
+                found[group] = np.log(steps).sum(axis=1)
+        return found
+
+    def _down(self, deep: Ids) -> Iterator[tuple[Ids, Array]]:
+        """Of these rows by case and depth: the target's probability of each arm down to there given those above it; 0
+        for what is no page of its arms."""
         depth = self.rows.depth[self.mine[deep]]
         for case, length in np.unique(np.column_stack([self.case[deep], depth]), axis=0).tolist():
             block = self.blocks[case]
-            group = self.mine[deep[(self.case[deep] == case) & (depth == length)]]
-            pages = self.rows.shown[self.rows.start[group][:, None] + np.arange(length + 1)]
-            place, good = places(block.arms, pages)
-            target[group] = 0.0
+            group = deep[(self.case[deep] == case) & (depth == length)]
+            start = self.rows.start[self.mine[group]]
+            place, good = places(block.arms, self.rows.shown[start[:, None] + np.arange(length + 1)])
+            steps = np.zeros(place.shape)
             if good.any():
-                steps = slate.conditionals(block.scores, place[good], floor=block.floor)
-                target[group[good]] = steps.prod(axis=1)
+                steps[good] = slate.conditionals(block.scores, place[good], floor=block.floor)
+            yield group, steps
+
+    def shares(self, arms: Ids) -> Array:
+        """Probabilities of position 1 in each case, among all arms: (blocks, a)."""
+        found = np.zeros((len(self.blocks), len(arms)))
+        for row, block in enumerate(self.blocks):
+            found[row, np.searchsorted(arms, block.arms)] = block.shares[0]
+        return found
 
     def value(self, expected: Array, known: Known) -> None:
         """The mean of the reward model under the target, at the row's position."""

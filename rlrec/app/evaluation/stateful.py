@@ -14,6 +14,7 @@ from rlrec.app.designs import Ids
 from rlrec.app.evaluation.pages import Flags, Rows
 from rlrec.app.evaluation.scoring import CELLS, Known, Scorer, Seen, places
 from rlrec.app.trained import Case, Trained
+from rlrec.app.valuing import Shown
 from rlrec.policy import history, reinforce
 from rlrec.policy.plackett_luce import softmax
 from rlrec.policy.scores import Array
@@ -49,6 +50,19 @@ class StateScorer(Scorer):
             part.unsupported(seen.unsupported, known)
         seen.settle(known.logged)
         return seen
+
+    def pages(self, unit: Unit, rows: Rows, known: Known, *, shares: bool) -> Iterator[Shown]:
+        policy = self.trained.policy
+        served = {"temperature": policy.temperature, "floor": policy.floor}
+        code, readings = known.contexts.reading(self.target.reads)
+        for case, score in self.asked(rows.slots, code, readings):
+            yield Shown(
+                rows=case.rows,
+                log_page=_log_pages(case, score, rows, **served),
+                places=np.searchsorted(known.arms, case.arms),
+                share=reinforce.chances(score, **served) if shares else score,
+                case=np.arange(len(case.rows)),
+            )
 
     def asked(self, slots: Columns, code: Ids, readings: list[dict[str, object]]) -> Iterator[tuple[Case, Array]]:
         """Decisions (one a row of slots, which reads the context `code`) by their cases, and the noiseless scores of
@@ -129,6 +143,16 @@ class _Part:
             if zeros is not None:
                 group = top[kind == place]
                 unsupported[self.mine[group]] = self.chance[self.which[group]] @ zeros[0]
+
+
+def _log_pages(case: Case, score: Array, rows: Rows, *, temperature: float, floor: float) -> Array:
+    """Log of the probability of the pages of a case, (d,), by scores (d, m); rows: the lowest slot of each."""
+    found, depth, start = np.full(len(case.rows), -np.inf), rows.depth[case.rows], rows.start[case.rows]
+    for deep in np.unique(depth).tolist():
+        mine = np.flatnonzero(depth == deep)
+        place, good = places(case.arms, rows.shown[start[mine][:, None] + np.arange(deep + 1)])
+        found[mine[good]] = reinforce.log_joint(score[mine[good]], place[good], temperature=temperature, floor=floor)
+    return found
 
 
 def _below(score: Array, above: Ids, *, temperature: float, floor: float) -> Array:
