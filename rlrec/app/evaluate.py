@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -14,8 +14,7 @@ from rlrec.app.evaluation.pages import CLUSTERS
 from rlrec.app.evaluation.sessions import Sessions
 from rlrec.app.evaluation.targets import Target
 from rlrec.errors import InputError, suggest
-from rlrec.ope import intervals
-from rlrec.ope.diagnostics import explained
+from rlrec.ope import diagnostics, intervals
 from rlrec.ope.estimate import Estimate
 from rlrec.store import Store, Unit, bulk
 from rlrec.store.reader import Selection
@@ -38,6 +37,18 @@ def evaluate(store: Store, request: Request) -> list[dict[str, Any]]:
 def judged(unit: Unit, request: Request, selection: Selection) -> list[dict[str, Any]]:
     """The same on decisions that no filter can name, inside a unit. Raises EmptyLog where none of them can be used."""
     return _answer(unit, request, _estimators(request), selection)
+
+
+def explained(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the reasons of these estimates mean, and from which step on the log does not support a target."""
+    early: dict[str, int] = {}
+    for one in found:
+        if one["horizon"] is not None:
+            early[one["target"]] = min(one["horizon"], early.get(one["target"], one["horizon"]))
+    return diagnostics.explained(found) + [
+        f"horizon: from step {step} on the effective sample size for {name} is below 5 % of the sessions"
+        for name, step in early.items()
+    ]
 
 
 def _estimators(request: Request) -> ope.Asked:
