@@ -44,7 +44,8 @@ def explained(found: Sequence[Mapping[str, Any]]) -> list[str]:
     early: dict[str, int] = {}
     for one in found:
         if one["horizon"] is not None:
-            early[one["target"]] = min(one["horizon"], early.get(one["target"], one["horizon"]))
+            name = one["target"] if one["version"] is None else f"{one['target']}@{one['version']}"
+            early[name] = min(one["horizon"], early.get(name, one["horizon"]))
     return diagnostics.explained(found) + [
         f"horizon: from step {step} on the effective sample size for {name} is below 5 % of the sessions"
         for name, step in early.items()

@@ -321,11 +321,11 @@ def multiply(db: str, times: int) -> None:
         for copy in range(1, times):
             moved = {name: f"{name} + {copy * 1_000_000}" for name in ("id", "session_id", "decision_id")}
             moved["key"] = f"key || '/{copy}'"
-            for table in ("session", "decision", "slot", "event"):
+            for table in ("session", "visit", "decision", "slot", "event"):
                 columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
                 values = [moved.get(name, name) for name in columns if name != "request_key"]
                 into = ", ".join(f'"{name}"' for name in columns if name != "request_key")
-                owner = "id" if "id" in columns else "decision_id"
+                owner = next(name for name in ("id", "decision_id", "session_id") if name in columns)
                 connection.execute(
                     f"INSERT INTO {table} ({into}) SELECT {', '.join(values)} FROM {table} WHERE {owner} < 1000000"
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from contextlib import closing
 from itertools import pairwise
 
@@ -10,9 +11,12 @@ import pytest
 
 from rlrec.app import feedback, recommend, versions
 from rlrec.app import session as sessions
+from rlrec.app import visits as visiting
 from rlrec.errors import InputError
+from rlrec.ope import diagnostics
 from rlrec.store import reader
 from tests.app import logs, trained
+from tests.app.test_evaluate import multiply
 from tests.app.test_stateful import BIAS, LAST
 from tests.conftest import runner
 
@@ -136,6 +140,27 @@ def test_neither_batches_nor_their_size_change_an_estimate(sqlite_db, tmp_path, 
             assert other[key] == (pytest.approx(value, rel=1e-9) if close else value), key
 
 
+def test_memory_is_bounded_by_the_batch(sqlite_db, tmp_path, monkeypatch):
+    """Peak over six times the log, in batches of 500 pages, is that over the log itself, but for a fifth."""
+    fixed(sqlite_db, tmp_path, pages=3_000)
+    monkeypatch.setattr(diagnostics, "KEPT", 1_000)
+    real = reader.batches
+    monkeypatch.setattr(reader, "batches", lambda unit, selection, **asked: real(unit, selection, size=500, **asked))
+
+    def peak() -> int:
+        tracemalloc.start()
+        logs.judged(sqlite_db, "rule", estimators="tis,wpdis,dr-rl", interval="normal")
+        top = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return top
+
+    logs.judged(sqlite_db, "rule", estimators=ALL)  # imports
+    once = peak()
+    multiply(sqlite_db, 6)
+    assert logs.one(sqlite_db, "rule", "tis", interval="normal")["n"] == 9_000
+    assert peak() < 1.2 * once
+
+
 # -- what is asked --
 
 
@@ -187,6 +212,29 @@ def test_clusters_are_users_where_they_are_known(sqlite_db):
     logs.serve(sqlite_db, "log", pages=80, rates=RATES, users=10)
     by_user, by_session = (logs.one(sqlite_db, "uniform", "wdr", cluster=by) for by in (None, "session"))
     assert [(one["cluster"], one["clusters"]) for one in (by_user, by_session)] == [("user", 10), ("session", 40)]
+
+
+def test_a_session_that_is_too_long_is_refused_unless_the_filter_leaves_it_out(sqlite_db, tmp_path, monkeypatch):
+    fixed(sqlite_db, tmp_path)
+    monkeypatch.setattr(visiting, "LONGEST", 2)
+    assert logs.one(sqlite_db, "rule", "tis")["n"] == 20
+    with closing(logs.at(sqlite_db, 5)) as store:
+        one_visit(store, "long", pages=3)
+    with pytest.raises(InputError, match="a session of 3 decisions is longer than the 2"):
+        logs.one(sqlite_db, "rule", "tis")
+    assert logs.one(sqlite_db, "rule", "tis", log="until=2026-02-01T00:03:00Z")["n"] == 20
+
+
+def test_a_filter_that_cuts_sessions_leaves_them_out(sqlite_db):
+    logs.catalogue(sqlite_db, 2)
+    logs.create(sqlite_db, "log", "uniform")
+    with closing(logs.at(sqlite_db, 0)) as store:
+        one_visit(store, "cut", pages=1)
+    with closing(logs.at(sqlite_db, 5)) as store:
+        one_visit(store, "cut", pages=1)
+        one_visit(store, "whole")
+    found = logs.one(sqlite_db, "uniform", "tis", log="since=2026-02-01T00:03:00Z")
+    assert (found["n"], found["left_out"]) == (1, 1)
 
 
 # -- which visits --

@@ -7,8 +7,8 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from rlrec.store import reader
-from tests.app import logs, trained
+from rlrec.store import arms, reader
+from tests.app import learned, logs, trained
 
 BIAS, LAST = [0.5, 0.0, -0.4], -1.5
 RATES = (0.2, 0.5, 0.8)
@@ -23,8 +23,8 @@ def logged(db: str, *, size: int = 1, pages: int = 120) -> list[list[list[int]]]
     logs.serve(db, "log", pages=pages, rates=RATES, size=size, start=3.0)
     with closing(trained.stored(db)) as store, store.read() as unit:
         (batch,) = reader.batches(unit, reader.Selection())
-    arms = (batch.slots["arm_id"] - batch.slots["arm_id"].min()).reshape(-1, 2, size)
-    return arms.tolist()
+    shown = (batch.slots["arm_id"] - batch.slots["arm_id"].min()).reshape(-1, 2, size)
+    return shown.tolist()
 
 
 def weights(visits: list[list[list[int]]], *, last: float = LAST, floor: float = 0.0) -> list[float]:
@@ -112,6 +112,21 @@ def test_what_a_greedy_logger_never_shows_is_unsupported(sqlite_db):
     found = logs.one(sqlite_db, "home", "ips", interval="normal")
     assert 0.4 < found["unsupported"] < 0.67
     assert "unsupported" in found["reasons"]
+
+
+def test_on_its_own_log_every_weight_is_1(db):
+    """Whatever a state says: contexts, features of arms, rewards that came between the pages of a visit."""
+    with closing(logs.at(db, 0)) as store:
+        store.write(lambda unit: arms.put(unit, {f"a{place}": f'{{"size": {place}}}' for place in range(4)}))
+    logs.create(db, "home", "gradient", floor="0.1")
+    with closing(logs.at(db, 1)) as store:
+        learned.trained(store, "home")
+    contexts = [{"device": "phone", "n": 2.0}, {"device": "tv"}, {}]
+    logs.serve(db, "home", pages=40, rates=[0.5] * 4, size=2, start=3.0, group=1, minutes=0.1, contexts=contexts)
+    for found in logs.judged(db, "home", estimators="ips,tis", interval="normal"):
+        assert [found["max_weight"], found["mean_weight"]] == pytest.approx([1, 1], rel=1e-9)
+    plain = logs.judged(db, "uniform", estimators="ips,tis", interval="normal")
+    assert min(one["max_weight"] for one in plain) > 1.05
 
 
 def test_a_logger_that_reads_the_session_says_itself_what_it_could_show(sqlite_db):

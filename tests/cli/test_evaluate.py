@@ -51,7 +51,7 @@ def test_a_table_tells_from_which_step_on_a_log_is_no_support(sqlite_db, run_sql
     trained.version(sqlite_db, "home", bias=[9.0, *[0.0] * 39])
     logs.serve(sqlite_db, "log", pages=400, rates=[0.5] * 40, start=3.0)
     notes = run_sqlite(*LATER, "evaluate", "home", "--estimator", "wpdis").stdout
-    assert "horizon: from step 0 on the effective sample size for home is below 5 % of the sessions" in notes
+    assert "horizon: from step 0 on the effective sample size for home@2 is below 5 % of the sessions" in notes
 
 
 def test_groups_are_named(log, run_sqlite):
