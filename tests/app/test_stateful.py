@@ -139,3 +139,13 @@ def test_a_logger_that_reads_the_session_says_itself_what_it_could_show(sqlite_d
     with closing(trained.stored(sqlite_db)) as store:
         store.write(lambda unit: unit.tell("UPDATE slot SET min_propensity = 0"))
     assert logs.one(sqlite_db, "uniform", "ips", interval="normal")["unsupported"] is None
+
+
+def test_a_target_that_no_row_says_anything_of_is_told_as_such(sqlite_db):
+    logged(sqlite_db)
+    with closing(trained.stored(sqlite_db)) as store:
+        store.write(lambda unit: unit.tell("UPDATE decision SET history = NULL"))
+    for found in logs.judged(sqlite_db, "home", estimators="all"):
+        assert (found["n"], found["value"], found["verdict"]) == (0, None, "insufficient"), found["estimator"]
+        assert {"no-rows", "no-state"} <= {*found["reasons"]}
+        assert found["left_out"] == (60 if found["unit"] == "session" else 120)
