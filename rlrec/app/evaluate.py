@@ -3,279 +3,134 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
 from typing import Any
-
-import numpy as np
 
 from rlrec import ope
 from rlrec.app import filters
-from rlrec.app.evaluation import modelling, pages, targets
-from rlrec.app.evaluation.contexts import Library
-from rlrec.app.evaluation.grouping import Grouping
-from rlrec.app.evaluation.loggers import Loggers
-from rlrec.app.evaluation.modelling import RewardModel
-from rlrec.app.evaluation.pages import CLUSTERS, Rows
-from rlrec.app.evaluation.targets import Known, Scorer, Target
+from rlrec.app.evaluation.asked import Asked, EmptyLog, Request
+from rlrec.app.evaluation.impressions import Impressions
+from rlrec.app.evaluation.pages import CLUSTERS
+from rlrec.app.evaluation.sessions import Sessions
+from rlrec.app.evaluation.targets import Target
 from rlrec.errors import InputError, suggest
-from rlrec.ope import intervals
-from rlrec.ope.base import LogBatch
-from rlrec.ope.diagnostics import explained
-from rlrec.ope.direct import RidgeSums
-from rlrec.ope.estimate import ANY_REWARD, Estimate, Fold, Stat
-from rlrec.policy.reward import bounds
-from rlrec.records import Reward
-from rlrec.store import Store, Unit, arms, bulk, reader, sessions
-from rlrec.store.reader import ABSENT, Selection, Texts
+from rlrec.ope import diagnostics, intervals
+from rlrec.ope.estimate import Estimate
+from rlrec.store import Store, Unit, bulk
+from rlrec.store.reader import Selection
 
-__all__ = ["Request", "evaluate", "explained"]
+__all__ = ["EmptyLog", "Request", "evaluate", "explained", "judged"]
 
-
-class EmptyLog(InputError):
-    """The log has nothing that a target could be judged by."""
-
-    def __init__(self, message: str, *, hint: str) -> None:
-        super().__init__(f"empty log: {message}", hint=hint)
-
-
+ONCE_A_SLOT = ("position", "arm")  # of the fields that rows are grouped by
 CHOSEN = "snips"  # what may be asked of rows that are picked by the arm the logger chose
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What `evaluate` is asked for. log: a filter; cluster None: the user where one is known, else the session."""
-
-    targets: Sequence[str]
-    estimators: str | None = None
-    interval: str = "bootstrap-t"
-    level: float = 0.95
-    cluster: str | None = None
-    log: str | None = None
-    reward: str | None = None
-    by: str | None = None
-    greedy: bool = False
-    reward_model: str | None = None
-    reward_model_by: str | None = None
-    seed: int = 0
 
 
 def evaluate(store: Store, request: Request) -> list[dict[str, Any]]:
     """An estimate for every target, group and estimator, from one snapshot of the log.
 
     Raises InputError for unknown names, an interval that an estimator does not have, and an empty log."""
-    fold = _fold(request)
+    estimators = _estimators(request)
     with store.read() as unit, bulk.alongside(unit):
-        return _Evaluation(unit, request, fold, filters.selection(unit, request.log)).answer()
+        return _answer(unit, request, estimators, filters.selection(unit, request.log))
 
 
 def judged(unit: Unit, request: Request, selection: Selection) -> list[dict[str, Any]]:
     """The same on decisions that no filter can name, inside a unit. Raises EmptyLog where none of them can be used."""
-    return _Evaluation(unit, request, _fold(request), selection).answer()
+    return _answer(unit, request, _estimators(request), selection)
 
 
-def _fold(request: Request) -> Fold:
+def explained(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the reasons of these estimates mean, and from which step on the log does not support a target."""
+    early: dict[str, int] = {}
+    for one in found:
+        if one["horizon"] is not None:
+            name = one["target"] if one["version"] is None else f"{one['target']}@{one['version']}"
+            early[name] = min(one["horizon"], early.get(name, one["horizon"]))
+    return diagnostics.explained(found) + [
+        f"horizon: from step {step} on the effective sample size for {name} is below 5 % of the sessions"
+        for name, step in early.items()
+    ]
+
+
+def _estimators(request: Request) -> ope.Asked:
     usual = CHOSEN if request.by == "arm" else ope.DEFAULT
     asked = ope.parse(request.estimators or usual)
+    _check(request, asked)
     if asked.sessions:
-        raise InputError(f"{', '.join(asked.sessions)}: estimates per session are not made here", hint="use impression")
-    fold = Fold(estimators=asked.impressions, spanning=False)
-    _check(request, fold)
-    return fold
+        _check_sessions(request, asked)
+    return asked
 
 
-def _check(request: Request, fold: Fold) -> None:
-    intervals.check(request.interval, request.level, estimators=dict(fold.estimators))
+def _check(request: Request, asked: ope.Asked) -> None:
+    intervals.check(request.interval, request.level, estimators={**asked.impressions, **asked.sessions})
+    if not 0 <= request.gamma <= 1:
+        raise InputError(f"gamma is {request.gamma:g}", hint="it lies between 0 and 1; 1 discounts nothing")
     if request.cluster is not None and request.cluster not in CLUSTERS:
         hint = suggest(request.cluster, list(CLUSTERS)) or f"one of {', '.join(CLUSTERS)}"
         raise InputError(f"unknown cluster {request.cluster!r}", hint=hint)
-    if request.by == "arm":
-        _check_chosen(request.interval, fold)
-    if request.reward_model is not None and not _modelled(fold):
+    if request.by == "arm" and not asked.sessions:
+        _check_chosen(request.interval, asked)
+    if request.reward_model is not None and not _modelled(asked):
         raise InputError("--reward-model is given, and no estimator uses one", hint="add dr or dm to --estimator")
     if request.reward_model_by is not None and request.reward_model is None:
         raise InputError("--reward-model-by names a field for --reward-model", hint="give --reward-model FILE too")
 
 
-def _check_chosen(interval: str, fold: Fold) -> None:
+def _check_sessions(request: Request, asked: ope.Asked) -> None:
+    """A session has no position, no arm, and no row of its own."""
+    name = next(iter(asked.sessions))
+    if request.by in ONCE_A_SLOT:
+        hint = "by policy, version, variant, day or a field of the context, as they are where it begins"
+        raise InputError(f"{name} judges sessions, which have no one {request.by}", hint=hint)
+    if request.cluster == "row":
+        raise InputError(f"{name} judges sessions: --cluster row is no unit of theirs", hint="use session or user")
+
+
+def _check_chosen(interval: str, asked: ope.Asked) -> None:
     """Rows picked by what was chosen have a mean weight other than 1: only self-normalised estimates mean something."""
-    unfit = next((name for name, kind in fold.estimators.items() if not kind.self_normalised), None)
+    unfit = next((name for name, kind in asked.impressions.items() if not kind.self_normalised), None)
     if unfit is not None:
         raise InputError(f"{unfit} means nothing by arm, which the logger chose", hint=f"use --estimator {CHOSEN}")
     if interval == "cressie-read":  # it takes the mean weight to be 1
         raise InputError("interval cressie-read does not exist by arm", hint="use --interval bootstrap-t")
 
 
-def _modelled(fold: Fold) -> bool:
-    return any(kind.modelled for kind in fold.estimators.values())
+def _modelled(asked: ope.Asked) -> bool:
+    return any(kind.modelled for kind in asked.impressions.values())
 
 
-@dataclass(eq=False)
-class _View:
-    """Targets that are judged on the same rows with the same reward, and what was counted on the way.
-
-    own: the policy of an imported log, which only its own rows tell of."""
-
-    reward: Reward
-    own: bool
-    scorers: list[Scorer]
-    seen: int = 0
-    used: int = 0
-    immature: int = 0
-    dropped: int = 0
-    stats: dict[tuple[int, Any], Stat] = field(default_factory=dict)
-    learned: set[tuple[int, Any]] = field(default_factory=set)
-
-    def add(self, place: int, group: Any, stat: Stat) -> None:
-        before = self.stats.get((place, group))
-        self.stats[place, group] = stat if before is None else before + stat
-
-
-class _Evaluation:
+def _answer(unit: Unit, request: Request, estimators: ope.Asked, selection: Selection) -> list[dict[str, Any]]:
     """One run over one snapshot."""
+    returns = any(kind.modelled for kind in estimators.sessions.values())
+    encode = returns or (_modelled(estimators) and request.reward_model is None)
+    asked = Asked(unit, request, selection, encode=encode)
+    parts: list[Impressions | Sessions] = []
+    if estimators.impressions:
+        parts.append(Impressions(asked, estimators.impressions))
+    if estimators.sessions:
+        parts.append(Sessions(asked, estimators.sessions))
+    for part in parts:
+        part.run()
+    asked.grouping.check(asked.library.names)
+    return [
+        row
+        for target in asked.targets
+        for group in asked.grouping.ordered()
+        for row in _rows(asked, target, group, _ordered(parts, estimators, target, group))
+    ]
 
-    def __init__(self, unit: Unit, request: Request, fold: Fold, selection: Selection) -> None:
-        self.unit, self.request = unit, request
-        self.targets = targets.resolve(unit, request.targets, reward=request.reward, greedy=request.greedy)
-        self.selection = selection
-        self.keys = {arm.id: arm.key for arm in arms.every(unit)}
-        self.arms = np.array(sorted(self.keys), np.int64)
-        users = request.cluster in (None, "user")
-        self.spanning = users and sessions.any_user(unit)
-        self.by = "user" if self.spanning else "session" if users else str(request.cluster)
-        self.fold = replace(fold, spanning=self.spanning)
-        self.named_users = False
-        self.loggers = Loggers(unit)
-        self.grouping = Grouping(unit, request.by, keys=self.keys, loggers=self.loggers)
-        self.views = list(self._views())
-        read = {name for view in self.views for scorer in view.scorers for name in scorer.target.reads}
-        fields = read | {name for name in (self.grouping.field, request.reward_model_by) if name is not None}
-        self.library = Library(unit, fields=fields, encode=_modelled(fold) and request.reward_model is None)
 
-    def _views(self) -> Iterator[_View]:
-        views: dict[tuple[int, int | None], _View] = {}
-        for target in self.targets:
-            own = target.serving is None
-            key = target.reward.id, target.policy_id if own else None
-            view = views.setdefault(key, _View(reward=target.reward, own=own, scorers=[]))
-            view.scorers.append(Scorer(target))
-        return iter(views.values())
+def _ordered(parts: list[Impressions | Sessions], estimators: ope.Asked, target: Target, group: Any) -> list[Estimate]:
+    """The estimates of all parts, in the order asked."""
+    found = {one.estimator: one for part in parts for one in part.estimates(target, group)}
+    return [found[label] for label in estimators.labels if label in found]
 
-    def answer(self) -> list[dict[str, Any]]:
-        models = self._models() if _modelled(self.fold) else {}
-        for view, rows, texts in self._log():
-            self._take_in(view, rows, models.get(view.reward.id), texts)
-        for view in self.views:
-            if not view.used:
-                raise self._empty(view)
-        self.grouping.check(self.library.names)
-        return [row for target in self.targets for row in self._report(target)]
 
-    # -- over the log --
-
-    def _log(self, *, fitted: bool = False) -> Iterator[tuple[_View, Rows, Texts | None]]:
-        """Each batch as each view sees it, and the contexts that came with it; fitted: what a reward model needs, with
-        the rows that a view does not judge its target by."""
-        columns = [*(pages.FITTED if fitted else pages.JUDGED), *(["user_id"] if self.spanning else [])]
-        for batch in reader.batches(self.unit, self.selection, columns=columns, wanted=self.library.wanted):
-            standing = pages.page(batch.slots)
-            cluster = pages.clusters(batch.slots, standing, self.by)
-            for view in self.views:
-                rows, immature = pages.rows(batch, view.reward, standing, now=self.unit.now, cluster=cluster)
-                mine = rows if fitted else view.scorers[0].rows(rows)
-                if not fitted:
-                    view.seen, view.immature = view.seen + len(batch), view.immature + immature
-                view.dropped += len(rows) - len(mine)
-                yield view, mine, batch.contexts
-
-    def _models(self) -> Mapping[int, RewardModel]:
-        """A reward model per reward definition: the one given, or one fitted in a first pass."""
-        path = self.request.reward_model
-        if path is not None:
-            given = modelling.tabled(path, by=self.request.reward_model_by, arms=self.arms, keys=self.keys)
-            return {view.reward.id: given for view in self.views}
-        fitting = modelling.fitting(self.arms, positions=reader.longest(self.unit, self.selection))
-        definitions = {view.reward.id: view.reward for view in self.views}
-        judges = {view.reward.id: view for view in self.views}
-        sums: dict[int, RidgeSums] = {}
-        for view, rows, texts in self._log(fitted=True):
-            if judges[view.reward.id] is view and len(rows):
-                stat = fitting.stat(rows, self.library.of(rows.slots["context_id"], texts))
-                sums[view.reward.id] = sums[view.reward.id] + stat if view.reward.id in sums else stat
-        return {key: fitting.finish(stat, definitions[key]) for key, stat in sums.items()}
-
-    def _take_in(self, view: _View, rows: Rows, model: RewardModel | None, texts: Texts | None) -> None:
-        if not len(rows):
-            return
-        view.used += len(rows)
-        self.named_users |= self.by == "user" and bool((rows.slots["user_id"] != ABSENT).any())
-        known = self._known(rows, model, texts)
-        groups = list(self.grouping.split(rows, known.contexts))
-        for place, scorer in enumerate(view.scorers):
-            taught = [lesson.rows(rows.slots) for lesson in scorer.target.lessons]
-            learned = np.logical_or.reduce(taught) if taught else np.zeros(len(rows), np.bool_)
-            batch = scorer.batch(self.unit, rows, known)
-            for group, chosen in groups:
-                part: LogBatch = batch if chosen is None else batch.where(chosen)
-                view.add(place, group, self.fold.stat(part))
-                if (learned if chosen is None else learned[chosen]).any():
-                    view.learned.add((place, group))
-
-    def _known(self, rows: Rows, model: RewardModel | None, texts: Texts | None) -> Known:
-        self.loggers.known(rows.slots["version_id"])
-        logged = self.loggers.describe(rows)
-        read = self.loggers.reads(rows, logged.unclear)
-        contexts = self.library.of(rows.slots["context_id"], texts, fields=read)
-        valued = None if model is None else model.rows(rows, contexts)
-        return Known(contexts, logged, self.loggers, self.keys, self.arms, valued)
-
-    # -- answers --
-
-    def _report(self, target: Target) -> Iterator[dict[str, Any]]:
-        view, place = next(
-            (view, place) for view in self.views for place, scorer in enumerate(view.scorers) if scorer.target is target
-        )
-        for group in self.grouping.ordered():
-            stat = view.stats.get((place, group))
-            if stat is None:
-                continue
-            for estimate in self._finished(view, stat, learned=(place, group) in view.learned):
-                yield self._row(target, estimate, group)
-
-    def _finished(self, view: _View, stat: Stat, *, learned: bool) -> list[Estimate]:
-        request = self.request
-        extra = [*(["in-sample"] if learned else []), *(["no-propensity"] if view.dropped else [])]
-        made = self.fold.finish(
-            stat,
-            interval=request.interval,
-            level=request.level,
-            cluster="user" if self.named_users else "session" if self.by == "user" else self.by,
-            reward_range=bounds(view.reward) or ANY_REWARD,
-            greedy=request.greedy,
-            extra_reasons=tuple(extra),
-            chosen=request.by == "arm",
-            seed=request.seed,
-        )
-        return [replace(estimate, left_out=estimate.left_out + view.dropped) for estimate in made]
-
-    def _row(self, target: Target, estimate: Estimate, group: Any) -> dict[str, Any]:
+def _rows(asked: Asked, target: Target, group: Any, estimates: list[Estimate]) -> Iterator[dict[str, Any]]:
+    for estimate in estimates:
         found = {"target": target.name, "version": target.number, **asdict(estimate)}
         found["reasons"] = list(estimate.reasons)
         found["reward"] = target.reward.name
-        if self.request.by is not None:
-            found |= {"by": self.request.by, "group": self.grouping.labels[group]}
-        return found
-
-    def _empty(self, view: _View) -> EmptyLog:
-        if view.immature:
-            minutes = view.reward.window_us / 60e6
-            return EmptyLog(
-                f"none of the {view.immature} impressions selected is mature",
-                hint=f"a decision counts when the window of reward {view.reward.name}, {minutes:g} minutes, is over",
-            )
-        if view.own:
-            name = view.scorers[0].target.name
-            return EmptyLog(f"no impression of policy {name!r} is selected", hint="widen --log")
-        if view.seen:
-            return EmptyLog("every impression selected is censored", hint="widen --log, or --uncensor")
-        hint = "widen --log" if self.request.log else "serve with `rlrec recommend`, or bring in a log: import-log"
-        return EmptyLog("no impression is selected", hint=hint)
+        if asked.request.by is not None:
+            found |= {"by": asked.request.by, "group": asked.grouping.labels[group]}
+        yield found

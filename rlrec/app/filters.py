@@ -7,8 +7,9 @@ from rlrec.store import Unit, experiments, policies
 from rlrec.store.reader import Selection
 from rlrec.times import parse as parse_time
 
-KEYS = ("policy", "version", "experiment", "variant", "since", "until")
-EXAMPLES = {"version": "2", "since": "2026-01-01", "until": "2026-02-01"}  # where it is no name
+KEYS = ("policy", "version", "experiment", "variant", "since", "until", "split")
+EXAMPLES = {"version": "2", "since": "2026-01-01", "until": "2026-02-01", "split": "gate"}  # where it is no name
+SPLITS = ("train", "tune", "gate")  # by the numbers that sessions have
 
 
 def parse(text: str) -> dict[str, str]:
@@ -35,7 +36,15 @@ def selection(unit: Unit, text: str | None) -> Selection:
         variant_ids=_variants(unit, pairs) if "experiment" in pairs or "variant" in pairs else None,
         since=_time(pairs["since"]) if "since" in pairs else None,
         until=_time(pairs["until"]) if "until" in pairs else None,
+        splits=[_split(pairs["split"])] if "split" in pairs else None,
     )
+
+
+def _split(name: str) -> int:
+    if name not in SPLITS:
+        hint = suggest(name, list(SPLITS)) or f"one of {', '.join(SPLITS)}"
+        raise InputError(f"unknown split {name!r} in the log filter", hint=hint)
+    return SPLITS.index(name)
 
 
 def _policies(unit: Unit, name: str) -> list[int]:

@@ -21,15 +21,24 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True)
 class Lesson:
-    """Decisions that a version learned from: the selected ones that were mature at a time (None: mature or not)."""
+    """Decisions that a version learned from: the selected ones that were mature at a time (None: mature or not), of
+    some splits (None: of all)."""
 
     selection: Selection
     mature_at: int | None = None
     window_us: int = 0
+    splits: tuple[int, ...] | None = None
+
+    @property
+    def split(self) -> bool:
+        """Whether it takes the column `split` to tell."""
+        return self.splits is not None or self.selection.splits is not None
 
     def rows(self, slots: Columns) -> Flags:
         """Which rows of the log are among them, (n,)."""
         found = matching(slots, self.selection)
+        if self.splits is not None:
+            found &= np.isin(slots["split"], self.splits)
         if self.mature_at is not None:
             found &= slots["imported"] | (self.mature_at - slots["at"] > self.window_us)
         return found
@@ -52,6 +61,8 @@ def matching(slots: Columns, selection: Selection) -> Flags:
         found &= slots["decision_id"] <= selection.last_id
     if selection.imported is not None:
         found &= slots["imported"] == selection.imported
+    if selection.splits is not None:
+        found &= np.isin(slots["split"], list(selection.splits))
     return found
 
 
@@ -99,7 +110,8 @@ def _taught(version: Version) -> list[Lesson]:
 def _lesson(version: Version, record: Mapping[str, Any]) -> Lesson:
     selection = Selection(**{"last_id": record.get("last_id"), **record["selection"]})
     window = int(record.get("window_us", version.reward.window_us))
-    return Lesson(selection=selection, mature_at=record.get("now"), window_us=window)
+    splits = tuple(record["splits"]) if "splits" in record else None
+    return Lesson(selection=selection, mature_at=record.get("now"), window_us=window, splits=splits)
 
 
 def learns(version: Version) -> bool:

@@ -67,7 +67,8 @@ def shown(unit: Unit, found: Mapping[int, Decision]) -> dict[int, dict[str, Any]
 
 def states(unit: Unit, found: Mapping[int, Decision]) -> dict[int, dict[str, Any]]:
     """What each decision saw of its visit: the state as it is stored, and what else is known to have been known."""
-    known = {key: decision.history or b"" for key, decision in found.items()}
+    packed = {key: decision.history or b"" for key, decision in found.items()}
+    known = {key: blob if history.whole(blob) else b"" for key, blob in packed.items()}  # `doctor` tells of others
     names = arms.keys(unit, {arm for blob in known.values() for arm in history.arms(blob)})
     return {key: json.loads(found[key].state) | history.shown(blob, names) for key, blob in known.items()}
 

@@ -15,7 +15,7 @@ from rlrec.app.trained import Trained
 from rlrec.app.training import gate as gates
 from rlrec.app.training.climbing import GATE, TRAIN, TUNE, Climbed, Climber, Epoch, Options
 from rlrec.app.training.filling import Filled, Filler
-from rlrec.app.training.judging import ESTIMATOR, Judge, Values
+from rlrec.app.training.judging import ESTIMATOR, Judge, fitted
 from rlrec.app.training.lease import Lease
 from rlrec.app.training.spool import Spool
 from rlrec.app.visits import Cutoff
@@ -246,7 +246,7 @@ class _Training:
 
     def _climb(self, spool: Spool, reader: Trained, filler: Filler) -> Climbed:
         start = reader.parameters_of(filler.arms)
-        self.values = Values.fitted(spool, spool.of(TRAIN), gamma=self.options.gamma, arms=len(filler.arms))
+        self.values = fitted(spool, spool.of(TRAIN), gamma=self.options.gamma, arms=len(filler.arms))
         judge = self._judge_of(spool, reader.policy, TUNE, start)
         return Climber(spool, reader.policy, self.options).climb(start, judge, progress=self._epoch)
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
 
-import msgspec
 import numpy as np
 
 from rlrec.app import designs
@@ -20,7 +19,6 @@ from rlrec.records import Version
 from rlrec.store import Unit, contents, weights
 
 CELLS = 2_000_000  # scores that are worked out at a time
-_decode: Callable[[str], dict[str, Any]] = msgspec.json.Decoder().decode
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +108,9 @@ class Trained:
 
 def readings(unit: Unit, context_ids: Ids) -> tuple[list[dict[str, Any]], Ids]:
     """The distinct contexts of decisions, and which of them each has, (n,)."""
+    import msgspec
+
     ids, which = np.unique(context_ids, return_inverse=True)
+    decode: Callable[[str], dict[str, Any]] = msgspec.json.Decoder().decode
     bodies = contents.context_bodies(unit, ids.tolist())
-    return list(map(_decode, map(bodies.__getitem__, ids.tolist()))), which.reshape(-1)
+    return list(map(decode, map(bodies.__getitem__, ids.tolist()))), which.reshape(-1)

@@ -60,6 +60,14 @@ class Visits:
         """Of each decision, from 0, (n,)."""
         return returns.steps(self.start)
 
+    @property
+    def lowest(self) -> Array:
+        """Log of the smallest probability that any page of each decision could have had, (n,): no arm's was smaller at
+        any position. NaN where it is not known."""
+        smallest = np.where(self.slots["min_propensity"] > 0, self.slots["min_propensity"], np.nan)
+        found: Array = np.add.reduceat(np.log(smallest), self.first[:-1])
+        return found
+
     def histories(self) -> History:
         """What each decision knew of its visit, (n,)."""
         return history.unpack(self.once("history").tolist(), self.steps)

@@ -22,8 +22,8 @@ SHOWN = {
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
 @click.option(
     "--estimator", "estimators", metavar="LIST",
-    help="ips, snips, clipped-ips[:20], dm, dr, or the groups impression, all [default: ips,snips,dr; with --by arm: "
-    "snips].",
+    help="ips, snips, clipped-ips[:20], dm, dr per impression; tis, pdis, wis, wpdis, dr-rl, wdr per session; or the "
+    "groups impression, session, all [default: ips,snips,dr; with --by arm: snips].",
 )  # fmt: skip
 @click.option(
     "--interval", default="bootstrap-t", show_default=True, metavar="KIND",
@@ -34,13 +34,21 @@ SHOWN = {
     "--cluster", metavar="user|session|row",
     help="What was randomised as one [default: the user where one is known, else the session].",
 )  # fmt: skip
-@click.option("--log", metavar="FILTER", help="Part of the log, e.g. policy=home,since=2026-01-01 [default: all].")
+@click.option(
+    "--log", metavar="FILTER",
+    help="Part of the log, e.g. policy=home,since=2026-01-01; keys: policy, version, experiment, variant, since, until "
+    "and split (train, tune or gate) [default: all].",
+)  # fmt: skip
 @click.option("--reward", metavar="NAME", help="Reward definition [default: the target's own].")
 @click.option(
+    "--gamma", type=NUMBER, default=1.0, show_default=True, help="Discount per step of a session, between 0 and 1."
+)
+@click.option(
     "--by", metavar="FIELD",
-    help="One estimate a group: position, policy, version, variant, day, arm (snips alone), or a context field.",
+    help="One estimate a group: position, policy, version, variant, day, arm (snips alone), or a context field; a "
+    "session as it begins, and not by position or arm.",
 )  # fmt: skip
-@click.option("--greedy", is_flag=True, help="The target without its exploration (floor, epsilon).")
+@click.option("--greedy", is_flag=True, help="The target without its exploration (floor, epsilon, temperature).")
 @click.option(
     "--reward-model", type=MODEL, metavar="FILE",
     help="CSV arm,reward (or value,arm,reward) for dm and dr [default: fitted on the log].",
@@ -55,6 +63,19 @@ def evaluate(store: Any, show: Show, **request: Any) -> None:
     A target is a policy (as it stands now), NAME@V, a variant POLICY@EXPERIMENT/VARIANT, or the built-in `uniform`. All
     mature decisions of the store count, whoever served them. Every estimate carries an interval, an effective sample
     size (ess), a verdict (ok, weak, insufficient) and the reasons for it; a table explains those that occur.
+
+    \b
+    Units:
+      impression    one slot shown: what the target would have earned there, in
+                    the states that the logging policies brought about
+      session       the discounted return of a visit that is over, its decisions
+                    mature, whole and uncensored: weights are multiplied along
+                    it, so what is shown now may change what comes later.  tis
+                    and wis weigh a visit by all of it, the others step by step;
+                    wis, wpdis and wdr divide by the sum of the weights;  dr-rl
+                    and wdr fit a model of returns, which takes noise out.
+
+    A target that reads the session (of kind gradient) is asked in the state that was recorded with each decision.
 
     \b
     Verdicts:
@@ -79,7 +100,9 @@ def evaluate(store: Any, show: Show, **request: Any) -> None:
       cluster_share  largest share of the estimate that one cluster carries
       mean_weight_z  standard errors between the mean weight and 1
       bias_bound     the largest bias that clipped weights can cause
-      left_out       rows without a propensity, which weights cannot use
+      left_out       rows without a propensity, which weights cannot use; sessions
+                     that are cut, censored or without one; both where a target
+                     needs a state that was not recorded
       ess_by_step    per session: effective sample size over visits, step by step
       horizon        the first step at which that is below 5 % of the visits
 
@@ -87,6 +110,7 @@ def evaluate(store: Any, show: Show, **request: Any) -> None:
     Examples:
       rlrec evaluate home uniform
       rlrec evaluate home@2 --log policy=home,since=2026-01-01 --by position --json
+      rlrec evaluate home uniform --estimator wdr,pdis --gamma 0.9 --log split=gate
     """
     from rlrec.app import evaluate as use_case
 

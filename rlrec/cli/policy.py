@@ -137,12 +137,14 @@ def show_(store: Any, show: Show, reference: str, context: dict[str, Any]) -> No
     p_best is the probability that the arm is the best one under the belief; probability is what would be served at
     position 1, floor included. Both are exact. ipw_mean is the mean of the arm's mature rewards weighed by
     1 / sqrt(propensity): a learning policy gives up arms that began badly, so that their plain means are too low.
+    What train-pg made has its learning curve and the gate's figures below.
 
     \b
     Example:
       rlrec policy show home
     """
     from rlrec.app import policy as use_case
+    from rlrec.cli import learned
     from rlrec.cli.tables import cell
 
     found = use_case.show(store, reference, context)
@@ -157,7 +159,7 @@ def show_(store: Any, show: Show, reference: str, context: dict[str, Any]) -> No
     if "features" in found:
         title.append(f"reads {_read(found['features']['context'])}; here in the context {cell(context)}")
     rows = [[one[name] for name in headers] for one in found["arms"]]
-    notes = [_changed(one) for one in found["drift"]]
+    notes = [*learned.told(found["training"]), *(_changed(one) for one in found["drift"])]
     notes += [f"weights of {one['arm']}: {_heaviest(one['weights'])}" for one in found["arms"] if "weights" in one]
     show(found, table=View(headers=headers, rows=rows, title=title, notes=notes))
 

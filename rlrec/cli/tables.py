@@ -103,6 +103,11 @@ def _grid(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "".join(line.rstrip() + "\n" for line in text.split("\n"))
 
 
+def lines(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+    """A grid as lines, for the title or the notes of a view."""
+    return _grid(headers, rows).splitlines()
+
+
 def _has_argument(function: Any) -> bool:
     return "preserve_whitespace" in function.__code__.co_varnames
 

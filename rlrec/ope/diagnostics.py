@@ -37,6 +37,7 @@ REASONS = {
     "few-replicates": "the level is too high for 2,000 bootstrap replicates: a bound is null",
     "no-reward-range": "the reward has no clip, which this interval needs: a bound is null",
     "no-propensity": "rows or visits without a propensity, or cut, were left out; `left_out` counts them",
+    "no-state": "rows or visits whose session state is not known were left out; `left_out` counts them",
     "logging-states": "the target reads session state, and was judged on states the logger brought about",
 }
 # Reasons that come from outside or from the interval, and hold a verdict down to weak.

@@ -30,6 +30,7 @@ SESSION = ("step", "gap", "reward", "last", "variety")  # what is known of any v
 OWN = ("count", "faded", "last", "earned")  # what is known of an arm in the visit so far
 OF_ARM, OF_ALL = ("bias", "linear", "own"), ("cross", "history", "similar")
 MINUTE = 60.0
+RECENCY = 0.7
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +68,7 @@ class Gradient:
 
     model: str = LINEAR
     temperature: float = 1.0
-    recency: float = 0.7
+    recency: float = RECENCY
     floor: float = 0.0
     design: Design = field(default_factory=Design, compare=False, repr=False)
 
@@ -131,7 +132,7 @@ class Gradient:
         """States by their encoded context (n, q) and history; described (e, p): features of the arms remembered."""
         n, rows = len(history), history.rows
         faded: Array = np.power(self.recency, history.ago - 1.0)
-        row, arm, own = self._own(history, faded)
+        row, arm, own = own_of(history, faded)
         last = np.bincount(rows, weights=np.where(history.ago == 1, history.earned, 0.0), minlength=n)
         variety = np.bincount(row, minlength=n)
         session = np.column_stack([
@@ -140,19 +141,6 @@ class Gradient:
         ])  # fmt: skip
         shown, fading = (_counted(rows, described, one, n) for one in (np.ones(len(rows), np.float64), faded))
         return State(np.hstack([context, session, np.sign(shown) * np.log1p(np.abs(shown)), fading]), row, arm, own)
-
-    def _own(self, history: History, faded: Array) -> tuple[Index, Ids, Array]:
-        """What each state knows of each arm that it remembers: row, arm, and OWN."""
-        rows = history.rows
-        order = np.lexsort((history.arm, rows))
-        row, arm = rows[order], history.arm[order]
-        first = np.flatnonzero(np.r_[True, (row[1:] != row[:-1]) | (arm[1:] != arm[:-1])][: len(row)])
-        if not len(first):
-            return np.empty(0, np.intp), np.empty(0, np.int64), np.empty((0, len(OWN)))
-        fading = faded[order]
-        columns = (np.ones(len(row)), fading, history.ago[order] == 1, fading * history.earned[order])
-        count, recent, last, earned = np.add.reduceat(np.column_stack(columns), first, axis=0).T
-        return row[first], arm[first], np.column_stack([np.log1p(count), recent, last > 0, np.arcsinh(earned)])
 
     # -- scores --
 
@@ -250,6 +238,22 @@ class Gradient:
     def features(self) -> tuple[str, ...]:
         """Names of the columns of `weights`."""
         return ("bias", *self.names, *(f"own:{name}" for name in OWN))
+
+
+def own_of(history: History, faded: Array) -> tuple[Index, Ids, Array]:
+    """What n decisions know of each arm that they remember: row (e,) ascending, arm (e,), and OWN (e, 4).
+
+    faded (entries,): what is left of each entry of the history, recency ^ (ago - 1)."""
+    rows = history.rows
+    order = np.lexsort((history.arm, rows))
+    row, arm = rows[order], history.arm[order]
+    first = np.flatnonzero(np.r_[True, (row[1:] != row[:-1]) | (arm[1:] != arm[:-1])][: len(row)])
+    if not len(first):
+        return np.empty(0, np.intp), np.empty(0, np.int64), np.empty((0, len(OWN)))
+    fading = faded[order]
+    columns = (np.ones(len(row)), fading, history.ago[order] == 1, fading * history.earned[order])
+    count, recent, last, earned = np.add.reduceat(np.column_stack(columns), first, axis=0).T
+    return row[first], arm[first], np.column_stack([np.log1p(count), recent, last > 0, np.arcsinh(earned)])
 
 
 def _counted(rows: Index, described: Array, weights: Array, n: int) -> Array:

@@ -121,6 +121,11 @@ def entries(blob: bytes) -> list[Entry]:
     return list(_ROW.iter_unpack(blob))[1:]
 
 
+def whole(blob: bytes) -> bool:
+    """Whether these can be the bytes of a history."""
+    return len(blob) % _ROW.size == 0
+
+
 def arms(blob: bytes) -> set[int]:
     """The ids of the arms that one decision remembers."""
     return {arm for arm, *_ in entries(blob)}
@@ -135,7 +140,7 @@ def shown(blob: bytes, keys: Mapping[int, str]) -> dict[str, Any]:
         "shown": count,
         "reward": reward,
         "rewards": [earned for _, _, earned in remembered[-RECENT:]],
-        "history": [{"arm": keys[arm], "ago": ago, "reward": earned} for arm, ago, earned in remembered],
+        "history": [{"arm": keys.get(arm), "ago": ago, "reward": earned} for arm, ago, earned in remembered],
     }
 
 

@@ -48,7 +48,7 @@ class Barista(Visitors):
     served at 1 or more, and falls by 1 after a fresh one. At `patience` the guest leaves; after `cap` items anyway."""
 
     rates: tuple[float, ...] = (0.8, 0.76, 0.72, 0.68)
-    fade: float = 0.3
+    fade: float = 0.05
     patience: int = 4
     cap: int = 8
 

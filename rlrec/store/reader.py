@@ -19,6 +19,7 @@ _NONE = "-1.0"  # stands for a missing probability
 _EMPTY = ("x''", "''::bytea")  # no bytes, on SQLite and PostgreSQL
 # Decisions among which one is wanted: to read past up to so many costs less than an index, and than to look up events.
 SCANNED, NEAR = 12, 2
+_SPLIT = "(SELECT owner.split FROM session owner WHERE owner.id = d.session_id)"  # of a decision
 
 # name: (type, expression over decision d, slot s, session v)
 COLUMNS: dict[str, tuple[type, str]] = {
@@ -93,6 +94,7 @@ class Selection:
     first_id: int | None = None
     last_id: int | None = None
     imported: bool | None = None
+    splits: Collection[int] | None = None
 
     def conditions(self) -> list[str]:
         """Tests on a decision `d`, to be joined by AND."""
@@ -102,6 +104,7 @@ class Selection:
             *(f"d.{name} IN ({numbers(wanted)})" for name, wanted in sets.items() if wanted is not None),
             *(f"d.{test} {int(limit)}" for test, limit in bounds.items() if limit is not None),
             *([] if self.imported is None else [f"d.imported = {int(self.imported)}"]),
+            *([] if self.splits is None else [f"{_SPLIT} IN ({numbers(self.splits)})"]),
         ]
 
 
@@ -396,6 +399,11 @@ def last_id(unit: Unit, policy_id: int | None = None) -> int:
 def longest(unit: Unit, selection: Selection) -> int:
     """Positions of the longest selected page; 0 where nothing is selected."""
     return int(unit.ask_value(f"SELECT coalesce(max(d.size), 0) FROM decision d WHERE {_all(selection)}"))
+
+
+def steps(unit: Unit, selection: Selection) -> int:
+    """Decisions of the longest visit of which some are selected, up to the last of these; 0 where nothing is."""
+    return int(unit.ask_value(f"SELECT coalesce(max(d.step), -1) + 1 FROM decision d WHERE {_all(selection)}"))
 
 
 def ids_after(unit: Unit, selection: Selection, *, low: int, limit: int) -> list[int]:

@@ -159,8 +159,8 @@ def test_visits_are_played_to_their_end_in_every_run() -> None:
     uniform = np.full(bar.chain.expected.shape, 1 / bar.arms)
     for values, exact in ((found.reward, bar.value(uniform)), (found.decisions, bar.length(uniform))):
         assert abs(values.mean() / 50 - exact) < 4 * values.std(ddof=1) / 50 / sqrt(200)
-    assert np.allclose(found.optimum, 50 * 5.2)
-    assert abs(found.regret.mean() - 50 * (5.2 - bar.value(uniform))) < 4 * found.regret.std(ddof=1) / sqrt(200)
+    assert np.allclose(found.optimum, 50 * 6.12)
+    assert abs(found.regret.mean() - 50 * (6.12 - bar.value(uniform))) < 4 * found.regret.std(ddof=1) / sqrt(200)
 
 
 def test_every_visit_is_of_a_new_visitor_or_of_one_who_comes_again() -> None:

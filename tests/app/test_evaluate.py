@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from rlrec.app import evaluate, policy, versions
-from rlrec.app.evaluation import loggers, targets
+from rlrec.app.evaluation import loggers, scoring, targets
 from rlrec.errors import InputError
 from rlrec.ope import diagnostics
 from rlrec.policy import slate
 from rlrec.store import Store, arms, reader
-from tests.app import logs
+from tests.app import logs, trained
 from tests.conftest import runner
 
 RATES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
@@ -209,13 +209,13 @@ def test_a_row_with_a_marginal_alone_is_weighed_and_one_with_nothing_is_counted(
 
 def test_no_weight_passes_the_bound_that_is_called_provable(slates, monkeypatch):
     seen = []
-    real = targets.Scorer.batch
+    real = scoring.Scorer.batch
 
     def watched(self, *given):
         seen.append(real(self, *given))
         return seen[-1]
 
-    monkeypatch.setattr(targets.Scorer, "batch", watched)
+    monkeypatch.setattr(scoring.Scorer, "batch", watched)
     logs.judged(slates, "uniform", "log", estimators="ips")
     for batch in seen:
         assert np.isfinite(batch.largest).all()
@@ -321,15 +321,42 @@ def multiply(db: str, times: int) -> None:
         for copy in range(1, times):
             moved = {name: f"{name} + {copy * 1_000_000}" for name in ("id", "session_id", "decision_id")}
             moved["key"] = f"key || '/{copy}'"
-            for table in ("session", "decision", "slot", "event"):
+            for table in ("session", "visit", "decision", "slot", "event"):
                 columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
                 values = [moved.get(name, name) for name in columns if name != "request_key"]
                 into = ", ".join(f'"{name}"' for name in columns if name != "request_key")
-                owner = "id" if "id" in columns else "decision_id"
+                owner = next(name for name in ("id", "decision_id", "session_id") if name in columns)
                 connection.execute(
                     f"INSERT INTO {table} ({into}) SELECT {', '.join(values)} FROM {table} WHERE {owner} < 1000000"
                 )
         connection.commit()
+
+
+# -- splits --
+
+
+def test_a_split_of_the_log_can_be_asked_for(db):
+    logs.catalogue(db, 3)
+    logs.create(db, "log", "uniform")
+    logs.serve(db, "log", pages=400, rates=RATES)
+    found = [logs.one(db, "uniform", "ips", log=f"split={name}")["n"] for name in ("train", "tune", "gate")]
+    with closing(logs.at(db, 1e6)) as store, store.read() as unit:
+        counted = unit.ask("SELECT split, count(*) FROM session GROUP BY split ORDER BY split")
+    assert found == [2 * count for _, count in counted]
+    assert sum(found) == 400
+
+
+def test_a_trained_version_is_not_in_sample_on_the_gate_split(db):
+    logs.catalogue(db, 3)
+    logs.create(db, "log", "uniform")
+    logs.create(db, "home", "gradient")
+    logs.serve(db, "log", pages=100, rates=RATES, start=3.0)
+    trained.version(db, "home", bias=[0.1, 0, 0], minutes=200, selection={}, last_id=10**6, now=10**18, splits=[0, 1])
+    found = [
+        "in-sample" in logs.one(db, "home", "ips", log=filtered)["reasons"]
+        for filtered in ("split=train", "split=tune", "split=gate", None)
+    ]
+    assert found == [True, True, False, True]
 
 
 # -- names --
@@ -368,6 +395,7 @@ def test_groups_of_arms_do_not_need_a_mean_weight_of_1(sqlite_db):
         ({"targets": ["log"], "by": "arm", "estimators": "snips,dr"}, "dr means nothing by arm", "snips"),
         ({"targets": ["log"], "cluster": "sesion"}, "unknown cluster", "session"),
         ({"targets": ["log"], "log": "polcy=log"}, "log filter", "policy"),
+        ({"targets": ["log"], "log": "split=gates"}, "unknown split", "gate"),
         ({"targets": ["log"], "log": "until=2020-01-01"}, "empty log", "widen"),
         ({"targets": ["log"], "reward": "defualt"}, "unknown reward", "default"),
         ({"targets": ["log"], "reward_model": "x.csv", "estimators": "ips"}, "reward-model", "dr"),

@@ -13,6 +13,7 @@ SLOTS = {
     "variant_id": np.full(6, -1),
     "at": np.arange(1, 7) * 10 * MINUTE,
     "imported": np.array([False, False, False, False, True, True]),
+    "split": np.array([0, 1, 2, 0, 1, 2]),
 }
 CLICK = Reward(
     id=1, name="default", weights={"click": 1.0}, window_us=30 * MINUTE, default=0.0, clip_low=0.0, clip_high=1.0,
@@ -65,3 +66,18 @@ def test_a_copy_learned_what_its_ancestors_were_taught():
     taught = version(policy_id=2, learned_from={"selection": {"version_ids": [1]}, "last_id": 2, "now": 10**12})
     copy = version(policy_id=9, status="frozen", learned_from={"policy_id": 2, "last_id": 4}, created_at=10**12)
     assert rows(copy, taught) == [0, 1, 3]
+
+
+def test_a_trained_version_learned_from_two_splits_of_three():
+    record = {"selection": {"policy_ids": [1]}, "last_id": 6, "now": 10**12, "splits": [0, 1]}
+    assert rows(version("gradient", status="frozen", learned_from=record)) == [0, 1]
+    assert rows(version("gradient", status="frozen", learned_from={**record, "selection": {"splits": [2]}})) == []
+
+
+def test_only_a_lesson_of_splits_has_to_read_them():
+    record = {"selection": {}, "last_id": 6}
+    found = [
+        lineage.learned([version("gradient", status="frozen", learned_from=one)])[0].split
+        for one in (record, {**record, "splits": [0, 1]}, {"selection": {"splits": [0]}})
+    ]
+    assert found == [False, True, True]

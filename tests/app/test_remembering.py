@@ -192,7 +192,7 @@ def test_a_lane_that_reads_the_visit_is_drawn_in_its_turn(shop: Store, monkeypat
 
     def spy(plans: Any, ids: Any, *rest: Any, histories: History) -> Any:
         turns.append((list(plans), histories.step.tolist(), histories.packed()))
-        return drawing.draw_seeing(plans, ids, *rest, histories=histories)
+        return drawing.draw(plans, ids, *rest)
 
     monkeypatch.setattr(planning.Lane, "stateful", property(lambda lane: lane.version.policy.name == "home"))
     monkeypatch.setattr(recommend, "draw_seeing", spy)

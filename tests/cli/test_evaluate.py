@@ -8,7 +8,7 @@ from dataclasses import fields
 import pytest
 
 from rlrec.ope.estimate import Estimate
-from tests.app import logs
+from tests.app import logs, trained
 
 CONTRACT = [
     "target", "version", "estimator", "estimand", "unit", "value", "std_error", "lower", "upper", "level", "interval",
@@ -33,6 +33,25 @@ def test_json_has_the_contracts_keys_in_its_order(log, run_sqlite):
         assert one["estimand"] == "mean reward per impression, as served, logging states"
         assert (one["level"], one["interval"], one["unit"], one["n"]) == (0.95, "bootstrap-t", "impression", 600)
         assert one["lower"] < one["value"] < one["upper"]
+
+
+def test_sessions_and_impressions_stand_in_the_order_asked(log, run_sqlite):
+    said = run_sqlite(*LATER, "evaluate", "uniform", "--estimator", "wdr,ips", "--gamma", "0.5", "--json")
+    assert [(one["estimator"], one["unit"], one["n"]) for one in said.json] == [
+        ("wdr", "session", 300), ("ips", "impression", 600),
+    ]  # fmt: skip
+    assert said.json[0]["estimand"] == "mean return per session, as served, gamma 0.5"
+    assert list(said.json[0]) == list(said.json[1])
+
+
+def test_a_table_tells_from_which_step_on_a_log_is_no_support(sqlite_db, run_sqlite):
+    logs.catalogue(sqlite_db, 40)
+    logs.create(sqlite_db, "log", "uniform")
+    logs.create(sqlite_db, "home", "gradient")
+    trained.version(sqlite_db, "home", bias=[9.0, *[0.0] * 39])
+    logs.serve(sqlite_db, "log", pages=400, rates=[0.5] * 40, start=3.0)
+    notes = run_sqlite(*LATER, "evaluate", "home", "--estimator", "wpdis").stdout
+    assert "horizon: from step 0 on the effective sample size for home@2 is below 5 % of the sessions" in notes
 
 
 def test_groups_are_named(log, run_sqlite):
@@ -80,6 +99,9 @@ def test_options_come_from_the_environment(log, run_sqlite):
         (["nobody"], "unknown target 'nobody'"),
         (["uniform", "--interval", "cressie-read"], "does not exist for dr"),
         (["uniform", "--log", "policy=hom"], "did you mean home?"),
+        (["uniform", "--gamma", "1.5"], "gamma is 1.5"),
+        (["uniform", "--by", "arm", "--estimator", "wdr"], "no one arm"),
+        (["uniform", "--log", "split=test"], "unknown split 'test'"),
         (["uniform", "--by", "hour"], "no context of the log has the field 'hour'"),
         ([], "Missing argument"),
     ],

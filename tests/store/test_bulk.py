@@ -108,7 +108,7 @@ def test_visits_and_keys_of_a_batch_come_with_it(served: Store, size: int) -> No
     with served.read() as unit:
         slow = read(unit, size=size, visits=True, keys=True)
         expected = unit.ask(
-            "SELECT session_id, number, last_at, coalesce(ended_at, -1), steps FROM visit ORDER BY 1, 2"
+            "SELECT session_id, number, started_at, last_at, coalesce(ended_at, -1), steps FROM visit ORDER BY 1, 2"
         )
         users = dict(unit.ask("SELECT s.id, u.key FROM session s JOIN users u ON u.id = s.user_id"))
         keyed = dict(unit.ask("SELECT id, key FROM session"))
@@ -119,7 +119,7 @@ def test_visits_and_keys_of_a_batch_come_with_it(served: Store, size: int) -> No
         visits, keys = ([batch.visits for batch in batches], [batch.keys for batch in batches])
         assert joined(visits) == expected
         assert joined(keys) == [(number, keyed[number], users.get(number, "")) for number in sorted(keyed)]
-    assert sum(row[3] != reader.ABSENT for row in expected) == 1
+    assert sum(row[4] != reader.ABSENT for row in expected) == 1
 
 
 def joined(many: list[Columns | None]) -> list[tuple[Any, ...]]:

@@ -38,6 +38,10 @@ class Contexts:
     def __init__(self, code: Ids, values: dict[str, list[Any]], features: Callable[[], Array]) -> None:
         self.code, self.values, self._features = code, values, features
 
+    def take(self, rows: Ids) -> Contexts:
+        """Those of some rows."""
+        return Contexts(self.code[rows], self.values, lambda: self.encoded)
+
     @cached_property
     def encoded(self) -> Array:
         """Features of every context, (m, width)."""

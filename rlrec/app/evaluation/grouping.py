@@ -11,9 +11,9 @@ from rlrec.app import canonical
 from rlrec.app.designs import Ids
 from rlrec.app.evaluation.contexts import Contexts
 from rlrec.app.evaluation.loggers import Loggers
-from rlrec.app.evaluation.pages import Rows
 from rlrec.errors import InputError, suggest
 from rlrec.store import Unit, experiments, policies
+from rlrec.store.bulk import Columns
 from rlrec.store.reader import ABSENT
 from rlrec.times import written
 
@@ -37,12 +37,12 @@ class Grouping:
         """The field of the context that it reads."""
         return None if self.by is None or self.by in FIELDS else self.by
 
-    def split(self, rows: Rows, contexts: Contexts) -> Iterator[tuple[Any, Ids | None]]:
-        """The groups of a batch and their rows; None means all rows. Raises InputError beyond 1,000 groups."""
+    def split(self, slots: Columns, contexts: Contexts) -> Iterator[tuple[Any, Ids | None]]:
+        """The groups of some rows, and which rows; None means all of them. Raises InputError beyond 1,000 groups."""
         if self.by is None:
             yield None, None
             return
-        codes, names = self._by_context(contexts) if self.by not in FIELDS else self._by_column(rows)
+        codes, names = self._by_context(contexts) if self.by not in FIELDS else self._by_column(slots)
         order = np.argsort(codes, kind="stable")
         ends = np.searchsorted(codes[order], np.arange(len(names) + 1))
         for place, (name, label) in enumerate(names):
@@ -64,9 +64,9 @@ class Grouping:
         codes, values = contexts.coded(self.by, canonical.text)
         return codes, [(canonical.text(value), _shown(value)) for value in values]
 
-    def _by_column(self, rows: Rows) -> tuple[Ids, list[tuple[Any, Any]]]:
+    def _by_column(self, slots: Columns) -> tuple[Ids, list[tuple[Any, Any]]]:
         assert self.by is not None
-        column = rows.slots[FIELDS[self.by]]
+        column = slots[FIELDS[self.by]]
         values, codes = np.unique(column // DAY_US if self.by == "day" else column, return_inverse=True)
         if len(values) > MOST:
             raise InputError(f"--by {self.by} makes more than {MOST:,} groups", hint="choose a coarser field")

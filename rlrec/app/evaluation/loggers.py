@@ -104,9 +104,12 @@ class Loggers:
         return unclear[first], kind
 
     def zeros(self, row: int, rows: Rows, contexts: Contexts, arms: Ids, keys: Mapping[int, str]) -> Flags | None:
-        """Which arms the logger of a row could not show at each position, (size, m); None once too many were asked."""
+        """Which arms the logger of a row could not show at each position, (size, m); None once too many were asked, and
+        for one that read the session."""
         drawn = {name: int(rows.slots[name][row]) for name in _DRAWN}
         version_id = drawn["version_id"]
+        if self._policy(version_id).stateful:
+            return None
         drawn |= dict.fromkeys(self._idle(version_id), 0)
         context = contexts.read(self._policy(version_id).reads, row)
         name = *drawn.values(), repr(context)

@@ -25,6 +25,7 @@ JUDGED = (
     *FITTED, "policy_id", "version_id", "belief_seq", "belief_ordinal", "seed", "eligible_id", "catalogue_revision",
     "variant_id", "size", "propensity", "marginal", "min_propensity",
 )  # fmt: skip
+STATES = ("step", "recorded", "history")  # for targets that read the session, too
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -97,14 +98,16 @@ def _down(slots: Columns, name: str, depth: Ids, whole: Flags) -> Array:
     return product
 
 
-def clusters(slots: Columns, standing: Page, by: str) -> Ids:
+def clusters(slots: Columns, by: str, *, depth: Ids) -> Ids:
     """The unit each row belongs to: its user where one is known (`user`), its session, or itself (`row`).
+
+    depth (n,): how many rows of its page lie above each.
 
     A batch holds whole sessions, so that a session can be named by its first decision: in an imported log that is its
     line, whatever ids its sessions got."""
     decision, session = slots["decision_id"], slots["session_id"]
     if by == "row":
-        return np.asarray(decision * 2 + 1 + standing.depth * _ROW)
+        return np.asarray(decision * 2 + 1 + depth * _ROW)
     begins = np.flatnonzero(np.r_[True, session[1:] != session[:-1]][: len(session)])
     first = np.repeat(decision[begins], np.diff(np.r_[begins, len(session)])) * 2 + 1
     if by == "session":

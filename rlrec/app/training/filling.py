@@ -115,7 +115,7 @@ class Filler:
             name=name.view(np.uint64), split=split, cluster=cluster, length=np.diff(found.start), case=case,
             size=np.diff(first), remembered=np.bincount(state.row[kept], minlength=len(eligible)),
             log_propensity=found.once("log_propensity"), reward=found.reward, default=found.default.astype(np.int64),
-            lowest=_lowest(slots, first), x=state.x, shown=places, earned=slots["reward"], logged=_logged(slots),
+            lowest=found.lowest, x=state.x, shown=places, earned=slots["reward"], logged=_logged(slots),
             place=place[kept], own=state.own[kept],
         )  # fmt: skip
 
@@ -147,13 +147,6 @@ def _placed(order: Ids, ids: Ids) -> Ids:
     rank = np.argsort(order)
     place = np.minimum(np.searchsorted(order[rank], ids), len(order) - 1)
     found: Ids = np.where(order[rank][place] == ids, rank[place], -1)
-    return found
-
-
-def _lowest(slots: Columns, first: Ids) -> Array:
-    """Log of the smallest probability that any page could have had: no arm's was smaller at any position."""
-    smallest = np.where(slots["min_propensity"] > 0, slots["min_propensity"], np.nan)
-    found: Array = np.add.reduceat(np.log(smallest), first[:-1])
     return found
 
 

@@ -1,0 +1,333 @@
+"""Estimates per session through the store: visits, their propensities and their returns by hand."""
+
+from __future__ import annotations
+
+import tracemalloc
+from contextlib import closing
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from rlrec.app import feedback, recommend, versions
+from rlrec.app import session as sessions
+from rlrec.app import visits as visiting
+from rlrec.errors import InputError
+from rlrec.ope import diagnostics
+from rlrec.store import reader
+from tests.app import logs, trained
+from tests.app.test_evaluate import multiply
+from tests.app.test_stateful import BIAS, LAST
+from tests.conftest import runner
+
+RATES = (0.2, 0.7)
+SHARES = (0.8, 0.2)
+ALL = "tis,pdis,wis,wpdis,dr-rl,wdr"
+
+
+def fixed(db, tmp_path, shares=SHARES, *, size=1, pages=40, arms=2):
+    """A uniform log of visits of two pages, and a target of fixed probabilities: arms and rewards, (visits, 2, k)."""
+    logs.catalogue(db, arms)
+    path = tmp_path / "shares.csv"
+    path.write_text("arm,probability\n" + "".join(f"a{arm},{share}\n" for arm, share in enumerate(shares)))
+    logs.create(db, "log", "uniform")
+    logs.create(db, "rule", "fixed", probabilities=str(path))
+    logs.serve(db, "log", pages=pages, rates=(*RATES, 0.5), size=size)
+    return visits(db, size)
+
+
+def visits(db, size=1):
+    with closing(logs.at(db, 1e6)) as store, store.read() as unit:
+        (batch,) = reader.batches(unit, reader.Selection())
+    arms = batch.slots["arm_id"] - batch.slots["arm_id"].min()
+    clicked = set(zip(batch.events["decision_id"].tolist(), batch.events["position"].tolist(), strict=True))
+    places = zip(batch.slots["decision_id"].tolist(), batch.slots["position"].tolist(), strict=True)
+    reward = np.array([float(place in clicked) for place in places])
+    return arms.reshape(-1, 2, size), reward.reshape(-1, 2, size)
+
+
+def by_hand(ratio, reward, gamma=1.0):
+    """tis, pdis and wis of visits of two pages, by their ratios and rewards (s, 2)."""
+    weight = ratio.prod(axis=1)
+    gained = reward @ [1, gamma]
+    along = (np.cumprod(ratio, axis=1) * reward) @ [1, gamma]
+    return [np.mean(weight * gained), np.mean(along), (weight * gained).sum() / weight.sum()]
+
+
+def values(db, target, estimators="tis,pdis,wis", **asked):
+    return [one["value"] for one in logs.judged(db, target, estimators=estimators, interval="normal", **asked)]
+
+
+# -- exactness --
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.5, 0.0])
+def test_the_weight_of_a_session_is_the_product_of_those_of_its_pages(db, tmp_path, gamma):
+    arms, reward = fixed(db, tmp_path)
+    ratio = np.array(SHARES)[arms[..., 0]] / 0.5
+    assert values(db, "rule", gamma=gamma) == pytest.approx(by_hand(ratio, reward[..., 0], gamma))
+
+
+def test_a_page_is_weighed_as_a_whole(db, tmp_path):
+    """Page reward is the sum of its slots; a fixed target of three arms ranks by what is left of their shares."""
+    shares = (0.5, 0.3, 0.2)
+    arms, reward = fixed(db, tmp_path, shares, size=2, arms=3)
+    joint = np.array([[trained.page(np.array(shares), page) for page in visit] for visit in arms.tolist()])
+    assert values(db, "rule") == pytest.approx(by_hand(joint * 6, reward.sum(axis=2)))
+
+
+def test_a_target_that_reads_the_session_is_weighed_in_its_states(db):
+    logs.catalogue(db, 3)
+    logs.create(db, "log", "uniform")
+    logs.create(db, "home", "gradient", floor="0.1")
+    trained.version(db, "home", bias=BIAS, last=LAST)
+    logs.serve(db, "log", pages=60, rates=(0.2, 0.7, 0.5), start=3.0)
+    arms, reward = visits(db)
+    before = [[set(), {visit[0][0]}] for visit in arms.tolist()]
+    chance = np.array([[trained.chances(BIAS, LAST, one, floor=0.1) for one in visit] for visit in before])
+    ratio = 3 * np.take_along_axis(chance, arms, axis=2)[..., 0]
+    assert values(db, "home") == pytest.approx(by_hand(ratio, reward[..., 0]))
+    found = logs.judged(db, "home", estimators=ALL, interval="normal")
+    assert all("logging-states" not in one["reasons"] for one in found)
+
+
+def test_a_page_of_two_is_weighed_by_its_joint_probability_in_its_state(sqlite_db):
+    logs.catalogue(sqlite_db, 3)
+    logs.create(sqlite_db, "log", "uniform")
+    logs.create(sqlite_db, "home", "gradient")
+    trained.version(sqlite_db, "home", bias=BIAS, last=LAST)
+    logs.serve(sqlite_db, "log", pages=60, rates=(0.2, 0.7, 0.5), start=3.0, size=2)
+    arms, reward = visits(sqlite_db, 2)
+    joint = [
+        [trained.page(trained.chances(BIAS, LAST, set(before)), page) for before, page in pairwise([[], *visit])]
+        for visit in arms.tolist()
+    ]
+    assert values(sqlite_db, "home") == pytest.approx(by_hand(6 * np.array(joint), reward.sum(axis=2)))
+
+
+def test_a_target_with_samples_is_judged_by_those_of_each_decision(sqlite_db):
+    """On the log that this very belief served, every weight is 1: pages are scored by the samples they were drawn
+    from."""
+    logs.catalogue(sqlite_db, 3)
+    logs.create(sqlite_db, "lin", "lin-thompson", model="shared", samples="50")
+    logs.serve(sqlite_db, "lin", pages=20, rates=(0.2, 0.7, 0.5), size=2)
+    with closing(logs.at(sqlite_db, 2)) as store:
+        versions.freeze(store, "lin")
+    logs.serve(sqlite_db, "lin@2", pages=20, rates=(0.2, 0.7, 0.5), size=2, start=60, seed=2)
+    found = logs.one(sqlite_db, "lin@2", "tis", log="version=2", interval="normal")
+    assert (found["n"], found["max_weight"], found["mean_weight"]) == (10, pytest.approx(1), pytest.approx(1))
+
+
+def test_a_model_of_returns_brings_no_bias_in(db, tmp_path):
+    """Seeded: on 300 visits, robust and plain estimates of one truth are within their errors of each other."""
+    fixed(db, tmp_path, pages=600)
+    truth = 2 * np.dot(SHARES, RATES)
+    for found in logs.judged(db, "rule", estimators=ALL, interval="normal"):
+        assert abs(found["value"] - truth) < 4 * found["std_error"], found["estimator"]
+        assert (found["unit"], found["n"], found["unsupported"]) == ("session", 300, 0.0)
+    plain, robust = (logs.one(db, "rule", name, interval="normal") for name in ("pdis", "dr-rl"))
+    assert robust["std_error"] < plain["std_error"]
+
+
+def test_neither_batches_nor_their_size_change_an_estimate(sqlite_db, tmp_path, monkeypatch):
+    fixed(sqlite_db, tmp_path, pages=200)
+    whole = logs.judged(sqlite_db, "rule", estimators=ALL)
+    real = reader.batches
+    monkeypatch.setattr(reader, "batches", lambda unit, selection, **asked: real(unit, selection, size=33, **asked))
+    for one, other in zip(whole, logs.judged(sqlite_db, "rule", estimators=ALL), strict=True):
+        for key, value in one.items():
+            close = isinstance(value, float | tuple)
+            assert other[key] == (pytest.approx(value, rel=1e-9) if close else value), key
+
+
+def test_memory_is_bounded_by_the_batch(sqlite_db, tmp_path, monkeypatch):
+    """Peak over six times the log, in batches of 500 pages, is that over the log itself, but for a fifth."""
+    fixed(sqlite_db, tmp_path, pages=3_000)
+    monkeypatch.setattr(diagnostics, "KEPT", 1_000)
+    real = reader.batches
+    monkeypatch.setattr(reader, "batches", lambda unit, selection, **asked: real(unit, selection, size=500, **asked))
+
+    def peak() -> int:
+        tracemalloc.start()
+        logs.judged(sqlite_db, "rule", estimators="tis,wpdis,dr-rl", interval="normal")
+        top = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return top
+
+    logs.judged(sqlite_db, "rule", estimators=ALL)  # imports
+    once = peak()
+    multiply(sqlite_db, 6)
+    assert logs.one(sqlite_db, "rule", "tis", interval="normal")["n"] == 9_000
+    assert peak() < 1.2 * once
+
+
+# -- what is asked --
+
+
+def test_units_may_be_mixed_and_answers_come_in_the_order_asked(sqlite_db, tmp_path):
+    fixed(sqlite_db, tmp_path)
+    found = logs.judged(sqlite_db, "rule", "uniform", estimators="wdr,ips,pdis,dr", interval="normal")
+    assert [one["estimator"] for one in found] == ["wdr", "ips", "pdis", "dr"] * 2
+    assert [(one["unit"], one["n"]) for one in found][:2] == [("session", 20), ("impression", 40)]
+    assert found[0]["estimand"] == "mean return per session, as served, gamma 1"
+    assert (len(found[0]["ess_by_step"]), found[1]["ess_by_step"]) == (2, None)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"gamma": 1.5}, "gamma is 1.5"),
+        ({"gamma": float("nan")}, "gamma"),
+        ({"by": "position"}, "no one position"),
+        ({"by": "arm"}, "no one arm"),
+        ({"cluster": "row"}, "cluster row"),
+        ({"interval": "cressie-read"}, "does not exist for wdr"),
+        ({"log": "until=2020-01-01"}, "empty log: no session is selected"),
+    ],
+)
+def test_what_cannot_be_asked_of_a_session_is_refused(sqlite_db, tmp_path, asked, said):
+    fixed(sqlite_db, tmp_path)
+    with pytest.raises(InputError, match=said):
+        logs.judged(sqlite_db, "rule", estimators="wdr", **asked)
+
+
+def test_groups_are_those_where_a_session_begins(db, tmp_path):
+    logs.catalogue(db, 2)
+    logs.create(db, "log", "uniform")
+    logs.create(db, "other", "uniform")
+    logs.serve(db, "log", pages=40, rates=RATES, contexts=[{"device": "phone"}, {"device": "tv"}])
+    logs.serve(db, "other", pages=20, rates=RATES, start=3000)
+    count = {
+        by: [(one["group"], one["n"]) for one in logs.judged(db, "uniform", estimators="tis", by=by)]
+        for by in ("device", "policy", "day")
+    }
+    assert count["device"] == [("phone", 20), (None, 10)]
+    assert count["policy"] == [("log", 20), ("other", 10)]
+    assert count["day"] == [("2026-02-01", 20), ("2026-02-03", 10)]
+
+
+def test_clusters_are_users_where_they_are_known(sqlite_db):
+    logs.catalogue(sqlite_db, 2)
+    logs.create(sqlite_db, "log", "uniform")
+    logs.serve(sqlite_db, "log", pages=80, rates=RATES, users=10)
+    by_user, by_session = (logs.one(sqlite_db, "uniform", "wdr", cluster=by) for by in (None, "session"))
+    assert [(one["cluster"], one["clusters"]) for one in (by_user, by_session)] == [("user", 10), ("session", 40)]
+
+
+def test_a_session_that_is_too_long_is_refused_unless_the_filter_leaves_it_out(sqlite_db, tmp_path, monkeypatch):
+    fixed(sqlite_db, tmp_path)
+    monkeypatch.setattr(visiting, "LONGEST", 2)
+    assert logs.one(sqlite_db, "rule", "tis")["n"] == 20
+    with closing(logs.at(sqlite_db, 5)) as store:
+        one_visit(store, "long", pages=3)
+    with pytest.raises(InputError, match="a session of 3 decisions is longer than the 2"):
+        logs.one(sqlite_db, "rule", "tis")
+    assert logs.one(sqlite_db, "rule", "tis", log="until=2026-02-01T00:03:00Z")["n"] == 20
+
+
+def test_a_filter_that_cuts_sessions_leaves_them_out(sqlite_db):
+    logs.catalogue(sqlite_db, 2)
+    logs.create(sqlite_db, "log", "uniform")
+    with closing(logs.at(sqlite_db, 0)) as store:
+        one_visit(store, "cut", pages=1)
+    with closing(logs.at(sqlite_db, 5)) as store:
+        one_visit(store, "cut", pages=1)
+        one_visit(store, "whole")
+    found = logs.one(sqlite_db, "uniform", "tis", log="since=2026-02-01T00:03:00Z")
+    assert (found["n"], found["left_out"]) == (1, 1)
+
+
+# -- which visits --
+
+
+def one_visit(store, name="s", *, pages=2):
+    answers = [recommend.recommend(store, recommend.Request(policy="log", session=name)) for _ in range(pages)]
+    return [one["decision_id"] for one in answers]
+
+
+def test_visits_wait_until_they_are_over_and_so_are_their_windows(db):
+    logs.catalogue(db, 2)
+    logs.create(db, "log", "uniform")
+    with closing(logs.at(db, 0)) as store:
+        one_visit(store, "ended")
+        sessions.end(store, "ended")
+    with closing(logs.at(db, 5)) as store:
+        one_visit(store, "open")
+    with pytest.raises(InputError, match="none of the 2 sessions selected is over") as caught:
+        logs.judged(db, "uniform", estimators="tis", minutes=20)
+    assert "30 minutes" in str(caught.value.hint)
+    assert [logs.one(db, "uniform", "tis", minutes=minutes)["n"] for minutes in (34, 36)] == [1, 2]
+
+
+def test_a_censored_slot_leaves_its_session_out(db, tmp_path):
+    fixed(db, tmp_path)
+    with closing(logs.at(db, 5)) as store:
+        feedback.feedback(store, feedback.Line(decision_id=3, events={}, censor=True))
+    found = logs.one(db, "rule", "tis")
+    assert (found["n"], found["left_out"], "no-propensity" in found["reasons"]) == (19, 1, True)
+
+
+def test_a_session_without_its_states_is_left_out_of_targets_that_read_them(sqlite_db):
+    logs.catalogue(sqlite_db, 3)
+    logs.create(sqlite_db, "log", "uniform")
+    logs.create(sqlite_db, "home", "gradient")
+    logs.serve(sqlite_db, "log", pages=40, rates=(0.2, 0.7, 0.5), start=3.0)
+    with closing(logs.at(sqlite_db, 5)) as store:
+        store.write(lambda unit: unit.tell("UPDATE decision SET history = NULL WHERE id = 4"))
+    home, uniform = logs.judged(sqlite_db, "home", "uniform", estimators="wdr")
+    assert (home["n"], home["left_out"], "no-state" in home["reasons"]) == (19, 1, True)
+    assert (uniform["n"], uniform["left_out"], "no-state" in uniform["reasons"]) == (20, 0, False)
+
+
+def test_a_session_is_in_sample_only_in_a_split_that_taught(db):
+    logs.catalogue(db, 2)
+    logs.create(db, "log", "uniform")
+    logs.create(db, "home", "gradient")
+    logs.serve(db, "log", pages=100, rates=RATES, start=3.0)
+    trained.version(db, "home", bias=[0.1, 0], minutes=200, selection={}, last_id=10**6, now=10**18, splits=[0, 1])
+    found = [
+        "in-sample" in logs.one(db, "home", "tis", log=f"split={name}")["reasons"] for name in ("train", "tune", "gate")
+    ]
+    assert found == [True, True, False]
+
+
+def test_greedy_is_the_best_arm_of_every_state(sqlite_db):
+    logs.catalogue(sqlite_db, 3)
+    logs.create(sqlite_db, "log", "uniform")
+    logs.create(sqlite_db, "home", "gradient", floor="0.2")
+    trained.version(sqlite_db, "home", bias=BIAS, last=LAST)
+    logs.serve(sqlite_db, "log", pages=200, rates=(0.2, 0.7, 0.5), start=3.0)
+    arms, reward = visits(sqlite_db)
+    best = [[0, int(np.argmax(trained.chances(BIAS, LAST, {visit[0][0]})))] for visit in arms.tolist()]
+    found = logs.judged(sqlite_db, "home", estimators="tis", greedy=True, interval="normal")[0]
+    assert found["value"] == pytest.approx(by_hand(3.0 * (arms[..., 0] == best), reward[..., 0])[0])
+    assert found["estimand"] == "mean return per session, greedy, gamma 1"
+
+
+# -- imports --
+
+
+def test_the_policy_of_an_imported_log_is_judged_by_its_own_sessions(sqlite_db, tmp_path, run_sqlite):
+    _, reward = fixed(sqlite_db, tmp_path)
+    path = tmp_path / "log.jsonl"
+    assert run_sqlite("--now", "2026-03-01", "export-log", str(path)).exit_code == 0
+    other = tmp_path / "other.db"
+    run = runner(str(other))
+    run("init")
+    said = run("--now", "2026-03-01", "import-log", str(path), "--layout", "jsonl", "--policy", "old")
+    assert said.exit_code == 0, said.stderr
+    old = run("--now", "2026-03-02", "evaluate", "old", "--estimator", ALL, "--json").json
+    uniform = run("--now", "2026-03-02", "evaluate", "uniform", "--estimator", "tis,wpdis", "--json").json
+    assert [one["n"] for one in old + uniform] == [20] * 8
+    assert [one["value"] for one in old + uniform] == pytest.approx([reward.sum() / 20] * 8)
+
+
+def test_sessions_without_propensities_are_counted(sqlite_db, tmp_path):
+    fixed(sqlite_db, tmp_path)
+    with closing(logs.at(sqlite_db, 5)) as store:
+        store.write(lambda unit: unit.tell("UPDATE decision SET imported = 1, log_propensity = NULL WHERE id <= 2"))
+    assert logs.one(sqlite_db, "rule", "tis")["left_out"] == 1
+    with closing(logs.at(sqlite_db, 5)) as store:
+        store.write(lambda unit: unit.tell("UPDATE decision SET imported = 1, log_propensity = NULL"))
+    with pytest.raises(InputError, match="none of the 20 sessions selected has propensities"):
+        logs.one(sqlite_db, "rule", "tis")

@@ -1,0 +1,151 @@
+"""Targets that read the session: asked in the state that was recorded with each decision."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import numpy as np
+import pytest
+
+from rlrec.store import arms, reader
+from tests.app import learned, logs, trained
+
+BIAS, LAST = [0.5, 0.0, -0.4], -1.5
+RATES = (0.2, 0.5, 0.8)
+
+
+def logged(db: str, *, size: int = 1, pages: int = 120) -> list[list[list[int]]]:
+    """A uniform log of visits of two pages, and a target that bores: the places of the arms of each page of a visit."""
+    logs.catalogue(db, 3)
+    logs.create(db, "log", "uniform")
+    logs.create(db, "home", "gradient")
+    trained.version(db, "home", bias=BIAS, last=LAST)
+    logs.serve(db, "log", pages=pages, rates=RATES, size=size, start=3.0)
+    with closing(trained.stored(db)) as store, store.read() as unit:
+        (batch,) = reader.batches(unit, reader.Selection())
+    shown = (batch.slots["arm_id"] - batch.slots["arm_id"].min()).reshape(-1, 2, size)
+    return shown.tolist()
+
+
+def weights(visits: list[list[list[int]]], *, last: float = LAST, floor: float = 0.0) -> list[float]:
+    """Of every page, whose uniform propensity is 1/3 or 1/6."""
+    found = []
+    for visit in visits:
+        for before, shown in zip([[], *visit], visit, strict=False):
+            chance = trained.chances(BIAS, last, set(before), floor=floor)
+            found.append(trained.page(chance, shown) * (3 if len(shown) == 1 else 6))
+    return found
+
+
+def test_a_row_is_weighed_in_the_state_that_was_logged(db):
+    visits = logged(db)
+    found = logs.one(db, "home", "ips", interval="normal")
+    assert found["mean_weight"] == pytest.approx(np.mean(weights(visits)))
+    assert found["max_weight"] == pytest.approx(max(weights(visits)))
+    assert abs(found["mean_weight"] - np.mean(weights(visits, last=0.0))) > 1e-3
+    assert (found["unsupported"], "logging-states" in found["reasons"]) == (0.0, True)
+
+
+def test_a_state_is_not_made_anew_from_the_log(sqlite_db):
+    visits = logged(sqlite_db)
+    with closing(trained.stored(sqlite_db)) as store:
+        store.write(lambda unit: unit.tell("UPDATE decision SET history = x'' WHERE step = 1"))
+    found = logs.one(sqlite_db, "home", "ips", interval="normal")
+    assert found["mean_weight"] == pytest.approx(np.mean(weights(visits, last=0.0)))
+
+
+def test_rows_without_a_state_are_left_out_and_counted(db):
+    visits = logged(db)
+    with closing(trained.stored(db)) as store:
+        store.write(lambda unit: unit.tell("UPDATE decision SET history = NULL WHERE step = 1"))
+    for found in logs.judged(db, "home", estimators="ips,dm,dr", interval="normal"):
+        assert (found["n"], found["left_out"], "no-state" in found["reasons"]) == (60, 60, True)
+    found, other = logs.judged(db, "home", "uniform", estimators="ips", interval="normal")
+    assert found["mean_weight"] == pytest.approx(np.mean(weights(visits)[::2]))
+    assert (other["n"], "no-state" in other["reasons"]) == (120, False)
+
+
+def test_below_position_1_both_sides_are_the_page_down_to_the_row(db):
+    visits = logged(db, size=2)
+    found = logs.judged(db, "home", estimators="ips", by="position", interval="normal")
+    tops = [  # of a page of two both were shown just before
+        trained.chances(BIAS, LAST, set(before))[page[0]] * 3
+        for visit in visits
+        for before, page in zip([[], *visit], visit, strict=False)
+    ]
+    assert [one["mean_weight"] for one in found] == pytest.approx([np.mean(tops), np.mean(weights(visits))])
+    assert [one["left_out"] for one in found] == [0, 0]
+
+
+def test_greedy_is_the_best_arm_of_the_state(sqlite_db):
+    visits = logged(sqlite_db)
+    found = logs.judged(sqlite_db, "home", estimators="ips", interval="normal", greedy=True)[0]
+    greedy = [3.0 * (shown == best) for shown, best in _best(visits)]
+    assert found["mean_weight"] == pytest.approx(np.mean(greedy))
+    assert "greedy" in found["estimand"]
+
+
+def _best(visits):
+    for visit in visits:
+        for before, shown in zip([[], *visit], visit, strict=False):
+            yield shown[0], int(np.argmax(trained.chances(BIAS, LAST, set(before))))
+
+
+def test_a_reward_model_is_averaged_over_what_the_state_makes_likely(sqlite_db, tmp_path):
+    visits = logged(sqlite_db)
+    path = tmp_path / "model.csv"
+    path.write_text("arm,reward\na0,0.1\na1,0.4\na2,0.9\n")
+    found = logs.one(sqlite_db, "home", "dm", reward_model=str(path))
+    expected = [
+        trained.chances(BIAS, LAST, set(before)) @ [0.1, 0.4, 0.9]
+        for visit in visits
+        for before, _ in zip([[], *visit], visit, strict=False)
+    ]
+    assert found["value"] == pytest.approx(np.mean(expected))
+
+
+def test_what_a_greedy_logger_never_shows_is_unsupported(sqlite_db):
+    logs.catalogue(sqlite_db, 3)
+    logs.create(sqlite_db, "log", "epsilon-greedy", epsilon="0")
+    logs.create(sqlite_db, "home", "gradient")
+    logs.serve(sqlite_db, "log", pages=100, rates=(0.9, 0.1, 0.1), start=3.0, group=20)
+    found = logs.one(sqlite_db, "home", "ips", interval="normal")
+    assert 0.4 < found["unsupported"] < 0.67
+    assert "unsupported" in found["reasons"]
+
+
+def test_on_its_own_log_every_weight_is_1(db):
+    """Whatever a state says: contexts, features of arms, rewards that came between the pages of a visit."""
+    with closing(logs.at(db, 0)) as store:
+        store.write(lambda unit: arms.put(unit, {f"a{place}": f'{{"size": {place}}}' for place in range(4)}))
+    logs.create(db, "home", "gradient", floor="0.1")
+    with closing(logs.at(db, 1)) as store:
+        learned.trained(store, "home")
+    contexts = [{"device": "phone", "n": 2.0}, {"device": "tv"}, {}]
+    logs.serve(db, "home", pages=40, rates=[0.5] * 4, size=2, start=3.0, group=1, minutes=0.1, contexts=contexts)
+    for found in logs.judged(db, "home", estimators="ips,tis", interval="normal"):
+        assert [found["max_weight"], found["mean_weight"]] == pytest.approx([1, 1], rel=1e-9)
+    plain = logs.judged(db, "uniform", estimators="ips,tis", interval="normal")
+    assert min(one["max_weight"] for one in plain) > 1.05
+
+
+def test_a_logger_that_reads_the_session_says_itself_what_it_could_show(sqlite_db):
+    logs.catalogue(sqlite_db, 3)
+    logs.create(sqlite_db, "home", "gradient")
+    trained.version(sqlite_db, "home", bias=BIAS, last=LAST)
+    logs.serve(sqlite_db, "home", pages=100, rates=RATES, start=3.0)
+    same, other = logs.judged(sqlite_db, "home", "uniform", estimators="ips", interval="normal")
+    assert (same["max_weight"], same["unsupported"], other["unsupported"]) == (pytest.approx(1.0), 0.0, 0.0)
+    with closing(trained.stored(sqlite_db)) as store:
+        store.write(lambda unit: unit.tell("UPDATE slot SET min_propensity = 0"))
+    assert logs.one(sqlite_db, "uniform", "ips", interval="normal")["unsupported"] is None
+
+
+def test_a_target_that_no_row_says_anything_of_is_told_as_such(sqlite_db):
+    logged(sqlite_db)
+    with closing(trained.stored(sqlite_db)) as store:
+        store.write(lambda unit: unit.tell("UPDATE decision SET history = NULL"))
+    for found in logs.judged(sqlite_db, "home", estimators="all"):
+        assert (found["n"], found["value"], found["verdict"]) == (0, None, "insufficient"), found["estimator"]
+        assert {"no-rows", "no-state"} <= {*found["reasons"]}
+        assert found["left_out"] == (60 if found["unit"] == "session" else 120)

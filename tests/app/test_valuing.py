@@ -1,0 +1,68 @@
+"""The model of returns: what it says of one page, and on average under a target."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rlrec.app.valuing import STEPS, Decisions, Fitting, Shown
+
+ARMS = 4
+
+
+def visits(seed: int = 1, *, number: int = 200, longest: int = 5) -> tuple[Decisions, np.ndarray]:
+    """Visits whose rewards depend on the arm on top, and on whether it was remembered; and those rewards."""
+    generator = np.random.default_rng(seed)
+    start = np.r_[0, np.cumsum(generator.integers(1, longest + 1, number))]
+    n = int(start[-1])
+    row = np.flatnonzero(generator.random(n) < 0.7)
+    top, arm = generator.integers(0, ARMS, n), generator.integers(0, ARMS, len(row))
+    own = np.column_stack([np.ones(len(row)), *generator.random((3, len(row)))])
+    decisions = Decisions(
+        start=start, cluster=np.arange(number), top=top, x=generator.normal(size=(n, 3)), row=row, arm=arm, own=own
+    )
+    return decisions, top - 0.5 * decisions.own_of_top()[:, 0] + generator.normal(size=n) / 10
+
+
+def shown(decisions: Decisions, share: np.ndarray) -> list[Shown]:
+    """What a target makes of all decisions, in two parts."""
+    every = np.arange(len(decisions.top))
+    return [
+        Shown(
+            rows=rows,
+            log_page=np.zeros(len(rows)),
+            places=np.arange(ARMS),
+            share=share[rows],
+            case=np.arange(len(rows)),
+        )
+        for rows in (every[::2], every[1::2])
+    ]
+
+
+def test_a_target_that_shows_what_was_shown_is_worth_what_that_is_worth():
+    decisions, reward = visits()
+    values = Fitting.of(decisions, reward, gamma=0.9, arms=ARMS).finish()
+    certain = np.eye(ARMS)[decisions.top]
+    assert values.expected(decisions, shown(decisions, certain)) == pytest.approx(values.predicted(decisions))
+
+
+def test_the_mean_is_that_over_all_arms_that_could_be_shown():
+    decisions, reward = visits()
+    values = Fitting.of(decisions, reward, gamma=0.9, arms=ARMS).finish()
+    share = np.random.default_rng(2).dirichlet(np.ones(ARMS), len(decisions.top))
+    each = [values.expected(decisions, shown(decisions, np.eye(ARMS)[[arm] * len(share)])) for arm in range(ARMS)]
+    assert values.expected(decisions, shown(decisions, share)) == pytest.approx((share * np.array(each).T).sum(axis=1))
+
+
+def test_it_finds_what_an_arm_earns_and_what_memory_takes_off():
+    decisions, reward = visits(number=2_000, longest=1)
+    values = Fitting.of(decisions, reward, gamma=1.0, arms=ARMS).finish()
+    assert np.abs(values.predicted(decisions) - reward).mean() < 0.12
+
+
+def test_fits_add_up_and_late_steps_share_one():
+    (one, gained), (other, more) = visits(1), visits(2, longest=2 * STEPS)
+    both = Fitting.of(one, gained, gamma=0.9, arms=ARMS) + Fitting.of(other, more, gamma=0.9, arms=ARMS)
+    again = Fitting.of(other, more, gamma=0.9, arms=ARMS) + Fitting.of(one, gained, gamma=0.9, arms=ARMS)
+    assert both.finish().predicted(other) == pytest.approx(again.finish().predicted(other))
+    assert other.steps.max() == STEPS

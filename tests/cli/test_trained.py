@@ -1,0 +1,271 @@
+"""Trained policies from the shell: created, looked into, compared, in experiments, and their versions."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlrec.policy.gradient import OWN
+from rlrec.store import Store
+from tests.app.learned import REPORT, trained
+from tests.conftest import Run
+
+READ = {"context": {"fields": {"hour": "number"}}, "arm": {"fields": {"price": "number"}}}
+NAMES = [
+    "bias", "1", "hour", *(f"session:{name}" for name in ("step", "gap", "reward", "last", "variety")),
+    "shown:1", "shown:price", "faded:1", "faded:price", *(f"own:{name}" for name in OWN),
+]  # fmt: skip
+
+
+@pytest.fixture
+def shop(run_sqlite: Run, tmp_path: Path) -> Run:
+    """Arms a1 to a4, and a policy `home` of which nothing is trained yet."""
+    for number in range(1, 5):
+        run_sqlite("arm", "add", f"a{number}", "--features", json.dumps({"price": number}))
+    (tmp_path / "read.json").write_text(json.dumps(READ))
+    made = run_sqlite(
+        "policy", "create", "home", "--kind", "gradient", "--param", "floor=0.1", "--features", tmp_path / "read.json"
+    )
+    assert made.exit_code == 0, made.stderr
+    return run_sqlite
+
+
+@pytest.fixture
+def learned(shop: Run, sqlite_db: str) -> Run:
+    """Its version 2 is trained, and live."""
+    with closing(Store(sqlite_db)) as store:
+        trained(store, "home")
+    return shop
+
+
+def visit(run: Run, *pages: int, name: str = "home", session: str = "s") -> list[Any]:
+    """Decisions of one visit by their lengths; each first slot is clicked."""
+    made = []
+    for size in pages:
+        asked = ("--session", session, "-k", size, "--context", '{"hour": 9}', "--seed", 4, "--json")
+        made.append(run("recommend", "--policy", name, *asked).json)
+        assert run("feedback", made[-1]["decision_id"], "click", "--position", 1).exit_code == 0
+    return made
+
+
+# -- one decision --
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_decision_is_derived_from_what_it_remembers(learned: Run, size: int) -> None:
+    *_, last = visit(learned, 2, 1, size)
+    found = learned("decision", "show", last["decision_id"], "--json").json
+    assert (found["agrees"], found["version"], len(found["arms"])) == (True, 2, 4)
+    for position, slot in enumerate(found["slate"]):
+        assert slot["derived_propensity"] == pytest.approx(slot["propensity"], rel=1e-9)
+        assert (slot["derived_marginal"] is None) == (slot["marginal"] is None) == (position > 0)
+        arm = next(one for one in found["arms"] if one["arm"] == slot["arm"])
+        assert arm["score"] == pytest.approx(slot["score"])
+        assert arm["probabilities"][position] == pytest.approx(slot["propensity"])
+    for position in range(size):
+        assert sum(one["probabilities"][position] for one in found["arms"]) == pytest.approx(1)
+
+
+def test_a_person_sees_what_the_policy_saw(learned: Run) -> None:
+    first, second = visit(learned, 2, 1)
+    begins, found = (learned("decision", "show", one["decision_id"], "--json").json for one in (first, second))
+    assert begins["features"] == {"1": 1.0, "hour": 9.0}
+    assert all(one["seen"] == {} for one in begins["arms"])
+    features = found["features"]
+    assert (features["session:step"], features["session:reward"]) == pytest.approx((np.log(2), np.arcsinh(1)))
+    top, below = (slot["arm"] for slot in first["slate"])
+    seen = {one["arm"]: one["seen"] for one in found["arms"] if one["seen"]}
+    assert seen == {
+        top: pytest.approx({"count": np.log(2), "faded": 1, "last": 1, "earned": np.arcsinh(1)}),
+        below: pytest.approx({"count": np.log(2), "faded": 1, "last": 1}),
+    }
+    assert "saw 1 1, hour 9, session:step 0.6931" in learned("decision", "show", second["decision_id"]).stdout
+
+
+def bent(db: str, statement: str) -> None:
+    with closing(Store(db)) as store:
+        store.write(lambda unit: unit.tell(statement))
+
+
+@pytest.mark.parametrize(
+    ("change", "agrees"),
+    [
+        ("UPDATE slot SET propensity = 0.99 * propensity", False), ("UPDATE slot SET marginal = 0.5", False),
+        ("UPDATE arm_weights SET weights = zeroblob(length(weights))", False),
+        ("UPDATE decision SET history = NULL", None), ("UPDATE decision SET history = x'00'", None),
+        ("UPDATE decision SET history = x''", False),
+        ("UPDATE decision SET history = cast(substr(history, 1, 24) || x'ff' || substr(history, 26) as blob)", False),
+    ],
+)  # fmt: skip
+def test_what_does_not_agree_is_told(learned: Run, sqlite_db: str, change: str, agrees: bool | None) -> None:
+    *_, last = visit(learned, 2, 3)
+    bent(sqlite_db, change)
+    said = learned("decision", "show", last["decision_id"], "--json")
+    assert said.exit_code == 0
+    assert said.json["agrees"] is agrees
+    assert learned("decision", "show", last["decision_id"]).exit_code == 0
+
+
+def test_a_variant_serves_what_its_version_serves(learned: Run) -> None:
+    """Also in visits that go on: the same probabilities for the same histories."""
+    learned("experiment", "create", "e", "--variant", "a=home", "--variant", "b=home@2", "--unit", "session")
+    for session in ("u1", "u2", "u3", "u4"):
+        for _ in range(3):
+            asked = ("--session", session, "--context", '{"hour": 9}', "-k", 2, "--json")
+            made = learned("recommend", "--experiment", "e", *asked).json
+            learned("feedback", made["decision_id"], "click", "--position", 2)
+            found = learned("decision", "show", made["decision_id"], "--json").json
+            assert found["agrees"]
+            if not made["step"]:
+                other = {row["arm"]: row["probability"] for row in shown(learned, "home@2", hour=9)["arms"]}
+                mine = {row["arm"]: row["probabilities"][0] for row in found["arms"]}
+                assert mine == pytest.approx(other)
+    assert learned("doctor", "--json").json["findings"] == []
+
+
+# -- a policy --
+
+
+def shown(run: Run, reference: str, **context: Any) -> Any:
+    return run("policy", "show", reference, "--context", json.dumps(context), "--json").json
+
+
+def test_weights_stand_under_the_names_of_features(learned: Run) -> None:
+    found = shown(learned, "home")
+    assert found["training"] == REPORT
+    for arm in found["arms"]:
+        assert list(arm["weights"]) == NAMES
+        assert all(arm["weights"].values())
+        assert arm["mean"] is arm["lower"] is arm["upper"] is None
+    assert sum(arm["probability"] for arm in found["arms"]) == pytest.approx(1)
+    assert len({round(arm["probability"], 9) for arm in found["arms"]}) == 4
+
+
+def test_a_version_that_is_not_trained_is_uniform(learned: Run) -> None:
+    found = shown(learned, "home@1")
+    assert found["training"] is None
+    assert [arm["probability"] for arm in found["arms"]] == pytest.approx([0.25] * 4)
+    said = learned("policy", "show", "home@1").stdout
+    assert "epoch" not in said
+    assert "gate" not in said
+
+
+def test_a_person_sees_how_it_learned(learned: Run) -> None:
+    said = learned("policy", "show", "home").stdout.splitlines()
+    start = next(row for row, line in enumerate(said) if line.split()[:2] == ["epoch", "value"])
+    assert said[start].split() == [
+        "epoch", "value", "gain", "lower", "upper", "ess", "entropy", "kl", "clipped", "variance", "without_baseline",
+    ]  # fmt: skip
+    curve = said[start + 2 : start + 4]
+    assert curve[0].split() == ["1", "0.25", "0.0625", "-0.125", "0.25", "90.5", "1.5", "0.03125", "0.25", "2", "8"]
+    assert curve[1].split() == ["2", "-", "-", "-", "-", "-", "-", "-", "0", "1", "4"]
+    assert said[start - 1].endswith("the best is epoch 1")
+    gate = next(line for line in said if line.startswith("gate"))
+    assert gate == (
+        "gate: passed, gain over version 1 0.25 in [0.125, 0.375] (value 0.75 against 0.5) by wdr on 60 sessions,"
+        " ess 40.5, candidate 2 at alpha 0.0125, weak: low-ess"
+    )
+
+
+def test_a_gate_that_never_looked_is_said(shop: Run, sqlite_db: str) -> None:
+    with closing(Store(sqlite_db)) as store:
+        trained(store, "home", report={"curve": [], "best": 0, "gate": dict.fromkeys(REPORT["gate"])})
+    assert "gate: it has not looked at this version" in shop("policy", "show", "home").stdout
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "ndjson", "json"])
+def test_every_format_shows_a_trained_policy(learned: Run, form: str) -> None:
+    said = learned("policy", "show", "home", "--format", form)
+    assert (said.exit_code, said.stderr) == (0, "")
+
+
+def test_two_versions_are_compared(learned: Run) -> None:
+    rows = learned("policy", "diff", "home@1", "home", "--json").json
+    chance = {arm["arm"]: arm["probability"] for arm in shown(learned, "home")["arms"]}
+    for row in rows:
+        assert (row["probability_a"], row["mean_a"], row["mean_difference"]) == (pytest.approx(0.25), None, None)
+        assert row["probability_difference"] == pytest.approx(chance[row["arm"]] - 0.25)
+    assert learned("policy", "diff", "home@1", "home").exit_code == 0
+
+
+def test_kinds_tell_of_it(run_sqlite: Run) -> None:
+    found = next(one for one in run_sqlite("policy", "kinds", "--json").json if one["kind"] == "gradient")
+    assert found["parameters"] == {"model": "linear", "temperature": 1.0, "recency": 0.7, "floor": 0.0}
+    assert "train-pg" in found["when"]
+    assert "gradient" in run_sqlite("policy", "kinds").stdout
+
+
+# -- versions --
+
+
+def probabilities(run: Run, reference: str) -> list[float]:
+    return [arm["probability"] for arm in shown(run, reference, hour=3)["arms"]]
+
+
+def test_freezing_copies_what_was_trained(learned: Run) -> None:
+    made = learned("policy", "freeze", "home", "--json")
+    assert (made.exit_code, made.json["version"], made.json["parent"]) == (0, 3, 2)
+    assert probabilities(learned, "home@3") == probabilities(learned, "home@2")
+    assert [row["weights"] for row in shown(learned, "home@3")["arms"]] == [
+        row["weights"] for row in shown(learned, "home@2")["arms"]
+    ]
+
+
+def test_a_belief_cannot_be_rebuilt(learned: Run) -> None:
+    refused = learned("policy", "rebuild", "home", "--json")
+    assert refused.exit_code == 2
+    assert "train-pg home" in refused.error["hint"]
+
+
+def test_what_learns_nothing_cannot_be_retired(learned: Run) -> None:
+    learned("policy", "freeze", "home")
+    refused = learned("policy", "retire", "home@3", "--json")
+    assert refused.exit_code == 2
+    assert "frozen" in refused.error["error"]
+
+
+def test_versions_go_live_and_back(learned: Run) -> None:
+    trained_one = probabilities(learned, "home")
+    assert learned("policy", "rollback", "home").exit_code == 0
+    assert probabilities(learned, "home") == pytest.approx([0.25] * 4)
+    assert visit(learned, 1)[0]["version"] == 1
+    assert learned("policy", "promote", "home@2").exit_code == 0
+    assert probabilities(learned, "home") == trained_one
+    assert visit(learned, 1)[0]["version"] == 2
+
+
+# -- making one --
+
+
+def test_features_are_fitted_to_a_log(shop: Run) -> None:
+    shop("policy", "create", "u", "--kind", "uniform")
+    for number, page in enumerate(["x", "y", "x"]):
+        shop("recommend", "--policy", "u", "--session", number, "--context", json.dumps({"page": page}))
+    shop("--now", "2099-01-01T00:00:00Z", "settle")
+    now = ("--now", "2099-01-01T00:00:00Z", "policy", "create", "fits", "--kind", "gradient")
+    made = shop(*now, "--from-log", "policy=u", "--json")
+    assert made.exit_code == 0, made.stderr
+    found = shown(shop, "fits")
+    assert list(found["features"]["context"]["fields"]) == ["page"]
+    assert list(found["features"]["arm"]["fields"]) == ["price"]
+    assert {"page=x", "page=y"} <= set(found["arms"][0]["weights"])
+    assert visit(shop, 2, 1, name="fits")[1]["step"] == 1
+
+
+@pytest.mark.parametrize("asked", [("--prior",), ("--prior-from", "policy=home")])
+def test_a_prior_is_refused(shop: Run, tmp_path: Path, asked: tuple[str, ...]) -> None:
+    (tmp_path / "prior.csv").write_text("arm,alpha,beta\na1,2,3\n")
+    given = (*asked, tmp_path / "prior.csv") if len(asked) == 1 else asked
+    refused = shop("policy", "create", "new", "--kind", "gradient", *given, "--json")
+    assert refused.exit_code == 2
+    assert "no prior" in refused.error["error"]
+
+
+@pytest.mark.parametrize("param", ["model=shared", "temperature=0", "recency=2", "discount=0.9", "floor=-1"])
+def test_impossible_parameters_are_refused(shop: Run, param: str) -> None:
+    assert shop("policy", "create", "new", "--kind", "gradient", "--param", param).exit_code == 2
