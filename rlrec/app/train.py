@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from math import isfinite
 from typing import Any
@@ -162,15 +163,19 @@ class _Training:
         self.request, self.options, self.parent = plan.request, plan.request.options, plan.parent
 
     def run(self) -> dict[str, Any]:
+        with closing(Spool()) as spool:
+            return self._run(spool)
+
+    def _run(self, spool: Spool) -> dict[str, Any]:
         with self.store.read() as unit, bulk.alongside(unit):
             reader = Trained(unit, self.parent)
             self._check_shaping(reader.policy)
             live = policies.live(unit, [self.parent.policy.name])[self.parent.policy.name][0]
             held = Trained(unit, live)
             selection, now = self._selection(unit), unit.now
-            filler = Filler(unit, reader, self.parent.reward, seed=self.plan.seed)
+            filler = Filler(unit, reader, self.parent.reward, seed=self.plan.seed, spool=spool)
             cutoff, since = Cutoff.of(unit, self.parent.reward), int(self.parent.learned_from.get("now", -1))
-            spool, filled = filler.fill(selection, cutoff, since=since, progress=self.lease.renew)
+            filled = filler.fill(selection, cutoff, since=since, progress=self.lease.renew)
             record = self._record(unit, selection, filled, now)
             looks = _looks(unit, self.parent, now)
         if filled.new < self.request.min_new:
@@ -209,9 +214,7 @@ class _Training:
 
     def _nothing_new(self, live: Version, filled: Filled) -> dict[str, Any]:
         least = self.request.min_new
-        self.store.notice(
-            f"nothing new: {filled.new} sessions since version {self.parent.number}, and --min-new is {least}"
-        )
+        self.store.notice(f"nothing new: {filled.new} sessions since version {self.parent.number}, and --min-new is {least}")
         return _answer(
             self.parent.policy.name, live.number, self.parent.number, filled.new, NO_GATE, promoted=False
         ) | {"trained": False}
