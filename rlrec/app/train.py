@@ -174,7 +174,7 @@ class _Training:
             held = Trained(unit, live)
             selection, now = self._selection(unit), unit.now
             filler = Filler(unit, reader, self.parent.reward, seed=self.plan.seed, spool=spool)
-            cutoff, since = Cutoff.of(unit, self.parent.reward), int(self.parent.learned_from.get("now", -1))
+            cutoff, since = Cutoff.of(unit, self.parent.reward), _trained_at(unit, self.parent)
             filled = filler.fill(selection, cutoff, since=since, progress=self.lease.renew)
             record = self._record(unit, selection, filled, now)
             looks = _looks(unit, self.parent, now)
@@ -214,10 +214,10 @@ class _Training:
 
     def _nothing_new(self, live: Version, filled: Filled) -> dict[str, Any]:
         least = self.request.min_new
-        self.store.notice(f"nothing new: {filled.new} sessions since version {self.parent.number}, and --min-new is {least}")
+        self.store.notice(f"nothing new: {filled.new} sessions since the last training, and --min-new is {least}")
         return _answer(
             self.parent.policy.name, live.number, self.parent.number, filled.new, NO_GATE, promoted=False
-        ) | {"trained": False}
+        ) | {"trained": False, "epochs": 0, "best_epoch": None, "seed": self.plan.seed}
 
     def _tell(self, filled: Filled) -> None:
         told = filled.told
@@ -338,6 +338,12 @@ def _why(gate: _Gate | None, climbed: Climbed, *, same: bool) -> str:
         return f"the gate split does not tell: {', '.join(gate.gain.reasons)}"
     lower = "unknown" if gate.gain.lower is None else f"{gate.gain.lower:.4g}"
     return f"the lower bound of its gain over version {gate.live.number}, {lower}, is not above 0"
+
+
+def _trained_at(unit: Unit, parent: Version) -> int:
+    """When the policy was trained last, whether what came of it went live or not; -1: never."""
+    made = policies.versions(unit, [parent.policy.id])
+    return max(int(one.learned_from.get("now", -1)) for one in made)
 
 
 def _looks(unit: Unit, parent: Version, now: int) -> int:
