@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rlrec.app import filters, lineage, naming
+from rlrec.app import filters, lineage, naming, versions
 from rlrec.app.trained import Trained
 from rlrec.app.training.climbing import GATE, TRAIN, TUNE, Climbed, Climber, Epoch, Options
 from rlrec.app.training.filling import Filled, Filler
@@ -114,6 +114,8 @@ class _Plan:
                 f"policy {parent.policy.name!r} is of kind {parent.policy.kind}, which train-pg does not train",
                 hint=f"`rlrec policy create NAME --kind {KIND}` makes one that it does",
             )
+        if request.promote != "never":
+            versions.settled_split(unit, parent)
         return cls(request=request, parent=parent, seed=_seed(request.seed))
 
 
