@@ -13,7 +13,7 @@ import numpy as np
 
 from rlrec.app import filters, lineage, naming, versions
 from rlrec.app.trained import Trained
-from rlrec.app.training.climbing import GATE, TRAIN, TUNE, Climbed, Climber, Epoch, Options
+from rlrec.app.training.climbing import GATE, LEAST, TRAIN, TUNE, Climbed, Climber, Epoch, Options
 from rlrec.app.training.filling import Filled, Filler
 from rlrec.app.training.judging import ESTIMATOR, Judge, fitted
 from rlrec.app.training.lease import Lease
@@ -310,7 +310,9 @@ class _Training:
         if promoted:
             policies.promote(unit, mine.id, version_id=made, previous_id=head.live_id)
         settings.add_run(unit, "train-pg", {"policy": mine.name, "version": number}, {"promoted": promoted})
-        answer = _answer(mine.name, number, self.parent.number, filled.visits, told, promoted=promoted)
+        answer = _answer(
+            mine.name, number, self.parent.number, filled.visits, told, promoted=promoted, tuned=climbed.chosen
+        )
         return answer | {
             "trained": True, "epochs": len(climbed.curve), "best_epoch": climbed.best, "seed": self.plan.seed,
             "why": None if promoted or self.request.promote != "if-better" else _why(gate, climbed, same=same),
@@ -318,14 +320,18 @@ class _Training:
 
 
 def _answer(
-    name: str, version: int, parent: int, sessions: int, told: Mapping[str, Any], *, promoted: bool
-) -> dict[str, Any]:
+    name: str, version: int, parent: int, sessions: int, told: Mapping[str, Any], *, promoted: bool,
+    tuned: Epoch | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """What the command shows. told: of the gate; tuned: the epoch that was chosen."""
+    gain, lower, ess = (None, None, None) if tuned is None else (tuned.gain, tuned.lower, tuned.ess)
     return {
         "policy": name, "version": version, "parent": parent, "sessions": sessions, "estimate": told["estimate"],
         "lower": told["lower"], "promoted": promoted, "upper": told["upper"], "value": told["value"],
         "live_value": told["live_value"], "against": told["against"], "estimator": told["estimator"],
         "ess": told["ess"], "verdict": told["verdict"], "reasons": told["reasons"] or [],
         "candidate": told["candidate"], "alpha": told["alpha"], "gate_sessions": told["sessions"],
+        "tune_estimate": gain, "tune_lower": lower, "tune_ess": ess,
     }  # fmt: skip
 
 
@@ -334,12 +340,18 @@ def _why(gate: _Gate | None, climbed: Climbed, *, same: bool) -> str:
     if not same:
         return "another version went live meanwhile"
     if gate is None:
-        better = "nothing on the tune split says that it is better"
-        return better if not climbed.promising else "no session of the gate split has ended"
+        return _unpromising(climbed.chosen) if not climbed.promising else "no session of the gate split has ended"
     if gate.gain.verdict == "insufficient":
         return f"the gate split does not tell: {', '.join(gate.gain.reasons)}"
     lower = "unknown" if gate.gain.lower is None else f"{gate.gain.lower:.4g}"
     return f"the lower bound of its gain over version {gate.live.number}, {lower}, is not above 0"
+
+
+def _unpromising(tuned: Epoch | None) -> str:
+    """Why the gate was not asked."""
+    if tuned is not None and (tuned.ess or 0.0) < LEAST:
+        return f"the tune split does not tell: {tuned.ess or 0.0:.0f} effective sessions, where {LEAST} are wanted"
+    return "nothing on the tune split says that it is better"
 
 
 def _trained_at(unit: Unit, parent: Version) -> int:

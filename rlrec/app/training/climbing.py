@@ -80,6 +80,11 @@ class Climbed:
     curve: list[Epoch]
     promising: bool
 
+    @property
+    def chosen(self) -> Epoch | None:
+        """The point of the curve that is the best one; None where it is where the climb began."""
+        return self.curve[self.best - 1] if self.best else None
+
 
 class Climber:
     """One training on one spool."""
