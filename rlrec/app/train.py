@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from math import isfinite
 from typing import Any
 
 import numpy as np
 
-from rlrec.app import filters, lineage, naming
+from rlrec.app import filters, lineage, naming, versions
 from rlrec.app.trained import Trained
 from rlrec.app.training.climbing import GATE, TRAIN, TUNE, Climbed, Climber, Epoch, Options
 from rlrec.app.training.filling import Filled, Filler
@@ -113,6 +114,8 @@ class _Plan:
                 f"policy {parent.policy.name!r} is of kind {parent.policy.kind}, which train-pg does not train",
                 hint=f"`rlrec policy create NAME --kind {KIND}` makes one that it does",
             )
+        if request.promote != "never":
+            versions.settled_split(unit, parent)
         return cls(request=request, parent=parent, seed=_seed(request.seed))
 
 
@@ -162,15 +165,19 @@ class _Training:
         self.request, self.options, self.parent = plan.request, plan.request.options, plan.parent
 
     def run(self) -> dict[str, Any]:
+        with closing(Spool()) as spool:
+            return self._run(spool)
+
+    def _run(self, spool: Spool) -> dict[str, Any]:
         with self.store.read() as unit, bulk.alongside(unit):
             reader = Trained(unit, self.parent)
             self._check_shaping(reader.policy)
             live = policies.live(unit, [self.parent.policy.name])[self.parent.policy.name][0]
             held = Trained(unit, live)
             selection, now = self._selection(unit), unit.now
-            filler = Filler(unit, reader, self.parent.reward, seed=self.plan.seed)
-            cutoff, since = Cutoff.of(unit, self.parent.reward), int(self.parent.learned_from.get("now", -1))
-            spool, filled = filler.fill(selection, cutoff, since=since, progress=self.lease.renew)
+            filler = Filler(unit, reader, self.parent.reward, seed=self.plan.seed, spool=spool)
+            cutoff, since = Cutoff.of(unit, self.parent.reward), _trained_at(unit, self.parent)
+            filled = filler.fill(selection, cutoff, since=since, progress=self.lease.renew)
             record = self._record(unit, selection, filled, now)
             looks = _looks(unit, self.parent, now)
         if filled.new < self.request.min_new:
@@ -209,12 +216,10 @@ class _Training:
 
     def _nothing_new(self, live: Version, filled: Filled) -> dict[str, Any]:
         least = self.request.min_new
-        self.store.notice(
-            f"nothing new: {filled.new} sessions since version {self.parent.number}, and --min-new is {least}"
-        )
+        self.store.notice(f"nothing new: {filled.new} sessions since the last training, and --min-new is {least}")
         return _answer(
             self.parent.policy.name, live.number, self.parent.number, filled.new, NO_GATE, promoted=False
-        ) | {"trained": False}
+        ) | {"trained": False, "epochs": 0, "best_epoch": None, "seed": self.plan.seed}
 
     def _tell(self, filled: Filled) -> None:
         told = filled.told
@@ -335,6 +340,12 @@ def _why(gate: _Gate | None, climbed: Climbed, *, same: bool) -> str:
         return f"the gate split does not tell: {', '.join(gate.gain.reasons)}"
     lower = "unknown" if gate.gain.lower is None else f"{gate.gain.lower:.4g}"
     return f"the lower bound of its gain over version {gate.live.number}, {lower}, is not above 0"
+
+
+def _trained_at(unit: Unit, parent: Version) -> int:
+    """When the policy was trained last, whether what came of it went live or not; -1: never."""
+    made = policies.versions(unit, [parent.policy.id])
+    return max(int(one.learned_from.get("now", -1)) for one in made)
 
 
 def _looks(unit: Unit, parent: Version, now: int) -> int:

@@ -45,18 +45,17 @@ class Filled:
 class Filler:
     """Writes a log into a spool, batch by batch. seed: of the names of visits, so of the sets that they fall into."""
 
-    def __init__(self, unit: Unit, reader: Trained, reward: Reward, *, seed: int) -> None:
-        self.unit, self.reader, self.reward, self.seed = unit, reader, reward, seed
+    def __init__(self, unit: Unit, reader: Trained, reward: Reward, *, seed: int, spool: Spool) -> None:
+        self.unit, self.reader, self.reward, self.seed, self.spool = unit, reader, reward, seed, spool
         self.salt = settings.get(unit).salt
         ordered = sorted(arms.every(unit), key=lambda one: one.key)
         self.arms: Ids = np.array([arm.id for arm in ordered], np.int64)
         self._rank = np.argsort(self.arms)
-        self.spool = Spool()
         self._cases: dict[tuple[int, int], tuple[int, Ids]] = {}  # its number, and its arms in order of their keys
 
     def fill(
         self, selection: Selection, cutoff: Cutoff, *, since: int = -1, progress: Callable[[], None] | None = None
-    ) -> tuple[Spool, Filled]:
+    ) -> Filled:
         """The selected log as it can be used; what was not ripe at `since` is new."""
         total = dict.fromkeys(("unnamed", "unrecorded", "last_id", "visits", "new", "rewarded"), 0)
         told = Told()
@@ -79,7 +78,7 @@ class Filler:
                 total["last_id"] = max(total["last_id"], int(found.slots["decision_id"].max()))
             if progress is not None:
                 progress()
-        return self.spool, Filled(told=told, **total)
+        return Filled(told=told, **total)
 
     def _named(self, batch: Batch, found: Visits) -> tuple[Ids, Ids, Ids]:
         """Of each visit the split and a name of its cluster (the user where one is known), and a name of its own."""
