@@ -13,6 +13,7 @@ import numpy as np
 
 from rlrec.app import filters, lineage, naming, versions
 from rlrec.app.trained import Trained
+from rlrec.app.training import gate as gates
 from rlrec.app.training.climbing import GATE, LEAST, TRAIN, TUNE, Climbed, Climber, Epoch, Options
 from rlrec.app.training.filling import Filled, Filler
 from rlrec.app.training.judging import ESTIMATOR, Judge, fitted
@@ -30,7 +31,6 @@ from rlrec.store.reader import Selection
 
 KIND = "gradient"
 PROMOTE = ("never", "if-better", "always")
-ALPHA = 0.05  # the chance that any candidate of a year is promoted though it is no better
 YEAR_US = 365 * 86_400_000_000
 HIGHEST = 1e9
 
@@ -136,7 +136,7 @@ class _Gate:
 
     @property
     def passed(self) -> bool:
-        return self.gain.lower is not None and self.gain.lower > 0 and self.gain.verdict != "insufficient"
+        return gates.passed(self.gain)
 
     def told(self) -> dict[str, Any]:
         """As it is stored and shown."""
@@ -281,7 +281,7 @@ class _Training:
         judge = self._judge_of(spool, policy, GATE, held)
         if judge is None or (self.request.promote == "if-better" and not climbed.promising):
             return None
-        alpha = ALPHA * 6 / (np.pi**2 * (looks + 1) ** 2)
+        alpha = gates.alpha(looks + 1)
         value, live_value, gain = judge.judged(climbed.parameters, alpha=alpha)
         return _Gate(candidate=looks + 1, alpha=alpha, live=live, value=value, live_value=live_value, gain=gain)
 

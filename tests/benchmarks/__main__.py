@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tests.benchmarks import exact, logs, pipe, regret, startup, streams, unbiased
+from tests.benchmarks import epochs, exact, gates, logs, pipe, regret, startup, streams, training, unbiased
 from tests.benchmarks.measure import Figure, Setting, table
 
 Benchmark = Callable[[Setting], Iterator[Figure]]
@@ -30,6 +30,9 @@ BENCHMARKS: dict[str, Benchmark] = {
     "exact": exact.exact,
     "regret": regret.regret,
     "unbiased": unbiased.unbiased,
+    "epochs": epochs.epochs,
+    "training": training.training,
+    "gate": gates.gates,
     "large": startup.large,
 }
 QUICK = 0.1

@@ -119,7 +119,7 @@ def test_visits_and_keys_of_a_batch_come_with_it(served: Store, size: int) -> No
         visits, keys = ([batch.visits for batch in batches], [batch.keys for batch in batches])
         assert joined(visits) == expected
         assert joined(keys) == [(number, keyed[number], users.get(number, "")) for number in sorted(keyed)]
-    assert sum(row[3] != reader.ABSENT for row in expected) == 1
+    assert sum(row[4] != reader.ABSENT for row in expected) == 1
 
 
 def joined(many: list[Columns | None]) -> list[tuple[Any, ...]]:

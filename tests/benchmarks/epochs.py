@@ -1,0 +1,155 @@
+"""`train-pg` against epochs of plain numpy over arrays in memory: time an epoch, growth, and memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
+from itertools import islice, pairwise
+from typing import Any
+
+import numpy as np
+
+from tests.benchmarks.logs import FLAT
+from tests.benchmarks.measure import Figure, Sample, Setting, beyond, growth, medians, process, python, rlrec, three
+from tests.benchmarks.shops import ARMS, LATER, Lite, logged, tell
+
+SESSIONS, STEPS = 100_000, 10
+FEW = 100  # sessions of the run that stands for the start-up
+EPOCHS = 20
+REPEATS = 3
+FEATURES = {
+    "context": {"fields": {"hour": {"type": "number", "mean": 12, "scale": 7}, "segment": {"hash": 16},
+                           "device": [f"d{n}" for n in range(7)]}},
+    "arm": {"fields": {}},
+}  # fmt: skip
+WIDE = 32  # features of a state: 25 of the context, 5 of the session, 2 of the arms shown
+PORTION = 20_000
+
+# One epoch in float32, as one would write it by hand over arrays in memory: softmax, clipped weights, Adam.
+EPOCH = """
+import sys
+import numpy as np
+visits, steps, arms, wide, epochs = map(int, sys.argv[1:])
+rng, n = np.random.default_rng(0), visits * steps
+x, shown = rng.normal(size=(n, wide)).astype("f4"), rng.integers(0, arms, n)
+reward, logged = (rng.random((visits, steps)) < 0.02).astype("f4"), np.full(n, 1 / arms, "f4")
+weights, bias = np.zeros((arms, wide), "f4"), np.zeros(arms, "f4")
+first, second = [np.zeros_like(weights), np.zeros_like(bias)], [np.zeros_like(weights), np.zeros_like(bias)]
+count = 0
+for _ in range(epochs):
+    returns, later = np.empty_like(reward), np.zeros(visits, "f4")
+    for step in range(steps - 1, -1, -1):
+        returns[:, step] = later = reward[:, step] + later
+    gain = returns.ravel() - returns.mean()
+    for start in range(0, n, 5000):
+        part = slice(start, start + 5000)
+        rows, arm = np.arange(len(x[part])), shown[part]
+        chance = x[part] @ weights.T + bias
+        chance -= chance.max(axis=1, keepdims=True)
+        np.exp(chance, out=chance)
+        chance /= chance.sum(axis=1, keepdims=True)
+        worth = np.minimum(chance[rows, arm] / logged[part], 20) * gain[part]
+        chance *= -worth[:, None]
+        chance[rows, arm] += worth
+        count += 1
+        slopes = chance.T @ x[part] / len(rows), chance.mean(axis=0)
+        for place, (values, slope) in enumerate(zip((weights, bias), slopes)):
+            first[place] = 0.9 * first[place] + 0.1 * slope
+            second[place] = 0.999 * second[place] + 0.001 * slope**2
+            values += 0.005 * (first[place] / (1 - 0.9**count)) / (np.sqrt(second[place] / (1 - 0.999**count)) + 1e-8)
+"""
+
+
+def epochs(setting: Setting) -> Iterator[Figure]:
+    """100 arms, 32 features; the command reads the store, spools, climbs, judges every epoch, and judges at the end.
+
+    Of the sessions 60 % teach: the reference goes over as many."""
+    *_, size = sizes = three(setting.size(SESSIONS))
+    shops = {number: _remembering(setting, number) for number in (FEW, *sizes)}
+    calls: dict[str, Callable[[], Sample]] = {str(number): partial(_train, shop) for number, shop in shops.items()}
+    calls["one epoch"] = partial(_train, shops[size], epochs=1)
+    taught = round(0.6 * size)
+    shape = [STEPS, ARMS, WIDE]
+    calls["reference"] = partial(_reference, [taught, *shape, EPOCHS])
+    calls["its start"] = partial(_reference, [taught, *shape, 0])
+    found = medians(setting.times(REPEATS), calls)
+    seconds = {name: setting.seconds(sample) for name, sample in found.items()}
+    reference = (seconds["reference"] - seconds["its start"]) / EPOCHS
+    whole = (seconds[str(size)] - seconds[str(FEW)]) / EPOCHS
+    more = (seconds[str(size)] - seconds["one epoch"]) / (EPOCHS - 1)
+    name = f"train-pg, {size:,} sessions of {STEPS}"
+    yield Figure(name=f"{name}: an epoch of {EPOCHS}, all that the command does included", value=whole, unit="s",
+                 reference=reference, at_most=2)  # fmt: skip
+    yield Figure(name=f"{name}: one epoch more, with what judges it", value=more, unit="s", reference=reference)
+    only = seconds["one epoch"] - seconds[str(FEW)]
+    yield Figure(name=f"{name}: a single epoch, the read included", value=only, unit="s", reference=reference)
+    peaks = [found[str(number)].memory for number in sizes]
+    shown = ", ".join(f"{peak:.0f} MB at {number:,}" for number, peak in zip(sizes, peaks, strict=True))
+    yield Figure(name=f"train-pg: peak memory ({shown})", value=peaks[-1], unit="MB", reference=peaks[-2], at_most=FLAT)
+    yield growth("train-pg", beyond(seconds, FEW, sizes))
+
+
+def _train(shop: Lite, *, epochs: int = EPOCHS) -> Sample:
+    options = ["--epochs", epochs, "--patience", epochs, "--seed", 1, "--log", "policy=log"]
+    return process(rlrec("-q", "--db", shop.db, "train-pg", "visits", *options), added=LATER)
+
+
+def _reference(numbers: list[int]) -> Sample:
+    return process([*python(EPOCH), *map(str, numbers)], added={"OPENBLAS_NUM_THREADS": "1"})
+
+
+def _remembering(setting: Setting, sessions: int) -> Lite:
+    """A log whose decisions remember their visits, whose splits are those of its users, and a policy to train."""
+    shop = Lite(setting)
+    logged(shop, setting, sessions * STEPS, visit=STEPS)
+    features = setting.path(".json")
+    features.write_text(json.dumps(FEATURES))
+    tell(shop, "policy", "create", "visits", "--kind", "gradient", "--features", features, now=LATER["RLREC_NOW"])
+    with closing(sqlite3.connect(shop.db, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = OFF")  # nothing is lost if this fails: it is made anew
+        connection.execute("BEGIN")
+        _split(connection)
+        _remember(connection)
+        connection.execute("COMMIT")
+        connection.execute("PRAGMA journal_mode = WAL")
+    os.sync()
+    return shop
+
+
+def _split(connection: sqlite3.Connection) -> None:
+    from rlrec.app import visiting
+
+    (salt,) = connection.execute("SELECT salt FROM settings").fetchone()
+    rows = connection.execute("SELECT s.id, u.key FROM session s JOIN users u ON u.id = s.user_id").fetchall()
+    splits = visiting.splits(salt, [key for _, key in rows])
+    pairs = zip(splits, (number for number, _ in rows), strict=True)
+    connection.executemany("UPDATE session SET split = ? WHERE id = ?", pairs)
+
+
+SHOWN = """SELECT d.id, d.step, s.arm_id, e.number IS NOT NULL FROM decision d JOIN slot s ON s.decision_id = d.id
+    LEFT JOIN event e ON e.decision_id = d.id JOIN policy p ON p.id = d.policy_id WHERE p.name = 'log' ORDER BY d.id"""
+
+
+def _remember(connection: sqlite3.Connection) -> None:
+    """The histories of the log, one visit after another."""
+    told = connection.execute(SHOWN)
+    while rows := list(islice(told, PORTION * STEPS)):
+        connection.executemany("UPDATE decision SET history = ? WHERE id = ?", _histories(np.array(rows)))
+
+
+def _histories(rows: Any) -> list[tuple[bytes, int]]:
+    from rlrec.policy import history
+
+    found = []
+    starts = [*np.flatnonzero(rows[:, 1] == 0).tolist(), len(rows)]
+    for start, end in pairwise(starts):
+        visit = rows[start:end].tolist()
+        for step, (number, _, _, _) in enumerate(visit):
+            past = [(arm, step - at, float(clicked)) for at, (_, _, arm, clicked) in enumerate(visit[:step])]
+            blob = history.pack(50, step, sum(earned for _, _, earned in past), past) if step else b""
+            found.append((blob, number))
+    return found

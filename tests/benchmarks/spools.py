@@ -1,0 +1,207 @@
+"""Visits drawn in arrays, without a store, and the training and the gate of `train-pg` on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from rlrec.app.training.climbing import GATE, TRAIN, TUNE, Climbed, Climber, Options
+from rlrec.app.training.judging import Judge, fitted
+from rlrec.app.training.spool import Case, Rows, Spool
+from rlrec.ope.paired import Difference
+from rlrec.policy import reinforce
+from rlrec.policy.design import Design
+from rlrec.policy.encoder import Encoder
+from rlrec.policy.gradient import Gradient, Parameters, State
+from rlrec.policy.history import History
+from rlrec.policy.scores import Array, Index
+from rlrec.simulate.base import Flags
+from rlrec.simulate.visitors import Visitors
+
+GAP_S = 1.0
+SHARES = (0.6, 0.2, 0.2)  # of the visits: train, tune, gate
+NOBODY = Encoder.of({"fields": {}})  # a constant alone
+OPTIONS = Options(clip=20.0)  # those of the command
+
+KIND = Gradient(design=Design(context=NOBODY, arm=NOBODY))
+
+
+@dataclass(kw_only=True, eq=False)
+class Shelf(Visitors):
+    """rates: probability of a reward of 1 for each arm, whatever came before. A visit takes `least` to `cap` decisions,
+    each number as often as any other."""
+
+    rates: tuple[float, ...]
+    least: int = 3
+    cap: int = 5
+
+    def __post_init__(self) -> None:
+        self.arms = len(self.rates)
+
+    def _forget(self, runs: int) -> None:
+        """Nothing is remembered."""
+
+    def _begin(self, places: Index, visitors: Index) -> None:
+        """All visits begin alike."""
+
+    def _serve(self, actions: Index) -> tuple[Array, Array, Flags]:
+        expected, left = np.array(self.rates)[actions], np.maximum(self.cap - self._steps, 1)
+        leaves = (self._steps + 1 >= self.least) & (self._rng.random(len(actions)) * left < 1)
+        return (self._rng.random(len(actions)) < expected).astype(np.float64), expected, leaves
+
+    def _leave(self, ended: Flags) -> Array:
+        return np.zeros(len(ended))
+
+
+# -- what a policy makes of visits --
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Server:
+    """A policy with its parameters, where all visits have one context, (q,), and every arm is eligible.
+
+    described (m, p): features of the arms. gap_s: between decisions. blind: it knows what it has shown, and not what
+    that earned."""
+
+    parameters: Parameters
+    kind: Gradient = KIND
+    context: Array = field(default_factory=lambda: np.ones(1))
+    described: Array | None = None
+    gap_s: float = GAP_S
+    blind: bool = False
+
+    @property
+    def arms(self) -> int:
+        return len(self.parameters["bias"])
+
+    @property
+    def features(self) -> Array:
+        return np.ones((self.arms, 1)) if self.described is None else self.described
+
+    def state(self, arms: Index, rewards: Array) -> State:
+        """States after these arms, that earned this, (n, t) each, oldest first."""
+        n, t = arms.shape
+        step, known = np.full(n, t), np.zeros_like(rewards) if self.blind else rewards
+        history = History(
+            step=step, gap_s=np.full(n, self.gap_s if t else 0.0), shown=step, reward=known.sum(axis=1),
+            start=np.arange(n + 1) * t, arm=arms.ravel().astype(np.int64), ago=np.tile(np.arange(t, 0, -1), n),
+            earned=known.ravel(),
+        )  # fmt: skip
+        return self.kind.states(np.tile(self.context, (n, 1)), history, self.features[arms.ravel()])
+
+    def chances(self, arms: Index, rewards: Array) -> Array:
+        """Probability of each arm after these, (n, m)."""
+        where = self.state(arms, rewards)
+        score = self.kind.scores_of(self.parameters, where, arms=np.arange(self.arms), described=self.features)
+        return reinforce.chances(score, temperature=self.kind.temperature, floor=self.kind.floor)
+
+
+@dataclass(frozen=True, eq=False)
+class Log:
+    """Visits side by side: arms and rewards, mean rewards and log propensities, (n, cap) each; length (n,).
+
+    lowest (n, cap): log of the smallest probability that an arm had. Behind the end of a visit nothing counts."""
+
+    arms: Index
+    rewards: Array
+    expected: Array
+    log_propensity: Array
+    lowest: Array
+    length: Index
+
+    @property
+    def inside(self) -> Flags:
+        found: Flags = np.arange(self.arms.shape[1]) < self.length[:, None]
+        return found
+
+
+def drawn(server: Server, audience: Visitors, *, visits: int, seed: int) -> Log:
+    """Visits that a policy served."""
+    rng, world = (np.random.default_rng(one) for one in np.random.SeedSequence(seed).spawn(2))
+    shape = visits, audience.cap
+    arms, length, there = np.zeros(shape, np.intp), np.zeros(visits, np.intp), np.arange(visits)
+    rewards, expected, logged, lowest = np.zeros((4, *shape))
+    audience.reset(visits, world)
+    for step in range(audience.cap):
+        chance = server.chances(arms[there, :step], rewards[there, :step])
+        chosen = np.minimum((chance.cumsum(axis=1) < rng.random((len(there), 1))).sum(axis=1), audience.arms - 1)
+        served = np.zeros(visits, np.intp)  # those who have left are served, and do not count
+        served[there] = chosen
+        _, reward, terminated, truncated, info = audience.step(served)
+        arms[there, step], rewards[there, step] = chosen, reward[there]
+        expected[there, step], lowest[there, step] = info["expected"][there], np.log(chance.min(axis=1))
+        logged[there, step] = np.log(chance[np.arange(len(there)), chosen])
+        length[there] += 1
+        there = there[~(terminated | truncated)[there]]
+        if not len(there):
+            break
+    return Log(arms, rewards, expected, logged, lowest, length)
+
+
+def spooled(server: Server, log: Log, *, seed: int) -> Spool:
+    """A log as `train-pg` reads it: visits by hash, in three splits, each for itself."""
+    rng, spool, n = np.random.default_rng(seed), Spool(), len(log.length)
+    spool.cases.append(Case(places=np.arange(server.arms), described=server.features))
+    split = np.searchsorted(np.cumsum(SHARES)[:-1], np.arange(n) / n, side="right")
+    inside, total = log.inside, int(log.length.sum())
+    ones, reward, logged = np.ones(total, np.int64), log.rewards[inside], log.log_propensity[inside]
+    x, remembered, own = _together(server, log)
+    spool.add(
+        Rows(
+            name=rng.integers(2**63, size=n).astype(np.uint64), split=split, cluster=rng.integers(2**63, size=n),
+            length=log.length, case=ones - 1, size=ones, remembered=remembered, log_propensity=logged,
+            reward=reward, default=(reward == 0).astype(np.int64), lowest=log.lowest[inside], x=x,
+            shown=log.arms[inside], earned=reward, logged=logged, place=own[0], own=own[1],
+        )
+    )  # fmt: skip
+    return spool
+
+
+def _together(server: Server, log: Log) -> tuple[Array, Index, tuple[Index, Array]]:
+    """Features of all decisions, visit by visit; how many arms each remembers; and which, with what is known."""
+    rows, steps = np.nonzero(log.inside)
+    place = np.full(log.arms.shape, -1)
+    place[rows, steps] = np.arange(len(rows))
+    x = np.empty((len(rows), len(server.kind.names)))
+    parts = list[tuple[Index, Index, Array]]()
+    for step in range(log.arms.shape[1]):
+        mine = np.flatnonzero(log.length > step)
+        found = server.state(log.arms[mine, :step], log.rewards[mine, :step])
+        x[place[mine, step]] = found.x
+        parts.append((place[mine, step][found.row], found.arm.astype(np.intp), found.own))
+    row, arm, own = (np.concatenate(column) for column in zip(*parts, strict=True))
+    order = np.lexsort((arm, row))
+    return x, np.bincount(row, minlength=len(rows)), (arm[order], own[order])
+
+
+# -- training, and the gate --
+
+
+@dataclass(frozen=True, eq=False)
+class Night:
+    """A candidate: where the climb led, and what the gate's visits say of it beside the live policy."""
+
+    climbed: Climbed
+    judge: Judge
+
+    def gain(self, alpha: float) -> Difference:
+        return self.judge.judged(self.climbed.parameters, alpha=alpha)[2]
+
+
+def night(
+    spool: Spool,
+    start: Parameters,
+    *,
+    live: Parameters | None = None,
+    kind: Gradient = KIND,
+    options: Options = OPTIONS,
+) -> Night:
+    """What `train-pg` does with a log: it climbs from `start`, which is live if nothing else is."""
+    arms, gamma = len(start["bias"]), options.gamma
+    values = fitted(spool, spool.of(TRAIN), gamma=gamma, arms=arms)
+    asked: dict[str, Any] = {"gamma": gamma, "values": values}
+    tune = Judge(spool, kind, spool.of(TUNE), start, **asked)
+    climbed = Climber(spool, kind, options).climb(start, tune)
+    return Night(climbed, Judge(spool, kind, spool.of(GATE), start if live is None else live, **asked))
