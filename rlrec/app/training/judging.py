@@ -114,7 +114,8 @@ class Judge:
             chance = reinforce.chances(score, **self._served)
             shown = rows.shown[first[mine][:, None] + np.arange(size)]
             if size == 1:
-                log_joint[mine] = np.log(chance[np.arange(len(mine)), shown[:, 0]])
+                with np.errstate(divide="ignore"):
+                    log_joint[mine] = np.log(chance[np.arange(len(mine)), shown[:, 0]])
             else:
                 log_joint[mine] = reinforce.log_joint(score, shown, **self._served)
             yield Shown(
