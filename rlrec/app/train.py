@@ -211,7 +211,8 @@ class _Training:
             if name not in policy.names:
                 near = suggest(name, list(policy.names))
                 raise InputError(
-                    f"states have no feature {name!r} to shape by", hint=near or f"one of {', '.join(policy.names)}"
+                    f"states have no feature {name!r} to shape by",
+                    hint=near or "such as session:reward, session:step or a feature of the context",
                 )
 
     def _nothing_new(self, live: Version, filled: Filled) -> dict[str, Any]:
