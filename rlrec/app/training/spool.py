@@ -125,8 +125,9 @@ class Spool:
         """Write some more visits."""
         for name in (*DECISION, *SLOT, *ARM):
             values = np.asarray(getattr(rows, name))
-            column = self._columns.setdefault(name, _Column(_KINDS.get(name, "<f8"), values.shape[1:]))
-            column.append(values)
+            if name not in self._columns:
+                self._columns[name] = _Column(_KINDS.get(name, "<f8"), values.shape[1:])
+            self._columns[name].append(values)
         start = rows.start
         slots, arms = (np.add.reduceat(np.r_[counts, 0], start[:-1]) if len(rows) else counts
                        for counts in (rows.size, rows.remembered))  # fmt: skip
