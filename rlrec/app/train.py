@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rlrec.app import filters, lineage, naming, versions
+from rlrec.app import filters, lineage, naming, versions, visits
 from rlrec.app.trained import Trained
 from rlrec.app.training import gate as gates
 from rlrec.app.training.climbing import GATE, LEAST, TRAIN, TUNE, Climbed, Climber, Epoch, Options
@@ -33,6 +33,7 @@ KIND = "gradient"
 PROMOTE = ("never", "if-better", "always")
 YEAR_US = 365 * 86_400_000_000
 HIGHEST = 1e9
+LARGEST = 1e15  # reward of a page
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,6 +230,7 @@ class _Training:
             (told.left_out, "are left out: cut by the filter, with a censored slot or without propensities"),
             (filled.unrecorded, "are left out: what was known of them when their decisions were made is not recorded"),
             (filled.unnamed, "are left out: their user came later and belongs to another split"),
+            (filled.endless, f"are left out: they have more than {visits.LONGEST:,} decisions"),
         ):
             if count:
                 self.store.notice(f"{count} sessions {what}")
@@ -244,6 +246,11 @@ class _Training:
         if not len(spool.of(TRAIN)):
             waiting = f"; {filled.told.waiting} go on, or their reward windows do" if filled.told.waiting else ""
             raise InputError(f"empty log to train on: no session has ended that teaches{waiting}", hint="widen --log")
+        if filled.largest > LARGEST:
+            raise InputError(
+                f"a page earned {filled.largest:g} by reward {name}, which is too much to reckon with",
+                hint="define a reward with --clip LO,HI, or with other weights",
+            )
         if not filled.rewarded:
             raise InputError(
                 f"no session has an event that reward {name} weighs",

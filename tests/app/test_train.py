@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app import arm, experiment, feedback, policy, recommend, reward, session, versions
+from rlrec.app import arm, experiment, feedback, policy, recommend, reward, session, versions, visits
 from rlrec.errors import CheckFailed, InputError
 from rlrec.store import Store, policies
 from tests.app.shop import MINUTE, START, clock, dump, tell_all, version
@@ -200,6 +200,24 @@ def test_since_means_visits_that_began_then_or_later(shop: Store) -> None:
     assert trained(shop, since=LATER, log="policy=base")["sessions"] == 50
     with pytest.raises(InputError, match="empty log"):
         trained(shop, since=LATER + MINUTE)
+
+
+def test_visits_without_an_end_are_left_out(shop: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a robot asked is no visit, and judging one takes memory by its length."""
+    serve(shop, visits=2, steps=5, start=LATER, prefix="robot")
+    notices = told(clock(shop, LATER + 300 * MINUTE))
+    monkeypatch.setattr(visits, "LONGEST", 4)
+    assert trained(shop)["sessions"] == 120
+    assert "2 sessions are left out: they have more than 4 decisions" in notices
+
+
+def test_a_reward_that_cannot_be_reckoned_with_is_named(shop: Store) -> None:
+    at = START + MINUTE
+    feedback.feedback(shop, feedback.Line(decision_id=7, position=1, events={"pay": 1e40}, at=at))
+    reward.define(shop, reward.Request(name="rich", weights="pay=1", window_us=30 * MINUTE))
+    policy.create(shop, policy.Request(name="greedy", kind="gradient", reward="rich"))
+    with pytest.raises(InputError, match="a page earned 1e\\+40 by reward rich"):
+        trained(shop, name="greedy")
 
 
 def split_of(store: Store, split: int) -> list[str]:
