@@ -1,4 +1,4 @@
-"""A simulated audience that is served through the store as a script would serve it, or in memory for studies."""
+"""A simulated audience that is served through the store as a script would serve it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from rlrec import policy as kinds
 from rlrec.app import audience as audiences
-from rlrec.app import ephemeral, naming, parameters
+from rlrec.app import naming
 from rlrec.app import session as visits
 from rlrec.app.crowd import Crowd
 from rlrec.app.feedback import Line
@@ -20,7 +19,6 @@ from rlrec.app.pipe import Pipe
 from rlrec.app.recommend import Answer
 from rlrec.app.recommend import Request as Asked
 from rlrec.errors import InputError
-from rlrec.policy.base import Policy
 from rlrec.policy.reward import clipped
 from rlrec.policy.scores import Array, Index
 from rlrec.records import Reward
@@ -48,25 +46,6 @@ class Request:
     seed: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Study:
-    """So many runs in memory of sessions of so many decisions, by a kind with its parameters as typed, or with those of
-    a policy of the store; what that has learned stays out of it."""
-
-    environment: str
-    parameters: Mapping[str, str] = field(default_factory=dict)
-    policy: str | None = None
-    kind: str | None = None
-    kind_parameters: Mapping[str, str] = field(default_factory=dict)
-    runs: int = 1
-    sessions: int = 1
-    steps: int | None = None
-    seed: int | None = None
-
-
-# -- through the store --
-
-
 def simulate(store: Store, request: Request) -> dict[str, Any]:
     """What the audience earned, and what it would have earned from the best pages. The clock stands a second later
     after every decision; it starts at the newest one, or where `--now` says.
@@ -74,8 +53,8 @@ def simulate(store: Store, request: Request) -> dict[str, Any]:
     Visits of an audience with memory are played to their end, and ended in the store; then the clock goes past the
     window of the reward, so that every decision is mature by `ended_at`."""
     audience, names = audiences.made(request.environment, request.parameters)
-    _check(request, audience, len(names))
-    bits = _seed(request.seed)
+    check(request.environment, audience, len(names), size=request.size, steps=request.steps)
+    bits = seeded(request.seed)
     with store.read() as unit:
         version, _ = naming.one(unit, request.policy)
         first, newest = decisions.peek(unit), decisions.newest(unit)
@@ -106,18 +85,17 @@ def simulate(store: Store, request: Request) -> dict[str, Any]:
     }
 
 
-def _check(request: Request | Study, audience: Audience, arms: int) -> None:
+def check(environment: str, audience: Audience, arms: int, *, size: int = 1, steps: int | None = None) -> None:
     """Raises InputError for what such an audience cannot be served."""
-    size = request.size if isinstance(request, Request) else 1
     if size > arms:
         raise InputError(f"k is {size}, but the audience has {arms} arms", field="k")
     if not isinstance(audience, Visitors):
         return
     if size > 1:
-        raise InputError(f"visitors of {request.environment} are shown one arm at a time", hint="leave -k away")
-    if request.steps is not None:
+        raise InputError(f"visitors of {environment} are shown one arm at a time", hint="leave -k away")
+    if steps is not None:
         hint = "leave --steps away; --env cap=N cuts visits off after N decisions"
-        raise InputError(f"visits of {request.environment} end by themselves", hint=hint)
+        raise InputError(f"visits of {environment} end by themselves", hint=hint)
 
 
 def _check_group(request: Request, audience: Audience, *, timeout_us: int) -> None:
@@ -141,7 +119,7 @@ def _tell_lost(store: Store, audience: Audience, reward: Reward) -> None:
         )
 
 
-def _visits(
+def told_visits(
     audience: Audience, *, length: float, visits: float, visitors: float | None = None, returned: float = 0
 ) -> dict[str, Any]:
     """What is told of visits: null where nobody is known again. length: decisions of a visit."""
@@ -155,7 +133,7 @@ def _visits(
     }
 
 
-def _seed(given: int | None) -> int:
+def seeded(given: int | None) -> int:
     return int.from_bytes(os.urandom(8)) if given is None else given
 
 
@@ -217,7 +195,7 @@ class _World:
             self._wait(max(0, self._late[0][0] - self._clock))
 
     def visits(self) -> dict[str, Any]:
-        return _visits(self.audience, length=float(self.steps), visits=self.request.sessions)
+        return told_visits(self.audience, length=float(self.steps), visits=self.request.sessions)
 
     @property
     def _clock(self) -> int:
@@ -294,7 +272,7 @@ class _Visits(_World):
     def visits(self) -> dict[str, Any]:
         sessions, visitors = self.request.sessions, len(self.crowd.visits)
         length, returned = self.decisions / sessions, self.crowd.returned
-        return _visits(self.audience, length=length, visits=sessions, visitors=visitors, returned=returned)
+        return told_visits(self.audience, length=length, visits=sessions, visitors=visitors, returned=returned)
 
     def _round(self, busy: Index) -> None:
         """An arm for the visitor in each of these places."""
@@ -325,81 +303,3 @@ def _sound(answers: Sequence[Any]) -> list[Any]:
         if isinstance(one, InputError):
             raise one
     return list(answers)
-
-
-# -- in memory --
-
-
-def study(store: Store, request: Study) -> dict[str, Any]:
-    """Means over runs of what a run earned, with standard errors; a store is read only where a policy is named."""
-    audience, names = audiences.made(request.environment, request.parameters)
-    _check(request, audience, len(names))
-    policy, name = _policy(store, request, audience, names)
-    bits = _seed(request.seed)
-    if isinstance(audience, Visitors):
-        found = ephemeral.visit(policy, audience, runs=request.runs, visits=request.sessions, seed=bits, names=names)
-    else:
-        played = request.sessions * (request.steps or 1)
-        found = ephemeral.study(policy, audience, runs=request.runs, steps=played, seed=bits, names=names)
-    return {
-        "environment": request.environment,
-        "policy": name,
-        "runs": request.runs,
-        "sessions": request.sessions,
-        "decisions": _mean(found.decisions),
-        "reward": float(found.reward.mean()),
-        "reward_std_error": _error(found.reward),
-        "reward_per_session": float(found.reward.mean()) / request.sessions,
-        "optimum_per_session": float(found.optimum.mean()) / request.sessions,
-        "regret": float(found.regret.mean()),
-        "regret_std_error": _error(found.regret),
-        **_visits(
-            audience,
-            length=float(found.decisions.mean()) / request.sessions,
-            visits=request.sessions,
-            visitors=None if found.visitors is None else float(found.visitors.mean()),
-            returned=0.0 if found.returned is None else float(found.returned.mean()),
-        ),
-        "seed": bits,
-    }
-
-
-def _policy(store: Store, request: Study, audience: Audience, names: Sequence[str]) -> tuple[Policy, str]:
-    """The policy studied, and what it is called; a contextual one sees the audience by a design of its own."""
-    if (request.policy is None) == (request.kind is None):
-        raise InputError("name a policy of the store or a kind, one of them", hint="--policy or --kind")
-    if request.policy is not None:
-        with store.read() as unit:
-            found = naming.one(unit, request.policy)[0].policy
-        kind, given, name = found.kind, found.params, found.name
-    else:
-        kind = name = str(request.kind)
-        given = parameters.typed(kind, request.kind_parameters)
-    made = kinds.make(kind, given, design=ephemeral.design(audience, names, model=given.get("model")))
-    made.check(_reward(request.environment, audience))
-    if not made.served:
-        raise InputError(f"{name} is the label of an imported log", hint="study another policy")
-    if not made.online:
-        hint = "leave --ephemeral away, train it on what the store has served"
-        raise InputError(f"{name} is trained from a store, and a study in memory has none", hint=hint)
-    return made, name
-
-
-def _error(values: Array) -> float | None:
-    """Standard error of the mean; None of a single run."""
-    return float(values.std(ddof=1)) / len(values) ** 0.5 if len(values) > 1 else None
-
-
-def _mean(counts: Array) -> float | int:
-    """The mean of counts, as a count where it is one."""
-    found = float(counts.mean())
-    return int(found) if found.is_integer() else found
-
-
-def _reward(environment: str, audience: Audience) -> Reward:
-    """The reward of a study: what the audience gives."""
-    low, high = (0.0, 1.0) if audience.lowest == 0 else (audience.lowest, 0.0)
-    return Reward(
-        id=0, name=environment, weights={audience.event: 1.0}, window_us=0, default=0.0,
-        clip_low=low, clip_high=high, learn="served", late="count",
-    )  # fmt: skip

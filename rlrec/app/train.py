@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from math import isfinite
 from typing import Any
 
 import numpy as np
 
-from rlrec.app import filters, lineage, naming
+from rlrec.app import filters, lineage, naming, versions, visits
 from rlrec.app.trained import Trained
 from rlrec.app.training import gate as gates
-from rlrec.app.training.climbing import GATE, TRAIN, TUNE, Climbed, Climber, Epoch, Options
+from rlrec.app.training.climbing import GATE, LEAST, TRAIN, TUNE, Climbed, Climber, Epoch, Options
 from rlrec.app.training.filling import Filled, Filler
 from rlrec.app.training.judging import ESTIMATOR, Judge, fitted
 from rlrec.app.training.lease import Lease
@@ -32,6 +33,7 @@ KIND = "gradient"
 PROMOTE = ("never", "if-better", "always")
 YEAR_US = 365 * 86_400_000_000
 HIGHEST = 1e9
+LARGEST = 1e15  # reward of a page
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +115,8 @@ class _Plan:
                 f"policy {parent.policy.name!r} is of kind {parent.policy.kind}, which train-pg does not train",
                 hint=f"`rlrec policy create NAME --kind {KIND}` makes one that it does",
             )
+        if request.promote != "never":
+            versions.settled_split(unit, parent)
         return cls(request=request, parent=parent, seed=_seed(request.seed))
 
 
@@ -162,15 +166,19 @@ class _Training:
         self.request, self.options, self.parent = plan.request, plan.request.options, plan.parent
 
     def run(self) -> dict[str, Any]:
+        with closing(Spool()) as spool:
+            return self._run(spool)
+
+    def _run(self, spool: Spool) -> dict[str, Any]:
         with self.store.read() as unit, bulk.alongside(unit):
             reader = Trained(unit, self.parent)
             self._check_shaping(reader.policy)
             live = policies.live(unit, [self.parent.policy.name])[self.parent.policy.name][0]
             held = Trained(unit, live)
             selection, now = self._selection(unit), unit.now
-            filler = Filler(unit, reader, self.parent.reward, seed=self.plan.seed)
-            cutoff, since = Cutoff.of(unit, self.parent.reward), int(self.parent.learned_from.get("now", -1))
-            spool, filled = filler.fill(selection, cutoff, since=since, progress=self.lease.renew)
+            filler = Filler(unit, reader, self.parent.reward, seed=self.plan.seed, spool=spool)
+            cutoff, since = Cutoff.of(unit, self.parent.reward), _trained_at(unit, self.parent)
+            filled = filler.fill(selection, cutoff, since=since, progress=self.lease.renew)
             record = self._record(unit, selection, filled, now)
             looks = _looks(unit, self.parent, now)
         if filled.new < self.request.min_new:
@@ -204,17 +212,16 @@ class _Training:
             if name not in policy.names:
                 near = suggest(name, list(policy.names))
                 raise InputError(
-                    f"states have no feature {name!r} to shape by", hint=near or f"one of {', '.join(policy.names)}"
+                    f"states have no feature {name!r} to shape by",
+                    hint=near or "such as session:reward, session:step or a feature of the context",
                 )
 
     def _nothing_new(self, live: Version, filled: Filled) -> dict[str, Any]:
         least = self.request.min_new
-        self.store.notice(
-            f"nothing new: {filled.new} sessions since version {self.parent.number}, and --min-new is {least}"
-        )
+        self.store.notice(f"nothing new: {filled.new} sessions since the last training, and --min-new is {least}")
         return _answer(
             self.parent.policy.name, live.number, self.parent.number, filled.new, NO_GATE, promoted=False
-        ) | {"trained": False}
+        ) | {"trained": False, "epochs": 0, "best_epoch": None, "seed": self.plan.seed}
 
     def _tell(self, filled: Filled) -> None:
         told = filled.told
@@ -223,6 +230,7 @@ class _Training:
             (told.left_out, "are left out: cut by the filter, with a censored slot or without propensities"),
             (filled.unrecorded, "are left out: what was known of them when their decisions were made is not recorded"),
             (filled.unnamed, "are left out: their user came later and belongs to another split"),
+            (filled.endless, f"are left out: they have more than {visits.LONGEST:,} decisions"),
         ):
             if count:
                 self.store.notice(f"{count} sessions {what}")
@@ -238,6 +246,11 @@ class _Training:
         if not len(spool.of(TRAIN)):
             waiting = f"; {filled.told.waiting} go on, or their reward windows do" if filled.told.waiting else ""
             raise InputError(f"empty log to train on: no session has ended that teaches{waiting}", hint="widen --log")
+        if filled.largest > LARGEST:
+            raise InputError(
+                f"a page earned {filled.largest:g} by reward {name}, which is too much to reckon with",
+                hint="define a reward with --clip LO,HI, or with other weights",
+            )
         if not filled.rewarded:
             raise InputError(
                 f"no session has an event that reward {name} weighs",
@@ -305,7 +318,9 @@ class _Training:
         if promoted:
             policies.promote(unit, mine.id, version_id=made, previous_id=head.live_id)
         settings.add_run(unit, "train-pg", {"policy": mine.name, "version": number}, {"promoted": promoted})
-        answer = _answer(mine.name, number, self.parent.number, filled.visits, told, promoted=promoted)
+        answer = _answer(
+            mine.name, number, self.parent.number, filled.visits, told, promoted=promoted, tuned=climbed.chosen
+        )
         return answer | {
             "trained": True, "epochs": len(climbed.curve), "best_epoch": climbed.best, "seed": self.plan.seed,
             "why": None if promoted or self.request.promote != "if-better" else _why(gate, climbed, same=same),
@@ -313,14 +328,18 @@ class _Training:
 
 
 def _answer(
-    name: str, version: int, parent: int, sessions: int, told: Mapping[str, Any], *, promoted: bool
-) -> dict[str, Any]:
+    name: str, version: int, parent: int, sessions: int, told: Mapping[str, Any], *, promoted: bool,
+    tuned: Epoch | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """What the command shows. told: of the gate; tuned: the epoch that was chosen."""
+    gain, lower, ess = (None, None, None) if tuned is None else (tuned.gain, tuned.lower, tuned.ess)
     return {
         "policy": name, "version": version, "parent": parent, "sessions": sessions, "estimate": told["estimate"],
         "lower": told["lower"], "promoted": promoted, "upper": told["upper"], "value": told["value"],
         "live_value": told["live_value"], "against": told["against"], "estimator": told["estimator"],
         "ess": told["ess"], "verdict": told["verdict"], "reasons": told["reasons"] or [],
         "candidate": told["candidate"], "alpha": told["alpha"], "gate_sessions": told["sessions"],
+        "tune_estimate": gain, "tune_lower": lower, "tune_ess": ess,
     }  # fmt: skip
 
 
@@ -329,12 +348,24 @@ def _why(gate: _Gate | None, climbed: Climbed, *, same: bool) -> str:
     if not same:
         return "another version went live meanwhile"
     if gate is None:
-        better = "nothing on the tune split says that it is better"
-        return better if not climbed.promising else "no session of the gate split has ended"
+        return _unpromising(climbed.chosen) if not climbed.promising else "no session of the gate split has ended"
     if gate.gain.verdict == "insufficient":
         return f"the gate split does not tell: {', '.join(gate.gain.reasons)}"
     lower = "unknown" if gate.gain.lower is None else f"{gate.gain.lower:.4g}"
     return f"the lower bound of its gain over version {gate.live.number}, {lower}, is not above 0"
+
+
+def _unpromising(tuned: Epoch | None) -> str:
+    """Why the gate was not asked."""
+    if tuned is not None and (tuned.ess or 0.0) < LEAST:
+        return f"the tune split does not tell: {tuned.ess or 0.0:.0f} effective sessions, where {LEAST} are wanted"
+    return "nothing on the tune split says that it is better"
+
+
+def _trained_at(unit: Unit, parent: Version) -> int:
+    """When the policy was trained last, whether what came of it went live or not; -1: never."""
+    made = policies.versions(unit, [parent.policy.id])
+    return max(int(one.learned_from.get("now", -1)) for one in made)
 
 
 def _looks(unit: Unit, parent: Version, now: int) -> int:

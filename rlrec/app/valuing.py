@@ -110,7 +110,7 @@ class Values:
     def expected(self, decisions: Decisions, shown: Iterable[Shown]) -> Array:
         """Mean value under a target, (n,), by its probabilities at position 1."""
         n = len(decisions.top)
-        own, effect, fold = np.zeros((n, len(OWN))), np.zeros(n), self.ridge.fold(decisions.clusters)
+        chance, effect, fold = np.zeros(len(decisions.row)), np.zeros(n), self.ridge.fold(decisions.clusters)
         ends, place = np.searchsorted(decisions.row, np.arange(n + 1)), np.empty(self.ridge.arms, np.int64)
         for one in shown:
             effects = self.model.effects[:, one.places]
@@ -120,6 +120,6 @@ class Values:
             place.fill(-1)
             place[one.places] = np.arange(len(one.places))
             at = place[decisions.arm[entries]]
-            chance = np.where(at >= 0, one.share[np.repeat(one.case, counts), at], 0.0)
-            np.add.at(own, decisions.row[entries], chance[:, None] * decisions.own[entries])
-        return effect + self._offset(decisions, own)[0]
+            chance[entries] = np.where(at >= 0, one.share[np.repeat(one.case, counts), at], 0.0)
+        own = [np.bincount(decisions.row, weights=chance * column, minlength=n) for column in decisions.own.T]
+        return effect + self._offset(decisions, np.column_stack(own))[0]

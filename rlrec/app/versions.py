@@ -64,7 +64,7 @@ def promote(store: Store, reference: str) -> dict[str, Any]:
     def work(unit: Unit) -> dict[str, Any]:
         version, head = naming.one(unit, reference)
         head = policies.lock(unit, [version.policy.id])[version.policy.id]
-        _settled_split(unit, version)
+        settled_split(unit, version)
         if version.status == "retired":
             hint = f"`rlrec policy rebuild {version.policy.name}` makes one that learns"
             raise InputError(f"version {version.number} of {version.policy.name} is retired", hint=hint)
@@ -82,7 +82,7 @@ def promote(store: Store, reference: str) -> dict[str, Any]:
     return store.write(work)
 
 
-def _settled_split(unit: Unit, version: Version) -> None:
+def settled_split(unit: Unit, version: Version) -> None:
     """Raises InputError where a running experiment says what this variant serves: experiments never change."""
     for experiment in experiments.every(unit):
         if experiment.status == "running" and any(one.policy_id == version.policy.id for one in experiment.variants):
@@ -100,7 +100,7 @@ def rollback(store: Store, name: str) -> dict[str, Any]:
     def work(unit: Unit) -> dict[str, Any]:
         version, _ = naming.one(unit, name)
         head = policies.lock(unit, [version.policy.id])[version.policy.id]
-        _settled_split(unit, version)
+        settled_split(unit, version)
         last = policies.last_promotion(unit, version.policy.id)
         if last is None:
             raise CheckFailed(f"policy {version.policy.name} has no promotion to roll back")

@@ -67,7 +67,9 @@ def simulate(store: Any, show: Show, ephemeral: bool, **given: Any) -> None:
     for option in ("parameters", "params"):
         given[option] = _once(given[option])
     if ephemeral:
-        show(use_case.study(store, use_case.Study(**_study(**given))))
+        from rlrec.app import study as in_memory
+
+        show(in_memory.study(store, in_memory.Study(**_study(**given))))
     else:
         show(use_case.simulate(store, use_case.Request(**_request(**given))))
 

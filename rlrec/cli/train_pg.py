@@ -25,7 +25,7 @@ class Clip(AnyType):
 
 
 @click.command("train-pg")
-@click.argument("name")
+@click.argument("reference", metavar="NAME")
 @click.option("--log", metavar="FILTER", help="Part of the log, e.g. policy=home [default: sessions of all policies].")
 @click.option("--since", type=TIME, metavar="TIME", help="Sessions that began at this time or later.")
 @click.option("--gamma", type=NUMBER, default=1.0, show_default=True, help="Discount of the return per step, 0 to 1.")
@@ -70,12 +70,13 @@ class Clip(AnyType):
 )  # fmt: skip
 @printed
 @stored
-def train_pg(store: Any, show: Show, name: str, shapings: Sequence[tuple[str, str]], **request: Any) -> None:
-    """Train a policy of kind gradient on logged sessions; makes a new version.
+def train_pg(store: Any, show: Show, reference: str, shapings: Sequence[tuple[str, str]], **request: Any) -> None:
+    """Train a policy gradient on logged sessions, and judge it.
 
-    REINFORCE with a baseline: gains weighed by the policy's probability over the logged propensity. All visits that
-    have ended and whose reward windows are over teach, whoever served them; 60 % of the users train, 20 % choose the
-    epoch (by the lower bound of its gain), and 20 % are the gate: they judge the result once, and have taught nothing.
+    Makes a new version of a policy of kind gradient, by REINFORCE with a baseline: gains weighed by the policy's
+    probability over the logged propensity. All visits that have ended and whose reward windows are over teach, whoever
+    served them; 60 % of the users train, 20 % choose the epoch (by the lower bound of its gain), and 20 % are the
+    gate: they judge the result once, and have taught nothing.
 
     One run is one step of policy improvement from the policies that logged: what came after a decision is what THEY
     brought about. Log, train, promote, and log again to get further.
@@ -91,13 +92,13 @@ def train_pg(store: Any, show: Show, name: str, shapings: Sequence[tuple[str, st
     """
     from rlrec.app import train as use_case
 
-    asked = use_case.Request(name=name, shaping=_shaping(shapings), **request)
+    asked = use_case.Request(name=reference, shaping=_shaping(shapings), **request)
     found = use_case.train(store, asked, progress=notice)
     why = found.pop("why", None)
     show(found)
     if why is not None:
         raise CheckFailed(
-            f"version {found['version']} of {name} was not promoted: {why}",
+            f"version {found['version']} of {found['policy']} was not promoted: {why}",
             hint="it is stored; more sessions tell more, and `rlrec policy show` has the figures",
         )
 

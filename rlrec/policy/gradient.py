@@ -191,12 +191,12 @@ class Gradient:
 
     def scores_of(self, parameters: Parameters, state: State, *, arms: Ids, described: Array) -> Array:
         """Noiseless score of m arms in n states, (n, m). arms (m,): ascending ids; described (m, p): their features."""
-        weights, bias, own = self.effective(parameters, described)
+        weights, bias, own = (part.astype(state.x.dtype, copy=False) for part in self.effective(parameters, described))
         found: Array = state.x @ weights.T + bias
         place = np.minimum(np.searchsorted(arms, state.arm), len(arms) - 1)
         known = arms[place] == state.arm
         row, place = state.row[known], place[known]
-        found[row, place] += (state.own[known] * own[place]).sum(axis=1)
+        found[row, place] += np.einsum("eh,eh->e", state.own[known], own[place])
         return found
 
     def noisy(self, score: Array) -> Scores:

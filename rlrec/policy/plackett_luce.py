@@ -104,7 +104,7 @@ def softmax(score: Array, *, temperature: float = 1.0) -> Array:
 
     temperature 0: the best score of a row, equal bests share."""
     away = score - score.max(axis=1, keepdims=True)
-    weight = np.exp(away / temperature) if temperature else (away == 0).astype(np.float64)
+    weight = np.exp(away / temperature) if temperature else (away == 0).astype(away.dtype)
     return np.asarray(weight / weight.sum(axis=1, keepdims=True))
 
 

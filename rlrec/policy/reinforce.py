@@ -316,7 +316,7 @@ def chances(score: Array, *, temperature: float, floor: float) -> Array:
 
 def divergence(old: Array, new: Array) -> Array:
     """KL(old || new) of distributions over arms, (n,) in nats, both (n, m)."""
-    ratio = np.log(np.maximum(old, 1e-300)) - np.log(np.maximum(new, 1e-300))
+    ratio = np.log(np.maximum(old, 1e-30)) - np.log(np.maximum(new, 1e-30))
     found: Array = np.einsum("nm,nm->n", old, ratio)
     return found
 

@@ -45,7 +45,9 @@ def shop(run_sqlite: Run) -> Run:
     return run_sqlite
 
 
-@pytest.mark.parametrize("words", [["--help"], ["recommend", "--help"], ["feedback", "--help"], ["policy", "-h"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["recommend", "--help"], ["feedback", "--help"], ["policy", "-h"], ["train-pg", "-h"]]
+)
 def test_help_imports_neither_sqlalchemy_nor_numpy(words: list[str], sqlite_db: str) -> None:
     names, stdout = ran(sqlite_db, *words)
     assert "Usage: rlrec" in stdout

@@ -42,7 +42,8 @@ LINES = [line for command in COMMANDS.values() for line in examples(command.help
 
 @pytest.fixture(scope="module")
 def prepared(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of 2026-01-01 with the names that examples use: arms, policies, versions, decisions, an experiment."""
+    """A store of 2026-01-01 with the names that examples use: arms, policies, versions, decisions, an experiment,
+    and visits that have ended."""
     path = tmp_path_factory.mktemp("prepared") / "rlrec.db"
     shutil.copy(sqlite_template, path)
     run = runner(str(path))
@@ -58,7 +59,10 @@ def prepared(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) ->
         ["policy", "promote", "home@2"],
         ["policy", "rebuild", "home@1"],
         ["experiment", "create", "ab", "--variant", "a=home", "--variant", "b=other", "--unit", "session"],
-    ]
+        ["policy", "create", "visits", "--kind", "gradient"],
+        ["simulate", "bernoulli", "--policy", "visits", "--sessions", "60", "--steps", "3", "--group", "60",
+         "--env", "rates=0.5,0.4,0.3,0.2,0.1", "--seed", "1"],
+    ]  # fmt: skip
     given = {
         "arm": "".join(f'{{"arm": "a{n}"}}\n' for n in range(1, 6)),
         "recommend": "".join(page % (n, n) for n in range(1, 21)),

@@ -80,6 +80,11 @@ class Climbed:
     curve: list[Epoch]
     promising: bool
 
+    @property
+    def chosen(self) -> Epoch | None:
+        """The point of the curve that is the best one; None where it is where the climb began."""
+        return self.curve[self.best - 1] if self.best else None
+
 
 class Climber:
     """One training on one spool."""
@@ -185,9 +190,10 @@ def grouped(
     reward, and what comes after its page."""
     state, first = rows.state(), rows.first
     kinds, which = distinct(rows.case, rows.size)
-    for kind, row in enumerate(kinds.tolist()):
+    called = [(cases[int(rows.case[row])], int(rows.size[row])) for row in kinds.tolist()]
+    for kind in sorted(range(len(called)), key=lambda kind: (called[kind][0].name, called[kind][1])):
         mine = np.flatnonzero(which == kind)
-        case, size = cases[int(rows.case[row])], int(rows.size[row])
+        case, size = called[kind]
         shown = first[mine][:, None] + np.arange(size)
         slot = rows.earned[shown] - rows.reward[mine][:, None] if slots else None
         whole = len(mine) == len(rows.case)

@@ -30,12 +30,15 @@ READ = (
 @dataclass(frozen=True, kw_only=True)
 class Filled:
     """What went into a spool. unnamed: visits whose split is not that of the user that their session got later;
-    unrecorded: those whose states were not; last_id: the newest decision; new: visits that could not be used before
-    a time; rewarded: decisions to which something happened that counts."""
+    unrecorded: those whose states were not; endless: those too long to be judged. last_id: the newest decision; new:
+    visits that could not be used before a time; rewarded: decisions to which something happened that counts; largest:
+    reward of a page."""
 
     told: Told
     unnamed: int = 0
     unrecorded: int = 0
+    endless: int = 0
+    largest: float = 0.0
     last_id: int = 0
     visits: int = 0
     new: int = 0
@@ -45,41 +48,42 @@ class Filled:
 class Filler:
     """Writes a log into a spool, batch by batch. seed: of the names of visits, so of the sets that they fall into."""
 
-    def __init__(self, unit: Unit, reader: Trained, reward: Reward, *, seed: int) -> None:
-        self.unit, self.reader, self.reward, self.seed = unit, reader, reward, seed
+    def __init__(self, unit: Unit, reader: Trained, reward: Reward, *, seed: int, spool: Spool) -> None:
+        self.unit, self.reader, self.reward, self.seed, self.spool = unit, reader, reward, seed, spool
         self.salt = settings.get(unit).salt
         ordered = sorted(arms.every(unit), key=lambda one: one.key)
         self.arms: Ids = np.array([arm.id for arm in ordered], np.int64)
         self._rank = np.argsort(self.arms)
-        self.spool = Spool()
         self._cases: dict[tuple[int, int], tuple[int, Ids]] = {}  # its number, and its arms in order of their keys
 
     def fill(
         self, selection: Selection, cutoff: Cutoff, *, since: int = -1, progress: Callable[[], None] | None = None
-    ) -> tuple[Spool, Filled]:
+    ) -> Filled:
         """The selected log as it can be used; what was not ripe at `since` is new."""
-        total = dict.fromkeys(("unnamed", "unrecorded", "last_id", "visits", "new", "rewarded"), 0)
-        told = Told()
+        total = dict.fromkeys(("unnamed", "unrecorded", "endless", "last_id", "visits", "new", "rewarded"), 0)
+        told, largest = Told(), 0.0
         for batch, found, more in visits.batches(self.unit, selection, self.reward, cutoff, columns=READ, keys=True):
             told += more
             if not len(found):
                 continue
             known = np.logical_and.reduceat(found.once("recorded"), found.start[:-1])
             split, cluster, name = self._named(batch, found)
-            same = split == found.each("split")
+            same, short = split == found.each("split"), np.diff(found.start) <= visits.LONGEST
             total["unrecorded"] += int((~known).sum())
             total["unnamed"] += int((known & ~same).sum())
-            kept = known & same
+            total["endless"] += int((known & same & ~short).sum())
+            kept = known & same & short
             found = found.take(kept)
             if len(found):
                 self.spool.add(self._rows(found, split[kept], cluster[kept], name[kept]))
                 total["visits"] += len(found)
                 total["new"] += int((found.ripe > since).sum())
                 total["rewarded"] += int((~found.default).sum())
+                largest = max(largest, float(np.abs(found.reward).max()))
                 total["last_id"] = max(total["last_id"], int(found.slots["decision_id"].max()))
             if progress is not None:
                 progress()
-        return self.spool, Filled(told=told, **total)
+        return Filled(told=told, largest=largest, **total)
 
     def _named(self, batch: Batch, found: Visits) -> tuple[Ids, Ids, Ids]:
         """Of each visit the split and a name of its cluster (the user where one is known), and a name of its own."""

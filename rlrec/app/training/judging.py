@@ -22,6 +22,8 @@ from rlrec.policy.scores import Array
 
 ESTIMATOR = "wdr"
 VISITS = 2_000  # that are read at a time
+CELLS = 1 << 17  # scores that are worked out at a time: what follows from them stays near the processor
+TOLD = 5_000  # decisions, of those read first, by which entropy and KL are told
 FEW = 50  # replicates of an interval that nobody looks at
 
 
@@ -48,13 +50,6 @@ def _decisions(rows: Rows, cases: list[Case]) -> Decisions:
     )  # fmt: skip
 
 
-def _by_case(rows: Rows) -> Iterator[tuple[int, Ids]]:
-    """The cases of some rows, and the decisions of each."""
-    kinds, which = distinct(rows.case)
-    for kind, row in enumerate(kinds.tolist()):
-        yield int(rows.case[row]), np.flatnonzero(which == kind)
-
-
 class Judge:
     """What some visits say of parameters, beside those that they are held against."""
 
@@ -71,7 +66,7 @@ class Judge:
 
     def point(self, parameters: Parameters, *, z: float) -> dict[str, Any]:
         """A point of the learning curve, with a lower and an upper bound of the gain z standard errors away."""
-        stat, entropy, kl = self._told(parameters)
+        stat, (entropy, kl) = self._stat(parameters), self._apart(parameters)
         estimate, gain = self._estimate(stat), self._difference(stat, alpha=0.025, replicates=FEW)
         error = gain.std_error
         return {
@@ -93,44 +88,63 @@ class Judge:
         return self.fold.finish(stat, interval="normal")[0]
 
     def _stat(self, parameters: Parameters) -> SessionStat:
-        return self._told(parameters)[0]
-
-    def _told(self, parameters: Parameters) -> tuple[SessionStat, float, float]:
-        """The fold over the visits, mean entropy, and mean KL(against || parameters), in nats."""
-        total, sums = None, np.zeros(3)
+        """The fold over the visits."""
+        total: SessionStat | None = None
         for one in self.spool.sets(self.visits, size=VISITS):
-            rows = self.spool.read(one)
-            batch, more = self._batch(rows, parameters)
-            told = self.fold.stat(batch)
-            total, sums = told if total is None else total + told, sums + more
+            told = self.fold.stat(self._batch(self.spool.read(one), parameters))
+            total = told if total is None else total + told
         assert total is not None
-        return total, float(sums[1] / sums[0]), float(sums[2] / sums[0])
+        return total
 
-    def _batch(self, rows: Rows, parameters: Parameters) -> tuple[VisitBatch, Array]:
-        """Visits as the parameters see them; and decisions, entropy and KL, added up."""
-        n, state, sums = len(rows.case), rows.state(), np.zeros(3)
-        log_joint, first, shares = np.empty(n), rows.first, list[Shown]()
-        for number, mine in _by_case(rows):
-            case, part = self.spool.cases[number], state if len(mine) == n else state.take(mine)
-            score = self._score(parameters, case, part)
-            chance = reinforce.chances(score, **self._served)
-            old = reinforce.chances(self._score(self.against, case, part), **self._served)
-            entropy = -(chance * np.log(np.maximum(chance, 1e-300))).sum(axis=1)
-            sums += [len(mine), entropy.sum(), reinforce.divergence(old, chance).sum()]
-            for size in np.unique(rows.size[mine]).tolist():
-                inside = rows.size[mine] == size
-                shown = rows.shown[first[mine[inside]][:, None] + np.arange(size)]
-                log_joint[mine[inside]] = reinforce.log_joint(score[inside], shown, **self._served)
-            shares.append(
-                Shown(rows=mine, log_page=log_joint[mine], places=case.places, share=chance, case=np.arange(len(mine)))
-            )
-        decisions = _decisions(rows, self.spool.cases)
-        batch = VisitBatch(
+    def _batch(self, rows: Rows, parameters: Parameters) -> VisitBatch:
+        """Visits as the parameters see them."""
+        decisions, log_joint = _decisions(rows, self.spool.cases), np.empty(len(rows.case))
+        expected = self.values.expected(decisions, self._shown(rows, parameters, log_joint))
+        return VisitBatch(
             start=rows.start, reward=rows.reward, log_ratio=log_joint - rows.log_propensity, cluster=rows.cluster,
-            predicted=self.values.predicted(decisions), expected=self.values.expected(decisions, shares),
-            largest=-rows.lowest, default=rows.default > 0,
+            predicted=self.values.predicted(decisions), expected=expected, largest=-rows.lowest,
+            default=rows.default > 0,
         )  # fmt: skip
-        return batch, sums
+
+    def _shown(self, rows: Rows, parameters: Parameters, log_joint: Array) -> Iterator[Shown]:
+        """What the parameters would show, portion by portion; the probability of what was shown goes into log_joint."""
+        first = rows.first
+        for case, size, mine, state in self._portions(rows):
+            score = self._score(parameters, case, state)
+            chance = reinforce.chances(score, **self._served)
+            shown = rows.shown[first[mine][:, None] + np.arange(size)]
+            if size == 1:
+                with np.errstate(divide="ignore"):
+                    log_joint[mine] = np.log(chance[np.arange(len(mine)), shown[:, 0]])
+            else:
+                log_joint[mine] = reinforce.log_joint(score, shown, **self._served)
+            yield Shown(
+                rows=mine, log_page=log_joint[mine], places=case.places, share=chance, case=np.arange(len(mine))
+            )
+
+    def _portions(self, rows: Rows) -> Iterator[tuple[Case, int, Ids, State]]:
+        """Decisions of one case and length of page, few at a time, and their states."""
+        state = rows.state()
+        kinds, which = distinct(rows.case, rows.size)
+        for kind, row in enumerate(kinds.tolist()):
+            case, alike = self.spool.cases[int(rows.case[row])], np.flatnonzero(which == kind)
+            step = max(1, CELLS // len(case.places))
+            for start in range(0, len(alike), step):
+                mine = alike[start : start + step]
+                yield case, int(rows.size[row]), mine, state.take(mine)
+
+    def _apart(self, parameters: Parameters) -> tuple[float, float]:
+        """Mean entropy of the parameters, and mean KL(against || parameters), in nats, on some of the visits."""
+        ends = np.cumsum(self.spool.index()[3][self.visits])
+        some = self.visits[: 1 + int(np.searchsorted(ends, TOLD))]
+        sums = np.zeros(3)
+        for case, _, mine, state in self._portions(self.spool.read(some)):
+            old, new = (
+                reinforce.chances(self._score(one, case, state), **self._served) for one in (self.against, parameters)
+            )
+            entropy = -(new * np.log(np.maximum(new, 1e-30))).sum()
+            sums += [len(mine), float(entropy), float(reinforce.divergence(old, new).sum())]
+        return float(sums[1] / sums[0]), float(sums[2] / sums[0])
 
     @property
     def _served(self) -> dict[str, float]:

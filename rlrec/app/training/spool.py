@@ -8,6 +8,8 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from functools import cached_property
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,12 @@ class Case:
 
     places: Index
     described: Array
+
+    @cached_property
+    def name(self) -> bytes:
+        """What it is, whatever its number: sums over cases are taken in the order of their names."""
+        told = self.places.astype("<i8").tobytes() + self.described.astype("<f8").tobytes()
+        return blake2b(told, digest_size=16).digest()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -108,12 +116,18 @@ class Spool:
         self._counts = [0, 0, 0]  # decisions, slots, arms written
         self._known: tuple[Ids, ...] | None = None
 
+    def close(self) -> None:
+        """Let the files go."""
+        for column in self._columns.values():
+            column.close()
+
     def add(self, rows: Rows) -> None:
         """Write some more visits."""
         for name in (*DECISION, *SLOT, *ARM):
             values = np.asarray(getattr(rows, name))
-            column = self._columns.setdefault(name, _Column(_KINDS.get(name, "<f8"), values.shape[1:]))
-            column.append(values)
+            if name not in self._columns:
+                self._columns[name] = _Column(_KINDS.get(name, "<f8"), values.shape[1:])
+            self._columns[name].append(values)
         start = rows.start
         slots, arms = (np.add.reduceat(np.r_[counts, 0], start[:-1]) if len(rows) else counts
                        for counts in (rows.size, rows.remembered))  # fmt: skip
@@ -144,6 +158,7 @@ class Spool:
                 for start in range(0, len(length), MOVED):
                     part = slice(start, start + MOVED)
                     column.append(before[name].read(_inside(begin[part], length[part])))
+                before[name].close()
         begins = [np.cumsum(length) - length for length in lengths]
         self._index = [(index[0], index[1], index[2], *lengths, *begins)]
         self._known = self._index[0]
@@ -186,6 +201,10 @@ class _Column:
     def empty(self) -> _Column:
         """Another one for numbers of that kind and shape."""
         return _Column(self._kind.str, self._shape)
+
+    def close(self) -> None:
+        self._view = None
+        self._file.close()
 
     def append(self, values: npt.NDArray[Any]) -> None:
         self._file.seek(0, 2)

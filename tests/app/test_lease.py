@@ -1,0 +1,229 @@
+"""One trainer a policy: who has the lease, until when, and that nobody stores what somebody else overtook."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from typing import Any
+
+import pytest
+
+from rlrec.app import train
+from rlrec.app.training import lease as leasing
+from rlrec.app.training.lease import LASTS_S, Lease
+from rlrec.errors import InputError, StoreBusy
+from rlrec.store import Store, leases
+from rlrec.times import SECOND, written
+from tests.app.shop import START, clock, dump, version
+from tests.app.visitors import LATER, QUICK, apart, ignored, opened, parameters, serve, trained, twin
+from tests.conftest import runner
+
+NOW = "2027-01-16T08:00:00Z"  # LATER
+LONG = ("--seed", "1", "--batch", "40", "--epochs", "10000", "--patience", "10000", "--lr", "1e-7")
+
+
+@pytest.fixture
+def shop(store: Store) -> Store:
+    serve(opened(store), visits=90)
+    return store
+
+
+def policy_id(store: Store) -> int:
+    with store.read() as unit:
+        return version(unit, "visits").policy.id
+
+
+def held(store: Store) -> leases.Lease | None:
+    with store.read() as unit:
+        return leases.held(unit, version(unit, "visits").policy.id)
+
+
+def foreign(store: Store, *, left_s: float) -> None:
+    """Another machine has the lease, for so many seconds on the database's clock."""
+    number = policy_id(store)
+
+    def work(unit: Any) -> None:
+        now = unit.clock()
+        until = now + int(left_s * SECOND)
+        taken = leases.take(
+            unit, number, holder="process 7 on elsewhere", token="boot-1/7/70/x", now=min(now, until - 1), until=until
+        )
+        assert taken is None
+
+    store.write(work)
+
+
+def test_a_second_trainer_is_told_who_and_since_when(shop: Store, db: str) -> None:
+    with shop.read() as unit:
+        policy = version(unit, "visits").policy
+    before = dump(shop, without=["lease"])
+    with Lease(shop, policy), closing(Store(db, now=LATER, notice=ignored)) as rival:
+        mine = held(shop)
+        assert mine is not None
+        with pytest.raises(StoreBusy) as refused:
+            trained(rival)
+        assert refused.value.message == (
+            f"policy visits is being trained by process {os.getpid()} on {socket.gethostname()} "
+            f"since {written(mine.taken_at)}"
+        )
+        assert held(shop) == mine
+    assert dump(shop) == before | {"lease": []}
+    assert trained(shop)["version"] == 2
+
+
+def test_policies_are_trained_side_by_side(shop: Store) -> None:
+    from rlrec.app import policy
+
+    policy.create(shop, policy.Request(name="others", kind="gradient"))
+    with shop.read() as unit:
+        one = version(unit, "others").policy
+    with Lease(shop, one):
+        assert trained(shop)["version"] == 2
+
+
+def test_a_lease_of_another_machine_ends_on_the_databases_clock(shop: Store) -> None:
+    """Whatever time --now says."""
+    foreign(shop, left_s=30)
+    for now in (LATER, LATER + 10**15):
+        with pytest.raises(StoreBusy, match="process 7 on elsewhere"):
+            trained(clock(shop, now))
+    shop.write(lambda unit: leases.release(unit, policy_id(shop), token="boot-1/7/70/x"))
+    foreign(shop, left_s=-1)
+    assert trained(clock(shop, LATER + 10**15))["version"] == 2
+
+
+def test_a_process_of_this_machine_that_is_no_more_is_not_waited_for(shop: Store) -> None:
+    with shop.read() as unit:
+        policy = version(unit, "visits").policy
+    with Lease(shop, policy) as mine:
+        machine, pid, started, _ = mine.token.split("/")
+    now = int(time.time() * 1e6)
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    for token, code in ((f"{machine}/{gone.pid}/5/x", 2), (f"{machine}/{pid}/{int(started) - 1}/x", 3)):
+        shop.write(
+            lambda unit, token=token: leases.take(
+                unit, policy.id, holder="somebody", token=token, now=now, until=now + 99 * SECOND
+            )
+        )
+        assert trained(shop)["version"] == code
+
+
+def test_whoever_has_lost_the_lease_stores_nothing(shop: Store, db: str) -> None:
+    """It expired while its holder slept, and another one trains: its result must not come second."""
+    before = dump(shop, without=["lease"])
+
+    def steal(text: str) -> None:
+        if text.startswith("epoch 1 "):
+            with closing(Store(db, now=LATER, notice=ignored)) as rival:
+                rival.write(lambda unit: unit.tell("UPDATE lease SET token = 'thief', holder = 'thief'"))
+
+    with pytest.raises(StoreBusy, match="was lost"):
+        train.train(shop, train.Request(**QUICK), progress=steal)
+    assert dump(shop, without=["lease"]) == before
+    found = held(shop)
+    assert found is not None
+    assert found.holder == "thief"
+
+
+def test_a_sign_of_life_moves_the_end(shop: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leasing, "RENEWED_S", 0)
+    ends = []
+
+    def look(text: str) -> None:
+        found = held(shop)
+        assert found is not None
+        ends.append(found.expires_at)
+
+    train.train(shop, train.Request(**QUICK), progress=look)
+    assert len(ends) == 2
+    assert ends[0] < ends[1]
+    assert abs(ends[1] / SECOND - time.time() - LASTS_S) < 30
+
+
+@pytest.mark.parametrize("asked", [{}, {"log": "policy=visits"}, {"shaping": {"none": 1.0}}, {"min_new": 1000}])
+def test_a_lease_ends_with_its_training(shop: Store, asked: dict[str, Any]) -> None:
+    try:
+        trained(shop, **asked)
+    except InputError:
+        assert asked
+    assert held(shop) is None
+
+
+# -- real processes --
+
+
+@contextmanager
+def training(db: str, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """A real command in mid-training."""
+    command = [sys.executable, "-m", "rlrec", "--db", db, "--now", NOW, "train-pg", "visits", *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        for line in process.stderr:
+            if line.startswith("epoch 3 "):
+                break
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_killed_training_leaves_nothing_in_the_way(shop: Store, db: str, sqlite_db: str) -> None:
+    """The live version serves, nothing is stored, and the same command again gives what it would have given."""
+    before = dump(shop, without=["lease"])
+    with training(db, *LONG) as process:
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(5) == -9
+    assert held(shop) is not None
+    assert dump(shop, without=["lease"]) == before
+    clock(shop, START + 3600 * SECOND)
+    serve(shop, name="visits", visits=2, start=START + 3600 * SECOND, prefix="n")
+    assert trained(shop, log="policy=base")["version"] == 2
+    assert held(shop) is None
+    trained(shop, log="policy=base")
+    assert apart(parameters(shop, 2), parameters(shop, 3)) == 0.0
+
+
+def test_a_training_that_was_killed_trains_the_same_as_one_that_was_not(sqlite_db: str, tmp_path: Any) -> None:
+    with closing(Store(sqlite_db, notice=ignored)) as store:
+        serve(opened(store), visits=90)
+        with closing(twin(store, tmp_path)) as other:
+            with training(sqlite_db, *LONG) as process:
+                process.kill()
+            for one in (store, other):
+                assert trained(one)["version"] == 2
+            assert apart(parameters(store), parameters(other)) == 0.0
+
+
+def stops(db: str, words: Sequence[str], sent: signal.Signals) -> tuple[int, float, str, str]:
+    with training(db, *words) as process:
+        began = time.monotonic()
+        process.send_signal(sent)
+        code = process.wait(10)
+        took = time.monotonic() - began
+        out, err = process.communicate()
+    return code, took, out, err
+
+
+def test_ctrl_c_ends_a_training_at_once(shop: Store, db: str) -> None:
+    before = dump(shop)
+    code, took, out, err = stops(db, LONG, signal.SIGINT)
+    assert (code, out, err.splitlines()[-1]) == (130, "", "Error: interrupted.")
+    assert "Traceback" not in err
+    assert took < 1
+    assert dump(shop) == before  # the lease is given back, too
+
+
+def test_a_second_command_exits_4(shop: Store, db: str) -> None:
+    with training(db, *LONG) as process:
+        said = runner(db)("--now", NOW, "train-pg", "visits", "--json")
+    assert (said.exit_code, said.stdout) == (4, "")
+    assert f"process {process.pid} on" in said.error["error"]
+    assert "retry is safe" in said.error["hint"]

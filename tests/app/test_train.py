@@ -1,0 +1,560 @@
+"""Training for whole visits: what teaches, what comes of it, and that nothing else makes a difference."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlrec.app import arm, experiment, feedback, policy, recommend, reward, session, versions, visits
+from rlrec.errors import CheckFailed, InputError
+from rlrec.store import Store, policies
+from tests.app.shop import MINUTE, START, clock, dump, tell_all, version
+from tests.app.visitors import (
+    ARMS,
+    FEATURES,
+    LATER,
+    SHAPES,
+    apart,
+    ignored,
+    opened,
+    parameters,
+    salted,
+    serve,
+    trained,
+    twin,
+)  # fmt: skip
+from tests.conftest import runner
+
+AB = experiment.Request(
+    name="ab", by="session",
+    variants=[experiment.Asked(label="a", policy="visits"), experiment.Asked(label="b", policy="base")],
+)  # fmt: skip
+SETS = (ARMS, ARMS[:3], ARMS[1:], ARMS[:2], ARMS[2:], ARMS[1:3])
+
+
+@pytest.fixture
+def sqlite(sqlite_db: str) -> Iterator[Store]:
+    with closing(Store(sqlite_db, notice=ignored)) as store:
+        yield store
+
+
+@pytest.fixture(scope="module")
+def logged(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with 120 visits of 60 users on pages of one arm, logged by a uniform policy."""
+    path = tmp_path_factory.mktemp("logged") / "logged.db"
+    shutil.copy(sqlite_template, path)
+    with closing(Store(str(path))) as store:
+        serve(opened(store), users=60)
+    return path
+
+
+@pytest.fixture
+def shop(logged: Path, tmp_path: Path) -> Iterator[Store]:
+    """A copy of it."""
+    with closing(Store(str(shutil.copy(logged, tmp_path / "shop.db")), now=LATER, notice=ignored)) as store:
+        yield store
+
+
+def told(store: Store) -> list[str]:
+    """What the store notices from now on."""
+    found: list[str] = []
+    store.notice = found.append
+    return found
+
+
+def learned(store: Store, number: int) -> dict[str, Any]:
+    """What a version remembers of its log."""
+    with store.read() as unit:
+        return dict(version(unit, "visits", number).learned_from)
+
+
+def live(store: Store) -> int:
+    with store.read() as unit:
+        return version(unit, "visits").number
+
+
+# -- the same again --
+
+
+def imported(template: Path, path: Path, groups: list[list[str]], keys: list[str]) -> Store:
+    """A store in which the same log came in another order."""
+    shutil.copy(template, path)
+    store = Store(str(path), now=LATER, notice=ignored)
+    salted(store)
+    arm.put(store, lambda: [[arm.Line(arm=key, features={"heat": SHAPES[key]}) for key in keys]])
+    policy.create(store, policy.Request(name="visits", kind="gradient", features=FEATURES))
+    run = runner(str(path))
+    for lines in groups:
+        said = run("--now", "2027-01-16T08:00:00Z", "import-log", "-", "--layout", "jsonl", stdin="\n".join(lines))
+        assert said.exit_code == 0, said.stderr
+    return store
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_the_order_of_a_log_makes_no_difference(sqlite_template: Path, tmp_path: Path, size: int) -> None:
+    """Nor that of arms and of eligible sets: lines come in any order, under other ids, after their own export."""
+    shutil.copy(sqlite_template, tmp_path / "first.db")
+    with closing(Store(str(tmp_path / "first.db"))) as first:
+        serve(opened(first), size=size, users=50, eligible=lambda number: SETS[number % 6])
+        trained(first, gamma=0.9, entropy=0.01)
+        found = [parameters(first)]
+    run = runner(str(tmp_path / "first.db"))
+    lines = run("--now", "2027-01-16T08:00:00Z", "export-log", "-").stdout.splitlines()
+    for turn in (1, 2):
+        random.Random(turn).shuffle(lines)
+        groups = [lines[:50], lines[50:]]
+        keys = random.Random(turn).sample(ARMS, len(ARMS))
+        with closing(imported(sqlite_template, tmp_path / f"{turn}.db", groups, keys)) as other:
+            trained(other, gamma=0.9, entropy=0.01)
+            found.append(parameters(other))
+    assert max(apart(found[0], other) for other in found[1:]) <= 1e-12
+
+
+def test_the_same_seed_trains_the_same_and_another_one_does_not(shop: Store) -> None:
+    for seed in (1, 1, 2):
+        trained(shop, seed=seed)
+    assert apart(parameters(shop, 2), parameters(shop, 3)) == 0.0
+    assert apart(parameters(shop, 2), parameters(shop, 4)) > 1e-6
+
+
+def test_without_a_seed_the_one_drawn_trains_the_same_again(shop: Store) -> None:
+    found = trained(shop, seed=None)
+    trained(shop, seed=found["seed"])
+    assert learned(shop, 2)["options"]["seed"] == found["seed"]
+    assert apart(parameters(shop, 2), parameters(shop, 3)) == 0.0
+
+
+def test_either_database_trains(store: Store) -> None:
+    opened(store)
+    serve(store, size=2, users=60)
+    found = trained(store, promote="always")
+    assert (found["version"], found["promoted"], found["sessions"], live(store)) == (2, True, 120, 2)
+    assert set(parameters(store)) == {*ARMS, "cross", "history", "similar"}
+    serve(store, name="visits", visits=20, start=LATER, prefix="n", size=2)
+
+
+# -- what teaches --
+
+
+def test_a_policy_learns_what_pleases_later(shop: Store) -> None:
+    """Tea, but not twice in a row, as the arm's own history says."""
+    trained(shop, epochs=20, rate=0.02, patience=20, promote="always")
+    found = serve(shop, name="visits", visits=400, start=LATER + MINUTE, prefix="n", seed=7)
+    tea = np.mean([page["slate"][0]["arm"] == "tea" for page in found[0]])
+    again = np.mean([
+        after["slate"][0]["arm"] == "tea"
+        for before, after in zip(found[0], found[1], strict=True) if before["slate"][0]["arm"] == "tea"
+    ])  # fmt: skip
+    assert tea > 0.35
+    assert again < tea - 0.1
+
+
+def test_visits_that_go_on_or_are_young_do_not_teach(shop: Store) -> None:
+    serve(shop, visits=30, start=LATER - 40 * MINUTE, prefix="young")
+    notices = told(clock(shop, LATER - 12 * MINUTE))  # more than the reward window, less than both
+    assert trained(shop)["sessions"] == 120
+    assert any("30 sessions go on, or their reward windows do" in line for line in notices)
+
+
+def test_a_visit_that_was_ended_teaches_once_its_windows_are_over(shop: Store) -> None:
+    serve(shop, visits=3, start=LATER, prefix="n")
+    clock(shop, LATER + MINUTE)
+    for number in range(3):
+        session.end(shop, f"n{number}")
+    assert trained(clock(shop, LATER + 30 * MINUTE))["sessions"] == 120
+    assert trained(clock(shop, LATER + 31 * MINUTE))["sessions"] == 123
+
+
+def test_a_visit_with_a_censored_slot_does_not_teach(shop: Store) -> None:
+    feedback.feedback(shop, feedback.Line(decision_id=5, position=1, censor=True))
+    notices = told(shop)
+    assert trained(shop)["sessions"] == 119
+    assert any(line.startswith("1 sessions are left out") for line in notices)
+
+
+def test_visits_that_a_filter_cuts_are_left_out(shop: Store) -> None:
+    serve(shop, visits=40, steps=1, start=LATER, prefix="x")  # begun by base, gone on with by another policy
+    policy.create(shop, policy.Request(name="other", kind="uniform"))
+    mixed = [recommend.Request(policy="other", session=f"x{number}") for number in range(20)]
+    recommend.recommend_group(clock(shop, LATER + MINUTE), mixed)
+    clock(shop, LATER + 300 * MINUTE)
+    assert trained(shop)["sessions"] == 160
+    assert trained(shop, log="policy=base")["sessions"] == 140
+    with pytest.raises(InputError, match="empty log"):
+        trained(shop, log="policy=other")
+
+
+def test_since_means_visits_that_began_then_or_later(shop: Store) -> None:
+    serve(shop, visits=50, start=LATER, prefix="n")
+    clock(shop, LATER + 300 * MINUTE)
+    assert trained(shop, since=START)["sessions"] == 170
+    assert trained(shop, since=START + 1)["sessions"] == 50
+    assert trained(shop, since=LATER, log="policy=base")["sessions"] == 50
+    with pytest.raises(InputError, match="empty log"):
+        trained(shop, since=LATER + MINUTE)
+
+
+def test_visits_without_an_end_are_left_out(shop: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a robot asked is no visit, and judging one takes memory by its length."""
+    serve(shop, visits=2, steps=5, start=LATER, prefix="robot")
+    notices = told(clock(shop, LATER + 300 * MINUTE))
+    monkeypatch.setattr(visits, "LONGEST", 4)
+    assert trained(shop)["sessions"] == 120
+    assert "2 sessions are left out: they have more than 4 decisions" in notices
+
+
+def test_a_reward_that_cannot_be_reckoned_with_is_named(shop: Store) -> None:
+    at = START + MINUTE
+    feedback.feedback(shop, feedback.Line(decision_id=7, position=1, events={"pay": 1e40}, at=at))
+    reward.define(shop, reward.Request(name="rich", weights="pay=1", window_us=30 * MINUTE))
+    policy.create(shop, policy.Request(name="greedy", kind="gradient", reward="rich"))
+    with pytest.raises(InputError, match="a page earned 1e\\+40 by reward rich"):
+        trained(shop, name="greedy")
+
+
+def split_of(store: Store, split: int) -> list[str]:
+    """Keys of the sessions of a part."""
+    with store.read() as unit:
+        return [key for (key,) in unit.ask("SELECT key FROM session WHERE split = ? ORDER BY key", split)]
+
+
+def clicked(store: Store, split: int) -> Store:
+    """Every page of a part is clicked ten times more."""
+    asked = "SELECT decision.id FROM decision JOIN session ON session.id = session_id WHERE split = ?"
+    with store.read() as unit:
+        ids = [number for (number,) in unit.ask(asked, split)]
+    at = START + 2 * MINUTE
+    lines = [feedback.Line(decision_id=number, events={"reward": 10.0 + number % 3}, at=at) for number in ids]
+    tell_all(store, lines)
+    return store
+
+
+def test_what_the_gate_sees_does_not_teach(shop: Store, tmp_path: Path) -> None:
+    with closing(clicked(twin(shop, tmp_path), 2)) as other:
+        one, two = trained(shop), trained(other)
+        assert apart(parameters(shop), parameters(other)) == 0.0
+    assert (one["version"], one["gate_sessions"]) == (two["version"], two["gate_sessions"])
+    assert one["value"] != two["value"]
+
+
+def test_what_tunes_chooses_the_epoch_and_teaches_nothing(shop: Store, tmp_path: Path) -> None:
+    with closing(clicked(twin(shop, tmp_path), 1)) as other:
+        for store in (shop, other):
+            trained(store, epochs=1)
+        assert apart(parameters(shop), parameters(other)) == 0.0
+
+
+def test_the_visits_of_a_user_stay_in_one_part(shop: Store) -> None:
+    found = [{f"u{int(key[1:]) % 60}" for key in split_of(shop, part)} for part in range(3)]
+    assert all(found)
+    assert len(set.union(*found)) == sum(map(len, found)) == 60
+
+
+def test_a_session_whose_user_came_later_is_left_out_where_the_part_would_change(sqlite: Store) -> None:
+    opened(sqlite)
+    serve(sqlite, visits=60, steps=1)
+    serve(sqlite, visits=60, steps=2, users=1, start=START + MINUTE)  # all of them are one user's
+    with sqlite.read() as unit:
+        own = [split for (split,) in unit.ask("SELECT split FROM session")]
+    notices = told(sqlite)
+    kept = max(own.count(part) for part in range(3))
+    try:
+        sessions = trained(sqlite)["sessions"]
+    except InputError:
+        return  # the user belongs to a part that does not teach
+    assert sessions <= kept
+    assert any("belongs to another split" in line for line in notices)
+
+
+# -- what is kept --
+
+
+def test_a_version_records_what_made_it(shop: Store) -> None:
+    asked = {"gamma": 0.9, "log": "policy=base", "shaping": {"session:reward": 0.5}, "clip": None}
+    trained(shop, **asked)
+    with shop.read() as unit:
+        made, report = version(unit, "visits", 2), policies.report(unit, version(unit, "visits", 2).id)
+        parent = version(unit, "visits", 1)
+    kept = made.learned_from
+    assert (made.parent_id, made.status, made.reward.name) == (parent.id, "frozen", "default")
+    assert (kept["filter"], kept["last_id"], kept["now"]) == ("policy=base", 360, LATER)
+    assert (kept["splits"], kept["sessions"]) == ([0, 1], 120)
+    assert kept["options"].items() >= {"seed": 1, "epochs": 2, "batch": 40, "baseline": "value", **asked}.items()
+    assert report is not None
+    assert [point["epoch"] for point in report["curve"]] == [1, 2]
+    assert report["gate"]["estimator"] == "wdr"
+
+
+def test_the_learning_curve_is_shown(shop: Store) -> None:
+    answer = trained(shop)
+    with shop.read() as unit:
+        name = version(unit, "visits", 2).policy.name
+    shown = policy.show(shop, f"{name}@2")["training"]
+    assert len(shown["curve"]) == answer["epochs"]
+    for point in shown["curve"]:
+        assert point["lower"] <= point["gain"] <= point["upper"]
+        assert 0 < point["entropy"] <= np.log(4) + 1e-9
+        assert point["kl"] >= 0
+        assert point["variance"] < point["variance_without_baseline"]
+    assert shown["gate"]["estimate"] == answer["estimate"]
+
+
+def test_versions_start_from_the_live_one_or_the_one_named(shop: Store) -> None:
+    assert trained(shop, promote="always")["parent"] == 1
+    assert trained(shop)["parent"] == 2
+    assert trained(shop, from_version=1)["parent"] == 1
+    assert apart(parameters(shop, 2), parameters(shop, 4)) == 0.0
+    assert apart(parameters(shop, 2), parameters(shop, 3)) > 1e-3
+
+
+def test_nothing_new_does_nothing(shop: Store) -> None:
+    before, notices = dump(shop), told(shop)
+    found = trained(shop, min_new=121)
+    assert (found["trained"], found["promoted"], found["sessions"], found["version"]) == (False, False, 120, 1)
+    assert any("nothing new" in line for line in notices)
+    assert dump(shop) == before
+
+
+@pytest.mark.parametrize("promote", ["never", "always"])
+def test_new_is_what_came_since_the_last_training(shop: Store, promote: str) -> None:
+    """Promoted or not: to train again on the same log is one more look of the gate, and tells nothing."""
+    assert trained(shop, min_new=120, promote=promote)["trained"]
+    assert not trained(shop, min_new=1)["trained"]
+    serve(shop, visits=30, start=LATER, prefix="n")
+    clock(shop, LATER + 300 * MINUTE)
+    assert not trained(shop, min_new=31)["trained"]
+    assert trained(shop, min_new=30)["sessions"] == 150
+
+
+def test_the_answer_has_the_same_keys_with_and_without_a_version(shop: Store) -> None:
+    found = [set(trained(shop, min_new=number)) - {"why"} for number in (1, 10_000)]
+    assert found[0] == found[1]
+
+
+# -- promotion --
+
+
+def test_always_promotes_and_a_rollback_undoes_it(shop: Store) -> None:
+    assert trained(shop, promote="always")["promoted"]
+    assert live(shop) == 2
+    versions.rollback(shop, "visits")
+    assert live(shop) == 1
+
+
+def test_never_promotes_nothing(shop: Store) -> None:
+    assert not trained(shop)["promoted"]
+    assert live(shop) == 1
+
+
+def test_a_good_candidate_is_promoted(sqlite: Store) -> None:
+    opened(sqlite)
+    serve(sqlite, visits=1_500, steps=2, liked=lambda key, step, before: key == "tea")
+    found = trained(sqlite, rate=0.02, epochs=3, batch=200, promote="if-better")
+    assert found["promoted"]
+    assert found["lower"] > 0
+    assert (live(sqlite), found["against"], found["candidate"]) == (2, 1, 1)
+
+
+def test_a_candidate_that_nothing_speaks_for_is_kept_and_not_promoted(sqlite: Store) -> None:
+    opened(sqlite)
+    serve(sqlite, visits=300, steps=2, liked=lambda key, step, before: bool(hash((step, len(before))) % 2))
+    found = trained(sqlite, promote="if-better")
+    assert (found["promoted"], live(sqlite), found["version"]) == (False, 1, 2)
+    assert found["why"]
+
+
+def test_a_version_that_went_live_meanwhile_stays(shop: Store) -> None:
+    trained(shop)
+    rival = Store(str(shop.url.database), now=LATER, notice=ignored)
+    from rlrec.app import train
+
+    def meanwhile(text: str) -> None:
+        if text.startswith("epoch 2"):
+            versions.promote(rival, "visits@2")
+
+    asked = {"name": "visits", "seed": 2, "epochs": 2, "batch": 40, "promote": "if-better"}
+    found = train.train(shop, train.Request(**asked), progress=meanwhile)
+    rival.close()
+    assert (found["promoted"], found["why"], live(shop)) == (False, "another version went live meanwhile", 2)
+
+
+def test_each_look_of_the_gate_costs(shop: Store) -> None:
+    found = [trained(shop) for _ in range(3)]
+    assert [one["candidate"] for one in found] == [1, 2, 3]
+    assert [one["alpha"] for one in found] == pytest.approx([0.3 / (np.pi * j) ** 2 for j in (1, 2, 3)], rel=1e-12)
+    clock(shop, LATER + 366 * 24 * 60 * MINUTE)
+    assert trained(shop)["candidate"] == 1
+
+
+def test_a_variant_of_a_running_experiment_is_not_promoted(shop: Store) -> None:
+    """Experiments never change: the same refusal as that of `policy promote`, before anything is trained."""
+    experiment.create(shop, AB)
+    before = dump(shop)
+    with pytest.raises(InputError, match="running experiment"):
+        trained(shop, name="visits@ab/a", promote="always")
+    assert dump(shop) == before
+    assert trained(shop, name="visits@ab/a")["version"] == 2
+
+
+# -- every option changes something --
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "gamma": {"gamma": 0.5},
+    "no baseline": {"baseline": "none"},
+    "mean": {"baseline": "mean"},
+    "rloo": {"baseline": "rloo"},
+    "undiscounted": {"gamma": 0.5, "discounted": False},
+    "entropy": {"entropy": 0.3},
+    "clip": {"clip": 0.5},
+    "top": {"top": 2},
+    "rate": {"rate": 0.001},
+    "batch": {"batch": 20},
+    "epochs": {"epochs": 4},
+    "shaping": {"shaping": {"session:step": 1.0}},
+}
+
+
+def test_every_option_changes_what_is_learned(shop: Store) -> None:
+    made = {name: trained(shop, patience=9, **asked)["version"] for name, asked in {"plain": {}, **OPTIONS}.items()}
+    found = {name: parameters(shop, number) for name, number in made.items()}
+    names = list(found)
+    alike = [
+        (one, other) for place, one in enumerate(names) for other in names[place + 1 :]
+        if apart(found[one], found[other]) < 1e-6
+    ]  # fmt: skip
+    assert alike == []
+
+
+def test_without_discounting_gamma_still_shapes_the_return(shop: Store) -> None:
+    for asked in ({"gamma": 1.0}, {"gamma": 1.0, "discounted": False}, {"gamma": 0.5}, {"gamma": 0.0}):
+        trained(shop, **asked)
+    assert apart(parameters(shop, 2), parameters(shop, 3)) == 0.0
+    assert apart(parameters(shop, 4), parameters(shop, 5)) > 1e-4
+
+
+def test_patience_ends_the_climb(shop: Store) -> None:
+    found = trained(shop, epochs=50, rate=0.3, patience=2)
+    assert found["epochs"] == found["best_epoch"] + 2 < 50
+
+
+def test_a_kl_limit_ends_the_climb_and_its_last_epoch_does_not_count(shop: Store) -> None:
+    found = trained(shop, epochs=50, rate=0.02, kl_stop=0.05, patience=50)
+    curve = policy.show(shop, "visits@2")["training"]["curve"]
+    assert curve[-1]["kl"] > 0.05 >= curve[-2]["kl"]
+    assert found["best_epoch"] < found["epochs"] == len(curve)
+
+
+def test_clipping_takes_a_share_and_says_so(shop: Store) -> None:
+    for clip in (None, 20.0, 0.5):
+        trained(shop, clip=clip)
+    shares = [policy.show(shop, f"visits@{number}")["training"]["curve"][0]["clipped"] for number in (2, 3, 4)]
+    assert shares[:2] == [0.0, 0.0]
+    assert 0.3 < shares[2] < 1
+
+
+def test_estimates_are_of_the_unshaped_reward(shop: Store) -> None:
+    for weight in (0.0, 1e-9):
+        trained(shop, shaping={"session:reward": weight} if weight else {})
+    first, second = (policy.show(shop, f"visits@{number}")["training"]["gate"] for number in (2, 3))
+    assert first["value"] == pytest.approx(second["value"], abs=1e-6)
+    trained(shop, shaping={"session:reward": 100.0})
+    third = policy.show(shop, "visits@4")["training"]["gate"]
+    assert third["live_value"] == first["live_value"]
+
+
+# -- arms, slates, loggers --
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_pages_teach_by_their_joint_probability(sqlite: Store, size: int) -> None:
+    opened(sqlite, parameters={"floor": "0.05"})
+    serve(sqlite, size=size, eligible=lambda number: SETS[number % 3])
+    found = trained(sqlite, promote="always")
+    assert found["sessions"] == 120
+    pages = serve(sqlite, name="visits", size=size, visits=40, start=LATER, prefix="n")
+    joint = [np.prod([slot["propensity"] for slot in page["slate"]]) for page in pages[0]]
+    assert joint == pytest.approx([page["propensity"] for page in pages[0]])
+    clock(sqlite, LATER + 300 * MINUTE)
+    again = trained(sqlite, log="policy=visits", epochs=1, rate=1e-9)  # judged on its own log: weights are 1
+    assert again["value"] == pytest.approx(again["live_value"], abs=1e-6)
+
+
+def test_arms_come_and_go(sqlite: Store) -> None:
+    """What is retired keeps what it taught, and an arm never seen is scored by its features."""
+    opened(sqlite)
+    serve(sqlite, liked=lambda key, step, before: SHAPES[key] > 0.4)
+    arm.retire(clock(sqlite, LATER), ["mate"], retired=True)
+    arm.put(
+        sqlite, lambda: [[arm.Line(arm="fire", features={"heat": 2.0}), arm.Line(arm="ice", features={"heat": -2.0})]]
+    )
+    trained(sqlite, epochs=10, rate=0.05, patience=10, promote="always")
+    arm.put(sqlite, lambda: [[arm.Line(arm="lava", features={"heat": 2.0})]])
+    shown = {one["arm"]: one["probability"] for one in policy.show(sqlite, "visits")["arms"]}
+    assert shown["fire"] == pytest.approx(shown["lava"], rel=1e-9)
+    assert shown["lava"] > shown["ice"]
+    serve(
+        sqlite, name="visits", visits=20, start=LATER + MINUTE, prefix="n", eligible=lambda number: ["lava", "mate"][:1]
+    )
+    clock(sqlite, LATER + 300 * MINUTE)
+    assert trained(sqlite)["sessions"] == 140
+    assert {"lava", "mate"} <= set(parameters(sqlite))
+
+
+def test_a_visit_teaches_with_arms_as_they_were_described(sqlite: Store, tmp_path: Path) -> None:
+    opened(sqlite)
+    serve(sqlite)
+    with closing(twin(sqlite, tmp_path)) as other:
+        line = arm.Line(arm="tea", features={"heat": -3.0})
+        arm.put(other, lambda: [[line]])
+        for store in (sqlite, other):
+            trained(store)
+        assert apart(parameters(sqlite), parameters(other)) == 0.0
+        serve(other, visits=30, start=LATER, prefix="n")
+        assert trained(clock(other, LATER + 300 * MINUTE))["sessions"] == 150
+
+
+@pytest.mark.parametrize("logger", ["thompson", "epsilon-greedy", "softmax"])
+def test_any_kind_may_have_logged(sqlite: Store, logger: str) -> None:
+    opened(sqlite, logger=logger)
+    serve(sqlite, size=2)
+    found = trained(sqlite)
+    assert found["sessions"] == 120
+    assert 0 < found["ess"] <= found["gate_sessions"]
+
+
+def test_variants_of_an_experiment_teach(shop: Store) -> None:
+    experiment.create(shop, AB)
+    serve(shop, name="", experiment="ab", visits=60, start=LATER, prefix="e")
+    clock(shop, LATER + 300 * MINUTE)
+    assert trained(shop)["sessions"] == 180
+    assert trained(shop, log="experiment=ab")["sessions"] == 60
+
+
+def test_another_reward_teaches_otherwise(shop: Store) -> None:
+    reward.define(shop, reward.Request(name="bad", weights="click=-1", window_us=30 * MINUTE))
+    policy.create(shop, policy.Request(name="averse", kind="gradient", reward="bad", features=FEATURES))
+    for name in ("visits", "averse"):
+        trained(shop, name=name)
+    one, two = parameters(shop), parameters(shop, name="averse")
+    assert one["tea"][0] > 0 > two["tea"][0]
+    assert json.loads(json.dumps(learned(shop, 2))) == learned(shop, 2)
+
+
+def test_a_run_is_written_down(shop: Store) -> None:
+    trained(shop)
+    with shop.read() as unit:
+        assert unit.ask_value("SELECT count(*) FROM run WHERE command = 'train-pg'") == 1
+
+
+def test_nothing_to_roll_back_after_a_candidate_that_stayed(shop: Store) -> None:
+    trained(shop)
+    with pytest.raises(CheckFailed, match="no promotion"):
+        versions.rollback(shop, "visits")

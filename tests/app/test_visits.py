@@ -1,0 +1,215 @@
+"""The log as visits: which of them count, and what they earned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlrec.app import feedback, reward, session, visits
+from rlrec.app.visits import Cutoff, Told, Visits
+from rlrec.policy import history
+from rlrec.records import Reward
+from rlrec.store import Store, Unit, bulk, reader
+from rlrec.store.reader import Selection
+from tests.app.shop import MINUTE, SECOND, START, ask, clock, stocked, tell, version
+
+HALF = 30 * MINUTE  # the window of the default reward, and when a visit times out
+
+
+@pytest.fixture
+def shop(store: Store) -> Store:
+    return stocked(clock(store, START), home="uniform")
+
+
+@pytest.fixture
+def shop_sqlite(sqlite_db: str) -> Iterator[Store]:
+    with closing(Store(sqlite_db)) as store:
+        yield stocked(clock(store, START), home="uniform")
+
+
+def pages(store: Store, key: str, *times: int, size: int = 1, name: str = "home") -> list[int]:
+    """A decision of a session at each time, after the start: their ids."""
+    return [int(ask(clock(store, START + at), name, key, size)["decision_id"]) for at in times]
+
+
+def read(store: Store, now: int, selection: Selection | None = None, name: str = "home") -> tuple[list[Visits], Told]:
+    """The visits that can be used at a time after the start, batch by batch, and what became of the others."""
+    with clock(store, START + now).read() as unit, bulk.alongside(unit):
+        return _read(unit, selection or Selection(), version(unit, name).reward)
+
+
+def _read(unit: Unit, selection: Selection, definition: Reward) -> tuple[list[Visits], Told]:
+    found, total = [], Told()
+    for _, some, told in visits.batches(unit, selection, definition, Cutoff.of(unit, definition)):
+        found.append(some)
+        total += told
+    return [one for one in found if len(one)], total
+
+
+def lengths(found: list[Visits]) -> list[int]:
+    return [length for one in found for length in np.diff(one.start).tolist()]
+
+
+def rewards(found: list[Visits]) -> list[float]:
+    return [value for one in found for value in one.reward.tolist()]
+
+
+def test_a_visit_counts_when_it_is_over_and_its_windows_are(shop: Store) -> None:
+    pages(shop, "s", 0, SECOND)
+    last = SECOND + HALF
+    assert read(shop, last) == ([], Told(waiting=1))
+    found, told = read(shop, last + 1)
+    assert (lengths(found), told) == ([2], Told())
+
+
+def test_a_visit_that_was_ended_waits_for_its_windows_alone(shop: Store) -> None:
+    reward.define(shop, reward.Request(name="quick", weights="click=1", window_us=MINUTE))
+    from rlrec.app import policy
+
+    policy.create(shop, policy.Request(name="fast", kind="uniform", reward="quick"))
+    pages(shop, "s", 0, name="fast")
+    session.end(clock(shop, START + SECOND), "s")
+    assert read(shop, MINUTE, name="fast")[1] == Told(waiting=1)
+    assert lengths(read(shop, MINUTE + 1, name="fast")[0]) == [1]
+
+
+def test_the_visits_of_a_session_are_told_apart(shop: Store) -> None:
+    pages(shop, "s", 0, SECOND, 2 * HALF, 2 * HALF + SECOND, 2 * HALF + 2 * SECOND)
+    found, _ = read(shop, 5 * HALF)
+    assert lengths(found) == [2, 3]
+    assert [one.each("visit").tolist() for one in found] == [[1, 2]]
+    assert [one.steps.tolist() for one in found] == [[0, 1, 0, 1, 2]]
+
+
+def test_short_visits_do_not_come_first(shop: Store) -> None:
+    """Who began with one that goes on, or after it, waits for that one: else short visits would be the rule."""
+    pages(shop, "long", 0)
+    pages(shop, "short", SECOND)
+    pages(shop, "long", HALF - MINUTE)
+    assert read(shop, HALF + 2 * SECOND) == ([], Told(waiting=2))
+    assert lengths(read(shop, 2 * HALF)[0]) == [2, 1]
+
+
+def test_those_that_began_before_one_that_goes_on_count(shop: Store) -> None:
+    pages(shop, "before", 0)
+    pages(shop, "on", SECOND, HALF)
+    found, told = read(shop, HALF + 2 * SECOND)
+    assert (lengths(found), told) == ([1], Told(waiting=1))
+
+
+def test_a_visit_of_more_than_a_day_holds_nothing_up(shop_sqlite: Store) -> None:
+    every = HALF - MINUTE
+    times = list(range(0, 26 * 60 * MINUTE, every))
+    pages(shop_sqlite, "robot", *times[:-2])
+    pages(shop_sqlite, "guest", times[-3] + 1)
+    pages(shop_sqlite, "robot", *times[-2:])
+    found, told = read(shop_sqlite, times[-1] + 1)
+    assert (lengths(found), told) == ([1], Told(waiting=1))
+
+
+def test_the_reward_of_a_page_is_that_of_its_slots_and_its_own(shop: Store) -> None:
+    first, second = pages(shop, "s", 0, SECOND, size=2)
+    for position, events in ((1, {"click": 1.0}), (2, {"click": 1.0}), (None, {"reward": 0.25})):
+        tell(clock(shop, START + 2 * SECOND), first, position, **events)
+    found, _ = read(shop, 2 * HALF)
+    assert rewards(found) == [2.25, 0.0]
+    assert found[0].default.tolist() == [False, True]
+    assert second == first + 1
+
+
+def test_an_event_after_the_window_earns_nothing(shop: Store) -> None:
+    (number,) = pages(shop, "s", 0)
+    tell(clock(shop, START + HALF), number, 1, at=START + HALF, click=1)
+    tell(clock(shop, START + HALF + SECOND), number, 1, at=START + HALF + SECOND, reward=1)
+    assert rewards(read(shop, 3 * HALF)[0]) == [1.0]
+
+
+def test_a_censored_slot_takes_the_visit_out_and_back(shop: Store) -> None:
+    first, _ = pages(shop, "s", 0, SECOND)
+    pages(shop, "t", SECOND)
+    for censor, kept in ((True, [1]), (False, [2, 1])):
+        feedback.feedback(shop, feedback.Line(decision_id=first, position=1, censor=censor))
+        found, told = read(shop, 3 * HALF)
+        assert (lengths(found), told.left_out) == (kept, 2 - len(kept))
+
+
+@pytest.mark.parametrize(
+    ("cut", "kept"),
+    [
+        (Selection(since=START + SECOND), [1]),
+        (Selection(until=START + SECOND), []),
+        (Selection(first_id=2), [1]),
+        (Selection(until=START + 2 * SECOND), [2]),
+    ],
+)
+def test_a_visit_that_a_selection_cuts_is_left_out(shop: Store, cut: Selection, kept: list[int]) -> None:
+    pages(shop, "s", 0, SECOND)
+    pages(shop, "t", 2 * SECOND)
+    found, told = read(shop, 3 * HALF, cut)
+    assert lengths(found) == kept
+    assert told.waiting == told.silent == 0
+    assert told.left_out == (kept != [2])
+
+
+def test_what_each_decision_knew_is_what_it_kept(shop: Store) -> None:
+    first, second = pages(shop, "s", 0, 5 * SECOND, size=2)
+    tell(clock(shop, START + 6 * SECOND), first, 1, click=1)
+    pages(shop, "s", 9 * SECOND, size=2)
+    found, _ = read(shop, 3 * HALF)
+    known = found[0].histories()
+    assert (known.gap_s.tolist(), known.shown.tolist(), known.reward.tolist()) == ([0, 5, 4], [0, 2, 4], [0, 0, 1])
+    assert known.ago.tolist() == [1, 1, 2, 2, 1, 1]
+    assert isinstance(known, history.History)
+    assert second == first + 1
+
+
+def test_batches_split_no_session(shop_sqlite: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "BATCH", 4, raising=False)
+    for number in range(9):
+        pages(shop_sqlite, f"s{number}", *(second * SECOND for second in range(9 * number, 9 * number + 3)))
+    assert lengths(read(shop_sqlite, 3 * HALF)[0]) == [3] * 9
+
+
+def test_taking_some_visits_takes_their_decisions_and_slots(shop_sqlite: Store) -> None:
+    for number, size in enumerate((1, 2, 3)):
+        pages(shop_sqlite, f"s{number}", *(second * SECOND for second in (9 * number, 9 * number + 1)), size=size)
+    ((found,), _) = read(shop_sqlite, 3 * HALF)
+    some = found.take(np.array([True, False, True]))
+    assert (len(some), np.diff(some.start).tolist(), np.diff(some.first).tolist()) == (2, [2, 2], [1, 1, 3, 3])
+    assert some.once("decision_id").tolist() == [1, 2, 5, 6]
+    assert some.each("session_id").tolist() == found.each("session_id")[[0, 2]].tolist()
+    assert found.take(np.ones(3, np.bool_)) is found
+
+
+def imported(store: Store, *rows: dict[str, Any]) -> None:
+    import json
+
+    from tests.conftest import runner
+
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    said = runner(str(store.url.database))(
+        "--now", "2027-01-15T08:00:00Z", "import-log", "-", "--layout", "jsonl", "--policy", "old", stdin=text
+    )
+    assert said.exit_code == 0, said.stderr
+
+
+def line(session_key: str, **changed: Any) -> dict[str, Any]:
+    shown = [{"arm": "a", "propensity": 0.5}]
+    return {"session": session_key, "slate": shown, "eligible": ["a", "b"], "at": "2027-01-01T00:00:00Z"} | changed
+
+
+def test_imported_visits_are_old_enough_and_count_where_their_pages_are_whole(shop_sqlite: Store) -> None:
+    imported(
+        shop_sqlite,
+        line("whole"),
+        line("twice"),
+        line("twice", at="2027-01-01T00:00:09Z", slate=[{"arm": "b", "propensity": 0.5}]),
+        line("silent", slate=[{"arm": "a", "marginal": 0.5}]),
+    )
+    found, told = read(shop_sqlite, 1)
+    assert sorted(lengths(found)) == [1, 2]
+    assert told == Told(left_out=1, silent=1)

@@ -1,0 +1,247 @@
+"""rlrec train-pg: what it prints, how it ends, and what it says of wrong questions."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlrec.store import Store
+from tests.app.shop import dump
+from tests.app.visitors import LATER, opened, serve
+from tests.cli.test_bad_input import one_line
+from tests.conftest import Run, Said, runner
+
+NOW = "2027-01-16T08:00:00Z"  # LATER
+QUICK = ("--seed", 1, "--epochs", 2)
+KEYS = {"policy", "version", "parent", "sessions", "estimate", "lower", "promoted"}
+
+
+def opening(path: Path) -> Store:
+    return Store(str(path), now=LATER, notice=lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def logged(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("logged") / "logged.db"
+    shutil.copy(sqlite_template, path)
+    with closing(opening(path)) as store:
+        serve(opened(store), liked=lambda key, step, before: key == "tea", visits=1_000)
+    return path
+
+
+@pytest.fixture
+def path(logged: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(logged, tmp_path / "shop.db"))
+
+
+@pytest.fixture
+def train(path: Path) -> Run:
+    """`rlrec train-pg` on a log of 1,000 visits; further words come first."""
+    run = runner(str(path))
+
+    def command(*words: object, before: tuple[object, ...] = (), **rest: Any) -> Said:
+        return run("--now", NOW, *before, "train-pg", *words, **rest)
+
+    return command
+
+
+@pytest.fixture
+def rows(path: Path) -> Callable[[], dict[str, list[Any]]]:
+    def read() -> dict[str, list[Any]]:
+        with closing(opening(path)) as store:
+            return dump(store)
+
+    return read
+
+
+def test_the_result_alone_goes_to_stdout(train: Run) -> None:
+    said = train("visits", *QUICK, "--json")
+    assert said.exit_code == 0
+    assert set(said.json) >= KEYS
+    assert (said.json["policy"], said.json["version"], said.json["parent"], said.json["sessions"]) == (
+        "visits", 2, 1, 1_000
+    )  # fmt: skip
+    assert [line.split(":")[0] for line in said.stderr.splitlines()] == ["epoch 1 of 2", "epoch 2 of 2"]
+    assert train("visits", *QUICK, "--json", before=("-q",)).stderr == ""
+
+
+@pytest.mark.parametrize("form", ["table", "json", "ndjson", "csv"])
+def test_every_format_has_it(train: Run, form: str) -> None:
+    said = train("visits", *QUICK, "--format", form, before=("-q",))
+    assert (said.exit_code, said.stderr) == (0, "")
+    assert "visits" in said.stdout
+    assert "nan" not in said.stdout.lower()
+
+
+def test_a_better_one_is_promoted_with_exit_0(train: Run, path: Path) -> None:
+    said = train("visits", "--seed", 1, "--epochs", 4, "--lr", 0.01, "--promote", "if-better", "--json")
+    assert (said.exit_code, said.json["promoted"]) == (0, True)
+    assert said.json["lower"] > 0
+    back = runner(str(path))("--now", NOW, "policy", "rollback", "visits", "--json")
+    assert (back.exit_code, back.json["version"], back.json["previous"]) == (0, 1, 2)
+
+
+@pytest.mark.parametrize("lr", [5.0, 50.0])
+def test_one_that_is_not_better_exits_3_with_the_numbers(train: Run, lr: float) -> None:
+    """The document on stdout, the error on stderr; the version is kept."""
+    said = train("visits", *QUICK, "--lr", lr, "--promote", "if-better", "--json", before=("-q",))
+    assert said.exit_code == 3
+    assert set(said.json) >= KEYS
+    assert not said.json["promoted"]
+    assert said.error["code"] == 3
+    assert "version 2 of visits was not promoted" in said.error["error"]
+
+
+def test_in_a_table_the_error_is_one_line(train: Run) -> None:
+    said = train("visits", *QUICK, "--lr", 5.0, "--promote", "if-better", before=("-q",))
+    assert (said.exit_code, said.stderr.count("\n")) == (3, 1)
+    assert said.stderr.startswith("Error: version 2 of visits was not promoted: ")
+    assert said.stdout.startswith("policy ")
+
+
+def test_too_few_sessions_say_how_few(run_sqlite: Run, sqlite_db: str) -> None:
+    with closing(opening(Path(sqlite_db))) as store:
+        serve(opened(store), visits=100)
+    said = run_sqlite("--now", NOW, "-q", "train-pg", "visits", *QUICK, "--promote", "if-better", "--json")
+    assert (said.exit_code, said.json["estimate"]) == (3, None)
+    assert 0 < said.json["tune_ess"] < 100
+    assert said.json["tune_lower"] <= said.json["tune_estimate"]
+    assert "effective sessions, where 100 are wanted" in said.error["error"]
+
+
+def test_nothing_new_exits_0(train: Run, rows: Callable[[], Any]) -> None:
+    before = rows()
+    said = train("visits", "--min-new", 1_001, "--promote", "if-better", "--json")
+    assert (said.exit_code, said.json["promoted"], said.json["trained"]) == (0, False, False)
+    assert set(said.json) >= KEYS
+    assert said.stderr.startswith("nothing new: 1000 sessions")
+    assert train("visits", "--min-new", 1_001, before=("-q",)).stderr == ""
+    assert rows() == before
+
+
+def test_always_goes_live(train: Run, path: Path) -> None:
+    assert train("visits", *QUICK, "--promote", "always", "--json").json["promoted"]
+    shown = runner(str(path))("--now", NOW, "policy", "show", "visits", "--json").json
+    assert shown["version"] == 2
+    assert [point["epoch"] for point in shown["training"]["curve"]] == [1, 2]
+    assert shown["arms"][0]["weights"].keys() >= {"bias", "session:reward", "own:faded"}
+
+
+def test_options_come_from_the_environment_too(train: Run) -> None:
+    said = train("visits", env={"RLREC_TRAIN_PG_EPOCHS": "1", "RLREC_TRAIN_PG_SEED": "7"})
+    assert said.exit_code == 0
+    assert "seed           7" in said.stdout
+    assert "epoch 1 of 1" in said.stderr
+
+
+def test_clipping_can_be_none(train: Run, path: Path) -> None:
+    for clip in ("none", "20", "1e3"):
+        assert train("visits", *QUICK, "--clip-weight", clip).exit_code == 0
+    with closing(opening(path)) as store, store.read() as unit:
+        kept = [json.loads(text) for (text,) in unit.ask("SELECT learned_from FROM version WHERE number > 1")]
+    assert [one["options"]["clip"] for one in kept] == [None, 20.0, 1000.0]
+
+
+# -- wrong questions --
+
+WRONG: list[tuple[list[Any], str]] = [
+    (["visits", "--gamma", "1.01"], "gamma is 1.01"),
+    (["visits", "--gamma", "-0.1"], "gamma is -0.1"),
+    (["visits", "--gamma", "nan"], "nan"),
+    (["visits", "--gamma", "inf"], "inf"),
+    (["visits", "--lr", "0"], "lr is 0"),
+    (["visits", "--lr", "x"], "'x' is not a number"),
+    (["visits", "--entropy", "-1"], "entropy is -1"),
+    (["visits", "--clip-weight", "0"], "clip-weight is 0"),
+    (["visits", "--clip-weight", "non"], "non"),
+    (["visits", "--kl-stop", "-1"], "kl-stop is -1"),
+    (["visits", "--epochs", "0"], "epochs"),
+    (["visits", "--batch", "0"], "batch"),
+    (["visits", "--patience", "0"], "patience"),
+    (["visits", "--top-k", "-1"], "top-k"),
+    (["visits", "--seed", "-1"], "seed"),
+    (["visits", "--seed", str(2**63)], "seed"),
+    (["visits", "--min-new", "-1"], "min-new"),
+    (["visits", "--baseline", "valu"], "did you mean value?"),
+    (["visits", "--promote", "if-beter"], "did you mean if-better?"),
+    (["visits", "--since", "yesterday"], "yesterday"),
+    (["visits", "--since", "2027-01-16"], "empty log to train on"),
+    (["visits", "--log", "polcy=base"], "did you mean policy?"),
+    (["visits", "--log", "policy=bas"], "did you mean base?"),
+    (["visits", "--log", "policy=visits"], "empty log to train on"),
+    (["visits", "--log", "version=9"], "empty log to train on"),
+    (["visits", "--from-version", "9"], "no version 9"),
+    (["visits", "--from-version", "0"], "from-version"),
+    (["visits", "--shaping", "session:rewrd=1"], "did you mean session:reward"),
+    (["visits", "--shaping", "session:reward"], "session:reward"),
+    (["visits", "--shaping", "session:reward=x"], "'x' is not a number"),
+    (["visits", "--shaping", "session:reward=nan"], "nan"),
+    (["visits", "--shaping", "session:reward=1", "--shaping", "session:reward=2"], "twice"),
+    (["visit"], "did you mean visits"),
+    (["visits@1"], "--from-version"),
+    (["visits@9"], "--from-version"),
+    (["base"], "kind uniform"),
+    ([], "NAME"),
+]
+
+
+def test_a_wrong_question_is_answered_in_one_line_and_stores_nothing(train: Run, rows: Callable[[], Any]) -> None:
+    before = rows()
+    for words, part in WRONG:
+        one_line(train(*words), 2, part)
+    assert rows() == before
+
+
+def test_its_error_is_json_where_the_result_is(train: Run) -> None:
+    for words, part in WRONG:
+        said = train(*words, "--json")
+        assert (said.exit_code, said.stdout, said.error["code"]) == (2, "", 2)
+        assert part in said.error["error"] + str(said.error["hint"])
+
+
+def test_an_error_names_what_was_typed(train: Run) -> None:
+    one_line(train("visit"), 2, "NAME: unknown policy 'visit'")
+
+
+def test_a_log_without_propensities_teaches_nothing(run_sqlite: Run) -> None:
+    """Of the Open Bandit Dataset it knows one slot of a page, never the page."""
+    for words in (
+        ["import-log", "sample_data/random_all.csv.gz", "--layout", "obd", "--policy", "random"],
+        ["policy", "create", "visits", "--kind", "gradient"],
+    ):
+        assert run_sqlite(*words).exit_code == 0
+    said = run_sqlite("-q", "train-pg", "visits")
+    one_line(said, 2, "has propensities for whole pages")
+
+
+def test_sessions_without_rewards_teach_nothing(path: Path, run_sqlite: Run, sqlite_db: str) -> None:
+    with closing(opening(Path(sqlite_db))) as store:
+        serve(opened(store), visits=50, liked=lambda key, step, before: False)
+    said = run_sqlite("--now", NOW, "-q", "train-pg", "visits")
+    one_line(said, 2, "no session has an event that reward default weighs")
+
+
+def test_an_empty_log_teaches_nothing(run_sqlite: Run, sqlite_db: str) -> None:
+    with closing(opening(Path(sqlite_db))) as store:
+        opened(store)
+    one_line(run_sqlite("--now", NOW, "train-pg", "visits"), 2, "empty log to train on")
+    said = run_sqlite("--now", NOW, "train-pg", "visits", "--min-new", 1, "--json")
+    assert (said.exit_code, said.json["trained"]) == (0, False)
+
+
+def test_a_log_that_is_too_young_says_what_it_waits_for(run_sqlite: Run, sqlite_db: str) -> None:
+    with closing(opening(Path(sqlite_db))) as store:
+        serve(opened(store), visits=50)
+    said = run_sqlite("--now", "2027-01-15T08:10:00Z", "-q", "train-pg", "visits")
+    one_line(said, 2, "empty log to train on", "50 go on, or their reward windows do")
+
+
+def test_a_store_without_arms_says_so_in_one_line(run_sqlite: Run) -> None:
+    assert run_sqlite("policy", "create", "visits", "--kind", "gradient").exit_code == 0
+    one_line(run_sqlite("train-pg", "visits"), 2, "empty log to train on")
