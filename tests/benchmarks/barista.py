@@ -11,6 +11,7 @@ from functools import lru_cache
 from math import sqrt
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 from click.testing import CliRunner
@@ -62,9 +63,9 @@ def claim(seed: int, *, visits: int = VISITS) -> Claim:
         start, entropy = earlier(), ENTROPY[1]
     live = Server(parameters=start, blind=True)
     spool = spooled(live, drawn(live, audience, visits=visits, seed=seed), seed=seed)
-    found = night(spool, start, options=replace(OPTIONS, entropy=entropy, epochs=1 + seed * 7 % 30))
-    new = replace(live, parameters=found.climbed.parameters)
-    return Claim(found.gain((1 - LEVEL) / 2), value(new, audience) - value(live, audience))
+    with closing(night(spool, start, options=replace(OPTIONS, entropy=entropy, epochs=1 + seed * 7 % 30))) as found:
+        new = replace(live, parameters=found.climbed.parameters)
+        return Claim(found.gain((1 - LEVEL) / 2), value(new, audience) - value(live, audience))
 
 
 @lru_cache(maxsize=1)
@@ -72,7 +73,8 @@ def earlier() -> Parameters:
     """What uniform visits teach."""
     live = Server(parameters=KIND.nothing(4), blind=True)
     spool = spooled(live, drawn(live, Barista(), visits=EARLIER, seed=SEEDS), seed=SEEDS)
-    return night(spool, live.parameters, options=replace(OPTIONS, entropy=ENTROPY[0])).climbed.parameters
+    with closing(night(spool, live.parameters, options=replace(OPTIONS, entropy=ENTROPY[0]))) as found:
+        return found.climbed.parameters
 
 
 def value(server: Server, audience: Barista) -> float:
@@ -85,6 +87,7 @@ def value(server: Server, audience: Barista) -> float:
 ROUNDS, SESSIONS, STORES = 3, 20_000, 5
 GROUP = 500  # visits that are served together, a second apart: so long does a guest wait
 NEWEST = 2**62  # of catalogues
+PATIENCE = 20  # the gain may fall for ten epochs before it rises
 PLAYED = 20_000  # visits by which a version is valued
 GOAL, WITHOUT = 0.95, 0.8  # of the optimum
 
@@ -111,7 +114,8 @@ class Bar:
 
     def __init__(self, path: Path, *, sessions: int, seed: int) -> None:
         self.db, self.sessions, self.seed, self.audience = str(path), sessions, seed, Barista()
-        self.say("init")
+        with patch("secrets.token_hex", return_value=f"{seed:032x}"):  # of the splits: the same figures every time
+            self.say("init")
         self.say("policy", "create", "first", "--kind", "thompson", "--param", "floor=0.1")
         self.say("policy", "create", "bar", "--kind", "gradient")
 
@@ -132,7 +136,7 @@ class Bar:
         seed, who = self.seed * 10 + place, "bar" if place else "first"
         asked = ("--policy", who, "--sessions", self.sessions, "--group", GROUP, "--seed", seed)
         served = self.say("simulate", "barista", *asked)
-        options = ("--since", served["started_at"], "--entropy", ENTROPY[place], "--seed", seed)
+        options = ("--since", served["started_at"], "--seed", seed, "--entropy", ENTROPY[place], "--patience", PATIENCE)
         words = ("--now", served["ended_at"], "train-pg", "bar", "--promote", "if-better", *options)
         made = self.say(*words, may_refuse=True)
         return Round(self.worth(f"bar@{made['version']}"), made["promoted"], self.worth("bar"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from math import sqrt
 
@@ -85,7 +86,8 @@ def equal(seed: int) -> Look:
     """All arms are worth the same: wherever the climb leads, it is to nothing better. Every other one begins at a
     version that is not live, and far from that which is."""
     start = leaning(seed, 4)
-    return Look.at(climbed(ALIKE, start, live=leaning(seed + RUNS, 4) if seed % 2 else None, seed=seed))
+    with closing(climbed(ALIKE, start, live=leaning(seed + RUNS, 4) if seed % 2 else None, seed=seed)) as found:
+        return Look.at(found)
 
 
 def worse(seed: int) -> Look:
@@ -94,12 +96,14 @@ def worse(seed: int) -> Look:
     start, live = (KIND.nothing(4) for _ in range(2))
     for one, share in ((start, LITTLE), (live, MUCH)):
         one["bias"][0] = np.log(share / (1 - share) * 3)
-    return Look.at(climbed(FIRST, start, live=live, seed=seed))
+    with closing(climbed(FIRST, start, live=live, seed=seed)) as found:
+        return Look.at(found)
 
 
 def better(seed: int) -> Look:
     """One arm is better, and live shows all alike."""
-    return Look.at(climbed(RICHER, KIND.nothing(3), visits=MANY, seed=seed))
+    with closing(climbed(RICHER, KIND.nothing(3), visits=MANY, seed=seed)) as found:
+        return Look.at(found)
 
 
 def month(seed: int, *, nights: int = NIGHTS, visits: int = VISITS) -> tuple[bool, bool]:
@@ -108,11 +112,11 @@ def month(seed: int, *, nights: int = NIGHTS, visits: int = VISITS) -> tuple[boo
     As `train-pg` does it, a look that is not taken spends nothing."""
     start, looks, promoted, passed = leaning(seed, len(ALIKE.rates)), 0, False, False
     for number in range(nights):
-        found = climbed(ALIKE, start, visits=visits, seed=(seed + 1) * 1_000 + number)
-        passed |= Look.at(found, number + 1).passed
-        if found.climbed.promising:
-            looks += 1
-            promoted |= Look.at(found, looks).promoted
+        with closing(climbed(ALIKE, start, visits=visits, seed=(seed + 1) * 1_000 + number)) as found:
+            passed |= Look.at(found, number + 1).passed
+            if found.climbed.promising:
+                looks += 1
+                promoted |= Look.at(found, looks).promoted
     return promoted, passed
 
 

@@ -181,13 +181,17 @@ def _together(server: Server, log: Log) -> tuple[Array, Index, tuple[Index, Arra
 
 @dataclass(frozen=True, eq=False)
 class Night:
-    """A candidate: where the climb led, and what the gate's visits say of it beside the live policy."""
+    """A candidate: where the climb led, and what the gate's visits say of it beside the live policy; until `close`."""
 
     climbed: Climbed
     judge: Judge
 
     def gain(self, alpha: float) -> Difference:
         return self.judge.judged(self.climbed.parameters, alpha=alpha)[2]
+
+    def close(self) -> None:
+        """Give back what the log took of the disk."""
+        self.judge.spool.close()
 
 
 def night(
