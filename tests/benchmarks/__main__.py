@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tests.benchmarks import epochs, exact, gates, logs, pipe, regret, startup, streams, training, unbiased
+from tests.benchmarks import barista, epochs, exact, gates, logs, pipe, regret, startup, streams, training, unbiased
 from tests.benchmarks.measure import Figure, Setting, table
 
 Benchmark = Callable[[Setting], Iterator[Figure]]
@@ -33,6 +33,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "epochs": epochs.epochs,
     "training": training.training,
     "gate": gates.gates,
+    "barista": barista.barista,
     "large": startup.large,
 }
 QUICK = 0.1

@@ -1,0 +1,97 @@
+"""Climbs whose end is known, and the gate behind them; at full size: python -m tests.benchmarks -k training -k gate
+-k barista."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rlrec.app.training import gate
+from rlrec.ope.paired import Difference
+from rlrec.simulate.barista import Barista
+from rlrec.simulate.corridor import Corridor
+from tests.benchmarks import gates, training
+from tests.benchmarks.barista import Bar, claim, value
+from tests.benchmarks.spools import KIND, Server, drawn
+
+
+def test_a_baseline_leads_out_of_the_corridor_sooner() -> None:
+    """Twenty runs: standard errors .5 and 1.9; the means are -12.0 and -30.7 of 200 runs."""
+    rate, baseline = training.WITH
+    early = training.walks(rate=rate, baseline=baseline, runs=20, episodes=110, seed=1).earned[training.AROUND]
+    plain = training.walks(rate=training.SMALL, runs=20, episodes=110, seed=1).earned[training.AROUND]
+    assert early.mean() > Corridor().optimum() - 1.5
+    assert plain.mean() < -18
+
+
+def test_neither_way_gets_less_likely_than_one_in_twenty() -> None:
+    found = training.bounded(np.array([[3.0, 0.1], [-3.0, 0.2]]))
+    assert found.sum(axis=0) == pytest.approx([0, 0.3])
+    assert 1 / (1 + np.exp(found[0, 0] - found[1, 0])) == pytest.approx(0.05)
+    assert found[:, 1].tolist() == [0.1, 0.2]
+
+
+# -- the gate --
+
+
+def said(lower: float | None, verdict: str = "ok") -> Difference:
+    return Difference(
+        value=1.0, std_error=0.5, lower=lower, upper=2.0, alpha=0.03, ess=100.0, clusters=100, verdict=verdict,
+        reasons=(),
+    )  # fmt: skip
+
+
+def test_a_candidate_passes_if_its_gain_is_sure() -> None:
+    assert gate.passed(said(0.1, "weak"))
+    assert not any(map(gate.passed, (said(0.0), said(None), said(0.1, "insufficient"))))
+
+
+def test_all_looks_of_a_year_together_err_with_5_percent() -> None:
+    spent = [gate.alpha(number) for number in range(1, 10_001)]
+    assert spent[0] == pytest.approx(0.0304, abs=1e-4)
+    assert 0.0499 < sum(spent) < 0.05
+
+
+def test_candidates_that_are_no_better_stay_out() -> None:
+    """One in 500 passes: two of forty once in 300 runs."""
+    looks = [of(seed) for seed in range(20) for of in (gates.equal, gates.worse)]
+    assert sum(one.promoted for one in looks) < 2
+
+
+def test_a_gain_of_four_standard_errors_gets_through() -> None:
+    """92 % pass: fewer than seven of ten once in 170 runs."""
+    looks = [gates.better(seed) for seed in range(10)]
+    assert sum(one.promoted for one in looks) >= 7
+
+
+def test_nights_of_equal_candidates_promote_none() -> None:
+    assert gates.month(1, nights=10, visits=1_000) == (False, False)
+
+
+# -- the barista --
+
+
+def test_visits_are_worth_what_is_counted() -> None:
+    """False-alarm rate 6e-5: four standard errors."""
+    rng = np.random.default_rng(1)
+    weights = {name: rng.normal(scale=0.3, size=values.shape) for name, values in KIND.nothing(4).items()}
+    server = Server(parameters=weights, blind=True)
+    log = drawn(server, Barista(), visits=5_000, seed=1)
+    earned = (log.rewards * log.inside).sum(axis=1)
+    assert abs(earned.mean() - value(server, Barista())) < 4 * earned.std() / 5_000**0.5
+
+
+def test_a_gain_is_where_its_interval_says() -> None:
+    """At 90 % coverage fewer than four of six once in 60 runs."""
+    claims = [claim(seed, visits=4_000) for seed in range(0, 12, 2)]
+    assert sum(one.covers for one in claims) >= 4
+    assert all(one.said.verdict in ("weak", "insufficient") for one in claims if one.wide)
+
+
+def test_a_round_of_2000_visits_beats_the_best_policy_without_memory(tmp_path: Path) -> None:
+    bar = Bar(tmp_path / "bar.db", sessions=2_000, seed=1)
+    found, (without, _) = bar.round(1), bar.audience.context_free()
+    assert found.promoted
+    assert found.live.value - 4 * found.live.error > without + 0.1 * bar.audience.optimum()
