@@ -186,7 +186,7 @@ class _Training:
         self._tell(filled)
         self._check(spool, filled)
         climbed = self._climb(spool, reader, filler)
-        gate = self._judge(spool, reader.policy, climbed, live, held.parameters_of(filler.arms), looks, filler)
+        gate = self._judge(spool, reader.policy, climbed, live, held.parameters_of(filler.arms), looks)
         return self.store.write(
             lambda unit: self._store(unit, reader.policy, filler, climbed, gate, live, record, filled)
         )
@@ -276,14 +276,7 @@ class _Training:
         self.progress(f"epoch {point.epoch} of {self.options.epochs}: {figures}, clipped {point.clipped:.1%}")
 
     def _judge(
-        self,
-        spool: Spool,
-        policy: Gradient,
-        climbed: Climbed,
-        live: Version,
-        held: Parameters,
-        looks: int,
-        filler: Filler,
+        self, spool: Spool, policy: Gradient, climbed: Climbed, live: Version, held: Parameters, looks: int
     ) -> _Gate | None:
         """The gate's one look at this candidate; none where nothing speaks for it, or there is nothing to look at."""
         judge = self._judge_of(spool, policy, GATE, held)

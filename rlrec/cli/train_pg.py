@@ -62,7 +62,10 @@ class Clip(AnyType):
     "the unshaped reward.",
 )  # fmt: skip
 @click.option("--seed", type=Whole(0, 2**63 - 1), help="Seed of the sets of visits [default: random].")
-@click.option("--min-new", type=Whole(0), default=0, show_default=True, help="Fewer new sessions: do nothing, exit 0.")
+@click.option(
+    "--min-new", type=Whole(0), default=0, show_default=True,
+    help="With fewer new sessions since the policy was trained last: do nothing, exit 0.",
+)  # fmt: skip
 @click.option("--from-version", type=Whole(1), metavar="V", help="Where to start [default: the live version].")
 @click.option(
     "--promote", default="never", show_default=True, metavar="never|if-better|always",

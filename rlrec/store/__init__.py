@@ -32,6 +32,7 @@ class Store:
         self.notice = notice
         self.now = now
         self._engine: sa.Engine | None = None
+        self._warned = False  # that the clock lies before the newest decision
 
     def close(self) -> None:
         if self._engine is not None:
@@ -73,7 +74,8 @@ class Store:
             raise InputError(
                 f"--now lies before the newest decision of {self.where}", hint="give a later time, or none"
             )
-        if newest - unit.now > 1_000_000:
+        if newest - unit.now > 1_000_000 and not self._warned:
+            self._warned = True
             self.notice(f"the clock of {self.where} lies before its newest decision; its time is used")
         unit.now = newest
         return unit

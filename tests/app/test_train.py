@@ -141,6 +141,16 @@ def test_either_database_trains(store: Store) -> None:
     serve(store, name="visits", visits=20, start=LATER, prefix="n", size=2)
 
 
+def test_either_database_trains_the_same(db: str, sqlite: Store) -> None:
+    with closing(Store(db, notice=ignored)) as store:
+        found = []
+        for one in (store, sqlite) if db != str(sqlite.url.database) else (store,):
+            serve(opened(one), size=2, users=60, eligible=lambda number: SETS[number % 6])
+            trained(one, gamma=0.9)
+            found.append(parameters(one))
+        assert apart(found[0], found[-1]) <= 1e-12
+
+
 # -- what teaches --
 
 

@@ -245,3 +245,8 @@ def test_a_log_that_is_too_young_says_what_it_waits_for(run_sqlite: Run, sqlite_
 def test_a_store_without_arms_says_so_in_one_line(run_sqlite: Run) -> None:
     assert run_sqlite("policy", "create", "visits", "--kind", "gradient").exit_code == 0
     one_line(run_sqlite("train-pg", "visits"), 2, "empty log to train on")
+
+
+def test_a_clock_that_is_behind_is_told_of_once(path: Path) -> None:
+    said = runner(str(path))("train-pg", "visits", *QUICK)
+    assert said.stderr.count("lies before its newest decision") <= 1
