@@ -52,7 +52,7 @@ class Request:
     top: int = 0
     discounted: bool = True
     kl_stop: float | None = None
-    patience: int = 5
+    patience: int = 20
     batch: int = 500
     shaping: Mapping[str, float] = field(default_factory=dict)
     seed: int | None = None

@@ -55,7 +55,7 @@ class Clip(AnyType):
     "probability].",
 )  # fmt: skip
 @click.option("--kl-stop", type=NUMBER, help="End when the mean KL from the version it started from exceeds this.")
-@click.option("--patience", type=Whole(1, 10_000), default=5, show_default=True, help="Epochs without a better one.")
+@click.option("--patience", type=Whole(1, 10_000), default=20, show_default=True, help="Epochs without a better one.")
 @click.option(
     "--shaping", "shapings", type=PAIR, multiple=True, metavar="FEATURE=WEIGHT",
     help="Potential of a state, a weight on one of its features such as session:reward; repeatable. Estimates are of "

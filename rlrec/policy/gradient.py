@@ -55,6 +55,11 @@ class State:
         kept = np.flatnonzero(place[self.row] >= 0)
         return State(self.x[rows], place[self.row[kept]], self.arm[kept], self.own[kept])
 
+    def between(self, start: int, end: int) -> State:
+        """Those from `start` to before `end`; `row` has to ascend."""
+        low, high = np.searchsorted(self.row, (start, end)).tolist()
+        return State(self.x[start:end], self.row[low:high] - start, self.arm[low:high], self.own[low:high])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Gradient:

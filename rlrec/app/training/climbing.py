@@ -39,7 +39,7 @@ class Options:
     top: int = 0
     discounted: bool = True
     kl_stop: float | None = None
-    patience: int = 5
+    patience: int = 20
     visits: int = 500
     shaping: dict[str, float] = field(default_factory=dict)
 

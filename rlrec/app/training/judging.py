@@ -128,10 +128,11 @@ class Judge:
         kinds, which = distinct(rows.case, rows.size)
         for kind, row in enumerate(kinds.tolist()):
             case, alike = self.spool.cases[int(rows.case[row])], np.flatnonzero(which == kind)
+            its = state if len(alike) == len(state) else state.take(alike)
             step = max(1, CELLS // len(case.places))
             for start in range(0, len(alike), step):
                 mine = alike[start : start + step]
-                yield case, int(rows.size[row]), mine, state.take(mine)
+                yield case, int(rows.size[row]), mine, its.between(start, start + step)
 
     def _apart(self, parameters: Parameters) -> tuple[float, float]:
         """Mean entropy of the parameters, and mean KL(against || parameters), in nats, on some of the visits."""

@@ -20,7 +20,7 @@ from rlrec.policy.gradient import State
 from rlrec.policy.scores import Array, Index
 
 NARROW = "<f4"  # of features: they are of the size of 1
-MOVED = 5_000  # visits that are moved at a time
+MOVED = 500  # visits that are moved at a time: what lies around them counts as memory meanwhile
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -196,28 +196,30 @@ class _Column:
     def __init__(self, kind: str, shape: tuple[int, ...]) -> None:
         self._kind, self._shape, self._rows = np.dtype(kind), shape, 0
         self._file = tempfile.TemporaryFile(prefix="rlrec-")  # noqa: SIM115 (it lives as long as the column)
-        self._view: npt.NDArray[Any] | None = None
 
     def empty(self) -> _Column:
         """Another one for numbers of that kind and shape."""
         return _Column(self._kind.str, self._shape)
 
     def close(self) -> None:
-        self._view = None
         self._file.close()
 
     def append(self, values: npt.NDArray[Any]) -> None:
         self._file.seek(0, 2)
         self._file.write(np.ascontiguousarray(values, self._kind).tobytes())
         self._rows += len(values)
-        self._view = None
 
     def read(self, rows: Index | slice) -> npt.NDArray[Any]:
-        if not self._rows or not int(np.prod(self._shape)):
-            n = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
+        """Copies: what is mapped would count as memory of the process, however long the log."""
+        n = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
+        wide = self._kind.itemsize * int(np.prod(self._shape))
+        if not n or not wide:
             return np.zeros((n, *self._shape), self._kind)
-        if self._view is None:
-            self._file.flush()
-            self._view = np.asarray(np.memmap(self._file, self._kind, "r", shape=(self._rows, *self._shape)))
-        found: npt.NDArray[Any] = self._view[rows]
+        self._file.flush()
+        if isinstance(rows, slice):
+            found: npt.NDArray[Any] = np.empty((n, *self._shape), self._kind)
+            self._file.seek(rows.start * wide)
+            self._file.readinto(found.data.cast("B"))
+        else:
+            found = np.memmap(self._file, self._kind, "r", shape=(self._rows, *self._shape))[rows]
         return found if found.dtype == NARROW else found.astype(np.float64 if found.dtype.kind == "f" else np.int64)
