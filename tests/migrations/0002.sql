@@ -398,7 +398,7 @@ CREATE TABLE run (
 
 ;
 INSERT INTO "run" VALUES(1,'init','{"revision": "0002", "session_timeout_us": 1800000000}',1767268800000000,NULL);
-INSERT INTO "run" VALUES(2,'policy create','{"features": null, "from_log": null, "kind": "thompson", "name": "home", "parameters": {"floor": "0.1"}, "prior": "/tmp/tmpapv3f4j5/prior.csv", "prior_from": null, "prior_weight": null, "reward": "default"}',1767268800000000,'{}');
+INSERT INTO "run" VALUES(2,'policy create','{"features": null, "from_log": null, "kind": "thompson", "name": "home", "parameters": {"floor": "0.1"}, "prior": "prior.csv", "prior_from": null, "prior_weight": null, "reward": "default"}',1767268800000000,'{}');
 INSERT INTO "run" VALUES(3,'policy create','{"features": null, "from_log": null, "kind": "epsilon-greedy", "name": "slow", "parameters": {}, "prior": null, "prior_from": null, "prior_weight": null, "reward": "basket"}',1767268800000000,'{}');
 INSERT INTO "run" VALUES(4,'policy freeze','{"from": 1, "policy": "home", "to": 2}',1767276000000000,NULL);
 INSERT INTO "run" VALUES(5,'policy promote','{"policy": "home", "version": 2}',1767276000000000,NULL);
