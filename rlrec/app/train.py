@@ -30,6 +30,7 @@ from rlrec.store import Store, Unit, bulk, policies, settings, weights
 from rlrec.store.reader import Selection
 
 KIND = "gradient"
+CHOOSING = 5_000  # visits for tuning by which epochs are compared, at most: the gate looks at all of its own
 PROMOTE = ("never", "if-better", "always")
 YEAR_US = 365 * 86_400_000_000
 HIGHEST = 1e9
@@ -265,6 +266,8 @@ class _Training:
 
     def _judge_of(self, spool: Spool, policy: Gradient, split: int, against: Parameters) -> Judge | None:
         mine = spool.of(split)
+        if split == TUNE:
+            mine = mine[:CHOOSING]
         if not len(mine):
             return None
         return Judge(spool, policy, mine, against, gamma=self.options.gamma, values=self.values)

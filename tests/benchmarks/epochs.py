@@ -19,7 +19,7 @@ from tests.benchmarks.shops import ARMS, LATER, Lite, logged, tell
 
 SESSIONS, STEPS = 100_000, 10
 FEW = 100  # sessions of the run that stands for the start-up
-EPOCHS = 20
+EPOCHS = 60  # as many as the command goes over by default
 REPEATS = 3
 FEATURES = {
     "context": {"fields": {"hour": {"type": "number", "mean": 12, "scale": 7}, "segment": {"hash": 16},
