@@ -26,7 +26,6 @@ from tests.app.visitors import (
     ignored,
     opened,
     parameters,
-    salted,
     serve,
     trained,
     twin,
@@ -88,7 +87,6 @@ def imported(template: Path, path: Path, groups: list[list[str]], keys: list[str
     """A store in which the same log came in another order."""
     shutil.copy(template, path)
     store = Store(str(path), now=LATER, notice=ignored)
-    salted(store)
     arm.put(store, lambda: [[arm.Line(arm=key, features={"heat": SHAPES[key]}) for key in keys]])
     policy.create(store, policy.Request(name="visits", kind="gradient", features=FEATURES))
     run = runner(str(path))

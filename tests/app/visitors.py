@@ -28,18 +28,12 @@ def ignored(text: str) -> None:
     """A notice that nobody waits for."""
 
 
-def salted(store: Store) -> None:
-    """Splits are the same in every run of a test."""
-    store.write(lambda unit: unit.tell("UPDATE settings SET salt = 'salt'"))
-
-
 def opened(
     store: Store, *, logger: str = "uniform", keys: Sequence[str] = ARMS, parameters: Mapping[str, str] | None = None,
     features: Mapping[str, Any] | None = FEATURES,
 ) -> Store:  # fmt: skip
     """Arms, a policy `base` that logs, and `visits`, which is to be trained."""
     store.notice = ignored
-    salted(store)
     arm.put(clock(store, START), lambda: [[arm.Line(arm=key, features={"heat": SHAPES.get(key, 0.0)}) for key in keys]])
     policy.create(store, policy.Request(name="base", kind=logger, parameters={"floor": "0.3"}))
     made = policy.Request(name="visits", kind="gradient", parameters=parameters or {}, features=features)
