@@ -13,16 +13,16 @@ from rlrec.policy.gradient import Gradient, Parameters, State
 from rlrec.policy.plackett_luce import remaining, softmax
 from rlrec.policy.scores import Array, Index
 
-CELLS = 1 << 17  # scores at a time: what is worked out of them stays near the processor
+CELLS = 1 << 19  # scores at a time: few enough to stay near the processor, and so many that each call is worth it
 HIGHEST = 700.0  # log of a weight that is cut to stay finite
-NEAR = 40.0  # scores all of which are raised beside the best of a chunk, not each beside the best of its row
+LEAST = 1e-17  # raised scores of a row, beside the best of its chunk, that still have all their digits
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Pages:
     """Decisions on one eligible set, pages of one length.
 
-    state: of n decisions; `arm` of what they remember are places 0..m - 1 among the eligible arms.
+    state: of n decisions, `row` ascending; `arm` of what they remember are places 0..m - 1 among the eligible arms.
     places (m,): where the eligible arms stand among those that are trained; described (m, p): their features.
     shown (n, k): places of the arms shown. log_propensity (n,) of the page; or (n, k) of each slot for itself.
     gain (n,) or (n, k): return less baseline, in the unit of the reward; raw, same shape: the return alone.
@@ -116,12 +116,9 @@ def sums(policy: Gradient, parameters: Parameters, pages: Pages, objective: Obje
         bias = np.zeros_like(bias)
     effective = weights, bias, own
     whole = _Whole(effective)
-    order = np.argsort(pages.state.row, kind="stable")
     step = max(1, CELLS // len(pages.places))
-    ends = np.searchsorted(pages.state.row[order], np.arange(0, len(pages) + step, step))
-    for part, start in enumerate(range(0, len(pages), step)):
-        entries = order[ends[part] : ends[part + 1]]
-        whole.take(_Part(policy, effective, pages, slice(start, start + step), entries), objective)
+    for start in range(0, len(pages), step):
+        whole.take(_Part(policy, effective, pages, slice(start, start + step), objective))
     return whole.finish(policy, parameters, pages)
 
 
@@ -133,10 +130,10 @@ class _Whole:
         self.moved = np.zeros(weights.shape), np.zeros(bias.shape), np.zeros(own.shape)
         self.figures = dict.fromkeys(("n", "mass", "clipped", "square", "raw_square"), 0.0)
 
-    def take(self, part: _Part, objective: Objective) -> None:
-        scored = part.slots(objective) if objective.top else part.pages(objective)
+    def take(self, part: _Part) -> None:
+        scored = part.slots() if part.objective.top else part.pages()
         figures = part.figures(scored)
-        moved = part.moved(scored, entropy=objective.entropy)
+        moved = part.moved(scored)
         for sums, more in zip(self.moved, part.traced(moved), strict=True):
             sums += more
         for name, value in figures.items():
@@ -182,52 +179,69 @@ class _Part:
     above it alone."""
 
     def __init__(
-        self, policy: Gradient, effective: tuple[Array, Array, Array], pages: Pages, rows: slice, entries: Index
+        self, policy: Gradient, effective: tuple[Array, Array, Array], pages: Pages, rows: slice, objective: Objective
     ) -> None:
-        weights, bias, own = (part.astype(pages.state.x.dtype, copy=False) for part in effective)
-        state = pages.state
-        self.temperature, self.floor, self.x = policy.temperature, policy.floor, state.x[rows]
-        self.place, self.own = state.arm[entries], state.own[entries]
+        self.temperature, self.floor, self.objective = policy.temperature, policy.floor, objective
+        self.state = pages.state.between(rows.start, rows.stop)
         self.shown, self.log_propensity = pages.shown[rows], pages.log_propensity[rows]
         gain, raw = pages.gain[rows], pages.raw[rows]
         self.gain, self.raw, self.scale = (one.reshape(len(one), -1) for one in (gain, raw, pages.scale[rows]))
-        logits = self.x @ weights.T
-        if bias.any():
-            logits += bias
-        m, flat = logits.shape[1], logits.reshape(-1)  # places in one row of all: half the time
-        self.cells = (state.row[entries] - rows.start) * m + self.place
-        flat[self.cells] += np.einsum("eh,eh->e", self.own, own.take(self.place, axis=0))
-        if self.temperature != 1.0:
-            logits /= self.temperature
-        highest = logits.max(initial=0.0)
-        near = highest - logits.min(initial=0.0) < NEAR
-        logits -= highest if near else logits.max(axis=1, keepdims=True)
-        self.logits, self.raised = logits, np.exp(logits)
-        if pages.shown.shape[1] > 1:  # what is left below the first position is a difference
-            self.total = self.raised.sum(axis=1, dtype=np.float64)
-        else:
-            self.total = (self.raised @ np.ones(m, logits.dtype)).astype(np.float64)
-        self.at = self.shown + (np.arange(len(self.shown)) * m)[:, None]
+        m = len(pages.places)
+        self.cells, self.at = (
+            self.state.row * m + self.state.arm,
+            self.shown + (np.arange(len(self.shown)) * m)[:, None],
+        )
+        self._raise(tuple(part.astype(self.state.x.dtype, copy=False) for part in effective))
         self.best = self.raised.reshape(-1)[self.at].astype(np.float64)
         self.squares = np.einsum("nm,nm->n", self.raised, self.raised).astype(np.float64)
 
-    def slots(self, objective: Objective) -> Scored:
+    def _raise(self, effective: tuple[Array, ...]) -> None:
+        """All beside the best of the chunk, which spares a pass; or where a row is far below that, beside its own."""
+        logits = self._logits(effective)
+        logits -= logits.max(initial=0.0)
+        self._raise_from(logits)
+        if self.total.min(initial=1.0) < LEAST:
+            logits = self._logits(effective)
+            logits -= logits.max(axis=1, keepdims=True)
+            self._raise_from(logits)
+
+    def _raise_from(self, logits: Array) -> None:
+        """Without entropy to climb, nobody needs the logits any more."""
+        self.logits = logits
+        self.raised = raised = np.exp(logits, out=None if self.objective.entropy else logits)
+        if self.shown.shape[1] > 1:  # what is left below the first position is a difference
+            self.total = raised.sum(axis=1, dtype=np.float64)
+        else:
+            self.total = (raised @ np.ones(raised.shape[1], raised.dtype)).astype(np.float64)
+
+    def _logits(self, effective: tuple[Array, ...]) -> Array:
+        weights, bias, own = effective
+        logits: Array = self.state.x @ weights.T
+        if bias.any():
+            logits += bias
+        flat = logits.reshape(-1)  # places in one row of all: half the time
+        flat[self.cells] += np.einsum("eh,eh->e", self.state.own, own.take(self.state.arm, axis=0))
+        if self.temperature != 1.0:
+            logits /= self.temperature
+        return logits
+
+    def slots(self) -> Scored:
         """Each slot by itself."""
-        best, total, top = self.best, self.total[:, None], objective.top
+        best, total, top = self.best, self.total[:, None], self.objective.top
         log_chance, share = self._mixed(best / total, left=self.raised.shape[1])
         chance = np.minimum(np.exp(log_chance), 1 - 1e-16)
         factor = top * np.exp((top - 1) * np.log1p(-chance)) * self.scale
-        weight, lost = _cut(log_chance - self.log_propensity, objective)
+        weight, lost = _cut(log_chance - self.log_propensity, self.objective)
         square = share**2 * (1 - 2 * best / total + (self.squares / self.total**2)[:, None])
         return Scored(weight * factor, lost * factor, square, share / total, share, joint=False)
 
-    def pages(self, objective: Objective) -> Scored:
+    def pages(self) -> Scored:
         """Pages by their joint probability: the softmax of the arms left, position by position."""
         m, k = self.raised.shape[1], self.shown.shape[1]
         above = np.cumsum(self.best, axis=1) - self.best
         total = np.maximum(self.total[:, None] - above, self.best + 1e-300)
         log_chance, share = self._mixed(self.best / total, left=m - np.arange(k))
-        weight, lost = _cut(log_chance.sum(axis=1) - self.log_propensity, objective)
+        weight, lost = _cut(log_chance.sum(axis=1) - self.log_propensity, self.objective)
         spread = share / total
         reached = np.cumsum(spread, axis=1)  # of an arm shown at a position: it is left down to there
         square = reached[:, -1] ** 2 * np.maximum(self.squares - (self.best**2).sum(axis=1), 0.0)
@@ -241,16 +255,17 @@ class _Part:
         mixed = np.maximum(self.floor / left + (1 - self.floor) * best, 1e-300)
         return np.log(mixed), (1 - self.floor) * best / mixed
 
-    def moved(self, scored: Scored, *, entropy: float) -> Array:
-        """Derivative of the objective by the scores of each decision, (n, m)."""
+    def moved(self, scored: Scored) -> Array:
+        """Derivative of the objective by the scores of each decision, (n, m); the raised scores are used up."""
         weight = scored.weight * self.gain / self.temperature
         spread, kind = weight * scored.spread, self.raised.dtype
         every = spread.sum(axis=1)
         at_shown = weight * scored.share
         if scored.joint:
             at_shown += self.best * (every[:, None] - np.cumsum(spread, axis=1))  # below an arm it is not left
-        if entropy:
-            found = self._sharpened(every, entropy * self.scale[:, 0] / (self.temperature * self.total))
+        if self.objective.entropy:
+            worth = self.objective.entropy * self.scale[:, 0]
+            found = self._sharpened(every, worth / (self.temperature * self.total))
         else:
             found = self.raised
             found *= -every.astype(kind)[:, None]
@@ -269,15 +284,16 @@ class _Part:
     def traced(self, moved: Array) -> tuple[Array, Array, Array]:
         """Gradients of what `Gradient.effective` gives, from derivatives (n, m) by the scores."""
         m, known = moved.shape[1], moved.reshape(-1)[self.cells]
-        own = [np.bincount(self.place, weights=known * column, minlength=m) for column in self.own.T]
-        return moved.T @ self.x, np.ones(len(moved), moved.dtype) @ moved, np.column_stack(own)
+        own = [np.bincount(self.state.arm, weights=known * column, minlength=m) for column in self.state.own.T]
+        return moved.T @ self.state.x, np.ones(len(moved), moved.dtype) @ moved, np.column_stack(own)
 
     def figures(self, scored: Scored) -> dict[str, float]:
-        size = 1.0 + np.einsum("nd,nd->n", self.x, self.x).astype(np.float64)[:, None]
+        x = self.state.x
+        size = 1.0 + np.einsum("nd,nd->n", x, x).astype(np.float64)[:, None]
         square, weight = scored.square * size / self.temperature**2, scored.weight
         length = np.abs(self.gain) * np.sqrt(square)
         return {
-            "n": float(len(self.x)),
+            "n": float(len(x)),
             "mass": float(((weight + scored.lost) * length).sum()),
             "clipped": float((scored.lost * length).sum()),
             "square": float(((weight * self.gain) ** 2 * square).sum()),
