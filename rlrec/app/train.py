@@ -16,9 +16,9 @@ from rlrec.app.trained import Trained
 from rlrec.app.training import gate as gates
 from rlrec.app.training.climbing import GATE, LEAST, TRAIN, TUNE, Climbed, Climber, Epoch, Options
 from rlrec.app.training.filling import Filled, Filler
-from rlrec.app.training.judging import ESTIMATOR, Judge, fitted
+from rlrec.app.training.judging import ESTIMATOR, VISITS, Judge, fitted
 from rlrec.app.training.lease import Lease
-from rlrec.app.training.spool import Spool
+from rlrec.app.training.spool import Part, Spool
 from rlrec.app.visits import Cutoff
 from rlrec.errors import InputError, suggest
 from rlrec.ope.estimate import Estimate
@@ -185,6 +185,7 @@ class _Training:
         if filled.new < self.request.min_new:
             return self._nothing_new(live, filled)
         self._tell(filled)
+        spool.arrange({TRAIN: self.options.visits, TUNE: VISITS, GATE: VISITS})
         self._check(spool, filled)
         climbed = self._climb(spool, reader, filler)
         gate = self._judge(spool, reader.policy, climbed, live, held.parameters_of(filler.arms), looks)
@@ -244,7 +245,7 @@ class _Training:
                 f"none of the {filled.told.silent} sessions has propensities for whole pages",
                 hint="train on what `rlrec recommend` served, or on an import that says how likely each page was",
             )
-        if not len(spool.of(TRAIN)):
+        if not spool.parts[TRAIN].visits:
             waiting = f"; {filled.told.waiting} go on, or their reward windows do" if filled.told.waiting else ""
             raise InputError(f"empty log to train on: no session has ended that teaches{waiting}", hint="widen --log")
         if filled.largest > LARGEST:
@@ -260,17 +261,16 @@ class _Training:
 
     def _climb(self, spool: Spool, reader: Trained, filler: Filler) -> Climbed:
         start = reader.parameters_of(filler.arms)
-        self.values = fitted(spool, spool.of(TRAIN), gamma=self.options.gamma, arms=len(filler.arms))
-        judge = self._judge_of(spool, reader.policy, TUNE, start)
-        return Climber(spool, reader.policy, self.options).climb(start, judge, progress=self._epoch)
+        self.values = fitted(spool.parts[TRAIN], gamma=self.options.gamma, arms=len(filler.arms))
+        judge = self._judge_of(spool.parts[TUNE], reader.policy, start, most=CHOOSING)
+        with closing(Climber(spool.parts[TRAIN], reader.policy, self.options)) as climber:
+            spool.parts[TRAIN].close()
+            return climber.climb(start, judge, progress=self._epoch)
 
-    def _judge_of(self, spool: Spool, policy: Gradient, split: int, against: Parameters) -> Judge | None:
-        mine = spool.of(split)
-        if split == TUNE:
-            mine = mine[:CHOOSING]
-        if not len(mine):
+    def _judge_of(self, part: Part, policy: Gradient, against: Parameters, most: int | None = None) -> Judge | None:
+        if not part.visits:
             return None
-        return Judge(spool, policy, mine, against, gamma=self.options.gamma, values=self.values)
+        return Judge(part, policy, against, gamma=self.options.gamma, values=self.values, most=most)
 
     def _epoch(self, point: Epoch) -> None:
         self.lease.renew()
@@ -282,7 +282,7 @@ class _Training:
         self, spool: Spool, policy: Gradient, climbed: Climbed, live: Version, held: Parameters, looks: int
     ) -> _Gate | None:
         """The gate's one look at this candidate; none where nothing speaks for it, or there is nothing to look at."""
-        judge = self._judge_of(spool, policy, GATE, held)
+        judge = self._judge_of(spool.parts[GATE], policy, held)
         if judge is None or (self.request.promote == "if-better" and not climbed.promising):
             return None
         alpha = gates.alpha(looks + 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ import pytest
 from rlrec.app.training import spool as spooling
 from rlrec.app.training.spool import Case, Rows, Spool
 
-RAGGED = ("decision", "slot", "arm")
+SPLITS = (0, 1, 2)
 
 
 def rows(n: int, *, seed: int = 1, width: int = 3) -> Rows:
@@ -49,34 +49,30 @@ def every(found: Rows) -> list[list[object]]:
     return [visit(found, place) for place in range(len(found))]
 
 
+def read(spool: Spool, split: int, *, size: int = 7) -> list[list[object]]:
+    """The visits of a split, and the sets that they lie in."""
+    spool.arrange(dict.fromkeys(SPLITS, size))
+    return [one for found in spool.parts[split].sets() for one in every(found)]
+
+
 @pytest.fixture
 def spool() -> Iterator[Spool]:
     with closing(Spool()) as made:
         yield made
 
 
-@pytest.mark.parametrize("moved", [1, 7, 5_000])
-def test_what_was_written_is_read(spool: Spool, monkeypatch: pytest.MonkeyPatch, moved: int) -> None:
-    """Whole, whatever number of visits is moved at a time."""
-    monkeypatch.setattr(spooling, "MOVED", moved)
+@pytest.mark.parametrize("size", [1, 7, 5_000])
+def test_what_was_written_is_read(spool: Spool, size: int) -> None:
+    """Whole, by split and name, whatever the size of a set."""
     parts = [rows(20, seed=1), rows(1, seed=2), rows(30, seed=3)]
     for part in parts:
         spool.add(part)
-    found = spool.read(np.arange(51))
-    assert sorted(every(found), key=str) == sorted((one for part in parts for one in every(part)), key=str)
+    spool.arrange(dict.fromkeys(SPLITS, size))
+    found = [visit for split in SPLITS for one in spool.parts[split].sets() for visit in every(one)]
+    assert found == sorted((one for part in parts for one in every(part)), key=lambda visit: (visit[1], visit[0]))
     assert {one.name for one in fields(Rows)} == {
         name for names in (spooling.VISIT, spooling.DECISION, spooling.SLOT, spooling.ARM) for name in names
     }
-
-
-def test_visits_lie_by_split_and_name(spool: Spool) -> None:
-    spool.add(rows(50))
-    name, split = spool.index()[:2]
-    order = list(zip(split.tolist(), name.view(np.uint64).tolist(), strict=True))
-    assert order == sorted(order)
-    assert (spool.read(spool.of(1)).split == 1).all()
-    assert len(spool.of(0, 2)) == len(spool.of(0)) + len(spool.of(2))
-    assert spool.decisions(spool.of(0, 1, 2)) == int(rows(50).length.sum())
 
 
 def test_the_order_of_writing_makes_no_difference(spool: Spool) -> None:
@@ -86,48 +82,65 @@ def test_the_order_of_writing_makes_no_difference(spool: Spool) -> None:
             spool.add(part)
         for part in parts[::-1]:
             other.add(part)
-        assert every(spool.read(np.arange(50))) == every(other.read(np.arange(50)))
-
-
-def test_some_visits_are_read_in_the_order_given(spool: Spool) -> None:
-    spool.add(rows(30))
-    whole = every(spool.read(np.arange(30)))
-    for wanted in ([7], [3, 4, 5], [29, 0, 12], [5, 5]):
-        assert every(spool.read(np.array(wanted))) == [whole[place] for place in wanted]
-
-
-def test_more_can_be_written_after_reading(spool: Spool) -> None:
-    spool.add(rows(10, seed=1))
-    before = every(spool.read(np.arange(10)))
-    spool.add(rows(10, seed=2))
-    after = every(spool.read(np.arange(20)))
-    assert len(after) == 20
-    assert all(one in after for one in before)
+        assert read(spool, 1) == read(other, 1)
 
 
 @pytest.mark.parametrize(("size", "sizes"), [(100, [23]), (23, [23]), (12, [12, 11]), (10, [8, 8, 7]), (1, [1] * 23)])
 def test_sets_are_of_about_one_size(spool: Spool, size: int, sizes: list[int]) -> None:
-    spool.add(rows(23))
-    found = list(spool.sets(np.arange(23), size=size))
-    assert [len(one) for one in found] == sizes
-    assert np.concatenate(found).tolist() == list(range(23))
+    spool.add(replace(rows(23), split=np.zeros(23, np.int64)))
+    spool.arrange({0: size})
+    assert [len(one) for one in spool.parts[0].sets()] == sizes
+    assert spool.parts[0].visits == 23
+
+
+def test_the_first_sets_alone_are_read_on_demand(spool: Spool) -> None:
+    spool.add(rows(60))
+    spool.arrange({0: 5})
+    whole = [every(one) for one in spool.parts[0].sets()]
+    sizes = np.cumsum([len(one) for one in whole])
+    for most in (1, 5, 9, 11, 1_000):
+        some = [every(one) for one in spool.parts[0].sets(most)]
+        assert some == whole[: max(1, int((sizes <= most).sum()))]
+
+
+def test_a_part_knows_its_longest_visit_and_whether_clusters_come_back(spool: Spool) -> None:
+    alone = rows(40)
+    spool.add(alone)
+    spool.arrange({0: 5})
+    assert spool.parts[0].longest == int(alone.length[alone.split == 0].max())
+    assert not spool.parts[0].spanning
+    with closing(Spool()) as other:
+        other.add(alone)
+        other.add(alone)
+        other.arrange({0: 5})
+        assert other.parts[0].spanning
 
 
 def test_nothing_written_is_nothing_read(spool: Spool) -> None:
-    assert len(spool.of(0, 1, 2)) == 0
-    assert list(spool.sets(spool.of(0), size=5)) == []
+    assert read(spool, 0) == []
+    assert [spool.parts[split].visits for split in SPLITS] == [0, 0, 0]
 
 
 def test_states_without_features_or_memories(spool: Spool) -> None:
     spool.add(rows(9, width=0))
-    assert spool.read(np.arange(9)).state().x.shape == (int(rows(9).length.sum()), 0)
+    spool.arrange({0: 9})
+    (found,) = spool.parts[0].sets()
+    assert found.state().x.shape == (int(found.length.sum()), 0)
+
+
+def test_what_is_read_stays_as_it_was_written(spool: Spool) -> None:
+    spool.add(rows(9))
+    spool.arrange({0: 9})
+    (found,) = spool.parts[0].sets()
+    with pytest.raises(ValueError, match="read-only"):
+        found.x[:] = 0
 
 
 def test_its_files_have_no_name_and_go_with_it() -> None:
     before = len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else 0
     with closing(Spool()) as made:
         made.add(rows(9))
-        made.read(np.arange(9))
+        assert read(made, 0)
     after = len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else 0
     assert after == before
 

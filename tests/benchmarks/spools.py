@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from rlrec.app.train import CHOOSING
 from rlrec.app.training.climbing import GATE, TRAIN, TUNE, Climbed, Climber, Options
-from rlrec.app.training.judging import Judge, fitted
+from rlrec.app.training.judging import VISITS, Judge, fitted
 from rlrec.app.training.spool import Case, Rows, Spool
 from rlrec.ope.paired import Difference
 from rlrec.policy import reinforce
@@ -185,13 +187,14 @@ class Night:
 
     climbed: Climbed
     judge: Judge
+    spool: Spool
 
     def gain(self, alpha: float) -> Difference:
         return self.judge.judged(self.climbed.parameters, alpha=alpha)[2]
 
     def close(self) -> None:
         """Give back what the log took of the disk."""
-        self.judge.spool.close()
+        self.spool.close()
 
 
 def night(
@@ -204,8 +207,10 @@ def night(
 ) -> Night:
     """What `train-pg` does with a log: it climbs from `start`, which is live if nothing else is."""
     arms, gamma = len(start["bias"]), options.gamma
-    values = fitted(spool, spool.of(TRAIN), gamma=gamma, arms=arms)
+    spool.arrange({TRAIN: options.visits, TUNE: VISITS, GATE: VISITS})
+    values = fitted(spool.parts[TRAIN], gamma=gamma, arms=arms)
     asked: dict[str, Any] = {"gamma": gamma, "values": values}
-    tune = Judge(spool, kind, spool.of(TUNE), start, **asked)
-    climbed = Climber(spool, kind, options).climb(start, tune)
-    return Night(climbed, Judge(spool, kind, spool.of(GATE), start if live is None else live, **asked))
+    tune = Judge(spool.parts[TUNE], kind, start, most=CHOOSING, **asked)
+    with closing(Climber(spool.parts[TRAIN], kind, options)) as climber:
+        climbed = climber.climb(start, tune)
+    return Night(climbed, Judge(spool.parts[GATE], kind, start if live is None else live, **asked), spool)

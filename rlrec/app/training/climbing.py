@@ -10,11 +10,12 @@ import numpy as np
 
 from rlrec.app.designs import Ids
 from rlrec.app.training.judging import Judge
-from rlrec.app.training.spool import Case, Rows, Spool
+from rlrec.app.training.sets import Sets
+from rlrec.app.training.spool import Case, Part, Rows
 from rlrec.ope.base import distinct
 from rlrec.policy import baseline, reinforce, returns
 from rlrec.policy.baseline import ValueSums
-from rlrec.policy.gradient import Gradient, Parameters
+from rlrec.policy.gradient import Gradient, Parameters, State
 from rlrec.policy.reinforce import Adam, Objective, Pages
 from rlrec.policy.scores import Array
 
@@ -87,23 +88,29 @@ class Climbed:
 
 
 class Climber:
-    """One training on one spool."""
+    """One training on the visits that teach."""
 
-    def __init__(self, spool: Spool, policy: Gradient, options: Options) -> None:
-        self.spool, self.policy, self.options = spool, policy, options
-        self.train = spool.of(TRAIN)
+    def __init__(self, train: Part, policy: Gradient, options: Options) -> None:
+        self.policy, self.options = policy, options
         self._potential = self._weights(options.shaping)
-        self._prepare()
+        self._prepare(train)
+        self._lessons = Lessons(train.cases)
+        for rows in train.sets():
+            self._lessons.add(self.pages(rows, train.cases))
+
+    def close(self) -> None:
+        """Give back what the lessons took of the disk."""
+        self._lessons.close()
 
     def _weights(self, shaping: dict[str, float]) -> Array:
         return np.array([shaping.get(name, 0.0) for name in self.policy.names])
 
-    def _prepare(self) -> None:
+    def _prepare(self, train: Part) -> None:
         """What baselines need to know of the whole log that teaches."""
         total, count = 0.0, 0
         sums: ValueSums | None = None
         if self.options.baseline in ("mean", "value"):
-            for rows in self._sets():
+            for rows in train.sets():
                 gained = self._returns(rows)
                 total, count = total + float(gained.sum()), count + len(gained)
                 if self.options.baseline == "value":
@@ -112,8 +119,12 @@ class Climber:
         self._mean = total / max(1, count)
         self._value = None if sums is None else baseline.fitted(sums)
 
-    def _sets(self) -> Iterator[Rows]:
-        return (self.spool.read(one) for one in self.spool.sets(self.train, size=self.options.visits))
+    def pages(self, rows: Rows, cases: list[Case]) -> Iterator[tuple[int, Pages]]:
+        """What some visits teach, whatever the parameters are."""
+        gained = self._returns(rows)
+        step = returns.steps(rows.start)
+        scale: Array = np.power(self.options.gamma, step) if self.options.discounted else np.ones(len(step))
+        return grouped(rows, cases, gained - self._baseline(rows, gained), gained, scale, slots=bool(self.options.top))
 
     def _fold(self, rows: Rows) -> Ids:
         """Which half the cluster of each decision belongs to."""
@@ -156,20 +167,16 @@ class Climber:
 
     def _epoch(self, now: Parameters, adam: Adam) -> tuple[Parameters, Adam, reinforce.Sums]:
         total = reinforce.nothing(now)
-        for rows in self._sets():
-            found = self.step(now, rows)
+        for lesson in self._lessons:
+            found = self.step(now, lesson)
             now, adam = adam.step(now, found.mean, rate=self.options.rate)
             total = total + found
         return now, adam, total
 
-    def step(self, now: Parameters, rows: Rows) -> reinforce.Sums:
+    def step(self, now: Parameters, lesson: list[Pages]) -> reinforce.Sums:
         """The fold of one set of visits: what it says of the gradient."""
-        gained = self._returns(rows)
-        gain = gained - self._baseline(rows, gained)
-        step = returns.steps(rows.start)
-        scale: Array = np.power(self.options.gamma, step) if self.options.discounted else np.ones(len(step))
         total = reinforce.nothing(now)
-        for pages in grouped(rows, self.spool.cases, gain, gained, scale, slots=bool(self.options.top)):
+        for pages in lesson:
             total = total + reinforce.sums(self.policy, now, pages, self.options.objective)
         return total
 
@@ -183,27 +190,64 @@ class Climber:
         )
 
 
+class Lessons:
+    """What sets of visits teach, as it is folded in every epoch: worked out once, and kept on disk."""
+
+    def __init__(self, cases: list[Case]) -> None:
+        self.cases = cases
+        self._pages = Sets()
+        self._told = list[list[int]]()  # of each lesson the case of each of its groups of pages
+
+    def __iter__(self) -> Iterator[list[Pages]]:
+        number = 0
+        for told in self._told:
+            yield [self._read(number + place, self.cases[case]) for place, case in enumerate(told)]
+            number += len(told)
+
+    def close(self) -> None:
+        """Let the file go."""
+        self._pages.close()
+
+    def add(self, groups: Iterator[tuple[int, Pages]]) -> None:
+        """One more lesson: pages, group by group, and the number of the case of each."""
+        told = []
+        for case, pages in groups:
+            state = {name: getattr(pages.state, name) for name in STATE}
+            self._pages.add(state | {name: getattr(pages, name) for name in PAGES})
+            told.append(case)
+        self._told.append(told)
+
+    def _read(self, number: int, case: Case) -> Pages:
+        found = self._pages.read(number)
+        state = State(*(found.pop(name) for name in STATE))
+        return Pages(state=state, places=case.places, described=case.described, **found)
+
+
+STATE = ("x", "row", "arm", "own")
+PAGES = ("shown", "log_propensity", "gain", "raw", "scale")
+
+
 def grouped(
     rows: Rows, cases: list[Case], gain: Array, raw: Array, scale: Array, *, slots: bool = False
-) -> Iterator[Pages]:
-    """Decisions by case and length of page, as the fold takes them. slots: every slot for itself: it earns its own
-    reward, and what comes after its page."""
+) -> Iterator[tuple[int, Pages]]:
+    """Decisions by case (whose number comes with them) and length of page, as the fold takes them. slots: every slot
+    for itself: it earns its own reward, and what comes after its page."""
     state, first = rows.state(), rows.first
     kinds, which = distinct(rows.case, rows.size)
-    called = [(cases[int(rows.case[row])], int(rows.size[row])) for row in kinds.tolist()]
-    for kind in sorted(range(len(called)), key=lambda kind: (called[kind][0].name, called[kind][1])):
+    called = [(int(rows.case[row]), int(rows.size[row])) for row in kinds.tolist()]
+    for kind in sorted(range(len(called)), key=lambda kind: (cases[called[kind][0]].name, called[kind][1])):
         mine = np.flatnonzero(which == kind)
-        case, size = called[kind]
+        number, size = called[kind]
         shown = first[mine][:, None] + np.arange(size)
         slot = rows.earned[shown] - rows.reward[mine][:, None] if slots else None
-        whole = len(mine) == len(rows.case)
-        yield Pages(
-            state=state if whole else state.take(mine),
-            places=case.places,
-            described=case.described,
+        pages = Pages(
+            state=state.take(mine),
+            places=cases[number].places,
+            described=cases[number].described,
             shown=rows.shown[shown],
             log_propensity=rows.log_propensity[mine] if slot is None else rows.logged[shown],
             gain=gain[mine] if slot is None else gain[mine][:, None] + slot,
             raw=raw[mine] if slot is None else raw[mine][:, None] + slot,
             scale=scale[mine],
         )
+        yield number, pages

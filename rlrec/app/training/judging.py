@@ -9,7 +9,7 @@ import numpy as np
 
 from rlrec import ope
 from rlrec.app.designs import Ids
-from rlrec.app.training.spool import Case, Rows, Spool
+from rlrec.app.training.spool import Case, Part, Rows
 from rlrec.app.valuing import Decisions, Fitting, Shown, Values
 from rlrec.ope.base import distinct
 from rlrec.ope.estimate import Estimate
@@ -21,18 +21,16 @@ from rlrec.policy.gradient import Gradient, Parameters, State
 from rlrec.policy.scores import Array
 
 ESTIMATOR = "wdr"
-VISITS = 2_000  # that are read at a time
-CELLS = 1 << 17  # scores that are worked out at a time: what follows from them stays near the processor
-TOLD = 5_000  # decisions, of those read first, by which entropy and KL are told
+VISITS = 500  # in a set of those that judge
+CELLS = 1 << 19  # scores that are worked out at a time: what follows from them stays near the processor
 FEW = 50  # replicates of an interval that nobody looks at
 
 
-def fitted(spool: Spool, visits: Ids, *, gamma: float, arms: int) -> Values:
-    """The model of returns by the visits given."""
+def fitted(part: Part, *, gamma: float, arms: int) -> Values:
+    """The model of returns by some visits."""
     total: Fitting | None = None
-    for one in spool.sets(visits, size=VISITS):
-        rows = spool.read(one)
-        told = Fitting.of(_decisions(rows, spool.cases), rows.reward, gamma=gamma, arms=arms)
+    for rows in part.sets():
+        told = Fitting.of(_decisions(rows, part.cases), rows.reward, gamma=gamma, arms=arms)
         total = told if total is None else total + told
     assert total is not None
     return total.finish()
@@ -54,14 +52,13 @@ class Judge:
     """What some visits say of parameters, beside those that they are held against."""
 
     def __init__(
-        self, spool: Spool, policy: Gradient, visits: Ids, against: Parameters, *, gamma: float, values: Values
-    ) -> None:
-        self.spool, self.policy, self.visits, self.against, self.values = spool, policy, visits, against, values
-        horizon = int(spool.index()[3][visits].max(initial=1))
-        cluster = spool.index()[2][visits]
-        spanning = len(np.unique(cluster)) < len(cluster)
+        self, part: Part, policy: Gradient, against: Parameters, *, gamma: float, values: Values,
+        most: int | None = None,
+    ) -> None:  # fmt: skip
+        """most: visits, the first ones, that are asked."""
+        self.part, self.policy, self.against, self.values, self.most = part, policy, against, values, most
         asked = ope.parse(ESTIMATOR).sessions
-        self.fold = SessionFold(estimators=asked, gamma=gamma, horizon=horizon, spanning=spanning)
+        self.fold = SessionFold(estimators=asked, gamma=gamma, horizon=part.longest, spanning=part.spanning)
         self._known = self._stat(against)
 
     def point(self, parameters: Parameters, *, z: float) -> dict[str, Any]:
@@ -90,15 +87,15 @@ class Judge:
     def _stat(self, parameters: Parameters) -> SessionStat:
         """The fold over the visits."""
         total: SessionStat | None = None
-        for one in self.spool.sets(self.visits, size=VISITS):
-            told = self.fold.stat(self._batch(self.spool.read(one), parameters))
+        for rows in self.part.sets(self.most):
+            told = self.fold.stat(self._batch(rows, parameters))
             total = told if total is None else total + told
         assert total is not None
         return total
 
     def _batch(self, rows: Rows, parameters: Parameters) -> VisitBatch:
         """Visits as the parameters see them."""
-        decisions, log_joint = _decisions(rows, self.spool.cases), np.empty(len(rows.case))
+        decisions, log_joint = _decisions(rows, self.part.cases), np.empty(len(rows.case))
         expected = self.values.expected(decisions, self._shown(rows, parameters, log_joint))
         return VisitBatch(
             start=rows.start, reward=rows.reward, log_ratio=log_joint - rows.log_propensity, cluster=rows.cluster,
@@ -127,7 +124,7 @@ class Judge:
         state = rows.state()
         kinds, which = distinct(rows.case, rows.size)
         for kind, row in enumerate(kinds.tolist()):
-            case, alike = self.spool.cases[int(rows.case[row])], np.flatnonzero(which == kind)
+            case, alike = self.part.cases[int(rows.case[row])], np.flatnonzero(which == kind)
             its = state if len(alike) == len(state) else state.take(alike)
             step = max(1, CELLS // len(case.places))
             for start in range(0, len(alike), step):
@@ -135,11 +132,9 @@ class Judge:
                 yield case, int(rows.size[row]), mine, its.between(start, start + step)
 
     def _apart(self, parameters: Parameters) -> tuple[float, float]:
-        """Mean entropy of the parameters, and mean KL(against || parameters), in nats, on some of the visits."""
-        ends = np.cumsum(self.spool.index()[3][self.visits])
-        some = self.visits[: 1 + int(np.searchsorted(ends, TOLD))]
+        """Mean entropy of the parameters, and mean KL(against || parameters), in nats, on the first set of visits."""
         sums = np.zeros(3)
-        for case, _, mine, state in self._portions(self.spool.read(some)):
+        for case, _, mine, state in self._portions(next(self.part.sets())):
             old, new = (
                 reinforce.chances(self._score(one, case, state), **self._served) for one in (self.against, parameters)
             )

@@ -1,0 +1,105 @@
+"""Sets of arrays in a file without a name: written once, then read as often as training needs them.
+
+What is read is a view of the file: nothing is copied, it counts as memory while it is in use and no longer, and it goes
+with the process."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from array import array
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rlrec.app.designs import Ids
+
+ALIGNED = 64  # bytes; arrays begin at multiples of it
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+class Sets:
+    """Numbered sets of arrays, all with the same names, types and numbers of dimensions as the first."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile(prefix="rlrec-")  # noqa: SIM115 (it lives as long as the sets)
+        self._ends = array("q", [0])
+        self._kinds: list[tuple[str, np.dtype[Any], int]] = []
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def close(self) -> None:
+        """Let the file go."""
+        self._file.close()
+
+    def add(self, arrays: Arrays) -> None:
+        """Write one more: its shapes, then its arrays."""
+        if not self._kinds:
+            self._kinds = [(name, one.dtype, one.ndim) for name, one in arrays.items()]
+        shapes = np.array([length for one in arrays.values() for length in one.shape], np.int64)
+        parts = [_padded(one) for one in (shapes, *arrays.values())]
+        self._file.write(b"".join(parts))
+        self._file.flush()
+        self._ends.append(self._ends[-1] + sum(map(len, parts)))
+
+    def read(self, number: int) -> dict[str, npt.NDArray[Any]]:
+        """The arrays of one, which cannot be written to."""
+        held, at = mapped(self._file.fileno(), self._ends[number], self._ends[number + 1])
+        shapes = np.frombuffer(held, np.int64, sum(ndim for *_, ndim in self._kinds), at).tolist()
+        at += _up(8 * len(shapes))
+        found: dict[str, npt.NDArray[Any]] = {}
+        for name, kind, ndim in self._kinds:
+            shape, shapes = shapes[:ndim], shapes[ndim:]
+            count = int(np.prod(shape))
+            found[name] = np.frombuffer(held, kind, count, at).reshape(shape)
+            at += _up(count * kind.itemsize)
+        return found
+
+
+def mapped(file: int, start: int, end: int) -> tuple[mmap.mmap, int]:
+    """The bytes of a file from start to before end, which must not be none, and where in the map they begin."""
+    before = start % mmap.ALLOCATIONGRANULARITY
+    return mmap.mmap(file, end - start + before, access=mmap.ACCESS_READ, offset=start - before), before
+
+
+def _padded(one: npt.NDArray[Any]) -> bytes:
+    told = one.tobytes()
+    return told + bytes(_up(len(told)) - len(told))
+
+
+def _up(length: int) -> int:
+    return -(-length // ALIGNED) * ALIGNED
+
+
+class Table:
+    """Rows of several columns in a file without a name: appended, then gathered in any order."""
+
+    def __init__(self, columns: Arrays) -> None:
+        """columns: of the names, types and widths that all rows have; the rows themselves are not taken."""
+        self._file = tempfile.TemporaryFile(prefix="rlrec-")  # noqa: SIM115 (it lives as long as the table)
+        self._kind = np.dtype([(name, one.dtype, one.shape[1:]) for name, one in columns.items()])
+
+    def close(self) -> None:
+        """Let the file go."""
+        self._file.close()
+
+    def append(self, columns: Arrays) -> None:
+        """Write some more rows."""
+        length = len(next(iter(columns.values())))
+        rows = np.empty(length, self._kind)
+        for name, values in columns.items():
+            rows[name] = values
+        self._file.write(rows.tobytes())
+
+    def gather(self, begins: Ids, lengths: Ids) -> dict[str, npt.NDArray[Any]]:
+        """Runs of rows, end to end, column by column. They are read, for a map would hold what lies around them too."""
+        self._file.flush()
+        file, wide = self._file.fileno(), self._kind.itemsize
+        runs = zip((begins * wide).tolist(), (lengths * wide).tolist(), strict=True)
+        found = np.frombuffer(b"".join([os.pread(file, length, begin) for begin, length in runs]), self._kind)
+        return {name: np.ascontiguousarray(found[name]) for name in self._kind.names or ()}
