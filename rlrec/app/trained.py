@@ -12,7 +12,7 @@ import numpy as np
 from rlrec.app import designs
 from rlrec.app.designs import Described, Ids
 from rlrec.ope.base import distinct
-from rlrec.policy.gradient import Gradient, Parameters, State
+from rlrec.policy.gradient import OF_ARM, Gradient, Parameters, State
 from rlrec.policy.history import History
 from rlrec.policy.scores import Array
 from rlrec.records import Version
@@ -54,7 +54,7 @@ class Trained:
         place = np.minimum(np.searchsorted(self.arms, arms), max(0, len(self.arms) - 1))
         known = self.arms[place] == arms if len(self.arms) else np.zeros(len(arms), np.bool_)
         found = dict(self.parameters)
-        for name in ("bias", "linear", "own"):
+        for name in OF_ARM:
             values = np.zeros((len(arms), *self.parameters[name].shape[1:]))
             values[known] = self.parameters[name][place[known]]
             found[name] = values

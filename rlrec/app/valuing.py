@@ -111,15 +111,17 @@ class Values:
         """Mean value under a target, (n,), by its probabilities at position 1."""
         n = len(decisions.top)
         chance, effect, fold = np.zeros(len(decisions.row)), np.zeros(n), self.ridge.fold(decisions.clusters)
-        ends, place = np.searchsorted(decisions.row, np.arange(n + 1)), np.empty(self.ridge.arms, np.int64)
+        remembered, place = np.bincount(decisions.row, minlength=n), np.empty(self.ridge.arms, np.int64)
+        begins = np.cumsum(remembered) - remembered
         for one in shown:
-            effects = self.model.effects[:, one.places]
+            effects = self.model.effects[:, one.places].astype(one.share.dtype)
             effect[one.rows] = (one.share @ effects.T)[one.case, fold[one.rows]]
-            counts = ends[one.rows + 1] - ends[one.rows]
-            entries = np.repeat(ends[one.rows] - np.cumsum(counts) + counts, counts) + np.arange(int(counts.sum()))
+            counts = remembered[one.rows]
+            entries = np.repeat(begins[one.rows] - np.cumsum(counts) + counts, counts) + np.arange(int(counts.sum()))
             place.fill(-1)
             place[one.places] = np.arange(len(one.places))
             at = place[decisions.arm[entries]]
-            chance[entries] = np.where(at >= 0, one.share[np.repeat(one.case, counts), at], 0.0)
+            cells = np.repeat(one.case, counts) * one.share.shape[1] + at
+            chance[entries] = np.where(at >= 0, one.share.reshape(-1)[cells], 0.0)
         own = [np.bincount(decisions.row, weights=chance * column, minlength=n) for column in decisions.own.T]
         return effect + self._offset(decisions, np.column_stack(own))[0]

@@ -196,13 +196,10 @@ class Gradient:
 
     def scores_of(self, parameters: Parameters, state: State, *, arms: Ids, described: Array) -> Array:
         """Noiseless score of m arms in n states, (n, m). arms (m,): ascending ids; described (m, p): their features."""
-        weights, bias, own = (part.astype(state.x.dtype, copy=False) for part in self.effective(parameters, described))
-        found: Array = state.x @ weights.T + bias
         place = np.minimum(np.searchsorted(arms, state.arm), len(arms) - 1)
         known = arms[place] == state.arm
-        row, place = state.row[known], place[known]
-        found[row, place] += np.einsum("eh,eh->e", state.own[known], own[place])
-        return found
+        placed = State(state.x, state.row[known], place[known], state.own[known])
+        return scored(self.effective(parameters, described), placed)
 
     def noisy(self, score: Array) -> Scores:
         """The distribution that scores (..., m) make."""
@@ -243,6 +240,18 @@ class Gradient:
     def features(self) -> tuple[str, ...]:
         """Names of the columns of `weights`."""
         return ("bias", *self.names, *(f"own:{name}" for name in OWN))
+
+
+def scored(effective: tuple[Array, Array, Array], state: State) -> Array:
+    """Noiseless score of m arms in n states, (n, m), by what `Gradient.effective` gives; arms of the states are places
+    among the m."""
+    weights, bias, own = (part.astype(state.x.dtype, copy=False) for part in effective)
+    found: Array = state.x @ weights.T
+    if bias.any():
+        found += bias
+    cells = state.row * len(weights) + state.arm  # in one row of all: half the time
+    found.reshape(-1)[cells] += np.einsum("eh,eh->e", state.own, own.take(state.arm, axis=0))
+    return found
 
 
 def own_of(history: History, faded: Array) -> tuple[Index, Ids, Array]:

@@ -104,8 +104,12 @@ def softmax(score: Array, *, temperature: float = 1.0) -> Array:
 
     temperature 0: the best score of a row, equal bests share."""
     away = score - score.max(axis=1, keepdims=True)
-    weight = np.exp(away / temperature) if temperature else (away == 0).astype(away.dtype)
-    return np.asarray(weight / weight.sum(axis=1, keepdims=True))
+    if temperature == 0:
+        weight = (away == 0).astype(away.dtype)
+    else:
+        weight = np.exp(away if temperature == 1 else away / temperature, out=away)
+    weight /= weight.sum(axis=1, keepdims=True)
+    return np.asarray(weight)
 
 
 def remaining(score: Array, slates: Index, *, temperature: float = 1.0) -> Iterator[Array]:

@@ -9,13 +9,13 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from rlrec.policy.gradient import Gradient, Parameters, State
+from rlrec.policy.gradient import OF_ARM, Gradient, Parameters, State, scored
 from rlrec.policy.plackett_luce import remaining, softmax
 from rlrec.policy.scores import Array, Index
 
 CELLS = 1 << 19  # scores at a time: few enough to stay near the processor, and so many that each call is worth it
 HIGHEST = 700.0  # log of a weight that is cut to stay finite
-LEAST = 1e-17  # raised scores of a row, beside the best of its chunk, that still have all their digits
+BELOW = 36.0  # scores are raised beside one this much below the best of a chunk: their squares stay finite in float32
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -109,7 +109,7 @@ def nothing(parameters: Parameters) -> Sums:
 def sums(policy: Gradient, parameters: Parameters, pages: Pages, objective: Objective) -> Sums:
     """What some pages say of the gradient. Source: Williams 1992 (REINFORCE); weights and the top-K factor after Chen
     et al. 2019; pages by the exact Plackett-Luce joint with a floor, own derivation."""
-    held = {name: values[pages.places] for name, values in parameters.items() if name in ("bias", "linear", "own")}
+    held = {name: values[pages.places] for name, values in parameters.items() if name in OF_ARM}
     weights, bias, own = policy.effective({**parameters, **held}, pages.described)
     if policy.design.context.intercept:  # what is 1 in every state takes the biases along
         weights[:, 0] += bias
@@ -147,7 +147,7 @@ def _spread(gradient: Parameters, parameters: Parameters, pages: Pages) -> Param
     """Gradients by the arms of the pages as gradients of all arms."""
     found = {}
     for name, values in gradient.items():
-        if name in ("bias", "linear", "own"):
+        if name in OF_ARM:
             found[name] = np.zeros_like(parameters[name])
             found[name][pages.places] = values
         else:
@@ -191,36 +191,33 @@ class _Part:
             self.state.row * m + self.state.arm,
             self.shown + (np.arange(len(self.shown)) * m)[:, None],
         )
-        self._raise(tuple(part.astype(self.state.x.dtype, copy=False) for part in effective))
+        self._raise(effective)
         self.best = self.raised.reshape(-1)[self.at].astype(np.float64)
         self.squares = np.einsum("nm,nm->n", self.raised, self.raised).astype(np.float64)
 
-    def _raise(self, effective: tuple[Array, ...]) -> None:
-        """All beside the best of the chunk, which spares a pass; or where a row is far below that, beside its own."""
-        logits = self._logits(effective)
-        logits -= logits.max(initial=0.0)
-        self._raise_from(logits)
-        if self.total.min(initial=1.0) < LEAST:
-            logits = self._logits(effective)
+    def _raise(self, effective: tuple[Array, Array, Array]) -> None:
+        """All rows beside one score, which spares a pass; those that are too far below it beside their own best.
+
+        Without entropy to climb, nobody needs the logits afterwards."""
+        logits = self._logits(effective, self.state)
+        logits -= logits.max() - BELOW
+        self.logits, self.raised = logits, np.exp(logits, out=None if self.objective.entropy else logits)
+        self.total = self._totals(self.raised)
+        far = np.flatnonzero(self.total < np.exp(-BELOW))
+        if len(far):
+            logits = self._logits(effective, self.state.take(far))
             logits -= logits.max(axis=1, keepdims=True)
-            self._raise_from(logits)
+            self.logits[far] = logits
+            self.raised[far] = raised = np.exp(logits)
+            self.total[far] = self._totals(raised)
 
-    def _raise_from(self, logits: Array) -> None:
-        """Without entropy to climb, nobody needs the logits any more."""
-        self.logits = logits
-        self.raised = raised = np.exp(logits, out=None if self.objective.entropy else logits)
+    def _totals(self, raised: Array) -> Array:
         if self.shown.shape[1] > 1:  # what is left below the first position is a difference
-            self.total = raised.sum(axis=1, dtype=np.float64)
-        else:
-            self.total = (raised @ np.ones(raised.shape[1], raised.dtype)).astype(np.float64)
+            return np.asarray(raised.sum(axis=1, dtype=np.float64))
+        return np.asarray(raised @ np.ones(raised.shape[1], raised.dtype), np.float64)
 
-    def _logits(self, effective: tuple[Array, ...]) -> Array:
-        weights, bias, own = effective
-        logits: Array = self.state.x @ weights.T
-        if bias.any():
-            logits += bias
-        flat = logits.reshape(-1)  # places in one row of all: half the time
-        flat[self.cells] += np.einsum("eh,eh->e", self.state.own, own.take(self.state.arm, axis=0))
+    def _logits(self, effective: tuple[Array, Array, Array], state: State) -> Array:
+        logits = scored(effective, state)
         if self.temperature != 1.0:
             logits /= self.temperature
         return logits
@@ -326,7 +323,10 @@ def log_joint(score: Array, shown: Index, *, temperature: float, floor: float) -
 
 def chances(score: Array, *, temperature: float, floor: float) -> Array:
     """Probability of each arm at position 1, (n, m), by scores (n, m); rows sum to 1."""
-    found: Array = (1 - floor) * softmax(score, temperature=temperature) + floor / score.shape[1]
+    found = softmax(score, temperature=temperature)
+    if floor:
+        found *= 1 - floor
+        found += floor / score.shape[1]
     return found
 
 

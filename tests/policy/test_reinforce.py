@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import reduce
 from itertools import permutations
 
 import numpy as np
@@ -13,8 +14,8 @@ from rlrec.policy.design import Design
 from rlrec.policy.encoder import Encoder
 from rlrec.policy.fields import Number, Vector
 from rlrec.policy.gradient import BILINEAR, Gradient, Parameters, State
-from rlrec.policy.reinforce import Adam, Objective, Pages
-from rlrec.policy.scores import Array
+from rlrec.policy.reinforce import Adam, Objective, Pages, Sums
+from rlrec.policy.scores import Array, Index
 
 DESIGN = Design(context=Encoder([Number("hour")]), arm=Encoder([Vector("taste", 2)]))
 
@@ -43,6 +44,11 @@ def random_pages(kind: Gradient, *, n: int = 40, m: int = 5, size: int = 1, seed
         state=random_state(kind, n, m, rng), places=np.array([0, 2, 3, 5, 6])[:m], described=rng.normal(size=(m, 3)),
         shown=shown, log_propensity=-rng.uniform(0.5, 3, n), gain=gain, raw=gain + 1, scale=rng.uniform(0.5, 1, n),
     )  # fmt: skip
+
+
+def rows_of(pages: Pages, rows: Index) -> Pages:
+    cut = ("shown", "log_propensity", "gain", "raw", "scale")
+    return replace(pages, state=pages.state.take(rows), **{name: getattr(pages, name)[rows] for name in cut})
 
 
 def score(kind: Gradient, parameters: Parameters, pages: Pages) -> Array:
@@ -86,16 +92,32 @@ def test_the_gradient_equals_finite_differences(model: str, size: int) -> None:
 def test_sums_of_two_batches_add_up_to_those_of_both() -> None:
     kind = policy(floor=0.05)
     pages, parameters = random_pages(kind, n=60), random_parameters(kind, 8, np.random.default_rng(3))
-    cut = ("shown", "log_propensity", "gain", "raw", "scale")
-    parts = [
-        replace(pages, state=pages.state.take(rows), **{name: getattr(pages, name)[rows] for name in cut})
-        for rows in (np.arange(25), np.arange(25, 60))
-    ]
+    parts = [rows_of(pages, rows) for rows in (np.arange(25), np.arange(25, 60))]
     objective = Objective(clip=2.0, entropy=0.1)
     first, second, whole = (reinforce.sums(kind, parameters, one, objective) for one in (*parts, pages))
     both = first + second
     assert all(both.gradient[name] == pytest.approx(whole.gradient[name], abs=1e-12) for name in parameters)
     assert (both.n, both.clipped_share) == (60, pytest.approx(whole.clipped_share))
+
+
+@pytest.mark.parametrize("entropy", [0.0, 0.1])
+@pytest.mark.parametrize("kind", [np.float64, np.float32])
+def test_scores_of_any_size_stand_side_by_side(kind: type, entropy: float) -> None:
+    """Rows whose scores lie hundreds apart give together what each gives alone, to the digits of their features."""
+    one = policy()
+    pages, parameters = random_pages(one), random_parameters(one, 8, np.random.default_rng(6))
+    x = pages.state.x.copy()
+    parameters["linear"][:, 0] = 1.0
+    x[:, 0] = np.linspace(-300, 300, len(x))
+    state = replace(pages.state, x=x.astype(kind), own=pages.state.own.astype(kind))
+    pages = replace(pages, state=state, log_propensity=np.zeros(len(x)))
+    objective = Objective(entropy=entropy)
+    found = reinforce.sums(one, parameters, pages, objective)
+    alone = [reinforce.sums(one, parameters, rows_of(pages, np.array([row])), objective) for row in range(len(x))]
+    each, digits = reduce(Sums.__add__, alone), 1e-12 if kind is np.float64 else 1e-4
+    for name, slope in each.gradient.items():
+        assert found.gradient[name] == pytest.approx(slope, abs=digits * np.abs(slope).max()), name
+    assert found.variances == pytest.approx(each.variances, rel=digits)
 
 
 def test_pages_of_all_arms_have_probabilities_that_sum_to_one() -> None:

@@ -17,7 +17,7 @@ from rlrec.ope.paired import Difference, difference
 from rlrec.ope.sessions import SessionFold, SessionStat
 from rlrec.ope.visits import VisitBatch
 from rlrec.policy import reinforce
-from rlrec.policy.gradient import Gradient, Parameters, State
+from rlrec.policy.gradient import OF_ARM, Gradient, Parameters, State, scored
 from rlrec.policy.scores import Array
 
 ESTIMATOR = "wdr"
@@ -147,6 +147,5 @@ class Judge:
         return {"temperature": self.policy.temperature, "floor": self.policy.floor}
 
     def _score(self, parameters: Parameters, case: Case, state: State) -> Array:
-        held = {name: parameters[name][case.places] for name in ("bias", "linear", "own")}
-        arms = np.arange(len(case.places))
-        return self.policy.scores_of({**parameters, **held}, state, arms=arms, described=case.described)
+        held = {name: parameters[name][case.places] for name in OF_ARM}
+        return scored(self.policy.effective({**parameters, **held}, case.described), state)
