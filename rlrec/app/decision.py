@@ -96,12 +96,9 @@ class _Derived:
     def _case(self, trained: Trained, context: Mapping[str, Any]) -> Case | None:
         """The distribution in the state that the decision saw; None where that is not known."""
         decision, revision = self.decision, self.decision.catalogue_revision
-        try:
-            past = history.unpack([decision.history or b""], np.array([decision.step]))
-        except ValueError:  # `doctor` tells of it
+        if decision.history is None or not history.whole(decision.history):  # `doctor` tells of it
             return None
-        if decision.history is None:
-            return None
+        past = history.unpack([decision.history], np.array([decision.step]))
         self.state = trained.states(trained.encoded([context]), past, np.array([revision]))
         described = trained.described.of(self.arms, revision)
         score = trained.scores(self.state, Alike(np.arange(1), self.arms, described))[0]

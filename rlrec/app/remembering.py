@@ -1,14 +1,15 @@
 """What a decision remembers of its visit: the slots shown before it, and what they had earned by then.
 
-A visit keeps its memory as bytes: rows of four 8-byte integers, one for each of the last slots it has shown: decision,
-step and position (PLACE times the one, and the other), arm, and when it was shown. Rewards are not kept: they are read
-from the events that had been received when the group began.
+A visit keeps its memory as bytes, 12 for each of the last slots it has shown, so that its row stays on one page of
+SQLite: decision (40 bits), position (17 bits; those beyond are not told apart) and step modulo 128, then the arm (32
+bits). Rewards are not kept: they are read from the events that had been received when the group began.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,23 +24,23 @@ from rlrec.store.unit import Row
 if TYPE_CHECKING:
     from rlrec.app.visiting import Guest
 
-WORDS = 4
-PLACE = 1 << 32
-LIMIT = REMEMBERED * WORDS * 8
-_ROW = struct.Struct("<4q")
+POSITION, STEP = 17, 7  # bits
+LAST_POSITION, LAST_STEP = (1 << POSITION) - 1, (1 << STEP) - 1
+_ROW = struct.Struct("<QI")
+_KIND = np.dtype([("slot", "<u8"), ("arm", "<u4")])
+LIMIT = REMEMBERED * _ROW.size
 
 
-def row(decision: int, step: int, position: int, arm: int, at: int) -> bytes:
+def row(decision: int, step: int, position: int, arm: int) -> bytes:
     """One slot of a memory."""
-    return _ROW.pack(decision, PLACE * step + position, arm, at)
+    return _ROW.pack((decision << POSITION | min(position, LAST_POSITION)) << STEP | step & LAST_STEP, arm)
 
 
-def moved(memory: bytes, decision: int, step: int, arms: Sequence[int], at: int) -> bytes:
+def moved(memory: bytes, decision: int, step: int, arms: Sequence[int]) -> bytes:
     """A visit's memory after one decision more."""
-    place = PLACE * step
-    for arm in arms:
-        place += 1
-        memory += _ROW.pack(decision, place, arm, at)
+    first = max(0, len(arms) - REMEMBERED)
+    for position, arm in enumerate(arms[first:], first + 1):
+        memory += row(decision, step, position, arm)
     return memory if len(memory) <= LIMIT else memory[-LIMIT:]
 
 
@@ -50,45 +51,42 @@ class Memory:
         """definitions: the reward definitions by which histories will be asked for."""
         self.now = unit.now
         self._told: _Told | None = None
-        rows = _rows(guests)
-        if len(rows):
+        slots = Slots.of(guests)
+        if len(slots.arm):
             kinds = {kind for one in definitions for kind in one.weights}
-            found = events.known(unit, rows[:, 0], kinds, received=unit.now)
-            self._told = _Told(found, rows) if found else None
+            found = events.known(unit, slots.decision, kinds, received=unit.now)
+            self._told = _Told(found) if found else None
 
     def histories(self, guests: Sequence[Guest], definitions: Sequence[Reward]) -> History:
         """What the next decision of each guest remembers; definitions: of each, that of the version that decides."""
         if not any(guest.steps for guest in guests):
             return History.nothing(len(guests))
-        rows = _rows(guests)
+        slots = Slots.of(guests)
         start = np.cumsum([0, *(len(guest.memory) // _ROW.size for guest in guests)])
         owner = np.repeat(np.arange(len(guests)), np.diff(start))
         step = np.array([guest.steps for guest in guests], np.int64)
         gap_us = np.array([self.now - guest.last_at for guest in guests], np.int64)
-        earned, pages = np.array([one.default for one in definitions])[owner], np.zeros(len(rows))
+        earned, pages = np.array([one.default for one in definitions])[owner], np.zeros(len(owner))
         if self._told is not None:
-            self._told.enter(rows, owner, definitions, earned, pages)
+            self._told.enter(slots, owner, definitions, earned, pages)
         return History(
             step, gap_us / 1e6, np.array([guest.shown for guest in guests], np.int64),
             np.bincount(owner, weights=earned + pages, minlength=len(guests)).astype(np.float64, copy=False), start,
-            rows[:, 2], step[owner] - rows[:, 1] // PLACE, earned,
+            slots.arm, step[owner] - slots.step & LAST_STEP, earned,
         )  # fmt: skip
 
 
 class _Told:
     """Events of slots and pages."""
 
-    def __init__(self, found: Sequence[Row], shown: Ints) -> None:
-        """found: rows of `events.known`, of others too; shown: the memories."""
-        decisions, positions, self._kinds, values, ats = zip(*found, strict=True)
+    def __init__(self, found: Sequence[Row]) -> None:
+        """found: rows of `events.known`, of others too."""
+        decisions, positions, self._kinds, values, ages = zip(*found, strict=True)
         self._ids = np.unique(decisions)
-        mine = shown[np.isin(shown[:, 0], self._ids)]
-        served = dict(zip(mine[:, 0].tolist(), mine[:, 3].tolist(), strict=True))
         self._places: dict[tuple[int, int | None], int] = {}  # of a slot, or of a page
         named = zip(decisions, positions, strict=True)
         self._place = np.array([self._places.setdefault(name, len(self._places)) for name in named], np.int64)
-        self._value = np.array(values, np.float64)
-        self._age = np.array([at - served.get(decision, at) for decision, at in zip(decisions, ats, strict=True)])
+        self._value, self._age = np.array(values, np.float64), np.array(ages, np.int64)
         said = [(row[0:2], row[3] == 1.0) for row in found if row[2] == CENSOR]
         self._censored = [self._places[name] for name, censored in dict(said).items() if censored]  # the last word
         self._worth: dict[int, list[float]] = {}
@@ -107,11 +105,12 @@ class _Told:
             self._worth[definition.id] = np.where(of_page, pages, worth).tolist()
         return self._worth[definition.id]
 
-    def enter(self, rows: Ints, owner: Ints, definitions: Sequence[Reward], earned: Floats, pages: Floats) -> None:
+    def enter(self, slots: Slots, owner: Ints, definitions: Sequence[Reward], earned: Floats, pages: Floats) -> None:
         """Put what slots have earned in their places, and what pages have in those of their last slots."""
-        hit = np.flatnonzero(np.isin(rows[:, 0], self._ids))
-        last = np.append(rows[1:, 0] != rows[:-1, 0], True)[hit]
-        columns = (hit, rows[hit, 0], rows[hit, 1] % PLACE, owner[hit], last)
+        decisions = slots.decision
+        hit = np.flatnonzero(np.isin(decisions, self._ids))
+        last = np.append(decisions[1:] != decisions[:-1], True)[hit]
+        columns = (hit, decisions[hit], slots.position[hit], owner[hit], last)
         told = zip(*(column.tolist() for column in columns), strict=True)
         for place, decision, position, guest, ends in told:
             worth = self.worth(definitions[guest])
@@ -121,6 +120,18 @@ class _Told:
                 pages[place] = worth[page]
 
 
-def _rows(guests: Sequence[Guest]) -> Ints:
-    """The memories of guests, end to end, (slots, WORDS)."""
-    return np.frombuffer(b"".join([guest.memory for guest in guests]), "<i8").reshape(-1, WORDS)
+@dataclass(frozen=True, eq=False)
+class Slots:
+    """The memories of guests, end to end; (slots,) each."""
+
+    decision: Ints
+    position: Ints
+    step: Ints
+    arm: Ints
+
+    @classmethod
+    def of(cls, guests: Sequence[Guest]) -> Slots:
+        rows = np.frombuffer(b"".join([guest.memory for guest in guests]), _KIND)
+        slot = rows["slot"]
+        parts = slot >> (POSITION + STEP), (slot >> STEP) & LAST_POSITION, slot & LAST_STEP, rows["arm"]
+        return cls(*(part.astype(np.int64) for part in parts))

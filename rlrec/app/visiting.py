@@ -68,7 +68,7 @@ class Guest:
 
     def show(self, decision: int, arms: Sequence[int], texts: Sequence[str], now: int) -> None:
         """A decision was made: these arms stand on its page; texts: them as JSON."""
-        self.memory = remembering.moved(self.memory, decision, self.steps, arms, now)
+        self.memory = remembering.moved(self.memory, decision, self.steps, arms)
         recent = ",".join(texts[-RECENT:])
         if len(self.recent) > 2:
             recent = f"{self.recent[1:-1]},{recent}"

@@ -1,9 +1,12 @@
 """What was known of a visit when a decision was made: of each slot shown before it the arm, how long ago, its reward.
 
-Packed it is what a decision keeps: little-endian rows of three 8-byte words. The first row holds the microseconds since
-the decision before (integer), the slots shown before in the visit (integer), and what they have earned so far (double).
-One row follows for each slot remembered, oldest first: arm id, how many decisions ago (1: the one before), reward. The
-first decision of a visit has nothing to remember, and no bytes.
+Packed it is what a decision keeps: little-endian words of 8 bytes. Four come first: the microseconds since the decision
+before; 256 x the slots shown before in the visit + the slots remembered; what the visit has earned so far (double); and
+a bit for each slot remembered, from the lowest, whether it has earned anything but 0. Then for each slot, oldest first,
+4 bytes: 256 x arm id + how many decisions ago (1: the one before), filled up to a whole word; then what those slots
+have earned whose bit is set (doubles). Where an arm or a number of decisions is too large for that, the second word is
+inverted (~), and slots have two words each, arm and ago. The first decision of a visit has nothing to remember, and no
+bytes.
 """
 
 from __future__ import annotations
@@ -11,20 +14,29 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
+from math import copysign
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from rlrec.errors import RlrecError
+
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 
-REMEMBERED = 64  # slots: the last ones of the visit
-WORDS = 3
+REMEMBERED = 64  # slots: the last ones of the visit, a bit of a word each
+WORD = 8  # bytes
+BITS = 8  # of the number of slots, and of how long ago
+LAST = (1 << BITS) - 1
+SHORT = 1 << 24  # arm ids below it are short
 RECENT = 10  # arms that a state shows by themselves
 SHOWN = ("shown", "reward", "rewards", "history")  # what is shown beside a state
-_ROW = struct.Struct("<qqd")
+_HEAD = struct.Struct("<qqdQ")
+HEAD = _HEAD.size // WORD
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,40 +79,111 @@ class History:
 
     def packed(self) -> list[bytes]:
         """Each as it is kept."""
-        has = (self.step > 0).astype(np.int64)
-        ends = np.cumsum(np.diff(self.start) + has)
-        words = np.zeros((int(ends[-1]) if len(ends) else 0, WORDS), "<i8")
-        reals = words.view("<f8")
-        first = has > 0
-        heads = (ends - np.diff(self.start) - has)[first]
-        words[heads, 0] = np.rint(self.gap_s[first] * 1e6)
-        words[heads, 1] = self.shown[first]
-        reals[heads, 2] = self.reward[first]
-        body = np.ones(len(words), np.bool_)
-        body[heads] = False
-        words[body, 0], words[body, 1], reals[body, 2] = self.arm, self.ago, self.earned
-        whole, width = words.tobytes(), WORDS * 8
-        bounds = [0, *(ends * width).tolist()]
-        return [whole[low:high] for low, high in pairwise(bounds)]
+        has, rows = np.flatnonzero(self.step > 0), self.rows
+        long = np.bincount(rows[(self.arm >= SHORT) | (self.ago > LAST)], minlength=len(self)) > 0
+        bits, told = np.zeros((len(self), REMEMBERED), np.bool_), np.ascontiguousarray(self.earned).view(np.int64) != 0
+        bits[rows, np.arange(len(rows)) - self.start[rows]] = told
+        lie = _Layout.of(np.diff(self.start)[has], long[has], bits[has])
+        words = np.zeros(int(lie.size.sum()), "<i8")
+        reals, count = words.view("<f8"), (self.shown[has] << BITS) + lie.count
+        words[lie.begin] = np.rint(self.gap_s[has] * 1e6)
+        words[lie.begin + 1] = np.where(lie.long, ~count, count)
+        reals[lie.begin + 2] = self.reward[has]
+        words[lie.begin + 3] = np.packbits(lie.bits, axis=1, bitorder="little").view("<i8")[:, 0]
+        words.view("<u4")[lie.shorts] = ((self.arm << BITS) + self.ago)[~lie.of_long]
+        words[lie.longs], words[lie.longs + 1] = self.arm[lie.of_long], self.ago[lie.of_long]
+        reals[lie.values] = self.earned[told]
+        whole, sizes = words.tobytes(), np.zeros(len(self), np.int64)
+        sizes[has] = WORD * lie.size
+        return [whole[low:high] for low, high in pairwise([0, *np.cumsum(sizes).tolist()])]
+
+
+@dataclass(frozen=True, eq=False)
+class _Layout:
+    """Where the parts of n histories lie, in words end to end. begin (n,); size (n,); count (n,) of slots; long (n,):
+    whether these take two words each; bits (n, 64)."""
+
+    begin: Ints
+    size: Ints
+    count: Ints
+    long: Flags
+    bits: Flags
+
+    @classmethod
+    def of(cls, count: Ints, long: Flags, bits: Flags) -> _Layout:
+        size = HEAD + _words(count, long) + bits.sum(axis=1)
+        return cls(np.cumsum(size) - size, size, count, long, bits)
+
+    @cached_property
+    def rows(self) -> Ints:
+        """Which history each slot belongs to, (e,)."""
+        return np.repeat(np.arange(len(self.count)), self.count)
+
+    @cached_property
+    def place(self) -> Ints:
+        """Of each slot in its history, (e,)."""
+        return np.arange(len(self.rows)) - (np.cumsum(self.count) - self.count)[self.rows]
+
+    @cached_property
+    def of_long(self) -> Flags:
+        """Of each slot, (e,)."""
+        return self.long[self.rows]
+
+    @property
+    def shorts(self) -> Ints:
+        """Of slots that are short, in halves of words."""
+        found: Ints = (2 * (self.begin[self.rows] + HEAD) + self.place)[~self.of_long]
+        return found
+
+    @property
+    def longs(self) -> Ints:
+        """Of those that are not."""
+        found: Ints = (self.begin[self.rows] + HEAD + 2 * self.place)[self.of_long]
+        return found
+
+    @property
+    def values(self) -> Ints:
+        """Of what slots have earned."""
+        length = self.bits.sum(axis=1)
+        begin = self.begin + self.size - length
+        found: Ints = np.repeat(begin - np.cumsum(length) + length, length) + np.arange(int(length.sum()))
+        return found
+
+
+def _words(count: Ints, long: Flags) -> Ints:
+    """How many words slots take, without what they have earned."""
+    found: Ints = np.where(long, 2 * count, (count + 1) // 2)
+    return found
 
 
 def unpack(blobs: Sequence[bytes], step: Ints) -> History:
-    """The histories of n decisions from what each keeps; step (n,). No bytes: nothing is remembered, or known."""
-    words = np.frombuffer(b"".join(blobs), "<i8").reshape(-1, WORDS)
-    reals = words.view("<f8")
-    rows = np.fromiter(map(len, blobs), np.int64, len(blobs)) // (8 * WORDS)
-    has = rows > 0
-    heads = (np.cumsum(rows) - rows)[has]
-    body = np.ones(len(words), np.bool_)
-    body[heads] = False
-    gap, shown, reward = np.zeros(len(blobs)), np.zeros(len(blobs), np.int64), np.zeros(len(blobs))
-    gap[has], shown[has], reward[has] = words[heads, 0] / 1e6, words[heads, 1], reals[heads, 2]
-    start = np.concatenate([[0], np.cumsum(rows - has)])
-    entries = words[body]
-    return History(
-        np.asarray(step, np.int64), gap, shown, reward, start,
-        np.ascontiguousarray(entries[:, 0]), np.ascontiguousarray(entries[:, 1]), reals[body, 2],
-    )  # fmt: skip
+    """The histories of n decisions from what each keeps; step (n,). No bytes: nothing is remembered, or known.
+
+    Raises RlrecError where bytes are none of a history."""
+    n, size = len(blobs), np.fromiter(map(len, blobs), np.int64, len(blobs))
+    if (size % WORD).any() or ((size > 0) & (size < WORD * HEAD)).any():
+        raise _broken()
+    words, has = np.frombuffer(b"".join(blobs), "<i8"), np.flatnonzero(size)
+    begin = (np.cumsum(size) - size)[has] // WORD
+    count, long = words[begin + 1], words[begin + 1] < 0
+    count = np.where(long, ~count, count)
+    bits = np.unpackbits(words[begin + 3].view(np.uint8).reshape(-1, WORD), axis=1, bitorder="little").view(np.bool_)
+    lie = _Layout.of(count & LAST, long, bits)
+    beyond = bits & (np.arange(REMEMBERED) >= lie.count[:, None])
+    if (lie.size != size[has] // WORD).any() or (lie.count > REMEMBERED).any() or beyond.any():
+        raise _broken()
+    reals, told = words.view("<f8"), np.empty((2, len(lie.rows)), np.int64)
+    told[:, ~lie.of_long] = np.divmod(words.view("<u4")[lie.shorts].astype(np.int64), 1 << BITS)
+    told[:, lie.of_long] = words[lie.longs], words[lie.longs + 1]
+    earned, (gap, reward), (shown, counts) = np.zeros(len(lie.rows)), np.zeros((2, n)), np.zeros((2, n), np.int64)
+    earned[bits[lie.rows, lie.place]] = reals[lie.values]
+    gap[has], reward[has], shown[has], counts[has] = words[begin] / 1e6, reals[begin + 2], count >> BITS, lie.count
+    start = np.concatenate([[0], np.cumsum(counts)])
+    return History(np.asarray(step, np.int64), gap, shown, reward, start, told[0], told[1], earned)
+
+
+def _broken() -> RlrecError:
+    return RlrecError("what a decision remembers of its visit is broken", hint="`rlrec doctor` says of which")
 
 
 # -- one decision, in plain Python --
@@ -110,20 +193,61 @@ Entry = tuple[int, int, float]  # arm, ago, reward
 
 def pack(gap_us: int, shown: int, reward: float, entries: Sequence[Entry]) -> bytes:
     """What one decision keeps."""
-    flat: list[float] = [gap_us, shown, reward]
-    for entry in entries:
-        flat += entry
-    return struct.pack("<" + "qqd" * (len(entries) + 1), *flat)
+    long = any(arm >= SHORT or ago > LAST for arm, ago, _ in entries)
+    told = [earned for *_, earned in entries if _told_of(earned)]
+    bits = sum(1 << place for place, (*_, earned) in enumerate(entries) if _told_of(earned))
+    count = (shown << BITS) + len(entries)
+    head = _HEAD.pack(gap_us, ~count if long else count, reward, bits)
+    if long:
+        body = struct.pack(f"<{2 * len(entries)}q", *(number for arm, ago, _ in entries for number in (arm, ago)))
+    else:
+        short = [(arm << BITS) + ago for arm, ago, _ in entries] + [0] * (len(entries) % 2)
+        body = struct.pack(f"<{len(short)}I", *short)
+    return head + body + struct.pack(f"<{len(told)}d", *told)
+
+
+def _told_of(earned: float) -> bool:
+    """Whether what a slot has earned is kept: all but 0 (and -0 is not 0)."""
+    return earned != 0 or copysign(1, earned) < 0
+
+
+def _read(blob: bytes) -> tuple[int, float, list[Entry]]:
+    """What one decision keeps: slots shown, reward so far, and entries."""
+    _, packed, reward, bits = _HEAD.unpack_from(blob)
+    count = (~packed if packed < 0 else packed) & LAST
+    if packed < 0:
+        numbers = struct.unpack_from(f"<{2 * count}q", blob, _HEAD.size)
+        named, at = list(zip(numbers[::2], numbers[1::2], strict=True)), _HEAD.size + 2 * WORD * count
+    else:
+        short = struct.unpack_from(f"<{count}I", blob, _HEAD.size)
+        named, at = [divmod(number, 1 << BITS) for number in short], _HEAD.size + WORD * ((count + 1) // 2)
+    told = iter(struct.unpack_from(f"<{bits.bit_count()}d", blob, at))
+    found = [(arm, ago, next(told) if bits >> place & 1 else 0.0) for place, (arm, ago) in enumerate(named)]
+    return (~packed if packed < 0 else packed) >> BITS, reward, found
 
 
 def entries(blob: bytes) -> list[Entry]:
     """The slots that one decision remembers, oldest first."""
-    return list(_ROW.iter_unpack(blob))[1:]
+    return _read(blob)[2] if blob else []
 
 
 def whole(blob: bytes) -> bool:
     """Whether these can be the bytes of a history."""
-    return len(blob) % _ROW.size == 0
+    if not blob:
+        return True
+    if len(blob) < _HEAD.size:
+        return False
+    _, packed, _, bits = _HEAD.unpack_from(blob)
+    count = (~packed if packed < 0 else packed) & LAST
+    slots = 2 * count if packed < 0 else (count + 1) // 2
+    return count <= REMEMBERED and not bits >> count and len(blob) == WORD * (HEAD + slots + bits.bit_count())
+
+
+def sound(blobs: Sequence[bytes], step: Ints) -> Flags:
+    """Which of these can be what decisions keep, (n,): none at the first step (n,), and some at all others."""
+    some = np.fromiter(map(bool, blobs), np.bool_, len(blobs))
+    found: Flags = np.fromiter(map(whole, blobs), np.bool_, len(blobs)) & (some == (step > 0))
+    return found
 
 
 def arms(blob: bytes) -> set[int]:
@@ -135,7 +259,7 @@ def shown(blob: bytes, keys: Mapping[int, str]) -> dict[str, Any]:
     """What is shown of it beside a state: `rewards` lie beside the state's `recent`. Nothing at the first step."""
     if not blob:
         return {}
-    (_, count, reward), *remembered = _ROW.iter_unpack(blob)
+    count, reward, remembered = _read(blob)
     return {
         "shown": count,
         "reward": reward,
@@ -193,7 +317,7 @@ def _is_key(value: object) -> bool:
 
 
 def _is_count(value: object) -> bool:
-    return type(value) is int and 0 <= value < 2**62
+    return type(value) is int and 0 <= value < 2**48
 
 
 def _is_number(value: object) -> bool:

@@ -76,14 +76,14 @@ def of_visit(unit: Unit, session_id: int, visit: int) -> list[int]:
 
 
 def shown(unit: Unit, session_ids: Collection[int]) -> list[Row]:
-    """(session_id, decision_id, step, position, arm_id, at) of every slot of the open visits of these sessions whose
+    """(session_id, decision_id, step, position, arm_id) of every slot of the open visits of these sessions whose
     history is not known, in order."""
     joined = (
         "visit v JOIN decision d ON d.session_id = v.session_id AND d.visit = v.number"
         " JOIN slot s ON s.decision_id = d.id"
     )
     return unit.ask(
-        f"SELECT v.session_id, d.id, d.step, s.position, s.arm_id, d.at FROM {joined} WHERE v.session_id IN (?*)"
+        f"SELECT v.session_id, d.id, d.step, s.position, s.arm_id FROM {joined} WHERE v.session_id IN (?*)"
         " AND v.ended_at IS NULL AND v.history IS NULL ORDER BY v.session_id, d.step, s.position",
         session_ids,
     )

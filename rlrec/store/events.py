@@ -77,18 +77,19 @@ def earlier(unit: Unit, decision_ids: Collection[int], kinds: Collection[str]) -
 
 
 def known(unit: Unit, decision_ids: Ids, kinds: Collection[str], *, received: int) -> list[Row]:
-    """(decision_id, position, kind, value, at) of the events of these kinds, and words on censoring, that had been
-    received of these decisions by a time, in the order in which they were stored.
+    """(decision_id, position, kind, value, age) of the events of these kinds, and words on censoring, that had been
+    received of these decisions by a time, in the order in which they were stored; age: microseconds after the decision.
 
     Where the decisions lie close together, those of others between them come along: to leave them out would cost
     more."""
     first, last = int(decision_ids.min()), int(decision_ids.max())
     near = last - first < NEAR * len(decision_ids)
-    of = "decision_id BETWEEN ? AND ?" if near else "decision_id IN (?*)"
+    of = "e.decision_id BETWEEN ? AND ?" if near else "e.decision_id IN (?*)"
     wanted = (first, last) if near else (sorted(set(decision_ids.tolist())),)
     chosen = (
-        f"SELECT decision_id, position, kind, value, at FROM event WHERE {of} AND received_at <= ? AND kind IN (?*)"
-        " ORDER BY decision_id, number"
+        "SELECT e.decision_id, e.position, e.kind, e.value, e.at - d.at FROM event e"
+        " CROSS JOIN decision d WHERE d.id = e.decision_id"
+        f" AND {of} AND e.received_at <= ? AND e.kind IN (?*) ORDER BY e.decision_id, e.number"
     )
     return unit.ask(chosen, *wanted, received, [*kinds, CENSOR])
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from rlrec.app import drawing, planning, recommend, session
+from rlrec.app import drawing, planning, recommend, remembering, session
 from rlrec.app.pipe import Line, Pipe, Request
 from rlrec.app.remembering import Memory
 from rlrec.app.visiting import Guests
@@ -110,6 +111,21 @@ def test_the_last_64_slots_are_remembered(shop: Store) -> None:
     assert [(arm, ago) for arm, ago, _ in entries] == [
         (arm, 14 - step) for step, one in enumerate(shown) for arm in arms(one)
     ][-64:]
+
+
+def test_a_long_visit_remembers_how_long_ago(shop: Store) -> None:
+    """Past the steps that a memory tells apart."""
+    shown = group(shop, *[request()] * 140)
+    *_, entries = known(shop, ask(shop))
+    assert [(arm, ago) for arm, ago, _ in entries] == [(arms(shown[140 - ago])[0], ago) for ago in range(64, 0, -1)]
+
+
+@pytest.mark.parametrize(("position", "kept"), [(1, 1), (2**17 - 1, 2**17 - 1), (2**17 + 5, 2**17 - 1)])
+def test_a_memory_holds_numbers_of_any_size(position: int, kept: int) -> None:
+    guest = SimpleNamespace(memory=remembering.row(2**40 - 1, 2**20 + 3, position, 2**32 - 1))
+    found = remembering.Slots.of([guest])  # type: ignore[list-item]
+    told = (found.decision, found.position, found.step, found.arm)
+    assert [column.item() for column in told] == [2**40 - 1, kept, 3, 2**32 - 1]
 
 
 def test_visit_2_starts_with_nothing(shop: Store) -> None:

@@ -21,6 +21,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "start-up": startup.startup,
     "recommend": streams.recommend,
     "recommend-new": streams.recommend_new,
+    "recommend-long": streams.recommend_long,
     "feedback": streams.feedback,
     "feedback-mixed": streams.feedback_mixed,
     "postgres": streams.on_postgres,

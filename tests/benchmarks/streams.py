@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+from rlrec.policy.history import REMEMBERED
 from tests.benchmarks import replay
 from tests.benchmarks.measure import Figure, Sample, Setting, beyond, growth, medians, process, rlrec, three
 from tests.benchmarks.shops import (
@@ -19,6 +20,7 @@ from tests.benchmarks.shops import (
     logged,
     ndjson,
     postgres_server,
+    reminded,
     stocked,
     tell,
 )
@@ -32,7 +34,7 @@ Line = dict[str, Any]
 def recommend(setting: Setting) -> Iterator[Figure]:
     """Sessions exist, no request ids."""
     size = setting.size(LINES)
-    base = logged(Lite(setting), setting, size)
+    base = reminded(logged(Lite(setting), setting, size))
     tell(base, "recommend", "--input", "-", lines=_visitors(200), now=NOW)
     stream = Stream(setting, base, _visitors(size), replay.DECIDED, ["recommend"])
     yield from stream.figures("recommend --input", at_least=1 / 3, rate=40_000)
@@ -43,6 +45,16 @@ def recommend_new(setting: Setting) -> Iterator[Figure]:
     base = stocked(Lite(setting), setting)
     stream = Stream(setting, base, _newcomers(setting.size(LINES)), replay.DECIDED, ["recommend"])
     yield from stream.figures("recommend --input, new session and request id", at_least=1 / 3)
+
+
+def recommend_long(setting: Setting) -> Iterator[Figure]:
+    """Visits that remember all they can: each line reads and writes 64 slots."""
+    size, visits = setting.size(LINES // 5), 1_000
+    base = stocked(Lite(setting), setting)
+    lines: list[Line] = [{"policy": "home", "session": f"l{number % visits}"} for number in range(REMEMBERED * visits)]
+    tell(base, "recommend", "--input", "-", lines=lines, now=NOW)
+    stream = Stream(setting, base, lines[:size], replay.DECIDED, ["recommend"])
+    yield from stream.figures("recommend --input, visits of 64 slots and more", at_least=1 / 3)
 
 
 def feedback(setting: Setting) -> Iterator[Figure]:
@@ -72,7 +84,7 @@ def on_postgres(setting: Setting) -> Iterator[Figure]:
     """Both on PostgreSQL against COPY."""
     size = setting.size(LINES // 2)
     with postgres_server(setting) as server:
-        base = logged(Postgres(server), setting, size)
+        base = reminded(logged(Postgres(server), setting, size))
         tell(base, "recommend", "--input", "-", lines=_visitors(200), now=NOW)
         stream = Stream(setting, base, _visitors(size), replay.DECIDED, ["recommend"])
         yield from stream.figures("PostgreSQL: recommend --input", at_least=1 / 4)

@@ -99,7 +99,8 @@ def bent(db: str, statement: str) -> None:
         ("UPDATE arm_weights SET weights = zeroblob(length(weights))", False),
         ("UPDATE decision SET history = NULL", None), ("UPDATE decision SET history = x'00'", None),
         ("UPDATE decision SET history = x''", False),
-        ("UPDATE decision SET history = cast(substr(history, 1, 24) || x'ff' || substr(history, 26) as blob)", False),
+        ("UPDATE decision SET history = cast(substr(history, 1, 32) || x'ff' || substr(history, 34) as blob)", False),
+        ("UPDATE decision SET history = cast(substr(history, 1, 24) || x'ff' || substr(history, 26) as blob)", None),
     ],
 )  # fmt: skip
 def test_what_does_not_agree_is_told(learned: Run, sqlite_db: str, change: str, agrees: bool | None) -> None:

@@ -57,7 +57,7 @@ def told(folder: Path) -> Path:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder, closing(sqlite3.connect(told(Path(folder)))) as connection:
-        sys.stdout.writelines(f"{line}\n" for line in connection.iterdump())
+        sys.stdout.writelines(f"{line}\n".replace(f"{folder}/", "") for line in connection.iterdump())
 
 
 if __name__ == "__main__":

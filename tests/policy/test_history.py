@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from rlrec.errors import RlrecError
 from rlrec.policy import history
 from rlrec.policy.history import Entry, History
 
@@ -21,8 +22,12 @@ BLOBS = [
     history.pack(2**40, 900, -3.25, entries(history.REMEMBERED)),
     b"",
     history.pack(0, 1, 1e100, [(2**40, 1, 1e100)]),
+    history.pack(5, 4, 0.1, [(7, 3, 0.1), (8, 2, -0.0), (9, 1, 0.0)]),
+    history.pack(5, 2, 0.0, [(2**24 - 1, 255, 0.0), (9, 1, 0.0)]),
+    history.pack(5, 2, 0.0, [(2**24, 1, 0.0), (9, 1, 2.0)]),
+    history.pack(5, 2, 0.0, [(8, 256, 0.0), (9, 1, 0.0)]),
 ]
-STEPS = np.array([0, 2, 450, 0, 1])
+STEPS = np.array([0, 2, 450, 0, 1, 3, 255, 1, 256])
 
 
 def of(found: History, row: int) -> list[tuple[int, int, float]]:
@@ -34,12 +39,23 @@ def of(found: History, row: int) -> list[tuple[int, int, float]]:
 
 def test_arrays_hold_what_each_decision_packed() -> None:
     found = history.unpack(BLOBS, STEPS)
-    assert len(found) == 5
-    assert found.gap_s.tolist() == [0, 1.5, 2**40 / 1e6, 0, 0]
-    assert found.shown.tolist() == [0, 2, 900, 0, 1]
-    assert found.reward.tolist() == [0, 0.5, -3.25, 0, 1e100]
-    assert [of(found, row) for row in range(5)] == [history.entries(blob) for blob in BLOBS]
-    assert found.rows.tolist() == [1] * 2 + [2] * 64 + [4]
+    assert found.gap_s[:5].tolist() == [0, 1.5, 2**40 / 1e6, 0, 0]
+    assert found.shown[:5].tolist() == [0, 2, 900, 0, 1]
+    assert found.reward[:5].tolist() == [0, 0.5, -3.25, 0, 1e100]
+    assert [of(found, row) for row in range(len(BLOBS))] == [history.entries(blob) for blob in BLOBS]
+    assert found.rows.tolist() == [1] * 2 + [2] * 64 + [4] + [5] * 3 + [6] * 2 + [7] * 2 + [8] * 2
+
+
+def test_entries_are_those_that_were_packed() -> None:
+    """The sign of a zero too."""
+    for told in ([(7, 3, 0.1), (8, 2, -0.0), (9, 1, 0.0)], [(2**40, 300, 1.5), (1, 1, 0.0)], entries(64)):
+        assert repr(history.entries(history.pack(1, 900, 2.5, told))) == repr(told)
+
+
+def test_what_earned_nothing_takes_four_bytes() -> None:
+    nothing = [(7, 64 - i, 0.0) for i in range(64)]
+    assert len(history.pack(1, 64, 0.0, nothing)) == 32 + 64 * 4
+    assert len(history.pack(1, 64, 1.0, [*nothing[1:], (7, 1, 1.0)])) == 32 + 64 * 4 + 8
 
 
 def test_what_was_unpacked_packs_to_the_same_bytes() -> None:
@@ -66,6 +82,24 @@ def test_a_first_decision_remembers_nothing() -> None:
         one, other = getattr(found, name), getattr(none, name)
         assert one.dtype == other.dtype
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("blob", [blob for blob in BLOBS if blob])
+def test_bytes_that_are_no_history_are_told(blob: bytes) -> None:
+    assert history.whole(blob)
+    count, bits = int.from_bytes(blob[8:9]), int.from_bytes(blob[24:32], "little")
+    beyond = blob[:24] + (bits | 1 << 63).to_bytes(8, "little") + blob[32:]
+    many = blob[:8] + bytes([count ^ 0x7F]) + blob[9:]
+    broken = [blob[:-1], blob[:-8], blob + bytes(8), blob[:24], many, *([beyond] if len(blob) < 500 else [])]
+    for one in broken:
+        assert not history.whole(one)
+        with pytest.raises(RlrecError, match="broken"):
+            history.unpack([b"", one], np.array([0, 1]))
+
+
+def test_first_decisions_keep_nothing_and_all_others_something() -> None:
+    assert history.sound(BLOBS, STEPS).all()
+    assert not history.sound(BLOBS, np.where(STEPS == 0, 1, 0)).any()
 
 
 # -- shown and read again --

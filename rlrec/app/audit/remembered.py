@@ -13,9 +13,8 @@ from rlrec.store.reader import Selection
 
 CHECK = "history"
 COLUMNS = ("visit", "step", "arm_id", "recorded", "history")
-SIZE = 20_000  # decisions in a batch, each with up to 1.5 kB
+SIZE = 20_000  # decisions in a batch, each with up to 0.8 kB
 MOST = 100  # findings a batch
-WIDTH = 8 * history.WORDS
 
 
 def check(unit: Unit, *, found: Findings) -> None:
@@ -35,8 +34,7 @@ def wrong(slots: Columns) -> list[int]:
     kept, step = slots["recorded"][first], slots["step"][first]
     first, begins, step = first[kept], begins[kept], step[kept]
     blobs = slots["history"][first].tolist()
-    size = np.array(list(map(len, blobs)), np.int64)
-    sound = (size % WIDTH == 0) & ((size == 0) == (step == 0))
+    sound = history.sound(blobs, step)
     told = history.unpack([blob if good else b"" for blob, good in zip(blobs, sound.tolist(), strict=True)], step)
     before = first - begins
     count = np.diff(told.start)

@@ -9,11 +9,10 @@ from rlrec.app.audit.findings import UNREADABLE, Findings
 from rlrec.app.trained import Case, Trained
 from rlrec.policy import slate
 from rlrec.policy.gradient import State
-from rlrec.policy.history import REMEMBERED, WORDS, History, unpack
+from rlrec.policy.history import REMEMBERED, History, sound, unpack
 from rlrec.policy.scores import Array, Flags, Index
 from rlrec.records import Version
 from rlrec.store import Unit, audit
-from rlrec.store.bulk import Columns
 
 PORTION = 5_000  # decisions whose histories are held at once
 
@@ -58,7 +57,7 @@ class States:
     def _histories(self, pages: Pages) -> tuple[Flags, History]:
         """Which pages have a history that can be, and these histories."""
         told = audit.remembered(self.unit, pages.once("decision_id").tolist())
-        whole = told["recorded"] & _whole(told)
+        whole = told["recorded"] & sound(told["history"].tolist(), told["step"])
         self._refuse(told["decision_id"][~told["recorded"]], "is missing")
         self._refuse(told["decision_id"][told["recorded"] & ~whole], "cannot be unpacked")
         found = unpack(told["history"][whole].tolist(), told["step"][whole])
@@ -96,13 +95,6 @@ class States:
         made = slate.draw_each(logits, size=size, floor=floor, seeds=stored.seeds, decisions=stored.ids)
         logged = slate.logged_each(logits, places, floor=floor)
         return Again((made.slates != places).any(axis=1), logged.propensity, logged.marginal, logged.minimum)
-
-
-def _whole(told: Columns) -> Flags:
-    """Which of `audit.remembered` have the bytes of a history, (n,): none at the first step, else two rows at least."""
-    rows, rest = np.divmod(np.fromiter(map(len, told["history"]), np.int64, len(told["history"])), 8 * WORDS)
-    found: Flags = (rest == 0) & np.where(told["step"] == 0, rows == 0, rows > 1)
-    return found
 
 
 def _possible(past: History) -> Flags:
