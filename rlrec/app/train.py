@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from typing import Any
-
-import numpy as np
 
 from rlrec.app import filters, lineage, naming, versions, visits
 from rlrec.app.trained import Trained
@@ -38,36 +36,16 @@ LARGEST = 1e15  # reward of a page
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
-    """What `train-pg` is asked for. log: a filter; clip None: weights as they are; seed None: random."""
+class Request(Options):
+    """What `train-pg` is asked for. log: a filter; seed None: random."""
 
     name: str
     log: str | None = None
     since: int | None = None
-    gamma: float = 1.0
-    baseline: str = "value"
-    epochs: int = 60
-    rate: float = 0.005
-    entropy: float = 0.0
-    clip: float | None = 20.0
-    top: int = 0
-    discounted: bool = True
-    kl_stop: float | None = None
-    patience: int = 20
-    batch: int = 500
-    shaping: Mapping[str, float] = field(default_factory=dict)
     seed: int | None = None
     min_new: int = 0
     from_version: int | None = None
     promote: str = "never"
-
-    @property
-    def options(self) -> Options:
-        return Options(
-            gamma=self.gamma, baseline=self.baseline, epochs=self.epochs, rate=self.rate, entropy=self.entropy,
-            clip=np.inf if self.clip is None else self.clip, top=self.top, discounted=self.discounted,
-            kl_stop=self.kl_stop, patience=self.patience, visits=self.batch, shaping=dict(self.shaping),
-        )  # fmt: skip
 
 
 def check(request: Request) -> None:
@@ -164,7 +142,7 @@ class _Training:
 
     def __init__(self, store: Store, plan: _Plan, lease: Lease, progress: Callable[[str], None]) -> None:
         self.store, self.plan, self.lease, self.progress = store, plan, lease, progress
-        self.request, self.options, self.parent = plan.request, plan.request.options, plan.parent
+        self.request, self.parent = plan.request, plan.parent
 
     def run(self) -> dict[str, Any]:
         with closing(Spool()) as spool:
@@ -185,7 +163,7 @@ class _Training:
         if filled.new < self.request.min_new:
             return self._nothing_new(live, filled)
         self._tell(filled)
-        spool.arrange({TRAIN: self.options.visits, TUNE: VISITS, GATE: VISITS})
+        spool.arrange({TRAIN: self.request.batch, TUNE: VISITS, GATE: VISITS})
         self._check(spool, filled)
         climbed = self._climb(spool, reader, filler)
         gate = self._judge(spool, reader.policy, climbed, live, held.parameters_of(filler.arms), looks)
@@ -261,22 +239,22 @@ class _Training:
 
     def _climb(self, spool: Spool, reader: Trained, filler: Filler) -> Climbed:
         start = reader.parameters_of(filler.arms)
-        self.values = fitted(spool.parts[TRAIN], gamma=self.options.gamma, arms=len(filler.arms))
+        self.values = fitted(spool.parts[TRAIN], gamma=self.request.gamma, arms=len(filler.arms))
         judge = self._judge_of(spool.parts[TUNE], reader.policy, start, most=CHOOSING)
-        with closing(Climber(spool.parts[TRAIN], reader.policy, self.options)) as climber:
+        with closing(Climber(spool.parts[TRAIN], reader.policy, self.request)) as climber:
             spool.parts[TRAIN].close()
             return climber.climb(start, judge, progress=self._epoch)
 
     def _judge_of(self, part: Part, policy: Gradient, against: Parameters, most: int | None = None) -> Judge | None:
         if not part.visits:
             return None
-        return Judge(part, policy, against, gamma=self.options.gamma, values=self.values, most=most)
+        return Judge(part, policy, against, gamma=self.request.gamma, values=self.values, most=most)
 
     def _epoch(self, point: Epoch) -> None:
         self.lease.renew()
         shown = {"gain": point.gain, "above": point.lower, "entropy": point.entropy, "KL": point.kl, "ESS": point.ess}
         figures = ", ".join(f"{name} {value:.4g}" for name, value in shown.items() if value is not None)
-        self.progress(f"epoch {point.epoch} of {self.options.epochs}: {figures}, clipped {point.clipped:.1%}")
+        self.progress(f"epoch {point.epoch} of {self.request.epochs}: {figures}, clipped {point.clipped:.1%}")
 
     def _judge(
         self, spool: Spool, policy: Gradient, climbed: Climbed, live: Version, held: Parameters, looks: int

@@ -25,8 +25,6 @@ from rlrec.simulate.visitors import Visitors
 GAP_S = 1.0
 SHARES = (0.6, 0.2, 0.2)  # of the visits: train, tune, gate
 NOBODY = Encoder.of({"fields": {}})  # a constant alone
-OPTIONS = Options(clip=20.0)  # those of the command
-
 KIND = Gradient(design=Design(context=NOBODY, arm=NOBODY))
 
 
@@ -203,11 +201,11 @@ def night(
     *,
     live: Parameters | None = None,
     kind: Gradient = KIND,
-    options: Options = OPTIONS,
+    options: Options = Options(),  # noqa: B008 (frozen)
 ) -> Night:
     """What `train-pg` does with a log: it climbs from `start`, which is live if nothing else is."""
     arms, gamma = len(start["bias"]), options.gamma
-    spool.arrange({TRAIN: options.visits, TUNE: VISITS, GATE: VISITS})
+    spool.arrange({TRAIN: options.batch, TUNE: VISITS, GATE: VISITS})
     values = fitted(spool.parts[TRAIN], gamma=gamma, arms=arms)
     asked: dict[str, Any] = {"gamma": gamma, "values": values}
     tune = Judge(spool.parts[TUNE], kind, start, most=CHOOSING, **asked)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +26,8 @@ LEAST = 100  # effective visits for tuning that an epoch must have: a gate refus
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How to climb. discounted: gamma^t multiplies the gradient at step t. visits: in a set, which is a step of Adam.
+    """How to climb. discounted: gamma^t multiplies the gradient at step t. batch: visits of a set, which is a step of
+    Adam. clip: largest importance weight; None: weights as they are.
 
     patience: epochs without a better one after which it ends. kl_stop: mean KL(start || now) at which it ends.
     shaping: potential of a state, as weights of its features by name."""
@@ -36,17 +37,17 @@ class Options:
     epochs: int = 60
     rate: float = 0.005
     entropy: float = 0.0
-    clip: float = np.inf
+    clip: float | None = 20.0
     top: int = 0
     discounted: bool = True
     kl_stop: float | None = None
     patience: int = 20
-    visits: int = 500
-    shaping: dict[str, float] = field(default_factory=dict)
+    batch: int = 500
+    shaping: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def objective(self) -> Objective:
-        return Objective(clip=self.clip, entropy=self.entropy, top=self.top)
+        return Objective(clip=np.inf if self.clip is None else self.clip, entropy=self.entropy, top=self.top)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +103,7 @@ class Climber:
         """Give back what the lessons took of the disk."""
         self._lessons.close()
 
-    def _weights(self, shaping: dict[str, float]) -> Array:
+    def _weights(self, shaping: Mapping[str, float]) -> Array:
         return np.array([shaping.get(name, 0.0) for name in self.policy.names])
 
     def _prepare(self, train: Part) -> None:
