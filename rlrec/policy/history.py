@@ -14,7 +14,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 from math import copysign
 from typing import Any, NamedTuple
@@ -83,7 +82,7 @@ class History:
         long = np.bincount(rows[(self.arm >= SHORT) | (self.ago > LAST)], minlength=len(self)) > 0
         bits, told = np.zeros((len(self), REMEMBERED), np.bool_), np.ascontiguousarray(self.earned).view(np.int64) != 0
         bits[rows, np.arange(len(rows)) - self.start[rows]] = told
-        lie = _Layout.of(np.diff(self.start)[has], long[has], bits[has])
+        lie = _Layout(np.diff(self.start)[has], long[has], bits[has])
         words = np.zeros(int(lie.size.sum()), "<i8")
         reals, count = words.view("<f8"), (self.shown[has] << BITS) + lie.count
         words[lie.begin] = np.rint(self.gap_s[has] * 1e6)
@@ -91,68 +90,54 @@ class History:
         reals[lie.begin + 2] = self.reward[has]
         words[lie.begin + 3] = np.packbits(lie.bits, axis=1, bitorder="little").view("<i8")[:, 0]
         words.view("<u4")[lie.shorts] = ((self.arm << BITS) + self.ago)[~lie.of_long]
-        words[lie.longs], words[lie.longs + 1] = self.arm[lie.of_long], self.ago[lie.of_long]
+        words[lie.longs] = np.column_stack([self.arm[lie.of_long], self.ago[lie.of_long]]).reshape(-1)
         reals[lie.values] = self.earned[told]
         whole, sizes = words.tobytes(), np.zeros(len(self), np.int64)
         sizes[has] = WORD * lie.size
         return [whole[low:high] for low, high in pairwise([0, *np.cumsum(sizes).tolist()])]
 
 
-@dataclass(frozen=True, eq=False)
 class _Layout:
-    """Where the parts of n histories lie, in words end to end. begin (n,); size (n,); count (n,) of slots; long (n,):
-    whether these take two words each; bits (n, 64)."""
+    """Where the parts of n histories lie, in words end to end.
 
-    begin: Ints
-    size: Ints
-    count: Ints
-    long: Flags
-    bits: Flags
+    count (n,) of slots; long (n,): whether these take two words each; bits (n, 64): which have earned something."""
 
-    @classmethod
-    def of(cls, count: Ints, long: Flags, bits: Flags) -> _Layout:
-        size = HEAD + _words(count, long) + bits.sum(axis=1)
-        return cls(np.cumsum(size) - size, size, count, long, bits)
+    def __init__(self, count: Ints, long: Flags, bits: Flags) -> None:
+        self.count, self.long, self.bits = count, long, bits
+        self._slots, self._earning = np.where(long, 2 * count, (count + 1) // 2), bits.sum(axis=1)
+        self.size = HEAD + self._slots + self._earning
+        self.begin = np.cumsum(self.size) - self.size
 
-    @cached_property
-    def rows(self) -> Ints:
-        """Which history each slot belongs to, (e,)."""
-        return np.repeat(np.arange(len(self.count)), self.count)
-
-    @cached_property
-    def place(self) -> Ints:
-        """Of each slot in its history, (e,)."""
-        return np.arange(len(self.rows)) - (np.cumsum(self.count) - self.count)[self.rows]
-
-    @cached_property
+    @property
     def of_long(self) -> Flags:
-        """Of each slot, (e,)."""
-        return self.long[self.rows]
+        """Of each slot whether it takes two words, (e,)."""
+        return np.repeat(self.long, self.count)
+
+    @property
+    def earning(self) -> Flags:
+        """Of each slot whether it has earned something, (e,)."""
+        found: Flags = self.bits[np.arange(REMEMBERED) < self.count[:, None]]
+        return found
 
     @property
     def shorts(self) -> Ints:
-        """Of slots that are short, in halves of words."""
-        found: Ints = (2 * (self.begin[self.rows] + HEAD) + self.place)[~self.of_long]
-        return found
+        """Places of the slots that take half a word, in halves of words."""
+        return _runs(2 * (self.begin + HEAD)[~self.long], self.count[~self.long])
 
     @property
     def longs(self) -> Ints:
-        """Of those that are not."""
-        found: Ints = (self.begin[self.rows] + HEAD + 2 * self.place)[self.of_long]
-        return found
+        """Places of the words of the others."""
+        return _runs((self.begin + HEAD)[self.long], 2 * self.count[self.long])
 
     @property
     def values(self) -> Ints:
-        """Of what slots have earned."""
-        length = self.bits.sum(axis=1)
-        begin = self.begin + self.size - length
-        found: Ints = np.repeat(begin - np.cumsum(length) + length, length) + np.arange(int(length.sum()))
-        return found
+        """Places of what slots have earned."""
+        return _runs(self.begin + HEAD + self._slots, self._earning)
 
 
-def _words(count: Ints, long: Flags) -> Ints:
-    """How many words slots take, without what they have earned."""
-    found: Ints = np.where(long, 2 * count, (count + 1) // 2)
+def _runs(begin: Ints, length: Ints) -> Ints:
+    """Places of what lies in runs, one after another."""
+    found: Ints = np.repeat(begin - np.cumsum(length) + length, length) + np.arange(int(length.sum()))
     return found
 
 
@@ -165,21 +150,23 @@ def unpack(blobs: Sequence[bytes], step: Ints) -> History:
         raise _broken()
     words, has = np.frombuffer(b"".join(blobs), "<i8"), np.flatnonzero(size)
     begin = (np.cumsum(size) - size)[has] // WORD
-    count, long = words[begin + 1], words[begin + 1] < 0
-    count = np.where(long, ~count, count)
+    long = words[begin + 1] < 0
+    count = np.where(long, ~words[begin + 1], words[begin + 1])
     bits = np.unpackbits(words[begin + 3].view(np.uint8).reshape(-1, WORD), axis=1, bitorder="little").view(np.bool_)
-    lie = _Layout.of(count & LAST, long, bits)
-    beyond = bits & (np.arange(REMEMBERED) >= lie.count[:, None])
-    if (lie.size != size[has] // WORD).any() or (lie.count > REMEMBERED).any() or beyond.any():
+    lie = _Layout(count & LAST, long, bits)
+    earning = lie.earning
+    if (lie.size != size[has] // WORD).any() or (lie.count > REMEMBERED).any() or earning.sum() != bits.sum():
         raise _broken()
-    reals, told = words.view("<f8"), np.empty((2, len(lie.rows)), np.int64)
-    told[:, ~lie.of_long] = np.divmod(words.view("<u4")[lie.shorts].astype(np.int64), 1 << BITS)
-    told[:, lie.of_long] = words[lie.longs], words[lie.longs + 1]
-    earned, (gap, reward), (shown, counts) = np.zeros(len(lie.rows)), np.zeros((2, n)), np.zeros((2, n), np.int64)
-    earned[bits[lie.rows, lie.place]] = reals[lie.values]
+    slots, reals = np.empty((2, len(earning)), np.int64), words.view("<f8")
+    short, of_long = words.view("<u4")[lie.shorts].astype(np.int64), lie.of_long if long.any() else None
+    slots[:, slice(None) if of_long is None else ~of_long] = short >> BITS, short & LAST
+    if of_long is not None:
+        slots[:, of_long] = words[lie.longs].reshape(-1, 2).T
+    earned, (gap, reward), (shown, counts) = np.zeros(len(earning)), np.zeros((2, n)), np.zeros((2, n), np.int64)
+    earned[earning] = reals[lie.values]
     gap[has], reward[has], shown[has], counts[has] = words[begin] / 1e6, reals[begin + 2], count >> BITS, lie.count
     start = np.concatenate([[0], np.cumsum(counts)])
-    return History(np.asarray(step, np.int64), gap, shown, reward, start, told[0], told[1], earned)
+    return History(np.asarray(step, np.int64), gap, shown, reward, start, slots[0], slots[1], earned)
 
 
 def _broken() -> RlrecError:
