@@ -254,12 +254,20 @@ def scored(effective: tuple[Array, Array, Array], state: State) -> Array:
     return found
 
 
+def by_row(rows: Index, arm: Ids) -> Index:
+    """The order of entries by row, which ascend already, and then by arm: a sort of one key takes a quarter of two."""
+    width = int(arm.max(initial=0)) + 1
+    if len(rows) and (int(rows[-1]) + 1) * width < 2**63:
+        return np.argsort(rows * width + arm, kind="stable")
+    return np.lexsort((arm, rows))
+
+
 def own_of(history: History, faded: Array) -> tuple[Index, Ids, Array]:
     """What n decisions know of each arm that they remember: row (e,) ascending, arm (e,), and OWN (e, 4).
 
     faded (entries,): what is left of each entry of the history, recency ^ (ago - 1)."""
     rows = history.rows
-    order = np.lexsort((history.arm, rows))
+    order = by_row(rows, history.arm)
     row, arm = rows[order], history.arm[order]
     first = np.flatnonzero(np.r_[True, (row[1:] != row[:-1]) | (arm[1:] != arm[:-1])][: len(row)])
     if not len(first):

@@ -13,7 +13,7 @@ from rlrec.policy.base import Belief
 from rlrec.policy.design import Design
 from rlrec.policy.encoder import Encoder
 from rlrec.policy.fields import Number
-from rlrec.policy.gradient import BILINEAR, Gradient, Parameters, State
+from rlrec.policy.gradient import BILINEAR, Gradient, Parameters, State, by_row
 from rlrec.policy.history import History
 from rlrec.policy.scores import Array, Gumbel, Index
 from rlrec.policy.slate import Draw
@@ -275,3 +275,12 @@ def test_the_only_arm_left_is_certain(floor: float) -> None:
     assert drawn.propensity.tolist() == drawn.minimum.tolist() == [[1.0], [1.0]]
     whole = slate.draw_each(logits(20, 3), size=3, floor=floor, **words(20))
     assert (whole.propensity[:, 2] == 1.0).all()
+
+
+@pytest.mark.parametrize("largest", [5, 2**40, 2**62])
+def test_entries_go_by_row_and_arm(largest: int) -> None:
+    """However large the ids of arms."""
+    rng = np.random.default_rng(1)
+    rows, arm = np.sort(rng.integers(0, 2**16, 500)), rng.integers(1, largest, 500)
+    assert by_row(rows, arm).tolist() == np.lexsort((arm, rows)).tolist()
+    assert by_row(rows[:0], arm[:0]).tolist() == []

@@ -14,6 +14,7 @@ from rlrec.app.trained import Trained
 from rlrec.app.training.spool import Case, Rows, Spool
 from rlrec.app.visits import Cutoff, Told, Visits
 from rlrec.ope.base import distinct
+from rlrec.policy.gradient import by_row
 from rlrec.policy.scores import Array
 from rlrec.records import Reward
 from rlrec.store import Unit, arms, settings
@@ -114,7 +115,7 @@ class Filler:
             remembered = inside[state.row]
             place[remembered] = _placed(order, state.arm[remembered])
         kept = np.flatnonzero(place >= 0)
-        kept = kept[np.lexsort((place[kept], state.row[kept]))]
+        kept = kept[by_row(state.row[kept], place[kept])]
         return Rows(
             name=name.view(np.uint64), split=split, cluster=cluster, length=np.diff(found.start), case=case,
             size=np.diff(first), remembered=np.bincount(state.row[kept], minlength=len(eligible)),
