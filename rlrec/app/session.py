@@ -42,6 +42,8 @@ def listing(store: Store, *, limit: int | None) -> list[dict[str, Any]]:
 
 def show(store: Store, request: Request) -> dict[str, Any]:
     """A visit as a timeline: what was known, what was shown with which probability, what came of it."""
+    if not 0 <= request.gamma <= 1:
+        raise InputError(f"gamma is {request.gamma:g}", hint="it lies between 0 and 1; 1 discounts nothing")
     with store.read() as unit:
         session = _known(unit, request.key)
         visits = sessions.all_visits(unit, session.id)

@@ -10,7 +10,7 @@ import click
 from rlrec.cli.output import View
 from rlrec.cli.shared import Group, printed, stored
 from rlrec.cli.tables import cell
-from rlrec.cli.values import KEY, NAME, Whole
+from rlrec.cli.values import KEY, NAME, NUMBER, Whole
 
 FLAT = (
     "session", "user", "visit", "step", "decision_id", "at", "policy", "version", "experiment", "variant", "context",
@@ -45,7 +45,7 @@ def list_(store: Any, show: Any, limit: int) -> None:
 @session.command("show")
 @click.argument("key", type=KEY)
 @click.option("--visit", type=Whole(1), help="Number of the visit.  [default: the newest]")
-@click.option("--gamma", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="Discount of the return.")
+@click.option("--gamma", type=NUMBER, default=1.0, show_default=True, help="Discount of the return.")
 @click.option("--reward", type=NAME, metavar="NAME", help="Reward definition.  [default: each decision's own]")
 @printed
 @stored

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from rlrec.ope import diagnostics, intervals
-from rlrec.ope.base import ROUNDING, Array, Estimator, Kind, LogBatch, Ratio
+from rlrec.ope.base import Array, Estimator, Kind, LogBatch, Ratio
 from rlrec.ope.diagnostics import Diagnosis, Weights
 from rlrec.ope.intervals import UNKNOWN, Bounds, Replicates, WeightSums
 from rlrec.ope.moments import Moments, Summary, moments
@@ -17,6 +17,8 @@ from rlrec.ope.moments import Moments, Summary, moments
 ANY_REWARD: Bounds = (-np.inf, np.inf)
 # What diagnostics and Cressie-Read need, whichever estimators are asked for.
 _CORE = ("rows", "weight", "weighted_reward")
+# A mean weight so near to 1 is no news, however sure: scores in float32, or propensities to four digits, are that far.
+NEGLIGIBLE = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,7 +307,7 @@ class View:
         total, moment = self.summary.total[at], self.summary.moment[np.ix_(at, at)]
         n = int(self.summary.present[at[1]])
         mean, error = (float(figure) for figure in intervals.estimated(Ratio(), total, moment, n))
-        off = mean - 1 if abs(mean - 1) > ROUNDING else 0.0
+        off = mean - 1 if abs(mean - 1) > NEGLIGIBLE else 0.0
         z = off / error if error > 0 else np.copysign(np.inf, off) if off else 0.0
         return _figure(mean), z if n > 1 else None
 

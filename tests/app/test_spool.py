@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+import signal
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import fields, replace
@@ -12,6 +14,7 @@ import pytest
 
 from rlrec.app.training import spool as spooling
 from rlrec.app.training.spool import Case, Rows, Spool
+from rlrec.errors import RlrecError
 
 SPLITS = (0, 1, 2)
 
@@ -151,3 +154,24 @@ def test_a_case_is_named_by_what_it_is() -> None:
     assert one.name == Case(places=places.copy(), described=described.copy()).name
     assert one.name != Case(places=np.array([0, 3]), described=described).name
     assert one.name != Case(places=places, described=described + 1).name
+
+
+def test_a_temporary_folder_without_room_is_named(spool: Spool) -> None:
+    """A limit on the size of files stands for a full disk."""
+    spool.add(rows(9))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, before[1]))
+    try:
+        with pytest.raises(RlrecError, match="cannot write to the temporary folder") as refused:
+            spool.add(rows(500))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert "TMPDIR" in str(refused.value.hint)
+
+
+def test_no_temporary_folder_is_told(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere")
+    with pytest.raises(RlrecError, match="no temporary folder"):
+        spool.add(rows(9))

@@ -158,3 +158,10 @@ def test_censoring_is_shown_by_the_names_of_its_options(ready_sqlite):
     events = show(ready_sqlite, "00:01:00Z")["decisions"][0]["events"]
     assert [event["kind"] for event in events] == ["censor", "uncensor"]
     assert " censor uncensor " in ready_sqlite("--now", DAY + "00:01:00Z", "session", "show", "s1").stdout
+
+
+@pytest.mark.parametrize("gamma", ["nan", "-0.1", "1.5", "inf"])
+def test_a_discount_that_cannot_be_is_refused(ready, gamma):
+    refused = ready("session", "show", "s1", "--gamma", gamma)
+    assert refused.exit_code == 2
+    assert len(refused.stderr.splitlines()) == 1

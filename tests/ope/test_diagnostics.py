@@ -152,6 +152,15 @@ def test_wrong_propensities_show_in_the_mean_weight() -> None:
     assert "mean-weight" in judged(doubled, "ips", interval="normal")[0].reasons
 
 
+@pytest.mark.parametrize(("off", "told"), [(5e-5, False), (5e-4, True)])
+def test_a_mean_weight_that_is_nearly_1_is_no_news(off: float, told: bool) -> None:
+    """However many standard errors it is away: a target that is the logger has weights of 1, but for rounding."""
+    batch = drawn(0)[0]
+    target = batch.propensity * (1 + off + 1e-7 * np.arange(len(batch)) / len(batch))
+    (found,) = judged(replace(batch, target=target), "ips", interval="normal")
+    assert ("mean-weight" in found.reasons) is told
+
+
 def test_a_default_that_is_not_zero_is_no_news() -> None:
     batch, _ = drawn(0, sessions=2000)
     content = replace(batch, reward=np.ones(len(batch)), default=np.arange(len(batch)) > 10)

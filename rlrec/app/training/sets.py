@@ -10,23 +10,25 @@ import os
 import tempfile
 from array import array
 from collections.abc import Mapping
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from rlrec.app.designs import Ids
+from rlrec.errors import RlrecError
 
 ALIGNED = 64  # bytes; arrays begin at multiples of it
 
 Arrays = Mapping[str, npt.NDArray[Any]]
+_ROOM = "set TMPDIR to a folder with room: half a kB for each decision of the log"
 
 
 class Sets:
     """Numbered sets of arrays, all with the same names, types and numbers of dimensions as the first."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(prefix="rlrec-")  # noqa: SIM115 (it lives as long as the sets)
+        self._file = _nameless()
         self._ends = array("q", [0])
         self._kinds: list[tuple[str, np.dtype[Any], int]] = []
 
@@ -43,8 +45,7 @@ class Sets:
             self._kinds = [(name, one.dtype, one.ndim) for name, one in arrays.items()]
         shapes = np.array([length for one in arrays.values() for length in one.shape], np.int64)
         parts = [_padded(one) for one in (shapes, *arrays.values())]
-        self._file.write(b"".join(parts))
-        self._file.flush()
+        _write(self._file, b"".join(parts))
         self._ends.append(self._ends[-1] + sum(map(len, parts)))
 
     def read(self, number: int) -> dict[str, npt.NDArray[Any]]:
@@ -59,6 +60,25 @@ class Sets:
             found[name] = np.frombuffer(held, kind, count, at).reshape(shape)
             at += _up(count * kind.itemsize)
         return found
+
+
+def _nameless() -> IO[bytes]:
+    """A file that goes with the process. Raises RlrecError where there is no folder for it."""
+    try:
+        return tempfile.TemporaryFile(prefix="rlrec-", buffering=0)
+    except OSError as error:
+        raise RlrecError("no temporary folder can be written to", hint=_ROOM) from error
+
+
+def _write(file: IO[bytes], told: bytes) -> None:
+    """All of it, at the end. Raises RlrecError where there is no room."""
+    rest = memoryview(told)
+    try:
+        while rest:
+            rest = rest[file.write(rest) :]
+    except OSError as error:
+        place = tempfile.gettempdir()
+        raise RlrecError(f"cannot write to the temporary folder {place}: {error.strerror}", hint=_ROOM) from error
 
 
 def mapped(file: int, start: int, end: int) -> tuple[mmap.mmap, int]:
@@ -81,7 +101,7 @@ class Table:
 
     def __init__(self, columns: Arrays) -> None:
         """columns: of the names, types and widths that all rows have; the rows themselves are not taken."""
-        self._file = tempfile.TemporaryFile(prefix="rlrec-")  # noqa: SIM115 (it lives as long as the table)
+        self._file = _nameless()
         self._kind = np.dtype([(name, one.dtype, one.shape[1:]) for name, one in columns.items()])
 
     def close(self) -> None:
@@ -94,11 +114,10 @@ class Table:
         rows = np.empty(length, self._kind)
         for name, values in columns.items():
             rows[name] = values
-        self._file.write(rows.tobytes())
+        _write(self._file, rows.tobytes())
 
     def gather(self, begins: Ids, lengths: Ids) -> dict[str, npt.NDArray[Any]]:
         """Runs of rows, end to end, column by column. They are read, for a map would hold what lies around them too."""
-        self._file.flush()
         file, wide = self._file.fileno(), self._kind.itemsize
         runs = zip((begins * wide).tolist(), (lengths * wide).tolist(), strict=True)
         found = np.frombuffer(b"".join([os.pread(file, length, begin) for begin, length in runs]), self._kind)
