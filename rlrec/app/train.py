@@ -51,9 +51,9 @@ class Request(Options):
 def check(request: Request) -> None:
     """Raises InputError for an option that cannot be."""
     for name, value, low, high in (
-        ("gamma", request.gamma, 0.0, 1.0), ("lr", request.rate, 1e-9, HIGHEST),
+        ("gamma", request.gamma, 0.0, 1.0), ("lr", request.lr, 1e-9, HIGHEST),
         ("entropy", request.entropy, 0.0, HIGHEST),
-        ("clip-weight", request.clip, 1e-9, HIGHEST), ("kl-stop", request.kl_stop, 0.0, HIGHEST),
+        ("clip-weight", request.clip_weight, 1e-9, HIGHEST), ("kl-stop", request.kl_stop, 0.0, HIGHEST),
         *((f"shaping {name}", value, -HIGHEST, HIGHEST) for name, value in request.shaping.items()),
     ):  # fmt: skip
         if value is not None and not (isfinite(value) and low <= value <= high):
@@ -162,9 +162,10 @@ class _Training:
             looks = _looks(unit, self.parent, now)
         if filled.new < self.request.min_new:
             return self._nothing_new(live, filled)
-        self._tell(filled)
         spool.arrange({TRAIN: self.request.batch, TUNE: VISITS, GATE: VISITS})
         self._check(spool, filled)
+        if unused := _unused(filled):
+            self.store.notice(f"sessions that are not used: {unused}")
         climbed = self._climb(spool, reader, filler)
         gate = self._judge(spool, reader.policy, climbed, live, held.parameters_of(filler.arms), looks)
         return self.store.write(
@@ -182,7 +183,7 @@ class _Training:
         """What the version remembers of its log."""
         made = lineage.record(
             unit, self.request.log or "", selection, last_id=filled.last_id, window_us=self.parent.reward.window_us,
-            slots=filled.visits,
+            slots=filled.slots,
         )  # fmt: skip
         options = asdict(self.request) | {"seed": self.plan.seed}
         return made | {"now": now, "splits": [TRAIN, TUNE], "sessions": filled.visits, "options": options}
@@ -203,18 +204,6 @@ class _Training:
             self.parent.policy.name, live.number, self.parent.number, filled.new, NO_GATE, promoted=False
         ) | {"trained": False, "epochs": 0, "best_epoch": None, "seed": self.plan.seed}
 
-    def _tell(self, filled: Filled) -> None:
-        told = filled.told
-        for count, what in (
-            (told.waiting, "go on, or their reward windows do"),
-            (told.left_out, "are left out: cut by the filter, with a censored slot or without propensities"),
-            (filled.unrecorded, "are left out: what was known of them when their decisions were made is not recorded"),
-            (filled.unnamed, "are left out: their user came later and belongs to another split"),
-            (filled.endless, f"are left out: they have more than {visits.LONGEST:,} decisions"),
-        ):
-            if count:
-                self.store.notice(f"{count} sessions {what}")
-
     def _check(self, spool: Spool, filled: Filled) -> None:
         """Raises InputError where the log teaches nothing."""
         name = self.parent.reward.name
@@ -224,8 +213,8 @@ class _Training:
                 hint="train on what `rlrec recommend` served, or on an import that says how likely each page was",
             )
         if not spool.parts[TRAIN].visits:
-            waiting = f"; {filled.told.waiting} go on, or their reward windows do" if filled.told.waiting else ""
-            raise InputError(f"empty log to train on: no session has ended that teaches{waiting}", hint="widen --log")
+            why = _unused(filled) or "no session has ended"
+            raise InputError(f"empty log to train on: {why}", hint=self._way_out(filled))
         if filled.largest > LARGEST:
             raise InputError(
                 f"a page earned {filled.largest:g} by reward {name}, which is too much to reckon with",
@@ -237,13 +226,26 @@ class _Training:
                 hint="send `rlrec feedback`, or define another reward",
             )
 
+    def _way_out(self, filled: Filled) -> str:
+        """What to do where no session teaches."""
+        if filled.told.waiting:
+            return "a session counts once it has ended and its reward window is over"
+        if filled.unrecorded:
+            return "train on what `rlrec recommend` served, or on an import that says what its states were"
+        if self.request.log or self.request.since is not None:
+            return "widen --log or --since"
+        return "serve sessions with `rlrec recommend`, or import a log of them"
+
     def _climb(self, spool: Spool, reader: Trained, filler: Filler) -> Climbed:
         start = reader.parameters_of(filler.arms)
         self.values = fitted(spool.parts[TRAIN], gamma=self.request.gamma, arms=len(filler.arms))
         judge = self._judge_of(spool.parts[TUNE], reader.policy, start, most=CHOOSING)
         with closing(Climber(spool.parts[TRAIN], reader.policy, self.request)) as climber:
             spool.parts[TRAIN].close()
-            return climber.climb(start, judge, progress=self._epoch)
+            climbed = climber.climb(start, judge, progress=self._epoch)
+        if self.request.promote != "if-better" and not climbed.best:
+            self.store.notice(f"no epoch was better: the new version is a copy of version {self.parent.number}")
+        return climbed
 
     def _judge_of(self, part: Part, policy: Gradient, against: Parameters, most: int | None = None) -> Judge | None:
         if not part.visits:
@@ -254,7 +256,8 @@ class _Training:
         self.lease.renew()
         shown = {"gain": point.gain, "above": point.lower, "entropy": point.entropy, "KL": point.kl, "ESS": point.ess}
         figures = ", ".join(f"{name} {value:.4g}" for name, value in shown.items() if value is not None)
-        self.progress(f"epoch {point.epoch} of {self.request.epochs}: {figures}, clipped {point.clipped:.1%}")
+        few = f" (below {LEAST}: others come first)" if point.ess is not None and point.ess < LEAST else ""
+        self.progress(f"epoch {point.epoch} of {self.request.epochs}: {figures}{few}, clipped {point.clipped:.1%}")
 
     def _judge(
         self, spool: Spool, policy: Gradient, climbed: Climbed, live: Version, held: Parameters, looks: int
@@ -299,6 +302,19 @@ class _Training:
             "trained": True, "epochs": len(climbed.curve), "best_epoch": climbed.best, "seed": self.plan.seed,
             "why": None if promoted or self.request.promote != "if-better" else _why(gate, climbed, same=same),
         }  # fmt: skip
+
+
+def _unused(filled: Filled) -> str:
+    """How many sessions do not teach, and why."""
+    told = filled.told
+    counts = (
+        (told.waiting, "that go on, or their reward windows do"),
+        (told.left_out, "cut by the filter, with a censored slot, or without propensities"),
+        (filled.unrecorded, "whose states at the time of their decisions are not recorded"),
+        (filled.unnamed, "whose user came later and belongs to another split"),
+        (filled.endless, f"of more than {visits.LONGEST:,} decisions"),
+    )
+    return "; ".join(f"{count:,} {what}" for count, what in counts if count)
 
 
 def _answer(

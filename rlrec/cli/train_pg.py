@@ -41,16 +41,16 @@ class Clip(AnyType):
     "of the other visits of the set at that step.",
 )  # fmt: skip
 @click.option("--epochs", type=Whole(1, 10_000), default=60, show_default=True, help="Passes over the log, at most.")
-@click.option("--lr", "rate", type=NUMBER, default=0.005, show_default=True, help="Step size of Adam.")
+@click.option("--lr", type=NUMBER, default=0.005, show_default=True, help="Step size of Adam.")
 @click.option("--batch", type=Whole(1, 1_000_000), default=500, show_default=True, help="Visits of one step.")
 @click.option("--entropy", type=NUMBER, default=0.0, show_default=True, help="What a nat of entropy is worth.")
 @click.option(
-    "--clip-weight", "clip", type=Clip(), default="20", show_default=True,
+    "--clip-weight", type=Clip(), default="20", show_default=True,
     help="Largest importance weight, or none. Clipping moves the optimum: the share of the gradient that it takes is "
     "told.",
 )  # fmt: skip
 @click.option(
-    "--top-k", "top", type=Whole(0, 1_000), default=0, show_default=True, metavar="K",
+    "--top-k", type=Whole(0, 1_000), default=0, show_default=True, metavar="K",
     help="Take every slot of a page by itself, as one of K drawn with replacement [0: pages by their exact joint "
     "probability].",
 )  # fmt: skip
@@ -78,15 +78,16 @@ def train_pg(store: Any, show: Show, reference: str, shapings: Sequence[tuple[st
 
     Makes a new version of a policy of kind gradient, by REINFORCE with a baseline: gains weighed by the policy's
     probability over the logged propensity. All visits that have ended and whose reward windows are over teach, whoever
-    served them; 60 % of the users train, 20 % choose the epoch (by the lower bound of its gain), and 20 % are the
-    gate: they judge the result once, and have taught nothing.
+    served them; 60 % of the users train, 20 % choose the epoch (by the lower bound of its gain, among those with an
+    effective sample size of 100 or more), and 20 % are the gate: they judge the result once, and have taught nothing.
 
     One run is one step of policy improvement from the policies that logged: what came after a decision is what THEY
     brought about. Log, train, promote, and log again to get further.
 
     The gate's `estimate` is the new version's return of a session above that of the live one (estimator wdr, on the
-    same visits); `lower` is a bound that errs with probability `alpha`. All looks of a year together err with 5 %:
-    the j-th has alpha = 0.05 x 6 / (pi^2 j^2). if-better looks only where the 20 % for tuning promise a gain.
+    same visits, with a model of returns fitted on those that train: `evaluate` fits its own, and differs a little);
+    `lower` is a bound that errs with probability `alpha`. All looks of a year together err with 5 %: the j-th has
+    alpha = 0.05 x 6 / (pi^2 j^2). Every run looks, but if-better only where the 20 % for tuning promise a gain.
 
     \b
     Examples:
@@ -111,5 +112,8 @@ def _shaping(pairs: Sequence[tuple[str, str]]) -> dict[str, float]:
     for key, value in pairs:
         if key in found:
             raise InputError(f"shaping by {key!r} is given twice")
-        found[key] = parse_number(value)
+        try:
+            found[key] = parse_number(value)
+        except InputError as error:
+            raise InputError(f"shaping by {key!r}: {error.message}", hint="write FEATURE=NUMBER") from None
     return found

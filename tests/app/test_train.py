@@ -154,7 +154,7 @@ def test_either_database_trains_the_same(db: str, sqlite: Store) -> None:
 
 def test_a_policy_learns_what_pleases_later(shop: Store) -> None:
     """Tea, but not twice in a row, as the arm's own history says."""
-    trained(shop, epochs=20, rate=0.02, patience=20, promote="always")
+    trained(shop, epochs=20, lr=0.02, patience=20, promote="always")
     found = serve(shop, name="visits", visits=400, start=LATER + MINUTE, prefix="n", seed=7)
     tea = np.mean([page["slate"][0]["arm"] == "tea" for page in found[0]])
     again = np.mean([
@@ -169,7 +169,7 @@ def test_visits_that_go_on_or_are_young_do_not_teach(shop: Store) -> None:
     serve(shop, visits=30, start=LATER - 40 * MINUTE, prefix="young")
     notices = told(clock(shop, LATER - 12 * MINUTE))  # more than the reward window, less than both
     assert trained(shop)["sessions"] == 120
-    assert any("30 sessions go on, or their reward windows do" in line for line in notices)
+    assert any("30 that go on, or their reward windows do" in line for line in notices)
 
 
 def test_a_visit_that_was_ended_teaches_once_its_windows_are_over(shop: Store) -> None:
@@ -185,7 +185,7 @@ def test_a_visit_with_a_censored_slot_does_not_teach(shop: Store) -> None:
     feedback.feedback(shop, feedback.Line(decision_id=5, position=1, censor=True))
     notices = told(shop)
     assert trained(shop)["sessions"] == 119
-    assert any(line.startswith("1 sessions are left out") for line in notices)
+    assert any("1 cut by the filter, with a censored slot" in line for line in notices)
 
 
 def test_visits_that_a_filter_cuts_are_left_out(shop: Store) -> None:
@@ -216,7 +216,7 @@ def test_visits_without_an_end_are_left_out(shop: Store, monkeypatch: pytest.Mon
     notices = told(clock(shop, LATER + 300 * MINUTE))
     monkeypatch.setattr(visits, "LONGEST", 4)
     assert trained(shop)["sessions"] == 120
-    assert "2 sessions are left out: they have more than 4 decisions" in notices
+    assert "sessions that are not used: 2 of more than 4 decisions" in notices
 
 
 def test_a_reward_that_cannot_be_reckoned_with_is_named(shop: Store) -> None:
@@ -286,7 +286,7 @@ def test_a_session_whose_user_came_later_is_left_out_where_the_part_would_change
 
 
 def test_a_version_records_what_made_it(shop: Store) -> None:
-    asked = {"gamma": 0.9, "log": "policy=base", "shaping": {"session:reward": 0.5}, "clip": None}
+    asked = {"gamma": 0.9, "log": "policy=base", "shaping": {"session:reward": 0.5}, "clip_weight": None}
     trained(shop, **asked)
     with shop.read() as unit:
         made, report = version(unit, "visits", 2), policies.report(unit, version(unit, "visits", 2).id)
@@ -294,7 +294,7 @@ def test_a_version_records_what_made_it(shop: Store) -> None:
     kept = made.learned_from
     assert (made.parent_id, made.status, made.reward.name) == (parent.id, "frozen", "default")
     assert (kept["filter"], kept["last_id"], kept["now"]) == ("policy=base", 360, LATER)
-    assert (kept["splits"], kept["sessions"]) == ([0, 1], 120)
+    assert (kept["splits"], kept["sessions"], kept["slots"]) == ([0, 1], 120, 360)
     assert kept["options"].items() >= {"seed": 1, "epochs": 2, "batch": 40, "baseline": "value", **asked}.items()
     assert report is not None
     assert [point["epoch"] for point in report["curve"]] == [1, 2]
@@ -365,7 +365,7 @@ def test_never_promotes_nothing(shop: Store) -> None:
 def test_a_good_candidate_is_promoted(sqlite: Store) -> None:
     opened(sqlite)
     serve(sqlite, visits=1_500, steps=2, liked=lambda key, step, before: key == "tea")
-    found = trained(sqlite, rate=0.02, epochs=3, batch=200, promote="if-better")
+    found = trained(sqlite, lr=0.02, epochs=3, batch=200, promote="if-better")
     assert found["promoted"]
     assert found["lower"] > 0
     assert (live(sqlite), found["against"], found["candidate"]) == (2, 1, 1)
@@ -421,9 +421,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "rloo": {"baseline": "rloo"},
     "undiscounted": {"gamma": 0.5, "discounted": False},
     "entropy": {"entropy": 0.3},
-    "clip": {"clip": 0.5},
-    "top": {"top": 2},
-    "rate": {"rate": 0.001},
+    "clip-weight": {"clip_weight": 0.5},
+    "top-k": {"top_k": 2},
+    "lr": {"lr": 0.001},
     "batch": {"batch": 20},
     "epochs": {"epochs": 4},
     "shaping": {"shaping": {"session:step": 1.0}},
@@ -449,12 +449,12 @@ def test_without_discounting_gamma_still_shapes_the_return(shop: Store) -> None:
 
 
 def test_patience_ends_the_climb(shop: Store) -> None:
-    found = trained(shop, epochs=50, rate=0.3, patience=2)
+    found = trained(shop, epochs=50, lr=0.3, patience=2)
     assert found["epochs"] == found["best_epoch"] + 2 < 50
 
 
 def test_a_kl_limit_ends_the_climb_and_its_last_epoch_does_not_count(shop: Store) -> None:
-    found = trained(shop, epochs=50, rate=0.02, kl_stop=0.05, patience=50)
+    found = trained(shop, epochs=50, lr=0.02, kl_stop=0.05, patience=50)
     curve = policy.show(shop, "visits@2")["training"]["curve"]
     assert curve[-1]["kl"] > 0.05 >= curve[-2]["kl"]
     assert found["best_epoch"] < found["epochs"] == len(curve)
@@ -462,7 +462,7 @@ def test_a_kl_limit_ends_the_climb_and_its_last_epoch_does_not_count(shop: Store
 
 def test_clipping_takes_a_share_and_says_so(shop: Store) -> None:
     for clip in (None, 20.0, 0.5):
-        trained(shop, clip=clip)
+        trained(shop, clip_weight=clip)
     shares = [policy.show(shop, f"visits@{number}")["training"]["curve"][0]["clipped"] for number in (2, 3, 4)]
     assert shares[:2] == [0.0, 0.0]
     assert 0.3 < shares[2] < 1
@@ -491,7 +491,7 @@ def test_pages_teach_by_their_joint_probability(sqlite: Store, size: int) -> Non
     joint = [np.prod([slot["propensity"] for slot in page["slate"]]) for page in pages[0]]
     assert joint == pytest.approx([page["propensity"] for page in pages[0]])
     clock(sqlite, LATER + 300 * MINUTE)
-    again = trained(sqlite, log="policy=visits", epochs=1, rate=1e-9)  # judged on its own log: weights are 1
+    again = trained(sqlite, log="policy=visits", epochs=1, lr=1e-9)  # judged on its own log: weights are 1
     assert again["value"] == pytest.approx(again["live_value"], abs=1e-6)
 
 
@@ -503,7 +503,7 @@ def test_arms_come_and_go(sqlite: Store) -> None:
     arm.put(
         sqlite, lambda: [[arm.Line(arm="fire", features={"heat": 2.0}), arm.Line(arm="ice", features={"heat": -2.0})]]
     )
-    trained(sqlite, epochs=10, rate=0.05, patience=10, promote="always")
+    trained(sqlite, epochs=10, lr=0.05, patience=10, promote="always")
     arm.put(sqlite, lambda: [[arm.Line(arm="lava", features={"heat": 2.0})]])
     shown = {one["arm"]: one["probability"] for one in policy.show(sqlite, "visits")["arms"]}
     assert shown["fire"] == pytest.approx(shown["lava"], rel=1e-9)

@@ -145,7 +145,7 @@ def test_clipping_can_be_none(train: Run, path: Path) -> None:
         assert train("visits", *QUICK, "--clip-weight", clip).exit_code == 0
     with closing(opening(path)) as store, store.read() as unit:
         kept = [json.loads(text) for (text,) in unit.ask("SELECT learned_from FROM version WHERE number > 1")]
-    assert [one["options"]["clip"] for one in kept] == [None, 20.0, 1000.0]
+    assert [one["options"]["clip_weight"] for one in kept] == [None, 20.0, 1000.0]
 
 
 # -- wrong questions --
@@ -239,7 +239,7 @@ def test_a_log_that_is_too_young_says_what_it_waits_for(run_sqlite: Run, sqlite_
     with closing(opening(Path(sqlite_db))) as store:
         serve(opened(store), visits=50)
     said = run_sqlite("--now", "2027-01-15T08:10:00Z", "-q", "train-pg", "visits")
-    one_line(said, 2, "empty log to train on", "50 go on, or their reward windows do")
+    one_line(said, 2, "empty log to train on", "50 that go on, or their reward windows do")
 
 
 def test_a_store_without_arms_says_so_in_one_line(run_sqlite: Run) -> None:

@@ -27,7 +27,8 @@ LEAST = 100  # effective visits for tuning that an epoch must have: a gate refus
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """How to climb. discounted: gamma^t multiplies the gradient at step t. batch: visits of a set, which is a step of
-    Adam. clip: largest importance weight; None: weights as they are.
+    Adam, which `lr` is the size of. clip_weight: the largest importance weight; None: weights as they are. top_k: 0 for
+    pages by their exact probability.
 
     patience: epochs without a better one after which it ends. kl_stop: mean KL(start || now) at which it ends.
     shaping: potential of a state, as weights of its features by name."""
@@ -35,10 +36,10 @@ class Options:
     gamma: float = 1.0
     baseline: str = "value"
     epochs: int = 60
-    rate: float = 0.005
+    lr: float = 0.005
     entropy: float = 0.0
-    clip: float | None = 20.0
-    top: int = 0
+    clip_weight: float | None = 20.0
+    top_k: int = 0
     discounted: bool = True
     kl_stop: float | None = None
     patience: int = 20
@@ -47,7 +48,8 @@ class Options:
 
     @property
     def objective(self) -> Objective:
-        return Objective(clip=np.inf if self.clip is None else self.clip, entropy=self.entropy, top=self.top)
+        clip = np.inf if self.clip_weight is None else self.clip_weight
+        return Objective(clip=clip, entropy=self.entropy, top=self.top_k)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +127,9 @@ class Climber:
         gained = self._returns(rows)
         step = returns.steps(rows.start)
         scale: Array = np.power(self.options.gamma, step) if self.options.discounted else np.ones(len(step))
-        return grouped(rows, cases, gained - self._baseline(rows, gained), gained, scale, slots=bool(self.options.top))
+        return grouped(
+            rows, cases, gained - self._baseline(rows, gained), gained, scale, slots=bool(self.options.top_k)
+        )
 
     def _fold(self, rows: Rows) -> Ids:
         """Which half the cluster of each decision belongs to."""
@@ -170,7 +174,7 @@ class Climber:
         total = reinforce.nothing(now)
         for lesson in self._lessons:
             found = self.step(now, lesson)
-            now, adam = adam.step(now, found.mean, rate=self.options.rate)
+            now, adam = adam.step(now, found.mean, rate=self.options.lr)
             total = total + found
         return now, adam, total
 

@@ -42,6 +42,7 @@ class Filled:
     largest: float = 0.0
     last_id: int = 0
     visits: int = 0
+    slots: int = 0
     new: int = 0
     rewarded: int = 0
 
@@ -61,7 +62,7 @@ class Filler:
         self, selection: Selection, cutoff: Cutoff, *, since: int = -1, progress: Callable[[], None] | None = None
     ) -> Filled:
         """The selected log as it can be used; what was not ripe at `since` is new."""
-        total = dict.fromkeys(("unnamed", "unrecorded", "endless", "last_id", "visits", "new", "rewarded"), 0)
+        total = dict.fromkeys(("unnamed", "unrecorded", "endless", "last_id", "visits", "slots", "new", "rewarded"), 0)
         told, largest = Told(), 0.0
         for batch, found, more in visits.batches(self.unit, selection, self.reward, cutoff, columns=READ, keys=True):
             told += more
@@ -78,6 +79,7 @@ class Filler:
             if len(found):
                 self.spool.add(self._rows(found, split[kept], cluster[kept], name[kept]))
                 total["visits"] += len(found)
+                total["slots"] += int(found.first[-1])
                 total["new"] += int((found.ripe > since).sum())
                 total["rewarded"] += int((~found.default).sum())
                 largest = max(largest, float(np.abs(found.reward).max()))
