@@ -8,25 +8,29 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from rlrec.policy.gradient import OF_ARM, Gradient, Parameters, State, scored
 from rlrec.policy.plackett_luce import remaining, softmax
 from rlrec.policy.scores import Array, Index
 
+Flags = npt.NDArray[np.bool_]
+
 CELLS = 1 << 19  # scores at a time: few enough to stay near the processor, and so many that each call is worth it
 HIGHEST = 700.0  # log of a weight that is cut to stay finite
-BELOW = 36.0  # scores are raised beside one this much below the best of a chunk: their squares stay finite in float32
+LEAST = 1e-16  # sum of the raised scores of a row, beside the best of its chunk, whose digits are all there
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Pages:
-    """Decisions on one eligible set, pages of one length.
+    """Decisions on one set of arms, pages of one length.
 
-    state: of n decisions, `row` ascending; `arm` of what they remember are places 0..m - 1 among the eligible arms.
-    places (m,): where the eligible arms stand among those that are trained; described (m, p): their features.
+    state: of n decisions, `row` ascending; `arm` of what they remember are places 0..m - 1 among these arms.
+    places (m,): where the arms stand among those that are trained; described (m, p): their features.
     shown (n, k): places of the arms shown. log_propensity (n,) of the page; or (n, k) of each slot for itself.
     gain (n,) or (n, k): return less baseline, in the unit of the reward; raw, same shape: the return alone.
-    scale (n,): what multiplies the gradient of the decision, 1 or gamma^t."""
+    scale (n,): what multiplies the gradient of the decision, 1 or gamma^t.
+    eligible (n, m): which of the arms each may show; None: all of them."""
 
     state: State
     places: Index
@@ -36,6 +40,7 @@ class Pages:
     gain: Array
     raw: Array
     scale: Array
+    eligible: Flags | None = None
 
     def __len__(self) -> int:
         return len(self.shown)
@@ -176,7 +181,10 @@ class _Part:
     """A chunk of pages: the raised scores of the arms, exp(score - the best), and what follows from them.
 
     Nothing but a few numbers a row is worked out by position: the arms left at one differ from all arms by those shown
-    above it alone."""
+    above it alone. These are kept apart, in float64: what is left is a sum of positive numbers, never a difference.
+
+    best (n, k): raised scores of the arms shown. raised (n, m): those of the others; 0 where one was shown, or is not
+    eligible. rest (n,): their sum; squares (n,): that of their squares. total (n,): of all."""
 
     def __init__(
         self, policy: Gradient, effective: tuple[Array, Array, Array], pages: Pages, rows: slice, objective: Objective
@@ -184,37 +192,41 @@ class _Part:
         self.temperature, self.floor, self.objective = policy.temperature, policy.floor, objective
         self.state = pages.state.between(rows.start, rows.stop)
         self.shown, self.log_propensity = pages.shown[rows], pages.log_propensity[rows]
+        self.eligible = None if pages.eligible is None else pages.eligible[rows]
         gain, raw = pages.gain[rows], pages.raw[rows]
         self.gain, self.raw, self.scale = (one.reshape(len(one), -1) for one in (gain, raw, pages.scale[rows]))
         m = len(pages.places)
-        self.cells, self.at = (
-            self.state.row * m + self.state.arm,
-            self.shown + (np.arange(len(self.shown)) * m)[:, None],
-        )
+        self.cells = self.state.row * m + self.state.arm
+        self.at = self.shown + (np.arange(len(self.shown)) * m)[:, None]
+        self.many = np.full((len(self.shown), 1), m) if self.eligible is None else self.eligible.sum(1, keepdims=True)
         self._raise(effective)
-        self.best = self.raised.reshape(-1)[self.at].astype(np.float64)
-        self.squares = np.einsum("nm,nm->n", self.raised, self.raised).astype(np.float64)
 
     def _raise(self, effective: tuple[Array, Array, Array]) -> None:
         """All rows beside one score, which spares a pass; those that are too far below it beside their own best.
 
         Without entropy to climb, nobody needs the logits afterwards."""
         logits = self._logits(effective, self.state)
-        logits -= logits.max() - BELOW
-        self.logits, self.raised = logits, np.exp(logits, out=None if self.objective.entropy else logits)
-        self.total = self._totals(self.raised)
-        far = np.flatnonzero(self.total < np.exp(-BELOW))
+        logits -= logits.max()
+        level = logits.reshape(-1)[self.at].astype(np.float64)
+        raised = np.exp(logits, out=None if self.objective.entropy else logits)
+        if self.eligible is not None:
+            raised *= self.eligible
+        ones = np.ones(raised.shape[1], raised.dtype)
+        far = np.flatnonzero(raised @ ones < LEAST)
         if len(far):
-            logits = self._logits(effective, self.state.take(far))
-            logits -= logits.max(axis=1, keepdims=True)
-            self.logits[far] = logits
-            self.raised[far] = raised = np.exp(logits)
-            self.total[far] = self._totals(raised)
-
-    def _totals(self, raised: Array) -> Array:
-        if self.shown.shape[1] > 1:  # what is left below the first position is a difference
-            return np.asarray(raised.sum(axis=1, dtype=np.float64))
-        return np.asarray(raised @ np.ones(raised.shape[1], raised.dtype), np.float64)
+            again = self._logits(effective, self.state.take(far))
+            if self.eligible is not None:
+                again[~self.eligible[far]] = -np.inf
+            again -= again.max(axis=1, keepdims=True)
+            level[far] = np.take_along_axis(again, self.shown[far], axis=1)
+            raised[far] = np.exp(again)
+            if self.objective.entropy:
+                logits[far] = np.maximum(again, -HIGHEST)
+        raised.reshape(-1)[self.at] = 0
+        self.logits, self.level, self.raised, self.best = logits, level, raised, np.exp(level)
+        self.rest = (raised @ ones).astype(np.float64)
+        self.squares = np.einsum("nm,nm->n", raised, raised).astype(np.float64)
+        self.total = self.rest + self.best.sum(axis=1)
 
     def _logits(self, effective: tuple[Array, Array, Array], state: State) -> Array:
         logits = scored(effective, state)
@@ -225,28 +237,27 @@ class _Part:
     def slots(self) -> Scored:
         """Each slot by itself."""
         best, total, top = self.best, self.total[:, None], self.objective.top
-        log_chance, share = self._mixed(best / total, left=self.raised.shape[1])
+        log_chance, share = self._mixed(best / total, left=self.many)
         chance = np.minimum(np.exp(log_chance), 1 - 1e-16)
         factor = top * np.exp((top - 1) * np.log1p(-chance)) * self.scale
         weight, lost = _cut(log_chance - self.log_propensity, self.objective)
-        square = share**2 * (1 - 2 * best / total + (self.squares / self.total**2)[:, None])
+        others = (best**2).sum(axis=1, keepdims=True) - best**2 if best.shape[1] > 1 else 0.0
+        square = share**2 * ((1 - best / total) ** 2 + (self.squares[:, None] + np.maximum(others, 0.0)) / total**2)
         return Scored(weight * factor, lost * factor, square, share / total, share, joint=False)
 
     def pages(self) -> Scored:
         """Pages by their joint probability: the softmax of the arms left, position by position."""
-        m, k = self.raised.shape[1], self.shown.shape[1]
-        above = np.cumsum(self.best, axis=1) - self.best
-        total = np.maximum(self.total[:, None] - above, self.best + 1e-300)
-        log_chance, share = self._mixed(self.best / total, left=m - np.arange(k))
+        below = np.cumsum(self.best[:, ::-1], axis=1)[:, ::-1]  # the arm of a position, and those shown below it
+        total = np.maximum(self.rest[:, None] + below, 1e-300)
+        log_chance, share = self._mixed(self.best / total, left=self.many - np.arange(self.shown.shape[1]))
         weight, lost = _cut(log_chance.sum(axis=1) - self.log_propensity, self.objective)
         spread = share / total
         reached = np.cumsum(spread, axis=1)  # of an arm shown at a position: it is left down to there
-        square = reached[:, -1] ** 2 * np.maximum(self.squares - (self.best**2).sum(axis=1), 0.0)
-        square += ((share - self.best * reached) ** 2).sum(axis=1)
+        square = reached[:, -1] ** 2 * self.squares + ((share - self.best * reached) ** 2).sum(axis=1)
         scale = self.scale
         return Scored(weight[:, None] * scale, lost[:, None] * scale, square[:, None], spread, share, joint=True)
 
-    def _mixed(self, best: Array, *, left: int | Index) -> tuple[Array, Array]:
+    def _mixed(self, best: Array, *, left: Index) -> tuple[Array, Array]:
         """Log of the probability of arms by their share of the softmax, (n, k), and the part of its derivative that
         the softmax has."""
         mixed = np.maximum(self.floor / left + (1 - self.floor) * best, 1e-300)
@@ -256,27 +267,30 @@ class _Part:
         """Derivative of the objective by the scores of each decision, (n, m); the raised scores are used up."""
         weight = scored.weight * self.gain / self.temperature
         spread, kind = weight * scored.spread, self.raised.dtype
-        every = spread.sum(axis=1)
-        at_shown = weight * scored.share
-        if scored.joint:
-            at_shown += self.best * (every[:, None] - np.cumsum(spread, axis=1))  # below an arm it is not left
+        every = spread.sum(axis=1, keepdims=True)
+        down = np.cumsum(spread, axis=1) if scored.joint else every  # below an arm it is not left
+        at_shown = weight * scored.share - self.best * down
+        found = self.raised
         if self.objective.entropy:
-            worth = self.objective.entropy * self.scale[:, 0]
-            found = self._sharpened(every, worth / (self.temperature * self.total))
+            sharp, sharp_shown = self._sharpened()
+            found *= -every.astype(kind)
+            found += sharp
+            at_shown += sharp_shown
         else:
-            found = self.raised
-            found *= -every.astype(kind)[:, None]
-        found.reshape(-1)[self.at] += at_shown.astype(kind)  # no arm twice on a page
+            found *= -every.astype(kind)
+        found.reshape(-1)[self.at] = at_shown.astype(kind)  # no arm twice on a page
         return found
 
-    def _sharpened(self, every: Array, worth: Array) -> Array:
-        """-every x raised, and what entropy adds: worth (n,) x the derivative of the entropy, by the raised scores."""
-        kind = self.raised.dtype
-        sharp = self.raised * self.logits
-        entropy = np.log(self.total) - sharp.sum(axis=1, dtype=np.float64) / self.total
+    def _sharpened(self) -> tuple[Array, Array]:
+        """What entropy adds to the derivative by the scores: of the arms that were not shown, (n, m), and of those that
+        were, (n, k)."""
+        kind, sharp = self.raised.dtype, self.raised * self.logits
+        told = sharp.sum(axis=1, dtype=np.float64) + (self.best * self.level).sum(axis=1)
+        over = -told / self.total  # entropy less the log of the total
+        worth = self.objective.entropy * self.scale[:, 0] / (self.temperature * self.total)
+        sharp += self.raised * over.astype(kind)[:, None]
         sharp *= -worth.astype(kind)[:, None]
-        sharp -= self.raised * (every + worth * (entropy - np.log(self.total))).astype(kind)[:, None]
-        return sharp
+        return sharp, -worth[:, None] * self.best * (self.level + over[:, None])
 
     def traced(self, moved: Array) -> tuple[Array, Array, Array]:
         """Gradients of what `Gradient.effective` gives, from derivatives (n, m) by the scores."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import permutations
 
@@ -25,11 +25,12 @@ def policy(**parameters: object) -> Gradient:
 
 
 def random_state(kind: Gradient, n: int, m: int, rng: np.random.Generator) -> State:
-    row = np.repeat(np.arange(n), 2)
-    arm = np.concatenate([rng.choice(m, 2, replace=False) for _ in range(n)])
+    each = min(m, 2)
+    row = np.repeat(np.arange(n), each)
+    arm = np.concatenate([rng.choice(m, each, replace=False) for _ in range(n)])
     x = rng.normal(size=(n, len(kind.names)))
     x[:, 0] = 1.0  # the constant
-    return State(x, row, arm, rng.normal(size=(2 * n, 4)))
+    return State(x, row, arm, rng.normal(size=(each * n, 4)))
 
 
 def random_parameters(kind: Gradient, arms: int, rng: np.random.Generator) -> Parameters:
@@ -118,6 +119,100 @@ def test_scores_of_any_size_stand_side_by_side(kind: type, entropy: float) -> No
     for name, slope in each.gradient.items():
         assert found.gradient[name] == pytest.approx(slope, abs=digits * np.abs(slope).max()), name
     assert found.variances == pytest.approx(each.variances, rel=digits)
+
+
+@dataclass
+class Plain:
+    """The same sums, row by row and position by position. moved (n, m): derivatives by the scores."""
+
+    moved: Array
+    mass: float = 0.0
+    clipped: float = 0.0
+    square: float = 0.0
+    raw_square: float = 0.0
+
+
+def plain(kind: Gradient, parameters: Parameters, pages: Pages, objective: Objective) -> Plain:
+    scores = score(kind, parameters, pages).astype(np.float64) / kind.temperature
+    found = Plain(np.zeros_like(scores))
+    for row, logits in enumerate(scores):
+        every = np.ones(len(logits), np.bool_) if pages.eligible is None else pages.eligible[row]
+        soft = np.where(every, np.exp(logits - logits[every].max()), 0)
+        told, scale, length = [], pages.scale[row], 1 + float((pages.state.x[row] ** 2).sum())
+        left, slope, joint = every.copy(), np.zeros(len(logits)), 0.0
+        for position, arm in enumerate(pages.shown[row]):
+            if objective.top:
+                left, slope, joint = every.copy(), np.zeros(len(logits)), 0.0
+            p = np.where(left, soft, 0) / soft[left].sum()
+            mixed = kind.floor / left.sum() + (1 - kind.floor) * p[arm]
+            slope = slope + (1 - kind.floor) * p[arm] / mixed * (np.eye(len(p))[arm] - p)
+            joint, left[arm] = joint + np.log(mixed), False
+            if objective.top:
+                factor = objective.top * (-np.expm1(joint)) ** (objective.top - 1) * scale
+                slot = (pages.log_propensity[row, position], pages.gain[row, position], pages.raw[row, position])
+                told.append((slope, joint, factor, *slot))
+        if not objective.top:
+            told.append((slope, joint, scale, pages.log_propensity[row], pages.gain[row], pages.raw[row]))
+        for slope, joint, factor, logged, gain, raw in told:
+            weight = np.exp(joint - logged)
+            kept, size = min(weight, objective.clip) * factor, np.sqrt((slope**2).sum() * length) / kind.temperature
+            found.moved[row] += kept * gain * slope / kind.temperature
+            found.mass += weight * factor * abs(gain) * size
+            found.clipped += (weight * factor - kept) * abs(gain) * size
+            found.square += (kept * gain * size) ** 2
+            found.raw_square += (kept * raw * size) ** 2
+        p = soft / soft.sum()
+        spoken = np.where(p > 0, np.log(np.maximum(p, 1e-300)), 0)
+        sharp = -p * (spoken - (p * spoken).sum())
+        found.moved[row] += objective.entropy * scale * sharp / kind.temperature
+    return found
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32])
+@pytest.mark.parametrize("apart", [0.3, 3.0, 15.0])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("size", "top"), [(1, 0), (2, 0), (5, 0), (1, 2), (3, 2)])
+def test_sums_are_those_of_plain_loops(size: int, top: int, masked: bool, apart: float, kind: type) -> None:
+    """Of pages and of slots, with arms that some may not show, however far apart scores are; figures too."""
+    one = policy(temperature=0.8, floor=0.05)
+    pages, parameters = random_pages(one, n=30, m=5, size=size), random_parameters(one, 8, np.random.default_rng(7))
+    parameters["bias"] = apart * np.random.default_rng(8).normal(size=8)
+    if top:
+        rng = np.random.default_rng(9)
+        gain = rng.normal(size=(30, size))
+        pages = replace(pages, log_propensity=-rng.uniform(0.5, 3, (30, size)), gain=gain, raw=gain + 1)
+    if masked:
+        eligible = np.random.default_rng(10).random((30, 5)) < 0.5
+        eligible[np.arange(30)[:, None], pages.shown] = True
+        pages = replace(pages, eligible=eligible)
+    state = replace(pages.state, x=pages.state.x.astype(kind), own=pages.state.own.astype(kind))
+    pages, digits = replace(pages, state=state), 1e-9 if kind is np.float64 else 2e-5
+    for entropy in (0.0, 0.2):
+        objective = Objective(clip=3.0, entropy=entropy, top=top)
+        found, told = reinforce.sums(one, parameters, pages, objective), plain(one, parameters, pages, objective)
+        slopes = told.moved.T @ pages.state.x
+        size_of = np.abs(told.moved).sum() * 3
+        assert found.gradient["linear"][pages.places] == pytest.approx(slopes, abs=digits * size_of)
+        assert found.mass == pytest.approx(told.mass, rel=digits)
+        assert found.clipped == pytest.approx(told.clipped, rel=digits, abs=digits * told.mass)
+        assert found.square == pytest.approx(told.square, rel=10 * digits)
+        assert found.raw_square == pytest.approx(told.raw_square, rel=10 * digits)
+
+
+def test_a_decision_without_a_choice_teaches_nothing() -> None:
+    """To the last digit but one, in float32 too, whatever its arm's score is: Adam would make steps of any noise."""
+    one = policy()
+    pages, parameters = random_pages(one, m=1), random_parameters(one, 8, np.random.default_rng(11))
+    state = replace(pages.state, x=pages.state.x.astype(np.float32), own=pages.state.own.astype(np.float32))
+    for objective in (Objective(), Objective(top=1), Objective(entropy=0.1)):
+        asked = pages
+        if objective.top:
+            asked = replace(
+                pages, log_propensity=pages.log_propensity[:, None], gain=pages.gain[:, None], raw=pages.raw[:, None]
+            )
+        found = reinforce.sums(one, parameters, replace(asked, state=state), objective)
+        assert all(np.abs(values).max(initial=0) < 1e-12 for values in found.gradient.values())
+        assert (found.clipped_share, found.variances) == (0, pytest.approx((0, 0), abs=1e-20))
 
 
 def test_pages_of_all_arms_have_probabilities_that_sum_to_one() -> None:
