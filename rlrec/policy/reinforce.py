@@ -321,27 +321,38 @@ def _cut(log_ratio: Array, objective: Objective) -> tuple[Array, Array]:
     return kept, weight - kept
 
 
-def log_joint(score: Array, shown: Index, *, temperature: float, floor: float) -> Array:
-    """Log of the probability of pages, (n,), by scores (n, m) of the eligible arms; shown (n, k) places.
+def log_joint(score: Array, shown: Index, eligible: Flags | None = None, *, temperature: float, floor: float) -> Array:
+    """Log of the probability of pages, (n,), by scores (n, m) of arms; shown (n, k) places; eligible (n, m): those that
+    each may show, None: all.
 
     temperature 0: the best score, equal bests share. Source: own derivation (Plackett-Luce with a floor: at every
     position the softmax of the arms left)."""
-    rows, found, m = np.arange(len(shown)), np.zeros(len(shown)), score.shape[1]
-    for position, chance in enumerate(remaining(score, shown, temperature=temperature)):
-        if position < m - 1:  # the only arm left is certain
-            best = chance[rows, shown[:, position]]
-            with np.errstate(divide="ignore"):
-                found += np.log(floor / (m - position) + (1 - floor) * best)
+    rows, found, many = np.arange(len(shown)), np.zeros(len(shown)), _many(score, eligible)
+    allowed = score if eligible is None else np.where(eligible, score, -np.inf)
+    for position, chance in enumerate(remaining(allowed, shown, temperature=temperature)):
+        left = many - position
+        best = chance[rows, shown[:, position]]
+        with np.errstate(divide="ignore"):
+            found += np.where(left > 1, np.log(floor / left + (1 - floor) * best), 0.0)  # the only arm left is certain
+        if (left == 1).all():
+            break
     return found
 
 
-def chances(score: Array, *, temperature: float, floor: float) -> Array:
-    """Probability of each arm at position 1, (n, m), by scores (n, m); rows sum to 1."""
-    found = softmax(score, temperature=temperature)
+def chances(score: Array, eligible: Flags | None = None, *, temperature: float, floor: float) -> Array:
+    """Probability of each arm at position 1, (n, m), by scores (n, m); rows sum to 1. eligible (n, m): the arms that
+    have one, None: all."""
+    found = softmax(score if eligible is None else np.where(eligible, score, -np.inf), temperature=temperature)
     if floor:
         found *= 1 - floor
-        found += floor / score.shape[1]
+        share = (floor / _many(score, eligible)).astype(found.dtype)[:, None]
+        found += share if eligible is None else share * eligible
     return found
+
+
+def _many(score: Array, eligible: Flags | None) -> Index:
+    """How many arms each row may show, (n,)."""
+    return np.full(len(score), score.shape[1]) if eligible is None else eligible.sum(axis=1)
 
 
 def divergence(old: Array, new: Array) -> Array:

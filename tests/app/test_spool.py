@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from rlrec.app.training import spool as spooling
-from rlrec.app.training.spool import Case, Rows, Spool
+from rlrec.app.training.spool import Case, Catalogue, Rows, Spool
 from rlrec.errors import RlrecError
 
 SPLITS = (0, 1, 2)
@@ -149,11 +149,12 @@ def test_its_files_have_no_name_and_go_with_it() -> None:
 
 
 def test_a_case_is_named_by_what_it_is() -> None:
-    places, described = np.array([0, 2]), np.array([[1.0], [2.0]])
-    one = Case(places=places, described=described)
-    assert one.name == Case(places=places.copy(), described=described.copy()).name
-    assert one.name != Case(places=np.array([0, 3]), described=described).name
-    assert one.name != Case(places=places, described=described + 1).name
+    """The arms that may be shown, and what the catalogue said of all."""
+    features, places = np.arange(8.0).reshape(4, 2), np.array([0, 2])
+    one = Case(Catalogue(features), places)
+    assert one.name == Case(Catalogue(features.copy()), places.copy()).name
+    assert one.name != Case(Catalogue(features), np.array([0, 3])).name
+    assert one.name != Case(Catalogue(features + 1), places).name
 
 
 def test_a_temporary_folder_without_room_is_named(spool: Spool) -> None:

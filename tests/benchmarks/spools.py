@@ -11,7 +11,7 @@ import numpy as np
 from rlrec.app.train import CHOOSING
 from rlrec.app.training.climbing import GATE, TRAIN, TUNE, Climbed, Climber, Options
 from rlrec.app.training.judging import VISITS, Judge, fitted
-from rlrec.app.training.spool import Case, Rows, Spool
+from rlrec.app.training.spool import Case, Catalogue, Rows, Spool
 from rlrec.ope.paired import Difference
 from rlrec.policy import reinforce
 from rlrec.policy.design import Design
@@ -143,7 +143,7 @@ def drawn(server: Server, audience: Visitors, *, visits: int, seed: int) -> Log:
 def spooled(server: Server, log: Log, *, seed: int) -> Spool:
     """A log as `train-pg` reads it: visits by hash, in three splits, each for itself."""
     rng, spool, n = np.random.default_rng(seed), Spool(), len(log.length)
-    spool.cases.append(Case(places=np.arange(server.arms), described=server.features))
+    spool.cases.append(Case(Catalogue(server.features), np.arange(server.arms)))
     split = np.searchsorted(np.cumsum(SHARES)[:-1], np.arange(n) / n, side="right")
     inside, total = log.inside, int(log.length.sum())
     ones, reward, logged = np.ones(total, np.int64), log.rewards[inside], log.log_propensity[inside]

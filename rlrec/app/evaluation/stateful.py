@@ -60,7 +60,7 @@ class StateScorer(Scorer):
                 rows=case.rows,
                 log_page=_log_pages(case, score, rows, **served),
                 places=np.searchsorted(known.arms, case.arms),
-                share=reinforce.chances(score, **served) if shares else score,
+                share=reinforce.chances(score, None, **served) if shares else score,
                 case=np.arange(len(case.rows)),
             )
 
@@ -82,7 +82,7 @@ class _Part:
     def __init__(self, trained: Trained, case: Case, score: Array, rows: Rows, begins: Ids, counts: Ids) -> None:
         self.arms, self.score, self.rows = case.arms, score, rows
         self.served = {"temperature": trained.policy.temperature, "floor": trained.policy.floor}
-        self.chance = reinforce.chances(score, **self.served)
+        self.chance = reinforce.chances(score, None, **self.served)
         self.mine = np.repeat(begins - np.cumsum(counts) + counts, counts) + np.arange(int(counts.sum()))
         self.which = np.repeat(np.arange(len(counts)), counts)
         self.depth, self.position = rows.depth[self.mine], rows.slots["position"][self.mine]
@@ -97,7 +97,7 @@ class _Part:
         for depth in np.unique(self.depth[deep]).tolist():
             group = deep[self.depth[deep] == depth]
             place, good = self._pages(group, depth + 1)
-            joint = reinforce.log_joint(self.score[self.which[group[good]]], place[good], **self.served)
+            joint = reinforce.log_joint(self.score[self.which[group[good]]], place[good], None, **self.served)
             seen.target[self.mine[group]] = 0.0
             seen.target[self.mine[group[good]]] = np.exp(joint)
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from rlrec.app.designs import Ids
+from rlrec.app.training.blocks import blocks
 from rlrec.app.training.judging import Judge
 from rlrec.app.training.sets import Sets
 from rlrec.app.training.spool import Case, Part, Rows
-from rlrec.ope.base import distinct
 from rlrec.policy import baseline, reinforce, returns
 from rlrec.policy.baseline import ValueSums
 from rlrec.policy.gradient import Gradient, Parameters, State
@@ -97,7 +98,7 @@ class Climber:
         self.policy, self.options = policy, options
         self._potential = self._weights(options.shaping)
         self._prepare(train)
-        self._lessons = Lessons(train.cases)
+        self._lessons = Lessons()
         for rows in train.sets():
             self._lessons.add(self.pages(rows, train.cases))
 
@@ -122,7 +123,7 @@ class Climber:
         self._mean = total / max(1, count)
         self._value = None if sums is None else baseline.fitted(sums)
 
-    def pages(self, rows: Rows, cases: list[Case]) -> Iterator[tuple[int, Pages]]:
+    def pages(self, rows: Rows, cases: Sequence[Case]) -> Iterator[Pages]:
         """What some visits teach, whatever the parameters are."""
         gained = self._returns(rows)
         step = returns.steps(rows.start)
@@ -174,6 +175,7 @@ class Climber:
         total = reinforce.nothing(now)
         for lesson in self._lessons:
             found = self.step(now, lesson)
+            del lesson  # before the next one is mapped
             now, adam = adam.step(now, found.mean, rate=self.options.lr)
             total = total + found
         return now, adam, total
@@ -195,64 +197,58 @@ class Climber:
         )
 
 
+STATE = ("x", "row", "arm", "own")
+PAGES = ("places", "described", "shown", "log_propensity", "gain", "raw", "scale")
+
+
 class Lessons:
     """What sets of visits teach, as it is folded in every epoch: worked out once, and kept on disk."""
 
-    def __init__(self, cases: list[Case]) -> None:
-        self.cases = cases
-        self._pages = Sets()
-        self._told = list[list[int]]()  # of each lesson the case of each of its groups of pages
+    def __init__(self) -> None:
+        self._sets = Sets()
 
     def __iter__(self) -> Iterator[list[Pages]]:
-        number = 0
-        for told in self._told:
-            yield [self._read(number + place, self.cases[case]) for place, case in enumerate(told)]
-            number += len(told)
+        for number in range(len(self._sets)):
+            yield [_pages(group) for group in self._sets.read(number)]
 
     def close(self) -> None:
         """Let the file go."""
-        self._pages.close()
+        self._sets.close()
 
-    def add(self, groups: Iterator[tuple[int, Pages]]) -> None:
-        """One more lesson: pages, group by group, and the number of the case of each."""
-        told = []
-        for case, pages in groups:
-            state = {name: getattr(pages.state, name) for name in STATE}
-            self._pages.add(state | {name: getattr(pages, name) for name in PAGES})
-            told.append(case)
-        self._told.append(told)
-
-    def _read(self, number: int, case: Case) -> Pages:
-        found = self._pages.read(number)
-        state = State(*(found.pop(name) for name in STATE))
-        return Pages(state=state, places=case.places, described=case.described, **found)
+    def add(self, lesson: Iterable[Pages]) -> None:
+        """One more."""
+        self._sets.add([_arrays(pages) for pages in lesson])
 
 
-STATE = ("x", "row", "arm", "own")
-PAGES = ("shown", "log_propensity", "gain", "raw", "scale")
+def _arrays(pages: Pages) -> dict[str, npt.NDArray[Any]]:
+    found = {name: getattr(pages.state, name) for name in STATE} | {name: getattr(pages, name) for name in PAGES}
+    allowed = np.zeros((len(pages), 0), np.bool_) if pages.eligible is None else pages.eligible
+    return found | {"eligible": np.packbits(allowed, axis=1)}
+
+
+def _pages(found: dict[str, npt.NDArray[Any]]) -> Pages:
+    state, packed = State(*(found[name] for name in STATE)), found["eligible"]
+    allowed = np.unpackbits(packed, axis=1, count=len(found["places"])).view(np.bool_) if packed.size else None
+    return Pages(state=state, eligible=allowed, **{name: found[name] for name in PAGES})
 
 
 def grouped(
-    rows: Rows, cases: list[Case], gain: Array, raw: Array, scale: Array, *, slots: bool = False
-) -> Iterator[tuple[int, Pages]]:
-    """Decisions by case (whose number comes with them) and length of page, as the fold takes them. slots: every slot
-    for itself: it earns its own reward, and what comes after its page."""
-    state, first = rows.state(), rows.first
-    kinds, which = distinct(rows.case, rows.size)
-    called = [(int(rows.case[row]), int(rows.size[row])) for row in kinds.tolist()]
-    for kind in sorted(range(len(called)), key=lambda kind: (cases[called[kind][0]].name, called[kind][1])):
-        mine = np.flatnonzero(which == kind)
-        number, size = called[kind]
-        shown = first[mine][:, None] + np.arange(size)
-        slot = rows.earned[shown] - rows.reward[mine][:, None] if slots else None
-        pages = Pages(
-            state=state.take(mine),
-            places=cases[number].places,
-            described=cases[number].described,
-            shown=rows.shown[shown],
-            log_propensity=rows.log_propensity[mine] if slot is None else rows.logged[shown],
+    rows: Rows, cases: Sequence[Case], gain: Array, raw: Array, scale: Array, *, slots: bool = False
+) -> Iterator[Pages]:
+    """Decisions as the fold takes them. slots: every slot for itself: it earns its own reward, and what comes after its
+    page."""
+    for block in blocks(rows, cases):
+        mine = block.rows
+        at = rows.first[mine][:, None] + np.arange(block.shown.shape[1])
+        slot = rows.earned[at] - rows.reward[mine][:, None] if slots else None
+        yield Pages(
+            state=block.state,
+            places=block.places,
+            described=block.described,
+            shown=block.shown,
+            log_propensity=rows.log_propensity[mine] if slot is None else rows.logged[at],
             gain=gain[mine] if slot is None else gain[mine][:, None] + slot,
             raw=raw[mine] if slot is None else raw[mine][:, None] + slot,
             scale=scale[mine],
+            eligible=block.eligible,
         )
-        yield number, pages

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -11,7 +11,7 @@ import numpy as np
 from rlrec.app import trained, visiting, visits
 from rlrec.app.designs import Ids
 from rlrec.app.trained import Trained
-from rlrec.app.training.spool import Case, Rows, Spool
+from rlrec.app.training.spool import Case, Catalogue, Rows, Spool
 from rlrec.app.visits import Cutoff, Told, Visits
 from rlrec.ope.base import distinct
 from rlrec.policy.gradient import by_row
@@ -56,7 +56,9 @@ class Filler:
         ordered = sorted(arms.every(unit), key=lambda one: one.key)
         self.arms: Ids = np.array([arm.id for arm in ordered], np.int64)
         self._rank = np.argsort(self.arms)
-        self._cases: dict[tuple[int, int], tuple[int, Ids]] = {}  # its number, and its arms in order of their keys
+        self._cases: dict[tuple[int, int], int] = {}  # by eligible set and epoch of the catalogue
+        self._numbers: dict[bytes, int] = {}  # by name
+        self._catalogues: dict[int, Catalogue] = {}
 
     def fill(
         self, selection: Selection, cutoff: Cutoff, *, since: int = -1, progress: Callable[[], None] | None = None
@@ -106,55 +108,64 @@ class Filler:
         )  # fmt: skip
         contexts, which = trained.readings(self.unit, found.once("context_id"))
         state = self.reader.states(self.reader.encoded(contexts)[which], found.histories(), revision)
-        case, places = np.empty(len(eligible), np.int64), np.empty(len(slots["arm_id"]), np.int64)
-        place = np.full(len(state.arm), -1, np.int64)
-        row_of_slot = np.repeat(np.arange(len(eligible)), np.diff(first))
-        for number, mine, order in self._numbered(eligible, revision):
-            case[mine] = number
-            inside = np.zeros(len(eligible), np.bool_)
-            inside[mine] = True
-            places[inside[row_of_slot]] = _placed(order, slots["arm_id"][inside[row_of_slot]])
-            remembered = inside[state.row]
-            place[remembered] = _placed(order, state.arm[remembered])
+        kinds, which = self._numbered(eligible, revision)
+        among = _Places([self.spool.cases[number].places for number in kinds.tolist()], len(self.arms))
+        places = among.of(np.repeat(which, np.diff(first)), self._place(slots["arm_id"]))
+        place = among.of(which[state.row], self._place(state.arm))
         kept = np.flatnonzero(place >= 0)
         kept = kept[by_row(state.row[kept], place[kept])]
         return Rows(
-            name=name.view(np.uint64), split=split, cluster=cluster, length=np.diff(found.start), case=case,
+            name=name.view(np.uint64), split=split, cluster=cluster, length=np.diff(found.start), case=kinds[which],
             size=np.diff(first), remembered=np.bincount(state.row[kept], minlength=len(eligible)),
             log_propensity=found.once("log_propensity"), reward=found.reward, default=found.default.astype(np.int64),
             lowest=found.lowest, x=state.x, shown=places, earned=slots["reward"], logged=_logged(slots),
             place=place[kept], own=state.own[kept],
         )  # fmt: skip
 
-    def _numbered(self, eligible: Ids, revision: Ids) -> list[tuple[int, Ids, Ids]]:
-        """The cases of decisions: their numbers, which decisions, and the ids of their arms in order of keys."""
-        epochs = np.array([self.reader.described.epoch(one) for one in np.unique(revision).tolist()], np.int64)
-        epoch = epochs[np.searchsorted(np.unique(revision), revision)]
-        first, which = distinct(eligible, epoch)
-        found = []
-        for kind, row in enumerate(first.tolist()):
-            key = int(eligible[row]), int(epoch[row])
-            if key not in self._cases:
-                self._cases[key] = len(self.spool.cases), self._case(key[0], int(revision[row]))
-            number, order = self._cases[key]
-            found.append((number, np.flatnonzero(which == kind), order))
+    def _place(self, ids: Ids) -> Ids:
+        """Where arms stand among all that are trained."""
+        found: Ids = self._rank[np.searchsorted(self.arms[self._rank], ids)]
         return found
 
-    def _case(self, eligible: int, revision: int) -> Ids:
-        """A new case: its arms in order of their keys."""
-        ids = self.reader.eligible(eligible)
-        places = np.sort(self._rank[np.searchsorted(self.arms[self._rank], ids)])
-        order = self.arms[places]
-        self.spool.cases.append(Case(places=places, described=self.reader.described.of(order, revision)))
-        return order
+    def _numbered(self, eligible: Ids, revision: Ids) -> tuple[Ids, Ids]:
+        """The numbers of the cases of decisions, and which of them each has, (n,)."""
+        revisions, at = np.unique(revision, return_inverse=True)
+        epoch = np.array([self.reader.described.epoch(one) for one in revisions.tolist()], np.int64)[at]
+        first, which = distinct(eligible, epoch)
+        numbers = list[int]()
+        for row in first.tolist():
+            key = int(eligible[row]), int(epoch[row])
+            if key not in self._cases:
+                self._cases[key] = self._case(*key, int(revision[row]))
+            numbers.append(self._cases[key])
+        return np.array(numbers, np.int64), which
+
+    def _case(self, eligible: int, epoch: int, revision: int) -> int:
+        """The number of a case that is met for the first time, unless it is the same as one that is known."""
+        if epoch not in self._catalogues:
+            new = Catalogue(self.reader.described.of(self.arms, revision))
+            self._catalogues[epoch] = next((one for one in self._catalogues.values() if one.name == new.name), new)
+        case = Case(self._catalogues[epoch], np.sort(self._place(self.reader.eligible(eligible))))
+        number = self._numbers.setdefault(case.name, len(self.spool.cases))
+        if number == len(self.spool.cases):
+            self.spool.cases.append(case)
+        return number
 
 
-def _placed(order: Ids, ids: Ids) -> Ids:
-    """Where arms stand among others that are in any order; -1 where they do not."""
-    rank = np.argsort(order)
-    place = np.minimum(np.searchsorted(order[rank], ids), len(order) - 1)
-    found: Ids = np.where(order[rank][place] == ids, rank[place], -1)
-    return found
+class _Places:
+    """Where arms stand in eligible sets, by where they stand among all."""
+
+    def __init__(self, sets: Sequence[Ids], arms: int) -> None:
+        lengths = np.array([len(one) for one in sets], np.int64)
+        self._base, self._arms = np.cumsum(lengths) - lengths, arms
+        self._table = np.concatenate([one + arms * number for number, one in enumerate(sets)])
+
+    def of(self, which: Ids, places: Ids) -> Ids:
+        """Of arms (n,), each in one of the sets; -1 where it is not in it."""
+        wanted = which * self._arms + places
+        at = np.minimum(np.searchsorted(self._table, wanted), len(self._table) - 1)
+        found: Ids = np.where(self._table[at] == wanted, at - self._base[which], -1)
+        return found
 
 
 def _logged(slots: Columns) -> Array:

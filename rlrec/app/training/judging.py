@@ -8,16 +8,15 @@ from typing import Any
 import numpy as np
 
 from rlrec import ope
-from rlrec.app.designs import Ids
+from rlrec.app.training.blocks import Block, blocks
 from rlrec.app.training.spool import Case, Part, Rows
 from rlrec.app.valuing import Decisions, Fitting, Shown, Values
-from rlrec.ope.base import distinct
 from rlrec.ope.estimate import Estimate
 from rlrec.ope.paired import Difference, difference
 from rlrec.ope.sessions import SessionFold, SessionStat
 from rlrec.ope.visits import VisitBatch
 from rlrec.policy import reinforce
-from rlrec.policy.gradient import OF_ARM, Gradient, Parameters, State, scored
+from rlrec.policy.gradient import OF_ARM, Gradient, Parameters, scored
 from rlrec.policy.scores import Array
 
 ESTIMATOR = "wdr"
@@ -105,47 +104,40 @@ class Judge:
 
     def _shown(self, rows: Rows, parameters: Parameters, log_joint: Array) -> Iterator[Shown]:
         """What the parameters would show, portion by portion; the probability of what was shown goes into log_joint."""
-        first = rows.first
-        for case, size, mine, state in self._portions(rows):
-            score = self._score(parameters, case, state)
-            chance = reinforce.chances(score, **self._served)
-            shown = rows.shown[first[mine][:, None] + np.arange(size)]
-            if size == 1:
+        for block in self._portions(rows):
+            score, mine, shown = self._score(parameters, block), block.rows, block.shown
+            chance = reinforce.chances(score, block.eligible, **self._served)
+            if shown.shape[1] == 1:
                 with np.errstate(divide="ignore"):
                     log_joint[mine] = np.log(chance[np.arange(len(mine)), shown[:, 0]])
             else:
-                log_joint[mine] = reinforce.log_joint(score, shown, **self._served)
-            yield Shown(
-                rows=mine, log_page=log_joint[mine], places=case.places, share=chance, case=np.arange(len(mine))
-            )
+                log_joint[mine] = reinforce.log_joint(score, shown, block.eligible, **self._served)
+            cases = np.arange(len(mine))
+            yield Shown(rows=mine, log_page=log_joint[mine], places=block.places, share=chance, case=cases)
 
-    def _portions(self, rows: Rows) -> Iterator[tuple[Case, int, Ids, State]]:
-        """Decisions of one case and length of page, few at a time, and their states."""
-        state = rows.state()
-        kinds, which = distinct(rows.case, rows.size)
-        for kind, row in enumerate(kinds.tolist()):
-            case, alike = self.part.cases[int(rows.case[row])], np.flatnonzero(which == kind)
-            its = state if len(alike) == len(state) else state.take(alike)
-            step = max(1, CELLS // len(case.places))
-            for start in range(0, len(alike), step):
-                mine = alike[start : start + step]
-                yield case, int(rows.size[row]), mine, its.between(start, start + step)
+    def _portions(self, rows: Rows) -> Iterator[Block]:
+        """Decisions that can be worked out together, few at a time."""
+        for block in blocks(rows, self.part.cases):
+            step = max(1, CELLS // len(block.places))
+            for start in range(0, len(block.rows), step):
+                yield block.between(start, start + step)
 
     def _apart(self, parameters: Parameters) -> tuple[float, float]:
         """Mean entropy of the parameters, and mean KL(against || parameters), in nats, on the first set of visits."""
         sums = np.zeros(3)
-        for case, _, mine, state in self._portions(next(self.part.sets())):
+        for block in self._portions(next(self.part.sets())):
             old, new = (
-                reinforce.chances(self._score(one, case, state), **self._served) for one in (self.against, parameters)
+                reinforce.chances(self._score(one, block), block.eligible, **self._served)
+                for one in (self.against, parameters)
             )
             entropy = -(new * np.log(np.maximum(new, 1e-30))).sum()
-            sums += [len(mine), float(entropy), float(reinforce.divergence(old, new).sum())]
+            sums += [len(block.rows), float(entropy), float(reinforce.divergence(old, new).sum())]
         return float(sums[1] / sums[0]), float(sums[2] / sums[0])
 
     @property
     def _served(self) -> dict[str, float]:
         return {"temperature": self.policy.temperature, "floor": self.policy.floor}
 
-    def _score(self, parameters: Parameters, case: Case, state: State) -> Array:
-        held = {name: parameters[name][case.places] for name in OF_ARM}
-        return scored(self.policy.effective({**parameters, **held}, case.described), state)
+    def _score(self, parameters: Parameters, block: Block) -> Array:
+        held = {name: parameters[name][block.places] for name in OF_ARM}
+        return scored(self.policy.effective({**parameters, **held}, block.described), block.state)

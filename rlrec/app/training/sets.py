@@ -9,7 +9,9 @@ import mmap
 import os
 import tempfile
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from math import prod
 from typing import IO, Any
 
 import numpy as np
@@ -25,7 +27,8 @@ _ROOM = "set TMPDIR to a folder with room: half a kB for each decision of the lo
 
 
 class Sets:
-    """Numbered sets of arrays, all with the same names, types and numbers of dimensions as the first."""
+    """Numbered sets, each of one or more groups of arrays: all groups with the same names, types and numbers of
+    dimensions as the first."""
 
     def __init__(self) -> None:
         self._file = _nameless()
@@ -39,26 +42,33 @@ class Sets:
         """Let the file go."""
         self._file.close()
 
-    def add(self, arrays: Arrays) -> None:
-        """Write one more: its shapes, then its arrays."""
-        if not self._kinds:
-            self._kinds = [(name, one.dtype, one.ndim) for name, one in arrays.items()]
-        shapes = np.array([length for one in arrays.values() for length in one.shape], np.int64)
-        parts = [_padded(one) for one in (shapes, *arrays.values())]
+    def add(self, groups: Sequence[Arrays]) -> None:
+        """Write one more: how many groups, all shapes, then their arrays."""
+        kinds = [[(name, one.dtype, one.ndim) for name, one in group.items()] for group in groups]
+        self._kinds = self._kinds or kinds[0]
+        if any(one != self._kinds for one in kinds):
+            raise ValueError("arrays of another kind")
+        arrays = [one for group in groups for one in group.values()]
+        head = np.array([len(groups), *(length for one in arrays for length in one.shape)], np.int64)
+        parts = [_padded(one) for one in (head, *arrays)]
         _write(self._file, b"".join(parts))
         self._ends.append(self._ends[-1] + sum(map(len, parts)))
 
-    def read(self, number: int) -> dict[str, npt.NDArray[Any]]:
-        """The arrays of one, which cannot be written to."""
-        held, at = mapped(self._file.fileno(), self._ends[number], self._ends[number + 1])
-        shapes = np.frombuffer(held, np.int64, sum(ndim for *_, ndim in self._kinds), at).tolist()
-        at += _up(8 * len(shapes))
-        found: dict[str, npt.NDArray[Any]] = {}
-        for name, kind, ndim in self._kinds:
-            shape, shapes = shapes[:ndim], shapes[ndim:]
-            count = int(np.prod(shape))
-            found[name] = np.frombuffer(held, kind, count, at).reshape(shape)
-            at += _up(count * kind.itemsize)
+    def read(self, number: int) -> list[dict[str, npt.NDArray[Any]]]:
+        """The groups of one, whose arrays cannot be written to."""
+        held, at = _mapped(self._file.fileno(), self._ends[number], self._ends[number + 1])
+        count, wide = int(np.frombuffer(held, np.int64, 1, at)[0]), sum(ndim for *_, ndim in self._kinds)
+        shapes = iter(np.frombuffer(held, np.int64, count * wide, at + 8).tolist())
+        at += _up(8 * (1 + count * wide))
+        found: list[dict[str, npt.NDArray[Any]]] = []
+        for _ in range(count):
+            group: dict[str, npt.NDArray[Any]] = {}
+            for name, kind, ndim in self._kinds:
+                shape = tuple(islice(shapes, ndim))
+                length = prod(shape)
+                group[name] = np.frombuffer(held, kind, length, at).reshape(shape)
+                at += _up(length * kind.itemsize)
+            found.append(group)
         return found
 
 
@@ -81,7 +91,7 @@ def _write(file: IO[bytes], told: bytes) -> None:
         raise RlrecError(f"cannot write to the temporary folder {place}: {error.strerror}", hint=_ROOM) from error
 
 
-def mapped(file: int, start: int, end: int) -> tuple[mmap.mmap, int]:
+def _mapped(file: int, start: int, end: int) -> tuple[mmap.mmap, int]:
     """The bytes of a file from start to before end, which must not be none, and where in the map they begin."""
     before = start % mmap.ALLOCATIONGRANULARITY
     return mmap.mmap(file, end - start + before, access=mmap.ACCESS_READ, offset=start - before), before

@@ -20,19 +20,29 @@ from rlrec.policy.gradient import State
 from rlrec.policy.scores import Array, Index
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Case:
-    """An eligible set as it was described: places (m,) of its arms among those that are trained, ascending, and their
-    features (m, p). Arms are in order of their keys."""
+@dataclass(frozen=True, eq=False)
+class Catalogue:
+    """features (m, p) of all arms that are trained, as they were described at a time, in order of their keys."""
 
+    features: Array
+
+    @cached_property
+    def name(self) -> bytes:
+        """What it is, whenever it was."""
+        return blake2b(self.features.astype("<f8").tobytes(), digest_size=16).digest()
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """An eligible set as it was described: places (m,) of its arms among those that are trained, ascending."""
+
+    catalogue: Catalogue
     places: Index
-    described: Array
 
     @cached_property
     def name(self) -> bytes:
         """What it is, whatever its number: sums over cases are taken in the order of their names."""
-        told = self.places.astype("<i8").tobytes() + self.described.astype("<f8").tobytes()
-        return blake2b(told, digest_size=16).digest()
+        return blake2b(self.catalogue.name + self.places.astype("<i8").tobytes(), digest_size=16).digest()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -112,7 +122,7 @@ class Part:
 
     def add(self, columns: Mapping[str, npt.NDArray[Any]]) -> None:
         """Write one more set, all columns of `Rows`."""
-        self._sets.add(columns)
+        self._sets.add([columns])
 
     def sets(self, most: int | None = None) -> Iterator[Rows]:
         """The sets; the first visits alone, at most so many, if there are whole sets of them."""
@@ -125,7 +135,7 @@ class Part:
             yield rows
 
     def _read(self, number: int) -> Rows:
-        found: dict[str, Any] = self._sets.read(number)
+        found: dict[str, Any] = self._sets.read(number)[0]
         return Rows(**{name: one.astype(np.int64) if one.dtype.kind == "i" else one for name, one in found.items()})
 
 

@@ -1,0 +1,137 @@
+"""Decisions that are worked out together are what each is by itself."""
+
+from __future__ import annotations
+
+from functools import reduce
+
+import numpy as np
+import pytest
+
+from rlrec.app.training import blocks as blocking
+from rlrec.app.training.blocks import blocks
+from rlrec.app.training.climbing import Lessons, grouped
+from rlrec.app.training.sets import Sets
+from rlrec.app.training.spool import Case, Catalogue, Rows
+from rlrec.policy import reinforce
+from rlrec.policy.design import Design
+from rlrec.policy.encoder import Encoder
+from rlrec.policy.gradient import Gradient
+from rlrec.policy.reinforce import Objective, Sums
+
+ARMS, NOBODY = 8, Encoder.of({"fields": {}})
+KIND = Gradient(design=Design(context=NOBODY, arm=NOBODY), floor=0.1)
+
+
+def cases(number: int, rng: np.random.Generator) -> list[Case]:
+    """Eligible sets of 3 to 8 arms, of two catalogues."""
+    catalogues = [Catalogue(np.ones((ARMS, 1))), Catalogue(np.full((ARMS, 1), 2.0))]
+    sizes = rng.integers(3, ARMS + 1, number)
+    return [Case(catalogues[n % 2], np.sort(rng.choice(ARMS, size, replace=False))) for n, size in enumerate(sizes)]
+
+
+def rows(known: list[Case], rng: np.random.Generator, *, n: int = 60) -> Rows:
+    """One visit of n decisions, each of any case, with one or two slots and two arms remembered."""
+    case, size = rng.integers(0, len(known), n), rng.integers(1, 3, n)
+    picked = [rng.choice(len(known[one].places), 2, replace=False) for one in case]
+    shown = np.concatenate([two[:k] for two, k in zip(picked, size, strict=True)])
+    ones = np.ones(n)
+    return Rows(
+        name=np.ones(1, np.uint64), split=np.zeros(1, np.int64), cluster=np.ones(1, np.int64), length=np.array([n]),
+        case=case, size=size, remembered=np.full(n, 2), log_propensity=-rng.uniform(1, 3, n), reward=rng.normal(size=n),
+        default=np.zeros(n, np.int64), lowest=-ones, x=rng.normal(size=(n, len(KIND.names))), shown=shown,
+        earned=rng.normal(size=len(shown)), logged=-rng.uniform(1, 3, len(shown)),
+        place=np.concatenate([np.sort(two) for two in picked]), own=rng.normal(size=(2 * n, 4)),
+    )  # fmt: skip
+
+
+def gradient(known: list[Case], told: Rows, *, slots: bool = False) -> Sums:
+    rng = np.random.default_rng(3)
+    parameters = {name: rng.normal(size=values.shape) for name, values in KIND.nothing(ARMS).items()}
+    gain = rng.normal(size=len(told.case))
+    groups = grouped(told, known, gain, gain + 1, np.ones(len(gain)), slots=slots)
+    objective = Objective(clip=5.0, entropy=0.1, top=2 if slots else 0)
+    return reduce(Sums.__add__, (reinforce.sums(KIND, parameters, pages, objective) for pages in groups))
+
+
+@pytest.mark.parametrize("number", [1, 3, 40])
+@pytest.mark.parametrize("call", [0, 100_000])
+def test_every_decision_stands_in_one_block_with_its_own_arms(
+    monkeypatch: pytest.MonkeyPatch, call: int, number: int
+) -> None:
+    monkeypatch.setattr(blocking, "CALL", call)
+    rng = np.random.default_rng(number)
+    known = cases(number, rng)
+    told = rows(known, rng)
+    found = list(blocks(told, known))
+    assert sorted(np.concatenate([one.rows for one in found]).tolist()) == list(range(60))
+    for block in found:
+        for place, row in enumerate(block.rows.tolist()):
+            case, slots = known[told.case[row]], slice(told.first[row], told.first[row + 1])
+            mine = slice(None) if block.eligible is None else block.eligible[place]
+            assert block.places[mine].tolist() == case.places.tolist()
+            assert (block.described == case.catalogue.features[0]).all()
+            assert block.places[block.shown[place]].tolist() == case.places[told.shown[slots]].tolist()
+            arms = block.state.arm[block.state.row == place]
+            assert block.places[arms].tolist() == case.places[told.place[2 * row : 2 * row + 2]].tolist()
+
+
+def test_few_calls_take_the_place_of_many() -> None:
+    rng = np.random.default_rng(1)
+    known = cases(40, rng)
+    assert len(list(blocks(rows(known, rng), known))) == 4  # two catalogues, two lengths of a page
+
+
+@pytest.mark.parametrize("slots", [False, True])
+def test_the_gradient_is_the_same_together_and_apart(monkeypatch: pytest.MonkeyPatch, slots: bool) -> None:
+    rng = np.random.default_rng(2)
+    known = cases(40, rng)
+    told = rows(known, rng)
+    together = gradient(known, told, slots=slots)
+    monkeypatch.setattr(blocking, "CALL", 0)
+    monkeypatch.setattr(blocking, "_worthwhile", lambda cases, counts: False)
+    apart = gradient(known, told, slots=slots)
+    for name, values in together.gradient.items():
+        assert values == pytest.approx(apart.gradient[name], abs=1e-11), name
+    assert (together.mass, together.square) == (pytest.approx(apart.mass), pytest.approx(apart.square))
+
+
+def test_the_numbers_of_cases_make_no_difference() -> None:
+    rng = np.random.default_rng(4)
+    known = cases(12, rng)
+    told, turned = rows(known, rng), rng.permutation(12)
+    other = [known[number] for number in np.argsort(turned)]
+    again = Rows(**{**vars(told), "case": turned[told.case]})
+    one, two = gradient(known, told), gradient(other, again)
+    assert all((one.gradient[name] == two.gradient[name]).all() for name in one.gradient)
+
+
+def test_lessons_are_read_as_they_were_added() -> None:
+    """All groups of one through one map."""
+    rng = np.random.default_rng(5)
+    known = cases(6, rng)
+    told = rows(known, rng)
+    gain, lessons = rng.normal(size=60), Lessons()
+    written = list(grouped(told, known, gain, gain, np.ones(60)))
+    lessons.add(written)
+    lessons.add(written[:1])
+    first, second = lessons
+    assert (len(first), len(second)) == (len(written), 1)
+    for before, after in zip(written, first, strict=True):
+        for name in ("places", "shown", "gain", "log_propensity", "scale"):
+            assert (getattr(before, name) == getattr(after, name)).all()
+        assert (before.state.x == after.state.x).all()
+        assert (before.state.arm == after.state.arm).all()
+        assert (before.eligible is None) == (after.eligible is None)
+        assert before.eligible is None or after.eligible is None or (before.eligible == after.eligible).all()
+    lessons.close()
+
+
+def test_sets_are_of_one_kind() -> None:
+    some = Sets()
+    some.add([{"a": np.ones(2), "b": np.zeros((0, 3), np.int32)}, {"a": np.ones(0), "b": np.ones((1, 3), np.int32)}])
+    with pytest.raises(ValueError, match="another kind"):
+        some.add([{"a": np.ones(2, np.float32), "b": np.zeros((0, 3), np.int32)}])
+    assert [{name: one.tolist() for name, one in group.items()} for group in some.read(0)] == [
+        {"a": [1, 1], "b": []}, {"a": [], "b": [[1, 1, 1]]},
+    ]  # fmt: skip
+    some.close()
