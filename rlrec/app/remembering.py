@@ -28,7 +28,8 @@ POSITION, STEP = 17, 7  # bits
 LAST_POSITION, LAST_STEP = (1 << POSITION) - 1, (1 << STEP) - 1
 _ROW = struct.Struct("<QI")
 _KIND = np.dtype([("slot", "<u8"), ("arm", "<u4")])
-LIMIT = REMEMBERED * _ROW.size
+WIDE = _ROW.size
+LIMIT = REMEMBERED * WIDE
 
 
 def row(decision: int, step: int, position: int, arm: int) -> bytes:
@@ -62,7 +63,7 @@ class Memory:
         if not any(guest.steps for guest in guests):
             return History.nothing(len(guests))
         slots = Slots.of(guests)
-        start = np.cumsum([0, *(len(guest.memory) // _ROW.size for guest in guests)])
+        start = np.cumsum([0, *(len(guest.memory) // WIDE for guest in guests)])
         owner = np.repeat(np.arange(len(guests)), np.diff(start))
         step = np.array([guest.steps for guest in guests], np.int64)
         gap_us = np.array([self.now - guest.last_at for guest in guests], np.int64)

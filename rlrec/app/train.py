@@ -163,6 +163,7 @@ class _Training:
         if filled.new < self.request.min_new:
             return self._nothing_new(live, filled)
         spool.arrange({TRAIN: self.request.batch, TUNE: VISITS, GATE: VISITS})
+        self.lease.renew()
         self._check(spool, filled)
         if unused := _unused(filled):
             self.store.notice(f"sessions that are not used: {unused}")
@@ -240,8 +241,10 @@ class _Training:
         start = reader.parameters_of(filler.arms)
         self.values = fitted(spool.parts[TRAIN], gamma=self.request.gamma, arms=len(filler.arms))
         judge = self._judge_of(spool.parts[TUNE], reader.policy, start, most=CHOOSING)
+        self.lease.renew()
         with closing(Climber(spool.parts[TRAIN], reader.policy, self.request)) as climber:
             spool.parts[TRAIN].close()
+            self.lease.renew()
             climbed = climber.climb(start, judge, progress=self._epoch)
         if self.request.promote != "if-better" and not climbed.best:
             self.store.notice(f"no epoch was better: the new version is a copy of version {self.parent.number}")

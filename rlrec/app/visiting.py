@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from hashlib import sha256
 
 from rlrec.app import canonical, remembering
-from rlrec.errors import Conflict
+from rlrec.errors import Conflict, RlrecError
 from rlrec.store import Unit, decisions, sessions
 from rlrec.store.settings import Settings
 from rlrec.store.unit import Row
@@ -51,7 +51,11 @@ class Guest:
             self.key, self.id, self.user_id, self.user,
             self.number, self.started_at, self.last_at, self.steps, self.recent, self.ended_at, history,
         ) = row  # fmt: skip
-        kept = history or bytes(COUNT)
+        kept = history if history and self.ended_at is None else bytes(COUNT)
+        if (len(kept) - COUNT) % remembering.WIDE:
+            raise RlrecError(
+                f"what session {self.key!r} remembers is broken", hint=f"`rlrec session end {self.key}` begins anew"
+            )
         self.shown, self.memory = int.from_bytes(kept[:COUNT], "little"), kept[COUNT:]
 
     def visit(self) -> Row:

@@ -84,12 +84,12 @@ def known(unit: Unit, decision_ids: Ids, kinds: Collection[str], *, received: in
     more."""
     first, last = int(decision_ids.min()), int(decision_ids.max())
     near = last - first < NEAR * len(decision_ids)
-    of = "e.decision_id BETWEEN ? AND ?" if near else "e.decision_id IN (?*)"
+    of = "decision_id BETWEEN ? AND ?" if near else "decision_id IN (?*)"
     wanted = (first, last) if near else (sorted(set(decision_ids.tolist())),)
+    made = "SELECT d.at FROM decision d WHERE d.id = event.decision_id"  # no join: it would read all decisions
     chosen = (
-        "SELECT e.decision_id, e.position, e.kind, e.value, e.at - d.at FROM event e"
-        " CROSS JOIN decision d WHERE d.id = e.decision_id"
-        f" AND {of} AND e.received_at <= ? AND e.kind IN (?*) ORDER BY e.decision_id, e.number"
+        f"SELECT decision_id, position, kind, value, at - ({made}) FROM event"
+        f" WHERE {of} AND received_at <= ? AND kind IN (?*) ORDER BY decision_id, number"
     )
     return unit.ask(chosen, *wanted, received, [*kinds, CENSOR])
 

@@ -12,6 +12,7 @@ from rlrec.app import drawing, planning, recommend, remembering, session
 from rlrec.app.pipe import Line, Pipe, Request
 from rlrec.app.remembering import Memory
 from rlrec.app.visiting import Guests
+from rlrec.errors import RlrecError
 from rlrec.policy import history
 from rlrec.policy.history import History
 from rlrec.store import Store, decisions, settings
@@ -120,6 +121,18 @@ def test_a_long_visit_remembers_how_long_ago(shop: Store) -> None:
     assert [(arm, ago) for arm, ago, _ in entries] == [(arms(shown[140 - ago])[0], ago) for ago in range(64, 0, -1)]
 
 
+def test_of_a_long_page_the_last_slots_are_remembered(store: Store) -> None:
+    """With the positions that they had: an event about one of them is found."""
+    keys = [f"k{number:02}" for number in range(80)]
+    shop = stocked(clock(store, START), arms=keys, home="uniform/plain")
+    first = ask(shop, size=70)
+    for position, worth in ((6, 1), (7, 2), (70, 3)):
+        tell(shop, first, position, click=worth)
+    entries = history.entries(blob(shop, ask(shop)))
+    assert [keys[arm - 1] for arm, *_ in entries] == arms(first)[6:]
+    assert [earned for *_, earned in entries] == [2, *[0] * 62, 3]
+
+
 @pytest.mark.parametrize(("position", "kept"), [(1, 1), (2**17 - 1, 2**17 - 1), (2**17 + 5, 2**17 - 1)])
 def test_a_memory_holds_numbers_of_any_size(position: int, kept: int) -> None:
     guest = SimpleNamespace(memory=remembering.row(2**40 - 1, 2**20 + 3, position, 2**32 - 1))
@@ -186,6 +199,24 @@ def test_an_open_visit_from_before_histories_were_kept_is_remembered(shop: Store
 
 
 # -- for those who only look, and for kinds that read the visit --
+
+
+def test_a_broken_memory_is_told_in_one_line(shop: Store) -> None:
+    ask(shop)
+    broken = b"\0" * 21
+    shop.write(lambda unit: unit.tell("UPDATE visit SET history = ?", broken))
+    with pytest.raises(RlrecError, match="remembers is broken") as refused:
+        ask(shop)
+    assert "session end s" in str(refused.value.hint)
+    session.end(shop, "s")
+    assert blob(shop, ask(shop)) == b""
+
+
+def test_of_a_long_visit_from_before_the_last_slots_are_remembered(shop: Store) -> None:
+    shown = [arm for _ in range(15) for arm in arms(ask(shop, size=5))]
+    shop.write(lambda unit: unit.tell("UPDATE visit SET history = NULL"))
+    _, count, _, entries = known(shop, ask(shop))
+    assert (count, [arm for arm, *_ in entries]) == (75, shown[-64:])
 
 
 def test_what_a_session_would_be_can_be_looked_at(shop: Store) -> None:

@@ -76,7 +76,7 @@ def _nameless() -> IO[bytes]:
     """A file that goes with the process. Raises RlrecError where there is no folder for it."""
     try:
         return tempfile.TemporaryFile(prefix="rlrec-", buffering=0)
-    except OSError as error:
+    except FileNotFoundError as error:
         raise RlrecError("no temporary folder can be written to", hint=_ROOM) from error
 
 
