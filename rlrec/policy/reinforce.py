@@ -247,12 +247,12 @@ class _Part:
 
     def pages(self) -> Scored:
         """Pages by their joint probability: the softmax of the arms left, position by position."""
-        below = np.cumsum(self.best[:, ::-1], axis=1)[:, ::-1]  # the arm of a position, and those shown below it
+        below = _running(self.best[:, ::-1])[:, ::-1]  # the arm of a position, and those shown below it
         total = np.maximum(self.rest[:, None] + below, 1e-300)
         log_chance, share = self._mixed(self.best / total, left=self.many - np.arange(self.shown.shape[1]))
         weight, lost = _cut(log_chance.sum(axis=1) - self.log_propensity, self.objective)
         spread = share / total
-        reached = np.cumsum(spread, axis=1)  # of an arm shown at a position: it is left down to there
+        reached = _running(spread)  # of an arm shown at a position: it is left down to there
         square = reached[:, -1] ** 2 * self.squares + ((share - self.best * reached) ** 2).sum(axis=1)
         scale = self.scale
         return Scored(weight[:, None] * scale, lost[:, None] * scale, square[:, None], spread, share, joint=True)
@@ -268,7 +268,7 @@ class _Part:
         weight = scored.weight * self.gain / self.temperature
         spread, kind = weight * scored.spread, self.raised.dtype
         every = spread.sum(axis=1, keepdims=True)
-        down = np.cumsum(spread, axis=1) if scored.joint else every  # below an arm it is not left
+        down = _running(spread) if scored.joint else every  # below an arm it is not left
         at_shown = weight * scored.share - self.best * down
         found = self.raised
         if self.objective.entropy:
@@ -310,6 +310,11 @@ class _Part:
             "square": float(((weight * self.gain) ** 2 * square).sum()),
             "raw_square": float(((weight * self.raw) ** 2 * square).sum()),
         }
+
+
+def _running(values: Array) -> Array:
+    """Sums of (n, k) from position to position; of a single one, without a pass."""
+    return np.cumsum(values, axis=1) if values.shape[1] > 1 else values
 
 
 def _cut(log_ratio: Array, objective: Objective) -> tuple[Array, Array]:
