@@ -18,7 +18,8 @@ Flags = npt.NDArray[np.bool_]
 
 CELLS = 1 << 19  # scores at a time: few enough to stay near the processor, and so many that each call is worth it
 HIGHEST = 700.0  # log of a weight that is cut to stay finite
-LEAST = 1e-16  # sum of the raised scores of a row, beside the best of its chunk, whose digits are all there
+BELOW, LEAST = 36.0, -43.0  # scores are raised beside one this much below the best of a chunk, and none from below the
+# least: float32 has their squares then, none of them so small that a processor takes many times as long
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -119,7 +120,7 @@ def sums(policy: Gradient, parameters: Parameters, pages: Pages, objective: Obje
     if policy.design.context.intercept:  # what is 1 in every state takes the biases along
         weights[:, 0] += bias
         bias = np.zeros_like(bias)
-    effective = weights, bias, own
+    effective = _centred(weights, bias, own)
     whole = _Whole(effective)
     step = max(1, CELLS // len(pages.places))
     for start in range(0, len(pages), step):
@@ -145,7 +146,15 @@ class _Whole:
             self.figures[name] += value
 
     def finish(self, policy: Gradient, parameters: Parameters, pages: Pages) -> Sums:
-        return Sums(_spread(policy.traced(*self.moved, described=pages.described), parameters, pages), **self.figures)
+        gradient = policy.traced(*_centred(*self.moved), described=pages.described)
+        return Sums(_spread(gradient, parameters, pages), **self.figures)
+
+
+def _centred(weights: Array, bias: Array, own: Array) -> tuple[Array, Array, Array]:
+    """What `Gradient.effective` gives, or its gradient, without what all arms have in common: no probability hangs on
+    it. What rounding leaves of it, Adam would take for a slope, however small: the scores of whole states would drift
+    away."""
+    return weights - weights.mean(axis=0), bias - bias.mean(), own
 
 
 def _spread(gradient: Parameters, parameters: Parameters, pages: Pages) -> Parameters:
@@ -204,29 +213,36 @@ class _Part:
     def _raise(self, effective: tuple[Array, Array, Array]) -> None:
         """All rows beside one score, which spares a pass; those that are too far below it beside their own best.
 
-        Without entropy to climb, nobody needs the logits afterwards."""
+        An arm that was not shown counts for e^LEAST of its row at least, of which no digit shows. Without entropy to
+        climb, nobody needs the logits afterwards."""
         logits = self._logits(effective, self.state)
-        logits -= logits.max()
+        logits -= logits.max() - BELOW
         level = logits.reshape(-1)[self.at].astype(np.float64)
-        raised = np.exp(logits, out=None if self.objective.entropy else logits)
-        if self.eligible is not None:
-            raised *= self.eligible
+        raised = self._exp(logits, self.eligible)
         ones = np.ones(raised.shape[1], raised.dtype)
-        far = np.flatnonzero(raised @ ones < LEAST)
+        far = np.flatnonzero(raised @ ones < 1)
         if len(far):
             again = self._logits(effective, self.state.take(far))
-            if self.eligible is not None:
-                again[~self.eligible[far]] = -np.inf
+            allowed = None if self.eligible is None else self.eligible[far]
+            if allowed is not None:
+                again[~allowed] = -np.inf
             again -= again.max(axis=1, keepdims=True)
             level[far] = np.take_along_axis(again, self.shown[far], axis=1)
-            raised[far] = np.exp(again)
+            raised[far] = self._exp(again, allowed)
             if self.objective.entropy:
-                logits[far] = np.maximum(again, -HIGHEST)
+                logits[far] = again
         raised.reshape(-1)[self.at] = 0
         self.logits, self.level, self.raised, self.best = logits, level, raised, np.exp(level)
         self.rest = (raised @ ones).astype(np.float64)
         self.squares = np.einsum("nm,nm->n", raised, raised).astype(np.float64)
         self.total = self.rest + self.best.sum(axis=1)
+
+    def _exp(self, logits: Array, eligible: Flags | None) -> Array:
+        np.maximum(logits, LEAST, out=logits)
+        found: Array = np.exp(logits, out=None if self.objective.entropy else logits)
+        if eligible is not None:
+            found *= eligible
+        return found
 
     def _logits(self, effective: tuple[Array, Array, Array], state: State) -> Array:
         logits = scored(effective, state)

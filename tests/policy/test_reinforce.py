@@ -108,7 +108,7 @@ def test_scores_of_any_size_stand_side_by_side(kind: type, entropy: float) -> No
     one = policy()
     pages, parameters = random_pages(one), random_parameters(one, 8, np.random.default_rng(6))
     x = pages.state.x.copy()
-    parameters["linear"][:, 0] = 1.0
+    parameters["linear"][:, 0] = [0, 0, 0, 1, 1, 1, 1, 1]
     x[:, 0] = np.linspace(-300, 300, len(x))
     state = replace(pages.state, x=x.astype(kind), own=pages.state.own.astype(kind))
     pages = replace(pages, state=state, log_propensity=np.zeros(len(x)))
@@ -213,6 +213,20 @@ def test_a_decision_without_a_choice_teaches_nothing() -> None:
         found = reinforce.sums(one, parameters, replace(asked, state=state), objective)
         assert all(np.abs(values).max(initial=0) < 1e-12 for values in found.gradient.values())
         assert (found.clipped_share, found.variances) == (0, pytest.approx((0, 0), abs=1e-20))
+
+
+@pytest.mark.parametrize("model", ["linear", "bilinear"])
+def test_what_all_arms_have_in_common_is_not_moved(model: str) -> None:
+    """By a feature that all arms have alike, as those of a catalogue without features: in float32 too."""
+    one = policy(model=model)
+    pages, parameters = random_pages(one, n=500), random_parameters(one, 8, np.random.default_rng(12))
+    x, own = (part.astype(np.float32) for part in (pages.state.x, pages.state.own))
+    alike = replace(pages, state=replace(pages.state, x=x, own=own), described=np.full((5, 3), 0.5))
+    for objective in (Objective(), Objective(entropy=0.1)):
+        found = reinforce.sums(one, parameters, alike, objective).gradient
+        assert np.abs(found["cross"]).max() < 1e-10
+        assert np.abs(found["similar"]).max() < 1e-10
+        assert np.abs(found["bias"]).max() > 1
 
 
 def test_pages_of_all_arms_have_probabilities_that_sum_to_one() -> None:
