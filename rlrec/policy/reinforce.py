@@ -238,7 +238,8 @@ class _Part:
         self.total = self.rest + self.best.sum(axis=1)
 
     def _exp(self, logits: Array, eligible: Flags | None) -> Array:
-        np.maximum(logits, LEAST, out=logits)
+        if logits.min() < LEAST:  # to look takes less than to raise
+            np.maximum(logits, LEAST, out=logits)
         found: Array = np.exp(logits, out=None if self.objective.entropy else logits)
         if eligible is not None:
             found *= eligible
