@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
@@ -92,6 +93,11 @@ class Gradient:
         between("temperature", self.temperature, 1e-9, 1e9)
         fraction("recency", self.recency)
         fraction("floor", self.floor)
+        features = Counter(self.features)
+        if taken := [name for name in self.design.context.names if features[name] > 1]:
+            raise InputError(
+                f"a feature of contexts is named {taken[0]!r}, as a weight of every session is", hint="rename the field"
+            )
 
     @property
     def forgetting(self) -> Forgetting:

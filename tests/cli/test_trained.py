@@ -270,3 +270,11 @@ def test_a_prior_is_refused(shop: Run, tmp_path: Path, asked: tuple[str, ...]) -
 @pytest.mark.parametrize("param", ["model=shared", "temperature=0", "recency=2", "discount=0.9", "floor=-1"])
 def test_impossible_parameters_are_refused(shop: Run, param: str) -> None:
     assert shop("policy", "create", "new", "--kind", "gradient", "--param", param).exit_code == 2
+
+
+@pytest.mark.parametrize("name", ["bias", "session:gap", "shown:1", "own:earned"])
+def test_a_field_of_contexts_bears_no_name_of_the_session(shop: Run, tmp_path: Path, name: str) -> None:
+    (tmp_path / "named.json").write_text(json.dumps({"context": {"fields": {name: "number"}}}))
+    refused = shop("policy", "create", "new", "--kind", "gradient", "--features", tmp_path / "named.json", "--json")
+    assert refused.exit_code == 2
+    assert repr(name) in refused.error["error"]
