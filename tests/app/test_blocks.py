@@ -36,19 +36,20 @@ def rows(known: list[Case], rng: np.random.Generator, *, n: int = 60) -> Rows:
     shown = np.concatenate([two[:k] for two, k in zip(picked, size, strict=True)])
     ones = np.ones(n)
     return Rows(
-        name=np.ones(1, np.uint64), split=np.zeros(1, np.int64), cluster=np.ones(1, np.int64), length=np.array([n]),
-        case=case, size=size, remembered=np.full(n, 2), log_propensity=-rng.uniform(1, 3, n), reward=rng.normal(size=n),
-        default=np.zeros(n, np.int64), lowest=-ones, x=rng.normal(size=(n, len(KIND.names))), shown=shown,
+        cases=known, name=np.ones(1, np.uint64), split=np.zeros(1, np.int64), cluster=np.ones(1, np.int64),
+        length=np.array([n]), case=case, size=size, remembered=np.full(n, 2), log_propensity=-rng.uniform(1, 3, n),
+        reward=rng.normal(size=n), default=np.zeros(n, np.int64), lowest=-ones, shown=shown,
+        x=rng.normal(size=(n, len(KIND.names))),
         earned=rng.normal(size=len(shown)), logged=-rng.uniform(1, 3, len(shown)),
         place=np.concatenate([np.sort(two) for two in picked]), own=rng.normal(size=(2 * n, 4)),
     )  # fmt: skip
 
 
-def gradient(known: list[Case], told: Rows, *, slots: bool = False) -> Sums:
+def gradient(told: Rows, *, slots: bool = False) -> Sums:
     rng = np.random.default_rng(3)
     parameters = {name: rng.normal(size=values.shape) for name, values in KIND.nothing(ARMS).items()}
     gain = rng.normal(size=len(told.case))
-    groups = grouped(told, known, gain, gain + 1, np.ones(len(gain)), slots=slots)
+    groups = grouped(told, gain, gain + 1, np.ones(len(gain)), slots=slots)
     objective = Objective(clip=5.0, entropy=0.1, top=2 if slots else 0)
     return reduce(Sums.__add__, (reinforce.sums(KIND, parameters, pages, objective) for pages in groups))
 
@@ -62,7 +63,7 @@ def test_every_decision_stands_in_one_block_with_its_own_arms(
     rng = np.random.default_rng(number)
     known = cases(number, rng)
     told = rows(known, rng)
-    found = list(blocks(told, known))
+    found = list(blocks(told))
     assert sorted(np.concatenate([one.rows for one in found]).tolist()) == list(range(60))
     for block in found:
         for place, row in enumerate(block.rows.tolist()):
@@ -78,7 +79,7 @@ def test_every_decision_stands_in_one_block_with_its_own_arms(
 def test_few_calls_take_the_place_of_many() -> None:
     rng = np.random.default_rng(1)
     known = cases(40, rng)
-    assert len(list(blocks(rows(known, rng), known))) == 4  # two catalogues, two lengths of a page
+    assert len(list(blocks(rows(known, rng)))) == 4  # two catalogues, two lengths of a page
 
 
 @pytest.mark.parametrize("slots", [False, True])
@@ -86,23 +87,13 @@ def test_the_gradient_is_the_same_together_and_apart(monkeypatch: pytest.MonkeyP
     rng = np.random.default_rng(2)
     known = cases(40, rng)
     told = rows(known, rng)
-    together = gradient(known, told, slots=slots)
+    together = gradient(told, slots=slots)
     monkeypatch.setattr(blocking, "CALL", 0)
     monkeypatch.setattr(blocking, "_worthwhile", lambda cases, counts: False)
-    apart = gradient(known, told, slots=slots)
+    apart = gradient(told, slots=slots)
     for name, values in together.gradient.items():
         assert values == pytest.approx(apart.gradient[name], abs=1e-11), name
     assert (together.mass, together.square) == (pytest.approx(apart.mass), pytest.approx(apart.square))
-
-
-def test_the_numbers_of_cases_make_no_difference() -> None:
-    rng = np.random.default_rng(4)
-    known = cases(12, rng)
-    told, turned = rows(known, rng), rng.permutation(12)
-    other = [known[number] for number in np.argsort(turned)]
-    again = Rows(**{**vars(told), "case": turned[told.case]})
-    one, two = gradient(known, told), gradient(other, again)
-    assert all((one.gradient[name] == two.gradient[name]).all() for name in one.gradient)
 
 
 def test_lessons_are_read_as_they_were_added() -> None:
@@ -111,7 +102,7 @@ def test_lessons_are_read_as_they_were_added() -> None:
     known = cases(6, rng)
     told = rows(known, rng)
     gain, lessons = rng.normal(size=60), Lessons()
-    written = list(grouped(told, known, gain, gain, np.ones(60)))
+    written = list(grouped(told, gain, gain, np.ones(60)))
     lessons.add(written)
     lessons.add(written[:1])
     first, second = lessons

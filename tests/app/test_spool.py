@@ -19,6 +19,15 @@ from rlrec.errors import RlrecError
 SPLITS = (0, 1, 2)
 
 
+CATALOGUES = [Catalogue(np.full((9, 1), value)) for value in (1.0, 2.0)]
+
+
+def cases(rng: np.random.Generator) -> list[Case]:
+    """Four eligible sets out of six, in any order."""
+    six = [Case(one, np.array(places)) for one in CATALOGUES for places in ([0, 2, 5], [0, 8], list(range(9)))]
+    return [six[number] for number in rng.permutation(6)[:4]]
+
+
 def rows(n: int, *, seed: int = 1, width: int = 3) -> Rows:
     """Visits with 1 to 4 decisions of 1 to 2 slots, each of which remembers 0 to 3 arms."""
     rng = np.random.default_rng(seed)
@@ -27,8 +36,8 @@ def rows(n: int, *, seed: int = 1, width: int = 3) -> Rows:
     size, remembered = rng.integers(1, 3, decisions), rng.integers(0, 4, decisions)
     slots, arms = int(size.sum()), int(remembered.sum())
     return Rows(
-        name=rng.integers(0, 2**63, n).astype(np.uint64) * np.uint64(2), split=rng.integers(0, 3, n),
-        cluster=rng.integers(-(2**60), 2**60, n), length=length, case=rng.integers(0, 2, decisions), size=size,
+        cases=cases(rng), name=rng.integers(0, 2**63, n).astype(np.uint64) * np.uint64(2), split=rng.integers(0, 3, n),
+        cluster=rng.integers(-(2**60), 2**60, n), length=length, case=rng.integers(0, 4, decisions), size=size,
         remembered=remembered, log_propensity=rng.normal(size=decisions), reward=rng.normal(size=decisions),
         default=rng.integers(0, 2, decisions), lowest=rng.normal(size=decisions),
         x=rng.integers(-9, 9, (decisions, width)) / 4, shown=rng.integers(0, 9, slots), earned=rng.normal(size=slots),
@@ -43,9 +52,14 @@ def visit(found: Rows, place: int) -> list[object]:
     ends = np.r_[0, np.cumsum(found.remembered)]
     arms = slice(ends[mine.start], ends[mine.stop])
     told: list[object] = [int(getattr(found, name)[place]) for name in spooling.VISIT]
+    told += [named(found.cases[number]) for number in found.case[mine].tolist()]
     for names, part in ((spooling.DECISION, mine), (spooling.SLOT, slots), (spooling.ARM, arms)):
         told += [getattr(found, name)[part].tolist() for name in names]
     return told
+
+
+def named(case: Case) -> tuple[bytes, list[int]]:
+    return case.catalogue.name, case.places.tolist()
 
 
 def every(found: Rows) -> list[list[object]]:
@@ -75,7 +89,7 @@ def test_what_was_written_is_read(spool: Spool, size: int) -> None:
     assert found == sorted((one for part in parts for one in every(part)), key=lambda visit: (visit[1], visit[0]))
     assert {one.name for one in fields(Rows)} == {
         name for names in (spooling.VISIT, spooling.DECISION, spooling.SLOT, spooling.ARM) for name in names
-    }
+    } | {"cases", "case"}
 
 
 def test_the_order_of_writing_makes_no_difference(spool: Spool) -> None:
@@ -86,6 +100,26 @@ def test_the_order_of_writing_makes_no_difference(spool: Spool) -> None:
         for part in parts[::-1]:
             other.add(part)
         assert read(spool, 1) == read(other, 1)
+
+
+def test_eligible_sets_are_numbered_by_what_they_are(spool: Spool) -> None:
+    """Each once in a set of visits, whatever the order in which they were written, and how often."""
+    parts = [rows(20, seed=seed) for seed in range(1, 6)]
+    with closing(Spool()) as other:
+        for part in parts:
+            spool.add(part)
+        for part in parts[::-1]:
+            other.add(part)
+        for one in (spool, other):
+            one.arrange(dict.fromkeys(SPLITS, 40))
+        sets, others = ([found for split in SPLITS for found in one.parts[split].sets()] for one in (spool, other))
+        for found, again in zip(sets, others, strict=True):
+            told = [named(case) for case in found.cases]
+            assert told == sorted(told)
+            assert len({name for name, _ in told}) == 2
+            assert len(told) == 6 == len({str(one) for one in told})
+            assert told == [named(case) for case in again.cases]
+            assert (found.case == again.case).all()
 
 
 @pytest.mark.parametrize(("size", "sizes"), [(100, [23]), (23, [23]), (12, [12, 11]), (10, [8, 8, 7]), (1, [1] * 23)])
@@ -148,13 +182,10 @@ def test_its_files_have_no_name_and_go_with_it() -> None:
     assert after == before
 
 
-def test_a_case_is_named_by_what_it_is() -> None:
-    """The arms that may be shown, and what the catalogue said of all."""
-    features, places = np.arange(8.0).reshape(4, 2), np.array([0, 2])
-    one = Case(Catalogue(features), places)
-    assert one.name == Case(Catalogue(features.copy()), places.copy()).name
-    assert one.name != Case(Catalogue(features), np.array([0, 3])).name
-    assert one.name != Case(Catalogue(features + 1), places).name
+def test_a_catalogue_is_named_by_what_it_says() -> None:
+    features = np.arange(8.0).reshape(4, 2)
+    assert Catalogue(features).name == Catalogue(features.copy()).name
+    assert Catalogue(features).name != Catalogue(features + 1).name
 
 
 def test_a_temporary_folder_without_room_is_named(spool: Spool) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from rlrec.app import arm, experiment, feedback, policy, recommend, reward, session, versions, visits
+from rlrec.app.training import filling
 from rlrec.errors import CheckFailed, InputError
 from rlrec.store import Store, policies
 from tests.app.shop import MINUTE, START, clock, dump, tell_all, version
@@ -121,6 +122,16 @@ def test_the_same_seed_trains_the_same_and_another_one_does_not(shop: Store) -> 
         trained(shop, seed=seed)
     assert apart(parameters(shop, 2), parameters(shop, 3)) == 0.0
     assert apart(parameters(shop, 2), parameters(shop, 4)) > 1e-6
+
+
+@pytest.mark.parametrize("cells", [1, 50])
+def test_how_much_is_read_at_a_time_makes_no_difference(
+    shop: Store, monkeypatch: pytest.MonkeyPatch, cells: int
+) -> None:
+    trained(shop)
+    monkeypatch.setattr(filling, "CELLS", cells)
+    trained(shop)
+    assert apart(parameters(shop, 2), parameters(shop, 3)) == 0.0
 
 
 def test_without_a_seed_the_one_drawn_trains_the_same_again(shop: Store) -> None:

@@ -143,13 +143,13 @@ def drawn(server: Server, audience: Visitors, *, visits: int, seed: int) -> Log:
 def spooled(server: Server, log: Log, *, seed: int) -> Spool:
     """A log as `train-pg` reads it: visits by hash, in three splits, each for itself."""
     rng, spool, n = np.random.default_rng(seed), Spool(), len(log.length)
-    spool.cases.append(Case(Catalogue(server.features), np.arange(server.arms)))
     split = np.searchsorted(np.cumsum(SHARES)[:-1], np.arange(n) / n, side="right")
     inside, total = log.inside, int(log.length.sum())
     ones, reward, logged = np.ones(total, np.int64), log.rewards[inside], log.log_propensity[inside]
     x, remembered, own = _together(server, log)
     spool.add(
         Rows(
+            cases=[Case(Catalogue(server.features), np.arange(server.arms))],
             name=rng.integers(2**63, size=n).astype(np.uint64), split=split, cluster=rng.integers(2**63, size=n),
             length=log.length, case=ones - 1, size=ones, remembered=remembered, log_propensity=logged,
             reward=reward, default=(reward == 0).astype(np.int64), lowest=log.lowest[inside], x=x,

@@ -43,20 +43,21 @@ class Block:
         )  # fmt: skip
 
 
-def blocks(rows: Rows, cases: Sequence[Case]) -> Iterator[Block]:
-    """All decisions, in an order that hangs on what the cases are, not on their numbers."""
-    first, which = distinct(rows.case, rows.size)
-    numbers, sizes, counts = rows.case[first].tolist(), rows.size[first].tolist(), np.bincount(which).tolist()
-    alike = defaultdict[tuple[bytes, int], list[int]](list)
-    for kind in sorted(range(len(first)), key=lambda kind: cases[numbers[kind]].name):
-        alike[cases[numbers[kind]].catalogue.name, sizes[kind]].append(kind)
+def blocks(rows: Rows) -> Iterator[Block]:
+    """All decisions, by the sizes of their pages and the numbers of their cases."""
+    first, which = distinct(rows.size, rows.case)
+    sizes, counts = rows.size[first].tolist(), np.bincount(which).tolist()
+    cases = [rows.cases[number] for number in rows.case[first].tolist()]
+    alike = defaultdict[tuple[int, bytes], list[int]](list)
+    for kind, case in enumerate(cases):
+        alike[sizes[kind], case.catalogue.name].append(kind)
     state = rows.state()
-    for _, kinds in sorted(alike.items()):
-        mine = [cases[numbers[kind]] for kind in kinds]
-        for some in [kinds] if _worthwhile(mine, [counts[kind] for kind in kinds]) else [[kind] for kind in kinds]:
+    for kinds in alike.values():
+        together = _worthwhile([cases[kind] for kind in kinds], [counts[kind] for kind in kinds])
+        for some in [kinds] if together else [[kind] for kind in kinds]:
             local = np.full(len(first), -1)
             local[some] = np.arange(len(some))
-            yield _block(rows, state, [cases[numbers[kind]] for kind in some], local[which])
+            yield _block(rows, state, [cases[kind] for kind in some], local[which])
 
 
 def _worthwhile(cases: Sequence[Case], counts: Sequence[int]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from rlrec.app.designs import Ids
 from rlrec.app.training.blocks import blocks
 from rlrec.app.training.judging import Judge
 from rlrec.app.training.sets import Sets
-from rlrec.app.training.spool import Case, Part, Rows
+from rlrec.app.training.spool import Part, Rows
 from rlrec.policy import baseline, reinforce, returns
 from rlrec.policy.baseline import ValueSums
 from rlrec.policy.gradient import Gradient, Parameters, State
@@ -100,7 +100,7 @@ class Climber:
         self._prepare(train)
         self._lessons = Lessons()
         for rows in train.sets():
-            self._lessons.add(self.pages(rows, train.cases))
+            self._lessons.add(self.pages(rows))
 
     def close(self) -> None:
         """Give back what the lessons took of the disk."""
@@ -123,14 +123,12 @@ class Climber:
         self._mean = total / max(1, count)
         self._value = None if sums is None else baseline.fitted(sums)
 
-    def pages(self, rows: Rows, cases: Sequence[Case]) -> Iterator[Pages]:
+    def pages(self, rows: Rows) -> Iterator[Pages]:
         """What some visits teach, whatever the parameters are."""
         gained = self._returns(rows)
         step = returns.steps(rows.start)
         scale: Array = np.power(self.options.gamma, step) if self.options.discounted else np.ones(len(step))
-        return grouped(
-            rows, cases, gained - self._baseline(rows, gained), gained, scale, slots=bool(self.options.top_k)
-        )
+        return grouped(rows, gained - self._baseline(rows, gained), gained, scale, slots=bool(self.options.top_k))
 
     def _fold(self, rows: Rows) -> Ids:
         """Which half the cluster of each decision belongs to."""
@@ -232,12 +230,10 @@ def _pages(found: dict[str, npt.NDArray[Any]]) -> Pages:
     return Pages(state=state, eligible=allowed, **{name: found[name] for name in PAGES})
 
 
-def grouped(
-    rows: Rows, cases: Sequence[Case], gain: Array, raw: Array, scale: Array, *, slots: bool = False
-) -> Iterator[Pages]:
+def grouped(rows: Rows, gain: Array, raw: Array, scale: Array, *, slots: bool = False) -> Iterator[Pages]:
     """Decisions as the fold takes them. slots: every slot for itself: it earns its own reward, and what comes after its
     page."""
-    for block in blocks(rows, cases):
+    for block in blocks(rows):
         mine = block.rows
         at = rows.first[mine][:, None] + np.arange(block.shown.shape[1])
         slot = rows.earned[at] - rows.reward[mine][:, None] if slots else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from rlrec.app import trained, visiting, visits
 from rlrec.app.designs import Ids
+from rlrec.app.evidence import Flags
 from rlrec.app.trained import Trained
 from rlrec.app.training.spool import Case, Catalogue, Rows, Spool
 from rlrec.app.visits import Cutoff, Told, Visits
@@ -17,7 +18,7 @@ from rlrec.ope.base import distinct
 from rlrec.policy.gradient import by_row
 from rlrec.policy.scores import Array
 from rlrec.records import Reward
-from rlrec.store import Unit, arms, settings
+from rlrec.store import Unit, arms, contents, settings
 from rlrec.store.bulk import Columns
 from rlrec.store.reader import Batch, Selection
 
@@ -26,6 +27,8 @@ READ = (
     "at", "imported", "censored", "context_id", "eligible_id", "catalogue_revision", "size", "split", "visit", "step",
     "arm_id", "propensity", "marginal", "min_propensity", "log_propensity", "history", "recorded", "created_at",
 )  # fmt: skip
+
+CELLS = 1_000_000  # arms of eligible sets that are held at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +59,7 @@ class Filler:
         ordered = sorted(arms.every(unit), key=lambda one: one.key)
         self.arms: Ids = np.array([arm.id for arm in ordered], np.int64)
         self._rank = np.argsort(self.arms)
-        self._cases: dict[tuple[int, int], int] = {}  # by eligible set and epoch of the catalogue
-        self._numbers: dict[bytes, int] = {}  # by name
-        self._catalogues: dict[int, Catalogue] = {}
+        self._catalogues: dict[int, Catalogue] = {}  # by epoch
 
     def fill(
         self, selection: Selection, cutoff: Cutoff, *, since: int = -1, progress: Callable[[], None] | None = None
@@ -77,9 +78,10 @@ class Filler:
             total["unnamed"] += int((known & ~same).sum())
             total["endless"] += int((known & same & ~short).sum())
             kept = known & same & short
-            found = found.take(kept)
+            found, split, cluster, name = found.take(kept), split[kept], cluster[kept], name[kept]
             if len(found):
-                self.spool.add(self._rows(found, split[kept], cluster[kept], name[kept]))
+                for some in self._portions(found):
+                    self.spool.add(self._rows(found.take(some), split[some], cluster[some], name[some]))
                 total["visits"] += len(found)
                 total["slots"] += int(found.first[-1])
                 total["new"] += int((found.ripe > since).sum())
@@ -102,21 +104,28 @@ class Filler:
         kinds = [f"user/{user}" if user else f"session/{key}" for user, key in zip(users, sessions, strict=True)]
         return np.array(visiting.splits(self.salt, owners), np.int64), _hashed(kinds), _hashed(named)
 
+    def _portions(self, found: Visits) -> Iterator[Flags]:
+        """The visits, few enough at a time for their eligible sets to be held."""
+        sizes = contents.set_sizes(self.unit, set(found.once("eligible_id").tolist()))
+        portions = min(-(-sum(sizes.values()) // CELLS), len(found))
+        number = np.arange(len(found)) * portions // len(found)
+        return (number == one for one in range(portions))
+
     def _rows(self, found: Visits, split: Ids, cluster: Ids, name: Ids) -> Rows:
         slots, first, eligible, revision = found.slots, found.first, found.once("eligible_id"), found.once(
             "catalogue_revision"
         )  # fmt: skip
         contexts, which = trained.readings(self.unit, found.once("context_id"))
         state = self.reader.states(self.reader.encoded(contexts)[which], found.histories(), revision)
-        kinds, which = self._numbered(eligible, revision)
-        among = _Places([self.spool.cases[number].places for number in kinds.tolist()], len(self.arms))
+        cases, which = self._cases(eligible, revision)
+        among = _Places([case.places for case in cases], len(self.arms))
         places = among.of(np.repeat(which, np.diff(first)), self._place(slots["arm_id"]))
         place = among.of(which[state.row], self._place(state.arm))
         kept = np.flatnonzero(place >= 0)
         kept = kept[by_row(state.row[kept], place[kept])]
         return Rows(
-            name=name.view(np.uint64), split=split, cluster=cluster, length=np.diff(found.start), case=kinds[which],
-            size=np.diff(first), remembered=np.bincount(state.row[kept], minlength=len(eligible)),
+            cases=cases, name=name.view(np.uint64), split=split, cluster=cluster, length=np.diff(found.start),
+            case=which, size=np.diff(first), remembered=np.bincount(state.row[kept], minlength=len(eligible)),
             log_propensity=found.once("log_propensity"), reward=found.reward, default=found.default.astype(np.int64),
             lowest=found.lowest, x=state.x, shown=places, earned=slots["reward"], logged=_logged(slots),
             place=place[kept], own=state.own[kept],
@@ -127,29 +136,20 @@ class Filler:
         found: Ids = self._rank[np.searchsorted(self.arms[self._rank], ids)]
         return found
 
-    def _numbered(self, eligible: Ids, revision: Ids) -> tuple[Ids, Ids]:
-        """The numbers of the cases of decisions, and which of them each has, (n,)."""
+    def _cases(self, eligible: Ids, revision: Ids) -> tuple[list[Case], Ids]:
+        """The eligible sets of decisions as they were described then, and which of them each has, (n,)."""
         revisions, at = np.unique(revision, return_inverse=True)
         epoch = np.array([self.reader.described.epoch(one) for one in revisions.tolist()], np.int64)[at]
         first, which = distinct(eligible, epoch)
-        numbers = list[int]()
-        for row in first.tolist():
-            key = int(eligible[row]), int(epoch[row])
-            if key not in self._cases:
-                self._cases[key] = self._case(*key, int(revision[row]))
-            numbers.append(self._cases[key])
-        return np.array(numbers, np.int64), which
+        sets = contents.eligible_arms(self.unit, set(eligible[first].tolist()))
+        rows = zip(eligible[first].tolist(), epoch[first].tolist(), revision[first].tolist(), strict=True)
+        return [self._case(sets[key], *told) for key, *told in rows], which
 
-    def _case(self, eligible: int, epoch: int, revision: int) -> int:
-        """The number of a case that is met for the first time, unless it is the same as one that is known."""
+    def _case(self, ids: Sequence[int], epoch: int, revision: int) -> Case:
         if epoch not in self._catalogues:
             new = Catalogue(self.reader.described.of(self.arms, revision))
             self._catalogues[epoch] = next((one for one in self._catalogues.values() if one.name == new.name), new)
-        case = Case(self._catalogues[epoch], np.sort(self._place(self.reader.eligible(eligible))))
-        number = self._numbers.setdefault(case.name, len(self.spool.cases))
-        if number == len(self.spool.cases):
-            self.spool.cases.append(case)
-        return number
+        return Case(self._catalogues[epoch], np.sort(self._place(np.array(ids, np.int64))))
 
 
 class _Places:

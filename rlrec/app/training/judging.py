@@ -9,7 +9,7 @@ import numpy as np
 
 from rlrec import ope
 from rlrec.app.training.blocks import Block, blocks
-from rlrec.app.training.spool import Case, Part, Rows
+from rlrec.app.training.spool import Part, Rows
 from rlrec.app.valuing import Decisions, Fitting, Shown, Values
 from rlrec.ope.estimate import Estimate
 from rlrec.ope.paired import Difference, difference
@@ -29,18 +29,17 @@ def fitted(part: Part, *, gamma: float, arms: int) -> Values:
     """The model of returns by some visits."""
     total: Fitting | None = None
     for rows in part.sets():
-        told = Fitting.of(_decisions(rows, part.cases), rows.reward, gamma=gamma, arms=arms)
+        told = Fitting.of(_decisions(rows), rows.reward, gamma=gamma, arms=arms)
         total = told if total is None else total + told
     assert total is not None
     return total.finish()
 
 
-def _decisions(rows: Rows, cases: list[Case]) -> Decisions:
+def _decisions(rows: Rows) -> Decisions:
     """As the model of returns sees them: arms by their places among those that are trained."""
-    state, (kinds, which) = rows.state(), np.unique(rows.case, return_inverse=True)
-    places = [cases[number].places for number in kinds.tolist()]
-    table, lengths = np.concatenate(places), np.array([len(one) for one in places])
-    base = (np.cumsum(lengths) - lengths)[which]
+    state, table = rows.state(), np.concatenate([case.places for case in rows.cases])
+    lengths = np.array([len(case.places) for case in rows.cases])
+    base = (np.cumsum(lengths) - lengths)[rows.case]
     return Decisions(
         start=rows.start, cluster=rows.cluster, top=table[base + rows.shown[rows.first[:-1]]], x=rows.x, row=state.row,
         arm=table[base[state.row] + state.arm], own=state.own,
@@ -94,7 +93,7 @@ class Judge:
 
     def _batch(self, rows: Rows, parameters: Parameters) -> VisitBatch:
         """Visits as the parameters see them."""
-        decisions, log_joint = _decisions(rows, self.part.cases), np.empty(len(rows.case))
+        decisions, log_joint = _decisions(rows), np.empty(len(rows.case))
         expected = self.values.expected(decisions, self._shown(rows, parameters, log_joint))
         return VisitBatch(
             start=rows.start, reward=rows.reward, log_ratio=log_joint - rows.log_propensity, cluster=rows.cluster,
@@ -117,7 +116,7 @@ class Judge:
 
     def _portions(self, rows: Rows) -> Iterator[Block]:
         """Decisions that can be worked out together, few at a time."""
-        for block in blocks(rows, self.part.cases):
+        for block in blocks(rows):
             step = max(1, CELLS // len(block.places))
             for start in range(0, len(block.rows), step):
                 yield block.between(start, start + step)
