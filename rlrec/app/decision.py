@@ -11,7 +11,6 @@ import numpy as np
 from rlrec.app import feedback, rendering, serving, session
 from rlrec.app.drawing import unsigned
 from rlrec.app.serving import Case, Serving
-from rlrec.app.trained import Case as Alike
 from rlrec.app.trained import Trained
 from rlrec.errors import InputError
 from rlrec.policy import history, slate
@@ -100,9 +99,7 @@ class _Derived:
             return None
         past = history.unpack([decision.history], np.array([decision.step]))
         self.state = trained.states(trained.encoded([context]), past, np.array([revision]))
-        described = trained.described.of(self.arms, revision)
-        score = trained.scores(self.state, Alike(np.arange(1), self.arms, described))[0]
-        policy = trained.policy
+        score, policy = trained.scores(self.state, self.arms, revision)[0], trained.policy
         return Case(
             arms=self.arms, scores=policy.noisy(score), index=score, floor=policy.exploration, reads=policy.reads,
             known={}, before={},

@@ -13,7 +13,6 @@ import numpy.typing as npt
 from rlrec.app import serving
 from rlrec.app.designs import Ids
 from rlrec.app.planning import Lane, Plan
-from rlrec.app.trained import Case
 from rlrec.app.visiting import shown
 from rlrec.policy import slate
 from rlrec.policy.history import History
@@ -85,7 +84,7 @@ def _seeing(
     n, arms = len(plans), lane.case.arms
     context = trained.encoded([plan.request.context for plan in plans])
     state = trained.states(context, histories, np.full(n, lane.revision))
-    score = trained.scores(state, Case(np.arange(n), arms, trained.described.of(arms, lane.revision)))
+    score = trained.scores(state, arms, lane.revision)
     made = slate.draw_each(
         score / trained.policy.temperature, size=lane.size, floor=trained.policy.exploration,
         seeds=np.full(n, bits, np.uint64), decisions=decisions,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
@@ -12,22 +11,24 @@ import numpy as np
 from rlrec.app import designs
 from rlrec.app.designs import Described, Ids
 from rlrec.ope.base import distinct
-from rlrec.policy.gradient import OF_ARM, Gradient, Parameters, State
+from rlrec.policy.gradient import OF_ARM, Gradient, Parameters, State, placed, scored
 from rlrec.policy.history import History
 from rlrec.policy.scores import Array
 from rlrec.records import Version
 from rlrec.store import Unit, contents, weights
 
 CELLS = 2_000_000  # scores that are worked out at a time
+SETS = 500  # eligible sets that are read at a time
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """Decisions that share an eligible set as it was described: their rows, the arms (m,) and features of these."""
+    """Decisions that share an eligible set as it was described: their rows, the arms (m,), ascending, and the noiseless
+    score of each, (rows, m)."""
 
     rows: Ids
     arms: Ids
-    described: Array
+    score: Array
 
 
 class Trained:
@@ -43,7 +44,6 @@ class Trained:
         both: Mapping[str, Any] = version.parameters.get("shared", {})
         self.parameters = made.unpacked(packed, both)
         self.described = Described(unit, made.design.arm)
-        self.eligible = lru_cache(maxsize=1_000)(self._arms)
 
     def of(self, arms: Ids, revision: int) -> tuple[Parameters, Array]:
         """Its parameters for these arms, and their features by a catalogue."""
@@ -79,31 +79,38 @@ class Trained:
         found: Array = np.array(rows)[which]
         return found
 
-    def cases(self, eligible: Ids, revision: Ids) -> Iterator[Case]:
+    def scores(self, state: State, arms: Ids, revision: int) -> Array:
+        """Noiseless scores of arms, ascending, as a catalogue described them, in n states, (n, m)."""
+        parameters, described = self.of(arms, revision)
+        return self.policy.scores_of(parameters, state, arms=arms, described=described)
+
+    def cases(self, state: State, eligible: Ids, revision: Ids) -> Iterator[Case]:
         """Decisions by eligible set (its id, (n,)) and catalogue, few enough at a time for their scores to be held."""
-        epochs = {one: self.described.epoch(one) for one in np.unique(revision).tolist()}
-        epoch = np.array([epochs[one] for one in revision.tolist()], np.int64)
-        first, which = distinct(eligible, epoch)
-        order, ends = np.argsort(which, kind="stable"), np.cumsum(np.bincount(which, minlength=len(first)))
-        for row, end, count in zip(first.tolist(), ends.tolist(), np.diff(np.r_[0, ends]).tolist(), strict=True):
-            arms = self.eligible(int(eligible[row]))
-            described = self.described.of(arms, int(revision[row]))
-            step = max(1, CELLS // len(arms))
-            for start in range(end - count, end, step):
-                yield Case(order[start : min(start + step, end)], arms, described)
+        revisions, at = np.unique(revision, return_inverse=True)
+        epoch = np.array([self.described.epoch(one) for one in revisions.tolist()], np.int64)[at]
+        first, which = distinct(epoch, eligible)
+        order, ends, start = np.argsort(which, kind="stable"), np.cumsum(np.bincount(which)).tolist(), 0
+        state = state.take(order) if len(first) > 1 else state
+        sets = self._sets(eligible[first], epoch[first], revision[first])
+        for (arms, effective), end in zip(sets, ends, strict=True):
+            while start < end:
+                until = min(start + max(1, CELLS // len(arms)), end)
+                part = placed(state.between(start, until), arms)
+                yield Case(order[start:until], arms, scored(effective, part))
+                start = until
 
-    def _arms(self, eligible: int) -> Ids:
-        return np.array(contents.eligible_arms(self.unit, [eligible])[eligible], np.int64)
-
-    def scores(self, state: State, case: Case) -> Array:
-        """Noiseless scores of the arms of a case in the states of its rows, (rows, m)."""
-        mine = state if len(case.rows) == len(state) and (case.rows == np.arange(len(state))).all() else None
-        return self.policy.scores_of(
-            self.parameters_of(case.arms),
-            state.take(case.rows) if mine is None else mine,
-            arms=case.arms,
-            described=case.described,
-        )
+    def _sets(self, eligible: Ids, epoch: Ids, revision: Ids) -> Iterator[tuple[Ids, tuple[Array, Array, Array]]]:
+        """The arms of eligible sets, which stand by epoch, and what the parameters come to for them."""
+        for same in np.split(np.arange(len(eligible)), np.flatnonzero(np.diff(epoch)) + 1):
+            for start in range(0, len(same), SETS):
+                some = same[start : start + SETS]
+                found = contents.eligible_arms(self.unit, set(eligible[some].tolist()))
+                sets = [np.array(found[key], np.int64) for key in eligible[some].tolist()]
+                every = np.unique(np.concatenate(sets))
+                weights, bias, own = self.policy.effective(*self.of(every, int(revision[some[0]])))
+                for arms in sets:
+                    at = np.searchsorted(every, arms)
+                    yield arms, (weights[at], bias[at], own[at])
 
 
 def readings(unit: Unit, context_ids: Ids) -> tuple[list[dict[str, Any]], Ids]:

@@ -50,11 +50,14 @@ class State:
         return len(self.x)
 
     def take(self, rows: Index) -> State:
-        """Some of them, in that order; each at most once."""
+        """Some of them, in that order; each at most once. What each remembers stays in its order, row by row."""
         place = np.full(len(self), -1, np.intp)
         place[rows] = np.arange(len(rows))
-        kept = np.flatnonzero(place[self.row] >= 0)
-        return State(self.x[rows], place[self.row[kept]], self.arm[kept], self.own[kept])
+        row = place[self.row]
+        kept = np.flatnonzero(row >= 0)
+        if (np.diff(rows) < 0).any():
+            kept = kept[np.argsort(row[kept], kind="stable")]
+        return State(self.x[rows], row[kept], self.arm[kept], self.own[kept])
 
     def between(self, start: int, end: int) -> State:
         """Those from `start` to before `end`; `row` has to ascend."""
@@ -202,10 +205,7 @@ class Gradient:
 
     def scores_of(self, parameters: Parameters, state: State, *, arms: Ids, described: Array) -> Array:
         """Noiseless score of m arms in n states, (n, m). arms (m,): ascending ids; described (m, p): their features."""
-        place = np.minimum(np.searchsorted(arms, state.arm), len(arms) - 1)
-        known = arms[place] == state.arm
-        placed = State(state.x, state.row[known], place[known], state.own[known])
-        return scored(self.effective(parameters, described), placed)
+        return scored(self.effective(parameters, described), placed(state, arms))
 
     def noisy(self, score: Array) -> Scores:
         """The distribution that scores (..., m) make."""
@@ -246,6 +246,13 @@ class Gradient:
     def features(self) -> tuple[str, ...]:
         """Names of the columns of `weights`."""
         return ("bias", *self.names, *(f"own:{name}" for name in OWN))
+
+
+def placed(state: State, arms: Ids) -> State:
+    """States that remember none but these arms, ascending ids (m,), by their places among them."""
+    place = np.minimum(np.searchsorted(arms, state.arm), len(arms) - 1)
+    known = arms[place] == state.arm
+    return State(state.x, state.row[known], place[known], state.own[known])
 
 
 def scored(effective: tuple[Array, Array, Array], state: State) -> Array:

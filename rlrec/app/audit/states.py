@@ -8,7 +8,6 @@ from rlrec.app.audit.again import CHECK, Again, Pages, Referred, Stored, compare
 from rlrec.app.audit.findings import UNREADABLE, Findings
 from rlrec.app.trained import Case, Trained
 from rlrec.policy import slate
-from rlrec.policy.gradient import State
 from rlrec.policy.history import REMEMBERED, History, sound, unpack
 from rlrec.policy.scores import Array, Flags, Index
 from rlrec.records import Version
@@ -46,8 +45,8 @@ class States:
             return 0
         revision = pages.once("catalogue_revision")
         state = self.trained.states(self._contexts(pages), histories, revision)
-        cases = self.trained.cases(pages.once("eligible_id"), revision)
-        return sum(self._case(pages, state, case) for case in cases)
+        cases = self.trained.cases(state, pages.once("eligible_id"), revision)
+        return sum(self._case(pages, case) for case in cases)
 
     def _contexts(self, pages: Pages) -> Array:
         ids, which = np.unique(pages.once("context_id"), return_inverse=True)
@@ -71,9 +70,9 @@ class States:
         for key in decision_ids.tolist():
             self.found.error(CHECK, f"decision {key}", f"it cannot be derived again: what it knew of its visit {why}")
 
-    def _case(self, pages: Pages, state: State, case: Case) -> int:
-        score, size = self.trained.scores(state, case), pages.once("size")[case.rows]
-        logits, done = score / self.trained.policy.temperature, 0
+    def _case(self, pages: Pages, case: Case) -> int:
+        size = pages.once("size")[case.rows]
+        logits, done = case.score / self.trained.policy.temperature, 0
         for one in np.unique(size).tolist():
             rows = np.flatnonzero(size == one)
             rows = rows[np.isin(pages.of("arm_id", case.rows[rows], one), case.arms).all(axis=1)]

@@ -43,8 +43,8 @@ class StateScorer(Scorer):
         counts = np.diff(np.r_[begins, len(rows)])
         code, readings = known.contexts.reading(self.target.reads)
         slots = {name: column[begins] for name, column in rows.slots.items()}
-        for case, score in self.asked(slots, code[begins], readings):
-            part = _Part(self.trained, case, score, rows, begins[case.rows], counts[case.rows])
+        for case in self.asked(slots, code[begins], readings):
+            part = _Part(self.trained, case, rows, begins[case.rows], counts[case.rows])
             part.weigh(seen)
             part.value(seen.expected, known)
             part.unsupported(seen.unsupported, known)
@@ -55,34 +55,32 @@ class StateScorer(Scorer):
         policy = self.trained.policy
         served = {"temperature": policy.temperature, "floor": policy.floor}
         code, readings = known.contexts.reading(self.target.reads)
-        for case, score in self.asked(rows.slots, code, readings):
+        for case in self.asked(rows.slots, code, readings):
             yield Shown(
                 rows=case.rows,
-                log_page=_log_pages(case, score, rows, **served),
+                log_page=_log_pages(case, rows, **served),
                 places=np.searchsorted(known.arms, case.arms),
-                share=reinforce.chances(score, None, **served) if shares else score,
+                share=reinforce.chances(case.score, None, **served) if shares else case.score,
                 case=np.arange(len(case.rows)),
             )
 
-    def asked(self, slots: Columns, code: Ids, readings: list[dict[str, object]]) -> Iterator[tuple[Case, Array]]:
-        """Decisions (one a row of slots, which reads the context `code`) by their cases, and the noiseless scores of
-        the arms there."""
+    def asked(self, slots: Columns, code: Ids, readings: list[dict[str, object]]) -> Iterator[Case]:
+        """Decisions, one a row of slots, which reads the context `code`."""
         remembered = history.unpack(slots["history"].tolist(), slots["step"])
         revision = slots["catalogue_revision"]
         state = self.trained.states(self.trained.encoded(readings)[code], remembered, revision)
-        for case in self.trained.cases(slots["eligible_id"], revision):
-            yield case, self.trained.scores(state, case)
+        return self.trained.cases(state, slots["eligible_id"], revision)
 
 
 class _Part:
     """The rows of the decisions of a case, which begin at begins (d,) in the batch and are counts (d,) each.
 
-    mine (p,): those rows; which (p,): the decision of each; score (d, m)."""
+    mine (p,): those rows; which (p,): the decision of each."""
 
-    def __init__(self, trained: Trained, case: Case, score: Array, rows: Rows, begins: Ids, counts: Ids) -> None:
-        self.arms, self.score, self.rows = case.arms, score, rows
+    def __init__(self, trained: Trained, case: Case, rows: Rows, begins: Ids, counts: Ids) -> None:
+        self.arms, self.score, self.rows = case.arms, case.score, rows
         self.served = {"temperature": trained.policy.temperature, "floor": trained.policy.floor}
-        self.chance = reinforce.chances(score, None, **self.served)
+        self.chance = reinforce.chances(self.score, None, **self.served)
         self.mine = np.repeat(begins - np.cumsum(counts) + counts, counts) + np.arange(int(counts.sum()))
         self.which = np.repeat(np.arange(len(counts)), counts)
         self.depth, self.position = rows.depth[self.mine], rows.slots["position"][self.mine]
@@ -145,13 +143,15 @@ class _Part:
                 unsupported[self.mine[group]] = self.chance[self.which[group]] @ zeros[0]
 
 
-def _log_pages(case: Case, score: Array, rows: Rows, *, temperature: float, floor: float) -> Array:
-    """Log of the probability of the pages of a case, (d,), by scores (d, m); rows: the lowest slot of each."""
+def _log_pages(case: Case, rows: Rows, *, temperature: float, floor: float) -> Array:
+    """Log of the probability of the pages of a case, (d,); rows: the lowest slot of each."""
     found, depth, start = np.full(len(case.rows), -np.inf), rows.depth[case.rows], rows.start[case.rows]
     for deep in np.unique(depth).tolist():
         mine = np.flatnonzero(depth == deep)
         place, good = places(case.arms, rows.shown[start[mine][:, None] + np.arange(deep + 1)])
-        found[mine[good]] = reinforce.log_joint(score[mine[good]], place[good], temperature=temperature, floor=floor)
+        found[mine[good]] = reinforce.log_joint(
+            case.score[mine[good]], place[good], temperature=temperature, floor=floor
+        )
     return found
 
 
