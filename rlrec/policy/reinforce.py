@@ -5,6 +5,7 @@ score function. All of it is exact for the policy as served, floor included."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -112,42 +113,39 @@ def nothing(parameters: Parameters) -> Sums:
     return Sums({name: np.zeros_like(values) for name, values in parameters.items()})
 
 
-def sums(policy: Gradient, parameters: Parameters, pages: Pages, objective: Objective) -> Sums:
+def sums(policy: Gradient, parameters: Parameters, lesson: Iterable[Pages], objective: Objective) -> Sums:
     """What some pages say of the gradient. Source: Williams 1992 (REINFORCE); weights and the top-K factor after Chen
     et al. 2019; pages by the exact Plackett-Luce joint with a floor, own derivation."""
-    held = {name: values[pages.places] for name, values in parameters.items() if name in OF_ARM}
-    weights, bias, own = policy.effective({**parameters, **held}, pages.described)
+    gradient, figures = nothing(parameters).gradient, dict.fromkeys((one.name for one in fields(Sums)[1:]), 0.0)
+    for pages in lesson:
+        held = {name: values[pages.places] for name, values in parameters.items() if name in OF_ARM}
+        effective = policy.effective({**parameters, **held}, pages.described)
+        moved = _moved(policy, effective, pages, objective, figures)
+        for name, values in policy.traced(*moved, described=pages.described).items():
+            gradient[name][pages.places if name in OF_ARM else ...] += values
+    return Sums(gradient, **figures)
+
+
+def _moved(
+    policy: Gradient, effective: tuple[Array, Array, Array], pages: Pages, objective: Objective,
+    figures: dict[str, float],
+) -> tuple[Array, Array, Array]:  # fmt: skip
+    """Gradients of what `Gradient.effective` gives, chunk by chunk; the figures are added up."""
+    weights, bias, own = effective
     if policy.design.context.intercept:  # what is 1 in every state takes the biases along
         weights[:, 0] += bias
         bias = np.zeros_like(bias)
     effective = _centred(weights, bias, own)
-    whole = _Whole(effective)
+    weights, bias, own = (np.zeros(part.shape) for part in effective)
     step = max(1, CELLS // len(pages.places))
     for start in range(0, len(pages), step):
-        whole.take(_Part(policy, effective, pages, slice(start, start + step), objective))
-    return whole.finish(policy, parameters, pages)
-
-
-class _Whole:
-    """Sums over chunks, by the arms of the pages."""
-
-    def __init__(self, effective: tuple[Array, Array, Array]) -> None:
-        weights, bias, own = effective
-        self.moved = np.zeros(weights.shape), np.zeros(bias.shape), np.zeros(own.shape)
-        self.figures = dict.fromkeys(("n", "mass", "clipped", "square", "raw_square"), 0.0)
-
-    def take(self, part: _Part) -> None:
-        scored = part.slots() if part.objective.top else part.pages()
-        figures = part.figures(scored)
-        moved = part.moved(scored)
-        for sums, more in zip(self.moved, part.traced(moved), strict=True):
+        part = _Part(policy, effective, pages, slice(start, start + step), objective)
+        scored = part.slots() if objective.top else part.pages()
+        for name, value in part.figures(scored).items():
+            figures[name] += value
+        for sums, more in zip((weights, bias, own), part.traced(part.moved(scored)), strict=True):
             sums += more
-        for name, value in figures.items():
-            self.figures[name] += value
-
-    def finish(self, policy: Gradient, parameters: Parameters, pages: Pages) -> Sums:
-        gradient = policy.traced(*_centred(*self.moved), described=pages.described)
-        return Sums(_spread(gradient, parameters, pages), **self.figures)
+    return _centred(weights, bias, own)
 
 
 def _centred(weights: Array, bias: Array, own: Array) -> tuple[Array, Array, Array]:
@@ -155,18 +153,6 @@ def _centred(weights: Array, bias: Array, own: Array) -> tuple[Array, Array, Arr
     it. What rounding leaves of it, Adam would take for a slope, however small: the scores of whole states would drift
     away."""
     return weights - weights.mean(axis=0), bias - bias.mean(), own
-
-
-def _spread(gradient: Parameters, parameters: Parameters, pages: Pages) -> Parameters:
-    """Gradients by the arms of the pages as gradients of all arms."""
-    found = {}
-    for name, values in gradient.items():
-        if name in OF_ARM:
-            found[name] = np.zeros_like(parameters[name])
-            found[name][pages.places] = values
-        else:
-            found[name] = values
-    return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import reduce
-
 import numpy as np
 import pytest
 
@@ -51,15 +49,15 @@ def gradient(told: Rows, *, slots: bool = False) -> Sums:
     gain = rng.normal(size=len(told.case))
     groups = grouped(told, gain, gain + 1, np.ones(len(gain)), slots=slots)
     objective = Objective(clip=5.0, entropy=0.1, top=2 if slots else 0)
-    return reduce(Sums.__add__, (reinforce.sums(KIND, parameters, pages, objective) for pages in groups))
+    return reinforce.sums(KIND, parameters, groups, objective)
 
 
 @pytest.mark.parametrize("number", [1, 3, 40])
-@pytest.mark.parametrize("call", [0, 100_000])
+@pytest.mark.parametrize("mask", [0, 200, 8_000_000])
 def test_every_decision_stands_in_one_block_with_its_own_arms(
-    monkeypatch: pytest.MonkeyPatch, call: int, number: int
+    monkeypatch: pytest.MonkeyPatch, mask: int, number: int
 ) -> None:
-    monkeypatch.setattr(blocking, "CALL", call)
+    monkeypatch.setattr(blocking, "MASK", mask)
     rng = np.random.default_rng(number)
     known = cases(number, rng)
     told = rows(known, rng)
@@ -82,14 +80,30 @@ def test_few_calls_take_the_place_of_many() -> None:
     assert len(list(blocks(rows(known, rng)))) == 4  # two catalogues, two lengths of a page
 
 
+@pytest.mark.parametrize(("arms", "together"), [(100, 2_000), (1_000, 2_000), (20_000, 32), (1_000_000, 32)])
+def test_sets_of_many_arms_are_worked_out_some_at_a_time(arms: int, together: int) -> None:
+    """The larger the catalogue, the less a union of candidates is worth."""
+    rng = np.random.default_rng(6)
+    one = Catalogue(np.ones((arms, 1)))
+    known = [Case(one, np.sort(rng.choice(arms, 50, replace=False))) for _ in range(2_000)]
+    assert blocking._together(known, [2] * 2_000) == together
+
+
+def test_a_mask_is_small_whatever_the_calls_cost() -> None:
+    one = Catalogue(np.ones((10_000, 1)))
+    known = [Case(one, np.arange(number, number + 5_000)) for number in range(1_000)]
+    together = blocking._together(known, [5] * 1_000)
+    assert 1 < together * 5 * 5_999 <= blocking.MASK
+
+
+@pytest.mark.parametrize("mask", [0, 500])
 @pytest.mark.parametrize("slots", [False, True])
-def test_the_gradient_is_the_same_together_and_apart(monkeypatch: pytest.MonkeyPatch, slots: bool) -> None:
+def test_the_gradient_is_the_same_together_and_apart(monkeypatch: pytest.MonkeyPatch, slots: bool, mask: int) -> None:
     rng = np.random.default_rng(2)
     known = cases(40, rng)
     told = rows(known, rng)
     together = gradient(told, slots=slots)
-    monkeypatch.setattr(blocking, "CALL", 0)
-    monkeypatch.setattr(blocking, "_worthwhile", lambda cases, counts: False)
+    monkeypatch.setattr(blocking, "MASK", mask)
     apart = gradient(told, slots=slots)
     for name, values in together.gradient.items():
         assert values == pytest.approx(apart.gradient[name], abs=1e-11), name

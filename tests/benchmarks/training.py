@@ -120,7 +120,7 @@ def _walks(rng: np.random.Generator, *, rate: float, baseline: float, runs: int,
             rows = start[mine] + step
             gain = gained[rows] - scalar[mine]
             scalar[mine] += baseline * gain
-            moved = reinforce.sums(kind, parameters, pages(known[mine], arms[rows], gain), OPEN).gradient["linear"]
+            moved = reinforce.sums(kind, parameters, [pages(known[mine], arms[rows], gain)], OPEN).gradient["linear"]
             parameters["linear"] = bounded(parameters["linear"] + rate * moved)
     return Walks(earned, right(parameters, runs))
 

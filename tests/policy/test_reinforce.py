@@ -85,7 +85,7 @@ def differences(kind: Gradient, parameters: Parameters, pages: Pages, *, entropy
 def test_the_gradient_equals_finite_differences(model: str, size: int) -> None:
     kind = policy(model=model, temperature=0.7, floor=0.1)
     pages, parameters = random_pages(kind, size=size), random_parameters(kind, 8, np.random.default_rng(2))
-    found = reinforce.sums(kind, parameters, pages, Objective(entropy=0.3)).gradient
+    found = reinforce.sums(kind, parameters, [pages], Objective(entropy=0.3)).gradient
     for name, slope in differences(kind, parameters, pages, entropy=0.3).items():
         assert found[name] == pytest.approx(slope, rel=1e-5, abs=1e-6), name
 
@@ -95,7 +95,7 @@ def test_sums_of_two_batches_add_up_to_those_of_both() -> None:
     pages, parameters = random_pages(kind, n=60), random_parameters(kind, 8, np.random.default_rng(3))
     parts = [rows_of(pages, rows) for rows in (np.arange(25), np.arange(25, 60))]
     objective = Objective(clip=2.0, entropy=0.1)
-    first, second, whole = (reinforce.sums(kind, parameters, one, objective) for one in (*parts, pages))
+    first, second, whole = (reinforce.sums(kind, parameters, [one], objective) for one in (*parts, pages))
     both = first + second
     assert all(both.gradient[name] == pytest.approx(whole.gradient[name], abs=1e-12) for name in parameters)
     assert (both.n, both.clipped_share) == (60, pytest.approx(whole.clipped_share))
@@ -113,8 +113,8 @@ def test_scores_of_any_size_stand_side_by_side(kind: type, entropy: float) -> No
     state = replace(pages.state, x=x.astype(kind), own=pages.state.own.astype(kind))
     pages = replace(pages, state=state, log_propensity=np.zeros(len(x)))
     objective = Objective(entropy=entropy)
-    found = reinforce.sums(one, parameters, pages, objective)
-    alone = [reinforce.sums(one, parameters, rows_of(pages, np.array([row])), objective) for row in range(len(x))]
+    found = reinforce.sums(one, parameters, [pages], objective)
+    alone = [reinforce.sums(one, parameters, [rows_of(pages, np.array([row]))], objective) for row in range(len(x))]
     each, digits = reduce(Sums.__add__, alone), 1e-12 if kind is np.float64 else 1e-4
     for name, slope in each.gradient.items():
         assert found.gradient[name] == pytest.approx(slope, abs=digits * np.abs(slope).max()), name
@@ -189,7 +189,7 @@ def test_sums_are_those_of_plain_loops(size: int, top: int, masked: bool, apart:
     pages, digits = replace(pages, state=state), 1e-9 if kind is np.float64 else 2e-5
     for entropy in (0.0, 0.2):
         objective = Objective(clip=3.0, entropy=entropy, top=top)
-        found, told = reinforce.sums(one, parameters, pages, objective), plain(one, parameters, pages, objective)
+        found, told = reinforce.sums(one, parameters, [pages], objective), plain(one, parameters, pages, objective)
         slopes = told.moved.T @ pages.state.x
         size_of = np.abs(told.moved).sum() * 3
         assert found.gradient["linear"][pages.places] == pytest.approx(slopes, abs=digits * size_of)
@@ -210,7 +210,7 @@ def test_a_decision_without_a_choice_teaches_nothing() -> None:
             asked = replace(
                 pages, log_propensity=pages.log_propensity[:, None], gain=pages.gain[:, None], raw=pages.raw[:, None]
             )
-        found = reinforce.sums(one, parameters, replace(asked, state=state), objective)
+        found = reinforce.sums(one, parameters, [replace(asked, state=state)], objective)
         assert all(np.abs(values).max(initial=0) < 1e-12 for values in found.gradient.values())
         assert (found.clipped_share, found.variances) == (0, pytest.approx((0, 0), abs=1e-20))
 
@@ -223,7 +223,7 @@ def test_what_all_arms_have_in_common_is_not_moved(model: str) -> None:
     x, own = (part.astype(np.float32) for part in (pages.state.x, pages.state.own))
     alike = replace(pages, state=replace(pages.state, x=x, own=own), described=np.full((5, 3), 0.5))
     for objective in (Objective(), Objective(entropy=0.1)):
-        found = reinforce.sums(one, parameters, alike, objective).gradient
+        found = reinforce.sums(one, parameters, [alike], objective).gradient
         assert np.abs(found["cross"]).max() < 1e-10
         assert np.abs(found["similar"]).max() < 1e-10
         assert np.abs(found["bias"]).max() > 1
@@ -248,7 +248,7 @@ def test_a_baseline_changes_the_noise_and_not_the_gradient() -> None:
         state=state, places=np.arange(5), described=np.zeros((5, 3)), shown=shown, gain=raw - 12, raw=raw,
         log_propensity=np.full(n, -np.log(5)), scale=np.ones(n),
     )  # fmt: skip
-    found = reinforce.sums(kind, parameters, pages, Objective())
+    found = reinforce.sums(kind, parameters, [pages], Objective())
     with_baseline, without = found.variances
     assert found.mean["bias"] == pytest.approx(0.2 * (np.arange(5) - 2), abs=0.05)  # 9 standard errors: never by chance
     assert with_baseline < 0.05 * without
@@ -275,7 +275,7 @@ def climbed(reward: Array, logged: Array, objective: Objective, *, steps: int = 
     parameters = kind.nothing(m)
     climb = Adam.start(parameters)
     for step in range(steps):
-        gradient = reinforce.sums(kind, parameters, pages, objective).mean
+        gradient = reinforce.sums(kind, parameters, [pages], objective).mean
         parameters, climb = climb.step(parameters, gradient, rate=rate / (1 + 10 * step / steps))
     score = kind.scores_of(parameters, nobody, arms=np.arange(m), described=pages.described)
     return reinforce.chances(score[:1], temperature=1.0, floor=0.0)[0]

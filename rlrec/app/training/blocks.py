@@ -19,6 +19,7 @@ from rlrec.policy.gradient import State
 from rlrec.policy.scores import Array, Index
 
 CALL = 100_000  # scores that take as long as what comes with every call
+MASK = 8_000_000  # cells of the mask of a block
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,19 +54,26 @@ def blocks(rows: Rows) -> Iterator[Block]:
         alike[sizes[kind], case.catalogue.name].append(kind)
     state = rows.state()
     for kinds in alike.values():
-        together = _worthwhile([cases[kind] for kind in kinds], [counts[kind] for kind in kinds])
-        for some in [kinds] if together else [[kind] for kind in kinds]:
+        step = _together([cases[kind] for kind in kinds], [counts[kind] for kind in kinds])
+        for start in range(0, len(kinds), step):
+            some = kinds[start : start + step]
             local = np.full(len(first), -1)
             local[some] = np.arange(len(some))
             yield _block(rows, state, [cases[kind] for kind in some], local[which])
 
 
-def _worthwhile(cases: Sequence[Case], counts: Sequence[int]) -> bool:
-    """Whether the union of several eligible sets costs less than each for itself."""
+def _together(cases: Sequence[Case], counts: Sequence[int]) -> int:
+    """How many eligible sets to work out at a time: the union of more has more arms that do not count, and takes fewer
+    calls. What it has is reckoned for sets that are drawn by chance."""
     if len(cases) == 1:
-        return True
-    alone = sum(count * len(case.places) for case, count in zip(cases, counts, strict=True)) + CALL * len(cases)
-    return sum(counts) * len(_union(cases)) <= alone
+        return 1
+    sizes, arms, n = np.array([len(case.places) for case in cases]), len(_union(cases)), sum(counts)
+    share = float(np.average(sizes, weights=counts)) / arms
+    some = np.unique(np.minimum(1 << np.arange(len(cases).bit_length() + 1), len(cases)))
+    union = arms * -np.expm1(some * np.log1p(-min(share, 1 - 1e-9)))
+    takes = n * union + CALL * len(cases) / some
+    takes[(some > 1) & (n / len(cases) * some * union > MASK)] = np.inf
+    return int(some[np.argmin(takes)])
 
 
 def _union(cases: Sequence[Case]) -> Ids:

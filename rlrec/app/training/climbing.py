@@ -172,18 +172,11 @@ class Climber:
     def _epoch(self, now: Parameters, adam: Adam) -> tuple[Parameters, Adam, reinforce.Sums]:
         total = reinforce.nothing(now)
         for lesson in self._lessons:
-            found = self.step(now, lesson)
+            found = reinforce.sums(self.policy, now, lesson, self.options.objective)
             del lesson  # before the next one is mapped
             now, adam = adam.step(now, found.mean, rate=self.options.lr)
             total = total + found
         return now, adam, total
-
-    def step(self, now: Parameters, lesson: list[Pages]) -> reinforce.Sums:
-        """The fold of one set of visits: what it says of the gradient."""
-        total = reinforce.nothing(now)
-        for pages in lesson:
-            total = total + reinforce.sums(self.policy, now, pages, self.options.objective)
-        return total
 
     def _point(self, epoch: int, now: Parameters, sums: reinforce.Sums, judge: Judge | None) -> Epoch:
         variance, without = sums.variances
