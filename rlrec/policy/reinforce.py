@@ -21,6 +21,7 @@ CELLS = 1 << 19  # scores at a time: few enough to stay near the processor, and 
 HIGHEST = 700.0  # log of a weight that is cut to stay finite
 BELOW, LEAST = 36.0, -43.0  # scores are raised beside one this much below the best of a chunk, and none from below the
 # least: float32 has their squares then, none of them so small that a processor takes many times as long
+DEEPEST = -300.0  # scores of arms shown, kept in float64, count from here on: pages may show all that is left
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -85,6 +86,11 @@ class Sums:
     def mean(self) -> Parameters:
         """The gradient of the objective."""
         return {name: values / max(self.n, 1.0) for name, values in self.gradient.items()}
+
+    @property
+    def finite(self) -> bool:
+        """Whether all of it can be reckoned with."""
+        return bool(np.isfinite(self.mass + self.square + self.raw_square + squared(self.gradient)))
 
     @property
     def clipped_share(self) -> float:
@@ -218,6 +224,7 @@ class _Part:
             if self.objective.entropy:
                 logits[far] = again
         raised.reshape(-1)[self.at] = 0
+        level = np.maximum(level, DEEPEST)
         self.logits, self.level, self.raised, self.best = logits, level, raised, np.exp(level)
         self.rest = (raised @ ones).astype(np.float64)
         self.squares = np.einsum("nm,nm->n", raised, raised).astype(np.float64)
@@ -274,13 +281,15 @@ class _Part:
         down = _running(spread) if scored.joint else every  # below an arm it is not left
         at_shown = weight * scored.share - self.best * down
         found = self.raised
+        most = float(np.finfo(kind).max) / 1e3  # where it is more, all other arms were shown, or are not eligible
+        over = np.clip(every, -most, most).astype(kind)
         if self.objective.entropy:
             sharp, sharp_shown = self._sharpened()
-            found *= -every.astype(kind)
+            found *= -over
             found += sharp
             at_shown += sharp_shown
         else:
-            found *= -every.astype(kind)
+            found *= -over
         found.reshape(-1)[self.at] = at_shown.astype(kind)  # no arm twice on a page
         return found
 

@@ -14,6 +14,7 @@ from rlrec.app.training.blocks import blocks
 from rlrec.app.training.judging import Judge
 from rlrec.app.training.sets import Sets
 from rlrec.app.training.spool import Part, Rows
+from rlrec.errors import RlrecError
 from rlrec.policy import baseline, reinforce, returns
 from rlrec.policy.baseline import ValueSums
 from rlrec.policy.gradient import Gradient, Parameters, State
@@ -174,6 +175,8 @@ class Climber:
         for lesson in self._lessons:
             found = reinforce.sums(self.policy, now, lesson, self.options.objective)
             del lesson  # before the next one is mapped
+            if not found.finite:
+                raise RlrecError("the climb left all numbers behind", hint=f"--lr {self.options.lr:g} is too large")
             now, adam = adam.step(now, found.mean, rate=self.options.lr)
             total = total + found
         return now, adam, total
