@@ -208,13 +208,15 @@ class _Training:
     def _check(self, spool: Spool, filled: Filled) -> None:
         """Raises InputError where the log teaches nothing."""
         name = self.parent.reward.name
-        if not filled.visits and filled.told.silent:
+        others = filled.told.left_out - filled.told.silent + filled.unrecorded + filled.told.waiting
+        if not filled.visits and filled.told.silent and not others:
             raise InputError(
                 f"none of the {filled.told.silent} sessions has propensities for whole pages",
                 hint="train on what `rlrec recommend` served, or on an import that says how likely each page was",
             )
         if not spool.parts[TRAIN].visits:
-            why = _unused(filled) or "no session has ended"
+            seen = f"none of {filled.visits} sessions is in the split that teaches" if filled.visits else ""
+            why = seen or _unused(filled) or "no session has ended"
             raise InputError(f"empty log to train on: {why}", hint=self._way_out(filled))
         if filled.largest > LARGEST:
             raise InputError(

@@ -165,10 +165,11 @@ def whole(batch: Batch, definition: Reward, cutoff: Cutoff) -> tuple[Visits, Tol
     first = _begins(decision)
     begun = _begins(session[first], visit[first])
     start = np.r_[begun, len(first)]
-    page = np.add.reduceat(slots["reward"], first) + evidence.page_events(batch, definition, decision[first])
+    earned = evidence.page_events(batch, definition, decision[first])
     every = Visits(
-        slots=slots, first=np.r_[first, len(decision)], start=start, reward=page,
-        default=np.logical_and.reduceat(slots["defaulted"], first), ripe=np.zeros(len(begun), np.int64),
+        slots=slots, first=np.r_[first, len(decision)], start=start,
+        reward=np.add.reduceat(slots["reward"], first) + earned,
+        default=np.logical_and.reduceat(slots["defaulted"], first) & (earned == 0), ripe=np.zeros(len(begun), np.int64),
     )  # fmt: skip
     return _usable(batch, every, cutoff)
 

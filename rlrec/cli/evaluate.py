@@ -90,7 +90,8 @@ def evaluate(store: Any, show: Show, **request: Any) -> None:
     \b
     What --json has beside value, lower and upper (null: does not apply, or
     cannot be known):
-      clusters, n    clusters and rows used;  ess is over clusters
+      clusters, n    clusters and rows used;  ess is over clusters (of estimators
+                     step by step: by the discounted mean of a visit's weights)
       max_weight, mean_weight   of the importance weights; the mean is near 1
       top1_share     share of the top 1 % of rows in the sum of |weight x reward|
       unsupported    the target's probability on arms that the logger gave 0

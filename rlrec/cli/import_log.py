@@ -39,6 +39,10 @@ def import_log(
     Imported decisions are mature at once and teach no belief by themselves. A line that names no policy, where --policy
     does not either, goes to a policy called `imported`.
 
+    For `train-pg`, and for policies that read the session, a line of jsonl says in `state` what was known of its visit
+    then: {"step": 0} at the first step; later on step, gap_s (since the last decision), shown (slots so far), reward
+    (of them), and history, the last 64 of them, oldest first: [{"arm": A, "ago": decisions ago, "reward": R}, ...].
+
     \b
     Example:
       rlrec export-log log.jsonl && rlrec --db copy.db init && rlrec --db copy.db import-log log.jsonl --layout jsonl

@@ -87,7 +87,8 @@ def train_pg(store: Any, show: Show, reference: str, shapings: Sequence[tuple[st
     The gate's `estimate` is the new version's return of a session above that of the live one (estimator wdr, on the
     same visits, with a model of returns fitted on those that train: `evaluate` fits its own, and differs a little);
     `lower` is a bound that errs with probability `alpha`. All looks of a year together err with 5 %: the j-th has
-    alpha = 0.05 x 6 / (pi^2 j^2). Every run looks, but if-better only where the 20 % for tuning promise a gain.
+    alpha = 0.05 x 6 / (pi^2 j^2). Every run looks, but if-better only where the 20 % for tuning promise a gain. Where
+    every epoch is worse than the start, the best one still makes a version, and `--promote always` takes it.
 
     \b
     Examples:

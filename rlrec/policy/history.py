@@ -285,14 +285,15 @@ def read(state: Mapping[str, Any]) -> tuple[Mapping[str, Any], Told | None]:
 def _told(state: Mapping[str, Any]) -> Told | None:
     try:
         listed = [(row["arm"], row["ago"], row["reward"]) for row in state["history"]]
-        step, gap_s, count, reward, rewards = (state[name] for name in ("step", "gap_s", *SHOWN[:3]))
+        step, gap_s, count, reward = (state[name] for name in ("step", "gap_s", *SHOWN[:2]))
+        newest = [earned for *_, earned in listed[-RECENT:]]
         sound = (
             0 < len(listed) <= REMEMBERED
             and all(_is_key(arm) and _is_count(ago) and 1 <= ago <= step for arm, ago, _ in listed)
             and all(_is_number(number) for number in (gap_s, reward, *(earned for *_, earned in listed)))
             and _is_count(count) and count >= len(listed)
             and 0 <= gap_s < 1e11
-            and rewards == [earned for *_, earned in listed[-RECENT:]]
+            and state.get("rewards", newest) == newest
         )  # fmt: skip
     except (KeyError, TypeError):
         return None

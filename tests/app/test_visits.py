@@ -128,6 +128,13 @@ def test_an_event_after_the_window_earns_nothing(shop: Store) -> None:
     assert rewards(read(shop, 3 * HALF)[0]) == [1.0]
 
 
+def test_an_event_of_a_page_counts_as_one(shop: Store) -> None:
+    first, _ = pages(shop, "s", 0, SECOND, size=2)
+    tell(clock(shop, START + SECOND), first, click=1)
+    (found,) = read(shop, 3 * HALF)[0]
+    assert (found.reward.tolist(), found.default.tolist()) == ([1.0, 0.0], [False, True])
+
+
 def test_a_censored_slot_takes_the_visit_out_and_back(shop: Store) -> None:
     first, _ = pages(shop, "s", 0, SECOND)
     pages(shop, "t", SECOND)

@@ -183,6 +183,7 @@ WRONG: list[tuple[list[Any], str]] = [
     (["visits", "--shaping", "session:reward=x"], "'x' is not a number"),
     (["visits", "--shaping", "session:reward=nan"], "nan"),
     (["visits", "--shaping", "session:reward=1", "--shaping", "session:reward=2"], "twice"),
+    (["visits", "--log", "split=gate"], "sessions is in the split that teaches"),
     (["visit"], "did you mean visits"),
     (["visits@1"], "--from-version"),
     (["visits@9"], "--from-version"),

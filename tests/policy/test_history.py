@@ -134,6 +134,12 @@ def test_a_first_state_is_known_to_remember_nothing() -> None:
     assert found.packed({}) == b""
 
 
+def test_what_follows_from_the_history_need_not_be_told() -> None:
+    told = state(BLOBS[1], 2, 1.5)
+    short = {name: told[name] for name in told if name not in ("rewards", "recent")}
+    assert history.read(short) == ({"step": 2, "gap_s": 1.5}, history.read(told)[1])
+
+
 WRONG = [
     {"history": []}, {"history": [{"arm": "tea", "ago": 0, "reward": 0}]}, {"history": [1]}, {"history": "tea"},
     {"shown": 1}, {"shown": True}, {"reward": "1"}, {"rewards": [0.5]}, {"gap_s": -1.0}, {"gap_s": None},
