@@ -65,7 +65,7 @@ def _readable(file: str, refusals: Refusals, copies: ExitStack) -> str:
     import tempfile
 
     refusals.reading(file)
-    copy = copies.enter_context(tempfile.NamedTemporaryFile(prefix="rlrec-"))  # noqa: SIM115
+    copy = copies.enter_context(tempfile.NamedTemporaryFile(prefix="rlrec-"))  # noqa: SIM115 (the stack closes it)
     for block in lines.blocks(file):
         copy.write(block)
     copy.flush()

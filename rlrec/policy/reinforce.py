@@ -1,4 +1,4 @@
-"""REINFORCE on logged pages: what one batch says of the gradient, as sums that add up; and the steps that follow it.
+"""REINFORCE on logged pages: what one batch says of the gradient, as sums that add up.
 
 The gain of a decision (its return less a baseline) times the importance weight of its page moves the logits by the
 score function. All of it is exact for the policy as served, floor included."""
@@ -6,7 +6,7 @@ score function. All of it is exact for the policy as served, floor included."""
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -179,7 +179,7 @@ class Scored:
 
 
 class _Part:
-    """A chunk of pages: the raised scores of the arms, exp(score - the best), and what follows from them.
+    """A chunk of pages: the raised scores of the arms, exp of them beside one another, and what follows from them.
 
     Nothing but a few numbers a row is worked out by position: the arms left at one differ from all arms by those shown
     above it alone. These are kept apart, in float64: what is left is a sum of positive numbers, never a difference.
@@ -258,7 +258,7 @@ class _Part:
     def pages(self) -> Scored:
         """Pages by their joint probability: the softmax of the arms left, position by position."""
         below = _running(self.best[:, ::-1])[:, ::-1]  # the arm of a position, and those shown below it
-        total = np.maximum(self.rest[:, None] + below, 1e-300)
+        total = self.rest[:, None] + below
         log_chance, share = self._mixed(self.best / total, left=self.many - np.arange(self.shown.shape[1]))
         weight, lost = _cut(log_chance.sum(axis=1) - self.log_propensity, self.objective)
         spread = share / total
@@ -281,15 +281,12 @@ class _Part:
         down = _running(spread) if scored.joint else every  # below an arm it is not left
         at_shown = weight * scored.share - self.best * down
         found = self.raised
+        sharpened = self._sharpened() if self.objective.entropy else None
         most = float(np.finfo(kind).max) / 1e3  # where it is more, all other arms were shown, or are not eligible
-        over = np.clip(every, -most, most).astype(kind)
-        if self.objective.entropy:
-            sharp, sharp_shown = self._sharpened()
-            found *= -over
-            found += sharp
-            at_shown += sharp_shown
-        else:
-            found *= -over
+        found *= -np.clip(every, -most, most).astype(kind)
+        if sharpened:
+            found += sharpened[0]
+            at_shown += sharpened[1]
         found.reshape(-1)[self.at] = at_shown.astype(kind)  # no arm twice on a page
         return found
 
@@ -377,30 +374,3 @@ def divergence(old: Array, new: Array) -> Array:
     ratio = np.log(np.maximum(old, 1e-30)) - np.log(np.maximum(new, 1e-30))
     found: Array = np.einsum("nm,nm->n", old, ratio)
     return found
-
-
-@dataclass(frozen=True, eq=False)
-class Adam:
-    """Where the climb stands. Source: Kingma & Ba 2015, algorithm 1 (ascent)."""
-
-    first: Parameters
-    second: Parameters
-    count: int = 0
-
-    @classmethod
-    def start(cls, parameters: Parameters) -> Adam:
-        zero = {name: np.zeros_like(values) for name, values in parameters.items()}
-        return cls(zero, zero)
-
-    def step(
-        self, parameters: Parameters, gradient: Parameters, *, rate: float, b1: float = 0.9, b2: float = 0.999
-    ) -> tuple[Parameters, Adam]:
-        """Parameters one step up, and where the climb stands then."""
-        count = self.count + 1
-        first = {name: b1 * old + (1 - b1) * gradient[name] for name, old in self.first.items()}
-        second = {name: b2 * old + (1 - b2) * gradient[name] ** 2 for name, old in self.second.items()}
-        moved = {
-            name: values + rate * (first[name] / (1 - b1**count)) / (np.sqrt(second[name] / (1 - b2**count)) + 1e-8)
-            for name, values in parameters.items()
-        }
-        return moved, replace(self, first=first, second=second, count=count)

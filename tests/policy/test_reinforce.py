@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from rlrec.policy import reinforce, returns
+from rlrec.policy.adam import Adam
 from rlrec.policy.design import Design
 from rlrec.policy.encoder import Encoder
 from rlrec.policy.fields import Number, Vector
 from rlrec.policy.gradient import BILINEAR, Gradient, Parameters, State
-from rlrec.policy.reinforce import Adam, Objective, Pages, Sums
+from rlrec.policy.reinforce import Objective, Pages, Sums
 from rlrec.policy.scores import Array, Index
 
 DESIGN = Design(context=Encoder([Number("hour")]), arm=Encoder([Vector("taste", 2)]))

@@ -16,9 +16,10 @@ from rlrec.app.training.sets import Sets
 from rlrec.app.training.spool import Part, Rows
 from rlrec.errors import RlrecError
 from rlrec.policy import baseline, reinforce, returns
+from rlrec.policy.adam import Adam
 from rlrec.policy.baseline import ValueSums
 from rlrec.policy.gradient import Gradient, Parameters, State
-from rlrec.policy.reinforce import Adam, Objective, Pages
+from rlrec.policy.reinforce import Objective, Pages
 from rlrec.policy.scores import Array
 
 TRAIN, TUNE, GATE = 0, 1, 2
