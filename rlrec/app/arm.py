@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from rlrec.app import canonical
+from rlrec.app.inputs import canonical
 from rlrec.errors import InputError, suggest
 from rlrec.store import Store, Unit, arms
 from rlrec.times import written

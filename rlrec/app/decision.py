@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from rlrec.app import feedback, rendering, serving, session
-from rlrec.app.drawing import unsigned
-from rlrec.app.serving import Case, Serving
-from rlrec.app.trained import Trained
+from rlrec.app import feedback, session
+from rlrec.app.distributions import exact
+from rlrec.app.distributions.exact import Case, Serving
+from rlrec.app.distributions.trained import Trained
+from rlrec.app.serving import decision_json
+from rlrec.app.serving.draws import unsigned
 from rlrec.errors import InputError
 from rlrec.policy import history, slate
 from rlrec.policy.base import Belief
@@ -36,7 +38,7 @@ def show(store: Store, decision_id: int) -> dict[str, Any]:
         decision = found[decision_id]
         version = policies.by_id(unit, [decision.version_id])[decision.version_id]
         happened = events.of(unit, [decision_id]).get(decision_id, [])
-        answer, state = rendering.shown(unit, found)[decision_id], rendering.states(unit, found)[decision_id]
+        answer, state = decision_json.shown(unit, found)[decision_id], decision_json.states(unit, found)[decision_id]
         context = json.loads(contents.context_bodies(unit, [decision.context_id])[decision.context_id])
         counted = [event for event in happened if event.kind != CENSOR]
         derived = _Derived(unit, decision, version, context)
@@ -79,7 +81,7 @@ class _Derived:
         self.conditional = np.empty((0, len(eligible)))
         self.marginal = self.conditional
         if not decision.imported:
-            served = serving.load(unit, version, seq=decision.belief_seq, ordinal=decision.belief_ordinal)
+            served = exact.load(unit, version, seq=decision.belief_seq, ordinal=decision.belief_ordinal)
             self._derive(served, context)
 
     def _derive(self, served: Serving, context: Mapping[str, Any]) -> None:

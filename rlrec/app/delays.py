@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from rlrec.app import evidence, filters, reward
+from rlrec.app import reward
+from rlrec.app.inputs import filters
+from rlrec.app.log import reward_log
 from rlrec.errors import InputError
 from rlrec.policy.scores import Array
 from rlrec.records import Reward
@@ -32,7 +34,7 @@ def delays(store: Store, name: str = "default", *, log: str | None = None) -> li
         definition = reward.find(unit, name)
         windows = sorted({*WINDOWS_US, definition.window_us})
         total = np.zeros((len(windows), 4))
-        for batch in reader.batches(unit, filters.selection(unit, log), columns=evidence.MARKED):
+        for batch in reader.batches(unit, filters.selection(unit, log), columns=reward_log.MARKED):
             total += _arrived(batch, definition, windows, now=unit.now)
     seen = np.flatnonzero(total[:, EVENTS])
     if not len(seen):
@@ -54,11 +56,11 @@ def _arrived(batch: Batch, definition: Reward, windows: Sequence[int], *, now: i
     found, before = np.zeros((len(windows), 4)), np.zeros(len(decisions))
     for row, window in enumerate(windows):
         within = replace(definition, window_us=window)
-        earned = evidence.rewarded(told, within).reward - definition.default
-        worth = np.bincount(page, weights=earned) + evidence.page_events(told, within, decisions)
-        old = evidence.mature(marks, within, now=now)
+        earned = reward_log.rewarded(told, within).reward - definition.default
+        worth = np.bincount(page, weights=earned) + reward_log.page_events(told, within, decisions)
+        old = reward_log.mature(marks, within, now=now)
         found[row] = (
-            np.count_nonzero(evidence.mature(served, within, now=now)),
+            np.count_nonzero(reward_log.mature(served, within, now=now)),
             np.count_nonzero(old[event] & (told.events["age_us"] <= window)),
             before[old].sum(),
             worth[old].sum(),
@@ -67,19 +69,19 @@ def _arrived(batch: Batch, definition: Reward, windows: Sequence[int], *, now: i
     return found
 
 
-def _told(batch: Batch, definition: Reward, kept: evidence.Flags) -> Batch:
+def _told(batch: Batch, definition: Reward, kept: reward_log.Flags) -> Batch:
     """The weighed events of a batch, and the decisions they came to: every other one earned the default."""
-    weighed = evidence.kinds(batch, definition) >= 0
+    weighed = reward_log.kinds(batch, definition) >= 0
     weighed &= np.isin(batch.events["decision_id"], batch.slots["decision_id"][kept])
     events = {name: column[weighed] for name, column in batch.events.items()}
     rows = np.isin(batch.slots["decision_id"], events["decision_id"])
     return Batch(slots={name: column[rows] for name, column in batch.slots.items()}, events=events)
 
 
-def _decisions(slots: Columns, rows: evidence.Flags | slice = slice(None)) -> Columns:
+def _decisions(slots: Columns, rows: reward_log.Flags | slice = slice(None)) -> Columns:
     """The marks of each decision of some slots, by id."""
     _, first = np.unique(slots["decision_id"][rows], return_index=True)
-    return {name: slots[name][rows][first] for name in evidence.MARKED}
+    return {name: slots[name][rows][first] for name in reward_log.MARKED}
 
 
 def _rows(total: Array, windows: Sequence[int], *, own: int) -> Iterator[dict[str, Any]]:

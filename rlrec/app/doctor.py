@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlrec.app.audit import beliefs, dangling, propensities, remembered
-from rlrec.app.audit.drifting import Drift
-from rlrec.app.audit.exploring import Entropy, Starving
+from rlrec.app.audit import beliefs, dangling, propensities, visit_histories
+from rlrec.app.audit.arm_counts import Shown
+from rlrec.app.audit.exploration import Entropy, Starving
 from rlrec.app.audit.findings import Finding, Findings
+from rlrec.app.audit.overdue import Outage, Rounded, overdue
 from rlrec.app.audit.propensities import ALL, Joint
-from rlrec.app.audit.shown import Shown
+from rlrec.app.audit.reward_drift import Drift
 from rlrec.app.audit.slots import Slots
-from rlrec.app.audit.waiting import Outage, Rounded, overdue
 from rlrec.records import Arm, Policy
 from rlrec.store import Store, Unit, arms, audit, bulk, policies
 
@@ -59,7 +59,7 @@ def doctor(store: Store, request: Request) -> Report:
         counts = audit.counts(unit)
         catalogue = arms.every(unit)
         dangling.check(unit, found=found)
-        remembered.check(unit, found=found)
+        visit_histories.check(unit, found=found)
         tested = sum(_policy(unit, policy, found, catalogue) for policy in policies.all_policies(unit))
         derived = _propensities(unit, request, found)
     told = found.told()

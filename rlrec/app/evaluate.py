@@ -7,12 +7,12 @@ from dataclasses import asdict
 from typing import Any
 
 from rlrec import ope
-from rlrec.app import filters
-from rlrec.app.evaluation.asked import Asked, EmptyLog, Request
 from rlrec.app.evaluation.impressions import Impressions
-from rlrec.app.evaluation.pages import CLUSTERS
+from rlrec.app.evaluation.log_rows import CLUSTERS
+from rlrec.app.evaluation.request import Asked, EmptyLog, Request
 from rlrec.app.evaluation.sessions import Sessions
 from rlrec.app.evaluation.targets import Target
+from rlrec.app.inputs import filters
 from rlrec.errors import InputError, suggest
 from rlrec.ope import diagnostics, intervals
 from rlrec.ope.estimate import Estimate

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from rlrec.app import canonical, forking, holdout, naming
+from rlrec.app.evaluation import holdout
+from rlrec.app.inputs import canonical, lookup
+from rlrec.app.learning import copies
 from rlrec.errors import Conflict, InputError, suggest
 from rlrec.records import Reward, Version
 from rlrec.store import Store, Unit, experiments, policies, settings
@@ -15,7 +17,7 @@ from rlrec.store.experiments import Experiment
 from rlrec.times import written
 
 if TYPE_CHECKING:
-    from rlrec.app.crediting import Totals
+    from rlrec.app.learning.slot_statistics import Totals
     from rlrec.ope.comparison import Difference, Mean
 
 
@@ -118,8 +120,8 @@ def _same(unit: Unit, known: Experiment, request: Request) -> dict[str, Any]:
 def _fork(unit: Unit, variant: Asked) -> _Fork:
     from rlrec import policy as kinds
 
-    source, head = naming.one(unit, variant.policy)
-    name, pinned = naming.split(variant.policy)
+    source, head = lookup.one(unit, variant.policy)
+    name, pinned = lookup.split(variant.policy)
     if not kinds.load(source.policy.kind).served:
         raise InputError(
             f"policy {source.policy.name!r} is of kind {source.policy.kind} and cannot be served",
@@ -132,7 +134,7 @@ def _fork(unit: Unit, variant: Asked) -> _Fork:
         )
     if source.status == "retired":
         raise InputError(f"version {source.number} of {name} is retired", hint="choose another version")
-    sums, last_id = forking.fork(unit, source)
+    sums, last_id = copies.fork(unit, source)
     ordinal = head.ordinal if source.learning else source.ordinal
     return _Fork(variant=variant, source=source, sums=sums, last_id=last_id, ordinal=ordinal)
 
@@ -149,7 +151,7 @@ def _add_policy(unit: Unit, experiment: str, fork: _Fork) -> int:
         base_id=source.policy.id,
     )
     learns_at_once = not source.learning or source.reward.learn == "served"
-    version_id = forking.copy(
+    version_id = copies.copy(
         unit,
         source,
         policy_id=policy_id,
@@ -295,14 +297,14 @@ def _means(store: Store, unit: Unit, experiment: Experiment, definition: Reward)
     """Mean reward and number of sessions per variant, batch by batch; a page with a censored slot is left out."""
     import numpy as np
 
-    from rlrec.app import evidence
+    from rlrec.app.log import reward_log
     from rlrec.ope import comparison
     from rlrec.store.reader import Selection
 
     spanning = experiment.unit == "user"
     folded = {variant.id: comparison.nothing(spanning=spanning) for variant in experiment.variants}
     counted, censored = dict.fromkeys(folded, 0), 0
-    for pages in evidence.pages(unit, Selection(variant_ids=list(folded)), definition):
+    for pages in reward_log.pages(unit, Selection(variant_ids=list(folded)), definition):
         columns = pages.decisions
         censored += int(pages.censored.sum())
         for variant in folded:

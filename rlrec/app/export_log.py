@@ -6,8 +6,9 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from rlrec.app import filters, rendering
 from rlrec.app.feedback import reward_of
+from rlrec.app.inputs import filters
+from rlrec.app.serving import decision_json
 from rlrec.records import Decision, Event, Slot, Version
 from rlrec.store import Store, Unit, arms, contents, decisions, events, policies, reader
 from rlrec.store.events import CENSOR
@@ -30,7 +31,7 @@ def export_log(store: Store, *, log: str | None = None) -> Iterator[Record]:
 def _records(unit: Unit, ids: Collection[int]) -> Iterator[Record]:
     found = decisions.find(unit, ids)
     happened = events.of(unit, ids)
-    answers, states = rendering.shown(unit, found), rendering.states(unit, found)
+    answers, states = decision_json.shown(unit, found), decision_json.states(unit, found)
     versions = policies.by_id(unit, {decision.version_id for decision in found.values()})
     contexts = contents.context_bodies(unit, {decision.context_id for decision in found.values()})
     eligible = _eligible(unit, {decision.eligible_id for decision in found.values()})

@@ -9,8 +9,8 @@ from math import isfinite
 from types import MappingProxyType
 from typing import NamedTuple
 
-from rlrec.app import canonical
-from rlrec.app.ledger import Ledger, Unordered, by_position
+from rlrec.app.inputs import canonical
+from rlrec.app.learning.ledger import Ledger, Unordered, by_position
 from rlrec.errors import Conflict, InputError
 from rlrec.policy import reward as rewards
 from rlrec.policy.reward import LIMIT

@@ -15,11 +15,11 @@ from functools import partial
 from typing import cast
 
 from rlrec.app.feedback import Summary
-from rlrec.app.logs import impressions, layouts, lines
-from rlrec.app.logs.intake import Intake
-from rlrec.app.logs.layouts.base import Impressions, Layout, Line, Refused, Source, Surprise, Taken
-from rlrec.app.logs.owners import Owners
-from rlrec.app.logs.placing import Moved
+from rlrec.app.imports import impressions, layouts, lines
+from rlrec.app.imports.layouts.base import Impressions, Layout, Line, Refused, Source, Surprise, Taken
+from rlrec.app.imports.policies import Owners
+from rlrec.app.imports.visit_numbers import Moved
+from rlrec.app.imports.writer import Intake
 from rlrec.errors import InputError
 from rlrec.store import Store, Unit, settings
 

@@ -6,9 +6,9 @@ from collections.abc import Collection, Sequence
 from typing import cast
 
 from rlrec.app.feedback import Line, Outcome, record, tell
-from rlrec.app.ledger import Ledger
+from rlrec.app.learning.ledger import Ledger
 from rlrec.app.recommend import Answer, Request, recommend_group
-from rlrec.app.warm import Warm
+from rlrec.app.serving.cache import Warm
 from rlrec.errors import InputError
 from rlrec.store import Store, Unit, decisions
 

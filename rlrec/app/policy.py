@@ -12,10 +12,13 @@ from typing import Any, cast
 import numpy as np
 
 from rlrec import policy as kinds
-from rlrec.app import canonical, designs, lineage, naming, parameters, popularity, serving, teaching, weighted
 from rlrec.app import reward as reward_definitions
-from rlrec.app.audit import drifting
-from rlrec.app.teaching import Lesson
+from rlrec.app.audit import reward_drift
+from rlrec.app.distributions import designs, exact
+from rlrec.app.inputs import canonical, lookup, parameters
+from rlrec.app.learning import popularity, warm_start, weighted_means
+from rlrec.app.learning.warm_start import Lesson
+from rlrec.app.log import lineage
 from rlrec.errors import Conflict, InputError, suggest
 from rlrec.policy import means, slate
 from rlrec.policy.base import Belief
@@ -85,7 +88,7 @@ def create(store: Store, request: Request) -> dict[str, Any]:
         store.notice("a shared model has no prior per arm: this one changes nothing")
     with store.read() as unit, bulk.alongside(unit) if request.from_log or popular else nullcontext():
         new = policies.named(unit, request.name) is None
-        taught = teaching.first(unit, request, typed, declared) if new else teaching.NOTHING
+        taught = warm_start.first(unit, request, typed, declared) if new else warm_start.NOTHING
         if new and popular:
             prior, record = popularity.learned(unit, **popular, reward=reward_definitions.find(unit, request.reward))
             taught = replace(taught, record={**taught.record, **record})
@@ -115,7 +118,7 @@ def _same(unit: Unit, known: Policy, definition: Mapping[str, Any]) -> dict[str,
         raise Conflict(
             f"policy {known.name!r} is defined otherwise already", hint="policies never change: use another name"
         )
-    version, _ = naming.one(unit, known.name)
+    version, _ = lookup.one(unit, known.name)
     return summary(unit, version) | {"created": False}
 
 
@@ -188,11 +191,11 @@ def show(store: Store, reference: str, context: Mapping[str, Any] | None = None)
     """What a version believes of every arm, and what it would serve now, in a context."""
     context = context or {}
     with store.read() as unit, bulk.alongside(unit):
-        version, head = naming.one(unit, reference)
+        version, head = lookup.one(unit, reference)
         live = policies.by_id(unit, [head.live_id])[head.live_id]
         told = summary(unit, version)
         first = {name: told.pop(name) for name in ("policy", "version", "kind", "params", "reward")}
-        rows = zip(_beliefs(unit, version, context), weighted.means(unit, version, arms.every(unit)), strict=True)
+        rows = zip(_beliefs(unit, version, context), weighted_means.means(unit, version, arms.every(unit)), strict=True)
         return {
             **first,
             "arms": [belief | weighed for belief, weighed in rows],
@@ -209,7 +212,7 @@ def show(store: Store, reference: str, context: Mapping[str, Any] | None = None)
 def _drift(unit: Unit, version: Version) -> list[dict[str, Any]]:
     """The newest change of mean reward of the policy and of its arms, as far as its newest decisions tell."""
     names: dict[int | str, str | None] = {"policy": None, **{arm.id: arm.key for arm in arms.every(unit)}}
-    return [{"arm": names[key], **change} for key, change in drifting.recent(unit, version).items()]
+    return [{"arm": names[key], **change} for key, change in reward_drift.recent(unit, version).items()]
 
 
 def _features(version: Version) -> dict[str, Any]:
@@ -223,7 +226,7 @@ COMPARED = ("pulls", "mean", "probability")
 def diff(store: Store, first: str, second: str) -> list[dict[str, Any]]:
     """What two versions say of every arm, and by how much the second one (b) is above the first (a)."""
     with store.read() as unit:
-        pairs = zip(*(_beliefs(unit, naming.one(unit, reference)[0], {}) for reference in (first, second)), strict=True)
+        pairs = zip(*(_beliefs(unit, lookup.one(unit, reference)[0], {}) for reference in (first, second)), strict=True)
         return [{"arm": a["arm"], "status": a["status"], **_differences(a, b)} for a, b in pairs]
 
 
@@ -243,13 +246,13 @@ def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[d
     """A row an arm of the catalogue."""
     own = None if version.learning else version.id
     served = decisions.served(unit, policy_id=version.policy.id, version_id=own)
-    held = serving.load(unit, version)
+    held = exact.load(unit, version)
     held.check(context)
     return _arms(held, arms.every(unit), served, context)
 
 
 def _arms(
-    belief_of: serving.Serving, catalogue: Sequence[Arm], served: Mapping[int, int], context: Mapping[str, Any]
+    belief_of: exact.Serving, catalogue: Sequence[Arm], served: Mapping[int, int], context: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     if not catalogue:
         return []
@@ -276,7 +279,7 @@ def _arms(
     ]
 
 
-def _interval(belief_of: serving.Serving, belief: Belief, context: Mapping[str, Any]) -> tuple[Array, Array, Array]:
+def _interval(belief_of: exact.Serving, belief: Belief, context: Mapping[str, Any]) -> tuple[Array, Array, Array]:
     """Mean and bounds of each arm: the belief's, in the context where it reads one; NaN for a trained kind, whose
     scores are no rewards."""
     if belief_of.policy.stateful:
@@ -288,7 +291,7 @@ def _interval(belief_of: serving.Serving, belief: Belief, context: Mapping[str, 
     return belief.mean(unknown=np.nan), *means.intervals(belief)
 
 
-def _weights(belief_of: serving.Serving, belief: Belief) -> list[dict[str, Any]]:
+def _weights(belief_of: exact.Serving, belief: Belief) -> list[dict[str, Any]]:
     """Per arm the weight of each feature, by name, where the policy has any."""
     policy: Any = belief_of.policy
     if not policy.contextual:
@@ -297,7 +300,7 @@ def _weights(belief_of: serving.Serving, belief: Belief) -> list[dict[str, Any]]
     return [{"weights": dict(zip(names, row, strict=True))} for row in policy.weights(belief).tolist()]
 
 
-def _chances(belief_of: serving.Serving, catalogue: Sequence[Arm], context: Mapping[str, Any]) -> tuple[Array, Array]:
+def _chances(belief_of: exact.Serving, catalogue: Sequence[Arm], context: Mapping[str, Any]) -> tuple[Array, Array]:
     """Per arm the probability to be the best, and to be served now at position 1; NaN where there is none."""
     active = np.array([arm.retired_at is None for arm in catalogue])
     best, probability = np.full(len(catalogue), np.nan), np.where(active, np.nan, 0.0)

@@ -11,13 +11,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rlrec.app import assigning, planning, rendering
-from rlrec.app.drawing import Page, draw, draw_seeing, signed
-from rlrec.app.ledger import Ledger, Seat, Unordered
-from rlrec.app.planning import Duplicate, Lane, Plan, Planned, Request
-from rlrec.app.remembering import Memory
-from rlrec.app.visiting import Guest, Guests
-from rlrec.app.warm import Warm
+from rlrec.app.learning.ledger import Ledger, Seat, Unordered
+from rlrec.app.serving import assignment, decision_json, planned_requests
+from rlrec.app.serving.cache import Warm
+from rlrec.app.serving.draws import Page, draw, draw_seeing, signed
+from rlrec.app.serving.open_sessions import Guest, Guests
+from rlrec.app.serving.planned_requests import Duplicate, Lane, Plan, Planned, Request
+from rlrec.app.serving.visit_history import Memory
 from rlrec.errors import InputError, StoreBusy
 from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.history import History
@@ -72,7 +72,7 @@ def recommend_group(
     unordered = False
     for _ in range(TRIES):
         with store.read() as unit:
-            planned = planning.plan(unit, requests, warm)
+            planned = planned_requests.plan(unit, requests, warm)
             plans = {place: plan for place, plan in enumerate(planned) if isinstance(plan, Plan)}
             _tell_unread(store, plans, warm)
             if dry_run:
@@ -149,7 +149,7 @@ def _decide(
     keys = {key for plan in plans.values() if (key := plan.request.request_id) is not None}
     if keys and decisions.requests(unit, keys):
         raise Stale
-    outcome: dict[int, Answer | InputError] = dict(assigning.refused(unit, plans))
+    outcome: dict[int, Answer | InputError] = dict(assignment.refused(unit, plans))
     plans = {place: plan for place, plan in plans.items() if place not in outcome}
     wanted = [(plan.request.session, plan.request.user) for plan in plans.values()]
     guests = Guests(unit, settings.get(unit), wanted)
@@ -160,7 +160,7 @@ def _decide(
     if plans:
         guests.name()
         outcome |= _store(unit, ledger, plans, bits, warm, guests)
-        assigning.remember(unit, plans, guests)
+        assignment.remember(unit, plans, guests)
         guests.close()
     return outcome
 
@@ -203,7 +203,7 @@ def _store(
         ))  # fmt: skip
         slots += [(key, *slot) for slot in page.slots]
         served[policy_id] += [(arm, ordinal or 0, context_id) for arm in page.arms]
-        answers[place] = rendering.drawn(plan, page, key, guest.user, guest.number, step, at)
+        answers[place] = decision_json.drawn(plan, page, key, guest.user, guest.number, step, at)
     decisions.add(unit, rows, slots)
     for policy_id, seats in served.items():
         ledger.serve(policy_id, seats)
@@ -287,7 +287,7 @@ def _dry(unit: Unit, plans: Mapping[int, Plan], bits: int, warm: Warm) -> dict[i
     else:
         pages = draw(plans, ids, bits, warm.keys)
     return {
-        place: rendering.drawn(plans[place], page, None, plans[place].request.user, None, None, at)
+        place: decision_json.drawn(plans[place], page, None, plans[place].request.user, None, None, at)
         for place, page in pages.items()
     }
 
@@ -296,7 +296,7 @@ def _answers(
     unit: Unit, planned: Sequence[Planned], outcome: Mapping[int, Answer | InputError]
 ) -> list[Answer | InputError]:
     stored = {one.decision_id for one in planned if isinstance(one, Duplicate) and one.decision_id is not None}
-    known = rendering.stored(unit, stored) if stored else {}
+    known = decision_json.stored(unit, stored) if stored else {}
     answers: list[Answer | InputError] = []
     for place, one in enumerate(planned):
         if isinstance(one, InputError):

@@ -7,9 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rlrec.app import rendering
 from rlrec.app import reward as reward_definitions
 from rlrec.app.feedback import reward_of
+from rlrec.app.serving import decision_json
 from rlrec.errors import InputError, suggest
 from rlrec.records import Decision, Event, Reward
 from rlrec.store import Store, Unit, contents, decisions, events, policies, sessions, settings
@@ -108,7 +108,7 @@ def _chosen(visits: Sequence[Visit], request: Request) -> Visit:
 
 def _steps(unit: Unit, ids: Sequence[int], reward: Reward | None) -> list[dict[str, Any]]:
     found, happened = decisions.find(unit, ids), events.of(unit, ids)
-    answers, states = rendering.shown(unit, found), rendering.states(unit, found)
+    answers, states = decision_json.shown(unit, found), decision_json.states(unit, found)
     versions = policies.by_id(unit, {decision.version_id for decision in found.values()})
     bodies = contents.context_bodies(unit, {decision.context_id for decision in found.values()})
     return [

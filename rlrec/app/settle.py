@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from rlrec.app import crediting, evidence
-from rlrec.app.crediting import Credit, Totals
-from rlrec.app.ledger import Ledger
+from rlrec.app.learning import slot_statistics
+from rlrec.app.learning.ledger import Ledger
+from rlrec.app.learning.slot_statistics import Credit, Totals
+from rlrec.app.log import reward_log
 from rlrec.records import Version
 from rlrec.store import Store, Unit, decisions, policies, reader
 
@@ -62,9 +63,9 @@ def enter(unit: Unit, ledger: Ledger, version: Version, *, last: int) -> int:
     entered, total = 0, Totals()
     first = max(version.since, (version.entered_to or 0) + 1)
     for batch in reader.ranges(unit, version.policy.id, first=first, last=last):
-        found = evidence.rewarded(batch, version.reward, settled_only=False)
+        found = reward_log.rewarded(batch, version.reward, settled_only=False)
         entered += len(found)
-        total = crediting.added(total, credit.sums(found, rows=~found.slots["censored"]))
+        total = slot_statistics.added(total, credit.sums(found, rows=~found.slots["censored"]))
     if total:
         ledger.write(version, total)
     ledger.entered(version, last)

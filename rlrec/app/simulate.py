@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from rlrec.app import audience as audiences
-from rlrec.app import naming
 from rlrec.app import session as visits
-from rlrec.app.crowd import Crowd
+from rlrec.app.audiences import environments as audiences
+from rlrec.app.audiences.crowd import Crowd
 from rlrec.app.feedback import Line
+from rlrec.app.inputs import lookup
 from rlrec.app.pipe import Pipe
 from rlrec.app.recommend import Answer
 from rlrec.app.recommend import Request as Asked
@@ -56,7 +56,7 @@ def simulate(store: Store, request: Request) -> dict[str, Any]:
     check(request.environment, audience, len(names), size=request.size, steps=request.steps)
     bits = seeded(request.seed)
     with store.read() as unit:
-        version, _ = naming.one(unit, request.policy)
+        version, _ = lookup.one(unit, request.policy)
         first, newest = decisions.peek(unit), decisions.newest(unit)
         _check_group(request, audience, timeout_us=settings.get(unit).session_timeout_us)
     if store.now is None:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlrec import policy as kinds
-from rlrec.app import audience as audiences
-from rlrec.app import ephemeral, naming, parameters
+from rlrec.app.audiences import environments as audiences
+from rlrec.app.audiences import in_memory
+from rlrec.app.inputs import lookup, parameters
 from rlrec.app.simulate import check, seeded, told_visits
 from rlrec.errors import InputError
 from rlrec.policy.base import Policy
@@ -42,10 +43,10 @@ def study(store: Store, request: Study) -> dict[str, Any]:
     policy, name = _policy(store, request, audience, names)
     bits = seeded(request.seed)
     if isinstance(audience, Visitors):
-        found = ephemeral.visit(policy, audience, runs=request.runs, visits=request.sessions, seed=bits, names=names)
+        found = in_memory.visit(policy, audience, runs=request.runs, visits=request.sessions, seed=bits, names=names)
     else:
         played = request.sessions * (request.steps or 1)
-        found = ephemeral.study(policy, audience, runs=request.runs, steps=played, seed=bits, names=names)
+        found = in_memory.study(policy, audience, runs=request.runs, steps=played, seed=bits, names=names)
     return {
         "environment": request.environment,
         "policy": name,
@@ -75,12 +76,12 @@ def _policy(store: Store, request: Study, audience: Audience, names: Sequence[st
         raise InputError("name a policy of the store or a kind, one of them", hint="--policy or --kind")
     if request.policy is not None:
         with store.read() as unit:
-            found = naming.one(unit, request.policy)[0].policy
+            found = lookup.one(unit, request.policy)[0].policy
         kind, given, name = found.kind, found.params, found.name
     else:
         kind = name = str(request.kind)
         given = parameters.typed(kind, request.kind_parameters)
-    made = kinds.make(kind, given, design=ephemeral.design(audience, names, model=given.get("model")))
+    made = kinds.make(kind, given, design=in_memory.design(audience, names, model=given.get("model")))
     made.check(_reward(request.environment, audience))
     if not made.served:
         raise InputError(f"{name} is the label of an imported log", hint="study another policy")

@@ -9,15 +9,17 @@ from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from typing import Any
 
-from rlrec.app import filters, lineage, naming, versions, visits
-from rlrec.app.trained import Trained
+from rlrec.app import versions
+from rlrec.app.distributions.trained import Trained
+from rlrec.app.inputs import filters, lookup
+from rlrec.app.log import ended_visits, lineage
+from rlrec.app.log.ended_visits import Cutoff
 from rlrec.app.training import gate as gates
-from rlrec.app.training.climbing import GATE, LEAST, TRAIN, TUNE, Climbed, Climber, Epoch, Options
-from rlrec.app.training.filling import Filled, Filler
-from rlrec.app.training.judging import ESTIMATOR, VISITS, Judge, fitted
+from rlrec.app.training.ascent import GATE, LEAST, TRAIN, TUNE, Climbed, Climber, Epoch, Options
+from rlrec.app.training.dataset import Part, Spool
+from rlrec.app.training.dataset_writer import Filled, Filler
+from rlrec.app.training.holdout_value import ESTIMATOR, VISITS, Judge, fitted
 from rlrec.app.training.lease import Lease
-from rlrec.app.training.spool import Part, Spool
-from rlrec.app.visits import Cutoff
 from rlrec.errors import InputError, suggest
 from rlrec.ope.estimate import Estimate
 from rlrec.ope.paired import Difference
@@ -86,9 +88,9 @@ class _Plan:
     @classmethod
     def of(cls, unit: Unit, request: Request) -> _Plan:
         reference = request.name if request.from_version is None else f"{request.name}@{request.from_version}"
-        if naming.split(request.name)[1] is not None:
+        if lookup.split(request.name)[1] is not None:
             raise InputError(f"{request.name!r} names a version", hint="write the policy, and --from-version V")
-        parent, _ = naming.one(unit, reference)
+        parent, _ = lookup.one(unit, reference)
         if parent.policy.kind != KIND:
             raise InputError(
                 f"policy {parent.policy.name!r} is of kind {parent.policy.kind}, which train-pg does not train",
@@ -317,7 +319,7 @@ def _unused(filled: Filled) -> str:
         (told.left_out, "cut by the filter, with a censored slot, or without propensities"),
         (filled.unrecorded, "whose states at the time of their decisions are not recorded"),
         (filled.unnamed, "whose user came later and belongs to another split"),
-        (filled.endless, f"of more than {visits.LONGEST:,} decisions"),
+        (filled.endless, f"of more than {ended_visits.LONGEST:,} decisions"),
     )
     return "; ".join(f"{count:,} {what}" for count, what in counts if count)
 

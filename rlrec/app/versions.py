@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from rlrec.app import forking, naming, rebuilding
+from rlrec.app import rebuild
+from rlrec.app.inputs import lookup
+from rlrec.app.learning import copies
 from rlrec.app.policy import summary
 from rlrec.errors import CheckFailed, InputError
 from rlrec.records import Head, Version
@@ -18,13 +20,13 @@ def freeze(store: Store, reference: str) -> dict[str, Any]:
     """
     with store.read() as unit:
         source, head = _learning(unit, reference)
-        sums, last = forking.fork(unit, source)
+        sums, last = copies.fork(unit, source)
         immature = decisions.count_slots_after(unit, source.policy.id, first=last + 1) if source.learning else 0
 
     def work(unit: Unit) -> dict[str, Any]:
         policies.lock(unit, [source.policy.id])
         number = policies.versions(unit, [source.policy.id])[-1].number + 1
-        made = forking.copy(
+        made = copies.copy(
             unit,
             source,
             policy_id=source.policy.id,
@@ -47,8 +49,8 @@ def freeze(store: Store, reference: str) -> dict[str, Any]:
 
 def _learning(unit: Unit, reference: str) -> tuple[Version, Head]:
     """The version meant; a name means the live one, or where that is frozen the newest one that learns."""
-    version, head = naming.one(unit, reference)
-    if naming.split(reference)[1] is None and not version.learning:
+    version, head = lookup.one(unit, reference)
+    if lookup.split(reference)[1] is None and not version.learning:
         learning = [other for other in policies.versions(unit, [version.policy.id]) if other.learning]
         version = learning[-1] if learning else version
     if version.policy.kind == "logged":
@@ -58,17 +60,17 @@ def _learning(unit: Unit, reference: str) -> tuple[Version, Head]:
 
 def promote(store: Store, reference: str) -> dict[str, Any]:
     """Make a version live. Promoting the live one again changes nothing."""
-    if naming.split(reference)[1] is None:
+    if lookup.split(reference)[1] is None:
         raise InputError(f"{reference!r} names no version", hint=f"write {reference}@V; `rlrec policy show` lists them")
 
     def work(unit: Unit) -> dict[str, Any]:
-        version, head = naming.one(unit, reference)
+        version, head = lookup.one(unit, reference)
         head = policies.lock(unit, [version.policy.id])[version.policy.id]
         settled_split(unit, version)
         if version.status == "retired":
             hint = f"`rlrec policy rebuild {version.policy.name}` makes one that learns"
             raise InputError(f"version {version.number} of {version.policy.name} is retired", hint=hint)
-        if not rebuilding.caught_up(version):
+        if not rebuild.caught_up(version):
             raise InputError(
                 f"version {version.number} of {version.policy.name} has not caught up with the log",
                 hint="`rlrec policy rebuild` goes on with it",
@@ -94,11 +96,11 @@ def settled_split(unit: Unit, version: Version) -> None:
 
 def rollback(store: Store, name: str) -> dict[str, Any]:
     """Back to what was live before the last promote. Raises CheckFailed where nothing is left or it is retired."""
-    if naming.split(name)[1] is not None:
-        raise InputError(f"{name!r} names a version", hint=f"write {naming.split(name)[0]}, or promote {name}")
+    if lookup.split(name)[1] is not None:
+        raise InputError(f"{name!r} names a version", hint=f"write {lookup.split(name)[0]}, or promote {name}")
 
     def work(unit: Unit) -> dict[str, Any]:
-        version, _ = naming.one(unit, name)
+        version, _ = lookup.one(unit, name)
         head = policies.lock(unit, [version.policy.id])[version.policy.id]
         settled_split(unit, version)
         last = policies.last_promotion(unit, version.policy.id)

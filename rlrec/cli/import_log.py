@@ -48,7 +48,7 @@ def import_log(
       rlrec export-log log.jsonl && rlrec --db copy.db init && rlrec --db copy.db import-log log.jsonl --layout jsonl
     """
     from rlrec.app import import_log as use_case
-    from rlrec.app.logs.layouts.base import Source
+    from rlrec.app.imports.layouts.base import Source
 
     with ExitStack() as copies:
         sources = [

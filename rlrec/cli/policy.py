@@ -230,7 +230,7 @@ def rebuild(store: Any, show: Show, reference: str, **request: Any) -> None:
     Example:
       rlrec policy rebuild home --reward default
     """
-    from rlrec.app import rebuilding as use_case
+    from rlrec.app import rebuild as use_case
 
     show(use_case.rebuild(store, use_case.Request(reference=reference, **request)))
 
@@ -246,7 +246,7 @@ def retire(store: Any, show: Show, reference: str) -> None:
     Example:
       rlrec policy retire home@3
     """
-    from rlrec.app import rebuilding as use_case
+    from rlrec.app import rebuild as use_case
 
     show(use_case.retire(store, reference))
 

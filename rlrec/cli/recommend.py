@@ -96,7 +96,7 @@ def _stream(store: Any, show: Show, source: str, seed: int | None, dry_run: bool
     """Answer each line; groups close when nothing more waits, but with a seed only when they are full."""
     from rlrec.app import recommend as use_case
     from rlrec.app.opening import ready
-    from rlrec.app.warm import Warm
+    from rlrec.app.serving.cache import Warm
     from rlrec.cli import streams
 
     ready(store)

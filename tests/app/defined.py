@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from rlrec.app import crediting, designs, policy
-from rlrec.app.ledger import by_position, worth
+from rlrec.app import policy
+from rlrec.app.distributions import designs
+from rlrec.app.learning import slot_statistics
+from rlrec.app.learning.ledger import by_position, worth
 from rlrec.policy.moments import pack
 from rlrec.records import Version
 from rlrec.store import Store, Unit, contents, decisions, events, policies, reader
@@ -79,4 +81,4 @@ def wrong(store: Store, name: str, number: int | None = None) -> float:
     with store.read() as unit:
         made = version(unit, name, number)
         ordinal = policies.ordinal(unit, made.policy.id) if made.learning else made.ordinal
-        return gap(crediting.standing(unit, made, ordinal=ordinal), defined(unit, made))
+        return gap(slot_statistics.standing(unit, made, ordinal=ordinal), defined(unit, made))

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from rlrec.app import designs
+from rlrec.app.distributions import designs
 from rlrec.policy.gradient import Gradient
 from rlrec.store import Store, Unit, arms, policies, weights
 from tests.app.shop import version

@@ -7,8 +7,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from rlrec.app import arm, evidence, policy, reward
+from rlrec.app import arm, policy, reward
 from rlrec.app.feedback import Line, feedback, feedback_stream
+from rlrec.app.log import reward_log
 from rlrec.app.recommend import Answer, Request, recommend
 from rlrec.records import Version
 from rlrec.store import Store, Unit, beliefs, policies, reader
@@ -93,8 +94,8 @@ def added_up(store: Store, name: str) -> dict[int, Sums]:
         belief = version(unit, name, 1)
         last = reader.last_id(unit, belief.policy.id) if belief.entered_to is None else belief.entered_to
         for batch in reader.ranges(unit, belief.policy.id, first=1, last=last):
-            found = evidence.rewarded(batch, belief.reward, settled_only=False)
-            total = evidence.added(total, evidence.sums(found, rows=~found.slots["censored"]))
+            found = reward_log.rewarded(batch, belief.reward, settled_only=False)
+            total = reward_log.added(total, reward_log.sums(found, rows=~found.slots["censored"]))
     return {arm_id: row for arm_id, row in total.items() if any(row)}
 
 

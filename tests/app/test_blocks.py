@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from rlrec.app.training import blocks as blocking
+from rlrec.app.training.array_file import Sets
+from rlrec.app.training.ascent import Lessons, grouped
 from rlrec.app.training.blocks import blocks
-from rlrec.app.training.climbing import Lessons, grouped
-from rlrec.app.training.sets import Sets
-from rlrec.app.training.spool import Case, Catalogue, Rows
+from rlrec.app.training.dataset import Case, Catalogue, Rows
 from rlrec.policy import reinforce
 from rlrec.policy.design import Design
 from rlrec.policy.encoder import Encoder

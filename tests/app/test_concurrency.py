@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from rlrec.app import rebuilding
-from rlrec.app.audit import remembered
+from rlrec.app import rebuild
+from rlrec.app.audit import visit_histories
 from rlrec.app.audit.findings import Findings
 from rlrec.app.doctor import Request, doctor
 from rlrec.store import Store, decisions, policies, tables
@@ -58,7 +58,7 @@ def consistent(store: Store, name: str) -> None:
         )
         found = decisions.find(unit, [row[4] for row in rows])
         forgot = Findings()
-        remembered.check(unit, found=forgot)
+        visit_histories.check(unit, found=forgot)
     assert forgot.told() == []
     assert all(one.history is not None for one in found.values())
     for session, number, steps in visits:
@@ -200,9 +200,9 @@ def test_a_killed_rebuild_is_gone_on_with(store: Store, db: str) -> None:
         killed(rebuilds, db, name, 0.05 * after)
         with store.read() as unit:
             newest = policies.versions(unit, [version(unit, name).policy.id])[-1]
-            begun = newest.number > 1 and not rebuilding.caught_up(newest)
+            begun = newest.number > 1 and not rebuild.caught_up(newest)
         remembers(store, (10 + after, 1, REMEMBERING))
-        made = rebuilding.rebuild(store, rebuilding.Request(reference=f"{name}@1"))
+        made = rebuild.rebuild(store, rebuild.Request(reference=f"{name}@1"))
         assert made["version"] == newest.number + (not begun)
     audited(store)
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app import arm, experiment, policy, rebuilding, serving, settle, versions
+from rlrec.app import arm, experiment, policy, rebuild, settle, versions
+from rlrec.app.distributions import exact
 from rlrec.app.doctor import Request as Audit
 from rlrec.app.doctor import doctor
 from rlrec.app.feedback import Line
@@ -89,7 +90,7 @@ def test_any_history_leaves_the_belief_of_the_definition(store: Store, half: int
             versions.freeze(store, f"{name}@1")
         elif step % 4 == 2:
             other = chance.choice(["counted", "ignored", "settled"])
-            rebuilt = rebuilding.rebuild(store, rebuilding.Request(reference=f"{name}@1", reward=other))
+            rebuilt = rebuild.rebuild(store, rebuild.Request(reference=f"{name}@1", reward=other))
             versions.promote(store, f"{name}@{rebuilt['version']}")
     settle.settle(store)
     assert max(wrong(store, name, number) for name in names for number in numbers(store, name)) < CLOSE
@@ -106,7 +107,7 @@ class Killed(Exception):
 def killed(monkeypatch: pytest.MonkeyPatch, after: int, work: Callable[[], Any]) -> None:
     """End a rebuild at its first transaction but so many."""
     left = iter([True] * after)
-    portion = rebuilding._portion
+    portion = rebuild._portion
 
     def dies(*args: Any, **rest: Any) -> bool:
         if not next(left, False):
@@ -114,7 +115,7 @@ def killed(monkeypatch: pytest.MonkeyPatch, after: int, work: Callable[[], Any])
         return portion(*args, **rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(rebuilding, "_portion", dies)
+        patch.setattr(rebuild, "_portion", dies)
         with pytest.raises(Killed):
             work()
 
@@ -123,20 +124,20 @@ def killed(monkeypatch: pytest.MonkeyPatch, after: int, work: Callable[[], Any])
 def test_a_rebuild_that_was_cut_short_goes_on_while_others_write(
     store: Store, monkeypatch: pytest.MonkeyPatch, learns: str
 ) -> None:
-    monkeypatch.setattr(rebuilding, "PORTION", 7)
+    monkeypatch.setattr(rebuild, "PORTION", 7)
     shop(store, *NAMES, learns=learns)
     early = draw(store, 100, *NAMES, seed=1)
     store.now = START + 11 * MINUTE
     for after, name in enumerate(NAMES):
-        asked = rebuilding.Request(reference=name)
-        killed(monkeypatch, after % 3, lambda asked=asked: rebuilding.rebuild(store, asked))
+        asked = rebuild.Request(reference=name)
+        killed(monkeypatch, after % 3, lambda asked=asked: rebuild.rebuild(store, asked))
         with pytest.raises(InputError, match="caught up"):
             versions.promote(store, f"{name}@2")
     made = draw(store, 40, *NAMES, seed=2)
     click(store, early[::2] + made[::3])
     assert max(wrong(store, name, 2) for name in NAMES) < CLOSE  # as far as they have come
     for name in NAMES:
-        assert rebuilding.rebuild(store, rebuilding.Request(reference=name))["version"] == 2
+        assert rebuild.rebuild(store, rebuild.Request(reference=name))["version"] == 2
         versions.promote(store, f"{name}@2")
     click(store, draw(store, 40, *NAMES, seed=3)[::2])
     click(store, early[1::4], -1.0)
@@ -156,11 +157,11 @@ def test_what_was_before_a_change_never_enters_what_starts_after_it(
         click(store, draw(store, 150, name, seed=2))
     store.now += 11 * MINUTE
     for name, before in zip(("fades", "sees"), early, strict=True):
-        asked = rebuilding.Request(reference=name, after_drift="adwin")
-        killed(monkeypatch, 0, lambda asked=asked: rebuilding.rebuild(store, asked))
+        asked = rebuild.Request(reference=name, after_drift="adwin")
+        killed(monkeypatch, 0, lambda asked=asked: rebuild.rebuild(store, asked))
         if learns == "counted":  # slots of the other enter by any command: it would be finished
             draw(store, 3, name, seed=3)
-        assert rebuilding.rebuild(store, asked)["version"] == 2
+        assert rebuild.rebuild(store, asked)["version"] == 2
         click(store, before, censor=True)
         click(store, draw(store, 5, name, seed=4))
     assert max(wrong(store, name, number) for name in ("fades", "sees") for number in (1, 2)) < CLOSE
@@ -216,10 +217,10 @@ def test_decisions_count_while_nobody_learns(store: Store) -> None:
     for name in names:
         versions.freeze(store, name)
         versions.promote(store, f"{name}@2")
-        rebuilding.retire(store, f"{name}@1")
+        rebuild.retire(store, f"{name}@1")
     click(store, draw(store, 60, *names, seed=2)[::2])
     for name in names:
-        rebuilding.rebuild(store, rebuilding.Request(reference=name))
+        rebuild.rebuild(store, rebuild.Request(reference=name))
     with store.read() as unit:
         for name in names:
             made = version(unit, name, 3)
@@ -246,7 +247,7 @@ def test_what_has_faded_to_nothing_counts_as_nothing(store: Store) -> None:
     click(store, early, censor=True)
     with store.read() as unit:
         for name in names:
-            known = serving.load(unit, version(unit, name))
+            known = exact.load(unit, version(unit, name))
             pulls = known.belief(known.known).pulls
             assert (pulls[0], pulls[1:].any()) == (2, False)
     draw(store, 20, *names, seed=3)
@@ -263,7 +264,7 @@ def test_arms_whose_slots_were_all_censored_count_as_nothing(store: Store) -> No
     click(store, made, censor=True)
     with store.read() as unit:
         for name in names:
-            known = serving.load(unit, version(unit, name))
+            known = exact.load(unit, version(unit, name))
             belief = known.belief(known.known)
             assert (belief.pulls.any(), belief.reward_sum.any(), belief.total) == (False, False, 0)
     draw(store, 20, *names, seed=9)

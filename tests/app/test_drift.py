@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app.audit import drifting
-from rlrec.app.audit.drifting import Drift, recent
+from rlrec.app.audit import reward_drift
 from rlrec.app.audit.findings import Finding, Findings
+from rlrec.app.audit.reward_drift import Drift, recent
 from rlrec.app.doctor import Request, doctor
 from rlrec.store import Store, arms, audit, policies
 from tests.conftest import Run, Said, runner
@@ -115,6 +115,6 @@ def test_a_change_is_dated_and_measured(drifted: str) -> None:
 
 
 def test_only_recent_decisions_are_looked_at(drifted: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drifting, "RECENT", 400)
+    monkeypatch.setattr(reward_drift, "RECENT", 400)
     with closing(Store(drifted)) as store, store.read() as unit:
         assert recent(unit, policies.live(unit, ["home"])["home"][0]) == {}

@@ -10,7 +10,7 @@ import pytest
 
 from rlrec import policy as kinds
 from rlrec import simulate
-from rlrec.app.ephemeral import Memory, Totals, chosen, design, study, visit
+from rlrec.app.audiences.in_memory import Memory, Totals, chosen, design, study, visit
 from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.linear import Linear
 from rlrec.policy.scores import Array, Beta, Correlated, Gaussian, Gumbel, Point, Scores

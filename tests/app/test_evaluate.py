@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rlrec.app import evaluate, policy, versions
-from rlrec.app.evaluation import loggers, scoring, targets
+from rlrec.app.evaluation import loggers, probabilities, targets
 from rlrec.errors import InputError
 from rlrec.ope import diagnostics
 from rlrec.policy import slate
@@ -209,13 +209,13 @@ def test_a_row_with_a_marginal_alone_is_weighed_and_one_with_nothing_is_counted(
 
 def test_no_weight_passes_the_bound_that_is_called_provable(slates, monkeypatch):
     seen = []
-    real = scoring.Scorer.batch
+    real = probabilities.Scorer.batch
 
     def watched(self, *given):
         seen.append(real(self, *given))
         return seen[-1]
 
-    monkeypatch.setattr(scoring.Scorer, "batch", watched)
+    monkeypatch.setattr(probabilities.Scorer, "batch", watched)
     logs.judged(slates, "uniform", "log", estimators="ips")
     for batch in seen:
         assert np.isfinite(batch.largest).all()

@@ -11,7 +11,7 @@ import pytest
 
 from rlrec.app import feedback, recommend, versions
 from rlrec.app import session as sessions
-from rlrec.app import visits as visiting
+from rlrec.app.log import ended_visits as visiting
 from rlrec.errors import InputError
 from rlrec.ope import diagnostics
 from rlrec.store import reader

@@ -7,9 +7,10 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from rlrec.app import assigning, experiment, feedback, policy, recommend
+from rlrec.app import experiment, feedback, policy, recommend
 from rlrec.app.experiment import Asked, Request
 from rlrec.app.init import init
+from rlrec.app.serving import assignment
 from rlrec.errors import Conflict, InputError
 from rlrec.ope import comparison
 from rlrec.store import Store, arms, beliefs, experiments, policies
@@ -211,7 +212,7 @@ def test_a_holdout_has_its_share_of_all_units_and_the_others_their_weights(at, s
     experiment.create(at(0), Request(name="ab", variants=variants, holdout=share))
     with at(0).read() as unit:
         made = experiments.named(unit, ["ab"])["ab"]
-    counts = Counter(assigning.hashed(made, f"u{n}").label for n in range(100_000))
+    counts = Counter(assignment.hashed(made, f"u{n}").label for n in range(100_000))
     for label, expected in {"a": (1 - share) / 4, "b": (1 - share) * 3 / 4, "holdout": share}.items():
         assert abs(counts[label] - 1e5 * expected) < 4.5 * np.sqrt(1e5 * expected * (1 - expected))
 

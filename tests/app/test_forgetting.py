@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app import naming, rebuilding, serving
+from rlrec.app import rebuild
+from rlrec.app.distributions import exact
 from rlrec.app.doctor import Request, doctor
+from rlrec.app.inputs import lookup
 from rlrec.app.recommend import Request as Page
 from rlrec.app.recommend import recommend_group
-from rlrec.app.warm import Warm
+from rlrec.app.serving.cache import Warm
 from rlrec.records import Version
 from rlrec.store import Store, Unit
 from tests.app.shop import done
@@ -47,12 +49,12 @@ def tell(run: Run, lines: list[dict[str, Any]]) -> None:
 def believed(db: str, name: str = "p") -> dict[int, tuple[float, ...]]:
     """Pulls and rewards per arm that count now."""
     with closing(Store(db)) as store, store.read() as unit:
-        version, _ = naming.one(unit, name)
+        version, _ = lookup.one(unit, name)
         return counted(unit, version)
 
 
 def counted(unit: Unit, version: Version) -> dict[int, tuple[float, ...]]:
-    known = serving.load(unit, version)
+    known = exact.load(unit, version)
     ids = known.known
     belief = known.belief(ids)
     return {int(arm): (belief.pulls[place], belief.reward_sum[place]) for place, arm in enumerate(ids)}
@@ -141,7 +143,7 @@ def test_a_stream_sees_that_a_memory_was_retired(shop: tuple[str, Run, str]) -> 
             asked = [Page(policy=name, session=f"{name}-{turn}") for name in ("p", "p@1")]
             recommend_group(store, asked, warm=warm)
             if turn == 2:
-                rebuilding.retire(store, "p@1")
+                rebuild.retire(store, "p@1")
         assert doctor(store, Request()).findings == []
 
 

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from rlrec.app import canonical, import_log
+from rlrec.app import import_log
 from rlrec.app.export_log import export_log
+from rlrec.app.imports.layouts.base import Impressions, Source
+from rlrec.app.imports.layouts.obd import Obd
 from rlrec.app.init import init
-from rlrec.app.logs.layouts.base import Impressions, Source
-from rlrec.app.logs.layouts.obd import Obd
+from rlrec.app.inputs import canonical
 from rlrec.cli.lines import decode_group
 from rlrec.store import Store
 from tests.conftest import Run, runner
@@ -251,7 +252,7 @@ def test_the_store_is_as_it_was_where_one_line_is_refused(run: Run) -> None:
 
 @pytest.fixture
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlrec.app.logs.layouts.base.GROUP", 2)
+    monkeypatch.setattr("rlrec.app.imports.layouts.base.GROUP", 2)
 
 
 @pytest.mark.usefixtures("small_groups")
@@ -317,7 +318,7 @@ def test_a_partial_page_comes_back_as_one(run_sqlite: Run, other: Run, tmp_path:
 
 
 def test_groups_of_a_file_see_each_other(db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlrec.app.logs.layouts.base.GROUP", 2)
+    monkeypatch.setattr("rlrec.app.imports.layouts.base.GROUP", 2)
     monkeypatch.setattr("rlrec.app.export_log.GROUP", 2)
     path = tmp_path / "log.jsonl"
     path.write_text(lines(*({"session": f"s{n % 2}", "visit": 1, "step": n, "user": "u"} for n in range(7))))

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from rlrec.app import canonical, serving, settle
-from rlrec.app.drawing import unsigned
+from rlrec.app import settle
+from rlrec.app.distributions import exact
 from rlrec.app.feedback import Line, feedback_stream, named, record
-from rlrec.app.ledger import Ledger
+from rlrec.app.inputs import canonical
+from rlrec.app.learning.ledger import Ledger
 from rlrec.app.recommend import Request, recommend_group
+from rlrec.app.serving.draws import unsigned
 from rlrec.errors import Conflict, InputError
 from rlrec.policy import slate
 from rlrec.records import Decision, Event
@@ -344,7 +346,7 @@ def redrawn(unit: Unit, decision: Decision) -> float:
     """The largest difference between what a slate logged and what the belief it names says of it, drawn again."""
     belief = policies.by_id(unit, [decision.version_id])[decision.version_id]
     eligible = np.array(contents.eligible_arms(unit, [decision.eligible_id])[decision.eligible_id])
-    served = serving.load(unit, belief, seq=decision.belief_seq)
+    served = exact.load(unit, belief, seq=decision.belief_seq)
     case = served.case(0, eligible, {}, keys=arms.keys(unit, eligible.tolist()))
     seeds = np.array([unsigned(decision.seed or 0)], np.uint64)
     made = slate.draw(case.scores, size=decision.size, floor=case.floor, seeds=seeds, decisions=np.array([decision.id]))

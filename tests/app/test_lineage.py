@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from rlrec.app import lineage
+from rlrec.app.log import lineage
 from rlrec.records import Policy, Reward, Version
 
 MINUTE = 60_000_000

@@ -21,8 +21,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from rlrec.app import arm, crediting, settle, versions
+from rlrec.app import arm, settle, versions
 from rlrec.app.feedback import Line, feedback, feedback_stream
+from rlrec.app.learning import slot_statistics
 from rlrec.app.recommend import Request, recommend_group
 from rlrec.errors import CheckFailed, Conflict, InputError
 from rlrec.store import Store, arms, beliefs, policies, tables
@@ -362,7 +363,7 @@ class Commands(RuleBasedStateMachine):
                 right = [self.model.belief(name), *self.model.frozen[name]]
                 if name in REMEMBERING:
                     now = policies.ordinal(unit, found[0].policy.id)
-                    assert gap(crediting.standing(unit, found[0], ordinal=now), defined(unit, found[0])) < 1e-9
+                    assert gap(slot_statistics.standing(unit, found[0], ordinal=now), defined(unit, found[0])) < 1e-9
                     continue
                 for version, wanted in zip(found, right, strict=True):
                     held = {shown[row[0]]: row[1:] for row in beliefs.current(unit, version.id)}

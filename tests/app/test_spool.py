@@ -12,8 +12,8 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from rlrec.app.training import spool as spooling
-from rlrec.app.training.spool import Case, Catalogue, Rows, Spool
+from rlrec.app.training import dataset as spooling
+from rlrec.app.training.dataset import Case, Catalogue, Rows, Spool
 from rlrec.errors import RlrecError
 
 SPLITS = (0, 1, 2)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app.audit import states
+from rlrec.app.audit import session_slates
 from rlrec.app.doctor import Report, Request, doctor
 from rlrec.policy import history
 from rlrec.store import Store
@@ -115,7 +115,7 @@ def late(db: str, size: int = 1) -> tuple[int, bytes]:
 
 def test_a_sound_store_is_content(db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     grown(db, tmp_path)
-    monkeypatch.setattr(states, "PORTION", 7)
+    monkeypatch.setattr(session_slates, "PORTION", 7)
     report = audit(db)
     assert report.findings == []
     assert report.checked["propensities"] == 108

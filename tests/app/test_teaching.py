@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rlrec.app import naming, serving, teaching
+from rlrec.app.distributions import exact
 from rlrec.app.doctor import Request as Audit
 from rlrec.app.doctor import doctor
+from rlrec.app.inputs import lookup
+from rlrec.app.learning import warm_start
 from rlrec.policy.linear import Linear
 from rlrec.policy.scores import Array
 from rlrec.store import Store
@@ -46,9 +48,9 @@ def logged(sqlite_db: str, tmp_path: Path) -> tuple[str, Run]:
     return sqlite_db, run
 
 
-def weights(db: str, name: str) -> tuple[Linear, Array, serving.Serving]:
+def weights(db: str, name: str) -> tuple[Linear, Array, exact.Serving]:
     with closing(Store(db)) as store, store.read() as unit:
-        held = serving.load(unit, naming.one(unit, name)[0])
+        held = exact.load(unit, lookup.one(unit, name)[0])
     policy = held.policy
     assert isinstance(policy, Linear)
     return policy, policy.weights(held.belief(np.array([1, 2]))), held
@@ -88,7 +90,7 @@ def test_a_logistic_model_ends_at_the_mode_of_its_posterior(logged: tuple[str, R
 def test_sums_are_those_of_the_anchor_when_the_steps_run_out(
     logged: tuple[str, Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(teaching, "ROUNDS", 1)
+    monkeypatch.setattr(warm_start, "ROUNDS", 1)
     db, run = logged
     done(run("policy", "create", "log", "--kind", "logistic-thompson", "--from-log", "policy=old"))
     policy, found, _ = weights(db, "log")

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app import arm, experiment, feedback, policy, recommend, reward, session, versions, visits
-from rlrec.app.training import filling
+from rlrec.app import arm, experiment, feedback, policy, recommend, reward, session, versions
+from rlrec.app.log import ended_visits
+from rlrec.app.training import dataset_writer
 from rlrec.errors import CheckFailed, InputError
 from rlrec.store import Store, policies
 from tests.app.shop import MINUTE, START, clock, dump, tell_all, version
@@ -129,7 +130,7 @@ def test_how_much_is_read_at_a_time_makes_no_difference(
     shop: Store, monkeypatch: pytest.MonkeyPatch, cells: int
 ) -> None:
     trained(shop)
-    monkeypatch.setattr(filling, "CELLS", cells)
+    monkeypatch.setattr(dataset_writer, "CELLS", cells)
     trained(shop)
     assert apart(parameters(shop, 2), parameters(shop, 3)) == 0.0
 
@@ -225,7 +226,7 @@ def test_visits_without_an_end_are_left_out(shop: Store, monkeypatch: pytest.Mon
     """What a robot asked is no visit, and judging one takes memory by its length."""
     serve(shop, visits=2, steps=5, start=LATER, prefix="robot")
     notices = told(clock(shop, LATER + 300 * MINUTE))
-    monkeypatch.setattr(visits, "LONGEST", 4)
+    monkeypatch.setattr(ended_visits, "LONGEST", 4)
     assert trained(shop)["sessions"] == 120
     assert "sessions that are not used: 2 of more than 4 decisions" in notices
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rlrec.app.valuing import STEPS, Decisions, Fitting, Shown
+from rlrec.app.evaluation.visit_values import STEPS, Decisions, Fitting, Shown
 
 ARMS = 4
 

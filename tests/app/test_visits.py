@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app import feedback, reward, session, visits
-from rlrec.app.visits import Cutoff, Told, Visits
+from rlrec.app import feedback, reward, session
+from rlrec.app.log import ended_visits
+from rlrec.app.log.ended_visits import Cutoff, Told, Visits
 from rlrec.policy import history
 from rlrec.records import Reward
 from rlrec.store import Store, Unit, bulk, reader
@@ -44,7 +45,7 @@ def read(store: Store, now: int, selection: Selection | None = None, name: str =
 
 def _read(unit: Unit, selection: Selection, definition: Reward) -> tuple[list[Visits], Told]:
     found, total = [], Told()
-    for _, some, told in visits.batches(unit, selection, definition, Cutoff.of(unit, definition)):
+    for _, some, told in ended_visits.batches(unit, selection, definition, Cutoff.of(unit, definition)):
         found.append(some)
         total += told
     return [one for one in found if len(one)], total

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rlrec.app import designs
+from rlrec.app.distributions import designs
 from rlrec.store import Store, arms, policies, weights
 from tests.app import logs
 

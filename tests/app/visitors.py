@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rlrec.app import arm, policy, train
+from rlrec.app.distributions.trained import Trained
 from rlrec.app.feedback import Line
 from rlrec.app.recommend import Request, recommend_group
-from rlrec.app.trained import Trained
 from rlrec.store import Store, Unit, arms
 from tests.app.shop import MINUTE, SECOND, START, clock, tell_all, version
 

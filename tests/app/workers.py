@@ -124,7 +124,7 @@ def mixes(store: Store, one: tuple[int, int]) -> None:
 
 def remembers(store: Store, one: tuple[int, int, Sequence[str]]) -> None:
     """Draw in contexts and tell, one by one, in groups and as a stream; rebuild and freeze: all on the same few."""
-    from rlrec.app import rebuilding, versions
+    from rlrec.app import rebuild, versions
     from rlrec.app.pipe import Pipe, Request
 
     number, count, names = one
@@ -142,19 +142,19 @@ def remembers(store: Store, one: tuple[int, int, Sequence[str]]) -> None:
         told = [Line(request_id=one.request_id, position=1, events={"click": 0.5}) for one in asked[::2]]
         feedback_stream(store, lambda told=told: [told], quarantine=False, rejected=print)  # type: ignore[misc]
         if i == number % count:
-            rebuilding.rebuild(store, rebuilding.Request(reference=f"{names[number % len(names)]}@1"))
+            rebuild.rebuild(store, rebuild.Request(reference=f"{names[number % len(names)]}@1"))
             versions.freeze(store, names[number % len(names)])
 
 
 def rebuilds(db: str, prefix: str, pipe: Connection) -> None:
     """Rebuild a policy for ever, a few slots a transaction: until killed."""
-    from rlrec.app import rebuilding
+    from rlrec.app import rebuild
 
-    rebuilding.PORTION = 5
+    rebuild.PORTION = 5
     with closing(Store(db)) as store:
         for i in range(1_000_000):
             pipe.send(("rebuild", prefix, i))
-            rebuilding.rebuild(store, rebuilding.Request(reference=f"{prefix}@1"))
+            rebuild.rebuild(store, rebuild.Request(reference=f"{prefix}@1"))
 
 
 def loops(db: str, prefix: str, pipe: Connection) -> None:

@@ -17,9 +17,9 @@ import numpy as np
 from click.testing import CliRunner
 
 from rlrec import simulate
-from rlrec.app import naming
-from rlrec.app.trained import Trained
-from rlrec.app.training.climbing import Options
+from rlrec.app.distributions.trained import Trained
+from rlrec.app.inputs import lookup
+from rlrec.app.training.ascent import Options
 from rlrec.cli import program
 from rlrec.ope.paired import Difference
 from rlrec.policy.gradient import Parameters
@@ -151,7 +151,7 @@ class Bar:
     def server(self, name: str) -> Server:
         """A version as visits are played with it."""
         with closing(Store(self.db)) as store, store.read() as unit:
-            trained = Trained(unit, naming.one(unit, name)[0])
+            trained = Trained(unit, lookup.one(unit, name)[0])
             ids = {one.key: one.id for one in arms.every(unit)}
             found = np.array([ids[name] for name in simulate.names(self.audience.arms)])
             return Server(

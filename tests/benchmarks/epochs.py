@@ -121,11 +121,11 @@ def _remembering(setting: Setting, sessions: int) -> Lite:
 
 
 def _split(connection: sqlite3.Connection) -> None:
-    from rlrec.app import visiting
+    from rlrec.app.serving import open_sessions
 
     (salt,) = connection.execute("SELECT salt FROM settings").fetchone()
     rows = connection.execute("SELECT s.id, u.key FROM session s JOIN users u ON u.id = s.user_id").fetchall()
-    splits = visiting.splits(salt, [key for _, key in rows])
+    splits = open_sessions.splits(salt, [key for _, key in rows])
     pairs = zip(splits, (number for number, _ in rows), strict=True)
     connection.executemany("UPDATE session SET split = ? WHERE id = ?", pairs)
 

@@ -29,7 +29,7 @@ def regret(setting: Setting) -> Iterator[Figure]:
     """The mean regret of each policy, by how much it is off, and its decisions a second."""
     from rlrec import policy as kinds
     from rlrec import simulate
-    from rlrec.app.ephemeral import study
+    from rlrec.app.audiences.in_memory import study
 
     runs = setting.size(RUNS)
     for kind, params, name, given, steps, reference in FIGURES:

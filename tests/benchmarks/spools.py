@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from rlrec.app.train import CHOOSING
-from rlrec.app.training.climbing import GATE, TRAIN, TUNE, Climbed, Climber, Options
-from rlrec.app.training.judging import VISITS, Judge, fitted
-from rlrec.app.training.spool import Case, Catalogue, Rows, Spool
+from rlrec.app.training.ascent import GATE, TRAIN, TUNE, Climbed, Climber, Options
+from rlrec.app.training.dataset import Case, Catalogue, Rows, Spool
+from rlrec.app.training.holdout_value import VISITS, Judge, fitted
 from rlrec.ope.paired import Difference
 from rlrec.policy import reinforce
 from rlrec.policy.design import Design

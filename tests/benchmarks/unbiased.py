@@ -12,7 +12,7 @@ import numpy as np
 
 from rlrec import ope, simulate
 from rlrec import policy as kinds
-from rlrec.app.ephemeral import NOTHING, Memory
+from rlrec.app.audiences.in_memory import NOTHING, Memory
 from rlrec.ope.base import LogBatch
 from rlrec.ope.estimate import Estimate, Fold
 from rlrec.policy import slate

@@ -12,7 +12,7 @@ import pytest
 from scipy.special import chdtrc
 
 from rlrec import policy as kinds
-from rlrec.app import evidence
+from rlrec.app.log import reward_log
 from rlrec.errors import InputError
 from rlrec.policy import history, moments, slate
 from rlrec.policy import reward as rewards
@@ -337,9 +337,9 @@ def log(n: int, *, seed: int) -> tuple[list[list[Event]], dict[str, Any]]:
     return lists, {"n": n, "slot": slot, "kind": place, "value": value, "age_us": age}
 
 
-def impressions(arm: Index, **arrays: Any) -> evidence.Impressions:
+def impressions(arm: Index, **arrays: Any) -> reward_log.Impressions:
     found, default = rewards.of_slots(REWARD, **arrays)
-    return evidence.Impressions(slots={"arm_id": arm}, reward=found, default=default)
+    return reward_log.Impressions(slots={"arm_id": arm}, reward=found, default=default)
 
 
 def test_one_slot_adds_what_arrays_add() -> None:
@@ -349,7 +349,7 @@ def test_one_slot_adds_what_arrays_add() -> None:
     for one, happened in zip(arm.tolist(), lists, strict=True):
         entry = rewards.entry(rewards.of_slot(REWARD, happened, served_at=0))
         total[one] = tuple(np.add(total.get(one, (0, 0, 0)), entry))
-    found = evidence.sums(impressions(arm, **arrays))
+    found = reward_log.sums(impressions(arm, **arrays))
     assert found.keys() == total.keys()
     assert all(found[key] == pytest.approx(total[key], abs=1e-9) for key in total)
 
@@ -358,7 +358,7 @@ def test_sums_of_two_logs_add_up_to_those_of_both() -> None:
     _, arrays = log(400, seed=5)
     found = impressions(np.random.default_rng(6).integers(1, 7, 400), **arrays)
     half = np.arange(400) < 150
-    parts = evidence.added(evidence.sums(found, rows=half), evidence.sums(found, rows=~half))
-    whole = evidence.sums(found)
+    parts = reward_log.added(reward_log.sums(found, rows=half), reward_log.sums(found, rows=~half))
+    whole = reward_log.sums(found)
     assert parts.keys() == whole.keys()
     assert all(parts[key] == pytest.approx(whole[key], abs=1e-9) for key in whole)

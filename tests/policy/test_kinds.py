@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rlrec import policy as kinds
-from rlrec.app.parameters import LEAST, MOST
+from rlrec.app.inputs.parameters import LEAST, MOST
 from rlrec.errors import InputError
 from rlrec.policy import slate
 from rlrec.policy.base import Belief, Policy

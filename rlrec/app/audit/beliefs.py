@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rlrec.app import evidence
 from rlrec.app.audit.findings import UNREADABLE, Findings
-from rlrec.app.crediting import Totals
+from rlrec.app.learning.slot_statistics import Totals
+from rlrec.app.log import reward_log
 from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.scores import Array
 from rlrec.records import Version
@@ -47,7 +47,7 @@ def check(unit: Unit, version: Version, head_seq: int, *, found: Findings, names
             history.taught |= _taught(chunk, chunk["seq"] <= version.seq)
         except UNREADABLE as error:
             told(int(chunk["arm_id"][0]), f"what taught it cannot be read: {error}")
-        history.moved = evidence.added(history.moved, _moved(chunk))
+        history.moved = reward_log.added(history.moved, _moved(chunk))
     _served(unit, version, history, told)
     return history
 

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from rlrec import policy as kinds
-from rlrec.app import designs, lineage, serving
-from rlrec.app.audit.again import ABSOLUTE, CHECK, RELATIVE, Again, Pages, Referred, Stored, compare, whole
 from rlrec.app.audit.findings import UNREADABLE, Findings
-from rlrec.app.audit.states import States
-from rlrec.app.designs import Ids
-from rlrec.app.serving import Case, Serving
+from rlrec.app.audit.session_slates import States
+from rlrec.app.audit.stored_slates import ABSOLUTE, CHECK, RELATIVE, Again, Pages, Referred, Stored, compare, whole
+from rlrec.app.distributions import designs, exact
+from rlrec.app.distributions.designs import Ids
+from rlrec.app.distributions.exact import Case, Serving
+from rlrec.app.log import lineage
 from rlrec.policy import sampler, slate
 from rlrec.policy.scores import Correlated, Index, Scores
 from rlrec.records import Version
@@ -190,7 +191,7 @@ def _single(case: Case, stored: Stored, places: Index) -> Again:
 def moments_of(unit: Unit, version: Version, seqs: Ids) -> Iterator[tuple[Ids, list[tuple[Any, ...]]]]:
     """The beliefs of a version at some changes (ascending), in one walk: changes without a difference between them
     come together, with the rows that `Serving` takes."""
-    state, plain = _State(), serving.plain(version)
+    state, plain = _State(), exact.plain(version)
     at = 0
     for chunk in audit.deltas(unit, version.id, by_seq=True):
         seq, done = chunk["seq"], 0

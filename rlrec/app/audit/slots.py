@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from rlrec.app import crediting, evidence, serving
 from rlrec.app.audit.beliefs import TOLERANCE, History, shown
 from rlrec.app.audit.findings import UNREADABLE, Findings
-from rlrec.app.crediting import Credit, Totals
-from rlrec.app.evidence import Flags
+from rlrec.app.distributions import exact
+from rlrec.app.learning import slot_statistics
+from rlrec.app.learning.slot_statistics import Credit, Totals
+from rlrec.app.log import reward_log
+from rlrec.app.log.reward_log import Flags
 from rlrec.policy.scores import Index
 from rlrec.records import Version
 from rlrec.store import Unit, policies
@@ -65,7 +67,7 @@ class Slots:
                 else:
                     change = whole[same] if same in whole else _held(credit, batch, None)
                     whole[same] = change
-                self._total[cut] = crediting.added(total, change)
+                self._total[cut] = slot_statistics.added(total, change)
             except UNREADABLE as error:
                 self._unreadable[cut] = str(error)
 
@@ -91,10 +93,10 @@ class Slots:
         root, cut = self._root[version.id], self._cuts[version.id]
         taught, forgetting = self.histories[root.id].taught, self._credits[cut].forgetting
         kept = forgetting.discount ** (cut[4] - root.ordinal)
-        expected = crediting.added({place: kept * sums for place, sums in taught.items()}, self._total[cut])
-        expected = crediting.something(expected, oldest=forgetting.oldest(cut[4]))
-        stored = crediting.standing(unit, version, ordinal=cut[4])
-        scale = evidence.added(self.histories[root.id].moved, self.histories[version.id].moved)
+        expected = slot_statistics.added({place: kept * sums for place, sums in taught.items()}, self._total[cut])
+        expected = slot_statistics.something(expected, oldest=forgetting.oldest(cut[4]))
+        stored = slot_statistics.standing(unit, version, ordinal=cut[4])
+        scale = reward_log.added(self.histories[root.id].moved, self.histories[version.id].moved)
         for arm, place in {place[1]: place for place in _differing(stored, expected, scale)}.items():
             said = f"the belief holds {_shown(stored, place)}, its slots and events give {_shown(expected, place)}"
             subject = f"policy {version.policy.name} arm {names.get(arm, f'id {arm}')}"
@@ -103,7 +105,7 @@ class Slots:
 
 def _held(credit: Credit, batch: Batch, last: int | None) -> Totals:
     """What a belief holds of a batch, up to a decision."""
-    found = evidence.rewarded(batch, credit.version.reward, settled_only=False)
+    found = reward_log.rewarded(batch, credit.version.reward, settled_only=False)
     rows = ~batch.slots["censored"] & (batch.slots["decision_id"] >= credit.version.since)
     return credit.sums(found, rows=rows if last is None else rows & (batch.slots["decision_id"] <= last))
 
@@ -131,7 +133,7 @@ def _provenance(version: Version, mine: Mapping[int, Version], now: int) -> tupl
 
 def _minute(version: Version) -> int:
     """0 where beliefs that learn the same reward are the same."""
-    return 0 if serving.plain(version) and not version.since else version.id
+    return 0 if exact.plain(version) and not version.since else version.id
 
 
 def _own(batch: Batch) -> Batch:

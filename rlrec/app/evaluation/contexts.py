@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from rlrec.app.designs import Ids
-from rlrec.app.evaluation.pages import Flags
+from rlrec.app.distributions.designs import Ids
+from rlrec.app.evaluation.log_rows import Flags
 from rlrec.ope.base import distinct
 from rlrec.policy import features
 from rlrec.policy.base import EVERYTHING

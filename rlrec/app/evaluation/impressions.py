@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rlrec.app.evaluation import asked as asking
-from rlrec.app.evaluation import modelling, pages
-from rlrec.app.evaluation.asked import Asked, EmptyLog, View
-from rlrec.app.evaluation.modelling import RewardModel
-from rlrec.app.evaluation.pages import Rows
-from rlrec.app.evaluation.scoring import Known
+from rlrec.app.evaluation import log_rows, reward_models
+from rlrec.app.evaluation import request as asking
+from rlrec.app.evaluation.log_rows import Rows
+from rlrec.app.evaluation.probabilities import Known
+from rlrec.app.evaluation.request import Asked, EmptyLog, View
+from rlrec.app.evaluation.reward_models import RewardModel
 from rlrec.app.evaluation.targets import Target
 from rlrec.ope.base import Estimator
 from rlrec.ope.direct import RidgeSums
@@ -53,12 +53,12 @@ class Impressions:
         """Each batch as each view sees it, and the contexts that came with it; fitted: what a reward model needs, with
         the rows that a view does not judge its target by."""
         asked = self.asked
-        columns = [*(pages.FITTED if fitted else self._columns), *(["user_id"] if asked.spanning else [])]
+        columns = [*(log_rows.FITTED if fitted else self._columns), *(["user_id"] if asked.spanning else [])]
         for batch in reader.batches(self.unit, asked.selection, columns=columns, wanted=asked.library.wanted):
-            standing = pages.page(batch.slots)
-            cluster = pages.clusters(batch.slots, asked.by, depth=standing.depth)
+            standing = log_rows.page(batch.slots)
+            cluster = log_rows.clusters(batch.slots, asked.by, depth=standing.depth)
             for view in self.views:
-                rows, immature = pages.rows(batch, view.reward, standing, now=self.unit.now, cluster=cluster)
+                rows, immature = log_rows.rows(batch, view.reward, standing, now=self.unit.now, cluster=cluster)
                 mine = rows if fitted else view.scorers[0].rows(rows)
                 if not fitted:
                     view.seen, view.immature = view.seen + len(batch), view.immature + immature
@@ -71,15 +71,15 @@ class Impressions:
         targets = self.asked.targets
         states = any(target.stateful for target in targets)
         split = any(lesson.split for target in targets for lesson in target.lessons)
-        return [*pages.JUDGED, *(pages.STATES if states else []), *(["split"] if split else [])]
+        return [*log_rows.JUDGED, *(log_rows.STATES if states else []), *(["split"] if split else [])]
 
     def _models(self) -> Mapping[int, RewardModel]:
         """A reward model per reward definition: the one given, or one fitted in a first pass."""
         asked, path = self.asked, self.asked.request.reward_model
         if path is not None:
-            given = modelling.tabled(path, by=asked.request.reward_model_by, arms=asked.arms, keys=asked.keys)
+            given = reward_models.tabled(path, by=asked.request.reward_model_by, arms=asked.arms, keys=asked.keys)
             return {view.reward.id: given for view in self.views}
-        fitting = modelling.fitting(asked.arms, positions=reader.longest(self.unit, asked.selection))
+        fitting = reward_models.fitting(asked.arms, positions=reader.longest(self.unit, asked.selection))
         definitions = {view.reward.id: view.reward for view in self.views}
         judges = {view.reward.id: view for view in self.views}
         sums: dict[int, RidgeSums] = {}

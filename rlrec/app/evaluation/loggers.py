@@ -8,11 +8,12 @@ from functools import cache, lru_cache
 
 import numpy as np
 
-from rlrec.app import designs, lineage, serving
-from rlrec.app.designs import Ids
+from rlrec.app.distributions import designs, exact
+from rlrec.app.distributions.designs import Ids
+from rlrec.app.distributions.exact import Serving
 from rlrec.app.evaluation.contexts import Contexts
-from rlrec.app.evaluation.pages import Flags, Rows
-from rlrec.app.serving import Serving
+from rlrec.app.evaluation.log_rows import Flags, Rows
+from rlrec.app.log import lineage
 from rlrec.ope.base import distinct
 from rlrec.policy import slate
 from rlrec.policy.base import Policy
@@ -134,7 +135,7 @@ class Loggers:
         return designs.policy_of(self._versions[version_id])
 
     def _load(self, version_id: int, seq: int, ordinal: int) -> Serving:
-        return serving.load(self.unit, self._versions[version_id], seq=seq, ordinal=ordinal)
+        return exact.load(self.unit, self._versions[version_id], seq=seq, ordinal=ordinal)
 
 
 @lru_cache(maxsize=1_000)

@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from rlrec.app import visits
-from rlrec.app.designs import Ids
-from rlrec.app.evaluation import asked as asking
-from rlrec.app.evaluation import pages
-from rlrec.app.evaluation.asked import Asked, EmptyLog, View
+from rlrec.app.distributions.designs import Ids
+from rlrec.app.evaluation import log_rows
+from rlrec.app.evaluation import request as asking
 from rlrec.app.evaluation.contexts import Contexts
-from rlrec.app.evaluation.pages import Flags, Rows
-from rlrec.app.evaluation.scoring import Known, Scorer
+from rlrec.app.evaluation.log_rows import Flags, Rows
+from rlrec.app.evaluation.probabilities import Known, Scorer
+from rlrec.app.evaluation.request import Asked, EmptyLog, View
 from rlrec.app.evaluation.targets import Target
-from rlrec.app.valuing import Decisions, Fitting, Shown, Values
-from rlrec.app.visits import Cutoff, Told, Visits
+from rlrec.app.evaluation.visit_values import Decisions, Fitting, Shown, Values
+from rlrec.app.log import ended_visits
+from rlrec.app.log.ended_visits import Cutoff, Told, Visits
 from rlrec.errors import InputError
 from rlrec.ope.estimate import Estimate
 from rlrec.ope.sequential import SessionEstimator
@@ -55,9 +55,9 @@ class Sessions:
     def __init__(self, asked: Asked, estimators: Mapping[str, SessionEstimator]) -> None:
         self.asked, self.unit = asked, asked.unit
         horizon = reader.steps(self.unit, asked.selection)
-        if horizon > visits.LONGEST:
+        if horizon > ended_visits.LONGEST:
             raise InputError(
-                f"a session of {horizon:,} decisions is longer than the {visits.LONGEST:,} that can be judged",
+                f"a session of {horizon:,} decisions is longer than the {ended_visits.LONGEST:,} that can be judged",
                 hint="estimate per impression, or leave it out by --log",
             )
         self.fold = SessionFold(
@@ -85,9 +85,9 @@ class Sessions:
     def _log(self, views: list[_View]) -> Iterator[tuple[_View, Visits, Told, Texts | None]]:
         """The usable visits of each batch as each view sees them, what became of the others, and the contexts."""
         wanted, selection = self.asked.library.wanted, self.asked.selection
-        for batch in reader.batches(self.unit, selection, columns=visits.READ, wanted=wanted, visits=True):
+        for batch in reader.batches(self.unit, selection, columns=ended_visits.READ, wanted=wanted, visits=True):
             for view in views:
-                yield view, *visits.whole(batch, view.reward, self.cutoffs[view.reward.id]), batch.contexts
+                yield view, *ended_visits.whole(batch, view.reward, self.cutoffs[view.reward.id]), batch.contexts
 
     @staticmethod
     def _own(view: _View, found: Visits) -> Visits:
@@ -113,7 +113,7 @@ class Sessions:
     def _cluster(self, found: Visits) -> Ids:
         """The unit that each visit belongs to, (s,)."""
         slots = {name: found.once(name) for name in ("decision_id", "session_id", "user_id")}
-        return pages.clusters(slots, self.asked.by, depth=np.zeros(len(found.reward), np.int64))[found.start[:-1]]
+        return log_rows.clusters(slots, self.asked.by, depth=np.zeros(len(found.reward), np.int64))[found.start[:-1]]
 
     def _decisions(self, found: Visits, contexts: Contexts) -> Decisions:
         """As the model of returns sees them: an arm is known by what the visit has seen of it."""

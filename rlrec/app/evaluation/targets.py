@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlrec.app import lineage, naming, serving
-from rlrec.app.lineage import Flags, Lesson
+from rlrec.app.distributions import exact
+from rlrec.app.distributions.exact import Serving
+from rlrec.app.inputs import lookup
+from rlrec.app.log import lineage
+from rlrec.app.log.lineage import Flags, Lesson
 from rlrec.app.reward import find as reward_named
-from rlrec.app.serving import Serving
 from rlrec.errors import InputError, suggest
 from rlrec.policy.sampler import Words
 from rlrec.records import Policy, Reward, Version
@@ -63,7 +65,7 @@ class Target:
 def resolve(unit: Unit, names: Sequence[str], *, reward: str | None, greedy: bool) -> list[Target]:
     """The targets as they stand now. A policy wins over a built-in of its name. Raises InputError for an unknown
     one."""
-    found = naming.resolve(unit, names)
+    found = lookup.resolve(unit, names)
     asked = None if reward is None else reward_named(unit, reward)
     return [_target(unit, name, found[name], asked, greedy=greedy) for name in dict.fromkeys(names)]
 
@@ -83,7 +85,7 @@ def _target(unit: Unit, name: str, found: object, reward: Reward | None, *, gree
         number=version.number,
         policy_id=version.policy.id,
         reward=reward or version.reward,
-        serving=None if logged else serving.load(unit, version, greedy=greedy),
+        serving=None if logged else exact.load(unit, version, greedy=greedy),
         lessons=lineage.learned(lineage.ancestry(unit, version)),
         seq=found[1].seq,
     )
@@ -92,7 +94,7 @@ def _target(unit: Unit, name: str, found: object, reward: Reward | None, *, gree
 def _unknown(unit: Unit, name: str, error: InputError) -> InputError:
     if error.message.startswith("unknown policy"):
         known = [*BUILT_IN, *(policy.name for policy in policies.all_policies(unit))]
-        wanted = naming.split(name)[0]
+        wanted = lookup.split(name)[0]
         hint = suggest(wanted, known) or f"a target is a policy, NAME@V or {', '.join(BUILT_IN)}"
         return InputError(f"unknown target {wanted!r}", hint=hint)
     return InputError(error.message, hint=error.hint)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlrec.app.designs import Ids
-from rlrec.app.evidence import Flags
-from rlrec.app.training.spool import Case, Rows
+from rlrec.app.distributions.designs import Ids
+from rlrec.app.log.reward_log import Flags
+from rlrec.app.training.dataset import Case, Rows
 from rlrec.ope.base import distinct
 from rlrec.policy.gradient import State
 from rlrec.policy.scores import Array, Index

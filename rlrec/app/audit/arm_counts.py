@@ -1,0 +1,163 @@
+"""How often each arm was shown against the propensities that were logged: a wrong logger gives itself away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlrec.app.audit.findings import Findings
+from rlrec.app.distributions.designs import Ids
+from rlrec.ope import betting
+from rlrec.policy.scores import Array
+from rlrec.records import Policy
+from rlrec.store import Unit, contents
+from rlrec.store.reader import Batch
+
+CHECK = "shown"
+ALARM = 1e-4  # chance that an honest store is ever accused, over all its policies, arms and nights
+PORTION = 200  # eligible sets at a time
+COUNTS = 4  # sums of a tally beside its bets
+
+
+@dataclass(frozen=True, eq=False)
+class Tally:
+    """Of each arm (m,), over the decisions in which it was eligible and whose propensity is known.
+
+    n decisions; shown how often it was; weight the sum of 1{shown}/p; variance the sum of 1{shown}(1 - p)/p^2; bets
+    the log wealth of each bet against the logger, (BETS, m). At the first position, or at the one that was observed."""
+
+    arms: Ids
+    n: Array
+    shown: Array
+    weight: Array
+    variance: Array
+    bets: Array
+
+
+def z(tally: Tally) -> Array:
+    """(sum 1{shown}/p - n) / sqrt(sum 1{shown}(1 - p)/p^2), (m,); 0 where an arm was never shown, or always certain.
+
+    Evidence for the eye, no test: it is about normal at one look only, and its lower tail proves nothing, as the
+    variance of decisions that did not show the arm is missing from it."""
+    moved = tally.variance > 0
+    spread = np.sqrt(np.where(moved, tally.variance, 1.0))
+    return np.where(moved, (tally.weight - tally.n) / spread, 0.0)
+
+
+class Shown:
+    """The arms of one policy, in the order of its log: batches that were full once are the same ones every night."""
+
+    def __init__(self, unit: Unit, found: Findings) -> None:
+        self.unit = unit
+        self.found = found
+        self._arms = np.empty(0, np.int64)
+        self._totals = np.zeros((COUNTS + betting.BETS, 0))
+
+    def take(self, batch: Batch) -> None:
+        slots, first = batch.slots, _first(batch)
+        self._eligible(slots["eligible_id"], slots["arm_id"], slots["decision_id"])
+        self._totals[COUNTS:] = betting.shared(self._totals[COUNTS:])
+        position = slots["position"][first]
+        p = np.where(np.isnan(slots["propensity"][first]), slots["marginal"][first], slots["propensity"][first])
+        # below the first position a conditional says nothing without the arms above it
+        p = np.where(position == 1, p, slots["marginal"][first])
+        known = ~np.isnan(p) & ~slots["rounded"][first]
+        rows, p = first[known], p[known]
+        least = np.where(position[known] == 1, np.nan_to_num(slots["min_propensity"][rows]), 0.0)
+        missed = betting.missed(least)
+        self._count(slots["eligible_id"][rows], missed)
+        weight = np.minimum(1 / p, betting.HEAVIEST)
+        counts = np.zeros_like(p), np.ones_like(p), weight, (1 - p) * weight * weight
+        self._add(slots["arm_id"][rows], [*counts, *(betting.hit(p, least) - missed)])
+
+    def _count(self, sets: Ids, missed: Array) -> None:
+        """One more decision for every arm that was eligible in it, as if it had not been shown."""
+        ids, place = np.unique(sets, return_inverse=True)
+        sums = np.zeros((COUNTS + betting.BETS, len(ids)))
+        sums[0] = np.bincount(place.ravel(), minlength=len(ids))
+        for total, factor in zip(sums[COUNTS:], missed, strict=True):
+            total += np.bincount(place.ravel(), weights=factor, minlength=len(ids))
+        for part, arms, sizes in members(self.unit, ids):
+            self._add(arms, (np.repeat(row, sizes) for row in sums[:, part]))
+
+    def _eligible(self, sets: Ids, arms: Ids, decisions: Ids) -> None:
+        """Every arm shown was among the eligible ones."""
+        ids = np.unique(sets)
+        for part, eligible, sizes in members(self.unit, ids):
+            portion = ids[part]
+            inside = np.flatnonzero(np.isin(sets, portion))
+            width = int(max(eligible.max(initial=0), arms.max(initial=0))) + 1
+            allowed = np.repeat(np.arange(len(portion)), sizes) * width + eligible
+            mine = np.searchsorted(portion, sets[inside]) * width + arms[inside]
+            for decision in np.unique(decisions[inside[~np.isin(mine, allowed)]]).tolist():
+                self.found.error("dangling", f"decision {decision}", "an arm was shown that was not eligible")
+
+    def _add(self, arms: Ids, rows: Iterable[Array]) -> None:
+        known = np.union1d(self._arms, arms)
+        totals = np.zeros((len(self._totals), len(known)))
+        totals[:, np.searchsorted(known, self._arms)] = self._totals
+        place = np.searchsorted(known, arms)
+        for total, row in zip(totals, rows, strict=True):
+            total += np.bincount(place, weights=row, minlength=len(known))
+        self._arms, self._totals = known, totals
+
+    def tally(self) -> Tally:
+        n, shown, weight, variance = self._totals[:COUNTS]
+        return Tally(self._arms, n, shown, weight, variance, self._totals[COUNTS:])
+
+    def finish(self, policy: Policy, names: Mapping[int, str]) -> int:
+        """Findings of the policy's arms: how many were looked at."""
+        for arm, why in accused(self.tally(), policy=policy.id):
+            self.found.error(CHECK, f"policy {policy.name} arm {names.get(arm, f'id {arm}')}", why)
+        return len(self._arms)
+
+
+def _first(batch: Batch) -> Ids:
+    """The row of each decision's first observed slot: they are in order of decision and position."""
+    ids = batch.slots["decision_id"]
+    return np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]])
+
+
+def members(unit: Unit, ids: Ids) -> Iterator[tuple[slice, Ids, Ids]]:
+    """Eligible sets by portions: which of `ids` they are, their arms one after the other, and how many each has; a set
+    that cannot be read has none."""
+    for start in range(0, len(ids), PORTION):
+        part = slice(start, start + PORTION)
+        yield part, *_members(unit, ids[part])
+
+
+def _members(unit: Unit, ids: Ids) -> tuple[Ids, Ids]:
+    try:
+        sets = contents.eligible_arms(unit, ids.tolist())
+        lists = [np.array(sets.get(key, ()), np.int64) for key in ids.tolist()]
+    except (TypeError, ValueError):
+        lists = [_readable(unit, key) for key in ids.tolist()]
+    return np.concatenate(lists), np.array([len(arms) for arms in lists], np.int64)
+
+
+def _readable(unit: Unit, key: int) -> Ids:
+    try:
+        return np.array(contents.eligible_arms(unit, [key]).get(key, ()), np.int64)
+    except (TypeError, ValueError):
+        return np.empty(0, np.int64)
+
+
+def evidence(tally: Tally, *, policy: int) -> Array:
+    """Log of what the bets on each arm won, (m,), times the arm's share of the money of the whole store.
+
+    An id j of a policy or an arm is given once and for ever, and 1 / (j (j + 1)) adds up to 1 over all of them."""
+    share = np.log(policy) + np.log(policy + 1) + np.log(tally.arms) + np.log(tally.arms + 1)
+    won: Array = betting.log_wealth(tally.bets) - share
+    return won
+
+
+def accused(tally: Tally, *, policy: int) -> Iterator[tuple[int, str]]:
+    """Arms whose count cannot be, and why. policy: its id."""
+    won, score = evidence(tally, policy=policy), z(tally)
+    for place in np.flatnonzero(won >= -np.log(ALARM)).tolist():
+        said = f"shown {tally.shown[place]:.0f} times in {tally.n[place]:.0f} decisions"
+        said += f", which the logged propensities weigh as {tally.weight[place]:.6g} (z {score[place]:.1f})"
+        chance = max(float(np.exp(-won[place])), 1e-300)
+        yield int(tally.arms[place]), f"{said}: the chance of this at any time of an honest log is below {chance:.1g}"

@@ -1,0 +1,111 @@
+"""Whether a policy still tries its arms: of what it never shows, nobody will ever learn anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from rlrec.app.audit.arm_counts import members
+from rlrec.app.audit.findings import Findings
+from rlrec.app.distributions.designs import Ids
+from rlrec.policy.scores import Array
+from rlrec.records import Policy
+from rlrec.store import Unit
+from rlrec.store.bulk import Columns
+from rlrec.store.reader import Batch
+from rlrec.times import written
+
+STARVING, ENTROPY = "starving", "entropy"
+LONG = 1_000  # decisions that tell something, at least
+FAIR = 20.0  # times that a policy without preferences would have shown the arm
+NAMED = 3  # arms in one finding
+EFFECTIVE = 1.05  # arms
+
+
+class Starving:
+    """Per arm the policy's own decisions in which it was eligible, since the last one that showed it.
+
+    active: the keys of the arms that are not retired."""
+
+    def __init__(self, unit: Unit, policy: Policy, *, active: Mapping[int, str]) -> None:
+        self.unit = unit
+        self.policy = policy
+        self.active = active
+        self._arms = np.empty(0, np.int64)
+        self._shown_at = np.empty(0, np.int64)  # 0: never
+        # decisions; how often chance alone would have shown it in them; how often their smallest propensities promise
+        self._since = np.zeros((3, 0))
+
+    def take(self, batch: Batch) -> None:
+        own = {name: column[~batch.slots["imported"]] for name, column in batch.slots.items()}
+        ids, first, row = np.unique(own["decision_id"], return_index=True, return_inverse=True)
+        if len(ids):
+            self._know(own["arm_id"])
+            self._forget(own)
+            self._count(own, first, row)
+
+    def _know(self, arms: Ids) -> None:
+        known = np.union1d(self._arms, arms)
+        before = np.searchsorted(known, self._arms)
+        shown_at, since = np.zeros(len(known), np.int64), np.zeros((3, len(known)))
+        shown_at[before], since[:, before] = self._shown_at, self._since
+        self._arms, self._shown_at, self._since = known, shown_at, since
+
+    def _forget(self, own: Columns) -> None:
+        """What an arm waited before it was shown in this batch."""
+        place = np.searchsorted(self._arms, own["arm_id"])
+        self._since[:, place] = 0.0
+        np.maximum.at(self._shown_at, place, own["at"])
+
+    def _count(self, own: Columns, first: Ids, row: Ids) -> None:
+        """The decisions of a batch after the one that showed an arm last, or all of them where none did."""
+        sets, which = np.unique(own["eligible_id"][first], return_inverse=True)
+        n = len(first)
+        keys = np.sort(which * n + np.arange(n))  # decisions by eligible set, and in their order
+        promised = np.r_[0.0, own["min_propensity"][first][keys % n].cumsum()]
+        for part, arms, sizes in members(self.unit, sets):
+            self._know(arms)
+            last = np.full(len(self._arms), -1)
+            np.maximum.at(last, np.searchsorted(self._arms, own["arm_id"]), row)
+            place = np.searchsorted(self._arms, arms)
+            begin = np.repeat(np.arange(len(sets))[part] * n, sizes)
+            start, end = np.searchsorted(keys, begin + last[place] + 1), np.searchsorted(keys, begin + n)
+            found = end - start, (end - start) / np.repeat(sizes, sizes), promised[end] - promised[start]
+            for total, more in zip(self._since, found, strict=True):
+                total += np.bincount(place, weights=more, minlength=len(self._arms))
+
+    def finish(self, found: Findings) -> None:
+        since, fair, promised = self._since
+        hungry = np.flatnonzero((since >= LONG) & (fair >= FAIR) & (promised < 1))
+        hungry = hungry[np.isin(self._arms[hungry], list(self.active))]
+        if len(hungry):
+            longest = hungry[np.argsort(-since[hungry], kind="stable")]
+            arms = ", ".join(map(self._told, longest[:NAMED].tolist()))
+            detail = f"{len(hungry)} active arm{'s' if len(hungry) > 1 else ''} not shown for long: {arms}"
+            more = ", ..." if len(hungry) > NAMED else ""
+            found.warning(STARVING, f"policy {self.policy.name}", f"{detail}{more}; a floor would keep them in the log")
+
+    def _told(self, place: int) -> str:
+        at = int(self._shown_at[place])
+        when = f"since {written(at)}" if at else "ever"
+        return f"{self.active[int(self._arms[place])]} (in {self._since[0, place]:,.0f} decisions, not {when})"
+
+
+class Entropy:
+    """How many arms the policy chooses among in effect, in its last own decisions with a choice."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self._surprise: Array = np.empty(0)
+
+    def take(self, batch: Batch) -> None:
+        slots = batch.slots
+        # where an arm is alone, its propensity is the smallest one: 1
+        chosen = ~slots["imported"] & (slots["position"] == 1) & (slots["min_propensity"] < 1)
+        self._surprise = np.r_[self._surprise, -np.log(slots["propensity"][chosen])][-LONG:]
+
+    def finish(self, found: Findings) -> None:
+        if len(self._surprise) == LONG and (arms := float(np.exp(self._surprise.mean()))) < EFFECTIVE:
+            detail = f"the last {LONG:,} decisions chose among {arms:.3f} arms in effect"
+            found.warning(ENTROPY, f"policy {self.policy.name}", f"{detail}: the log can judge no other policy")

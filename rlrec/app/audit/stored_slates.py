@@ -1,0 +1,143 @@
+"""Pages as they are stored beside what was derived of them again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rlrec.app.audit.findings import Findings
+from rlrec.app.distributions.designs import Ids
+from rlrec.policy import slate
+from rlrec.policy.base import EVERYTHING
+from rlrec.policy.scores import Array, Flags, Index
+from rlrec.store import Unit, arms, contents
+from rlrec.store.bulk import Columns
+
+CHECK, DRAWS = "propensities", "draws"
+ABSOLUTE, RELATIVE = 1e-9, 1e-6  # a propensity computed another way may differ by either
+
+
+@dataclass(frozen=True, eq=False)
+class Pages:
+    """Decisions with all slots of their page: columns of `audit`, and the row of each one's first slot, (n,)."""
+
+    slots: Columns
+    first: Ids
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def once(self, name: str) -> npt.NDArray[Any]:
+        return self.slots[name][self.first]
+
+    def of(self, name: str, pages: Index, size: int) -> npt.NDArray[Any]:
+        """A slot's column of some pages of one length, (pages, size)."""
+        found: npt.NDArray[Any] = self.slots[name][self.first[pages][:, None] + np.arange(size)]
+        return found
+
+    def take(self, kept: Flags) -> Pages:
+        size = self.once("size")[kept]
+        first = self.first[kept]
+        rows = np.repeat(first - np.r_[0, np.cumsum(size)[:-1]], size) + np.arange(size.sum())
+        return Pages({name: column[rows] for name, column in self.slots.items()}, np.r_[0, np.cumsum(size)[:-1]])
+
+
+def whole(slots: Columns) -> Pages:
+    """Pages that are whole; others are told of as dangling."""
+    ids = slots["decision_id"]
+    first = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]]) if len(ids) else np.empty(0, np.int64)
+    length = np.diff(np.r_[first, len(ids)])
+    last = slots["position"][first + length - 1] if len(ids) else first
+    complete = (length == slots["size"][first]) & (last == length)
+    return Pages(slots, first).take(complete) if len(ids) else Pages(slots, first)
+
+
+class Referred:
+    """The contexts and eligible sets that decisions refer to. reads: the fields of contexts that matter."""
+
+    def __init__(self, unit: Unit, found: Findings, *, reads: Sequence[str]) -> None:
+        self.unit, self.found, self.reads = unit, found, reads
+        self._sets: dict[int, tuple[Ids, dict[int, str]] | None] = {}
+        self._contexts: dict[int, dict[str, object]] = {}
+
+    def read(self, context_ids: Ids) -> None:
+        """Contexts that will be asked for; one that cannot be read counts as empty."""
+        if not self.reads:
+            return
+        for key, body in contents.context_bodies(self.unit, set(context_ids.tolist())).items():
+            try:
+                context = json.loads(body)
+                names = context if self.reads == EVERYTHING else self.reads
+                self._contexts[key] = {name: context.get(name) for name in names}
+            except (AttributeError, TypeError, ValueError):
+                self.found.error(CHECK, f"context {key}", "it cannot be read")
+
+    def context(self, key: int) -> Mapping[str, object]:
+        return self._contexts.get(key, {})
+
+    def eligible(self, key: int) -> tuple[Ids, dict[int, str]] | None:
+        """Arms and their keys; None where a set cannot be read, which is told of as dangling."""
+        if key not in self._sets:
+            if len(self._sets) > 1_000:
+                self._sets.clear()
+            try:
+                ids = contents.eligible_arms(self.unit, [key])[key]
+                names = arms.keys(self.unit, ids)
+                self._sets[key] = (np.array(ids, np.int64), names) if len(names) == len(set(ids)) else None
+            except (KeyError, TypeError, ValueError):
+                self._sets[key] = None
+        return self._sets[key]
+
+
+class Stored:
+    """What is stored of pages of one length: (n,), and (n, size) of their slots."""
+
+    def __init__(self, pages: Pages, group: Index, size: int) -> None:
+        self.ids: Ids = pages.slots["decision_id"][pages.first[group]]
+        self.seeds = pages.slots["seed"][pages.first[group]].view(np.uint64)
+        self.log: Array = pages.slots["log_propensity"][pages.first[group]]
+        self.arms: Ids = pages.of("arm_id", group, size)
+        self.propensity: Array = pages.of("propensity", group, size)
+        self.marginal: Array = pages.of("marginal", group, size)
+        self.min_propensity: Array = pages.of("min_propensity", group, size)
+
+
+@dataclass(frozen=True, eq=False)
+class Again:
+    """The same, derived: of the slates stored, (n, size). redrawn (n,): the seed gives another slate.
+
+    Where the seed gives another slate of several positions, their smallest probabilities are taken as stored."""
+
+    redrawn: Flags
+    propensity: Array
+    marginal: Array
+    min_propensity: Array
+
+
+def compare(stored: Stored, again: Again, *, of: str, found: Findings) -> None:
+    """Tell of every page that is not what was derived. of: what it was derived from."""
+    for row in np.flatnonzero(again.redrawn).tolist():
+        found.error(DRAWS, f"decision {stored.ids[row]}", f"its seed draws another slate from {of}")
+    said: dict[int, list[str]] = {}
+    for name in ("propensity", "marginal", "min_propensity"):
+        its, derived = getattr(stored, name), getattr(again, name)
+        # a marginal without a closed form is stored as none
+        wrong = ~_near(its, derived) & ~(np.isnan(its) & (np.isnan(derived) | (derived <= 0)))
+        for row, column in np.argwhere(wrong).tolist():
+            values = f"{its[row, column]:.12g}, not {derived[row, column]:.12g}"
+            said.setdefault(row, []).append(f"{name} at position {column + 1} is {values}")
+    joint = np.log(np.maximum(again.propensity, slate.SMALLEST)).sum(axis=1)
+    for row in np.flatnonzero(~_near(np.exp(stored.log), np.exp(joint))).tolist():
+        said.setdefault(row, []).append(f"log_propensity is {stored.log[row]:.12g}, not {joint[row]:.12g}")
+    for row, what in sorted(said.items()):
+        found.error(CHECK, f"decision {stored.ids[row]}", f"from {of}: {'; '.join(what)}")
+
+
+def _near(stored: Array, derived: Array) -> Flags:
+    distance = np.abs(stored - derived)
+    return (distance <= ABSOLUTE) | (distance <= RELATIVE * derived)

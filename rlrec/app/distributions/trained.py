@@ -1,0 +1,123 @@
+"""What a trained version makes of decisions: the states that it reads, and the scores of the arms there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+
+from rlrec.app.distributions import designs
+from rlrec.app.distributions.designs import Described, Ids
+from rlrec.ope.base import distinct
+from rlrec.policy.gradient import OF_ARM, Gradient, Parameters, State, placed, scored
+from rlrec.policy.history import History
+from rlrec.policy.scores import Array
+from rlrec.records import Version
+from rlrec.store import Unit, contents, weights
+
+CELLS = 2_000_000  # scores that are worked out at a time
+SETS = 500  # eligible sets that are read at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """Decisions that share an eligible set as it was described: their rows, the arms (m,), ascending, and the noiseless
+    score of each, (rows, m)."""
+
+    rows: Ids
+    arms: Ids
+    score: Array
+
+
+class Trained:
+    """One version of a kind that reads states. greedy: without its exploration."""
+
+    def __init__(self, unit: Unit, version: Version, *, greedy: bool = False) -> None:
+        made = cast(Gradient, designs.policy_of(version))
+        self.unit, self.version = unit, version
+        self.policy = made.greedy() if greedy else made
+        found = weights.of(unit, version.id)
+        self.arms: Ids = np.array([row[0] for row in found], np.int64)
+        packed = np.frombuffer(b"".join(row[1] for row in found), "<f8")
+        both: Mapping[str, Any] = version.parameters.get("shared", {})
+        self.parameters = made.unpacked(packed, both)
+        self.described = Described(unit, made.design.arm)
+
+    def of(self, arms: Ids, revision: int) -> tuple[Parameters, Array]:
+        """Its parameters for these arms, and their features by a catalogue."""
+        return self.parameters_of(arms), self.described.of(arms, revision)
+
+    def parameters_of(self, arms: Ids) -> Parameters:
+        """Its parameters for these arms; an arm that it has never seen has nothing of its own."""
+        place = np.minimum(np.searchsorted(self.arms, arms), max(0, len(self.arms) - 1))
+        known = self.arms[place] == arms if len(self.arms) else np.zeros(len(arms), np.bool_)
+        found = dict(self.parameters)
+        for name in OF_ARM:
+            values = np.zeros((len(arms), *self.parameters[name].shape[1:]))
+            values[known] = self.parameters[name][place[known]]
+            found[name] = values
+        return found
+
+    def encoded(self, contexts: Sequence[Mapping[str, Any]]) -> Array:
+        """Features of contexts, (n, q)."""
+        found: Array = self.policy.design.context.encode(contexts)
+        return found
+
+    def states(self, context: Array, history: History, revision: Ids) -> State:
+        """States of decisions by encoded contexts (n, q), what they remember, and the catalogue of each, (n,)."""
+        return self.policy.states(context, history, self._features(history.arm, revision[history.rows]))
+
+    def _features(self, arms: Ids, revision: Ids) -> Array:
+        """Of arms as they were described at a revision each, (e, p)."""
+        if not len(arms):
+            return np.zeros((0, len(self.policy.design.arm.names)))
+        epoch = np.array([self.described.epoch(one) for one in np.unique(revision).tolist()])
+        first, which = distinct(arms, epoch[np.searchsorted(np.unique(revision), revision)])
+        rows = [self.described.of(arms[[row]], int(revision[row]))[0] for row in first.tolist()]
+        found: Array = np.array(rows)[which]
+        return found
+
+    def scores(self, state: State, arms: Ids, revision: int) -> Array:
+        """Noiseless scores of arms, ascending, as a catalogue described them, in n states, (n, m)."""
+        parameters, described = self.of(arms, revision)
+        return self.policy.scores_of(parameters, state, arms=arms, described=described)
+
+    def cases(self, state: State, eligible: Ids, revision: Ids) -> Iterator[Case]:
+        """Decisions by eligible set (its id, (n,)) and catalogue, few enough at a time for their scores to be held."""
+        revisions, at = np.unique(revision, return_inverse=True)
+        epoch = np.array([self.described.epoch(one) for one in revisions.tolist()], np.int64)[at]
+        first, which = distinct(epoch, eligible)
+        order, ends, start = np.argsort(which, kind="stable"), np.cumsum(np.bincount(which)).tolist(), 0
+        state = state.take(order) if len(first) > 1 else state
+        sets = self._sets(eligible[first], epoch[first], revision[first])
+        for (arms, effective), end in zip(sets, ends, strict=True):
+            while start < end:
+                until = min(start + max(1, CELLS // len(arms)), end)
+                part = placed(state.between(start, until), arms)
+                yield Case(order[start:until], arms, scored(effective, part))
+                start = until
+
+    def _sets(self, eligible: Ids, epoch: Ids, revision: Ids) -> Iterator[tuple[Ids, tuple[Array, Array, Array]]]:
+        """The arms of eligible sets, which stand by epoch, and what the parameters come to for them."""
+        for same in np.split(np.arange(len(eligible)), np.flatnonzero(np.diff(epoch)) + 1):
+            for start in range(0, len(same), SETS):
+                some = same[start : start + SETS]
+                found = contents.eligible_arms(self.unit, set(eligible[some].tolist()))
+                sets = [np.array(found[key], np.int64) for key in eligible[some].tolist()]
+                every = np.unique(np.concatenate(sets))
+                weights, bias, own = self.policy.effective(*self.of(every, int(revision[some[0]])))
+                for arms in sets:
+                    at = np.searchsorted(every, arms)
+                    yield arms, (weights[at], bias[at], own[at])
+
+
+def readings(unit: Unit, context_ids: Ids) -> tuple[list[dict[str, Any]], Ids]:
+    """The distinct contexts of decisions, and which of them each has, (n,)."""
+    import msgspec
+
+    ids, which = np.unique(context_ids, return_inverse=True)
+    decode: Callable[[str], dict[str, Any]] = msgspec.json.Decoder().decode
+    bodies = contents.context_bodies(unit, ids.tolist())
+    return list(map(decode, map(bodies.__getitem__, ids.tolist()))), which.reshape(-1)

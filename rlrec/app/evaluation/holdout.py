@@ -1,0 +1,111 @@
+"""A holdout: a share of an experiment's units that is served uniformly, so that estimates can be held against truth."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from math import isnan, nan
+from typing import Any
+
+from rlrec import policy as kinds
+from rlrec.app.inputs import canonical
+from rlrec.errors import InputError
+from rlrec.records import Reward
+from rlrec.store import Unit, policies
+from rlrec.store.experiments import Experiment
+
+LABEL, KIND = "holdout", "uniform"
+LEAST, MOST = 1e-9, 0.5
+VERDICTS = ("ok", "weak", "insufficient")
+Estimate = Mapping[str, Any]
+
+
+def check(share: float) -> None:
+    """Raises InputError for a share that is next to none, or more than half."""
+    if not LEAST <= share <= MOST:
+        hint = f"it lies between {LEAST:g} and {MOST:g}"
+        raise InputError(f"the uniform holdout is {share:g} of all units", hint=hint)
+
+
+def weight(share: float, others: Sequence[float]) -> float:
+    """What makes it this share of all units, beside variants of these weights."""
+    return sum(others) * share / (1 - share)
+
+
+def add_policy(unit: Unit, experiment: str, reward: Reward) -> int:
+    """The uniform policy of an experiment, made of no other one: its id."""
+    policy_id = policies.add_policy(
+        unit,
+        name=f"{KIND}@{experiment}/{LABEL}",
+        kind=KIND,
+        params=kinds.values(kinds.make(KIND, {})),
+        definition=canonical.text({"experiment": experiment, "variant": LABEL}),
+    )
+    version_id = policies.add_version(
+        unit,
+        policy_id=policy_id,
+        number=1,
+        status="learning",
+        reward_id=reward.id,
+        seq=0,
+        entered_to=None if reward.learn == "served" else 0,
+        learned_from={},
+    )
+    policies.add_head(unit, policy_id, live_id=version_id)
+    return policy_id
+
+
+def share(experiment: Experiment) -> float | None:
+    """Of all units; None without a holdout."""
+    asked = json.loads(experiment.definition).get(LABEL)
+    return None if asked is None else float(asked)
+
+
+def compared(unit: Unit, experiment: Experiment, reward: Reward, *, level: float) -> dict[str, Any] | None:
+    """What `uniform` earned on its own decisions, against what the other variants' log says that it earns.
+
+    Both are means per impression of mature, uncensored decisions, their errors clustered by the unit that was assigned;
+    the p-value is that of Welch's t, an effective unit counting as one. The verdict is the worse of the two."""
+    from rlrec.ope import comparison
+
+    kept = share(experiment)
+    if kept is None:
+        return None
+    held = next(variant for variant in experiment.variants if variant.label == LABEL)
+    sides = [held.id], [variant.id for variant in experiment.variants if variant is not held]
+    truth, estimate = (_judged(unit, held.policy, ids, experiment.unit, reward, level) for ids in sides)
+    found = comparison.difference(_mean(estimate), _mean(truth), level=level)
+    return {
+        "label": LABEL,
+        "share": kept,
+        **{name: truth[name] for name in ("value", "lower", "upper")},
+        "estimate": estimate["value"],
+        "estimate_lower": estimate["lower"],
+        "estimate_upper": estimate["upper"],
+        "difference": None if isnan(found.value) else found.value,
+        "p_value": None if isnan(found.p_value) else found.p_value,
+        "verdict": max(truth["verdict"], estimate["verdict"], key=VERDICTS.index),
+        "reasons": list(dict.fromkeys([*truth["reasons"], *estimate["reasons"]])),
+    }
+
+
+def _judged(unit: Unit, policy: str, variants: Sequence[int], by: str, reward: Reward, level: float) -> Estimate:
+    """The `snips` estimate of a policy on the decisions of some variants: on its own ones, where all weights are 1, the
+    plain mean."""
+    from rlrec.app import evaluate
+    from rlrec.store.reader import Selection
+
+    asked = evaluate.Request(targets=[policy], estimators="snips", level=level, cluster=by, reward=reward.name)
+    try:
+        (found,) = evaluate.judged(unit, asked, Selection(variant_ids=list(variants)))
+    except evaluate.EmptyLog:
+        nothing = dict.fromkeys(("value", "lower", "upper", "std_error"))
+        return {**nothing, "n": 0, "ess": 0.0, "verdict": "insufficient", "reasons": ["no-rows"]}
+    return found
+
+
+def _mean(found: Estimate) -> Any:
+    from rlrec.ope.comparison import Mean
+
+    value, error = (nan if found[name] is None else found[name] for name in ("value", "std_error"))
+    return Mean(units=int(found["ess"]), decisions=found["n"], reward=nan, value=value, error=error)

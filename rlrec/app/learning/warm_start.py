@@ -1,0 +1,191 @@
+"""What a belief is taught when it is made: by a log, or by the policy's own past under another definition."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from math import isqrt
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rlrec import policy as kinds
+from rlrec.app import reward as reward_definitions
+from rlrec.app.distributions import designs
+from rlrec.app.distributions.designs import Ids
+from rlrec.app.distributions.exact import Serving
+from rlrec.app.inputs import filters
+from rlrec.app.learning import slot_statistics
+from rlrec.app.learning.slot_statistics import Credit, Totals
+from rlrec.app.log import lineage, reward_log
+from rlrec.app.log.reward_log import Impressions
+from rlrec.errors import InputError
+from rlrec.policy.design import Design
+from rlrec.policy.encoder import Encoder, Fitting
+from rlrec.policy.fields import WIDEST
+from rlrec.policy.gradient import BILINEAR
+from rlrec.policy.linear import SHARED
+from rlrec.policy.solving import LARGEST
+from rlrec.records import Policy, Reward, Version
+from rlrec.store import Unit, arms, contents, reader
+from rlrec.store.reader import Selection
+
+if TYPE_CHECKING:
+    from rlrec.app.policy import Request
+
+ROUNDS = 8  # of Newton's method
+CLOSE = 1e-8
+HASHED = 16  # columns for the features of arms, as long as there are none to fit to
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """What a version starts from: its sums, the record of what taught it, and its `parameters`."""
+
+    sums: Totals = field(default_factory=dict)
+    record: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+NOTHING = Lesson()
+
+
+def first(unit: Unit, request: Request, typed: Mapping[str, Any], declared: Mapping[str, Encoder] | None) -> Lesson:
+    """What `policy create` starts a policy from: the mature decisions of a log, where one is named."""
+    reward = reward_definitions.find(unit, request.reward)
+    selected = None if request.from_log is None else filters.selection(unit, request.from_log)
+    version = draft(request.kind, typed, reward)
+    if kinds.load(request.kind).contextual:
+        shared = typed["model"] in (SHARED, BILINEAR)
+        design = designed(unit, selected, reward, declared=declared or {}, shared=shared)
+        version = replace(version, parameters=design.written())
+        designs.policy_of(version)  # refuses more features than its model holds
+    if selected is None or request.from_log is None or not kinds.load(request.kind).online:
+        return Lesson(parameters=version.parameters)
+    version, sums, slots, last = taught(unit, version, selected)
+    if not slots:
+        raise InputError("the log has no mature decision to learn from", hint="import a log, or widen the filter")
+    record = lineage.record(unit, request.from_log, selected, last_id=last, window_us=reward.window_us, slots=slots)
+    return Lesson(sums=sums, record=record, parameters=version.parameters)
+
+
+def again(unit: Unit, version: Version, *, fresh: bool) -> Lesson:
+    """What a version that is rebuilt as `version` says starts from: the log that taught its parent, as it sees that.
+
+    fresh: without it, since the world has changed. A model that is expanded moves to where the policy's own mature
+    log leads it."""
+    record = version.learned_from
+    known = {name: record[name] for name in ("prior",) if name in record}
+    sums: Totals = {}
+    if "selection" in record and not fresh:
+        selected = Selection(**{"last_id": record.get("last_id"), **record["selection"]})
+        version, sums, slots, _ = taught(unit, version, selected)
+        kept = ("filter", "selection", "last_id", "now", "window_us")
+        known |= {name: record[name] for name in kept if name in record} | {"slots": slots}
+    if _expands(version) and not sums:
+        own = Selection(policy_ids=[version.policy.id], first_id=version.since or None, imported=False)
+        version = taught(unit, version, own)[0]
+    return Lesson(sums=sums, record=known, parameters=version.parameters)
+
+
+def draft(kind: str, params: Mapping[str, Any], reward: Reward) -> Version:
+    """A version that is not stored yet."""
+    policy = Policy(id=0, name="", kind=kind, params=params, base_id=None, base=None)
+    return Version(
+        id=0, policy=policy, number=1, status="learning", reward=reward, parent_id=None, seq=0, ordinal=0,
+        entered_to=None, learned_from={}, parameters={}, created_at=0,
+    )  # fmt: skip
+
+
+def designed(
+    unit: Unit,
+    selected: Selection | None,
+    reward: Reward,
+    *,
+    declared: Mapping[str, Encoder],
+    shared: bool,
+) -> Design:
+    """Encoders as declared, else fitted to the contexts of a log and to the catalogue, or hashed where there is none.
+
+    shared: fitted ones leave each other room, since a shared model holds only so many products of their features."""
+    log = None if "context" in declared else selected
+    context = declared.get("context", Encoder.hashed())
+    wide = LARGEST // len(context.names) if log is None else isqrt(LARGEST)
+    arm = declared.get("arm") or _of_catalogue(unit, widest=min(wide, WIDEST) if shared else WIDEST)
+    if log is not None:
+        fitting = Fitting()
+        for found in _impressions(unit, log, reward):
+            fitting.take(_decoded(unit, found.slots["context_id"]))
+        wide = LARGEST // len(arm.names)
+        context = Encoder.of(fitting.spec(widest=min(wide, WIDEST) if shared else WIDEST))
+    return Design(context=context, arm=arm)
+
+
+def _of_catalogue(unit: Unit, *, widest: int) -> Encoder:
+    described = [json.loads(arm.features) for arm in arms.every(unit)]
+    if not any(described):
+        columns = HASHED
+        while columns >= widest:
+            columns //= 2
+        return Encoder.hashed(columns)
+    fitting = Fitting()
+    fitting.take(described)
+    return Encoder.of(fitting.spec(widest=widest))
+
+
+def _decoded(unit: Unit, ids: Ids) -> list[dict[str, Any]]:
+    """Contexts, each as often as it comes."""
+    bodies = {key: json.loads(body) for key, body in contents.context_bodies(unit, set(ids.tolist())).items()}
+    return [bodies[key] for key in ids.tolist()]
+
+
+def _impressions(unit: Unit, selected: Selection, reward: Reward) -> Iterator[Impressions]:
+    """The mature, uncensored impressions of a log, with their contexts."""
+    for batch in reader.batches(unit, selection=selected, columns=(*reward_log.MARKED, "arm_id", "context_id")):
+        found = reward_log.rewarded(batch, reward)
+        yield found.take(reward_log.mature(found.slots, reward, now=unit.now) & ~found.slots["censored"])
+
+
+def taught(unit: Unit, version: Version, selected: Selection) -> tuple[Version, Totals, int, int]:
+    """What a log teaches a draft: the draft with the anchor of its model, its sums, how many slots, and the last id.
+
+    A logistic model is expanded around its weights; repeating that until they stay is Newton's method. The sums are
+    those of the anchor that is given back."""
+    for left in reversed(range(ROUNDS)):
+        credit, total, slots, last = Credit(unit, version, ordinal=0), Totals(), 0, 0
+        for found in _impressions(unit, selected, version.reward):
+            total = slot_statistics.added(total, credit.sums(found))
+            slots += len(found)
+            last = max(last, int(found.slots["decision_id"].max(initial=0)))
+        moved = anchored(unit, version, total) if left else None
+        if moved is None:
+            break
+        version = moved
+    return version, total, slots, last
+
+
+def anchored(unit: Unit, version: Version, sums: Totals) -> Version | None:
+    """The draft expanded around the weights that these sums give; None where that is what it was, or it has none."""
+    if not _expands(version) or not sums:
+        return None
+    policy: Any = designs.policy_of(version)
+    held = Serving(version, sums=_rows(sums), prior=(), described=designs.described(unit, version))
+    known = np.unique([arm for _, arm in sums])
+    weights = policy.weights(held.belief(known, revision=designs.NOW))
+    before = {arm: policy.design.anchor.get(arm) for arm in known.tolist()}
+    anchor = dict(zip(known.tolist(), weights, strict=True))
+    if all(before[arm] is not None and np.allclose(before[arm], anchor[arm], atol=CLOSE) for arm in anchor):
+        return None
+    return replace(version, parameters={**version.parameters, **replace(policy.design, anchor=anchor).written()})
+
+
+def _expands(version: Version) -> bool:
+    """Whether its model is expanded around weights that a log can move."""
+    policy: Any = designs.policy_of(version)
+    return version.contextual and bool(policy.expands)
+
+
+def _rows(sums: Totals) -> list[tuple[Any, ...]]:
+    """As `beliefs.held` has them."""
+    return [(*place, 0, *row[:3].tolist(), row[3:].tobytes()) for place, row in sorted(sums.items())]
