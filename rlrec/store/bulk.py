@@ -1,4 +1,5 @@
-"""Rows as arrays: through the driver's cursor, or for a long log through Arrow and a process of its own (`carrier`).
+"""Rows as arrays: through the driver's cursor, or for a long log through Arrow and a process of its own
+(`arrow_worker`).
 
 A query is text that holds its values, all of them numbers, and its columns are never null: a column of Arrow has one
 type, and SQLite's driver takes it from the first rows it sees."""
@@ -27,29 +28,29 @@ from rlrec.store.unit import Unit
 Columns = dict[str, npt.NDArray[Any]]
 Types = Mapping[str, type]  # by name, in the query's order; `object` is text or bytes
 
-WORTH = 20_000  # decisions for which a second process pays
-TRIES = 20
+MIN_DECISIONS = 20_000  # decisions for which a second process pays
+SNAPSHOT_ATTEMPTS = 20
 _FORMATS = {"l": np.int64, "g": np.float64, "i": np.int32, "s": np.int16}
 _BYTES = "z"
 _PIPE = 1 << 20  # bytes that wait for us, where the system lets us say so
 
 
-class Asked:
+class PendingQuery:
     """A query whose answer may still be on its way."""
 
     def __init__(self, unit: Unit, text: str, types: Types) -> None:
         self._unit, self._text, self._types = unit, text, types
         self._pieces: list[list[npt.NDArray[Any]]] | None = None
-        if unit.carrier is not None:
-            unit.carrier.send("ask", text, self)
+        if unit.arrow_worker is not None:
+            unit.arrow_worker.send("ask", text, self)
 
     def columns(self) -> Columns:
         """One array a column."""
-        carrier = self._unit.carrier
-        if carrier is None:
+        worker = self._unit.arrow_worker
+        if worker is None:
             return _arrays(self._unit.ask(self._text), self._types)
         while self._pieces is None:
-            carrier.receive()
+            worker.receive()
         whole = list(zip(*self._pieces, strict=True)) or [(np.empty(0),) for _ in self._types]
         return {
             name: (parts[0] if len(parts) == 1 else np.concatenate(parts)).astype(kind, copy=False)
@@ -74,40 +75,40 @@ def alongside(unit: Unit) -> Iterator[None]:
 
     It comes before anything else is read: on SQLite the unit's snapshot is taken anew. Where there is no driver, or
     writers never pause for long enough, reads go on through the unit's own cursor."""
-    carrier = _carrier(unit) if _worthwhile(unit) else None
-    if carrier is None:
+    worker = _start_worker(unit) if _is_long(unit) else None
+    if worker is None:
         yield
         return
-    with closing(carrier):
+    with closing(worker):
         with suppress(RlrecError):
-            if (_same_postgres if unit.postgres else _same_sqlite)(unit, carrier):
-                unit.carrier = carrier
+            if (_same_postgres if unit.postgres else _same_sqlite)(unit, worker):
+                unit.arrow_worker = worker
         try:
             yield
         finally:
-            unit.carrier = None
+            unit.arrow_worker = None
 
 
-def _worthwhile(unit: Unit) -> bool:
+def _is_long(unit: Unit) -> bool:
     first, last = (
         unit.ask_value(f"SELECT {end}(id) FROM decision") for end in ("min", "max")
     )  # one query looks at all
-    return first is not None and last - first >= WORTH
+    return first is not None and last - first >= MIN_DECISIONS
 
 
-def _carrier(unit: Unit) -> Carrier | None:
+def _start_worker(unit: Unit) -> ArrowWorker | None:
     opening = _of_postgres(unit) if unit.postgres else _of_sqlite(unit)
     if not sys.executable or find_spec(opening["driver"]) is None:
         return None
-    carrier = None
+    worker = None
     try:
-        carrier = Carrier(opening)
-        carrier.answer()
+        worker = ArrowWorker(opening)
+        worker.answer()
     except (OSError, RlrecError):
-        if carrier is not None:
-            carrier.close()
+        if worker is not None:
+            worker.close()
         return None
-    return carrier
+    return worker
 
 
 def _of_sqlite(unit: Unit) -> dict[str, Any]:
@@ -125,36 +126,36 @@ def _of_postgres(unit: Unit) -> dict[str, Any]:
     }
 
 
-def _same_postgres(unit: Unit, carrier: Carrier) -> bool:
-    carrier.tell("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-    carrier.tell(f"SET TRANSACTION SNAPSHOT '{unit.ask_value('SELECT pg_export_snapshot()')}'")
+def _same_postgres(unit: Unit, worker: ArrowWorker) -> bool:
+    worker.tell("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    worker.tell(f"SET TRANSACTION SNAPSHOT '{unit.ask_value('SELECT pg_export_snapshot()')}'")
     return True
 
 
-def _same_sqlite(unit: Unit, carrier: Carrier) -> bool:
-    """Whether both see one state: no one committed between the carrier's two looks, and ours lies between them.
+def _same_sqlite(unit: Unit, worker: ArrowWorker) -> bool:
+    """Whether both see one state: no one committed between the worker's two looks, and ours lies between them.
 
     `data_version` changes for a connection when any other one, in whichever process, has committed since."""
-    carrier.tell("PRAGMA cache_size = -32000")
-    for _ in range(TRIES):
-        before = carrier.version()
+    worker.tell("PRAGMA cache_size = -32000")
+    for _ in range(SNAPSHOT_ATTEMPTS):
+        before = worker.version()
         unit.tell("ROLLBACK")
         unit.tell("BEGIN")
         unit.ask_value("SELECT id FROM settings")
-        carrier.tell("BEGIN")
-        if carrier.version() == before:
+        worker.tell("BEGIN")
+        if worker.version() == before:
             unit.tell("PRAGMA cache_size = -8000")  # it reads little from now on
             return True
-        carrier.tell("ROLLBACK")
+        worker.tell("ROLLBACK")
     return False
 
 
-class Carrier:
+class ArrowWorker:
     """The other process: it answers in the order in which it was asked."""
 
     def __init__(self, opening: Mapping[str, Any]) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-P", str(Path(__file__).with_name("carrier.py"))],
+            [sys.executable, "-P", str(Path(__file__).with_name("arrow_worker.py"))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -162,7 +163,7 @@ class Carrier:
         )
         self._questions = cast("BufferedWriter", self._process.stdin)
         self._answers = cast("BufferedReader", self._process.stdout)
-        self._waiting: deque[Asked] = deque()
+        self._waiting: deque[PendingQuery] = deque()
         self._write(opening)
 
     def close(self) -> None:
@@ -172,7 +173,7 @@ class Carrier:
         self._answers.close()
         self._process.wait()
 
-    def send(self, verb: str, text: str, asked: Asked) -> None:
+    def send(self, verb: str, text: str, asked: PendingQuery) -> None:
         """Ask, and go on: `asked` is told the answer when it has come."""
         self._write({verb: text})
         self._waiting.append(asked)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from rlrec.store.bulk import Asked, Columns
+from rlrec.store.bulk import Columns, PendingQuery
 from rlrec.store.unit import Unit
 
 Ids = npt.NDArray[np.int64]
@@ -285,7 +285,7 @@ def between(
     return Batch(slots=whole(asked[0]), events=asked[1].columns())
 
 
-def ask_slots(unit: Unit, names: Sequence[str], tests: Sequence[str], *, order: str) -> Asked:
+def ask_slots(unit: Unit, names: Sequence[str], tests: Sequence[str], *, order: str) -> PendingQuery:
     """Some of COLUMNS for the slots of decisions `d` that pass all tests."""
     wanted = {name: COLUMNS[name] for name in names}
     session = " CROSS JOIN session v" if any(name in SESSIONS for name in names) else ""
@@ -294,60 +294,60 @@ def ask_slots(unit: Unit, names: Sequence[str], tests: Sequence[str], *, order: 
         f"SELECT {_listed(unit, wanted)} FROM decision d CROSS JOIN slot s{session}"
         f" WHERE {' AND '.join(joined)} ORDER BY {order}"
     )
-    return Asked(unit, text, {name: kind for name, (kind, _) in wanted.items()})
+    return PendingQuery(unit, text, {name: kind for name, (kind, _) in wanted.items()})
 
 
-def ask_once(unit: Unit, names: Sequence[str], tests: Sequence[str]) -> Asked | None:
+def ask_once(unit: Unit, names: Sequence[str], tests: Sequence[str]) -> PendingQuery | None:
     """What decisions `d` that pass all tests have of COLUMNS once, in order of their ids; None where that is
     nothing."""
     if not names:
         return None
     wanted = {name: COLUMNS[name] for name in ("decision_id", *names)}
     text = f"SELECT {_listed(unit, wanted)} FROM decision d WHERE {' AND '.join(tests)} ORDER BY d.id"
-    return Asked(unit, text, {name: kind for name, (kind, _) in wanted.items()})
+    return PendingQuery(unit, text, {name: kind for name, (kind, _) in wanted.items()})
 
 
 def _listed(unit: Unit, wanted: Mapping[str, tuple[type, str]]) -> str:
     return ", ".join(text for _, text in wanted.values()).replace("{empty}", _EMPTY[unit.postgres])
 
 
-def ask_sessions(unit: Unit, names: Sequence[str], low: int, high: int) -> Asked | None:
+def ask_sessions(unit: Unit, names: Sequence[str], low: int, high: int) -> PendingQuery | None:
     """What sessions above `low` up to `high` have of COLUMNS, in order of their ids; None where that is nothing.
 
-    Asked for once a session: a session looked up for every slot costs a third of reading the slot."""
+    PendingQuery for once a session: a session looked up for every slot costs a third of reading the slot."""
     if not names:
         return None
     wanted = {"session_id": (np.int64, "v.id")} | {name: COLUMNS[name] for name in names}
     expressions = ", ".join(text for _, text in wanted.values())
     text = f"SELECT {expressions} FROM session v WHERE v.id > {low} AND v.id <= {high} ORDER BY v.id"
-    return Asked(unit, text, {name: kind for name, (kind, _) in wanted.items()})
+    return PendingQuery(unit, text, {name: kind for name, (kind, _) in wanted.items()})
 
 
-Beside = Callable[[Unit, int, int], Asked]
+Beside = Callable[[Unit, int, int], PendingQuery]
 
 
-def ask_visits(unit: Unit, low: int, high: int) -> Asked:
+def ask_visits(unit: Unit, low: int, high: int) -> PendingQuery:
     """The visits of sessions above `low` up to `high`."""
     types = dict.fromkeys(("session_id", "number", "started_at", "last_at", "ended_at", "steps"), np.int64)
     text = (
         f"SELECT session_id, number, started_at, last_at, coalesce(ended_at, {ABSENT}), steps FROM visit"
         f" WHERE session_id > {low} AND session_id <= {high} ORDER BY session_id, number"
     )
-    return Asked(unit, text, types)
+    return PendingQuery(unit, text, types)
 
 
-def ask_keys(unit: Unit, low: int, high: int) -> Asked:
+def ask_keys(unit: Unit, low: int, high: int) -> PendingQuery:
     """The keys of sessions above `low` up to `high`, and those of their users."""
     text = (
         "SELECT v.id, v.key, coalesce(u.key, '') FROM session v LEFT JOIN users u ON u.id = v.user_id"
         f" WHERE v.id > {low} AND v.id <= {high} ORDER BY v.id"
     )
-    return Asked(unit, text, {"session_id": np.int64, "key": object, "user": object})
+    return PendingQuery(unit, text, {"session_id": np.int64, "key": object, "user": object})
 
 
 def ask_events(
     unit: Unit, names: Sequence[str], tests: Sequence[str], *, of: str = "decision d CROSS JOIN event e"
-) -> Asked:
+) -> PendingQuery:
     """Some of EVENTS for the events of decisions `d` that pass all tests. of: both tables, the first to be looked
     into first."""
     wanted = {name: EVENTS[name] for name in names}
@@ -355,7 +355,7 @@ def ask_events(
         f"SELECT {', '.join(text for _, text in wanted.values())} FROM {of}"
         f" WHERE {' AND '.join(['e.decision_id = d.id', *tests])}"
     )
-    return Asked(unit, text, {name: kind for name, (kind, _) in wanted.items()})
+    return PendingQuery(unit, text, {name: kind for name, (kind, _) in wanted.items()})
 
 
 class Contexts:
@@ -369,7 +369,7 @@ class Contexts:
         near = last - first < 2 * len(ids)
         test = f"id >= {first} AND id <= {last}" if near else f"id IN ({numbers(ids.tolist())})"
         text = f"SELECT id, body FROM context WHERE {test} ORDER BY id"
-        self._asked = Asked(unit, text, {"id": np.int64, "body": object})
+        self._asked = PendingQuery(unit, text, {"id": np.int64, "body": object})
 
     def texts(self) -> Texts:
         if self._asked is None:
@@ -379,7 +379,7 @@ class Contexts:
         return Texts(self._ids, read.of(self._ids))
 
 
-def whole(asked: Asked) -> Columns:
+def whole(asked: PendingQuery) -> Columns:
     """Slots that were asked for, with NaN for a probability that is missing."""
     slots = asked.columns()
     for name, column in slots.items():

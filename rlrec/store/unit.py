@@ -26,7 +26,7 @@ class Unit:
         self.connection = connection
         self.now = now
         self.postgres = connection.dialect.name == "postgresql"
-        self.carrier: Any = None  # what reads the same snapshot in bulk: see `bulk.alongside`
+        self.arrow_worker: Any = None  # reads the same snapshot in bulk: see `bulk.alongside`
 
     def clock(self) -> int:
         """What the database's clock says at this moment, whatever `now` is."""

@@ -27,7 +27,7 @@ READS = 8  # while another process writes; was run with 300 and three writers
 @pytest.fixture(autouse=True)
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     """However short the log, a second process reads it."""
-    monkeypatch.setattr(bulk, "_worthwhile", lambda unit: True)
+    monkeypatch.setattr(bulk, "_is_long", lambda unit: True)
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_both_ways_of_reading_give_the_same_columns(served: Store, size: int) ->
     with served.read() as unit:
         slow = read(unit, size=size)
     with served.read() as unit, bulk.alongside(unit):
-        assert unit.carrier is not None
+        assert unit.arrow_worker is not None
         same(read(unit, size=size), slow)
     assert np.isnan(np.concatenate([batch.slots["marginal"] for batch in slow])).any()
 
@@ -83,7 +83,7 @@ def test_bytes_come_as_they_are_stored(served: Store, size: int) -> None:
     with served.read() as unit:
         slow = read(unit, size=size, columns=columns)
     with served.read() as unit, bulk.alongside(unit):
-        assert unit.carrier is not None
+        assert unit.arrow_worker is not None
         same(read(unit, size=size, columns=columns), slow)
         one = reader.ask_slots(unit, ["history"], ["d.id = 2"], order="s.position").columns()
     assert one["history"].tolist() == [stored[2]] * 2
@@ -188,7 +188,7 @@ def test_both_connections_see_one_state_whoever_writes(busy: Store) -> None:
     counts, used = set(), 0
     for _ in range(READS):
         with busy.read() as unit, bulk.alongside(unit):
-            used += unit.carrier is not None
+            used += unit.arrow_worker is not None
             for _ in range(2):
                 batches = read(unit, size=10)
                 slots = sum(len(batch) for batch in batches)
@@ -203,10 +203,10 @@ def test_both_connections_see_one_state_whoever_writes(busy: Store) -> None:
 def test_where_no_state_can_be_shared_the_unit_reads_itself(served: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     with served.read() as unit:
         slow = read(unit)
-    monkeypatch.setattr(bulk, "TRIES", 0)
-    monkeypatch.setattr(bulk, "_same_postgres", lambda unit, carrier: False)
+    monkeypatch.setattr(bulk, "SNAPSHOT_ATTEMPTS", 0)
+    monkeypatch.setattr(bulk, "_same_postgres", lambda unit, worker: False)
     with served.read() as unit, bulk.alongside(unit):
-        assert unit.carrier is None
+        assert unit.arrow_worker is None
         same(read(unit), slow)
 
 
@@ -224,7 +224,7 @@ def test_reading_gives_up_no_lock_of_this_process(sqlite_db: str) -> None:
         stocked(store, home="uniform")
         ask(store)
         with store.read() as unit, bulk.alongside(unit):
-            assert unit.carrier is not None
+            assert unit.arrow_worker is not None
             read(unit)
         ask(store)
         for expected in (2, 3):
@@ -238,7 +238,7 @@ def test_reading_gives_up_no_lock_of_this_process(sqlite_db: str) -> None:
 def test_without_a_driver_the_unit_reads_itself(served: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bulk, "find_spec", lambda name: None)
     with served.read() as unit, bulk.alongside(unit):
-        assert unit.carrier is None
+        assert unit.arrow_worker is None
         assert len(read(unit)) == 1
 
 
@@ -253,8 +253,8 @@ def test_a_writing_unit_reads_what_it_wrote(served: Store) -> None:
 
 def test_a_process_that_died_is_an_error(served: Store) -> None:
     with served.read() as unit, bulk.alongside(unit):
-        unit.carrier._process.kill()
-        unit.carrier._process.wait()
+        unit.arrow_worker._process.kill()
+        unit.arrow_worker._process.wait()
         with pytest.raises(RlrecError, match="ended"):
             read(unit)
 
@@ -264,7 +264,7 @@ def test_a_process_that_died_is_an_error(served: Store) -> None:
 )
 def test_an_answer_that_cannot_be_had_is_an_error_in_one_line(served: Store, text: str, why: str) -> None:
     with served.read() as unit, bulk.alongside(unit):
-        asked = bulk.Asked(unit, text, {"one": np.int64})
+        asked = bulk.PendingQuery(unit, text, {"one": np.int64})
         with pytest.raises(RlrecError, match=rf"the store failed: [^\n]*{why}[^\n]*$"):
             asked.columns()
 
@@ -272,7 +272,7 @@ def test_an_answer_that_cannot_be_had_is_an_error_in_one_line(served: Store, tex
 def test_no_password_stands_in_a_command_line(postgres_server: str, postgres_template: str) -> None:
     db = postgres_server.format(postgres_template).replace("postgres:@", "postgres:s%40cret@")
     with closing(Store(db)) as store, store.read() as unit, bulk.alongside(unit):
-        assert unit.carrier is not None
+        assert unit.arrow_worker is not None
         assert "s%40cret" in bulk._of_postgres(unit)["uri"]
-        assert b"cret" not in Path(f"/proc/{unit.carrier._process.pid}/cmdline").read_bytes()
+        assert b"cret" not in Path(f"/proc/{unit.arrow_worker._process.pid}/cmdline").read_bytes()
         assert read(unit) == []
