@@ -16,7 +16,7 @@ from rlrec.app.serving import assignment, decision_json, planned_requests
 from rlrec.app.serving.cache import Warm
 from rlrec.app.serving.draws import Page, draw, draw_seeing, signed
 from rlrec.app.serving.open_sessions import Guest, Guests
-from rlrec.app.serving.planned_requests import Duplicate, Lane, Plan, Planned, Request
+from rlrec.app.serving.requests import Duplicate, Lane, Plan, Planned, Request
 from rlrec.app.serving.visit_history import Memory
 from rlrec.errors import InputError, StoreBusy
 from rlrec.policy.forgetting import Forgetting

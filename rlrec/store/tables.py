@@ -303,7 +303,7 @@ session = _table(
     CheckConstraint("split IN (0, 1, 2)", name="split_known"),
 )
 # history: what its next decision will remember: how many slots the visit has shown, and the last of them, packed
-# (`app/serving/visit_history.py`). Null: not known.
+# (`app/serving/recent_slots.py`). Null: not known.
 visit = _table(
     "visit",
     _ref("session_id", "session", key=True),

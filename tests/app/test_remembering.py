@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from rlrec.app import recommend, session
 from rlrec.app.pipe import Line, Pipe, Request
-from rlrec.app.serving import draws, planned_requests, visit_history
+from rlrec.app.serving import draws, recent_slots, requests
 from rlrec.app.serving.open_sessions import Guests
 from rlrec.app.serving.visit_history import Memory
 from rlrec.errors import RlrecError
@@ -136,8 +135,7 @@ def test_of_a_long_page_the_last_slots_are_remembered(store: Store) -> None:
 
 @pytest.mark.parametrize(("position", "kept"), [(1, 1), (2**17 - 1, 2**17 - 1), (2**17 + 5, 2**17 - 1)])
 def test_a_memory_holds_numbers_of_any_size(position: int, kept: int) -> None:
-    guest = SimpleNamespace(memory=visit_history.row(2**40 - 1, 2**20 + 3, position, 2**32 - 1))
-    found = visit_history.Slots.of([guest])  # type: ignore[list-item]
+    found = recent_slots.Slots.of([recent_slots.row(2**40 - 1, 2**20 + 3, position, 2**32 - 1)])
     told = (found.decision, found.position, found.step, found.arm)
     assert [column.item() for column in told] == [2**40 - 1, kept, 3, 2**32 - 1]
 
@@ -242,7 +240,7 @@ def test_a_lane_that_reads_the_visit_is_drawn_in_its_turn(shop: Store, monkeypat
         turns.append((list(plans), histories.step.tolist(), histories.packed()))
         return draws.draw(plans, ids, *rest)
 
-    monkeypatch.setattr(planned_requests.Lane, "stateful", property(lambda lane: lane.version.policy.name == "home"))
+    monkeypatch.setattr(requests.Lane, "stateful", property(lambda lane: lane.version.policy.name == "home"))
     monkeypatch.setattr(recommend, "draw_seeing", spy)
     found = group(shop, request(), request("t"), Request(policy="other", session="s"), request(), request("t"))
     assert [(places, steps) for places, steps, _ in turns] == [([0, 1], [0, 0]), ([4], [1]), ([3], [2])]

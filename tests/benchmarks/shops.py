@@ -228,7 +228,7 @@ def _fill(connection: Any, decisions: int, visit: int, *, postgres: bool) -> Non
 
 def reminded(shop: Shop) -> Shop:
     """A log whose visits know what they have shown, as `recommend` leaves them: one slot each."""
-    from rlrec.app.serving import open_sessions, visit_history
+    from rlrec.app.serving import open_sessions, recent_slots
 
     shown = "SELECT d.session_id, d.id, s.arm_id FROM decision d JOIN slot s ON s.decision_id = d.id"
     mark = "%s" if shop.postgres else "?"
@@ -237,7 +237,7 @@ def reminded(shop: Shop) -> Shop:
             f"{shown} JOIN visit v ON v.session_id = d.session_id AND v.history IS NULL"
         ).fetchall()
         one = (1).to_bytes(open_sessions.COUNT, "little")
-        blobs = [(one + visit_history.row(decision, 0, 1, arm), session) for session, decision, arm in rows]
+        blobs = [(one + recent_slots.row(decision, 0, 1, arm), session) for session, decision, arm in rows]
         connection.execute("BEGIN")
         connection.cursor().executemany(f"UPDATE visit SET history = {mark} WHERE session_id = {mark}", blobs)
         connection.execute("COMMIT")

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
-from typing import TYPE_CHECKING
 
+from rlrec.app.serving.open_sessions import Guests
+from rlrec.app.serving.requests import Plan, Request
 from rlrec.errors import InputError, suggest
 from rlrec.store import Unit, experiments, sessions
 from rlrec.store.experiments import Experiment, Variant
-
-if TYPE_CHECKING:
-    from rlrec.app.serving.open_sessions import Guests
-    from rlrec.app.serving.planned_requests import Plan, Request
 
 
 def hashed(experiment: Experiment, unit_key: str) -> Variant:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from math import exp
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from rlrec.app.serving.draws import Page
+from rlrec.app.serving.requests import Plan
 from rlrec.policy import history
 from rlrec.records import Decision, Version
 from rlrec.store import Unit, arms, decisions, experiments, policies, sessions
 from rlrec.store.sessions import Session
 from rlrec.times import written
-
-if TYPE_CHECKING:
-    from rlrec.app.serving.draws import Page
-    from rlrec.app.serving.planned_requests import Plan
 
 
 def drawn(

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from rlrec.app.distributions import exact
 from rlrec.app.distributions.designs import Ids
 from rlrec.app.serving.open_sessions import shown
-from rlrec.app.serving.planned_requests import Lane, Plan
+from rlrec.app.serving.requests import Lane, Plan
 from rlrec.policy import slate
 from rlrec.policy.history import History
 from rlrec.policy.scores import Correlated, Index

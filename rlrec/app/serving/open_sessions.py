@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from hashlib import sha256
 
 from rlrec.app.inputs import canonical
-from rlrec.app.serving import visit_history
+from rlrec.app.serving import recent_slots
 from rlrec.errors import Conflict, RlrecError
 from rlrec.store import Unit, decisions, sessions
 from rlrec.store.settings import Settings
@@ -53,7 +53,7 @@ class Guest:
             self.number, self.started_at, self.last_at, self.steps, self.recent, self.ended_at, history,
         ) = row  # fmt: skip
         kept = history if history and self.ended_at is None else bytes(COUNT)
-        if (len(kept) - COUNT) % visit_history.WIDE:
+        if (len(kept) - COUNT) % recent_slots.WIDE:
             raise RlrecError(
                 f"what session {self.key!r} remembers is broken", hint=f"`rlrec session end {self.key}` begins anew"
             )
@@ -73,7 +73,7 @@ class Guest:
 
     def show(self, decision: int, arms: Sequence[int], texts: Sequence[str], now: int) -> None:
         """A decision was made: these arms stand on its page; texts: them as JSON."""
-        self.memory = visit_history.moved(self.memory, decision, self.steps, arms)
+        self.memory = recent_slots.moved(self.memory, decision, self.steps, arms)
         recent = ",".join(texts[-RECENT:])
         if len(self.recent) > 2:
             recent = f"{self.recent[1:-1]},{recent}"
@@ -124,7 +124,7 @@ class Guests:
         }  # fmt: skip
         for session_id, *slot in decisions.shown(self.unit, list(lost)) if lost else ():
             guest = lost[session_id]
-            guest.memory = (guest.memory + visit_history.row(*slot))[-visit_history.LIMIT :]
+            guest.memory = (guest.memory + recent_slots.row(*slot))[-recent_slots.LIMIT :]
             guest.shown += 1
 
     def check(self, key: str, user: str | None) -> None:

@@ -2,85 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
-from rlrec.app.distributions.exact import Case, Serving
-from rlrec.app.distributions.trained import Trained
-from rlrec.app.inputs import canonical, lookup
+from rlrec.app.inputs import lookup
 from rlrec.app.serving import assignment
 from rlrec.app.serving.cache import Eligible, Warm
+from rlrec.app.serving.requests import Desk, Duplicate, Lane, Plan, Planned, Request, digest
 from rlrec.errors import Conflict, InputError, suggest
-from rlrec.records import Head, Version
 from rlrec.store import Unit, arms, decisions, settings
 from rlrec.store.experiments import Experiment, Variant
 
 LONGEST = 500  # positions of a page: exact probabilities of all of them cost more than their square
-
-
-@dataclass(slots=True, kw_only=True)
-class Request:
-    """One page to fill."""
-
-    policy: str | None = None
-    experiment: str | None = None
-    session: str
-    user: str | None = None
-    context: Mapping[str, Any] = field(default_factory=dict)
-    size: int = 1
-    arms: Sequence[str] | None = None
-    request_id: str | None = None
-
-
-def digest(request: Request) -> bytes:
-    """What was asked, for retries: arms as a set."""
-    wanted = None if request.arms is None else sorted(set(request.arms))
-    asked = [
-        request.policy, request.experiment, request.session, request.user, request.context, request.size, wanted
-    ]  # fmt: skip
-    return canonical.named(asked)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Lane:
-    """What requests of a group that share a distribution and a length are drawn from."""
-
-    version: Version
-    head: Head
-    experiment: Experiment | None
-    variant: Variant | None
-    eligible: Eligible
-    revision: int
-    case: Case
-    size: int
-    trained: Trained | None
-
-    @property
-    def stateful(self) -> bool:
-        """Whether the distribution depends on the visit so far; then it is drawn in the visit's turn."""
-        return self.trained is not None
-
-
-class Plan(NamedTuple):
-    """A request with what it will be drawn from. context: canonical; digest: of a request with an id."""
-
-    request: Request
-    lane: Lane
-    context: str
-    digest: bytes | None
-
-
-class Duplicate(NamedTuple):
-    """The request was answered before (or by an earlier one of the group): the stored decision, or that place."""
-
-    decision_id: int | None
-    place: int | None
-
-
-Planned = Plan | InputError | Duplicate
-Desk = tuple[Version, Head, Serving, Experiment | None, Variant | None]
 
 
 def plan(unit: Unit, requests: Sequence[Request | InputError], warm: Warm) -> list[Planned]:

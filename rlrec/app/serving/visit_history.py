@@ -1,48 +1,19 @@
-"""What a decision remembers of its visit: the slots shown before it, and what they had earned by then.
-
-A visit keeps its memory as bytes, 12 for each of the last slots it has shown, so that its row stays on one page of
-SQLite: decision (40 bits), position (17 bits; those beyond are not told apart) and step modulo 128, then the arm (32
-bits). Rewards are not kept: they are read from the events that had been received when the group began.
-"""
+"""What a decision remembers of its visit: the slots shown before it, and what they had earned by then."""
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rlrec.app.serving.open_sessions import Guest
+from rlrec.app.serving.recent_slots import LAST_STEP, WIDE, Slots
 from rlrec.policy import reward as rewards
-from rlrec.policy.history import REMEMBERED, Floats, History, Ints
+from rlrec.policy.history import Floats, History, Ints
 from rlrec.records import Reward
 from rlrec.store import Unit, events
 from rlrec.store.events import CENSOR
 from rlrec.store.unit import Row
-
-if TYPE_CHECKING:
-    from rlrec.app.serving.open_sessions import Guest
-
-POSITION, STEP = 17, 7  # bits
-LAST_POSITION, LAST_STEP = (1 << POSITION) - 1, (1 << STEP) - 1
-_ROW = struct.Struct("<QI")
-_KIND = np.dtype([("slot", "<u8"), ("arm", "<u4")])
-WIDE = _ROW.size
-LIMIT = REMEMBERED * WIDE
-
-
-def row(decision: int, step: int, position: int, arm: int) -> bytes:
-    """One slot of a memory."""
-    return _ROW.pack((decision << POSITION | min(position, LAST_POSITION)) << STEP | step & LAST_STEP, arm)
-
-
-def moved(memory: bytes, decision: int, step: int, arms: Sequence[int]) -> bytes:
-    """A visit's memory after one decision more."""
-    first = max(0, len(arms) - REMEMBERED)
-    for position, arm in enumerate(arms[first:], first + 1):
-        memory += row(decision, step, position, arm)
-    return memory if len(memory) <= LIMIT else memory[-LIMIT:]
 
 
 class Memory:
@@ -52,7 +23,7 @@ class Memory:
         """definitions: the reward definitions by which histories will be asked for."""
         self.now = unit.now
         self._told: _Told | None = None
-        slots = Slots.of(guests)
+        slots = Slots.of([guest.memory for guest in guests])
         if len(slots.arm):
             kinds = {kind for one in definitions for kind in one.weights}
             found = events.known(unit, slots.decision, kinds, received=unit.now)
@@ -62,7 +33,7 @@ class Memory:
         """What the next decision of each guest remembers; definitions: of each, that of the version that decides."""
         if not any(guest.steps for guest in guests):
             return History.nothing(len(guests))
-        slots = Slots.of(guests)
+        slots = Slots.of([guest.memory for guest in guests])
         start = np.cumsum([0, *(len(guest.memory) // WIDE for guest in guests)])
         owner = np.repeat(np.arange(len(guests)), np.diff(start))
         step = np.array([guest.steps for guest in guests], np.int64)
@@ -119,20 +90,3 @@ class _Told:
                 earned[place] = worth[slot]
             if ends and (page := self._places.get((decision, None))) is not None:
                 pages[place] = worth[page]
-
-
-@dataclass(frozen=True, eq=False)
-class Slots:
-    """The memories of guests, end to end; (slots,) each."""
-
-    decision: Ints
-    position: Ints
-    step: Ints
-    arm: Ints
-
-    @classmethod
-    def of(cls, guests: Sequence[Guest]) -> Slots:
-        rows = np.frombuffer(b"".join([guest.memory for guest in guests]), _KIND)
-        slot = rows["slot"]
-        parts = slot >> (POSITION + STEP), (slot >> STEP) & LAST_POSITION, slot & LAST_STEP, rows["arm"]
-        return cls(*(part.astype(np.int64) for part in parts))
