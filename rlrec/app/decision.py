@@ -14,11 +14,11 @@ from rlrec.app.distributions.exact import Case, Serving
 from rlrec.app.distributions.trained import Trained
 from rlrec.app.serving import decision_json
 from rlrec.app.serving.draws import unsigned
+from rlrec.arrays import Array, Index
 from rlrec.errors import InputError
 from rlrec.policy import history, slate
 from rlrec.policy.base import Belief
 from rlrec.policy.gradient import OWN, State
-from rlrec.policy.scores import Array, Index
 from rlrec.policy.scores import own as own_scores
 from rlrec.records import Decision, Slot, Version
 from rlrec.store import Store, Unit, arms, contents, decisions, events, policies

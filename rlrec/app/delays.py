@@ -11,8 +11,8 @@ import numpy as np
 from rlrec.app import reward
 from rlrec.app.inputs import filters
 from rlrec.app.log import reward_log
+from rlrec.arrays import Array, Flags
 from rlrec.errors import InputError
-from rlrec.policy.scores import Array
 from rlrec.records import Reward
 from rlrec.store import Store, reader
 from rlrec.store.bulk import Columns
@@ -69,7 +69,7 @@ def _arrived(batch: Batch, definition: Reward, windows: Sequence[int], *, now: i
     return found
 
 
-def _told(batch: Batch, definition: Reward, kept: reward_log.Flags) -> Batch:
+def _told(batch: Batch, definition: Reward, kept: Flags) -> Batch:
     """The weighed events of a batch, and the decisions they came to: every other one earned the default."""
     weighed = reward_log.kinds(batch, definition) >= 0
     weighed &= np.isin(batch.events["decision_id"], batch.slots["decision_id"][kept])
@@ -78,7 +78,7 @@ def _told(batch: Batch, definition: Reward, kept: reward_log.Flags) -> Batch:
     return Batch(slots={name: column[rows] for name, column in batch.slots.items()}, events=events)
 
 
-def _decisions(slots: Columns, rows: reward_log.Flags | slice = slice(None)) -> Columns:
+def _decisions(slots: Columns, rows: Flags | slice = slice(None)) -> Columns:
     """The marks of each decision of some slots, by id."""
     _, first = np.unique(slots["decision_id"][rows], return_index=True)
     return {name: slots[name][rows][first] for name in reward_log.MARKED}

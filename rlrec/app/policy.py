@@ -19,10 +19,10 @@ from rlrec.app.inputs import canonical, lookup, parameters
 from rlrec.app.learning import popularity, warm_start, weighted_means
 from rlrec.app.learning.warm_start import Lesson
 from rlrec.app.log import lineage
+from rlrec.arrays import Array
 from rlrec.errors import Conflict, InputError, suggest
 from rlrec.policy import means, slate
 from rlrec.policy.base import Belief
-from rlrec.policy.scores import Array
 from rlrec.records import Arm, Policy, Reward, Version
 from rlrec.store import Store, Unit, arms, beliefs, bulk, decisions, policies, settings
 from rlrec.times import written

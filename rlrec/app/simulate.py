@@ -18,9 +18,9 @@ from rlrec.app.inputs import lookup
 from rlrec.app.pipe import Pipe
 from rlrec.app.recommend import Answer
 from rlrec.app.recommend import Request as Asked
+from rlrec.arrays import Array, Index
 from rlrec.errors import InputError
 from rlrec.policy.reward import clipped
-from rlrec.policy.scores import Array, Index
 from rlrec.records import Reward
 from rlrec.simulate.base import Audience
 from rlrec.simulate.visitors import Visitors

@@ -11,9 +11,9 @@ from rlrec.app.audiences import environments as audiences
 from rlrec.app.audiences import in_memory
 from rlrec.app.inputs import lookup, parameters
 from rlrec.app.simulate import check, seeded, told_visits
+from rlrec.arrays import Array
 from rlrec.errors import InputError
 from rlrec.policy.base import Policy
-from rlrec.policy.scores import Array
 from rlrec.records import Reward
 from rlrec.simulate.base import Audience
 from rlrec.simulate.visitors import Visitors

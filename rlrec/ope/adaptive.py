@@ -13,7 +13,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from rlrec.ope.base import Array
+from rlrec.arrays import Array
 
 TERMS = 5
 SMALLEST = 1e-200  # propensity that weighs most: sums of squared weights stay finite

@@ -13,11 +13,8 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from rlrec.arrays import Array, Flags, Ids
 from rlrec.errors import InputError
-
-Array = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
-Booleans = npt.NDArray[np.bool_]
 
 # Probabilities come from quadrature: a sum may pass 1 by a rounding.
 ROUNDING = 1e-9
@@ -46,12 +43,12 @@ class LogBatch:
     reward: Array
     propensity: Array
     target: Array
-    cluster: Integers
+    cluster: Ids
     predicted: Array | None = None
     expected: Array | None = None
     largest: Array | None = None
     unsupported: Array | None = None
-    default: Booleans | None = None
+    default: Flags | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -73,7 +70,7 @@ class LogBatch:
         return len(self.reward)
 
     @cached_property
-    def usable(self) -> Booleans:
+    def usable(self) -> Flags:
         """Whether a row can be weighed, (n,)."""
         return ~(np.isnan(self.propensity) | np.isnan(self.target))
 
@@ -85,7 +82,7 @@ class LogBatch:
             np.divide(self.target, self.propensity, out=weight, where=self.usable)
         return np.minimum(weight, _HEAVIEST)
 
-    def where(self, rows: Booleans | Integers) -> LogBatch:
+    def where(self, rows: Flags | Ids) -> LogBatch:
         """The batch cut down to the rows marked True, or numbered, in that order: one group of `--by`, say."""
         given: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         cut: dict[str, Any] = {name: column[rows] for name, column in given.items() if column is not None}
@@ -100,7 +97,7 @@ def _column(name: str, given: npt.ArrayLike, rows: int) -> npt.NDArray[np.generi
     return column
 
 
-def _require(name: str, column: Array, good: Booleans, what: str) -> None:
+def _require(name: str, column: Array, good: Flags, what: str) -> None:
     if not good.all():
         row = int(np.argmin(good))
         raise InputError(f"{name} of row {row} of the batch is {column[row]}; it must be {what}")
@@ -172,7 +169,7 @@ class Ratio:
         return np.zeros(len(batch))
 
 
-def hashed(ids: Integers, *, salt: int) -> npt.NDArray[np.uint64]:
+def hashed(ids: Ids, *, salt: int) -> npt.NDArray[np.uint64]:
     """64 well-mixed bits for every id, (n,), the same on every machine; another `salt` gives unrelated ones.
 
     The finaliser of SplitMix64. Blocks and folds are cut by it, so they depend on ids and never on the order of the
@@ -181,53 +178,6 @@ def hashed(ids: Integers, *, salt: int) -> npt.NDArray[np.uint64]:
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.asarray(mixed ^ (mixed >> np.uint64(31)))
-
-
-def distinct(*columns: Integers) -> tuple[Integers, Integers]:
-    """One row of each kind of row there is, (m,), in the order of its values, and which kind every row is, (n,).
-
-    columns (n,) each: rows are of one kind where all of them agree. A kind is told by its first row. Where the values
-    lie close together they are counted, which is many times faster than to sort them."""
-    n = len(columns[0])
-    code, kinds = np.zeros(n, np.int64), 1
-    for column in columns:
-        values, number = _close(column, n)
-        if kinds * number >= 2**62:
-            code, kinds = _ranked(code, kinds)
-        code, kinds = code * number + values, kinds * number
-        if kinds > _spread(n):
-            code, kinds = _ranked(code, kinds)
-    code, kinds = _ranked(code, kinds)
-    first = np.empty(kinds, np.int64)
-    first[code[::-1]] = np.arange(n)[::-1]
-    return first, code
-
-
-def _spread(n: int) -> int:
-    """The range of values in which n of them are counted sooner than sorted."""
-    return 8 * n + 1024
-
-
-def _close(column: Integers, n: int) -> tuple[Integers, int]:
-    """The column from 0, its gaps closed where they are wide, and how many values that leaves room for."""
-    if not n:
-        return column.astype(np.int64), 1
-    low, high = int(column.min()), int(column.max())
-    if high - low < _spread(n):
-        return column.astype(np.int64) - low, high - low + 1
-    values, code = np.unique(column, return_inverse=True)
-    return code.ravel(), len(values)
-
-
-def _ranked(code: Integers, kinds: int) -> tuple[Integers, int]:
-    """Numbers 0..kinds - 1 without those that do not occur."""
-    if kinds > _spread(len(code)):
-        values, ranks = np.unique(code, return_inverse=True)
-        return ranks.ravel(), len(values)
-    seen = np.zeros(kinds, np.bool_)
-    seen[code] = True
-    ranks = np.cumsum(seen) - 1
-    return ranks[code], int(seen.sum())
 
 
 def model_of(batch: LogBatch, name: str) -> tuple[Array, Array]:

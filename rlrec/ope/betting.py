@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rlrec.ope.base import Array
+from rlrec.arrays import Array
 
 # A bet on `more` stakes a fixed part of its money: each draw multiplies it by 1 + stake (1{shown}/p - 1), for which the
 # p of shown arms is enough. The best stake is (q - p) / (1 - p), where q is how often the arm is truly shown.

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rlrec.arrays import Array, Ids
 from rlrec.errors import InputError
-from rlrec.ope.base import Array, Integers, Ratio
+from rlrec.ope.base import Ratio
 from rlrec.ope.intervals import Bounds, estimated
 from rlrec.ope.moments import Moments, moments
 
@@ -52,7 +53,7 @@ class Difference:
     p_value: float
 
 
-def fold(reward: Array, unit: Integers, *, spanning: bool) -> Moments:
+def fold(reward: Array, unit: Ids, *, spanning: bool) -> Moments:
     """The statistic of one batch: `fold(a) + fold(b)` is that of both.
 
     reward (n,): of every decision; unit (n,): who was randomised; spanning: a unit may come back in another batch."""

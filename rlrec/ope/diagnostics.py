@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from rlrec.ope.base import Array, Booleans, LogBatch
+from rlrec.arrays import Array, Flags
+from rlrec.ope.base import LogBatch
 
 # How many of the largest weights and weighted rewards are remembered: the top 1 % of ten million rows, and the tail
 # that k-hat is fitted on for a billion.
@@ -132,7 +133,7 @@ def weighed(
     weight: Array,
     *,
     moved: Array,
-    not_default: Booleans,
+    not_default: Flags,
     largest: float,
     bound: float,
     unsupported: Array | None,

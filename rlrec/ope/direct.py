@@ -13,8 +13,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from rlrec.arrays import Array, Ids, distinct
 from rlrec.errors import InputError
-from rlrec.ope.base import Array, Integers, LogBatch, Ratio, distinct, hashed, model_of
+from rlrec.ope.base import LogBatch, Ratio, hashed, model_of
 
 _SALT = 2
 _PULLS = (1e5, 1e4, 1e3, 100.0, 10.0, 1.0)  # the strongest first: it wins a tie
@@ -97,19 +98,19 @@ class Ridge:
         if not pulled or self.folds < 3 or self.arms < 1 or self.positions < 1:
             raise InputError(f"{self} is no reward model", hint="ridge above 0, 3 folds or more, 1 arm or more")
 
-    def fold(self, cluster: Integers) -> Integers:
+    def fold(self, cluster: Ids) -> Ids:
         """The part each row's cluster belongs to, (n,) in 0..folds - 1: a hash of the id."""
         return (hashed(cluster, salt=_SALT) % np.uint64(self.folds)).astype(np.int64)
 
     def stat(
         self,
         reward: Array,
-        arm: Integers,
+        arm: Ids,
         *,
-        position: Integers,
-        cluster: Integers,
+        position: Ids,
+        cluster: Ids,
         context: Array | None = None,
-        code: Integers | None = None,
+        code: Ids | None = None,
     ) -> RidgeSums:
         """Sums of one batch. arm (n,) from 0; position (n,) from 1; context (m, features) dense numbers; code (n,):
         which of them a row has, its own if not given.
@@ -134,7 +135,7 @@ class Ridge:
         cross, gram, answer = np.zeros((k, self.arms, d)), np.zeros((k, d, d)), np.zeros((k, d))
         return RidgeSums(count, reward, cross, gram, answer, np.zeros(k))
 
-    def _add(self, sums: RidgeSums, cell: Integers, others: Array, reward: Array) -> None:
+    def _add(self, sums: RidgeSums, cell: Ids, others: Array, reward: Array) -> None:
         """Add rows that lie in order of their cell, fold by fold and arm by arm."""
         starts = np.flatnonzero(np.r_[True, cell[1:] != cell[:-1]])
         sums.cross.reshape(-1, others.shape[1])[cell[starts]] += np.add.reduceat(others, starts, axis=0)
@@ -155,7 +156,7 @@ class Ridge:
             reward_range=reward_range,
         )
 
-    def _columns(self, position: Integers, context: Array | None, code: Integers | None, rows: Integers) -> Array:
+    def _columns(self, position: Ids, context: Array | None, code: Ids | None, rows: Ids) -> Array:
         """Intercept, one column a position, context of these rows: (n, d)."""
         columns = np.zeros((len(rows), 1 + self.positions + self.features))
         columns[:, 0] = 1.0
@@ -164,7 +165,7 @@ class Ridge:
             columns[:, 1 + self.positions :] = context[rows if code is None else code[rows]]
         return columns
 
-    def _check(self, arm: Integers | None, position: Integers, context: Array | None, code: Integers | None) -> None:
+    def _check(self, arm: Ids | None, position: Ids, context: Array | None, code: Ids | None) -> None:
         n = len(position)
         shape = (n, 0) if context is None else context.shape
         if shape != (n if code is None else shape[0], self.features):
@@ -217,9 +218,7 @@ class Model:
         """Effects of the arms on rows of one fold, (a,)."""
         return np.asarray(self.effects[fold])
 
-    def offset(
-        self, fold: Integers, position: Integers, *, context: Array | None = None, code: Integers | None = None
-    ) -> Array:
+    def offset(self, fold: Ids, position: Ids, *, context: Array | None = None, code: Ids | None = None) -> Array:
         """What a row's value has beside its arm's effect, (n,). fold (n,) as of `Ridge.fold`; the others as of
         `Ridge.stat`."""
         self.ridge._check(None, position, context, code)
@@ -230,11 +229,11 @@ class Model:
             offset += slopes[np.arange(len(fold)) if code is None else code, fold]
         return np.asarray(offset)
 
-    def predicted(self, arm: Integers, *, fold: Integers, offset: Array) -> Array:
+    def predicted(self, arm: Ids, *, fold: Ids, offset: Array) -> Array:
         """q of the arm shown, (n,)."""
         return np.clip(self.effects[fold, arm] + offset, *self.reward_range)
 
-    def expected(self, target: Array, *, case: Integers, fold: Integers, offset: Array) -> Array:
+    def expected(self, target: Array, *, case: Ids, fold: Ids, offset: Array) -> Array:
         """Mean q under the target, (n,). target (m, a): its probabilities in m distinct cases; case (n,): which one
         a row has.
 
@@ -250,7 +249,7 @@ class Model:
         first, kind = distinct(case, fold, offset.view(np.int64))
         return self._clipped(target, case[first], fold[first], offset[first])[kind]
 
-    def _clipped(self, target: Array, case: Integers, fold: Integers, offset: Array) -> Array:
+    def _clipped(self, target: Array, case: Ids, fold: Ids, offset: Array) -> Array:
         """Mean of the clipped values, (n,), of rows that lie in order of case and fold."""
         found = np.empty(len(offset))
         ends = np.flatnonzero(np.r_[True, (case[1:] != case[:-1]) | (fold[1:] != fold[:-1]), True])
@@ -273,10 +272,10 @@ class Table:
         if self.values.ndim != 2 or not np.isfinite(self.values).all():
             raise InputError("a reward model needs one finite number per arm (and value)")
 
-    def predicted(self, arm: Integers, *, value: Integers) -> Array:
+    def predicted(self, arm: Ids, *, value: Ids) -> Array:
         """q of the arm shown, (n,). value (n,): which row of the table applies."""
         return np.asarray(self.values[value, arm])
 
-    def expected(self, target: Array, *, case: Integers, value: Integers) -> Array:
+    def expected(self, target: Array, *, case: Ids, value: Ids) -> Array:
         """Mean q under the target, (n,); target (m, a) and case (n,) as in `Model.expected`."""
         return np.asarray((target @ self.values.T)[case, value])

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from rlrec.ope.base import Array, LogBatch, Ratio, model_of
+from rlrec.arrays import Array
+from rlrec.ope.base import LogBatch, Ratio, model_of
 
 
 @dataclass(frozen=True, kw_only=True)

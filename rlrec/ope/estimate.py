@@ -8,8 +8,9 @@ from functools import cached_property
 
 import numpy as np
 
+from rlrec.arrays import Array
 from rlrec.ope import diagnostics, intervals
-from rlrec.ope.base import Array, Estimator, Kind, LogBatch, Ratio
+from rlrec.ope.base import Estimator, Kind, LogBatch, Ratio
 from rlrec.ope.diagnostics import Diagnosis, Weights
 from rlrec.ope.intervals import UNKNOWN, Bounds, Replicates, WeightSums
 from rlrec.ope.moments import Moments, Summary, moments

@@ -11,8 +11,9 @@ from statistics import NormalDist
 
 import numpy as np
 
+from rlrec.arrays import Array
 from rlrec.errors import InputError, suggest
-from rlrec.ope.base import Array, Kind, Smooth
+from rlrec.ope.base import Kind, Smooth
 from rlrec.ope.moments import Summary
 
 INTERVALS = ("bootstrap-t", "normal", "cressie-read")

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlrec.ope.base import Array, Integers, hashed
+from rlrec.arrays import Array, Ids
+from rlrec.ope.base import hashed
 
 BLOCKS = 4096
 _SALT = 1
@@ -34,7 +35,7 @@ class Summary:
     units (m, c): sums of the clusters, or of the 4,096 blocks of them (`blocks`): what a bootstrap draws from"""
 
     columns: tuple[str, ...]
-    present: Integers
+    present: Ids
     total: Array
     moment: Array
     most: Array
@@ -51,7 +52,7 @@ class Summary:
 class _Clusters:
     """ids (m,) ascending; sums (m, c)."""
 
-    ids: Integers
+    ids: Ids
     sums: Array
 
     def __add__(self, other: _Clusters) -> _Clusters:
@@ -84,7 +85,7 @@ class _Clusters:
 class _Blocks:
     """Clusters that are not remembered one by one: their second moments, and sums per block."""
 
-    present: Integers
+    present: Ids
     moment: Array
     most: Array
     absolute: Array
@@ -142,7 +143,7 @@ class Steps:
     ids (m,): ascending, of clusters or (`blocks`) of blocks; sums (m, c + 1, h): at each of h steps"""
 
     columns: tuple[str, ...]
-    ids: Integers
+    ids: Ids
     sums: Array
     blocks: bool
 
@@ -163,7 +164,7 @@ class Steps:
         return Steps(self.columns, np.arange(BLOCKS), sums, blocks=True)
 
 
-def steps(columns: Mapping[str, Array], held: Array, *, cluster: Integers, length: Integers, horizon: int) -> Steps:
+def steps(columns: Mapping[str, Array], held: Array, *, cluster: Ids, length: Ids, horizon: int) -> Steps:
     """Sums of one batch of visits at every step.
 
     columns: by name, (n,) of every decision, 0 after a visit's end; held (n,): keeps its value after it. Decisions lie
@@ -182,21 +183,21 @@ def steps(columns: Mapping[str, Array], held: Array, *, cluster: Integers, lengt
     return Steps(tuple(columns), ids, sums, blocks)
 
 
-def _at(place: Integers, values: Array, shape: tuple[int, int]) -> Array:
+def _at(place: Ids, values: Array, shape: tuple[int, int]) -> Array:
     return np.bincount(place, weights=values, minlength=shape[0] * shape[1]).astype(np.float64).reshape(shape)
 
 
-def block_of(ids: Integers) -> Integers:
+def block_of(ids: Ids) -> Ids:
     """Which of the 4,096 blocks each cluster is in."""
     return (hashed(ids, salt=_SALT) % np.uint64(BLOCKS)).astype(np.int64)
 
 
-def moments(terms: Array, cluster: Integers, *, columns: tuple[str, ...], spanning: bool) -> Moments:
+def moments(terms: Array, cluster: Ids, *, columns: tuple[str, ...], spanning: bool) -> Moments:
     """Moments of one batch. terms (n, c): columns of every row; cluster (n,): which cluster a row belongs to."""
     return Moments(columns, spanning, _bounded(_by_cluster(terms, cluster), spanning))
 
 
-def _by_cluster(terms: Array, cluster: Integers) -> _Clusters:
+def _by_cluster(terms: Array, cluster: Ids) -> _Clusters:
     if not len(cluster):
         return _Clusters(cluster, terms)
     if (cluster[1:] < cluster[:-1]).any():

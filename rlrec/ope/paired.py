@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rlrec.arrays import Array
 from rlrec.errors import InputError
 from rlrec.ope import diagnostics, intervals
-from rlrec.ope.base import Array, Smooth
+from rlrec.ope.base import Smooth
 from rlrec.ope.intervals import UNKNOWN, Bounds, Studentised, studentised
 from rlrec.ope.sequential import SessionEstimator
 from rlrec.ope.sessions import SessionStat, SessionView, view

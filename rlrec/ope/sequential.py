@@ -12,7 +12,8 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from rlrec.ope.base import Array, Kind, Ratio
+from rlrec.arrays import Array
+from rlrec.ope.base import Kind, Ratio
 
 
 class SessionEstimator(Kind, Protocol):

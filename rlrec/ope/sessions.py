@@ -8,9 +8,9 @@ from functools import cached_property
 
 import numpy as np
 
+from rlrec.arrays import Array
 from rlrec.errors import InputError
 from rlrec.ope import diagnostics, intervals
-from rlrec.ope.base import Array
 from rlrec.ope.diagnostics import Weights
 from rlrec.ope.estimate import Estimate, Terms, View
 from rlrec.ope.intervals import UNKNOWN, Bounds, Replicates, Studentised

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from rlrec.arrays import Array, Flags, Ids
 from rlrec.errors import InputError
-from rlrec.ope.base import ROUNDING, Array, Booleans, Integers
+from rlrec.ope.base import ROUNDING
 
 # Weights are cut here, far beyond any that an estimate could survive: sums of their squares stay finite.
 HEAVIEST = 1e100
@@ -41,15 +42,15 @@ class VisitBatch:
     Raises InputError for a wrong shape or a value outside its range.
     """
 
-    start: Integers
+    start: Ids
     reward: Array
     log_ratio: Array
-    cluster: Integers
+    cluster: Ids
     predicted: Array | None = None
     expected: Array | None = None
     largest: Array | None = None
     unsupported: Array | None = None
-    default: Booleans | None = None
+    default: Flags | None = None
     left_out: int = 0
 
     def __post_init__(self) -> None:
@@ -87,11 +88,11 @@ class VisitBatch:
         return len(self.start) - 1
 
     @cached_property
-    def length(self) -> Integers:
+    def length(self) -> Ids:
         """Decisions of every visit, (s,)."""
         return np.diff(self.start)
 
-    def where(self, visits: Booleans | Integers) -> VisitBatch:
+    def where(self, visits: Flags | Ids) -> VisitBatch:
         """The batch cut down to the visits marked True, or numbered, in that order: one group of `--by`, say. Visits
         left out belong to no cut."""
         chosen = np.arange(len(self))[visits]
@@ -107,7 +108,7 @@ def _per_decision() -> list[str]:
     return [field.name for field in fields(VisitBatch) if field.name not in ("start", "cluster", "left_out")]
 
 
-def _require(name: str, column: Array, good: Booleans, what: str) -> None:
+def _require(name: str, column: Array, good: Flags, what: str) -> None:
     if not good.all():
         row = int(np.argmin(good))
         raise InputError(f"{name} of row {row} of the batch of visits is {column[row]}; it must be {what}")
@@ -125,7 +126,7 @@ class Course:
     # -- per decision --
 
     @cached_property
-    def step(self) -> Integers:
+    def step(self) -> Ids:
         """Step of every decision in its visit, from 0."""
         return np.arange(len(self.batch.reward)) - np.repeat(self.batch.start[:-1], self.batch.length)
 
@@ -166,7 +167,7 @@ class Course:
         return self.batch.predicted, self.batch.expected
 
     @property
-    def _last(self) -> Integers:
+    def _last(self) -> Ids:
         return self.batch.start[1:] - 1
 
     # -- per visit --
@@ -208,7 +209,7 @@ class Course:
         return self.first_value + self._sum(self.correction)
 
     @cached_property
-    def rewarded(self) -> Booleans:
+    def rewarded(self) -> Flags:
         """Whether some decision has a reward that is not the default."""
         batch = self.batch
         news = ~batch.default if batch.default is not None else batch.reward != 0

@@ -7,8 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from rlrec.arrays import Array
 from rlrec.errors import InputError
-from rlrec.ope.base import Array, LogBatch, Ratio
+from rlrec.ope.base import LogBatch, Ratio
 
 
 @dataclass(frozen=True, kw_only=True)

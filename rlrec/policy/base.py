@@ -8,11 +8,12 @@ from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
+from rlrec.arrays import Array
 from rlrec.errors import InputError
 from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.moments import Moments
 from rlrec.policy.reward import bounds
-from rlrec.policy.scores import Array, Scores
+from rlrec.policy.scores import Scores
 from rlrec.records import Reward
 
 

@@ -5,11 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from rlrec.policy.scores import Array
-
-Ids = npt.NDArray[np.int64]
+from rlrec.arrays import Array, Ids
 
 BASELINES = ("none", "mean", "value", "rloo")
 FOLDS = 2

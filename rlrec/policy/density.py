@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from rlrec.policy.scores import Array, Index
+from rlrec.arrays import Array, Index
 
 Rows = slice | Index
 ALL = slice(None)

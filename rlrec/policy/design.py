@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from rlrec.arrays import Array
 from rlrec.policy.encoder import Encoder
-from rlrec.policy.scores import Array
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -12,10 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from rlrec.arrays import Array
 from rlrec.errors import InputError, suggest
 from rlrec.policy.base import between
 from rlrec.policy.reward import LIMIT
-from rlrec.policy.scores import Array
 
 Marks = npt.NDArray[np.int64]
 

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from rlrec.arrays import Array
 from rlrec.errors import InputError, suggest
 from rlrec.policy import features
 from rlrec.policy.base import EVERYTHING
@@ -33,7 +34,6 @@ from rlrec.policy.fields import (
     is_number,
     shown,
 )
-from rlrec.policy.scores import Array
 
 _KEYS = ["intercept", "fields", "hash"]
 _HINT = 'write {"fields": {"hour": "number", "device": ["ios", "android"]}}'

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from rlrec.arrays import Array
 from rlrec.policy.base import Belief, Learner, fraction, mixed
-from rlrec.policy.scores import Array, Point, Scores
+from rlrec.policy.scores import Point, Scores
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rlrec.policy.scores import Array, Index
+from rlrec.arrays import Array, Index
 
 WIDTH = 64
 NUMBERS = frozenset({int, float})

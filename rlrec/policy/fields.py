@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from rlrec.arrays import Array, Index
 from rlrec.errors import InputError, suggest
 from rlrec.policy import features
-from rlrec.policy.scores import Array, Index
 
 WIDEST = 128  # columns of an encoder: a belief holds the square of that for every arm
 HASHES = (0, 1, 2, 4, 8, 16, 32, 64)  # powers of two, so that every hashed column gets the same share

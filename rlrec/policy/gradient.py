@@ -9,19 +9,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-import numpy.typing as npt
 
+from rlrec.arrays import Array, Ids, Index
 from rlrec.errors import InputError
 from rlrec.policy.base import Belief, between, fraction
 from rlrec.policy.design import Design
 from rlrec.policy.forgetting import Forgetting
-from rlrec.policy.scores import Array, Gumbel, Index, Point, Scores
+from rlrec.policy.scores import Gumbel, Point, Scores
 from rlrec.records import Reward
 
 if TYPE_CHECKING:
     from rlrec.policy.history import History
 
-Ids = npt.NDArray[np.int64]
 Parameters = dict[str, Array]
 """Of a trained policy, by name: `bias` (m,), `linear` (m, d) and `own` (m, 4) belong to its m arms; `cross` (p, d) or
 (p, 1), `history` (4,) and `similar` (p,) to all."""

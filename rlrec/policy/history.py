@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from rlrec.arrays import Flags
 from rlrec.errors import RlrecError
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
 
 REMEMBERED = 64  # slots: the last ones of the visit, a bit of a word each
 WORD = 8  # bytes

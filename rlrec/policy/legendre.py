@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rlrec.policy.scores import Array
+from rlrec.arrays import Array
 
 # positive nodes and their weights, to the last digit (from 40 digits; a test holds them equal to numpy's)
 _GAUSS = {

@@ -10,12 +10,13 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from rlrec.arrays import Array, Ids
 from rlrec.errors import InputError
 from rlrec.policy import solving
 from rlrec.policy.base import Belief, Learner, between, number, unit_interval
 from rlrec.policy.design import Design
-from rlrec.policy.moments import Ids, Moments
-from rlrec.policy.scores import Array, Correlated, Gaussian, Gumbel, Point, Scores
+from rlrec.policy.moments import Moments
+from rlrec.policy.scores import Correlated, Gaussian, Gumbel, Point, Scores
 from rlrec.records import Reward
 
 DISJOINT, SHARED = "disjoint", "shared"

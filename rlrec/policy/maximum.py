@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from rlrec.policy.scores import Array, Index
+from rlrec.arrays import Array, Index
 from rlrec.policy.table import Table
 
 _CACHED = 1 << 18  # numbers in a working array

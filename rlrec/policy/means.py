@@ -6,8 +6,8 @@ from typing import cast
 
 import numpy as np
 
+from rlrec.arrays import Array
 from rlrec.policy.base import Belief
-from rlrec.policy.scores import Array
 
 
 def intervals(belief: Belief, *, level: float = 0.95) -> tuple[Array, Array]:

@@ -6,11 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from rlrec.policy.scores import Array
-
-Ids = npt.NDArray[np.int64]
+from rlrec.arrays import Array, Ids
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,8 @@ from typing import Protocol
 
 import numpy as np
 
-from rlrec.policy.scores import Array, Index, Point
+from rlrec.arrays import Array, Index
+from rlrec.policy.scores import Point
 
 
 class Order(Protocol):

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
+from rlrec.arrays import Array, Index
 from rlrec.policy.density import Density, at_nodes
 from rlrec.policy.legendre import gauss
-from rlrec.policy.scores import Array, Index
 
 _STEEPNESS = 10.0  # logarithms by which the chance of a page may fall in a panel
 _NEARLY = 1.5  # how much steeper a panel may be, once it was narrowed

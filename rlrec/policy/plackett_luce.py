@@ -8,10 +8,11 @@ from functools import cached_property
 
 import numpy as np
 
+from rlrec.arrays import Array, Index
 from rlrec.policy import maximum
 from rlrec.policy.density import GumbelLogit
 from rlrec.policy.orders import top
-from rlrec.policy.scores import Array, Gumbel, Index
+from rlrec.policy.scores import Gumbel
 from rlrec.policy.table import tabulate
 
 _ENTRIES = 1 << 21

@@ -9,13 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 import numpy as np
-import numpy.typing as npt
 
+from rlrec.arrays import Array, Flags, Index
 from rlrec.policy.gradient import OF_ARM, Gradient, Parameters, State, scored
 from rlrec.policy.plackett_luce import remaining, softmax
-from rlrec.policy.scores import Array, Index
-
-Flags = npt.NDArray[np.bool_]
 
 CELLS = 1 << 19  # scores at a time: few enough to stay near the processor, and so many that each call is worth it
 HIGHEST = 700.0  # log of a weight that is cut to stay finite

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from rlrec.arrays import Array, Ids
 from rlrec.errors import InputError
-from rlrec.policy.scores import Array
-
-Ids = npt.NDArray[np.int64]
 
 
 def discounted(reward: Array, start: Ids, *, gamma: float) -> Array:

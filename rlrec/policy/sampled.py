@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from rlrec.policy.scores import Array, Index, Sampled
+from rlrec.arrays import Array, Index
+from rlrec.policy.scores import Sampled
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from rlrec.policy.scores import Array, Index
+from rlrec.arrays import Array, Index, Words
 
-Words = npt.NDArray[np.uint64]
 W = TypeVar("W", int, Words)
 
 # plain numbers, that a uint64 array stays one and a Python integer too

@@ -6,13 +6,9 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
+from rlrec.arrays import Array, Index
 from rlrec.policy import sampler
-
-Array = npt.NDArray[np.float64]
-Index = npt.NDArray[np.intp]
-Flags = npt.NDArray[np.bool_]
 
 SAMPLING = 1024
 """The word of a decision at which its samples begin: a page of 500 positions uses 1000 at most."""

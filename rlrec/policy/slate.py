@@ -12,12 +12,13 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from rlrec.arrays import Array, Flags, Index, Words
 from rlrec.policy import plackett_luce
 from rlrec.policy.orders import Order, PointOrder, top
 from rlrec.policy.plackett_luce import PlackettLuceOrder
 from rlrec.policy.sampled import SampledOrder
-from rlrec.policy.sampler import Words, uniforms, uniforms_at
-from rlrec.policy.scores import Array, Beta, Correlated, Flags, Gaussian, Gumbel, Index, Point, Sampled, Scores, own
+from rlrec.policy.sampler import uniforms, uniforms_at
+from rlrec.policy.scores import Beta, Correlated, Gaussian, Gumbel, Point, Sampled, Scores, own
 from rlrec.policy.sweep import ContinuousOrder, continuous_order
 
 SMALLEST = 1e-300

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rlrec.arrays import Array, Index
 from rlrec.policy.moments import Moments
-from rlrec.policy.scores import Array, Index
 
 LARGEST = 400
 """Weights of a shared model: numbers of a context times numbers of an arm."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from rlrec.arrays import Array, Flags, Index
 from rlrec.policy import maximum
 from rlrec.policy.density import BetaLogit, Normal
 from rlrec.policy.legendre import at
 from rlrec.policy.orders import top
-from rlrec.policy.scores import Array, Beta, Flags, Gaussian, Index
+from rlrec.policy.scores import Beta, Gaussian
 from rlrec.policy.table import COEFFICIENT, ORDER, STOPS, Table, integrated
 from rlrec.policy.tabulated import Kind, Tabulated
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from rlrec.arrays import Array, Index
 from rlrec.policy.density import ALL, TAIL, Density, Rows, at_nodes
 from rlrec.policy.legendre import gauss, polynomials
 from rlrec.policy.panels import panels
-from rlrec.policy.scores import Array, Index
 
 # With glibc, memory of up to this size is from now on kept when it is freed, and not fetched page by page again for
 # the next array, which would cost more than what is computed in it.

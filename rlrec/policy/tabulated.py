@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from rlrec.arrays import Array, Index
 from rlrec.policy import maximum
 from rlrec.policy.density import ALL, Density
 from rlrec.policy.panels import enough, even_widths
-from rlrec.policy.scores import Array, Index
 from rlrec.policy.table import ORDER, tabulate
 
 Kind = Callable[[Array, Array], Density]

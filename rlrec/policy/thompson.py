@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from rlrec.arrays import Array
 from rlrec.policy.base import Belief, Learner, unit_interval
-from rlrec.policy.scores import Array, Beta, Scores
+from rlrec.policy.scores import Beta, Scores
 from rlrec.records import Reward
 
 

@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from rlrec.arrays import Array
 from rlrec.errors import InputError
 from rlrec.policy.base import Belief, Learner, number, unit_interval
 from rlrec.policy.reward import LIMIT
-from rlrec.policy.scores import Array, Point, Scores
+from rlrec.policy.scores import Point, Scores
 from rlrec.records import Reward
 
 LEAST = 1e-300  # weight of an arm that is nearly forgotten: what is divided by it stays finite

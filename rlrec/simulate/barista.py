@@ -9,8 +9,9 @@ from itertools import pairwise
 
 import numpy as np
 
+from rlrec.arrays import Array, Flags, Index
 from rlrec.errors import InputError
-from rlrec.simulate.base import Array, Flags, Index, checked
+from rlrec.simulate.base import checked
 from rlrec.simulate.visitors import Visitors, within
 
 RISE, TOP = 2, 3  # levels of satiation that an item gains when it is served, and where they end

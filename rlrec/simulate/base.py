@@ -8,11 +8,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from rlrec.arrays import Array, Flags, Index
 from rlrec.errors import InputError
 
-Array = npt.NDArray[np.float64]
-Index = npt.NDArray[np.intp]
-Flags = npt.NDArray[np.bool_]
 Info = dict[str, Array]
 Step = tuple[Array, Array, Flags, Flags, Info]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rlrec.simulate.base import Array, World, checked
+from rlrec.arrays import Array
+from rlrec.simulate.base import World, checked
 
 
 @dataclass(kw_only=True, eq=False)

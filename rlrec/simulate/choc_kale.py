@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlrec.simulate.base import Array, Flags, Index
+from rlrec.arrays import Array, Flags, Index
 from rlrec.simulate.visitors import LONGEST, Visitors, within
 
 MOVES = np.array([-1, 1])  # of the trait, in levels, by arm

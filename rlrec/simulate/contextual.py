@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rlrec.arrays import Array
 from rlrec.errors import InputError
-from rlrec.simulate.base import Array, World
+from rlrec.simulate.base import World
 
 MODELS = ("linear", "logistic")
 SPAN = 0.45  # that a linear mean goes up and down from 1/2: it never leaves [0, 1], so that the model is right

@@ -7,7 +7,7 @@ from math import sqrt
 
 import numpy as np
 
-from rlrec.simulate.base import Array, Flags, Index
+from rlrec.arrays import Array, Flags, Index
 from rlrec.simulate.visitors import LONGEST, Visitors, within
 
 LEFT, RIGHT = 0, 1

@@ -7,8 +7,9 @@ from math import isfinite
 
 import numpy as np
 
+from rlrec.arrays import Array, Index
 from rlrec.errors import InputError
-from rlrec.simulate.base import Array, Index, Step
+from rlrec.simulate.base import Step
 from rlrec.simulate.bernoulli import Bernoulli
 
 SHAPES = ("exponential", "fixed")

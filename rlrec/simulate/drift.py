@@ -7,8 +7,9 @@ from math import isfinite, pi
 
 import numpy as np
 
+from rlrec.arrays import Array
 from rlrec.errors import InputError
-from rlrec.simulate.base import Array, World, checked
+from rlrec.simulate.base import World, checked
 
 Jump = tuple[int, float, int, int]  # arm, its rate meanwhile, from this time to before that one
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rlrec.arrays import Array, Flags, Index
 from rlrec.errors import InputError
-from rlrec.simulate.base import Array, Flags, Index, Step
+from rlrec.simulate.base import Step
 
 LONGEST = 10_000  # decisions of a visit
 

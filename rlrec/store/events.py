@@ -11,7 +11,8 @@ from rlrec.records import Event
 from rlrec.store.unit import Row, Unit
 
 if TYPE_CHECKING:
-    from rlrec.store.reader import Ids
+    from rlrec.arrays import Ids
+
 
 EVENT = ("decision_id", "position", "kind", "value", "at", "received_at", "seq", "key")
 CENSOR = "!censor"

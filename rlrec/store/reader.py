@@ -6,12 +6,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
+from rlrec.arrays import Ids
 from rlrec.store.bulk import Columns, PendingQuery
 from rlrec.store.unit import Unit
-
-Ids = npt.NDArray[np.int64]
 
 BATCH = 50_000  # decisions in a batch, about
 ABSENT = -1  # stands for a missing id

@@ -8,13 +8,13 @@ from itertools import product
 import numpy as np
 import pytest
 
+from rlrec.arrays import Array
 from rlrec.policy import reinforce, returns
 from rlrec.policy.design import Design
 from rlrec.policy.encoder import Encoder
 from rlrec.policy.fields import Vector
 from rlrec.policy.gradient import Gradient, Parameters
 from rlrec.policy.reinforce import Objective, Pages, Sums
-from rlrec.policy.scores import Array
 from tests.benchmarks.spools import NOBODY, Server
 
 STEPS, ARMS = 3, 3

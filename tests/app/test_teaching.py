@@ -15,8 +15,8 @@ from rlrec.app.doctor import Request as Audit
 from rlrec.app.doctor import doctor
 from rlrec.app.inputs import lookup
 from rlrec.app.learning import warm_start
+from rlrec.arrays import Array
 from rlrec.policy.linear import Linear
-from rlrec.policy.scores import Array
 from rlrec.store import Store
 from tests.app.shop import done
 from tests.conftest import Run, runner

@@ -7,12 +7,11 @@ from functools import partial
 from itertools import count
 
 import numpy as np
-import numpy.typing as npt
 
+from rlrec.arrays import Array
 from tests.benchmarks.measure import Figure, Sample, Setting, growth, medians, timed
 from tests.benchmarks.shops import posteriors
 
-Array = npt.NDArray[np.float64]
 GOALS = {100: 5.0, 300: None, 1_000: 60.0}  # milliseconds by arms
 NODES = 512  # of the references
 

@@ -12,14 +12,13 @@ from rlrec.app.train import CHOOSING
 from rlrec.app.training.ascent import GATE, TRAIN, TUNE, Climbed, Climber, Options
 from rlrec.app.training.dataset import Case, Catalogue, Rows, Spool
 from rlrec.app.training.holdout_value import VISITS, Judge, fitted
+from rlrec.arrays import Array, Flags, Index
 from rlrec.ope.paired import Difference
 from rlrec.policy import reinforce
 from rlrec.policy.design import Design
 from rlrec.policy.encoder import Encoder
 from rlrec.policy.gradient import Gradient, Parameters, State
 from rlrec.policy.history import History
-from rlrec.policy.scores import Array, Index
-from rlrec.simulate.base import Flags
 from rlrec.simulate.visitors import Visitors
 
 GAP_S = 1.0

@@ -9,12 +9,12 @@ from math import exp, log, sqrt
 
 import numpy as np
 
+from rlrec.arrays import Array, Index
 from rlrec.policy import reinforce, returns
 from rlrec.policy.design import Design
 from rlrec.policy.encoder import Encoder
 from rlrec.policy.gradient import Gradient, Parameters, State
 from rlrec.policy.reinforce import Objective, Pages
-from rlrec.policy.scores import Array, Index
 from rlrec.simulate.corridor import RIGHT, Corridor
 from tests.benchmarks.measure import Figure, Setting
 from tests.policy.test_reinforce import ITEMS, LOGGED, climbed

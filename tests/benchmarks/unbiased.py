@@ -13,6 +13,7 @@ import numpy as np
 from rlrec import ope, simulate
 from rlrec import policy as kinds
 from rlrec.app.audiences.in_memory import NOTHING, Memory
+from rlrec.arrays import Array, Index, Words
 from rlrec.ope.base import LogBatch
 from rlrec.ope.estimate import Estimate, Fold
 from rlrec.policy import slate
@@ -20,8 +21,7 @@ from rlrec.policy.base import Learner, Policy
 from rlrec.policy.design import Design
 from rlrec.policy.encoder import Encoder
 from rlrec.policy.linear import SHARED, Linear
-from rlrec.policy.sampler import Words
-from rlrec.policy.scores import Array, Index, Scores, apart
+from rlrec.policy.scores import Scores, apart
 from tests.benchmarks.measure import Figure, Setting
 
 RUNS, DECISIONS = 2_000, 2_000

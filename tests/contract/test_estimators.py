@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from rlrec import ope
-from rlrec.ope.base import Array, Estimator, LogBatch
+from rlrec.arrays import Array
+from rlrec.ope.base import Estimator, LogBatch
 from rlrec.ope.estimate import Fold
 
 OTHER = {"clipped-ips": "clipped-ips:0.75"}

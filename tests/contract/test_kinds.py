@@ -13,12 +13,13 @@ from scipy.special import chdtrc
 
 from rlrec import policy as kinds
 from rlrec.app.log import reward_log
+from rlrec.arrays import Array, Index
 from rlrec.errors import InputError
 from rlrec.policy import history, moments, slate
 from rlrec.policy import reward as rewards
 from rlrec.policy.base import Belief, Policy, mixed
 from rlrec.policy.moments import Moments
-from rlrec.policy.scores import Array, Index, own
+from rlrec.policy.scores import own
 from rlrec.records import Event, Reward
 
 ARMS = ["a", "b", "c", "d", "e", "f"]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from rlrec import ope
+from rlrec.arrays import Array
 from rlrec.errors import InputError
-from rlrec.ope.base import Array
 from rlrec.ope.sequential import SessionEstimator
 from rlrec.ope.sessions import SessionFold, view
 from rlrec.ope.visits import Course

@@ -12,14 +12,15 @@ from pathlib import Path
 import numpy as np
 from scipy.special import betainc, betaln
 
-from rlrec.ope.base import Array, Integers, LogBatch
+from rlrec.arrays import Array, Ids
+from rlrec.ope.base import LogBatch
 
 SAMPLE = Path(__file__).parents[2] / "sample_data"
 ARMS, POSITIONS = 80, 3
 
 
 @cache
-def log(name: str) -> tuple[Integers, Integers, Array, Array]:
+def log(name: str) -> tuple[Ids, Ids, Array, Array]:
     """Arm, position (from 1), click and propensity of the rows of `name`, (n,) each."""
     with gzip.open(SAMPLE / f"{name}.csv.gz", "rt", newline="") as lines:
         rows = [(r["item_id"], r["position"], r["click"], r["propensity_score"]) for r in csv.DictReader(lines)]

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from rlrec import ope
+from rlrec.arrays import Array
 from rlrec.errors import InputError
-from rlrec.ope.base import Array, LogBatch
+from rlrec.ope.base import LogBatch
 from rlrec.ope.estimate import Estimate
 from rlrec.ope.intervals import WeightSums, cressie_read
 from tests.ope import obd

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from rlrec import ope
-from rlrec.ope.base import Array
+from rlrec.arrays import Array
 from rlrec.ope.estimate import Estimate
 from rlrec.ope.sessions import SessionFold, SessionStat
 from rlrec.ope.visits import VisitBatch

@@ -11,7 +11,7 @@ from math import factorial
 import numpy as np
 from scipy import special, stats
 
-from rlrec.policy.scores import Array
+from rlrec.arrays import Array
 
 Order = tuple[int, ...]
 Polynomial = list[Fraction]

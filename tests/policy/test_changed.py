@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rlrec.policy.scores import Array, Beta, Gaussian, Gumbel, Point, Scores
+from rlrec.arrays import Array
+from rlrec.policy.scores import Beta, Gaussian, Gumbel, Point, Scores
 from rlrec.policy.slate import Pages, first, marginals
 from tests.policy import reference
 

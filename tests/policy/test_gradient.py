@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import chdtrc
 
+from rlrec.arrays import Array, Index
 from rlrec.policy import history, slate
 from rlrec.policy.base import Belief
 from rlrec.policy.design import Design
@@ -15,7 +16,7 @@ from rlrec.policy.encoder import Encoder
 from rlrec.policy.fields import Number
 from rlrec.policy.gradient import BILINEAR, Gradient, Parameters, State, by_row
 from rlrec.policy.history import History
-from rlrec.policy.scores import Array, Gumbel, Index
+from rlrec.policy.scores import Gumbel
 from rlrec.policy.slate import Draw
 
 DESIGN = Design(context=Encoder([Number("hour")]), arm=Encoder([Number("price")]))

@@ -10,10 +10,11 @@ import pytest
 
 from rlrec import policy as kinds
 from rlrec.app.inputs.parameters import LEAST, MOST
+from rlrec.arrays import Array
 from rlrec.errors import InputError
 from rlrec.policy import slate
 from rlrec.policy.base import Belief, Policy
-from rlrec.policy.scores import Array, Beta
+from rlrec.policy.scores import Beta
 from rlrec.records import Reward
 
 

@@ -10,13 +10,14 @@ import pytest
 from scipy import optimize, special
 
 from rlrec import policy as kinds
+from rlrec.arrays import Array
 from rlrec.errors import InputError
 from rlrec.policy import moments, slate
 from rlrec.policy.base import Belief
 from rlrec.policy.design import Design
 from rlrec.policy.encoder import Encoder
 from rlrec.policy.linear import inverse_gaps
-from rlrec.policy.scores import Array, Correlated, Gaussian, Gumbel, Point
+from rlrec.policy.scores import Correlated, Gaussian, Gumbel, Point
 from tests.policy.test_kinds import reward
 
 PLAIN = Design(context=Encoder.of({"intercept": False, "fields": {"v": {"type": "vector", "length": 2}}}))

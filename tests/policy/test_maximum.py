@@ -9,9 +9,10 @@ import mpmath  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 
+from rlrec.arrays import Array
 from rlrec.policy import maximum
 from rlrec.policy.density import BetaLogit, stirling_error
-from rlrec.policy.scores import Array, Beta, Gaussian, Gumbel
+from rlrec.policy.scores import Beta, Gaussian, Gumbel
 from rlrec.policy.slate import first, marginals
 from rlrec.policy.sweep import ContinuousOrder, beta_order, gaussian_order
 from rlrec.policy.table import tabulate

@@ -9,6 +9,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
+from rlrec.arrays import Array, Index
 from rlrec.policy import reinforce, returns
 from rlrec.policy.adam import Adam
 from rlrec.policy.design import Design
@@ -16,7 +17,6 @@ from rlrec.policy.encoder import Encoder
 from rlrec.policy.fields import Number, Vector
 from rlrec.policy.gradient import BILINEAR, Gradient, Parameters, State
 from rlrec.policy.reinforce import Objective, Pages, Sums
-from rlrec.policy.scores import Array, Index
 
 DESIGN = Design(context=Encoder([Number("hour")]), arm=Encoder([Vector("taste", 2)]))
 

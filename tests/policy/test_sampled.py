@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from scipy import special
 
+from rlrec.arrays import Array
 from rlrec.policy import slate
 from rlrec.policy.sampler import normals, uniforms
-from rlrec.policy.scores import Array, Correlated, Gaussian, Sampled, own
+from rlrec.policy.scores import Correlated, Gaussian, Sampled, own
 
 FACTOR = np.array([[0.5, 0.0], [0.3, 0.4], [0.0, 0.2], [0.3, 0.4]])
 SCORES = Correlated(np.array([0.0, 0.1, 0.2, 0.1]), FACTOR, 500)

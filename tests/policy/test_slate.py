@@ -10,7 +10,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from rlrec.policy.scores import Array, Beta, Gaussian, Gumbel, Index, Point, Scores
+from rlrec.arrays import Array, Index
+from rlrec.policy.scores import Beta, Gaussian, Gumbel, Point, Scores
 from rlrec.policy.slate import conditionals, draw, first, marginals, placement, remaining
 from rlrec.policy.sweep import beta_order
 from tests.policy import reference

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from scipy import special
 
+from rlrec.arrays import Array
 from rlrec.policy.sampler import uniforms
-from rlrec.policy.scores import Array, Beta, Gaussian, Gumbel, Point, Scores
+from rlrec.policy.scores import Beta, Gaussian, Gumbel, Point, Scores
 from rlrec.policy.slate import conditionals, draw, first
 from rlrec.policy.sweep import beta_order, quantiles
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from rlrec import policy as kinds
+from rlrec.arrays import Array
 from rlrec.errors import InputError
 from rlrec.policy.base import Belief
-from rlrec.policy.scores import Array
 from rlrec.policy.ucb import kl_bound
 from tests.policy.test_kinds import belief, reward, served
 

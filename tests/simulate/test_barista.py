@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from rlrec.arrays import Array, Index
 from rlrec.errors import InputError
-from rlrec.policy.scores import Array, Index
 from rlrec.simulate.barista import Barista
 
 SMALL = Barista(rates=(0.9, 0.5), fade=0.25, patience=3, cap=6)

@@ -6,7 +6,7 @@ from collections import deque
 
 import numpy as np
 
-from rlrec.policy.scores import Index
+from rlrec.arrays import Index
 
 FREE = -1
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rlrec import simulate
+from rlrec.arrays import Array, Flags, Index
 from rlrec.errors import InputError
 from rlrec.policy import moments
 from rlrec.policy.base import Belief, Policy
@@ -20,8 +21,8 @@ from rlrec.policy.encoder import Encoder
 from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.linear import SHARED, Linear
 from rlrec.policy.moments import Moments
-from rlrec.policy.scores import Array, Beta, Correlated, Gaussian, Gumbel, Index, Point, Scores
-from rlrec.simulate.base import Audience, Flags, Info
+from rlrec.policy.scores import Beta, Correlated, Gaussian, Gumbel, Point, Scores
+from rlrec.simulate.base import Audience, Info
 from rlrec.simulate.visitors import Visitors
 
 NOTHING: dict[str, Any] = {}

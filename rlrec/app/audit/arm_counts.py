@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlrec.app.audit.findings import Findings
-from rlrec.app.distributions.designs import Ids
+from rlrec.arrays import Array, Ids
 from rlrec.ope import betting
-from rlrec.policy.scores import Array
 from rlrec.records import Policy
 from rlrec.store import Unit, contents
 from rlrec.store.reader import Batch

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from rlrec.app.audit.findings import UNREADABLE, Findings
 from rlrec.app.learning.slot_statistics import Totals
 from rlrec.app.log import reward_log
+from rlrec.arrays import Array
 from rlrec.policy.forgetting import Forgetting
-from rlrec.policy.scores import Array
 from rlrec.records import Version
 from rlrec.store import Unit, audit, beliefs
 from rlrec.store.beliefs import SUMS, Place, Sums

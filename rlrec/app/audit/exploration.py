@@ -8,8 +8,7 @@ import numpy as np
 
 from rlrec.app.audit.arm_counts import members
 from rlrec.app.audit.findings import Findings
-from rlrec.app.distributions.designs import Ids
-from rlrec.policy.scores import Array
+from rlrec.arrays import Array, Ids
 from rlrec.records import Policy
 from rlrec.store import Unit
 from rlrec.store.bulk import Columns

@@ -9,8 +9,7 @@ from math import lgamma, log, sqrt
 import numpy as np
 
 from rlrec.app.audit.findings import Findings
-from rlrec.app.distributions.designs import Ids
-from rlrec.policy.scores import Array
+from rlrec.arrays import Array, Ids
 from rlrec.records import Policy, Version
 from rlrec.store import Unit, audit
 from rlrec.store.reader import Batch

@@ -12,11 +12,11 @@ from rlrec.app.audit.findings import UNREADABLE, Findings
 from rlrec.app.audit.session_slates import States
 from rlrec.app.audit.stored_slates import ABSOLUTE, CHECK, RELATIVE, Again, Pages, Referred, Stored, compare, whole
 from rlrec.app.distributions import designs, exact
-from rlrec.app.distributions.designs import Ids
 from rlrec.app.distributions.exact import Case, Serving
 from rlrec.app.log import lineage
+from rlrec.arrays import Ids, Index
 from rlrec.policy import sampler, slate
-from rlrec.policy.scores import Correlated, Index, Scores
+from rlrec.policy.scores import Correlated, Scores
 from rlrec.records import Version
 from rlrec.store import Unit, audit, beliefs, policies
 from rlrec.store.beliefs import SUMS, Place

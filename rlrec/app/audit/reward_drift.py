@@ -9,9 +9,9 @@ import numpy as np
 
 from rlrec.app.audit.findings import Findings
 from rlrec.app.log import reward_log
+from rlrec.arrays import Array, Ids
 from rlrec.policy.drift import Adwin, Change
 from rlrec.policy.forgetting import Forgetting
-from rlrec.policy.scores import Array
 from rlrec.records import Version
 from rlrec.store import Unit, arms, decisions, reader
 from rlrec.store.reader import Batch
@@ -51,7 +51,7 @@ class Drift:
         for rows in np.split(order, np.flatnonzero(np.diff(arm[order])) + 1):
             self._watch(int(arm[rows[0]]), found.reward[rows], decision[rows])
 
-    def _watch(self, stream: int | str, rewards: Array, decision: reader.Ids) -> None:
+    def _watch(self, stream: int | str, rewards: Array, decision: Ids) -> None:
         if stream not in self._streams:
             self._streams[stream] = Adwin(delta=self._delta)
         if changes := self._streams[stream].take(rewards, marks=decision):

@@ -7,9 +7,9 @@ import numpy as np
 from rlrec.app.audit.findings import UNREADABLE, Findings
 from rlrec.app.audit.stored_slates import CHECK, Again, Pages, Referred, Stored, compare
 from rlrec.app.distributions.trained import Case, Trained
+from rlrec.arrays import Array, Flags, Index
 from rlrec.policy import slate
 from rlrec.policy.history import REMEMBERED, History, sound, unpack
-from rlrec.policy.scores import Array, Flags, Index
 from rlrec.records import Version
 from rlrec.store import Unit, audit
 

@@ -12,8 +12,7 @@ from rlrec.app.distributions import exact
 from rlrec.app.learning import slot_statistics
 from rlrec.app.learning.slot_statistics import Credit, Totals
 from rlrec.app.log import reward_log
-from rlrec.app.log.reward_log import Flags
-from rlrec.policy.scores import Index
+from rlrec.arrays import Flags, Index
 from rlrec.records import Version
 from rlrec.store import Unit, policies
 from rlrec.store.beliefs import NOTHING, Place, Sums

@@ -11,10 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rlrec.app.audit.findings import Findings
-from rlrec.app.distributions.designs import Ids
+from rlrec.arrays import Array, Flags, Ids, Index
 from rlrec.policy import slate
 from rlrec.policy.base import EVERYTHING
-from rlrec.policy.scores import Array, Flags, Index
 from rlrec.store import Unit, arms, contents
 from rlrec.store.bulk import Columns
 

@@ -8,18 +8,16 @@ from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from rlrec import policy as kinds
+from rlrec.arrays import Array, Ids
 from rlrec.policy.base import Policy
 from rlrec.policy.design import Design
 from rlrec.policy.encoder import Encoder
-from rlrec.policy.scores import Array
 from rlrec.records import Version
 from rlrec.store import Unit
 from rlrec.store.arms import described as arms_described
 
-Ids = npt.NDArray[np.int64]
 NOW = 2**62  # a revision of the catalogue that is never over
 
 

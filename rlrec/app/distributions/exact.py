@@ -12,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from rlrec import policy as kinds
-from rlrec.app.distributions.designs import Described, Ids, described, policy_of
+from rlrec.app.distributions.designs import Described, described, policy_of
 from rlrec.app.distributions.trained import Trained
+from rlrec.arrays import Array, Ids
 from rlrec.policy.base import EVERYTHING, Belief, Policy
 from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.moments import Moments, unpack, width
-from rlrec.policy.scores import Array, Scores, apart
+from rlrec.policy.scores import Scores, apart
 from rlrec.policy.slate import Pages
 from rlrec.records import Version
 from rlrec.store import Unit, beliefs, policies

@@ -9,11 +9,10 @@ from typing import Any, cast
 import numpy as np
 
 from rlrec.app.distributions import designs
-from rlrec.app.distributions.designs import Described, Ids
-from rlrec.ope.base import distinct
+from rlrec.app.distributions.designs import Described
+from rlrec.arrays import Array, Ids, distinct
 from rlrec.policy.gradient import OF_ARM, Gradient, Parameters, State, placed, scored
 from rlrec.policy.history import History
-from rlrec.policy.scores import Array
 from rlrec.records import Version
 from rlrec.store import Unit, contents, weights
 

@@ -10,13 +10,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from rlrec.app.distributions.designs import Ids
-from rlrec.app.evaluation.log_rows import Flags
-from rlrec.ope.base import distinct
+from rlrec.arrays import Array, Flags, Ids, distinct
 from rlrec.policy import features
 from rlrec.policy.base import EVERYTHING
 from rlrec.policy.features import Sparse
-from rlrec.policy.scores import Array
 from rlrec.store import Unit, reader
 from rlrec.store.reader import Texts
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from rlrec.app.distributions.designs import Ids
 from rlrec.app.evaluation.contexts import Contexts
 from rlrec.app.evaluation.loggers import Loggers
 from rlrec.app.inputs import canonical
+from rlrec.arrays import Ids
 from rlrec.errors import InputError, suggest
 from rlrec.store import Unit, experiments, policies
 from rlrec.store.bulk import Columns

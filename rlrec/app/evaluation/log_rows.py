@@ -6,17 +6,14 @@ from dataclasses import dataclass, fields
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 
-from rlrec.app.distributions.designs import Ids
 from rlrec.app.log import reward_log
-from rlrec.policy.scores import Array
+from rlrec.arrays import Array, Flags, Ids
 from rlrec.policy.slate import SMALLEST
 from rlrec.records import Reward
 from rlrec.store.bulk import Columns
 from rlrec.store.reader import ABSENT, Batch
 
-Flags = npt.NDArray[np.bool_]
 CLUSTERS = ("user", "session", "row")
 _ROW = 2**42  # further rows of a page are named beyond all decisions
 # What is read of the log to fit a reward model, and to judge a target; with users, `user_id` too.

@@ -9,15 +9,13 @@ from functools import cache, lru_cache
 import numpy as np
 
 from rlrec.app.distributions import designs, exact
-from rlrec.app.distributions.designs import Ids
 from rlrec.app.distributions.exact import Serving
 from rlrec.app.evaluation.contexts import Contexts
-from rlrec.app.evaluation.log_rows import Flags, Rows
+from rlrec.app.evaluation.log_rows import Rows
 from rlrec.app.log import lineage
-from rlrec.ope.base import distinct
+from rlrec.arrays import Array, Flags, Ids, distinct
 from rlrec.policy import slate
 from rlrec.policy.base import Policy
-from rlrec.policy.scores import Array
 from rlrec.records import Version
 from rlrec.store import Unit, contents, policies
 

@@ -11,16 +11,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from rlrec.app.distributions.designs import Ids
 from rlrec.app.evaluation.contexts import Contexts
-from rlrec.app.evaluation.log_rows import Flags, Rows
+from rlrec.app.evaluation.log_rows import Rows
 from rlrec.app.evaluation.loggers import Logged, Loggers
 from rlrec.app.evaluation.reward_models import Valued
 from rlrec.app.evaluation.targets import Target
 from rlrec.app.evaluation.visit_values import Shown
-from rlrec.ope.base import LogBatch, distinct
+from rlrec.arrays import Array, Flags, Ids, Index, distinct
+from rlrec.ope.base import LogBatch
 from rlrec.policy import slate
-from rlrec.policy.scores import Array, Correlated, Index, Sampled, Scores, own
+from rlrec.policy.scores import Correlated, Sampled, Scores, own
 from rlrec.store import Unit, contents
 from rlrec.store.bulk import Columns
 

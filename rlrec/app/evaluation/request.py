@@ -9,7 +9,6 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
-from rlrec.app.distributions.designs import Ids
 from rlrec.app.evaluation import targets
 from rlrec.app.evaluation.contexts import Library
 from rlrec.app.evaluation.groups import Grouping
@@ -17,6 +16,7 @@ from rlrec.app.evaluation.loggers import Loggers
 from rlrec.app.evaluation.probabilities import Scorer
 from rlrec.app.evaluation.state_probabilities import StateScorer
 from rlrec.app.evaluation.targets import Target
+from rlrec.arrays import Ids
 from rlrec.errors import InputError
 from rlrec.records import Reward
 from rlrec.store import Unit, arms, sessions

@@ -9,15 +9,14 @@ from typing import Protocol
 
 import numpy as np
 
-from rlrec.app.distributions.designs import Ids
 from rlrec.app.evaluation.contexts import Contexts
 from rlrec.app.evaluation.log_rows import Rows
 from rlrec.app.inputs import parameters
+from rlrec.arrays import Array, Ids
 from rlrec.errors import InputError, suggest
 from rlrec.ope.direct import Model, Ridge, RidgeSums, Table
 from rlrec.policy import features
 from rlrec.policy.reward import bounds
-from rlrec.policy.scores import Array
 from rlrec.records import Reward
 
 ANY = "*"  # in a table: the arms, or the values, that no row names

@@ -10,24 +10,23 @@ from typing import Any
 
 import numpy as np
 
-from rlrec.app.distributions.designs import Ids
 from rlrec.app.evaluation import log_rows
 from rlrec.app.evaluation import request as asking
 from rlrec.app.evaluation.contexts import Contexts
-from rlrec.app.evaluation.log_rows import Flags, Rows
+from rlrec.app.evaluation.log_rows import Rows
 from rlrec.app.evaluation.probabilities import Known, Scorer
 from rlrec.app.evaluation.request import Asked, EmptyLog, View
 from rlrec.app.evaluation.targets import Target
 from rlrec.app.evaluation.visit_values import Decisions, Fitting, Shown, Values
 from rlrec.app.log import ended_visits
 from rlrec.app.log.ended_visits import Cutoff, Told, Visits
+from rlrec.arrays import Array, Flags, Ids
 from rlrec.errors import InputError
 from rlrec.ope.estimate import Estimate
 from rlrec.ope.sequential import SessionEstimator
 from rlrec.ope.sessions import SessionFold, SessionStat
 from rlrec.ope.visits import VisitBatch
 from rlrec.policy.gradient import RECENCY, own_of
-from rlrec.policy.scores import Array
 from rlrec.store import reader
 from rlrec.store.reader import Texts
 

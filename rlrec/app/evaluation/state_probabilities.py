@@ -10,14 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlrec.app.distributions.designs import Ids
 from rlrec.app.distributions.trained import Case, Trained
-from rlrec.app.evaluation.log_rows import Flags, Rows
+from rlrec.app.evaluation.log_rows import Rows
 from rlrec.app.evaluation.probabilities import CELLS, Known, Scorer, Seen, places
 from rlrec.app.evaluation.visit_values import Shown
+from rlrec.arrays import Array, Flags, Ids
 from rlrec.policy import history, reinforce
 from rlrec.policy.plackett_luce import softmax
-from rlrec.policy.scores import Array
 from rlrec.store import Unit
 from rlrec.store.bulk import Columns
 

@@ -11,10 +11,10 @@ from rlrec.app.distributions import exact
 from rlrec.app.distributions.exact import Serving
 from rlrec.app.inputs import lookup
 from rlrec.app.log import lineage
-from rlrec.app.log.lineage import Flags, Lesson
+from rlrec.app.log.lineage import Lesson
 from rlrec.app.reward import find as reward_named
+from rlrec.arrays import Flags, Words
 from rlrec.errors import InputError, suggest
-from rlrec.policy.sampler import Words
 from rlrec.records import Policy, Reward, Version
 from rlrec.store import Unit, policies
 from rlrec.store.bulk import Columns

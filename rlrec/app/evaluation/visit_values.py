@@ -10,11 +10,10 @@ from typing import Self
 
 import numpy as np
 
-from rlrec.app.distributions.designs import Ids
+from rlrec.arrays import Array, Ids
 from rlrec.ope.direct import Model, Ridge, RidgeSums
 from rlrec.policy import returns
 from rlrec.policy.gradient import OWN
-from rlrec.policy.scores import Array
 
 STEPS = 32  # steps with a value of their own; later ones share the last one's
 

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 
 from rlrec.app.distributions import designs
-from rlrec.app.distributions.designs import Ids
 from rlrec.app.log import reward_log
-from rlrec.app.log.reward_log import Flags, Impressions
+from rlrec.app.log.reward_log import Impressions
+from rlrec.arrays import Array, Flags, Ids
 from rlrec.policy import moments
 from rlrec.policy.forgetting import Forgetting
-from rlrec.policy.scores import Array
 from rlrec.records import Version
 from rlrec.store import Unit, beliefs, contents
 from rlrec.store.beliefs import Place

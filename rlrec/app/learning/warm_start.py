@@ -13,13 +13,13 @@ import numpy as np
 from rlrec import policy as kinds
 from rlrec.app import reward as reward_definitions
 from rlrec.app.distributions import designs
-from rlrec.app.distributions.designs import Ids
 from rlrec.app.distributions.exact import Serving
 from rlrec.app.inputs import filters
 from rlrec.app.learning import slot_statistics
 from rlrec.app.learning.slot_statistics import Credit, Totals
 from rlrec.app.log import lineage, reward_log
 from rlrec.app.log.reward_log import Impressions
+from rlrec.arrays import Ids
 from rlrec.errors import InputError
 from rlrec.policy.design import Design
 from rlrec.policy.encoder import Encoder, Fitting

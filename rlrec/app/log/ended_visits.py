@@ -8,12 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from rlrec.app.distributions.designs import Ids
 from rlrec.app.log import reward_log
-from rlrec.app.log.reward_log import Flags
+from rlrec.arrays import Array, Flags, Ids
 from rlrec.policy import history, returns
 from rlrec.policy.history import History
-from rlrec.policy.scores import Array
 from rlrec.records import Reward
 from rlrec.store import Unit, reader, sessions, settings
 from rlrec.store.bulk import Columns

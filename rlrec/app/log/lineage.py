@@ -7,16 +7,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from rlrec import policy as kinds
+from rlrec.arrays import Flags
 from rlrec.policy.base import Belief, Policy
 from rlrec.records import Version
 from rlrec.store import Unit, policies
 from rlrec.store.bulk import Columns
 from rlrec.store.reader import Selection
-
-Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,15 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from rlrec.arrays import Array, Flags
 from rlrec.policy import reward as rewards
-from rlrec.policy.scores import Array
 from rlrec.records import Reward
 from rlrec.store import Unit, reader
 from rlrec.store.beliefs import Sums
 from rlrec.store.bulk import Columns
 from rlrec.store.reader import Batch, Selection
 
-Flags = npt.NDArray[np.bool_]
 MARKED = ("at", "imported", "censored")  # what tells whether a slot counts
 
 

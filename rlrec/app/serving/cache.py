@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from rlrec.app.distributions import exact
-from rlrec.app.distributions.designs import Ids
 from rlrec.app.distributions.exact import Serving
 from rlrec.app.inputs import canonical
+from rlrec.arrays import Ids
 from rlrec.records import Head, Version
 from rlrec.store import Unit, arms, contents
 from rlrec.store.settings import Settings

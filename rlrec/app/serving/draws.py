@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from rlrec.app.distributions import exact
-from rlrec.app.distributions.designs import Ids
 from rlrec.app.serving.open_sessions import shown
 from rlrec.app.serving.requests import Lane, Plan
+from rlrec.arrays import Ids, Index
 from rlrec.policy import slate
 from rlrec.policy.history import History
-from rlrec.policy.scores import Correlated, Index
+from rlrec.policy.scores import Correlated
 from rlrec.policy.slate import Draw
 from rlrec.store.unit import Row
 

@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from rlrec.app.distributions.designs import Ids
+from rlrec.arrays import Ids
 from rlrec.errors import RlrecError
 
 ALIGNED = 64  # bytes; arrays begin at multiples of it

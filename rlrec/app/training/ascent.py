@@ -9,18 +9,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rlrec.app.distributions.designs import Ids
 from rlrec.app.training.array_file import Sets
 from rlrec.app.training.blocks import blocks
 from rlrec.app.training.dataset import Part, Rows
 from rlrec.app.training.holdout_value import Judge
+from rlrec.arrays import Array, Ids
 from rlrec.errors import RlrecError
 from rlrec.policy import baseline, reinforce, returns
 from rlrec.policy.adam import Adam
 from rlrec.policy.baseline import ValueSums
 from rlrec.policy.gradient import Gradient, Parameters, State
 from rlrec.policy.reinforce import Objective, Pages
-from rlrec.policy.scores import Array
 
 TRAIN, TUNE, GATE = 0, 1, 2
 Z = 2.0  # standard errors below the gain lies the bound by which epochs are compared: the surer one wins

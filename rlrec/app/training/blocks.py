@@ -11,12 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlrec.app.distributions.designs import Ids
-from rlrec.app.log.reward_log import Flags
 from rlrec.app.training.dataset import Case, Rows
-from rlrec.ope.base import distinct
+from rlrec.arrays import Array, Flags, Ids, Index, distinct
 from rlrec.policy.gradient import State
-from rlrec.policy.scores import Array, Index
 
 CALL = 100_000  # scores that take as long as what comes with every call
 MASK = 8_000_000  # cells of the mask of a block

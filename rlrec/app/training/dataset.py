@@ -14,11 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rlrec.app.distributions.designs import Ids
 from rlrec.app.training.array_file import Sets, Table
-from rlrec.ope.base import distinct
+from rlrec.arrays import Array, Ids, Index, distinct
 from rlrec.policy.gradient import State
-from rlrec.policy.scores import Array, Index
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,16 +9,13 @@ from hashlib import blake2b
 import numpy as np
 
 from rlrec.app.distributions import trained
-from rlrec.app.distributions.designs import Ids
 from rlrec.app.distributions.trained import Trained
 from rlrec.app.log import ended_visits
 from rlrec.app.log.ended_visits import Cutoff, Told, Visits
-from rlrec.app.log.reward_log import Flags
 from rlrec.app.serving import open_sessions
 from rlrec.app.training.dataset import Case, Catalogue, Rows, Spool
-from rlrec.ope.base import distinct
+from rlrec.arrays import Array, Flags, Ids, distinct
 from rlrec.policy.gradient import by_row
-from rlrec.policy.scores import Array
 from rlrec.records import Reward
 from rlrec.store import Unit, arms, contents, settings
 from rlrec.store.bulk import Columns

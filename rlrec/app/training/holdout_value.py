@@ -11,13 +11,13 @@ from rlrec import ope
 from rlrec.app.evaluation.visit_values import Decisions, Fitting, Shown, Values
 from rlrec.app.training.blocks import Block, blocks
 from rlrec.app.training.dataset import Part, Rows
+from rlrec.arrays import Array
 from rlrec.ope.estimate import Estimate
 from rlrec.ope.paired import Difference, difference
 from rlrec.ope.sessions import SessionFold, SessionStat
 from rlrec.ope.visits import VisitBatch
 from rlrec.policy import reinforce
 from rlrec.policy.gradient import OF_ARM, Gradient, Parameters, scored
-from rlrec.policy.scores import Array
 
 ESTIMATOR = "wdr"
 VISITS = 500  # in a set of those that judge

@@ -1,0 +1,88 @@
+"""Array types, and what numpy leaves to write by hand each time: runs, offsets, distinct rows. Numpy only."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+Ids = npt.NDArray[np.int64]
+Index = npt.NDArray[np.intp]
+Flags = npt.NDArray[np.bool_]
+Words = npt.NDArray[np.uint64]
+
+
+def run_starts(*columns: npt.NDArray[np.generic]) -> Index:
+    """Index of the first row of every run of equal rows, (runs,), ascending; empty for no rows.
+
+    columns (n,) each: a run ends where any of them changes."""
+    n = len(columns[0])
+    changes = np.zeros(n, np.bool_)
+    changes[:1] = True
+    for column in columns:
+        changes[1:] |= column[1:] != column[:-1]
+    return np.flatnonzero(changes)
+
+
+def offsets(lengths: npt.NDArray[np.integer]) -> Ids:
+    """Where each of m pieces begins when they lie end to end, and where the last one ends, (m + 1,)."""
+    ends = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=ends[1:])
+    return ends
+
+
+def distinct(*columns: Ids) -> tuple[Ids, Ids]:
+    """Index of the first row of each kind of row, (m,), in the order of its values, and the kind of every row, (n,).
+
+    columns (n,) each: rows are of one kind where all of them agree. Where the values lie close together they are
+    counted, which is many times faster than to sort them."""
+    n = len(columns[0])
+    code, kinds = np.zeros(n, np.int64), 1
+    for column in columns:
+        values, number = _close(column, n)
+        if kinds * number >= 2**62:
+            code, kinds = _ranked(code, kinds)
+        code, kinds = code * number + values, kinds * number
+        if kinds > _countable(n):
+            code, kinds = _ranked(code, kinds)
+    code, kinds = _ranked(code, kinds)
+    first = np.empty(kinds, np.int64)
+    first[code[::-1]] = np.arange(n)[::-1]
+    return first, code
+
+
+def distinct_rows(rows: Array) -> tuple[Array, Index]:
+    """The different rows of a matrix, (m, d), in ascending order, and which of them each row is, (n,)."""
+    different, which = np.unique(rows, axis=0, return_inverse=True)
+    return different, which.reshape(-1)
+
+
+def finite_or_none(value: float | np.floating | None) -> float | None:
+    """The number as JSON can hold it: None for NaN, infinities and None."""
+    return float(value) if value is not None and np.isfinite(value) else None
+
+
+def _countable(n: int) -> int:
+    """The range of values in which n of them are counted sooner than sorted."""
+    return 8 * n + 1024
+
+
+def _close(column: Ids, n: int) -> tuple[Ids, int]:
+    """The column from 0, its gaps closed where they are wide, and how many values that leaves room for."""
+    if not n:
+        return column.astype(np.int64), 1
+    low, high = int(column.min()), int(column.max())
+    if high - low < _countable(n):
+        return column.astype(np.int64) - low, high - low + 1
+    values, code = np.unique(column, return_inverse=True)
+    return code.ravel(), len(values)
+
+
+def _ranked(code: Ids, kinds: int) -> tuple[Ids, int]:
+    """The codes without those that do not occur, and how many are left."""
+    if kinds > _countable(len(code)):
+        values, ranks = np.unique(code, return_inverse=True)
+        return ranks.ravel(), len(values)
+    occurs = np.zeros(kinds, np.bool_)
+    occurs[code] = True
+    return (np.cumsum(occurs) - 1)[code], int(occurs.sum())
