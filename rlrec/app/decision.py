@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from rlrec.app import feedback, session
 from rlrec.app.distributions import exact
 from rlrec.app.distributions.exact import Case, Serving
 from rlrec.app.distributions.trained import Trained
+from rlrec.app.log.decision_reward import reward_of
 from rlrec.app.serving import decision_json
 from rlrec.app.serving.draws import unsigned
 from rlrec.arrays import Array, Index
@@ -54,15 +54,15 @@ def show(store: Store, decision_id: int) -> dict[str, Any]:
         "floor": derived.floor,
         "slate": [
             shown | derived.beside(slot)
-            | {"reward": feedback.reward_of(version.reward, decision, counted, position=slot.position)}
+            | {"reward": reward_of(version.reward, decision, counted, position=slot.position)}
             for shown, slot in zip(answer["slate"], decision.slots, strict=True)
         ],
         "agrees": derived.agrees(),
         "arms": derived.table(),
         **derived.features(),
-        "events": session.told(happened),
+        "events": decision_json.events(happened),
         "reward_definition": version.reward.name,
-        "reward": feedback.reward_of(version.reward, decision, counted, position=None),
+        "reward": reward_of(version.reward, decision, counted, position=None),
     }  # fmt: skip
 
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rlrec.app import reward
-from rlrec.app.inputs import filters
+from rlrec.app.inputs import filters, lookup
 from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Flags
 from rlrec.errors import InputError
@@ -31,7 +30,7 @@ def delays(store: Store, name: str = "default", *, log: str | None = None) -> li
     """The share of reward that arrives within each window, up to the longest in which old enough decisions got a
     weighed event. Raises InputError where there is none."""
     with store.read() as unit:
-        definition = reward.find(unit, name)
+        definition = lookup.reward(unit, name)
         windows = sorted({*WINDOWS_US, definition.window_us})
         total = np.zeros((len(windows), 4))
         for batch in reader.batches(unit, filters.selection(unit, log), columns=reward_log.MARKED):

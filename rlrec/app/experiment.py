@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rlrec.app.evaluation import holdout
 from rlrec.app.inputs import canonical, lookup
 from rlrec.app.learning import copies
-from rlrec.errors import Conflict, InputError, suggest
+from rlrec.errors import Conflict, InputError
 from rlrec.records import Reward, Version
 from rlrec.store import Store, Unit, experiments, policies, settings
 from rlrec.store.experiments import Experiment
@@ -120,7 +120,7 @@ def _same(unit: Unit, known: Experiment, request: Request) -> dict[str, Any]:
 def _fork(unit: Unit, variant: Asked) -> _Fork:
     from rlrec import policy as kinds
 
-    source, head = lookup.one(unit, variant.policy)
+    source, head = lookup.version(unit, variant.policy)
     name, pinned = lookup.split(variant.policy)
     if not kinds.load(source.policy.kind).served:
         raise InputError(
@@ -180,21 +180,12 @@ def stop(store: Store, name: str) -> dict[str, Any]:
     """Serve nobody from this experiment any more. Stopping it twice changes nothing; its log stays."""
 
     def work(unit: Unit) -> dict[str, Any]:
-        experiment = find(unit, name)
+        experiment = lookup.experiment(unit, name)
         if experiments.stop(unit, experiment.id):
             settings.add_run(unit, "experiment stop", {"name": name})
-        return _summary(unit, find(unit, name)) | {"already_stopped": experiment.status == "stopped"}
+        return _summary(unit, lookup.experiment(unit, name)) | {"already_stopped": experiment.status == "stopped"}
 
     return store.write(work)
-
-
-def find(unit: Unit, name: str) -> Experiment:
-    """The experiment of this name. Raises InputError where there is none."""
-    found = experiments.named(unit, [name])
-    if name not in found:
-        near = suggest(name, [experiment.name for experiment in experiments.every(unit)])
-        raise InputError(f"unknown experiment {name!r}", hint=near or "`rlrec experiment list` shows them")
-    return found[name]
 
 
 def _summary(unit: Unit, experiment: Experiment) -> dict[str, Any]:
@@ -240,7 +231,7 @@ def show(store: Store, name: str, *, reward: str | None = None, level: float = 0
 
     comparison.check(level)
     with store.read() as unit, bulk.alongside(unit):
-        experiment = find(unit, name)
+        experiment = lookup.experiment(unit, name)
         serving = _versions(unit, experiment)
         definition = _definition(store, unit, experiment, serving, reward)
         found = _means(store, unit, experiment, definition)
@@ -282,9 +273,7 @@ def _definition(
 ) -> Reward:
     """The one reward by which all variants are judged: the one asked for, else the first variant's own."""
     if name is not None:
-        from rlrec.app import reward as reward_definitions
-
-        return reward_definitions.find(unit, name)
+        return lookup.reward(unit, name)
     own = [serving[variant.id].reward for variant in experiment.variants]
     if len({definition.id for definition in own}) > 1:
         store.notice(

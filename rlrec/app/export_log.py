@@ -6,8 +6,8 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from rlrec.app.feedback import reward_of
 from rlrec.app.inputs import filters
+from rlrec.app.log.decision_reward import reward_of
 from rlrec.app.serving import decision_json
 from rlrec.records import Decision, Event, Slot, Version
 from rlrec.store import Store, Unit, arms, contents, decisions, events, policies, reader

@@ -10,11 +10,12 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from rlrec.app.inputs import canonical
-from rlrec.app.learning.ledger import Ledger, Unordered, by_position
+from rlrec.app.learning.ledger import Ledger, Unordered
+from rlrec.app.log.decision_reward import reward_from
 from rlrec.errors import Conflict, InputError
 from rlrec.policy import reward as rewards
 from rlrec.policy.reward import LIMIT
-from rlrec.records import Decision, Event, Reward
+from rlrec.records import Event, Reward
 from rlrec.store import Store, Unit, decisions, events, policies
 from rlrec.store.contents import digest
 from rlrec.store.events import CENSOR
@@ -295,7 +296,7 @@ class _Book:
             decision_id=decision_id,
             events=count if taken else 0,
             duplicates=0 if taken else count,
-            reward=_earned(
+            reward=reward_from(
                 self.serving[target[2]], happened, served_at=served_at,
                 position=1 if size == 1 else line.position, shown=self.pages.get(decision_id, ()),
             ),
@@ -364,19 +365,3 @@ def _rest(happened: tuple[tuple[str, float], ...], censor: bool | None) -> str:
     """Most lines say the same."""
     values = {kind: float(value) for kind, value in happened}
     return canonical.text([values] if censor is None else [values, censor])[1:]
-
-
-def reward_of(definition: Reward, decision: Decision, happened: Sequence[Event], *, position: int | None) -> float:
-    """A slot's reward, or without a position the page's: its slots' rewards and what page events are worth."""
-    shown = [slot.position for slot in decision.slots]
-    return _earned(definition, happened, served_at=decision.at, position=position, shown=shown)
-
-
-def _earned(
-    definition: Reward, happened: Iterable[Event], *, served_at: int, position: int | None, shown: Iterable[int]
-) -> float:
-    found = by_position(happened)
-    if position is not None:
-        return rewards.of_slot(definition, found.get(position, ()), served_at=served_at)
-    slots = [rewards.of_slot(definition, found.get(slot, ()), served_at=served_at) for slot in shown]
-    return sum(slots) + rewards.of_page(definition, found.get(None, ()), served_at=served_at)

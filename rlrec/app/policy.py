@@ -12,11 +12,10 @@ from typing import Any, cast
 import numpy as np
 
 from rlrec import policy as kinds
-from rlrec.app import reward as reward_definitions
 from rlrec.app.audit import reward_drift
 from rlrec.app.distributions import designs, exact
 from rlrec.app.inputs import canonical, lookup, parameters
-from rlrec.app.learning import popularity, warm_start, weighted_means
+from rlrec.app.learning import popularity, version_json, warm_start, weighted_means
 from rlrec.app.learning.warm_start import Lesson
 from rlrec.app.log import lineage
 from rlrec.arrays import Array
@@ -88,16 +87,20 @@ def create(store: Store, request: Request) -> dict[str, Any]:
         store.notice("a shared model has no prior per arm: this one changes nothing")
     with store.read() as unit, bulk.alongside(unit) if request.from_log or popular else nullcontext():
         new = policies.named(unit, request.name) is None
-        taught = warm_start.first(unit, request, typed, declared) if new else warm_start.NOTHING
+        taught = (
+            warm_start.first(unit, request.kind, typed, declared, reward_name=request.reward, from_log=request.from_log)
+            if new
+            else warm_start.NOTHING
+        )
         if new and popular:
-            prior, record = popularity.learned(unit, **popular, reward=reward_definitions.find(unit, request.reward))
+            prior, record = popularity.learned(unit, **popular, reward=lookup.reward(unit, request.reward))
             taught = replace(taught, record={**taught.record, **record})
 
     def work(unit: Unit) -> dict[str, Any]:
         known = policies.named(unit, request.name)
         if known is not None:
             return _same(unit, known, definition)
-        definition_of_reward = reward_definitions.find(unit, request.reward)
+        definition_of_reward = lookup.reward(unit, request.reward)
         made.check(definition_of_reward)
         return _create(unit, request, typed, definition, definition_of_reward, prior, taught)
 
@@ -118,8 +121,8 @@ def _same(unit: Unit, known: Policy, definition: Mapping[str, Any]) -> dict[str,
         raise Conflict(
             f"policy {known.name!r} is defined otherwise already", hint="policies never change: use another name"
         )
-    version, _ = lookup.one(unit, known.name)
-    return summary(unit, version) | {"created": False}
+    version, _ = lookup.version(unit, known.name)
+    return version_json.summary(unit, version) | {"created": False}
 
 
 def _create(
@@ -151,7 +154,7 @@ def _create(
         beliefs.add(unit, version_id, seq=0, changes=taught.sums)
     settings.add_run(unit, "policy create", {"name": request.name, **asdict(request)}, taught.record)
     version = policies.by_id(unit, [version_id])[version_id]
-    return summary(unit, version) | {"created": True}
+    return version_json.summary(unit, version) | {"created": True}
 
 
 def _prior_rows(unit: Unit, prior: Mapping[str, tuple[float, float]]) -> list[tuple[int, float, float]]:
@@ -166,34 +169,21 @@ def _prior_rows(unit: Unit, prior: Mapping[str, tuple[float, float]]) -> list[tu
 # -- look --
 
 
-def listing(store: Store) -> list[dict[str, Any]]:
+def listing(store: Store) -> list[version_json.VersionSummary]:
     """Every policy at its live version."""
     with store.read() as unit:
         every = policies.all_policies(unit)
         live = policies.live(unit, {policy.name for policy in every})
-        return [summary(unit, live[policy.name][0]) for policy in every]
-
-
-def summary(unit: Unit, version: Version) -> dict[str, Any]:
-    policy = version.policy
-    return {
-        "policy": policy.name,
-        "version": version.number,
-        "kind": policy.kind,
-        "params": dict(policy.params),
-        "reward": version.reward.name,
-        "status": version.status,
-        "versions": [other.number for other in policies.versions(unit, [policy.id])],
-    }
+        return [version_json.summary(unit, live[policy.name][0]) for policy in every]
 
 
 def show(store: Store, reference: str, context: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What a version believes of every arm, and what it would serve now, in a context."""
     context = context or {}
     with store.read() as unit, bulk.alongside(unit):
-        version, head = lookup.one(unit, reference)
+        version, head = lookup.version(unit, reference)
         live = policies.by_id(unit, [head.live_id])[head.live_id]
-        told = summary(unit, version)
+        told: dict[str, Any] = {**version_json.summary(unit, version)}
         first = {name: told.pop(name) for name in ("policy", "version", "kind", "params", "reward")}
         rows = zip(_beliefs(unit, version, context), weighted_means.means(unit, version, arms.every(unit)), strict=True)
         return {
@@ -226,8 +216,8 @@ COMPARED = ("pulls", "mean", "probability")
 def diff(store: Store, first: str, second: str) -> list[dict[str, Any]]:
     """What two versions say of every arm, and by how much the second one (b) is above the first (a)."""
     with store.read() as unit:
-        pairs = zip(*(_beliefs(unit, lookup.one(unit, reference)[0], {}) for reference in (first, second)), strict=True)
-        return [{"arm": a["arm"], "status": a["status"], **_differences(a, b)} for a, b in pairs]
+        sides = [_beliefs(unit, lookup.version(unit, reference)[0], {}) for reference in (first, second)]
+        return [{"arm": a["arm"], "status": a["status"], **_differences(a, b)} for a, b in zip(*sides, strict=True)]
 
 
 def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, float | None]:

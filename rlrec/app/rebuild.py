@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from rlrec.app import reward as reward_definitions
 from rlrec.app import settle
 from rlrec.app.distributions import designs
 from rlrec.app.inputs import lookup, parameters
 from rlrec.app.learning import warm_start
 from rlrec.app.learning.ledger import Ledger
+from rlrec.app.learning.version_json import VersionSummary, summary
 from rlrec.app.log import reward_log
-from rlrec.app.policy import summary
 from rlrec.errors import InputError
 from rlrec.policy import drift
 from rlrec.policy.forgetting import Forgetting
@@ -55,7 +54,7 @@ def rebuild(store: Store, request: Request) -> dict[str, Any]:
         plan = _plan(unit, request)
     if plan is None:
         with store.read() as unit:
-            version, _ = lookup.one(unit, request.reference)
+            version, _ = lookup.version(unit, request.reference)
             store.notice(f"no change was found in the rewards of {version.policy.name}: nothing is rebuilt")
             return summary(unit, version) | {"parent": version.number, "rebuilt": False, "since": None}
     made = store.write(partial(_made, plan=plan))
@@ -68,14 +67,14 @@ def rebuild(store: Store, request: Request) -> dict[str, Any]:
 
 
 def _plan(unit: Unit, request: Request) -> _Plan | None:
-    source, _ = lookup.one(unit, request.reference)
+    source, _ = lookup.version(unit, request.reference)
     policy = designs.policy_of(source)
     if source.policy.kind == "logged":
         raise InputError(f"policy {source.policy.name!r} is the label of an imported log: it has no belief to rebuild")
     if not policy.online:
         hint = f"`rlrec train-pg {source.policy.name}` makes a new version"
         raise InputError(f"policy {source.policy.name!r} is trained: it has no belief to rebuild", hint=hint)
-    reward = source.reward if request.reward is None else reward_definitions.find(unit, request.reward)
+    reward = source.reward if request.reward is None else lookup.reward(unit, request.reward)
     policy.check(reward)
     changed: dict[str, Any] = {}
     if request.features is not None:
@@ -174,13 +173,13 @@ def _portion(unit: Unit, policy_id: int, version_id: int) -> bool:
     return bool(rest)
 
 
-def retire(store: Store, reference: str) -> dict[str, Any]:
+def retire(store: Store, reference: str) -> VersionSummary:
     """End the learning of a version. Retiring it again changes nothing; the live one cannot be."""
     if lookup.split(reference)[1] is None:
         raise InputError(f"{reference!r} names no version", hint=f"write {reference}@V; `rlrec policy show` lists them")
 
-    def work(unit: Unit) -> dict[str, Any]:
-        version, _ = lookup.one(unit, reference)
+    def work(unit: Unit) -> VersionSummary:
+        version, _ = lookup.version(unit, reference)
         head: Head = policies.lock(unit, [version.policy.id])[version.policy.id]
         if head.live_id == version.id:
             raise InputError(f"version {version.number} of {version.policy.name} is live", hint="promote another first")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import nan
 from typing import Any
 
-from rlrec.errors import Conflict, InputError, suggest
+from rlrec.errors import Conflict, InputError
 from rlrec.policy import reward as rewards
 from rlrec.records import Reward, Transform
 from rlrec.store import Store, Unit, policies
@@ -113,16 +112,6 @@ def _written(kind: str, transform: Transform) -> str:
 def listing(store: Store) -> list[dict[str, Any]]:
     with store.read() as unit:
         return [_shown(definition) for definition in policies.rewards(unit)]
-
-
-def find(unit: Unit, name: str) -> Reward:
-    """The definition of this name. Raises InputError where there is none."""
-    known: Mapping[str, Reward] = {definition.name: definition for definition in policies.rewards(unit)}
-    if name not in known:
-        raise InputError(
-            f"unknown reward {name!r}", hint=suggest(name, list(known)) or "`rlrec reward list` shows them"
-        )
-    return known[name]
 
 
 def _shown(definition: Reward) -> dict[str, Any]:

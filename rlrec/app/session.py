@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rlrec.app import reward as reward_definitions
-from rlrec.app.feedback import reward_of
+from rlrec.app.inputs import lookup
+from rlrec.app.log.decision_reward import reward_of
 from rlrec.app.serving import decision_json
 from rlrec.errors import InputError, suggest
 from rlrec.records import Decision, Event, Reward
@@ -48,7 +48,7 @@ def show(store: Store, request: Request) -> dict[str, Any]:
         session = _known(unit, request.key)
         visits = sessions.all_visits(unit, session.id)
         visit = _chosen(visits, request)
-        reward = None if request.reward is None else reward_definitions.find(unit, request.reward)
+        reward = None if request.reward is None else lookup.reward(unit, request.reward)
         steps = _steps(unit, decisions.of_visit(unit, session.id, visit.number), reward)
         ended = ended_at(unit, visit)
     returns = discounted([step["reward"] for step in steps], gamma=request.gamma)
@@ -138,23 +138,9 @@ def _step(
         "propensity": answer["propensity"],
         "log_propensity": answer["log_propensity"],
         "slate": slate,
-        "events": told(happened),
+        "events": decision_json.events(happened),
         "reward": reward_of(reward, decision, counted, position=None),
     }
-
-
-def told(happened: Sequence[Event]) -> list[dict[str, Any]]:
-    """Events as a person reads them, in the order in which they were stored; those of `--censor` by its name."""
-    return [
-        {
-            "position": event.position,
-            "kind": event.kind if event.kind != CENSOR else "censor" if event.value == 1.0 else "uncensor",
-            "value": event.value,
-            "at": written(event.at),
-            "key": event.key,
-        }
-        for event in happened
-    ]
 
 
 # -- the end of a visit --

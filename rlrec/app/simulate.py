@@ -56,7 +56,7 @@ def simulate(store: Store, request: Request) -> dict[str, Any]:
     check(request.environment, audience, len(names), size=request.size, steps=request.steps)
     bits = seeded(request.seed)
     with store.read() as unit:
-        version, _ = lookup.one(unit, request.policy)
+        version, _ = lookup.version(unit, request.policy)
         first, newest = decisions.peek(unit), decisions.newest(unit)
         _check_group(request, audience, timeout_us=settings.get(unit).session_timeout_us)
     if store.now is None:

@@ -76,7 +76,7 @@ def _policy(store: Store, request: Study, audience: Audience, names: Sequence[st
         raise InputError("name a policy of the store or a kind, one of them", hint="--policy or --kind")
     if request.policy is not None:
         with store.read() as unit:
-            found = lookup.one(unit, request.policy)[0].policy
+            found = lookup.version(unit, request.policy)[0].policy
         kind, given, name = found.kind, found.params, found.name
     else:
         kind = name = str(request.kind)

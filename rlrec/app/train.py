@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from typing import Any
 
-from rlrec.app import versions
 from rlrec.app.distributions.trained import Trained
 from rlrec.app.inputs import filters, lookup
 from rlrec.app.log import ended_visits, lineage
@@ -90,14 +89,14 @@ class _Plan:
         reference = request.name if request.from_version is None else f"{request.name}@{request.from_version}"
         if lookup.split(request.name)[1] is not None:
             raise InputError(f"{request.name!r} names a version", hint="write the policy, and --from-version V")
-        parent, _ = lookup.one(unit, reference)
+        parent, _ = lookup.version(unit, reference)
         if parent.policy.kind != KIND:
             raise InputError(
                 f"policy {parent.policy.name!r} is of kind {parent.policy.kind}, which train-pg does not train",
                 hint=f"`rlrec policy create NAME --kind {KIND}` makes one that it does",
             )
         if request.promote != "never":
-            versions.settled_split(unit, parent)
+            lookup.refuse_running_variant(unit, parent)
         return cls(request=request, parent=parent, seed=_seed(request.seed))
 
 

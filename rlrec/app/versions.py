@@ -7,10 +7,10 @@ from typing import Any
 from rlrec.app import rebuild
 from rlrec.app.inputs import lookup
 from rlrec.app.learning import copies
-from rlrec.app.policy import summary
+from rlrec.app.learning.version_json import summary
 from rlrec.errors import CheckFailed, InputError
 from rlrec.records import Head, Version
-from rlrec.store import Store, Unit, decisions, experiments, policies, settings
+from rlrec.store import Store, Unit, decisions, policies, settings
 
 
 def freeze(store: Store, reference: str) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def freeze(store: Store, reference: str) -> dict[str, Any]:
 
 def _learning(unit: Unit, reference: str) -> tuple[Version, Head]:
     """The version meant; a name means the live one, or where that is frozen the newest one that learns."""
-    version, head = lookup.one(unit, reference)
+    version, head = lookup.version(unit, reference)
     if lookup.split(reference)[1] is None and not version.learning:
         learning = [other for other in policies.versions(unit, [version.policy.id]) if other.learning]
         version = learning[-1] if learning else version
@@ -64,9 +64,9 @@ def promote(store: Store, reference: str) -> dict[str, Any]:
         raise InputError(f"{reference!r} names no version", hint=f"write {reference}@V; `rlrec policy show` lists them")
 
     def work(unit: Unit) -> dict[str, Any]:
-        version, head = lookup.one(unit, reference)
+        version, head = lookup.version(unit, reference)
         head = policies.lock(unit, [version.policy.id])[version.policy.id]
-        settled_split(unit, version)
+        lookup.refuse_running_variant(unit, version)
         if version.status == "retired":
             hint = f"`rlrec policy rebuild {version.policy.name}` makes one that learns"
             raise InputError(f"version {version.number} of {version.policy.name} is retired", hint=hint)
@@ -84,25 +84,15 @@ def promote(store: Store, reference: str) -> dict[str, Any]:
     return store.write(work)
 
 
-def settled_split(unit: Unit, version: Version) -> None:
-    """Raises InputError where a running experiment says what this variant serves: experiments never change."""
-    for experiment in experiments.every(unit):
-        if experiment.status == "running" and any(one.policy_id == version.policy.id for one in experiment.variants):
-            raise InputError(
-                f"{version.policy.name} is a variant of the running experiment {experiment.name}",
-                hint=f"stop it with `rlrec experiment stop {experiment.name}`, then start another one",
-            )
-
-
 def rollback(store: Store, name: str) -> dict[str, Any]:
     """Back to what was live before the last promote. Raises CheckFailed where nothing is left or it is retired."""
     if lookup.split(name)[1] is not None:
         raise InputError(f"{name!r} names a version", hint=f"write {lookup.split(name)[0]}, or promote {name}")
 
     def work(unit: Unit) -> dict[str, Any]:
-        version, _ = lookup.one(unit, name)
+        version, _ = lookup.version(unit, name)
         head = policies.lock(unit, [version.policy.id])[version.policy.id]
-        settled_split(unit, version)
+        lookup.refuse_running_variant(unit, version)
         last = policies.last_promotion(unit, version.policy.id)
         if last is None:
             raise CheckFailed(f"policy {version.policy.name} has no promotion to roll back")

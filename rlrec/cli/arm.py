@@ -11,10 +11,11 @@ from typing import Any
 
 import click
 
-from rlrec.cli.output import Show, View
+from rlrec.cli.output import Show
 from rlrec.cli.shared import Group, Lines, lines_argument, printed, stored
 from rlrec.cli.strict import not_utf8
 from rlrec.cli.values import KEY, OBJECT, parse_key
+from rlrec.cli.view import View
 from rlrec.errors import InputError
 
 NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")

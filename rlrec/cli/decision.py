@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from rlrec.cli.output import View
 from rlrec.cli.session import brief, happenings
 from rlrec.cli.shared import Group, printed, stored
 from rlrec.cli.tables import cell
 from rlrec.cli.values import INTEGER
+from rlrec.cli.view import View
 
 MOST = 20  # arms a person is shown; the other formats have all
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
-from rlrec.cli.output import Show, View
+from rlrec.cli.output import Show
 from rlrec.cli.shared import printed, stored
 from rlrec.cli.values import Whole
+from rlrec.cli.view import View
 from rlrec.errors import CheckFailed
 
 COLUMNS = ("check", "severity", "subject", "detail")

@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
-from rlrec.cli.output import Show, View
+from rlrec.cli.output import Show
 from rlrec.cli.shared import printed, stored
 from rlrec.cli.values import NUMBER, Whole
+from rlrec.cli.view import View
 
 MODEL = click.Path(exists=True, dir_okay=False)
 SHOWN = {

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rlrec.cli.output import View
 from rlrec.cli.shared import Group, printed, stored
 from rlrec.cli.tables import cell
 from rlrec.cli.text import cut
 from rlrec.cli.values import NAME, NUMBER, Parsed, parse_name, parse_number
+from rlrec.cli.view import View
 from rlrec.errors import InputError
 
 if TYPE_CHECKING:

@@ -17,25 +17,10 @@ from typing import Any
 
 import click
 
+from rlrec.cli.view import View
+
 FORMATS = ("table", "json", "ndjson", "csv")
 PAUSE_S = 0.2
-
-
-class View:
-    """What a person sees of a result: lines of text, rows of raw values under their headers, and notes to these."""
-
-    def __init__(
-        self,
-        *,
-        headers: Sequence[str],
-        rows: Iterable[Sequence[Any]],
-        title: Sequence[str] = (),
-        notes: Sequence[str] = (),
-    ) -> None:
-        self.headers = headers
-        self.rows = rows
-        self.title = title
-        self.notes = notes
 
 
 class Show:

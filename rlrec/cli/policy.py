@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
-from rlrec.cli.output import Show, View
+from rlrec.cli.output import Show
 from rlrec.cli.shared import Group, printed, stored
 from rlrec.cli.values import JSON_FILE, NAME, NUMBER, OBJECT, PAIR
+from rlrec.cli.view import View, cells
 from rlrec.errors import InputError
 
 FILE = click.Path(exists=True, dir_okay=False)
@@ -122,7 +123,7 @@ def list_(store: Any, show: Show) -> None:
 
     found = use_case.listing(store)
     headers = ["policy", "version", "kind", "params", "reward", "status"]
-    rows = [[_given(one[name]) if name == "params" else one[name] for name in headers] for one in found]
+    rows = [cells({**row, "params": _given(row["params"])}, headers) for row in found]
     show(found, table=View(headers=headers, rows=rows), columns=[*headers, "versions"])
 
 

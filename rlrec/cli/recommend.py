@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
-from rlrec.cli.output import Show, View
+from rlrec.cli.output import Show
 from rlrec.cli.shared import input_option, printed, stored
 from rlrec.cli.values import KEY, KEYS, OBJECT, Whole
+from rlrec.cli.view import View
 from rlrec.errors import InputError
 
 SLOT = ["position", "arm", "propensity", "marginal", "score"]

@@ -6,9 +6,10 @@ from typing import Any
 
 import click
 
-from rlrec.cli.output import Show, View
+from rlrec.cli.output import Show
 from rlrec.cli.shared import Group, printed, stored
 from rlrec.cli.values import DURATION, NAME, NUMBER, Parsed, format_duration, parse_number
+from rlrec.cli.view import View
 from rlrec.errors import InputError
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from rlrec.cli.output import View
 from rlrec.cli.shared import Group, printed, stored
 from rlrec.cli.tables import cell
 from rlrec.cli.values import KEY, NAME, NUMBER, Whole
+from rlrec.cli.view import View
 
 FLAT = (
     "session", "user", "visit", "step", "decision_id", "at", "policy", "version", "experiment", "variant", "context",

@@ -6,13 +6,11 @@ import io
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rlrec.cli.plain import dumps, mapping, single
 from rlrec.cli.text import printable
-
-if TYPE_CHECKING:
-    from rlrec.cli.output import View
+from rlrec.cli.view import View
 
 # -- csv (RFC 4180) --
 

@@ -11,7 +11,8 @@ import numpy as np
 from rlrec.app import policy
 from rlrec.app.distributions import designs
 from rlrec.app.learning import slot_statistics
-from rlrec.app.learning.ledger import by_position, worth
+from rlrec.app.learning.ledger import worth
+from rlrec.app.log.decision_reward import by_position
 from rlrec.policy.moments import pack
 from rlrec.records import Version
 from rlrec.store import Store, Unit, contents, decisions, events, policies, reader

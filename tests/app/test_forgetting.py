@@ -49,7 +49,7 @@ def tell(run: Run, lines: list[dict[str, Any]]) -> None:
 def believed(db: str, name: str = "p") -> dict[int, tuple[float, ...]]:
     """Pulls and rewards per arm that count now."""
     with closing(Store(db)) as store, store.read() as unit:
-        version, _ = lookup.one(unit, name)
+        version, _ = lookup.version(unit, name)
         return counted(unit, version)
 
 

@@ -50,7 +50,7 @@ def logged(sqlite_db: str, tmp_path: Path) -> tuple[str, Run]:
 
 def weights(db: str, name: str) -> tuple[Linear, Array, exact.Serving]:
     with closing(Store(db)) as store, store.read() as unit:
-        held = exact.load(unit, lookup.one(unit, name)[0])
+        held = exact.load(unit, lookup.version(unit, name)[0])
     policy = held.policy
     assert isinstance(policy, Linear)
     return policy, policy.weights(held.belief(np.array([1, 2]))), held

@@ -65,7 +65,7 @@ def show(db: str, minute: float, policy: str, arm: str, *, session: str = "s", c
 
 def sums(store: Store, reference: str) -> dict[int, tuple[float, ...]]:
     with store.read() as unit:
-        version, _ = lookup.one(unit, reference)
+        version, _ = lookup.version(unit, reference)
         return {row[0]: tuple(row[1:]) for row in beliefs.current(unit, version.id) if any(row[1:])}
 
 
@@ -132,7 +132,7 @@ def test_a_frozen_version_keeps_its_prior_and_the_belief_it_was_drawn_from(shop:
         versions.promote(store, "p@2")
         drawn = recommend(store, Request(policy="p", session="x", size=2), seed=3)
         with store.read() as unit:
-            version, head = lookup.one(unit, "p")
+            version, head = lookup.version(unit, "p")
             assert beliefs.prior(unit, version.id) == [(1, 3, 5)]
             assert exact.load(unit, version, seq=head.seq).belief(np.array([1])).pulls.tolist() == [1]
     assert drawn["slate"][0]["score"] in (4 / 9, 1 / 2)
@@ -149,7 +149,7 @@ def test_a_name_means_the_belief_that_learns_where_the_live_one_is_frozen(shop: 
         assert versions.freeze(store, "home@2")["parent"] == 2
         assert sums(store, "home@4") == {}
         with store.read() as unit:
-            copied, _ = lookup.one(unit, "home@4")
+            copied, _ = lookup.version(unit, "home@4")
             assert copied.learned_from == {}  # a copy of what was frozen before the decision
 
 
@@ -171,7 +171,7 @@ def test_a_frozen_version_says_all_that_it_learned_from(shop: str) -> None:
         versions.freeze(store, "pupil")
         assert sums(store, "pupil@2") == {1: (1, 1, 1), 2: (2, 1, 1)}
         with store.read() as unit:
-            version, _ = lookup.one(unit, "pupil@2")
+            version, _ = lookup.version(unit, "pupil@2")
             lessons = lineage.learned(lineage.ancestry(unit, version))
     assert [lesson.selection.last_id for lesson in lessons] == [own, max(logged)]
     assert lessons[0].selection.policy_ids != lessons[1].selection.policy_ids
@@ -180,7 +180,7 @@ def test_a_frozen_version_says_all_that_it_learned_from(shop: str) -> None:
 def test_a_fork_names_the_newest_decision_it_holds(shop: str) -> None:
     ids = [show(shop, minute, "home", "a1") for minute in (0, 10, 20)]
     with at(shop, 41) as store, store.read() as unit:
-        version, _ = lookup.one(unit, "home")
+        version, _ = lookup.version(unit, "home")
         found, last = copies.fork(unit, version)[:2]
         assert (last, {arm: tuple(sums) for (_, arm), sums in found.items()}) == (ids[1], {1: (2, 0, 0)})
 

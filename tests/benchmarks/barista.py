@@ -151,7 +151,7 @@ class Bar:
     def server(self, name: str) -> Server:
         """A version as visits are played with it."""
         with closing(Store(self.db)) as store, store.read() as unit:
-            trained = Trained(unit, lookup.one(unit, name)[0])
+            trained = Trained(unit, lookup.version(unit, name)[0])
             ids = {one.key: one.id for one in arms.every(unit)}
             found = np.array([ids[name] for name in simulate.names(self.audience.arms)])
             return Server(

@@ -9,7 +9,8 @@ from datetime import UTC, datetime, timedelta, timezone
 import msgspec
 import pytest
 
-from rlrec.cli.output import Show, View
+from rlrec.cli.output import Show
+from rlrec.cli.view import View
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from rlrec.app.distributions.exact import Serving
 from rlrec.app.inputs import lookup
 from rlrec.app.log import lineage
 from rlrec.app.log.lineage import Lesson
-from rlrec.app.reward import find as reward_named
 from rlrec.arrays import Flags, Words
 from rlrec.errors import InputError, suggest
 from rlrec.records import Policy, Reward, Version
@@ -66,14 +65,14 @@ def resolve(unit: Unit, names: Sequence[str], *, reward: str | None, greedy: boo
     """The targets as they stand now. A policy wins over a built-in of its name. Raises InputError for an unknown
     one."""
     found = lookup.resolve(unit, names)
-    asked = None if reward is None else reward_named(unit, reward)
+    asked = None if reward is None else lookup.reward(unit, reward)
     return [_target(unit, name, found[name], asked, greedy=greedy) for name in dict.fromkeys(names)]
 
 
 def _target(unit: Unit, name: str, found: object, reward: Reward | None, *, greedy: bool) -> Target:
     if isinstance(found, InputError):
         if name in BUILT_IN:
-            return _built_in(name, reward or reward_named(unit, "default"), greedy=greedy)
+            return _built_in(name, reward or lookup.reward(unit, "default"), greedy=greedy)
         raise _unknown(unit, name, found)
     assert isinstance(found, tuple)
     version: Version = found[0]

@@ -6,7 +6,6 @@ from dataclasses import asdict
 from typing import Any, cast
 
 from rlrec import policy as kinds
-from rlrec.app import reward as reward_definitions
 from rlrec.app.inputs import canonical, lookup
 from rlrec.errors import InputError
 from rlrec.records import Version
@@ -47,7 +46,7 @@ class Owners:
         )  # fmt: skip
         version_id = policies.add_version(
             self.unit, policy_id=policy_id, number=1, status="frozen",
-            reward_id=reward_definitions.find(self.unit, "default").id, seq=0, learned_from={},
+            reward_id=lookup.reward(self.unit, "default").id, seq=0, learned_from={},
         )  # fmt: skip
         policies.add_head(self.unit, policy_id, live_id=version_id)
-        return lookup.one(self.unit, name)[0]
+        return lookup.version(self.unit, name)[0]

@@ -1,16 +1,17 @@
-"""From the names that people give to policies and versions, with the near ones where there is none."""
+"""What the names that people give mean: policies, versions, rewards, experiments; near names where there is none."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
 from rlrec.errors import InputError, suggest
-from rlrec.records import Head, Version
-from rlrec.store import Unit, policies
+from rlrec.records import Head, Reward, Version
+from rlrec.store import Unit, experiments, policies
+from rlrec.store.experiments import Experiment
 
 
 def split(reference: str) -> tuple[str, int | None]:
-    """NAME or NAME@V: the policy's name and the version's number. POLICY@EXPERIMENT/VARIANT is a name as a whole."""
+    """NAME or NAME@V: the policy's name, and the version's number. All of POLICY@EXPERIMENT/VARIANT is a name."""
     name, _, number = reference.rpartition("@")
     if name and number.isascii() and number.isdigit() and len(number) < 18:
         return name, int(number)
@@ -23,30 +24,59 @@ def resolve(unit: Unit, references: Collection[str]) -> dict[str, tuple[Version,
     live = policies.live(unit, {name for name, _ in parts.values()})
     numbered = {live[name][0].policy.id for name, number in parts.values() if number is not None and name in live}
     versions = {(version.policy.name, version.number): version for version in policies.versions(unit, numbered)}
-    found: dict[str, tuple[Version, Head] | InputError] = {}
+    meant: dict[str, tuple[Version, Head] | InputError] = {}
     for reference, (name, number) in parts.items():
         if name not in live:
-            found[reference] = unknown(unit, name)
+            meant[reference] = _unknown_policy(unit, name)
         elif number is None:
-            found[reference] = live[name]
+            meant[reference] = live[name]
         elif (name, number) in versions:
-            found[reference] = versions[name, number], live[name][1]
+            meant[reference] = versions[name, number], live[name][1]
         else:
-            found[reference] = InputError(
+            meant[reference] = InputError(
                 f"policy {name} has no version {number}", hint=f"`rlrec policy show {name}` lists its versions"
             )
-    return found
+    return meant
 
 
-def one(unit: Unit, reference: str) -> tuple[Version, Head]:
-    """The version meant by a reference. Raises InputError where there is none."""
-    found = resolve(unit, [reference])[reference]
-    if isinstance(found, InputError):
-        raise found
-    return found
+def version(unit: Unit, reference: str) -> tuple[Version, Head]:
+    """The version meant by a reference, and the head of its policy. Raises InputError where there is none."""
+    meant = resolve(unit, [reference])[reference]
+    if isinstance(meant, InputError):
+        raise meant
+    return meant
 
 
-def unknown(unit: Unit, name: str) -> InputError:
-    known = [policy.name for policy in policies.all_policies(unit)]
-    hint = suggest(name, known) or "`rlrec policy list` shows them, `rlrec policy create` makes one"
+def reward(unit: Unit, name: str) -> Reward:
+    """The reward definition of this name. Raises InputError where there is none."""
+    definitions = {definition.name: definition for definition in policies.rewards(unit)}
+    if name not in definitions:
+        near = suggest(name, list(definitions))
+        raise InputError(f"unknown reward {name!r}", hint=near or "`rlrec reward list` shows them")
+    return definitions[name]
+
+
+def experiment(unit: Unit, name: str) -> Experiment:
+    """The experiment of this name. Raises InputError where there is none."""
+    named = experiments.named(unit, [name])
+    if name not in named:
+        near = suggest(name, [experiment.name for experiment in experiments.every(unit)])
+        raise InputError(f"unknown experiment {name!r}", hint=near or "`rlrec experiment list` shows them")
+    return named[name]
+
+
+def refuse_running_variant(unit: Unit, version: Version) -> None:
+    """Raises InputError where a running experiment serves the policy of this version: experiments never change."""
+    for experiment in experiments.every(unit):
+        variants = {variant.policy_id for variant in experiment.variants}
+        if experiment.status == "running" and version.policy.id in variants:
+            raise InputError(
+                f"{version.policy.name} is a variant of the running experiment {experiment.name}",
+                hint=f"stop it with `rlrec experiment stop {experiment.name}`, then start another one",
+            )
+
+
+def _unknown_policy(unit: Unit, name: str) -> InputError:
+    names = [policy.name for policy in policies.all_policies(unit)]
+    hint = suggest(name, names) or "`rlrec policy list` shows them, `rlrec policy create` makes one"
     return InputError(f"unknown policy {name!r}", hint=hint, field="policy")

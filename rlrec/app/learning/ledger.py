@@ -12,6 +12,7 @@ from functools import cache
 from math import inf
 from typing import Any
 
+from rlrec.app.log.decision_reward import by_position
 from rlrec.policy import reward as rewards
 from rlrec.policy.forgetting import Forgetting
 from rlrec.records import Event, Head, Policy, Version
@@ -287,11 +288,3 @@ def worth(version: Version, happened: Collection[Event], *, served_at: int) -> S
     if words and words[-1] == 1.0:
         return NOTHING
     return rewards.entry(rewards.of_slot(version.reward, happened, served_at=served_at))
-
-
-def by_position(happened: Iterable[Event]) -> dict[int | None, list[Event]]:
-    """The events of one decision by slot; without a position, those of its page."""
-    found: dict[int | None, list[Event]] = {}
-    for event in happened:
-        found.setdefault(event.position, []).append(event)
-    return found

@@ -6,15 +6,14 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import isqrt
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from rlrec import policy as kinds
-from rlrec.app import reward as reward_definitions
 from rlrec.app.distributions import designs
 from rlrec.app.distributions.exact import Serving
-from rlrec.app.inputs import filters
+from rlrec.app.inputs import filters, lookup
 from rlrec.app.learning import slot_statistics
 from rlrec.app.learning.slot_statistics import Credit, Totals
 from rlrec.app.log import lineage, reward_log
@@ -30,9 +29,6 @@ from rlrec.policy.solving import LARGEST
 from rlrec.records import Policy, Reward, Version
 from rlrec.store import Unit, arms, contents, reader
 from rlrec.store.reader import Selection
-
-if TYPE_CHECKING:
-    from rlrec.app.policy import Request
 
 ROUNDS = 8  # of Newton's method
 CLOSE = 1e-8
@@ -51,22 +47,30 @@ class Lesson:
 NOTHING = Lesson()
 
 
-def first(unit: Unit, request: Request, typed: Mapping[str, Any], declared: Mapping[str, Encoder] | None) -> Lesson:
+def first(
+    unit: Unit,
+    kind: str,
+    typed: Mapping[str, Any],
+    declared: Mapping[str, Encoder] | None,
+    *,
+    reward_name: str,
+    from_log: str | None,
+) -> Lesson:
     """What `policy create` starts a policy from: the mature decisions of a log, where one is named."""
-    reward = reward_definitions.find(unit, request.reward)
-    selected = None if request.from_log is None else filters.selection(unit, request.from_log)
-    version = draft(request.kind, typed, reward)
-    if kinds.load(request.kind).contextual:
+    reward = lookup.reward(unit, reward_name)
+    selected = None if from_log is None else filters.selection(unit, from_log)
+    version = draft(kind, typed, reward)
+    if kinds.load(kind).contextual:
         shared = typed["model"] in (SHARED, BILINEAR)
         design = designed(unit, selected, reward, declared=declared or {}, shared=shared)
         version = replace(version, parameters=design.written())
         designs.policy_of(version)  # refuses more features than its model holds
-    if selected is None or request.from_log is None or not kinds.load(request.kind).online:
+    if selected is None or from_log is None or not kinds.load(kind).online:
         return Lesson(parameters=version.parameters)
     version, sums, slots, last = taught(unit, version, selected)
     if not slots:
         raise InputError("the log has no mature decision to learn from", hint="import a log, or widen the filter")
-    record = lineage.record(unit, request.from_log, selected, last_id=last, window_us=reward.window_us, slots=slots)
+    record = lineage.record(unit, from_log, selected, last_id=last, window_us=reward.window_us, slots=slots)
     return Lesson(sums=sums, record=record, parameters=version.parameters)
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from math import exp
 from typing import Any
 
 from rlrec.app.serving.draws import Page
 from rlrec.app.serving.requests import Plan
 from rlrec.policy import history
-from rlrec.records import Decision, Version
+from rlrec.records import Decision, Event, Version
 from rlrec.store import Unit, arms, decisions, experiments, policies, sessions
+from rlrec.store.events import CENSOR
 from rlrec.store.sessions import Session
 from rlrec.times import written
 
@@ -107,3 +108,17 @@ def _stored(
     }
     said = json.loads(decision.source) if decision.source else {}
     return answer | {name: value for name, value in said.items() if name in answer}
+
+
+def events(stored: Sequence[Event]) -> list[dict[str, Any]]:
+    """Events in the order in which they were stored; those of `--censor` by its name."""
+    return [
+        {
+            "position": event.position,
+            "kind": event.kind if event.kind != CENSOR else "censor" if event.value == 1.0 else "uncensor",
+            "value": event.value,
+            "at": written(event.at),
+            "key": event.key,
+        }
+        for event in stored
+    ]
