@@ -2,41 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlrec import ope
-from rlrec.app.evaluation.impressions import Impressions
-from rlrec.app.evaluation.log_rows import CLUSTERS
-from rlrec.app.evaluation.request import Asked, EmptyLog, Request
-from rlrec.app.evaluation.sessions import Sessions
-from rlrec.app.evaluation.targets import Target
+from rlrec.app.evaluation import estimates
+from rlrec.app.evaluation.request import EmptyLog, Request
 from rlrec.app.inputs import filters
-from rlrec.errors import InputError, suggest
-from rlrec.ope import diagnostics, intervals
-from rlrec.ope.estimate import Estimate
-from rlrec.store import Store, Unit, bulk
-from rlrec.store.reader import Selection
+from rlrec.ope import diagnostics
+from rlrec.store import Store, bulk
 
-__all__ = ["EmptyLog", "Request", "evaluate", "explained", "judged"]
-
-ONCE_A_SLOT = ("position", "arm")  # of the fields that rows are grouped by
-CHOSEN = "snips"  # what may be asked of rows that are picked by the arm the logger chose
+__all__ = ["EmptyLog", "Request", "evaluate", "explained"]
 
 
 def evaluate(store: Store, request: Request) -> list[dict[str, Any]]:
     """An estimate for every target, group and estimator, from one snapshot of the log.
 
     Raises InputError for unknown names, an interval that an estimator does not have, and an empty log."""
-    estimators = _estimators(request)
+    estimators = estimates.estimators(request)
     with store.read() as unit, bulk.alongside(unit):
-        return _answer(unit, request, estimators, filters.selection(unit, request.log))
-
-
-def judged(unit: Unit, request: Request, selection: Selection) -> list[dict[str, Any]]:
-    """The same on decisions that no filter can name, inside a unit. Raises EmptyLog where none of them can be used."""
-    return _answer(unit, request, _estimators(request), selection)
+        return estimates.answer(unit, request, estimators, filters.selection(unit, request.log))
 
 
 def explained(found: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -50,87 +34,3 @@ def explained(found: Sequence[Mapping[str, Any]]) -> list[str]:
         f"horizon: from step {step} on the effective sample size for {name} is below 5 % of the sessions"
         for name, step in early.items()
     ]
-
-
-def _estimators(request: Request) -> ope.Asked:
-    usual = CHOSEN if request.by == "arm" else ope.DEFAULT
-    asked = ope.parse(request.estimators or usual)
-    _check(request, asked)
-    if asked.sessions:
-        _check_sessions(request, asked)
-    return asked
-
-
-def _check(request: Request, asked: ope.Asked) -> None:
-    intervals.check(request.interval, request.level, estimators={**asked.impressions, **asked.sessions})
-    if not 0 <= request.gamma <= 1:
-        raise InputError(f"gamma is {request.gamma:g}", hint="it lies between 0 and 1; 1 discounts nothing")
-    if request.cluster is not None and request.cluster not in CLUSTERS:
-        hint = suggest(request.cluster, list(CLUSTERS)) or f"one of {', '.join(CLUSTERS)}"
-        raise InputError(f"unknown cluster {request.cluster!r}", hint=hint)
-    if request.by == "arm" and not asked.sessions:
-        _check_chosen(request.interval, asked)
-    if request.reward_model is not None and not _modelled(asked):
-        raise InputError("--reward-model is given, and no estimator uses one", hint="add dr or dm to --estimator")
-    if request.reward_model_by is not None and request.reward_model is None:
-        raise InputError("--reward-model-by names a field for --reward-model", hint="give --reward-model FILE too")
-
-
-def _check_sessions(request: Request, asked: ope.Asked) -> None:
-    """A session has no position, no arm, and no row of its own."""
-    name = next(iter(asked.sessions))
-    if request.by in ONCE_A_SLOT:
-        hint = "by policy, version, variant, day or a field of the context, as they are where it begins"
-        raise InputError(f"{name} judges sessions, which have no one {request.by}", hint=hint)
-    if request.cluster == "row":
-        raise InputError(f"{name} judges sessions: --cluster row is no unit of theirs", hint="use session or user")
-
-
-def _check_chosen(interval: str, asked: ope.Asked) -> None:
-    """Rows picked by what was chosen have a mean weight other than 1: only self-normalised estimates mean something."""
-    unfit = next((name for name, kind in asked.impressions.items() if not kind.self_normalised), None)
-    if unfit is not None:
-        raise InputError(f"{unfit} means nothing by arm, which the logger chose", hint=f"use --estimator {CHOSEN}")
-    if interval == "cressie-read":  # it takes the mean weight to be 1
-        raise InputError("interval cressie-read does not exist by arm", hint="use --interval bootstrap-t")
-
-
-def _modelled(asked: ope.Asked) -> bool:
-    return any(kind.modelled for kind in asked.impressions.values())
-
-
-def _answer(unit: Unit, request: Request, estimators: ope.Asked, selection: Selection) -> list[dict[str, Any]]:
-    """One run over one snapshot."""
-    returns = any(kind.modelled for kind in estimators.sessions.values())
-    encode = returns or (_modelled(estimators) and request.reward_model is None)
-    asked = Asked(unit, request, selection, encode=encode)
-    parts: list[Impressions | Sessions] = []
-    if estimators.impressions:
-        parts.append(Impressions(asked, estimators.impressions))
-    if estimators.sessions:
-        parts.append(Sessions(asked, estimators.sessions))
-    for part in parts:
-        part.run()
-    asked.grouping.check(asked.library.names)
-    return [
-        row
-        for target in asked.targets
-        for group in asked.grouping.ordered()
-        for row in _rows(asked, target, group, _ordered(parts, estimators, target, group))
-    ]
-
-
-def _ordered(parts: list[Impressions | Sessions], estimators: ope.Asked, target: Target, group: Any) -> list[Estimate]:
-    """The estimates of all parts, in the order asked."""
-    found = {one.estimator: one for part in parts for one in part.estimates(target, group)}
-    return [found[label] for label in estimators.labels if label in found]
-
-
-def _rows(asked: Asked, target: Target, group: Any, estimates: list[Estimate]) -> Iterator[dict[str, Any]]:
-    for estimate in estimates:
-        found = {"target": target.name, "version": target.number, **asdict(estimate)}
-        found["reasons"] = list(estimate.reasons)
-        found["reward"] = target.reward.name
-        if asked.request.by is not None:
-            found |= {"by": asked.request.by, "group": asked.grouping.labels[group]}
-        yield found

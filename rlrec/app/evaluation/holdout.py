@@ -92,13 +92,14 @@ def compared(unit: Unit, experiment: Experiment, reward: Reward, *, level: float
 def _judged(unit: Unit, policy: str, variants: Sequence[int], by: str, reward: Reward, level: float) -> Estimate:
     """The `snips` estimate of a policy on the decisions of some variants: on its own ones, where all weights are 1, the
     plain mean."""
-    from rlrec.app import evaluate
+    from rlrec.app.evaluation import estimates
+    from rlrec.app.evaluation.request import EmptyLog, Request
     from rlrec.store.reader import Selection
 
-    asked = evaluate.Request(targets=[policy], estimators="snips", level=level, cluster=by, reward=reward.name)
+    asked = Request(targets=[policy], estimators="snips", level=level, cluster=by, reward=reward.name)
     try:
-        (found,) = evaluate.judged(unit, asked, Selection(variant_ids=list(variants)))
-    except evaluate.EmptyLog:
+        (found,) = estimates.judged(unit, asked, Selection(variant_ids=list(variants)))
+    except EmptyLog:
         nothing = dict.fromkeys(("value", "lower", "upper", "std_error"))
         return {**nothing, "n": 0, "ess": 0.0, "verdict": "insufficient", "reasons": ["no-rows"]}
     return found
