@@ -130,7 +130,7 @@ def _made(unit: Unit, plan: _Plan) -> int:
         },
         parameters=plan.taught.parameters,
     )
-    beliefs.add_prior(unit, made, [(row[0], row[1], row[2]) for row in beliefs.prior(unit, plan.source.id)])
+    beliefs.add_prior(unit, made, beliefs.prior(unit, plan.source.id))
     if plan.taught.sums:
         kept = Forgetting.of(plan.source.policy.params).discount ** head.ordinal
         sums = {place: kept * sums for place, sums in plan.taught.sums.items()}

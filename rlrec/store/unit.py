@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property, lru_cache
-from typing import Any
+from functools import cached_property, lru_cache, partial
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
 from rlrec.store import engine
 
 Row = tuple[Any, ...]
+Record = TypeVar("Record", bound=Row)  # a NamedTuple
 FEW = 20  # rows that PostgreSQL takes one by one as fast as at once
 
 
@@ -43,6 +44,10 @@ class Unit:
         """All rows of a query."""
         found: list[Row] = self._run(text, values).fetchall()
         return found
+
+    def records(self, kind: type[Record], text: str, *values: Any) -> list[Record]:
+        """All rows of a query as records, whose fields are its columns in their order."""
+        return list(map(partial(tuple.__new__, kind), self.ask(text, *values)))
 
     def ask_row(self, text: str, *values: Any) -> Row | None:
         found: Row | None = self._run(text, values).fetchone()

@@ -16,7 +16,7 @@ from rlrec.app.log.decision_reward import by_position
 from rlrec.policy.moments import pack
 from rlrec.records import Version
 from rlrec.store import Store, Unit, contents, decisions, events, policies, reader
-from rlrec.store.beliefs import Place
+from rlrec.store.beliefs import BeliefKey
 from tests.app.shop import version
 
 MEMORIES = {
@@ -38,12 +38,12 @@ def remembering(store: Store, *names: str, learns: str = "default") -> None:
         policy.create(store, policy.Request(name=name, kind=kind, parameters=params, reward=learns))
 
 
-def defined(unit: Unit, made: Version) -> dict[Place, Any]:
+def defined(unit: Unit, made: Version) -> dict[BeliefKey, Any]:
     """The sums of a version when its policy has made as many decisions as now."""
     mine, ordinal = designs.policy_of(made), policies.ordinal(unit, made.policy.id)
     memory: Any = mine.forgetting
     ids = [int(key) for batch in _ranges(unit, made) for key in np.unique(batch.slots["decision_id"])]
-    happened, total = events.of(unit, ids), dict[Place, Any]()
+    happened, total = events.of(unit, ids), dict[BeliefKey, Any]()
     for decision in decisions.find(unit, ids).values():
         told, then = by_position(happened.get(decision.id, ())), decision.ordinal or 0
         context = json.loads(contents.context_bodies(unit, [decision.context_id])[decision.context_id])
@@ -70,7 +70,7 @@ def _moments(mine: Any, context: Any, arm: int, sums: Any) -> Any:
     return pack(sums[0] * weight[0] * np.outer(x[0], x[0]), (sums[1] + sums[0] * offset[0]) * x[0])
 
 
-def gap(one: dict[Place, Any], other: dict[Place, Any]) -> float:
+def gap(one: dict[BeliefKey, Any], other: dict[BeliefKey, Any]) -> float:
     """The largest difference of two beliefs, in units of 1 + what is larger."""
     places = one.keys() | other.keys()
     pairs = [(np.asarray(one.get(place, 0.0)), np.asarray(other.get(place, 0.0))) for place in places]

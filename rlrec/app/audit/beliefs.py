@@ -15,7 +15,7 @@ from rlrec.arrays import Array
 from rlrec.policy.forgetting import Forgetting
 from rlrec.records import Version
 from rlrec.store import Unit, audit, beliefs
-from rlrec.store.beliefs import SUMS, Place, Sums
+from rlrec.store.beliefs import SUMS, BeliefKey, Sums
 from rlrec.store.bulk import Columns
 
 CHECK = "beliefs"
@@ -28,7 +28,7 @@ class History:
     taught: what it knew when it was made; moved: the sum of the sizes of all changes, by which rounding is judged;
     count: how many there were."""
 
-    last: dict[Place, tuple[Any, ...]] = field(default_factory=dict)
+    last: dict[BeliefKey, tuple[Any, ...]] = field(default_factory=dict)
     taught: Totals = field(default_factory=dict)
     moved: dict[int, Sums] = field(default_factory=dict)
     count: int = 0
@@ -113,7 +113,8 @@ def _moved(chunk: Columns) -> dict[int, Sums]:
 
 def _served(unit: Unit, version: Version, history: History, told: _Told) -> None:
     """What is served is what the newest delta says."""
-    served: dict[Place, tuple[Any, ...]] = {(row[0], row[1]): row[2:] for row in beliefs.held(unit, version.id)}
+    rows = beliefs.held(unit, version.id)
+    served: dict[BeliefKey, tuple[Any, ...]] = {(row.bucket, row.arm_id): row[2:] for row in rows}
     for place in sorted(served.keys() | history.last.keys()):
         now, last = served.get(place), history.last.get(place)
         if now != last:

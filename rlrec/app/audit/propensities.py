@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from rlrec.policy import sampler, slate
 from rlrec.policy.scores import Correlated, Scores
 from rlrec.records import Version
 from rlrec.store import Unit, audit, beliefs, policies
-from rlrec.store.beliefs import SUMS, Place
+from rlrec.store.beliefs import SUMS, ArmSums, BeliefKey, BeliefRow, BeliefRows
 from rlrec.store.bulk import Columns
 from rlrec.store.reader import Batch
 
@@ -96,7 +97,7 @@ class _Version:
         seqs = np.unique(pages.once("belief_seq"))
         self.referred.read(pages.once("context_id"))
         if not lineage.learns(self.version):
-            moments: Iterator[tuple[Ids, Sequence[tuple[Any, ...]]]] = iter([(seqs, [])])
+            moments: Iterator[tuple[Ids, BeliefRows]] = iter([(seqs, [])])
         else:
             moments = moments_of(self.unit, self.version, seqs)
         order = np.argsort(pages.once("belief_seq"), kind="stable")
@@ -188,7 +189,7 @@ def _single(case: Case, stored: Stored, places: Index) -> Again:
     return Again(redrawn, chance[places], chance[places], np.full(places.shape, chance.min()))
 
 
-def moments_of(unit: Unit, version: Version, seqs: Ids) -> Iterator[tuple[Ids, list[tuple[Any, ...]]]]:
+def moments_of(unit: Unit, version: Version, seqs: Ids) -> Iterator[tuple[Ids, BeliefRows]]:
     """The beliefs of a version at some changes (ascending), in one walk: changes without a difference between them
     come together, with the rows that `Serving` takes."""
     state, plain = _State(), exact.plain(version)
@@ -209,7 +210,7 @@ def moments_of(unit: Unit, version: Version, seqs: Ids) -> Iterator[tuple[Ids, l
         yield seqs[at:], state.rows(plain=plain)
 
 
-class _State(dict[Place, tuple[Any, ...]]):
+class _State(dict[BeliefKey, tuple[Any, ...]]):
     """Per place the ordinal, the sums and the further sums of its newest change."""
 
     def move(self, chunk: Columns, start: int, stop: int) -> None:
@@ -217,8 +218,7 @@ class _State(dict[Place, tuple[Any, ...]]):
         bucket, arm, *columns = (chunk[name][start:stop].tolist() for name in ("bucket", "arm_id", *names))
         self.update(zip(zip(bucket, arm, strict=True), zip(*columns, strict=True), strict=True))
 
-    def rows(self, *, plain: bool) -> list[tuple[Any, ...]]:
+    def rows(self, *, plain: bool) -> BeliefRows:
         """Those of `beliefs.as_of`, or where a belief is not plain of `beliefs.held_at`."""
-        if plain:
-            return [(place[1], *row[1:4]) for place, row in sorted(self.items(), key=lambda one: one[0])]
-        return [(*place, *row) for place, row in sorted(self.items(), key=lambda one: one[0])]
+        rows = [BeliefRow(*key, *row) for key, row in sorted(self.items(), key=itemgetter(0))]
+        return [ArmSums(*row[1:2], *row[3:6]) for row in rows] if plain else rows

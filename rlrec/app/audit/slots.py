@@ -15,7 +15,7 @@ from rlrec.app.log import reward_log
 from rlrec.arrays import Flags, Index
 from rlrec.records import Version
 from rlrec.store import Unit, policies
-from rlrec.store.beliefs import NOTHING, Place, Sums
+from rlrec.store.beliefs import NOTHING, BeliefKey, Sums
 from rlrec.store.bulk import Columns
 from rlrec.store.events import CENSOR
 from rlrec.store.reader import Batch
@@ -109,7 +109,7 @@ def _held(credit: Credit, batch: Batch, last: int | None) -> Totals:
     return credit.sums(found, rows=rows if last is None else rows & (batch.slots["decision_id"] <= last))
 
 
-def _shown(totals: Totals, place: Place) -> str:
+def _shown(totals: Totals, place: BeliefKey) -> str:
     return shown(totals.get(place, NOTHING))
 
 
@@ -186,7 +186,7 @@ class _Censored:
         self.wrong.extend(pairs)
 
 
-def _differing(stored: Totals, expected: Totals, scale: Mapping[int, Sums]) -> Iterator[Place]:
+def _differing(stored: Totals, expected: Totals, scale: Mapping[int, Sums]) -> Iterator[BeliefKey]:
     """Places whose sums differ by more than what adding up in another order explains."""
     for place in sorted(stored.keys() | expected.keys()):
         both = [sums for sums in (stored.get(place), expected.get(place)) if sums is not None]

@@ -22,6 +22,7 @@ from rlrec.policy.scores import Scores, apart
 from rlrec.policy.slate import Pages
 from rlrec.records import Version
 from rlrec.store import Unit, beliefs, policies
+from rlrec.store.beliefs import ArmPrior, BeliefRow, BeliefRows
 from rlrec.store.unit import Row
 
 ARMS = 10_000  # in all distributions that are kept of one belief: 30 MB
@@ -71,8 +72,8 @@ class Serving:
         self,
         version: Version,
         *,
-        sums: Sequence[Row],
-        prior: Sequence[Row],
+        sums: BeliefRows,
+        prior: Sequence[ArmPrior],
         greedy: bool = False,
         ordinal: int = 0,
         described: Described | None = None,
@@ -86,11 +87,11 @@ class Serving:
         self._rows: dict[str, Array] = {}
         self._know(sums)
 
-    def _know(self, sums: Sequence[Row]) -> None:
+    def _know(self, sums: BeliefRows) -> None:
         if plain(self.version):
             self._arms, self._sums = _table(sums, 3)
         else:
-            self._arms, self._sums = _brought(sums, self.policy.forgetting, self.ordinal)
+            self._arms, self._sums = _brought(cast("Sequence[BeliefRow]", sums), self.policy.forgetting, self.ordinal)
         self._cases: dict[tuple[Hashable, ...], Case] = {}
         self._before: Mapping[tuple[Hashable, ...], Mapping[int, Pages]] = {}
         self._beliefs: dict[tuple[Hashable, int], Belief] = {}
@@ -287,18 +288,17 @@ def _table(rows: Sequence[Row], width: int) -> tuple[Ids, Array]:
 _NEGLIGIBLE = 1e-9  # pulls: what is left of less is rounding
 
 
-def _brought(rows: Sequence[Row], forgetting: Forgetting, ordinal: int) -> tuple[Ids, Array]:
+def _brought(rows: Sequence[BeliefRow], forgetting: Forgetting, ordinal: int) -> tuple[Ids, Array]:
     """Rows of `beliefs.held` brought forward to the policy's ordinal, and their buckets added up: arms, sums."""
     oldest = forgetting.oldest(ordinal)
-    rows = [row for row in rows if row[0] >= oldest]
+    rows = [row for row in rows if row.bucket >= oldest]
     if not rows:
         return np.empty(0, np.int64), np.zeros((0, 3))
-    columns = list(zip(*rows, strict=True))
-    sums = np.array(columns[3:6]).T
-    if columns[6][0] is not None:
-        sums = np.hstack([sums, np.array([np.frombuffer(extra, "<f8") for extra in columns[6]])])
-    sums = sums * (forgetting.discount ** (ordinal - np.array(columns[2], np.float64)))[:, None]
-    arms, place = np.unique(np.array(columns[1], np.int64), return_inverse=True)
+    sums = np.array([(row.pulls, row.reward_sum, row.reward_squares) for row in rows])
+    if rows[0].extra is not None:
+        sums = np.hstack([sums, np.array([np.frombuffer(row.extra or b"", "<f8") for row in rows])])
+    sums = sums * (forgetting.discount ** (ordinal - np.array([row.ordinal for row in rows], np.float64)))[:, None]
+    arms, place = np.unique(np.array([row.arm_id for row in rows], np.int64), return_inverse=True)
     total = np.zeros((len(arms), sums.shape[1]))
     np.add.at(total, place.reshape(-1), sums)
     total[total[:, 0] < _NEGLIGIBLE] = 0.0

@@ -63,7 +63,7 @@ def copy(
         entered_to=entered_to,
         learned_from=learned_from,
     )
-    beliefs.add_prior(unit, made, [(row[0], row[1], row[2]) for row in beliefs.prior(unit, source.id)])
+    beliefs.add_prior(unit, made, beliefs.prior(unit, source.id))
     weights.add(unit, made, weights.of(unit, source.id))
     if sums:
         beliefs.add(unit, made, seq=seq, changes=sums, ordinal=ordinal)

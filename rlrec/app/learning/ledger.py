@@ -17,7 +17,7 @@ from rlrec.policy import reward as rewards
 from rlrec.policy.forgetting import Forgetting
 from rlrec.records import Event, Head, Policy, Version
 from rlrec.store import Unit, beliefs, decisions, events, policies
-from rlrec.store.beliefs import NOTHING, Place, Sums
+from rlrec.store.beliefs import NOTHING, BeliefKey, Sums
 from rlrec.store.events import CENSOR
 from rlrec.store.unit import Row
 
@@ -48,7 +48,7 @@ class Ledger:
         self._forgetting: dict[int, Forgetting] = {}
         self._minute = set[int]()
         # by policy and version, what changes: sums, and of what was shown in which context
-        self._changes: dict[tuple[int, int], dict[Place, Sums]] = defaultdict(dict)
+        self._changes: dict[tuple[int, int], dict[BeliefKey, Sums]] = defaultdict(dict)
         self._shown: dict[tuple[int, int], dict[tuple[int, int, int], tuple[float, float]]] = defaultdict(dict)
         self.hold(policy_ids)
 
@@ -252,7 +252,7 @@ class Ledger:
         for (policy_id, version_id), changes in sorted(self._changes.items()):
             if not changes:
                 continue
-            whole: Mapping[Place, Any] = changes
+            whole: Mapping[BeliefKey, Any] = changes
             if shown := self._shown.get((policy_id, version_id)):
                 from rlrec.app.learning.slot_statistics import Credit
 
@@ -260,7 +260,7 @@ class Ledger:
                 whole = {place: (*sums, *extras[place]) for place, sums in changes.items()}
             self.write(versions[version_id], whole)
 
-    def write(self, version: Version, changes: Mapping[Place, Any]) -> None:
+    def write(self, version: Version, changes: Mapping[BeliefKey, Any]) -> None:
         """Changes of a belief into the store; they refer to the policy's present ordinal."""
         policy_id = version.policy.id
         discount = self._forgetting[policy_id].discount

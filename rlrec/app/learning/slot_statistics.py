@@ -17,9 +17,9 @@ from rlrec.policy import moments
 from rlrec.policy.forgetting import Forgetting
 from rlrec.records import Version
 from rlrec.store import Unit, beliefs, contents
-from rlrec.store.beliefs import Place
+from rlrec.store.beliefs import BeliefKey
 
-Totals = dict[Place, Array]
+Totals = dict[BeliefKey, Array]
 """Per bucket and arm the three sums, and behind them the packed moments of contextual kinds."""
 
 COLUMNS = ("at", "imported", "censored", "arm_id", "context_id", "ordinal")  # of the log, that it takes

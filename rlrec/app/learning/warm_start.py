@@ -28,6 +28,7 @@ from rlrec.policy.linear import SHARED
 from rlrec.policy.solving import LARGEST
 from rlrec.records import Policy, Reward, Version
 from rlrec.store import Unit, arms, contents, reader
+from rlrec.store.beliefs import BeliefRow
 from rlrec.store.reader import Selection
 
 ROUNDS = 8  # of Newton's method
@@ -190,6 +191,6 @@ def _expands(version: Version) -> bool:
     return version.contextual and bool(policy.expands)
 
 
-def _rows(sums: Totals) -> list[tuple[Any, ...]]:
-    """As `beliefs.held` has them."""
-    return [(*place, 0, *row[:3].tolist(), row[3:].tobytes()) for place, row in sorted(sums.items())]
+def _rows(sums: Totals) -> list[BeliefRow]:
+    """Sums as `beliefs.held` gives them."""
+    return [BeliefRow._make((*key, 0, *row[:3].tolist(), row[3:].tobytes())) for key, row in sorted(sums.items())]
