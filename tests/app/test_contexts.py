@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ BODIES = [{"n": i / 7, "device": "pc" if i % 3 else "phone"} | ({"tags": ["a", i
 
 
 @pytest.fixture
-def filled(sqlite_db: str):
+def filled(sqlite_db: str) -> Iterator[Any]:
     with closing(Store(sqlite_db)) as store:
         rows = [(i + 1, i.to_bytes(16), json.dumps(body)) for i, body in enumerate(BODIES)]
         store.write(lambda unit: unit.insert("context", ("id", "digest", "body"), rows))
@@ -34,7 +36,9 @@ def read(unit: Unit, library: Library, ids: np.ndarray) -> reader.Texts:
 
 
 @pytest.mark.parametrize(("room", "values"), [(10**9, 10**9), (700, 10**9), (10**9, 20), (0, 0)])
-def test_features_and_fields_are_those_of_the_text_however_much_is_kept(filled, monkeypatch, room, values):
+def test_features_and_fields_are_those_of_the_text_however_much_is_kept(
+    filled: Any, monkeypatch: pytest.MonkeyPatch, room: Any, values: Any
+) -> None:
     for name, value in {"ROOM": room, "VALUES": values, "PORTION": 4}.items():
         monkeypatch.setattr(contexts, name, value)
     with filled.read() as unit:
@@ -49,7 +53,7 @@ def test_features_and_fields_are_those_of_the_text_however_much_is_kept(filled, 
         assert library.names == {"n", "device", "tags"}
 
 
-def test_a_reading_is_what_a_policy_sees_of_a_row(filled):
+def test_a_reading_is_what_a_policy_sees_of_a_row(filled: Any) -> None:
     ids = np.random.default_rng(5).integers(1, len(BODIES) + 1, size=300)
     seen = {
         (): lambda body: {},
@@ -69,7 +73,7 @@ def test_a_reading_is_what_a_policy_sees_of_a_row(filled):
                 assert len({repr(one) for one in readings}) == len(readings)
 
 
-def test_a_context_is_read_once(filled):
+def test_a_context_is_read_once(filled: Any) -> None:
     with filled.read() as unit:
         library, asked = Library(unit, encode=True), []
         for ids in 2 * batches():
@@ -79,7 +83,7 @@ def test_a_context_is_read_once(filled):
     assert len(asked) == len(set(asked))
 
 
-def test_nothing_is_read_where_nothing_is_wanted(filled):
+def test_nothing_is_read_where_nothing_is_wanted(filled: Any) -> None:
     with filled.read() as unit:
         library = Library(unit)
         assert read(unit, library, np.array([3, 1, 3])).ids.tolist() == []

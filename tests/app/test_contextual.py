@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,7 @@ def prepared(db: str, kind: str, *, size: int = 1, pages: int = 150, **asked: An
     logs.serve(db, "log", pages=pages, rates=RATES, size=size, contexts=contexts(pages), start=10)
 
 
-def scores(unit: Unit, name: str, batch: reader.Batch):
+def scores(unit: Unit, name: str, batch: reader.Batch) -> Any:
     """What a policy makes of each row of a log, one by one, with its floor."""
     made = targets.resolve(unit, [name], reward=None, greedy=False)[0].serving
     bodies = contents.context_bodies(unit, set(batch.slots["context_id"].tolist()))
@@ -77,7 +78,7 @@ def log_of(unit: Unit, name: str) -> reader.Batch:
         ("linucb", {"model": "shared", "discount": "0.99"}), ("lin-thompson", {"window": "40"}),
     ],
 )  # fmt: skip
-def test_a_row_is_scored_in_its_own_context(sqlite_db, kind, asked):
+def test_a_row_is_scored_in_its_own_context(sqlite_db: str, kind: str, asked: dict[str, Any]) -> None:
     db = sqlite_db
     prepared(db, kind, floor="0.1", **asked)
     with closing(logs.at(db, 1e6)) as store, store.read() as unit:
@@ -92,7 +93,7 @@ def test_a_row_is_scored_in_its_own_context(sqlite_db, kind, asked):
     assert len(set(shares.round(12))) > 1
 
 
-def test_values_that_no_encoder_expects_count_as_missing(sqlite_db):
+def test_values_that_no_encoder_expects_count_as_missing(sqlite_db: str) -> None:
     db = sqlite_db
     prepared(db, "softmax", pages=20)
     odd = [{"hour": "late", "device": 7}, {"hour": None, "device": ["tv"]}, {"hour": {"h": 1}}, {"else": [1, "a", {}]}]
@@ -105,7 +106,7 @@ def test_values_that_no_encoder_expects_count_as_missing(sqlite_db):
 
 
 @pytest.fixture(scope="module")
-def logged_pages(tmp_path_factory, sqlite_template):
+def logged_pages(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Any:
     folder = tmp_path_factory.mktemp("pages")
     path = folder / "pages.db"
     path.write_bytes(sqlite_template.read_bytes())
@@ -116,14 +117,14 @@ def logged_pages(tmp_path_factory, sqlite_template):
 
 
 @pytest.fixture
-def shared(logged_pages, tmp_path):
+def shared(logged_pages: Any, tmp_path: Path) -> Any:
     """400 pages of two, and a shared model whose scores are correlated."""
     path = tmp_path / "pages.db"
     path.write_bytes(logged_pages.read_bytes())
     return str(path)
 
 
-def test_correlated_scores_are_weighed_by_the_page_as_shown(shared):
+def test_correlated_scores_are_weighed_by_the_page_as_shown(shared: Any) -> None:
     """Samples of the version and the decision, the page down to the row on both sides."""
     with closing(logs.at(shared, 1e6)) as store, store.read() as unit:
         batch = log_of(unit, "log")
@@ -141,7 +142,7 @@ def test_correlated_scores_are_weighed_by_the_page_as_shown(shared):
     assert estimate["max_weight"] == pytest.approx(weight.max(), rel=1e-9)
 
 
-def test_the_very_belief_that_drew_a_row_draws_it_again(shared):
+def test_the_very_belief_that_drew_a_row_draws_it_again(shared: Any) -> None:
     """A frozen version on its own rows: each weight is 1, however its arms were described before and after."""
     describe(shared, [1.0, 0.0, 2.0, 0.5], minutes=999)
     with closing(logs.at(shared, 1000)) as store:
@@ -155,7 +156,7 @@ def test_the_very_belief_that_drew_a_row_draws_it_again(shared):
     assert other["max_weight"] > 1.01
 
 
-def test_a_row_with_a_marginal_alone_says_nothing_of_correlated_scores(shared):
+def test_a_row_with_a_marginal_alone_says_nothing_of_correlated_scores(shared: Any) -> None:
     with closing(logs.at(shared, 100)) as store:
         store.write(
             lambda unit: unit.connection.exec_driver_sql(
@@ -166,7 +167,7 @@ def test_a_row_with_a_marginal_alone_says_nothing_of_correlated_scores(shared):
     assert [(one["n"], one["left_out"]) for one in found] == [(400, 400), (400, 400), (800, 400)]
 
 
-def test_a_correlated_target_is_judged_right(shared):
+def test_a_correlated_target_is_judged_right(shared: Any) -> None:
     """Seeded. A right estimate is outside four standard errors in 6 of 100,000 runs."""
     with closing(logs.at(shared, 1e6)) as store, store.read() as unit:
         found, known, floor = scores(unit, "lin", log_of(unit, "log"))
@@ -180,7 +181,7 @@ def test_a_correlated_target_is_judged_right(shared):
 
 
 @pytest.mark.parametrize(("kind", "model"), [("linucb", "disjoint"), ("lin-thompson", "shared")])
-def test_an_audit_derives_decisions_in_contexts_again(db, kind, model):
+def test_an_audit_derives_decisions_in_contexts_again(db: str, kind: str, model: str) -> None:
     prepared(db, kind, size=2, pages=10, model=model, floor="0.1")
     describe(db, [2.0, 1.0, 0.5, 0.0], minutes=20)
     logs.serve(db, "lin", pages=40, rates=RATES, size=2, contexts=contexts(40, seed=8), group=20, seed=3, start=30)
@@ -189,7 +190,7 @@ def test_an_audit_derives_decisions_in_contexts_again(db, kind, model):
     assert (found.ok, found.findings) == (True, [])
 
 
-def test_what_a_logger_could_not_show_is_told_in_its_context(sqlite_db):
+def test_what_a_logger_could_not_show_is_told_in_its_context(sqlite_db: str) -> None:
     """Two pairs of arms that look alike: without exploration a page is one of these."""
     db = sqlite_db
     describe(db, [0.0, 0.0, 9.0, 9.0])

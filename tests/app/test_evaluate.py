@@ -6,6 +6,7 @@ import sqlite3
 import tracemalloc
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def change(db: str, statement: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def obd(tmp_path_factory, sqlite_template):
+def obd(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Any:
     """The two logs of the Open Bandit Dataset sample, and the belief its authors publish."""
     path = tmp_path_factory.mktemp("obd") / "obd.db"
     path.write_bytes(sqlite_template.read_bytes())
@@ -42,7 +43,7 @@ def obd(tmp_path_factory, sqlite_template):
     return str(path)
 
 
-def estimates(db: str, *names: str, **asked) -> list[dict]:
+def estimates(db: str, *names: str, **asked: Any) -> list[dict]:
     with closing(Store(db)) as store:
         return evaluate.evaluate(store, evaluate.Request(targets=names, **asked))
 
@@ -50,7 +51,7 @@ def estimates(db: str, *names: str, **asked) -> list[dict]:
 # -- a real log --
 
 
-def test_a_real_log_gives_the_figures_of_its_readme(obd):
+def test_a_real_log_gives_the_figures_of_its_readme(obd: Any) -> None:
     ips, snips = estimates(obd, "ts", estimators="ips,snips", log="policy=random")
     figures = [ips[name] for name in ("value", "std_error", "ess", "max_weight", "mean_weight")]
     assert figures == pytest.approx([0.0045627409, 0.0020918784, 1643.239, 19.605877, 0.953347], rel=1e-6)
@@ -59,7 +60,7 @@ def test_a_real_log_gives_the_figures_of_its_readme(obd):
     assert (snips["verdict"], snips["cluster"], snips["n"], snips["version"]) == ("weak", "session", 10000, 1)
 
 
-def test_bootstrap_t_is_skewed_where_one_click_carries_the_estimate(obd):
+def test_bootstrap_t_is_skewed_where_one_click_carries_the_estimate(obd: Any) -> None:
     (wide,) = estimates(obd, "ts", estimators="snips", log="policy=random")
     (narrow,) = estimates(obd, "ts", estimators="snips", log="policy=random", interval="normal")
     assert wide["lower"] == pytest.approx(0.0018, abs=2e-4)
@@ -67,7 +68,7 @@ def test_bootstrap_t_is_skewed_where_one_click_carries_the_estimate(obd):
     assert [narrow["lower"], narrow["upper"]] == pytest.approx([0.0005, 0.0091], abs=1e-4)
 
 
-def test_what_the_log_taught_is_in_sample_also_after_a_freeze(obd):
+def test_what_the_log_taught_is_in_sample_also_after_a_freeze(obd: Any) -> None:
     with closing(Store(obd)) as store:
         asked = policy.Request(
             name="greedy", kind="epsilon-greedy", parameters={"epsilon": "0"}, from_log="policy=random"
@@ -80,13 +81,13 @@ def test_what_the_log_taught_is_in_sample_also_after_a_freeze(obd):
     assert "in-sample" not in other["reasons"]
 
 
-def test_a_log_without_support_is_not_called_ok(obd):
+def test_a_log_without_support_is_not_called_ok(obd: Any) -> None:
     for found in estimates(obd, "uniform", log="policy=bts"):
         assert found["verdict"] != "ok"
         assert found["ess"] == pytest.approx(340.4, abs=1)
 
 
-def test_the_policy_of_an_imported_log_is_judged_by_its_own_rows(obd):
+def test_the_policy_of_an_imported_log_is_judged_by_its_own_rows(obd: Any) -> None:
     found = estimates(obd, "random", "bts", estimators="ips,snips,dm,dr")
     assert [one["n"] for one in found] == [10_000] * 8
     by_weight = [one["value"] for one in found if one["estimator"] != "dm"]
@@ -94,7 +95,7 @@ def test_the_policy_of_an_imported_log_is_judged_by_its_own_rows(obd):
     assert all("no-propensity" in one["reasons"] for one in found)
 
 
-def test_rows_as_clusters_are_sessions_where_each_row_is_a_session(obd):
+def test_rows_as_clusters_are_sessions_where_each_row_is_a_session(obd: Any) -> None:
     keys = ("value", "std_error", "lower", "upper", "ess", "clusters")
     by_row, by_session = (
         estimates(obd, "ts", estimators="snips", log="policy=random", cluster=name)[0] for name in ("row", "session")
@@ -103,20 +104,20 @@ def test_rows_as_clusters_are_sessions_where_each_row_is_a_session(obd):
 
 
 @pytest.mark.parametrize(("field", "groups"), [("position", 3), ("day", 7), ("arm", 80), ("user_feature_1", 6)])
-def test_groups_share_out_the_rows(obd, field, groups):
+def test_groups_share_out_the_rows(obd: Any, field: str, groups: Any) -> None:
     found = estimates(obd, "uniform", estimators="snips", log="policy=random", by=field, interval="normal")
     assert len({one["group"] for one in found}) == len(found)
     assert sum(one["n"] for one in found) == 10_000
     assert len(found) == pytest.approx(groups, abs=0 if field != "user_feature_1" else 6)
 
 
-def test_a_field_that_no_context_has_is_refused_with_near_ones(obd):
+def test_a_field_that_no_context_has_is_refused_with_near_ones(obd: Any) -> None:
     with pytest.raises(InputError, match="user_feature_9") as caught:
         estimates(obd, "uniform", by="user_feature_9")
     assert "user_feature_" in str(caught.value.hint)
 
 
-def test_a_given_reward_model_is_all_that_dm_knows(obd, tmp_path):
+def test_a_given_reward_model_is_all_that_dm_knows(obd: Any, tmp_path: Path) -> None:
     path = tmp_path / "model.csv"
     path.write_text("arm,reward\n" + "".join(f"{arm},{arm / 1000}\n" for arm in range(40)) + "*,0.5\n")
     (found,) = estimates(obd, "uniform", estimators="dm", log="policy=random", reward_model=str(path))
@@ -134,7 +135,7 @@ def pages_of_three(db: str, *, pages: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def logged_slates(tmp_path_factory, sqlite_template):
+def logged_slates(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Any:
     path = tmp_path_factory.mktemp("slates") / "slates.db"
     path.write_bytes(sqlite_template.read_bytes())
     pages_of_three(str(path), pages=2_000)
@@ -144,7 +145,7 @@ def logged_slates(tmp_path_factory, sqlite_template):
 
 
 @pytest.fixture
-def slates(logged_slates, tmp_path):
+def slates(logged_slates: Any, tmp_path: Path) -> Any:
     """2,000 pages of three positions, served by a policy that learned from them."""
     path = tmp_path / "slates.db"
     path.write_bytes(logged_slates.read_bytes())
@@ -161,7 +162,7 @@ def truth(db: str, name: str) -> float:
     return float((shares @ [RATES[int(keys[arm][1:])] for arm in sorted(keys)]).mean())
 
 
-def test_pages_of_a_learning_logger_judge_a_uniform_target(slates):
+def test_pages_of_a_learning_logger_judge_a_uniform_target(slates: Any) -> None:
     """Seeded. A right estimate is outside four standard errors in 6 of 100,000 runs."""
     for found in logs.judged(slates, "uniform", estimators="ips,snips,dr", interval="normal"):
         assert abs(found["value"] - 0.175) < 4 * found["std_error"]
@@ -169,13 +170,13 @@ def test_pages_of_a_learning_logger_judge_a_uniform_target(slates):
         assert abs(found["mean_weight_z"]) < 4
 
 
-def test_a_learner_is_in_sample_on_its_own_rows(slates):
+def test_a_learner_is_in_sample_on_its_own_rows(slates: Any) -> None:
     found = logs.one(slates, "log", "snips", interval="normal")
     assert "in-sample" in found["reasons"]
     assert abs(found["value"] - truth(slates, "log")) < 5 * found["std_error"]
 
 
-def test_neither_batches_nor_their_size_change_an_estimate(db, monkeypatch):
+def test_neither_batches_nor_their_size_change_an_estimate(db: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pages_of_three(db, pages=500)
     whole = logs.judged(db, "uniform", "log")
     real = reader.batches
@@ -186,7 +187,7 @@ def test_neither_batches_nor_their_size_change_an_estimate(db, monkeypatch):
             assert other[key] == (pytest.approx(value, rel=1e-9) if isinstance(value, float) else value), key
 
 
-def test_without_marginals_both_sides_are_the_page_down_to_the_row(slates):
+def test_without_marginals_both_sides_are_the_page_down_to_the_row(slates: Any) -> None:
     """Seeded; four standard errors as above."""
     change(slates, "UPDATE slot SET marginal = NULL")
     found = logs.one(slates, "uniform", "ips", interval="normal")
@@ -199,7 +200,7 @@ def test_without_marginals_both_sides_are_the_page_down_to_the_row(slates):
     assert abs(found["value"] - 0.175) < 4 * found["std_error"]
 
 
-def test_a_row_with_a_marginal_alone_is_weighed_and_one_with_nothing_is_counted(slates):
+def test_a_row_with_a_marginal_alone_is_weighed_and_one_with_nothing_is_counted(slates: Any) -> None:
     change(slates, "UPDATE slot SET propensity = NULL, min_propensity = NULL WHERE position = 2")
     change(slates, "UPDATE slot SET propensity = NULL, marginal = NULL, min_propensity = NULL WHERE position = 3")
     found = logs.one(slates, "uniform", "snips")
@@ -207,11 +208,11 @@ def test_a_row_with_a_marginal_alone_is_weighed_and_one_with_nothing_is_counted(
     assert "no-propensity" in found["reasons"]
 
 
-def test_no_weight_passes_the_bound_that_is_called_provable(slates, monkeypatch):
+def test_no_weight_passes_the_bound_that_is_called_provable(slates: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     real = probabilities.Scorer.batch
 
-    def watched(self, *given):
+    def watched(self, *given: Any) -> Any:
         seen.append(real(self, *given))
         return seen[-1]
 
@@ -223,7 +224,7 @@ def test_no_weight_passes_the_bound_that_is_called_provable(slates, monkeypatch)
     assert max(batch.largest.max() for batch in seen) < 100
 
 
-def test_todays_catalogue_does_not_matter(slates):
+def test_todays_catalogue_does_not_matter(slates: Any) -> None:
     before = logs.one(slates, "uniform", "ips")
     with closing(logs.at(slates, 1e5)) as store:
         store.write(lambda unit: arms.put(unit, {"new": "{}"}))
@@ -234,7 +235,7 @@ def test_todays_catalogue_does_not_matter(slates):
 # -- support --
 
 
-def test_a_logger_without_exploration_judges_nothing_else(db):
+def test_a_logger_without_exploration_judges_nothing_else(db: str) -> None:
     logs.catalogue(db, 4)
     logs.create(db, "log", "ucb")
     logs.serve(db, "log", pages=400, rates=RATES, group=20)
@@ -245,7 +246,9 @@ def test_a_logger_without_exploration_judges_nothing_else(db):
     assert found["unsupported"] == pytest.approx(0.75 * 380 / 400, abs=0.03)
 
 
-def test_a_fixed_logger_leaves_out_the_arms_it_never_shows(db, tmp_path, monkeypatch):
+def test_a_fixed_logger_leaves_out_the_arms_it_never_shows(
+    db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     logs.catalogue(db, 4)
     path = tmp_path / "shares.csv"
     path.write_text("arm,probability\na0,0.5\na1,0.3\na2,0.2\n")
@@ -260,7 +263,7 @@ def test_a_fixed_logger_leaves_out_the_arms_it_never_shows(db, tmp_path, monkeyp
 # -- time --
 
 
-def test_silence_counts_and_young_decisions_do_not(db):
+def test_silence_counts_and_young_decisions_do_not(db: str) -> None:
     """A stream at 5 %, cut after 60 minutes. Seeded; the interval holds the truth in 95 of 100 seeds."""
     logs.catalogue(db, 3)
     logs.create(db, "log", "uniform")
@@ -270,7 +273,7 @@ def test_silence_counts_and_young_decisions_do_not(db):
     assert found["lower"] < 0.05 < found["upper"]
 
 
-def test_a_log_that_is_too_young_is_an_empty_one(db):
+def test_a_log_that_is_too_young_is_an_empty_one(db: str) -> None:
     logs.catalogue(db, 3)
     logs.create(db, "log", "uniform")
     with pytest.raises(InputError, match="empty log"):
@@ -281,7 +284,7 @@ def test_a_log_that_is_too_young_is_an_empty_one(db):
     assert "30 minutes" in str(caught.value.hint)
 
 
-def test_a_log_of_censored_pages_is_an_empty_one(db):
+def test_a_log_of_censored_pages_is_an_empty_one(db: str) -> None:
     logs.catalogue(db, 3)
     logs.create(db, "log", "uniform")
     logs.serve(db, "log", pages=10, rates=RATES)
@@ -295,7 +298,7 @@ def test_a_log_of_censored_pages_is_an_empty_one(db):
 # -- memory --
 
 
-def test_memory_is_bounded_by_the_batch(slates, monkeypatch):
+def test_memory_is_bounded_by_the_batch(slates: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Peak over six times the log, in batches of 500 pages, is that over the log itself, but for a fifth."""
     monkeypatch.setattr(diagnostics, "KEPT", 1_000)
     real = reader.batches
@@ -335,7 +338,7 @@ def multiply(db: str, times: int) -> None:
 # -- splits --
 
 
-def test_a_split_of_the_log_can_be_asked_for(db):
+def test_a_split_of_the_log_can_be_asked_for(db: str) -> None:
     logs.catalogue(db, 3)
     logs.create(db, "log", "uniform")
     logs.serve(db, "log", pages=400, rates=RATES)
@@ -346,7 +349,7 @@ def test_a_split_of_the_log_can_be_asked_for(db):
     assert sum(found) == 400
 
 
-def test_a_trained_version_is_not_in_sample_on_the_gate_split(db):
+def test_a_trained_version_is_not_in_sample_on_the_gate_split(db: str) -> None:
     logs.catalogue(db, 3)
     logs.create(db, "log", "uniform")
     logs.create(db, "home", "gradient")
@@ -362,7 +365,7 @@ def test_a_trained_version_is_not_in_sample_on_the_gate_split(db):
 # -- names --
 
 
-def test_a_policy_wins_over_a_built_in_of_its_name(db):
+def test_a_policy_wins_over_a_built_in_of_its_name(db: str) -> None:
     logs.catalogue(db, 3)
     logs.create(db, "log", "uniform")
     logs.serve(db, "log", pages=200, rates=RATES)
@@ -371,7 +374,7 @@ def test_a_policy_wins_over_a_built_in_of_its_name(db):
     assert logs.one(db, "uniform", "ips")["version"] == 1
 
 
-def test_groups_of_arms_do_not_need_a_mean_weight_of_1(sqlite_db):
+def test_groups_of_arms_do_not_need_a_mean_weight_of_1(sqlite_db: str) -> None:
     logs.catalogue(sqlite_db, 3)
     logs.create(sqlite_db, "log", "uniform")
     logs.create(sqlite_db, "home", "epsilon-greedy", epsilon="0.3")
@@ -402,7 +405,7 @@ def test_groups_of_arms_do_not_need_a_mean_weight_of_1(sqlite_db):
         ({"targets": ["log"], "level": 1.0}, "level", ""),
     ],
 )
-def test_what_cannot_be_asked_is_refused_by_name(sqlite_db, asked, said, hint):
+def test_what_cannot_be_asked_is_refused_by_name(sqlite_db: str, asked: dict[str, Any], said: str, hint: Any) -> None:
     logs.catalogue(sqlite_db, 3)
     logs.create(sqlite_db, "log", "uniform")
     logs.serve(sqlite_db, "log", pages=10, rates=RATES)
@@ -411,7 +414,7 @@ def test_what_cannot_be_asked_is_refused_by_name(sqlite_db, asked, said, hint):
     assert hint in (caught.value.hint or "")
 
 
-def test_greedy_is_the_target_without_its_floor(sqlite_db):
+def test_greedy_is_the_target_without_its_floor(sqlite_db: str) -> None:
     logs.catalogue(sqlite_db, 3)
     logs.create(sqlite_db, "log", "uniform")
     logs.create(sqlite_db, "home", "epsilon-greedy", epsilon="0.5")
@@ -422,7 +425,7 @@ def test_greedy_is_the_target_without_its_floor(sqlite_db):
     assert "as served" in served["estimand"]
 
 
-def test_contexts_are_what_a_target_by_field_is_asked_with(db, tmp_path):
+def test_contexts_are_what_a_target_by_field_is_asked_with(db: str, tmp_path: Path) -> None:
     logs.catalogue(db, 2)
     path = tmp_path / "shares.csv"
     path.write_text("value,arm,probability\nphone,a0,1\nphone,a1,0\n*,a0,0.25\n*,a1,0.75\n")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import tracemalloc
 from contextlib import closing
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,18 +16,18 @@ from rlrec.app import session as sessions
 from rlrec.app.log import ended_visits as visiting
 from rlrec.errors import InputError
 from rlrec.ope import diagnostics
-from rlrec.store import reader
+from rlrec.store import Store, reader
 from tests.app import logs, trained
 from tests.app.test_evaluate import multiply
 from tests.app.test_stateful import BIAS, LAST
-from tests.conftest import runner
+from tests.conftest import Run, runner
 
 RATES = (0.2, 0.7)
 SHARES = (0.8, 0.2)
 ALL = "tis,pdis,wis,wpdis,dr-rl,wdr"
 
 
-def fixed(db, tmp_path, shares=SHARES, *, size=1, pages=40, arms=2):
+def fixed(db: str, tmp_path: Path, shares: Any = SHARES, *, size: int = 1, pages: int = 40, arms: int = 2) -> Any:
     """A uniform log of visits of two pages, and a target of fixed probabilities: arms and rewards, (visits, 2, k)."""
     logs.catalogue(db, arms)
     path = tmp_path / "shares.csv"
@@ -36,7 +38,7 @@ def fixed(db, tmp_path, shares=SHARES, *, size=1, pages=40, arms=2):
     return visits(db, size)
 
 
-def visits(db, size=1):
+def visits(db: str, size: int = 1) -> Any:
     with closing(logs.at(db, 1e6)) as store, store.read() as unit:
         (batch,) = reader.batches(unit, reader.Selection())
     arms = batch.slots["arm_id"] - batch.slots["arm_id"].min()
@@ -46,7 +48,7 @@ def visits(db, size=1):
     return arms.reshape(-1, 2, size), reward.reshape(-1, 2, size)
 
 
-def by_hand(ratio, reward, gamma=1.0):
+def by_hand(ratio: Any, reward: Any, gamma: float = 1.0) -> Any:
     """tis, pdis and wis of visits of two pages, by their ratios and rewards (s, 2)."""
     weight = ratio.prod(axis=1)
     gained = reward @ [1, gamma]
@@ -54,7 +56,7 @@ def by_hand(ratio, reward, gamma=1.0):
     return [np.mean(weight * gained), np.mean(along), (weight * gained).sum() / weight.sum()]
 
 
-def values(db, target, estimators="tis,pdis,wis", **asked):
+def values(db: str, target: Any, estimators: str = "tis,pdis,wis", **asked: Any) -> Any:
     return [one["value"] for one in logs.judged(db, target, estimators=estimators, interval="normal", **asked)]
 
 
@@ -62,13 +64,13 @@ def values(db, target, estimators="tis,pdis,wis", **asked):
 
 
 @pytest.mark.parametrize("gamma", [1.0, 0.5, 0.0])
-def test_the_weight_of_a_session_is_the_product_of_those_of_its_pages(db, tmp_path, gamma):
+def test_the_weight_of_a_session_is_the_product_of_those_of_its_pages(db: str, tmp_path: Path, gamma: float) -> None:
     arms, reward = fixed(db, tmp_path)
     ratio = np.array(SHARES)[arms[..., 0]] / 0.5
     assert values(db, "rule", gamma=gamma) == pytest.approx(by_hand(ratio, reward[..., 0], gamma))
 
 
-def test_a_page_is_weighed_as_a_whole(db, tmp_path):
+def test_a_page_is_weighed_as_a_whole(db: str, tmp_path: Path) -> None:
     """Page reward is the sum of its slots; a fixed target of three arms ranks by what is left of their shares."""
     shares = (0.5, 0.3, 0.2)
     arms, reward = fixed(db, tmp_path, shares, size=2, arms=3)
@@ -76,7 +78,7 @@ def test_a_page_is_weighed_as_a_whole(db, tmp_path):
     assert values(db, "rule") == pytest.approx(by_hand(joint * 6, reward.sum(axis=2)))
 
 
-def test_a_target_that_reads_the_session_is_weighed_in_its_states(db):
+def test_a_target_that_reads_the_session_is_weighed_in_its_states(db: str) -> None:
     logs.catalogue(db, 3)
     logs.create(db, "log", "uniform")
     logs.create(db, "home", "gradient", floor="0.1")
@@ -91,7 +93,7 @@ def test_a_target_that_reads_the_session_is_weighed_in_its_states(db):
     assert all("logging-states" not in one["reasons"] for one in found)
 
 
-def test_a_page_of_two_is_weighed_by_its_joint_probability_in_its_state(sqlite_db):
+def test_a_page_of_two_is_weighed_by_its_joint_probability_in_its_state(sqlite_db: str) -> None:
     logs.catalogue(sqlite_db, 3)
     logs.create(sqlite_db, "log", "uniform")
     logs.create(sqlite_db, "home", "gradient")
@@ -105,7 +107,7 @@ def test_a_page_of_two_is_weighed_by_its_joint_probability_in_its_state(sqlite_d
     assert values(sqlite_db, "home") == pytest.approx(by_hand(6 * np.array(joint), reward.sum(axis=2)))
 
 
-def test_a_target_with_samples_is_judged_by_those_of_each_decision(sqlite_db):
+def test_a_target_with_samples_is_judged_by_those_of_each_decision(sqlite_db: str) -> None:
     """On the log that this very belief served, every weight is 1: pages are scored by the samples they were drawn
     from."""
     logs.catalogue(sqlite_db, 3)
@@ -118,7 +120,7 @@ def test_a_target_with_samples_is_judged_by_those_of_each_decision(sqlite_db):
     assert (found["n"], found["max_weight"], found["mean_weight"]) == (10, pytest.approx(1), pytest.approx(1))
 
 
-def test_a_model_of_returns_brings_no_bias_in(db, tmp_path):
+def test_a_model_of_returns_brings_no_bias_in(db: str, tmp_path: Path) -> None:
     """Seeded: on 300 visits, robust and plain estimates of one truth are within their errors of each other."""
     fixed(db, tmp_path, pages=600)
     truth = 2 * np.dot(SHARES, RATES)
@@ -129,7 +131,9 @@ def test_a_model_of_returns_brings_no_bias_in(db, tmp_path):
     assert robust["std_error"] < plain["std_error"]
 
 
-def test_neither_batches_nor_their_size_change_an_estimate(sqlite_db, tmp_path, monkeypatch):
+def test_neither_batches_nor_their_size_change_an_estimate(
+    sqlite_db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fixed(sqlite_db, tmp_path, pages=200)
     whole = logs.judged(sqlite_db, "rule", estimators=ALL)
     real = reader.batches
@@ -140,7 +144,7 @@ def test_neither_batches_nor_their_size_change_an_estimate(sqlite_db, tmp_path, 
             assert other[key] == (pytest.approx(value, rel=1e-9) if close else value), key
 
 
-def test_memory_is_bounded_by_the_batch(sqlite_db, tmp_path, monkeypatch):
+def test_memory_is_bounded_by_the_batch(sqlite_db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Peak over six times the log, in batches of 500 pages, is that over the log itself, but for a fifth."""
     fixed(sqlite_db, tmp_path, pages=3_000)
     monkeypatch.setattr(diagnostics, "KEPT", 1_000)
@@ -164,7 +168,7 @@ def test_memory_is_bounded_by_the_batch(sqlite_db, tmp_path, monkeypatch):
 # -- what is asked --
 
 
-def test_units_may_be_mixed_and_answers_come_in_the_order_asked(sqlite_db, tmp_path):
+def test_units_may_be_mixed_and_answers_come_in_the_order_asked(sqlite_db: str, tmp_path: Path) -> None:
     fixed(sqlite_db, tmp_path)
     found = logs.judged(sqlite_db, "rule", "uniform", estimators="wdr,ips,pdis,dr", interval="normal")
     assert [one["estimator"] for one in found] == ["wdr", "ips", "pdis", "dr"] * 2
@@ -185,13 +189,15 @@ def test_units_may_be_mixed_and_answers_come_in_the_order_asked(sqlite_db, tmp_p
         ({"log": "until=2020-01-01"}, "empty log: no session is selected"),
     ],
 )
-def test_what_cannot_be_asked_of_a_session_is_refused(sqlite_db, tmp_path, asked, said):
+def test_what_cannot_be_asked_of_a_session_is_refused(
+    sqlite_db: str, tmp_path: Path, asked: dict[str, Any], said: str
+) -> None:
     fixed(sqlite_db, tmp_path)
     with pytest.raises(InputError, match=said):
         logs.judged(sqlite_db, "rule", estimators="wdr", **asked)
 
 
-def test_groups_are_those_where_a_session_begins(db, tmp_path):
+def test_groups_are_those_where_a_session_begins(db: str, tmp_path: Path) -> None:
     logs.catalogue(db, 2)
     logs.create(db, "log", "uniform")
     logs.create(db, "other", "uniform")
@@ -206,7 +212,7 @@ def test_groups_are_those_where_a_session_begins(db, tmp_path):
     assert count["day"] == [("2026-02-01", 20), ("2026-02-03", 10)]
 
 
-def test_clusters_are_users_where_they_are_known(sqlite_db):
+def test_clusters_are_users_where_they_are_known(sqlite_db: str) -> None:
     logs.catalogue(sqlite_db, 2)
     logs.create(sqlite_db, "log", "uniform")
     logs.serve(sqlite_db, "log", pages=80, rates=RATES, users=10)
@@ -214,7 +220,9 @@ def test_clusters_are_users_where_they_are_known(sqlite_db):
     assert [(one["cluster"], one["clusters"]) for one in (by_user, by_session)] == [("user", 10), ("session", 40)]
 
 
-def test_a_session_that_is_too_long_is_refused_unless_the_filter_leaves_it_out(sqlite_db, tmp_path, monkeypatch):
+def test_a_session_that_is_too_long_is_refused_unless_the_filter_leaves_it_out(
+    sqlite_db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fixed(sqlite_db, tmp_path)
     monkeypatch.setattr(visiting, "LONGEST", 2)
     assert logs.one(sqlite_db, "rule", "tis")["n"] == 20
@@ -225,7 +233,7 @@ def test_a_session_that_is_too_long_is_refused_unless_the_filter_leaves_it_out(s
     assert logs.one(sqlite_db, "rule", "tis", log="until=2026-02-01T00:03:00Z")["n"] == 20
 
 
-def test_a_filter_that_cuts_sessions_leaves_them_out(sqlite_db):
+def test_a_filter_that_cuts_sessions_leaves_them_out(sqlite_db: str) -> None:
     logs.catalogue(sqlite_db, 2)
     logs.create(sqlite_db, "log", "uniform")
     with closing(logs.at(sqlite_db, 0)) as store:
@@ -240,12 +248,12 @@ def test_a_filter_that_cuts_sessions_leaves_them_out(sqlite_db):
 # -- which visits --
 
 
-def one_visit(store, name="s", *, pages=2):
+def one_visit(store: Store, name: str = "s", *, pages: int = 2) -> Any:
     answers = [recommend.recommend(store, recommend.Request(policy="log", session=name)) for _ in range(pages)]
     return [one["decision_id"] for one in answers]
 
 
-def test_visits_wait_until_they_are_over_and_so_are_their_windows(db):
+def test_visits_wait_until_they_are_over_and_so_are_their_windows(db: str) -> None:
     logs.catalogue(db, 2)
     logs.create(db, "log", "uniform")
     with closing(logs.at(db, 0)) as store:
@@ -259,7 +267,7 @@ def test_visits_wait_until_they_are_over_and_so_are_their_windows(db):
     assert [logs.one(db, "uniform", "tis", minutes=minutes)["n"] for minutes in (34, 36)] == [1, 2]
 
 
-def test_a_censored_slot_leaves_its_session_out(db, tmp_path):
+def test_a_censored_slot_leaves_its_session_out(db: str, tmp_path: Path) -> None:
     fixed(db, tmp_path)
     with closing(logs.at(db, 5)) as store:
         feedback.feedback(store, feedback.Line(decision_id=3, events={}, censor=True))
@@ -267,7 +275,7 @@ def test_a_censored_slot_leaves_its_session_out(db, tmp_path):
     assert (found["n"], found["left_out"], "no-propensity" in found["reasons"]) == (19, 1, True)
 
 
-def test_a_session_without_its_states_is_left_out_of_targets_that_read_them(sqlite_db):
+def test_a_session_without_its_states_is_left_out_of_targets_that_read_them(sqlite_db: str) -> None:
     logs.catalogue(sqlite_db, 3)
     logs.create(sqlite_db, "log", "uniform")
     logs.create(sqlite_db, "home", "gradient")
@@ -279,7 +287,7 @@ def test_a_session_without_its_states_is_left_out_of_targets_that_read_them(sqli
     assert (uniform["n"], uniform["left_out"], "no-state" in uniform["reasons"]) == (20, 0, False)
 
 
-def test_a_session_is_in_sample_only_in_a_split_that_taught(db):
+def test_a_session_is_in_sample_only_in_a_split_that_taught(db: str) -> None:
     logs.catalogue(db, 2)
     logs.create(db, "log", "uniform")
     logs.create(db, "home", "gradient")
@@ -291,7 +299,7 @@ def test_a_session_is_in_sample_only_in_a_split_that_taught(db):
     assert found == [True, True, False]
 
 
-def test_greedy_is_the_best_arm_of_every_state(sqlite_db):
+def test_greedy_is_the_best_arm_of_every_state(sqlite_db: str) -> None:
     logs.catalogue(sqlite_db, 3)
     logs.create(sqlite_db, "log", "uniform")
     logs.create(sqlite_db, "home", "gradient", floor="0.2")
@@ -307,7 +315,9 @@ def test_greedy_is_the_best_arm_of_every_state(sqlite_db):
 # -- imports --
 
 
-def test_the_policy_of_an_imported_log_is_judged_by_its_own_sessions(sqlite_db, tmp_path, run_sqlite):
+def test_the_policy_of_an_imported_log_is_judged_by_its_own_sessions(
+    sqlite_db: str, tmp_path: Path, run_sqlite: Run
+) -> None:
     _, reward = fixed(sqlite_db, tmp_path)
     path = tmp_path / "log.jsonl"
     assert run_sqlite("--now", "2026-03-01", "export-log", str(path)).exit_code == 0
@@ -322,7 +332,7 @@ def test_the_policy_of_an_imported_log_is_judged_by_its_own_sessions(sqlite_db, 
     assert [one["value"] for one in old + uniform] == pytest.approx([reward.sum() / 20] * 8)
 
 
-def test_sessions_without_propensities_are_counted(sqlite_db, tmp_path):
+def test_sessions_without_propensities_are_counted(sqlite_db: str, tmp_path: Path) -> None:
     fixed(sqlite_db, tmp_path)
     with closing(logs.at(sqlite_db, 5)) as store:
         store.write(lambda unit: unit.tell("UPDATE decision SET imported = 1, log_propensity = NULL WHERE id <= 2"))

@@ -2,7 +2,10 @@
 
 import json
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,16 +18,17 @@ from rlrec.errors import Conflict, InputError
 from rlrec.ope import comparison
 from rlrec.store import Store, arms, beliefs, experiments, policies
 
+Clocked = Callable[[float], Store]
 START, MINUTE = 1_767_225_600_000_000, 60_000_000
 
 
 @pytest.fixture
-def at(db):
+def at(db: str) -> Iterator[Clocked]:
     """A store whose clock stands so many minutes after the start."""
     opened = []
 
-    def store(minutes):
-        opened.append(Store(db, now=START + minutes * MINUTE, notice=lambda line: None))
+    def store(minutes: float) -> Store:
+        opened.append(Store(db, now=START + round(minutes * MINUTE), notice=lambda line: None))
         return opened[-1]
 
     first = store(0)
@@ -36,32 +40,32 @@ def at(db):
         one.close()
 
 
-def ask(store, session, **wanted):
+def ask(store: Store, session: str, **wanted: Any) -> Any:
     return recommend.recommend(store, recommend.Request(session=session, **wanted))
 
 
-def ask_all(store, *sessions, users=None, **wanted):
+def ask_all(store: Store, *sessions: str, users: Sequence[str] | None = None, **wanted: Any) -> Any:
     """One group: a decision a session; users, one a session."""
-    names = users or [None] * len(sessions)
+    names = users or [None for _ in sessions]
     lines = [recommend.Request(session=key, user=user, **wanted) for key, user in zip(sessions, names, strict=True)]
     return recommend.recommend_group(store, lines)
 
 
-def click(store, *decision_ids, **more):
+def click(store: Store, *decision_ids: Any, **more: Any) -> None:
     lines = [feedback.Line(decision_id=number, events={"click": 1.0}, **more) for number in decision_ids]
     feedback.feedback_stream(store, lambda: [lines], quarantine=False, rejected=print)
 
 
-def ids(answers):
+def ids(answers: Any) -> Any:
     return [answer["decision_id"] for answer in answers]
 
 
-def split(store, *variants, by="session", name="ab"):
+def split(store: Store, *variants: Any, by: str = "session", name: str = "ab") -> Any:
     asked = variants or (Asked(label="a", policy="ts"), Asked(label="b", policy="u"))
     return experiment.create(store, Request(name=name, variants=asked, by=by))
 
 
-def pulls(store, name):
+def pulls(store: Store, name: str) -> Any:
     with store.read() as unit:
         version, _ = policies.live(unit, [name])[name]
         return sum(row[1] for row in beliefs.current(unit, version.id))
@@ -70,7 +74,7 @@ def pulls(store, name):
 # -- beliefs --
 
 
-def test_variant_starts_without_immature_slots(at):
+def test_variant_starts_without_immature_slots(at: Clocked) -> None:
     ask(at(0), "old", policy="ts", size=2)
     ask(at(40), "young", policy="ts")
     split(at(45))
@@ -78,14 +82,14 @@ def test_variant_starts_without_immature_slots(at):
     assert pulls(at(45), "ts@ab/a") == 2
 
 
-def test_variants_teach_themselves_alone(at):
+def test_variants_teach_themselves_alone(at: Clocked) -> None:
     split(at(0), Asked(label="a", policy="ts"), Asked(label="b", policy="ts"))
     answers = ask_all(at(1), *map(str, range(12)), experiment="ab")
     shown = [sum(answer["variant"] == label for answer in answers) for label in "ab"]
     assert [pulls(at(1), "ts"), pulls(at(1), "ts@ab/a"), pulls(at(1), "ts@ab/b")] == [0, *shown]
 
 
-def test_events_of_decisions_before_the_fork_teach_the_policy(at):
+def test_events_of_decisions_before_the_fork_teach_the_policy(at: Clocked) -> None:
     before = ask(at(0), "s", policy="ts")["decision_id"]
     split(at(40))
     with at(41).read() as unit:
@@ -97,7 +101,7 @@ def test_events_of_decisions_before_the_fork_teach_the_policy(at):
         assert sum(row[2] for row in beliefs.current(unit, live["ts"].id)) == 1
 
 
-def test_variant_is_a_policy_with_the_number_of_its_version(at):
+def test_variant_is_a_policy_with_the_number_of_its_version(at: Clocked) -> None:
     split(at(0))
     with at(0).read() as unit:
         version, head = policies.live(unit, ["ts@ab/a"])["ts@ab/a"]
@@ -106,13 +110,13 @@ def test_variant_is_a_policy_with_the_number_of_its_version(at):
     assert ask(at(0), "s", experiment="ab")["policy"] in ("ts", "u")
 
 
-def test_learning_version_cannot_be_pinned(at):
+def test_learning_version_cannot_be_pinned(at: Clocked) -> None:
     with pytest.raises(InputError, match="still learns") as refused:
         split(at(0), Asked(label="a", policy="ts@1"), Asked(label="b", policy="u"))
     assert "policy freeze ts" in refused.value.hint
 
 
-def test_pinned_version_is_served_as_it_stands(at):
+def test_pinned_version_is_served_as_it_stands(at: Clocked) -> None:
     from rlrec.app import versions
 
     ask(at(0), "old", policy="ts")
@@ -122,7 +126,7 @@ def test_pinned_version_is_served_as_it_stands(at):
     assert pulls(at(43), "ts@ab/a") == pulls(at(43), "ts@ab/b") == 1
 
 
-def test_settled_reward_waits_in_a_variant_too(at):
+def test_settled_reward_waits_in_a_variant_too(at: Clocked) -> None:
     from rlrec.app import reward
 
     reward.define(at(0), reward.Request(name="buy", weights="buy=1", clip=(0.0, 1.0), learn="settled"))
@@ -139,7 +143,7 @@ def test_settled_reward_waits_in_a_variant_too(at):
 # -- definition --
 
 
-def test_same_definition_again_is_fine_and_another_a_conflict(at):
+def test_same_definition_again_is_fine_and_another_a_conflict(at: Clocked) -> None:
     assert split(at(0))["created"]
     assert not split(at(1))["created"]
     with pytest.raises(Conflict):
@@ -156,7 +160,7 @@ def test_same_definition_again_is_fine_and_another_a_conflict(at):
         [Asked(label="a", policy="ts"), Asked(label="b", policy="log")],
     ],
 )
-def test_impossible_experiments_are_refused_and_leave_nothing(at, variants):
+def test_impossible_experiments_are_refused_and_leave_nothing(at: Clocked, variants: Any) -> None:
     policy.create(at(0), policy.Request(name="log", kind="logged"))
     with pytest.raises(InputError):
         split(at(0), *variants)
@@ -168,7 +172,7 @@ def test_impossible_experiments_are_refused_and_leave_nothing(at, variants):
 # -- assignment --
 
 
-def test_session_keeps_its_variant(at):
+def test_session_keeps_its_variant(at: Clocked) -> None:
     split(at(0))
     keys = [f"s{n}" for n in range(40)]
     first, again = ([one["variant"] for one in ask_all(at(t), *keys, experiment="ab")] for t in (1, 50))
@@ -176,7 +180,7 @@ def test_session_keeps_its_variant(at):
     assert len(set(first)) == 2
 
 
-def test_user_keeps_one_variant_over_sessions_and_sessions_inherit_the_user(at):
+def test_user_keeps_one_variant_over_sessions_and_sessions_inherit_the_user(at: Clocked) -> None:
     split(at(0), by="user")
     answers = (
         ask_all(at(1), *"abcdefgh", users="stuvwxyz", experiment="ab"),
@@ -189,14 +193,14 @@ def test_user_keeps_one_variant_over_sessions_and_sessions_inherit_the_user(at):
         ask(at(3), "nobody", experiment="ab")
 
 
-def test_line_of_a_group_inherits_the_user_of_an_earlier_one(at):
+def test_line_of_a_group_inherits_the_user_of_an_earlier_one(at: Clocked) -> None:
     split(at(0), by="user")
     lines = [recommend.Request(session="s", experiment="ab", user=user) for user in ("u", None)]
     first, second = recommend.recommend_group(at(1), lines)
     assert (second["user"], second["variant"], second["step"]) == ("u", first["variant"], 1)
 
 
-def test_shares_follow_the_weights(at):
+def test_shares_follow_the_weights(at: Clocked) -> None:
     split(at(0), Asked(label="a", policy="u", weight=1.0), Asked(label="b", policy="u", weight=3.0))
     labels = [answer["variant"] for answer in ask_all(at(1), *map(str, range(400)), experiment="ab")]
     units = experiment.show(at(1), "ab")["variants"]
@@ -206,7 +210,7 @@ def test_shares_follow_the_weights(at):
 
 
 @pytest.mark.parametrize("share", [0.01, 0.3])
-def test_a_holdout_has_its_share_of_all_units_and_the_others_their_weights(at, share):
+def test_a_holdout_has_its_share_of_all_units_and_the_others_their_weights(at: Clocked, share: Any) -> None:
     """100,000 hashed units. False alarm: each of six counts lies within 4.5 standard errors but for 7 in a million."""
     variants = Asked(label="a", policy="ts"), Asked(label="b", policy="u", weight=3.0)
     experiment.create(at(0), Request(name="ab", variants=variants, holdout=share))
@@ -217,7 +221,7 @@ def test_a_holdout_has_its_share_of_all_units_and_the_others_their_weights(at, s
         assert abs(counts[label] - 1e5 * expected) < 4.5 * np.sqrt(1e5 * expected * (1 - expected))
 
 
-def test_a_holdout_is_uniform_whatever_policy_has_that_name(at):
+def test_a_holdout_is_uniform_whatever_policy_has_that_name(at: Clocked) -> None:
     policy.create(at(0), policy.Request(name="uniform", kind="thompson"))
     experiment.create(
         at(0), Request(name="ab", variants=[Asked(label="a", policy="uniform")], by="session", holdout=0.5)
@@ -228,7 +232,7 @@ def test_a_holdout_is_uniform_whatever_policy_has_that_name(at):
         assert policies.named(unit, "uniform@ab/holdout").kind == "uniform"
 
 
-def test_a_holdout_cannot_be_given_another_version(at):
+def test_a_holdout_cannot_be_given_another_version(at: Clocked) -> None:
     from rlrec.app import versions
 
     experiment.create(at(0), Request(name="ab", variants=[Asked(label="a", policy="ts")], holdout=0.5))
@@ -237,7 +241,7 @@ def test_a_holdout_cannot_be_given_another_version(at):
         versions.promote(at(1), "uniform@ab/holdout@2")
 
 
-def test_a_variant_named_as_the_holdout_is_refused(at):
+def test_a_variant_named_as_the_holdout_is_refused(at: Clocked) -> None:
     variants = Asked(label="a", policy="ts"), Asked(label="holdout", policy="u")
     with pytest.raises(InputError, match="two variants are named holdout"):
         experiment.create(at(0), Request(name="ab", variants=variants, holdout=0.1))
@@ -245,7 +249,7 @@ def test_a_variant_named_as_the_holdout_is_refused(at):
     assert experiment.show(at(0), "ab")["holdout"] is None
 
 
-def test_stopped_experiment_serves_nobody(at):
+def test_stopped_experiment_serves_nobody(at: Clocked) -> None:
     split(at(0))
     assert not experiment.stop(at(1), "ab")["already_stopped"]
     assert experiment.stop(at(2), "ab")["already_stopped"]
@@ -256,7 +260,7 @@ def test_stopped_experiment_serves_nobody(at):
 # -- what it found --
 
 
-def test_figures_come_from_mature_events_inside_the_window(at):
+def test_figures_come_from_mature_events_inside_the_window(at: Clocked) -> None:
     split(at(0), Asked(label="a", policy="u"), Asked(label="b", policy="u"), by="user")
     sessions, users = [f"s{n}" for n in range(80)], [f"u{n // 2}" for n in range(80)]
     answers = ask_all(at(1), *sessions, users=users, experiment="ab")
@@ -273,7 +277,7 @@ def test_figures_come_from_mature_events_inside_the_window(at):
         assert row["lower"] < row["mean"] < row["upper"]
 
 
-def test_page_reward_counts_slots_and_page_events_and_leaves_censored_pages_out(at):
+def test_page_reward_counts_slots_and_page_events_and_leaves_censored_pages_out(at: Clocked) -> None:
     split(at(0), Asked(label="a", policy="u"), Asked(label="b", policy="u"))
     shown = ids(ask_all(at(1), *map(str, range(20)), experiment="ab", size=2))
     click(at(2), *shown, position=1)
@@ -285,7 +289,7 @@ def test_page_reward_counts_slots_and_page_events_and_leaves_censored_pages_out(
     assert all(row["lower"] is None for row in found["variants"])  # no variation seen is no certainty
 
 
-def test_experiment_without_decisions_has_figures_of_nothing(at):
+def test_experiment_without_decisions_has_figures_of_nothing(at: Clocked) -> None:
     split(at(0))
     found = experiment.show(at(1), "ab")
     assert json.dumps(found, allow_nan=False)
@@ -296,14 +300,14 @@ def test_experiment_without_decisions_has_figures_of_nothing(at):
     ]
 
 
-def test_a_holdout_without_decisions_has_no_figures(at):
+def test_a_holdout_without_decisions_has_no_figures(at: Clocked) -> None:
     experiment.create(at(0), Request(name="ab", variants=[Asked(label="a", policy="ts")], holdout=0.01))
     found = experiment.show(at(1), "ab")["holdout"]
     assert (found["share"], found["verdict"], found["reasons"]) == (0.01, "insufficient", ["no-rows"])
     assert {found[name] for name in ("value", "estimate", "difference", "p_value")} == {None}
 
 
-def test_batches_add_up_to_the_whole(at, monkeypatch):
+def test_batches_add_up_to_the_whole(at: Clocked, monkeypatch: pytest.MonkeyPatch) -> None:
     from rlrec.store import reader
 
     split(at(0), by="user")
@@ -317,7 +321,7 @@ def test_batches_add_up_to_the_whole(at, monkeypatch):
 # -- false alarms --
 
 
-def one_run(seed, users):
+def one_run(seed: int, users: int) -> Any:
     """Two equal variants; users return geometrically often, each with a taste of its own: (p-value, covers 0)."""
     rng = np.random.default_rng(seed)
     user = np.repeat(np.arange(users), rng.geometric(0.15, users))
@@ -333,7 +337,7 @@ def one_run(seed, users):
 
 
 @pytest.mark.parametrize("users", [20, 400])
-def test_equal_variants_differ_in_five_percent_of_runs(users):
+def test_equal_variants_differ_in_five_percent_of_runs(users: int) -> None:
     """1,000 seeded runs. False alarm of the test: a rate of 5 % leaves 3 to 7 % for 3 in 1,000 choices of seeds."""
     runs = [one_run((users, seed), users) for seed in range(1000)]
     alarms = sum(p_value < 0.05 for p_value, _ in runs) / len(runs)
@@ -341,10 +345,10 @@ def test_equal_variants_differ_in_five_percent_of_runs(users):
     assert alarms == pytest.approx(sum(not covered for _, covered in runs) / len(runs))
 
 
-def test_rows_as_units_would_alarm_three_times_as_often():
+def test_rows_as_units_would_alarm_three_times_as_often() -> None:
     """The same runs with every decision its own unit: why intervals are clustered."""
 
-    def alarm(seed):
+    def alarm(seed: int) -> Any:
         rng = np.random.default_rng(seed)
         user = np.repeat(np.arange(200), rng.geometric(0.15, 200))
         click = (rng.random(len(user)) < rng.beta(1, 9, 200)[user]).astype(np.float64)
@@ -355,7 +359,7 @@ def test_rows_as_units_would_alarm_three_times_as_often():
     assert sum(map(alarm, range(300))) / 300 > 0.1
 
 
-def test_a_true_difference_is_found_and_covered(tmp_path):
+def test_a_true_difference_is_found_and_covered(tmp_path: Path) -> None:
     """One experiment through the store: 300 users, click rates .1 and .4. False alarm: one in 10,000."""
     with closing(Store(str(tmp_path / "x.db"), now=START)) as store:
         init(store)
@@ -378,7 +382,7 @@ def test_a_true_difference_is_found_and_covered(tmp_path):
 
 
 @pytest.fixture
-def held_out(tmp_path):
+def held_out(tmp_path: Path) -> Iterator[Any]:
     """A store an hour after an experiment of 4,000 sessions, 30 % of them held out of thompson, and the holdout's mean.
     Three arms of mean .4; the best one of .8."""
     rates, path = {"bad": 0.1, "fair": 0.3, "good": 0.8}, str(tmp_path / "x.db")
@@ -398,7 +402,7 @@ def held_out(tmp_path):
         yield later, np.mean(held)
 
 
-def test_what_a_holdout_earned_is_what_was_estimated(held_out):
+def test_what_a_holdout_earned_is_what_was_estimated(held_out: Any) -> None:
     """False alarm: three in 10,000."""
     store, mean = held_out
     found = experiment.show(store, "ab", level=0.9999)["holdout"]
@@ -409,7 +413,7 @@ def test_what_a_holdout_earned_is_what_was_estimated(held_out):
     assert found["verdict"] in ("ok", "weak")
 
 
-def test_propensities_that_are_wrong_are_found_by_the_holdout(held_out):
+def test_propensities_that_are_wrong_are_found_by_the_holdout(held_out: Any) -> None:
     """As if the best arm, shown nearly always, had been logged with a third. False alarm: below one in a million."""
     store, _ = held_out
     third = "UPDATE slot SET propensity = 0.34, marginal = 0.34, min_propensity = 0.1 WHERE propensity <> ?"
@@ -417,7 +421,7 @@ def test_propensities_that_are_wrong_are_found_by_the_holdout(held_out):
     assert experiment.show(store, "ab")["holdout"]["p_value"] < 1e-6
 
 
-def test_a_side_without_variation_is_lent_the_others():
+def test_a_side_without_variation_is_lent_the_others() -> None:
     some = comparison.finish(comparison.fold(np.repeat([0.0, 1.0], 20), np.arange(40), spanning=False))
     none = comparison.finish(comparison.fold(np.zeros(40), np.arange(40), spanning=False))
     found = comparison.difference(some, none, level=0.95)
@@ -425,7 +429,7 @@ def test_a_side_without_variation_is_lent_the_others():
     assert np.isnan(comparison.difference(none, none, level=0.95).p_value)
 
 
-def test_sample_ratio_is_the_chi_square_of_units():
+def test_sample_ratio_is_the_chi_square_of_units() -> None:
     chi2, p_value = comparison.sample_ratio([5075, 4925], [0.5, 0.5])
     assert (chi2, p_value) == (pytest.approx(2.25), pytest.approx(0.1336, abs=1e-4))
     assert comparison.sample_ratio([10_300, 9_700], [2.0, 2.0])[1] == pytest.approx(2.2e-5, rel=0.02)

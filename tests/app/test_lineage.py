@@ -1,5 +1,7 @@
 """What a version learned from, on arrays."""
 
+from typing import Any
+
 import numpy as np
 
 from rlrec.app.log import lineage
@@ -21,7 +23,15 @@ CLICK = Reward(
 )  # fmt: skip
 
 
-def version(kind="thompson", *, policy_id=1, status="learning", entered_to=None, learned_from=None, created_at=0):
+def version(
+    kind: str = "thompson",
+    *,
+    policy_id: int = 1,
+    status: str = "learning",
+    entered_to: Any = None,
+    learned_from: Any = None,
+    created_at: int = 0,
+) -> Any:
     policy = Policy(id=policy_id, name=kind, kind=kind, params={}, base_id=None, base=None)
     return Version(
         id=policy_id, policy=policy, number=1, status=status, reward=CLICK, parent_id=None, seq=0, ordinal=0,
@@ -29,52 +39,52 @@ def version(kind="thompson", *, policy_id=1, status="learning", entered_to=None,
     )  # fmt: skip
 
 
-def rows(*chain):
+def rows(*chain: Any) -> Any:
     found = [lesson.rows(SLOTS) for lesson in lineage.learned(chain)]
     return np.flatnonzero(np.logical_or.reduce([np.zeros(6, bool), *found])).tolist()
 
 
-def test_a_learner_learned_from_its_own_decisions_and_never_from_imported_ones():
+def test_a_learner_learned_from_its_own_decisions_and_never_from_imported_ones() -> None:
     assert rows(version()) == [0, 1, 2]
     assert rows(version(policy_id=2)) == [3]
 
 
-def test_a_learner_that_waits_holds_what_has_entered():
+def test_a_learner_that_waits_holds_what_has_entered() -> None:
     assert rows(version(entered_to=2)) == [0, 1]
 
 
-def test_a_kind_that_learns_nothing_is_never_in_sample():
+def test_a_kind_that_learns_nothing_is_never_in_sample() -> None:
     assert rows(version("uniform")) == []
     assert rows(version("uniform", status="frozen", learned_from={"policy_id": 1, "last_id": 3})) == []
 
 
-def test_a_frozen_belief_holds_what_was_mature_when_it_was_made():
+def test_a_frozen_belief_holds_what_was_mature_when_it_was_made() -> None:
     record = {"policy_id": 1, "last_id": 3}
     assert rows(version(status="frozen", learned_from=record, created_at=100 * MINUTE)) == [0, 1, 2]
     assert rows(version(status="frozen", learned_from=record, created_at=51 * MINUTE)) == [0, 1]
     assert rows(version(status="frozen", learned_from={**record, "last_id": 1}, created_at=100 * MINUTE)) == [0]
 
 
-def test_a_log_taught_what_was_selected_and_mature():
+def test_a_log_taught_what_was_selected_and_mature() -> None:
     record = {"selection": {"policy_ids": [1, 2], "since": 20 * MINUTE}, "last_id": 5, "now": 61 * MINUTE}
     taught = version(policy_id=9, learned_from={**record, "window_us": 30 * MINUTE})
     assert rows(taught) == [1, 2, 4]
     assert rows(version(policy_id=9, status="frozen", learned_from=taught.learned_from)) == [1, 2, 4]
 
 
-def test_a_copy_learned_what_its_ancestors_were_taught():
+def test_a_copy_learned_what_its_ancestors_were_taught() -> None:
     taught = version(policy_id=2, learned_from={"selection": {"version_ids": [1]}, "last_id": 2, "now": 10**12})
     copy = version(policy_id=9, status="frozen", learned_from={"policy_id": 2, "last_id": 4}, created_at=10**12)
     assert rows(copy, taught) == [0, 1, 3]
 
 
-def test_a_trained_version_learned_from_two_splits_of_three():
+def test_a_trained_version_learned_from_two_splits_of_three() -> None:
     record = {"selection": {"policy_ids": [1]}, "last_id": 6, "now": 10**12, "splits": [0, 1]}
     assert rows(version("gradient", status="frozen", learned_from=record)) == [0, 1]
     assert rows(version("gradient", status="frozen", learned_from={**record, "selection": {"splits": [2]}})) == []
 
 
-def test_only_a_lesson_of_splits_has_to_read_them():
+def test_only_a_lesson_of_splits_has_to_read_them() -> None:
     record = {"selection": {}, "last_id": 6}
     found = [
         lineage.learned([version("gradient", status="frozen", learned_from=one)])[0].split

@@ -2,6 +2,7 @@
 
 import re
 from contextlib import closing
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ RATES = (0.9, 0.1, 0.5)
 
 
 @pytest.fixture
-def log(sqlite_db):
+def log(sqlite_db: str) -> Any:
     """Three arms that 60 mature pages of `u` showed, and a fourth one that came later."""
     logs.catalogue(sqlite_db, 3)
     logs.create(sqlite_db, "u", "uniform")
@@ -24,19 +25,19 @@ def log(sqlite_db):
     return sqlite_db
 
 
-def make(db, name="p", kind="thompson", *, minutes=100, **asked):
+def make(db: str, name: str = "p", kind: str = "thompson", *, minutes: int = 100, **asked: Any) -> Any:
     with closing(logs.at(db, minutes)) as store:
         return policy.create(store, policy.Request(name=name, kind=kind, **asked))
 
 
-def prior(db, name="p"):
+def prior(db: str, name: str = "p") -> Any:
     """{arm: (alpha, beta)} of a policy, and what it learned from."""
     with closing(Store(db)) as store, store.read() as unit:
         version, _ = policies.live(unit, [name])[name]
         return {f"a{row[0] - 1}": row[1:] for row in beliefs.prior(unit, version.id)}, version.learned_from
 
 
-def earned(db):
+def earned(db: str) -> Any:
     """(pulls, reward) of each arm, from a belief that the log taught."""
     make(db, "taught", "epsilon-greedy", from_log="policy=u")
     with closing(Store(db)) as store, store.read() as unit:
@@ -44,7 +45,7 @@ def earned(db):
         return {f"a{row[0] - 1}": row[1:3] for row in beliefs.current(unit, version.id)}
 
 
-def test_an_arm_starts_from_its_mean_shrunk_to_that_of_all(log):
+def test_an_arm_starts_from_its_mean_shrunk_to_that_of_all(log: Any) -> None:
     made = make(log, prior_from="policy=u", prior_weight=4.0)
     assert made["created"]
     sums = earned(log)
@@ -56,7 +57,7 @@ def test_an_arm_starts_from_its_mean_shrunk_to_that_of_all(log):
     assert set(prior(log)[0]) == {"a0", "a1", "a2", "a3"}  # the last one was never shown
 
 
-def test_an_arm_that_never_earned_is_not_impossible(sqlite_db):
+def test_an_arm_that_never_earned_is_not_impossible(sqlite_db: str) -> None:
     logs.catalogue(sqlite_db, 2)
     logs.create(sqlite_db, "u", "uniform")
     logs.serve(sqlite_db, "u", pages=20, rates=(0.0, 0.0))
@@ -64,14 +65,14 @@ def test_an_arm_that_never_earned_is_not_impossible(sqlite_db):
     assert all(alpha > 0 and beta == pytest.approx(10) for alpha, beta in prior(sqlite_db)[0].values())
 
 
-def test_what_a_prior_was_learned_from_is_known_beside_what_taught_the_belief(log):
+def test_what_a_prior_was_learned_from_is_known_beside_what_taught_the_belief(log: Any) -> None:
     make(log, prior_from="policy=u", from_log="policy=u")
     record = prior(log)[1]
     assert (record["filter"], record["prior"]["filter"]) == ("policy=u", "policy=u")
     assert (record["prior"]["slots"], record["prior"]["last_id"]) == (60, 60)
 
 
-def test_an_estimate_on_the_log_of_its_prior_is_in_sample(log):
+def test_an_estimate_on_the_log_of_its_prior_is_in_sample(log: Any) -> None:
     make(log, prior_from="policy=u")
     make(log, "fresh")
     assert "in-sample" in logs.one(log, "p", "snips", log="policy=u")["reasons"]
@@ -81,14 +82,14 @@ def test_an_estimate_on_the_log_of_its_prior_is_in_sample(log):
     assert "in-sample" not in logs.one(log, "p", "snips", log=later)["reasons"]
 
 
-def test_a_copy_remembers_what_its_prior_was_learned_from(log):
+def test_a_copy_remembers_what_its_prior_was_learned_from(log: Any) -> None:
     make(log, prior_from="policy=u")
     with closing(logs.at(log, 101)) as store:
         versions.freeze(store, "p")
     assert "in-sample" in logs.one(log, "p@2", "snips", log="policy=u")["reasons"]
 
 
-def test_the_same_again_is_fine_and_another_weight_a_conflict(log):
+def test_the_same_again_is_fine_and_another_weight_a_conflict(log: Any) -> None:
     make(log, prior_from="policy=u")
     assert not make(log, prior_from="policy=u", prior_weight=10.0)["created"]
     with pytest.raises(Conflict):
@@ -109,7 +110,7 @@ def test_the_same_again_is_fine_and_another_weight_a_conflict(log):
         ({"prior_from": "", "kind": "ucb", "reward": "open"}, "may leave [0, 1]"),
     ],
 )
-def test_what_makes_no_prior_is_refused(log, asked, what):
+def test_what_makes_no_prior_is_refused(log: Any, asked: dict[str, Any], what: str) -> None:
     with closing(logs.at(log, 100)) as store:
         reward.define(store, reward.Request(name="open", weights="dwell_s=1"))
     with pytest.raises(InputError, match=re.escape(what)):

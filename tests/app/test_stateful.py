@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,7 +40,7 @@ def weights(visits: list[list[list[int]]], *, last: float = LAST, floor: float =
     return found
 
 
-def test_a_row_is_weighed_in_the_state_that_was_logged(db):
+def test_a_row_is_weighed_in_the_state_that_was_logged(db: str) -> None:
     visits = logged(db)
     found = logs.one(db, "home", "ips", interval="normal")
     assert found["mean_weight"] == pytest.approx(np.mean(weights(visits)))
@@ -46,7 +49,7 @@ def test_a_row_is_weighed_in_the_state_that_was_logged(db):
     assert (found["unsupported"], "logging-states" in found["reasons"]) == (0.0, True)
 
 
-def test_a_state_is_not_made_anew_from_the_log(sqlite_db):
+def test_a_state_is_not_made_anew_from_the_log(sqlite_db: str) -> None:
     visits = logged(sqlite_db)
     with closing(trained.stored(sqlite_db)) as store:
         store.write(lambda unit: unit.tell("UPDATE decision SET history = x'' WHERE step = 1"))
@@ -54,7 +57,7 @@ def test_a_state_is_not_made_anew_from_the_log(sqlite_db):
     assert found["mean_weight"] == pytest.approx(np.mean(weights(visits, last=0.0)))
 
 
-def test_rows_without_a_state_are_left_out_and_counted(db):
+def test_rows_without_a_state_are_left_out_and_counted(db: str) -> None:
     visits = logged(db)
     with closing(trained.stored(db)) as store:
         store.write(lambda unit: unit.tell("UPDATE decision SET history = NULL WHERE step = 1"))
@@ -65,7 +68,7 @@ def test_rows_without_a_state_are_left_out_and_counted(db):
     assert (other["n"], "no-state" in other["reasons"]) == (120, False)
 
 
-def test_below_position_1_both_sides_are_the_page_down_to_the_row(db):
+def test_below_position_1_both_sides_are_the_page_down_to_the_row(db: str) -> None:
     visits = logged(db, size=2)
     found = logs.judged(db, "home", estimators="ips", by="position", interval="normal")
     tops = [  # of a page of two both were shown just before
@@ -77,7 +80,7 @@ def test_below_position_1_both_sides_are_the_page_down_to_the_row(db):
     assert [one["left_out"] for one in found] == [0, 0]
 
 
-def test_greedy_is_the_best_arm_of_the_state(sqlite_db):
+def test_greedy_is_the_best_arm_of_the_state(sqlite_db: str) -> None:
     visits = logged(sqlite_db)
     found = logs.judged(sqlite_db, "home", estimators="ips", interval="normal", greedy=True)[0]
     greedy = [3.0 * (shown == best) for shown, best in _best(visits)]
@@ -85,13 +88,13 @@ def test_greedy_is_the_best_arm_of_the_state(sqlite_db):
     assert "greedy" in found["estimand"]
 
 
-def _best(visits):
+def _best(visits: int) -> Iterator[Any]:
     for visit in visits:
         for before, shown in zip([[], *visit], visit, strict=False):
             yield shown[0], int(np.argmax(trained.chances(BIAS, LAST, set(before))))
 
 
-def test_a_reward_model_is_averaged_over_what_the_state_makes_likely(sqlite_db, tmp_path):
+def test_a_reward_model_is_averaged_over_what_the_state_makes_likely(sqlite_db: str, tmp_path: Path) -> None:
     visits = logged(sqlite_db)
     path = tmp_path / "model.csv"
     path.write_text("arm,reward\na0,0.1\na1,0.4\na2,0.9\n")
@@ -104,7 +107,7 @@ def test_a_reward_model_is_averaged_over_what_the_state_makes_likely(sqlite_db, 
     assert found["value"] == pytest.approx(np.mean(expected))
 
 
-def test_what_a_greedy_logger_never_shows_is_unsupported(sqlite_db):
+def test_what_a_greedy_logger_never_shows_is_unsupported(sqlite_db: str) -> None:
     logs.catalogue(sqlite_db, 3)
     logs.create(sqlite_db, "log", "epsilon-greedy", epsilon="0")
     logs.create(sqlite_db, "home", "gradient")
@@ -114,7 +117,7 @@ def test_what_a_greedy_logger_never_shows_is_unsupported(sqlite_db):
     assert "unsupported" in found["reasons"]
 
 
-def test_on_its_own_log_every_weight_is_1(db):
+def test_on_its_own_log_every_weight_is_1(db: str) -> None:
     """Whatever a state says: contexts, features of arms, rewards that came between the pages of a visit."""
     with closing(logs.at(db, 0)) as store:
         store.write(lambda unit: arms.put(unit, {f"a{place}": f'{{"size": {place}}}' for place in range(4)}))
@@ -129,7 +132,7 @@ def test_on_its_own_log_every_weight_is_1(db):
     assert min(one["max_weight"] for one in plain) > 1.05
 
 
-def test_a_logger_that_reads_the_session_says_itself_what_it_could_show(sqlite_db):
+def test_a_logger_that_reads_the_session_says_itself_what_it_could_show(sqlite_db: str) -> None:
     logs.catalogue(sqlite_db, 3)
     logs.create(sqlite_db, "home", "gradient")
     trained.version(sqlite_db, "home", bias=BIAS, last=LAST)
@@ -141,7 +144,7 @@ def test_a_logger_that_reads_the_session_says_itself_what_it_could_show(sqlite_d
     assert logs.one(sqlite_db, "uniform", "ips", interval="normal")["unsupported"] is None
 
 
-def test_a_target_that_no_row_says_anything_of_is_told_as_such(sqlite_db):
+def test_a_target_that_no_row_says_anything_of_is_told_as_such(sqlite_db: str) -> None:
     logged(sqlite_db)
     with closing(trained.stored(sqlite_db)) as store:
         store.write(lambda unit: unit.tell("UPDATE decision SET history = NULL"))

@@ -39,14 +39,14 @@ def shown(decisions: Decisions, share: np.ndarray) -> list[Shown]:
     ]
 
 
-def test_a_target_that_shows_what_was_shown_is_worth_what_that_is_worth():
+def test_a_target_that_shows_what_was_shown_is_worth_what_that_is_worth() -> None:
     decisions, reward = visits()
     values = Fitting.of(decisions, reward, gamma=0.9, arms=ARMS).finish()
     certain = np.eye(ARMS)[decisions.top]
     assert values.expected(decisions, shown(decisions, certain)) == pytest.approx(values.predicted(decisions))
 
 
-def test_the_mean_is_that_over_all_arms_that_could_be_shown():
+def test_the_mean_is_that_over_all_arms_that_could_be_shown() -> None:
     decisions, reward = visits()
     values = Fitting.of(decisions, reward, gamma=0.9, arms=ARMS).finish()
     share = np.random.default_rng(2).dirichlet(np.ones(ARMS), len(decisions.top))
@@ -54,13 +54,13 @@ def test_the_mean_is_that_over_all_arms_that_could_be_shown():
     assert values.expected(decisions, shown(decisions, share)) == pytest.approx((share * np.array(each).T).sum(axis=1))
 
 
-def test_it_finds_what_an_arm_earns_and_what_memory_takes_off():
+def test_it_finds_what_an_arm_earns_and_what_memory_takes_off() -> None:
     decisions, reward = visits(number=2_000, longest=1)
     values = Fitting.of(decisions, reward, gamma=1.0, arms=ARMS).finish()
     assert np.abs(values.predicted(decisions) - reward).mean() < 0.12
 
 
-def test_fits_add_up_and_late_steps_share_one():
+def test_fits_add_up_and_late_steps_share_one() -> None:
     (one, gained), (other, more) = visits(1), visits(2, longest=2 * STEPS)
     both = Fitting.of(one, gained, gamma=0.9, arms=ARMS) + Fitting.of(other, more, gamma=0.9, arms=ARMS)
     again = Fitting.of(other, more, gamma=0.9, arms=ARMS) + Fitting.of(one, gained, gamma=0.9, arms=ARMS)

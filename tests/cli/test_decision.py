@@ -2,8 +2,12 @@
 
 import csv
 import io
+from typing import Any
 
 import pytest
+
+from rlrec.store import Store
+from tests.conftest import Run
 
 KINDS = {
     "thompson": ("floor=0.1",),
@@ -13,7 +17,7 @@ KINDS = {
 }
 
 
-def prepared(run):
+def prepared(run: Run) -> Any:
     for key in ("x", "y", "z"):
         run("arm", "add", key)
     for kind, parameters in KINDS.items():
@@ -22,22 +26,22 @@ def prepared(run):
 
 
 @pytest.fixture
-def ready(run):
+def ready(run: Run) -> Any:
     return prepared(run)
 
 
 @pytest.fixture
-def ready_sqlite(run_sqlite):
+def ready_sqlite(run_sqlite: Run) -> Any:
     """For what does not depend on the database."""
     return prepared(run_sqlite)
 
 
-def serve(run, policy, *words):
+def serve(run: Run, policy: str, *words: Any) -> Any:
     return run("recommend", "--policy", policy, "--session", "s1", *words, "--json").json["decision_id"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_probabilities_are_derived_again_from_the_belief_of_then(ready, kind):
+def test_probabilities_are_derived_again_from_the_belief_of_then(ready: Any, kind: str) -> None:
     ready("feedback", serve(ready, kind), "click")
     number = serve(ready, kind, "-k", "2")
     ready("feedback", serve(ready, kind), "click")  # what is learned later does not matter
@@ -50,13 +54,13 @@ def test_probabilities_are_derived_again_from_the_belief_of_then(ready, kind):
         assert slot["derived_marginal"] == pytest.approx(slot["marginal"])
 
 
-def test_arm_above_has_no_probability_below(ready_sqlite):
+def test_arm_above_has_no_probability_below(ready_sqlite: Any) -> None:
     found = ready_sqlite("decision", "show", serve(ready_sqlite, "thompson", "-k", "3"), "--json").json
     top = next(arm for arm in found["arms"] if arm["arm"] == found["slate"][0]["arm"])
     assert top["probabilities"][1:] == [0.0, 0.0]
 
 
-def test_events_and_reward_stand_beside(ready):
+def test_events_and_reward_stand_beside(ready: Any) -> None:
     number = serve(ready, "thompson", "-k", "2")
     ready("feedback", number, "click", "--position", "1")
     found = ready("decision", "show", number, "--json").json
@@ -64,14 +68,14 @@ def test_events_and_reward_stand_beside(ready):
     assert (found["reward"], found["reward_definition"], len(found["events"])) == (1.0, "default", 1)
 
 
-def test_eligible_arms_are_those_of_the_request(ready):
+def test_eligible_arms_are_those_of_the_request(ready: Any) -> None:
     number = serve(ready, "uniform", "--arms", "x,z")
     ready("arm", "retire", "x")
     found = ready("decision", "show", number, "--json").json
     assert {arm["arm"]: arm["probabilities"] for arm in found["arms"]} == {"x": [0.5], "z": [0.5]}
 
 
-def test_tampered_propensity_is_noticed(ready, store):
+def test_tampered_propensity_is_noticed(ready: Any, store: Store) -> None:
     import sqlalchemy as sa
 
     number = serve(ready, "thompson")
@@ -80,7 +84,7 @@ def test_tampered_propensity_is_noticed(ready, store):
     assert "ANOTHER" in ready("decision", "show", number).stdout
 
 
-def test_variant_of_an_experiment_is_derived_from_its_fork(ready):
+def test_variant_of_an_experiment_is_derived_from_its_fork(ready: Any) -> None:
     ready("feedback", serve(ready, "thompson"), "click")
     ready("experiment", "create", "ab", "--variant", "a=thompson", "--variant", "b=thompson", "--unit", "session")
     answer = ready("recommend", "--experiment", "ab", "--session", "s2", "-k", "2", "--json").json
@@ -89,20 +93,20 @@ def test_variant_of_an_experiment_is_derived_from_its_fork(ready):
 
 
 @pytest.mark.parametrize("form", ["table", "json", "ndjson", "csv"])
-def test_every_format_shows_a_decision(ready_sqlite, form):
+def test_every_format_shows_a_decision(ready_sqlite: Any, form: Any) -> None:
     shown = ready_sqlite("decision", "show", serve(ready_sqlite, "thompson", "-k", "2"), "--format", form)
     assert (shown.exit_code, shown.stderr) == (0, "")
     assert "thompson" in shown.stdout or form == "csv"
 
 
 @pytest.mark.parametrize(("word", "said"), [("99", "unknown decision 99"), ("x", "not a whole number")])
-def test_unknown_decision_is_exit_2(ready_sqlite, word, said):
+def test_unknown_decision_is_exit_2(ready_sqlite: Any, word: Any, said: str) -> None:
     refused = ready_sqlite("decision", "show", word)
     assert refused.exit_code == 2
     assert said in refused.stderr
 
 
-def test_csv_has_a_row_a_slot_under_the_keys_of_json(ready_sqlite):
+def test_csv_has_a_row_a_slot_under_the_keys_of_json(ready_sqlite: Any) -> None:
     number = serve(ready_sqlite, "thompson", "-k", "2")
     slate = ready_sqlite("decision", "show", number, "--json").json["slate"]
     said = ready_sqlite("decision", "show", number, "--format", "csv").stdout

@@ -4,11 +4,13 @@ import csv
 import io
 import re
 from dataclasses import fields
+from typing import Any
 
 import pytest
 
 from rlrec.ope.estimate import Estimate
 from tests.app import logs, trained
+from tests.conftest import Run
 
 CONTRACT = [
     "target", "version", "estimator", "estimand", "unit", "value", "std_error", "lower", "upper", "level", "interval",
@@ -18,13 +20,13 @@ LATER = ("--now", "2026-03-01")
 
 
 @pytest.fixture
-def log(sqlite_db):
+def log(sqlite_db: str) -> None:
     logs.catalogue(sqlite_db, 4)
     logs.create(sqlite_db, "home", "epsilon-greedy", epsilon="0.5")
     logs.serve(sqlite_db, "home", pages=600, rates=(0.1, 0.2, 0.3, 0.4))
 
 
-def test_json_has_the_contracts_keys_in_its_order(log, run_sqlite):
+def test_json_has_the_contracts_keys_in_its_order(log: Any, run_sqlite: Run) -> None:
     said = run_sqlite(*LATER, "evaluate", "uniform", "--json")
     assert said.exit_code == 0, said.stderr
     assert [one["estimator"] for one in said.json] == ["ips", "snips", "dr"]
@@ -35,7 +37,7 @@ def test_json_has_the_contracts_keys_in_its_order(log, run_sqlite):
         assert one["lower"] < one["value"] < one["upper"]
 
 
-def test_sessions_and_impressions_stand_in_the_order_asked(log, run_sqlite):
+def test_sessions_and_impressions_stand_in_the_order_asked(log: Any, run_sqlite: Run) -> None:
     said = run_sqlite(*LATER, "evaluate", "uniform", "--estimator", "wdr,ips", "--gamma", "0.5", "--json")
     assert [(one["estimator"], one["unit"], one["n"]) for one in said.json] == [
         ("wdr", "session", 300), ("ips", "impression", 600),
@@ -44,7 +46,7 @@ def test_sessions_and_impressions_stand_in_the_order_asked(log, run_sqlite):
     assert list(said.json[0]) == list(said.json[1])
 
 
-def test_a_table_tells_from_which_step_on_a_log_is_no_support(sqlite_db, run_sqlite):
+def test_a_table_tells_from_which_step_on_a_log_is_no_support(sqlite_db: str, run_sqlite: Run) -> None:
     logs.catalogue(sqlite_db, 40)
     logs.create(sqlite_db, "log", "uniform")
     logs.create(sqlite_db, "home", "gradient")
@@ -54,12 +56,12 @@ def test_a_table_tells_from_which_step_on_a_log_is_no_support(sqlite_db, run_sql
     assert "horizon: from step 0 on the effective sample size for home@2 is below 5 % of the sessions" in notes
 
 
-def test_groups_are_named(log, run_sqlite):
+def test_groups_are_named(log: Any, run_sqlite: Run) -> None:
     said = run_sqlite(*LATER, "evaluate", "uniform", "--estimator", "snips", "--by", "arm", "--json")
     assert [(one["by"], one["group"]) for one in said.json] == [("arm", f"a{arm}") for arm in range(4)]
 
 
-def test_the_same_seed_gives_the_same_report(log, run_sqlite):
+def test_the_same_seed_gives_the_same_report(log: Any, run_sqlite: Run) -> None:
     first, again, other = (
         run_sqlite(*LATER, "evaluate", "home", "uniform", "--seed", seed, "--json").stdout for seed in (7, 7, 8)
     )
@@ -67,7 +69,7 @@ def test_the_same_seed_gives_the_same_report(log, run_sqlite):
     assert first != other
 
 
-def test_a_table_explains_the_reasons_that_occur(log, run_sqlite):
+def test_a_table_explains_the_reasons_that_occur(log: Any, run_sqlite: Run) -> None:
     said = run_sqlite(*LATER, "evaluate", "home@1", "--estimator", "ips,dm")
     grid, _, notes = said.stdout.partition("\n\n")
     assert grid.split("\n")[0].split()[:3] == ["target", "version", "estimator"]
@@ -76,19 +78,19 @@ def test_a_table_explains_the_reasons_that_occur(log, run_sqlite):
     assert "heavy-tail" not in told
 
 
-def test_effective_sample_sizes_of_a_table_are_whole_numbers(log, run_sqlite):
+def test_effective_sample_sizes_of_a_table_are_whole_numbers(log: Any, run_sqlite: Run) -> None:
     head, _, *rows = run_sqlite(*LATER, "evaluate", "home", "uniform").stdout.partition("\n\n")[0].splitlines()
     place = head.index("  ess") + 5
     assert all(row[:place].split()[-1].isdigit() for row in rows)
 
 
-def test_ndjson_and_csv_hold_a_row_an_estimate(log, run_sqlite):
+def test_ndjson_and_csv_hold_a_row_an_estimate(log: Any, run_sqlite: Run) -> None:
     lines = run_sqlite(*LATER, "evaluate", "uniform", "--format", "ndjson").lines
     table = list(csv.DictReader(io.StringIO(run_sqlite(*LATER, "evaluate", "uniform", "--format", "csv").stdout)))
     assert [one["estimator"] for one in lines] == [one["estimator"] for one in table] == ["ips", "snips", "dr"]
 
 
-def test_options_come_from_the_environment(log, run_sqlite):
+def test_options_come_from_the_environment(log: Any, run_sqlite: Run) -> None:
     said = run_sqlite(*LATER, "evaluate", "uniform", "--json", env={"RLREC_EVALUATE_ESTIMATOR": "clipped-ips:2"})
     assert [one["estimator"] for one in said.json] == ["clipped-ips:2"]
 
@@ -106,26 +108,26 @@ def test_options_come_from_the_environment(log, run_sqlite):
         ([], "Missing argument"),
     ],
 )
-def test_an_error_is_one_line_and_code_2(log, run_sqlite, words, said):
+def test_an_error_is_one_line_and_code_2(log: Any, run_sqlite: Run, words: list[str], said: str) -> None:
     answer = run_sqlite(*LATER, "evaluate", *words)
     assert answer.exit_code == 2
     assert said in answer.stderr
     assert answer.stderr.count("\n") == 1
 
 
-def test_an_empty_log_is_said_to_be_one(run_sqlite):
+def test_an_empty_log_is_said_to_be_one(run_sqlite: Run) -> None:
     answer = run_sqlite("evaluate", "uniform", "--json")
     assert answer.exit_code == 2
     assert answer.error["code"] == 2
     assert answer.error["error"].startswith("empty log")
 
 
-def test_help_explains_every_figure(run_sqlite):
+def test_help_explains_every_figure(run_sqlite: Run) -> None:
     names = {field.name for field in fields(Estimate)} - {"estimator", "estimand", "unit", "level"}
     said = run_sqlite("evaluate", "--help").stdout
     assert [name for name in sorted(names) if not re.search(rf"\b{name}\b", said)] == []
 
 
-def test_help_has_an_example_that_runs(log, run_sqlite):
+def test_help_has_an_example_that_runs(log: Any, run_sqlite: Run) -> None:
     assert "rlrec evaluate home uniform" in run_sqlite("evaluate", "--help").stdout
     assert run_sqlite(*LATER, "evaluate", "home", "uniform").exit_code == 0

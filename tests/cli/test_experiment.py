@@ -2,13 +2,17 @@
 
 import csv
 import io
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
+
+from tests.conftest import Run
 
 LATER = "2099-01-01T00:00:00Z"
 
 
-def prepared(run):
+def prepared(run: Run) -> Any:
     for words in (("arm", "add", "x"), ("arm", "add", "y")):
         run(*words)
     run("policy", "create", "home", "--kind", "thompson", "--param", "floor=0.1")
@@ -17,21 +21,21 @@ def prepared(run):
 
 
 @pytest.fixture
-def ready(run):
+def ready(run: Run) -> Any:
     return prepared(run)
 
 
 @pytest.fixture
-def ready_sqlite(run_sqlite):
+def ready_sqlite(run_sqlite: Run) -> Any:
     """For what does not depend on the database."""
     return prepared(run_sqlite)
 
 
-def create(run, *words):
+def create(run: Run, *words: Any) -> Any:
     return run("experiment", "create", "ab", "--variant", "a=home", "--variant", "b=other:3", *words)
 
 
-def test_create_says_what_runs_and_again_changes_nothing(ready):
+def test_create_says_what_runs_and_again_changes_nothing(ready: Any) -> None:
     made, again = create(ready, "--json"), create(ready, "--json")
     assert (made.exit_code, again.exit_code) == (0, 0)
     assert made.json["variants"] == [
@@ -41,7 +45,7 @@ def test_create_says_what_runs_and_again_changes_nothing(ready):
     assert again.json == made.json | {"created": False}
 
 
-def test_another_definition_is_a_conflict(ready):
+def test_another_definition_is_a_conflict(ready: Any) -> None:
     create(ready)
     refused = create(ready, "--unit", "session", "--json")
     assert (refused.exit_code, refused.error["code"]) == (6, 6)
@@ -62,14 +66,14 @@ def test_another_definition_is_a_conflict(ready):
         (["a=home", "a=other"], "another label"),
     ],
 )
-def test_impossible_variants_are_refused(ready_sqlite, variants, said):
+def test_impossible_variants_are_refused(ready_sqlite: Any, variants: Any, said: str) -> None:
     refused = ready_sqlite("experiment", "create", "ab", *(word for one in variants for word in ("--variant", one)))
     assert refused.exit_code == 2
     assert said in refused.stderr
     assert refused.stderr.count("\n") == 1
 
 
-def test_show_has_the_keys_of_the_contract(ready):
+def test_show_has_the_keys_of_the_contract(ready: Any) -> None:
     create(ready, "--unit", "session")
     ready("recommend", "--experiment", "ab", "--session", "s1")
     found = ready("--now", LATER, "experiment", "show", "ab", "--json").json
@@ -93,7 +97,7 @@ def test_show_has_the_keys_of_the_contract(ready):
     assert sum(row["decisions"] for row in found["variants"]) == 1
 
 
-def served(run, *words, pages=30):
+def served(run: Run, *words: Any, pages: int = 30) -> Any:
     """An experiment by session, and its pages, every third one with a click."""
     made = run("experiment", "create", "ab", "--variant", "a=home", "--unit", "session", *words, "--json")
     lines = "".join(f'{{"experiment": "ab", "session": "s{n}"}}\n' for n in range(pages))
@@ -107,7 +111,7 @@ def served(run, *words, pages=30):
     return made
 
 
-def test_one_variant_and_a_uniform_holdout_are_an_experiment(ready):
+def test_one_variant_and_a_uniform_holdout_are_an_experiment(ready: Any) -> None:
     made = served(ready, "--holdout-uniform", "50%").json
     assert made["variants"] == [
         {"variant": "a", "policy": "home", "version": 1, "learns": True, "weight": 0.5},
@@ -128,7 +132,7 @@ def test_one_variant_and_a_uniform_holdout_are_an_experiment(ready):
 
 
 @pytest.mark.parametrize("share", ["2%", "0.02"])
-def test_the_same_share_in_other_words_is_the_same_experiment(ready_sqlite, share):
+def test_the_same_share_in_other_words_is_the_same_experiment(ready_sqlite: Any, share: Any) -> None:
     served(ready_sqlite, "--holdout-uniform", "2%", pages=0)
     again = ["experiment", "create", "ab", "--variant", "a=home", "--unit", "session", "--holdout-uniform"]
     assert ready_sqlite(*again, share, "--json").json["created"] is False
@@ -137,13 +141,13 @@ def test_the_same_share_in_other_words_is_the_same_experiment(ready_sqlite, shar
 
 
 @pytest.mark.parametrize("share", ["0", "0%", "-1%", "51%", "1", "%", "x", "nan", "1e400%", "1e-320"])
-def test_what_is_no_share_is_refused(ready_sqlite, share):
+def test_what_is_no_share_is_refused(ready_sqlite: Any, share: Any) -> None:
     refused = ready_sqlite("experiment", "create", "ab", "--variant", "a=home", f"--holdout-uniform={share}")
     assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
     assert ready_sqlite("experiment", "list", "--json").json == []
 
 
-def test_a_holdout_can_be_audited_exported_and_judged(ready_sqlite):
+def test_a_holdout_can_be_audited_exported_and_judged(ready_sqlite: Any) -> None:
     served(ready_sqlite, "--holdout-uniform", "0.3")
     assert ready_sqlite("--now", LATER, "doctor").exit_code == 0
     shown = [line["policy"] for line in ready_sqlite("export-log", "-").lines if line["variant"] == "holdout"]
@@ -153,7 +157,7 @@ def test_a_holdout_can_be_audited_exported_and_judged(ready_sqlite):
         assert judged[0]["n"] == len(shown)
 
 
-def test_show_for_a_person_says_difference_and_split(ready_sqlite):
+def test_show_for_a_person_says_difference_and_split(ready_sqlite: Any) -> None:
     create(ready_sqlite)
     shown = ready_sqlite("experiment", "show", "ab").stdout
     assert "b - a: - [-, -] a decision, p -" in shown
@@ -161,12 +165,12 @@ def test_show_for_a_person_says_difference_and_split(ready_sqlite):
 
 
 @pytest.mark.parametrize("words", [("--reward", "defualt"), ("--level", "1.5")])
-def test_show_refuses_what_it_does_not_know(ready_sqlite, words):
+def test_show_refuses_what_it_does_not_know(ready_sqlite: Any, words: list[str]) -> None:
     create(ready_sqlite)
     assert ready_sqlite("experiment", "show", "ab", *words).exit_code == 2
 
 
-def test_another_reward_judges_old_decisions(ready):
+def test_another_reward_judges_old_decisions(ready: Any) -> None:
     create(ready, "--unit", "session")
     ready("reward", "define", "buys", "purchase=5", "--window", "1h")
     number = ready("recommend", "--experiment", "ab", "--session", "s1", "--json").json["decision_id"]
@@ -175,7 +179,7 @@ def test_another_reward_judges_old_decisions(ready):
     assert sorted([row["mean"] for row in found["variants"]], key=lambda mean: mean is None) == [10.0, None]
 
 
-def test_stopped_experiment_refuses_requests_with_exit_2(ready):
+def test_stopped_experiment_refuses_requests_with_exit_2(ready: Any) -> None:
     create(ready, "--unit", "session")
     stopped = ready("experiment", "stop", "ab", "--json").json
     assert (stopped["status"], stopped["already_stopped"]) == ("stopped", False)
@@ -185,7 +189,7 @@ def test_stopped_experiment_refuses_requests_with_exit_2(ready):
     assert "stopped" in refused.stderr
 
 
-def test_by_user_without_a_user_is_exit_2(ready):
+def test_by_user_without_a_user_is_exit_2(ready: Any) -> None:
     create(ready)
     assert ready("recommend", "--experiment", "ab", "--session", "s1").exit_code == 2
     assert ready("recommend", "--experiment", "ab", "--session", "s1", "--user", "u1").exit_code == 0
@@ -193,7 +197,7 @@ def test_by_user_without_a_user_is_exit_2(ready):
 
 
 @pytest.mark.parametrize("command", ["show", "stop"])
-def test_unknown_experiment_names_the_near_one(ready_sqlite, command):
+def test_unknown_experiment_names_the_near_one(ready_sqlite: Any, command: Sequence[str]) -> None:
     create(ready_sqlite)
     refused = ready_sqlite("experiment", command, "abb")
     assert refused.exit_code == 2
@@ -201,14 +205,14 @@ def test_unknown_experiment_names_the_near_one(ready_sqlite, command):
 
 
 @pytest.mark.parametrize("form", ["table", "json", "ndjson", "csv"])
-def test_every_format_lists_experiments(ready_sqlite, form):
+def test_every_format_lists_experiments(ready_sqlite: Any, form: Any) -> None:
     create(ready_sqlite)
     listed = ready_sqlite("experiment", "list", "--format", form)
     assert listed.exit_code == 0
     assert "ab" in listed.stdout
 
 
-def test_csv_compares_every_variant_with_the_first(ready_sqlite):
+def test_csv_compares_every_variant_with_the_first(ready_sqlite: Any) -> None:
     create(ready_sqlite, "--unit", "session")
     for number in range(20):
         ready_sqlite("recommend", "--experiment", "ab", "--session", f"s{number}")

@@ -2,6 +2,8 @@
 
 import os
 import threading
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -23,8 +25,8 @@ class Line(msgspec.Struct, forbid_unknown_fields=True):
 
 
 @pytest.fixture
-def read(tmp_path):
-    def lines(data, **options):
+def read(tmp_path: Path) -> Any:
+    def lines(data: Any, **options: Any) -> Any:
         (tmp_path / "in.ndjson").write_bytes(data)
         return list(groups(str(tmp_path / "in.ndjson"), **options))
 
@@ -32,7 +34,7 @@ def read(tmp_path):
 
 
 @pytest.fixture
-def pipe():
+def pipe() -> Iterator[tuple[str, int]]:
     """A pipe as a file to read: its path, and the end to write to."""
     end, start = os.pipe()
     yield f"/dev/fd/{end}", start
@@ -42,29 +44,29 @@ def pipe():
 # -- groups --
 
 
-def test_bom_crlf_blank_lines_and_a_missing_last_newline_are_fine(read):
+def test_bom_crlf_blank_lines_and_a_missing_last_newline_are_fine(read: Any) -> None:
     assert read(b'\xef\xbb\xbf{"a": 1}\r\n\r\n  \n{"a": 2}\n\n{"a": 3}') == [
         [(1, b'{"a": 1}'), (4, b'{"a": 2}'), (6, b'{"a": 3}')]
     ]
 
 
 @pytest.mark.parametrize("data", [b"", b"\n\n", b"\xef\xbb\xbf", b"\r\n"])
-def test_an_empty_input_has_no_groups(read, data):
+def test_an_empty_input_has_no_groups(read: Any, data: Any) -> None:
     assert read(data) == []
 
 
 @pytest.mark.parametrize("eager", [True, False])
-def test_a_group_closes_at_its_size(read, eager):
+def test_a_group_closes_at_its_size(read: Any, eager: Any) -> None:
     sizes = [len(group) for group in read(b"x\n" * 2500, eager=eager)]
     assert sizes == [1000, 1000, 500]
 
 
-def test_lines_longer_than_a_block_stay_whole(read):
+def test_lines_longer_than_a_block_stay_whole(read: Any) -> None:
     long = b"x" * 200_000
     assert read(long + b"\n" + long) == [[(1, long), (2, long)]]
 
 
-def test_a_too_long_line_is_cut_and_the_next_one_read(read):
+def test_a_too_long_line_is_cut_and_the_next_one_read(read: Any) -> None:
     ((first, second),) = read(b"x" * (LIMIT + 300_000) + b"\n{}")
     assert len(first[1]) == LIMIT + 1
     assert second == (2, b"{}")
@@ -72,20 +74,20 @@ def test_a_too_long_line_is_cut_and_the_next_one_read(read):
         decode(first[1], Line, line=1)
 
 
-def test_a_flush_line_closes_a_group_and_is_dropped(read):
+def test_a_flush_line_closes_a_group_and_is_dropped(read: Any) -> None:
     data = b'a\n{"op": "flush"}\n{"op":"flush"}\nb\n'
     assert read(data, flush=True, eager=False) == [[(1, b"a")], [(4, b"b")]]
     assert len(read(data)[0]) == 4
 
 
-def test_lines_are_numbered_across_blocks(read):
+def test_lines_are_numbered_across_blocks(read: Any) -> None:
     data = b'\xef\xbb\xbf{"op": "flush"}\n' + b"\n".join(b"%d" % n if n % 7 else b" \t\r" for n in range(2, 40_000))
     for flush in (True, False):
         lines = [line for group in read(data, flush=flush) for line in group]
         assert lines[1 - flush :] == [(n, b"%d" % n) for n in range(2, 40_000) if n % 7]
 
 
-def test_a_producer_that_waits_for_its_answer_gets_it(pipe):
+def test_a_producer_that_waits_for_its_answer_gets_it(pipe: tuple[str, int]) -> None:
     path, start = pipe
     os.write(start, b"one\n")
     seen = []
@@ -98,7 +100,7 @@ def test_a_producer_that_waits_for_its_answer_gets_it(pipe):
     assert seen == [[b"one"], [b"next"], [b"half of it"]]
 
 
-def test_a_group_that_is_not_eager_waits_for_the_end(pipe):
+def test_a_group_that_is_not_eager_waits_for_the_end(pipe: tuple[str, int]) -> None:
     path, start = pipe
     os.write(start, b"one\n")
     late = threading.Timer(0.2, lambda: (os.write(start, b"two\n"), os.close(start)))
@@ -110,7 +112,7 @@ def test_a_group_that_is_not_eager_waits_for_the_end(pipe):
 # -- decoding --
 
 
-def refused(raw):
+def refused(raw: Any) -> Any:
     with pytest.raises(InputError) as caught:
         decode(raw, Line, line=12)
     assert caught.value.line == 12
@@ -147,7 +149,7 @@ def refused(raw):
         (b'{"context": {"a": [{"b\\\\": 1, "b\\\\": 2}]}}', "context.a[0].b\\"),
     ],
 )
-def test_what_is_refused_is_named_by_its_field(raw, field):
+def test_what_is_refused_is_named_by_its_field(raw: Any, field: str) -> None:
     assert refused(raw).field == field
 
 
@@ -166,7 +168,7 @@ def test_what_is_refused_is_named_by_its_field(raw, field):
         (b"[" * 100_000, "nested more than 64 deep"),
     ],
 )  # fmt: skip
-def test_what_is_no_object_is_refused(raw, message):
+def test_what_is_no_object_is_refused(raw: Any, message: Any) -> None:
     assert message in refused(raw).message
 
 
@@ -182,7 +184,7 @@ def test_what_is_no_object_is_refused(raw, message):
         (b"\xff\xfe{\0", "UTF-16"),
     ],
 )
-def test_the_way_out_is_named(raw, hint):
+def test_the_way_out_is_named(raw: Any, hint: Any) -> None:
     assert hint in (refused(raw).hint or "")
 
 
@@ -196,7 +198,7 @@ def test_the_way_out_is_named(raw, hint):
         b'{"value" : 1e308, "context": {"a": ' + b"[" * 60 + b"]" * 60 + b"}}",
     ],
 )
-def test_odd_but_right_lines_pass(raw):
+def test_odd_but_right_lines_pass(raw: Any) -> None:
     decode(raw, Line, line=1)
 
 
@@ -219,7 +221,7 @@ class Tell(msgspec.Struct, tag_field="op", tag="tell", forbid_unknown_fields=Tru
         (b'{"op": "tell", "op": "ask"}', "is given twice", "op", None),
     ],
 )
-def test_a_tag_tells_what_a_line_is(raw, message, field, hint):
+def test_a_tag_tells_what_a_line_is(raw: Any, message: Any, field: str, hint: Any) -> None:
     good = b'{"session": "s", "op": "ask"}'
     first, second, third = decode_group([(1, good), (2, raw), (3, b'{"op": "tell"}')], Ask | Tell)
     assert (first, third) == (Ask("s"), Tell())
@@ -242,8 +244,8 @@ ODD = [
 ]  # fmt: skip
 
 
-def one_by_one(group):
-    def tried(number, raw):
+def one_by_one(group: Any) -> Any:
+    def tried(number: int, raw: Any) -> Any:
         try:
             return decode(raw, Line, line=number)
         except InputError as error:
@@ -252,24 +254,24 @@ def one_by_one(group):
     return [tried(*line) for line in group]
 
 
-def plain(values):
+def plain(values: Any) -> Any:
     return [vars(value) | {"text": str(value)} if isinstance(value, InputError) else value for value in values]
 
 
 @pytest.mark.parametrize("first", ODD)
-def test_a_group_is_decoded_like_its_lines(first):
+def test_a_group_is_decoded_like_its_lines(first: Any) -> None:
     for second in ODD:
         group = [(3, b'{"key": "x"}'), (4, first), (7, second)]
         assert plain(decode_group(group, Line)) == plain(one_by_one(group))
 
 
 @pytest.mark.parametrize("parts", [(b'{"context": {"a": {}', b"{}}}", b"{} {}"), (b'{"key": "}', b'{"}', b"{}{}")])
-def test_values_that_lie_across_lines_are_none(parts):
+def test_values_that_lie_across_lines_are_none(parts: Any) -> None:
     group = list(enumerate(parts, 1))
     assert plain(decode_group(group, Line)) == plain(one_by_one(group))
 
 
-def test_a_good_group_is_decoded_at_once(monkeypatch):
+def test_a_good_group_is_decoded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rlrec.cli.lines.decode", None)
     text = (
         b'{"decision_id": 7, "events": {"click": 1}, "key": "\xc3\xa9 \\": \\u00e9", "context": {"a": [{"b": null}]}}'
@@ -289,7 +291,7 @@ def test_a_good_group_is_decoded_at_once(monkeypatch):
         (b'{"arms": ["' + "😀".encode() * 200 + b'"]}', None, None),
     ],
 )
-def test_a_key_is_checked_on_the_way(raw, message, field):
+def test_a_key_is_checked_on_the_way(raw: Any, message: Any, field: str) -> None:
     kind = msgspec.defstruct("Kind", [("key", key_type(), "a"), ("arms", list[key_type()] | None, None)])
     (found,) = decode_group([(5, raw)], kind)
     if message is None:
@@ -299,14 +301,14 @@ def test_a_key_is_checked_on_the_way(raw, message, field):
         assert (found.field, found.line) == (field, 5)
 
 
-def test_any_json_is_decoded_as_strictly():
+def test_any_json_is_decoded_as_strictly() -> None:
     assert decode_json(b' {"a": [1, 2.5, "x", null]} ') == {"a": [1, 2.5, "x", None]}
     for raw in (b"123456789012345678901", b'{"a":1,"a":1}', b'"\\u0000"', b"", b"NaN"):
         with pytest.raises(InputError):
             decode_json(raw)
 
 
-def test_a_reject_keeps_reason_and_text(tmp_path):
+def test_a_reject_keeps_reason_and_text(tmp_path: Path) -> None:
     rejects = Rejects(str(tmp_path / "bad.ndjson"))
     rejects.add(refused(b'{"value": "1"}'), b'{"value": "\xff\xc3\xa9"}', source="in")
     rejects.close()

@@ -3,8 +3,10 @@
 import csv
 import io
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import msgspec
 import pytest
@@ -32,15 +34,15 @@ ANSWER = Answer(17, None, (Slot(1, "007", 1 / 3), Slot(2, "1e5", None)))
 
 
 @pytest.fixture
-def shown(capfdbinary):
-    def show(form, *args, **kwargs):
+def shown(capfdbinary: Any) -> Any:
+    def show(form: Any, *args: Any, **kwargs: Any) -> Any:
         Show(form)(*args, **kwargs)
         return capfdbinary.readouterr().out.decode("utf-8")
 
     return show
 
 
-def test_json_keeps_keys_in_order_and_numbers_in_full(shown):
+def test_json_keeps_keys_in_order_and_numbers_in_full(shown: Any) -> None:
     text = shown("json", ANSWER)
     record = json.loads(text)
     assert text.count("\n") == 1
@@ -49,47 +51,47 @@ def test_json_keeps_keys_in_order_and_numbers_in_full(shown):
     assert record["request_id"] is None
 
 
-def test_json_of_a_list_is_one_document(shown):
+def test_json_of_a_list_is_one_document(shown: Any) -> None:
     assert json.loads(shown("json", iter([{"a": 1}, {"a": 2}]))) == [{"a": 1}, {"a": 2}]
     assert json.loads(shown("json", [])) == []
 
 
-def test_ndjson_is_one_object_a_line(shown):
+def test_ndjson_is_one_object_a_line(shown: Any) -> None:
     assert [json.loads(line) for line in shown("ndjson", [{"a": 1}, {"a": "x\ny"}]).splitlines()] == [
         {"a": 1}, {"a": "x\ny"},
     ]  # fmt: skip
     assert shown("ndjson", []) == ""
 
 
-def test_text_is_utf8_and_not_escaped(shown):
+def test_text_is_utf8_and_not_escaped(shown: Any) -> None:
     assert shown("json", {"arm": "crème 😀"}) == '{"arm": "crème 😀"}\n'
 
 
 @pytest.mark.parametrize("form", ["json", "ndjson", "csv", "table"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), [float("nan")]])
-def test_a_nan_is_never_printed(form, value):
+def test_a_nan_is_never_printed(form: Any, value: float) -> None:
     with pytest.raises(ValueError, match=r"(?i)nan|inf|JSON"):
         Show(form)({"a": value})
 
 
-def test_times_are_utc_with_microseconds_and_z(shown):
+def test_times_are_utc_with_microseconds_and_z(shown: Any) -> None:
     east = datetime(2026, 1, 31, 13, 0, tzinfo=timezone(timedelta(hours=1)))
     record = json.loads(shown("json", {"a": east, "b": datetime(2026, 1, 31, 12, 0, 0, 5, tzinfo=UTC)}))
     assert record == {"a": "2026-01-31T12:00:00.000000Z", "b": "2026-01-31T12:00:00.000005Z"}
 
 
-def test_structs_and_array_scalars_are_shown(shown):
+def test_structs_and_array_scalars_are_shown(shown: Any) -> None:
     class Row(msgspec.Struct):
         a: int
 
     class Scalar:
-        def tolist(self):
+        def tolist(self) -> Any:
             return 0.5
 
     assert json.loads(shown("json", [Row(a=1), {"a": Scalar()}])) == [{"a": 1}, {"a": 0.5}]
 
 
-def test_csv_follows_rfc_4180(shown):
+def test_csv_follows_rfc_4180(shown: Any) -> None:
     rows = [{"arm": 'a"b, c', "x": 1 / 3, "none": None, "flag": True, "at": ["1", 2]}, {"arm": "l1\nl2"}]
     text = shown("csv", rows)
     assert text.startswith("arm,x,none,flag,at\r\n")
@@ -98,46 +100,46 @@ def test_csv_follows_rfc_4180(shown):
     assert second["arm"] == "l1\nl2"
 
 
-def test_csv_of_nothing_has_its_header_where_columns_are_known(shown):
+def test_csv_of_nothing_has_its_header_where_columns_are_known(shown: Any) -> None:
     assert shown("csv", [], columns=["a", "b"]) == "a,b\r\n"
 
 
-def test_csv_of_one_record_shows_the_rows_of_its_view(shown):
+def test_csv_of_one_record_shows_the_rows_of_its_view(shown: Any) -> None:
     view = View(headers=["arm", "p"], rows=[(s.arm, s.propensity) for s in ANSWER.slate])
     assert shown("csv", ANSWER, table=view) == f"arm,p\r\n007,{1 / 3!r}\r\n1e5,\r\n"
 
 
-def test_table_cells_are_verbatim(shown):
+def test_table_cells_are_verbatim(shown: Any) -> None:
     text = shown("table", [{"arm": "007"}, {"arm": "1e5"}, {"arm": " a"}, {"arm": "-0.10"}])
     assert text.splitlines() == ["arm", "-----", "007", "1e5", " a", "-0.10"]
 
 
-def test_table_has_short_numbers_to_the_right(shown):
+def test_table_has_short_numbers_to_the_right(shown: Any) -> None:
     text = shown("table", [{"n": 7, "p": 1 / 3}, {"n": 120, "p": None}, {"n": 9.0, "p": 12345.678}])
     assert [line.split() for line in text.splitlines()[2:]] == [["7", "0.3333"], ["120", "-"], ["9", "12345.7"]]
     assert text.splitlines()[2].startswith("  7")
 
 
-def test_one_record_is_a_sheet_with_its_lists_below(shown):
+def test_one_record_is_a_sheet_with_its_lists_below(shown: Any) -> None:
     text = shown("table", ANSWER)
     assert text.splitlines()[:3] == ["decision_id  17", "request_id   -", "duplicate    no"]
     assert "\nslate\n" in text
     assert "007" in text
 
 
-def test_nothing_in_a_table_moves_the_cursor(shown):
+def test_nothing_in_a_table_moves_the_cursor(shown: Any) -> None:
     assert shown("table", [{"arm": "a\x1b[2Jb\nc"}]).splitlines()[2] == r"a\x1b[2Jb\nc"
 
 
-def test_a_view_has_its_title_above(shown):
+def test_a_view_has_its_title_above(shown: Any) -> None:
     text = shown("table", ANSWER, table=View(title=["decision 17"], headers=["arm"], rows=[["a"]]))
     assert text == "decision 17\n\narm\n-----\na\n"
 
 
-def test_a_stream_sends_each_group_before_the_next_is_made(capfdbinary):
+def test_a_stream_sends_each_group_before_the_next_is_made(capfdbinary: Any) -> None:
     seen = []
 
-    def groups():
+    def groups() -> Iterator[Any]:
         for n in range(3):
             yield [{"n": n}, {"n": n}]
             seen.append(capfdbinary.readouterr().out.count(b"\n"))
@@ -147,13 +149,13 @@ def test_a_stream_sends_each_group_before_the_next_is_made(capfdbinary):
 
 
 @pytest.mark.parametrize("value", [float("nan"), -float("nan"), float("inf"), [float("nan")], {"a": -float("inf")}])
-def test_a_stream_prints_no_nan(value, capfdbinary):
+def test_a_stream_prints_no_nan(value: float, capfdbinary: Any) -> None:
     with pytest.raises(ValueError, match=r"(?i)JSON"):
         Show("json").stream([[{"n": None, "a": 1.5}, {"n": 1, "a": value}]])
     assert capfdbinary.readouterr().out == b""
 
 
-def test_a_stream_shows_what_any_result_may_hold(capfdbinary):
+def test_a_stream_shows_what_any_result_may_hold(capfdbinary: Any) -> None:
     at = datetime(2026, 1, 31, 12, tzinfo=UTC)
     kept = {"arm": "crème 😀 ˿ÿ", "x": 1.7976931348623157e308, "none": None, "n": -(2**63)}
     Show("json").stream([[ANSWER, {"at": at.isoformat(), "x": (1, 1 / 3)}], [kept], [{"big": 2**70}]])
@@ -165,10 +167,10 @@ def test_a_stream_shows_what_any_result_may_hold(capfdbinary):
     assert "crème 😀" in lines[2]
 
 
-def test_an_iterator_is_not_read_to_its_end_before_the_first_line(capfdbinary):
+def test_an_iterator_is_not_read_to_its_end_before_the_first_line(capfdbinary: Any) -> None:
     seen = []
 
-    def rows():
+    def rows() -> Iterator[Any]:
         yield {"n": 1}
         seen.append(capfdbinary.readouterr().out)
         yield {"n": 2}

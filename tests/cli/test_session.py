@@ -2,13 +2,17 @@
 
 import csv
 import io
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
+
+from tests.conftest import Run
 
 DAY = "2099-01-01T"
 
 
-def prepared(run):
+def prepared(run: Run) -> Any:
     run("arm", "add", "x")
     run("arm", "add", "y")
     run("policy", "create", "home", "--kind", "thompson", "--param", "floor=0.1")
@@ -16,26 +20,26 @@ def prepared(run):
 
 
 @pytest.fixture
-def ready(run):
+def ready(run: Run) -> Any:
     return prepared(run)
 
 
 @pytest.fixture
-def ready_sqlite(run_sqlite):
+def ready_sqlite(run_sqlite: Run) -> Any:
     """For what does not depend on the database."""
     return prepared(run_sqlite)
 
 
-def ask(run, time, *words, session="s1"):
+def ask(run: Run, time: Any, *words: Any, session: str = "s1") -> Any:
     answer = run("--now", DAY + time, "recommend", "--policy", "home", "--session", session, *words, "--json")
     return answer.json
 
 
-def show(run, time, *words):
+def show(run: Run, time: Any, *words: Any) -> Any:
     return run("--now", DAY + time, "session", "show", "s1", *words, "--json").json
 
 
-def test_timeline_has_state_slate_events_reward_and_return(ready):
+def test_timeline_has_state_slate_events_reward_and_return(ready: Any) -> None:
     first = ask(ready, "00:00:00Z", "--user", "u1", "--context", '{"hour": 9}')["decision_id"]
     second = ask(ready, "00:01:00Z", "-k", "2")["decision_id"]
     ready("--now", DAY + "00:02:00Z", "feedback", first, "click")
@@ -58,7 +62,7 @@ def test_timeline_has_state_slate_events_reward_and_return(ready):
     ]
 
 
-def test_end_opens_visit_2_at_step_0(ready):
+def test_end_opens_visit_2_at_step_0(ready: Any) -> None:
     ask(ready, "00:00:00Z")
     ended = ready("--now", DAY + "00:01:00Z", "session", "end", "s1", "--json")
     assert ended.exit_code == 0
@@ -75,7 +79,7 @@ def test_end_opens_visit_2_at_step_0(ready):
     assert show(ready, "00:02:00Z")["visit"] == 2
 
 
-def test_ending_twice_says_so_and_changes_nothing(ready):
+def test_ending_twice_says_so_and_changes_nothing(ready: Any) -> None:
     ask(ready, "00:00:00Z")
     first, second = (
         ready("--now", DAY + time, "session", "end", "s1", "--json") for time in ("00:01:00Z", "00:05:00Z")
@@ -84,7 +88,7 @@ def test_ending_twice_says_so_and_changes_nothing(ready):
     assert second.json == first.json | {"already_ended": True}
 
 
-def test_visit_that_timed_out_ended_with_its_timeout(ready):
+def test_visit_that_timed_out_ended_with_its_timeout(ready: Any) -> None:
     ask(ready, "00:00:00Z")
     assert show(ready, "00:30:00Z")["ended_at"] is None
     assert show(ready, "02:00:00Z")["ended_at"] == DAY + "00:30:00.000000Z"
@@ -93,7 +97,7 @@ def test_visit_that_timed_out_ended_with_its_timeout(ready):
     assert ask(ready, "02:01:00Z")["visit"] == 2
 
 
-def test_censored_slot_is_marked(ready):
+def test_censored_slot_is_marked(ready: Any) -> None:
     number = ask(ready, "00:00:00Z")["decision_id"]
     ready("--now", DAY + "00:00:01Z", "feedback", number, "--censor")
     assert show(ready, "00:01:00Z")["decisions"][0]["slate"][0]["censored"]
@@ -101,21 +105,21 @@ def test_censored_slot_is_marked(ready):
 
 
 @pytest.mark.parametrize("command", ["show", "end"])
-def test_unknown_session_names_the_near_ones(ready_sqlite, command):
+def test_unknown_session_names_the_near_ones(ready_sqlite: Any, command: Sequence[str]) -> None:
     ask(ready_sqlite, "00:00:00Z", session="visitor-17")
     refused = ready_sqlite("--now", DAY + "00:01:00Z", "session", command, "visitor-71")
     assert refused.exit_code == 2
     assert "did you mean visitor-17?" in refused.stderr
 
 
-def test_unknown_visit_says_which_there_are(ready_sqlite):
+def test_unknown_visit_says_which_there_are(ready_sqlite: Any) -> None:
     ask(ready_sqlite, "00:00:00Z")
     refused = ready_sqlite("--now", DAY + "00:01:00Z", "session", "show", "s1", "--visit", "3")
     assert refused.exit_code == 2
     assert "visits 1 to 1" in refused.stderr
 
 
-def test_list_is_newest_first_and_says_when_it_is_cut(ready):
+def test_list_is_newest_first_and_says_when_it_is_cut(ready: Any) -> None:
     for name in ("s1", "s2", "s3"):
         ask(ready, "00:00:00Z", session=name)
     listed = ready("--now", DAY + "00:01:00Z", "session", "list", "--limit", "2", "--json")
@@ -127,7 +131,7 @@ def test_list_is_newest_first_and_says_when_it_is_cut(ready):
 
 
 @pytest.mark.parametrize("form", ["table", "json", "ndjson", "csv"])
-def test_every_format_shows_a_session(ready_sqlite, form):
+def test_every_format_shows_a_session(ready_sqlite: Any, form: Any) -> None:
     ask(ready_sqlite, "00:00:00Z")
     for words in (("session", "list"), ("session", "show", "s1"), ("session", "end", "s1")):
         said = ready_sqlite("--now", DAY + "00:01:00Z", *words, "--format", form)
@@ -135,7 +139,7 @@ def test_every_format_shows_a_session(ready_sqlite, form):
         assert "s1" in said.stdout or form == "csv"
 
 
-def test_csv_has_a_whole_row_for_every_slot(ready_sqlite):
+def test_csv_has_a_whole_row_for_every_slot(ready_sqlite: Any) -> None:
     ask(ready_sqlite, "00:00:00Z", "-k", "2")
     ask(ready_sqlite, "00:01:00Z")
     ready_sqlite("--now", DAY + "00:02:00Z", "feedback", 1, "click=0.123456789", "--position", "2")
@@ -151,7 +155,7 @@ def test_csv_has_a_whole_row_for_every_slot(ready_sqlite):
     assert [row["page_events"] for row in rows] == ["scroll=3.0", "scroll=3.0", ""]
 
 
-def test_censoring_is_shown_by_the_names_of_its_options(ready_sqlite):
+def test_censoring_is_shown_by_the_names_of_its_options(ready_sqlite: Any) -> None:
     number = ask(ready_sqlite, "00:00:00Z")["decision_id"]
     ready_sqlite("--now", DAY + "00:00:01Z", "feedback", number, "--censor")
     ready_sqlite("--now", DAY + "00:00:02Z", "feedback", number, "--uncensor")
@@ -161,7 +165,7 @@ def test_censoring_is_shown_by_the_names_of_its_options(ready_sqlite):
 
 
 @pytest.mark.parametrize("gamma", ["nan", "-0.1", "1.5", "inf"])
-def test_a_discount_that_cannot_be_is_refused(ready, gamma):
+def test_a_discount_that_cannot_be_is_refused(ready: Any, gamma: float) -> None:
     refused = ready("session", "show", "s1", "--gamma", gamma)
     assert refused.exit_code == 2
     assert len(refused.stderr.splitlines()) == 1

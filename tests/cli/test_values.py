@@ -1,5 +1,8 @@
 """Words from a shell to values and back."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from rlrec import times
@@ -24,7 +27,7 @@ NOON = 1_769_860_800_000_000  # 2026-01-31T12:00:00Z
         ("1969-12-31T23:59:59.5Z", -500_000),
     ],
 )
-def test_times_are_utc_microseconds(text, micros):
+def test_times_are_utc_microseconds(text: str, micros: Any) -> None:
     assert times.parse(text) == micros
 
 
@@ -33,13 +36,13 @@ def test_times_are_utc_microseconds(text, micros):
     ["", "now", "1769860800", "2026-02-30", "2026-01-31T24:00:00Z", "2026-01-31T12", "2026-1-31",
      "2026-01-31T12:00:00+25:00", "0001-01-01T00:00:00+01:00", "２026-01-31", "2026-01-31T12:00:00Z\n"],
 )  # fmt: skip
-def test_what_is_no_time_is_refused(text):
+def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(InputError):
         times.parse(text)
 
 
 @pytest.mark.parametrize("micros", [NOON, NOON + 1, -1, times.FIRST, times.LAST])
-def test_times_print_in_a_form_that_reads_back(micros):
+def test_times_print_in_a_form_that_reads_back(micros: Any) -> None:
     text = times.written(micros)
     assert text.endswith("Z")
     assert len(text) == 27
@@ -50,67 +53,67 @@ def test_times_print_in_a_form_that_reads_back(micros):
     ("text", "seconds"),
     [("90s", 90), ("30m", 1800), ("7d", 604_800), ("1h30m", 5400), ("1.5h", 5400), ("250ms", 0.25), ("0s", 0)],
 )  # fmt: skip
-def test_durations_add_their_units(text, seconds):
+def test_durations_add_their_units(text: str, seconds: Any) -> None:
     assert values.parse_duration(text) == seconds * 10**6
     assert values.parse_duration(values.format_duration(values.parse_duration(text))) == seconds * 10**6
 
 
 @pytest.mark.parametrize("text", ["", "30", "m", "30m1h", "-5m", "1h1h", "1 h", "nan", "9" * 400 + "d"])
-def test_what_is_no_duration_is_refused(text):
+def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(InputError):
         values.parse_duration(text)
 
 
 @pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e999", "1_000", " 1", "", "0x10", "１", "9" * 400])
-def test_numbers_are_finite_and_plain(text):
+def test_numbers_are_finite_and_plain(text: str) -> None:
     with pytest.raises(InputError):
         values.parse_number(text)
 
 
-def test_numbers_keep_their_sign_and_exponent():
+def test_numbers_keep_their_sign_and_exponent() -> None:
     assert [values.parse_number(t) for t in ("-1.5", "1e-3", ".5", "+2")] == [-1.5, 0.001, 0.5, 2.0]
 
 
 @pytest.mark.parametrize("text", ["9223372036854775808", "-9223372036854775809", "9" * 5000, "1.0", "1_0", "١", ""])
-def test_integers_fit_into_64_bits(text):
+def test_integers_fit_into_64_bits(text: str) -> None:
     with pytest.raises(InputError):
         values.parse_integer(text)
 
 
-def test_integers_reach_both_ends_of_64_bits():
+def test_integers_reach_both_ends_of_64_bits() -> None:
     assert values.parse_integer("-9223372036854775808") == -(2**63)
     assert values.parse_integer("0009223372036854775807") == 2**63 - 1
 
 
 @pytest.mark.parametrize("text", ["", "-a", ".a", "a b", "a" * 65, "é", "a/b", "a@1", "a\n"])
-def test_names_are_plain_words(text):
+def test_names_are_plain_words(text: str) -> None:
     with pytest.raises(InputError):
         values.parse_name(text)
 
 
 @pytest.mark.parametrize("text", ["007", "1e5", " a ", "é", "a\nb", "-x", "k" * 200])
-def test_keys_stay_verbatim(text):
+def test_keys_stay_verbatim(text: str) -> None:
     assert values.parse_key(text) == text
 
 
 @pytest.mark.parametrize("text", ["", "k" * 201, "a\0b", "a\udc80"])
-def test_keys_that_no_database_takes_are_refused(text):
+def test_keys_that_no_database_takes_are_refused(text: str) -> None:
     with pytest.raises(InputError):
         values.parse_key(text)
 
 
-def test_arms_come_as_a_comma_list_or_as_json():
+def test_arms_come_as_a_comma_list_or_as_json() -> None:
     assert values.parse_keys("a, b,007") == ["a", "b", "007"]
     assert values.parse_keys('["a,b", " c "]') == ["a,b", " c "]
 
 
 @pytest.mark.parametrize("text", ["a,,b", "", "[1]", '["a"', '[""]'])
-def test_lists_of_arms_hold_keys_only(text):
+def test_lists_of_arms_hold_keys_only(text: str) -> None:
     with pytest.raises(InputError):
         values.parse_keys(text)
 
 
-def test_json_comes_from_a_file_after_an_at_sign(tmp_path):
+def test_json_comes_from_a_file_after_an_at_sign(tmp_path: Path) -> None:
     file = tmp_path / "context é.json"
     file.write_bytes(b'\xef\xbb\xbf{\n "hour": 9\n}\n')
     assert values.parse_object(f"@{file}") == {"hour": 9}
@@ -119,7 +122,7 @@ def test_json_comes_from_a_file_after_an_at_sign(tmp_path):
 @pytest.mark.parametrize(
     "text", ["[1]", "1", "null", '{"a": NaN}', '{"a": 1, "a": 2}', "{", "@", "@/no/such", "{'a': 1}"]
 )
-def test_a_context_is_a_strict_json_object(text):
+def test_a_context_is_a_strict_json_object(text: str) -> None:
     with pytest.raises(InputError):
         values.parse_object(text)
 
@@ -136,17 +139,17 @@ def test_a_context_is_a_strict_json_object(text):
         "postgresql://h/db?sslpassword=s3cret",
     ],
 )
-def test_passwords_are_masked(text):
+def test_passwords_are_masked(text: str) -> None:
     assert "s3cret" not in values.masked(text)
     assert "***" in values.masked(text)
 
 
 @pytest.mark.parametrize("text", ["http://h:80/path", "mail a@b.c", "sqlite:///x.db", "postgresql://u@h:5432/db"])
-def test_what_holds_no_password_stays(text):
+def test_what_holds_no_password_stays(text: str) -> None:
     assert values.masked(text) == text
 
 
-def test_a_known_password_is_masked_wherever_it_turns_up():
+def test_a_known_password_is_masked_wherever_it_turns_up() -> None:
     url = "postgresql://u:my%20pass word@h/db"
     shown = values.masked("bad port 'my pass word', my%20pass word", values.passwords(url))
     assert shown == "bad port '***', ***"

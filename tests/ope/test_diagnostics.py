@@ -178,7 +178,7 @@ def test_uniform_from_a_peaked_logger_is_not_called_ok() -> None:
         assert (found.lower or 0) < 0.0038 < (found.upper or 1)
 
 
-def test_a_reason_is_explained_by_the_cause_that_occurred():
+def test_a_reason_is_explained_by_the_cause_that_occurred() -> None:
     one = {"ess": 79.0, "clusters": 300, "nonzero": 38, "reward_share": 0.1, "lower": 0.0, "upper": 1.0}
     one["reasons"] = ["low-ess", "few-rewards"]
     thin = one | {"ess": 2000.0, "clusters": 90_000, "reasons": ["low-ess"]}
