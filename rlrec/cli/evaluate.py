@@ -19,12 +19,23 @@ SHOWN = {
 }  # fmt: skip
 
 
-@click.command()
+class _Command(click.Command):
+    """A command whose help ends with the estimators there are."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from rlrec.app.evaluation import estimators
+
+        for unit, described in estimators.described().items():
+            with formatter.section(f"Estimators per {unit}"):
+                formatter.write_dl(described)
+
+
+@click.command(cls=_Command)
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
 @click.option(
     "--estimator", "estimators", metavar="LIST",
-    help="ips, snips, clipped-ips[:20], dm, dr per impression; tis, pdis, wis, wpdis, dr-rl, wdr per session; or the "
-    "groups impression, session, all [default: ips,snips,dr; with --by arm: snips].",
+    help="Names from the list below, or the groups impression, session, all [default: ips,snips,dr; with --by arm: "
+    "snips].",
 )  # fmt: skip
 @click.option(
     "--interval", default="bootstrap-t", show_default=True, metavar="KIND",
@@ -52,7 +63,7 @@ SHOWN = {
 @click.option("--greedy", is_flag=True, help="The target without its exploration (floor, epsilon, temperature).")
 @click.option(
     "--reward-model", type=MODEL, metavar="FILE",
-    help="CSV arm,reward (or value,arm,reward) for dm and dr [default: fitted on the log].",
+    help="CSV arm,reward (or value,arm,reward) for estimators with a model q [default: fitted on the log].",
 )  # fmt: skip
 @click.option("--reward-model-by", metavar="FIELD", help="The field of the context that `value` in the file means.")
 @click.option("--seed", type=Whole(0), default=0, show_default=True, help="Seed of the bootstrap.")
@@ -71,10 +82,7 @@ def evaluate(store: Any, show: Show, **request: Any) -> None:
                     the states that the logging policies brought about
       session       the discounted return of a visit that is over, its decisions
                     mature, whole and uncensored: weights are multiplied along
-                    it, so what is shown now may change what comes later.  tis
-                    and wis weigh a visit by all of it, the others step by step;
-                    wis, wpdis and wdr divide by the sum of the weights;  dr-rl
-                    and wdr fit a model of returns, which takes noise out.
+                    it, so what is shown now may change what comes later.
 
     A target that reads the session (of kind gradient) is asked in the state that was recorded with each decision.
 

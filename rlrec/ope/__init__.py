@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from importlib import import_module
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from rlrec.errors import InputError, suggest
 
@@ -67,15 +67,31 @@ def estimator(label: str) -> Kind:
     """The estimator `NAME`, or `NAME:value` where its class has a parameter. Raises InputError as `parse` does."""
     name, colon, value = label.partition(":")
     if name not in ESTIMATORS:
-        known = [*ESTIMATORS, *GROUPS]
-        raise InputError(f"unknown estimator {name!r}", hint=suggest(name, known) or f"known: {', '.join(known)}")
-    module, _, kind = ESTIMATORS[name].partition(":")
-    made = getattr(import_module(module), kind)
-    parameter = next((field.name for field in fields(made)), None)
-    if colon and parameter is None:
+        names = [*ESTIMATORS, *GROUPS]
+        raise InputError(f"unknown estimator {name!r}", hint=suggest(name, names) or f"known: {', '.join(names)}")
+    module, _, attribute = ESTIMATORS[name].partition(":")
+    kind = getattr(import_module(module), attribute)
+    if not colon:
+        return cast("Kind", kind())
+    if not (parameters := _parameters(kind)):
         raise InputError(f"{name} takes no parameter, got {label!r}", hint=f"write {name}")
-    built: Kind = made(**{parameter: _number(label, value)}) if parameter and colon else made()
-    return built
+    return cast("Kind", kind(**{parameters[0]: _number(label, value)}))
+
+
+def described() -> dict[str, list[tuple[str, str]]]:
+    """Name and description of every estimator by unit: a parameter stands in brackets at its default, as in
+    `clipped-ips[:20]`, and the first paragraph of the class docstring describes it."""
+    return {unit: [_described(estimator(name)) for name in family] for unit, family in _BY_UNIT.items()}
+
+
+def _described(kind: Kind) -> tuple[str, str]:
+    parameter = "".join(f"[:{getattr(kind, name):g}]" for name in _parameters(type(kind)))
+    paragraph = (type(kind).__doc__ or "").split("\n\n")[0]
+    return f"{kind.name}{parameter}", " ".join(paragraph.split())
+
+
+def _parameters(kind: Any) -> list[str]:
+    return [field.name for field in fields(kind)]
 
 
 def _number(label: str, value: str) -> float:

@@ -37,7 +37,7 @@ class PerVisit(Ratio):
 
 @dataclass(frozen=True, kw_only=True)
 class Tis(PerVisit):
-    """Mean of w_end G: unbiased, and of a variance that grows with every step."""
+    """Mean of weight x return, the weight that of the whole session: unbiased; its variance grows with every step."""
 
     name: ClassVar[str] = "tis"
     columns: ClassVar[tuple[str, ...]] = ("weighted_return", "rows")
@@ -45,7 +45,7 @@ class Tis(PerVisit):
 
 @dataclass(frozen=True, kw_only=True)
 class Wis(PerVisit):
-    """Sum of w_end G over sum of w_end."""
+    """tis divided by the mean weight: slightly biased, and steadier."""
 
     name: ClassVar[str] = "wis"
     columns: ClassVar[tuple[str, ...]] = ("weighted_return", "weight")
@@ -53,7 +53,8 @@ class Wis(PerVisit):
 
 @dataclass(frozen=True, kw_only=True)
 class Pdis(PerVisit):
-    """Mean of sum_t gamma^t w_t r_t: a reward is not weighed by what was shown after it."""
+    """Mean of sum_t gamma^t w_t r_t, where w_t is the weight up to step t: what was shown later does not weigh a
+    reward."""
 
     name: ClassVar[str] = "pdis"
     columns: ClassVar[tuple[str, ...]] = ("stepwise_return", "rows")
@@ -62,8 +63,10 @@ class Pdis(PerVisit):
 
 @dataclass(frozen=True, kw_only=True)
 class DrRl(PerVisit):
-    """Mean of v_0, where v_t = V_t + rho_t (r_t + gamma v_{t+1} - Q_t): unbiased if the propensities are right,
-    whatever the model, as long as it was not fitted on the same cluster. Source: after Jiang & Li 2016."""
+    """pdis with a model of returns, which takes noise out: unbiased if the propensities are right, whatever the model,
+    as long as it was not fitted on the same cluster.
+
+    Mean of v_0, where v_t = V_t + rho_t (r_t + gamma v_{t+1} - Q_t). Source: after Jiang & Li 2016."""
 
     name: ClassVar[str] = "dr-rl"
     columns: ClassVar[tuple[str, ...]] = ("robust_return", "rows")
@@ -109,7 +112,7 @@ class ByStep:
 
 @dataclass(frozen=True, kw_only=True)
 class Wpdis(ByStep):
-    """sum_t gamma^t (sum_i w_t r_t) / (sum_i w_t)."""
+    """pdis with w_t divided by its mean over sessions at every step: slightly biased, and steadier."""
 
     name: ClassVar[str] = "wpdis"
     columns: ClassVar[tuple[str, ...]] = ("stepwise_return", "rows")
@@ -118,7 +121,7 @@ class Wpdis(ByStep):
 
 @dataclass(frozen=True, kw_only=True)
 class Wdr(ByStep):
-    """dr-rl with weights w_t / sum_i w_t: slightly biased, and much steadier.
+    """dr-rl with w_t divided by its mean over sessions at every step: slightly biased, and much steadier.
 
     Source: own derivation after Thomas & Brunskill 2016: sum_t gamma^t sum_i [u_t (r_t - Q_t) + u_{t-1} V_t], where u_t
     = w_t / sum_i w_t and u_{-1} = 1 / n, is the mean of V_0 plus sum_t (sum_i correction_t) / (sum_i w_t)."""

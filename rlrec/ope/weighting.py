@@ -45,9 +45,9 @@ class Snips(Ratio):
 
 @dataclass(frozen=True, kw_only=True)
 class ClippedIps(Ratio):
-    """Mean of min(weight, clip) x reward: less variance for a bias that `distortion` bounds.
+    """Mean of min(weight, clip) x reward: less variance for a bias that bias_bound limits.
 
-    clip: largest weight used, above 0; 20 unless told."""
+    clip: the largest weight used, above 0"""
 
     name: ClassVar[str] = "clipped-ips"
     biased: ClassVar[bool] = True

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from rlrec import ope
 from rlrec.ope.estimate import Estimate
 from tests.app import logs, trained
 from tests.conftest import Run
@@ -126,6 +127,11 @@ def test_help_explains_every_figure(run_sqlite: Run) -> None:
     names = {field.name for field in fields(Estimate)} - {"estimator", "estimand", "unit", "level"}
     said = run_sqlite("evaluate", "--help").stdout
     assert [name for name in sorted(names) if not re.search(rf"\b{name}\b", said)] == []
+
+
+def test_help_lists_every_estimator(run_sqlite: Run) -> None:
+    said = run_sqlite("evaluate", "--help").stdout
+    assert [name for name in ope.ESTIMATORS if not re.search(rf"^  {name}(\[:|\s)", said, re.MULTILINE)] == []
 
 
 def test_help_has_an_example_that_runs(log: Any, run_sqlite: Run) -> None:

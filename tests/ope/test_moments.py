@@ -53,8 +53,8 @@ def test_an_empty_batch_changes_nothing() -> None:
     assert {line.verdict for line in fold.finish(nothing)} == {"insufficient"}
 
 
-def test_all_five_estimators_need_64_bytes_a_cluster() -> None:
-    fold = Fold(estimators=ope.parse("impression").impressions, spanning=True)
+def test_five_estimators_need_64_bytes_a_cluster() -> None:
+    fold = Fold(estimators=ope.parse("ips,snips,clipped-ips,dm,dr").impressions, spanning=True)
     assert 8 + 8 * len(fold.columns) == 64
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from dataclasses import fields
 
 import pytest
 
 from rlrec import ope
 from rlrec.errors import InputError
+
+PARAMETERS = [name for name in ope.ESTIMATORS if fields(ope.estimator(name))]  # type: ignore[arg-type]
 
 
 def test_a_list_keeps_its_order_and_its_labels() -> None:
@@ -18,18 +22,26 @@ def test_a_list_keeps_its_order_and_its_labels() -> None:
 
 
 def test_groups_stand_for_their_members() -> None:
-    assert list(ope.parse("dr,impression").labels) == ["dr", "ips", "snips", "clipped-ips", "dm"]
+    others = [name for name in ope.GROUPS["impression"] if name != "dr"]
+    assert list(ope.parse("dr,impression").labels) == ["dr", *others]
     assert list(ope.parse("all").labels) == list(ope.ESTIMATORS)
 
 
 def test_units_are_told_apart() -> None:
     asked = ope.parse("wdr,ips,tis")
     assert (asked.labels, [*asked.impressions], [*asked.sessions]) == (("wdr", "ips", "tis"), ["ips"], ["wdr", "tis"])
-    assert list(ope.parse("session").sessions) == ["tis", "pdis", "wis", "wpdis", "dr-rl", "wdr"]
+    assert tuple(ope.parse("session").sessions) == ope.GROUPS["session"]
 
 
 def test_every_name_leads_to_the_class_of_that_name() -> None:
     assert [ope.estimator(name).name for name in ope.ESTIMATORS] == list(ope.ESTIMATORS)
+
+
+def test_every_name_is_described_with_its_default() -> None:
+    described = [line for lines in ope.described().values() for line in lines]
+    assert [name.partition("[")[0] for name, _ in described] == list(ope.ESTIMATORS)
+    assert all(re.fullmatch(r"[a-z-]+(\[:[0-9.]+\])?", name) and text.endswith(".") for name, text in described)
+    assert described[2][0] == "clipped-ips[:20]"
 
 
 def test_a_near_miss_is_suggested() -> None:
@@ -39,7 +51,8 @@ def test_a_near_miss_is_suggested() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", " , ", "ips:3", "clipped-ips:", "clipped-ips:x", "clipped-ips:0", "clipped-ips:nan"]
+    "text",
+    ["", " , ", "ips:3", *(f"{name}:{value}" for name in PARAMETERS for value in ("", "x", "0", "-1", "nan", "inf"))],
 )
 def test_a_wrong_list_or_parameter_is_refused(text: str) -> None:
     with pytest.raises(InputError):

@@ -1,0 +1,7 @@
+"""The estimators there are, for help: no store is opened for it."""
+
+from __future__ import annotations
+
+from rlrec.ope import described
+
+__all__ = ["described"]
