@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rlrec.app.distributions import exact
-from rlrec.app.distributions.exact import Case, Serving
+from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribution
 from rlrec.app.distributions.trained import Trained
 from rlrec.app.log.decision_reward import reward_of
 from rlrec.app.serving import decision_json
@@ -75,7 +75,7 @@ class _Derived:
         self.arms = np.array(eligible, np.int64)
         self.keys = arms.keys(unit, eligible)
         self.belief: Belief | None = None
-        self.case: Case | None = None
+        self.case: EligibleDistribution | None = None
         self.trained: Trained | None = None
         self.state: State | None = None
         self.conditional = np.empty((0, len(eligible)))
@@ -84,7 +84,7 @@ class _Derived:
             served = exact.load(unit, version, seq=decision.belief_seq, ordinal=decision.belief_ordinal)
             self._derive(served, context)
 
-    def _derive(self, served: Serving, context: Mapping[str, Any]) -> None:
+    def _derive(self, served: VersionDistribution, context: Mapping[str, Any]) -> None:
         decision, revision = self.decision, self.decision.catalogue_revision
         self.belief = served.belief(self.arms, revision=revision)
         if served.trained is not None:
@@ -94,7 +94,7 @@ class _Derived:
         if self.case is not None:
             self._probabilities(self.case)
 
-    def _case(self, trained: Trained, context: Mapping[str, Any]) -> Case | None:
+    def _case(self, trained: Trained, context: Mapping[str, Any]) -> EligibleDistribution | None:
         """The distribution in the state that the decision saw; None where that is not known."""
         decision, revision = self.decision, self.decision.catalogue_revision
         if decision.history is None or not history.whole(decision.history):  # `doctor` tells of it
@@ -102,12 +102,12 @@ class _Derived:
         past = history.unpack([decision.history], np.array([decision.step]))
         self.state = trained.states(trained.encoded([context]), past, np.array([revision]))
         score, policy = trained.scores(self.state, self.arms, revision)[0], trained.policy
-        return Case(
+        return EligibleDistribution(
             arms=self.arms, scores=policy.noisy(score), index=score, floor=policy.exploration, reads=policy.reads,
             known={}, before={},
         )  # fmt: skip
 
-    def _probabilities(self, case: Case) -> None:
+    def _probabilities(self, case: EligibleDistribution) -> None:
         places = self.places(self.decision.slots)
         scores = own_scores(case.scores, seed=unsigned(self.decision.seed or 0), decision=self.decision.id)
         rows = [slate.remaining(scores, places[:above], floor=case.floor) for above in range(len(places))]

@@ -242,7 +242,10 @@ def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[d
 
 
 def _arms(
-    belief_of: exact.Serving, catalogue: Sequence[Arm], served: Mapping[int, int], context: Mapping[str, Any]
+    belief_of: exact.VersionDistribution,
+    catalogue: Sequence[Arm],
+    served: Mapping[int, int],
+    context: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
     if not catalogue:
         return []
@@ -269,7 +272,9 @@ def _arms(
     ]
 
 
-def _interval(belief_of: exact.Serving, belief: Belief, context: Mapping[str, Any]) -> tuple[Array, Array, Array]:
+def _interval(
+    belief_of: exact.VersionDistribution, belief: Belief, context: Mapping[str, Any]
+) -> tuple[Array, Array, Array]:
     """Mean and bounds of each arm: the belief's, in the context where it reads one; NaN for a trained kind, whose
     scores are no rewards."""
     if belief_of.policy.stateful:
@@ -281,7 +286,7 @@ def _interval(belief_of: exact.Serving, belief: Belief, context: Mapping[str, An
     return belief.mean(unknown=np.nan), *means.intervals(belief)
 
 
-def _weights(belief_of: exact.Serving, belief: Belief) -> list[dict[str, Any]]:
+def _weights(belief_of: exact.VersionDistribution, belief: Belief) -> list[dict[str, Any]]:
     """Per arm the weight of each feature, by name, where the policy has any."""
     policy: Any = belief_of.policy
     if not policy.contextual:
@@ -290,7 +295,9 @@ def _weights(belief_of: exact.Serving, belief: Belief) -> list[dict[str, Any]]:
     return [{"weights": dict(zip(names, row, strict=True))} for row in policy.weights(belief).tolist()]
 
 
-def _chances(belief_of: exact.Serving, catalogue: Sequence[Arm], context: Mapping[str, Any]) -> tuple[Array, Array]:
+def _chances(
+    belief_of: exact.VersionDistribution, catalogue: Sequence[Arm], context: Mapping[str, Any]
+) -> tuple[Array, Array]:
     """Per arm the probability to be the best, and to be served now at position 1; NaN where there is none."""
     active = np.array([arm.retired_at is None for arm in catalogue])
     best, probability = np.full(len(catalogue), np.nan), np.where(active, np.nan, 0.0)

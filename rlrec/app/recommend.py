@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rlrec.app.learning.ledger import Ledger, Seat, Unordered
+from rlrec.app.learning.ledger import Ledger, SlotKey, Unordered
 from rlrec.app.serving import assignment, decision_json, planned_requests
 from rlrec.app.serving.cache import Warm
 from rlrec.app.serving.draws import Page, draw, draw_seeing, signed
@@ -186,7 +186,7 @@ def _store(
     rows: list[Row] = []
     slots: list[Row] = []
     answers: dict[int, Answer] = {}
-    served: dict[int, list[Seat]] = defaultdict(list)
+    served: dict[int, list[SlotKey]] = defaultdict(list)
     now, at, seed, contexts = unit.now, written(unit.now), signed(bits), warm.contexts
     ordinals = _ordinals(ledger, plans)
     for place, plan in plans.items():
@@ -202,11 +202,11 @@ def _store(
             variant_id, now, 0, request.request_id, digest, history,
         ))  # fmt: skip
         slots += [(key, *slot) for slot in page.slots]
-        served[policy_id] += [(arm, ordinal or 0, context_id) for arm in page.arms]
+        served[policy_id] += [SlotKey(arm, ordinal or 0, context_id) for arm in page.arms]
         answers[place] = decision_json.drawn(plan, page, key, guest.user, guest.number, step, at)
     decisions.add(unit, rows, slots)
-    for policy_id, seats in served.items():
-        ledger.serve(policy_id, seats)
+    for policy_id, keys in served.items():
+        ledger.serve(policy_id, keys)
     return answers
 
 

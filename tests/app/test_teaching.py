@@ -48,7 +48,7 @@ def logged(sqlite_db: str, tmp_path: Path) -> tuple[str, Run]:
     return sqlite_db, run
 
 
-def weights(db: str, name: str) -> tuple[Linear, Array, exact.Serving]:
+def weights(db: str, name: str) -> tuple[Linear, Array, exact.VersionDistribution]:
     with closing(Store(db)) as store, store.read() as unit:
         held = exact.load(unit, lookup.version(unit, name)[0])
     policy = held.policy

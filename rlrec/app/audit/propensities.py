@@ -13,7 +13,7 @@ from rlrec.app.audit.findings import UNREADABLE, Findings
 from rlrec.app.audit.session_slates import States
 from rlrec.app.audit.stored_slates import ABSOLUTE, CHECK, RELATIVE, Again, Pages, Referred, Stored, compare, whole
 from rlrec.app.distributions import designs, exact
-from rlrec.app.distributions.exact import Case, Serving
+from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribution
 from rlrec.app.log import lineage
 from rlrec.arrays import Ids, Index
 from rlrec.policy import sampler, slate
@@ -91,7 +91,7 @@ class _Version:
         self.unit, self.version, self.found = unit, version, found
         self.prior = beliefs.prior(unit, version.id)
         self.described = designs.described(unit, version)
-        self.referred = Referred(unit, found, reads=Serving(version, sums=[], prior=[]).policy.reads)
+        self.referred = Referred(unit, found, reads=VersionDistribution(version, sums=[], prior=[]).policy.reads)
 
     def check(self, pages: Pages) -> int:
         seqs = np.unique(pages.once("belief_seq"))
@@ -108,7 +108,7 @@ class _Version:
             mine = order[bounds[0] : bounds[1]]
             ordinals = pages.once("belief_ordinal")[mine]
             for ordinal in np.unique(ordinals).tolist():
-                served = Serving(
+                served = VersionDistribution(
                     self.version, sums=sums, prior=self.prior, ordinal=self._ordinal(ordinal), described=self.described
                 )
                 done += self._moment(pages, mine[ordinals == ordinal], served)
@@ -117,7 +117,7 @@ class _Version:
     def _ordinal(self, at: int) -> int:
         return self.version.ordinal if self.version.status == "frozen" else at
 
-    def _moment(self, pages: Pages, mine: Index, served: Serving) -> int:
+    def _moment(self, pages: Pages, mine: Index, served: VersionDistribution) -> int:
         """Pages drawn from one belief, those that share a distribution together."""
         groups: dict[tuple[int, int, str, int], list[int]] = {}
         names = ("eligible_id", "catalogue_revision", "context_id", "size")
@@ -138,7 +138,13 @@ class _Version:
         return done
 
     def _group(
-        self, pages: Pages, group: Index, served: Serving, eligible: int, context: Mapping[str, object], size: int
+        self,
+        pages: Pages,
+        group: Index,
+        served: VersionDistribution,
+        eligible: int,
+        context: Mapping[str, object],
+        size: int,
     ) -> int:
         known = self.referred.eligible(eligible)
         if known is None:
@@ -155,7 +161,7 @@ class _Version:
         return len(stored.ids)
 
 
-def _again(case: Case, stored: Stored, size: int) -> Again:
+def _again(case: EligibleDistribution, stored: Stored, size: int) -> Again:
     places = np.searchsorted(case.arms, stored.arms)
     if size == 1 and not isinstance(case.scores, Correlated):
         return _single(case, stored, places)
@@ -179,7 +185,7 @@ def _alike(scores: Scores, stored: Stored, rows: Index) -> Iterator[tuple[Index,
             yield np.array([row]), scores.at(int(stored.seeds[row]), int(stored.ids[row]))
 
 
-def _single(case: Case, stored: Stored, places: Index) -> Again:
+def _single(case: EligibleDistribution, stored: Stored, places: Index) -> Again:
     """One position: the inverse of the distribution at the decision's first word."""
     chance = slate.first(case.scores, floor=case.floor)
     cumulative = np.cumsum(chance)
@@ -191,7 +197,7 @@ def _single(case: Case, stored: Stored, places: Index) -> Again:
 
 def moments_of(unit: Unit, version: Version, seqs: Ids) -> Iterator[tuple[Ids, BeliefRows]]:
     """The beliefs of a version at some changes (ascending), in one walk: changes without a difference between them
-    come together, with the rows that `Serving` takes."""
+    come together, with the rows that `VersionDistribution` takes."""
     state, plain = _State(), exact.plain(version)
     at = 0
     for chunk in audit.deltas(unit, version.id, by_seq=True):

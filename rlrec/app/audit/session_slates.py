@@ -6,7 +6,7 @@ import numpy as np
 
 from rlrec.app.audit.findings import UNREADABLE, Findings
 from rlrec.app.audit.stored_slates import CHECK, Again, Pages, Referred, Stored, compare
-from rlrec.app.distributions.trained import Case, Trained
+from rlrec.app.distributions.trained import EligibleGroup, Trained
 from rlrec.arrays import Array, Flags, Index
 from rlrec.policy import slate
 from rlrec.policy.history import REMEMBERED, History, sound, unpack
@@ -70,7 +70,7 @@ class States:
         for key in decision_ids.tolist():
             self.found.error(CHECK, f"decision {key}", f"it cannot be derived again: what it knew of its visit {why}")
 
-    def _case(self, pages: Pages, case: Case) -> int:
+    def _case(self, pages: Pages, case: EligibleGroup) -> int:
         size = pages.once("size")[case.rows]
         logits, done = case.score / self.trained.policy.temperature, 0
         for one in np.unique(size).tolist():

@@ -30,7 +30,7 @@ CELLS = 1_000_000  # numbers that scores of several contexts are made of at a ti
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Case:
+class EligibleDistribution:
     """The distribution over one eligible set: arms (m,) ids; scores and, where the kind has one, index (m,).
 
     reads: the fields of the context that it depends on. known: its pages by their length."""
@@ -61,7 +61,7 @@ class Case:
         return shown
 
 
-class Serving:
+class VersionDistribution:
     """One version at one moment: its policy, its sums per arm, and a cache of the distributions asked for.
 
     ordinal: how many decisions its policy had made. sums: rows of `beliefs.current`, or of `beliefs.held` where it
@@ -92,7 +92,7 @@ class Serving:
             self._arms, self._sums = _table(sums, 3)
         else:
             self._arms, self._sums = _brought(cast("Sequence[BeliefRow]", sums), self.policy.forgetting, self.ordinal)
-        self._cases: dict[tuple[Hashable, ...], Case] = {}
+        self._cases: dict[tuple[Hashable, ...], EligibleDistribution] = {}
         self._before: Mapping[tuple[Hashable, ...], Mapping[int, Pages]] = {}
         self._beliefs: dict[tuple[Hashable, int], Belief] = {}
         self._pools: dict[int, Moments] = {}
@@ -162,7 +162,7 @@ class Serving:
 
     def case(
         self, eligible: Hashable, arms: Ids, context: Mapping[str, Any], *, keys: Mapping[int, str], revision: int = 0
-    ) -> Case:
+    ) -> EligibleDistribution:
         """The distribution over an eligible set (named by `eligible`) and a context, made once.
 
         keys: of the arms; revision: as for `belief`. Raises InputError where the policy has no distribution for the
@@ -181,7 +181,7 @@ class Serving:
             else:
                 scores = policy.scores(belief, arms=[keys[arm] for arm in arms.tolist()], context=context)
                 index = policy.index(belief, context=context)
-            self._cases[name] = Case(
+            self._cases[name] = EligibleDistribution(
                 arms=arms, scores=scores, index=index,
                 floor=self.policy.exploration, reads=self.policy.reads, known={}, before=self._before.get(name, {}),
             )  # fmt: skip
@@ -233,12 +233,12 @@ def plain(version: Version) -> bool:
 
 def load(
     unit: Unit, version: Version, *, seq: int | None = None, ordinal: int | None = None, greedy: bool = False
-) -> Serving:
+) -> VersionDistribution:
     """A version as it stands, or as it stood after change `seq` of its policy.
 
     ordinal: how many decisions the policy had made by then; None for now."""
     trained = Trained(unit, version, greedy=greedy) if kinds.load(version.policy.kind).stateful else None
-    made = Serving(
+    made = VersionDistribution(
         version, sums=(), prior=beliefs.prior(unit, version.id), greedy=greedy, described=described(unit, version),
         trained=trained,
     )  # fmt: skip
@@ -246,7 +246,7 @@ def load(
     return made
 
 
-def _read(unit: Unit, made: Serving, seq: int | None, ordinal: int | None) -> None:
+def _read(unit: Unit, made: VersionDistribution, seq: int | None, ordinal: int | None) -> None:
     """Read the belief of a version into it."""
     version = made.version
     if plain(version):
@@ -264,7 +264,7 @@ def _read(unit: Unit, made: Serving, seq: int | None, ordinal: int | None) -> No
         made._know(beliefs.held_at(unit, version.id, seq, oldest=oldest))
 
 
-def renewed(unit: Unit, version: Version, before: Serving, *, described_anew: bool) -> Serving:
+def renewed(unit: Unit, version: Version, before: VersionDistribution, *, described_anew: bool) -> VersionDistribution:
     """A version that was served before, as it stands now: what it knew of its pages is brought up to date.
 
     described_anew: the catalogue has changed since."""

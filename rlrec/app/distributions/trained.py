@@ -21,7 +21,7 @@ SETS = 500  # eligible sets that are read at a time
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
+class EligibleGroup:
     """Decisions that share an eligible set as it was described: their rows, the arms (m,), ascending, and the noiseless
     score of each, (rows, m)."""
 
@@ -83,7 +83,7 @@ class Trained:
         parameters, described = self.of(arms, revision)
         return self.policy.scores_of(parameters, state, arms=arms, described=described)
 
-    def cases(self, state: State, eligible: Ids, revision: Ids) -> Iterator[Case]:
+    def cases(self, state: State, eligible: Ids, revision: Ids) -> Iterator[EligibleGroup]:
         """Decisions by eligible set (its id, (n,)) and catalogue, few enough at a time for their scores to be held."""
         revisions, at = np.unique(revision, return_inverse=True)
         epoch = np.array([self.described.epoch(one) for one in revisions.tolist()], np.int64)[at]
@@ -95,7 +95,7 @@ class Trained:
             while start < end:
                 until = min(start + max(1, CELLS // len(arms)), end)
                 part = placed(state.between(start, until), arms)
-                yield Case(order[start:until], arms, scored(effective, part))
+                yield EligibleGroup(order[start:until], arms, scored(effective, part))
                 start = until
 
     def _sets(self, eligible: Ids, epoch: Ids, revision: Ids) -> Iterator[tuple[Ids, tuple[Array, Array, Array]]]:

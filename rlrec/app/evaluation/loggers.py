@@ -9,7 +9,7 @@ from functools import cache, lru_cache
 import numpy as np
 
 from rlrec.app.distributions import designs, exact
-from rlrec.app.distributions.exact import Serving
+from rlrec.app.distributions.exact import VersionDistribution
 from rlrec.app.evaluation.contexts import Contexts
 from rlrec.app.evaluation.log_rows import Rows
 from rlrec.app.log import lineage
@@ -132,7 +132,7 @@ class Loggers:
     def _made(self, version_id: int) -> Policy:
         return designs.policy_of(self._versions[version_id])
 
-    def _load(self, version_id: int, seq: int, ordinal: int) -> Serving:
+    def _load(self, version_id: int, seq: int, ordinal: int) -> VersionDistribution:
         return exact.load(self.unit, self._versions[version_id], seq=seq, ordinal=ordinal)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlrec.app.distributions.trained import Case, Trained
+from rlrec.app.distributions.trained import EligibleGroup, Trained
 from rlrec.app.evaluation.log_rows import Rows
 from rlrec.app.evaluation.probabilities import CELLS, Known, Scorer, Seen, places
 from rlrec.app.evaluation.visit_values import Shown
@@ -63,7 +63,7 @@ class StateScorer(Scorer):
                 case=np.arange(len(case.rows)),
             )
 
-    def asked(self, slots: Columns, code: Ids, readings: list[dict[str, object]]) -> Iterator[Case]:
+    def asked(self, slots: Columns, code: Ids, readings: list[dict[str, object]]) -> Iterator[EligibleGroup]:
         """Decisions, one a row of slots, which reads the context `code`."""
         remembered = history.unpack(slots["history"].tolist(), slots["step"])
         revision = slots["catalogue_revision"]
@@ -76,7 +76,7 @@ class _Part:
 
     mine (p,): those rows; which (p,): the decision of each."""
 
-    def __init__(self, trained: Trained, case: Case, rows: Rows, begins: Ids, counts: Ids) -> None:
+    def __init__(self, trained: Trained, case: EligibleGroup, rows: Rows, begins: Ids, counts: Ids) -> None:
         self.arms, self.score, self.rows = case.arms, case.score, rows
         self.served = {"temperature": trained.policy.temperature, "floor": trained.policy.floor}
         self.chance = reinforce.chances(self.score, None, **self.served)
@@ -142,7 +142,7 @@ class _Part:
                 unsupported[self.mine[group]] = self.chance[self.which[group]] @ zeros[0]
 
 
-def _log_pages(case: Case, rows: Rows, *, temperature: float, floor: float) -> Array:
+def _log_pages(case: EligibleGroup, rows: Rows, *, temperature: float, floor: float) -> Array:
     """Log of the probability of the pages of a case, (d,); rows: the lowest slot of each."""
     found, depth, start = np.full(len(case.rows), -np.inf), rows.depth[case.rows], rows.start[case.rows]
     for deep in np.unique(depth).tolist():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlrec.app.distributions import exact
-from rlrec.app.distributions.exact import Serving
+from rlrec.app.distributions.exact import VersionDistribution
 from rlrec.app.inputs import lookup
 from rlrec.app.log import lineage
 from rlrec.app.log.lineage import Lesson
@@ -30,7 +30,7 @@ class Target:
     number: int | None
     policy_id: int | None
     reward: Reward
-    serving: Serving | None
+    serving: VersionDistribution | None
     lessons: Sequence[Lesson]
     seq: int = 0
 
@@ -105,5 +105,5 @@ def _built_in(name: str, reward: Reward, *, greedy: bool) -> Target:
         id=0, policy=policy, number=0, status="frozen", reward=reward, parent_id=None, seq=0, ordinal=0,
         entered_to=None, learned_from={}, parameters={}, created_at=0,
     )  # fmt: skip
-    made = Serving(version, sums=(), prior=(), greedy=greedy)
+    made = VersionDistribution(version, sums=(), prior=(), greedy=greedy)
     return Target(name=name, number=None, policy_id=None, reward=reward, serving=made, lessons=())

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import cache
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 
 from rlrec.app.log.decision_reward import by_position
 from rlrec.policy import reward as rewards
@@ -26,6 +26,14 @@ OVERDUE = 1_000  # slots that any writing command of a policy lets in at most
 
 class Unordered(Exception):
     """A policy is wanted whose id lies before one that is locked: waiting for it could be a deadlock."""
+
+
+class SlotKey(NamedTuple):
+    """The fields of a slot that a belief can depend on; 0 where no belief of its policy does: equal slots fold."""
+
+    arm_id: int
+    ordinal: int = 0
+    context_id: int = 0
 
 
 class Ledger:
@@ -111,7 +119,7 @@ class Ledger:
         before: rows of `events.earlier`; arms: those of the slots of decisions of which several lines speak, or words
         on censoring. Slots of one arm to which the same happened are worth the same: one stands for all.
         """
-        alike: list[tuple[int, Seat, Told, Told]] = []  # policy, slot, what was known of it, what is new
+        alike: list[tuple[int, SlotKey, Told, Told]] = []  # policy, slot, what was known of it, what is new
         for target, new in told:
             decision_id, policy_id, _, served_at, _, imported, arm_id, last, ordinal, context = target
             if imported:
@@ -126,18 +134,18 @@ class Ledger:
                 _, position, kind, value, *_ = new[0]
                 if position is not None and kind in kinds:
                     past = _told(known, position, kinds) if known else ()
-                    alike.append((policy_id, (arm_id, ordinal, context), past, ((kind, value),)))
+                    alike.append((policy_id, SlotKey(arm_id, ordinal, context), past, ((kind, value),)))
             else:
                 for position in {row[1] for row in new} - {None}:
                     if fresh := _told(new, position, kinds):
                         arm = arms.get((decision_id, position), arm_id)
-                        seat = arm, ordinal, context
-                        alike.append((policy_id, seat, _told(known, position, kinds), fresh))
+                        key = SlotKey(arm, ordinal, context)
+                        alike.append((policy_id, key, _told(known, position, kinds), fresh))
         worths = cache(self._worths)
-        for (policy_id, seat, past, fresh), times in Counter(alike).items():
+        for (policy_id, key, past, fresh), times in Counter(alike).items():
             old, now = worths(policy_id, past), worths(policy_id, past + fresh)
             for version, was, becomes in zip(self.learning[policy_id], old, now, strict=True):
-                self.add(version, seat, was, becomes, times=times)
+                self.add(version, key, was, becomes, times=times)
 
     def _worths(self, policy_id: int, told: Told) -> list[Sums]:
         """What a slot to which this happened in time adds to each learning belief of a policy."""
@@ -171,15 +179,15 @@ class Ledger:
                 arm_id, old = arms.get((decision_id, position), target[6]), known.get(position, [])
                 for version in holding:
                     sums = [worth(version, happened, served_at=served_at) for happened in (old, old + fresh)]
-                    self.add(version, (arm_id, ordinal, context), *sums)
+                    self.add(version, SlotKey(arm_id, ordinal, context), *sums)
 
     # -- sums --
 
-    def add(self, version: Version, seat: Seat, before: Sums, after: Sums, *, times: int = 1) -> None:
+    def add(self, version: Version, key: SlotKey, before: Sums, after: Sums, *, times: int = 1) -> None:
         """Replace what one slot, or several that are alike, add to a belief."""
         if before == after:
             return
-        arm_id, ordinal, context = seat
+        arm_id, ordinal, context = key
         policy_id, bucket, scale = version.policy.id, 0, float(times)
         if policy_id in self._minute and (forgetting := self._forgetting[policy_id]):
             bucket = forgetting.bucket(ordinal)
@@ -193,15 +201,15 @@ class Ledger:
             pulls, total = shown.get(at, (0.0, 0.0))
             shown[at] = pulls + more, total + earned
 
-    def serve(self, policy_id: int, served: Iterable[Seat]) -> None:
+    def serve(self, policy_id: int, served: Iterable[SlotKey]) -> None:
         """Slots are served: they enter every belief that learns `served`, with the default reward."""
         minute = policy_id in self._minute
-        shown = Counter(served if minute else ((arm, 0, 0) for arm, *_ in served))
+        shown = Counter(served if minute else (SlotKey(key.arm_id) for key in served))
         for version in self.learning[policy_id]:
             if version.entered_to is None:
                 entry = rewards.entry(version.reward.default)
-                for seat, times in shown.items():
-                    self.add(version, seat, NOTHING, entry, times=times)
+                for key, times in shown.items():
+                    self.add(version, key, NOTHING, entry, times=times)
 
     # -- slots whose window is over --
 
@@ -228,8 +236,8 @@ class Ledger:
             by_slot = by_position(happened.get(decision.id, ()))
             for slot in decision.slots:
                 after = worth(version, by_slot.get(slot.position, ()), served_at=decision.at)
-                seat = slot.arm_id, decision.ordinal or 0, decision.context_id
-                self.add(version, seat, NOTHING, after)
+                key = SlotKey(slot.arm_id, decision.ordinal or 0, decision.context_id)
+                self.add(version, key, NOTHING, after)
         self.entered(version, ids[-1])
         return sum(len(decision.slots) for decision in found.values())
 
@@ -272,7 +280,6 @@ class Ledger:
         return self._ordinal[policy_id]
 
 
-Seat = tuple[int, int, int]  # of a slot: arm, the decision's ordinal and context (0 where no belief looks at them)
 Told = tuple[tuple[str, float], ...]  # kind and value of the events of a slot
 
 

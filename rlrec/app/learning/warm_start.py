@@ -12,7 +12,7 @@ import numpy as np
 
 from rlrec import policy as kinds
 from rlrec.app.distributions import designs
-from rlrec.app.distributions.exact import Serving
+from rlrec.app.distributions.exact import VersionDistribution
 from rlrec.app.inputs import filters, lookup
 from rlrec.app.learning import slot_statistics
 from rlrec.app.learning.slot_statistics import Credit, Totals
@@ -175,7 +175,7 @@ def anchored(unit: Unit, version: Version, sums: Totals) -> Version | None:
     if not _expands(version) or not sums:
         return None
     policy: Any = designs.policy_of(version)
-    held = Serving(version, sums=_rows(sums), prior=(), described=designs.described(unit, version))
+    held = VersionDistribution(version, sums=_rows(sums), prior=(), described=designs.described(unit, version))
     known = np.unique([arm for _, arm in sums])
     weights = policy.weights(held.belief(known, revision=designs.NOW))
     before = {arm: policy.design.anchor.get(arm) for arm in known.tolist()}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rlrec.app.distributions import exact
-from rlrec.app.distributions.exact import Serving
+from rlrec.app.distributions.exact import VersionDistribution
 from rlrec.app.inputs import canonical
 from rlrec.arrays import Ids
 from rlrec.records import Head, Version
@@ -37,7 +37,7 @@ class Warm:
         self.unnamed = True
         self.unread: set[str] = set()
         self._revision: int | None = None
-        self._servings: dict[int, tuple[int, int | None, Serving]] = {}  # at which change, and catalogue
+        self._servings: dict[int, tuple[int, int | None, VersionDistribution]] = {}  # at which change, and catalogue
 
     def text(self, context: Mapping[str, Any]) -> str:
         """The canonical text of a context."""
@@ -77,7 +77,7 @@ class Warm:
             self._arrays[eligible] = np.array(eligible, np.int64)
         return self._arrays[eligible]
 
-    def serving(self, unit: Unit, version: Version, head: Head) -> Serving:
+    def serving(self, unit: Unit, version: Version, head: Head) -> VersionDistribution:
         """A version as it stands at the head's change, in today's catalogue."""
         seq = head.seq if version.learning else version.seq
         before = self._servings.get(version.id)

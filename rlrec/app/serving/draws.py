@@ -104,7 +104,7 @@ def _pages(lane: Lane, decisions: Ids, bits: int, keys: Mapping[int, str]) -> li
     return [pages[place] for place in which.tolist()]
 
 
-def _made(case: exact.Case, drawn: Draw, rows: slice | Index, keys: Mapping[int, str]) -> list[Page]:
+def _made(case: exact.EligibleDistribution, drawn: Draw, rows: slice | Index, keys: Mapping[int, str]) -> list[Page]:
     columns = (drawn.propensity, drawn.marginal, drawn.minimum, case.noiseless(drawn.slates), drawn.rounded)
     return _listed(case.arms[drawn.slates][rows], [column[rows] for column in columns], keys)
 

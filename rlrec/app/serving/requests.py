@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from rlrec.app.distributions.exact import Case, Serving
+from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribution
 from rlrec.app.distributions.trained import Trained
 from rlrec.app.inputs import canonical
 from rlrec.app.serving.cache import Eligible
@@ -48,7 +48,7 @@ class Lane:
     variant: Variant | None
     eligible: Eligible
     revision: int
-    case: Case
+    case: EligibleDistribution
     size: int
     trained: Trained | None
 
@@ -75,4 +75,4 @@ class Duplicate(NamedTuple):
 
 
 Planned = Plan | InputError | Duplicate
-Desk = tuple[Version, Head, Serving, Experiment | None, Variant | None]
+Desk = tuple[Version, Head, VersionDistribution, Experiment | None, Variant | None]
