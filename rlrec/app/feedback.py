@@ -18,7 +18,7 @@ from rlrec.policy.reward import LIMIT
 from rlrec.records import Event, Reward
 from rlrec.store import Store, Unit, decisions, events, policies
 from rlrec.store.contents import digest
-from rlrec.store.events import CENSOR
+from rlrec.store.events import CENSOR, FeedbackKey, FeedbackTarget
 from rlrec.store.unit import Row
 
 NONE: Mapping[str, float] = MappingProxyType({})
@@ -163,21 +163,21 @@ class _Book:
         self.unweighed = unweighed
         lines = [line for line in group if not isinstance(line, InputError)]
         self.targets = self._targets(lines)
-        ledger.settle({target[1] for target in self.targets if target[0] is not None})
+        ledger.settle({target.policy_id for target in self.targets if target.decision_id is not None})
         self.weighed = {kind for definition in policies.rewards(unit) for kind in definition.weights}
-        told = {target[0] for target in self.targets if target[7] is not None}
+        told = {target.decision_id for target in self.targets if target.number is not None}
         self.before = events.earlier(unit, told, self.weighed)
-        self.keys = events.keys(unit, {line.key for line in lines if line.key is not None})
+        self.keys = events.stored_keys(unit, {line.key for line in lines if line.key is not None})
         self.pages = self._pages(lines, answers=answers)
         self.kinds = set(self.weighed)  # those known to be named well
         self.serving = self._serving() if answers else {}
-        self.new: dict[int, tuple[Row, list[Row]]] = {}  # by decision: its target, and fields of events
-        self.new_keys: list[tuple[str, *events.Known]] = []
+        self.new: dict[int, tuple[FeedbackTarget, list[Row]]] = {}  # by decision: its target, and fields of events
+        self.new_keys: list[tuple[str, bytes, int | None, int]] = []
         self.arms: dict[tuple[int, int], int] = {}  # of the slots that something happened to
         self.censored: dict[tuple[int, int], bool] = {}
 
-    def _targets(self, lines: Sequence[Line]) -> list[Row]:
-        """What each line speaks of: a row of `events.targets`. The policies are locked."""
+    def _targets(self, lines: Sequence[Line]) -> list[FeedbackTarget]:
+        """The target of each line. The policies are locked."""
         named = {line.request_id for line in lines if line.request_id is not None}
         asked = {key: decision for key, (_, decision) in decisions.requests(self.unit, named).items()}
         wanted = [
@@ -185,10 +185,10 @@ class _Book:
             for line in lines
         ]
         if self.unit.postgres:  # under SQLite's one lock nothing changes any more
-            owners = decisions.owners(self.unit, {one[0] for one in wanted if one[0] is not None})
+            owners = decisions.owners(self.unit, {decision for decision, _ in wanted if decision is not None})
             self.ledger.hold(owners.values())
         found = events.targets(self.unit, wanted)
-        self.ledger.hold({target[1] for target in found if target[0] is not None})
+        self.ledger.hold({target.policy_id for target in found if target.decision_id is not None})
         return found
 
     def _pages(self, lines: Sequence[Line], *, answers: bool) -> dict[int, dict[int, int]]:
@@ -196,16 +196,16 @@ class _Book:
         if not answers and all(line.censor is None for line in lines):
             return {}
         pages = {
-            target[0]
+            target.decision_id
             for line, target in zip(lines, self.targets, strict=True)
-            if line.position is None and target[0] is not None and target[4] != 1
+            if line.position is None and target.decision_id is not None and target.size != 1
         }
-        return events.shown(self.unit, pages) if pages else {}
+        return events.slates(self.unit, pages) if pages else {}
 
     def _serving(self) -> dict[int, Reward]:
         """The reward definition of each version that served one of the decisions."""
         known = {version.id: version.reward for versions in self.ledger.learning.values() for version in versions}
-        others = {target[2] for target in self.targets if target[0] is not None} - known.keys()
+        others = {target.version_id for target in self.targets if target.decision_id is not None} - known.keys()
         found = policies.by_id(self.unit, others) if others else {}
         return known | {number: version.reward for number, version in found.items()}
 
@@ -223,18 +223,18 @@ class _Book:
         self._close()
         return outcomes
 
-    def _take(self, line: Line, target: Row) -> Taken:
+    def _take(self, line: Line, target: FeedbackTarget) -> Taken:
         """Check a line and note what it adds."""
         _, _, position, happened, at, key, censor, number = line
-        decision_id, policy_id, _, served_at, size, _, arm_id, last, *_ = target
-        if position is None and size == 1:
+        decision_id, served_at = target.decision_id, target.at
+        if position is None and target.size == 1:
             position = 1
         now = self.unit.now
         when = now if at is None else at
         try:
             if decision_id is None:
                 raise _unknown(line)
-            if arm_id is None and position is not None:
+            if target.arm_id is None and position is not None:
                 raise self._unshown(decision_id, position)
             if key is not None and (known := self.keys.get(key)) is not None:
                 _compare(line, target, position, known)
@@ -252,9 +252,9 @@ class _Book:
         if found is None:
             self.new[decision_id] = found = target, []
         elif position is not None:
-            self.arms[decision_id, position] = arm_id
-        new, seq = found[1], self.ledger.seq(policy_id)
-        count = (last or 0) + len(new)
+            self.arms[decision_id, position] = target.arm_id
+        new, seq = found[1], self.ledger.seq(target.policy_id)
+        count = (target.number or 0) + len(new)
         for kind, value in happened.items():
             count += 1
             new.append((decision_id, position, kind, float(value), when, now, seq, key, count))
@@ -264,31 +264,31 @@ class _Book:
             word = Event(decision_id, position, CENSOR, float(censor), when, now, seq, key, count)
             self._censor(target, word)
         if key is not None:
-            self.keys[key] = content = named(decision_id, position, happened, censor), at, decision_id
+            self.keys[key] = content = FeedbackKey(named(decision_id, position, happened, censor), at, decision_id)
             self.new_keys.append((key, *content))
         return True
 
     def _unshown(self, decision_id: int, position: int) -> InputError:
-        shown = events.shown(self.unit, [decision_id])[decision_id]
+        shown = events.slates(self.unit, [decision_id])[decision_id]
         return InputError(
             f"position {position} of decision {decision_id} was not shown",
             hint=f"shown: {', '.join(map(str, shown))}",
             field="position",
         )
 
-    def _censor(self, target: Row, word: Event) -> None:
+    def _censor(self, target: FeedbackTarget, word: Event) -> None:
         """Put a word into the events of its slot, or of every slot of the page."""
-        slots = self.pages[target[0]] if word.position is None else {word.position: target[6]}
+        slots = self.pages[target.decision_id] if word.position is None else {word.position: target.arm_id}
         for number, (position, arm_id) in enumerate(slots.items(), word.number + 1):
-            self.new[target[0]][1].append(word._replace(position=position, number=number))
-            self.arms[target[0], position] = arm_id
-            self.censored[target[0], position] = word.value == 1.0
+            self.new[target.decision_id][1].append(word._replace(position=position, number=number))
+            self.arms[target.decision_id, position] = arm_id
+            self.censored[target.decision_id, position] = word.value == 1.0
 
-    def _answer(self, line: Line, target: Row) -> Outcome:
+    def _answer(self, line: Line, target: FeedbackTarget) -> Outcome:
         taken = self._take(line, target)
         if isinstance(taken, InputError):
             return taken
-        decision_id, served_at, size = target[0], target[3], target[4]
+        decision_id, served_at, size = target.decision_id, target.at, target.size
         new = self.new[decision_id][1] if decision_id in self.new else ()
         happened = [Event(*row) for row in (*self.before.get(decision_id, ()), *new)]
         count = len(line.events) + (line.censor is not None)
@@ -297,7 +297,7 @@ class _Book:
             events=count if taken else 0,
             duplicates=0 if taken else count,
             reward=reward_from(
-                self.serving[target[2]], happened, served_at=served_at,
+                self.serving[target.version_id], happened, served_at=served_at,
                 position=1 if size == 1 else line.position, shown=self.pages.get(decision_id, ()),
             ),
         )  # fmt: skip
@@ -312,13 +312,13 @@ class _Book:
             decisions.censor(self.unit, marked, censored=flag)
 
 
-def _compare(line: Line, target: Row, position: int | None, known: events.Known) -> None:
+def _compare(line: Line, target: FeedbackTarget, position: int | None, known: FeedbackKey) -> None:
     """Raises Conflict where a known key named another line."""
     # An imported key cannot tell whether its line gave `at`: where the retry gives none, it is no difference.
-    at = known[1] if target[5] and line.at is None else line.at
+    at = known.at if target.imported and line.at is None else line.at
     # A value that is no number is no line that was stored.
     sound = all(type(value) in (int, float) and isfinite(value) for value in line.events.values())
-    if not sound or known != (named(target[0], position, line.events, line.censor), at, target[0]):
+    if not sound or known != (named(target.decision_id, position, line.events, line.censor), at, target.decision_id):
         raise Conflict(
             f"feedback key {line.key!r} is known with other content",
             hint="a key names one line for ever: use another",

@@ -81,7 +81,7 @@ class _Lines:
         if not asked and not told:
             return list(lines)
         requests = set(decisions.requests(self.unit, asked))
-        keys = set(events.keys(self.unit, told))
+        keys = set(events.stored_keys(self.unit, told))
 
         def check(line: Line) -> None:
             mine = {event.key for event in line.events if event.key is not None}

@@ -18,7 +18,7 @@ from rlrec.policy.forgetting import Forgetting
 from rlrec.records import Event, Head, Policy, Version
 from rlrec.store import Unit, beliefs, decisions, events, policies
 from rlrec.store.beliefs import NOTHING, BeliefKey, Sums
-from rlrec.store.events import CENSOR
+from rlrec.store.events import CENSOR, FeedbackTarget, StoredEvent
 from rlrec.store.unit import Row
 
 OVERDUE = 1_000  # slots that any writing command of a policy lets in at most
@@ -109,25 +109,24 @@ class Ledger:
 
     def learn(
         self,
-        told: Iterable[tuple[Row, Sequence[Row]]],
+        told: Iterable[tuple[FeedbackTarget, Sequence[Row]]],
         *,
-        before: Mapping[int, Sequence[Row]],
+        before: Mapping[int, Sequence[StoredEvent]],
         arms: Mapping[tuple[int, int], int],
     ) -> None:
-        """Take in what happened to decisions: rows of `events.targets`, each with the fields of its new events.
+        """Take in what happened to decisions, each with the fields of its new events.
 
-        before: rows of `events.earlier`; arms: those of the slots of decisions of which several lines speak, or words
+        before: `events.earlier`; arms: those of the slots of decisions of which several lines speak, or words
         on censoring. Slots of one arm to which the same happened are worth the same: one stands for all.
         """
         alike: list[tuple[int, SlotKey, Told, Told]] = []  # policy, slot, what was known of it, what is new
         for target, new in told:
-            decision_id, policy_id, _, served_at, _, imported, arm_id, last, ordinal, context = target
-            if imported:
+            if target.imported:
                 continue
+            decision_id, policy_id, arm_id, served_at = target.decision_id, target.policy_id, target.arm_id, target.at
             prompt, kinds = self._scope.get(policy_id) or self._scoped(policy_id)
-            known = () if last is None else before.get(decision_id, ())
-            if policy_id not in self._minute:
-                ordinal = context = 0
+            known = () if target.number is None else before.get(decision_id, ())
+            ordinal, context = (target.ordinal, target.context_id) if policy_id in self._minute else (0, 0)
             if prompt < inf and (known or any(row[4] - served_at > prompt for row in new)):
                 self._learn(target, new, known, arms)
             elif len(new) == 1:
@@ -164,22 +163,22 @@ class Ledger:
         return prompt, kinds
 
     def _learn(
-        self, target: Row, new: Iterable[Row], before: Iterable[Row], arms: Mapping[tuple[int, int], int]
+        self, target: FeedbackTarget, new: Iterable[Row], before: Iterable[Row], arms: Mapping[tuple[int, int], int]
     ) -> None:
         """The same for one decision, where its time matters."""
-        decision_id, policy_id, _, served_at, *_, ordinal, context = target
+        decision_id, served_at = target.decision_id, target.at
         holding = [
             version
-            for version in self.learning[policy_id]
+            for version in self.learning[target.policy_id]
             if version.since <= decision_id and (version.entered_to is None or decision_id <= version.entered_to)
         ]
         known = by_position(Event(*row) for row in before)
         for position, fresh in by_position(Event(*row) for row in new).items():
             if position is not None:
-                arm_id, old = arms.get((decision_id, position), target[6]), known.get(position, [])
+                arm_id, old = arms.get((decision_id, position), target.arm_id), known.get(position, [])
                 for version in holding:
                     sums = [worth(version, happened, served_at=served_at) for happened in (old, old + fresh)]
-                    self.add(version, SlotKey(arm_id, ordinal, context), *sums)
+                    self.add(version, SlotKey(arm_id, target.ordinal, target.context_id), *sums)
 
     # -- sums --
 

@@ -26,7 +26,7 @@ class Memory:
         slots = Slots.of([guest.memory for guest in guests])
         if len(slots.arm):
             kinds = {kind for one in definitions for kind in one.weights}
-            found = events.known(unit, slots.decision, kinds, received=unit.now)
+            found = events.received_by(unit, slots.decision, kinds, time=unit.now)
             self._told = _Told(found) if found else None
 
     def histories(self, guests: Sequence[Guest], definitions: Sequence[Reward]) -> History:
@@ -52,7 +52,7 @@ class _Told:
     """Events of slots and pages."""
 
     def __init__(self, found: Sequence[Row]) -> None:
-        """found: rows of `events.known`, of others too."""
+        """found: rows of `events.received_by`, of others too."""
         decisions, positions, self._kinds, values, ages = zip(*found, strict=True)
         self._ids = np.unique(decisions)
         self._places: dict[tuple[int, int | None], int] = {}  # of a slot, or of a page
