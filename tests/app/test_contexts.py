@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
 
@@ -55,7 +55,7 @@ def test_features_and_fields_are_those_of_the_text_however_much_is_kept(
 
 def test_a_reading_is_what_a_policy_sees_of_a_row(filled: Any) -> None:
     ids = np.random.default_rng(5).integers(1, len(BODIES) + 1, size=300)
-    seen = {
+    seen: dict[tuple[str, ...], Callable[[Any], Any]] = {
         (): lambda body: {},
         ("device",): lambda body: {"device": body["device"]},
         ("tags", "device"): lambda body: {"tags": body.get("tags"), "device": body["device"]},

@@ -23,7 +23,7 @@ DEVICES = ("pc", "phone", "tv")
 READ = {"context": {"fields": {"hour": "number", "device": list(DEVICES)}}, "arm": {"fields": {"price": "number"}}}
 
 
-def contexts(number: int, *, seed: int = 1) -> list[dict]:
+def contexts(number: int, *, seed: int = 1) -> list[dict[str, Any]]:
     generator = np.random.default_rng(seed)
     return [
         {"hour": float(hour), "device": str(device), "noise": place}

@@ -291,6 +291,6 @@ def test_a_context_of_a_hundred_features(store: Store) -> None:
     for turn in range(2):
         tastes = [{"taste": rng.normal(size=99).tolist()} for _ in range(30)]
         asked = [Request(policy="wide", session=f"{turn}-{i}", context=one) for i, one in enumerate(tastes)]
-        click(store, list(recommend_group(store, asked, seed=turn))[::2])  # type: ignore[arg-type]
+        click(store, list(recommend_group(store, asked, seed=turn))[::2])
     assert wrong(store, "wide") < CLOSE
     assert audited(store) == []

@@ -8,7 +8,7 @@ import pytest
 
 from rlrec.app import delays, reward
 from rlrec.errors import InputError
-from rlrec.store import Store
+from rlrec.store import Store, reader
 from tests.app.shop import MINUTE, START, ask, clock, stocked, tell
 
 DAY = 24 * 60 * MINUTE
@@ -100,8 +100,8 @@ def test_batches_add_up(shop: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(9):
         later(shop, serve(shop, at=START, session=f"s{number}"), number * 5 * MINUTE, click=1)
     whole = delays.delays(clock(shop, START + DAY))
-    cut = delays.reader.batches
-    monkeypatch.setattr(delays.reader, "batches", lambda *args, **rest: cut(*args, **rest, size=2))
+    cut = reader.batches
+    monkeypatch.setattr(reader, "batches", lambda *args, **rest: cut(*args, **rest, size=2))
     assert delays.delays(shop) == whole
 
 

@@ -74,7 +74,7 @@ def grown(db: str, folder: Path) -> None:
         "shares": ("lin-thompson", "model=shared", "samples=20"),
     }  # fmt: skip
     for name, (kind, *params) in remembering.items():
-        more = ["--features", folder / "read.json"] if name in {"sees", "shares"} else []
+        more = ["--features", str(folder / "read.json")] if name in {"sees", "shares"} else []
         more += [word for param in params for word in ("--param", param)]
         do(START, "policy", "create", name, "--kind", kind, *more)
     served = {name: 30 for name, _, _ in policies} | dict.fromkeys(remembering, 12)
@@ -437,7 +437,7 @@ def looks(chance: Any, arm: Any, *, every: int) -> Iterator[Tally]:
         bets = betting.shared(bets) + missed.sum(axis=1, keepdims=True) + (betting.hit(own, least) - missed) @ hit
         counts += np.array([np.ones_like(own), np.zeros_like(own), 1 / own, (1 - own) / own**2]) @ hit
         counts[0], counts[1] = start + len(own), counts[1] + hit.sum(axis=0)
-        yield Tally(1 + np.arange(m), *counts, bets)
+        yield Tally(1 + np.arange(m), counts[0], counts[1], counts[2], counts[3], bets)
 
 
 def test_honest_stores_are_never_accused_at_any_look() -> None:

@@ -43,7 +43,7 @@ def obd(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Any:
     return str(path)
 
 
-def estimates(db: str, *names: str, **asked: Any) -> list[dict]:
+def estimates(db: str, *names: str, **asked: Any) -> list[dict[str, Any]]:
     with closing(Store(db)) as store:
         return evaluate.evaluate(store, evaluate.Request(targets=names, **asked))
 
@@ -212,7 +212,7 @@ def test_no_weight_passes_the_bound_that_is_called_provable(slates: Any, monkeyp
     seen = []
     real = probabilities.Scorer.batch
 
-    def watched(self, *given: Any) -> Any:
+    def watched(self: Any, *given: Any) -> Any:
         seen.append(real(self, *given))
         return seen[-1]
 

@@ -46,7 +46,7 @@ def ask(store: Store, session: str, **wanted: Any) -> Any:
 
 def ask_all(store: Store, *sessions: str, users: Sequence[str] | None = None, **wanted: Any) -> Any:
     """One group: a decision a session; users, one a session."""
-    names = users or [None for _ in sessions]
+    names: Sequence[str | None] = users or [None] * len(sessions)
     lines = [recommend.Request(session=key, user=user, **wanted) for key, user in zip(sessions, names, strict=True)]
     return recommend.recommend_group(store, lines)
 
@@ -314,7 +314,7 @@ def test_batches_add_up_to_the_whole(at: Clocked, monkeypatch: pytest.MonkeyPatc
     sessions, users = [f"s{n}" for n in range(30)], [f"u{n % 7}" for n in range(30)]
     click(at(2), *ids(ask_all(at(1), *sessions, users=users, experiment="ab")[::3]))
     whole = experiment.show(at(60), "ab")
-    monkeypatch.setattr(reader.batches, "__kwdefaults__", {**reader.batches.__kwdefaults__, "size": 4})
+    monkeypatch.setattr(reader.batches, "__kwdefaults__", {**(reader.batches.__kwdefaults__ or {}), "size": 4})
     assert experiment.show(at(60), "ab") == whole
 
 

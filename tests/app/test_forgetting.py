@@ -153,7 +153,7 @@ def test_a_copy_holds_only_what_counts(shop: tuple[str, Run, str]) -> None:
     done(run("policy", "freeze", "p"))
     done(run("--now", "2100-01-01T00:00:00Z", "policy", "freeze", "p"))
     with closing(Store(db)) as store, store.read() as unit:
-        counts = dict(unit.ask("SELECT version_id, count(*) FROM belief GROUP BY version_id"))
+        counts: dict[int, int] = dict(unit.ask("SELECT version_id, count(*) FROM belief GROUP BY version_id"))
     assert counts[1] > 100 if kind == "window" else counts[1] == len(ARMS)
     assert 0 < counts[3] <= (33 if kind == "window" else 1) * len(ARMS)
     assert 2 not in counts  # nothing is mature

@@ -116,7 +116,7 @@ def expected(unit: Unit, name: str, lines: Sequence[Line]) -> dict[int, Sums]:
             if not slot.censored:
                 r = worth(asked, weights, decision, slot.position, lines)
                 total[slot.arm_id] += (1, r, r * r)
-    return {arm: tuple(row) for arm, row in total.items()}  # type: ignore[misc]
+    return {arm: tuple(row) for arm, row in total.items()}
 
 
 def worth(asked: Any, weights: dict[str, float], decision: Decision, position: int, lines: Sequence[Line]) -> float:
@@ -125,7 +125,7 @@ def worth(asked: Any, weights: dict[str, float], decision: Decision, position: i
         for line in lines
         if line.decision_id == decision.id and (line.position or (1 if decision.size == 1 else None)) == position
         for kind, value in line.events.items()
-        if kind in weights and (asked.late == "count" or line.at - decision.at <= asked.window_us)  # type: ignore[operator]
+        if kind in weights and (asked.late == "count" or line.at - decision.at <= asked.window_us)
     ]
     if not found:
         return float(asked.default)

@@ -259,9 +259,9 @@ class Commands(RuleBasedStateMachine):
             assert type(caught.value) is wanted
             return
         said = feedback(self.tick(), made)
-        self.model.settle(one["policy"])  # type: ignore[index]
+        self.model.settle(one["policy"])
         assert (said.events, said.duplicates) == wanted
-        assert said.reward == pytest.approx(self.reward(made, one), abs=1e-9)  # type: ignore[arg-type]
+        assert said.reward == pytest.approx(self.reward(made, one), abs=1e-9)
 
     @rule(group=st.lists(lines, min_size=2, max_size=5))
     def feedback_in_one_transaction(self, group: list[dict[str, Any]]) -> None:
@@ -367,7 +367,7 @@ class Commands(RuleBasedStateMachine):
                     continue
                 for version, wanted in zip(found, right, strict=True):
                     held = {shown[row[0]]: row[1:] for row in beliefs.current(unit, version.id)}
-                    assert apart(held, wanted) < 1e-9  # type: ignore[arg-type]
+                    assert apart(held, wanted) < 1e-9
 
     @invariant()
     def counts_agree(self) -> None:
@@ -405,4 +405,4 @@ def test_the_store_and_its_model_agree(kind: str, request: pytest.FixtureRequest
         max_examples=EXAMPLES[kind], stateful_step_count=STEPS, deadline=None, derandomize=True, database=None,
         suppress_health_check=list(HealthCheck), phases=[Phase.generate],
     )  # fmt: skip
-    run_state_machine_as_test(lambda: Commands(make), settings=few)  # type: ignore[arg-type]
+    run_state_machine_as_test(lambda: Commands(make), settings=few)

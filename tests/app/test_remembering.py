@@ -36,7 +36,7 @@ def blob(store: Store, answer: Any) -> bytes:
 def known(store: Store, answer: Any) -> tuple[float, int, float, list[tuple[str, int, float]]]:
     """Gap in seconds, slots shown before, their reward so far, and (arm, ago, reward) of those remembered."""
     packed = blob(store, answer)
-    found = history.unpack([packed], [answer["step"]])  # type: ignore[arg-type]
+    found = history.unpack([packed], [answer["step"]])
     entries = [(KEYS[arm - 1], ago, earned) for arm, ago, earned in history.entries(packed)]
     return found.gap_s.item(), found.shown.item(), found.reward.item(), entries
 

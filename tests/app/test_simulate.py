@@ -107,7 +107,7 @@ def test_arms_of_an_audience_take_the_places_of_as_many_in_the_catalogue(shop: S
     catalogue.put(shop, lambda: [[catalogue.Line(arm=key, features={}) for key in ("tea", "cocoa")]])
     served(shop, parameters={"rates": "1,0"}, sessions=30)
     with shop.read() as unit:
-        keys = dict(unit.ask("SELECT id, key FROM arm"))
+        keys: dict[int, str] = dict(unit.ask("SELECT id, key FROM arm"))
     assert {keys[arm]: bool(found[1]) for arm, found in sums(shop, "home").items()} == {"cocoa": True, "tea": False}
 
 

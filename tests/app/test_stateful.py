@@ -88,7 +88,7 @@ def test_greedy_is_the_best_arm_of_the_state(sqlite_db: str) -> None:
     assert "greedy" in found["estimand"]
 
 
-def _best(visits: int) -> Iterator[Any]:
+def _best(visits: list[list[list[int]]]) -> Iterator[Any]:
     for visit in visits:
         for before, shown in zip([[], *visit], visit, strict=False):
             yield shown[0], int(np.argmax(trained.chances(BIAS, LAST, set(before))))

@@ -15,7 +15,7 @@ from rlrec.app.doctor import Request as Audit
 from rlrec.app.doctor import doctor
 from rlrec.app.inputs import lookup
 from rlrec.app.learning import warm_start
-from rlrec.arrays import Array
+from rlrec.arrays import Array, Ids
 from rlrec.policy.linear import Linear
 from rlrec.store import Store
 from tests.app.shop import done
@@ -25,7 +25,7 @@ DEVICES = ("ios", "web")
 ROWS = 600
 
 
-def rows() -> tuple[Array, list[str], Array, Array]:
+def rows() -> tuple[Array, list[str], Ids, Array]:
     """Hour, device, arm and click of a log in which the arms differ by context."""
     rng = np.random.default_rng(8)
     hour, web, arm = rng.normal(size=ROWS), rng.integers(0, 2, ROWS), rng.integers(0, 2, ROWS)

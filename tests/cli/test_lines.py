@@ -103,7 +103,12 @@ def test_a_producer_that_waits_for_its_answer_gets_it(pipe: tuple[str, int]) -> 
 def test_a_group_that_is_not_eager_waits_for_the_end(pipe: tuple[str, int]) -> None:
     path, start = pipe
     os.write(start, b"one\n")
-    late = threading.Timer(0.2, lambda: (os.write(start, b"two\n"), os.close(start)))
+
+    def send() -> None:
+        os.write(start, b"two\n")
+        os.close(start)
+
+    late = threading.Timer(0.2, send)
     late.start()
     assert list(groups(path, eager=False)) == [[(1, b"one"), (2, b"two")]]
     late.join()

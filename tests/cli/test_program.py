@@ -298,7 +298,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Any:
         yield "the store"
 
     module = types.ModuleType("rlrec.app.opening")
-    module.open_store = open_store
+    monkeypatch.setattr(module, "open_store", open_store, raising=False)
     monkeypatch.setitem(sys.modules, "rlrec.app.opening", module)
     return calls
 

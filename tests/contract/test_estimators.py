@@ -15,7 +15,7 @@ from rlrec.ope.estimate import Fold
 
 NAMES = ope.GROUPS["impression"]
 # Every parameter off its default, where it changes weights of the logs below.
-OTHER = {name: f"{name}:0.75" for name in NAMES if fields(ope.estimator(name))}  # type: ignore[arg-type]
+OTHER = {name: f"{name}:0.75" for name in NAMES if fields(ope.estimator(name))}
 LABELS = [*NAMES, *OTHER.values()]
 
 # Two contexts, three arms: what the logger did, what the target does, and what an arm is worth.

@@ -54,7 +54,7 @@ def test_columns_are_those_of_a_course(kind: SessionEstimator) -> None:
     course = Course(batch, 0.9)
     assert all(getattr(course, name).shape == (len(batch),) for name in (*kind.columns, kind.weighing))
     assert kind.by_step is None or getattr(course, kind.by_step).shape == batch.reward.shape
-    assert not fields(kind)  # type: ignore[arg-type]
+    assert not fields(kind)
 
 
 def test_scale_of_the_terms_does_not_matter(label: str, kind: SessionEstimator) -> None:

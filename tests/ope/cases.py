@@ -46,7 +46,7 @@ def drawn(seed: int, *, sessions: int = 300, spread: float = 1.0) -> tuple[LogBa
 def judged(batch: LogBatch, names: str, **asked: object) -> list[Estimate]:
     """Estimates of one batch."""
     fold = Fold(estimators=ope.parse(names).impressions, spanning=False)
-    return fold.finish(fold.stat(batch), **asked)  # type: ignore[arg-type]
+    return fold.finish(fold.stat(batch), **asked)
 
 
 def parts(batch: LogBatch, sizes: Sequence[int]) -> list[LogBatch]:

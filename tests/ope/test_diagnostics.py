@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def test_a_sound_estimate_is_ok_without_reasons() -> None:
     ],
 )
 def test_each_limit_has_its_verdict_and_reason(changed: dict[str, float], judged: str, reason: str) -> None:
-    word, reasons = verdict(replace(GOOD, **changed))  # type: ignore[arg-type]
+    word, reasons = verdict(replace(GOOD, **changed))
     assert word == judged
     assert reason in reasons
 
@@ -68,7 +69,7 @@ def test_each_limit_has_its_verdict_and_reason(changed: dict[str, float], judged
     ],
 )
 def test_a_limit_itself_is_allowed(changed: dict[str, float]) -> None:
-    assert verdict(replace(GOOD, **changed)) == ("ok", ())  # type: ignore[arg-type]
+    assert verdict(replace(GOOD, **changed)) == ("ok", ())
 
 
 def test_what_the_caller_knows_is_added() -> None:
@@ -179,7 +180,7 @@ def test_uniform_from_a_peaked_logger_is_not_called_ok() -> None:
 
 
 def test_a_reason_is_explained_by_the_cause_that_occurred() -> None:
-    one = {"ess": 79.0, "clusters": 300, "nonzero": 38, "reward_share": 0.1, "lower": 0.0, "upper": 1.0}
+    one: dict[str, Any] = {"ess": 79.0, "clusters": 300, "nonzero": 38, "reward_share": 0.1, "lower": 0.0, "upper": 1.0}
     one["reasons"] = ["low-ess", "few-rewards"]
     thin = one | {"ess": 2000.0, "clusters": 90_000, "reasons": ["low-ess"]}
     assert explained([one, thin]) == [
@@ -191,6 +192,6 @@ def test_a_reason_is_explained_by_the_cause_that_occurred() -> None:
     assert explained([one | {"nonzero": 3, "ess": 2.0, "reasons": ["low-ess"]}]) == [
         "low-ess: effective sample size 2, below 50 (insufficient)"
     ]
-    dm = {"ess": None, "nonzero": 2, "reward_share": None, "lower": None, "upper": None}
+    dm: dict[str, Any] = {"ess": None, "nonzero": 2, "reward_share": None, "lower": None, "upper": None}
     dm["reasons"] = ["few-rewards", "no-interval"]
     assert explained([dm])[0] == "few-rewards: 2 non-zero weighted rewards, fewer than 5 (insufficient)"

@@ -12,7 +12,7 @@ import pytest
 from rlrec import ope
 from rlrec.errors import InputError
 
-PARAMETERS = [name for name in ope.ESTIMATORS if fields(ope.estimator(name))]  # type: ignore[arg-type]
+PARAMETERS = [name for name in ope.ESTIMATORS if fields(ope.estimator(name))]
 
 
 def test_a_list_keeps_its_order_and_its_labels() -> None:

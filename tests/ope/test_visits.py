@@ -86,4 +86,4 @@ def test_a_cut_keeps_whole_visits_in_the_order_asked() -> None:
 )
 def test_a_wrong_batch_is_refused_by_row(changed: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        replace(HAND, **changed)  # type: ignore[arg-type]
+        replace(HAND, **changed)

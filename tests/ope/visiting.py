@@ -134,7 +134,7 @@ def judged(
 ) -> list[Estimate]:
     """Estimates of one batch."""
     fold, stat = folded(batch, names, gamma=gamma, spanning=spanning)
-    return fold.finish(stat, **asked)  # type: ignore[arg-type]
+    return fold.finish(stat, **asked)
 
 
 def walks(

@@ -1,5 +1,7 @@
 """Contexts as hashed vectors."""
 
+from typing import Any
+
 import numpy as np
 
 from rlrec.policy import features
@@ -33,7 +35,7 @@ def test_numbers_grow_slowly_and_never_overflow() -> None:
 
 
 def test_a_context_has_the_same_vector_in_any_company() -> None:
-    contexts = [{"x": 1e308}, {"x": 10**400}, {"x": [10**400, 1e308]}]
+    contexts: list[dict[str, Any]] = [{"x": 1e308}, {"x": 10**400}, {"x": [10**400, 1e308]}]
     assert np.array_equal(features.encode(contexts), np.vstack([features.encode([one]) for one in contexts]))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import chdtrc
 
-from rlrec.arrays import Array, Index
+from rlrec.arrays import Array, Ids, Index
 from rlrec.policy import history, slate
 from rlrec.policy.base import Belief
 from rlrec.policy.design import Design
@@ -27,7 +27,7 @@ FALSE_ALARM = 1e-6  # of each test of frequencies; the draws are seeded, so that
 
 
 def policy(**parameters: object) -> Gradient:
-    return Gradient(design=DESIGN, **parameters)  # type: ignore[arg-type]
+    return Gradient(design=DESIGN, **parameters)
 
 
 def visits() -> History:
@@ -212,7 +212,7 @@ def test_temperature_divides_the_scores() -> None:
     assert chance == pytest.approx(np.exp(score / 2) / np.exp(score / 2).sum())
 
 
-def words(n: int) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+def words(n: int) -> dict[str, Ids]:
     return {"seeds": np.full(n, 11, np.uint64), "decisions": np.arange(n)}
 
 

@@ -114,7 +114,7 @@ def state(blob: bytes, step: int, gap_s: float) -> dict[str, object]:
 def test_rewards_lie_beside_the_recent_arms() -> None:
     told = state(BLOBS[2], 450, 1.0)
     assert told["rewards"] == [i / 7 for i in range(54, 64)]
-    assert told["history"][-1] == {"arm": "tea", "ago": 1, "reward": 9.0}  # type: ignore[index]
+    assert told["history"][-1] == {"arm": "tea", "ago": 1, "reward": 9.0}
     assert history.shown(b"", KEYS) == {}
 
 

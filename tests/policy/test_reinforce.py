@@ -22,7 +22,7 @@ DESIGN = Design(context=Encoder([Number("hour")]), arm=Encoder([Vector("taste", 
 
 
 def policy(**parameters: object) -> Gradient:
-    return Gradient(design=DESIGN, **parameters)  # type: ignore[arg-type]
+    return Gradient(design=DESIGN, **parameters)
 
 
 def random_state(kind: Gradient, n: int, m: int, rng: np.random.Generator) -> State:

@@ -109,4 +109,4 @@ def test_a_bar_without_tips_has_values_too() -> None:
 @pytest.mark.parametrize("given", [{"rates": (0.5,) * 7}, {"fade": 1.5}, {"patience": 0}, {"cap": 0}, {"cap": 21}])
 def test_what_cannot_be_is_refused(given: dict[str, object]) -> None:
     with pytest.raises(InputError):
-        Barista(**given)  # type: ignore[arg-type]
+        Barista(**given)

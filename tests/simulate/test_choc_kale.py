@@ -70,4 +70,4 @@ def test_the_best_policy_mixes_by_the_trait_and_beats_every_fixed_one() -> None:
 @pytest.mark.parametrize("given", [{"kale": 1.5}, {"loyalty": 1.0}, {"levels": 1}, {"away": -1}, {"cap": 0}])
 def test_what_cannot_be_is_refused(given: dict[str, float]) -> None:
     with pytest.raises(InputError):
-        ChocKale(**given)  # type: ignore[arg-type]
+        ChocKale(**given)

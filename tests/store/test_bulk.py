@@ -110,8 +110,8 @@ def test_visits_and_keys_of_a_batch_come_with_it(served: Store, size: int) -> No
         expected = unit.ask(
             "SELECT session_id, number, started_at, last_at, coalesce(ended_at, -1), steps FROM visit ORDER BY 1, 2"
         )
-        users = dict(unit.ask("SELECT s.id, u.key FROM session s JOIN users u ON u.id = s.user_id"))
-        keyed = dict(unit.ask("SELECT id, key FROM session"))
+        users: dict[int, str] = dict(unit.ask("SELECT s.id, u.key FROM session s JOIN users u ON u.id = s.user_id"))
+        keyed: dict[int, str] = dict(unit.ask("SELECT id, key FROM session"))
     with served.read() as unit, bulk.alongside(unit):
         fast = read(unit, size=size, visits=True, keys=True)
     for batches in (slow, fast):
