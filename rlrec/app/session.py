@@ -31,7 +31,7 @@ class Request:
 def listing(store: Store, *, limit: int | None) -> list[dict[str, Any]]:
     """Sessions, newest first; at most `limit`, and a line where there are more."""
     with store.read() as unit:
-        found = sessions.listing(unit, limit=None if limit is None else limit + 1)
+        found = sessions.listing(unit, limit=None if limit is None else min(limit, 2**62) + 1)
     if limit is not None and len(found) > limit:
         store.notice(f"the newest {limit} sessions; --limit shows more")
     return [row | {"last_at": None if row["last_at"] is None else written(row["last_at"])} for row in found[:limit]]

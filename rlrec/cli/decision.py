@@ -9,7 +9,7 @@ import click
 from rlrec.cli.session import brief, happenings
 from rlrec.cli.shared import Group, printed, stored
 from rlrec.cli.tables import cell
-from rlrec.cli.values import INTEGER
+from rlrec.cli.values import DECISION
 from rlrec.cli.view import View
 
 MOST = 20  # arms a person is shown; the other formats have all
@@ -21,7 +21,7 @@ def decision() -> None:
 
 
 @decision.command("show")
-@click.argument("decision_id", type=INTEGER, metavar="ID")
+@click.argument("decision_id", type=DECISION, metavar="ID")
 @printed
 @stored
 def show_(store: Any, show: Any, decision_id: int) -> None:

@@ -90,19 +90,21 @@ def _place(error: RlrecError, settings: Settings) -> str:
     if not isinstance(error, InputError):
         return ""
     if error.line is None:
-        typed = _typed(settings.command, error.field) if settings.command and error.field else error.field
+        typed = _typed(settings.context, error.field) if settings.context and error.field else error.field
         return f"{typed}: " if typed else ""
     line = [f"{settings.source or ''} line {error.line}".strip()]
     field = [f"field {error.field}"] if error.field else []
     return f"{', '.join(line + field)}: "
 
 
-def _typed(command: click.Command, field: str) -> str | None:
-    """What was typed for a field of a single request: the option, or the argument by its name in the usage."""
+def _typed(context: click.Context, field: str) -> str | None:
+    """What gave a field of a single request its value: the option, with the variable of the environment that set it,
+    or the argument by its name in the usage."""
     name = re.split(r"[.\[]", field)[0]
-    for param in command.params:
+    for param in context.command.params:
         if isinstance(param, click.Option) and name in {word.lstrip("-").replace("-", "_") for word in param.opts}:
-            return max(param.opts, key=len)
+            variable = _from_environment(param, context)
+            return max(param.opts, key=len) + (f" (from {variable})" if variable else "")
         if isinstance(param, click.Argument) and param.name in (name, ARGUMENTS.get(name)):
             return next(iter(re.findall(r"\w+", param.metavar or "")), name.upper())
     return None
@@ -123,11 +125,16 @@ def _usage(error: click.ClickException) -> tuple[str, str | None]:
 
 def _variable(error: click.BadParameter) -> str | None:
     """The variable of the environment that a refused value came from."""
-    param, ctx = error.param, error.ctx
-    if param is None or ctx is None or not param.name or not isinstance(param.envvar, str):
+    return _from_environment(error.param, error.ctx) if error.param and error.ctx else None
+
+
+def _from_environment(param: click.Parameter, ctx: click.Context) -> str | None:
+    """The variable that gave this parameter its value, None where the command line or a default did."""
+    if ctx.get_parameter_source(param.name or "") is not click.core.ParameterSource.ENVIRONMENT:
         return None
-    source = ctx.get_parameter_source(param.name)
-    return param.envvar if source is click.core.ParameterSource.ENVIRONMENT else None
+    if isinstance(param.envvar, str):
+        return param.envvar
+    return f"{ctx.auto_envvar_prefix}_{param.name}".upper() if ctx.auto_envvar_prefix else None
 
 
 def _option_hint(error: click.NoSuchOption, ctx: click.Context | None) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -31,7 +32,7 @@ class Settings:
     quiet: bool = False
     format: str | None = None
     source: str | None = None
-    command: click.Command | None = None
+    context: click.Context | None = None
 
 
 def settings() -> Settings:
@@ -46,9 +47,10 @@ def safe(text: str, db: str) -> str:
 
 
 def notice(text: str) -> None:
-    """A line on stderr, unless --quiet."""
+    """Write a line to stderr, unless --quiet; a stderr that takes nothing does not stop the command."""
     if not settings().quiet:
-        click.echo(safe(text, settings().db), err=True)
+        with suppress(OSError):
+            click.echo(safe(text, settings().db), err=True)
 
 
 # -- groups --
@@ -94,7 +96,7 @@ def stored(command: Command) -> Command:
         from rlrec.app.opening import open_store
 
         chosen = settings()
-        chosen.command = click.get_current_context().command
+        chosen.context = click.get_current_context()
         with open_store(chosen.db, now=chosen.now, notice=notice) as store:
             return command(*args, store=store, **kwargs)
 

@@ -92,12 +92,13 @@ def parse_number(text: str) -> float:
     return value
 
 
-def parse_integer(text: str) -> int:
-    """An integer of at most 64 bits."""
-    if re.fullmatch(r"[+-]?\d+", text, re.ASCII) is None:
+def parse_integer(text: str, *, least_bits: int = 64) -> int:
+    """An integer of at most 64 bits, or of `least_bits` where these are more."""
+    bits = max(least_bits, 64)
+    if re.fullmatch(r"[+-]?[0-9]+", text) is None:
         raise InputError(f"'{cut(text)}' is not a whole number")
-    if len(text.lstrip("+-0")) > 19 or not -LARGEST - 1 <= int(text) <= LARGEST:
-        raise InputError(f"'{cut(text)}' does not fit into 64 bits")
+    if len(text.lstrip("+-0")) > 20 or not -(2 ** (bits - 1)) <= int(text) < 2 ** (bits - 1):
+        raise InputError(f"'{cut(text)}' does not fit into {bits} bits")
     return int(text)
 
 
@@ -192,21 +193,20 @@ class Parsed(AnyType):
 
 
 class Whole(click.IntRange):
-    """A whole number in a range; what is none is called by that name."""
+    """A click type: a whole number in a range, of at most 64 bits where the range has no upper end."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, str) and not _digits(value.strip()):
-            raise Refused(f"'{cut(value)}' is not a whole number", hint=None, param=param, ctx=ctx)
+        if isinstance(value, str):
+            try:
+                value = parse_integer(value.strip(), least_bits=(self.max or 0).bit_length() + 1)
+            except InputError as error:
+                raise Refused(error.message, hint=None, param=param, ctx=ctx) from None
         return super().convert(value, param, ctx)
 
 
-def _digits(text: str) -> bool:
-    return text[text[:1] in ("+", "-") :].isdecimal()
-
-
 def parse_decision(text: str) -> int:
-    """The id of a decision."""
-    if text.isascii() and text.isdecimal() and len(text) <= 19 and 1 <= int(text) <= LARGEST:
+    """The id of a decision, written as it was printed: no sign, no leading zero."""
+    if re.fullmatch(r"[1-9][0-9]{0,18}", text) and int(text) <= LARGEST:
         return int(text)
     hint = "it is the number that recommend answered: rlrec feedback 17 click"
     raise InputError(f"'{cut(text)}' is not a decision id", hint=hint)
@@ -216,7 +216,6 @@ DECISION = Parsed("decision id", parse_decision)
 TIME = Parsed("time", parse_time)
 DURATION = Parsed("duration", parse_duration)
 NUMBER = Parsed("number", parse_number)
-INTEGER = Parsed("integer", parse_integer)
 NAME = Parsed("name", parse_name)
 KEY = Parsed("key", parse_key)
 KEYS = Parsed("keys", parse_keys)

@@ -172,6 +172,31 @@ def test_a_message_names_the_variable_that_was_set(shop_sqlite: Run) -> None:
     words = ["recommend", "--policy", "home", "--session", "s1"]
     refused = shop_sqlite(*words, env={"RLREC_RECOMMEND_K": "two"})
     one_line(refused, 2, "'-k'", "'two' is not a whole number", "RLREC_RECOMMEND_K")
+    unknown = shop_sqlite("--now", LATER, "recommend", "--session", "s1", env={"RLREC_RECOMMEND_POLICY": "hom"})
+    one_line(unknown, 2, "--policy (from RLREC_RECOMMEND_POLICY): unknown policy 'hom'")
+    for name in ("RLREC_NOW", "RLREC_DEBUG", "RLREC_QUIET"):
+        one_line(shop_sqlite("arm", "list", env={name: "garbage"}), 2, "'garbage'", f"(from {name})")
+
+
+def test_an_id_is_written_as_it_was_printed(shop_sqlite: Run, rows: Rows) -> None:
+    before = rows()
+    for word in ("01", "+1", "1_0", "\u0661", "0", "-1", str(2**63), HUGE):
+        for words in (["feedback", "--", word, "click"], ["decision", "show", "--", word]):
+            one_line(shop_sqlite("--now", LATER, *words), 2, "ID")
+    assert rows() == before
+
+
+def test_numbers_at_the_end_of_their_range_are_one_line(shop: Run) -> None:
+    last = 2**63 - 1
+    one_line(shop("--now", LATER, "feedback", last, "click"), 2, f"unknown decision {last}")
+    one_line(shop("--now", LATER, "decision", "show", last), 2, f"unknown decision {last}")
+    for visit in (2**31, last):
+        one_line(shop("--now", LATER, "session", "show", "s1", "--visit", visit), 2, f"no visit {visit}")
+    one_line(shop("--now", LATER, "session", "show", "s1", "--visit", last + 1), 2, "does not fit into 64 bits")
+    assert shop("--now", LATER, "session", "list", "--limit", last, "--json").json[0]["session"] == "s1"
+    for position in (2**15, 2**31, last):
+        said = shop("--now", LATER, "feedback", 1, "click", "--position", position)
+        one_line(said, 2, f"position {position} of decision 1 was not shown")
 
 
 def test_errors_are_json_where_results_are(shop_sqlite: Run) -> None:
@@ -442,3 +467,11 @@ def test_bytes_that_are_no_text_are_refused(sqlite_db: str) -> None:
     assert (said.returncode, said.stdout) == (2, "")
     assert "not valid Unicode" in said.stderr
     assert process(sqlite_db, "arm", "list", "--json").stdout == "[]\n"
+
+
+def test_a_stderr_that_is_full_changes_no_exit_code(shop_sqlite: Run, sqlite_db: str) -> None:
+    """A line that cannot be written there is no failure of what was done, and no traceback takes its place."""
+    for code, words in ((0, ["feedback", "1", "unheard_of"]), (0, ["export-log", "-"]), (2, ["decision", "show", "9"])):
+        with open("/dev/full", "wb") as full:
+            command = [sys.executable, "-m", "rlrec", "--db", sqlite_db, *words]
+            assert subprocess.run(command, stdout=subprocess.PIPE, stderr=full, check=False).returncode == code

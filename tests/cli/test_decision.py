@@ -99,7 +99,7 @@ def test_every_format_shows_a_decision(ready_sqlite: Any, form: Any) -> None:
     assert "thompson" in shown.stdout or form == "csv"
 
 
-@pytest.mark.parametrize(("word", "said"), [("99", "unknown decision 99"), ("x", "not a whole number")])
+@pytest.mark.parametrize(("word", "said"), [("99", "unknown decision 99"), ("x", "not a decision id")])
 def test_unknown_decision_is_exit_2(ready_sqlite: Any, word: Any, said: str) -> None:
     refused = ready_sqlite("decision", "show", word)
     assert refused.exit_code == 2
