@@ -1,4 +1,4 @@
-"""How one decision's probabilities arose: derived again from the belief it was drawn from, beside what is stored."""
+"""The probabilities of one decision: those that are stored, and those derived again from its belief."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rlrec.app.distributions.trained import Trained
 from rlrec.app.log.decision_reward import reward_of
 from rlrec.app.serving import decision_json
 from rlrec.app.serving.draws import unsigned
-from rlrec.arrays import Array, Index
+from rlrec.arrays import Array, Index, finite_or_none
 from rlrec.errors import InputError
 from rlrec.policy import history, slate
 from rlrec.policy.base import Belief
@@ -30,17 +30,17 @@ ABSOLUTE, RELATIVE = 1e-9, 1e-6  # a propensity computed another way may differ 
 def show(store: Store, decision_id: int) -> dict[str, Any]:
     """One decision: what the policy knew and believed, the probability of every eligible arm at every position."""
     with store.read() as unit:
-        found = decisions.find(unit, [decision_id])
-        if decision_id not in found:
+        stored = decisions.find(unit, [decision_id])
+        if decision_id not in stored:
             raise InputError(
                 f"unknown decision {decision_id}", hint="`rlrec session show KEY` lists those of a session"
             )
-        decision = found[decision_id]
+        decision = stored[decision_id]
         version = policies.by_id(unit, [decision.version_id])[decision.version_id]
-        happened = events.of(unit, [decision_id]).get(decision_id, [])
-        answer, state = decision_json.shown(unit, found)[decision_id], decision_json.states(unit, found)[decision_id]
+        received = events.of(unit, [decision_id]).get(decision_id, [])
+        answer, state = decision_json.shown(unit, stored)[decision_id], decision_json.states(unit, stored)[decision_id]
         context = json.loads(contents.context_bodies(unit, [decision.context_id])[decision.context_id])
-        counted = [event for event in happened if event.kind != CENSOR]
+        counted = [event for event in received if event.kind != CENSOR]
         derived = _Derived(unit, decision, version, context)
     del answer["duplicate"]
     return answer | {
@@ -53,21 +53,21 @@ def show(store: Store, decision_id: int) -> dict[str, Any]:
         "eligible": len(derived.arms),
         "floor": derived.floor,
         "slate": [
-            shown | derived.beside(slot)
+            entry | derived.of_slot(slot)
             | {"reward": reward_of(version.reward, decision, counted, position=slot.position)}
-            for shown, slot in zip(answer["slate"], decision.slots, strict=True)
+            for entry, slot in zip(answer["slate"], decision.slots, strict=True)
         ],
         "agrees": derived.agrees(),
         "arms": derived.table(),
         **derived.features(),
-        "events": decision_json.events(happened),
+        "events": decision_json.events(received),
         "reward_definition": version.reward.name,
         "reward": reward_of(version.reward, decision, counted, position=None),
     }  # fmt: skip
 
 
 class _Derived:
-    """The distribution that a decision was drawn from; without one where its belief is not in the store (imports)."""
+    """The distribution that a decision was drawn from; None for imports, whose beliefs are not in the store."""
 
     def __init__(self, unit: Unit, decision: Decision, version: Version, context: Mapping[str, Any]) -> None:
         self.decision = decision
@@ -95,9 +95,9 @@ class _Derived:
             self._probabilities(self.case)
 
     def _case(self, trained: Trained, context: Mapping[str, Any]) -> EligibleDistribution | None:
-        """The distribution in the state that the decision saw; None where that is not known."""
+        """The distribution in the session state of the decision; None where the state was not stored."""
         decision, revision = self.decision, self.decision.catalogue_revision
-        if decision.history is None or not history.whole(decision.history):  # `doctor` tells of it
+        if decision.history is None or not history.whole(decision.history):  # `doctor` reports it
             return None
         past = history.unpack([decision.history], np.array([decision.step]))
         self.state = trained.states(trained.encoded([context]), past, np.array([revision]))
@@ -108,32 +108,32 @@ class _Derived:
         )  # fmt: skip
 
     def _probabilities(self, case: EligibleDistribution) -> None:
-        places = self.places(self.decision.slots)
+        shown = self.columns(self.decision.slots)
         scores = own_scores(case.scores, seed=unsigned(self.decision.seed or 0), decision=self.decision.id)
-        rows = [slate.remaining(scores, places[:above], floor=case.floor) for above in range(len(places))]
+        rows = [slate.remaining(scores, shown[:above], floor=case.floor) for above in range(len(shown))]
         self.conditional = np.array(rows)
-        self.marginal = slate.marginals(scores, size=1 if self.state else len(places), floor=case.floor)
+        self.marginal = slate.marginals(scores, size=1 if self.state else len(shown), floor=case.floor)
         if self.state:  # below the top they are not worked out for every decision
-            self.marginal = np.vstack([self.marginal, np.full((len(places) - 1, len(self.arms)), np.nan)])
+            self.marginal = np.vstack([self.marginal, np.full((len(shown) - 1, len(self.arms)), np.nan)])
 
     @property
     def floor(self) -> float | None:
         return None if self.case is None else self.case.floor
 
-    def places(self, slots: Sequence[Slot]) -> Index:
-        """Where the arms shown stand among the eligible ones."""
+    def columns(self, slots: Sequence[Slot]) -> Index:
+        """Column of each slot's arm among the eligible arms."""
         return np.searchsorted(self.arms, [slot.arm_id for slot in slots])
 
-    def beside(self, slot: Slot) -> dict[str, Any]:
-        """What is stored of a slot beyond what is answered, and what the belief gives again."""
-        place = int(self.places([slot])[0])
-        again = self.case is not None
-        marginal = float(self.marginal[slot.position - 1, place]) if again else np.nan
+    def of_slot(self, slot: Slot) -> dict[str, Any]:
+        """Stored fields of a slot that no answer has, and its probabilities as derived from the belief."""
+        column = int(self.columns([slot])[0])
+        derived = self.case is not None
+        marginal = float(self.marginal[slot.position - 1, column]) if derived else np.nan
         return {
             "min_propensity": slot.min_propensity,
             "censored": slot.censored,
             "rounded": slot.rounded,
-            "derived_propensity": float(self.conditional[slot.position - 1, place]) if again else None,
+            "derived_propensity": float(self.conditional[slot.position - 1, column]) if derived else None,
             "derived_marginal": None if np.isnan(marginal) else marginal,  # it may have no closed form
         }
 
@@ -141,53 +141,53 @@ class _Derived:
         """Whether every stored probability is the one derived again; None where nothing can be derived."""
         if self.case is None:
             return None
-        slots, places = self.decision.slots, self.places(self.decision.slots)
+        slots, columns = self.decision.slots, self.columns(self.decision.slots)
         rows = np.arange(len(slots))
-        pairs = [([slot.propensity for slot in slots], self.conditional[rows, places])]
-        pairs.append(([slot.marginal for slot in slots], self.marginal[rows, places]))
+        pairs = [([slot.propensity for slot in slots], self.conditional[rows, columns])]
+        pairs.append(([slot.marginal for slot in slots], self.marginal[rows, columns]))
         return all(_near(np.array(stored, np.float64), derived) for stored, derived in pairs)
 
     def features(self) -> dict[str, Any]:
-        """What the policy saw of context and visit, where it looks at a visit: its features that are not 0."""
+        """The features of context and visit that are not 0, for a policy that reads the visit."""
         if self.trained is None:
             return {}
         return {"features": None if self.state is None else _named(self.trained.policy.names, self.state.x[0])}
 
-    def _own(self) -> dict[int, dict[str, float]]:
-        """What it saw of each arm that had been shown in the visit."""
+    def _features_of_arms(self) -> dict[int, dict[str, float]]:
+        """The features of each arm that had been shown in the visit."""
         if self.state is None:
             return {}
         return {arm: _named(OWN, row) for arm, row in zip(self.state.arm.tolist(), self.state.own, strict=True)}
 
     def table(self) -> list[dict[str, Any]]:
-        """Per eligible arm what the belief held, and its probability at every position given those above; likeliest
-        first."""
+        """A row for each eligible arm, likeliest first: its belief, and its probability at every position given those
+        above."""
         if self.case is None or self.belief is None:
             return []
         belief, case = self.belief, self.case
         mean, scores = belief.mean(unknown=np.nan), case.noiseless(np.arange(len(self.arms))).tolist()
-        order, own = np.lexsort((self.arms, *-self.conditional[::-1])), self._own()
+        order, features = np.lexsort((self.arms, *-self.conditional[::-1])), self._features_of_arms()
         return [
             {
-                "arm": self.keys[int(self.arms[place])],
-                "pulls": float(belief.pulls[place]),
-                "reward_sum": float(belief.reward_sum[place]),
-                "mean": float(mean[place]) if np.isfinite(mean[place]) else None,
-                "score": scores[place],
-                "probabilities": self.conditional[:, place].tolist(),
-                **({} if self.state is None else {"seen": own.get(int(self.arms[place]), {})}),
+                "arm": self.keys[int(self.arms[column])],
+                "pulls": float(belief.pulls[column]),
+                "reward_sum": float(belief.reward_sum[column]),
+                "mean": finite_or_none(mean[column]),
+                "score": scores[column],
+                "probabilities": self.conditional[:, column].tolist(),
+                **({} if self.state is None else {"seen": features.get(int(self.arms[column]), {})}),
             }
-            for place in order.tolist()
+            for column in order.tolist()
         ]
 
 
 def _named(names: Sequence[str], values: Array) -> dict[str, float]:
-    """Those that are not 0, by name."""
+    """The values that are not 0, by name."""
     return {name: value for name, value in zip(names, values.tolist(), strict=True) if value}
 
 
 def _near(stored: Array, derived: Array) -> bool:
-    """Within what doubles allow; a probability that was not stored says nothing."""
-    known = ~np.isnan(stored)
-    distance = np.abs(stored - derived)[known]
-    return bool(np.all((distance <= ABSOLUTE) | (distance <= RELATIVE * derived[known])))
+    """Whether probabilities agree within the precision of doubles; those that were not stored are left out."""
+    compared = ~np.isnan(stored)
+    distance = np.abs(stored - derived)[compared]
+    return bool(np.all((distance <= ABSOLUTE) | (distance <= RELATIVE * derived[compared])))

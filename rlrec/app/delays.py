@@ -1,10 +1,10 @@
-"""How much reward arrives within each window after a decision: a chain ladder over the log."""
+"""The share of reward that arrives within each window after a decision: a chain ladder over the log."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -23,10 +23,21 @@ WINDOWS_US = (
     *(count * HOUR for count in (1, 3, 6, 12)),
     *(count * DAY for count in (1, 2, 3, 7, 14, 30)),
 )
-DECISIONS, EVENTS, BEFORE, WITHIN = range(4)  # what is added up over the decisions old enough for a window
+DECISIONS, EVENTS, BEFORE, WITHIN = range(4)  # columns of the sums over the decisions old enough for a window
 
 
-def delays(store: Store, name: str = "default", *, log: str | None = None) -> list[dict[str, Any]]:
+class Result(TypedDict):
+    """One window; `own` marks that of the definition."""
+
+    window_s: float
+    share: float | None
+    events: int
+    decisions: int
+    reward_per_decision: float
+    own: bool
+
+
+def delays(store: Store, name: str = "default", *, log: str | None = None) -> list[Result]:
     """The share of reward that arrives within each window, up to the longest in which old enough decisions got a
     weighed event. Raises InputError where there is none."""
     with store.read() as unit:
@@ -35,43 +46,45 @@ def delays(store: Store, name: str = "default", *, log: str | None = None) -> li
         total = np.zeros((len(windows), 4))
         for batch in reader.batches(unit, filters.selection(unit, log), columns=reward_log.MARKED):
             total += _arrived(batch, definition, windows, now=unit.now)
-    seen = np.flatnonzero(total[:, EVENTS])
-    if not len(seen):
+    with_events = np.flatnonzero(total[:, EVENTS])
+    if not len(with_events):
         raise InputError(
-            f"no weighed event: none that reward {name!r} weighs came to a selected decision that is old enough",
+            f"no weighed event: no selected decision that is old enough has one of reward {name!r}",
             hint="record some with `rlrec feedback`, or widen --log" if log else "record some with `rlrec feedback`",
         )
-    return list(_rows(total[: seen[-1] + 1], windows, own=definition.window_us))
+    return list(_rows(total[: with_events[-1] + 1], windows, definition_us=definition.window_us))
 
 
 def _arrived(batch: Batch, definition: Reward, windows: Sequence[int], *, now: int) -> Array:
-    """DECISIONS to WITHIN of a batch, (windows, 4); BEFORE: the reward of the same decisions in the window before."""
+    """Columns DECISIONS to WITHIN of a batch, (windows, 4); BEFORE is the reward of the same decisions in the window
+    before."""
     slots = batch.slots
-    kept = ~np.isin(slots["decision_id"], slots["decision_id"][slots["censored"]])
-    served, told = _decisions(slots, kept), _told(batch, definition, kept)
-    decisions, page = np.unique(told.slots["decision_id"], return_inverse=True)
-    event = np.searchsorted(decisions, told.events["decision_id"])
-    marks = _decisions(told.slots)
-    found, before = np.zeros((len(windows), 4)), np.zeros(len(decisions))
+    uncensored = ~np.isin(slots["decision_id"], slots["decision_id"][slots["censored"]])
+    served, weighed = _decisions(slots, uncensored), _weighed(batch, definition, uncensored)
+    # the decisions that have weighed events: page of each slot, decision of each event
+    decisions, page = np.unique(weighed.slots["decision_id"], return_inverse=True)
+    event = np.searchsorted(decisions, weighed.events["decision_id"])
+    marks = _decisions(weighed.slots)
+    sums, before = np.zeros((len(windows), 4)), np.zeros(len(decisions))
     for row, window in enumerate(windows):
         within = replace(definition, window_us=window)
-        earned = reward_log.rewarded(told, within).reward - definition.default
-        worth = np.bincount(page, weights=earned) + reward_log.page_events(told, within, decisions)
+        earned = reward_log.rewarded(weighed, within).reward - definition.default
+        page_reward = np.bincount(page, weights=earned) + reward_log.page_events(weighed, within, decisions)
         old = reward_log.mature(marks, within, now=now)
-        found[row] = (
+        sums[row] = (
             np.count_nonzero(reward_log.mature(served, within, now=now)),
-            np.count_nonzero(old[event] & (told.events["age_us"] <= window)),
+            np.count_nonzero(old[event] & (weighed.events["age_us"] <= window)),
             before[old].sum(),
-            worth[old].sum(),
+            page_reward[old].sum(),
         )
-        before = worth
-    return found
+        before = page_reward
+    return sums
 
 
-def _told(batch: Batch, definition: Reward, kept: Flags) -> Batch:
-    """The weighed events of a batch, and the decisions they came to: every other one earned the default."""
+def _weighed(batch: Batch, definition: Reward, uncensored: Flags) -> Batch:
+    """The weighed events of a batch, and the decisions that have any: every other one earned the default."""
     weighed = reward_log.kinds(batch, definition) >= 0
-    weighed &= np.isin(batch.events["decision_id"], batch.slots["decision_id"][kept])
+    weighed &= np.isin(batch.events["decision_id"], batch.slots["decision_id"][uncensored])
     events = {name: column[weighed] for name, column in batch.events.items()}
     rows = np.isin(batch.slots["decision_id"], events["decision_id"])
     return Batch(slots={name: column[rows] for name, column in batch.slots.items()}, events=events)
@@ -83,21 +96,20 @@ def _decisions(slots: Columns, rows: Flags | slice = slice(None)) -> Columns:
     return {name: slots[name][rows][first] for name in reward_log.MARKED}
 
 
-def _rows(total: Array, windows: Sequence[int], *, own: int) -> Iterator[dict[str, Any]]:
-    """A row a window: each share is that of the next window times what of its reward was there a window before."""
+def _rows(total: Array, windows: Sequence[int], *, definition_us: int) -> Iterator[Result]:
+    """A row a window: each share is that of the next window times the fraction of its reward that was there before."""
     share: float | None = 1.0
     shares = [share]
     for before, within in total[:0:-1, [BEFORE, WITHIN]].tolist():
         if share is not None and before != within:  # nothing in both: nothing arrived in between
             share = share * before / within if within else None
         shares.append(share)
-    for row, window, part in zip(total.tolist(), windows[: len(total)], reversed(shares), strict=True):
-        yield {
-            "window_us": window,
-            "window_s": window / 1e6,
-            "share": part,
-            "events": int(row[EVENTS]),
-            "decisions": int(row[DECISIONS]),
-            "reward_per_decision": row[WITHIN] / row[DECISIONS],
-            "own": window == own,
-        }
+    for row, window, share in zip(total.tolist(), windows[: len(total)], reversed(shares), strict=True):
+        yield Result(
+            window_s=window / 1e6,
+            share=share,
+            events=int(row[EVENTS]),
+            decisions=int(row[DECISIONS]),
+            reward_per_decision=row[WITHIN] / row[DECISIONS],
+            own=window == definition_us,
+        )

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 from rlrec.store import Store
 
+__all__ = ["Store", "open_store", "ready"]
+
 
 @contextmanager
 def open_store(db: str, *, now: int | None, notice: Callable[[str], None]) -> Iterator[Store]:

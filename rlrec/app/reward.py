@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from math import nan
-from typing import Any
+from typing import TypedDict
 
 from rlrec.errors import Conflict, InputError
 from rlrec.policy import reward as rewards
@@ -21,6 +21,8 @@ WINDOW_US = 30 * 60 * 1_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
+    """What `reward define` is asked for; `weights` as typed, 'click=1, log1p(dwell_s)=0.3'."""
+
     name: str
     weights: str
     window_us: int = WINDOW_US
@@ -30,10 +32,29 @@ class Request:
     late: str = "count"
 
 
-def define(store: Store, request: Request) -> dict[str, Any]:
+class Definition(TypedDict):
+    """One reward definition; `transforms` has the term of each kind that is not weighed as it is."""
+
+    reward: str
+    weights: dict[str, float]
+    window_s: float
+    default: float
+    clip: list[float | None] | None
+    learn: str
+    late: str
+    transforms: dict[str, str]
+
+
+class Result(Definition):
+    """The definition that is stored, and whether it is new."""
+
+    created: bool
+
+
+def define(store: Store, request: Request) -> Result:
     """The definition, stored. The same again is fine; raises Conflict where the name has another one."""
     weights, transforms = _terms(request.weights)
-    asked = Reward(
+    definition = Reward(
         id=0,
         name=request.name,
         weights=rewards.weights(weights),
@@ -46,19 +67,20 @@ def define(store: Store, request: Request) -> dict[str, Any]:
         transforms=transforms,
     )
 
-    for what, value in (("default", request.default), *(("clip", bound) for bound in request.clip or ())):
+    for field, value in (("default", request.default), *(("clip", bound) for bound in request.clip or ())):
         if not rewards.bounded(value):
-            raise InputError(f"the {what} is {value:g}", hint=f"give a finite number within {rewards.LIMIT:g}")
+            raise InputError(f"the {field} is {value:g}", hint=f"give a finite number within {rewards.LIMIT:g}")
 
-    def work(unit: Unit) -> dict[str, Any]:
-        known = {definition.name: definition for definition in policies.rewards(unit)}.get(asked.name)
-        if known is None:
-            policies.add_reward(unit, asked)
-        elif replace(known, id=0) != asked:
+    def work(unit: Unit) -> Result:
+        stored = {other.name: other for other in policies.rewards(unit)}.get(request.name)
+        if stored is None:
+            policies.add_reward(unit, definition)
+        elif replace(stored, id=0) != definition:
             raise Conflict(
-                f"reward {asked.name!r} is defined otherwise already", hint="definitions never change: use another name"
+                f"reward {request.name!r} already has another definition",
+                hint="definitions never change: use another name",
             )
-        return _shown(asked) | {"created": known is None}
+        return {**_to_json(definition), "created": stored is None}
 
     return store.write(work)
 
@@ -67,13 +89,13 @@ def _terms(text: str) -> tuple[dict[str, float], dict[str, Transform]]:
     """'click=1, log1p(dwell_s)=0.3' as weights and transforms by kind."""
     weights: dict[str, float] = {}
     transforms: dict[str, Transform] = {}
-    for part in filter(None, (part.strip() for part in COMMA.split(text))):
-        term, sign, weight = (piece.strip() for piece in part.partition("="))
+    for pair in filter(None, (pair.strip() for pair in COMMA.split(text))):
+        term, sign, weight = (piece.strip() for piece in pair.partition("="))
         kind, transform = _term(term)
         if not sign or not rewards.KIND.fullmatch(kind):
-            raise InputError(f"{part!r} is no weight", hint=f"write TERM=WEIGHT, a term being {SHAPES}")
+            raise InputError(f"{pair!r} is not a weight", hint=f"write TERM=WEIGHT, a term being {SHAPES}")
         if kind in weights:
-            raise InputError(f"{kind!r} is weighed twice")
+            raise InputError(f"{kind!r} has two weights")
         if not NUMBER.fullmatch(weight):
             raise InputError(f"the weight of {kind!r} is {weight!r}", hint="give a finite number")
         weights[kind] = float(weight)
@@ -83,7 +105,7 @@ def _terms(text: str) -> tuple[dict[str, float], dict[str, Transform]]:
 
 
 def _term(text: str) -> tuple[str, Transform]:
-    """'log1p(min(dwell_s,600))' as a kind, which is to be checked, and what becomes of its sum."""
+    """The kind in 'log1p(min(dwell_s,600))', which is still to be checked, and the transform of its sum."""
     log, inner = _inside("log1p", text)
     capped, inner = _inside("min", inner)
     if not capped:
@@ -96,25 +118,26 @@ def _term(text: str) -> tuple[str, Transform]:
 
 
 def _inside(function: str, text: str) -> tuple[bool, str]:
-    """Whether `text` calls this function, and on what; else the text. Raises InputError for an unknown function."""
+    """Whether `text` calls this function, and its argument; else the text. Raises InputError for another function."""
     call = CALL.fullmatch(text)
     if call and call[1] not in ("log1p", "min"):
         raise InputError(f"unknown function {call[1]!r} in {text!r}", hint=f"a term is {SHAPES}")
     return (True, call[2].strip()) if call and call[1] == function else (False, text)
 
 
-def _written(kind: str, transform: Transform) -> str:
-    """The term of a kind, as it is asked for."""
+def _term_text(kind: str, transform: Transform) -> str:
+    """The term of a kind, as `reward define` takes it."""
     inner = kind if transform.cap is None else f"min({kind},{repr(transform.cap).removesuffix('.0')})"
     return f"log1p({inner})" if transform.log1p else inner
 
 
-def listing(store: Store) -> list[dict[str, Any]]:
+def listing(store: Store) -> list[Definition]:
+    """All reward definitions."""
     with store.read() as unit:
-        return [_shown(definition) for definition in policies.rewards(unit)]
+        return [_to_json(definition) for definition in policies.rewards(unit)]
 
 
-def _shown(definition: Reward) -> dict[str, Any]:
+def _to_json(definition: Reward) -> Definition:
     clip = None if definition.clip_low is None else [definition.clip_low, definition.clip_high]
     return {
         "reward": definition.name,
@@ -124,5 +147,5 @@ def _shown(definition: Reward) -> dict[str, Any]:
         "clip": clip,
         "learn": definition.learn,
         "late": definition.late,
-        "transforms": {kind: _written(kind, one) for kind, one in sorted(definition.transforms.items())},
+        "transforms": {kind: _term_text(kind, term) for kind, term in sorted(definition.transforms.items())},
     }

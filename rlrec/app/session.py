@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypedDict
 
 from rlrec.app.inputs import lookup
 from rlrec.app.log.decision_reward import reward_of
@@ -28,24 +28,92 @@ class Request:
     reward: str | None = None
 
 
-def listing(store: Store, *, limit: int | None) -> list[dict[str, Any]]:
+class SessionRow(TypedDict):
+    """One session of `session list`."""
+
+    session: str
+    user: str | None
+    visits: int
+    decisions: int
+    last_at: str | None
+
+
+class Slot(decision_json.SlotJson):
+    """One slot of a slate, and what became of it."""
+
+    censored: bool
+    reward: float
+
+
+_Return = TypedDict("_Return", {"return": float})  # a keyword of Python
+
+
+class Decided(TypedDict):
+    """One decision, its events and its reward."""
+
+    decision_id: int
+    request_id: str | None
+    step: int
+    at: str
+    policy: str
+    version: int
+    experiment: str | None
+    variant: str | None
+    context: dict[str, Any]
+    state: dict[str, Any]
+    propensity: float | None
+    log_propensity: float | None
+    slate: list[Slot]
+    events: list[decision_json.EventJson]
+    reward: float
+
+
+class Step(Decided, _Return):
+    """One decision of a visit, with its return."""
+
+
+class Result(_Return):
+    """A visit as a timeline."""
+
+    session: str
+    user: str | None
+    visit: int
+    visits: int
+    started_at: str
+    last_at: str
+    ended_at: str | None
+    reward: float
+    gamma: float
+    decisions: list[Step]
+
+
+def listing(store: Store, *, limit: int | None) -> list[SessionRow]:
     """Sessions, newest first; at most `limit`, and a line where there are more."""
     with store.read() as unit:
-        found = sessions.listing(unit, limit=None if limit is None else min(limit, 2**62) + 1)
-    if limit is not None and len(found) > limit:
+        rows = sessions.listing(unit, limit=None if limit is None else min(limit, 2**62) + 1)
+    if limit is not None and len(rows) > limit:
         store.notice(f"the newest {limit} sessions; --limit shows more")
-    return [row | {"last_at": None if row["last_at"] is None else written(row["last_at"])} for row in found[:limit]]
+    return [
+        {
+            "session": row["session"],
+            "user": row["user"],
+            "visits": row["visits"],
+            "decisions": row["decisions"],
+            "last_at": None if row["last_at"] is None else written(row["last_at"]),
+        }
+        for row in rows[:limit]
+    ]
 
 
 # -- one visit --
 
 
-def show(store: Store, request: Request) -> dict[str, Any]:
-    """A visit as a timeline: what was known, what was shown with which probability, what came of it."""
+def show(store: Store, request: Request) -> Result:
+    """A visit as a timeline: state, slate, propensities, events and reward of each of its decisions."""
     if not 0 <= request.gamma <= 1:
         raise InputError(f"gamma is {request.gamma:g}", hint="it lies between 0 and 1; 1 discounts nothing")
     with store.read() as unit:
-        session = _known(unit, request.key)
+        session = _session(unit, request.key)
         visits = sessions.all_visits(unit, session.id)
         visit = _chosen(visits, request)
         reward = None if request.reward is None else lookup.reward(unit, request.reward)
@@ -63,7 +131,7 @@ def show(store: Store, request: Request) -> dict[str, Any]:
         "reward": sum(step["reward"] for step in steps),
         "return": returns[0] if returns else 0.0,
         "gamma": request.gamma,
-        "decisions": [step | {"return": value} for step, value in zip(steps, returns, strict=True)],
+        "decisions": [{**step, "return": value} for step, value in zip(steps, returns, strict=True)],
     }
 
 
@@ -84,12 +152,12 @@ def ended_at(unit: Unit, visit: Visit) -> int | None:
     return lapses if unit.now > lapses else None
 
 
-def _known(unit: Unit, key: str, *, lock: bool = False) -> Session:
-    found = sessions.find(unit, [key], lock=lock)
-    if key not in found:
+def _session(unit: Unit, key: str, *, lock: bool = False) -> Session:
+    session = sessions.find(unit, [key], lock=lock).get(key)
+    if session is None:
         near = suggest(key, sessions.newest_keys(unit, limit=1_000))
         raise InputError(f"unknown session {key!r}", hint=near or "`rlrec session list` shows them")
-    return found[key]
+    return session
 
 
 def _chosen(visits: Sequence[Visit], request: Request) -> Visit:
@@ -106,39 +174,48 @@ def _chosen(visits: Sequence[Visit], request: Request) -> Visit:
     return chosen
 
 
-def _steps(unit: Unit, ids: Sequence[int], reward: Reward | None) -> list[dict[str, Any]]:
-    found, happened = decisions.find(unit, ids), events.of(unit, ids)
-    answers, states = decision_json.shown(unit, found), decision_json.states(unit, found)
-    versions = policies.by_id(unit, {decision.version_id for decision in found.values()})
-    bodies = contents.context_bodies(unit, {decision.context_id for decision in found.values()})
+def _steps(unit: Unit, ids: Sequence[int], reward: Reward | None) -> list[Decided]:
+    """The decisions of a visit in their order."""
+    visited, events_of = decisions.find(unit, ids), events.of(unit, ids)
+    answers, states = decision_json.shown(unit, visited), decision_json.states(unit, visited)
+    versions = policies.by_id(unit, {decision.version_id for decision in visited.values()})
+    bodies = contents.context_bodies(unit, {decision.context_id for decision in visited.values()})
     return [
         _step(
-            found[key],
-            happened.get(key, []),
+            visited[key],
+            events_of.get(key, []),
             answers[key] | {"state": states[key]},
-            context=bodies[found[key].context_id],
-            reward=reward or versions[found[key].version_id].reward,
+            context=bodies[visited[key].context_id],
+            reward=reward or versions[visited[key].version_id].reward,
         )
         for key in ids
     ]
 
 
 def _step(
-    decision: Decision, happened: Sequence[Event], answer: Mapping[str, Any], *, context: str, reward: Reward
-) -> dict[str, Any]:
-    counted = [event for event in happened if event.kind != CENSOR]
-    slate = [
-        shown | {"censored": slot.censored, "reward": reward_of(reward, decision, counted, position=slot.position)}
-        for shown, slot in zip(answer["slate"], decision.slots, strict=True)
+    decision: Decision, stored: Sequence[Event], answer: Mapping[str, Any], *, context: str, reward: Reward
+) -> Decided:
+    counted = [event for event in stored if event.kind != CENSOR]
+    shown: Sequence[decision_json.SlotJson] = answer["slate"]
+    slate: list[Slot] = [
+        {**entry, "censored": slot.censored, "reward": reward_of(reward, decision, counted, position=slot.position)}
+        for entry, slot in zip(shown, decision.slots, strict=True)
     ]
-    kept = ("decision_id", "request_id", "step", "at", "policy", "version", "experiment", "variant")
-    return {name: answer[name] for name in kept} | {
+    return {
+        "decision_id": answer["decision_id"],
+        "request_id": answer["request_id"],
+        "step": answer["step"],
+        "at": answer["at"],
+        "policy": answer["policy"],
+        "version": answer["version"],
+        "experiment": answer["experiment"],
+        "variant": answer["variant"],
         "context": json.loads(context),
         "state": answer["state"],
         "propensity": answer["propensity"],
         "log_propensity": answer["log_propensity"],
         "slate": slate,
-        "events": decision_json.events(happened),
+        "events": decision_json.events(stored),
         "reward": reward_of(reward, decision, counted, position=None),
     }
 
@@ -146,11 +223,21 @@ def _step(
 # -- the end of a visit --
 
 
-def end(store: Store, key: str) -> dict[str, Any]:
+class Ended(TypedDict):
+    """The visit that has ended."""
+
+    session: str
+    visit: int
+    decisions: int
+    ended_at: str
+    already_ended: bool
+
+
+def end(store: Store, key: str) -> Ended:
     """End the session's newest visit: its next decision opens another one. Ending it twice changes nothing."""
 
-    def work(unit: Unit) -> dict[str, Any]:
-        session = _known(unit, key, lock=True)
+    def work(unit: Unit) -> Ended:
+        session = _session(unit, key, lock=True)
         visit = sessions.visits(unit, [session.id]).get(session.id)
         if visit is None:
             raise InputError(f"session {key!r} has no decision yet")
@@ -173,8 +260,8 @@ def end_all(store: Store, keys: Collection[str]) -> None:
     """End the newest visits of known sessions, in one transaction; one that has ended stays as it is."""
 
     def work(unit: Unit) -> None:
-        known = sessions.find(unit, keys, lock=True)
-        newest = sessions.visits(unit, [session.id for session in known.values()]).values()
+        ending = sessions.find(unit, keys, lock=True)
+        newest = sessions.visits(unit, [session.id for session in ending.values()]).values()
         ended = [replace(visit, ended_at=max(unit.now, visit.last_at)) for visit in newest if visit.ended_at is None]
         sessions.put_visits(unit, ended)
 

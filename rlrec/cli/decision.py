@@ -1,18 +1,22 @@
-"""Look into one decision."""
+"""rlrec decision: how the probabilities of one decision arose."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from rlrec.cli.session import brief, happenings
+from rlrec.cli.output import Show
+from rlrec.cli.session import brief, events_text
 from rlrec.cli.shared import Group, printed, stored
 from rlrec.cli.tables import cell
 from rlrec.cli.values import DECISION
 from rlrec.cli.view import View
 
-MOST = 20  # arms a person is shown; the other formats have all
+N_ARMS = 20  # in a table; the other formats have all
+
+if TYPE_CHECKING:
+    from rlrec.app.opening import Store
 
 
 @click.group(cls=Group)
@@ -24,8 +28,8 @@ def decision() -> None:
 @click.argument("decision_id", type=DECISION, metavar="ID")
 @printed
 @stored
-def show_(store: Any, show: Any, decision_id: int) -> None:
-    """Show one decision: the belief it was drawn from, each arm's probability, what is stored.
+def show_(store: Store, show: Show, decision_id: int) -> None:
+    """Show one decision: the belief it was drawn from, the probability of each arm, and what is stored.
 
     \b
     Example:
@@ -33,59 +37,65 @@ def show_(store: Any, show: Any, decision_id: int) -> None:
     """
     from rlrec.app import decision as use_case
 
-    found = use_case.show(store, decision_id)
-    show(found, table=_view(found), flat=[_flat(found, slot) for slot in found["slate"]])
+    result = use_case.show(store, decision_id)
+    show(result, table=_view(result), flat=[_flat(result, slot) for slot in result["slate"]])
 
 
-def _flat(found: dict[str, Any], slot: dict[str, Any]) -> dict[str, Any]:
-    """One slot with what identifies it."""
-    kept = ("decision_id", "at", "session", "visit", "step", "policy", "version")
-    happened = {"events": happenings(found, slot["position"]), "page_events": happenings(found, None)}
-    return {name: found[name] for name in kept} | slot | happened
+def _flat(result: dict[str, Any], slot: dict[str, Any]) -> dict[str, Any]:
+    """One slot with the keys of its decision, and its events."""
+    keys = {name: result[name] for name in ("decision_id", "at", "session", "visit", "step", "policy", "version")}
+    events = result["events"]
+    return keys | slot | {"events": events_text(events, slot["position"]), "page_events": events_text(events, None)}
 
 
-def _view(found: dict[str, Any]) -> View:
-    positions = [slot["position"] for slot in found["slate"]]
-    shown = {slot["arm"] for slot in found["slate"]}
+def _view(result: dict[str, Any]) -> View:
+    positions = [slot["position"] for slot in result["slate"]]
+    shown = {slot["arm"] for slot in result["slate"]}
     rows = [
         [arm["arm"], arm["pulls"], arm["mean"], arm["score"], *arm["probabilities"]]
-        for number, arm in enumerate(found["arms"])
-        if number < MOST or arm["arm"] in shown
+        for number, arm in enumerate(result["arms"])
+        if number < N_ARMS or arm["arm"] in shown
     ]
     headers = ["arm", "pulls", "mean", "score", *(f"p at {position}" for position in positions)]
-    return View(title=[*_title(found), *_slots(found), *_left_out(found, len(rows))], headers=headers, rows=rows)
+    return View(title=[*_title(result), *_slots(result), *_left_out(result, len(rows))], headers=headers, rows=rows)
 
 
-def _title(found: dict[str, Any]) -> list[str]:
-    who = f"session {found['session']}, visit {found['visit']}, step {found['step']}, user {cell(found['user'])}"
-    variant = f", variant {found['experiment']}/{found['variant']}" if found["variant"] is not None else ""
-    policy = f"policy {found['policy']}, version {found['version']}, kind {found['kind']}{variant}"
+def _title(result: dict[str, Any]) -> list[str]:
+    who = f"session {result['session']}, visit {result['visit']}, step {result['step']}, user {cell(result['user'])}"
+    variant = f", variant {result['experiment']}/{result['variant']}" if result["variant"] is not None else ""
+    policy = f"policy {result['policy']}, version {result['version']}, kind {result['kind']}{variant}"
     return [
-        f"decision {found['decision_id']} at {found['at']}: {who}",
-        f"{policy}, belief {found['belief_seq']}, floor {cell(found['floor'])}",
-        f"context {cell(found['context'])}, state {cell(brief(found['state']))}, {found['eligible']} eligible arms",
-        *([f"saw {_features(found['features'])}"] if "features" in found else []),
-        f"propensity {cell(found['propensity'])}, reward {cell(found['reward'])} ({found['reward_definition']})",
+        f"decision {result['decision_id']} at {result['at']}: {who}",
+        f"{policy}, belief {result['belief_seq']}, floor {cell(result['floor'])}",
+        f"context {cell(result['context'])}, state {cell(brief(result['state']))}, {result['eligible']} eligible arms",
+        *([f"features: {_features(result['features'])}"] if "features" in result else []),
+        f"propensity {cell(result['propensity'])}, reward {cell(result['reward'])} ({result['reward_definition']})",
     ]
 
 
 def _features(named: dict[str, float] | None) -> str:
-    """What a policy saw, by name; None: it is not known."""
+    """Features by name as text; None where the state was not stored."""
     if named is None:
-        return "what is not known now"
-    return ", ".join(f"{name} {value:.4g}" for name, value in named.items()) or "nothing but 0"
+        return "not stored"
+    named = {"constant" if name == "1" else name: value for name, value in named.items()}
+    return ", ".join(f"{name}={value:.4g}" for name, value in named.items()) or "all 0"
 
 
-def _slots(found: dict[str, Any]) -> list[str]:
-    said = {None: "not derived again", True: "derived again: the same", False: "DERIVED AGAIN: ANOTHER"}
+def _slots(result: dict[str, Any]) -> list[str]:
+    verdict = {
+        None: "were not derived again",
+        True: "agree with those derived from the belief",
+        False: "DISAGREE with those derived from the belief",
+    }
     lines = [
         f"position {slot['position']}: {slot['arm']}, propensity {cell(slot['propensity'])} "
-        f"(again {cell(slot['derived_propensity'])}), marginal {cell(slot['marginal'])}, reward {cell(slot['reward'])}"
-        for slot in found["slate"]
+        f"(derived {cell(slot['derived_propensity'])}), marginal {cell(slot['marginal'])}, "
+        f"reward {cell(slot['reward'])}"
+        for slot in result["slate"]
     ]
-    return [*lines, f"stored probabilities {said[found['agrees']]}"]
+    return [*lines, f"stored probabilities {verdict[result['agrees']]}"]
 
 
-def _left_out(found: dict[str, Any], rows: int) -> list[str]:
-    more = len(found["arms"]) - rows
+def _left_out(result: dict[str, Any], rows: int) -> list[str]:
+    more = len(result["arms"]) - rows
     return [f"{more} less likely arms are left out; --json has all"] if more else []

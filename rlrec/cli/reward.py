@@ -1,22 +1,26 @@
-"""rlrec reward: what a decision is worth."""
+"""rlrec reward: define what a decision is worth, list definitions, and look at delays."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from rlrec.cli.output import Show
 from rlrec.cli.shared import Group, printed, stored
 from rlrec.cli.values import DURATION, NAME, NUMBER, Parsed, format_duration, parse_number
-from rlrec.cli.view import View
+from rlrec.cli.view import View, cells
 from rlrec.errors import InputError
+
+if TYPE_CHECKING:
+    from rlrec.app.opening import Store
+    from rlrec.app.reward import Definition
 
 
 def _clip(text: str) -> tuple[float, float]:
     low, comma, high = text.partition(",")
     if not comma:
-        raise InputError(f"{text!r} is no range", hint="write LO,HI, for example 0,1")
+        raise InputError(f"{text!r} is not a range", hint="write LO,HI, for example 0,1")
     bounds = parse_number(low), parse_number(high)
     if bounds[0] > bounds[1]:
         raise InputError(f"the range {text!r} is empty", hint="write LO,HI with LO below HI")
@@ -31,12 +35,14 @@ def reward() -> None:
 @reward.command()
 @click.argument("name", type=NAME)
 @click.argument("weights")
-@click.option("--window", type=DURATION, default="30m", show_default=True, help="Events count this long.")
+@click.option(
+    "--window", type=DURATION, default="30m", show_default=True, help="How long after a decision its events count."
+)
 @click.option("--default", type=NUMBER, default="0", show_default=True, help="Reward of a slot without events.")
 @click.option("--clip", type=Parsed("lo,hi", _clip), help="Keep a slot's reward inside LO,HI.")
 @click.option(
     "--learn", type=click.Choice(["served", "settled"]), default="served", show_default=True,
-    help="When a belief takes a slot in: at once, corrected by its events, or when its window is over.",
+    help="When a belief learns from a slot: at once, corrected by its events, or when its window is over.",
 )  # fmt: skip
 @click.option(
     "--late", type=click.Choice(["count", "ignore"]), default="count", show_default=True,
@@ -45,15 +51,15 @@ def reward() -> None:
 @printed
 @stored
 def define(
-    store: Any, show: Show, name: str, weights: str, window: int, default: float, clip: tuple[float, float] | None,
+    store: Store, show: Show, name: str, weights: str, window: int, default: float, clip: tuple[float, float] | None,
     learn: str, late: str,
 ) -> None:  # fmt: skip
     """Define what the events of a slot are worth.
 
-    A slot's reward is the sum over kinds of event of weight x the sum of their values, clipped; the default if none
-    came. In place of a KIND stand log1p(KIND), min(KIND,CAP) and log1p(min(KIND,CAP)) for what becomes of its sum
-    first; log1p of a sum below 0 is that of its size, negative. Definitions never change: a new idea gets a new name,
-    and can be tried on old logs.
+    The reward of a slot is a sum over kinds of event, weight x the sum of their values, clipped; or the default where
+    no such event came. In place of KIND, log1p(KIND), min(KIND,CAP) and log1p(min(KIND,CAP)) transform the sum of its
+    values first; log1p of a negative sum -x is -log1p(x). Definitions never change: a new idea gets a new name, and can
+    be tried on old logs.
 
     \b
     Examples:
@@ -71,7 +77,7 @@ def define(
 @reward.command("list")
 @printed
 @stored
-def list_(store: Any, show: Show) -> None:
+def list_(store: Store, show: Show) -> None:
     """List all reward definitions.
 
     \b
@@ -80,14 +86,15 @@ def list_(store: Any, show: Show) -> None:
     """
     from rlrec.app import reward as use_case
 
-    found = use_case.listing(store)
+    definitions = use_case.listing(store)
     headers = ["reward", "weights", "window_s", "default", "clip", "learn", "late"]
-    rows = [[one["reward"], _terms(one), *(one[name] for name in headers[2:])] for one in found]
-    show(found, table=View(headers=headers, rows=rows), columns=[*headers, "transforms"])
+    rows = [cells({**row, "weights": _terms(row)}, headers) for row in definitions]
+    show(definitions, table=View(headers=headers, rows=rows), columns=[*headers, "transforms"])
 
 
-def _terms(one: dict[str, Any]) -> str:
-    return ", ".join(f"{one['transforms'].get(kind, kind)}={weight:g}" for kind, weight in one["weights"].items())
+def _terms(row: Definition) -> str:
+    """The weights as `reward define` takes them."""
+    return ", ".join(f"{row['transforms'].get(kind, kind)}={weight:g}" for kind, weight in row["weights"].items())
 
 
 @reward.command()
@@ -95,21 +102,21 @@ def _terms(one: dict[str, Any]) -> str:
 @click.option("--log", metavar="FILTER", help="Look only at these decisions: policy=NAME,since=TIME and so on.")
 @printed
 @stored
-def delays(store: Any, show: Show, name: str, log: str | None) -> None:
+def delays(store: Store, show: Show, name: str, log: str | None) -> None:
     """Show how much reward arrives within each window, to choose one.
 
-    A decision's reward is that of its page under the definition, less the defaults, from the events inside the window.
-    Two windows are compared on the decisions old enough for the longer one, so that young ones never look poor (a chain
-    ladder); the share is of what arrives within the longest window. Decisions with a censored slot are left out.
-    Imported ones count as old enough for every window.
+    The reward of a decision is that of its page under the definition, minus the defaults, from the events inside the
+    window. Two windows are compared on the decisions old enough for the longer one, so that young decisions do not
+    look poor (a chain ladder). The share is a share of what arrives within the longest window. Decisions with a
+    censored slot are left out; imported ones count as old enough for every window.
 
     \b
     What --json has:
       share                 of the reward of the longest window; null: unknown.
                             Above 1 where later events take reward away
-      events, decisions     weighed events inside the window of the decisions
-                            old enough for it; how many decisions these are
-      reward_per_decision   of theirs, inside the window
+      decisions             how many are old enough for the window
+      events                weighed events inside the window, of these decisions
+      reward_per_decision   the mean reward of these, from events in the window
       own                   whether it is the window of the definition
 
     \b
@@ -119,7 +126,8 @@ def delays(store: Any, show: Show, name: str, log: str | None) -> None:
     """
     from rlrec.app import delays as use_case
 
-    found = [{"window": format_duration(row.pop("window_us")), **row} for row in use_case.delays(store, name, log=log)]
+    rows = use_case.delays(store, name, log=log)
+    result = [{"window": format_duration(round(row["window_s"] * 1e6)), **row} for row in rows]
     headers = ["window", "share", "events", "decisions", "reward_per_decision"]
-    rows = [[one["window"] + " *" * one["own"], *(one[key] for key in headers[1:])] for one in found]
-    show(found, table=View(headers=headers, rows=rows, notes=[f"* the window of reward {name}"]))
+    body = [cells({**row, "window": f"{row['window']}{' *' if row['own'] else ''}"}, headers) for row in result]
+    show(result, table=View(headers=headers, rows=body, notes=[f"* the window of reward {name}"]))

@@ -1,12 +1,13 @@
-"""Sessions: list, show one as a timeline, end its visit."""
+"""rlrec session: list sessions, show one as a timeline, end its visit."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from rlrec.cli.output import Show
 from rlrec.cli.shared import Group, printed, stored
 from rlrec.cli.tables import cell
 from rlrec.cli.values import KEY, NAME, NUMBER, Whole
@@ -17,8 +18,13 @@ FLAT = (
     "state", "position", "arm", "propensity", "marginal", "score", "censored", "events", "reward", "page_events",
     "page_reward", "page_return",
 )  # fmt: skip
-MARKS = ("censor", "uncensor")  # what carries no value
+MARKS = ("censor", "uncensor")  # events without a value
 COLUMNS = ("session", "user", "visits", "decisions", "last_at")
+
+if TYPE_CHECKING:
+    from rlrec.app.opening import Store
+    from rlrec.app.serving.decision_json import EventJson
+    from rlrec.app.session import Result, Step
 
 
 @click.group(cls=Group)
@@ -30,7 +36,7 @@ def session() -> None:
 @click.option("--limit", type=Whole(0), default=100, show_default=True, help="How many; 0 for all.")
 @printed
 @stored
-def list_(store: Any, show: Any, limit: int) -> None:
+def list_(store: Store, show: Show, limit: int) -> None:
     """List sessions, newest first.
 
     \b
@@ -49,7 +55,7 @@ def list_(store: Any, show: Any, limit: int) -> None:
 @click.option("--reward", type=NAME, metavar="NAME", help="Reward definition.  [default: each decision's own]")
 @printed
 @stored
-def show_(store: Any, show: Any, **request: Any) -> None:
+def show_(store: Store, show: Show, **request: Any) -> None:
     """Show a visit step by step: state, slate, propensities, events, reward, return.
 
     \b
@@ -58,39 +64,39 @@ def show_(store: Any, show: Any, **request: Any) -> None:
     """
     from rlrec.app import session as use_case
 
-    found = use_case.show(store, use_case.Request(**request))
-    show(found, table=_timeline(found), columns=FLAT, flat=_flat(found))
+    visit = use_case.show(store, use_case.Request(**request))
+    show(visit, table=_timeline(visit), columns=FLAT, flat=_flat(visit))
 
 
-def _timeline(found: dict[str, Any]) -> View:
-    ended = f"ended {found['ended_at']}" if found["ended_at"] else "open"
+def _timeline(visit: Result) -> View:
+    ended = f"ended {visit['ended_at']}" if visit["ended_at"] else "open"
     title = (
-        f"session {found['session']}, user {cell(found['user'])}, visit {found['visit']} of {found['visits']}",
-        f"started {found['started_at']}, {ended}",
-        f"reward {cell(found['reward'])}, return {cell(found['return'])} (gamma {cell(found['gamma'])})",
+        f"session {visit['session']}, user {cell(visit['user'])}, visit {visit['visit']} of {visit['visits']}",
+        f"started {visit['started_at']}, {ended}",
+        f"reward {cell(visit['reward'])}, return {cell(visit['return'])} (gamma {cell(visit['gamma'])})",
     )
     headers = (
         "step", "decision", "at", "policy", "context", "state", "position", "arm", "propensity", "events", "reward",
         "return",
     )  # fmt: skip
-    return View(title=title, headers=headers, rows=[row for step in found["decisions"] for row in _rows(step)])
+    return View(title=title, headers=headers, rows=[row for step in visit["decisions"] for row in _rows(step)])
 
 
-def _flat(found: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """A record a slot, each with all that is known of its decision."""
-    visit = {name: found[name] for name in ("session", "user", "visit")}
-    for step in found["decisions"]:
+def _flat(visit: Result) -> Iterator[dict[str, Any]]:
+    """A record a slot, with its decision and its page."""
+    of_visit = {"session": visit["session"], "user": visit["user"], "visit": visit["visit"]}
+    for step in visit["decisions"]:
         page = {
-            "page_events": happenings(step, None),
+            "page_events": events_text(step["events"], None),
             "page_reward": step["reward"],
             "page_return": step["return"],
         }
         for slot in step["slate"]:
-            every = visit | step | page | slot | {"events": happenings(step, slot["position"])}
-            yield {name: every[name] for name in FLAT}
+            fields = {**of_visit, **step, **page, **slot, "events": events_text(step["events"], slot["position"])}
+            yield {name: fields[name] for name in FLAT}
 
 
-def _rows(step: dict[str, Any]) -> Iterator[list[Any]]:
+def _rows(step: Step) -> Iterator[list[Any]]:
     """A line a slot, and one for the page where it is longer than one slot."""
     policy = f"{step['policy']}@{step['version']}"
     if step["variant"] is not None:
@@ -98,25 +104,29 @@ def _rows(step: dict[str, Any]) -> Iterator[list[Any]]:
     head = [step["step"], step["decision_id"], step["at"], policy, step["context"], brief(step["state"])]
     single = len(step["slate"]) == 1
     for number, slot in enumerate(step["slate"]):
-        happened = happenings(step, slot["position"], number=cell) + (" (censored)" if slot["censored"] else "")
-        worth = step["reward"] if single else slot["reward"]
-        line = [slot["position"], slot["arm"], slot["propensity"], happened.strip(), worth]
+        events = events_text(step["events"], slot["position"], number=cell)
+        events += " (censored)" if slot["censored"] else ""
+        reward = step["reward"] if single else slot["reward"]
+        line = [slot["position"], slot["arm"], slot["propensity"], events.strip(), reward]
         yield (head if number == 0 else [None] * len(head)) + line + [step["return"] if single else None]
     if not single:
-        page = [None, "(page)", step["propensity"], happenings(step, None, number=cell), step["reward"], step["return"]]
+        events = events_text(step["events"], None, number=cell)
+        page = [None, "(page)", step["propensity"], events, step["reward"], step["return"]]
         yield [None] * len(head) + page
 
 
-def brief(state: dict[str, Any]) -> dict[str, Any]:
-    """A state without the long list of all that was remembered."""
+def brief(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state without its longest field, the history of the visit."""
     return {name: value for name, value in state.items() if name != "history"}
 
 
-def happenings(step: dict[str, Any], position: int | None, *, number: Callable[[float], str] = repr) -> str:
-    """The events of a slot, or without a position of the page, as they would be typed; values exact, or by `number`."""
-    mine = [event for event in step["events"] if event["position"] == position]
+def events_text(events: Sequence[EventJson], position: int | None, *, number: Callable[[float], str] = repr) -> str:
+    """The events of a slot, or without a position those of the page, as `feedback` takes them; values exact, or by
+    `number`."""
     return " ".join(
-        event["kind"] if event["kind"] in MARKS else f"{event['kind']}={number(event['value'])}" for event in mine
+        event["kind"] if event["kind"] in MARKS else f"{event['kind']}={number(event['value'])}"
+        for event in events
+        if event["position"] == position
     )
 
 
@@ -124,7 +134,7 @@ def happenings(step: dict[str, Any], position: int | None, *, number: Callable[[
 @click.argument("key", type=KEY)
 @printed
 @stored
-def end(store: Any, show: Any, key: str) -> None:
+def end(store: Store, show: Show, key: str) -> None:
     """End the newest visit of a session; its next decision opens another visit.
 
     \b

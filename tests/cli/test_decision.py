@@ -81,7 +81,7 @@ def test_tampered_propensity_is_noticed(ready: Any, store: Store) -> None:
     number = serve(ready, "thompson")
     store.write(lambda unit: unit.connection.execute(sa.text("UPDATE slot SET propensity = propensity * 0.999")))
     assert ready("decision", "show", number, "--json").json["agrees"] is False
-    assert "ANOTHER" in ready("decision", "show", number).stdout
+    assert "DISAGREE" in ready("decision", "show", number).stdout
 
 
 def test_variant_of_an_experiment_is_derived_from_its_fork(ready: Any) -> None:

@@ -84,7 +84,9 @@ def test_a_person_sees_what_the_policy_saw(learned: Run) -> None:
         top: pytest.approx({"count": np.log(2), "faded": 1, "last": 1, "earned": np.arcsinh(1)}),
         below: pytest.approx({"count": np.log(2), "faded": 1, "last": 1}),
     }
-    assert "saw 1 1, hour 9, session:step 0.6931" in learned("decision", "show", second["decision_id"]).stdout
+    assert (
+        "features: constant=1, hour=9, session:step=0.6931" in learned("decision", "show", second["decision_id"]).stdout
+    )
 
 
 def bent(db: str, statement: str) -> None:

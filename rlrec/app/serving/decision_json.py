@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from math import exp
-from typing import Any
+from typing import Any, TypedDict
 
 from rlrec.app.serving.draws import Page
 from rlrec.app.serving.requests import Plan
@@ -110,7 +110,27 @@ def _stored(
     return answer | {name: value for name, value in said.items() if name in answer}
 
 
-def events(stored: Sequence[Event]) -> list[dict[str, Any]]:
+class SlotJson(TypedDict):
+    """One slot of a slate."""
+
+    position: int
+    arm: str
+    propensity: float | None
+    marginal: float | None
+    score: float | None
+
+
+class EventJson(TypedDict):
+    """One event of a decision; without a position, of its page."""
+
+    position: int | None
+    kind: str
+    value: float
+    at: str
+    key: str | None
+
+
+def events(stored: Sequence[Event]) -> list[EventJson]:
     """Events in the order in which they were stored; those of `--censor` by its name."""
     return [
         {
