@@ -20,6 +20,7 @@ _BY_UNIT = {
         "clipped-ips": "rlrec.ope.weighting:ClippedIps",
         "dm": "rlrec.ope.direct:Dm",
         "dr": "rlrec.ope.doubly_robust:Dr",
+        "sndr": "rlrec.ope.doubly_robust:Sndr",
     },
     "session": {
         "tis": "rlrec.ope.sequential:Tis",

@@ -20,6 +20,20 @@ HAND = LogBatch(
     expected=np.array([0.75, 0.5, 0.5, 1.0]),
 )
 
+# Ten rows in two contexts g, five each, of three arms; the target and the model q depend on g.
+_ARM = np.array([0, 1, 2, 0, 1, 2, 0, 0, 1, 2])
+_G = np.repeat([0, 1], 5)
+_TARGET = np.array([[0.2, 0.3, 0.5], [0.1, 0.6, 0.3]])
+_Q = np.array([[0.6, 0.4, 0.5], [0.5, 0.7, 0.2]])
+TEN = LogBatch(
+    reward=np.array([1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 1.0, 0.0]),
+    propensity=np.array([0.5, 0.3, 0.2, 0.5, 0.3, 0.2, 0.6, 0.6, 0.25, 0.15]),
+    target=_TARGET[_G, _ARM],
+    cluster=np.arange(10),
+    predicted=_Q[_G, _ARM],
+    expected=(_TARGET * _Q).sum(axis=1)[_G],
+)
+
 
 def drawn(seed: int, *, sessions: int = 300, spread: float = 1.0) -> tuple[LogBatch, float]:
     """A log of a uniform logger over five arms, sessions of 1 to 6 rows with an effect of their own, and the truth."""

@@ -10,12 +10,48 @@ import pytest
 from rlrec.errors import InputError
 from rlrec.ope.base import LogBatch
 from rlrec.ope.direct import Ridge
-from tests.ope.cases import HAND, drawn, judged
+from tests.ope.cases import HAND, TEN, drawn, judged
 
 
 def test_errors_of_the_model_are_weighed_and_added() -> None:
     (found,) = judged(HAND, "dr", interval="normal")
     assert found.value == ((0.75 + 2 * 0.5) + (0.5 + 0.5 * 0.75) + (0.5 - 1.5 * 0.5) + 1.0) / 4
+
+
+def coverage(name: str, *, runs: int = 200) -> float:
+    """Share of the logs whose 95 % interval has the truth in it."""
+    hits = 0
+    for seed in range(runs):
+        batch, truth = drawn(seed, sessions=150)
+        (estimate,) = judged(batch, name, replicates=399)
+        hits += (estimate.lower or np.inf) <= truth <= (estimate.upper or -np.inf)
+    return hits / runs
+
+
+def test_ten_rows_by_hand() -> None:
+    names = "ips,snips,dm,dr"
+    values = [estimate.value for estimate in judged(TEN, names, interval="normal")]
+    assert values == pytest.approx([0.6466666667, 0.5606936416, 0.51, 0.649], abs=1e-9)
+
+
+def test_sndr_divides_the_errors_by_the_sum_of_weights() -> None:
+    (estimate,) = judged(TEN, "sndr", interval="normal")
+    assert estimate.value == pytest.approx(0.6305202312, abs=1e-9)
+
+
+def test_error_of_sndr_is_that_of_two_ratios() -> None:
+    """Rows are clusters: the influence of one is E q - mean E q + n w (r - q - mean error) / sum w."""
+    (estimate,) = judged(TEN, "sndr", interval="normal")
+    assert TEN.expected is not None
+    assert TEN.predicted is not None
+    w, error = TEN.weight, TEN.reward - TEN.predicted
+    influence = TEN.expected - TEN.expected.mean() + 10 * w * (error - w @ error / w.sum()) / w.sum()
+    assert estimate.std_error == pytest.approx(np.sqrt((influence**2).sum() / (10 * 9)), rel=1e-12)
+
+
+def test_intervals_of_sndr_cover() -> None:
+    """200 logs: outside with chance 1 in 1,000 if the true coverage is 95 %."""
+    assert 0.90 <= coverage("sndr") <= 0.995
 
 
 def test_a_model_of_zero_is_ips() -> None:
