@@ -109,7 +109,8 @@ def evaluate(store: Any, show: Show, **request: Any) -> None:
       k_hat          shape of the tail of the weights, where they have no bound
       cluster_share  largest share of the estimate that one cluster carries
       mean_weight_z  standard errors between the mean weight and 1
-      bias_bound     the largest bias that clipped weights can cause
+      bias_bound     the largest bias that changed weights can cause
+      safe_lower     lower minus bias_bound: what a gate should compare
       left_out       rows without a propensity, which weights cannot use; sessions
                      that are cut, censored or without one; both where a target
                      needs a state that was not recorded

@@ -180,6 +180,12 @@ def hashed(ids: Ids, *, salt: int) -> npt.NDArray[np.uint64]:
     return np.asarray(mixed ^ (mixed >> np.uint64(31)))
 
 
+def require_positive(label: str, value: float, *, example: str) -> None:
+    """Raises InputError unless the parameter `label` of an estimator is a finite number above 0."""
+    if not 0 < value < np.inf:
+        raise InputError(f"{label} is {value}", hint=f"give a finite number above 0, as {example}")
+
+
 def model_of(batch: LogBatch, name: str) -> tuple[Array, Array]:
     """`predicted` and `expected` of the batch. Raises InputError if it came without a reward model."""
     if batch.predicted is None or batch.expected is None:

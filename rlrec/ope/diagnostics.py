@@ -32,7 +32,7 @@ REASONS = {
     "one-cluster": "one cluster carries more than 20 % of the estimate (weak)",
     "mean-weight": "the mean weight is more than 3 standard errors from 1: wrong propensities, say (weak)",
     "wide-interval": "half the interval is wider than half the difference (weak)",
-    "clipping-bias": "the bias that clipping may cause exceeds the standard error; no interval shows it (weak)",
+    "clipping-bias": "the bias that changed weights may cause exceeds the standard error; no interval shows it (weak)",
     "in-sample": "the target learned from rows of this log (weak)",
     "no-interval": "no valid interval exists: the error of dm's model is not in any (weak)",
     "few-replicates": "the level is too high for 2,000 bootstrap replicates: a bound is null",

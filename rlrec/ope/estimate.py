@@ -29,6 +29,7 @@ class Estimate:
     std_error: clustered, by the delta method; None where no interval is valid (dm)
     clusters, n: clusters and rows used; ess is over clusters
     bias_bound: largest bias that changed weights can cause; 0 where they are not changed, None where it is unknown
+    safe_lower: lower minus bias_bound, which no interval shows: what a gate should ask for
     k_hat, cluster_share, nonzero, reward_share, mean_weight_z: what the verdict was made from (`Diagnosis`)
     left_out: rows without a propensity, or visits that could not be used
     ess_by_step: effective sample size over visits at each step; horizon: the first step, from 0, at which it is below
@@ -63,20 +64,29 @@ class Estimate:
     left_out: int
     ess_by_step: tuple[float, ...] | None = None
     horizon: int | None = None
+    safe_lower: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Stat:
     """What a fold keeps of the log: `stat(batch_1) + stat(batch_2)`.
 
-    distorted: sum of |weight - weight used| per estimator."""
+    distorted: sum of |weight - weight used| per estimator
+    predictions: least and largest value of the reward model; (inf, -inf) without one"""
 
     moments: Moments
     weights: Weights
     distorted: Array
+    predictions: Bounds
 
     def __add__(self, other: Stat) -> Stat:
-        return Stat(self.moments + other.moments, self.weights + other.weights, self.distorted + other.distorted)
+        (low, high), (other_low, other_high) = self.predictions, other.predictions
+        return Stat(
+            self.moments + other.moments,
+            self.weights + other.weights,
+            self.distorted + other.distorted,
+            (min(low, other_low), max(high, other_high)),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,10 +116,12 @@ class Fold:
             if not known.keys() >= set(kind.columns):
                 known.update(zip(kind.columns, kind.terms(batch).T, strict=True))
         terms = np.column_stack([known[name] for name in self.columns])
+        predicted = np.empty(0) if batch.predicted is None else batch.predicted
         return Stat(
             moments(terms, batch.cluster, columns=self.columns, spanning=self.spanning),
             diagnostics.weights(batch),
             np.array([kind.distortion(batch).sum() for kind in self.estimators.values()]),
+            (float(predicted.min(initial=np.inf)), float(predicted.max(initial=-np.inf))),
         )
 
     def finish(
@@ -140,7 +152,7 @@ class Fold:
         if interval == "bootstrap-t" and any(kind.intervals for kind in self.estimators.values()):
             drawn = intervals.replicates(summary, seed=seed, number=replicates)
         views = [
-            View(summary, stat.weights, kind, label, float(distorted))
+            View(summary, stat.weights, kind, label, float(distorted), stat.predictions)
             for (label, kind), distorted in zip(self.estimators.items(), stat.distorted, strict=True)
         ]
         terms = Terms(
@@ -181,6 +193,7 @@ class View:
     kind: Kind
     label: str
     distorted: float = 0.0
+    predictions: Bounds = (np.inf, -np.inf)
 
     @property
     def weighing(self) -> str:
@@ -276,6 +289,7 @@ class View:
             reward_share=found.reward_share,
             mean_weight_z=_figure(found.mean_weight_z),
             left_out=weights.left_out,
+            safe_lower=None if lower is None or bias is None else lower - bias,
         )
 
     @cached_property
@@ -323,7 +337,9 @@ class View:
             return 0.0 if self.kind.intervals else None
         if not self.distorted:
             return 0.0
-        return _figure(self.distorted / self.n * (reward_range[1] - reward_range[0]))
+        (low, high), (least, most) = reward_range, self.predictions
+        largest_error = max(high - low, high - least, most - low) if self.kind.modelled else high - low
+        return _figure(self.distorted / self.n * largest_error)
 
     def _notes(self, bias: float | None) -> list[str]:
         error = self.value[1]

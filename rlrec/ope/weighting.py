@@ -8,8 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from rlrec.arrays import Array
-from rlrec.errors import InputError
-from rlrec.ope.base import LogBatch, Ratio
+from rlrec.ope.base import LogBatch, Ratio, require_positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +53,7 @@ class ClippedIps(Ratio):
     clip: float = 20.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.clip < np.inf:
-            raise InputError(f"clip of clipped-ips is {self.clip}", hint="give a number above 0, as clipped-ips:20")
+        require_positive("clip of clipped-ips", self.clip, example="clipped-ips:20")
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ def test_clipped_ips_cuts_weights_and_bounds_the_bias() -> None:
     (found,) = judged(HAND, "clipped-ips:1", interval="normal", reward_range=(0.0, 3.0))
     assert found.value == sum(min(w, ONE) * r for w, r in ROWS) / 4 == 0.375
     assert found.bias_bound == sum(max(w - ONE, Fraction(0)) for w, _ in ROWS) / 4 * 3 == 1.125
+    assert found.safe_lower == (found.lower or 0.0) - 1.125
     assert "clipping-bias" in found.reasons
 
 
