@@ -160,7 +160,7 @@ def test_rows_that_cannot_be_weighed_count_only_for_those_who_do_not_weigh(kind:
 
 
 def test_the_other_value_of_a_parameter_changes_the_estimate() -> None:
-    batch = complete()
+    batch = complete(model=1 - WORTH)
     for name, other in OTHER.items():
         found = [float(kind.value(total(kind, batch))) for kind in ope.parse(f"{name},{other}").impressions.values()]
         assert found[0] != pytest.approx(found[1])
