@@ -21,6 +21,7 @@ _BY_UNIT = {
         "dm": "rlrec.ope.direct:Dm",
         "dr": "rlrec.ope.doubly_robust:Dr",
         "sndr": "rlrec.ope.doubly_robust:Sndr",
+        "switch-dr": "rlrec.ope.doubly_robust:SwitchDr",
     },
     "session": {
         "tis": "rlrec.ope.sequential:Tis",

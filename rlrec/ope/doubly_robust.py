@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from rlrec.arrays import Array
-from rlrec.ope.base import LogBatch, Ratio, model_of
+from rlrec.ope.base import LogBatch, Ratio, model_of, require_positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,48 @@ class Dr(Ratio):
         predicted, expected = model_of(batch, self.name)
         robust = expected + batch.weight * (batch.reward - predicted)
         return np.column_stack([np.where(batch.usable, robust, 0.0), batch.usable])
+
+
+class ChangedWeights(Ratio):
+    """The mean of E_target q + weight used x (reward - q), where large weights are made smaller on purpose."""
+
+    modelled: ClassVar[bool] = True
+    biased: ClassVar[bool] = True
+    name: ClassVar[str]
+
+    def used(self, weight: Array) -> Array:
+        """The weight that is used in place of each, (n,)."""
+        raise NotImplementedError
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (repr(self), "rows")
+
+    def terms(self, batch: LogBatch) -> Array:
+        predicted, expected = model_of(batch, self.name)
+        robust = expected + self.used(batch.weight) * (batch.reward - predicted)
+        return np.column_stack([np.where(batch.usable, robust, 0.0), batch.usable])
+
+    def distortion(self, batch: LogBatch) -> Array:
+        return np.abs(batch.weight - self.used(batch.weight))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwitchDr(ChangedWeights):
+    """dr where weights are at most tau, the reward model alone where they are larger: less variance for a bias that
+    bias_bound limits.
+
+    tau: the largest weight used, above 0
+    Source: SWITCH of Wang, Agarwal & Dudik 2017, in the form of Open Bandit Pipeline's documentation of estimators."""
+
+    name: ClassVar[str] = "switch-dr"
+    tau: float = 20.0
+
+    def __post_init__(self) -> None:
+        require_positive("tau of switch-dr", self.tau, example="switch-dr:20")
+
+    def used(self, weight: Array) -> Array:
+        return np.where(weight <= self.tau, weight, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)

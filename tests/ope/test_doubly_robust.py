@@ -54,6 +54,31 @@ def test_intervals_of_sndr_cover() -> None:
     assert 0.90 <= coverage("sndr") <= 0.995
 
 
+def test_switch_dr_leaves_large_weights_to_the_model() -> None:
+    (estimate,) = judged(TEN, "switch-dr:1.5", interval="normal", reward_range=(0.0, 1.0))
+    large = TEN.weight[TEN.weight > 1.5]
+    assert estimate.value == pytest.approx(0.492, abs=1e-9)
+    assert estimate.bias_bound == pytest.approx(large.sum() / 10, rel=1e-14)
+
+
+def test_switch_dr_goes_from_dm_to_dr() -> None:
+    low, high, dm, dr = (line.value for line in judged(TEN, "switch-dr:1e-9,switch-dr:1e9,dm,dr", interval="normal"))
+    assert (low, high) == (dm, dr)
+
+
+def test_intervals_of_switch_dr_cover() -> None:
+    """200 logs with the true model: outside with chance 1 in 1,000 if the true coverage is 95 %."""
+    assert 0.90 <= coverage("switch-dr:1") <= 0.995
+
+
+def test_bias_bound_knows_a_model_outside_the_range_of_rewards() -> None:
+    assert TEN.predicted is not None
+    above = replace(TEN, predicted=TEN.predicted + 2)
+    (estimate,) = judged(above, "switch-dr:1.5", interval="normal", reward_range=(0.0, 1.0))
+    large = TEN.weight[TEN.weight > 1.5]
+    assert estimate.bias_bound == pytest.approx(large.sum() / 10 * 2.7, rel=1e-14)
+
+
 def test_a_model_of_zero_is_ips() -> None:
     batch, _ = drawn(0)
     flat = np.zeros(len(batch))
