@@ -22,6 +22,7 @@ _BY_UNIT = {
         "dr": "rlrec.ope.doubly_robust:Dr",
         "sndr": "rlrec.ope.doubly_robust:Sndr",
         "switch-dr": "rlrec.ope.doubly_robust:SwitchDr",
+        "dros": "rlrec.ope.doubly_robust:Dros",
     },
     "session": {
         "tis": "rlrec.ope.sequential:Tis",

@@ -72,6 +72,26 @@ class SwitchDr(ChangedWeights):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Dros(ChangedWeights):
+    """dr with weights w shrunk to lambda w / (w^2 + lambda), none above sqrt(lambda) / 2: less variance for a bias that
+    bias_bound limits.
+
+    shrinkage: lambda, above 0; a weight of its square root is halved
+    Source: optimistic shrinkage of Su, Dimakopoulou, Krishnamurthy & Dudik 2020, in the form of Open Bandit Pipeline's
+    documentation of estimators."""
+
+    name: ClassVar[str] = "dros"
+    shrinkage: float = 400.0
+
+    def __post_init__(self) -> None:
+        require_positive("lambda of dros", self.shrinkage, example="dros:400")
+
+    def used(self, weight: Array) -> Array:
+        with np.errstate(over="ignore"):  # a weight of 1e300 is used as 0
+            return weight / (1 + weight * (weight / self.shrinkage))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sndr(Ratio):
     """dr with its weighted errors divided by the sum of the weights: slightly biased in small logs, and steadier where
     few weights are large.

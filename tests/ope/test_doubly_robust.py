@@ -71,6 +71,23 @@ def test_intervals_of_switch_dr_cover() -> None:
     assert 0.90 <= coverage("switch-dr:1") <= 0.995
 
 
+def test_dros_shrinks_weights() -> None:
+    (estimate,) = judged(TEN, "dros:5", interval="normal", reward_range=(0.0, 1.0))
+    change = TEN.weight - 5 * TEN.weight / (TEN.weight**2 + 5)
+    assert estimate.value == pytest.approx(0.5650156559, abs=1e-9)
+    assert estimate.bias_bound == pytest.approx(change.mean(), rel=1e-14)
+
+
+def test_dros_goes_from_dm_to_dr() -> None:
+    low, high, dm, dr = (line.value for line in judged(TEN, "dros:1e-15,dros:1e15,dm,dr", interval="normal"))
+    assert (low, high) == pytest.approx((dm, dr), abs=1e-12)
+
+
+def test_intervals_of_dros_cover() -> None:
+    """200 logs with the true model: outside with chance 1 in 1,000 if the true coverage is 95 %."""
+    assert 0.90 <= coverage("dros:5") <= 0.995
+
+
 def test_bias_bound_knows_a_model_outside_the_range_of_rewards() -> None:
     assert TEN.predicted is not None
     above = replace(TEN, predicted=TEN.predicted + 2)
