@@ -38,12 +38,15 @@ def show(store: Store, decision_id: int) -> dict[str, Any]:
         decision = stored[decision_id]
         version = policies.by_id(unit, [decision.version_id])[decision.version_id]
         received = events.of(unit, [decision_id]).get(decision_id, [])
-        answer, state = decision_json.shown(unit, stored)[decision_id], decision_json.states(unit, stored)[decision_id]
+        answer, state = (
+            decision_json.answers(unit, stored)[decision_id],
+            decision_json.states(unit, stored)[decision_id],
+        )
         context = json.loads(contents.context_bodies(unit, [decision.context_id])[decision.context_id])
         counted = [event for event in received if event.kind != CENSOR]
         derived = _Derived(unit, decision, version, context)
-    del answer["duplicate"]
-    return answer | {
+    return {
+        **{name: value for name, value in answer.items() if name != "duplicate"},
         "kind": version.policy.kind,
         "params": dict(version.policy.params),
         "belief_seq": decision.belief_seq,
@@ -97,7 +100,7 @@ class _Derived:
     def _case(self, trained: Trained, context: Mapping[str, Any]) -> EligibleDistribution | None:
         """The distribution in the session state of the decision; None where the state was not stored."""
         decision, revision = self.decision, self.decision.catalogue_revision
-        if decision.history is None or not history.whole(decision.history):  # `doctor` reports it
+        if decision.history is None or not history.is_packed(decision.history):  # `doctor` reports it
             return None
         past = history.unpack([decision.history], np.array([decision.step]))
         self.state = trained.states(trained.encoded([context]), past, np.array([revision]))

@@ -31,13 +31,13 @@ def export_log(store: Store, *, log: str | None = None) -> Iterator[Record]:
 def _records(unit: Unit, ids: Collection[int]) -> Iterator[Record]:
     found = decisions.find(unit, ids)
     happened = events.of(unit, ids)
-    answers, states = decision_json.shown(unit, found), decision_json.states(unit, found)
+    answers, states = decision_json.answers(unit, found), decision_json.states(unit, found)
     versions = policies.by_id(unit, {decision.version_id for decision in found.values()})
     contexts = contents.context_bodies(unit, {decision.context_id for decision in found.values()})
     eligible = _eligible(unit, {decision.eligible_id for decision in found.values()})
     for key in ids:
         one = found[key]
-        yield _slate(answers[key], one) | {
+        yield _slate({**answers[key]}, one) | {
             "context": json.loads(contexts[one.context_id]),
             "state": states[key],
             "eligible": eligible[one.eligible_id],

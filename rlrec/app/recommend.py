@@ -7,17 +7,18 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import copy
 from functools import partial
-from typing import Any, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from rlrec.app.learning.ledger import Ledger, SlotKey, Unordered
 from rlrec.app.serving import assignment, decision_json, planned_requests
-from rlrec.app.serving.cache import Warm
-from rlrec.app.serving.draws import Page, draw, draw_seeing, signed
-from rlrec.app.serving.open_sessions import Guest, Guests
-from rlrec.app.serving.requests import Duplicate, Lane, Plan, Planned, Request
-from rlrec.app.serving.visit_history import Memory
+from rlrec.app.serving.cache import ServingCache
+from rlrec.app.serving.decision_json import Answer
+from rlrec.app.serving.draws import DrawnSlate, draw, draw_stateful, signed
+from rlrec.app.serving.open_sessions import OpenSession, OpenSessions
+from rlrec.app.serving.requests import Duplicate, Planned, PlannedRequest, Request, SharedDistribution
+from rlrec.app.serving.visit_history import HistoryReader
 from rlrec.errors import InputError, StoreBusy
 from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.history import History
@@ -27,12 +28,11 @@ from rlrec.times import written
 
 __all__ = ["Answer", "Request", "recommend", "recommend_group"]
 
-Answer = dict[str, Any]
 TRIES = 5
 
 
-class Stale(Exception):
-    """A request id came into the store after the plan was made."""
+class RequestIdTaken(Exception):
+    """A request id was stored by somebody else after the group was planned."""
 
 
 def recommend(store: Store, request: Request, *, seed: int | None = None, dry_run: bool = False) -> Answer:
@@ -43,14 +43,14 @@ def recommend(store: Store, request: Request, *, seed: int | None = None, dry_ru
     return answer
 
 
-class Beside(Protocol):
-    """What else happens in the transaction of a group."""
+class AlsoStored(Protocol):
+    """What else is stored in the transaction of a group."""
 
     def policies(self, unit: Unit) -> Collection[int]:
-        """Those that it changes: they are locked with the others."""
+        """Ids of the policies that it changes: they are locked with those of the group."""
 
-    def work(self, unit: Unit, ledger: Ledger) -> None:
-        """Done when the group's decisions are stored; once more as a whole where the database wants that."""
+    def store(self, unit: Unit, ledger: Ledger) -> None:
+        """Called when the group's decisions are stored; called again where the transaction is tried again."""
 
 
 def recommend_group(
@@ -59,254 +59,306 @@ def recommend_group(
     *,
     seed: int | None = None,
     dry_run: bool = False,
-    warm: Warm | None = None,
-    beside: Beside | None = None,
+    cache: ServingCache | None = None,
+    also: AlsoStored | None = None,
 ) -> list[Answer | InputError]:
-    """Answers in order, all in one transaction; a refused request has its error in its place.
+    """Answers in order, all in one transaction; a refused request has its error at its index.
 
     All draws of the group come from the beliefs before it. requests: anything with the fields of Request. seed: 64
-    bits; None: random ones. warm: what earlier groups of the process have read.
+    bits; None: random ones. cache: what earlier groups of the process have read.
     """
-    bits = int.from_bytes(os.urandom(8)) if seed is None else seed
-    warm = Warm() if warm is None else warm
-    unordered = False
+    seed = int.from_bytes(os.urandom(8)) if seed is None else seed
+    cache = ServingCache() if cache is None else cache
+    lock_all = False
     for _ in range(TRIES):
         with store.read() as unit:
-            planned = planned_requests.plan(unit, requests, warm)
-            plans = {place: plan for place, plan in enumerate(planned) if isinstance(plan, Plan)}
-            _tell_unread(store, plans, warm)
+            group = planned_requests.plan(unit, requests, cache)
+            planned = {index: plan for index, plan in enumerate(group) if isinstance(plan, PlannedRequest)}
+            _notice_unread(store, planned, cache)
             if dry_run:
-                return _answers(unit, planned, _dry(unit, plans, bits, warm))
-            interned = _interned(unit, plans, warm)
-            locked = {plan.lane.version.policy.id for plan in plans.values()}
-            locked |= set(beside.policies(unit)) if beside is not None else set()
-            locked |= {policy.id for policy in policies.all_policies(unit)} if unordered else set()
+                return _in_order(unit, group, _dry_run(unit, planned, seed, cache))
+            interned = _interned(unit, planned, cache)
+            locked = {plan.shared.version.policy.id for plan in planned.values()}
+            locked |= set(also.policies(unit)) if also is not None else set()
+            locked |= {policy.id for policy in policies.all_policies(unit)} if lock_all else set()
         if not interned:
-            _intern(store, plans, warm)
-        write = partial(_write, plans=plans, locked=locked, bits=bits, warm=warm, beside=beside)
+            _intern(store, planned, cache)
+        write = partial(_write, planned=planned, locked=locked, seed=seed, cache=cache, also=also)
         try:
-            outcome = store.write(write) if plans or beside is not None else {}
-        except Stale:
+            answers = store.write(write) if planned or also is not None else {}
+        except RequestIdTaken:
             continue
-        except Unordered:  # a policy that nobody knew of a moment ago
-            unordered = True
+        except Unordered:  # a policy that came into being after the snapshot
+            lock_all = True
             continue
-        if any(isinstance(one, Duplicate) for one in planned):
+        if any(isinstance(plan, Duplicate) for plan in group):
             with store.read() as unit:
-                return _answers(unit, planned, outcome)
-        return [one if isinstance(one, InputError) else outcome[place] for place, one in enumerate(planned)]
+                return _in_order(unit, group, answers)
+        return [plan if isinstance(plan, InputError) else answers[index] for index, plan in enumerate(group)]
     raise StoreBusy("other writers keep using the same request ids", hint="a retry is safe")
 
 
-def _tell_unread(store: Store, plans: Mapping[int, Plan], warm: Warm) -> None:
+def _notice_unread(store: Store, planned: Mapping[int, PlannedRequest], cache: ServingCache) -> None:
     """Say, once for each policy, that it was given a context and reads none."""
-    for lane in {plan.lane for plan in plans.values() if plan.context != "{}"}:
-        name = lane.version.policy.shown
-        if not lane.case.reads and name not in warm.unread:
-            warm.unread.add(name)
-            store.notice(f"policy {name} reads no context; what was given is stored all the same")
+    for shared in {plan.shared for plan in planned.values() if plan.context != "{}"}:
+        name = shared.version.policy.shown
+        if not shared.case.reads and name not in cache.unread:
+            cache.unread.add(name)
+            store.notice(f"policy {name} reads no context; the context is stored all the same")
 
 
-def _interned(unit: Unit, plans: Mapping[int, Plan], warm: Warm) -> bool:
-    """Whether the contexts and eligible sets of the plans have ids, and today's catalogue is known by its own."""
-    bodies, sets = {plan.context for plan in plans.values()}, {plan.lane.eligible for plan in plans.values()}
-    return warm.look_up(unit, bodies, sets) and not (warm.unnamed and warm.active in sets)
+def _interned(unit: Unit, planned: Mapping[int, PlannedRequest], cache: ServingCache) -> bool:
+    """Whether the contexts and eligible sets of requests have ids, and so has the present catalogue."""
+    contexts, sets = _contents(planned)
+    return cache.look_up(unit, contexts, sets) and not (cache.unnamed and cache.active in sets)
 
 
-def _intern(store: Store, plans: Mapping[int, Plan], warm: Warm) -> None:
+def _contents(planned: Mapping[int, PlannedRequest]) -> tuple[set[str], set[tuple[int, ...]]]:
+    """The contexts and eligible sets of requests."""
+    return {plan.context for plan in planned.values()}, {plan.shared.eligible for plan in planned.values()}
+
+
+def _intern(store: Store, planned: Mapping[int, PlannedRequest], cache: ServingCache) -> None:
     """Store contexts and eligible sets ahead, in a transaction of their own."""
-    bodies, sets = {plan.context for plan in plans.values()}, {plan.lane.eligible for plan in plans.values()}
+    contexts, sets = _contents(planned)
 
     def work(unit: Unit) -> tuple[dict[str, int], dict[tuple[int, ...], int]]:
-        ids = contents.contexts(unit, bodies), contents.eligible_sets(unit, sets)
+        context_ids, set_ids = contents.contexts(unit, contexts), contents.eligible_sets(unit, sets)
         now = settings.get(unit)
         catalogue = tuple(arms.active(unit)) if now.catalogue_id is None else ()
-        if catalogue in ids[1]:
-            settings.know_catalogue(unit, revision=now.catalogue_revision, eligible_id=ids[1][catalogue])
-        return ids
+        if catalogue in set_ids:
+            settings.know_catalogue(unit, revision=now.catalogue_revision, eligible_id=set_ids[catalogue])
+        return context_ids, set_ids
 
-    warm.learn(*store.write(work))  # once they are stored: a transaction that failed leaves none
+    cache.add(*store.write(work))  # only what was committed
 
 
 def _write(
-    unit: Unit, *, plans: dict[int, Plan], locked: Collection[int], bits: int, warm: Warm, beside: Beside | None
+    unit: Unit,
+    *,
+    planned: dict[int, PlannedRequest],
+    locked: Collection[int],
+    seed: int,
+    cache: ServingCache,
+    also: AlsoStored | None,
 ) -> dict[int, Answer | InputError]:
+    """The transaction of a group: the answers by index."""
     ledger = Ledger(unit, locked)
     ledger.settle()
-    outcome = _decide(unit, ledger, plans, bits, warm) if plans else {}
-    if beside is not None:
-        beside.work(unit, ledger)
+    answers = _decide(unit, ledger, planned, seed, cache) if planned else {}
+    if also is not None:
+        also.store(unit, ledger)
     ledger.close()
-    return outcome
-
-
-def _decide(
-    unit: Unit, ledger: Ledger, plans: Mapping[int, Plan], bits: int, warm: Warm
-) -> dict[int, Answer | InputError]:
-    """Draw and store what the plans say, under the ledger's locks: the answers by place.
-
-    Raises Stale where a request id has come into the store since it was planned."""
-    keys = {key for plan in plans.values() if (key := plan.request.request_id) is not None}
-    if keys and decisions.requests(unit, keys):
-        raise Stale
-    outcome: dict[int, Answer | InputError] = dict(assignment.refused(unit, plans))
-    plans = {place: plan for place, plan in plans.items() if place not in outcome}
-    wanted = [(plan.request.session, plan.request.user) for plan in plans.values()]
-    guests = Guests(unit, settings.get(unit), wanted)
-    unit.now = max(unit.now, decisions.newest(unit) or 0)  # of another policy, while we waited for the sessions
-    if refused := _conflicts(guests, plans):
-        outcome |= refused
-        plans = {place: plan for place, plan in plans.items() if place not in refused}
-    if plans:
-        guests.name()
-        outcome |= _store(unit, ledger, plans, bits, warm, guests)
-        assignment.remember(unit, plans, guests)
-        guests.close()
-    return outcome
-
-
-def _conflicts(guests: Guests, plans: Mapping[int, Plan]) -> dict[int, InputError]:
-    """Requests whose session belongs to somebody else."""
-    refused: dict[int, InputError] = {}
-    for place, plan in plans.items():
-        try:
-            guests.check(plan.request.session, plan.request.user)
-        except InputError as error:
-            refused[place] = error
-    return refused
-
-
-def _store(
-    unit: Unit, ledger: Ledger, plans: Mapping[int, Plan], bits: int, warm: Warm, guests: Guests
-) -> dict[int, Answer]:
-    """Decisions and their slots into the tables, and into the ledger: the answers by place."""
-    ids = dict(zip(plans, decisions.reserve(unit, len(plans)), strict=True))
-    seen, pages = _serve(unit, plans, ids, bits, warm, guests)
-    lanes = {lane: _shared(lane, ledger, warm) for lane in {plan.lane for plan in plans.values()}}
-    rows: list[Row] = []
-    slots: list[Row] = []
-    answers: dict[int, Answer] = {}
-    served: dict[int, list[SlotKey]] = defaultdict(list)
-    now, at, seed, contexts = unit.now, written(unit.now), signed(bits), warm.contexts
-    ordinals = _ordinals(ledger, plans)
-    for place, plan in plans.items():
-        request, lane, context, digest = plan
-        key, page = ids[place], pages[place]
-        guest, step, state, history = seen[place]
-        policy_id, version_id, belief_seq, before, seq, eligible_id, variant_id = lanes[lane]
-        context_id, mine = contexts[context], ordinals.get(policy_id)
-        ordinal = None if mine is None else next(mine)
-        rows.append((
-            key, policy_id, version_id, belief_seq, before, seq, ordinal, guest.id, guest.number, step,
-            context_id, state, eligible_id, lane.revision, lane.size, page.log_propensity, seed,
-            variant_id, now, 0, request.request_id, digest, history,
-        ))  # fmt: skip
-        slots += [(key, *slot) for slot in page.slots]
-        served[policy_id] += [SlotKey(arm, ordinal or 0, context_id) for arm in page.arms]
-        answers[place] = decision_json.drawn(plan, page, key, guest.user, guest.number, step, at)
-    decisions.add(unit, rows, slots)
-    for policy_id, keys in served.items():
-        ledger.serve(policy_id, keys)
     return answers
 
 
-Seen = tuple[Guest, int, str, bytes]  # what a decision saw of its visit: step, state and, packed, history
+def _decide(
+    unit: Unit, ledger: Ledger, planned: Mapping[int, PlannedRequest], seed: int, cache: ServingCache
+) -> dict[int, Answer | InputError]:
+    """Draw and store decisions, under the ledger's locks: the answers by index. Raises RequestIdTaken."""
+    request_ids = {key for plan in planned.values() if (key := plan.request.request_id) is not None}
+    if request_ids and decisions.requests(unit, request_ids):
+        raise RequestIdTaken
+    answers: dict[int, Answer | InputError] = dict(assignment.stopped(unit, planned))
+    planned = {index: plan for index, plan in planned.items() if index not in answers}
+    wanted = [(plan.request.session, plan.request.user) for plan in planned.values()]
+    sessions = OpenSessions(unit, settings.get(unit), wanted)
+    unit.now = max(unit.now, decisions.newest(unit) or 0)  # others may have decided while we waited for the sessions
+    if conflicts := _conflicts(sessions, planned):
+        answers |= conflicts
+        planned = {index: plan for index, plan in planned.items() if index not in conflicts}
+    if planned:
+        sessions.store_users()
+        answers |= _store(unit, ledger, planned, seed, cache, sessions)
+        assignment.store(unit, planned, sessions)
+        sessions.store_visits()
+    return answers
+
+
+def _conflicts(sessions: OpenSessions, planned: Mapping[int, PlannedRequest]) -> dict[int, InputError]:
+    """The errors of requests whose session belongs to another user, by index."""
+    errors: dict[int, InputError] = {}
+    for index, plan in planned.items():
+        try:
+            sessions.set_user(plan.request.session, plan.request.user)
+        except InputError as error:
+            errors[index] = error
+    return errors
+
+
+def _store(
+    unit: Unit,
+    ledger: Ledger,
+    planned: Mapping[int, PlannedRequest],
+    seed: int,
+    cache: ServingCache,
+    sessions: OpenSessions,
+) -> dict[int, Answer]:
+    """Decisions and their slots into the tables, and into the ledger: the answers by index."""
+    decision_ids = dict(zip(planned, decisions.reserve(unit, len(planned)), strict=True))
+    visits, slates = _serve(unit, planned, decision_ids, seed, cache, sessions)
+    columns = {shared: _columns(shared, ledger, cache) for shared in {plan.shared for plan in planned.values()}}
+    rows: list[Row] = []
+    slots: list[Row] = []
+    answers: dict[int, Answer] = {}
+    served: dict[int, list[SlotKey]] = defaultdict(list)  # by policy
+    now, at, stored_seed, contexts = unit.now, written(unit.now), signed(seed), cache.contexts
+    ordinals = _ordinals(ledger, planned)
+    for index, plan in planned.items():
+        request, shared, context, digest = plan
+        decision_id, slate = decision_ids[index], slates[index]
+        session, step, state, history = visits[index]
+        policy_id, version_id, belief_seq, belief_ordinal, seq, eligible_id, variant_id = columns[shared]
+        context_id, of_policy = contexts[context], ordinals.get(policy_id)
+        ordinal = None if of_policy is None else next(of_policy)
+        rows.append((
+            decision_id, policy_id, version_id, belief_seq, belief_ordinal, seq, ordinal, session.id, session.number,
+            step, context_id, state, eligible_id, shared.revision, shared.size, slate.log_propensity, stored_seed,
+            variant_id, now, 0, request.request_id, digest, history,
+        ))  # fmt: skip
+        slots += [(decision_id, *slot) for slot in slate.slots]
+        served[policy_id] += [SlotKey(arm, ordinal or 0, context_id) for arm in slate.arms]
+        answers[index] = decision_json.drawn(plan, slate, decision_id, session.user, session.number, step, at)
+    decisions.add(unit, rows, slots)
+    for policy_id, slot_keys in served.items():
+        ledger.serve(policy_id, slot_keys)
+    return answers
+
+
+class SeenVisit(NamedTuple):
+    """The visit that a decision belongs to, as the decision saw it. history: packed."""
+
+    session: OpenSession
+    step: int
+    state: str
+    history: bytes
 
 
 def _serve(
-    unit: Unit, plans: Mapping[int, Plan], ids: Mapping[int, int], bits: int, warm: Warm, guests: Guests
-) -> tuple[dict[int, Seen], dict[int, Page]]:
-    """What every decision saw, and its page, by place: the requests of a session in turn, so that each sees those
-    before it."""
-    pages = draw({place: plan for place, plan in plans.items() if not plan.lane.stateful}, ids, bits, warm.keys)
-    now, waiting, seen = unit.now, len(pages) < len(plans), dict[int, Seen]()
-    memory: Memory | None = None
-    for turn in _turns(plans):
-        arrived = [guests.arrive(plan.request.session) for plan in turn.values()]
-        if memory is None:  # every session is here
-            memory = Memory(unit, arrived, [lane.version.reward for lane in {plan.lane for plan in plans.values()}])
-        histories = memory.histories(arrived, [plan.lane.version.reward for plan in turn.values()])
-        if waiting:
-            pages |= _drawn_in_turn(turn, ids, histories, bits, warm)
-        for place, guest, history in zip(turn, arrived, histories.packed(), strict=True):
-            seen[place] = guest, guest.steps, guest.state(now), history
-            guest.show(ids[place], pages[place].arms, pages[place].recent, now)
-    return seen, pages
+    unit: Unit,
+    planned: Mapping[int, PlannedRequest],
+    decision_ids: Mapping[int, int],
+    seed: int,
+    cache: ServingCache,
+    sessions: OpenSessions,
+) -> tuple[dict[int, SeenVisit], dict[int, DrawnSlate]]:
+    """The visit and the slate of every decision, by index. The requests of a session are served one after another, so
+    that each sees those before it."""
+    stateless = {index: plan for index, plan in planned.items() if not plan.shared.stateful}
+    slates = draw(stateless, decision_ids, seed, cache.keys)
+    now, any_stateful, visits = unit.now, len(slates) < len(planned), dict[int, SeenVisit]()
+    reader: HistoryReader | None = None
+    for turn in _turns(planned):
+        arrived = [sessions.arrive(plan.request.session) for plan in turn.values()]
+        if reader is None:  # every session of the group is in the first turn
+            definitions = [shared.version.reward for shared in {plan.shared for plan in planned.values()}]
+            reader = HistoryReader(unit, arrived, definitions)
+        histories = reader.histories(arrived, [plan.shared.version.reward for plan in turn.values()])
+        if any_stateful:
+            slates |= _draw_turn(turn, decision_ids, histories, seed, cache)
+        for index, session, history in zip(turn, arrived, histories.packed(), strict=True):
+            slate = slates[index]
+            visits[index] = SeenVisit(session, session.steps, session.state(now), history)
+            session.add_slate(decision_ids[index], slate.arms, slate.recent, now)
+    return visits, slates
 
 
-def _drawn_in_turn(
-    turn: Mapping[int, Plan], ids: Mapping[int, int], histories: History, bits: int, warm: Warm
-) -> dict[int, Page]:
-    """Pages of the plans whose lanes read the visit so far. histories: of all plans, in order."""
-    chosen = np.array([plan.lane.stateful for plan in turn.values()])
-    plans = {place: plan for place, plan in turn.items() if plan.lane.stateful}
-    return draw_seeing(plans, ids, bits, warm.keys, histories=histories.take(chosen))
+def _draw_turn(
+    turn: Mapping[int, PlannedRequest],
+    decision_ids: Mapping[int, int],
+    histories: History,
+    seed: int,
+    cache: ServingCache,
+) -> dict[int, DrawnSlate]:
+    """The slates of the stateful requests of a turn. histories: of all its requests, in order."""
+    chosen = np.array([plan.shared.stateful for plan in turn.values()])
+    stateful = {index: plan for index, plan in turn.items() if plan.shared.stateful}
+    return draw_stateful(stateful, decision_ids, seed, cache.keys, histories=histories.take(chosen))
 
 
-def _turns(plans: Mapping[int, Plan]) -> list[dict[int, Plan]]:
+def _turns(planned: Mapping[int, PlannedRequest]) -> list[dict[int, PlannedRequest]]:
     """The first requests of all sessions, then the second ones, and so on."""
-    if len({plan.request.session for plan in plans.values()}) == len(plans):
-        return [dict(plans)]
-    turns: list[dict[int, Plan]] = []
-    had: Counter[str] = Counter()
-    for place, plan in plans.items():
-        turn = had[plan.request.session]
-        had[plan.request.session] = turn + 1
+    if len({plan.request.session for plan in planned.values()}) == len(planned):
+        return [dict(planned)]
+    turns: list[dict[int, PlannedRequest]] = []
+    counts: Counter[str] = Counter()
+    for index, plan in planned.items():
+        turn = counts[plan.request.session]
+        counts[plan.request.session] = turn + 1
         if turn == len(turns):
             turns.append({})
-        turns[turn][place] = plan
+        turns[turn][index] = plan
     return turns
 
 
-def _ordinals(ledger: Ledger, plans: Mapping[int, Plan]) -> dict[int, Iterator[int]]:
-    """The ordinals of these decisions, by policy: of those that forget."""
-    counts = Counter(plan.lane.version.policy.id for plan in plans.values())
-    asked = {plan.lane.version.policy.id: plan.lane.version.policy for plan in plans.values()}
-    found = {policy_id: ledger.ordinals(asked[policy_id], count) for policy_id, count in counts.items()}
-    return {policy_id: iter(mine) for policy_id, mine in found.items() if mine is not None}
+def _ordinals(ledger: Ledger, planned: Mapping[int, PlannedRequest]) -> dict[int, Iterator[int]]:
+    """The ordinals of these decisions, by the ids of policies that forget."""
+    counts = Counter(plan.shared.version.policy.id for plan in planned.values())
+    by_id = {plan.shared.version.policy.id: plan.shared.version.policy for plan in planned.values()}
+    ordinals = {policy_id: ledger.ordinals(by_id[policy_id], count) for policy_id, count in counts.items()}
+    return {policy_id: iter(numbers) for policy_id, numbers in ordinals.items() if numbers is not None}
 
 
-def _shared(lane: Lane, ledger: Ledger, warm: Warm) -> tuple[int, int, int, int | None, int, int, int | None]:
-    """What the decisions of a lane have in common: policy, version, belief_seq, belief_ordinal, seq, eligible set and
-    variant."""
-    version, policy_id, head = lane.version, lane.version.policy.id, lane.head
-    now = head.ordinal if version.learning else version.ordinal  # what learns no more forgets no more
-    before = now if Forgetting.of(version.policy.params) else None
-    variant_id = None if lane.variant is None else lane.variant.id
-    seq, eligible_id = ledger.seq(policy_id), warm.sets[lane.eligible]
-    return policy_id, version.id, head.seq, before, seq, eligible_id, variant_id
+class SharedColumns(NamedTuple):
+    """The columns that all decisions of a shared distribution have in common."""
+
+    policy_id: int
+    version_id: int
+    belief_seq: int
+    belief_ordinal: int | None
+    seq: int
+    eligible_id: int
+    variant_id: int | None
 
 
-def _dry(unit: Unit, plans: Mapping[int, Plan], bits: int, warm: Warm) -> dict[int, Answer | InputError]:
-    """What would be drawn if nobody else came first; nothing is written."""
+def _columns(shared: SharedDistribution, ledger: Ledger, cache: ServingCache) -> SharedColumns:
+    version, policy_id, head = shared.version, shared.version.policy.id, shared.head
+    ordinal = head.ordinal if version.learning else version.ordinal  # what learns no more forgets no more
+    return SharedColumns(
+        policy_id=policy_id,
+        version_id=version.id,
+        belief_seq=head.seq,
+        belief_ordinal=ordinal if Forgetting.of(version.policy.params) else None,
+        seq=ledger.seq(policy_id),
+        eligible_id=cache.sets[shared.eligible],
+        variant_id=None if shared.variant is None else shared.variant.id,
+    )
+
+
+def _dry_run(
+    unit: Unit, planned: Mapping[int, PlannedRequest], seed: int, cache: ServingCache
+) -> dict[int, Answer | InputError]:
+    """The slates that would be drawn if nobody else came first; nothing is written."""
     first, at = decisions.peek(unit), written(unit.now)
-    ids = {place: first + offset for offset, place in enumerate(plans)}
-    if any(plan.lane.stateful for plan in plans.values()):
-        wanted = [(plan.request.session, plan.request.user) for plan in plans.values()]
-        _, pages = _serve(unit, plans, ids, bits, warm, Guests(unit, settings.get(unit), wanted, look=True))
+    decision_ids = {index: first + offset for offset, index in enumerate(planned)}
+    if any(plan.shared.stateful for plan in planned.values()):
+        wanted = [(plan.request.session, plan.request.user) for plan in planned.values()]
+        sessions = OpenSessions(unit, settings.get(unit), wanted, read_only=True)
+        _, slates = _serve(unit, planned, decision_ids, seed, cache, sessions)
     else:
-        pages = draw(plans, ids, bits, warm.keys)
+        slates = draw(planned, decision_ids, seed, cache.keys)
     return {
-        place: decision_json.drawn(plans[place], page, None, plans[place].request.user, None, None, at)
-        for place, page in pages.items()
+        index: decision_json.drawn(planned[index], slate, None, planned[index].request.user, None, None, at)
+        for index, slate in slates.items()
     }
 
 
-def _answers(
-    unit: Unit, planned: Sequence[Planned], outcome: Mapping[int, Answer | InputError]
+def _in_order(
+    unit: Unit, group: Sequence[Planned], drawn: Mapping[int, Answer | InputError]
 ) -> list[Answer | InputError]:
-    stored = {one.decision_id for one in planned if isinstance(one, Duplicate) and one.decision_id is not None}
-    known = decision_json.stored(unit, stored) if stored else {}
+    """The answers in the order of the group; duplicates have those of the decisions that they repeat."""
+    ids = {plan.decision_id for plan in group if isinstance(plan, Duplicate) and plan.decision_id is not None}
+    stored = decision_json.stored(unit, ids) if ids else {}
     answers: list[Answer | InputError] = []
-    for place, one in enumerate(planned):
-        if isinstance(one, InputError):
-            answers.append(one)
-        elif not isinstance(one, Duplicate):
-            answers.append(outcome[place])
-        elif one.decision_id is not None:
-            answers.append(known[one.decision_id] | {"duplicate": True})
+    for index, plan in enumerate(group):
+        if isinstance(plan, InputError):
+            answers.append(plan)
+        elif not isinstance(plan, Duplicate):
+            answers.append(drawn[index])
+        elif plan.decision_id is not None:
+            answers.append({**stored[plan.decision_id], "duplicate": True})
         else:
-            assert one.place is not None
-            before = answers[one.place]
-            answers.append(copy(before) if isinstance(before, InputError) else before | {"duplicate": True})
+            assert plan.earlier is not None
+            first = answers[plan.earlier]
+            answers.append(copy(first) if isinstance(first, InputError) else {**first, "duplicate": True})
     return answers

@@ -235,7 +235,7 @@ class _World:
         delays = np.zeros(reward.shape, np.int64) if delay is None else delay.astype(np.int64)
         for page, slot in np.argwhere(reward != 0).tolist():
             at = self._clock + int(delays[page, slot]) * SECOND
-            heapq.heappush(self._late, (at, answers[page]["decision_id"], slot + 1, float(reward[page, slot])))
+            heapq.heappush(self._late, (at, int(answers[page]["decision_id"]), slot + 1, float(reward[page, slot])))
 
     def _wait(self, micros: int) -> None:
         """Let time pass, and take in the events that have come by then."""

@@ -97,15 +97,15 @@ def _stream(store: Any, show: Show, source: str, seed: int | None, dry_run: bool
     """Answer each line; groups close when nothing more waits, but with a seed only when they are full."""
     from rlrec.app import recommend as use_case
     from rlrec.app.opening import ready
-    from rlrec.app.serving.cache import Warm
+    from rlrec.app.serving.cache import ServingCache
     from rlrec.cli import streams
 
     ready(store)
-    warm = Warm()
+    cache = ServingCache()
 
     def take(lines: list[Any]) -> list[Any]:
         asked = [checked(line) for line in lines]
-        return use_case.recommend_group(store, asked, seed=seed, dry_run=dry_run, warm=warm)
+        return use_case.recommend_group(store, asked, seed=seed, dry_run=dry_run, cache=cache)
 
     streams.answer(show, source, line_type(), take, eager=seed is None)
 

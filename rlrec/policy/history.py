@@ -1,13 +1,12 @@
-"""What was known of a visit when a decision was made: of each slot shown before it the arm, how long ago, its reward.
+"""The history of a visit as a decision saw it: of each slot shown before, the arm, how long ago, and its reward.
 
-Packed it is what a decision keeps: little-endian words of 8 bytes. Four come first: the microseconds since the decision
-before; 256 x the slots shown before in the visit + the slots remembered; what the visit has earned so far (double); and
-a bit for each slot remembered, from the lowest, whether it has earned anything but 0. Then for each slot, oldest first,
-4 bytes: 256 x arm id + how many decisions ago (1: the one before), filled up to a whole word; then what those slots
-have earned whose bit is set (doubles). Where an arm or a number of decisions is too large for that, the second word is
-inverted (~), and slots have two words each, arm and ago. The first decision of a visit has nothing to remember, and no
-bytes.
-"""
+A decision stores it packed, in little-endian words of 8 bytes. Four words come first: the microseconds since the
+decision before; 256 x the slots shown before in the visit + the slots remembered; what the visit had earned so far
+(double); and a bit for each slot remembered, from the lowest, set where the slot has earned anything but 0. Then 4
+bytes for each slot, oldest first: 256 x arm id + how many decisions ago (1: the one before), filled up to a whole word;
+then the rewards of the slots whose bit is set (doubles). Where an arm or a number of decisions is too large for that,
+the second word is inverted (~), and each slot has two words, arm and ago. The first decision of a visit has no history,
+and no bytes."""
 
 from __future__ import annotations
 
@@ -33,23 +32,23 @@ BITS = 8  # of the number of slots, and of how long ago
 LAST = (1 << BITS) - 1
 SHORT = 1 << 24  # arm ids below it are short
 RECENT = 10  # arms that a state shows by themselves
-SHOWN = ("shown", "reward", "rewards", "history")  # what is shown beside a state
+SHOWN = ("shown", "reward", "rewards", "history")  # keys that `to_json` adds to a state
 _HEAD = struct.Struct("<qqdQ")
 HEAD = _HEAD.size // WORD
 
 
 @dataclass(frozen=True, eq=False)
 class History:
-    """Of n decisions what each remembers. The entries of decision i are start[i]:start[i + 1], oldest first."""
+    """The histories of n decisions. The entries of decision i are start[i]:start[i + 1], oldest first."""
 
     step: Ints  # (n,) decisions before it in the visit
-    gap_s: Floats  # (n,) since the one before; 0 at step 0
-    shown: Ints  # (n,) slots shown before
-    reward: Floats  # (n,) what they have earned so far, page events included
+    gap_s: Floats  # (n,) since the decision before; 0 at step 0
+    shown: Ints  # (n,) slots shown before in the visit
+    reward: Floats  # (n,) what these have earned so far, page events included
     start: Ints  # (n + 1,)
     arm: Ints  # (e,) ids
     ago: Ints  # (e,) decisions since it was shown; 1: the one before
-    earned: Floats  # (e,) by what had been received
+    earned: Floats  # (e,) by the events that had been received
 
     @classmethod
     def nothing(cls, n: int) -> History:
@@ -66,41 +65,45 @@ class History:
         return np.repeat(np.arange(len(self)), np.diff(self.start))
 
     def take(self, rows: npt.NDArray[Any]) -> History:
-        """Of some decisions, by place or by mask."""
-        places = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
-        counts = np.diff(self.start)[places]
+        """The histories of some decisions, by index or by mask."""
+        indices = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
+        counts = np.diff(self.start)[indices]
         start = np.concatenate([[0], np.cumsum(counts)])
-        entries = np.arange(start[-1]) + np.repeat(self.start[places] - start[:-1], counts)
+        entries = np.arange(start[-1]) + np.repeat(self.start[indices] - start[:-1], counts)
         return History(
-            self.step[places], self.gap_s[places], self.shown[places], self.reward[places], start,
+            self.step[indices], self.gap_s[indices], self.shown[indices], self.reward[indices], start,
             self.arm[entries], self.ago[entries], self.earned[entries],
         )  # fmt: skip
 
     def packed(self) -> list[bytes]:
-        """Each as it is kept."""
+        """The bytes of each history."""
         has, rows = np.flatnonzero(self.step > 0), self.rows
+        # which histories need long slots, and which slots have earned something (-0 counts)
         long = np.bincount(rows[(self.arm >= SHORT) | (self.ago > LAST)], minlength=len(self)) > 0
-        bits, told = np.zeros((len(self), REMEMBERED), np.bool_), np.ascontiguousarray(self.earned).view(np.int64) != 0
-        bits[rows, np.arange(len(rows)) - self.start[rows]] = told
-        lie = _Layout(np.diff(self.start)[has], long[has], bits[has])
-        words = np.zeros(int(lie.size.sum()), "<i8")
-        reals, count = words.view("<f8"), (self.shown[has] << BITS) + lie.count
-        words[lie.begin] = np.rint(self.gap_s[has] * 1e6)
-        words[lie.begin + 1] = np.where(lie.long, ~count, count)
-        reals[lie.begin + 2] = self.reward[has]
-        words[lie.begin + 3] = np.packbits(lie.bits, axis=1, bitorder="little").view("<i8")[:, 0]
-        words.view("<u4")[lie.shorts] = ((self.arm << BITS) + self.ago)[~lie.of_long]
-        words[lie.longs] = np.column_stack([self.arm[lie.of_long], self.ago[lie.of_long]]).reshape(-1)
-        reals[lie.values] = self.earned[told]
-        whole, sizes = words.tobytes(), np.zeros(len(self), np.int64)
-        sizes[has] = WORD * lie.size
-        return [whole[low:high] for low, high in pairwise([0, *np.cumsum(sizes).tolist()])]
+        earning = np.ascontiguousarray(self.earned).view(np.int64) != 0
+        bits = np.zeros((len(self), REMEMBERED), np.bool_)
+        bits[rows, np.arange(len(rows)) - self.start[rows]] = earning
+        layout = _Layout(np.diff(self.start)[has], long[has], bits[has])
+        words = np.zeros(int(layout.size.sum()), "<i8")
+        # the four words of the head
+        reals, count = words.view("<f8"), (self.shown[has] << BITS) + layout.count
+        words[layout.begin] = np.rint(self.gap_s[has] * 1e6)
+        words[layout.begin + 1] = np.where(layout.long, ~count, count)
+        reals[layout.begin + 2] = self.reward[has]
+        words[layout.begin + 3] = np.packbits(layout.bits, axis=1, bitorder="little").view("<i8")[:, 0]
+        # the slots, and what they have earned
+        words.view("<u4")[layout.shorts] = ((self.arm << BITS) + self.ago)[~layout.of_long]
+        words[layout.longs] = np.column_stack([self.arm[layout.of_long], self.ago[layout.of_long]]).reshape(-1)
+        reals[layout.values] = self.earned[earning]
+        joined, sizes = words.tobytes(), np.zeros(len(self), np.int64)
+        sizes[has] = WORD * layout.size
+        return [joined[low:high] for low, high in pairwise([0, *np.cumsum(sizes).tolist()])]
 
 
 class _Layout:
-    """Where the parts of n histories lie, in words end to end.
+    """Where the fields of n histories lie, in words end to end.
 
-    count (n,) of slots; long (n,): whether these take two words each; bits (n, 64): which have earned something."""
+    count (n,) of slots; long (n,): whether slots take two words each; bits (n, 64): which have earned something."""
 
     def __init__(self, count: Ints, long: Flags, bits: Flags) -> None:
         self.count, self.long, self.bits = count, long, bits
@@ -110,67 +113,71 @@ class _Layout:
 
     @property
     def of_long(self) -> Flags:
-        """Of each slot whether it takes two words, (e,)."""
+        """Whether each slot takes two words, (e,)."""
         return np.repeat(self.long, self.count)
 
     @property
     def earning(self) -> Flags:
-        """Of each slot whether it has earned something, (e,)."""
-        found: Flags = self.bits[np.arange(REMEMBERED) < self.count[:, None]]
-        return found
+        """Whether each slot has earned something, (e,)."""
+        bits: Flags = self.bits[np.arange(REMEMBERED) < self.count[:, None]]
+        return bits
 
     @property
     def shorts(self) -> Ints:
-        """Places of the slots that take half a word, in halves of words."""
+        """Indices of the slots that take half a word, in halves of words."""
         return _runs(2 * (self.begin + HEAD)[~self.long], self.count[~self.long])
 
     @property
     def longs(self) -> Ints:
-        """Places of the words of the others."""
+        """Indices of the words of the other slots."""
         return _runs((self.begin + HEAD)[self.long], 2 * self.count[self.long])
 
     @property
     def values(self) -> Ints:
-        """Places of what slots have earned."""
+        """Indices of what slots have earned."""
         return _runs(self.begin + HEAD + self._slots, self._earning)
 
 
 def _runs(begin: Ints, length: Ints) -> Ints:
-    """Places of what lies in runs, one after another."""
-    found: Ints = np.repeat(begin - np.cumsum(length) + length, length) + np.arange(int(length.sum()))
-    return found
+    """Indices of the words of several runs, one run after another."""
+    indices: Ints = np.repeat(begin - np.cumsum(length) + length, length) + np.arange(int(length.sum()))
+    return indices
 
 
 def unpack(blobs: Sequence[bytes], step: Ints) -> History:
-    """The histories of n decisions from what each keeps; step (n,). No bytes: nothing is remembered, or known.
+    """The histories of n decisions from their bytes; step (n,). No bytes: there is no history, or it is not known.
 
     Raises RlrecError where bytes are none of a history."""
     n, size = len(blobs), np.fromiter(map(len, blobs), np.int64, len(blobs))
     if (size % WORD).any() or ((size > 0) & (size < WORD * HEAD)).any():
         raise _broken()
+    # the heads, and the layout that they describe
     words, has = np.frombuffer(b"".join(blobs), "<i8"), np.flatnonzero(size)
     begin = (np.cumsum(size) - size)[has] // WORD
     long = words[begin + 1] < 0
     count = np.where(long, ~words[begin + 1], words[begin + 1])
     bits = np.unpackbits(words[begin + 3].view(np.uint8).reshape(-1, WORD), axis=1, bitorder="little").view(np.bool_)
-    lie = _Layout(count & LAST, long, bits)
-    earning = lie.earning
-    if (lie.size != size[has] // WORD).any() or (lie.count > REMEMBERED).any() or earning.sum() != bits.sum():
+    layout = _Layout(count & LAST, long, bits)
+    earning = layout.earning
+    fits = (layout.size == size[has] // WORD) & (layout.count <= REMEMBERED)
+    if not fits.all() or earning.sum() != bits.sum():
         raise _broken()
+    # the slots: arm and ago
     slots, reals = np.empty((2, len(earning)), np.int64), words.view("<f8")
-    short, of_long = words.view("<u4")[lie.shorts].astype(np.int64), lie.of_long if long.any() else None
+    short, of_long = words.view("<u4")[layout.shorts].astype(np.int64), layout.of_long if long.any() else None
     slots[:, slice(None) if of_long is None else ~of_long] = short >> BITS, short & LAST
     if of_long is not None:
-        slots[:, of_long] = words[lie.longs].reshape(-1, 2).T
+        slots[:, of_long] = words[layout.longs].reshape(-1, 2).T
+    # what slots and visits have earned
     earned, (gap, reward), (shown, counts) = np.zeros(len(earning)), np.zeros((2, n)), np.zeros((2, n), np.int64)
-    earned[earning] = reals[lie.values]
-    gap[has], reward[has], shown[has], counts[has] = words[begin] / 1e6, reals[begin + 2], count >> BITS, lie.count
+    earned[earning] = reals[layout.values]
+    gap[has], reward[has], shown[has], counts[has] = words[begin] / 1e6, reals[begin + 2], count >> BITS, layout.count
     start = np.concatenate([[0], np.cumsum(counts)])
     return History(np.asarray(step, np.int64), gap, shown, reward, start, slots[0], slots[1], earned)
 
 
 def _broken() -> RlrecError:
-    return RlrecError("what a decision remembers of its visit is broken", hint="`rlrec doctor` says of which")
+    return RlrecError("the history that a decision stores is damaged", hint="`rlrec doctor` says of which decision")
 
 
 # -- one decision, in plain Python --
@@ -179,10 +186,10 @@ Entry = tuple[int, int, float]  # arm, ago, reward
 
 
 def pack(gap_us: int, shown: int, reward: float, entries: Sequence[Entry]) -> bytes:
-    """What one decision keeps."""
+    """The bytes of one history."""
     long = any(arm >= SHORT or ago > LAST for arm, ago, _ in entries)
-    told = [earned for *_, earned in entries if _told_of(earned)]
-    bits = sum(1 << place for place, (*_, earned) in enumerate(entries) if _told_of(earned))
+    values = [earned for *_, earned in entries if _is_stored(earned)]
+    bits = sum(1 << index for index, (*_, earned) in enumerate(entries) if _is_stored(earned))
     count = (shown << BITS) + len(entries)
     head = _HEAD.pack(gap_us, ~count if long else count, reward, bits)
     if long:
@@ -190,35 +197,35 @@ def pack(gap_us: int, shown: int, reward: float, entries: Sequence[Entry]) -> by
     else:
         short = [(arm << BITS) + ago for arm, ago, _ in entries] + [0] * (len(entries) % 2)
         body = struct.pack(f"<{len(short)}I", *short)
-    return head + body + struct.pack(f"<{len(told)}d", *told)
+    return head + body + struct.pack(f"<{len(values)}d", *values)
 
 
-def _told_of(earned: float) -> bool:
-    """Whether what a slot has earned is kept: all but 0 (and -0 is not 0)."""
+def _is_stored(earned: float) -> bool:
+    """Whether the reward of a slot is stored: all but 0 (and -0 is not 0)."""
     return earned != 0 or copysign(1, earned) < 0
 
 
-def _read(blob: bytes) -> tuple[int, float, list[Entry]]:
-    """What one decision keeps: slots shown, reward so far, and entries."""
+def _unpack_one(blob: bytes) -> tuple[int, float, list[Entry]]:
+    """One history: slots shown, reward so far, and entries."""
     _, packed, reward, bits = _HEAD.unpack_from(blob)
     count = (~packed if packed < 0 else packed) & LAST
     if packed < 0:
         numbers = struct.unpack_from(f"<{2 * count}q", blob, _HEAD.size)
-        named, at = list(zip(numbers[::2], numbers[1::2], strict=True)), _HEAD.size + 2 * WORD * count
+        slots, end = list(zip(numbers[::2], numbers[1::2], strict=True)), _HEAD.size + 2 * WORD * count
     else:
         short = struct.unpack_from(f"<{count}I", blob, _HEAD.size)
-        named, at = [divmod(number, 1 << BITS) for number in short], _HEAD.size + WORD * ((count + 1) // 2)
-    told = iter(struct.unpack_from(f"<{bits.bit_count()}d", blob, at))
-    found = [(arm, ago, next(told) if bits >> place & 1 else 0.0) for place, (arm, ago) in enumerate(named)]
-    return (~packed if packed < 0 else packed) >> BITS, reward, found
+        slots, end = [divmod(number, 1 << BITS) for number in short], _HEAD.size + WORD * ((count + 1) // 2)
+    values = iter(struct.unpack_from(f"<{bits.bit_count()}d", blob, end))
+    entries = [(arm, ago, next(values) if bits >> index & 1 else 0.0) for index, (arm, ago) in enumerate(slots)]
+    return (~packed if packed < 0 else packed) >> BITS, reward, entries
 
 
 def entries(blob: bytes) -> list[Entry]:
     """The slots that one decision remembers, oldest first."""
-    return _read(blob)[2] if blob else []
+    return _unpack_one(blob)[2] if blob else []
 
 
-def whole(blob: bytes) -> bool:
+def is_packed(blob: bytes) -> bool:
     """Whether these can be the bytes of a history."""
     if not blob:
         return True
@@ -231,10 +238,10 @@ def whole(blob: bytes) -> bool:
 
 
 def sound(blobs: Sequence[bytes], step: Ints) -> Flags:
-    """Which of these can be what decisions keep, (n,): none at the first step (n,), and some at all others."""
+    """Which of these can be the histories of decisions, (n,): none at the first step (n,), and some at all others."""
     some = np.fromiter(map(bool, blobs), np.bool_, len(blobs))
-    found: Flags = np.fromiter(map(whole, blobs), np.bool_, len(blobs)) & (some == (step > 0))
-    return found
+    valid: Flags = np.fromiter(map(is_packed, blobs), np.bool_, len(blobs)) & (some == (step > 0))
+    return valid
 
 
 def arms(blob: bytes) -> set[int]:
@@ -242,11 +249,11 @@ def arms(blob: bytes) -> set[int]:
     return {arm for arm, *_ in entries(blob)}
 
 
-def shown(blob: bytes, keys: Mapping[int, str]) -> dict[str, Any]:
-    """What is shown of it beside a state: `rewards` lie beside the state's `recent`. Nothing at the first step."""
+def to_json(blob: bytes, keys: Mapping[int, str]) -> dict[str, Any]:
+    """The history as it stands beside a state (`rewards` lie beside the state's `recent`); empty at the first step."""
     if not blob:
         return {}
-    count, reward, remembered = _read(blob)
+    count, reward, remembered = _unpack_one(blob)
     return {
         "shown": count,
         "reward": reward,
@@ -255,8 +262,8 @@ def shown(blob: bytes, keys: Mapping[int, str]) -> dict[str, Any]:
     }
 
 
-class Told(NamedTuple):
-    """What `shown` told; arms are keys. It has no entries at the first step, and else one at least."""
+class ShownHistory(NamedTuple):
+    """A history read back from what `to_json` gave; arms are keys. It has entries at all steps but the first."""
 
     gap_us: int
     shown: int
@@ -264,30 +271,30 @@ class Told(NamedTuple):
     entries: tuple[tuple[str, int, float], ...]
 
     def packed(self, ids: Mapping[str, int]) -> bytes:
-        """As a decision of another store keeps it."""
+        """The bytes that a decision of another store holds. ids: of the arms there."""
         if not self.entries:
             return b""
         remembered = [(ids[arm], ago, earned) for arm, ago, earned in self.entries]
         return pack(self.gap_us, self.shown, self.reward, remembered)
 
 
-FIRST = Told(0, 0, 0.0, ())
+FIRST = ShownHistory(0, 0, 0.0, ())
 
 
-def read(state: Mapping[str, Any]) -> tuple[Mapping[str, Any], Told | None]:
-    """A state as it is stored, and what was shown beside it; None where that is missing, or not of this shape."""
+def from_json(state: Mapping[str, Any]) -> tuple[Mapping[str, Any], ShownHistory | None]:
+    """A state as it is stored, and the history beside it; None where that is missing, or not of this shape."""
     if state == {"step": 0}:
         return state, FIRST
-    found = _told(state) if "history" in state else None
-    return state if found is None else {name: state[name] for name in state if name not in SHOWN}, found
+    shown = _shown_history(state) if "history" in state else None
+    return state if shown is None else {name: state[name] for name in state if name not in SHOWN}, shown
 
 
-def _told(state: Mapping[str, Any]) -> Told | None:
+def _shown_history(state: Mapping[str, Any]) -> ShownHistory | None:
     try:
         listed = [(row["arm"], row["ago"], row["reward"]) for row in state["history"]]
         step, gap_s, count, reward = (state[name] for name in ("step", "gap_s", *SHOWN[:2]))
         newest = [earned for *_, earned in listed[-RECENT:]]
-        sound = (
+        valid = (
             0 < len(listed) <= REMEMBERED
             and all(_is_key(arm) and _is_count(ago) and 1 <= ago <= step for arm, ago, _ in listed)
             and all(_is_number(number) for number in (gap_s, reward, *(earned for *_, earned in listed)))
@@ -297,7 +304,7 @@ def _told(state: Mapping[str, Any]) -> Told | None:
         )  # fmt: skip
     except (KeyError, TypeError):
         return None
-    return Told(round(gap_s * 1e6), count, reward, tuple(listed)) if sound else None
+    return ShownHistory(round(gap_s * 1e6), count, reward, tuple(listed)) if valid else None
 
 
 def _is_key(value: object) -> bool:

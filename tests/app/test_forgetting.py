@@ -16,7 +16,7 @@ from rlrec.app.doctor import Request, doctor
 from rlrec.app.inputs import lookup
 from rlrec.app.recommend import Request as Page
 from rlrec.app.recommend import recommend_group
-from rlrec.app.serving.cache import Warm
+from rlrec.app.serving.cache import ServingCache
 from rlrec.records import Version
 from rlrec.store import Store, Unit
 from tests.app.shop import done
@@ -137,11 +137,11 @@ def test_a_stream_sees_that_a_memory_was_retired(shop: tuple[str, Run, str]) -> 
     serve(run, 80, seed=1)
     for words in (("rebuild", "p"), ("promote", "p@2")):
         done(run("policy", *words))
-    warm = Warm()
+    cache = ServingCache()
     with closing(Store(db)) as store:
         for turn in range(6):
             asked = [Page(policy=name, session=f"{name}-{turn}") for name in ("p", "p@1")]
-            recommend_group(store, asked, warm=warm)
+            recommend_group(store, asked, cache=cache)
             if turn == 2:
                 rebuild.retire(store, "p@1")
         assert doctor(store, Request()).findings == []

@@ -10,8 +10,8 @@ import pytest
 from rlrec.app import recommend, session
 from rlrec.app.pipe import Line, Pipe, Request
 from rlrec.app.serving import draws, recent_slots, requests
-from rlrec.app.serving.open_sessions import Guests
-from rlrec.app.serving.visit_history import Memory
+from rlrec.app.serving.open_sessions import OpenSessions
+from rlrec.app.serving.visit_history import HistoryReader
 from rlrec.errors import RlrecError
 from rlrec.policy import history
 from rlrec.policy.history import History
@@ -135,7 +135,7 @@ def test_of_a_long_page_the_last_slots_are_remembered(store: Store) -> None:
 
 @pytest.mark.parametrize(("position", "kept"), [(1, 1), (2**17 - 1, 2**17 - 1), (2**17 + 5, 2**17 - 1)])
 def test_a_memory_holds_numbers_of_any_size(position: int, kept: int) -> None:
-    found = recent_slots.Slots.of([recent_slots.row(2**40 - 1, 2**20 + 3, position, 2**32 - 1)])
+    found = recent_slots.RecentSlots.unpack([recent_slots.pack_slot(2**40 - 1, 2**20 + 3, position, 2**32 - 1)])
     told = (found.decision, found.position, found.step, found.arm)
     assert [column.item() for column in told] == [2**40 - 1, kept, 3, 2**32 - 1]
 
@@ -204,7 +204,7 @@ def test_a_broken_memory_is_told_in_one_line(shop: Store) -> None:
     ask(shop)
     broken = b"\0" * 21
     shop.write(lambda unit: unit.tell("UPDATE visit SET history = ?", broken))
-    with pytest.raises(RlrecError, match="remembers is broken") as refused:
+    with pytest.raises(RlrecError, match="is damaged") as refused:
         ask(shop)
     assert "session end s" in str(refused.value.hint)
     session.end(shop, "s")
@@ -223,16 +223,16 @@ def test_what_a_session_would_be_can_be_looked_at(shop: Store) -> None:
     tell(shop, ask(shop), click=1)
     clock(shop, START + SECOND)
     with shop.read() as unit:
-        guests = Guests(unit, settings.get(unit), [("s", None), ("new", "u")], look=True)
-        arrived = [guests.arrive("s"), guests.arrive("new")]
+        opened = OpenSessions(unit, settings.get(unit), [("s", None), ("new", "u")], read_only=True)
+        arrived = [opened.arrive("s"), opened.arrive("new")]
         definition = version(unit, "home").reward
-        seen = Memory(unit, arrived, [definition]).histories(arrived, [definition] * 2)
-        steps, names = [guest.steps for guest in arrived], unit.ask_value("SELECT count(*) FROM session")
+        seen = HistoryReader(unit, arrived, [definition]).histories(arrived, [definition] * 2)
+        steps, names = [session.steps for session in arrived], unit.ask_value("SELECT count(*) FROM session")
     assert (steps, names) == ([2, 0], 1)
     assert seen.packed() == [blob(shop, ask(shop)), b""]
 
 
-def test_a_lane_that_reads_the_visit_is_drawn_in_its_turn(shop: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_reads_the_visit_is_drawn_in_its_turn(shop: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a session its second line is drawn when the first one has been shown."""
     turns: list[tuple[Sequence[int], list[int], list[bytes]]] = []
 
@@ -240,8 +240,9 @@ def test_a_lane_that_reads_the_visit_is_drawn_in_its_turn(shop: Store, monkeypat
         turns.append((list(plans), histories.step.tolist(), histories.packed()))
         return draws.draw(plans, ids, *rest)
 
-    monkeypatch.setattr(requests.Lane, "stateful", property(lambda lane: lane.version.policy.name == "home"))
-    monkeypatch.setattr(recommend, "draw_seeing", spy)
+    reads_visits = property(lambda shared: shared.version.policy.name == "home")
+    monkeypatch.setattr(requests.SharedDistribution, "stateful", reads_visits)
+    monkeypatch.setattr(recommend, "draw_stateful", spy)
     found = group(shop, request(), request("t"), Request(policy="other", session="s"), request(), request("t"))
     assert [(places, steps) for places, steps, _ in turns] == [([0, 1], [0, 0]), ([4], [1]), ([3], [2])]
     assert turns[1][2] + turns[2][2] == [blob(shop, found[4]), blob(shop, found[3])]

@@ -237,7 +237,7 @@ def reminded(shop: Shop) -> Shop:
             f"{shown} JOIN visit v ON v.session_id = d.session_id AND v.history IS NULL"
         ).fetchall()
         one = (1).to_bytes(open_sessions.COUNT, "little")
-        blobs = [(one + recent_slots.row(decision, 0, 1, arm), session) for session, decision, arm in rows]
+        blobs = [(one + recent_slots.pack_slot(decision, 0, 1, arm), session) for session, decision, arm in rows]
         connection.execute("BEGIN")
         connection.cursor().executemany(f"UPDATE visit SET history = {mark} WHERE session_id = {mark}", blobs)
         connection.execute("COMMIT")

@@ -139,7 +139,7 @@ def test_the_same_seed_gives_the_same_draw_and_the_next_decision_another(kiosk: 
     assert len({tuple(page()) for _ in range(8)}) > 1
 
 
-UNREAD = "policy u reads no context; what was given is stored all the same"
+UNREAD = "policy u reads no context; the context is stored all the same"
 
 
 @pytest.mark.parametrize("dry", [(), ("--dry-run",)])

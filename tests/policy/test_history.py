@@ -86,14 +86,14 @@ def test_a_first_decision_remembers_nothing() -> None:
 
 @pytest.mark.parametrize("blob", [blob for blob in BLOBS if blob])
 def test_bytes_that_are_no_history_are_told(blob: bytes) -> None:
-    assert history.whole(blob)
+    assert history.is_packed(blob)
     count, bits = int.from_bytes(blob[8:9]), int.from_bytes(blob[24:32], "little")
     beyond = blob[:24] + (bits | 1 << 63).to_bytes(8, "little") + blob[32:]
     many = blob[:8] + bytes([count ^ 0x7F]) + blob[9:]
     broken = [blob[:-1], blob[:-8], blob + bytes(8), blob[:24], many, *([beyond] if len(blob) < 500 else [])]
     for one in broken:
-        assert not history.whole(one)
-        with pytest.raises(RlrecError, match="broken"):
+        assert not history.is_packed(one)
+        with pytest.raises(RlrecError, match="damaged"):
             history.unpack([b"", one], np.array([0, 1]))
 
 
@@ -108,27 +108,27 @@ def test_first_decisions_keep_nothing_and_all_others_something() -> None:
 def state(blob: bytes, step: int, gap_s: float) -> dict[str, object]:
     """As it is shown: a state and what is known beside it."""
     recent = [KEYS[arm] for arm, *_ in history.entries(blob)][-history.RECENT :]
-    return {"step": step, "gap_s": gap_s, "recent": recent} | history.shown(blob, KEYS)
+    return {"step": step, "gap_s": gap_s, "recent": recent} | history.to_json(blob, KEYS)
 
 
 def test_rewards_lie_beside_the_recent_arms() -> None:
     told = state(BLOBS[2], 450, 1.0)
     assert told["rewards"] == [i / 7 for i in range(54, 64)]
     assert told["history"][-1] == {"arm": "tea", "ago": 1, "reward": 9.0}
-    assert history.shown(b"", KEYS) == {}
+    assert history.to_json(b"", KEYS) == {}
 
 
 @pytest.mark.parametrize(("blob", "step", "gap_s"), [(BLOBS[1], 2, 1.5), (BLOBS[2], 450, 2**40 / 1e6)])
 def test_what_is_shown_packs_to_the_same_bytes(blob: bytes, step: int, gap_s: float) -> None:
     told = state(blob, step, gap_s)
-    kept, found = history.read(told)
+    kept, found = history.from_json(told)
     assert found is not None
     assert found.packed({key: arm for arm, key in KEYS.items()}) == blob
     assert kept == {name: told[name] for name in ("step", "gap_s", "recent")}
 
 
 def test_a_first_state_is_known_to_remember_nothing() -> None:
-    kept, found = history.read({"step": 0})
+    kept, found = history.from_json({"step": 0})
     assert kept == {"step": 0}
     assert found is not None
     assert found.packed({}) == b""
@@ -137,7 +137,7 @@ def test_a_first_state_is_known_to_remember_nothing() -> None:
 def test_what_follows_from_the_history_need_not_be_told() -> None:
     told = state(BLOBS[1], 2, 1.5)
     short = {name: told[name] for name in told if name not in ("rewards", "recent")}
-    assert history.read(short) == ({"step": 2, "gap_s": 1.5}, history.read(told)[1])
+    assert history.from_json(short) == ({"step": 2, "gap_s": 1.5}, history.from_json(told)[1])
 
 
 WRONG = [
@@ -149,5 +149,5 @@ WRONG = [
 @pytest.mark.parametrize("wrong", WRONG, ids=str)
 def test_a_state_of_another_shape_is_left_alone(wrong: dict[str, object]) -> None:
     told = state(BLOBS[1], 2, 1.5) | wrong
-    assert history.read(told) == (told, None)
-    assert history.read({}) == ({}, None)
+    assert history.from_json(told) == (told, None)
+    assert history.from_json({}) == ({}, None)

@@ -15,62 +15,66 @@ from rlrec.records import Head, Version
 from rlrec.store import Unit, arms, contents
 from rlrec.store.settings import Settings
 
-CACHE = 50_000  # contexts that are remembered
+CONTEXTS = 50_000  # contexts that are remembered
 SETS = 1_000  # eligible sets that are remembered
 Eligible = tuple[int, ...]
 
 
-class Warm:
-    """Kept from one group of a stream to the next; a single command starts with an empty one.
+class ServingCache:
+    """A cache that one group of a stream leaves to the next; a single command starts with an empty one.
 
-    contexts, sets: ids of contexts and eligible sets that are stored for good. keys: of arms. active: the arms of
-    today's catalogue; unnamed: it has no id yet. unread: policies of which was said that they read no context."""
+    contexts, sets: ids of stored contexts and eligible sets. keys: of arms. active: the arms of the present catalogue;
+    unnamed: whether this set has no id yet. unread: policies that were said to read no context."""
 
     def __init__(self) -> None:
         self.contexts: dict[str, int] = {}
         self.sets: dict[Eligible, int] = {}
         self._texts: dict[str, str] = {}
         self.keys: dict[int, str] = {}
-        self._known: Eligible = ()
+        self._last: Eligible = ()
         self._arrays: dict[Eligible, Ids] = {}
         self.active: Eligible = ()
         self.unnamed = True
         self.unread: set[str] = set()
         self._revision: int | None = None
-        self._servings: dict[int, tuple[int, int | None, VersionDistribution]] = {}  # at which change, and catalogue
+        self._servings: dict[int, tuple[int, int | None, VersionDistribution]] = {}
 
     def text(self, context: Mapping[str, Any]) -> str:
         """The canonical text of a context."""
         if not context:
             return "{}"
         name = repr(context)
-        found = self._texts.get(name)
-        if found is None:
-            if len(self._texts) >= CACHE:
+        text = self._texts.get(name)
+        if text is None:
+            if len(self._texts) >= CONTEXTS:
                 self._texts.clear()
-            found = self._texts[name] = canonical.text(dict(context))
-        return found
+            text = self._texts[name] = canonical.text(dict(context))
+        return text
 
     def catalogue(self, unit: Unit, settings: Settings) -> Eligible:
         """The arms that may be served now."""
-        known = settings.catalogue_id
-        self.unnamed = known is None
+        set_id = settings.catalogue_id
+        self.unnamed = set_id is None
         if self._revision != settings.catalogue_revision:
-            self.active = tuple(arms.active(unit)) if known is None else contents.eligible_arms(unit, [known])[known]
+            if set_id is None:
+                self.active = tuple(arms.active(unit))
+            else:
+                self.active = contents.eligible_arms(unit, [set_id])[set_id]
             self._revision = settings.catalogue_revision
-        if known is not None:
-            self.sets[self.active] = known
+        if set_id is not None:
+            self.sets[self.active] = set_id
         return self.active
 
-    def know(self, unit: Unit, eligible: Eligible) -> Mapping[int, str]:
-        """Keys of arms, these among them from now on."""
-        if eligible is not self._known:
+    def keys_with(self, unit: Unit, eligible: Eligible) -> Mapping[int, str]:
+        """Keys of arms by id; those of an eligible set are read where they are missing."""
+        if eligible is not self._last:
             if new := [arm for arm in eligible if arm not in self.keys]:
                 self.keys |= arms.keys(unit, new)
-            self._known = eligible
+            self._last = eligible
         return self.keys
 
     def array(self, eligible: Eligible) -> Ids:
+        """An eligible set as an array, the same one each time."""
         if eligible not in self._arrays:
             if len(self._arrays) >= SETS:
                 self._arrays.clear()
@@ -78,32 +82,31 @@ class Warm:
         return self._arrays[eligible]
 
     def serving(self, unit: Unit, version: Version, head: Head) -> VersionDistribution:
-        """A version as it stands at the head's change, in today's catalogue."""
+        """A version with its belief at the head's seq, in the present catalogue."""
         seq = head.seq if version.learning else version.seq
         before = self._servings.get(version.id)
         if before is None:
-            found = exact.load(unit, version)
+            serving = exact.load(unit, version)
         elif before[:2] == (seq, self._revision):
             return before[2]
         else:
-            found = exact.renewed(unit, version, before[2], described_anew=before[1] != self._revision)
-        self._servings[version.id] = seq, self._revision, found
-        return found
+            serving = exact.renewed(unit, version, before[2], described_anew=before[1] != self._revision)
+        self._servings[version.id] = seq, self._revision, serving
+        return serving
 
-    def look_up(self, unit: Unit, bodies: Collection[str], sets: Collection[Eligible]) -> bool:
-        """Learn the ids of these contexts and eligible sets: whether all of them are stored."""
-        if len(self.contexts) >= CACHE:
+    def look_up(self, unit: Unit, contexts: Collection[str], sets: Collection[Eligible]) -> bool:
+        """Read the ids of these contexts and eligible sets: whether all of them are stored."""
+        if len(self.contexts) >= CONTEXTS:
             self.contexts.clear()
         if len(self.sets) >= SETS:
             self.sets.clear()
-        new = [body for body in bodies if body not in self.contexts], [one for one in sets if one not in self.sets]
-        if any(new):
-            found = contents.find(unit, *new)
-            self.contexts |= found[0]
-            self.sets |= found[1]
-        return self.contexts.keys() >= set(bodies) and self.sets.keys() >= set(sets)
+        new_contexts = [context for context in contexts if context not in self.contexts]
+        new_sets = [eligible for eligible in sets if eligible not in self.sets]
+        if new_contexts or new_sets:
+            self.add(*contents.find(unit, new_contexts, new_sets))
+        return self.contexts.keys() >= set(contexts) and self.sets.keys() >= set(sets)
 
-    def learn(self, contexts: Mapping[str, int], sets: Mapping[Eligible, int]) -> None:
-        """Ids that are stored since."""
+    def add(self, contexts: Mapping[str, int], sets: Mapping[Eligible, int]) -> None:
+        """Take in the ids of contexts and eligible sets that are stored."""
         self.contexts |= contexts
         self.sets |= sets

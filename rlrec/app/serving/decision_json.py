@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from math import exp
 from typing import Any, TypedDict
 
-from rlrec.app.serving.draws import Page
-from rlrec.app.serving.requests import Plan
+from rlrec.app.serving.draws import DrawnSlate
+from rlrec.app.serving.requests import PlannedRequest
 from rlrec.policy import history
 from rlrec.records import Decision, Event, Version
 from rlrec.store import Unit, arms, decisions, experiments, policies, sessions
@@ -17,17 +17,37 @@ from rlrec.store.sessions import Session
 from rlrec.times import written
 
 
+class Answer(TypedDict):
+    """What `recommend --json` shows of a decision; a dry run has no decision_id, visit and step."""
+
+    decision_id: Any  # an int; None in a dry run
+    request_id: str | None
+    session: str
+    visit: int | None
+    step: int | None
+    user: str | None
+    policy: str
+    version: int
+    experiment: str | None
+    variant: str | None
+    propensity: float | None
+    log_propensity: float | None
+    slate: list[dict[str, Any]]
+    at: str
+    duplicate: bool
+
+
 def drawn(
-    plan: Plan,
-    page: Page,
+    plan: PlannedRequest,
+    slate: DrawnSlate,
     decision_id: int | None,
     user: str | None,
     visit: int | None,
     step: int | None,
     at: str,
-) -> dict[str, Any]:
-    """A slate that was drawn just now; without an id one that would have been drawn, and is not stored."""
-    lane, request = plan.lane, plan.request
+) -> Answer:
+    """The answer to a request that was drawn just now."""
+    shared, request = plan.shared, plan.request
     return {
         "decision_id": decision_id,
         "request_id": request.request_id,
@@ -35,52 +55,54 @@ def drawn(
         "visit": visit,
         "step": step,
         "user": user,
-        "policy": lane.version.policy.shown,
-        "version": lane.version.number,
-        "experiment": lane.experiment and lane.experiment.name,
-        "variant": lane.variant and lane.variant.label,
-        "propensity": page.propensity,
-        "log_propensity": page.log_propensity,
-        "slate": page.answer,
+        "policy": shared.version.policy.shown,
+        "version": shared.version.number,
+        "experiment": None if shared.experiment is None else shared.experiment.name,
+        "variant": None if shared.variant is None else shared.variant.label,
+        "propensity": slate.propensity,
+        "log_propensity": slate.log_propensity,
+        "slate": slate.answer,
         "at": at,
         "duplicate": False,
     }
 
 
-def stored(unit: Unit, decision_ids: Collection[int]) -> dict[int, dict[str, Any]]:
-    """Decisions of the log, by id, with the keys of `recommend --json`."""
-    return shown(unit, decisions.find(unit, decision_ids))
+def stored(unit: Unit, decision_ids: Collection[int]) -> dict[int, Answer]:
+    """The answers of decisions of the log, by id."""
+    return answers(unit, decisions.find(unit, decision_ids))
 
 
-def shown(unit: Unit, found: Mapping[int, Decision]) -> dict[int, dict[str, Any]]:
-    """The same for decisions that were read already."""
-    versions = policies.by_id(unit, {decision.version_id for decision in found.values()})
-    owners = sessions.by_id(unit, {decision.session_id for decision in found.values()})
-    keys = arms.keys(unit, {slot.arm_id for decision in found.values() for slot in decision.slots})
-    labels = experiments.labels(unit, {decision.variant_id for decision in found.values() if decision.variant_id})
+def answers(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, Answer]:
+    """The answers of decisions that were read already, by id."""
+    versions = policies.by_id(unit, {decision.version_id for decision in logged.values()})
+    owners = sessions.by_id(unit, {decision.session_id for decision in logged.values()})
+    keys = arms.keys(unit, {slot.arm_id for decision in logged.values() for slot in decision.slots})
+    labels = experiments.labels(unit, {decision.variant_id for decision in logged.values() if decision.variant_id})
     return {
-        key: _stored(decision, versions[decision.version_id], owners[decision.session_id], keys, labels)
-        for key, decision in found.items()
+        number: _answer(decision, versions[decision.version_id], owners[decision.session_id], keys, labels)
+        for number, decision in logged.items()
     }
 
 
-def states(unit: Unit, found: Mapping[int, Decision]) -> dict[int, dict[str, Any]]:
-    """What each decision saw of its visit: the state as it is stored, and what else is known to have been known."""
-    packed = {key: decision.history or b"" for key, decision in found.items()}
-    known = {key: blob if history.whole(blob) else b"" for key, blob in packed.items()}  # `doctor` tells of others
-    names = arms.keys(unit, {arm for blob in known.values() for arm in history.arms(blob)})
-    return {key: json.loads(found[key].state) | history.shown(blob, names) for key, blob in known.items()}
+def states(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, dict[str, Any]]:
+    """What each decision saw of its visit, by id: the stored state, and the stored history where it can be read."""
+    packed = {number: decision.history or b"" for number, decision in logged.items()}
+    readable = {number: blob if history.is_packed(blob) else b"" for number, blob in packed.items()}
+    names = arms.keys(unit, {arm for blob in readable.values() for arm in history.arms(blob)})
+    return {
+        number: json.loads(logged[number].state) | history.to_json(blob, names) for number, blob in readable.items()
+    }
 
 
-def _stored(
+def _answer(
     decision: Decision,
     version: Version,
     session: Session,
     keys: Mapping[int, str],
     labels: Mapping[int, tuple[str, str]],
-) -> dict[str, Any]:
+) -> Answer:
     experiment, variant = labels[decision.variant_id] if decision.variant_id else (None, None)
-    answer = {
+    answer: Answer = {
         "decision_id": decision.id,
         "request_id": decision.request_key,
         "session": session.key,
@@ -106,8 +128,9 @@ def _stored(
         "at": written(decision.at),
         "duplicate": False,
     }
-    said = json.loads(decision.source) if decision.source else {}
-    return answer | {name: value for name, value in said.items() if name in answer}
+    source = json.loads(decision.source) if decision.source else {}  # of an import
+    answer.update({name: value for name, value in source.items() if name in answer})  # type: ignore[typeddict-item]
+    return answer
 
 
 class SlotJson(TypedDict):

@@ -15,15 +15,15 @@ from rlrec.store.settings import Settings
 from rlrec.store.unit import Row
 
 RECENT = 10  # arms of the visit so far that a state remembers
-SPLITS = 0.6, 0.8  # where the second and the third part begin
-COUNT = 8  # bytes of a visit's history that say how many slots it has shown; its memory follows
+SPLITS = 0.6, 0.8  # where the second and the third split begin
+COUNT = 8  # bytes of a visit's history that say how many slots it has shown; its recent slots follow
 BETWEEN = '","'  # in a list of texts it stands between two of them, and nowhere else: inside a text, quotes are escaped
 
 
 def split(salt: str, unit_key: str) -> int:
-    """Where a cluster belongs for ever: 0 train (60 %), 1 tune (20 %), 2 gate (20 %)."""
-    share = int.from_bytes(sha256(f"{salt}/split/{unit_key}".encode()).digest()[:8]) / 2**64
-    return bisect(SPLITS, share)
+    """The split of a unit, for ever: 0 train (60 %), 1 tune (20 %), 2 gate (20 %)."""
+    uniform = int.from_bytes(sha256(f"{salt}/split/{unit_key}".encode()).digest()[:8]) / 2**64
+    return bisect(SPLITS, uniform)
 
 
 def splits(salt: str, unit_keys: Iterable[str]) -> list[int]:
@@ -32,36 +32,36 @@ def splits(salt: str, unit_keys: Iterable[str]) -> list[int]:
 
     start = f"{salt}/split/"
     digests = b"".join([sha256((start + key).encode()).digest() for key in unit_keys])
-    found: list[int] = np.searchsorted(SPLITS, np.frombuffer(digests, ">u8")[::4] / 2.0**64, side="right").tolist()
-    return found
+    numbers: list[int] = np.searchsorted(SPLITS, np.frombuffer(digests, ">u8")[::4] / 2.0**64, side="right").tolist()
+    return numbers
 
 
-class Guest:
-    """A session and its newest visit, as they stand after the decisions made so far.
+class OpenSession:
+    """A session and its newest visit, as they stand after the decisions drawn so far.
 
-    shown: slots shown in the visit; memory: the last of them (see `remembering`)."""
+    shown: how many slots the visit has shown; recent_slots: the last of them, packed."""
 
     __slots__ = (
-        "ended_at", "id", "key", "last_at", "memory", "number", "recent", "shown", "started_at", "steps", "user",
+        "ended_at", "id", "key", "last_at", "number", "recent", "recent_slots", "shown", "started_at", "steps", "user",
         "user_id",
     )  # fmt: skip
 
     def __init__(self, row: Row) -> None:
-        """row: as `sessions.guests` gives it; number None: no visit yet."""
+        """row: of `sessions.guests`; number None: there is no visit yet."""
         (
             self.key, self.id, self.user_id, self.user,
             self.number, self.started_at, self.last_at, self.steps, self.recent, self.ended_at, history,
         ) = row  # fmt: skip
-        kept = history if history and self.ended_at is None else bytes(COUNT)
-        if (len(kept) - COUNT) % recent_slots.WIDE:
+        packed = history if history and self.ended_at is None else bytes(COUNT)
+        if (len(packed) - COUNT) % recent_slots.SLOT_BYTES:
             raise RlrecError(
-                f"what session {self.key!r} remembers is broken", hint=f"`rlrec session end {self.key}` begins anew"
+                f"the history of session {self.key!r} is damaged", hint=f"`rlrec session end {self.key}` begins anew"
             )
-        self.shown, self.memory = int.from_bytes(kept[:COUNT], "little"), kept[COUNT:]
+        self.shown, self.recent_slots = int.from_bytes(packed[:COUNT], "little"), packed[COUNT:]
 
     def visit(self) -> Row:
         """Its newest visit, a row of sessions.VISIT."""
-        history = self.shown.to_bytes(COUNT, "little") + self.memory
+        history = self.shown.to_bytes(COUNT, "little") + self.recent_slots
         return self.id, self.number, self.started_at, self.last_at, self.steps, self.recent, self.ended_at, history
 
     def state(self, now: int) -> str:
@@ -71,9 +71,9 @@ class Guest:
         gap = canonical.number((now - self.last_at) / 1e6)
         return f'{{"gap_s":{gap},"recent":{self.recent},"step":{self.steps}}}'
 
-    def show(self, decision: int, arms: Sequence[int], texts: Sequence[str], now: int) -> None:
-        """A decision was made: these arms stand on its page; texts: them as JSON."""
-        self.memory = recent_slots.moved(self.memory, decision, self.steps, arms)
+    def add_slate(self, decision: int, arms: Sequence[int], texts: Sequence[str], now: int) -> None:
+        """Move on by a decision that showed these arms. texts: the arms as JSON."""
+        self.recent_slots = recent_slots.append_slate(self.recent_slots, decision, self.steps, arms)
         recent = ",".join(texts[-RECENT:])
         if len(self.recent) > 2:
             recent = f"{self.recent[1:-1]},{recent}"
@@ -83,96 +83,98 @@ class Guest:
         self.last_at = max(self.last_at, now)
 
 
-class Guests:
+class OpenSessions:
     """The sessions of a group: opened, locked, and moved on decision by decision."""
 
     def __init__(
-        self, unit: Unit, settings: Settings, wanted: Iterable[tuple[str, str | None]], *, look: bool = False
+        self, unit: Unit, settings: Settings, wanted: Iterable[tuple[str, str | None]], *, read_only: bool = False
     ) -> None:
-        """wanted: session and user. look: only look at what they would be; nothing is locked or stored, a new session
-        has no id."""
+        """wanted: session and user of each request. read_only: nothing is locked or stored; a new session has no id."""
         self.unit = unit
-        self.lock = not look
+        self.lock = not read_only
         self.timeout_us = settings.session_timeout_us
-        first: dict[str, str | None] = {}
+        users: dict[str, str | None] = {}  # the first one given, by session
         for key, user in wanted:
-            first[key] = first.get(key) or user
-        self.sessions = self._find(first)
-        if len(self.sessions) < len(first) and look:
-            self.sessions |= {key: Guest(_new(key, user)) for key, user in first.items() if key not in self.sessions}
-        elif len(self.sessions) < len(first):
-            new = [key for key in first if key not in self.sessions]
-            users = sessions.users(unit, {user for key in new if (user := first[key]) is not None})
-            rows = [(key, users.get(first[key] or ""), split(settings.salt, first[key] or key)) for key in new]
-            sessions.add(unit, rows)
-            self.sessions |= self._find(new)
-        self._remind()
-        self._named: list[Guest] = []
+            users[key] = users.get(key) or user
+        self.by_key = self._read(users)
+        if len(self.by_key) < len(users) and read_only:
+            self.by_key |= {key: OpenSession(_new(key, user)) for key, user in users.items() if key not in self.by_key}
+        elif len(self.by_key) < len(users):
+            self._create({key: user for key, user in users.items() if key not in self.by_key}, settings)
+        self._restore_slots()
+        self._with_new_user: list[OpenSession] = []
         self._ended: list[Row] = []
-        self._moved: dict[int, Guest] = {}
+        self._moved: dict[int, OpenSession] = {}
 
-    def _find(self, keys: Iterable[str]) -> dict[str, Guest]:
-        return {row[0]: Guest(row) for row in sessions.guests(self.unit, list(keys), lock=self.lock)}
+    def _read(self, keys: Iterable[str]) -> dict[str, OpenSession]:
+        return {row[0]: OpenSession(row) for row in sessions.guests(self.unit, list(keys), lock=self.lock)}
 
-    def _remind(self) -> None:
-        """Of visits that go on and were stored when none had a history: what they have shown."""
-        lost = {
-            guest.id: guest
-            for guest in self.sessions.values()
-            if guest.steps and not guest.memory and guest.ended_at is None
-            and self.unit.now - guest.last_at <= self.timeout_us
+    def _create(self, new: dict[str, str | None], settings: Settings) -> None:
+        """Store sessions that are new, with their users."""
+        user_ids = sessions.users(self.unit, {user for user in new.values() if user is not None})
+        rows = [(key, user_ids.get(user or ""), split(settings.salt, user or key)) for key, user in new.items()]
+        sessions.add(self.unit, rows)
+        self.by_key |= self._read(new)
+
+    def _restore_slots(self) -> None:
+        """Read the recent slots of visits that go on, and were stored by a release that kept no history."""
+        without = {
+            session.id: session
+            for session in self.by_key.values()
+            if session.steps and not session.recent_slots and session.ended_at is None
+            and self.unit.now - session.last_at <= self.timeout_us
         }  # fmt: skip
-        for session_id, *slot in decisions.shown(self.unit, list(lost)) if lost else ():
-            guest = lost[session_id]
-            guest.memory = (guest.memory + recent_slots.row(*slot))[-recent_slots.LIMIT :]
-            guest.shown += 1
+        for session_id, *slot in decisions.shown(self.unit, list(without)) if without else ():
+            session = without[session_id]
+            session.recent_slots = (session.recent_slots + recent_slots.pack_slot(*slot))[-recent_slots.LIMIT :]
+            session.shown += 1
 
-    def check(self, key: str, user: str | None) -> None:
-        """The session's user is the first one given. Raises Conflict where another one comes later."""
-        guest = self.sessions[key]
-        if user is None or guest.user == user:
+    def set_user(self, key: str, user: str | None) -> None:
+        """Give a session its user where it has none. Raises Conflict where it has another one."""
+        session = self.by_key[key]
+        if user is None or session.user == user:
             return
-        if guest.user is not None:
+        if session.user is not None:
             raise Conflict(
-                f"session {key!r} belongs to user {guest.user!r}, not {user!r}",
+                f"session {key!r} belongs to user {session.user!r}, not {user!r}",
                 hint="use another session key, or leave the user out",
                 field="user",
             )
-        guest.user = user
-        self._named.append(guest)
+        session.user = user
+        self._with_new_user.append(session)
 
-    def name(self) -> None:
-        """Store the users that sessions got just now."""
-        if self._named:
-            users = sessions.users(self.unit, {guest.user for guest in self._named})
-            for guest in self._named:
-                guest.user_id = users[guest.user]
-            sessions.set_user(self.unit, {guest.id: guest.user_id for guest in self._named})
+    def store_users(self) -> None:
+        """Store the users that `set_user` gave."""
+        if self._with_new_user:
+            users = sessions.users(self.unit, {session.user for session in self._with_new_user})
+            for session in self._with_new_user:
+                session.user_id = users[session.user]
+            sessions.set_user(self.unit, {session.id: session.user_id for session in self._with_new_user})
 
-    def arrive(self, key: str) -> Guest:
-        """The session, in the visit to which its next decision belongs."""
-        guest, now = self.sessions[key], self.unit.now
-        if guest.number is not None and guest.ended_at is None:
-            if now - guest.last_at <= self.timeout_us:
-                self._moved[guest.id] = guest
-                return guest
-            guest.ended_at = guest.last_at + self.timeout_us
-            self._ended.append(guest.visit())
-        guest.number = 1 if guest.number is None else guest.number + 1
-        guest.started_at = guest.last_at = now
-        guest.steps, guest.recent, guest.ended_at, guest.shown, guest.memory = 0, "[]", None, 0, b""
-        self._moved[guest.id] = guest
-        return guest
+    def arrive(self, key: str) -> OpenSession:
+        """The session, in the visit that its next decision belongs to."""
+        session, now = self.by_key[key], self.unit.now
+        if session.number is not None and session.ended_at is None:
+            if now - session.last_at <= self.timeout_us:
+                self._moved[session.id] = session
+                return session
+            session.ended_at = session.last_at + self.timeout_us
+            self._ended.append(session.visit())
+        session.number = 1 if session.number is None else session.number + 1
+        session.started_at = session.last_at = now
+        session.steps, session.recent, session.ended_at, session.shown, session.recent_slots = 0, "[]", None, 0, b""
+        self._moved[session.id] = session
+        return session
 
-    def close(self) -> None:
-        """Write visits as they stand."""
-        sessions.put(self.unit, sorted([*self._ended, *(guest.visit() for guest in self._moved.values())]))
+    def store_visits(self) -> None:
+        """Store visits as they stand."""
+        sessions.put(self.unit, sorted([*self._ended, *(session.visit() for session in self._moved.values())]))
 
 
 def _new(key: str, user: str | None) -> Row:
     return key, None, None, user, *[None] * 7
 
 
-def shown(arm: str) -> str:
-    """An arm as `Guest.show` takes it."""
+def arm_json(arm: str) -> str:
+    """An arm as `OpenSession.add_slate` takes it."""
     return json.dumps(arm, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""What each request of a group will be drawn from: read from the store in one snapshot."""
+"""The distribution that each request of a group will be drawn from: read from the store in one snapshot."""
 
 from __future__ import annotations
 
@@ -8,152 +8,158 @@ from typing import Any
 
 from rlrec.app.inputs import lookup
 from rlrec.app.serving import assignment
-from rlrec.app.serving.cache import Eligible, Warm
-from rlrec.app.serving.requests import Desk, Duplicate, Lane, Plan, Planned, Request, digest
+from rlrec.app.serving.cache import Eligible, ServingCache
+from rlrec.app.serving.requests import Duplicate, Planned, PlannedRequest, Request, Route, SharedDistribution, digest
 from rlrec.errors import Conflict, InputError, suggest
 from rlrec.store import Unit, arms, decisions, settings
 from rlrec.store.experiments import Experiment, Variant
 
-LONGEST = 500  # positions of a page: exact probabilities of all of them cost more than their square
+LONGEST = 500  # positions of a slate: exact probabilities of all of them cost more than their square
+
+Assigned = tuple[Experiment, Variant]
 
 
-def plan(unit: Unit, requests: Sequence[Request | InputError], warm: Warm) -> list[Planned]:
-    """A plan for each request, or what is wrong with it."""
-    asked = [request for request in requests if not isinstance(request, InputError)]
-    group = _Group(unit, asked, warm)
+def plan(unit: Unit, requests: Sequence[Request | InputError], cache: ServingCache) -> list[Planned]:
+    """Each request with its distribution, or the error that refuses it, in order."""
+    group = _Group(unit, [request for request in requests if not isinstance(request, InputError)], cache)
     return [
-        request if isinstance(request, InputError) else group.plan(request, place)
-        for place, request in enumerate(requests)
+        request if isinstance(request, InputError) else group.plan(request, index)
+        for index, request in enumerate(requests)
     ]
 
 
 class _Group:
     """The requests of a group before one snapshot of the store."""
 
-    def __init__(self, unit: Unit, requests: Sequence[Request], warm: Warm) -> None:
-        self.unit, self.requests, self.warm = unit, requests, warm
+    def __init__(self, unit: Unit, requests: Sequence[Request], cache: ServingCache) -> None:
+        self.unit, self.requests, self.cache = unit, requests, cache
         self.settings = settings.get(unit)
-        self.experiments = assignment.Assigner(unit, requests)
+        self.assigner = assignment.Assigner(unit, requests)
         names = {request.policy for request in requests if request.policy is not None}
-        self.versions = lookup.resolve(unit, names | self.experiments.policies())
-        self.catalogue = warm.catalogue(unit, self.settings)
+        self.versions = lookup.resolve(unit, names | self.assigner.policies())
+        self.catalogue = cache.catalogue(unit, self.settings)
         self.ids = arms.ids(unit, {key for request in requests for key in request.arms or ()})
-        keys = {request.request_id for request in requests if request.request_id is not None}
-        self.known = decisions.requests(unit, keys)
-        self._first: dict[str, tuple[bytes, int]] = {}
-        self._lanes: dict[tuple[Any, ...], Lane] = {}
-        self._desks: dict[tuple[str, int | None], Desk] = {}
+        request_ids = {request.request_id for request in requests if request.request_id is not None}
+        self.stored = decisions.requests(unit, request_ids)
+        self._planned: dict[str, tuple[bytes, int]] = {}  # by request id: digest and index of the first request
+        self._distributions: dict[tuple[Any, ...], SharedDistribution] = {}
+        self._routes: dict[tuple[str, int | None], Route] = {}
         self._active: frozenset[int] = frozenset(self.catalogue if self.ids else ())
-        self._looked = False
+        self._suggested = False
 
-    def plan(self, request: Request, place: int) -> Planned:
-        key = request.request_id
+    def plan(self, request: Request, index: int) -> Planned:
+        """The request with its distribution, or as a duplicate, or its error."""
+        request_id = request.request_id
         try:
-            if key is None:
-                return Plan(request, self._lane(request), self.warm.text(request.context), None)
-            meant = digest(request)
-            if key in self.known:
-                return Duplicate(_same(key, meant, self.known[key]), None)
-            if key in self._first:
-                return Duplicate(None, _same(key, meant, self._first[key]))
-            made = Plan(request, self._lane(request), self.warm.text(request.context), meant)
-            self._first[key] = meant, place
-            return made
+            if request_id is None:
+                return PlannedRequest(request, self._distribution(request), self.cache.text(request.context), None)
+            content = digest(request)
+            if request_id in self.stored:
+                return Duplicate(_same_content(request_id, content, self.stored[request_id]), None)
+            if request_id in self._planned:
+                return Duplicate(None, _same_content(request_id, content, self._planned[request_id]))
+            shared, context = self._distribution(request), self.cache.text(request.context)
+            self._planned[request_id] = content, index
+            return PlannedRequest(request, shared, context, content)
         except InputError as error:
             return error
 
-    def _lane(self, request: Request) -> Lane:
-        """What a request is drawn from, once for all that share it. Raises InputError where it cannot be drawn."""
-        variant = self._choose(request) if request.experiment is not None else None
-        policy, wanted, size = request.policy, None if request.arms is None else tuple(request.arms), request.size
-        name: tuple[Any, ...] = (policy, variant and variant[1].id, wanted, size)
-        found = self._lanes.get(name)
-        if found is None or found.case.reads:
-            desk = self._desk(request, variant)
-            desk[2].check(request.context)
-            name = (*name, desk[2].reading(request.context))
-            found = self._lanes.get(name) or self._made(request, desk)
-            self._lanes[name] = self._lanes[name[:4]] = found
-        if variant is not None:
-            self.experiments.met(request)
-        return found
+    def _distribution(self, request: Request) -> SharedDistribution:
+        """The distribution of a request, built once for all requests that share it.
 
-    def _choose(self, request: Request) -> tuple[Experiment, Variant]:
+        Raises InputError where the request cannot be drawn."""
+        assigned = self._assigned(request) if request.experiment is not None else None
+        arm_keys = None if request.arms is None else tuple(request.arms)
+        name: tuple[Any, ...] = (request.policy, assigned and assigned[1].id, arm_keys, request.size)
+        shared = self._distributions.get(name)
+        if shared is None or shared.case.reads:
+            route = self._route(request, assigned)
+            route.serving.check(request.context)
+            with_context = (*name, route.serving.reading(request.context))
+            shared = self._distributions.get(with_context) or self._build(request, route)
+            self._distributions[with_context] = self._distributions[name] = shared
+        if assigned is not None:
+            self.assigner.remember_user(request)
+        return shared
+
+    def _assigned(self, request: Request) -> Assigned:
         if request.policy is not None:
-            raise _unnamed()
-        return self.experiments.choose(request)
+            raise _one_of_both()
+        return self.assigner.choose(request)
 
-    def _desk(self, request: Request, chosen: tuple[Experiment, Variant] | None) -> Desk:
-        """The version that a request is drawn from, as it stands."""
-        reference = request.policy if chosen is None else chosen[1].policy
+    def _route(self, request: Request, assigned: Assigned | None) -> Route:
+        """The version that serves a request, as it stands."""
+        reference = request.policy if assigned is None else assigned[1].policy
         if reference is None:
-            raise _unnamed()
-        name = reference, chosen and chosen[1].id
-        if name not in self._desks:
-            found = self.versions[reference]
-            if isinstance(found, InputError):
-                raise copy(found)
-            version, head = found
-            served = self.warm.serving(self.unit, version, head)
-            whose = request.policy, request.experiment
-            served.see(one.context for one in self.requests if (one.policy, one.experiment) == whose)
-            if not served.policy.served:
+            raise _one_of_both()
+        name = reference, assigned and assigned[1].id
+        if name not in self._routes:
+            resolved = self.versions[reference]
+            if isinstance(resolved, InputError):
+                raise copy(resolved)
+            version, head = resolved
+            serving = self.cache.serving(self.unit, version, head)
+            target = request.policy, request.experiment
+            serving.see(other.context for other in self.requests if (other.policy, other.experiment) == target)
+            if not serving.policy.served:
                 raise InputError(
                     f"policy {version.policy.name!r} is the label of an imported log",
                     hint="recommend from another policy", field="policy",
                 )  # fmt: skip
-            self._desks[name] = version, head, served, *(chosen or (None, None))
-        return self._desks[name]
+            self._routes[name] = Route(version, head, serving, *(assigned or (None, None)))
+        return self._routes[name]
 
-    def _made(self, request: Request, desk: Desk) -> Lane:
-        version, head, served, experiment, variant = desk
+    def _build(self, request: Request, route: Route) -> SharedDistribution:
         eligible = self._eligible(request)
-        keys, revision = self.warm.know(self.unit, eligible), self.settings.catalogue_revision
-        arms = self.warm.array(eligible)
-        return Lane(
-            version=version,
-            head=head,
-            experiment=experiment,
-            variant=variant,
+        keys, revision = self.cache.keys_with(self.unit, eligible), self.settings.catalogue_revision
+        arm_ids = self.cache.array(eligible)
+        return SharedDistribution(
+            version=route.version,
+            head=route.head,
+            experiment=route.experiment,
+            variant=route.variant,
             eligible=eligible,
             revision=revision,
-            case=served.case(eligible, arms, request.context, keys=keys, revision=revision),
+            case=route.serving.case(eligible, arm_ids, request.context, keys=keys, revision=revision),
             size=request.size,
-            trained=served.trained,
+            trained=route.serving.trained,
         )
 
     def _eligible(self, request: Request) -> Eligible:
+        """The ids of the arms that may be shown, ascending. Raises InputError where they are too few."""
         if request.arms is None:
-            found = self.catalogue
+            eligible = self.catalogue
         else:
             unknown = next((key for key in request.arms if key not in self.ids), None)
             if unknown is not None:
                 raise InputError(f"unknown arm {unknown!r}", hint=self._near(unknown), field="arms")
-            found = tuple(sorted({self.ids[key] for key in request.arms} & self._active))
-        if not found:
+            eligible = tuple(sorted({self.ids[key] for key in request.arms} & self._active))
+        if not eligible:
             raise InputError("no arm is eligible", hint="add arms with `rlrec arm add`, or restore some", field="arms")
         if request.size > LONGEST:
-            raise InputError(f"k is {request.size}", hint=f"a page has at most {LONGEST} positions", field="k")
-        if request.size > len(found):
-            raise InputError(f"k is {request.size}, but only {len(found)} arms are eligible", field="k")
-        return found
+            raise InputError(f"k is {request.size}", hint=f"a slate has at most {LONGEST} positions", field="k")
+        if request.size > len(eligible):
+            raise InputError(f"k is {request.size}, but only {len(eligible)} arms are eligible", field="k")
+        return eligible
 
     def _near(self, unknown: str) -> str:
-        """A hint; near names are looked for once a group, not for each of its bad lines."""
+        """A hint; near names are looked up once a group, not for each of its bad lines."""
         near = None
-        if not self._looked:
-            self._looked = True
+        if not self._suggested:
+            self._suggested = True
             near = suggest(unknown, [arm.key for arm in arms.every(self.unit)])
         return near or "`rlrec arm list` shows them"
 
 
-def _unnamed() -> InputError:
+def _one_of_both() -> InputError:
     return InputError("name a policy or an experiment, one of them", hint="--policy or --experiment", field="policy")
 
 
-def _same(key: str, digest: bytes, known: tuple[bytes | None, int]) -> int:
-    if known[0] is not None and bytes(known[0]) != digest:
+def _same_content(request_id: str, content: bytes, first: tuple[bytes | None, int]) -> int:
+    """The decision or index that answers a request id. Raises Conflict where it came with other content before."""
+    if first[0] is not None and bytes(first[0]) != content:
         raise Conflict(
-            f"request id {key!r} is known with other content", hint="a retry repeats the request", field="request_id"
-        )
-    return known[1]
+            f"request id {request_id!r} is known with other content", hint="a retry repeats the request",
+            field="request_id",
+        )  # fmt: skip
+    return first[1]

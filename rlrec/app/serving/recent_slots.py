@@ -1,8 +1,8 @@
-"""The last slots that a visit has shown, as bytes.
+"""The last slots that a visit has shown, packed as bytes.
 
 A visit keeps 12 bytes for each of them, so that its row stays on one page of SQLite: decision (40 bits), position (17
-bits; those beyond are not told apart) and step modulo 128, then the arm (32 bits). Rewards are not kept: they are read
-from the events that had been received when the group began."""
+bits; larger ones are stored as the largest) and step modulo 128, then the arm (32 bits). Rewards are not stored: they
+follow from the events that had been received when a group began."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from rlrec.policy.history import REMEMBERED, Ints
 POSITION, STEP = 17, 7  # bits
 LAST_POSITION, LAST_STEP = (1 << POSITION) - 1, (1 << STEP) - 1
 _ROW = struct.Struct("<QI")
-_KIND = np.dtype([("slot", "<u8"), ("arm", "<u4")])
-WIDE = _ROW.size
-LIMIT = REMEMBERED * WIDE
+_DTYPE = np.dtype([("slot", "<u8"), ("arm", "<u4")])
+SLOT_BYTES = _ROW.size
+LIMIT = REMEMBERED * SLOT_BYTES
 
 
-def row(decision: int, step: int, position: int, arm: int) -> bytes:
-    """One slot of a memory."""
+def pack_slot(decision: int, step: int, position: int, arm: int) -> bytes:
+    """The bytes of one slot."""
     return _ROW.pack((decision << POSITION | min(position, LAST_POSITION)) << STEP | step & LAST_STEP, arm)
 
 
-def moved(memory: bytes, decision: int, step: int, arms: Sequence[int]) -> bytes:
-    """A visit's memory after one decision more."""
+def append_slate(packed: bytes, decision: int, step: int, arms: Sequence[int]) -> bytes:
+    """The bytes of a visit after one more decision."""
     first = max(0, len(arms) - REMEMBERED)
     for position, arm in enumerate(arms[first:], first + 1):
-        memory += row(decision, step, position, arm)
-    return memory if len(memory) <= LIMIT else memory[-LIMIT:]
+        packed += pack_slot(decision, step, position, arm)
+    return packed if len(packed) <= LIMIT else packed[-LIMIT:]
 
 
 @dataclass(frozen=True, eq=False)
-class Slots:
-    """The memories of visits, end to end; (slots,) each."""
+class RecentSlots:
+    """The recent slots of several visits, end to end; (slots,) each."""
 
     decision: Ints
     position: Ints
@@ -45,8 +45,9 @@ class Slots:
     arm: Ints
 
     @classmethod
-    def of(cls, memories: Sequence[bytes]) -> Slots:
-        rows = np.frombuffer(b"".join(memories), _KIND)
+    def unpack(cls, packed: Sequence[bytes]) -> RecentSlots:
+        """The slots of visits from their bytes."""
+        rows = np.frombuffer(b"".join(packed), _DTYPE)
         slot = rows["slot"]
-        parts = slot >> (POSITION + STEP), (slot >> STEP) & LAST_POSITION, slot & LAST_STEP, rows["arm"]
-        return cls(*(part.astype(np.int64) for part in parts))
+        fields = slot >> (POSITION + STEP), (slot >> STEP) & LAST_POSITION, slot & LAST_STEP, rows["arm"]
+        return cls(*(field.astype(np.int64) for field in fields))

@@ -1,4 +1,4 @@
-"""A request on its way to a slate: as it came in, and with what it will be drawn from."""
+"""A request on its way to a slate: as it came in, and with the distribution it will be drawn from."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rlrec.store.experiments import Experiment, Variant
 
 @dataclass(slots=True, kw_only=True)
 class Request:
-    """One page to fill."""
+    """One slate to draw."""
 
     policy: str | None = None
     experiment: str | None = None
@@ -30,17 +30,28 @@ class Request:
 
 
 def digest(request: Request) -> bytes:
-    """What was asked, for retries: arms as a set."""
-    wanted = None if request.arms is None else sorted(set(request.arms))
-    asked = [
-        request.policy, request.experiment, request.session, request.user, request.context, request.size, wanted
+    """The digest by which a retry is recognised; the order of arms does not matter."""
+    arms = None if request.arms is None else sorted(set(request.arms))
+    content = [
+        request.policy, request.experiment, request.session, request.user, request.context, request.size, arms
     ]  # fmt: skip
-    return canonical.named(asked)
+    return canonical.named(content)
+
+
+class Route(NamedTuple):
+    """The version that serves a policy or a variant, as it stands in the snapshot of the group."""
+
+    version: Version
+    head: Head
+    serving: VersionDistribution
+    experiment: Experiment | None
+    variant: Variant | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Lane:
-    """What requests of a group that share a distribution and a length are drawn from."""
+class SharedDistribution:
+    """The distribution that requests of a group share: one version, one eligible set, one length, and the same values
+    of the context fields that the version reads."""
 
     version: Version
     head: Head
@@ -54,25 +65,26 @@ class Lane:
 
     @property
     def stateful(self) -> bool:
-        """Whether the distribution depends on the visit so far; then it is drawn in the visit's turn."""
+        """Whether it depends on the visit so far, so that the requests of a visit are drawn one after another."""
         return self.trained is not None
 
 
-class Plan(NamedTuple):
-    """A request with what it will be drawn from. context: canonical; digest: of a request with an id."""
+class PlannedRequest(NamedTuple):
+    """A request with its distribution. context: canonical JSON; digest: None without a request id."""
 
     request: Request
-    lane: Lane
+    shared: SharedDistribution
     context: str
     digest: bytes | None
 
 
 class Duplicate(NamedTuple):
-    """The request was answered before (or by an earlier one of the group): the stored decision, or that place."""
+    """A request that was answered before: by a stored decision, or by an earlier request of the group.
+
+    earlier: the index of that request."""
 
     decision_id: int | None
-    place: int | None
+    earlier: int | None
 
 
-Planned = Plan | InputError | Duplicate
-Desk = tuple[Version, Head, VersionDistribution, Experiment | None, Variant | None]
+Planned = PlannedRequest | InputError | Duplicate

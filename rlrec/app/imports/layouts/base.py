@@ -18,7 +18,7 @@ from itertools import islice
 from typing import Any, BinaryIO, ClassVar, NamedTuple, Protocol, TypeVar, cast
 
 from rlrec.errors import InputError
-from rlrec.policy.history import Told
+from rlrec.policy.history import ShownHistory
 
 GROUP = 20_000  # lines
 WEIGHT = 1 << 23  # bytes, about
@@ -91,7 +91,7 @@ class Line(NamedTuple):
     said: dict[str, Any] | None
     slots: tuple[Shown, ...]
     events: tuple[Happened, ...]
-    history: Told | None = None
+    history: ShownHistory | None = None
 
 
 class Impressions(NamedTuple):

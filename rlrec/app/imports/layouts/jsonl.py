@@ -130,7 +130,7 @@ class Jsonl(Layout):
         _check_shares(told, len(eligible))
         at = None if told.at is None else self._time(told.at, "at")
         log_propensity = _log_propensity(told, slots, size)
-        state, known = history.read(told.state) if told.state else (told.state, None)
+        state, known = history.from_json(told.state) if told.state else (told.state, None)
         return Line(
             number, text, digest, None if self.policy else _owner(told), key(told.session, "session"),
             None if told.user is None else key(told.user, "user"),
