@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rlrec.store import Store
+from rlrec.store.engine import location
 
 __all__ = ["Store", "open_store", "ready"]
 
@@ -18,6 +19,14 @@ def open_store(db: str, *, now: int | None, notice: Callable[[str], None]) -> It
         yield store
     finally:
         store.close()
+
+
+def store_files(db: str) -> list[str]:
+    """The file of an SQLite store and those that SQLite keeps beside it; none for a database on a server."""
+    url = location(db)
+    if url.drivername != "sqlite" or not url.database:
+        return []
+    return [url.database + suffix for suffix in ("", "-wal", "-shm", "-journal")]
 
 
 def ready(store: Store) -> None:

@@ -59,9 +59,9 @@ def import_(store: Any, show: Show, lines: Lines) -> None:
     """
     from rlrec.app import arm as use_case
 
-    source = lines.kept()
-    as_groups = _json_groups if source.first_byte() in (b"{", b"[") else _csv_groups
-    groups = as_groups(source, use_case.Line)
+    lines.copy_unless_file()
+    as_groups = _json_groups if lines.first_byte() in (b"{", b"[") else _csv_groups
+    groups = as_groups(lines, use_case.Line)
     changed = use_case.put(store, groups, one_transaction=not lines.refusals.quarantine)
     show(asdict(changed) | {"rejected": lines.refusals.count})
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gzip
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager as ContextManager
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, BinaryIO, cast
 
 import click
@@ -13,7 +14,7 @@ import click
 from rlrec.cli import output
 from rlrec.cli.output import Show
 from rlrec.cli.plain import dumps
-from rlrec.cli.shared import notice, printed, stored
+from rlrec.cli.shared import check_target, notice, printed, stored
 from rlrec.errors import RlrecError
 
 
@@ -45,6 +46,7 @@ def export_log(store: Any, show: Show, path: str, layout: str, log: str | None) 
         output.flush()
         notice(f"exported {exported}")
         return
+    check_target(path, "PATH")
     with _created(path) as file:
         exported = _write(lines, file.write)
     show({"exported": exported})
@@ -60,26 +62,35 @@ def _write(lines: Iterable[bytes], write: Any) -> int:
 
 @contextmanager
 def _created(path: str) -> Iterator[BinaryIO]:
-    """A file that has its name only once it is complete; what is no plain file is written to as it is."""
-    plain = os.path.isfile(path) or not os.path.exists(path)
-    part = f"{path}.part" if plain else path
+    """A file that gets its name once it is complete and on the disk; what is no plain file is written to as it is.
+
+    Until then it lies beside its place under a name that nobody else has."""
+    target = os.path.realpath(path)  # where a link leads, so that the link stays one
+    plain = os.path.isfile(target) or not os.path.exists(target)
+    draft = os.path.join(os.path.dirname(target), f".rlrec-{os.urandom(8).hex()}") if plain else path
+    file = _opened(draft, path, mode="xb" if plain else "wb")
     try:
-        with _opened(part, path) as file:
-            if path.endswith(".gz"):
-                with gzip.GzipFile(filename="", fileobj=file, mode="wb", mtime=0) as packed:
-                    yield cast(BinaryIO, packed)
-            else:
-                yield file
+        with file:
+            with _packed(file) if path.endswith(".gz") else nullcontext(file) as stream:
+                yield stream
+            if plain:
+                file.flush()
+                os.fsync(file.fileno())
         if plain:
-            os.replace(part, path)
+            os.replace(draft, target)
     finally:
-        if plain and os.path.exists(part):
-            os.unlink(part)
+        if plain:
+            with suppress(FileNotFoundError):
+                os.unlink(draft)
 
 
-def _opened(part: str, path: str) -> BinaryIO:
+def _packed(file: BinaryIO) -> ContextManager[BinaryIO]:
+    return cast(ContextManager[BinaryIO], gzip.GzipFile(filename="", fileobj=file, mode="wb", mtime=0))
+
+
+def _opened(draft: str, path: str, *, mode: str) -> BinaryIO:
     try:
-        return open(part, "wb")
+        return cast(BinaryIO, open(draft, mode))
     except OSError as error:
         folder = os.path.dirname(path)
         hint = f"make its folder first: {folder}" if folder and not os.path.exists(folder) else "choose another path"

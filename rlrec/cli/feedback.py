@@ -49,12 +49,12 @@ def feedback(
     if lines is not None:
         if decision_id is not None or any(value is not None for value in (flag, *rest.values())):
             raise click.UsageError("--input and a single decision do not go together")
-        source = lines.kept()
+        lines.copy_unless_file()
         summary = use_case.feedback_stream(
             store,
-            lambda: _groups(source, use_case.Line),
+            lambda: _groups(lines, use_case.Line),
             quarantine=lines.refusals.quarantine,
-            rejected=source.refuse,
+            rejected=lines.refuse,
         )
         show(replace(summary, rejected=lines.refusals.count))
         return

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from contextlib import ExitStack
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 
@@ -50,23 +48,11 @@ def import_log(
     from rlrec.app import import_log as use_case
     from rlrec.app.imports.layouts.base import Source
 
-    with ExitStack() as copies:
-        sources = [
-            Source(path=_readable(file, refusals, copies), name=file, decode=lines.decode_group) for file in files
-        ]
-        told = use_case.Refusing(quarantine=refusals.quarantine, refuse=refusals.refuse, reading=refusals.reading)
-        show(use_case.import_log(store, use_case.Request(files=sources, layout=layout, policy=policy), told))
+    sources = [Source(file=_rereadable(file, refusals), name=file, decode=lines.decode_group) for file in files]
+    told = use_case.Refusing(quarantine=refusals.quarantine, refuse=refusals.refuse, reading=refusals.reading)
+    show(use_case.import_log(store, use_case.Request(files=sources, layout=layout, policy=policy), told))
 
 
-def _readable(file: str, refusals: Refusals, copies: ExitStack) -> str:
-    """The path of a file that can be read twice: stdin and pipes are copied to one that vanishes again."""
-    if os.path.isfile(file):
-        return file
-    import tempfile
-
+def _rereadable(file: str, refusals: Refusals) -> str | BinaryIO:
     refusals.reading(file)
-    copy = copies.enter_context(tempfile.NamedTemporaryFile(prefix="rlrec-"))  # noqa: SIM115 (the stack closes it)
-    for block in lines.blocks(file):
-        copy.write(block)
-    copy.flush()
-    return copy.name
+    return lines.rereadable(file)

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import select
+import stat
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -43,12 +45,13 @@ WORDS = {
 
 
 def groups(
-    source: str, *, size: int = 1000, eager: bool = True, flush: bool = False
+    source: str | BinaryIO, *, size: int = 1000, eager: bool = True, flush: bool = False
 ) -> Iterator[list[tuple[int, bytes]]]:
     """Lists of (line number, line), blank lines left out, each of at most `size` lines.
 
-    source: a path, or `-` for stdin. eager: a group also ends as soon as no further complete line is waiting, so
-    that a producer which waits for an answer gets it. flush: a line `{"op": "flush"}` ends a group, and is dropped.
+    source: a path, `-` for stdin, or a file to read from its start. eager: a group also ends as soon as no further
+    complete line is waiting, so that a producer which waits for an answer gets it. flush: a line `{"op": "flush"}`
+    ends a group, and is dropped.
     """
     cutter, group = _Cutter(), list[tuple[int, bytes]]()
     with _opened(source) as stream:
@@ -79,11 +82,21 @@ def _flushed(lines: list[tuple[int, bytes]], flush: bool) -> Iterator[tuple[list
     yield lines, False
 
 
-def blocks(source: str) -> Iterator[bytes]:
-    """The bytes of an input as they come."""
+def rereadable(source: str) -> str | BinaryIO:
+    """An input that can be read more than once: a plain file by its path, of anything else (stdin, a FIFO) a copy in a
+    file without a name, which is gone with the process whatever ends it."""
+    if source != "-" and stat.S_ISREG(os.stat(source).st_mode):
+        return source
+    import tempfile
+
+    import click
+
+    copy = cast(BinaryIO, tempfile.TemporaryFile(buffering=0))  # noqa: SIM115 (it lives as long as the command)
+    click.get_current_context().call_on_close(copy.close)
     with _opened(source) as stream:
         while block := _read(stream):
-            yield block
+            copy.write(block)
+    return copy
 
 
 class _Cutter:
@@ -115,8 +128,11 @@ class _Cutter:
 
 
 @contextmanager
-def _opened(source: str) -> Iterator[BinaryIO]:
-    if source != "-":
+def _opened(source: str | BinaryIO) -> Iterator[BinaryIO]:
+    if not isinstance(source, str):
+        source.seek(0)
+        yield source
+    elif source != "-":
         with open(source, "rb", buffering=0) as file:
             yield cast(BinaryIO, file)
     elif (stdin := sys.stdin) is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +16,8 @@ from rlrec.cli.values import masked, passwords, recoded
 from rlrec.errors import InputError, LinesRefused, suggest
 
 if TYPE_CHECKING:
+    from typing import BinaryIO
+
     from rlrec.cli.lines import Rejects
 
 T = TypeVar("T")
@@ -164,26 +166,18 @@ class Refusals:
 class Lines:
     """Input of one JSON object a line, read in groups, bad lines refused on the way."""
 
-    def __init__(self, source: str, refusals: Refusals, *, name: str | None = None) -> None:
-        self.source = source
-        self.name = name or source
+    def __init__(self, source: str, refusals: Refusals) -> None:
+        self.name = source
+        self.source: str | BinaryIO = source
         self.refusals = refusals
         self.texts: dict[int, bytes] = {}
 
-    def kept(self) -> Lines:
-        """The same input where it can be read again: stdin is copied to a file that vanishes with the process."""
-        if self.source != "-":
-            return self
-        import tempfile
+    def copy_unless_file(self) -> None:
+        """Make sure that the input can be read again. Raises InputError for a stdin that is none."""
+        from rlrec.cli.lines import rereadable
 
-        from rlrec.cli.lines import blocks
-
-        copy = tempfile.NamedTemporaryFile(prefix="rlrec-")  # noqa: SIM115 (it lives as long as the command)
-        click.get_current_context().call_on_close(copy.close)
-        for block in blocks(self.source):
-            copy.write(block)
-        copy.flush()
-        return Lines(copy.name, self.refusals, name="-")
+        self.refusals.reading(self.name)
+        self.source = rereadable(self.name)
 
     def first_byte(self) -> bytes:
         """The first byte that is no space, of an input that can be read again."""
@@ -237,7 +231,7 @@ def refusing(command: Command) -> Command:
             return command(*args, refusals=Refusals(None), **kwargs)
         from rlrec.cli.lines import Rejects
 
-        _check_apart(rejects, click.get_current_context().params)
+        check_target(rejects, "--rejects", inputs=_paths(kwargs))
         refused = Rejects(rejects)
         refusals = Refusals(refused)
         try:
@@ -250,13 +244,26 @@ def refusing(command: Command) -> Command:
     return run
 
 
-def _check_apart(rejects: str, params: dict[str, Any]) -> None:
-    """The rejects must not be written over the input."""
-    given = [value for name, value in params.items() if name != "rejects"]
-    for path in (word for value in given for word in (value if isinstance(value, tuple) else [value])):
-        known = isinstance(path, str) and os.path.exists(path) and os.path.exists(rejects)
-        if known and os.path.samefile(path, rejects):
-            raise click.UsageError(f"--rejects {rejects} is the input itself")
+def check_target(path: str, name: str, *, inputs: Iterable[str] = ()) -> None:
+    """Raises UsageError where a file that is to be written is the store, by whatever link, or one of the inputs."""
+    from rlrec.app.opening import store_files
+
+    if any(_same_file(path, file) for file in store_files(settings().db)):
+        raise click.UsageError(f"{name} {path} is the store itself")
+    if any(_same_file(path, "/dev/stdin" if source == "-" else source) for source in inputs):
+        raise click.UsageError(f"{name} {path} is the input itself")
+
+
+def _same_file(path: str, other: str) -> bool:
+    if os.path.isfile(path) and os.path.exists(other):
+        return os.path.samefile(path, other)
+    return os.path.realpath(path) == os.path.realpath(other) and not os.path.exists(path)
+
+
+def _paths(params: dict[str, Any]) -> list[str]:
+    """The words among the parameters of a command that may be the paths of its inputs."""
+    words = [word for value in params.values() for word in (value if isinstance(value, tuple) else [value])]
+    return [word for word in words if isinstance(word, str)]
 
 
 def input_option(command: Command) -> Command:

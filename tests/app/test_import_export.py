@@ -275,7 +275,7 @@ def test_policies_may_be_named_late_in_a_file(run: Run) -> None:
 
 
 def source(path: Path) -> Source:
-    return Source(path=str(path), name=path.name, decode=decode_group)
+    return Source(file=str(path), name=path.name, decode=decode_group)
 
 
 def test_an_obd_context_is_canonical(tmp_path: Path) -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -123,3 +127,72 @@ def test_a_store_that_is_missing_is_named(run_sqlite: Run, tmp_path: Path) -> No
     assert said.exit_code == 3
     assert not (tmp_path / "log.jsonl").exists()
     assert not (tmp_path / "none.db").exists()
+
+
+def once(path: Path, text: str) -> Path:
+    """A FIFO that says this text once."""
+    os.mkfifo(path)
+    threading.Thread(target=path.write_text, args=(text,), daemon=True).start()
+    return path
+
+
+def test_an_input_that_can_be_read_only_once_is_stored(run_sqlite: Run, tmp_path: Path) -> None:
+    arms = once(tmp_path / "arms", '{"arm": "a"}\n{"arm": "b"}\n')
+    assert run_sqlite("arm", "import", arms, "--json").json["added"] == 2
+    log = once(tmp_path / "log", LINE % "s1" + LINE % "s2")
+    assert run_sqlite("import-log", log, "--layout", "jsonl", "--json").json["accepted"] == 2
+    clicks = once(tmp_path / "clicks", '{"decision_id": 1, "events": {"click": 1}}\n')
+    assert run_sqlite("feedback", "--input", clicks, "--json").json["accepted"] == 1
+
+
+def aliases(db: str, tmp_path: Path) -> list[Path]:
+    """Paths that lead to the store, or to the files that SQLite keeps beside it."""
+    (tmp_path / "link").symlink_to(db)
+    (tmp_path / "hard").hardlink_to(db)
+    (tmp_path / "wal").symlink_to(f"{db}-wal")
+    return [Path(db), tmp_path / "link", tmp_path / "hard", tmp_path / "wal", Path(f"{db}-wal"), Path(f"{db}-shm")]
+
+
+def test_no_output_is_written_over_the_store(run_sqlite: Run, sqlite_db: str, tmp_path: Path) -> None:
+    run_sqlite("import-log", "-", "--layout", "jsonl", stdin=LINE % "s1")
+    before = run_sqlite("export-log", "-").stdout
+    for path in aliases(sqlite_db, tmp_path):
+        rejects = ("--on-error", "quarantine", "--rejects", path)
+        for words in (
+            ["export-log", path],
+            ["import-log", "-", "--layout", "jsonl", *rejects],
+            ["arm", "import", "-", *rejects],
+            ["feedback", "--input", "-", *rejects],
+        ):
+            said = run_sqlite(*words, stdin="{}\n")
+            assert (said.exit_code, "is the store itself" in said.stderr) == (2, True), words
+    assert run_sqlite("export-log", "-").stdout == before
+
+
+def test_refused_lines_are_not_written_over_the_input(run_sqlite: Run, tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("{}\n")
+    (tmp_path / "link").symlink_to(tmp_path / "log")
+    words = ["import-log", tmp_path / "log", "--layout", "jsonl", "--on-error", "quarantine", "--rejects"]
+    assert run_sqlite(*words, tmp_path / "link").exit_code == 2
+    assert (tmp_path / "log").read_text() == "{}\n"
+
+
+def test_an_export_touches_no_file_but_its_own(run_sqlite: Run, tmp_path: Path) -> None:
+    run_sqlite("import-log", "-", "--layout", "jsonl", stdin=LINE % "s1")
+    path, other, link = tmp_path / "log", tmp_path / "other", tmp_path / "link"
+    other.write_text("mine")
+    (tmp_path / "log.part").symlink_to(other)
+    link.symlink_to(path)
+    before = {one.name for one in tmp_path.iterdir()}
+    assert run_sqlite("export-log", link).exit_code == 0
+    assert (link.is_symlink(), path.is_symlink(), other.read_text()) == (True, False, "mine")
+    assert path.read_text() == run_sqlite("export-log", "-").stdout
+    assert {one.name for one in tmp_path.iterdir()} == before | {"log"}
+
+
+def test_exports_to_one_path_at_a_time_are_each_complete(run_sqlite: Run, sqlite_db: str, tmp_path: Path) -> None:
+    run_sqlite("import-log", "-", "--layout", "jsonl", stdin="".join(LINE % f"s{n}" for n in range(500)))
+    command = [sys.executable, "-m", "rlrec", "--db", sqlite_db, "export-log", str(tmp_path / "log")]
+    running = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(4)]
+    assert [one.wait() for one in running] == [0] * 4
+    assert (tmp_path / "log").read_text() == run_sqlite("export-log", "-").stdout

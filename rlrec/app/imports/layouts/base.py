@@ -12,6 +12,7 @@ import zlib
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
@@ -37,9 +38,10 @@ class Decode(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A file that can be read twice, its name for people, and how strictly its JSON is read."""
+    """A file that can be read twice (a path, or an open file), its name for people, and how strictly its JSON is
+    read."""
 
-    path: str
+    file: str | BinaryIO
     name: str
     decode: Decode
 
@@ -252,7 +254,8 @@ class Seen:
 def groups(source: Source) -> Iterator[Group]:
     """The lines of a file, gzip too, with their numbers; blank ones left out."""
     try:
-        with open(source.path, "rb") as file:
+        with open(source.file, "rb") if isinstance(source.file, str) else nullcontext(source.file) as file:
+            file.seek(0)
             packed = file.read(2) == b"\x1f\x8b"
             file.seek(0)
             yield from _cut(cast(BinaryIO, gzip.GzipFile(fileobj=file)) if packed else file)
