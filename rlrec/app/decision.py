@@ -19,7 +19,6 @@ from rlrec.errors import InputError
 from rlrec.policy import history, slate
 from rlrec.policy.base import Belief
 from rlrec.policy.gradient import OWN, State
-from rlrec.policy.scores import own as own_scores
 from rlrec.records import Decision, Slot, Version
 from rlrec.store import Store, Unit, arms, contents, decisions, events, policies
 from rlrec.store.events import CENSOR
@@ -112,7 +111,7 @@ class _Derived:
 
     def _probabilities(self, case: EligibleDistribution) -> None:
         shown = self.columns(self.decision.slots)
-        scores = own_scores(case.scores, seed=unsigned(self.decision.seed or 0), decision=self.decision.id)
+        scores = case.scores.of_decision(unsigned(self.decision.seed or 0), self.decision.id)
         rows = [slate.remaining(scores, shown[:above], floor=case.floor) for above in range(len(shown))]
         self.conditional = np.array(rows)
         self.marginal = slate.marginals(scores, size=1 if self.state else len(shown), floor=case.floor)

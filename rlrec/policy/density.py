@@ -1,13 +1,11 @@
-"""Log-concave densities of scores: what the quadrature needs to know about a Beta, a normal, a Gumbel.
+"""Log-concave densities of scores, as the quadrature reads them.
 
-Beta scores live on the logit scale, u = logit x, where the density is log-concave, nearly normal for large parameters
-and never infinite. A density is its peak times exp(-fall), and the fall below the peak is computed from the distance
-to the mode, so that no large logarithms cancel (the textbook form loses 8 digits at 1e7)."""
+A density is its peak times exp(-fall), and the fall below the peak is computed from the distance to the mode, so that
+no large logarithms cancel (the textbook form of a Beta loses 8 digits at 1e7)."""
 
 from __future__ import annotations
 
 import math
-from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -20,10 +18,10 @@ ALL = slice(None)
 TAIL = 40.0
 """Where a score's density has fallen by exp(-40), 4e-18, its support ends for all that follows."""
 
-_LINEAR = 600.0  # logits; farther from the mode a Beta's fall is a straight line, and exp would soon overflow
+FARTHEST = 600.0
+"""Distance from the mode, in logits, beyond which exp would soon overflow; the fall is a straight line there."""
 _DEEP = 650.0  # logarithms below the peak: all but 0, yet no number that is slow to compute with
-_STIRLING = 10.0  # from here on the series is exact
-_LOG_ROOT_TAU = 0.5 * math.log(2 * math.pi)
+LOG_ROOT_TAU = 0.5 * math.log(2 * math.pi)
 
 
 class Density(Protocol):
@@ -53,134 +51,3 @@ def at_nodes(density: Density, nodes: Array, rows: Rows = ALL) -> Array:
     np.minimum(fall, _DEEP, out=fall)
     np.subtract(density.log_peak[rows, None], fall, out=fall)
     return np.exp(fall, out=fall)
-
-
-class BetaLogit:
-    """Density of logit x for x ~ Beta(alpha, beta).
-
-    Source: own derivation; the peak is the saddle-point form with Stirling errors of Loader 2000 (for the binomial)."""
-
-    def __init__(self, alpha: Array, beta: Array) -> None:
-        total, smaller = alpha + beta, np.minimum(alpha, beta)
-        each = np.concatenate([alpha, beta, total]).reshape(3, -1)
-        log, error = np.log(each), stirling_error(each)
-        self.mode = log[0] - log[1]
-        self.log_peak = 0.5 * (log[0] + log[1] - log[2]) - _LOG_ROOT_TAU + (error[2] - error[0] - error[1])
-        # Reflected, where alpha is the larger one: the linear term that cancels is then the smaller of the two.
-        self._sign = np.where(alpha <= beta, 1.0, -1.0)[:, None]
-        self._share, self._total = (smaller / total)[:, None], total[:, None]
-        self._alpha, self._beta = alpha, beta
-        self._far = bool(smaller.min(initial=np.inf) < 2 * TAIL / _LINEAR)
-        self.step = 2 * np.minimum(np.sqrt(1 / alpha + 1 / beta), 0.8)
-
-    def fall(self, distance: Array, rows: Rows = ALL) -> Array:
-        """n (log(1 + p (e^d - 1)) - p d) for distance d, p the smaller of alpha/n and beta/n."""
-        share, d = self._share[rows], distance * self._sign[rows]
-        near = np.clip(d, -_LINEAR, _LINEAR) if self._far else d
-        fall = np.expm1(near)
-        fall *= share
-        np.log1p(fall, out=fall)
-        if self._far:
-            fall += np.maximum(d - near, 0) * (1 - share) + np.maximum(near - d, 0) * share
-            d = near
-        d *= share
-        fall -= d
-        fall *= self._total[rows]
-        return fall
-
-    def slope(self, distance: Array, rows: Rows = ALL) -> Array:
-        share, sign = self._share[rows], self._sign[rows]
-        growth = share * np.expm1(np.clip(distance * sign, -_LINEAR, _LINEAR))
-        # n (x - p) without the difference
-        return np.asarray(sign * self._total[rows] * growth * (1 - share) / (1 + growth))
-
-    def reach(self) -> tuple[Array, Array]:
-        # Both sides fall at least as fast as (e^-d + d - 1) / s^2, that is d^2 / (2 + d) / s^2, s^2 = 1/alpha + 1/beta.
-        bound = TAIL * (1 / self._alpha + 1 / self._beta)
-        outer = 0.5 * (bound + np.sqrt(bound * (bound + 8)))
-        if not self._far:
-            outer = np.minimum(outer, _LINEAR)
-        distance = outer[:, None] * [-1.0, 1.0]
-        # Newton on a convex function from outside: it comes nearer and never crosses.
-        for _ in range(8):
-            step = np.maximum(self.fall(distance) - TAIL, 0) / self.slope(distance)
-            distance = distance - step
-            if (np.abs(step) < 0.01 * np.abs(distance)).all():
-                break
-        return -distance[:, 0], distance[:, 1]
-
-    def width(self, u: float) -> Array:
-        # Beyond the knees the density is exp(alpha u) or exp(-beta u): for parameters below 1 a long and smooth tail,
-        # where panels may grow with the distance to the knee. From 1.25 on no panel gets wider than a step.
-        tails, left_knee, right_knee, lowest, highest = self._tails
-        if lowest <= u <= highest:
-            return self.step
-        left, right = left_knee - u, u - right_knee
-        tail = np.where(left > 0, self._alpha[tails], self._beta[tails])
-        width = self.step.copy()
-        width[tails] = np.maximum(width[tails], np.minimum(2 / tail, 0.5 * np.maximum(left, right)))
-        return width
-
-    @cached_property
-    def _tails(self) -> tuple[Index, Array, Array, float, float]:
-        """Scores with tails that may have wide panels, their knees, and between what points none of them has."""
-        tails = np.flatnonzero(np.minimum(self._alpha, self._beta) < 1.25)
-        left_knee, right_knee = -np.log(np.maximum(self._beta[tails], 1)), np.log(np.maximum(self._alpha[tails], 1))
-        lowest = (left_knee - 2 * self.step[tails]).max(initial=-np.inf)
-        highest = (right_knee + 2 * self.step[tails]).min(initial=np.inf)
-        return tails, left_knee, right_knee, float(lowest), float(highest)
-
-
-class Normal:
-    """Density of a normal score, mean and sd (g,)."""
-
-    def __init__(self, mean: Array, sd: Array) -> None:
-        self.mode, self._sd = mean, sd[:, None]
-        self.log_peak = -np.log(sd) - _LOG_ROOT_TAU
-        self.step = 2 * sd
-
-    def fall(self, distance: Array, rows: Rows = ALL) -> Array:
-        return 0.5 * np.square(distance / self._sd[rows])
-
-    def slope(self, distance: Array, rows: Rows = ALL) -> Array:
-        return distance / np.square(self._sd[rows])
-
-    def reach(self) -> tuple[Array, Array]:
-        reach = math.sqrt(2 * TAIL) * self._sd[:, 0]
-        return reach, reach
-
-    def width(self, u: float) -> Array:
-        return self.step
-
-
-class GumbelLogit:
-    """Density of logit + standard Gumbel noise, logits (g,)."""
-
-    def __init__(self, logits: Array) -> None:
-        self.mode, self.log_peak = logits, np.full(len(logits), -1.0)
-        self.step = np.full(len(logits), 1.25)
-
-    def fall(self, distance: Array, rows: Rows = ALL) -> Array:
-        return distance + np.expm1(np.minimum(-distance, _LINEAR))
-
-    def slope(self, distance: Array, rows: Rows = ALL) -> Array:
-        return -np.expm1(np.minimum(-distance, _LINEAR))
-
-    def reach(self) -> tuple[Array, Array]:
-        ones = np.ones(len(self.mode))
-        return math.log(TAIL + 6) * ones, (TAIL + 1) * ones
-
-    def width(self, u: float) -> Array:
-        return self.step
-
-
-def stirling_error(a: Array) -> Array:
-    """log Gamma(a) - ((a - 1/2) log a - a + log(2 pi) / 2), the same shape, for a > 0.
-
-    Source: the Stirling series; below 10 by the recurrence of the gamma function."""
-    steps = a[..., None] + np.arange(_STIRLING)
-    error = np.where(steps < _STIRLING, (steps + 0.5) * np.log1p(1 / steps) - 1, 0.0).sum(axis=-1)
-    a = a + np.ceil(np.maximum(_STIRLING - a, 0.0))
-    r = 1 / np.square(a)
-    series = 1 / 1680 - r * (1 / 1188 - r * (691 / 360360 - r / 156))
-    return np.asarray(error + (1 / 12 - r * (1 / 360 - r * (1 / 1260 - r * series))) / a)

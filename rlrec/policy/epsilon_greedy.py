@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 from rlrec.arrays import Array
 from rlrec.policy.base import Belief, Learner, fraction, mixed
-from rlrec.policy.scores import Point, Scores
+from rlrec.policy.families.point import Point
+from rlrec.policy.scores import Scores
 
 
 @dataclass(frozen=True, kw_only=True)

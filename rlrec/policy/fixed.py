@@ -11,9 +11,11 @@ import numpy as np
 from rlrec.arrays import Array
 from rlrec.errors import InputError
 from rlrec.policy.base import Belief, fraction
+from rlrec.policy.families.gumbel import Gumbel
+from rlrec.policy.families.point import Point
 from rlrec.policy.features import named
 from rlrec.policy.forgetting import Forgetting
-from rlrec.policy.scores import Gumbel, Point, Scores
+from rlrec.policy.scores import Scores
 from rlrec.records import Reward
 
 ANY = "*"  # the context value whose probabilities hold where no row names the value

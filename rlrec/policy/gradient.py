@@ -14,8 +14,10 @@ from rlrec.arrays import Array, Ids, Index
 from rlrec.errors import InputError
 from rlrec.policy.base import Belief, between, fraction
 from rlrec.policy.design import Design
+from rlrec.policy.families.gumbel import Gumbel
+from rlrec.policy.families.point import Point
 from rlrec.policy.forgetting import Forgetting
-from rlrec.policy.scores import Gumbel, Point, Scores
+from rlrec.policy.scores import Scores
 from rlrec.records import Reward
 
 if TYPE_CHECKING:

@@ -15,8 +15,12 @@ from rlrec.errors import InputError
 from rlrec.policy import solving
 from rlrec.policy.base import Belief, Learner, between, number, unit_interval
 from rlrec.policy.design import Design
+from rlrec.policy.families.correlated import Correlated
+from rlrec.policy.families.gaussian import Gaussian
+from rlrec.policy.families.gumbel import Gumbel
+from rlrec.policy.families.point import Point
 from rlrec.policy.moments import Moments
-from rlrec.policy.scores import Correlated, Gaussian, Gumbel, Point, Scores
+from rlrec.policy.scores import Scores
 from rlrec.records import Reward
 
 DISJOINT, SHARED = "disjoint", "shared"

@@ -1,118 +1,98 @@
-"""Distributions of the noisy score vector that ranks a page: what a policy kind declares."""
+"""What a family of score distributions brings: noisy scores of m arms, whose order is the order of a slate.
+
+A new family is one new file in `families`: a frozen dataclass of arrays whose last axis is that of the arms, its
+`Order`, and its noise."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from dataclasses import fields, replace
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import numpy as np
 
 from rlrec.arrays import Array, Index
-from rlrec.policy import sampler
-
-SAMPLING = 1024
-"""The word of a decision at which its samples begin: a page of 500 positions uses 1000 at most."""
 
 
-@dataclass(frozen=True, eq=False)
-class Point:
-    """Scores without noise (greedy, UCB); equal scores stand in a random order.
+class Order(Protocol):
+    """Random order of m noisy scores. `floor` is the probability of a uniform pick at each position."""
 
-    values (m,), any unit; +inf (an arm never tried) and -inf are allowed, NaN is not."""
+    def best(self) -> Array:
+        """Probability that each arm is first, (m,)."""
 
-    values: Array
+    def ranks(self, size: int) -> Array:
+        """Probability that each arm stands at rank 1..size of the order, (size, m); NaN where no closed form exists."""
 
-    def __len__(self) -> int:
-        return len(self.values)
+    def next_arm(self, prefix: Index, *, floor: float) -> Array:
+        """Probability that each arm is the best of those left below prefix (k,), given that prefix, (m,)."""
+
+    def conditionals(self, slates: Index, *, floor: float, least: bool) -> tuple[Array, Array]:
+        """Probability that the arm at each position is the best of those left, given the arms above it, (n, k).
+
+        slates (n, k): arms from the first position. Second, the smallest such probability of any arm left there,
+        (n, k); zeros unless `least`."""
+
+    def ranking(self, keys: Array, size: int) -> Index:
+        """The first `size` arms of the order that uniforms keys (n, m) draw, (n, size); never called for samples."""
 
 
-@dataclass(frozen=True, eq=False)
-class Beta:
-    """Independent Beta posteriors. alpha, beta (m,), above 0; accuracy is promised from 0.1 to 1e7."""
+class Scores(Protocol):
+    """Distribution of the noisy score of each of m arms. Axes before that of the arms stand for many runs."""
 
-    alpha: Array
-    beta: Array
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
-    def __len__(self) -> int:
-        return len(self.alpha)
-
-
-@dataclass(frozen=True, eq=False)
-class Gaussian:
-    """Independent normal posteriors. mean (m,), sd (m,) above 0, both in the unit of the reward."""
-
-    mean: Array
-    sd: Array
+    @property
+    def samples(self) -> int:
+        """How many samples stand for the distribution: each decision draws its own. 0: probabilities are exact."""
 
     def __len__(self) -> int:
-        return len(self.mean)
+        """The number of arms, m."""
+
+    def order(self, positions: int, *, before: Order | None = None) -> Order:
+        """The order of these scores, for questions down to so many positions.
+
+        before: the order of earlier scores of as many arms; what it has computed is reused where it still holds."""
+
+    def noise(self, shape: tuple[int, int], rng: np.random.Generator) -> Array:
+        """Noisy scores of (runs, m), or numbers that stand in the same order; may be (m,) where there is no noise."""
+
+    def of_decision(self, seed: int, decision: int) -> Scores:
+        """The scores by which one decision ranks its arms: its own samples, where a decision draws any."""
 
 
-@dataclass(frozen=True, eq=False)
-class Gumbel:
-    """Logits with standard Gumbel noise, the Plackett-Luce model: the best arm is softmax(logits).
+class ExactScores:
+    """Base of families whose probabilities are exact, the same for every decision."""
 
-    logits (m,); an arm at -inf stands below every finite one, and such arms are ordered at random."""
+    samples: ClassVar[int] = 0
 
-    logits: Array
-
-    def __len__(self) -> int:
-        return len(self.logits)
+    def of_decision(self, seed: int, decision: int) -> Self:
+        return self
 
 
-@dataclass(frozen=True, eq=False)
-class Correlated:
-    """Scores of one posterior that all arms share: location + factor z, z standard normal in d dimensions.
-
-    location (m,), factor (m, d), in the unit of the reward; samples: how many posterior draws stand for it. It has no
-    closed form: each decision draws samples of its own (`at`), and what is logged is exact for those."""
-
-    location: Array
-    factor: Array
-    samples: int
-
-    def __len__(self) -> int:
-        return len(self.location)
-
-    def at(self, seed: int, decision: int) -> Sampled:
-        """The samples of one decision, from its words (`sampler.normals`); equal arms have equal values in each."""
-        rows, place = self._different
-        width = rows.shape[1] - 1
-        noise = sampler.normals(seed, decision, start=SAMPLING, count=self.samples * width)
-        values = rows[:, 0] + noise.reshape(self.samples, width) @ rows[:, 1:].T
-        return Sampled(values[:, place])
-
-    @cached_property
-    def _different(self) -> tuple[Array, Index]:
-        """Location and factor of arms that differ, and which of these each arm is: a product may round equal rows
-        differently, and they would no longer tie."""
-        rows, place = np.unique(np.column_stack([self.location, self.factor]), axis=0, return_inverse=True)
-        return rows, place.reshape(-1)
+S = TypeVar("S", bound=Scores)
 
 
-@dataclass(frozen=True, eq=False)
-class Sampled:
-    """The samples of one decision: at every position an independent one of them ranks the arms that are left.
-
-    values (samples, m), in the unit of the reward."""
-
-    values: Array
-
-    def __len__(self) -> int:
-        return int(self.values.shape[1])
+def unstack(many: S) -> list[S]:
+    """The scores of each run, from scores whose arrays have the runs as their first axis."""
+    arrays = _arrays(many)
+    return [replace(many, **dict(zip(arrays, row, strict=True))) for row in zip(*arrays.values(), strict=True)]
 
 
-Scores = Point | Beta | Gaussian | Gumbel | Correlated | Sampled
+def cells(scores: Scores) -> int:
+    """How many numbers the arrays of the scores hold."""
+    return sum(values.size for values in _arrays(scores).values())
 
 
-def apart(many: Scores) -> list[Scores]:
-    """Each of many scores, whose arrays have one more axis, the first."""
-    given = {one.name: getattr(many, one.name) for one in fields(many)}
-    arrays = {name: values for name, values in given.items() if isinstance(values, np.ndarray)}
-    rows = zip(*arrays.values(), strict=True)
-    return [replace(many, **dict(zip(arrays, row, strict=True))) for row in rows]
+def top(scores: Array, size: int) -> Index:
+    """The columns of the `size` largest values of each row, largest first, (n, size)."""
+    m = scores.shape[1]
+    if size < m:
+        chosen = np.argpartition(scores, m - size, axis=1)[:, m - size :]
+    else:
+        chosen = np.broadcast_to(np.arange(m), scores.shape)
+    order = np.argsort(-np.take_along_axis(scores, chosen, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(chosen, order, axis=1)
 
 
-def own(scores: Scores, *, seed: int, decision: int) -> Scores:
-    """The scores from which one decision was drawn: its own samples, where there are any."""
-    return scores.at(seed, decision) if isinstance(scores, Correlated) else scores
+def _arrays(scores: Scores) -> dict[str, Array]:
+    values = {field.name: getattr(scores, field.name) for field in fields(scores)}
+    return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}

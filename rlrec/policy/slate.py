@@ -14,12 +14,8 @@ import numpy.typing as npt
 
 from rlrec.arrays import Array, Flags, Index, Words
 from rlrec.policy import plackett_luce
-from rlrec.policy.orders import Order, PointOrder, top
-from rlrec.policy.plackett_luce import PlackettLuceOrder
-from rlrec.policy.sampled import SampledOrder
 from rlrec.policy.sampler import uniforms, uniforms_at
-from rlrec.policy.scores import Beta, Correlated, Gaussian, Gumbel, Point, Sampled, Scores, own
-from rlrec.policy.sweep import ContinuousOrder, continuous_order
+from rlrec.policy.scores import Order, Scores, top
 
 SMALLEST = 1e-300
 """What is logged for an arm that was drawn although its probability rounds to 0."""
@@ -47,7 +43,7 @@ def first(scores: Scores, *, floor: float) -> Array:
 
     floor share of uniform picks, in [0, 1]. Error below 1e-9, relative below 1e-6 above 1e-6.
     Source: own derivation (`maximum.best`); ties share."""
-    return _mixed(_order(scores, 1).best(), floor, len(scores))
+    return _mixed(scores.order(1).best(), floor, len(scores))
 
 
 def marginals(scores: Scores, *, size: int, floor: float) -> Array:
@@ -57,7 +53,7 @@ def marginals(scores: Scores, *, size: int, floor: float) -> Array:
     Source: own derivation (`maximum.ranks` and `placement`)."""
     if size == 1:
         return first(scores, floor=floor)[None]
-    return _placed(_order(scores, size).ranks(size), floor)
+    return _placed(scores.order(size).ranks(size), floor)
 
 
 def conditionals(scores: Scores, slates: Index, *, floor: float) -> Array:
@@ -66,7 +62,7 @@ def conditionals(scores: Scores, slates: Index, *, floor: float) -> Array:
     slates (n, k) arms 0..m-1, no arm twice on a page; floor in [0, 1]. Errors as for `first`, after a page that the
     policy makes; the rarer the page, below 1e-9, the fewer digits of what follows are right, and after an arm with
     less than 1e-13 at its position the arms left compete anew. Source: own derivation (`sweep`)."""
-    chance, _ = _order(scores, slates.shape[1]).shown(slates, floor=floor, least=False)
+    chance, _ = scores.order(slates.shape[1]).conditionals(slates, floor=floor, least=False)
     return _mixed(chance, floor, len(scores) - np.arange(slates.shape[1]))
 
 
@@ -75,7 +71,7 @@ def remaining(scores: Scores, prefix: Index, *, floor: float) -> Array:
 
     0 for the arms in it; else the same as `conditionals`, and with the same errors."""
     prefix = np.asarray(prefix, np.intp)
-    chance = _order(scores, len(prefix) + 1).given(prefix, floor=floor)
+    chance = scores.order(len(prefix) + 1).next_arm(prefix, floor=floor)
     mixed = _mixed(chance, floor, len(scores) - len(prefix))
     mixed[prefix] = 0.0
     return mixed
@@ -133,10 +129,7 @@ class Pages:
 
     def __init__(self, scores: Scores, *, size: int, floor: float, before: Pages | None = None) -> None:
         self._size, self._floor, self._arms, self._scores = size, floor, len(scores), scores
-        if before and isinstance(before._order, ContinuousOrder) and isinstance(scores, Beta | Gaussian):
-            self._order: Order = before._order.changed(scores)
-        else:
-            self._order = _order(scores, size)
+        self._order: Order = scores.order(size, before=before._order if before else None)
 
     def changed(self, scores: Scores) -> Pages:
         """The pages of other scores of as many arms. Where few arms changed, what is known of the others goes over.
@@ -154,12 +147,12 @@ class Pages:
         seeds (n,) and decisions (n,) name the uniforms (`sampler.uniforms`), on which alone a page depends. One
         position: the inverse of `first` at word 0. More: words 2p and 2p + 1 are the coin and the pick of position p
         from 0, word 2 size + i the noise of arm i. Of samples: the inverse of `remaining` at word 2p."""
-        if isinstance(self._scores, Correlated | Sampled):
+        if self._scores.samples:
             return self._sampled(uniforms(seeds, decisions, words=2 * self._size - 1)[:, ::2], seeds, decisions)
         if self._size == 1:
             return self._single(uniforms(seeds, decisions, words=1)[:, 0])
         slates = _drawn(self._order, self._arms, self._size, self._floor, seeds, decisions)
-        chance, least = self._order.shown(slates, floor=self._floor, least=True)
+        chance, least = self._order.conditionals(slates, floor=self._floor, least=True)
         left, marginal = self._arms - np.arange(self._size), self._marginals[np.arange(self._size), slates]
         return _logged(slates, _mixed(chance, self._floor, left), marginal, _mixed(least, self._floor, left))
 
@@ -189,10 +182,10 @@ class Pages:
         shape = uniform.shape
         slates, chance, least = np.empty(shape, np.intp), np.empty(shape), np.empty(shape)
         for page, (seed, decision) in enumerate(zip(seeds.tolist(), decisions.tolist(), strict=True)):
-            order = _order(own(self._scores, seed=seed, decision=decision), self._size)
+            order = self._scores.of_decision(seed, decision).order(self._size)
             for position in range(self._size):
                 left = np.delete(np.arange(self._arms), slates[page, :position])
-                mixed = _mixed(order.given(slates[page, :position], floor=self._floor)[left], self._floor, len(left))
+                mixed = _mixed(order.next_arm(slates[page, :position], floor=self._floor)[left], self._floor, len(left))
                 place = _inverse(mixed, mixed.cumsum(), uniform[page, position])
                 slates[page, position] = left[place]
                 chance[page, position], least[page, position] = mixed[place], mixed.min()
@@ -217,16 +210,6 @@ def placement(size: int, m: int, *, floor: float) -> tuple[Array, Array]:
         stays[:, :-1] += waiting[:, 1:] * ((1 - floor) + uniform * better[1:])
         waiting = stays
     return chance, beyond
-
-
-def _order(scores: Scores, positions: int) -> Order:
-    if isinstance(scores, Point):
-        return PointOrder(scores)
-    if isinstance(scores, Beta | Gaussian):
-        return continuous_order(scores, positions=positions)
-    if isinstance(scores, Gumbel):
-        return PlackettLuceOrder(scores)
-    return SampledOrder(scores if isinstance(scores, Sampled) else scores.at(0, 0))
 
 
 def _inverse(chance: Array, cumulative: Array, uniform: Array) -> Index:

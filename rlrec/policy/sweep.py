@@ -6,12 +6,10 @@ import numpy as np
 
 from rlrec.arrays import Array, Flags, Index
 from rlrec.policy import maximum
-from rlrec.policy.density import BetaLogit, Normal
 from rlrec.policy.legendre import at
-from rlrec.policy.orders import top
-from rlrec.policy.scores import Beta, Gaussian
+from rlrec.policy.scores import Order, top
 from rlrec.policy.table import COEFFICIENT, ORDER, STOPS, Table, integrated
-from rlrec.policy.tabulated import Kind, Tabulated
+from rlrec.policy.tabulated import DensityOf, Tabulated
 
 _ENTRIES = 1 << 17  # numbers in a working array
 _CACHED = 1 << 12  # scores found at a time
@@ -22,54 +20,62 @@ _HUGE = 1e300  # far below the caps that matter their density, times what is alm
 class ContinuousOrder:
     """m independent scores on a table; `positions` is the deepest position asked about, `refine` divides its panels.
 
-    kind of the scores and its parameters first, second (m,), the mean of normal ones less `origin`."""
+    density of the scores and its parameters first, second (m,), the mean of normal ones less `origin`; before: an
+    earlier order, whose table is brought up to date where its nodes are right for these scores."""
 
     def __init__(
-        self, kind: Kind, first: Array, second: Array, *, positions: int, refine: int = 1, origin: float = 0.0
+        self,
+        density: DensityOf,
+        first: Array,
+        second: Array,
+        *,
+        positions: int,
+        refine: int = 1,
+        origin: float = 0.0,
+        before: Order | None = None,
     ) -> None:
-        self._kind, self._origin = kind, origin
+        self.density, self.origin = density, origin
         self._first, self._second = first.copy(), second.copy()  # whoever changes them in place is noticed
         self._positions, self._refine = positions, refine
-        self._held: Tabulated | None = None
+        self._cached = self._take_over(before)
+
+    def _take_over(self, before: Order | None) -> Tabulated | None:
+        """The table of an earlier order, which loses it and computes another one if it is asked again."""
+        earlier = of_density(self.density, before)
+        if earlier is None:
+            return None
+        tabulated, earlier._cached = earlier._cached, None
+        if tabulated is None or self._layout != earlier._layout:
+            return None
+        return tabulated if tabulated.changed(self._first, self._second) else None
 
     @property
-    def _tabulated(self) -> tuple[Table, Index]:
-        return self._table().table, self._table().row
+    def _layout(self) -> tuple[float, int, int, int]:
+        """What a table depends on beside the parameters."""
+        return self.origin, len(self._first), self._positions, self._refine
 
-    def _table(self) -> Tabulated:
-        if self._held is None:
-            self._held = self._tabulate(self._positions)
-        return self._held
+    @property
+    def _tabulated(self) -> Tabulated:
+        if self._cached is None:
+            self._cached = self._tabulate(self._positions)
+        return self._cached
 
     def _tabulate(self, together: int) -> Tabulated:
         return Tabulated(
-            self._kind,
-            self._first,
-            self._second,
-            positions=self._positions,
-            together=together,
-            refine=self._refine,
-        )
-
-    def changed(self, scores: Beta | Gaussian) -> ContinuousOrder:
-        """The order of other scores: the table goes over to it, where its nodes are right for them."""
-        order = continuous_order(scores, positions=self._positions, refine=self._refine, origin=self._origin)
-        held, self._held = self._held, None
-        alike = (order._kind, order._origin, len(order._first)) == (self._kind, self._origin, len(self._first))
-        if held and alike and held.changed(order._first, order._second):
-            order._held = held
-        return order
+            self.density, self._first, self._second,
+            positions=self._positions, together=together, refine=self._refine,
+        )  # fmt: skip
 
     def best(self) -> Array:
-        return self._table().best()
+        return self._tabulated.best()
 
     def ranks(self, size: int) -> Array:
         together = maximum.together(size)
-        tabulated = self._table() if together >= self._positions else self._tabulate(together)
+        tabulated = self._tabulated if together >= self._positions else self._tabulate(together)
         return maximum.ranks(tabulated.table, size)[:, tabulated.row]
 
-    def given(self, prefix: Index, *, floor: float) -> Array:
-        table, row = self._tabulated
+    def next_arm(self, prefix: Index, *, floor: float) -> Array:
+        table, row = self._tabulated.table, self._tabulated.row
         sweep = _Sweep(table, len(row))
         for arm in prefix:
             sweep.show(np.zeros(1, np.intp), row[arm : arm + 1], floor)
@@ -77,8 +83,8 @@ class ContinuousOrder:
         chance[prefix] = 0.0
         return np.asarray(chance / chance.sum())  # 1, but for what a page that hardly occurs loses below the nodes
 
-    def shown(self, slates: Index, *, floor: float, least: bool) -> tuple[Array, Array]:
-        table, row = self._tabulated
+    def conditionals(self, slates: Index, *, floor: float, least: bool) -> tuple[Array, Array]:
+        table, row = self._tabulated.table, self._tabulated.row
         n, k = slates.shape
         order = np.lexsort(slates.T[::-1])
         pages = slates[order]
@@ -93,7 +99,7 @@ class ContinuousOrder:
 
     def _shown(self, pages: Index, floor: float, least: bool) -> tuple[Array, Array]:
         """The same of sorted pages: what stands below the same arms comes from one sweep."""
-        table, row = self._tabulated
+        table, row = self._tabulated.table, self._tabulated.row
         n, k = pages.shape
         chance, smallest = np.empty((n, k)), np.zeros((n, k))
         left = np.bincount(row % len(table.count), minlength=len(table.count))[None]
@@ -114,7 +120,7 @@ class ContinuousOrder:
         return chance, smallest
 
     def ranking(self, keys: Array, size: int) -> Index:
-        table, row = self._tabulated
+        table, row = self._tabulated.table, self._tabulated.row
         above, some = 1 - keys, np.flatnonzero(row >= 0)
         reach = _Reach(table.sf_edge[row[some]].T.copy(), above[:, some])
         # Scores below an edge that enough others exceed are not among the first: any order will do for them.
@@ -125,6 +131,11 @@ class ContinuousOrder:
             few = page[start : start + _CACHED], arm[start : start + _CACHED]
             scores[few] = quantiles(table, row[few[1]], above[few])
         return top(scores, size)
+
+
+def of_density(density: DensityOf, order: Order | None) -> ContinuousOrder | None:
+    """The order, if it is one of scores with such a density."""
+    return order if isinstance(order, ContinuousOrder) and order.density is density else None
 
 
 class _Sweep:
@@ -234,26 +245,3 @@ def _solve(series: Array, target: Array, low: Array, high: Array) -> Array:
         if not open_.size:
             break
     return s
-
-
-def beta_order(scores: Beta, *, positions: int, refine: int = 1) -> ContinuousOrder:
-    return continuous_order(scores, positions=positions, refine=refine)
-
-
-def gaussian_order(scores: Gaussian, *, positions: int, refine: int = 1) -> ContinuousOrder:
-    return continuous_order(scores, positions=positions, refine=refine)
-
-
-def continuous_order(
-    scores: Beta | Gaussian, *, positions: int, refine: int = 1, origin: float | None = None
-) -> ContinuousOrder:
-    """The order of such scores; normal ones are taken from `origin`, where that is as good as from their best mean."""
-    if isinstance(scores, Beta):
-        return ContinuousOrder(BetaLogit, scores.alpha, scores.beta, positions=positions, refine=refine)
-    # From the best mean, so that nodes near it are exact; a deviation that rounding would hide is raised to one that
-    # shows, for draws and probabilities alike.
-    best = float(scores.mean.max())
-    sd = np.maximum(scores.sd, 1e-9 * np.abs(scores.mean - best))
-    if origin is None or abs(best - origin) > 100 * sd.min():
-        origin = best
-    return ContinuousOrder(Normal, scores.mean - origin, sd, positions=positions, refine=refine, origin=origin)

@@ -12,8 +12,8 @@ from rlrec.policy.density import ALL, Density
 from rlrec.policy.panels import enough, even_widths
 from rlrec.policy.table import ORDER, tabulate
 
-Kind = Callable[[Array, Array], Density]
-"""The family of the scores, from its two parameters."""
+DensityOf = Callable[[Array, Array], Density]
+"""The densities of a family, from its two parameters."""
 
 Pair = tuple[float, float]
 
@@ -26,17 +26,24 @@ _LOST = 3e-12  # how much probability may go missing
 class Tabulated:
     """m arms on a table; equal ones share a row, and row -1 stands for arms that never matter.
 
-    kind of the scores and its parameters first, second (m,); `positions` is the deepest position asked about,
+    density of the scores and its parameters first, second (m,); `positions` is the deepest position asked about,
     `together` how many densities the panels must hold; `refine` divides them."""
 
     def __init__(
-        self, kind: Kind, first: Array, second: Array, *, positions: int, together: int | None = None, refine: int = 1
+        self,
+        density: DensityOf,
+        first: Array,
+        second: Array,
+        *,
+        positions: int,
+        together: int,
+        refine: int = 1,
     ) -> None:
-        self._kind, self._first, self._second = kind, first, second
-        self._positions, self._together = positions, together or positions
+        self._density, self._first, self._second = density, first, second
+        self._positions, self._together = positions, together
         arms, group, count = _collapsed(first, second)
         self.table, row = tabulate(
-            kind(first[arms], second[arms]),
+            density(first[arms], second[arms]),
             count,
             ranks=positions,
             together=together,
@@ -77,7 +84,7 @@ class Tabulated:
         new = [pair for pair in dict.fromkeys(pairs) if pair not in places]
         if not new:
             return True
-        density = self._kind(*np.array(new).T.copy())
+        density = self._density(*np.array(new).T.copy())
         ends = self._ends(density)
         above, free = ends.nonzero()[0], (table.count[:-1] == 0).nonzero()[0]
         if ends.min() < 0 or len(free) < len(above):

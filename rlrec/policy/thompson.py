@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 from rlrec.arrays import Array
 from rlrec.policy.base import Belief, Learner, unit_interval
-from rlrec.policy.scores import Beta, Scores
+from rlrec.policy.families.beta import Beta
+from rlrec.policy.scores import Scores
 from rlrec.records import Reward
 
 

@@ -11,8 +11,9 @@ import numpy as np
 from rlrec.arrays import Array
 from rlrec.errors import InputError
 from rlrec.policy.base import Belief, Learner, number, unit_interval
+from rlrec.policy.families.point import Point
 from rlrec.policy.reward import LIMIT
-from rlrec.policy.scores import Point, Scores
+from rlrec.policy.scores import Scores
 from rlrec.records import Reward
 
 LEAST = 1e-300  # weight of an arm that is nearly forgotten: what is divided by it stays finite

@@ -14,7 +14,7 @@ import pytest
 from rlrec.app import doctor, policy, versions
 from rlrec.app.evaluation import targets
 from rlrec.policy import slate
-from rlrec.policy.scores import Correlated, own
+from rlrec.policy.families.correlated import Correlated
 from rlrec.store import Unit, arms, contents, policies, reader
 from tests.app import logs
 
@@ -133,7 +133,7 @@ def test_correlated_scores_are_weighed_by_the_page_as_shown(shared: Any) -> None
     pages = np.searchsorted(known, batch.slots["arm_id"]).reshape(-1, 2)
     decisions = batch.slots["decision_id"][::2].tolist()
     assert all(isinstance(one, Correlated) for one in found)
-    drawn = [own(one, seed=version, decision=key) for one, key in zip(found[::2], decisions, strict=True)]
+    drawn = [one.of_decision(version, key) for one, key in zip(found[::2], decisions, strict=True)]
     steps = [slate.conditionals(one, page[None], floor=floor)[0] for one, page in zip(drawn, pages, strict=True)]
     weight = np.cumprod(steps, axis=1) / np.cumprod(batch.slots["propensity"].reshape(-1, 2), axis=1)
     estimate = logs.one(shared, "lin", "ips", log="policy=log", interval="normal")

@@ -12,9 +12,14 @@ from rlrec import policy as kinds
 from rlrec import simulate
 from rlrec.app.audiences.in_memory import Memory, Totals, chosen, design, study, visit
 from rlrec.arrays import Array
+from rlrec.policy.families.beta import Beta
+from rlrec.policy.families.correlated import Correlated
+from rlrec.policy.families.gaussian import Gaussian
+from rlrec.policy.families.gumbel import Gumbel
+from rlrec.policy.families.point import Point
 from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.linear import Linear
-from rlrec.policy.scores import Beta, Correlated, Gaussian, Gumbel, Point, Scores
+from rlrec.policy.scores import Scores
 from rlrec.policy.slate import first
 from rlrec.simulate.barista import Barista
 from tests.benchmarks.regret import FIGURES, TWO

@@ -18,7 +18,7 @@ NODES = 512  # of the references
 
 def exact(setting: Setting) -> Iterator[Figure]:
     """Time and error for 100 and 1,000 distinct posteriors, each time of a belief that was not seen before."""
-    from rlrec.policy.scores import Beta
+    from rlrec.policy.families.beta import Beta
     from rlrec.policy.slate import first
 
     fresh, spent = count(1), {}

@@ -21,7 +21,7 @@ from rlrec.policy.base import Learner, Policy
 from rlrec.policy.design import Design
 from rlrec.policy.encoder import Encoder
 from rlrec.policy.linear import SHARED, Linear
-from rlrec.policy.scores import Scores, apart
+from rlrec.policy.scores import Scores, unstack
 from tests.benchmarks.measure import Figure, Setting
 
 RUNS, DECISIONS = 2_000, 2_000
@@ -112,9 +112,9 @@ def _served(policy: Policy, memory: Memory, x: Array, seeds: Words, ids: Index) 
 def _beliefs(policy: Policy, memory: Memory, x: Array) -> list[Scores]:
     """The scores of each run."""
     if isinstance(policy, Linear):
-        return apart(policy.scores_at(memory.belief(), x))
+        return unstack(policy.scores_at(memory.belief(), x))
     scores = policy.scores(memory.belief(), arms=simulate.names(memory.shape[1]), context=NOTHING)
-    return apart(scores) if isinstance(policy, Learner) else [scores] * memory.shape[0]
+    return unstack(scores) if isinstance(policy, Learner) else [scores] * memory.shape[0]
 
 
 # -- estimates --

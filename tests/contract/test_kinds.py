@@ -19,7 +19,6 @@ from rlrec.policy import history, moments, slate
 from rlrec.policy import reward as rewards
 from rlrec.policy.base import Belief, Policy, mixed
 from rlrec.policy.moments import Moments
-from rlrec.policy.scores import own
 from rlrec.records import Event, Reward
 
 ARMS = ["a", "b", "c", "d", "e", "f"]
@@ -297,7 +296,7 @@ def test_frequencies_match_propensities(kind: str, floor: float, size: int) -> N
     n = 500 if alone else 100_000 if size == 1 else 10_000
     drawn = slate.draw(scores, size=size, floor=share, seeds=np.full(n, 7, np.uint64), decisions=np.arange(n))
     pages = np.array(list(permutations(range(6), size)), np.intp)
-    each = [own(scores, seed=7, decision=row) for row in (range(n) if alone else [0])]
+    each = [scores.of_decision(7, row) for row in (range(n) if alone else [0])]
     joints = np.array([slate.conditionals(one, pages, floor=share).prod(axis=1) for one in each])
     expected = n * joints.mean(axis=0)
     digits = 6 ** np.arange(size)

@@ -12,6 +12,8 @@ import numpy as np
 from scipy import special, stats
 
 from rlrec.arrays import Array
+from rlrec.policy.families.beta import Beta, BetaLogit
+from rlrec.policy.sweep import ContinuousOrder
 
 Order = tuple[int, ...]
 Polynomial = list[Fraction]
@@ -127,3 +129,8 @@ def _log_cdf(a: float, b: float, u: Array) -> Array:
 def _density(a: float, b: float, u: Array) -> Array:
     x, y = special.expit(u), special.expit(-u)
     return np.where(x <= 0.5, stats.beta.pdf(x, a, b), stats.beta.pdf(y, b, a)) * x * y
+
+
+def refined_order(scores: Beta, *, positions: int, refine: int) -> ContinuousOrder:
+    """The order of Beta scores as `Beta.order` gives it, on panels that are divided once more."""
+    return ContinuousOrder(BetaLogit, scores.alpha, scores.beta, positions=positions, refine=refine)

@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 
 from rlrec.arrays import Array
-from rlrec.policy.scores import Beta, Gaussian, Gumbel, Point, Scores
+from rlrec.policy.families.beta import Beta
+from rlrec.policy.families.gaussian import Gaussian
+from rlrec.policy.families.gumbel import Gumbel
+from rlrec.policy.families.point import Point
+from rlrec.policy.scores import Scores
 from rlrec.policy.slate import Pages, first, marginals
 from tests.policy import reference
 
@@ -75,10 +79,10 @@ def test_few_pulls_leave_the_nodes_in_place() -> None:
     pages, kept = Pages(Beta(alpha, beta), size=1, floor=0.0), 0
     for _ in range(100):
         pages.probabilities()
-        nodes = pages._order._tabulated[0]  # type: ignore[attr-defined]
+        nodes = pages._order._tabulated.table  # type: ignore[attr-defined]
         alpha, beta = pulled(rng, alpha, beta, most=0.0)
         pages = pages.changed(Beta(alpha, beta))
-        kept += pages._order._tabulated[0] is nodes  # type: ignore[attr-defined]
+        kept += pages._order._tabulated.table is nodes  # type: ignore[attr-defined]
     assert kept >= 90
 
 

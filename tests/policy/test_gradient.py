@@ -13,10 +13,10 @@ from rlrec.policy import history, slate
 from rlrec.policy.base import Belief
 from rlrec.policy.design import Design
 from rlrec.policy.encoder import Encoder
+from rlrec.policy.families.gumbel import Gumbel
 from rlrec.policy.fields import Number
 from rlrec.policy.gradient import BILINEAR, Gradient, Parameters, State, by_row
 from rlrec.policy.history import History
-from rlrec.policy.scores import Gumbel
 from rlrec.policy.slate import Draw
 
 DESIGN = Design(context=Encoder([Number("hour")]), arm=Encoder([Number("price")]))

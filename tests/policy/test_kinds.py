@@ -14,7 +14,7 @@ from rlrec.arrays import Array
 from rlrec.errors import InputError
 from rlrec.policy import slate
 from rlrec.policy.base import Belief, Policy
-from rlrec.policy.scores import Beta
+from rlrec.policy.families.beta import Beta
 from rlrec.records import Reward
 
 

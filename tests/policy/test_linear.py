@@ -16,8 +16,11 @@ from rlrec.policy import moments, slate
 from rlrec.policy.base import Belief
 from rlrec.policy.design import Design
 from rlrec.policy.encoder import Encoder
+from rlrec.policy.families.correlated import Correlated
+from rlrec.policy.families.gaussian import Gaussian
+from rlrec.policy.families.gumbel import Gumbel
+from rlrec.policy.families.point import Point
 from rlrec.policy.linear import inverse_gaps
-from rlrec.policy.scores import Correlated, Gaussian, Gumbel, Point
 from tests.policy.test_kinds import reward
 
 PLAIN = Design(context=Encoder.of({"intercept": False, "fields": {"v": {"type": "vector", "length": 2}}}))

@@ -11,10 +11,10 @@ import pytest
 
 from rlrec.arrays import Array
 from rlrec.policy import maximum
-from rlrec.policy.density import BetaLogit, stirling_error
-from rlrec.policy.scores import Beta, Gaussian, Gumbel
+from rlrec.policy.families.beta import Beta, BetaLogit, stirling_error
+from rlrec.policy.families.gaussian import Gaussian
+from rlrec.policy.families.gumbel import Gumbel
 from rlrec.policy.slate import first, marginals
-from rlrec.policy.sweep import ContinuousOrder, beta_order, gaussian_order
 from rlrec.policy.table import tabulate
 from tests.policy import reference
 
@@ -54,7 +54,7 @@ def exact_two(a: int, b: int, c: int, d: int) -> float:
 
 
 def refined(scores: Beta, *, refine: int) -> Array:
-    return beta_order(scores, positions=1, refine=refine).best()
+    return reference.refined_order(scores, positions=1, refine=refine).best()
 
 
 def test_second_of_two_small_posteriors_is_best_with_29_33rds() -> None:
@@ -156,7 +156,7 @@ def test_a_normal_narrower_than_rounding_ends() -> None:
 
 @pytest.mark.parametrize(("arms", "size"), [(3, 3), (100, 100), (10_000, 10)])
 def test_ranks_of_equal_arms_are_even(arms: int, size: int) -> None:
-    order = gaussian_order(Gaussian(np.zeros(arms), np.ones(arms)), positions=size)
+    order = Gaussian(np.zeros(arms), np.ones(arms)).order(size)
     assert order.ranks(size) == pytest.approx(1 / arms, rel=1e-10)
 
 
@@ -165,20 +165,20 @@ def test_more_nodes_move_no_rank(mix: str) -> None:
     size = min(10, len(MIXES[mix]))
     if mix == "extreme":
         size = 3
-    once, twice = (beta_order(MIXES[mix], positions=size, refine=r).ranks(size) for r in (1, 2))
+    once, twice = (reference.refined_order(MIXES[mix], positions=size, refine=r).ranks(size) for r in (1, 2))
     assert once == pytest.approx(twice, abs=1e-11)
     assert once[twice > 1e-6] == pytest.approx(twice[twice > 1e-6], rel=1e-8)
 
 
 def test_first_rank_is_being_best() -> None:
-    order: ContinuousOrder = beta_order(MIXES["few clicks"], positions=4)
+    order = MIXES["few clicks"].order(4)
     assert order.ranks(4)[0] == pytest.approx(order.best(), abs=1e-14)
 
 
 def test_ranks_count_equal_arms_one_by_one() -> None:
     """The same posteriors with and without collapsing them into one row."""
     scores = Beta(np.array([2.0, 2.0, 2.0, 5.0, 1.0, 1.0]), np.array([3.0, 3.0, 3.0, 2.0, 1.0, 1.0]))
-    collapsed = beta_order(scores, positions=4)
+    collapsed = scores.order(4)
     table, row = tabulate(BetaLogit(scores.alpha, scores.beta), np.ones(6), ranks=4)
     assert collapsed.ranks(4) == pytest.approx(maximum.ranks(table, 4)[:, row], abs=1e-13)
 

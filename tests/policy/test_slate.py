@@ -6,14 +6,19 @@ import itertools
 import subprocess
 import sys
 from fractions import Fraction
+from pkgutil import iter_modules
 
 import numpy as np
 import pytest
 
 from rlrec.arrays import Array, Index
-from rlrec.policy.scores import Beta, Gaussian, Gumbel, Point, Scores
+from rlrec.policy import families
+from rlrec.policy.families.beta import Beta
+from rlrec.policy.families.gaussian import Gaussian
+from rlrec.policy.families.gumbel import Gumbel
+from rlrec.policy.families.point import Point
+from rlrec.policy.scores import Scores
 from rlrec.policy.slate import conditionals, draw, first, marginals, placement, remaining
-from rlrec.policy.sweep import beta_order
 from tests.policy import reference
 
 FLOORS = {"no floor": Fraction(0), "floor": Fraction(1, 5)}
@@ -41,7 +46,7 @@ SIX: dict[str, Scores] = {
 }
 ALL = np.array(list(itertools.permutations(range(6), 3)))
 
-families = pytest.mark.parametrize("family", SIX)
+by_family = pytest.mark.parametrize("family", SIX)
 floors = pytest.mark.parametrize("floor", [0.0, 0.2])
 
 
@@ -85,27 +90,27 @@ def test_three_normals_around_zero_stand_in_order_with_an_arcsine() -> None:
     assert joint == pytest.approx(0.25 + np.arcsin(correlation) / (2 * np.pi), abs=1e-14)
 
 
-@families
+@by_family
 @floors
 def test_joints_of_all_slates_sum_to_one(family: str, floor: float) -> None:
     assert conditionals(SIX[family], ALL, floor=floor).prod(axis=1).sum() == pytest.approx(1, abs=1e-11)
 
 
-@families
+@by_family
 @floors
 def test_marginals_are_sums_of_joints(family: str, floor: float) -> None:
     joint = conditionals(SIX[family], ALL, floor=floor).prod(axis=1)
     assert marginals(SIX[family], size=3, floor=floor) == pytest.approx(shares(ALL, joint, 6), abs=1e-11)
 
 
-@families
+@by_family
 @floors
 def test_first_is_the_first_marginal(family: str, floor: float) -> None:
     expected = marginals(SIX[family], size=3, floor=floor)[0]
     assert first(SIX[family], floor=floor) == pytest.approx(expected, abs=1e-12)
 
 
-@families
+@by_family
 @floors
 def test_remaining_is_the_conditional_of_every_next_arm(family: str, floor: float) -> None:
     chance = conditionals(SIX[family], ALL, floor=floor)
@@ -115,7 +120,7 @@ def test_remaining_is_the_conditional_of_every_next_arm(family: str, floor: floa
         assert found == pytest.approx(expected, abs=1e-10)
 
 
-@families
+@by_family
 @floors
 def test_remaining_sums_to_one_and_leaves_out_what_was_shown(family: str, floor: float) -> None:
     for slate in ALL[::11]:
@@ -124,7 +129,7 @@ def test_remaining_sums_to_one_and_leaves_out_what_was_shown(family: str, floor:
         assert not chance[slate].any()
 
 
-@families
+@by_family
 @floors
 def test_a_draw_logs_its_own_probabilities(family: str, floor: float) -> None:
     drawn = draw(SIX[family], size=3, floor=floor, seeds=seeds(300)[0], decisions=seeds(300)[1])
@@ -134,7 +139,7 @@ def test_a_draw_logs_its_own_probabilities(family: str, floor: float) -> None:
     assert not drawn.rounded.any()
 
 
-@families
+@by_family
 @floors
 def test_minimum_is_the_least_of_the_arms_left(family: str, floor: float) -> None:
     drawn = draw(SIX[family], size=3, floor=floor, seeds=seeds(20)[0], decisions=seeds(20)[1])
@@ -143,13 +148,13 @@ def test_minimum_is_the_least_of_the_arms_left(family: str, floor: float) -> Non
         assert minimum == pytest.approx(left, abs=1e-12)
 
 
-@families
+@by_family
 def test_a_floor_of_one_is_uniform(family: str) -> None:
     assert conditionals(SIX[family], ALL, floor=1.0) == pytest.approx(np.tile([1 / 6, 1 / 5, 1 / 4], (120, 1)))
     assert marginals(SIX[family], size=3, floor=1.0) == pytest.approx(1 / 6, abs=1e-12)
 
 
-@families
+@by_family
 @floors
 def test_all_arms_may_be_ranked_and_the_last_is_certain(family: str, floor: float) -> None:
     drawn = draw(SIX[family], size=6, floor=floor, seeds=seeds(50)[0], decisions=seeds(50)[1])
@@ -210,7 +215,8 @@ def test_more_nodes_move_no_page(floor: float) -> None:
     total = np.where(rng.random(100) < 0.2, 30, 1e6)
     scores = Beta(total * share, total * (1 - share))
     drawn = draw(scores, size=10, floor=floor, seeds=seeds(100)[0], decisions=seeds(100)[1])
-    finer, _ = beta_order(scores, positions=10, refine=2).shown(drawn.slates, floor=floor, least=False)
+    order = reference.refined_order(scores, positions=10, refine=2)
+    finer, _ = order.conditionals(drawn.slates, floor=floor, least=False)
     expected = floor / (100 - np.arange(10)) + (1 - floor) * finer
     assert drawn.propensity == pytest.approx(expected, rel=1e-9)
 
@@ -255,5 +261,6 @@ def test_placement_of_a_rank_by_hand() -> None:
 
 
 def test_scores_load_no_scipy() -> None:
-    code = "import sys, rlrec.policy.slate; sys.exit(any(name.startswith('scipy') for name in sys.modules))"
+    modules = ["rlrec.policy.slate", *(f"{families.__name__}.{one.name}" for one in iter_modules(families.__path__))]
+    code = f"import sys, {', '.join(modules)}; sys.exit(any(name.startswith('scipy') for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -10,10 +10,14 @@ import pytest
 from scipy import special
 
 from rlrec.arrays import Array
+from rlrec.policy.families.beta import Beta
+from rlrec.policy.families.gaussian import Gaussian
+from rlrec.policy.families.gumbel import Gumbel
+from rlrec.policy.families.point import Point
 from rlrec.policy.sampler import uniforms
-from rlrec.policy.scores import Beta, Gaussian, Gumbel, Point, Scores
+from rlrec.policy.scores import Scores
 from rlrec.policy.slate import conditionals, draw, first
-from rlrec.policy.sweep import beta_order, quantiles
+from rlrec.policy.sweep import quantiles
 
 FAMILIES: dict[str, Scores] = {
     "point": Point(np.array([1.0, 2.0, 2.0, 1.0, 1.0, 0.0])),
@@ -77,8 +81,8 @@ def test_one_position_is_the_inverse_of_first_at_word_0() -> None:
 def test_scores_are_drawn_by_inverse_distribution() -> None:
     """The Beta quantiles that rank a page equal scipy's, and those of a scaled uniform its own."""
     alpha, beta = np.array([0.5, 3.0, 200.0]), np.array([0.5, 9.0, 100.0])
-    order = beta_order(Beta(alpha, beta), positions=3)
-    table, row = order._tabulated
+    order = Beta(alpha, beta).order(3)
+    table, row = order._tabulated.table, order._tabulated.row
     keys = np.random.default_rng(3).uniform(1e-6, 1, (3, 500))
     logit = quantiles(table, np.repeat(row, 500), 1 - keys.ravel()).reshape(3, 500)
     found = special.betainc(alpha[:, None], beta[:, None], special.expit(logit))

@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from rlrec import simulate
 from rlrec.arrays import Array, Flags, Index
-from rlrec.errors import InputError
 from rlrec.policy import moments
 from rlrec.policy.base import Belief, Policy
 from rlrec.policy.design import Design
@@ -21,7 +20,7 @@ from rlrec.policy.encoder import Encoder
 from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.linear import SHARED, Linear
 from rlrec.policy.moments import Moments
-from rlrec.policy.scores import Beta, Correlated, Gaussian, Gumbel, Point, Scores
+from rlrec.policy.scores import Scores
 from rlrec.simulate.base import Audience, Info
 from rlrec.simulate.visitors import Visitors
 
@@ -134,28 +133,10 @@ def _scores(policy: Policy, belief: Belief, x: Array, keys: Sequence[str]) -> Sc
 def chosen(scores: Scores, shape: tuple[int, int], *, floor: float, rng: np.random.Generator) -> Index:
     """The arm of each run, (runs,): a uniform one with probability `floor`, else that of the best noisy score."""
     runs, m = shape
-    found = _best(np.broadcast_to(_noisy(scores, shape, rng), shape), rng)
+    found = _best(np.broadcast_to(scores.noise(shape, rng), shape), rng)
     if floor:
         found = np.where(rng.random(runs) < floor, rng.integers(m, size=runs), found)
     return found
-
-
-def _noisy(scores: Scores, shape: tuple[int, int], rng: np.random.Generator) -> Array:
-    """A draw of the score of each arm, (runs, m), or of something that orders the arms alike."""
-    match scores:
-        case Point(values):
-            return values
-        case Beta(alpha, beta):
-            with np.errstate(divide="ignore"):  # the odds order as the probabilities do
-                return rng.standard_gamma(alpha, shape) / rng.standard_gamma(beta, shape)
-        case Gaussian(mean, sd):
-            return mean + sd * rng.standard_normal(shape)
-        case Gumbel(logits):
-            return logits - np.log(rng.standard_exponential(shape))
-        case Correlated(location, factor):
-            return location + (factor @ rng.standard_normal((*shape[:-1], factor.shape[-1], 1)))[..., 0]
-        case _:
-            raise InputError("the samples of one decision are not simulated")
 
 
 def _best(values: Array, rng: np.random.Generator) -> Index:

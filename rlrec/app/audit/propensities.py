@@ -17,7 +17,7 @@ from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribut
 from rlrec.app.log import lineage
 from rlrec.arrays import Ids, Index
 from rlrec.policy import sampler, slate
-from rlrec.policy.scores import Correlated, Scores
+from rlrec.policy.scores import Scores
 from rlrec.records import Version
 from rlrec.store import Unit, audit, beliefs, policies
 from rlrec.store.beliefs import SUMS, ArmSums, BeliefKey, BeliefRow, BeliefRows
@@ -163,7 +163,7 @@ class _Version:
 
 def _again(case: EligibleDistribution, stored: Stored, size: int) -> Again:
     places = np.searchsorted(case.arms, stored.arms)
-    if size == 1 and not isinstance(case.scores, Correlated):
+    if size == 1 and not case.scores.samples:
         return _single(case, stored, places)
     made = slate.draw(case.scores, size=size, floor=case.floor, seeds=stored.seeds, decisions=stored.ids)
     redrawn = (made.slates != places).any(axis=1)
@@ -178,11 +178,11 @@ def _again(case: EligibleDistribution, stored: Stored, size: int) -> Again:
 
 def _alike(scores: Scores, stored: Stored, rows: Index) -> Iterator[tuple[Index, Scores]]:
     """Rows that were drawn from the same scores: all, or each from the samples of its own."""
-    if not isinstance(scores, Correlated):
+    if not scores.samples:
         yield from [(rows, scores)] if rows.size else []
     else:
         for row in rows.tolist():
-            yield np.array([row]), scores.at(int(stored.seeds[row]), int(stored.ids[row]))
+            yield np.array([row]), scores.of_decision(int(stored.seeds[row]), int(stored.ids[row]))
 
 
 def _single(case: EligibleDistribution, stored: Stored, places: Index) -> Again:

@@ -18,7 +18,7 @@ from rlrec.arrays import Array, Ids
 from rlrec.policy.base import EVERYTHING, Belief, Policy
 from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.moments import Moments, unpack, width
-from rlrec.policy.scores import Scores, apart
+from rlrec.policy.scores import Scores, unstack
 from rlrec.policy.slate import Pages
 from rlrec.records import Version
 from rlrec.store import Unit, beliefs, policies
@@ -203,7 +203,7 @@ class VersionDistribution:
         x = policy.design.context.encode(contexts)
         step = max(1, CELLS // (len(arms) * x.shape[1] ** 2))
         parts = (policy.scores_at(belief, x[start : start + step]) for start in range(0, len(x), step))
-        return [one for part in parts for one in apart(part)]
+        return [one for part in parts for one in unstack(part)]
 
     def _asked(self, eligible: Hashable, arms: Ids, revision: int) -> Belief:
         """The belief of an eligible set, with what is worked out of it; it outlives the distributions."""

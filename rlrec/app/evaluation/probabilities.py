@@ -20,7 +20,7 @@ from rlrec.app.evaluation.visit_values import Shown
 from rlrec.arrays import Array, Flags, Ids, Index, distinct
 from rlrec.ope.base import LogBatch
 from rlrec.policy import slate
-from rlrec.policy.scores import Correlated, Sampled, Scores, own
+from rlrec.policy.scores import Scores, cells
 from rlrec.store import Unit, contents
 from rlrec.store.bulk import Columns
 
@@ -57,8 +57,7 @@ class Block:
 
     @property
     def cells(self) -> int:
-        factor = self.scores.factor.size if isinstance(self.scores, Correlated) else 0
-        return OVERHEAD + len(self.arms) + self.shares.size + factor
+        return OVERHEAD + len(self.arms) + self.shares.size + cells(self.scores)
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,7 +200,7 @@ class Scorer:
     def _parts(self, blocks: list[Block], case: Ids, mine: Ids, rows: Rows) -> Iterator[_Part]:
         """These rows and their cases; where scores are correlated, some decisions at a time."""
         scores = blocks[0].scores
-        if not isinstance(scores, Correlated):
+        if not scores.samples:
             yield _Part(blocks, case, mine, rows)
             return
         below = np.argsort(-rows.depth[mine], kind="stable")  # the lowest row of a decision tells of it
@@ -218,7 +217,7 @@ class Scorer:
 
 
 def _block(arms: Ids, scores: Scores, size: int, *, floor: float) -> Block:
-    if isinstance(scores, Correlated):
+    if scores.samples:
         return Block(arms, scores, floor, np.empty((size, 0)), np.ones(size))
     shares = slate.marginals(scores, size=size, floor=floor)
     return Block(arms, scores, floor, shares, shares.max(axis=1))
@@ -228,7 +227,7 @@ def _drawn(block: Block, rows: Rows, row: int, seed: int) -> Block:
     """The case of one decision, whose lowest row is given. Where the page above is not known, its shares are those of
     position 1."""
     floor, size = block.floor, len(block.shares)
-    scores = own(block.scores, seed=seed, decision=int(rows.slots["decision_id"][row]))
+    scores = block.scores.of_decision(seed, int(rows.slots["decision_id"][row]))
     page = rows.shown[rows.start[row] : rows.start[row] + rows.depth[row]]
     place, good = places(block.arms, page[None])
     above = place[0] if good[0] and rows.whole[row] else place[0, :0]
@@ -275,7 +274,7 @@ class _Part:
         """For rows weighed by their prefix: the target's probability of the page down to the row.
 
         Samples have no marginal below position 1."""
-        if isinstance(self.blocks[0].scores, Sampled):
+        if self.blocks[0].scores.samples:
             prefixed[self.mine] |= self.position > 1
         known = prefixed[self.mine] & ~np.isnan(self.rows.prefix[self.mine])
         for group, steps in self._down(np.flatnonzero(known & self._deep)):

@@ -16,7 +16,6 @@ from rlrec.app.serving.requests import PlannedRequest, SharedDistribution
 from rlrec.arrays import Ids, Index
 from rlrec.policy import slate
 from rlrec.policy.history import History
-from rlrec.policy.scores import Correlated
 from rlrec.policy.slate import Draw
 from rlrec.store.unit import Row
 
@@ -109,7 +108,7 @@ def _draw_shared(shared: SharedDistribution, decision_ids: Ids, seed: int, keys:
     case = shared.case
     seeds = np.full(len(decision_ids), seed, np.uint64)
     drawn = case.pages(shared.size).draw(seeds=seeds, decisions=decision_ids)
-    if shared.size > 1 or len(decision_ids) == 1 or isinstance(case.scores, Correlated):
+    if shared.size > 1 or len(decision_ids) == 1 or case.scores.samples:
         return _slates_of(case, drawn, slice(None), keys)
     _, firsts, which = np.unique(drawn.slates[:, 0], return_index=True, return_inverse=True)
     slates = _slates_of(case, drawn, firsts, keys)
