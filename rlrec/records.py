@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True, kw_only=True)
-class Arm:
+class Arm(NamedTuple):
+    """An arm as it stands; `features` is JSON, `retired_at` None while it may be served."""
+
     id: int
     key: str
     features: str
@@ -96,8 +97,7 @@ class Version:
         return int(self.parameters.get("since", 0))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Head:
+class Head(NamedTuple):
     """The mutable row of a policy: how often its beliefs changed, and which version is live."""
 
     policy_id: int

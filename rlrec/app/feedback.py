@@ -185,7 +185,7 @@ class _Book:
             for line in lines
         ]
         if self.unit.postgres:  # under SQLite's one lock nothing changes any more
-            owners = decisions.owners(self.unit, {decision for decision, _ in wanted if decision is not None})
+            owners = decisions.policy_ids(self.unit, {decision for decision, _ in wanted if decision is not None})
             self.ledger.hold(owners.values())
         found = events.targets(self.unit, wanted)
         self.ledger.hold({target.policy_id for target in found if target.decision_id is not None})

@@ -50,7 +50,7 @@ class FeedbackGroup:
         """Ids of the policies whose decisions the lines name."""
         by_request = decisions.requests(unit, {line.request_id for line in self.lines if line.request_id is not None})
         named = {line.decision_id for line in self.lines if line.decision_id is not None}
-        return set(decisions.owners(unit, named | {decision for _, decision in by_request.values()}).values())
+        return set(decisions.policy_ids(unit, named | {decision for _, decision in by_request.values()}).values())
 
     def store(self, unit: Unit, ledger: Ledger) -> None:
         """Record the lines. The transaction may be tried again: nothing is left of an earlier try."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from rlrec.app.inputs import lookup
@@ -95,11 +95,11 @@ def listing(store: Store, *, limit: int | None) -> list[SessionRow]:
         store.notice(f"the newest {limit} sessions; --limit shows more")
     return [
         {
-            "session": row["session"],
-            "user": row["user"],
-            "visits": row["visits"],
-            "decisions": row["decisions"],
-            "last_at": None if row["last_at"] is None else written(row["last_at"]),
+            "session": row.session,
+            "user": row.user,
+            "visits": row.visits,
+            "decisions": row.decisions,
+            "last_at": None if row.last_at is None else written(row.last_at),
         }
         for row in rows[:limit]
     ]
@@ -244,7 +244,7 @@ def end(store: Store, key: str) -> Ended:
         before = ended_at(unit, visit)
         ended = max(unit.now, visit.last_at) if before is None else before
         if visit.ended_at is None:
-            sessions.put_visits(unit, [replace(visit, ended_at=ended)])
+            sessions.put_visits(unit, [visit._replace(ended_at=ended)])
         return {
             "session": session.key,
             "visit": visit.number,
@@ -262,7 +262,7 @@ def end_all(store: Store, keys: Collection[str]) -> None:
     def work(unit: Unit) -> None:
         ending = sessions.find(unit, keys, lock=True)
         newest = sessions.visits(unit, [session.id for session in ending.values()]).values()
-        ended = [replace(visit, ended_at=max(unit.now, visit.last_at)) for visit in newest if visit.ended_at is None]
+        ended = [visit._replace(ended_at=max(unit.now, visit.last_at)) for visit in newest if visit.ended_at is None]
         sessions.put_visits(unit, ended)
 
     store.write(work)

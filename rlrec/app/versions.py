@@ -96,16 +96,14 @@ def rollback(store: Store, name: str) -> dict[str, Any]:
         last = policies.last_promotion(unit, version.policy.id)
         if last is None:
             raise CheckFailed(f"policy {version.policy.name} has no promotion to roll back")
-        now = policies.by_id(unit, [last[1], head.live_id])
-        if now[last[1]].status == "retired":
+        before, now = (policies.by_id(unit, [key])[key] for key in (last.previous_id, head.live_id))
+        if before.status == "retired":
             raise CheckFailed(
-                f"version {now[last[1]].number} of {version.policy.name}, which was live before, is retired",
+                f"version {before.number} of {version.policy.name}, which was live before, is retired",
                 hint=f"promote another: `rlrec policy promote {version.policy.name}@V`",
             )
-        policies.roll_back(unit, version.policy.id, promotion_id=last[0], live_id=last[1])
-        settings.add_run(unit, "policy rollback", {"policy": version.policy.name, "version": now[last[1]].number})
-        return {
-            "policy": version.policy.name, "version": now[last[1]].number, "previous": now[head.live_id].number,
-        }  # fmt: skip
+        policies.roll_back(unit, version.policy.id, promotion_id=last.id, live_id=before.id)
+        settings.add_run(unit, "policy rollback", {"policy": version.policy.name, "version": before.number})
+        return {"policy": version.policy.name, "version": before.number, "previous": now.number}
 
     return store.write(work)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import NamedTuple
 
 from rlrec.records import Arm
 from rlrec.store import settings
@@ -11,14 +12,19 @@ from rlrec.store.unit import Unit
 
 def every(unit: Unit) -> list[Arm]:
     """All arms, retired ones too, by id."""
-    rows = unit.ask("SELECT id, key, features, added_at, retired_at FROM arm ORDER BY id")
-    return [Arm(id=row[0], key=row[1], features=row[2], added_at=row[3], retired_at=row[4]) for row in rows]
+    return unit.records(Arm, "SELECT id, key, features, added_at, retired_at FROM arm ORDER BY id")
 
 
-def described(unit: Unit) -> list[tuple[int, int, str]]:
-    """(arm_id, revision, features) of every change of an arm, by arm and revision."""
-    rows = unit.ask("SELECT arm_id, revision, features FROM arm_history ORDER BY arm_id, revision")
-    return [(row[0], row[1], row[2]) for row in rows]
+class ArmRevision(NamedTuple):
+    arm_id: int
+    revision: int
+    features: str
+
+
+def revisions(unit: Unit) -> list[ArmRevision]:
+    """Every change of an arm, by arm and revision."""
+    chosen = "SELECT arm_id, revision, features FROM arm_history ORDER BY arm_id, revision"
+    return unit.records(ArmRevision, chosen)
 
 
 def active(unit: Unit) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -97,12 +97,19 @@ def deltas(unit: Unit, version_id: int, *, by_seq: bool = False) -> Iterator[Col
     return _stream(unit, mine.order_by(*order), _DELTA)
 
 
-def overdue(unit: Unit, policy_id: int, *, first: int, before: int) -> tuple[int, int | None]:
-    """How many slots of the policy's own decisions from id `first` on were served before a time, and since when."""
+class OverdueSlots(NamedTuple):
+    """How many slots were served before a time, and when the first of them was."""
+
+    slots: int
+    since: int | None
+
+
+def overdue(unit: Unit, policy_id: int, *, first: int, before: int) -> OverdueSlots:
+    """Slots of the policy's own decisions from id `first` on that were served before a time."""
     joined = t.slot.join(t.decision, _d.id == _s.decision_id)
     mine = sa.select(sa.func.count(), sa.func.min(_d.at)).select_from(joined)
     row = unit.row(mine.where(_d.policy_id == policy_id, _d.id >= first, _d.imported == 0, _d.at < before))
-    return (0, None) if row is None else (int(row[0]), row[1])
+    return OverdueSlots(0, None) if row is None else OverdueSlots._make(row)
 
 
 # -- what does not fit together --
@@ -114,8 +121,18 @@ def counts(unit: Unit) -> dict[str, int]:
     return {table.name: int(unit.value(sa.select(sa.func.count()).select_from(table))) for table in wanted}
 
 
-def dangling(unit: Unit) -> Iterator[tuple[str, tuple[str, ...], str, tuple[str, ...], list[Row]]]:
-    """Rows that refer to nothing: (table, the columns that refer, table referred to, key columns, those keys)."""
+class DanglingRows(NamedTuple):
+    """Rows of `table` whose `columns` refer to no row of `parent`, by their primary `key`: one of `rows` each."""
+
+    table: str
+    columns: tuple[str, ...]
+    parent: str
+    key: tuple[str, ...]
+    rows: list[Row]
+
+
+def dangling(unit: Unit) -> Iterator[DanglingRows]:
+    """Rows that refer to nothing."""
     for table in t.metadata.sorted_tables:
         for key in sorted(table.foreign_key_constraints, key=lambda key: str(key.column_keys)):
             parent = key.referred_table.alias("parent")
@@ -124,7 +141,7 @@ def dangling(unit: Unit) -> Iterator[tuple[str, tuple[str, ...], str, tuple[str,
             lost = sa.select(*table.primary_key).where(*(mine.is_not(None) for mine, _ in pairs), ~sa.exists(there))
             if rows := unit.rows(lost.limit(MOST)):
                 names = tuple(column.name for column in table.primary_key)
-                yield table.name, tuple(key.column_keys), key.referred_table.name, names, rows
+                yield DanglingRows(table.name, tuple(key.column_keys), key.referred_table.name, names, rows)
 
 
 _SLOT_COUNTS = "SELECT decision_id, count(*) AS n, max(position) AS last FROM slot GROUP BY decision_id"
@@ -180,8 +197,17 @@ def contradictions(unit: Unit) -> Iterator[tuple[str, list[Row]]]:
             yield name, rows
 
 
-def contents(unit: Unit) -> Iterator[tuple[str, list[Row]]]:
-    """Contexts and eligible sets by table, (id, digest, text) a row."""
+class Content(NamedTuple):
+    """A context or an eligible set, by its table."""
+
+    table: str
+    id: int
+    digest: bytes
+    text: str
+
+
+def contents(unit: Unit) -> Iterator[Content]:
+    """Every context and every eligible set."""
     for table, column in ((t.context, t.context.c.body), (t.eligible_set, t.eligible_set.c.arms)):
         for rows in _portions(unit, sa.select(table.c.id, table.c.digest, column)):
-            yield table.name, [tuple(row) for row in rows]
+            yield from (Content._make((table.name, *row)) for row in rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from rlrec.records import Decision, Slot
 from rlrec.store.unit import Row, Unit
@@ -64,8 +64,8 @@ def _decision(row: Row, slots: list[Slot]) -> Decision:
     return Decision(**record | {"imported": bool(record["imported"])}, slots=tuple(slots))
 
 
-def owners(unit: Unit, ids: Collection[int]) -> dict[int, int]:
-    """The policy of each of these decisions that exists."""
+def policy_ids(unit: Unit, ids: Collection[int]) -> dict[int, int]:
+    """The policy id of each of these decisions that exists."""
     return dict(unit.ask("SELECT id, policy_id FROM decision WHERE id IN (?*)", ids))
 
 
@@ -75,26 +75,41 @@ def of_visit(unit: Unit, session_id: int, visit: int) -> list[int]:
     return [row[0] for row in unit.ask(mine, session_id, visit)]
 
 
-def shown(unit: Unit, session_ids: Collection[int]) -> list[Row]:
-    """(session_id, decision_id, step, position, arm_id) of every slot of the open visits of these sessions whose
-    history is not known, in order."""
+class ShownSlot(NamedTuple):
+    session_id: int
+    decision_id: int
+    step: int
+    position: int
+    arm_id: int
+
+
+def slots_of_open_visits(unit: Unit, session_ids: Collection[int]) -> list[ShownSlot]:
+    """Every slot of the open visits of these sessions that have no stored history, in order."""
     joined = (
         "visit v JOIN decision d ON d.session_id = v.session_id AND d.visit = v.number"
         " JOIN slot s ON s.decision_id = d.id"
     )
-    return unit.ask(
+    return unit.records(
+        ShownSlot,
         f"SELECT v.session_id, d.id, d.step, s.position, s.arm_id FROM {joined} WHERE v.session_id IN (?*)"
         " AND v.ended_at IS NULL AND v.history IS NULL ORDER BY v.session_id, d.step, s.position",
         session_ids,
     )
 
 
-def requests(unit: Unit, keys: Collection[str]) -> dict[str, tuple[bytes | None, int]]:
-    """Of the request ids given, those known: digest of what was asked (None: imported), and the decision."""
+class StoredRequest(NamedTuple):
+    """digest: of the request's content, None where the decision was imported."""
+
+    digest: bytes | None
+    decision_id: int
+
+
+def requests(unit: Unit, keys: Collection[str]) -> dict[str, StoredRequest]:
+    """What each of these request ids names that is stored."""
     if not keys:
         return {}
-    known = "SELECT request_key, request_digest, id FROM decision WHERE request_key IN (?*)"
-    return {key: (digest, decision) for key, digest, decision in unit.ask(known, keys)}
+    rows = unit.ask("SELECT request_key, request_digest, id FROM decision WHERE request_key IN (?*)", keys)
+    return {key: StoredRequest(digest, decision_id) for key, digest, decision_id in rows}
 
 
 def overdue(unit: Unit, policy_id: int, *, first: int, before: int, slots: int) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from rlrec.store.unit import Row, Unit
 
@@ -62,11 +63,16 @@ def _load(unit: Unit, found: Sequence[Row]) -> list[Experiment]:
     ]
 
 
-def labels(unit: Unit, variant_ids: Collection[int]) -> dict[int, tuple[str, str]]:
-    """(experiment, label) of each variant."""
+class VariantName(NamedTuple):
+    experiment: str
+    label: str
+
+
+def labels(unit: Unit, variant_ids: Collection[int]) -> dict[int, VariantName]:
+    """The name of each variant."""
     joined = "variant JOIN experiment ON experiment.id = variant.experiment_id"
     rows = unit.ask(f"SELECT variant.id, name, label FROM {joined} WHERE variant.id IN (?*)", variant_ids)
-    return {row[0]: (row[1], row[2]) for row in rows}
+    return {variant_id: VariantName(experiment, label) for variant_id, experiment, label in rows}
 
 
 def add(unit: Unit, *, name: str, by: str, salt: str, definition: str) -> int | None:

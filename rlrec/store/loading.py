@@ -7,12 +7,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import repeat
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import exc
 
-from rlrec.store.sessions import VISIT, Visit
-from rlrec.store.unit import Row, Unit
+from rlrec.store.sessions import Visit
+from rlrec.store.unit import Unit
 
 ROWS = 5_000  # in one statement of SQLite
 VALUES = 32_000  # in one statement of SQLite, which takes 32,766
@@ -113,12 +113,21 @@ def _portions(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
 
 def visits(unit: Unit, session_ids: Collection[int]) -> dict[int, dict[int, Visit]]:
     """All visits of these sessions, by session and number."""
-    found: dict[int, dict[int, Visit]] = defaultdict(dict)
-    for row in unit.ask(f"SELECT {', '.join(VISIT)} FROM visit WHERE session_id IN (?*)", session_ids):
-        found[row[0]][row[1]] = Visit(**dict(zip(VISIT, row, strict=True)))
-    return found
+    by_session: dict[int, dict[int, Visit]] = defaultdict(dict)
+    columns = ", ".join(Visit._fields)
+    for visit in unit.records(Visit, f"SELECT {columns} FROM visit WHERE session_id IN (?*)", session_ids):
+        by_session[visit.session_id][visit.number] = visit
+    return by_session
 
 
-def steps(unit: Unit, session_ids: Collection[int]) -> list[Row]:
-    """(session_id, visit, step, imported) of every decision of these sessions."""
-    return unit.ask("SELECT session_id, visit, step, imported FROM decision WHERE session_id IN (?*)", session_ids)
+class VisitStep(NamedTuple):
+    session_id: int
+    visit: int
+    step: int
+    imported: int
+
+
+def steps(unit: Unit, session_ids: Collection[int]) -> list[VisitStep]:
+    """The step of every decision of these sessions."""
+    chosen = "SELECT session_id, visit, step, imported FROM decision WHERE session_id IN (?*)"
+    return unit.records(VisitStep, chosen, session_ids)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from rlrec.records import Head, Policy, Reward, Transform, Version
 from rlrec.store.unit import Row, Unit
@@ -120,22 +120,23 @@ def by_id(unit: Unit, version_ids: Collection[int]) -> dict[int, Version]:
     return {row[6]: _version(row) for row in unit.ask(f"{_WHOLE} WHERE version.id IN (?*)", version_ids)}
 
 
-def live(unit: Unit, names: Collection[str]) -> dict[str, tuple[Version, Head]]:
+class LiveVersion(NamedTuple):
+    version: Version
+    head: Head
+
+
+def live(unit: Unit, names: Collection[str]) -> dict[str, LiveVersion]:
     """The live version and the head of each policy that exists, by name."""
     joined = f"{_VERSIONS} JOIN policy_head ON policy_head.live_id = version.id"
-    found = unit.ask(f"SELECT {_POLICY}, {_VERSION}, {_REWARD}, {_HEAD} FROM {joined} WHERE policy.name IN (?*)", names)
-    return {row[1]: (_version(row[:-4]), _head(row[-4:])) for row in found}
-
-
-def _head(row: Row) -> Head:
-    return Head(policy_id=row[0], seq=row[1], ordinal=row[2], live_id=row[3])
+    rows = unit.ask(f"SELECT {_POLICY}, {_VERSION}, {_REWARD}, {_HEAD} FROM {joined} WHERE policy.name IN (?*)", names)
+    return {row[1]: LiveVersion(_version(row[:-4]), Head._make(row[-4:])) for row in rows}
 
 
 def lock(unit: Unit, policy_ids: Collection[int]) -> dict[int, Head]:
     """The heads of these policies, locked in order of id until the transaction ends."""
     until = " FOR NO KEY UPDATE" if unit.postgres else ""
-    rows = unit.ask(f"SELECT {_HEAD} FROM policy_head WHERE policy_id IN (?*) ORDER BY policy_id{until}", policy_ids)
-    return {row[0]: _head(row) for row in rows}
+    chosen = f"SELECT {_HEAD} FROM policy_head WHERE policy_id IN (?*) ORDER BY policy_id{until}"
+    return {head.policy_id: head for head in unit.records(Head, chosen, policy_ids)}
 
 
 def raise_seq(unit: Unit, policy_id: int) -> int:
@@ -230,11 +231,18 @@ def promote(unit: Unit, policy_id: int, *, version_id: int, previous_id: int) ->
     _set_live(unit, policy_id, version_id)
 
 
-def last_promotion(unit: Unit, policy_id: int) -> tuple[int, int] | None:
-    """(id, what was live before) of the newest promotion that was not rolled back."""
+class Promotion(NamedTuple):
+    """previous_id: of the version that was live before."""
+
+    id: int
+    previous_id: int
+
+
+def last_promotion(unit: Unit, policy_id: int) -> Promotion | None:
+    """The newest promotion that was not rolled back."""
     standing = "policy_id = ? AND rolled_back_at IS NULL ORDER BY id DESC LIMIT 1"
     row = unit.ask_row(f"SELECT id, previous_id FROM promotion WHERE {standing}", policy_id)
-    return None if row is None else (row[0], row[1])
+    return None if row is None else Promotion._make(row)
 
 
 def roll_back(unit: Unit, policy_id: int, *, promotion_id: int, live_id: int) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
-from rlrec.store.unit import Row, Unit
+from rlrec.store.unit import Unit
 
 
-@dataclass(frozen=True, kw_only=True)
-class Session:
+class Session(NamedTuple):
     """A session as it stands; `user` is the first one given, None until then."""
 
     id: int
@@ -21,8 +19,9 @@ class Session:
     created_at: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Visit:
+class Visit(NamedTuple):
+    """A visit as it stands; `history` is packed, None where it was not stored."""
+
     session_id: int
     number: int
     started_at: int
@@ -33,12 +32,35 @@ class Visit:
     history: bytes | None = None
 
 
-VISIT = ("session_id", "number", "started_at", "last_at", "steps", "recent", "ended_at", "history")
+class SessionVisit(NamedTuple):
+    """A session and its newest visit, whose fields are None where there is none yet."""
+
+    key: str
+    id: int
+    user_id: int | None
+    user: str | None
+    number: int | None
+    started_at: int
+    last_at: int
+    steps: int
+    recent: str
+    ended_at: int | None
+    history: bytes | None
+
+
+class SessionSummary(NamedTuple):
+    session: str
+    user: str | None
+    visits: int
+    decisions: int
+    last_at: int | None
+
+
 _SESSIONS = (
     "SELECT session.id, session.key, session.user_id, users.key, session.split, session.created_at"
     " FROM session LEFT JOIN users ON users.id = session.user_id"
 )
-_VISITS = f"SELECT {', '.join(VISIT)} FROM visit"
+_VISITS = f"SELECT {', '.join(Visit._fields)} FROM visit"
 
 
 def known_users(unit: Unit, keys: Collection[str]) -> dict[str, int]:
@@ -59,19 +81,17 @@ def find(unit: Unit, keys: Collection[str], *, lock: bool = False) -> dict[str, 
     """Of the session keys given, those known, locked in order of key if asked."""
     if lock:
         _lock(unit, keys)
-    rows = unit.ask(f"{_SESSIONS} WHERE session.key IN (?*)", keys)
-    return {row[1]: _session(row) for row in rows}
+    rows = unit.records(Session, f"{_SESSIONS} WHERE session.key IN (?*)", keys)
+    return {session.key: session for session in rows}
 
 
-def guests(unit: Unit, keys: Collection[str], *, lock: bool = True) -> list[Row]:
-    """(key, id, user_id, user) of each of these sessions that is known, locked in order of key if asked, and its newest
-    visit.
-
-    The visit is number, started_at, last_at, steps, recent, ended_at, history; all None where there is none yet."""
+def with_newest_visit(unit: Unit, keys: Collection[str], *, lock: bool = True) -> list[SessionVisit]:
+    """Each of these sessions that is stored, locked in order of key if asked, with its newest visit."""
     if lock:
         _lock(unit, keys)
     newest = "(SELECT max(number) FROM visit WHERE visit.session_id = session.id)"
-    return unit.ask(
+    return unit.records(
+        SessionVisit,
         "SELECT session.key, session.id, session.user_id, users.key, last.number, last.started_at, last.last_at,"
         " last.steps, last.recent, last.ended_at, last.history"
         " FROM session LEFT JOIN users ON users.id = session.user_id"
@@ -87,12 +107,9 @@ def _lock(unit: Unit, keys: Collection[str]) -> None:
         unit.ask(f"SELECT id FROM session WHERE key IN (?*) {in_order}", keys)
 
 
-def _session(row: Row) -> Session:
-    return Session(id=row[0], key=row[1], user_id=row[2], user=row[3], split=row[4], created_at=row[5])
-
-
 def by_id(unit: Unit, ids: Collection[int]) -> dict[int, Session]:
-    return {row[0]: _session(row) for row in unit.ask(f"{_SESSIONS} WHERE session.id IN (?*)", ids)}
+    rows = unit.records(Session, f"{_SESSIONS} WHERE session.id IN (?*)", ids)
+    return {session.id: session for session in rows}
 
 
 def add(unit: Unit, rows: Iterable[tuple[str, int | None, int]]) -> None:
@@ -111,31 +128,25 @@ def set_user(unit: Unit, users: Mapping[int, int]) -> None:
 def visits(unit: Unit, session_ids: Collection[int]) -> dict[int, Visit]:
     """The newest visit of each of these sessions that has one."""
     newest = "number = (SELECT max(number) FROM visit AS other WHERE other.session_id = visit.session_id)"
-    rows = unit.ask(f"{_VISITS} WHERE session_id IN (?*) AND {newest}", session_ids)
-    return {row[0]: Visit(**dict(zip(VISIT, row, strict=True))) for row in rows}
+    rows = unit.records(Visit, f"{_VISITS} WHERE session_id IN (?*) AND {newest}", session_ids)
+    return {visit.session_id: visit for visit in rows}
 
 
 def all_visits(unit: Unit, session_id: int) -> list[Visit]:
-    rows = unit.ask(f"{_VISITS} WHERE session_id = ? ORDER BY number", session_id)
-    return [Visit(**dict(zip(VISIT, row, strict=True))) for row in rows]
+    return unit.records(Visit, f"{_VISITS} WHERE session_id = ? ORDER BY number", session_id)
 
 
 def put_visits(unit: Unit, visits: Iterable[Visit]) -> None:
     """Store visits as they stand now."""
-    put(unit, [tuple(getattr(visit, name) for name in VISIT) for visit in visits])
-
-
-def put(unit: Unit, visits: list[Row]) -> None:
-    """The same for rows of VISIT."""
     after = ", ".join(f"{name} = excluded.{name}" for name in ("last_at", "steps", "recent", "ended_at", "history"))
-    unit.insert("visit", VISIT, visits, known=f"(session_id, number) DO UPDATE SET {after}")
+    unit.insert("visit", Visit._fields, visits, known=f"(session_id, number) DO UPDATE SET {after}")
 
 
 def newest_keys(unit: Unit, *, limit: int) -> list[str]:
     return [row[0] for row in unit.ask("SELECT key FROM session ORDER BY id DESC LIMIT ?", limit)]
 
 
-def listing(unit: Unit, *, limit: int | None = None) -> list[dict[str, Any]]:
+def listing(unit: Unit, *, limit: int | None = None) -> list[SessionSummary]:
     """Sessions with their number of visits and decisions, newest first."""
     statement = """
         SELECT session.key, users.key, sums.visits, sums.decisions, sums.last_at
@@ -145,9 +156,9 @@ def listing(unit: Unit, *, limit: int | None = None) -> list[dict[str, Any]]:
             FROM visit GROUP BY session_id
         ) AS sums ON sums.session_id = session.id
         ORDER BY session.id DESC"""
-    names = ("session", "user", "visits", "decisions", "last_at")
-    rows = unit.ask(statement) if limit is None else unit.ask(f"{statement} LIMIT ?", limit)
-    return [dict(zip(names, row, strict=True)) for row in rows]
+    if limit is None:
+        return unit.records(SessionSummary, statement)
+    return unit.records(SessionSummary, f"{statement} LIMIT ?", limit)
 
 
 def oldest_running(unit: Unit, *, timeout_us: int, window_us: int, since: int) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from rlrec.store.unit import Unit
 
@@ -12,7 +13,12 @@ def add(unit: Unit, version_id: int, rows: Iterable[tuple[int, bytes]]) -> None:
     unit.insert("arm_weights", ("version_id", "arm_id", "weights"), [(version_id, *row) for row in sorted(rows)])
 
 
-def of(unit: Unit, version_id: int) -> list[tuple[int, bytes]]:
-    """The same of a version, in order of the arms' ids."""
-    rows = unit.ask("SELECT arm_id, weights FROM arm_weights WHERE version_id = ? ORDER BY arm_id", version_id)
-    return [(arm, bytes(packed)) for arm, packed in rows]
+class ArmWeights(NamedTuple):
+    arm_id: int
+    weights: bytes
+
+
+def of(unit: Unit, version_id: int) -> list[ArmWeights]:
+    """The weights of a version, by arm id."""
+    chosen = "SELECT arm_id, weights FROM arm_weights WHERE version_id = ? ORDER BY arm_id"
+    return unit.records(ArmWeights, chosen, version_id)

@@ -32,10 +32,10 @@ OWNERS = {"decision": "id", "slot": "decision_id", "event": "decision_id"}
 
 
 def check(unit: Unit, *, found: Findings) -> None:
-    for table, columns, parent, names, rows in audit.dangling(unit):
-        for row in rows:
-            detail = f"{' and '.join(columns)} of its {table} row refers to no {parent}"
-            found.error(CHECK, _subject(table, dict(zip(names, row, strict=True))), detail)
+    for lost in audit.dangling(unit):
+        for row in lost.rows:
+            detail = f"{' and '.join(lost.columns)} of its {lost.table} row refers to no {lost.parent}"
+            found.error(CHECK, _subject(lost.table, dict(zip(lost.key, row, strict=True))), detail)
     for name, rows in audit.contradictions(unit):
         for row in rows:
             found.error(CHECK, _named(name, row), SAID[name].format(*row))
@@ -61,10 +61,9 @@ def _named(name: str, row: Row) -> str:
 
 def _contents(unit: Unit, found: Findings) -> None:
     """A context or an eligible set is named by the digest of what it holds."""
-    for table, rows in audit.contents(unit):
-        for key, digest, text in rows:
-            if contents.digest(text) != bytes(digest):
-                found.error(CHECK, f"{table} {key}", "what it holds is not what its digest names")
+    for content in audit.contents(unit):
+        if contents.digest(content.text) != bytes(content.digest):
+            found.error(CHECK, f"{content.table} {content.id}", "what it holds is not what its digest names")
 
 
 def _catalogue(unit: Unit, found: Findings) -> None:

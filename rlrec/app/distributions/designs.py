@@ -16,7 +16,7 @@ from rlrec.policy.design import Design
 from rlrec.policy.encoder import Encoder
 from rlrec.records import Version
 from rlrec.store import Unit
-from rlrec.store.arms import described as arms_described
+from rlrec.store import arms as catalogue
 
 NOW = 2**62  # a revision of the catalogue that is never over
 
@@ -41,7 +41,7 @@ class Described:
         self._encoder = encoder
         self._history: dict[int, list[tuple[int, str]]] = {}
         changed = set[int]()
-        for arm, revision, features in arms_described(unit):
+        for arm, revision, features in catalogue.revisions(unit):
             past = self._history.setdefault(arm, [])
             if not past or past[-1][1] != features:
                 past.append((revision, features))

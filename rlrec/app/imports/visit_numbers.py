@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from rlrec.app.imports.layouts.base import Line
 from rlrec.store import Unit, loading, sessions
@@ -47,7 +47,7 @@ class Visits:
             )
         step = visit.steps if line.step is None else line.step
         last = max(visit.last_at, at)
-        self._put(replace(visit, last_at=last, ended_at=last, steps=max(visit.steps, step + 1)))
+        self._put(visit._replace(last_at=last, ended_at=last, steps=max(visit.steps, step + 1)))
         self.taken[session, number].add(step)
         return number, step
 
@@ -73,7 +73,7 @@ class Visits:
         """A visit that was open is over once there is a later one."""
         for visit in self.visits[session].values():
             if visit.ended_at is None:
-                self._put(replace(visit, ended_at=min(self.unit.now, visit.last_at + self.timeout_us)))
+                self._put(visit._replace(ended_at=min(self.unit.now, visit.last_at + self.timeout_us)))
 
     def _put(self, visit: Visit) -> None:
         self.visits[visit.session_id][visit.number] = visit

@@ -11,8 +11,8 @@ from rlrec.app.inputs import canonical
 from rlrec.app.serving import recent_slots
 from rlrec.errors import Conflict, RlrecError
 from rlrec.store import Unit, decisions, sessions
+from rlrec.store.sessions import SessionVisit, Visit
 from rlrec.store.settings import Settings
-from rlrec.store.unit import Row
 
 RECENT = 10  # arms of the visit so far that a state remembers
 SPLITS = 0.6, 0.8  # where the second and the third split begin
@@ -46,23 +46,23 @@ class OpenSession:
         "user_id",
     )  # fmt: skip
 
-    def __init__(self, row: Row) -> None:
-        """row: of `sessions.guests`; number None: there is no visit yet."""
-        (
-            self.key, self.id, self.user_id, self.user,
-            self.number, self.started_at, self.last_at, self.steps, self.recent, self.ended_at, history,
-        ) = row  # fmt: skip
-        packed = history if history and self.ended_at is None else bytes(COUNT)
+    def __init__(self, stored: SessionVisit) -> None:
+        self.key, self.id, self.user_id, self.user = stored.key, stored.id, stored.user_id, stored.user
+        self.number, self.started_at, self.last_at = stored.number or 0, stored.started_at, stored.last_at
+        self.steps, self.recent, self.ended_at = stored.steps, stored.recent, stored.ended_at
+        packed = stored.history if stored.history and stored.ended_at is None else bytes(COUNT)
         if (len(packed) - COUNT) % recent_slots.SLOT_BYTES:
             raise RlrecError(
                 f"the history of session {self.key!r} is damaged", hint=f"`rlrec session end {self.key}` begins anew"
             )
         self.shown, self.recent_slots = int.from_bytes(packed[:COUNT], "little"), packed[COUNT:]
 
-    def visit(self) -> Row:
-        """Its newest visit, a row of sessions.VISIT."""
+    def visit(self) -> Visit:
+        """Its newest visit as it stands."""
         history = self.shown.to_bytes(COUNT, "little") + self.recent_slots
-        return self.id, self.number, self.started_at, self.last_at, self.steps, self.recent, self.ended_at, history
+        return Visit(
+            self.id, self.number, self.started_at, self.last_at, self.steps, self.recent, self.ended_at, history
+        )
 
     def state(self, now: int) -> str:
         """What the session's next decision sees of it, canonical JSON."""
@@ -102,12 +102,13 @@ class OpenSessions:
         elif len(self.by_key) < len(users):
             self._create({key: user for key, user in users.items() if key not in self.by_key}, settings)
         self._restore_slots()
-        self._with_new_user: list[OpenSession] = []
-        self._ended: list[Row] = []
+        self._with_new_user: list[tuple[OpenSession, str]] = []
+        self._ended: list[Visit] = []
         self._moved: dict[int, OpenSession] = {}
 
     def _read(self, keys: Iterable[str]) -> dict[str, OpenSession]:
-        return {row[0]: OpenSession(row) for row in sessions.guests(self.unit, list(keys), lock=self.lock)}
+        rows = sessions.with_newest_visit(self.unit, list(keys), lock=self.lock)
+        return {row.key: OpenSession(row) for row in rows}
 
     def _create(self, new: dict[str, str | None], settings: Settings) -> None:
         """Store sessions that are new, with their users."""
@@ -124,9 +125,10 @@ class OpenSessions:
             if session.steps and not session.recent_slots and session.ended_at is None
             and self.unit.now - session.last_at <= self.timeout_us
         }  # fmt: skip
-        for session_id, *slot in decisions.shown(self.unit, list(without)) if without else ():
-            session = without[session_id]
-            session.recent_slots = (session.recent_slots + recent_slots.pack_slot(*slot))[-recent_slots.LIMIT :]
+        for slot in decisions.slots_of_open_visits(self.unit, list(without)) if without else ():
+            session = without[slot.session_id]
+            packed = recent_slots.pack_slot(slot.decision_id, slot.step, slot.position, slot.arm_id)
+            session.recent_slots = (session.recent_slots + packed)[-recent_slots.LIMIT :]
             session.shown += 1
 
     def set_user(self, key: str, user: str | None) -> None:
@@ -141,26 +143,26 @@ class OpenSessions:
                 field="user",
             )
         session.user = user
-        self._with_new_user.append(session)
+        self._with_new_user.append((session, user))
 
     def store_users(self) -> None:
         """Store the users that `set_user` gave."""
         if self._with_new_user:
-            users = sessions.users(self.unit, {session.user for session in self._with_new_user})
-            for session in self._with_new_user:
-                session.user_id = users[session.user]
-            sessions.set_user(self.unit, {session.id: session.user_id for session in self._with_new_user})
+            users = sessions.users(self.unit, {user for _, user in self._with_new_user})
+            for session, user in self._with_new_user:
+                session.user_id = users[user]
+            sessions.set_user(self.unit, {session.id: users[user] for session, user in self._with_new_user})
 
     def arrive(self, key: str) -> OpenSession:
         """The session, in the visit that its next decision belongs to."""
         session, now = self.by_key[key], self.unit.now
-        if session.number is not None and session.ended_at is None:
+        if session.number and session.ended_at is None:
             if now - session.last_at <= self.timeout_us:
                 self._moved[session.id] = session
                 return session
             session.ended_at = session.last_at + self.timeout_us
             self._ended.append(session.visit())
-        session.number = 1 if session.number is None else session.number + 1
+        session.number += 1
         session.started_at = session.last_at = now
         session.steps, session.recent, session.ended_at, session.shown, session.recent_slots = 0, "[]", None, 0, b""
         self._moved[session.id] = session
@@ -168,11 +170,11 @@ class OpenSessions:
 
     def store_visits(self) -> None:
         """Store visits as they stand."""
-        sessions.put(self.unit, sorted([*self._ended, *(session.visit() for session in self._moved.values())]))
+        sessions.put_visits(self.unit, sorted([*self._ended, *(session.visit() for session in self._moved.values())]))
 
 
-def _new(key: str, user: str | None) -> Row:
-    return key, None, None, user, *[None] * 7
+def _new(key: str, user: str | None) -> SessionVisit:
+    return SessionVisit._make((key, None, None, user, *[None] * 7))
 
 
 def arm_json(arm: str) -> str:
