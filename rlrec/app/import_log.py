@@ -51,7 +51,7 @@ def import_log(store: Store, request: Request, refusing: Refusing) -> Summary:
         raise InputError(f"the layout {request.layout} needs a policy", hint="--policy NAME: the owner of the log")
     with store.read() as unit:
         Owners(unit).find(request.policy)
-        now, salt = unit.now, settings.get(unit).salt
+        now, salt = unit.now, settings.get(unit).split_salt
     files = [layout(source, policy=request.policy, now=now) for source in request.files]
     importing = Importing(store, request, files, refusing, salt)
     with _patient():

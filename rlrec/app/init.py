@@ -37,7 +37,7 @@ def init(store: Store, *, session_timeout_us: int | None = None) -> Result:
     def work(unit: Unit) -> None:
         if not settings.found(unit):
             timeout = TIMEOUT_US if session_timeout_us is None else session_timeout_us
-            settings.create(unit, session_timeout_us=timeout, salt=secrets.token_hex(16))
+            settings.create(unit, session_timeout_us=timeout, salt=settings.BY_KEY + secrets.token_hex(16))
             policies.add_reward(unit, DEFAULT_REWARD)
             settings.add_run(unit, "init", {"revision": revision, "session_timeout_us": timeout})
         elif session_timeout_us is not None and settings.get(unit).session_timeout_us != session_timeout_us:

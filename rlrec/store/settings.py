@@ -10,15 +10,23 @@ from typing import Any
 from rlrec.errors import CheckFailed
 from rlrec.store.unit import Unit
 
+BY_KEY = "key:"  # begins the salt of a store whose splits follow keys alone
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """salt: of the splits; catalogue_id: the eligible set of today's catalogue, None until somebody needed it."""
+    """salt: of experiments; catalogue_id: the eligible set of the present catalogue, None until somebody needed it."""
 
     session_timeout_us: int
     salt: str
     catalogue_revision: int
     catalogue_id: int | None
+
+    @property
+    def split_salt(self) -> str:
+        """The salt of the splits: none, so that a log has the same ones in every store. A store that was made when they
+        were salted keeps its own, so that a user stays in one split."""
+        return "" if self.salt.startswith(BY_KEY) else self.salt
 
 
 def get(unit: Unit) -> Settings:

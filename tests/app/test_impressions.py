@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from rlrec.app.imports.layouts.base import Seen
-from rlrec.app.serving.open_sessions import split, splits
+from rlrec.app.log.splits import split, splits
 from rlrec.errors import RlrecError
 from rlrec.store import Store
 from tests.conftest import Run

@@ -15,9 +15,11 @@ import pytest
 
 from rlrec.app import arm, experiment, feedback, policy, recommend, reward, session, versions
 from rlrec.app.log import ended_visits
+from rlrec.app.log.splits import split
 from rlrec.app.training import dataset_writer
 from rlrec.errors import CheckFailed, InputError
-from rlrec.store import Store, policies
+from rlrec.store import Store, policies, sessions, settings
+from rlrec.store.sessions import Session
 from tests.app.shop import MINUTE, START, clock, dump, tell_all, version
 from tests.app.visitors import (
     ARMS,
@@ -88,10 +90,14 @@ def live(store: Store) -> int:
 def imported(template: Path, path: Path, groups: list[list[str]], keys: list[str]) -> Store:
     """A store in which the same log came in another order."""
     shutil.copy(template, path)
-    store = Store(str(path), now=LATER, notice=ignored)
+    return taken_in(str(path), groups, keys)
+
+
+def taken_in(db: str, groups: list[list[str]], keys: list[str]) -> Store:
+    store = Store(db, now=LATER, notice=ignored)
     arm.put(store, lambda: [[arm.Line(arm=key, features={"heat": SHAPES[key]}) for key in keys]])
     policy.create(store, policy.Request(name="visits", kind="gradient", features=FEATURES))
-    run = runner(str(path))
+    run = runner(db)
     for lines in groups:
         said = run("--now", "2027-01-16T08:00:00Z", "import-log", "-", "--layout", "jsonl", stdin="\n".join(lines))
         assert said.exit_code == 0, said.stderr
@@ -116,6 +122,41 @@ def test_the_order_of_a_log_makes_no_difference(sqlite_template: Path, tmp_path:
             trained(other, gamma=0.9, entropy=0.01)
             found.append(parameters(other))
     assert max(apart(found[0], other) for other in found[1:]) <= 1e-12
+
+
+def salted(db: str, salt: str) -> str:
+    """The store as `init` makes it: splits follow keys, whatever the salt."""
+    with closing(Store(db)) as store:
+        store.write(lambda unit: unit.tell("UPDATE settings SET salt = ?", settings.BY_KEY + salt))
+    return db
+
+
+def test_a_log_trains_the_same_in_any_store(db: str, sqlite_template: Path, tmp_path: Path) -> None:
+    """In another database, under another salt, with its lines reversed: parameters, gate and splits."""
+    other = str(shutil.copy(sqlite_template, tmp_path / "other.db"))
+    with closing(Store(salted(db, "one"))) as store:
+        serve(opened(store), size=2, users=60, eligible=lambda number: SETS[number % 6])
+        answers, learned = [trained(store, gamma=0.9)], [parameters(store)]
+        splits = [{key: row.split for key, row in stored_sessions(store).items()}]
+    lines = runner(db)("--now", "2027-01-16T08:00:00Z", "export-log", "-").stdout.splitlines()
+    with closing(taken_in(salted(other, "two"), [lines[::-1]], ARMS[::-1])) as store:
+        answers, learned = [*answers, trained(store, gamma=0.9)], [*learned, parameters(store)]
+        splits.append({key: row.split for key, row in stored_sessions(store).items()})
+    assert splits[0] == splits[1]
+    assert len(set(splits[0].values())) == 3
+    assert apart(*learned) <= 1e-12
+    for name in ("estimate", "lower", "upper", "value", "live_value", "ess", "tune_estimate", "tune_lower"):
+        assert answers[0][name] == pytest.approx(answers[1][name], rel=1e-12)
+
+
+def stored_sessions(store: Store) -> dict[str, Session]:
+    with store.read() as unit:
+        return sessions.find(unit, [row[0] for row in unit.ask("SELECT key FROM session")])
+
+
+def test_a_store_keeps_the_salt_that_its_splits_were_drawn_with(sqlite: Store) -> None:
+    serve(opened(sqlite), users=20)
+    assert {row.split == split("salt", row.user or key) for key, row in stored_sessions(sqlite).items()} == {True}
 
 
 def test_the_same_seed_trains_the_same_and_another_one_does_not(shop: Store) -> None:

@@ -121,12 +121,12 @@ def _remembering(setting: Setting, sessions: int) -> Lite:
 
 
 def _split(connection: sqlite3.Connection) -> None:
-    from rlrec.app.serving import open_sessions
+    from rlrec.app.log.splits import splits
 
     (salt,) = connection.execute("SELECT salt FROM settings").fetchone()
     rows = connection.execute("SELECT s.id, u.key FROM session s JOIN users u ON u.id = s.user_id").fetchall()
-    splits = open_sessions.splits(salt, [key for _, key in rows])
-    pairs = zip(splits, (number for number, _ in rows), strict=True)
+    numbers = splits(salt, [key for _, key in rows])
+    pairs = zip(numbers, (number for number, _ in rows), strict=True)
     connection.executemany("UPDATE session SET split = ? WHERE id = ?", pairs)
 
 

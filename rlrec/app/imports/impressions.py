@@ -12,7 +12,7 @@ import numpy as np
 from rlrec.app.imports import lines
 from rlrec.app.imports.layouts.base import Happened, Impressions, Line, Refused, Shown, Taken
 from rlrec.app.imports.writer import Intake
-from rlrec.app.serving.open_sessions import splits
+from rlrec.app.log.splits import splits
 from rlrec.errors import InputError
 from rlrec.store import contents, loading
 from rlrec.store.loading import Same

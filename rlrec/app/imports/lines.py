@@ -10,7 +10,7 @@ from rlrec.app.imports.layouts.base import Line, Refused
 from rlrec.app.imports.visit_numbers import Visits
 from rlrec.app.imports.writer import Intake
 from rlrec.app.inputs import canonical
-from rlrec.app.serving.open_sessions import split
+from rlrec.app.log.splits import split
 from rlrec.errors import Conflict, InputError
 from rlrec.records import Version
 from rlrec.store import contents, decisions, events, loading, sessions
@@ -210,7 +210,7 @@ class _Lines:
         new = sorted({line.session for line in lines} - found.keys())
         made: Sequence[int] = ()
         if new:
-            made, salt = self.unit.reserve("session", len(new)), self.intake.settings.salt
+            made, salt = self.unit.reserve("session", len(new)), self.intake.settings.split_salt
             columns: dict[str, Column] = {
                 "id": made, "key": new, "user_id": [owners.get(key) for key in new],
                 "split": [split(salt, users.get(key) or key) for key in new], "created_at": Same(self.unit.now),

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from bisect import bisect
 from collections.abc import Iterable, Sequence
-from hashlib import sha256
 
 from rlrec.app.inputs import canonical
+from rlrec.app.log.splits import split
 from rlrec.app.serving import recent_slots
 from rlrec.errors import Conflict, RlrecError
 from rlrec.store import Unit, decisions, sessions
@@ -15,25 +14,8 @@ from rlrec.store.sessions import SessionVisit, Visit
 from rlrec.store.settings import Settings
 
 RECENT = 10  # arms of the visit so far that a state remembers
-SPLITS = 0.6, 0.8  # where the second and the third split begin
 COUNT = 8  # bytes of a visit's history that say how many slots it has shown; its recent slots follow
 BETWEEN = '","'  # in a list of texts it stands between two of them, and nowhere else: inside a text, quotes are escaped
-
-
-def split(salt: str, unit_key: str) -> int:
-    """The split of a unit, for ever: 0 train (60 %), 1 tune (20 %), 2 gate (20 %)."""
-    uniform = int.from_bytes(sha256(f"{salt}/split/{unit_key}".encode()).digest()[:8]) / 2**64
-    return bisect(SPLITS, uniform)
-
-
-def splits(salt: str, unit_keys: Iterable[str]) -> list[int]:
-    """`split` of each."""
-    import numpy as np
-
-    start = f"{salt}/split/"
-    digests = b"".join([sha256((start + key).encode()).digest() for key in unit_keys])
-    numbers: list[int] = np.searchsorted(SPLITS, np.frombuffer(digests, ">u8")[::4] / 2.0**64, side="right").tolist()
-    return numbers
 
 
 class OpenSession:
@@ -113,7 +95,7 @@ class OpenSessions:
     def _create(self, new: dict[str, str | None], settings: Settings) -> None:
         """Store sessions that are new, with their users."""
         user_ids = sessions.users(self.unit, {user for user in new.values() if user is not None})
-        rows = [(key, user_ids.get(user or ""), split(settings.salt, user or key)) for key, user in new.items()]
+        rows = [(key, user_ids.get(user or ""), split(settings.split_salt, user or key)) for key, user in new.items()]
         sessions.add(self.unit, rows)
         self.by_key |= self._read(new)
 

@@ -12,7 +12,7 @@ from rlrec.app.distributions import trained
 from rlrec.app.distributions.trained import Trained
 from rlrec.app.log import ended_visits
 from rlrec.app.log.ended_visits import Cutoff, Told, Visits
-from rlrec.app.serving import open_sessions
+from rlrec.app.log.splits import splits
 from rlrec.app.training.dataset import Case, Catalogue, Rows, Spool
 from rlrec.arrays import Array, Flags, Ids, distinct
 from rlrec.policy.gradient import by_row
@@ -54,7 +54,7 @@ class Filler:
 
     def __init__(self, unit: Unit, reader: Trained, reward: Reward, *, seed: int, spool: Spool) -> None:
         self.unit, self.reader, self.reward, self.seed, self.spool = unit, reader, reward, seed, spool
-        self.salt = settings.get(unit).salt
+        self.salt = settings.get(unit).split_salt
         ordered = sorted(arms.every(unit), key=lambda one: one.key)
         self.arms: Ids = np.array([arm.id for arm in ordered], np.int64)
         self._rank = np.argsort(self.arms)
@@ -103,7 +103,7 @@ class Filler:
         owners = [user or key for user, key in zip(users, sessions, strict=True)]
         named = [f"{self.seed}/{key}/{visit}" for key, visit in zip(sessions, number, strict=True)]
         kinds = [f"user/{user}" if user else f"session/{key}" for user, key in zip(users, sessions, strict=True)]
-        return np.array(open_sessions.splits(self.salt, owners), np.int64), _hashed(kinds), _hashed(named)
+        return np.array(splits(self.salt, owners), np.int64), _hashed(kinds), _hashed(named)
 
     def _portions(self, found: Visits) -> Iterator[Flags]:
         """The visits, few enough at a time for their eligible sets to be held."""
