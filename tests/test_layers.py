@@ -1,4 +1,5 @@
-"""A path tells what a file may know: reads every import, and fails on a wrong arrow or a cycle."""
+"""A path tells what a file may know: every import is read, those for the type checker alone too, and a wrong arrow or a
+circle of files fails."""
 
 from __future__ import annotations
 
@@ -21,6 +22,14 @@ ARROWS = {
     "simulate": set(),
     "compute": set(),
 }
+ROOMS = (  # of app/, from the lowest floor to the highest: a room knows the floors below it; a command knows every room
+    {"inputs", "log"},
+    {"distributions"},
+    {"learning"},
+    {"serving"},
+    {"evaluation"},
+    {"training", "audit", "imports", "audiences"},
+)
 SHARED = {"rlrec", "rlrec.records", "rlrec.errors", "rlrec.times"}  # standard library only: every layer may use them
 ARRAYS = "rlrec.arrays"  # numpy only: every layer but cli may use it
 FOREIGN = {  # what a layer never imports from outside
@@ -38,7 +47,8 @@ LATE = {"cli": {"rlrec.app"}, "app": {"scipy"}, "policy": {"scipy"}, "store": {"
 
 @dataclass(frozen=True)
 class Import:
-    """One imported module; `late`: inside a function; `typing`: for the type checker alone."""
+    """One imported module. late: inside a function. typing: for the type checker alone, where what would load a library
+    is allowed."""
 
     name: str
     line: int
@@ -90,6 +100,27 @@ def layer(name: str) -> str:
     return parts[1] if len(parts) > 1 and parts[1] in ARROWS else ""
 
 
+def floor(name: str) -> int | None:
+    """The floor of a module of `app/`, commands above all rooms; None for a module elsewhere."""
+    parts = name.split(".")
+    if layer(name) != "app" or len(parts) < 3:
+        return None
+    return next((number for number, rooms in enumerate(ROOMS) if parts[2] in rooms), len(ROOMS))
+
+
+def room(name: str) -> str:
+    """The room of a module of `app/`; a command is a room of its own."""
+    return name.split(".")[2]
+
+
+def upstairs(module: str, imported: str) -> bool:
+    """Whether a room of `app/` imports one that is not below it."""
+    own, other = floor(module), floor(imported)
+    if own is None or other is None or room(module) == room(imported):
+        return False
+    return other > own or (other == own < len(ROOMS))
+
+
 def complaint(module: str, one: Import) -> str | None:
     """What is wrong with an import, if anything is."""
     home = layer(module)
@@ -106,11 +137,13 @@ def complaint(module: str, one: Import) -> str | None:
         return None if standard or module not in SHARED else f"imports {one.name}: it may use the standard library only"
     if home and layer(one.name) not in {home, *ARROWS[home]}:
         return f"imports {one.name}: {home} -> {layer(one.name) or 'the top'} is no arrow"
+    if upstairs(module, one.name):
+        return f"imports {one.name}: app/{room(module)} lies below app/{room(one.name)}, or beside it"
     return None if home or module == "rlrec.__main__" else f"imports {one.name}: what all may use knows no layer"
 
 
 def cycles(graph: Mapping[str, set[str]]) -> list[list[str]]:
-    """Modules that import each other, be it inside a function; a shortest round each."""
+    """Modules that import each other, be it inside a function or for the type checker; a shortest round each."""
     found: dict[frozenset[str], list[str]] = {}
     for start in sorted(graph):
         ways, seen = [[start]], set()
@@ -135,7 +168,7 @@ def problems(root: Path) -> list[str]:
         package = module if path.name == "__init__.py" else module.rpartition(".")[0]
         found = imports(path, known, package=package)
         said += [f"{module}:{one.line} {what}" for one in found if (what := complaint(module, one))]
-        graph[module] = {one.name for one in found if one.name in known and not one.typing}
+        graph[module] = {one.name for one in found if one.name in known}
     return said + [" -> ".join(round_trip) for round_trip in cycles(graph)]
 
 
@@ -147,6 +180,11 @@ def test_every_layer_is_looked_at() -> None:
     found = modules(ROOT)
     assert {layer(name) for name in found} >= {"cli", "app", "policy", "ope", "store"}
     assert {name for name in found if not layer(name)} == {*SHARED, ARRAYS, "rlrec.__main__"}
+
+
+def test_every_folder_of_the_use_cases_is_a_room_with_a_floor() -> None:
+    folders = {path.name for path in (ROOT / "app").iterdir() if (path / "__init__.py").exists()}
+    assert folders == set().union(*ROOMS)
 
 
 @pytest.mark.parametrize(
@@ -169,6 +207,18 @@ def test_every_layer_is_looked_at() -> None:
         ("store/a.py", "from sqlalchemy import orm", "sqlalchemy.orm, which nothing"),
         ("store/schema.py", "import alembic", "outside of a function"),
         ("simulate/a.py", "from rlrec.store import b", "simulate -> store is no arrow"),
+        (
+            "store/a.py",
+            "if TYPE_CHECKING:\n    import rlrec.store.b\n",
+            "rlrec.store.a -> rlrec.store.b -> rlrec.store.a",
+        ),
+        ("app/log/a.py", "from rlrec.app.learning import b", "app/log lies below app/learning"),
+        (
+            "app/log/a.py",
+            "if TYPE_CHECKING:\n    from rlrec.app.inputs import b",
+            "or beside it",
+        ),
+        ("app/audit/a.py", "from rlrec.app import b", "app/audit lies below app/b"),
         ("errors.py", "from rlrec.store import b", "knows no layer"),
         ("records.py", "import numpy", "standard library only"),
         ("store/a.py", "import rlrec.store.b\n", "rlrec.store.a -> rlrec.store.b -> rlrec.store.a"),
@@ -177,7 +227,7 @@ def test_every_layer_is_looked_at() -> None:
 )
 def test_a_wrong_import_is_caught(tmp_path: Path, path: str, text: str, what: str) -> None:
     root = tmp_path / "rlrec"
-    for name in [*ARROWS, ""]:
+    for name in [*ARROWS, "app/log", "app/inputs", "app/learning", "app/audit", ""]:
         (root / name).mkdir(parents=True, exist_ok=True)
         (root / name / "__init__.py").write_text("")
         (root / name / "b.py").write_text("x = 1\n")
