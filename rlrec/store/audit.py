@@ -211,3 +211,18 @@ def contents(unit: Unit) -> Iterator[Content]:
     for table, column in ((t.context, t.context.c.body), (t.eligible_set, t.eligible_set.c.arms)):
         for rows in _portions(unit, sa.select(table.c.id, table.c.digest, column)):
             yield from (Content._make((table.name, *row)) for row in rows)
+
+
+class Key(NamedTuple):
+    """The key of a user or a session (`owner`) and its digest."""
+
+    owner: str
+    key: str
+    digest: int | None
+
+
+def keys(unit: Unit) -> Iterator[Key]:
+    """Every key of a user and of a session."""
+    for owner, table in (("user", t.users), ("session", t.session)):
+        for rows in _portions(unit, sa.select(table.c.key, table.c.digest)):
+            yield from (Key._make((owner, *row)) for row in rows)

@@ -16,6 +16,11 @@ def digest(text: str) -> bytes:
     return blake2b(text.encode(), digest_size=16).digest()
 
 
+def key_digest(key: str) -> int:
+    """A signed 64-bit number that names a key of a user or a session, the same in every store."""
+    return int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "little", signed=True)
+
+
 def contexts(unit: Unit, bodies: Collection[str]) -> dict[str, int]:
     """The id of each context, stored if it is new."""
     named = {digest(body): body for body in sorted(set(bodies))}

@@ -24,6 +24,8 @@ COLUMNS: dict[str, tuple[type, str]] = {
     "decision_id": (np.int64, "d.id"),
     "session_id": (np.int64, "d.session_id"),
     "user_id": (np.int64, f"coalesce(v.user_id, {ABSENT})"),
+    "session_digest": (np.int64, "coalesce(v.digest, 0)"),
+    "user_digest": (np.int64, "coalesce((SELECT u.digest FROM users u WHERE u.id = v.user_id), 0)"),
     "split": (np.int64, "v.split"),
     "created_at": (np.int64, "v.created_at"),
     "visit": (np.int64, "d.visit"),
@@ -65,6 +67,8 @@ EVENTS: dict[str, tuple[type, str]] = {
 }
 # What evaluations and beliefs read; audits ask for more.
 _RARE = (
+    "session_digest",
+    "user_digest",
     "created_at",
     "seed",
     "log_propensity",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
+from rlrec.store.contents import key_digest
 from rlrec.store.unit import Unit
 
 
@@ -72,7 +73,8 @@ def users(unit: Unit, keys: Collection[str]) -> dict[str, int]:
     """The id of each user, stored if new."""
     known = known_users(unit, keys)
     if new := sorted(set(keys) - known.keys()):
-        unit.insert("users", ("key",), [(key,) for key in new], known="(key) DO NOTHING")
+        rows = [(key, key_digest(key)) for key in new]
+        unit.insert("users", ("key", "digest"), rows, known="(key) DO NOTHING")
         known = known_users(unit, keys)
     return known
 
@@ -114,8 +116,9 @@ def by_id(unit: Unit, ids: Collection[int]) -> dict[int, Session]:
 
 def add(unit: Unit, rows: Iterable[tuple[str, int | None, int]]) -> None:
     """New sessions (key, user_id, split); one that came into being meanwhile is left as it is."""
-    values = [(key, user_id, split, unit.now) for key, user_id, split in sorted(rows, key=lambda row: row[0])]
-    unit.insert("session", ("key", "user_id", "split", "created_at"), values, known="(key) DO NOTHING")
+    ordered = sorted(rows, key=lambda row: row[0])
+    values = [(key, user_id, split, unit.now, key_digest(key)) for key, user_id, split in ordered]
+    unit.insert("session", ("key", "user_id", "split", "created_at", "digest"), values, known="(key) DO NOTHING")
 
 
 def set_user(unit: Unit, users: Mapping[int, int]) -> None:

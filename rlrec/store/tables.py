@@ -283,14 +283,17 @@ lease = _table(
     Column("expires_at", BIG, nullable=False),
 )
 
+# digest: 64 bits of the key (`contents.key_digest`). Clusters of estimates, their blocks and folds follow it, never the
+# id: the same log in another order, or in another store, gives the same figures.
 users = _table(
     "users",
     Column("id", BIG, primary_key=True),
     Column("key", TEXT, nullable=False),
+    Column("digest", BIG),
     UniqueConstraint("key"),
     _key(),
 )
-# `split` is drawn once, when the session is created: 0 train, 1 tune, 2 gate.
+# `split` is drawn once, when the session is created: 0 train, 1 tune, 2 gate. digest: as of users.
 session = _table(
     "session",
     Column("id", BIG, primary_key=True),
@@ -298,6 +301,7 @@ session = _table(
     _ref("user_id", "users", null=True),
     Column("split", SMALL, nullable=False),
     Column("created_at", BIG, nullable=False),
+    Column("digest", BIG),
     UniqueConstraint("key"),
     _key(),
     CheckConstraint("split IN (0, 1, 2)", name="split_known"),

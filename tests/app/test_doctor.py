@@ -259,6 +259,8 @@ BENT: dict[str, tuple[list[str], str, str]] = {
     "eligible set": (["UPDATE eligible_set SET arms = '[1,2]' WHERE id = 1"], "dangling", "eligible_set 1"),
     "no JSON": (["UPDATE eligible_set SET arms = '[1,2' WHERE id = 1"], "dangling", "eligible_set 1"),
     "context": (["UPDATE context SET body = '7' WHERE id = 1"], "dangling", "context 1"),
+    "digest of a session": (["UPDATE session SET digest = digest + 1"], "dangling", "session"),
+    "digest of a user": (["UPDATE users SET digest = NULL"], "dangling", "user"),
     "kind": (["UPDATE policy SET kind = 'ucbx' WHERE name = 'ucb'"], "propensities", "policy ucb"),
     "prior": ([f"INSERT INTO prior VALUES ({VERSION.format(1)}, 1, 7, 7)"], "propensities", "decision"),
     "key": (["DELETE FROM event WHERE key IS NOT NULL"], "dangling", "decision"),

@@ -16,7 +16,8 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from rlrec.store import Store, schema
+from rlrec.store import Store, Unit, schema, sessions
+from rlrec.store.contents import key_digest
 from rlrec.store.schema import HEAD, VERSION_TABLE
 from rlrec.store.tables import metadata
 from tests.conftest import runner
@@ -197,3 +198,17 @@ def test_the_story_makes_the_kept_store_of_today(tmp_path: Path) -> None:
     assert {name: len(found) for name, found in rows(kept).items()} == {
         name: len(one) for name, one in rows(made).items()
     }
+
+
+def test_keys_of_an_old_store_get_their_digests(store: Store) -> None:
+    def empty(unit: Unit) -> None:
+        sessions.users(unit, ["u1"])
+        sessions.add(unit, [("s1", None, 0), ("s2", None, 0)])
+        unit.tell("UPDATE session SET digest = NULL")
+
+    store.write(empty)
+    fill = scripts().get_revision("0003").module._fill
+    with store.engine.begin() as connection:
+        fill(connection, "session")
+        keys = connection.execute(sa.text("SELECT key, digest FROM session UNION ALL SELECT key, digest FROM users"))
+        assert {(key, digest) for key, digest in keys} == {(key, key_digest(key)) for key in ("s1", "s2", "u1")}

@@ -60,10 +60,13 @@ def _named(name: str, row: Row) -> str:
 
 
 def _contents(unit: Unit, found: Findings) -> None:
-    """A context or an eligible set is named by the digest of what it holds."""
+    """Contexts and eligible sets have the digest of what they hold, users and sessions that of their key."""
     for content in audit.contents(unit):
         if contents.digest(content.text) != bytes(content.digest):
             found.error(CHECK, f"{content.table} {content.id}", "what it holds is not what its digest names")
+    for key in audit.keys(unit):
+        if contents.key_digest(key.key) != key.digest:
+            found.error(CHECK, f"{key.owner} {key.key}", "its digest is not that of its key")
 
 
 def _catalogue(unit: Unit, found: Findings) -> None:

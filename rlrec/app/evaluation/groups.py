@@ -98,7 +98,7 @@ class Grouping:
 
     def ordered(self) -> list[Any]:
         """The groups in a fixed order: numbers by size, texts by letter, none last."""
-        return sorted(self.labels, key=lambda name: _rank(self.labels[name]))
+        return sorted(self.labels, key=lambda name: (*_rank(self.labels[name]), repr(name)))
 
 
 def _rank(label: Any) -> tuple[int, float, str]:

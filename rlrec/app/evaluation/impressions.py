@@ -53,7 +53,7 @@ class Impressions:
         """Each batch as each view sees it, and the contexts that came with it; fitted: what a reward model needs, with
         the rows that a view does not judge its target by."""
         asked = self.asked
-        columns = [*(log_rows.FITTED if fitted else self._columns), *(["user_id"] if asked.spanning else [])]
+        columns = {*(log_rows.FITTED if fitted else self._columns), *log_rows.CLUSTERS[asked.by]}
         for batch in reader.batches(self.unit, asked.selection, columns=columns, wanted=asked.library.wanted):
             standing = log_rows.page(batch.slots)
             cluster = log_rows.clusters(batch.slots, asked.by, depth=standing.depth)
@@ -69,9 +69,10 @@ class Impressions:
     def _columns(self) -> list[str]:
         """What is read of the log to judge the targets by it."""
         targets = self.asked.targets
-        states = any(target.stateful for target in targets)
+        states = log_rows.STATES if any(target.stateful for target in targets) else ()
+        sampled = log_rows.CLUSTERS["row"] if any(target.sampled for target in targets) else ()
         split = any(lesson.split for target in targets for lesson in target.lessons)
-        return [*log_rows.JUDGED, *(log_rows.STATES if states else []), *(["split"] if split else [])]
+        return [*log_rows.JUDGED, *states, *sampled, *(["split"] if split else [])]
 
     def _models(self) -> Mapping[int, RewardModel]:
         """A reward model per reward definition: the one given, or one fitted in a first pass."""
@@ -79,7 +80,7 @@ class Impressions:
         if path is not None:
             given = reward_models.tabled(path, by=asked.request.reward_model_by, arms=asked.arms, keys=asked.keys)
             return {view.reward.id: given for view in self.views}
-        fitting = reward_models.fitting(asked.arms, positions=reader.longest(self.unit, asked.selection))
+        fitting = reward_models.fitting(asked.arms, asked.rank, positions=reader.longest(self.unit, asked.selection))
         definitions = {view.reward.id: view.reward for view in self.views}
         judges = {view.reward.id: view for view in self.views}
         sums: dict[int, RidgeSums] = {}
@@ -116,7 +117,7 @@ class Impressions:
         read = loggers.reads(rows, logged.unclear)
         contexts = asked.library.of(rows.slots["context_id"], texts, fields=read)
         valued = None if model is None else model.rows(rows, contexts)
-        return Known(contexts, logged, loggers, asked.keys, asked.arms, valued)
+        return Known(contexts, logged, loggers, asked.keys, asked.arms, asked.rank, valued)
 
     # -- answers --
 

@@ -9,14 +9,19 @@ import numpy as np
 
 from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Flags, Ids
+from rlrec.ope.base import hashed
 from rlrec.policy.slate import SMALLEST
 from rlrec.records import Reward
 from rlrec.store.bulk import Columns
 from rlrec.store.reader import ABSENT, Batch
 
-CLUSTERS = ("user", "session", "row")
-_ROW = 2**42  # further rows of a page are named beyond all decisions
-# What is read of the log to fit a reward model, and to judge a target; with users, `user_id` too.
+# The units that clusters can be, with the columns of the log that name them.
+CLUSTERS = {
+    "user": ("user_id", "user_digest", "session_digest"),
+    "session": ("session_digest",),
+    "row": ("session_digest", "visit", "step"),
+}
+# What is read of the log to fit a reward model, and to judge a target; those of CLUSTERS too.
 FITTED = ("at", "context_id", "imported", "arm_id", "censored")
 JUDGED = (
     *FITTED, "policy_id", "version_id", "belief_seq", "belief_ordinal", "seed", "eligible_id", "catalogue_revision",
@@ -95,21 +100,25 @@ def _down(slots: Columns, name: str, depth: Ids, whole: Flags) -> Array:
     return product
 
 
-def clusters(slots: Columns, by: str, *, depth: Ids) -> Ids:
-    """The unit each row belongs to: its user where one is known (`user`), its session, or itself (`row`).
+def clusters(slots: Columns, unit: str, *, depth: Ids) -> Ids:
+    """Digest of the randomised unit of each row, (n,): its user where one is known (`user`), its session, or itself.
 
-    depth (n,): how many rows of its page lie above each.
+    Digests follow keys, never ids: the same log in another order has the same clusters. The last bit tells users from
+    sessions of the same key. unit: one of CLUSTERS, whose columns the slots have; depth (n,): how many rows of its page
+    lie above each."""
+    session = (decision_digests(slots, depth) if unit == "row" else slots["session_digest"]) | 1
+    return np.where(slots["user_id"] != ABSENT, slots["user_digest"] & ~1, session) if unit == "user" else session
 
-    A batch holds whole sessions, so that a session can be named by its first decision: in an imported log that is its
-    line, whatever ids its sessions got."""
-    decision, session = slots["decision_id"], slots["session_id"]
-    if by == "row":
-        return np.asarray(decision * 2 + 1 + depth * _ROW)
-    begins = np.flatnonzero(np.r_[True, session[1:] != session[:-1]][: len(session)])
-    first = np.repeat(decision[begins], np.diff(np.r_[begins, len(session)])) * 2 + 1
-    if by == "session":
-        return np.asarray(first)
-    return np.where(slots["user_id"] != ABSENT, slots["user_id"] * 2, first)
+
+def decision_digests(slots: Columns, depth: Ids | None = None) -> Ids:
+    """Digests of the decisions of the log, or of their rows, (n,): of session, visit, step, and depth on the page.
+
+    That of the first row of a session is the session's: as clusters, sessions of one row are rows."""
+    digest = slots["session_digest"]
+    numbers = (slots["visit"] - 1, slots["step"], *(() if depth is None else (depth,)))
+    for salt, number in enumerate(numbers):
+        digest = np.where(number == 0, digest, hashed(digest ^ number, salt=salt).view(np.int64))
+    return digest
 
 
 def rows(batch: Batch, definition: Reward, standing: Page, *, now: int, cluster: Ids) -> tuple[Rows, int]:

@@ -39,6 +39,7 @@ class Known:
     loggers: Loggers
     keys: Mapping[int, str]
     arms: Ids
+    rank: Ids
     valued: Valued | None
 
 
@@ -143,10 +144,9 @@ class Scorer:
     def pages(self, unit: Unit, rows: Rows, known: Known, *, shares: bool) -> Iterator[Shown]:
         """What it makes of whole pages, of which each row is the lowest slot, some at a time. shares: whether these are
         wanted."""
-        everything = np.arange(len(known.arms))
         for part in self._each(unit, rows, known):
-            share = part.shares(known.arms) if shares else np.zeros((len(part.blocks), len(everything)))
-            yield Shown(rows=part.mine, log_page=part.log_pages(), places=everything, share=share, case=part.case)
+            share = part.shares(known.arms) if shares else np.zeros((len(part.blocks), len(known.arms)))
+            yield Shown(rows=part.mine, log_page=part.log_pages(), places=known.rank, share=share, case=part.case)
 
     def _each(self, unit: Unit, rows: Rows, known: Known) -> Iterator[_Part]:
         """The rows by their cases, some at a time."""
@@ -205,13 +205,13 @@ class Scorer:
             return
         below = np.argsort(-rows.depth[mine], kind="stable")  # the lowest row of a decision tells of it
         mine, case = mine[below], case[below]
-        seeds = self.target.seeds(rows.slots)
+        seeds, numbers = self.target.samples(rows.slots)
         first, which = distinct(rows.slots["decision_id"][mine])
         step = max(1, CELLS // (scores.samples * max(len(block.arms) for block in blocks)))
         for start in range(0, len(first), step):
             lowest = first[start : start + step]
             cases = zip(case[lowest].tolist(), mine[lowest].tolist(), strict=True)
-            own = [_drawn(blocks[place], rows, row, int(seeds[row])) for place, row in cases]
+            own = [_drawn(blocks[place], rows, row, int(seeds[row]), int(numbers[row])) for place, row in cases]
             inside = (which >= start) & (which < start + step)
             yield _Part(own, which[inside] - start, mine[inside], rows)
 
@@ -223,11 +223,11 @@ def _block(arms: Ids, scores: Scores, size: int, *, floor: float) -> Block:
     return Block(arms, scores, floor, shares, shares.max(axis=1))
 
 
-def _drawn(block: Block, rows: Rows, row: int, seed: int) -> Block:
-    """The case of one decision, whose lowest row is given. Where the page above is not known, its shares are those of
-    position 1."""
+def _drawn(block: Block, rows: Rows, row: int, seed: int, number: int) -> Block:
+    """The case of one decision, whose lowest row is given, with the samples of `Target.samples`. Where the page above
+    is not known, its shares are those of position 1."""
     floor, size = block.floor, len(block.shares)
-    scores = block.scores.of_decision(seed, int(rows.slots["decision_id"][row]))
+    scores = block.scores.of_decision(seed, number)
     page = rows.shown[rows.start[row] : rows.start[row] + rows.depth[row]]
     place, good = places(block.arms, page[None])
     above = place[0] if good[0] and rows.whole[row] else place[0, :0]

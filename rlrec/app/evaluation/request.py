@@ -61,6 +61,7 @@ class Asked:
         self.targets = targets.resolve(unit, request.targets, reward=request.reward, greedy=request.greedy)
         self.keys = {arm.id: arm.key for arm in arms.every(unit)}
         self.arms: Ids = np.array(sorted(self.keys), np.int64)
+        self.rank: Ids = np.argsort(np.argsort([self.keys[arm] for arm in self.arms.tolist()]))
         users = request.cluster in (None, "user")
         self.spanning = users and sessions.any_user(unit)
         self.by = "user" if self.spanning else "session" if users else str(request.cluster)

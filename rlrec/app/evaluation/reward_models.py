@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -41,15 +41,17 @@ class Expected(Protocol):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Fitting:
-    """The first pass over the log: sums of the normal equations, batch by batch. arms (a,): ids of the catalogue."""
+    """The first pass over the log: sums of the normal equations, batch by batch. arms (a,): ids of the catalogue; rank
+    (a,): where their keys stand in order, which is how they stand in the sums whatever ids a store gave them."""
 
     ridge: Ridge
     arms: Ids
+    rank: Ids
 
     def stat(self, rows: Rows, contexts: Contexts) -> RidgeSums:
         return self.ridge.stat(
             rows.reward,
-            np.searchsorted(self.arms, rows.slots["arm_id"]),
+            self.rank[np.searchsorted(self.arms, rows.slots["arm_id"])],
             position=self.position(rows),
             cluster=rows.cluster,
             context=contexts.encoded,
@@ -62,13 +64,14 @@ class Fitting:
     def finish(self, sums: RidgeSums, definition: Reward) -> Fitted:
         """The model, its values cut at the reward's range."""
         reach = bounds(definition) or (-np.inf, np.inf)
-        return Fitted(self, self.ridge.finish(sums, reward_range=reach))
+        model = self.ridge.finish(sums, reward_range=reach)
+        return Fitted(self, replace(model, effects=model.effects[:, self.rank]))
 
 
-def fitting(arms: Ids, *, positions: int) -> Fitting:
+def fitting(arms: Ids, rank: Ids, *, positions: int) -> Fitting:
     """A ridge regression on arm, position and hashed context, for a log with pages of up to `positions`."""
     ridge = Ridge(arms=max(1, len(arms)), positions=max(1, min(positions, POSITIONS)), features=features.WIDTH)
-    return Fitting(ridge=ridge, arms=arms)
+    return Fitting(ridge=ridge, arms=arms, rank=rank)
 
 
 @dataclass(frozen=True, eq=False)

@@ -111,20 +111,20 @@ class Sessions:
 
     def _cluster(self, found: Visits) -> Ids:
         """The unit that each visit belongs to, (s,)."""
-        slots = {name: found.once(name) for name in ("decision_id", "session_id", "user_id")}
-        return log_rows.clusters(slots, self.asked.by, depth=np.zeros(len(found.reward), np.int64))[found.start[:-1]]
+        slots = {name: found.each(name) for name in log_rows.CLUSTERS[self.asked.by]}
+        return log_rows.clusters(slots, self.asked.by, depth=np.zeros(len(found), np.int64))
 
     def _decisions(self, found: Visits, contexts: Contexts) -> Decisions:
         """As the model of returns sees them: an arm is known by what the visit has seen of it."""
-        arms, histories = self.asked.arms, found.histories()
+        arms, rank, histories = self.asked.arms, self.asked.rank, found.histories()
         row, arm, own = own_of(histories, np.power(RECENCY, histories.ago - 1.0))
         return Decisions(
             start=found.start,
             cluster=self._cluster(found),
-            top=np.searchsorted(arms, found.slots["arm_id"][found.first[:-1]]),
+            top=rank[np.searchsorted(arms, found.slots["arm_id"][found.first[:-1]])],
             x=contexts.encoded[contexts.code],
             row=row,
-            arm=np.searchsorted(arms, arm),
+            arm=rank[np.searchsorted(arms, arm)],
             own=own,
         )
 
@@ -150,7 +150,7 @@ class Sessions:
         rows, asked = lowest(found, np.repeat(self._cluster(found), np.diff(found.start))), self.asked
         asked.loggers.known(rows.slots["version_id"])
         logged = asked.loggers.describe(rows)
-        return rows, Known(contexts, logged, asked.loggers, asked.keys, asked.arms, None)
+        return rows, Known(contexts, logged, asked.loggers, asked.keys, asked.arms, asked.rank, None)
 
     @staticmethod
     def _blind(found: Visits, scorer: Scorer) -> Flags:

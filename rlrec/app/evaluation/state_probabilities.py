@@ -58,7 +58,7 @@ class StateScorer(Scorer):
             yield Shown(
                 rows=case.rows,
                 log_page=_log_pages(case, rows, **served),
-                places=np.searchsorted(known.arms, case.arms),
+                places=known.rank[np.searchsorted(known.arms, case.arms)],
                 share=reinforce.chances(case.score, None, **served) if shares else case.score,
                 case=np.arange(len(case.rows)),
             )

@@ -9,10 +9,11 @@ import numpy as np
 
 from rlrec.app.distributions import exact
 from rlrec.app.distributions.exact import VersionDistribution
+from rlrec.app.evaluation.log_rows import decision_digests
 from rlrec.app.inputs import lookup
 from rlrec.app.log import lineage
 from rlrec.app.log.lineage import Lesson
-from rlrec.arrays import Flags, Words
+from rlrec.arrays import Flags, Ids, Words
 from rlrec.errors import InputError, suggest
 from rlrec.records import Policy, Reward, Version
 from rlrec.store import Unit, policies
@@ -51,14 +52,23 @@ class Target:
             found |= lesson.rows(slots)
         return found
 
-    def seeds(self, slots: Columns) -> Words:
-        """What names the posterior samples of each row, (n,): the row's own seed where this very belief drew it."""
+    @property
+    def sampled(self) -> bool:
+        """Whether its probabilities may be shares of posterior samples that every decision draws for itself."""
+        return self.serving is not None and hasattr(self.serving.policy, "samples")
+
+    def samples(self, slots: Columns) -> tuple[Words, Ids]:
+        """Seed and number by which each row draws its posterior samples, (n,) each.
+
+        They are the row's own where this very belief logged it. For other rows they follow the version and the digest
+        of the decision, so that they are the same wherever the row stands in the log."""
         assert self.serving is not None
         version, policy = self.serving.version, self.serving.policy
-        mine = slots["version_id"] == version.id
+        on_policy = slots["version_id"] == version.id
         if version.status != "frozen":
-            mine &= (slots["belief_seq"] == self.seq) & (not policy.forgetting)
-        return np.where(mine, slots["seed"], version.id).astype(np.int64).view(np.uint64)
+            on_policy &= (slots["belief_seq"] == self.seq) & (not policy.forgetting)
+        seed = np.where(on_policy, slots["seed"], version.id).view(np.uint64)
+        return seed, np.where(on_policy, slots["decision_id"], decision_digests(slots))
 
 
 def resolve(unit: Unit, names: Sequence[str], *, reward: str | None, greedy: bool) -> list[Target]:

@@ -15,6 +15,7 @@ from rlrec.app.imports.writer import Intake
 from rlrec.app.log.splits import splits
 from rlrec.errors import InputError
 from rlrec.store import contents, loading
+from rlrec.store.contents import key_digest
 from rlrec.store.loading import Same
 
 WIDE = 50_000  # rows stored at once: keys that come in no order, like digests, are cheaper the more of them are sorted
@@ -119,7 +120,10 @@ def _sessions(intake: Intake, rows: Impressions) -> Sequence[int]:
     ids = unit.reserve("session", len(keys))
     in_order = all(map(le, keys, keys[1:]))
     order = range(len(keys)) if in_order else sorted(range(len(keys)), key=keys.__getitem__)
-    session = {"id": ids, "key": _picked(keys, order), "split": _picked(rows.split, order)}
+    ordered = _picked(keys, order)
+    session = {
+        "id": ids, "key": ordered, "split": _picked(rows.split, order), "digest": list(map(key_digest, ordered)),
+    }  # fmt: skip
     at = _picked(rows.at, order)
     loading.write(unit, "session", session | {"created_at": Same(unit.now)})
     loading.write(unit, "visit", {

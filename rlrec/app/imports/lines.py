@@ -14,6 +14,7 @@ from rlrec.app.log.splits import split
 from rlrec.errors import Conflict, InputError
 from rlrec.records import Version
 from rlrec.store import contents, decisions, events, loading, sessions
+from rlrec.store.contents import key_digest
 from rlrec.store.loading import Column, Same
 from rlrec.store.sessions import Session
 
@@ -214,6 +215,7 @@ class _Lines:
             columns: dict[str, Column] = {
                 "id": made, "key": new, "user_id": [owners.get(key) for key in new],
                 "split": [split(salt, users.get(key) or key) for key in new], "created_at": Same(self.unit.now),
+                "digest": list(map(key_digest, new)),
             }  # fmt: skip
             loading.write(self.unit, "session", columns)
         named = {found[key].id: owner for key, owner in owners.items() if key in found and found[key].user is None}

@@ -20,8 +20,9 @@ from rlrec.store.reader import ABSENT, Batch, Selection
 # What is read of every impression.
 READ = (
     "at", "imported", "censored", "policy_id", "version_id", "belief_seq", "belief_ordinal", "seed", "context_id",
-    "eligible_id", "catalogue_revision", "variant_id", "size", "user_id", "split", "visit", "step", "arm_id",
-    "propensity", "marginal", "min_propensity", "log_propensity", "history", "recorded", "created_at",
+    "eligible_id", "catalogue_revision", "variant_id", "size", "user_id", "user_digest", "session_digest", "split",
+    "visit", "step", "arm_id", "propensity", "marginal", "min_propensity", "log_propensity", "history", "recorded",
+    "created_at",
 )  # fmt: skip
 LONGEST = 1_000  # decisions of a visit
 DAY_US = 86_400_000_000

@@ -1,0 +1,123 @@
+"""The same log in another order, and in another store, gives the same figures: they follow keys, never ids."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlrec import ope
+from rlrec.app import evaluate
+from rlrec.store import Store
+from tests.app import logs
+from tests.conftest import runner
+
+SAMPLE = Path(__file__).parents[2] / "sample_data"
+NAMES = [f"a{number}" for number in range(6)]
+
+
+def judged(db: str, *targets: str, **options: Any) -> list[dict[str, Any]]:
+    with closing(Store(db)) as store:
+        return evaluate.evaluate(store, evaluate.Request(targets=targets, **options))
+
+
+def check_equal(left: Sequence[Mapping[str, Any]], right: Sequence[Mapping[str, Any]]) -> None:
+    """Every figure is equal to 1e-12 relative, and whatever is no figure is the same."""
+    assert len(left) == len(right) > 0
+    for before, after in zip(left, right, strict=True):
+        for name, value in before.items():
+            figure = isinstance(value, float | tuple)
+            assert after[name] == (pytest.approx(value, rel=1e-12) if figure else value), (before["estimator"], name)
+
+
+# -- a log without users: every line is a session of its own --
+
+
+def import_obd(db: str, text: bytes, folder: Path) -> str:
+    path, run = folder / "random.csv", runner(db)
+    path.write_bytes(text)
+    assert run("import-log", path, "--layout", "obd", "--policy", "random").exit_code == 0
+    prior = f"{SAMPLE}/bts_all_prior.csv"
+    assert run("policy", "create", "ts", "--kind", "thompson", "--prior", prior).exit_code == 0
+    return db
+
+
+@pytest.fixture(scope="module")
+def obd(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> str:
+    """The Open Bandit sample as it comes."""
+    folder = tmp_path_factory.mktemp("order")
+    (folder / "forward.db").write_bytes(sqlite_template.read_bytes())
+    text = gzip.decompress((SAMPLE / "random_all.csv.gz").read_bytes())
+    return import_obd(str(folder / "forward.db"), text, folder)
+
+
+@pytest.fixture
+def backward(db: str, tmp_path: Path) -> str:
+    """The same with its lines reversed, on either database."""
+    head, *lines = gzip.decompress((SAMPLE / "random_all.csv.gz").read_bytes()).splitlines(keepends=True)
+    return import_obd(db, b"".join([head, *reversed(lines)]), tmp_path)
+
+
+@pytest.mark.parametrize("cluster", [None, "row"])
+def test_a_reversed_log_gives_the_same_figures(obd: str, backward: str, cluster: str | None) -> None:
+    asked = {"estimators": "impression", "cluster": cluster}
+    check_equal(judged(obd, "ts", "uniform", **asked), judged(backward, "ts", "uniform", **asked))
+
+
+# -- a log with users, visits of several pages, and slates --
+
+
+@pytest.fixture(scope="module")
+def lines(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> list[str]:
+    """An exported log of slates for users, who come in sessions of two pages."""
+    path = tmp_path_factory.mktemp("lines") / "served.db"
+    path.write_bytes(sqlite_template.read_bytes())
+    logs.catalogue(str(path), len(NAMES))
+    logs.create(str(path), "ts", "thompson", floor="0.2")
+    rates, contexts = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3), [{"hour": hour / 7} for hour in range(5)]
+    logs.serve(str(path), "ts", pages=600, rates=rates, size=2, group=200, users=40, contexts=contexts)
+    return runner(str(path))("export-log", "-").stdout.splitlines()
+
+
+def import_lines(db: str, lines: Sequence[str], names: Sequence[str]) -> str:
+    run = runner(db)
+    arms = "".join(json.dumps({"arm": name, "features": {"size": int(name[1:])}}) + "\n" for name in names)
+    assert run("arm", "import", "-", stdin=arms).exit_code == 0
+    log = "".join(line + "\n" for line in lines)
+    assert run("import-log", "-", "--layout", "jsonl", "--policy", "log", stdin=log).exit_code == 0
+    shared = ("--param", "model=shared", "--param", "samples=50")
+    assert run("policy", "create", "lin", "--kind", "lin-thompson", *shared).exit_code == 0
+    return db
+
+
+@pytest.fixture(scope="module")
+def forward(lines: list[str], tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> str:
+    path = tmp_path_factory.mktemp("forward") / "forward.db"
+    path.write_bytes(sqlite_template.read_bytes())
+    return import_lines(str(path), lines, NAMES)
+
+
+@pytest.fixture
+def shuffled(lines: list[str], db: str) -> str:
+    """The same lines, and the arms, in another order."""
+    order = np.random.default_rng(5).permutation(len(lines))
+    return import_lines(db, [lines[number] for number in order], NAMES[::-1])
+
+
+@pytest.mark.parametrize("options", [{}, {"by": "hour"}, {"cluster": "session"}], ids=str)
+@pytest.mark.parametrize("target", ["uniform", "lin"])
+def test_shuffled_sessions_give_the_same_figures(
+    forward: str, shuffled: str, target: str, options: dict[str, str]
+) -> None:
+    asked = {"estimators": "all", "gamma": 0.9, **options}
+    check_equal(judged(forward, target, **asked), judged(shuffled, target, **asked))
+
+
+def test_the_log_has_every_estimator(forward: str) -> None:
+    assert [row["estimator"] for row in judged(forward, "uniform", estimators="all")] == list(ope.ESTIMATORS)
