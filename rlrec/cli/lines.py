@@ -309,11 +309,10 @@ def _invalid(tree: Any, error: str, kind: Any, line: int | None) -> InputError:
         key, value = _step(value, name, index, what)
         field = f"{field}{key}" if key.startswith("[") else joined(field, key)
     if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", what, re.DOTALL):
-        known = _fields(_meant(kind, tree))
-        hint = suggest(unknown[1], known) or (f"known: {', '.join(known)}" if known else None)
+        hint = _place_of(unknown[1], _meant(kind, tree))
         return InputError("unknown field", hint=hint, field=joined(field, unknown[1]), line=line)
     if missing := re.fullmatch(r"Object missing required field `(.*)`", what):
-        hint = f"it is {' or '.join(_tagged(kind))}" if missing[1] == _tag_field(kind) else None
+        hint = f"it is {' or '.join(_tagged(kind))}" if missing[1] == _tag_field(kind) else _example(kind)
         return InputError("is missing", hint=hint, field=joined(field, missing[1]), line=line)
     if what.startswith("Invalid value"):
         known = [*_tagged(kind)]
@@ -356,6 +355,24 @@ def _tag_field(kind: Any) -> str | None:
 def _meant(kind: Any, value: Any) -> Any:
     """The Struct that a line says to be, else all that it may be."""
     return _tagged(kind).get(value.get(_tag_field(kind)), kind)
+
+
+def _place_of(name: str, kind: Any) -> str | None:
+    """A hint for a field that a line does not have at this place: where it stands, a near name, or all names."""
+    known = _fields(kind)
+    if name in known and hasattr(kind, "__struct_fields__"):
+        from typing import get_type_hints
+
+        holder = next((field for field, hint in get_type_hints(kind).items() if name in _fields(hint)), None)
+        example = _example(kind)
+        return f"it stands in `{holder}`" + (f", {example}" if example else "")
+    return suggest(name, known) or (f"known: {', '.join(known)}" if known else None)
+
+
+def _example(kind: Any) -> str | None:
+    """A hint that shows a line, where its Struct has one as EXAMPLE."""
+    example = getattr(kind, "EXAMPLE", None)
+    return None if example is None else f"for example {example}"
 
 
 def _fields(kind: Any) -> list[str]:

@@ -196,3 +196,14 @@ def test_exports_to_one_path_at_a_time_are_each_complete(run_sqlite: Run, sqlite
     running = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(4)]
     assert [one.wait() for one in running] == [0] * 4
     assert (tmp_path / "log").read_text() == run_sqlite("export-log", "-").stdout
+
+
+def test_a_foreign_line_is_told_where_its_arm_belongs(run_sqlite: Run) -> None:
+    flat = '{"session": "s1", "arm": "a", "propensity": 0.5, "reward": 1}\n'
+    said = run_sqlite("import-log", "-", "--layout", "jsonl", "--json", stdin=flat).error
+    assert said["error"] == "<stdin> line 1, field arm: unknown field"
+    assert said["hint"].startswith("it stands in `slate`, for example {")
+    example = said["hint"].partition("for example ")[2].partition("; ")[0]
+    assert run_sqlite("import-log", "-", "--layout", "jsonl", stdin=example + "\n").exit_code == 0
+    missing = run_sqlite("import-log", "-", "--layout", "jsonl", stdin='{"session": "s1"}\n')
+    assert "field slate: is missing. for example {" in missing.stderr

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from math import log
-from typing import Any
+from typing import Any, ClassVar
 
 from msgspec import Struct, field
 
@@ -62,6 +62,10 @@ class Event(Struct, forbid_unknown_fields=True):
 class Decision(Struct, forbid_unknown_fields=True):
     """A line. `decision_id`, `propensity` and `duplicate` are read and not needed; `k` is the length of the page where
     the slate does not show all of it."""
+
+    EXAMPLE: ClassVar[str] = (
+        '{"session": "s1", "slate": [{"arm": "a1", "propensity": 0.5}], "eligible": ["a1", "a2"], "reward": 1}'
+    )
 
     session: str
     slate: list[Entry]
