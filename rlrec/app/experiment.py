@@ -1,15 +1,16 @@
-"""Experiments: split users or sessions between policies, and say what came of it."""
+"""Experiments: split users or sessions between policies, and compare what the variants earned."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from rlrec.app.evaluation import holdout
 from rlrec.app.inputs import canonical, lookup
 from rlrec.app.learning import copies
+from rlrec.arrays import finite_or_none
 from rlrec.errors import Conflict, InputError
 from rlrec.records import Reward, Version
 from rlrec.store import Store, Unit, experiments, policies, settings
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """One variant as it was asked for: POLICY means the live version, POLICY@V pins one."""
+class VariantSpec:
+    """One variant as `--variant` gives it: POLICY means the live version, POLICY@V pins one."""
 
     label: str
     policy: str
@@ -32,60 +33,115 @@ class Asked:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
+    """Options of `experiment create`."""
+
     name: str
-    variants: Sequence[Asked]
+    variants: Sequence[VariantSpec]
     by: str = "user"
-    holdout: float | None = None  # share of all units that a uniform policy is kept for
+    holdout: float | None = None  # share of all units that a uniform policy serves
 
     def definition(self) -> str:
-        """What was asked, canonical: the first variant is the one that others are compared with, so order counts."""
+        """The options in canonical form. Order counts: the others are compared with the first variant."""
         listed = [[variant.label, variant.policy, variant.weight] for variant in self.variants]
-        held = {} if self.holdout is None else {holdout.LABEL: self.holdout}
-        return canonical.text({"unit": self.by, "variants": listed, **held})
+        uniform = {} if self.holdout is None else {holdout.LABEL: self.holdout}
+        return canonical.text({"unit": self.by, "variants": listed, **uniform})
 
 
 # -- create --
 
 
+class VariantRow(TypedDict):
+    """What a variant serves, and its share of the units."""
+
+    variant: str
+    policy: str
+    version: int
+    learns: bool
+    weight: float
+
+
+class ExperimentSummary(TypedDict):
+    """One experiment and its variants."""
+
+    experiment: str
+    status: str
+    unit: str
+    variants: list[VariantRow]
+    created_at: str
+    stopped_at: str | None
+
+
+class CreatedExperiment(ExperimentSummary):
+    """The experiment, and whether it is new."""
+
+    created: bool
+
+
+class StoppedExperiment(ExperimentSummary):
+    """The experiment, and whether it was stopped before."""
+
+    already_stopped: bool
+
+
+class Comparison(TypedDict):
+    """What `experiment show` has: earnings of the variants, differences from the first, and the checks of the split."""
+
+    experiment: str
+    status: str
+    unit: str
+    variants: list[dict[str, Any]]
+    differences: list[dict[str, Any]]
+    sample_ratio: dict[str, float | None]
+    holdout: dict[str, Any] | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Fork:
-    """The version a variant starts from, and what it knew."""
+    """The version that a variant starts from, and its sums then."""
 
-    variant: Asked
+    variant: VariantSpec
     source: Version
     sums: Totals
     last_id: int
     ordinal: int
 
 
-def create(store: Store, request: Request) -> dict[str, Any]:
+def create(store: Store, request: Request) -> CreatedExperiment:
     """A running experiment. The same again is fine; raises Conflict where the name means another one.
 
     Beliefs are forked in one snapshot, without the slots that are not mature then.
     """
     _check(request)
     with store.read() as unit:
-        known = experiments.named(unit, [request.name]).get(request.name)
-        if known is not None:
-            return _same(unit, known, request)
+        stored = experiments.named(unit, [request.name]).get(request.name)
+        if stored is not None:
+            return _existing(unit, stored, request)
         forks = [_fork(unit, variant) for variant in request.variants]
 
-    def work(unit: Unit) -> dict[str, Any]:
+    def work(unit: Unit) -> CreatedExperiment:
         salt = sha256(f"{settings.get(unit).salt}/experiment/{request.name}".encode()).hexdigest()[:32]
-        made = experiments.add(unit, name=request.name, by=request.by, salt=salt, definition=request.definition())
-        if made is None:
-            return _same(unit, experiments.named(unit, [request.name])[request.name], request)
+        experiment_id = experiments.add(
+            unit, name=request.name, by=request.by, salt=salt, definition=request.definition()
+        )
+        if experiment_id is None:
+            return _existing(unit, experiments.named(unit, [request.name])[request.name], request)
         for fork in forks:
             policy_id = _add_policy(unit, request.name, fork)
             experiments.add_variant(
-                unit, experiment_id=made, label=fork.variant.label, policy_id=policy_id, weight=fork.variant.weight
+                unit,
+                experiment_id=experiment_id,
+                label=fork.variant.label,
+                policy_id=policy_id,
+                weight=fork.variant.weight,
             )
         if request.holdout is not None:
             weight = holdout.weight(request.holdout, [variant.weight for variant in request.variants])
             policy_id = holdout.add_policy(unit, request.name, forks[0].source.reward)
-            experiments.add_variant(unit, experiment_id=made, label=holdout.LABEL, policy_id=policy_id, weight=weight)
+            experiments.add_variant(
+                unit, experiment_id=experiment_id, label=holdout.LABEL, policy_id=policy_id, weight=weight
+            )
         settings.add_run(unit, "experiment create", {"name": request.name, "definition": request.definition()})
-        return _summary(unit, experiments.named(unit, [request.name])[request.name]) | {"created": True}
+        return {**_summary(unit, experiments.named(unit, [request.name])[request.name]), "created": True}
 
     return store.write(work)
 
@@ -108,16 +164,17 @@ def _check(request: Request) -> None:
             raise InputError(f"the weight of variant {variant.label} is {variant.weight:g}", hint=hint)
 
 
-def _same(unit: Unit, known: Experiment, request: Request) -> dict[str, Any]:
-    if known.definition != request.definition():
+def _existing(unit: Unit, stored: Experiment, request: Request) -> CreatedExperiment:
+    """The experiment that is stored. Raises Conflict where its definition is another one."""
+    if stored.definition != request.definition():
         raise Conflict(
-            f"experiment {known.name!r} is defined otherwise already",
+            f"experiment {stored.name!r} already has another definition",
             hint="experiments never change: stop it and start another one under another name",
         )
-    return _summary(unit, known) | {"created": False}
+    return {**_summary(unit, stored), "created": False}
 
 
-def _fork(unit: Unit, variant: Asked) -> _Fork:
+def _fork(unit: Unit, variant: VariantSpec) -> _Fork:
     from rlrec import policy as kinds
 
     source, head = lookup.version(unit, variant.policy)
@@ -140,7 +197,7 @@ def _fork(unit: Unit, variant: Asked) -> _Fork:
 
 
 def _add_policy(unit: Unit, experiment: str, fork: _Fork) -> int:
-    """The policy of a variant, with one version: that which it was made of, now on its own."""
+    """Id of the new policy of a variant, with one version: a copy of the version it starts from."""
     source = fork.source
     policy_id = policies.add_policy(
         unit,
@@ -160,7 +217,7 @@ def _add_policy(unit: Unit, experiment: str, fork: _Fork) -> int:
         seq=0,
         ordinal=fork.ordinal,
         sums=fork.sums,
-        # what taught the source is the source's own record, and a frozen one has learned nothing since
+        # the source keeps the record of what it learned from; a frozen one has learned nothing since
         learned_from={"policy_id": source.policy.id, "last_id": fork.last_id} if source.learning else {},
         entered_to=None if learns_at_once else 0,
     )
@@ -171,24 +228,26 @@ def _add_policy(unit: Unit, experiment: str, fork: _Fork) -> int:
 # -- list, stop --
 
 
-def listing(store: Store) -> list[dict[str, Any]]:
+def listing(store: Store) -> list[ExperimentSummary]:
+    """All experiments."""
     with store.read() as unit:
         return [_summary(unit, experiment) for experiment in experiments.every(unit)]
 
 
-def stop(store: Store, name: str) -> dict[str, Any]:
-    """Serve nobody from this experiment any more. Stopping it twice changes nothing; its log stays."""
+def stop(store: Store, name: str) -> StoppedExperiment:
+    """Stop serving from this experiment. Stopping it twice changes nothing; its log stays."""
 
-    def work(unit: Unit) -> dict[str, Any]:
+    def work(unit: Unit) -> StoppedExperiment:
         experiment = lookup.experiment(unit, name)
         if experiments.stop(unit, experiment.id):
             settings.add_run(unit, "experiment stop", {"name": name})
-        return _summary(unit, lookup.experiment(unit, name)) | {"already_stopped": experiment.status == "stopped"}
+        stopped = _summary(unit, lookup.experiment(unit, name))
+        return {**stopped, "already_stopped": experiment.status == "stopped"}
 
     return store.write(work)
 
 
-def _summary(unit: Unit, experiment: Experiment) -> dict[str, Any]:
+def _summary(unit: Unit, experiment: Experiment) -> ExperimentSummary:
     serving = _versions(unit, experiment)
     shares = _shares(experiment)
     return {
@@ -211,7 +270,7 @@ def _summary(unit: Unit, experiment: Experiment) -> dict[str, Any]:
 
 
 def _versions(unit: Unit, experiment: Experiment) -> dict[int, Version]:
-    """What each variant serves, by the variant's id."""
+    """The live version of each variant's policy, by the variant's id."""
     live = policies.live(unit, {variant.policy for variant in experiment.variants})
     return {variant.id: live[variant.policy][0] for variant in experiment.variants}
 
@@ -224,8 +283,8 @@ def _shares(experiment: Experiment) -> dict[int, float]:
 # -- show --
 
 
-def show(store: Store, name: str, *, reward: str | None = None, level: float = 0.95) -> dict[str, Any]:
-    """What the variants earned on mature decisions, how they differ, and whether the split is the one asked for."""
+def show(store: Store, name: str, *, reward: str | None = None, level: float = 0.95) -> Comparison:
+    """What the variants earned on mature decisions, how they differ, and whether the split is as defined."""
     from rlrec.ope import comparison
     from rlrec.store import bulk
 
@@ -234,9 +293,9 @@ def show(store: Store, name: str, *, reward: str | None = None, level: float = 0
         experiment = lookup.experiment(unit, name)
         serving = _versions(unit, experiment)
         definition = _definition(store, unit, experiment, serving, reward)
-        found = _means(store, unit, experiment, definition)
+        means = _means(store, unit, experiment, definition)
         assigned = experiments.count_units(unit, experiment.id)
-        held = holdout.compared(unit, experiment, definition, level=level)
+        uniform = holdout.compared(unit, experiment, definition, level=level)
     units = [assigned.get(variant.id, 0) for variant in experiment.variants]
     chi2, p_value = comparison.sample_ratio(units, [variant.weight for variant in experiment.variants])
     shares = _shares(experiment)
@@ -251,7 +310,7 @@ def show(store: Store, name: str, *, reward: str | None = None, level: float = 0
                 "policy": serving[variant.id].policy.shown,
                 "weight": shares[variant.id],
                 "units": assigned.get(variant.id, 0),
-                **_told(*found[variant.id], level),
+                **_earnings(*means[variant.id], level),
             }
             for variant in experiment.variants
         ],
@@ -259,27 +318,27 @@ def show(store: Store, name: str, *, reward: str | None = None, level: float = 0
             {
                 "variant": other.label,
                 "against": baseline.label,
-                **_compared(comparison.difference(found[other.id][0], found[baseline.id][0], level=level)),
+                **_compared(comparison.difference(means[other.id][0], means[baseline.id][0], level=level)),
             }
             for other in others
         ],
-        "sample_ratio": {"chi2": _known(chi2), "p_value": _known(p_value)},
-        "holdout": held,
+        "sample_ratio": {"chi2": finite_or_none(chi2), "p_value": finite_or_none(p_value)},
+        "holdout": uniform,
     }
 
 
 def _definition(
     store: Store, unit: Unit, experiment: Experiment, serving: Mapping[int, Version], name: str | None
 ) -> Reward:
-    """The one reward by which all variants are judged: the one asked for, else the first variant's own."""
+    """The reward definition for all variants: the one of this name, else that of the first variant."""
     if name is not None:
         return lookup.reward(unit, name)
-    own = [serving[variant.id].reward for variant in experiment.variants]
-    if len({definition.id for definition in own}) > 1:
+    definitions = [serving[variant.id].reward for variant in experiment.variants]
+    if len({definition.id for definition in definitions}) > 1:
         store.notice(
-            f"the variants learn from different rewards; all are judged by {own[0].name} (--reward chooses another)"
+            f"the variants learn different rewards; {definitions[0].name} compares them all (--reward chooses another)"
         )
-    return own[0]
+    return definitions[0]
 
 
 def _means(store: Store, unit: Unit, experiment: Experiment, definition: Reward) -> dict[int, tuple[Mean, int]]:
@@ -297,36 +356,31 @@ def _means(store: Store, unit: Unit, experiment: Experiment, definition: Reward)
         columns = pages.decisions
         censored += int(pages.censored.sum())
         for variant in folded:
-            mine = (columns["variant_id"] == variant) & ~pages.censored
-            units = columns[f"{experiment.unit}_id"][mine]
-            folded[variant] += comparison.fold(pages.reward[mine], units, spanning=spanning)
-            counted[variant] += len(np.unique(columns["session_id"][mine]))
+            of_variant = (columns["variant_id"] == variant) & ~pages.censored
+            units = columns[f"{experiment.unit}_id"][of_variant]
+            folded[variant] += comparison.fold(pages.reward[of_variant], units, spanning=spanning)
+            counted[variant] += len(np.unique(columns["session_id"][of_variant]))
     if censored:
         store.notice(f"{censored} decisions with a censored slot are left out")
-    return {variant: (comparison.finish(part), counted[variant]) for variant, part in folded.items()}
+    return {variant: (comparison.finish(sums), counted[variant]) for variant, sums in folded.items()}
 
 
-def _told(mean: Mean, sessions: int, level: float) -> dict[str, Any]:
+def _earnings(mean: Mean, sessions: int, level: float) -> dict[str, Any]:
     lower, upper = mean.bounds(level)
     return {
         "sessions": sessions,
         "decisions": mean.decisions,
-        "reward_per_unit": _known(mean.per_unit),
-        "mean": _known(mean.value),
-        "lower": _known(lower),
-        "upper": _known(upper),
+        "reward_per_unit": finite_or_none(mean.per_unit),
+        "mean": finite_or_none(mean.value),
+        "lower": finite_or_none(lower),
+        "upper": finite_or_none(upper),
     }
 
 
-def _compared(found: Difference) -> dict[str, Any]:
+def _compared(difference: Difference) -> dict[str, float | None]:
     return {
-        "value": _known(found.value),
-        "lower": _known(found.lower),
-        "upper": _known(found.upper),
-        "p_value": _known(found.p_value),
+        "value": finite_or_none(difference.value),
+        "lower": finite_or_none(difference.lower),
+        "upper": finite_or_none(difference.upper),
+        "p_value": finite_or_none(difference.p_value),
     }
-
-
-def _known(value: float) -> float | None:
-    """A number that JSON can hold; what is not known is null."""
-    return value if abs(value) < float("inf") else None

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
 
@@ -16,9 +16,10 @@ from rlrec.app.audit import reward_drift
 from rlrec.app.distributions import designs, exact
 from rlrec.app.inputs import canonical, lookup, parameters
 from rlrec.app.learning import popularity, version_json, warm_start, weighted_means
+from rlrec.app.learning.version_json import VersionSummary
 from rlrec.app.learning.warm_start import Lesson
 from rlrec.app.log import lineage
-from rlrec.arrays import Array
+from rlrec.arrays import Array, finite_or_none
 from rlrec.errors import Conflict, InputError, suggest
 from rlrec.policy import means, slate
 from rlrec.policy.base import Belief
@@ -27,12 +28,12 @@ from rlrec.store import Store, Unit, arms, beliefs, bulk, decisions, policies, s
 from rlrec.times import written
 
 Z = 1.959963984540054  # normal quantile of intervals of 95 %
-WITHOUT_CHANCE = ("ucb", "ucb-tuned", "kl-ucb", "linucb")  # kinds that draw at random only where they have a floor
+DETERMINISTIC = ("ucb", "ucb-tuned", "kl-ucb", "linucb")  # kinds that draw at random only where they have a floor
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What `policy create` is asked for; `parameters` as typed, K=V; `features` as JSON has them."""
+    """Options of `policy create`: `parameters` as typed, K=V; `features` as JSON has them."""
 
     name: str
     kind: str
@@ -45,31 +46,71 @@ class Request:
     features: Mapping[str, Any] | None = None
 
 
-def list_kinds() -> list[dict[str, Any]]:
+class KindRow(TypedDict):
+    """One kind of policy."""
+
+    kind: str
+    parameters: dict[str, Any]
+    when: str
+    what: str
+
+
+class CreatedPolicy(VersionSummary):
+    """The live version of the policy, and whether it is new."""
+
+    created: bool
+
+
+class PolicyVersion(TypedDict):
+    """One version in the list of `policy show`."""
+
+    version: int
+    status: str
+    live: bool
+    created_at: str
+
+
+class PolicyBelief(VersionSummary):
+    """What `policy show` has: the belief per arm, how the version came about, and the versions of its policy."""
+
+    arms: list[dict[str, Any]]
+    features: NotRequired[dict[str, Any]]
+    live: int
+    drift: list[dict[str, Any]]
+    learned_from: dict[str, Any]
+    training: dict[str, Any] | None
+    created_at: str
+    version_list: list[PolicyVersion]
+
+
+def list_kinds() -> list[KindRow]:
     """Every kind, its parameters with their defaults, and when to use it."""
     return [
         {
             "kind": kind,
             "parameters": kinds.parameters(kind),
-            "when": made.purpose,
-            "what": " ".join((made.__doc__ or "").split("\n\n")[0].split()),
+            "when": loaded.purpose,
+            "what": " ".join((loaded.__doc__ or "").split("\n\n")[0].split()),
         }
-        for kind, made in ((kind, kinds.load(kind)) for kind in kinds.KINDS)
+        for kind, loaded in ((kind, kinds.load(kind)) for kind in kinds.KINDS)
     ]
 
 
 # -- create --
 
 
-def create(store: Store, request: Request) -> dict[str, Any]:
+def create(store: Store, request: Request) -> CreatedPolicy:
     """A policy with version 1, live. The same again is fine; raises Conflict where the name means another one."""
-    made = kinds.make(request.kind, parameters.typed(request.kind, request.parameters))
-    typed = kinds.values(made)  # with the defaults of today: a policy never changes
+    policy = kinds.make(request.kind, parameters.typed(request.kind, request.parameters))
+    typed = kinds.values(policy)  # with the defaults of today: a policy never changes
     popular = popularity.asked(request.prior_from, request.prior_weight, prior=request.prior)
     prior = {} if request.prior is None else parameters.prior(Path(request.prior))
     declared = None if request.features is None else parameters.features(request.features)
-    if declared is not None and not made.contextual:
-        raise InputError(f"kind {request.kind} reads no context", hint="leave --features away, or choose linucb, say")
+    if declared is not None and not policy.contextual:
+        raise InputError(
+            f"kind {request.kind} reads no context",
+            hint="leave out --features, or use linucb, say",
+        )
     definition = {
         "kind": request.kind,
         "params": typed,
@@ -77,14 +118,14 @@ def create(store: Store, request: Request) -> dict[str, Any]:
         "prior": canonical.named({key: list(pair) for key, pair in prior.items()}).hex(),
         "from_log": request.from_log,
         **popular,
-        **({} if declared is None else {"features": {side: one.spec() for side, one in declared.items()}}),
+        **({} if declared is None else {"features": {side: encoder.spec() for side, encoder in declared.items()}}),
     }
-    if (prior or popular) and made.served and not made.online:
+    if (prior or popular) and policy.served and not policy.online:
         raise InputError(f"kind {request.kind} has no prior: it is uniform until it is trained")
-    if (prior or popular) and not lineage.informed(made):
-        store.notice(f"kind {request.kind} draws the same whatever the prior says; `policy show` counts it in")
+    if (prior or popular) and not lineage.informed(policy):
+        store.notice(f"kind {request.kind} ignores the prior when it draws; `policy show` includes it")
     if (prior or popular) and typed.get("model") == "shared":
-        store.notice("a shared model has no prior per arm: this one changes nothing")
+        store.notice("a shared model has no prior per arm: this prior changes nothing")
     with store.read() as unit, bulk.alongside(unit) if request.from_log or popular else nullcontext():
         new = policies.named(unit, request.name) is None
         taught = (
@@ -96,33 +137,36 @@ def create(store: Store, request: Request) -> dict[str, Any]:
             prior, record = popularity.learned(unit, **popular, reward=lookup.reward(unit, request.reward))
             taught = replace(taught, record={**taught.record, **record})
 
-    def work(unit: Unit) -> dict[str, Any]:
-        known = policies.named(unit, request.name)
-        if known is not None:
-            return _same(unit, known, definition)
+    def work(unit: Unit) -> CreatedPolicy:
+        stored = policies.named(unit, request.name)
+        if stored is not None:
+            return _existing(unit, stored, definition)
         definition_of_reward = lookup.reward(unit, request.reward)
-        made.check(definition_of_reward)
+        policy.check(definition_of_reward)
         return _create(unit, request, typed, definition, definition_of_reward, prior, taught)
 
     answer = store.write(work)
-    if answer["created"] and made.contextual and declared is None and request.from_log is None:
-        store.notice("no features are named: contexts are hashed into 16 columns; --features or --from-log names them")
-    if answer["created"] and request.kind in WITHOUT_CHANCE and made.exploration == 0:
+    if answer["created"] and policy.contextual and declared is None and request.from_log is None:
         store.notice(
-            f"{request.kind} without a floor leaves a log that can judge no other policy: consider --param floor=0.05"
+            "no features are named: contexts are hashed into 16 columns (name them by --features or --from-log)"
+        )
+    if answer["created"] and request.kind in DETERMINISTIC and policy.exploration == 0:
+        store.notice(
+            f"{request.kind} without a floor leaves a log that cannot judge other policies: consider --param floor=0.05"
         )
     return answer
 
 
-def _same(unit: Unit, known: Policy, definition: Mapping[str, Any]) -> dict[str, Any]:
-    before = json.loads(policies.definition(unit, known.id))
-    before["params"] = kinds.parameters(known.kind) | before["params"]  # those that came later have their defaults
-    if canonical.text(before) != canonical.text(definition):
+def _existing(unit: Unit, policy: Policy, definition: Mapping[str, Any]) -> CreatedPolicy:
+    """The live version of a policy that is stored. Raises Conflict where its definition is another one."""
+    stored = json.loads(policies.definition(unit, policy.id))
+    stored["params"] = kinds.parameters(policy.kind) | stored["params"]  # parameters added later have their defaults
+    if canonical.text(stored) != canonical.text(definition):
         raise Conflict(
-            f"policy {known.name!r} is defined otherwise already", hint="policies never change: use another name"
+            f"policy {policy.name!r} already has another definition", hint="policies never change: use another name"
         )
-    version, _ = lookup.version(unit, known.name)
-    return version_json.summary(unit, version) | {"created": False}
+    version, _ = lookup.version(unit, policy.name)
+    return {**version_json.summary(unit, version), "created": False}
 
 
 def _create(
@@ -133,7 +177,7 @@ def _create(
     reward: Reward,
     prior: Mapping[str, tuple[float, float]],
     taught: Lesson,
-) -> dict[str, Any]:
+) -> CreatedPolicy:
     policy_id = policies.add_policy(
         unit, name=request.name, kind=request.kind, params=typed, definition=canonical.text(definition)
     )
@@ -154,22 +198,22 @@ def _create(
         beliefs.add(unit, version_id, seq=0, changes=taught.sums)
     settings.add_run(unit, "policy create", {"name": request.name, **asdict(request)}, taught.record)
     version = policies.by_id(unit, [version_id])[version_id]
-    return version_json.summary(unit, version) | {"created": True}
+    return {**version_json.summary(unit, version), "created": True}
 
 
 def _prior_rows(unit: Unit, prior: Mapping[str, tuple[float, float]]) -> list[tuple[int, float, float]]:
-    known = arms.ids(unit, list(prior))
-    missing = next((key for key in prior if key not in known), None)
+    ids = arms.ids(unit, list(prior))
+    missing = next((key for key in prior if key not in ids), None)
     if missing is not None:
         near = suggest(missing, [arm.key for arm in arms.every(unit)])
         raise InputError(f"the prior names arm {missing!r}, which the catalogue lacks", hint=near or "add it first")
-    return [(known[key], *prior[key]) for key in prior]
+    return [(ids[key], *prior[key]) for key in prior]
 
 
 # -- look --
 
 
-def listing(store: Store) -> list[version_json.VersionSummary]:
+def listing(store: Store) -> list[VersionSummary]:
     """Every policy at its live version."""
     with store.read() as unit:
         every = policies.all_policies(unit)
@@ -177,36 +221,53 @@ def listing(store: Store) -> list[version_json.VersionSummary]:
         return [version_json.summary(unit, live[policy.name][0]) for policy in every]
 
 
-def show(store: Store, reference: str, context: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What a version believes of every arm, and what it would serve now, in a context."""
+def show(store: Store, reference: str, context: Mapping[str, Any] | None = None) -> PolicyBelief:
+    """The belief of a version about every arm, and what it would serve now, in a context."""
     context = context or {}
     with store.read() as unit, bulk.alongside(unit):
         version, head = lookup.version(unit, reference)
         live = policies.by_id(unit, [head.live_id])[head.live_id]
-        told: dict[str, Any] = {**version_json.summary(unit, version)}
-        first = {name: told.pop(name) for name in ("policy", "version", "kind", "params", "reward")}
+        summary = version_json.summary(unit, version)
         rows = zip(_beliefs(unit, version, context), weighted_means.means(unit, version, arms.every(unit)), strict=True)
         return {
-            **first,
+            "policy": summary["policy"],
+            "version": summary["version"],
+            "kind": summary["kind"],
+            "params": summary["params"],
+            "reward": summary["reward"],
             "arms": [belief | weighed for belief, weighed in rows],
-            **told,
+            "status": summary["status"],
+            "versions": summary["versions"],
             **_features(version),
             "live": live.number,
             "drift": _drift(unit, version),
             "learned_from": dict(version.learned_from),
             "training": policies.report(unit, version.id),
             "created_at": written(version.created_at),
+            "version_list": [
+                {
+                    "version": other.number,
+                    "status": other.status,
+                    "live": other.id == head.live_id,
+                    "created_at": written(other.created_at),
+                }
+                for other in policies.versions(unit, [version.policy.id])
+            ],
         }
 
 
 def _drift(unit: Unit, version: Version) -> list[dict[str, Any]]:
-    """The newest change of mean reward of the policy and of its arms, as far as its newest decisions tell."""
+    """The newest changes of the mean reward of the policy and of its arms, among its newest decisions."""
     names: dict[int | str, str | None] = {"policy": None, **{arm.id: arm.key for arm in arms.every(unit)}}
     return [{"arm": names[key], **change} for key, change in reward_drift.recent(unit, version).items()]
 
 
-def _features(version: Version) -> dict[str, Any]:
-    """How a version reads contexts and arms, as `--features` takes it."""
+class _Features(TypedDict, total=False):
+    features: dict[str, Any]
+
+
+def _features(version: Version) -> _Features:
+    """The encoders of contexts and arms, as `--features` takes them; nothing for a kind that reads no context."""
     return {"features": {side: version.parameters[side] for side in ("context", "arm")}} if version.contextual else {}
 
 
@@ -214,35 +275,35 @@ COMPARED = ("pulls", "mean", "probability")
 
 
 def diff(store: Store, first: str, second: str) -> list[dict[str, Any]]:
-    """What two versions say of every arm, and by how much the second one (b) is above the first (a)."""
+    """A row for each arm: the beliefs of two versions, and by how much the second (b) is above the first (a)."""
     with store.read() as unit:
         sides = [_beliefs(unit, lookup.version(unit, reference)[0], {}) for reference in (first, second)]
         return [{"arm": a["arm"], "status": a["status"], **_differences(a, b)} for a, b in zip(*sides, strict=True)]
 
 
 def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, float | None]:
-    found: dict[str, float | None] = {}
+    row: dict[str, float | None] = {}
     for name in COMPARED:
-        known = a[name] is not None and b[name] is not None
-        found |= {
+        comparable = a[name] is not None and b[name] is not None
+        row |= {
             f"{name}_a": a[name],
             f"{name}_b": b[name],
-            f"{name}_difference": b[name] - a[name] if known else None,
+            f"{name}_difference": b[name] - a[name] if comparable else None,
         }
-    return found
+    return row
 
 
 def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row an arm of the catalogue."""
-    own = None if version.learning else version.id
-    served = decisions.served(unit, policy_id=version.policy.id, version_id=own)
-    held = exact.load(unit, version)
-    held.check(context)
-    return _arms(held, arms.every(unit), served, context)
+    """A row for each arm of the catalogue. A version that learns counts what any version of its policy served."""
+    version_id = None if version.learning else version.id
+    served = decisions.served(unit, policy_id=version.policy.id, version_id=version_id)
+    distribution = exact.load(unit, version)
+    distribution.check(context)
+    return _arms(distribution, arms.every(unit), served, context)
 
 
 def _arms(
-    belief_of: exact.VersionDistribution,
+    distribution: exact.VersionDistribution,
     catalogue: Sequence[Arm],
     served: Mapping[int, int],
     context: Mapping[str, Any],
@@ -250,63 +311,62 @@ def _arms(
     if not catalogue:
         return []
     ids = np.array([arm.id for arm in catalogue], np.int64)
-    belief = belief_of.belief(ids, revision=designs.NOW)
-    mean, lower, upper = _interval(belief_of, belief, context)
-    best, probability = _chances(belief_of, catalogue, context)
-    weights = _weights(belief_of, belief)
+    belief = distribution.belief(ids, revision=designs.NOW)
+    mean, lower, upper = _interval(distribution, belief, context)
+    best, probability = _probabilities(distribution, catalogue, context)
+    weights = _weights(distribution, belief)
     return [
         {
             "arm": arm.key,
             "status": "active" if arm.retired_at is None else "retired",
             "served": served.get(arm.id, 0),
-            "pulls": _number(belief.pulls[place]),
-            "reward_sum": _number(belief.reward_sum[place]),
-            "mean": _known(mean[place]),
-            "lower": _known(lower[place]),
-            "upper": _known(upper[place]),
-            "p_best": _known(best[place]),
-            "probability": _known(probability[place]),
-            **weights[place],
+            "pulls": _number(belief.pulls[row]),
+            "reward_sum": _number(belief.reward_sum[row]),
+            "mean": finite_or_none(mean[row]),
+            "lower": finite_or_none(lower[row]),
+            "upper": finite_or_none(upper[row]),
+            "p_best": finite_or_none(best[row]),
+            "probability": finite_or_none(probability[row]),
+            **weights[row],
         }
-        for place, arm in enumerate(catalogue)
+        for row, arm in enumerate(catalogue)
     ]
 
 
 def _interval(
-    belief_of: exact.VersionDistribution, belief: Belief, context: Mapping[str, Any]
+    distribution: exact.VersionDistribution, belief: Belief, context: Mapping[str, Any]
 ) -> tuple[Array, Array, Array]:
-    """Mean and bounds of each arm: the belief's, in the context where it reads one; NaN for a trained kind, whose
-    scores are no rewards."""
-    if belief_of.policy.stateful:
+    """Mean and bounds of each arm under the belief, in the context where it reads one; NaN for a trained kind, whose
+    scores are not rewards."""
+    if distribution.policy.stateful:
         unknown = np.full(len(belief.pulls), np.nan)
         return unknown, unknown, unknown
-    if belief_of.policy.contextual:
-        found: tuple[Array, Array, Array] = cast(Any, belief_of.policy).interval(belief, context=context, z=Z)
-        return found
+    if distribution.policy.contextual:
+        return cast(Any, distribution.policy).interval(belief, context=context, z=Z)
     return belief.mean(unknown=np.nan), *means.intervals(belief)
 
 
-def _weights(belief_of: exact.VersionDistribution, belief: Belief) -> list[dict[str, Any]]:
-    """Per arm the weight of each feature, by name, where the policy has any."""
-    policy: Any = belief_of.policy
+def _weights(distribution: exact.VersionDistribution, belief: Belief) -> list[dict[str, Any]]:
+    """The weight of each feature by name, a row an arm; empty rows for a policy without features."""
+    policy: Any = distribution.policy
     if not policy.contextual:
         return [{} for _ in belief.pulls]
     names = policy.features
     return [{"weights": dict(zip(names, row, strict=True))} for row in policy.weights(belief).tolist()]
 
 
-def _chances(
-    belief_of: exact.VersionDistribution, catalogue: Sequence[Arm], context: Mapping[str, Any]
+def _probabilities(
+    distribution: exact.VersionDistribution, catalogue: Sequence[Arm], context: Mapping[str, Any]
 ) -> tuple[Array, Array]:
-    """Per arm the probability to be the best, and to be served now at position 1; NaN where there is none."""
+    """Probability of each arm to be the best, and to be served now at position 1; NaN where there is none."""
     active = np.array([arm.retired_at is None for arm in catalogue])
     best, probability = np.full(len(catalogue), np.nan), np.where(active, np.nan, 0.0)
     ids = np.array([arm.id for arm in catalogue], np.int64)[active]
-    if not belief_of.policy.served or not len(ids):
+    if not distribution.policy.served or not len(ids):
         return best, probability
     try:
-        case = belief_of.case("now", ids, context, keys={arm.id: arm.key for arm in catalogue}, revision=designs.NOW)
-    except InputError:  # the distribution depends on a context, and has none for this one
+        case = distribution.case("now", ids, context, keys={arm.id: arm.key for arm in catalogue}, revision=designs.NOW)
+    except InputError:  # the policy has no distribution in this context
         return best, probability
     best[active] = slate.first(case.scores, floor=0.0)
     probability[active] = slate.first(case.scores, floor=case.floor)
@@ -314,9 +374,5 @@ def _chances(
 
 
 def _number(value: float) -> float | int:
-    """A sum as people write it: a count without a point."""
+    """A sum as JSON writes it: a count as an integer."""
     return int(value) if float(value).is_integer() else float(value)
-
-
-def _known(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

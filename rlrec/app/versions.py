@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
 from rlrec.app import rebuild
 from rlrec.app.inputs import lookup
 from rlrec.app.learning import copies
-from rlrec.app.learning.version_json import summary
+from rlrec.app.learning.version_json import VersionSummary, summary
 from rlrec.errors import CheckFailed, InputError
 from rlrec.records import Head, Version
 from rlrec.store import Store, Unit, decisions, policies, settings
 
 
-def freeze(store: Store, reference: str) -> dict[str, Any]:
+class Frozen(VersionSummary):
+    """The new version, the version it was copied from, and how many slots it leaves out."""
+
+    parent: int
+    immature: int
+
+
+class LiveVersion(TypedDict):
+    """The version that is live now, and the one that was before."""
+
+    policy: str
+    version: int
+    previous: int
+
+
+def freeze(store: Store, reference: str) -> Frozen:
     """An immutable copy of a belief, without the slots that are not mature, under the next number; not live.
 
     The belief is read in one snapshot; the copy stands at the change that the snapshot saw.
@@ -23,10 +38,10 @@ def freeze(store: Store, reference: str) -> dict[str, Any]:
         sums, last = copies.fork(unit, source)
         immature = decisions.count_slots_after(unit, source.policy.id, first=last + 1) if source.learning else 0
 
-    def work(unit: Unit) -> dict[str, Any]:
+    def work(unit: Unit) -> Frozen:
         policies.lock(unit, [source.policy.id])
         number = policies.versions(unit, [source.policy.id])[-1].number + 1
-        made = copies.copy(
+        version_id = copies.copy(
             unit,
             source,
             policy_id=source.policy.id,
@@ -35,20 +50,21 @@ def freeze(store: Store, reference: str) -> dict[str, Any]:
             seq=head.seq,
             ordinal=head.ordinal if source.learning else source.ordinal,
             sums=sums,
-            # what taught the source stands in its own record
+            # the source keeps the record of what it learned from
             learned_from={"policy_id": source.policy.id, "last_id": last} if source.learning else {},
         )
         settings.add_run(unit, "policy freeze", {"policy": source.policy.name, "from": source.number, "to": number})
-        return summary(unit, policies.by_id(unit, [made])[made]) | {"parent": source.number, "immature": immature}
+        version = policies.by_id(unit, [version_id])[version_id]
+        return {**summary(unit, version), "parent": source.number, "immature": immature}
 
-    done = store.write(work)
+    frozen = store.write(work)
     if immature:
-        store.notice(f"{immature} slots are not mature yet; version {done['version']} does not hold them")
-    return done
+        store.notice(f"{immature} slots are not mature yet; version {frozen['version']} leaves them out")
+    return frozen
 
 
 def _learning(unit: Unit, reference: str) -> tuple[Version, Head]:
-    """The version meant; a name means the live one, or where that is frozen the newest one that learns."""
+    """The version meant and its head; a name means the live one, or where that is frozen the newest that learns."""
     version, head = lookup.version(unit, reference)
     if lookup.split(reference)[1] is None and not version.learning:
         learning = [other for other in policies.versions(unit, [version.policy.id]) if other.learning]
@@ -58,12 +74,12 @@ def _learning(unit: Unit, reference: str) -> tuple[Version, Head]:
     return version, head
 
 
-def promote(store: Store, reference: str) -> dict[str, Any]:
+def promote(store: Store, reference: str) -> LiveVersion:
     """Make a version live. Promoting the live one again changes nothing."""
     if lookup.split(reference)[1] is None:
         raise InputError(f"{reference!r} names no version", hint=f"write {reference}@V; `rlrec policy show` lists them")
 
-    def work(unit: Unit) -> dict[str, Any]:
+    def work(unit: Unit) -> LiveVersion:
         version, head = lookup.version(unit, reference)
         head = policies.lock(unit, [version.policy.id])[version.policy.id]
         lookup.refuse_running_variant(unit, version)
@@ -84,12 +100,13 @@ def promote(store: Store, reference: str) -> dict[str, Any]:
     return store.write(work)
 
 
-def rollback(store: Store, name: str) -> dict[str, Any]:
-    """Back to what was live before the last promote. Raises CheckFailed where nothing is left or it is retired."""
+def rollback(store: Store, name: str) -> LiveVersion:
+    """Make the version live again that was before the last promote. Raises CheckFailed where there is none, or it is
+    retired."""
     if lookup.split(name)[1] is not None:
         raise InputError(f"{name!r} names a version", hint=f"write {lookup.split(name)[0]}, or promote {name}")
 
-    def work(unit: Unit) -> dict[str, Any]:
+    def work(unit: Unit) -> LiveVersion:
         version, _ = lookup.version(unit, name)
         head = policies.lock(unit, [version.policy.id])[version.policy.id]
         lookup.refuse_running_variant(unit, version)

@@ -1,4 +1,4 @@
-"""Experiments: create, show, stop, list."""
+"""rlrec experiment: create, show, stop and list experiments."""
 
 from __future__ import annotations
 
@@ -6,48 +6,50 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rlrec.cli.output import Show
 from rlrec.cli.shared import Group, printed, stored
 from rlrec.cli.tables import cell
 from rlrec.cli.text import cut
 from rlrec.cli.values import NAME, NUMBER, Parsed, parse_name, parse_number
-from rlrec.cli.view import View
+from rlrec.cli.view import View, cells
 from rlrec.errors import InputError
 
 if TYPE_CHECKING:
-    from rlrec.app.experiment import Asked
+    from rlrec.app.experiment import Comparison, ExperimentSummary, VariantSpec
+    from rlrec.app.opening import Store
 
 COLUMNS = ("experiment", "status", "unit", "variants", "created_at", "stopped_at")
 DIFFERENCE = {  # column of a csv: key of a difference
     "difference": "value", "difference_lower": "lower", "difference_upper": "upper", "p_value": "p_value",
 }  # fmt: skip
-ALARM = 0.001  # a sample ratio this unlikely is a fault, not chance
+ALARM = 0.001  # p-value of a check below which something is wrong with the split or the log
 
 
-def parse_variant(text: str) -> Asked:
-    """LABEL=POLICY[@V][:WEIGHT]."""
-    from rlrec.app.experiment import Asked
+def parse_variant(text: str) -> VariantSpec:
+    """The variant in LABEL=POLICY[@V][:WEIGHT]."""
+    from rlrec.app.experiment import VariantSpec
 
-    label, sign, rest = (part.strip() for part in text.partition("="))
-    policy, colon, weight = (part.strip() for part in rest.partition(":"))
+    label, sign, source = (piece.strip() for piece in text.partition("="))
+    policy, colon, weight = (piece.strip() for piece in source.partition(":"))
     if not (sign and policy):
         raise InputError(
-            f"'{cut(text)}' is no variant", hint="write LABEL=POLICY, LABEL=POLICY@V or LABEL=POLICY:WEIGHT"
+            f"'{cut(text)}' is not a variant", hint="write LABEL=POLICY, LABEL=POLICY@V or LABEL=POLICY:WEIGHT"
         )
     try:
         share = parse_number(weight) if colon else 1.0
     except InputError as error:
         raise InputError(f"the weight of variant {label}: {error.message}", hint="write LABEL=POLICY:0.5") from None
     if share <= 0:
-        raise InputError(f"the weight of variant {label} is {cut(weight)}", hint="it lies above 0")
-    return Asked(label=parse_name(label), policy=policy, weight=share)
+        raise InputError(f"the weight of variant {label} is {cut(weight)}", hint="weights are above 0")
+    return VariantSpec(label=parse_name(label), policy=policy, weight=share)
 
 
 def parse_share(text: str) -> float:
-    """A share of all units: 1% or 0.01."""
+    """The share of all units in 1% or 0.01."""
     try:
         return parse_number(f"{text[:-1]}e-2" if text.endswith("%") else text)
     except InputError:
-        raise InputError(f"'{cut(text)}' is no share", hint="write 1% or 0.01") from None
+        raise InputError(f"'{cut(text)}' is not a share", hint="write 1% or 0.01") from None
 
 
 SHARE = Parsed("share", parse_share)
@@ -67,15 +69,15 @@ def experiment() -> None:
 )  # fmt: skip
 @click.option(
     "--unit", "by", type=click.Choice(["user", "session"]), default="user", show_default=True,
-    help="What is assigned to a variant, for good.",
+    help="Assigned to a variant once and for all.",
 )  # fmt: skip
 @click.option(
     "--holdout-uniform", "holdout", type=SHARE, metavar="SHARE",
-    help="Keep this share of all units, as 1% or 0.01, for a variant `holdout` that is served uniformly.",
+    help="Share of all units, 1% or 0.01, for a variant `holdout` that the uniform policy serves.",
 )  # fmt: skip
 @printed
 @stored
-def create(store: Any, show: Any, **request: Any) -> None:
+def create(store: Store, show: Show, **request: Any) -> None:
     """Start an A/B split. Each variant serves a copy of its policy's belief and learns from its own decisions alone.
 
     \b
@@ -94,14 +96,14 @@ def create(store: Any, show: Any, **request: Any) -> None:
 @click.option("--level", type=NUMBER, default=0.95, show_default=True, help="Confidence of the intervals.")
 @printed
 @stored
-def show_(store: Any, show: Any, name: str, reward: str | None, level: float) -> None:
+def show_(store: Store, show: Show, name: str, reward: str | None, level: float) -> None:
     """Show what each variant earned on mature decisions, the differences, and the check of the split.
 
-    Intervals are clustered by the unit that was assigned. They speak of the variants as they ran: of two policies that
-    learn, what these two have learned so far.
+    Intervals are clustered by the unit that was assigned. They describe the variants as they ran: for policies that
+    learn, what these two had learned so far.
 
-    With a uniform holdout, what `uniform` earned there is held against what the log of the other variants says that it
-    earns (snips, per impression): if these disagree (Welch's t on both standard errors, clustered by the unit), do not
+    With a uniform holdout, what `uniform` earned there is compared with its estimate from the log of the other variants
+    (snips, per impression). Where these disagree (Welch's t on both standard errors, clustered by the unit), do not
     trust estimates from this log.
 
     \b
@@ -110,29 +112,29 @@ def show_(store: Any, show: Any, name: str, reward: str | None, level: float) ->
     """
     from rlrec.app import experiment as use_case
 
-    found = use_case.show(store, name, reward=reward, level=level)
-    show(found, table=_view(found, level), flat=_flat(found))
+    result = use_case.show(store, name, reward=reward, level=level)
+    show(result, table=_view(result, level), flat=_flat(result))
 
 
-def _flat(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """A record a variant, with its difference from the first one, which has none."""
-    against = {row["variant"]: row for row in found["differences"]}
+def _flat(result: Comparison) -> list[dict[str, Any]]:
+    """A record for each variant, with its difference from the first one, which has none."""
+    against = {row["variant"]: row for row in result["differences"]}
     return [
         variant | {column: against.get(variant["variant"], {}).get(name) for column, name in DIFFERENCE.items()}
-        for variant in found["variants"]
+        for variant in result["variants"]
     ]
 
 
-def _view(found: dict[str, Any], level: float) -> View:
+def _view(result: Comparison, level: float) -> View:
     title = [
-        f"experiment {found['experiment']}, {found['status']}, by {found['unit']}",
+        f"experiment {result['experiment']}, {result['status']}, by {result['unit']}",
         f"intervals at level {cell(level)}, mature decisions only",
-        *map(_difference, found["differences"]),
-        _ratio(found["sample_ratio"]),
-        *([] if found["holdout"] is None else [_holdout(found["holdout"])]),
+        *map(_difference, result["differences"]),
+        _ratio(result["sample_ratio"]),
+        *([] if result["holdout"] is None else [_holdout(result["holdout"])]),
     ]
-    headers = list(found["variants"][0])
-    return View(title=title, headers=headers, rows=[list(variant.values()) for variant in found["variants"]])
+    headers = list(result["variants"][0])
+    return View(title=title, headers=headers, rows=[list(variant.values()) for variant in result["variants"]])
 
 
 def _difference(row: dict[str, Any]) -> str:
@@ -140,10 +142,10 @@ def _difference(row: dict[str, Any]) -> str:
     return f"{row['variant']} - {row['against']}: {value} [{lower}, {upper}] a decision, p {p_value}"
 
 
-def _ratio(row: dict[str, Any]) -> str:
+def _ratio(row: dict[str, float | None]) -> str:
     alarm = row["p_value"] is not None and row["p_value"] < ALARM
-    told = ": the split is not the one asked for; do not trust the differences" if alarm else ""
-    return f"sample ratio: chi2 {cell(row['chi2'])}, p {cell(row['p_value'])}{told}"
+    warning = ": the split is not as defined; do not trust the differences" if alarm else ""
+    return f"sample ratio: chi2 {cell(row['chi2'])}, p {cell(row['p_value'])}{warning}"
 
 
 def _holdout(row: dict[str, Any]) -> str:
@@ -154,10 +156,10 @@ def _holdout(row: dict[str, Any]) -> str:
         )
     )  # fmt: skip
     alarm = row["p_value"] is not None and row["p_value"] < ALARM
-    told = ": the estimates from this log are wrong" if alarm else ""
+    warning = ": the estimates from this log are wrong" if alarm else ""
     return (
         f"holdout ({cell(row['share'])} of units): uniform earned {earned} [{lower}, {upper}] an impression, estimated "
-        f"{estimate} [{low}, {high}]; difference {difference}, p {p_value} ({row['verdict']}){told}"
+        f"{estimate} [{low}, {high}]; difference {difference}, p {p_value} ({row['verdict']}){warning}"
     )
 
 
@@ -165,8 +167,8 @@ def _holdout(row: dict[str, Any]) -> str:
 @click.argument("name", type=NAME)
 @printed
 @stored
-def stop(store: Any, show: Any, name: str) -> None:
-    """Serve nobody from an experiment any more; its log stays.
+def stop(store: Store, show: Show, name: str) -> None:
+    """Stop serving from an experiment; its log stays.
 
     \b
     Example:
@@ -180,7 +182,7 @@ def stop(store: Any, show: Any, name: str) -> None:
 @experiment.command("list")
 @printed
 @stored
-def list_(store: Any, show: Any) -> None:
+def list_(store: Store, show: Show) -> None:
     """List experiments with their variants.
 
     \b
@@ -189,10 +191,13 @@ def list_(store: Any, show: Any) -> None:
     """
     from rlrec.app import experiment as use_case
 
-    found = use_case.listing(store)
-    show(found, table=View(headers=COLUMNS, rows=[_row(row) for row in found]), columns=COLUMNS)
+    result = use_case.listing(store)
+    show(result, table=View(headers=COLUMNS, rows=map(_row, result)), columns=COLUMNS)
 
 
-def _row(row: dict[str, Any]) -> list[Any]:
-    split = [f"{one['variant']}={one['policy']}@{one['version']}:{cell(one['weight'])}" for one in row["variants"]]
-    return [split if name == "variants" else row[name] for name in COLUMNS]
+def _row(row: ExperimentSummary) -> list[Any]:
+    split = [
+        f"{variant['variant']}={variant['policy']}@{variant['version']}:{cell(variant['weight'])}"
+        for variant in row["variants"]
+    ]
+    return cells({**row, "variants": split}, COLUMNS)

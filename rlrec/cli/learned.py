@@ -1,4 +1,4 @@
-"""How a trained version came about, as a person reads it: its learning curve, and what the gate saw."""
+"""Report of a trained version: its learning curve, and the figures of the gate."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def told(training: dict[str, Any] | None) -> list[str]:
-    """Lines for the report of a version; none where it was not trained."""
+def report(training: dict[str, Any] | None) -> list[str]:
+    """Lines about the training of a version; none where it was not trained."""
     if training is None:
         return []
-    best = f"the best is epoch {training['best']}" if training["best"] else "none is better than where it began"
+    best = f"the best is epoch {training['best']}" if training["best"] else "none is better than the start"
     rows = [[point.get(name) for name in COLUMNS] for point in training["curve"]]
     curve = lines([CURVE.get(name, name) for name in COLUMNS], rows) if rows else []
-    return [f"learning curve, judged on the part of the log for tuning: {best}", *curve, _gate(training["gate"]), ""]
+    return [f"learning curve, estimated on the tuning split of the log: {best}", *curve, _gate(training["gate"]), ""]
 
 
 def _gate(gate: dict[str, Any]) -> str:
     if gate["candidate"] is None:
-        return "gate: it has not looked at this version"
+        return "gate: not used for this version"
     shown = {name: cell(value) for name, value in gate.items()}
     reasons = f": {shown['reasons']}" if gate["reasons"] else ""
     return (

@@ -1,9 +1,9 @@
-"""rlrec policy: policies and their versions."""
+"""rlrec policy: create policies, look into them, and manage their versions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,10 @@ from rlrec.cli.shared import Group, printed, stored
 from rlrec.cli.values import JSON_FILE, NAME, NUMBER, OBJECT, PAIR
 from rlrec.cli.view import View, cells
 from rlrec.errors import InputError
+
+if TYPE_CHECKING:
+    from rlrec.app.opening import Store
+    from rlrec.app.policy import PolicyVersion
 
 FILE = click.Path(exists=True, dir_okay=False)
 
@@ -32,25 +36,24 @@ def kinds(show: Show) -> None:
     """
     from rlrec.app import policy as use_case
 
-    found = use_case.list_kinds()
-    rows = [[one["kind"], _pairs(one["parameters"]), one["when"]] for one in found]
-    show(found, table=View(headers=["kind", "parameters", "when to use it"], rows=rows))
+    result = use_case.list_kinds()
+    rows = [[row["kind"], _pairs(row["parameters"]), row["when"]] for row in result]
+    show(result, table=View(headers=["kind", "parameters", "when to use it"], rows=rows))
 
 
 def _pairs(parameters: dict[str, Any]) -> str:
     return " ".join(_pair(name, value) for name, value in parameters.items())
 
 
-def _given(parameters: dict[str, Any]) -> str:
-    """The parameters of one policy: those that have a value, of a table only that there is one; of forgetting only
-    where it forgets."""
+def _parameters(parameters: dict[str, Any]) -> str:
+    """The parameters of one policy that have a value, tables as `...`; those of forgetting where it forgets."""
     idle = {"discount": 1.0, "window": 0.0}
-    known = {name: value for name, value in parameters.items() if value is not None and idle.get(name) != value}
-    return " ".join(f"{name}=..." if isinstance(value, dict) else _pair(name, value) for name, value in known.items())
+    used = {name: value for name, value in parameters.items() if value is not None and idle.get(name) != value}
+    return " ".join(f"{name}=..." if isinstance(value, dict) else _pair(name, value) for name, value in used.items())
 
 
 def _pair(name: str, value: Any) -> str:
-    """A parameter as it is given; without its value where that is none, or a table."""
+    """A parameter as `--param` takes it; its name alone where it has no value, or a table."""
     if isinstance(value, float):
         return f"{name}={value:g}"
     return f"{name}={value}" if isinstance(value, str) else name
@@ -58,12 +61,12 @@ def _pair(name: str, value: Any) -> str:
 
 @policy.command()
 @click.argument("name", type=NAME)
-@click.option("--kind", required=True, help="What kind of policy; `rlrec policy kinds` lists them.")
+@click.option("--kind", required=True, help="Kind of policy; `rlrec policy kinds` lists them.")
 @click.option("--param", "params", type=PAIR, multiple=True, metavar="K=V", help="A parameter of the kind; repeatable.")
-@click.option("--reward", default="default", show_default=True, help="The reward it learns from.")
+@click.option("--reward", default="default", show_default=True, help="Reward definition it learns from.")
 @click.option("--prior", type=FILE, help="CSV arm,alpha,beta or arm,mean,variance: replaces the default prior.")
 @click.option("--features", type=JSON_FILE, help="JSON: how a contextual kind reads contexts and arms.")
-@click.option("--from-log", metavar="FILTER", help="Teach its belief from mature decisions, e.g. policy=random.")
+@click.option("--from-log", metavar="FILTER", help="Learn from mature decisions of the log first, e.g. policy=random.")
 @click.option(
     "--prior-from",
     metavar="FILTER",
@@ -73,12 +76,12 @@ def _pair(name: str, value: Any) -> str:
     "--prior-weight",
     type=NUMBER,
     metavar="PULLS",
-    help="What such a start is worth, and how far it is shrunk, in pulls.  [default: 10]",
+    help="Weight of that start, and of the shrinking, in pulls.  [default: 10]",
 )
 @printed
 @stored
 def create(
-    store: Any, show: Show, name: str, kind: str, params: Sequence[tuple[str, str]], reward: str, prior: str | None,
+    store: Store, show: Show, name: str, kind: str, params: Sequence[tuple[str, str]], reward: str, prior: str | None,
     features: dict[str, Any] | None, from_log: str | None, prior_from: str | None, prior_weight: float | None,
 ) -> None:  # fmt: skip
     """Create a policy; its version 1 is live at once.
@@ -88,8 +91,8 @@ def create(
       {"context": {"fields": {"hour": {"type": "number", "mean": 12, "scale": 6}, "device": ["ios", "web"],
                               "new": "flag", "tags": {"list": ["tea", "iced"], "hash": 8}, "taste": {"vector": 8}}},
        "arm": {"fields": {"price": "number", "topic": {"hash": 8}}}}
-    What it leaves out is fitted: contexts to --from-log, or else hashed, arms to the catalogue. Missing and unknown
-    values count 0. `policy show --json` has the whole of it, as `features`.
+    A side that it leaves out is fitted: contexts to --from-log, or hashed without it; arms to the catalogue. Missing
+    and unknown values count 0. `policy show --json` has the complete object, as `features`.
 
     \b
     Example:
@@ -112,7 +115,7 @@ def create(
 @policy.command("list")
 @printed
 @stored
-def list_(store: Any, show: Show) -> None:
+def list_(store: Store, show: Show) -> None:
     """List all policies at their live version.
 
     \b
@@ -121,24 +124,26 @@ def list_(store: Any, show: Show) -> None:
     """
     from rlrec.app import policy as use_case
 
-    found = use_case.listing(store)
+    result = use_case.listing(store)
     headers = ["policy", "version", "kind", "params", "reward", "status"]
-    rows = [cells({**row, "params": _given(row["params"])}, headers) for row in found]
-    show(found, table=View(headers=headers, rows=rows), columns=[*headers, "versions"])
+    rows = [cells({**row, "params": _parameters(row["params"])}, headers) for row in result]
+    show(result, table=View(headers=headers, rows=rows), columns=[*headers, "versions"])
 
 
 @policy.command("show")
 @click.argument("reference", metavar="NAME[@V]")
-@click.option("--context", type=OBJECT, default="{}", metavar="JSON|@FILE", help="Where it reads one: in this context.")
+@click.option(
+    "--context", type=OBJECT, default="{}", metavar="JSON|@FILE", help="The context, for a kind that reads one."
+)
 @printed
 @stored
-def show_(store: Any, show: Show, reference: str, context: dict[str, Any]) -> None:
-    """Show what a policy believes of each arm, and what it would serve now.
+def show_(store: Store, show: Show, reference: str, context: dict[str, Any]) -> None:
+    """Show what a policy believes about each arm, what it would serve now, and its versions.
 
-    p_best is the probability that the arm is the best one under the belief; probability is what would be served at
-    position 1, floor included. Both are exact. ipw_mean is the mean of the arm's mature rewards weighed by
+    p_best is the probability that the arm is the best one under the belief; probability is that of being served at
+    position 1, floor included. Both are exact. ipw_mean is the mean of the arm's mature rewards weighted by
     1 / sqrt(propensity): a learning policy gives up arms that began badly, so that their plain means are too low.
-    What train-pg made has its learning curve and the gate's figures below.
+    A version made by train-pg has its learning curve and the figures of the gate below.
 
     \b
     Example:
@@ -148,44 +153,43 @@ def show_(store: Any, show: Show, reference: str, context: dict[str, Any]) -> No
     from rlrec.cli import learned
     from rlrec.cli.tables import cell
 
-    found = use_case.show(store, reference, context)
+    result = use_case.show(store, reference, context)
     headers = [
         "arm", "status", "served", "pulls", "reward_sum", "mean", "lower", "upper", "ipw_mean", "p_best", "probability",
     ]  # fmt: skip
     title = [
-        f"{found['policy']} version {found['version']} ({found['status']}; live: {_live(found)}), "
-        f"kind {found['kind']} {_given(found['params'])}".rstrip(),
-        f"learns reward {found['reward']}",
+        f"{result['policy']} version {result['version']} ({result['status']}; live: {result['live']}), "
+        f"kind {result['kind']} {_parameters(result['params'])}".rstrip(),
+        f"learns reward {result['reward']}",
+        f"versions: {', '.join(map(_version, result['version_list']))}",
     ]
-    if "features" in found:
-        title.append(f"reads {_read(found['features']['context'])}; here in the context {cell(context)}")
-    rows = [[one[name] for name in headers] for one in found["arms"]]
-    notes = [*learned.told(found["training"]), *(_changed(one) for one in found["drift"])]
-    notes += [f"weights of {one['arm']}: {_heaviest(one['weights'])}" for one in found["arms"] if "weights" in one]
-    show(found, table=View(headers=headers, rows=rows, title=title, notes=notes))
+    if "features" in result:
+        title.append(f"reads {_fields(result['features']['context'])}; shown for the context {cell(context)}")
+    rows = [cells(row, headers) for row in result["arms"]]
+    notes = [*learned.report(result["training"]), *map(_drift, result["drift"])]
+    notes += [f"weights of {row['arm']}: {_largest(row['weights'])}" for row in result["arms"] if "weights" in row]
+    show(result, table=View(headers=headers, rows=rows, title=title, notes=notes))
 
 
-def _live(found: dict[str, Any]) -> str:
-    """Which version is live, and of how many where there are others."""
-    others = len(found["versions"]) - 1
-    return f"{found['live']} of versions 1 to {others + 1}" if others else f"{found['live']}"
+def _version(row: PolicyVersion) -> str:
+    return f"{row['version']} {row['status']}{' (live)' if row['live'] else ''}"
 
 
-def _read(encoder: dict[str, Any]) -> str:
-    """What an encoder looks at."""
+def _fields(encoder: dict[str, Any]) -> str:
+    """The fields that an encoder reads."""
     return ", ".join(encoder["fields"]) or ("the whole context, hashed" if encoder.get("hash") else "nothing")
 
 
-def _changed(change: dict[str, Any]) -> str:
+def _drift(change: dict[str, Any]) -> str:
     where = "of the policy" if change["arm"] is None else f"of {change['arm']}"
     since = f"since decision {change['decision_id']} of {change['at']}"
     return f"drift: the mean reward {where} changed from {change['before']:.4g} to {change['after']:.4g} {since}"
 
 
-def _heaviest(weights: dict[str, float]) -> str:
-    """The ten weights that say most."""
-    chosen = sorted(weights.items(), key=lambda one: (-abs(one[1]), one[0]))[:10]
-    return ", ".join(f"{name} {weight:+.3g}" for name, weight in chosen if weight) or "none but 0"
+def _largest(weights: dict[str, float]) -> str:
+    """The ten weights of the largest size."""
+    largest = sorted(weights.items(), key=lambda pair: (-abs(pair[1]), pair[0]))[:10]
+    return ", ".join(f"{name} {weight:+.3g}" for name, weight in largest if weight) or "all 0"
 
 
 @policy.command()
@@ -193,10 +197,10 @@ def _heaviest(weights: dict[str, float]) -> str:
 @click.argument("second", metavar="B")
 @printed
 @stored
-def diff(store: Any, show: Show, first: str, second: str) -> None:
-    """Compare what two policies, or two versions of one, say of each arm.
+def diff(store: Store, show: Show, first: str, second: str) -> None:
+    """Compare what two policies, or two versions of one policy, believe about each arm.
 
-    A and B are NAME or NAME@V; a difference is that of B above A.
+    A and B are NAME or NAME@V; a difference is B minus A.
 
     \b
     Example:
@@ -204,28 +208,28 @@ def diff(store: Any, show: Show, first: str, second: str) -> None:
     """
     from rlrec.app import policy as use_case
 
-    found = use_case.diff(store, first, second)
+    result = use_case.diff(store, first, second)
     columns = ["arm", "status", *(f"{name}_{side}" for name in use_case.COMPARED for side in ("a", "b", "difference"))]
-    rows = [[one[name] for name in columns] for one in found]
+    rows = [cells(row, columns) for row in result]
     view = View(headers=columns, rows=rows, title=[f"a: {first}", f"b: {second}"])
-    show(found, table=view, columns=columns)
+    show(result, table=view, columns=columns)
 
 
 @policy.command()
 @click.argument("reference", metavar="NAME[@V]")
-@click.option("--reward", help="Learn this reward instead of its own.")
+@click.option("--reward", help="Reward definition to learn, instead of its own.")
 @click.option("--features", type=JSON_FILE, help="JSON: read contexts and arms like this instead.")
 @click.option(
     "--after-drift", type=click.Choice(["adwin", "page-hinkley"]),
-    help="Hold only decisions since rewards last changed; without a change, nothing is done.",
+    help="Use only decisions since rewards last changed; without a change, nothing is done.",
 )  # fmt: skip
 @printed
 @stored
-def rebuild(store: Any, show: Show, reference: str, **request: Any) -> None:
-    """Compute a belief anew from the stored events, as a new version that goes on learning; it is not live.
+def rebuild(store: Store, show: Show, reference: str, **request: Any) -> None:
+    """Compute a belief again from the stored events, as a new version that goes on learning; it is not live.
 
-    The past enters in ranges, so that others can work meanwhile; a rebuild that was killed goes on where it was when
-    the same is asked for again. A logistic model is expanded around what the log says now.
+    The past enters in ranges, so that other commands can work meanwhile. A rebuild that was killed continues where it
+    stopped when the same command is run again. A logistic model is expanded around its present weights.
 
     \b
     Example:
@@ -240,7 +244,7 @@ def rebuild(store: Any, show: Show, reference: str, **request: Any) -> None:
 @click.argument("reference", metavar="NAME@V")
 @printed
 @stored
-def retire(store: Any, show: Show, reference: str) -> None:
+def retire(store: Store, show: Show, reference: str) -> None:
     """End the learning of a version that is not live; its belief stays as it is.
 
     \b
@@ -256,7 +260,7 @@ def retire(store: Any, show: Show, reference: str) -> None:
 @click.argument("reference", metavar="NAME[@V]")
 @printed
 @stored
-def freeze(store: Any, show: Show, reference: str) -> None:
+def freeze(store: Store, show: Show, reference: str) -> None:
     """Copy a belief, without the slots that are not mature, into an immutable version; it is not live.
 
     \b
@@ -272,7 +276,7 @@ def freeze(store: Any, show: Show, reference: str) -> None:
 @click.argument("reference", metavar="NAME@V")
 @printed
 @stored
-def promote(store: Any, show: Show, reference: str) -> None:
+def promote(store: Store, show: Show, reference: str) -> None:
     """Make a version live.
 
     \b
@@ -288,7 +292,7 @@ def promote(store: Any, show: Show, reference: str) -> None:
 @click.argument("name")
 @printed
 @stored
-def rollback(store: Any, show: Show, name: str) -> None:
+def rollback(store: Store, show: Show, name: str) -> None:
     """Return to the version that was live before the last promote.
 
     \b

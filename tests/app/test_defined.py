@@ -15,7 +15,7 @@ from rlrec.app.doctor import Request as Audit
 from rlrec.app.doctor import doctor
 from rlrec.app.feedback import Line
 from rlrec.app.pipe import Pipe
-from rlrec.app.pipe import Request as Asked
+from rlrec.app.pipe import Request as VariantSpec
 from rlrec.app.recommend import Answer, Request, recommend_group
 from rlrec.errors import InputError
 from rlrec.store import Store, decisions, policies
@@ -181,8 +181,8 @@ def test_a_stream_sees_arms_as_they_are_described_now(store: Store, frozen: bool
         versions.promote(store, "shares@2")
     stream = Pipe(store)
     for turn in range(3):
-        stream.group([Asked(policy="shares", session=f"{turn}-{i}", context={"hour": 0.3}) for i in range(2)])
-        stream.group([Asked(policy="shares", session="s", arms=["unknown"])])  # refused: nothing changes
+        stream.group([VariantSpec(policy="shares", session=f"{turn}-{i}", context={"hour": 0.3}) for i in range(2)])
+        stream.group([VariantSpec(policy="shares", session="s", arms=["unknown"])])  # refused: nothing changes
         priced(store, 5.0 - turn)
         arm.put(store, lambda turn=turn: [[arm.Line(arm=f"new{turn}", features={"price": 3})]])
     assert audited(store) == []
@@ -194,7 +194,7 @@ def test_variants_go_on_from_the_ordinal_of_their_fork(store: Store) -> None:
     store.now = START + 11 * MINUTE
     versions.freeze(store, "ends")
     labels = dict(zip("vwxyz", [*NAMES, "ends@2"], strict=True))
-    wanted = [experiment.Asked(label=label, policy=name) for label, name in labels.items()]
+    wanted = [experiment.VariantSpec(label=label, policy=name) for label, name in labels.items()]
     experiment.create(store, experiment.Request(name="e", variants=wanted, by="session"))
     made = draw(store, 100, "e", seed=2, field="experiment")
     click(store, early[::3] + made[::2])

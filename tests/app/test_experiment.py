@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rlrec.app import experiment, feedback, policy, recommend
-from rlrec.app.experiment import Asked, Request
+from rlrec.app.experiment import Request, VariantSpec
 from rlrec.app.init import init
 from rlrec.app.serving import assignment
 from rlrec.errors import Conflict, InputError
@@ -61,7 +61,7 @@ def ids(answers: Any) -> Any:
 
 
 def split(store: Store, *variants: Any, by: str = "session", name: str = "ab") -> Any:
-    asked = variants or (Asked(label="a", policy="ts"), Asked(label="b", policy="u"))
+    asked = variants or (VariantSpec(label="a", policy="ts"), VariantSpec(label="b", policy="u"))
     return experiment.create(store, Request(name=name, variants=asked, by=by))
 
 
@@ -83,7 +83,7 @@ def test_variant_starts_without_immature_slots(at: Clocked) -> None:
 
 
 def test_variants_teach_themselves_alone(at: Clocked) -> None:
-    split(at(0), Asked(label="a", policy="ts"), Asked(label="b", policy="ts"))
+    split(at(0), VariantSpec(label="a", policy="ts"), VariantSpec(label="b", policy="ts"))
     answers = ask_all(at(1), *map(str, range(12)), experiment="ab")
     shown = [sum(answer["variant"] == label for answer in answers) for label in "ab"]
     assert [pulls(at(1), "ts"), pulls(at(1), "ts@ab/a"), pulls(at(1), "ts@ab/b")] == [0, *shown]
@@ -112,7 +112,7 @@ def test_variant_is_a_policy_with_the_number_of_its_version(at: Clocked) -> None
 
 def test_learning_version_cannot_be_pinned(at: Clocked) -> None:
     with pytest.raises(InputError, match="still learns") as refused:
-        split(at(0), Asked(label="a", policy="ts@1"), Asked(label="b", policy="u"))
+        split(at(0), VariantSpec(label="a", policy="ts@1"), VariantSpec(label="b", policy="u"))
     assert "policy freeze ts" in refused.value.hint
 
 
@@ -121,7 +121,7 @@ def test_pinned_version_is_served_as_it_stands(at: Clocked) -> None:
 
     ask(at(0), "old", policy="ts")
     versions.freeze(at(40), "ts")
-    split(at(41), Asked(label="a", policy="ts@2"), Asked(label="b", policy="ts@2"))
+    split(at(41), VariantSpec(label="a", policy="ts@2"), VariantSpec(label="b", policy="ts@2"))
     assert ask(at(42), "s", experiment="ab")["version"] == 2
     assert pulls(at(43), "ts@ab/a") == pulls(at(43), "ts@ab/b") == 1
 
@@ -132,7 +132,7 @@ def test_settled_reward_waits_in_a_variant_too(at: Clocked) -> None:
     reward.define(at(0), reward.Request(name="buy", weights="buy=1", clip=(0.0, 1.0), learn="settled"))
     policy.create(at(0), policy.Request(name="slow", kind="thompson", reward="buy"))
     ask(at(0), "old", policy="slow")
-    split(at(40), Asked(label="a", policy="slow"), Asked(label="b", policy="slow"))
+    split(at(40), VariantSpec(label="a", policy="slow"), VariantSpec(label="b", policy="slow"))
     assert pulls(at(40), "slow@ab/a") == 1  # overdue, though nobody has settled it
     answer = ask(at(41), "s", experiment="ab")
     assert pulls(at(41), f"slow@ab/{answer['variant']}") == 1
@@ -147,17 +147,17 @@ def test_same_definition_again_is_fine_and_another_a_conflict(at: Clocked) -> No
     assert split(at(0))["created"]
     assert not split(at(1))["created"]
     with pytest.raises(Conflict):
-        split(at(1), Asked(label="a", policy="ts", weight=2.0), Asked(label="b", policy="u"))
+        split(at(1), VariantSpec(label="a", policy="ts", weight=2.0), VariantSpec(label="b", policy="u"))
 
 
 @pytest.mark.parametrize(
     "variants",
     [
-        [Asked(label="a", policy="ts")],
-        [Asked(label="a", policy="ts"), Asked(label="a", policy="u")],
-        [Asked(label="a", policy="ts"), Asked(label="b", policy="u", weight=0.0)],
-        [Asked(label="a", policy="ts"), Asked(label="b", policy="nobody")],
-        [Asked(label="a", policy="ts"), Asked(label="b", policy="log")],
+        [VariantSpec(label="a", policy="ts")],
+        [VariantSpec(label="a", policy="ts"), VariantSpec(label="a", policy="u")],
+        [VariantSpec(label="a", policy="ts"), VariantSpec(label="b", policy="u", weight=0.0)],
+        [VariantSpec(label="a", policy="ts"), VariantSpec(label="b", policy="nobody")],
+        [VariantSpec(label="a", policy="ts"), VariantSpec(label="b", policy="log")],
     ],
 )
 def test_impossible_experiments_are_refused_and_leave_nothing(at: Clocked, variants: Any) -> None:
@@ -201,7 +201,7 @@ def test_line_of_a_group_inherits_the_user_of_an_earlier_one(at: Clocked) -> Non
 
 
 def test_shares_follow_the_weights(at: Clocked) -> None:
-    split(at(0), Asked(label="a", policy="u", weight=1.0), Asked(label="b", policy="u", weight=3.0))
+    split(at(0), VariantSpec(label="a", policy="u", weight=1.0), VariantSpec(label="b", policy="u", weight=3.0))
     labels = [answer["variant"] for answer in ask_all(at(1), *map(str, range(400)), experiment="ab")]
     units = experiment.show(at(1), "ab")["variants"]
     assert [row["units"] for row in units] == [labels.count("a"), labels.count("b")]
@@ -212,7 +212,7 @@ def test_shares_follow_the_weights(at: Clocked) -> None:
 @pytest.mark.parametrize("share", [0.01, 0.3])
 def test_a_holdout_has_its_share_of_all_units_and_the_others_their_weights(at: Clocked, share: Any) -> None:
     """100,000 hashed units. False alarm: each of six counts lies within 4.5 standard errors but for 7 in a million."""
-    variants = Asked(label="a", policy="ts"), Asked(label="b", policy="u", weight=3.0)
+    variants = VariantSpec(label="a", policy="ts"), VariantSpec(label="b", policy="u", weight=3.0)
     experiment.create(at(0), Request(name="ab", variants=variants, holdout=share))
     with at(0).read() as unit:
         made = experiments.named(unit, ["ab"])["ab"]
@@ -224,7 +224,7 @@ def test_a_holdout_has_its_share_of_all_units_and_the_others_their_weights(at: C
 def test_a_holdout_is_uniform_whatever_policy_has_that_name(at: Clocked) -> None:
     policy.create(at(0), policy.Request(name="uniform", kind="thompson"))
     experiment.create(
-        at(0), Request(name="ab", variants=[Asked(label="a", policy="uniform")], by="session", holdout=0.5)
+        at(0), Request(name="ab", variants=[VariantSpec(label="a", policy="uniform")], by="session", holdout=0.5)
     )
     answers = ask_all(at(1), *map(str, range(40)), experiment="ab")
     assert {one["variant"] for one in answers} == {"a", "holdout"}
@@ -235,14 +235,14 @@ def test_a_holdout_is_uniform_whatever_policy_has_that_name(at: Clocked) -> None
 def test_a_holdout_cannot_be_given_another_version(at: Clocked) -> None:
     from rlrec.app import versions
 
-    experiment.create(at(0), Request(name="ab", variants=[Asked(label="a", policy="ts")], holdout=0.5))
+    experiment.create(at(0), Request(name="ab", variants=[VariantSpec(label="a", policy="ts")], holdout=0.5))
     versions.freeze(at(1), "uniform@ab/holdout")
     with pytest.raises(InputError, match="variant of the running experiment"):
         versions.promote(at(1), "uniform@ab/holdout@2")
 
 
 def test_a_variant_named_as_the_holdout_is_refused(at: Clocked) -> None:
-    variants = Asked(label="a", policy="ts"), Asked(label="holdout", policy="u")
+    variants = VariantSpec(label="a", policy="ts"), VariantSpec(label="holdout", policy="u")
     with pytest.raises(InputError, match="two variants are named holdout"):
         experiment.create(at(0), Request(name="ab", variants=variants, holdout=0.1))
     assert experiment.create(at(0), Request(name="ab", variants=variants))["created"]
@@ -261,7 +261,7 @@ def test_stopped_experiment_serves_nobody(at: Clocked) -> None:
 
 
 def test_figures_come_from_mature_events_inside_the_window(at: Clocked) -> None:
-    split(at(0), Asked(label="a", policy="u"), Asked(label="b", policy="u"), by="user")
+    split(at(0), VariantSpec(label="a", policy="u"), VariantSpec(label="b", policy="u"), by="user")
     sessions, users = [f"s{n}" for n in range(80)], [f"u{n // 2}" for n in range(80)]
     answers = ask_all(at(1), *sessions, users=users, experiment="ab")
     click(at(2), *ids(answers[::4]))
@@ -278,7 +278,7 @@ def test_figures_come_from_mature_events_inside_the_window(at: Clocked) -> None:
 
 
 def test_page_reward_counts_slots_and_page_events_and_leaves_censored_pages_out(at: Clocked) -> None:
-    split(at(0), Asked(label="a", policy="u"), Asked(label="b", policy="u"))
+    split(at(0), VariantSpec(label="a", policy="u"), VariantSpec(label="b", policy="u"))
     shown = ids(ask_all(at(1), *map(str, range(20)), experiment="ab", size=2))
     click(at(2), *shown, position=1)
     click(at(2), *shown)
@@ -301,7 +301,7 @@ def test_experiment_without_decisions_has_figures_of_nothing(at: Clocked) -> Non
 
 
 def test_a_holdout_without_decisions_has_no_figures(at: Clocked) -> None:
-    experiment.create(at(0), Request(name="ab", variants=[Asked(label="a", policy="ts")], holdout=0.01))
+    experiment.create(at(0), Request(name="ab", variants=[VariantSpec(label="a", policy="ts")], holdout=0.01))
     found = experiment.show(at(1), "ab")["holdout"]
     assert (found["share"], found["verdict"], found["reasons"]) == (0.01, "insufficient", ["no-rows"])
     assert {found[name] for name in ("value", "estimate", "difference", "p_value")} == {None}
@@ -369,7 +369,7 @@ def test_a_true_difference_is_found_and_covered(tmp_path: Path) -> None:
             table.write_text(f"arm,probability\nbad,{1 - share}\ngood,{share}\n")
             asked = {"probabilities": str(table), "floor": "0.1"}
             policy.create(store, policy.Request(name=name, kind="fixed", parameters=asked))
-        split(store, Asked(label="a", policy="dull"), Asked(label="b", policy="keen"), by="user")
+        split(store, VariantSpec(label="a", policy="dull"), VariantSpec(label="b", policy="keen"), by="user")
         sessions, users = [f"s{n}" for n in range(900)], [f"u{n % 300}" for n in range(900)]
         rng = np.random.default_rng(7)
         answers = ask_all(store, *sessions, users=users, experiment="ab")
@@ -390,7 +390,7 @@ def held_out(tmp_path: Path) -> Iterator[Any]:
         init(store)
         store.write(lambda unit: arms.put(unit, dict.fromkeys(rates, "{}")))
         policy.create(store, policy.Request(name="ts", kind="thompson", parameters={"floor": "0.2"}))
-        asked = Request(name="ab", variants=[Asked(label="a", policy="ts")], by="session", holdout=0.3)
+        asked = Request(name="ab", variants=[VariantSpec(label="a", policy="ts")], by="session", holdout=0.3)
         experiment.create(store, asked)
         rng, held = np.random.default_rng(5), []
         for group in range(8):

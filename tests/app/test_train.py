@@ -38,7 +38,7 @@ from tests.conftest import runner
 
 AB = experiment.Request(
     name="ab", by="session",
-    variants=[experiment.Asked(label="a", policy="visits"), experiment.Asked(label="b", policy="base")],
+    variants=[experiment.VariantSpec(label="a", policy="visits"), experiment.VariantSpec(label="b", policy="base")],
 )  # fmt: skip
 SETS = (ARMS, ARMS[:3], ARMS[1:], ARMS[:2], ARMS[2:], ARMS[1:3])
 

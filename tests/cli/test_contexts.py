@@ -234,9 +234,9 @@ def test_what_is_fitted_for_a_shared_model_fits_into_it(shop: Run) -> None:
 def test_a_policy_that_reads_contexts_is_shown_in_one(shop: Run) -> None:
     shop(*NOW, "policy", "rebuild", "own")
     table = shop(*NOW, "policy", "show", "own", "--context", '{"hour": 9}').stdout.splitlines()
-    assert table[0].startswith("own version 1 (learning; live: 1 of versions 1 to 2), kind lin-thompson")
-    assert table[2] == 'reads device, hour, new, tags, taste; here in the context {"hour": 9}'
-    assert next(line for line in table if line.startswith("weights of")).endswith(": none but 0")
+    assert table[0].startswith("own version 1 (learning; live: 1), kind lin-thompson")
+    assert table[3] == 'reads device, hour, new, tags, taste; shown for the context {"hour": 9}'
+    assert next(line for line in table if line.startswith("weights of")).endswith(": all 0")
 
 
 # -- parameters --
@@ -304,11 +304,11 @@ COMMANDS: list[tuple[list[Any], str]] = [
     (["reward", "define", "r", "log(click)=1"], "unknown function 'log'"),
     (["reward", "define", "r", "min(click)=1"], "the cap of 'click'"),
     (["reward", "define", "r", "min(click,-1)=1"], "the cap of 'click'"),
-    (["reward", "define", "r", "log1p(click=1"], "is no weight"),
+    (["reward", "define", "r", "log1p(click=1"], "is not a weight"),
     (["reward", "delays", "none"], "unknown reward 'none'"),
     (["reward", "delays", "--log", "policy=owl"], "unknown policy 'owl'"),
     (["experiment", "create", "e", "--variant", "a=own", "--holdout-uniform", "0"], "holdout"),
-    (["experiment", "create", "e", "--variant", "a=own", "--holdout-uniform", "most"], "is no share"),
+    (["experiment", "create", "e", "--variant", "a=own", "--holdout-uniform", "most"], "is not a share"),
     (["simulate", "bernouli", "--policy", "own", "--sessions", "1"], "did you mean bernoulli"),
     (["simulate", "bernoulli", "--policy", "owl", "--sessions", "1"], "unknown policy 'owl'"),
     (["simulate", "bernoulli", "--policy", "own"], "--sessions"),

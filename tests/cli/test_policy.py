@@ -127,7 +127,7 @@ def test_what_cannot_be_created_is_refused(run_sqlite: Run, words: list[str], wh
 
 
 def test_ucb_without_a_floor_is_told_what_its_log_is_worth(run_sqlite: Run) -> None:
-    assert "can judge no other policy" in run_sqlite("policy", "create", "u", "--kind", "ucb").stderr
+    assert "cannot judge other policies" in run_sqlite("policy", "create", "u", "--kind", "ucb").stderr
     assert run_sqlite("policy", "create", "u", "--kind", "ucb").stderr == ""
     assert run_sqlite("policy", "create", "v", "--kind", "ucb", "--param", "floor=0.05").stderr == ""
 
@@ -180,7 +180,7 @@ def test_a_prior_from_a_log_is_shown_as_pulls_that_no_belief_counts(run: Run) ->
         run("--now", "2026-01-01T12:00:00Z", "recommend", "--policy", "u", "--session", "s", "--arms", arm)
     run("--now", "2026-01-01T12:00:00Z", "feedback", "1", "click")
     create = ["policy", "create", "p", "--kind", "uniform", "--prior-from", "policy=u", "--prior-weight", "2"]
-    assert "draws the same whatever the prior says" in run("--now", "2026-01-01T13:00:00Z", *create).stderr
+    assert "ignores the prior when it draws" in run("--now", "2026-01-01T13:00:00Z", *create).stderr
     found = shown(run, "p")
     assert {key: (row["pulls"], row["mean"]) for key, row in found.items()} == {"a1": (0, 0.375), "a2": (0, 0.125)}
 
@@ -389,3 +389,13 @@ def test_a_table_of_policies_shows_what_each_was_given(run_sqlite: Run, tmp_path
     shown = {line.split()[0]: " ".join(line.split()) for line in run_sqlite("policy", "list").stdout.splitlines()}
     assert shown["flat"] == "flat 1 fixed floor=0 probabilities=... default learning"
     assert shown["by"] == "by 1 fixed by=hour floor=0 probabilities=... default learning"
+
+
+def test_show_lists_the_versions_with_their_status(shop: Run) -> None:
+    shop("policy", "freeze", "home")
+    shop("policy", "promote", "home@2")
+    versions = shop("policy", "show", "home", "--json").json["version_list"]
+    assert [(row["version"], row["status"], row["live"]) for row in versions] == [
+        (1, "learning", False), (2, "frozen", True),
+    ]  # fmt: skip
+    assert "versions: 1 learning, 2 frozen (live)" in shop("policy", "show", "home").stdout

@@ -178,7 +178,7 @@ def test_a_person_sees_how_it_learned(learned: Run) -> None:
 def test_a_gate_that_never_looked_is_said(shop: Run, sqlite_db: str) -> None:
     with closing(Store(sqlite_db)) as store:
         trained(store, "home", report={"curve": [], "best": 0, "gate": dict.fromkeys(REPORT["gate"])})
-    assert "gate: it has not looked at this version" in shop("policy", "show", "home").stdout
+    assert "gate: not used for this version" in shop("policy", "show", "home").stdout
 
 
 @pytest.mark.parametrize("form", ["table", "csv", "ndjson", "json"])
