@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict, cast
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from rlrec.arrays import Array, finite_or_none
 from rlrec.errors import Conflict, InputError, suggest
 from rlrec.policy import means, slate
 from rlrec.policy.base import Belief
+from rlrec.policy.contextual import is_contextual
 from rlrec.records import Arm, Policy, Reward, Version
 from rlrec.store import Store, Unit, arms, beliefs, bulk, decisions, policies, settings
 from rlrec.times import written
@@ -338,18 +339,15 @@ def _interval(
 ) -> tuple[Array, Array, Array]:
     """Mean and bounds of each arm under the belief, in the context where it reads one; NaN for a trained kind, whose
     scores are not rewards."""
-    if distribution.policy.stateful:
-        unknown = np.full(len(belief.pulls), np.nan)
-        return unknown, unknown, unknown
-    if distribution.policy.contextual:
-        return cast(Any, distribution.policy).interval(belief, context=context, z=Z)
+    if is_contextual(distribution.policy):
+        return distribution.policy.interval(belief, context=context, z=Z)
     return belief.mean(unknown=np.nan), *means.intervals(belief)
 
 
 def _weights(distribution: exact.VersionDistribution, belief: Belief) -> list[dict[str, Any]]:
     """The weight of each feature by name, a row an arm; empty rows for a policy without features."""
-    policy: Any = distribution.policy
-    if not policy.contextual:
+    policy = distribution.policy
+    if not is_contextual(policy):
         return [{} for _ in belief.pulls]
     names = policy.features
     return [{"weights": dict(zip(names, row, strict=True))} for row in policy.weights(belief).tolist()]

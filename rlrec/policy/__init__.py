@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from rlrec.errors import InputError, suggest
 
@@ -35,15 +35,14 @@ def load(kind: str) -> type[Policy]:
     if kind not in KINDS:
         raise InputError(f"unknown kind {kind!r}", hint=suggest(kind, list(KINDS)) or "`rlrec policy kinds` lists them")
     module, name = KINDS[kind].split(":")
-    found: type[Policy] = getattr(import_module(module), name)
-    return found
+    return getattr(import_module(module), name)
 
 
 def parameters(kind: str) -> dict[str, Any]:
     """The parameters of a kind with their defaults; a kind checks by itself what it needs."""
     from dataclasses import MISSING, fields
 
-    every = [one for one in fields(cast(Any, load(kind))) if one.name != "design"]
+    every = [one for one in fields(load(kind)) if one.name != "design"]
     every.sort(key=lambda one: one.name in ("floor", "discount", "window"))  # what all share comes last
     return {one.name: None if one.default is MISSING else one.default for one in every}
 
@@ -52,7 +51,7 @@ def values(policy: Policy) -> dict[str, Any]:
     """The parameters of a policy."""
     from dataclasses import fields
 
-    return {one.name: getattr(policy, one.name) for one in fields(cast(Any, policy)) if one.name != "design"}
+    return {one.name: getattr(policy, one.name) for one in fields(policy) if one.name != "design"}
 
 
 def make(kind: str, given: Mapping[str, Any], *, design: Design | None = None) -> Policy:

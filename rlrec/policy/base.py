@@ -52,6 +52,8 @@ class Belief:
 class Policy(Protocol):
     """A kind with its parameters. It never draws."""
 
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
     floor: float
     purpose: ClassVar[str]  # when to use it, in one line
     prior: ClassVar[tuple[float, float]]  # alpha and beta of an arm that nothing is known of

@@ -214,7 +214,7 @@ class Gradient:
 
     # -- a visit that begins --
 
-    def encoded(self, context: Mapping[str, Any] | None) -> Array:
+    def encode(self, context: Mapping[str, Any] | None) -> Array:
         """Features of a context, (q,)."""
         return np.asarray(self.design.context.encode([context or {}])[0])
 
@@ -231,10 +231,10 @@ class Gradient:
         return self.noisy(self.index_at(belief, x))
 
     def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array:
-        return self.index_at(belief, self.encoded(context))
+        return self.index_at(belief, self.encode(context))
 
     def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
-        return self.scores_at(belief, self.encoded(context))
+        return self.scores_at(belief, self.encode(context))
 
     def weights(self, belief: Belief) -> Array:
         """What each arm's score takes of each of `features`, (m, d + 5)."""
@@ -242,6 +242,11 @@ class Gradient:
             return np.zeros((len(belief.pulls), len(self.features)))
         weights, bias, own = self.effective(*belief.trained)
         return np.column_stack([bias, weights, own])
+
+    def interval(self, belief: Belief, *, context: Mapping[str, Any], z: float) -> tuple[Array, Array, Array]:
+        """NaN: its scores are no rewards."""
+        unknown = np.full(len(belief.pulls), np.nan)
+        return unknown, unknown, unknown
 
     @property
     def features(self) -> tuple[str, ...]:

@@ -81,7 +81,7 @@ class Linear(Learner):
         x (n, q) contexts, arms (n,) ids: gram grows by weight xx', response by (reward + offset) x."""
         return np.ones(len(x)), np.zeros(len(x))
 
-    def encoded(self, context: Mapping[str, Any] | None) -> Array:
+    def encode(self, context: Mapping[str, Any] | None) -> Array:
         """Features of a context, (q,)."""
         return np.asarray(self.design.context.encode([context or {}])[0])
 
@@ -96,14 +96,14 @@ class Linear(Learner):
         return found
 
     def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
-        return self.scores_at(belief, self.encoded(context))
+        return self.scores_at(belief, self.encode(context))
 
     def scores_at(self, belief: Belief, x: Array) -> Scores:
         """`scores` in contexts x (..., q), one for each of the leading axes of the belief; arrays (..., m)."""
         raise NotImplementedError
 
     def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array | None:
-        return self.index_at(belief, self.encoded(context))
+        return self.index_at(belief, self.encode(context))
 
     def index_at(self, belief: Belief, x: Array) -> Array:
         """`index` in contexts x (..., q), (..., m)."""
@@ -115,7 +115,7 @@ class Linear(Learner):
 
     def interval(self, belief: Belief, *, context: Mapping[str, Any], z: float) -> tuple[Array, Array, Array]:
         """Posterior mean of each arm in a context, and z posterior standard deviations to either side, (m,) each."""
-        x = self.encoded(context)
+        x = self.encode(context)
         posterior = self.posterior(belief)
         mean, spread = posterior.mean(x), z * self._noise * posterior.deviation(x)
         return self._told(mean), self._told(mean - spread), self._told(mean + spread)

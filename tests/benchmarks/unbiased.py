@@ -18,9 +18,10 @@ from rlrec.ope.base import LogBatch
 from rlrec.ope.estimate import Estimate, Fold
 from rlrec.policy import slate
 from rlrec.policy.base import Learner, Policy
+from rlrec.policy.contextual import learns_from_contexts
 from rlrec.policy.design import Design
 from rlrec.policy.encoder import Encoder
-from rlrec.policy.linear import SHARED, Linear
+from rlrec.policy.linear import SHARED
 from rlrec.policy.scores import Scores, unstack
 from tests.benchmarks.measure import Figure, Setting
 
@@ -88,7 +89,7 @@ def logs(policy: Policy, rates: Sequence[float], *, runs: int, decisions: int = 
     rng = np.random.default_rng(seed)
     seeds = rng.integers(2**63, size=runs).astype(np.uint64)
     memory = Memory(policy, runs, simulate.names(len(rates)))
-    context = policy.encoded(NOTHING) if isinstance(policy, Linear) else np.empty(0)
+    context = policy.encode(NOTHING) if learns_from_contexts(policy) else np.empty(0)
     x = np.tile(context, (runs, 1))
     reward, propensity, minimum = np.empty((3, runs, decisions))
     for start in range(0, decisions, GROUP):
@@ -111,7 +112,7 @@ def _served(policy: Policy, memory: Memory, x: Array, seeds: Words, ids: Index) 
 
 def _beliefs(policy: Policy, memory: Memory, x: Array) -> list[Scores]:
     """The scores of each run."""
-    if isinstance(policy, Linear):
+    if learns_from_contexts(policy):
         return unstack(policy.scores_at(memory.belief(), x))
     scores = policy.scores(memory.belief(), arms=simulate.names(memory.shape[1]), context=NOTHING)
     return unstack(scores) if isinstance(policy, Learner) else [scores] * memory.shape[0]

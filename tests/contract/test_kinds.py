@@ -18,6 +18,7 @@ from rlrec.errors import InputError
 from rlrec.policy import history, moments, slate
 from rlrec.policy import reward as rewards
 from rlrec.policy.base import Belief, Policy, mixed
+from rlrec.policy.contextual import ContextualLearner, ContextualPolicy, is_contextual, learns_from_contexts
 from rlrec.policy.moments import Moments
 from rlrec.records import Event, Reward
 
@@ -362,3 +363,16 @@ def test_sums_of_two_logs_add_up_to_those_of_both() -> None:
     whole = reward_log.sums(found)
     assert parts.keys() == whole.keys()
     assert all(parts[key] == pytest.approx(whole[key], abs=1e-9) for key in whole)
+
+
+def members(protocol: type) -> set[str]:
+    return {name for name in {*dir(protocol), *protocol.__annotations__} if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("kind", kinds.KINDS)
+def test_a_kind_has_what_its_protocol_declares(kind: str) -> None:
+    policy = made(kind)
+    protocols: list[type] = [Policy]
+    protocols += [ContextualPolicy] if is_contextual(policy) else []
+    protocols += [ContextualLearner] if learns_from_contexts(policy) else []
+    assert [name for one in protocols for name in members(one) if not hasattr(policy, name)] == []

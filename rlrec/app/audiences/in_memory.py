@@ -15,10 +15,11 @@ from rlrec import simulate
 from rlrec.arrays import Array, Flags, Index
 from rlrec.policy import moments
 from rlrec.policy.base import Belief, Policy
+from rlrec.policy.contextual import learns_from_contexts
 from rlrec.policy.design import Design
 from rlrec.policy.encoder import Encoder
 from rlrec.policy.forgetting import Forgetting
-from rlrec.policy.linear import SHARED, Linear
+from rlrec.policy.linear import SHARED
 from rlrec.policy.moments import Moments
 from rlrec.policy.scores import Scores
 from rlrec.simulate.base import Audience, Info
@@ -122,7 +123,7 @@ def design(audience: Audience, names: Sequence[str], *, model: str | None) -> De
 
 def _scores(policy: Policy, belief: Belief, x: Array, keys: Sequence[str]) -> Scores:
     """Of each arm in each run, in contexts x (runs, q)."""
-    if isinstance(policy, Linear):
+    if learns_from_contexts(policy):
         return policy.scores_at(belief, x)
     return policy.scores(belief, arms=keys, context=NOTHING)
 
@@ -164,7 +165,7 @@ class Memory:
         self._rows = np.arange(runs) * len(names)
         self._pulls, self._rewards = (_Sums(policy.forgetting, runs * len(names)) for _ in range(2))
         self._late: dict[int, list[_Late]] = defaultdict(list)  # by step
-        self._linear = policy if isinstance(policy, Linear) else None
+        self._linear = policy if learns_from_contexts(policy) else None
         self._q = 0 if self._linear is None else len(self._linear.design.context.names)
         self._moments = _Sums(policy.forgetting, runs * len(names), moments.width(self._q))
         self._names = names

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from functools import lru_cache
-from typing import Any, cast
 
 import numpy as np
 
 from rlrec import policy as kinds
 from rlrec.arrays import Array, Ids
 from rlrec.policy.base import Policy
+from rlrec.policy.contextual import is_contextual
 from rlrec.policy.design import Design
 from rlrec.policy.encoder import Encoder
 from rlrec.records import Version
@@ -29,7 +29,10 @@ def policy_of(version: Version) -> Policy:
 
 def described(unit: Unit, version: Version) -> Described | None:
     """What a version knows of the arms by their features; None where it looks at none."""
-    if not version.contextual or not cast(Any, policy_of(version)).described:
+    if not version.contextual:
+        return None
+    policy = policy_of(version)
+    if not is_contextual(policy) or not policy.described:
         return None
     return Described(unit, Design.of(version.parameters).arm)
 

@@ -16,6 +16,7 @@ from rlrec.app.distributions.designs import Described, described, policy_of
 from rlrec.app.distributions.trained import Trained
 from rlrec.arrays import Array, Ids
 from rlrec.policy.base import EVERYTHING, Belief, Policy
+from rlrec.policy.contextual import is_contextual, learns_from_contexts
 from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.moments import Moments, unpack, width
 from rlrec.policy.scores import Scores, unstack
@@ -100,9 +101,9 @@ class VersionDistribution:
 
     def see(self, contexts: Iterable[Mapping[str, Any]]) -> None:
         """Encode contexts that are about to be asked for, all at once."""
-        if self.policy.contextual:
+        if is_contextual(self.policy):
             told = {self.reading(context): context for context in contexts}
-            rows = cast(Any, self.policy).design.context.encode(list(told.values()))
+            rows = self.policy.design.context.encode(list(told.values()))
             self._rows = dict(zip(told, rows, strict=True))
 
     @cached_property
@@ -123,18 +124,15 @@ class VersionDistribution:
             alpha=prior[:, 0],
             beta=prior[:, 1],
             total=float(self._sums[:, 0].sum()),
-            moments=self._moments(sums[:, 3:], arms, revision) if self._sums_contexts else None,
+            moments=self._moments(sums[:, 3:], arms, revision),
             trained=None if self.trained is None else self.trained.of(arms, revision),
         )
 
-    @property
-    def _sums_contexts(self) -> bool:
-        """Whether its belief is made of moments of contexts."""
-        return self.policy.contextual and self.trained is None
-
-    def _moments(self, packed: Array, arms: Ids, revision: int) -> Moments:
-        design = cast(Any, self.policy).design
-        q = len(design.context.names)
+    def _moments(self, packed: Array, arms: Ids, revision: int) -> Moments | None:
+        """Moments of the contexts that the belief learned from; None for kinds that learn from none."""
+        if not learns_from_contexts(self.policy):
+            return None
+        q = len(self.policy.design.context.names)
         if not packed.shape[1]:
             packed = np.zeros((len(arms), width(q)))
         found = unpack(packed, q)
@@ -157,8 +155,8 @@ class VersionDistribution:
 
     def check(self, context: Mapping[str, Any]) -> None:
         """Raises InputError where a context is not what the policy was told to expect."""
-        if self.policy.contextual:
-            cast(Any, self.policy).design.context.check(context)
+        if is_contextual(self.policy):
+            self.policy.design.context.check(context)
 
     def case(
         self, eligible: Hashable, arms: Ids, context: Mapping[str, Any], *, keys: Mapping[int, str], revision: int = 0
@@ -174,9 +172,10 @@ class VersionDistribution:
             if self._kept > ARMS:
                 self.forget()
             self._kept += len(arms)
-            belief, policy = self._asked(eligible, arms, revision), cast(Any, self.policy)
-            if policy.contextual:
-                x = self._rows[reading] if reading in self._rows else policy.encoded(context)
+            belief, policy = self._asked(eligible, arms, revision), self.policy
+            index: Array | None
+            if is_contextual(policy):
+                x = self._rows[reading] if reading in self._rows else policy.encode(context)
                 scores, index = policy.scores_at(belief, x), policy.index_at(belief, x)
             else:
                 scores = policy.scores(belief, arms=[keys[arm] for arm in arms.tolist()], context=context)
@@ -197,9 +196,10 @@ class VersionDistribution:
         revision: int = 0,
     ) -> list[Scores]:
         """The scores of `case` in each of some contexts: a kind that sees contexts is asked about them together."""
-        if not self.policy.contextual:
+        policy = self.policy
+        if not is_contextual(policy):
             return [self.case(eligible, arms, one, keys=keys, revision=revision).scores for one in contexts]
-        policy, belief = cast(Any, self.policy), self._asked(eligible, arms, revision)
+        belief = self._asked(eligible, arms, revision)
         x = policy.design.context.encode(contexts)
         step = max(1, CELLS // (len(arms) * x.shape[1] ** 2))
         parts = (policy.scores_at(belief, x[start : start + step]) for start in range(0, len(x), step))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any, cast
 
 from rlrec import policy as kinds
 from rlrec.app.inputs import canonical, lookup
@@ -38,7 +37,7 @@ class Owners:
 
     def create(self, name: str) -> Version:
         """A new policy of kind logged: its version 1."""
-        parameters = asdict(cast(Any, kinds.make(KIND, {})))
+        parameters = asdict(kinds.make(KIND, {}))
         definition = {"kind": KIND, "params": parameters, "reward": "default", "prior": canonical.named({}).hex()}
         policy_id = policies.add_policy(
             self.unit, name=name, kind=KIND, params=parameters,

@@ -20,6 +20,7 @@ from rlrec.app.log import lineage, reward_log
 from rlrec.app.log.reward_log import Impressions
 from rlrec.arrays import Ids
 from rlrec.errors import InputError
+from rlrec.policy.contextual import is_contextual
 from rlrec.policy.design import Design
 from rlrec.policy.encoder import Encoder, Fitting
 from rlrec.policy.fields import WIDEST
@@ -174,21 +175,21 @@ def anchored(unit: Unit, version: Version, sums: Totals) -> Version | None:
     """The draft expanded around the weights that these sums give; None where that is what it was, or it has none."""
     if not _expands(version) or not sums:
         return None
-    policy: Any = designs.policy_of(version)
+    policy = designs.policy_of(version)
+    assert is_contextual(policy)
     held = VersionDistribution(version, sums=_rows(sums), prior=(), described=designs.described(unit, version))
     known = np.unique([arm for _, arm in sums])
     weights = policy.weights(held.belief(known, revision=designs.NOW))
-    before = {arm: policy.design.anchor.get(arm) for arm in known.tolist()}
-    anchor = dict(zip(known.tolist(), weights, strict=True))
-    if all(before[arm] is not None and np.allclose(before[arm], anchor[arm], atol=CLOSE) for arm in anchor):
+    before, anchor = policy.design.anchor, dict(zip(known.tolist(), weights, strict=True))
+    if all(arm in before and np.allclose(before[arm], anchor[arm], atol=CLOSE) for arm in anchor):
         return None
     return replace(version, parameters={**version.parameters, **replace(policy.design, anchor=anchor).written()})
 
 
 def _expands(version: Version) -> bool:
     """Whether its model is expanded around weights that a log can move."""
-    policy: Any = designs.policy_of(version)
-    return version.contextual and bool(policy.expands)
+    policy = designs.policy_of(version)
+    return is_contextual(policy) and policy.expands
 
 
 def _rows(sums: Totals) -> list[BeliefRow]:
