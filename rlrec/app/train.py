@@ -21,7 +21,7 @@ from rlrec.app.training.holdout_value import ESTIMATOR, VISITS, Judge, fitted
 from rlrec.app.training.lease import Lease
 from rlrec.errors import InputError, suggest
 from rlrec.ope.estimate import Estimate
-from rlrec.ope.paired import Difference
+from rlrec.ope.paired import PairedDifference
 from rlrec.policy.baseline import BASELINES
 from rlrec.policy.gradient import Gradient, Parameters
 from rlrec.records import Version
@@ -113,7 +113,7 @@ class _Gate:
     live: Version
     value: Estimate
     live_value: Estimate
-    gain: Difference
+    gain: PairedDifference
 
     @property
     def passed(self) -> bool:

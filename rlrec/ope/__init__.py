@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, cast
 from rlrec.errors import InputError, suggest
 
 if TYPE_CHECKING:
-    from rlrec.ope.base import Estimator, Kind
+    from rlrec.ope.base import Estimator, ImpressionEstimator
     from rlrec.ope.sequential import SessionEstimator
 
-# What one row of the estimate is -> name -> where its class lives. To add an estimator: its file, and one line here.
+# Unit (what one row of the estimate is) -> name -> class. To add an estimator: its class, and one line here.
 _BY_UNIT = {
     "impression": {
         "ips": "rlrec.ope.weighting:Ips",
@@ -34,51 +34,54 @@ _BY_UNIT = {
     },
 }
 
-ESTIMATORS = {name: place for family in _BY_UNIT.values() for name, place in family.items()}
+ESTIMATORS = {name: path for family in _BY_UNIT.values() for name, path in family.items()}
 GROUPS = {**{unit: tuple(family) for unit, family in _BY_UNIT.items()}, "all": tuple(ESTIMATORS)}
 DEFAULT = "ips,snips,dr"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """Estimators by the label they were asked by, apart by what one row of the estimate is: each unit is a fold of
-    its own.
+class EstimatorChoice:
+    """Estimators by label and unit: each unit is a fold of its own.
 
-    labels: all of them, in the order asked"""
+    labels: all of them, in the order of the request"""
 
     labels: tuple[str, ...]
-    impressions: dict[str, Estimator]
+    impressions: dict[str, ImpressionEstimator]
     sessions: dict[str, SessionEstimator]
 
 
-def parse(text: str) -> Asked:
+def parse(text: str) -> EstimatorChoice:
     """Estimators of a comma list such as `ips,clipped-ips:5,wdr`, a group (`impression`, `session`) or `all`.
 
     Raises InputError for an unknown name, a parameter where none belongs, and a value out of range."""
-    asked = [word.strip() for word in text.split(",") if word.strip()]
-    if not asked:
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words:
         raise InputError("no estimator named", hint=f"one or more of {', '.join([*ESTIMATORS, *GROUPS])}")
-    kinds = {label: estimator(label) for word in asked for label in GROUPS.get(word, (word,))}
-    return Asked(
-        labels=tuple(kinds),
-        impressions={label: cast("Estimator", kind) for label, kind in kinds.items() if kind.unit == "impression"},
-        sessions={label: cast("SessionEstimator", kind) for label, kind in kinds.items() if kind.unit == "session"},
+    chosen = {label: estimator(label) for word in words for label in GROUPS.get(word, (word,))}
+    return EstimatorChoice(
+        labels=tuple(chosen),
+        impressions=cast("dict[str, ImpressionEstimator]", _of_unit(chosen, "impression")),
+        sessions=cast("dict[str, SessionEstimator]", _of_unit(chosen, "session")),
     )
 
 
-def estimator(label: str) -> Kind:
+def _of_unit(chosen: dict[str, Estimator], unit: str) -> dict[str, Estimator]:
+    return {label: estimator for label, estimator in chosen.items() if estimator.unit == unit}
+
+
+def estimator(label: str) -> Estimator:
     """The estimator `NAME`, or `NAME:value` where its class has a parameter. Raises InputError as `parse` does."""
     name, colon, value = label.partition(":")
     if name not in ESTIMATORS:
         names = [*ESTIMATORS, *GROUPS]
         raise InputError(f"unknown estimator {name!r}", hint=suggest(name, names) or f"known: {', '.join(names)}")
     module, _, attribute = ESTIMATORS[name].partition(":")
-    kind = getattr(import_module(module), attribute)
+    named = getattr(import_module(module), attribute)
     if not colon:
-        return cast("Kind", kind())
-    if not (parameters := _parameters(kind)):
+        return cast("Estimator", named())
+    if not (parameters := _parameters(named)):
         raise InputError(f"{name} takes no parameter, got {label!r}", hint=f"write {name}")
-    return cast("Kind", kind(**{parameters[0]: _number(label, value)}))
+    return cast("Estimator", named(**{parameters[0]: _number(label, value)}))
 
 
 def described() -> dict[str, list[tuple[str, str]]]:
@@ -87,14 +90,14 @@ def described() -> dict[str, list[tuple[str, str]]]:
     return {unit: [_described(estimator(name)) for name in family] for unit, family in _BY_UNIT.items()}
 
 
-def _described(kind: Kind) -> tuple[str, str]:
-    parameter = "".join(f"[:{getattr(kind, name):g}]" for name in _parameters(type(kind)))
-    paragraph = (type(kind).__doc__ or "").split("\n\n")[0]
-    return f"{kind.name}{parameter}", " ".join(paragraph.split())
+def _described(default: Estimator) -> tuple[str, str]:
+    parameter = "".join(f"[:{getattr(default, name):g}]" for name in _parameters(type(default)))
+    paragraph = (type(default).__doc__ or "").split("\n\n")[0]
+    return f"{default.name}{parameter}", " ".join(paragraph.split())
 
 
-def _parameters(kind: Any) -> list[str]:
-    return [field.name for field in fields(kind)]
+def _parameters(of_class: Any) -> list[str]:
+    return [field.name for field in fields(of_class)]
 
 
 def _number(label: str, value: str) -> float:

@@ -113,13 +113,12 @@ class Smooth(Protocol):
         """Its derivative by the mean terms, (..., d)."""
 
 
-class Kind(Smooth, Protocol):
-    """What estimators of every unit declare. Parameters live in the object, knowledge in the sums: a new estimator is
-    a new class and one registry line.
+class Estimator(Smooth, Protocol):
+    """Declarations of every estimator, whatever its unit. Its object holds parameters, and sums hold what the log says:
+    a new estimator is a new class and one registry line.
 
     `value` must not change when all columns are multiplied by one number (every estimate here is a ratio of sums).
-    So it may be asked for means per cluster, per block, or for plain sums, and the delta-method error needs no
-    centring.
+    So it takes means per cluster or per block, or plain sums, and the delta-method error needs no centring.
     """
 
     name: ClassVar[str]
@@ -132,12 +131,11 @@ class Kind(Smooth, Protocol):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the columns that `value` is asked with; the first one is what a cluster adds to the estimate, the
-        second one the number of rows or the weight it is divided by. Equal names mean equal columns in every
-        estimator."""
+        """Names of the columns that `value` takes; the first one is what a cluster adds to the estimate, the second one
+        the number of rows or the weight it is divided by. Equal names mean equal columns in every estimator."""
 
 
-class Estimator(Kind, Protocol):
+class ImpressionEstimator(Estimator, Protocol):
     """An estimator of impressions."""
 
     def terms(self, batch: LogBatch) -> Array:

@@ -13,8 +13,8 @@ import numpy as np
 
 from rlrec.arrays import Array
 from rlrec.errors import InputError, suggest
-from rlrec.ope.base import Kind, Smooth
-from rlrec.ope.moments import Summary
+from rlrec.ope.base import Estimator, Smooth
+from rlrec.ope.moments import ClusterSummary
 
 INTERVALS = ("bootstrap-t", "normal", "cressie-read")
 REPLICATES = 2000
@@ -26,7 +26,7 @@ UNKNOWN: Bounds = (-np.inf, np.inf)
 _NOTHING = 1e-12
 
 
-def check(interval: str, level: float, *, estimators: Mapping[str, Kind]) -> None:
+def check(interval: str, level: float, *, estimators: Mapping[str, Estimator]) -> None:
     """Raises InputError for an unknown interval, a level outside (0, 1), or a pair that does not exist.
 
     An estimator for which no interval is valid (dm) is let through with any interval that is valid for some row of
@@ -76,7 +76,7 @@ class Replicates:
     moment: Array
 
 
-def replicates(summary: Summary, *, seed: int, number: int = REPLICATES) -> Replicates:
+def replicates(summary: ClusterSummary, *, seed: int, number: int = REPLICATES) -> Replicates:
     """`number` multinomial draws over the clusters with a row to weigh, or over the blocks.
 
     The draw depends on the seed and the number of units alone, so two targets on one log are drawn alike."""
@@ -92,7 +92,7 @@ def replicates(summary: Summary, *, seed: int, number: int = REPLICATES) -> Repl
     return Replicates(units=units, total=both[:, :c], moment=both[:, c:].reshape(len(both), c, c))
 
 
-def _drawn_from(summary: Summary) -> Array:
+def _drawn_from(summary: ClusterSummary) -> Array:
     # A cluster none of whose rows can be weighed is not in the sample. Blocks all are, the empty ones too: how many
     # clusters a block holds is part of what is random.
     (rows,) = summary.index(("rows",))

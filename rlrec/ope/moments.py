@@ -25,7 +25,7 @@ _SALT = 1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Summary:
+class ClusterSummary:
     """What is left of the clusters when the fold is over; c columns.
 
     present (c,): clusters in which a column is not 0
@@ -118,11 +118,11 @@ class Moments:
             return Moments(self.columns, self.spanning, _bounded(self._kept + other._kept, self.spanning))
         return Moments(self.columns, self.spanning, _blocks(self._kept) + _blocks(other._kept))
 
-    def summary(self) -> Summary:
+    def summary(self) -> ClusterSummary:
         """Sums, second moments and the units to draw from."""
         kept, blocks = self._kept, _blocks(self._kept)
         few = kept.sums if isinstance(kept, _Clusters) and len(kept.ids) <= BLOCKS else None
-        return Summary(
+        return ClusterSummary(
             columns=self.columns,
             present=blocks.present,
             total=blocks.units.sum(axis=0),
@@ -137,7 +137,7 @@ class Moments:
 @dataclass(frozen=True, eq=False)
 class Steps:
     """Sums at every step, of up to 4,096 clusters or of the 4,096 blocks of more: they add up, in the order of
-    `Summary.units`.
+    `ClusterSummary.units`.
 
     columns: names of the c columns, and of the one that is held after a visit's end
     ids (m,): ascending, of clusters or (`blocks`) of blocks; sums (m, c + 1, h): at each of h steps"""

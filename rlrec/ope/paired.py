@@ -16,14 +16,14 @@ from rlrec.ope import diagnostics, intervals
 from rlrec.ope.base import Smooth
 from rlrec.ope.intervals import UNKNOWN, Bounds, Studentised, studentised
 from rlrec.ope.sequential import SessionEstimator
-from rlrec.ope.sessions import SessionStat, SessionView, view
+from rlrec.ope.sessions import SessionEstimatorFold, SessionPartial, at_end
 
 # A quantile of the bootstrap is one beyond which at least so many replicates lie: with fewer it is mostly noise.
 _BEYOND = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Difference:
+class PairedDifference:
     """Value of one target minus that of another; a figure that cannot be had is None, never NaN.
 
     lower, upper: each is on the wrong side of the truth in a share `alpha` of logs; both are 0 where the two targets
@@ -59,23 +59,23 @@ class _Minus:
 
 
 def difference(
-    stat: SessionStat,
-    against: SessionStat,
+    partial: SessionPartial,
+    against: SessionPartial,
     *,
     estimator: SessionEstimator,
     alpha: float = 0.025,
     extra_reasons: tuple[str, ...] = (),
     seed: int = 0,
     replicates: int = intervals.REPLICATES,
-) -> Difference:
-    """`stat` minus `against`, two targets that one and the same `SessionFold` saw on the same visits.
+) -> PairedDifference:
+    """`partial` minus `against`, two targets that one and the same `SessionFold` saw on the same visits.
 
-    alpha: chance of each bound to be on the wrong side, in (0, 0.5); extra_reasons: as of `SessionFold.finish`
+    alpha: chance of each bound to be on the wrong side, in (0, 0.5); extra_reasons: as in `FinishOptions`
     Raises InputError for an alpha out of range, ValueError for statistics of other visits."""
     if not 0 < alpha < 0.5:
         raise InputError(f"alpha {alpha:g} is not between 0 and 0.5", hint="0.025 is usual")
     ours, theirs = (
-        view(one, estimator, label=estimator.name, summary=one.moments.summary()) for one in (stat, against)
+        at_end(side, estimator, label=estimator.name, summary=side.moments.summary()) for side in (partial, against)
     )
     _check(ours, theirs)
     found = _resampled(ours, theirs, seed=seed, number=replicates)
@@ -90,7 +90,7 @@ def difference(
         *([] if known else ["few-rewards"]),
     ]
     judged, why = _verdict(ours, theirs, tuple(reasons))
-    return Difference(
+    return PairedDifference(
         value=_figure(found.value),
         std_error=_figure(found.error),
         lower=_figure(low),
@@ -103,21 +103,21 @@ def difference(
     )
 
 
-def _check(ours: SessionView, theirs: SessionView) -> None:
+def _check(ours: SessionEstimatorFold, theirs: SessionEstimatorFold) -> None:
     (rows,) = ours.summary.index(("rows",))
     if not np.array_equal(ours.summary.units[:, rows], theirs.summary.units[:, rows]):
         raise ValueError("the two targets were not judged on the same visits")
 
 
-def _alike(ours: SessionView, theirs: SessionView) -> bool:
+def _alike(ours: SessionEstimatorFold, theirs: SessionEstimatorFold) -> bool:
     alike = np.array_equal(ours.summary.units, theirs.summary.units) and np.array_equal(ours.units, theirs.units)
     return ours.n > 0 and alike
 
 
-def _resampled(ours: SessionView, theirs: SessionView, *, seed: int, number: int) -> Studentised:
+def _resampled(ours: SessionEstimatorFold, theirs: SessionEstimatorFold, *, seed: int, number: int) -> Studentised:
     if not ours.n:
         return Studentised(value=np.nan, error=np.nan, t=np.empty(0))
-    return studentised(_Minus(ours.kind), np.column_stack([ours.units, theirs.units]), seed=seed, number=number)
+    return studentised(_Minus(ours.estimator), np.column_stack([ours.units, theirs.units]), seed=seed, number=number)
 
 
 def _bounds(found: Studentised, alpha: float, *, freedom: float) -> Bounds:
@@ -141,7 +141,9 @@ def _bounds(found: Studentised, alpha: float, *, freedom: float) -> Bounds:
     return found.value - below, found.value + above
 
 
-def _verdict(ours: SessionView, theirs: SessionView, extra: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+def _verdict(
+    ours: SessionEstimatorFold, theirs: SessionEstimatorFold, extra: tuple[str, ...]
+) -> tuple[str, tuple[str, ...]]:
     """The worse verdict, and the reasons of both."""
     found = [diagnostics.verdict(one.diagnosis, extra=extra) for one in (ours, theirs)]
     worst = min((word for word, _ in found), key=("insufficient", "weak", "ok").index)

@@ -13,26 +13,26 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from rlrec.arrays import Array
-from rlrec.ope.base import Kind, Ratio
+from rlrec.ope.base import Estimator, Ratio
 
 
-class SessionEstimator(Kind, Protocol):
+class SessionEstimator(Estimator, Protocol):
     """A smooth function of sums over visits, and over visits at each step.
 
-    Its columns are attributes of `visits.Course` of the same name. Where `by_step` names one (0 after a visit's end),
-    `value` and `gradient` are asked with the columns, then that one at each step, then w_t at each step (held after
+    Its columns are attributes of `visits.Course` of the same name. Where `step_column` names one (0 after a visit's
+    end), `value` and `gradient` take the columns, then that one at each step, then w_t at each step (held after
     the end): (..., d + 2 horizon)."""
 
-    weighing: ClassVar[str]  # the column of a visit's weight: effective sample size and tail are about it
-    by_step: ClassVar[str | None]
+    weight_column: ClassVar[str]  # the column of a visit's weight: effective sample size and tail are about it
+    step_column: ClassVar[str | None]
 
 
 class PerVisit(Ratio):
     """A mean over visits divided by another. Bounds are not cut: returns of a visit have no range that is simple."""
 
     unit: ClassVar[str] = "session"
-    weighing: ClassVar[str] = "weight"
-    by_step: ClassVar[str | None] = None
+    weight_column: ClassVar[str] = "weight"
+    step_column: ClassVar[str | None] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class Pdis(PerVisit):
 
     name: ClassVar[str] = "pdis"
     columns: ClassVar[tuple[str, ...]] = ("stepwise_return", "rows")
-    weighing: ClassVar[str] = "mean_weight"
+    weight_column: ClassVar[str] = "mean_weight"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class DrRl(PerVisit):
 
     name: ClassVar[str] = "dr-rl"
     columns: ClassVar[tuple[str, ...]] = ("robust_return", "rows")
-    weighing: ClassVar[str] = "mean_weight"
+    weight_column: ClassVar[str] = "mean_weight"
     modelled: ClassVar[bool] = True
 
 
@@ -83,7 +83,7 @@ class ByStep:
     self_normalised: ClassVar[bool] = False
     intervals: ClassVar[tuple[str, ...]] = ("normal", "bootstrap-t")
     biased: ClassVar[bool] = False
-    weighing: ClassVar[str] = "mean_weight"
+    weight_column: ClassVar[str] = "mean_weight"
     columns: ClassVar[tuple[str, ...]]
 
     @property
@@ -116,7 +116,7 @@ class Wpdis(ByStep):
 
     name: ClassVar[str] = "wpdis"
     columns: ClassVar[tuple[str, ...]] = ("stepwise_return", "rows")
-    by_step: ClassVar[str | None] = "stepwise_reward"
+    step_column: ClassVar[str | None] = "stepwise_reward"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,5 +128,5 @@ class Wdr(ByStep):
 
     name: ClassVar[str] = "wdr"
     columns: ClassVar[tuple[str, ...]] = ("robust_return", "rows", "first_value")
-    by_step: ClassVar[str | None] = "correction"
+    step_column: ClassVar[str | None] = "correction"
     modelled: ClassVar[bool] = True

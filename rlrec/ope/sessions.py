@@ -12,22 +12,23 @@ from rlrec.arrays import Array
 from rlrec.errors import InputError
 from rlrec.ope import diagnostics, intervals
 from rlrec.ope.diagnostics import Weights
-from rlrec.ope.estimate import Estimate, Terms, View
+from rlrec.ope.estimate import ANY_REWARD, USUAL, Estimate, EstimatorFold, FinishOptions
 from rlrec.ope.intervals import UNKNOWN, Bounds, Replicates, Studentised
-from rlrec.ope.moments import Moments, Steps, Summary, moments, steps
+from rlrec.ope.moments import ClusterSummary, Moments, Steps, moments, steps
 from rlrec.ope.sequential import SessionEstimator
 from rlrec.ope.visits import Course, VisitBatch
 
-# What diagnostics need, whichever estimators are asked for.
+# The columns that diagnostics need, whichever estimators are chosen.
 _CORE = ("rows", "weight", "mean_weight")
 _SUPPORTED = 0.05  # effective sample size at a step, of the visits, from which on the log supports the target there
 
 
 @dataclass(frozen=True, eq=False)
-class SessionStat:
-    """What a fold keeps of the visits: `stat(batch_1) + stat(batch_2)`.
+class SessionPartial:
+    """Sums over visits: `partial(batch_1) + partial(batch_2)`.
 
-    moments: sums over clusters of what a visit adds.   steps: the same at every step; None if no estimator needs it
+    moments: sums over clusters of the columns per visit.   steps: the same at every step; None if no estimator needs
+        it
     squares (2, horizon): sums over visits of w_t and of its square
     end, along: diagnostics of the weights at the end of visits, and of their means along them"""
 
@@ -37,10 +38,10 @@ class SessionStat:
     end: Weights
     along: Weights
 
-    def __add__(self, other: SessionStat) -> SessionStat:
+    def __add__(self, other: SessionPartial) -> SessionPartial:
         if (self.steps is None) != (other.steps is None):
             raise ValueError("statistics of different estimators do not add up")
-        return SessionStat(
+        return SessionPartial(
             self.moments + other.moments,
             None if self.steps is None or other.steps is None else self.steps + other.steps,
             self.squares + other.squares,
@@ -76,16 +77,20 @@ class SessionFold:
     @cached_property
     def columns(self) -> tuple[str, ...]:
         """Every column per visit that some estimator needs, once."""
-        asked = [name for kind in self.estimators.values() for name in kind.columns]
-        return tuple(dict.fromkeys([*_CORE, *asked]))
+        needed = [name for estimator in self.estimators.values() for name in estimator.columns]
+        return tuple(dict.fromkeys([*_CORE, *needed]))
 
     @cached_property
     def by_step(self) -> tuple[str, ...]:
         """Every column per step that some estimator needs, once."""
-        return tuple(dict.fromkeys(kind.by_step for kind in self.estimators.values() if kind.by_step is not None))
+        return tuple(
+            dict.fromkeys(
+                estimator.step_column for estimator in self.estimators.values() if estimator.step_column is not None
+            )
+        )
 
-    def stat(self, batch: VisitBatch) -> SessionStat:
-        """The statistic of one batch; an empty batch is the zero of the sum.
+    def partial(self, batch: VisitBatch) -> SessionPartial:
+        """The sums of one batch; those of an empty batch are the zero of the sum.
 
         Raises InputError for a visit of more steps than the horizon, and if an estimator needs a model and the batch
         has none."""
@@ -93,7 +98,7 @@ class SessionFold:
             raise InputError(f"a visit has {longest} steps, more than the horizon of {self.horizon}")
         course = Course(batch, self.gamma)
         terms = np.column_stack([getattr(course, name) for name in self.columns])
-        return SessionStat(
+        return SessionPartial(
             moments(terms, batch.cluster, columns=self.columns, spanning=self.spanning),
             self._steps(course) if self.by_step else None,
             self._squares(course),
@@ -117,40 +122,24 @@ class SessionFold:
         ]
         return np.array(held)
 
-    def finish(
-        self,
-        stat: SessionStat,
-        *,
-        interval: str = "bootstrap-t",
-        level: float = 0.95,
-        cluster: str = "session",
-        greedy: bool = False,
-        extra_reasons: tuple[str, ...] = (),
-        seed: int = 0,
-        replicates: int = intervals.REPLICATES,
-    ) -> list[Estimate]:
-        """One estimate for each estimator, in the order asked. What is asked: as `estimate.Fold.finish`.
+    def finish(self, partial: SessionPartial, options: FinishOptions = USUAL) -> list[Estimate]:
+        """One estimate for each estimator, in their order; no reward range applies to returns.
 
         Raises InputError for an interval that one of the estimators does not have, and a level outside (0, 1)."""
-        intervals.check(interval, level, estimators=self.estimators)
-        asked = Terms(
-            interval=interval,
-            level=level,
-            cluster=cluster,
-            greedy=greedy,
-            extra_reasons=extra_reasons,
-            seed=seed,
-            replicates=replicates,
-        )
-        summary, drawn = stat.moments.summary(), None
-        if interval == "bootstrap-t" and any(kind.by_step is None for kind in self.estimators.values()):
-            drawn = intervals.replicates(summary, seed=seed, number=replicates)
-        views = [view(stat, kind, label=label, summary=summary) for label, kind in self.estimators.items()]
-        manner = "greedy" if greedy else "as served"
+        intervals.check(options.interval, options.level, estimators=self.estimators)
+        options = replace(options, reward_range=ANY_REWARD)
+        summary, drawn = partial.moments.summary(), None
+        if options.interval == "bootstrap-t" and any(one.step_column is None for one in self.estimators.values()):
+            drawn = intervals.replicates(summary, seed=options.seed, number=options.replicates)
+        manner = "greedy" if options.greedy else "as served"
+        ess_by_step, horizon = _support(partial)
+        estimates = [
+            at_end(partial, estimator, label=label, summary=summary).estimate(options, drawn)
+            for label, estimator in self.estimators.items()
+        ]
         estimand = f"mean return per session, {manner}, gamma {self.gamma:.12g}"
-        by_step, last = _support(stat)
         return [
-            replace(one.estimate(asked, drawn), estimand=estimand, ess_by_step=by_step, horizon=last) for one in views
+            replace(estimate, estimand=estimand, ess_by_step=ess_by_step, horizon=horizon) for estimate in estimates
         ]
 
 
@@ -167,56 +156,59 @@ def _diagnosed(course: Course, weight: Array, *, moved: Array, largest: Array) -
     )
 
 
-def _support(stat: SessionStat) -> tuple[tuple[float, ...], int | None]:
+def _support(partial: SessionPartial) -> tuple[tuple[float, ...], int | None]:
     """Effective sample size over visits at every step, and the first step at which it is too small."""
-    total, squares = stat.squares
+    total, squares = partial.squares
     ess = np.divide(total**2, squares, out=np.zeros(len(total)), where=squares > 0)
-    short = np.flatnonzero(ess < _SUPPORTED * stat.end.rows)
+    short = np.flatnonzero(ess < _SUPPORTED * partial.end.rows)
     return tuple(ess.tolist()), int(short[0]) if len(short) else None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class SessionView(View):
-    """One session estimator's side of the sums."""
+class SessionEstimatorFold(EstimatorFold):
+    """One session estimator at the end of a fold."""
 
-    kind: SessionEstimator
+    estimator: SessionEstimator
     steps: Steps | None
 
     @property
-    def weighing(self) -> str:
-        return self.kind.weighing
+    def weight_column(self) -> str:
+        return self.estimator.weight_column
 
     @cached_property
     def units(self) -> Array:
-        """The estimator's columns per cluster or block, (m, d): what its error and bootstrap are made from."""
-        narrow = self.summary.units[:, self.at]
-        if self.kind.by_step is None or self.steps is None:
+        """The estimator's columns per cluster or block, (m, d): its error and bootstrap are made from them."""
+        narrow = self.summary.units[:, self.columns]
+        if self.estimator.step_column is None or self.steps is None:
             return narrow
         sums = self.steps.sums
-        return np.column_stack([narrow, sums[:, self.steps.columns.index(self.kind.by_step)], sums[:, -1]])
+        column = self.steps.columns.index(self.estimator.step_column)
+        return np.column_stack([narrow, sums[:, column], sums[:, -1]])
 
     def resampled(self, *, seed: int, number: int) -> Studentised:
         """Value, error and bootstrap of an estimate that has columns per step."""
-        return intervals.studentised(self.kind, self.units, seed=seed, number=number)
+        return intervals.studentised(self.estimator, self.units, seed=seed, number=number)
 
     def estimated(self) -> tuple[float, float]:
-        if self.kind.by_step is None:
+        if self.estimator.step_column is None:
             return super().estimated()
-        found = self.resampled(seed=0, number=0)
-        return found.value, found.error
+        sample = self.resampled(seed=0, number=0)
+        return sample.value, sample.error
 
-    def bounds(self, asked: Terms, drawn: Replicates | None) -> Bounds:
-        if self.kind.by_step is None:
-            return super().bounds(asked, drawn)
+    def bounds(self, options: FinishOptions, drawn: Replicates | None) -> Bounds:
+        if self.estimator.step_column is None:
+            return super().bounds(options, drawn)
         value, error = self.value
         if not np.isfinite(value) or not np.isfinite(error):
             return UNKNOWN
-        if asked.interval == "normal":
-            return intervals.normal(value, error, asked.level)
-        return self.resampled(seed=asked.seed, number=asked.replicates).bounds(asked.level)
+        if options.interval == "normal":
+            return intervals.normal(value, error, options.level)
+        return self.resampled(seed=options.seed, number=options.replicates).bounds(options.level)
 
 
-def view(stat: SessionStat, kind: SessionEstimator, *, label: str, summary: Summary) -> SessionView:
-    """The estimator's side of a statistic, whose moments were summed up."""
-    weights = stat.end if kind.weighing == "weight" else stat.along
-    return SessionView(summary=summary, weights=weights, kind=kind, label=label, steps=stat.steps)
+def at_end(
+    partial: SessionPartial, estimator: SessionEstimator, *, label: str, summary: ClusterSummary
+) -> SessionEstimatorFold:
+    """The estimator at the end of a fold. summary: of the partial's moments."""
+    weights = partial.end if estimator.weight_column == "weight" else partial.along
+    return SessionEstimatorFold(label=label, estimator=estimator, summary=summary, weights=weights, steps=partial.steps)

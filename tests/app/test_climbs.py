@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rlrec.app.training import gate
-from rlrec.ope.paired import Difference
+from rlrec.ope.paired import PairedDifference
 from rlrec.simulate.barista import Barista
 from rlrec.simulate.corridor import Corridor
 from tests.benchmarks import gates, training
@@ -36,8 +36,8 @@ def test_neither_way_gets_less_likely_than_one_in_twenty() -> None:
 # -- the gate --
 
 
-def said(lower: float | None, verdict: str = "ok") -> Difference:
-    return Difference(
+def said(lower: float | None, verdict: str = "ok") -> PairedDifference:
+    return PairedDifference(
         value=1.0, std_error=0.5, lower=lower, upper=2.0, alpha=0.03, ess=100.0, clusters=100, verdict=verdict,
         reasons=(),
     )  # fmt: skip

@@ -21,7 +21,7 @@ from rlrec.app.distributions.trained import Trained
 from rlrec.app.inputs import lookup
 from rlrec.app.training.ascent import Options
 from rlrec.cli import program
-from rlrec.ope.paired import Difference
+from rlrec.ope.paired import PairedDifference
 from rlrec.policy.gradient import Parameters
 from rlrec.simulate.barista import Barista
 from rlrec.store import Store, arms
@@ -40,7 +40,7 @@ COVERED = 0.9
 class Claim:
     """What the gate's visits say of a gain, and what it is."""
 
-    said: Difference
+    said: PairedDifference
     truth: float
 
     @property

@@ -13,7 +13,7 @@ from rlrec.app.training.ascent import GATE, TRAIN, TUNE, Climbed, Climber, Optio
 from rlrec.app.training.dataset import Case, Catalogue, Rows, Spool
 from rlrec.app.training.holdout_value import VISITS, Judge, fitted
 from rlrec.arrays import Array, Flags, Index
-from rlrec.ope.paired import Difference
+from rlrec.ope.paired import PairedDifference
 from rlrec.policy import reinforce
 from rlrec.policy.design import Design
 from rlrec.policy.encoder import Encoder
@@ -186,7 +186,7 @@ class Night:
     judge: Judge
     spool: Spool
 
-    def gain(self, alpha: float) -> Difference:
+    def gain(self, alpha: float) -> PairedDifference:
         return self.judge.judged(self.climbed.parameters, alpha=alpha)[2]
 
     def close(self) -> None:

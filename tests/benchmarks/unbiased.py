@@ -15,7 +15,8 @@ from rlrec import policy as kinds
 from rlrec.app.audiences.in_memory import NOTHING, Memory
 from rlrec.arrays import Array, Index, Words
 from rlrec.ope.base import LogBatch
-from rlrec.ope.estimate import Estimate, Fold
+from rlrec.ope.estimate import Estimate, FinishOptions
+from rlrec.ope.impressions import ImpressionFold
 from rlrec.policy import slate
 from rlrec.policy.base import Learner, Policy
 from rlrec.policy.contextual import learns_from_contexts
@@ -123,7 +124,7 @@ def _beliefs(policy: Policy, memory: Memory, x: Array) -> list[Scores]:
 
 def judged(found: Logs) -> list[Estimate]:
     """The estimate of `uniform` by IPS on each run's log, as `evaluate` makes it."""
-    fold = Fold(estimators=ope.parse("ips").impressions, spanning=False)
+    fold = ImpressionFold(estimators=ope.parse("ips").impressions, spanning=False)
     rows = np.arange(found.reward.shape[1])
     target = np.full(len(rows), 1 / found.arms)
     estimates = list[Estimate]()
@@ -132,7 +133,7 @@ def judged(found: Logs) -> list[Estimate]:
             reward=reward, propensity=propensity, target=target, cluster=rows, largest=target / minimum,
             unsupported=np.zeros(len(rows)), default=reward == 0,
         )  # fmt: skip
-        estimates += fold.finish(fold.stat(batch), interval="normal", cluster="row")
+        estimates += fold.finish(fold.partial(batch), FinishOptions(interval="normal", cluster="row"))
     return estimates
 
 

@@ -10,8 +10,9 @@ import pytest
 
 from rlrec import ope
 from rlrec.arrays import Array
-from rlrec.ope.base import Estimator, LogBatch
-from rlrec.ope.estimate import Fold
+from rlrec.ope.base import ImpressionEstimator, LogBatch
+from rlrec.ope.estimate import FinishOptions
+from rlrec.ope.impressions import ImpressionFold
 
 NAMES = ope.GROUPS["impression"]
 # Every parameter off its default, where it changes weights of the logs below.
@@ -45,12 +46,12 @@ def complete(model: Array = WORTH) -> LogBatch:
     )
 
 
-def unbiased(kind: Estimator) -> bool:
+def unbiased(kind: ImpressionEstimator) -> bool:
     """Whether it weighs all rows by their own weights, and divides by nothing random."""
     return kind.weighted and not kind.biased and "weight" not in kind.columns
 
 
-def total(kind: Estimator, batch: LogBatch) -> Array:
+def total(kind: ImpressionEstimator, batch: LogBatch) -> Array:
     return np.asarray(kind.terms(batch).sum(axis=0))
 
 
@@ -60,7 +61,7 @@ def label(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def kind(label: str) -> Estimator:
+def kind(label: str) -> ImpressionEstimator:
     return ope.parse(label).impressions[label]
 
 
@@ -69,7 +70,7 @@ def test_every_parameter_is_tried_off_its_default() -> None:
     assert all(ope.estimator(other) != ope.estimator(name) for name, other in OTHER.items())
 
 
-def test_exact_on_the_complete_log(label: str, kind: Estimator) -> None:
+def test_exact_on_the_complete_log(label: str, kind: ImpressionEstimator) -> None:
     batch = complete()
     bias = float(kind.distortion(batch).mean())
     assert len(batch) == 32
@@ -78,7 +79,7 @@ def test_exact_on_the_complete_log(label: str, kind: Estimator) -> None:
     assert bias > 0 or label not in OTHER.values()
 
 
-def test_a_wrong_model_misleads_only_who_trusts_it(kind: Estimator) -> None:
+def test_a_wrong_model_misleads_only_who_trusts_it(kind: ImpressionEstimator) -> None:
     batch = complete(model=1 - WORTH)
     if not kind.weighted:
         assert float(kind.value(total(kind, batch))) != pytest.approx(TRUTH)
@@ -107,20 +108,20 @@ def test_unbiased_over_all_logs_of_two_rows() -> None:
         assert mean == pytest.approx(TARGET[0] @ WORTH[0], abs=1e-12)
 
 
-def test_terms_have_the_columns_that_are_declared(kind: Estimator) -> None:
+def test_terms_have_the_columns_that_are_declared(kind: ImpressionEstimator) -> None:
     batch = complete()
     assert kind.terms(batch).shape == (len(batch), len(kind.columns))
     assert kind.distortion(batch).shape == (len(batch),)
     assert (kind.distortion(batch) >= 0).all()
 
 
-def test_scale_of_the_terms_does_not_matter(kind: Estimator) -> None:
+def test_scale_of_the_terms_does_not_matter(kind: ImpressionEstimator) -> None:
     sums = total(kind, complete())
     assert float(kind.value(7 * sums)) == pytest.approx(float(kind.value(sums)), rel=1e-14)
     assert float(kind.gradient(sums) @ sums) == pytest.approx(0.0, abs=1e-12)
 
 
-def test_gradient_is_the_derivative(kind: Estimator) -> None:
+def test_gradient_is_the_derivative(kind: ImpressionEstimator) -> None:
     sums = total(kind, complete())
     for column, slope in enumerate(kind.gradient(sums)):
         step = 1e-5 * np.eye(len(sums))[column]
@@ -128,7 +129,7 @@ def test_gradient_is_the_derivative(kind: Estimator) -> None:
         assert slope == pytest.approx(difference, rel=1e-6, abs=1e-9)
 
 
-def test_many_means_are_answered_at_once(kind: Estimator) -> None:
+def test_many_means_are_answered_at_once(kind: ImpressionEstimator) -> None:
     sums = total(kind, complete()) * np.array([1.0, 2.0, 0.5])[:, None] + 1
     assert kind.value(sums).tolist() == [float(kind.value(one)) for one in sums]
     assert kind.gradient(sums).tolist() == [kind.gradient(one).tolist() for one in sums]
@@ -137,13 +138,13 @@ def test_many_means_are_answered_at_once(kind: Estimator) -> None:
 @pytest.mark.parametrize("spanning", [True, False])
 @pytest.mark.parametrize("interval", ["bootstrap-t", "normal"])
 def test_any_split_gives_the_estimate_of_the_whole(label: str, spanning: bool, interval: str) -> None:
-    fold = Fold(estimators=ope.parse(label).impressions, spanning=spanning)
+    fold = ImpressionFold(estimators=ope.parse(label).impressions, spanning=spanning)
     batch = complete()
     which = (batch.cluster * 7 + 3) % 4  # never splits a cluster
-    pieces = [fold.stat(batch.where(which == part)) for part in (2, 0, 3, 1)]
+    pieces = [fold.partial(batch.where(which == part)) for part in (2, 0, 3, 1)]
     whole, added = (
-        fold.finish(stat, interval=interval, reward_range=(0.0, 1.0), replicates=199)[0]
-        for stat in (fold.stat(batch), (pieces[0] + pieces[1]) + (pieces[2] + pieces[3]))
+        fold.finish(stat, FinishOptions(interval=interval, reward_range=(0.0, 1.0), replicates=199))[0]
+        for stat in (fold.partial(batch), (pieces[0] + pieces[1]) + (pieces[2] + pieces[3]))
     )
     assert whole.verdict == added.verdict
     for name in ("value", "std_error", "lower", "upper", "ess", "mean_weight", "cluster_share", "bias_bound"):
@@ -151,7 +152,7 @@ def test_any_split_gives_the_estimate_of_the_whole(label: str, spanning: bool, i
         assert found == (expected if expected is None else pytest.approx(expected, rel=1e-12, abs=1e-15))
 
 
-def test_rows_that_cannot_be_weighed_count_only_for_those_who_do_not_weigh(kind: Estimator) -> None:
+def test_rows_that_cannot_be_weighed_count_only_for_those_who_do_not_weigh(kind: ImpressionEstimator) -> None:
     batch = complete()
     holed = replace(batch, propensity=np.where(np.arange(32) < 8, np.nan, batch.propensity))
     rest = batch.where(np.arange(32) >= 8)

@@ -10,8 +10,9 @@ import pytest
 from rlrec import ope
 from rlrec.arrays import Array
 from rlrec.errors import InputError
+from rlrec.ope.estimate import FinishOptions
 from rlrec.ope.sequential import SessionEstimator
-from rlrec.ope.sessions import SessionFold, view
+from rlrec.ope.sessions import SessionFold, at_end
 from rlrec.ope.visits import Course
 from tests.ope.visiting import complete, folded, judged, ragged, value
 
@@ -31,7 +32,7 @@ def kind(label: str) -> SessionEstimator:
 def total(label: str, kind: SessionEstimator) -> Array:
     """Sums of the estimator's columns over a ragged log."""
     _, stat = folded(ragged(1), label)
-    return np.asarray(view(stat, kind, label=label, summary=stat.moments.summary()).units.sum(axis=0))
+    return np.asarray(at_end(stat, kind, label=label, summary=stat.moments.summary()).units.sum(axis=0))
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.7, 1.0])
@@ -52,8 +53,8 @@ def test_only_those_with_a_model_need_one(label: str, kind: SessionEstimator) ->
 def test_columns_are_those_of_a_course(kind: SessionEstimator) -> None:
     batch = ragged(2)
     course = Course(batch, 0.9)
-    assert all(getattr(course, name).shape == (len(batch),) for name in (*kind.columns, kind.weighing))
-    assert kind.by_step is None or getattr(course, kind.by_step).shape == batch.reward.shape
+    assert all(getattr(course, name).shape == (len(batch),) for name in (*kind.columns, kind.weight_column))
+    assert kind.step_column is None or getattr(course, kind.step_column).shape == batch.reward.shape
     assert not fields(kind)
 
 
@@ -82,9 +83,9 @@ def test_any_split_gives_the_estimate_of_the_whole(label: str, interval: str) ->
     batch = ragged(4)
     fold, stat = folded(batch, label)
     which = np.random.default_rng(0).integers(0, 4, len(batch))
-    pieces = [fold.stat(batch.where(which == part)) for part in (2, 0, 3, 1)]
+    pieces = [fold.partial(batch.where(which == part)) for part in (2, 0, 3, 1)]
     whole, added = (
-        fold.finish(one, interval=interval, replicates=199)[0]
+        fold.finish(one, FinishOptions(interval=interval, replicates=199))[0]
         for one in (stat, (pieces[0] + pieces[1]) + (pieces[2] + pieces[3]))
     )
     assert (whole.verdict, whole.horizon) == (added.verdict, added.horizon)

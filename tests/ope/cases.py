@@ -8,7 +8,8 @@ import numpy as np
 
 from rlrec import ope
 from rlrec.ope.base import LogBatch
-from rlrec.ope.estimate import Estimate, Fold
+from rlrec.ope.estimate import Estimate, FinishOptions
+from rlrec.ope.impressions import ImpressionFold
 
 # w = 2, 1/2, 3/2, 0 and rewards 1, 1, 0, 3; q of the arm shown 1/2, 1/4, 1/2, 2; mean q of the target 3/4, 1/2, 1/2, 1.
 HAND = LogBatch(
@@ -59,8 +60,8 @@ def drawn(seed: int, *, sessions: int = 300, spread: float = 1.0) -> tuple[LogBa
 
 def judged(batch: LogBatch, names: str, **asked: object) -> list[Estimate]:
     """Estimates of one batch."""
-    fold = Fold(estimators=ope.parse(names).impressions, spanning=False)
-    return fold.finish(fold.stat(batch), **asked)
+    fold = ImpressionFold(estimators=ope.parse(names).impressions, spanning=False)
+    return fold.finish(fold.partial(batch), FinishOptions(**asked))
 
 
 def parts(batch: LogBatch, sizes: Sequence[int]) -> list[LogBatch]:

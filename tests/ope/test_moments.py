@@ -7,13 +7,14 @@ import pytest
 
 from rlrec import ope
 from rlrec.ope.base import LogBatch
-from rlrec.ope.estimate import Fold, Stat
+from rlrec.ope.estimate import FinishOptions
+from rlrec.ope.impressions import ImpressionFold, ImpressionPartial
 from rlrec.ope.moments import BLOCKS, moments
 from tests.ope.cases import drawn, parts
 
 
-def numbers(fold: Fold, stat: Stat) -> list[float]:
-    found = fold.finish(stat, replicates=200, reward_range=(0.0, 1.0))
+def numbers(fold: ImpressionFold, stat: ImpressionPartial) -> list[float]:
+    found = fold.finish(stat, FinishOptions(replicates=200, reward_range=(0.0, 1.0)))
     kept = [(e.value, e.std_error, e.lower, e.upper, e.ess, e.top1_share, e.cluster_share) for e in found]
     return [np.nan if figure is None else figure for line in kept for figure in line]
 
@@ -25,36 +26,38 @@ def shuffled(batch: LogBatch, seed: int) -> LogBatch:
 
 @pytest.mark.parametrize("sessions", [50, BLOCKS - 5, 2 * BLOCKS])
 def test_clusters_that_span_batches_add_up(sessions: int) -> None:
-    fold = Fold(estimators=ope.parse("impression").impressions, spanning=True)
+    fold = ImpressionFold(estimators=ope.parse("impression").impressions, spanning=True)
     batch = drawn(1, sessions=sessions)[0]
-    pieces = [fold.stat(piece) for piece in parts(shuffled(batch, 2), [7, 40, 60])]
+    pieces = [fold.partial(piece) for piece in parts(shuffled(batch, 2), [7, 40, 60])]
     mixed = (pieces[3] + pieces[0]) + (pieces[2] + pieces[1])
-    np.testing.assert_allclose(numbers(fold, mixed), numbers(fold, fold.stat(batch)), rtol=1e-11)
+    np.testing.assert_allclose(numbers(fold, mixed), numbers(fold, fold.partial(batch)), rtol=1e-11)
 
 
 @pytest.mark.parametrize("sessions", [50, 3 * BLOCKS])
 def test_whole_clusters_add_up_and_may_then_be_forgotten(sessions: int) -> None:
     batch = drawn(3, sessions=sessions)[0]
-    fold, kept = (Fold(estimators=ope.parse("impression").impressions, spanning=spanning) for spanning in (False, True))
+    fold, kept = (
+        ImpressionFold(estimators=ope.parse("impression").impressions, spanning=spanning) for spanning in (False, True)
+    )
     edges = [sessions // 5, sessions // 2]
     which = np.searchsorted(edges, batch.cluster, side="right")
-    pieces = [fold.stat(batch.where(which == piece)) for piece in range(3)]
+    pieces = [fold.partial(batch.where(which == piece)) for piece in range(3)]
     np.testing.assert_allclose(
-        numbers(fold, pieces[2] + pieces[0] + pieces[1]), numbers(fold, fold.stat(batch)), rtol=1e-11
+        numbers(fold, pieces[2] + pieces[0] + pieces[1]), numbers(fold, fold.partial(batch)), rtol=1e-11
     )
-    np.testing.assert_allclose(numbers(fold, fold.stat(batch)), numbers(kept, kept.stat(batch)), rtol=1e-11)
+    np.testing.assert_allclose(numbers(fold, fold.partial(batch)), numbers(kept, kept.partial(batch)), rtol=1e-11)
 
 
 def test_an_empty_batch_changes_nothing() -> None:
-    fold = Fold(estimators=ope.parse("impression").impressions, spanning=True)
+    fold = ImpressionFold(estimators=ope.parse("impression").impressions, spanning=True)
     batch = drawn(4)[0]
-    nothing = fold.stat(batch.where(np.zeros(len(batch), dtype=bool)))
-    assert numbers(fold, nothing + fold.stat(batch)) == numbers(fold, fold.stat(batch))
+    nothing = fold.partial(batch.where(np.zeros(len(batch), dtype=bool)))
+    assert numbers(fold, nothing + fold.partial(batch)) == numbers(fold, fold.partial(batch))
     assert {line.verdict for line in fold.finish(nothing)} == {"insufficient"}
 
 
 def test_five_estimators_need_64_bytes_a_cluster() -> None:
-    fold = Fold(estimators=ope.parse("ips,snips,clipped-ips,dm,dr").impressions, spanning=True)
+    fold = ImpressionFold(estimators=ope.parse("ips,snips,clipped-ips,dm,dr").impressions, spanning=True)
     assert 8 + 8 * len(fold.columns) == 64
 
 
@@ -67,6 +70,8 @@ def test_memory_is_bounded_where_clusters_end() -> None:
 
 def test_sums_of_other_estimators_do_not_add_up() -> None:
     batch = drawn(5)[0]
-    one, other = (Fold(estimators=ope.parse(names).impressions, spanning=True).stat(batch) for names in ("ips", "dr"))
+    one, other = (
+        ImpressionFold(estimators=ope.parse(names).impressions, spanning=True).partial(batch) for names in ("ips", "dr")
+    )
     with pytest.raises(ValueError, match="do not add up"):
         one + other

@@ -10,8 +10,9 @@ import pytest
 
 from rlrec import ope
 from rlrec.errors import InputError
+from rlrec.ope.estimate import FinishOptions
 from rlrec.ope.moments import BLOCKS
-from rlrec.ope.paired import Difference, difference
+from rlrec.ope.paired import PairedDifference, difference
 from rlrec.ope.sessions import SessionFold
 from rlrec.ope.visits import VisitBatch
 from tests.ope.test_visits import HAND
@@ -21,9 +22,9 @@ SESSION = ope.parse("session").sessions
 EQUAL = [[0.1, 0.8, 0.1], [0.4, 0.2, 0.4]]  # two targets that are worth the same
 
 
-def compared(one: VisitBatch, other: VisitBatch, name: str = "wdr", **asked: object) -> Difference:
+def compared(one: VisitBatch, other: VisitBatch, name: str = "wdr", **asked: object) -> PairedDifference:
     fold = SessionFold(estimators=SESSION, gamma=0.9, horizon=int(one.length.max(initial=1)), spanning=True)
-    return difference(fold.stat(one), fold.stat(other), estimator=SESSION[name], **asked)
+    return difference(fold.partial(one), fold.partial(other), estimator=SESSION[name], **asked)
 
 
 def other_target(batch: VisitBatch, seed: int) -> VisitBatch:
@@ -34,9 +35,9 @@ def other_target(batch: VisitBatch, seed: int) -> VisitBatch:
 @pytest.mark.parametrize("name", SESSION)
 def test_value_is_the_difference_of_the_estimates(name: str) -> None:
     batch, fold = ragged(1), SessionFold(estimators={name: SESSION[name]}, gamma=0.9, horizon=7, spanning=True)
-    one, other = fold.stat(batch), fold.stat(other_target(batch, 2))
+    one, other = fold.partial(batch), fold.partial(other_target(batch, 2))
     found = difference(one, other, estimator=SESSION[name])
-    values = [fold.finish(stat, interval="normal")[0] for stat in (one, other)]
+    values = [fold.finish(stat, FinishOptions(interval="normal"))[0] for stat in (one, other)]
     assert found.value == pytest.approx(values[0].value - values[1].value, rel=1e-12)
     assert found.clusters == values[0].clusters
     assert found.ess == min(estimate.ess or 0.0 for estimate in values)
@@ -51,7 +52,9 @@ def test_error_is_that_of_leaving_clusters_out(name: str) -> None:
     ids = np.unique(batch.cluster)
     left = [
         difference(
-            *(fold.stat(one.where(batch.cluster != i)) for one in (batch, other)), estimator=SESSION[name], replicates=0
+            *(fold.partial(one.where(batch.cluster != i)) for one in (batch, other)),
+            estimator=SESSION[name],
+            replicates=0,
         )
         for i in ids
     ]
@@ -141,7 +144,7 @@ def test_equal_targets_alarm_as_seldom_as_they_say() -> None:
     alarms, covered = np.zeros((2, 100), dtype=bool)
     for run in range(100):
         (one, other), _ = walks(run, EQUAL, visits=1500, users=1500)
-        stats = [fold.stat(batch) for batch in (one, other)]
+        stats = [fold.partial(batch) for batch in (one, other)]
         found = difference(*stats, estimator=SESSION["wdr"], alpha=0.05, replicates=399, seed=run)
         assert found.lower is not None
         assert found.upper is not None

@@ -10,7 +10,7 @@ import pytest
 
 from rlrec import ope
 from rlrec.errors import InputError
-from rlrec.ope.estimate import Estimate
+from rlrec.ope.estimate import Estimate, FinishOptions
 from rlrec.ope.moments import BLOCKS
 from rlrec.ope.sessions import SessionFold
 from rlrec.ope.visits import VisitBatch
@@ -46,9 +46,9 @@ def test_estimates_by_hand() -> None:
 def test_users_that_span_batches_add_up(users: int) -> None:
     batch = ragged(1, visits=4 * BLOCKS, users=users)
     fold, stat = folded(batch)
-    pieces = [fold.stat(batch.where(np.arange(len(batch)) % 4 == part)) for part in range(4)]
+    pieces = [fold.partial(batch.where(np.arange(len(batch)) % 4 == part)) for part in range(4)]
     mixed = (pieces[3] + pieces[0]) + (pieces[2] + pieces[1])
-    whole, added = (fold.finish(one, replicates=99) for one in (stat, mixed))
+    whole, added = (fold.finish(one, FinishOptions(replicates=99)) for one in (stat, mixed))
     np.testing.assert_allclose(figures(added), figures(whole), rtol=1e-10)
 
 
@@ -58,8 +58,11 @@ def test_whole_clusters_may_be_forgotten(users: int) -> None:
     batch = batch.where(np.argsort(batch.cluster, kind="stable"))
     edge = batch.cluster[len(batch) // 3]
     kept, fold = (folded(batch, spanning=spanning)[0] for spanning in (True, False))
-    pieces = [fold.stat(batch.where(part)) for part in (batch.cluster < edge, batch.cluster >= edge)]
-    one, other = fold.finish(pieces[1] + pieces[0], replicates=99), kept.finish(kept.stat(batch), replicates=99)
+    pieces = [fold.partial(batch.where(part)) for part in (batch.cluster < edge, batch.cluster >= edge)]
+    one, other = (
+        fold.finish(pieces[1] + pieces[0], FinishOptions(replicates=99)),
+        kept.finish(kept.partial(batch), FinishOptions(replicates=99)),
+    )
     np.testing.assert_allclose(figures(one), figures(other), rtol=1e-10)
 
 
@@ -73,7 +76,7 @@ def test_errors_of_blocks_are_those_of_clusters() -> None:
             found.std_error, rel=0.04
         )
         assert found.clusters == 4 * BLOCKS
-        assert kind.by_step is not None
+        assert kind.step_column is not None
 
 
 def _influences(batch: VisitBatch, label: str) -> np.ndarray:
@@ -137,7 +140,7 @@ def test_a_reward_that_is_not_the_default_makes_a_visit_count() -> None:
 def test_visits_left_out_are_counted_and_named() -> None:
     batch = replace(complete(), left_out=3)
     fold, stat = folded(batch)
-    for found in fold.finish(stat + fold.stat(batch), interval="normal"):
+    for found in fold.finish(stat + fold.partial(batch), FinishOptions(interval="normal")):
         assert found.left_out == 6
         assert found.n == 2 * len(batch)
         assert "no-propensity" in found.reasons
@@ -187,7 +190,7 @@ def test_what_cannot_be_asked_is_refused() -> None:
         with pytest.raises(InputError):
             SessionFold(**{"estimators": estimators, "gamma": 0.9, "horizon": 3, "spanning": True} | wrong)
     with pytest.raises(InputError, match="3 steps, more than the horizon of 2"):
-        SessionFold(estimators=estimators, gamma=0.9, horizon=2, spanning=True).stat(HAND)
+        SessionFold(estimators=estimators, gamma=0.9, horizon=2, spanning=True).partial(HAND)
 
 
 def test_sums_of_other_estimators_do_not_add_up() -> None:

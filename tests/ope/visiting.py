@@ -9,8 +9,8 @@ import numpy as np
 
 from rlrec import ope
 from rlrec.arrays import Array
-from rlrec.ope.estimate import Estimate
-from rlrec.ope.sessions import SessionFold, SessionStat
+from rlrec.ope.estimate import Estimate, FinishOptions
+from rlrec.ope.sessions import SessionFold, SessionPartial
 from rlrec.ope.visits import VisitBatch
 
 # Two states, two arms. From either state arm 0 leaves with chance 1/2, arm 1 with 1/4; else the state is 0 or 1 evenly.
@@ -122,11 +122,11 @@ def by_loops(batch: VisitBatch, gamma: float) -> dict[str, float]:
 
 def folded(
     batch: VisitBatch, names: str = "session", *, gamma: float = 0.9, spanning: bool = True
-) -> tuple[SessionFold, SessionStat]:
+) -> tuple[SessionFold, SessionPartial]:
     """The fold and the statistic of one batch."""
     horizon = int(batch.length.max(initial=1))
     fold = SessionFold(estimators=ope.parse(names).sessions, gamma=gamma, horizon=horizon, spanning=spanning)
-    return fold, fold.stat(batch)
+    return fold, fold.partial(batch)
 
 
 def judged(
@@ -134,7 +134,7 @@ def judged(
 ) -> list[Estimate]:
     """Estimates of one batch."""
     fold, stat = folded(batch, names, gamma=gamma, spanning=spanning)
-    return fold.finish(stat, **asked)
+    return fold.finish(stat, FinishOptions(**asked))
 
 
 def walks(

@@ -28,7 +28,7 @@ def judged(unit: Unit, request: Request, selection: Selection) -> list[dict[str,
     return answer(unit, request, estimators(request), selection)
 
 
-def estimators(request: Request) -> ope.Asked:
+def estimators(request: Request) -> ope.EstimatorChoice:
     usual = CHOSEN if request.by == "arm" else ope.DEFAULT
     asked = ope.parse(request.estimators or usual)
     _check(request, asked)
@@ -37,7 +37,7 @@ def estimators(request: Request) -> ope.Asked:
     return asked
 
 
-def _check(request: Request, asked: ope.Asked) -> None:
+def _check(request: Request, asked: ope.EstimatorChoice) -> None:
     intervals.check(request.interval, request.level, estimators={**asked.impressions, **asked.sessions})
     if not 0 <= request.gamma <= 1:
         raise InputError(f"gamma is {request.gamma:g}", hint="it lies between 0 and 1; 1 discounts nothing")
@@ -52,7 +52,7 @@ def _check(request: Request, asked: ope.Asked) -> None:
         raise InputError("--reward-model-by names a field for --reward-model", hint="give --reward-model FILE too")
 
 
-def _check_sessions(request: Request, asked: ope.Asked) -> None:
+def _check_sessions(request: Request, asked: ope.EstimatorChoice) -> None:
     """A session has no position, no arm, and no row of its own."""
     name = next(iter(asked.sessions))
     if request.by in ONCE_A_SLOT:
@@ -62,7 +62,7 @@ def _check_sessions(request: Request, asked: ope.Asked) -> None:
         raise InputError(f"{name} judges sessions: --cluster row is no unit of theirs", hint="use session or user")
 
 
-def _check_chosen(interval: str, asked: ope.Asked) -> None:
+def _check_chosen(interval: str, asked: ope.EstimatorChoice) -> None:
     """Rows picked by what was chosen have a mean weight other than 1: only self-normalised estimates mean something."""
     unfit = next((name for name, kind in asked.impressions.items() if not kind.self_normalised), None)
     if unfit is not None:
@@ -71,11 +71,11 @@ def _check_chosen(interval: str, asked: ope.Asked) -> None:
         raise InputError("interval cressie-read does not exist by arm", hint="use --interval bootstrap-t")
 
 
-def _modelled(asked: ope.Asked) -> bool:
+def _modelled(asked: ope.EstimatorChoice) -> bool:
     return any(kind.modelled for kind in asked.impressions.values())
 
 
-def answer(unit: Unit, request: Request, estimators: ope.Asked, selection: Selection) -> list[dict[str, Any]]:
+def answer(unit: Unit, request: Request, estimators: ope.EstimatorChoice, selection: Selection) -> list[dict[str, Any]]:
     """One run over one snapshot."""
     returns = any(kind.modelled for kind in estimators.sessions.values())
     encode = returns or (_modelled(estimators) and request.reward_model is None)
@@ -96,7 +96,9 @@ def answer(unit: Unit, request: Request, estimators: ope.Asked, selection: Selec
     ]
 
 
-def _ordered(parts: list[Impressions | Sessions], estimators: ope.Asked, target: Target, group: Any) -> list[Estimate]:
+def _ordered(
+    parts: list[Impressions | Sessions], estimators: ope.EstimatorChoice, target: Target, group: Any
+) -> list[Estimate]:
     """The estimates of all parts, in the order asked."""
     found = {one.estimator: one for part in parts for one in part.estimates(target, group)}
     return [found[label] for label in estimators.labels if label in found]

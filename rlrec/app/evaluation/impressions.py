@@ -13,16 +13,17 @@ from rlrec.app.evaluation.probabilities import Known
 from rlrec.app.evaluation.request import Asked, EmptyLog, View
 from rlrec.app.evaluation.reward_models import RewardModel
 from rlrec.app.evaluation.targets import Target
-from rlrec.ope.base import Estimator
+from rlrec.ope.base import ImpressionEstimator
 from rlrec.ope.direct import RidgeSums
-from rlrec.ope.estimate import ANY_REWARD, Estimate, Fold, Stat
+from rlrec.ope.estimate import ANY_REWARD, Estimate, FinishOptions
+from rlrec.ope.impressions import ImpressionFold, ImpressionPartial
 from rlrec.policy.reward import bounds
 from rlrec.store import reader
 from rlrec.store.reader import Texts
 
 
 @dataclass(eq=False, kw_only=True)
-class _View(View[Stat]):
+class _View(View[ImpressionPartial]):
     """seen: rows selected; immature: those that are too young."""
 
     seen: int = 0
@@ -32,9 +33,9 @@ class _View(View[Stat]):
 class Impressions:
     """The estimators per impression, over the log."""
 
-    def __init__(self, asked: Asked, estimators: Mapping[str, Estimator]) -> None:
+    def __init__(self, asked: Asked, estimators: Mapping[str, ImpressionEstimator]) -> None:
         self.asked, self.unit = asked, asked.unit
-        self.fold = Fold(estimators=estimators, spanning=asked.spanning)
+        self.fold = ImpressionFold(estimators=estimators, spanning=asked.spanning)
         self.views = asking.views(asked, _View)
 
     def run(self) -> None:
@@ -106,7 +107,7 @@ class Impressions:
                     hidden = blind if chosen is None else blind[chosen]
                     view.blind[place, group] += int(hidden.sum())
                     part = part.where(~hidden)
-                view.add((place, group), self.fold.stat(part))
+                view.add((place, group), self.fold.partial(part))
                 if (learned if chosen is None else learned[chosen]).any():
                     view.learned.add((place, group))
 
@@ -130,14 +131,16 @@ class Impressions:
         said = view.reasons((place, group)) | {"logging-states": target.stateful}
         made = self.fold.finish(
             stat,
-            interval=request.interval,
-            level=request.level,
-            cluster=self.asked.cluster,
-            reward_range=bounds(view.reward) or ANY_REWARD,
-            greedy=request.greedy,
-            extra_reasons=tuple(reason for reason, true in said.items() if true),
-            chosen=request.by == "arm",
-            seed=request.seed,
+            FinishOptions(
+                interval=request.interval,
+                level=request.level,
+                cluster=self.asked.cluster,
+                reward_range=bounds(view.reward) or ANY_REWARD,
+                greedy=request.greedy,
+                extra_reasons=tuple(reason for reason, true in said.items() if true),
+                chosen=request.by == "arm",
+                seed=request.seed,
+            ),
         )
         more = view.dropped + view.blind[place, group]
         return [replace(estimate, left_out=estimate.left_out + more) for estimate in made]

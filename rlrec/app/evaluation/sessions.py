@@ -22,9 +22,9 @@ from rlrec.app.log import ended_visits
 from rlrec.app.log.ended_visits import Cutoff, Told, Visits
 from rlrec.arrays import Array, Flags, Ids
 from rlrec.errors import InputError
-from rlrec.ope.estimate import Estimate
+from rlrec.ope.estimate import Estimate, FinishOptions
 from rlrec.ope.sequential import SessionEstimator
-from rlrec.ope.sessions import SessionFold, SessionStat
+from rlrec.ope.sessions import SessionFold, SessionPartial
 from rlrec.ope.visits import VisitBatch
 from rlrec.policy.gradient import RECENCY, own_of
 from rlrec.store import reader
@@ -32,7 +32,7 @@ from rlrec.store.reader import Texts
 
 
 @dataclass(eq=False, kw_only=True)
-class _View(View[SessionStat]):
+class _View(View[SessionPartial]):
     """told: what became of the visits that were not used."""
 
     told: Told = field(default_factory=Told)
@@ -142,7 +142,7 @@ class Sessions:
                 mine = np.arange(len(found)) if chosen is None else chosen
                 kept = mine[~blind[mine]]
                 view.blind[place, group] += len(mine) - len(kept)
-                view.add((place, group), self.fold.stat(whole.where(kept)))
+                view.add((place, group), self.fold.partial(whole.where(kept)))
                 if learned[kept].any():
                     view.learned.add((place, group))
 
@@ -201,12 +201,14 @@ class Sessions:
         said["no-propensity"] |= view.told.left_out > 0
         made = self.fold.finish(
             stat,
-            interval=request.interval,
-            level=request.level,
-            cluster=self.asked.cluster,
-            greedy=request.greedy,
-            extra_reasons=tuple(reason for reason, true in said.items() if true),
-            seed=request.seed,
+            FinishOptions(
+                interval=request.interval,
+                level=request.level,
+                cluster=self.asked.cluster,
+                greedy=request.greedy,
+                extra_reasons=tuple(reason for reason, true in said.items() if true),
+                seed=request.seed,
+            ),
         )
         more = view.told.left_out + view.dropped + view.blind[place, group]
         return [replace(estimate, left_out=estimate.left_out + more) for estimate in made]

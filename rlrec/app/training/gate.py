@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import pi
 
-from rlrec.ope.paired import Difference
+from rlrec.ope.paired import PairedDifference
 
 ALPHA = 0.05  # the chance that any candidate of a year is promoted though it is no better
 
@@ -14,6 +14,6 @@ def alpha(candidate: int) -> float:
     return ALPHA * 6 / (pi**2 * candidate**2)
 
 
-def passed(gain: Difference) -> bool:
+def passed(gain: PairedDifference) -> bool:
     """Whether the gain over the live version is surely one, as far as the log can tell."""
     return gain.lower is not None and gain.lower > 0 and gain.verdict != "insufficient"

@@ -12,9 +12,9 @@ from rlrec.app.evaluation.visit_values import Decisions, Fitting, Shown, Values
 from rlrec.app.training.blocks import Block, blocks
 from rlrec.app.training.dataset import Part, Rows
 from rlrec.arrays import Array
-from rlrec.ope.estimate import Estimate
-from rlrec.ope.paired import Difference, difference
-from rlrec.ope.sessions import SessionFold, SessionStat
+from rlrec.ope.estimate import Estimate, FinishOptions
+from rlrec.ope.paired import PairedDifference, difference
+from rlrec.ope.sessions import SessionFold, SessionPartial
 from rlrec.ope.visits import VisitBatch
 from rlrec.policy import reinforce
 from rlrec.policy.gradient import OF_ARM, Gradient, Parameters, scored
@@ -70,23 +70,23 @@ class Judge:
             "upper": None if error is None or gain.value is None else gain.value + z * error,
         }  # fmt: skip
 
-    def judged(self, parameters: Parameters, *, alpha: float) -> tuple[Estimate, Estimate, Difference]:
+    def judged(self, parameters: Parameters, *, alpha: float) -> tuple[Estimate, Estimate, PairedDifference]:
         """The estimates of the parameters and of what they are held against, and of what they are above it: its lower
         bound is wrong with probability alpha."""
         stat = self._stat(parameters)
         return self._estimate(stat), self._estimate(self._known), self._difference(stat, alpha=alpha)
 
-    def _difference(self, stat: SessionStat, **asked: Any) -> Difference:
+    def _difference(self, stat: SessionPartial, **asked: Any) -> PairedDifference:
         return difference(stat, self._known, estimator=self.fold.estimators[ESTIMATOR], **asked)
 
-    def _estimate(self, stat: SessionStat) -> Estimate:
-        return self.fold.finish(stat, interval="normal")[0]
+    def _estimate(self, stat: SessionPartial) -> Estimate:
+        return self.fold.finish(stat, FinishOptions(interval="normal"))[0]
 
-    def _stat(self, parameters: Parameters) -> SessionStat:
+    def _stat(self, parameters: Parameters) -> SessionPartial:
         """The fold over the visits."""
-        total: SessionStat | None = None
+        total: SessionPartial | None = None
         for rows in self.part.sets(self.most):
-            told = self.fold.stat(self._batch(rows, parameters))
+            told = self.fold.partial(self._batch(rows, parameters))
             total = told if total is None else total + told
         assert total is not None
         return total

@@ -1,0 +1,96 @@
+"""From rows of the log to estimates: the fold of the estimators per impression."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from rlrec.arrays import Array
+from rlrec.ope import diagnostics, intervals
+from rlrec.ope.base import ImpressionEstimator, LogBatch
+from rlrec.ope.diagnostics import Weights
+from rlrec.ope.estimate import CORE, USUAL, Estimate, EstimatorFold, FinishOptions
+from rlrec.ope.intervals import Bounds
+from rlrec.ope.moments import Moments, moments
+
+
+@dataclass(frozen=True, eq=False)
+class ImpressionPartial:
+    """Sums over rows of the log: `partial(batch_1) + partial(batch_2)`.
+
+    distorted: sum of |weight - weight used| per estimator
+    predictions: least and largest value of the reward model; (inf, -inf) without one"""
+
+    moments: Moments
+    weights: Weights
+    distorted: Array
+    predictions: Bounds
+
+    def __add__(self, other: ImpressionPartial) -> ImpressionPartial:
+        (low, high), (other_low, other_high) = self.predictions, other.predictions
+        return ImpressionPartial(
+            self.moments + other.moments,
+            self.weights + other.weights,
+            self.distorted + other.distorted,
+            (min(low, other_low), max(high, other_high)),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImpressionFold:
+    """The chosen estimators per impression, about one target.
+
+    estimators: label -> estimator, as `ope.parse` gives them
+    spanning: a cluster may come back in a later batch (users). Without it a cluster must lie in one batch (sessions,
+        rows), and memory is bounded however many there are."""
+
+    estimators: Mapping[str, ImpressionEstimator]
+    spanning: bool
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """Every column that some estimator needs, once."""
+        needed = [name for estimator in self.estimators.values() for name in estimator.columns]
+        return tuple(dict.fromkeys([*CORE, *needed]))
+
+    def partial(self, batch: LogBatch) -> ImpressionPartial:
+        """The sums of one batch; those of an empty batch are the zero of the sum.
+
+        Raises InputError if an estimator needs a reward model and the batch has none."""
+        weighted = batch.weight * batch.reward
+        terms = dict(zip(CORE, (batch.usable.astype(np.float64), batch.weight, weighted), strict=True))
+        for estimator in self.estimators.values():
+            if not terms.keys() >= set(estimator.columns):
+                terms.update(zip(estimator.columns, estimator.terms(batch).T, strict=True))
+        predicted = np.empty(0) if batch.predicted is None else batch.predicted
+        matrix = np.column_stack([terms[name] for name in self.columns])
+        return ImpressionPartial(
+            moments(matrix, batch.cluster, columns=self.columns, spanning=self.spanning),
+            diagnostics.weights(batch),
+            np.array([estimator.distortion(batch).sum() for estimator in self.estimators.values()]),
+            (float(predicted.min(initial=np.inf)), float(predicted.max(initial=-np.inf))),
+        )
+
+    def finish(self, partial: ImpressionPartial, options: FinishOptions = USUAL) -> list[Estimate]:
+        """One estimate for each estimator, in their order.
+
+        Raises InputError for an interval that one of the estimators does not have, and a level outside (0, 1)."""
+        intervals.check(options.interval, options.level, estimators=self.estimators)
+        summary, drawn = partial.moments.summary(), None
+        if options.interval == "bootstrap-t" and any(estimator.intervals for estimator in self.estimators.values()):
+            drawn = intervals.replicates(summary, seed=options.seed, number=options.replicates)
+        estimates = []
+        for (label, estimator), distorted in zip(self.estimators.items(), partial.distorted.tolist(), strict=True):
+            of_estimator = EstimatorFold(
+                label=label,
+                estimator=estimator,
+                summary=summary,
+                weights=partial.weights,
+                distorted=distorted,
+                predictions=partial.predictions,
+            )
+            estimates.append(of_estimator.estimate(options, drawn))
+        return estimates

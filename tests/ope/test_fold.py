@@ -1,0 +1,33 @@
+"""The protocol of folds: every unit has one that satisfies it."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from rlrec import ope
+from rlrec.ope.base import LogBatch
+from rlrec.ope.estimate import FinishOptions
+from rlrec.ope.fold import Fold, Partial
+from rlrec.ope.impressions import ImpressionFold, ImpressionPartial
+from rlrec.ope.sessions import SessionFold, SessionPartial
+from rlrec.ope.visits import VisitBatch
+from tests.ope import cases, visiting
+
+Batch = TypeVar("Batch")
+P = TypeVar("P", bound=Partial)
+
+
+def labels(fold: Fold[Batch, P], batches: list[Batch]) -> list[str]:
+    """Labels of the estimates of a log, by the protocol alone."""
+    first, second = map(fold.partial, batches)
+    return [estimate.estimator for estimate in fold.finish(first + second, FinishOptions(interval="normal"))]
+
+
+def test_impressions_and_sessions_are_folds() -> None:
+    choice = ope.parse("ips,wdr")
+    impressions: Fold[LogBatch, ImpressionPartial] = ImpressionFold(estimators=choice.impressions, spanning=True)
+    sessions: Fold[VisitBatch, SessionPartial] = SessionFold(
+        estimators=choice.sessions, spanning=True, gamma=0.9, horizon=7
+    )
+    assert labels(impressions, [cases.HAND] * 2) == ["ips"]
+    assert labels(sessions, [visiting.ragged(1)] * 2) == ["wdr"]
