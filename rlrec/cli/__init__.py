@@ -12,7 +12,7 @@ from typing import Any, NoReturn, cast
 import click
 
 from rlrec import __version__
-from rlrec.cli import output
+from rlrec.cli import output, signals
 from rlrec.cli.shared import Group, Settings
 from rlrec.cli.values import TIME
 
@@ -50,7 +50,8 @@ Exit codes:
   0 done                      4 the store is busy, a retry is safe
   1 failed                    5 some lines were refused, the rest is stored
   2 wrong usage or input      6 a known key or name came with other content
-  3 a check said no           130 interrupted; 141 the reader of the output went away
+  3 a check said no           130, 143, 129 ended by SIGINT, SIGTERM, SIGHUP
+                              141 the reader of the output went away
 
 Every option can be set as RLREC_<COMMAND>_<OPTION>, those above as RLREC_<OPTION>.
 """
@@ -133,11 +134,13 @@ def program(settings: Settings, db: str, now: int | None, debug: bool, quiet: bo
 
 
 def main() -> NoReturn:
-    """The console script. The collector of garbage has nothing to find in a short life, nor at its end: every file is
-    closed by then, and taking the modules apart would cost a third of the time it took to load them.
+    """The console script. Signals are handled here, not in a program that calls the commands.
 
-    Matrices are multiplied in one thread, unless the environment says otherwise: more of them take 30 ms to start, and
-    on a busy machine wait for each other by spinning (`evaluate` took three times as long)."""
+    The garbage collector has nothing to find in a short life, nor at its end: every file is closed by then, and taking
+    the modules apart would cost a third of the time it took to load them. Matrices are multiplied in one thread, unless
+    the environment says otherwise: more of them take 30 ms to start, and on a busy machine wait for each other by
+    spinning (`evaluate` took three times as long)."""
+    signals.install()
     gc.set_threshold(YOUNG)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:

@@ -64,7 +64,7 @@ def _traceback(error: BaseException, db: str) -> None:
 def _told(error: BaseException, settings: Settings) -> tuple[str, str | None, int]:
     """What happened, what to do next, and the exit code."""
     if isinstance(error, KeyboardInterrupt | click.Abort):
-        return "interrupted", None, INTERRUPTED
+        return "interrupted", None, getattr(error, "code", INTERRUPTED)
     if isinstance(error, RlrecError):
         return _place(error, settings) + error.message, _runnable(error.hint, settings), error.code
     if isinstance(error, click.ClickException):

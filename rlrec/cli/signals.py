@@ -1,0 +1,47 @@
+"""Signals that end a command: they unwind it as an error does, so that nothing is left behind; a second one ends at
+once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal arrived; `code` is the exit code that shells expect of it, 128 and its number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.code = 128 + number
+
+
+def install() -> None:
+    """Handle the signals that the parent did not choose to ignore (nohup, jobs in the background)."""
+    for number in ENDING:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _unwind)
+    sys.unraisablehook = _unraisable
+
+
+def _unwind(number: int, _: FrameType | None) -> None:
+    for other in ENDING:
+        if signal.getsignal(other) is _unwind:
+            signal.signal(other, _end_at_once)
+    if logging := sys.modules.get("logging"):
+        logging.disable()  # a pool of connections would log the interrupted rollback, traceback and all
+    raise Interrupted(number)
+
+
+def _end_at_once(number: int, _: FrameType | None) -> None:
+    os._exit(128 + number)
+
+
+def _unraisable(unraisable: sys.UnraisableHookArgs) -> None:
+    """End at once where the signal arrived in a finalizer, which lets no error out."""
+    if isinstance(unraisable.exc_value, Interrupted):
+        os._exit(unraisable.exc_value.code)
+    sys.__unraisablehook__(unraisable)

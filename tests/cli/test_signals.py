@@ -1,0 +1,119 @@
+"""Signals end a real process with one line, the exit code of the signal, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlrec.app import doctor
+from rlrec.store import Store
+from tests.conftest import runner
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+REQUEST = b'{"op": "recommend", "policy": "home", "session": "s"}\n'
+LONG = ("simulate", "bernoulli", "--policy", "home", "--sessions", "1000000", "--env", "rates=0.5,0.4", "--group", "50")
+
+
+@pytest.fixture
+def shop(db: str) -> str:
+    """A store with two arms and a policy `home`."""
+    run = runner(db)
+    for arm in ("a1", "a2"):
+        run("arm", "add", arm)
+    run("policy", "create", "home", "--kind", "thompson")
+    return db
+
+
+@contextmanager
+def process(db: str, *words: str, **streams: Any) -> Iterator[subprocess.Popen[bytes]]:
+    pipes = {name: streams.get(name, subprocess.PIPE) for name in ("stdin", "stdout", "stderr")}
+    with subprocess.Popen([sys.executable, "-m", "rlrec", "-q", "--db", db, *words], env=os.environ, **pipes) as child:
+        try:
+            yield child
+        finally:
+            child.kill()
+
+
+def ended(child: subprocess.Popen[bytes], number: int) -> tuple[int, bytes]:
+    child.send_signal(number)
+    _, stderr = child.communicate(timeout=20)
+    return child.returncode, stderr
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_waiting_pipe_ends_with_one_line(shop: str, number: signal.Signals) -> None:
+    with process(shop, "pipe") as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(REQUEST)
+        child.stdin.flush()
+        assert json.loads(child.stdout.readline())["decision_id"] == 1
+        assert ended(child, number) == (128 + number, b"Error: interrupted.\n")
+
+
+def test_a_busy_process_ends_without_a_traceback_and_keeps_the_store_whole(shop: str) -> None:
+    for number in (*SIGNALS, *SIGNALS):
+        with process(shop, *LONG) as child:
+            time.sleep(0.6 + number / 50)
+            assert ended(child, number) == (128 + number, b"Error: interrupted.\n")
+    with closing(Store(shop)) as store:
+        assert doctor.doctor(store, doctor.Request()).ok
+
+
+def test_nothing_is_left_in_the_temporary_folder(shop: str, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    before = set(os.listdir(tmp_path))
+    with process(shop, "feedback", "--input", "-") as child:
+        assert child.stdin is not None
+        child.stdin.write(b'{"decision_id": 1, "events": {"click": 1}}\n' * 1_000)
+        child.stdin.flush()
+        time.sleep(0.5)
+        assert ended(child, signal.SIGTERM)[0] == 143
+    assert set(os.listdir(tmp_path)) == before
+
+
+def test_a_second_signal_ends_at_once_and_quietly(tmp_path: Path) -> None:
+    script = (
+        "import time\nfrom rlrec.cli import signals\nsignals.install()\n"
+        "try:\n    print('ready', flush=True)\n    time.sleep(60)\n"
+        "finally:\n    print('unwinding', flush=True)\n    time.sleep(60)\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with child:
+        assert child.stdout is not None
+        for word in (b"ready\n", b"unwinding\n"):
+            assert child.stdout.readline() == word
+            child.send_signal(signal.SIGINT)
+        assert (child.wait(10), child.communicate()[1]) == (130, b"")
+
+
+def test_an_ignored_signal_stays_ignored(shop: str) -> None:
+    command = ["nohup", sys.executable, "-m", "rlrec", "--db", shop, "pipe"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(REQUEST)
+        child.stdin.flush()
+        child.stdout.readline()
+        child.send_signal(signal.SIGHUP)
+        child.stdin.write(REQUEST)
+        child.stdin.close()
+        assert json.loads(child.stdout.readline())["decision_id"] == 2
+        assert child.wait(10) == 0
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_pipe_whose_answers_cannot_be_written_fails(shop: str) -> None:
+    with open("/dev/full", "wb") as full, process(shop, "pipe", stdout=full) as child:
+        _, stderr = child.communicate(REQUEST, timeout=20)
+    assert (child.returncode, stderr) == (1, b"Error: cannot write the output: No space left on device.\n")
