@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlrec.app.audit import beliefs, dangling, propensities, visit_histories
-from rlrec.app.audit.arm_counts import Shown
+from rlrec.app.audit.arm_counts import ArmCounts
 from rlrec.app.audit.exploration import Entropy, Starving
 from rlrec.app.audit.findings import Finding, Findings
 from rlrec.app.audit.overdue import Outage, Rounded, overdue
 from rlrec.app.audit.propensities import ALL, Joint
-from rlrec.app.audit.reward_drift import Drift
+from rlrec.app.audit.reward_drift import RewardDrift
 from rlrec.app.audit.slots import Slots
 from rlrec.records import Arm, Policy
 from rlrec.store import Store, Unit, arms, audit, bulk, policies
@@ -55,52 +55,57 @@ class Report:
 def doctor(store: Store, request: Request) -> Report:
     """Look at everything in one snapshot; nothing is changed."""
     with store.read() as unit, bulk.alongside(unit):
-        found = Findings()
+        findings = Findings()
         counts = audit.counts(unit)
         catalogue = arms.every(unit)
-        dangling.check(unit, found=found)
-        visit_histories.check(unit, found=found)
-        tested = sum(_policy(unit, policy, found, catalogue) for policy in policies.all_policies(unit))
-        derived = _propensities(unit, request, found)
-    told = found.told()
-    return Report(ok=found.count("error") == 0, findings=told, checked=_checked(counts, derived, tested))
+        dangling.check(unit, findings=findings)
+        visit_histories.check(unit, findings=findings)
+        tested = sum(_policy(unit, policy, findings, catalogue) for policy in policies.all_policies(unit))
+        derived = _propensities(unit, request, findings)
+    listed = findings.listed()
+    return Report(ok=findings.count("error") == 0, findings=listed, checked=_checked(counts, derived, tested))
 
 
-def _policy(unit: Unit, policy: Policy, found: Findings, catalogue: Sequence[Arm]) -> int:
+def _policy(unit: Unit, policy: Policy, findings: Findings, catalogue: Sequence[Arm]) -> int:
     """All checks of one policy that read its changes or its log, each of them once: how many arms were counted."""
     names = {arm.id: arm.key for arm in catalogue}
     active = {arm.id: arm.key for arm in catalogue if arm.retired_at is None}
-    mine = policies.versions(unit, [policy.id])
+    versions = policies.versions(unit, [policy.id])
     live = policies.live(unit, [policy.name]).get(policy.name)
     seq = live[1].seq if live is not None else 0
-    histories = {version.id: beliefs.check(unit, version, seq, found=found, names=names) for version in mine}
-    slots, shown, rounded, joint = Slots(unit, mine, histories), Shown(unit, found), Rounded(), Joint(found)
-    watches: list[Outage | Drift | Starving | Entropy] = []
+    histories = {version.id: beliefs.check(unit, version, seq, findings=findings, names=names) for version in versions}
+    slots, counts, rounded, joint = (
+        Slots(unit, versions, histories),
+        ArmCounts(unit, findings),
+        Rounded(),
+        Joint(findings),
+    )
+    watches: list[Outage | RewardDrift | Starving | Entropy] = []
     if live is not None:
-        watches = [Outage(live[0], now=unit.now), Drift(unit, live[0], names)]
+        watches = [Outage(live[0], now=unit.now), RewardDrift(unit, live[0], names)]
         watches += [Starving(unit, policy, active=active), Entropy(policy)]
     for batch in audit.ranges(unit, policy.id):
         slots.take(batch)
-        shown.take(batch)
+        counts.take(batch)
         rounded.take(batch)
         joint.take(batch)
         for watch in watches:
             watch.take(batch)
-    slots.finish(unit, mine, found=found, names=names)
-    rounded.finish(policy, found)
+    slots.finish(unit, versions, findings=findings, names=names)
+    rounded.finish(policy, findings)
     for watch in watches:
-        watch.finish(found)
-    overdue(unit, mine, found=found)
-    return shown.finish(policy, names)
+        watch.finish(findings)
+    overdue(unit, versions, findings=findings)
+    return counts.finish(policy, names)
 
 
-def _propensities(unit: Unit, request: Request, found: Findings) -> int:
+def _propensities(unit: Unit, request: Request, findings: Findings) -> int:
     size = ALL if request.sample is None else request.sample
     ids, total = propensities.sample(unit, size, seed=request.seed)
     if len(ids) < total:
         detail = f"a random sample of {len(ids):,} of {total:,} decisions; --sample {total} takes all"
-        found.add("propensities", "info", "store", detail)
-    return propensities.check(unit, ids, found=found)
+        findings.add("propensities", "info", "store", detail)
+    return propensities.check(unit, ids, findings=findings)
 
 
 def _checked(counts: Mapping[str, int], derived: int, tested: int) -> dict[str, int]:
@@ -118,14 +123,14 @@ def _checked(counts: Mapping[str, int], derived: int, tested: int) -> dict[str, 
 
 
 def overview(report: Report) -> list[dict[str, Any]]:
-    """Per check what it looked at, how much of it, and how many findings it has told."""
+    """Per check what it looked at, how much of it, and how many findings it has."""
     return [
         {
             "check": check,
             "looked_at": what,
             "count": report.checked[name],
-            "errors": sum(one.check == check and one.severity == "error" for one in report.findings),
-            "warnings": sum(one.check == check and one.severity == "warning" for one in report.findings),
+            "errors": sum(finding.check == check and finding.severity == "error" for finding in report.findings),
+            "warnings": sum(finding.check == check and finding.severity == "warning" for finding in report.findings),
         }
         for check, (what, name) in CHECKS.items()
     ]

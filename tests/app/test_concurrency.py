@@ -58,8 +58,8 @@ def consistent(store: Store, name: str) -> None:
         )
         found = decisions.find(unit, [row[4] for row in rows])
         forgot = Findings()
-        visit_histories.check(unit, found=forgot)
-    assert forgot.told() == []
+        visit_histories.check(unit, findings=forgot)
+    assert forgot.listed() == []
     assert all(one.history is not None for one in found.values())
     for session, number, steps in visits:
         mine = sorted(row[2:4] for row in rows if row[:2] == (session, number))

@@ -578,7 +578,7 @@ def test_an_arm_starves_since_it_was_shown_last(sqlite_db: str) -> None:
             for batch in store_audit.ranges(unit, policy.id, size=size):
                 fold.take(batch)
             fold.finish(found)
-            hungry.append(found.told()[-1].detail)
+            hungry.append(found.listed()[-1].detail)
     assert "1 active arm not shown for long: a2 (in 1,500 decisions, not since" in hungry[0]
     assert hungry[0] == hungry[1]
 

@@ -14,7 +14,7 @@ import pytest
 
 from rlrec.app.audit import reward_drift
 from rlrec.app.audit.findings import Finding, Findings
-from rlrec.app.audit.reward_drift import Drift, recent
+from rlrec.app.audit.reward_drift import RewardDrift, recent
 from rlrec.app.doctor import Request, doctor
 from rlrec.store import Store, arms, audit, policies
 from tests.conftest import Run, Said, runner
@@ -75,12 +75,12 @@ def looked(
         if params:
             live = replace(live, policy=replace(live.policy, kind="epsilon-greedy", params=params))
         live = replace(live, parameters=parameters or {})
-        found = Drift(unit, live, {arm.id: arm.key for arm in arms.every(unit)})
+        found = RewardDrift(unit, live, {arm.id: arm.key for arm in arms.every(unit)})
         for batch in audit.ranges(unit, live.policy.id, size=100):
             found.take(batch)
         told = Findings()
         found.finish(told)
-    return told.told()
+    return told.listed()
 
 
 def test_an_arm_that_gets_better_is_a_warning_and_its_policy_is_told(drifted: str) -> None:

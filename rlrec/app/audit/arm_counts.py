@@ -45,12 +45,12 @@ def z(tally: Tally) -> Array:
     return np.where(moved, (tally.weight - tally.n) / spread, 0.0)
 
 
-class Shown:
-    """The arms of one policy, in the order of its log: batches that were full once are the same ones every night."""
+class ArmCounts:
+    """Counts of one policy's arms, in the order of its log, so that every night sees the same batches again."""
 
-    def __init__(self, unit: Unit, found: Findings) -> None:
+    def __init__(self, unit: Unit, findings: Findings) -> None:
         self.unit = unit
-        self.found = found
+        self.findings = findings
         self._arms = np.empty(0, np.int64)
         self._totals = np.zeros((COUNTS + betting.BETS, 0))
 
@@ -62,9 +62,9 @@ class Shown:
         p = np.where(np.isnan(slots["propensity"][first]), slots["marginal"][first], slots["propensity"][first])
         # below the first position a conditional says nothing without the arms above it
         p = np.where(position == 1, p, slots["marginal"][first])
-        known = ~np.isnan(p) & ~slots["rounded"][first]
-        rows, p = first[known], p[known]
-        least = np.where(position[known] == 1, np.nan_to_num(slots["min_propensity"][rows]), 0.0)
+        usable = ~np.isnan(p) & ~slots["rounded"][first]
+        rows, p = first[usable], p[usable]
+        least = np.where(position[usable] == 1, np.nan_to_num(slots["min_propensity"][rows]), 0.0)
         missed = betting.missed(least)
         self._count(slots["eligible_id"][rows], missed)
         weight = np.minimum(1 / p, betting.HEAVIEST)
@@ -73,34 +73,34 @@ class Shown:
 
     def _count(self, sets: Ids, missed: Array) -> None:
         """One more decision for every arm that was eligible in it, as if it had not been shown."""
-        ids, place = np.unique(sets, return_inverse=True)
+        ids, which = np.unique(sets, return_inverse=True)
         sums = np.zeros((COUNTS + betting.BETS, len(ids)))
-        sums[0] = np.bincount(place.ravel(), minlength=len(ids))
+        sums[0] = np.bincount(which.ravel(), minlength=len(ids))
         for total, factor in zip(sums[COUNTS:], missed, strict=True):
-            total += np.bincount(place.ravel(), weights=factor, minlength=len(ids))
-        for part, arms, sizes in members(self.unit, ids):
-            self._add(arms, (np.repeat(row, sizes) for row in sums[:, part]))
+            total += np.bincount(which.ravel(), weights=factor, minlength=len(ids))
+        for portion, arms, sizes in members(self.unit, ids):
+            self._add(arms, (np.repeat(row, sizes) for row in sums[:, portion]))
 
     def _eligible(self, sets: Ids, arms: Ids, decisions: Ids) -> None:
         """Every arm shown was among the eligible ones."""
         ids = np.unique(sets)
-        for part, eligible, sizes in members(self.unit, ids):
-            portion = ids[part]
-            inside = np.flatnonzero(np.isin(sets, portion))
+        for portion, eligible, sizes in members(self.unit, ids):
+            some = ids[portion]
+            inside = np.flatnonzero(np.isin(sets, some))
             width = int(max(eligible.max(initial=0), arms.max(initial=0))) + 1
-            allowed = np.repeat(np.arange(len(portion)), sizes) * width + eligible
-            mine = np.searchsorted(portion, sets[inside]) * width + arms[inside]
-            for decision in np.unique(decisions[inside[~np.isin(mine, allowed)]]).tolist():
-                self.found.error("dangling", f"decision {decision}", "an arm was shown that was not eligible")
+            allowed = np.repeat(np.arange(len(some)), sizes) * width + eligible
+            shown = np.searchsorted(some, sets[inside]) * width + arms[inside]
+            for decision in np.unique(decisions[inside[~np.isin(shown, allowed)]]).tolist():
+                self.findings.error("dangling", f"decision {decision}", "an arm was shown that was not eligible")
 
     def _add(self, arms: Ids, rows: Iterable[Array]) -> None:
-        known = np.union1d(self._arms, arms)
-        totals = np.zeros((len(self._totals), len(known)))
-        totals[:, np.searchsorted(known, self._arms)] = self._totals
-        place = np.searchsorted(known, arms)
+        union = np.union1d(self._arms, arms)
+        totals = np.zeros((len(self._totals), len(union)))
+        totals[:, np.searchsorted(union, self._arms)] = self._totals
+        column = np.searchsorted(union, arms)
         for total, row in zip(totals, rows, strict=True):
-            total += np.bincount(place, weights=row, minlength=len(known))
-        self._arms, self._totals = known, totals
+            total += np.bincount(column, weights=row, minlength=len(union))
+        self._arms, self._totals = union, totals
 
     def tally(self) -> Tally:
         n, shown, weight, variance = self._totals[:COUNTS]
@@ -109,7 +109,7 @@ class Shown:
     def finish(self, policy: Policy, names: Mapping[int, str]) -> int:
         """Findings of the policy's arms: how many were looked at."""
         for arm, why in accused(self.tally(), policy=policy.id):
-            self.found.error(CHECK, f"policy {policy.name} arm {names.get(arm, f'id {arm}')}", why)
+            self.findings.error(CHECK, f"policy {policy.name} arm {names.get(arm, f'id {arm}')}", why)
         return len(self._arms)
 
 
@@ -123,8 +123,8 @@ def members(unit: Unit, ids: Ids) -> Iterator[tuple[slice, Ids, Ids]]:
     """Eligible sets by portions: which of `ids` they are, their arms one after the other, and how many each has; a set
     that cannot be read has none."""
     for start in range(0, len(ids), PORTION):
-        part = slice(start, start + PORTION)
-        yield part, *_members(unit, ids[part])
+        portion = slice(start, start + PORTION)
+        yield portion, *_members(unit, ids[portion])
 
 
 def _members(unit: Unit, ids: Ids) -> tuple[Ids, Ids]:

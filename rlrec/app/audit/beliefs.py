@@ -34,9 +34,9 @@ class History:
     count: int = 0
 
 
-def check(unit: Unit, version: Version, head_seq: int, *, found: Findings, names: dict[int, str]) -> History:
+def check(unit: Unit, version: Version, head_seq: int, *, findings: Findings, names: dict[int, str]) -> History:
     """Read every delta of a version, and compare them with each other and with the belief that is served."""
-    history, told = History(), _Told(version, found, names)
+    history, told = History(), _Told(version, findings, names)
     for chunk in audit.deltas(unit, version.id):
         history.count += len(chunk["seq"])
         _chained(chunk, history, told)
@@ -55,8 +55,8 @@ def check(unit: Unit, version: Version, head_seq: int, *, found: Findings, names
 class _Told:
     """At most one finding an arm."""
 
-    def __init__(self, version: Version, found: Findings, names: dict[int, str]) -> None:
-        self.version, self.found, self.names = version, found, names
+    def __init__(self, version: Version, findings: Findings, names: dict[int, str]) -> None:
+        self.version, self.findings, self.names = version, findings, names
         self.arms: set[int] = set()
         self.discount = Forgetting.of(version.policy.params).discount
 
@@ -64,7 +64,7 @@ class _Told:
         if arm not in self.arms:
             self.arms.add(arm)
             subject = f"policy {self.version.policy.name} arm {self.names.get(arm, f'id {arm}')}"
-            self.found.error(CHECK, subject, f"version {self.version.number}: {detail}")
+            self.findings.error(CHECK, subject, f"version {self.version.number}: {detail}")
 
 
 def _chained(chunk: Columns, history: History, told: _Told) -> None:

@@ -10,7 +10,7 @@ from rlrec.store import Unit, arms, audit, contents, settings
 from rlrec.store.unit import Row
 
 CHECK = "dangling"
-SAID = {
+DETAILS = {
     "decision without slots": "not every position of its page has a slot",
     "decision of another policy's version": "the version it names belongs to another policy",
     "decision of another policy's variant": "the variant it names belongs to another policy",
@@ -31,16 +31,16 @@ SAID = {
 OWNERS = {"decision": "id", "slot": "decision_id", "event": "decision_id"}
 
 
-def check(unit: Unit, *, found: Findings) -> None:
+def check(unit: Unit, *, findings: Findings) -> None:
     for lost in audit.dangling(unit):
         for row in lost.rows:
             detail = f"{' and '.join(lost.columns)} of its {lost.table} row refers to no {lost.parent}"
-            found.error(CHECK, _subject(lost.table, dict(zip(lost.key, row, strict=True))), detail)
+            findings.error(CHECK, _subject(lost.table, dict(zip(lost.key, row, strict=True))), detail)
     for name, rows in audit.contradictions(unit):
         for row in rows:
-            found.error(CHECK, _named(name, row), SAID[name].format(*row))
-    _contents(unit, found)
-    _catalogue(unit, found)
+            findings.error(CHECK, _named(name, row), DETAILS[name].format(*row))
+    _contents(unit, findings)
+    _catalogue(unit, findings)
 
 
 def _subject(table: str, key: Mapping[str, object]) -> str:
@@ -59,24 +59,24 @@ def _named(name: str, row: Row) -> str:
     return f"decision {row[0]}"
 
 
-def _contents(unit: Unit, found: Findings) -> None:
+def _contents(unit: Unit, findings: Findings) -> None:
     """Contexts and eligible sets have the digest of what they hold, users and sessions that of their key."""
     for content in audit.contents(unit):
         if contents.digest(content.text) != bytes(content.digest):
-            found.error(CHECK, f"{content.table} {content.id}", "what it holds is not what its digest names")
+            findings.error(CHECK, f"{content.table} {content.id}", "what it holds is not what its digest names")
     for key in audit.keys(unit):
         if contents.key_digest(key.key) != key.digest:
-            found.error(CHECK, f"{key.owner} {key.key}", "its digest is not that of its key")
+            findings.error(CHECK, f"{key.owner} {key.key}", "its digest is not that of its key")
 
 
-def _catalogue(unit: Unit, found: Findings) -> None:
+def _catalogue(unit: Unit, findings: Findings) -> None:
     """The eligible set kept for today's catalogue is the arms that are active."""
-    known = settings.get(unit).catalogue_id
-    if known is None:
+    catalogue_id = settings.get(unit).catalogue_id
+    if catalogue_id is None:
         return
     try:
-        kept = contents.eligible_arms(unit, [known]).get(known, ())
+        stored = contents.eligible_arms(unit, [catalogue_id]).get(catalogue_id, ())
     except (TypeError, json.JSONDecodeError):
-        kept = ()
-    if list(kept) != arms.active(unit):
-        found.error(CHECK, "catalogue", "the eligible set kept for it is not the arms that are active")
+        stored = ()
+    if list(stored) != arms.active(unit):
+        findings.error(CHECK, "catalogue", "the eligible set kept for it is not the arms that are active")

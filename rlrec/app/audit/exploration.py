@@ -1,4 +1,4 @@
-"""Whether a policy still tries its arms: of what it never shows, nobody will ever learn anything."""
+"""Whether a policy still tries its arms: what it never shows, nobody can learn about."""
 
 from __future__ import annotations
 
@@ -37,58 +37,60 @@ class Starving:
         self._since = np.zeros((3, 0))
 
     def take(self, batch: Batch) -> None:
-        own = {name: column[~batch.slots["imported"]] for name, column in batch.slots.items()}
-        ids, first, row = np.unique(own["decision_id"], return_index=True, return_inverse=True)
+        drawn = {name: column[~batch.slots["imported"]] for name, column in batch.slots.items()}
+        ids, first, row = np.unique(drawn["decision_id"], return_index=True, return_inverse=True)
         if len(ids):
-            self._know(own["arm_id"])
-            self._forget(own)
-            self._count(own, first, row)
+            self._add_arms(drawn["arm_id"])
+            self._restart(drawn)
+            self._count(drawn, first, row)
 
-    def _know(self, arms: Ids) -> None:
-        known = np.union1d(self._arms, arms)
-        before = np.searchsorted(known, self._arms)
-        shown_at, since = np.zeros(len(known), np.int64), np.zeros((3, len(known)))
+    def _add_arms(self, arms: Ids) -> None:
+        union = np.union1d(self._arms, arms)
+        before = np.searchsorted(union, self._arms)
+        shown_at, since = np.zeros(len(union), np.int64), np.zeros((3, len(union)))
         shown_at[before], since[:, before] = self._shown_at, self._since
-        self._arms, self._shown_at, self._since = known, shown_at, since
+        self._arms, self._shown_at, self._since = union, shown_at, since
 
-    def _forget(self, own: Columns) -> None:
-        """What an arm waited before it was shown in this batch."""
-        place = np.searchsorted(self._arms, own["arm_id"])
-        self._since[:, place] = 0.0
-        np.maximum.at(self._shown_at, place, own["at"])
+    def _restart(self, drawn: Columns) -> None:
+        """Start the count of every arm that this batch shows anew."""
+        column = np.searchsorted(self._arms, drawn["arm_id"])
+        self._since[:, column] = 0.0
+        np.maximum.at(self._shown_at, column, drawn["at"])
 
-    def _count(self, own: Columns, first: Ids, row: Ids) -> None:
+    def _count(self, drawn: Columns, first: Ids, row: Ids) -> None:
         """The decisions of a batch after the one that showed an arm last, or all of them where none did."""
-        sets, which = np.unique(own["eligible_id"][first], return_inverse=True)
+        sets, which = np.unique(drawn["eligible_id"][first], return_inverse=True)
         n = len(first)
         keys = np.sort(which * n + np.arange(n))  # decisions by eligible set, and in their order
-        promised = np.r_[0.0, own["min_propensity"][first][keys % n].cumsum()]
-        for part, arms, sizes in members(self.unit, sets):
-            self._know(arms)
+        promised = np.r_[0.0, drawn["min_propensity"][first][keys % n].cumsum()]
+        for portion, arms, sizes in members(self.unit, sets):
+            self._add_arms(arms)
             last = np.full(len(self._arms), -1)
-            np.maximum.at(last, np.searchsorted(self._arms, own["arm_id"]), row)
-            place = np.searchsorted(self._arms, arms)
-            begin = np.repeat(np.arange(len(sets))[part] * n, sizes)
-            start, end = np.searchsorted(keys, begin + last[place] + 1), np.searchsorted(keys, begin + n)
-            found = end - start, (end - start) / np.repeat(sizes, sizes), promised[end] - promised[start]
-            for total, more in zip(self._since, found, strict=True):
-                total += np.bincount(place, weights=more, minlength=len(self._arms))
+            np.maximum.at(last, np.searchsorted(self._arms, drawn["arm_id"]), row)
+            column = np.searchsorted(self._arms, arms)
+            begin = np.repeat(np.arange(len(sets))[portion] * n, sizes)
+            start, end = np.searchsorted(keys, begin + last[column] + 1), np.searchsorted(keys, begin + n)
+            counts = end - start, (end - start) / np.repeat(sizes, sizes), promised[end] - promised[start]
+            for total, more in zip(self._since, counts, strict=True):
+                total += np.bincount(column, weights=more, minlength=len(self._arms))
 
-    def finish(self, found: Findings) -> None:
+    def finish(self, findings: Findings) -> None:
         since, fair, promised = self._since
         hungry = np.flatnonzero((since >= LONG) & (fair >= FAIR) & (promised < 1))
         hungry = hungry[np.isin(self._arms[hungry], list(self.active))]
         if len(hungry):
             longest = hungry[np.argsort(-since[hungry], kind="stable")]
-            arms = ", ".join(map(self._told, longest[:NAMED].tolist()))
+            arms = ", ".join(map(self._waiting, longest[:NAMED].tolist()))
             detail = f"{len(hungry)} active arm{'s' if len(hungry) > 1 else ''} not shown for long: {arms}"
             more = ", ..." if len(hungry) > NAMED else ""
-            found.warning(STARVING, f"policy {self.policy.name}", f"{detail}{more}; a floor would keep them in the log")
+            findings.warning(
+                STARVING, f"policy {self.policy.name}", f"{detail}{more}; a floor would keep them in the log"
+            )
 
-    def _told(self, place: int) -> str:
-        at = int(self._shown_at[place])
+    def _waiting(self, column: int) -> str:
+        at = int(self._shown_at[column])
         when = f"since {written(at)}" if at else "ever"
-        return f"{self.active[int(self._arms[place])]} (in {self._since[0, place]:,.0f} decisions, not {when})"
+        return f"{self.active[int(self._arms[column])]} (in {self._since[0, column]:,.0f} decisions, not {when})"
 
 
 class Entropy:
@@ -104,7 +106,7 @@ class Entropy:
         chosen = ~slots["imported"] & (slots["position"] == 1) & (slots["min_propensity"] < 1)
         self._surprise = np.r_[self._surprise, -np.log(slots["propensity"][chosen])][-LONG:]
 
-    def finish(self, found: Findings) -> None:
+    def finish(self, findings: Findings) -> None:
         if len(self._surprise) == LONG and (arms := float(np.exp(self._surprise.mean()))) < EFFECTIVE:
             detail = f"the last {LONG:,} decisions chose among {arms:.3f} arms in effect"
-            found.warning(ENTROPY, f"policy {self.policy.name}", f"{detail}: the log can judge no other policy")
+            findings.warning(ENTROPY, f"policy {self.policy.name}", f"{detail}: the log can judge no other policy")

@@ -1,4 +1,4 @@
-"""What an audit found."""
+"""Findings of an audit: what is wrong, where, and how bad it is."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rlrec.errors import InputError
 
-MOST = 50  # findings of one check that are told one by one
+MOST = 50  # findings of one check that are listed one by one
 # what reading a bent row may end in
 UNREADABLE = (InputError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
@@ -26,13 +26,13 @@ class Findings:
     """All findings of one audit: of each check the first ones, and how many more there were."""
 
     def __init__(self) -> None:
-        self._told: list[Finding] = []
+        self._listed: list[Finding] = []
         self._count: Counter[tuple[str, str]] = Counter()
 
     def add(self, check: str, severity: str, subject: str, detail: str) -> None:
         self._count[check, severity] += 1
         if self._count[check, severity] <= MOST:
-            self._told.append(Finding(check=check, severity=severity, subject=subject, detail=detail))
+            self._listed.append(Finding(check=check, severity=severity, subject=subject, detail=detail))
 
     def error(self, check: str, subject: str, detail: str) -> None:
         self.add(check, "error", subject, detail)
@@ -43,7 +43,7 @@ class Findings:
     def count(self, severity: str, check: str | None = None) -> int:
         return sum(n for (its, how), n in self._count.items() if how == severity and check in (None, its))
 
-    def told(self) -> list[Finding]:
+    def listed(self) -> list[Finding]:
         """Errors first, then warnings, then the rest; each in the order in which it was found."""
         more = [
             Finding(check=check, severity=severity, subject="store", detail=f"{n - MOST} more like these")
@@ -51,4 +51,4 @@ class Findings:
             if n > MOST
         ]
         rank = {"error": 0, "warning": 1, "info": 2}
-        return sorted([*self._told, *more], key=lambda finding: rank[finding.severity])
+        return sorted([*self._listed, *more], key=lambda finding: rank[finding.severity])

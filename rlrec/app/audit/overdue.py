@@ -1,4 +1,4 @@
-"""What should have come: rewards of a policy that had some before, and slots that should have entered a belief."""
+"""Rewards that stopped coming, and slots that should have entered a belief by now."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Outage:
         self.now = now
         self._rewarded = self._decided = 0
         # how many are rewarded; decision, when it was made, when its event was received
-        self._known: deque[tuple[int, Ids, Ids, Ids]] = deque()
+        self._batches: deque[tuple[int, Ids, Ids, Ids]] = deque()
         self._weighed = {kind for kind, weight in version.reward.weights.items() if weight}
 
     def take(self, batch: Batch) -> None:
-        own, events = ~batch.slots["imported"], batch.events
-        ids, first = np.unique(batch.slots["decision_id"][own], return_index=True)
+        drawn, events = ~batch.slots["imported"], batch.events
+        ids, first = np.unique(batch.slots["decision_id"][drawn], return_index=True)
         if not len(ids):
             return
         counts = np.array([kind in self._weighed for kind in events["kind"].tolist()], np.bool_)
@@ -46,22 +46,22 @@ class Outage:
         came = np.full(len(ids), NEVER)
         np.minimum.at(came, np.searchsorted(ids, events["decision_id"][counts]), events["received_at"][counts])
         rewarded = int(np.count_nonzero(came < NEVER))
-        self._known.append((rewarded, ids, batch.slots["at"][own][first], came))
+        self._batches.append((rewarded, ids, batch.slots["at"][drawn][first], came))
         self._rewarded += rewarded
         self._decided += len(ids)
-        while self._known and self._more():
-            gone = self._known.popleft()
+        while self._batches and self._more():
+            gone = self._batches.popleft()
             self._rewarded, self._decided = self._rewarded - gone[0], self._decided - len(gone[1])
 
     def _more(self) -> bool:
         """Whether the oldest batch is more than the pattern needs; the last rewarded decision always stays."""
-        left = self._rewarded - self._known[0][0]
+        left = self._rewarded - self._batches[0][0]
         return self._rewarded == 0 or left >= LEARNED or (left > 0 and self._decided > MOST)
 
-    def finish(self, found: Findings) -> None:
+    def finish(self, findings: Findings) -> None:
         if not self._rewarded:
             return
-        ids, at, came = (np.concatenate([batch[column] for batch in self._known]) for column in (1, 2, 3))
+        ids, at, came = (np.concatenate([batch[column] for batch in self._batches]) for column in (1, 2, 3))
         last = int(np.flatnonzero(came < NEVER)[-1])
         old = np.flatnonzero(self.now - at[: last + 1] > self.version.reward.window_us)
         delays = np.sort((came - at)[old[came[old] < NEVER]])
@@ -69,7 +69,7 @@ class Outage:
         if due.sum() < SILENT or not paused(at, np.sort(came[came < NEVER])):
             return
         if (chance := silence(due, rewarded=len(delays), of=len(old))) < IMPROBABLE:
-            found.warning(
+            findings.warning(
                 OUTAGE,
                 f"policy {self.version.policy.name}",
                 f"no event that reward {self.version.reward.name} weighs came to the last {len(due)} decisions, since "
@@ -104,7 +104,7 @@ def silence(due: Array, *, rewarded: int, of: int) -> float:
     return float(np.exp(exponent).sum() * (logit[1] - logit[0]))
 
 
-def overdue(unit: Unit, versions: Sequence[Version], *, found: Findings) -> None:
+def overdue(unit: Unit, versions: Sequence[Version], *, findings: Findings) -> None:
     """Slots whose window is over wait for `settle`."""
     for version in versions:
         if not version.learning or version.entered_to is None:
@@ -113,7 +113,7 @@ def overdue(unit: Unit, versions: Sequence[Version], *, found: Findings) -> None
         count, since = audit.overdue(unit, version.policy.id, first=version.entered_to + 1, before=before)
         if count and since is not None:
             detail = f"version {version.number}: {count} slots since {written(since)} wait to enter the belief"
-            found.warning(WAITING, f"policy {version.policy.name}", f"{detail}; run `rlrec settle`")
+            findings.warning(WAITING, f"policy {version.policy.name}", f"{detail}; run `rlrec settle`")
 
 
 class Rounded:
@@ -129,7 +129,7 @@ class Rounded:
             self.first = self.first or int(batch.slots["decision_id"][rows].min())
             self.count += int(np.count_nonzero(rows))
 
-    def finish(self, policy: Policy, found: Findings) -> None:
+    def finish(self, policy: Policy, findings: Findings) -> None:
         if self.count:
             detail = f"{self.count} slots have a propensity that rounded to 0, the first in decision {self.first}"
-            found.warning(ROUNDED, f"policy {policy.name}", detail)
+            findings.warning(ROUNDED, f"policy {policy.name}", detail)

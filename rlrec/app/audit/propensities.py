@@ -10,8 +10,8 @@ import numpy as np
 
 from rlrec import policy as kinds
 from rlrec.app.audit.findings import UNREADABLE, Findings
-from rlrec.app.audit.session_slates import States
-from rlrec.app.audit.stored_slates import ABSOLUTE, CHECK, RELATIVE, Again, Pages, Referred, Stored, compare, whole
+from rlrec.app.audit.session_slates import SessionSlates
+from rlrec.app.audit.stored_slates import ABSOLUTE, CHECK, RELATIVE, Derived, Pages, Referred, Stored, compare, complete
 from rlrec.app.distributions import designs, exact
 from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribution
 from rlrec.app.log import lineage
@@ -29,23 +29,23 @@ PORTION = 50_000  # decisions of a sample that are held at once
 
 
 def sample(unit: Unit, size: int, *, seed: int) -> tuple[Ids, int]:
-    """Ids of `size` random decisions that this store made, ascending, and how many it made. Memory: the sample's."""
+    """Ids of `size` random decisions that this store made, ascending, and how many it draw. Memory: the sample's."""
     rng = np.random.default_rng(seed)
     ids, keys, total = np.empty(0, np.int64), np.empty(0), 0
     for batch in audit.drawn(unit):
         total += len(batch)
         ids, keys = np.r_[ids, batch], np.r_[keys, rng.random(len(batch))]
         if len(ids) > size:
-            kept = np.argpartition(keys, size)[:size] if size else np.empty(0, np.intp)
-            ids, keys = ids[kept], keys[kept]
+            chosen = np.argpartition(keys, size)[:size] if size else np.empty(0, np.intp)
+            ids, keys = ids[chosen], keys[chosen]
     return np.sort(ids), total
 
 
 class Joint:
     """Pages of any log whose propensity is not the product of its slots', or a slot's below the smallest there."""
 
-    def __init__(self, found: Findings) -> None:
-        self.found = found
+    def __init__(self, findings: Findings) -> None:
+        self.findings = findings
 
     def take(self, batch: Batch) -> None:
         slots = batch.slots
@@ -58,40 +58,40 @@ class Joint:
             below = slots["propensity"] < slots["min_propensity"] * (1 - RELATIVE) - ABSOLUTE
         for row in np.flatnonzero(wrong).tolist():
             detail = f"log_propensity is {stored[row]:.12g}, its slots' propensities give {product[row]:.12g}"
-            self.found.error(CHECK, f"decision {ids[first[row]]}", detail)
+            self.findings.error(CHECK, f"decision {ids[first[row]]}", detail)
         for row in np.flatnonzero(below).tolist():
             detail = f"position {slots['position'][row]}: its propensity is below the smallest one there"
-            self.found.error(CHECK, f"decision {ids[row]}", detail)
+            self.findings.error(CHECK, f"decision {ids[row]}", detail)
 
 
-def check(unit: Unit, decision_ids: Ids, *, found: Findings) -> int:
+def check(unit: Unit, decision_ids: Ids, *, findings: Findings) -> int:
     """Derive the slates of these decisions again: how many could be."""
     done = 0
     for start in range(0, len(decision_ids), PORTION):
-        pages = whole(audit.of(unit, decision_ids[start : start + PORTION].tolist()))
+        pages = complete(audit.of(unit, decision_ids[start : start + PORTION].tolist()))
         versions = policies.by_id(unit, set(pages.once("version_id").tolist()))
         for version_id in sorted(versions):
-            mine = pages.take(pages.once("version_id") == version_id)
+            drawn = pages.take(pages.once("version_id") == version_id)
             try:
-                done += _audit(unit, versions[version_id], found).check(mine)
+                done += _audit(unit, versions[version_id], findings).check(drawn)
             except UNREADABLE as error:
                 subject = f"policy {versions[version_id].policy.name}"
-                found.error(CHECK, subject, f"version {versions[version_id].number}: {error}")
+                findings.error(CHECK, subject, f"version {versions[version_id].number}: {error}")
     return done
 
 
-def _audit(unit: Unit, version: Version, found: Findings) -> _Version | States:
-    return (States if kinds.load(version.policy.kind).stateful else _Version)(unit, version, found)
+def _audit(unit: Unit, version: Version, findings: Findings) -> _Version | SessionSlates:
+    return (SessionSlates if kinds.load(version.policy.kind).stateful else _Version)(unit, version, findings)
 
 
 class _Version:
     """The decisions that one version drew."""
 
-    def __init__(self, unit: Unit, version: Version, found: Findings) -> None:
-        self.unit, self.version, self.found = unit, version, found
+    def __init__(self, unit: Unit, version: Version, findings: Findings) -> None:
+        self.unit, self.version, self.findings = unit, version, findings
         self.prior = beliefs.prior(unit, version.id)
         self.described = designs.described(unit, version)
-        self.referred = Referred(unit, found, reads=VersionDistribution(version, sums=[], prior=[]).policy.reads)
+        self.referred = Referred(unit, findings, reads=VersionDistribution(version, sums=[], prior=[]).policy.reads)
 
     def check(self, pages: Pages) -> int:
         seqs = np.unique(pages.once("belief_seq"))
@@ -105,24 +105,24 @@ class _Version:
         done = 0
         for same, sums in moments:
             bounds = np.searchsorted(sorted_seqs, same[0], "left"), np.searchsorted(sorted_seqs, same[-1], "right")
-            mine = order[bounds[0] : bounds[1]]
-            ordinals = pages.once("belief_ordinal")[mine]
+            rows = order[bounds[0] : bounds[1]]
+            ordinals = pages.once("belief_ordinal")[rows]
             for ordinal in np.unique(ordinals).tolist():
                 served = VersionDistribution(
                     self.version, sums=sums, prior=self.prior, ordinal=self._ordinal(ordinal), described=self.described
                 )
-                done += self._moment(pages, mine[ordinals == ordinal], served)
+                done += self._moment(pages, rows[ordinals == ordinal], served)
         return done
 
     def _ordinal(self, at: int) -> int:
         return self.version.ordinal if self.version.status == "frozen" else at
 
-    def _moment(self, pages: Pages, mine: Index, served: VersionDistribution) -> int:
+    def _moment(self, pages: Pages, rows: Index, served: VersionDistribution) -> int:
         """Pages drawn from one belief, those that share a distribution together."""
         groups: dict[tuple[int, int, str, int], list[int]] = {}
         names = ("eligible_id", "catalogue_revision", "context_id", "size")
-        columns = (pages.slots[name][pages.first[mine]].tolist() for name in names)
-        for page, eligible, revision, context, size in zip(mine.tolist(), *columns, strict=True):
+        columns = (pages.slots[name][pages.first[rows]].tolist() for name in names)
+        for page, eligible, revision, context, size in zip(rows.tolist(), *columns, strict=True):
             reading, epoch = served.reading(self.referred.context(context)), served.epoch(revision)
             groups.setdefault((eligible, epoch, reading, size), []).append(page)
         done = 0
@@ -134,7 +134,7 @@ class _Version:
                     done += self._group(pages, group, served, eligible, context, size)
             except UNREADABLE as error:
                 decision = pages.slots["decision_id"][pages.first[group[0]]]
-                self.found.error(CHECK, f"decision {decision}", f"it cannot be derived again: {error}")
+                self.findings.error(CHECK, f"decision {decision}", f"it cannot be derived again: {error}")
         return done
 
     def _group(
@@ -146,37 +146,42 @@ class _Version:
         context: Mapping[str, object],
         size: int,
     ) -> int:
-        known = self.referred.eligible(eligible)
-        if known is None:
+        arms = self.referred.eligible(eligible)
+        if arms is None:
             return 0
         revision = int(pages.slots["catalogue_revision"][pages.first[group[0]]])
-        case = served.case(eligible, known[0], context, keys=known[1], revision=revision)
+        case = served.case(eligible, arms[0], context, keys=arms[1], revision=revision)
         stored = Stored(pages, group, size)
         inside = np.isin(stored.arms, case.arms).all(axis=1)
         stored = stored if inside.all() else Stored(pages, group[inside], size)
         if not len(stored.ids):
             return 0
-        again = _again(case, stored, size)
-        compare(stored, again, of=f"the belief of {self.version.policy.name}@{self.version.number}", found=self.found)
+        derived = _derive(case, stored, size)
+        compare(
+            stored,
+            derived,
+            of=f"the belief of {self.version.policy.name}@{self.version.number}",
+            findings=self.findings,
+        )
         return len(stored.ids)
 
 
-def _again(case: EligibleDistribution, stored: Stored, size: int) -> Again:
+def _derive(case: EligibleDistribution, stored: Stored, size: int) -> Derived:
     places = np.searchsorted(case.arms, stored.arms)
     if size == 1 and not case.scores.samples:
         return _single(case, stored, places)
-    made = slate.draw(case.scores, size=size, floor=case.floor, seeds=stored.seeds, decisions=stored.ids)
-    redrawn = (made.slates != places).any(axis=1)
-    propensity, marginal, minimum = made.propensity, made.marginal, made.minimum
+    draw = slate.draw(case.scores, size=size, floor=case.floor, seeds=stored.seeds, decisions=stored.ids)
+    redrawn = (draw.slates != places).any(axis=1)
+    propensity, marginal, minimum = draw.propensity, draw.marginal, draw.minimum
     minimum[redrawn] = stored.min_propensity[redrawn]
-    for rows, scores in _alike(case.scores, stored, np.flatnonzero(redrawn)):
+    for rows, scores in _by_scores(case.scores, stored, np.flatnonzero(redrawn)):
         propensity[rows] = slate.conditionals(scores, places[rows], floor=case.floor)
         table = slate.marginals(scores, size=size, floor=case.floor)
         marginal[rows] = table[np.arange(size), places[rows]]
-    return Again(redrawn, propensity, marginal, minimum)
+    return Derived(redrawn, propensity, marginal, minimum)
 
 
-def _alike(scores: Scores, stored: Stored, rows: Index) -> Iterator[tuple[Index, Scores]]:
+def _by_scores(scores: Scores, stored: Stored, rows: Index) -> Iterator[tuple[Index, Scores]]:
     """Rows that were drawn from the same scores: all, or each from the samples of its own."""
     if not scores.samples:
         yield from [(rows, scores)] if rows.size else []
@@ -185,14 +190,14 @@ def _alike(scores: Scores, stored: Stored, rows: Index) -> Iterator[tuple[Index,
             yield np.array([row]), scores.of_decision(int(stored.seeds[row]), int(stored.ids[row]))
 
 
-def _single(case: EligibleDistribution, stored: Stored, places: Index) -> Again:
+def _single(case: EligibleDistribution, stored: Stored, places: Index) -> Derived:
     """One position: the inverse of the distribution at the decision's first word."""
     chance = slate.first(case.scores, floor=case.floor)
     cumulative = np.cumsum(chance)
     uniform = sampler.uniforms(stored.seeds, stored.ids, words=1)[:, 0]
     arm = np.searchsorted(cumulative, uniform * cumulative[-1], side="right")
     redrawn = np.minimum(arm, np.flatnonzero(chance)[-1]) != places[:, 0]
-    return Again(redrawn, chance[places], chance[places], np.full(places.shape, chance.min()))
+    return Derived(redrawn, chance[places], chance[places], np.full(places.shape, chance.min()))
 
 
 def moments_of(unit: Unit, version: Version, seqs: Ids) -> Iterator[tuple[Ids, BeliefRows]]:

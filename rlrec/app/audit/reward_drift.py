@@ -23,10 +23,10 @@ DRIFT = "drift"
 # for none.
 DELTA = 1e-4
 RECENT = 50_000  # decisions in which `recent` looks
-WHOLE = "policy"  # the stream of all arms
+ALL_ARMS = "policy"  # the stream of all arms
 
 
-class Drift:
+class RewardDrift:
     """The rewards of a policy at position 1, by arm and all together, each stream watched by ADWIN.
 
     Lower positions are left out: which ones an arm gets depends on what the policy learned, and so would its mean. The
@@ -42,14 +42,14 @@ class Drift:
     def take(self, batch: Batch) -> None:
         slots, reward = batch.slots, self.version.reward
         counts = reward_log.mature(slots, reward, now=self.unit.now) & ~slots["imported"] & ~slots["censored"]
-        found = reward_log.rewarded(batch, reward).take(counts & (slots["position"] == 1))
-        if not len(found):
+        slots_at_top = reward_log.rewarded(batch, reward).take(counts & (slots["position"] == 1))
+        if not len(slots_at_top):
             return
-        arm, decision = found.slots["arm_id"], found.slots["decision_id"]
-        self._watch(WHOLE, found.reward, decision)
+        arm, decision = slots_at_top.slots["arm_id"], slots_at_top.slots["decision_id"]
+        self._watch(ALL_ARMS, slots_at_top.reward, decision)
         order = np.argsort(arm, kind="stable")
         for rows in np.split(order, np.flatnonzero(np.diff(arm[order])) + 1):
-            self._watch(int(arm[rows[0]]), found.reward[rows], decision[rows])
+            self._watch(int(arm[rows[0]]), slots_at_top.reward[rows], decision[rows])
 
     def _watch(self, stream: int | str, rewards: Array, decision: Ids) -> None:
         if stream not in self._streams:
@@ -57,19 +57,19 @@ class Drift:
         if changes := self._streams[stream].take(rewards, marks=decision):
             self.newest[stream] = changes[-1]
 
-    def finish(self, found: Findings) -> None:
+    def finish(self, findings: Findings) -> None:
         at = self._times()
         subject = f"policy {self.version.policy.name}"
         for stream, change in self.newest.items():
-            told = (
+            detail = (
                 f"the mean reward at position 1 went from {change.before:.4g} to {change.after:.4g} at about decision "
                 f"{change.start} of {written(at[change.start])}; ADWIN noticed it at decision {change.alarm}"
             )
-            if stream == WHOLE:
-                found.add(DRIFT, "info", subject, f"{told}; learning does that too")
+            if stream == ALL_ARMS:
+                findings.add(DRIFT, "info", subject, f"{detail}; learning does that too")
             else:
                 severity, more = self._judged()
-                found.add(DRIFT, severity, f"{subject} arm {self.names.get(int(stream), stream)}", told + more)
+                findings.add(DRIFT, severity, f"{subject} arm {self.names.get(int(stream), stream)}", detail + more)
 
     def _judged(self) -> tuple[str, str]:
         """How grave the drift of an arm is, and what to say of it."""
@@ -79,7 +79,7 @@ class Drift:
             return "info", "; the policy forgets what came before"
         return "warning", "; beliefs still count what came before"
 
-    def told(self) -> dict[int | str, dict[str, Any]]:
+    def newest_changes(self) -> dict[int | str, dict[str, Any]]:
         """The newest change of each stream that has one."""
         at = self._times()
         return {
@@ -92,7 +92,7 @@ class Drift:
 
     def _times(self) -> dict[int, int]:
         starts = {change.start for change in self.newest.values()}
-        return {id_: one.at for id_, one in decisions.find(self.unit, starts).items()}
+        return {number: decision.at for number, decision in decisions.find(self.unit, starts).items()}
 
 
 def recent(unit: Unit, version: Version) -> dict[int | str, dict[str, Any]]:
@@ -101,8 +101,8 @@ def recent(unit: Unit, version: Version) -> dict[int | str, dict[str, Any]]:
     A stream without one is left out. Each: `decision_id` and `at` of the first decision after the change (an estimate),
     `noticed` (the decision that gave it away), and the means `before` and `after`."""
     policy_id = version.policy.id
-    drift = Drift(unit, version, {arm.id: arm.key for arm in arms.every(unit)})
+    drift = RewardDrift(unit, version, {arm.id: arm.key for arm in arms.every(unit)})
     first, last = decisions.nth_newest(unit, policy_id, RECENT), reader.last_id(unit, policy_id)
     for batch in reader.ranges(unit, policy_id, first=first, last=last):
         drift.take(batch)
-    return drift.told()
+    return drift.newest_changes()

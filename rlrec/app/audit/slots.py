@@ -70,24 +70,24 @@ class Slots:
             except UNREADABLE as error:
                 self._unreadable[cut] = str(error)
 
-    def finish(self, unit: Unit, versions: Sequence[Version], *, found: Findings, names: Mapping[int, str]) -> None:
+    def finish(self, unit: Unit, versions: Sequence[Version], *, findings: Findings, names: Mapping[int, str]) -> None:
         for decision_id, position in self._censored.wrong:
             detail = f"position {position}: whether it is censored is not what its events say"
-            found.error(CHECK, f"decision {decision_id}", detail)
+            findings.error(CHECK, f"decision {decision_id}", detail)
         for version in versions:
             if version.id not in self._root:
                 continue
             why = self._unreadable.get(self._cuts[version.id])
             try:
                 if why is None:
-                    self._compare(unit, version, found, names)
+                    self._compare(unit, version, findings, names)
             except UNREADABLE as error:
                 why = str(error)
             if why is not None:
                 detail = f"version {version.number}: it cannot be told what its slots add up to: {why}"
-                found.error(CHECK, f"policy {version.policy.name}", detail)
+                findings.error(CHECK, f"policy {version.policy.name}", detail)
 
-    def _compare(self, unit: Unit, version: Version, found: Findings, names: Mapping[int, str]) -> None:
+    def _compare(self, unit: Unit, version: Version, findings: Findings, names: Mapping[int, str]) -> None:
         """A version's belief with what its slots and events add up to: at most one finding an arm."""
         root, cut = self._root[version.id], self._cuts[version.id]
         taught, forgetting = self.histories[root.id].taught, self._credits[cut].forgetting
@@ -99,7 +99,7 @@ class Slots:
         for arm, place in {place[1]: place for place in _differing(stored, expected, scale)}.items():
             said = f"the belief holds {_shown(stored, place)}, its slots and events give {_shown(expected, place)}"
             subject = f"policy {version.policy.name} arm {names.get(arm, f'id {arm}')}"
-            found.error(CHECK, subject, f"version {version.number}: {said}")
+            findings.error(CHECK, subject, f"version {version.number}: {said}")
 
 
 def _held(credit: Credit, batch: Batch, last: int | None) -> Totals:

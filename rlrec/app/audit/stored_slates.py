@@ -1,4 +1,4 @@
-"""Pages as they are stored beside what was derived of them again."""
+"""Pages as they are stored beside what was derived of them derived."""
 
 from __future__ import annotations
 
@@ -36,31 +36,30 @@ class Pages:
 
     def of(self, name: str, pages: Index, size: int) -> npt.NDArray[Any]:
         """A slot's column of some pages of one length, (pages, size)."""
-        found: npt.NDArray[Any] = self.slots[name][self.first[pages][:, None] + np.arange(size)]
-        return found
+        return self.slots[name][self.first[pages][:, None] + np.arange(size)]
 
-    def take(self, kept: Flags) -> Pages:
-        size = self.once("size")[kept]
-        first = self.first[kept]
+    def take(self, chosen: Flags) -> Pages:
+        size = self.once("size")[chosen]
+        first = self.first[chosen]
         rows = np.repeat(first - np.r_[0, np.cumsum(size)[:-1]], size) + np.arange(size.sum())
         return Pages({name: column[rows] for name, column in self.slots.items()}, np.r_[0, np.cumsum(size)[:-1]])
 
 
-def whole(slots: Columns) -> Pages:
-    """Pages that are whole; others are told of as dangling."""
+def complete(slots: Columns) -> Pages:
+    """The slates that have all their slots; the others are findings of `dangling`."""
     ids = slots["decision_id"]
     first = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]]) if len(ids) else np.empty(0, np.int64)
     length = np.diff(np.r_[first, len(ids)])
     last = slots["position"][first + length - 1] if len(ids) else first
-    complete = (length == slots["size"][first]) & (last == length)
-    return Pages(slots, first).take(complete) if len(ids) else Pages(slots, first)
+    full = (length == slots["size"][first]) & (last == length)
+    return Pages(slots, first).take(full) if len(ids) else Pages(slots, first)
 
 
 class Referred:
     """The contexts and eligible sets that decisions refer to. reads: the fields of contexts that matter."""
 
-    def __init__(self, unit: Unit, found: Findings, *, reads: Sequence[str]) -> None:
-        self.unit, self.found, self.reads = unit, found, reads
+    def __init__(self, unit: Unit, findings: Findings, *, reads: Sequence[str]) -> None:
+        self.unit, self.findings, self.reads = unit, findings, reads
         self._sets: dict[int, tuple[Ids, dict[int, str]] | None] = {}
         self._contexts: dict[int, dict[str, object]] = {}
 
@@ -74,13 +73,13 @@ class Referred:
                 names = context if self.reads == EVERYTHING else self.reads
                 self._contexts[key] = {name: context.get(name) for name in names}
             except (AttributeError, TypeError, ValueError):
-                self.found.error(CHECK, f"context {key}", "it cannot be read")
+                self.findings.error(CHECK, f"context {key}", "it cannot be read")
 
     def context(self, key: int) -> Mapping[str, object]:
         return self._contexts.get(key, {})
 
     def eligible(self, key: int) -> tuple[Ids, dict[int, str]] | None:
-        """Arms and their keys; None where a set cannot be read, which is told of as dangling."""
+        """Arms and their keys; None where a set cannot be read, which is a finding of `dangling`."""
         if key not in self._sets:
             if len(self._sets) > 1_000:
                 self._sets.clear()
@@ -94,7 +93,7 @@ class Referred:
 
 
 class Stored:
-    """What is stored of pages of one length: (n,), and (n, size) of their slots."""
+    """Stored slates of one length: (n,), and (n, size) of their slots."""
 
     def __init__(self, pages: Pages, group: Index, size: int) -> None:
         self.ids: Ids = pages.slots["decision_id"][pages.first[group]]
@@ -107,7 +106,7 @@ class Stored:
 
 
 @dataclass(frozen=True, eq=False)
-class Again:
+class Derived:
     """The same, derived: of the slates stored, (n, size). redrawn (n,): the seed gives another slate.
 
     Where the seed gives another slate of several positions, their smallest probabilities are taken as stored."""
@@ -118,23 +117,23 @@ class Again:
     min_propensity: Array
 
 
-def compare(stored: Stored, again: Again, *, of: str, found: Findings) -> None:
-    """Tell of every page that is not what was derived. of: what it was derived from."""
-    for row in np.flatnonzero(again.redrawn).tolist():
-        found.error(DRAWS, f"decision {stored.ids[row]}", f"its seed draws another slate from {of}")
-    said: dict[int, list[str]] = {}
+def compare(stored: Stored, derived: Derived, *, of: str, findings: Findings) -> None:
+    """Add a finding for every slate that differs from what was derived. of: what it was derived from."""
+    for row in np.flatnonzero(derived.redrawn).tolist():
+        findings.error(DRAWS, f"decision {stored.ids[row]}", f"its seed draws another slate from {of}")
+    details: dict[int, list[str]] = {}
     for name in ("propensity", "marginal", "min_propensity"):
-        its, derived = getattr(stored, name), getattr(again, name)
+        its, other = getattr(stored, name), getattr(derived, name)
         # a marginal without a closed form is stored as none
-        wrong = ~_near(its, derived) & ~(np.isnan(its) & (np.isnan(derived) | (derived <= 0)))
+        wrong = ~_near(its, other) & ~(np.isnan(its) & (np.isnan(other) | (other <= 0)))
         for row, column in np.argwhere(wrong).tolist():
-            values = f"{its[row, column]:.12g}, not {derived[row, column]:.12g}"
-            said.setdefault(row, []).append(f"{name} at position {column + 1} is {values}")
-    joint = np.log(np.maximum(again.propensity, slate.SMALLEST)).sum(axis=1)
+            values = f"{its[row, column]:.12g}, not {other[row, column]:.12g}"
+            details.setdefault(row, []).append(f"{name} at position {column + 1} is {values}")
+    joint = np.log(np.maximum(derived.propensity, slate.SMALLEST)).sum(axis=1)
     for row in np.flatnonzero(~_near(np.exp(stored.log), np.exp(joint))).tolist():
-        said.setdefault(row, []).append(f"log_propensity is {stored.log[row]:.12g}, not {joint[row]:.12g}")
-    for row, what in sorted(said.items()):
-        found.error(CHECK, f"decision {stored.ids[row]}", f"from {of}: {'; '.join(what)}")
+        details.setdefault(row, []).append(f"log_propensity is {stored.log[row]:.12g}, not {joint[row]:.12g}")
+    for row, what in sorted(details.items()):
+        findings.error(CHECK, f"decision {stored.ids[row]}", f"from {of}: {'; '.join(what)}")
 
 
 def _near(stored: Array, derived: Array) -> Flags:

@@ -1,4 +1,4 @@
-"""What decisions remember of their visits against the decisions that came before them."""
+"""The history that each decision stored, against the decisions that came before it in its visit."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ SIZE = 20_000  # decisions in a batch, each with up to 0.8 kB
 MOST = 100  # findings a batch
 
 
-def check(unit: Unit, *, found: Findings) -> None:
-    """Of decisions made here. What slots had earned by then is not told again: events may since have been lost."""
+def check(unit: Unit, *, findings: Findings) -> None:
+    """Of decisions made here. What slots had earned by then is not past again: events may since have been lost."""
     for batch in reader.batches(unit, Selection(imported=False), size=SIZE, columns=COLUMNS):
         order = np.lexsort([batch.slots[name] for name in ("position", "step", "visit", "session_id")])
         slots = {name: column[order] for name, column in batch.slots.items()}
         for decision in wrong(slots)[:MOST]:
-            found.error(CHECK, f"decision {decision}", "what it remembers is not what its visit showed before it")
+            findings.error(CHECK, f"decision {decision}", "what it remembers is not what its visit showed before it")
 
 
 def wrong(slots: Columns) -> list[int]:
@@ -31,17 +31,17 @@ def wrong(slots: Columns) -> list[int]:
     first = _starts(slots["decision_id"])
     visit = _starts(slots["session_id"], slots["visit"])
     begins = visit[np.searchsorted(visit, first, side="right") - 1]
-    kept, step = slots["recorded"][first], slots["step"][first]
-    first, begins, step = first[kept], begins[kept], step[kept]
+    recorded, step = slots["recorded"][first], slots["step"][first]
+    first, begins, step = first[recorded], begins[recorded], step[recorded]
     blobs = slots["history"][first].tolist()
     sound = history.sound(blobs, step)
-    told = history.unpack([blob if good else b"" for blob, good in zip(blobs, sound.tolist(), strict=True)], step)
+    past = history.unpack([blob if good else b"" for blob, good in zip(blobs, sound.tolist(), strict=True)], step)
     before = first - begins
-    count = np.diff(told.start)
-    sound &= (told.shown == before) & (count == np.minimum(before, REMEMBERED))
-    rows = told.rows
-    place = np.maximum(first[rows] - told.start[rows + 1] + np.arange(len(rows)), 0)
-    same = (slots["arm_id"][place] == told.arm) & (step[rows] - slots["step"][place] == told.ago)
+    count = np.diff(past.start)
+    sound &= (past.shown == before) & (count == np.minimum(before, REMEMBERED))
+    rows = past.rows
+    row = np.maximum(first[rows] - past.start[rows + 1] + np.arange(len(rows)), 0)
+    same = (slots["arm_id"][row] == past.arm) & (step[rows] - slots["step"][row] == past.ago)
     sound &= np.bincount(rows[~same], minlength=len(first)) == 0
     decisions: list[int] = slots["decision_id"][first[~sound]].tolist()
     return decisions
