@@ -1,6 +1,6 @@
-"""Slates for every kind of policy: exact probabilities of positions, pages and draws, and the draws themselves.
+"""Slates for every kind of policy: exact probabilities of positions, slates and draws, and the draws themselves.
 
-A page is filled from the top. One vector of noisy scores is drawn; at every position a uniform arm of those left is
+A slate is filled from the top. One vector of noisy scores is drawn; at every position a uniform arm of those left is
 taken with probability `floor`, else the best one left in that vector. For correlated scores every position has a
 vector of its own, one of the samples of the decision; without a decision they stand for those of seed 0, decision 0."""
 
@@ -10,22 +10,21 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
-from rlrec.arrays import Array, Flags, Index, Words
+from rlrec.arrays import Array, Flags, Ids, Index, Words
 from rlrec.policy import plackett_luce
 from rlrec.policy.sampler import uniforms, uniforms_at
 from rlrec.policy.scores import Order, Scores, top
 
 SMALLEST = 1e-300
-"""What is logged for an arm that was drawn although its probability rounds to 0."""
+"""The propensity that is logged for an arm that was drawn although its probability rounds to 0."""
 
-_ENTRIES = 1 << 20
+_ENTRIES = 1 << 20  # numbers in a working array
 
 
 @dataclass(frozen=True, eq=False)
 class Draw:
-    """n pages of k positions. All arrays are (n, k).
+    """n slates of k positions. All arrays are (n, k).
 
     slates arms; propensity given the positions above; marginal of the arm at its position whatever stands above, NaN
     where that has no closed form; minimum smallest propensity any arm left had there; rounded where SMALLEST replaces
@@ -41,9 +40,9 @@ class Draw:
 def first(scores: Scores, *, floor: float) -> Array:
     """Probability of each arm at position 1, (m,); the sum is 1.
 
-    floor share of uniform picks, in [0, 1]. Error below 1e-9, relative below 1e-6 above 1e-6.
+    floor probability of a uniform pick, in [0, 1]. Error below 1e-9, relative below 1e-6 above 1e-6.
     Source: own derivation (`maximum.best`); ties share."""
-    return _mixed(scores.order(1).best(), floor, len(scores))
+    return _mix_floor(scores.order(1).best(), floor, len(scores))
 
 
 def marginals(scores: Scores, *, size: int, floor: float) -> Array:
@@ -53,17 +52,18 @@ def marginals(scores: Scores, *, size: int, floor: float) -> Array:
     Source: own derivation (`maximum.ranks` and `placement`)."""
     if size == 1:
         return first(scores, floor=floor)[None]
-    return _placed(scores.order(size).ranks(size), floor)
+    return _place_ranks(scores.order(size).ranks(size), floor)
 
 
 def conditionals(scores: Scores, slates: Index, *, floor: float) -> Array:
-    """Probability of each shown arm given the positions above it, (n, k); a row's product is the slate's.
+    """Probability of each arm of a slate given the positions above it, (n, k); a row's product is the slate's.
 
-    slates (n, k) arms 0..m-1, no arm twice on a page; floor in [0, 1]. Errors as for `first`, after a page that the
-    policy makes; the rarer the page, below 1e-9, the fewer digits of what follows are right, and after an arm with
+    slates (n, k) arms 0..m-1, no arm twice on a slate; floor in [0, 1]. Errors as for `first`, below a prefix that the
+    policy makes; the rarer the prefix, below 1e-9, the fewer digits of what follows are right, and below an arm with
     less than 1e-13 at its position the arms left compete anew. Source: own derivation (`sweep`)."""
-    chance, _ = scores.order(slates.shape[1]).conditionals(slates, floor=floor, least=False)
-    return _mixed(chance, floor, len(scores) - np.arange(slates.shape[1]))
+    k = slates.shape[1]
+    probability, _ = scores.order(k).conditionals(slates, floor=floor, least=False)
+    return _mix_floor(probability, floor, len(scores) - np.arange(k))
 
 
 def remaining(scores: Scores, prefix: Index, *, floor: float) -> Array:
@@ -71,213 +71,222 @@ def remaining(scores: Scores, prefix: Index, *, floor: float) -> Array:
 
     0 for the arms in it; else the same as `conditionals`, and with the same errors."""
     prefix = np.asarray(prefix, np.intp)
-    chance = scores.order(len(prefix) + 1).next_arm(prefix, floor=floor)
-    mixed = _mixed(chance, floor, len(scores) - len(prefix))
+    probability = scores.order(len(prefix) + 1).next_arm(prefix, floor=floor)
+    mixed = _mix_floor(probability, floor, len(scores) - len(prefix))
     mixed[prefix] = 0.0
     return mixed
 
 
-def draw(scores: Scores, *, size: int, floor: float, seeds: Words, decisions: npt.NDArray[np.int64]) -> Draw:
-    """Pages of n decisions drawn from the scores, with the probability each of them had (`Pages.draw`)."""
-    return Pages(scores, size=size, floor=floor).draw(seeds=seeds, decisions=decisions)
+def draw(scores: Scores, *, size: int, floor: float, seeds: Words, decisions: Ids) -> Draw:
+    """Slates of n decisions drawn from the scores, with the probability each of them had (`Slates.draw`)."""
+    return Slates(scores, size=size, floor=floor).draw(seeds=seeds, decisions=decisions)
 
 
-def draw_each(logits: Array, *, size: int, floor: float, seeds: Words, decisions: npt.NDArray[np.int64]) -> Draw:
-    """Pages of n decisions, each with logits of its own (n, m), as `Pages.draw` draws them from Gumbel scores.
+def draw_each(logits: Array, *, size: int, floor: float, seeds: Words, decisions: Ids) -> Draw:
+    """Slates of n decisions, each with logits of its own (n, m), as `Slates.draw` draws them from Gumbel scores.
 
     Marginals below position 1 are NaN: a quadrature for every decision would cost milliseconds."""
     m = logits.shape[1]
     if size == 1:
-        chance = _mixed(plackett_luce.softmax(logits), floor, m)
-        slates = _inverse_each(chance, uniforms(seeds, decisions, words=1)[:, 0])[:, None]
-        shown = np.take_along_axis(chance, slates, axis=1)
-        return _logged(slates, shown, shown, chance.min(axis=1, keepdims=True))
+        probability = _mix_floor(plackett_luce.softmax(logits), floor, m)
+        slates = _invert_rows(probability, uniforms(seeds, decisions, words=1)[:, 0])[:, None]
+        propensity = np.take_along_axis(probability, slates, axis=1)
+        return _to_log(slates, propensity, propensity, probability.min(axis=1, keepdims=True))
     noise = -np.log(-np.log(uniforms_at(seeds, decisions, 2 * size + np.arange(m))))
     coins = uniforms(seeds, decisions, words=2 * size).reshape(-1, size, 2)
     ranking = top(logits + noise, size)
     slates = _fill(ranking, coins, m, floor) if floor > 0 else ranking
-    return logged_each(logits, slates, floor=floor)
+    return log_each(logits, slates, floor=floor)
 
 
-def logged_each(logits: Array, slates: Index, *, floor: float) -> Draw:
-    """What `draw_each` logs of pages (n, k) that are known."""
+def log_each(logits: Array, slates: Index, *, floor: float) -> Draw:
+    """Slates (n, k) with the probabilities that `draw_each` logs for them."""
     shape, m, rows = slates.shape, logits.shape[1], np.arange(len(slates))
-    shown, least = np.empty(shape), np.empty(shape)
+    propensity, least = np.empty(shape), np.empty(shape)
     gone = np.zeros(logits.shape, np.bool_)
-    for position, chance in enumerate(plackett_luce.remaining(logits, slates)):
-        mixed = _mixed(chance, floor, m - position)
-        shown[:, position] = mixed[rows, slates[:, position]]
+    for position, probability in enumerate(plackett_luce.remaining(logits, slates)):
+        mixed = _mix_floor(probability, floor, m - position)
+        propensity[:, position] = mixed[rows, slates[:, position]]
         least[:, position] = np.where(gone, 1.0, mixed).min(axis=1)
         gone[rows, slates[:, position]] = True
-    marginal = np.full(shape, np.nan)
-    marginal[:, 0] = shown[:, 0]
-    return _logged(slates, shown, marginal, least)
+    return _to_log(slates, propensity, _first_alone(propensity), least)
 
 
-def _inverse_each(chance: Array, uniform: Array) -> Index:
-    """The arms of probabilities chance (n, m) at uniforms (n,), (n,): `_inverse`, row by row."""
-    cumulative = chance.cumsum(axis=1)
-    arm = (cumulative <= (uniform * cumulative[:, -1])[:, None]).sum(axis=1)
-    last = chance.shape[1] - 1 - (chance[:, ::-1] > 0).argmax(axis=1)
-    return np.asarray(np.minimum(arm, last))
+class Slates:
+    """The slates that one belief makes: computed once, drawn from many times, and kept up with the belief.
 
+    size 1..m positions; floor in [0, 1]; `before` as for `with_scores`."""
 
-class Pages:
-    """The pages of one belief: computed once, drawn from many times, and kept up with the belief.
-
-    size 1..m positions; floor in [0, 1]; `before` as for `changed`."""
-
-    def __init__(self, scores: Scores, *, size: int, floor: float, before: Pages | None = None) -> None:
+    def __init__(self, scores: Scores, *, size: int, floor: float, before: Slates | None = None) -> None:
         self._size, self._floor, self._arms, self._scores = size, floor, len(scores), scores
         self._order: Order = scores.order(size, before=before._order if before else None)
 
-    def changed(self, scores: Scores) -> Pages:
-        """The pages of other scores of as many arms. Where few arms changed, what is known of the others goes over.
+    def with_scores(self, scores: Scores) -> Slates:
+        """The slates of other scores of as many arms; where few arms changed, tables of the others are reused.
 
-        Errors as on nodes of their own; this one stays right, and computes again what it may be asked for."""
-        return Pages(scores, size=self._size, floor=self._floor, before=self)
+        Errors as on nodes of their own; this object stays right, and computes again what it may be asked for."""
+        return Slates(scores, size=self._size, floor=self._floor, before=self)
 
     def probabilities(self) -> Array:
         """Probability of each arm at position 1, (m,), not to be written to; error as for `first`."""
         return self._first
 
-    def draw(self, *, seeds: Words, decisions: npt.NDArray[np.int64]) -> Draw:
-        """Pages of n decisions, with the probability each of them had.
+    def draw(self, *, seeds: Words, decisions: Ids) -> Draw:
+        """Slates of n decisions, with the probability each of them had.
 
-        seeds (n,) and decisions (n,) name the uniforms (`sampler.uniforms`), on which alone a page depends. One
+        seeds (n,) and decisions (n,) name the uniforms (`sampler.uniforms`), on which alone a slate depends. One
         position: the inverse of `first` at word 0. More: words 2p and 2p + 1 are the coin and the pick of position p
         from 0, word 2 size + i the noise of arm i. Of samples: the inverse of `remaining` at word 2p."""
         if self._scores.samples:
-            return self._sampled(uniforms(seeds, decisions, words=2 * self._size - 1)[:, ::2], seeds, decisions)
+            return self._draw_by_position(seeds, decisions)
         if self._size == 1:
-            return self._single(uniforms(seeds, decisions, words=1)[:, 0])
-        slates = _drawn(self._order, self._arms, self._size, self._floor, seeds, decisions)
-        chance, least = self._order.conditionals(slates, floor=self._floor, least=True)
+            return self._draw_first(uniforms(seeds, decisions, words=1)[:, 0])
+        slates = _draw_slates(self._order, self._arms, self._size, self._floor, seeds, decisions)
+        probability, least = self._order.conditionals(slates, floor=self._floor, least=True)
         left, marginal = self._arms - np.arange(self._size), self._marginals[np.arange(self._size), slates]
-        return _logged(slates, _mixed(chance, self._floor, left), marginal, _mixed(least, self._floor, left))
+        propensity, minimum = (_mix_floor(each, self._floor, left) for each in (probability, least))
+        return _to_log(slates, propensity, marginal, minimum)
 
     @cached_property
     def _first(self) -> Array:
-        chance = _mixed(self._order.best(), self._floor, self._arms)
-        chance.flags.writeable = False
-        return chance
+        probability = _mix_floor(self._order.best(), self._floor, self._arms)
+        probability.flags.writeable = False
+        return probability
 
     @cached_property
     def _marginals(self) -> Array:
-        return _placed(self._order.ranks(self._size), self._floor)
+        return _place_ranks(self._order.ranks(self._size), self._floor)
 
     @cached_property
-    def _inverse(self) -> tuple[Array, float]:
-        """Of position 1: the distribution function, and the smallest probability."""
+    def _cumulative(self) -> tuple[Array, float]:
+        """The distribution function of position 1, (m,), and its smallest probability."""
         return self._first.cumsum(), float(self._first.min())
 
-    def _single(self, uniform: Array) -> Draw:
-        cumulative, least = self._inverse
-        slates = _inverse(self._first, cumulative, uniform)[:, None]
-        chance = self._first[slates]
-        return _logged(slates, chance, chance, np.full(chance.shape, least))
+    def _draw_first(self, uniform: Array) -> Draw:
+        cumulative, least = self._cumulative
+        slates = _invert(self._first, cumulative, uniform)[:, None]
+        propensity = self._first[slates]
+        return _to_log(slates, propensity, propensity, np.full(propensity.shape, least))
 
-    def _sampled(self, uniform: Array, seeds: Words, decisions: npt.NDArray[np.int64]) -> Draw:
-        """Pages of decisions that have samples of their own, by uniforms (n, k)."""
+    def _draw_by_position(self, seeds: Words, decisions: Ids) -> Draw:
+        """Slates of decisions that have samples of their own."""
+        uniform = uniforms(seeds, decisions, words=2 * self._size - 1)[:, ::2]
         shape = uniform.shape
-        slates, chance, least = np.empty(shape, np.intp), np.empty(shape), np.empty(shape)
-        for page, (seed, decision) in enumerate(zip(seeds.tolist(), decisions.tolist(), strict=True)):
+        slates, propensity, least = np.empty(shape, np.intp), np.empty(shape), np.empty(shape)
+        for row, (seed, decision) in enumerate(zip(seeds.tolist(), decisions.tolist(), strict=True)):
             order = self._scores.of_decision(seed, decision).order(self._size)
             for position in range(self._size):
-                left = np.delete(np.arange(self._arms), slates[page, :position])
-                mixed = _mixed(order.next_arm(slates[page, :position], floor=self._floor)[left], self._floor, len(left))
-                place = _inverse(mixed, mixed.cumsum(), uniform[page, position])
-                slates[page, position] = left[place]
-                chance[page, position], least[page, position] = mixed[place], mixed.min()
-        marginal = np.full(shape, np.nan)
-        marginal[:, 0] = chance[:, 0]
-        return _logged(slates, chance, marginal, least)
+                prefix = slates[row, :position]
+                left = np.delete(np.arange(self._arms), prefix)
+                mixed = _mix_floor(order.next_arm(prefix, floor=self._floor)[left], self._floor, len(left))
+                drawn = _invert(mixed, mixed.cumsum(), uniform[row, position])
+                slates[row, position] = left[drawn]
+                propensity[row, position], least[row, position] = mixed[drawn], mixed.min()
+        return _to_log(slates, propensity, _first_alone(propensity), least)
 
 
 def placement(size: int, m: int, *, floor: float) -> tuple[Array, Array]:
-    """Chance that rank r of the vector ends at position p, (size, size) by [p, r], and of any rank beyond p, (size,).
+    """Probability that rank r of the vector ends at position p, (size, size) by [p, r], and that any rank beyond does,
+    (size,).
 
-    Only floor and m matter: a rank's fate hangs on how many better arms are left. Source: own derivation."""
-    chance, beyond = np.zeros((size, size)), np.zeros(size)
+    Only floor and m matter: where a rank ends depends on how many better arms are left. Source: own derivation."""
+    probability, beyond = np.zeros((size, size)), np.zeros(size)
     waiting, lasting = np.eye(size), 1.0  # [r, better arms left]: still on no position
     better = np.arange(size)
     for position in range(size):
         left = m - position
         uniform = floor / left
-        chance[position] = uniform * waiting.sum(axis=1) + (1 - floor) * waiting[:, 0]
+        # taken here: picked uniformly, or the best one left
+        probability[position] = uniform * waiting.sum(axis=1) + (1 - floor) * waiting[:, 0]
         beyond[position], lasting = lasting * uniform, lasting * (1 - uniform)
+        # not taken: a worse arm was picked, or a better one was
         stays = waiting * (uniform * np.maximum(left - 1 - better, 0))
         stays[:, :-1] += waiting[:, 1:] * ((1 - floor) + uniform * better[1:])
         waiting = stays
-    return chance, beyond
+    return probability, beyond
 
 
-def _inverse(chance: Array, cumulative: Array, uniform: Array) -> Index:
-    """The arms of probabilities chance (m,) at uniforms (n,), (n,)."""
+def _invert(probability: Array, cumulative: Array, uniform: Array) -> Index:
+    """The arms of probabilities (m,) at uniforms (n,), (n,)."""
     # from the right: an arm without probability is never the answer
     arm = cumulative.searchsorted(uniform * cumulative[-1], side="right")
-    return np.asarray(np.minimum(arm, np.flatnonzero(chance)[-1]) if arm.max(initial=0) == len(chance) else arm)
+    return np.minimum(arm, np.flatnonzero(probability)[-1]) if arm.max(initial=0) == len(probability) else arm
 
 
-def _mixed(chance: Array, floor: float, left: int | Index) -> Array:
-    """The chance of being the best with the floor mixed in; the only arm left is certain."""
-    mixed = np.asarray(floor / left + (1 - floor) * chance)
+def _invert_rows(probability: Array, uniform: Array) -> Index:
+    """The arms of probabilities (n, m) at uniforms (n,), (n,): `_invert`, row by row."""
+    cumulative = probability.cumsum(axis=1)
+    arm = (cumulative <= (uniform * cumulative[:, -1])[:, None]).sum(axis=1)
+    last = probability.shape[1] - 1 - (probability[:, ::-1] > 0).argmax(axis=1)
+    return np.minimum(arm, last)
+
+
+def _mix_floor(probability: Array, floor: float, left: int | Index) -> Array:
+    """The probability of being the best with the floor mixed in; the only arm left is certain."""
+    mixed = np.asarray(floor / left + (1 - floor) * probability)
     np.minimum(np.maximum(mixed, 0.0, out=mixed), 1.0, out=mixed)
     mixed[..., np.equal(left, 1)] = 1.0
     return mixed
 
 
-def _placed(ranks: Array, floor: float) -> Array:
-    """Positions (size, m) from ranks (size, m)."""
+def _place_ranks(ranks: Array, floor: float) -> Array:
+    """Probabilities of positions (size, m) from those of ranks (size, m)."""
     size, m = ranks.shape
     if np.isnan(ranks[-1, 0]):  # only the first has a closed form
-        return np.vstack([_mixed(ranks[0], floor, m), ranks[1:]])
+        return np.vstack([_mix_floor(ranks[0], floor, m), ranks[1:]])
     if floor == 0:
         return ranks
-    chance, beyond = placement(size, m, floor=floor)
+    probability, beyond = placement(size, m, floor=floor)
     deeper = np.maximum(1 - np.cumsum(ranks, axis=0), 0)
-    return np.tril(chance) @ ranks + beyond[:, None] * deeper
+    return np.tril(probability) @ ranks + beyond[:, None] * deeper
 
 
-def _drawn(order: Order, m: int, size: int, floor: float, seeds: Words, decisions: npt.NDArray[np.int64]) -> Index:
+def _draw_slates(order: Order, m: int, size: int, floor: float, seeds: Words, decisions: Ids) -> Index:
     slates = np.empty((len(seeds), size), np.intp)
     step = max(1, _ENTRIES // m)
     for start in range(0, len(seeds), step):
-        part = slice(start, start + step)
-        keys = uniforms_at(seeds[part], decisions[part], 2 * size + np.arange(m))
+        chunk = slice(start, start + step)
+        keys = uniforms_at(seeds[chunk], decisions[chunk], 2 * size + np.arange(m))
         ranking = order.ranking(keys, size)
-        coins = uniforms(seeds[part], decisions[part], words=2 * size).reshape(-1, size, 2)
-        slates[part] = _fill(ranking, coins, m, floor) if floor > 0 else ranking
+        coins = uniforms(seeds[chunk], decisions[chunk], words=2 * size).reshape(-1, size, 2)
+        slates[chunk] = _fill(ranking, coins, m, floor) if floor > 0 else ranking
     return slates
 
 
 def _fill(ranking: Index, coins: Array, m: int, floor: float) -> Index:
-    """Pages from the first arms of each order and a (coin, pick) a position, coins (n, size, 2)."""
+    """Slates from the first arms of each order and a (coin, pick) a position, coins (n, size, 2)."""
     n, size = ranking.shape
-    slates, taken, page = np.empty((n, size), np.intp), np.zeros((n, size), dtype=bool), np.arange(n)
+    slates, taken, row = np.empty((n, size), np.intp), np.zeros((n, size), dtype=bool), np.arange(n)
     for position in range(size):
-        best = ranking[page, (~taken).argmax(axis=1)]
+        best = ranking[row, (~taken).argmax(axis=1)]
         pick = _nth_left(slates[:, :position], coins[:, position, 1], m)
         slates[:, position] = np.where(coins[:, position, 0] < floor, pick, best)
         taken |= ranking == slates[:, position, None]
     return slates
 
 
-def _nth_left(shown: Index, uniform: Array, m: int) -> Index:
-    """A uniform arm of those not in shown (n, p), (n,)."""
-    left = m - shown.shape[1]
+def _nth_left(prefixes: Index, uniform: Array, m: int) -> Index:
+    """A uniform arm of those not in prefixes (n, p), (n,)."""
+    left = m - prefixes.shape[1]
     nth = np.minimum((uniform * left).astype(np.intp), left - 1)
-    # the i-th smallest arm shown, from 0, has that many less i arms left below it
-    below = np.sort(shown, axis=1) - np.arange(shown.shape[1])
-    return np.asarray(nth + (below <= nth[:, None]).sum(axis=1))
+    # the i-th smallest arm of a prefix, from 0, has that many less i arms left below it
+    below = np.sort(prefixes, axis=1) - np.arange(prefixes.shape[1])
+    return nth + (below <= nth[:, None]).sum(axis=1)
 
 
-def _logged(slates: Index, propensity: Array, marginal: Array, minimum: Array) -> Draw:
-    rounded = (propensity < SMALLEST) | (marginal < SMALLEST)
+def _first_alone(propensity: Array) -> Array:
+    """Marginals of position 1, which its propensities are; NaN below, where there is no closed form."""
+    marginal = np.full(propensity.shape, np.nan)
+    marginal[:, 0] = propensity[:, 0]
+    return marginal
+
+
+def _to_log(slates: Index, propensity: Array, marginal: Array, minimum: Array) -> Draw:
+    """The draw as it is logged: no arm that was drawn has probability 0."""
     return Draw(
         slates=slates,
         propensity=np.minimum(np.maximum(propensity, SMALLEST), 1.0),
         marginal=np.minimum(np.maximum(marginal, SMALLEST), 1.0),
         minimum=np.minimum(minimum, 1),
-        rounded=rounded,
+        rounded=(propensity < SMALLEST) | (marginal < SMALLEST),
     )

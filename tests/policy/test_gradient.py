@@ -260,14 +260,14 @@ def assert_same(found: Draw, expected: Draw) -> None:
 @pytest.mark.parametrize("size", [1, 3])
 def test_equal_logits_are_drawn_as_pages_of_one_belief(size: int, floor: float) -> None:
     one, n = np.array([0.3, -1.0, 2.0, 0.3, 0.0]), 2_000
-    expected = slate.Pages(Gumbel(one), size=size, floor=floor).draw(**words(n))
+    expected = slate.Slates(Gumbel(one), size=size, floor=floor).draw(**words(n))
     assert_same(slate.draw_each(np.tile(one, (n, 1)), size=size, floor=floor, **words(n)), expected)
 
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_what_is_logged_of_a_page_is_what_was_drawn(size: int) -> None:
     drawn = slate.draw_each(logits(300, 5), size=size, floor=0.1, **words(300))
-    assert_same(slate.logged_each(logits(300, 5), drawn.slates, floor=0.1), drawn)
+    assert_same(slate.log_each(logits(300, 5), drawn.slates, floor=0.1), drawn)
 
 
 @pytest.mark.parametrize("floor", [0.0, 0.5])

@@ -94,7 +94,7 @@ class SessionSlates:
     def _derive(self, logits: Array, stored: Stored, places: Index) -> Derived:
         floor, size = self.trained.policy.exploration, places.shape[1]
         draw = slate.draw_each(logits, size=size, floor=floor, seeds=stored.seeds, decisions=stored.ids)
-        logged = slate.logged_each(logits, places, floor=floor)
+        logged = slate.log_each(logits, places, floor=floor)
         return Derived((draw.slates != places).any(axis=1), logged.propensity, logged.marginal, logged.minimum)
 
 

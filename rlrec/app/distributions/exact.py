@@ -20,7 +20,7 @@ from rlrec.policy.contextual import is_contextual, learns_from_contexts
 from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.moments import Moments, unpack, width
 from rlrec.policy.scores import Scores, unstack
-from rlrec.policy.slate import Pages
+from rlrec.policy.slate import Slates
 from rlrec.records import Version
 from rlrec.store import Unit, beliefs, policies
 from rlrec.store.beliefs import ArmPrior, BeliefRow, BeliefRows
@@ -41,14 +41,14 @@ class EligibleDistribution:
     index: Array | None
     floor: float
     reads: tuple[str, ...]
-    known: dict[int, Pages]
-    before: Mapping[int, Pages]
+    known: dict[int, Slates]
+    before: Mapping[int, Slates]
 
-    def pages(self, size: int) -> Pages:
+    def pages(self, size: int) -> Slates:
         """Pages of so many positions, worked out once; from those of an earlier belief where there are any."""
         if size not in self.known:
             old = self.before.get(size)
-            made = Pages(self.scores, size=size, floor=self.floor) if old is None else old.changed(self.scores)
+            made = Slates(self.scores, size=size, floor=self.floor) if old is None else old.with_scores(self.scores)
             self.known[size] = made
         return self.known[size]
 
@@ -94,7 +94,7 @@ class VersionDistribution:
         else:
             self._arms, self._sums = _brought(cast("Sequence[BeliefRow]", sums), self.policy.forgetting, self.ordinal)
         self._cases: dict[tuple[Hashable, ...], EligibleDistribution] = {}
-        self._before: Mapping[tuple[Hashable, ...], Mapping[int, Pages]] = {}
+        self._before: Mapping[tuple[Hashable, ...], Mapping[int, Slates]] = {}
         self._beliefs: dict[tuple[Hashable, int], Belief] = {}
         self._pools: dict[int, Moments] = {}
         self._kept = 0
