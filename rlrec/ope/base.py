@@ -1,7 +1,7 @@
-"""What an estimator is given and what it must answer: a batch of the log, and terms per row.
+"""The input and the protocol of estimators: a batch of the log, and terms per row.
 
-Every estimator of this package is a smooth function of sums over clusters. It says which columns it needs (`terms`),
-and how their sums make a value; clusters, standard errors, intervals and diagnostics are the same for all of them.
+Every estimator of this package is a smooth function of sums over clusters. It declares the columns that it needs
+(`terms`), and how their sums make a value; clusters, standard errors, intervals and diagnostics are shared by all.
 """
 
 from __future__ import annotations
@@ -27,15 +27,14 @@ class LogBatch:
     """Rows of the log as one target sees them, one row an impression; checked when built.
 
     reward (n,): reward of the slot, inside its window.
-    propensity (n,): probability the logging policy had of this arm on the weight's basis (the marginal at the
-    position,
+    propensity (n,): the logging policy's probability of this arm on the weight's basis (the marginal at the position,
         or the prefix); NaN where none was logged: the row is left out of every estimator that weighs, and counted.
     target (n,): the target's probability on the same basis; NaN where it has none (left out as well).
-    cluster (n,): which unit was randomised, any 64-bit number; rows of one cluster share it.
+    cluster (n,): digest of the unit that was randomised, any signed or unsigned 64 bits; rows of one cluster share it.
     predicted (n,), expected (n,): a reward model's value of the arm shown, and its mean over the target's arms.
     largest (n,): the largest weight that any arm could have had in this row; NaN (or inf) where no bound is known.
     unsupported (n,): the target's probability on arms the logger gave 0; NaN where that is unknown.
-    default (n,): whether the reward is the default one; without it, a reward of 0 counts as the default.
+    default (n,): whether the reward is the default; without it, a reward of 0 counts as the default.
 
     Raises InputError for a wrong shape or a value outside its range.
     """
@@ -52,9 +51,8 @@ class LogBatch:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            given = getattr(self, field.name)
-            if given is not None:
-                object.__setattr__(self, field.name, _column(field.name, given, len(self.reward)))
+            if (values := getattr(self, field.name)) is not None:
+                object.__setattr__(self, field.name, _column(field.name, values, len(self.reward)))
         _require("reward", self.reward, np.isfinite(self.reward), "a finite number")
         _require("propensity", self.propensity, ~(self.propensity <= 0), "above 0, or absent")
         _require("propensity", self.propensity, ~(self.propensity > 1 + ROUNDING), "at most 1")
@@ -71,7 +69,7 @@ class LogBatch:
 
     @cached_property
     def usable(self) -> Flags:
-        """Whether a row can be weighed, (n,)."""
+        """Flags of the rows that can be weighed, (n,)."""
         return ~(np.isnan(self.propensity) | np.isnan(self.target))
 
     @cached_property
@@ -83,15 +81,14 @@ class LogBatch:
         return np.minimum(weight, _HEAVIEST)
 
     def where(self, rows: Flags | Ids) -> LogBatch:
-        """The batch cut down to the rows marked True, or numbered, in that order: one group of `--by`, say."""
-        given: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        cut: dict[str, Any] = {name: column[rows] for name, column in given.items() if column is not None}
-        return LogBatch(**cut)
+        """These rows, flagged or numbered, in that order."""
+        columns: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        return LogBatch(**{name: column[rows] for name, column in columns.items() if column is not None})
 
 
-def _column(name: str, given: npt.ArrayLike, rows: int) -> npt.NDArray[np.generic]:
-    kind = {"cluster": np.int64, "default": np.bool_}.get(name, np.float64)
-    column: npt.NDArray[np.generic] = np.asarray(given, dtype=kind)
+def _column(name: str, values: npt.ArrayLike, rows: int) -> npt.NDArray[np.generic]:
+    dtype = {"cluster": np.int64, "default": np.bool_}.get(name, np.float64)
+    column: npt.NDArray[np.generic] = np.asarray(values, dtype=dtype)
     if column.shape != (rows,):
         raise InputError(f"{name} has shape {column.shape}, the log's batch has {rows} rows")
     return column
@@ -122,12 +119,12 @@ class Estimator(Smooth, Protocol):
     """
 
     name: ClassVar[str]
-    unit: ClassVar[str]  # what one row of the estimate is: impression, slate or session
+    unit: ClassVar[str]  # one row of the estimate: impression, slate or session
     weighted: ClassVar[bool]  # uses importance weights: rows without a propensity are left out
     modelled: ClassVar[bool]  # uses a reward model: the batch must have `predicted` and `expected`
     self_normalised: ClassVar[bool]  # stays inside the reward's range: bounds are cut there
-    intervals: ClassVar[tuple[str, ...]]  # kinds of interval that are valid for it; () = none is
-    biased: ClassVar[bool]  # weights are changed on purpose: `distortion` says by how much
+    intervals: ClassVar[tuple[str, ...]]  # kinds of interval that are valid for it; () if none is
+    biased: ClassVar[bool]  # changes weights on purpose: `distortion` is by how much
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -146,7 +143,7 @@ class ImpressionEstimator(Estimator, Protocol):
 
 
 class Ratio:
-    """An estimate that is one mean divided by another: the shape all estimators per impression share."""
+    """An estimate that is one mean divided by another: the shape of most estimators per impression."""
 
     unit: ClassVar[str] = "impression"
     weighted: ClassVar[bool] = True
@@ -156,22 +153,20 @@ class Ratio:
     biased: ClassVar[bool] = False
 
     def value(self, mean: Array) -> Array:
-        above, below = mean[..., 0], mean[..., 1]
-        return np.asarray(above / below)
+        return np.asarray(mean[..., 0] / mean[..., 1])
 
     def gradient(self, mean: Array) -> Array:
-        above, below = mean[..., 0], mean[..., 1]
-        return np.stack([np.ones_like(above), -above / below], axis=-1) / below[..., None]
+        numerator, denominator = mean[..., 0], mean[..., 1]
+        return np.stack([np.ones_like(numerator), -numerator / denominator], axis=-1) / denominator[..., None]
 
     def distortion(self, batch: LogBatch) -> Array:
         return np.zeros(len(batch))
 
 
 def hashed(ids: Ids, *, salt: int) -> npt.NDArray[np.uint64]:
-    """64 well-mixed bits for every id, (n,), the same on every machine; another `salt` gives unrelated ones.
+    """64 well-mixed bits for every id or digest, (n,), the same on every machine; another `salt` gives unrelated bits.
 
-    The finaliser of SplitMix64. Blocks and folds are cut by it, so they depend on ids and never on the order of the
-    log."""
+    Blocks and cross-fitting folds are cut by it. Source: the finaliser of SplitMix64."""
     mixed = ids.astype(np.int64).view(np.uint64) + np.uint64((salt + 1) * 0x9E3779B97F4A7C15 % 2**64)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -185,7 +180,7 @@ def require_positive(label: str, value: float, *, example: str) -> None:
 
 
 def model_of(batch: LogBatch, name: str) -> tuple[Array, Array]:
-    """`predicted` and `expected` of the batch. Raises InputError if it came without a reward model."""
+    """`predicted` and `expected` of the batch. Raises InputError if it has no reward model."""
     if batch.predicted is None or batch.expected is None:
         raise InputError(f"{name} needs a reward model", hint="give one, or use ips or snips")
     return batch.predicted, batch.expected

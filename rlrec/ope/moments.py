@@ -1,13 +1,15 @@
-"""Sums over clusters that add up: the part of the fold that values, errors and intervals are made from.
+"""Sums over clusters that add up: values, errors and intervals are made from them.
 
-Two kinds of cluster need two ways to remember them. Where a cluster can come back in a later batch (users), every
-cluster keeps its row of sums: 8 bytes of id and 8 per column, which is 64 bytes for the seven columns that all five
-estimators per impression need together. Where a cluster ends with its session (sessions, rows), at most 4,096 are
-kept; beyond that they collapse into second moments and 4,096 blocks, cut by a hash of the id. So the memory is
-bounded, and the answer depends neither on the order of the log nor on how it was split.
+A cluster is known by a digest of the key of its user or session, 64 bits in an int64. Digests decide the order of sums
+and blocks, so figures do not depend on the order of the log, on how it was split, or on the ids of a store.
 
-Sums at every step (`Steps`) are too wide for either: beyond 4,096 clusters only the blocks are left of them, whether
-clusters come back or not, and errors are those of the blocks, which are as many and as independent.
+Where a cluster can come back in a later batch (users), every cluster has a row of sums: 8 bytes of digest and 8 per
+column, which is 64 bytes for the seven columns that ips, snips, clipped-ips, dm and dr need together. Where a cluster
+ends with its session (sessions, rows), at most 4,096 have one; beyond that they collapse into second moments and 4,096
+blocks, cut by a hash of the digest, so that the memory is bounded.
+
+Sums at every step (`Steps`) are too wide for either: beyond 4,096 clusters only blocks of them remain, whether clusters
+come back or not, and errors are those of the blocks, which are as many and as independent.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlrec.arrays import Array, Ids
+from rlrec.arrays import Array, Ids, run_starts
 from rlrec.ope.base import hashed
 
 BLOCKS = 4096
@@ -26,13 +28,13 @@ _SALT = 1
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ClusterSummary:
-    """What is left of the clusters when the fold is over; c columns.
+    """Sums over all clusters when a fold is over; c columns.
 
     present (c,): clusters in which a column is not 0
     total (c,): sums over all clusters
     moment (c, c): sum over clusters of the outer product of their sums
     most (c,), absolute (c,): largest absolute value, and sum of absolute values, over clusters
-    units (m, c): sums of the clusters, or of the 4,096 blocks of them (`blocks`): what a bootstrap draws from"""
+    units (m, c): sums of the clusters, or of the 4,096 blocks of them (`blocks`): a bootstrap draws from them"""
 
     columns: tuple[str, ...]
     present: Ids
@@ -44,32 +46,37 @@ class ClusterSummary:
     blocks: bool
 
     def index(self, columns: tuple[str, ...]) -> list[int]:
-        """Where these columns stand."""
+        """Index of each of these columns."""
         return [self.columns.index(name) for name in columns]
 
 
 @dataclass(frozen=True, eq=False)
 class _Clusters:
-    """ids (m,) ascending; sums (m, c)."""
+    """Sums of each cluster (m, c), in ascending order of their digests (m,)."""
 
-    ids: Ids
+    digests: Ids
     sums: Array
 
     def __add__(self, other: _Clusters) -> _Clusters:
-        large, small = (self, other) if len(self.ids) >= len(other.ids) else (other, self)
-        at = np.searchsorted(large.ids, small.ids)
-        known = np.zeros(len(at), dtype=bool)
-        inside = at < len(large.ids)
-        known[inside] = large.ids[at[inside]] == small.ids[inside]
+        large, small = (self, other) if len(self.digests) >= len(other.digests) else (other, self)
+        # find the clusters of the smaller side among those of the larger one
+        index = np.searchsorted(large.digests, small.digests)
+        shared = np.zeros(len(index), dtype=bool)
+        inside = index < len(large.digests)
+        shared[inside] = large.digests[index[inside]] == small.digests[inside]
+        # add up what both sides have
         sums = large.sums.copy()
-        sums[at[known]] += small.sums[known]
-        if known.all():
-            return _Clusters(large.ids, sums)
-        new = at[~known]
-        return _Clusters(np.insert(large.ids, new, small.ids[~known]), np.insert(sums, new, small.sums[~known], axis=0))
+        sums[index[shared]] += small.sums[shared]
+        if shared.all():
+            return _Clusters(large.digests, sums)
+        # insert the others where their digests belong
+        new = index[~shared]
+        digests = np.insert(large.digests, new, small.digests[~shared])
+        return _Clusters(digests, np.insert(sums, new, small.sums[~shared], axis=0))
 
     def collapsed(self) -> _Blocks:
-        block = block_of(self.ids)
+        """The second moments and blocks of these clusters."""
+        block = block_of(self.digests)
         size = np.abs(self.sums)
         units = [np.bincount(block, weights=column, minlength=BLOCKS) for column in self.sums.T]
         return _Blocks(
@@ -83,7 +90,7 @@ class _Clusters:
 
 @dataclass(frozen=True, eq=False)
 class _Blocks:
-    """Clusters that are not remembered one by one: their second moments, and sums per block."""
+    """Second moments of clusters, and their sums per block."""
 
     present: Ids
     moment: Array
@@ -103,25 +110,26 @@ class _Blocks:
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """The fold: `moments(batch_1) + moments(batch_2)` is the moments of both.
+    """Sums of c columns over clusters: `moments(batch_1) + moments(batch_2)` is the moments of both.
 
-    columns: names of the c columns.   spanning: a cluster may come back in another batch."""
+    columns: names of the columns.   spanning: a cluster may come back in another batch."""
 
     columns: tuple[str, ...]
     spanning: bool
-    _kept: _Clusters | _Blocks
+    _clusters: _Clusters | _Blocks
 
     def __add__(self, other: Moments) -> Moments:
         if (self.columns, self.spanning) != (other.columns, other.spanning):
             raise ValueError("moments of different estimators or clusters do not add up")
-        if isinstance(self._kept, _Clusters) and isinstance(other._kept, _Clusters):
-            return Moments(self.columns, self.spanning, _bounded(self._kept + other._kept, self.spanning))
-        return Moments(self.columns, self.spanning, _blocks(self._kept) + _blocks(other._kept))
+        first, second = self._clusters, other._clusters
+        if isinstance(first, _Clusters) and isinstance(second, _Clusters):
+            return Moments(self.columns, self.spanning, _bounded(first + second, self.spanning))
+        return Moments(self.columns, self.spanning, _blocks(first) + _blocks(second))
 
     def summary(self) -> ClusterSummary:
         """Sums, second moments and the units to draw from."""
-        kept, blocks = self._kept, _blocks(self._kept)
-        few = kept.sums if isinstance(kept, _Clusters) and len(kept.ids) <= BLOCKS else None
+        clusters, blocks = self._clusters, _blocks(self._clusters)
+        few = clusters.sums if isinstance(clusters, _Clusters) and len(clusters.digests) <= BLOCKS else None
         return ClusterSummary(
             columns=self.columns,
             present=blocks.present,
@@ -139,85 +147,87 @@ class Steps:
     """Sums at every step, of up to 4,096 clusters or of the 4,096 blocks of more: they add up, in the order of
     `ClusterSummary.units`.
 
-    columns: names of the c columns, and of the one that is held after a visit's end
-    ids (m,): ascending, of clusters or (`blocks`) of blocks; sums (m, c + 1, h): at each of h steps"""
+    columns: names of the first c columns; the last one is held after a visit's end
+    digests (m,): ascending, of clusters, or (`blocks`) numbers of blocks; sums (m, c + 1, h): at each of h steps"""
 
     columns: tuple[str, ...]
-    ids: Ids
+    digests: Ids
     sums: Array
     blocks: bool
 
     def __add__(self, other: Steps) -> Steps:
         if (self.columns, self.sums.shape[1:]) != (other.columns, other.sums.shape[1:]):
             raise ValueError("sums of different estimators or horizons do not add up")
-        first, second = (self, other) if self.blocks == other.blocks else (self._cut(), other._cut())
-        both = _Clusters(first.ids, first.sums) + _Clusters(second.ids, second.sums)
-        added = Steps(self.columns, both.ids, both.sums, first.blocks)
-        return added if added.blocks or len(added.ids) <= BLOCKS else added._cut()
+        first, second = (self, other) if self.blocks == other.blocks else (self._by_block(), other._by_block())
+        both = _Clusters(first.digests, first.sums) + _Clusters(second.digests, second.sums)
+        added = Steps(self.columns, both.digests, both.sums, first.blocks)
+        return added if added.blocks or len(added.digests) <= BLOCKS else added._by_block()
 
-    def _cut(self) -> Steps:
-        """The same in blocks."""
+    def _by_block(self) -> Steps:
+        """The same sums by block."""
         if self.blocks:
             return self
         sums = np.zeros((BLOCKS, *self.sums.shape[1:]))
-        np.add.at(sums, block_of(self.ids), self.sums)
+        np.add.at(sums, block_of(self.digests), self.sums)
         return Steps(self.columns, np.arange(BLOCKS), sums, blocks=True)
 
 
 def steps(columns: Mapping[str, Array], held: Array, *, cluster: Ids, length: Ids, horizon: int) -> Steps:
     """Sums of one batch of visits at every step.
 
-    columns: by name, (n,) of every decision, 0 after a visit's end; held (n,): keeps its value after it. Decisions lie
-    visit by visit, in the order of their steps; cluster, length (s,): of every visit, at most `horizon`."""
-    ids, unit = np.unique(cluster, return_inverse=True)
-    blocks = len(ids) > BLOCKS
+    columns: by name, (n,) of every decision, 0 after a visit's end; held (n,): has its last value after it. Decisions
+    lie visit by visit, in the order of their steps; cluster, length (s,): of every visit, at most `horizon`."""
+    # the units that are summed over: clusters, or blocks of them
+    digests, unit = np.unique(cluster, return_inverse=True)
+    blocks = len(digests) > BLOCKS
     if blocks:
-        ids, unit = np.arange(BLOCKS), block_of(cluster)
+        digests, unit = np.arange(BLOCKS), block_of(cluster)
+    # the cell (unit, step) of every decision
     end = np.cumsum(length) - 1
     step = np.arange(len(held)) - np.repeat(end - length + 1, length)
-    place, shape = np.repeat(unit, length) * horizon + step, (len(ids), horizon)
-    sums = np.empty((len(ids), len(columns) + 1, horizon))
+    cell, shape = np.repeat(unit, length) * horizon + step, (len(digests), horizon)
+    # the sums of every column
+    sums = np.empty((len(digests), len(columns) + 1, horizon))
     for number, column in enumerate([*columns.values(), held]):
-        sums[:, number] = _at(place, column, shape)
-    sums[:, -1, 1:] += np.cumsum(_at(place[end], held[end], shape), axis=1)[:, :-1]
-    return Steps(tuple(columns), ids, sums, blocks)
+        sums[:, number] = _summed(cell, column, shape)
+    # the held values of visits that have ended
+    sums[:, -1, 1:] += np.cumsum(_summed(cell[end], held[end], shape), axis=1)[:, :-1]
+    return Steps(tuple(columns), digests, sums, blocks)
 
 
-def _at(place: Ids, values: Array, shape: tuple[int, int]) -> Array:
-    return np.bincount(place, weights=values, minlength=shape[0] * shape[1]).astype(np.float64).reshape(shape)
+def _summed(cell: Ids, values: Array, shape: tuple[int, int]) -> Array:
+    return np.bincount(cell, weights=values, minlength=shape[0] * shape[1]).astype(np.float64).reshape(shape)
 
 
-def block_of(ids: Ids) -> Ids:
-    """Which of the 4,096 blocks each cluster is in."""
-    return (hashed(ids, salt=_SALT) % np.uint64(BLOCKS)).astype(np.int64)
+def block_of(digests: Ids) -> Ids:
+    """Number of the block that each cluster is in, 0 to 4,095."""
+    return (hashed(digests, salt=_SALT) % np.uint64(BLOCKS)).astype(np.int64)
 
 
 def moments(terms: Array, cluster: Ids, *, columns: tuple[str, ...], spanning: bool) -> Moments:
-    """Moments of one batch. terms (n, c): columns of every row; cluster (n,): which cluster a row belongs to."""
+    """Moments of one batch. terms (n, c): columns of every row; cluster (n,): digest of the cluster of a row."""
     return Moments(columns, spanning, _bounded(_by_cluster(terms, cluster), spanning))
 
 
 def _by_cluster(terms: Array, cluster: Ids) -> _Clusters:
-    if not len(cluster):
-        return _Clusters(cluster, terms)
     if (cluster[1:] < cluster[:-1]).any():
         order = np.argsort(cluster, kind="stable")
         cluster, terms = cluster[order], terms[order]
-    start = np.flatnonzero(np.r_[True, cluster[1:] != cluster[:-1]])
+    start = run_starts(cluster)
     if len(start) == len(cluster):
         return _Clusters(cluster, terms)
     return _Clusters(cluster[start], np.add.reduceat(terms, start, axis=0))
 
 
 def _bounded(clusters: _Clusters, spanning: bool) -> _Clusters | _Blocks:
-    return clusters if spanning or len(clusters.ids) <= BLOCKS else clusters.collapsed()
+    return clusters if spanning or len(clusters.digests) <= BLOCKS else clusters.collapsed()
 
 
-def _blocks(kept: _Clusters | _Blocks) -> _Blocks:
-    return kept if isinstance(kept, _Blocks) else kept.collapsed()
+def _blocks(clusters: _Clusters | _Blocks) -> _Blocks:
+    return clusters if isinstance(clusters, _Blocks) else clusters.collapsed()
 
 
 def _moment(sums: Array) -> Array:
     # A propensity stored as 1e-300 makes a weight whose square is infinite: the error is then unknown, not a warning.
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.asarray(sums.T @ sums)
+        return sums.T @ sums
