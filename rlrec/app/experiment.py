@@ -19,7 +19,7 @@ from rlrec.times import written
 
 if TYPE_CHECKING:
     from rlrec.app.learning.slot_statistics import Totals
-    from rlrec.ope.comparison import Difference, Mean
+    from rlrec.ope.comparison import MeanDifference, VariantMean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -341,7 +341,7 @@ def _definition(
     return definitions[0]
 
 
-def _means(store: Store, unit: Unit, experiment: Experiment, definition: Reward) -> dict[int, tuple[Mean, int]]:
+def _means(store: Store, unit: Unit, experiment: Experiment, definition: Reward) -> dict[int, tuple[VariantMean, int]]:
     """Mean reward and number of sessions per variant, batch by batch; a page with a censored slot is left out."""
     import numpy as np
 
@@ -350,7 +350,7 @@ def _means(store: Store, unit: Unit, experiment: Experiment, definition: Reward)
     from rlrec.store.reader import Selection
 
     spanning = experiment.unit == "user"
-    folded = {variant.id: comparison.nothing(spanning=spanning) for variant in experiment.variants}
+    folded = {variant.id: comparison.empty(spanning=spanning) for variant in experiment.variants}
     counted, censored = dict.fromkeys(folded, 0), 0
     for pages in reward_log.pages(unit, Selection(variant_ids=list(folded)), definition):
         columns = pages.decisions
@@ -365,7 +365,7 @@ def _means(store: Store, unit: Unit, experiment: Experiment, definition: Reward)
     return {variant: (comparison.finish(sums), counted[variant]) for variant, sums in folded.items()}
 
 
-def _earnings(mean: Mean, sessions: int, level: float) -> dict[str, Any]:
+def _earnings(mean: VariantMean, sessions: int, level: float) -> dict[str, Any]:
     lower, upper = mean.bounds(level)
     return {
         "sessions": sessions,
@@ -377,7 +377,7 @@ def _earnings(mean: Mean, sessions: int, level: float) -> dict[str, Any]:
     }
 
 
-def _compared(difference: Difference) -> dict[str, float | None]:
+def _compared(difference: MeanDifference) -> dict[str, float | None]:
     return {
         "value": finite_or_none(difference.value),
         "lower": finite_or_none(difference.lower),

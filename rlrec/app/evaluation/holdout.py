@@ -106,7 +106,7 @@ def _judged(unit: Unit, policy: str, variants: Sequence[int], by: str, reward: R
 
 
 def _mean(found: Estimate) -> Any:
-    from rlrec.ope.comparison import Mean
+    from rlrec.ope.comparison import VariantMean
 
     value, error = (nan if found[name] is None else found[name] for name in ("value", "std_error"))
-    return Mean(units=int(found["ess"]), decisions=found["n"], reward=nan, value=value, error=error)
+    return VariantMean(units=int(found["ess"]), decisions=found["n"], reward=nan, value=value, error=error)
