@@ -34,9 +34,13 @@ class CheckFailed(RlrecError):
 
 
 class StoreBusy(RlrecError):
-    """The store is locked or unreachable; a retry is safe."""
+    """The store is locked or unreachable. A retry is safe, unless the hint says what was stored before."""
 
     code = 4
+
+
+class OutcomeUnknown(RlrecError):
+    """The connection broke while the last changes were stored: nobody knows whether they are."""
 
 
 class LinesRefused(RlrecError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 
-from rlrec.errors import CheckFailed, Conflict
+from rlrec.errors import Conflict
 from rlrec.records import Reward
 from rlrec.store import Store, Unit, policies, schema, settings
 
@@ -32,10 +32,10 @@ class Result:
 
 def init(store: Store, *, session_timeout_us: int | None = None) -> Result:
     """The store at the revision of this program. Raises Conflict where a timeout is not the store's own."""
-    found, revision = schema.upgrade(store.url)
+    before, revision = schema.upgrade(store.url)
 
     def work(unit: Unit) -> None:
-        if not settings.found(unit):
+        if not settings.exist(unit):
             timeout = TIMEOUT_US if session_timeout_us is None else session_timeout_us
             settings.create(unit, session_timeout_us=timeout, salt=settings.BY_KEY + secrets.token_hex(16))
             policies.add_reward(unit, DEFAULT_REWARD)
@@ -45,15 +45,12 @@ def init(store: Store, *, session_timeout_us: int | None = None) -> Result:
                 "the store has another session timeout already", hint="visits were counted by it: make a new store"
             )
 
-    store.write(work)
-    return Result(revision=revision, created=found is None, migrated=found is not None and found != revision)
+    store.write(work, repeatable=True)
+    return Result(revision=revision, created=before is None, migrated=before is not None and before != revision)
 
 
 def check(store: Store) -> Result:
     """The same report without touching anything. Raises CheckFailed where the store is missing or out of date."""
     with store.read() as unit:
         settings.get(unit)
-        found = schema.revision(unit.connection)
-    if found is None:
-        raise CheckFailed(f"no store at {store.where}", hint="create it with `rlrec init`")
-    return Result(revision=found, created=False, migrated=False)
+    return Result(revision=schema.HEAD, created=False, migrated=False)  # any other one is refused

@@ -78,10 +78,11 @@ def _told(error: BaseException, settings: Settings) -> tuple[str, str | None, in
 
 
 def _runnable(hint: str | None, settings: Settings) -> str | None:
-    """A hint whose `rlrec init` means the store that was meant; a password does not get as far as the quoting."""
+    """A hint whose `rlrec init` names the store; without its password, and without options, which may hold one."""
     if hint is None or settings.db == Settings.db:
         return hint
-    db = shlex.quote(masked(settings.db, passwords(settings.db)))
+    plain = re.sub(r"(?<=[?&])options=[^&]*&?", "", settings.db).rstrip("?&")
+    db = shlex.quote(masked(plain, passwords(settings.db)))
     return hint.replace("`rlrec init`", f"`rlrec --db {db} init`")
 
 

@@ -5,34 +5,36 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 import sqlalchemy as sa
 
-from rlrec.errors import InputError, StoreBusy
+from rlrec.errors import InputError, RlrecError, StoreBusy
 from rlrec.store import decisions, engine, schema
 from rlrec.store.unit import Unit
 
 __all__ = ["Store", "Unit"]
 
 T = TypeVar("T")
-TRIES = 6
+ATTEMPTS = 6
+ANALYSED = ("arm", "context", "eligible_set", "session", "users", "visit", "decision", "slot", "event", "import_line")
 
 
 class Store:
     """A database, and the clock of one command. `now` (microseconds) replaces the database's clock.
 
-    `notice` is told, in one line, what a person should know and no result says.
+    `notice` takes one line that a person should know and no result says.
     """
 
     def __init__(self, db: str, *, now: int | None = None, notice: Callable[[str], None] = print) -> None:
         self.url = engine.location(db)
-        self.where = engine.shown(self.url)
+        self.where = engine.printable(self.url)
         self.notice = notice
         self.now = now
         self._engine: sa.Engine | None = None
-        self._warned = False  # that the clock lies before the newest decision
+        self._clock_noticed = False  # that the clock lies before the newest decision
+        self._stored = False  # something that a retry of the command would store again
 
     def close(self) -> None:
         if self._engine is not None:
@@ -47,26 +49,54 @@ class Store:
     @contextmanager
     def read(self) -> Iterator[Unit]:
         """One snapshot. Never takes the write lock."""
-        with engine.transaction(self.engine, write=False, where=self.where) as connection:
+        with self._truthful(), engine.transaction(self.engine, write=False, where=self.where) as connection:
             yield self._unit(connection)
 
-    def write(self, work: Callable[[Unit], T], *, sound: bool = False) -> T:
-        """What `work` returns, in one transaction; asked again as a whole where the database wants that.
+    def write(self, work: Callable[[Unit], T], *, sound: bool = False, repeatable: bool = False) -> T:
+        """The result of `work`, in one transaction; done anew as a whole where the database asks for that.
 
         sound: every row that `work` writes names rows that it read or wrote itself, and it deletes none. SQLite then
-        does not look them up once more; nobody else can take them away before the end."""
-        for attempt in range(TRIES):
+        does not look them up once more; nobody else can take them away before the end. repeatable: the same work once
+        more changes nothing, by its keys or by what it is: where the connection breaks at the end, a retry is safe."""
+        for attempt in range(ATTEMPTS):
             try:
-                with engine.transaction(self.engine, write=True, where=self.where, sound=sound) as connection:
-                    return work(self._unit(connection))
-            except engine.Retry:
+                with (
+                    self._truthful(),
+                    engine.transaction(
+                        self.engine, write=True, where=self.where, sound=sound, repeatable=repeatable
+                    ) as connection,
+                ):
+                    result = work(self._unit(connection, write=True))
+                self._stored |= not repeatable
+                return result
+            except engine.Retry as error:
+                reason = error
                 time.sleep(random.uniform(0, 0.02) * 2**attempt)
-        raise StoreBusy(f"the store {self.where} is busy: {TRIES} tries met other writers", hint="a retry is safe")
+        if reason.state == engine.UNIQUE:  # other writers would have been seen by now
+            raise RlrecError(f"the store {self.where} failed: {str(reason)[:300]}")
+        raise StoreBusy(f"the store {self.where} is busy: {ATTEMPTS} tries met other writers", hint=engine.RETRY_HINT)
 
-    def _unit(self, connection: sa.Connection) -> Unit:
-        """Time is the clock's, and never before the newest decision that this store made itself."""
+    def analyse(self) -> None:
+        """Let PostgreSQL count what many new rows changed: without it, the next queries may take the wrong way. Where
+        others keep the tables locked, it does so later by itself."""
+        if self.engine.dialect.name == "postgresql":
+            with suppress(StoreBusy):
+                self.write(lambda unit: unit.tell(f"ANALYZE {', '.join(ANALYSED)}"), repeatable=True)
+
+    @contextmanager
+    def _truthful(self) -> Iterator[None]:
+        """No retry is promised to be safe where the command has stored something before."""
+        try:
+            yield
+        except StoreBusy as error:
+            if self._stored and error.hint == engine.RETRY_HINT:
+                error.hint = "what was stored before stays: go on behind it"
+            raise
+
+    def _unit(self, connection: sa.Connection, *, write: bool = False) -> Unit:
+        """Time is the clock's, and never before the newest decision that this store drew itself."""
         unit = Unit(connection, now=engine.clock(connection) if self.now is None else self.now)
-        schema.check(unit, where=self.where)
+        schema.check(unit, where=self.where, write=write)
         newest = decisions.newest(unit)
         if newest is None or newest <= unit.now:
             return unit
@@ -74,8 +104,8 @@ class Store:
             raise InputError(
                 f"--now lies before the newest decision of {self.where}", hint="give a later time, or none"
             )
-        if newest - unit.now > 1_000_000 and not self._warned:
-            self._warned = True
+        if newest - unit.now > 1_000_000 and not self._clock_noticed:
+            self._clock_noticed = True
             self.notice(f"the clock of {self.where} lies before its newest decision; its time is used")
         unit.now = newest
         return unit

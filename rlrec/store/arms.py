@@ -6,8 +6,10 @@ from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from rlrec.records import Arm
-from rlrec.store import settings
+from rlrec.store import engine, settings
 from rlrec.store.unit import Unit
+
+LAST_ID = 2**32 - 1  # the packed slots of a visit have 32 bits for an arm
 
 
 def every(unit: Unit) -> list[Arm]:
@@ -52,6 +54,8 @@ def put(unit: Unit, features: Mapping[str, str]) -> tuple[int, int]:
     unit.insert(
         "arm", ("key", "features", "added_at", "retired_at"), [(key, features[key], unit.now, None) for key in new]
     )
+    if new and int(unit.ask_value("SELECT max(id) FROM arm")) > LAST_ID:
+        raise engine.ids_exhausted("arms")
     unit.tell_each("UPDATE arm SET features = ? WHERE id = ?", [(features[key], known[key][1]) for key in changed])
     _remember(unit, [*new, *changed], revision=revision)
     return len(new), len(changed)

@@ -118,10 +118,12 @@ def _of_sqlite(unit: Unit) -> dict[str, Any]:
 
 
 def _of_postgres(unit: Unit) -> dict[str, Any]:
-    url = unit.connection.engine.url.set(drivername="postgresql")
+    url = unit.connection.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    address, mark, query = url.partition("?")
     return {
         "driver": "adbc_driver_postgresql",
-        "uri": url.render_as_string(hide_password=False),  # goes through the pipe alone
+        # It goes through the pipe alone. For libpq a + is no blank.
+        "uri": address + mark + query.replace("+", "%20"),
         "options": {"adbc.postgresql.batch_size_hint_bytes": str(8 << 20)},
     }
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from rlrec.records import Decision, Slot
+from rlrec.store import engine
 from rlrec.store.unit import Row, Unit
 
 DECISION = (
@@ -19,6 +20,7 @@ SLOT = (
 )  # fmt: skip
 
 
+LAST_ID = 2**40 - 1  # the packed slots of a visit have 40 bits for a decision
 _NEXT = "SELECT coalesce(max(id), 0) + 1 FROM decision"
 
 
@@ -30,7 +32,10 @@ def newest(unit: Unit) -> int | None:
 
 def reserve(unit: Unit, count: int) -> Sequence[int]:
     """`count` decision ids, ascending, that no one else will use."""
-    return unit.reserve("decision", count)
+    ids = unit.reserve("decision", count)
+    if ids and ids[-1] > LAST_ID:
+        raise engine.ids_exhausted("decisions")
+    return ids
 
 
 def peek(unit: Unit) -> int:

@@ -1,4 +1,4 @@
-"""From a URL or a path to an engine whose transactions lose nothing, and its errors to ours.
+"""From a URL or a path to an engine whose transactions lose nothing, and from its errors to ours.
 
 SQLite: a writer takes the write lock when it begins (a reader that turns writer cannot wait), a reader never does.
 PostgreSQL: writers run READ COMMITTED under row locks, readers see one snapshot.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -19,48 +20,79 @@ import sqlalchemy as sa
 from sqlalchemy import event, exc
 from sqlalchemy.engine import URL, make_url
 
-from rlrec.errors import CheckFailed, InputError, RlrecError, StoreBusy
+from rlrec.errors import CheckFailed, InputError, OutcomeUnknown, RlrecError, StoreBusy
 
 BUSY_TIMEOUT_S = 30
 # Of SQLite: pages that a stream changes again and again are copied out of the log every 32 MB, not every 4.
 SETTINGS = ("foreign_keys = ON", "synchronous = NORMAL", "cache_size = -64000", "wal_autocheckpoint = 8000")
 CONNECT_TIMEOUT_S = 8
-FULL = {"53100", "53200"}  # disk, memory: no retry mends that
+# A client that stops in a writing transaction holds its locks no longer than this.
+IDLE_TIMEOUT = "set_config('idle_in_transaction_session_timeout', '120s', true)"
+# Of PostgreSQL: what queries rely on, whatever the role or the database sets. A lock timeout of theirs holds.
+POSTGRES_SETTINGS = {
+    "client_encoding": "'UTF8'",
+    "standard_conforming_strings": "'on'",
+    "bytea_output": "'hex'",
+    "extra_float_digits": "'1'",  # doubles come back as they were stored
+    "default_transaction_isolation": "'read committed'",
+    "lock_timeout": f"CASE current_setting('lock_timeout') WHEN '0' THEN '{BUSY_TIMEOUT_S}s'"
+    " ELSE current_setting('lock_timeout') END",
+}
+_SET = ", ".join(f"set_config('{name}', {value}, false)" for name, value in POSTGRES_SETTINGS.items())
+URL_HINT = "use a path, sqlite:///FILE or postgresql://HOST/NAME"
+RETRY_HINT = "nothing was stored; a retry is safe"
 # PostgreSQL asks for the whole transaction again: serialization failure, deadlock; and a key that came in meanwhile,
 # which the next try will find.
 RETRIED = {"40001", "40P01", "23505"}
+UNIQUE, LOCKED, CANCELED, READ_ONLY, NO_SCHEMA, IDLE = "23505", "55P03", "57014", "25006", "3F000", "25P03"
+OUT_OF_RANGE = ("22003", "2200H")  # a number, or a sequence of ids, beyond 64 bits
+UNTRANSLATABLE = ("22P05", "22021")
+# The server is shut down, restarts, has no room for another connection, or has waited for too long.
+UNREACHABLE = ("08", "53300", "57P", IDLE)
 
 
 class Retry(Exception):
-    """The database asks for the whole transaction again."""
+    """The database asks for the whole transaction again. `state`: why, as PostgreSQL codes it."""
+
+    state: str | None = None
+
+
+class StoreReplaced(RlrecError):
+    """The file of the store is no longer the one that is open."""
 
 
 def location(db: str) -> URL:
-    """The database meant by a URL or by a path. Raises InputError for a scheme rlrec does not speak."""
+    """The database meant by a URL or by a path. Raises InputError for a scheme rlrec does not speak, and for a URL
+    whose password cannot be told from the rest."""
     if "://" not in db:
-        return URL.create("sqlite", database=os.path.expanduser(db))
+        if re.match(r"(postgres|sqlite)\w*(\+\w+)?:|\w[\w+.-]*:.*@", db):
+            raise InputError("the database URL has no //", hint=URL_HINT)
+        return _of_file(os.path.expanduser(db))
+    if db.partition("://")[2].partition("?")[0].count("@") > 1:
+        raise InputError("the database URL has more than one @", hint="write the @ of a password or a name as %40")
     try:
         url = make_url(db)
-    except (exc.ArgumentError, ValueError) as error:
-        raise InputError(
-            "the database URL cannot be read", hint="use sqlite:///FILE or postgresql://HOST/NAME"
-        ) from error
+    except (exc.ArgumentError, ValueError):
+        raise InputError("the database URL cannot be read", hint=URL_HINT) from None  # it quotes the URL
     if url.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
         return url.set(drivername="postgresql+psycopg")
     if url.drivername == "sqlite" and url.database:
-        return url
-    raise InputError(
-        f"rlrec does not speak {url.drivername!r}",
-        hint="use a path, sqlite:///FILE or postgresql://HOST/NAME",
-    )
+        return _of_file(url.database)
+    raise InputError(f"rlrec does not speak {url.drivername!r}", hint=URL_HINT)
 
 
-def shown(url: URL) -> str:
-    """The database as it may be printed: a path, or a URL without its password."""
+def _of_file(path: str) -> URL:
+    if path == ":memory:":
+        raise InputError("a store in memory would end with the command", hint="give the path of a file with --db")
+    return URL.create("sqlite", database=path)
+
+
+def printable(url: URL) -> str:
+    """The database as it may be printed: a path, or a URL with nothing that could be a secret."""
     if url.drivername == "sqlite":
         return str(url.database)
-    plain = url.set(drivername="postgresql").difference_update_query(["password"])
-    return plain.render_as_string(hide_password=True)
+    query = {name: value for name, value in url.query.items() if name in ("host", "port", "user", "dbname")}
+    return url.set(drivername="postgresql", query=query).render_as_string(hide_password=True)
 
 
 def connect(url: URL, *, create: bool = False) -> sa.Engine:
@@ -72,7 +104,15 @@ def connect(url: URL, *, create: bool = False) -> sa.Engine:
     except ImportError as error:
         raise RlrecError("PostgreSQL needs the driver psycopg", hint="pip install 'rlrec[postgres]'") from error
     arguments = {} if "connect_timeout" in url.query else {"connect_timeout": CONNECT_TIMEOUT_S}
-    return sa.create_engine(url, connect_args=arguments, pool_size=2)
+    engine = sa.create_engine(url, connect_args=arguments, pool_size=2)
+
+    @event.listens_for(engine, "connect", insert=True)
+    def configure(connection: Any, record: object) -> None:
+        connection.autocommit = True
+        connection.execute(f"SELECT {_SET}")
+        connection.autocommit = False
+
+    return engine
 
 
 def _sqlite(path: str, *, create: bool) -> sa.Engine:
@@ -95,6 +135,10 @@ def _sqlite(path: str, *, create: bool) -> sa.Engine:
 
     engine = sa.create_engine("sqlite+pysqlite://", creator=open_file, poolclass=sa.pool.QueuePool, pool_size=2)
 
+    @event.listens_for(engine, "connect")
+    def remember(connection: sqlite3.Connection, record: sa.pool.ConnectionPoolEntry) -> None:
+        record.info["file"] = _file(path)
+
     @event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:
         writes = connection.get_execution_options().get("rlrec_write", False)
@@ -103,14 +147,28 @@ def _sqlite(path: str, *, create: bool) -> sa.Engine:
     return engine
 
 
+def _file(path: str) -> tuple[int, int] | None:
+    """Device and inode of a file; None where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 @contextmanager
-def transaction(engine: sa.Engine, *, write: bool, where: str, sound: bool = False) -> Iterator[sa.Connection]:
+def transaction(
+    engine: sa.Engine, *, write: bool, where: str, sound: bool = False, repeatable: bool = False
+) -> Iterator[sa.Connection]:
     """One transaction. Raises Retry where the database asks for it, else an RlrecError for a database error.
 
-    sound: whoever writes answers for the foreign keys, and SQLite does not look them up row by row."""
+    sound: whoever writes answers for the foreign keys, and SQLite does not look them up row by row. repeatable: the
+    same work once more changes nothing, so that it may be tried again though nobody knows whether it was stored."""
+    postgres = engine.dialect.name == "postgresql"
     options: dict[str, Any] = {"rlrec_write": write}
-    if engine.dialect.name == "postgresql" and not write:
+    if postgres and not write:
         options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+    committing = False
     try:
         with (
             engine.connect().execution_options(**options) as connection,
@@ -118,12 +176,29 @@ def transaction(engine: sa.Engine, *, write: bool, where: str, sound: bool = Fal
             connection.begin(),
         ):
             yield connection
+            if write and not postgres and connection.info["file"] != _file(where):
+                raise StoreReplaced(
+                    f"the store {where} was deleted or replaced while it was open", hint="nothing more was stored"
+                )
+            committing = write
     except UnicodeEncodeError as error:
         raise InputError("a name is not valid Unicode", hint="check the encoding of your shell") from error
-    except exc.DBAPIError as error:
-        raise translated(error, where=where) from error
-    except engine.dialect.loaded_dbapi.Error as error:  # from a cursor of the driver's own
-        raise _said(error, where=where) from error
+    except OverflowError as error:  # from the driver of SQLite
+        raise _out_of_range() from error
+    except (exc.DBAPIError, engine.dialect.loaded_dbapi.Error) as error:  # the latter from a cursor of the driver's own
+        ours = translate(error, where=where)
+        rolled_back = getattr(getattr(error, "orig", error), "sqlstate", None) == IDLE
+        if committing and postgres and isinstance(ours, StoreBusy) and not rolled_back:
+            ours = _outcome_unknown(where, repeatable=repeatable)
+        raise ours from error
+
+
+def _outcome_unknown(where: str, *, repeatable: bool) -> RlrecError:
+    """The connection broke after COMMIT was sent."""
+    message = f"the connection to {where} broke at the end: nobody knows whether the last changes are stored"
+    if repeatable:
+        return StoreBusy(message, hint="a retry is safe: what is stored already is not stored again")
+    return OutcomeUnknown(message, hint="look before you repeat it: without a key it may be stored twice")
 
 
 @contextmanager
@@ -140,54 +215,57 @@ def _trusted(connection: sa.Connection) -> Iterator[None]:
         cursor.execute("PRAGMA foreign_keys = ON")
 
 
-def translated(error: exc.DBAPIError, *, where: str) -> Exception:
-    """The error a person reads for what the driver said."""
-    return _said(error.orig, where=where)
+# -- errors --
 
 
-def _said(error: BaseException | None, *, where: str) -> Exception:
-    if isinstance(error, sqlite3.Error):
-        return _sqlite_error(error, where=where)
-    return _postgres_error(error, where=where)
+def translate(error: BaseException | None, *, where: str) -> Exception:
+    """The error a person reads for one of the driver, or of SQLAlchemy around it."""
+    if isinstance(error, exc.DBAPIError):
+        error = error.orig
+    return (_sqlite_error if isinstance(error, sqlite3.Error) else _postgres_error)(error, where=where)
 
 
-def _sqlite_error(error: sqlite3.Error, *, where: str) -> Exception:
+def _sqlite_error(error: BaseException | None, *, where: str) -> Exception:
     name = getattr(error, "sqlite_errorname", "") or ""
-    said = str(error)
+    message = str(error)
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-        return StoreBusy(f"the store {where} is locked by another process", hint="a retry is safe")
+        return locked(where)
     if name == "SQLITE_CANTOPEN":
-        return _unopened(where)
-    if "no such table" in said or "no such column" in said:
+        return _open_error(where)
+    if "no such table" in message or "no such column" in message:
         return out_of_date(where)
     if name.startswith("SQLITE_READONLY"):
         return RlrecError(f"the store {where} cannot be written", hint="check who owns the file and its folder")
     if name == "SQLITE_NOTADB":
         return RlrecError(f"{where} is not a database", hint="give another path with --db")
-    return RlrecError(f"the store {where} failed: {said}")
+    return RlrecError(f"the store {where} failed: {message}")
 
 
-def _unopened(where: str) -> RlrecError:
+def locked(where: str) -> StoreBusy:
+    return StoreBusy(f"the store {where} is locked by another process", hint=RETRY_HINT)
+
+
+def _open_error(where: str) -> RlrecError:
     """Why SQLite could not open a file that should be there."""
     try:
         os.stat(where)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM):
             folder = os.path.dirname(os.path.abspath(where))
-            return missing(where) if os.path.isdir(folder) else _folderless(where)
+            return missing(where) if os.path.isdir(folder) else _folder_missing(where)
     if os.path.isdir(where):
         return RlrecError(f"{where} is a folder", hint="name a file in it with --db")
     return RlrecError(f"cannot open {where}: permission denied", hint="check who owns the file and its folder")
 
 
-def _folderless(where: str) -> CheckFailed:
+def _folder_missing(where: str) -> CheckFailed:
     return CheckFailed(f"no store at {where}: its folder does not exist", hint="make it, then run `rlrec init`")
 
 
-def uncreated(error: sqlite3.Error, *, where: str) -> Exception:
+def creation_error(error: sqlite3.Error, *, where: str) -> Exception:
     """Why SQLite could not make a file, in the system's words; else the error as it is anywhere."""
     if getattr(error, "sqlite_errorname", "") != "SQLITE_CANTOPEN" or os.path.isdir(where):
-        return _sqlite_error(error, where=where)
+        return translate(error, where=where)
     folder = os.path.dirname(os.path.abspath(where))
     hint = "choose another path with --db" if os.path.exists(folder) else f"make its folder first: {folder}"
     try:
@@ -199,20 +277,50 @@ def uncreated(error: sqlite3.Error, *, where: str) -> Exception:
 
 def _postgres_error(error: BaseException | None, *, where: str) -> Exception:
     state = getattr(error, "sqlstate", None)
-    said = " ".join(str(error).split())
+    message = " ".join(str(error).split())
     if state in RETRIED:
-        return Retry(said)
+        again = Retry(message)
+        again.state = state
+        return again
     if state == "42P01":
         return out_of_date(where)
-    if state == "3D000" or (state is None and "database" in said and "does not exist" in said):
+    if state == "3D000" or (state is None and "database" in message and "does not exist" in message):
         return CheckFailed(f"no database at {where}", hint="create it with createdb, then run `rlrec init`")
-    if state in ("28P01", "28000") or (state is None and ("authentication" in said or "no password" in said)):
+    if state in ("28P01", "28000") or (state is None and ("authentication" in message or "no password" in message)):
         return RlrecError(f"{where} refused the login", hint="check user and password (PGPASSWORD, ~/.pgpass)")
-    if state in FULL:
-        return RlrecError(f"the store {where} failed: {said[:200]}")
-    if state is None or state[:2] in ("08", "53", "57", "55"):
-        return StoreBusy(f"cannot reach {where}: {said[:200]}", hint="a retry is safe")
-    return RlrecError(f"the store {where} failed: {said[:300]}")
+    if state == LOCKED:
+        return locked(where)
+    if state is None or state.startswith(UNREACHABLE):
+        return StoreBusy(f"cannot reach {where}: {message[:200]}", hint=RETRY_HINT)
+    return _refusal(state, message, where=where) or RlrecError(f"the store {where} failed: {message[:300]}")
+
+
+def _refusal(state: str, message: str, *, where: str) -> RlrecError | None:
+    """What the server refuses to do, and would refuse again."""
+    if state == OUT_OF_RANGE[0]:
+        return _out_of_range()
+    if state == OUT_OF_RANGE[1]:
+        return ids_exhausted("rows")
+    if state == CANCELED:
+        hint = "raise the statement_timeout of the role or of the database"
+        return RlrecError(f"{where} stopped a statement: {message[:200]}", hint=hint)
+    if state == READ_ONLY:
+        hint = "see default_transaction_read_only of the role and of the database, or name the primary server"
+        return RlrecError(f"the store {where} cannot be written: it is read-only", hint=hint)
+    if state == NO_SCHEMA:
+        return CheckFailed(f"no schema to create tables in at {where}", hint="create the schema of its search_path")
+    if state in UNTRANSLATABLE:
+        return RlrecError(f"{where} cannot hold every character: {message[:200]}", hint="its encoding must be UTF8")
+    return None
+
+
+def _out_of_range() -> InputError:
+    return InputError("a number is beyond the range of 64 bits", hint="check the ids that were given")
+
+
+def ids_exhausted(rows: str) -> RlrecError:
+    hint = "a row or a sequence has the largest id there is: start a new store"
+    return RlrecError(f"the store has no ids left for new {rows}", hint=hint)
 
 
 def missing(where: str) -> CheckFailed:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import random
+import re
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
-from rlrec.errors import CheckFailed, StoreBusy
+from rlrec.errors import CheckFailed, RlrecError
 from rlrec.store import engine as engines
 from rlrec.store.unit import Unit
 
@@ -21,22 +24,51 @@ VERSION_TABLE = "rlrec_version"
 LOCK = 0x726C726563  # the advisory lock that serialises migrations on PostgreSQL
 
 
-def revision(connection: sa.Connection) -> str | None:
-    """The revision the store is at; None where there is no store."""
+def revision(connection: sa.Connection, *, where: str) -> str | None:
+    """The revision the store is at; None where there is no store. Raises CheckFailed where it cannot be told."""
     if not sa.inspect(connection).has_table(VERSION_TABLE):
         return None
-    return str(connection.scalar(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")))
+    revisions = [str(row[0]) for row in connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}"))]
+    if (problem := _wrong_revision(revisions, where=where)) is not None:
+        raise problem
+    return revisions[0]
 
 
-def check(unit: Unit, *, where: str) -> None:
-    """One SELECT. Raises CheckFailed unless the store is at the revision this program was written for."""
-    found = unit.ask_value(f"SELECT version_num FROM {VERSION_TABLE}")
-    if found != HEAD:
-        raise _newer(where, str(found)) if found is not None and found > HEAD else engines.out_of_date(where)
+def check(unit: Unit, *, where: str, write: bool = False) -> None:
+    """One SELECT. Raises CheckFailed unless the store is at the revision this program was written for.
+
+    write: the transaction of a client that stops in it is ended by the server (see `engine.IDLE_TIMEOUT`)."""
+    columns = f"version_num, {engines.IDLE_TIMEOUT}" if write and unit.postgres else "version_num"
+    rows = unit.ask(f"SELECT {columns} FROM {VERSION_TABLE}")
+    if len(rows) != 1 or rows[0][0] != HEAD:
+        raise _wrong_revision([row[0] for row in rows], where=where) or engines.out_of_date(where)
 
 
-def _newer(where: str, found: str) -> CheckFailed:
-    return CheckFailed(f"the store {where} is at revision {found}, made by a newer rlrec", hint="install that one")
+def _wrong_revision(revisions: Sequence[str], *, where: str) -> CheckFailed | None:
+    """Why a store with these rows in its version table cannot be brought to the head; None where it can."""
+    if not revisions:
+        return CheckFailed(
+            f"the store {where} does not say its revision: its table {VERSION_TABLE} is empty",
+            hint=f"restore a backup, or insert the revision it was at (the newest is {HEAD})",
+        )
+    if len(revisions) > 1:
+        return CheckFailed(
+            f"the store {where} has {len(revisions)} revisions: {', '.join(sorted(revisions))}",
+            hint=f"delete all but the one it is at from its table {VERSION_TABLE}",
+        )
+    if not re.fullmatch(r"\d{4}", revisions[0]):
+        return _unknown_revision(revisions[0], where=where)
+    if revisions[0] > HEAD:
+        message = f"the store {where} is at revision {revisions[0]}, made by a newer rlrec"
+        return CheckFailed(message, hint="install that one")
+    return None
+
+
+def _unknown_revision(revision: str, *, where: str) -> CheckFailed:
+    return CheckFailed(
+        f"the store {where} is at revision {revision[:40]!r}, which this rlrec does not know",
+        hint=f"install the rlrec that made it, or correct its table {VERSION_TABLE} (the newest is {HEAD})",
+    )
 
 
 def migrations() -> Path:
@@ -47,20 +79,56 @@ def migrations() -> Path:
 
 
 def upgrade(url: URL) -> tuple[str | None, str]:
-    """Bring the store to the head under one lock: (revision found, revision now). Safe to run many times at once."""
+    """Bring the store to the head under one lock: its revision before (None: no store) and now.
+
+    Safe to run many times at once."""
+    where = engines.printable(url)
+    if url.drivername == "sqlite":
+        _refuse_foreign_file(where)
     engine = engines.connect(url, create=True)
     try:
         if url.drivername == "sqlite":
-            _switch_to_wal(engine, where=engines.shown(url))
-        with _locked(engine, where=engines.shown(url)) as connection:
-            found = revision(connection)
-            if found is not None and found > HEAD:
-                raise _newer(engines.shown(url), found)
-            if found != HEAD:
-                _run_alembic(connection)
-            return found, HEAD
+            _switch_to_wal(engine, where=where)
+        with _locked(engine, where=where) as connection:
+            before = revision(connection, where=where)
+            if before is None and connection.dialect.name == "postgresql":
+                _check_database(connection, where=where)
+            if before != HEAD:
+                _run_alembic(connection, before, where=where)
+            return before, HEAD
     finally:
         engine.dispose()
+
+
+def _refuse_foreign_file(path: str) -> None:
+    """Raises RlrecError where a file is the database of another program; it is only looked at."""
+    try:
+        with closing(sqlite3.connect(f"file:{quote(os.path.abspath(path))}?mode=ro", uri=True)) as connection:
+            rows = connection.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')").fetchall()
+    except sqlite3.Error:  # there is none, or it is no database: said by who opens it to write
+        return
+    _refuse_foreign([row[0] for row in rows if not row[0].startswith("sqlite_")], where=path, other="another path")
+
+
+def _check_database(connection: sa.Connection, *, where: str) -> None:
+    """Raises RlrecError where a database of PostgreSQL holds other tables, or cannot hold every key."""
+    encoding = connection.exec_driver_sql("SELECT current_setting('server_encoding')").scalar_one()
+    if encoding != "UTF8":
+        hint = "create another one: createdb -E UTF8 -T template0 NAME"
+        raise RlrecError(f"the database {where} has the encoding {encoding}, and a store needs UTF8", hint=hint)
+    tables = connection.exec_driver_sql(
+        "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE n.nspname = current_schema() AND c.relkind IN ('r', 'p', 'v')"
+        " AND NOT EXISTS (SELECT 1 FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e')"
+    )
+    _refuse_foreign([row[0] for row in tables], where=where, other="another database or schema")
+
+
+def _refuse_foreign(tables: Sequence[str], *, where: str, other: str) -> None:
+    if tables and VERSION_TABLE not in tables:
+        names = ", ".join(sorted(tables)[:3]) + (", ..." if len(tables) > 3 else "")
+        message = f"{where} is the database of another program: it has the tables {names}"
+        raise RlrecError(message, hint=f"give {other} with --db")
 
 
 @contextmanager
@@ -81,19 +149,23 @@ def _switch_to_wal(engine: sa.Engine, *, where: str) -> None:
                     return
         except sqlite3.OperationalError as error:
             if "locked" not in str(error):
-                raise engines.uncreated(error, where=where) from error
+                raise engines.creation_error(error, where=where) from error
         except sqlite3.Error as error:
-            raise engines._sqlite_error(error, where=where) from error
+            raise engines.translate(error, where=where) from error
         if time.monotonic() > deadline:
-            raise StoreBusy(f"the store {where} is locked by another process", hint="a retry is safe")
+            raise engines.locked(where)
         time.sleep(random.uniform(0.002, 0.02))
 
 
-def _run_alembic(connection: sa.Connection) -> None:
+def _run_alembic(connection: sa.Connection, before: str | None, *, where: str) -> None:
     from alembic import command
     from alembic.config import Config
+    from alembic.util import CommandError
 
     config = Config()
     config.set_main_option("script_location", str(migrations()).replace("%", "%%"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        raise _unknown_revision(str(before), where=where) from error

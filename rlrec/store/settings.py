@@ -36,7 +36,7 @@ def get(unit: Unit) -> Settings:
     return Settings(session_timeout_us=row[0], salt=row[1], catalogue_revision=row[2], catalogue_id=row[3])
 
 
-def found(unit: Unit) -> bool:
+def exist(unit: Unit) -> bool:
     return unit.ask_row("SELECT id FROM settings") is not None
 
 

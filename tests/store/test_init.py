@@ -8,18 +8,19 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 
 from rlrec.app.init import check, init
 from rlrec.errors import CheckFailed, Conflict, RlrecError
-from rlrec.store import Store
+from rlrec.store import Store, Unit
 
 AT_ONCE = 6  # was run with 32
 STARTER = """
 import sys
 from rlrec.app.init import init
-from rlrec.store import Store
+from rlrec.store import Store, Unit
 print("ready", flush=True)
 sys.stdin.readline()
 print(init(Store(sys.argv[1])).created)
@@ -110,13 +111,62 @@ def test_where_no_file_can_be_the_reason_is_given(tmp_path: Path, path: str, rea
     assert [one.name for one in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_foreign_database_is_not_mistaken_for_a_store(tmp_path: Path) -> None:
+@pytest.mark.parametrize("table", ["customers", "session"])
+def test_a_database_of_another_program_is_refused_and_left_as_it_is(tmp_path: Path, table: str) -> None:
     path = tmp_path / "other.db"
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("CREATE TABLE customers (name)")
+        connection.execute(f"CREATE TABLE {table} (name)")
         connection.commit()
-    with closing(Store(str(path))) as store, pytest.raises(CheckFailed, match="empty or out of date"):
-        check(store)
+    before = path.read_bytes()
+    with closing(Store(str(path))) as store:
+        with pytest.raises(CheckFailed, match="empty or out of date"):
+            check(store)
+        with pytest.raises(RlrecError, match=f"another program: it has the tables {table}") as refused:
+            init(store)
+    assert (refused.value.code, path.read_bytes()) == (1, before)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_server_with_other_tables_is_refused_and_left_as_it_is(empty_db: str) -> None:
+    with psycopg.connect(empty_db, autocommit=True) as connection:
+        connection.execute("CREATE TABLE customers (name text)")
+        with closing(Store(empty_db)) as store, pytest.raises(RlrecError, match=r"another program.*customers"):
+            init(store)
+        tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
+    assert tables == [("customers",)]
+
+
+@pytest.mark.parametrize("content", [b"", None])
+def test_an_empty_file_or_database_becomes_a_store(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "empty.db"
+    if content is None:
+        sqlite3.connect(path).close()
+    else:
+        path.write_bytes(content)
+    with closing(Store(str(path))) as store:
+        assert init(store).created
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [([], "does not say its revision"), (["0001", "0002"], "has 2 revisions: 0001, 0002"), (["spam"], "does not know")],
+)
+def test_a_version_table_that_names_no_revision_is_said(store: Store, rows: list[str], message: str) -> None:
+    def work(unit: Unit) -> None:
+        unit.tell("DELETE FROM rlrec_version")
+        unit.tell_each("INSERT INTO rlrec_version VALUES (?)", [(row,) for row in rows])
+
+    store.write(work)
+    for command in (check, init):
+        with pytest.raises(CheckFailed, match=message) as refused:
+            command(store)
+        assert "rlrec_version" in str(refused.value) + str(refused.value.hint)
+
+
+def test_a_revision_before_the_first_is_unknown_to_init(store: Store) -> None:
+    store.write(lambda unit: unit.tell("UPDATE rlrec_version SET version_num = '0000'"))
+    with pytest.raises(CheckFailed, match="'0000', which this rlrec does not know"):
+        init(store)
 
 
 @pytest.mark.parametrize(("revision", "said"), [("0000", "out of date"), ("9999", "made by a newer rlrec")])

@@ -1,0 +1,281 @@
+"""What a connection relies on, whatever the role, the database or the schema say; and what it says when it breaks."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from rlrec.app.init import init
+from rlrec.errors import InputError, OutcomeUnknown, RlrecError, StoreBusy
+from rlrec.store import Store, Unit, decisions, engine
+from tests.app.shop import ask, stocked, tell
+from tests.conftest import runner
+
+ROLE = {
+    "extra_float_digits": "-15",
+    "standard_conforming_strings": "off",
+    "bytea_output": "escape",
+    "client_encoding": "LATIN1",
+    "default_transaction_isolation": "serializable",
+}
+
+
+@pytest.fixture
+def postgres(postgres_server: str, request: pytest.FixtureRequest) -> str:
+    """An initialised, empty store on PostgreSQL."""
+    from tests.conftest import _create
+
+    return _create(postgres_server, f"c{os.getpid()}_{time.time_ns()}", request.getfixturevalue("postgres_template"))
+
+
+def options(db: str, **values: str) -> str:
+    """The URL with settings of the session, as a role would have them."""
+    words = "%20".join(f"-c%20{name}%3D{value}" for name, value in values.items())
+    return f"{db}&options={words}"
+
+
+def administer(db: str, *statements: str) -> None:
+    with psycopg.connect(db, autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def name_of(db: str) -> str:
+    return re.sub(r".*/|\?.*", "", db.partition("?")[0])
+
+
+def test_settings_of_a_database_do_not_reach_the_store(postgres: str) -> None:
+    name = name_of(postgres)
+    administer(postgres, *(f'ALTER DATABASE "{name}" SET {key} TO {value!r}' for key, value in ROLE.items()))
+    with closing(Store(postgres)) as store:
+        stocked(store, home="thompson")
+        first = ask(store, session="é")
+        tell(store, first, 1, click=0.1)
+        with store.read() as unit:
+            assert unit.ask_value("SELECT reward_sum FROM belief WHERE reward_sum > 0") == 0.1
+            assert unit.ask_value("SELECT key FROM session") == "é"
+        run = runner(postgres)
+        assert run("doctor", "--json").json["findings"] == []
+
+
+def test_what_a_role_refuses_is_said_as_it_is(postgres: str) -> None:
+    with closing(Store(options(postgres, default_transaction_read_only="on"))) as store:
+        with pytest.raises(RlrecError, match="read-only") as refused:
+            store.write(lambda unit: unit.tell("UPDATE settings SET salt = 'x'"))
+        assert refused.value.code == 1
+    with closing(Store(options(postgres, statement_timeout="50"))) as store:
+        with pytest.raises(RlrecError, match="stopped a statement") as refused, store.read() as unit:
+            unit.ask("SELECT pg_sleep(5)")
+        assert (refused.value.code, "statement_timeout" in str(refused.value.hint)) == (1, True)
+
+
+def test_a_writer_behind_a_held_lock_waits_for_a_bounded_time(postgres: str) -> None:
+    with psycopg.connect(postgres) as other, closing(Store(options(postgres, lock_timeout="200"))) as store:
+        other.execute("LOCK TABLE settings")
+        began = time.monotonic()
+        with pytest.raises(StoreBusy, match="locked by another process") as refused:
+            store.write(lambda unit: unit.tell("UPDATE settings SET salt = 'x'"))
+        assert time.monotonic() - began < 10
+        assert refused.value.hint == engine.RETRY_HINT
+
+
+def test_every_wait_has_an_end_unless_somebody_set_another(postgres: str) -> None:
+    with closing(Store(postgres)) as store:
+        limits = store.write(
+            lambda unit: [
+                unit.ask_value(f"SELECT current_setting('{name}')")
+                for name in ("lock_timeout", "idle_in_transaction_session_timeout")
+            ]
+        )
+        assert limits == ["30s", "2min"]
+        with store.read() as unit:
+            assert unit.ask_value("SELECT current_setting('idle_in_transaction_session_timeout')") == "0"
+
+
+def test_a_schema_with_a_blank_in_its_name_holds_a_store(postgres_server: str, empty_db: str) -> None:
+    administer(empty_db, 'CREATE SCHEMA "my shop"')
+    db = f"{empty_db}&options=-csearch_path%3D%22my%5C%20shop%22"
+    with closing(Store(db)) as store:
+        assert init(store).created
+        stocked(store, home="thompson")
+        ask(store)
+        from rlrec.store import bulk
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(bulk, "_is_long", lambda unit: True)
+            with store.read() as unit, bulk.alongside(unit):
+                assert unit.arrow_worker is not None
+                query = bulk.PendingQuery(unit, "SELECT count(*) FROM decision", {"n": int})
+                assert query.columns()["n"].tolist() == [1]
+
+
+def test_an_encoding_without_every_character_is_refused_by_init(postgres_server: str) -> None:
+    name = f"ascii{time.time_ns()}"
+    administer(
+        postgres_server.format("postgres"),
+        f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'",
+    )
+    with closing(Store(postgres_server.format(name))) as store, pytest.raises(RlrecError, match="SQL_ASCII") as refused:
+        init(store)
+    assert "createdb -E UTF8" in str(refused.value.hint)
+
+
+# -- names of databases --
+
+
+@pytest.mark.parametrize(
+    "db",
+    [
+        "postgresql:u:s3cret@h/db", "postgres:u:s3cret@h", "postgresql+psycopg:u:s3cret@h/db", "mysql:u:s3cret@h/db",
+        "postgresql://u:s3@cret@h/db", "postgresql://u:s3@c/ret@h/db", "postgresql://u:s3@c:ret@h/db",
+        "postgresql://u:s3cret@h:port/db", ":memory:", "sqlite:///:memory:", "mysql://u:s3cret@h/db",
+    ],
+)  # fmt: skip
+def test_a_url_that_cannot_be_used_is_refused_without_its_password(db: str) -> None:
+    for debug in ([], ["--debug"]):
+        said = runner(db)(*debug, "arm", "list")
+        assert said.exit_code == 2
+        assert not any(word in said.stderr for word in ("s3cret", "cret", "ret@"))
+    assert not Path(":memory:").exists()
+
+
+def test_options_of_a_url_are_not_printed(postgres_server: str) -> None:
+    db = postgres_server.format("none") + "&options=-c%20my.password%3Ds3cret"
+    said = runner(db)("arm", "list")
+    assert (said.exit_code, "s3cret" in said.stderr, "createdb" in said.stderr) == (3, False, True)
+
+
+# -- broken connections --
+
+
+def work(unit: Unit) -> None:
+    unit.tell("UPDATE settings SET salt = 'x'")
+
+
+def break_at(store: Store, monkeypatch: pytest.MonkeyPatch, *, after: bool) -> None:
+    """The server ends the connection of the next transaction before its COMMIT, or after it and before the answer."""
+
+    def end(pid: int) -> None:
+        administer(store.url.set(drivername="postgresql").render_as_string(hide_password=False),
+                   f"SELECT pg_terminate_backend({pid})")  # fmt: skip
+        time.sleep(0.2)
+
+    commit = psycopg.Connection.commit
+
+    def broken(connection: Any) -> None:
+        if not connection.info.transaction_status:
+            return commit(connection)
+        pid = connection.info.backend_pid
+        if after:
+            commit(connection)
+            end(pid)
+            connection.execute("SELECT 1")
+        else:
+            end(pid)
+            commit(connection)
+        return None
+
+    monkeypatch.setattr(psycopg.Connection, "commit", broken)
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_connection_that_breaks_at_the_end_leaves_the_outcome_unknown(
+    postgres: str, monkeypatch: pytest.MonkeyPatch, after: bool
+) -> None:
+    with closing(Store(postgres)) as store:
+        with store.read():
+            pass
+        break_at(store, monkeypatch, after=after)
+        with pytest.raises(OutcomeUnknown, match="nobody knows") as unknown:
+            store.write(work)
+        assert (unknown.value.code, "retry is safe" in str(unknown.value.hint)) == (1, False)
+        with pytest.raises(StoreBusy, match="nobody knows") as safe:
+            store.write(work, repeatable=True)
+        assert "a retry is safe" in str(safe.value.hint)
+
+
+def test_a_connection_that_breaks_before_the_end_stores_nothing(postgres: str) -> None:
+    def end(unit: Unit) -> None:
+        unit.tell("UPDATE settings SET salt = 'y'")
+        pid = unit.ask_value("SELECT pg_backend_pid()")
+        administer(postgres, f"SELECT pg_terminate_backend({pid})")
+        unit.tell("UPDATE settings SET salt = 'z'")
+
+    with closing(Store(postgres)) as store:
+        with pytest.raises(StoreBusy) as broken:
+            store.write(end)
+        assert broken.value.hint == engine.RETRY_HINT
+        store.write(work)
+        with pytest.raises(StoreBusy) as broken:
+            store.write(end)
+        assert "what was stored before stays" in str(broken.value.hint)
+
+
+def test_a_sequence_at_its_end_is_no_reason_to_try_again(postgres: str) -> None:
+    with closing(Store(postgres)) as store:
+        stocked(store, home="uniform")
+        administer(postgres, f"ALTER SEQUENCE decision_id_seq RESTART WITH {2**63 - 1}")
+        for _ in range(2):
+            with pytest.raises(RlrecError, match="no ids left") as refused:
+                ask(store)
+            assert refused.value.code == 1
+
+
+def test_an_id_beyond_64_bits_is_refused(store: Store) -> None:
+    with pytest.raises(InputError, match="beyond the range"):
+        store.write(lambda unit: unit.tell("UPDATE settings SET catalogue_revision = ?", 2**63))
+
+
+def test_ids_that_a_visit_cannot_pack_are_not_drawn(store: Store) -> None:
+    def last(unit: Unit) -> None:
+        if unit.postgres:
+            unit.ask(f"SELECT setval('decision_id_seq', {decisions.LAST_ID})")
+        else:
+            unit.tell("UPDATE decision SET id = ?", decisions.LAST_ID)
+
+    stocked(store, home="uniform")
+    ask(store)
+    store.write(last, sound=True)
+    with pytest.raises(RlrecError, match="no ids left for new decisions"):
+        ask(store, session="t")
+
+
+def test_a_store_that_is_replaced_acknowledges_nothing_more(sqlite_db: str) -> None:
+    path = Path(sqlite_db)
+    with closing(Store(sqlite_db)) as store:
+        store.write(work)
+        content = path.read_bytes()
+        path.unlink()
+        for _ in range(2):
+            with pytest.raises(RlrecError, match="deleted or replaced") as refused:
+                store.write(work)
+            assert refused.value.code == 1
+            path.write_bytes(content)
+
+
+def test_imports_can_have_the_tables_counted(store: Store) -> None:
+    stocked(store, home="uniform")
+    store.analyse()
+    with store.read() as unit:
+        if unit.postgres:
+            assert unit.ask_value("SELECT reltuples FROM pg_class WHERE relname = 'arm'") == 5
+
+
+def test_a_stopped_client_does_not_hold_its_locks_for_ever(postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit itself is shorter here."""
+    monkeypatch.setattr(engine, "IDLE_TIMEOUT", engine.IDLE_TIMEOUT.replace("120s", "300ms"))
+    with closing(Store(postgres)) as stopped, closing(Store(postgres)) as store:
+
+        def idle(unit: Unit) -> None:
+            work(unit)
+            store.write(work)  # waits for the server to end the other transaction
+
+        with pytest.raises(StoreBusy):
+            stopped.write(idle)
