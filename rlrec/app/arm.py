@@ -40,8 +40,8 @@ class Moved:
 def put(store: Store, groups: Callable[[], Iterable[Sequence[Line]]], *, one_transaction: bool = True) -> Changed:
     """Add arms, or give known ones other features: all in one transaction, or a transaction a group."""
     if one_transaction:
-        return store.write(lambda unit: _added(_put(unit, group) for group in groups()))
-    return _added(store.write(partial(_put, group=group)) for group in groups())
+        return store.write(lambda unit: _added(_put(unit, group) for group in groups()), repeatable=True)
+    return _added(store.write(partial(_put, group=group), repeatable=True) for group in groups())
 
 
 def _put(unit: Unit, group: Sequence[Line]) -> Changed:
@@ -68,7 +68,7 @@ def retire(store: Store, keys: Sequence[str], *, retired: bool) -> Moved:
                 raise InputError(f"unknown arm {key!r}", hint=near or "`rlrec arm list` shows them")
         return Moved(arms=list(keys), changed=arms.retire(unit, keys, retired=retired))
 
-    return store.write(work)
+    return store.write(work, repeatable=True)
 
 
 def listing(store: Store) -> list[dict[str, Any]]:

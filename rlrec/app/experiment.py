@@ -143,7 +143,7 @@ def create(store: Store, request: Request) -> CreatedExperiment:
         settings.add_run(unit, "experiment create", {"name": request.name, "definition": request.definition()})
         return {**_summary(unit, experiments.named(unit, [request.name])[request.name]), "created": True}
 
-    return store.write(work)
+    return store.write(work, repeatable=True)
 
 
 def _check(request: Request) -> None:
@@ -244,7 +244,7 @@ def stop(store: Store, name: str) -> StoppedExperiment:
         stopped = _summary(unit, lookup.experiment(unit, name))
         return {**stopped, "already_stopped": experiment.status == "stopped"}
 
-    return store.write(work)
+    return store.write(work, repeatable=True)
 
 
 def _summary(unit: Unit, experiment: Experiment) -> ExperimentSummary:

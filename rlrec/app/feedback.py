@@ -69,7 +69,7 @@ def feedback(store: Store, line: Line) -> Result:
             raise outcome
         return outcome
 
-    result = store.write(work)
+    result = store.write(work, repeatable=True)
     tell(store, unweighed)
     return result
 
@@ -98,12 +98,15 @@ def feedback_stream(
         return summary
 
     if quarantine:
-        summary = _added(_counted(store.write(partial(one, group=group), sound=True), rejected) for group in groups())
+        summary = _added(
+            _counted(store.write(partial(one, group=group), sound=True, repeatable=True), rejected)
+            for group in groups()
+        )
     else:
         try:
-            summary = store.write(partial(every, locked=False), sound=True)
+            summary = store.write(partial(every, locked=False), sound=True, repeatable=True)
         except Unordered:  # a later group names a policy before those of an earlier one
-            summary = store.write(partial(every, locked=True), sound=True)
+            summary = store.write(partial(every, locked=True), sound=True, repeatable=True)
     tell(store, unweighed)
     return summary
 
@@ -263,7 +266,9 @@ class _Book:
         if censor is not None:
             word = Event(decision_id, position, CENSOR, float(censor), when, now, seq, key, count)
             self._censor(target, word)
-        if key is not None:
+        if key is None:
+            self.unit.repeatable = False
+        else:
             self.keys[key] = content = FeedbackKey(named(decision_id, position, happened, censor), at, decision_id)
             self.new_keys.append((key, *content))
         return True

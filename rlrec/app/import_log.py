@@ -115,7 +115,7 @@ class Importing:
                 settings.end_run(unit, intake.run, asdict(summary))
             return summary
 
-        return self.store.write(work, sound=True)
+        return self.store.write(work, sound=True, repeatable=True)
 
     def grouped(self) -> Summary:
         """Group by group, each in a transaction of its own."""
@@ -133,7 +133,7 @@ class Importing:
                         self.refusing.refuse(*one)
         summary = Summary(accepted=accepted, duplicates=duplicates, rejected=rejected)
         if run is not None:
-            self.store.write(partial(_end, run=run, summary=summary))
+            self.store.write(partial(_end, run=run, summary=summary), repeatable=True)
         return summary
 
     def _group(self, good: list[Line] | Impressions, *, run: int | None, moved: Moved) -> tuple[Intake, list[Refused]]:
@@ -144,7 +144,7 @@ class Importing:
             intake = self._intake(unit, names, run=run, moved=moved)
             return intake, _take(intake, good)
 
-        return self.store.write(work, sound=True)
+        return self.store.write(work, sound=True, repeatable=True)
 
     def _intake(
         self, unit: Unit, names: Collection[str], *, run: int | None = None, moved: Moved | None = None

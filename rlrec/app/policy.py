@@ -146,7 +146,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
         policy.check(definition_of_reward)
         return _create(unit, request, typed, definition, definition_of_reward, prior, taught)
 
-    answer = store.write(work)
+    answer = store.write(work, repeatable=True)
     if answer["created"] and policy.contextual and declared is None and request.from_log is None:
         store.notice(
             "no features are named: contexts are hashed into 16 columns (name them by --features or --from-log)"

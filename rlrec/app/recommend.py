@@ -85,7 +85,7 @@ def recommend_group(
             _intern(store, planned, cache)
         write = partial(_write, planned=planned, locked=locked, seed=seed, cache=cache, also=also)
         try:
-            answers = store.write(write) if planned or also is not None else {}
+            answers = store.write(write, repeatable=True) if planned or also is not None else {}
         except RequestIdTaken:
             continue
         except Unordered:  # a policy that came into being after the snapshot
@@ -130,7 +130,7 @@ def _intern(store: Store, planned: Mapping[int, PlannedRequest], cache: ServingC
             settings.know_catalogue(unit, revision=now.catalogue_revision, eligible_id=set_ids[catalogue])
         return context_ids, set_ids
 
-    cache.add(*store.write(work))  # only what was committed
+    cache.add(*store.write(work, repeatable=True))  # only what was committed
 
 
 def _write(
@@ -157,6 +157,7 @@ def _decide(
 ) -> dict[int, Answer | InputError]:
     """Draw and store decisions, under the ledger's locks: the answers by index. Raises RequestIdTaken."""
     request_ids = {key for plan in planned.values() if (key := plan.request.request_id) is not None}
+    unit.repeatable &= len(request_ids) == len(planned)
     if request_ids and decisions.requests(unit, request_ids):
         raise RequestIdTaken
     answers: dict[int, Answer | InputError] = dict(assignment.stopped(unit, planned))

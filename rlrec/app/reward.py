@@ -82,7 +82,7 @@ def define(store: Store, request: Request) -> Result:
             )
         return {**_to_json(definition), "created": stored is None}
 
-    return store.write(work)
+    return store.write(work, repeatable=True)
 
 
 def _terms(text: str) -> tuple[dict[str, float], dict[str, Transform]]:

@@ -27,7 +27,7 @@ def settle(store: Store) -> Result:
     with store.read() as unit:
         waiting = {version.policy.id for version in _settling(unit)}
     for policy_id in sorted(waiting):
-        while entered := store.write(partial(_portion, policy_id=policy_id)):
+        while entered := store.write(partial(_portion, policy_id=policy_id), repeatable=True):
             settled += entered
     with store.read() as unit:
         left = sum(

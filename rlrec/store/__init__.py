@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import sqlalchemy as sa
 
-from rlrec.errors import InputError, RlrecError, StoreBusy
+from rlrec.errors import InputError, OutcomeUnknown, RlrecError, StoreBusy
 from rlrec.store import decisions, engine, schema
 from rlrec.store.unit import Unit
 
@@ -57,18 +57,24 @@ class Store:
 
         sound: every row that `work` writes names rows that it read or wrote itself, and it deletes none. SQLite then
         does not look them up once more; nobody else can take them away before the end. repeatable: the same work once
-        more changes nothing, by its keys or by what it is: where the connection breaks at the end, a retry is safe."""
+        more changes nothing, by its keys or by what it is (work without a key lowers `Unit.repeatable`): where the
+        connection breaks at the end, a retry is safe."""
         for attempt in range(ATTEMPTS):
             try:
                 with (
                     self._truthful(),
-                    engine.transaction(
-                        self.engine, write=True, where=self.where, sound=sound, repeatable=repeatable
-                    ) as connection,
+                    engine.transaction(self.engine, write=True, where=self.where, sound=sound) as connection,
                 ):
-                    result = work(self._unit(connection, write=True))
-                self._stored |= not repeatable
+                    unit = self._unit(connection, write=True)
+                    unit.repeatable = repeatable
+                    result = work(unit)
+                self._stored |= not unit.repeatable
                 return result
+            except OutcomeUnknown as error:
+                if not unit.repeatable:
+                    raise
+                hint = "a retry is safe: what is stored already is not stored again"
+                raise StoreBusy(error.message, hint=hint) from error
             except engine.Retry as error:
                 reason = error
                 time.sleep(random.uniform(0, 0.02) * 2**attempt)

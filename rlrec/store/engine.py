@@ -157,13 +157,11 @@ def _file(path: str) -> tuple[int, int] | None:
 
 
 @contextmanager
-def transaction(
-    engine: sa.Engine, *, write: bool, where: str, sound: bool = False, repeatable: bool = False
-) -> Iterator[sa.Connection]:
-    """One transaction. Raises Retry where the database asks for it, else an RlrecError for a database error.
+def transaction(engine: sa.Engine, *, write: bool, where: str, sound: bool = False) -> Iterator[sa.Connection]:
+    """One transaction. Raises Retry where the database asks for it, OutcomeUnknown where the connection broke after
+    COMMIT was sent, else an RlrecError for a database error.
 
-    sound: whoever writes answers for the foreign keys, and SQLite does not look them up row by row. repeatable: the
-    same work once more changes nothing, so that it may be tried again though nobody knows whether it was stored."""
+    sound: whoever writes answers for the foreign keys, and SQLite does not look them up row by row."""
     postgres = engine.dialect.name == "postgresql"
     options: dict[str, Any] = {"rlrec_write": write}
     if postgres and not write:
@@ -189,16 +187,11 @@ def transaction(
         ours = translate(error, where=where)
         rolled_back = getattr(getattr(error, "orig", error), "sqlstate", None) == IDLE
         if committing and postgres and isinstance(ours, StoreBusy) and not rolled_back:
-            ours = _outcome_unknown(where, repeatable=repeatable)
+            ours = OutcomeUnknown(
+                f"the connection to {where} broke at the end: nobody knows whether the last changes are stored",
+                hint="look before you repeat it: without a key it may be stored twice",
+            )
         raise ours from error
-
-
-def _outcome_unknown(where: str, *, repeatable: bool) -> RlrecError:
-    """The connection broke after COMMIT was sent."""
-    message = f"the connection to {where} broke at the end: nobody knows whether the last changes are stored"
-    if repeatable:
-        return StoreBusy(message, hint="a retry is safe: what is stored already is not stored again")
-    return OutcomeUnknown(message, hint="look before you repeat it: without a key it may be stored twice")
 
 
 @contextmanager

@@ -27,6 +27,7 @@ class Unit:
         self.connection = connection
         self.now = now
         self.postgres = connection.dialect.name == "postgresql"
+        self.repeatable = False  # whether the same work once more would change nothing
         self.arrow_worker: Any = None  # reads the same snapshot in bulk: see `bulk.alongside`
 
     def clock(self) -> int:

@@ -170,7 +170,7 @@ def break_at(store: Store, monkeypatch: pytest.MonkeyPatch, *, after: bool) -> N
     commit = psycopg.Connection.commit
 
     def broken(connection: Any) -> None:
-        if not connection.info.transaction_status:
+        if connection.read_only or not connection.info.transaction_status:
             return commit(connection)
         pid = connection.info.backend_pid
         if after:
@@ -279,3 +279,22 @@ def test_a_stopped_client_does_not_hold_its_locks_for_ever(postgres: str, monkey
 
         with pytest.raises(StoreBusy):
             stopped.write(idle)
+
+
+@pytest.mark.parametrize(("key", "code"), [(None, 1), ("k", 4)])
+def test_only_a_key_makes_a_retry_safe(
+    postgres: str, monkeypatch: pytest.MonkeyPatch, key: str | None, code: int
+) -> None:
+    with closing(Store(postgres)) as store:
+        stocked(store, home="uniform")
+        first = ask(store)
+    run = runner(postgres)
+    for command in (
+        ["recommend", "--policy", "home", "--session", "s", *(["--request-id", key] if key else [])],
+        ["feedback", first["decision_id"], "click", *(["--key", key] if key else [])],
+    ):
+        with monkeypatch.context() as patch, closing(Store(postgres)) as store:
+            break_at(store, patch, after=True)
+            said = run(*command)
+        assert (said.exit_code, "nobody knows" in said.stderr) == (code, True)
+        assert ("a retry is safe" in said.stderr) == (code == 4)
