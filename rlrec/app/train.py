@@ -1,4 +1,4 @@
-"""Train a policy for whole visits, judge what came of it on visits that did not teach it, and let it go live."""
+"""Train a policy for whole visits, estimate its gain on visits that did not teach it, and let it go live."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from math import isfinite
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from rlrec.app.distributions.trained import Trained
 from rlrec.app.inputs import filters, lookup
 from rlrec.app.log import ended_visits, lineage
 from rlrec.app.log.ended_visits import Cutoff
+from rlrec.app.log.splits import GATE, TRAIN, TUNE
 from rlrec.app.training import gate as gates
-from rlrec.app.training.ascent import GATE, LEAST, TRAIN, TUNE, Climbed, Climber, Epoch, Options
-from rlrec.app.training.dataset import Part, Spool
-from rlrec.app.training.dataset_writer import Filled, Filler
-from rlrec.app.training.holdout_value import ESTIMATOR, VISITS, Judge, fitted
-from rlrec.app.training.lease import Lease
+from rlrec.app.training.ascent import LEAST, Epoch, Trainer, TrainingOptions, TrainingResult
+from rlrec.app.training.dataset import Dataset, DatasetSplit
+from rlrec.app.training.dataset_writer import DatasetWriter, WriteReport
+from rlrec.app.training.holdout_value import ESTIMATOR, VISITS, HoldoutValue, fit_values
+from rlrec.app.training.lease import TrainingLease
 from rlrec.errors import InputError, suggest
 from rlrec.ope.estimate import Estimate
 from rlrec.ope.paired import PairedDifference
@@ -29,16 +30,16 @@ from rlrec.store import Store, Unit, bulk, policies, settings, weights
 from rlrec.store.reader import Selection
 
 KIND = "gradient"
-CHOOSING = 5_000  # visits for tuning by which epochs are compared, at most: the gate looks at all of its own
+CHOOSING = 5_000  # tuning visits by which epochs are compared, at most; the gate looks at all of its visits
 PROMOTE = ("never", "if-better", "always")
 YEAR_US = 365 * 86_400_000_000
 HIGHEST = 1e9
-LARGEST = 1e15  # reward of a page
+LARGEST = 1e15  # reward of a slate
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request(Options):
-    """What `train-pg` is asked for. log: a filter; seed None: random."""
+class Request(TrainingOptions):
+    """The options of `train-pg`. log: a filter; seed None: random."""
 
     name: str
     log: str | None = None
@@ -50,7 +51,7 @@ class Request(Options):
 
 
 def check(request: Request) -> None:
-    """Raises InputError for an option that cannot be."""
+    """Raises InputError for an option out of its range."""
     for name, value, low, high in (
         ("gamma", request.gamma, 0.0, 1.0), ("lr", request.lr, 1e-9, HIGHEST),
         ("entropy", request.entropy, 0.0, HIGHEST),
@@ -59,54 +60,98 @@ def check(request: Request) -> None:
     ):  # fmt: skip
         if value is not None and not (isfinite(value) and low <= value <= high):
             raise InputError(f"{name} is {value:g}", hint=f"it lies between {low:g} and {high:g}")
-    for name, chosen, known in (("baseline", request.baseline, BASELINES), ("promote", request.promote, PROMOTE)):
-        if chosen not in known:
+    for name, chosen, names in (("baseline", request.baseline, BASELINES), ("promote", request.promote, PROMOTE)):
+        if chosen not in names:
             raise InputError(
-                f"unknown {name} {chosen!r}", hint=suggest(chosen, list(known)) or f"one of {', '.join(known)}"
+                f"unknown {name} {chosen!r}", hint=suggest(chosen, list(names)) or f"one of {', '.join(names)}"
             )
 
 
-def train(store: Store, request: Request, *, progress: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+class GateReport(TypedDict):
+    """The look of the gate at a candidate, as it is stored. candidate: its number in this year; alpha: the probability
+    of error at this look. Without a look all is None."""
+
+    estimator: str | None
+    against: int | None
+    candidate: int | None
+    alpha: float | None
+    value: float | None
+    live_value: float | None
+    estimate: float | None
+    std_error: float | None
+    lower: float | None
+    upper: float | None
+    ess: float | None
+    sessions: int | None
+    verdict: str | None
+    reasons: list[str] | None
+    passed: bool | None
+
+
+NO_GATE: GateReport = dict.fromkeys(GateReport.__annotations__)  # type: ignore[assignment]
+
+
+class Result(TypedDict):
+    """What `train-pg --json` shows. trained: whether there is a new version; why: it was not promoted."""
+
+    policy: str
+    version: int
+    parent: int
+    sessions: int
+    estimate: float | None
+    lower: float | None
+    promoted: bool
+    upper: float | None
+    value: float | None
+    live_value: float | None
+    against: int | None
+    estimator: str | None
+    ess: float | None
+    verdict: str | None
+    reasons: list[str]
+    candidate: int | None
+    alpha: float | None
+    gate_sessions: int | None
+    tune_estimate: float | None
+    tune_lower: float | None
+    tune_ess: float | None
+    trained: bool
+    epochs: int
+    best_epoch: int | None
+    seed: int
+    why: NotRequired[str | None]
+
+
+def train(store: Store, request: Request, *, progress: Callable[[str], None] = lambda text: None) -> Result:
     """A new version, if there is enough to learn from. Raises InputError for a log that teaches nothing, StoreBusy
-    where somebody else trains the policy."""
+    where another process trains the policy."""
     check(request)
     with store.read() as unit:
-        plan = _Plan.of(unit, request)
-    with Lease(store, plan.parent.policy) as lease:
-        return _Training(store, plan, lease, progress).run()
+        parent = _parent(unit, request)
+    seed = int.from_bytes(os.urandom(8)) >> 1 if request.seed is None else request.seed
+    with TrainingLease(store, parent.policy) as lease:
+        return _TrainingRun(store, request, parent, seed, lease, progress).run()
+
+
+def _parent(unit: Unit, request: Request) -> Version:
+    """The version that the training starts from."""
+    reference = request.name if request.from_version is None else f"{request.name}@{request.from_version}"
+    if lookup.split(request.name)[1] is not None:
+        raise InputError(f"{request.name!r} names a version", hint="write the policy, and --from-version V")
+    parent, _ = lookup.version(unit, reference)
+    if parent.policy.kind != KIND:
+        raise InputError(
+            f"policy {parent.policy.name!r} is of kind {parent.policy.kind}, which train-pg does not train",
+            hint=f"`rlrec policy create NAME --kind {KIND}` makes one that it does",
+        )
+    if request.promote != "never":
+        lookup.refuse_running_variant(unit, parent)
+    return parent
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Plan:
-    """From which version, by what."""
-
-    request: Request
-    parent: Version
-    seed: int
-
-    @classmethod
-    def of(cls, unit: Unit, request: Request) -> _Plan:
-        reference = request.name if request.from_version is None else f"{request.name}@{request.from_version}"
-        if lookup.split(request.name)[1] is not None:
-            raise InputError(f"{request.name!r} names a version", hint="write the policy, and --from-version V")
-        parent, _ = lookup.version(unit, reference)
-        if parent.policy.kind != KIND:
-            raise InputError(
-                f"policy {parent.policy.name!r} is of kind {parent.policy.kind}, which train-pg does not train",
-                hint=f"`rlrec policy create NAME --kind {KIND}` makes one that it does",
-            )
-        if request.promote != "never":
-            lookup.refuse_running_variant(unit, parent)
-        return cls(request=request, parent=parent, seed=_seed(request.seed))
-
-
-def _seed(given: int | None) -> int:
-    return int.from_bytes(os.urandom(8)) >> 1 if given is None else given
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Gate:
-    """What the gate saw. candidate: the number of the look in this year; alpha: what it may err."""
+class GateLook:
+    """What the gate saw. candidate: the number of the look in this year; alpha: its probability of error."""
 
     candidate: int
     alpha: float
@@ -117,10 +162,10 @@ class _Gate:
 
     @property
     def passed(self) -> bool:
-        return gates.passed(self.gain)
+        return gates.is_gain(self.gain)
 
-    def told(self) -> dict[str, Any]:
-        """As it is stored and shown."""
+    def report(self) -> GateReport:
+        """The look as it is stored and shown."""
         return {
             "estimator": ESTIMATOR, "against": self.live.number, "candidate": self.candidate, "alpha": self.alpha,
             "value": self.value.value, "live_value": self.live_value.value, "estimate": self.gain.value,
@@ -130,48 +175,50 @@ class _Gate:
         }  # fmt: skip
 
 
-NO_GATE: dict[str, Any] = dict.fromkeys(
-    (
-        "estimator", "against", "candidate", "alpha", "value", "live_value", "estimate", "std_error", "lower", "upper",
-        "ess", "sessions", "verdict", "reasons", "passed",
-    )
-)  # fmt: skip
+class _TrainingRun:
+    """One run of the command."""
 
+    def __init__(
+        self,
+        store: Store,
+        request: Request,
+        parent: Version,
+        seed: int,
+        lease: TrainingLease,
+        progress: Callable[[str], None],
+    ) -> None:
+        self.store, self.request, self.parent, self.seed = store, request, parent, seed
+        self.lease, self.progress = lease, progress
 
-class _Training:
-    """One run."""
+    def run(self) -> Result:
+        with closing(Dataset()) as dataset:
+            return self._run(dataset)
 
-    def __init__(self, store: Store, plan: _Plan, lease: Lease, progress: Callable[[str], None]) -> None:
-        self.store, self.plan, self.lease, self.progress = store, plan, lease, progress
-        self.request, self.parent = plan.request, plan.parent
-
-    def run(self) -> dict[str, Any]:
-        with closing(Spool()) as spool:
-            return self._run(spool)
-
-    def _run(self, spool: Spool) -> dict[str, Any]:
+    def _run(self, dataset: Dataset) -> Result:
+        # the log becomes a dataset, in one snapshot
         with self.store.read() as unit, bulk.alongside(unit):
             reader = Trained(unit, self.parent)
             self._check_shaping(reader.policy)
             live = policies.live(unit, [self.parent.policy.name])[self.parent.policy.name][0]
-            held = Trained(unit, live)
+            live_reader = Trained(unit, live)
             selection, now = self._selection(unit), unit.now
-            filler = Filler(unit, reader, self.parent.reward, seed=self.plan.seed, spool=spool)
+            writer = DatasetWriter(unit, reader, self.parent.reward, seed=self.seed, dataset=dataset)
             cutoff, since = Cutoff.of(unit, self.parent.reward), _trained_at(unit, self.parent)
-            filled = filler.fill(selection, cutoff, since=since, progress=self.lease.renew)
-            record = self._record(unit, selection, filled, now)
+            report = writer.write(selection, cutoff, since=since, progress=self.lease.renew)
+            record = self._record(unit, selection, report, now)
             looks = _looks(unit, self.parent, now)
-        if filled.new < self.request.min_new:
-            return self._nothing_new(live, filled)
-        spool.arrange({TRAIN: self.request.batch, TUNE: VISITS, GATE: VISITS})
+        if report.new < self.request.min_new:
+            return self._nothing_new(live, report)
+        # the ascent on the visits that teach, and the look of the gate
+        dataset.arrange({TRAIN: self.request.batch, TUNE: VISITS, GATE: VISITS})
         self.lease.renew()
-        self._check(spool, filled)
-        if unused := _unused(filled):
+        self._check(dataset, report)
+        if unused := _unused(report):
             self.store.notice(f"sessions that are not used: {unused}")
-        climbed = self._climb(spool, reader, filler)
-        gate = self._judge(spool, reader.policy, climbed, live, held.parameters_of(filler.arms), looks)
+        trained = self._train(dataset, reader, writer)
+        look = self._look(dataset, reader.policy, trained, live, live_reader.parameters_of(writer.arms), looks)
         return self.store.write(
-            lambda unit: self._store(unit, reader.policy, filler, climbed, gate, live, record, filled)
+            lambda unit: self._store(unit, reader.policy, writer, trained, look, live, record, report)
         )
 
     def _selection(self, unit: Unit) -> Selection:
@@ -181,14 +228,14 @@ class _Training:
             return selected
         return replace(selected, since=since if selected.since is None else max(since, selected.since))
 
-    def _record(self, unit: Unit, selection: Selection, filled: Filled, now: int) -> dict[str, Any]:
+    def _record(self, unit: Unit, selection: Selection, report: WriteReport, now: int) -> dict[str, Any]:
         """What the version remembers of its log."""
-        made = lineage.record(
-            unit, self.request.log or "", selection, last_id=filled.last_id, window_us=self.parent.reward.window_us,
-            slots=filled.slots,
+        record = lineage.record(
+            unit, self.request.log or "", selection, last_id=report.last_id, window_us=self.parent.reward.window_us,
+            slots=report.slots,
         )  # fmt: skip
-        options = asdict(self.request) | {"seed": self.plan.seed}
-        return made | {"now": now, "splits": [TRAIN, TUNE], "sessions": filled.visits, "options": options}
+        options = asdict(self.request) | {"seed": self.seed}
+        return record | {"now": now, "splits": [TRAIN, TUNE], "sessions": report.visits, "options": options}
 
     def _check_shaping(self, policy: Gradient) -> None:
         for name in self.request.shaping:
@@ -199,172 +246,177 @@ class _Training:
                     hint=near or "such as session:reward, session:step or a feature of the context",
                 )
 
-    def _nothing_new(self, live: Version, filled: Filled) -> dict[str, Any]:
+    def _nothing_new(self, live: Version, report: WriteReport) -> Result:
         least = self.request.min_new
-        self.store.notice(f"nothing new: {filled.new} sessions since the last training, and --min-new is {least}")
-        return _answer(
-            self.parent.policy.name, live.number, self.parent.number, filled.new, NO_GATE, promoted=False
-        ) | {"trained": False, "epochs": 0, "best_epoch": None, "seed": self.plan.seed}
+        self.store.notice(f"nothing new: {report.new} sessions since the last training, and --min-new is {least}")
+        return _result(self.parent, live.number, report.new, NO_GATE, seed=self.seed)
 
-    def _check(self, spool: Spool, filled: Filled) -> None:
+    def _check(self, dataset: Dataset, report: WriteReport) -> None:
         """Raises InputError where the log teaches nothing."""
-        name = self.parent.reward.name
-        others = filled.told.left_out - filled.told.silent + filled.unrecorded + filled.told.waiting
-        if not filled.visits and filled.told.silent and not others:
+        name, unused = self.parent.reward.name, report.unused
+        others = unused.left_out - unused.silent + report.unrecorded + unused.waiting
+        if not report.visits and unused.silent and not others:
             raise InputError(
-                f"none of the {filled.told.silent} sessions has propensities for whole pages",
-                hint="train on what `rlrec recommend` served, or on an import that says how likely each page was",
+                f"none of the {unused.silent} sessions has propensities for whole slates",
+                hint="train on what `rlrec recommend` served, or on an import that says how likely each slate was",
             )
-        if not spool.parts[TRAIN].visits:
-            seen = f"none of {filled.visits} sessions is in the split that teaches" if filled.visits else ""
-            why = seen or _unused(filled) or "no session has ended"
-            raise InputError(f"empty log to train on: {why}", hint=self._way_out(filled))
-        if filled.largest > LARGEST:
+        if not dataset.splits[TRAIN].visits:
+            elsewhere = f"none of {report.visits} sessions is in the split that teaches" if report.visits else ""
+            why = elsewhere or _unused(report) or "no session has ended"
+            raise InputError(f"empty log to train on: {why}", hint=self._way_out(report))
+        if report.largest > LARGEST:
             raise InputError(
-                f"a page earned {filled.largest:g} by reward {name}, which is too much to reckon with",
+                f"a slate earned {report.largest:g} by reward {name}, which is too large to compute with",
                 hint="define a reward with --clip LO,HI, or with other weights",
             )
-        if not filled.rewarded:
+        if not report.rewarded:
             raise InputError(
                 f"no session has an event that reward {name} weighs",
                 hint="send `rlrec feedback`, or define another reward",
             )
 
-    def _way_out(self, filled: Filled) -> str:
+    def _way_out(self, report: WriteReport) -> str:
         """What to do where no session teaches."""
-        if filled.told.waiting:
+        if report.unused.waiting:
             return "a session counts once it has ended and its reward window is over"
-        if filled.unrecorded:
+        if report.unrecorded:
             return "train on what `rlrec recommend` served, or on an import that says what its states were"
         if self.request.log or self.request.since is not None:
             return "widen --log or --since"
         return "serve sessions with `rlrec recommend`, or import a log of them"
 
-    def _climb(self, spool: Spool, reader: Trained, filler: Filler) -> Climbed:
-        start = reader.parameters_of(filler.arms)
-        self.values = fitted(spool.parts[TRAIN], gamma=self.request.gamma, arms=len(filler.arms))
-        judge = self._judge_of(spool.parts[TUNE], reader.policy, start, most=CHOOSING)
+    def _train(self, dataset: Dataset, reader: Trained, writer: DatasetWriter) -> TrainingResult:
+        train, start = dataset.splits[TRAIN], reader.parameters_of(writer.arms)
+        self.values = fit_values(train, gamma=self.request.gamma, arms=len(writer.arms))
+        tune = self._holdout(dataset.splits[TUNE], reader.policy, start, most=CHOOSING)
         self.lease.renew()
-        with closing(Climber(spool.parts[TRAIN], reader.policy, self.request)) as climber:
-            spool.parts[TRAIN].close()
+        with closing(Trainer(train, reader.policy, self.request)) as trainer:
+            train.close()
             self.lease.renew()
-            climbed = climber.climb(start, judge, progress=self._epoch)
-        if self.request.promote != "if-better" and not climbed.best:
+            trained = trainer.train(start, tune, progress=self._epoch)
+        if self.request.promote != "if-better" and not trained.best:
             self.store.notice(f"no epoch was better: the new version is a copy of version {self.parent.number}")
-        return climbed
+        return trained
 
-    def _judge_of(self, part: Part, policy: Gradient, against: Parameters, most: int | None = None) -> Judge | None:
-        if not part.visits:
+    def _holdout(
+        self, split: DatasetSplit, policy: Gradient, reference: Parameters, most: int | None = None
+    ) -> HoldoutValue | None:
+        """The value on a split that does not teach; None where it is empty."""
+        if not split.visits:
             return None
-        return Judge(part, policy, against, gamma=self.request.gamma, values=self.values, most=most)
+        return HoldoutValue(split, policy, reference, gamma=self.request.gamma, values=self.values, most=most)
 
     def _epoch(self, point: Epoch) -> None:
         self.lease.renew()
-        shown = {"gain": point.gain, "above": point.lower, "entropy": point.entropy, "KL": point.kl, "ESS": point.ess}
-        figures = ", ".join(f"{name} {value:.4g}" for name, value in shown.items() if value is not None)
+        named = {"gain": point.gain, "above": point.lower, "entropy": point.entropy, "KL": point.kl, "ESS": point.ess}
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in named.items() if value is not None)
         few = f" (below {LEAST}: others come first)" if point.ess is not None and point.ess < LEAST else ""
         self.progress(f"epoch {point.epoch} of {self.request.epochs}: {figures}{few}, clipped {point.clipped:.1%}")
 
-    def _judge(
-        self, spool: Spool, policy: Gradient, climbed: Climbed, live: Version, held: Parameters, looks: int
-    ) -> _Gate | None:
-        """The gate's one look at this candidate; none where nothing speaks for it, or there is nothing to look at."""
-        judge = self._judge_of(spool.parts[GATE], policy, held)
-        if judge is None or (self.request.promote == "if-better" and not climbed.promising):
+    def _look(
+        self, dataset: Dataset, policy: Gradient, trained: TrainingResult, live: Version, reference: Parameters,
+        looks: int,
+    ) -> GateLook | None:  # fmt: skip
+        """The gate's one look at this candidate; None where the tuning visits promise nothing, or the split is empty.
+
+        reference: the parameters of the live version."""
+        holdout = self._holdout(dataset.splits[GATE], policy, reference)
+        if holdout is None or (self.request.promote == "if-better" and not trained.promising):
             return None
         alpha = gates.alpha(looks + 1)
-        value, live_value, gain = judge.judged(climbed.parameters, alpha=alpha)
-        return _Gate(candidate=looks + 1, alpha=alpha, live=live, value=value, live_value=live_value, gain=gain)
+        value, live_value, gain = holdout.compare(trained.parameters, alpha=alpha)
+        return GateLook(candidate=looks + 1, alpha=alpha, live=live, value=value, live_value=live_value, gain=gain)
 
     def _store(
-        self, unit: Unit, policy: Gradient, filler: Filler, climbed: Climbed, gate: _Gate | None, live: Version,
-        record: Mapping[str, Any], filled: Filled,
-    ) -> dict[str, Any]:  # fmt: skip
-        """The version, and what became of it: in one transaction, while the lease is ours."""
+        self, unit: Unit, policy: Gradient, writer: DatasetWriter, trained: TrainingResult, look: GateLook | None,
+        live: Version, record: Mapping[str, Any], report: WriteReport,
+    ) -> Result:  # fmt: skip
+        """Store the version, and promote it or not: in one transaction, while the lease holds."""
         self.lease.check(unit)
-        mine = self.parent.policy
-        head = policies.lock(unit, [mine.id])[mine.id]
-        rows, shared = policy.packed(climbed.parameters)
-        told = NO_GATE if gate is None else gate.told()
-        number = policies.versions(unit, [mine.id])[-1].number + 1
-        report = {"curve": [asdict(point) for point in climbed.curve], "best": climbed.best, "gate": told}
-        made = policies.add_version(
-            unit, policy_id=mine.id, number=number, status="frozen", reward_id=self.parent.reward.id, seq=head.seq,
-            ordinal=head.ordinal, parent_id=self.parent.id, learned_from=record,
-            parameters={**self.parent.parameters, "shared": shared}, report=report,
+        of_policy = self.parent.policy
+        head = policies.lock(unit, [of_policy.id])[of_policy.id]
+        # the version with its parameters
+        rows, shared = policy.packed(trained.parameters)
+        gate = NO_GATE if look is None else look.report()
+        number = policies.versions(unit, [of_policy.id])[-1].number + 1
+        curve = {"curve": [asdict(point) for point in trained.curve], "best": trained.best, "gate": gate}
+        version_id = policies.add_version(
+            unit, policy_id=of_policy.id, number=number, status="frozen", reward_id=self.parent.reward.id,
+            seq=head.seq, ordinal=head.ordinal, parent_id=self.parent.id, learned_from=record,
+            parameters={**self.parent.parameters, "shared": shared}, report=curve,
         )  # fmt: skip
-        weights.add(unit, made, zip(filler.arms.tolist(), (row.astype("<f8").tobytes() for row in rows), strict=True))
+        packed = (row.astype("<f8").tobytes() for row in rows)
+        weights.add(unit, version_id, zip(writer.arms.tolist(), packed, strict=True))
+        # the promotion
         same = head.live_id == live.id
         promoted = self.request.promote == "always" or (
-            self.request.promote == "if-better" and same and gate is not None and gate.passed
+            self.request.promote == "if-better" and same and look is not None and look.passed
         )
         if promoted:
-            policies.promote(unit, mine.id, version_id=made, previous_id=head.live_id)
-        settings.add_run(unit, "train-pg", {"policy": mine.name, "version": number}, {"promoted": promoted})
-        answer = _answer(
-            mine.name, number, self.parent.number, filled.visits, told, promoted=promoted, tuned=climbed.chosen
-        )
-        return answer | {
-            "trained": True, "epochs": len(climbed.curve), "best_epoch": climbed.best, "seed": self.plan.seed,
-            "why": None if promoted or self.request.promote != "if-better" else _why(gate, climbed, same=same),
-        }  # fmt: skip
+            policies.promote(unit, of_policy.id, version_id=version_id, previous_id=head.live_id)
+        settings.add_run(unit, "train-pg", {"policy": of_policy.name, "version": number}, {"promoted": promoted})
+        result = _result(self.parent, number, report.visits, gate, seed=self.seed, promoted=promoted, trained=trained)
+        result["why"] = None if promoted or self.request.promote != "if-better" else _why(look, trained, same=same)
+        return result
 
 
-def _unused(filled: Filled) -> str:
+def _unused(report: WriteReport) -> str:
     """How many sessions do not teach, and why."""
-    told = filled.told
+    unused = report.unused
     counts = (
-        (told.waiting, "that go on, or their reward windows do"),
-        (told.left_out, "cut by the filter, with a censored slot, or without propensities"),
-        (filled.unrecorded, "whose states at the time of their decisions are not recorded"),
-        (filled.unnamed, "whose user came later and belongs to another split"),
-        (filled.endless, f"of more than {ended_visits.LONGEST:,} decisions"),
+        (unused.waiting, "that go on, or their reward windows do"),
+        (unused.left_out, "cut by the filter, with a censored slot, or without propensities"),
+        (report.unrecorded, "whose states at the time of their decisions are not recorded"),
+        (report.unnamed, "whose user came later and belongs to another split"),
+        (report.endless, f"of more than {ended_visits.LONGEST:,} decisions"),
     )
-    return "; ".join(f"{count:,} {what}" for count, what in counts if count)
+    return "; ".join(f"{count:,} {why}" for count, why in counts if count)
 
 
-def _answer(
-    name: str, version: int, parent: int, sessions: int, told: Mapping[str, Any], *, promoted: bool,
-    tuned: Epoch | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """What the command shows. told: of the gate; tuned: the epoch that was chosen."""
-    gain, lower, ess = (None, None, None) if tuned is None else (tuned.gain, tuned.lower, tuned.ess)
+def _result(
+    parent: Version, version: int, sessions: int, gate: GateReport, *, seed: int, promoted: bool = False,
+    trained: TrainingResult | None = None,
+) -> Result:  # fmt: skip
+    """The result of a run; trained: None where there was nothing new."""
+    best = None if trained is None else trained.best_epoch
+    gain, lower, ess = (None, None, None) if best is None else (best.gain, best.lower, best.ess)
     return {
-        "policy": name, "version": version, "parent": parent, "sessions": sessions, "estimate": told["estimate"],
-        "lower": told["lower"], "promoted": promoted, "upper": told["upper"], "value": told["value"],
-        "live_value": told["live_value"], "against": told["against"], "estimator": told["estimator"],
-        "ess": told["ess"], "verdict": told["verdict"], "reasons": told["reasons"] or [],
-        "candidate": told["candidate"], "alpha": told["alpha"], "gate_sessions": told["sessions"],
-        "tune_estimate": gain, "tune_lower": lower, "tune_ess": ess,
+        "policy": parent.policy.name, "version": version, "parent": parent.number, "sessions": sessions,
+        "estimate": gate["estimate"], "lower": gate["lower"], "promoted": promoted, "upper": gate["upper"],
+        "value": gate["value"], "live_value": gate["live_value"], "against": gate["against"],
+        "estimator": gate["estimator"], "ess": gate["ess"], "verdict": gate["verdict"],
+        "reasons": gate["reasons"] or [], "candidate": gate["candidate"], "alpha": gate["alpha"],
+        "gate_sessions": gate["sessions"], "tune_estimate": gain, "tune_lower": lower, "tune_ess": ess,
+        "trained": trained is not None, "epochs": 0 if trained is None else len(trained.curve),
+        "best_epoch": None if trained is None else trained.best, "seed": seed,
     }  # fmt: skip
 
 
-def _why(gate: _Gate | None, climbed: Climbed, *, same: bool) -> str:
-    """Why a candidate was not promoted."""
+def _why(look: GateLook | None, trained: TrainingResult, *, same: bool) -> str:
+    """Why a candidate was not promoted. same: whether the live version is still the one it was compared with."""
     if not same:
         return "another version went live meanwhile"
-    if gate is None:
-        return _unpromising(climbed.chosen) if not climbed.promising else "no session of the gate split has ended"
-    if gate.gain.verdict == "insufficient":
-        return f"the gate split does not tell: {', '.join(gate.gain.reasons)}"
-    lower = "unknown" if gate.gain.lower is None else f"{gate.gain.lower:.4g}"
-    return f"the lower bound of its gain over version {gate.live.number}, {lower}, is not above 0"
+    if look is None:
+        return _unpromising(trained.best_epoch) if not trained.promising else "no session of the gate split has ended"
+    if look.gain.verdict == "insufficient":
+        return f"the gate split does not tell: {', '.join(look.gain.reasons)}"
+    lower = "unknown" if look.gain.lower is None else f"{look.gain.lower:.4g}"
+    return f"the lower bound of its gain over version {look.live.number}, {lower}, is not above 0"
 
 
-def _unpromising(tuned: Epoch | None) -> str:
-    """Why the gate was not asked."""
-    if tuned is not None and (tuned.ess or 0.0) < LEAST:
-        return f"the tune split does not tell: {tuned.ess or 0.0:.0f} effective sessions, where {LEAST} are wanted"
+def _unpromising(best: Epoch | None) -> str:
+    """Why the gate did not look."""
+    if best is not None and (best.ess or 0.0) < LEAST:
+        return f"the tune split does not tell: {best.ess or 0.0:.0f} effective sessions, where {LEAST} are wanted"
     return "nothing on the tune split says that it is better"
 
 
 def _trained_at(unit: Unit, parent: Version) -> int:
-    """When the policy was trained last, whether what came of it went live or not; -1: never."""
-    made = policies.versions(unit, [parent.policy.id])
-    return max(int(one.learned_from.get("now", -1)) for one in made)
+    """When the policy was trained last, whether the new version went live or not; -1: never."""
+    return max(int(version.learned_from.get("now", -1)) for version in policies.versions(unit, [parent.policy.id]))
 
 
 def _looks(unit: Unit, parent: Version, now: int) -> int:
     """How many candidates the gate has looked at within a year."""
     reports = policies.reports(unit, parent.policy.id, since=now - YEAR_US)
-    return sum(one["gate"]["candidate"] is not None for one in reports)
+    return sum(report["gate"]["candidate"] is not None for report in reports)

@@ -11,7 +11,7 @@ from rlrec.policy.gradient import Parameters
 
 @dataclass(frozen=True, eq=False)
 class Adam:
-    """Where the climb stands. Source: Kingma & Ba 2015, algorithm 1 (ascent)."""
+    """The moments of the gradients so far. Source: Kingma & Ba 2015, algorithm 1 (ascent)."""
 
     first: Parameters
     second: Parameters
@@ -25,7 +25,7 @@ class Adam:
     def step(
         self, parameters: Parameters, gradient: Parameters, *, rate: float, b1: float = 0.9, b2: float = 0.999
     ) -> tuple[Parameters, Adam]:
-        """Parameters one step up, and where the climb stands then."""
+        """Parameters one step up, and the moments after it."""
         count = self.count + 1
         first = {name: b1 * old + (1 - b1) * gradient[name] for name, old in self.first.items()}
         second = {name: b2 * old + (1 - b2) * gradient[name] ** 2 for name, old in self.second.items()}

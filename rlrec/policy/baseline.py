@@ -1,4 +1,4 @@
-"""What is subtracted from a return before it praises or blames: nothing changes on average, but the noise."""
+"""Baselines: what is subtracted from returns. The gradient stays the same on average, and has less noise."""
 
 from __future__ import annotations
 
@@ -28,32 +28,31 @@ class ValueSums:
 
 def value_sums(x: Array, returns: Array, fold: Ids) -> ValueSums:
     """Sums of one batch: states x (n, d), returns (n,), and the fold of the visit that each belongs to, (n,)."""
-    wide = x.shape[1] + 1
-    gram, answer = np.zeros((FOLDS, wide, wide)), np.zeros((FOLDS, wide))
-    for part in range(FOLDS):
-        rows = fold == part
+    width = x.shape[1] + 1
+    gram, answer = np.zeros((FOLDS, width, width)), np.zeros((FOLDS, width))
+    for k in range(FOLDS):
+        rows = fold == k
         columns = np.column_stack([np.ones(int(rows.sum())), x[rows]])
-        gram[part], answer[part] = columns.T @ columns, columns.T @ returns[rows]
+        gram[k], answer[k] = columns.T @ columns, columns.T @ returns[rows]
     return ValueSums(gram, answer)
 
 
-def fitted(sums: ValueSums) -> Array:
+def fit(sums: ValueSums) -> Array:
     """Coefficients for each fold, (FOLDS, d + 1), from the visits of the others: no state is valued by its own
     return."""
-    found = np.empty(sums.answer.shape)
-    for part in range(FOLDS):
-        gram, answer = sums.gram.sum(axis=0) - sums.gram[part], sums.answer.sum(axis=0) - sums.answer[part]
+    coefficients = np.empty(sums.answer.shape)
+    for k in range(FOLDS):
+        gram, answer = sums.gram.sum(axis=0) - sums.gram[k], sums.answer.sum(axis=0) - sums.answer[k]
         pull = np.full(len(answer), _PULL)
         pull[0] = 1e-9
-        found[part] = np.linalg.solve(gram + np.diag(pull), answer)
-    return found
+        coefficients[k] = np.linalg.solve(gram + np.diag(pull), answer)
+    return coefficients
 
 
 def values(x: Array, fold: Ids, coefficients: Array) -> Array:
     """Value of each state, (n,), in the unit of the return."""
     each = coefficients[fold]
-    found: Array = each[:, 0] + np.einsum("nd,nd->n", x, each[:, 1:])
-    return found
+    return each[:, 0] + np.einsum("nd,nd->n", x, each[:, 1:])
 
 
 def leave_one_out(returns: Array, step: Ids) -> Array:

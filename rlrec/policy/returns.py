@@ -17,20 +17,19 @@ def discounted(reward: Array, start: Ids, *, gamma: float) -> Array:
         raise InputError(f"gamma is {gamma:g}", hint="it lies between 0 and 1")
     if len(start) == 0 or start[0] != 0 or start[-1] != len(reward) or (np.diff(start) < 1).any():
         raise InputError("visits do not lie end to end")
-    found = np.array(reward, np.float64)
+    value = np.array(reward, np.float64)
     length = np.diff(start)
     order = np.argsort(-length, kind="stable")
     begins, running = start[:-1][order], length[order]
     for step in range(int(running.max(initial=0)) - 2, -1, -1):
         rows = begins[: np.searchsorted(-running, -(step + 2), side="right")] + step
-        found[rows] += gamma * found[rows + 1]
-    return found
+        value[rows] += gamma * value[rows + 1]
+    return value
 
 
 def steps(start: Ids) -> Ids:
-    """Which step of its visit each decision is, from 0, (n,). start (s + 1,) as in `discounted`."""
-    found: Ids = np.arange(start[-1]) - np.repeat(start[:-1], np.diff(start))
-    return found
+    """The step of each decision in its visit, from 0, (n,). start (s + 1,) as in `discounted`."""
+    return np.arange(start[-1]) - np.repeat(start[:-1], np.diff(start))
 
 
 def shaped(returns: Array, potential: Array) -> Array:

@@ -6,47 +6,49 @@ import numpy as np
 import pytest
 
 from rlrec.app.training import blocks as blocking
-from rlrec.app.training.array_file import Sets
-from rlrec.app.training.ascent import Lessons, grouped
+from rlrec.app.training.array_file import ArrayFile
+from rlrec.app.training.ascent import EpochData, grouped
 from rlrec.app.training.blocks import blocks
-from rlrec.app.training.dataset import Case, Catalogue, Rows
+from rlrec.app.training.dataset import Catalogue, EligibleSet, VisitRows
 from rlrec.policy import reinforce
 from rlrec.policy.design import Design
 from rlrec.policy.encoder import Encoder
 from rlrec.policy.gradient import Gradient
-from rlrec.policy.reinforce import Objective, Sums
+from rlrec.policy.reinforce import GradientSums, Objective
 
 ARMS, NOBODY = 8, Encoder.of({"fields": {}})
 KIND = Gradient(design=Design(context=NOBODY, arm=NOBODY), floor=0.1)
 
 
-def cases(number: int, rng: np.random.Generator) -> list[Case]:
+def cases(number: int, rng: np.random.Generator) -> list[EligibleSet]:
     """Eligible sets of 3 to 8 arms, of two catalogues."""
     catalogues = [Catalogue(np.ones((ARMS, 1))), Catalogue(np.full((ARMS, 1), 2.0))]
     sizes = rng.integers(3, ARMS + 1, number)
-    return [Case(catalogues[n % 2], np.sort(rng.choice(ARMS, size, replace=False))) for n, size in enumerate(sizes)]
+    return [
+        EligibleSet(catalogues[n % 2], np.sort(rng.choice(ARMS, size, replace=False))) for n, size in enumerate(sizes)
+    ]
 
 
-def rows(known: list[Case], rng: np.random.Generator, *, n: int = 60) -> Rows:
+def rows(known: list[EligibleSet], rng: np.random.Generator, *, n: int = 60) -> VisitRows:
     """One visit of n decisions, each of any case, with one or two slots and two arms remembered."""
     case, size = rng.integers(0, len(known), n), rng.integers(1, 3, n)
-    picked = [rng.choice(len(known[one].places), 2, replace=False) for one in case]
+    picked = [rng.choice(len(known[one].arms), 2, replace=False) for one in case]
     shown = np.concatenate([two[:k] for two, k in zip(picked, size, strict=True)])
     ones = np.ones(n)
-    return Rows(
-        cases=known, name=np.ones(1, np.uint64), split=np.zeros(1, np.int64), cluster=np.ones(1, np.int64),
-        length=np.array([n]), case=case, size=size, remembered=np.full(n, 2), log_propensity=-rng.uniform(1, 3, n),
+    return VisitRows(
+        eligible_sets=known, name=np.ones(1, np.uint64), split=np.zeros(1, np.int64), cluster=np.ones(1, np.int64),
+        length=np.array([n]), eligible=case, size=size, remembered=np.full(n, 2), log_propensity=-rng.uniform(1, 3, n),
         reward=rng.normal(size=n), default=np.zeros(n, np.int64), lowest=-ones, shown=shown,
         x=rng.normal(size=(n, len(KIND.names))),
         earned=rng.normal(size=len(shown)), logged=-rng.uniform(1, 3, len(shown)),
-        place=np.concatenate([np.sort(two) for two in picked]), own=rng.normal(size=(2 * n, 4)),
+        arm=np.concatenate([np.sort(two) for two in picked]), memory=rng.normal(size=(2 * n, 4)),
     )  # fmt: skip
 
 
-def gradient(told: Rows, *, slots: bool = False) -> Sums:
+def gradient(told: VisitRows, *, slots: bool = False) -> GradientSums:
     rng = np.random.default_rng(3)
     parameters = {name: rng.normal(size=values.shape) for name, values in KIND.nothing(ARMS).items()}
-    gain = rng.normal(size=len(told.case))
+    gain = rng.normal(size=len(told.eligible))
     groups = grouped(told, gain, gain + 1, np.ones(len(gain)), slots=slots)
     objective = Objective(clip=5.0, entropy=0.1, top=2 if slots else 0)
     return reinforce.sums(KIND, parameters, groups, objective)
@@ -65,13 +67,13 @@ def test_every_decision_stands_in_one_block_with_its_own_arms(
     assert sorted(np.concatenate([one.rows for one in found]).tolist()) == list(range(60))
     for block in found:
         for place, row in enumerate(block.rows.tolist()):
-            case, slots = known[told.case[row]], slice(told.first[row], told.first[row + 1])
+            case, slots = known[told.eligible[row]], slice(told.first[row], told.first[row + 1])
             mine = slice(None) if block.eligible is None else block.eligible[place]
-            assert block.places[mine].tolist() == case.places.tolist()
+            assert block.arms[mine].tolist() == case.arms.tolist()
             assert (block.described == case.catalogue.features[0]).all()
-            assert block.places[block.shown[place]].tolist() == case.places[told.shown[slots]].tolist()
+            assert block.arms[block.shown[place]].tolist() == case.arms[told.shown[slots]].tolist()
             arms = block.state.arm[block.state.row == place]
-            assert block.places[arms].tolist() == case.places[told.place[2 * row : 2 * row + 2]].tolist()
+            assert block.arms[arms].tolist() == case.arms[told.arm[2 * row : 2 * row + 2]].tolist()
 
 
 def test_few_calls_take_the_place_of_many() -> None:
@@ -85,14 +87,14 @@ def test_sets_of_many_arms_are_worked_out_some_at_a_time(arms: int, together: in
     """The larger the catalogue, the less a union of candidates is worth."""
     rng = np.random.default_rng(6)
     one = Catalogue(np.ones((arms, 1)))
-    known = [Case(one, np.sort(rng.choice(arms, 50, replace=False))) for _ in range(2_000)]
-    assert blocking._together(known, [2] * 2_000) == together
+    known = [EligibleSet(one, np.sort(rng.choice(arms, 50, replace=False))) for _ in range(2_000)]
+    assert blocking._sets_at_a_time(known, [2] * 2_000) == together
 
 
 def test_a_mask_is_small_whatever_the_calls_cost() -> None:
     one = Catalogue(np.ones((10_000, 1)))
-    known = [Case(one, np.arange(number, number + 5_000)) for number in range(1_000)]
-    together = blocking._together(known, [5] * 1_000)
+    known = [EligibleSet(one, np.arange(number, number + 5_000)) for number in range(1_000)]
+    together = blocking._sets_at_a_time(known, [5] * 1_000)
     assert 1 < together * 5 * 5_999 <= blocking.MASK
 
 
@@ -115,14 +117,14 @@ def test_lessons_are_read_as_they_were_added() -> None:
     rng = np.random.default_rng(5)
     known = cases(6, rng)
     told = rows(known, rng)
-    gain, lessons = rng.normal(size=60), Lessons()
+    gain, lessons = rng.normal(size=60), EpochData()
     written = list(grouped(told, gain, gain, np.ones(60)))
     lessons.add(written)
     lessons.add(written[:1])
     first, second = lessons
     assert (len(first), len(second)) == (len(written), 1)
     for before, after in zip(written, first, strict=True):
-        for name in ("places", "shown", "gain", "log_propensity", "scale"):
+        for name in ("arms", "shown", "gain", "log_propensity", "scale"):
             assert (getattr(before, name) == getattr(after, name)).all()
         assert (before.state.x == after.state.x).all()
         assert (before.state.arm == after.state.arm).all()
@@ -132,7 +134,7 @@ def test_lessons_are_read_as_they_were_added() -> None:
 
 
 def test_sets_are_of_one_kind() -> None:
-    some = Sets()
+    some = ArrayFile()
     some.add([{"a": np.ones(2), "b": np.zeros((0, 3), np.int32)}, {"a": np.ones(0), "b": np.ones((1, 3), np.int32)}])
     with pytest.raises(ValueError, match="another kind"):
         some.add([{"a": np.ones(2, np.float32), "b": np.zeros((0, 3), np.int32)}])

@@ -44,8 +44,8 @@ def said(lower: float | None, verdict: str = "ok") -> PairedDifference:
 
 
 def test_a_candidate_passes_if_its_gain_is_sure() -> None:
-    assert gate.passed(said(0.1, "weak"))
-    assert not any(map(gate.passed, (said(0.0), said(None), said(0.1, "insufficient"))))
+    assert gate.is_gain(said(0.1, "weak"))
+    assert not any(map(gate.is_gain, (said(0.0), said(None), said(0.1, "insufficient"))))
 
 
 def test_all_looks_of_a_year_together_err_with_5_percent() -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from rlrec.app import train
 from rlrec.app.training import lease as leasing
-from rlrec.app.training.lease import LASTS_S, Lease
+from rlrec.app.training.lease import LASTS_S, TrainingLease
 from rlrec.errors import InputError, StoreBusy
 from rlrec.store import Store, leases
 from rlrec.times import SECOND, written
@@ -63,7 +63,7 @@ def test_a_second_trainer_is_told_who_and_since_when(shop: Store, db: str) -> No
     with shop.read() as unit:
         policy = version(unit, "visits").policy
     before = dump(shop, without=["lease"])
-    with Lease(shop, policy), closing(Store(db, now=LATER, notice=ignored)) as rival:
+    with TrainingLease(shop, policy), closing(Store(db, now=LATER, notice=ignored)) as rival:
         mine = held(shop)
         assert mine is not None
         with pytest.raises(StoreBusy) as refused:
@@ -83,7 +83,7 @@ def test_policies_are_trained_side_by_side(shop: Store) -> None:
     policy.create(shop, policy.Request(name="others", kind="gradient"))
     with shop.read() as unit:
         one = version(unit, "others").policy
-    with Lease(shop, one):
+    with TrainingLease(shop, one):
         assert trained(shop)["version"] == 2
 
 
@@ -101,7 +101,7 @@ def test_a_lease_of_another_machine_ends_on_the_databases_clock(shop: Store) -> 
 def test_a_process_of_this_machine_that_is_no_more_is_not_waited_for(shop: Store) -> None:
     with shop.read() as unit:
         policy = version(unit, "visits").policy
-    with Lease(shop, policy) as mine:
+    with TrainingLease(shop, policy) as mine:
         machine, pid, started, _ = mine.token.split("/")
     now = int(time.time() * 1e6)
     gone = subprocess.Popen(["true"])

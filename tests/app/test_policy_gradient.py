@@ -14,7 +14,7 @@ from rlrec.policy.design import Design
 from rlrec.policy.encoder import Encoder
 from rlrec.policy.fields import Vector
 from rlrec.policy.gradient import Gradient, Parameters
-from rlrec.policy.reinforce import Objective, Pages, Sums
+from rlrec.policy.reinforce import GradientSums, LoggedSlates, Objective
 from tests.benchmarks.spools import NOBODY, Server
 
 STEPS, ARMS = 3, 3
@@ -49,15 +49,15 @@ def climbed(kind: Gradient, parameters: Parameters, gamma: float) -> Parameters:
     start = np.arange(len(SHOWN) + 1) * STEPS
     gain = returns.discounted(REWARDS.ravel(), start, gamma=gamma).reshape(REWARDS.shape)
     lesson = [
-        Pages(
-            state=server.state(SHOWN[:, :step], REWARDS[:, :step]), places=np.arange(ARMS), described=DESCRIBED,
+        LoggedSlates(
+            state=server.state(SHOWN[:, :step], REWARDS[:, :step]), arms=np.arange(ARMS), described=DESCRIBED,
             shown=SHOWN[:, [step]], log_propensity=np.log(chance[:, step]), gain=gain[:, step], raw=gain[:, step],
             scale=chance.prod(axis=1) * gamma**step,
         )
         for step in range(STEPS)
     ]  # fmt: skip
     steps = [reinforce.sums(kind, parameters, [pages], Objective()) for pages in lesson]
-    return reduce(Sums.__add__, steps).gradient
+    return reduce(GradientSums.__add__, steps).gradient
 
 
 @pytest.mark.parametrize("gamma", [1.0, 0.7, 0.0])

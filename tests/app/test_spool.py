@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from rlrec.app.training import dataset as spooling
-from rlrec.app.training.dataset import Case, Catalogue, Rows, Spool
+from rlrec.app.training.dataset import Catalogue, Dataset, EligibleSet, VisitRows
 from rlrec.errors import RlrecError
 
 SPLITS = (0, 1, 2)
@@ -22,79 +22,80 @@ SPLITS = (0, 1, 2)
 CATALOGUES = [Catalogue(np.full((9, 1), value)) for value in (1.0, 2.0)]
 
 
-def cases(rng: np.random.Generator) -> list[Case]:
+def cases(rng: np.random.Generator) -> list[EligibleSet]:
     """Four eligible sets out of six, in any order."""
-    six = [Case(one, np.array(places)) for one in CATALOGUES for places in ([0, 2, 5], [0, 8], list(range(9)))]
+    six = [EligibleSet(one, np.array(places)) for one in CATALOGUES for places in ([0, 2, 5], [0, 8], list(range(9)))]
     return [six[number] for number in rng.permutation(6)[:4]]
 
 
-def rows(n: int, *, seed: int = 1, width: int = 3) -> Rows:
+def rows(n: int, *, seed: int = 1, width: int = 3) -> VisitRows:
     """Visits with 1 to 4 decisions of 1 to 2 slots, each of which remembers 0 to 3 arms."""
     rng = np.random.default_rng(seed)
     length = rng.integers(1, 5, n)
     decisions = int(length.sum())
     size, remembered = rng.integers(1, 3, decisions), rng.integers(0, 4, decisions)
     slots, arms = int(size.sum()), int(remembered.sum())
-    return Rows(
-        cases=cases(rng), name=rng.integers(0, 2**63, n).astype(np.uint64) * np.uint64(2), split=rng.integers(0, 3, n),
-        cluster=rng.integers(-(2**60), 2**60, n), length=length, case=rng.integers(0, 4, decisions), size=size,
+    return VisitRows(
+        eligible_sets=cases(rng), name=rng.integers(0, 2**63, n).astype(np.uint64) * np.uint64(2),
+        split=rng.integers(0, 3, n),
+        cluster=rng.integers(-(2**60), 2**60, n), length=length, eligible=rng.integers(0, 4, decisions), size=size,
         remembered=remembered, log_propensity=rng.normal(size=decisions), reward=rng.normal(size=decisions),
         default=rng.integers(0, 2, decisions), lowest=rng.normal(size=decisions),
         x=rng.integers(-9, 9, (decisions, width)) / 4, shown=rng.integers(0, 9, slots), earned=rng.normal(size=slots),
-        logged=rng.normal(size=slots), place=rng.integers(0, 9, arms), own=rng.integers(-9, 9, (arms, 4)) / 4,
+        logged=rng.normal(size=slots), arm=rng.integers(0, 9, arms), memory=rng.integers(-9, 9, (arms, 4)) / 4,
     )  # fmt: skip
 
 
-def visit(found: Rows, place: int) -> list[object]:
+def visit(found: VisitRows, place: int) -> list[object]:
     """Everything that is known of one visit."""
     mine = slice(found.start[place], found.start[place + 1])
     slots = slice(found.first[mine.start], found.first[mine.stop])
     ends = np.r_[0, np.cumsum(found.remembered)]
     arms = slice(ends[mine.start], ends[mine.stop])
     told: list[object] = [int(getattr(found, name)[place]) for name in spooling.VISIT]
-    told += [named(found.cases[number]) for number in found.case[mine].tolist()]
+    told += [named(found.eligible_sets[number]) for number in found.eligible[mine].tolist()]
     for names, part in ((spooling.DECISION, mine), (spooling.SLOT, slots), (spooling.ARM, arms)):
         told += [getattr(found, name)[part].tolist() for name in names]
     return told
 
 
-def named(case: Case) -> tuple[bytes, list[int]]:
-    return case.catalogue.name, case.places.tolist()
+def named(case: EligibleSet) -> tuple[bytes, list[int]]:
+    return case.catalogue.digest, case.arms.tolist()
 
 
-def every(found: Rows) -> list[list[object]]:
+def every(found: VisitRows) -> list[list[object]]:
     return [visit(found, place) for place in range(len(found))]
 
 
-def read(spool: Spool, split: int, *, size: int = 7) -> list[list[object]]:
+def read(spool: Dataset, split: int, *, size: int = 7) -> list[list[object]]:
     """The visits of a split, and the sets that they lie in."""
     spool.arrange(dict.fromkeys(SPLITS, size))
-    return [one for found in spool.parts[split].sets() for one in every(found)]
+    return [one for found in spool.splits[split].batches() for one in every(found)]
 
 
 @pytest.fixture
-def spool() -> Iterator[Spool]:
-    with closing(Spool()) as made:
+def spool() -> Iterator[Dataset]:
+    with closing(Dataset()) as made:
         yield made
 
 
 @pytest.mark.parametrize("size", [1, 7, 5_000])
-def test_what_was_written_is_read(spool: Spool, size: int) -> None:
+def test_what_was_written_is_read(spool: Dataset, size: int) -> None:
     """Whole, by split and name, whatever the size of a set."""
     parts = [rows(20, seed=1), rows(1, seed=2), rows(30, seed=3)]
     for part in parts:
         spool.add(part)
     spool.arrange(dict.fromkeys(SPLITS, size))
-    found = [visit for split in SPLITS for one in spool.parts[split].sets() for visit in every(one)]
+    found = [visit for split in SPLITS for one in spool.splits[split].batches() for visit in every(one)]
     assert found == sorted((one for part in parts for one in every(part)), key=lambda visit: (visit[1], visit[0]))
-    assert {one.name for one in fields(Rows)} == {
+    assert {one.name for one in fields(VisitRows)} == {
         name for names in (spooling.VISIT, spooling.DECISION, spooling.SLOT, spooling.ARM) for name in names
-    } | {"cases", "case"}
+    } | {"eligible_sets", "eligible"}
 
 
-def test_the_order_of_writing_makes_no_difference(spool: Spool) -> None:
+def test_the_order_of_writing_makes_no_difference(spool: Dataset) -> None:
     parts = [rows(20, seed=1), rows(30, seed=2)]
-    with closing(Spool()) as other:
+    with closing(Dataset()) as other:
         for part in parts:
             spool.add(part)
         for part in parts[::-1]:
@@ -102,80 +103,80 @@ def test_the_order_of_writing_makes_no_difference(spool: Spool) -> None:
         assert read(spool, 1) == read(other, 1)
 
 
-def test_eligible_sets_are_numbered_by_what_they_are(spool: Spool) -> None:
+def test_eligible_sets_are_numbered_by_what_they_are(spool: Dataset) -> None:
     """Each once in a set of visits, whatever the order in which they were written, and how often."""
     parts = [rows(20, seed=seed) for seed in range(1, 6)]
-    with closing(Spool()) as other:
+    with closing(Dataset()) as other:
         for part in parts:
             spool.add(part)
         for part in parts[::-1]:
             other.add(part)
         for one in (spool, other):
             one.arrange(dict.fromkeys(SPLITS, 40))
-        sets, others = ([found for split in SPLITS for found in one.parts[split].sets()] for one in (spool, other))
+        sets, others = ([found for split in SPLITS for found in one.splits[split].batches()] for one in (spool, other))
         for found, again in zip(sets, others, strict=True):
-            told = [named(case) for case in found.cases]
+            told = [named(case) for case in found.eligible_sets]
             assert told == sorted(told)
             assert len({name for name, _ in told}) == 2
             assert len(told) == 6 == len({str(one) for one in told})
-            assert told == [named(case) for case in again.cases]
-            assert (found.case == again.case).all()
+            assert told == [named(case) for case in again.eligible_sets]
+            assert (found.eligible == again.eligible).all()
 
 
 @pytest.mark.parametrize(("size", "sizes"), [(100, [23]), (23, [23]), (12, [12, 11]), (10, [8, 8, 7]), (1, [1] * 23)])
-def test_sets_are_of_about_one_size(spool: Spool, size: int, sizes: list[int]) -> None:
+def test_sets_are_of_about_one_size(spool: Dataset, size: int, sizes: list[int]) -> None:
     spool.add(replace(rows(23), split=np.zeros(23, np.int64)))
     spool.arrange({0: size})
-    assert [len(one) for one in spool.parts[0].sets()] == sizes
-    assert spool.parts[0].visits == 23
+    assert [len(one) for one in spool.splits[0].batches()] == sizes
+    assert spool.splits[0].visits == 23
 
 
-def test_the_first_sets_alone_are_read_on_demand(spool: Spool) -> None:
+def test_the_first_sets_alone_are_read_on_demand(spool: Dataset) -> None:
     spool.add(rows(60))
     spool.arrange({0: 5})
-    whole = [every(one) for one in spool.parts[0].sets()]
+    whole = [every(one) for one in spool.splits[0].batches()]
     sizes = np.cumsum([len(one) for one in whole])
     for most in (1, 5, 9, 11, 1_000):
-        some = [every(one) for one in spool.parts[0].sets(most)]
+        some = [every(one) for one in spool.splits[0].batches(most)]
         assert some == whole[: max(1, int((sizes <= most).sum()))]
 
 
-def test_a_part_knows_its_longest_visit_and_whether_clusters_come_back(spool: Spool) -> None:
+def test_a_part_knows_its_longest_visit_and_whether_clusters_come_back(spool: Dataset) -> None:
     alone = rows(40)
     spool.add(alone)
     spool.arrange({0: 5})
-    assert spool.parts[0].longest == int(alone.length[alone.split == 0].max())
-    assert not spool.parts[0].spanning
-    with closing(Spool()) as other:
+    assert spool.splits[0].longest == int(alone.length[alone.split == 0].max())
+    assert not spool.splits[0].spanning
+    with closing(Dataset()) as other:
         other.add(alone)
         other.add(alone)
         other.arrange({0: 5})
-        assert other.parts[0].spanning
+        assert other.splits[0].spanning
 
 
-def test_nothing_written_is_nothing_read(spool: Spool) -> None:
+def test_nothing_written_is_nothing_read(spool: Dataset) -> None:
     assert read(spool, 0) == []
-    assert [spool.parts[split].visits for split in SPLITS] == [0, 0, 0]
+    assert [spool.splits[split].visits for split in SPLITS] == [0, 0, 0]
 
 
-def test_states_without_features_or_memories(spool: Spool) -> None:
+def test_states_without_features_or_memories(spool: Dataset) -> None:
     spool.add(rows(9, width=0))
     spool.arrange({0: 9})
-    (found,) = spool.parts[0].sets()
+    (found,) = spool.splits[0].batches()
     assert found.state().x.shape == (int(found.length.sum()), 0)
 
 
-def test_what_is_read_stays_as_it_was_written(spool: Spool) -> None:
+def test_what_is_read_stays_as_it_was_written(spool: Dataset) -> None:
     spool.add(rows(9))
     spool.arrange({0: 9})
-    (found,) = spool.parts[0].sets()
+    (found,) = spool.splits[0].batches()
     with pytest.raises(ValueError, match="read-only"):
         found.x[:] = 0
 
 
 def test_its_files_have_no_name_and_go_with_it() -> None:
     before = len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else 0
-    with closing(Spool()) as made:
+    with closing(Dataset()) as made:
         made.add(rows(9))
         assert read(made, 0)
     after = len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else 0
@@ -184,11 +185,11 @@ def test_its_files_have_no_name_and_go_with_it() -> None:
 
 def test_a_catalogue_is_named_by_what_it_says() -> None:
     features = np.arange(8.0).reshape(4, 2)
-    assert Catalogue(features).name == Catalogue(features.copy()).name
-    assert Catalogue(features).name != Catalogue(features + 1).name
+    assert Catalogue(features).digest == Catalogue(features.copy()).digest
+    assert Catalogue(features).digest != Catalogue(features + 1).digest
 
 
-def test_a_temporary_folder_without_room_is_named(spool: Spool) -> None:
+def test_a_temporary_folder_without_room_is_named(spool: Dataset) -> None:
     """A limit on the size of files stands for a full disk."""
     spool.add(rows(9))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -203,7 +204,7 @@ def test_a_temporary_folder_without_room_is_named(spool: Spool) -> None:
     assert "TMPDIR" in str(refused.value.hint)
 
 
-def test_no_temporary_folder_is_told(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_temporary_folder_is_told(spool: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", "/nowhere")
     with pytest.raises(RlrecError, match="no temporary folder"):
         spool.add(rows(9))

@@ -277,7 +277,7 @@ def test_a_reward_that_cannot_be_reckoned_with_is_named(shop: Store) -> None:
     feedback.feedback(shop, feedback.Line(decision_id=7, position=1, events={"pay": 1e40}, at=at))
     reward.define(shop, reward.Request(name="rich", weights="pay=1", window_us=30 * MINUTE))
     policy.create(shop, policy.Request(name="greedy", kind="gradient", reward="rich"))
-    with pytest.raises(InputError, match="a page earned 1e\\+40 by reward rich"):
+    with pytest.raises(InputError, match="a slate earned 1e\\+40 by reward rich"):
         trained(shop, name="greedy")
 
 

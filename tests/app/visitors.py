@@ -85,7 +85,7 @@ QUICK: dict[str, Any] = {"name": "visits", "seed": 1, "epochs": 2, "batch": 40}
 
 def trained(store: Store, **asked: Any) -> dict[str, Any]:
     """What a short training answers."""
-    return train.train(store, train.Request(**QUICK | asked))
+    return {**train.train(store, train.Request(**QUICK | asked))}
 
 
 def parameters(store: Store, number: int | None = None, *, name: str = "visits") -> dict[str, Any]:

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from rlrec import simulate
 from rlrec.app.distributions.trained import Trained
 from rlrec.app.inputs import lookup
-from rlrec.app.training.ascent import Options
+from rlrec.app.training.ascent import TrainingOptions
 from rlrec.cli import program
 from rlrec.ope.paired import PairedDifference
 from rlrec.policy.gradient import Parameters
@@ -64,7 +64,7 @@ def claim(seed: int, *, visits: int = VISITS) -> Claim:
         start, entropy = earlier(), ENTROPY[1]
     live = Server(parameters=start, blind=True)
     spool = spooled(live, drawn(live, audience, visits=visits, seed=seed), seed=seed)
-    with closing(night(spool, start, options=Options(entropy=entropy, epochs=1 + seed * 7 % 30))) as found:
+    with closing(night(spool, start, options=TrainingOptions(entropy=entropy, epochs=1 + seed * 7 % 30))) as found:
         new = replace(live, parameters=found.climbed.parameters)
         return Claim(found.gain((1 - LEVEL) / 2), value(new, audience) - value(live, audience))
 
@@ -74,7 +74,7 @@ def earlier() -> Parameters:
     """What uniform visits teach."""
     live = Server(parameters=KIND.nothing(4), blind=True)
     spool = spooled(live, drawn(live, Barista(), visits=EARLIER, seed=SEEDS), seed=SEEDS)
-    with closing(night(spool, live.parameters, options=Options(entropy=ENTROPY[0]))) as found:
+    with closing(night(spool, live.parameters, options=TrainingOptions(entropy=ENTROPY[0]))) as found:
         return found.climbed.parameters
 
 

@@ -46,7 +46,7 @@ class Look:
     def at(cls, found: Night, candidate: int = 1) -> Look:
         gain = found.gain(gate.alpha(candidate))
         return cls(
-            promising=found.climbed.promising, passed=gate.passed(gain), gain=gain.value or 0.0,
+            promising=found.climbed.promising, passed=gate.is_gain(gain), gain=gain.value or 0.0,
             ratio=(gain.value or 0.0) / (gain.std_error or np.inf),
         )  # fmt: skip
 

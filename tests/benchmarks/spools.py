@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from rlrec.app.log.splits import GATE, TRAIN, TUNE
 from rlrec.app.train import CHOOSING
-from rlrec.app.training.ascent import GATE, TRAIN, TUNE, Climbed, Climber, Options
-from rlrec.app.training.dataset import Case, Catalogue, Rows, Spool
-from rlrec.app.training.holdout_value import VISITS, Judge, fitted
+from rlrec.app.training.ascent import Trainer, TrainingOptions, TrainingResult
+from rlrec.app.training.dataset import Catalogue, Dataset, EligibleSet, VisitRows
+from rlrec.app.training.holdout_value import VISITS, HoldoutValue, fit_values
 from rlrec.arrays import Array, Flags, Index
 from rlrec.ope.paired import PairedDifference
 from rlrec.policy import reinforce
@@ -94,7 +95,7 @@ class Server:
         """Probability of each arm after these, (n, m)."""
         where = self.state(arms, rewards)
         score = self.kind.scores_of(self.parameters, where, arms=np.arange(self.arms), described=self.features)
-        return reinforce.chances(score, temperature=self.kind.temperature, floor=self.kind.floor)
+        return reinforce.probabilities(score, temperature=self.kind.temperature, floor=self.kind.floor)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,20 +140,20 @@ def drawn(server: Server, audience: Visitors, *, visits: int, seed: int) -> Log:
     return Log(arms, rewards, expected, logged, lowest, length)
 
 
-def spooled(server: Server, log: Log, *, seed: int) -> Spool:
+def spooled(server: Server, log: Log, *, seed: int) -> Dataset:
     """A log as `train-pg` reads it: visits by hash, in three splits, each for itself."""
-    rng, spool, n = np.random.default_rng(seed), Spool(), len(log.length)
+    rng, spool, n = np.random.default_rng(seed), Dataset(), len(log.length)
     split = np.searchsorted(np.cumsum(SHARES)[:-1], np.arange(n) / n, side="right")
     inside, total = log.inside, int(log.length.sum())
     ones, reward, logged = np.ones(total, np.int64), log.rewards[inside], log.log_propensity[inside]
     x, remembered, own = _together(server, log)
     spool.add(
-        Rows(
-            cases=[Case(Catalogue(server.features), np.arange(server.arms))],
+        VisitRows(
+            eligible_sets=[EligibleSet(Catalogue(server.features), np.arange(server.arms))],
             name=rng.integers(2**63, size=n).astype(np.uint64), split=split, cluster=rng.integers(2**63, size=n),
-            length=log.length, case=ones - 1, size=ones, remembered=remembered, log_propensity=logged,
+            length=log.length, eligible=ones - 1, size=ones, remembered=remembered, log_propensity=logged,
             reward=reward, default=(reward == 0).astype(np.int64), lowest=log.lowest[inside], x=x,
-            shown=log.arms[inside], earned=reward, logged=logged, place=own[0], own=own[1],
+            shown=log.arms[inside], earned=reward, logged=logged, arm=own[0], memory=own[1],
         )
     )  # fmt: skip
     return spool
@@ -182,12 +183,12 @@ def _together(server: Server, log: Log) -> tuple[Array, Index, tuple[Index, Arra
 class Night:
     """A candidate: where the climb led, and what the gate's visits say of it beside the live policy; until `close`."""
 
-    climbed: Climbed
-    judge: Judge
-    spool: Spool
+    climbed: TrainingResult
+    judge: HoldoutValue
+    spool: Dataset
 
     def gain(self, alpha: float) -> PairedDifference:
-        return self.judge.judged(self.climbed.parameters, alpha=alpha)[2]
+        return self.judge.compare(self.climbed.parameters, alpha=alpha)[2]
 
     def close(self) -> None:
         """Give back what the log took of the disk."""
@@ -195,19 +196,19 @@ class Night:
 
 
 def night(
-    spool: Spool,
+    spool: Dataset,
     start: Parameters,
     *,
     live: Parameters | None = None,
     kind: Gradient = KIND,
-    options: Options = Options(),  # noqa: B008 (frozen)
+    options: TrainingOptions = TrainingOptions(),  # noqa: B008 (frozen)
 ) -> Night:
     """What `train-pg` does with a log: it climbs from `start`, which is live if nothing else is."""
     arms, gamma = len(start["bias"]), options.gamma
     spool.arrange({TRAIN: options.batch, TUNE: VISITS, GATE: VISITS})
-    values = fitted(spool.parts[TRAIN], gamma=gamma, arms=arms)
+    values = fit_values(spool.splits[TRAIN], gamma=gamma, arms=arms)
     asked: dict[str, Any] = {"gamma": gamma, "values": values}
-    tune = Judge(spool.parts[TUNE], kind, start, most=CHOOSING, **asked)
-    with closing(Climber(spool.parts[TRAIN], kind, options)) as climber:
-        climbed = climber.climb(start, tune)
-    return Night(climbed, Judge(spool.parts[GATE], kind, start if live is None else live, **asked), spool)
+    tune = HoldoutValue(spool.splits[TUNE], kind, start, most=CHOOSING, **asked)
+    with closing(Trainer(spool.splits[TRAIN], kind, options)) as climber:
+        climbed = climber.train(start, tune)
+    return Night(climbed, HoldoutValue(spool.splits[GATE], kind, start if live is None else live, **asked), spool)

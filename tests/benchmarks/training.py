@@ -14,7 +14,7 @@ from rlrec.policy import reinforce, returns
 from rlrec.policy.design import Design
 from rlrec.policy.encoder import Encoder
 from rlrec.policy.gradient import Gradient, Parameters, State
-from rlrec.policy.reinforce import Objective, Pages
+from rlrec.policy.reinforce import LoggedSlates, Objective
 from rlrec.simulate.corridor import RIGHT, Corridor
 from tests.benchmarks.measure import Figure, Setting
 from tests.policy.test_reinforce import ITEMS, LOGGED, climbed
@@ -135,7 +135,7 @@ def started(kind: Gradient, runs: int) -> Parameters:
 def right(parameters: Parameters, runs: int) -> Array:
     """Probability of going right, (runs,)."""
     score = parameters["linear"][:, :runs].T
-    return reinforce.chances(score, temperature=1.0, floor=0.0)[:, RIGHT]
+    return reinforce.probabilities(score, temperature=1.0, floor=0.0)[:, RIGHT]
 
 
 def bounded(linear: Array) -> Array:
@@ -166,10 +166,10 @@ def episode_of(audience: Corridor, chance: Array, rng: np.random.Generator) -> t
     return np.array(arms).T[inside], returns.discounted(flat, start, gamma=1.0), start
 
 
-def pages(x: Array, arms: Index, gain: Array) -> Pages:
+def pages(x: Array, arms: Index, gain: Array) -> LoggedSlates:
     """A step of some runs, of which x is known."""
     state = State(x, np.empty(0, np.intp), np.empty(0, np.int64), np.empty((0, 4)))
-    return Pages(
-        state=state, places=np.arange(2), described=np.zeros((2, 1)), shown=arms[:, None],
+    return LoggedSlates(
+        state=state, arms=np.arange(2), described=np.zeros((2, 1)), shown=arms[:, None],
         log_propensity=np.zeros(len(x)), gain=gain, raw=gain, scale=np.ones(len(x)),
     )  # fmt: skip

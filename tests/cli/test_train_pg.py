@@ -218,7 +218,7 @@ def test_a_log_without_propensities_teaches_nothing(run_sqlite: Run) -> None:
     ):
         assert run_sqlite(*words).exit_code == 0
     said = run_sqlite("-q", "train-pg", "visits")
-    one_line(said, 2, "has propensities for whole pages")
+    one_line(said, 2, "has propensities for whole slates")
 
 
 def test_sessions_without_rewards_teach_nothing(path: Path, run_sqlite: Run, sqlite_db: str) -> None:

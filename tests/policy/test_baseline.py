@@ -46,7 +46,7 @@ def drawn(n: int = 60) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def test_the_value_of_a_state_is_a_ridge_regression_on_the_other_half() -> None:
     x, returns, fold = drawn()
-    found = baseline.values(x, fold, baseline.fitted(baseline.value_sums(x, returns, fold)))
+    found = baseline.values(x, fold, baseline.fit(baseline.value_sums(x, returns, fold)))
     for part in range(baseline.FOLDS):
         b = ridge(x[fold != part], returns[fold != part])
         assert found[fold == part] == pytest.approx(b[0] + x[fold == part] @ b[1:], abs=1e-9)
@@ -57,7 +57,7 @@ def test_no_state_is_valued_by_its_own_half() -> None:
     x, returns, fold = drawn()
     changed = np.where(fold == 0, returns + 50, returns)
     one, two = (
-        baseline.values(x, fold, baseline.fitted(baseline.value_sums(x, told, fold))) for told in (returns, changed)
+        baseline.values(x, fold, baseline.fit(baseline.value_sums(x, told, fold))) for told in (returns, changed)
     )
     assert one[fold == 0] == pytest.approx(two[fold == 0], abs=1e-9)
     assert (np.abs(one - two)[fold == 1] > 1).all()
@@ -74,5 +74,5 @@ def test_sums_of_batches_add_up() -> None:
 def test_a_half_without_visits_leaves_the_other_without_a_value() -> None:
     x, returns, _ = drawn()
     fold = np.zeros(len(x), np.int64)
-    found = baseline.values(x, fold, baseline.fitted(baseline.value_sums(x, returns, fold)))
+    found = baseline.values(x, fold, baseline.fit(baseline.value_sums(x, returns, fold)))
     assert found == pytest.approx(np.zeros(len(x)))

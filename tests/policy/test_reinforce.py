@@ -16,7 +16,7 @@ from rlrec.policy.design import Design
 from rlrec.policy.encoder import Encoder
 from rlrec.policy.fields import Number, Vector
 from rlrec.policy.gradient import BILINEAR, Gradient, Parameters, State
-from rlrec.policy.reinforce import Objective, Pages, Sums
+from rlrec.policy.reinforce import GradientSums, LoggedSlates, Objective
 
 DESIGN = Design(context=Encoder([Number("hour")]), arm=Encoder([Vector("taste", 2)]))
 
@@ -38,37 +38,37 @@ def random_parameters(kind: Gradient, arms: int, rng: np.random.Generator) -> Pa
     return {name: 0.3 * rng.normal(size=values.shape) for name, values in kind.nothing(arms).items()}
 
 
-def random_pages(kind: Gradient, *, n: int = 40, m: int = 5, size: int = 1, seed: int = 1) -> Pages:
+def random_pages(kind: Gradient, *, n: int = 40, m: int = 5, size: int = 1, seed: int = 1) -> LoggedSlates:
     rng = np.random.default_rng(seed)
     shown = np.array([rng.choice(m, size, replace=False) for _ in range(n)])
     gain = rng.normal(size=n)
-    return Pages(
-        state=random_state(kind, n, m, rng), places=np.array([0, 2, 3, 5, 6])[:m], described=rng.normal(size=(m, 3)),
+    return LoggedSlates(
+        state=random_state(kind, n, m, rng), arms=np.array([0, 2, 3, 5, 6])[:m], described=rng.normal(size=(m, 3)),
         shown=shown, log_propensity=-rng.uniform(0.5, 3, n), gain=gain, raw=gain + 1, scale=rng.uniform(0.5, 1, n),
     )  # fmt: skip
 
 
-def rows_of(pages: Pages, rows: Index) -> Pages:
+def rows_of(pages: LoggedSlates, rows: Index) -> LoggedSlates:
     cut = ("shown", "log_propensity", "gain", "raw", "scale")
     return replace(pages, state=pages.state.take(rows), **{name: getattr(pages, name)[rows] for name in cut})
 
 
-def score(kind: Gradient, parameters: Parameters, pages: Pages) -> Array:
-    held = {name: parameters[name][pages.places] for name in ("bias", "linear", "own")}
-    arms = np.arange(len(pages.places))
+def score(kind: Gradient, parameters: Parameters, pages: LoggedSlates) -> Array:
+    held = {name: parameters[name][pages.arms] for name in ("bias", "linear", "own")}
+    arms = np.arange(len(pages.arms))
     return kind.scores_of({**parameters, **held}, pages.state, arms=arms, described=pages.described)
 
 
-def value(kind: Gradient, parameters: Parameters, pages: Pages, *, entropy: float = 0.0) -> float:
+def value(kind: Gradient, parameters: Parameters, pages: LoggedSlates, *, entropy: float = 0.0) -> float:
     """What the objective adds up to: sum of scale (weight x gain + entropy)."""
     found = score(kind, parameters, pages)
     joint = reinforce.log_joint(found, pages.shown, temperature=kind.temperature, floor=kind.floor)
-    soft = reinforce.chances(found, temperature=kind.temperature, floor=0.0)
+    soft = reinforce.probabilities(found, temperature=kind.temperature, floor=0.0)
     bonus = -entropy * (soft * np.log(soft)).sum(axis=1)
     return float((pages.scale * (np.exp(joint - pages.log_propensity) * pages.gain + bonus)).sum())
 
 
-def differences(kind: Gradient, parameters: Parameters, pages: Pages, *, entropy: float = 0.0) -> Parameters:
+def differences(kind: Gradient, parameters: Parameters, pages: LoggedSlates, *, entropy: float = 0.0) -> Parameters:
     found = {name: np.zeros_like(values) for name, values in parameters.items()}
     for name, values in parameters.items():
         for cell in np.ndindex(values.shape):
@@ -116,7 +116,7 @@ def test_scores_of_any_size_stand_side_by_side(kind: type, entropy: float) -> No
     objective = Objective(entropy=entropy)
     found = reinforce.sums(one, parameters, [pages], objective)
     alone = [reinforce.sums(one, parameters, [rows_of(pages, np.array([row]))], objective) for row in range(len(x))]
-    each, digits = reduce(Sums.__add__, alone), 1e-12 if kind is np.float64 else 1e-4
+    each, digits = reduce(GradientSums.__add__, alone), 1e-12 if kind is np.float64 else 1e-4
     for name, slope in each.gradient.items():
         assert found.gradient[name] == pytest.approx(slope, abs=digits * np.abs(slope).max()), name
     assert found.variances == pytest.approx(each.variances, rel=digits)
@@ -133,7 +133,7 @@ class Plain:
     raw_square: float = 0.0
 
 
-def plain(kind: Gradient, parameters: Parameters, pages: Pages, objective: Objective) -> Plain:
+def plain(kind: Gradient, parameters: Parameters, pages: LoggedSlates, objective: Objective) -> Plain:
     scores = score(kind, parameters, pages).astype(np.float64) / kind.temperature
     found = Plain(np.zeros_like(scores))
     for row, logits in enumerate(scores):
@@ -193,7 +193,7 @@ def test_sums_are_those_of_plain_loops(size: int, top: int, masked: bool, apart:
         found, told = reinforce.sums(one, parameters, [pages], objective), plain(one, parameters, pages, objective)
         slopes = told.moved.T @ pages.state.x
         size_of = np.abs(told.moved).sum() * 3
-        assert found.gradient["linear"][pages.places] == pytest.approx(slopes, abs=digits * size_of)
+        assert found.gradient["linear"][pages.arms] == pytest.approx(slopes, abs=digits * size_of)
         assert found.mass == pytest.approx(told.mass, rel=digits)
         assert found.clipped == pytest.approx(told.clipped, rel=digits, abs=digits * told.mass)
         assert found.square == pytest.approx(told.square, rel=10 * digits)
@@ -263,8 +263,8 @@ def test_a_baseline_changes_the_noise_and_not_the_gradient() -> None:
     state = State(np.ones((n, len(kind.names))), np.empty(0, np.intp), np.empty(0, np.int64), np.empty((0, 4)))
     shown = rng.integers(0, 5, (n, 1))
     raw = 10 + shown[:, 0] + rng.normal(size=n)
-    pages = Pages(
-        state=state, places=np.arange(5), described=np.zeros((5, 3)), shown=shown, gain=raw - 12, raw=raw,
+    pages = LoggedSlates(
+        state=state, arms=np.arange(5), described=np.zeros((5, 3)), shown=shown, gain=raw - 12, raw=raw,
         log_propensity=np.full(n, -np.log(5)), scale=np.ones(n),
     )  # fmt: skip
     found = reinforce.sums(kind, parameters, [pages], Objective())
@@ -286,8 +286,8 @@ def climbed(reward: Array, logged: Array, objective: Objective, *, steps: int = 
     x[:, 0] = 1.0  # of all features, the constant
     nobody = State(x, np.empty(0, np.intp), np.empty(0, np.int64), np.empty((0, 4)))
     shape = (m, 1) if objective.top else (m,)
-    pages = Pages(
-        state=nobody, places=np.arange(m), described=np.zeros((m, 3)), shown=np.arange(m)[:, None],
+    pages = LoggedSlates(
+        state=nobody, arms=np.arange(m), described=np.zeros((m, 3)), shown=np.arange(m)[:, None],
         log_propensity=np.log(logged).reshape(shape), gain=reward.reshape(shape), raw=reward.reshape(shape),
         scale=logged * m,
     )  # fmt: skip
@@ -297,7 +297,7 @@ def climbed(reward: Array, logged: Array, objective: Objective, *, steps: int = 
         gradient = reinforce.sums(kind, parameters, [pages], objective).mean
         parameters, climb = climb.step(parameters, gradient, rate=rate / (1 + 10 * step / steps))
     score = kind.scores_of(parameters, nobody, arms=np.arange(m), described=pages.described)
-    return reinforce.chances(score[:1], temperature=1.0, floor=0.0)[0]
+    return reinforce.probabilities(score[:1], temperature=1.0, floor=0.0)[0]
 
 
 def test_without_correction_the_logger_shines_through() -> None:

@@ -59,7 +59,7 @@ class StateScorer(Scorer):
                 rows=case.rows,
                 log_page=_log_pages(case, rows, **served),
                 places=known.rank[np.searchsorted(known.arms, case.arms)],
-                share=reinforce.chances(case.score, None, **served) if shares else case.score,
+                share=reinforce.probabilities(case.score, None, **served) if shares else case.score,
                 case=np.arange(len(case.rows)),
             )
 
@@ -79,7 +79,7 @@ class _Part:
     def __init__(self, trained: Trained, case: EligibleGroup, rows: Rows, begins: Ids, counts: Ids) -> None:
         self.arms, self.score, self.rows = case.arms, case.score, rows
         self.served = {"temperature": trained.policy.temperature, "floor": trained.policy.floor}
-        self.chance = reinforce.chances(self.score, None, **self.served)
+        self.chance = reinforce.probabilities(self.score, None, **self.served)
         self.mine = np.repeat(begins - np.cumsum(counts) + counts, counts) + np.arange(int(counts.sum()))
         self.which = np.repeat(np.arange(len(counts)), counts)
         self.depth, self.position = rows.depth[self.mine], rows.slots["position"][self.mine]

@@ -1,1 +1,1 @@
-"""Training for whole visits: the log on disk in arrays, the climb over it, and what judges where it leads."""
+"""Training for whole visits: the log as a dataset on disk, the ascent over it, and the value of what came of it."""

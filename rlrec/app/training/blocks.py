@@ -1,7 +1,7 @@
-"""Decisions that can be worked out together: pages of one length, among arms that one catalogue described.
+"""Decisions that can be worked out together: slates of one length, among arms that one catalogue described.
 
-Requests that name their candidates have an eligible set each. Their union is taken then, and a mask says who may show
-what: a product of matrices over arms that do not count costs less than a call for every decision."""
+Requests that name their candidates have an eligible set each. Blocks take the union of several sets, and a mask says
+who may show what: a product of matrices over arms that do not count costs less than a call for every decision."""
 
 from __future__ import annotations
 
@@ -11,89 +11,93 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlrec.app.training.dataset import Case, Rows
+from rlrec.app.training.dataset import EligibleSet, VisitRows
 from rlrec.arrays import Array, Flags, Ids, Index, distinct
 from rlrec.policy.gradient import State
 
-CALL = 100_000  # scores that take as long as what comes with every call
+CALL = 100_000  # scores that take as long as the fixed cost of every call
 MASK = 8_000_000  # cells of the mask of a block
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Block:
-    """n decisions. rows (n,): which of the rows they are, ascending; places (m,): of the arms among those that are
-    trained, ascending; described (m, p): their features. shown (n, k) and the arms of `state` are places among the m.
-    eligible (n, m): which arms each may show; None: all of them."""
+class DecisionBlock:
+    """n decisions among m arms. rows (n,): their indices, ascending; arms (m,): indices of the arms among those that
+    are trained, ascending; described (m, p): their features. shown (n, k) and the arms of `state` are indices among the
+    m. eligible (n, m): which arms each may show; None: all of them."""
 
     rows: Ids
-    places: Index
+    arms: Index
     described: Array
     state: State
     shown: Ids
     eligible: Flags | None
 
-    def between(self, start: int, end: int) -> Block:
-        """Those from `start` to before `end`."""
-        part = slice(start, end)
-        return Block(
-            rows=self.rows[part], places=self.places, described=self.described, state=self.state.between(start, end),
-            shown=self.shown[part], eligible=None if self.eligible is None else self.eligible[part],
+    def between(self, start: int, end: int) -> DecisionBlock:
+        """The decisions from `start` to before `end`."""
+        rows = slice(start, end)
+        return DecisionBlock(
+            rows=self.rows[rows], arms=self.arms, described=self.described, state=self.state.between(start, end),
+            shown=self.shown[rows], eligible=None if self.eligible is None else self.eligible[rows],
         )  # fmt: skip
 
 
-def blocks(rows: Rows) -> Iterator[Block]:
-    """All decisions, by the sizes of their pages and the numbers of their cases."""
-    first, which = distinct(rows.size, rows.case)
+def blocks(rows: VisitRows) -> Iterator[DecisionBlock]:
+    """All decisions in blocks, ordered by the sizes of their slates and the numbers of their eligible sets."""
+    # groups of decisions: one size and one eligible set each
+    first, which = distinct(rows.size, rows.eligible)
     sizes, counts = rows.size[first].tolist(), np.bincount(which).tolist()
-    cases = [rows.cases[number] for number in rows.case[first].tolist()]
-    alike = defaultdict[tuple[int, bytes], list[int]](list)
-    for kind, case in enumerate(cases):
-        alike[sizes[kind], case.catalogue.name].append(kind)
+    sets = [rows.eligible_sets[number] for number in rows.eligible[first].tolist()]
+    # groups that may share a block
+    by_kind = defaultdict[tuple[int, bytes], list[int]](list)
+    for group, eligible in enumerate(sets):
+        by_kind[sizes[group], eligible.catalogue.digest].append(group)
     state = rows.state()
-    for kinds in alike.values():
-        step = _together([cases[kind] for kind in kinds], [counts[kind] for kind in kinds])
-        for start in range(0, len(kinds), step):
-            some = kinds[start : start + step]
+    for groups in by_kind.values():
+        step = _sets_at_a_time([sets[group] for group in groups], [counts[group] for group in groups])
+        for start in range(0, len(groups), step):
+            members = groups[start : start + step]
             local = np.full(len(first), -1)
-            local[some] = np.arange(len(some))
-            yield _block(rows, state, [cases[kind] for kind in some], local[which])
+            local[members] = np.arange(len(members))
+            yield _block(rows, state, [sets[group] for group in members], local[which])
 
 
-def _together(cases: Sequence[Case], counts: Sequence[int]) -> int:
+def _sets_at_a_time(sets: Sequence[EligibleSet], counts: Sequence[int]) -> int:
     """How many eligible sets to work out at a time: the union of more has more arms that do not count, and takes fewer
-    calls. What it has is reckoned for sets that are drawn by chance."""
-    if len(cases) == 1:
+    calls. The size of the union is estimated as if the sets were drawn by chance."""
+    if len(sets) == 1:
         return 1
-    sizes, arms, n = np.array([len(case.places) for case in cases]), len(_union(cases)), sum(counts)
-    share = float(np.average(sizes, weights=counts)) / arms
-    some = np.unique(np.minimum(1 << np.arange(len(cases).bit_length() + 1), len(cases)))
-    union = arms * -np.expm1(some * np.log1p(-min(share, 1 - 1e-9)))
-    takes = n * union + CALL * len(cases) / some
-    takes[(some > 1) & (n / len(cases) * some * union > MASK)] = np.inf
-    return int(some[np.argmin(takes)])
+    sizes, n_arms, n = np.array([len(eligible.arms) for eligible in sets]), len(_union(sets)), sum(counts)
+    inclusion = float(np.average(sizes, weights=counts)) / n_arms
+    steps = np.unique(np.minimum(1 << np.arange(len(sets).bit_length() + 1), len(sets)))
+    union = n_arms * -np.expm1(steps * np.log1p(-min(inclusion, 1 - 1e-9)))
+    cost = n * union + CALL * len(sets) / steps
+    cost[(steps > 1) & (n / len(sets) * steps * union > MASK)] = np.inf
+    return int(steps[np.argmin(cost)])
 
 
-def _union(cases: Sequence[Case]) -> Ids:
-    found = np.zeros(len(cases[0].catalogue.features), np.bool_)
-    for case in cases:
-        found[case.places] = True
-    return np.flatnonzero(found)
+def _union(sets: Sequence[EligibleSet]) -> Ids:
+    in_any = np.zeros(len(sets[0].catalogue.features), np.bool_)
+    for eligible in sets:
+        in_any[eligible.arms] = True
+    return np.flatnonzero(in_any)
 
 
-def _block(rows: Rows, state: State, cases: Sequence[Case], local: Ids) -> Block:
-    """Decisions of some cases. local (all rows,): which of these each has; -1: it is not among them."""
-    mine = np.flatnonzero(local >= 0)
-    if len(mine) < len(local):
-        state, local = state.take(mine), local[mine]
-    shown = rows.shown[rows.first[mine][:, None] + np.arange(int(rows.size[mine[0]]))]
-    places, eligible = cases[0].places, None
-    if len(cases) > 1:
-        places, lengths = _union(cases), np.array([len(case.places) for case in cases])
-        table = np.searchsorted(places, np.concatenate([case.places for case in cases]))
+def _block(rows: VisitRows, state: State, sets: Sequence[EligibleSet], local: Ids) -> DecisionBlock:
+    """The decisions of some eligible sets. local (all rows,): the index of each decision's set; -1: not among them."""
+    members = np.flatnonzero(local >= 0)
+    if len(members) < len(local):
+        state, local = state.take(members), local[members]
+    shown = rows.shown[rows.first[members][:, None] + np.arange(int(rows.size[members[0]]))]
+    arms, eligible = sets[0].arms, None
+    if len(sets) > 1:
+        # from the index of an arm in each set to its index in the union
+        arms, lengths = _union(sets), np.array([len(eligible_set.arms) for eligible_set in sets])
+        table = np.searchsorted(arms, np.concatenate([eligible_set.arms for eligible_set in sets]))
         base = (np.cumsum(lengths) - lengths)[local]
-        mask = np.zeros((len(cases), len(places)), np.bool_)
-        mask[np.repeat(np.arange(len(cases)), lengths), table] = True
+        # which arms each decision may show
+        mask = np.zeros((len(sets), len(arms)), np.bool_)
+        mask[np.repeat(np.arange(len(sets)), lengths), table] = True
         shown, eligible = table[base[:, None] + shown], mask[local]
         state = State(state.x, state.row, table[base[state.row] + state.arm], state.own)
-    described = cases[0].catalogue.features[places]
-    return Block(rows=mine, places=places, described=described, state=state, shown=shown, eligible=eligible)
+    described = sets[0].catalogue.features[arms]
+    return DecisionBlock(rows=members, arms=arms, described=described, state=state, shown=shown, eligible=eligible)

@@ -1,7 +1,7 @@
-"""Visits on disk: written as they come, then read in sets, in the order of their names.
+"""Visits on disk: written as they come, then read in batches, in the order of digests of their names.
 
-What is read, and in which order, hangs on the names of visits and arms alone, never on ids: the same log in another
-order trains the same parameters. In memory are some 40 bytes a visit, and only until they are in order."""
+What is read, and in which order, follows from the keys of visits and arms alone, never from ids: the same log in
+another order trains the same parameters. Some 40 bytes a visit are in memory, and only until they are in order."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rlrec.app.training.array_file import Sets, Table
-from rlrec.arrays import Array, Ids, Index, distinct
+from rlrec.app.training.array_file import ArrayFile, RowFile
+from rlrec.arrays import Array, Ids, Index, distinct, offsets
 from rlrec.policy.gradient import State
 
 
@@ -26,37 +26,38 @@ class Catalogue:
     features: Array
 
     @cached_property
-    def name(self) -> bytes:
-        """What it is, whenever it was."""
+    def digest(self) -> bytes:
+        """A digest of the features: equal for equal descriptions, whatever the time."""
         return blake2b(self.features.astype("<f8").tobytes(), digest_size=16).digest()
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
-    """An eligible set as it was described: places (m,) of its arms among those that are trained, ascending."""
+class EligibleSet:
+    """Eligible arms as they were described: their indices (m,) among those that are trained, ascending."""
 
     catalogue: Catalogue
-    places: Index
+    arms: Index
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Rows:
+class VisitRows:
     """Visits end to end.
 
-    cases: eligible sets, of which each decision has one.
-    Of each visit, (s,): name, a hash of what it is called; split; cluster, who was randomised; length, its decisions.
-    Of each decision, (n,): case, the number of its own; size of its page; remembered, how many arms its state
-    remembers; log_propensity of the page; reward of the page; default, 1 where nothing that counts happened; lowest,
-    the log of the smallest probability that any page could have had (NaN: not known); x (n, d) features of its state.
-    Of each slot, (i,): shown, the place of its arm in the case; earned, its reward; logged, its own log propensity.
-    Of each arm remembered, (e,): place in the case; own (e, 4)."""
+    eligible_sets: the different ones of the decisions.
+    One a visit, (s,): name, a digest of session and visit; split; cluster, a digest of the user or session; length, its
+    decisions.
+    One a decision, (n,): eligible, the index of its eligible set; size, its positions; remembered, how many arms its
+    state remembers; log_propensity of the slate; reward of the slate; default, 1 where no event counted; lowest, the
+    log of the smallest probability that any slate could have had (NaN: not known); x (n, d), features of its state.
+    One a slot, (i,): shown, the index of its arm in the eligible set; earned, its reward; logged, its log propensity.
+    One an arm remembered, (e,): arm, its index in the eligible set; memory (e, 4), what is known of it."""
 
-    cases: Sequence[Case]
+    eligible_sets: Sequence[EligibleSet]
     name: npt.NDArray[np.uint64]
     split: Ids
     cluster: Ids
     length: Ids
-    case: Ids
+    eligible: Ids
     size: Ids
     remembered: Ids
     log_propensity: Array
@@ -67,152 +68,160 @@ class Rows:
     shown: Ids
     earned: Array
     logged: Array
-    place: Ids
-    own: Array
+    arm: Ids
+    memory: Array
 
     def __len__(self) -> int:
         return len(self.name)
 
     @property
     def start(self) -> Ids:
-        """Where each visit's decisions begin, (s + 1,)."""
-        return _ends(self.length)
+        """Index of the first decision of each visit, and of the end, (s + 1,)."""
+        return offsets(self.length)
 
     @property
     def first(self) -> Ids:
-        """Where each decision's slots begin, (n + 1,)."""
-        return _ends(self.size)
+        """Index of the first slot of each decision, and of the end, (n + 1,)."""
+        return offsets(self.size)
 
     def state(self) -> State:
-        """The states of the decisions; arms are places in their case."""
-        return State(self.x, np.repeat(np.arange(len(self.case)), self.remembered), self.place, self.own)
+        """The states of the decisions; arms are indices in their eligible set."""
+        return State(self.x, np.repeat(np.arange(len(self.eligible)), self.remembered), self.arm, self.memory)
 
 
-# Columns and how they are written: features are of the size of 1, and places are few.
+# Columns and how they are written: features are of the size of 1, and indices are small.
 DECISION = {"size": "i4", "remembered": "i4", "log_propensity": "f8", "reward": "f8", "default": "i1",
             "lowest": "f8", "x": "f4"}  # fmt: skip
-CASE = {"catalogue": "i4", "begin": "i8", "wide": "i4"}  # of each decision: where its eligible set is written
+SET = {"catalogue": "i4", "begin": "i8", "count": "i4"}  # one a decision: where its eligible set is written
 SLOT = {"shown": "i4", "earned": "f8", "logged": "f8"}
-ARM = {"place": "i4", "own": "f4"}
+ARM = {"arm": "i4", "memory": "f4"}
 VISIT = {"name": "u8", "split": "i1", "cluster": "i8", "length": "i4"}
-AMONG = ("catalogue", "wide", "among")  # of each eligible set of a set of visits; then the places of its arms
-INDEX = (*VISIT.values(), "i4", "i4")  # of each visit; then how many slots and arms it has
+SETS = ("catalogue", "count", "eligible_arms")  # one an eligible set of a batch; then the arms of all of them
+INDEX = (*VISIT.values(), "i4", "i4")  # one a visit; then how many slots and arms it has
 
 
-def _ends(lengths: Ids) -> Ids:
-    found: Ids = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return found
+class DatasetSplit:
+    """The visits of one split, by name, in batches of about one size.
 
-
-class Part:
-    """The visits of one split, by name, in sets of about one size.
-
-    visits: how many; longest: decisions of the longest; spanning: whether several are of one cluster."""
+    visits: how many; longest: decisions of the longest; spanning: whether some cluster has several visits."""
 
     def __init__(self, catalogues: Sequence[Catalogue], cluster: Ids, length: Ids) -> None:
         self.visits, self.longest = len(length), int(length.max(initial=1))
         self.spanning = len(np.unique(cluster)) < len(cluster)
-        self._catalogues, self._sets = catalogues, Sets()
+        self._catalogues, self._file = catalogues, ArrayFile()
 
     def close(self) -> None:
         """Let the file go."""
-        self._sets.close()
+        self._file.close()
 
     def add(self, columns: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Write one more set: all columns of `Rows`, and those of its eligible sets."""
-        self._sets.add([columns])
+        """Write one more batch: all columns of VisitRows, and those of its eligible sets."""
+        self._file.add([columns])
 
-    def sets(self, most: int | None = None) -> Iterator[Rows]:
-        """The sets; the first visits alone, at most so many, if there are whole sets of them."""
-        told = 0
-        for number in range(len(self._sets)):
+    def batches(self, most: int | None = None) -> Iterator[VisitRows]:
+        """The batches. most: only so many visits, the first ones, in full batches, but one batch at least."""
+        total = 0
+        for number in range(len(self._file)):
             rows = self._read(number)
-            told += len(rows)
-            if number and most is not None and told > most:
+            total += len(rows)
+            if number and most is not None and total > most:
                 return
             yield rows
 
-    def _read(self, number: int) -> Rows:
-        found: dict[str, Any] = self._sets.read(number)[0]
-        found = {name: one.astype(np.int64) if one.dtype.kind == "i" else one for name, one in found.items()}
-        catalogue, wide, among = (found.pop(name) for name in AMONG)
-        places = np.split(among, np.cumsum(wide)[:-1])
-        cases = [Case(self._catalogues[of], one) for of, one in zip(catalogue.tolist(), places, strict=True)]
-        return Rows(cases=cases, **found)
+    def _read(self, number: int) -> VisitRows:
+        columns: dict[str, Any] = self._file.read(number)[0]
+        columns = {
+            name: values.astype(np.int64) if values.dtype.kind == "i" else values for name, values in columns.items()
+        }
+        catalogue, count, arms = (columns.pop(name) for name in SETS)
+        pieces = np.split(arms, np.cumsum(count)[:-1])
+        sets = [EligibleSet(self._catalogues[at], piece) for at, piece in zip(catalogue.tolist(), pieces, strict=True)]
+        return VisitRows(eligible_sets=sets, **columns)
 
 
-class Spool:
-    """Visits as they are written, and then in parts."""
+class Dataset:
+    """Visits as they are written, and then by split."""
 
     def __init__(self) -> None:
-        self.parts: dict[int, Part] = {}
+        self.splits: dict[int, DatasetSplit] = {}
         self._catalogues: dict[bytes, Catalogue] = {}
-        self._tables: list[Table] = []
-        self._eligible, self._written = Table({"place": np.empty(0, "i4")}), 0
+        self._files: list[RowFile] = []
+        self._eligible, self._n_eligible = RowFile({"arm": np.empty(0, "i4")}), 0
         self._index: list[list[npt.NDArray[Any]]] = []
 
     def close(self) -> None:
         """Let the files go."""
-        for table in (self._eligible, *self._tables):
-            table.close()
-        for part in self.parts.values():
-            part.close()
+        for file in (self._eligible, *self._files):
+            file.close()
+        for split in self.splits.values():
+            split.close()
 
-    def add(self, rows: Rows) -> None:
+    def add(self, rows: VisitRows) -> None:
         """Write some more visits."""
-        kinds = [{name: np.asarray(getattr(rows, name), kind) for name, kind in columns.items()}
-                 for columns in (DECISION, SLOT, ARM)]  # fmt: skip
-        kinds[0] |= self._write(rows)
-        self._tables = self._tables or [Table(columns) for columns in kinds]
-        for table, columns in zip(self._tables, kinds, strict=True):
-            table.append(columns)
-        counts = (np.add.reduceat(one, rows.start[:-1]) for one in (rows.size, rows.remembered))
-        told = (*(getattr(rows, name) for name in VISIT), *counts)
-        self._index.append([np.asarray(one, kind) for one, kind in zip(told, INDEX, strict=True)])
+        tables = [
+            {name: np.asarray(getattr(rows, name), dtype) for name, dtype in columns.items()}
+            for columns in (DECISION, SLOT, ARM)
+        ]
+        tables[0] |= self._write_sets(rows)
+        self._files = self._files or [RowFile(columns) for columns in tables]
+        for file, columns in zip(self._files, tables, strict=True):
+            file.append(columns)
+        counts = (np.add.reduceat(lengths, rows.start[:-1]) for lengths in (rows.size, rows.remembered))
+        index = (*(getattr(rows, name) for name in VISIT), *counts)
+        self._index.append([np.asarray(values, dtype) for values, dtype in zip(index, INDEX, strict=True)])
 
-    def _write(self, rows: Rows) -> dict[str, npt.NDArray[Any]]:
-        """Write the eligible sets of some visits: the columns CASE of their decisions."""
-        for case in rows.cases:
-            self._catalogues.setdefault(case.catalogue.name, case.catalogue)
-        numbers = {name: number for number, name in enumerate(self._catalogues)}
-        wide = np.array([len(case.places) for case in rows.cases], np.int64)
-        told = [numbers[case.catalogue.name] for case in rows.cases], self._written + np.cumsum(wide) - wide, wide
-        self._eligible.append({"place": np.concatenate([case.places for case in rows.cases])})
-        self._written += int(wide.sum())
-        return {name: np.array(one, CASE[name])[rows.case] for name, one in zip(CASE, told, strict=True)}
+    def _write_sets(self, rows: VisitRows) -> dict[str, npt.NDArray[Any]]:
+        """Write the eligible sets of some visits: the columns SET of their decisions."""
+        sets = rows.eligible_sets
+        for eligible in sets:
+            self._catalogues.setdefault(eligible.catalogue.digest, eligible.catalogue)
+        numbers = {digest: number for number, digest in enumerate(self._catalogues)}
+        count = np.array([len(eligible.arms) for eligible in sets], np.int64)
+        catalogue = [numbers[eligible.catalogue.digest] for eligible in sets]
+        self._eligible.append({"arm": np.concatenate([eligible.arms for eligible in sets])})
+        begin = self._n_eligible + np.cumsum(count) - count
+        self._n_eligible += int(count.sum())
+        return {
+            name: np.array(values, SET[name])[rows.eligible]
+            for name, values in zip(SET, (catalogue, begin, count), strict=True)
+        }
 
     def arrange(self, sizes: Mapping[int, int]) -> None:
-        """Put all that was written into parts, one for each split named, in sets of at most so many visits."""
-        written = zip(*self._index, strict=True) if self._index else [[np.empty(0, kind)] for kind in INDEX]
+        """Put all that was written into splits, those named, in batches of at most so many visits."""
+        written = zip(*self._index, strict=True) if self._index else [[np.empty(0, dtype)] for dtype in INDEX]
         name, split, cluster, *lengths = (np.concatenate(column) for column in written)
         begins = [np.cumsum(length, dtype=np.int64) - length for length in lengths]
         self._index, catalogues = [], list(self._catalogues.values())
         for number, size in sizes.items():
-            mine = np.flatnonzero(split == number)
-            mine = mine[np.argsort(name[mine], kind="stable")]
-            self.parts[number] = part = Part(catalogues, cluster[mine], lengths[0][mine])
-            for visits in np.array_split(mine, -(-len(mine) // size)) if len(mine) else ():
-                told = (column[visits] for column in (name, split, cluster, lengths[0]))
-                columns: dict[str, npt.NDArray[Any]] = dict(zip(VISIT, told, strict=True))
-                for table, begin, length in zip(self._tables, begins, lengths, strict=True):
-                    columns |= table.gather(begin[visits], length[visits].astype(np.int64))
-                part.add(columns | self._read(*(columns.pop(name) for name in CASE)))
-        for table in (self._eligible, *self._tables):
-            table.close()
-        self._tables = []
+            members = np.flatnonzero(split == number)
+            members = members[np.argsort(name[members], kind="stable")]
+            self.splits[number] = DatasetSplit(catalogues, cluster[members], lengths[0][members])
+            for visits in np.array_split(members, -(-len(members) // size)) if len(members) else ():
+                of_visits = (column[visits] for column in (name, split, cluster, lengths[0]))
+                columns: dict[str, npt.NDArray[Any]] = dict(zip(VISIT, of_visits, strict=True))
+                for file, begin, length in zip(self._files, begins, lengths, strict=True):
+                    columns |= file.gather(begin[visits], length[visits].astype(np.int64))
+                self.splits[number].add(columns | self._read_sets(*(columns.pop(column) for column in SET)))
+        for file in (self._eligible, *self._files):
+            file.close()
+        self._files = []
 
-    def _read(self, catalogue: Ids, begin: Ids, wide: Ids) -> dict[str, npt.NDArray[Any]]:
-        """The eligible sets of some decisions by where each is written, in an order that hangs on what they are: the
-        columns `case` and AMONG."""
+    def _read_sets(self, catalogue: Ids, begin: Ids, count: Ids) -> dict[str, npt.NDArray[Any]]:
+        """The eligible sets of some decisions by where each is written, in the order of their contents: the columns
+        `eligible` and SETS."""
+        # the different places where sets are written, and the arms there
         first, which = distinct(catalogue, begin)
-        numbers, lengths = catalogue[first].tolist(), wide[first].astype(np.int64)
-        told = self._eligible.gather(begin[first], lengths)["place"]
-        parts = [part.tobytes() for part in np.split(told, np.cumsum(lengths)[:-1])]
-        sets = list(zip(numbers, parts, strict=True))
-        names = list(self._catalogues)
-        ordered = sorted(set(sets), key=lambda one: (names[one[0]], one[1]))
-        place = {one: number for number, one in enumerate(ordered)}
-        columns = [number for number, _ in ordered], [len(part) // told.itemsize for _, part in ordered]
-        among = np.frombuffer(b"".join(part for _, part in ordered), told.dtype)
-        found = zip(AMONG, (*(np.array(column, told.dtype) for column in columns), among), strict=True)
-        return {"case": np.array([place[one] for one in sets], told.dtype)[which], **dict(found)}
+        numbers, lengths = catalogue[first].tolist(), count[first].astype(np.int64)
+        arms = self._eligible.gather(begin[first], lengths)["arm"]
+        pieces = [piece.tobytes() for piece in np.split(arms, np.cumsum(lengths)[:-1])]
+        sets = list(zip(numbers, pieces, strict=True))
+        # the different sets, ordered by catalogue and arms
+        digests = list(self._catalogues)
+        ordered = sorted(set(sets), key=lambda eligible: (digests[eligible[0]], eligible[1]))
+        rank = {eligible: number for number, eligible in enumerate(ordered)}
+        # their columns
+        catalogues = np.array([number for number, _ in ordered], arms.dtype)
+        counts = np.array([len(piece) // arms.itemsize for _, piece in ordered], arms.dtype)
+        members = np.frombuffer(b"".join(piece for _, piece in ordered), arms.dtype)
+        columns = dict(zip(SETS, (catalogues, counts, members), strict=True))
+        return {"eligible": np.array([rank[eligible] for eligible in sets], arms.dtype)[which], **columns}

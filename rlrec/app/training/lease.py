@@ -1,4 +1,4 @@
-"""One trainer a policy: a lease that its holder renews, and that ends with it."""
+"""One training at a time for a policy: a lease that the process which holds it renews, and that ends with it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from uuid import uuid4
 from rlrec.errors import StoreBusy
 from rlrec.records import Policy
 from rlrec.store import Store, Unit, leases
-from rlrec.store.leases import Lease as Held
+from rlrec.store.leases import Lease
 from rlrec.times import SECOND, written
 
 LASTS_S = 60  # on the database's clock, unless it is renewed
 RENEWED_S = 10
 
 
-class Lease:
-    """Held while a `with` block lasts. Raises StoreBusy where somebody else holds it, or has come to.
+class TrainingLease:
+    """A lease for the time of a `with` block. Raises StoreBusy where another process holds it, or has taken it over.
 
-    A holder that died on this machine is told by its process, and nobody waits for it; one that died on another, by
+    A process of this machine that has died is recognised at once; one of another machine when its lease runs out, by
     the clock of the database."""
 
     def __init__(self, store: Store, policy: Policy) -> None:
@@ -46,7 +46,7 @@ class Lease:
     ) -> None:
         self.store.write(lambda unit: leases.release(unit, self.policy.id, token=self.token))
 
-    def _take(self, unit: Unit, holder: str) -> Held | None:
+    def _take(self, unit: Unit, holder: str) -> Lease | None:
         before = leases.held(unit, self.policy.id)
         if before is not None and _dead(before.token):
             leases.release(unit, self.policy.id, token=before.token)
@@ -54,13 +54,13 @@ class Lease:
         return leases.take(unit, self.policy.id, holder=holder, token=self.token, now=now, until=now + LASTS_S * SECOND)
 
     def renew(self) -> None:
-        """A sign of life, if the last one is some time ago."""
+        """Move the end of the lease, if that was done some time ago."""
         if monotonic() - self._renewed > RENEWED_S:
             self.store.write(self.check)
             self._renewed = monotonic()
 
     def check(self, unit: Unit) -> None:
-        """Raises StoreBusy where the lease is lost: whoever has it now shall not be overtaken."""
+        """Raises StoreBusy where the lease is lost: another process may have trained meanwhile."""
         if not leases.renew(unit, self.policy.id, token=self.token, until=unit.clock() + LASTS_S * SECOND):
             raise StoreBusy(
                 f"the lease on policy {self.policy.name} was lost: another trainer has taken over",
@@ -69,13 +69,13 @@ class Lease:
 
 
 def _dead(token: str) -> bool:
-    """Whether a holder was a process of this machine that is no more."""
+    """Whether a lease belongs to a process of this machine that has ended."""
     machine, pid, started, _ = token.split("/") if token.count("/") == 3 else ("", "0", "", "")
     return bool(machine) and machine == _machine() and _started(int(pid)) != started
 
 
 def _machine() -> str:
-    """What tells processes apart by their numbers: this boot, and this space of numbers; empty where it is unknown."""
+    """The boot and the PID namespace in which process numbers are unique; empty where they are unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot}-{os.stat('/proc/self/ns/pid').st_ino}"
@@ -84,7 +84,7 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str:
-    """When a process began, in the system's ticks; empty where there is none."""
+    """When a process began, in the system's ticks; empty where there is no such process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
     except OSError:
