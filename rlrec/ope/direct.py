@@ -1,8 +1,7 @@
-"""The direct method, and the reward models it and `dr` use.
+"""The direct method, and the reward models of estimators that use one.
 
-A model answers, for every row, its value of the arm shown (`predicted`) and its mean over the target's arms
-(`expected`). An additive one is fitted on the log as a fold, cross-fitted by cluster: a row is never judged by a
-model that saw its cluster.
+A model has, for every row, its value of the arm shown (`predicted`) and its mean over the target's arms (`expected`).
+An additive one is fitted on the log as a fold, and cross-fitted by cluster: the model of a row never saw its cluster.
 """
 
 from __future__ import annotations
@@ -13,19 +12,19 @@ from typing import ClassVar
 
 import numpy as np
 
-from rlrec.arrays import Array, Ids, distinct
+from rlrec.arrays import Array, Ids, distinct, run_starts
 from rlrec.errors import InputError
 from rlrec.ope.base import LogBatch, Ratio, hashed, model_of
 
 _SALT = 2
-_PULLS = (1e5, 1e4, 1e3, 100.0, 10.0, 1.0)  # the strongest first: it wins a tie
-_CELLS = 500_000  # predictions held at once where every arm of every row is clipped
-_BLOCK = 8_192  # rows whose columns are held at once: few enough to stay near the processor
+_PENALTIES = (1e5, 1e4, 1e3, 100.0, 10.0, 1.0)  # the strongest first: it wins a tie
+_CELLS = 500_000  # predictions in memory at once where every arm of every row is clipped
+_BLOCK = 8_192  # rows whose columns are in memory at once: few enough to stay near the processor
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dm(Ratio):
-    """Mean of the reward model under the target: as good as the model, and blind to its errors; no interval is valid
+    """Mean of the reward model q under the target: as good as the model, and blind to its errors; no interval is valid
     for it."""
 
     name: ClassVar[str] = "dm"
@@ -60,18 +59,18 @@ class RidgeSums:
     square: Array
 
     def __add__(self, other: RidgeSums) -> RidgeSums:
-        return RidgeSums(*(mine + theirs for mine, theirs in zip(self._parts, other._parts, strict=True)))
+        return RidgeSums(*(first + second for first, second in zip(self._arrays, other._arrays, strict=True)))
 
     @property
-    def _parts(self) -> tuple[Array, ...]:
+    def _arrays(self) -> tuple[Array, ...]:
         return (self.count, self.reward, self.cross, self.gram, self.answer, self.square)
 
-    def of(self, folds: list[int]) -> RidgeSums:
+    def total(self, folds: list[int]) -> RidgeSums:
         """The sums of some folds together, without the axis of folds."""
-        return RidgeSums(*(part[folds].sum(axis=0) for part in self._parts))
+        return RidgeSums(*(array[folds].sum(axis=0) for array in self._arrays))
 
     def error(self, effects: Array, others: Array) -> float:
-        """Sum of squared errors that a fit makes on rows of which only these sums are left."""
+        """Sum of squared errors of a fit (a,), (d,) on the rows of these sums, which are those of one fold."""
         linear = effects @ self.reward + others @ self.answer
         square = effects**2 @ self.count + 2 * effects @ self.cross @ others + others @ self.gram @ others
         return float(self.square - 2 * linear + square)
@@ -82,10 +81,10 @@ class Ridge:
     """reward = intercept + arm + position + context x slope, by ridge regression.
 
     arms, positions, features: how many there are
-    ridge: pull to 0 of an arm's and a position's effect, in rows; a feature is pulled likewise after scaling to
-        variance 1, so its unit does not matter; the intercept is free. None: the best of 1, 10, ..., 100,000, by
+    ridge: penalty of an arm's and a position's effect, in rows; that of a feature is the same after scaling to variance
+        1, so its unit does not matter; the intercept has none. None: the best of 1, 10, ..., 100,000, by
         cross-validation inside the rows that a model is fitted on
-    folds: how many parts clusters are cut into; a part is predicted by the model of the others"""
+    folds: number of cross-fitting folds that clusters are cut into; a fold is predicted by the model of the others"""
 
     arms: int
     positions: int = 1
@@ -94,15 +93,15 @@ class Ridge:
     folds: int = 5
 
     def __post_init__(self) -> None:
-        pulled = self.ridge is None or self.ridge > 0
-        if not pulled or self.folds < 3 or self.arms < 1 or self.positions < 1:
+        penalised = self.ridge is None or self.ridge > 0
+        if not penalised or self.folds < 3 or self.arms < 1 or self.positions < 1:
             raise InputError(f"{self} is no reward model", hint="ridge above 0, 3 folds or more, 1 arm or more")
 
     def fold(self, cluster: Ids) -> Ids:
-        """The part each row's cluster belongs to, (n,) in 0..folds - 1: a hash of the id."""
+        """The cross-fitting fold of each row's cluster, (n,) in 0..folds - 1: a hash of its digest."""
         return (hashed(cluster, salt=_SALT) % np.uint64(self.folds)).astype(np.int64)
 
-    def stat(
+    def sums(
         self,
         reward: Array,
         arm: Ids,
@@ -113,37 +112,39 @@ class Ridge:
         code: Ids | None = None,
     ) -> RidgeSums:
         """Sums of one batch. arm (n,) from 0; position (n,) from 1; context (m, features) dense numbers; code (n,):
-        which of them a row has, its own if not given.
+        index of a row's context, the row's own index by default.
 
-        Raises InputError if an arm, a position or the context is outside what the model was made for."""
+        Raises InputError if an arm, a position or the shape of the context is out of range."""
         self._check(arm, position, context, code)
+        # counts and rewards of every (fold, arm)
         cell = self.fold(cluster) * self.arms + arm
         shape = (self.folds, self.arms)
         count, rewards = (
             np.bincount(cell, weights=values, minlength=self.folds * self.arms).reshape(shape).astype(np.float64)
             for values in (None, reward)
         )
-        sums = self._nothing(count, rewards)
+        sums = self._zero(count, rewards)
+        # products of the other columns, block by block of rows in the order of their cells
         order = np.argsort(cell.astype(np.min_scalar_type(self.folds * self.arms)), kind="stable")
         for start in range(0, len(order), _BLOCK):
             rows = order[start : start + _BLOCK]
             self._add(sums, cell[rows], self._columns(position, context, code, rows), reward[rows])
         return sums
 
-    def _nothing(self, count: Array, reward: Array) -> RidgeSums:
+    def _zero(self, count: Array, reward: Array) -> RidgeSums:
         k, d = self.folds, 1 + self.positions + self.features
         cross, gram, answer = np.zeros((k, self.arms, d)), np.zeros((k, d, d)), np.zeros((k, d))
         return RidgeSums(count, reward, cross, gram, answer, np.zeros(k))
 
     def _add(self, sums: RidgeSums, cell: Ids, others: Array, reward: Array) -> None:
-        """Add rows that lie in order of their cell, fold by fold and arm by arm."""
-        starts = np.flatnonzero(np.r_[True, cell[1:] != cell[:-1]])
+        """Add rows that lie in order of their cells, fold by fold and arm by arm."""
+        starts = run_starts(cell)
         sums.cross.reshape(-1, others.shape[1])[cell[starts]] += np.add.reduceat(others, starts, axis=0)
         ends = np.searchsorted(cell, np.arange(self.folds + 1) * self.arms)
         for fold, (start, end) in enumerate(pairwise(ends.tolist())):
-            part, rewards = others[start:end], reward[start:end]
-            sums.gram[fold] += part.T @ part
-            sums.answer[fold] += rewards @ part
+            columns, rewards = others[start:end], reward[start:end]
+            sums.gram[fold] += columns.T @ columns
+            sums.answer[fold] += rewards @ columns
             sums.square[fold] += rewards @ rewards
 
     def finish(self, sums: RidgeSums, *, reward_range: tuple[float, float] = (-np.inf, np.inf)) -> Model:
@@ -176,30 +177,38 @@ class Ridge:
             raise InputError(f"an arm is outside the {self.arms} arms of the reward model")
 
     def _fitted(self, sums: RidgeSums, fold: int) -> tuple[Array, Array]:
-        """The model for rows of one fold, from all others."""
+        """The fit for rows of one fold, from all others: (a,), (d,)."""
         training = [other for other in range(self.folds) if other != fold]
-        whole = sums.of(training)
+        of_training = sums.total(training)
         if self.ridge is not None:
-            return self._solved(whole, self.ridge)
-        splits = [(sums.of([part]), sums.of([other for other in training if other != part])) for part in training]
-        errors = [sum(held.error(*self._solved(kept, pull)) for held, kept in splits) for pull in _PULLS]
-        # Ties are broken by a margin, so that roundings, hence the order of the log, never choose.
-        best = np.isclose(errors, min(errors), rtol=1e-9, atol=1e-12 * float(whole.square))
-        return self._solved(whole, _PULLS[int(np.argmax(best))])
+            return self._solved(of_training, self.ridge)
+        # the cross-validated error of every penalty
+        splits = [
+            (sums.total([left_out]), sums.total([other for other in training if other != left_out]))
+            for left_out in training
+        ]
+        errors = [
+            sum(left_out.error(*self._solved(others, penalty)) for left_out, others in splits) for penalty in _PENALTIES
+        ]
+        # the strongest penalty that is as good as the best: roundings, hence the order of the log, never choose
+        best = np.isclose(errors, min(errors), rtol=1e-9, atol=1e-12 * float(of_training.square))
+        return self._solved(of_training, _PENALTIES[int(np.argmax(best))])
 
     def _solved(self, sums: RidgeSums, ridge: float) -> tuple[Array, Array]:
         """Arm effects (a,) and the other coefficients (d,).
 
-        The arms are eliminated first (Schur complement): their block is diagonal, so ten thousand cost little."""
+        The arms are eliminated first (Schur complement): their block is diagonal, so ten thousand arms cost little."""
         if not sums.gram[0, 0]:
             return np.zeros(self.arms), np.zeros(len(sums.answer))
+        # the normal equations of the other columns, arms eliminated
         scaled = sums.cross / (sums.count + ridge)[:, None]
         left = sums.gram + np.diag(ridge * self._scale(sums.gram)) - sums.cross.T @ scaled
         others: Array = np.linalg.solve(left, sums.answer - scaled.T @ sums.reward).astype(np.float64)
+        # the arms, given the other columns
         return (sums.reward - sums.cross @ others) / (sums.count + ridge), others
 
     def _scale(self, gram: Array) -> Array:
-        """What the pull of each other column is multiplied by: 0 intercept, 1 position, its variance a feature."""
+        """Factors of the penalty, (d,): 0 for the intercept, 1 for a position, its variance for a feature."""
         mean = gram[0] / gram[0, 0]
         spread = np.maximum(np.diag(gram) / gram[0, 0] - mean**2, 0.0)[1 + self.positions :]
         return np.concatenate([np.zeros(1), np.ones(self.positions), np.where(spread > 0, spread, 1.0)])
@@ -216,57 +225,55 @@ class Model:
     others: Array
     reward_range: tuple[float, float]
 
-    def arms(self, fold: int) -> Array:
-        """Effects of the arms on rows of one fold, (a,)."""
-        return np.asarray(self.effects[fold])
-
     def offset(self, fold: Ids, position: Ids, *, context: Array | None = None, code: Ids | None = None) -> Array:
-        """What a row's value has beside its arm's effect, (n,). fold (n,) as of `Ridge.fold`; the others as of
-        `Ridge.stat`."""
+        """The value of a row without its arm's effect, (n,). fold (n,) as in `Ridge.fold`; the others as in
+        `Ridge.sums`."""
         self.ridge._check(None, position, context, code)
-        places = 1 + self.ridge.positions
+        slopes_from = 1 + self.ridge.positions
         offset = self.others[fold, 0] + self.others[fold, position]
         if context is not None:
-            slopes = context @ self.others[:, places:].T
+            slopes = context @ self.others[:, slopes_from:].T
             offset += slopes[np.arange(len(fold)) if code is None else code, fold]
-        return np.asarray(offset)
+        return offset
 
     def predicted(self, arm: Ids, *, fold: Ids, offset: Array) -> Array:
         """q of the arm shown, (n,)."""
         return np.clip(self.effects[fold, arm] + offset, *self.reward_range)
 
     def expected(self, target: Array, *, case: Ids, fold: Ids, offset: Array) -> Array:
-        """Mean q under the target, (n,). target (m, a): its probabilities in m distinct cases; case (n,): which one
-        a row has.
+        """Mean q under the target, (n,). target (m, a): its probabilities in m distinct cases; case (n,): index of a
+        row's case.
 
-        Clips arm by arm, as `predicted` does (else dr would be biased): where that can change nothing, one product
-        does."""
+        Clips arm by arm, as `predicted` does (else dr would be biased); where no value leaves the range, one product
+        is enough."""
+        # no value leaves the range: sum over arms of pi (effect + offset)
         lo, hi = self.reward_range
-        touched = len(offset) and not (
+        inside = not len(offset) or (
             lo <= self.effects.min() + offset.min() and self.effects.max() + offset.max() <= hi
         )
-        if not touched:
+        if inside:
             mass = target.sum(axis=1)
-            return np.asarray((target @ self.effects.T)[case, fold] + mass[case] * offset)
+            return (target @ self.effects.T)[case, fold] + mass[case] * offset
+        # else clip every arm's value, once for equal rows
         first, kind = distinct(case, fold, offset.view(np.int64))
         return self._clipped(target, case[first], fold[first], offset[first])[kind]
 
     def _clipped(self, target: Array, case: Ids, fold: Ids, offset: Array) -> Array:
         """Mean of the clipped values, (n,), of rows that lie in order of case and fold."""
-        found = np.empty(len(offset))
-        ends = np.flatnonzero(np.r_[True, (case[1:] != case[:-1]) | (fold[1:] != fold[:-1]), True])
+        means = np.empty(len(offset))
+        starts = run_starts(case, fold).tolist()
         size = max(1, _CELLS // self.effects.shape[1])
-        for start, end in pairwise(ends.tolist()):
-            share, effects = target[case[start]], self.effects[fold[start]]
+        for start, end in pairwise([*starts, len(offset)]):
+            pi, effects = target[case[start]], self.effects[fold[start]]
             for low in range(start, end, size):
                 value = offset[low : min(low + size, end), None] + effects
-                found[low : min(low + size, end)] = np.clip(value, *self.reward_range, out=value) @ share
-        return found
+                means[low : min(low + size, end)] = np.clip(value, *self.reward_range, out=value) @ pi
+        return means
 
 
 @dataclass(frozen=True, eq=False)
-class Table:
-    """A reward model given from outside: values (v, a), one row per value of a context field (v = 1 without one)."""
+class RewardTable:
+    """A reward model that the user gives: values (v, a), one row per value of a context field (v = 1 without one)."""
 
     values: Array
 
@@ -275,9 +282,9 @@ class Table:
             raise InputError("a reward model needs one finite number per arm (and value)")
 
     def predicted(self, arm: Ids, *, value: Ids) -> Array:
-        """q of the arm shown, (n,). value (n,): which row of the table applies."""
-        return np.asarray(self.values[value, arm])
+        """q of the arm shown, (n,). value (n,): the table's row that applies."""
+        return self.values[value, arm]
 
     def expected(self, target: Array, *, case: Ids, value: Ids) -> Array:
         """Mean q under the target, (n,); target (m, a) and case (n,) as in `Model.expected`."""
-        return np.asarray((target @ self.values.T)[case, value])
+        return (target @ self.values.T)[case, value]

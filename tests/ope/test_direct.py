@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rlrec.errors import InputError
-from rlrec.ope.direct import Ridge, Table
+from rlrec.ope.direct import RewardTable, Ridge
 from tests.ope.cases import HAND, judged
 
 ARMS, POSITIONS, FEATURES = 4, 2, 3
@@ -30,7 +30,7 @@ def ridge(**changed: Any) -> Ridge:
 
 def summed(model: Ridge, given: dict[str, Any]) -> Any:
     columns = {name: given[name] for name in ("position", "cluster", "context")}
-    return model.stat(given["reward"], given["arm"], **columns)
+    return model.sums(given["reward"], given["arm"], **columns)
 
 
 def test_the_direct_method_is_the_mean_of_the_model() -> None:
@@ -49,7 +49,7 @@ def test_the_fit_is_ridge_regression_on_the_other_folds() -> None:
     x = np.column_stack([*one_hot, rest["context"], np.ones(len(rest["arm"]))])
     pull = np.diag([7.0] * (ARMS + POSITIONS) + list(7.0 * rest["context"].var(axis=0)) + [0.0])
     solved = np.linalg.solve(x.T @ x + pull, x.T @ rest["reward"])
-    np.testing.assert_allclose(fitted.arms(2), solved[:ARMS], rtol=1e-9)
+    np.testing.assert_allclose(fitted.effects[2], solved[:ARMS], rtol=1e-9)
     np.testing.assert_allclose(fitted.others[2], np.r_[solved[-1], solved[ARMS:-1]], rtol=1e-9)
 
 
@@ -69,8 +69,8 @@ def test_no_row_is_judged_by_a_model_that_saw_its_cluster() -> None:
     changed = {**given, "reward": np.where(mine, 1e6, given["reward"])}
     fold = int(model.fold(np.array([17]))[0])
     before, after = (model.finish(summed(model, log)) for log in (given, changed))
-    assert before.arms(fold).tolist() == after.arms(fold).tolist()
-    assert before.arms((fold + 1) % 5).tolist() != after.arms((fold + 1) % 5).tolist()
+    assert before.effects[fold].tolist() == after.effects[fold].tolist()
+    assert before.effects[(fold + 1) % 5].tolist() != after.effects[(fold + 1) % 5].tolist()
 
 
 def test_the_pull_is_strong_where_arms_do_not_differ() -> None:
@@ -80,8 +80,8 @@ def test_the_pull_is_strong_where_arms_do_not_differ() -> None:
     click = (generator.random(n) < 0.02).astype(np.float64)
     same, apart = click, click + (arm == 3)
     model = Ridge(arms=50)
-    noise = model.finish(model.stat(same, arm, position=position, cluster=cluster))
-    signal = model.finish(model.stat(apart, arm, position=position, cluster=cluster))
+    noise = model.finish(model.sums(same, arm, position=position, cluster=cluster))
+    signal = model.finish(model.sums(apart, arm, position=position, cluster=cluster))
     assert np.abs(noise.effects).max() < 0.005
     assert (signal.effects[:, 3] - signal.effects[:, 4]).min() > 0.8
 
@@ -105,13 +105,13 @@ def test_the_mean_under_the_target_uses_the_predictions_as_clipped(reward_range:
 def test_a_log_too_small_for_a_fold_predicts_nothing_wild() -> None:
     model = Ridge(arms=3)
     one = np.array([1])
-    fitted = model.finish(model.stat(np.array([1.0]), np.array([2]), position=one, cluster=one))
+    fitted = model.finish(model.sums(np.array([1.0]), np.array([2]), position=one, cluster=one))
     assert np.isfinite(fitted.effects).all()
-    assert fitted.arms(int(model.fold(one)[0])).tolist() == [0.0] * 3
+    assert fitted.effects[int(model.fold(one)[0])].tolist() == [0.0] * 3
 
 
 def test_a_table_is_looked_up_by_value_and_arm() -> None:
-    table = Table(np.array([[0.1, 0.2], [0.3, 0.4]]))
+    table = RewardTable(np.array([[0.1, 0.2], [0.3, 0.4]]))
     value = np.array([0, 1, 1])
     assert table.predicted(np.array([1, 0, 1]), value=value).tolist() == [0.2, 0.3, 0.4]
     found = table.expected(np.array([[0.5, 0.5]]), case=np.zeros(3, dtype=np.int64), value=value)
@@ -131,6 +131,6 @@ def test_a_context_of_another_width_is_refused() -> None:
     with pytest.raises(InputError, match="context"):
         summed(ridge(features=1), rows(n=5))
     with pytest.raises(InputError):
-        Table(np.array([[np.nan]]))
+        RewardTable(np.array([[np.nan]]))
     with pytest.raises(InputError):
         ridge(ridge=0.0)

@@ -133,7 +133,7 @@ def test_a_model_fitted_on_the_same_log_leaves_no_bias() -> None:
         assert batch.predicted is not None
         arm = np.round(10 * batch.predicted).astype(np.int64) - 1
         model, position = Ridge(arms=5), np.ones(len(arm), dtype=np.int64)
-        fitted = model.finish(model.stat(batch.reward, arm, position=position, cluster=batch.cluster))
+        fitted = model.finish(model.sums(batch.reward, arm, position=position, cluster=batch.cluster))
         fold = model.fold(batch.cluster)
         offset = fitted.offset(fold, position)
         target, case = np.array([[0.5, 0.3, 0.1, 0.05, 0.05]]), np.zeros(len(arm), dtype=np.int64)

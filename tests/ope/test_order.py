@@ -102,7 +102,7 @@ def test_reward_models(clusters: int) -> None:
     models = []
     for parts in ([np.arange(len(batch))], pieces(batch.cluster, 3, spanning=True)):
         first, *others = (
-            ridge.stat(
+            ridge.sums(
                 batch.reward[rows],
                 arm[rows],
                 position=position[rows],

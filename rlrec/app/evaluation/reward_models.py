@@ -14,7 +14,7 @@ from rlrec.app.evaluation.log_rows import Rows
 from rlrec.app.inputs import parameters
 from rlrec.arrays import Array, Ids
 from rlrec.errors import InputError, suggest
-from rlrec.ope.direct import Model, Ridge, RidgeSums, Table
+from rlrec.ope.direct import Model, RewardTable, Ridge, RidgeSums
 from rlrec.policy import features
 from rlrec.policy.reward import bounds
 from rlrec.records import Reward
@@ -49,7 +49,7 @@ class Fitting:
     rank: Ids
 
     def stat(self, rows: Rows, contexts: Contexts) -> RidgeSums:
-        return self.ridge.stat(
+        return self.ridge.sums(
             rows.reward,
             self.rank[np.searchsorted(self.arms, rows.slots["arm_id"])],
             position=self.position(rows),
@@ -102,7 +102,7 @@ class Fitted:
 class Tabled:
     """A table arm -> reward, or value of a context field -> arm -> reward."""
 
-    table: Table
+    table: RewardTable
     arms: Ids
     values: Mapping[str, int]
     reads: str | None
@@ -142,7 +142,7 @@ def tabled(path: str, *, by: str | None, arms: Ids, keys: Mapping[int, str]) -> 
         raise InputError(f"{path} names arm {strange!r}, which the catalogue lacks", hint=suggest(strange, list(known)))
     rows = [[_worth(path, table, keys[arm]) for arm in arms.tolist()] for table in given.values()]
     places = {value: place for place, value in enumerate(given)}
-    return Tabled(table=Table(np.array(rows, np.float64)), arms=arms, values=places, reads=by, where=path)
+    return Tabled(table=RewardTable(np.array(rows, np.float64)), arms=arms, values=places, reads=by, where=path)
 
 
 def _worth(path: str, table: Mapping[str, float], arm: str) -> float:

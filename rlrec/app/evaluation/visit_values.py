@@ -78,7 +78,7 @@ class Fitting:
         ridge = Ridge(arms=max(1, arms), positions=STEPS, features=decisions.x.shape[1] + len(OWN))
         gained = returns.discounted(reward, decisions.start, gamma=gamma)
         context = np.hstack([decisions.x, decisions.own_of_top()])
-        sums = ridge.stat(
+        sums = ridge.sums(
             gained, decisions.top, position=decisions.steps, cluster=decisions.clusters, context=context
         )  # fmt: skip
         return cls(ridge, sums)
