@@ -44,4 +44,4 @@ def at(x: Array, series: Array) -> Array:
     low, high = series[-2], series[-1]
     for k in range(len(series) - 1, 1, -1):
         low, high = series[k - 2] - high * ((k - 1) / k), low + high * x * ((2 * k - 1) / k)
-    return np.asarray(low + high * x)
+    return low + high * x

@@ -7,46 +7,46 @@ import math
 import numpy as np
 
 from rlrec.arrays import Array, Index
-from rlrec.policy.table import Table
+from rlrec.policy.table import ScoreTable
 
 _CACHED = 1 << 18  # numbers in a working array
 
 
-def best(table: Table) -> Array:
+def best(table: ScoreTable) -> Array:
     """Probability that one score of each row is the best of all, (g + 1,).
 
     The integral of f_i times the product of the other F_j; error below 1e-12. Source: own derivation."""
-    return np.asarray(table.hazard @ (table.weights * np.exp(table.log_all())))
+    return table.hazard @ (table.weights * np.exp(table.log_all()))
 
 
-def ranks(table: Table, size: int) -> Array:
+def ranks(table: ScoreTable, size: int) -> Array:
     """Probability that one score of each row stands at rank r = 1..size, (size, g + 1).
 
     The integral of f_i times the probability that r - 1 of the others are larger (Poisson-binomial); error below
     1e-11. Source: own derivation."""
-    found = np.zeros((size, len(table.count)))
+    probability = np.zeros((size, len(table.count)))
     step = _nodes_at_once(len(table.count) * size)
     for start in range(0, len(table.nodes), step):
-        part = slice(start, start + step)
-        log_cdf = table.log_cdf[:, part]
+        nodes = slice(start, start + step)
+        log_cdf = table.log_cdf[:, nodes]
         rows = np.flatnonzero(log_cdf.min(axis=1) < 0)  # all others are below these nodes for certain
         single, several = rows[table.count[rows] == 1], rows[table.count[rows] > 1]
         larger = _larger(table.count, log_cdf, single, several, size)
-        for group, chance in zip((single, several), larger, strict=True):
-            density = table.pdf(group, part) * table.weights[part]
-            found[: len(chance), group] += np.einsum("rgx,gx->rg", chance, density)
-    return found
+        for group, exactly in zip((single, several), larger, strict=True):
+            density = table.pdf(group, nodes) * table.weights[nodes]
+            probability[: len(exactly), group] += np.einsum("rgx,gx->rg", exactly, density)
+    return probability
 
 
 def together(size: int) -> int:
     """How many scores' densities at once the panels must hold for ranks up to `size`.
 
-    Summed over all who may stand above it, a rank's density is as wide as that of the root of so many on one page."""
+    Summed over all who may stand above it, a rank's density is as wide as that of the root of so many on one slate."""
     return min(size, math.ceil(4 * math.sqrt(size)))
 
 
 def _nodes_at_once(terms: int) -> int:
-    """As many as stay in the cache with `terms` numbers each; a few more, if fewer would be all overhead."""
+    """How many nodes of `terms` numbers stay in the cache; a few more, if fewer would be all overhead."""
     return max(_CACHED // terms, min(16, 16 * _CACHED // terms), 1)
 
 
@@ -56,13 +56,15 @@ def _larger(count: Array, log_cdf: Array, single: Index, several: Index, size: i
     Two arrays (terms, rows, nodes), for rows that count 1 and rows that count more, whose polynomials are longer.
     These probabilities are the coefficients of a product of polynomials, F + S z for each score: all terms are
     positive, and nothing is divided out."""
-    one = np.ones((1, 1, log_cdf.shape[1]))
+    # products over all scores that count 1, and over all that count more
+    nothing = np.ones((1, 1, log_cdf.shape[1]))
     singles = _tree(_binomial(np.ones(len(single)), log_cdf[single], size), size)
     groups = _tree(_binomial(count[several], log_cdf[several], size), size)
-    whole_singles, whole_groups = singles[-1] if len(single) else one, groups[-1] if len(several) else one
-    beside = _outside(groups, whole_singles, size)
-    same = _binomial(count[several] - 1, log_cdf[several], size)
-    return _outside(singles, whole_groups, size), _product(beside, same, size)
+    all_singles, all_groups = singles[-1] if len(single) else nothing, groups[-1] if len(several) else nothing
+    # of all but one: the others of its row, and the other rows
+    same_row = _binomial(count[several] - 1, log_cdf[several], size)
+    other_rows = _outside(groups, all_singles, size)
+    return _outside(singles, all_groups, size), _product(other_rows, same_row, size)
 
 
 def _tree(leaves: Array, size: int) -> list[Array]:
@@ -107,10 +109,10 @@ def _binomial(count: Array, log_cdf: Array, size: int) -> Array:
     """Coefficients of (F + S z)^count, (min(size, largest count + 1), rows, nodes)."""
     terms = min(size, int(count.max(initial=0)) + 1)
     log_sf = np.log(np.maximum(-np.expm1(log_cdf), 1e-300))
-    choose, found = np.zeros((len(count), 1)), np.empty((terms, *log_cdf.shape))
+    log_choose, coefficients = np.zeros((len(count), 1)), np.empty((terms, *log_cdf.shape))
     for r in range(terms):
-        rest = np.maximum(count - r, 0)[:, None]
-        found[r] = np.exp(choose + r * log_sf + rest * log_cdf)
+        others = np.maximum(count - r, 0)[:, None]
+        coefficients[r] = np.exp(log_choose + r * log_sf + others * log_cdf)
         with np.errstate(divide="ignore"):  # a group has no more members than its count
-            choose = choose + np.log(rest) - np.log(r + 1)
-    return found
+            log_choose = log_choose + np.log(others) - np.log(r + 1)
+    return coefficients

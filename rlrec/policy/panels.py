@@ -10,9 +10,9 @@ from rlrec.arrays import Array, Index
 from rlrec.policy.density import Density, at_nodes
 from rlrec.policy.legendre import gauss
 
-_STEEPNESS = 10.0  # logarithms by which the chance of a page may fall in a panel
+_STEEPNESS = 10.0  # logarithms by which the probability of a slate may fall in a panel
 _NEARLY = 1.5  # how much steeper a panel may be, once it was narrowed
-_PASSES = 16  # one is the rule; long pages may take some more
+_PASSES = 16  # one is the rule; long slates may take some more
 _STRETCH = 16  # panels looked at together
 _OCTAVES = 160  # quarters of an octave below the steepest rate: what is slower decides nothing
 _RARE = 1e-19  # a score above its support
@@ -28,25 +28,27 @@ def panels(
     count, lower, upper (g,): equal arms each score stands for, and where its support ends. Fewer than `ranks` scores
     lie above the lowest edge with probability below 1e-16. A panel can hold the product of `together` densities;
     `refine` divides them. Source: own derivation (nodes follow the best scores)."""
+    # down from the highest score, until enough scores are expected above
     walk = _Walk(density, lower, upper, lowest=_lowest(lower, upper, count, ranks), refine=refine)
     edges, limits = np.array([upper.max()]), list[Array]()
     pdf, sf, expected = np.zeros(len(count)), np.zeros(len(count)), 0.0
     while edges[-1] > walk.lowest and expected < enough(ranks):
         steps = walk.down(float(edges[-1]))
         active = np.flatnonzero(upper > steps[-1])
-        seen = _look(density, steps, active, pdf[active], sf[active])
-        held = count[active] @ seen[1]
-        until = min(int(np.searchsorted(held, enough(ranks))), len(held) - 1)
-        limits.append(_limits(seen[:, :, : until + 1], count[active], together))
-        edges, expected = np.append(edges, steps[1 : until + 1]), float(held[until])
-        pdf[active], sf[active] = seen[:, :, until]
+        profile = _profile(density, steps, active, pdf[active], sf[active])
+        above = count[active] @ profile[1]
+        until = min(int(np.searchsorted(above, enough(ranks))), len(above) - 1)
+        limits.append(_limits(profile[:, :, : until + 1], count[active], together))
+        edges, expected = np.append(edges, steps[1 : until + 1]), float(above[until])
+        pdf[active], sf[active] = profile[:, :, until]
+    # panels that are too steep for products of densities are narrowed
     active, limit = np.flatnonzero(upper > edges[-1]), np.concatenate(limits, axis=1)
     nothing = np.zeros(len(active))
     for _ in range(_PASSES):
         if (edges[:-1] - edges[1:] <= _NEARLY * limit[0] / refine).all():
             break
         edges = walk.within(edges, limit / refine)
-        limit = _limits(_look(density, edges, active, nothing, nothing), count[active], together)
+        limit = _limits(_profile(density, edges, active, nothing, nothing), count[active], together)
     return edges[::-1]
 
 
@@ -56,59 +58,62 @@ def enough(ranks: int) -> float:
 
 
 def even_widths(pdf: Array, sf: Array, count: Array, together: int) -> Array:
-    """The widest panels, (p,), left of p points in which the chance of a page above them changes by exp(10).
+    """The widest panels, (p,), left of p points in which the probability of a slate above them changes by exp(10).
 
-    In a steeper panel the small end of the integrals drowns in the rounding of the large one. The chance of i arms
-    above u falls by the sum of their rates pdf / sf. Of the arms with rate r or more, `expected` are above u, and i of
-    them with probability about expected^i: pages rarer than exp(-30) do not count. All arrays are (a, p), at u."""
-    held = count * sf
-    arm, point = np.nonzero(held > _RARE)
+    In a steeper panel the small end of the integrals drowns in the rounding of the large one. The probability of i
+    arms above u falls by the sum of their rates pdf / sf. Of the arms with rate r or more, `expected` are above u, and
+    i of them with probability about expected^i: slates rarer than exp(-30) do not count. All arrays are (a, p), at
+    u."""
+    above = count * sf
+    arm, point = np.nonzero(above > _RARE)
     if not arm.size:
         return np.full(pdf.shape[1], np.inf)
+    # arms by the octave of their rate, and how many of a rate or a higher one are expected above each point
     octave = np.floor(4 * np.log2(np.maximum(pdf[arm, point] / sf[arm, point], 1e-300)))
     highest = octave.max()
     below = np.minimum(highest - octave, _OCTAVES).astype(np.intp)
     cells = (int(below.max()) + 1, pdf.shape[1])
-    bins = np.bincount(below * cells[1] + point, weights=held[arm, point], minlength=cells[0] * cells[1])
+    bins = np.bincount(below * cells[1] + point, weights=above[arm, point], minlength=cells[0] * cells[1])
     expected = np.cumsum(bins.reshape(cells), axis=0)
+    # how many of them a slate can hold at once, and how fast its probability falls
     at_once = 30 / np.maximum(-np.log(np.maximum(expected, _RARE)), 30 / (together + 2))
     rates = 2.0 ** (0.25 * (highest - np.arange(cells[0])))[:, None]
     with np.errstate(divide="ignore"):
-        return np.asarray(_STEEPNESS / (at_once * rates).max(axis=0, initial=0.0, where=expected > 0))
+        return _STEEPNESS / (at_once * rates).max(axis=0, initial=0.0, where=expected > 0)
 
 
 def _lowest(lower: Array, upper: Array, count: Array, ranks: int) -> float:
     """The point that at least `ranks` scores (all of them, if there are fewer) exceed for certain."""
     order = np.argsort(-lower)
-    held = np.cumsum(count[order])
-    certain = lower[order[min(int(np.searchsorted(held, ranks)), len(order) - 1)]]
+    above = np.cumsum(count[order])
+    certain = lower[order[min(int(np.searchsorted(above, ranks)), len(order) - 1)]]
     return float(min(certain, np.nextafter(upper.max(), -np.inf)))
 
 
-def _look(density: Density, steps: Array, active: Index, pdf: Array, sf: Array) -> Array:
+def _profile(density: Density, steps: Array, active: Index, pdf: Array, sf: Array) -> Array:
     """Density, and roughly one minus the distribution function, at decreasing steps, (2, a, p + 1).
 
     pdf, sf (a,) at the first of them."""
     half = 0.5 * (steps[:-1] - steps[1:])
     nodes = (steps[1:, None] + half[:, None] * (1 + _COARSE)).ravel()
     values = at_nodes(density, nodes, active).reshape(len(active), -1, len(_COARSE))
-    seen = np.empty((2, len(active), len(steps)))
-    seen[0, :, 0], seen[0, :, 1:] = pdf, values[:, :, 0]
-    seen[1, :, 0], seen[1, :, 1:] = sf, values[:, :, 1:] @ _COARSE_WEIGHT * half
-    np.cumsum(seen[1], axis=1, out=seen[1])
-    return seen
+    profile = np.empty((2, len(active), len(steps)))
+    profile[0, :, 0], profile[0, :, 1:] = pdf, values[:, :, 0]
+    profile[1, :, 0], profile[1, :, 1:] = sf, values[:, :, 1:] @ _COARSE_WEIGHT * half
+    np.cumsum(profile[1], axis=1, out=profile[1])
+    return profile
 
 
-def _limits(seen: Array, count: Array, together: int) -> Array:
-    """The widest even panels at both ends of each panel between steps, right and left, (2, p); seen as from `_look`.
+def _limits(profile: Array, count: Array, together: int) -> Array:
+    """The widest even panels at both ends of each panel between steps, right and left, (2, p); from a `_profile`.
 
     Arms that begin inside the panel do not hurry it: its width is theirs, or it ends there."""
-    pdf, sf = seen
+    pdf, sf = profile
     n = pdf.shape[1] - 1
     at = np.append(np.arange(n), np.arange(1, n + 1))
-    held = np.tile(count[:, None], 2 * n)
-    held[:, n:][count[:, None] * sf[:, :n] <= _RARE] = 0.0
-    return even_widths(pdf[:, at], sf[:, at], held, together).reshape(2, n)
+    counted = np.tile(count[:, None], 2 * n)
+    counted[:, n:][count[:, None] * sf[:, :n] <= _RARE] = 0.0
+    return even_widths(pdf[:, at], sf[:, at], counted, together).reshape(2, n)
 
 
 class _Walk:
@@ -133,8 +138,8 @@ class _Walk:
             u = narrow[-1]
             while u <= edges[panel + 1]:
                 panel += 1
-            share = (edges[panel] - u) / (edges[panel] - edges[panel + 1])
-            fall = (1 - share) * rate[0, panel] + share * rate[1, panel]
+            along = (edges[panel] - u) / (edges[panel] - edges[panel + 1])
+            fall = (1 - along) * rate[0, panel] + along * rate[1, panel]
             narrow.append(self._next(u, 1 / max(float(fall), 1e-300), float(edges[-1])))
         return np.array(narrow)
 

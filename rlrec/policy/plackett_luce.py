@@ -19,11 +19,11 @@ def softmax(score: Array, *, temperature: float = 1.0) -> Array:
     else:
         weight = np.exp(away if temperature == 1 else away / temperature, out=away)
     weight /= weight.sum(axis=1, keepdims=True)
-    return np.asarray(weight)
+    return weight
 
 
 def remaining(score: Array, slates: Index, *, temperature: float = 1.0) -> Iterator[Array]:
-    """At each position of n pages, each with scores of its own, the softmax of the arms left there, (n, m).
+    """At each position of n slates, each with scores of its own, the softmax of the arms left there, (n, m).
 
     score (n, m) finite; slates (n, k) arms 0..m - 1. Source: as for `gumbel.PlackettLuceOrder`."""
     left, rows = np.array(score, np.float64), np.arange(len(slates))

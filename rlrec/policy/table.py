@@ -25,7 +25,7 @@ STOPS: Array = np.concatenate([[-1.0], _GAUSS, [1.0]])
 """(ORDER + 2,): the nodes of a panel between its ends, on [-1, 1]."""
 
 
-def integrated(series: Array) -> Array:
+def integrate(series: Array) -> Array:
     """Legendre series of the integral from -1 of Legendre series, (ORDER + 1, ...) from (ORDER, ...)."""
     integral = np.zeros((ORDER + 1, *series.shape[1:]))
     # the integral of P_k is (P_k+1 - P_k-1) / (2 k + 1), that of P_0 is P_1 + P_0
@@ -36,12 +36,12 @@ def integrated(series: Array) -> Array:
     return integral
 
 
-_FROM_LEFT: Array = polynomials(_GAUSS, ORDER) @ integrated(COEFFICIENT)  # (to node, value at node)
+_FROM_LEFT: Array = polynomials(_GAUSS, ORDER) @ integrate(COEFFICIENT)  # (to node, value at node)
 _FROM_RIGHT: Array = _FROM_LEFT[::-1, ::-1]
 
 
-class Table:
-    """g scores on N = 16 P nodes, increasing. Row g, the last, stands for every score that never matters here.
+class ScoreTable:
+    """g scores on N = 16 P nodes, increasing. Row g, the last, stands for every score that never matters.
 
     edges (P + 1,) of the panels; nodes and weights (N,) of the quadrature; count (g + 1,) equal arms a row stands
     for (0 in the last, and in a row to spare); log_cdf and hazard, density over distribution function, (g + 1, N);
@@ -57,15 +57,16 @@ class Table:
 
     def pdf(self, rows: Rows, nodes: Rows = ALL) -> Array:
         """Densities of some rows at some nodes, as an index of both picks them."""
-        return np.asarray(self.hazard[rows, nodes] * np.exp(self.log_cdf[rows, nodes]))
+        return self.hazard[rows, nodes] * np.exp(self.log_cdf[rows, nodes])
 
     def log_all(self) -> Array:
         """Log of the probability that every score is below the node, (N,)."""
-        return np.asarray(self.count @ self.log_cdf)
+        return self.count @ self.log_cdf
 
     def above(self, values: Array) -> Array:
         """Integrals of values (..., N) from each node to the highest edge, (..., N)."""
         flat = values.reshape(-1, ORDER)
+        # whole panels to the right, and the rest of the node's panel
         right = (flat @ _GAUSS_WEIGHT).reshape(*values.shape[:-1], -1) * self._half
         right = np.cumsum(right[..., ::-1], axis=-1)[..., ::-1] - right
         inside = (flat @ _FROM_RIGHT.T).reshape(*right.shape, ORDER)
@@ -78,18 +79,22 @@ class Table:
 
         Each tail is integrated from its own end, where it is small."""
         n, half = ORDER * panels, self._half[:panels, None]
+        # density at the nodes, mass of each panel
         pdf = at_nodes(density, self.nodes[:n], which)
         flat, shape = pdf.reshape(-1, ORDER), (len(rows), panels, ORDER)
         mass = (flat @ _GAUSS_WEIGHT).reshape(shape[:2]) * half[:, 0]
+        # probability above and below each edge
         sf_edge = np.zeros((len(rows), panels + 1))
         mass[:, ::-1].cumsum(axis=1, out=sf_edge[:, -2::-1])
         log_low = _log_cdf_low(density, float(self.edges[0]), which, sf_edge[:, 0])
         cdf_edge = np.exp(log_low)[:, None] + mass.cumsum(axis=1) - mass
+        # probability above and below each node
         sf, cdf = (flat @ _FROM_RIGHT.T).reshape(shape), (flat @ _FROM_LEFT.T).reshape(shape)
         sf *= half
         cdf *= half
         sf += sf_edge[:, 1:, None]
         cdf += cdf_edge[:, :, None]
+        # hazard, and nothing beyond the last of these panels
         log_cdf = _log_cdf(sf, cdf).reshape(pdf.shape)
         pdf *= np.exp(-log_cdf)
         self.log_cdf[rows, :n], self.hazard[rows, :n] = log_cdf, pdf
@@ -102,7 +107,7 @@ class Table:
 
 def tabulate(
     density: Density, count: Array, *, ranks: int, together: int | None = None, refine: int = 1, spare: int = 0
-) -> tuple[Table, Index]:
+) -> tuple[ScoreTable, Index]:
     """The table whose nodes decide who holds the best `ranks` ranks, and each score's row in it, (g,).
 
     count (g,) equal arms each score stands for. Fewer than `ranks` scores lie above the lowest edge with probability
@@ -112,17 +117,19 @@ def tabulate(
     left, right = density.reach()
     lower, upper = density.mode - left, density.mode + right
     edges = panels(density, count, lower, upper, ranks=ranks, together=together or ranks, refine=refine)
-    kept = np.flatnonzero(upper > edges[0])
-    kept = kept[np.argsort(upper[kept], kind="stable")]
+    # a row for each score that reaches the panels, by where it ends
+    listed = np.flatnonzero(upper > edges[0])
+    listed = listed[np.argsort(upper[listed], kind="stable")]
     row = np.full(len(count), -1, dtype=np.intp)
-    row[kept] = np.arange(len(kept))
-    table = Table(edges, len(kept) + spare)
-    table.count[: len(kept)] = count[kept]
-    ends = np.searchsorted(edges[1:-1], upper[kept]) + 1
+    row[listed] = np.arange(len(listed))
+    table = ScoreTable(edges, len(listed) + spare)
+    table.count[: len(listed)] = count[listed]
+    # their distribution functions, some at a time
+    ends = np.searchsorted(edges[1:-1], upper[listed]) + 1
     step = max(1, _CACHED // len(table.nodes))
-    for start in range(0, len(kept), step):
-        part = kept[start : start + step]
-        table.put(row[part], density, part, panels=int(ends[start : start + step][-1]))
+    for start in range(0, len(listed), step):
+        scores = listed[start : start + step]
+        table.put(row[scores], density, scores, panels=int(ends[start : start + step][-1]))
     return table, row
 
 
@@ -143,11 +150,11 @@ def _log_cdf(sf: Array, cdf: Array) -> Array:
 
 
 # below the lowest edge, which is the first point and has no weight
-_TAIL_AT, _TAIL_WEIGHT = (np.append(0.0, part) for part in _spread(np.append(0.0, 2.0 ** np.arange(-7, 1))))
+_TAIL_AT, _TAIL_WEIGHT = (np.append(0.0, values) for values in _spread(np.append(0.0, 2.0 ** np.arange(-7, 1))))
 
 
 def _log_cdf_low(density: Density, edge: float, which: Rows, sf: Array) -> Array:
-    """log F at the lowest edge, (a,), where sf (a,) lies above it; relative precision where it is small.
+    """log F at the lowest edge, (a,), above which lies sf (a,); relative precision where it is small.
 
     The density falls ever faster to the left of it, so panels that double in width from the edge are right."""
     log_cdf = np.log1p(-np.minimum(sf, 1 - 1e-16))
@@ -155,7 +162,8 @@ def _log_cdf_low(density: Density, edge: float, which: Rows, sf: Array) -> Array
     tail = ((sf > 0.99) & (distance < 0)).nonzero()[0]
     if not tail.size:
         return log_cdf
-    rows = tail if isinstance(which, slice) else which[tail]
+    rows = np.arange(len(density.mode))[which][tail]
+    # the integral over a stretch on which the density vanishes
     start = distance[tail, None]
     # the fall is convex: it grows by its slope at least, which at the first percent is steep
     length = TAIL / np.abs(density.slope(start, rows))

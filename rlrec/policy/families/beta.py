@@ -49,31 +49,31 @@ class BetaLogit:
         self.log_peak = 0.5 * (log[0] + log[1] - log[2]) - LOG_ROOT_TAU + (error[2] - error[0] - error[1])
         # Reflected, where alpha is the larger one: the linear term that cancels is then the smaller of the two.
         self._sign = np.where(alpha <= beta, 1.0, -1.0)[:, None]
-        self._share, self._total = (smaller / total)[:, None], total[:, None]
+        self._p, self._n = (smaller / total)[:, None], total[:, None]
         self._alpha, self._beta = alpha, beta
         self._far = bool(smaller.min(initial=np.inf) < 2 * TAIL / FARTHEST)
         self.step = 2 * np.minimum(np.sqrt(1 / alpha + 1 / beta), 0.8)
 
     def fall(self, distance: Array, rows: Rows = ALL) -> Array:
         """n (log(1 + p (e^d - 1)) - p d) for distance d, p the smaller of alpha/n and beta/n."""
-        share, d = self._share[rows], distance * self._sign[rows]
+        p, d = self._p[rows], distance * self._sign[rows]
         near = np.clip(d, -FARTHEST, FARTHEST) if self._far else d
         fall = np.expm1(near)
-        fall *= share
+        fall *= p
         np.log1p(fall, out=fall)
         if self._far:
-            fall += np.maximum(d - near, 0) * (1 - share) + np.maximum(near - d, 0) * share
+            fall += np.maximum(d - near, 0) * (1 - p) + np.maximum(near - d, 0) * p
             d = near
-        d *= share
+        d *= p
         fall -= d
-        fall *= self._total[rows]
+        fall *= self._n[rows]
         return fall
 
     def slope(self, distance: Array, rows: Rows = ALL) -> Array:
-        share, sign = self._share[rows], self._sign[rows]
-        growth = share * np.expm1(np.clip(distance * sign, -FARTHEST, FARTHEST))
+        p, sign = self._p[rows], self._sign[rows]
+        growth = p * np.expm1(np.clip(distance * sign, -FARTHEST, FARTHEST))
         # n (x - p) without the difference
-        return np.asarray(sign * self._total[rows] * growth * (1 - share) / (1 + growth))
+        return sign * self._n[rows] * growth * (1 - p) / (1 + growth)
 
     def reach(self) -> tuple[Array, Array]:
         # Both sides fall at least as fast as (e^-d + d - 1) / s^2, that is d^2 / (2 + d) / s^2, s^2 = 1/alpha + 1/beta.
@@ -116,9 +116,11 @@ def stirling_error(a: Array) -> Array:
     """log Gamma(a) - ((a - 1/2) log a - a + log(2 pi) / 2), the same shape, for a > 0.
 
     Source: the Stirling series; below 10 by the recurrence of the gamma function."""
+    # up to 10 by the recurrence
     steps = a[..., None] + np.arange(_STIRLING)
     error = np.where(steps < _STIRLING, (steps + 0.5) * np.log1p(1 / steps) - 1, 0.0).sum(axis=-1)
+    # from there the series
     a = a + np.ceil(np.maximum(_STIRLING - a, 0.0))
     r = 1 / np.square(a)
     series = 1 / 1680 - r * (1 / 1188 - r * (691 / 360360 - r / 156))
-    return np.asarray(error + (1 / 12 - r * (1 / 360 - r * (1 / 1260 - r * series))) / a)
+    return error + (1 / 12 - r * (1 / 360 - r * (1 / 1260 - r * series))) / a

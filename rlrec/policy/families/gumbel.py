@@ -53,39 +53,41 @@ class PlackettLuceOrder:
 
     def next_arm(self, prefix: Index, *, floor: float) -> Array:
         left = np.delete(np.arange(len(self.logits)), prefix)
-        chance = np.zeros(len(self.logits))
-        chance[left] = _softmax(self.logits[left])
-        return chance
+        probability = np.zeros(len(self.logits))
+        probability[left] = _softmax(self.logits[left])
+        return probability
 
     def ranks(self, size: int) -> Array:
         possible, m = self._possible, len(self.logits)
-        found = np.zeros((size, m))
+        ranks = np.zeros((size, m))
         inside = min(size, len(possible))
         if inside:
             logits, row, count = np.unique(self.logits[possible], return_inverse=True, return_counts=True)
-            density, alike = GumbelLogit(logits), count.astype(float)
-            table, place = tabulate(density, alike, ranks=inside, together=maximum.together(inside))
-            found[:inside, possible] = maximum.ranks(table, inside)[:, place[row]]
+            table, table_row = tabulate(
+                GumbelLogit(logits), count.astype(float), ranks=inside, together=maximum.together(inside)
+            )
+            ranks[:inside, possible] = maximum.ranks(table, inside)[:, table_row[row]]
         if size > len(possible):
             never = np.delete(np.arange(m), possible)
-            found[len(possible) :, never] = 1 / len(never)
-        return found
+            ranks[len(possible) :, never] = 1 / len(never)
+        return ranks
 
     def conditionals(self, slates: Index, *, floor: float, least: bool) -> tuple[Array, Array]:
         n, k = slates.shape
-        chance, smallest = np.empty((n, k)), np.zeros((n, k))
+        probability, smallest = np.empty((n, k)), np.zeros((n, k))
         step = max(1, _ENTRIES // len(self.logits))
         for start in range(0, n, step):
-            part = slice(start, start + step)
-            total = self._log_left(slates[part])
-            chance[part] = self._share(self.logits[slates[part]], total)
+            rows = slice(start, start + step)
+            total = self._log_left(slates[rows])
+            probability[rows] = self._of_left(self.logits[slates[rows]], total)
             if least:
-                smallest[part] = self._share(self._lowest_left(slates[part]), total)
-        return chance, smallest
+                smallest[rows] = self._of_left(self._lowest_left(slates[rows]), total)
+        return probability, smallest
 
     def _log_left(self, slates: Index) -> Array:
         """Log of the summed weights of the arms left at each position, (n, k); nothing is ever subtracted."""
         n, k = slates.shape
+        # of the arms on no position, then upwards from the last one
         unshown = np.tile(self.logits, (n, 1))
         np.put_along_axis(unshown, slates, -np.inf, axis=1)
         sums = np.empty((n, k + 1))
@@ -94,11 +96,12 @@ class PlackettLuceOrder:
             sums[:, position] = np.logaddexp(sums[:, position + 1], self.logits[slates[:, position]])
         return sums[:, :k]
 
-    def _share(self, logits: Array, total: Array) -> Array:
+    def _of_left(self, logits: Array, total: Array) -> Array:
+        """Probabilities of logits (n, k) among arms left whose weights sum to exp(total), (n, k)."""
         left = len(self.logits) - np.arange(logits.shape[1])
         with np.errstate(invalid="ignore"):
-            share = np.exp(logits - total)
-        return np.where(total == -np.inf, 1 / left, np.minimum(share, 1))
+            probability = np.exp(logits - total)
+        return np.where(total == -np.inf, 1 / left, np.minimum(probability, 1))
 
     def _lowest_left(self, slates: Index) -> Array:
         """The smallest logit left at each position, (n, k)."""
@@ -143,7 +146,7 @@ def _softmax(logits: Array) -> Array:
     if highest == -np.inf:
         return np.full(len(logits), 1 / len(logits))
     weight = np.exp(logits - highest)
-    return np.asarray(weight / weight.sum())
+    return weight / weight.sum()
 
 
 def _log_sum(logits: Array) -> Array:
@@ -151,4 +154,4 @@ def _log_sum(logits: Array) -> Array:
     highest = logits.max(axis=1, initial=-np.inf)
     shift = np.where(highest > -np.inf, highest, 0.0)
     with np.errstate(divide="ignore"):
-        return np.asarray(shift + np.log(np.exp(logits - shift[:, None]).sum(axis=1)))
+        return shift + np.log(np.exp(logits - shift[:, None]).sum(axis=1))
