@@ -189,9 +189,9 @@ class _Book:
         ]
         if self.unit.postgres:  # under SQLite's one lock nothing changes any more
             owners = decisions.policy_ids(self.unit, {decision for decision, _ in wanted if decision is not None})
-            self.ledger.hold(owners.values())
+            self.ledger.lock(owners.values())
         found = events.targets(self.unit, wanted)
-        self.ledger.hold({target.policy_id for target in found if target.decision_id is not None})
+        self.ledger.lock({target.policy_id for target in found if target.decision_id is not None})
         return found
 
     def _pages(self, lines: Sequence[Line], *, answers: bool) -> dict[int, dict[int, int]]:
@@ -309,7 +309,7 @@ class _Book:
 
     def _close(self) -> None:
         """Write events, keys and marks, and hand the ledger the differences that they make."""
-        self.ledger.learn(self.new.values(), before=self.before, arms=self.arms)
+        self.ledger.apply_events(self.new.values(), before=self.before, arms=self.arms)
         events.add(self.unit, [event for number in sorted(self.new) for event in self.new[number][1]])
         events.add_keys(self.unit, self.new_keys)
         for flag in (True, False):

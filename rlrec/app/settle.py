@@ -7,7 +7,7 @@ from functools import partial
 
 from rlrec.app.learning import slot_statistics
 from rlrec.app.learning.ledger import Ledger
-from rlrec.app.learning.slot_statistics import Credit, Totals
+from rlrec.app.learning.slot_statistics import BeliefFold, Totals
 from rlrec.app.log import reward_log
 from rlrec.records import Version
 from rlrec.store import Store, Unit, decisions, policies, reader
@@ -59,14 +59,14 @@ def _entered(unit: Unit, ledger: Ledger, version: Version) -> int:
 
 def enter(unit: Unit, ledger: Ledger, version: Version, *, last: int) -> int:
     """Let every decision after those that a belief holds into it, up to `last`: how many slots entered."""
-    credit = Credit(unit, version, ordinal=ledger.ordinal(version.policy.id))
+    fold = BeliefFold(unit, version, ordinal=ledger.ordinal(version.policy.id))
     entered, total = 0, Totals()
     first = max(version.since, (version.entered_to or 0) + 1)
     for batch in reader.ranges(unit, version.policy.id, first=first, last=last):
         found = reward_log.rewarded(batch, version.reward, settled_only=False)
         entered += len(found)
-        total = slot_statistics.added(total, credit.sums(found, rows=~found.slots["censored"]))
+        total = slot_statistics.add(total, fold.sums(found, rows=~found.slots["censored"]))
     if total:
         ledger.write(version, total)
-    ledger.entered(version, last)
+    ledger.mark_entered(version, last)
     return entered

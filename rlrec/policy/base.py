@@ -1,20 +1,24 @@
-"""What every kind of policy is: parameters in the object, knowledge in the belief, a distribution of scores out."""
+"""What every kind of policy is: parameters in the object, knowledge in the belief, a distribution of scores out.
+
+This module and the kinds that read no context import no numpy: a single `feedback` asks them for `entry` alone."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol, Self
+from math import isfinite
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
-import numpy as np
-
-from rlrec.arrays import Array
 from rlrec.errors import InputError
 from rlrec.policy.forgetting import Forgetting
-from rlrec.policy.moments import Moments
 from rlrec.policy.reward import bounds
-from rlrec.policy.scores import Scores
+from rlrec.policy.statistics import CountedSlot, Counts, SlotColumns
 from rlrec.records import Reward
+
+if TYPE_CHECKING:
+    from rlrec.arrays import Array
+    from rlrec.policy.moments import Moments
+    from rlrec.policy.scores import Scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +27,8 @@ class Belief:
 
     pulls, reward_sum, reward_squares: what the belief counts, without prior. alpha, beta: the prior as pseudo-counts of
     reward and of its absence, 0 where there is none. total: pulls of all arms that the belief knows, a number or
-    (..., 1). moments: what contextual kinds count beside. trained: parameters of a trained kind, of these arms, and the
-    features of these, (m, p).
+    (..., 1). extra (..., m, w): sums of the kind's own statistics. moments: those of kinds that need the context,
+    unpacked. trained: parameters of a trained kind, of these arms, and the features of these, (m, p).
     """
 
     pulls: Array
@@ -33,6 +37,7 @@ class Belief:
     alpha: Array
     beta: Array
     total: float | Array
+    extra: Array | None = None
     moments: Moments | None = None
     trained: tuple[dict[str, Array], Array] | None = None
 
@@ -43,6 +48,8 @@ class Belief:
 
     def mean(self, *, unknown: float = 0.0) -> Array:
         """Posterior mean reward, (m,); `unknown` where neither pulls nor a prior tell anything."""
+        import numpy as np
+
         weight = self.weight
         return np.divide(
             self.reward_sum + self.alpha, weight, out=np.full(weight.shape, unknown, np.float64), where=weight > 0
@@ -62,6 +69,20 @@ class Policy(Protocol):
     contextual: ClassVar[bool]  # whether it has a `design`: encoders, and beliefs with moments
     stateful: ClassVar[bool]  # whether it reads the state of the session: each decision has a distribution of its own
     forgetting: Forgetting
+    needs: ClassVar[frozenset[str]]  # fields of a slot that its statistics depend on, beside arm and reward
+
+    @property
+    def width(self) -> int:
+        """Columns of `statistics`: pulls, reward, squared reward, and its own behind them."""
+        ...
+
+    def entry(self, slot: CountedSlot) -> tuple[float, ...]:
+        """A row of `statistics`, in plain Python: of kinds that do not need the context."""
+        ...
+
+    def statistics(self, slots: SlotColumns) -> Array:
+        """The columns that slots add to the sums of their arms, (n, width); they add up."""
+        ...
 
     @property
     def exploration(self) -> float:
@@ -101,7 +122,7 @@ EVERYTHING = ("*",)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Learner:
+class Learner(Counts):
     """What all kinds have that learn: a floor of uniform exploration, and a memory that may fade or end."""
 
     floor: float = 0.0
@@ -157,7 +178,7 @@ def between(name: str, value: float, low: float, high: float) -> None:
 
 def number(name: str, value: float) -> None:
     """Raises InputError unless a parameter is a finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
         raise InputError(f"{name} is {value!r}", hint="give a finite number")
 
 

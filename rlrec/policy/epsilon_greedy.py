@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from rlrec.arrays import Array
 from rlrec.policy.base import Belief, Learner, fraction, mixed
-from rlrec.policy.families.point import Point
-from rlrec.policy.scores import Scores
+
+if TYPE_CHECKING:
+    from rlrec.arrays import Array
+    from rlrec.policy.scores import Scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,8 @@ class EpsilonGreedy(Learner):
         return mixed(self.epsilon, self.floor)
 
     def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
+        from rlrec.policy.families.point import Point
+
         return Point(belief.mean())
 
     def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array | None:

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-import numpy as np
-
-from rlrec.arrays import Array
 from rlrec.errors import InputError
 from rlrec.policy.base import Belief, fraction
-from rlrec.policy.families.gumbel import Gumbel
-from rlrec.policy.families.point import Point
-from rlrec.policy.features import named
 from rlrec.policy.forgetting import Forgetting
-from rlrec.policy.scores import Scores
+from rlrec.policy.statistics import Counts
 from rlrec.records import Reward
+
+if TYPE_CHECKING:
+    from rlrec.arrays import Array
+    from rlrec.policy.scores import Scores
 
 ANY = "*"  # the context value whose probabilities hold where no row names the value
 
 
-class _Unlearned:
+class _Unlearned(Counts):
     prior: ClassVar[tuple[float, float]] = (0.0, 0.0)
     served: ClassVar[bool] = True
     online: ClassVar[bool] = True
@@ -34,6 +32,10 @@ class _Unlearned:
         return ()
 
     def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
+        import numpy as np
+
+        from rlrec.policy.families.point import Point
+
         return Point(np.zeros(len(arms)))
 
     def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array | None:
@@ -117,6 +119,10 @@ class Fixed(_Floored):
         return () if self.by is None else (self.by,)
 
     def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
+        import numpy as np
+
+        from rlrec.policy.families.gumbel import Gumbel
+
         table = self._table(context)
         shares = np.array([table.get(arm, 0.0) for arm in arms], np.float64)
         with np.errstate(divide="ignore"):
@@ -125,6 +131,8 @@ class Fixed(_Floored):
     def _table(self, context: Mapping[str, Any]) -> Mapping[str, float]:
         if self.by is None:
             return self.probabilities
+        from rlrec.policy.features import named
+
         value = context.get(self.by)
         name = ANY if value is None else named(value)
         found: Mapping[str, float] | None = self.probabilities.get(name, self.probabilities.get(ANY))

@@ -18,6 +18,7 @@ from rlrec.policy.families.gumbel import Gumbel
 from rlrec.policy.families.point import Point
 from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.scores import Scores
+from rlrec.policy.statistics import Counts
 from rlrec.records import Reward
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class State:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gradient:
+class Gradient(Counts):
     """Arms in proportion to exp(score / temperature), by scores that `train-pg` learns for the return of a visit.
 
     model linear: weights per arm on features of context and session, and effects of the arm's own features. model

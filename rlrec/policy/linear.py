@@ -19,8 +19,9 @@ from rlrec.policy.families.correlated import Correlated
 from rlrec.policy.families.gaussian import Gaussian
 from rlrec.policy.families.gumbel import Gumbel
 from rlrec.policy.families.point import Point
-from rlrec.policy.moments import Moments
+from rlrec.policy.moments import Moments, each, width
 from rlrec.policy.scores import Scores
+from rlrec.policy.statistics import CONTEXT, SlotColumns, counted
 from rlrec.records import Reward
 
 DISJOINT, SHARED = "disjoint", "shared"
@@ -47,6 +48,7 @@ class Linear(Learner):
     design: Design = field(default_factory=Design, compare=False, repr=False)
 
     contextual: ClassVar[bool] = True
+    needs: ClassVar[frozenset[str]] = frozenset({CONTEXT})
     expands: ClassVar[bool] = False  # whether the model is expanded around the anchor of its design
 
     def __post_init__(self) -> None:
@@ -80,6 +82,16 @@ class Linear(Learner):
 
         x (n, q) contexts, arms (n,) ids: gram grows by weight xx', response by (reward + offset) x."""
         return np.ones(len(x)), np.zeros(len(x))
+
+    @property
+    def width(self) -> int:
+        return 3 + width(len(self.design.context.names))
+
+    def statistics(self, slots: SlotColumns) -> Array:
+        if slots.context is None:  # nothing is asked about contexts
+            return counted(slots)
+        weight, offset = self.credit(slots.context, slots.arm_id)
+        return counted(slots, each(slots.context, weight=weight, response=slots.reward + offset))
 
     def encode(self, context: Mapping[str, Any] | None) -> Array:
         """Features of a context, (q,)."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rlrec.arrays import Array, Ids
+from rlrec.arrays import Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,23 +46,8 @@ def unpack(packed: Array, q: int) -> Moments:
 
 
 def each(x: Array, *, weight: Array, response: Array) -> Array:
-    """What each of n observations adds to packed moments, (n, width): arguments as for `change`."""
+    """Packed moments of each of n observations, (n, width).
+
+    x (n, q); weight (n,) of x x'; response (n,) of x."""
     row, column = np.triu_indices(x.shape[1])
     return np.concatenate([x[:, row] * x[:, column] * weight[:, None], x * response[:, None]], axis=1)
-
-
-def change(x: Array, *, weight: Array, response: Array, group: Ids, groups: int) -> Array:
-    """What n observations add to the packed moments of some groups (arms, say), (groups, width).
-
-    x (n, q); weight (n,) of x x'; response (n,) of x; group (n,) which of the groups each belongs to."""
-    n, q = x.shape
-    total = np.zeros((groups, width(q)))
-    order = np.argsort(group, kind="stable")
-    step = max(1, (1 << 20) // width(q))
-    for start in range(0, n, step):
-        part = order[start : start + step]
-        seen = group[part]
-        first = np.flatnonzero(np.r_[True, seen[1:] != seen[:-1]])
-        added = each(x[part], weight=weight[part], response=response[part])
-        total[seen[first]] += np.add.reduceat(added, first, axis=0)
-    return total

@@ -78,11 +78,6 @@ def bounded(value: float) -> bool:
     return abs(value) <= LIMIT
 
 
-def entry(reward: float) -> tuple[float, float, float]:
-    """What one slot adds to the sums of a belief: pulls, reward, squared reward."""
-    return 1.0, reward, reward * reward
-
-
 def of_slots(
     definition: Reward,
     *,

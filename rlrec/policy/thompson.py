@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from rlrec.arrays import Array
 from rlrec.policy.base import Belief, Learner, unit_interval
-from rlrec.policy.families.beta import Beta
-from rlrec.policy.scores import Scores
 from rlrec.records import Reward
+
+if TYPE_CHECKING:
+    from rlrec.arrays import Array
+    from rlrec.policy.scores import Scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,8 @@ class Thompson(Learner):
     prior: ClassVar[tuple[float, float]] = (1.0, 1.0)
 
     def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
+        from rlrec.policy.families.beta import Beta
+
         return Beta(belief.alpha + belief.reward_sum, belief.beta + (belief.pulls - belief.reward_sum))
 
     def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array | None:

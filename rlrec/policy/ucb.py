@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
-from rlrec.arrays import Array
 from rlrec.errors import InputError
 from rlrec.policy.base import Belief, Learner, number, unit_interval
-from rlrec.policy.families.point import Point
 from rlrec.policy.reward import LIMIT
-from rlrec.policy.scores import Scores
 from rlrec.records import Reward
+
+if TYPE_CHECKING:
+    from rlrec.arrays import Array
+    from rlrec.policy.scores import Scores
 
 LEAST = 1e-300  # weight of an arm that is nearly forgotten: what is divided by it stays finite
 
@@ -28,12 +27,16 @@ class _Optimist(Learner):
         raise NotImplementedError
 
     def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
+        from rlrec.policy.families.point import Point
+
         return Point(self._indices(belief))
 
     def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array | None:
         return self._indices(belief)
 
     def _indices(self, belief: Belief) -> Array:
+        import numpy as np
+
         bound = self._bound(belief, np.maximum(belief.weight, LEAST), np.log1p(belief.total))
         return np.where(belief.weight > 0, bound, np.inf)
 
@@ -57,6 +60,8 @@ class Ucb(_Optimist):
         super().__post_init__()
 
     def _bound(self, belief: Belief, weight: Array, log_t: float | Array) -> Array:
+        import numpy as np
+
         return belief.mean() + self.c * np.sqrt(log_t / weight)
 
 
@@ -74,6 +79,8 @@ class UcbTuned(_Optimist):
         unit_interval(reward, "ucb-tuned bounds no other")
 
     def _bound(self, belief: Belief, weight: Array, log_t: float | Array) -> Array:
+        import numpy as np
+
         mean, doubt = belief.mean(), log_t / weight
         variance = np.maximum((belief.reward_squares + belief.alpha) / weight - mean**2, 0.0)
         bound: Array = mean + np.sqrt(doubt * np.minimum(0.25, variance + np.sqrt(2 * doubt)))
@@ -111,6 +118,8 @@ def kl_bound(mean: Array, doubt: Array) -> Array:
     It starts from the least of three bounds, for kl is at least (q-m)^2 / 2(1-m), (q-m)^2 / 2q and (1-m) u - H(m).
     Own derivation.
     """
+    import numpy as np
+
     m, d = np.clip(mean, EDGE, 1 - EDGE), np.minimum(doubt, CERTAIN)
     entropy = -m * np.log(m) - (1 - m) * np.log1p(-m)
     above = np.minimum(m + np.sqrt(2 * (1 - m) * d), m + d + np.sqrt(d * d + 2 * m * d))

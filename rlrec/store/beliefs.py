@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -120,6 +121,11 @@ def add(
 
 
 def _extra(before: bytes | None, fade: float, change: Any) -> bytes:
+    """Further sums after a change, packed as doubles; those of a list in plain Python: they are few."""
+    if isinstance(change, list):
+        layout = f"<{len(change)}d"
+        old = (0.0,) * len(change) if before is None else struct.unpack(layout, before)
+        return struct.pack(layout, *(fade * was + new for was, new in zip(old, change, strict=True)))
     import numpy as np
 
     sums = np.array(change, "<f8")

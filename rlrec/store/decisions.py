@@ -24,6 +24,15 @@ LAST_ID = 2**40 - 1  # the packed slots of a visit have 40 bits for a decision
 _NEXT = "SELECT coalesce(max(id), 0) + 1 FROM decision"
 
 
+class SlotPropensity(NamedTuple):
+    """`propensity` is conditional on the slots above."""
+
+    decision_id: int
+    position: int
+    propensity: float | None
+    marginal: float | None
+
+
 def newest(unit: Unit) -> int | None:
     """The time of the newest decision that was not imported."""
     found = unit.ask_value("SELECT max(at) FROM decision WHERE imported = 0")
@@ -67,6 +76,13 @@ def _slot(values: list[Any]) -> Slot:
 def _decision(row: Row, slots: list[Slot]) -> Decision:
     record = dict(zip(DECISION, row, strict=True))
     return Decision(**record | {"imported": bool(record["imported"])}, slots=tuple(slots))
+
+
+def propensities(unit: Unit, ids: Collection[int]) -> list[SlotPropensity]:
+    """Those of all slots of these decisions, by decision and position."""
+    columns = ", ".join(SlotPropensity._fields)
+    text = f"SELECT {columns} FROM slot WHERE decision_id IN (?*) ORDER BY decision_id, position"
+    return unit.records(SlotPropensity, text, ids)
 
 
 def policy_ids(unit: Unit, ids: Collection[int]) -> dict[int, int]:

@@ -11,7 +11,7 @@ import numpy as np
 from rlrec.app import policy
 from rlrec.app.distributions import designs
 from rlrec.app.learning import slot_statistics
-from rlrec.app.learning.ledger import worth
+from rlrec.app.learning.ledger import slot_reward
 from rlrec.app.log.decision_reward import by_position
 from rlrec.policy.moments import pack
 from rlrec.records import Version
@@ -48,10 +48,11 @@ def defined(unit: Unit, made: Version) -> dict[BeliefKey, Any]:
         told, then = by_position(happened.get(decision.id, ())), decision.ordinal or 0
         context = json.loads(contents.context_bodies(unit, [decision.context_id])[decision.context_id])
         for slot in decision.slots:
-            sums = np.array(worth(made, told.get(slot.position, ()), served_at=decision.at))
+            reward = slot_reward(made, told.get(slot.position, ()), served_at=decision.at)
             place = memory.bucket(then), slot.arm_id
             if place[0] < memory.oldest(ordinal):
                 continue
+            sums = np.zeros(3) if reward is None else np.array([1.0, reward, reward**2])
             row = memory.discount ** (ordinal - then) * np.r_[sums, _moments(mine, context, slot.arm_id, sums)]
             total[place] = total.get(place, 0.0) + row
     return total
@@ -82,4 +83,4 @@ def wrong(store: Store, name: str, number: int | None = None) -> float:
     with store.read() as unit:
         made = version(unit, name, number)
         ordinal = policies.ordinal(unit, made.policy.id) if made.learning else made.ordinal
-        return gap(slot_statistics.standing(unit, made, ordinal=ordinal), defined(unit, made))
+        return gap(slot_statistics.stored_sums(unit, made, ordinal=ordinal), defined(unit, made))

@@ -363,7 +363,7 @@ class Commands(RuleBasedStateMachine):
                 right = [self.model.belief(name), *self.model.frozen[name]]
                 if name in REMEMBERING:
                     now = policies.ordinal(unit, found[0].policy.id)
-                    assert gap(slot_statistics.standing(unit, found[0], ordinal=now), defined(unit, found[0])) < 1e-9
+                    assert gap(slot_statistics.stored_sums(unit, found[0], ordinal=now), defined(unit, found[0])) < 1e-9
                     continue
                 for version, wanted in zip(found, right, strict=True):
                     held = {shown[row[0]]: row[1:] for row in beliefs.current(unit, version.id)}

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from rlrec import policy as kinds
 from tests.conftest import Run, runner
 
 ALWAYS = {"alembic", "pytest", "tabulate", "scipy", "sqlalchemy.orm", "scipy.stats", "matplotlib", "pandas"}
@@ -75,6 +76,22 @@ def test_a_single_feedback_imports_no_numpy(shop: Run, sqlite_db: str, words: li
     names, stdout = ran(sqlite_db, *words, "--json")
     assert json.loads(stdout)["events"] == 1
     assert not names & (ONCE | {"numpy", "rlrec.cli.tables"})
+
+
+def test_a_kind_that_reads_no_context_counts_slots_without_numpy() -> None:
+    script = """
+import sys
+from rlrec import policy
+from rlrec.policy.statistics import CountedSlot
+for kind in policy.KINDS:
+    if kind not in CONTEXTUAL:
+        counts = policy.make(kind, {"probabilities": {"a": 1.0}} if kind == "fixed" else {})
+        assert counts.entry(CountedSlot(1, 1, 1, 1, 0.5, 1.0))[:3] == (1.0, 1.0, 1.0), kind
+        assert "numpy" not in sys.modules, kind
+"""
+    contextual = [kind for kind in kinds.KINDS if kinds.load(kind).contextual]
+    assert len(contextual) < len(kinds.KINDS)
+    subprocess.run([sys.executable, "-c", script.replace("CONTEXTUAL", repr(contextual))], check=True)
 
 
 def test_what_was_loaded_is_not_taken_apart_at_the_end() -> None:

@@ -12,7 +12,6 @@ import pytest
 from scipy.special import chdtrc
 
 from rlrec import policy as kinds
-from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Index
 from rlrec.errors import InputError
 from rlrec.policy import history, moments, slate
@@ -20,6 +19,7 @@ from rlrec.policy import reward as rewards
 from rlrec.policy.base import Belief, Policy, mixed
 from rlrec.policy.contextual import ContextualLearner, ContextualPolicy, is_contextual, learns_from_contexts
 from rlrec.policy.moments import Moments
+from rlrec.policy.statistics import CONTEXT, CountedSlot, SlotColumns
 from rlrec.records import Event, Reward
 
 ARMS = ["a", "b", "c", "d", "e", "f"]
@@ -67,6 +67,8 @@ SERVED = [*(kind for kind in kinds.KINDS if kinds.load(kind).served), "linucb sh
 FLOORS = [(kind, floor) for kind in SERVED for floor in (0.01 if kind in CORRELATED else 0.0, 0.2)]
 STATEFUL = [kind for kind in kinds.KINDS if kinds.load(kind).stateful]
 FEATURES = [{"genre": genre} for genre in ["jazz", "rock", "rock", "folk", "jazz", "folk"]]
+PULLS, CLICKS = np.array([20, 10, 10, 0, 5, 40]), np.array([9, 3, 3, 0, 0, 10])
+SHOWN = (0.3, 0.2, 0.2, 0.1, 0.1, 0.1)  # the propensities of the arms in that log
 PAGES = np.array(list(permutations(range(6), 3)), np.intp)
 FALSE_ALARM = 1e-6  # of each test of frequencies; the draws are seeded, so that it alarms for ever or never
 
@@ -83,13 +85,27 @@ def made(kind: str, **parameters: Any) -> Policy:
 
 
 def belief_of(policy: Policy) -> Belief:
-    pulls = np.array([20.0, 10.0, 10.0, 0.0, 5.0, 40.0])
-    reward = np.array([9.0, 3.0, 3.0, 0.0, 0.0, 10.0])
+    """Of a log in which some hour was known of each slot; earlier ones of an arm have the clicks."""
+    slots = slots_of(policy, np.repeat(np.arange(6), PULLS), CLICKS)
+    statistics = policy.statistics(slots)
+    sums = np.zeros((6, statistics.shape[1]))
+    np.add.at(sums, slots.arm_id - 1, statistics)
     prior = np.tile(np.array(policy.prior), (6, 1))
     return Belief(
-        pulls=pulls, reward_sum=reward, reward_squares=reward, alpha=prior[:, 0], beta=prior[:, 1], total=pulls.sum(),
-        moments=moments_of(policy, pulls, reward) if policy.contextual and policy.online else None,
+        pulls=sums[:, 0], reward_sum=sums[:, 1], reward_squares=sums[:, 2], alpha=prior[:, 0], beta=prior[:, 1],
+        total=sums[:, 0].sum(), extra=sums[:, 3:], moments=moments_of(policy, sums[:, 3:]),
         trained=trained_of(policy) if policy.stateful else None,
+    )  # fmt: skip
+
+
+def slots_of(policy: Policy, arm: Index, clicks: Array) -> SlotColumns:
+    """Slots of arms 0 to 5 (their ids are one more), as a kind is given them: the first `clicks` of an arm earn 1."""
+    nth = np.array([(arm[:row] == one).sum() for row, one in enumerate(arm)])
+    hours = [{"hour": int(7 * row % 24)} for row in range(len(arm))]
+    return SlotColumns(
+        arm_id=arm + 1, reward=(nth < clicks[arm]).astype(float), ordinal=np.arange(len(arm)) + 1,
+        position=1 + arm % 3, propensity=np.array(SHOWN)[arm],
+        context=policy.design.context.encode(hours) if is_contextual(policy) and policy.online else None,
     )  # fmt: skip
 
 
@@ -112,15 +128,11 @@ def remembered(policy: Any, context: dict[str, Any]) -> Array:
     return found
 
 
-def moments_of(policy: Any, pulls: Array, reward: Array) -> Moments:
-    """Of a log in which some hour was known of each slot; earlier ones have the clicks."""
-    arm = np.repeat(np.arange(6), pulls.astype(int))
-    nth = np.arange(len(arm)) - np.searchsorted(arm, arm)
-    x = policy.design.context.encode([{"hour": int(7 * one % 24)} for one in range(len(arm))])
-    weight, offset = policy.credit(x, arm + 1)
-    packed = moments.change(x, weight=weight, response=(nth < reward[arm]) + offset, group=arm, groups=6)
+def moments_of(policy: Policy, packed: Array) -> Moments | None:
+    if not learns_from_contexts(policy):
+        return None
     described = policy.design.arm.encode(FEATURES)
-    return replace(moments.unpack(packed, x.shape[1]), described=described)
+    return replace(moments.unpack(packed, len(policy.design.context.names)), described=described)
 
 
 def scores_of(policy: Policy, context: dict[str, Any] | None = None) -> Any:
@@ -338,31 +350,31 @@ def log(n: int, *, seed: int) -> tuple[list[list[Event]], dict[str, Any]]:
     return lists, {"n": n, "slot": slot, "kind": place, "value": value, "age_us": age}
 
 
-def impressions(arm: Index, **arrays: Any) -> reward_log.Impressions:
-    found, default = rewards.of_slots(REWARD, **arrays)
-    return reward_log.Impressions(slots={"arm_id": arm}, reward=found, default=default)
+ONLINE = [kind for kind in kinds.KINDS if made(kind).online]
 
 
-def test_one_slot_adds_what_arrays_add() -> None:
+@pytest.mark.parametrize("kind", [kind for kind in ONLINE if CONTEXT not in made(kind).needs])
+def test_one_slot_adds_what_arrays_add(kind: str) -> None:
     lists, arrays = log(500, seed=3)
-    arm = np.random.default_rng(4).integers(1, 7, 500)
-    total: dict[int, tuple[float, ...]] = {}
-    for one, happened in zip(arm.tolist(), lists, strict=True):
-        entry = rewards.entry(rewards.of_slot(REWARD, happened, served_at=0))
-        total[one] = tuple(np.add(total.get(one, (0, 0, 0)), entry))
-    found = reward_log.sums(impressions(arm, **arrays))
-    assert found.keys() == total.keys()
-    assert all(found[key] == pytest.approx(total[key], abs=1e-9) for key in total)
+    policy, reward = made(kind), rewards.of_slots(REWARD, **arrays)[0]
+    slots = replace(slots_of(policy, np.random.default_rng(4).integers(0, 6, 500), CLICKS), reward=reward)
+    rows = zip(slots.arm_id, slots.ordinal, slots.position, slots.propensity, lists, strict=True)
+    entries = [
+        policy.entry(CountedSlot(arm, ordinal, 0, position, propensity, rewards.of_slot(REWARD, events, served_at=0)))
+        for arm, ordinal, position, propensity, events in rows
+    ]
+    assert policy.statistics(slots).shape == (500, policy.width)
+    assert policy.statistics(slots) == pytest.approx(np.array(entries), abs=1e-9)
 
 
-def test_sums_of_two_logs_add_up_to_those_of_both() -> None:
-    _, arrays = log(400, seed=5)
-    found = impressions(np.random.default_rng(6).integers(1, 7, 400), **arrays)
+@pytest.mark.parametrize("kind", ONLINE)
+def test_sums_of_two_logs_add_up_to_those_of_both(kind: str) -> None:
+    policy = made(kind)
+    slots = slots_of(policy, np.random.default_rng(6).integers(0, 6, 400), CLICKS)
     half = np.arange(400) < 150
-    parts = reward_log.added(reward_log.sums(found, rows=half), reward_log.sums(found, rows=~half))
-    whole = reward_log.sums(found)
-    assert parts.keys() == whole.keys()
-    assert all(parts[key] == pytest.approx(whole[key], abs=1e-9) for key in whole)
+    parts = [policy.statistics(slots.take(rows)).sum(axis=0) for rows in (half, ~half)]
+    assert len(parts[0]) == policy.width
+    assert parts[0] + parts[1] == pytest.approx(policy.statistics(slots).sum(axis=0), abs=1e-9)
 
 
 def members(protocol: type) -> set[str]:

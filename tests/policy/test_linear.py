@@ -21,6 +21,7 @@ from rlrec.policy.families.gaussian import Gaussian
 from rlrec.policy.families.gumbel import Gumbel
 from rlrec.policy.families.point import Point
 from rlrec.policy.linear import inverse_gaps
+from rlrec.policy.statistics import SlotColumns
 from tests.policy.test_kinds import reward
 
 PLAIN = Design(context=Encoder.of({"intercept": False, "fields": {"v": {"type": "vector", "length": 2}}}))
@@ -51,9 +52,9 @@ def log(n: int, *, m: int, q: int, seed: int) -> tuple[Array, Any, Array]:
 
 
 def learned(policy: Any, x: Array, arm: Any, clicks: Array, *, m: int, prior: tuple[float, float] = (0, 0)) -> Belief:
-    weight, offset = policy.credit(x, arm)
-    packed = moments.change(x, weight=weight, response=clicks + offset, group=arm, groups=m)
-    found = moments.unpack(packed, x.shape[1])
+    sums = np.zeros((m, policy.width))
+    np.add.at(sums, arm, policy.statistics(SlotColumns(arm_id=arm, reward=clicks, context=x)))
+    found = moments.unpack(sums[:, 3:], x.shape[1])
     described = np.random.default_rng(1).normal(size=(m, 2))
     return believing(found.gram, found.response, described=described, prior=prior)
 
@@ -64,8 +65,8 @@ def learned(policy: Any, x: Array, arm: Any, clicks: Array, *, m: int, prior: tu
 def test_linucb_by_hand() -> None:
     policy = made("linucb", PLAIN)
     x, clicks = np.array([[1, 0], [1, 1], [0.5, -1]]), np.array([1.0, 0, 1])
-    packed = moments.change(x, weight=np.ones(3), response=clicks, group=np.zeros(3, np.int64), groups=1)
-    found = moments.unpack(packed, 2)
+    sums = policy.statistics(SlotColumns(arm_id=np.zeros(3, np.int64), reward=clicks, context=x)).sum(axis=0)
+    found = moments.unpack(sums[None, 3:], 2)
     known = believing(found.gram, found.response)
     assert policy.posterior(known).weights == pytest.approx(np.array([[0.526316, -0.421053]]), abs=1e-6)
     assert policy.index(known, context={"v": [1, 0.5]}) == pytest.approx([0.90628436], abs=1e-8)

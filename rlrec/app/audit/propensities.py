@@ -203,7 +203,7 @@ def _single(case: EligibleDistribution, stored: Stored, places: Index) -> Derive
 def moments_of(unit: Unit, version: Version, seqs: Ids) -> Iterator[tuple[Ids, BeliefRows]]:
     """The beliefs of a version at some changes (ascending), in one walk: changes without a difference between them
     come together, with the rows that `VersionDistribution` takes."""
-    state, plain = _State(), exact.plain(version)
+    state, plain = _State(), exact.has_plain_sums(designs.policy_of(version))
     at = 0
     for chunk in audit.deltas(unit, version.id, by_seq=True):
         seq, done = chunk["seq"], 0

@@ -8,11 +8,11 @@ import numpy as np
 
 from rlrec.app.audit.beliefs import TOLERANCE, History, shown
 from rlrec.app.audit.findings import UNREADABLE, Findings
-from rlrec.app.distributions import exact
 from rlrec.app.learning import slot_statistics
-from rlrec.app.learning.slot_statistics import Credit, Totals
+from rlrec.app.learning.slot_statistics import BeliefFold, Totals
 from rlrec.app.log import reward_log
 from rlrec.arrays import Flags, Index
+from rlrec.policy.forgetting import Forgetting
 from rlrec.records import Version
 from rlrec.store import Unit, policies
 from rlrec.store.beliefs import NOTHING, BeliefKey, Sums
@@ -35,13 +35,13 @@ class Slots:
         self.histories = histories
         self._cuts: dict[int, Cut] = {}
         self._root: dict[int, Version] = {}
-        self._credits: dict[Cut, Credit] = {}
+        self._folds: dict[Cut, BeliefFold] = {}
         mine = {version.id: version for version in versions}
         for version in versions:
             now = policies.ordinal(unit, version.policy.id)
             if (found := _provenance(version, mine, now)) is not None:
                 root, cut = self._root[version.id], self._cuts[version.id] = found
-                self._credits[cut] = Credit(unit, root, ordinal=cut[4])
+                self._folds[cut] = BeliefFold(unit, root, ordinal=cut[4])
         self._total: dict[Cut, Totals] = {cut: {} for cut in self._cuts.values()}
         self._unreadable: dict[Cut, str] = {}  # why
         self._censored = _Censored()
@@ -59,14 +59,14 @@ class Slots:
                 continue
             if cut in self._unreadable:
                 continue
-            credit, same = self._credits[cut], (version_id, reward, ordinal)
+            fold, same = self._folds[cut], (version_id, reward, ordinal)
             try:
                 if not _within(batch, last, seq):
-                    change = _held(credit, _until(batch, seq), last)
+                    change = _held(fold, _until(batch, seq), last)
                 else:
-                    change = whole[same] if same in whole else _held(credit, batch, None)
+                    change = whole[same] if same in whole else _held(fold, batch, None)
                     whole[same] = change
-                self._total[cut] = slot_statistics.added(total, change)
+                self._total[cut] = slot_statistics.add(total, change)
             except UNREADABLE as error:
                 self._unreadable[cut] = str(error)
 
@@ -90,11 +90,11 @@ class Slots:
     def _compare(self, unit: Unit, version: Version, findings: Findings, names: Mapping[int, str]) -> None:
         """A version's belief with what its slots and events add up to: at most one finding an arm."""
         root, cut = self._root[version.id], self._cuts[version.id]
-        taught, forgetting = self.histories[root.id].taught, self._credits[cut].forgetting
+        taught, forgetting = self.histories[root.id].taught, self._folds[cut].forgetting
         kept = forgetting.discount ** (cut[4] - root.ordinal)
-        expected = slot_statistics.added({place: kept * sums for place, sums in taught.items()}, self._total[cut])
-        expected = slot_statistics.something(expected, oldest=forgetting.oldest(cut[4]))
-        stored = slot_statistics.standing(unit, version, ordinal=cut[4])
+        expected = slot_statistics.add({place: kept * sums for place, sums in taught.items()}, self._total[cut])
+        expected = slot_statistics.without_zeros(expected, oldest=forgetting.oldest(cut[4]))
+        stored = slot_statistics.stored_sums(unit, version, ordinal=cut[4])
         scale = reward_log.added(self.histories[root.id].moved, self.histories[version.id].moved)
         for arm, place in {place[1]: place for place in _differing(stored, expected, scale)}.items():
             said = f"the belief holds {_shown(stored, place)}, its slots and events give {_shown(expected, place)}"
@@ -102,11 +102,11 @@ class Slots:
             findings.error(CHECK, subject, f"version {version.number}: {said}")
 
 
-def _held(credit: Credit, batch: Batch, last: int | None) -> Totals:
+def _held(fold: BeliefFold, batch: Batch, last: int | None) -> Totals:
     """What a belief holds of a batch, up to a decision."""
-    found = reward_log.rewarded(batch, credit.version.reward, settled_only=False)
-    rows = ~batch.slots["censored"] & (batch.slots["decision_id"] >= credit.version.since)
-    return credit.sums(found, rows=rows if last is None else rows & (batch.slots["decision_id"] <= last))
+    found = reward_log.rewarded(batch, fold.version.reward, settled_only=False)
+    rows = ~batch.slots["censored"] & (batch.slots["decision_id"] >= fold.version.since)
+    return fold.sums(found, rows=rows if last is None else rows & (batch.slots["decision_id"] <= last))
 
 
 def _shown(totals: Totals, place: BeliefKey) -> str:
@@ -118,7 +118,7 @@ def _provenance(version: Version, mine: Mapping[int, Version], now: int) -> tupl
 
     now: the policy's ordinal."""
     if version.learning:
-        return version, (_minute(version), version.reward.id, version.entered_to, None, now)
+        return version, (_distinct(version), version.reward.id, version.entered_to, None, now)
     if version.status != "frozen":
         return None
     base = version
@@ -127,12 +127,13 @@ def _provenance(version: Version, mine: Mapping[int, Version], now: int) -> tupl
     record = base.learned_from
     if parent is None or record.get("policy_id") != version.policy.id or "selection" in record:
         return None
-    return parent, (_minute(parent), parent.reward.id, int(record["last_id"]), base.seq, version.ordinal)
+    return parent, (_distinct(parent), parent.reward.id, int(record["last_id"]), base.seq, version.ordinal)
 
 
-def _minute(version: Version) -> int:
-    """0 where beliefs that learn the same reward are the same."""
-    return 0 if exact.plain(version) and not version.since else version.id
+def _distinct(version: Version) -> int:
+    """0 where all beliefs of its policy that learn the same reward are equal."""
+    same = not (version.contextual or version.since or Forgetting.of(version.policy.params))
+    return 0 if same else version.id
 
 
 def _own(batch: Batch) -> Batch:

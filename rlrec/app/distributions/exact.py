@@ -18,12 +18,12 @@ from rlrec.arrays import Array, Ids
 from rlrec.policy.base import EVERYTHING, Belief, Policy
 from rlrec.policy.contextual import is_contextual, learns_from_contexts
 from rlrec.policy.forgetting import Forgetting
-from rlrec.policy.moments import Moments, unpack, width
+from rlrec.policy.moments import Moments, unpack
 from rlrec.policy.scores import Scores, unstack
 from rlrec.policy.slate import Slates
 from rlrec.records import Version
 from rlrec.store import Unit, beliefs, policies
-from rlrec.store.beliefs import ArmPrior, BeliefRow, BeliefRows
+from rlrec.store.beliefs import SUMS, ArmPrior, BeliefRow, BeliefRows
 from rlrec.store.unit import Row
 
 ARMS = 10_000  # in all distributions that are kept of one belief: 30 MB
@@ -89,7 +89,7 @@ class VersionDistribution:
         self._know(sums)
 
     def _know(self, sums: BeliefRows) -> None:
-        if plain(self.version):
+        if has_plain_sums(self.policy):
             self._arms, self._sums = _table(sums, 3)
         else:
             self._arms, self._sums = _brought(cast("Sequence[BeliefRow]", sums), self.policy.forgetting, self.ordinal)
@@ -115,7 +115,7 @@ class VersionDistribution:
         """Sums and prior of these arms; an arm the belief does not know has none, and the kind's default prior.
 
         revision: of the catalogue that describes the arms, where a model reads their features."""
-        sums = _aligned(self._arms, self._sums, arms, (0.0,) * max(3, self._sums.shape[1]))
+        sums = _aligned(self._arms, self._sums, arms, (0.0,) * self.policy.width)
         prior = _aligned(self._prior_arms, self._prior, arms, self.policy.prior)
         return Belief(
             pulls=sums[:, 0],
@@ -124,6 +124,7 @@ class VersionDistribution:
             alpha=prior[:, 0],
             beta=prior[:, 1],
             total=float(self._sums[:, 0].sum()),
+            extra=sums[:, 3:],
             moments=self._moments(sums[:, 3:], arms, revision),
             trained=None if self.trained is None else self.trained.of(arms, revision),
         )
@@ -133,8 +134,6 @@ class VersionDistribution:
         if not learns_from_contexts(self.policy):
             return None
         q = len(self.policy.design.context.names)
-        if not packed.shape[1]:
-            packed = np.zeros((len(arms), width(q)))
         found = unpack(packed, q)
         if self.described is None:
             return found
@@ -226,9 +225,9 @@ class VersionDistribution:
         self._kept = 0
 
 
-def plain(version: Version) -> bool:
-    """Whether its belief is three sums an arm, and forgets nothing."""
-    return not version.contextual and not Forgetting.of(version.policy.params)
+def has_plain_sums(policy: Policy) -> bool:
+    """Whether its beliefs are three sums an arm, and forget nothing: rows of `ArmSums`."""
+    return policy.width == len(SUMS) and not policy.forgetting
 
 
 def load(
@@ -249,7 +248,7 @@ def load(
 def _read(unit: Unit, made: VersionDistribution, seq: int | None, ordinal: int | None) -> None:
     """Read the belief of a version into it."""
     version = made.version
-    if plain(version):
+    if has_plain_sums(made.policy):
         made._know(beliefs.current(unit, version.id) if seq is None else beliefs.as_of(unit, version.id, seq))
         return
     if version.status == "frozen":  # it is served as it stands

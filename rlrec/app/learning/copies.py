@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlrec.app.learning import slot_statistics
-from rlrec.app.learning.slot_statistics import Credit, Totals
+from rlrec.app.learning.slot_statistics import BeliefFold, Totals
 from rlrec.app.log import reward_log
 from rlrec.records import Version
 from rlrec.store import Unit, beliefs, decisions, policies, reader, weights
@@ -21,9 +21,9 @@ def fork(unit: Unit, version: Version) -> tuple[Totals, int]:
     """
     policy, last = version.policy.id, reader.last_id(unit, version.policy.id)
     if not version.learning:
-        return slot_statistics.standing(unit, version, ordinal=version.ordinal), last
+        return slot_statistics.stored_sums(unit, version, ordinal=version.ordinal), last
     now = policies.ordinal(unit, policy)
-    sums, credit = slot_statistics.standing(unit, version, ordinal=now), Credit(unit, version, ordinal=now)
+    sums, fold = slot_statistics.stored_sums(unit, version, ordinal=now), BeliefFold(unit, version, ordinal=now)
     ripe = decisions.newest_before(unit, policy, before=unit.now - version.reward.window_us)
     if version.entered_to is None:
         sign, first = -1.0, ripe + 1
@@ -31,8 +31,8 @@ def fork(unit: Unit, version: Version) -> tuple[Totals, int]:
         sign, first, last = 1.0, version.entered_to + 1, ripe
     for batch in reader.ranges(unit, policy, first=max(first, version.since), last=last):
         found = reward_log.rewarded(batch, version.reward, settled_only=False)
-        sums = slot_statistics.added(sums, credit.sums(found, rows=~found.slots["censored"]), sign=sign)
-    return slot_statistics.something(sums, oldest=credit.forgetting.oldest(now)), max(ripe, version.entered_to or 0)
+        sums = slot_statistics.add(sums, fold.sums(found, rows=~found.slots["censored"]), sign=sign)
+    return slot_statistics.without_zeros(sums, oldest=fold.forgetting.oldest(now)), max(ripe, version.entered_to or 0)
 
 
 def copy(

@@ -1,4 +1,5 @@
-"""How beliefs change: differences of rewards, added up over a transaction and written once, under the policy's lock.
+"""How beliefs change: the rewards of slots before and after, collected over a transaction and written once, under the
+policy's lock.
 
 Plain Python: a single `feedback` loads no numpy.
 """
@@ -9,19 +10,30 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import cache
+from itertools import starmap
 from math import inf
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rlrec import policy as kinds
+from rlrec.app.log import propensities
 from rlrec.app.log.decision_reward import by_position
 from rlrec.policy import reward as rewards
 from rlrec.policy.forgetting import Forgetting
-from rlrec.records import Event, Head, Policy, Version
+from rlrec.policy.statistics import CONTEXT, ORDINAL, POSITION, PROPENSITY, CountedSlot
+from rlrec.records import Decision, Event, Head, Policy, Version
 from rlrec.store import Unit, beliefs, decisions, events, policies
-from rlrec.store.beliefs import NOTHING, BeliefKey, Sums
+from rlrec.store.beliefs import BeliefKey
 from rlrec.store.events import CENSOR, FeedbackTarget, StoredEvent
 from rlrec.store.unit import Row
 
+if TYPE_CHECKING:
+    from rlrec.policy.base import Policy as Kind
+
 OVERDUE = 1_000  # slots that any writing command of a policy lets in at most
+PENDING = 50_000  # changes of one belief that are held before they are added up
+
+EventValues = tuple[tuple[str, float], ...]  # kind and value of the events of a slot
+RewardChange = tuple[float | None, float | None]  # of a slot: before and after; None: it is not in the belief
 
 
 class Unordered(Exception):
@@ -34,10 +46,36 @@ class SlotKey(NamedTuple):
     arm_id: int
     ordinal: int = 0
     context_id: int = 0
+    position: int = 0
+    propensity: float = 0.0
+
+
+class SlotFields:
+    """Which fields of slots the beliefs of one policy depend on."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.kind = kinds.make(policy.kind, policy.params)
+        self.forgetting = Forgetting.of(policy.params)
+        needs = self.kind.needs
+        self.ordinal = bool(self.forgetting) or ORDINAL in needs
+        self.context, self.position, self.propensity = (name in needs for name in (CONTEXT, POSITION, PROPENSITY))
+        self.arm_alone = not (self.ordinal or self.context or self.position or self.propensity)
+
+    def key(self, arm_id: int, ordinal: int, context_id: int, position: int, propensity: float) -> SlotKey:
+        """The key of a slot: without the fields on which nothing depends."""
+        if self.arm_alone:
+            return SlotKey(arm_id)
+        return SlotKey(
+            arm_id,
+            ordinal if self.ordinal else 0,
+            context_id if self.context else 0,
+            position if self.position else 0,
+            propensity if self.propensity else 0.0,
+        )
 
 
 class Ledger:
-    """The policies of one transaction, locked in order; their learning beliefs; what changes in them.
+    """The policies of one transaction, locked in order; their learning beliefs; the changes of these.
 
     `seq` of a policy is the number of the change that this transaction makes: decisions and events carry it, and every
     belief that changes gets one delta under it. It is raised when it is first asked for: who changes nothing leaves
@@ -48,38 +86,32 @@ class Ledger:
         self.unit = unit
         self.heads: dict[int, Head] = {}
         self.learning: dict[int, list[Version]] = defaultdict(list)
-        self._held = set[int]()
+        self._locked = set[int]()
         self._settled = set[int]()
         self._seq: dict[int, int] = {}
         self._scope: dict[int, tuple[float, Set[str]]] = {}
         self._ordinal: dict[int, int] = {}
-        self._forgetting: dict[int, Forgetting] = {}
-        self._minute = set[int]()
-        # by policy and version, what changes: sums, and of what was shown in which context
-        self._changes: dict[tuple[int, int], dict[BeliefKey, Sums]] = defaultdict(dict)
-        self._shown: dict[tuple[int, int], dict[tuple[int, int, int], tuple[float, float]]] = defaultdict(dict)
-        self.hold(policy_ids)
+        self._fields: dict[int, SlotFields] = {}
+        # by policy and version: how many slots changed their reward so, and what earlier ones add up to
+        self._pending: dict[tuple[int, int], dict[tuple[SlotKey, RewardChange], int]] = defaultdict(dict)
+        self._sums: dict[tuple[int, int], dict[BeliefKey, Any]] = defaultdict(dict)
+        self.lock(policy_ids)
 
-    def hold(self, policy_ids: Collection[int]) -> None:
+    def lock(self, policy_ids: Collection[int]) -> None:
         """Lock those of these policies that are not locked yet. Raises Unordered where that could be a deadlock."""
-        new = set(policy_ids) - self._held
+        new = set(policy_ids) - self._locked
         if not new:
             return
-        if self.unit.postgres and self._held and min(new) < max(self._held):
+        if self.unit.postgres and self._locked and min(new) < max(self._locked):
             raise Unordered
         heads = policies.lock(self.unit, new)
         self.heads |= heads
         self._ordinal |= {policy_id: head.ordinal for policy_id, head in heads.items()}
-        self._held |= new
+        self._locked |= new
         if self.unit.postgres:  # others may have decided while we waited
             self.unit.now = max(self.unit.now, decisions.newest(self.unit) or 0)
         for version in policies.learning(self.unit, new):
-            policy_id = version.policy.id
-            self.learning[policy_id].append(version)
-            if policy_id not in self._forgetting:
-                self._forgetting[policy_id] = Forgetting.of(version.policy.params)
-            if self._forgetting[policy_id] or version.contextual or version.since:
-                self._minute.add(policy_id)
+            self.learning[version.policy.id].append(version)
 
     def ordinals(self, policy: Policy, count: int) -> range | None:
         """The ordinals of the policy's next decisions; None where it does not forget.
@@ -91,124 +123,132 @@ class Ledger:
         first = self._ordinal[policy_id] + 1
         self._ordinal[policy_id] += count
         policies.raise_ordinal(self.unit, policy_id, by=count)
-        kept = forgetting.discount**count
-        for version in self.learning[policy_id] if kept < 1 else ():  # what changed so far has grown older
-            name = policy_id, version.id
-            self._changes[name] = {
-                place: (kept * sums[0], kept * sums[1], kept * sums[2]) for place, sums in self._changes[name].items()
-            }
-            self._shown[name] = {at: (kept * pulls, kept * told) for at, (pulls, told) in self._shown[name].items()}
+        fade = forgetting.discount**count
+        for (changed, _), sums in self._sums.items():  # what was added up so far has grown older
+            if changed == policy_id:
+                sums.update({key: [fade * number for number in numbers] for key, numbers in sums.items()})
         return range(first, first + count)
 
     def seq(self, policy_id: int) -> int:
+        """The number of this transaction's change of a policy."""
         if policy_id not in self._seq:
             self._seq[policy_id] = policies.raise_seq(self.unit, policy_id)
         return self._seq[policy_id]
 
+    def fields(self, policy_id: int) -> SlotFields:
+        """The fields of slots that a policy with learning beliefs depends on."""
+        if policy_id not in self._fields:
+            self._fields[policy_id] = SlotFields(self.learning[policy_id][0].policy)
+        return self._fields[policy_id]
+
     # -- events --
 
-    def learn(
+    def apply_events(
         self,
-        told: Iterable[tuple[FeedbackTarget, Sequence[Row]]],
+        changed: Collection[tuple[FeedbackTarget, Sequence[Row]]],
         *,
         before: Mapping[int, Sequence[StoredEvent]],
         arms: Mapping[tuple[int, int], int],
     ) -> None:
-        """Take in what happened to decisions, each with the fields of its new events.
+        """Replace the rewards of slots by those after new events: targets, each with the fields of its events.
 
-        before: `events.earlier`; arms: those of the slots of decisions of which several lines speak, or words
-        on censoring. Slots of one arm to which the same happened are worth the same: one stands for all.
-        """
-        alike: list[tuple[int, SlotKey, Told, Told]] = []  # policy, slot, what was known of it, what is new
-        for target, new in told:
-            if target.imported:
+        before: events stored earlier; arms: of the slots of decisions that several lines name, or that are censored.
+        Slots with equal keys and equal events have equal rewards: they are counted, and derived once."""
+        shown = self._propensities(changed)
+        identical: list[tuple[int, SlotKey, EventValues, EventValues]] = []  # policy, slot, its events before, new ones
+        for target, new in changed:
+            decision_id, policy_id, _, served_at, _, imported, arm_id, number, ordinal, context_id = target
+            if imported or not self.learning[policy_id]:
                 continue
-            decision_id, policy_id, arm_id, served_at = target.decision_id, target.policy_id, target.arm_id, target.at
-            prompt, kinds = self._scope.get(policy_id) or self._scoped(policy_id)
-            known = () if target.number is None else before.get(decision_id, ())
-            ordinal, context = (target.ordinal, target.context_id) if policy_id in self._minute else (0, 0)
-            if prompt < inf and (known or any(row[4] - served_at > prompt for row in new)):
-                self._learn(target, new, known, arms)
-            elif len(new) == 1:
-                _, position, kind, value, *_ = new[0]
-                if position is not None and kind in kinds:
-                    past = _told(known, position, kinds) if known else ()
-                    alike.append((policy_id, SlotKey(arm_id, ordinal, context), past, ((kind, value),)))
-            else:
-                for position in {row[1] for row in new} - {None}:
-                    if fresh := _told(new, position, kinds):
-                        arm = arms.get((decision_id, position), arm_id)
-                        key = SlotKey(arm, ordinal, context)
-                        alike.append((policy_id, key, _told(known, position, kinds), fresh))
-        worths = cache(self._worths)
-        for (policy_id, key, past, fresh), times in Counter(alike).items():
-            old, now = worths(policy_id, past), worths(policy_id, past + fresh)
-            for version, was, becomes in zip(self.learning[policy_id], old, now, strict=True):
-                self.add(version, key, was, becomes, times=times)
+            prompt, weighed = self._scope.get(policy_id) or self._find_scope(policy_id)
+            past = () if number is None else before.get(decision_id, ())
+            timed = prompt < inf and (past or any(row[4] - served_at > prompt for row in new))
+            keys: dict[int, SlotKey] = {}
+            for position in {row[1] for row in new} if len(new) > 1 else (new[0][1],):
+                values = _values(new, position, weighed)
+                if position is None or not (values or timed):
+                    continue
+                slot = decision_id, position
+                arm = arms.get(slot, arm_id)
+                key = keys[position] = self._fields[policy_id].key(
+                    arm, ordinal, context_id, position, shown.get(slot, 0.0)
+                )
+                if not timed:
+                    identical.append((policy_id, key, _values(past, position, weighed) if past else (), values))
+            if timed:
+                self._apply_timed(target, keys, past, new)
+        changes = cache(self._reward_changes)
+        for (policy_id, key, old, values), times in Counter(identical).items():
+            for version, change in zip(self.learning[policy_id], changes(policy_id, old, values), strict=True):
+                self.replace(version, key, change, times=times)
 
-    def _worths(self, policy_id: int, told: Told) -> list[Sums]:
-        """What a slot to which this happened in time adds to each learning belief of a policy."""
-        happened = [Event(0, 1, kind, value, at=0, received_at=0) for kind, value in told]
-        return [worth(version, happened, served_at=0) for version in self.learning[policy_id]]
+    def _propensities(self, changed: Iterable[tuple[FeedbackTarget, Sequence[Row]]]) -> dict[tuple[int, int], float]:
+        """The propensities of the slots of decisions whose policies need them."""
+        learning = {policy_id for target, _ in changed if self.learning[policy_id := target.policy_id]}
+        needing = {policy_id for policy_id in learning if self.fields(policy_id).propensity}
+        if not needing:
+            return {}
+        wanted = {target.decision_id for target, _ in changed if target.policy_id in needing}
+        return propensities.of_decisions(self.unit, wanted)
 
-    def _scoped(self, policy_id: int) -> tuple[float, Set[str]]:
+    def _reward_changes(self, policy_id: int, old: EventValues, new: EventValues) -> list[RewardChange]:
+        """The rewards of a slot by each learning belief of a policy, before and after events that are in time."""
+        before, after = (
+            [Event(0, 1, kind, value, at=0, received_at=0) for kind, value in values] for values in (old, old + new)
+        )
+        return [
+            (slot_reward(version, before, served_at=0), slot_reward(version, after, served_at=0))
+            for version in self.learning[policy_id]
+        ]
+
+    def _find_scope(self, policy_id: int) -> tuple[float, Set[str]]:
         """The age up to which an event counts in every learning belief of a policy (-1 where they may not hold its
         decision), and the kinds of events that change any of them."""
         learning = self.learning[policy_id]
         prompt = min((one.reward.window_us for one in learning if one.reward.late == "ignore"), default=inf)
-        if any(one.entered_to is not None or one.since for one in learning):
+        if any(version.entered_to is not None or version.since for version in learning):
             prompt = -1
-        kinds = {CENSOR}.union(*(version.reward.weights for version in learning))
-        self._scope[policy_id] = prompt, kinds
-        return prompt, kinds
+        weighed = {CENSOR}.union(*(version.reward.weights for version in learning))
+        self._scope[policy_id] = prompt, weighed
+        return prompt, weighed
 
-    def _learn(
-        self, target: FeedbackTarget, new: Iterable[Row], before: Iterable[Row], arms: Mapping[tuple[int, int], int]
+    def _apply_timed(
+        self, target: FeedbackTarget, keys: Mapping[int, SlotKey], past: Iterable[StoredEvent], new: Iterable[Row]
     ) -> None:
-        """The same for one decision, where its time matters."""
-        decision_id, served_at = target.decision_id, target.at
-        holding = [
-            version
-            for version in self.learning[target.policy_id]
-            if version.since <= decision_id and (version.entered_to is None or decision_id <= version.entered_to)
-        ]
-        known = by_position(Event(*row) for row in before)
-        for position, fresh in by_position(Event(*row) for row in new).items():
-            if position is not None:
-                arm_id, old = arms.get((decision_id, position), target.arm_id), known.get(position, [])
-                for version in holding:
-                    sums = [worth(version, happened, served_at=served_at) for happened in (old, old + fresh)]
-                    self.add(version, SlotKey(arm_id, target.ordinal, target.context_id), *sums)
+        """The same for one decision where times matter: its own, and those of its events."""
+        learning = self.learning[target.policy_id]
+        holding = [version for version in learning if _holds(version, target.decision_id)]
+        old, fresh = (by_position(Event(*row) for row in rows) for rows in (past, new))
+        for position, key in keys.items():
+            before = old.get(position, [])
+            for version in holding:
+                change = (
+                    slot_reward(version, before, served_at=target.at),
+                    slot_reward(version, before + fresh[position], served_at=target.at),
+                )
+                self.replace(version, key, change)
 
-    # -- sums --
+    # -- slots --
 
-    def add(self, version: Version, key: SlotKey, before: Sums, after: Sums, *, times: int = 1) -> None:
-        """Replace what one slot, or several that are alike, add to a belief."""
-        if before == after:
+    def replace(self, version: Version, key: SlotKey, change: RewardChange, *, times: int = 1) -> None:
+        """Replace the reward with which a slot, or several with equal keys, stand in a belief."""
+        if change[0] == change[1]:
             return
-        arm_id, ordinal, context = key
-        policy_id, bucket, scale = version.policy.id, 0, float(times)
-        if policy_id in self._minute and (forgetting := self._forgetting[policy_id]):
-            bucket = forgetting.bucket(ordinal)
-            scale *= forgetting.discount ** (self._ordinal[policy_id] - ordinal)
-        changes = self._changes[policy_id, version.id]
-        pulls, total, squares = changes.get((bucket, arm_id), NOTHING)
-        more, earned = scale * (after[0] - before[0]), scale * (after[1] - before[1])
-        changes[bucket, arm_id] = pulls + more, total + earned, squares + scale * (after[2] - before[2])
-        if version.contextual:
-            shown, at = self._shown[policy_id, version.id], (bucket, arm_id, context)
-            pulls, total = shown.get(at, (0.0, 0.0))
-            shown[at] = pulls + more, total + earned
+        name = version.policy.id, version.id
+        pending = self._pending[name]
+        pending[key, change] = pending.get((key, change), 0) + times
+        if len(pending) >= PENDING:
+            self._add_up(version)
 
     def serve(self, policy_id: int, served: Iterable[SlotKey]) -> None:
-        """Slots are served: they enter every belief that learns `served`, with the default reward."""
-        minute = policy_id in self._minute
-        shown = Counter(served if minute else (SlotKey(key.arm_id) for key in served))
+        """Enter slots that are served into every belief that learns `served`, with the default reward."""
+        if not self.learning[policy_id]:
+            return
+        slots = Counter(starmap(self.fields(policy_id).key, served))
         for version in self.learning[policy_id]:
             if version.entered_to is None:
-                entry = rewards.entry(version.reward.default)
-                for key, times in shown.items():
-                    self.add(version, key, NOTHING, entry, times=times)
+                for key, times in slots.items():
+                    self.replace(version, key, (None, version.reward.default), times=times)
 
     # -- slots whose window is over --
 
@@ -217,7 +257,7 @@ class Ledger:
 
         policy_ids: None for all that are locked; each of them is looked at once.
         """
-        new = (self._held if policy_ids is None else set(policy_ids)) - self._settled
+        new = (self._locked if policy_ids is None else set(policy_ids)) - self._settled
         self._settled |= new
         return sum(self._settle(version, limit) for policy_id in sorted(new) for version in self.settling(policy_id))
 
@@ -229,16 +269,16 @@ class Ledger:
         ids = self.overdue(version, limit)
         if not ids:
             return 0
-        held = [number for number in ids if number >= version.since]
-        found, happened = decisions.find(self.unit, held), events.of(self.unit, held)
-        for decision in found.values():
-            by_slot = by_position(happened.get(decision.id, ()))
-            for slot in decision.slots:
-                after = worth(version, by_slot.get(slot.position, ()), served_at=decision.at)
-                key = SlotKey(slot.arm_id, decision.ordinal or 0, decision.context_id)
-                self.add(version, key, NOTHING, after)
-        self.entered(version, ids[-1])
-        return sum(len(decision.slots) for decision in found.values())
+        since = [number for number in ids if number >= version.since]
+        entering, stored = decisions.find(self.unit, since), events.of(self.unit, since)
+        fields = self.fields(version.policy.id)
+        for decision in entering.values():
+            by_slot = by_position(stored.get(decision.id, ()))
+            for key, position in _slots(decision, fields):
+                reward = slot_reward(version, by_slot.get(position, ()), served_at=decision.at)
+                self.replace(version, key, (None, reward))
+        self.mark_entered(version, ids[-1])
+        return sum(len(decision.slots) for decision in entering.values())
 
     def overdue(self, version: Version, limit: int) -> list[int]:
         """Decisions whose slots, at most `limit`, are to enter a belief now, oldest first."""
@@ -247,30 +287,51 @@ class Ledger:
         first = version.entered_to + 1
         return decisions.overdue(self.unit, version.policy.id, first=first, before=before, slots=limit)
 
-    def entered(self, version: Version, decision_id: int) -> None:
-        """The belief holds every decision up to this one from now on."""
+    def mark_entered(self, version: Version, decision_id: int) -> None:
+        """Store that the belief holds every decision up to this one."""
         policies.enter(self.unit, version.id, entered_to=decision_id)
-        mine = self.learning[version.policy.id]
-        mine[mine.index(version)] = replace(version, entered_to=decision_id)
+        learning = self.learning[version.policy.id]
+        learning[learning.index(version)] = replace(version, entered_to=decision_id)
+
+    # -- sums --
 
     def close(self) -> None:
-        """Write what changed."""
-        versions = {version.id: version for mine in self.learning.values() for version in mine}
-        for (policy_id, version_id), changes in sorted(self._changes.items()):
-            if not changes:
-                continue
-            whole: Mapping[BeliefKey, Any] = changes
-            if shown := self._shown.get((policy_id, version_id)):
-                from rlrec.app.learning.slot_statistics import Credit
+        """Write the changes."""
+        versions = [version for learning in self.learning.values() for version in learning]
+        for version in sorted(versions, key=lambda version: (version.policy.id, version.id)):
+            self._add_up(version)
+            if sums := self._sums[version.policy.id, version.id]:
+                self.write(version, sums)
 
-                extras = Credit(self.unit, versions[version_id], ordinal=0).extras(shown)
-                whole = {place: (*sums, *extras[place]) for place, sums in changes.items()}
-            self.write(versions[version_id], whole)
+    def _add_up(self, version: Version) -> None:
+        """Add pending changes to the sums, at the weight that their slots have now."""
+        policy_id = version.policy.id
+        pending, fields = self._pending.pop((policy_id, version.id), {}), self.fields(policy_id)
+        if pending:
+            sums = self._sums[policy_id, version.id]
+            if fields.context:
+                added = self._fold(version, pending)
+            else:
+                added = _add_up(pending, fields, ordinal=self._ordinal[policy_id])
+            for key, numbers in added.items():
+                old = sums.get(key)
+                sums[key] = numbers if old is None else [a + b for a, b in zip(old, numbers, strict=True)]
+
+    def _fold(self, version: Version, pending: Mapping[tuple[SlotKey, RewardChange], int]) -> dict[BeliefKey, Any]:
+        """The sums of changes whose statistics take arrays."""
+        from rlrec.app.learning.slot_statistics import BeliefFold
+
+        counts = defaultdict[CountedSlot, float](float)
+        for (key, change), times in pending.items():
+            for reward, sign in zip(change, (-1, 1), strict=True):
+                if reward is not None:
+                    counts[CountedSlot(*key, reward)] += sign * times
+        return BeliefFold(self.unit, version, ordinal=self._ordinal[version.policy.id]).changes(counts)
 
     def write(self, version: Version, changes: Mapping[BeliefKey, Any]) -> None:
-        """Changes of a belief into the store; they refer to the policy's present ordinal."""
+        """Store changes of a belief; they refer to the policy's present ordinal."""
         policy_id = version.policy.id
-        discount = self._forgetting[policy_id].discount
+        discount = Forgetting.of(version.policy.params).discount
         ordinal = self._ordinal[policy_id] if discount < 1 else 0
         beliefs.add(self.unit, version.id, seq=self.seq(policy_id), changes=changes, ordinal=ordinal, discount=discount)
 
@@ -279,18 +340,67 @@ class Ledger:
         return self._ordinal[policy_id]
 
 
-Told = tuple[tuple[str, float], ...]  # kind and value of the events of a slot
+def _add_up(
+    pending: Mapping[tuple[SlotKey, RewardChange], int], fields: SlotFields, *, ordinal: int
+) -> dict[BeliefKey, list[float]]:
+    """The sums of changes when the policy has made `ordinal` decisions, in plain Python."""
+    forgetting, sums = fields.forgetting, dict[BeliefKey, list[float]]()
+    differences: dict[Any, list[float]] = {}
+    for (key, change), times in pending.items():
+        if fields.propensity and not key.propensity:
+            continue
+        same = (key, change) if fields.kind.needs else (key.arm_id, change)
+        if (difference := differences.get(same)) is None:
+            difference = differences[same] = _difference(fields.kind, key, change)
+        weight = times * forgetting.discount ** (ordinal - key.ordinal) if forgetting else times
+        name = forgetting.bucket(key.ordinal), key.arm_id
+        total = sums.get(name)
+        if total is None:
+            sums[name] = [weight * number for number in difference]
+        else:
+            for column, number in enumerate(difference):
+                total[column] += weight * number
+    return sums
 
 
-def _told(rows: Iterable[Row], position: int, kinds: Set[str]) -> Told:
-    """What happened to one slot of a decision, as far as it matters."""
-    return tuple([(row[2], row[3]) for row in rows if row[1] == position and row[2] in kinds])
+def _difference(kind: Kind, key: SlotKey, change: RewardChange) -> list[float]:
+    """What a slot adds to the sums of its belief when its reward changes."""
+    nothing = (0.0,) * kind.width
+    before, after = (nothing if reward is None else kind.entry(CountedSlot(*key, reward)) for reward in change)
+    return [b - a for a, b in zip(before, after, strict=True)]
 
 
-def worth(version: Version, happened: Collection[Event], *, served_at: int) -> Sums:
-    """What one slot adds to a belief that holds it, from the slot's events as they were stored; nothing while it is
+def _values(rows: Sequence[Row], position: int | None, weighed: Set[str]) -> EventValues:
+    """The events of one slot of a decision that change a reward."""
+    if len(rows) == 1:  # most lines: no comprehension is set up for them
+        _, shown, kind, value, *_ = rows[0]
+        return ((kind, value),) if shown == position and kind in weighed else ()
+    return tuple([(row[2], row[3]) for row in rows if row[1] == position and row[2] in weighed])
+
+
+def _holds(version: Version, decision_id: int) -> bool:
+    """Whether a belief holds a decision."""
+    return version.since <= decision_id and (version.entered_to is None or decision_id <= version.entered_to)
+
+
+def _slots(decision: Decision, fields: SlotFields) -> list[tuple[SlotKey, int]]:
+    """Keys and positions of the slots of a stored decision."""
+    shown = (
+        propensities.of_page((slot.position, slot.propensity, slot.marginal) for slot in decision.slots)
+        if fields.propensity
+        else {}
+    )
+    ordinal, context_id = decision.ordinal or 0, decision.context_id
+    return [
+        (fields.key(slot.arm_id, ordinal, context_id, slot.position, shown.get(slot.position, 0.0)), slot.position)
+        for slot in decision.slots
+    ]
+
+
+def slot_reward(version: Version, events: Collection[Event], *, served_at: int) -> float | None:
+    """The reward of a slot in a belief that holds it, from its events as they were stored; None while it is
     censored."""
-    words = [event.value for event in happened if event.kind == CENSOR]
-    if words and words[-1] == 1.0:
-        return NOTHING
-    return rewards.entry(rewards.of_slot(version.reward, happened, served_at=served_at))
+    censoring = [event.value for event in events if event.kind == CENSOR]
+    if censoring and censoring[-1] == 1.0:
+        return None
+    return rewards.of_slot(version.reward, events, served_at=served_at)

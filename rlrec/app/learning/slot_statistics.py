@@ -1,103 +1,125 @@
-"""How slots count in the belief of a version: what each adds to the sums of its arm, faded and with its context."""
+"""The sums of a belief, from slots of the log: the kind says what a slot adds, and what it forgets is applied here."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import cached_property
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
 from rlrec.app.distributions import designs
-from rlrec.app.log import reward_log
+from rlrec.app.log import propensities
 from rlrec.app.log.reward_log import Impressions
-from rlrec.arrays import Array, Flags, Ids
-from rlrec.policy import moments
+from rlrec.arrays import Array, Flags, Ids, run_starts
+from rlrec.policy.contextual import learns_from_contexts
 from rlrec.policy.forgetting import Forgetting
+from rlrec.policy.statistics import POSITION, PROPENSITY, CountedSlot, SlotColumns
 from rlrec.records import Version
 from rlrec.store import Unit, beliefs, contents
 from rlrec.store.beliefs import BeliefKey
 
+CELLS = 1 << 20  # numbers of statistics that are held at a time
+ROUNDING = 1e-9  # of sums that were added and taken away at other weights
+
 Totals = dict[BeliefKey, Array]
-"""Per bucket and arm the three sums, and behind them the packed moments of contextual kinds."""
-
-COLUMNS = ("at", "imported", "censored", "arm_id", "context_id", "ordinal")  # of the log, that it takes
+"""By bucket and arm: the sums of the kind's statistics, (width,)."""
 
 
-class Credit:
-    """The belief of one version when its policy has made `ordinal` decisions."""
+class BeliefFold:
+    """Adds slots up for the belief of one version, at the weight that they have when its policy has made `ordinal`
+    decisions."""
 
     def __init__(self, unit: Unit, version: Version, *, ordinal: int) -> None:
         self.unit, self.version, self.ordinal = unit, version, ordinal
         self.forgetting = Forgetting.of(version.policy.params)
+        self.policy = designs.policy_of(version)
 
-    @cached_property
-    def policy(self) -> Any:
-        """The contextual policy of the version."""
-        return designs.policy_of(self.version)
+    def sums(self, impressions: Impressions, *, rows: Flags | None = None) -> Totals:
+        """The sums of impressions, or of some of their rows. Impressions without an `ordinal` do not fade."""
+        if PROPENSITY in self.policy.needs:
+            impressions = propensities.weighable(impressions, rows)
+        elif rows is not None:
+            impressions = impressions.take(rows)
+        slots = impressions.slots
+        columns = SlotColumns(
+            arm_id=slots["arm_id"],
+            reward=impressions.reward,
+            ordinal=slots.get("ordinal"),
+            position=slots["position"] if POSITION in self.policy.needs else None,
+            propensity=slots[propensities.SHOWN] if PROPENSITY in self.policy.needs else None,
+        )
+        return self._fold(columns, slots.get("context_id"))
 
-    def sums(self, found: Impressions, *, rows: Flags | None = None) -> Totals:
-        """What impressions add up to."""
-        if rows is not None:
-            found = found.take(rows)
-        if not self.forgetting and not self.version.contextual:
-            return {(0, arm): np.array(sums) for arm, sums in reward_log.sums(found).items()}
-        ordinal = found.slots["ordinal"] if "ordinal" in found.slots else np.zeros(len(found), np.int64)
-        weight = self.forgetting.discount ** (self.ordinal - ordinal).astype(np.float64)
-        bucket = ordinal // self.forgetting.width if self.forgetting.window else np.zeros(len(found), np.int64)
-        columns = (weight, weight * found.reward, weight * found.reward**2)
-        arms = found.slots["arm_id"]
-        return self._grouped(bucket, arms, columns, found.slots.get("context_id"))
+    def changes(self, counts: Mapping[CountedSlot, float]) -> Totals:
+        """The sums of slots, each as often as its count says: less than never where it leaves the belief."""
+        arms, ordinals, contexts, positions, shown, rewards = (np.array(column) for column in zip(*counts, strict=True))
+        columns = SlotColumns(
+            arm_id=arms, reward=rewards, ordinal=ordinals, position=positions, propensity=shown.astype(np.float64)
+        )
+        return self._fold(columns, contexts, np.array(list(counts.values()), np.float64))
 
-    def extras(self, told: Mapping[tuple[int, int, int], tuple[float, float]]) -> Totals:
-        """Moments that (pulls, reward) by bucket, arm and context add, without the sums before them."""
-        bucket, arm, context = np.array(list(told), np.int64).reshape(len(told), 3).T
-        pulls, reward = np.array(list(told.values())).reshape(len(told), 2).T
-        found = self._grouped(bucket, arm, (pulls, reward, np.zeros(len(told))), context)
-        return {place: sums[3:] for place, sums in found.items()}
+    def _fold(self, slots: SlotColumns, context_ids: Ids | None, count: Array | None = None) -> Totals:
+        # buckets and weights by age
+        bucket, weight = np.zeros(len(slots), np.int64), count
+        if self.forgetting and slots.ordinal is not None:
+            if self.forgetting.window:
+                bucket = slots.ordinal // self.forgetting.width
+            if self.forgetting.discount < 1:
+                fade = self.forgetting.discount ** (self.ordinal - slots.ordinal).astype(np.float64)
+                weight = fade if weight is None else weight * fade
+        # slots of a bucket and arm side by side
+        order = np.lexsort((slots.arm_id, bucket)) if bucket.any() else np.argsort(slots.arm_id, kind="stable")
+        bucket, slots = bucket[order], slots.take(order)
+        starts = run_starts(bucket, slots.arm_id)
+        total: Array | None = None
+        encoded, which = self._contexts(None if context_ids is None else context_ids[order])
+        # their statistics, a few at a time
+        step = max(1, CELLS // self.policy.width)
+        for first in range(0, len(slots), step):
+            some = slice(first, first + step)
+            part = slots.take(some)
+            if which is not None:
+                part = replace(part, context=encoded[which[some]])
+            added = self.policy.statistics(part)
+            if weight is not None:
+                added *= weight[order[some]][:, None]
+            total = np.zeros((len(starts), added.shape[1])) if total is None else total
+            begins = starts[(starts > first) & (starts < first + step)] - first
+            groups = np.searchsorted(starts, first, side="right") - 1 + np.arange(len(begins) + 1)
+            total[groups] += np.add.reduceat(added, np.r_[0, begins], axis=0)
+        keys = zip(bucket[starts].tolist(), slots.arm_id[starts].tolist(), strict=True)
+        return {} if total is None else dict(zip(keys, total, strict=True))
 
-    def _grouped(self, bucket: Ids, arms: Ids, columns: tuple[Array, Array, Array], contexts: Ids | None) -> Totals:
-        places, group = np.unique(np.column_stack([bucket, arms]), axis=0, return_inverse=True)
-        group = group.reshape(-1)
-        sums = [np.bincount(group, weights=column, minlength=len(places)) for column in columns]
-        total: Array = np.column_stack(sums).astype(np.float64)
-        if self.version.contextual and contexts is not None:
-            total = np.hstack([total, self._moments(contexts, arms, columns, group, len(places))])
-        return {(place[0], place[1]): row for place, row in zip(places.tolist(), total, strict=True)}
-
-    def _moments(self, contexts: Ids, arms: Ids, columns: tuple[Array, ...], group: Ids, groups: int) -> Array:
-        pulls, reward, _ = columns
-        ids, which = np.unique(contexts, return_inverse=True)
-        x = self._encoded(ids)[which.reshape(-1)]
-        weight, offset = self.policy.credit(x, arms)
-        response = reward + pulls * offset
-        return moments.change(x, weight=pulls * weight, response=response, group=group, groups=groups)
-
-    def _encoded(self, ids: Ids) -> Array:
-        bodies = contents.context_bodies(self.unit, ids.tolist())
-        encoded: Array = self.policy.design.context.encode([json.loads(bodies[key]) for key in ids.tolist()])
-        return encoded
+    def _contexts(self, ids: Ids | None) -> tuple[Array, Ids | None]:
+        """Encoded contexts and which of them each slot has, where the kind needs them."""
+        if ids is None or not learns_from_contexts(self.policy):
+            return np.zeros((0, 0)), None
+        distinct, which = np.unique(ids, return_inverse=True)
+        bodies = contents.context_bodies(self.unit, distinct.tolist())
+        x = self.policy.design.context.encode([json.loads(bodies[key]) for key in distinct.tolist()])
+        return x, which.reshape(-1)
 
 
-def standing(unit: Unit, version: Version, *, ordinal: int) -> Totals:
+def stored_sums(unit: Unit, version: Version, *, ordinal: int) -> Totals:
     """The sums of a belief that still count at the policy's `ordinal`, brought forward to it."""
     forgetting = Forgetting.of(version.policy.params)
-    found = {}
-    for bucket, arm, then, *sums, extra in beliefs.held(unit, version.id, oldest=forgetting.oldest(ordinal)):
-        whole = np.array(sums) if extra is None else np.concatenate([sums, np.frombuffer(extra, "<f8")])
-        found[bucket, arm] = whole * forgetting.discount ** (ordinal - then)
-    return found
+    sums: Totals = {}
+    for row in beliefs.held(unit, version.id, oldest=forgetting.oldest(ordinal)):
+        counts = np.array([row.pulls, row.reward_sum, row.reward_squares])
+        numbers = counts if row.extra is None else np.concatenate([counts, np.frombuffer(row.extra, "<f8")])
+        sums[row.bucket, row.arm_id] = numbers * forgetting.discount ** (ordinal - row.ordinal)
+    return sums
 
 
-def added(total: Totals, more: Totals, *, sign: float = 1.0) -> Totals:
-    """Both added, place by place."""
+def add(total: Totals, more: Totals, *, sign: float = 1.0) -> Totals:
+    """Both added, key by key."""
     result = dict(total)
-    for place, sums in more.items():
-        result[place] = result[place] + sign * sums if place in result else sign * sums
+    for key, sums in more.items():
+        result[key] = result[key] + sign * sums if key in result else sign * sums
     return result
 
 
-def something(totals: Totals, *, oldest: int) -> Totals:
-    """Without the places whose sums are all 0, or whose bucket lies before the oldest one that counts."""
-    return {place: sums for place, sums in totals.items() if place[0] >= oldest and np.any(sums)}
+def without_zeros(totals: Totals, *, oldest: int) -> Totals:
+    """Without keys whose sums are all 0 but for rounding, or whose bucket lies before the oldest one that counts."""
+    return {key: sums for key, sums in totals.items() if key[0] >= oldest and np.abs(sums).max() > ROUNDING}

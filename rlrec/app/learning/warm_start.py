@@ -15,8 +15,8 @@ from rlrec.app.distributions import designs
 from rlrec.app.distributions.exact import VersionDistribution
 from rlrec.app.inputs import filters, lookup
 from rlrec.app.learning import slot_statistics
-from rlrec.app.learning.slot_statistics import Credit, Totals
-from rlrec.app.log import lineage, reward_log
+from rlrec.app.learning.slot_statistics import BeliefFold, Totals
+from rlrec.app.log import lineage, propensities, reward_log
 from rlrec.app.log.reward_log import Impressions
 from rlrec.arrays import Ids
 from rlrec.errors import InputError
@@ -27,6 +27,7 @@ from rlrec.policy.fields import WIDEST
 from rlrec.policy.gradient import BILINEAR
 from rlrec.policy.linear import SHARED
 from rlrec.policy.solving import LARGEST
+from rlrec.policy.statistics import PROPENSITY
 from rlrec.records import Policy, Reward, Version
 from rlrec.store import Unit, arms, contents, reader
 from rlrec.store.beliefs import BeliefRow
@@ -61,10 +62,10 @@ def first(
     """What `policy create` starts a policy from: the mature decisions of a log, where one is named."""
     reward = lookup.reward(unit, reward_name)
     selected = None if from_log is None else filters.selection(unit, from_log)
-    version = draft(kind, typed, reward)
+    version = unstored(kind, typed, reward)
     if kinds.load(kind).contextual:
         shared = typed["model"] in (SHARED, BILINEAR)
-        design = designed(unit, selected, reward, declared=declared or {}, shared=shared)
+        design = designed(unit, selected, version, declared=declared or {}, shared=shared)
         version = replace(version, parameters=design.written())
         designs.policy_of(version)  # refuses more features than its model holds
     if selected is None or from_log is None or not kinds.load(kind).online:
@@ -95,7 +96,7 @@ def again(unit: Unit, version: Version, *, fresh: bool) -> Lesson:
     return Lesson(sums=sums, record=known, parameters=version.parameters)
 
 
-def draft(kind: str, params: Mapping[str, Any], reward: Reward) -> Version:
+def unstored(kind: str, params: Mapping[str, Any], reward: Reward) -> Version:
     """A version that is not stored yet."""
     policy = Policy(id=0, name="", kind=kind, params=params, base_id=None, base=None)
     return Version(
@@ -107,7 +108,7 @@ def draft(kind: str, params: Mapping[str, Any], reward: Reward) -> Version:
 def designed(
     unit: Unit,
     selected: Selection | None,
-    reward: Reward,
+    draft: Version,
     *,
     declared: Mapping[str, Encoder],
     shared: bool,
@@ -121,7 +122,7 @@ def designed(
     arm = declared.get("arm") or _of_catalogue(unit, widest=min(wide, WIDEST) if shared else WIDEST)
     if log is not None:
         fitting = Fitting()
-        for found in _impressions(unit, log, reward):
+        for found in _impressions(unit, log, draft):
             fitting.take(_decoded(unit, found.slots["context_id"]))
         wide = LARGEST // len(arm.names)
         context = Encoder.of(fitting.spec(widest=min(wide, WIDEST) if shared else WIDEST))
@@ -146,11 +147,14 @@ def _decoded(unit: Unit, ids: Ids) -> list[dict[str, Any]]:
     return [bodies[key] for key in ids.tolist()]
 
 
-def _impressions(unit: Unit, selected: Selection, reward: Reward) -> Iterator[Impressions]:
-    """The mature, uncensored impressions of a log, with their contexts."""
-    for batch in reader.batches(unit, selection=selected, columns=(*reward_log.MARKED, "arm_id", "context_id")):
-        found = reward_log.rewarded(batch, reward)
-        yield found.take(reward_log.mature(found.slots, reward, now=unit.now) & ~found.slots["censored"])
+def _impressions(unit: Unit, selected: Selection, version: Version) -> Iterator[Impressions]:
+    """The mature, uncensored impressions of a log that can teach a version, with their contexts."""
+    weighed = PROPENSITY in kinds.load(version.policy.kind).needs
+    columns = (*reward_log.MARKED, "arm_id", "context_id", *(propensities.COLUMNS if weighed else ()))
+    for batch in reader.batches(unit, selection=selected, columns=columns):
+        found = reward_log.rewarded(batch, version.reward)
+        rows = reward_log.mature(found.slots, version.reward, now=unit.now) & ~found.slots["censored"]
+        yield propensities.weighable(found, rows) if weighed else found.take(rows)
 
 
 def taught(unit: Unit, version: Version, selected: Selection) -> tuple[Version, Totals, int, int]:
@@ -159,9 +163,9 @@ def taught(unit: Unit, version: Version, selected: Selection) -> tuple[Version, 
     A logistic model is expanded around its weights; repeating that until they stay is Newton's method. The sums are
     those of the anchor that is given back."""
     for left in reversed(range(ROUNDS)):
-        credit, total, slots, last = Credit(unit, version, ordinal=0), Totals(), 0, 0
-        for found in _impressions(unit, selected, version.reward):
-            total = slot_statistics.added(total, credit.sums(found))
+        fold, total, slots, last = BeliefFold(unit, version, ordinal=0), Totals(), 0, 0
+        for found in _impressions(unit, selected, version):
+            total = slot_statistics.add(total, fold.sums(found))
             slots += len(found)
             last = max(last, int(found.slots["decision_id"].max(initial=0)))
         moved = anchored(unit, version, total) if left else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,10 @@ class Impressions:
             reward=self.reward[rows],
             default=self.default[rows],
         )
+
+    def beside(self, columns: Columns) -> Impressions:
+        """With further columns of their slots."""
+        return replace(self, slots={**self.slots, **columns})
 
 
 def rewarded(batch: Batch, definition: Reward, *, settled_only: bool = True) -> Impressions:

@@ -1,0 +1,83 @@
+"""What slots add to a belief. A kind counts one slot in plain Python, many in arrays; no numpy until arrays come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+if TYPE_CHECKING:
+    from rlrec.arrays import Array, Flags, Ids, Index
+
+ORDINAL, CONTEXT, POSITION, PROPENSITY = "ordinal", "context", "position", "propensity"
+
+
+class CountedSlot(NamedTuple):
+    """A slot with its reward. Fields that its kind does not need may be 0.
+
+    position: from 1; propensity: the marginal of the arm at its position, or the probability of the page down to it
+    where the marginal is not known; ordinal: of the decision in its policy; context_id: of its stored context."""
+
+    arm_id: int
+    ordinal: int
+    context_id: int
+    position: int
+    propensity: float
+    reward: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotColumns:
+    """Slots with their rewards as columns, (n,) each; None for those that their kind does not need.
+
+    context (n, q): encoded by the design of the policy; the others are as in `CountedSlot`."""
+
+    arm_id: Ids
+    reward: Array
+    ordinal: Ids | None = None
+    position: Ids | None = None
+    propensity: Array | None = None
+    context: Array | None = None
+
+    def __len__(self) -> int:
+        return len(self.reward)
+
+    def take(self, rows: Index | Flags | slice) -> SlotColumns:
+        """Some of the slots."""
+        columns = {name: column[rows] for name, column in vars(self).items() if column is not None}
+        return SlotColumns(**columns)
+
+
+class Counts:
+    """The statistics of most kinds: pulls, summed reward and summed squares of each arm.
+
+    A kind that counts otherwise overrides `statistics` and `width` (more columns behind the three), `needs` (the
+    fields of a slot beside arm and reward that it looks at) and `entry`. Statistics add up over slots; fading by age
+    and the sums by arm are the ledger's."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    @property
+    def width(self) -> int:
+        """Columns of `statistics`."""
+        return 3
+
+    def entry(self, slot: CountedSlot) -> tuple[float, ...]:
+        """One row of `statistics`, in plain Python; of kinds that read no context."""
+        return 1.0, slot.reward, slot.reward * slot.reward
+
+    def statistics(self, slots: SlotColumns) -> Array:
+        """What each slot adds to the sums of its arm, (n, width): pulls, reward, squared reward, and the kind's own."""
+        return counted(slots)
+
+
+def counted(slots: SlotColumns, further: Array | None = None) -> Array:
+    """Pulls, reward and squared reward of each slot, and `further` columns (n, w) behind them, (n, 3 + w)."""
+    import numpy as np
+
+    columns = np.empty((len(slots), 3 + (0 if further is None else further.shape[1])))
+    columns[:, 0] = 1.0
+    columns[:, 1] = slots.reward
+    columns[:, 2] = slots.reward**2
+    if further is not None:
+        columns[:, 3:] = further
+    return columns
