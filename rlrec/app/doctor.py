@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlrec.app.audit import beliefs, dangling, propensities, visit_histories
+from rlrec.app.audit import beliefs, clock, dangling, propensities, visit_histories
 from rlrec.app.audit.arm_counts import ArmCounts
 from rlrec.app.audit.exploration import Entropy, Starving
 from rlrec.app.audit.findings import Finding, Findings
@@ -19,6 +19,7 @@ from rlrec.store import Store, Unit, arms, audit, bulk, policies
 
 # check: (what it looks at, the count that says how many)
 CHECKS = {
+    "clock": ("newest decision against the clock", "decisions"),
     "beliefs": ("changes of beliefs", "deltas"),
     "slots": ("slots that taught them", "slots"),
     "propensities": ("decisions derived again", "propensities"),
@@ -58,6 +59,8 @@ def doctor(store: Store, request: Request) -> Report:
         findings = Findings()
         counts = audit.counts(unit)
         catalogue = arms.every(unit)
+        if store.now is None:
+            clock.check(unit, findings=findings)
         dangling.check(unit, findings=findings)
         visit_histories.check(unit, findings=findings)
         tested = sum(_policy(unit, policy, findings, catalogue) for policy in policies.all_policies(unit))

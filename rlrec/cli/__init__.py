@@ -34,7 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "import-log": ("rlrec.cli.import_log:import_log", "Take in logs from elsewhere, to estimate on and to learn from"),
     "export-log": ("rlrec.cli.export_log:export_log", "Write the log, one decision a line"),
     "simulate": ("rlrec.cli.simulate:simulate", "Serve a simulated audience whose best arm or policy is known"),
-    "doctor": ("rlrec.cli.doctor:doctor", "Audit the store: beliefs, propensities, draws, references"),
+    "doctor": ("rlrec.cli.doctor:doctor", "Audit the store: beliefs, propensities, draws, references, time"),
     "demo": ("rlrec.cli.demo:demo", "Show the whole loop on a real log, in under a minute"),
 }
 
@@ -122,15 +122,17 @@ def _name_variables(command: click.Command, prefix: str) -> None:
 )  # fmt: skip
 @click.option("--db", default="rlrec.db", show_default=True, show_envvar=True, metavar="URL_OR_PATH", help="The store.")
 @click.option("--now", type=TIME, show_envvar=True, metavar="TIME", help="The clock of this command (RFC 3339).")
+@click.option("--allow-future", is_flag=True, show_envvar=True, help="Log decisions under a --now far ahead.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.option("-q", "--quiet", is_flag=True, help="Only results and errors.")
 @click.version_option(__version__, prog_name="rlrec", allow_from_autoenv=False)
 @click.pass_obj
-def program(settings: Settings, db: str, now: int | None, debug: bool, quiet: bool) -> None:
+def program(settings: Settings, db: str, now: int | None, allow_future: bool, debug: bool, quiet: bool) -> None:
     """Exploration for recommenders: draw, log with propensities, learn, evaluate."""
     if not db:
         raise click.UsageError("--db is empty")
-    settings.db, settings.now, settings.debug, settings.quiet = db, now, debug, quiet
+    settings.db, settings.now, settings.allow_future = db, now, allow_future
+    settings.debug, settings.quiet = debug, quiet
 
 
 def main() -> NoReturn:

@@ -1,9 +1,9 @@
-"""rlrec doctor."""
+"""rlrec doctor: audit the store, and put its time right."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,10 @@ from rlrec.cli.values import Whole
 from rlrec.cli.view import View
 from rlrec.errors import CheckFailed
 
+if TYPE_CHECKING:
+    from rlrec.app.doctor import Report
+    from rlrec.app.opening import Store
+
 COLUMNS = ("check", "severity", "subject", "detail")
 
 
@@ -21,19 +25,32 @@ COLUMNS = ("check", "severity", "subject", "detail")
     "--sample", type=Whole(0), metavar="N",
     help="Derive the propensities of N random decisions again; without it all, or 10,000 where there are more.",
 )  # fmt: skip
-@click.option("--seed", type=Whole(0), default=0, show_default=True, help="Of the sample.")
+@click.option("--seed", type=Whole(0), default=0, show_default=True, help="Seed of the sample.")
+@click.option("--repair-clock", is_flag=True, help="Put decisions ahead of the database's clock back, up to now.")
 @printed
 @stored
-def doctor(store: Any, show: Show, **request: Any) -> None:
-    """Audit the store: beliefs, propensities, draws, references.
+def doctor(store: Store, show: Show, repair_clock: bool, **request: Any) -> None:
+    """Audit the store: beliefs, propensities, draws, references, time.
 
     Nothing is changed. An error is exit 3; warnings are not. csv and ndjson have a line a finding.
 
+    A decision that was logged under a clock far ahead (--now, RLREC_NOW, a wrong clock of the host) makes time stand
+    still: no later decision lies before it, and nothing matures. --repair-clock moves all decisions ahead of the clock,
+    with their events and visits, back by one distance, so that the newest is of now. It says how many it moved and by
+    how many seconds, and nothing else is audited. It is the only command that changes logged times; stop what writes
+    first.
+
     \b
-    Example:
+    Examples:
       rlrec doctor --json
+      rlrec doctor --repair-clock
     """
     from rlrec.app import doctor as use_case
+    from rlrec.app.audit.clock import repair
+
+    if repair_clock:
+        show(repair(store))
+        return
 
     report = use_case.doctor(store, use_case.Request(**request))
     if show.format == "ndjson":
@@ -49,15 +66,15 @@ def doctor(store: Any, show: Show, **request: Any) -> None:
         )
 
 
-def _view(report: Any, overview: list[dict[str, Any]]) -> View:
-    """What was checked, a line each, and below it what was found."""
+def _view(report: Report, overview: list[dict[str, Any]]) -> View:
+    """A line for each check, and the findings below."""
     rows = [
         [row["check"], row["count"], row["looked_at"], _verdict(row["errors"], row["warnings"])] for row in overview
     ]
-    notes = [f"{found.severity} {found.check}, {found.subject}: {found.detail}" for found in report.findings]
+    notes = [f"{finding.severity} {finding.check}, {finding.subject}: {finding.detail}" for finding in report.findings]
     return View(headers=["check", "count", "looked at", "result"], rows=rows, notes=notes)
 
 
 def _verdict(errors: int, warnings: int) -> str:
-    said = [f"{n} {word}{'s' if n > 1 else ''}" for n, word in ((errors, "error"), (warnings, "warning")) if n]
-    return ", ".join(said) or "ok"
+    counts = [f"{n} {word}{'s' if n > 1 else ''}" for n, word in ((errors, "error"), (warnings, "warning")) if n]
+    return ", ".join(counts) or "ok"

@@ -13,11 +13,12 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from rlrec.cli.view import View
+if TYPE_CHECKING:
+    from rlrec.cli.view import View
 
 FORMATS = ("table", "json", "ndjson", "csv")
 PAUSE_S = 0.2

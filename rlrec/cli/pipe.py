@@ -9,7 +9,7 @@ import click
 
 from rlrec.cli import feedback, recommend
 from rlrec.cli.output import Show
-from rlrec.cli.shared import FILE, printed, stored
+from rlrec.cli.shared import FILE, drawing, printed, stored
 from rlrec.errors import InputError
 
 
@@ -20,6 +20,7 @@ from rlrec.errors import InputError
 @click.option("--seed", type=recommend.SEED, help="Seed of the draws [default: 64 random bits].")
 @printed
 @stored
+@drawing
 def pipe(store: Any, show: Show, source: str, seed: int | None) -> None:
     """Answer requests and feedback in one warm process.
 

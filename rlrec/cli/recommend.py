@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from rlrec.cli.output import Show
-from rlrec.cli.shared import input_option, printed, stored
+from rlrec.cli.shared import drawing, input_option, printed, stored
 from rlrec.cli.values import KEY, KEYS, OBJECT, Whole
 from rlrec.cli.view import View
 from rlrec.errors import InputError
@@ -31,6 +31,7 @@ SEED = Whole(0, 2**64 - 1)
 @input_option
 @printed
 @stored
+@drawing
 def recommend(store: Any, show: Show, source: str | None, seed: int | None, dry_run: bool, **request: Any) -> None:
     """Draw a slate and log it with its exact propensities.
 

@@ -18,6 +18,7 @@ from rlrec.errors import InputError, LinesRefused, suggest
 if TYPE_CHECKING:
     from typing import BinaryIO
 
+    from rlrec.app.opening import Store
     from rlrec.cli.lines import Rejects
 
 T = TypeVar("T")
@@ -30,6 +31,7 @@ class Settings:
 
     db: str = "rlrec.db"
     now: int | None = None
+    allow_future: bool = False
     debug: bool = False
     quiet: bool = False
     format: str | None = None
@@ -101,6 +103,20 @@ def stored(command: Command) -> Command:
         chosen.context = click.get_current_context()
         with open_store(chosen.db, now=chosen.now, notice=notice) as store:
             return command(*args, store=store, **kwargs)
+
+    return run
+
+
+def drawing(command: Command) -> Command:
+    """Refuses a clock far ahead for a command that logs decisions; write it below `stored`."""
+
+    @wraps(command)
+    def run(*args: Any, store: Store, **kwargs: Any) -> Any:
+        if settings().now is not None and not (settings().allow_future or kwargs.get("dry_run")):
+            from rlrec.app.audit.clock import refuse_far_ahead
+
+            refuse_far_ahead(store)
+        return command(*args, store=store, **kwargs)
 
     return run
 

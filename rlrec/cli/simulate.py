@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from rlrec.cli.output import Show
-from rlrec.cli.shared import printed, stored
+from rlrec.cli.shared import drawing, printed, stored
 from rlrec.cli.values import PAIR, Whole
 from rlrec.errors import InputError
 
@@ -34,6 +34,7 @@ MOST = 10_000_000  # sessions, steps, runs
 @click.option("--param", "params", type=PAIR, multiple=True, metavar="K=V", help="A parameter of it; repeatable.")
 @printed
 @stored
+@drawing
 def simulate(store: Any, show: Show, ephemeral: bool, **given: Any) -> None:
     """Serve a simulated audience whose best arm or policy is known.
 

@@ -1,0 +1,71 @@
+"""Time: whether the log lies ahead of the database's clock, where nothing matures until that has caught up."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from rlrec.app.audit.findings import Findings
+from rlrec.errors import CheckFailed, InputError
+from rlrec.store import Store, Unit, clock, decisions, settings
+from rlrec.times import written
+
+CHECK = "clock"
+MINUTE_US, DAY_US, YEAR_US = 60_000_000, 86_400_000_000, 31_536_000_000_000
+
+
+class Repair(TypedDict):
+    """How many decisions were put back, and by how many seconds."""
+
+    decisions: int
+    seconds: float
+
+
+def check(unit: Unit, *, findings: Findings) -> None:
+    """An error where the newest decision lies more than a day ahead, a warning from a minute on."""
+    found = clock.ahead(unit)
+    if found.by > MINUTE_US:
+        severity = "error" if found.by > DAY_US else "warning"
+        findings.add(
+            CHECK, severity, "store",
+            f"{found.decisions} decisions lie ahead of the database's clock, the newest at {written(found.newest)}: "
+            "until then time stands still and nothing matures; see `rlrec doctor --repair-clock`",
+        )  # fmt: skip
+
+
+def refuse_far_ahead(store: Store) -> None:
+    """Raises InputError where `--now` would log a decision far ahead of a log that follows the database's clock."""
+    if store.now is None:
+        return
+    with store.read() as unit:
+        newest, now = decisions.newest(unit), unit.clock()
+    limit = now + (YEAR_US if newest is None else DAY_US)
+    if store.now > limit and (newest is None or newest <= now):
+        raise InputError(
+            f"--now {written(store.now)} lies far ahead of the database's clock, {written(now)}: time would stand "
+            "still until then",
+            hint="check --now and RLREC_NOW; --allow-future logs decisions there all the same",
+        )
+
+
+def repair(store: Store) -> Repair:
+    """Put decisions that lie ahead of the database's clock back, up to now. Raises CheckFailed where they span more
+    time than has passed since the decisions before them."""
+    if store.now is not None:
+        raise InputError("--repair-clock goes by the database's clock", hint="leave out --now and RLREC_NOW")
+
+    def work(unit: Unit) -> Repair:
+        found = clock.ahead(unit)
+        if found.before is not None and found.first - found.by < found.before:
+            ready = found.before + found.newest - found.first
+            raise CheckFailed(
+                "the decisions ahead of the clock span more time than has passed since those before them",
+                hint=f"repeat the repair after {written(ready)}",
+            )
+        unit.now = found.clock
+        repaired = Repair(decisions=found.decisions, seconds=found.by / 1e6)
+        if found.decisions:
+            clock.put_back(unit, found)
+            settings.add_run(unit, "doctor --repair-clock", repaired)
+        return repaired
+
+    return store.write(work)
