@@ -2,33 +2,59 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Sequence
 
 from rlrec.app.feedback import Line, Outcome, record, tell
 from rlrec.app.learning.ledger import Ledger
 from rlrec.app.recommend import Answer, Request, recommend_group
 from rlrec.app.serving.cache import ServingCache
-from rlrec.errors import InputError
+from rlrec.errors import InputError, OutcomeUnknown, StoreBusy
 from rlrec.store import Store, Unit, decisions
 
 __all__ = ["Line", "Pipe", "Request"]
 
 
+PATIENCE_S = 600  # a group is tried again for so long while the store is busy or out of reach
+PAUSES_S = 0.05, 5.0  # between tries, the first and the longest
+
+
 class Pipe:
     """One stream. Its draws see the beliefs before their group; its feedback may name decisions of its own group."""
 
-    def __init__(self, store: Store, *, seed: int | None = None) -> None:
+    def __init__(self, store: Store, *, seed: int | None = None, dry_run: bool = False) -> None:
         self.store = store
-        self.seed = seed
+        self.seed, self.dry_run = seed, dry_run
         self._cache = ServingCache()
         self._unweighed = set[str]()
+
+    def answer(self, lines: Sequence[Request | Line | InputError]) -> list[Answer | Outcome]:
+        """The answers to a group, which is tried again while the store is busy or out of reach.
+
+        Where the connection broke at the end, so that nobody knows whether the group is stored, lines with a request id
+        or a key are sent once more, which is safe; the others get an error. Raises StoreBusy after PATIENCE_S."""
+        end, pause, left = time.monotonic() + PATIENCE_S, PAUSES_S[0], list(lines)
+        while True:
+            try:
+                return self.group(left)
+            except OutcomeUnknown as error:
+                left = [line if isinstance(line, InputError) or _has_key(line) else _unknown(error) for line in left]
+            except StoreBusy as error:
+                if time.monotonic() > end:
+                    raise
+                if pause == PAUSES_S[0]:
+                    self.store.notice(f"{error.message}; the group is tried again")
+                time.sleep(pause)
+                pause = min(2 * pause, PAUSES_S[1])
 
     def group(self, lines: Sequence[Request | Line | InputError]) -> list[Answer | Outcome]:
         """The answer to each line: all of them in one transaction."""
         feedback = FeedbackGroup([line for line in lines if isinstance(line, Line)])
         requests = [line for line in lines if not isinstance(line, Line | InputError)]
         also = feedback if feedback.lines else None
-        answers = iter(recommend_group(self.store, requests, seed=self.seed, cache=self._cache, also=also))
+        answers = iter(
+            recommend_group(self.store, requests, seed=self.seed, dry_run=self.dry_run, cache=self._cache, also=also)
+        )
         outcomes = iter(feedback.outcomes)
         tell(self.store, feedback.unweighed - self._unweighed)
         self._unweighed |= feedback.unweighed
@@ -36,6 +62,14 @@ class Pipe:
             line if isinstance(line, InputError) else next(outcomes if isinstance(line, Line) else answers)
             for line in lines
         ]
+
+
+def _has_key(line: Request | Line) -> bool:
+    return (line.key if isinstance(line, Line) else line.request_id) is not None
+
+
+def _unknown(error: OutcomeUnknown) -> InputError:
+    return InputError(error.message, hint="give lines a request_id or a key: these are sent once more")
 
 
 class FeedbackGroup:

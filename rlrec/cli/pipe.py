@@ -43,7 +43,7 @@ def pipe(store: Any, show: Show, source: str, seed: int | None) -> None:
     session = Pipe(store, seed=seed)
 
     def take(lines: list[Any]) -> list[Any]:
-        return [_answer(one) for one in session.group([_asked(line, Line) for line in lines])]
+        return [_answer(one) for one in session.answer([_asked(line, Line) for line in lines])]
 
     streams.answer(show, source, line_type(), take, eager=seed is None)
 

@@ -96,17 +96,15 @@ def line_type() -> Any:
 
 def _stream(store: Any, show: Show, source: str, seed: int | None, dry_run: bool) -> None:
     """Answer each line; groups close when nothing more waits, but with a seed only when they are full."""
-    from rlrec.app import recommend as use_case
     from rlrec.app.opening import ready
-    from rlrec.app.serving.cache import ServingCache
+    from rlrec.app.pipe import Pipe
     from rlrec.cli import streams
 
     ready(store)
-    cache = ServingCache()
+    pipe = Pipe(store, seed=seed, dry_run=dry_run)
 
     def take(lines: list[Any]) -> list[Any]:
-        asked = [checked(line) for line in lines]
-        return use_case.recommend_group(store, asked, seed=seed, dry_run=dry_run, cache=cache)
+        return pipe.answer([checked(line) for line in lines])
 
     streams.answer(show, source, line_type(), take, eager=seed is None)
 

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -219,6 +220,18 @@ def test_ctrl_c_ends_a_training_at_once(shop: Store, db: str) -> None:
     assert "Traceback" not in err
     assert took < 1
     assert dump(shop) == before  # the lease is given back, too
+
+
+def test_a_training_that_is_ended_leaves_no_files(
+    sqlite_db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(Store(sqlite_db, notice=ignored)) as store:
+        serve(opened(store), visits=90)
+    (tmp_path / "spool").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "spool"))
+    for sent in (signal.SIGTERM, signal.SIGKILL):
+        stops(sqlite_db, LONG, sent)
+        assert list((tmp_path / "spool").iterdir()) == []
 
 
 def test_a_second_command_exits_4(shop: Store, db: str) -> None:

@@ -1,0 +1,141 @@
+"""Streams outlast a store that is busy, and connections that break: nothing is lost and nothing stored twice."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+
+from rlrec.app.feedback import Line, Result
+from rlrec.app.pipe import Pipe, Request
+from rlrec.errors import InputError
+from rlrec.store import Store
+from tests.cli.test_pipe import ask, lines, stocked, tell
+from tests.conftest import runner
+
+IMPATIENT = "import sys, rlrec.store.engine as engine; engine.BUSY_TIMEOUT_S = 0.2; from rlrec.cli import main; main()"
+
+
+@contextmanager
+def stream(db: str, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """A real process that waits 0.2 s for a lock of SQLite, not 30."""
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    command = [sys.executable, "-c", IMPATIENT, "--db", db, *words]
+    with subprocess.Popen(command, text=True, **pipes) as child:
+        try:
+            yield child
+        finally:
+            child.kill()
+
+
+def send(child: subprocess.Popen[str], line: dict[str, Any]) -> None:
+    assert child.stdin is not None
+    child.stdin.write(lines(line))
+    child.stdin.flush()
+
+
+def answer(child: subprocess.Popen[str]) -> Any:
+    assert child.stdout is not None
+    return json.loads(child.stdout.readline())
+
+
+@pytest.mark.parametrize("words", [("pipe",), ("recommend", "--input", "-")])
+def test_a_stream_waits_for_a_store_that_is_locked(sqlite_db: str, words: tuple[str, ...]) -> None:
+    stocked(runner(sqlite_db))
+    request = ask() if words == ("pipe",) else {name: value for name, value in ask().items() if name != "op"}
+    with stream(sqlite_db, *words) as child:
+        send(child, request)
+        assert answer(child)["decision_id"] == 1
+        with closing(sqlite3.connect(sqlite_db, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            send(child, request)
+            time.sleep(1.5)
+            other.execute("COMMIT")
+        assert answer(child)["decision_id"] == 2
+        out, err = child.communicate(timeout=20)
+    assert (child.returncode, out, err.count("\n")) == (0, "", 1)
+    assert "is locked by another process; the group is tried again" in err
+
+
+def postgres_only(db: str) -> str:
+    if not db.startswith("postgresql"):
+        pytest.skip("connections of PostgreSQL")
+    stocked(runner(db))
+    return db
+
+
+def end_others(db: str) -> None:
+    """The server ends all connections to the database but this one."""
+    others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    with psycopg.connect(db, autocommit=True) as connection:
+        connection.execute(f"SELECT pg_terminate_backend(pid) {others}")
+        while connection.execute(f"SELECT 1 {others} AND backend_type = 'client backend'").fetchone():
+            time.sleep(0.01)
+
+
+def test_a_stream_connects_again_after_its_connection_was_closed(db: str) -> None:
+    with stream(postgres_only(db), "pipe") as child:
+        send(child, ask())
+        assert answer(child)["decision_id"] == 1
+        for number in (1, 1):
+            end_others(db)
+            send(child, tell(decision_id=number))
+            assert answer(child)["reward"] == 1.0
+        out, err = child.communicate(timeout=20)
+    assert (child.returncode, out) == (0, "")
+    assert all("the group is tried again" in line for line in err.splitlines()), err
+    with closing(Store(db)) as store, store.read() as unit:
+        assert unit.ask_value("SELECT count(*) FROM event") == 2
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_of_an_unknown_outcome_only_lines_with_keys_are_sent_again(
+    db: str, monkeypatch: pytest.MonkeyPatch, after: bool
+) -> None:
+    """The connection breaks once, before or after COMMIT has reached the server."""
+    commit = psycopg.Connection.commit
+
+    def broken(connection: Any) -> None:
+        if connection.read_only or not connection.info.transaction_status:
+            return commit(connection)
+        monkeypatch.setattr(psycopg.Connection, "commit", commit)
+        if after:
+            commit(connection)
+        end_others(db)
+        connection.execute("SELECT 1")
+        return None
+
+    with closing(Store(postgres_only(db), notice=print)) as store:
+        pipe = Pipe(store)
+        pipe.answer([Request(policy="home", session="s")])
+        monkeypatch.setattr(psycopg.Connection, "commit", broken)
+        keyed, bare, told, untold = pipe.answer([
+            Request(policy="home", session="s", request_id="r"), Request(policy="home", session="t"),
+            Line(decision_id=1, events={"click": 1.0}, key="k"), Line(decision_id=1, events={"seen": 1.0}),
+        ])  # fmt: skip
+        assert isinstance(keyed, dict)
+        assert keyed["duplicate"] is after
+        assert told == Result(decision_id=1, events=1 - after, duplicates=int(after), reward=1.0)
+        assert all(isinstance(line, InputError) and "nobody knows" in str(line) for line in (bare, untold))
+        with store.read() as unit:
+            counts = [unit.ask_value(f"SELECT count(*) FROM {table}") for table in ("decision", "event")]
+    assert counts == ([3, 2] if after else [2, 1])
+
+
+def test_patience_ends(sqlite_db: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stocked(runner(sqlite_db))
+    monkeypatch.setattr("rlrec.store.engine.BUSY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("rlrec.app.pipe.PATIENCE_S", 0.3)
+    with closing(sqlite3.connect(sqlite_db, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        said = runner(sqlite_db)("pipe", "--json", stdin=lines(ask()))
+    assert (said.exit_code, said.stdout) == (4, "")
+    assert "retry is safe" in json.loads(said.stderr.splitlines()[-1])["hint"]
