@@ -30,7 +30,7 @@ def explained(found: Sequence[Mapping[str, Any]]) -> list[str]:
         if one["horizon"] is not None:
             name = one["target"] if one["version"] is None else f"{one['target']}@{one['version']}"
             early[name] = min(one["horizon"], early.get(name, one["horizon"]))
-    return diagnostics.explained(found) + [
+    return diagnostics.explanations(found) + [
         f"horizon: from step {step} on the effective sample size for {name} is below 5 % of the sessions"
         for name, step in early.items()
     ]

@@ -1,4 +1,4 @@
-"""How far an estimate can be believed: effective sample size, overlap, largest weights, and the verdict."""
+"""The reliability of an estimate: effective sample size, overlap, largest weights, and the verdict."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import numpy as np
 from rlrec.arrays import Array, Flags
 from rlrec.ope.base import LogBatch
 
-# How many of the largest weights and weighted rewards are remembered: the top 1 % of ten million rows, and the tail
-# that k-hat is fitted on for a billion.
-KEPT = 100_000
+# Number of the largest weights and weighted rewards that a partial has: the top 1 % of ten million rows, and the tail
+# of k-hat for a billion.
+N_LARGEST = 100_000
 
-# What an effective sample size can be below, the worst first, and the least that will do (of the clusters: a share).
+# Thresholds of the effective sample size, the worst first; those below 1 are shares of the clusters.
 _ESS = {"below 50 (insufficient)": 50, "below 1,000 (weak)": 1_000, "below 5 % of the clusters (weak)": 0.05}
 _NONZERO = 5  # weighted rewards
 _REWARDS = 30  # ESS x weighted share of rewards that are not the default
@@ -38,10 +38,10 @@ REASONS = {
     "few-replicates": "the level is too high for 2,000 bootstrap replicates: a bound is null",
     "no-reward-range": "the reward has no clip, which this interval needs: a bound is null",
     "no-propensity": "rows or visits without a propensity, or cut, were left out; `left_out` counts them",
-    "no-state": "rows or visits whose session state is not known were left out; `left_out` counts them",
-    "logging-states": "the target reads session state, and was judged on states the logger brought about",
+    "no-state": "rows or visits without a recorded session state were left out; `left_out` counts them",
+    "logging-states": "the target reads session state, and was judged in states that the logger caused",
 }
-# Reasons that come from outside or from the interval, and hold a verdict down to weak.
+# Reasons from the caller or from the interval that allow no verdict better than weak.
 _WEAK = frozenset({"in-sample", "no-interval", "clipping-bias", "wide-interval"})
 
 
@@ -49,11 +49,11 @@ _WEAK = frozenset({"in-sample", "no-interval", "clipping-bias", "wide-interval"}
 class Weights:
     """A fold over rows that adds up: `weights(batch_1) + weights(batch_2)`.
 
-    rows, left_out: rows that can be weighed, and others
-    rewards, weighted_rewards: rows whose reward, and whose weight x reward, is not 0
-    weight, not_default: sum of weights, and of those whose reward is not the default
-    largest, bound: largest weight, and largest provable one (inf where some row has none)
-    unsupported, known: sum of the unsupported mass, and the number of rows where it is known
+    rows, left_out: number of rows that can be weighed, and of others
+    rewards, weighted_rewards: number of rows whose reward, and whose weight x reward, is not 0
+    weight, not_default: sum of weights, and of those of rewards that are not the default
+    largest, bound: largest weight, and largest provable weight (inf where some row has none)
+    unsupported, n_unsupported: sum of the unsupported mass, and number of rows where it is known
     reward_size: sum of |weight x reward|
     top_weights, top_rewards: the largest 100,000 weights and |weight x reward|"""
 
@@ -66,7 +66,7 @@ class Weights:
     largest: float
     bound: float
     unsupported: float
-    known: int
+    n_unsupported: int
     reward_size: float
     top_weights: Array
     top_rewards: Array
@@ -82,7 +82,7 @@ class Weights:
             largest=max(self.largest, other.largest),
             bound=max(self.bound, other.bound),
             unsupported=self.unsupported + other.unsupported,
-            known=self.known + other.known,
+            n_unsupported=self.n_unsupported + other.n_unsupported,
             reward_size=self.reward_size + other.reward_size,
             top_weights=_top(np.concatenate([self.top_weights, other.top_weights])),
             top_rewards=_top(np.concatenate([self.top_rewards, other.top_rewards])),
@@ -90,8 +90,8 @@ class Weights:
 
     @property
     def unsupported_share(self) -> float | None:
-        """Mean unsupported mass over the rows where it is known; None where it is known of none."""
-        return self.unsupported / self.known if self.known else None
+        """Mean unsupported mass over the rows where it is known; None where there are none."""
+        return self.unsupported / self.n_unsupported if self.n_unsupported else None
 
     @property
     def not_default_share(self) -> float | None:
@@ -117,42 +117,42 @@ def weights(batch: LogBatch) -> Weights:
     """Diagnostics of one batch."""
     used = batch.usable
     not_default = ~batch.default if batch.default is not None else batch.reward != 0
-    found = weighed(
+    of_weights = weight_diagnostics(
         batch.weight[used],
-        moved=(batch.weight * batch.reward)[used],
+        weighted_reward=(batch.weight * batch.reward)[used],
         not_default=not_default[used],
         largest=float(batch.weight.max(initial=0.0)),
         bound=_bound(batch),
         unsupported=batch.unsupported,
         left_out=int((~used).sum()),
     )
-    return replace(found, rewards=int(np.count_nonzero(batch.reward)))
+    return replace(of_weights, rewards=int(np.count_nonzero(batch.reward)))
 
 
-def weighed(
+def weight_diagnostics(
     weight: Array,
     *,
-    moved: Array,
+    weighted_reward: Array,
     not_default: Flags,
     largest: float,
     bound: float,
     unsupported: Array | None,
     left_out: int,
 ) -> Weights:
-    """Diagnostics of rows that can be weighed, (n,) each. moved: weight x reward; unsupported: of any rows."""
-    size = np.abs(moved)
+    """Diagnostics of rows that can be weighed, (n,) each; unsupported: of any rows."""
+    size = np.abs(weighted_reward)
     mass = unsupported if unsupported is not None else np.empty(0)
     return Weights(
         rows=len(weight),
         left_out=left_out,
-        rewards=int(np.count_nonzero(moved)),
-        weighted_rewards=int(np.count_nonzero(moved)),
+        rewards=int(np.count_nonzero(weighted_reward)),
+        weighted_rewards=int(np.count_nonzero(weighted_reward)),
         weight=float(weight.sum()),
         not_default=float(weight[not_default].sum()),
         largest=largest,
         bound=bound,
         unsupported=float(np.nansum(mass)),
-        known=int((~np.isnan(mass)).sum()),
+        n_unsupported=int((~np.isnan(mass)).sum()),
         reward_size=float(size.sum()),
         top_weights=_top(weight),
         top_rewards=_top(size[size > 0]),
@@ -168,14 +168,14 @@ def _bound(batch: LogBatch) -> float:
 
 
 def _top(values: Array) -> Array:
-    return values if len(values) <= KEPT else np.partition(values, len(values) - KEPT)[-KEPT:]
+    return values if len(values) <= N_LARGEST else np.partition(values, len(values) - N_LARGEST)[-N_LARGEST:]
 
 
 def k_hat(top: Array, rows: int) -> float | None:
-    """Shape of the generalised Pareto tail of `rows` weights, of which `top` are the largest.
+    """Shape of the generalised Pareto tail of `rows` weights whose largest are `top`.
 
-    Fitted on the top min(rows / 5, 3 sqrt(rows)), and drawn to 1/2 by ten observations. None if the tail has fewer
-    than 50 distinct values. Above 0.7 a mean of such weights cannot be trusted.
+    Fitted on the top min(rows / 5, 3 sqrt(rows)), with a prior of ten observations at 1/2. None if the tail has fewer
+    than 50 distinct values. Above 0.7 the mean of such weights is unreliable.
     Source: stan-dev/loo, R/gpdfit.R (after Zhang & Stephens 2009), 30 + sqrt(n) points on the grid."""
     length = min(int(np.ceil(min(0.2 * rows, 3 * np.sqrt(rows)))), len(top) - 1)
     if length < 50:
@@ -191,25 +191,28 @@ def k_hat(top: Array, rows: int) -> float | None:
 def _pareto_shape(excess: Array) -> float:
     """Posterior mean of the shape; excess (n,) ascending and above 0. The scale does not matter."""
     n = len(excess)
+    # grid of b = -shape / scale
     points = 30 + int(np.sqrt(n))
     quartile = excess[int(n / 4 + 0.5) - 1]
     grid = 1 / excess[-1] + (1 - np.sqrt(points / (np.arange(points) + 0.5))) / (3 * quartile)
+    # profile likelihood of each b
     shape = np.array([np.log1p(-b * excess).mean() for b in grid])
     likelihood = n * (np.log(-grid / shape) - shape - 1)
     share = np.exp(likelihood - likelihood.max())
+    # the shape at the posterior mean of b, and its prior
     fitted = float(np.log1p(-(grid @ share / share.sum()) * excess).mean())
     return (n * fitted + 10 * 0.5) / (n + 10)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """What a verdict is made from; None where a figure has no meaning (the weights of dm) or cannot be had.
+    """The figures of a verdict; None where a figure has no meaning (the weights of dm) or does not exist.
 
     weighted: whether the estimator weighs at all
     n, clusters, ess: rows used, clusters they are in, effective sample size over clusters
     nonzero: non-zero weighted rewards
     reward_share: weighted share of rows whose reward is not the default
-    k_hat: shape of the tail of the weights, where no largest one is provable
+    k_hat: shape of the tail of the weights, where no largest weight is provable
     unsupported: mean probability of the target on arms the logger gave 0
     cluster_share: largest share of the estimate that one cluster carries
     mean_weight_z: distance of the mean weight from 1 in standard errors"""
@@ -226,78 +229,87 @@ class Diagnosis:
     mean_weight_z: float | None
 
 
-def verdict(found: Diagnosis, *, extra: tuple[str, ...] = ()) -> tuple[str, tuple[str, ...]]:
-    """`ok`, `weak` or `insufficient`, and all reasons there are, worst first.
+def verdict(diagnosis: Diagnosis, *, extra: tuple[str, ...] = ()) -> tuple[str, tuple[str, ...]]:
+    """`ok`, `weak` or `insufficient`, and all reasons, worst first.
 
     extra: words of REASONS that only the caller or the interval knows; those of _WEAK allow no more than `weak`."""
-    insufficient, weak = _insufficient(found), _weak(found)
-    given = {*insufficient, *weak, *extra}
-    reasons = tuple(sorted(given, key=list(REASONS).index))
+    insufficient, weak = _insufficient(diagnosis), _weak(diagnosis)
+    present = {*insufficient, *weak, *extra}
+    reasons = tuple(sorted(present, key=list(REASONS).index))
     if insufficient:
         return "insufficient", reasons
-    return ("weak" if weak or _WEAK & given else "ok"), reasons
+    return ("weak" if weak or _WEAK & present else "ok"), reasons
 
 
-def _insufficient(found: Diagnosis) -> list[str]:
+def _insufficient(diagnosis: Diagnosis) -> list[str]:
+    short = diagnosis.weighted and _ess_cause(diagnosis.ess, diagnosis.clusters) == next(iter(_ESS))
     return [
-        *(["no-rows"] if not found.n else []),
-        *(["low-ess"] if found.weighted and _short(found.ess, found.clusters) == next(iter(_ESS)) else []),
-        *(["few-rewards"] if found.nonzero < _NONZERO else []),
-        *(["heavy-tail"] if (found.k_hat or 0) > 0.7 else []),
-        *(["unsupported"] if (found.unsupported or 0) > 0.01 else []),
+        *(["no-rows"] if not diagnosis.n else []),
+        *(["low-ess"] if short else []),
+        *(["few-rewards"] if diagnosis.nonzero < _NONZERO else []),
+        *(["heavy-tail"] if (diagnosis.k_hat or 0) > 0.7 else []),
+        *(["unsupported"] if (diagnosis.unsupported or 0) > 0.01 else []),
     ]
 
 
-def _weak(found: Diagnosis) -> list[str]:
+def _weak(diagnosis: Diagnosis) -> list[str]:
+    few = diagnosis.weighted and _effective_rewards(diagnosis.ess, diagnosis.reward_share) < _REWARDS
     return [
-        *(["low-ess"] if found.weighted and _short(found.ess, found.clusters) else []),
-        *(["few-rewards"] if found.weighted and _rewards(found.ess, found.reward_share) < _REWARDS else []),
-        *(["one-cluster"] if (found.cluster_share or 0) > 0.2 else []),
-        *(["mean-weight"] if abs(found.mean_weight_z or 0) > 3 else []),
+        *(["low-ess"] if diagnosis.weighted and _ess_cause(diagnosis.ess, diagnosis.clusters) else []),
+        *(["few-rewards"] if few else []),
+        *(["one-cluster"] if (diagnosis.cluster_share or 0) > 0.2 else []),
+        *(["mean-weight"] if abs(diagnosis.mean_weight_z or 0) > 3 else []),
     ]
 
 
-def _short(ess: float | None, clusters: int) -> str | None:
-    """What an effective sample size is below; None where it will do."""
+def _ess_cause(ess: float | None, clusters: int) -> str | None:
+    """The worst threshold that an effective sample size is below; None if it is below none."""
     least = {cause: number if number >= 1 else number * clusters for cause, number in _ESS.items()}
     return next((cause for cause, number in least.items() if ess is None or ess < number), None)
 
 
-def _rewards(ess: float | None, share: float | None) -> float:
-    """How many rewards that are not the default the estimate rests on."""
+def _effective_rewards(ess: float | None, share: float | None) -> float:
+    """Effective number of rewards that are not the default."""
     return (ess or 0) * (share or 0)
 
 
-def explained(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the reasons of these estimates (`Estimate` as a mapping) mean, and which of their causes occurred."""
-    given = {reason for one in found for reason in one["reasons"]}
+def explanations(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for every reason of these estimates (`Estimate` as a mapping), with those of its causes that occurred."""
     causes = {"low-ess": _low_ess, "few-rewards": _few_rewards}
     lines = []
-    for reason in (word for word in REASONS if word in given):
-        mine = [one for one in found if reason in one["reasons"]]
-        lines.append(f"{reason}: {'; '.join(causes[reason](mine)) if reason in causes else REASONS[reason]}")
+    for reason in REASONS:
+        concerned = [estimate for estimate in estimates if reason in estimate["reasons"]]
+        if concerned:
+            lines.append(f"{reason}: {'; '.join(causes[reason](concerned)) if reason in causes else REASONS[reason]}")
     return lines
 
 
-def _low_ess(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    causes: dict[str | None, list[float | None]] = {cause: [] for cause in [*_ESS, None]}
-    for one in found:
-        causes[_short(one["ess"], one["clusters"])].append(one["ess"])
-    return [f"effective sample size {_span(causes[cause])}, {cause}" for cause in _ESS if causes[cause]]
+def _low_ess(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
+    by_cause: dict[str | None, list[float | None]] = {cause: [] for cause in [*_ESS, None]}
+    for estimate in estimates:
+        by_cause[_ess_cause(estimate["ess"], estimate["clusters"])].append(estimate["ess"])
+    return [f"effective sample size {_span(by_cause[cause])}, {cause}" for cause in _ESS if by_cause[cause]]
 
 
-def _few_rewards(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    none = [one["nonzero"] for one in found if one["nonzero"] < _NONZERO]
-    some = [one["nonzero"] for one in found if one["nonzero"] >= _NONZERO]
-    shares = [_rewards(one["ess"], one["reward_share"]) for one in found if one["reward_share"] is not None]
-    few = [share for share in shares if share < _REWARDS]
-    other = {"no-interval", "few-replicates", "no-reward-range"}  # tell of a null bound themselves
-    open_ended = any(None in (one["lower"], one["upper"]) and not other & {*one["reasons"]} for one in found)
-    what = "ESS x weighted share of rewards that are not the default"
+def _few_rewards(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
+    nonzero = [estimate["nonzero"] for estimate in estimates]
+    too_few = [number for number in nonzero if number < _NONZERO]
+    enough = [number for number in nonzero if number >= _NONZERO]
+    effective = [
+        _effective_rewards(estimate["ess"], estimate["reward_share"])
+        for estimate in estimates
+        if estimate["reward_share"] is not None
+    ]
+    short = [number for number in effective if number < _REWARDS]
+    other = {"no-interval", "few-replicates", "no-reward-range"}  # these explain a null bound themselves
+    open_ended = any(
+        None in (estimate["lower"], estimate["upper"]) and not other & {*estimate["reasons"]} for estimate in estimates
+    )
+    product = "ESS x weighted share of rewards that are not the default"
     return [
-        *([f"{_span(none)} non-zero weighted rewards, fewer than {_NONZERO} (insufficient)"] if none else []),
-        *([f"{_span(some)} non-zero weighted rewards"] if some else []),
-        *([f"{what} is {_span(few)}, below {_REWARDS} (weak)"] if few else []),
+        *([f"{_span(too_few)} non-zero weighted rewards, fewer than {_NONZERO} (insufficient)"] if too_few else []),
+        *([f"{_span(enough)} non-zero weighted rewards"] if enough else []),
+        *([f"{product} is {_span(short)}, below {_REWARDS} (weak)"] if short else []),
         *(["too few rewards for a bound (it is null)"] if open_ended else []),
     ]
 

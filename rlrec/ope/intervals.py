@@ -1,6 +1,6 @@
 """Standard errors and intervals over clusters: normal, bootstrap-t, Cressie-Read.
 
-A bound that is not known is infinite here; what is done about that is said in `estimate.py`, once.
+An unknown bound is infinite here; `estimate.py` reports it.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ REPLICATES = 2000
 Bounds = tuple[float, float]
 UNKNOWN: Bounds = (-np.inf, np.inf)
 
-# A variance this small beside the terms it is the difference of is a rounding of zero.
+# A variance this small relative to the terms that it is a difference of is a rounding of zero.
 _NOTHING = 1e-12
 
 
 def check(interval: str, level: float, *, estimators: Mapping[str, Estimator]) -> None:
-    """Raises InputError for an unknown interval, a level outside (0, 1), or a pair that does not exist.
+    """Raises InputError for an unknown interval, a level outside (0, 1), or an estimator without this interval.
 
-    An estimator for which no interval is valid (dm) is let through with any interval that is valid for some row of
-    the same answer; its bounds are null. Cressie-Read is refused for it, as for all but ips and snips."""
+    An estimator for which no interval is valid (dm) may stand beside others: its bounds are null. Cressie-Read is
+    refused for it, as for all but ips and snips."""
     if interval not in INTERVALS:
         raise InputError(
             f"unknown interval {interval!r}",
@@ -38,7 +38,9 @@ def check(interval: str, level: float, *, estimators: Mapping[str, Estimator]) -
         )
     if not 0 < level < 1:
         raise InputError(f"level {level} is not between 0 and 1", hint="0.95 is usual")
-    lacking = [label for label, kind in estimators.items() if interval not in (kind.intervals or INTERVALS[:2])]
+    lacking = [
+        label for label, estimator in estimators.items() if interval not in (estimator.intervals or INTERVALS[:2])
+    ]
     if lacking:
         raise InputError(
             f"interval {interval} does not exist for {', '.join(lacking)}", hint="use --interval bootstrap-t"
@@ -49,18 +51,20 @@ def estimated(estimator: Smooth, total: Array, moment: Array, n: int) -> tuple[A
     """Value and standard error (delta method, n - 1), (...,) each, from sums over n clusters.
 
     total (..., d): sums of the terms; moment (..., d, d): sums of the outer products of a cluster's terms. An
-    estimate does not change with the scale of its terms: so it may be taken at the sums, and gradient x total = 0
-    (Euler), which spares the moment its centring."""
+    estimate does not change with the scale of its terms: so it is taken at the sums, and gradient x total = 0 (Euler),
+    so the moment needs no centring."""
     with np.errstate(all="ignore"):
+        # gradient' moment gradient, product by product
         gradient = estimator.gradient(total)
-        parts = gradient[..., :, None] * moment * gradient[..., None, :]
-        raw, size = parts.sum(axis=(-2, -1)), np.abs(parts).sum(axis=(-2, -1))
+        products = gradient[..., :, None] * moment * gradient[..., None, :]
+        raw, size = products.sum(axis=(-2, -1)), np.abs(products).sum(axis=(-2, -1))
+        # a rounding of 0 is 0; overflow remains NaN
         variance = np.where(raw > _NOTHING * size, raw, 0.0 * raw) * (n / (n - 1) if n > 1 else np.nan)
         return np.asarray(estimator.value(total)), np.sqrt(variance)
 
 
 def normal(value: float, error: float, level: float) -> Bounds:
-    """value -+ z x error; unknown where the error is 0: a log without variation has shown no certainty."""
+    """value -+ z x error; unknown where the error is 0: a log without variation proves no certainty."""
     reach = -NormalDist().inv_cdf((1 - level) / 2) * error
     return (value - reach, value + reach) if error > 0 else UNKNOWN
 
@@ -69,7 +73,8 @@ def normal(value: float, error: float, level: float) -> Bounds:
 class Replicates:
     """Sums of every bootstrap replicate: one draw of counts serves every column, hence every estimator.
 
-    units (m, c): what was drawn from; total (b, c), moment (b, c, c): sums and second moments of every replicate."""
+    units (m, c): sums of the clusters or blocks; total (b, c), moment (b, c, c): sums and second moments of every
+    replicate"""
 
     units: Array
     total: Array
@@ -79,13 +84,15 @@ class Replicates:
 def replicates(summary: ClusterSummary, *, seed: int, number: int = REPLICATES) -> Replicates:
     """`number` multinomial draws over the clusters with a row to weigh, or over the blocks.
 
-    The draw depends on the seed and the number of units alone, so two targets on one log are drawn alike."""
+    The draw depends on the seed and the number of units alone, so two targets on one log have the same draws."""
     units = _drawn_from(summary)
     m, c = units.shape
     generator = np.random.default_rng(np.random.SeedSequence(seed))
     with np.errstate(all="ignore"):
+        # each unit's terms and their outer products
         products = (units[:, :, None] * units[:, None, :]).reshape(m, c * c)
         sums = np.column_stack([units, products])
+        # (replicates, units) counts times them, a chunk of replicates at a time
         chunks = _chunks(number if m else 0, max(1, 2**20 // max(m, 1)))
         drawn = [_counts(generator, size, m) @ sums for size in chunks]
     both = np.concatenate([np.empty((0, c + c * c)), *drawn])
@@ -93,8 +100,8 @@ def replicates(summary: ClusterSummary, *, seed: int, number: int = REPLICATES) 
 
 
 def _drawn_from(summary: ClusterSummary) -> Array:
-    # A cluster none of whose rows can be weighed is not in the sample. Blocks all are, the empty ones too: how many
-    # clusters a block holds is part of what is random.
+    # A cluster without a row to weigh is not in the sample. All blocks are, empty ones too: the number of clusters in
+    # a block is random.
     (rows,) = summary.index(("rows",))
     return summary.units if summary.blocks else summary.units[summary.units[:, rows] > 0]
 
@@ -111,10 +118,9 @@ def _counts(generator: np.random.Generator, size: int, m: int) -> Array:
 def bootstrap_t(estimator: Smooth, drawn: Replicates, *, columns: list[int], level: float) -> Bounds:
     """Bounds by the studentised bootstrap: value - t x error with t the quantiles of (value* - value) / error*.
 
-    columns: where the estimator's terms stand. Value and error here are those of the units drawn from, blocks too. A
-    replicate without any variation has error 0: it counts as -inf or +inf, by the side it lies on; one with no
-    weight at all, as both. A quantile that is infinite makes the bound infinite; so does a level that the replicates
-    are too few for."""
+    columns: index of the estimator's terms. Value and error here are those of the units, blocks too. A replicate
+    without any variation has error 0: it counts as -inf or +inf, by its side; one with no weight at all, as both. An
+    infinite quantile makes the bound infinite; so does a level for which the replicates are too few."""
     units = drawn.units[:, columns]
     m = len(units)
     if m < 2:
@@ -126,16 +132,16 @@ def bootstrap_t(estimator: Smooth, drawn: Replicates, *, columns: list[int], lev
     moments = drawn.moment[:, columns][:, :, columns]
     values, errors = estimated(estimator, drawn.total[:, columns], moments, m)
     t = np.sort(_studentised(values - value, errors, scale=abs(float(value))))
-    return _reached(float(value), float(error), _ranked(t, resolved(level, len(t))))
+    return _inverted(float(value), float(error), _ranked(t, resolved(level, len(t))))
 
 
-def _reached(value: float, error: float, t: Bounds) -> Bounds:
+def _inverted(value: float, error: float, t: Bounds) -> Bounds:
     return value - t[1] * error, value - t[0] * error
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Studentised:
-    """An estimate of many columns with what its bootstrap found.
+    """An estimate of many columns and its studentised replicates.
 
     t (b,): (value* - value) / error*, ascending, NaN last; empty where the error is unknown (NaN) or 0"""
 
@@ -144,8 +150,8 @@ class Studentised:
     t: Array
 
     def bounds(self, level: float) -> Bounds:
-        """As `bootstrap_t`."""
-        return _reached(self.value, self.error, _ranked(self.t, resolved(level, len(self.t))))
+        """Bounds as in `bootstrap_t`."""
+        return _inverted(self.value, self.error, _ranked(self.t, resolved(level, len(self.t))))
 
 
 def studentised(estimator: Smooth, units: Array, *, seed: int, number: int = REPLICATES) -> Studentised:
@@ -154,40 +160,43 @@ def studentised(estimator: Smooth, units: Array, *, seed: int, number: int = REP
 
     units (m, d): sums of the clusters or blocks. The draw is that of `replicates`. number 0: value and error alone."""
     m = len(units)
-    value, error, nothing = _influential(estimator, units)
+    value, error, negligible = _by_influence(estimator, units)
     if not (error > 0 and np.isfinite(error)):
         return Studentised(value=value, error=error, t=np.empty(0))
     generator = np.random.default_rng(np.random.SeedSequence(seed))
     drawn = []
     with np.errstate(all="ignore"):
         for size in _chunks(number, max(1, 2**20 // m)):
+            # totals of the replicates
             counts = _counts(generator, size, m)
             total = counts @ units
+            # squared error: sum over units of count x influence^2
             influence = estimator.gradient(total) @ units.T
             np.square(influence, out=influence)
             errors = np.sqrt(np.einsum("bm,bm->b", counts, influence) * (m / (m - 1)))
-            errors = np.where(errors > nothing, errors, 0.0 * errors)
+            errors = np.where(errors > negligible, errors, 0.0 * errors)
             drawn.append(_studentised(estimator.value(total) - value, errors, scale=abs(value)))
     return Studentised(value=value, error=error, t=np.sort(np.concatenate([np.empty(0), *drawn])))
 
 
-def _influential(estimator: Smooth, units: Array) -> tuple[float, float, float]:
-    """Value, its error, and the error below which one is a rounding of zero; NaN where there is none."""
+def _by_influence(estimator: Smooth, units: Array) -> tuple[float, float, float]:
+    """Value, its error, and the size below which an error is a rounding of zero; NaN where there is none."""
     m, total = len(units), units.sum(axis=0)
     with np.errstate(all="ignore"):
         value, gradient = float(estimator.value(total)), estimator.gradient(total)
         scale = np.sqrt(m / (m - 1)) if m > 1 else np.nan
         error = scale * np.linalg.norm(units @ gradient)
-        nothing = _NOTHING * scale * np.linalg.norm(np.abs(units) @ np.abs(gradient))
-    return value, float(error if error > nothing else 0.0 * error), float(nothing)
+        negligible = _NOTHING * scale * np.linalg.norm(np.abs(units) @ np.abs(gradient))
+    return value, float(error if error > negligible else 0.0 * error), float(negligible)
 
 
 def resolved(level: float, number: int) -> int:
-    """Which of `number` ordered replicates bounds an interval from either side; 0 if they are too few for it."""
+    """Rank, from either side, of the ordered replicate that bounds an interval; 0 if `number` is too few for it."""
     return int((number + 1) * (1 - level) / 2 + _NOTHING)
 
 
 def _studentised(distance: Array, errors: Array, *, scale: float) -> Array:
+    """distance / error of every replicate, (b,): infinite by its side where the error is 0."""
     distance = np.where(np.abs(distance) <= _NOTHING * scale, 0.0, distance)
     side = np.where(distance == 0, 0.0, np.copysign(np.inf, distance))
     with np.errstate(all="ignore"):
@@ -196,15 +205,15 @@ def _studentised(distance: Array, errors: Array, *, scale: float) -> Array:
 
 
 def _ranked(t: Array, rank: int) -> Bounds:
-    """The rank-th value from below and from above; NaN (sorted to the end) stands for an end of either side."""
-    unknown = int(np.isnan(t).sum())
-    known, rank = t[: len(t) - unknown], rank - unknown
-    return (float(known[rank - 1]), float(known[-rank])) if rank >= 1 else UNKNOWN
+    """The rank-th value from below and from above; NaN (sorted to the end) counts as an extreme on both sides."""
+    n_nan = int(np.isnan(t).sum())
+    numbers, rank = t[: len(t) - n_nan], rank - n_nan
+    return (float(numbers[rank - 1]), float(numbers[-rank])) if rank >= 1 else UNKNOWN
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightSums:
-    """What Cressie-Read needs: over n observations the sums of w, w^2, wr, w^2 r and w^2 r^2."""
+    """Sums for Cressie-Read over n observations: of w, w^2, wr, w^2 r and w^2 r^2."""
 
     n: int
     w: float
@@ -217,10 +226,10 @@ class WeightSums:
 def cressie_read(sums: WeightSums, *, smallest: float = 0.0, largest: float, reward: Bounds, level: float) -> Bounds:
     """Bounds by power-2 empirical likelihood for the mean of w x r, given that the mean of w is 1.
 
-    smallest, largest: the provable range of w (inf where no bound is known); reward: the range of r. An end of that
-    range that is infinite makes the bound on its side infinite.
+    smallest, largest: the provable range of w (inf where no bound is known); reward: the range of r. An infinite end of
+    that range makes the bound on its side infinite.
     Source: VowpalWabbit/estimators, bandits/cressieread.py (after Karampatziakis, Langford & Mineiro 2020), for the
-    statistic and what it is referred to; the closed form is derived here, see `_lower`."""
+    statistic and its reference distribution; the closed form is an own derivation, see `_lower`."""
     from scipy.special import stdtrit
 
     if sums.n < 2:
@@ -239,7 +248,7 @@ def _mirrored(sums: WeightSums) -> WeightSums:
 
 
 def _unconstrained(sums: WeightSums, fake: float) -> float:
-    """Smallest sum of h^2 that makes the mean weight 1, one made-up observation of weight `fake` included."""
+    """Smallest sum of h^2 that makes the mean weight 1, with one fake observation of weight `fake` beside the n."""
     n = sums.n
     if np.isinf(fake):
         return 1 + 1 / n
@@ -249,33 +258,35 @@ def _unconstrained(sums: WeightSums, fake: float) -> float:
 
 
 def _lower(sums: WeightSums, fake: float, reward: float, spread: float) -> float:
-    """Smallest mean of w x r over reweighings 1 + h of the n observations and a made-up one (fake, reward) with mean
+    """Smallest mean of w x r over reweighings 1 + h of the n observations and a fake one (fake, reward) with mean
     h = 0, mean w (1 + h) = 1 and sum h^2 <= spread; inf where there is none.
 
-    The mean weight being 1, the mean of w r is reward + the mean of z = w (r - reward), and the made-up z is 0, so a
-    large fake cancels nothing. h = a (w - mean w) - b u, where u is what of z is not linear in 1 and w; the
-    constraint on w fixes a = (1 - mean w) / var w, the budget the largest b. As fake grows without end its own share
-    goes to 0 (h = -1) while it supplies what weight is missing: what is left is the mean of z over h of mean 1 /
-    n."""
+    The mean weight is 1, so the mean of w r is reward + the mean of z = w (r - reward); z of the fake one is 0, so a
+    large fake cancels nothing. h = a (w - mean w) - b u, where u is the residual of z after regression on 1 and w; the
+    constraint on w fixes a = (1 - mean w) / var w, the budget the largest b. As fake grows without end its share goes
+    to 0 (h = -1) while it supplies the missing weight: then z is averaged over h of mean 1 / n."""
     n = sums.n
     if np.isinf(reward):
         return -np.inf
+    # sums of z, w z and z^2
     total = sums.wr - reward * sums.w
     crossed = sums.w2r - reward * sums.w2
     squares = sums.w2r2 - 2 * reward * sums.w2r + reward**2 * sums.w2
     if np.isinf(fake):
-        left, rest = (spread - 1 - 1 / n) / (n + 1), (squares - total**2 / n) / (n + 1)
-        return reward + total / n - _reach(rest, left)
+        budget, residual = (spread - 1 - 1 / n) / (n + 1), (squares - total**2 / n) / (n + 1)
+        return reward + total / n - _reach(residual, budget)
+    # means and variance of w and z, the fake observation included
     w, z = (fake + sums.w) / (n + 1), total / (n + 1)
     w_spread = (fake**2 + sums.w2) / (n + 1) - w**2
     if w_spread <= _NOTHING * w**2:
         return np.inf
-    both = crossed / (n + 1) - w * z
-    left, rest = spread / (n + 1) - (1 - w) ** 2 / w_spread, squares / (n + 1) - z**2 - both**2 / w_spread
-    return reward + z + (1 - w) * both / w_spread - _reach(rest, left)
+    # the budget after the constraint on w, and the residual variance of z
+    covariance = crossed / (n + 1) - w * z
+    budget = spread / (n + 1) - (1 - w) ** 2 / w_spread
+    residual = squares / (n + 1) - z**2 - covariance**2 / w_spread
+    return reward + z + (1 - w) * covariance / w_spread - _reach(residual, budget)
 
 
-def _reach(rest: float, left: float) -> float:
-    """How far down a budget of `left` brings a mean whose free part has variance `rest`; -inf where it is
-    overdrawn."""
-    return float(np.sqrt(max(rest, 0.0) * left)) if left >= 0 else -np.inf
+def _reach(residual: float, budget: float) -> float:
+    """The largest decrease of a mean with this residual variance within a budget; -inf where it is overdrawn."""
+    return float(np.sqrt(max(residual, 0.0) * budget)) if budget >= 0 else -np.inf

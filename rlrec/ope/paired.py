@@ -1,7 +1,7 @@
-"""One target minus another on the same visits: what a promotion gate asks.
+"""One target minus another on the same visits, for promotion gates.
 
-Both are sums over the same clusters, so the error of the difference is that of the influence of a cluster on the one
-minus its influence on the other; what the two share cancels.
+Both are sums over the same clusters: the error of the difference is made from a cluster's influence on the first minus
+its influence on the second, and their common noise cancels.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlrec.arrays import Array
+from rlrec.arrays import Array, finite_or_none
 from rlrec.errors import InputError
 from rlrec.ope import diagnostics, intervals
 from rlrec.ope.base import Smooth
@@ -18,18 +18,18 @@ from rlrec.ope.intervals import UNKNOWN, Bounds, Studentised, studentised
 from rlrec.ope.sequential import SessionEstimator
 from rlrec.ope.sessions import SessionEstimatorFold, SessionPartial, at_end
 
-# A quantile of the bootstrap is one beyond which at least so many replicates lie: with fewer it is mostly noise.
+# The fewest replicates beyond a quantile of the bootstrap: with fewer it is mostly noise.
 _BEYOND = 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairedDifference:
-    """Value of one target minus that of another; a figure that cannot be had is None, never NaN.
+    """Value of one target minus that of another; a figure that does not exist is None, never NaN.
 
     lower, upper: each is on the wrong side of the truth in a share `alpha` of logs; both are 0 where the two targets
-        weigh every cluster alike, and None where the log has shown no variation otherwise
-    ess: the smaller one of the two; clusters: they were compared in
-    verdict, reasons: as of an estimate, the worse of the two; `weak` also where half the interval is wider than half
+        have equal sums in every cluster, and None where a log of different targets shows no variation
+    ess: the smaller of the two; clusters: number of those compared
+    verdict, reasons: as in an estimate, the worse of the two; `weak` also where half the interval is wider than half
         the value"""
 
     value: float | None
@@ -45,17 +45,17 @@ class PairedDifference:
 
 @dataclass(frozen=True)
 class _Minus:
-    """An estimate minus the same one of another target: their columns lie side by side."""
+    """An estimate of one target minus that of another; their columns lie side by side."""
 
-    kind: Smooth
+    estimator: Smooth
 
     def value(self, mean: Array) -> Array:
         ours, theirs = np.split(mean, 2, axis=-1)
-        return np.asarray(self.kind.value(ours) - self.kind.value(theirs))
+        return self.estimator.value(ours) - self.estimator.value(theirs)
 
     def gradient(self, mean: Array) -> Array:
         ours, theirs = np.split(mean, 2, axis=-1)
-        return np.concatenate([self.kind.gradient(ours), -self.kind.gradient(theirs)], axis=-1)
+        return np.concatenate([self.estimator.gradient(ours), -self.estimator.gradient(theirs)], axis=-1)
 
 
 def difference(
@@ -68,50 +68,50 @@ def difference(
     seed: int = 0,
     replicates: int = intervals.REPLICATES,
 ) -> PairedDifference:
-    """`partial` minus `against`, two targets that one and the same `SessionFold` saw on the same visits.
+    """`partial` minus `against`: one `SessionFold` over the same visits for two targets.
 
     alpha: chance of each bound to be on the wrong side, in (0, 0.5); extra_reasons: as in `FinishOptions`
-    Raises InputError for an alpha out of range, ValueError for statistics of other visits."""
+    Raises InputError for an alpha out of range, ValueError for partials of different visits."""
     if not 0 < alpha < 0.5:
         raise InputError(f"alpha {alpha:g} is not between 0 and 0.5", hint="0.025 is usual")
     ours, theirs = (
         at_end(side, estimator, label=estimator.name, summary=side.moments.summary()) for side in (partial, against)
     )
     _check(ours, theirs)
-    found = _resampled(ours, theirs, seed=seed, number=replicates)
-    ess = min(one.diagnosis.ess or 0.0 for one in (ours, theirs))
-    low, high = (0.0, 0.0) if _alike(ours, theirs) else _bounds(found, alpha, freedom=ess - 1)
-    known = np.isfinite([low, high]).all()
-    wide = not known or high - low > abs(found.value)
-    reasons = [
+    sample = _resampled(ours, theirs, seed=seed, number=replicates)
+    ess = min(side.diagnosis.ess or 0.0 for side in (ours, theirs))
+    low, high = (0.0, 0.0) if _identical(ours, theirs) else _bounds(sample, alpha, freedom=ess - 1)
+    bounded = np.isfinite([low, high]).all()
+    broad = not bounded or high - low > abs(sample.value)
+    extra = [
         *extra_reasons,
         *(["no-propensity"] if ours.weights.left_out or theirs.weights.left_out else []),
-        *(["wide-interval"] if wide else []),
-        *([] if known else ["few-rewards"]),
+        *(["wide-interval"] if broad else []),
+        *([] if bounded else ["few-rewards"]),
     ]
-    judged, why = _verdict(ours, theirs, tuple(reasons))
+    verdict, reasons = _verdict(ours, theirs, tuple(extra))
     return PairedDifference(
-        value=_figure(found.value),
-        std_error=_figure(found.error),
-        lower=_figure(low),
-        upper=_figure(high),
+        value=finite_or_none(sample.value),
+        std_error=finite_or_none(sample.error),
+        lower=finite_or_none(low),
+        upper=finite_or_none(high),
         alpha=alpha,
         ess=ess,
         clusters=ours.clusters,
-        verdict=judged,
-        reasons=why,
+        verdict=verdict,
+        reasons=reasons,
     )
 
 
 def _check(ours: SessionEstimatorFold, theirs: SessionEstimatorFold) -> None:
     (rows,) = ours.summary.index(("rows",))
     if not np.array_equal(ours.summary.units[:, rows], theirs.summary.units[:, rows]):
-        raise ValueError("the two targets were not judged on the same visits")
+        raise ValueError("the partials of the two targets are of different visits")
 
 
-def _alike(ours: SessionEstimatorFold, theirs: SessionEstimatorFold) -> bool:
-    alike = np.array_equal(ours.summary.units, theirs.summary.units) and np.array_equal(ours.units, theirs.units)
-    return ours.n > 0 and alike
+def _identical(ours: SessionEstimatorFold, theirs: SessionEstimatorFold) -> bool:
+    equal = np.array_equal(ours.summary.units, theirs.summary.units) and np.array_equal(ours.units, theirs.units)
+    return ours.n > 0 and equal
 
 
 def _resampled(ours: SessionEstimatorFold, theirs: SessionEstimatorFold, *, seed: int, number: int) -> Studentised:
@@ -120,35 +120,34 @@ def _resampled(ours: SessionEstimatorFold, theirs: SessionEstimatorFold, *, seed
     return studentised(_Minus(ours.estimator), np.column_stack([ours.units, theirs.units]), seed=seed, number=number)
 
 
-def _bounds(found: Studentised, alpha: float, *, freedom: float) -> Bounds:
-    """Bootstrap-t; where the replicates are too few for alpha, Student's t, shifted outwards by the skewness that their
-    quantiles show at the level they are enough for.
+def _bounds(sample: Studentised, alpha: float, *, freedom: float) -> Bounds:
+    """Bootstrap-t; where the replicates are too few for alpha, Student's t, moved outwards by the skewness that their
+    quantiles show at the smallest level they are enough for.
 
-    freedom: degrees of freedom of Student's t, the effective sample size less one: weights leave no more of them.
+    freedom: degrees of freedom of Student's t: the effective sample size less one.
     Source: own derivation: the first term of the Edgeworth expansion of a studentised mean moves its quantile at z by
     a multiple of 2 z^2 + 1."""
     from scipy.special import stdtrit
 
-    if not found.error > 0 or not len(found.t):
+    if not sample.error > 0 or not len(sample.t):
         return UNKNOWN
-    enough = max(alpha, _BEYOND / (len(found.t) + 1))
+    # the smallest alpha that the replicates are enough for
+    enough = max(alpha, _BEYOND / (len(sample.t) + 1))
     if enough == alpha or enough >= 0.5:
-        return found.bounds(1 - 2 * alpha)
+        return sample.bounds(1 - 2 * alpha)
+    # there, how far each bound lies beyond Student's t
     near, far = (-float(stdtrit(max(freedom, 1.0), level)) for level in (enough, alpha))
-    low, high = found.bounds(1 - 2 * enough)
-    skewed = [max(0.0, reach / found.error - near) for reach in (found.value - low, high - found.value)]
-    below, above = (found.error * (far + (2 * far**2 + 1) / (2 * near**2 + 1) * shift) for shift in skewed)
-    return found.value - below, found.value + above
+    low, high = sample.bounds(1 - 2 * enough)
+    shifts = [max(0.0, reach / sample.error - near) for reach in (sample.value - low, high - sample.value)]
+    # Student's t at alpha, shifted in proportion to 2 z^2 + 1
+    below, above = (sample.error * (far + (2 * far**2 + 1) / (2 * near**2 + 1) * shift) for shift in shifts)
+    return sample.value - below, sample.value + above
 
 
 def _verdict(
     ours: SessionEstimatorFold, theirs: SessionEstimatorFold, extra: tuple[str, ...]
 ) -> tuple[str, tuple[str, ...]]:
     """The worse verdict, and the reasons of both."""
-    found = [diagnostics.verdict(one.diagnosis, extra=extra) for one in (ours, theirs)]
-    worst = min((word for word, _ in found), key=("insufficient", "weak", "ok").index)
-    return worst, tuple(word for word in diagnostics.REASONS if any(word in why for _, why in found))
-
-
-def _figure(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+    verdicts = [diagnostics.verdict(side.diagnosis, extra=extra) for side in (ours, theirs)]
+    worst = min((verdict for verdict, _ in verdicts), key=("insufficient", "weak", "ok").index)
+    return worst, tuple(reason for reason in diagnostics.REASONS if any(reason in why for _, why in verdicts))

@@ -20,17 +20,16 @@ from rlrec.ope.visits import Course, VisitBatch
 
 # The columns that diagnostics need, whichever estimators are chosen.
 _CORE = ("rows", "weight", "mean_weight")
-_SUPPORTED = 0.05  # effective sample size at a step, of the visits, from which on the log supports the target there
+_SUPPORTED = 0.05  # least effective sample size at a step, in visits, for the log to support the target there
 
 
 @dataclass(frozen=True, eq=False)
 class SessionPartial:
     """Sums over visits: `partial(batch_1) + partial(batch_2)`.
 
-    moments: sums over clusters of the columns per visit.   steps: the same at every step; None if no estimator needs
-        it
+    moments: sums over clusters of the columns per visit; steps: the same at every step, None if no estimator needs them
     squares (2, horizon): sums over visits of w_t and of its square
-    end, along: diagnostics of the weights at the end of visits, and of their means along them"""
+    end, along: diagnostics of the weights at the end of visits, and of their means along visits"""
 
     moments: Moments
     steps: Steps | None
@@ -40,7 +39,7 @@ class SessionPartial:
 
     def __add__(self, other: SessionPartial) -> SessionPartial:
         if (self.steps is None) != (other.steps is None):
-            raise ValueError("statistics of different estimators do not add up")
+            raise ValueError("partials of different estimators do not add up")
         return SessionPartial(
             self.moments + other.moments,
             None if self.steps is None or other.steps is None else self.steps + other.steps,
@@ -52,12 +51,12 @@ class SessionPartial:
 
 @dataclass(frozen=True, kw_only=True)
 class SessionFold:
-    """The session estimators asked for, about one target.
+    """The chosen estimators per session, about one target.
 
     estimators: label -> estimator, as `ope.parse(...).sessions` gives them
     gamma: discount per step, in [0, 1]
     horizon: steps of the longest visit of the whole log, at least 1
-    spanning: a cluster may come back in a later batch (users). Without it a cluster must lie whole in one batch.
+    spanning: a cluster may come back in a later batch (users). Without it a cluster must lie in one batch.
 
     Every cluster that spans batches takes 64 bytes at most; sums at every step, where an estimator needs them
     (wpdis, wdr), 4,096 x 8 bytes a step and column.
@@ -102,8 +101,8 @@ class SessionFold:
             moments(terms, batch.cluster, columns=self.columns, spanning=self.spanning),
             self._steps(course) if self.by_step else None,
             self._squares(course),
-            _diagnosed(course, course.weight, moved=course.weighted_return, largest=course.weight),
-            _diagnosed(course, course.mean_weight, moved=course.stepwise_return, largest=course.most),
+            _diagnosed(course, course.weight, weighted_reward=course.weighted_return, largest=course.weight),
+            _diagnosed(course, course.mean_weight, weighted_reward=course.stepwise_return, largest=course.most),
         )
 
     def _steps(self, course: Course) -> Steps:
@@ -112,15 +111,15 @@ class SessionFold:
         return steps(columns, course.ratio, cluster=batch.cluster, length=batch.length, horizon=self.horizon)
 
     def _squares(self, course: Course) -> Array:
-        """All visits as one cluster: their sums of w_t and w_t^2 at every step."""
-        one = np.zeros(len(course.batch), np.int64)
-        if not len(one):
+        """Sums of w_t and w_t^2 over all visits at every step, (2, horizon)."""
+        one_cluster = np.zeros(len(course.batch), np.int64)
+        if not len(one_cluster):
             return np.zeros((2, self.horizon))
-        held = [
-            steps({}, weight, cluster=one, length=course.batch.length, horizon=self.horizon).sums[0, 0]
+        sums = [
+            steps({}, weight, cluster=one_cluster, length=course.batch.length, horizon=self.horizon).sums[0, 0]
             for weight in (course.ratio, course.ratio**2)
         ]
-        return np.array(held)
+        return np.array(sums)
 
     def finish(self, partial: SessionPartial, options: FinishOptions = USUAL) -> list[Estimate]:
         """One estimate for each estimator, in their order; no reward range applies to returns.
@@ -129,7 +128,7 @@ class SessionFold:
         intervals.check(options.interval, options.level, estimators=self.estimators)
         options = replace(options, reward_range=ANY_REWARD)
         summary, drawn = partial.moments.summary(), None
-        if options.interval == "bootstrap-t" and any(one.step_column is None for one in self.estimators.values()):
+        if options.interval == "bootstrap-t" and any(kind.step_column is None for kind in self.estimators.values()):
             drawn = intervals.replicates(summary, seed=options.seed, number=options.replicates)
         manner = "greedy" if options.greedy else "as served"
         ess_by_step, horizon = _support(partial)
@@ -143,11 +142,11 @@ class SessionFold:
         ]
 
 
-def _diagnosed(course: Course, weight: Array, *, moved: Array, largest: Array) -> Weights:
+def _diagnosed(course: Course, weight: Array, *, weighted_reward: Array, largest: Array) -> Weights:
     batch = course.batch
-    return diagnostics.weighed(
+    return diagnostics.weight_diagnostics(
         weight,
-        moved=moved,
+        weighted_reward=weighted_reward,
         not_default=course.rewarded,
         largest=float(largest.max(initial=0.0)),
         bound=float(course.bound.max(initial=0.0)),
@@ -157,7 +156,7 @@ def _diagnosed(course: Course, weight: Array, *, moved: Array, largest: Array) -
 
 
 def _support(partial: SessionPartial) -> tuple[tuple[float, ...], int | None]:
-    """Effective sample size over visits at every step, and the first step at which it is too small."""
+    """Effective sample size over visits at every step, and the first step where it is too small."""
     total, squares = partial.squares
     ess = np.divide(total**2, squares, out=np.zeros(len(total)), where=squares > 0)
     short = np.flatnonzero(ess < _SUPPORTED * partial.end.rows)

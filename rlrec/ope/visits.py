@@ -1,7 +1,7 @@
-"""The log as visits: what a session estimator is given, and the columns it is made from.
+"""The log as visits: the input of session estimators, and the columns they are made from.
 
-A "session" of an estimate is one visit. Visits are of any length; after its end a visit keeps its last weight, and its
-rewards and values are 0: dropped from the sums instead, the visits that are left would have to stand for all.
+A "session" of an estimate is one visit. Visits have any length; after its end a visit has its last weight, and rewards
+and values of 0: if it left the sums instead, the longer visits would stand for all.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from rlrec.arrays import Array, Flags, Ids
+from rlrec.arrays import Array, Flags, Ids, offsets
 from rlrec.errors import InputError
 from rlrec.ope.base import ROUNDING
 
-# Weights are cut here, far beyond any that an estimate could survive: sums of their squares stay finite.
+# Weights are cut here, far beyond any that an estimate survives: sums of their squares stay finite.
 HEAVIEST = 1e100
 
-_KINDS = {"start": np.int64, "cluster": np.int64, "default": np.bool_}
+_DTYPES = {"start": np.int64, "cluster": np.int64, "default": np.bool_}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,13 +31,13 @@ class VisitBatch:
     reward (n,): page reward of each decision, inside its window.
     log_ratio (n,): log of the target's probability of the page over the logging policy's; -inf where the target would
         never show it.
-    cluster (s,): which unit was randomised, any 64-bit number; visits of one cluster share it.
+    cluster (s,): digest of the unit that was randomised, any signed or unsigned 64 bits; shared by its visits.
     predicted (n,), expected (n,): a model's value of the page shown (of the discounted return from that step on), and
         its mean over the target's pages.
     largest (n,): log of the largest ratio that any page could have had; NaN (or inf) where no bound is known.
     unsupported (n,): the target's probability of pages the logger gave 0; NaN where that is unknown.
-    default (n,): whether the reward is the default one; without it, a reward of 0 counts as the default.
-    left_out: visits that could not be used, and are not in the arrays.
+    default (n,): whether the reward is the default; without it, a reward of 0 counts as the default.
+    left_out: number of visits that could not be used, and are not in the arrays.
 
     Raises InputError for a wrong shape or a value outside its range.
     """
@@ -55,9 +55,8 @@ class VisitBatch:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            given = getattr(self, field.name)
-            if given is not None and field.name != "left_out":
-                object.__setattr__(self, field.name, np.asarray(given, dtype=_KINDS.get(field.name, np.float64)))
+            if field.name != "left_out" and (values := getattr(self, field.name)) is not None:
+                object.__setattr__(self, field.name, np.asarray(values, dtype=_DTYPES.get(field.name, np.float64)))
         self._check_shapes()
         for name in ("reward", "predicted", "expected"):
             if (column := getattr(self, name)) is not None:
@@ -93,15 +92,16 @@ class VisitBatch:
         return np.diff(self.start)
 
     def where(self, visits: Flags | Ids) -> VisitBatch:
-        """The batch cut down to the visits marked True, or numbered, in that order: one group of `--by`, say. Visits
-        left out belong to no cut."""
+        """These visits, flagged or numbered, in that order; `left_out` is 0."""
         chosen = np.arange(len(self))[visits]
+        # the decisions of the visits, visit by visit
         length = self.length[chosen]
-        start = np.r_[0, np.cumsum(length)].astype(np.int64)
+        start = offsets(length)
         rows = np.arange(start[-1]) + np.repeat(self.start[chosen] - start[:-1], length)
-        given: dict[str, Any] = {name: getattr(self, name) for name in _per_decision()}
-        cut: dict[str, Any] = {name: column[rows] for name, column in given.items() if column is not None}
-        return VisitBatch(start=start, cluster=self.cluster[chosen], **cut)
+        # every column at these decisions
+        columns: dict[str, Any] = {name: getattr(self, name) for name in _per_decision()}
+        selected = {name: column[rows] for name, column in columns.items() if column is not None}
+        return VisitBatch(start=start, cluster=self.cluster[chosen], **selected)
 
 
 def _per_decision() -> list[str]:
@@ -116,7 +116,7 @@ def _require(name: str, column: Array, good: Flags, what: str) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Course:
-    """What estimators are made from, for one batch: (s,) per visit, (n,) per decision. Estimators name these columns.
+    """Columns of one batch that estimators name: (s,) per visit, (n,) per decision.
 
     gamma: discount per step, in [0, 1]"""
 
@@ -133,14 +133,16 @@ class Course:
     @cached_property
     def discount(self) -> Array:
         """gamma to the power of the step."""
-        return np.asarray(np.power(self.gamma, self.step.astype(np.float64)))
+        return np.power(self.gamma, self.step.astype(np.float64))
 
     @cached_property
     def ratio(self) -> Array:
-        """w_t: the product of all ratios up to this step. Logs are added up step by step, all visits at once."""
+        """w_t: the product of all ratios up to this step. Logs are added up step by step, for all visits at once."""
         logs, start = self.batch.log_ratio.copy(), self.batch.start[:-1]
+        # visits of at least so many steps lead in this order
         longest_first = start[np.argsort(-self.batch.length, kind="stable")]
-        alive = np.cumsum(np.bincount(self.batch.length)[::-1])[::-1]  # visits of at least so many steps
+        alive = np.cumsum(np.bincount(self.batch.length)[::-1])[::-1]
+        # add the log of the step before
         for step in range(1, len(alive) - 1):
             rows = longest_first[: alive[step + 1]] + step
             logs[rows] += logs[rows - 1]
@@ -153,7 +155,7 @@ class Course:
 
     @cached_property
     def correction(self) -> Array:
-        """gamma^t w_t (r_t + gamma V_{t+1} - Q_t): what the log says beside the model. V is 0 after the end."""
+        """gamma^t w_t (r_t + gamma V_{t+1} - Q_t): the weighted error of the model. V is 0 after the end."""
         predicted, expected = self._model
         after = np.zeros(len(expected))
         after[:-1] = expected[1:]
@@ -184,7 +186,7 @@ class Course:
 
     @cached_property
     def mean_weight(self) -> Array:
-        """Mean of w_t over the visit's own steps, discounted: what its rewards are weighed by, taken together."""
+        """Discounted mean of w_t over the visit's steps: the weight of its rewards, taken together."""
         return self._sum(self.discount * self.ratio) / self._sum(self.discount)
 
     @cached_property
@@ -199,25 +201,25 @@ class Course:
 
     @cached_property
     def first_value(self) -> Array:
-        """V_0: the model's value of the target where the visit begins."""
+        """V_0: the model's value of the target at the start of the visit."""
         return self._model[1][self.batch.start[:-1]]
 
     @cached_property
     def robust_return(self) -> Array:
-        """V_0 + sum_t gamma^t w_t (r_t + gamma V_{t+1} - Q_t): the backward recursion v <- V_t + rho_t (r_t + gamma v
-        - Q_t), written out."""
+        """V_0 + sum_t gamma^t w_t (r_t + gamma V_{t+1} - Q_t), which is the backward recursion
+        v <- V_t + rho_t (r_t + gamma v - Q_t)."""
         return self.first_value + self._sum(self.correction)
 
     @cached_property
     def rewarded(self) -> Flags:
-        """Whether some decision has a reward that is not the default."""
+        """Flags of the visits with a reward that is not the default."""
         batch = self.batch
-        news = ~batch.default if batch.default is not None else batch.reward != 0
-        return self._sum(news.astype(np.float64)) > 0
+        not_default = ~batch.default if batch.default is not None else batch.reward != 0
+        return self._sum(not_default.astype(np.float64)) > 0
 
     @cached_property
     def bound(self) -> Array:
-        """Largest weight that the visit could have had; inf where none is known, or none that would be a comfort."""
+        """Largest weight that the visit could have had; inf where no bound is known, or it is 1e100 or more."""
         if self.batch.largest is None:
             return np.full(len(self.batch), np.inf)
         logs = self._sum(np.nan_to_num(self.batch.largest, nan=np.inf, posinf=np.inf))

@@ -300,7 +300,7 @@ def test_a_log_of_censored_pages_is_an_empty_one(db: str) -> None:
 
 def test_memory_is_bounded_by_the_batch(slates: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Peak over six times the log, in batches of 500 pages, is that over the log itself, but for a fifth."""
-    monkeypatch.setattr(diagnostics, "KEPT", 1_000)
+    monkeypatch.setattr(diagnostics, "N_LARGEST", 1_000)
     real = reader.batches
     monkeypatch.setattr(reader, "batches", lambda unit, selection, **asked: real(unit, selection, size=500, **asked))
 

@@ -147,7 +147,7 @@ def test_neither_batches_nor_their_size_change_an_estimate(
 def test_memory_is_bounded_by_the_batch(sqlite_db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Peak over six times the log, in batches of 500 pages, is that over the log itself, but for a fifth."""
     fixed(sqlite_db, tmp_path, pages=3_000)
-    monkeypatch.setattr(diagnostics, "KEPT", 1_000)
+    monkeypatch.setattr(diagnostics, "N_LARGEST", 1_000)
     real = reader.batches
     monkeypatch.setattr(reader, "batches", lambda unit, selection, **asked: real(unit, selection, size=500, **asked))
 

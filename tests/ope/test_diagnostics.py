@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rlrec.ope.base import LogBatch
-from rlrec.ope.diagnostics import KEPT, REASONS, Diagnosis, explained, k_hat, verdict, weights
+from rlrec.ope.diagnostics import N_LARGEST, REASONS, Diagnosis, explanations, k_hat, verdict, weights
 from tests.ope import obd
 from tests.ope.cases import HAND, drawn, judged
 
@@ -127,14 +127,14 @@ def test_top_one_percent_is_rounded_up() -> None:
 
 
 def test_the_largest_are_kept_and_add_up() -> None:
-    flat, cluster = np.full(KEPT, 0.5), np.arange(KEPT)
+    flat, cluster = np.full(N_LARGEST, 0.5), np.arange(N_LARGEST)
     low, high = (
-        weights(LogBatch(reward=np.full(KEPT, reward), propensity=flat, target=flat, cluster=cluster))
+        weights(LogBatch(reward=np.full(N_LARGEST, reward), propensity=flat, target=flat, cluster=cluster))
         for reward in (1.0, 2.0)
     )
     both = low + high
-    assert len(both.top_rewards) == KEPT
-    assert both.top1_share == pytest.approx(2000 * 2 / (KEPT * 3))
+    assert len(both.top_rewards) == N_LARGEST
+    assert both.top1_share == pytest.approx(2000 * 2 / (N_LARGEST * 3))
 
 
 def test_unsupported_mass_is_the_mean_where_it_is_known() -> None:
@@ -183,15 +183,15 @@ def test_a_reason_is_explained_by_the_cause_that_occurred() -> None:
     one: dict[str, Any] = {"ess": 79.0, "clusters": 300, "nonzero": 38, "reward_share": 0.1, "lower": 0.0, "upper": 1.0}
     one["reasons"] = ["low-ess", "few-rewards"]
     thin = one | {"ess": 2000.0, "clusters": 90_000, "reasons": ["low-ess"]}
-    assert explained([one, thin]) == [
+    assert explanations([one, thin]) == [
         "low-ess: effective sample size 79, below 1,000 (weak); "
         "effective sample size 2,000, below 5 % of the clusters (weak)",
         "few-rewards: 38 non-zero weighted rewards; "
         "ESS x weighted share of rewards that are not the default is 7.9, below 30 (weak)",
     ]
-    assert explained([one | {"nonzero": 3, "ess": 2.0, "reasons": ["low-ess"]}]) == [
+    assert explanations([one | {"nonzero": 3, "ess": 2.0, "reasons": ["low-ess"]}]) == [
         "low-ess: effective sample size 2, below 50 (insufficient)"
     ]
     dm: dict[str, Any] = {"ess": None, "nonzero": 2, "reward_share": None, "lower": None, "upper": None}
     dm["reasons"] = ["few-rewards", "no-interval"]
-    assert explained([dm])[0] == "few-rewards: 2 non-zero weighted rewards, fewer than 5 (insufficient)"
+    assert explanations([dm])[0] == "few-rewards: 2 non-zero weighted rewards, fewer than 5 (insufficient)"
