@@ -44,10 +44,10 @@ def keys(unit: Unit, ids: Collection[int]) -> dict[int, str]:
 
 
 def put(unit: Unit, features: Mapping[str, str]) -> tuple[int, int]:
-    """Add arms, or change the features of known ones: (added, changed)."""
-    known = {row[0]: row for row in unit.ask("SELECT key, id, features FROM arm WHERE key IN (?*)", features)}
-    new = sorted(key for key in features if key not in known)
-    changed = sorted(key for key, row in known.items() if row[2] != features[key])
+    """Add arms, or change the features of stored ones: how many were added, how many changed."""
+    stored = {row[0]: row for row in unit.ask("SELECT key, id, features FROM arm WHERE key IN (?*)", features)}
+    new = sorted(key for key in features if key not in stored)
+    changed = sorted(key for key, row in stored.items() if row[2] != features[key])
     if not new and not changed:
         return 0, 0
     revision = settings.raise_catalogue(unit)
@@ -56,7 +56,7 @@ def put(unit: Unit, features: Mapping[str, str]) -> tuple[int, int]:
     )
     if new and int(unit.ask_value("SELECT max(id) FROM arm")) > LAST_ID:
         raise engine.ids_exhausted("arms")
-    unit.tell_each("UPDATE arm SET features = ? WHERE id = ?", [(features[key], known[key][1]) for key in changed])
+    unit.tell_each("UPDATE arm SET features = ? WHERE id = ?", [(features[key], stored[key][1]) for key in changed])
     _remember(unit, [*new, *changed], revision=revision)
     return len(new), len(changed)
 

@@ -64,51 +64,51 @@ def main() -> None:
     opening = json.loads(sys.stdin.buffer.readline())
     try:
         connection = adbc.AdbcConnection(import_module(opening["driver"]).connect(opening["uri"]))
-        _said({"done": True})
+        _answer({"done": True})
     except (ImportError, adbc.Error) as error:
-        _said({"error": str(error)})
+        _answer({"error": str(error)})
         return
     for line in sys.stdin.buffer:
         _serve(connection, json.loads(line), opening["options"])
 
 
-def _serve(connection: adbc.AdbcConnection, asked: dict[str, str], options: dict[str, str]) -> None:
+def _serve(connection: adbc.AdbcConnection, query: dict[str, str], options: dict[str, str]) -> None:
     statement = adbc.AdbcStatement(connection)
     try:
         statement.set_options(**options)
-        statement.set_sql_query(asked.get("ask") or asked["tell"])
-        if "tell" in asked:
+        statement.set_sql_query(query.get("ask") or query["tell"])
+        if "tell" in query:
             statement.execute_update()
         else:
             handle, _ = statement.execute_query()
-            _carry(handle)
-        _said({"done": True})
+            _write_batches(handle)
+        _answer({"done": True})
     except (adbc.Error, ValueError) as error:
-        _said({"error": str(error)})
+        _answer({"error": str(error)})
     finally:
         statement.close()
 
 
-def _carry(handle: adbc.ArrowArrayStreamHandle) -> None:
+def _write_batches(handle: adbc.ArrowArrayStreamHandle) -> None:
     """Write every batch of a result."""
     stream = cast(handle.address, POINTER(Stream))
     schema = Schema()
-    _checked(stream, stream.contents.get_schema(stream, byref(schema)))
+    _check(stream, stream.contents.get_schema(stream, byref(schema)))
     formats = [schema.children[i].contents.format.decode() for i in range(schema.n_children)]
     schema.release(byref(schema))
     for batch in _batches(stream):
         buffers = [_buffers(batch.children[i].contents, kind) for i, kind in enumerate(formats)]
-        _said({"columns": [[kind, *map(len, parts)] for kind, parts in zip(formats, buffers, strict=True)]})
-        for parts in buffers:
-            for part in parts:
-                sys.stdout.buffer.write(part)
+        _answer({"columns": [[kind, *map(len, pieces)] for kind, pieces in zip(formats, buffers, strict=True)]})
+        for pieces in buffers:
+            for piece in pieces:
+                sys.stdout.buffer.write(piece)
     stream.contents.release(stream)
 
 
 def _batches(stream: Any) -> Iterator[Array]:
     while True:
         batch = Array()
-        _checked(stream, stream.contents.get_next(stream, byref(batch)))
+        _check(stream, stream.contents.get_next(stream, byref(batch)))
         if not batch.release:  # the end
             return
         yield batch
@@ -118,7 +118,7 @@ def _batches(stream: Any) -> Iterator[Array]:
 def _buffers(column: Array, kind: str) -> list[memoryview]:
     """The bytes of a column: its numbers; of one of texts or bytes where each ends (the first place is 0), and all of
     them."""
-    if column.offset or not _whole(column):
+    if column.offset or not _has_no_null(column):
         raise ValueError("a column holds nulls, or begins in the middle")
     if kind in WIDTHS:
         return [_bytes(column.buffers[1], column.length * WIDTHS[kind])]
@@ -130,7 +130,7 @@ def _buffers(column: Array, kind: str) -> list[memoryview]:
     return [ends, _bytes(column.buffers[2], c_int32.from_buffer_copy(ends[-4:]).value)]
 
 
-def _whole(column: Array) -> bool:
+def _has_no_null(column: Array) -> bool:
     """Whether no value is null: a bit each says so, where there are any."""
     if not column.null_count or not column.buffers[0]:
         return True
@@ -143,13 +143,13 @@ def _bytes(address: int | None, length: int) -> memoryview:
     return memoryview((c_char * length).from_address(address)).cast("B") if address and length else memoryview(b"")
 
 
-def _checked(stream: Any, code: int) -> None:
+def _check(stream: Any, code: int) -> None:
     if code:
-        said = stream.contents.get_last_error(stream)
-        raise ValueError(said.decode(errors="replace") if said else f"error {code}")
+        message = stream.contents.get_last_error(stream)
+        raise ValueError(message.decode(errors="replace") if message else f"error {code}")
 
 
-def _said(answer: dict[str, Any]) -> None:
+def _answer(answer: dict[str, Any]) -> None:
     sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n")
     if "columns" not in answer:
         sys.stdout.buffer.flush()

@@ -1,4 +1,4 @@
-"""The store as an audit reads it: everything written, in ranges and streams, and the rows that contradict others."""
+"""Everything stored, in ranges and streams, for an audit; and the rows that contradict others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rlrec.store.reader import Batch
 from rlrec.store.unit import Row, Unit
 
 BATCH = 20_000  # decisions, or rows of a stream
-MOST = 50  # rows that one test of `contradictions` names
+MOST = 50  # rows that one test names
 
 _d, _s = t.decision.c, t.slot.c
 _SLOTS = (
@@ -38,27 +38,29 @@ def ranges(unit: Unit, policy_id: int, *, size: int = BATCH) -> Iterator[Batch]:
         yield reader.between(unit, policy_id, first, last, slots=_SLOTS, events=_EVENTS)
 
 
-def of(unit: Unit, decision_ids: Sequence[int]) -> Columns:
-    """The same slots of some decisions."""
+def slots_of(unit: Unit, decision_ids: Sequence[int]) -> Columns:
+    """The slots of some decisions, with the columns of `ranges`."""
     portions = (decision_ids[start : start + 5_000] for start in range(0, max(1, len(decision_ids)), 5_000))
     inside = (f"d.id IN ({reader.numbers(portion)})" for portion in portions)
-    parts = [reader.whole(reader.ask_slots(unit, _SLOTS, [test], order="d.id, s.position")) for test in inside]
-    return {name: np.concatenate([part[name] for part in parts]) for name in _SLOTS}
+    queries = (reader.ask_slots(unit, _SLOTS, [test], order="d.id, s.position") for test in inside)
+    slots = [reader.read_slots(query) for query in queries]
+    return {name: np.concatenate([columns[name] for columns in slots]) for name in _SLOTS}
 
 
-def remembered(unit: Unit, decision_ids: Sequence[int]) -> Columns:
-    """What some decisions (ascending) knew of their visits, by id: step, recorded, history (see `reader.COLUMNS`)."""
+def visit_histories(unit: Unit, decision_ids: Sequence[int]) -> Columns:
+    """The visits of some decisions (ascending) as these saw them, by id: step, recorded, history (see
+    `reader.COLUMNS`)."""
     inside = [f"d.id IN ({reader.numbers(decision_ids)})"]
-    asked = reader.ask_once(unit, ("step", "recorded", "history"), inside)
-    assert asked is not None
-    return asked.columns()
+    query = reader.ask_once(unit, ("step", "recorded", "history"), inside)
+    assert query is not None
+    return query.columns()
 
 
-def drawn(unit: Unit) -> Iterator[npt.NDArray[np.int64]]:
-    """Ids of the decisions that this store made itself, ascending, a batch at a time."""
-    mine = sa.select(_d.id).where(_d.imported == 0).order_by(_d.id)
-    for found in _stream(unit, mine, {"id": np.int64}):
-        yield found["id"]
+def drawn_ids(unit: Unit) -> Iterator[npt.NDArray[np.int64]]:
+    """Ids of the decisions that this store drew itself, ascending, a batch at a time."""
+    chosen = sa.select(_d.id).where(_d.imported == 0).order_by(_d.id)
+    for columns in _stream(unit, chosen, {"id": np.int64}):
+        yield columns["id"]
 
 
 def _stream(unit: Unit, statement: sa.Select[Any], types: dict[str, type]) -> Iterator[Columns]:
@@ -71,7 +73,7 @@ def _stream(unit: Unit, statement: sa.Select[Any], types: dict[str, type]) -> It
 
 
 def _portions(unit: Unit, statement: sa.Select[Any]) -> Iterator[Sequence[sa.Row[Any]]]:
-    """Rows as they come; the cursor is closed even where nobody wants the rest."""
+    """Rows as they come; the cursor is closed even where nobody reads on."""
     with unit.connection.execute(statement.execution_options(yield_per=BATCH)) as result:
         yield from result.partitions()
 
@@ -93,8 +95,8 @@ def deltas(unit: Unit, version_id: int, *, by_seq: bool = False) -> Iterator[Col
     """Every change of a belief: those of each bucket and arm together, by seq; or all of them by seq."""
     delta = t.belief_delta.c
     order = (delta.seq, delta.bucket, delta.arm_id) if by_seq else (delta.bucket, delta.arm_id, delta.seq)
-    mine = sa.select(*(delta[name] for name in _DELTA)).where(delta.version_id == version_id)
-    return _stream(unit, mine.order_by(*order), _DELTA)
+    chosen = sa.select(*(delta[name] for name in _DELTA)).where(delta.version_id == version_id)
+    return _stream(unit, chosen.order_by(*order), _DELTA)
 
 
 class OverdueSlots(NamedTuple):
@@ -107,12 +109,12 @@ class OverdueSlots(NamedTuple):
 def overdue(unit: Unit, policy_id: int, *, first: int, before: int) -> OverdueSlots:
     """Slots of the policy's own decisions from id `first` on that were served before a time."""
     joined = t.slot.join(t.decision, _d.id == _s.decision_id)
-    mine = sa.select(sa.func.count(), sa.func.min(_d.at)).select_from(joined)
-    row = unit.row(mine.where(_d.policy_id == policy_id, _d.id >= first, _d.imported == 0, _d.at < before))
+    chosen = sa.select(sa.func.count(), sa.func.min(_d.at)).select_from(joined)
+    row = unit.row(chosen.where(_d.policy_id == policy_id, _d.id >= first, _d.imported == 0, _d.at < before))
     return OverdueSlots(0, None) if row is None else OverdueSlots._make(row)
 
 
-# -- what does not fit together --
+# -- contradictions --
 
 
 def counts(unit: Unit) -> dict[str, int]:
@@ -137,8 +139,8 @@ def dangling(unit: Unit) -> Iterator[DanglingRows]:
         for key in sorted(table.foreign_key_constraints, key=lambda key: str(key.column_keys)):
             parent = key.referred_table.alias("parent")
             pairs = [(element.parent, parent.c[element.column.name]) for element in key.elements]
-            there = sa.select(sa.literal(1)).select_from(parent).where(*(mine == its for mine, its in pairs))
-            lost = sa.select(*table.primary_key).where(*(mine.is_not(None) for mine, _ in pairs), ~sa.exists(there))
+            there = sa.select(sa.literal(1)).select_from(parent).where(*(column == target for column, target in pairs))
+            lost = sa.select(*table.primary_key).where(*(column.is_not(None) for column, _ in pairs), ~sa.exists(there))
             if rows := unit.rows(lost.limit(MOST)):
                 names = tuple(column.name for column in table.primary_key)
                 yield DanglingRows(table.name, tuple(key.column_keys), key.referred_table.name, names, rows)
@@ -149,7 +151,7 @@ _VISIT_COUNTS = (
     "SELECT session_id, visit, count(*) AS n, max(step) AS last, max(imported) AS imported, min(id) AS first"
     " FROM decision GROUP BY session_id, visit"
 )
-# name: statement whose rows contradict the rest of the store; the first column is what the name speaks of
+# name: statement whose rows contradict others; its first column identifies what the name begins with
 _CONTRADICTIONS = {
     "decision without slots": f"SELECT d.id FROM decision d LEFT JOIN ({_SLOT_COUNTS}) s ON s.decision_id = d.id"
     " WHERE s.n IS NULL OR s.last > d.size OR (d.imported = 0 AND s.n <> d.size)",
@@ -191,7 +193,7 @@ _CONTRADICTIONS = {
 
 
 def contradictions(unit: Unit) -> Iterator[tuple[str, list[Row]]]:
-    """Rows that refer to something, but not to what they should: the first MOST of each test that finds any."""
+    """Rows that refer to the wrong row: the first MOST of each test that has any."""
     for name, statement in _CONTRADICTIONS.items():
         if rows := unit.rows(sa.text(f"{statement} LIMIT {MOST}")):
             yield name, rows

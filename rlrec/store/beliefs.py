@@ -116,7 +116,7 @@ def add(
         bucket, arm = key
         rows.append((version_id, arm, bucket, ordinal, *sums, extra))
         deltas.append((version_id, arm, bucket, seq, ordinal, *map(float, change[:3]), *sums, extra))
-    unit.insert("belief", _BELIEF, rows, known=f"(version_id, bucket, arm_id) DO UPDATE SET {_REPLACED}")
+    unit.insert("belief", _BELIEF, rows, on_conflict=f"(version_id, bucket, arm_id) DO UPDATE SET {_REPLACED}")
     unit.insert("belief_delta", _DELTA, deltas)
 
 

@@ -36,7 +36,7 @@ _PIPE = 1 << 20  # bytes that wait for us, where the system lets us say so
 
 
 class PendingQuery:
-    """A query whose answer may still be on its way."""
+    """A query whose answer may not have come yet."""
 
     def __init__(self, unit: Unit, text: str, types: Types) -> None:
         self._unit, self._text, self._types = unit, text, types
@@ -51,10 +51,10 @@ class PendingQuery:
             return _arrays(self._unit.ask(self._text), self._types)
         while self._pieces is None:
             worker.receive()
-        whole = list(zip(*self._pieces, strict=True)) or [(np.empty(0),) for _ in self._types]
+        columns = list(zip(*self._pieces, strict=True)) or [(np.empty(0),) for _ in self._types]
         return {
-            name: (parts[0] if len(parts) == 1 else np.concatenate(parts)).astype(kind, copy=False)
-            for (name, kind), parts in zip(self._types.items(), whole, strict=True)
+            name: (arrays[0] if len(arrays) == 1 else np.concatenate(arrays)).astype(kind, copy=False)
+            for (name, kind), arrays in zip(self._types.items(), columns, strict=True)
         }
 
     def answered(self, pieces: list[list[npt.NDArray[Any]]]) -> None:
@@ -62,8 +62,8 @@ class PendingQuery:
 
 
 def _arrays(rows: list[tuple[Any, ...]], types: Types) -> Columns:
-    whole = zip(*rows, strict=True) if rows else ((),) * len(types)
-    return {name: np.array(values, kind) for (name, kind), values in zip(types.items(), whole, strict=True)}
+    columns = zip(*rows, strict=True) if rows else ((),) * len(types)
+    return {name: np.array(values, kind) for (name, kind), values in zip(types.items(), columns, strict=True)}
 
 
 # -- a second process on the same snapshot --
@@ -71,10 +71,10 @@ def _arrays(rows: list[tuple[Any, ...]], types: Types) -> Columns:
 
 @contextmanager
 def alongside(unit: Unit) -> Iterator[None]:
-    """While it lasts, bulk reads of a long log go through Arrow, and see what the unit sees.
+    """Inside it, bulk reads of a long log go through Arrow, from the snapshot of the unit.
 
-    It comes before anything else is read: on SQLite the unit's snapshot is taken anew. Where there is no driver, or
-    writers never pause for long enough, reads go on through the unit's own cursor."""
+    Enter it before anything else is read: on SQLite the unit's snapshot is taken anew. Where there is no driver, or
+    writers never pause for long enough, reads go through the unit's cursor."""
     worker = _start_worker(unit) if _is_long(unit) else None
     if worker is None:
         yield
@@ -135,7 +135,8 @@ def _same_postgres(unit: Unit, worker: ArrowWorker) -> bool:
 
 
 def _same_sqlite(unit: Unit, worker: ArrowWorker) -> bool:
-    """Whether both see one state: no one committed between the worker's two looks, and ours lies between them.
+    """Whether both see one state: nobody committed between the two times that the worker looked, and our snapshot was
+    taken between them.
 
     `data_version` changes for a connection when any other one, in whichever process, has committed since."""
     worker.tell("PRAGMA cache_size = -32000")
@@ -153,7 +154,7 @@ def _same_sqlite(unit: Unit, worker: ArrowWorker) -> bool:
 
 
 class ArrowWorker:
-    """The other process: it answers in the order in which it was asked."""
+    """The other process; it answers queries in their order."""
 
     def __init__(self, opening: Mapping[str, Any]) -> None:
         self._process = subprocess.Popen(
@@ -175,37 +176,37 @@ class ArrowWorker:
         self._answers.close()
         self._process.wait()
 
-    def send(self, verb: str, text: str, asked: PendingQuery) -> None:
-        """Ask, and go on: `asked` is told the answer when it has come."""
+    def send(self, verb: str, text: str, query: PendingQuery) -> None:
+        """Send a query, and go on: it gets its answer when that has come."""
         self._write({verb: text})
-        self._waiting.append(asked)
+        self._waiting.append(query)
 
     def receive(self) -> None:
-        """Read the answer to the eldest question."""
-        asked = self._waiting.popleft()
-        asked.answered(self.answer())
+        """Read the answer to the eldest query."""
+        query = self._waiting.popleft()
+        query.answered(self.answer())
 
     def tell(self, text: str) -> None:
         self._write({"tell": text})
         self.answer()
 
     def version(self) -> int:
-        """SQLite's mark of the state that it sees."""
+        """SQLite's `data_version` in the worker."""
         self._write({"ask": "PRAGMA data_version"})
         return int(self.answer()[0][0][0])
 
     def answer(self) -> list[list[npt.NDArray[Any]]]:
-        """The columns of every batch of an answer. Raises RlrecError where there is none."""
+        """The columns of every batch of an answer. Raises RlrecError for an error of the worker."""
         pieces: list[list[npt.NDArray[Any]]] = []
-        while "columns" in (said := self._line()):
-            pieces.append([self._column(*column) for column in said["columns"]])
-        if "error" in said:
-            raise RlrecError(f"the store failed: {' '.join(said['error'].split())[:300]}")
+        while "columns" in (frame := self._line()):
+            pieces.append([self._column(*column) for column in frame["columns"]])
+        if "error" in frame:
+            raise RlrecError(f"the store failed: {' '.join(frame['error'].split())[:300]}")
         return pieces
 
-    def _write(self, asked: Mapping[str, Any]) -> None:
+    def _write(self, message: Mapping[str, Any]) -> None:
         try:
-            self._questions.write(json.dumps(asked).encode() + b"\n")
+            self._questions.write(json.dumps(message).encode() + b"\n")
             self._questions.flush()
         except BrokenPipeError:
             raise RlrecError("the process that reads the store has ended") from None
@@ -214,8 +215,8 @@ class ArrowWorker:
         line = self._answers.readline()
         if not line.endswith(b"\n"):
             raise RlrecError("the process that reads the store has ended")
-        said: dict[str, Any] = json.loads(line)
-        return said
+        frame: dict[str, Any] = json.loads(line)
+        return frame
 
     def _column(self, kind: str, *sizes: int) -> npt.NDArray[Any]:
         """A column of numbers, or of texts or bytes: where each ends, then all of them."""
@@ -224,13 +225,13 @@ class ArrowWorker:
         ends, text = self._numbers(np.int32, sizes[0]).tolist(), self._answers.read(sizes[1])
         if kind == _BYTES:
             return np.array([text[start:end] for start, end in pairwise(ends)], object)
-        whole = text.decode()
-        if len(whole) == len(text):
-            return np.array([whole[start:end] for start, end in pairwise(ends)], object)
+        decoded = text.decode()
+        if len(decoded) == len(text):
+            return np.array([decoded[start:end] for start, end in pairwise(ends)], object)
         return np.array([text[start:end].decode() for start, end in pairwise(ends)], object)
 
     def _numbers(self, kind: npt.DTypeLike, size: int) -> npt.NDArray[Any]:
-        found = np.empty(size // np.dtype(kind).itemsize, kind)
-        if self._answers.readinto(found.data.cast("B")) < size:
+        numbers = np.empty(size // np.dtype(kind).itemsize, kind)
+        if self._answers.readinto(numbers.data.cast("B")) < size:
             raise RlrecError("the process that reads the store has ended")
-        return found
+        return numbers

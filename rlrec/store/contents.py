@@ -23,9 +23,9 @@ def key_digest(key: str) -> int:
 
 def contexts(unit: Unit, bodies: Collection[str]) -> dict[str, int]:
     """The id of each context, stored if it is new."""
-    named = {digest(body): body for body in sorted(set(bodies))}
-    found = _intern(unit, "context", named, ("digest", "body"), [(key, body) for key, body in sorted(named.items())])
-    return {named[key]: found[key] for key in named}
+    bodies_by_digest = {digest(body): body for body in sorted(set(bodies))}
+    ids = _intern(unit, "context", bodies_by_digest, ("digest", "body"), sorted(bodies_by_digest.items()))
+    return {bodies_by_digest[key]: ids[key] for key in bodies_by_digest}
 
 
 def eligible_sets(unit: Unit, sets: Collection[Sequence[int]]) -> dict[tuple[int, ...], int]:
@@ -33,18 +33,18 @@ def eligible_sets(unit: Unit, sets: Collection[Sequence[int]]) -> dict[tuple[int
     texts = {tuple(arms): json.dumps(list(arms), separators=(",", ":")) for arms in sets}
     named = {digest(text): (arms, text) for arms, text in texts.items()}
     rows = [(key, len(arms), text) for key, (arms, text) in sorted(named.items())]
-    found = _intern(unit, "eligible_set", named, ("digest", "size", "arms"), rows)
-    return {arms: found[key] for key, (arms, _) in named.items()}
+    ids = _intern(unit, "eligible_set", named, ("digest", "size", "arms"), rows)
+    return {arms: ids[key] for key, (arms, _) in named.items()}
 
 
 def find(
     unit: Unit, bodies: Collection[str], sets: Collection[tuple[int, ...]]
 ) -> tuple[dict[str, int], dict[tuple[int, ...], int]]:
-    """The ids of these contexts and eligible sets, as far as they are stored."""
+    """The ids of those of these contexts and eligible sets that are stored."""
     named = {digest(body): body for body in bodies}
     texts = {digest(json.dumps(list(arms), separators=(",", ":"))): arms for arms in sets}
-    stored, found = _ids(unit, "context", named), _ids(unit, "eligible_set", texts)
-    return {named[key]: number for key, number in stored.items()}, {texts[key]: found[key] for key in found}
+    context_ids, set_ids = _ids(unit, "context", named), _ids(unit, "eligible_set", texts)
+    return {named[key]: number for key, number in context_ids.items()}, {texts[key]: set_ids[key] for key in set_ids}
 
 
 def _intern(
@@ -54,21 +54,21 @@ def _intern(
     columns: Sequence[str],
     rows: Sequence[tuple[object, ...]],
 ) -> dict[bytes, int]:
-    known = _ids(unit, table, named)
-    new = [row for row in rows if row[0] not in known]
+    ids = _ids(unit, table, named)
+    new = [row for row in rows if row[0] not in ids]
     if new:
-        unit.insert(table, columns, new, known="(digest) DO NOTHING")
-        known = _ids(unit, table, named)
-    return known
+        unit.insert(table, columns, new, on_conflict="(digest) DO NOTHING")
+        ids = _ids(unit, table, named)
+    return ids
 
 
 def _ids(unit: Unit, table: str, named: Mapping[bytes, object]) -> dict[bytes, int]:
-    wanted, found = list(named), dict[bytes, int]()
+    wanted, ids = list(named), dict[bytes, int]()
     for start in range(0, len(wanted), PORTION):
         portion = wanted[start : start + PORTION]
         rows = unit.ask(f"SELECT digest, id FROM {table} WHERE digest IN (?*)", portion)
-        found.update((bytes(key), number) for key, number in rows)
-    return found
+        ids.update((bytes(key), number) for key, number in rows)
+    return ids
 
 
 def context_bodies(unit: Unit, ids: Collection[int]) -> dict[int, str]:

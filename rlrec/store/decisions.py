@@ -14,7 +14,7 @@ DECISION = (
     "context_id", "state", "eligible_id", "catalogue_revision", "size", "log_propensity", "seed", "variant_id", "at",
     "imported", "request_key", "request_digest", "run_id", "source", "history",
 )  # fmt: skip
-MADE = tuple(name for name in DECISION if name not in ("run_id", "source"))
+LIVE_COLUMNS = tuple(name for name in DECISION if name not in ("run_id", "source"))
 SLOT = (
     "decision_id", "position", "arm_id", "propensity", "marginal", "min_propensity", "score", "censored", "rounded",
 )  # fmt: skip
@@ -35,8 +35,8 @@ class SlotPropensity(NamedTuple):
 
 def newest(unit: Unit) -> int | None:
     """The time of the newest decision that was not imported."""
-    found = unit.ask_value("SELECT max(at) FROM decision WHERE imported = 0")
-    return None if found is None else int(found)
+    at = unit.ask_value("SELECT max(at) FROM decision WHERE imported = 0")
+    return None if at is None else int(at)
 
 
 def reserve(unit: Unit, count: int) -> Sequence[int]:
@@ -48,13 +48,13 @@ def reserve(unit: Unit, count: int) -> Sequence[int]:
 
 
 def peek(unit: Unit) -> int:
-    """The id that the next decision would have if nobody else came first."""
+    """The id that the next decision will have if nobody else comes first."""
     return int(unit.ask_value(_NEXT))
 
 
 def add(unit: Unit, decisions: Iterable[Row], slots: Iterable[Row]) -> None:
-    """Decisions made here, rows of MADE, and their slots, rows of SLOT."""
-    unit.insert("decision", MADE, decisions)
+    """Store decisions drawn here, rows of LIVE_COLUMNS, and their slots, rows of SLOT."""
+    unit.insert("decision", LIVE_COLUMNS, decisions)
     unit.insert("slot", SLOT, slots)
 
 
@@ -92,8 +92,8 @@ def policy_ids(unit: Unit, ids: Collection[int]) -> dict[int, int]:
 
 def of_visit(unit: Unit, session_id: int, visit: int) -> list[int]:
     """Ids of the decisions of one visit, in order of step."""
-    mine = "SELECT id FROM decision WHERE session_id = ? AND visit = ? ORDER BY step"
-    return [row[0] for row in unit.ask(mine, session_id, visit)]
+    chosen = "SELECT id FROM decision WHERE session_id = ? AND visit = ? ORDER BY step"
+    return [row[0] for row in unit.ask(chosen, session_id, visit)]
 
 
 class ShownSlot(NamedTuple):
@@ -126,7 +126,7 @@ class StoredRequest(NamedTuple):
 
 
 def requests(unit: Unit, keys: Collection[str]) -> dict[str, StoredRequest]:
-    """What each of these request ids names that is stored."""
+    """The stored requests among these request ids."""
     if not keys:
         return {}
     rows = unit.ask("SELECT request_key, request_digest, id FROM decision WHERE request_key IN (?*)", keys)
@@ -134,49 +134,49 @@ def requests(unit: Unit, keys: Collection[str]) -> dict[str, StoredRequest]:
 
 
 def overdue(unit: Unit, policy_id: int, *, first: int, before: int, slots: int) -> list[int]:
-    """Ids of the policy's own decisions from id `first` on that were made before a time, oldest first: as many as make
-    up to `slots` slots, one at least.
+    """Ids of the decisions drawn from a policy, from id `first` on, that were drawn before a time, oldest first: with
+    at most `slots` slots together, but at least one decision.
 
-    Within a policy ids are in order of time: where the first one is young, no other is looked at.
+    Within a policy ids are in order of time: where the first one is young, no other is read.
     """
-    mine = "SELECT id, at, size FROM decision WHERE policy_id = ? AND id >= ? AND imported = 0 ORDER BY id LIMIT ?"
-    first_one = unit.ask_row(mine, policy_id, first, 1)
-    found: list[int] = []
-    if first_one is None or first_one[1] >= before:
-        return found
+    chosen = "SELECT id, at, size FROM decision WHERE policy_id = ? AND id >= ? AND imported = 0 ORDER BY id LIMIT ?"
+    eldest = unit.ask_row(chosen, policy_id, first, 1)
+    ids: list[int] = []
+    if eldest is None or eldest[1] >= before:
+        return ids
     room = slots
-    for key, at, size in unit.ask(mine, policy_id, first, slots):
-        if at >= before or (found and size > room):
+    for key, at, size in unit.ask(chosen, policy_id, first, slots):
+        if at >= before or (ids and size > room):
             break
-        found.append(key)
+        ids.append(key)
         room -= size
-    return found
+    return ids
 
 
 def newest_before(unit: Unit, policy_id: int, *, before: int) -> int:
-    """The policy's newest decision of its own that was made before a time; 0 where there is none.
+    """Id of the newest decision drawn from a policy before a time; 0 where there is none.
 
-    Within a policy ids are in order of time, so that few newer ones are looked at.
+    Within a policy ids are in order of time, so that few newer ones are read.
     """
-    mine = "policy_id = ? AND imported = 0 AND at < ? ORDER BY id DESC LIMIT 1"
-    return int(unit.ask_value(f"SELECT id FROM decision WHERE {mine}", policy_id, before) or 0)
+    chosen = "policy_id = ? AND imported = 0 AND at < ? ORDER BY id DESC LIMIT 1"
+    return int(unit.ask_value(f"SELECT id FROM decision WHERE {chosen}", policy_id, before) or 0)
 
 
 def nth_newest(unit: Unit, policy_id: int, n: int) -> int:
-    """The policy's n-th newest decision; 0 where it has fewer."""
-    mine = "policy_id = ? ORDER BY id DESC LIMIT 1 OFFSET ?"
-    return int(unit.ask_value(f"SELECT id FROM decision WHERE {mine}", policy_id, n - 1) or 0)
+    """Id of a policy's n-th newest decision; 0 where it has fewer."""
+    chosen = "policy_id = ? ORDER BY id DESC LIMIT 1 OFFSET ?"
+    return int(unit.ask_value(f"SELECT id FROM decision WHERE {chosen}", policy_id, n - 1) or 0)
 
 
 def count_slots_after(unit: Unit, policy_id: int, *, first: int) -> int:
-    """Slots of the policy's own decisions from id `first` on."""
+    """The number of slots of the decisions drawn from a policy, from id `first` on."""
     joined = "slot JOIN decision ON decision.id = slot.decision_id"
     counted = f"SELECT count(*) FROM {joined} WHERE policy_id = ? AND decision.id >= ? AND imported = 0"
     return int(unit.ask_value(counted, policy_id, first))
 
 
 def served(unit: Unit, *, policy_id: int, version_id: int | None = None) -> dict[int, int]:
-    """How many slots each arm was given by a policy (or by one version of it)."""
+    """The number of slots that each arm got from a policy, or from one version of it."""
     joined = "slot JOIN decision ON decision.id = slot.decision_id"
     counted = f"SELECT arm_id, count(*) FROM {joined} WHERE policy_id = ?"
     if version_id is None:

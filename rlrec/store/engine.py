@@ -289,7 +289,7 @@ def _postgres_error(error: BaseException | None, *, where: str) -> Exception:
 
 
 def _refusal(state: str, message: str, *, where: str) -> RlrecError | None:
-    """What the server refuses to do, and would refuse again."""
+    """The error where the server would refuse the same again; None for another one."""
     if state == OUT_OF_RANGE[0]:
         return _out_of_range()
     if state == OUT_OF_RANGE[1]:

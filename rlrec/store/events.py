@@ -1,4 +1,4 @@
-"""Events of decisions, the keys of the lines they came in, and what such a line needs to know of its decision."""
+"""Events of decisions, the keys of the lines they came in, and the decisions that such lines name."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class AgedEvent(NamedTuple):
 
 
 class FeedbackKey(NamedTuple):
-    """What a key names: the digest of its line, the line's `at` if it gave one, and its decision."""
+    """The line that a key names: its digest, its `at` if it had one, and its decision."""
 
     digest: bytes
     at: int | None
@@ -68,7 +68,7 @@ class FeedbackKey(NamedTuple):
 
 
 _ROW = (*EVENT, "number")
-# The slot meant: without a position a slate of one slot means that slot, a longer one the page.
+# Without a position the only slot of a slate is meant, or the page of a longer one.
 _TARGETS = """
 SELECT d.id, d.policy_id, d.version_id, d.at, d.size, d.imported, s.arm_id,
     (SELECT max(number) FROM event WHERE decision_id = d.id), coalesce(d.ordinal, 0), d.context_id
@@ -143,19 +143,19 @@ def received_by(unit: Unit, decision_ids: Ids, kinds: Collection[str], *, time: 
 def of(unit: Unit, decision_ids: Collection[int]) -> dict[int, list[Event]]:
     """Events of each decision that has any, in the order in which they were stored."""
     chosen = f"SELECT {', '.join(_ROW)} FROM event WHERE decision_id IN (?*) ORDER BY decision_id, number"
-    found: dict[int, list[Event]] = {}
+    by_decision: dict[int, list[Event]] = {}
     for row in unit.ask(chosen, decision_ids):
-        found.setdefault(row[0], []).append(Event._make(row))
-    return found
+        by_decision.setdefault(row[0], []).append(Event._make(row))
+    return by_decision
 
 
 def add(unit: Unit, rows: Iterable[Row]) -> None:
-    """Fields of events, each with its number in the decision; the caller holds the lock of the decision's policy."""
+    """Store events, rows of Event. The caller holds the lock of the decision's policy."""
     unit.insert("event", _ROW, rows)
 
 
 def stored_keys(unit: Unit, keys: Collection[str]) -> dict[str, FeedbackKey]:
-    """What each of these feedback keys names that is stored."""
+    """The stored lines among these feedback keys."""
     if not keys:
         return {}
     rows = unit.ask("SELECT key, digest, at, decision_id FROM feedback_key WHERE key IN (?*)", keys)

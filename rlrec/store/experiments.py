@@ -1,4 +1,4 @@
-"""Experiments, their variants, and who was assigned to which."""
+"""Experiments, their variants, and the variant of each unit."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ def every(unit: Unit) -> list[Experiment]:
 
 
 def named(unit: Unit, names: Collection[str], *, lock: bool = False) -> dict[str, Experiment]:
-    """Of the names given, those known; locked against being stopped meanwhile if asked."""
+    """The experiments with these names, by name. lock: nobody can stop them until the transaction ends."""
     until = " FOR SHARE" if lock and unit.postgres else ""
     chosen = f"SELECT {', '.join(_EXPERIMENT)} FROM experiment WHERE name IN (?*) ORDER BY id{until}"
     return {experiment.name: experiment for experiment in _load(unit, unit.ask(chosen, names))}
 
 
-def _load(unit: Unit, found: Sequence[Row]) -> list[Experiment]:
+def _load(unit: Unit, experiments: Sequence[Row]) -> list[Experiment]:
     rows = unit.ask(
         "SELECT variant.experiment_id, variant.id, label, policy.name, variant.policy_id, weight"
         " FROM variant JOIN policy ON policy.id = variant.policy_id"
         " WHERE variant.experiment_id IN (?*) ORDER BY variant.id",
-        [row[0] for row in found],
+        [row[0] for row in experiments],
     )
     variants: dict[int, list[Variant]] = {}
     for owner, key, label, policy, policy_id, weight in rows:
@@ -59,7 +59,7 @@ def _load(unit: Unit, found: Sequence[Row]) -> list[Experiment]:
         )
     return [
         Experiment(**dict(zip(_EXPERIMENT, row, strict=True)), variants=tuple(variants.get(row[0], [])))
-        for row in found
+        for row in experiments
     ]
 
 
@@ -76,13 +76,13 @@ def labels(unit: Unit, variant_ids: Collection[int]) -> dict[int, VariantName]:
 
 
 def add(unit: Unit, *, name: str, by: str, salt: str, definition: str) -> int | None:
-    """A running experiment: its id, or None where the name is taken."""
-    made = unit.ask_value(
+    """Start an experiment: its id, or None where the name is taken."""
+    experiment_id = unit.ask_value(
         "INSERT INTO experiment (name, unit, salt, status, definition, created_at)"
         " VALUES (?, ?, ?, 'running', ?, ?) ON CONFLICT (name) DO NOTHING RETURNING id",
         name, by, salt, definition, unit.now,
     )  # fmt: skip
-    return None if made is None else int(made)
+    return None if experiment_id is None else int(experiment_id)
 
 
 def add_variant(unit: Unit, *, experiment_id: int, label: str, policy_id: int, weight: float) -> int:
@@ -103,11 +103,11 @@ def assigned(unit: Unit, experiment: Experiment, unit_ids: Collection[int]) -> d
 
 
 def assign(unit: Unit, experiment: Experiment, rows: Iterable[tuple[int, int]]) -> None:
-    """Remember (unit id, variant id); a unit that was assigned meanwhile keeps what it has."""
+    """Store (unit id, variant id); a unit that was assigned meanwhile keeps its variant."""
     column = f"{experiment.unit}_id"
     values = [(experiment.id, unit_id, variant_id, unit.now) for unit_id, variant_id in sorted(rows)]
-    known = f"(experiment_id, {column}) DO NOTHING"
-    unit.insert("assignment", ("experiment_id", column, "variant_id", "at"), values, known=known)
+    keep = f"(experiment_id, {column}) DO NOTHING"
+    unit.insert("assignment", ("experiment_id", column, "variant_id", "at"), values, on_conflict=keep)
 
 
 def count_units(unit: Unit, experiment_id: int) -> dict[int, int]:

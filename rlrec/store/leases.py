@@ -1,4 +1,4 @@
-"""Who works on a policy alone, for a while: a row that others respect until it expires.
+"""Leases: a row by which one process works on a policy alone, until it expires.
 
 Times are those of `Unit.clock`, the database's clock, so that machines agree and `--now` moves nothing."""
 
@@ -10,7 +10,7 @@ from rlrec.store.unit import Unit
 
 
 class Lease(NamedTuple):
-    """`token` is the holder's secret: who has it may renew and release."""
+    """`token` is the holder's secret: whoever has it may renew and release."""
 
     policy_id: int
     holder: str
@@ -29,19 +29,19 @@ WHERE lease.expires_at < excluded.taken_at OR lease.token = excluded.token
 
 
 def take(unit: Unit, policy_id: int, *, holder: str, token: str, now: int, until: int) -> Lease | None:
-    """Take the policy, or keep it: None; where somebody else has it, that lease, and nothing changes."""
+    """None where the lease is taken or renewed; where somebody else has it that lease, and nothing changes."""
     if unit.tell(_TAKE, policy_id, holder, token, now, until):
         return None
     return held(unit, policy_id)  # the row is locked by now: nobody can have released it
 
 
 def renew(unit: Unit, policy_id: int, *, token: str, until: int) -> bool:
-    """Keep it for longer: whether it was still ours."""
+    """Renew a lease: whether it was still ours."""
     return unit.tell("UPDATE lease SET expires_at = ? WHERE policy_id = ? AND token = ?", until, policy_id, token) > 0
 
 
 def release(unit: Unit, policy_id: int, *, token: str) -> bool:
-    """Give it back: whether it was still ours."""
+    """Give a lease back: whether it was still ours."""
     return unit.tell("DELETE FROM lease WHERE policy_id = ? AND token = ?", policy_id, token) > 0
 
 

@@ -1,4 +1,4 @@
-"""Logs from elsewhere into the tables, by what each database takes fastest."""
+"""Imported logs into the tables, by the way that each database takes fastest."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from rlrec.store.unit import Unit
 
 ROWS = 5_000  # in one statement of SQLite
 VALUES = 32_000  # in one statement of SQLite, which takes 32,766
-PORTION = 10_000  # keys asked for at once
-FEW = 10_000  # rows that are rather fetched at once than asked for one by one
+PORTION = 10_000  # keys looked up at once
+FEW = 10_000  # up to so many rows are fetched at once rather than looked up by key
 
 
 @dataclass(frozen=True)
@@ -42,64 +42,65 @@ def _copy(unit: Unit, table: str, columns: Mapping[str, Column]) -> None:
     names = ", ".join(f'"{name}"' for name in columns)
     statement = f'COPY "{table}" ({names}) FROM STDIN'
     cursor = unit.driver
-    values = [repeat(one.value) if isinstance(one, Same) else one for one in columns.values()]
+    values = [repeat(column.value) if isinstance(column, Same) else column for column in columns.values()]
     try:
         with cursor.copy(statement) as copy:
-            for row in zip(*values):  # noqa: B905 (what is the same goes on for ever)
+            for row in zip(*values):  # noqa: B905 (a `Same` is repeated for ever)
                 copy.write_row(row)
     except cursor.connection.Error as error:
         raise exc.DBAPIError(statement, None, error) from error
 
 
 def _insert(unit: Unit, table: str, columns: Mapping[str, Column]) -> None:
-    """Many rows a statement: executemany costs more than the rows do. What is the same is bound once."""
-    same = [one.value for one in columns.values() if isinstance(one, Same)]
-    lists = {id(one): one for one in columns.values() if not isinstance(one, Same)}  # one may be several columns
-    places = {key: place for place, key in enumerate(lists, 1)}
-    chosen = tuple("?" if isinstance(one, Same) else f"column{places[id(one)]}" for one in columns.values())
+    """Many rows a statement: executemany costs more than the rows do. A `Same` is bound once."""
+    same = [column.value for column in columns.values() if isinstance(column, Same)]
+    # The same list may be several columns: it is bound once.
+    lists = {id(column): column for column in columns.values() if not isinstance(column, Same)}
+    indexes = {key: index for index, key in enumerate(lists, 1)}
+    chosen = tuple("?" if isinstance(column, Same) else f"column{indexes[id(column)]}" for column in columns.values())
     width = len(lists)
     flat: list[Any] = [None] * (width * len(next(iter(lists.values()))))
-    for place, one in enumerate(lists.values()):
-        flat[place::width] = one
+    for index, column in enumerate(lists.values()):
+        flat[index::width] = column
     step = width * min(ROWS, (VALUES - len(same)) // width)
     for start in range(0, len(flat), step):
-        part = flat[start : start + step]
-        unit.driver.execute(_insertion(table, tuple(columns), chosen, width, len(part) // width), same + part)
+        values = flat[start : start + step]
+        unit.driver.execute(_insertion(table, tuple(columns), chosen, width, len(values) // width), same + values)
 
 
 @lru_cache(maxsize=64)
 def _insertion(table: str, names: Sequence[str], chosen: Sequence[str], width: int, rows: int) -> str:
-    """chosen: for each column what it is of a row of `width` values, or ? for what is bound once.
+    """chosen: for each column the name of one of a row's `width` values, or ? for a value that is bound once.
 
-    No mark has a number: from 3.12 on Python asks SQLite for the names of marks, and it goes through all of them."""
+    No mark has a number: from 3.12 on Python asks SQLite for the names of marks, which it looks for in all of them."""
     row = f"({','.join('?' * width)})"
     listed = ", ".join(f'"{name}"' for name in names)
     return f'INSERT INTO "{table}" ({listed}) SELECT {", ".join(chosen)} FROM (VALUES {",".join([row] * rows)})'
 
 
-# -- what the store has --
+# -- what is stored already --
 
 
-def known_lines(unit: Unit, policy_id: int, digests: Sequence[bytes]) -> set[bytes]:
-    """Of these identities of lines, those that the policy has taken in before."""
+def stored_lines(unit: Unit, policy_id: int, digests: Sequence[bytes]) -> set[bytes]:
+    """Those of these digests of lines that the policy has imported before."""
     chosen = "SELECT digest FROM import_line WHERE policy_id = ? AND digest IN (?*)"
     return {bytes(row[0]) for portion in _portions(digests) for row in unit.ask(chosen, policy_id, portion)}
 
 
 def few_lines(unit: Unit, policy_id: int) -> set[bytes] | None:
-    """All identities of lines that the policy has taken in; None where these are many."""
+    """The digests of all lines that the policy has imported; None where there are FEW or more."""
     rows = unit.ask("SELECT digest FROM import_line WHERE policy_id = ? LIMIT ?", policy_id, FEW)
     return {bytes(row[0]) for row in rows} if len(rows) < FEW else None
 
 
-def known_sessions(unit: Unit, keys: Sequence[str]) -> set[str]:
-    """Of these keys of sessions, those that the store has."""
+def stored_sessions(unit: Unit, keys: Sequence[str]) -> set[str]:
+    """Those of these keys of sessions that are stored."""
     chosen = "SELECT key FROM session WHERE key IN (?*)"
     return {row[0] for portion in _portions(keys) for row in unit.ask(chosen, portion)}
 
 
 def few_sessions(unit: Unit, prefix: str) -> set[str] | None:
-    """All keys of sessions that begin so; None where these are many, or where an index does not tell them."""
+    """All keys of sessions with this prefix; None where there are FEW or more, or where no index finds them."""
     if unit.postgres:
         return None
     between = "key >= ? AND key < ? || char(1114111)"

@@ -22,7 +22,7 @@ _VERSION = (
 )
 _POLICIES = "policy LEFT JOIN policy AS base ON base.id = policy.base_id"
 _VERSIONS = f"{_POLICIES} JOIN version ON version.policy_id = policy.id JOIN reward ON reward.id = version.reward_id"
-_WHOLE = f"SELECT {_POLICY}, {_VERSION}, {_REWARD} FROM {_VERSIONS}"
+_SELECT = f"SELECT {_POLICY}, {_VERSION}, {_REWARD} FROM {_VERSIONS}"
 _HEAD = "policy_head.policy_id, policy_head.seq, policy_head.ordinal, policy_head.live_id"
 
 
@@ -46,8 +46,8 @@ def _terms(text: str) -> tuple[dict[str, float], dict[str, Transform]]:
     return terms, transforms
 
 
-def _written(definition: Reward) -> str:
-    """Weights and transforms as they are stored."""
+def _terms_text(definition: Reward) -> str:
+    """The stored text of weights and transforms: the inverse of `_terms`."""
     terms: dict[str, Any] = dict(definition.weights)
     for kind, transform in definition.transforms.items():
         terms[kind] = {"weight": terms[kind], **asdict(transform)}
@@ -75,11 +75,11 @@ def rewards(unit: Unit) -> list[Reward]:
 
 
 def add_reward(unit: Unit, definition: Reward) -> int:
-    """A definition into the store: its id (the one it carries is not read)."""
+    """Store a definition: its id (the id of the record is not read)."""
     return unit.add(
         "reward",
         name=definition.name,
-        weights=_written(definition),
+        weights=_terms_text(definition),
         window_us=definition.window_us,
         default_value=definition.default,
         clip_low=definition.clip_low,
@@ -100,36 +100,36 @@ def named(unit: Unit, name: str) -> Policy | None:
 
 
 def definition(unit: Unit, policy_id: int) -> str:
-    """What `policy create` was asked for, canonical: the same again is no conflict."""
+    """The options that `policy create` had, canonical: the same again is no conflict."""
     return str(unit.ask_value("SELECT definition FROM policy WHERE id = ?", policy_id))
 
 
 def versions(unit: Unit, policy_ids: Collection[int]) -> list[Version]:
     """All versions of these policies, by policy and number."""
     order = "ORDER BY version.policy_id, version.number"
-    return [_version(row) for row in unit.ask(f"{_WHOLE} WHERE version.policy_id IN (?*) {order}", policy_ids)]
+    return [_version(row) for row in unit.ask(f"{_SELECT} WHERE version.policy_id IN (?*) {order}", policy_ids)]
 
 
 def learning(unit: Unit, policy_ids: Collection[int]) -> list[Version]:
     """The versions of these policies that still learn, by policy and number."""
-    mine = "version.policy_id IN (?*) AND version.status = 'learning' ORDER BY version.policy_id, version.number"
-    return [_version(row) for row in unit.ask(f"{_WHOLE} WHERE {mine}", policy_ids)]
+    chosen = "version.policy_id IN (?*) AND version.status = 'learning' ORDER BY version.policy_id, version.number"
+    return [_version(row) for row in unit.ask(f"{_SELECT} WHERE {chosen}", policy_ids)]
 
 
 def by_id(unit: Unit, version_ids: Collection[int]) -> dict[int, Version]:
-    return {row[6]: _version(row) for row in unit.ask(f"{_WHOLE} WHERE version.id IN (?*)", version_ids)}
+    return {row[6]: _version(row) for row in unit.ask(f"{_SELECT} WHERE version.id IN (?*)", version_ids)}
 
 
-class LiveVersion(NamedTuple):
+class LivePolicy(NamedTuple):
     version: Version
     head: Head
 
 
-def live(unit: Unit, names: Collection[str]) -> dict[str, LiveVersion]:
+def live(unit: Unit, names: Collection[str]) -> dict[str, LivePolicy]:
     """The live version and the head of each policy that exists, by name."""
     joined = f"{_VERSIONS} JOIN policy_head ON policy_head.live_id = version.id"
     rows = unit.ask(f"SELECT {_POLICY}, {_VERSION}, {_REWARD}, {_HEAD} FROM {joined} WHERE policy.name IN (?*)", names)
-    return {row[1]: LiveVersion(_version(row[:-4]), Head._make(row[-4:])) for row in rows}
+    return {row[1]: LivePolicy(_version(row[:-4]), Head._make(row[-4:])) for row in rows}
 
 
 def lock(unit: Unit, policy_ids: Collection[int]) -> dict[int, Head]:
@@ -140,17 +140,17 @@ def lock(unit: Unit, policy_ids: Collection[int]) -> dict[int, Head]:
 
 
 def raise_seq(unit: Unit, policy_id: int) -> int:
-    """The policy's next change: its number. The caller holds the head's lock."""
+    """The number of the policy's next change. The caller holds the head's lock."""
     return int(unit.ask_value("UPDATE policy_head SET seq = seq + 1 WHERE policy_id = ? RETURNING seq", policy_id))
 
 
 def ordinal(unit: Unit, policy_id: int) -> int:
-    """How many decisions a policy that forgets has made."""
+    """The number of decisions drawn from a policy that forgets."""
     return int(unit.ask_value("SELECT ordinal FROM policy_head WHERE policy_id = ?", policy_id) or 0)
 
 
 def raise_ordinal(unit: Unit, policy_id: int, *, by: int) -> None:
-    """The policy has made so many decisions more. The caller holds the head's lock."""
+    """Count further decisions of a policy. The caller holds the head's lock."""
     unit.tell("UPDATE policy_head SET ordinal = ordinal + ? WHERE policy_id = ?", by, policy_id)
 
 
@@ -167,7 +167,7 @@ def add_policy(
         "policy",
         name=name,
         kind=kind,
-        params=_noted(params),
+        params=_json(params),
         definition=definition,
         base_id=base_id,
         created_at=unit.now,
@@ -199,25 +199,25 @@ def add_version(
         seq=seq,
         ordinal=ordinal,
         entered_to=entered_to,
-        learned_from=_noted(learned_from),
-        parameters=_noted(parameters) if parameters else None,
-        report=None if report is None else _noted(report),
+        learned_from=_json(learned_from),
+        parameters=_json(parameters) if parameters else None,
+        report=None if report is None else _json(report),
         created_at=unit.now,
     )
 
 
-def _noted(what: Mapping[str, Any]) -> str:
-    return json.dumps(dict(what), sort_keys=True, separators=(",", ":"))
+def _json(record: Mapping[str, Any]) -> str:
+    return json.dumps(dict(record), sort_keys=True, separators=(",", ":"))
 
 
 def reports(unit: Unit, policy_id: int, *, since: int) -> list[dict[str, Any]]:
-    """The reports of the versions of a policy that were made since a time, and have one."""
-    mine = "policy_id = ? AND created_at >= ? AND report IS NOT NULL ORDER BY number"
-    return [json.loads(row[0]) for row in unit.ask(f"SELECT report FROM version WHERE {mine}", policy_id, since)]
+    """The training reports of those versions of a policy that were created since a time."""
+    chosen = "policy_id = ? AND created_at >= ? AND report IS NOT NULL ORDER BY number"
+    return [json.loads(row[0]) for row in unit.ask(f"SELECT report FROM version WHERE {chosen}", policy_id, since)]
 
 
 def report(unit: Unit, version_id: int) -> dict[str, Any] | None:
-    """What was noted of how a version came about; None where nothing was."""
+    """The report of a version's training; None where there is none."""
     text = unit.ask_value("SELECT report FROM version WHERE id = ?", version_id)
     return None if text is None else dict(json.loads(text))
 
@@ -255,10 +255,10 @@ def _set_live(unit: Unit, policy_id: int, version_id: int) -> None:
 
 
 def retire(unit: Unit, version_id: int, *, ordinal: int) -> None:
-    """The version learns no more, and forgets no more."""
+    """End the learning of a version, and its forgetting."""
     unit.tell("UPDATE version SET status = 'retired', ordinal = ? WHERE id = ?", ordinal, version_id)
 
 
 def enter(unit: Unit, version_id: int, *, entered_to: int | None) -> None:
-    """The belief of this version now holds every decision of its policy up to this one; None: every one, always."""
+    """Note that a belief holds every decision of its policy up to this one; None: every one from now on."""
     unit.tell("UPDATE version SET entered_to = ? WHERE id = ?", entered_to, version_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -51,7 +52,7 @@ COLUMNS: dict[str, tuple[type, str]] = {
     "min_propensity": (np.float64, f"coalesce(s.min_propensity, {_NONE})"),
     "censored": (np.bool_, "s.censored"),
     "rounded": (np.bool_, "s.rounded"),
-    # What was known of the visit (see `policy/history.py`), and whether that is stored: no bytes may mean either.
+    # The visit as the decision saw it (see `policy/history.py`), and whether that is stored: no bytes may mean either.
     "recorded": (np.bool_, "CASE WHEN d.history IS NULL THEN 0 ELSE 1 END"),
     "history": (object, "coalesce(d.history, {empty})"),
 }
@@ -65,7 +66,7 @@ EVENTS: dict[str, tuple[type, str]] = {
     "received_at": (np.int64, "e.received_at"),
     "seq": (np.int64, "e.seq"),
 }
-# What evaluations and beliefs read; audits ask for more.
+# Columns that audits alone read.
 _RARE = (
     "session_digest",
     "user_digest",
@@ -79,9 +80,9 @@ _RARE = (
     "history",
 )
 LOGGED = tuple(name for name in COLUMNS if name not in _RARE)
-SESSIONS = tuple(name for name, (_, text) in COLUMNS.items() if "v." in text)  # what a session has once
-ONCE = ("history",)  # what a decision has once, and what is too large to come with each of its slots
-HAPPENED = ("decision_id", "position", "kind", "value", "age_us")
+SESSIONS = tuple(name for name, (_, text) in COLUMNS.items() if "v." in text)  # a session has them once
+ONCE = ("history",)  # a decision has it once, and it is too large to be read with each of its slots
+EVENT_COLUMNS = ("decision_id", "position", "kind", "value", "age_us")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,27 +112,28 @@ class Selection:
 
 
 def numbers(wanted: Collection[int]) -> str:
-    """A list of SQL; of nothing, one that nothing is in."""
+    """A list for IN; where it is empty, one that holds for no row."""
     return ", ".join(map(str, sorted(map(int, wanted)))) or "NULL"
 
 
 @dataclass(frozen=True, eq=False)
-class Texts:
-    """Contexts as they were written: ids (m,) ascending, and the text of each."""
+class ContextTexts:
+    """Contexts as they were stored: ids (m,) ascending, and the text of each."""
 
     ids: Ids
     texts: Sequence[str]
 
     def of(self, ids: Ids) -> Sequence[str]:
-        """The texts of some of them, ascending too."""
+        """The texts of some of these ids, ascending too."""
         if len(ids) == len(self.ids):
             return self.texts
-        return [self.texts[place] for place in np.searchsorted(self.ids, ids).tolist()]
+        return [self.texts[index] for index in np.searchsorted(self.ids, ids).tolist()]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """slots: one row an impression; events: one row an event of them, position 0 the page; contexts: those wanted.
+    """slots: one row an impression; events: one row an event of these, position 0 for the page; contexts: the texts
+    that were wanted.
 
     visits: of the sessions of the range (of any policy), by session_id and number: started_at, last_at, ended_at
     (ABSENT while it was not ended) and steps; keys: of each of these sessions, by session_id, its key and its user's
@@ -139,7 +141,7 @@ class Batch:
 
     slots: Columns
     events: Columns
-    contexts: Texts | None = None
+    contexts: ContextTexts | None = None
     visits: Columns | None = None
     keys: Columns | None = None
 
@@ -160,18 +162,18 @@ def batches(
     """The selected log in ranges of session id, each of about `size` decisions: whole sessions, rows by session,
     decision and position. Memory is bounded by two batches: one is read while another is worked on.
 
-    wanted: of the context ids of a batch those whose bodies are to come with it; visits, keys: whether these are."""
+    wanted: picks the context ids of a batch whose texts come with it; visits, keys: whether these come with it."""
     needed = {*columns, "decision_id", "session_id", "position", *(["context_id"] if wanted else [])}
     names = [name for name in COLUMNS if name in needed]
-    beside = tuple(ask for ask, asked_for in ((ask_visits, visits), (ask_keys, keys)) if asked_for)
-    asked = (_Range(unit, cut, selection.conditions(), names, beside) for cut in _cuts(unit, size))
-    ahead = next(asked, None)
+    extra_queries = tuple(ask for ask, is_wanted in ((ask_visits, visits), (ask_keys, keys)) if is_wanted)
+    ranges_ahead = (_Range(unit, cut, selection.conditions(), names, extra_queries) for cut in _cuts(unit, size))
+    ahead = next(ranges_ahead, None)
     while ahead is not None:
-        found = ahead.batch()
-        contexts = Contexts(unit, wanted(found.slots["context_id"])) if wanted and len(found) else None
-        ahead = next(asked, None)
-        if len(found):
-            yield replace(found, contexts=None if contexts is None else contexts.texts())
+        batch = ahead.batch()
+        contexts = PendingContexts(unit, wanted(batch.slots["context_id"])) if wanted and len(batch) else None
+        ahead = next(ranges_ahead, None)
+        if len(batch):
+            yield replace(batch, contexts=None if contexts is None else contexts.texts())
 
 
 def _cuts(unit: Unit, size: int) -> Iterator[_Cut]:
@@ -180,38 +182,51 @@ def _cuts(unit: Unit, size: int) -> Iterator[_Cut]:
     extent = "max(session_id), min(id), max(id), count(*)"
     low = 0
     while True:
-        found = unit.ask_row(f"SELECT {extent} FROM ({ahead}) AS near", low, size)
-        if found is None or found[0] is None:
+        (near,) = unit.records(_Extent, f"SELECT {extent} FROM ({ahead}) AS near", low, size)
+        if near.high is None:
             return
-        high, first, last, count = map(int, found)
-        rest = unit.ask_row(f"SELECT {extent} FROM decision WHERE session_id = ?", high) or (high, first, last, 0)
-        yield _Cut(low, high, min(first, rest[1]), max(last, rest[2]), count)
-        low = high
+        # Its last session may have further decisions, with other ids.
+        (session,) = unit.records(_Extent, f"SELECT {extent} FROM decision WHERE session_id = ?", near.high)
+        yield _Cut(low, near.high, min(near.first, session.first), max(near.last, session.last), near.decisions)
+        low = near.high
 
 
-@dataclass(frozen=True)
-class _Cut:
-    """Sessions above `low` up to `high`, whose decisions have ids from `first` to `last`; about how many they are."""
+class _Extent(NamedTuple):
+    """The last session id of some decisions (None where there are none), their first and last id, and their number."""
+
+    high: int | None
+    first: int
+    last: int
+    decisions: int
+
+
+class _Cut(NamedTuple):
+    """Sessions above `low` up to `high`, with about so many decisions, whose ids go from `first` to `last`."""
 
     low: int
     high: int
     first: int
     last: int
-    count: int
+    decisions: int
 
 
 class _Range:
-    """A range of sessions, asked for.
+    """The queries of a range of sessions.
 
-    Where its decisions do not lie too far apart they are read in order of their ids, which is the order on the disk: an
-    index leads from one page to another. A `+` keeps the database from using one nevertheless."""
+    Decisions that do not lie too far apart are read in order of their ids, which is their order on the disk: an index
+    leads from one page to another. A `+` keeps the database from using an index nevertheless."""
 
     def __init__(
-        self, unit: Unit, cut: _Cut, conditions: Sequence[str], names: Sequence[str], beside: Collection[Beside] = ()
+        self,
+        unit: Unit,
+        cut: _Cut,
+        conditions: Sequence[str],
+        names: Sequence[str],
+        extra_queries: Collection[RangeQuery] = (),
     ) -> None:
         sessions = [f"d.session_id > {cut.low}", f"d.session_id <= {cut.high}"]
         between = [f">= {cut.first}", f"<= {cut.last}"]
-        spread = (cut.last - cut.first) / cut.count
+        spread = (cut.last - cut.first) / cut.decisions
         tests = [f"+{test}" for test in conditions]
         self._names = names
         slots = [name for name in names if name not in SESSIONS and name not in ONCE]
@@ -225,41 +240,42 @@ class _Range:
         if spread < NEAR:
             inside += [f"e.decision_id {end}" for end in between]
         first = "event e CROSS JOIN decision d" if spread < NEAR else "decision d CROSS JOIN event e"
-        self._events = ask_events(unit, HAPPENED, inside, of=first)
+        self._events = ask_events(unit, EVENT_COLUMNS, inside, of=first)
         self._sessions = ask_sessions(unit, [name for name in names if name in SESSIONS], cut.low, cut.high)
         self._once = ask_once(unit, [name for name in names if name in ONCE], decided)
-        self._beside = {ask: ask(unit, cut.low, cut.high) for ask in beside}
+        self._extra_queries = {ask: ask(unit, cut.low, cut.high) for ask in extra_queries}
 
     def batch(self) -> Batch:
-        slots, events = whole(self._slots), self._events.columns()
+        slots, events = read_slots(self._slots), self._events.columns()
         session = slots["session_id"]
         if (session[1:] < session[:-1]).any():
             order = np.argsort(session, kind="stable")
             slots = {name: column[order] for name, column in slots.items()}
         if self._sessions is not None:
-            found = self._sessions.columns()
-            place = np.searchsorted(found["session_id"], slots["session_id"])
-            slots |= {name: column[place] for name, column in found.items() if name in SESSIONS}
+            columns = self._sessions.columns()
+            index = np.searchsorted(columns["session_id"], slots["session_id"])
+            slots |= {name: column[index] for name, column in columns.items() if name in SESSIONS}
         if self._once is not None:
-            found = self._once.columns()
-            place = np.searchsorted(found["decision_id"], slots["decision_id"])
-            slots |= {name: column[place] for name, column in found.items() if name in ONCE}
-        beside = {ask: asked.columns() for ask, asked in self._beside.items()}
+            columns = self._once.columns()
+            index = np.searchsorted(columns["decision_id"], slots["decision_id"])
+            slots |= {name: column[index] for name, column in columns.items() if name in ONCE}
+        extra = {ask: query.columns() for ask, query in self._extra_queries.items()}
         return Batch(
             slots={name: slots[name] for name in self._names},
             events=events,
-            visits=beside.get(ask_visits),
-            keys=beside.get(ask_keys),
+            visits=extra.get(ask_visits),
+            keys=extra.get(ask_keys),
         )
 
 
 def ranges(unit: Unit, policy_id: int, *, first: int, last: int, size: int = BATCH) -> Iterator[Batch]:
-    """The policy's own decisions by ranges of decision id: for beliefs, where sessions do not matter."""
-    own = ["d.imported = 0"]
+    """The decisions that the store drew from a policy, by ranges of decision id: for beliefs, where sessions do not
+    matter."""
+    drawn_here = ["d.imported = 0"]
     for start, end in decisions(unit, policy_id, first=first, last=last, size=size):
-        found = between(unit, policy_id, start, end, tests=own)
-        if len(found):
-            yield found
+        batch = between(unit, policy_id, start, end, tests=drawn_here)
+        if len(batch):
+            yield batch
 
 
 def decisions(unit: Unit, policy_id: int, *, first: int, last: int, size: int) -> Iterator[tuple[int, int]]:
@@ -279,12 +295,12 @@ def between(
     *,
     tests: Sequence[str] = (),
     slots: Sequence[str] = LOGGED,
-    events: Sequence[str] = HAPPENED,
+    events: Sequence[str] = EVENT_COLUMNS,
 ) -> Batch:
     """The policy's decisions of a range of ids, by decision and position."""
     inside = [f"d.policy_id = {policy_id}", f"d.id >= {first}", f"d.id <= {last}", *tests]
-    asked = ask_slots(unit, slots, inside, order="d.id, s.position"), ask_events(unit, events, inside)
-    return Batch(slots=whole(asked[0]), events=asked[1].columns())
+    queries = ask_slots(unit, slots, inside, order="d.id, s.position"), ask_events(unit, events, inside)
+    return Batch(slots=read_slots(queries[0]), events=queries[1].columns())
 
 
 def ask_slots(unit: Unit, names: Sequence[str], tests: Sequence[str], *, order: str) -> PendingQuery:
@@ -300,8 +316,8 @@ def ask_slots(unit: Unit, names: Sequence[str], tests: Sequence[str], *, order: 
 
 
 def ask_once(unit: Unit, names: Sequence[str], tests: Sequence[str]) -> PendingQuery | None:
-    """What decisions `d` that pass all tests have of COLUMNS once, in order of their ids; None where that is
-    nothing."""
+    """The COLUMNS that a decision has once, of decisions `d` that pass all tests, in order of their ids; None where
+    none is wanted."""
     if not names:
         return None
     wanted = {name: COLUMNS[name] for name in ("decision_id", *names)}
@@ -314,9 +330,9 @@ def _listed(unit: Unit, wanted: Mapping[str, tuple[type, str]]) -> str:
 
 
 def ask_sessions(unit: Unit, names: Sequence[str], low: int, high: int) -> PendingQuery | None:
-    """What sessions above `low` up to `high` have of COLUMNS, in order of their ids; None where that is nothing.
+    """The COLUMNS of sessions above `low` up to `high`, in order of their ids; None where none is wanted.
 
-    PendingQuery for once a session: a session looked up for every slot costs a third of reading the slot."""
+    Read once a session: a session looked up for every slot costs a third of reading the slot."""
     if not names:
         return None
     wanted = {"session_id": (np.int64, "v.id")} | {name: COLUMNS[name] for name in names}
@@ -325,7 +341,7 @@ def ask_sessions(unit: Unit, names: Sequence[str], low: int, high: int) -> Pendi
     return PendingQuery(unit, text, {name: kind for name, (kind, _) in wanted.items()})
 
 
-Beside = Callable[[Unit, int, int], PendingQuery]
+RangeQuery = Callable[[Unit, int, int], PendingQuery]
 
 
 def ask_visits(unit: Unit, low: int, high: int) -> PendingQuery:
@@ -350,8 +366,7 @@ def ask_keys(unit: Unit, low: int, high: int) -> PendingQuery:
 def ask_events(
     unit: Unit, names: Sequence[str], tests: Sequence[str], *, of: str = "decision d CROSS JOIN event e"
 ) -> PendingQuery:
-    """Some of EVENTS for the events of decisions `d` that pass all tests. of: both tables, the first to be looked
-    into first."""
+    """Some of EVENTS for the events of decisions `d` that pass all tests. of: the tables in order of the loops."""
     wanted = {name: EVENTS[name] for name in names}
     text = (
         f"SELECT {', '.join(text for _, text in wanted.values())} FROM {of}"
@@ -360,30 +375,30 @@ def ask_events(
     return PendingQuery(unit, text, {name: kind for name, (kind, _) in wanted.items()})
 
 
-class Contexts:
-    """Contexts by their ids, ascending, asked for."""
+class PendingContexts:
+    """Contexts that are being read, by their ids, ascending."""
 
     def __init__(self, unit: Unit, ids: Ids) -> None:
-        self._ids, self._asked = ids, None
+        self._ids, self._query = ids, None
         if not len(ids):
             return
         first, last = int(ids[0]), int(ids[-1])
         near = last - first < 2 * len(ids)
         test = f"id >= {first} AND id <= {last}" if near else f"id IN ({numbers(ids.tolist())})"
         text = f"SELECT id, body FROM context WHERE {test} ORDER BY id"
-        self._asked = PendingQuery(unit, text, {"id": np.int64, "body": object})
+        self._query = PendingQuery(unit, text, {"id": np.int64, "body": object})
 
-    def texts(self) -> Texts:
-        if self._asked is None:
-            return Texts(self._ids, ())
-        found = self._asked.columns()
-        read = Texts(found["id"], found["body"].tolist())
-        return Texts(self._ids, read.of(self._ids))
+    def texts(self) -> ContextTexts:
+        if self._query is None:
+            return ContextTexts(self._ids, ())
+        columns = self._query.columns()
+        stored = ContextTexts(columns["id"], columns["body"].tolist())
+        return ContextTexts(self._ids, stored.of(self._ids))
 
 
-def whole(asked: PendingQuery) -> Columns:
-    """Slots that were asked for, with NaN for a probability that is missing."""
-    slots = asked.columns()
+def read_slots(query: PendingQuery) -> Columns:
+    """The answer to `ask_slots`, with NaN for a probability that is missing."""
+    slots = query.columns()
     for name, column in slots.items():
         if COLUMNS[name][0] is np.float64:
             column[column > 0 if name == "log_propensity" else column < 0] = np.nan
@@ -399,12 +414,12 @@ def last_id(unit: Unit, policy_id: int | None = None) -> int:
 
 
 def longest(unit: Unit, selection: Selection) -> int:
-    """Positions of the longest selected page; 0 where nothing is selected."""
+    """The number of positions of the longest selected page; 0 where nothing is selected."""
     return int(unit.ask_value(f"SELECT coalesce(max(d.size), 0) FROM decision d WHERE {_all(selection)}"))
 
 
 def steps(unit: Unit, selection: Selection) -> int:
-    """Decisions of the longest visit of which some are selected, up to the last of these; 0 where nothing is."""
+    """The number of decisions of the longest selected visit, up to its last selected one; 0 where there is none."""
     return int(unit.ask_value(f"SELECT coalesce(max(d.step), -1) + 1 FROM decision d WHERE {_all(selection)}"))
 
 

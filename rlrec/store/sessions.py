@@ -64,23 +64,23 @@ _SESSIONS = (
 _VISITS = f"SELECT {', '.join(Visit._fields)} FROM visit"
 
 
-def known_users(unit: Unit, keys: Collection[str]) -> dict[str, int]:
-    """The id of each of these users that the store knows."""
+def user_ids(unit: Unit, keys: Collection[str]) -> dict[str, int]:
+    """The id of each of these users that is stored."""
     return dict(unit.ask("SELECT key, id FROM users WHERE key IN (?*)", keys)) if keys else {}
 
 
-def users(unit: Unit, keys: Collection[str]) -> dict[str, int]:
+def intern_users(unit: Unit, keys: Collection[str]) -> dict[str, int]:
     """The id of each user, stored if new."""
-    known = known_users(unit, keys)
-    if new := sorted(set(keys) - known.keys()):
+    ids = user_ids(unit, keys)
+    if new := sorted(set(keys) - ids.keys()):
         rows = [(key, key_digest(key)) for key in new]
-        unit.insert("users", ("key", "digest"), rows, known="(key) DO NOTHING")
-        known = known_users(unit, keys)
-    return known
+        unit.insert("users", ("key", "digest"), rows, on_conflict="(key) DO NOTHING")
+        ids = user_ids(unit, keys)
+    return ids
 
 
 def find(unit: Unit, keys: Collection[str], *, lock: bool = False) -> dict[str, Session]:
-    """Of the session keys given, those known, locked in order of key if asked."""
+    """The stored sessions among these keys. lock: they are locked in order of key."""
     if lock:
         _lock(unit, keys)
     rows = unit.records(Session, f"{_SESSIONS} WHERE session.key IN (?*)", keys)
@@ -88,7 +88,7 @@ def find(unit: Unit, keys: Collection[str], *, lock: bool = False) -> dict[str, 
 
 
 def with_newest_visit(unit: Unit, keys: Collection[str], *, lock: bool = True) -> list[SessionVisit]:
-    """Each of these sessions that is stored, locked in order of key if asked, with its newest visit."""
+    """The stored sessions among these keys, each with its newest visit. lock: they are locked in order of key."""
     if lock:
         _lock(unit, keys)
     newest = "(SELECT max(number) FROM visit WHERE visit.session_id = session.id)"
@@ -115,10 +115,10 @@ def by_id(unit: Unit, ids: Collection[int]) -> dict[int, Session]:
 
 
 def add(unit: Unit, rows: Iterable[tuple[str, int | None, int]]) -> None:
-    """New sessions (key, user_id, split); one that came into being meanwhile is left as it is."""
+    """Store new sessions (key, user_id, split); one that another writer has stored meanwhile stays as it is."""
     ordered = sorted(rows, key=lambda row: row[0])
     values = [(key, user_id, split, unit.now, key_digest(key)) for key, user_id, split in ordered]
-    unit.insert("session", ("key", "user_id", "split", "created_at", "digest"), values, known="(key) DO NOTHING")
+    unit.insert("session", ("key", "user_id", "split", "created_at", "digest"), values, on_conflict="(key) DO NOTHING")
 
 
 def set_user(unit: Unit, users: Mapping[int, int]) -> None:
@@ -142,7 +142,7 @@ def all_visits(unit: Unit, session_id: int) -> list[Visit]:
 def put_visits(unit: Unit, visits: Iterable[Visit]) -> None:
     """Store visits as they stand now."""
     after = ", ".join(f"{name} = excluded.{name}" for name in ("last_at", "steps", "recent", "ended_at", "history"))
-    unit.insert("visit", Visit._fields, visits, known=f"(session_id, number) DO UPDATE SET {after}")
+    unit.insert("visit", Visit._fields, visits, on_conflict=f"(session_id, number) DO UPDATE SET {after}")
 
 
 def newest_keys(unit: Unit, *, limit: int) -> list[str]:
@@ -165,12 +165,12 @@ def listing(unit: Unit, *, limit: int | None = None) -> list[SessionSummary]:
 
 
 def oldest_running(unit: Unit, *, timeout_us: int, window_us: int, since: int) -> int | None:
-    """When the eldest of the visits began that began after `since` and are not over, with their windows; None without
-    one."""
+    """The start of the eldest visit since a time that has not ended, or whose window has not; None where there is
+    none."""
     running = "(ended_at IS NULL AND last_at + ? >= ?) OR last_at + ? >= ?"
     eldest = f"SELECT min(started_at) FROM visit WHERE started_at >= ? AND ({running})"
-    found = unit.ask_value(eldest, since, timeout_us, unit.now, window_us, unit.now)
-    return None if found is None else int(found)
+    started_at = unit.ask_value(eldest, since, timeout_us, unit.now, window_us, unit.now)
+    return None if started_at is None else int(started_at)
 
 
 def any_user(unit: Unit) -> bool:

@@ -1,4 +1,4 @@
-"""What holds for the whole store, and the record of commands that changed definitions."""
+"""Settings of the whole store, and the record of commands that changed definitions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BY_KEY = "key:"  # begins the salt of a store whose splits follow keys alone
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class StoreSettings:
     """salt: of experiments; catalogue_id: the eligible set of the present catalogue, None until somebody needed it."""
 
     session_timeout_us: int
@@ -29,11 +29,11 @@ class Settings:
         return "" if self.salt.startswith(BY_KEY) else self.salt
 
 
-def get(unit: Unit) -> Settings:
+def get(unit: Unit) -> StoreSettings:
     row = unit.ask_row("SELECT session_timeout_us, salt, catalogue_revision, catalogue_id FROM settings")
     if row is None:
         raise CheckFailed("the store was not set up to the end", hint="run `rlrec init` again")
-    return Settings(session_timeout_us=row[0], salt=row[1], catalogue_revision=row[2], catalogue_id=row[3])
+    return StoreSettings(session_timeout_us=row[0], salt=row[1], catalogue_revision=row[2], catalogue_id=row[3])
 
 
 def exist(unit: Unit) -> bool:
@@ -46,18 +46,18 @@ def create(unit: Unit, *, session_timeout_us: int, salt: str) -> None:
 
 
 def raise_catalogue(unit: Unit) -> int:
-    """The next revision of the catalogue; its eligible set is not known until somebody needs it."""
+    """The next revision of the catalogue; its eligible set is stored when somebody needs it."""
     raised = "UPDATE settings SET catalogue_revision = catalogue_revision + 1, catalogue_id = NULL"
     return int(unit.ask_value(f"{raised} RETURNING catalogue_revision"))
 
 
 def know_catalogue(unit: Unit, *, revision: int, eligible_id: int) -> None:
-    """Remember the eligible set of a revision, unless the catalogue has changed since it was read."""
+    """Store the eligible set of a revision, unless the catalogue has changed since it was read."""
     unit.tell("UPDATE settings SET catalogue_id = ? WHERE catalogue_revision = ?", eligible_id, revision)
 
 
 def add_run(unit: Unit, command: str, options: Mapping[str, Any], result: Mapping[str, Any] | None = None) -> int:
-    """Write down that a command changed definitions or brought in a log."""
+    """Record that a command changed definitions or imported a log."""
     return unit.add(
         "run",
         command=command,
@@ -68,5 +68,5 @@ def add_run(unit: Unit, command: str, options: Mapping[str, Any], result: Mappin
 
 
 def end_run(unit: Unit, run_id: int, result: Mapping[str, Any]) -> None:
-    """Write down what came of a command whose rows name it."""
+    """Record the result of a command whose rows name it."""
     unit.tell("UPDATE run SET result = ? WHERE id = ?", json.dumps(dict(result), sort_keys=True), run_id)

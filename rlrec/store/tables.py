@@ -58,7 +58,7 @@ def _flag(name: str) -> CheckConstraint:
     return CheckConstraint(f"{name} IN (0, 1)", name=f"{name}_flag")
 
 
-def _one_of(name: str, *words: str) -> CheckConstraint:
+def _choice(name: str, *words: str) -> CheckConstraint:
     return CheckConstraint(f"{name} IN ({', '.join(repr(word) for word in words)})", name=f"{name}_known")
 
 
@@ -165,8 +165,8 @@ reward = _table(
     _finite("default_value"),
     _finite("clip_low"),
     _finite("clip_high"),
-    _one_of("learn", "served", "settled"),
-    _one_of("late", "count", "ignore"),
+    _choice("learn", "served", "settled"),
+    _choice("late", "count", "ignore"),
 )
 
 # A policy never changes. A variant of an experiment is a policy too (`POLICY@EXPERIMENT/VARIANT`, with its base).
@@ -202,7 +202,7 @@ version = _table(
     Column("created_at", BIG, nullable=False),
     UniqueConstraint("policy_id", "number"),
     CheckConstraint("number > 0", name="number_positive"),
-    _one_of("status", "learning", "frozen", "retired"),
+    _choice("status", "learning", "frozen", "retired"),
 )
 
 # The one mutable row of a policy. Its lock is the policy's lock; seq counts the transactions that changed a belief.
@@ -334,8 +334,8 @@ experiment = _table(
     Column("created_at", BIG, nullable=False),
     Column("stopped_at", BIG),
     UniqueConstraint("name"),
-    _one_of("unit", "user", "session"),
-    _one_of("status", "running", "stopped"),
+    _choice("unit", "user", "session"),
+    _choice("status", "running", "stopped"),
 )
 variant = _table(
     "variant",

@@ -1,7 +1,7 @@
-"""A unit of work: one transaction, its clock, and the few ways in which the query modules speak to the database.
+"""A unit of work: one transaction, its clock, and the few ways in which the query modules use the database.
 
 Queries that every command runs are SQL text, handed to the driver as it is: building and compiling an expression costs
-more than the query. Where they are made from tables (`audit`) SQLAlchemy builds them.
+more than the query. SQLAlchemy builds those that are derived from tables (`audit`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Unit:
         self.arrow_worker: Any = None  # reads the same snapshot in bulk: see `bulk.alongside`
 
     def clock(self) -> int:
-        """What the database's clock says at this moment, whatever `now` is."""
+        """The database's clock at this moment, whatever `now` is."""
         return engine.clock(self.connection)
 
     # -- SQL text: `?` stands for a value, `IN (?*)` for membership in a list --
@@ -43,16 +43,16 @@ class Unit:
 
     def ask(self, text: str, *values: Any) -> list[Row]:
         """All rows of a query."""
-        found: list[Row] = self._run(text, values).fetchall()
-        return found
+        rows: list[Row] = self._run(text, values).fetchall()
+        return rows
 
     def records(self, kind: type[Record], text: str, *values: Any) -> list[Record]:
         """All rows of a query as records, whose fields are its columns in their order."""
         return list(map(partial(tuple.__new__, kind), self.ask(text, *values)))
 
     def ask_row(self, text: str, *values: Any) -> Row | None:
-        found: Row | None = self._run(text, values).fetchone()
-        return found
+        row: Row | None = self._run(text, values).fetchone()
+        return row
 
     def ask_value(self, text: str, *values: Any) -> Any:
         """The first value of the first row; None where there is no row."""
@@ -73,24 +73,24 @@ class Unit:
             return cursor.execute(_of_postgres(text), [_listed(value) for value in values])
         return cursor.execute(*_of_sqlite(text, values)) if "(?*)" in text else cursor.execute(text, values)
 
-    def insert(self, table: str, columns: Sequence[str], rows: Iterable[Row], *, known: str = "") -> None:
-        """Rows into a table by what the database takes fastest. `known` is what follows ON CONFLICT, or nothing."""
+    def insert(self, table: str, columns: Sequence[str], rows: Iterable[Row], *, on_conflict: str = "") -> None:
+        """Rows into a table, by the database's fastest way. on_conflict: the words after ON CONFLICT, or nothing."""
         values = rows if isinstance(rows, list) else list(rows)
         if self.postgres and len(values) > FEW:
-            self._insert_many(table, columns, values, known)
+            self._insert_many(table, columns, values, on_conflict)
         elif values:
-            self.tell_each(_insertion(table, tuple(columns), known), values)
+            self.tell_each(_insertion(table, tuple(columns), on_conflict), values)
 
-    def _insert_many(self, table: str, columns: Sequence[str], rows: Iterable[Row], known: str) -> None:
-        """COPY; where rows may be known already, one statement over columns."""
+    def _insert_many(self, table: str, columns: Sequence[str], rows: Iterable[Row], on_conflict: str) -> None:
+        """COPY; where rows may be stored already, one statement over columns."""
         names = ", ".join(f'"{name}"' for name in columns)
-        if not known:
+        if not on_conflict:
             with self.driver.copy(f'COPY "{table}" ({names}) FROM STDIN') as copy:
                 for row in rows:
                     copy.write_row(row)
             return
         arrays = ", ".join(f"%s::{kind}[]" for kind in _types(self, table, columns))
-        chosen = f'INSERT INTO "{table}" ({names}) SELECT * FROM unnest({arrays}) ON CONFLICT {known}'
+        chosen = f'INSERT INTO "{table}" ({names}) SELECT * FROM unnest({arrays}) ON CONFLICT {on_conflict}'
         self.driver.execute(chosen, [list(column) for column in zip(*rows, strict=True)])
 
     def add(self, table: str, **values: Any) -> int:
@@ -111,15 +111,15 @@ class Unit:
         return [tuple(row) for row in self.connection.execute(statement, parameters or {})]
 
     def row(self, statement: sa.Executable, parameters: Mapping[str, Any] | None = None) -> Row | None:
-        found = self.connection.execute(statement, parameters or {}).first()
-        return None if found is None else tuple(found)
+        row = self.connection.execute(statement, parameters or {}).first()
+        return None if row is None else tuple(row)
 
     def value(self, statement: sa.Executable, parameters: Mapping[str, Any] | None = None) -> Any:
         return self.connection.scalar(statement, parameters or {})
 
 
 def _types(unit: Unit, table: str, columns: Sequence[str]) -> list[str]:
-    """How PostgreSQL names the types of columns."""
+    """PostgreSQL's names of the types of columns."""
     rows = unit.ask("SELECT attname, format_type(atttypid, NULL) FROM pg_attribute WHERE attrelid = ?::regclass", table)
     types: dict[str, str] = dict(rows)
     return [types[name] for name in columns]
@@ -150,8 +150,8 @@ def _of_sqlite(text: str, values: Sequence[Any]) -> tuple[str, list[Any]]:
 
 
 @lru_cache(maxsize=64)
-def _insertion(table: str, columns: tuple[str, ...], known: str) -> str:
+def _insertion(table: str, columns: tuple[str, ...], on_conflict: str) -> str:
     names = ", ".join(f'"{name}"' for name in columns)
     marks = ", ".join("?" * len(columns))
-    conflict = f" ON CONFLICT {known}" if known else ""
+    conflict = f" ON CONFLICT {on_conflict}" if on_conflict else ""
     return f'INSERT INTO "{table}" ({names}) VALUES ({marks}){conflict}'

@@ -1,4 +1,4 @@
-"""What training found for each arm, by version: written once with the version, and never changed."""
+"""Trained weights of arms, by version: written once with the version, and never changed."""
 
 from __future__ import annotations
 

@@ -31,8 +31,8 @@ def batches(count: int = 12) -> list[np.ndarray]:
     return [generator.integers(1, len(BODIES) + 1, size=generator.integers(1, 25)) for _ in range(count)]
 
 
-def read(unit: Unit, library: Library, ids: np.ndarray) -> reader.Texts:
-    return reader.Contexts(unit, library.wanted(ids)).texts()
+def read(unit: Unit, library: Library, ids: np.ndarray) -> reader.ContextTexts:
+    return reader.PendingContexts(unit, library.wanted(ids)).texts()
 
 
 @pytest.mark.parametrize(("room", "values"), [(10**9, 10**9), (700, 10**9), (10**9, 20), (0, 0)])

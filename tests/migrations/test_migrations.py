@@ -202,7 +202,7 @@ def test_the_story_makes_the_kept_store_of_today(tmp_path: Path) -> None:
 
 def test_keys_of_an_old_store_get_their_digests(store: Store) -> None:
     def empty(unit: Unit) -> None:
-        sessions.users(unit, ["u1"])
+        sessions.intern_users(unit, ["u1"])
         sessions.add(unit, [("s1", None, 0), ("s2", None, 0)])
         unit.tell("UPDATE session SET digest = NULL")
 

@@ -32,7 +32,7 @@ def sample(unit: Unit, size: int, *, seed: int) -> tuple[Ids, int]:
     """Ids of `size` random decisions that this store made, ascending, and how many it draw. Memory: the sample's."""
     rng = np.random.default_rng(seed)
     ids, keys, total = np.empty(0, np.int64), np.empty(0), 0
-    for batch in audit.drawn(unit):
+    for batch in audit.drawn_ids(unit):
         total += len(batch)
         ids, keys = np.r_[ids, batch], np.r_[keys, rng.random(len(batch))]
         if len(ids) > size:
@@ -68,7 +68,7 @@ def check(unit: Unit, decision_ids: Ids, *, findings: Findings) -> int:
     """Derive the slates of these decisions again: how many could be."""
     done = 0
     for start in range(0, len(decision_ids), PORTION):
-        pages = complete(audit.of(unit, decision_ids[start : start + PORTION].tolist()))
+        pages = complete(audit.slots_of(unit, decision_ids[start : start + PORTION].tolist()))
         versions = policies.by_id(unit, set(pages.once("version_id").tolist()))
         for version_id in sorted(versions):
             drawn = pages.take(pages.once("version_id") == version_id)

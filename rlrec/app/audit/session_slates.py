@@ -55,7 +55,7 @@ class SessionSlates:
 
     def _histories(self, pages: Pages) -> tuple[Flags, History]:
         """Which pages have a history that can be, and these histories."""
-        stored = audit.remembered(self.unit, pages.once("decision_id").tolist())
+        stored = audit.visit_histories(self.unit, pages.once("decision_id").tolist())
         sound_rows = stored["recorded"] & sound(stored["history"].tolist(), stored["step"])
         self._refuse(stored["decision_id"][~stored["recorded"]], "is missing")
         self._refuse(stored["decision_id"][stored["recorded"] & ~sound_rows], "cannot be unpacked")

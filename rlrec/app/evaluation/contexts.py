@@ -15,7 +15,7 @@ from rlrec.policy import features
 from rlrec.policy.base import EVERYTHING
 from rlrec.policy.features import Sparse
 from rlrec.store import Unit, reader
-from rlrec.store.reader import Texts
+from rlrec.store.reader import ContextTexts
 
 ROOM = 64_000_000  # bytes of features that are kept
 VALUES = 500_000  # values of fields that are kept
@@ -92,14 +92,14 @@ class Library:
         """Which contexts of these rows have to be read, ascending."""
         return self._missing(context_id[distinct(context_id)[0]], self.fields)
 
-    def of(self, context_id: Ids, read: Texts | None, *, fields: Collection[str] = ()) -> Contexts:
+    def of(self, context_id: Ids, read: ContextTexts | None, *, fields: Collection[str] = ()) -> Contexts:
         """The contexts of rows. read: those `wanted`; where more fields are asked for, what they need is read here."""
         first, code = distinct(context_id)
         ids = context_id[first]
         asked = self.fields | set(fields)
         missing = self._missing(ids, asked)
         if read is None or asked > self.fields:
-            read = reader.Contexts(self.unit, missing).texts()
+            read = reader.PendingContexts(self.unit, missing).texts()
         fresh, sparse = self._read(missing, read.of(missing), asked)
         parts = self._features.of(ids, missing, sparse) if self.encode else []
         return Contexts(code, self._of(ids, fresh), lambda: _dense(len(ids), parts))

@@ -19,7 +19,7 @@ from rlrec.ope.estimate import ANY_REWARD, Estimate, FinishOptions
 from rlrec.ope.impressions import ImpressionFold, ImpressionPartial
 from rlrec.policy.reward import bounds
 from rlrec.store import reader
-from rlrec.store.reader import Texts
+from rlrec.store.reader import ContextTexts
 
 
 @dataclass(eq=False, kw_only=True)
@@ -50,7 +50,7 @@ class Impressions:
 
     # -- over the log --
 
-    def _log(self, *, fitted: bool = False) -> Iterator[tuple[_View, Rows, Texts | None]]:
+    def _log(self, *, fitted: bool = False) -> Iterator[tuple[_View, Rows, ContextTexts | None]]:
         """Each batch as each view sees it, and the contexts that came with it; fitted: what a reward model needs, with
         the rows that a view does not judge its target by."""
         asked = self.asked
@@ -91,7 +91,7 @@ class Impressions:
                 sums[view.reward.id] = sums[view.reward.id] + stat if view.reward.id in sums else stat
         return {key: fitting.finish(stat, definitions[key]) for key, stat in sums.items()}
 
-    def _take_in(self, view: _View, rows: Rows, model: RewardModel | None, texts: Texts | None) -> None:
+    def _take_in(self, view: _View, rows: Rows, model: RewardModel | None, texts: ContextTexts | None) -> None:
         if not len(rows):
             return
         view.used += len(rows)
@@ -111,7 +111,7 @@ class Impressions:
                 if (learned if chosen is None else learned[chosen]).any():
                     view.learned.add((place, group))
 
-    def _known(self, rows: Rows, model: RewardModel | None, texts: Texts | None) -> Known:
+    def _known(self, rows: Rows, model: RewardModel | None, texts: ContextTexts | None) -> Known:
         asked, loggers = self.asked, self.asked.loggers
         loggers.known(rows.slots["version_id"])
         logged = loggers.describe(rows)

@@ -28,7 +28,7 @@ from rlrec.ope.sessions import SessionFold, SessionPartial
 from rlrec.ope.visits import VisitBatch
 from rlrec.policy.gradient import RECENCY, own_of
 from rlrec.store import reader
-from rlrec.store.reader import Texts
+from rlrec.store.reader import ContextTexts
 
 
 @dataclass(eq=False, kw_only=True)
@@ -81,7 +81,7 @@ class Sessions:
 
     # -- over the log --
 
-    def _log(self, views: list[_View]) -> Iterator[tuple[_View, Visits, Told, Texts | None]]:
+    def _log(self, views: list[_View]) -> Iterator[tuple[_View, Visits, Told, ContextTexts | None]]:
         """The usable visits of each batch as each view sees them, what became of the others, and the contexts."""
         wanted, selection = self.asked.library.wanted, self.asked.selection
         for batch in reader.batches(self.unit, selection, columns=ended_visits.READ, wanted=wanted, visits=True):
@@ -106,7 +106,7 @@ class Sessions:
                 sums[view.reward.id] = sums[view.reward.id] + stat if view.reward.id in sums else stat
         return {key: stat.finish() for key, stat in sums.items()}
 
-    def _contexts(self, found: Visits, texts: Texts | None) -> Contexts:
+    def _contexts(self, found: Visits, texts: ContextTexts | None) -> Contexts:
         return self.asked.library.of(found.once("context_id"), texts)
 
     def _cluster(self, found: Visits) -> Ids:
@@ -128,7 +128,7 @@ class Sessions:
             own=own,
         )
 
-    def _take_in(self, view: _View, found: Visits, model: Values | None, texts: Texts | None) -> None:
+    def _take_in(self, view: _View, found: Visits, model: Values | None, texts: ContextTexts | None) -> None:
         view.used += len(found)
         self.asked.met(found.slots)
         contexts = self._contexts(found, texts)

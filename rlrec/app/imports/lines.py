@@ -103,7 +103,7 @@ class _Lines:
 
     def _known_sessions(self, sieve: _Sieve, lines: Sequence[Line]) -> tuple[list[Line], dict[str, Session]]:
         """The lines whose session is nobody else's, and those sessions that the store has, locked."""
-        keys = loading.known_sessions(self.unit, list({line.session for line in lines}))
+        keys = loading.stored_sessions(self.unit, list({line.session for line in lines}))
         found = sessions.find(self.unit, keys, lock=True) if keys else {}
         users = {key: session.user for key, session in found.items()}
 
@@ -206,7 +206,7 @@ class _Lines:
 
     def _sessions(self, lines: Sequence[Line], users: dict[str, str], found: dict[str, Session]) -> dict[str, int]:
         """Ids of the sessions; new ones are stored, in order of key, and known ones get their first user."""
-        numbers = sessions.users(self.unit, set(users.values())) if users else {}
+        numbers = sessions.intern_users(self.unit, set(users.values())) if users else {}
         owners = {key: numbers[user] for key, user in users.items()}
         new = sorted({line.session for line in lines} - found.keys())
         made: Sequence[int] = ()

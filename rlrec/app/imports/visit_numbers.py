@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from rlrec.app.imports.layouts.base import Line
 from rlrec.store import Unit, loading, sessions
 from rlrec.store.sessions import Visit
-from rlrec.store.settings import Settings
+from rlrec.store.settings import StoreSettings
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Moved:
 class Visits:
     """The visits that imported decisions belong to. They are ended: a live request opens the next one."""
 
-    def __init__(self, unit: Unit, known: Collection[int], config: Settings, moved: Moved) -> None:
+    def __init__(self, unit: Unit, known: Collection[int], config: StoreSettings, moved: Moved) -> None:
         self.unit = unit
         self.timeout_us = config.session_timeout_us
         self.moved = moved

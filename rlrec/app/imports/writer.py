@@ -65,14 +65,14 @@ class Intake:
         if policy_id not in self._few_lines:
             self._few_lines[policy_id] = loading.few_lines(self.unit, policy_id)
         few = self._few_lines[policy_id]
-        return loading.known_lines(self.unit, policy_id, digests) if few is None else few
+        return loading.stored_lines(self.unit, policy_id, digests) if few is None else few
 
     def known_sessions(self, prefix: str, keys: Sequence[str]) -> set[str]:
         """A set that has those of these keys, which all begin so, whose sessions are older than this file."""
         if prefix not in self._few_sessions:
             self._few_sessions[prefix] = loading.few_sessions(self.unit, prefix)
         few = self._few_sessions[prefix]
-        return loading.known_sessions(self.unit, keys) if few is None else few
+        return loading.stored_sessions(self.unit, keys) if few is None else few
 
     def arms(self, wanted: Collection[str]) -> dict[str, int]:
         """Ids of arms; unknown ones are added."""

@@ -44,7 +44,7 @@ class Assigner:
         if experiment.unit == "session":
             ids = {session.key: session.id for session in self._sessions.values()}
         else:
-            ids = sessions.known_users(self.unit, {user for user in map(self._user, requests) if user is not None})
+            ids = sessions.user_ids(self.unit, {user for user in map(self._user, requests) if user is not None})
         assigned = experiments.assigned(self.unit, experiment, list(ids.values()))
         return {key: assigned[unit_id] for key, unit_id in ids.items() if unit_id in assigned}
 

@@ -13,7 +13,7 @@ from rlrec.app.inputs import canonical
 from rlrec.arrays import Ids
 from rlrec.records import Head, Version
 from rlrec.store import Unit, arms, contents
-from rlrec.store.settings import Settings
+from rlrec.store.settings import StoreSettings
 
 CONTEXTS = 50_000  # contexts that are remembered
 SETS = 1_000  # eligible sets that are remembered
@@ -51,7 +51,7 @@ class ServingCache:
             text = self._texts[name] = canonical.text(dict(context))
         return text
 
-    def catalogue(self, unit: Unit, settings: Settings) -> Eligible:
+    def catalogue(self, unit: Unit, settings: StoreSettings) -> Eligible:
         """The arms that may be served now."""
         set_id = settings.catalogue_id
         self.unnamed = set_id is None

@@ -11,7 +11,7 @@ from rlrec.app.serving import recent_slots
 from rlrec.errors import Conflict, RlrecError
 from rlrec.store import Unit, decisions, sessions
 from rlrec.store.sessions import SessionVisit, Visit
-from rlrec.store.settings import Settings
+from rlrec.store.settings import StoreSettings
 
 RECENT = 10  # arms of the visit so far that a state remembers
 COUNT = 8  # bytes of a visit's history that say how many slots it has shown; its recent slots follow
@@ -69,7 +69,7 @@ class OpenSessions:
     """The sessions of a group: opened, locked, and moved on decision by decision."""
 
     def __init__(
-        self, unit: Unit, settings: Settings, wanted: Iterable[tuple[str, str | None]], *, read_only: bool = False
+        self, unit: Unit, settings: StoreSettings, wanted: Iterable[tuple[str, str | None]], *, read_only: bool = False
     ) -> None:
         """wanted: session and user of each request. read_only: nothing is locked or stored; a new session has no id."""
         self.unit = unit
@@ -92,9 +92,9 @@ class OpenSessions:
         rows = sessions.with_newest_visit(self.unit, list(keys), lock=self.lock)
         return {row.key: OpenSession(row) for row in rows}
 
-    def _create(self, new: dict[str, str | None], settings: Settings) -> None:
+    def _create(self, new: dict[str, str | None], settings: StoreSettings) -> None:
         """Store sessions that are new, with their users."""
-        user_ids = sessions.users(self.unit, {user for user in new.values() if user is not None})
+        user_ids = sessions.intern_users(self.unit, {user for user in new.values() if user is not None})
         rows = [(key, user_ids.get(user or ""), split(settings.split_salt, user or key)) for key, user in new.items()]
         sessions.add(self.unit, rows)
         self.by_key |= self._read(new)
@@ -130,7 +130,7 @@ class OpenSessions:
     def store_users(self) -> None:
         """Store the users that `set_user` gave."""
         if self._with_new_user:
-            users = sessions.users(self.unit, {user for _, user in self._with_new_user})
+            users = sessions.intern_users(self.unit, {user for _, user in self._with_new_user})
             for session, user in self._with_new_user:
                 session.user_id = users[user]
             sessions.set_user(self.unit, {session.id: users[user] for session, user in self._with_new_user})
