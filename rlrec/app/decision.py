@@ -18,7 +18,7 @@ from rlrec.arrays import Array, Index, finite_or_none
 from rlrec.errors import InputError
 from rlrec.policy import history, slate
 from rlrec.policy.base import Belief
-from rlrec.policy.gradient import OWN, State
+from rlrec.policy.gradient import MEMORY, State
 from rlrec.records import Decision, Slot, Version
 from rlrec.store import Store, Unit, arms, contents, decisions, events, policies
 from rlrec.store.events import CENSOR
@@ -105,8 +105,8 @@ class _Derived:
         self.state = trained.states(trained.encoded([context]), past, np.array([revision]))
         score, policy = trained.scores(self.state, self.arms, revision)[0], trained.policy
         return EligibleDistribution(
-            arms=self.arms, scores=policy.noisy(score), index=score, floor=policy.exploration, reads=policy.reads,
-            known={}, before={},
+            arms=self.arms, scores=policy.distribution(score), index=score, floor=policy.exploration,
+            reads=policy.reads, known={}, before={},
         )  # fmt: skip
 
     def _probabilities(self, case: EligibleDistribution) -> None:
@@ -159,7 +159,7 @@ class _Derived:
         """The features of each arm that had been shown in the visit."""
         if self.state is None:
             return {}
-        return {arm: _named(OWN, row) for arm, row in zip(self.state.arm.tolist(), self.state.own, strict=True)}
+        return {arm: _named(MEMORY, row) for arm, row in zip(self.state.arm.tolist(), self.state.memory, strict=True)}
 
     def table(self) -> list[dict[str, Any]]:
         """A row for each eligible arm, likeliest first: its belief, and its probability at every position given those

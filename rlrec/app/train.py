@@ -336,7 +336,7 @@ class _TrainingRun:
         of_policy = self.parent.policy
         head = policies.lock(unit, [of_policy.id])[of_policy.id]
         # the version with its parameters
-        rows, shared = policy.packed(trained.parameters)
+        rows, shared = policy.pack(trained.parameters)
         gate = NO_GATE if look is None else look.report()
         number = policies.versions(unit, [of_policy.id])[-1].number + 1
         curve = {"curve": [asdict(point) for point in trained.curve], "best": trained.best, "gate": gate}

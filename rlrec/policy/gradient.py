@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from rlrec.arrays import Array, Ids, Index
+from rlrec.arrays import Array, Ids, Index, run_starts
 from rlrec.errors import InputError
 from rlrec.policy.base import Belief, between, fraction
 from rlrec.policy.design import Design
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from rlrec.policy.history import History
 
 Parameters = dict[str, Array]
-"""Of a trained policy, by name: `bias` (m,), `linear` (m, d) and `own` (m, 4) belong to its m arms; `cross` (p, d) or
-(p, 1), `history` (4,) and `similar` (p,) to all."""
+"""Parameters of a trained policy by name: `bias` (m,), `linear` (m, d) and `own` (m, 4) belong to its m arms; `cross`
+(p, d) or (p, 1), `history` (4,) and `similar` (p,) to all."""
 
 LINEAR, BILINEAR = "linear", "bilinear"
-SESSION = ("step", "gap", "reward", "last", "variety")  # what is known of any visit
-OWN = ("count", "faded", "last", "earned")  # what is known of an arm in the visit so far
+SESSION = ("step", "gap", "reward", "last", "variety")  # features of any visit
+MEMORY = ("count", "faded", "last", "earned")  # features of an arm by what the visit has shown of it
 OF_ARM, OF_ALL = ("bias", "linear", "own"), ("cross", "history", "similar")
 MINUTE = 60.0
 RECENCY = 0.7
@@ -40,31 +40,31 @@ RECENCY = 0.7
 class State:
     """n states as a policy reads them.
 
-    x (n, d): features of context and session. row (e,), arm (e,), own (e, 4): arms shown before in the visit, each
-    once a row, and what is known of them (OWN). All without unit: squeezed to the size of 1."""
+    x (n, d): features of context and session. row (e,), arm (e,), memory (e, 4): arms shown before in the visit, each
+    once a row, and their features (MEMORY). All without unit: squeezed to the size of 1."""
 
     x: Array
     row: Index
     arm: Ids
-    own: Array
+    memory: Array
 
     def __len__(self) -> int:
         return len(self.x)
 
     def take(self, rows: Index) -> State:
-        """Some of them, in that order; each at most once. What each remembers stays in its order, row by row."""
-        place = np.full(len(self), -1, np.intp)
-        place[rows] = np.arange(len(rows))
-        row = place[self.row]
-        kept = np.flatnonzero(row >= 0)
+        """Some of the states, in that order; each at most once. The memory of each stays in its order, row by row."""
+        index = np.full(len(self), -1, np.intp)
+        index[rows] = np.arange(len(rows))
+        row = index[self.row]
+        entries = np.flatnonzero(row >= 0)
         if (np.diff(rows) < 0).any():
-            kept = kept[np.argsort(row[kept], kind="stable")]
-        return State(self.x[rows], row[kept], self.arm[kept], self.own[kept])
+            entries = entries[np.argsort(row[entries], kind="stable")]
+        return State(self.x[rows], row[entries], self.arm[entries], self.memory[entries])
 
     def between(self, start: int, end: int) -> State:
-        """Those from `start` to before `end`; `row` has to ascend."""
+        """The states from `start` to before `end`; `row` has to ascend."""
         low, high = np.searchsorted(self.row, (start, end)).tolist()
-        return State(self.x[start:end], self.row[low:high] - start, self.arm[low:high], self.own[low:high])
+        return State(self.x[start:end], self.row[low:high] - start, self.arm[low:high], self.memory[low:high])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +72,9 @@ class Gradient(Counts):
     """Arms in proportion to exp(score / temperature), by scores that `train-pg` learns for the return of a visit.
 
     model linear: weights per arm on features of context and session, and effects of the arm's own features. model
-    bilinear: weights on the products of features of state and arm, for all arms. Either has a bias for each arm it has
-    seen, and weights on what the visit has seen of the arm itself (how often, how recently by `recency` ^ decisions
-    ago, what it earned) and of arms with its features. An arm it has never seen is scored by its features.
+    bilinear: weights on the products of features of state and arm, for all arms. Either has a bias for each arm of its
+    log, and weights on what the visit has shown of the arm itself (how often, how recently by `recency` ^ decisions
+    ago, what it earned) and of arms with its features. An arm that is new to it is scored by its features.
     """
 
     model: str = LINEAR
@@ -117,7 +117,7 @@ class Gradient(Counts):
         return self.design.context.reads
 
     @classmethod
-    def implied(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    def implied(cls, typed: Mapping[str, Any]) -> Mapping[str, Any]:
         return {}
 
     def check(self, reward: Reward) -> None:
@@ -125,67 +125,69 @@ class Gradient(Counts):
 
     def greedy(self) -> Self:
         """The arm with the best score: temperature 0."""
-        made = copy(self)
-        object.__setattr__(made, "floor", 0.0)
-        object.__setattr__(made, "temperature", 0.0)
-        return made
+        greedy = copy(self)
+        object.__setattr__(greedy, "floor", 0.0)
+        object.__setattr__(greedy, "temperature", 0.0)
+        return greedy
 
     # -- states --
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the features of a state, (d,)."""
-        arm = self.design.arm.names
-        told = (f"{how}:{name}" for how in ("shown", "faded") for name in arm)
-        return (*self.design.context.names, *(f"session:{name}" for name in SESSION), *told)
+        """Names of the features of a state, (d,)."""
+        similar = (f"{how}:{name}" for how in ("shown", "faded") for name in self.design.arm.names)
+        return (*self.design.context.names, *(f"session:{name}" for name in SESSION), *similar)
 
     @property
     def _faded(self) -> slice:
-        """Where the faded counts of features of arms stand among the features of a state."""
+        """Columns of the faded counts of arm features among the features of a state."""
         return slice(len(self.names) - len(self.design.arm.names), None)
 
     def states(self, context: Array, history: History, described: Array) -> State:
         """States by their encoded context (n, q) and history; described (e, p): features of the arms remembered."""
         n, rows = len(history), history.rows
         faded: Array = np.power(self.recency, history.ago - 1.0)
-        row, arm, own = own_of(history, faded)
+        # features of the arms remembered
+        row, arm, memory = memory_of(history, faded)
+        # features of the visit
         last = np.bincount(rows, weights=np.where(history.ago == 1, history.earned, 0.0), minlength=n)
         variety = np.bincount(row, minlength=n)
         session = np.column_stack([
             np.log1p(history.step), np.arcsinh(history.gap_s / MINUTE), np.arcsinh(history.reward), np.arcsinh(last),
             np.log1p(variety),
         ])  # fmt: skip
-        shown, fading = (_counted(rows, described, one, n) for one in (np.ones(len(rows), np.float64), faded))
-        return State(np.hstack([context, session, np.sign(shown) * np.log1p(np.abs(shown)), fading]), row, arm, own)
+        # sums of the features of the arms shown, and the same faded
+        shown, fading = (_feature_sums(rows, described, weight, n) for weight in (np.ones(len(rows)), faded))
+        return State(np.hstack([context, session, np.sign(shown) * np.log1p(np.abs(shown)), fading]), row, arm, memory)
 
     # -- scores --
 
     def nothing(self, arms: int) -> Parameters:
         """Parameters that know nothing: every arm is as good as any other."""
-        d, p, own = len(self.names), len(self.design.arm.names), len(OWN)
-        each = {"bias": (arms,), "linear": (arms, d if self.model == LINEAR else 0), "own": (arms, own)}
-        both = {"cross": (p, d if self.model == BILINEAR else 1), "history": (own,), "similar": (p,)}
-        return {name: np.zeros(shape) for name, shape in (each | both).items()}
+        d, p, h = len(self.names), len(self.design.arm.names), len(MEMORY)
+        of_arm = {"bias": (arms,), "linear": (arms, d if self.model == LINEAR else 0), "own": (arms, h)}
+        of_all = {"cross": (p, d if self.model == BILINEAR else 1), "history": (h,), "similar": (p,)}
+        return {name: np.zeros(shape) for name, shape in (of_arm | of_all).items()}
 
-    def packed(self, parameters: Parameters) -> tuple[Array, dict[str, Any]]:
+    def pack(self, parameters: Parameters) -> tuple[Array, dict[str, Any]]:
         """Parameters as they are stored: a row for each arm, (m, 5 + d), and the others as JSON."""
         rows = np.hstack([parameters["bias"][:, None], parameters["linear"], parameters["own"]])
         return rows, {name: parameters[name].tolist() for name in OF_ALL}
 
-    def unpacked(self, rows: Array, both: Mapping[str, Any]) -> Parameters:
-        """Parameters that were `packed`; those that `both` lacks know nothing."""
-        none = self.nothing(0)
-        wide = none["linear"].shape[1]
-        shared = {
-            name: np.array(both[name], np.float64).reshape(none[name].shape) if name in both else none[name]
+    def unpack(self, rows: Array, shared: Mapping[str, Any]) -> Parameters:
+        """Parameters from what `pack` gave; those that `shared` lacks know nothing."""
+        zeros = self.nothing(0)
+        d = zeros["linear"].shape[1]
+        of_all = {
+            name: np.array(shared[name], np.float64).reshape(zeros[name].shape) if name in shared else zeros[name]
             for name in OF_ALL
         }
-        rows = rows.reshape(-1, 1 + wide + len(OWN))
-        return {"bias": rows[:, 0], "linear": rows[:, 1 : 1 + wide], "own": rows[:, 1 + wide :], **shared}
+        rows = rows.reshape(-1, 1 + d + len(MEMORY))
+        return {"bias": rows[:, 0], "linear": rows[:, 1 : 1 + d], "own": rows[:, 1 + d :], **of_all}
 
     def effective(self, parameters: Parameters, described: Array) -> tuple[Array, Array, Array]:
-        """What the parameters of m arms come to, given their features (m, p): weights of a state (m, d), bias (m,) and
-        weights of what is known of the arm (m, 4)."""
+        """Effective parameters of m arms, given their features (m, p): weights of a state (m, d), bias (m,) and weights
+        of the arm's memory (m, 4)."""
         crossed = described @ parameters["cross"]
         bilinear = self.model == BILINEAR
         weights = crossed if bilinear else parameters["linear"].copy()
@@ -193,24 +195,24 @@ class Gradient(Counts):
         bias = parameters["bias"] if bilinear else parameters["bias"] + crossed[:, 0]
         return weights, bias, parameters["history"] + parameters["own"]
 
-    def traced(self, weights: Array, bias: Array, own: Array, *, described: Array) -> Parameters:
-        """The gradient of the parameters, from those of `effective`: its transpose."""
+    def parameter_gradient(self, weights: Array, bias: Array, memory: Array, *, described: Array) -> Parameters:
+        """The gradient by the parameters, from those by what `effective` gives: its transpose."""
         bilinear = self.model == BILINEAR
         return {
             "bias": bias,
             "linear": weights[:, :0] if bilinear else weights,
-            "own": own,
+            "own": memory,
             "cross": described.T @ (weights if bilinear else bias[:, None]),
-            "history": own.sum(axis=0),
+            "history": memory.sum(axis=0),
             "similar": (described * weights[:, self._faded]).sum(axis=0),
         }
 
     def scores_of(self, parameters: Parameters, state: State, *, arms: Ids, described: Array) -> Array:
         """Noiseless score of m arms in n states, (n, m). arms (m,): ascending ids; described (m, p): their features."""
-        return scored(self.effective(parameters, described), placed(state, arms))
+        return score_states(self.effective(parameters, described), restrict(state, arms))
 
-    def noisy(self, score: Array) -> Scores:
-        """The distribution that scores (..., m) make."""
+    def distribution(self, score: Array) -> Scores:
+        """The distribution of the noisy scores, from noiseless ones (..., m)."""
         return Gumbel(score / self.temperature) if self.temperature else Point(score)
 
     # -- a visit that begins --
@@ -225,11 +227,10 @@ class Gradient(Counts):
             return np.zeros((*x.shape[:-1], belief.pulls.shape[-1]))
         parameters, described = belief.trained
         weights, bias, _ = self.effective(parameters, described)
-        found: Array = x @ weights[:, : x.shape[-1]].T + bias
-        return found
+        return x @ weights[:, : x.shape[-1]].T + bias
 
     def scores_at(self, belief: Belief, x: Array) -> Scores:
-        return self.noisy(self.index_at(belief, x))
+        return self.distribution(self.index_at(belief, x))
 
     def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array:
         return self.index_at(belief, self.encode(context))
@@ -238,11 +239,11 @@ class Gradient(Counts):
         return self.scores_at(belief, self.encode(context))
 
     def weights(self, belief: Belief) -> Array:
-        """What each arm's score takes of each of `features`, (m, d + 5)."""
+        """Weight of each of `features` in each arm's score, (m, d + 5)."""
         if belief.trained is None:
             return np.zeros((len(belief.pulls), len(self.features)))
-        weights, bias, own = self.effective(*belief.trained)
-        return np.column_stack([bias, weights, own])
+        weights, bias, memory = self.effective(*belief.trained)
+        return np.column_stack([bias, weights, memory])
 
     def interval(self, belief: Belief, *, context: Mapping[str, Any], z: float) -> tuple[Array, Array, Array]:
         """NaN: its scores are no rewards."""
@@ -252,26 +253,26 @@ class Gradient(Counts):
     @property
     def features(self) -> tuple[str, ...]:
         """Names of the columns of `weights`."""
-        return ("bias", *self.names, *(f"own:{name}" for name in OWN))
+        return ("bias", *self.names, *(f"own:{name}" for name in MEMORY))
 
 
-def placed(state: State, arms: Ids) -> State:
-    """States that remember none but these arms, ascending ids (m,), by their places among them."""
-    place = np.minimum(np.searchsorted(arms, state.arm), len(arms) - 1)
-    known = arms[place] == state.arm
-    return State(state.x, state.row[known], place[known], state.own[known])
+def restrict(state: State, arms: Ids) -> State:
+    """The states with the memory of these arms alone, ascending ids (m,); arms are numbered by their index in these."""
+    index = np.minimum(np.searchsorted(arms, state.arm), len(arms) - 1)
+    among = arms[index] == state.arm
+    return State(state.x, state.row[among], index[among], state.memory[among])
 
 
-def scored(effective: tuple[Array, Array, Array], state: State) -> Array:
-    """Noiseless score of m arms in n states, (n, m), by what `Gradient.effective` gives; arms of the states are places
-    among the m."""
-    weights, bias, own = (part.astype(state.x.dtype, copy=False) for part in effective)
-    found: Array = state.x @ weights.T
+def score_states(effective: tuple[Array, Array, Array], state: State) -> Array:
+    """Noiseless score of m arms in n states, (n, m), by what `Gradient.effective` gives; arms of the states are
+    indices of the m."""
+    weights, bias, memory = (values.astype(state.x.dtype, copy=False) for values in effective)
+    score = state.x @ weights.T
     if bias.any():
-        found += bias
+        score += bias
     cells = state.row * len(weights) + state.arm  # in one row of all: half the time
-    found.reshape(-1)[cells] += np.einsum("eh,eh->e", state.own, own.take(state.arm, axis=0))
-    return found
+    score.reshape(-1)[cells] += np.einsum("eh,eh->e", state.memory, memory.take(state.arm, axis=0))
+    return score
 
 
 def by_row(rows: Index, arm: Ids) -> Index:
@@ -282,26 +283,26 @@ def by_row(rows: Index, arm: Ids) -> Index:
     return np.lexsort((arm, rows))
 
 
-def own_of(history: History, faded: Array) -> tuple[Index, Ids, Array]:
-    """What n decisions know of each arm that they remember: row (e,) ascending, arm (e,), and OWN (e, 4).
+def memory_of(history: History, faded: Array) -> tuple[Index, Ids, Array]:
+    """The memory of n decisions: row (e,) ascending, arm (e,), and the features MEMORY of each arm shown, (e, 4).
 
     faded (entries,): what is left of each entry of the history, recency ^ (ago - 1)."""
     rows = history.rows
     order = by_row(rows, history.arm)
     row, arm = rows[order], history.arm[order]
-    first = np.flatnonzero(np.r_[True, (row[1:] != row[:-1]) | (arm[1:] != arm[:-1])][: len(row)])
+    first = run_starts(row, arm)
     if not len(first):
-        return np.empty(0, np.intp), np.empty(0, np.int64), np.empty((0, len(OWN)))
+        return np.empty(0, np.intp), np.empty(0, np.int64), np.empty((0, len(MEMORY)))
     fading = faded[order]
     columns = (np.ones(len(row)), fading, history.ago[order] == 1, fading * history.earned[order])
     count, recent, last, earned = np.add.reduceat(np.column_stack(columns), first, axis=0).T
     return row[first], arm[first], np.column_stack([np.log1p(count), recent, last > 0, np.arcsinh(earned)])
 
 
-def _counted(rows: Index, described: Array, weights: Array, n: int) -> Array:
+def _feature_sums(rows: Index, described: Array, weights: Array, n: int) -> Array:
     """Sums of features of the arms that each state remembers, (n, p)."""
     total = np.zeros((n, described.shape[1]))
     if len(rows):
-        first = np.flatnonzero(np.r_[True, rows[1:] != rows[:-1]])
+        first = run_starts(rows)
         total[rows[first]] = np.add.reduceat(described * weights[:, None], first, axis=0)
     return total

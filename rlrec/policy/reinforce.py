@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from rlrec.arrays import Array, Flags, Index
-from rlrec.policy.gradient import OF_ARM, Gradient, Parameters, State, scored
+from rlrec.policy.gradient import OF_ARM, Gradient, Parameters, State, score_states
 from rlrec.policy.plackett_luce import remaining, softmax
 
 CELLS = 1 << 19  # scores at a time: few enough to stay near the processor, and so many that each call is worth it
@@ -124,7 +124,7 @@ def sums(policy: Gradient, parameters: Parameters, batch: Iterable[LoggedSlates]
         of_arms = {name: values[slates.arms] for name, values in parameters.items() if name in OF_ARM}
         effective = policy.effective({**parameters, **of_arms}, slates.described)
         by_effective = _effective_gradient(policy, effective, slates, objective, figures)
-        for name, values in policy.traced(*by_effective, described=slates.described).items():
+        for name, values in policy.parameter_gradient(*by_effective, described=slates.described).items():
             gradient[name][slates.arms if name in OF_ARM else ...] += values
     return GradientSums(gradient, **figures)
 
@@ -242,7 +242,7 @@ class _Chunk:
         return exponentials
 
     def _logits(self, effective: tuple[Array, Array, Array], state: State) -> Array:
-        logits = scored(effective, state)
+        logits = score_states(effective, state)
         if self.temperature != 1.0:
             logits /= self.temperature
         return logits
@@ -316,7 +316,9 @@ class _Chunk:
     def by_effective(self, by_score: Array) -> tuple[Array, Array, Array]:
         """Gradients by what `Gradient.effective` gives, from derivatives (n, m) by the scores."""
         m, remembered = by_score.shape[1], by_score.reshape(-1)[self.cells]
-        history = [np.bincount(self.state.arm, weights=remembered * column, minlength=m) for column in self.state.own.T]
+        history = [
+            np.bincount(self.state.arm, weights=remembered * column, minlength=m) for column in self.state.memory.T
+        ]
         return (
             by_score.T @ self.state.x, np.ones(len(by_score), by_score.dtype) @ by_score, np.column_stack(history),
         )  # fmt: skip

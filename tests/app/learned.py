@@ -39,7 +39,7 @@ def trained(store: Store, name: str, *, seed: int = 3, report: Any = REPORT, pro
         policy, known = cast(Gradient, designs.policy_of(parent)), arms.every(unit)
         rng = np.random.default_rng(seed)
         drawn = {key: rng.normal(size=values.shape) for key, values in policy.nothing(len(known)).items()}
-        rows, shared = policy.packed(drawn)
+        rows, shared = policy.pack(drawn)
         number = policies.versions(unit, [parent.policy.id])[-1].number + 1
         made = policies.add_version(
             unit, policy_id=parent.policy.id, number=number, status="frozen", reward_id=parent.reward.id,

@@ -26,7 +26,7 @@ def _add(unit: Any, name: str, bias: list[float], last: float, record: Any) -> N
     parameters = kind.nothing(len(known))
     parameters["bias"][:] = bias
     parameters["history"][:] = [0.0, 0.0, last, 0.0]
-    rows, shared = kind.packed(parameters)
+    rows, shared = kind.pack(parameters)
     number = policies.versions(unit, [parent.policy.id])[-1].number + 1
     made = policies.add_version(
         unit, policy_id=parent.policy.id, number=number, status="frozen", reward_id=parent.reward.id, seq=head.seq,

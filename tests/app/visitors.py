@@ -100,7 +100,7 @@ def _parameters(unit: Unit, name: str, number: int | None) -> dict[str, Any]:
     newest = policies.versions(unit, [version(unit, name).policy.id])[-1].number
     made = Trained(unit, version(unit, name, number or newest))
     keys = arms.keys(unit, made.arms.tolist())
-    rows, shared = made.policy.packed(made.parameters)
+    rows, shared = made.policy.pack(made.parameters)
     return {keys[one]: row for one, row in zip(made.arms.tolist(), rows, strict=True)} | {
         name: np.array(values) for name, values in shared.items()
     }

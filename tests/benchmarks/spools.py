@@ -170,7 +170,7 @@ def _together(server: Server, log: Log) -> tuple[Array, Index, tuple[Index, Arra
         mine = np.flatnonzero(log.length > step)
         found = server.state(log.arms[mine, :step], log.rewards[mine, :step])
         x[place[mine, step]] = found.x
-        parts.append((place[mine, step][found.row], found.arm.astype(np.intp), found.own))
+        parts.append((place[mine, step][found.row], found.arm.astype(np.intp), found.memory))
     row, arm, own = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.lexsort((arm, row))
     return x, np.bincount(row, minlength=len(rows)), (arm[order], own[order])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.policy.gradient import OWN
+from rlrec.policy.gradient import MEMORY
 from rlrec.store import Store
 from tests.app.learned import REPORT, trained
 from tests.conftest import Run
@@ -18,7 +18,7 @@ from tests.conftest import Run
 READ = {"context": {"fields": {"hour": "number"}}, "arm": {"fields": {"price": "number"}}}
 NAMES = [
     "bias", "1", "hour", *(f"session:{name}" for name in ("step", "gap", "reward", "last", "variety")),
-    "shown:1", "shown:price", "faded:1", "faded:price", *(f"own:{name}" for name in OWN),
+    "shown:1", "shown:price", "faded:1", "faded:price", *(f"own:{name}" for name in MEMORY),
 ]  # fmt: skip
 
 

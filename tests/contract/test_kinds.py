@@ -159,7 +159,7 @@ def looks(policy: Policy) -> list[Array]:
     beside = [share, policy.forgetting.discount, policy.forgetting.window]
     shares = [slate.marginals(scores_of(policy, context), size=size, floor=share) for context in CONTEXTS]
     if policy.stateful:  # and in visits that go on
-        logits = [cast(Any, policy).noisy(remembered(policy, context)[1]) for context in CONTEXTS]
+        logits = [cast(Any, policy).distribution(remembered(policy, context)[1]) for context in CONTEXTS]
         shares += [slate.marginals(one, size=1, floor=share) for one in logits]
     return [np.append(one, beside) for one in shares]
 
@@ -226,7 +226,8 @@ def test_exploration_mixes_with_a_uniform_arm(kind: str, floor: float) -> None:
 def test_what_a_visit_has_seen_changes_what_is_served(kind: str, context: dict[str, Any]) -> None:
     """And at its beginning a visit is served what the belief alone says."""
     policy: Any = made(kind)
-    begins, goes_on = (slate.first(policy.noisy(one), floor=policy.exploration) for one in remembered(policy, context))
+    logits = (policy.distribution(score) for score in remembered(policy, context))
+    begins, goes_on = (slate.first(scores, floor=policy.exploration) for scores in logits)
     assert begins == pytest.approx(distribution(policy, context), abs=1e-12)
     assert goes_on.sum() == pytest.approx(1, abs=1e-12)
     assert np.abs(goes_on - begins).max() > 0.05

@@ -68,25 +68,25 @@ def test_features_of_the_arms_seen_by_hand() -> None:
     """How often, how recently, whether just now, and what they earned, faded."""
     found = states(policy(recency=0.5))
     assert (found.row.tolist(), found.arm.tolist()) == ([1, 1], [2, 3])
-    assert found.own[0] == pytest.approx([np.log(3), 0.25 + 1, 1, np.arcsinh(0.25 * 0.25 + 0.75)])
-    assert found.own[1] == pytest.approx([np.log(2), 0.5, 0, np.arcsinh(0.5 * 3)])
+    assert found.memory[0] == pytest.approx([np.log(3), 0.25 + 1, 1, np.arcsinh(0.25 * 0.25 + 0.75)])
+    assert found.memory[1] == pytest.approx([np.log(2), 0.5, 0, np.arcsinh(0.5 * 3)])
 
 
 @pytest.mark.parametrize(("recency", "faded"), [(1.0, [2, 1]), (0.0, [1, 0])])
 def test_recency_1_forgets_nothing_and_0_all_but_the_last(recency: float, faded: list[float]) -> None:
-    assert states(policy(recency=recency)).own[:, 1].tolist() == faded
+    assert states(policy(recency=recency)).memory[:, 1].tolist() == faded
 
 
 def test_an_arm_twice_on_the_page_before_was_shown_last_once() -> None:
     blob = history.pack(0, 2, 2.0, [(2, 1, 1.0), (2, 1, 1.0)])
     found = policy().states(np.zeros((1, 2)), history.unpack([blob], np.array([1])), np.ones((2, 2)))
-    assert found.own.tolist() == [pytest.approx([np.log(3), 2, 1, np.arcsinh(2)])]
+    assert found.memory.tolist() == [pytest.approx([np.log(3), 2, 1, np.arcsinh(2)])]
 
 
 def test_states_of_visits_that_begin_know_of_no_arm() -> None:
     found = policy().states(np.ones((4, 2)), History.nothing(4), np.zeros((0, 2)))
     assert len(found) == 4
-    assert (len(found.row), found.own.shape) == (0, (0, 4))
+    assert (len(found.row), found.memory.shape) == (0, (0, 4))
     assert not found.x[:, 2:].any()
 
 
@@ -95,7 +95,7 @@ def test_states_do_not_depend_on_those_beside_them() -> None:
     described = np.array([[1.0, PRICE[arm]] for arm in found.arm.tolist()])
     alone = kind.states(np.ones((1, 2)), found.take(np.array([1])), described)
     beside = kind.states(np.ones((2, 2)), found, described).take(np.array([1]))
-    for name in ("x", "row", "arm", "own"):
+    for name in ("x", "row", "arm", "memory"):
         np.testing.assert_array_equal(getattr(alone, name), getattr(beside, name))
 
 
@@ -121,7 +121,7 @@ def by_hand(kind: Gradient, parameters: Parameters, state: State, row: int, plac
         total += float(z @ parameters["cross"] @ x)
     else:
         total += float(parameters["linear"][place] @ x + z @ parameters["cross"][:, 0])
-    for its, arm, own in zip(state.row.tolist(), state.arm.tolist(), state.own, strict=True):
+    for its, arm, own in zip(state.row.tolist(), state.arm.tolist(), state.memory, strict=True):
         if (its, arm) == (row, ARMS[place]):
             total += float(own @ (parameters["history"] + parameters["own"][place]))
     return total
@@ -162,9 +162,9 @@ def test_an_arm_never_trained_is_scored_by_its_features(model: str) -> None:
 def test_parameters_packed_and_unpacked_are_the_same(model: str) -> None:
     kind = policy(model=model)
     parameters = random_parameters(kind, 4)
-    rows, both = kind.packed(parameters)
+    rows, both = kind.pack(parameters)
     assert rows.shape == (4, 1 + parameters["linear"].shape[1] + 4)
-    found = kind.unpacked(np.frombuffer(rows.tobytes(), "<f8"), both)
+    found = kind.unpack(np.frombuffer(rows.tobytes(), "<f8"), both)
     assert found.keys() == parameters.keys()
     for name, values in parameters.items():
         np.testing.assert_array_equal(found[name], values)
@@ -173,7 +173,7 @@ def test_parameters_packed_and_unpacked_are_the_same(model: str) -> None:
 @pytest.mark.parametrize("model", ["linear", "bilinear"])
 def test_nothing_stored_is_nothing_known(model: str) -> None:
     kind = policy(model=model)
-    found, nothing = kind.unpacked(np.zeros(0), {}), kind.nothing(0)
+    found, nothing = kind.unpack(np.zeros(0), {}), kind.nothing(0)
     assert {name: values.shape for name, values in found.items()} == {
         name: values.shape for name, values in nothing.items()
     }
@@ -190,7 +190,7 @@ def test_weights_by_name_make_the_score(model: str) -> None:
     )  # fmt: skip
     weights = kind.weights(belief)
     assert weights.shape == (3, len(kind.features))
-    own = np.array([*(state.own[state.arm == arm][0] for arm in (2, 3)), np.zeros(4)])
+    own = np.array([*(state.memory[state.arm == arm][0] for arm in (2, 3)), np.zeros(4)])
     told = np.column_stack([np.ones(3), np.tile(state.x[1], (3, 1)), own])
     score = kind.scores_of(parameters, state, arms=ARMS, described=DESCRIBED)[1]
     assert (weights * told).sum(axis=1) == pytest.approx(score)
@@ -202,13 +202,13 @@ def test_weights_by_name_make_the_score(model: str) -> None:
 
 def test_greedy_is_the_best_score_and_equal_bests_share() -> None:
     kind = policy(temperature=3.0, floor=0.3).greedy()
-    chance = slate.first(kind.noisy(np.array([0.1, 0.7, 0.7, -9.0])), floor=kind.exploration)
+    chance = slate.first(kind.distribution(np.array([0.1, 0.7, 0.7, -9.0])), floor=kind.exploration)
     assert chance.tolist() == [0, 0.5, 0.5, 0]
 
 
 def test_temperature_divides_the_scores() -> None:
     score = np.array([0.0, 1.0, 3.0])
-    chance = slate.first(policy(temperature=2.0).noisy(score), floor=0.0)
+    chance = slate.first(policy(temperature=2.0).distribution(score), floor=0.0)
     assert chance == pytest.approx(np.exp(score / 2) / np.exp(score / 2).sum())
 
 

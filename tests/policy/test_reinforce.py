@@ -111,7 +111,7 @@ def test_scores_of_any_size_stand_side_by_side(kind: type, entropy: float) -> No
     x = pages.state.x.copy()
     parameters["linear"][:, 0] = [0, 0, 0, 1, 1, 1, 1, 1]
     x[:, 0] = np.linspace(-300, 300, len(x))
-    state = replace(pages.state, x=x.astype(kind), own=pages.state.own.astype(kind))
+    state = replace(pages.state, x=x.astype(kind), memory=pages.state.memory.astype(kind))
     pages = replace(pages, state=state, log_propensity=np.zeros(len(x)))
     objective = Objective(entropy=entropy)
     found = reinforce.sums(one, parameters, [pages], objective)
@@ -186,7 +186,7 @@ def test_sums_are_those_of_plain_loops(size: int, top: int, masked: bool, apart:
         eligible = np.random.default_rng(10).random((30, 5)) < 0.5
         eligible[np.arange(30)[:, None], pages.shown] = True
         pages = replace(pages, eligible=eligible)
-    state = replace(pages.state, x=pages.state.x.astype(kind), own=pages.state.own.astype(kind))
+    state = replace(pages.state, x=pages.state.x.astype(kind), memory=pages.state.memory.astype(kind))
     pages, digits = replace(pages, state=state), 1e-9 if kind is np.float64 else 2e-5 * max(1, apart)
     for entropy in (0.0, 0.2):
         objective = Objective(clip=3.0, entropy=entropy, top=top)
@@ -204,7 +204,7 @@ def test_a_decision_without_a_choice_teaches_nothing() -> None:
     """To the last digit but one, in float32 too, whatever its arm's score is: Adam would make steps of any noise."""
     one = policy()
     pages, parameters = random_pages(one, m=1), random_parameters(one, 8, np.random.default_rng(11))
-    state = replace(pages.state, x=pages.state.x.astype(np.float32), own=pages.state.own.astype(np.float32))
+    state = replace(pages.state, x=pages.state.x.astype(np.float32), memory=pages.state.memory.astype(np.float32))
     for objective in (Objective(), Objective(top=1), Objective(entropy=0.1)):
         asked = pages
         if objective.top:
@@ -221,8 +221,8 @@ def test_what_all_arms_have_in_common_is_not_moved(model: str) -> None:
     """By a feature that all arms have alike, as those of a catalogue without features: in float32 too."""
     one = policy(model=model)
     pages, parameters = random_pages(one, n=500), random_parameters(one, 8, np.random.default_rng(12))
-    x, own = (part.astype(np.float32) for part in (pages.state.x, pages.state.own))
-    alike = replace(pages, state=replace(pages.state, x=x, own=own), described=np.full((5, 3), 0.5))
+    x, memory = (part.astype(np.float32) for part in (pages.state.x, pages.state.memory))
+    alike = replace(pages, state=replace(pages.state, x=x, memory=memory), described=np.full((5, 3), 0.5))
     for objective in (Objective(), Objective(entropy=0.1)):
         found = reinforce.sums(one, parameters, [alike], objective).gradient
         assert np.abs(found["cross"]).max() < 1e-10
@@ -238,11 +238,11 @@ def test_pages_that_show_all_that_is_left_stay_finite(apart: float, entropy: flo
     one = policy()
     pages, parameters = random_pages(one, size=5), random_parameters(one, 8, np.random.default_rng(13))
     parameters["bias"] = -apart * np.arange(8.0)
-    x, own = (part.astype(np.float32) for part in (pages.state.x, pages.state.own))
+    x, memory = (part.astype(np.float32) for part in (pages.state.x, pages.state.memory))
     eligible = np.random.default_rng(14).random((40, 5)) < 0.5
     eligible[np.arange(40)[:, None], pages.shown[:, :2]] = True
     for asked in (pages, replace(pages, shown=pages.shown[:, :2], eligible=eligible)):
-        asked = replace(asked, state=replace(pages.state, x=x, own=own))
+        asked = replace(asked, state=replace(pages.state, x=x, memory=memory))
         found = reinforce.sums(one, parameters, [asked], Objective(entropy=entropy))
         assert all(np.isfinite(values).all() for values in found.gradient.values())
         assert np.isfinite([found.mass, found.clipped, found.square, found.raw_square]).all()

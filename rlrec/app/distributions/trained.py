@@ -11,7 +11,7 @@ import numpy as np
 from rlrec.app.distributions import designs
 from rlrec.app.distributions.designs import Described
 from rlrec.arrays import Array, Ids, distinct
-from rlrec.policy.gradient import OF_ARM, Gradient, Parameters, State, placed, scored
+from rlrec.policy.gradient import OF_ARM, Gradient, Parameters, State, restrict, score_states
 from rlrec.policy.history import History
 from rlrec.records import Version
 from rlrec.store import Unit, contents, weights
@@ -41,7 +41,7 @@ class Trained:
         self.arms: Ids = np.array([row[0] for row in found], np.int64)
         packed = np.frombuffer(b"".join(row[1] for row in found), "<f8")
         both: Mapping[str, Any] = version.parameters.get("shared", {})
-        self.parameters = made.unpacked(packed, both)
+        self.parameters = made.unpack(packed, both)
         self.described = Described(unit, made.design.arm)
 
     def of(self, arms: Ids, revision: int) -> tuple[Parameters, Array]:
@@ -94,8 +94,8 @@ class Trained:
         for (arms, effective), end in zip(sets, ends, strict=True):
             while start < end:
                 until = min(start + max(1, CELLS // len(arms)), end)
-                part = placed(state.between(start, until), arms)
-                yield EligibleGroup(order[start:until], arms, scored(effective, part))
+                part = restrict(state.between(start, until), arms)
+                yield EligibleGroup(order[start:until], arms, score_states(effective, part))
                 start = until
 
     def _sets(self, eligible: Ids, epoch: Ids, revision: Ids) -> Iterator[tuple[Ids, tuple[Array, Array, Array]]]:
@@ -106,10 +106,10 @@ class Trained:
                 found = contents.eligible_arms(self.unit, set(eligible[some].tolist()))
                 sets = [np.array(found[key], np.int64) for key in eligible[some].tolist()]
                 every = np.unique(np.concatenate(sets))
-                weights, bias, own = self.policy.effective(*self.of(every, int(revision[some[0]])))
+                weights, bias, memory = self.policy.effective(*self.of(every, int(revision[some[0]])))
                 for arms in sets:
                     at = np.searchsorted(every, arms)
-                    yield arms, (weights[at], bias[at], own[at])
+                    yield arms, (weights[at], bias[at], memory[at])
 
 
 def readings(unit: Unit, context_ids: Ids) -> tuple[list[dict[str, Any]], Ids]:

@@ -26,7 +26,7 @@ from rlrec.ope.estimate import Estimate, FinishOptions
 from rlrec.ope.sequential import SessionEstimator
 from rlrec.ope.sessions import SessionFold, SessionPartial
 from rlrec.ope.visits import VisitBatch
-from rlrec.policy.gradient import RECENCY, own_of
+from rlrec.policy.gradient import RECENCY, memory_of
 from rlrec.store import reader
 from rlrec.store.reader import ContextTexts
 
@@ -117,7 +117,7 @@ class Sessions:
     def _decisions(self, found: Visits, contexts: Contexts) -> Decisions:
         """As the model of returns sees them: an arm is known by what the visit has seen of it."""
         arms, rank, histories = self.asked.arms, self.asked.rank, found.histories()
-        row, arm, own = own_of(histories, np.power(RECENCY, histories.ago - 1.0))
+        row, arm, own = memory_of(histories, np.power(RECENCY, histories.ago - 1.0))
         return Decisions(
             start=found.start,
             cluster=self._cluster(found),

@@ -13,7 +13,7 @@ import numpy as np
 from rlrec.arrays import Array, Ids
 from rlrec.ope.direct import Model, Ridge, RidgeSums
 from rlrec.policy import returns
-from rlrec.policy.gradient import OWN
+from rlrec.policy.gradient import MEMORY
 
 STEPS = 32  # steps with a value of their own; later ones share the last one's
 
@@ -24,7 +24,7 @@ class Decisions:
 
     start (s + 1,): where each visit begins; cluster (s,) of each visit. top (n,): the arm on top of the page; x (n, d):
     features of the state. row (e,) ascending, arm (e,), own (e, 4): of each arm that a decision remembers what it
-    knows (`gradient.OWN`)."""
+    knows (`gradient.MEMORY`)."""
 
     start: Ids
     cluster: Ids
@@ -46,7 +46,7 @@ class Decisions:
 
     def own_of_top(self) -> Array:
         """What each knew of the arm on top of its page, (n, 4)."""
-        found, mine = np.zeros((len(self.top), len(OWN))), self.arm == self.top[self.row]
+        found, mine = np.zeros((len(self.top), len(MEMORY))), self.arm == self.top[self.row]
         found[self.row[mine]] = self.own[mine]
         return found
 
@@ -75,7 +75,7 @@ class Fitting:
     @classmethod
     def of(cls, decisions: Decisions, reward: Array, *, gamma: float, arms: int) -> Self:
         """Of a batch. reward (n,): of each page; arms: how many there are."""
-        ridge = Ridge(arms=max(1, arms), positions=STEPS, features=decisions.x.shape[1] + len(OWN))
+        ridge = Ridge(arms=max(1, arms), positions=STEPS, features=decisions.x.shape[1] + len(MEMORY))
         gained = returns.discounted(reward, decisions.start, gamma=gamma)
         context = np.hstack([decisions.x, decisions.own_of_top()])
         sums = ridge.sums(

@@ -193,7 +193,7 @@ def _point(epoch: int, now: Parameters, sums: GradientSums, tune: HoldoutValue |
     )
 
 
-STATE = ("x", "row", "arm", "own")
+STATE = ("x", "row", "arm", "memory")
 SLATES = ("arms", "described", "shown", "log_propensity", "gain", "raw", "scale")
 
 

@@ -98,6 +98,6 @@ def _block(rows: VisitRows, state: State, sets: Sequence[EligibleSet], local: Id
         mask = np.zeros((len(sets), len(arms)), np.bool_)
         mask[np.repeat(np.arange(len(sets)), lengths), table] = True
         shown, eligible = table[base[:, None] + shown], mask[local]
-        state = State(state.x, state.row, table[base[state.row] + state.arm], state.own)
+        state = State(state.x, state.row, table[base[state.row] + state.arm], state.memory)
     described = sets[0].catalogue.features[arms]
     return DecisionBlock(rows=members, arms=arms, described=described, state=state, shown=shown, eligible=eligible)

@@ -145,7 +145,7 @@ class DatasetWriter:
             remembered=np.bincount(state.row[in_set], minlength=len(eligible)),
             log_propensity=visits.once("log_propensity"), reward=visits.reward, default=visits.default.astype(np.int64),
             lowest=visits.lowest, x=state.x, shown=shown, earned=slots["reward"], logged=_log_propensities(slots),
-            arm=remembered[in_set], memory=state.own[in_set],
+            arm=remembered[in_set], memory=state.memory[in_set],
         )  # fmt: skip
 
     def _positions(self, ids: Ids) -> Ids:

@@ -17,7 +17,7 @@ from rlrec.ope.paired import PairedDifference, difference
 from rlrec.ope.sessions import SessionFold, SessionPartial
 from rlrec.ope.visits import VisitBatch
 from rlrec.policy import reinforce
-from rlrec.policy.gradient import OF_ARM, Gradient, Parameters, scored
+from rlrec.policy.gradient import OF_ARM, Gradient, Parameters, score_states
 
 ESTIMATOR = "wdr"
 VISITS = 500  # visits of a batch of those that are held out
@@ -42,7 +42,7 @@ def _decisions(rows: VisitRows) -> Decisions:
     base = (np.cumsum(lengths) - lengths)[rows.eligible]
     return Decisions(
         start=rows.start, cluster=rows.cluster, top=table[base + rows.shown[rows.first[:-1]]], x=rows.x, row=state.row,
-        arm=table[base[state.row] + state.arm], own=state.own,
+        arm=table[base[state.row] + state.arm], own=state.memory,
     )  # fmt: skip
 
 
@@ -140,4 +140,4 @@ class HoldoutValue:
 
     def _score(self, parameters: Parameters, block: DecisionBlock) -> Array:
         of_arms = {name: parameters[name][block.arms] for name in OF_ARM}
-        return scored(self.policy.effective({**parameters, **of_arms}, block.described), block.state)
+        return score_states(self.policy.effective({**parameters, **of_arms}, block.described), block.state)
