@@ -52,6 +52,16 @@ def _made(db: str) -> None:
         store.write(lambda unit: unit.tell("UPDATE settings SET salt = 'salt'"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The quick selection runs on SQLite alone: whatever needs the server is slow."""
+    for item in items:
+        parameters = getattr(item, "callspec", None)
+        if "postgres_server" in getattr(item, "fixturenames", ()) or (
+            parameters and "postgres" in parameters.params.values()
+        ):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _nobody() -> None:
     """Whoever runs the tests may have a store and a clock of their own."""

@@ -17,6 +17,7 @@ from tests.benchmarks.barista import Bar, claim, value
 from tests.benchmarks.spools import KIND, Server, drawn
 
 
+@pytest.mark.slow
 def test_a_baseline_leads_out_of_the_corridor_sooner() -> None:
     """Standard errors .5 and 2.5; of 200 runs the means are -12.0 and -30.7."""
     rate, baseline = training.WITH
@@ -54,18 +55,21 @@ def test_all_looks_of_a_year_together_err_with_5_percent() -> None:
     assert 0.0499 < sum(spent) < 0.05
 
 
+@pytest.mark.slow
 def test_candidates_that_are_no_better_stay_out() -> None:
     """One in 500 passes: two of sixteen once in 2,000 runs."""
     looks = [of(seed) for seed in range(8) for of in (gates.equal, gates.worse)]
     assert sum(one.promoted for one in looks) < 2
 
 
+@pytest.mark.slow
 def test_a_gain_of_four_standard_errors_gets_through() -> None:
     """92 % pass: fewer than three of five once in 200 runs."""
     looks = [gates.better(seed) for seed in range(5)]
     assert sum(one.promoted for one in looks) >= 3
 
 
+@pytest.mark.slow
 def test_nights_of_equal_candidates_promote_none() -> None:
     assert gates.month(1, nights=6, visits=1_000) == (False, False)
 
@@ -83,6 +87,7 @@ def test_visits_are_worth_what_is_counted() -> None:
     assert abs(earned.mean() - value(server, Barista())) < 4 * earned.std() / 5_000**0.5
 
 
+@pytest.mark.slow
 def test_a_gain_is_where_its_interval_says() -> None:
     """At 90 % coverage fewer than two of three once in 36 runs."""
     claims = [claim(seed, visits=3_000) for seed in (0, 6, 10)]
@@ -90,6 +95,7 @@ def test_a_gain_is_where_its_interval_says() -> None:
     assert all(one.said.verdict in ("weak", "insufficient") for one in claims if one.wide)
 
 
+@pytest.mark.slow
 def test_a_round_of_2000_visits_beats_the_best_policy_without_memory(tmp_path: Path) -> None:
     bar = Bar(tmp_path / "bar.db", sessions=2_000, seed=1)
     found, (without, _) = bar.round(1), bar.audience.context_free()

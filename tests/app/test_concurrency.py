@@ -71,6 +71,7 @@ def consistent(store: Store, name: str) -> None:
     assert all(len(one.slots) == one.size for one in found.values())
 
 
+@pytest.mark.slow
 def test_no_event_of_many_processes_is_lost(store: Store, db: str) -> None:
     stocked(store, home="uniform/plain", other="uniform/plain")
     made = [ask(store, name, f"s{i}", 2) for name in ("home", "other") for i in range(4)]
@@ -93,6 +94,7 @@ def test_files_about_policies_in_any_order_wait_for_each_other_in_one(store: Sto
         consistent(store, name)
 
 
+@pytest.mark.slow
 def test_draws_of_many_processes_keep_their_order(store: Store, db: str) -> None:
     stocked(store, home="thompson", other="uniform")
     found = together(asks, db, [(number, EVENTS // 2, ("home", "other")) for number in range(WRITERS)])
@@ -119,6 +121,7 @@ def test_the_same_definitions_by_many_are_made_once(store: Store, db: str) -> No
     assert len(everything(store, tables.arm, "key")) == 20
 
 
+@pytest.mark.slow
 def test_catalogue_and_versions_change_while_slates_are_drawn(store: Store, db: str) -> None:
     stocked(store, home="thompson", late="thompson/settled")
     together(mixes, db, [(number, EVENTS // 4) for number in range(WRITERS)])
@@ -128,6 +131,7 @@ def test_catalogue_and_versions_change_while_slates_are_drawn(store: Store, db: 
     assert sorted(numbers)[1:] == list(range(1, len(numbers)))
 
 
+@pytest.mark.slow
 def test_real_commands_at_once(store: Store, db: str) -> None:
     stocked(store, home="thompson")
     number = ask(store)["decision_id"]
@@ -159,6 +163,7 @@ def audited(store: Store) -> None:
     assert [one for one in doctor(store, Request()).findings if one.severity == "error"] == []
 
 
+@pytest.mark.slow
 def test_beliefs_that_forget_or_see_contexts_lose_nothing_to_many_processes(store: Store, db: str) -> None:
     stocked(store)
     remembering(store, *REMEMBERING)
@@ -191,6 +196,7 @@ def killed(work: Callable[..., None], db: str, prefix: str, after_s: float) -> l
     return said
 
 
+@pytest.mark.slow
 def test_a_killed_rebuild_is_gone_on_with(store: Store, db: str) -> None:
     """Under the number it had; others draw and tell meanwhile."""
     stocked(store)
@@ -207,6 +213,7 @@ def test_a_killed_rebuild_is_gone_on_with(store: Store, db: str) -> None:
     audited(store)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("work", [loops, pipes])
 def test_what_was_acknowledged_survives_a_kill(store: Store, db: str, work: Callable[..., None]) -> None:
     stocked(store, home="thompson")

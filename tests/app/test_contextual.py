@@ -71,6 +71,7 @@ def log_of(unit: Unit, name: str) -> reader.Batch:
     return batch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "asked"),
     [
@@ -124,6 +125,7 @@ def shared(logged_pages: Any, tmp_path: Path) -> Any:
     return str(path)
 
 
+@pytest.mark.slow
 def test_correlated_scores_are_weighed_by_the_page_as_shown(shared: Any) -> None:
     """Samples of the version and the decision, the page down to the row on both sides."""
     with closing(logs.at(shared, 1e6)) as store, store.read() as unit:
@@ -167,6 +169,7 @@ def test_a_row_with_a_marginal_alone_says_nothing_of_correlated_scores(shared: A
     assert [(one["n"], one["left_out"]) for one in found] == [(400, 400), (400, 400), (800, 400)]
 
 
+@pytest.mark.slow
 def test_a_correlated_target_is_judged_right(shared: Any) -> None:
     """Seeded. A right estimate is outside four standard errors in 6 of 100,000 runs."""
     with closing(logs.at(shared, 1e6)) as store, store.read() as unit:
@@ -180,6 +183,7 @@ def test_a_correlated_target_is_judged_right(shared: Any) -> None:
         assert estimate["unsupported"] == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "model"), [("linucb", "disjoint"), ("lin-thompson", "shared")])
 def test_an_audit_derives_decisions_in_contexts_again(db: str, kind: str, model: str) -> None:
     prepared(db, kind, size=2, pages=10, model=model, floor="0.1")

@@ -54,6 +54,7 @@ def test_a_propensity_of_other_samples_is_found(served: str, number: int) -> Non
     assert ("propensities", f"decision {number}") in [(one["check"], one["subject"]) for one in found.json["findings"]]
 
 
+@pytest.mark.slow
 def test_another_seed_draws_other_slates(served: str) -> None:
     found = bent(served, "UPDATE decision SET seed = seed + 1")
     assert found.exit_code == 3

@@ -67,6 +67,7 @@ def numbers(store: Store, name: str) -> list[int]:
     return [one.number for one in mine if one.status == "learning"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("half", [0, 1])
 def test_any_history_leaves_the_belief_of_the_definition(store: Store, half: int) -> None:
     """Pages of three, late and negative events, censoring, other rewards, frozen and promoted versions."""
@@ -120,6 +121,7 @@ def killed(monkeypatch: pytest.MonkeyPatch, after: int, work: Callable[[], Any])
             work()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learns", ["counted", "ignored"])
 def test_a_rebuild_that_was_cut_short_goes_on_while_others_write(
     store: Store, monkeypatch: pytest.MonkeyPatch, learns: str
@@ -145,6 +147,7 @@ def test_a_rebuild_that_was_cut_short_goes_on_while_others_write(
     assert audited(store) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learns", ["counted", "settled"])
 def test_what_was_before_a_change_never_enters_what_starts_after_it(
     store: Store, monkeypatch: pytest.MonkeyPatch, learns: str
@@ -234,6 +237,7 @@ def test_decisions_count_while_nobody_learns(store: Store) -> None:
 # -- at the edge of numbers --
 
 
+@pytest.mark.slow
 def test_what_has_faded_to_nothing_counts_as_nothing(store: Store) -> None:
     """Arms idle for 1,200 decisions at half a memory each: their weight is below the smallest number."""
     names = {"fades": "thompson", "bound": "kl-ucb", "sees": "linucb", "bends": "logistic-thompson"}

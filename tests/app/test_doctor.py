@@ -312,6 +312,7 @@ ALSO_ON_POSTGRES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("healthy", "bent"),
     [("sqlite", bent) for bent in BENT] + [("postgres", bent) for bent in ALSO_ON_POSTGRES],
@@ -341,6 +342,7 @@ def test_an_error_is_exit_3_after_the_report(healthy: str) -> None:
     assert said.error["code"] == 3
 
 
+@pytest.mark.slow
 def test_every_format_has_one_layout_whatever_was_found(healthy: str) -> None:
     run = runner(healthy)
     fine = run("doctor", "--sample", "5").stdout.splitlines()

@@ -31,6 +31,7 @@ def played(kind: str, params: dict[str, Any], name: str, given: dict[str, Any], 
     return study(kinds.make(kind, params), simulate.make(name, given), runs=runs, steps=steps, seed=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "params", "name", "given", "steps", "regret"), FIGURES)
 def test_regret_is_what_others_found(
     kind: str, params: dict[str, Any], name: str, given: dict[str, Any], steps: int, regret: float
@@ -141,6 +142,7 @@ def test_moments_are_the_sums_of_what_was_shown(kind: str, params: dict[str, Any
     assert np.allclose(found.response[0], np.einsum("n,na,nq->aq", left * (reward + offset), mine, x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["linucb", "lin-thompson", "logistic-thompson", "softmax", "squarecb"])
 def test_whoever_sees_the_context_regrets_less(kind: str) -> None:
     """Than three quarters of what Thompson without it regrets, by three standard errors."""
@@ -148,6 +150,7 @@ def test_whoever_sees_the_context_regrets_less(kind: str) -> None:
     assert seeing.mean() + 3 * seeing.std() / sqrt(20) < 0.75 * blind.mean()
 
 
+@pytest.mark.slow
 def test_a_shared_model_tells_arms_apart_by_name() -> None:
     assert _regret("linucb", runs=20, model="shared").mean() < 0.75 * _regret("thompson", runs=20).mean()
 

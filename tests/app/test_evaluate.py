@@ -60,6 +60,7 @@ def test_a_real_log_gives_the_figures_of_its_readme(obd: Any) -> None:
     assert (snips["verdict"], snips["cluster"], snips["n"], snips["version"]) == ("weak", "session", 10000, 1)
 
 
+@pytest.mark.slow
 def test_bootstrap_t_is_skewed_where_one_click_carries_the_estimate(obd: Any) -> None:
     (wide,) = estimates(obd, "ts", estimators="snips", log="policy=random")
     (narrow,) = estimates(obd, "ts", estimators="snips", log="policy=random", interval="normal")
@@ -68,6 +69,7 @@ def test_bootstrap_t_is_skewed_where_one_click_carries_the_estimate(obd: Any) ->
     assert [narrow["lower"], narrow["upper"]] == pytest.approx([0.0005, 0.0091], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_what_the_log_taught_is_in_sample_also_after_a_freeze(obd: Any) -> None:
     with closing(Store(obd)) as store:
         asked = policy.Request(
@@ -81,12 +83,14 @@ def test_what_the_log_taught_is_in_sample_also_after_a_freeze(obd: Any) -> None:
     assert "in-sample" not in other["reasons"]
 
 
+@pytest.mark.slow
 def test_a_log_without_support_is_not_called_ok(obd: Any) -> None:
     for found in estimates(obd, "uniform", log="policy=bts"):
         assert found["verdict"] != "ok"
         assert found["ess"] == pytest.approx(340.4, abs=1)
 
 
+@pytest.mark.slow
 def test_the_policy_of_an_imported_log_is_judged_by_its_own_rows(obd: Any) -> None:
     found = estimates(obd, "random", "bts", estimators="ips,snips,dm,dr")
     assert [one["n"] for one in found] == [10_000] * 8
@@ -95,6 +99,7 @@ def test_the_policy_of_an_imported_log_is_judged_by_its_own_rows(obd: Any) -> No
     assert all("no-propensity" in one["reasons"] for one in found)
 
 
+@pytest.mark.slow
 def test_rows_as_clusters_are_sessions_where_each_row_is_a_session(obd: Any) -> None:
     keys = ("value", "std_error", "lower", "upper", "ess", "clusters")
     by_row, by_session = (
@@ -111,6 +116,7 @@ def test_groups_share_out_the_rows(obd: Any, field: str, groups: Any) -> None:
     assert len(found) == pytest.approx(groups, abs=0 if field != "user_feature_1" else 6)
 
 
+@pytest.mark.slow
 def test_a_field_that_no_context_has_is_refused_with_near_ones(obd: Any) -> None:
     with pytest.raises(InputError, match="user_feature_9") as caught:
         estimates(obd, "uniform", by="user_feature_9")
@@ -263,6 +269,7 @@ def test_a_fixed_logger_leaves_out_the_arms_it_never_shows(
 # -- time --
 
 
+@pytest.mark.slow
 def test_silence_counts_and_young_decisions_do_not(db: str) -> None:
     """A stream at 5 %, cut after 60 minutes. Seeded; the interval holds the truth in 95 of 100 seeds."""
     logs.catalogue(db, 3)
@@ -298,6 +305,7 @@ def test_a_log_of_censored_pages_is_an_empty_one(db: str) -> None:
 # -- memory --
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_by_the_batch(slates: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Peak over six times the log, in batches of 500 pages, is that over the log itself, but for a fifth."""
     monkeypatch.setattr(diagnostics, "N_LARGEST", 1_000)

@@ -78,6 +78,7 @@ def test_a_page_is_weighed_as_a_whole(db: str, tmp_path: Path) -> None:
     assert values(db, "rule") == pytest.approx(by_hand(joint * 6, reward.sum(axis=2)))
 
 
+@pytest.mark.slow
 def test_a_target_that_reads_the_session_is_weighed_in_its_states(db: str) -> None:
     logs.catalogue(db, 3)
     logs.create(db, "log", "uniform")
@@ -107,6 +108,7 @@ def test_a_page_of_two_is_weighed_by_its_joint_probability_in_its_state(sqlite_d
     assert values(sqlite_db, "home") == pytest.approx(by_hand(6 * np.array(joint), reward.sum(axis=2)))
 
 
+@pytest.mark.slow
 def test_a_target_with_samples_is_judged_by_those_of_each_decision(sqlite_db: str) -> None:
     """On the log that this very belief served, every weight is 1: pages are scored by the samples they were drawn
     from."""
@@ -120,6 +122,7 @@ def test_a_target_with_samples_is_judged_by_those_of_each_decision(sqlite_db: st
     assert (found["n"], found["max_weight"], found["mean_weight"]) == (10, pytest.approx(1), pytest.approx(1))
 
 
+@pytest.mark.slow
 def test_a_model_of_returns_brings_no_bias_in(db: str, tmp_path: Path) -> None:
     """Seeded: on 300 visits, robust and plain estimates of one truth are within their errors of each other."""
     fixed(db, tmp_path, pages=600)
@@ -144,6 +147,7 @@ def test_neither_batches_nor_their_size_change_an_estimate(
             assert other[key] == (pytest.approx(value, rel=1e-9) if close else value), key
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_by_the_batch(sqlite_db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Peak over six times the log, in batches of 500 pages, is that over the log itself, but for a fifth."""
     fixed(sqlite_db, tmp_path, pages=3_000)
@@ -168,6 +172,7 @@ def test_memory_is_bounded_by_the_batch(sqlite_db: str, tmp_path: Path, monkeypa
 # -- what is asked --
 
 
+@pytest.mark.slow
 def test_units_may_be_mixed_and_answers_come_in_the_order_asked(sqlite_db: str, tmp_path: Path) -> None:
     fixed(sqlite_db, tmp_path)
     found = logs.judged(sqlite_db, "rule", "uniform", estimators="wdr,ips,pdis,dr", interval="normal")
@@ -212,6 +217,7 @@ def test_groups_are_those_where_a_session_begins(db: str, tmp_path: Path) -> Non
     assert count["day"] == [("2026-02-01", 20), ("2026-02-03", 10)]
 
 
+@pytest.mark.slow
 def test_clusters_are_users_where_they_are_known(sqlite_db: str) -> None:
     logs.catalogue(sqlite_db, 2)
     logs.create(sqlite_db, "log", "uniform")
@@ -275,6 +281,7 @@ def test_a_censored_slot_leaves_its_session_out(db: str, tmp_path: Path) -> None
     assert (found["n"], found["left_out"], "no-propensity" in found["reasons"]) == (19, 1, True)
 
 
+@pytest.mark.slow
 def test_a_session_without_its_states_is_left_out_of_targets_that_read_them(sqlite_db: str) -> None:
     logs.catalogue(sqlite_db, 3)
     logs.create(sqlite_db, "log", "uniform")
@@ -315,6 +322,7 @@ def test_greedy_is_the_best_arm_of_every_state(sqlite_db: str) -> None:
 # -- imports --
 
 
+@pytest.mark.slow
 def test_the_policy_of_an_imported_log_is_judged_by_its_own_sessions(
     sqlite_db: str, tmp_path: Path, run_sqlite: Run
 ) -> None:

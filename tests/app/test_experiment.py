@@ -363,6 +363,7 @@ def held_out(tmp_path: Path) -> Iterator[Any]:
         yield later, np.mean(held)
 
 
+@pytest.mark.slow
 def test_what_a_holdout_earned_is_what_was_estimated(held_out: Any) -> None:
     """False alarm: three in 10,000."""
     store, mean = held_out
@@ -374,6 +375,7 @@ def test_what_a_holdout_earned_is_what_was_estimated(held_out: Any) -> None:
     assert found["verdict"] in ("ok", "weak")
 
 
+@pytest.mark.slow
 def test_propensities_that_are_wrong_are_found_by_the_holdout(held_out: Any) -> None:
     """As if the best arm, shown nearly always, had been logged with a third. False alarm: below one in a million."""
     store, _ = held_out

@@ -92,6 +92,7 @@ def test_sums_are_those_of_the_definition_whatever_the_order(shop: tuple[str, Ru
     assert same(believed(db), expected(kind, served, early | late))
 
 
+@pytest.mark.slow
 def test_every_propensity_is_derived_again(shop: tuple[str, Run, str]) -> None:
     db, run, _ = shop
     for turn in range(6):
@@ -117,6 +118,7 @@ def test_a_frozen_memory_fades_no_more(shop: tuple[str, Run, str]) -> None:
     assert same(before, expected(kind, served, set()))
 
 
+@pytest.mark.slow
 def test_a_retired_memory_serves_as_it_ended(shop: tuple[str, Run, str]) -> None:
     db, run, _ = shop
     served = serve(run, 80, seed=1)
@@ -132,6 +134,7 @@ def test_a_retired_memory_serves_as_it_ended(shop: tuple[str, Run, str]) -> None
         assert doctor(store, Request()).findings == []
 
 
+@pytest.mark.slow
 def test_a_stream_sees_that_a_memory_was_retired(shop: tuple[str, Run, str]) -> None:
     db, run, _ = shop
     serve(run, 80, seed=1)
@@ -147,6 +150,7 @@ def test_a_stream_sees_that_a_memory_was_retired(shop: tuple[str, Run, str]) -> 
         assert doctor(store, Request()).findings == []
 
 
+@pytest.mark.slow
 def test_a_copy_holds_only_what_counts(shop: tuple[str, Run, str]) -> None:
     db, run, kind = shop
     serve(run, 300, seed=1)

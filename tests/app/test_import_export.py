@@ -298,6 +298,7 @@ def test_an_obd_context_is_canonical(tmp_path: Path) -> None:
     assert (list(found.at), list(found.clicked)) == ([1574553600500000, 1574553600000000], [True, False])
 
 
+@pytest.mark.slow
 def test_the_open_bandit_log_is_stored_once(run: Run) -> None:
     command = ("import-log", SAMPLE, "--layout", "obd", "--policy", "random", "--json")
     assert run(*command).json == {"accepted": 10_000, "duplicates": 0, "rejected": 0}

@@ -176,6 +176,7 @@ def training(db: str, *words: str) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
+@pytest.mark.slow
 def test_a_killed_training_leaves_nothing_in_the_way(shop: Store, db: str, sqlite_db: str) -> None:
     """The live version serves, nothing is stored, and the same command again gives what it would have given."""
     before = dump(shop, without=["lease"])
@@ -192,6 +193,7 @@ def test_a_killed_training_leaves_nothing_in_the_way(shop: Store, db: str, sqlit
     assert apart(parameters(shop, 2), parameters(shop, 3)) == 0.0
 
 
+@pytest.mark.slow
 def test_a_training_that_was_killed_trains_the_same_as_one_that_was_not(sqlite_db: str, tmp_path: Any) -> None:
     with closing(Store(sqlite_db, notice=ignored)) as store:
         serve(opened(store), visits=90)
@@ -213,6 +215,7 @@ def stops(db: str, words: Sequence[str], sent: signal.Signals) -> tuple[int, flo
     return code, took, out, err
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_training_at_once(shop: Store, db: str) -> None:
     before = dump(shop)
     code, took, out, err = stops(db, LONG, signal.SIGINT)
@@ -222,6 +225,7 @@ def test_ctrl_c_ends_a_training_at_once(shop: Store, db: str) -> None:
     assert dump(shop) == before  # the lease is given back, too
 
 
+@pytest.mark.slow
 def test_a_training_that_is_ended_leaves_no_files(
     sqlite_db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,6 +238,7 @@ def test_a_training_that_is_ended_leaves_no_files(
         assert list((tmp_path / "spool").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_second_command_exits_4(shop: Store, db: str) -> None:
     with training(db, *LONG) as process:
         said = runner(db)("--now", NOW, "train-pg", "visits", "--json")

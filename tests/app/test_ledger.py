@@ -132,6 +132,7 @@ def worth(asked: Any, weights: dict[str, float], decision: Decision, position: i
     return float(np.clip(sum(found), *asked.clip)) if asked.clip else sum(found)
 
 
+@pytest.mark.slow
 def test_any_order_of_events_gives_the_same_beliefs(store: Store) -> None:
     stocked(clock(store, START), **{name: f"uniform/{name}" for name in REWARDS})
     chance = random.Random(8)
@@ -333,6 +334,7 @@ def test_the_belief_of_any_moment_comes_back_bit_for_bit(store: Store) -> None:
             assert beliefs.as_of(unit, live[name][0].id, seq) == rows
 
 
+@pytest.mark.slow
 def test_a_past_belief_gives_the_logged_propensities_again(store: Store) -> None:
     busy_loop(prepared(store), random.Random(6))
     with store.read() as unit:

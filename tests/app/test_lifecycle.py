@@ -62,6 +62,7 @@ def test_a_retired_arm_leaves_at_once_and_keeps_what_it_earned(shop: Run) -> Non
     assert [shop("--now", LATER, *asked, *more).exit_code for more in (["-k", 3], ["--arms", "a1"])] == [2, 2]
 
 
+@pytest.mark.slow
 def test_a_late_event_of_a_retired_arm_still_counts_and_restored_it_is_known(shop: Run) -> None:
     page = shop("--now", EARLIER, "recommend", "--policy", "home", "--session", "s", "--arms", "a1", "--json").json
     pulls, earned = counted(shop, "a1")
@@ -72,6 +73,7 @@ def test_a_late_event_of_a_retired_arm_still_counts_and_restored_it_is_known(sho
     assert "a1" in serve(shop, LATER, 1, k=3)[0]
 
 
+@pytest.mark.slow
 def test_an_arm_added_in_mid_flight_is_explored(shop: Run) -> None:
     shop("--now", LATER, "arm", "add", "new")
     assert known(shop)["new"]["probability"] > 0

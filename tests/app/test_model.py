@@ -386,6 +386,7 @@ class Commands(RuleBasedStateMachine):
         assert (made, known) == (len(self.model.decisions), len(self.model.keys))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
 def test_the_store_and_its_model_agree(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     made: list[Store] = []

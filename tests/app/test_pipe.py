@@ -129,6 +129,7 @@ def chatter(store: Store, number: int) -> int:
     return 2 * 20
 
 
+@pytest.mark.slow
 def test_pipes_of_many_processes_lose_nothing(pipe: Pipe, store: Store, db: str) -> None:
     clock(store, None)
     assert together(chatter, db, range(3)) == [40] * 3

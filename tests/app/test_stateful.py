@@ -117,6 +117,7 @@ def test_what_a_greedy_logger_never_shows_is_unsupported(sqlite_db: str) -> None
     assert "unsupported" in found["reasons"]
 
 
+@pytest.mark.slow
 def test_on_its_own_log_every_weight_is_1(db: str) -> None:
     """Whatever a state says: contexts, features of arms, rewards that came between the pages of a visit."""
     with closing(logs.at(db, 0)) as store:
@@ -144,6 +145,7 @@ def test_a_logger_that_reads_the_session_says_itself_what_it_could_show(sqlite_d
     assert logs.one(sqlite_db, "uniform", "ips", interval="normal")["unsupported"] is None
 
 
+@pytest.mark.slow
 def test_a_target_that_no_row_says_anything_of_is_told_as_such(sqlite_db: str) -> None:
     logged(sqlite_db)
     with closing(trained.stored(sqlite_db)) as store:

@@ -187,6 +187,7 @@ BENT: dict[str, Callable[[bytes], bytes | None]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 3])
 @pytest.mark.parametrize("bent", BENT)
 def test_another_history_is_found(served: str, bent: str, size: int) -> None:

@@ -384,6 +384,7 @@ def test_nothing_new_does_nothing(shop: Store) -> None:
     assert dump(shop) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("promote", ["never", "always"])
 def test_new_is_what_came_since_the_last_training(shop: Store, promote: str) -> None:
     """Promoted or not: to train again on the same log is one more look of the gate, and tells nothing."""
@@ -483,6 +484,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 def test_every_option_changes_what_is_learned(shop: Store) -> None:
     made = {name: trained(shop, patience=9, **asked)["version"] for name, asked in {"plain": {}, **OPTIONS}.items()}
     found = {name: parameters(shop, number) for name, number in made.items()}

@@ -15,6 +15,7 @@ from tests.benchmarks.measure import Figure, Setting, growth, table
 from tests.benchmarks.shops import Lite, logged
 
 
+@pytest.mark.slow
 def test_a_row_is_measured_against_its_reference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = tmp_path / "found.json"
     main(["-k", "recommend-new", "--scale", "0.001", "--repeats", "1", "--folder", str(tmp_path), "--json", str(found)])
@@ -24,6 +25,7 @@ def test_a_row_is_measured_against_its_reference(tmp_path: Path, capsys: pytest.
     assert [path.name for path in tmp_path.iterdir()] == ["found.json"]
 
 
+@pytest.mark.slow
 def test_the_prepared_log_is_sound(tmp_path: Path) -> None:
     setting = Setting(folder=tmp_path, scale=0.01)
     shop = logged(Lite(setting), setting, 400, visit=4)

@@ -436,6 +436,7 @@ def process(db: str, *words: str | bytes) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, errors="replace")
 
 
+@pytest.mark.slow
 def test_a_store_that_may_not_be_written_can_be_read(sqlite_db: str) -> None:
     Path(sqlite_db).chmod(0o444)
     said = process(sqlite_db, "arm", "add", "a")
@@ -444,6 +445,7 @@ def test_a_store_that_may_not_be_written_can_be_read(sqlite_db: str) -> None:
     assert process(sqlite_db, "arm", "list", "--json").stdout == "[]\n"
 
 
+@pytest.mark.slow
 def test_a_store_that_may_not_be_read_says_so(sqlite_db: str) -> None:
     file = Path(sqlite_db)
     for denied in (file, file.parent):
@@ -462,6 +464,7 @@ def test_a_folder_that_takes_no_file_is_no_place_to_init(tmp_path: Path) -> None
     assert said.stderr == f"Error: cannot create {tmp_path}/x.db: permission denied. choose another path with --db\n"
 
 
+@pytest.mark.slow
 def test_bytes_that_are_no_text_are_refused(sqlite_db: str) -> None:
     said = process(sqlite_db, "arm", "add", b"a\xff")
     assert (said.returncode, said.stdout) == (2, "")

@@ -97,6 +97,7 @@ HARMLESS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["own", "all"])
 def test_a_context_that_does_not_fit_is_refused_and_stores_nothing(shop: Run, rows: Rows, policy: str) -> None:
     before = rows()
@@ -181,6 +182,7 @@ MISTAKES = [
 ]
 
 
+@pytest.mark.slow
 def test_a_mistake_in_a_features_file_is_told_and_stores_nothing(
     shop: Run, rows: Rows, write: Callable[[Any], Path]
 ) -> None:

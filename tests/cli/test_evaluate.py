@@ -38,6 +38,7 @@ def test_json_has_the_contracts_keys_in_its_order(log: Any, run_sqlite: Run) -> 
         assert one["lower"] < one["value"] < one["upper"]
 
 
+@pytest.mark.slow
 def test_sessions_and_impressions_stand_in_the_order_asked(log: Any, run_sqlite: Run) -> None:
     said = run_sqlite(*LATER, "evaluate", "uniform", "--estimator", "wdr,ips", "--gamma", "0.5", "--json")
     assert [(one["estimator"], one["unit"], one["n"]) for one in said.json] == [
@@ -62,6 +63,7 @@ def test_groups_are_named(log: Any, run_sqlite: Run) -> None:
     assert [(one["by"], one["group"]) for one in said.json] == [("arm", f"a{arm}") for arm in range(4)]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_report(log: Any, run_sqlite: Run) -> None:
     first, again, other = (
         run_sqlite(*LATER, "evaluate", "home", "uniform", "--seed", seed, "--json").stdout for seed in (7, 7, 8)
@@ -85,6 +87,7 @@ def test_effective_sample_sizes_of_a_table_are_whole_numbers(log: Any, run_sqlit
     assert all(row[:place].split()[-1].isdigit() for row in rows)
 
 
+@pytest.mark.slow
 def test_ndjson_and_csv_hold_a_row_an_estimate(log: Any, run_sqlite: Run) -> None:
     lines = run_sqlite(*LATER, "evaluate", "uniform", "--format", "ndjson").lines
     table = list(csv.DictReader(io.StringIO(run_sqlite(*LATER, "evaluate", "uniform", "--format", "csv").stdout)))

@@ -212,6 +212,7 @@ def test_every_format_lists_experiments(ready_sqlite: Any, form: Any) -> None:
     assert "ab" in listed.stdout
 
 
+@pytest.mark.slow
 def test_csv_compares_every_variant_with_the_first(ready_sqlite: Any) -> None:
     create(ready_sqlite, "--unit", "session")
     for number in range(20):

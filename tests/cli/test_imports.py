@@ -62,6 +62,7 @@ def test_help_imports_little_of_the_program(words: list[str], sqlite_db: str) ->
     assert not names & {"json", "csv", "dataclasses", "pathlib", "urllib.parse", "shlex", "select"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["thompson", "epsilon-greedy", "uniform"])
 @pytest.mark.parametrize("size", [1, 2])
 def test_a_single_recommend_imports_no_scipy(shop: Run, sqlite_db: str, policy: str, size: int) -> None:

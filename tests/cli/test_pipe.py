@@ -120,6 +120,7 @@ def test_what_the_pipe_draws_a_stream_draws(kiosk: Run) -> None:
     assert [answer["slate"] for answer in piped] == [answer["slate"] for answer in dry]
 
 
+@pytest.mark.slow
 def test_a_caller_that_waits_is_answered_line_by_line(sqlite_db: str, kiosk: Run) -> None:
     command = [sys.executable, "-m", "rlrec", "--db", sqlite_db, "pipe"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:

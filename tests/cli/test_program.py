@@ -382,6 +382,7 @@ def test_refusing_alone_hands_over_what_takes_bad_lines(run: Run, monkeypatch: p
 # -- real processes --
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("form", "env"), [("ndjson", {"PYTHONUNBUFFERED": "1"}), ("csv", {}), ("json", {})])
 def test_a_reader_that_leaves_early_is_no_error(form: Any, env: Any) -> None:
     with process("many", "--format", form, env=env) as child:
@@ -397,6 +398,7 @@ def test_ctrl_c_is_one_line_and_130() -> None:
         assert (child.wait(10), child.stderr.read()) == (130, b"Error: interrupted.\n")
 
 
+@pytest.mark.slow
 def test_output_is_utf8_in_any_locale() -> None:
     env = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     with process("echo", "--json", env=env) as child:
@@ -410,6 +412,7 @@ def test_keys_are_utf8_in_any_locale() -> None:
     assert read == "é"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 @pytest.mark.parametrize("args", [("echo",), ("--help",), ("many", "--format", "ndjson")])
 def test_a_full_disk_is_one_line_and_exit_1(args: Any) -> None:

@@ -140,6 +140,7 @@ def test_options_come_from_the_environment_too(train: Run) -> None:
     assert "epoch 1 of 1" in said.stderr
 
 
+@pytest.mark.slow
 def test_clipping_can_be_none(train: Run, path: Path) -> None:
     for clip in ("none", "20", "1e3"):
         assert train("visits", *QUICK, "--clip-weight", clip).exit_code == 0

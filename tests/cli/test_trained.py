@@ -114,6 +114,7 @@ def test_what_does_not_agree_is_told(learned: Run, sqlite_db: str, change: str, 
     assert learned("decision", "show", last["decision_id"]).exit_code == 0
 
 
+@pytest.mark.slow
 def test_a_variant_serves_what_its_version_serves(learned: Run) -> None:
     """Also in visits that go on: the same probabilities for the same histories."""
     learned("experiment", "create", "e", "--variant", "a=home", "--variant", "b=home@2", "--unit", "session")

@@ -186,6 +186,7 @@ def test_every_parameter_is_tried_here() -> None:
     assert {name for _, name in parameters()} <= OFF.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name"), parameters())
 def test_a_parameter_off_its_default_changes_something(kind: str, name: str) -> None:
     usual = looks(made(kind, **BESIDE.get(name, {})))
@@ -302,6 +303,7 @@ def test_conditionals_are_what_remains_after_the_positions_above(kind: str, floo
             assert left[PAGES[row, position]] == pytest.approx(shown[row, position], abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 3])
 @pytest.mark.parametrize(("kind", "floor"), FLOORS)
 def test_frequencies_match_propensities(kind: str, floor: float, size: int) -> None:

@@ -83,6 +83,7 @@ def test_every_command_has_an_example_that_uses_it() -> None:
     assert len(examples(program.epilog)) >= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", sorted(set(LINES) - ELSEWHERE))
 def test_an_example_runs(prepared: Path, tmp_path: Path, line: str) -> None:
     shutil.copy(prepared, tmp_path)

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from rlrec.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -15,6 +17,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"```sh\n(.*?)```", re.DOTALL)
 
 
+@pytest.mark.slow
 def test_every_block_of_the_readme_runs(tmp_path: Path) -> None:
     (tmp_path / "sample_data").symlink_to(ROOT / "sample_data")
     rlrec = f'rlrec() {{ {shlex.quote(sys.executable)} -m rlrec "$@"; }}\nset -e\n'

@@ -170,6 +170,7 @@ def test_a_default_that_is_not_zero_is_no_news() -> None:
     assert (found.verdict, found.reasons) == ("weak", ("few-rewards",))
 
 
+@pytest.mark.slow
 def test_uniform_from_a_peaked_logger_is_not_called_ok() -> None:
     uniform = np.full((obd.POSITIONS, obd.ARMS), 1 / obd.ARMS)
     for found in judged(obd.batch("bts_all", uniform), "ips,snips", reward_range=(0.0, 1.0)):

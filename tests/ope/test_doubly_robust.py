@@ -49,6 +49,7 @@ def test_error_of_sndr_is_that_of_two_ratios() -> None:
     assert estimate.std_error == pytest.approx(np.sqrt((influence**2).sum() / (10 * 9)), rel=1e-12)
 
 
+@pytest.mark.slow
 def test_intervals_of_sndr_cover() -> None:
     """200 logs: outside with chance 1 in 1,000 if the true coverage is 95 %."""
     assert 0.90 <= coverage("sndr") <= 0.995
@@ -66,6 +67,7 @@ def test_switch_dr_goes_from_dm_to_dr() -> None:
     assert (low, high) == (dm, dr)
 
 
+@pytest.mark.slow
 def test_intervals_of_switch_dr_cover() -> None:
     """200 logs with the true model: outside with chance 1 in 1,000 if the true coverage is 95 %."""
     assert 0.90 <= coverage("switch-dr:1") <= 0.995
@@ -83,6 +85,7 @@ def test_dros_goes_from_dm_to_dr() -> None:
     assert (low, high) == pytest.approx((dm, dr), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_intervals_of_dros_cover() -> None:
     """200 logs with the true model: outside with chance 1 in 1,000 if the true coverage is 95 %."""
     assert 0.90 <= coverage("dros:5") <= 0.995
@@ -125,6 +128,7 @@ def test_a_log_without_a_model_is_refused() -> None:
         judged(bare, "dr")
 
 
+@pytest.mark.slow
 def test_a_model_fitted_on_the_same_log_leaves_no_bias() -> None:
     """200 logs of 60 sessions. An unbiased estimate would fail one such test in 15,000; the seed is fixed."""
     off = []

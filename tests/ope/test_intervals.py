@@ -47,6 +47,7 @@ def test_a_level_next_to_one_still_has_bounds(interval: str) -> None:
     assert (found.lower or 0) < (found.value or 0) < (found.upper or 0)
 
 
+@pytest.mark.slow
 def test_bootstrap_t_of_the_open_bandit_sample() -> None:
     batch = obd.batch("random_all", obd.thompson_page())
     (found,) = judged(batch, "snips", reward_range=(0.0, 1.0))

@@ -62,6 +62,7 @@ def test_rows_without_propensity_are_left_out_and_counted() -> None:
     assert "no-propensity" in found.reasons
 
 
+@pytest.mark.slow
 def test_figures_of_the_open_bandit_sample() -> None:
     batch = obd.batch("random_all", obd.thompson_page())
     ips, snips = judged(batch, "ips,snips", interval="normal", reward_range=(0.0, 1.0))

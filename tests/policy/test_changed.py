@@ -46,6 +46,7 @@ def pulled(rng: Generator, alpha: Array, beta: Array, *, most: float) -> tuple[A
     return alpha, beta
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [0.0, 3.0])
 @pytest.mark.parametrize("arms", [2, 3, 10, 40, 100, 1000])
 @pytest.mark.parametrize("start", STARTS)
@@ -62,6 +63,7 @@ def test_a_walk_of_small_changes_equals_a_fresh_computation(start: str, arms: in
         assert found.sum() == pytest.approx(1, abs=1e-11)
 
 
+@pytest.mark.slow
 def test_a_long_walk_ends_where_an_independent_path_does() -> None:
     rng = np.random.default_rng(1)
     alpha, beta = clicks(rng, 12)
@@ -96,6 +98,7 @@ def test_an_arm_that_could_not_win_comes_back() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight", [0.3, 3.0])
 def test_arms_that_gather_stay_exact(weight: float) -> None:
     """Where many come to compete, the chance of being the best turns steep in panels that were wide enough before."""
@@ -131,6 +134,7 @@ def test_pages_stay_right_after_they_were_changed() -> None:
         assert pages.probabilities() == pytest.approx(first(Beta(alpha, beta), floor=0.1), abs=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3, 8])
 def test_longer_pages_keep_up_too(size: int) -> None:
     rng = np.random.default_rng(size)

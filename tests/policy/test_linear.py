@@ -103,6 +103,7 @@ def test_a_cold_softmax_is_greedy() -> None:
 # -- what stands behind the formulas --
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "model"), ALL)
 @pytest.mark.parametrize("m", [3, 7])
 def test_arms_nobody_has_seen_tie(kind: str, model: str, m: int) -> None:

@@ -300,6 +300,7 @@ def climbed(reward: Array, logged: Array, objective: Objective, *, steps: int = 
     return reinforce.probabilities(score[:1], temperature=1.0, floor=0.0)[0]
 
 
+@pytest.mark.slow
 def test_without_correction_the_logger_shines_through() -> None:
     found = climbed(ITEMS.astype(float), LOGGED, Objective(corrected=False))
     assert found == pytest.approx(ITEMS * LOGGED / (ITEMS * LOGGED).sum(), abs=1e-3)
@@ -309,11 +310,13 @@ def test_with_correction_the_best_item_wins() -> None:
     assert climbed(ITEMS.astype(float), LOGGED, Objective())[-1] > 0.999
 
 
+@pytest.mark.slow
 def test_clipping_moves_the_optimum() -> None:
     found = climbed(ITEMS.astype(float), LOGGED, Objective(clip=float(np.exp(3))))
     assert found[-2:] == pytest.approx([0.594, 0.406], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_two_of_a_page_are_two_items() -> None:
     found = climbed(np.array([10.0, 9.0, *[1.0] * 8]), np.full(10, 0.1), Objective(top=2))
     assert found[:2] == pytest.approx([10 / 19, 9 / 19], abs=1e-3)

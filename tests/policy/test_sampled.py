@@ -101,6 +101,7 @@ def test_without_a_decision_the_samples_of_the_first_seed_stand() -> None:
     assert np.array_equal(slate.first(SCORES, floor=0.1), slate.first(SCORES.of_decision(0, 0), floor=0.1))
 
 
+@pytest.mark.slow
 def test_pages_come_as_often_as_their_samples_say() -> None:
     """Chi-square of the pages drawn against the mean of what each decision's own samples give them."""
     n, few = 1000, Correlated(SCORES.location, FACTOR, 20)

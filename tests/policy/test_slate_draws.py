@@ -37,6 +37,7 @@ def assert_frequencies(counts: Array, expected: Array) -> None:
     assert special.chdtrc(len(counts) - 1, statistic) > ALARM
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("floor", [0.0, 0.2])
 def test_a_million_pages_come_as_often_as_logged(family: str, floor: float) -> None:
@@ -50,6 +51,7 @@ def test_a_million_pages_come_as_often_as_logged(family: str, floor: float) -> N
     assert_frequencies(counts[code], 1e6 * joint)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("floor", [0.0, 0.2])
 def test_a_million_single_arms_come_as_often_as_logged(family: str, floor: float) -> None:

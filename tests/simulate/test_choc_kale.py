@@ -53,6 +53,7 @@ def test_who_is_well_stays_and_comes_again() -> None:
     assert not np.any(info["again"][~left])
 
 
+@pytest.mark.slow
 def test_what_a_visit_is_worth_is_what_visitors_give() -> None:
     """False-alarm rate 6e-5: four standard errors over 20,000 visitors, seeded."""
     audience = ChocKale()
