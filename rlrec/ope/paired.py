@@ -106,7 +106,7 @@ def difference(
 def _check(ours: SessionEstimatorFold, theirs: SessionEstimatorFold) -> None:
     (rows,) = ours.summary.index(("rows",))
     if not np.array_equal(ours.summary.units[:, rows], theirs.summary.units[:, rows]):
-        raise ValueError("the partials of the two targets are of different visits")
+        raise ValueError("the two targets were not estimated on the same visits")
 
 
 def _identical(ours: SessionEstimatorFold, theirs: SessionEstimatorFold) -> bool:
