@@ -25,7 +25,7 @@ class _Command(click.Command):
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         from rlrec.app.evaluation import estimators
 
-        for unit, described in estimators.described().items():
+        for unit, described in estimators.descriptions().items():
             with formatter.section(f"Estimators per {unit}"):
                 formatter.write_dl(described)
 

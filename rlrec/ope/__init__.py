@@ -84,13 +84,13 @@ def estimator(label: str) -> Estimator:
     return cast("Estimator", named(**{parameters[0]: _number(label, value)}))
 
 
-def described() -> dict[str, list[tuple[str, str]]]:
+def descriptions() -> dict[str, list[tuple[str, str]]]:
     """Name and description of every estimator by unit: a parameter stands in brackets at its default, as in
     `clipped-ips[:20]`, and the first paragraph of the class docstring describes it."""
-    return {unit: [_described(estimator(name)) for name in family] for unit, family in _BY_UNIT.items()}
+    return {unit: [_description(estimator(name)) for name in family] for unit, family in _BY_UNIT.items()}
 
 
-def _described(default: Estimator) -> tuple[str, str]:
+def _description(default: Estimator) -> tuple[str, str]:
     parameter = "".join(f"[:{getattr(default, name):g}]" for name in _parameters(type(default)))
     paragraph = (type(default).__doc__ or "").split("\n\n")[0]
     return f"{default.name}{parameter}", " ".join(paragraph.split())

@@ -1,9 +1,9 @@
 """Mean reward of each arm in a log whose policy learned while it was written.
 
-The sample mean of an arm is biased down there: an arm that began badly is given up, and never corrected. Weighing each
-reward by h / p, where p is the propensity with which its arm was shown, undoes that choice; h = sqrt(p), known before
-the draw, keeps the weights of rarely shown arms from growing without bound. What is left of the bias is that of the
-arm's share in the weights, which is estimated too (the mean is self-normalised).
+The sample mean of an arm is biased down there: an arm that began badly is given up, and its mean never corrected.
+Weights h / p, where p is the propensity with which the arm was shown, undo that choice; h = sqrt(p), known before the
+draw, keeps the weights of rarely shown arms from growing without bound. The remaining bias is that of dividing by the
+sum of the weights (the mean is self-normalised).
 Source: own derivation.
 """
 
@@ -16,22 +16,22 @@ import numpy as np
 from rlrec.arrays import Array
 
 TERMS = 5
-SMALLEST = 1e-200  # propensity that weighs most: sums of squared weights stay finite
-ROUNDING = 1e-7  # of the mean: what is left of an error that is 0
+SMALLEST = 1e-200  # smaller propensities weigh no more: sums of squared weights stay finite
+ROUNDING = 1e-7  # an error this small relative to the mean is a rounding of 0
 
 
 def terms(reward: Array, p: Array) -> Array:
-    """What each row adds to the sums of its arm, (TERMS, n). reward (n,); p (n,): propensity of the arm shown."""
+    """Terms that each row adds to the sums of its arm, (TERMS, n). reward (n,); p (n,): propensity of the arm shown."""
     weight = 1 / np.sqrt(np.maximum(p, SMALLEST))
-    moved = weight * reward
-    return np.array([weight, moved, weight * weight, weight * moved, moved * moved])
+    weighted = weight * reward
+    return np.array([weight, weighted, weight * weight, weight * weighted, weighted * weighted])
 
 
 def means(sums: Array, *, level: float = 0.95) -> tuple[Array, Array, Array]:
     """Weighted mean of each arm and its normal bounds, (m,) each, in the unit of the reward; sums (TERMS, m).
 
     Squared error by the delta method: sum w^2 (r - mean)^2 over (sum w)^2. NaN where an arm has no row; bounds are NaN
-    where all its rewards are alike."""
+    where all its rewards are equal."""
     weight, reward, squares, cross, rewards = sums
     total = np.where(weight > 0, weight, np.nan)
     mean = reward / total

@@ -53,16 +53,16 @@ class LogBatch:
         for field in fields(self):
             if (values := getattr(self, field.name)) is not None:
                 object.__setattr__(self, field.name, _column(field.name, values, len(self.reward)))
-        _require("reward", self.reward, np.isfinite(self.reward), "a finite number")
-        _require("propensity", self.propensity, ~(self.propensity <= 0), "above 0, or absent")
-        _require("propensity", self.propensity, ~(self.propensity > 1 + ROUNDING), "at most 1")
-        _require("target", self.target, ~(self.target < 0), "0 or more")
-        _require("target", self.target, ~(self.target > 1 + ROUNDING), "at most 1")
+        require("reward", self.reward, np.isfinite(self.reward), "a finite number")
+        require("propensity", self.propensity, ~(self.propensity <= 0), "above 0, or absent")
+        require("propensity", self.propensity, ~(self.propensity > 1 + ROUNDING), "at most 1")
+        require("target", self.target, ~(self.target < 0), "0 or more")
+        require("target", self.target, ~(self.target > 1 + ROUNDING), "at most 1")
         for name in ("predicted", "expected"):
             if (column := getattr(self, name)) is not None:
-                _require(name, column, np.isfinite(column), "a finite number")
+                require(name, column, np.isfinite(column), "a finite number")
         if self.unsupported is not None:
-            _require("unsupported", self.unsupported, ~(self.unsupported < -ROUNDING), "0 or more")
+            require("unsupported", self.unsupported, ~(self.unsupported < -ROUNDING), "0 or more")
 
     def __len__(self) -> int:
         return len(self.reward)
@@ -94,7 +94,8 @@ def _column(name: str, values: npt.ArrayLike, rows: int) -> npt.NDArray[np.gener
     return column
 
 
-def _require(name: str, column: Array, good: Flags, what: str) -> None:
+def require(name: str, column: Array, good: Flags, what: str) -> None:
+    """Raises InputError that names the first row of a column which is not good."""
     if not good.all():
         row = int(np.argmin(good))
         raise InputError(f"{name} of row {row} of the batch is {column[row]}; it must be {what}")
@@ -163,7 +164,7 @@ class Ratio:
         return np.zeros(len(batch))
 
 
-def hashed(ids: Ids, *, salt: int) -> npt.NDArray[np.uint64]:
+def hash_bits(ids: Ids, *, salt: int) -> npt.NDArray[np.uint64]:
     """64 well-mixed bits for every id or digest, (n,), the same on every machine; another `salt` gives unrelated bits.
 
     Blocks and cross-fitting folds are cut by it. Source: the finaliser of SplitMix64."""

@@ -1,9 +1,9 @@
-"""Bets against a logger that only a wrong one loses: tests that may be looked at every night.
+"""Bets against a logger: tests of its propensities that may be repeated every night.
 
-1{shown} / p, where p is the probability that was logged, has mean 1 given the past. A gambler who bets that it is
-more, or less, wins nothing from an honest log on average: his wealth is a martingale that starts at 1, and the chance
-that it ever reaches w is at most 1 / w (Ville's inequality), however often one looks. Several bets held side by side,
-in shares fixed before each draw, are one such gambler.
+1{shown} / p, where p is the logged probability, has mean 1 given the past. A gambler who bets that it is more, or less,
+wins nothing from an honest log on average: his wealth is a martingale that starts at 1, and the chance that it ever
+reaches w is at most 1 / w (Ville's inequality), however often it is checked. Several bets side by side, in shares fixed
+before each draw, are one such gambler.
 Source: own derivation from Ville's inequality.
 """
 
@@ -13,28 +13,28 @@ import numpy as np
 
 from rlrec.arrays import Array
 
-# A bet on `more` stakes a fixed part of its money: each draw multiplies it by 1 + stake (1{shown}/p - 1), for which the
-# p of shown arms is enough. The best stake is (q - p) / (1 - p), where q is how often the arm is truly shown.
+# A bet on `more` stakes a fixed share of its money: each draw multiplies it by 1 + stake (1{shown}/p - 1), which needs
+# the p of shown arms only. The best stake is (q - p) / (1 - p), where q is the true probability of the arm.
 MORE = np.r_[2.0 ** -np.arange(12, 0, -1), 0.9]
-# A bet on `less` multiplies its money by 1 - stake (1{shown}/p - 1), and must not lose more than there is: its stake is
-# this part of m / (1 - m), where m <= p is the smallest propensity of any arm, which is known before the draw.
+# A bet on `less` multiplies its money by 1 - stake (1{shown}/p - 1), and must not lose more than it has: its stake is
+# this share of m / (1 - m), where m <= p is the smallest propensity of any arm, which is known before the draw.
 LESS = np.r_[2.0 ** -np.arange(6, 0, -1), 0.9]
-BETS = 1 + len(MORE) + len(LESS)  # the first one keeps its money: no run of bad luck leaves the gambler with nothing
+BETS = 1 + len(MORE) + len(LESS)  # the first one keeps its money: no bad luck leaves the gambler with nothing
 
 SHARE = 1e-3  # of each bet's money that is spread over all bets between two batches
-HEAVIEST = 1e100  # a weight 1 / p that is taken for one beyond it
+HEAVIEST = 1e100  # larger weights 1 / p are cut to this one
 
 
-def missed(least: Array) -> Array:
+def log_factors_not_shown(least: Array) -> Array:
     """Log factor of each bet, (BETS, n), where the arm was eligible and not shown.
 
-    least (n,): the smallest propensity of any eligible arm, 0 where it is not known. On an arm alone (least 1) nobody
-    bets `less`."""
+    least (n,): the smallest propensity of any eligible arm, 0 where it is unknown. On a single eligible arm (least 1)
+    nobody bets `less`."""
     more = np.repeat(np.log1p(-MORE)[:, None], len(least), axis=1)
     return np.vstack([np.zeros(len(least)), more, np.log1p(LESS[:, None] * _odds(least))])
 
 
-def hit(p: Array, least: Array) -> Array:
+def log_factors_shown(p: Array, least: Array) -> Array:
     """Log factor of each bet, (BETS, n), where the arm was shown. p (n,): its propensity, above 0; least as before."""
     gain = np.minimum(1 / p, HEAVIEST) - 1
     loss = np.minimum(LESS[:, None] * _odds(least) * gain, LESS[:, None])  # below 1 though p and least are rounded
@@ -46,15 +46,13 @@ def _odds(least: Array) -> Array:
     return np.where(inside, least, 0.0) / np.where(inside, 1 - least, 1.0)
 
 
-def shared(log: Array) -> Array:
-    """The same wealth with some of it spread over all bets anew, (BETS, m): a logger that turns wrong after a long
-    honest time meets bets that still have money. log (BETS, m): log wealth of each bet."""
-    spread: Array = np.logaddexp(np.log1p(-SHARE) + log, np.log(SHARE) + log_wealth(log))
-    return spread
+def spread_wealth(log: Array) -> Array:
+    """Log wealth of the bets with a small share of the total spread over all of them, (BETS, m): a logger that turns
+    wrong after a long honest time meets bets that still have money. log (BETS, m): log wealth of each bet."""
+    return np.logaddexp(np.log1p(-SHARE) + log, np.log(SHARE) + log_wealth(log))
 
 
 def log_wealth(log: Array) -> Array:
     """Log of the mean wealth of all bets, (m,). log (BETS, m)."""
     top = log.max(axis=0)
-    wealth: Array = top + np.log(np.exp(log - top).mean(axis=0))
-    return wealth
+    return top + np.log(np.exp(log - top).mean(axis=0))

@@ -14,7 +14,7 @@ import numpy as np
 from rlrec.arrays import Array, Ids
 from rlrec.errors import InputError
 from rlrec.ope.base import Ratio
-from rlrec.ope.intervals import Bounds, estimated
+from rlrec.ope.intervals import Bounds, value_and_error
 from rlrec.ope.moments import Moments, moments
 
 COLUMNS = ("reward", "decisions")
@@ -70,11 +70,11 @@ def empty(*, spanning: bool) -> Moments:
 
 def finish(sums: Moments) -> VariantMean:
     """The mean of one variant. Its error is the jackknife's while every unit has sums of its own, which keeps the false
-    alarms of 20 users with very different numbers of decisions at 5 %; else the delta method's (`intervals.estimated`).
+    alarms of 20 users with very different numbers of decisions at 5 %; else that of the delta method.
     """
     summary = sums.summary()
     units, (reward, decisions) = int(summary.present[1]), summary.total.tolist()
-    value, error = (float(figure) for figure in estimated(Ratio(), summary.total, summary.moment, units))
+    value, error = (float(figure) for figure in value_and_error(Ratio(), summary.total, summary.moment, units))
     if not summary.blocks and error > 0:
         error = _jackknife(summary.units, value)
     return VariantMean(units=units, decisions=round(decisions), reward=reward, value=value, error=error)

@@ -14,7 +14,7 @@ import numpy as np
 
 from rlrec.arrays import Array, Ids, distinct, run_starts
 from rlrec.errors import InputError
-from rlrec.ope.base import LogBatch, Ratio, hashed, model_of
+from rlrec.ope.base import LogBatch, Ratio, hash_bits, model_of
 
 _SALT = 2
 _PENALTIES = (1e5, 1e4, 1e3, 100.0, 10.0, 1.0)  # the strongest first: it wins a tie
@@ -28,14 +28,11 @@ class Dm(Ratio):
     for it."""
 
     name: ClassVar[str] = "dm"
+    columns: ClassVar[tuple[str, ...]] = ("expected_reward", "all_rows")
     weighted: ClassVar[bool] = False
     modelled: ClassVar[bool] = True
     self_normalised: ClassVar[bool] = True
     intervals: ClassVar[tuple[str, ...]] = ()
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return ("expected_reward", "all_rows")
 
     def terms(self, batch: LogBatch) -> Array:
         _, expected = model_of(batch, self.name)
@@ -99,7 +96,7 @@ class Ridge:
 
     def fold(self, cluster: Ids) -> Ids:
         """The cross-fitting fold of each row's cluster, (n,) in 0..folds - 1: a hash of its digest."""
-        return (hashed(cluster, salt=_SALT) % np.uint64(self.folds)).astype(np.int64)
+        return (hash_bits(cluster, salt=_SALT) % np.uint64(self.folds)).astype(np.int64)
 
     def sums(
         self,
@@ -149,7 +146,7 @@ class Ridge:
 
     def finish(self, sums: RidgeSums, *, reward_range: tuple[float, float] = (-np.inf, np.inf)) -> Model:
         """The fitted model; its predictions are clipped to `reward_range`."""
-        fitted = [self._fitted(sums, fold) for fold in range(self.folds)]
+        fitted = [self._fit(sums, fold) for fold in range(self.folds)]
         return Model(
             ridge=self,
             effects=np.stack([effects for effects, _ in fitted]),
@@ -176,25 +173,25 @@ class Ridge:
         if arm is not None and n and (int(arm.min()) < 0 or int(arm.max()) >= self.arms):
             raise InputError(f"an arm is outside the {self.arms} arms of the reward model")
 
-    def _fitted(self, sums: RidgeSums, fold: int) -> tuple[Array, Array]:
+    def _fit(self, sums: RidgeSums, fold: int) -> tuple[Array, Array]:
         """The fit for rows of one fold, from all others: (a,), (d,)."""
         training = [other for other in range(self.folds) if other != fold]
         of_training = sums.total(training)
         if self.ridge is not None:
-            return self._solved(of_training, self.ridge)
+            return self._solve(of_training, self.ridge)
         # the cross-validated error of every penalty
         splits = [
             (sums.total([left_out]), sums.total([other for other in training if other != left_out]))
             for left_out in training
         ]
         errors = [
-            sum(left_out.error(*self._solved(others, penalty)) for left_out, others in splits) for penalty in _PENALTIES
+            sum(left_out.error(*self._solve(others, penalty)) for left_out, others in splits) for penalty in _PENALTIES
         ]
         # the strongest penalty that is as good as the best: roundings, hence the order of the log, never choose
         best = np.isclose(errors, min(errors), rtol=1e-9, atol=1e-12 * float(of_training.square))
-        return self._solved(of_training, _PENALTIES[int(np.argmax(best))])
+        return self._solve(of_training, _PENALTIES[int(np.argmax(best))])
 
-    def _solved(self, sums: RidgeSums, ridge: float) -> tuple[Array, Array]:
+    def _solve(self, sums: RidgeSums, ridge: float) -> tuple[Array, Array]:
         """Arm effects (a,) and the other coefficients (d,).
 
         The arms are eliminated first (Schur complement): their block is diagonal, so ten thousand arms cost little."""
@@ -256,9 +253,9 @@ class Model:
             return (target @ self.effects.T)[case, fold] + mass[case] * offset
         # else clip every arm's value, once for equal rows
         first, kind = distinct(case, fold, offset.view(np.int64))
-        return self._clipped(target, case[first], fold[first], offset[first])[kind]
+        return self._clipped_means(target, case[first], fold[first], offset[first])[kind]
 
-    def _clipped(self, target: Array, case: Ids, fold: Ids, offset: Array) -> Array:
+    def _clipped_means(self, target: Array, case: Ids, fold: Ids, offset: Array) -> Array:
         """Mean of the clipped values, (n,), of rows that lie in order of case and fold."""
         means = np.empty(len(offset))
         starts = run_starts(case, fold).tolist()

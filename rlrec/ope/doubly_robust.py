@@ -17,11 +17,8 @@ class Dr(Ratio):
     long as q was not fitted on the same cluster; a good model leaves small errors to weigh."""
 
     name: ClassVar[str] = "dr"
+    columns: ClassVar[tuple[str, ...]] = ("robust_reward", "rows")
     modelled: ClassVar[bool] = True
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return ("robust_reward", "rows")
 
     def terms(self, batch: LogBatch) -> Array:
         predicted, expected = model_of(batch, self.name)
@@ -36,7 +33,7 @@ class ChangedWeights(Ratio):
     biased: ClassVar[bool] = True
     name: ClassVar[str]
 
-    def used(self, weight: Array) -> Array:
+    def weight_used(self, weight: Array) -> Array:
         """The weight that is used in place of each, (n,)."""
         raise NotImplementedError
 
@@ -46,11 +43,11 @@ class ChangedWeights(Ratio):
 
     def terms(self, batch: LogBatch) -> Array:
         predicted, expected = model_of(batch, self.name)
-        robust = expected + self.used(batch.weight) * (batch.reward - predicted)
+        robust = expected + self.weight_used(batch.weight) * (batch.reward - predicted)
         return np.column_stack([np.where(batch.usable, robust, 0.0), batch.usable])
 
     def distortion(self, batch: LogBatch) -> Array:
-        return np.abs(batch.weight - self.used(batch.weight))
+        return np.abs(batch.weight - self.weight_used(batch.weight))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +64,7 @@ class SwitchDr(ChangedWeights):
     def __post_init__(self) -> None:
         require_positive("tau of switch-dr", self.tau, example="switch-dr:20")
 
-    def used(self, weight: Array) -> Array:
+    def weight_used(self, weight: Array) -> Array:
         return np.where(weight <= self.tau, weight, 0.0)
 
 
@@ -86,7 +83,7 @@ class Dros(ChangedWeights):
     def __post_init__(self) -> None:
         require_positive("lambda of dros", self.shrinkage, example="dros:400")
 
-    def used(self, weight: Array) -> Array:
+    def weight_used(self, weight: Array) -> Array:
         with np.errstate(over="ignore"):  # a weight of 1e300 is used as 0
             return weight / (1 + weight * (weight / self.shrinkage))
 
@@ -101,11 +98,8 @@ class Sndr(Ratio):
     Joachims 2015, applied to the errors."""
 
     name: ClassVar[str] = "sndr"
+    columns: ClassVar[tuple[str, ...]] = ("robust_reward", "rows", "weighable_expected", "weighted_error", "weight")
     modelled: ClassVar[bool] = True
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return ("robust_reward", "rows", "weighable_expected", "weighted_error", "weight")
 
     def terms(self, batch: LogBatch) -> Array:
         predicted, expected = model_of(batch, self.name)

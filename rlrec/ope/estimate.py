@@ -128,20 +128,20 @@ class EstimatorFold:
         return int(self.summary.present[self.summary.index((rows,))[0]])
 
     @cached_property
-    def value(self) -> tuple[float, float]:
+    def value_and_error(self) -> tuple[float, float]:
         """Value and standard error; NaN where there is none."""
-        return self.estimated() if self.n else (np.nan, np.nan)
+        return self._from_sums() if self.n else (np.nan, np.nan)
 
-    def estimated(self) -> tuple[float, float]:
+    def _from_sums(self) -> tuple[float, float]:
         """Value and standard error where there are rows."""
         total, moment = self.summary.total[self.columns], self.summary.moment[np.ix_(self.columns, self.columns)]
         with np.errstate(all="ignore"):
-            value, error = intervals.estimated(self.estimator, total, moment, self.clusters)
+            value, error = intervals.value_and_error(self.estimator, total, moment, self.clusters)
         return float(value), float(error)
 
     def bounds(self, options: FinishOptions, drawn: Replicates | None) -> Bounds:
         """The interval, infinite where it is unknown. drawn: the bootstrap, for bootstrap-t."""
-        value, error = self.value
+        value, error = self.value_and_error
         if not self.estimator.intervals or not np.isfinite(value) or not np.isfinite(error):
             return UNKNOWN
         if options.interval == "cressie-read":
@@ -169,8 +169,8 @@ class EstimatorFold:
 
     def estimate(self, options: FinishOptions, drawn: Replicates | None) -> Estimate:
         """The estimate as reported."""
-        lower, upper, reasons = _reported(self.bounds(options, drawn), self.estimator, options)
-        (value, error), bias = self.value, self._bias_bound(options.reward_range)
+        lower, upper, reasons = _report(self.bounds(options, drawn), self.estimator, options)
+        (value, error), bias = self.value_and_error, self._bias_bound(options.reward_range)
         weights, diagnosis = self.weights, self.diagnosis
         if options.chosen:
             diagnosis = replace(diagnosis, mean_weight_z=None)
@@ -237,7 +237,7 @@ class EstimatorFold:
         columns = self.summary.index(("weight", "rows"))
         total, moment = self.summary.total[columns], self.summary.moment[np.ix_(columns, columns)]
         n = int(self.summary.present[columns[1]])
-        mean, error = (float(figure) for figure in intervals.estimated(Ratio(), total, moment, n))
+        mean, error = (float(figure) for figure in intervals.value_and_error(Ratio(), total, moment, n))
         off = mean - 1 if abs(mean - 1) > NEGLIGIBLE else 0.0
         z = off / error if error > 0 else np.copysign(np.inf, off) if off else 0.0
         return finite_or_none(mean), z if n > 1 else None
@@ -261,7 +261,7 @@ class EstimatorFold:
         return finite_or_none(self.distorted / self.n * largest_error)
 
     def _notes(self, bias: float | None) -> list[str]:
-        error = self.value[1]
+        error = self.value_and_error[1]
         doubtful = self.estimator.biased and (bias is None or bias > (error if np.isfinite(error) else 0.0))
         return [
             *(["clipping-bias"] if doubtful else []),
@@ -274,7 +274,7 @@ def estimand(unit: str, *, greedy: bool = False) -> str:
     return f"mean reward per {unit}, {'greedy' if greedy else 'as served'}, logging states"
 
 
-def _reported(
+def _report(
     bounds: Bounds, estimator: Estimator, options: FinishOptions
 ) -> tuple[float | None, float | None, list[str]]:
     """Bounds as reported, and reasons: cut at the reward's range if self-normalised, else null if infinite."""
@@ -284,12 +284,12 @@ def _reported(
     if estimator.self_normalised:
         low, high = max(low, options.reward_range[0]), min(high, options.reward_range[1])
     finite = np.isfinite([low, high]).all()
-    return finite_or_none(low), finite_or_none(high), [] if finite else [_unbounded(options)]
+    return finite_or_none(low), finite_or_none(high), [] if finite else [_null_reason(options)]
 
 
-def _unbounded(options: FinishOptions) -> str:
+def _null_reason(options: FinishOptions) -> str:
     """The reason why a bound is null."""
     if options.interval == "cressie-read" and not np.isfinite(options.reward_range).all():
         return "no-reward-range"
-    too_high = options.interval == "bootstrap-t" and not intervals.resolved(options.level, options.replicates)
+    too_high = options.interval == "bootstrap-t" and not intervals.bounding_rank(options.level, options.replicates)
     return "few-replicates" if too_high else "few-rewards"

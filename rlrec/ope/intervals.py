@@ -47,7 +47,7 @@ def check(interval: str, level: float, *, estimators: Mapping[str, Estimator]) -
         )
 
 
-def estimated(estimator: Smooth, total: Array, moment: Array, n: int) -> tuple[Array, Array]:
+def value_and_error(estimator: Smooth, total: Array, moment: Array, n: int) -> tuple[Array, Array]:
     """Value and standard error (delta method, n - 1), (...,) each, from sums over n clusters.
 
     total (..., d): sums of the terms; moment (..., d, d): sums of the outer products of a cluster's terms. An
@@ -85,7 +85,7 @@ def replicates(summary: ClusterSummary, *, seed: int, number: int = REPLICATES) 
     """`number` multinomial draws over the clusters with a row to weigh, or over the blocks.
 
     The draw depends on the seed and the number of units alone, so two targets on one log have the same draws."""
-    units = _drawn_from(summary)
+    units = _sampled_units(summary)
     m, c = units.shape
     generator = np.random.default_rng(np.random.SeedSequence(seed))
     with np.errstate(all="ignore"):
@@ -99,7 +99,7 @@ def replicates(summary: ClusterSummary, *, seed: int, number: int = REPLICATES) 
     return Replicates(units=units, total=both[:, :c], moment=both[:, c:].reshape(len(both), c, c))
 
 
-def _drawn_from(summary: ClusterSummary) -> Array:
+def _sampled_units(summary: ClusterSummary) -> Array:
     # A cluster without a row to weigh is not in the sample. All blocks are, empty ones too: the number of clusters in
     # a block is random.
     (rows,) = summary.index(("rows",))
@@ -126,16 +126,16 @@ def bootstrap_t(estimator: Smooth, drawn: Replicates, *, columns: list[int], lev
     if m < 2:
         return UNKNOWN
     with np.errstate(all="ignore"):
-        value, error = estimated(estimator, units.sum(axis=0), units.T @ units, m)
+        value, error = value_and_error(estimator, units.sum(axis=0), units.T @ units, m)
     if not (error > 0 and np.isfinite(error)):
         return UNKNOWN
     moments = drawn.moment[:, columns][:, :, columns]
-    values, errors = estimated(estimator, drawn.total[:, columns], moments, m)
-    t = np.sort(_studentised(values - value, errors, scale=abs(float(value))))
-    return _inverted(float(value), float(error), _ranked(t, resolved(level, len(t))))
+    values, errors = value_and_error(estimator, drawn.total[:, columns], moments, m)
+    t = np.sort(_studentise(values - value, errors, scale=abs(float(value))))
+    return _invert(float(value), float(error), _quantiles(t, bounding_rank(level, len(t))))
 
 
-def _inverted(value: float, error: float, t: Bounds) -> Bounds:
+def _invert(value: float, error: float, t: Bounds) -> Bounds:
     return value - t[1] * error, value - t[0] * error
 
 
@@ -151,10 +151,10 @@ class Studentised:
 
     def bounds(self, level: float) -> Bounds:
         """Bounds as in `bootstrap_t`."""
-        return _inverted(self.value, self.error, _ranked(self.t, resolved(level, len(self.t))))
+        return _invert(self.value, self.error, _quantiles(self.t, bounding_rank(level, len(self.t))))
 
 
-def studentised(estimator: Smooth, units: Array, *, seed: int, number: int = REPLICATES) -> Studentised:
+def studentised_bootstrap(estimator: Smooth, units: Array, *, seed: int, number: int = REPLICATES) -> Studentised:
     """The same bootstrap for estimates of many columns, whose second moments would not fit: in every replicate the
     squared error is the sum over units of (count x influence^2), by that replicate's own gradient.
 
@@ -175,7 +175,7 @@ def studentised(estimator: Smooth, units: Array, *, seed: int, number: int = REP
             np.square(influence, out=influence)
             errors = np.sqrt(np.einsum("bm,bm->b", counts, influence) * (m / (m - 1)))
             errors = np.where(errors > negligible, errors, 0.0 * errors)
-            drawn.append(_studentised(estimator.value(total) - value, errors, scale=abs(value)))
+            drawn.append(_studentise(estimator.value(total) - value, errors, scale=abs(value)))
     return Studentised(value=value, error=error, t=np.sort(np.concatenate([np.empty(0), *drawn])))
 
 
@@ -190,12 +190,12 @@ def _by_influence(estimator: Smooth, units: Array) -> tuple[float, float, float]
     return value, float(error if error > negligible else 0.0 * error), float(negligible)
 
 
-def resolved(level: float, number: int) -> int:
+def bounding_rank(level: float, number: int) -> int:
     """Rank, from either side, of the ordered replicate that bounds an interval; 0 if `number` is too few for it."""
     return int((number + 1) * (1 - level) / 2 + _NOTHING)
 
 
-def _studentised(distance: Array, errors: Array, *, scale: float) -> Array:
+def _studentise(distance: Array, errors: Array, *, scale: float) -> Array:
     """distance / error of every replicate, (b,): infinite by its side where the error is 0."""
     distance = np.where(np.abs(distance) <= _NOTHING * scale, 0.0, distance)
     side = np.where(distance == 0, 0.0, np.copysign(np.inf, distance))
@@ -204,7 +204,7 @@ def _studentised(distance: Array, errors: Array, *, scale: float) -> Array:
     return np.where(np.isnan(distance), np.nan, t)
 
 
-def _ranked(t: Array, rank: int) -> Bounds:
+def _quantiles(t: Array, rank: int) -> Bounds:
     """The rank-th value from below and from above; NaN (sorted to the end) counts as an extreme on both sides."""
     n_nan = int(np.isnan(t).sum())
     numbers, rank = t[: len(t) - n_nan], rank - n_nan
@@ -235,19 +235,19 @@ def cressie_read(sums: WeightSums, *, smallest: float = 0.0, largest: float, rew
     if sums.n < 2:
         return UNKNOWN
     # The likelihood ratio is referred to F(1, n), the square of Student's t.
-    spread = _unconstrained(sums, largest if sums.w < sums.n else smallest)
+    spread = _least_spread(sums, largest if sums.w < sums.n else smallest)
     spread += float(stdtrit(sums.n, (1 - level) / 2)) ** 2
     low, high = reward
     below = min(_lower(sums, fake, low, spread) for fake in (smallest, largest))
-    above = min(_lower(_mirrored(sums), fake, -high, spread) for fake in (smallest, largest))
+    above = min(_lower(_mirror(sums), fake, -high, spread) for fake in (smallest, largest))
     return (max(low, below) if below < np.inf else low), (min(high, -above) if above < np.inf else high)
 
 
-def _mirrored(sums: WeightSums) -> WeightSums:
+def _mirror(sums: WeightSums) -> WeightSums:
     return WeightSums(n=sums.n, w=sums.w, w2=sums.w2, wr=-sums.wr, w2r=-sums.w2r, w2r2=sums.w2r2)
 
 
-def _unconstrained(sums: WeightSums, fake: float) -> float:
+def _least_spread(sums: WeightSums, fake: float) -> float:
     """Smallest sum of h^2 that makes the mean weight 1, with one fake observation of weight `fake` beside the n."""
     n = sums.n
     if np.isinf(fake):

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlrec.arrays import Array, Ids, run_starts
-from rlrec.ope.base import hashed
+from rlrec.ope.base import hash_bits
 
 BLOCKS = 4096
 _SALT = 1
@@ -74,7 +74,7 @@ class _Clusters:
         digests = np.insert(large.digests, new, small.digests[~shared])
         return _Clusters(digests, np.insert(sums, new, small.sums[~shared], axis=0))
 
-    def collapsed(self) -> _Blocks:
+    def collapse(self) -> _Blocks:
         """The second moments and blocks of these clusters."""
         block = block_of(self.digests)
         size = np.abs(self.sums)
@@ -123,7 +123,7 @@ class Moments:
             raise ValueError("moments of different estimators or clusters do not add up")
         first, second = self._clusters, other._clusters
         if isinstance(first, _Clusters) and isinstance(second, _Clusters):
-            return Moments(self.columns, self.spanning, _bounded(first + second, self.spanning))
+            return Moments(self.columns, self.spanning, _limit(first + second, self.spanning))
         return Moments(self.columns, self.spanning, _blocks(first) + _blocks(second))
 
     def summary(self) -> ClusterSummary:
@@ -189,24 +189,24 @@ def steps(columns: Mapping[str, Array], held: Array, *, cluster: Ids, length: Id
     # the sums of every column
     sums = np.empty((len(digests), len(columns) + 1, horizon))
     for number, column in enumerate([*columns.values(), held]):
-        sums[:, number] = _summed(cell, column, shape)
+        sums[:, number] = _sum_cells(cell, column, shape)
     # the held values of visits that have ended
-    sums[:, -1, 1:] += np.cumsum(_summed(cell[end], held[end], shape), axis=1)[:, :-1]
+    sums[:, -1, 1:] += np.cumsum(_sum_cells(cell[end], held[end], shape), axis=1)[:, :-1]
     return Steps(tuple(columns), digests, sums, blocks)
 
 
-def _summed(cell: Ids, values: Array, shape: tuple[int, int]) -> Array:
+def _sum_cells(cell: Ids, values: Array, shape: tuple[int, int]) -> Array:
     return np.bincount(cell, weights=values, minlength=shape[0] * shape[1]).astype(np.float64).reshape(shape)
 
 
 def block_of(digests: Ids) -> Ids:
     """Number of the block that each cluster is in, 0 to 4,095."""
-    return (hashed(digests, salt=_SALT) % np.uint64(BLOCKS)).astype(np.int64)
+    return (hash_bits(digests, salt=_SALT) % np.uint64(BLOCKS)).astype(np.int64)
 
 
 def moments(terms: Array, cluster: Ids, *, columns: tuple[str, ...], spanning: bool) -> Moments:
     """Moments of one batch. terms (n, c): columns of every row; cluster (n,): digest of the cluster of a row."""
-    return Moments(columns, spanning, _bounded(_by_cluster(terms, cluster), spanning))
+    return Moments(columns, spanning, _limit(_by_cluster(terms, cluster), spanning))
 
 
 def _by_cluster(terms: Array, cluster: Ids) -> _Clusters:
@@ -219,12 +219,12 @@ def _by_cluster(terms: Array, cluster: Ids) -> _Clusters:
     return _Clusters(cluster[start], np.add.reduceat(terms, start, axis=0))
 
 
-def _bounded(clusters: _Clusters, spanning: bool) -> _Clusters | _Blocks:
-    return clusters if spanning or len(clusters.digests) <= BLOCKS else clusters.collapsed()
+def _limit(clusters: _Clusters, spanning: bool) -> _Clusters | _Blocks:
+    return clusters if spanning or len(clusters.digests) <= BLOCKS else clusters.collapse()
 
 
 def _blocks(clusters: _Clusters | _Blocks) -> _Blocks:
-    return clusters if isinstance(clusters, _Blocks) else clusters.collapsed()
+    return clusters if isinstance(clusters, _Blocks) else clusters.collapse()
 
 
 def _moment(sums: Array) -> Array:

@@ -14,7 +14,7 @@ from rlrec.arrays import Array, finite_or_none
 from rlrec.errors import InputError
 from rlrec.ope import diagnostics, intervals
 from rlrec.ope.base import Smooth
-from rlrec.ope.intervals import UNKNOWN, Bounds, Studentised, studentised
+from rlrec.ope.intervals import UNKNOWN, Bounds, Studentised, studentised_bootstrap
 from rlrec.ope.sequential import SessionEstimator
 from rlrec.ope.sessions import SessionEstimatorFold, SessionPartial, at_end
 
@@ -78,7 +78,7 @@ def difference(
         at_end(side, estimator, label=estimator.name, summary=side.moments.summary()) for side in (partial, against)
     )
     _check(ours, theirs)
-    sample = _resampled(ours, theirs, seed=seed, number=replicates)
+    sample = _bootstrap(ours, theirs, seed=seed, number=replicates)
     ess = min(side.diagnosis.ess or 0.0 for side in (ours, theirs))
     low, high = (0.0, 0.0) if _identical(ours, theirs) else _bounds(sample, alpha, freedom=ess - 1)
     bounded = np.isfinite([low, high]).all()
@@ -114,10 +114,12 @@ def _identical(ours: SessionEstimatorFold, theirs: SessionEstimatorFold) -> bool
     return ours.n > 0 and equal
 
 
-def _resampled(ours: SessionEstimatorFold, theirs: SessionEstimatorFold, *, seed: int, number: int) -> Studentised:
+def _bootstrap(ours: SessionEstimatorFold, theirs: SessionEstimatorFold, *, seed: int, number: int) -> Studentised:
     if not ours.n:
         return Studentised(value=np.nan, error=np.nan, t=np.empty(0))
-    return studentised(_Minus(ours.estimator), np.column_stack([ours.units, theirs.units]), seed=seed, number=number)
+    return studentised_bootstrap(
+        _Minus(ours.estimator), np.column_stack([ours.units, theirs.units]), seed=seed, number=number
+    )
 
 
 def _bounds(sample: Studentised, alpha: float, *, freedom: float) -> Bounds:

@@ -1,7 +1,7 @@
 """Estimators of the mean discounted return of a visit: by trajectory or step by step, with and without a model.
 
 Names as in Thomas & Brunskill 2016; w_t is the product of the ratios up to step t, G the discounted return. Source:
-scope-rl, scope_rl/ope/discrete/basic_estimators.py; what is kept after the end of a visit, and the doubly robust ones
+scope-rl, scope_rl/ope/discrete/basic_estimators.py; weights after the end of a visit, and the doubly robust estimators
 as sums of columns: own derivation (`visits.Course`).
 """
 
@@ -28,7 +28,7 @@ class SessionEstimator(Estimator, Protocol):
 
 
 class PerVisit(Ratio):
-    """A mean over visits divided by another. Bounds are not cut: returns of a visit have no range that is simple."""
+    """A mean over visits divided by another. Bounds are not cut: the return of a visit has no simple range."""
 
     unit: ClassVar[str] = "session"
     weight_column: ClassVar[str] = "weight"
@@ -75,7 +75,7 @@ class DrRl(PerVisit):
 
 
 class ByStep:
-    """A mean over visits (where `led`), and at every step one sum over visits divided by another."""
+    """A mean over visits (where `leading`), and at every step one sum over visits divided by another."""
 
     unit: ClassVar[str] = "session"
     weighted: ClassVar[bool] = True
@@ -87,18 +87,18 @@ class ByStep:
     columns: ClassVar[tuple[str, ...]]
 
     @property
-    def led(self) -> bool:
+    def leading(self) -> bool:
         return len(self.columns) == 3
 
     def value(self, mean: Array) -> Array:
         above, below = self._steps(mean)
-        value: Array = (above / below).sum(axis=-1)
-        return value + mean[..., 2] / mean[..., 1] if self.led else value
+        value = (above / below).sum(axis=-1)
+        return value + mean[..., 2] / mean[..., 1] if self.leading else value
 
     def gradient(self, mean: Array) -> Array:
         above, below = self._steps(mean)
         gradient = np.zeros_like(mean)
-        if self.led:
+        if self.leading:
             gradient[..., 1], gradient[..., 2] = -mean[..., 2] / mean[..., 1] ** 2, 1 / mean[..., 1]
         d, steps = len(self.columns), above.shape[-1]
         gradient[..., d : d + steps] = 1 / below

@@ -101,8 +101,8 @@ class SessionFold:
             moments(terms, batch.cluster, columns=self.columns, spanning=self.spanning),
             self._steps(course) if self.by_step else None,
             self._squares(course),
-            _diagnosed(course, course.weight, weighted_reward=course.weighted_return, largest=course.weight),
-            _diagnosed(course, course.mean_weight, weighted_reward=course.stepwise_return, largest=course.most),
+            _diagnose(course, course.weight, weighted_reward=course.weighted_return, largest=course.weight),
+            _diagnose(course, course.mean_weight, weighted_reward=course.stepwise_return, largest=course.most),
         )
 
     def _steps(self, course: Course) -> Steps:
@@ -142,7 +142,7 @@ class SessionFold:
         ]
 
 
-def _diagnosed(course: Course, weight: Array, *, weighted_reward: Array, largest: Array) -> Weights:
+def _diagnose(course: Course, weight: Array, *, weighted_reward: Array, largest: Array) -> Weights:
     batch = course.batch
     return diagnostics.weight_diagnostics(
         weight,
@@ -184,25 +184,25 @@ class SessionEstimatorFold(EstimatorFold):
         column = self.steps.columns.index(self.estimator.step_column)
         return np.column_stack([narrow, sums[:, column], sums[:, -1]])
 
-    def resampled(self, *, seed: int, number: int) -> Studentised:
+    def bootstrap(self, *, seed: int, number: int) -> Studentised:
         """Value, error and bootstrap of an estimate that has columns per step."""
-        return intervals.studentised(self.estimator, self.units, seed=seed, number=number)
+        return intervals.studentised_bootstrap(self.estimator, self.units, seed=seed, number=number)
 
-    def estimated(self) -> tuple[float, float]:
+    def _from_sums(self) -> tuple[float, float]:
         if self.estimator.step_column is None:
-            return super().estimated()
-        sample = self.resampled(seed=0, number=0)
+            return super()._from_sums()
+        sample = self.bootstrap(seed=0, number=0)
         return sample.value, sample.error
 
     def bounds(self, options: FinishOptions, drawn: Replicates | None) -> Bounds:
         if self.estimator.step_column is None:
             return super().bounds(options, drawn)
-        value, error = self.value
+        value, error = self.value_and_error
         if not np.isfinite(value) or not np.isfinite(error):
             return UNKNOWN
         if options.interval == "normal":
             return intervals.normal(value, error, options.level)
-        return self.resampled(seed=options.seed, number=options.replicates).bounds(options.level)
+        return self.bootstrap(seed=options.seed, number=options.replicates).bounds(options.level)
 
 
 def at_end(

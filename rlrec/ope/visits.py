@@ -14,7 +14,7 @@ import numpy as np
 
 from rlrec.arrays import Array, Flags, Ids, offsets
 from rlrec.errors import InputError
-from rlrec.ope.base import ROUNDING
+from rlrec.ope.base import ROUNDING, require
 
 # Weights are cut here, far beyond any that an estimate survives: sums of their squares stay finite.
 HEAVIEST = 1e100
@@ -60,12 +60,12 @@ class VisitBatch:
         self._check_shapes()
         for name in ("reward", "predicted", "expected"):
             if (column := getattr(self, name)) is not None:
-                _require(name, column, np.isfinite(column), "a finite number")
-        _require("log_ratio", self.log_ratio, self.log_ratio < np.inf, "a finite number or -inf")
+                require(name, column, np.isfinite(column), "a finite number")
+        require("log_ratio", self.log_ratio, self.log_ratio < np.inf, "a finite number or -inf")
         if self.largest is not None:
-            _require("largest", self.largest, self.largest != -np.inf, "above -inf, or absent")
+            require("largest", self.largest, self.largest != -np.inf, "above -inf, or absent")
         if self.unsupported is not None:
-            _require("unsupported", self.unsupported, ~(self.unsupported < -ROUNDING), "0 or more")
+            require("unsupported", self.unsupported, ~(self.unsupported < -ROUNDING), "0 or more")
 
     def _check_shapes(self) -> None:
         if self.start.ndim != 1 or not len(self.start) or self.start[0] != 0:
@@ -106,12 +106,6 @@ class VisitBatch:
 
 def _per_decision() -> list[str]:
     return [field.name for field in fields(VisitBatch) if field.name not in ("start", "cluster", "left_out")]
-
-
-def _require(name: str, column: Array, good: Flags, what: str) -> None:
-    if not good.all():
-        row = int(np.argmin(good))
-        raise InputError(f"{name} of row {row} of the batch of visits is {column[row]}; it must be {what}")
 
 
 @dataclass(frozen=True, eq=False)

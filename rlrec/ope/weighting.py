@@ -16,11 +16,8 @@ class Ips(Ratio):
     """Mean of weight x reward: unbiased where the logger could show all that the target shows."""
 
     name: ClassVar[str] = "ips"
+    columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "rows")
     intervals: ClassVar[tuple[str, ...]] = ("normal", "bootstrap-t", "cressie-read")
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return ("weighted_reward", "rows")
 
     def terms(self, batch: LogBatch) -> Array:
         return np.column_stack([batch.weight * batch.reward, batch.usable])
@@ -31,12 +28,9 @@ class Snips(Ratio):
     """Weighted mean of the rewards: slightly biased in small logs, steadier, and always inside the reward's range."""
 
     name: ClassVar[str] = "snips"
+    columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "weight")
     self_normalised: ClassVar[bool] = True
     intervals: ClassVar[tuple[str, ...]] = ("normal", "bootstrap-t", "cressie-read")
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return ("weighted_reward", "weight")
 
     def terms(self, batch: LogBatch) -> Array:
         return np.column_stack([batch.weight * batch.reward, batch.weight])

@@ -437,8 +437,12 @@ def looks(chance: Any, arm: Any, *, every: int) -> Iterator[Tally]:
     for start in range(0, len(arm), every):
         p, hit = chance[start : start + every], arm[start : start + every, None] == np.arange(m)
         own, least = p[hit], p.min(axis=1)
-        missed = betting.missed(least)
-        bets = betting.shared(bets) + missed.sum(axis=1, keepdims=True) + (betting.hit(own, least) - missed) @ hit
+        missed = betting.log_factors_not_shown(least)
+        bets = (
+            betting.spread_wealth(bets)
+            + missed.sum(axis=1, keepdims=True)
+            + (betting.log_factors_shown(own, least) - missed) @ hit
+        )
         counts += np.array([np.ones_like(own), np.zeros_like(own), 1 / own, (1 - own) / own**2]) @ hit
         counts[0], counts[1] = start + len(own), counts[1] + hit.sum(axis=0)
         yield Tally(1 + np.arange(m), counts[0], counts[1], counts[2], counts[3], bets)

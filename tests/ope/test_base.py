@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rlrec.errors import InputError
-from rlrec.ope.base import LogBatch, hashed
+from rlrec.ope.base import LogBatch, hash_bits
 
 
 def built(**changed: Any) -> LogBatch:
@@ -54,5 +54,5 @@ def test_a_group_keeps_its_rows_in_every_column() -> None:
 
 def test_hash_does_not_change_between_releases() -> None:
     # The first outputs of SplitMix64 seeded with 0, as published with it (prng.di.unimi.it).
-    assert int(hashed(np.array([0]), salt=0)[0]) == 0xE220A8397B1DCDAF
-    assert int(hashed(np.array([0]), salt=1)[0]) == 0x6E789E6AA1B965F4
+    assert int(hash_bits(np.array([0]), salt=0)[0]) == 0xE220A8397B1DCDAF
+    assert int(hash_bits(np.array([0]), salt=1)[0]) == 0x6E789E6AA1B965F4

@@ -11,7 +11,7 @@ import pytest
 from rlrec import ope
 from rlrec.arrays import Ids
 from rlrec.ope import comparison
-from rlrec.ope.base import LogBatch, hashed
+from rlrec.ope.base import LogBatch, hash_bits
 from rlrec.ope.direct import Ridge
 from rlrec.ope.estimate import Estimate, FinishOptions
 from rlrec.ope.impressions import ImpressionFold
@@ -43,14 +43,14 @@ def impressions(seed: int, clusters: int) -> LogBatch:
     batch, _ = drawn(seed, sessions=clusters)
     noise = np.random.default_rng(seed).normal(1, 0.1, len(batch))
     assert batch.predicted is not None
-    return replace(batch, cluster=hashed(batch.cluster, salt=7), predicted=batch.predicted * noise)
+    return replace(batch, cluster=hash_bits(batch.cluster, salt=7), predicted=batch.predicted * noise)
 
 
 def pieces(cluster: Ids, seed: int, *, spanning: bool) -> list[Ids]:
     """The rows in another order, in three batches; without `spanning` a cluster lies in one of them."""
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(cluster))
-    which = generator.integers(0, 3, len(order)) if spanning else hashed(cluster[order], salt=seed) % np.uint64(3)
+    which = generator.integers(0, 3, len(order)) if spanning else hash_bits(cluster[order], salt=seed) % np.uint64(3)
     return [order[which == piece] for piece in (2, 0, 1)]
 
 
@@ -70,7 +70,7 @@ def test_estimates_per_impression(clusters: int, interval: str, spanning: bool) 
 
 def sessions(seed: int, clusters: int) -> list[VisitBatch]:
     batches, _ = walks(seed, [[0.6, 0.2, 0.2], [0.2, 0.3, 0.5]], visits=2 * clusters, users=clusters)
-    return [replace(batch, cluster=hashed(batch.cluster, salt=7)) for batch in batches]
+    return [replace(batch, cluster=hash_bits(batch.cluster, salt=7)) for batch in batches]
 
 
 def added(fold: SessionFold, batch: VisitBatch, *, spanning: bool) -> SessionPartial:

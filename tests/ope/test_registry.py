@@ -38,7 +38,7 @@ def test_every_name_leads_to_the_class_of_that_name() -> None:
 
 
 def test_every_name_is_described_with_its_default() -> None:
-    described = [line for lines in ope.described().values() for line in lines]
+    described = [line for lines in ope.descriptions().values() for line in lines]
     assert [name.partition("[")[0] for name, _ in described] == list(ope.ESTIMATORS)
     assert all(re.fullmatch(r"[a-z-]+(\[:[0-9.]+\])?", name) and text.endswith(".") for name, text in described)
     assert described[2][0] == "clipped-ips[:20]"

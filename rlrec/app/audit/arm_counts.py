@@ -57,7 +57,7 @@ class ArmCounts:
     def take(self, batch: Batch) -> None:
         slots, first = batch.slots, _first(batch)
         self._eligible(slots["eligible_id"], slots["arm_id"], slots["decision_id"])
-        self._totals[COUNTS:] = betting.shared(self._totals[COUNTS:])
+        self._totals[COUNTS:] = betting.spread_wealth(self._totals[COUNTS:])
         position = slots["position"][first]
         p = np.where(np.isnan(slots["propensity"][first]), slots["marginal"][first], slots["propensity"][first])
         # below the first position a conditional says nothing without the arms above it
@@ -65,11 +65,11 @@ class ArmCounts:
         usable = ~np.isnan(p) & ~slots["rounded"][first]
         rows, p = first[usable], p[usable]
         least = np.where(position[usable] == 1, np.nan_to_num(slots["min_propensity"][rows]), 0.0)
-        missed = betting.missed(least)
+        missed = betting.log_factors_not_shown(least)
         self._count(slots["eligible_id"][rows], missed)
         weight = np.minimum(1 / p, betting.HEAVIEST)
         counts = np.zeros_like(p), np.ones_like(p), weight, (1 - p) * weight * weight
-        self._add(slots["arm_id"][rows], [*counts, *(betting.hit(p, least) - missed)])
+        self._add(slots["arm_id"][rows], [*counts, *(betting.log_factors_shown(p, least) - missed)])
 
     def _count(self, sets: Ids, missed: Array) -> None:
         """One more decision for every arm that was eligible in it, as if it had not been shown."""

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from rlrec.ope import described
+from rlrec.ope import descriptions
 
-__all__ = ["described"]
+__all__ = ["descriptions"]

@@ -9,7 +9,7 @@ import numpy as np
 
 from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Flags, Ids
-from rlrec.ope.base import hashed
+from rlrec.ope.base import hash_bits
 from rlrec.policy.slate import SMALLEST
 from rlrec.records import Reward
 from rlrec.store.bulk import Columns
@@ -117,7 +117,7 @@ def decision_digests(slots: Columns, depth: Ids | None = None) -> Ids:
     digest = slots["session_digest"]
     numbers = (slots["visit"] - 1, slots["step"], *(() if depth is None else (depth,)))
     for salt, number in enumerate(numbers):
-        digest = np.where(number == 0, digest, hashed(digest ^ number, salt=salt).view(np.int64))
+        digest = np.where(number == 0, digest, hash_bits(digest ^ number, salt=salt).view(np.int64))
     return digest
 
 
