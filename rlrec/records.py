@@ -1,4 +1,4 @@
-"""What crosses layers: frozen records, standard library only."""
+"""Frozen records that cross layers; standard library only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Arm(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Transform:
-    """What becomes of the sum of a kind's values before it is weighed: cut at `cap`, then log1p of its size."""
+    """A change of the sum of a kind's values before it is weighed: cut at `cap`, then log1p of its size."""
 
     log1p: bool = False
     cap: float | None = None
@@ -27,9 +27,9 @@ class Transform:
 
 @dataclass(frozen=True, kw_only=True)
 class Reward:
-    """A reward definition: what the events of a slot are worth, and when a belief takes them in.
+    """A reward definition: the reward of a slot from its events, and when a belief learns it.
 
-    `weights` names every kind that counts; `transforms` those whose sum is not taken as it is.
+    `weights` has every kind that counts; `transforms` those whose sum is changed first.
     """
 
     id: int
@@ -47,7 +47,7 @@ class Reward:
 @dataclass(frozen=True, kw_only=True)
 class Policy:
     """A policy never changes. A variant of an experiment has a name POLICY@EXPERIMENT/VARIANT and a `base`, the policy
-    that it was made of; a uniform holdout was made of none."""
+    that it is a copy of; a uniform holdout has none."""
 
     id: int
     name: str
@@ -57,8 +57,8 @@ class Policy:
     base: str | None
 
     @property
-    def shown(self) -> str:
-        """The name a person gave: that of the policy a variant was made of."""
+    def display_name(self) -> str:
+        """The name that a person gave; of a variant, that of its base."""
         return self.base or self.name.partition("@")[0]
 
 
@@ -66,8 +66,8 @@ class Policy:
 class Version:
     """A numbered belief of a policy; `seq` and `ordinal` are the policy's counters when it was made.
 
-    `entered_to` is the last decision of the policy that the belief holds; None: every one. `parameters`: what else it
-    is made of: the design of a contextual policy, and `since`, the first decision that it holds.
+    `entered_to` is the last decision of the policy that the belief holds; None: every one. `parameters`: the design of
+    a contextual policy, and `since`, the first decision that the belief holds.
     """
 
     id: int
@@ -89,7 +89,7 @@ class Version:
 
     @property
     def contextual(self) -> bool:
-        """Whether its belief holds what contexts taught."""
+        """Whether its belief holds sums over contexts."""
         return "context" in self.parameters
 
     @property
@@ -107,7 +107,7 @@ class Head(NamedTuple):
 
 
 class Event(NamedTuple):
-    """One thing that happened to a decision; without a position, to its page. `number` counts within the decision."""
+    """An event of a slot; without a position, of the page. `number` counts within the decision."""
 
     decision_id: int
     position: int | None
@@ -136,7 +136,7 @@ class Slot:
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """One logged slate, with everything that is needed to score another policy on it."""
+    """A logged slate, with everything that is needed to score another policy on it."""
 
     id: int
     policy_id: int

@@ -257,7 +257,7 @@ def _summary(unit: Unit, experiment: Experiment) -> ExperimentSummary:
         "variants": [
             {
                 "variant": variant.label,
-                "policy": serving[variant.id].policy.shown,
+                "policy": serving[variant.id].policy.display_name,
                 "version": serving[variant.id].number,
                 "learns": serving[variant.id].learning,
                 "weight": shares[variant.id],
@@ -307,7 +307,7 @@ def show(store: Store, name: str, *, reward: str | None = None, level: float = 0
         "variants": [
             {
                 "variant": variant.label,
-                "policy": serving[variant.id].policy.shown,
+                "policy": serving[variant.id].policy.display_name,
                 "weight": shares[variant.id],
                 "units": assigned.get(variant.id, 0),
                 **_earnings(*means[variant.id], level),

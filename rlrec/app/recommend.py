@@ -101,7 +101,7 @@ def recommend_group(
 def _notice_unread(store: Store, planned: Mapping[int, PlannedRequest], cache: ServingCache) -> None:
     """Say, once for each policy, that it was given a context and reads none."""
     for shared in {plan.shared for plan in planned.values() if plan.context != "{}"}:
-        name = shared.version.policy.shown
+        name = shared.version.policy.display_name
         if not shared.case.reads and name not in cache.unread:
             cache.unread.add(name)
             store.notice(f"policy {name} reads no context; the context is stored all the same")

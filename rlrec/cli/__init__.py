@@ -99,9 +99,9 @@ class Program(Group):
                 code = asked.exit_code
             output.flush()
         except (Exception, KeyboardInterrupt) as error:
-            from rlrec.cli.failures import failed
+            from rlrec.cli.failures import report_failure
 
-            code = failed(error, settings, args)
+            code = report_failure(error, settings, args)
         return code
 
 

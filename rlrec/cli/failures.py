@@ -1,4 +1,4 @@
-"""What went wrong, as one line on stderr and an exit code."""
+"""Errors as one line on stderr and an exit code."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ INTERRUPTED = 130
 PIPE_CLOSED = 141  # what a shell shows for a tool that SIGPIPE ended
 
 
-def failed(error: BaseException, settings: Settings, args: list[str]) -> int:
-    """Say what went wrong, on stderr; the exit code."""
+def report_failure(error: BaseException, settings: Settings, args: list[str]) -> int:
+    """Print an error on stderr: the exit code."""
     pipe = isinstance(error, BrokenPipeError)
     try:
         if not isinstance(error, OSError):
@@ -32,23 +32,25 @@ def failed(error: BaseException, settings: Settings, args: list[str]) -> int:
         pipe = True
     except OSError as unwritten:
         error = unwritten
-    message, hint, code = (None, None, PIPE_CLOSED) if pipe else _told(error, settings)
+    message, hint, code = (None, None, PIPE_CLOSED) if pipe else _describe(error, settings)
     if message is not None:
         with contextlib.suppress(OSError):
-            _say(error, message, hint, code, settings, args)
+            _print_error(error, message, hint, code, settings, args)
     _discard()
     return code
 
 
-def _say(error: BaseException, message: str, hint: str | None, code: int, settings: Settings, args: list[str]) -> None:
+def _print_error(
+    error: BaseException, message: str, hint: str | None, code: int, settings: Settings, args: list[str]
+) -> None:
     db = settings.db if settings.db != Settings.db else os.environ.get("RLREC_DB", settings.db)
     if settings.debug or ("--debug" in args and isinstance(error, click.ClickException)):
         _traceback(error, db)
     if isinstance(error, HelpWanted):
         click.echo(error.message, err=True)
     elif _wants_json(error, settings, args):
-        told = {"error": safe(message, db), "hint": safe(hint, db) if hint else None, "code": code}
-        click.echo(json.dumps(told, ensure_ascii=False).encode("utf-8", "backslashreplace"), err=True)
+        report = {"error": safe(message, db), "hint": safe(hint, db) if hint else None, "code": code}
+        click.echo(json.dumps(report, ensure_ascii=False).encode("utf-8", "backslashreplace"), err=True)
     else:
         line = f"Error: {message.rstrip('.')}. {hint or ''}".rstrip()
         click.echo(safe(line, db).encode("utf-8", "backslashreplace"), err=True)
@@ -61,12 +63,12 @@ def _traceback(error: BaseException, db: str) -> None:
     click.echo("\n".join(safe(line, db) for line in text.splitlines()), err=True)
 
 
-def _told(error: BaseException, settings: Settings) -> tuple[str, str | None, int]:
-    """What happened, what to do next, and the exit code."""
+def _describe(error: BaseException, settings: Settings) -> tuple[str, str | None, int]:
+    """The message of an error, the way out, and the exit code."""
     if isinstance(error, KeyboardInterrupt | click.Abort):
         return "interrupted", None, getattr(error, "code", INTERRUPTED)
     if isinstance(error, RlrecError):
-        return _place(error, settings) + error.message, _runnable(error.hint, settings), error.code
+        return _location(error, settings) + error.message, _runnable(error.hint, settings), error.code
     if isinstance(error, click.ClickException):
         return *_usage(error), error.exit_code
     if isinstance(error, OSError) and error.strerror:
@@ -86,21 +88,21 @@ def _runnable(hint: str | None, settings: Settings) -> str | None:
     return hint.replace("`rlrec init`", f"`rlrec --db {db} init`")
 
 
-def _place(error: RlrecError, settings: Settings) -> str:
-    """File, line and field, as far as they are known."""
+def _location(error: RlrecError, settings: Settings) -> str:
+    """File, line and field of an input error, as far as they are known."""
     if not isinstance(error, InputError):
         return ""
     if error.line is None:
-        typed = _typed(settings.context, error.field) if settings.context and error.field else error.field
+        typed = _source(settings.context, error.field) if settings.context and error.field else error.field
         return f"{typed}: " if typed else ""
     line = [f"{settings.source or ''} line {error.line}".strip()]
     field = [f"field {error.field}"] if error.field else []
     return f"{', '.join(line + field)}: "
 
 
-def _typed(context: click.Context, field: str) -> str | None:
-    """What gave a field of a single request its value: the option, with the variable of the environment that set it,
-    or the argument by its name in the usage."""
+def _source(context: click.Context, field: str) -> str | None:
+    """The source of a field of a single request: the option, with the variable of the environment that set it, or the
+    argument by its name in the usage."""
     name = re.split(r"[.\[]", field)[0]
     for param in context.command.params:
         if isinstance(param, click.Option) and name in {word.lstrip("-").replace("-", "_") for word in param.opts}:
@@ -150,7 +152,7 @@ def _option_hint(error: click.NoSuchOption, ctx: click.Context | None) -> str | 
 
 
 def _wants_json(error: BaseException, settings: Settings, args: list[str]) -> bool:
-    """What the user asked for, also where the command line could not be parsed."""
+    """Whether the user wants JSON, also where the command line could not be parsed."""
     if settings.format is not None:
         return settings.format == "json"
     words = args[: args.index("--")] if "--" in args else args
@@ -164,7 +166,7 @@ def _wants_json(error: BaseException, settings: Settings, args: list[str]) -> bo
 
 
 def _discard() -> None:
-    """What could not be written must not be tried again when the interpreter ends."""
+    """Drop output that could not be written: the interpreter would try again at its end."""
     if sys.stdout is not sys.__stdout__ or sys.stdout is None:
         return
     try:

@@ -1,6 +1,6 @@
 """Table definitions. Times are microseconds since 1970 UTC; JSON is canonical text; a sum never includes a prior.
 
-What a table promises is written as a constraint, so that no code path can store what must not be there. The type of a
+The promises of a table are constraints, so that no code path can store what must not be there. The type of a
 column is one that SQLite's STRICT tables and PostgreSQL both enforce.
 """
 
@@ -106,6 +106,7 @@ run = _table(
     Column("result", TEXT),
 )
 
+# The catalogue as it is today. features: canonical JSON; retired_at: null while the arm may be served.
 arm = _table(
     "arm",
     Column("id", BIG, primary_key=True),
@@ -117,7 +118,7 @@ arm = _table(
     _key(),
 )
 
-# Features and life spans as they were, by catalogue revision; append-only. `retired` is what the change left behind.
+# Every change of an arm, by catalogue revision; append-only. features and retired: after the change.
 arm_history = _table(
     "arm_history",
     _ref("arm_id", "arm", key=True),
@@ -147,6 +148,7 @@ context = _table(
     UniqueConstraint("digest"),
 )
 
+# Reward definitions; they never change. weights: by event kind, JSON (see `policies._terms`).
 reward = _table(
     "reward",
     Column("id", BIG, primary_key=True),
@@ -182,8 +184,8 @@ policy = _table(
     UniqueConstraint("name"),
 )
 
-# What a version is: an immutable numbered belief (frozen, trained), or one that still learns. `seq` and `ordinal` are
-# the policy's counters when it was made. `entered_to`: the last decision of the policy that this belief holds (ids are
+# Numbered beliefs of policies: immutable ones (frozen, trained), and those that still learn. `seq` and `ordinal` are
+# the policy's counters at its creation. `entered_to`: the last decision of the policy that this belief holds (ids are
 # drawn under the head's lock, so within one policy they are in order of commit and of time); null: every one.
 version = _table(
     "version",
@@ -214,6 +216,7 @@ policy_head = _table(
     _ref("live_id", "version"),
 )
 
+# Every promotion of a version, and which version was live before it; rolled_back_at: null while it stands.
 promotion = _table(
     "promotion",
     Column("id", BIG, primary_key=True),
@@ -225,7 +228,7 @@ promotion = _table(
     Index(None, "policy_id", "id"),
 )
 
-# What a belief starts from where the kind's default is replaced: alpha and beta (pseudo-counts of successes, failures).
+# Priors of arms that do not have the default of the kind: alpha and beta (pseudo-counts of successes and failures).
 prior = _table(
     "prior",
     _ref("version_id", "version", key=True),
@@ -237,9 +240,9 @@ prior = _table(
     rowid=False,
 )
 
-# What is served now, and what every transaction changed: the belief at seq s is, per arm and bucket, the newest
-# delta with seq <= s. Buckets and ordinals carry forgetting (0 where a policy does not forget); `extra` carries further
-# sums of kinds that need more than three, packed doubles.
+# The sums that are served now, and the change of every transaction: the belief at seq s is, per arm and bucket, the
+# newest delta with seq <= s. Buckets and ordinals carry forgetting (0 where a policy does not forget); `extra`
+# carries further sums of kinds that need more than three, packed doubles.
 belief = _table(
     "belief",
     _ref("version_id", "version", key=True),
@@ -265,7 +268,7 @@ belief_delta = _table(
     rowid=False,
 )
 
-# What training found for an arm: packed doubles of a trained version, which never change.
+# Weights of arms of a trained version, packed doubles; they never change.
 arm_weights = _table(
     "arm_weights",
     _ref("version_id", "version", key=True),
@@ -273,7 +276,7 @@ arm_weights = _table(
     Column("weights", BYTES, nullable=False),
     rowid=False,
 )
-# Who trains a policy, and until when nobody else does: times of the database's clock, never of --now.
+# The process that trains a policy alone, and until when: times of the database's clock, never of --now.
 lease = _table(
     "lease",
     _ref("policy_id", "policy", key=True),
@@ -283,8 +286,9 @@ lease = _table(
     Column("expires_at", BIG, nullable=False),
 )
 
-# digest: 64 bits of the key (`contents.key_digest`). Clusters of estimates, their blocks and folds follow it, never the
-# id: the same log in another order, or in another store, gives the same figures.
+# Users, by the key that requests give. digest: 64 bits of the key (`contents.key_digest`). Clusters of estimates,
+# their blocks and folds follow it, never the id: the same log in another order, or in another store, gives the same
+# figures.
 users = _table(
     "users",
     Column("id", BIG, primary_key=True),
@@ -293,7 +297,8 @@ users = _table(
     UniqueConstraint("key"),
     _key(),
 )
-# `split` is drawn once, when the session is created: 0 train, 1 tune, 2 gate. digest: as of users.
+# Sessions, by the key that requests give. `split` is drawn once, when the session is created: 0 train, 1 tune, 2
+# gate. digest: as of users.
 session = _table(
     "session",
     Column("id", BIG, primary_key=True),
@@ -306,8 +311,9 @@ session = _table(
     _key(),
     CheckConstraint("split IN (0, 1, 2)", name="split_known"),
 )
-# history: what its next decision will remember: how many slots the visit has shown, and the last of them, packed
-# (`app/serving/recent_slots.py`). Null: not known.
+# Visits of a session, from one timeout to the next. recent: arms in the state of its next decision, JSON. history:
+# how many slots the visit has shown, and the last of them, packed (`app/serving/recent_slots.py`); null where not
+# stored.
 visit = _table(
     "visit",
     _ref("session_id", "session", key=True),
@@ -323,6 +329,8 @@ visit = _table(
     rowid=False,
 )
 
+# Experiments split users or sessions (`unit`) by a digest with their own salt; definition: the options of its
+# creation.
 experiment = _table(
     "experiment",
     Column("id", BIG, primary_key=True),
@@ -337,6 +345,7 @@ experiment = _table(
     _choice("unit", "user", "session"),
     _choice("status", "running", "stopped"),
 )
+# The variants of an experiment, each with a policy of its own and a share of the units.
 variant = _table(
     "variant",
     Column("id", BIG, primary_key=True),
@@ -347,7 +356,7 @@ variant = _table(
     UniqueConstraint("experiment_id", "label"),
     CheckConstraint("weight > 0 AND weight <= 1e308", name="weight_positive"),
 )
-# The unit is a user or a session, as the experiment says.
+# The variant of each unit, a user or a session as the experiment says; it stays for ever.
 assignment = _table(
     "assignment",
     Column("id", BIG, primary_key=True),
@@ -361,10 +370,11 @@ assignment = _table(
     UniqueConstraint("experiment_id", "session_id"),
 )
 
-# belief_seq, belief_ordinal: the policy's counters when the belief was read; seq: the change by which it was stored;
-# ordinal: its own, where the policy forgets. size: the length of the page; fewer slots than that is a partial page of
-# an imported log. source: what an imported line said of itself (policy, version, experiment), JSON. history: what was
-# known of the visit when the decision was made, packed (`policy/history.py`). Null: not known (imported, or older).
+# A logged slate, with everything that is needed to score another policy on it. belief_seq, belief_ordinal: the
+# policy's counters when the belief was read; seq: the change by which it was stored; ordinal: its own, where the
+# policy forgets. size: the length of the page; fewer slots than that is a partial page of an imported log. source:
+# policy, version and experiment that an imported line named, JSON. history: the visit as the decision saw it, packed
+# (`policy/history.py`); null where it is not stored (imported, or older).
 decision = _table(
     "decision",
     Column("id", BIG, primary_key=True),
@@ -403,8 +413,8 @@ decision = _table(
     _partial("ix_decision_at", "at", where="imported = 0"),
     _partial("uq_decision_request_key", "request_key", where="request_key IS NOT NULL", unique=True),
 )
-# propensity: given the positions above; marginal: of that arm at that position; min_propensity: the smallest
-# conditional of any arm still left there. censored: the last word of the decision's `!censor` events.
+# The arms of a decision by position. propensity: given the positions above; marginal: of that arm at that position;
+# min_propensity: the smallest conditional of any arm still left there. censored: by the last `!censor` event.
 slot = _table(
     "slot",
     _ref("decision_id", "decision", key=True),
@@ -445,7 +455,7 @@ event = _table(
     _finite("value"),
     rowid=False,
 )
-# A feedback key names a whole line; its digest says what the line held (`at` beside it, null where none was given).
+# A feedback key names a whole line, whose content is digested; `at`: null where the line had none.
 feedback_key = _table(
     "feedback_key",
     Column("key", TEXT, primary_key=True),
@@ -456,7 +466,8 @@ feedback_key = _table(
     rowid=False,
 )
 
-# A line's identity: the digest of its bytes and of how often these came before in its file.
+# The lines that were imported into a policy, by the digest of their bytes and of how often these came before in the
+# file.
 import_line = _table(
     "import_line",
     _ref("policy_id", "policy", key=True),

@@ -93,7 +93,7 @@ class Grouping:
         return {value: value for value in wanted}
 
     def _policies(self, wanted: list[int]) -> dict[int, Any]:
-        shown = {policy.id: policy.shown for policy in policies.all_policies(self.unit)}
+        shown = {policy.id: policy.display_name for policy in policies.all_policies(self.unit)}
         return {value: shown[value] for value in wanted}
 
     def ordered(self) -> list[Any]:

@@ -50,7 +50,7 @@ def _split(name: str) -> int:
 def _policies(unit: Unit, name: str) -> list[int]:
     """A policy's id, and those of the variants that were made of it."""
     every = policies.all_policies(unit)
-    found = [policy.id for policy in every if name in (policy.name, policy.shown)]
+    found = [policy.id for policy in every if name in (policy.name, policy.display_name)]
     if not found:
         near = suggest(name, [policy.name for policy in every])
         raise InputError(f"unknown policy {name!r} in the log filter", hint=near or "`rlrec policy list` shows them")
