@@ -1,4 +1,4 @@
-"""The whole loop on the sample log, step by step, each by the command that a reader can type."""
+"""The whole loop on the sample log: each step is a command that a reader can type."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import csv
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 
@@ -24,17 +26,25 @@ SEED = 7
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """A command with what it is for; `quiet` steps are repetitions that need no telling."""
+    """A command and its purpose; `quiet` steps repeat others, and are not shown."""
 
     why: str
     command: str
     quiet: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class Done:
+class Result(TypedDict):
+    """A command that ran, and what it printed."""
+
     command: str
     output: str
+
+
+class SampleFile(TypedDict):
+    """A sample file that was copied."""
+
+    file: str
+    bytes: int
 
 
 def samples() -> Path:
@@ -44,8 +54,21 @@ def samples() -> Path:
     return inside if inside.is_dir() else package.parent / "sample_data"
 
 
+def copy_samples(folder: Path) -> list[SampleFile]:
+    """The sample files, copied into a folder. Raises InputError where another file of that name is there."""
+    pairs = [(source, folder / source.name) for source in sorted(samples().iterdir())]
+    for source, target in pairs:
+        if target.exists() and (not target.is_file() or target.read_bytes() != source.read_bytes()):
+            raise InputError(f"{target} is there, and is another file", hint="name a new folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    for source, target in pairs:
+        if not target.exists():
+            shutil.copyfile(source, target)
+    return [{"file": str(target), "bytes": source.stat().st_size} for source, target in pairs]
+
+
 def before() -> list[Step]:
-    """What the log of others says, before anything goes live."""
+    """Steps before anything goes live: estimates from the log of another system."""
     data = shlex.quote(str(samples()))
     return [
         Step(why="Make a store: one SQLite file in this folder.", command="rlrec init"),
@@ -55,7 +78,7 @@ def before() -> list[Step]:
             command=f"rlrec import-log {data}/random_all.csv.gz --layout obd --policy random",
         ),
         Step(
-            why="A Thompson policy that starts from the belief which the shop published.",
+            why="A Thompson policy that starts from the belief that the shop published.",
             command=f"rlrec policy create published --kind thompson --prior {data}/bts_all_prior.csv",
         ),
         Step(
@@ -63,11 +86,11 @@ def before() -> list[Step]:
             command="rlrec policy create greedy --kind epsilon-greedy --param epsilon=0 --from-log policy=random",
         ),
         Step(
-            why="What would each have earned on that page? The log can answer, for it holds the probability of\n"
+            why="What would each have earned on that page? The log can answer, since it holds the probability of\n"
             "every choice. Read the verdicts before the values. `uniform` is the policy that logged: a plain\n"
-            "average, to be trusted. `published` is weak: it prefers few items, one click carries much of its\n"
-            "estimate, and the interval says how little is known. `greedy` looks best by far, and is judged on\n"
-            "the very rows that it learned from (in-sample): that number is worth nothing.",
+            "average, which can be trusted. `published` is weak: it prefers few items, one click carries much of\n"
+            "its estimate, and the interval is wide. `greedy` looks best by far, but is judged on the very rows\n"
+            "that it learned from (in-sample): that number is worth nothing.",
             command="rlrec evaluate uniform published greedy --log policy=random --estimator snips",
         ),
     ]
@@ -77,12 +100,12 @@ def live() -> list[Step]:
     """Twelve simulated hours of traffic, with the clock given by --now."""
     first = [
         Step(
-            why="Now live. The audience is simulated: it clicks each item at the rate which it had in the log.",
+            why="Now live. The audience is simulated: it clicks each item at the rate that the item had in the log.",
             command="rlrec policy show greedy --format csv > rates.csv",
         ),
         Step(
-            why="A new Thompson policy that knows nothing. 5 % of every position stays uniform, so that its log can\n"
-            "judge others.",
+            why="A new Thompson policy without any data. 5 % of every position stays uniform, so that its log can\n"
+            "judge other policies.",
             command="rlrec policy create live --kind thompson --param floor=0.05",
         ),
     ]
@@ -98,7 +121,7 @@ def _hour(hour: int) -> list[Step]:
             quiet=quiet,
         ),
         Step(
-            why="The audience looks at the slates and clicks.",
+            why="The audience looks at the slates, and clicks.",
             command=f"rlrec demo --audience rates.csv --seed {hour} < slates.ndjson > clicks.ndjson",
             quiet=quiet,
         ),
@@ -111,11 +134,12 @@ def _hour(hour: int) -> list[Step]:
 
 
 def after(uniform: float) -> list[Step]:
-    """What was learned. uniform: clicks per impression of the uniform policy, which the audience's rates give."""
+    """Steps that show what was learned. uniform: clicks per impression of the uniform policy, from the audience's
+    rates."""
     return [
         Step(
-            why="What `live` believes now: it found the items that this audience likes, and serves them most.\n"
-            "(The twelve it serves most; `rlrec policy show live` has all.)",
+            why="The belief of `live` now: it has found the items that this audience likes, and serves them most.\n"
+            "(These are the twelve it serves most; `rlrec policy show live` has all.)",
             command="rlrec policy show live --format csv > live.csv\n"
             "head -n 1 live.csv; tail -n +2 live.csv | sort -t, -k10 -g -r | head -n 12",
         ),
@@ -125,40 +149,40 @@ def after(uniform: float) -> list[Step]:
             command="rlrec --now 2026-01-02 evaluate uniform live --log policy=live --estimator snips",
         ),
         Step(
-            why="Is all of it true? Beliefs are rebuilt from the log, and stored propensities are computed again.",
+            why="Is all of it right? Beliefs are rebuilt from the log, and stored propensities are computed again.",
             command="rlrec --now 2026-01-02 doctor --sample 500",
         ),
     ]
 
 
-def run(folder: Path, *, say: Callable[[Step], None], shown: Callable[[str], None]) -> Iterator[Done]:
-    """Run every step in a folder through the shell; `say` is told each step first, `shown` what it printed."""
+def run(folder: Path, *, announce: Callable[[Step], None], report: Callable[[str], None]) -> Iterator[Result]:
+    """Run every step in a folder through the shell: `announce` gets each step before it runs, `report` its output."""
     for step in before():
-        yield _do(folder, step, say, shown)
-    visitors(folder)
+        yield _run_step(folder, step, announce, report)
+    write_requests(folder)
     for step in live():
-        yield _do(folder, step, say, shown)
-    known = rates(folder / "rates.csv")
-    for step in after(sum(known.values()) / len(known)):
-        yield _do(folder, step, say, shown)
+        yield _run_step(folder, step, announce, report)
+    click_rates = rates(folder / "rates.csv")
+    for step in after(sum(click_rates.values()) / len(click_rates)):
+        yield _run_step(folder, step, announce, report)
 
 
-def _do(folder: Path, step: Step, say: Callable[[Step], None], shown: Callable[[str], None]) -> Done:
+def _run_step(folder: Path, step: Step, announce: Callable[[Step], None], report: Callable[[str], None]) -> Result:
     if not step.quiet:
-        say(step)
-    # `rlrec` is this very program, whatever is on the PATH; nothing of the caller's environment speaks to it.
+        announce(step)
+    # `rlrec` is this very program, whatever is on the PATH, and sees no RLREC_ variable of the caller.
     function = f'rlrec() {{ {shlex.quote(sys.executable)} -m rlrec "$@"; }}; {step.command}'
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RLREC_")}
     done = subprocess.run(["sh", "-c", function], cwd=folder, env=clean, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RlrecError(f"`{step.command}` failed: {done.stderr.strip() or done.returncode}")
     if not step.quiet:
-        shown(done.stdout)
-    return Done(command=step.command, output=done.stdout)
+        report(done.stdout)
+    return {"command": step.command, "output": done.stdout}
 
 
-def visitors(folder: Path) -> None:
-    """The requests of each hour, a file an hour."""
+def write_requests(folder: Path) -> None:
+    """Write the requests of the visitors, a file an hour."""
     for hour in range(HOURS):
         with (folder / f"visitors-{hour:02}.ndjson").open("w", encoding="utf-8") as file:
             for number in range(VISITORS):
@@ -178,13 +202,13 @@ def rates(path: Path) -> dict[str, float]:
 
 
 def clicks(path: Path, answers: Iterable[str], *, seed: int) -> Iterator[str]:
-    """Lines for `feedback --input`: what an audience with these rates does with the answers of `recommend`."""
-    known = rates(path)
-    places = {arm: place for place, arm in enumerate(known)}
-    decisions = [json.loads(line) for line in answers]
-    slots = [(one["decision_id"], slot) for one in decisions if one.get("decision_id") for slot in one["slate"]]
-    actions = np.array([places.get(slot["arm"], len(places)) for _, slot in slots], np.intp)
-    audience = Bernoulli(rates=(*known.values(), 0.0))  # an arm without a rate is never clicked
+    """Lines for `feedback --input`: the clicks of an audience with these rates on the answers of `recommend`."""
+    click_rates = rates(path)
+    index = {arm: number for number, arm in enumerate(click_rates)}
+    decisions = [answer for line in answers if (answer := json.loads(line)).get("decision_id")]
+    slots = [(answer["decision_id"], slot) for answer in decisions for slot in answer["slate"]]
+    actions = np.array([index.get(slot["arm"], len(index)) for _, slot in slots], np.intp)
+    audience = Bernoulli(rates=(*click_rates.values(), 0.0))  # an arm without a rate is never clicked
     audience.reset(len(slots), np.random.default_rng(seed))
     _, clicked, *_ = audience.step(actions)
     for (decision_id, slot), click in zip(slots, clicked, strict=True):

@@ -1,12 +1,12 @@
-"""rlrec demo."""
+"""rlrec demo: the whole loop on a real log, and the sample files."""
 
 from __future__ import annotations
 
-import contextlib
 import sys
-import tempfile
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,59 +14,63 @@ from rlrec.cli.output import Show
 from rlrec.cli.shared import printed
 from rlrec.cli.values import Whole
 
+if TYPE_CHECKING:
+    from rlrec.app.demo import Step
+
 
 @click.command()
 @click.option("--keep", type=click.Path(file_okay=False), metavar="FOLDER", help="Work there and leave everything.")
+@click.option(
+    "--data", type=click.Path(file_okay=False), metavar="FOLDER", help="Copy the sample files there, and end."
+)
 @click.option(
     "--audience", type=click.Path(exists=True, dir_okay=False), metavar="CSV",
     help="Play the audience: answers of `recommend` on stdin, lines for `feedback` on stdout.",
 )  # fmt: skip
 @click.option("--seed", type=Whole(0), default=0, show_default=True, help="Seed of the audience.")
 @printed
-def demo(show: Show, keep: str | None, audience: str | None, seed: int) -> None:
+def demo(show: Show, keep: str | None, data: str | None, audience: str | None, seed: int) -> None:
     """Show the whole loop on a real log, in under a minute.
 
-    Works in a throwaway store, and says every command that it runs.
+    Works in a throwaway store, and shows every command that it runs.
 
     \b
-    Example:
+    Examples:
       rlrec demo
+      rlrec demo --data sample_data
     """
     from rlrec.app import demo as use_case
 
+    if data is not None:
+        show(use_case.copy_samples(Path(data)))
+        return
     if audience is not None:
         for line in use_case.clicks(Path(audience), sys.stdin, seed=seed):
             click.echo(line)
         return
     with _folder(keep) as folder:
-        told = show.format == "table"
-        done = use_case.run(folder, say=_say if told else _nothing, shown=_shown if told else _nothing)
-        steps = [{"command": step.command, "output": step.output} for step in done]
-    if not told:
-        show(steps)
+        person = show.format == "table"
+        announce, report = (_announce, _report) if person else (_ignore, _ignore)
+        results = list(use_case.run(Path(folder), announce=announce, report=report))
+    if not person:
+        show(results)
 
 
-def _folder(keep: str | None) -> Any:
+def _folder(keep: str | None) -> AbstractContextManager[str]:
     if keep is None:
-        return _throwaway()
+        return TemporaryDirectory(prefix="rlrec-demo-")
     Path(keep).mkdir(parents=True, exist_ok=True)
-    return contextlib.nullcontext(Path(keep))
+    return nullcontext(keep)
 
 
-@contextlib.contextmanager
-def _throwaway() -> Any:
-    with tempfile.TemporaryDirectory(prefix="rlrec-demo-") as folder:
-        yield Path(folder)
-
-
-def _say(step: Any) -> None:
+def _announce(step: Step) -> None:
     click.echo(f"\n# {step.why.replace(chr(10), chr(10) + '# ')}")
     click.echo(f"$ {step.command}")
 
 
-def _shown(output: str) -> None:
+def _report(output: str) -> None:
     click.echo(output, nl=False)
 
 
-def _nothing(_: object) -> None:
+def _ignore(_: object) -> None:
     pass

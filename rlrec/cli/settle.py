@@ -14,7 +14,7 @@ from rlrec.cli.shared import printed, stored
 @printed
 @stored
 def settle(store: Any, show: Show) -> None:
-    """Let overdue slots of `settled` rewards into their beliefs.
+    """Learn from slots of `settled` rewards whose window is over.
 
     \b
     Example:
