@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import heapq
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlrec.app import session as visits
-from rlrec.app.audiences import environments as audiences
+from rlrec.app import session as app_session
+from rlrec.app.audiences import environments
 from rlrec.app.audiences.crowd import Crowd
+from rlrec.app.audiences.environments import VisitFigures
 from rlrec.app.feedback import Line
 from rlrec.app.inputs import lookup
 from rlrec.app.pipe import Pipe
 from rlrec.app.recommend import Answer
-from rlrec.app.recommend import Request as Asked
+from rlrec.app.serving import requests
 from rlrec.arrays import Array, Index
 from rlrec.errors import InputError
 from rlrec.policy.reward import clipped
@@ -33,7 +33,7 @@ LATER = 1  # seconds after the last window is over
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """An audience with its parameters as typed, and how much of it: sessions of so many decisions, each a page of
+    """An audience with its parameters as typed, and how much of it: sessions of so many decisions, each a slate of
     `size` positions; so many sessions at a time. steps: None for 1, or to the end of visits that end by themselves."""
 
     environment: str
@@ -46,25 +46,45 @@ class Request:
     seed: int | None = None
 
 
-def simulate(store: Store, request: Request) -> dict[str, Any]:
-    """What the audience earned, and what it would have earned from the best pages. The clock stands a second later
+class Result(VisitFigures):
+    """What `simulate --json` shows."""
+
+    environment: str
+    policy: str
+    version: int
+    sessions: int
+    decisions: int
+    reward: float
+    reward_per_session: float
+    optimum_per_session: float
+    regret: float
+    seed: int
+    started_at: str
+    ended_at: str
+
+
+def simulate(store: Store, request: Request) -> Result:
+    """What the audience earned, and what it would have earned from the best slates. The clock moves on by a second
     after every decision; it starts at the newest one, or where `--now` says.
 
     Visits of an audience with memory are played to their end, and ended in the store; then the clock goes past the
     window of the reward, so that every decision is mature by `ended_at`."""
-    audience, names = audiences.made(request.environment, request.parameters)
-    check(request.environment, audience, len(names), size=request.size, steps=request.steps)
-    bits = seeded(request.seed)
+    audience, names = environments.make(request.environment, request.parameters)
+    environments.check(request.environment, audience, len(names), size=request.size, steps=request.steps)
+    seed = environments.seed_or_random(request.seed)
     with store.read() as unit:
         version, _ = lookup.version(unit, request.policy)
         first, newest = decisions.peek(unit), decisions.newest(unit)
         _check_group(request, audience, timeout_us=settings.get(unit).session_timeout_us)
     if store.now is None:
         store.now = parse(FIRST) if newest is None else newest
-    _tell_lost(store, audience, version.reward)
-    names, restricted = store.write(lambda unit: _catalogue(unit, names, own=bool(audience.names)))
-    given = _Given(store=store, request=request, names=names, restricted=restricted, bits=bits, first=first)
-    world = _Visits(given, audience, version.reward) if isinstance(audience, Visitors) else _World(given, audience)
+    _notice_unseen_reward(store, audience, version.reward)
+    names, restricted = store.write(lambda unit: _catalogue(unit, names, fixed=bool(audience.names)))
+    setup = _Setup(store, request, names, restricted, seed, first)
+    if isinstance(audience, Visitors):
+        world: _World = _VisitWorld(setup, audience, version.reward)
+    else:
+        world = _World(setup, audience)
     started = store.now
     world.play()
     reward, optimum, regret = world.earned.tolist()
@@ -78,24 +98,11 @@ def simulate(store: Store, request: Request) -> dict[str, Any]:
         "reward_per_session": reward / request.sessions,
         "optimum_per_session": optimum / request.sessions,
         "regret": regret,
-        **world.visits(),
-        "seed": bits,
+        **world.visit_figures(),
+        "seed": seed,
         "started_at": written(started),
         "ended_at": written(store.now),
     }
-
-
-def check(environment: str, audience: Audience, arms: int, *, size: int = 1, steps: int | None = None) -> None:
-    """Raises InputError for what such an audience cannot be served."""
-    if size > arms:
-        raise InputError(f"k is {size}, but the audience has {arms} arms", field="k")
-    if not isinstance(audience, Visitors):
-        return
-    if size > 1:
-        raise InputError(f"visitors of {environment} are shown one arm at a time", hint="leave -k away")
-    if steps is not None:
-        hint = "leave --steps away; --env cap=N cuts visits off after N decisions"
-        raise InputError(f"visits of {environment} end by themselves", hint=hint)
 
 
 def _check_group(request: Request, audience: Audience, *, timeout_us: int) -> None:
@@ -108,10 +115,10 @@ def _check_group(request: Request, audience: Audience, *, timeout_us: int) -> No
         )
 
 
-def _tell_lost(store: Store, audience: Audience, reward: Reward) -> None:
+def _notice_unseen_reward(store: Store, audience: Audience, reward: Reward) -> None:
     """Say so where the policy's reward does not see what the audience gives."""
-    worth = reward.weights.get(audience.event, 0.0) * audience.lowest
-    if audience.lowest < 0 and clipped(reward, worth) == reward.default:
+    value = reward.weights.get(audience.event, 0.0) * audience.lowest
+    if audience.lowest < 0 and clipped(reward, value) == reward.default:
         event, lowest = audience.event, audience.lowest
         store.notice(
             f"a `{event}` of {lowest:g} is worth {reward.default:g} by reward {reward.name!r}: nothing is learned;"
@@ -119,28 +126,11 @@ def _tell_lost(store: Store, audience: Audience, reward: Reward) -> None:
         )
 
 
-def told_visits(
-    audience: Audience, *, length: float, visits: float, visitors: float | None = None, returned: float = 0
-) -> dict[str, Any]:
-    """What is told of visits: null where nobody is known again. length: decisions of a visit."""
-    known = audience if isinstance(audience, Visitors) else None
-    return {
-        "context_free_per_session": None if known is None else known.context_free()[0],
-        "session_length": length,
-        "visitors": visitors,
-        "visits_per_visitor": visits / visitors if visitors else None,
-        "retention": returned / visitors if visitors and known is not None and known.returning else None,
-    }
+def _catalogue(unit: Unit, names: Sequence[str], *, fixed: bool) -> tuple[list[str], bool]:
+    """The keys of the audience's arms, and whether the catalogue has others, which it must not be shown. fixed: the
+    audience knows its arms by these names.
 
-
-def seeded(given: int | None) -> int:
-    return int.from_bytes(os.urandom(8)) if given is None else given
-
-
-def _catalogue(unit: Unit, names: Sequence[str], *, own: bool) -> tuple[list[str], bool]:
-    """The keys of the audience's arms, and whether there are others that it must not be shown. own: no other keys do.
-
-    An empty catalogue gets these arms. Otherwise they are in it, or it has as many, which take their place."""
+    An empty catalogue gets these arms. Otherwise they are in it, or it has as many others that stand for them."""
     active = [arm.key for arm in arms.every(unit) if arm.retired_at is None]
     if not arms.every(unit):
         arms.put(unit, dict.fromkeys(names, "{}"))
@@ -153,153 +143,159 @@ def _catalogue(unit: Unit, names: Sequence[str], *, own: bool) -> tuple[list[str
     fits = f"its {len(active)} arms are `rlrec arm list`: give as many, or --env rates=FILE, a CSV arm,rate"
     raise InputError(
         f"the audience has {len(names)} arms, and the catalogue has no arm {missing!r}",
-        hint=f"add it: `rlrec arm add {missing}`" if own else fits,
+        hint=f"add it: `rlrec arm add {missing}`" if fixed else fits,
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Given:
-    """What is served: a request, the keys of the audience's arms, and whether the catalogue has others; the first
-    decision of it, and the seed."""
+class _Setup(NamedTuple):
+    """What is served: a request, the keys of the audience's arms, and whether the catalogue has others; the seed, and
+    the id of the first decision."""
 
     store: Store
     request: Request
     names: Sequence[str]
     restricted: bool
-    bits: int
+    seed: int
     first: int
 
 
 class _World:
     """An audience before the store."""
 
-    def __init__(self, given: _Given, audience: Audience) -> None:
-        self.store, self.request, self.audience, self.first = given.store, given.request, audience, given.first
-        self.places = {name: place for place, name in enumerate(given.names)}
-        self.eligible = list(given.names) if given.restricted else None
-        self.pipe = Pipe(given.store, seed=given.bits)
-        self.rng = np.random.Generator(np.random.SFC64([given.bits, given.first]))
+    def __init__(self, setup: _Setup, audience: Audience) -> None:
+        self.store, self.request, self.audience, self.first = setup.store, setup.request, audience, setup.first
+        self.arm_index = {name: index for index, name in enumerate(setup.names)}
+        self.eligible = list(setup.names) if setup.restricted else None
+        self.pipe = Pipe(setup.store, seed=setup.seed)
+        self.rng = np.random.Generator(np.random.SFC64([setup.seed, setup.first]))
         self.earned = np.zeros(3)  # reward, optimum, regret
-        self.steps = given.request.steps or 1
-        self.decisions = given.request.sessions * self.steps
-        self._late: list[tuple[int, int, int, float]] = []  # a heap of events to come: time, decision, position, value
+        self.steps = setup.request.steps or 1
+        self.decisions = setup.request.sessions * self.steps
+        self._coming: list[tuple[int, int, int, float]] = []  # a heap of events: time, decision, position, value
 
     def play(self) -> None:
+        """Serve all sessions."""
         for start in range(0, self.request.sessions, self.request.group):
             end = min(start + self.request.group, self.request.sessions)
-            crowd = [self._key(number) for number in range(start, end)]
-            seen = self.audience.reset(len(crowd), self.rng, first=start * self.steps)
+            sessions = [self._session(number) for number in range(start, end)]
+            observed = self.audience.reset(len(sessions), self.rng, first=start * self.steps)
             for _ in range(self.steps):
-                seen = self._serve(crowd, seen)
-        while self._late:  # nothing more is asked, and what is to come still comes
-            self._wait(max(0, self._late[0][0] - self._clock))
+                observed = self._serve(sessions, observed)
+        while self._coming:  # events that come after the last decision
+            self._wait(max(0, self._coming[0][0] - self._clock))
 
-    def visits(self) -> dict[str, Any]:
-        return told_visits(self.audience, length=float(self.steps), visits=self.request.sessions)
+    def visit_figures(self) -> VisitFigures:
+        """Figures of the visits that were played."""
+        return environments.visit_figures(self.audience, length=float(self.steps), visits=self.request.sessions)
 
     @property
     def _clock(self) -> int:
         assert self.store.now is not None
         return self.store.now
 
-    def _key(self, number: int) -> str:
-        """Of a session."""
+    def _session(self, number: int) -> str:
+        """The key of a session."""
         return f"sim{self.first}-{number}"
 
-    def _serve(self, crowd: Sequence[str], seen: Array) -> Array:
-        """A page for each session, and what has come by the next one: the contexts of that."""
-        answers, pages = self._asked(crowd, seen)
-        following, reward, _, _, info = self.audience.step(pages)
-        lacking = info["optimum"] - info["expected"].sum(axis=1)
-        self.earned += [reward.sum(), info["optimum"].sum(), lacking.sum()]
-        self._hear(answers, reward, info.get("delay"))
-        self._wait(len(crowd) * SECOND)
+    def _serve(self, sessions: Sequence[str], observed: Array) -> Array:
+        """Draw a slate for each session, and let a second pass for each: the next observation."""
+        answers, slates = self._draw(sessions, observed)
+        following, reward, _, _, info = self.audience.step(slates)
+        regret = info["optimum"] - info["expected"].sum(axis=1)
+        self.earned += [reward.sum(), info["optimum"].sum(), regret.sum()]
+        self._schedule(answers, reward, info.get("delay"))
+        self._wait(len(sessions) * SECOND)
         return following
 
-    def _asked(
-        self, crowd: Sequence[str], seen: Array, users: Sequence[str | None] | None = None
+    def _draw(
+        self, sessions: Sequence[str], observed: Array, users: Sequence[str | None] | None = None
     ) -> tuple[list[Answer], Index]:
-        """The answers to these sessions, and the places of the arms shown, (sessions, positions)."""
-        contexts = [{"x": x} for x in seen.tolist()] if self.audience.features else [{}] * len(crowd)
+        """The answers to these sessions, and the indices of the arms shown, (sessions, positions)."""
+        contexts = [{"x": x} for x in observed.tolist()] if self.audience.features else [{}] * len(sessions)
         policy, size, eligible = self.request.policy, self.request.size, self.eligible
-        asked = [
-            Asked(policy=policy, session=session, user=user, context=context, size=size, arms=eligible)
-            for session, user, context in zip(crowd, users or [None] * len(crowd), contexts, strict=True)
+        group = [
+            requests.Request(policy=policy, session=session, user=user, context=context, size=size, arms=eligible)
+            for session, user, context in zip(sessions, users or [None] * len(sessions), contexts, strict=True)
         ]
-        answers = _sound(self.pipe.group(asked))
-        pages = [[self.places[slot["arm"]] for slot in answer["slate"]] for answer in answers]
-        return answers, np.array(pages, np.intp)
+        answers = _accepted(self.pipe.group(group))
+        slates = [[self.arm_index[slot["arm"]] for slot in answer["slate"]] for answer in answers]
+        return answers, np.array(slates, np.intp)
 
-    def _hear(self, answers: Sequence[Answer], reward: Array, delay: Array | None = None) -> None:
-        """Events will come of these pages. reward, and decisions until it comes: (pages, positions)."""
+    def _schedule(self, answers: Sequence[Answer], reward: Array, delay: Array | None = None) -> None:
+        """Schedule the events of these slates. reward, and decisions until it comes: (slates, positions)."""
         delays = np.zeros(reward.shape, np.int64) if delay is None else delay.astype(np.int64)
-        for page, slot in np.argwhere(reward != 0).tolist():
-            at = self._clock + int(delays[page, slot]) * SECOND
-            heapq.heappush(self._late, (at, int(answers[page]["decision_id"]), slot + 1, float(reward[page, slot])))
+        for row, slot in np.argwhere(reward != 0).tolist():
+            at = self._clock + int(delays[row, slot]) * SECOND
+            heapq.heappush(self._coming, (at, answers[row]["decision_id"], slot + 1, float(reward[row, slot])))
 
     def _wait(self, micros: int) -> None:
-        """Let time pass, and take in the events that have come by then."""
+        """Let time pass, and record the events that have come by then."""
         self.store.now = self._clock + micros
         lines = []
-        while self._late and self._late[0][0] <= self.store.now:
-            at, decision_id, position, value = heapq.heappop(self._late)
+        while self._coming and self._coming[0][0] <= self.store.now:
+            at, decision_id, position, value = heapq.heappop(self._coming)
             events = {self.audience.event: value}
             lines.append(Line(decision_id=decision_id, position=position, events=events, at=at))
         if lines:
-            _sound(self.pipe.group(lines))
+            _accepted(self.pipe.group(lines))
 
 
-class _Visits(_World):
+class _VisitWorld(_World):
     """Visitors with memory: where a visit has ended the next one begins, so that groups stay full. Each visitor is a
     user, and each visit a session of theirs."""
 
-    def __init__(self, given: _Given, audience: Visitors, reward: Reward) -> None:
-        super().__init__(given, audience)
+    def __init__(self, setup: _Setup, audience: Visitors, reward: Reward) -> None:
+        super().__init__(setup, audience)
         self.visitors, self.window_us = audience, reward.window_us
-        group, sessions = given.request.group, given.request.sessions
-        self.crowd = Crowd(places=min(group, sessions), visits=sessions, away=audience.away)
+        group, sessions = setup.request.group, setup.request.sessions
+        self.crowd = Crowd(seats=min(group, sessions), visits=sessions, away=audience.away)
         self.decisions = 0
 
     def play(self) -> None:
+        """Play all visits to their end."""
         optimum = self.visitors.optimum() * self.request.sessions
-        self.earned[1:] = optimum, optimum  # of which what is expected of each arm shown is taken off
-        self._seen = self.visitors.reset(len(self.crowd.visitor), self.rng)
+        self.earned[1:] = optimum, optimum  # the regret: less what is expected of each arm shown
+        self._observed = self.visitors.reset(len(self.crowd.visitor), self.rng)
         self._arrive()
         while len(busy := self.crowd.busy):
-            self._round(busy)
+            self._serve_seats(busy)
         self._wait(self.window_us + LATER * SECOND)
 
-    def visits(self) -> dict[str, Any]:
+    def visit_figures(self) -> VisitFigures:
+        """Figures of the visits that were played."""
         sessions, visitors = self.request.sessions, len(self.crowd.visits)
         length, returned = self.decisions / sessions, self.crowd.returned
-        return told_visits(self.audience, length=length, visits=sessions, visitors=visitors, returned=returned)
+        return environments.visit_figures(
+            self.audience, length=length, visits=sessions, visitors=visitors, returned=returned
+        )
 
-    def _round(self, busy: Index) -> None:
-        """An arm for the visitor in each of these places."""
-        sessions = [self._key(number) for number in self.crowd.visit[busy].tolist()]
+    def _serve_seats(self, busy: Index) -> None:
+        """Draw an arm for the visitor in each of these seats."""
+        sessions = [self._session(number) for number in self.crowd.visit[busy].tolist()]
         users = [f"sim{self.first}-visitor{number}" for number in self.crowd.visitor[busy].tolist()]
-        answers, pages = self._asked(sessions, self._seen[busy], users)
+        answers, slates = self._draw(sessions, self._observed[busy], users)
         actions = np.zeros(len(self.crowd.visitor), np.intp)
-        actions[busy] = pages[:, 0]
-        self._seen, reward, terminated, truncated, info = self.visitors.step(actions)
+        actions[busy] = slates[:, 0]
+        self._observed, reward, terminated, truncated, info = self.visitors.step(actions)
         self.decisions += len(busy)
         self.earned += [reward[busy].sum(), 0.0, -info["expected"][busy].sum()]
-        self._hear(answers, reward[busy, None])
+        self._schedule(answers, reward[busy, None])
         self._wait(len(busy) * SECOND)
         over = (terminated | truncated)[busy]
         if over.any():
-            visits.end_all(self.store, [key for key, ended in zip(sessions, over.tolist(), strict=True) if ended])
+            app_session.end_all(self.store, [key for key, ended in zip(sessions, over.tolist(), strict=True) if ended])
             again = busy[over & (info["again"][busy] > 0)]
             self.crowd.leave(busy[over], again=again, decisions=self.decisions)
             self._arrive()
 
     def _arrive(self) -> None:
-        places = self.crowd.arrive(self.decisions)
-        self.visitors.admit(places, self.crowd.visitor[places])
+        seats = self.crowd.arrive(self.decisions)
+        self.visitors.admit(seats, self.crowd.visitor[seats])
 
 
-def _sound(answers: Sequence[Any]) -> list[Any]:
-    for one in answers:
-        if isinstance(one, InputError):
-            raise one
+def _accepted(answers: Sequence[Any]) -> list[Any]:
+    """The answers. Raises the error of the first line that was refused."""
+    for answer in answers:
+        if isinstance(answer, InputError):
+            raise answer
     return list(answers)

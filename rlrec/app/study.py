@@ -1,16 +1,14 @@
-"""A simulated audience in memory: many runs of a policy, and no store is touched."""
+"""A simulated audience in memory: many runs of a policy, without a store."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from rlrec import policy as kinds
-from rlrec.app.audiences import environments as audiences
-from rlrec.app.audiences import in_memory
+from rlrec.app.audiences import environments, in_memory
+from rlrec.app.audiences.environments import VisitFigures
 from rlrec.app.inputs import lookup, parameters
-from rlrec.app.simulate import check, seeded, told_visits
 from rlrec.arrays import Array
 from rlrec.errors import InputError
 from rlrec.policy.base import Policy
@@ -21,7 +19,7 @@ from rlrec.store import Store
 
 
 @dataclass(frozen=True, kw_only=True)
-class Study:
+class Request:
     """So many runs in memory of sessions of so many decisions, by a kind with its parameters as typed, or with those of
     a policy of the store; what that has learned stays out of it."""
 
@@ -36,70 +34,87 @@ class Study:
     seed: int | None = None
 
 
-def study(store: Store, request: Study) -> dict[str, Any]:
+class Result(VisitFigures):
+    """What `simulate --ephemeral --json` shows: means over runs, with standard errors."""
+
+    environment: str
+    policy: str
+    runs: int
+    sessions: int
+    decisions: float
+    reward: float
+    reward_std_error: float | None
+    reward_per_session: float
+    optimum_per_session: float
+    regret: float
+    regret_std_error: float | None
+    seed: int
+
+
+def study(store: Store, request: Request) -> Result:
     """Means over runs of what a run earned, with standard errors; a store is read only where a policy is named."""
-    audience, names = audiences.made(request.environment, request.parameters)
-    check(request.environment, audience, len(names), steps=request.steps)
+    audience, names = environments.make(request.environment, request.parameters)
+    environments.check(request.environment, audience, len(names), steps=request.steps)
     policy, name = _policy(store, request, audience, names)
-    bits = seeded(request.seed)
+    seed = environments.seed_or_random(request.seed)
     if isinstance(audience, Visitors):
-        found = in_memory.visit(policy, audience, runs=request.runs, visits=request.sessions, seed=bits, names=names)
+        totals = in_memory.visit(policy, audience, runs=request.runs, visits=request.sessions, seed=seed, names=names)
     else:
-        played = request.sessions * (request.steps or 1)
-        found = in_memory.study(policy, audience, runs=request.runs, steps=played, seed=bits, names=names)
+        steps = request.sessions * (request.steps or 1)
+        totals = in_memory.study(policy, audience, runs=request.runs, steps=steps, seed=seed, names=names)
     return {
         "environment": request.environment,
         "policy": name,
         "runs": request.runs,
         "sessions": request.sessions,
-        "decisions": _mean(found.decisions),
-        "reward": float(found.reward.mean()),
-        "reward_std_error": _error(found.reward),
-        "reward_per_session": float(found.reward.mean()) / request.sessions,
-        "optimum_per_session": float(found.optimum.mean()) / request.sessions,
-        "regret": float(found.regret.mean()),
-        "regret_std_error": _error(found.regret),
-        **told_visits(
+        "decisions": _mean_count(totals.decisions),
+        "reward": float(totals.reward.mean()),
+        "reward_std_error": _std_error(totals.reward),
+        "reward_per_session": float(totals.reward.mean()) / request.sessions,
+        "optimum_per_session": float(totals.optimum.mean()) / request.sessions,
+        "regret": float(totals.regret.mean()),
+        "regret_std_error": _std_error(totals.regret),
+        **environments.visit_figures(
             audience,
-            length=float(found.decisions.mean()) / request.sessions,
+            length=float(totals.decisions.mean()) / request.sessions,
             visits=request.sessions,
-            visitors=None if found.visitors is None else float(found.visitors.mean()),
-            returned=0.0 if found.returned is None else float(found.returned.mean()),
+            visitors=None if totals.visitors is None else float(totals.visitors.mean()),
+            returned=0.0 if totals.returned is None else float(totals.returned.mean()),
         ),
-        "seed": bits,
+        "seed": seed,
     }
 
 
-def _policy(store: Store, request: Study, audience: Audience, names: Sequence[str]) -> tuple[Policy, str]:
-    """The policy studied, and what it is called; a contextual one sees the audience by a design of its own."""
+def _policy(store: Store, request: Request, audience: Audience, names: Sequence[str]) -> tuple[Policy, str]:
+    """The policy that is studied, and its name; a contextual one gets a design for the audience."""
     if (request.policy is None) == (request.kind is None):
         raise InputError("name a policy of the store or a kind, one of them", hint="--policy or --kind")
     if request.policy is not None:
         with store.read() as unit:
-            found = lookup.version(unit, request.policy)[0].policy
-        kind, given, name = found.kind, found.params, found.name
+            stored = lookup.version(unit, request.policy)[0].policy
+        kind, params, name = stored.kind, stored.params, stored.name
     else:
         kind = name = str(request.kind)
-        given = parameters.typed(kind, request.kind_parameters)
-    made = kinds.make(kind, given, design=in_memory.design(audience, names, model=given.get("model")))
-    made.check(_reward(request.environment, audience))
-    if not made.served:
+        params = parameters.typed(kind, request.kind_parameters)
+    policy = kinds.make(kind, params, design=in_memory.design(audience, names, model=params.get("model")))
+    policy.check(_reward(request.environment, audience))
+    if not policy.served:
         raise InputError(f"{name} is the label of an imported log", hint="study another policy")
-    if not made.online:
+    if not policy.online:
         hint = "leave --ephemeral away, train it on what the store has served"
         raise InputError(f"{name} is trained from a store, and a study in memory has none", hint=hint)
-    return made, name
+    return policy, name
 
 
-def _error(values: Array) -> float | None:
+def _std_error(values: Array) -> float | None:
     """Standard error of the mean; None of a single run."""
     return float(values.std(ddof=1)) / len(values) ** 0.5 if len(values) > 1 else None
 
 
-def _mean(counts: Array) -> float | int:
+def _mean_count(counts: Array) -> float | int:
     """The mean of counts, as a count where it is one."""
-    found = float(counts.mean())
-    return int(found) if found.is_integer() else found
+    mean = float(counts.mean())
+    return int(mean) if mean.is_integer() else mean
 
 
 def _reward(environment: str, audience: Audience) -> Reward:

@@ -68,9 +68,9 @@ def simulate(store: Any, show: Show, ephemeral: bool, **given: Any) -> None:
     for option in ("parameters", "params"):
         given[option] = _once(given[option])
     if ephemeral:
-        from rlrec.app import study as in_memory
+        from rlrec.app import study
 
-        show(in_memory.study(store, in_memory.Study(**_study(**given))))
+        show(study.study(store, study.Request(**_study(**given))))
     else:
         show(use_case.simulate(store, use_case.Request(**_request(**given))))
 

@@ -25,30 +25,29 @@ ENVIRONMENTS = {
 def load(name: str) -> type[Audience]:
     """The class of an environment, imported when asked for. Raises InputError for an unknown one."""
     if name not in ENVIRONMENTS:
-        known = list(ENVIRONMENTS)
-        raise InputError(f"unknown environment {name!r}", hint=suggest(name, known) or f"there are {', '.join(known)}")
+        names = list(ENVIRONMENTS)
+        raise InputError(f"unknown environment {name!r}", hint=suggest(name, names) or f"there are {', '.join(names)}")
     module, attribute = ENVIRONMENTS[name].split(":")
-    found: type[Audience] = getattr(import_module(module), attribute)
-    return found
+    return cast("type[Audience]", getattr(import_module(module), attribute))
 
 
 def parameters(name: str) -> dict[str, Any]:
     """The parameters of an environment with their defaults."""
     from dataclasses import fields
 
-    return {one.name: one.default for one in fields(cast(Any, load(name)))}
+    return {field.name: field.default for field in fields(cast(Any, load(name)))}
 
 
-def make(name: str, given: Mapping[str, Any]) -> Audience:
+def make(name: str, values: Mapping[str, Any]) -> Audience:
     """An audience with checked parameters. Raises InputError for an unknown or impossible one."""
-    made, known = load(name), parameters(name)
-    for word in given:
-        if word not in known:
-            hint = suggest(word, list(known)) or f"it has {', '.join(known)}"
+    environment, defaults = load(name), parameters(name)
+    for word in values:
+        if word not in defaults:
+            hint = suggest(word, list(defaults)) or f"it has {', '.join(defaults)}"
             raise InputError(f"environment {name} has no parameter {word!r}", hint=hint)
-    return made(**given)
+    return environment(**values)
 
 
 def names(arms: int) -> list[str]:
-    """What the arms of an audience are called."""
-    return [f"arm{place}" for place in range(arms)]
+    """Names for the arms of an audience that has none."""
+    return [f"arm{index}" for index in range(arms)]

@@ -1,4 +1,4 @@
-"""An audience at a coffee bar: too much of one item satiates, a satiated guest gets bored, and a bored one leaves."""
+"""An audience at a coffee bar: too much of an item satiates, a satiated guest gets bored, and a bored guest leaves."""
 
 from __future__ import annotations
 
@@ -70,24 +70,24 @@ class Barista(Visitors):
         layers: list[tuple[Index, Index, Flags]] = []
         layer, first = np.zeros((1, self.arms + 1), np.intp), 0
         for step in range(self.cap):
-            moved, leaves = self._moved(layer)
+            following_states, leaves = self._after_each(layer)
             stays = ~leaves & (step + 1 < self.cap)
-            later, places = np.unique(moved[stays], axis=0, return_inverse=True)
+            later, which = np.unique(following_states[stays], axis=0, return_inverse=True)
             first += len(layer)
             following = np.full(leaves.shape, -1, np.intp)
-            following[stays] = first + places.reshape(-1)
+            following[stays] = first + which.reshape(-1)
             layers.append((np.column_stack([layer, np.full(len(layer), step)]), following, leaves))
             layer = later
             if not len(layer):
                 break
-        states, following, leaves = (np.concatenate(parts) for parts in zip(*layers, strict=True))
-        kept = np.maximum(0.0, 1 - self.fade * states[:, : self.arms])
+        states, following, leaves = (np.concatenate(columns) for columns in zip(*layers, strict=True))
+        freshness = np.maximum(0.0, 1 - self.fade * states[:, : self.arms])
         return Chain(
-            states=states, following=following, expected=self._fresh * kept, leaves=leaves,
-            starts=np.cumsum([0, *(len(part[0]) for part in layers)]),
+            states=states, following=following, expected=self._fresh * freshness, leaves=leaves,
+            starts=np.cumsum([0, *(len(layer[0]) for layer in layers)]),
         )  # fmt: skip
 
-    def _moved(self, layer: Index) -> tuple[Index, Flags]:
+    def _after_each(self, layer: Index) -> tuple[Index, Flags]:
         """Satiation and boredom after each item, (n, arms, arms + 1), and whether the guest leaves, (n, arms)."""
         level, boredom = layer[:, :-1], layer[:, -1:]
         bored = np.where(level > 0, boredom + level, np.maximum(boredom - 1, 0))
@@ -97,27 +97,27 @@ class Barista(Visitors):
 
     def state(self, items: Index) -> Index:
         """The state after these items of a visit, (h,), or -1 where it has ended. items: (h, t)."""
-        found = np.zeros(len(items), np.intp)
+        state = np.zeros(len(items), np.intp)
         for item in items.T:
-            found = np.where(found >= 0, self.chain.following[found, item], -1)
-        return found
+            state = np.where(state >= 0, self.chain.following[state, item], -1)
+        return state
 
-    # -- what a visit is worth, exactly --
+    # -- the exact value of a visit --
 
     def optimum(self) -> float:
         """Mean reward of a visit under the best policy there is, by dynamic programming from the last step back."""
-        return float(self._worth(lambda worth, _: worth.max(axis=1))[0][0])
+        return float(self._values(lambda of_items, _: of_items.max(axis=1))[0][0])
 
     def value(self, probabilities: Array) -> float:
         """Mean reward of a visit. probabilities: of each item in each state of the chain, (n, arms)."""
-        return float(self._worth(lambda worth, layer: (probabilities[layer] * worth).sum(axis=1))[0][0])
+        return float(self._values(lambda of_items, layer: (probabilities[layer] * of_items).sum(axis=1))[0][0])
 
     def length(self, probabilities: Array) -> float:
         """Mean decisions of a visit. probabilities: as in `value`."""
         return float(self._reached(probabilities).sum())
 
     def value_of(self, policy: Histories) -> float:
-        """Mean reward of a visit under a policy that looks at all that was served, by going through all that can be.
+        """Mean reward of a visit under a policy that sees all items served so far, summed over all histories.
 
         policy: from the items served so far, (h, t), oldest first, to probabilities, (h, arms). It is called once for
         each step t = 0, 1, ...; there are at most arms^t histories."""
@@ -135,11 +135,12 @@ class Barista(Visitors):
     def context_free(self) -> tuple[float, Array]:
         """Mean reward of a visit under the best fixed distribution over the items, and that distribution, (arms,)."""
         starts = [np.full(self.arms, 1 / self.arms), *(0.8 * np.eye(self.arms) + 0.2 / self.arms)]
-        return max((self._climb(start) for start in starts), key=lambda found: found[0])
+        return max((self._climb(start) for start in starts), key=lambda best: best[0])
 
     def _climb(self, shares: Array) -> tuple[float, Array]:
-        """Uphill from these shares. The value is a polynomial in them without negative coefficients: to multiply each
-        by its derivative, and scale them to sum to 1, never lowers it (Baum-Eagon)."""
+        """The value and the shares at the end of a climb from these shares. The value is a polynomial in the shares
+        without negative coefficients: to multiply each by its derivative, and scale them to sum to 1, never lowers it
+        (Baum-Eagon)."""
         before, (value, slope) = 0.0, self._slope(shares)
         while value - before > SMALLEST:
             shares = shares * slope / (shares @ slope)
@@ -148,20 +149,20 @@ class Barista(Visitors):
 
     def _slope(self, shares: Array) -> tuple[float, Array]:
         """The value of a fixed distribution over the items, and its derivatives, (arms,)."""
-        values, worth = self._worth(lambda found, _: found @ shares)
-        slope: Array = self._reached(np.tile(shares, (len(values), 1))) @ worth
+        values, of_items = self._values(lambda of_items, _: of_items @ shares)
+        slope: Array = self._reached(np.tile(shares, (len(values), 1))) @ of_items
         return float(values[0]), slope
 
-    def _worth(self, pick: Callable[[Array, slice], Array]) -> tuple[Array, Array]:
+    def _values(self, pick: Callable[[Array, slice], Array]) -> tuple[Array, Array]:
         """The value of each state, (n,), and of each item in it, (n, arms), from there to the end of the visit.
 
         pick: from the values of the items in the states of a step, (states, arms), to those of the states."""
         chain = self.chain
-        values, worth = np.zeros(len(chain.states) + 1), chain.expected.copy()  # following -1: the last one, 0
+        values, of_items = np.zeros(len(chain.states) + 1), chain.expected.copy()  # following -1: the last one, 0
         for layer in reversed(chain.layers()):
-            worth[layer] += values[chain.following[layer]]
-            values[layer] = pick(worth[layer], layer)
-        return values[:-1], worth
+            of_items[layer] += values[chain.following[layer]]
+            values[layer] = pick(of_items[layer], layer)
+        return values[:-1], of_items
 
     def _reached(self, probabilities: Array) -> Array:
         """The probability that a visit comes by each state, (n,)."""
@@ -175,8 +176,8 @@ class Barista(Visitors):
 
     # -- guests --
 
-    def _begin(self, places: Index, visitors: Index) -> None:
-        self._state[places] = 0
+    def _begin(self, seats: Index, visitors: Index) -> None:
+        self._state[seats] = 0
 
     def _forget(self, runs: int) -> None:
         self._state = np.zeros(runs, np.intp)

@@ -1,4 +1,4 @@
-"""What every audience is: Gymnasium's shape, for many runs at once, and an optimum that is known."""
+"""The protocol of audiences: Gymnasium's shape, for many runs at once, and an optimum that is known."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ Step = tuple[Array, Array, Flags, Flags, Info]
 class Audience(Protocol):
     """A world with so many arms. features: numbers of an observation, 0 where the context tells nothing.
 
-    names: of the arms, where they have any. event: the kind of event that a reward other than 0 is; its value is the
-    reward. lowest: the smallest reward. `visitors.Visitors` is what audiences share whose visits end by themselves."""
+    names: of the arms, where they have any. event: the kind of event that stands for a reward other than 0; its value
+    is the reward. lowest: the smallest reward. `visitors.Visitors` is the base of audiences whose visits end by
+    themselves."""
 
     arms: int
     features: int
@@ -39,15 +40,15 @@ class Audience(Protocol):
     def step(self, actions: Index) -> Step:
         """Observation (runs, features), reward, terminated (runs,), truncated (runs,), info.
 
-        actions: places of arms, (runs,) or, for pages, (runs, positions); rewards of the same shape. terminated: the
+        actions: indices of arms, (runs,) or, for slates, (runs, positions); rewards of the same shape. terminated: the
         visitor has left; truncated: the visit was cut off. info: `expected` the mean of each reward, same shape;
-        `optimum` the mean reward of the best arm (of the best page), (runs,), where visits do not end; `delay`, of the
+        `optimum` the mean reward of the best arm (of the best slate), (runs,), where visits do not end; `delay`, of the
         actions' shape, decisions until the reward comes, where it does not come at once."""
         ...
 
 
 class World:
-    """What audiences share: a clock, and rewards that are 1 with the mean of their arm."""
+    """An audience with a clock, and rewards that are 1 with the mean of their arm."""
 
     arms: int
     features: int = 0
@@ -63,7 +64,7 @@ class World:
         raise NotImplementedError
 
     def observe(self) -> Array:
-        """What the visitors of now bring with them, (runs, features)."""
+        """The observations of the present visitors, (runs, features)."""
         return self._nothing
 
     def reset(self, runs: int, rng: np.random.Generator, *, first: int | None = None) -> Array:
@@ -89,7 +90,7 @@ class World:
 
 
 def _best(means: Array, positions: int) -> Array:
-    """Mean reward of the best page of so many positions, (runs or 1,)."""
+    """Mean reward of the best slate of so many positions, (runs or 1,)."""
     if positions == 1:
         highest: Array = means.max(axis=1)
         return highest

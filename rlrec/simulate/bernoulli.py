@@ -1,4 +1,4 @@
-"""An audience that clicks each arm at a rate of its own, wherever it stands on the page."""
+"""An audience that clicks each arm at a rate of its own, wherever it stands on the slate."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class ChocKale(Visitors):
         self._stays = self.low + (self.high - self.low) * trait  # by the level after the decision
         self._returns = self.loyalty * trait
 
-    # -- what a visit is worth --
+    # -- the value of a visit --
 
     def optimum(self) -> float:
         """Mean reward of a visit in the long run, over the visits of every visitor, under the best policy that knows
@@ -68,13 +68,13 @@ class ChocKale(Visitors):
     def context_free(self) -> tuple[float, Array]:
         """The same for the best of 201 fixed distributions, and that distribution, (arms,)."""
         fixed = np.broadcast_to(SHARES[:, None, None], (len(SHARES), self.cap, self.levels + 1))
-        found = self._per_visit(*self._visit(fixed))
-        best = int(found.argmax())
-        return float(found[best]), np.array([1 - SHARES[best], SHARES[best]])
+        values = self._per_visit(*self._visit(fixed))
+        best = int(values.argmax())
+        return float(values[best]), np.array([1 - SHARES[best], SHARES[best]])
 
     def _visit(self, kale: Array) -> tuple[Array, Array]:
-        """Of a visit that begins at each level: mean reward, (n, levels + 1), and the probability that another begins
-        at each level after it, (n, levels + 1, levels + 1). kale: its share, (n, cap, levels + 1), by step and level.
+        """Mean reward of a visit that begins at each level, (n, levels + 1), and the probability that another begins at
+        each level after it, (n, levels + 1, levels + 1). kale: its share, (n, cap, levels + 1), by step and level.
         """
         size = self.levels + 1
         earned: Array = np.zeros((len(kale), size))
@@ -92,17 +92,16 @@ class ChocKale(Visitors):
         """Reward of a new visitor for each of their visits, (n,)."""
         both = np.stack([earned, np.ones_like(earned)], axis=2)
         total = np.linalg.solve(np.eye(self.levels + 1) - again, both)[:, self._middle]
-        found: Array = total[:, 0] / total[:, 1]
-        return found
+        return total[:, 0] / total[:, 1]
 
     def _better(self, left: Array) -> Array:
         """The best share of kale, (cap, levels + 1), 0 or 1, where a visit that begins at a level is worth `left`."""
-        worth, kale = np.zeros(self.levels + 1), np.empty((self.cap, self.levels + 1))
+        values, kale = np.zeros(self.levels + 1), np.empty((self.cap, self.levels + 1))
         for step in reversed(range(self.cap)):
             stays = self._goes_on(step)
-            after = stays * worth + (1 - stays) * self._returns * left
-            of = np.stack([self._means[arm] + after[self._next(arm)] for arm in range(self.arms)])
-            kale[step], worth = of.argmax(axis=0), of.max(axis=0)
+            after = stays * values + (1 - stays) * self._returns * left
+            of_arms = np.stack([self._means[arm] + after[self._next(arm)] for arm in range(self.arms)])
+            kale[step], values = of_arms.argmax(axis=0), of_arms.max(axis=0)
         return kale
 
     def _goes_on(self, step: int) -> Array:
@@ -111,8 +110,7 @@ class ChocKale(Visitors):
 
     def _next(self, arm: int) -> Index:
         """The level after an arm, (levels + 1,)."""
-        found: Index = np.clip(np.arange(self.levels + 1) + MOVES[arm], 0, self.levels)
-        return found
+        return np.clip(np.arange(self.levels + 1) + MOVES[arm], 0, self.levels)
 
     # -- visitors --
 
@@ -120,11 +118,11 @@ class ChocKale(Visitors):
         self._who = np.zeros(runs, np.intp)
         self._level = np.full(runs, self._middle)  # of every visitor who was ever there
 
-    def _begin(self, places: Index, visitors: Index) -> None:
+    def _begin(self, seats: Index, visitors: Index) -> None:
         if len(visitors) and visitors.max() >= len(self._level):
             more = max(len(self._level), int(visitors.max()) + 1 - len(self._level))
             self._level = np.append(self._level, np.full(more, self._middle))
-        self._who[places] = visitors
+        self._who[seats] = visitors
 
     def _serve(self, actions: Index) -> tuple[Array, Array, Flags]:
         level = self._level[self._who]
@@ -136,5 +134,4 @@ class ChocKale(Visitors):
 
     def _leave(self, ended: Flags) -> Array:
         returns = self._rng.random(len(ended)) < self._returns[self._level[self._who]]
-        found: Array = (ended & returns).astype(np.float64)
-        return found
+        return (ended & returns).astype(np.float64)

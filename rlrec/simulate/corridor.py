@@ -11,17 +11,17 @@ from rlrec.arrays import Array, Flags, Index
 from rlrec.simulate.visitors import LONGEST, Visitors, within
 
 LEFT, RIGHT = 0, 1
-SWITCHED = 1  # the place in which the arms do the opposite
+SWITCHED = 1  # the square on which the arms do the opposite
 GOAL = 3
 
 
 @dataclass(kw_only=True, eq=False)
 class Corridor(Visitors):
-    """Places 0, 1 and 2, and the way out behind them. A step left at place 0 stays there; at place 1 left and right
-    are switched. Every step costs 1. A visit begins at place 0, and is cut off after `cap` steps.
+    """Squares 0, 1 and 2, and the way out behind them. A step left on square 0 stays there; on square 1 left and
+    right are switched. Every step costs 1. A visit begins on square 0, and is cut off after `cap` steps.
 
-    No policy that sees the context alone can tell the places apart: the best goes right with probability .59, and
-    takes 11.66 steps. The optimum is that of the book. A policy that remembers what it has shown knows the place, and
+    No policy that sees the context alone can tell the squares apart: the best goes right with probability .59, and
+    takes 11.66 steps. The optimum is that of the book. A policy that remembers what it has shown knows the square, and
     may do better: right, left, right."""
 
     cap: int = 1_000
@@ -40,7 +40,7 @@ class Corridor(Visitors):
         return (2 * right - 4) / (right * (1 - right))
 
     def optimum(self) -> float:
-        """The best value of a policy that cannot tell the places apart: -(6 + 4 sqrt 2), about -11.66."""
+        """The best value of a policy that cannot tell the squares apart: -(6 + 4 sqrt 2), about -11.66."""
         return self.context_free()[0]
 
     def context_free(self) -> tuple[float, Array]:
@@ -48,17 +48,17 @@ class Corridor(Visitors):
         return self.value(right), np.array([1 - right, right])
 
     def _forget(self, runs: int) -> None:
-        self._place = np.zeros(runs, np.intp)
+        self._square = np.zeros(runs, np.intp)
 
-    def _begin(self, places: Index, visitors: Index) -> None:
-        self._place[places] = 0
+    def _begin(self, seats: Index, visitors: Index) -> None:
+        self._square[seats] = 0
 
     def _serve(self, actions: Index) -> tuple[Array, Array, Flags]:
-        forward = (actions == RIGHT) != (self._place == SWITCHED)
-        self._place = np.maximum(self._place + np.where(forward, 1, -1), 0)
+        forward = (actions == RIGHT) != (self._square == SWITCHED)
+        self._square = np.maximum(self._square + np.where(forward, 1, -1), 0)
         cost = np.full(len(actions), -1.0)
-        return cost, cost.copy(), self._place == GOAL
+        return cost, cost.copy(), self._square == GOAL
 
     def _leave(self, ended: Flags) -> Array:
-        self._place[ended] = 0
+        self._square[ended] = 0
         return np.zeros(len(ended))

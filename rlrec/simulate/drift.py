@@ -42,10 +42,10 @@ class Drift(World):
 
     def means(self) -> Array:
         time = self._time[:, None]
-        found: Array = np.repeat(self._base, len(time), axis=0)
+        means = np.repeat(self._base, len(time), axis=0)
         if self.swing:
-            found += self.swing * np.sin(2 * pi * (time / self.period + self._phase))
-            np.clip(found, 0.0, 1.0, out=found)
+            means += self.swing * np.sin(2 * pi * (time / self.period + self._phase))
+            np.clip(means, 0.0, 1.0, out=means)
         for arm, rate, start, end in self.jumps:
-            found[(start <= self._time) & (self._time < end), arm] = rate
-        return found
+            means[(start <= self._time) & (self._time < end), arm] = rate
+        return means

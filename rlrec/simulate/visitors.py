@@ -1,4 +1,4 @@
-"""What audiences with memory share: visitors in so many places, whose visits end by themselves."""
+"""The base of audiences with memory: visitors in so many seats, whose visits end by themselves."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ LONGEST = 10_000  # decisions of a visit
 
 
 class Visitors:
-    """Places with a visitor each, (runs,). What a visitor remembers is never in the observation: a policy knows what
-    it has shown in the visit so far, and what came of it.
+    """Seats with a visitor each, (runs,). The memory of a visitor is never in the observation: a policy knows the arms
+    that it has shown in the visit so far, and their rewards.
 
     cap: decisions at which a visit is cut off. away: decisions of all visitors until one who comes again is there."""
 
@@ -46,15 +46,15 @@ class Visitors:
         self.admit(np.arange(runs), np.arange(start, start + runs))
         return self._nothing
 
-    def admit(self, places: Index, visitors: Index) -> None:
-        """Visits of these visitors, by number, begin in these places; a number that was there before is known again."""
-        self._steps[places] = 0
-        self._begin(places, visitors)
+    def admit(self, seats: Index, visitors: Index) -> None:
+        """Begin visits of these visitors, by number, in these seats; a number that was there before is recognised."""
+        self._steps[seats] = 0
+        self._begin(seats, visitors)
 
     def step(self, actions: Index) -> Step:
-        """One arm in each place; `optimum` is no matter of one step. info: `again`, (runs,), is 1 where the visit has
-        ended and the visitor will come again. Where a visit has ended, the next step begins another of that visitor.
-        """
+        """Show one arm in each seat. info has no `optimum`, which a single step does not have, but `again`, (runs,): 1
+        where the visit has ended and the visitor will come again. Where a visit has ended, the next step begins another
+        visit of the same visitor."""
         if actions.ndim > 1:
             raise InputError("a visitor with memory is shown one arm at a time", hint="leave -k away")
         reward, expected, terminated = self._serve(actions)
@@ -66,10 +66,10 @@ class Visitors:
         return self._nothing, reward, terminated, truncated, {"expected": expected, "again": again}
 
     def _forget(self, runs: int) -> None:
-        """Nobody was ever there."""
+        """Forget all visitors."""
 
-    def _begin(self, places: Index, visitors: Index) -> None:
-        """A visit begins."""
+    def _begin(self, seats: Index, visitors: Index) -> None:
+        """Begin a visit."""
         raise NotImplementedError
 
     def _serve(self, actions: Index) -> tuple[Array, Array, Flags]:
@@ -77,7 +77,7 @@ class Visitors:
         raise NotImplementedError
 
     def _leave(self, ended: Flags) -> Array:
-        """Visits end; 1 where the visitor will come again."""
+        """End visits: 1 where the visitor will come again."""
         raise NotImplementedError
 
 

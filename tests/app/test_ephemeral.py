@@ -1,4 +1,4 @@
-"""Studies in memory: what they know of regret, and that they forget, wait and explore as the store does."""
+"""Studies in beliefs: what they know of regret, and that they forget, wait and explore as the store does."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from rlrec import policy as kinds
 from rlrec import simulate
-from rlrec.app.audiences.in_memory import Memory, Totals, chosen, design, study, visit
+from rlrec.app.audiences.in_memory import RunBeliefs, Totals, design, draw_arms, study, visit
 from rlrec.arrays import Array
 from rlrec.policy.families.beta import Beta
 from rlrec.policy.families.correlated import Correlated
@@ -65,7 +65,7 @@ def test_the_uniform_policy_regrets_the_gap_of_the_means() -> None:
 )
 def test_arms_are_drawn_from_the_exact_distribution(scores: Scores) -> None:
     """40,000 draws, four standard errors of three arms: false-alarm rate below 2e-4 each."""
-    drawn = chosen(scores, (40_000, 3), floor=0.1, rng=np.random.default_rng(1))
+    drawn = draw_arms(scores, (40_000, 3), floor=0.1, rng=np.random.default_rng(1))
     exact = first(scores, floor=0.1)
     share = np.bincount(drawn, minlength=3) / 40_000
     assert np.all(np.abs(share - exact) < 4 * np.sqrt(exact * (1 - exact) / 40_000))
@@ -73,18 +73,20 @@ def test_arms_are_drawn_from_the_exact_distribution(scores: Scores) -> None:
 
 def test_correlated_scores_move_together() -> None:
     factor = np.array([[1.0], [1.0], [-1.0]])
-    drawn = chosen(Correlated(np.array([0.1, 0.0, 0.0]), factor, 9), (4_000, 3), floor=0, rng=np.random.default_rng(1))
+    drawn = draw_arms(
+        Correlated(np.array([0.1, 0.0, 0.0]), factor, 9), (4_000, 3), floor=0, rng=np.random.default_rng(1)
+    )
     assert set(drawn.tolist()) == {0, 2}
 
 
 def _sums(params: dict[str, Any], late: int) -> tuple[Array, Array]:
     """Pulls and rewards of two arms after six decisions of arms 0, 1, 0, 1, ..., each rewarded."""
-    memory = Memory(kinds.make("thompson", params), 1, ["arm0", "arm1"])
+    beliefs = RunBeliefs(kinds.make("thompson", params), 1, ["arm0", "arm1"])
     for step in range(6):
-        memory.arrive(step)
-        memory.learn(np.array([step % 2]), np.ones(1), ONE, np.array([float(late)]))
-    memory.arrive(6)
-    belief = memory.belief()
+        beliefs.add_due_rewards(step)
+        beliefs.add(np.array([step % 2]), np.ones(1), ONE, np.array([float(late)]))
+    beliefs.add_due_rewards(6)
+    belief = beliefs.belief()
     return belief.pulls[0], belief.reward_sum[0]
 
 
@@ -104,13 +106,13 @@ def test_a_window_holds_the_newest_decisions_and_their_late_rewards(late: int, r
 
 
 def test_a_window_counts_in_whole_buckets() -> None:
-    memory = Memory(kinds.make("thompson", {"window": 100.0}), 1, ["arm0", "arm1"])  # buckets of three ordinals
+    beliefs = RunBeliefs(kinds.make("thompson", {"window": 100.0}), 1, ["arm0", "arm1"])  # buckets of three ordinals
     for step in range(1_000):
-        memory.arrive(step)
-        memory.learn(np.array([0]), np.ones(1), ONE, None)
-        newest, oldest = memory.ordinal, Forgetting(window=100).oldest(memory.ordinal) * 3
-        assert memory.belief().pulls[0, 0] == newest - max(oldest, 1) + 1
-        assert np.array_equal(memory.belief().total, [[memory.belief().pulls[0, 0]]])
+        beliefs.add_due_rewards(step)
+        beliefs.add(np.array([0]), np.ones(1), ONE, None)
+        newest, oldest = beliefs.ordinal, Forgetting(window=100).oldest(beliefs.ordinal) * 3
+        assert beliefs.belief().pulls[0, 0] == newest - max(oldest, 1) + 1
+        assert np.array_equal(beliefs.belief().total, [[beliefs.belief().pulls[0, 0]]])
 
 
 def test_a_policy_waits_for_rewards_that_come_late() -> None:
@@ -126,17 +128,17 @@ def test_moments_are_the_sums_of_what_was_shown(kind: str, params: dict[str, Any
     audience, names = simulate.make("contextual", {"arms": 3, "features": 2}), simulate.names(3)
     policy = kinds.make(kind, params, design=design(audience, names, model=None))
     assert isinstance(policy, Linear)
-    memory, rng = Memory(policy, 1, names), np.random.default_rng(1)
+    beliefs, rng = RunBeliefs(policy, 1, names), np.random.default_rng(1)
     x, arms, reward = np.insert(rng.normal(size=(20, 2)), 0, 1, axis=1), rng.integers(3, size=20), np.ones(20)
     for step in range(20):
-        memory.arrive(step)
-        memory.learn(arms[step : step + 1], np.ones(1), x[step : step + 1], np.array([float(late)]))
-    memory.arrive(20)
+        beliefs.add_due_rewards(step)
+        beliefs.add(arms[step : step + 1], np.ones(1), x[step : step + 1], np.array([float(late)]))
+    beliefs.add_due_rewards(20)
     left = policy.forgetting.discount ** np.arange(19, -1, -1) * (np.arange(1, 21) >= policy.forgetting.oldest(20))
     reward[20 - late :] = 0
     weight, offset = policy.credit(x, arms)
     mine = arms[:, None] == np.arange(3)
-    found = memory.belief().moments
+    found = beliefs.belief().moments
     assert found is not None
     assert np.allclose(found.gram[0], np.einsum("n,na,nq,nr->aqr", left * weight, mine, x, x))
     assert np.allclose(found.response[0], np.einsum("n,na,nq->aq", left * (reward + offset), mine, x))
@@ -181,7 +183,7 @@ def test_every_visit_is_of_a_new_visitor_or_of_one_who_comes_again() -> None:
 
 
 def test_costs_are_learned_as_rewards_below_0() -> None:
-    memory = Memory(kinds.make("epsilon-greedy", {}), 1, ["left", "right"])
-    memory.learn(np.array([1]), np.array([-1.0]), ONE, None)
-    belief = memory.belief()
+    beliefs = RunBeliefs(kinds.make("epsilon-greedy", {}), 1, ["left", "right"])
+    beliefs.add(np.array([1]), np.array([-1.0]), ONE, None)
+    belief = beliefs.belief()
     assert (belief.mean()[0].tolist(), belief.reward_squares[0].tolist()) == ([0, -1], [0, 1])

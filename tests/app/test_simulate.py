@@ -37,7 +37,7 @@ def served(shop: Store, **rest: Any) -> dict[str, Any]:
         "parameters": {"rates": "0.9,0.1"},
         "seed": 1,
     }
-    return simulate(shop, Request(**given | rest))
+    return {**simulate(shop, Request(**given | rest))}
 
 
 def times(store: Store) -> list[int]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from rlrec import ope, simulate
 from rlrec import policy as kinds
-from rlrec.app.audiences.in_memory import NOTHING, Memory
+from rlrec.app.audiences.in_memory import NOTHING, RunBeliefs
 from rlrec.arrays import Array, Index, Words
 from rlrec.ope.base import LogBatch
 from rlrec.ope.estimate import Estimate, FinishOptions
@@ -89,34 +89,34 @@ def logs(policy: Policy, rates: Sequence[float], *, runs: int, decisions: int = 
     """What is served to an audience that clicks each arm at its rate, every group by the belief before it."""
     rng = np.random.default_rng(seed)
     seeds = rng.integers(2**63, size=runs).astype(np.uint64)
-    memory = Memory(policy, runs, simulate.names(len(rates)))
+    beliefs = RunBeliefs(policy, runs, simulate.names(len(rates)))
     context = policy.encode(NOTHING) if learns_from_contexts(policy) else np.empty(0)
     x = np.tile(context, (runs, 1))
     reward, propensity, minimum = np.empty((3, runs, decisions))
     for start in range(0, decisions, GROUP):
         ids = np.arange(start, min(start + GROUP, decisions))
-        arms, propensity[:, ids], minimum[:, ids] = _served(policy, memory, x, seeds, ids)
+        arms, propensity[:, ids], minimum[:, ids] = _served(policy, beliefs, x, seeds, ids)
         reward[:, ids] = rng.random(arms.shape) < np.array(rates)[arms]
         for place, one in enumerate(ids):
-            memory.learn(arms[:, place], reward[:, one], x, None)
+            beliefs.add(arms[:, place], reward[:, one], x, None)
     return Logs(len(rates), reward, propensity, minimum)
 
 
-def _served(policy: Policy, memory: Memory, x: Array, seeds: Words, ids: Index) -> tuple[Index, Array, Array]:
+def _served(policy: Policy, beliefs: RunBeliefs, x: Array, seeds: Words, ids: Index) -> tuple[Index, Array, Array]:
     """Arms of these decisions, their propensities and the smallest ones, (runs, decisions) each."""
-    pages = (slate.Slates(one, size=1, floor=policy.exploration) for one in _beliefs(policy, memory, x))
+    pages = (slate.Slates(one, size=1, floor=policy.exploration) for one in _beliefs(policy, beliefs, x))
     drawn = [page.draw(seeds=seed.repeat(len(ids)), decisions=ids) for page, seed in zip(pages, seeds, strict=True)]
     parts = ([one.slates, one.marginal, one.minimum] for one in drawn)
     arms, marginal, minimum = (np.stack(part)[..., 0] for part in zip(*parts, strict=True))
     return arms, marginal, minimum
 
 
-def _beliefs(policy: Policy, memory: Memory, x: Array) -> list[Scores]:
+def _beliefs(policy: Policy, beliefs: RunBeliefs, x: Array) -> list[Scores]:
     """The scores of each run."""
     if learns_from_contexts(policy):
-        return unstack(policy.scores_at(memory.belief(), x))
-    scores = policy.scores(memory.belief(), arms=simulate.names(memory.shape[1]), context=NOTHING)
-    return unstack(scores) if isinstance(policy, Learner) else [scores] * memory.shape[0]
+        return unstack(policy.scores_at(beliefs.belief(), x))
+    scores = policy.scores(beliefs.belief(), arms=simulate.names(beliefs.shape[1]), context=NOTHING)
+    return unstack(scores) if isinstance(policy, Learner) else [scores] * beliefs.shape[0]
 
 
 # -- estimates --

@@ -1,4 +1,4 @@
-"""Who of a simulated audience is where: visits begin in free places, end, and their visitors may come again."""
+"""The visitors of a simulated audience: visits begin in free places, end, and their visitors may come again."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ FREE = -1
 
 
 class Crowd:
-    """So many places for so many visits. Visitors are numbered in the order of their first visits.
+    """So many seats for so many visits. Visitors are numbered in the order of their first visits.
 
-    visitor, visit: of each place, (places,), by number from 0; the visitor is FREE where no visit is.
-    visits: of each visitor so far. away: decisions until a visitor who comes again is there."""
+    visitor, visit: one a seat, (seats,), by number from 0; the visitor is FREE where no visit is.
+    visits: one a visitor, visits so far. away: decisions until a visitor who comes again is there."""
 
-    def __init__(self, *, places: int, visits: int, away: int) -> None:
-        self.visitor: Index = np.full(places, FREE)
-        self.visit: Index = np.full(places, FREE)
+    def __init__(self, *, seats: int, visits: int, away: int) -> None:
+        self.visitor: Index = np.full(seats, FREE)
+        self.visit: Index = np.full(seats, FREE)
         self.visits: list[int] = []
         self._left, self._begun, self._away = visits, 0, away
-        self._coming: deque[tuple[int, int]] = deque()  # decisions made when a visitor comes again, and who it is
+        self._coming: deque[tuple[int, int]] = deque()  # decisions made when a visitor comes again, and the visitor
 
     @property
     def busy(self) -> Index:
-        """The places where a visit is."""
+        """The seats where a visit is."""
         return np.flatnonzero(self.visitor != FREE)
 
     @property
@@ -35,11 +35,11 @@ class Crowd:
         return sum(visits > 1 for visits in self.visits)
 
     def arrive(self, decisions: int) -> Index:
-        """Visits begin in free places, those of visitors who come again first: the places. decisions: made so far."""
+        """Begin visits in free seats, those of visitors who come again first: the seats. decisions: made so far."""
         free = np.flatnonzero(self.visitor == FREE)[: self._left]
-        for place in free.tolist():
-            self.visitor[place] = self._next(decisions)
-            self.visit[place] = self._begun
+        for seat in free.tolist():
+            self.visitor[seat] = self._next(decisions)
+            self.visit[seat] = self._begun
             self._begun += 1
         self._left -= len(free)
         return free
@@ -52,7 +52,7 @@ class Crowd:
         self.visits.append(1)
         return len(self.visits) - 1
 
-    def leave(self, places: Index, *, again: Index, decisions: int) -> None:
-        """The visits in these places end; the visitors of `again`, places too, will come again."""
+    def leave(self, seats: Index, *, again: Index, decisions: int) -> None:
+        """End the visits in these seats; the visitors in the seats `again` will come again."""
         self._coming.extend((decisions + self._away, visitor) for visitor in self.visitor[again].tolist())
-        self.visitor[places] = FREE
+        self.visitor[seats] = FREE

@@ -1,4 +1,4 @@
-"""Studies in memory: many runs of a policy and an audience advance together in arrays, and no store is touched."""
+"""Studies in memory: many runs of a policy and an audience advance together in arrays, without a store."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ NOTHING: dict[str, Any] = {}
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Totals:
-    """Of each run, (runs,): rewards earned, mean rewards of the best arms, what the chosen ones lacked to these, and
-    decisions; where visitors are known, how many they were and how many of them came again."""
+    """Sums of each run, (runs,): rewards, mean rewards of the best arms, how far those of the chosen arms fell short,
+    and decisions; where visitors are recognised, how many they were and how many of them came again."""
 
     reward: Array
     optimum: Array
@@ -44,13 +44,14 @@ class Totals:
 def study(
     policy: Policy, audience: Audience, *, runs: int, steps: int, seed: int, names: Sequence[str] | None = None
 ) -> Totals:
-    """What so many runs earned. The regret is one of means (pseudo-regret): the noise of the rewards is not in it.
+    """The totals of so many decisions of each run. The regret is one of means (pseudo-regret): without the noise of
+    rewards.
 
     names: of the arms."""
-    played = _Runs(policy, audience, runs=runs, seed=seed, names=names)
+    simulation = Runs(policy, audience, runs=runs, seed=seed, names=names)
     reward, optimum, expected = np.zeros((3, runs))
     for _ in range(steps):
-        earned, _, info = played.turn()
+        earned, _, info = simulation.step()
         reward += earned
         optimum += info["optimum"]
         expected += info["expected"]
@@ -60,18 +61,19 @@ def study(
 def visit(
     policy: Policy, audience: Visitors, *, runs: int, visits: int, seed: int, names: Sequence[str] | None = None
 ) -> Totals:
-    """What so many visits of each run earned, played to their end one after the other; a visitor who comes again does
+    """The totals of so many visits of each run, played to their end one after another; a visitor who comes again does
     so at once. Runs that are done count no more."""
-    played = _Runs(policy, audience, runs=runs, seed=seed, names=names)
-    left, number = np.full(runs, visits), np.zeros(runs, np.int64)  # visits to play; of its visitor, from 0
+    simulation = Runs(policy, audience, runs=runs, seed=seed, names=names)
+    left, number = np.full(runs, visits), np.zeros(runs, np.int64)  # visits to play; visits of the visitor before
     reward, expected, decisions, returned = np.zeros((4, runs))
     visitors, newest = np.ones(runs), runs
     while (playing := left > 0).any():
-        earned, ended, info = played.turn()
+        earned, ended, info = simulation.step()
         reward += np.where(playing, earned, 0.0)
         expected += np.where(playing, info["expected"], 0.0)
         decisions += playing
         left -= ended
+        # who comes next: the visitor again, or a new one
         again = info["again"] > 0
         follows = ended & (left > 0)
         returned += follows & again & (number == 0)
@@ -87,42 +89,42 @@ def visit(
     )  # fmt: skip
 
 
-class _Runs:
+class Runs:
     """Many runs of a policy and an audience, decision by decision."""
 
     def __init__(
         self, policy: Policy, audience: Audience, *, runs: int, seed: int, names: Sequence[str] | None
     ) -> None:
         self.policy, self.audience, self.shape = policy, audience, (runs, audience.arms)
-        self._draws, world = (
-            np.random.Generator(np.random.SFC64(one)) for one in np.random.SeedSequence(seed).spawn(2)
-        )
+        seeds = np.random.SeedSequence(seed).spawn(2)
+        self._draws, of_audience = (np.random.Generator(np.random.SFC64(words)) for words in seeds)
         self._names = simulate.names(audience.arms) if names is None else names
-        self._memory = Memory(policy, runs, self._names)
-        self._seen = audience.reset(runs, world)
-        self._turns = 0
+        self._beliefs = RunBeliefs(policy, runs, self._names)
+        self._observed = audience.reset(runs, of_audience)
+        self._steps = 0
 
-    def turn(self) -> tuple[Array, Flags, Info]:
-        """A decision of every run: the reward, whether a visit ended with it, (runs,), and what is known of it."""
-        self._memory.arrive(self._turns)
-        x = np.column_stack([np.ones(self.shape[0]), self._seen])
-        scores = _scores(self.policy, self._memory.belief(), x, self._names)
-        arms = chosen(scores, self.shape, floor=self.policy.exploration, rng=self._draws)
-        self._seen, earned, terminated, truncated, info = self.audience.step(arms)
-        self._memory.learn(arms, earned, x, info.get("delay"))
-        self._turns += 1
+    def step(self) -> tuple[Array, Flags, Info]:
+        """One decision of every run: the reward and whether a visit ended with it, (runs,), and the audience's info."""
+        self._beliefs.add_due_rewards(self._steps)
+        x = np.column_stack([np.ones(self.shape[0]), self._observed])
+        scores = _scores(self.policy, self._beliefs.belief(), x, self._names)
+        arms = draw_arms(scores, self.shape, floor=self.policy.exploration, rng=self._draws)
+        self._observed, earned, terminated, truncated, info = self.audience.step(arms)
+        self._beliefs.add(arms, earned, x, info.get("delay"))
+        self._steps += 1
         return earned, terminated | truncated, info
 
 
 def design(audience: Audience, names: Sequence[str], *, model: str | None) -> Design:
-    """How a contextual kind sees an audience: a constant and the observation; arms by name where they share a model."""
+    """The design of a contextual kind for an audience: a constant, the observation, and names of arms that share a
+    model."""
     arm = {"arm": list(names)} if model == SHARED else {}
-    seen = {"x": {"type": "vector", "length": audience.features}} if audience.features else {}
-    return Design(context=Encoder.of({"fields": seen}), arm=Encoder.of({"fields": arm}))
+    context = {"x": {"type": "vector", "length": audience.features}} if audience.features else {}
+    return Design(context=Encoder.of({"fields": context}), arm=Encoder.of({"fields": arm}))
 
 
 def _scores(policy: Policy, belief: Belief, x: Array, keys: Sequence[str]) -> Scores:
-    """Of each arm in each run, in contexts x (runs, q)."""
+    """The scores of each arm in each run, in contexts x (runs, q)."""
     if learns_from_contexts(policy):
         return policy.scores_at(belief, x)
     return policy.scores(belief, arms=keys, context=NOTHING)
@@ -131,116 +133,117 @@ def _scores(policy: Policy, belief: Belief, x: Array, keys: Sequence[str]) -> Sc
 # -- draws --
 
 
-def chosen(scores: Scores, shape: tuple[int, int], *, floor: float, rng: np.random.Generator) -> Index:
+def draw_arms(scores: Scores, shape: tuple[int, int], *, floor: float, rng: np.random.Generator) -> Index:
     """The arm of each run, (runs,): a uniform one with probability `floor`, else that of the best noisy score."""
     runs, m = shape
-    found = _best(np.broadcast_to(scores.noise(shape, rng), shape), rng)
+    arms = _best(np.broadcast_to(scores.noise(shape, rng), shape), rng)
     if floor:
-        found = np.where(rng.random(runs) < floor, rng.integers(m, size=runs), found)
-    return found
+        arms = np.where(rng.random(runs) < floor, rng.integers(m, size=runs), arms)
+    return arms
 
 
 def _best(values: Array, rng: np.random.Generator) -> Index:
-    """The place of the largest value in each row; of equal ones, a random one."""
-    found: Index = values.argmax(axis=1)
-    equal = values == np.take_along_axis(values, found[:, None], axis=1)
+    """Index of the largest value in each row; of equal ones, a random one."""
+    best = values.argmax(axis=1)
+    equal = values == np.take_along_axis(values, best[:, None], axis=1)
     tied = np.flatnonzero(np.count_nonzero(equal, axis=1) > 1)
     if len(tied):
-        found[tied] = np.where(equal[tied], rng.random((len(tied), values.shape[1])), -1.0).argmax(axis=1)
-    return found
+        best[tied] = np.where(equal[tied], rng.random((len(tied), values.shape[1])), -1.0).argmax(axis=1)
+    return best
 
 
-# -- what the runs know --
+# -- beliefs of the runs --
 
 
-class Memory:
-    """The beliefs of all runs. A decision enters with the reward 0 when it is made; a reward that comes late corrects
-    it, at the weight that the decision has by then. Rewards are 0 or 1, or all 0 or -1. Places are run times arms
-    plus arm."""
+class RunBeliefs:
+    """The beliefs of all runs. A decision enters with the reward 0 when it is drawn; a reward that comes later corrects
+    it, at the weight that the decision has by then. Rewards are 0 or 1, or all 0 or -1. Cells are run times arms plus
+    arm."""
 
     def __init__(self, policy: Policy, runs: int, names: Sequence[str]) -> None:
         self.shape = runs, len(names)
         self.alpha, self.beta = (np.full(len(names), value) for value in policy.prior)
         self.ordinal = 0  # of the newest decision
-        self._rows = np.arange(runs) * len(names)
-        self._pulls, self._rewards = (_Sums(policy.forgetting, runs * len(names)) for _ in range(2))
-        self._late: dict[int, list[_Late]] = defaultdict(list)  # by step
+        self._first_cells = np.arange(runs) * len(names)
+        self._pulls, self._rewards = (ForgettingSums(policy.forgetting, runs * len(names)) for _ in range(2))
+        self._delayed: dict[int, list[DelayedReward]] = defaultdict(list)  # by step
         self._linear = policy if learns_from_contexts(policy) else None
         self._q = 0 if self._linear is None else len(self._linear.design.context.names)
-        self._moments = _Sums(policy.forgetting, runs * len(names), moments.width(self._q))
+        self._moments = ForgettingSums(policy.forgetting, runs * len(names), moments.width(self._q))
         self._names = names
 
     def belief(self) -> Belief:
         pulls, rewards = self._pulls.now.reshape(self.shape), self._rewards.now.reshape(self.shape)
         return Belief(
             pulls=pulls, reward_sum=rewards, reward_squares=np.abs(rewards), alpha=self.alpha, beta=self.beta,
-            total=pulls.sum(axis=1, keepdims=True), moments=self._seen(),
+            total=pulls.sum(axis=1, keepdims=True), moments=self._context_moments(),
         )  # fmt: skip
 
-    def _seen(self) -> Moments | None:
+    def _context_moments(self) -> Moments | None:
         if self._linear is None:
             return None
-        found = moments.unpack(self._moments.now.reshape(*self.shape, -1), self._q)
-        return replace(found, described=self._described)
+        unpacked = moments.unpack(self._moments.now.reshape(*self.shape, -1), self._q)
+        return replace(unpacked, described=self._described)
 
     @cached_property
     def _described(self) -> Array | None:
         """The arms' own features, (arms, p)."""
         return None if self._linear is None else self._linear.design.arm.encode([{"arm": name} for name in self._names])
 
-    def learn(self, arms: Index, reward: Array, x: Array, delay: Array | None) -> None:
-        """A decision of every run: arms (runs,), contexts x (runs, q); delay: steps until the reward comes, or None."""
+    def add(self, arms: Index, reward: Array, x: Array, delay: Array | None) -> None:
+        """Add a decision of every run: arms (runs,), contexts x (runs, q); delay: steps until the reward comes, or
+        None."""
         self.ordinal += 1
         for sums in (self._pulls, self._rewards, self._moments):
-            sums.fade(self.ordinal)
-        places = self._rows + arms
-        self._pulls.add(places, 1.0, self.ordinal)
+            sums.advance(self.ordinal)
+        cells = self._first_cells + arms
+        self._pulls.add(cells, 1.0, self.ordinal)
         if self._linear is not None:
             weight, offset = self._linear.credit(x, arms)  # before the reward
-            self._moments.add(places, moments.each(x, weight=weight, response=offset), self.ordinal)
+            self._moments.add(cells, moments.each(x, weight=weight, response=offset), self.ordinal)
         if delay is None:
-            self._earn(_Late(self.ordinal, places, x), reward)
+            self._add_reward(DelayedReward(self.ordinal, cells, x), reward)
         else:
-            self._wait(places, reward, x, delay.astype(np.int64))
+            self._delay(cells, reward, x, delay.astype(np.int64))
 
-    def _wait(self, places: Index, reward: Array, x: Array, delay: npt.NDArray[np.int64]) -> None:
-        earned = np.flatnonzero(reward)
-        order = earned[np.argsort(delay[earned], kind="stable")]
-        for part in np.split(order, np.flatnonzero(np.diff(delay[order])) + 1):
-            if len(part):
-                late = _Late(self.ordinal, places[part], x[part])
-                self._late[self.ordinal + int(delay[part[0]])].append(late)
+    def _delay(self, cells: Index, reward: Array, x: Array, delay: npt.NDArray[np.int64]) -> None:
+        rewarded = np.flatnonzero(reward)
+        order = rewarded[np.argsort(delay[rewarded], kind="stable")]
+        for rows in np.split(order, np.flatnonzero(np.diff(delay[order])) + 1):
+            if len(rows):
+                delayed = DelayedReward(self.ordinal, cells[rows], x[rows])
+                self._delayed[self.ordinal + int(delay[rows[0]])].append(delayed)
 
-    def arrive(self, step: int) -> None:
-        """Rewards that come before the decision after so many."""
-        for late in self._late.pop(step, ()):
-            self._earn(late, np.ones(len(late.places)))
+    def add_due_rewards(self, step: int) -> None:
+        """Add the rewards that come before the decision after so many."""
+        for delayed in self._delayed.pop(step, ()):
+            self._add_reward(delayed, np.ones(len(delayed.cells)))
 
-    def _earn(self, late: _Late, reward: Array) -> None:
-        self._rewards.add(late.places, reward, late.ordinal)
+    def _add_reward(self, to: DelayedReward, reward: Array) -> None:
+        self._rewards.add(to.cells, reward, to.ordinal)
         if self._linear is not None:
-            self._moments.add(late.places, reward[:, None] * late.x, late.ordinal, first=-self._q)
+            self._moments.add(to.cells, reward[:, None] * to.x, to.ordinal, first=-self._q)
 
 
-class _Late(NamedTuple):
+class DelayedReward(NamedTuple):
     """Decisions with one ordinal whose rewards come at one time."""
 
     ordinal: int
-    places: Index
+    cells: Index
     x: Array
 
 
-class _Sums:
-    """Sums of all runs and arms, (places, ...), that forget by the ordinal of decisions as `Forgetting` says."""
+class ForgettingSums:
+    """Sums of all runs and arms, (cells, ...), that forget by the ordinal of decisions as `Forgetting` says."""
 
     def __init__(self, forgetting: Forgetting, *shape: int) -> None:
         self.forgetting = forgetting
         self.now = np.zeros(shape)
-        kept = forgetting.bucket(int(forgetting.window)) + 2 if forgetting.window else 0
-        self._buckets = np.zeros((kept, *shape))
+        buckets = forgetting.bucket(int(forgetting.window)) + 2 if forgetting.window else 0
+        self._buckets = np.zeros((buckets, *shape))
         self._oldest = self._ordinal = 0
 
-    def fade(self, ordinal: int) -> None:
+    def advance(self, ordinal: int) -> None:
         """Bring the sums forward by one, to this ordinal."""
         self._ordinal = ordinal
         if self.forgetting.discount < 1:
@@ -251,9 +254,9 @@ class _Sums:
             self._oldest = oldest
             self.now = self._buckets.sum(axis=0)
 
-    def add(self, places: Index, value: Array | float, ordinal: int, *, first: int = 0) -> None:
-        """What decisions with this ordinal add, one a run at most; to the columns from `first` on."""
-        where = (places, slice(first, None)) if first else (places,)
+    def add(self, cells: Index, value: Array | float, ordinal: int, *, first: int = 0) -> None:
+        """Add what decisions with this ordinal add, one a run at most; to the columns from `first` on."""
+        where = (cells, slice(first, None)) if first else (cells,)
         if self.forgetting.discount < 1:
             value = value * self.forgetting.discount ** (self._ordinal - ordinal)
         if self.forgetting.window:
