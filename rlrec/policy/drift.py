@@ -10,14 +10,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from rlrec.arrays import Array
+from rlrec.arrays import Array, Ids
 from rlrec.errors import InputError, suggest
 from rlrec.policy.base import between
 from rlrec.policy.reward import LIMIT
-
-Marks = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,16 +31,16 @@ class Change:
 class Detector(Protocol):
     """Notices changes in one stream of rewards."""
 
-    def take(self, rewards: Array, *, marks: Marks | None = None) -> list[Change]:
+    def take(self, rewards: Array, *, marks: Ids | None = None) -> list[Change]:
         """The changes that the next rewards of the stream, (n,), make apparent.
 
-        marks (n,): what to name each reward by, such as its decision; without them, its number in the stream from 0.
+        marks (n,): a name for each reward, such as the id of its decision; by default its number in the stream, from 0.
         """
         ...
 
 
 def detector(method: str, **parameters: Any) -> Detector:
-    """A detector that has seen nothing yet. Raises InputError for an unknown method or an impossible parameter."""
+    """A detector at the beginning of a stream. Raises InputError for an unknown method or an impossible parameter."""
     if method not in METHODS:
         raise InputError(f"unknown method {method!r}", hint=suggest(method, list(METHODS)) or "adwin or page-hinkley")
     return METHODS[method](**parameters)
@@ -56,13 +53,14 @@ LEAST = 5  # rewards on each side of a cut
 
 
 class Adwin:
-    """A window that grows while its mean stands and is cut where two parts of it differ: fit for any reward.
+    """A window that grows while its mean stays and is cut where its two sides differ: fit for any reward.
 
-    delta: a bound on the chance of a false alarm, near it only for a window that is looked at once; on click rates it
-    is rarer by far. clock: rewards between two looks. The width of the range of rewards, which the bound needs, is that
-    of the rewards seen. The window is an exponential histogram: at most 5 buckets of each power of two.
+    delta: a bound on the probability of a false alarm, near it only for a window that is checked once; on click rates
+    alarms are rarer by far. clock: rewards between two checks. The width of the range of rewards, which the bound
+    needs, is that of the rewards so far. The window is an exponential histogram of at most 5 buckets of each power of
+    two.
     Source: Bifet and Gavalda 2007, ADWIN2. At an alarm all before the clearest cut is dropped at once, so that one
-    change is told once.
+    change is reported once.
     """
 
     def __init__(self, *, delta: float = 0.002, clock: int = 32) -> None:
@@ -70,46 +68,48 @@ class Adwin:
         between("clock", clock, 1, 1e6)
         self.delta, self.clock = delta, int(clock)
         self._low, self._high = np.inf, -np.inf
-        self._seen = 0
+        self._taken = 0
         self._sums = np.zeros((3, 1))  # rewards, their sum and that of their squares before each edge of a bucket
         self._marks = np.empty(0, np.int64)  # of the first reward of each bucket
         self._sizes = [0]  # buckets of 1, 2, 4, ... rewards; the smallest are the newest
-        self._waiting: list[tuple[Array, Marks]] = []  # rewards of a tick that is not full
+        self._waiting: list[tuple[Array, Ids]] = []  # rewards of a tick that is not full
         self._n_waiting = 0
 
-    def take(self, rewards: Array, *, marks: Marks | None = None) -> list[Change]:
-        names = np.arange(self._seen, self._seen + len(rewards)) if marks is None else np.array(marks)
-        self._seen += len(rewards)
+    def take(self, rewards: Array, *, marks: Ids | None = None) -> list[Change]:
+        names = np.arange(self._taken, self._taken + len(rewards)) if marks is None else np.array(marks)
+        self._taken += len(rewards)
         self._waiting.append((np.array(rewards), names))
         self._n_waiting += len(rewards)
         if self._n_waiting < self.clock:
             return []
         rewards, names = (np.concatenate(parts) for parts in zip(*self._waiting, strict=True))
         self._n_waiting = len(rewards) % self.clock
-        whole = len(rewards) - self._n_waiting
-        self._waiting = [(rewards[whole:].copy(), names[whole:].copy())]
-        return self._ticks(rewards[:whole], names[:whole])
+        full = len(rewards) - self._n_waiting
+        self._waiting = [(rewards[full:].copy(), names[full:].copy())]
+        return self._take_ticks(rewards[:full], names[:full])
 
-    def _ticks(self, rewards: Array, marks: Marks) -> list[Change]:
-        """Whole ticks. `edges` are columns of the running sums, so that to merge buckets is to forget an edge."""
+    def _take_ticks(self, rewards: Array, marks: Ids) -> list[Change]:
+        """The changes that full ticks make apparent."""
+        # running sums over window and rewards; `edges` are columns of them: merging buckets means forgetting an edge
         old = self._sums.shape[1]
         new = np.cumsum([np.ones(len(rewards)), rewards, rewards**2], axis=1)
         sums = np.hstack([self._sums, self._sums[:, -1:] + new])
         marks = np.r_[self._marks, marks]
         low, high = self._ranges(rewards)
         edges, changes = list(range(old)), []
+        # tick by tick, cut as long as two sides differ
         for tick, start in enumerate(range(old, sums.shape[1], self.clock)):
             end = start + self.clock
             edges.extend(range(start, end))
             self._merge(edges)
             if high[tick] == low[tick]:
                 continue
-            found = None
+            change = None
             while cut := self._cut(sums[:, edges], high[tick] - low[tick]):
-                found = found or _change(sums[:, [edges[0], edges[cut], edges[-1]]], marks[[edges[cut], end - 2]])
+                change = change or _change(sums[:, [edges[0], edges[cut], edges[-1]]], marks[[edges[cut], end - 2]])
                 del edges[:cut]
                 self._drop(cut)
-            changes += [found] if found else []
+            changes += [change] if change else []
         self._sums, self._marks = sums[:, edges] - sums[:, edges[:1]], marks[edges[:-1]]
         return changes
 
@@ -122,7 +122,7 @@ class Adwin:
         return low.tolist(), high.tolist()
 
     def _merge(self, edges: list[int]) -> None:
-        """Let one tick of new buckets in; the two oldest of a size become one of the next until 5 are left."""
+        """Add one tick of new buckets; the two oldest of a size become one of the next until 5 are left."""
         sizes, end, size = self._sizes, len(edges) - 1, 0
         sizes[0] += self.clock
         while (pairs := (sizes[size] - MOST + 1) // 2) > 0:
@@ -146,14 +146,16 @@ class Adwin:
         n = count[-1]
         left = count[1:-1]
         inverse = 1 / left + 1 / (n - left)
-        gap = np.abs(total[1:-1] / left - (total[-1] - total[1:-1]) / (n - left))
+        difference = np.abs(total[1:-1] / left - (total[-1] - total[1:-1]) / (n - left))
         doubt = np.log(2 * max(np.log(n), 1.0) / self.delta) * inverse
         variance = max(squares[-1] / n - (total[-1] / n) ** 2, 0.0)
-        enough = (gap >= np.sqrt(2 * variance * doubt) + 2 / 3 * width * doubt) & (np.minimum(left, n - left) >= LEAST)
-        return int(np.argmax(np.where(enough, gap**2 / inverse, -1.0))) + 1 if enough.any() else 0
+        enough = (difference >= np.sqrt(2 * variance * doubt) + 2 / 3 * width * doubt) & (
+            np.minimum(left, n - left) >= LEAST
+        )
+        return int(np.argmax(np.where(enough, difference**2 / inverse, -1.0))) + 1 if enough.any() else 0
 
 
-def _change(sums: Array, marks: Marks) -> Change:
+def _change(sums: Array, marks: Ids) -> Change:
     """sums (3, 3) at the start of the window, at the cut and at the end; marks of the first reward after the cut and of
     the last one."""
     count, total, _ = np.diff(sums, axis=1)
@@ -163,7 +165,7 @@ def _change(sums: Array, marks: Marks) -> Change:
 
 # -- Page-Hinkley --
 
-BLOCK = 4096  # rewards looked at together; alpha to this power must stay far above 0
+BLOCK = 4096  # rewards taken together; alpha to this power must stay far above 0
 DIRECTIONS = {"both": (1.0, -1.0), "up": (1.0,), "down": (-1.0,)}
 
 
@@ -196,46 +198,48 @@ class PageHinkley:
             raise InputError(f"direction is {direction!r}", hint=f"one of {', '.join(DIRECTIONS)}")
         self.min_instances, self.delta, self.threshold, self.alpha = min_instances, delta, threshold, alpha
         self.direction = direction
-        self._seen = 0
+        self._taken = 0
         self._reset()
 
     def _reset(self) -> None:
         self._count, self._total = 0, 0.0
         self._sides = [_Side(sign) for sign in DIRECTIONS[self.direction]]
 
-    def take(self, rewards: Array, *, marks: Marks | None = None) -> list[Change]:
-        names = np.arange(self._seen, self._seen + len(rewards)) if marks is None else marks
-        self._seen += len(rewards)
+    def take(self, rewards: Array, *, marks: Ids | None = None) -> list[Change]:
+        names = np.arange(self._taken, self._taken + len(rewards)) if marks is None else marks
+        self._taken += len(rewards)
         changes, start = [], 0
         while start < len(rewards):
             block = slice(start, start + BLOCK)
-            found, used = self._block(rewards[block], names[block])
-            changes += [found] if found else []
+            change, used = self._take_block(rewards[block], names[block])
+            changes += [change] if change else []
             start += used
         return changes
 
-    def _block(self, rewards: Array, marks: Marks) -> tuple[Change | None, int]:
+    def _take_block(self, rewards: Array, marks: Ids) -> tuple[Change | None, int]:
         """The first change that a block shows, and how many of its rewards were used up."""
+        # excess of each reward over the running mean
         steps = np.arange(1.0, len(rewards) + 1)
         count, total = self._count + steps, self._total + np.cumsum(rewards)
         excess = rewards - total / count
         late = count >= self.min_instances
-        first, side = len(rewards), None
-        for one in self._sides:
-            above = one.look(excess, fade=np.power(self.alpha, steps), delta=self.delta)
+        # the first alarm in either direction
+        first, alarmed = len(rewards), None
+        for side in self._sides:
+            above = side.height(excess, fade=np.power(self.alpha, steps), delta=self.delta)
             alarms = (above > self.threshold) & late
             if alarms[:first].any():
-                first, side = int(np.argmax(alarms)), one
+                first, alarmed = int(np.argmax(alarms)), side
         last = min(first, len(rewards) - 1)
-        for one in self._sides:
-            one.advance(last, count=count, total=total, marks=marks)
-        if side is None:
+        for side in self._sides:
+            side.advance(last, count=count, total=total, marks=marks)
+        if alarmed is None:
             self._count, self._total = int(count[-1]), float(total[-1])
             return None, len(rewards)
-        after = (total[first] - side.total) / (count[first] - side.count)
-        found = Change(start=side.start, alarm=int(marks[first]), before=side.total / side.count, after=float(after))
+        before, after = alarmed.total / alarmed.count, (total[first] - alarmed.total) / (count[first] - alarmed.count)
+        change = Change(start=alarmed.start, alarm=int(marks[first]), before=before, after=float(after))
         self._reset()
-        return found, first + 1
+        return change, first + 1
 
 
 class _Side:
@@ -248,20 +252,20 @@ class _Side:
         self.start = 0  # mark of the first reward after it
         self._sums = self._leasts = np.empty(0)
 
-    def look(self, excess: Array, *, fade: Array, delta: float) -> Array:
+    def height(self, excess: Array, *, fade: Array, delta: float) -> Array:
         """How far the sum is above its least value, (n,)."""
         self._sums = fade * (self.sum + np.cumsum((self.sign * excess - delta) / fade))
         self._leasts = np.minimum(np.minimum.accumulate(self._sums), self.least)
         return self._sums - self._leasts
 
-    def advance(self, last: int, *, count: Array, total: Array, marks: Marks) -> None:
-        """Go on to the reward `last` of the block."""
+    def advance(self, last: int, *, count: Array, total: Array, marks: Ids) -> None:
+        """Advance to the reward `last` of the block."""
         if self.count == count[0] - 1:  # the least value was that of the last reward before the block
             self.start = int(marks[0])
         if self._leasts[last] < self.least:
-            place = int(np.argmax(self._leasts[: last + 1] == self._leasts[last]))
-            self.count, self.total = int(count[place]), float(total[place])
-            self.start = int(marks[min(place + 1, len(marks) - 1)])
+            least_at = int(np.argmax(self._leasts[: last + 1] == self._leasts[last]))
+            self.count, self.total = int(count[least_at]), float(total[least_at])
+            self.start = int(marks[min(least_at + 1, len(marks) - 1)])
         self.sum, self.least = float(self._sums[last]), float(self._leasts[last])
 
 

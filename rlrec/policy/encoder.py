@@ -26,13 +26,13 @@ from rlrec.policy.fields import (
     Field,
     Flag,
     Number,
-    Texts,
+    TextSet,
     Vector,
-    declared,
-    hashing,
+    check_hash,
     is_name,
     is_number,
-    shown,
+    parse_field,
+    quote,
 )
 
 _KEYS = ["intercept", "fields", "hash"]
@@ -40,12 +40,12 @@ _HINT = 'write {"fields": {"hour": "number", "device": ["ios", "android"]}}'
 
 
 class Encoder:
-    """Turns JSON objects into rows of numbers with names; what it does is in its `spec` alone.
+    """Turns JSON objects into rows of numbers with names; its `spec` says all that it does.
 
     names: one for each column. reads: the fields that it looks at. intercept: whether column 0 is always 1."""
 
     def __init__(self, fields: Iterable[Field] = (), *, intercept: bool = True, columns: int = 0) -> None:
-        """`columns`: those into which the whole object is hashed. Fields stand by name, since JSON keeps no order."""
+        """`columns`: how many the whole object is hashed into. Fields are sorted by name, since JSON has no order."""
         self.fields = tuple(sorted(fields, key=lambda field: field.name))
         self.intercept, self.columns = intercept, columns
         named = chain.from_iterable(field.names for field in self.fields)
@@ -55,19 +55,20 @@ class Encoder:
 
     @classmethod
     def of(cls, spec: Mapping[str, Any]) -> Self:
-        """The encoder that was written, or declared by a person. Raises InputError naming what is wrong with it."""
+        """The encoder of a spec, stored or declared by a person. Raises InputError naming what is wrong with it."""
         if not isinstance(spec, Mapping):
-            raise InputError(f"features are {shown(spec)}", hint=_HINT)
+            raise InputError(f"features are {quote(spec)}", hint=_HINT)
         for key in spec:
             if key not in _KEYS:
-                raise InputError(f"features have an unknown {shown(key)}", hint=suggest(str(key), _KEYS) or _HINT)
+                raise InputError(f"features have an unknown {quote(key)}", hint=suggest(str(key), _KEYS) or _HINT)
         fields, intercept, columns = spec.get("fields", {}), spec.get("intercept", True), spec.get("hash", 0)
         if not isinstance(fields, Mapping):
-            raise InputError(f"fields are {shown(fields)}", hint=f"name each with its type, {FORMS}")
+            raise InputError(f"fields are {quote(fields)}", hint=f"name each with its type, {FORMS}")
         if not isinstance(intercept, bool):
-            raise InputError(f"intercept is {shown(intercept)}", hint="give true or false")
-        hashing("the features", columns)
-        return cls([declared(name, written) for name, written in fields.items()], intercept=intercept, columns=columns)
+            raise InputError(f"intercept is {quote(intercept)}", hint="give true or false")
+        check_hash("the features", columns)
+        parsed = [parse_field(name, written) for name, written in fields.items()]
+        return cls(parsed, intercept=intercept, columns=columns)
 
     @classmethod
     def hashed(cls, columns: int = 16) -> Self:
@@ -75,9 +76,9 @@ class Encoder:
         return cls(columns=columns)
 
     def spec(self) -> dict[str, Any]:
-        """As JSON, in full."""
-        written = {field.name: field.spec() for field in self.fields}
-        return {"intercept": self.intercept, "fields": written, **({"hash": self.columns} if self.columns else {})}
+        """The encoder as JSON, in full."""
+        fields = {field.name: field.spec() for field in self.fields}
+        return {"intercept": self.intercept, "fields": fields, **({"hash": self.columns} if self.columns else {})}
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Encoder) and self.spec() == other.spec()
@@ -89,10 +90,10 @@ class Encoder:
         """Raises InputError, with its field, where a value is not what was declared.
 
         Missing values, null, categories that are not listed and fields that are not read are fine."""
-        for one in self.fields:
-            value = values.get(one.name)
-            if value is not None and (wanted := one.wanted(value)):
-                raise _unfit(what, one.name, value, hint=f"the policy reads {wanted}")
+        for reader in self.fields:
+            value = values.get(reader.name)
+            if value is not None and (expected := reader.mismatch(value)):
+                raise _unfit(what, reader.name, value, hint=f"the policy reads {expected}")
         for name, value in values.items() if self.columns else ():
             try:
                 json.dumps(value, allow_nan=False)
@@ -100,7 +101,7 @@ class Encoder:
                 raise _unfit(what, name, value, hint="give finite numbers") from None
 
     def encode(self, rows: Sequence[Mapping[str, Any]]) -> Array:
-        """(n, width); what is unknown, missing or of another type counts 0."""
+        """Features of n objects, (n, columns); values that are unknown, missing or of another type count 0."""
         blocks = [np.ones((len(rows), int(self.intercept)))]
         blocks += [field.encode([row.get(field.name) for row in rows]) for field in self.fields]
         if self.columns:
@@ -115,57 +116,59 @@ def _check_names(names: Sequence[str]) -> None:
         hint = f"give at most {WIDEST}: list fewer values and hash the rest"
         raise InputError(f"features have {len(names)} columns", hint=hint)
     if twice := [name for name, times in Counter(names).items() if times > 1]:
-        raise InputError(f"two columns are named {shown(twice[0])}", hint="rename or leave out one")
+        raise InputError(f"two columns are named {quote(twice[0])}", hint="rename or leave out one")
 
 
 def _unfit(what: str, name: str, value: Any, *, hint: str) -> InputError:
-    return InputError(f"{shown(name)} is {shown(value)}", hint=hint, field=f"{what}.{name}")
+    return InputError(f"{quote(name)} is {quote(value)}", hint=hint, field=f"{what}.{name}")
 
 
 FEW = 8  # columns into which a fitted encoder hashes the values that it does not list
 _DISTINCT = 10_000  # texts that are counted one by one
-_FIELDS = 1_000  # that are looked at
+_FIELDS = 1_000  # that are counted
 _ENORMOUS = 1e100  # a number whose square is still far from the largest
 
 
 @dataclass
-class Fitting:
-    """What a log says about its fields: a fold, so that the parts of a log may be taken in any order and added up.
+class EncoderFit:
+    """Statistics of the fields of a log: a fold, so that chunks of a log may be taken in any order and added up.
 
     Memory is bounded: only the first 1,000 fields count, and of a field's texts those beyond the 10,000 most frequent
     count together."""
 
-    fields: dict[str, _Seen] = field(default_factory=dict)
+    fields: dict[str, _FieldValues] = field(default_factory=dict)
 
     def take(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Counts some objects."""
-        found: dict[str, list[Any]] = defaultdict(list)
+        columns: dict[str, list[Any]] = defaultdict(list)
         for name, value in chain.from_iterable(row.items() for row in rows):
-            found[name].append(value)
-        self.fields = (self + Fitting({name: _seen(values) for name, values in found.items() if is_name(name)})).fields
+            columns[name].append(value)
+        more = EncoderFit({name: _count_values(values) for name, values in columns.items() if is_name(name)})
+        self.fields = (self + more).fields
 
-    def __add__(self, other: Fitting) -> Fitting:
+    def __add__(self, other: EncoderFit) -> EncoderFit:
         added = dict(self.fields)
-        for name, seen in other.fields.items():
+        for name, values in other.fields.items():
             if name in added or len(added) < _FIELDS:
-                added[name] = added[name] + seen if name in added else seen
-        return Fitting(added)
+                added[name] = added[name] + values if name in added else values
+        return EncoderFit(added)
 
     def spec(self, most: int = 20, *, widest: int = WIDEST) -> dict[str, Any]:
         """An encoder for such objects, as JSON, of at most `widest` columns.
 
         A field is of the type that more than half of its values have: numbers get their mean and standard deviation,
-        texts and lists of texts a column for each of the `most` frequent and a hash for the rest, vectors have one
-        length. Fields without such a type, and objects inside objects, are left out. What is too wide lists fewer
-        texts, then does without its widest fields, of these without those that are seen least."""
-        known = sorted(self.fields.items())
+        texts and lists of texts a column for each of the `most` frequent and a hash for the others, vectors have one
+        length. Fields without such a type, and objects inside objects, are left out. An encoder that is too wide lists
+        fewer texts, then drops its widest fields, of these the rarest first."""
+        by_name = sorted(self.fields.items())
         fields: list[Field] = []
         for listed in range(most, -1, -1):
-            fields = _apart(made for name, seen in known if (made := seen.field(name, most=most, listed=listed)))
+            suggested = (values.field(name, most=most, listed=listed) for name, values in by_name)
+            fields = _without_clashes(field for field in suggested if field)
             if _width(fields) <= widest:
                 break
         while _width(fields) > widest:
-            fields.remove(max(fields, key=lambda one: (len(one.names), -self.fields[one.name].total, one.name)))
+            fields.remove(max(fields, key=lambda field: (len(field.names), -self.fields[field.name].total, field.name)))
         return Encoder(fields).spec()
 
 
@@ -173,20 +176,21 @@ def _width(fields: Iterable[Field]) -> int:
     return 1 + sum(len(field.names) for field in fields)
 
 
-def _apart(fields: Iterable[Field]) -> list[Field]:
-    """Those whose columns have names of their own."""
-    taken, kept = {"1"}, []
-    for one in fields:
-        if taken.isdisjoint(one.names):
-            taken.update(one.names)
-            kept.append(one)
-    return kept
+def _without_clashes(fields: Iterable[Field]) -> list[Field]:
+    """The fields no column of which has the name of an earlier one."""
+    taken, distinct = {"1"}, []
+    for suggested in fields:
+        if taken.isdisjoint(suggested.names):
+            taken.update(suggested.names)
+            distinct.append(suggested)
+    return distinct
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """Values of one field. kinds: how many there are of each type. count, mean, squares: of the numbers, the last the
-    sum of squared distances from their mean. words: how often each text came; None for those that are not listed."""
+class _FieldValues:
+    """Statistics of the values of one field. kinds: how many there are of each type. count, mean, squares: of the
+    numbers, the last the sum of squared distances from their mean. words: how often each text came; None for those that
+    are not listed."""
 
     kinds: Counter[str]
     count: int
@@ -195,16 +199,16 @@ class _Seen:
     words: Counter[str | None]
     lengths: frozenset[int]
 
-    def __add__(self, other: _Seen) -> _Seen:
+    def __add__(self, other: _FieldValues) -> _FieldValues:
         """Source: Chan, Golub & LeVeque 1983 for mean and squares."""
-        count, apart = self.count + other.count, other.mean - self.mean
-        share = other.count / count if count else 0.0
-        return _Seen(
+        count, difference = self.count + other.count, other.mean - self.mean
+        weight = other.count / count if count else 0.0
+        return _FieldValues(
             kinds=self.kinds + other.kinds,
             count=count,
-            mean=self.mean + apart * share,
-            squares=self.squares + other.squares + apart * apart * self.count * share,
-            words=_capped(self.words + other.words),
+            mean=self.mean + difference * weight,
+            squares=self.squares + other.squares + difference * difference * self.count * weight,
+            words=_cap(self.words + other.words),
             lengths=self.lengths | other.lengths,
         )
 
@@ -231,11 +235,11 @@ class _Seen:
             return None
         every = not self.words[None] and len(self.ranked) <= min(most, listed + FEW)
         values = tuple(self.ranked if every else self.ranked[:listed])
-        made = Category if kind == "category" else Texts
-        return made(name, values, hash=0 if every else FEW)
+        field = Category if kind == "category" else TextSet
+        return field(name, values, hash=0 if every else FEW)
 
     def _number(self, name: str) -> Number:
-        """Mean and deviation to six digits of the latter: halves of a log then say the same as the whole."""
+        """Mean and deviation to six digits of the latter, so that sums in another order give the same spec."""
         scale = math.sqrt(self.squares / self.count)
         if scale <= 1e-12 * abs(self.mean):  # constant
             return Number(name, self.mean)
@@ -243,19 +247,19 @@ class _Seen:
         return Number(name, round(self.mean, digits), round(scale, digits))
 
 
-def _seen(values: Iterable[Any]) -> _Seen:
+def _count_values(values: Iterable[Any]) -> _FieldValues:
     grouped: dict[str, list[Any]] = defaultdict(list)
     for value in values:
         grouped[_kind(value)].append(value)
     numbers = np.array(grouped["number"] or [0.0], np.float64)
     mean = float(numbers.mean())
     words = chain(grouped["category"], chain.from_iterable(map(set, grouped["list"])))
-    return _Seen(
+    return _FieldValues(
         kinds=Counter({kind: len(those) for kind, those in grouped.items() if kind and those}),
         count=len(grouped["number"]),
         mean=mean,
         squares=float(np.square(numbers - mean).sum()),
-        words=_capped(Counter(word if len(word) <= LONGEST else None for word in words)),
+        words=_cap(Counter(word if len(word) <= LONGEST else None for word in words)),
         lengths=frozenset(map(len, grouped["vector"])),
     )
 
@@ -278,13 +282,13 @@ def _kind(value: Any) -> str:
     return "other"
 
 
-def _capped(words: Counter[str | None]) -> Counter[str | None]:
-    """The most frequent texts; the rest counts together."""
+def _cap(words: Counter[str | None]) -> Counter[str | None]:
+    """The most frequent texts; all others count together."""
     if len(words) <= _DISTINCT:
         return words
-    kept: Counter[str | None] = Counter({word: words[word] for word in _ranked(words)[:_DISTINCT]})
-    kept[None] = words.total() - kept.total()
-    return kept
+    capped: Counter[str | None] = Counter({word: words[word] for word in _ranked(words)[:_DISTINCT]})
+    capped[None] = words.total() - capped.total()
+    return capped
 
 
 def _ranked(words: Counter[str | None]) -> list[str]:

@@ -1,6 +1,6 @@
 """Contexts as numbers: any JSON object to a short dense vector, by signed hashing.
 
-A vocabulary would have to be learned, stored and versioned; a hash needs none, and gives an unseen value its place.
+A vocabulary would have to be learned, stored and versioned; a hash needs none, and gives new values columns too.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _COLUMN, _NEGATIVE, _NUMBER = 4, 2, 1
 
 @dataclass(frozen=True, eq=False)
 class Sparse:
-    """Features of n contexts without the zeros: those of context i stand at start[i]..start[i + 1].
+    """Features of n contexts without the zeros: those of context i are at start[i]..start[i + 1].
 
     start (n + 1,); column (e,) of each entry; value (e,), to be added where a column comes twice."""
 
@@ -41,11 +41,11 @@ class Sparse:
 
     @property
     def size(self) -> int:
-        """Bytes that it takes."""
+        """Bytes of its arrays."""
         return self.start.nbytes + self.column.nbytes + self.value.nbytes
 
     def entries(self, rows: Index) -> tuple[Index, Index]:
-        """Where the entries of these contexts stand, and which of `rows` each belongs to, (f,) both."""
+        """The entries of these contexts, by index, and which of `rows` each belongs to, (f,) both."""
         counts = (self.start[rows + 1] - self.start[rows]).astype(np.int64)
         ends = np.cumsum(counts)
         offset = np.repeat(self.start[rows] - ends + counts, counts)
@@ -54,13 +54,13 @@ class Sparse:
 
 def encode(contexts: Sequence[dict[str, Any]], columns: int = WIDTH) -> Array:
     """Context features, (n, columns), of n contexts; `columns` is a power of two up to WIDTH."""
-    found = sparse(contexts)
-    row = np.repeat(np.arange(len(found)), np.diff(found.start))
-    return added(len(found), columns, row, found.column % columns, found.value)
+    entries = sparse(contexts)
+    row = np.repeat(np.arange(len(entries)), np.diff(entries.start))
+    return add_up(len(entries), columns, row, entries.column % columns, entries.value)
 
 
-def added(n: int, columns: int, row: Index, column: npt.NDArray[Any], value: Array) -> Array:
-    """A table, (n, columns), of entries that add up where they meet."""
+def add_up(n: int, columns: int, row: Index, column: npt.NDArray[Any], value: Array) -> Array:
+    """Dense rows, (n, columns), of entries that add up where they meet."""
     cells = np.bincount(row * columns + column, weights=value, minlength=n * columns)
     return cells.reshape(n, columns).astype(np.float64, copy=False)
 
@@ -71,7 +71,8 @@ def sparse(contexts: Sequence[dict[str, Any]]) -> Sparse:
     A number counts as asinh(number) under its key, so that a price does not drown a flag; text, true, false and null
     count 1 under key and value; lists and objects count item by item. Keys that share a column add up there, with
     signs of their own, so that on average they do not disturb each other.
-    Source: own choices on Weinberger, Dasgupta, Langford, Smola & Attenberg 2009 (signed feature hashing)."""
+    Source: choices of our own on Weinberger, Dasgupta, Langford, Smola & Attenberg 2009 (signed feature hashing)."""
+    # all fields of all contexts: column, sign and value of each
     names = list(chain.from_iterable(contexts))
     values = list(chain.from_iterable(map(dict.values, contexts)))
     row = np.repeat(np.arange(len(contexts)), np.fromiter(map(len, contexts), np.int64, len(contexts)))
@@ -79,30 +80,31 @@ def sparse(contexts: Sequence[dict[str, Any]]) -> Sparse:
     flat = code >= 0
     value = np.where(code & _NEGATIVE, -1.0, 1.0)
     number = np.flatnonzero(flat & (code & _NUMBER > 0))
-    value[number] *= _squeezed([values[at] for at in number.tolist()])
+    value[number] *= _squeeze([values[at] for at in number.tolist()])
     if flat.all():
-        return _sorted(row, code // _COLUMN, value, len(contexts))
+        return _sort_rows(row, code // _COLUMN, value, len(contexts))
+    # items of lists and objects, path by path
     nested = [
-        (row[at], *place(path), number)
+        (row[at], *column_of(path), number)
         for at in np.flatnonzero(~flat).tolist()
         for path, number in _items(f"\x1f{names[at]}", values[at])
     ]
     inner = np.array([entry[:3] for entry in nested], np.float64).reshape(len(nested), 3).T
     numbers = {at: entry[3] for at, entry in enumerate(nested) if entry[3] is not None}
-    inner[2, list(numbers)] *= _squeezed(list(numbers.values()))
+    inner[2, list(numbers)] *= _squeeze(list(numbers.values()))
     row, column = np.concatenate([row[flat], inner[0].astype(np.int64)]), np.r_[code[flat] // _COLUMN, inner[1]]
-    return _sorted(row, column, np.concatenate([value[flat], inner[2]]), len(contexts))
+    return _sort_rows(row, column, np.concatenate([value[flat], inner[2]]), len(contexts))
 
 
-def _sorted(row: Index, column: npt.NDArray[Any], value: Array, n: int) -> Sparse:
+def _sort_rows(row: Index, column: npt.NDArray[Any], value: Array, n: int) -> Sparse:
     order = np.argsort(row, kind="stable")
     start = np.r_[0, np.cumsum(np.bincount(row, minlength=n))].astype(np.int32)
     return Sparse(start, column[order].astype(np.uint8), value[order])
 
 
 def _codes(names: Sequence[str], values: Sequence[Any]) -> Index:
-    """Column, sign and manner of each entry in one number, (e,); -1 for a list or an object."""
-    found = [
+    """Column, sign and kind of each entry in one number, (e,); -1 for a list or an object."""
+    codes = [
         _TEXTS[name][value]
         if type(value) is str
         else _KEYS[name]
@@ -112,11 +114,11 @@ def _codes(names: Sequence[str], values: Sequence[Any]) -> Index:
         else _TEXTS[name][str(value)]
         for name, value in zip(names, values, strict=True)
     ]
-    return np.fromiter(found, np.int64, len(found))
+    return np.fromiter(codes, np.int64, len(codes))
 
 
-class _Places(dict[str, Any]):
-    """What `make` says of each text, remembered."""
+class _Cache(dict[str, Any]):
+    """The result of `make` for each text; emptied when it holds `most`."""
 
     def __init__(self, most: int, make: Callable[[str], Any]) -> None:
         self.most, self.make = most, make
@@ -124,26 +126,26 @@ class _Places(dict[str, Any]):
     def __missing__(self, text: str) -> Any:
         if len(self) >= self.most:
             self.clear()
-        made = self[text] = self.make(text)
-        return made
+        self[text] = result = self.make(text)
+        return result
 
 
-def _coded(path: str, *, number: bool) -> int:
-    column, sign = place(path)
+def _code(path: str, *, number: bool) -> int:
+    column, sign = column_of(path)
     return column * _COLUMN + _NEGATIVE * (sign < 0) + _NUMBER * number
 
 
-# The place of a number by its name, and that of a text by its name and itself.
-_KEYS = _Places(10_000, lambda name: _coded(f"\x1f{name}", number=True))
-_TEXTS = _Places(1_000, lambda name: _Places(10_000, lambda text: _coded(f"\x1f{name}\x1e{text}", number=False)))
+# codes of numbers by the name of their field, and of texts by that name and themselves
+_KEYS = _Cache(10_000, lambda name: _code(f"\x1f{name}", number=True))
+_TEXTS = _Cache(1_000, lambda name: _Cache(10_000, lambda text: _code(f"\x1f{name}\x1e{text}", number=False)))
 
 
-def named(value: Any) -> str:
+def text_of(value: Any) -> str:
     """A value of a context as a file writes it: text as it is, anything else as JSON, numbers by value."""
     if isinstance(value, str):
         return value
-    whole = isinstance(value, float) and value.is_integer()
-    return json.dumps(int(value) if whole else value, sort_keys=True, ensure_ascii=False)
+    integral = isinstance(value, float) and value.is_integer()
+    return json.dumps(int(value) if integral else value, sort_keys=True, ensure_ascii=False)
 
 
 def _items(path: str, value: Any) -> Iterator[tuple[str, float | None]]:
@@ -160,7 +162,7 @@ def _items(path: str, value: Any) -> Iterator[tuple[str, float | None]]:
         yield f"{path}\x1e{value}", None
 
 
-def _squeezed(values: Sequence[float]) -> Array:
+def _squeeze(values: Sequence[float]) -> Array:
     try:
         numbers = np.array(values, np.float64)
     except OverflowError:  # an integer beyond the doubles
@@ -169,7 +171,7 @@ def _squeezed(values: Sequence[float]) -> Array:
 
 
 @lru_cache(maxsize=100_000)
-def place(name: str) -> tuple[int, float]:
+def column_of(name: str) -> tuple[int, float]:
     """Column and sign of a name."""
     bits = int.from_bytes(blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest())
     return (bits >> 1) % WIDTH, 1.0 if bits & 1 else -1.0

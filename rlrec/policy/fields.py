@@ -17,7 +17,7 @@ from rlrec.errors import InputError, suggest
 from rlrec.policy import features
 
 WIDEST = 128  # columns of an encoder: a belief holds the square of that for every arm
-HASHES = (0, 1, 2, 4, 8, 16, 32, 64)  # powers of two, so that every hashed column gets the same share
+HASHES = (0, 1, 2, 4, 8, 16, 32, 64)  # powers of two, so that all hashed columns are equally likely
 FAR = 10.0  # scales from the mean beyond which a number counts no more: one slip must not tip a belief
 LARGEST = 1e6  # in a vector, which is not scaled
 LONGEST = 200  # characters of a name
@@ -26,7 +26,7 @@ FORMS = 'such as "number", "flag", ["ios", "android"], {"list": ["a", "b"], "has
 
 @dataclass(frozen=True)
 class Field:
-    """Its attributes beside the name are its spec."""
+    """A field of a JSON object; its attributes beside the name are its spec."""
 
     name: str
 
@@ -34,23 +34,23 @@ class Field:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """One for each column."""
+        """The names of its columns."""
         return (self.name,)
 
-    def wanted(self, value: Any) -> str:
-        """What the value ought to be; empty where it is that."""
+    def mismatch(self, value: Any) -> str:
+        """The kind of value it reads, as an error says it, where this one is of another; else an empty text."""
         raise NotImplementedError
 
     def encode(self, values: Sequence[Any]) -> Array:
-        """(n, columns) of n values; what is unknown, missing or of another type counts 0."""
+        """Columns (n, columns) of n values; values that are unknown, missing or of another type count 0."""
         raise NotImplementedError
 
     def spec(self) -> dict[str, Any]:
-        written = {key: list(value) if type(value) is tuple else value for key, value in asdict(self).items()}
-        return {"type": self.kind, **{key: value for key, value in written.items() if key != "name"}}
+        parameters = {key: list(value) if type(value) is tuple else value for key, value in asdict(self).items()}
+        return {"type": self.kind, **{key: value for key, value in parameters.items() if key != "name"}}
 
     def _wrong(self, key: str, hint: str) -> InputError:
-        return InputError(f"{key} of field {shown(self.name)} is {shown(getattr(self, key))}", hint=hint)
+        return InputError(f"{key} of field {quote(self.name)} is {quote(getattr(self, key))}", hint=hint)
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Number(Field):
         if self.scale <= 0:
             raise self._wrong("scale", "give a number above 0")
 
-    def wanted(self, value: Any) -> str:
+    def mismatch(self, value: Any) -> str:
         return "" if is_number(value) else "a finite number"
 
     def encode(self, values: Sequence[Any]) -> Array:
@@ -85,7 +85,7 @@ class Flag(Field):
 
     kind = "flag"
 
-    def wanted(self, value: Any) -> str:
+    def mismatch(self, value: Any) -> str:
         return "" if isinstance(value, bool) else "true or false"
 
     def encode(self, values: Sequence[Any]) -> Array:
@@ -108,17 +108,17 @@ class Vector(Field):
     def names(self) -> tuple[str, ...]:
         return tuple(f"{self.name}[{at}]" for at in range(self.length))
 
-    def wanted(self, value: Any) -> str:
-        fits = self._long(value) and all(is_number(item, LARGEST) for item in value)
+    def mismatch(self, value: Any) -> str:
+        fits = self._has_length(value) and all(is_number(item, LARGEST) for item in value)
         return "" if fits else f"a list of {self.length} numbers from {-LARGEST:g} to {LARGEST:g}"
 
     def encode(self, values: Sequence[Any]) -> Array:
         missing = [None] * self.length
-        items = list(chain.from_iterable(value if self._long(value) else missing for value in values))
-        found = _numbers(items, LARGEST).reshape(len(values), self.length)
-        return np.where(np.isnan(found).any(axis=1, keepdims=True), 0.0, found)
+        items = list(chain.from_iterable(value if self._has_length(value) else missing for value in values))
+        numbers = _numbers(items, LARGEST).reshape(len(values), self.length)
+        return np.where(np.isnan(numbers).any(axis=1, keepdims=True), 0.0, numbers)
 
-    def _long(self, value: Any) -> bool:
+    def _has_length(self, value: Any) -> bool:
         return isinstance(value, list | tuple) and len(value) == self.length
 
 
@@ -134,8 +134,8 @@ class Words(Field):
     def __post_init__(self) -> None:
         if not isinstance(self.values, list | tuple) or not all(isinstance(text(value), str) for value in self.values):
             raise self._wrong("values", "give a list of texts")
-        object.__setattr__(self, "values", tuple(map(features.named, self.values)))
-        hashing(f"field {shown(self.name)}", self.hash)
+        object.__setattr__(self, "values", tuple(map(features.text_of, self.values)))
+        check_hash(f"field {quote(self.name)}", self.hash)
         if not self.names:
             raise self._wrong("values", "list some, or hash them")
 
@@ -148,19 +148,19 @@ class Words(Field):
     def _listed(self) -> dict[str, int]:
         return {value: at for at, value in enumerate(self.values)}
 
-    def _place(self, word: str) -> tuple[int, float]:
-        """Column and sign; what has no column gets the one past the end."""
+    def _column(self, word: str) -> tuple[int, float]:
+        """Column and sign of a text; one past the last column for a text that has none."""
         if word in self._listed or not self.hash:
             return self._listed.get(word, len(self.values)), 1.0
-        column, sign = features.place(f"\x1f{self.name}\x1e{word}")
+        column, sign = features.column_of(f"\x1f{self.name}\x1e{word}")
         return len(self.values) + column % self.hash, sign
 
     def _table(self, n: int, row: Index, words: Sequence[str]) -> Array:
-        """(n, columns) of words that stand in these rows."""
-        places = {word: self._place(word) for word in set(words)}
-        column = np.fromiter((places[word][0] for word in words), np.int64, len(words))
-        sign = np.fromiter((places[word][1] for word in words), np.float64, len(words))
-        return features.added(n, len(self.names) + 1, row, column, sign)[:, :-1]
+        """Columns (n, columns) of words that stand in these rows."""
+        columns = {word: self._column(word) for word in set(words)}
+        column = np.fromiter((columns[word][0] for word in words), np.int64, len(words))
+        sign = np.fromiter((columns[word][1] for word in words), np.float64, len(words))
+        return features.add_up(n, len(self.names) + 1, row, column, sign)[:, :-1]
 
 
 @dataclass(frozen=True)
@@ -170,34 +170,34 @@ class Category(Words):
     kind = "category"
     mark = "="
 
-    def wanted(self, value: Any) -> str:
+    def mismatch(self, value: Any) -> str:
         return "" if text(value) is not None else "a text"
 
     def encode(self, values: Sequence[Any]) -> Array:
-        found = [text(value) for value in values]
-        row = np.flatnonzero([word is not None for word in found])
-        return self._table(len(values), row, [word for word in found if word is not None])
+        words = [text(value) for value in values]
+        row = np.flatnonzero([word is not None for word in words])
+        return self._table(len(values), row, [word for word in words if word is not None])
 
 
 @dataclass(frozen=True)
-class Texts(Words):
+class TextSet(Words):
     """A set of texts; one that comes twice counts once."""
 
     kind = "list"
     mark = ":"
 
-    def wanted(self, value: Any) -> str:
+    def mismatch(self, value: Any) -> str:
         fits = isinstance(value, list | tuple) and all(type(item) is str for item in value)
         return "" if fits else "a list of texts"
 
     def encode(self, values: Sequence[Any]) -> Array:
-        sets = [() if self.wanted(value) else set(value) for value in values]
+        sets = [() if self.mismatch(value) else set(value) for value in values]
         row = np.repeat(np.arange(len(sets)), np.fromiter(map(len, sets), np.int64, len(sets)))
         return self._table(len(values), row, list(chain.from_iterable(sets)))
 
 
-KINDS: dict[str, type[Field]] = {kind.kind: kind for kind in (Number, Flag, Category, Texts, Vector)}
-# How a person may say the type and one parameter at once.
+KINDS: dict[str, type[Field]] = {kind.kind: kind for kind in (Number, Flag, Category, TextSet, Vector)}
+# short forms in which a person may write the type and one parameter at once
 _SHORT = {
     "vector": ("vector", "length"),
     "list": ("list", "values"),
@@ -206,19 +206,19 @@ _SHORT = {
 }
 
 
-def declared(name: Any, written: Any) -> Field:
+def parse_field(name: Any, written: Any) -> Field:
     """The field that was written, in full or in a short form. Raises InputError naming what is wrong with it."""
     if not is_name(name):
-        raise InputError(f"a field is named {shown(name)}", hint=f"a name has 1 to {LONGEST} characters, and no NUL")
+        raise InputError(f"a field is named {quote(name)}", hint=f"a name has 1 to {LONGEST} characters, and no NUL")
     full = dict(_full(written))
     kind = KINDS.get(str(full.pop("type", None)))
     if kind is None:
-        raise InputError(f"field {shown(name)} is {shown(written)}", hint=f"give it a type, {FORMS}")
-    known = [one.name for one in fields(kind) if one.name != "name"]
+        raise InputError(f"field {quote(name)} is {quote(written)}", hint=f"give it a type, {FORMS}")
+    parameters = [field.name for field in fields(kind) if field.name != "name"]
     for key in full:
-        if key not in known:
-            hint = suggest(str(key), known) or f"a {kind.kind} has {' and '.join(['a type', *known])}"
-            raise InputError(f"field {shown(name)} has an unknown {shown(key)}", hint=hint)
+        if key not in parameters:
+            hint = suggest(str(key), parameters) or f"a {kind.kind} has {' and '.join(['a type', *parameters])}"
+            raise InputError(f"field {quote(name)} has an unknown {quote(key)}", hint=hint)
     return kind(name, **full)
 
 
@@ -230,15 +230,15 @@ def _full(written: Any) -> Mapping[str, Any]:
     for key, (kind, parameter) in _SHORT.items():
         clash = key != parameter and parameter in written
         if "type" not in written and key in written and not clash:
-            rest = {other: value for other, value in written.items() if other != key}
-            return {**rest, "type": kind, parameter: written[key]}
+            others = {other: value for other, value in written.items() if other != key}
+            return {**others, "type": kind, parameter: written[key]}
     return written
 
 
-def hashing(what: str, columns: Any) -> None:
+def check_hash(what: str, columns: Any) -> None:
     """Raises InputError unless something can be hashed into so many columns."""
     if type(columns) is not int or columns not in HASHES:
-        raise InputError(f"hash of {what} is {shown(columns)}", hint=f"give one of {', '.join(map(str, HASHES))}")
+        raise InputError(f"hash of {what} is {quote(columns)}", hint=f"give one of {', '.join(map(str, HASHES))}")
 
 
 def is_name(name: Any) -> bool:
@@ -250,21 +250,21 @@ def is_number(value: Any, largest: float = sys.float_info.max) -> bool:
 
 
 def text(value: Any) -> str | None:
-    """The name of a category; None for what is none."""
+    """The name of a category; None for a value that is none."""
     if type(value) is str:
         return value
-    whole = type(value) in (bool, int) or (type(value) is float and value.is_integer())
-    return features.named(value) if whole else None
+    integral = type(value) in (bool, int) or (type(value) is float and value.is_integer())
+    return features.text_of(value) if integral else None
 
 
-def shown(value: Any) -> str:
+def quote(value: Any) -> str:
     """A value as an error shows it."""
     written = json.dumps(value, ensure_ascii=False, default=str)
     return written if len(written) <= 60 else f"{written[:57]}..."
 
 
 def _numbers(values: Sequence[Any], largest: float = sys.float_info.max) -> Array:
-    """(n,); NaN for what is no number, or too large for one."""
-    known = features.NUMBERS
-    found = (value if type(value) in known and -largest <= value <= largest else np.nan for value in values)
-    return np.fromiter(found, np.float64, len(values))
+    """The values as numbers, (n,); NaN for those that are none, or too large."""
+    types = features.NUMBERS
+    numbers = (value if type(value) in types and -largest <= value <= largest else np.nan for value in values)
+    return np.fromiter(numbers, np.float64, len(values))

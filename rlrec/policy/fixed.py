@@ -131,10 +131,10 @@ class Fixed(_Floored):
     def _table(self, context: Mapping[str, Any]) -> Mapping[str, float]:
         if self.by is None:
             return self.probabilities
-        from rlrec.policy.features import named
+        from rlrec.policy.features import text_of
 
         value = context.get(self.by)
-        name = ANY if value is None else named(value)
+        name = ANY if value is None else text_of(value)
         found: Mapping[str, float] | None = self.probabilities.get(name, self.probabilities.get(ANY))
         if found is None:
             what = f"a context without {self.by!r}" if value is None else f"{self.by}={name!r}"

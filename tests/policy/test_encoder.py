@@ -11,7 +11,7 @@ import pytest
 
 from rlrec.errors import InputError
 from rlrec.policy.base import EVERYTHING
-from rlrec.policy.encoder import Encoder, Fitting
+from rlrec.policy.encoder import Encoder, EncoderFit
 from rlrec.policy.fields import WIDEST
 
 FULL = {
@@ -32,7 +32,7 @@ def encoded(spec: dict[str, Any], values: dict[str, Any]) -> dict[str, float]:
 
 
 def fitted(rows: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
-    fitting = Fitting()
+    fitting = EncoderFit()
     fitting.take(rows)
     return fitting.spec(**options)
 
@@ -231,7 +231,7 @@ def test_what_is_seldom_of_another_type_does_not_decide() -> None:
 
 
 def test_an_empty_log_gives_the_intercept_alone() -> None:
-    assert Fitting().spec() == {"intercept": True, "fields": {}}
+    assert EncoderFit().spec() == {"intercept": True, "fields": {}}
     assert fitted([{}, {"x": None}]) == {"intercept": True, "fields": {}}
 
 
@@ -241,7 +241,7 @@ def test_parts_of_a_log_say_what_the_whole_says() -> None:
         rng.normal(1.7e9, 40, 900).tolist(), rng.geometric(0.05, 900), rng.integers(0, 9, (900, 3)), strict=True
     )
     rows = [{"at": at, "city": f"c{city}", "tags": [f"t{tag}" for tag in tags]} for at, city, tags in draws]
-    parts = [Fitting(), Fitting()]
+    parts = [EncoderFit(), EncoderFit()]
     parts[0].take(rows[:100])
     parts[1].take(rows[100:450])
     parts[1].take(iter(rows[450:]))
@@ -273,7 +273,7 @@ def test_a_fitted_encoder_fits_the_limit() -> None:
 
 
 def test_texts_without_end_take_a_bounded_memory() -> None:
-    fitting = Fitting()
+    fitting = EncoderFit()
     for part in range(3):
         fitting.take([{"id": f"{part}-{at}", "same": "x"} for at in range(8_000)] + [{"id": "often"}] * 2)
     assert len(fitting.fields["id"].words) <= 10_001

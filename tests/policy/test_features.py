@@ -44,4 +44,4 @@ def test_no_context_is_no_row() -> None:
 
 
 def test_a_table_names_whole_numbers_without_a_point() -> None:
-    assert [features.named(value) for value in (3.0, 3, "3", 2.5, None)] == ["3", "3", "3", "2.5", "null"]
+    assert [features.text_of(value) for value in (3.0, 3, "3", 2.5, None)] == ["3", "3", "3", "2.5", "null"]

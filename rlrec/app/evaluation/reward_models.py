@@ -121,8 +121,8 @@ class Tabled:
     def _value(self, rows: Rows, contexts: Contexts) -> Ids:
         if self.reads is None:
             return np.zeros(len(rows), np.int64)
-        codes, values = contexts.coded(self.reads, features.named)
-        return np.array([self._place(features.named(value)) for value in values], np.int64)[codes]
+        codes, values = contexts.coded(self.reads, features.text_of)
+        return np.array([self._place(features.text_of(value)) for value in values], np.int64)[codes]
 
     def _place(self, value: str) -> int:
         found = self.values.get(value, self.values.get(ANY))

@@ -22,7 +22,7 @@ from rlrec.arrays import Ids
 from rlrec.errors import InputError
 from rlrec.policy.contextual import is_contextual
 from rlrec.policy.design import Design
-from rlrec.policy.encoder import Encoder, Fitting
+from rlrec.policy.encoder import Encoder, EncoderFit
 from rlrec.policy.fields import WIDEST
 from rlrec.policy.gradient import BILINEAR
 from rlrec.policy.linear import SHARED
@@ -121,7 +121,7 @@ def designed(
     wide = LARGEST // len(context.names) if log is None else isqrt(LARGEST)
     arm = declared.get("arm") or _of_catalogue(unit, widest=min(wide, WIDEST) if shared else WIDEST)
     if log is not None:
-        fitting = Fitting()
+        fitting = EncoderFit()
         for found in _impressions(unit, log, draft):
             fitting.take(_decoded(unit, found.slots["context_id"]))
         wide = LARGEST // len(arm.names)
@@ -136,7 +136,7 @@ def _of_catalogue(unit: Unit, *, widest: int) -> Encoder:
         while columns >= widest:
             columns //= 2
         return Encoder.hashed(columns)
-    fitting = Fitting()
+    fitting = EncoderFit()
     fitting.take(described)
     return Encoder.of(fitting.spec(widest=widest))
 
