@@ -69,7 +69,7 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class FinishOptions:
-    """What a fold is told when it is finished.
+    """How to finish a fold, and what to report.
 
     interval, level: kind of interval, and its confidence in (0, 1)
     cluster: name of the unit that was randomised, for the report

@@ -112,11 +112,11 @@ class SessionFold:
 
     def _squares(self, course: Course) -> Array:
         """Sums of w_t and w_t^2 over all visits at every step, (2, horizon)."""
-        one_cluster = np.zeros(len(course.batch), np.int64)
-        if not len(one_cluster):
+        all_visits = np.zeros(len(course.batch), np.int64)
+        if not len(all_visits):
             return np.zeros((2, self.horizon))
         sums = [
-            steps({}, weight, cluster=one_cluster, length=course.batch.length, horizon=self.horizon).sums[0, 0]
+            steps({}, weight, cluster=all_visits, length=course.batch.length, horizon=self.horizon).sums[0, 0]
             for weight in (course.ratio, course.ratio**2)
         ]
         return np.array(sums)

@@ -46,13 +46,13 @@ def complete(model: Array = WORTH) -> LogBatch:
     )
 
 
-def unbiased(kind: ImpressionEstimator) -> bool:
+def unbiased(estimator: ImpressionEstimator) -> bool:
     """Whether it weighs all rows by their own weights, and divides by nothing random."""
-    return kind.weighted and not kind.biased and "weight" not in kind.columns
+    return estimator.weighted and not estimator.biased and "weight" not in estimator.columns
 
 
-def total(kind: ImpressionEstimator, batch: LogBatch) -> Array:
-    return np.asarray(kind.terms(batch).sum(axis=0))
+def total(estimator: ImpressionEstimator, batch: LogBatch) -> Array:
+    return np.asarray(estimator.terms(batch).sum(axis=0))
 
 
 @pytest.fixture(params=LABELS)
@@ -61,7 +61,7 @@ def label(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def kind(label: str) -> ImpressionEstimator:
+def estimator(label: str) -> ImpressionEstimator:
     return ope.parse(label).impressions[label]
 
 
@@ -70,21 +70,21 @@ def test_every_parameter_is_tried_off_its_default() -> None:
     assert all(ope.estimator(other) != ope.estimator(name) for name, other in OTHER.items())
 
 
-def test_exact_on_the_complete_log(label: str, kind: ImpressionEstimator) -> None:
+def test_exact_on_the_complete_log(label: str, estimator: ImpressionEstimator) -> None:
     batch = complete()
-    bias = float(kind.distortion(batch).mean())
+    bias = float(estimator.distortion(batch).mean())
     assert len(batch) == 32
-    assert abs(float(kind.value(total(kind, batch))) - TRUTH) <= bias + 1e-12
-    assert kind.biased or bias == 0
+    assert abs(float(estimator.value(total(estimator, batch))) - TRUTH) <= bias + 1e-12
+    assert estimator.biased or bias == 0
     assert bias > 0 or label not in OTHER.values()
 
 
-def test_a_wrong_model_misleads_only_who_trusts_it(kind: ImpressionEstimator) -> None:
+def test_a_wrong_model_misleads_only_who_trusts_it(estimator: ImpressionEstimator) -> None:
     batch = complete(model=1 - WORTH)
-    if not kind.weighted:
-        assert float(kind.value(total(kind, batch))) != pytest.approx(TRUTH)
-    elif not kind.distortion(batch).any():
-        assert float(kind.value(total(kind, batch))) == pytest.approx(TRUTH, abs=1e-12)
+    if not estimator.weighted:
+        assert float(estimator.value(total(estimator, batch))) != pytest.approx(TRUTH)
+    elif not estimator.distortion(batch).any():
+        assert float(estimator.value(total(estimator, batch))) == pytest.approx(TRUTH, abs=1e-12)
 
 
 def test_unbiased_over_all_logs_of_two_rows() -> None:
@@ -92,7 +92,7 @@ def test_unbiased_over_all_logs_of_two_rows() -> None:
     outcomes = [(arm, reward) for arm in range(3) for reward in (0, 1)]
     chance = [LOGGER[0, a] * (WORTH[0, a] if r else 1 - WORTH[0, a]) for a, r in outcomes]
     wrong = np.array([0.9, 0.1, 0.2])
-    for kind in filter(unbiased, ope.parse("impression").impressions.values()):
+    for estimator in filter(unbiased, ope.parse("impression").impressions.values()):
         mean = 0.0
         for (first, p), (second, q) in product(zip(outcomes, chance, strict=True), repeat=2):
             arm, reward = np.array([first, second]).T
@@ -104,64 +104,67 @@ def test_unbiased_over_all_logs_of_two_rows() -> None:
                 predicted=wrong[arm],
                 expected=np.full(2, TARGET[0] @ wrong),
             )
-            mean += p * q * float(kind.value(total(kind, batch)))
+            mean += p * q * float(estimator.value(total(estimator, batch)))
         assert mean == pytest.approx(TARGET[0] @ WORTH[0], abs=1e-12)
 
 
-def test_terms_have_the_columns_that_are_declared(kind: ImpressionEstimator) -> None:
+def test_terms_have_the_columns_that_are_declared(estimator: ImpressionEstimator) -> None:
     batch = complete()
-    assert kind.terms(batch).shape == (len(batch), len(kind.columns))
-    assert kind.distortion(batch).shape == (len(batch),)
-    assert (kind.distortion(batch) >= 0).all()
+    assert estimator.terms(batch).shape == (len(batch), len(estimator.columns))
+    assert estimator.distortion(batch).shape == (len(batch),)
+    assert (estimator.distortion(batch) >= 0).all()
 
 
-def test_scale_of_the_terms_does_not_matter(kind: ImpressionEstimator) -> None:
-    sums = total(kind, complete())
-    assert float(kind.value(7 * sums)) == pytest.approx(float(kind.value(sums)), rel=1e-14)
-    assert float(kind.gradient(sums) @ sums) == pytest.approx(0.0, abs=1e-12)
+def test_scale_of_the_terms_does_not_matter(estimator: ImpressionEstimator) -> None:
+    sums = total(estimator, complete())
+    assert float(estimator.value(7 * sums)) == pytest.approx(float(estimator.value(sums)), rel=1e-14)
+    assert float(estimator.gradient(sums) @ sums) == pytest.approx(0.0, abs=1e-12)
 
 
-def test_gradient_is_the_derivative(kind: ImpressionEstimator) -> None:
-    sums = total(kind, complete())
-    for column, slope in enumerate(kind.gradient(sums)):
+def test_gradient_is_the_derivative(estimator: ImpressionEstimator) -> None:
+    sums = total(estimator, complete())
+    for column, slope in enumerate(estimator.gradient(sums)):
         step = 1e-5 * np.eye(len(sums))[column]
-        difference = float(kind.value(sums + step) - kind.value(sums - step)) / 2e-5
+        difference = float(estimator.value(sums + step) - estimator.value(sums - step)) / 2e-5
         assert slope == pytest.approx(difference, rel=1e-6, abs=1e-9)
 
 
-def test_many_means_are_answered_at_once(kind: ImpressionEstimator) -> None:
-    sums = total(kind, complete()) * np.array([1.0, 2.0, 0.5])[:, None] + 1
-    assert kind.value(sums).tolist() == [float(kind.value(one)) for one in sums]
-    assert kind.gradient(sums).tolist() == [kind.gradient(one).tolist() for one in sums]
+def test_many_means_are_answered_at_once(estimator: ImpressionEstimator) -> None:
+    sums = total(estimator, complete()) * np.array([1.0, 2.0, 0.5])[:, None] + 1
+    assert estimator.value(sums).tolist() == [float(estimator.value(mean)) for mean in sums]
+    assert estimator.gradient(sums).tolist() == [estimator.gradient(mean).tolist() for mean in sums]
 
 
 @pytest.mark.parametrize("spanning", [True, False])
 @pytest.mark.parametrize("interval", ["bootstrap-t", "normal"])
-def test_any_split_gives_the_estimate_of_the_whole(label: str, spanning: bool, interval: str) -> None:
+def test_any_split_gives_the_same_estimate(label: str, spanning: bool, interval: str) -> None:
     fold = ImpressionFold(estimators=ope.parse(label).impressions, spanning=spanning)
     batch = complete()
     which = (batch.cluster * 7 + 3) % 4  # never splits a cluster
-    pieces = [fold.partial(batch.where(which == part)) for part in (2, 0, 3, 1)]
-    whole, added = (
-        fold.finish(stat, FinishOptions(interval=interval, reward_range=(0.0, 1.0), replicates=199))[0]
-        for stat in (fold.partial(batch), (pieces[0] + pieces[1]) + (pieces[2] + pieces[3]))
+    pieces = [fold.partial(batch.where(which == piece)) for piece in (2, 0, 3, 1)]
+    direct, added = (
+        fold.finish(partial, FinishOptions(interval=interval, reward_range=(0.0, 1.0), replicates=199))[0]
+        for partial in (fold.partial(batch), (pieces[0] + pieces[1]) + (pieces[2] + pieces[3]))
     )
-    assert whole.verdict == added.verdict
+    assert direct.verdict == added.verdict
     for name in ("value", "std_error", "lower", "upper", "ess", "mean_weight", "cluster_share", "bias_bound"):
-        found, expected = getattr(added, name), getattr(whole, name)
-        assert found == (expected if expected is None else pytest.approx(expected, rel=1e-12, abs=1e-15))
+        figure, expected = getattr(added, name), getattr(direct, name)
+        assert figure == (expected if expected is None else pytest.approx(expected, rel=1e-12, abs=1e-15))
 
 
-def test_rows_that_cannot_be_weighed_count_only_for_those_who_do_not_weigh(kind: ImpressionEstimator) -> None:
+def test_rows_that_cannot_be_weighed_count_only_for_those_who_do_not_weigh(estimator: ImpressionEstimator) -> None:
     batch = complete()
     holed = replace(batch, propensity=np.where(np.arange(32) < 8, np.nan, batch.propensity))
-    rest = batch.where(np.arange(32) >= 8)
-    used = total(kind, rest if kind.weighted else batch)
-    np.testing.assert_allclose(total(kind, holed), used, rtol=1e-14)
+    weighable = batch.where(np.arange(32) >= 8)
+    used = total(estimator, weighable if estimator.weighted else batch)
+    np.testing.assert_allclose(total(estimator, holed), used, rtol=1e-14)
 
 
 def test_the_other_value_of_a_parameter_changes_the_estimate() -> None:
     batch = complete(model=1 - WORTH)
     for name, other in OTHER.items():
-        found = [float(kind.value(total(kind, batch))) for kind in ope.parse(f"{name},{other}").impressions.values()]
-        assert found[0] != pytest.approx(found[1])
+        values = [
+            float(estimator.value(total(estimator, batch)))
+            for estimator in ope.parse(f"{name},{other}").impressions.values()
+        ]
+        assert values[0] != pytest.approx(values[1])

@@ -1,4 +1,4 @@
-"""What every registered session estimator must do, by itself: a new one is tested here without a line added."""
+"""The rules of every registered session estimator: a new one is tested here without a line added."""
 
 from __future__ import annotations
 
@@ -25,72 +25,72 @@ def label(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def kind(label: str) -> SessionEstimator:
+def estimator(label: str) -> SessionEstimator:
     return ope.parse(label).sessions[label]
 
 
-def total(label: str, kind: SessionEstimator) -> Array:
+def total(label: str, estimator: SessionEstimator) -> Array:
     """Sums of the estimator's columns over a ragged log."""
-    _, stat = folded(ragged(1), label)
-    return np.asarray(at_end(stat, kind, label=label, summary=stat.moments.summary()).units.sum(axis=0))
+    _, partial = folded(ragged(1), label)
+    return np.asarray(at_end(partial, estimator, label=label, summary=partial.moments.summary()).units.sum(axis=0))
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.7, 1.0])
 def test_exact_on_the_complete_log(label: str, gamma: float) -> None:
-    (found,) = judged(complete(), label, gamma=gamma, interval="normal")
-    assert found.value == pytest.approx(value(gamma), abs=1e-9)
-    assert found.mean_weight == pytest.approx(1, abs=1e-12)
+    (estimate,) = judged(complete(), label, gamma=gamma, interval="normal")
+    assert estimate.value == pytest.approx(value(gamma), abs=1e-9)
+    assert estimate.mean_weight == pytest.approx(1, abs=1e-12)
 
 
-def test_only_those_with_a_model_need_one(label: str, kind: SessionEstimator) -> None:
-    if not kind.modelled:
+def test_a_model_is_needed_where_it_is_declared(label: str, estimator: SessionEstimator) -> None:
+    if not estimator.modelled:
         assert judged(complete(model=False), label, gamma=0.7, interval="normal")[0].value == pytest.approx(value(0.7))
     else:
         with pytest.raises(InputError, match="need a reward model"):
             judged(complete(model=False), label)
 
 
-def test_columns_are_those_of_a_course(kind: SessionEstimator) -> None:
+def test_columns_are_those_of_a_course(estimator: SessionEstimator) -> None:
     batch = ragged(2)
     course = Course(batch, 0.9)
-    assert all(getattr(course, name).shape == (len(batch),) for name in (*kind.columns, kind.weight_column))
-    assert kind.step_column is None or getattr(course, kind.step_column).shape == batch.reward.shape
-    assert not fields(kind)
+    assert all(getattr(course, name).shape == (len(batch),) for name in (*estimator.columns, estimator.weight_column))
+    assert estimator.step_column is None or getattr(course, estimator.step_column).shape == batch.reward.shape
+    assert not fields(estimator)
 
 
-def test_scale_of_the_terms_does_not_matter(label: str, kind: SessionEstimator) -> None:
-    sums = total(label, kind)
-    assert float(kind.value(7 * sums)) == pytest.approx(float(kind.value(sums)), rel=1e-13)
-    assert float(kind.gradient(sums) @ sums) == pytest.approx(0.0, abs=1e-12)
+def test_scale_of_the_terms_does_not_matter(label: str, estimator: SessionEstimator) -> None:
+    sums = total(label, estimator)
+    assert float(estimator.value(7 * sums)) == pytest.approx(float(estimator.value(sums)), rel=1e-13)
+    assert float(estimator.gradient(sums) @ sums) == pytest.approx(0.0, abs=1e-12)
 
 
-def test_gradient_is_the_derivative(label: str, kind: SessionEstimator) -> None:
-    sums = total(label, kind)
-    for column, slope in enumerate(kind.gradient(sums)):
+def test_gradient_is_the_derivative(label: str, estimator: SessionEstimator) -> None:
+    sums = total(label, estimator)
+    for column, slope in enumerate(estimator.gradient(sums)):
         step = 1e-5 * np.eye(len(sums))[column]
-        difference = float(kind.value(sums + step) - kind.value(sums - step)) / 2e-5
+        difference = float(estimator.value(sums + step) - estimator.value(sums - step)) / 2e-5
         assert slope == pytest.approx(difference, rel=1e-6, abs=1e-9)
 
 
-def test_many_means_are_answered_at_once(label: str, kind: SessionEstimator) -> None:
-    sums = total(label, kind) * np.array([1.0, 2.0, 0.5])[:, None] + 1
-    assert kind.value(sums).tolist() == [float(kind.value(one)) for one in sums]
-    assert kind.gradient(sums).tolist() == [kind.gradient(one).tolist() for one in sums]
+def test_many_means_are_answered_at_once(label: str, estimator: SessionEstimator) -> None:
+    sums = total(label, estimator) * np.array([1.0, 2.0, 0.5])[:, None] + 1
+    assert estimator.value(sums).tolist() == [float(estimator.value(mean)) for mean in sums]
+    assert estimator.gradient(sums).tolist() == [estimator.gradient(mean).tolist() for mean in sums]
 
 
 @pytest.mark.parametrize("interval", ["bootstrap-t", "normal"])
-def test_any_split_gives_the_estimate_of_the_whole(label: str, interval: str) -> None:
+def test_any_split_gives_the_same_estimate(label: str, interval: str) -> None:
     batch = ragged(4)
-    fold, stat = folded(batch, label)
+    fold, undivided = folded(batch, label)
     which = np.random.default_rng(0).integers(0, 4, len(batch))
-    pieces = [fold.partial(batch.where(which == part)) for part in (2, 0, 3, 1)]
-    whole, added = (
-        fold.finish(one, FinishOptions(interval=interval, replicates=199))[0]
-        for one in (stat, (pieces[0] + pieces[1]) + (pieces[2] + pieces[3]))
+    pieces = [fold.partial(batch.where(which == piece)) for piece in (2, 0, 3, 1)]
+    direct, added = (
+        fold.finish(partial, FinishOptions(interval=interval, replicates=199))[0]
+        for partial in (undivided, (pieces[0] + pieces[1]) + (pieces[2] + pieces[3]))
     )
-    assert (whole.verdict, whole.horizon) == (added.verdict, added.horizon)
+    assert (direct.verdict, direct.horizon) == (added.verdict, added.horizon)
     for name in ("value", "std_error", "lower", "upper", "ess", "mean_weight", "cluster_share", "ess_by_step"):
-        assert getattr(added, name) == pytest.approx(getattr(whole, name), rel=1e-11, abs=1e-13)
+        assert getattr(added, name) == pytest.approx(getattr(direct, name), rel=1e-11, abs=1e-13)
 
 
 def test_memory_of_a_cluster_that_spans_batches() -> None:
@@ -101,7 +101,7 @@ def test_memory_of_a_cluster_that_spans_batches() -> None:
 def test_a_visit_the_target_never_makes_has_no_weight(label: str) -> None:
     batch = ragged(5)
     never = replace(batch, log_ratio=np.full(len(batch.reward), -np.inf))
-    (found,) = judged(never, label)
-    assert (found.ess, found.verdict) == (None, "insufficient")
-    assert found.ess_by_step == (0.0,) * 7
-    assert found.horizon == 0
+    (estimate,) = judged(never, label)
+    assert (estimate.ess, estimate.verdict) == (None, "insufficient")
+    assert estimate.ess_by_step == (0.0,) * 7
+    assert estimate.horizon == 0

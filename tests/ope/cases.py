@@ -58,10 +58,10 @@ def drawn(seed: int, *, sessions: int = 300, spread: float = 1.0) -> tuple[LogBa
     return batch, float(target @ worth)
 
 
-def judged(batch: LogBatch, names: str, **asked: object) -> list[Estimate]:
+def judged(batch: LogBatch, names: str, **options: object) -> list[Estimate]:
     """Estimates of one batch."""
     fold = ImpressionFold(estimators=ope.parse(names).impressions, spanning=False)
-    return fold.finish(fold.partial(batch), FinishOptions(**asked))
+    return fold.finish(fold.partial(batch), FinishOptions(**options))
 
 
 def parts(batch: LogBatch, sizes: Sequence[int]) -> list[LogBatch]:

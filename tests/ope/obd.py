@@ -45,15 +45,15 @@ def thompson_page() -> Array:
 
 def _exactly(number: int, above: Array) -> Array:
     """P(exactly `number` of the other arms are above x), (arms, nodes)."""
-    found = np.empty_like(above)
+    marginal = np.empty_like(above)
     for arm in range(len(above)):
         ways = np.zeros((number + 1, above.shape[1]))
         ways[0] = 1
         for p in np.delete(above, arm, axis=0):
             ways[1:] = ways[1:] * (1 - p) + ways[:-1] * p
             ways[0] *= 1 - p
-        found[arm] = ways[number]
-    return found
+        marginal[arm] = ways[number]
+    return marginal
 
 
 def batch(name: str, page: Array, largest: Array | None = None) -> LogBatch:

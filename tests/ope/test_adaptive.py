@@ -26,10 +26,10 @@ def test_equal_propensities_give_the_sample_mean() -> None:
     assert upper[0] - lower[0] == pytest.approx(2 * 1.959964 * reward.std() / np.sqrt(50))
 
 
-def test_what_is_not_known_is_nan() -> None:
+def test_unknown_figures_are_nan() -> None:
     """No row; rewards that are all alike."""
-    alike = adaptive.terms(np.full(9, 0.1), np.linspace(0.1, 0.9, 9)).sum(axis=1)
-    mean, lower, upper = adaptive.means(np.column_stack([np.zeros(5), alike]))
+    equal = adaptive.terms(np.full(9, 0.1), np.linspace(0.1, 0.9, 9)).sum(axis=1)
+    mean, lower, upper = adaptive.means(np.column_stack([np.zeros(5), equal]))
     assert np.isnan(mean[0])
     assert mean[1] == pytest.approx(0.1)
     assert np.isnan([*lower, *upper]).all()

@@ -1,4 +1,4 @@
-"""What a batch of the log refuses, and what it derives."""
+"""Batches of the log: refused columns, and derived ones."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from rlrec.ope.base import LogBatch, hash_bits
 
 
 def built(**changed: Any) -> LogBatch:
-    given: dict[str, Any] = {"reward": [1, 0], "propensity": [0.5, 0.25], "target": [0.1, 1], "cluster": [7, 7]}
-    return LogBatch(**{**given, **changed})
+    columns: dict[str, Any] = {"reward": [1, 0], "propensity": [0.5, 0.25], "target": [0.1, 1], "cluster": [7, 7]}
+    return LogBatch(**{**columns, **changed})
 
 
 def test_weight_is_target_over_propensity() -> None:

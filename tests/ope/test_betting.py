@@ -30,7 +30,7 @@ def bets(path: tuple[int, ...], arm: int, *, share_after: int) -> Any:
 
 
 @pytest.mark.parametrize("arm", [0, 1, 2])
-def test_the_mean_wealth_over_all_honest_paths_is_one(arm: int) -> None:
+def test_mean_wealth_over_all_honest_paths_is_1(arm: int) -> None:
     paths = list(product(range(3), repeat=5))
     chance = [prod(chances(path[:step])[shown] for step, shown in enumerate(path)) for path in paths]
     wealth = [np.exp(bets(path, arm, share_after=3)) for path in paths]
@@ -49,7 +49,7 @@ def test_sharing_changes_no_total() -> None:
     assert betting.log_wealth(betting.spread_wealth(log)) == pytest.approx(betting.log_wealth(log))
 
 
-def test_an_arm_shown_too_rarely_is_as_suspicious_as_one_shown_too_often() -> None:
+def test_an_arm_shown_too_rarely_is_as_suspicious_as_an_arm_shown_too_often() -> None:
     """200 draws at 1/2: 50 and 150 of them are equally far from honest."""
     half = np.full(200, 0.5)
     hit, missed = betting.log_factors_shown(half, half), betting.log_factors_not_shown(half)

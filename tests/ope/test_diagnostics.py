@@ -88,9 +88,9 @@ def test_reasons_are_stable_words() -> None:
 @pytest.mark.parametrize(("shape", "expected"), [(0.2, 0.227), (0.5, 0.503), (0.9, 0.858)])
 def test_k_hat_finds_the_shape_of_a_pareto_tail(shape: float, expected: float) -> None:
     runs = [(np.random.default_rng(seed).random(10_000)) ** -shape for seed in range(40)]
-    found = [k_hat(weight, len(weight)) or 0.0 for weight in runs]
-    assert np.mean(found) == pytest.approx(shape, abs=0.04)
-    assert abs(np.mean(found) - expected) < 2.5 * np.std(found)
+    estimate = [k_hat(weight, len(weight)) or 0.0 for weight in runs]
+    assert np.mean(estimate) == pytest.approx(shape, abs=0.04)
+    assert abs(np.mean(estimate) - expected) < 2.5 * np.std(estimate)
 
 
 def test_k_hat_needs_fifty_distinct_values() -> None:
@@ -99,7 +99,7 @@ def test_k_hat_needs_fifty_distinct_values() -> None:
     assert k_hat(generator.random(100), 100) is None
 
 
-def test_a_known_bound_makes_the_tail_irrelevant() -> None:
+def test_a_provable_bound_makes_the_tail_irrelevant() -> None:
     tail = np.random.default_rng(0).random(5000) ** -1.2
     weight = tail / tail.max()
     batch = LogBatch(
@@ -115,18 +115,18 @@ def test_a_known_bound_makes_the_tail_irrelevant() -> None:
 
 
 def test_ess_is_over_clusters() -> None:
-    (found,) = judged(HAND, "ips", interval="normal")
-    assert found.ess == pytest.approx(4.0**2 / (2.5**2 + 1.5**2))
+    (estimate,) = judged(HAND, "ips", interval="normal")
+    assert estimate.ess == pytest.approx(4.0**2 / (2.5**2 + 1.5**2))
 
 
-def test_top_one_percent_is_rounded_up() -> None:
+def test_top_percent_is_rounded_up() -> None:
     reward = np.arange(1.0, 151.0)
     flat = np.full(150, 0.5)
-    found = weights(LogBatch(reward=reward, propensity=flat, target=flat, cluster=np.arange(150)))
-    assert found.top1_share == pytest.approx((150 + 149) / reward.sum())
+    estimate = weights(LogBatch(reward=reward, propensity=flat, target=flat, cluster=np.arange(150)))
+    assert estimate.top1_share == pytest.approx((150 + 149) / reward.sum())
 
 
-def test_the_largest_are_kept_and_add_up() -> None:
+def test_the_largest_weights_add_up() -> None:
     flat, cluster = np.full(N_LARGEST, 0.5), np.arange(N_LARGEST)
     low, high = (
         weights(LogBatch(reward=np.full(N_LARGEST, reward), propensity=flat, target=flat, cluster=cluster))
@@ -137,60 +137,67 @@ def test_the_largest_are_kept_and_add_up() -> None:
     assert both.top1_share == pytest.approx(2000 * 2 / (N_LARGEST * 3))
 
 
-def test_unsupported_mass_is_the_mean_where_it_is_known() -> None:
-    known = replace(HAND, unsupported=np.array([0.0, 0.04, np.nan, np.nan]))
-    (found,) = judged(known, "ips", interval="normal")
-    assert found.unsupported == pytest.approx(0.02)
-    assert "unsupported" in found.reasons
+def test_unsupported_mass_is_the_mean_of_rows_that_have_it() -> None:
+    batch = replace(HAND, unsupported=np.array([0.0, 0.04, np.nan, np.nan]))
+    (estimate,) = judged(batch, "ips", interval="normal")
+    assert estimate.unsupported == pytest.approx(0.02)
+    assert "unsupported" in estimate.reasons
     assert judged(HAND, "ips", interval="normal")[0].unsupported is None
 
 
 def test_wrong_propensities_show_in_the_mean_weight() -> None:
     batch = drawn(0)[0]
-    (found,) = judged(replace(batch, propensity=batch.propensity / 2), "ips", interval="normal")
-    assert "mean-weight" in found.reasons
+    (estimate,) = judged(replace(batch, propensity=batch.propensity / 2), "ips", interval="normal")
+    assert "mean-weight" in estimate.reasons
     doubled = replace(batch, target=np.full(len(batch), 0.4))
     assert "mean-weight" in judged(doubled, "ips", interval="normal")[0].reasons
 
 
 @pytest.mark.parametrize(("off", "told"), [(5e-5, False), (5e-4, True)])
-def test_a_mean_weight_that_is_nearly_1_is_no_news(off: float, told: bool) -> None:
+def test_a_mean_weight_that_is_nearly_1_is_no_news(off: float, reported: bool) -> None:
     """However many standard errors it is away: a target that is the logger has weights of 1, but for rounding."""
     batch = drawn(0)[0]
     target = batch.propensity * (1 + off + 1e-7 * np.arange(len(batch)) / len(batch))
-    (found,) = judged(replace(batch, target=target), "ips", interval="normal")
-    assert ("mean-weight" in found.reasons) is told
+    (estimate,) = judged(replace(batch, target=target), "ips", interval="normal")
+    assert ("mean-weight" in estimate.reasons) is reported
 
 
 def test_a_default_that_is_not_zero_is_no_news() -> None:
     batch, _ = drawn(0, sessions=2000)
     content = replace(batch, reward=np.ones(len(batch)), default=np.arange(len(batch)) > 10)
-    (found,) = judged(content, "snips", interval="normal", reward_range=(0.0, 1.0))
-    assert found.nonzero == len(batch)
-    assert (found.verdict, found.reasons) == ("weak", ("few-rewards",))
+    (estimate,) = judged(content, "snips", interval="normal", reward_range=(0.0, 1.0))
+    assert estimate.nonzero == len(batch)
+    assert (estimate.verdict, estimate.reasons) == ("weak", ("few-rewards",))
 
 
 @pytest.mark.slow
 def test_uniform_from_a_peaked_logger_is_not_called_ok() -> None:
     uniform = np.full((obd.POSITIONS, obd.ARMS), 1 / obd.ARMS)
-    for found in judged(obd.batch("bts_all", uniform), "ips,snips", reward_range=(0.0, 1.0)):
-        assert found.verdict != "ok"
-        assert found.ess == pytest.approx(340, abs=1)
-        assert "low-ess" in found.reasons
-        assert (found.lower or 0) < 0.0038 < (found.upper or 1)
+    for estimate in judged(obd.batch("bts_all", uniform), "ips,snips", reward_range=(0.0, 1.0)):
+        assert estimate.verdict != "ok"
+        assert estimate.ess == pytest.approx(340, abs=1)
+        assert "low-ess" in estimate.reasons
+        assert (estimate.lower or 0) < 0.0038 < (estimate.upper or 1)
 
 
 def test_a_reason_is_explained_by_the_cause_that_occurred() -> None:
-    one: dict[str, Any] = {"ess": 79.0, "clusters": 300, "nonzero": 38, "reward_share": 0.1, "lower": 0.0, "upper": 1.0}
-    one["reasons"] = ["low-ess", "few-rewards"]
-    thin = one | {"ess": 2000.0, "clusters": 90_000, "reasons": ["low-ess"]}
-    assert explanations([one, thin]) == [
+    thick: dict[str, Any] = {
+        "ess": 79.0,
+        "clusters": 300,
+        "nonzero": 38,
+        "reward_share": 0.1,
+        "lower": 0.0,
+        "upper": 1.0,
+    }
+    thick["reasons"] = ["low-ess", "few-rewards"]
+    thin = thick | {"ess": 2000.0, "clusters": 90_000, "reasons": ["low-ess"]}
+    assert explanations([thick, thin]) == [
         "low-ess: effective sample size 79, below 1,000 (weak); "
         "effective sample size 2,000, below 5 % of the clusters (weak)",
         "few-rewards: 38 non-zero weighted rewards; "
         "ESS x weighted share of rewards that are not the default is 7.9, below 30 (weak)",
     ]
-    assert explanations([one | {"nonzero": 3, "ess": 2.0, "reasons": ["low-ess"]}]) == [
+    assert explanations([thick | {"nonzero": 3, "ess": 2.0, "reasons": ["low-ess"]}]) == [
         "low-ess: effective sample size 2, below 50 (insufficient)"
     ]
     dm: dict[str, Any] = {"ess": None, "nonzero": 2, "reward_share": None, "lower": None, "upper": None}

@@ -28,47 +28,47 @@ def ridge(**changed: Any) -> Ridge:
     return Ridge(**{"arms": ARMS, "positions": POSITIONS, "features": FEATURES, **changed})
 
 
-def summed(model: Ridge, given: dict[str, Any]) -> Any:
-    columns = {name: given[name] for name in ("position", "cluster", "context")}
-    return model.sums(given["reward"], given["arm"], **columns)
+def summed(model: Ridge, log: dict[str, Any]) -> Any:
+    columns = {name: log[name] for name in ("position", "cluster", "context")}
+    return model.sums(log["reward"], log["arm"], **columns)
 
 
 def test_the_direct_method_is_the_mean_of_the_model() -> None:
-    (found,) = judged(HAND, "dm")
-    assert found.value == (0.75 + 0.5 + 0.5 + 1) / 4
-    assert (found.std_error, found.lower, found.upper, found.ess, found.max_weight) == (None,) * 5
-    assert (found.verdict, "no-interval" in found.reasons) == ("insufficient", True)
+    (estimate,) = judged(HAND, "dm")
+    assert estimate.value == (0.75 + 0.5 + 0.5 + 1) / 4
+    assert (estimate.std_error, estimate.lower, estimate.upper, estimate.ess, estimate.max_weight) == (None,) * 5
+    assert (estimate.verdict, "no-interval" in estimate.reasons) == ("insufficient", True)
 
 
 def test_the_fit_is_ridge_regression_on_the_other_folds() -> None:
-    given, model = rows(), ridge(ridge=7.0)
-    fitted = model.finish(summed(model, given))
-    fold = model.fold(given["cluster"])
-    rest = {name: column[fold != 2] for name, column in given.items()}
-    one_hot = [rest["arm"][:, None] == np.arange(ARMS), rest["position"][:, None] == np.arange(1, POSITIONS + 1)]
-    x = np.column_stack([*one_hot, rest["context"], np.ones(len(rest["arm"]))])
-    pull = np.diag([7.0] * (ARMS + POSITIONS) + list(7.0 * rest["context"].var(axis=0)) + [0.0])
-    solved = np.linalg.solve(x.T @ x + pull, x.T @ rest["reward"])
+    log, model = rows(), ridge(ridge=7.0)
+    fitted = model.finish(summed(model, log))
+    fold = model.fold(log["cluster"])
+    others = {name: column[fold != 2] for name, column in log.items()}
+    dummies = [others["arm"][:, None] == np.arange(ARMS), others["position"][:, None] == np.arange(1, POSITIONS + 1)]
+    x = np.column_stack([*dummies, others["context"], np.ones(len(others["arm"]))])
+    pull = np.diag([7.0] * (ARMS + POSITIONS) + list(7.0 * others["context"].var(axis=0)) + [0.0])
+    solved = np.linalg.solve(x.T @ x + pull, x.T @ others["reward"])
     np.testing.assert_allclose(fitted.effects[2], solved[:ARMS], rtol=1e-9)
     np.testing.assert_allclose(fitted.others[2], np.r_[solved[-1], solved[ARMS:-1]], rtol=1e-9)
 
 
 def test_sums_of_batches_are_the_sums_of_the_log() -> None:
-    given, model = rows(), ridge()
-    halves = [{name: column[part] for name, column in given.items()} for part in (slice(0, 70), slice(70, None))]
-    whole, added = (
-        model.finish(s) for s in (summed(model, given), summed(model, halves[1]) + summed(model, halves[0]))
-    )
-    np.testing.assert_allclose(added.effects, whole.effects, rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(added.others, whole.others, rtol=1e-9, atol=1e-12)
+    log, model = rows(), ridge()
+    halves = [
+        {name: column[rows_of_half] for name, column in log.items()} for rows_of_half in (slice(0, 70), slice(70, None))
+    ]
+    direct, added = (model.finish(s) for s in (summed(model, log), summed(model, halves[1]) + summed(model, halves[0])))
+    np.testing.assert_allclose(added.effects, direct.effects, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(added.others, direct.others, rtol=1e-9, atol=1e-12)
 
 
 def test_no_row_is_judged_by_a_model_that_saw_its_cluster() -> None:
-    given, model = rows(), ridge()
-    mine = given["cluster"] == 17
-    changed = {**given, "reward": np.where(mine, 1e6, given["reward"])}
+    log, model = rows(), ridge()
+    in_cluster = log["cluster"] == 17
+    changed = {**log, "reward": np.where(in_cluster, 1e6, log["reward"])}
     fold = int(model.fold(np.array([17]))[0])
-    before, after = (model.finish(summed(model, log)) for log in (given, changed))
+    before, after = (model.finish(summed(model, log)) for log in (log, changed))
     assert before.effects[fold].tolist() == after.effects[fold].tolist()
     assert before.effects[(fold + 1) % 5].tolist() != after.effects[(fold + 1) % 5].tolist()
 
@@ -88,43 +88,43 @@ def test_the_pull_is_strong_where_arms_do_not_differ() -> None:
 
 @pytest.mark.parametrize("reward_range", [(-np.inf, np.inf), (-50.0, 50.0), (0.3, 0.6)])
 def test_the_mean_under_the_target_uses_the_predictions_as_clipped(reward_range: tuple[float, float]) -> None:
-    given, model = rows(n=90), ridge()
-    fitted = model.finish(summed(model, given), reward_range=reward_range)
-    fold = model.fold(given["cluster"])
-    offset = fitted.offset(fold, given["position"], context=given["context"])
+    log, model = rows(n=90), ridge()
+    fitted = model.finish(summed(model, log), reward_range=reward_range)
+    fold = model.fold(log["cluster"])
+    offset = fitted.offset(fold, log["position"], context=log["context"])
     target = np.array([[0.7, 0.1, 0.1, 0.1], [0.0, 0.0, 0.5, 0.5]])
     case = np.arange(90) % 2
-    found = fitted.expected(target, case=case, fold=fold, offset=offset)
+    expected = fitted.expected(target, case=case, fold=fold, offset=offset)
     value = np.clip(fitted.effects[fold] + offset[:, None], *fitted.reward_range)
-    np.testing.assert_allclose(found, (target[case] * value).sum(axis=1), rtol=1e-12)
-    shown = fitted.predicted(given["arm"], fold=fold, offset=offset)
-    certain = fitted.expected(np.eye(ARMS), case=given["arm"], fold=fold, offset=offset)
+    np.testing.assert_allclose(expected, (target[case] * value).sum(axis=1), rtol=1e-12)
+    shown = fitted.predicted(log["arm"], fold=fold, offset=offset)
+    certain = fitted.expected(np.eye(ARMS), case=log["arm"], fold=fold, offset=offset)
     np.testing.assert_allclose(shown, certain, rtol=1e-12)
 
 
 def test_a_log_too_small_for_a_fold_predicts_nothing_wild() -> None:
     model = Ridge(arms=3)
-    one = np.array([1])
-    fitted = model.finish(model.sums(np.array([1.0]), np.array([2]), position=one, cluster=one))
+    single = np.array([1])
+    fitted = model.finish(model.sums(np.array([1.0]), np.array([2]), position=single, cluster=single))
     assert np.isfinite(fitted.effects).all()
-    assert fitted.effects[int(model.fold(one)[0])].tolist() == [0.0] * 3
+    assert fitted.effects[int(model.fold(single)[0])].tolist() == [0.0] * 3
 
 
 def test_a_table_is_looked_up_by_value_and_arm() -> None:
     table = RewardTable(np.array([[0.1, 0.2], [0.3, 0.4]]))
     value = np.array([0, 1, 1])
     assert table.predicted(np.array([1, 0, 1]), value=value).tolist() == [0.2, 0.3, 0.4]
-    found = table.expected(np.array([[0.5, 0.5]]), case=np.zeros(3, dtype=np.int64), value=value)
-    assert found.tolist() == pytest.approx([0.15, 0.35, 0.35])
+    expected = table.expected(np.array([[0.5, 0.5]]), case=np.zeros(3, dtype=np.int64), value=value)
+    assert expected.tolist() == pytest.approx([0.15, 0.35, 0.35])
 
 
 @pytest.mark.parametrize("changed", [{"arm": ARMS}, {"arm": -1}, {"position": 0}, {"position": POSITIONS + 1}])
 def test_rows_outside_the_model_are_refused(changed: dict[str, int]) -> None:
-    given = rows(n=5)
+    log = rows(n=5)
     for name, value in changed.items():
-        given[name] = np.full(5, value)
+        log[name] = np.full(5, value)
     with pytest.raises(InputError, match="outside"):
-        summed(ridge(), given)
+        summed(ridge(), log)
 
 
 def test_a_context_of_another_width_is_refused() -> None:

@@ -14,8 +14,8 @@ from tests.ope.cases import HAND, TEN, drawn, judged
 
 
 def test_errors_of_the_model_are_weighed_and_added() -> None:
-    (found,) = judged(HAND, "dr", interval="normal")
-    assert found.value == ((0.75 + 2 * 0.5) + (0.5 + 0.5 * 0.75) + (0.5 - 1.5 * 0.5) + 1.0) / 4
+    (estimate,) = judged(HAND, "dr", interval="normal")
+    assert estimate.value == ((0.75 + 2 * 0.5) + (0.5 + 0.5 * 0.75) + (0.5 - 1.5 * 0.5) + 1.0) / 4
 
 
 def coverage(name: str, *, runs: int = 200) -> float:
@@ -143,6 +143,6 @@ def test_a_model_fitted_on_the_same_log_leaves_no_bias() -> None:
         target, case = np.array([[0.5, 0.3, 0.1, 0.05, 0.05]]), np.zeros(len(arm), dtype=np.int64)
         predicted = fitted.predicted(arm, fold=fold, offset=offset)
         expected = fitted.expected(target, case=case, fold=fold, offset=offset)
-        (found,) = judged(replace(batch, predicted=predicted, expected=expected), "dr", interval="normal")
-        off.append((found.value or 0.0) - truth)
+        (estimate,) = judged(replace(batch, predicted=predicted, expected=expected), "dr", interval="normal")
+        off.append((estimate.value or 0.0) - truth)
     assert abs(np.mean(off)) < 4 * np.std(off) / np.sqrt(len(off))

@@ -1,4 +1,4 @@
-"""What is reported: the keys of the command contract, and no NaN anywhere."""
+"""Reports of estimates: the keys of the command contract, and no NaN anywhere."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ def test_fields_are_the_keys_of_the_contract_in_order() -> None:
 
 def test_a_sound_log_is_called_ok() -> None:
     batch, truth = drawn(0, sessions=2000)
-    for found in judged(batch, "ips,snips,clipped-ips,dr", reward_range=(0.0, 1.0)):
-        assert (found.verdict, found.reasons) == ("ok", ())
-        assert (found.lower or 1) < truth < (found.upper or 0)
+    for estimate in judged(batch, "ips,snips,clipped-ips,dr", reward_range=(0.0, 1.0)):
+        assert (estimate.verdict, estimate.reasons) == ("ok", ())
+        assert (estimate.lower or 1) < truth < (estimate.upper or 0)
 
 
 def test_an_estimand_says_what_is_estimated() -> None:
     assert estimand("impression") == "mean reward per impression, as served, logging states"
-    (found,) = judged(HAND, "ips", greedy=True)
-    assert found.estimand == "mean reward per impression, greedy, logging states"
+    (estimate,) = judged(HAND, "ips", greedy=True)
+    assert estimate.estimand == "mean reward per impression, greedy, logging states"
 
 
 def awkward() -> dict[str, LogBatch]:
-    one = HAND.where(np.array([0]))
+    row = HAND.where(np.array([0]))
     tiny = replace(HAND, propensity=np.array([1e-300, 5e-324, 0.5, 0.5]))
     return {
         "hand": HAND,
-        "one row": one,
+        "one row": row,
         "no row": HAND.where(np.zeros(4, dtype=bool)),
         "no propensity": replace(HAND, propensity=np.full(4, np.nan)),
         "no weight": replace(HAND, target=np.zeros(4)),
@@ -52,10 +52,10 @@ def awkward() -> dict[str, LogBatch]:
 @pytest.mark.parametrize("name", awkward())
 def test_no_log_is_awkward_enough_for_a_nan_or_a_warning(name: str, interval: str) -> None:
     names = "ips,snips" if interval == "cressie-read" else "impression"
-    for found in judged(awkward()[name], names, interval=interval, reward_range=(0.0, 3.0)):
-        json.dumps(asdict(found), allow_nan=False)
-        assert found.verdict == "insufficient"
-        assert found.reasons
+    for estimate in judged(awkward()[name], names, interval=interval, reward_range=(0.0, 3.0)):
+        json.dumps(asdict(estimate), allow_nan=False)
+        assert estimate.verdict == "insufficient"
+        assert estimate.reasons
 
 
 def test_rows_without_propensity_still_serve_the_direct_method() -> None:

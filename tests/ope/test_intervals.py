@@ -34,26 +34,28 @@ def clicks(number: int, rows: int = 400) -> LogBatch:
 
 
 def test_normal_bounds_are_symmetric_at_the_quantile() -> None:
-    (found,) = judged(drawn(0)[0], "ips", interval="normal", level=0.9)
-    assert found.value is not None
-    assert found.std_error is not None
-    reach = 1.6448536269514722 * found.std_error
-    assert [found.lower, found.upper] == pytest.approx([found.value - reach, found.value + reach], rel=1e-12)
+    (estimate,) = judged(drawn(0)[0], "ips", interval="normal", level=0.9)
+    assert estimate.value is not None
+    assert estimate.std_error is not None
+    reach = 1.6448536269514722 * estimate.std_error
+    assert [estimate.lower, estimate.upper] == pytest.approx(
+        [estimate.value - reach, estimate.value + reach], rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("interval", ["normal", "cressie-read"])
-def test_a_level_next_to_one_still_has_bounds(interval: str) -> None:
-    (found,) = judged(drawn(0)[0], "snips", interval=interval, level=np.nextafter(1, 0), reward_range=(0.0, 1.0))
-    assert (found.lower or 0) < (found.value or 0) < (found.upper or 0)
+def test_a_level_next_to_1_still_has_bounds(interval: str) -> None:
+    (estimate,) = judged(drawn(0)[0], "snips", interval=interval, level=np.nextafter(1, 0), reward_range=(0.0, 1.0))
+    assert (estimate.lower or 0) < (estimate.value or 0) < (estimate.upper or 0)
 
 
 @pytest.mark.slow
 def test_bootstrap_t_of_the_open_bandit_sample() -> None:
     batch = obd.batch("random_all", obd.thompson_page())
-    (found,) = judged(batch, "snips", reward_range=(0.0, 1.0))
-    assert found.lower == pytest.approx(0.0018, abs=2e-4)
-    assert found.upper == pytest.approx(0.0185, abs=1e-3)  # 60 seeds: 0.0184, standard deviation 0.0005
-    assert found.verdict == "weak"
+    (estimate,) = judged(batch, "snips", reward_range=(0.0, 1.0))
+    assert estimate.lower == pytest.approx(0.0018, abs=2e-4)
+    assert estimate.upper == pytest.approx(0.0185, abs=1e-3)  # 60 seeds: 0.0184, standard deviation 0.0005
+    assert estimate.verdict == "weak"
 
 
 def test_cressie_read_of_the_open_bandit_sample() -> None:
@@ -61,8 +63,8 @@ def test_cressie_read_of_the_open_bandit_sample() -> None:
     largest = (page * obd.ARMS).max(axis=1)[obd.log("random_all")[1] - 1]
     for bound, expected in ((largest, [0.00086, 0.01283]), (None, [0.00046, 0.0932])):
         batch = obd.batch("random_all", page, largest=bound)
-        (found,) = judged(batch, "ips", interval="cressie-read", reward_range=(0.0, 1.0))
-        assert [found.lower, found.upper] == pytest.approx(expected, rel=0.01)
+        (estimate,) = judged(batch, "ips", interval="cressie-read", reward_range=(0.0, 1.0))
+        assert [estimate.lower, estimate.upper] == pytest.approx(expected, rel=0.01)
 
 
 @pytest.mark.parametrize("largest", [3.0, 8.0])
@@ -73,8 +75,8 @@ def test_cressie_read_is_the_optimum_of_its_program(largest: float) -> None:
     extended = [(np.append(w, fake), np.append(w * r, 0.0)) for fake in (0.0, largest)]
     fake = extended[1 if w.sum() < 12 else 0][0]
     budget = 13 * (fake.mean() - 1) ** 2 / fake.var() + 1.782287556**2  # 90 % quantile of F(1, 12)
-    found = [_smallest(weight, value, budget) for weight, value in extended]
-    assert low == pytest.approx(min(found), rel=1e-6)
+    estimate = [_smallest(weight, value, budget) for weight, value in extended]
+    assert low == pytest.approx(min(estimate), rel=1e-6)
 
 
 def _smallest(weight: Array, value: Array, budget: float) -> float:
@@ -86,18 +88,18 @@ def _smallest(weight: Array, value: Array, budget: float) -> float:
     return float(np.nan_to_num(value @ (1 + shortest) - reach * np.linalg.norm(free), nan=np.inf) / len(weight))
 
 
-def test_no_largest_weight_is_the_limit_of_a_large_one() -> None:
+def test_no_largest_weight_is_the_limit_of_a_large_weight() -> None:
     generator = np.random.default_rng(2)
-    found = sums(generator.choice([0.5, 1.5], 200), generator.random(200))
-    large, none = (cressie_read(found, largest=m, reward=(0.0, 1.0), level=0.95) for m in (1e9, np.inf))
+    estimate = sums(generator.choice([0.5, 1.5], 200), generator.random(200))
+    large, none = (cressie_read(estimate, largest=m, reward=(0.0, 1.0), level=0.95) for m in (1e9, np.inf))
     assert large == pytest.approx(none, rel=1e-6)
 
 
 def test_cressie_read_without_a_range_of_rewards_has_no_bound() -> None:
-    (found,) = judged(drawn(0)[0], "ips", interval="cressie-read", reward_range=(0.0, np.inf))
-    assert found.lower is not None
-    assert found.upper is None
-    assert "no-reward-range" in found.reasons
+    (estimate,) = judged(drawn(0)[0], "ips", interval="cressie-read", reward_range=(0.0, np.inf))
+    assert estimate.lower is not None
+    assert estimate.upper is None
+    assert "no-reward-range" in estimate.reasons
 
 
 def test_too_few_rewards_leave_ips_without_an_upper_bound() -> None:
@@ -116,9 +118,9 @@ def test_no_reward_at_all_is_no_certainty(interval: str) -> None:
 
 
 def test_a_level_beyond_the_replicates_has_no_bound() -> None:
-    (found,) = judged(drawn(0)[0], "ips", level=0.9999)
-    assert (found.lower, found.upper) == (None, None)
-    assert "few-replicates" in found.reasons
+    (estimate,) = judged(drawn(0)[0], "ips", level=0.9999)
+    assert (estimate.lower, estimate.upper) == (None, None)
+    assert "few-replicates" in estimate.reasons
 
 
 def test_the_same_seed_gives_the_same_bounds() -> None:
@@ -142,8 +144,8 @@ def test_an_unknown_interval_or_level_is_refused(interval: str, level: float) ->
         judged(drawn(0)[0], "ips", interval=interval, level=level)
 
 
-def covered(found: Estimate, truth: float) -> bool:
-    return (found.lower is None or found.lower <= truth) and (found.upper is None or truth <= found.upper)
+def covered(estimate: Estimate, truth: float) -> bool:
+    return (estimate.lower is None or estimate.lower <= truth) and (estimate.upper is None or truth <= estimate.upper)
 
 
 def test_intervals_cover_under_session_effects() -> None:
@@ -159,11 +161,11 @@ def test_intervals_cover_under_session_effects() -> None:
             reward=batch.reward, propensity=batch.propensity, target=batch.target, cluster=np.arange(len(batch))
         )
         shares["row"][run] = covered(judged(alone, "snips", interval="normal")[0], truth)
-    found = {name: float(share.mean()) for name, share in shares.items()}
-    assert 0.91 < found["bootstrap-t"] < 0.985, found
-    assert 0.90 < found["normal"] < 0.97, found
-    assert found["cressie-read"] > 0.97, found
-    assert found["row"] < 0.88, found
+    estimate = {name: float(share.mean()) for name, share in shares.items()}
+    assert 0.91 < estimate["bootstrap-t"] < 0.985, estimate
+    assert 0.90 < estimate["normal"] < 0.97, estimate
+    assert estimate["cressie-read"] > 0.97, estimate
+    assert estimate["row"] < 0.88, estimate
 
 
 def test_every_estimator_has_the_default_interval_or_none() -> None:

@@ -13,10 +13,10 @@ from rlrec.ope.moments import BLOCKS, moments
 from tests.ope.cases import drawn, parts
 
 
-def numbers(fold: ImpressionFold, stat: ImpressionPartial) -> list[float]:
-    found = fold.finish(stat, FinishOptions(replicates=200, reward_range=(0.0, 1.0)))
-    kept = [(e.value, e.std_error, e.lower, e.upper, e.ess, e.top1_share, e.cluster_share) for e in found]
-    return [np.nan if figure is None else figure for line in kept for figure in line]
+def numbers(fold: ImpressionFold, partial: ImpressionPartial) -> list[float]:
+    estimates = fold.finish(partial, FinishOptions(replicates=200, reward_range=(0.0, 1.0)))
+    rows = [(e.value, e.std_error, e.lower, e.upper, e.ess, e.top1_share, e.cluster_share) for e in estimates]
+    return [np.nan if figure is None else figure for line in rows for figure in line]
 
 
 def shuffled(batch: LogBatch, seed: int) -> LogBatch:
@@ -34,9 +34,9 @@ def test_clusters_that_span_batches_add_up(sessions: int) -> None:
 
 
 @pytest.mark.parametrize("sessions", [50, 3 * BLOCKS])
-def test_whole_clusters_add_up_and_may_then_be_forgotten(sessions: int) -> None:
+def test_clusters_of_a_single_batch_add_up_and_may_then_be_forgotten(sessions: int) -> None:
     batch = drawn(3, sessions=sessions)[0]
-    fold, kept = (
+    fold, remembering = (
         ImpressionFold(estimators=ope.parse("impression").impressions, spanning=spanning) for spanning in (False, True)
     )
     edges = [sessions // 5, sessions // 2]
@@ -45,7 +45,9 @@ def test_whole_clusters_add_up_and_may_then_be_forgotten(sessions: int) -> None:
     np.testing.assert_allclose(
         numbers(fold, pieces[2] + pieces[0] + pieces[1]), numbers(fold, fold.partial(batch)), rtol=1e-11
     )
-    np.testing.assert_allclose(numbers(fold, fold.partial(batch)), numbers(kept, kept.partial(batch)), rtol=1e-11)
+    np.testing.assert_allclose(
+        numbers(fold, fold.partial(batch)), numbers(remembering, remembering.partial(batch)), rtol=1e-11
+    )
 
 
 def test_an_empty_batch_changes_nothing() -> None:
@@ -70,8 +72,8 @@ def test_memory_is_bounded_where_clusters_end() -> None:
 
 def test_sums_of_other_estimators_do_not_add_up() -> None:
     batch = drawn(5)[0]
-    one, other = (
+    of_ips, of_dr = (
         ImpressionFold(estimators=ope.parse(names).impressions, spanning=True).partial(batch) for names in ("ips", "dr")
     )
     with pytest.raises(ValueError, match="do not add up"):
-        one + other
+        of_ips + of_dr

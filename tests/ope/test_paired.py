@@ -22,9 +22,9 @@ SESSION = ope.parse("session").sessions
 EQUAL = [[0.1, 0.8, 0.1], [0.4, 0.2, 0.4]]  # two targets that are worth the same
 
 
-def compared(one: VisitBatch, other: VisitBatch, name: str = "wdr", **asked: object) -> PairedDifference:
-    fold = SessionFold(estimators=SESSION, gamma=0.9, horizon=int(one.length.max(initial=1)), spanning=True)
-    return difference(fold.partial(one), fold.partial(other), estimator=SESSION[name], **asked)
+def compared(first: VisitBatch, second: VisitBatch, name: str = "wdr", **options: object) -> PairedDifference:
+    fold = SessionFold(estimators=SESSION, gamma=0.9, horizon=int(first.length.max(initial=1)), spanning=True)
+    return difference(fold.partial(first), fold.partial(second), estimator=SESSION[name], **options)
 
 
 def other_target(batch: VisitBatch, seed: int) -> VisitBatch:
@@ -35,60 +35,60 @@ def other_target(batch: VisitBatch, seed: int) -> VisitBatch:
 @pytest.mark.parametrize("name", SESSION)
 def test_value_is_the_difference_of_the_estimates(name: str) -> None:
     batch, fold = ragged(1), SessionFold(estimators={name: SESSION[name]}, gamma=0.9, horizon=7, spanning=True)
-    one, other = fold.partial(batch), fold.partial(other_target(batch, 2))
-    found = difference(one, other, estimator=SESSION[name])
-    values = [fold.finish(stat, FinishOptions(interval="normal"))[0] for stat in (one, other)]
-    assert found.value == pytest.approx(values[0].value - values[1].value, rel=1e-12)
-    assert found.clusters == values[0].clusters
-    assert found.ess == min(estimate.ess or 0.0 for estimate in values)
+    first, second = fold.partial(batch), fold.partial(other_target(batch, 2))
+    gain = difference(first, second, estimator=SESSION[name])
+    values = [fold.finish(partial, FinishOptions(interval="normal"))[0] for partial in (first, second)]
+    assert gain.value == pytest.approx(values[0].value - values[1].value, rel=1e-12)
+    assert gain.clusters == values[0].clusters
+    assert gain.ess == min(estimate.ess or 0.0 for estimate in values)
 
 
 @pytest.mark.parametrize("name", SESSION)
 def test_error_is_that_of_leaving_clusters_out(name: str) -> None:
     """The jackknife over 300 clusters; the delta method agrees with it to the order of 1 / clusters."""
     batch = ragged(3, visits=500, users=300, spread=0.2)
-    other = other_target(batch, 4)
+    second = other_target(batch, 4)
     fold = SessionFold(estimators={name: SESSION[name]}, gamma=0.9, horizon=7, spanning=True)
     ids = np.unique(batch.cluster)
     left = [
         difference(
-            *(fold.partial(one.where(batch.cluster != i)) for one in (batch, other)),
+            *(fold.partial(side.where(batch.cluster != i)) for side in (batch, second)),
             estimator=SESSION[name],
             replicates=0,
         )
         for i in ids
     ]
-    values = np.array([one.value for one in left])
+    values = np.array([gain.value for gain in left])
     jackknife = np.sqrt((len(ids) - 1) * values.var())
-    assert compared(batch, other, name).std_error == pytest.approx(jackknife, rel=0.02)
+    assert compared(batch, second, name).std_error == pytest.approx(jackknife, rel=0.02)
 
 
 @pytest.mark.parametrize("name", SESSION)
 def test_the_same_target_twice_is_no_better(name: str) -> None:
-    found = compared(ragged(5), ragged(5), name, alpha=1e-4)
-    assert (found.value, found.std_error, found.lower, found.upper) == (0, 0, 0, 0)
-    json.dumps(asdict(found), allow_nan=False)
+    gain = compared(ragged(5), ragged(5), name, alpha=1e-4)
+    assert (gain.value, gain.std_error, gain.lower, gain.upper) == (0, 0, 0, 0)
+    json.dumps(asdict(gain), allow_nan=False)
 
 
 def test_a_log_without_rewards_shows_nothing() -> None:
     silent = replace(ragged(6), reward=np.zeros(len(ragged(6).reward)))
-    found = compared(silent, other_target(silent, 7), "wis")
-    assert (found.value, found.lower, found.upper, found.verdict) == (0, None, None, "insufficient")
+    gain = compared(silent, other_target(silent, 7), "wis")
+    assert (gain.value, gain.lower, gain.upper, gain.verdict) == (0, None, None, "insufficient")
 
 
 @pytest.mark.parametrize("users", [BLOCKS - 50, 2 * BLOCKS])
 def test_blocks_or_clusters_are_the_same_for_both(users: int) -> None:
     """Two targets that differ by a constant factor in all weights: wis and wdr do not see it, up to rounding."""
     batch = ragged(8, visits=2 * BLOCKS, users=users)
-    found = compared(batch, replace(batch, log_ratio=batch.log_ratio + 1e-12), "wis")
-    assert abs(found.value or 0) < 1e-10
-    assert (found.lower or 0) <= 0
+    gain = compared(batch, replace(batch, log_ratio=batch.log_ratio + 1e-12), "wis")
+    assert abs(gain.value or 0) < 1e-10
+    assert (gain.lower or 0) <= 0
 
 
 @pytest.mark.parametrize("alpha", [0.2, 0.025, 0.005, 1e-3, 1e-6])
 def test_bounds_widen_as_alpha_shrinks(alpha: float) -> None:
-    (one, other), _ = walks(1, EQUAL, visits=1000, users=1000)
-    near, far = (compared(one, other, alpha=part) for part in (alpha, alpha / 2))
+    (first, second), _ = walks(1, EQUAL, visits=1000, users=1000)
+    near, far = (compared(first, second, alpha=level) for level in (alpha, alpha / 2))
     assert far.lower is not None
     assert far.upper is not None
     assert far.lower < (near.lower or 0) < (near.value or 9) < (near.upper or 0) < far.upper
@@ -97,29 +97,29 @@ def test_bounds_widen_as_alpha_shrinks(alpha: float) -> None:
 def test_a_small_alpha_is_no_nearer_than_students() -> None:
     from scipy.special import stdtrit
 
-    (one, other), _ = walks(2, EQUAL, visits=1000, users=1000)
-    found = compared(one, other, alpha=1e-6)
-    assert found.value is not None
-    assert found.std_error is not None
-    reach = -float(stdtrit((found.ess or 0) - 1, 1e-6)) * found.std_error
-    assert (found.lower or 0) <= found.value - reach
-    assert (found.upper or 0) >= found.value + reach
+    (first, second), _ = walks(2, EQUAL, visits=1000, users=1000)
+    gain = compared(first, second, alpha=1e-6)
+    assert gain.value is not None
+    assert gain.std_error is not None
+    reach = -float(stdtrit((gain.ess or 0) - 1, 1e-6)) * gain.std_error
+    assert (gain.lower or 0) <= gain.value - reach
+    assert (gain.upper or 0) >= gain.value + reach
 
 
 def test_an_interval_wider_than_the_difference_is_weak() -> None:
-    (one, other), _ = walks(3, [[0.3, 0.4, 0.3], [0.35, 0.3, 0.35]])
-    unclear = compared(one, other)
+    (first, second), _ = walks(3, [[0.3, 0.4, 0.3], [0.35, 0.3, 0.35]])
+    unclear = compared(first, second)
     assert (unclear.verdict, unclear.reasons) == ("weak", ("wide-interval",))
-    (one, other), _ = walks(3, [[0.1, 0.2, 0.7], [0.5, 0.3, 0.2]], visits=8000, users=8000)
-    clear = compared(one, other)
+    (first, second), _ = walks(3, [[0.1, 0.2, 0.7], [0.5, 0.3, 0.2]], visits=8000, users=8000)
+    clear = compared(first, second)
     assert (clear.verdict, clear.reasons) == ("ok", ())
     assert (clear.lower or 0) > 0
 
 
 def test_a_verdict_is_the_worse_of_the_two() -> None:
-    found = compared(HAND, HAND.where(np.array([0, 1])), extra_reasons=("in-sample",))
-    assert found.verdict == "insufficient"
-    assert {"low-ess", "in-sample"} <= set(found.reasons)
+    gain = compared(HAND, HAND.where(np.array([0, 1])), extra_reasons=("in-sample",))
+    assert gain.verdict == "insufficient"
+    assert {"low-ess", "in-sample"} <= set(gain.reasons)
     left = replace(HAND, left_out=1)
     assert "no-propensity" in compared(left, left).reasons
 
@@ -133,8 +133,8 @@ def test_other_visits_are_refused() -> None:
 
 def test_no_visit_no_difference() -> None:
     nothing = HAND.where(np.zeros(2, dtype=bool))
-    found = compared(nothing, nothing)
-    assert (found.value, found.lower, found.verdict) == (None, None, "insufficient")
+    gain = compared(nothing, nothing)
+    assert (gain.value, gain.lower, gain.verdict) == (None, None, "insufficient")
 
 
 def test_equal_targets_alarm_as_seldom_as_they_say() -> None:
@@ -143,11 +143,11 @@ def test_equal_targets_alarm_as_seldom_as_they_say() -> None:
     fold = SessionFold(estimators=ope.parse("wdr").sessions, gamma=1.0, horizon=6, spanning=True)
     alarms, covered = np.zeros((2, 100), dtype=bool)
     for run in range(100):
-        (one, other), _ = walks(run, EQUAL, visits=1500, users=1500)
-        stats = [fold.partial(batch) for batch in (one, other)]
-        found = difference(*stats, estimator=SESSION["wdr"], alpha=0.05, replicates=399, seed=run)
-        assert found.lower is not None
-        assert found.upper is not None
-        alarms[run], covered[run] = found.lower > 0, found.lower <= 0 <= found.upper
+        (first, second), _ = walks(run, EQUAL, visits=1500, users=1500)
+        partials = [fold.partial(batch) for batch in (first, second)]
+        gain = difference(*partials, estimator=SESSION["wdr"], alpha=0.05, replicates=399, seed=run)
+        assert gain.lower is not None
+        assert gain.upper is not None
+        alarms[run], covered[run] = gain.lower > 0, gain.lower <= 0 <= gain.upper
     assert alarms.mean() <= 0.12
     assert covered.mean() > 0.80

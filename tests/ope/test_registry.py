@@ -16,9 +16,9 @@ PARAMETERS = [name for name in ope.ESTIMATORS if fields(ope.estimator(name))]
 
 
 def test_a_list_keeps_its_order_and_its_labels() -> None:
-    asked = ope.parse("snips, clipped-ips:5,ips,snips")
-    assert list(asked.labels) == list(asked.impressions) == ["snips", "clipped-ips:5", "ips"]
-    assert getattr(asked.impressions["clipped-ips:5"], "clip", None) == 5
+    choice = ope.parse("snips, clipped-ips:5,ips,snips")
+    assert list(choice.labels) == list(choice.impressions) == ["snips", "clipped-ips:5", "ips"]
+    assert getattr(choice.impressions["clipped-ips:5"], "clip", None) == 5
 
 
 def test_groups_stand_for_their_members() -> None:
@@ -27,9 +27,13 @@ def test_groups_stand_for_their_members() -> None:
     assert list(ope.parse("all").labels) == list(ope.ESTIMATORS)
 
 
-def test_units_are_told_apart() -> None:
-    asked = ope.parse("wdr,ips,tis")
-    assert (asked.labels, [*asked.impressions], [*asked.sessions]) == (("wdr", "ips", "tis"), ["ips"], ["wdr", "tis"])
+def test_units_are_separate() -> None:
+    choice = ope.parse("wdr,ips,tis")
+    assert (choice.labels, [*choice.impressions], [*choice.sessions]) == (
+        ("wdr", "ips", "tis"),
+        ["ips"],
+        ["wdr", "tis"],
+    )
     assert tuple(ope.parse("session").sessions) == ope.GROUPS["session"]
 
 

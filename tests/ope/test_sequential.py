@@ -18,9 +18,9 @@ from tests.ope.test_visits import HAND
 from tests.ope.visiting import by_loops, complete, folded, held, judged, ragged, walks
 
 
-def figures(found: list[Estimate]) -> list[float]:
-    kept = [(e.value, e.std_error, e.lower, e.upper, e.ess, e.top1_share, e.cluster_share) for e in found]
-    return [np.nan if figure is None else figure for line in kept for figure in line]
+def figures(estimates: list[Estimate]) -> list[float]:
+    rows = [(e.value, e.std_error, e.lower, e.upper, e.ess, e.top1_share, e.cluster_share) for e in estimates]
+    return [np.nan if figure is None else figure for line in rows for figure in line]
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.9, 1.0])
@@ -28,54 +28,54 @@ def figures(found: list[Estimate]) -> list[float]:
 def test_estimates_are_those_of_plain_loops(seed: int, gamma: float) -> None:
     batch = ragged(seed)
     expected = by_loops(batch, gamma)
-    for found in judged(batch, gamma=gamma, interval="normal"):
-        assert found.value == pytest.approx(expected[found.estimator], rel=1e-12, abs=1e-12)
+    for estimate in judged(batch, gamma=gamma, interval="normal"):
+        assert estimate.value == pytest.approx(expected[estimate.estimator], rel=1e-12, abs=1e-12)
 
 
 def test_estimates_by_hand() -> None:
-    found = {one.estimator: one.value for one in judged(HAND, gamma=0.5, interval="normal")}
-    assert found["tis"] == pytest.approx((4.5 + 1) / 2)
-    assert found["wis"] == pytest.approx((4.5 + 1) / 3.25)
-    assert found["pdis"] == pytest.approx((3.5 + 1) / 2)
-    assert found["wpdis"] == pytest.approx((2 + 1) / 2.25 + 0 + 1.5 / 3.25)
-    assert found["dr-rl"] == pytest.approx((5.5 + 2.5) / 2)
-    assert found["wdr"] == pytest.approx(2.5 + (2 + 0.5) / 2.25 - 0.25 / 1.25 + 0.75 / 3.25)
+    estimates = {estimate.estimator: estimate.value for estimate in judged(HAND, gamma=0.5, interval="normal")}
+    assert estimates["tis"] == pytest.approx((4.5 + 1) / 2)
+    assert estimates["wis"] == pytest.approx((4.5 + 1) / 3.25)
+    assert estimates["pdis"] == pytest.approx((3.5 + 1) / 2)
+    assert estimates["wpdis"] == pytest.approx((2 + 1) / 2.25 + 0 + 1.5 / 3.25)
+    assert estimates["dr-rl"] == pytest.approx((5.5 + 2.5) / 2)
+    assert estimates["wdr"] == pytest.approx(2.5 + (2 + 0.5) / 2.25 - 0.25 / 1.25 + 0.75 / 3.25)
 
 
 @pytest.mark.parametrize("users", [30, 3 * BLOCKS])
 def test_users_that_span_batches_add_up(users: int) -> None:
     batch = ragged(1, visits=4 * BLOCKS, users=users)
-    fold, stat = folded(batch)
-    pieces = [fold.partial(batch.where(np.arange(len(batch)) % 4 == part)) for part in range(4)]
+    fold, partial = folded(batch)
+    pieces = [fold.partial(batch.where(np.arange(len(batch)) % 4 == piece)) for piece in range(4)]
     mixed = (pieces[3] + pieces[0]) + (pieces[2] + pieces[1])
-    whole, added = (fold.finish(one, FinishOptions(replicates=99)) for one in (stat, mixed))
-    np.testing.assert_allclose(figures(added), figures(whole), rtol=1e-10)
+    direct, added = (fold.finish(sums, FinishOptions(replicates=99)) for sums in (partial, mixed))
+    np.testing.assert_allclose(figures(added), figures(direct), rtol=1e-10)
 
 
 @pytest.mark.parametrize("users", [40, 2 * BLOCKS])
-def test_whole_clusters_may_be_forgotten(users: int) -> None:
+def test_clusters_of_a_single_batch_may_be_forgotten(users: int) -> None:
     batch = ragged(2, visits=3 * BLOCKS, users=users)
     batch = batch.where(np.argsort(batch.cluster, kind="stable"))
     edge = batch.cluster[len(batch) // 3]
-    kept, fold = (folded(batch, spanning=spanning)[0] for spanning in (True, False))
-    pieces = [fold.partial(batch.where(part)) for part in (batch.cluster < edge, batch.cluster >= edge)]
-    one, other = (
+    remembering, fold = (folded(batch, spanning=spanning)[0] for spanning in (True, False))
+    pieces = [fold.partial(batch.where(piece)) for piece in (batch.cluster < edge, batch.cluster >= edge)]
+    added, direct = (
         fold.finish(pieces[1] + pieces[0], FinishOptions(replicates=99)),
-        kept.finish(kept.partial(batch), FinishOptions(replicates=99)),
+        remembering.finish(remembering.partial(batch), FinishOptions(replicates=99)),
     )
-    np.testing.assert_allclose(figures(one), figures(other), rtol=1e-10)
+    np.testing.assert_allclose(figures(added), figures(direct), rtol=1e-10)
 
 
 def test_errors_of_blocks_are_those_of_clusters() -> None:
     """Within 4 % for 16,384 clusters: the error of an error from 4,096 blocks is 1 / sqrt(2 x 4,096), one percent."""
     (batch,), _ = walks(3, [[0.5, 0.25, 0.25]], visits=4 * BLOCKS, users=4 * BLOCKS)
     for label, kind in ope.parse("wpdis,wdr").sessions.items():
-        (found,) = judged(batch, label, interval="normal")
+        (estimate,) = judged(batch, label, interval="normal")
         table = _influences(batch, label)
         assert np.sqrt(len(table) / (len(table) - 1)) * np.linalg.norm(table) == pytest.approx(
-            found.std_error, rel=0.04
+            estimate.std_error, rel=0.04
         )
-        assert found.clusters == 4 * BLOCKS
+        assert estimate.clusters == 4 * BLOCKS
         assert kind.step_column is not None
 
 
@@ -101,33 +101,38 @@ def _columns(batch: VisitBatch) -> tuple[np.ndarray, ...]:
 
 
 def test_effective_sample_size_by_step_by_hand() -> None:
-    (found,) = judged(HAND, "tis", interval="normal")
+    (estimate,) = judged(HAND, "tis", interval="normal")
     w = np.array([[2, 1, 3], [0.25, 0.25, 0.25]])
-    assert found.ess_by_step == pytest.approx(w.sum(axis=0) ** 2 / (w**2).sum(axis=0))
-    assert found.horizon is None
-    assert found.ess == pytest.approx(3.25**2 / (9 + 0.0625))
-    assert (found.n, found.clusters, found.unit, found.max_weight) == (2, 2, "session", pytest.approx(3))
+    assert estimate.ess_by_step == pytest.approx(w.sum(axis=0) ** 2 / (w**2).sum(axis=0))
+    assert estimate.horizon is None
+    assert estimate.ess == pytest.approx(3.25**2 / (9 + 0.0625))
+    assert (estimate.n, estimate.clusters, estimate.unit, estimate.max_weight) == (
+        2,
+        2,
+        "session",
+        pytest.approx(3),
+    )
 
 
 def test_the_horizon_is_where_the_log_stops_supporting_the_target() -> None:
-    """Of 100 visits of 3 steps the target would make one to its end: 1 is below 5 %."""
+    """The target would make one of 100 visits of 3 steps to its end: 1 is below 5 %."""
     logs = np.zeros((100, 3))
     logs[1:, 2] = -np.inf
     batch = VisitBatch(start=np.arange(0, 301, 3), reward=np.ones(300), log_ratio=logs.ravel(), cluster=np.arange(100))
-    (found,) = judged(batch, "wpdis", interval="normal")
-    assert found.ess_by_step == pytest.approx((100, 100, 1))
-    assert found.horizon == 2
+    (estimate,) = judged(batch, "wpdis", interval="normal")
+    assert estimate.ess_by_step == pytest.approx((100, 100, 1))
+    assert estimate.horizon == 2
 
 
 def test_weights_of_each_kind_are_diagnosed() -> None:
-    found = {one.estimator: one for one in judged(HAND, gamma=0.5, interval="normal")}
+    estimates = {estimate.estimator: estimate for estimate in judged(HAND, gamma=0.5, interval="normal")}
     along = np.array([3.25 / 1.75, 0.25])
-    assert found["pdis"].ess == found["wdr"].ess == pytest.approx(along.sum() ** 2 / (along**2).sum())
-    assert [one.mean_weight for one in found.values()] == pytest.approx([1.625] * 6)
-    assert found["pdis"].max_weight == pytest.approx(3)
-    assert found["tis"].top1_share == pytest.approx(4.5 / 5.5)
-    assert found["pdis"].cluster_share == pytest.approx(3.5 / 4.5)
-    assert {one.k_hat for one in found.values()} == {None}
+    assert estimates["pdis"].ess == estimates["wdr"].ess == pytest.approx(along.sum() ** 2 / (along**2).sum())
+    assert [estimate.mean_weight for estimate in estimates.values()] == pytest.approx([1.625] * 6)
+    assert estimates["pdis"].max_weight == pytest.approx(3)
+    assert estimates["tis"].top1_share == pytest.approx(4.5 / 5.5)
+    assert estimates["pdis"].cluster_share == pytest.approx(3.5 / 4.5)
+    assert {estimate.k_hat for estimate in estimates.values()} == {None}
 
 
 def test_a_reward_that_is_not_the_default_makes_a_visit_count() -> None:
@@ -139,26 +144,26 @@ def test_a_reward_that_is_not_the_default_makes_a_visit_count() -> None:
 
 def test_visits_left_out_are_counted_and_named() -> None:
     batch = replace(complete(), left_out=3)
-    fold, stat = folded(batch)
-    for found in fold.finish(stat + fold.partial(batch), FinishOptions(interval="normal")):
-        assert found.left_out == 6
-        assert found.n == 2 * len(batch)
-        assert "no-propensity" in found.reasons
+    fold, partial = folded(batch)
+    for estimate in fold.finish(partial + fold.partial(batch), FinishOptions(interval="normal")):
+        assert estimate.left_out == 6
+        assert estimate.n == 2 * len(batch)
+        assert "no-propensity" in estimate.reasons
 
 
 def test_a_sound_log_is_called_ok() -> None:
     (batch,), (truth,) = walks(0, [[0.4, 0.3, 0.3]])
-    for found in judged(batch, gamma=1.0):
-        assert (found.verdict, found.reasons) == ("ok", ())
-        assert (found.lower or 9) < truth < (found.upper or 0)
-        assert found.estimand == "mean return per session, as served, gamma 1"
+    for estimate in judged(batch, gamma=1.0):
+        assert (estimate.verdict, estimate.reasons) == ("ok", ())
+        assert (estimate.lower or 9) < truth < (estimate.upper or 0)
+        assert estimate.estimand == "mean return per session, as served, gamma 1"
     assert judged(batch, "tis", gamma=0.9, greedy=True)[0].estimand == "mean return per session, greedy, gamma 0.9"
 
 
 def test_wrong_propensities_show_in_the_mean_weight() -> None:
     (batch,), _ = walks(0, [[0.4, 0.3, 0.3]])
     wrong = replace(batch, log_ratio=batch.log_ratio + 0.1)
-    assert all("mean-weight" in found.reasons for found in judged(wrong, interval="normal"))
+    assert all("mean-weight" in estimate.reasons for estimate in judged(wrong, interval="normal"))
 
 
 def awkward() -> dict[str, VisitBatch]:
@@ -176,13 +181,13 @@ def awkward() -> dict[str, VisitBatch]:
 @pytest.mark.parametrize("interval", ["bootstrap-t", "normal"])
 @pytest.mark.parametrize("name", awkward())
 def test_no_log_is_awkward_enough_for_a_nan_or_a_warning(name: str, interval: str) -> None:
-    for found in judged(awkward()[name], interval=interval):
-        json.dumps(asdict(found), allow_nan=False)
-        assert found.verdict == "insufficient"
-        assert found.reasons
+    for estimate in judged(awkward()[name], interval=interval):
+        json.dumps(asdict(estimate), allow_nan=False)
+        assert estimate.verdict == "insufficient"
+        assert estimate.reasons
 
 
-def test_what_cannot_be_asked_is_refused() -> None:
+def test_impossible_requests_are_refused() -> None:
     with pytest.raises(InputError, match="cressie-read does not exist for wis"):
         judged(HAND, "wis", interval="cressie-read")
     estimators = ope.parse("tis").sessions
@@ -195,14 +200,14 @@ def test_what_cannot_be_asked_is_refused() -> None:
 
 def test_sums_of_other_estimators_do_not_add_up() -> None:
     for names in ("tis,wdr", "wpdis,wdr"):
-        one, other = (folded(HAND, name)[1] for name in names.split(","))
+        first, second = (folded(HAND, name)[1] for name in names.split(","))
         with pytest.raises(ValueError, match="do not add up"):
-            one + other
+            first + second
 
 
-def test_one_more_estimator_changes_no_other() -> None:
+def test_another_estimator_changes_none() -> None:
     batch = ragged(6)
-    together = {one.estimator: one for one in judged(batch, replicates=299)}
+    together = {estimate.estimator: estimate for estimate in judged(batch, replicates=299)}
     for name in ope.GROUPS["session"]:
         (alone,) = judged(batch, name, replicates=299)
         assert figures([alone]) == pytest.approx(figures([together[name]]), rel=1e-10)

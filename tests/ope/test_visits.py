@@ -40,10 +40,10 @@ def test_columns_by_hand() -> None:
 def test_ratios_are_those_of_a_loop() -> None:
     batch = ragged(0)
     table = held(batch)
-    found = Course(batch, 1.0).ratio
+    ratio = Course(batch, 1.0).ratio
     for i, low in enumerate(batch.start[:-1]):
         length = batch.length[i]
-        np.testing.assert_allclose(found[low : low + length], table[i, :length], rtol=1e-13)
+        np.testing.assert_allclose(ratio[low : low + length], table[i, :length], rtol=1e-13)
 
 
 def test_a_product_of_ratios_never_overflows() -> None:
@@ -55,13 +55,13 @@ def test_a_product_of_ratios_never_overflows() -> None:
     assert Course(dead, 1.0).ratio.tolist() == [0, 0, 0, 1]
 
 
-def test_a_bound_that_is_not_known_at_one_step_is_not_known() -> None:
+def test_a_bound_that_is_unknown_at_some_step_is_unknown() -> None:
     for hole in (np.nan, np.inf):
         holed = replace(HAND, largest=np.array([0.0, hole, 0.0, 1.0]))
         assert Course(holed, 1.0).bound == pytest.approx([np.inf, np.e])
 
 
-def test_a_cut_keeps_whole_visits_in_the_order_asked() -> None:
+def test_where_selects_visits_in_the_order_requested() -> None:
     cut = HAND.where(np.array([1, 0]))
     assert cut.start.tolist() == [0, 1, 4]
     assert (cut.reward.tolist(), cut.cluster.tolist()) == ([4, 1, 0, 2], [8, 7])

@@ -13,25 +13,25 @@ from tests.ope.cases import HAND, judged
 
 # weight, reward of the rows of the hand-made log
 ROWS = [(Fraction(2), 1), (Fraction(1, 2), 1), (Fraction(3, 2), 0), (Fraction(0), 3)]
-ONE = Fraction(1)
+UNIT = Fraction(1)
 
 
 def test_ips_is_the_mean_of_weight_times_reward() -> None:
-    (found,) = judged(HAND, "ips", interval="normal")
-    assert found.value == sum(w * r for w, r in ROWS) / 4 == 0.625
+    (estimate,) = judged(HAND, "ips", interval="normal")
+    assert estimate.value == sum(w * r for w, r in ROWS) / 4 == 0.625
 
 
 def test_snips_is_the_weighted_mean() -> None:
-    (found,) = judged(HAND, "snips", interval="normal")
-    assert found.value == sum(w * r for w, r in ROWS) / sum(w for w, _ in ROWS) == 0.625
+    (estimate,) = judged(HAND, "snips", interval="normal")
+    assert estimate.value == sum(w * r for w, r in ROWS) / sum(w for w, _ in ROWS) == 0.625
 
 
 def test_clipped_ips_cuts_weights_and_bounds_the_bias() -> None:
-    (found,) = judged(HAND, "clipped-ips:1", interval="normal", reward_range=(0.0, 3.0))
-    assert found.value == sum(min(w, ONE) * r for w, r in ROWS) / 4 == 0.375
-    assert found.bias_bound == sum(max(w - ONE, Fraction(0)) for w, _ in ROWS) / 4 * 3 == 1.125
-    assert found.safe_lower == (found.lower or 0.0) - 1.125
-    assert "clipping-bias" in found.reasons
+    (estimate,) = judged(HAND, "clipped-ips:1", interval="normal", reward_range=(0.0, 3.0))
+    assert estimate.value == sum(min(w, UNIT) * r for w, r in ROWS) / 4 == 0.375
+    assert estimate.bias_bound == sum(max(w - UNIT, Fraction(0)) for w, _ in ROWS) / 4 * 3 == 1.125
+    assert estimate.safe_lower == (estimate.lower or 0.0) - 1.125
+    assert "clipping-bias" in estimate.reasons
 
 
 def test_a_clip_that_never_binds_is_ips_without_bias() -> None:
@@ -40,26 +40,26 @@ def test_a_clip_that_never_binds_is_ips_without_bias() -> None:
 
 
 def test_without_a_range_of_rewards_the_bias_has_no_bound() -> None:
-    (found,) = judged(HAND, "clipped-ips:1", interval="normal")
-    assert found.bias_bound is None
-    assert "clipping-bias" in found.reasons
+    (estimate,) = judged(HAND, "clipped-ips:1", interval="normal")
+    assert estimate.bias_bound is None
+    assert "clipping-bias" in estimate.reasons
 
 
-def test_error_is_clustered_with_n_minus_one() -> None:
-    (found,) = judged(HAND, "ips", interval="normal")
+def test_error_is_clustered_with_n_minus_1() -> None:
+    (estimate,) = judged(HAND, "ips", interval="normal")
     sums = [(2.5, 2), (0.0, 1), (0.0, 1)]  # per cluster: weighted rewards, rows
     influence = [(a - 0.625 * n) / (4 / 3) for a, n in sums]
-    assert found.std_error == pytest.approx(sqrt(sum(x * x for x in influence) / (3 * 2)), rel=1e-14)
-    assert (found.n, found.clusters) == (4, 3)
+    assert estimate.std_error == pytest.approx(sqrt(sum(x * x for x in influence) / (3 * 2)), rel=1e-14)
+    assert (estimate.n, estimate.clusters) == (4, 3)
 
 
 def test_rows_without_propensity_are_left_out_and_counted() -> None:
     holed = np.array([0.25, np.nan, 0.5, 0.5])
     batch = type(HAND)(reward=HAND.reward, propensity=holed, target=HAND.target, cluster=HAND.cluster)
-    (found,) = judged(batch, "ips", interval="normal")
-    assert found.value == 2 / 3
-    assert (found.n, found.left_out) == (3, 1)
-    assert "no-propensity" in found.reasons
+    (estimate,) = judged(batch, "ips", interval="normal")
+    assert estimate.value == 2 / 3
+    assert (estimate.n, estimate.left_out) == (3, 1)
+    assert "no-propensity" in estimate.reasons
 
 
 @pytest.mark.slow

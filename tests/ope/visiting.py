@@ -24,15 +24,15 @@ Path = list[tuple[int, int]]
 
 def _paths(state: int, left: int) -> list[tuple[float, Path]]:
     """Everything that can happen from a state: its chance under the logger, and the steps."""
-    found = []
+    paths = []
     for arm in range(2):
         p, step = LOGGER[state, arm], (state, arm)
         ends = 1.0 if left == 1 else LEAVES[arm]
-        found.append((p * ends, [step]))
+        paths.append((p * ends, [step]))
         if ends < 1:
             for then in range(2):
-                found += [(p * (1 - ends) / 2 * q, [step, *rest]) for q, rest in _paths(then, left - 1)]
-    return found
+                paths += [(p * (1 - ends) / 2 * q, [step, *later]) for q, later in _paths(then, left - 1)]
+    return paths
 
 
 def value(gamma: float, state: int = 0, left: int = LONGEST) -> float:
@@ -90,15 +90,15 @@ def by_loops(batch: VisitBatch, gamma: float) -> dict[str, float]:
     q, v = batch.predicted.tolist(), batch.expected.tolist()
     w = []  # of every visit at every step, constant after its end
     for rows in visits:
-        weight, mine = 1.0, []
+        weight, of_visit = 1.0, []
         for t in range(longest):
             weight *= rho[rows[t]] if t < len(rows) else 1.0
-            mine.append(weight)
-        w.append(mine)
-    totals = [math.fsum(mine[t] for mine in w) for t in range(longest)]
+            of_visit.append(weight)
+        w.append(of_visit)
+    totals = [math.fsum(of_visit[t] for of_visit in w) for t in range(longest)]
     returns = [math.fsum(gamma**t * r[row] for t, row in enumerate(rows)) for rows in visits]
-    ended = [mine[-1] for mine in w]
-    found = {
+    ended = [of_visit[-1] for of_visit in w]
+    values = {
         "tis": math.fsum(a * b for a, b in zip(ended, returns, strict=True)) / n,
         "wis": math.fsum(a * b for a, b in zip(ended, returns, strict=True)) / math.fsum(ended),
         "pdis": math.fsum(gamma**t * w[i][t] * r[row] for i, rows in enumerate(visits) for t, row in enumerate(rows))
@@ -111,13 +111,13 @@ def by_loops(batch: VisitBatch, gamma: float) -> dict[str, float]:
         back = 0.0
         for row in reversed(rows):
             back = v[row] + rho[row] * (r[row] + gamma * back - q[row])
-        found["dr-rl"] += back / n
+        values["dr-rl"] += back / n
     for i, rows in enumerate(visits):
         for t, row in enumerate(rows):
             share, before = w[i][t] / totals[t], w[i][t - 1] / totals[t - 1] if t else 1 / n
-            found["wpdis"] += gamma**t * share * r[row]
-            found["wdr"] += gamma**t * (share * (r[row] - q[row]) + before * v[row])
-    return found
+            values["wpdis"] += gamma**t * share * r[row]
+            values["wdr"] += gamma**t * (share * (r[row] - q[row]) + before * v[row])
+    return values
 
 
 def folded(
@@ -130,11 +130,11 @@ def folded(
 
 
 def judged(
-    batch: VisitBatch, names: str = "session", *, gamma: float = 0.9, spanning: bool = True, **asked: object
+    batch: VisitBatch, names: str = "session", *, gamma: float = 0.9, spanning: bool = True, **options: object
 ) -> list[Estimate]:
     """Estimates of one batch."""
-    fold, stat = folded(batch, names, gamma=gamma, spanning=spanning)
-    return fold.finish(stat, FinishOptions(**asked))
+    fold, partial = folded(batch, names, gamma=gamma, spanning=spanning)
+    return fold.finish(partial, FinishOptions(**options))
 
 
 def walks(
