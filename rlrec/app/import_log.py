@@ -1,29 +1,26 @@
 """Take in logs from elsewhere: each line once, under a policy that is only the label of its log.
 
-The next group of lines is read while the one before is stored. Imported decisions teach no belief.
+Every line is decoded, and checked, before the first one is stored. They are stored in portions, a transaction each, so
+that others are served meanwhile; the identities of lines make it safe to run an import again that was stopped.
+Imported decisions teach no belief.
 """
 
 from __future__ import annotations
 
 import gc
-import sys
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import cast
 
-from rlrec.app.feedback import Summary
-from rlrec.app.imports import impressions, layouts, lines
-from rlrec.app.imports.layouts.base import Impressions, Layout, Line, Refused, Source, Surprise, Taken
-from rlrec.app.imports.policies import Owners
-from rlrec.app.imports.visit_numbers import Moved
-from rlrec.app.imports.writer import Intake
+from rlrec.app.imports import conflicts, layouts, policies
+from rlrec.app.imports.altered_rewards import AlteredRewards
+from rlrec.app.imports.columns import LogColumns, values
+from rlrec.app.imports.conflicts import EarlierLines
+from rlrec.app.imports.layouts.base import Layout, Source
+from rlrec.app.imports.writer import Cache, GroupResult, GroupWriter, ImportState
 from rlrec.errors import InputError
-from rlrec.store import Store, Unit, settings
-
-Pass = Callable[[Layout], Iterator[Taken]]
+from rlrec.store import Store, Unit, loading, settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +33,7 @@ class Request:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refusing:
+class BadLines:
     """What a bad line does. quarantine: `refuse` notes it; else it raises. `reading` names the file at hand."""
 
     quarantine: bool
@@ -44,130 +41,133 @@ class Refusing:
     reading: Callable[[str], None]
 
 
-def import_log(store: Store, request: Request, refusing: Refusing) -> Summary:
-    """Store the decisions of files that are not known yet: all or none, or in groups past the bad lines."""
-    layout = layouts.load(request.layout)
+@dataclass(frozen=True, kw_only=True)
+class ImportSummary:
+    """How many lines were stored, known already, and refused; and of how many of those stored the policy's definition
+    clips or ignores a reward."""
+
+    accepted: int
+    duplicates: int
+    rejected: int
+    clipped: int
+    ignored: int
+
+
+def import_log(store: Store, request: Request, bad_lines: BadLines) -> ImportSummary:
+    """Store the decisions of files that are not known yet."""
+    layout = layouts.reader(request.layout)
     if layout.wants_policy and request.policy is None:
         raise InputError(f"the layout {request.layout} needs a policy", hint="--policy NAME: the owner of the log")
     with store.read() as unit:
-        Owners(unit).find(request.policy)
-        now, salt = unit.now, settings.get(unit).split_salt
-    files = [layout(source, policy=request.policy, now=now) for source in request.files]
-    importing = Importing(store, request, files, refusing, salt)
-    with _patient():
-        if not refusing.quarantine and all(file.foresee() for file in files):
-            with suppress(Surprise):
-                return importing.whole(Layout.read_once)
-        importing.check()
-        return importing.grouped() if refusing.quarantine else importing.whole(Layout.read)
+        if request.policy is not None:
+            policies.find(unit, request.policy)
+        now = unit.now
+    with ExitStack() as opened, _rare_collections():
+        files = [
+            opened.enter_context(closing(layout(source, policy=request.policy, now=now))) for source in request.files
+        ]
+        return _Import(store, request, files, bad_lines).run()
 
 
 @contextmanager
-def _patient() -> Iterator[None]:
-    """Look for cycles rarely: a group of lines is many objects without any, and looking takes a fifth of the time.
-    Change between the threads often: each statement waits for its turn."""
-    thresholds, interval = gc.get_threshold(), sys.getswitchinterval()
+def _rare_collections() -> Iterator[None]:
+    """Look for cycles rarely: a group of lines is many objects without any, and looking takes a fifth of the time."""
+    thresholds = gc.get_threshold()
     gc.set_threshold(200_000, 20, 100)
-    sys.setswitchinterval(0.0002)
     try:
         yield
     finally:
         gc.set_threshold(*thresholds)
-        sys.setswitchinterval(interval)
 
 
 @dataclass(frozen=True)
-class Importing:
-    """One command at work. salt: of the splits."""
+class _Import:
+    """One command at work."""
 
     store: Store
     request: Request
     files: Sequence[Layout]
-    refusing: Refusing
-    salt: str
+    bad_lines: BadLines
 
-    def check(self) -> None:
-        """Read all files a first time."""
+    def run(self) -> ImportSummary:
+        rejected = sum(map(self._decode, self.files))
+        if not self.bad_lines.quarantine:
+            with self.store.read() as unit:
+                self._check(unit)
+        return self._store(rejected)
+
+    def _decode(self, file: Layout) -> int:
+        """Decode a file: the number of its lines that are refused."""
+        self.bad_lines.reading(file.source.name)
+        count = 0
+        for bad in file.decode_all(with_text=self.bad_lines.quarantine):
+            count += len(bad)
+            for line in bad:
+                self.bad_lines.refuse(*line)
+        return count
+
+    def _check(self, unit: Unit) -> None:
+        """Refuse a line that the store, or an earlier line, contradicts, while nothing is stored."""
+        earlier = EarlierLines()
         for file in self.files:
-            self.refusing.reading(file.source.name)
-            for refused in file.check():
-                if not self.refusing.quarantine:
-                    self.refusing.refuse(*refused)
+            self.bad_lines.reading(file.source.name)
+            owners = {}
+            for name, line in file.policies.items():
+                try:
+                    owners[name] = policies.find(unit, name)
+                except InputError as error:
+                    error.line = line
+                    self.bad_lines.refuse(error, b"")
+            for rows in file.groups() if file.names_keys else ():
+                new = rows
+                for name, owner in owners.items():
+                    if owner is not None:
+                        known = loading.stored_lines(unit, owner.policy.id, new.digest)
+                        listed = zip(new.digest, values(new.policy, len(new)), strict=True)
+                        new = new.select([not (digest in known and name == other) for digest, other in listed])
+                self._check_group(unit, new, earlier)
 
-    def whole(self, read: Pass) -> Summary:
-        """Everything in one transaction; the first line that is refused ends it.
+    def _check_group(self, unit: Unit, rows: LogColumns, earlier: EarlierLines) -> None:
+        contradicted = conflicts.find(unit, rows, conflicts.users_of_sessions(unit, rows))
+        first = min(contradicted.items(), default=None, key=lambda item: item[0]) or earlier.find(rows)
+        if first is not None:
+            row, error = first
+            error.line = rows.number[row]
+            self.bad_lines.refuse(error, b"")
 
-        Raises Surprise instead where it reads once: in two passes a line that cannot be read comes before one that the
-        store refuses."""
-
-        def work(unit: Unit) -> Summary:
-            intake = self._intake(unit, {name for file in self.files for name in file.policies})
-            for file in self.files:
-                with closing(self._groups(file, read)) as groups:
-                    for good, bad in groups:
-                        for refused in bad or _take(intake, good):
-                            if read is Layout.read_once:
-                                raise Surprise
-                            self.refusing.refuse(*refused)
-                intake.next_file()
-            summary = Summary(accepted=intake.accepted, duplicates=intake.duplicates, rejected=0)
-            if intake.run is not None:
-                settings.end_run(unit, intake.run, asdict(summary))
-            return summary
-
-        return self.store.write(work, sound=True, repeatable=True)
-
-    def grouped(self) -> Summary:
-        """Group by group, each in a transaction of its own."""
-        accepted = duplicates = rejected = 0
-        run: int | None = None
-        moved = Moved()
+    def _store(self, rejected: int) -> ImportSummary:
+        """Store the lines group by group."""
+        request, accepted, duplicates, altered = self.request, 0, 0, AlteredRewards()
+        options = {"layout": request.layout, "policy": request.policy, "files": [file.name for file in request.files]}
+        state = ImportState({name for file in self.files for name in file.policies}, options)
         for file in self.files:
-            with closing(self._groups(file, Layout.read)) as groups:
-                for good, bad in groups:
-                    intake, refused = self._group(good, run=run, moved=moved)
-                    run = intake.run
-                    accepted, duplicates = accepted + intake.accepted, duplicates + intake.duplicates
-                    for one in sorted([*bad, *refused], key=lambda one: one.error.line or 0):
-                        rejected += 1
-                        self.refusing.refuse(*one)
-        summary = Summary(accepted=accepted, duplicates=duplicates, rejected=rejected)
-        if run is not None:
-            self.store.write(partial(_end, run=run, summary=summary), repeatable=True)
+            self.bad_lines.reading(file.source.name)
+            state.cache = Cache()
+            for rows in file.groups():
+                work = partial(_write, state=state, rows=rows, file=file)
+                result = self.store.write(work, sound=True, repeatable=True)
+                state.run, state.cache = result.run, result.cache
+                accepted, duplicates = accepted + result.accepted, duplicates + result.duplicates
+                altered += result.altered
+                rejected += len(result.refused)
+                for error, text in result.refused:
+                    if not self.bad_lines.quarantine:
+                        error.hint = f"{accepted} lines are stored; the same command goes on after them"
+                    self.bad_lines.refuse(error, text)
+        summary = ImportSummary(
+            accepted=accepted,
+            duplicates=duplicates,
+            rejected=rejected,
+            clipped=altered.clipped,
+            ignored=altered.ignored,
+        )
+        if state.run is not None:
+            end = partial(settings.end_run, run_id=state.run, result=asdict(summary))
+            self.store.write(end, repeatable=True)
+        for line in altered.notices():
+            self.store.notice(line)
         return summary
 
-    def _group(self, good: list[Line] | Impressions, *, run: int | None, moved: Moved) -> tuple[Intake, list[Refused]]:
-        mine = [line.policy for line in good] if isinstance(good, list) else [None] * len(good.digest)
-        names = {cast(str, self.request.policy or name) for name in mine}
 
-        def work(unit: Unit) -> tuple[Intake, list[Refused]]:
-            intake = self._intake(unit, names, run=run, moved=moved)
-            return intake, _take(intake, good)
-
-        return self.store.write(work, sound=True, repeatable=True)
-
-    def _intake(
-        self, unit: Unit, names: Collection[str], *, run: int | None = None, moved: Moved | None = None
-    ) -> Intake:
-        request = self.request
-        options = {"layout": request.layout, "policy": request.policy, "files": [file.name for file in request.files]}
-        return Intake(unit, names, policy=request.policy, options=options, run=run, moved=moved or Moved())
-
-    def _groups(self, file: Layout, read: Pass) -> Generator[Taken, None, None]:
-        """What a pass over a file takes, each group read while the one before is stored."""
-        self.refusing.reading(file.source.name)
-        gathered = impressions.gathered(read(file), salt=self.salt)
-        with closing(gathered) as groups, ThreadPoolExecutor(max_workers=1) as reader:
-            coming = reader.submit(next, groups, None)
-            while (group := coming.result()) is not None:
-                coming = reader.submit(next, groups, None)
-                yield group
-
-
-def _take(intake: Intake, good: list[Line] | Impressions) -> list[Refused]:
-    """Store what a group holds: the lines that were refused."""
-    return lines.take(intake, good) if isinstance(good, list) else impressions.take(intake, good)
-
-
-def _end(unit: Unit, *, run: int, summary: Summary) -> None:
-    settings.end_run(unit, run, asdict(summary))
+def _write(unit: Unit, *, state: ImportState, rows: LogColumns, file: Layout) -> GroupResult:
+    return GroupWriter(unit, state, session_prefix=file.session_prefix).write(rows)

@@ -11,9 +11,9 @@ from typing import Any, BinaryIO, cast
 
 import click
 
+from rlrec.app.imports.layouts import WRITERS
 from rlrec.cli import output
 from rlrec.cli.output import Show
-from rlrec.cli.plain import dumps
 from rlrec.cli.shared import check_target, notice, printed, stored
 from rlrec.errors import RlrecError
 
@@ -21,7 +21,7 @@ from rlrec.errors import RlrecError
 @click.command("export-log")
 @click.argument("path", type=click.Path(dir_okay=False, allow_dash=True), metavar="PATH|-")
 @click.option(
-    "--layout", type=click.Choice(["jsonl"]), default="jsonl", show_default=True, help="One JSON object a decision."
+    "--layout", type=click.Choice(list(WRITERS)), default="jsonl", show_default=True, help="One JSON object a decision."
 )
 @click.option("--log", metavar="FILTER", help="Which decisions, e.g. policy=home,since=2026-01-01. Default: all.")
 @printed
@@ -39,8 +39,9 @@ def export_log(store: Any, show: Show, path: str, layout: str, log: str | None) 
       rlrec export-log - --log policy=home > home.jsonl
     """
     from rlrec.app import export_log as use_case
+    from rlrec.app.imports import layouts
 
-    lines = (f"{dumps(record)}\n".encode() for record in use_case.export_log(store, log=log))
+    lines = layouts.writer(layout)(use_case.export_log(store, log=log))
     if path == "-":
         exported = _write(lines, output.write)
         output.flush()

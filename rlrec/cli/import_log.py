@@ -7,18 +7,17 @@ from typing import Any, BinaryIO
 
 import click
 
+from rlrec.app.imports.layouts import READERS
 from rlrec.cli import lines
 from rlrec.cli.output import Show
 from rlrec.cli.shared import FILE, Refusals, printed, refusing, stored
 from rlrec.cli.values import NAME
 
-LAYOUTS = ["obd", "jsonl"]
-
 
 @click.command("import-log")
 @click.argument("files", type=FILE, nargs=-1, required=True, metavar="FILE|-...")
 @click.option(
-    "--layout", type=click.Choice(LAYOUTS), required=True,
+    "--layout", type=click.Choice(list(READERS)), required=True,
     help="obd: Open Bandit Dataset CSV. jsonl: one decision a line, as export-log writes them. Both may be gzip.",
 )  # fmt: skip
 @click.option(
@@ -37,6 +36,10 @@ def import_log(
     Imported decisions are mature at once and teach no belief by themselves. A line that names no policy, where --policy
     does not either, goes to a policy called `imported`.
 
+    All lines are checked before the first one is stored. They are stored in portions, so that others are served
+    meanwhile; an import that was stopped goes on where it ended when the same command runs again. The summary counts
+    the decisions whose rewards the policy's reward definition clips or ignores.
+
     For `train-pg`, and for policies that read the session, a line of jsonl says in `state` what was known of its visit
     then: {"step": 0} at the first step; later on step, gap_s (since the last decision), shown (slots so far), reward
     (of them), and history, the last 64 of them, oldest first: [{"arm": A, "ago": decisions ago, "reward": R}, ...].
@@ -49,8 +52,8 @@ def import_log(
     from rlrec.app.imports.layouts.base import Source
 
     sources = [Source(file=_rereadable(file, refusals), name=file, decode=lines.decode_group) for file in files]
-    told = use_case.Refusing(quarantine=refusals.quarantine, refuse=refusals.refuse, reading=refusals.reading)
-    show(use_case.import_log(store, use_case.Request(files=sources, layout=layout, policy=policy), told))
+    bad_lines = use_case.BadLines(quarantine=refusals.quarantine, refuse=refusals.refuse, reading=refusals.reading)
+    show(use_case.import_log(store, use_case.Request(files=sources, layout=layout, policy=policy), bad_lines))
 
 
 def _rereadable(file: str, refusals: Refusals) -> str | BinaryIO:

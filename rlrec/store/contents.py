@@ -21,6 +21,16 @@ def key_digest(key: str) -> int:
     return int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "little", signed=True)
 
 
+def key_digests(keys: Sequence[str]) -> list[int]:
+    """`key_digest` of each."""
+    import numpy as np
+
+    digests: list[int] = np.frombuffer(
+        b"".join([blake2b(key.encode(), digest_size=8).digest() for key in keys]), "<i8"
+    ).tolist()
+    return digests
+
+
 def contexts(unit: Unit, bodies: Collection[str]) -> dict[str, int]:
     """The id of each context, stored if it is new."""
     bodies_by_digest = {digest(body): body for body in sorted(set(bodies))}

@@ -108,6 +108,12 @@ def few_sessions(unit: Unit, prefix: str) -> set[str] | None:
     return {row[0] for row in rows} if len(rows) < FEW else None
 
 
+def marks(unit: Unit, policy_ids: Collection[int]) -> tuple[Any, ...]:
+    """Equal only as long as nobody adds a session, or changes one of these policies, which are locked."""
+    chosen = "SELECT policy_id, seq FROM policy_head WHERE policy_id IN (?*) ORDER BY policy_id"
+    return unit.ask_value("SELECT max(id) FROM session"), *unit.ask(chosen, list(policy_ids))
+
+
 def _portions(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
     return (values[start : start + PORTION] for start in range(0, len(values), PORTION))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import sqlite3
+import tracemalloc
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ import pytest
 
 from rlrec.app import import_log
 from rlrec.app.export_log import export_log
-from rlrec.app.imports.layouts.base import Impressions, Source
+from rlrec.app.imports.layouts.base import Source
 from rlrec.app.imports.layouts.obd import Obd
 from rlrec.app.init import init
 from rlrec.app.inputs import canonical
 from rlrec.cli.lines import decode_group
 from rlrec.store import Store
+from rlrec.store.loading import Same
 from tests.conftest import Run, runner
 
 SAMPLE = Path("sample_data/random_all.csv.gz")
@@ -129,11 +131,17 @@ def test_a_known_request_id_is_a_conflict(lived: Run) -> None:
 
 def test_a_line_is_known_by_its_bytes_and_how_often_they_came(run: Run) -> None:
     twice = lines({}, {}, {"session": "s2"})
-    assert imported(run, twice) == {"accepted": 3, "duplicates": 0, "rejected": 0}
-    assert imported(run, twice) == {"accepted": 0, "duplicates": 3, "rejected": 0}
+    assert imported(run, twice) == {"accepted": 3, "duplicates": 0, "rejected": 0, "clipped": 0, "ignored": 0}
+    assert imported(run, twice) == {"accepted": 0, "duplicates": 3, "rejected": 0, "clipped": 0, "ignored": 0}
     more = lines({}, {}, {}, {"session": "s3"})
-    assert imported(run, more) == {"accepted": 2, "duplicates": 2, "rejected": 0}
-    assert imported(run, more, "--policy", "else") == {"accepted": 4, "duplicates": 0, "rejected": 0}
+    assert imported(run, more) == {"accepted": 2, "duplicates": 2, "rejected": 0, "clipped": 0, "ignored": 0}
+    assert imported(run, more, "--policy", "else") == {
+        "accepted": 4,
+        "duplicates": 0,
+        "rejected": 0,
+        "clipped": 0,
+        "ignored": 0,
+    }
 
 
 def test_a_reward_without_events_is_an_event(run: Run) -> None:
@@ -268,8 +276,7 @@ def test_what_cannot_be_read_is_told_before_what_the_store_refuses(run: Run) -> 
 @pytest.mark.usefixtures("small_groups")
 def test_policies_may_be_named_late_in_a_file(run: Run) -> None:
     assert imported(run, lines(*({"policy": name} for name in "bbbbacab"))) == {
-        "accepted": 8, "duplicates": 0, "rejected": 0
-    }  # fmt: skip
+        "accepted": 8, "duplicates": 0, "rejected": 0, "clipped": 0, "ignored": 0}  # fmt: skip
     assert [one["policy"] for one in exported(run)] == [*"bbbbacab"]
     assert [one["policy"] for one in run("policy", "list", "--json").json] == ["a", "b", "c"]
 
@@ -286,23 +293,22 @@ def test_an_obd_context_is_canonical(tmp_path: Path) -> None:
         '2019-11-24 01:00:00.5+01:00,7,3,1,0.5,"a ""b"", ü",x,2.0,1.5\n'
         "2019-11-24 00:00:00+00:00,10,1,0,0.25,y,x,0.0,0\n"
     )
-    layout = Obd(source(path), policy="random", now=2 * 10**15)
-    assert list(layout.check()) == []
-    [(found, _)] = list(layout.read())
-    assert isinstance(found, Impressions)
+    with closing(Obd(source(path), policy="random", now=2 * 10**15)) as layout:
+        assert list(layout.decode_all(with_text=False)) == [[]]
+        [found] = layout.groups()
     features = {"user_feature_1": 'a "b", ü', "user_feature_0": "x"}
     affinities = {"user-item_affinity_2": 2.0, "user-item_affinity_10": 1.5}
     assert found.context[0] == canonical.text(features | affinities)
     assert found.context[1] == canonical.text({"user_feature_1": "y", "user_feature_0": "x"})
-    assert (found.eligible, found.size) == (("10", "2", "7"), 3)
-    assert (list(found.at), list(found.clicked)) == ([1574553600500000, 1574553600000000], [True, False])
+    assert (found.eligible, found.eligible_sets, found.size) == (Same(0), (("10", "2", "7"),), Same(3))
+    assert (found.at, found.events.row, found.events.position) == ([1574553600500000, 1574553600000000], [0], [3])
 
 
 @pytest.mark.slow
 def test_the_open_bandit_log_is_stored_once(run: Run) -> None:
     command = ("import-log", SAMPLE, "--layout", "obd", "--policy", "random", "--json")
-    assert run(*command).json == {"accepted": 10_000, "duplicates": 0, "rejected": 0}
-    assert run(*command).json == {"accepted": 0, "duplicates": 10_000, "rejected": 0}
+    assert run(*command).json == {"accepted": 10_000, "duplicates": 0, "rejected": 0, "clipped": 0, "ignored": 0}
+    assert run(*command).json == {"accepted": 0, "duplicates": 10_000, "rejected": 0, "clipped": 0, "ignored": 0}
     last = exported(run)[-1]
     assert (last["k"], len(last["slate"]), len(last["eligible"]), last["slate"][0]["marginal"]) == (3, 1, 80, 0.0125)
     assert (last["propensity"], last["slate"][0]["propensity"], last["visit"], last["step"]) == (None, None, 1, 0)
@@ -323,7 +329,7 @@ def test_groups_of_a_file_see_each_other(db: str, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("rlrec.app.export_log.GROUP", 2)
     path = tmp_path / "log.jsonl"
     path.write_text(lines(*({"session": f"s{n % 2}", "visit": 1, "step": n, "user": "u"} for n in range(7))))
-    told = import_log.Refusing(quarantine=False, refuse=lambda error, text: None, reading=lambda name: None)
+    told = import_log.BadLines(quarantine=False, refuse=lambda error, text: None, reading=lambda name: None)
     with closing(Store(db)) as store:
         import_log.import_log(store, import_log.Request(files=[source(path)], layout="jsonl"), told)
         found = [(one["session"], one["visit"], one["step"], one["user"]) for one in export_log(store)]
@@ -335,3 +341,58 @@ def test_imported_visits_are_ended(sqlite_db: str, run_sqlite: Run) -> None:
     with closing(sqlite3.connect(sqlite_db)) as connection:
         rows = connection.execute("SELECT ended_at - started_at, steps FROM visit ORDER BY session_id").fetchall()
     assert rows == [(600_000_000, 2), (0, 1)]
+
+
+@pytest.mark.usefixtures("small_groups")
+@pytest.mark.parametrize("change", [{"request_id": "r"}, {"user": "u2"}, {"events": [{"kind": "click", "key": "k"}]}])
+def test_nothing_is_stored_where_an_earlier_group_contradicts_a_line(run: Run, change: dict[str, Any]) -> None:
+    first = {"request_id": "r", "user": "u1", "events": [{"kind": "click", "key": "k"}]}
+    text = lines(first, *({"session": f"t{n}"} for n in range(5)), {"session": "s1"} | change)
+    said = run("import-log", "-", "--layout", "jsonl", stdin=text)
+    assert (said.exit_code, said.stdout) == (6, "")
+    assert "line 7, field" in said.stderr
+    assert exported(run) == []
+    assert run("policy", "list", "--json").json == []
+
+
+@pytest.mark.usefixtures("small_groups")
+def test_an_import_that_was_stopped_goes_on_where_it_ended(
+    run: Run, other: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Portions are stored one by one: others are served between them, and nothing is stored twice."""
+    path = tmp_path / "log.jsonl"
+    path.write_text(lines(*({"session": f"s{n // 3}", "visit": 1 + n // 5 % 2, "user": "u"} for n in range(9))))
+    write, count = Store.write, 0
+
+    def stop(*args: Any, **options: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == 4:
+            raise KeyboardInterrupt
+        return write(*args, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "write", stop)
+        assert run("import-log", path, "--layout", "jsonl").exit_code == 130
+    assert len(exported(run)) == 6
+    again = run("import-log", path, "--layout", "jsonl", "--json").json
+    assert (again["accepted"], again["duplicates"]) == (3, 6)
+    other("import-log", path, "--layout", "jsonl")
+    assert exported(run) == exported(other)
+
+
+def test_memory_does_not_grow_with_the_lines_that_are_refused(sqlite_db: str, tmp_path: Path) -> None:
+    tracemalloc.start()
+    peaks = []
+    for count in (5_000, 20_000):
+        path = tmp_path / f"{count}.jsonl"
+        path.write_text('{"session": "s", "slate": [], "eligible": ["a"]}\n' * count)
+        bad_lines = import_log.BadLines(quarantine=True, refuse=lambda error, text: None, reading=lambda name: None)
+        with closing(Store(sqlite_db)) as store, pytest.MonkeyPatch.context() as patched:
+            patched.setattr("rlrec.app.imports.layouts.base.GROUP", 1_000)
+            patched.setattr("rlrec.app.imports.layouts.base.BLOCK", 50_000)
+            tracemalloc.reset_peak()
+            import_log.import_log(store, import_log.Request(files=[source(path)], layout="jsonl"), bad_lines)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+    tracemalloc.stop()
+    assert peaks[1] < 1.3 * peaks[0]

@@ -9,9 +9,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from rlrec.app.imports.layouts.base import Seen
+from rlrec.app.imports.conflicts import FirstValues
 from rlrec.app.log.splits import split, splits
 from rlrec.errors import RlrecError
 from rlrec.store import Store
@@ -20,7 +21,6 @@ from tests.conftest import Run
 NAMES = ["timestamp", "item_id", "position", "click", "propensity_score", "user_feature_0", "user-item_affinity_0"]
 SMALL = {  # so that a few lines are many groups
     "rlrec.app.imports.layouts.base.GROUP": 2,
-    "rlrec.app.imports.impressions.WIDE": 3,
     "rlrec.store.loading.ROWS": 2,
     "rlrec.store.loading.FEW": 1,
     "rlrec.store.loading.PORTION": 2,
@@ -69,7 +69,7 @@ def test_groups_and_statements_of_any_size_store_the_same(
     for name, value in SMALL.items():
         monkeypatch.setattr(name, value)
     path = written(tmp_path / "log.csv", VARIED)
-    assert taken_in(run, path) == {"accepted": 7, "duplicates": 0, "rejected": 0}
+    assert taken_in(run, path) == {"accepted": 7, "duplicates": 0, "rejected": 0, "clipped": 0, "ignored": 0}
     eligible = ["0", "1", "2", "3", "4", "6", "new"]
     clicks = [
         [("click", int(row[2]), row[0].replace(" ", "T").replace("+00:00", "Z"))] if row[3] == "1" else []
@@ -79,7 +79,7 @@ def test_groups_and_statements_of_any_size_store_the_same(
         (row[1], int(row[2]), float(row[4]), row[0].replace(" ", "T").replace("+00:00", "Z"), click, 3, eligible)
         for row, click in zip(VARIED, clicks, strict=True)
     ]
-    assert taken_in(run, path) == {"accepted": 0, "duplicates": 7, "rejected": 0}
+    assert taken_in(run, path) == {"accepted": 0, "duplicates": 7, "rejected": 0, "clipped": 0, "ignored": 0}
 
 
 @pytest.mark.parametrize("change", ["quoted", "times", "order"])
@@ -108,14 +108,14 @@ def test_an_unusual_file_says_the_same(run_sqlite: Run, sqlite_db: str, tmp_path
 def test_a_line_that_comes_twice_is_two_lines(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rlrec.app.imports.layouts.base.GROUP", 2)
     path = written(tmp_path / "log.csv", [*VARIED, *VARIED[:3]])
-    assert taken_in(run, path) == {"accepted": 10, "duplicates": 0, "rejected": 0}
+    assert taken_in(run, path) == {"accepted": 10, "duplicates": 0, "rejected": 0, "clipped": 0, "ignored": 0}
     more = written(tmp_path / "more.csv", [*VARIED[:3], *VARIED[:3], *VARIED[:3], *rows({"item_id": "0"})])
-    assert taken_in(run, path, more) == {"accepted": 4, "duplicates": 16, "rejected": 0}
+    assert taken_in(run, path, more) == {"accepted": 4, "duplicates": 16, "rejected": 0, "clipped": 0, "ignored": 0}
 
 
 def test_two_files_of_one_command_may_overlap(run: Run, tmp_path: Path) -> None:
     one, two = written(tmp_path / "one.csv", VARIED[:5]), written(tmp_path / "two.csv", VARIED[3:])
-    assert taken_in(run, one, two) == {"accepted": 7, "duplicates": 2, "rejected": 0}
+    assert taken_in(run, one, two) == {"accepted": 7, "duplicates": 2, "rejected": 0, "clipped": 0, "ignored": 0}
 
 
 def test_sessions_that_a_store_has_already_are_joined(run: Run, tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_sessions_that_a_store_has_already_are_joined(run: Run, tmp_path: Path) 
     text = text.replace("random/", "other/")
     assert run("import-log", "-", "--layout", "jsonl", "--policy", "copy", stdin=text).exit_code == 0
     said = run("import-log", path, "--layout", "obd", "--policy", "other", "--json").json
-    assert said == {"accepted": 7, "duplicates": 0, "rejected": 0}
+    assert said == {"accepted": 7, "duplicates": 0, "rejected": 0, "clipped": 0, "ignored": 0}
     mine = run("export-log", "-", "--log", "policy=other").lines
     assert {one["session"] for one in mine} == sessions
     assert {(one["visit"], one["step"]) for one in mine} == {(1, 1)}
@@ -156,7 +156,7 @@ def test_bad_lines_are_set_apart_in_order(run: Run, tmp_path: Path, monkeypatch:
     rejects = tmp_path / "bad.jsonl"
     command = ("import-log", written(tmp_path / "log.csv", lines), "--layout", "obd", "--policy", "random", "--json")
     said = run(*command, "--on-error", "quarantine", "--rejects", rejects)
-    assert said.json == {"accepted": 4, "duplicates": 0, "rejected": 3}
+    assert said.json == {"accepted": 4, "duplicates": 0, "rejected": 3, "clipped": 0, "ignored": 0}
     assert [json.loads(line)["line"] for line in rejects.read_text().splitlines()] == [3, 4, 7]
 
 
@@ -182,12 +182,12 @@ def test_many_splits_are_those_of_each() -> None:
     assert splits("salt", []) == []
 
 
-def test_lines_seen_before_are_found_in_any_run() -> None:
-    seen = Seen()
-    digests = [number.to_bytes(8, "little") + bytes(8) for number in range(100)]
-    assert not any(seen.again(digests[start : start + 7]) for start in range(0, 70, 7))
-    assert all(seen.again([digests[number], digests[99 - number]]) for number in range(0, 25, 5))
-    assert seen.again([digests[80], digests[80]])
+def test_another_value_of_a_key_is_found_in_any_run() -> None:
+    first = FirstValues()
+    keys = np.arange(100)
+    assert not any(first.differing(keys[start : start + 7], keys[start : start + 7]).any() for start in range(0, 70, 7))
+    assert first.differing(keys[[3, 99, 69]], keys[[4, 99, 69]]).tolist() == [True, False, False]
+    assert first.differing(keys[[80, 80, 81]], keys[[5, 6, 7]]).tolist() == [False, True, False]
 
 
 def _told(place: int, one: dict[str, Any]) -> str:

@@ -30,7 +30,7 @@ def test_bad_lines_are_set_apart(run: Run, tmp_path: Path) -> None:
         "import-log", "-", "--layout", "jsonl", "--on-error", "quarantine", "--rejects", rejects, "--json", stdin=text
     )
     assert said.exit_code == 5
-    assert said.json == {"accepted": 2, "duplicates": 0, "rejected": 2}
+    assert said.json == {"accepted": 2, "duplicates": 0, "rejected": 2, "clipped": 0, "ignored": 0}
     told = [json.loads(line) for line in rejects.read_text().splitlines()]
     assert [(one["line"], one["field"]) for one in told] == [(2, "session"), (5, "session")]
 
@@ -40,7 +40,7 @@ def test_several_files_one_of_them_packed(run_sqlite: Run, tmp_path: Path) -> No
     one.write_text(LINE % "s1" + LINE % "s2")
     two.write_bytes(gzip.compress((LINE % "s2" + LINE % "s3").encode()))
     said = run_sqlite("import-log", one, two, "--layout", "jsonl", "--json")
-    assert said.json == {"accepted": 3, "duplicates": 1, "rejected": 0}
+    assert said.json == {"accepted": 3, "duplicates": 1, "rejected": 0, "clipped": 0, "ignored": 0}
 
 
 def test_an_error_names_its_own_file(run_sqlite: Run, tmp_path: Path) -> None:
@@ -207,3 +207,24 @@ def test_a_foreign_line_is_told_where_its_arm_belongs(run_sqlite: Run) -> None:
     assert run_sqlite("import-log", "-", "--layout", "jsonl", stdin=example + "\n").exit_code == 0
     missing = run_sqlite("import-log", "-", "--layout", "jsonl", stdin='{"session": "s1"}\n')
     assert "field slate: is missing. for example {" in missing.stderr
+
+
+def test_rewards_that_the_definition_clips_or_ignores_are_counted_and_said(run: Run) -> None:
+    """A log of 1 to 5 stars would else be estimated at exactly 1 without a word."""
+    stars = [f'{{"session": "s{n}", "slate": [{{"arm": "a"}}], "eligible": ["a"], "reward": {n}}}\n' for n in range(6)]
+    event = '{"session": "e%d", "slate": [{"arm": "a"}], "eligible": ["a"], "events": [%s], "reward": %s}\n'
+    others = [
+        event % (1, '{"kind": "dwell_s", "value": 2}', 2),
+        event % (2, '{"kind": "click"}', 1),
+        event % (3, "", 9),
+    ]
+    said = run("import-log", "-", "--layout", "jsonl", "--json", stdin="".join(stars + others))
+    assert said.json == {"accepted": 9, "duplicates": 0, "rejected": 0, "clipped": 4, "ignored": 2}
+    assert said.stderr.splitlines() == [
+        "4 decisions have rewards that 'default' clips to 0 to 1; `rlrec reward define` another one, and estimate with"
+        " --reward",
+        "2 decisions have rewards or events that 'default' ignores (it does not weigh dwell_s); `rlrec reward define`"
+        " another one, and estimate with --reward",
+    ]
+    again = run("import-log", "-", "--layout", "jsonl", "--json", stdin="".join(stars))
+    assert (again.json["clipped"], again.stderr) == (0, "")

@@ -1,115 +1,299 @@
-"""What every line of an import needs in the store, within one transaction: its owner, its contents, its decision."""
+"""One group of an imported log into the tables, in columns: what is known is left out, what contradicts the store is
+refused. Each group is a transaction."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import compress
 from typing import Any
 
-from rlrec.app.imports.policies import Owners
-from rlrec.app.imports.visit_numbers import Moved
+import numpy as np
+
+from rlrec.app.imports import altered_rewards, conflicts, policies
+from rlrec.app.imports.altered_rewards import AlteredRewards
+from rlrec.app.imports.columns import NULL, LogColumns, distinct, mapped, values
+from rlrec.app.imports.layouts.base import RefusedLine, refused
+from rlrec.app.imports.visit_numbers import VisitMoves, VisitNumbers
+from rlrec.app.inputs import canonical
+from rlrec.app.log.splits import splits
+from rlrec.arrays import run_starts
 from rlrec.errors import InputError
 from rlrec.records import Version
-from rlrec.store import Unit, arms, contents, loading, policies, settings
+from rlrec.store import Unit, arms, contents, decisions, events, loading, sessions, settings
+from rlrec.store import policies as stored_policies
+from rlrec.store.contents import key_digests
 from rlrec.store.loading import Column, Same
+from rlrec.store.sessions import Session
 
-CACHE = 50_000  # contexts whose ids are remembered
+
+@dataclass(frozen=True)
+class Cache:
+    """Keys that the store had before this file, while nobody but the import itself adds any: as long as `marks` are
+    the same. None: there are too many to fetch."""
+
+    marks: tuple[Any, ...] = ()
+    lines: Mapping[int, set[bytes] | None] = field(default_factory=dict)
+    sessions: set[str] | None = None
 
 
-class Intake:
-    """An import in one transaction."""
+@dataclass
+class ImportState:
+    """What an import remembers from one transaction to the next.
 
-    def __init__(
-        self,
-        unit: Unit,
-        names: Collection[str],
-        *,
-        policy: str | None,
-        options: Mapping[str, Any],
-        run: int | None,
-        moved: Moved,
-    ) -> None:
-        """names: the owners of the lines to come; policy: of all of them, None where each names its own; options: what
-        the command was asked for, noted with its first line; run: that note, where an earlier group made it."""
+    policies: the names of all owners; options: what the command was asked for, noted with its first decisions; run: the
+    id of that note."""
+
+    policies: Collection[str]
+    options: Mapping[str, Any]
+    run: int | None = None
+    moves: VisitMoves = field(default_factory=VisitMoves)
+    cache: Cache = field(default_factory=Cache)
+
+
+@dataclass
+class GroupResult:
+    """What became of a group."""
+
+    accepted: int
+    duplicates: int
+    refused: list[RefusedLine]
+    altered: AlteredRewards
+    run: int | None
+    cache: Cache
+
+
+class GroupWriter:
+    """The import of a group of rows, in one transaction. session_prefix: of all their session keys, None if unknown."""
+
+    def __init__(self, unit: Unit, state: ImportState, *, session_prefix: str | None) -> None:
         self.unit = unit
-        self.policy = policy
-        self.options = options
-        self.run = run
-        self.moved = moved
-        self.accepted = self.duplicates = 0
-        self.owners: dict[str, Version | InputError] = {}
-        for name in sorted(names):
-            self._own(name)
-        policies.lock(unit, [owner.policy.id for owner in self.owners.values() if isinstance(owner, Version)])
+        self.state = state
+        self.run = state.run
+        self.session_prefix = session_prefix
+        self.owners = {name: self._owner(name) for name in sorted(state.policies)}
+        self.ids = {name: owner.policy.id for name, owner in self.owners.items() if isinstance(owner, Version)}
+        stored_policies.lock(unit, list(self.ids.values()))
         self.settings = settings.get(unit)
-        self._seq: dict[int, int] = {}
-        self._contexts: dict[str, int] = {}
-        self._few_lines: dict[int, set[bytes] | None] = {}
-        self._few_sessions: dict[str, set[str] | None] = {}
+        marks = loading.marks(unit, self.ids.values())
+        self.cache = state.cache if marks == state.cache.marks else self._fetch_cache()
+        self.altered = AlteredRewards()
 
-    def _own(self, name: str) -> None:
-        owners = Owners(self.unit)
+    def _owner(self, name: str) -> Version | InputError:
         try:
-            self.owners[name] = owners.find(name) or owners.create(name)
+            return policies.find(self.unit, name) or policies.create(self.unit, name)
         except InputError as error:
-            self.owners[name] = error
+            return error
 
-    def next_file(self) -> None:
-        """What was taken in so far is known from now on."""
-        self._few_lines.clear()
-        self._few_sessions.clear()
+    def _fetch_cache(self) -> Cache:
+        few = None if self.session_prefix is None else loading.few_sessions(self.unit, self.session_prefix)
+        return Cache((), {number: loading.few_lines(self.unit, number) for number in self.ids.values()}, few)
 
-    # -- what the store has --
+    def write(self, rows: LogColumns) -> GroupResult:
+        """Store what is new."""
+        owned, bad = self._with_owner(rows)
+        new = self._new(owned)
+        stored = self._stored_sessions(new)
+        users = {key: session.user for key, session in stored.items()}
+        if errors := conflicts.find(self.unit, new, users):
+            texts = values(new.text, len(new))
+            bad += [refused(error, new.number[row], texts[row] or b"") for row, error in errors.items()]
+            accepted = new.select([row not in errors for row in range(len(new))])
+        else:
+            accepted = new
+        if len(accepted):
+            self._store(accepted, stored)
+        cache = replace(self.cache, marks=loading.marks(self.unit, self.ids.values()))
+        return GroupResult(len(accepted), len(owned) - len(new), bad, self.altered, self.run, cache)
 
-    def known_lines(self, policy_id: int, digests: Sequence[bytes]) -> set[bytes]:
-        """A set that has those of these identities which the policy took in before this file."""
-        if policy_id not in self._few_lines:
-            self._few_lines[policy_id] = loading.few_lines(self.unit, policy_id)
-        few = self._few_lines[policy_id]
-        return loading.stored_lines(self.unit, policy_id, digests) if few is None else few
+    # -- what is new --
 
-    def known_sessions(self, prefix: str, keys: Sequence[str]) -> set[str]:
-        """A set that has those of these keys, which all begin so, whose sessions are older than this file."""
-        if prefix not in self._few_sessions:
-            self._few_sessions[prefix] = loading.few_sessions(self.unit, prefix)
-        few = self._few_sessions[prefix]
-        return loading.stored_sessions(self.unit, keys) if few is None else few
+    def _with_owner(self, rows: LogColumns) -> tuple[LogColumns, list[RefusedLine]]:
+        """The rows whose policy can own an imported log, and the other lines."""
+        if len(self.ids) == len(self.owners):
+            return rows, []
+        names, texts = values(rows.policy, len(rows)), values(rows.text, len(rows))
+        bad = []
+        for number, name, text in zip(rows.number, names, texts, strict=True):
+            if isinstance(owner := self.owners[name], InputError):
+                error = InputError(owner.message, hint=owner.hint, field=owner.field)
+                bad.append(refused(error, number, text or b""))
+        return rows.select([name in self.ids for name in names]), bad
 
-    def arms(self, wanted: Collection[str]) -> dict[str, int]:
-        """Ids of arms; unknown ones are added."""
-        found = arms.ids(self.unit, wanted)
-        if new := set(wanted) - found.keys():
+    def _new(self, rows: LogColumns) -> LogColumns:
+        """Without the lines that their policy has taken in before."""
+        keep = [True] * len(rows)
+        for name in distinct(rows.policy):
+            number = self.ids[name]
+            few = self.cache.lines[number]
+            if few is not None and few.isdisjoint(rows.digest):
+                continue
+            of_policy = [name == other for other in values(rows.policy, len(rows))]
+            digests = [digest for digest, chosen in zip(rows.digest, of_policy, strict=True) if chosen]
+            known = loading.stored_lines(self.unit, number, digests) if few is None else few
+            keep = [
+                kept and not (chosen and digest in known)
+                for kept, chosen, digest in zip(keep, of_policy, rows.digest, strict=True)
+            ]
+        return rows.select(keep)
+
+    def _stored_sessions(self, rows: LogColumns) -> dict[str, Session]:
+        """The sessions of these rows that the store has, locked."""
+        keys = set(rows.session)
+        few = self.cache.sessions
+        known = loading.stored_sessions(self.unit, list(keys)) if few is None else few & keys
+        return sessions.find(self.unit, known, lock=True) if known else {}
+
+    # -- rows of tables --
+
+    def _store(self, rows: LogColumns, stored: dict[str, Session]) -> None:
+        """Insert decisions and all that belongs to them, into each unique table in the order of its key."""
+        unit, n = self.unit, len(rows)
+        if self.run is None:
+            self.run = settings.add_run(unit, "import-log", self.state.options)
+        at = [unit.now if time is None else time for time in values(rows.at, n)]
+        history = None if rows.history == NULL else values(rows.history, n)
+        arm_ids = self._arm_ids(rows, history)
+        contexts = contents.contexts(unit, set(rows.context))
+        session_ids = self._session_ids(rows, stored)
+        visit, step = self._visits(rows, session_ids, at, stored)
+        ids = decisions.reserve(unit, n)
+        owners = {name: owner for name in distinct(rows.policy) if isinstance(owner := self.owners[name], Version)}
+        seq = mapped(rows.policy, {name: stored_policies.raise_seq(unit, self.ids[name]) for name in sorted(owners)})
+        policy_id = mapped(rows.policy, self.ids)
+        self._write("decision", {
+            "id": ids, "policy_id": policy_id, "seq": seq,
+            "version_id": mapped(rows.policy, {name: owner.id for name, owner in owners.items()}),
+            "session_id": session_ids, "visit": visit, "step": step, "context_id": mapped(rows.context, contexts),
+            "state": rows.state, "eligible_id": self._eligible_ids(rows, arm_ids), "size": rows.size, "at": at,
+            "log_propensity": rows.log_propensity, "seed": rows.seed, "request_key": rows.request_id,
+            "history": [shown and shown.packed(arm_ids) for shown in history] if history else NULL,
+            "source": rows.source, "belief_seq": Same(0), "imported": Same(1), "run_id": Same(self.run),
+            "catalogue_revision": Same(self.settings.catalogue_revision),
+        })  # fmt: skip
+        slots = rows.slots
+        self._write("slot", {
+            "decision_id": mapped(slots.row, ids), "position": slots.position, "arm_id": mapped(slots.arm, arm_ids),
+            "propensity": slots.propensity, "marginal": slots.marginal, "min_propensity": slots.min_propensity,
+            "score": slots.score, "censored": slots.censored, "rounded": slots.rounded,
+        })  # fmt: skip
+        self._identities(rows, ids, policy_id)
+        self._events(rows, ids, at, seq)
+        for name, owner in owners.items():
+            of_owner = [name == other for other in values(rows.policy, n)] if len(owners) > 1 else [True] * n
+            served_at = list(compress(at, of_owner))
+            self.altered += altered_rewards.find(owner.reward, rows.select(of_owner), served_at)
+
+    def _write(self, table: str, columns: Mapping[str, Column]) -> None:
+        loading.write(self.unit, table, {name: column for name, column in columns.items() if column != NULL})
+
+    def _arm_ids(self, rows: LogColumns, history: Sequence[Any] | None) -> dict[str, int]:
+        """Ids of the arms that these rows name; unknown ones are added."""
+        keys = set().union(*(rows.eligible_sets[index] for index in distinct(rows.eligible)))
+        keys |= {arm for shown in history or () if shown is not None for arm, *_ in shown.entries}
+        ids = arms.ids(self.unit, keys)
+        if new := keys - ids.keys():
             arms.put(self.unit, dict.fromkeys(new, "{}"))
             self.settings = settings.get(self.unit)
-            found |= arms.ids(self.unit, new)
-        return found
+            ids |= arms.ids(self.unit, new)
+        return ids
 
-    def contexts(self, bodies: Sequence[str]) -> list[int]:
-        """The id of each context, those of the groups before remembered."""
-        if len(self._contexts) > CACHE:
-            self._contexts.clear()
-        if new := set(bodies).difference(self._contexts):
-            self._contexts |= contents.contexts(self.unit, new)
-        return list(map(self._contexts.__getitem__, bodies))
-
-    # -- decisions --
-
-    def seq(self, policy_id: int) -> int:
-        """The change of the policy by which all of this is stored."""
-        if policy_id not in self._seq:
-            self._seq[policy_id] = policies.raise_seq(self.unit, policy_id)
-        return self._seq[policy_id]
-
-    def note(self) -> None:
-        """Write down, once, that the command takes in a log."""
-        if self.run is None:
-            self.run = settings.add_run(self.unit, "import-log", self.options)
-
-    def decide(self, columns: Mapping[str, Column]) -> None:
-        """Store decisions: `columns` and what all those of an import have in common."""
-        common = {
-            "belief_seq": Same(0),
-            "catalogue_revision": Same(self.settings.catalogue_revision),
-            "imported": Same(1),
-            "run_id": Same(self.run),
+    def _eligible_ids(self, rows: LogColumns, arm_ids: Mapping[str, int]) -> Column:
+        sets = {
+            index: tuple(sorted(map(arm_ids.__getitem__, rows.eligible_sets[index])))
+            for index in distinct(rows.eligible)
         }
-        loading.write(self.unit, "decision", {**columns, **common})
+        ids = contents.eligible_sets(self.unit, set(sets.values()))
+        return mapped(rows.eligible, {index: ids[arms_of] for index, arms_of in sets.items()})
+
+    def _identities(self, rows: LogColumns, ids: Sequence[int], policy_id: Column) -> None:
+        halves = np.frombuffer(b"".join(rows.digest), ">u8").astype(np.uint64).reshape(-1, 2)
+        policy = () if isinstance(policy_id, Same) else (np.array(policy_id, np.int64),)
+        order = np.lexsort((halves[:, 1], halves[:, 0], *policy)).tolist()
+        self._write("import_line", {
+            "policy_id": policy_id if isinstance(policy_id, Same) else _picked(policy_id, order),
+            "digest": _picked(rows.digest, order), "decision_id": _picked(ids, order),
+        })  # fmt: skip
+
+    def _events(self, rows: LogColumns, ids: Sequence[int], served_at: Sequence[int], seq: Column) -> None:
+        """Events, numbered within their decision, and the keys of feedback that some name."""
+        if not (told := rows.events).row:
+            return
+        of_decision = np.array(told.row, np.int64)
+        starts = run_starts(of_decision)
+        number = np.arange(len(of_decision)) - np.repeat(starts, np.diff(starts, append=len(of_decision))) + 1
+        decision_id, at = _picked(ids, told.row), _picked(served_at, told.row)
+        if told.at != NULL:
+            at = [default if own is None else own for own, default in zip(values(told.at, len(at)), at, strict=True)]
+        self._write("event", {
+            "decision_id": decision_id, "number": number.tolist(), "position": told.position, "kind": told.kind,
+            "value": told.value, "at": at, "received_at": Same(self.unit.now),
+            "seq": seq if isinstance(seq, Same) else _picked(seq, told.row), "key": told.key,
+        })  # fmt: skip
+        if told.key != NULL:
+            columns = (told.key, told.position, told.at, told.kind, told.value)
+            listed = zip(decision_id, *(values(column, len(at)) for column in columns), strict=True)
+            events.add_keys(self.unit, _feedback_keys(listed))
+
+    # -- sessions --
+
+    def _session_ids(self, rows: LogColumns, stored: Mapping[str, Session]) -> Sequence[int]:
+        """The session of each row; new ones are stored, in order of key, and known ones get their first user."""
+        users = {}
+        if rows.user != NULL:
+            listed = zip(rows.session, values(rows.user, len(rows)), strict=True)
+            users = {key: user for key, user in reversed(list(listed)) if user is not None}
+        user_ids = sessions.intern_users(self.unit, set(users.values())) if users else {}
+        new = sorted(key for key in dict.fromkeys(rows.session) if key not in stored)  # fast where they come in order
+        ids = dict(zip(new, self.unit.reserve("session", len(new)), strict=True)) if new else {}
+        if new:
+            self._write("session", {
+                "id": list(ids.values()), "key": new, "digest": key_digests(new),
+                "user_id": [user_ids.get(users.get(key, "")) for key in new] if users else NULL,
+                "split": splits(self.settings.split_salt, [users.get(key, key) for key in new] if users else new),
+                "created_at": Same(self.unit.now),
+            })  # fmt: skip
+        firsts = {key: user for key, user in users.items() if key in stored and stored[key].user is None}
+        sessions.set_user(self.unit, {stored[key].id: user_ids[user] for key, user in firsts.items()})
+        ids.update((key, session.id) for key, session in stored.items())
+        return _picked(ids, rows.session)
+
+    def _visits(
+        self, rows: LogColumns, session_ids: Sequence[int], at: Sequence[int], stored: Mapping[str, Session]
+    ) -> tuple[Column, Column]:
+        """Visit and step of each row; the visits are stored."""
+        n = len(rows)
+        if stored or len(set(session_ids)) < n:
+            known = {session.id for session in stored.values()}
+            numbers = VisitNumbers(self.unit, known, self.settings, self.state.moves)
+            listed = zip(session_ids, values(rows.visit, n), values(rows.step, n), at, strict=True)
+            assigned = [numbers.assign(*row) for row in listed]
+            numbers.write()
+            return [visit for visit, _ in assigned], [step for _, step in assigned]
+        # each row is all there is of its session
+        visit = Same(1) if rows.visit == NULL else [number or 1 for number in values(rows.visit, n)]
+        step = Same(0) if rows.step == NULL else [number or 0 for number in values(rows.step, n)]
+        order = sorted(range(n), key=session_ids.__getitem__)
+        at = _picked(at, order)
+        self._write("visit", {
+            "session_id": _picked(session_ids, order), "started_at": at, "last_at": at, "ended_at": at,
+            "number": visit if isinstance(visit, Same) else _picked(visit, order), "recent": Same("[]"),
+            "steps": Same(1) if isinstance(step, Same) else [step[index] + 1 for index in order],
+        })  # fmt: skip
+        return visit, step
+
+
+def _picked(column: Any, order: Sequence[Any]) -> list[Any]:
+    return list(map(column.__getitem__, order))
+
+
+def _feedback_keys(listed: Any) -> list[tuple[str, bytes, int | None, int]]:
+    """Each feedback key with the digest of the line it names. listed: decision, key, position, time, kind, value."""
+    lines: dict[tuple[int, str], tuple[int | None, int | None, dict[str, float]]] = {}
+    for decision_id, key, position, at, kind, value in listed:
+        if key is not None:
+            lines.setdefault((decision_id, key), (position, at, {}))[2][kind] = value
+    return [
+        (key, canonical.named([decision_id, position, kinds]), at, decision_id)
+        for (decision_id, key), (position, at, kinds) in lines.items()
+    ]

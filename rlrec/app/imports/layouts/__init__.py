@@ -1,23 +1,35 @@
-"""The layouts of logs from elsewhere: one file each, loaded when it is asked for."""
+"""The layouts of logs, one file each, loaded when it is asked for: which of them are read, and which are written."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from rlrec.app.imports.layouts.base import Layout
-from rlrec.errors import InputError, suggest
+if TYPE_CHECKING:
+    from rlrec.app.imports.layouts.base import Layout
 
-LAYOUTS = {
+    Writer = Callable[[Iterable[dict[str, Any]]], Iterator[bytes]]
+
+READERS = {
     "obd": "rlrec.app.imports.layouts.obd:Obd",
     "jsonl": "rlrec.app.imports.layouts.jsonl:Jsonl",
 }
+WRITERS = {
+    "jsonl": "rlrec.app.imports.layouts.jsonl:write",
+}
 
 
-def load(name: str) -> type[Layout]:
-    """The reader of a layout. Raises InputError for an unknown one."""
-    if name not in LAYOUTS:
-        hint = suggest(name, list(LAYOUTS)) or f"known: {', '.join(LAYOUTS)}"
-        raise InputError(f"unknown layout {name!r}", hint=hint)
-    module, attribute = LAYOUTS[name].split(":")
-    found: type[Layout] = getattr(import_module(module), attribute)
-    return found
+def reader(name: str) -> type[Layout]:
+    """The class that reads a layout."""
+    return _load(READERS[name])
+
+
+def writer(name: str) -> Writer:
+    """The function that turns records of the log into the bytes of a layout."""
+    return _load(WRITERS[name])
+
+
+def _load(path: str) -> Any:
+    module, attribute = path.split(":")
+    return getattr(import_module(module), attribute)

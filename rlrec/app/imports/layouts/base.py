@@ -1,30 +1,33 @@
-"""What the layouts share: the lines of a file, a line's identity, and the logged decision it holds.
+"""What the layouts share: the lines of a file, a line's identity, and the logged decisions it is decoded to.
 
-A file is read twice: the first pass checks every line and gathers what is known of a file only at its end; the second
-one hands over the decisions. Where the first lines foretell what the first pass would find, both are one, and the file
-is read twice only if that turns out wrong. Memory is bounded by a group of lines, and 8 bytes a line of the file.
+A file is read once. Decoding checks every line, and its columns go to a file without a name; they come back from there,
+group by group, once the whole input is known to be good and what is known only at its end is known. Memory is bounded
+by a group of lines, and 8 bytes a line.
 """
 
 from __future__ import annotations
 
 import gzip
+import pickle
+import tempfile
 import zlib
 from abc import ABC, abstractmethod
-from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
-from itertools import islice
-from typing import Any, BinaryIO, ClassVar, NamedTuple, Protocol, TypeVar, cast
+from itertools import repeat
+from typing import BinaryIO, ClassVar, NamedTuple, Protocol, TypeVar, cast
 
+import numpy as np
+
+from rlrec.app.imports.columns import NULL, LogColumns, distinct
 from rlrec.errors import InputError
-from rlrec.policy.history import ShownHistory
 
-GROUP = 20_000  # lines
-WEIGHT = 1 << 23  # bytes, about
+GROUP = 50_000  # lines
+GROUP_BYTES = 1 << 24  # about
 BLOCK = 1 << 20
-LIMIT = 10_000_000
+LINE_BYTES = 10_000_000
 BOM = b"\xef\xbb\xbf"
 
 T = TypeVar("T")
@@ -38,94 +41,25 @@ class Decode(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A file that can be read twice (a path, or an open file), its name for people, and how strictly its JSON is
-    read."""
+    """A file to read (a path, or an open file), its name for people, and how strictly its JSON is read."""
 
     file: str | BinaryIO
     name: str
     decode: Decode
 
 
-class Shown(NamedTuple):
-    """One slot of a logged slate, as decisions.SLOT has it, but the arm by key."""
-
-    position: int
-    arm: str
-    propensity: float | None = None
-    marginal: float | None = None
-    min_propensity: float | None = None
-    score: float | None = None
-    censored: int = 0
-    rounded: int = 0
-
-
-class Happened(NamedTuple):
-    """An event of the decision; `at` None: the decision's own time."""
-
-    position: int | None
-    kind: str
-    value: float
-    at: int | None = None
-    key: str | None = None
-
-
-class Line(NamedTuple):
-    """A logged decision. None: the line does not say. context and state are canonical JSON; `eligible` are arm keys,
-    one tuple object for lines that share it; `said` is what the line calls its policy, version and the like; `history`
-    is what it says was known of the visit."""
-
-    number: int
-    text: bytes
-    digest: bytes
-    policy: str | None
-    session: str
-    user: str | None
-    visit: int | None
-    step: int | None
-    at: int | None
-    context: str
-    state: str
-    eligible: tuple[str, ...]
-    size: int
-    log_propensity: float | None
-    seed: int | None
-    request_id: str | None
-    said: dict[str, Any] | None
-    slots: tuple[Shown, ...]
-    events: tuple[Happened, ...]
-    history: ShownHistory | None = None
-
-
-class Impressions(NamedTuple):
-    """Logged decisions of one slot each, column by column; each is all there is of its session.
-
-    `session` is its key, made of its time first: keys that come in order are cheap to store. clicked: whether the slot
-    has an event `click`; split: of each session, where it was told."""
-
-    digest: Sequence[bytes]
-    session: Sequence[str]
-    at: Sequence[int]
-    context: Sequence[str]
-    arm: Sequence[str]
-    position: Sequence[int]
-    marginal: Sequence[float]
-    clicked: Sequence[bool]
-    split: Sequence[int]
-    eligible: tuple[str, ...]
-    size: int
-
-
-class Refused(NamedTuple):
+class RefusedLine(NamedTuple):
     error: InputError
     text: bytes
 
 
-class Surprise(Exception):
-    """Something that one pass cannot tell, or not in order: read the files twice."""
+def refused(error: InputError, number: int, text: bytes) -> RefusedLine:
+    """A line that is refused. The error forgets where it was raised: that holds on to the whole group."""
+    error.line, error.__traceback__, error.__context__ = number, None, None
+    return RefusedLine(error, text)
 
 
 Group = tuple[Sequence[int], list[bytes]]  # numbers of lines, and the lines
-Taken = tuple[list[Line] | Impressions, list[Refused]]  # what a group holds, and the lines that cannot be taken
 
 
 class Layout(ABC):
@@ -133,65 +67,87 @@ class Layout(ABC):
 
     headed: ClassVar[bool] = False  # the first line names the columns
     wants_policy: ClassVar[bool] = False
+    session_prefix: str | None = None  # of all session keys, where these are made here
 
     def __init__(self, source: Source, *, policy: str | None, now: int) -> None:
         self.source = source
         self.policy = policy
         self.now = now
-        self.policies: set[str] = set() if policy is None else {policy}
-        self._repeated: frozenset[int] = frozenset()
+        self.policies: dict[str, int] = {}  # the line that names each policy first
+        self.names_keys = False  # whether some line names a request, a key of feedback or a user
+        self._decoded = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`)
+        self._repeated: frozenset[bytes] = frozenset()
+
+    def close(self) -> None:
+        self._decoded.close()
+
+    # -- what a layout says --
 
     def header(self, text: bytes) -> None:  # noqa: B027 (most layouts have none)
         """Read the first line. Raises InputError where a column is missing."""
 
     @abstractmethod
-    def look(self, numbers: Sequence[int], texts: list[bytes]) -> Iterable[Refused]:
-        """Check lines, and remember what the whole file must be known for: those that cannot be taken."""
+    def decode(self, numbers: Sequence[int], texts: list[bytes]) -> tuple[LogColumns, list[RefusedLine]]:
+        """The decisions of some lines, without digest and text, and the lines that cannot be taken."""
 
-    def looked(self) -> None:  # noqa: B027 (most layouts need nothing more)
-        """All lines were looked at. Raises InputError where the file as a whole cannot be."""
+    def end(self) -> None:  # noqa: B027 (most layouts need nothing more)
+        """All lines were decoded. Raises InputError where the file as a whole cannot be taken."""
 
-    @abstractmethod
-    def taken(self, numbers: Sequence[int], texts: list[bytes], digests: list[bytes]) -> Taken:
-        """The decisions of lines. Raises Surprise where these are not what `look` let expect of the file."""
+    def complete(self, rows: LogColumns) -> LogColumns:
+        """Decoded rows with what is known only at the end of the file, and with what depends on their identity."""
+        return rows
 
-    def check(self) -> Iterator[Refused]:
-        """The first pass: the lines that cannot be taken."""
-        hashes = array("q")
+    # -- passes --
+
+    def decode_all(self, *, with_text: bool) -> Iterator[list[RefusedLine]]:
+        """Decode the file: the lines of each group that cannot be taken. with_text: keep the text of the others."""
+        prefixes = [np.empty(0, np.uint64)]
         for numbers, texts in self._groups():
-            hashes.extend(map(hash, texts))
-            yield from self.look(numbers, texts)
-        self.looked()
-        self._repeated = _repeated(hashes)
+            rows, bad = self.decode(numbers, texts)
+            digests = [blake2b(text, digest_size=16).digest() for text in texts]
+            prefixes.append(np.frombuffer(b"".join(digests), np.uint64)[::2])
+            if bad:
+                index = dict(zip(numbers, range(len(texts)), strict=True))
+                chosen = [index[number] for number in rows.number]
+                digests, texts = [digests[line] for line in chosen], [texts[line] for line in chosen]
+            rows = replace(rows, digest=digests, text=texts if with_text else NULL)
+            self._note(rows)
+            pickle.dump(rows, self._decoded, pickle.HIGHEST_PROTOCOL)
+            yield bad
+        self.end()
+        ordered = np.sort(np.concatenate(prefixes))
+        self._repeated = frozenset(prefix.tobytes() for prefix in np.unique(ordered[1:][ordered[1:] == ordered[:-1]]))
 
-    def read(self) -> Iterator[Taken]:
-        """The second pass."""
+    def _note(self, rows: LogColumns) -> None:
+        if self.policy is None:
+            for name in distinct(rows.policy) - self.policies.keys():
+                self.policies[name] = rows.number[list(cast(Sequence[str], rows.policy)).index(name)]
+        elif len(rows):
+            self.policies.setdefault(self.policy, rows.number[0])
+        self.names_keys |= any(column != NULL for column in (rows.user, rows.request_id, rows.events.key))
+
+    def groups(self) -> Iterator[LogColumns]:
+        """The decoded decisions, group by group, each with the identity of its line."""
+        self._decoded.seek(0)
         counts: dict[bytes, int] = {}
-        for numbers, texts in self._groups():
-            yield self.taken(numbers, texts, [self._identity(text, counts) for text in texts])
+        while self._decoded.peek(1):
+            rows: LogColumns = pickle.load(self._decoded)
+            if self._repeated:
+                rows = replace(rows, digest=[self._identity(digest, counts) for digest in rows.digest])
+            yield self.complete(rows)
 
-    def foresee(self) -> bool:
-        """Whether all is well in the first group, which then stands for the whole file in `read_once`."""
-        try:
-            bad = [one for group in islice(self._groups(), 1) for one in self.look(*group)]
-            self.looked()
-        except InputError:
-            return False
-        return not bad
-
-    def read_once(self) -> Iterator[Taken]:
-        """Both passes in one. Raises Surprise where a line belies what was foreseen, or seems to come twice."""
-        seen = Seen()
-        for numbers, texts in self._groups():
-            digests = [_digest(text) for text in texts]
-            if seen.again(digests):
-                raise Surprise
-            yield self.taken(numbers, texts, digests)
+    def _identity(self, digest: bytes, counts: dict[bytes, int]) -> bytes:
+        """16 bytes of a line and of how often it came before in the file."""
+        if digest[:8] not in self._repeated:
+            return digest
+        before = counts.get(digest, 0)
+        counts[digest] = before + 1
+        return digest if before == 0 else blake2b(digest + before.to_bytes(8), digest_size=16).digest()
 
     def _groups(self) -> Iterator[Group]:
         """The lines below the header."""
         headed = self.headed
-        for numbers, texts in groups(self.source):
+        for numbers, texts in _lines(self.source):
             if headed:
                 self._head(numbers[0], texts[0])
                 numbers, texts, headed = numbers[1:], texts[1:], False
@@ -207,51 +163,8 @@ class Layout(ABC):
             error.line = number
             raise
 
-    def _identity(self, text: bytes, counts: dict[bytes, int]) -> bytes:
-        """16 bytes of a line and of how often it came before in the file."""
-        digest = _digest(text)
-        if hash(text) not in self._repeated:
-            return digest
-        before = counts.get(digest, 0)
-        counts[digest] = before + 1
-        return digest if before == 0 else blake2b(digest + before.to_bytes(8), digest_size=16).digest()
 
-
-def _digest(text: bytes) -> bytes:
-    return blake2b(text, digest_size=16).digest()
-
-
-def _repeated(hashes: array[int]) -> frozenset[int]:
-    """The hashes that occur more than once: only such lines need a count."""
-    import numpy as np
-
-    values = np.frombuffer(hashes, np.int64) if hashes else np.empty(0, np.int64)
-    values = np.sort(values)
-    return frozenset(values[1:][values[1:] == values[:-1]].tolist())
-
-
-class Seen:
-    """The lines of a file so far, 8 bytes each, in a few sorted runs."""
-
-    def __init__(self) -> None:
-        self.runs: list[Any] = []
-
-    def again(self, digests: list[bytes]) -> bool:
-        """Whether one of these lines came before, or (once in many millions of files) one that looks like it."""
-        import numpy as np
-
-        new = np.sort(np.frombuffer(b"".join(digests), np.uint64)[::2])
-        found = bool((new[1:] == new[:-1]).any())
-        for run in self.runs:
-            places = np.searchsorted(run, new)
-            found = found or bool((run[np.minimum(places, len(run) - 1)] == new).any())
-        while self.runs and len(self.runs[-1]) <= len(new):
-            new = np.sort(np.concatenate([self.runs.pop(), new]))
-        self.runs.append(new)
-        return found
-
-
-def groups(source: Source) -> Iterator[Group]:
+def _lines(source: Source) -> Iterator[Group]:
     """The lines of a file, gzip too, with their numbers; blank ones left out."""
     try:
         with open(source.file, "rb") if isinstance(source.file, str) else nullcontext(source.file) as file:
@@ -264,29 +177,30 @@ def groups(source: Source) -> Iterator[Group]:
 
 
 def _cut(stream: BinaryIO) -> Iterator[Group]:
-    first, weight, tail = 1, 0, b""
+    first, size, tail = 1, 0, b""
     lines: list[bytes] = []
     while block := stream.read(BLOCK):
         *complete, tail = (tail + block).split(b"\n")
         lines += complete
-        weight += len(block)
-        if len(tail) > LIMIT:
+        size += len(block)
+        if len(tail) > LINE_BYTES:
             line = first + len(lines)
-            raise InputError(f"longer than {LIMIT // 1_000_000} MB", hint="one record a line", line=line)
-        while len(lines) >= GROUP or (lines and weight > WEIGHT):
-            yield from _filled(first, lines[:GROUP])
-            first, weight = first + len(lines[:GROUP]), 0
+            raise InputError(f"longer than {LINE_BYTES // 1_000_000} MB", hint="one record a line", line=line)
+        while len(lines) >= GROUP or (lines and size > GROUP_BYTES):
+            yield from _not_blank(first, lines[:GROUP])
+            first, size = first + len(lines[:GROUP]), 0
             del lines[:GROUP]
-    yield from _filled(first, [*lines, tail])
+    yield from _not_blank(first, [*lines, tail])
 
 
-def _filled(first: int, lines: list[bytes]) -> Iterator[Group]:
+def _not_blank(first: int, lines: list[bytes]) -> Iterator[Group]:
     """The lines that are not blank, if there are any."""
     if first == 1:
         lines[0] = lines[0].removeprefix(BOM)
-    lines = [text.rstrip(b"\r") if text.endswith(b"\r") else text for text in lines]
+    if any(map(bytes.endswith, lines, repeat(b"\r"))):
+        lines = [text.rstrip(b"\r") for text in lines]
     numbers: Sequence[int] = range(first, first + len(lines))
-    if any(not text or text.isspace() for text in lines):
+    if not all(lines) or any(map(bytes.isspace, lines)):
         numbers = [number for number, text in zip(numbers, lines, strict=True) if text.strip()]
         lines = [text for text in lines if text.strip()]
     if lines:
@@ -303,7 +217,7 @@ def key(text: str, field: str) -> str:
 
 
 def probability(value: float | None, field: str) -> float | None:
-    """Raises InputError unless it lies above 0 and is at most 1."""
+    """The same value. Raises InputError unless it lies above 0 and is at most 1."""
     if value is not None and not 0 < value <= 1:
         raise InputError(f"{value!r} is no probability of something shown", hint="it lies in (0, 1]", field=field)
     return value

@@ -5,30 +5,22 @@ Neither a propensity nor a marginal has to be there: such a row is stored, and l
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from math import log
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from msgspec import Struct, field
 
 from rlrec import times
-from rlrec.app.imports.layouts.base import (
-    Happened,
-    Layout,
-    Line,
-    Refused,
-    Shown,
-    Source,
-    Surprise,
-    Taken,
-    key,
-    probability,
-)
+from rlrec.app.imports.columns import EventColumns, LogColumns, SlotColumns, transposed
+from rlrec.app.imports.layouts.base import Layout, RefusedLine, Source, key, probability, refused
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError
 from rlrec.policy import history
 from rlrec.policy import reward as rewards
+from rlrec.store.events import CENSOR
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 DEFAULT_POLICY = "imported"
@@ -36,9 +28,14 @@ CACHE = 10_000  # eligible sets remembered
 AT_ONCE = 1_000  # lines decoded at once
 TIGHT = 1e-9  # how far a probability that is 1 may be off
 LOOSE = 1e-6  # how far probabilities that were computed apart may be
+USUAL = {"version": 1, "experiment": None, "variant": None, "belief_seq": 0}  # of imported decisions
+ROW = (
+    "number", "eligible", "policy", "session", "user", "visit", "step", "at", "context", "state", "size",
+    "log_propensity", "seed", "request_id", "source", "history", "reward",
+)  # fmt: skip
 
 
-class Entry(Struct, forbid_unknown_fields=True):
+class SlateEntry(Struct, forbid_unknown_fields=True):
     """A position of a slate; without `position` its place in the list."""
 
     arm: str
@@ -51,7 +48,7 @@ class Entry(Struct, forbid_unknown_fields=True):
     rounded: bool = False
 
 
-class Event(Struct, forbid_unknown_fields=True):
+class LoggedEvent(Struct, forbid_unknown_fields=True):
     kind: str
     position: int | None = None
     value: float = 1.0
@@ -59,7 +56,7 @@ class Event(Struct, forbid_unknown_fields=True):
     key: str | None = None
 
 
-class Decision(Struct, forbid_unknown_fields=True):
+class LoggedDecision(Struct, forbid_unknown_fields=True):
     """A line. `decision_id`, `propensity` and `duplicate` are read and not needed; `k` is the length of the page where
     the slate does not show all of it."""
 
@@ -68,7 +65,7 @@ class Decision(Struct, forbid_unknown_fields=True):
     )
 
     session: str
-    slate: list[Entry]
+    slate: list[SlateEntry]
     eligible: list[str]
     decision_id: int | None = None
     request_id: str | None = None
@@ -88,8 +85,31 @@ class Decision(Struct, forbid_unknown_fields=True):
     reward: float | None = None
     seed: int | None = None
     belief_seq: int | None = None
-    events: list[Event] | None = None
+    events: list[LoggedEvent] | None = None
     k: int | None = None
+
+
+class LineSlot(NamedTuple):
+    """A slot of a line, as SlotColumns names its fields."""
+
+    position: int
+    arm: str
+    propensity: float | None
+    marginal: float | None
+    min_propensity: float | None
+    score: float | None
+    censored: int
+    rounded: int
+
+
+class LineEvent(NamedTuple):
+    """An event of a line, as EventColumns names its fields."""
+
+    position: int | None
+    kind: str
+    value: float
+    at: int | None = None
+    key: str | None = None
 
 
 class Jsonl(Layout):
@@ -99,62 +119,63 @@ class Jsonl(Layout):
         super().__init__(source, policy=policy, now=now)
         self._sets: dict[tuple[str, ...], tuple[str, ...]] = {}
 
-    def look(self, numbers: Sequence[int], texts: list[bytes]) -> Iterable[Refused]:
-        good, bad = self._lines(numbers, texts, texts)
-        self.policies.update(line.policy for line in good if line.policy is not None)
-        return bad
-
-    def taken(self, numbers: Sequence[int], texts: list[bytes], digests: list[bytes]) -> Taken:
-        good, bad = self._lines(numbers, texts, digests)
-        if self.policy is None and not self.policies.issuperset(line.policy for line in good):
-            raise Surprise
-        return good, bad
-
-    def _lines(
-        self, numbers: Sequence[int], texts: list[bytes], digests: list[bytes]
-    ) -> tuple[list[Line], list[Refused]]:
-        good, bad = list[Line](), list[Refused]()
+    def decode(self, numbers: Sequence[int], texts: list[bytes]) -> tuple[LogColumns, list[RefusedLine]]:
+        rows, slots, events, bad = list[Any](), list[Any](), list[Any](), list[RefusedLine]()
+        sets, set_index = list[tuple[str, ...]](), dict[int, int]()
         for start in range(0, len(texts), AT_ONCE):
-            part = slice(start, start + AT_ONCE)
-            told = self.source.decode(list(zip(numbers[part], texts[part], strict=True)), Decision)
-            for one, number, text, digest in zip(told, numbers[part], texts[part], digests[part], strict=True):
+            group = list(zip(numbers[start : start + AT_ONCE], texts[start : start + AT_ONCE], strict=True))
+            for decision, (number, text) in zip(self.source.decode(group, LoggedDecision), group, strict=True):
                 try:
-                    good.append(self._line(one, number, text, digest))
+                    row, row_slots, row_events, eligible = self._row(decision)
                 except InputError as error:
-                    error.line = number
-                    bad.append(Refused(error, text))
-        return good, bad
-
-    def _line(self, told: Decision | InputError, number: int, text: bytes, digest: bytes) -> Line:
-        if isinstance(told, InputError):
-            raise told
-        slots = _slots(told)
-        eligible = self._eligible(told, slots)
-        size = _size(told, slots, eligible)
-        _check_shares(told, len(eligible))
-        at = None if told.at is None else self._time(told.at, "at")
-        log_propensity = _log_propensity(told, slots, size)
-        state, known = history.from_json(told.state) if told.state else (told.state, None)
-        return Line(
-            number, text, digest, None if self.policy else _owner(told), key(told.session, "session"),
-            None if told.user is None else key(told.user, "user"),
-            _least(told.visit, 1, "visit"), _least(told.step, 0, "step"), at,
-            canonical.text(told.context), canonical.text(state) if state else "{}", eligible, size,
-            log_propensity, told.seed, None if told.request_id is None else key(told.request_id, "request_id"),
-            _said(told), slots, self._events(told, slots, at), known,
+                    bad.append(refused(error, number, text))
+                    continue
+                slots += [(len(rows), *slot) for slot in row_slots]
+                events += [(len(rows), *event) for event in row_events]
+                rows.append((number, set_index.setdefault(id(eligible), len(sets)), *row))
+                if len(set_index) > len(sets):
+                    sets.append(eligible)
+        columns = LogColumns(
+            eligible_sets=sets, slots=SlotColumns(**transposed(("row", *LineSlot._fields), slots)),
+            events=EventColumns(**transposed(("row", *LineEvent._fields), events)), **transposed(ROW, rows),
         )  # fmt: skip
+        return columns, bad
 
-    def _eligible(self, told: Decision, slots: Sequence[Shown]) -> tuple[str, ...]:
-        texts = tuple(told.eligible)
-        found = self._sets.get(texts)
-        if found is None:
+    def _row(
+        self, decision: LoggedDecision | InputError
+    ) -> tuple[Any, Sequence[LineSlot], Sequence[LineEvent], tuple[str, ...]]:
+        """What a line says: its values in the order of ROW, slots, events, and the eligible arms."""
+        if isinstance(decision, InputError):
+            raise decision
+        slots = _slots(decision)
+        eligible = self._eligible(decision, slots)
+        size = _size(decision, slots, eligible)
+        _check_probabilities(decision, len(eligible))
+        at = None if decision.at is None else self._time(decision.at, "at")
+        log_propensity = _log_propensity(decision, slots, size)
+        state, shown = history.from_json(decision.state) if decision.state else (decision.state, None)
+        policy = self.policy or _policy(decision)
+        row = (
+            policy, key(decision.session, "session"), None if decision.user is None else key(decision.user, "user"),
+            _at_least(decision.visit, 1, "visit"), _at_least(decision.step, 0, "step"), at,
+            canonical.text(decision.context), canonical.text(state) if state else "{}", size, log_propensity,
+            decision.seed, None if decision.request_id is None else key(decision.request_id, "request_id"),
+            _source(decision, policy), shown, None if decision.events is None else decision.reward,
+        )  # fmt: skip
+        return row, slots, self._events(decision, slots, at), eligible
+
+    def _eligible(self, decision: LoggedDecision, slots: Sequence[LineSlot]) -> tuple[str, ...]:
+        """The keys of the eligible arms in order; the same object for lines that list the same."""
+        texts = tuple(decision.eligible)
+        eligible = self._sets.get(texts)
+        if eligible is None:
             if len(self._sets) >= CACHE:
                 self._sets.clear()
-            found = self._sets[texts] = tuple(sorted({key(arm, "eligible") for arm in texts}))
+            eligible = self._sets[texts] = tuple(sorted({key(arm, "eligible") for arm in texts}))
         for index, slot in enumerate(slots):
             if slot.arm not in texts:
                 raise InputError(f"arm {slot.arm[:80]!r} was shown, but not eligible", field=f"slate[{index}].arm")
-        return found
+        return eligible
 
     def _time(self, text: str, field: str) -> int:
         try:
@@ -166,63 +187,62 @@ class Jsonl(Layout):
             raise InputError(f"{text[:40]} lies in the future", hint="check it and the clock", field=field)
         return at
 
-    def _events(self, told: Decision, slots: Sequence[Shown], at: int | None) -> tuple[Happened, ...]:
-        """What happened; a reward that no events explain is an event itself, and so is the mark of a censored slot."""
-        if told.events is None:
-            _bounded(told.reward, "reward")
-            mine = [] if told.reward is None else [Happened(_where(slots), "reward", told.reward)]
+    def _events(self, decision: LoggedDecision, slots: Sequence[LineSlot], at: int | None) -> Sequence[LineEvent]:
+        """The events of a line; a reward without events is one itself, and so is the mark of a censored slot."""
+        if decision.events is not None:
+            events = [self._event(event, slots, at, f"events[{n}]") for n, event in enumerate(decision.events)]
+        elif decision.reward is not None:
+            _check_bounded(decision.reward, "reward")
+            events = [LineEvent(slots[0].position if len(slots) == 1 else None, "reward", decision.reward)]
         else:
-            mine = [self._event(event, slots, at, f"events[{place}]") for place, event in enumerate(told.events)]
-        _check_keys(mine)
-        return (*mine, *(Happened(slot.position, "!censor", 1.0) for slot in slots if slot.censored))
+            events = []
+        _check_keys(events)
+        return events + [LineEvent(slot.position, CENSOR, 1.0) for slot in slots if slot.censored]
 
-    def _event(self, event: Event, slots: Sequence[Shown], served: int | None, where: str) -> Happened:
+    def _event(self, event: LoggedEvent, slots: Sequence[LineSlot], served_at: int | None, path: str) -> LineEvent:
         if not rewards.KIND.fullmatch(event.kind):
             hint = "letters, digits, _ and ., at most 64"
-            raise InputError(f"{event.kind[:80]!r} is no kind of event", hint=hint, field=f"{where}.kind")
+            raise InputError(f"{event.kind[:80]!r} is no kind of event", hint=hint, field=f"{path}.kind")
         if event.position is not None and all(event.position != slot.position for slot in slots):
-            raise InputError(f"position {event.position} was not shown", field=f"{where}.position")
-        at = None if event.at is None else self._time(event.at, f"{where}.at")
-        if at is not None and (self.now if served is None else served) > at:
-            raise InputError("the event lies before its decision", field=f"{where}.at")
-        _bounded(event.value, f"{where}.value")
-        named = None if event.key is None else key(event.key, f"{where}.key")
-        return Happened(event.position, event.kind, event.value, at, named)
+            raise InputError(f"position {event.position} was not shown", field=f"{path}.position")
+        at = None if event.at is None else self._time(event.at, f"{path}.at")
+        if at is not None and (self.now if served_at is None else served_at) > at:
+            raise InputError("the event lies before its decision", field=f"{path}.at")
+        _check_bounded(event.value, f"{path}.value")
+        feedback_key = None if event.key is None else key(event.key, f"{path}.key")
+        return LineEvent(event.position, event.kind, event.value, at, feedback_key)
 
 
-def _slots(told: Decision) -> tuple[Shown, ...]:
-    if not told.slate:
+def _slots(decision: LoggedDecision) -> Sequence[LineSlot]:
+    """The slots of a page in order of position."""
+    if not decision.slate:
         raise InputError("no arm was shown", field="slate")
     slots = []
-    for place, one in enumerate(told.slate):
-        where = f"slate[{place}]"
-        position = place + 1 if one.position is None else one.position
-        _least(position, 1, f"{where}.position")
-        if one.min_propensity is not None and not 0 <= one.min_propensity <= 1:
-            raise InputError(f"{one.min_propensity!r} is no probability", field=f"{where}.min_propensity")
+    for index, entry in enumerate(decision.slate):
+        path = f"slate[{index}]"
+        position = index + 1 if entry.position is None else entry.position
+        _at_least(position, 1, f"{path}.position")
+        if entry.min_propensity is not None and not 0 <= entry.min_propensity <= 1:
+            raise InputError(f"{entry.min_propensity!r} is no probability", field=f"{path}.min_propensity")
+        propensity = probability(entry.propensity, f"{path}.propensity")
+        marginal = probability(entry.marginal, f"{path}.marginal")
         slots.append(
-            Shown(
-                position,
-                key(one.arm, f"{where}.arm"),
-                probability(one.propensity, f"{where}.propensity"),
-                probability(one.marginal, f"{where}.marginal"),
-                one.min_propensity,
-                one.score,
-                int(one.censored),
-                int(one.rounded),
+            LineSlot(
+                position, key(entry.arm, f"{path}.arm"), propensity, marginal, entry.min_propensity, entry.score,
+                int(entry.censored), int(entry.rounded),
             )
-        )
+        )  # fmt: skip
     if len({slot.position for slot in slots}) < len(slots):
         raise InputError("a position is filled twice", field="slate")
     if len({slot.arm for slot in slots}) < len(slots):
         raise InputError("an arm is shown twice", field="slate")
-    return tuple(sorted(slots))
+    return sorted(slots)
 
 
-def _size(told: Decision, slots: Sequence[Shown], eligible: Sequence[str]) -> int:
-    """The length of the page: as told, or up to the last position shown."""
+def _size(decision: LoggedDecision, slots: Sequence[LineSlot], eligible: Sequence[str]) -> int:
+    """The length of the page: `k`, or up to the last position shown."""
     last = slots[-1].position
-    size = last if told.k is None else told.k
+    size = last if decision.k is None else decision.k
     if size < last:
         raise InputError(f"k is {size}, but position {last} was shown", field="k")
     if size > len(eligible):
@@ -230,80 +250,81 @@ def _size(told: Decision, slots: Sequence[Shown], eligible: Sequence[str]) -> in
     return size
 
 
-def _check_shares(told: Decision, eligible: int) -> None:
-    """Raises InputError where no policy can have such probabilities: the last arm left is shown for sure, and all arms
-    left at a position share 1."""
-    for place, one in enumerate(told.slate):
-        left = eligible + 1 - (place + 1 if one.position is None else one.position)
-        where = f"slate[{place}]"
-        if left == 1:
-            _sure(one.propensity, f"{where}.propensity", "no other eligible arm was left at its position")
-        if eligible == 1:
-            _sure(one.marginal, f"{where}.marginal", "no other arm was eligible")
-        if one.propensity is not None and one.min_propensity is not None:
-            least = one.min_propensity
-            if least > one.propensity + LOOSE or one.propensity + (left - 1) * least > 1 + LOOSE:
+def _check_probabilities(decision: LoggedDecision, n_eligible: int) -> None:
+    """Raises InputError where no policy can have such probabilities: the last arm left is shown for sure, and those of
+    all arms left at a position sum to 1."""
+    for index, entry in enumerate(decision.slate):
+        n_left = n_eligible + 1 - (index + 1 if entry.position is None else entry.position)
+        path = f"slate[{index}]"
+        if n_left == 1:
+            _check_certain(entry.propensity, f"{path}.propensity", "no other eligible arm was left at its position")
+        if n_eligible == 1:
+            _check_certain(entry.marginal, f"{path}.marginal", "no other arm was eligible")
+        if entry.propensity is not None and entry.min_propensity is not None:
+            least = entry.min_propensity
+            if least > entry.propensity + LOOSE or entry.propensity + (n_left - 1) * least > 1 + LOOSE:
                 raise InputError(
-                    f"{least!r} is not the smallest probability of {left} arms of which one has {one.propensity!r}",
-                    field=f"{where}.min_propensity",
+                    f"{least!r} is not the smallest probability of {n_left} arms of which one has {entry.propensity!r}",
+                    field=f"{path}.min_propensity",
                 )
 
 
-def _sure(share: float | None, field: str, why: str) -> None:
-    if share is not None and share < 1 - TIGHT:
+def _check_certain(value: float | None, field: str, why: str) -> None:
+    if value is not None and value < 1 - TIGHT:
         hint = "list every arm that could have been shown in `eligible`; leave out a probability that is not known"
-        raise InputError(f"{share!r} must be 1: {why}", hint=hint, field=field)
+        raise InputError(f"{value!r} must be 1: {why}", hint=hint, field=field)
 
 
-def _log_propensity(told: Decision, slots: Sequence[Shown], size: int) -> float | None:
-    """As told, or of the product of all conditionals."""
-    probability(told.propensity or None, "propensity")
-    if told.log_propensity is not None:
-        if told.log_propensity > 0:
-            raise InputError(f"{told.log_propensity!r} is the log of no probability", field="log_propensity")
-        return told.log_propensity
-    shares = [slot.propensity for slot in slots if slot.propensity is not None]
-    return min(0.0, sum(map(log, shares))) if len(shares) == size else None
+def _log_propensity(decision: LoggedDecision, slots: Sequence[LineSlot], size: int) -> float | None:
+    """The line's own, or that of the product of all conditionals."""
+    probability(decision.propensity or None, "propensity")
+    if decision.log_propensity is not None:
+        if decision.log_propensity > 0:
+            raise InputError(f"{decision.log_propensity!r} is the log of no probability", field="log_propensity")
+        return decision.log_propensity
+    conditionals = [slot.propensity for slot in slots if slot.propensity is not None]
+    return min(0.0, sum(map(log, conditionals))) if len(conditionals) == size else None
 
 
-def _owner(told: Decision) -> str:
-    name = DEFAULT_POLICY if told.policy is None else told.policy
+def _policy(decision: LoggedDecision) -> str:
+    name = DEFAULT_POLICY if decision.policy is None else decision.policy
     if not NAME.fullmatch(name):
         hint = "letters, digits, _ . -, at most 64; or give --policy"
         raise InputError(f"{name[:80]!r} is no name of a policy", hint=hint, field="policy")
     return name
 
 
-def _said(told: Decision) -> dict[str, Any] | None:
-    """What the line calls its policy and its belief."""
-    names = ("policy", "version", "experiment", "variant", "belief_seq")
-    found = {name: value for name in names if (value := getattr(told, name)) is not None}
-    return found or None
+def _source(decision: LoggedDecision, policy: str) -> str | None:
+    """JSON of what a line calls its policy and its belief; None where the imported decision says the same."""
+    usual = {"policy": policy} | USUAL
+    stated = {name: value for name in usual if (value := getattr(decision, name)) is not None}
+    return None if usual | stated == usual else canonical.text(stated)
 
 
-def _where(slots: Sequence[Shown]) -> int | None:
-    return slots[0].position if len(slots) == 1 else None
-
-
-def _least(value: int | None, least: int, field: str) -> int | None:
+def _at_least(value: int | None, least: int, field: str) -> int | None:
     if value is not None and not least <= value < 2**31:
         raise InputError(f"{value} is out of range", hint=f"it counts from {least}", field=field)
     return value
 
 
-def _check_keys(events: Sequence[Happened]) -> None:
-    """A feedback key names one line: one position, one time, each kind once."""
+def _check_keys(events: Sequence[LineEvent]) -> None:
+    """Raises InputError unless a feedback key names one line: one position, one time, each kind once."""
     first: dict[str, tuple[int | None, int | None]] = {}
     kinds: set[tuple[str, str]] = set()
-    for place, event in enumerate(events):
+    for index, event in enumerate(events):
         if event.key is not None:
-            known = first.setdefault(event.key, (event.position, event.at)) == (event.position, event.at)
-            if not known or (event.key, event.kind) in kinds:
-                raise InputError(f"feedback key {event.key!r} names two lines", field=f"events[{place}].key")
+            same = first.setdefault(event.key, (event.position, event.at)) == (event.position, event.at)
+            if not same or (event.key, event.kind) in kinds:
+                raise InputError(f"feedback key {event.key!r} names two lines", field=f"events[{index}].key")
             kinds.add((event.key, event.kind))
 
 
-def _bounded(value: float | None, field: str) -> None:
+def _check_bounded(value: float, field: str) -> None:
     """Raises InputError where a value is so large that rewards could not be summed."""
-    if value is not None and not rewards.bounded(value):
+    if not rewards.bounded(value):
         raise InputError(f"{value!r} is too large", hint=f"values stay within {rewards.LIMIT:g}", field=field)
+
+
+def write(records: Iterable[dict[str, Any]]) -> Iterator[bytes]:
+    """Records of the log as lines of JSON."""
+    return (f"{json.dumps(record, ensure_ascii=False, allow_nan=False)}\n".encode() for record in records)

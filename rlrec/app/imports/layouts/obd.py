@@ -10,18 +10,22 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import lru_cache
+from itertools import compress
 from math import isfinite
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 
 from rlrec import times
-from rlrec.app.imports.layouts.base import Impressions, Layout, Refused, Source, Surprise, Taken, key, probability
+from rlrec.app.imports.columns import NULL, EventColumns, LogColumns, SlotColumns
+from rlrec.app.imports.layouts.base import Layout, RefusedLine, Source, key, probability, refused
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError
+from rlrec.store.loading import Same
 
 COLUMNS = ("timestamp", "item_id", "position", "click", "propensity_score")
 FEATURE, AFFINITY = "user_feature_", "user-item_affinity_"
@@ -31,14 +35,14 @@ CACHE = 50_000  # texts remembered
 FORM = "0000-00-00 00:00:00.000000+00:00"  # of nearly all times
 FIRST, LAST = (np.frombuffer(form.encode(), np.uint8) for form in (FORM, "9999-19-39 29:59:59.999999+00:00"))
 PARTS = np.zeros((len(FORM), 4), np.int64)  # digits to date, hour, seconds of the day and microseconds
-PARTS[[0, 1, 2, 3, 5, 6, 8, 9], 0] = [10**place for place in range(7, -1, -1)]
+PARTS[[0, 1, 2, 3, 5, 6, 8, 9], 0] = [10**exponent for exponent in range(7, -1, -1)]
 PARTS[[11, 12], 1] = 10, 1
 PARTS[[11, 12, 14, 15, 17, 18], 2] = 36_000, 3_600, 600, 60, 10, 1
-PARTS[20:26, 3] = [10**place for place in range(5, -1, -1)]
+PARTS[20:26, 3] = [10**exponent for exponent in range(5, -1, -1)]
 
 V = TypeVar("V")
-Columns = tuple[Sequence[int], Sequence[str], Sequence[int], Sequence[bool], Sequence[float], Sequence[str]]
-"""Time, item, position, click, propensity and context."""
+Cells = tuple[Sequence[int], Sequence[str], Sequence[int], Sequence[bool], Sequence[float], Sequence[str]]
+"""Time, item, position, click, propensity and context, column by column."""
 
 
 class Obd(Layout):
@@ -49,10 +53,11 @@ class Obd(Layout):
 
     def __init__(self, source: Source, *, policy: str | None, now: int) -> None:
         super().__init__(source, policy=policy, now=now)
+        self.session_prefix = f"{policy}/"
         self._items: set[str] = set()
         self._size = 0
         self._eligible: tuple[str, ...] = ()
-        self._known: dict[str, dict[bytes, object]] = {name: {} for name in (*COLUMNS, "context")}
+        self._parsed: dict[str, dict[bytes, object]] = {name: {} for name in (*COLUMNS, "context")}
 
     # -- columns --
 
@@ -63,69 +68,68 @@ class Obd(Layout):
                 what = "has no column" if name not in names else "names twice the column"
                 raise InputError(f"the header {what} {name!r}", hint=f"the layout obd needs {', '.join(COLUMNS)}")
         self._width = len(names)
-        self._where = [names.index(name) for name in COLUMNS]
-        self._named = sorted((name, place) for place, name in enumerate(names) if name.startswith(FEATURE))
-        affinities = [(name, place) for place, name in enumerate(names) if name.startswith(AFFINITY)]
+        self._chosen = [names.index(name) for name in COLUMNS]
+        self._features = sorted((name, index) for index, name in enumerate(names) if name.startswith(FEATURE))
+        affinities = [(name, index) for index, name in enumerate(names) if name.startswith(AFFINITY)]
         self._catalogue = {name.removeprefix(AFFINITY) for name, _ in affinities}
         self._affinities = affinities
-        # What makes the context as one piece of text, where it stands together at the end; else picked cell by cell.
-        rest = sorted(place for _, place in [*self._named, *affinities])
-        first = rest[0] if rest else self._width
-        self._cut = first if rest == list(range(first, self._width)) else self._width
+        # The columns of the context are one piece of text where they stand together at the end; else single cells.
+        of_context = sorted(index for _, index in [*self._features, *affinities])
+        first = of_context[0] if of_context else self._width
+        self._split = first if of_context == list(range(first, self._width)) else self._width
 
-    def _columns(self, texts: list[bytes]) -> Columns | None:
+    def _cells(self, texts: list[bytes]) -> Cells | None:
         """The cells of all these lines; None where one is amiss, or not of the usual form."""
-        cut = self._cut
-        rows = [text.split(b",", cut) for text in texts]
-        if cut == self._width or set(map(len, rows)) != {cut + 1}:
+        split = self._split
+        rows = [text.split(b",", split) for text in texts]
+        if split == self._width or set(map(len, rows)) != {split + 1}:
             return None
         cells = list(zip(*rows, strict=True))
-        time, item, place, click, share = (cells[where] for where in self._where)
+        time, item, position, click, propensity = (cells[index] for index in self._chosen)
         try:
-            for where in set(range(cut)).difference(self._where):
-                _plain(b"".join(cells[where]))
+            for index in set(range(split)).difference(self._chosen):
+                _unquoted(b"".join(cells[index]))
             return (
                 self._times(time),
                 self._each("item_id", item, _item),
-                self._each("position", place, _position),
+                self._each("position", position, _position),
                 self._each("click", click, _click),
-                self._each("propensity_score", share, _share),
-                self._each("context", cells[cut], self._rest),
+                self._each("propensity_score", propensity, _propensity),
+                self._each("context", cells[split], self._context_of_text),
             )
         except InputError:
             return None
 
-    def _each(self, name: str, cells: Sequence[bytes], understand: Callable[[str], V]) -> list[V]:
-        """What the cells of a column say; those seen before are looked up."""
-        known: dict[bytes, V] = self._known[name]  # type: ignore[assignment]  # of its own V
+    def _each(self, name: str, cells: Sequence[bytes], parse: Callable[[str], V]) -> list[V]:
+        """The parsed cells of a column; equal cells are parsed once."""
+        parsed: dict[bytes, V] = self._parsed[name]  # type: ignore[assignment]  # of its own V
         with suppress(KeyError):
-            return list(map(known.__getitem__, cells))
-        if len(known) > CACHE:
-            known.clear()
-        known.update((cell, understand(_plain(cell))) for cell in set(cells).difference(known))
-        return list(map(known.__getitem__, cells))
+            return list(map(parsed.__getitem__, cells))
+        if len(parsed) > CACHE:
+            parsed.clear()
+        parsed.update((cell, parse(_unquoted(cell))) for cell in set(cells).difference(parsed))
+        return list(map(parsed.__getitem__, cells))
 
     def _times(self, cells: Sequence[bytes]) -> list[int]:
-        ats = _instants(cells) or [times.parse(_plain(cell)) for cell in cells]
+        ats = _instants(cells) or [times.parse(_unquoted(cell)) for cell in cells]
         if max(ats) > self.now:
             raise InputError("one lies in the future")
         return ats
 
     # -- lines --
 
-    def _lines(self, numbers: Sequence[int], texts: list[bytes]) -> tuple[list[int], Columns, list[Refused]]:
-        """The places of the lines that can be taken, their cells, and the other lines."""
-        if (columns := self._columns(texts)) is not None:
-            return list(range(len(texts))), columns, []
+    def _rows(self, numbers: Sequence[int], texts: list[bytes]) -> tuple[Sequence[int], Cells, list[RefusedLine]]:
+        """The numbers of the lines that can be taken, their cells, and the other lines."""
+        if (cells := self._cells(texts)) is not None:
+            return numbers, cells, []
         rows, bad = {}, []
-        for place, (number, text) in enumerate(zip(numbers, texts, strict=True)):
+        for number, text in zip(numbers, texts, strict=True):
             try:
-                rows[place] = self._line(text)
+                rows[number] = self._line(text)
             except InputError as error:
-                error.line = number
-                bad.append(Refused(error, text))
-        cells: list[list[object]] = [list(column) for column in zip(*rows.values(), strict=True)] or [[]] * 6
-        return list(rows), tuple(cells), bad  # type: ignore[return-value]  # zip tells no types
+                bad.append(refused(error, number, text))
+        columns: list[list[object]] = [list(column) for column in zip(*rows.values(), strict=True)] or [[]] * 6
+        return list(rows), tuple(columns), bad  # type: ignore[return-value]  # zip tells no types
 
     def _line(self, text: bytes) -> tuple[int, str, int, bool, float, str]:
         line = _decoded(text)
@@ -133,21 +137,21 @@ class Obd(Layout):
         if len(cells) != self._width:
             raise InputError(f"{len(cells)} cells, the header has {self._width}")
         context = self._context(cells)
-        time, item, place, click, share = map(cells.__getitem__, self._where)
-        position, marginal, clicked, arm = _position(place), _share(share), _click(click), _item(item)
-        return self._time(time), arm, position, clicked, marginal, context
+        time, item, position, click, propensity = map(cells.__getitem__, self._chosen)
+        values = _item(item), _position(position), _click(click), _propensity(propensity)
+        return self._time(time), *values, context
 
-    def _rest(self, text: str) -> str:
-        return self._context([*[""] * self._cut, *text.split(",")])
+    def _context_of_text(self, text: str) -> str:
+        return self._context([*[""] * self._split, *text.split(",")])
 
     def _context(self, cells: list[str]) -> str:
         """User features as text and the affinities other than 0: canonical JSON."""
         if len(cells) != self._width:
             raise InputError(f"{len(cells)} cells, the header has {self._width}")
-        liked = {name: cells[place] for name, place in self._affinities if cells[place] != "0.0"}
-        affinities = {name: value for name, word in liked.items() if (value := _number(word, name))}
+        words = {name: cells[index] for name, index in self._affinities if cells[index] != "0.0"}
+        affinities = {name: value for name, word in words.items() if (value := _number(word, name))}
         pieces = [canonical.text(affinities)[1:-1]] if affinities else []
-        pieces += [_feature(name, cells[place]) for name, place in self._named]
+        pieces += [_feature(name, cells[index]) for name, index in self._features]
         return f"{{{','.join(pieces)}}}"
 
     def _time(self, text: str) -> int:
@@ -160,15 +164,24 @@ class Obd(Layout):
             raise InputError("the decision lies in the future", hint="check it and the clock", field="timestamp")
         return at
 
-    # -- passes --
+    # -- decisions --
 
-    def look(self, numbers: Sequence[int], texts: list[bytes]) -> Iterable[Refused]:
-        _, (_, items, positions, *_), bad = self._lines(numbers, texts)
+    def decode(self, numbers: Sequence[int], texts: list[bytes]) -> tuple[LogColumns, list[RefusedLine]]:
+        numbers, (ats, items, positions, clicks, marginals, contexts), bad = self._rows(numbers, texts)
         self._items.update(items)
         self._size = max(self._size, max(positions, default=0))
-        return bad
+        clicked = list(compress(range(len(numbers)), clicks))
+        rows = LogColumns(
+            number=numbers, policy=Same(self.policy), session=(), context=contexts, at=ats, eligible=Same(0),
+            eligible_sets=(), size=NULL,
+            slots=SlotColumns(row=range(len(numbers)), position=positions, arm=items, marginal=marginals),
+            events=EventColumns(
+                row=clicked, position=list(compress(positions, clicks)), kind=Same("click"), value=Same(1.0)
+            ),
+        )  # fmt: skip
+        return rows, bad
 
-    def looked(self) -> None:
+    def end(self) -> None:
         items = self._catalogue | self._items
         self._eligible = tuple(sorted(items))
         if self._size > len(items):
@@ -177,15 +190,12 @@ class Obd(Layout):
                 field="position",
             )
 
-    def taken(self, numbers: Sequence[int], texts: list[bytes], digests: list[bytes]) -> Taken:
-        places, (ats, items, positions, clicks, marginals, contexts), bad = self._lines(numbers, texts)
-        if not self._catalogue.union(self._items).issuperset(items) or max(positions, default=0) > self._size:
-            raise Surprise
-        if bad:
-            digests = [digests[place] for place in places]
-        sessions = [f"{self.policy}/{at}/{digest[:12].hex()}" for at, digest in zip(ats, digests, strict=True)]
-        columns = digests, sessions, ats, contexts, items, positions, marginals, clicks
-        return Impressions(*columns, (), self._eligible, self._size), bad
+    def complete(self, rows: LogColumns) -> LogColumns:
+        """Each row is a session of its own, its key made of its time first: keys that come in order are cheap to
+        store."""
+        ats = cast(Sequence[int], rows.at)
+        sessions = [f"{self.policy}/{at}/{digest[:12].hex()}" for at, digest in zip(ats, rows.digest, strict=True)]
+        return replace(rows, session=sessions, eligible_sets=(self._eligible,), size=Same(self._size))
 
 
 def _instants(cells: Sequence[bytes]) -> list[int]:
@@ -198,10 +208,10 @@ def _instants(cells: Sequence[bytes]) -> list[int]:
     date, hour, seconds, micros = (digits.astype(np.int64) @ PARTS).T
     if hour.max() > 23:
         return []
-    dates, which = np.unique(date, return_inverse=True)
+    dates, index = np.unique(date, return_inverse=True)
     days = [times.parse(f"{day // 10_000:04d}-{day // 100 % 100:02d}-{day % 100:02d}") for day in dates.tolist()]
-    found: list[int] = (np.array(days)[which] + seconds * times.SECOND + micros).tolist()
-    return found
+    instants: list[int] = (np.array(days)[index] + seconds * times.SECOND + micros).tolist()
+    return instants
 
 
 # -- cells --
@@ -216,7 +226,7 @@ def _decoded(text: bytes) -> str:
         raise InputError(f"not UTF-8: byte 0x{text[bad.start]:02x} at column {bad.start + 1}") from None
 
 
-def _plain(cell: bytes) -> str:
+def _unquoted(cell: bytes) -> str:
     """A cell as text. Raises InputError where it is quoted, or cannot be."""
     if b'"' in cell:
         raise InputError("it has quotes")
@@ -240,7 +250,7 @@ def _position(text: str) -> int:
 
 
 @lru_cache(CACHE)
-def _share(text: str) -> float:
+def _propensity(text: str) -> float:
     value = probability(_number(text, "propensity_score"), "propensity_score")
     assert value is not None
     return value

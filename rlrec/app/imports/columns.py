@@ -1,0 +1,130 @@
+"""Logged decisions column by column: what every layout decodes to, and what the store takes in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import accumulate, compress
+from typing import Any, TypeVar, cast
+
+from rlrec.store.loading import Column, Same
+
+NULL, ZERO, EMPTY = Same(None), Same(0), Same("{}")
+
+T = TypeVar("T", "SlotColumns", "EventColumns")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotColumns:
+    """Slots, named as in the table `slot`, but the arm by its key. row: index of each slot's decision, ascending."""
+
+    row: Sequence[int]
+    position: Column
+    arm: Sequence[str]
+    propensity: Column = NULL
+    marginal: Column = NULL
+    min_propensity: Column = NULL
+    score: Column = NULL
+    censored: Column = ZERO
+    rounded: Column = ZERO
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventColumns:
+    """Events. row: the index of each event's decision, ascending; at None: the time of the decision."""
+
+    row: Sequence[int]
+    position: Column
+    kind: Column
+    value: Column
+    at: Column = NULL
+    key: Column = NULL
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogColumns:
+    """A group of logged decisions. None in a column: the line does not say.
+
+    number: of the line; context and state: canonical JSON; eligible: the index of a decision's eligible arms (keys, in
+    order) in `eligible_sets`; size: the length of the page; source: JSON of what the line calls its policy and belief;
+    history: what it says was known of the visit; reward: what a line states beside its events; digest: 16 bytes of the
+    line, its identity in the end; text: the line, for those who quote it."""
+
+    number: Sequence[int]
+    session: Sequence[str]
+    context: Sequence[str]
+    eligible: Column
+    eligible_sets: Sequence[tuple[str, ...]]
+    size: Column
+    slots: SlotColumns
+    events: EventColumns
+    at: Column = NULL
+    policy: Column = NULL
+    user: Column = NULL
+    visit: Column = NULL
+    step: Column = NULL
+    state: Column = EMPTY
+    log_propensity: Column = NULL
+    seed: Column = NULL
+    request_id: Column = NULL
+    source: Column = NULL
+    history: Column = NULL
+    reward: Column = NULL
+    digest: Sequence[bytes] = ()
+    text: Column = NULL
+
+    def __len__(self) -> int:
+        return len(self.number)
+
+    def select(self, keep: Sequence[bool]) -> LogColumns:
+        """These decisions, with their slots and events."""
+        if all(keep):
+            return self
+        index = list(accumulate(keep, initial=0))
+        selected = _select(self, keep, besides=("eligible_sets", "slots", "events"))
+        return replace(
+            selected, slots=_of_decisions(self.slots, keep, index), events=_of_decisions(self.events, keep, index)
+        )
+
+
+def _of_decisions(columns: T, keep: Sequence[bool], index: Sequence[int]) -> T:
+    """The slots or events of the decisions that are kept. index: the new one of each of these."""
+    selected = _select(columns, list(map(keep.__getitem__, columns.row)))
+    return replace(selected, row=list(map(index.__getitem__, selected.row)))
+
+
+def _select(columns: R, keep: Sequence[bool], *, besides: Sequence[str] = ()) -> R:
+    names = [field.name for field in fields(cast(Any, columns)) if field.name not in besides]
+    changes: dict[str, Any] = {name: _compressed(getattr(columns, name), keep) for name in names}
+    return cast(R, replace(cast(Any, columns), **changes))
+
+
+def _compressed(column: Column, keep: Sequence[bool]) -> Column:
+    return column if isinstance(column, Same) else list(compress(column, keep))
+
+
+def values(column: Column, count: int) -> Sequence[Any]:
+    """The values of a column of so many rows."""
+    return [column.value] * count if isinstance(column, Same) else column
+
+
+def distinct(column: Column) -> set[Any]:
+    """The values that occur in a column, None left out."""
+    return ({column.value} if isinstance(column, Same) else set(column)) - {None}
+
+
+def mapped(column: Column, mapping: Mapping[Any, Any] | Sequence[Any]) -> Column:
+    """A column with each value replaced by what it stands for."""
+    if isinstance(column, Same):
+        return Same(mapping[column.value])
+    return list(map(mapping.__getitem__, column))
+
+
+def transposed(names: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> dict[str, Any]:
+    """Columns by name from rows; NULL where no row has a value."""
+    columns = list(zip(*rows, strict=True)) or [()] * len(names)
+    return {
+        name: NULL if column and column.count(None) == len(column) else column
+        for name, column in zip(names, columns, strict=True)
+    }

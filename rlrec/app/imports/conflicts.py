@@ -1,0 +1,154 @@
+"""Lines that the store or a line before contradicts: request ids and feedback keys that are known, other users."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from itertools import compress
+
+import numpy as np
+
+from rlrec.app.imports.columns import NULL, LogColumns, distinct, values
+from rlrec.arrays import Flags, Ids, run_starts
+from rlrec.errors import Conflict
+from rlrec.store import Unit, decisions, events, sessions
+from rlrec.store.loading import Column
+
+
+def find(unit: Unit, rows: LogColumns, users: Mapping[str, str | None]) -> dict[int, Conflict]:
+    """The rows that are refused, by index. users: of the sessions that the store has.
+
+    A row that is refused leaves no trace: what it names is free for the rows after it."""
+    keys_of = _keys(rows)
+    asked, owners = distinct(rows.request_id), dict(users)
+    if not asked and not keys_of and not distinct(rows.user):
+        return {}
+    requests = set(decisions.requests(unit, asked))
+    keys = set(events.stored_keys(unit, set().union(*keys_of.values())))
+    refused: dict[int, Conflict] = {}
+    columns = zip(values(rows.request_id, len(rows)), rows.session, values(rows.user, len(rows)), strict=True)
+    for row, (request, session, user) in enumerate(columns):
+        named = keys_of.get(row, set())
+        if request in requests:
+            refused[row] = _known_request(request)
+        elif repeated := named & keys:
+            refused[row] = _known_key(min(repeated))
+        elif user is not None and (owners.get(session) or user) != user:
+            refused[row] = _other_user(session, user, f"user {owners[session]!r}")
+        else:
+            keys |= named
+            if request is not None:
+                requests.add(request)
+            if user is not None:
+                owners[session] = user
+    return refused
+
+
+def users_of_sessions(unit: Unit, rows: LogColumns) -> dict[str, str | None]:
+    """The users of the sessions that some row gives a user."""
+    given = compress(rows.session, (user is not None for user in values(rows.user, len(rows))))
+    return {key: session.user for key, session in sessions.find(unit, set(given)).items()}
+
+
+def _keys(rows: LogColumns) -> dict[int, set[str]]:
+    """The feedback keys of each row that names some."""
+    keys = defaultdict[int, set[str]](set)
+    if distinct(rows.events.key):
+        for row, key in zip(rows.events.row, values(rows.events.key, len(rows.events.row)), strict=True):
+            if key is not None:
+                keys[row].add(key)
+    return keys
+
+
+def _known_request(request: str) -> Conflict:
+    hint = "it names one decision of the store"
+    return Conflict(f"request id {request!r} is known already", hint=hint, field="request_id")
+
+
+def _known_key(key: str) -> Conflict:
+    return Conflict(f"feedback key {key!r} is known already", hint="it names one line of feedback", field="events")
+
+
+def _other_user(session: str, user: str, owner: str) -> Conflict:
+    return Conflict(f"session {session[:80]!r} belongs to {owner}, not {user!r}", field="user")
+
+
+# -- across the groups of an import, before any is stored --
+
+
+class EarlierLines:
+    """What the lines so far name, 16 bytes for each name: a line that contradicts one of an earlier group is found
+    before either is stored."""
+
+    def __init__(self) -> None:
+        self.requests, self.keys, self.users = FirstValues(), FirstValues(), FirstValues()
+        self.lines = 0  # so far
+
+    def find(self, rows: LogColumns) -> tuple[int, Conflict] | None:
+        """The first row that contradicts an earlier line, with the reason; None where none does."""
+        line = np.arange(self.lines, self.lines + len(rows))
+        self.lines += len(rows)
+        found: list[tuple[int, Conflict]] = []
+        for column, row, first, conflict in (
+            (rows.request_id, range(len(rows)), self.requests, _known_request),
+            (rows.events.key, rows.events.row, self.keys, _known_key),
+        ):
+            index, names = _not_null(column, row)
+            if (repeated := first.differing(_hashes(names), line[index])).any():
+                at = int(np.argmax(repeated))
+                found.append((int(index[at]), conflict(names[at])))
+        index, users = _not_null(rows.user, range(len(rows)))
+        session = [rows.session[row] for row in index.tolist()]
+        if (other := self.users.differing(_hashes(session), _hashes(users))).any():
+            at = int(np.argmax(other))
+            found.append((int(index[at]), _other_user(session[at], users[at], "another user")))
+        return min(found, key=lambda pair: pair[0], default=None)
+
+
+class FirstValues:
+    """The first value that came with each key, keys and values as 64-bit numbers, in a few sorted runs.
+
+    Two names have one hash once in many millions of imports; a good line is then refused."""
+
+    def __init__(self) -> None:
+        self.runs: list[tuple[Ids, Ids]] = []
+
+    def differing(self, keys: Ids, values: Ids) -> Flags:
+        """Which keys came before, or earlier in these, with another value, (n,)."""
+        order = np.argsort(keys, kind="stable")
+        start = run_starts(keys[order])
+        unique, first = keys[order][start], values[order][start]
+        new = np.ones(len(unique), np.bool_)
+        for run_keys, run_values in self.runs:
+            index = np.minimum(np.searchsorted(run_keys, unique), len(run_keys) - 1)
+            is_in_run = run_keys[index] == unique
+            first = np.where(is_in_run, run_values[index], first)
+            new &= ~is_in_run
+        self._add(unique[new], first[new])
+        differing = np.empty(len(keys), np.bool_)
+        differing[order] = values[order] != np.repeat(first, np.diff(start, append=len(keys)))
+        return differing
+
+    def _add(self, keys: Ids, values: Ids) -> None:
+        """Another run, joined with those before that are not longer."""
+        if not len(keys):
+            return
+        while self.runs and len(self.runs[-1][0]) <= len(keys):
+            other_keys, other_values = self.runs.pop()
+            keys, values = np.concatenate([other_keys, keys]), np.concatenate([other_values, values])
+            order = np.argsort(keys)
+            keys, values = keys[order], values[order]
+        self.runs.append((keys, values))
+
+
+def _not_null(column: Column, rows: Sequence[int]) -> tuple[Ids, list[str]]:
+    """The rows where a column has a value, and these values."""
+    if column == NULL:
+        return np.zeros(0, np.int64), []
+    listed = values(column, len(rows))
+    has = [value is not None for value in listed]
+    return np.array(list(compress(rows, has)), np.int64), list(compress(listed, has))
+
+
+def _hashes(names: Sequence[str]) -> Ids:
+    return np.fromiter(map(hash, names), np.int64, len(names))
