@@ -11,17 +11,21 @@ from typing import Any, BinaryIO, cast
 
 import click
 
-from rlrec.app.imports.layouts import WRITERS
 from rlrec.cli import output
 from rlrec.cli.output import Show
 from rlrec.cli.shared import check_target, notice, printed, stored
+from rlrec.cli.values import Registered
 from rlrec.errors import RlrecError
 
 
 @click.command("export-log")
 @click.argument("path", type=click.Path(dir_okay=False, allow_dash=True), metavar="PATH|-")
 @click.option(
-    "--layout", type=click.Choice(list(WRITERS)), default="jsonl", show_default=True, help="One JSON object a decision."
+    "--layout",
+    type=Registered("rlrec.app.imports.layouts:WRITERS"),
+    default="jsonl",
+    show_default=True,
+    help="One JSON object a decision.",
 )
 @click.option("--log", metavar="FILTER", help="Which decisions, e.g. policy=home,since=2026-01-01. Default: all.")
 @printed

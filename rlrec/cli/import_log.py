@@ -7,17 +7,16 @@ from typing import Any, BinaryIO
 
 import click
 
-from rlrec.app.imports.layouts import READERS
 from rlrec.cli import lines
 from rlrec.cli.output import Show
 from rlrec.cli.shared import FILE, Refusals, printed, refusing, stored
-from rlrec.cli.values import NAME
+from rlrec.cli.values import NAME, Registered
 
 
 @click.command("import-log")
 @click.argument("files", type=FILE, nargs=-1, required=True, metavar="FILE|-...")
 @click.option(
-    "--layout", type=click.Choice(list(READERS)), required=True,
+    "--layout", type=Registered("rlrec.app.imports.layouts:READERS"), required=True,
     help="obd: Open Bandit Dataset CSV. jsonl: one decision a line, as export-log writes them. Both may be gzip.",
 )  # fmt: skip
 @click.option(

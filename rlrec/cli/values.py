@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,8 +20,9 @@ from rlrec.times import parse as parse_time
 
 if TYPE_CHECKING:
     AnyType = click.ParamType[Any, Any]
-else:  # the class takes no parameters in click 8.1
-    AnyType = click.ParamType
+    AnyChoice = click.Choice[str]
+else:  # the classes take no parameters in click 8.1
+    AnyType, AnyChoice = click.ParamType, click.Choice
 
 # Patterns are text here: they are compiled when a command asks for them, and kept by `re`.
 DURATION_FORM = (
@@ -190,6 +192,18 @@ class Parsed(AnyType):
         except InputError as error:
             where = f"{error.field}: " if error.field else ""
             raise Refused(where + error.message, hint=error.hint, param=param, ctx=ctx) from None
+
+
+class Registered(AnyChoice):
+    """A click type: the names of a registry (module:attribute), which is loaded when they are asked for."""
+
+    def __init__(self, registry: str) -> None:
+        self.module, _, self.attribute = registry.partition(":")
+        self.case_sensitive = True
+
+    @property
+    def choices(self) -> Sequence[str]:  # type: ignore[override]  # read only
+        return list(getattr(import_module(self.module), self.attribute))
 
 
 class Whole(click.IntRange):
