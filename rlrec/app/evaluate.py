@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from rlrec.app.evaluation import estimates
+from rlrec.app.evaluation.estimates import EstimateRow
 from rlrec.app.evaluation.request import EmptyLog, Request
 from rlrec.app.inputs import filters
 from rlrec.ope import diagnostics
@@ -14,7 +14,7 @@ from rlrec.store import Store, bulk
 __all__ = ["EmptyLog", "Request", "evaluate", "explained"]
 
 
-def evaluate(store: Store, request: Request) -> list[dict[str, Any]]:
+def evaluate(store: Store, request: Request) -> list[EstimateRow]:
     """An estimate for every target, group and estimator, from one snapshot of the log.
 
     Raises InputError for unknown names, an interval that an estimator does not have, and an empty log."""
@@ -23,14 +23,14 @@ def evaluate(store: Store, request: Request) -> list[dict[str, Any]]:
         return estimates.answer(unit, request, estimators, filters.selection(unit, request.log))
 
 
-def explained(found: Sequence[Mapping[str, Any]]) -> list[str]:
+def explained(rows: Sequence[EstimateRow]) -> list[str]:
     """What the reasons of these estimates mean, and from which step on the log does not support a target."""
-    early: dict[str, int] = {}
-    for one in found:
-        if one["horizon"] is not None:
-            name = one["target"] if one["version"] is None else f"{one['target']}@{one['version']}"
-            early[name] = min(one["horizon"], early.get(name, one["horizon"]))
-    return diagnostics.explanations(found) + [
+    horizons: dict[str, int] = {}
+    for row in rows:
+        if (horizon := row.estimate.horizon) is not None:
+            name = row.target if row.version is None else f"{row.target}@{row.version}"
+            horizons[name] = min(horizon, horizons.get(name, horizon))
+    return diagnostics.explanations([row.to_json() for row in rows]) + [
         f"horizon: from step {step} on the effective sample size for {name} is below 5 % of the sessions"
-        for name, step in early.items()
+        for name, step in horizons.items()
     ]

@@ -125,8 +125,9 @@ def evaluate(store: Any, show: Show, **request: Any) -> None:
     """
     from rlrec.app import evaluate as use_case
 
-    found = use_case.evaluate(store, use_case.Request(**request))
-    show(found, table=View(headers=_headers(request), rows=_rows(found, request), notes=_notes(found)))
+    estimates = use_case.evaluate(store, use_case.Request(**request))
+    rows, notes = [row.to_json() for row in estimates], use_case.explained(estimates)
+    show(rows, table=View(headers=_headers(request), rows=_rows(rows, request), notes=notes))
 
 
 def _keys(request: dict[str, Any]) -> list[str]:
@@ -144,10 +145,3 @@ def _rows(found: Iterable[dict[str, Any]], request: dict[str, Any]) -> list[list
 def _whole(value: float | None) -> int | None:
     """A sample size as a person compares it; json and csv have every digit."""
     return None if value is None else round(value)
-
-
-def _notes(found: list[dict[str, Any]]) -> list[str]:
-    """What the reasons mean that occur."""
-    from rlrec.app.evaluate import explained
-
-    return explained(found)

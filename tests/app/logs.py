@@ -76,7 +76,7 @@ def serve(
 def judged(db: str, *targets: str, minutes: float = 1e6, **asked: Any) -> list[dict[str, Any]]:
     """What `evaluate` says of the log, long after it by default."""
     with closing(at(db, minutes)) as store:
-        return evaluate.evaluate(store, evaluate.Request(targets=targets, **asked))
+        return [row.to_json() for row in evaluate.evaluate(store, evaluate.Request(targets=targets, **asked))]
 
 
 def one(db: str, target: str, estimator: str, **asked: Any) -> dict[str, Any]:

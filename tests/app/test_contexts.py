@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rlrec.app.evaluation import contexts
-from rlrec.app.evaluation.contexts import Library
+from rlrec.app.evaluation.contexts import ContextCache
 from rlrec.policy import features
 from rlrec.store import Store, Unit, reader
 
@@ -31,8 +31,8 @@ def batches(count: int = 12) -> list[np.ndarray]:
     return [generator.integers(1, len(BODIES) + 1, size=generator.integers(1, 25)) for _ in range(count)]
 
 
-def read(unit: Unit, library: Library, ids: np.ndarray) -> reader.ContextTexts:
-    return reader.PendingContexts(unit, library.wanted(ids)).texts()
+def read(unit: Unit, cache: ContextCache, ids: np.ndarray) -> reader.ContextTexts:
+    return reader.PendingContexts(unit, cache.wanted(ids)).texts()
 
 
 @pytest.mark.parametrize(("room", "values"), [(10**9, 10**9), (700, 10**9), (10**9, 20), (0, 0)])
@@ -42,15 +42,15 @@ def test_features_and_fields_are_those_of_the_text_however_much_is_kept(
     for name, value in {"ROOM": room, "VALUES": values, "PORTION": 4}.items():
         monkeypatch.setattr(contexts, name, value)
     with filled.read() as unit:
-        library = Library(unit, fields=["device"], encode=True)
+        cache = ContextCache(unit, fields=["device"], encode=True)
         for number, ids in enumerate(2 * batches()):
             more = ["n"] if number % 4 == 3 else []
-            found = library.of(ids, read(unit, library, ids), fields=more)
+            found, code = cache.table(ids, read(unit, cache, ids), fields=more)
             mine = [BODIES[key - 1] for key in ids.tolist()]
-            np.testing.assert_allclose(found.encoded[found.code], features.encode(mine), rtol=1e-12)
+            np.testing.assert_allclose(found.encoded[code], features.encode(mine), rtol=1e-12)
             for field in ["device", *more]:
-                assert [found.values[field][place] for place in found.code] == [body.get(field) for body in mine]
-        assert library.names == {"n", "device", "tags"}
+                assert [found.values[field][place] for place in code] == [body.get(field) for body in mine]
+        assert found.names == {"n", "device", "tags"}
 
 
 def test_a_reading_is_what_a_policy_sees_of_a_row(filled: Any) -> None:
@@ -62,29 +62,29 @@ def test_a_reading_is_what_a_policy_sees_of_a_row(filled: Any) -> None:
         ("*",): lambda body: body,
     }
     with filled.read() as unit:
-        library = Library(unit, fields={name for fields in seen for name in fields})
+        cache = ContextCache(unit, fields={name for fields in seen for name in fields})
         for _ in range(2):
-            found = library.of(ids, read(unit, library, ids))
+            found, context = cache.table(ids, read(unit, cache, ids))
             for fields, sees in seen.items():
                 expected = [sees(BODIES[key - 1]) for key in ids.tolist()]
                 code, readings = found.reading(fields)
-                assert [readings[place] for place in code] == expected
-                assert [found.read(fields, row) for row in range(len(ids))] == expected
+                assert [readings[number] for number in code[context]] == expected
+                assert [found.read(fields, number) for number in context.tolist()] == expected
                 assert len({repr(one) for one in readings}) == len(readings)
 
 
 def test_a_context_is_read_once(filled: Any) -> None:
     with filled.read() as unit:
-        library, asked = Library(unit, encode=True), []
+        cache, asked = ContextCache(unit, encode=True), []
         for ids in 2 * batches():
-            texts = read(unit, library, ids)
+            texts = read(unit, cache, ids)
             asked += texts.ids.tolist()
-            library.of(ids, texts)
+            cache.table(ids, texts)
     assert len(asked) == len(set(asked))
 
 
 def test_nothing_is_read_where_nothing_is_wanted(filled: Any) -> None:
     with filled.read() as unit:
-        library = Library(unit)
-        assert read(unit, library, np.array([3, 1, 3])).ids.tolist() == []
-        assert library.of(np.array([3, 1, 3]), None).code.tolist() == [1, 0, 1]
+        cache = ContextCache(unit)
+        assert read(unit, cache, np.array([3, 1, 3])).ids.tolist() == []
+        assert cache.table(np.array([3, 1, 3]), None)[1].tolist() == [1, 0, 1]

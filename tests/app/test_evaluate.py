@@ -45,7 +45,7 @@ def obd(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Any:
 
 def estimates(db: str, *names: str, **asked: Any) -> list[dict[str, Any]]:
     with closing(Store(db)) as store:
-        return evaluate.evaluate(store, evaluate.Request(targets=names, **asked))
+        return [row.to_json() for row in evaluate.evaluate(store, evaluate.Request(targets=names, **asked))]
 
 
 # -- a real log --
@@ -216,13 +216,13 @@ def test_a_row_with_a_marginal_alone_is_weighed_and_one_with_nothing_is_counted(
 
 def test_no_weight_passes_the_bound_that_is_called_provable(slates: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    real = probabilities.Scorer.batch
+    real = probabilities.Scorer.log_batch
 
-    def watched(self: Any, *given: Any) -> Any:
-        seen.append(real(self, *given))
+    def watched(self: Any, **given: Any) -> Any:
+        seen.append(real(self, **given))
         return seen[-1]
 
-    monkeypatch.setattr(probabilities.Scorer, "batch", watched)
+    monkeypatch.setattr(probabilities.Scorer, "log_batch", watched)
     logs.judged(slates, "uniform", "log", estimators="ips")
     for batch in seen:
         assert np.isfinite(batch.largest).all()

@@ -24,7 +24,7 @@ NAMES = [f"a{number}" for number in range(6)]
 
 def judged(db: str, *targets: str, **options: Any) -> list[dict[str, Any]]:
     with closing(Store(db)) as store:
-        return evaluate.evaluate(store, evaluate.Request(targets=targets, **options))
+        return [row.to_json() for row in evaluate.evaluate(store, evaluate.Request(targets=targets, **options))]
 
 
 def check_equal(left: Sequence[Mapping[str, Any]], right: Sequence[Mapping[str, Any]]) -> None:

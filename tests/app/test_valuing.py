@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rlrec.app.evaluation.visit_values import STEPS, Decisions, Fitting, Shown
+from rlrec.app.evaluation.visit_values import STEPS, Decisions, ReturnSums, TargetSlates
 
 ARMS = 4
 
@@ -24,13 +24,13 @@ def visits(seed: int = 1, *, number: int = 200, longest: int = 5) -> tuple[Decis
     return decisions, top - 0.5 * decisions.own_of_top()[:, 0] + generator.normal(size=n) / 10
 
 
-def shown(decisions: Decisions, share: np.ndarray) -> list[Shown]:
+def shown(decisions: Decisions, share: np.ndarray) -> list[TargetSlates]:
     """What a target makes of all decisions, in two parts."""
     every = np.arange(len(decisions.top))
     return [
-        Shown(
+        TargetSlates(
             rows=rows,
-            log_page=np.zeros(len(rows)),
+            log_slate=np.zeros(len(rows)),
             places=np.arange(ARMS),
             share=share[rows],
             case=np.arange(len(rows)),
@@ -41,14 +41,14 @@ def shown(decisions: Decisions, share: np.ndarray) -> list[Shown]:
 
 def test_a_target_that_shows_what_was_shown_is_worth_what_that_is_worth() -> None:
     decisions, reward = visits()
-    values = Fitting.of(decisions, reward, gamma=0.9, arms=ARMS).finish()
+    values = ReturnSums.of(decisions, reward, gamma=0.9, arms=ARMS).finish()
     certain = np.eye(ARMS)[decisions.top]
     assert values.expected(decisions, shown(decisions, certain)) == pytest.approx(values.predicted(decisions))
 
 
 def test_the_mean_is_that_over_all_arms_that_could_be_shown() -> None:
     decisions, reward = visits()
-    values = Fitting.of(decisions, reward, gamma=0.9, arms=ARMS).finish()
+    values = ReturnSums.of(decisions, reward, gamma=0.9, arms=ARMS).finish()
     share = np.random.default_rng(2).dirichlet(np.ones(ARMS), len(decisions.top))
     each = [values.expected(decisions, shown(decisions, np.eye(ARMS)[[arm] * len(share)])) for arm in range(ARMS)]
     assert values.expected(decisions, shown(decisions, share)) == pytest.approx((share * np.array(each).T).sum(axis=1))
@@ -56,13 +56,13 @@ def test_the_mean_is_that_over_all_arms_that_could_be_shown() -> None:
 
 def test_it_finds_what_an_arm_earns_and_what_memory_takes_off() -> None:
     decisions, reward = visits(number=2_000, longest=1)
-    values = Fitting.of(decisions, reward, gamma=1.0, arms=ARMS).finish()
+    values = ReturnSums.of(decisions, reward, gamma=1.0, arms=ARMS).finish()
     assert np.abs(values.predicted(decisions) - reward).mean() < 0.12
 
 
 def test_fits_add_up_and_late_steps_share_one() -> None:
     (one, gained), (other, more) = visits(1), visits(2, longest=2 * STEPS)
-    both = Fitting.of(one, gained, gamma=0.9, arms=ARMS) + Fitting.of(other, more, gamma=0.9, arms=ARMS)
-    again = Fitting.of(other, more, gamma=0.9, arms=ARMS) + Fitting.of(one, gained, gamma=0.9, arms=ARMS)
+    both = ReturnSums.of(one, gained, gamma=0.9, arms=ARMS) + ReturnSums.of(other, more, gamma=0.9, arms=ARMS)
+    again = ReturnSums.of(other, more, gamma=0.9, arms=ARMS) + ReturnSums.of(one, gained, gamma=0.9, arms=ARMS)
     assert both.finish().predicted(other) == pytest.approx(again.finish().predicted(other))
     assert other.steps.max() == STEPS

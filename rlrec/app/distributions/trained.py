@@ -83,28 +83,35 @@ class Trained:
         parameters, described = self.of(arms, revision)
         return self.policy.scores_of(parameters, state, arms=arms, described=described)
 
-    def cases(self, state: State, eligible: Ids, revision: Ids) -> Iterator[EligibleGroup]:
-        """Decisions by eligible set (its id, (n,)) and catalogue, few enough at a time for their scores to be held."""
+    def cases(
+        self, state: State, eligible: Ids, revision: Ids, *, sets: Mapping[int, Ids] | None = None
+    ) -> Iterator[EligibleGroup]:
+        """Decisions by eligible set (its id, (n,)) and catalogue, few enough at a time for their scores to be held.
+
+        sets: the arms of the eligible sets, where these were read before."""
         revisions, at = np.unique(revision, return_inverse=True)
         epoch = np.array([self.described.epoch(one) for one in revisions.tolist()], np.int64)[at]
         first, which = distinct(epoch, eligible)
         order, ends, start = np.argsort(which, kind="stable"), np.cumsum(np.bincount(which)).tolist(), 0
         state = state.take(order) if len(first) > 1 else state
-        sets = self._sets(eligible[first], epoch[first], revision[first])
-        for (arms, effective), end in zip(sets, ends, strict=True):
+        by_set = self._sets(eligible[first], epoch[first], revision[first], sets)
+        for (arms, effective), end in zip(by_set, ends, strict=True):
             while start < end:
                 until = min(start + max(1, CELLS // len(arms)), end)
                 part = restrict(state.between(start, until), arms)
                 yield EligibleGroup(order[start:until], arms, score_states(effective, part))
                 start = until
 
-    def _sets(self, eligible: Ids, epoch: Ids, revision: Ids) -> Iterator[tuple[Ids, tuple[Array, Array, Array]]]:
+    def _sets(
+        self, eligible: Ids, epoch: Ids, revision: Ids, read: Mapping[int, Ids] | None
+    ) -> Iterator[tuple[Ids, tuple[Array, Array, Array]]]:
         """The arms of eligible sets, which stand by epoch, and what the parameters come to for them."""
         for same in np.split(np.arange(len(eligible)), np.flatnonzero(np.diff(epoch)) + 1):
             for start in range(0, len(same), SETS):
                 some = same[start : start + SETS]
-                found = contents.eligible_arms(self.unit, set(eligible[some].tolist()))
-                sets = [np.array(found[key], np.int64) for key in eligible[some].tolist()]
+                wanted = eligible[some].tolist()
+                arms_of = contents.eligible_arms(self.unit, set(wanted)) if read is None else read
+                sets = [np.array(arms_of[key], np.int64) for key in wanted]
                 every = np.unique(np.concatenate(sets))
                 weights, bias, memory = self.policy.effective(*self.of(every, int(revision[some[0]])))
                 for arms in sets:

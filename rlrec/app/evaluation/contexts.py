@@ -1,4 +1,4 @@
-"""What an evaluation reads of contexts: each is decoded once, as long as there is room for what was made of it."""
+"""Contexts of the log as an evaluation reads them: each is decoded once, as long as there is room for its values."""
 
 from __future__ import annotations
 
@@ -17,27 +17,25 @@ from rlrec.policy.features import Sparse
 from rlrec.store import Unit, reader
 from rlrec.store.reader import ContextTexts
 
-ROOM = 64_000_000  # bytes of features that are kept
-VALUES = 500_000  # values of fields that are kept
+ROOM = 64_000_000  # bytes of features that are cached
+VALUES = 500_000  # values of fields that are cached
 NAMES = 1_000  # of fields that are remembered, to suggest one
 PORTION = 10_000  # contexts decoded at a time
-(WHOLE,) = EVERYTHING  # asked for as a field: the context itself
+(WHOLE,) = EVERYTHING  # as a field: the context itself
 
 _decode: Callable[[str], dict[str, Any]] = msgspec.json.Decoder().decode
 
 
-class Contexts:
-    """The distinct contexts of a batch: the fields asked for, and if asked all of each as numbers.
+class ContextTable:
+    """The m distinct contexts of a batch: the fields that are read, and where they are wanted all of each as numbers.
 
-    code (n,): which context each row has. values: field -> its value in every context, None where it is missing; the
-    context itself under WHOLE."""
+    values: field -> its value in every context, None where it is missing; the context itself under WHOLE. names: fields
+    that contexts have, as far as they were looked at."""
 
-    def __init__(self, code: Ids, values: dict[str, list[Any]], features: Callable[[], Array]) -> None:
-        self.code, self.values, self._features = code, values, features
-
-    def take(self, rows: Ids) -> Contexts:
-        """Those of some rows."""
-        return Contexts(self.code[rows], self.values, lambda: self.encoded)
+    def __init__(
+        self, size: int, values: dict[str, list[Any]], names: frozenset[str], features: Callable[[], Array]
+    ) -> None:
+        self.size, self.values, self.names, self._features = size, values, names, features
 
     @cached_property
     def encoded(self) -> Array:
@@ -45,71 +43,74 @@ class Contexts:
         return self._features()
 
     def coded(self, field: str, name: Any = repr) -> tuple[Ids, list[Any]]:
-        """Per row which distinct value of a field it has, (n,), and those values; `name` says which are the same."""
-        values = self.values[field]
-        places: dict[Any, int] = {}
-        firsts: list[Any] = []
-        codes = np.empty(len(values), np.int64)
-        for row, value in enumerate(values):
+        """Which distinct value of a field each context has, (m,), and those values; `name` says which are the same."""
+        numbers: dict[Any, int] = {}
+        distinct_values: list[Any] = []
+        codes = np.empty(self.size, np.int64)
+        for row, value in enumerate(self.values[field]):
             key = name(value)
-            if key not in places:
-                places[key] = len(firsts)
-                firsts.append(value)
-            codes[row] = places[key]
-        return codes[self.code], firsts
+            if key not in numbers:
+                numbers[key] = len(distinct_values)
+                distinct_values.append(value)
+            codes[row] = numbers[key]
+        return codes, distinct_values
 
     def reading(self, fields: Sequence[str]) -> tuple[Ids, list[dict[str, Any]]]:
-        """Per row what a policy that reads these fields sees, (n,), and a context for each of the things seen."""
+        """What a policy that reads these fields sees: which of some contexts each one is to it, (m,), and those."""
         if not fields:
-            return np.zeros(len(self.code), np.int64), [{}]
+            return np.zeros(self.size, np.int64), [{}]
         if WHOLE in fields:
-            return self.code, self.values[WHOLE]
+            return np.arange(self.size), self.values[WHOLE]
         codes, values = zip(*map(self.coded, fields), strict=True)
         first, code = distinct(*codes)
-        seen = (column[first].tolist() for column in codes)
-        read = ([known[place] for place in places] for known, places in zip(values, seen, strict=True))
-        return code, [dict(zip(fields, one, strict=True)) for one in zip(*read, strict=True)]
+        numbers = (column[first].tolist() for column in codes)
+        columns = ([its[number] for number in chosen] for its, chosen in zip(values, numbers, strict=True))
+        return code, [dict(zip(fields, row, strict=True)) for row in zip(*columns, strict=True)]
 
-    def read(self, fields: Sequence[str], row: int) -> dict[str, Any]:
-        """What a policy that reads these fields sees in a row."""
-        place = int(self.code[row])
-        return self.values[WHOLE][place] if WHOLE in fields else {name: self.values[name][place] for name in fields}
+    def read(self, fields: Sequence[str], context: int) -> dict[str, Any]:
+        """A context as a policy that reads these fields sees it."""
+        return self.values[WHOLE][context] if WHOLE in fields else {name: self.values[name][context] for name in fields}
 
 
-class Library:
-    """The contexts of one evaluation.
+class ContextCache:
+    """The contexts of one evaluation, each decoded once as long as there is room.
 
-    encode: whether their features are wanted. fields: what else is known to be. names: of fields that contexts have.
-    What comes first is kept: every pass over a log comes along in the same order."""
+    encode: whether their features are wanted. fields: that every batch needs. What comes first is cached: every pass
+    over a log comes along in the same order."""
 
     def __init__(self, unit: Unit, *, fields: Collection[str] = (), encode: bool = False) -> None:
         self.unit, self.fields, self.encode = unit, frozenset(fields), encode
-        self.names: set[str] = set()
+        self._names: set[str] = set()
         self._values: dict[str, dict[int, Any]] = {}
-        self._features = _Features()
+        self._features = _FeatureCache()
 
     def wanted(self, context_id: Ids) -> Ids:
         """Which contexts of these rows have to be read, ascending."""
         return self._missing(context_id[distinct(context_id)[0]], self.fields)
 
-    def of(self, context_id: Ids, read: ContextTexts | None, *, fields: Collection[str] = ()) -> Contexts:
-        """The contexts of rows. read: those `wanted`; where more fields are asked for, what they need is read here."""
+    def table(
+        self, context_id: Ids, read: ContextTexts | None, *, fields: Collection[str] = ()
+    ) -> tuple[ContextTable, Ids]:
+        """The distinct contexts of rows, and which of them each row has, (n,).
+
+        read: those `wanted`; where more fields are asked for, what they need is read here."""
         first, code = distinct(context_id)
         ids = context_id[first]
-        asked = self.fields | set(fields)
-        missing = self._missing(ids, asked)
-        if read is None or asked > self.fields:
+        wanted = self.fields | set(fields)
+        missing = self._missing(ids, wanted)
+        if read is None or wanted > self.fields:
             read = reader.PendingContexts(self.unit, missing).texts()
-        fresh, sparse = self._read(missing, read.of(missing), asked)
+        fresh, sparse = self._read(missing, read.of(missing), wanted)
         parts = self._features.of(ids, missing, sparse) if self.encode else []
-        return Contexts(code, self._of(ids, fresh), lambda: _dense(len(ids), parts))
+        values = self._of(ids, fresh)
+        return ContextTable(len(ids), values, frozenset(self._names), lambda: _dense(len(ids), parts)), code
 
     def _missing(self, ids: Ids, fields: Collection[str]) -> Ids:
-        known = self._features.known(ids) if self.encode else np.ones(len(ids), np.bool_)
+        cached = self._features.has(ids) if self.encode else np.ones(len(ids), np.bool_)
         for field in fields:
             values = self._values.setdefault(field, {})
-            known &= np.fromiter(map(values.__contains__, ids.tolist()), np.bool_, len(ids))
-        return ids[~known]
+            cached &= np.fromiter(map(values.__contains__, ids.tolist()), np.bool_, len(ids))
+        return ids[~cached]
 
     def _read(
         self, ids: Ids, texts: Sequence[str], fields: Collection[str]
@@ -121,88 +122,85 @@ class Library:
             decoded = _decoded(texts[start : start + PORTION])
             keys = ids[start : start + PORTION].tolist() if fields else []
             for field in fields:
-                found = decoded if field == WHOLE else [one.get(field) for one in decoded]
-                values[field].update(zip(keys, found, strict=True))
+                read = decoded if field == WHOLE else [context.get(field) for context in decoded]
+                values[field].update(zip(keys, read, strict=True))
             if fields:
-                self._name(set().union(*decoded), fields)
+                self._note(set().union(*decoded), fields)
             if self.encode:
                 sparse.append(features.sparse(decoded))
         return values, sparse
 
-    def _name(self, found: set[str], fields: Collection[str]) -> None:
-        self.names |= found if len(self.names) < NAMES else found & {*fields}
+    def _note(self, names: set[str], fields: Collection[str]) -> None:
+        self._names |= names if len(self._names) < NAMES else names & {*fields}
 
     def _of(self, ids: Ids, fresh: Mapping[str, dict[int, Any]]) -> dict[str, list[Any]]:
-        """Values of every field; what is fresh is kept while there is room, but whole contexts are too large."""
+        """Values of every field; what is fresh is cached while there is room, but whole contexts are too large."""
         keys = ids.tolist()
         values = {}
         for field, read in fresh.items():
-            kept = self._values[field]
-            values[field] = [read[key] if key in read else kept[key] for key in keys]
+            cached = self._values[field]
+            values[field] = [read[key] if key in read else cached[key] for key in keys]
             if field != WHOLE and sum(map(len, self._values.values())) + len(read) <= VALUES:
-                kept.update(read)
+                cached.update(read)
         return values
 
 
-class _Features:
-    """Features of contexts by their ids, kept while there is room."""
+class _FeatureCache:
+    """Features of contexts by their ids, cached while there is room."""
 
     def __init__(self) -> None:
         self._ids = np.empty(0, np.int64)  # ascending
-        self._where = np.empty(0, np.int64)  # which of `_kept` has it, and in which row
-        self._kept: list[Sparse] = []
+        self._where = np.empty(0, np.int64)  # which of `_portions` has it, and in which row
+        self._portions: list[Sparse] = []
         self._size = 0
 
-    def known(self, ids: Ids) -> Flags:
-        """Which of these are kept, (m,)."""
-        if not len(self._ids):
-            return np.zeros(len(ids), np.bool_)
-        found: Flags = self._ids[self._places(ids)] == ids
-        return found
+    def has(self, ids: Ids) -> Flags:
+        """Which of these are cached, (m,)."""
+        return self._ids[self._indices(ids)] == ids if len(self._ids) else np.zeros(len(ids), np.bool_)
 
-    def of(self, ids: Ids, fresh: Ids, sparse: Sequence[Sparse]) -> list[_Part]:
-        """The features of contexts: those of `fresh` are given in portions, the others were kept."""
-        places = np.searchsorted(ids, fresh)
-        given = zip(range(0, len(fresh), PORTION), sparse, strict=True)
-        parts = [(part, np.arange(len(part)), places[start : start + PORTION]) for start, part in given]
-        kept = list(self._found(ids, np.delete(np.arange(len(ids)), places)))
-        if not self.known(fresh).any():
-            self._keep(fresh, sparse)
-        return parts + kept
+    def of(self, ids: Ids, fresh: Ids, sparse: Sequence[Sparse]) -> list[FeatureRows]:
+        """The features of contexts: those of `fresh` are handed over in portions, the others are cached."""
+        at = np.searchsorted(ids, fresh)
+        portions = zip(range(0, len(fresh), PORTION), sparse, strict=True)
+        rows = [(portion, np.arange(len(portion)), at[start : start + PORTION]) for start, portion in portions]
+        cached = list(self._cached(ids, np.delete(np.arange(len(ids)), at)))
+        if not self.has(fresh).any():
+            self._add(fresh, sparse)
+        return rows + cached
 
-    def _found(self, ids: Ids, at: Ids) -> Iterator[_Part]:
-        """What is kept of the contexts at these places."""
-        which, row = np.divmod(self._where[self._places(ids[at])], PORTION) if len(at) else (at, at)
-        for kept in which[distinct(which)[0]].tolist():
-            mine = which == kept
-            yield self._kept[kept], row[mine], at[mine]
+    def _cached(self, ids: Ids, at: Ids) -> Iterator[FeatureRows]:
+        """The cached features of the contexts at some indices."""
+        which, row = np.divmod(self._where[self._indices(ids[at])], PORTION) if len(at) else (at, at)
+        for number in which[distinct(which)[0]].tolist():
+            chosen = which == number
+            yield self._portions[number], row[chosen], at[chosen]
 
-    def _places(self, ids: Ids) -> Ids:
+    def _indices(self, ids: Ids) -> Ids:
         return np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
 
-    def _keep(self, ids: Ids, sparse: Sequence[Sparse]) -> None:
-        room = int(np.searchsorted(np.cumsum([part.size for part in sparse]), ROOM - self._size, side="right"))
-        new = ids[: room * PORTION]
+    def _add(self, ids: Ids, sparse: Sequence[Sparse]) -> None:
+        count = int(np.searchsorted(np.cumsum([portion.size for portion in sparse]), ROOM - self._size, side="right"))
+        new = ids[: count * PORTION]
         at = np.searchsorted(self._ids, new)
-        where = len(self._kept) * PORTION + np.arange(len(new))
+        where = len(self._portions) * PORTION + np.arange(len(new))
         self._ids, self._where = np.insert(self._ids, at, new), np.insert(self._where, at, where)
-        self._kept += sparse[:room]
-        self._size += sum(part.size for part in sparse[:room])
+        self._portions += sparse[:count]
+        self._size += sum(portion.size for portion in sparse[:count])
 
 
-_Part = tuple[Sparse, Ids, Ids]
-"""Some rows of features, and the places where they belong."""
+FeatureRows = tuple[Sparse, Ids, Ids]
+"""Some rows of features, and the indices of the contexts that have them."""
 
 
-def _dense(m: int, parts: Sequence[_Part]) -> Array:
+def _dense(m: int, parts: Sequence[FeatureRows]) -> Array:
     cells, values = [np.empty(0, np.int64)], [np.empty(0)]
-    for sparse, rows, places in parts:
+    for sparse, rows, indices in parts:
         entries, which = sparse.entries(rows)
-        cells.append(places[which] * features.WIDTH + sparse.column[entries])
+        cells.append(indices[which] * features.WIDTH + sparse.column[entries])
         values.append(sparse.value[entries])
     size = m * features.WIDTH
-    made = np.bincount(np.concatenate(cells), weights=np.concatenate(values), minlength=size)
-    return made.reshape(m, features.WIDTH).astype(np.float64, copy=False)
+    dense = np.bincount(np.concatenate(cells), weights=np.concatenate(values), minlength=size)
+    return dense.reshape(m, features.WIDTH).astype(np.float64, copy=False)
 
 
 def _decoded(texts: Sequence[str]) -> list[dict[str, Any]]:

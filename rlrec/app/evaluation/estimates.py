@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rlrec import ope
-from rlrec.app.evaluation.impressions import Impressions
+from rlrec.app.evaluation import fold, groups
+from rlrec.app.evaluation.fold import RowUnit
+from rlrec.app.evaluation.groups import Group
+from rlrec.app.evaluation.impressions import ImpressionUnit
+from rlrec.app.evaluation.log_reader import LogReader
 from rlrec.app.evaluation.log_rows import CLUSTERS
-from rlrec.app.evaluation.request import Asked, Request
-from rlrec.app.evaluation.sessions import Sessions
-from rlrec.app.evaluation.targets import Target
+from rlrec.app.evaluation.request import Evaluation, Request
+from rlrec.app.evaluation.sessions import SessionUnit
 from rlrec.errors import InputError, suggest
 from rlrec.ope import intervals
 from rlrec.ope.estimate import Estimate
@@ -22,7 +25,25 @@ ONCE_A_SLOT = ("position", "arm")  # of the fields that rows are grouped by
 CHOSEN = "snips"  # what may be asked of rows that are picked by the arm the logger chose
 
 
-def judged(unit: Unit, request: Request, selection: Selection) -> list[dict[str, Any]]:
+@dataclass(frozen=True, kw_only=True)
+class EstimateRow:
+    """One estimate of one target on one group. version: None for a built-in target; by: None without groups."""
+
+    target: str
+    version: int | None
+    estimate: Estimate
+    reward: str
+    by: str | None
+    group: Group
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as `evaluate --json` has it."""
+        row = {"target": self.target, "version": self.version, **asdict(self.estimate), "reward": self.reward}
+        row["reasons"] = list(self.estimate.reasons)
+        return row if self.by is None else {**row, "by": self.by, "group": self.group.label}
+
+
+def judged(unit: Unit, request: Request, selection: Selection) -> list[EstimateRow]:
     """An estimate for every target, group and estimator, from one snapshot of these decisions. Raises EmptyLog where
     none of them can be used."""
     return answer(unit, request, estimators(request), selection)
@@ -75,40 +96,55 @@ def _modelled(asked: ope.EstimatorChoice) -> bool:
     return any(kind.modelled for kind in asked.impressions.values())
 
 
-def answer(unit: Unit, request: Request, estimators: ope.EstimatorChoice, selection: Selection) -> list[dict[str, Any]]:
-    """One run over one snapshot."""
-    returns = any(kind.modelled for kind in estimators.sessions.values())
-    encode = returns or (_modelled(estimators) and request.reward_model is None)
-    asked = Asked(unit, request, selection, encode=encode)
-    parts: list[Impressions | Sessions] = []
-    if estimators.impressions:
-        parts.append(Impressions(asked, estimators.impressions))
-    if estimators.sessions:
-        parts.append(Sessions(asked, estimators.sessions))
-    for part in parts:
-        part.run()
-    asked.grouping.check(asked.library.names)
-    return [
-        row
-        for target in asked.targets
-        for group in asked.grouping.ordered()
-        for row in _rows(asked, target, group, _ordered(parts, estimators, target, group))
+def answer(unit: Unit, request: Request, estimators: ope.EstimatorChoice, selection: Selection) -> list[EstimateRow]:
+    """An estimate for every target, group and estimator, from one snapshot."""
+    evaluation, units, reader = prepare(unit, request, estimators, selection)
+    partials = [fold.total(of_rows, evaluation, reader) for of_rows in units]
+    groups.check_field(request.by, frozenset[str]().union(*(partial.names for partial in partials)))
+    cluster = evaluation.reported_cluster(users=any(partial.users for partial in partials))
+    by_unit = [
+        fold.estimates(of_rows, evaluation, partial, cluster=cluster)
+        for of_rows, partial in zip(units, partials, strict=True)
     ]
+    return _rows(evaluation, estimators, by_unit)
 
 
-def _ordered(
-    parts: list[Impressions | Sessions], estimators: ope.EstimatorChoice, target: Target, group: Any
-) -> list[Estimate]:
-    """The estimates of all parts, in the order asked."""
-    found = {one.estimator: one for part in parts for one in part.estimates(target, group)}
-    return [found[label] for label in estimators.labels if label in found]
+def prepare(
+    unit: Unit, request: Request, estimators: ope.EstimatorChoice, selection: Selection
+) -> tuple[Evaluation, list[RowUnit[Any, Any]], LogReader]:
+    """The request as the store understands it, the units of its estimators, and the reader of their log."""
+    returns = any(estimator.modelled for estimator in estimators.sessions.values())
+    encode = returns or (_modelled(estimators) and request.reward_model is None)
+    evaluation = Evaluation.of(unit, request, selection, encode=encode)
+    units: list[RowUnit[Any, Any]] = []
+    if estimators.impressions:
+        units.append(ImpressionUnit.of(unit, evaluation, estimators.impressions))
+    if estimators.sessions:
+        units.append(SessionUnit.of(unit, evaluation, estimators.sessions))
+    return evaluation, units, LogReader(unit, evaluation)
 
 
-def _rows(asked: Asked, target: Target, group: Any, estimates: list[Estimate]) -> Iterator[dict[str, Any]]:
-    for estimate in estimates:
-        found = {"target": target.name, "version": target.number, **asdict(estimate)}
-        found["reasons"] = list(estimate.reasons)
-        found["reward"] = target.reward.name
-        if asked.request.by is not None:
-            found |= {"by": asked.request.by, "group": asked.grouping.labels[group]}
-        yield found
+def _rows(
+    evaluation: Evaluation,
+    estimators: ope.EstimatorChoice,
+    by_unit: Sequence[Mapping[tuple[int, Group], list[Estimate]]],
+) -> list[EstimateRow]:
+    """The estimates of all units, by target and group in the order of the request."""
+    rows = []
+    for number, target in enumerate(evaluation.targets):
+        every = {group for of_unit in by_unit for _, group in of_unit}
+        for group in groups.in_order(every):
+            found = {one.estimator: one for of_unit in by_unit for one in of_unit.get((number, group), [])}
+            rows += [
+                EstimateRow(
+                    target=target.name,
+                    version=target.number,
+                    estimate=found[label],
+                    reward=target.reward.name,
+                    by=evaluation.request.by,
+                    group=group,
+                )
+                for label in estimators.labels
+                if label in found
+            ]
+    return rows

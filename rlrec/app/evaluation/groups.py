@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlrec.app.evaluation.contexts import Contexts
+from rlrec.app.evaluation.contexts import ContextTable
 from rlrec.app.evaluation.loggers import Loggers
 from rlrec.app.inputs import canonical
 from rlrec.arrays import Ids
@@ -25,83 +26,93 @@ MOST = 1_000
 DAY_US = 86_400_000_000
 
 
+Label = str | float | bool | None
+
+
+class Group(NamedTuple):
+    """A group of rows. name: what tells it from others; label: how it is reported."""
+
+    name: str | None
+    label: Label
+
+
 class Grouping:
-    """Rows by group; `None` is the one group of an evaluation without `--by`."""
+    """Finds the groups of rows by the field of `--by`; without it all rows are one group."""
 
     def __init__(self, unit: Unit, by: str | None, *, keys: Mapping[int, str], loggers: Loggers) -> None:
         self.unit, self.by, self.keys, self.loggers = unit, by, keys, loggers
-        self.labels: dict[Any, Any] = {None: None} if by is None else {}
 
-    @property
-    def field(self) -> str | None:
-        """The field of the context that it reads."""
-        return None if self.by is None or self.by in FIELDS else self.by
-
-    def split(self, slots: Columns, contexts: Contexts) -> Iterator[tuple[Any, Ids | None]]:
-        """The groups of some rows, and which rows; None means all of them. Raises InputError beyond 1,000 groups."""
+    def of(self, slots: Columns, contexts: ContextTable, context: Ids) -> tuple[list[Group], Ids]:
+        """The groups of some rows, and which of them each row is in, (n,). context (n,): of each row, in the table."""
         if self.by is None:
-            yield None, None
-            return
-        codes, names = self._by_context(contexts) if self.by not in FIELDS else self._by_column(slots)
-        order = np.argsort(codes, kind="stable")
-        ends = np.searchsorted(codes[order], np.arange(len(names) + 1))
-        for place, (name, label) in enumerate(names):
-            self.labels.setdefault(name, label)
-            if len(self.labels) > MOST:
-                raise InputError(f"--by {self.by} makes more than {MOST:,} groups", hint="choose a coarser field")
-            if ends[place] < ends[place + 1]:
-                yield name, order[ends[place] : ends[place + 1]]
-
-    def check(self, names: Collection[str]) -> None:
-        """Raises InputError if no context of the log had the field. names: of fields that contexts had."""
-        if self.field is not None and self.field not in names:
-            near = suggest(self.field, [*FIELDS, *sorted(names)])
-            hint = near or f"--by takes {', '.join(FIELDS)}, or a field of the context"
-            raise InputError(f"no context of the log has the field {self.by!r}", hint=hint)
-
-    def _by_context(self, contexts: Contexts) -> tuple[Ids, list[tuple[Any, Any]]]:
-        assert self.by is not None
+            return [Group(None, None)], np.zeros(len(context), np.int64)
+        if self.by in FIELDS:
+            return self._by_column(slots[FIELDS[self.by]])
         codes, values = contexts.coded(self.by, canonical.text)
-        return codes, [(canonical.text(value), _shown(value)) for value in values]
+        return [Group(canonical.text(value), _label(value)) for value in values], codes[context]
 
-    def _by_column(self, slots: Columns) -> tuple[Ids, list[tuple[Any, Any]]]:
-        assert self.by is not None
-        column = slots[FIELDS[self.by]]
+    def _by_column(self, column: Ids) -> tuple[list[Group], Ids]:
         values, codes = np.unique(column // DAY_US if self.by == "day" else column, return_inverse=True)
         if len(values) > MOST:
-            raise InputError(f"--by {self.by} makes more than {MOST:,} groups", hint="choose a coarser field")
+            raise too_many(self.by)
         labels = self._labels(values)
-        names = dict.fromkeys(labels[value] for value in values.tolist())  # a policy and its variants are one group
-        place = {name: number for number, name in enumerate(names)}
-        same = np.array([place[labels[value]] for value in values.tolist()], np.int64)
-        return same[codes], [(name, name) for name in names]
+        numbers: dict[Label, int] = {}  # a policy and its variants are one group
+        same = np.array([numbers.setdefault(labels[value], len(numbers)) for value in values.tolist()], np.int64)
+        return [Group(repr(label), label) for label in numbers], same[codes]
 
-    def _labels(self, values: Ids) -> dict[int, Any]:
+    def _labels(self, values: Ids) -> dict[int, Label]:
         wanted = values.tolist()
         if self.by == "arm":
             return {value: self.keys[value] for value in wanted}
         if self.by == "day":
             return {value: written(value * DAY_US)[:10] for value in wanted}
         if self.by == "version":
-            known = self.loggers.known(values)
-            return {value: f"{known[value].policy.name}@{known[value].number}" for value in wanted}
+            versions = self.loggers.versions(values)
+            return {value: f"{versions[value].policy.name}@{versions[value].number}" for value in wanted}
         if self.by == "policy":
-            return self._policies(wanted)
+            shown = {policy.id: policy.display_name for policy in policies.all_policies(self.unit)}
+            return {value: shown[value] for value in wanted}
         if self.by == "variant":
             names = experiments.labels(self.unit, [value for value in wanted if value != ABSENT])
             return {value: "/".join(names[value]) if value in names else None for value in wanted}
         return {value: value for value in wanted}
 
-    def _policies(self, wanted: list[int]) -> dict[int, Any]:
-        shown = {policy.id: policy.display_name for policy in policies.all_policies(self.unit)}
-        return {value: shown[value] for value in wanted}
 
-    def ordered(self) -> list[Any]:
-        """The groups in a fixed order: numbers by size, texts by letter, none last."""
-        return sorted(self.labels, key=lambda name: (*_rank(self.labels[name]), repr(name)))
+def field_of_context(by: str | None) -> str | None:
+    """The field of the context that rows are grouped by; None where it is none."""
+    return None if by is None or by in FIELDS else by
 
 
-def _rank(label: Any) -> tuple[int, float, str]:
+def check_field(by: str | None, names: Collection[str]) -> None:
+    """Raises InputError if no context of the log had the field. names: of fields that contexts had."""
+    if (field := field_of_context(by)) is not None and field not in names:
+        near = suggest(field, [*FIELDS, *sorted(names)])
+        hint = near or f"--by takes {', '.join(FIELDS)}, or a field of the context"
+        raise InputError(f"no context of the log has the field {by!r}", hint=hint)
+
+
+def too_many(by: str | None) -> InputError:
+    return InputError(f"--by {by} makes more than {MOST:,} groups", hint="choose a coarser field")
+
+
+def members(codes: Ids, number: int) -> Iterator[tuple[int, Ids | None]]:
+    """The groups that some rows are in, by number, and which rows; None means all of them. codes (n,) of `Grouping`."""
+    if number == 1:
+        yield 0, None
+        return
+    order = np.argsort(codes, kind="stable")
+    ends = np.searchsorted(codes[order], np.arange(number + 1))
+    for group, (start, end) in enumerate(pairwise(ends.tolist())):
+        if start < end:
+            yield group, order[start:end]
+
+
+def in_order(groups: Iterable[Group]) -> list[Group]:
+    """Groups in a fixed order: numbers by size, texts by letter, none last."""
+    return sorted(groups, key=lambda group: (*_rank(group.label), group.name or ""))
+
+
+def _rank(label: Label) -> tuple[int, float, str]:
     if label is None:
         return 2, 0.0, ""
     if isinstance(label, int | float):
@@ -109,5 +120,5 @@ def _rank(label: Any) -> tuple[int, float, str]:
     return 1, 0.0, str(label)
 
 
-def _shown(value: Any) -> Any:
+def _label(value: Any) -> Label:
     return canonical.text(value) if isinstance(value, dict | list) else value

@@ -98,11 +98,11 @@ def _judged(unit: Unit, policy: str, variants: Sequence[int], by: str, reward: R
 
     asked = Request(targets=[policy], estimators="snips", level=level, cluster=by, reward=reward.name)
     try:
-        (found,) = estimates.judged(unit, asked, Selection(variant_ids=list(variants)))
+        (row,) = estimates.judged(unit, asked, Selection(variant_ids=list(variants)))
     except EmptyLog:
         nothing = dict.fromkeys(("value", "lower", "upper", "std_error"))
         return {**nothing, "n": 0, "ess": 0.0, "verdict": "insufficient", "reasons": ["no-rows"]}
-    return found
+    return row.to_json()
 
 
 def _mean(found: Estimate) -> Any:

@@ -1,14 +1,14 @@
-"""Rows of the log as an evaluation weighs them: impressions with their reward, their cluster, and their page."""
+"""Rows of the log as estimates weigh them: impressions with their reward, their cluster, and their slate."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
 from rlrec.app.log import reward_log
-from rlrec.arrays import Array, Flags, Ids
+from rlrec.arrays import Array, Flags, Ids, run_starts
 from rlrec.ope.base import hash_bits
 from rlrec.policy.slate import SMALLEST
 from rlrec.records import Reward
@@ -30,65 +30,61 @@ JUDGED = (
 STATES = ("step", "recorded", "history")  # for targets that read the session, too
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Rows:
+@dataclass(frozen=True, eq=False)
+class ImpressionRows:
     """Mature, uncensored impressions of a batch, (n,) each but `shown`.
 
-    cluster: which unit was randomised.
-    shown: the arms of all impressions of the batch, also those cut; start: where in it the row's page begins; depth:
-    how many impressions lie above on the page; whole: none is missing there.
-    prefix: the logger's probability of the page down to here; lowest: the product of its smallest conditionals. NaN
-    where one of them is not known."""
+    slots: columns of `LoggedBatch`. default: no weighed event came. shown: the arms of all impressions of the batch,
+    those that were cut included: `start` counts in it."""
 
     slots: Columns
     reward: Array
     default: Flags
-    cluster: Ids
     shown: Ids
-    start: Ids
-    depth: Ids
-    whole: Flags
-    prefix: Array
-    lowest: Array
 
     def __len__(self) -> int:
         return len(self.reward)
 
-    def take(self, rows: Flags) -> Rows:
+    def take(self, rows: Flags) -> ImpressionRows:
         if rows.all():
             return self
-        cut = {field.name: getattr(self, field.name)[rows] for field in fields(self) if field.name not in _WHOLE}
-        return Rows(slots={name: column[rows] for name, column in self.slots.items()}, shown=self.shown, **cut)
+        slots = {name: column[rows] for name, column in self.slots.items()}
+        return ImpressionRows(slots, self.reward[rows], self.default[rows], self.shown)
 
 
-_WHOLE = ("slots", "shown")
+@dataclass(frozen=True, eq=False)
+class Slates:
+    """Where each impression of a batch stands on its slate, (n,) each.
 
-
-@dataclass(frozen=True)
-class Page:
-    """Where each impression of a batch stands on its page; see `Rows`."""
+    start: index in the batch of the slate's first row; depth: how many impressions lie above; complete: none is missing
+    there. prefix: the logger's probability of the slate down to here; smallest_prefix: the product of its smallest
+    conditionals. NaN where one of them is not known."""
 
     start: Ids
     depth: Ids
-    whole: Flags
+    complete: Flags
     prefix: Array
-    lowest: Array
+    smallest_prefix: Array
 
 
-def page(slots: Columns) -> Page:
-    """Pages of a batch that lies in order of decision and position. Without its propensities the products are NaN."""
-    decision = slots["decision_id"]
-    begins = np.flatnonzero(np.r_[True, decision[1:] != decision[:-1]][: len(decision)])
-    start = np.repeat(begins, np.diff(np.r_[begins, len(decision)]))
-    depth = np.arange(len(decision)) - start
-    whole = slots["position"] == depth + 1
-    prefix, lowest = (_down(slots, name, depth, whole) for name in ("propensity", "min_propensity"))
-    return Page(start=start, depth=depth, whole=whole, prefix=prefix, lowest=lowest)
+def slates(slots: Columns) -> Slates:
+    """Slates of a batch that lies in order of decision and position. Without its propensities the products are NaN."""
+    start = _starts(slots)
+    depth = np.arange(len(start)) - start
+    complete = slots["position"] == depth + 1
+    prefix, smallest = (_products(slots, name, depth, complete) for name in ("propensity", "min_propensity"))
+    return Slates(start, depth, complete, prefix, smallest)
 
 
-def _down(slots: Columns, name: str, depth: Ids, whole: Flags) -> Array:
-    """Products from the top of each page down to each row, never below what a propensity is rounded to."""
-    values = np.where(whole, slots[name], np.nan) if name in slots else np.full(len(depth), np.nan)
+def _starts(slots: Columns) -> Ids:
+    """Index of the first row of each row's slate, (n,)."""
+    starts, n = run_starts(slots["decision_id"]), len(slots["decision_id"])
+    return np.repeat(starts, np.diff(np.r_[starts, n]))
+
+
+def _products(slots: Columns, name: str, depth: Ids, complete: Flags) -> Array:
+    """Products from the top of each slate down to each row, never below what a propensity is rounded to."""
+    values = np.where(complete, slots[name], np.nan) if name in slots else np.full(len(depth), np.nan)
     product = values.copy()
     ends = np.cumsum(np.bincount(depth)) if name in slots else np.empty(0, np.int64)
     order = np.argsort(depth, kind="stable") if len(ends) > 1 else depth
@@ -100,37 +96,34 @@ def _down(slots: Columns, name: str, depth: Ids, whole: Flags) -> Array:
     return product
 
 
-def clusters(slots: Columns, unit: str, *, depth: Ids) -> Ids:
+def clusters(slots: Columns, unit: str) -> Ids:
     """Digest of the randomised unit of each row, (n,): its user where one is known (`user`), its session, or itself.
 
     Digests follow keys, never ids: the same log in another order has the same clusters. The last bit tells users from
-    sessions of the same key. unit: one of CLUSTERS, whose columns the slots have; depth (n,): how many rows of its page
-    lie above each."""
-    session = (decision_digests(slots, depth) if unit == "row" else slots["session_digest"]) | 1
+    sessions of the same key. unit: one of CLUSTERS, whose columns the slots have."""
+    session = (_row_digests(slots) if unit == "row" else slots["session_digest"]) | 1
     return np.where(slots["user_id"] != ABSENT, slots["user_digest"] & ~1, session) if unit == "user" else session
 
 
-def decision_digests(slots: Columns, depth: Ids | None = None) -> Ids:
-    """Digests of the decisions of the log, or of their rows, (n,): of session, visit, step, and depth on the page.
-
-    That of the first row of a session is the session's: as clusters, sessions of one row are rows."""
-    digest = slots["session_digest"]
-    numbers = (slots["visit"] - 1, slots["step"], *(() if depth is None else (depth,)))
-    for salt, number in enumerate(numbers):
-        digest = np.where(number == 0, digest, hash_bits(digest ^ number, salt=salt).view(np.int64))
-    return digest
+def _row_digests(slots: Columns) -> Ids:
+    """Digests of decision and depth on the slate, (n,); sessions of one row are rows, with the same digest."""
+    return _mixed(decision_digests(slots), np.arange(len(slots["decision_id"])) - _starts(slots), salt=2)
 
 
-def rows(batch: Batch, definition: Reward, standing: Page, *, now: int, cluster: Ids) -> tuple[Rows, int]:
-    """What an estimate uses of a batch under a reward definition, and how many impressions are not yet mature."""
-    found = reward_log.rewarded(batch, definition)
-    mature = reward_log.mature(found.slots, definition, now=now)
-    every = Rows(
-        slots=found.slots,
-        reward=found.reward,
-        default=found.default,
-        cluster=cluster,
-        shown=found.slots["arm_id"],
-        **vars(standing),
-    )
-    return every.take(mature & ~found.slots["censored"]), int((~mature).sum())
+def decision_digests(slots: Columns) -> Ids:
+    """Digests of session, visit and step, (n,); that of the first decision of a session is the session's."""
+    visit = _mixed(slots["session_digest"], slots["visit"] - 1, salt=0)
+    return _mixed(visit, slots["step"], salt=1)
+
+
+def _mixed(digest: Ids, number: Ids, *, salt: int) -> Ids:
+    return np.where(number == 0, digest, hash_bits(digest ^ number, salt=salt).view(np.int64))
+
+
+def usable(batch: Batch, definition: Reward, *, now: int) -> tuple[ImpressionRows, int]:
+    """The rows of a batch that are judged by under a reward definition, and how many others are not yet mature."""
+    rewarded = reward_log.rewarded(batch, definition)
+    slots = rewarded.slots
+    mature = reward_log.mature(slots, definition, now=now)
+    rows = ImpressionRows(slots, rewarded.reward, rewarded.default, slots["arm_id"])
+    return rows.take(mature & ~slots["censored"]), int((~mature).sum())

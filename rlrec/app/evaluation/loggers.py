@@ -1,4 +1,4 @@
-"""What is known of the policies that logged: how small their propensities can be, and what they could not show."""
+"""The policies that logged: how small their propensities can be, and which arms they could not show."""
 
 from __future__ import annotations
 
@@ -10,117 +10,129 @@ import numpy as np
 
 from rlrec.app.distributions import designs, exact
 from rlrec.app.distributions.exact import VersionDistribution
-from rlrec.app.evaluation.contexts import Contexts
-from rlrec.app.evaluation.log_rows import Rows
+from rlrec.app.evaluation.arm_table import ArmTable
+from rlrec.app.evaluation.contexts import ContextTable
+from rlrec.app.evaluation.log_rows import Slates
 from rlrec.app.log import lineage
 from rlrec.arrays import Array, Flags, Ids, distinct
 from rlrec.policy import slate
 from rlrec.policy.base import Policy
 from rlrec.records import Version
-from rlrec.store import Unit, contents, policies
+from rlrec.store import Unit, policies
+from rlrec.store.bulk import Columns
 
 DERIVED = 1_000  # distributions of loggers that one evaluation computes anew; rows beyond them stay unknown
-LONGEST = 256  # positions of a page whose floor is worked out exactly
+LONGEST = 256  # positions of a slate whose floor is worked out exactly
 CERTAIN = 1 - 1e-12
-# What a logger's distribution depends on, beside the context.
+# The columns that a logger's distribution depends on, beside the context.
 _DRAWN = ("version_id", "belief_seq", "belief_ordinal", "eligible_id", "catalogue_revision", "size")
 
 
 @dataclass(frozen=True, eq=False)
-class Logged:
-    """What was logged of a batch, (n,) each.
+class Support:
+    """How small the propensities of logged rows can be, (n,) each.
 
-    lowest: the smallest probability any arm could have had in the row; NaN where it is not known.
-    full: every arm had a chance. alone: only the arm shown had one. unclear: only a belief can tell."""
+    smallest: the smallest probability any arm could have had in the row; NaN where it is not known.
+    full: every arm had a chance. alone: only the arm shown had one. unknown_support: only a belief can tell, namely
+    that of `logger_case`, which is -1 in other rows."""
 
-    lowest: Array
+    smallest: Array
     full: Flags
     alone: Flags
-    unclear: Flags
+    unknown_support: Flags
+    logger_case: Ids
 
 
 class Loggers:
     """The versions that logged, each looked up once."""
 
-    def __init__(self, unit: Unit) -> None:
-        self.unit = unit
+    def __init__(self, unit: Unit, arms: ArmTable) -> None:
+        self.unit, self.arms = unit, arms
         self._versions: dict[int, Version] = {}
         self._zeros: dict[tuple[object, ...], Flags] = {}
-        self._policy = cache(self._made)
-        self._serving = lru_cache(maxsize=8)(self._load)
+        self._policy = cache(self._policy_of)
+        self._distribution = lru_cache(maxsize=8)(self._load)
 
-    def known(self, version_ids: Ids) -> dict[int, Version]:
+    def versions(self, version_ids: Ids) -> dict[int, Version]:
         wanted = set(version_ids[distinct(version_ids)[0]].tolist())
         self._versions |= policies.by_id(self.unit, wanted - self._versions.keys())
         return {key: self._versions[key] for key in wanted}
 
-    def reads(self, rows: Rows, unclear: Flags) -> set[str]:
-        """The fields of the context that the loggers of these rows depend on."""
-        return {field for key in self.known(rows.slots["version_id"][unclear]) for field in self._policy(key).reads}
+    def reads(self, slots: Columns) -> set[str]:
+        """The fields of the context that the loggers of those rows depend on whose support is unknown."""
+        unknown, _ = _unknown_support(slots)
+        return {field for key in self.versions(slots["version_id"][unknown]) for field in self._policy(key).reads}
 
-    def describe(self, rows: Rows) -> Logged:
-        """What is known of the propensities of a batch without a belief."""
-        slots = rows.slots
-        smallest, own = slots["min_propensity"], ~slots["imported"]
-        alone = own & (smallest == 0) & (slots["marginal"] >= CERTAIN)
-        lowest = np.where(rows.lowest > 0, rows.lowest, np.nan)
-        deeper = np.flatnonzero(own & (rows.depth > 0) & ~np.isnan(lowest) & ~np.isnan(slots["marginal"]))
+    def support(
+        self, slots: Columns, slates: Slates, contexts: ContextTable, eligible: Mapping[int, Ids]
+    ) -> tuple[Support, list[Flags | None]]:
+        """The support of the rows of a batch, whose slots have `context`; and of each of their loggers' cases the arms
+        that it could not show at each position, (size, m): None once too many were worked out, and where the logger
+        read the session."""
+        self.versions(slots["version_id"])
+        unknown, alone = _unknown_support(slots)
+        smallest = np.where(slates.smallest_prefix > 0, slates.smallest_prefix, np.nan)
+        logged = ~slots["imported"]
+        deeper = np.flatnonzero(logged & (slates.depth > 0) & ~np.isnan(smallest) & ~np.isnan(slots["marginal"]))
         if len(deeper):
-            lowest[deeper] = self._floors(rows, deeper, lowest[deeper])
-        return Logged(lowest=lowest, full=smallest > 0, alone=alone, unclear=own & (smallest == 0) & ~alone)
+            smallest[deeper] = self._floors(slots, deeper, eligible, smallest[deeper])
+        case = np.full(len(smallest), -1, np.int64)
+        examples, case[unknown] = self._cases(slots, np.flatnonzero(unknown), contexts)
+        support = Support(smallest, slots["min_propensity"] > 0, alone, unknown, case)
+        return support, [self._zeros_of(slots, row, contexts, eligible) for row in examples.tolist()]
 
-    def _floors(self, rows: Rows, deeper: Ids, lowest: Array) -> Array:
+    def _floors(self, slots: Columns, deeper: Ids, eligible: Mapping[int, Ids], smallest: Array) -> Array:
         """The smallest marginal below position 1: what the floor guarantees whatever the scores, where there is one.
 
         The smallest conditional of a row says little of it: the arm that mostly stands above is rare here."""
-        slots = {name: rows.slots[name][deeper] for name in ("version_id", "size", "eligible_id", "position")}
-        self.known(slots["version_id"])
-        first, which = distinct(slots["eligible_id"])
-        sets = slots["eligible_id"][first].tolist()
-        sizes = contents.set_sizes(self.unit, sets)
-        arms = np.array([sizes[key] for key in sets], np.int64)[which]
-        first, which = distinct(slots["version_id"], slots["size"], arms)
-        least = lowest.copy()
-        for place, row in enumerate(first.tolist()):
-            version_id, size, m = int(slots["version_id"][row]), int(slots["size"][row]), int(arms[row])
-            floor = self._policy(version_id).exploration
-            if floor > 0 and size <= min(m, LONGEST):
-                mine = which == place
-                least[mine] = guaranteed(size, m, floor=floor)[slots["position"][mine] - 1]
-        return least
+        version, size, sets, position = (
+            slots[name][deeper] for name in ("version_id", "size", "eligible_id", "position")
+        )
+        first, which = distinct(sets)
+        arms = np.array([len(eligible[key]) for key in sets[first].tolist()], np.int64)[which]
+        first, which = distinct(version, size, arms)
+        for case, row in enumerate(first.tolist()):
+            k, m, floor = int(size[row]), int(arms[row]), self._policy(int(version[row])).exploration
+            if floor > 0 and k <= min(m, LONGEST):
+                rows = which == case
+                smallest[rows] = guaranteed(k, m, floor=floor)[position[rows] - 1]
+        return smallest
 
-    def alike(self, rows: Rows, unclear: Ids, contexts: Contexts) -> tuple[Ids, Ids]:
-        """Of these rows: one of each kind that share a logger's distribution, and the kind each row is of."""
-        slots = {name: rows.slots[name][unclear] for name in _DRAWN}
-        first, which = distinct(slots["version_id"])
-        reading = np.zeros(len(unclear), np.int64)
-        for place, version_id in enumerate(slots["version_id"][first].tolist()):
-            mine = which == place
-            for name in self._idle(version_id):
-                slots[name][mine] = 0
-            reading[mine] = contexts.reading(self._policy(version_id).reads)[0][unclear[mine]]
-        first, kind = distinct(*slots.values(), reading)
-        return unclear[first], kind
+    def _cases(self, slots: Columns, unknown: Ids, contexts: ContextTable) -> tuple[Ids, Ids]:
+        """An example of each case of these rows that has a logger's distribution of its own, and the case of each
+        row."""
+        drawn = {name: slots[name][unknown] for name in _DRAWN}
+        first, which = distinct(drawn["version_id"])
+        reading = np.zeros(len(unknown), np.int64)
+        for number, version_id in enumerate(drawn["version_id"][first].tolist()):
+            rows = which == number
+            for name in self._ignored(version_id):
+                drawn[name][rows] = 0
+            codes, _ = contexts.reading(self._policy(version_id).reads)
+            reading[rows] = codes[slots["context"][unknown[rows]]]
+        first, case = distinct(*drawn.values(), reading)
+        return unknown[first], case
 
-    def zeros(self, row: int, rows: Rows, contexts: Contexts, arms: Ids, keys: Mapping[int, str]) -> Flags | None:
-        """Which arms the logger of a row could not show at each position, (size, m); None once too many were asked, and
-        for one that read the session."""
-        drawn = {name: int(rows.slots[name][row]) for name in _DRAWN}
-        version_id = drawn["version_id"]
-        if self._policy(version_id).stateful:
+    def _zeros_of(self, slots: Columns, row: int, contexts: ContextTable, eligible: Mapping[int, Ids]) -> Flags | None:
+        """The arms that the logger of a row could not show."""
+        drawn = {name: int(slots[name][row]) for name in _DRAWN}
+        version_id, arms = drawn["version_id"], eligible[drawn["eligible_id"]]
+        policy = self._policy(version_id)
+        if policy.stateful:
             return None
-        drawn |= dict.fromkeys(self._idle(version_id), 0)
-        context = contexts.read(self._policy(version_id).reads, row)
+        drawn |= dict.fromkeys(self._ignored(version_id), 0)
+        context = contexts.read(policy.reads, int(slots["context"][row]))
         name = *drawn.values(), repr(context)
         if name not in self._zeros and len(self._zeros) < DERIVED:
-            served = self._serving(version_id, drawn["belief_seq"], drawn["belief_ordinal"])
-            case = served.case(drawn["eligible_id"], arms, context, keys=keys, revision=drawn["catalogue_revision"])
+            served = self._distribution(version_id, drawn["belief_seq"], drawn["belief_ordinal"])
+            revision, keys = drawn["catalogue_revision"], self.arms.keys
+            case = served.case(drawn["eligible_id"], arms, context, keys=keys, revision=revision)
             size = min(drawn["size"], len(arms))
             self._zeros[name] = slate.marginals(case.scores, size=size, floor=case.floor) == 0
         return self._zeros.get(name)
 
-    def _idle(self, version_id: int) -> list[str]:
-        """What of _DRAWN the distributions of a version do not depend on."""
+    def _ignored(self, version_id: int) -> list[str]:
+        """The columns of _DRAWN that the distributions of a version do not depend on."""
         policy = self._policy(version_id)
         needed = {
             "belief_seq": lineage.informed(policy),
@@ -129,17 +141,24 @@ class Loggers:
         }
         return [name for name, matters in needed.items() if not matters]
 
-    def _made(self, version_id: int) -> Policy:
+    def _policy_of(self, version_id: int) -> Policy:
         return designs.policy_of(self._versions[version_id])
 
     def _load(self, version_id: int, seq: int, ordinal: int) -> VersionDistribution:
         return exact.load(self.unit, self._versions[version_id], seq=seq, ordinal=ordinal)
 
 
+def _unknown_support(slots: Columns) -> tuple[Flags, Flags]:
+    """The rows whose support only a belief can tell, and those of which only the arm shown had a chance, (n,) each."""
+    without = ~slots["imported"] & (slots["min_propensity"] == 0)
+    alone = without & (slots["marginal"] >= CERTAIN)
+    return without & ~alone, alone
+
+
 @lru_cache(maxsize=1_000)
 def guaranteed(size: int, m: int, *, floor: float) -> Array:
     """The smallest probability that any arm can have at each position, (size,), by a floor above 0 alone.
 
-    The chance that an arm stands at a position is a mean, over its rank in the score vector, of `slate.placement`."""
-    chance, beyond = slate.placement(size, m, floor=floor)
-    return np.minimum([chance[place, : place + 1].min() for place in range(size)], beyond)
+    The probability of a position is a mean, over the rank of the arm in the score vector, of `slate.placement`."""
+    probability, beyond = slate.placement(size, m, floor=floor)
+    return np.minimum([probability[index, : index + 1].min() for index in range(size)], beyond)

@@ -9,8 +9,9 @@ from typing import Protocol
 
 import numpy as np
 
-from rlrec.app.evaluation.contexts import Contexts
-from rlrec.app.evaluation.log_rows import Rows
+from rlrec.app.evaluation.arm_table import ArmTable
+from rlrec.app.evaluation.contexts import ContextTable
+from rlrec.app.evaluation.log_rows import ImpressionRows
 from rlrec.app.inputs import parameters
 from rlrec.arrays import Array, Ids
 from rlrec.errors import InputError, suggest
@@ -24,9 +25,9 @@ POSITIONS = 32  # positions with an effect of their own; those below share the l
 
 
 @dataclass(frozen=True, eq=False)
-class Valued:
-    """A model's view of a batch. predicted (n,): value of the arm shown; expected(shares (m, arms), case, rows): mean
-    value of the given rows of the batch under the shares of the case each has."""
+class ModelValues:
+    """Values of a batch by a model. predicted (n,): of the arm shown; expected(shares (m, arms), case, rows): mean of
+    some rows of the batch under the shares of the case each has."""
 
     predicted: Array
     expected: Expected
@@ -40,117 +41,118 @@ class Expected(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Fitting:
-    """The first pass over the log: sums of the normal equations, batch by batch. arms (a,): ids of the catalogue; rank
-    (a,): where their keys stand in order, which is how they stand in the sums whatever ids a store gave them."""
+class RewardModelFit:
+    """The first pass over the log: sums of the normal equations, batch by batch, in the order of the arms' keys."""
 
     ridge: Ridge
-    arms: Ids
-    rank: Ids
+    arms: ArmTable
 
-    def stat(self, rows: Rows, contexts: Contexts) -> RidgeSums:
+    def sums(self, rows: ImpressionRows, contexts: ContextTable) -> RidgeSums:
         return self.ridge.sums(
             rows.reward,
-            self.rank[np.searchsorted(self.arms, rows.slots["arm_id"])],
+            self.arms.rank[self.arms.index(rows.slots["arm_id"])],
             position=self.position(rows),
-            cluster=rows.cluster,
+            cluster=rows.slots["cluster"],
             context=contexts.encoded,
-            code=contexts.code,
+            code=rows.slots["context"],
         )
 
-    def position(self, rows: Rows) -> Ids:
+    def position(self, rows: ImpressionRows) -> Ids:
         return np.minimum(rows.slots["position"], self.ridge.positions)
 
-    def finish(self, sums: RidgeSums, definition: Reward) -> Fitted:
+    def finish(self, sums: RidgeSums, definition: Reward) -> FittedRewardModel:
         """The model, its values cut at the reward's range."""
         reach = bounds(definition) or (-np.inf, np.inf)
         model = self.ridge.finish(sums, reward_range=reach)
-        return Fitted(self, replace(model, effects=model.effects[:, self.rank]))
+        return FittedRewardModel(self, replace(model, effects=model.effects[:, self.arms.rank]))
 
 
-def fitting(arms: Ids, rank: Ids, *, positions: int) -> Fitting:
-    """A ridge regression on arm, position and hashed context, for a log with pages of up to `positions`."""
+def fit(arms: ArmTable, *, positions: int) -> RewardModelFit:
+    """A ridge regression on arm, position and hashed context, for a log with slates of up to `positions`."""
     ridge = Ridge(arms=max(1, len(arms)), positions=max(1, min(positions, POSITIONS)), features=features.WIDTH)
-    return Fitting(ridge=ridge, arms=arms, rank=rank)
+    return RewardModelFit(ridge=ridge, arms=arms)
 
 
 @dataclass(frozen=True, eq=False)
-class Fitted:
+class FittedRewardModel:
     """A ridge regression that was fitted on the log; no row is valued by a model that saw its cluster."""
 
-    fitting: Fitting
+    fit: RewardModelFit
     model: Model
-    encodes: bool = True
-    reads: str | None = None
 
-    def rows(self, rows: Rows, contexts: Contexts) -> Valued:
-        fold = self.fitting.ridge.fold(rows.cluster)
-        position = self.fitting.position(rows)
-        offset = self.model.offset(fold, position, context=contexts.encoded, code=contexts.code)
-        arm = np.searchsorted(self.fitting.arms, rows.slots["arm_id"])
+    def rows(self, rows: ImpressionRows, contexts: ContextTable) -> ModelValues:
+        fold = self.fit.ridge.fold(rows.slots["cluster"])
+        position = self.fit.position(rows)
+        offset = self.model.offset(fold, position, context=contexts.encoded, code=rows.slots["context"])
+        arm = self.fit.arms.index(rows.slots["arm_id"])
 
         def expected(shares: Array, *, case: Ids, rows: Ids) -> Array:
             return self.model.expected(shares, case=case, fold=fold[rows], offset=offset[rows])
 
-        return Valued(self.model.predicted(arm, fold=fold, offset=offset), expected)
+        return ModelValues(self.model.predicted(arm, fold=fold, offset=offset), expected)
 
 
 # -- given --
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Tabled:
+class TabledRewardModel:
     """A table arm -> reward, or value of a context field -> arm -> reward."""
 
     table: RewardTable
-    arms: Ids
+    arms: ArmTable
     values: Mapping[str, int]
     reads: str | None
-    where: str
-    encodes: bool = False
+    path: str
 
-    def rows(self, rows: Rows, contexts: Contexts) -> Valued:
+    def rows(self, rows: ImpressionRows, contexts: ContextTable) -> ModelValues:
         value = self._value(rows, contexts)
-        arm = np.searchsorted(self.arms, rows.slots["arm_id"])
+        arm = self.arms.index(rows.slots["arm_id"])
 
         def expected(shares: Array, *, case: Ids, rows: Ids) -> Array:
             return self.table.expected(shares, case=case, value=value[rows])
 
-        return Valued(self.table.predicted(arm, value=value), expected)
+        return ModelValues(self.table.predicted(arm, value=value), expected)
 
-    def _value(self, rows: Rows, contexts: Contexts) -> Ids:
+    def _value(self, rows: ImpressionRows, contexts: ContextTable) -> Ids:
+        """The row of the table that each row of the log is valued by, (n,)."""
         if self.reads is None:
             return np.zeros(len(rows), np.int64)
         codes, values = contexts.coded(self.reads, features.text_of)
-        return np.array([self._place(features.text_of(value)) for value in values], np.int64)[codes]
+        codes, row_of = codes[rows.slots["context"]], np.zeros(len(values), np.int64)
+        for code in np.unique(codes).tolist():
+            row_of[code] = self._row(features.text_of(values[code]))
+        return row_of[codes]
 
-    def _place(self, value: str) -> int:
-        found = self.values.get(value, self.values.get(ANY))
-        if found is None:
-            raise InputError(f"{self.where} has no row for {self.reads}={value!r}", hint=f"add one, or one for {ANY!r}")
-        return found
+    def _row(self, value: str) -> int:
+        row = self.values.get(value, self.values.get(ANY))
+        if row is None:
+            raise InputError(f"{self.path} has no row for {self.reads}={value!r}", hint=f"add one, or one for {ANY!r}")
+        return row
 
 
-def tabled(path: str, *, by: str | None, arms: Ids, keys: Mapping[int, str]) -> Tabled:
+def tabled(path: str, *, by: str | None, arms: ArmTable) -> TabledRewardModel:
     """The model in a CSV file. Raises InputError where it names an arm the catalogue lacks, or lacks one of its."""
-    given = parameters.reward_model(Path(path), by=by is not None)
-    if not given:
+    rewards = parameters.reward_model(Path(path), by=by is not None)
+    if not rewards:
         raise InputError(f"{path} holds no reward", hint="one row an arm: arm,reward")
-    known = set(keys.values())
-    strange = next((arm for table in given.values() for arm in table if arm != ANY and arm not in known), None)
+    keys = set(arms.keys.values())
+    strange = next((arm for row in rewards.values() for arm in row if arm != ANY and arm not in keys), None)
     if strange is not None:
-        raise InputError(f"{path} names arm {strange!r}, which the catalogue lacks", hint=suggest(strange, list(known)))
-    rows = [[_worth(path, table, keys[arm]) for arm in arms.tolist()] for table in given.values()]
-    places = {value: place for place, value in enumerate(given)}
-    return Tabled(table=RewardTable(np.array(rows, np.float64)), arms=arms, values=places, reads=by, where=path)
+        raise InputError(f"{path} names arm {strange!r}, which the catalogue lacks", hint=suggest(strange, list(keys)))
+    values = [[_reward(path, row, arms.keys[arm]) for arm in arms.ids.tolist()] for row in rewards.values()]
+    numbers = {value: number for number, value in enumerate(rewards)}
+    return TabledRewardModel(
+        table=RewardTable(np.array(values, np.float64)), arms=arms, values=numbers, reads=by, path=path
+    )
 
 
-def _worth(path: str, table: Mapping[str, float], arm: str) -> float:
-    found = table.get(arm, table.get(ANY))
-    if found is None:
+def _reward(path: str, row: Mapping[str, float], arm: str) -> float:
+    reward = row.get(arm, row.get(ANY))
+    if reward is None:
         raise InputError(f"{path} has no reward for arm {arm!r}", hint=f"add a row for it, or one for {ANY!r}")
-    return found
+    return reward
 
 
-RewardModel = Fitted | Tabled
-"""Either has `rows`, says whether it `encodes` contexts as numbers, and which field of them it `reads`."""
+RewardModel = FittedRewardModel | TabledRewardModel
+"""Either has `rows`: its values of rows of the log."""

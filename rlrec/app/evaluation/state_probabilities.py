@@ -1,4 +1,4 @@
-"""With which probability a target that reads session state would have shown what the log shows.
+"""The probability with which a target that reads session state would have shown what the log shows.
 
 Every decision has a state of its own, the one that was recorded when it was made: nothing of it is computed anew from
 what is known today. Decisions on one eligible set are worked out together."""
@@ -11,13 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlrec.app.distributions.trained import EligibleGroup, Trained
-from rlrec.app.evaluation.log_rows import Rows
-from rlrec.app.evaluation.probabilities import CELLS, Known, Scorer, Seen, places
-from rlrec.app.evaluation.visit_values import Shown
-from rlrec.arrays import Array, Flags, Ids
+from rlrec.app.evaluation.log_rows import ImpressionRows
+from rlrec.app.evaluation.logged_batch import LoggedBatch
+from rlrec.app.evaluation.probabilities import CELLS, Scorer, TargetProbabilities, places
+from rlrec.app.evaluation.reward_models import ModelValues
+from rlrec.app.evaluation.visit_values import TargetSlates
+from rlrec.arrays import Array, Flags, Ids, run_starts
 from rlrec.policy import history, reinforce
 from rlrec.policy.plackett_luce import softmax
-from rlrec.store import Unit
 from rlrec.store.bulk import Columns
 
 
@@ -31,131 +32,132 @@ class StateScorer(Scorer):
         assert self.target.serving.trained is not None
         return self.target.serving.trained
 
-    def blind(self, slots: Columns) -> Flags | None:
-        known: Flags = slots["recorded"]
-        return None if known.all() else ~known
+    def no_state(self, slots: Columns) -> Flags | None:
+        recorded: Flags = slots["recorded"]
+        return None if recorded.all() else ~recorded
 
-    def seen(self, unit: Unit, rows: Rows, known: Known) -> Seen:
-        """A softmax has no marginal below position 1: both sides of a weight are the page down to the row there."""
-        seen = Seen.nothing(np.isnan(rows.slots["marginal"]) | (rows.slots["position"] > 1))
-        begins = np.flatnonzero(np.diff(rows.slots["decision_id"], prepend=-1))
-        counts = np.diff(np.r_[begins, len(rows)])
-        code, readings = known.contexts.reading(self.target.reads)
-        slots = {name: column[begins] for name, column in rows.slots.items()}
-        for case in self.asked(slots, code[begins], readings):
-            part = _Part(self.trained, case, rows, begins[case.rows], counts[case.rows])
-            part.weigh(seen)
-            part.value(seen.expected, known)
-            part.unsupported(seen.unsupported, known)
-        seen.settle(known.logged)
-        return seen
+    def probabilities(
+        self, rows: ImpressionRows, logged: LoggedBatch, values: ModelValues | None
+    ) -> TargetProbabilities:
+        """A softmax has no marginal below position 1: both sides of a weight are the slate down to the row there."""
+        made = TargetProbabilities.zeros(np.isnan(rows.slots["marginal"]) | (rows.slots["position"] > 1))
+        starts = run_starts(rows.slots["decision_id"])
+        counts = np.diff(np.r_[starts, len(rows)])
+        slots = {name: column[starts] for name, column in rows.slots.items()}
+        for group in self._groups(slots, logged):
+            part = StateCaseRows(self.trained, group, rows, starts[group.rows], counts[group.rows])
+            part.weigh(made)
+            if values is not None:
+                part.fill_expected(made.expected, self.arms.ids, values)
+            part.weigh_unsupported(made.unsupported, logged)
+        made.complete_unsupported(rows.slots)
+        return made
 
-    def pages(self, unit: Unit, rows: Rows, known: Known, *, shares: bool) -> Iterator[Shown]:
+    def slates(self, rows: ImpressionRows, logged: LoggedBatch, *, shares: bool) -> Iterator[TargetSlates]:
         policy = self.trained.policy
         served = {"temperature": policy.temperature, "floor": policy.floor}
-        code, readings = known.contexts.reading(self.target.reads)
-        for case in self.asked(rows.slots, code, readings):
-            yield Shown(
-                rows=case.rows,
-                log_page=_log_pages(case, rows, **served),
-                places=known.rank[np.searchsorted(known.arms, case.arms)],
-                share=reinforce.probabilities(case.score, None, **served) if shares else case.score,
-                case=np.arange(len(case.rows)),
+        for group in self._groups(rows.slots, logged):
+            yield TargetSlates(
+                rows=group.rows,
+                log_slate=_log_slates(group, rows, **served),
+                places=self.arms.rank[self.arms.index(group.arms)],
+                share=reinforce.probabilities(group.score, None, **served) if shares else group.score,
+                case=np.arange(len(group.rows)),
             )
 
-    def asked(self, slots: Columns, code: Ids, readings: list[dict[str, object]]) -> Iterator[EligibleGroup]:
-        """Decisions, one a row of slots, which reads the context `code`."""
+    def _groups(self, slots: Columns, logged: LoggedBatch) -> Iterator[EligibleGroup]:
+        """Decisions, one a row of slots, by what they had to choose from."""
+        codes, contexts = logged.contexts.reading(self.target.reads)
         remembered = history.unpack(slots["history"].tolist(), slots["step"])
         revision = slots["catalogue_revision"]
-        state = self.trained.states(self.trained.encoded(readings)[code], remembered, revision)
-        return self.trained.cases(state, slots["eligible_id"], revision)
+        state = self.trained.states(self.trained.encoded(contexts)[codes[slots["context"]]], remembered, revision)
+        return self.trained.cases(state, slots["eligible_id"], revision, sets=logged.eligible)
 
 
-class _Part:
-    """The rows of the decisions of a case, which begin at begins (d,) in the batch and are counts (d,) each.
+class StateCaseRows:
+    """The rows of the decisions of a group, which begin at starts (d,) in the batch and are counts (d,) each.
 
-    mine (p,): those rows; which (p,): the decision of each."""
+    indices (p,): of those rows; which (p,): the decision of each."""
 
-    def __init__(self, trained: Trained, case: EligibleGroup, rows: Rows, begins: Ids, counts: Ids) -> None:
-        self.arms, self.score, self.rows = case.arms, case.score, rows
+    def __init__(self, trained: Trained, group: EligibleGroup, rows: ImpressionRows, starts: Ids, counts: Ids) -> None:
+        self.arms, self.score, self.rows = group.arms, group.score, rows
         self.served = {"temperature": trained.policy.temperature, "floor": trained.policy.floor}
-        self.chance = reinforce.probabilities(self.score, None, **self.served)
-        self.mine = np.repeat(begins - np.cumsum(counts) + counts, counts) + np.arange(int(counts.sum()))
+        self.probability = reinforce.probabilities(self.score, None, **self.served)
+        self.indices = np.repeat(starts - np.cumsum(counts) + counts, counts) + np.arange(int(counts.sum()))
         self.which = np.repeat(np.arange(len(counts)), counts)
-        self.depth, self.position = rows.depth[self.mine], rows.slots["position"][self.mine]
+        self.depth, self.position = (rows.slots[name][self.indices] for name in ("depth", "position"))
 
-    def weigh(self, seen: Seen) -> None:
-        """The target's probability of the row, or of the page down to it; no page down to it is likelier than the best
-        arm."""
-        place, good = places(self.arms, self.rows.slots["arm_id"][self.mine][:, None])
-        seen.greatest[self.mine] = self.chance.max(axis=1)[self.which]
-        seen.target[self.mine] = np.where(good, self.chance[self.which, place[:, 0]], 0.0)
-        deep = np.flatnonzero((self.depth > 0) & ~np.isnan(self.rows.prefix[self.mine]))
+    def weigh(self, made: TargetProbabilities) -> None:
+        """The target's probability of the row, or of the slate down to it; no slate down to it is likelier than the
+        best arm."""
+        slots = self.rows.slots
+        index, possible = places(self.arms, slots["arm_id"][self.indices][:, None])
+        made.greatest[self.indices] = self.probability.max(axis=1)[self.which]
+        made.target[self.indices] = np.where(possible, self.probability[self.which, index[:, 0]], 0.0)
+        deep = np.flatnonzero((self.depth > 0) & ~np.isnan(slots["prefix"][self.indices]))
         for depth in np.unique(self.depth[deep]).tolist():
-            group = deep[self.depth[deep] == depth]
-            place, good = self._pages(group, depth + 1)
-            joint = reinforce.log_joint(self.score[self.which[group[good]]], place[good], None, **self.served)
-            seen.target[self.mine[group]] = 0.0
-            seen.target[self.mine[group[good]]] = np.exp(joint)
+            lower = deep[self.depth[deep] == depth]
+            order, possible = self._slates(lower, depth + 1)
+            made.target[self.indices[lower]] = 0.0
+            lower, order = lower[possible], order[possible]
+            joint = reinforce.log_joint(self.score[self.which[lower]], order, None, **self.served)
+            made.target[self.indices[lower]] = np.exp(joint)
 
-    def _pages(self, group: Ids, size: int) -> tuple[Ids, Flags]:
-        """Places of the top of the pages of some rows, (g, size), and which of these can be made of the arms."""
-        start = self.rows.start[self.mine[group]]
+    def _slates(self, rows: Ids, size: int) -> tuple[Ids, Flags]:
+        """Where the arms on top of the slates of some rows stand, (g, size), and which can be made of the arms."""
+        start = self.rows.slots["start"][self.indices[rows]]
         return places(self.arms, self.rows.shown[start[:, None] + np.arange(size)])
 
-    def value(self, expected: Array, known: Known) -> None:
-        """The mean of the reward model under the target, given the page above as it was shown."""
-        if known.valued is None:
-            return
-        at, step = np.searchsorted(known.arms, self.arms), max(1, CELLS // len(known.arms))
-        for start in range(0, len(self.mine), step):
-            group = np.arange(start, min(start + step, len(self.mine)))
-            shares = np.zeros((len(group), len(known.arms)))
-            shares[:, at] = self._given_above(group)
-            expected[self.mine[group]] = known.valued.expected(
-                shares, case=np.arange(len(group)), rows=self.mine[group]
-            )
+    def fill_expected(self, expected: Array, arms: Ids, values: ModelValues) -> None:
+        """The mean of the reward model under the target, given the slate above as it was shown."""
+        at, step = np.searchsorted(arms, self.arms), max(1, CELLS // len(arms))
+        for start in range(0, len(self.indices), step):
+            some = np.arange(start, min(start + step, len(self.indices)))
+            shares = np.zeros((len(some), len(arms)))
+            shares[:, at] = self._given_above(some)
+            rows = self.indices[some]
+            expected[rows] = values.expected(shares, case=np.arange(len(some)), rows=rows)
 
-    def _given_above(self, group: Ids) -> Array:
-        """Probability of each arm in some rows, (g, m); of position 1 where the page above is not known."""
-        found = self.chance[self.which[group]]
-        deep = np.flatnonzero((self.depth[group] > 0) & self.rows.whole[self.mine[group]])
-        for depth in np.unique(self.depth[group[deep]]).tolist():
-            lower = deep[self.depth[group[deep]] == depth]
-            above, good = self._pages(group[lower], depth)
-            lower, above = lower[good], above[good]
-            found[lower] = _below(self.score[self.which[group[lower]]], above, **self.served)
-        return found
+    def _given_above(self, rows: Ids) -> Array:
+        """Probability of each arm in some rows, (g, m); of position 1 where the slate above is not known."""
+        probability = self.probability[self.which[rows]]
+        complete = self.rows.slots["complete"][self.indices[rows]]
+        deep = np.flatnonzero((self.depth[rows] > 0) & complete)
+        for depth in np.unique(self.depth[rows[deep]]).tolist():
+            lower = deep[self.depth[rows[deep]] == depth]
+            above, possible = self._slates(rows[lower], depth)
+            lower, above = lower[possible], above[possible]
+            probability[lower] = _below(self.score[self.which[rows[lower]]], above, **self.served)
+        return probability
 
-    def unsupported(self, unsupported: Array, known: Known) -> None:
+    def weigh_unsupported(self, unsupported: Array, logged: LoggedBatch) -> None:
         """The target's probability on arms the logger gave 0, at position 1; below it is not known."""
-        unclear = known.logged.unclear[self.mine]
-        unsupported[self.mine[unclear]] = np.nan
-        top = np.flatnonzero(unclear & (self.position == 1))
-        if not len(top):
-            return
-        examples, kind = known.loggers.alike(self.rows, self.mine[top], known.contexts)
-        for place, row in enumerate(examples.tolist()):
-            zeros = known.loggers.zeros(row, self.rows, known.contexts, self.arms, known.keys)
+        slots = self.rows.slots
+        unknown = slots["unknown_support"][self.indices]
+        unsupported[self.indices[unknown]] = np.nan
+        top = np.flatnonzero(unknown & (self.position == 1))
+        logger_case = slots["logger_case"][self.indices[top]]
+        for number in np.unique(logger_case).tolist():
+            zeros = logged.zeros[number]
             if zeros is not None:
-                group = top[kind == place]
-                unsupported[self.mine[group]] = self.chance[self.which[group]] @ zeros[0]
+                rows = top[logger_case == number]
+                unsupported[self.indices[rows]] = self.probability[self.which[rows]] @ zeros[0]
 
 
-def _log_pages(case: EligibleGroup, rows: Rows, *, temperature: float, floor: float) -> Array:
-    """Log of the probability of the pages of a case, (d,); rows: the lowest slot of each."""
-    found, depth, start = np.full(len(case.rows), -np.inf), rows.depth[case.rows], rows.start[case.rows]
+def _log_slates(group: EligibleGroup, rows: ImpressionRows, *, temperature: float, floor: float) -> Array:
+    """Log of the probability of the slates of a group, (d,); rows: the lowest slot of each."""
+    depth, start = (rows.slots[name][group.rows] for name in ("depth", "start"))
+    log_slate = np.full(len(depth), -np.inf)
     for deep in np.unique(depth).tolist():
-        mine = np.flatnonzero(depth == deep)
-        place, good = places(case.arms, rows.shown[start[mine][:, None] + np.arange(deep + 1)])
-        found[mine[good]] = reinforce.log_joint(
-            case.score[mine[good]], place[good], temperature=temperature, floor=floor
-        )
-    return found
+        same = np.flatnonzero(depth == deep)
+        order, possible = places(group.arms, rows.shown[start[same][:, None] + np.arange(deep + 1)])
+        same, order = same[possible], order[possible]
+        log_slate[same] = reinforce.log_joint(group.score[same], order, temperature=temperature, floor=floor)
+    return log_slate
 
 
 def _below(score: Array, above: Ids, *, temperature: float, floor: float) -> Array:
-    """Probability of each arm below pages, (n, m), by scores (n, m); above (n, k) places, k < m."""
+    """Probability of each arm below slates, (n, m), by scores (n, m); above (n, k): where the arms on them stand."""
     left, rows = score.copy(), np.arange(len(score))[:, None]
     left[rows, above] = -np.inf
     mixed: Array = (1 - floor) * softmax(left, temperature=temperature) + floor / (score.shape[1] - above.shape[1])

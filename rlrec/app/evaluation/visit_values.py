@@ -52,21 +52,21 @@ class Decisions:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Shown:
+class TargetSlates:
     """What a target makes of some decisions: of rows (p,) the log of its probability of the page shown, (p,).
 
     share (c, m): its probabilities of arms at position 1, in c cases; case (p,): which one each row has; places (m,):
     where those arms stand among all."""
 
     rows: Ids
-    log_page: Array
+    log_slate: Array
     places: Ids
     share: Array
     case: Ids
 
 
 @dataclass(frozen=True, eq=False)
-class Fitting:
+class ReturnSums:
     """The sums that the model is fitted by: they add up."""
 
     ridge: Ridge
@@ -86,12 +86,12 @@ class Fitting:
     def __add__(self, other: Self) -> Self:
         return type(self)(self.ridge, self.sums + other.sums)
 
-    def finish(self) -> Values:
-        return Values(self.ridge, self.ridge.finish(self.sums))
+    def finish(self) -> ReturnModel:
+        return ReturnModel(self.ridge, self.ridge.finish(self.sums))
 
 
 @dataclass(frozen=True, eq=False)
-class Values:
+class ReturnModel:
     """The fitted model; no decision is valued by a part of it that saw its cluster."""
 
     ridge: Ridge
@@ -106,7 +106,7 @@ class Values:
         fold = self.ridge.fold(decisions.clusters)
         return self.model.offset(fold, decisions.steps, context=np.hstack([decisions.x, own])), fold
 
-    def expected(self, decisions: Decisions, shown: Iterable[Shown]) -> Array:
+    def expected(self, decisions: Decisions, shown: Iterable[TargetSlates]) -> Array:
         """Mean value under a target, (n,), by its probabilities at position 1."""
         n = len(decisions.top)
         chance, effect, fold = np.zeros(len(decisions.row)), np.zeros(n), self.ridge.fold(decisions.clusters)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rlrec import ope
-from rlrec.app.evaluation.visit_values import Decisions, Fitting, Shown, Values
+from rlrec.app.evaluation.visit_values import Decisions, ReturnModel, ReturnSums, TargetSlates
 from rlrec.app.training.blocks import DecisionBlock, blocks
 from rlrec.app.training.dataset import DatasetSplit, VisitRows
 from rlrec.arrays import Array
@@ -25,11 +25,11 @@ CELLS = 1 << 19  # scores that are worked out at a time: what follows from them 
 FEW = 50  # replicates of an interval that nobody looks at
 
 
-def fit_values(split: DatasetSplit, *, gamma: float, arms: int) -> Values:
+def fit_values(split: DatasetSplit, *, gamma: float, arms: int) -> ReturnModel:
     """The model of returns that some visits teach."""
-    total: Fitting | None = None
+    total: ReturnSums | None = None
     for rows in split.batches():
-        more = Fitting.of(_decisions(rows), rows.reward, gamma=gamma, arms=arms)
+        more = ReturnSums.of(_decisions(rows), rows.reward, gamma=gamma, arms=arms)
         total = more if total is None else total + more
     assert total is not None
     return total.finish()
@@ -50,7 +50,7 @@ class HoldoutValue:
     """The value of parameters on visits that did not teach them, compared with that of other parameters."""
 
     def __init__(
-        self, split: DatasetSplit, policy: Gradient, reference: Parameters, *, gamma: float, values: Values,
+        self, split: DatasetSplit, policy: Gradient, reference: Parameters, *, gamma: float, values: ReturnModel,
         most: int | None = None,
     ) -> None:  # fmt: skip
         """reference: what others are compared with. most: the first visits alone, at most so many."""
@@ -101,7 +101,7 @@ class HoldoutValue:
             default=rows.default > 0,
         )  # fmt: skip
 
-    def _distributions(self, rows: VisitRows, parameters: Parameters, log_joint: Array) -> Iterator[Shown]:
+    def _distributions(self, rows: VisitRows, parameters: Parameters, log_joint: Array) -> Iterator[TargetSlates]:
         """The distributions of the parameters, portion by portion; the log probability of the slates that were shown is
         written into log_joint."""
         for block in self._portions(rows):
@@ -113,7 +113,7 @@ class HoldoutValue:
             else:
                 log_joint[at] = reinforce.log_joint(score, shown, block.eligible, **self._served)
             cases = np.arange(len(at))
-            yield Shown(rows=at, log_page=log_joint[at], places=block.arms, share=probability, case=cases)
+            yield TargetSlates(rows=at, log_slate=log_joint[at], places=block.arms, share=probability, case=cases)
 
     def _portions(self, rows: VisitRows) -> Iterator[DecisionBlock]:
         """Decisions that can be worked out together, few at a time."""

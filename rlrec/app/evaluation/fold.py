@@ -1,0 +1,272 @@
+"""One fold over the log for estimates of every unit: `fold(part)`, `+`, and `estimates` when it is over.
+
+A unit (impressions, sessions) says which rows of a batch it uses and what a target makes of them; all else is the same
+for every unit. A fold reads nothing and changes nothing: partials of batches in any order, split anywhere between
+sessions, add up to the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import reduce
+from typing import Any, Protocol, Self, TypeVar
+
+import numpy as np
+
+from rlrec.app.evaluation import groups
+from rlrec.app.evaluation.groups import Group
+from rlrec.app.evaluation.log_reader import LogReader
+from rlrec.app.evaluation.logged_batch import LoggedBatch
+from rlrec.app.evaluation.probabilities import Scorer
+from rlrec.app.evaluation.request import EmptyLog, Evaluation, SharedRows
+from rlrec.app.evaluation.targets import Target
+from rlrec.arrays import Flags, Ids
+from rlrec.ope.estimate import Estimate, FinishOptions
+from rlrec.ope.fold import Fold
+from rlrec.records import Reward
+from rlrec.store.bulk import Columns
+from rlrec.store.reader import ABSENT
+
+
+class Sums(Protocol):
+    """What is added up over batches."""
+
+    def __add__(self, other: Self, /) -> Self: ...
+
+
+class Rows(Protocol):
+    """Rows of one unit."""
+
+    def __len__(self) -> int: ...
+
+
+S = TypeVar("S", bound=Sums)
+K = TypeVar("K")
+R = TypeVar("R", bound=Rows)
+M = TypeVar("M")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowCounts:
+    """What became of the rows of a log: impressions, or visits.
+
+    used: those that estimates were made from. other_policy: usable ones that a logged policy cannot be judged by, being
+    another's. selected: all. waiting: too young, or of visits that go on. left_out: of visits that are cut or censored,
+    or have no propensity (silent)."""
+
+    used: int = 0
+    other_policy: int = 0
+    selected: int = 0
+    waiting: int = 0
+    left_out: int = 0
+    silent: int = 0
+
+    def __add__(self, other: RowCounts) -> RowCounts:
+        return RowCounts(**{name.name: getattr(self, name.name) + getattr(other, name.name) for name in fields(self)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupPartial:
+    """Sums of one target over the rows of one group.
+
+    sums: of the estimators. learned: whether such a row taught the target. no_state: rows that the target could not be
+    asked about."""
+
+    sums: Any
+    learned: bool
+    no_state: int
+
+    def __add__(self, other: GroupPartial) -> GroupPartial:
+        return GroupPartial(
+            sums=self.sums + other.sums,
+            learned=self.learned or other.learned,
+            no_state=self.no_state + other.no_state,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogPartial:
+    """Sums over a part of the log: they add up.
+
+    groups: by number of the target and group. counts: by number of `Evaluation.shared`. names: fields that contexts
+    have. users: whether some row that was used has a user."""
+
+    groups: Mapping[tuple[int, Group], GroupPartial] = field(default_factory=dict)
+    counts: Mapping[int, RowCounts] = field(default_factory=dict)
+    names: frozenset[str] = frozenset()
+    users: bool = False
+
+    def __add__(self, other: LogPartial) -> LogPartial:
+        return LogPartial(
+            groups=added(self.groups, other.groups),
+            counts=added(self.counts, other.counts),
+            names=self.names | other.names,
+            users=self.users or other.users,
+        )
+
+
+def added(left: Mapping[K, S], right: Mapping[K, S]) -> dict[K, S]:
+    """Both sums of every key."""
+    return {**left, **{key: left[key] + sums if key in left else sums for key, sums in right.items()}}
+
+
+class RowUnit(Protocol[R, M]):
+    """A unit of which one row of an estimate is, with its estimators. R: its rows; M: models that they use.
+
+    It holds nothing of the store."""
+
+    @property
+    def fold(self) -> Fold[Any, Any]:
+        """The estimators about one target."""
+
+    @property
+    def model(self) -> M | None:
+        """The model that was given with the request; None where there is none."""
+
+    @property
+    def modelled(self) -> bool:
+        """Whether an estimator needs a model."""
+
+    def to_fit(self, reader: LogReader) -> Iterable[LoggedBatch]:
+        """The log, to fit a model on."""
+
+    def to_judge(self, reader: LogReader) -> Iterable[LoggedBatch]:
+        """The log, to judge targets on."""
+
+    def usable(self, logged: LoggedBatch, reward: Reward) -> tuple[R, RowCounts]:
+        """The rows that can be judged by, and what became of the others."""
+
+    def of_policy(self, rows: R, policy_id: int) -> R:
+        """The rows of one logged policy."""
+
+    def slots(self, rows: R) -> Columns:
+        """Columns of the slots of the rows."""
+
+    def first_slot(self, rows: R, column: str) -> Any:
+        """A column of the first slot of each row, (n,)."""
+
+    def any_slot(self, rows: R, flags: Flags) -> Flags:
+        """The rows with a flagged slot, (n,). flags: of `slots`."""
+
+    def model_sums(self, logged: LoggedBatch, rows: R) -> Any:
+        """The sums that a model is fitted by."""
+
+    def fitted(self, sums: Any, reward: Reward) -> M:
+        """The model that was fitted by them."""
+
+    def batch_of(self, logged: LoggedBatch, rows: R, model: M | None) -> Callable[[Scorer], Any]:
+        """A function from a target to its batch of these rows, as estimators take it."""
+
+    def options(self, reward: Reward, target: Target, options: FinishOptions) -> FinishOptions:
+        """How the estimates of this unit are finished."""
+
+    def empty(self, shared: SharedRows, counts: RowCounts) -> EmptyLog:
+        """The error where no row could be used."""
+
+
+def models_of(unit: RowUnit[R, M], evaluation: Evaluation, reader: LogReader) -> dict[int, M]:
+    """A model for each reward, by its id: the one given, or one fitted in a pass over the log of its own."""
+    rewards = {shared.reward.id: shared.reward for shared in evaluation.shared}
+    if not unit.modelled:
+        return {}
+    if unit.model is not None:
+        return dict.fromkeys(rewards, unit.model)
+
+    def sums_of(logged: LoggedBatch) -> dict[int, Any]:
+        rows_of = {key: unit.usable(logged, reward)[0] for key, reward in rewards.items()}
+        return {key: unit.model_sums(logged, rows) for key, rows in rows_of.items() if len(rows)}
+
+    sums: Mapping[int, Any] = reduce(added, map(sums_of, unit.to_fit(reader)), {})
+    return {key: unit.fitted(of_reward, rewards[key]) for key, of_reward in sums.items()}
+
+
+def fold(unit: RowUnit[R, M], evaluation: Evaluation, logged: LoggedBatch, models: Mapping[int, M]) -> LogPartial:
+    """The partial of one batch. Raises InputError beyond 1,000 groups."""
+    partials: dict[tuple[int, Group], GroupPartial] = {}
+    counts: dict[int, RowCounts] = {}
+    users = False
+    for number, shared in enumerate(evaluation.shared):
+        usable, others = unit.usable(logged, shared.reward)
+        rows = usable if shared.policy_id is None else unit.of_policy(usable, shared.policy_id)
+        counts[number] = replace(others, used=len(rows), other_policy=len(usable) - len(rows))
+        if len(rows):
+            partials |= _of_targets(unit, shared, logged, rows, models.get(shared.reward.id))
+            users |= evaluation.cluster == "user" and bool((unit.slots(rows)["user_id"] != ABSENT).any())
+    return _checked(LogPartial(groups=partials, counts=counts, names=logged.contexts.names, users=users), evaluation)
+
+
+def _of_targets(
+    unit: RowUnit[R, M], shared: SharedRows, logged: LoggedBatch, rows: R, model: M | None
+) -> dict[tuple[int, Group], GroupPartial]:
+    """Sums of every target and group over some rows."""
+    partials = {}
+    batch_of, slots = unit.batch_of(logged, rows, model), unit.slots(rows)
+    members = list(groups.members(unit.first_slot(rows, "group"), len(logged.groups)))
+    for number, scorer in shared.members:
+        batch, hidden = batch_of(scorer), scorer.no_state(slots)
+        learned = unit.any_slot(rows, scorer.target.taught_by(slots))
+        known = None if hidden is None else ~unit.any_slot(rows, hidden)
+        for group, chosen in members:
+            judged = _where(known, chosen)
+            among = len(rows) if chosen is None else len(chosen)
+            partials[number, logged.groups[group]] = GroupPartial(
+                sums=unit.fold.partial(batch if judged is None else batch.where(judged)),
+                learned=bool((learned if judged is None else learned[judged]).any()),
+                no_state=0 if judged is None else among - len(judged),
+            )
+    return partials
+
+
+def _where(known: Flags | None, chosen: Ids | None) -> Ids | None:
+    """Of the chosen rows those that are known; None means all."""
+    if known is None:
+        return chosen
+    return np.flatnonzero(known) if chosen is None else chosen[known[chosen]]
+
+
+def _checked(partial: LogPartial, evaluation: Evaluation) -> LogPartial:
+    if len({group for _, group in partial.groups}) > groups.MOST:
+        raise groups.too_many(evaluation.request.by)
+    return partial
+
+
+def total(unit: RowUnit[R, M], evaluation: Evaluation, reader: LogReader) -> LogPartial:
+    """The partial of the whole log. Raises EmptyLog where a target has nothing to be judged by."""
+    models = models_of(unit, evaluation, reader)
+    partials = (fold(unit, evaluation, logged, models) for logged in unit.to_judge(reader))
+    whole = reduce(lambda left, right: _checked(left + right, evaluation), partials, LogPartial())
+    for number, shared in enumerate(evaluation.shared):
+        counts = whole.counts.get(number, RowCounts())
+        if not counts.used:
+            raise unit.empty(shared, counts)
+    return whole
+
+
+def estimates(
+    unit: RowUnit[R, M], evaluation: Evaluation, partial: LogPartial, *, cluster: str
+) -> dict[tuple[int, Group], list[Estimate]]:
+    """The estimates of every target, by its number, and group. cluster: name of the unit that was randomised."""
+    request = evaluation.request
+    found: dict[tuple[int, Group], list[Estimate]] = {}
+    for shared_number, shared in enumerate(evaluation.shared):
+        counts, scorers = partial.counts[shared_number], dict(shared.members)
+        others = counts.left_out + counts.other_policy
+        for (number, group), of_group in partial.groups.items():
+            if number not in scorers:
+                continue
+            reasons = {"in-sample": of_group.learned, "no-propensity": others > 0, "no-state": of_group.no_state > 0}
+            options = FinishOptions(
+                interval=request.interval,
+                level=request.level,
+                cluster=cluster,
+                greedy=request.greedy,
+                extra_reasons=tuple(reason for reason, holds in reasons.items() if holds),
+                seed=request.seed,
+            )
+            options = unit.options(shared.reward, scorers[number].target, options)
+            found[number, group] = [
+                replace(estimate, left_out=estimate.left_out + others + of_group.no_state)
+                for estimate in unit.fold.finish(of_group.sums, options)
+            ]
+    return found

@@ -1,0 +1,101 @@
+"""The log, read for folds: whatever they need of the store comes along with each batch."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+
+from rlrec.app.evaluation import log_rows
+from rlrec.app.evaluation.contexts import ContextCache
+from rlrec.app.evaluation.groups import Grouping
+from rlrec.app.evaluation.log_rows import CLUSTERS
+from rlrec.app.evaluation.logged_batch import LoggedBatch
+from rlrec.app.evaluation.loggers import Loggers
+from rlrec.app.evaluation.request import Evaluation
+from rlrec.arrays import Flags, Ids, distinct, run_starts
+from rlrec.store import Unit, contents, reader
+from rlrec.store.reader import Batch
+
+CELLS = 4_000_000  # arms of eligible sets that are held at a time
+
+
+class LogReader:
+    """The log of one evaluation, batch by batch, as often as it is wanted.
+
+    It alone asks the store, and remembers what later batches need again; folds see `LoggedBatch`es alone."""
+
+    def __init__(self, unit: Unit, evaluation: Evaluation) -> None:
+        self.unit, self.evaluation = unit, evaluation
+        self.contexts = ContextCache(unit, fields=evaluation.fields, encode=evaluation.encode)
+        self.loggers = Loggers(unit, evaluation.arms)
+        self.grouping = Grouping(unit, evaluation.request.by, keys=evaluation.arms.keys, loggers=self.loggers)
+        self._eligible: dict[int, Ids] = {}
+
+    def to_fit(self, columns: Collection[str], *, visits: bool = False) -> Iterator[LoggedBatch]:
+        """Batches that a model is fitted on: with their contexts, without what targets are asked about."""
+        for log in self._batches(columns, visits):
+            contexts, context = self.contexts.table(log.slots["context_id"], log.contexts)
+            slots = log.slots | {"context": context, "cluster": self._clusters(log)}
+            yield LoggedBatch(log=replace(log, slots=slots), contexts=contexts, eligible={})
+
+    def to_judge(self, columns: Collection[str], *, visits: bool = False) -> Iterator[LoggedBatch]:
+        """Batches that targets are judged on. visits: with the visits of their sessions, and without what only
+        impressions need: slates and the support of the loggers."""
+        for batch in self._batches(columns, visits):
+            for log in self._portions(batch):
+                yield self._logged(log, impressions=not visits)
+
+    def _batches(self, columns: Collection[str], visits: bool) -> Iterator[Batch]:
+        needed = {*columns, *CLUSTERS[self.evaluation.cluster]}
+        return reader.batches(
+            self.unit, self.evaluation.selection, columns=needed, wanted=self.contexts.wanted, visits=visits
+        )
+
+    def _clusters(self, log: Batch) -> Ids:
+        return log_rows.clusters(log.slots, self.evaluation.cluster)
+
+    def _portions(self, batch: Batch) -> Iterator[Batch]:
+        """Whole sessions of a batch, few enough for the arms of their eligible sets to be held."""
+        sets, sessions = batch.slots["eligible_id"], batch.slots["session_id"]
+        first = distinct(sets)[0]
+        sizes = contents.set_sizes(self.unit, sets[first].tolist())
+        cells = np.zeros(len(sets), np.int64)
+        cells[first] = [sizes[key] for key in sets[first].tolist()]
+        if cells.sum() <= CELLS:
+            yield batch
+            return
+        starts = run_starts(sessions)
+        portion = np.cumsum(cells)[starts] // CELLS
+        cuts = [*starts[run_starts(portion)].tolist(), len(sets)]
+        for start, end in pairwise(cuts):
+            slots = {name: column[start:end] for name, column in batch.slots.items()}
+            inside = np.isin(batch.events["decision_id"], slots["decision_id"])
+            events = {name: column[inside] for name, column in batch.events.items()}
+            yield replace(batch, slots=slots, events=events)
+
+    def _logged(self, log: Batch, *, impressions: bool) -> LoggedBatch:
+        slots = log.slots
+        fields = self.loggers.reads(slots) if impressions else ()
+        contexts, context = self.contexts.table(slots["context_id"], log.contexts, fields=fields)
+        groups, group = self.grouping.of(slots, contexts, context)
+        eligible = self._eligible_sets(slots["eligible_id"])
+        slots = slots | {"context": context, "group": group, "cluster": self._clusters(log)}
+        zeros: list[Flags | None] = []
+        if impressions:
+            slates = log_rows.slates(slots)
+            support, zeros = self.loggers.support(slots, slates, contexts, eligible)
+            slots = slots | vars(slates) | vars(support)
+        return LoggedBatch(
+            log=replace(log, slots=slots), contexts=contexts, groups=groups, eligible=eligible, zeros=zeros
+        )
+
+    def _eligible_sets(self, ids: Ids) -> Mapping[int, Ids]:
+        """The arms of each eligible set; those of the batch before are not read again."""
+        wanted = set(ids[distinct(ids)[0]].tolist())
+        read = contents.eligible_arms(self.unit, wanted - self._eligible.keys())
+        self._eligible = {key: arms for key, arms in self._eligible.items() if key in wanted}
+        self._eligible |= {key: np.array(arms, np.int64) for key, arms in read.items()}
+        return self._eligible

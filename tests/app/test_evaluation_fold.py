@@ -1,0 +1,116 @@
+"""The fold of an evaluation: partials of batches add up to that of the log, and none of them needs the store."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from functools import reduce
+from operator import add
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlrec import ope
+from rlrec.app.evaluation import estimates, fold, groups
+from rlrec.app.evaluation.fold import LogPartial
+from rlrec.app.evaluation.log_reader import LogReader
+from rlrec.app.evaluation.logged_batch import LoggedBatch
+from rlrec.app.evaluation.request import Evaluation, Request
+from rlrec.ope.estimate import Estimate
+from rlrec.store import Store, Unit, reader
+from rlrec.store.reader import Selection
+from tests.app import logs
+
+Partials = list[LogPartial]
+
+
+@pytest.fixture(scope="module")
+def slates(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> str:
+    """A log of slates for users, one of whom comes back in several sessions."""
+    path = tmp_path_factory.mktemp("fold") / "fold.db"
+    path.write_bytes(sqlite_template.read_bytes())
+    logs.catalogue(str(path), 5)
+    logs.create(str(path), "log", "thompson", floor="0.2")
+    logs.create(str(path), "other", "epsilon-greedy", epsilon="0.3")
+    contexts = [{"hour": hour} for hour in range(3)]
+    logs.serve(str(path), "log", pages=300, rates=(0.1, 0.2, 0.3, 0.4, 0.5), size=2, users=30, contexts=contexts)
+    return str(path)
+
+
+@pytest.fixture(params=["impression", "session"])
+def folded(
+    slates: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Partials, Callable[[LogPartial], list[Estimate]]]:
+    """Partials of small batches, folded after the store was closed; and what makes estimates of their sum."""
+    real = reader.batches
+    monkeypatch.setattr(reader, "batches", lambda unit, selection, **asked: real(unit, selection, size=23, **asked))
+    asked = Request(targets=["uniform", "other"], estimators=request.param, by="hour", gamma=0.9)
+    with closing(logs.at(slates, 1e6)) as store, store.read() as unit:
+        evaluation, (of_rows,), log = estimates.prepare(unit, asked, estimates.estimators(asked), Selection())
+        models = fold.models_of(of_rows, evaluation, log)
+        batches = list(of_rows.to_judge(log))
+    partials = [fold.fold(of_rows, evaluation, batch, models) for batch in batches]
+
+    def finish(whole: LogPartial) -> list[Estimate]:
+        found = fold.estimates(of_rows, evaluation, whole, cluster="user")
+        names = groups.in_order({group for _, group in found})
+        return [estimate for number in (0, 1) for group in names for estimate in found[number, group]]
+
+    return partials, finish
+
+
+def check_equal(left: Sequence[Estimate], right: Sequence[Estimate]) -> None:
+    for before, after in zip(left, right, strict=True):
+        for name, value in vars(before).items():
+            figure = isinstance(value, float | tuple) and name != "reasons"
+            assert getattr(after, name) == (pytest.approx(value, rel=1e-12) if figure else value), name
+
+
+def test_partials_add_up_in_any_order_and_grouping(folded: Any) -> None:
+    partials, finish = folded
+    assert len(partials) > 8
+    expected, generator = finish(reduce(add, partials)), np.random.default_rng(3)
+    for _ in range(5):
+        order = [partials[number] for number in generator.permutation(len(partials))]
+        cut = int(generator.integers(1, len(order)))
+        check_equal(finish(reduce(add, order[:cut]) + reduce(add, order[cut:])), expected)
+
+
+def test_an_empty_partial_is_the_zero_of_the_sum(folded: Any) -> None:
+    partials, finish = folded
+    whole = reduce(add, partials)
+    check_equal(finish(LogPartial() + whole + LogPartial()), finish(whole))
+
+
+def test_a_partial_is_not_changed_by_what_is_added_to_it(folded: Any) -> None:
+    partials, finish = folded
+    alone = finish(partials[0])
+    _ = reduce(add, partials)
+    check_equal(finish(partials[0]), alone)
+
+
+def test_a_partial_holds_no_handle(folded: Any) -> None:
+    """Nothing that can be reached from it belongs to a store."""
+    partials, _ = folded
+    reached, waiting = set[int](), [partials[0]]
+    while waiting:
+        one = waiting.pop()
+        if id(one) in reached or isinstance(one, type):
+            continue
+        reached.add(id(one))
+        assert not isinstance(one, Store | Unit | LogReader | LoggedBatch | Evaluation), one
+        waiting += gc.get_referents(one)
+
+
+def test_folding_twice_gives_the_same(slates: str) -> None:
+    asked = Request(targets=["uniform"], estimators=",".join(ope.GROUPS["impression"]))
+    with closing(logs.at(slates, 1e6)) as store, store.read() as unit:
+        evaluation, (of_rows,), log = estimates.prepare(unit, asked, estimates.estimators(asked), Selection())
+        models = fold.models_of(of_rows, evaluation, log)
+        (batch,) = of_rows.to_judge(log)
+    once, again = (fold.fold(of_rows, evaluation, batch, models) for _ in range(2))
+    first, second = (fold.estimates(of_rows, evaluation, partial, cluster="user") for partial in (once, again))
+    assert first == second
