@@ -153,7 +153,7 @@ def test_wrong_propensities_show_in_the_mean_weight() -> None:
     assert "mean-weight" in judged(doubled, "ips", interval="normal")[0].reasons
 
 
-@pytest.mark.parametrize(("off", "told"), [(5e-5, False), (5e-4, True)])
+@pytest.mark.parametrize(("off", "reported"), [(5e-5, False), (5e-4, True)])
 def test_a_mean_weight_that_is_nearly_1_is_no_news(off: float, reported: bool) -> None:
     """However many standard errors it is away: a target that is the logger has weights of 1, but for rounding."""
     batch = drawn(0)[0]
