@@ -12,7 +12,7 @@ import click
 
 from rlrec.cli.output import Show
 from rlrec.cli.shared import printed
-from rlrec.cli.values import Whole
+from rlrec.cli.values import Integer
 
 if TYPE_CHECKING:
     from rlrec.app.demo import Step
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     "--audience", type=click.Path(exists=True, dir_okay=False), metavar="CSV",
     help="Play the audience: answers of `recommend` on stdin, lines for `feedback` on stdout.",
 )  # fmt: skip
-@click.option("--seed", type=Whole(0), default=0, show_default=True, help="Seed of the audience.")
+@click.option("--seed", type=Integer(0), default=0, show_default=True, help="Seed of the audience.")
 @printed
 def demo(show: Show, keep: str | None, data: str | None, audience: str | None, seed: int) -> None:
     """Show the whole loop on a real log, in under a minute.

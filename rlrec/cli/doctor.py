@@ -9,7 +9,7 @@ import click
 
 from rlrec.cli.output import Show
 from rlrec.cli.shared import printed, stored
-from rlrec.cli.values import Whole
+from rlrec.cli.values import Integer
 from rlrec.cli.view import View
 from rlrec.errors import CheckFailed
 
@@ -22,10 +22,10 @@ COLUMNS = ("check", "severity", "subject", "detail")
 
 @click.command()
 @click.option(
-    "--sample", type=Whole(0), metavar="N",
+    "--sample", type=Integer(0), metavar="N",
     help="Derive the propensities of N random decisions again; without it all, or 10,000 where there are more.",
 )  # fmt: skip
-@click.option("--seed", type=Whole(0), default=0, show_default=True, help="Seed of the sample.")
+@click.option("--seed", type=Integer(0), default=0, show_default=True, help="Seed of the sample.")
 @click.option("--repair-clock", is_flag=True, help="Put decisions ahead of the database's clock back, up to now.")
 @printed
 @stored

@@ -9,7 +9,7 @@ import click
 
 from rlrec.cli.output import Show
 from rlrec.cli.shared import printed, stored
-from rlrec.cli.values import NUMBER, Whole
+from rlrec.cli.values import NUMBER, Integer
 from rlrec.cli.view import View
 
 MODEL = click.Path(exists=True, dir_okay=False)
@@ -66,7 +66,7 @@ class _Command(click.Command):
     help="CSV arm,reward (or value,arm,reward) for estimators with a model q [default: fitted on the log].",
 )  # fmt: skip
 @click.option("--reward-model-by", metavar="FIELD", help="The field of the context that `value` in the file means.")
-@click.option("--seed", type=Whole(0), default=0, show_default=True, help="Seed of the bootstrap.")
+@click.option("--seed", type=Integer(0), default=0, show_default=True, help="Seed of the bootstrap.")
 @printed
 @stored
 def evaluate(store: Any, show: Show, **request: Any) -> None:

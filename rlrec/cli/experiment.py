@@ -9,7 +9,7 @@ import click
 from rlrec.cli.output import Show
 from rlrec.cli.shared import Group, printed, stored
 from rlrec.cli.tables import cell
-from rlrec.cli.text import cut
+from rlrec.cli.text import truncate
 from rlrec.cli.values import NAME, NUMBER, Parsed, parse_name, parse_number
 from rlrec.cli.view import View, cells
 from rlrec.errors import InputError
@@ -33,14 +33,14 @@ def parse_variant(text: str) -> VariantSpec:
     policy, colon, weight = (piece.strip() for piece in source.partition(":"))
     if not (sign and policy):
         raise InputError(
-            f"'{cut(text)}' is not a variant", hint="write LABEL=POLICY, LABEL=POLICY@V or LABEL=POLICY:WEIGHT"
+            f"'{truncate(text)}' is not a variant", hint="write LABEL=POLICY, LABEL=POLICY@V or LABEL=POLICY:WEIGHT"
         )
     try:
         share = parse_number(weight) if colon else 1.0
     except InputError as error:
         raise InputError(f"the weight of variant {label}: {error.message}", hint="write LABEL=POLICY:0.5") from None
     if share <= 0:
-        raise InputError(f"the weight of variant {label} is {cut(weight)}", hint="weights are above 0")
+        raise InputError(f"the weight of variant {label} is {truncate(weight)}", hint="weights are above 0")
     return VariantSpec(label=parse_name(label), policy=policy, weight=share)
 
 
@@ -49,7 +49,7 @@ def parse_share(text: str) -> float:
     try:
         return parse_number(f"{text[:-1]}e-2" if text.endswith("%") else text)
     except InputError:
-        raise InputError(f"'{cut(text)}' is not a share", hint="write 1% or 0.01") from None
+        raise InputError(f"'{truncate(text)}' is not a share", hint="write 1% or 0.01") from None
 
 
 SHARE = Parsed("share", parse_share)

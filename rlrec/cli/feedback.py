@@ -11,7 +11,7 @@ import click
 
 from rlrec.cli.output import Show
 from rlrec.cli.shared import Lines, lines_input, printed, stored
-from rlrec.cli.values import DECISION, KEY, TIME, Whole, parse_number
+from rlrec.cli.values import DECISION, KEY, TIME, Integer, parse_number
 from rlrec.errors import InputError
 from rlrec.times import parse as parse_time
 
@@ -19,7 +19,7 @@ from rlrec.times import parse as parse_time
 @click.command()
 @click.argument("decision_id", type=DECISION, required=False)
 @click.argument("events", nargs=-1, metavar="[EVENT[=VALUE]]...")
-@click.option("--position", type=Whole(1, 2**63 - 1), help="Slot meant; a slate of one slot needs none.")
+@click.option("--position", type=Integer(1, 2**63 - 1), help="Slot meant; a slate of one slot needs none.")
 @click.option("--at", type=TIME, help="When it happened [default: now].")
 @click.option("--key", type=KEY, help="A retry under the same key changes nothing.")
 @click.option("--censor", is_flag=True, help="Take slots out of beliefs and estimates.")

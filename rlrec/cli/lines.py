@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
 from rlrec.cli.strict import DEPTH, LIMIT, Object, joined, parsed, problem, tree
-from rlrec.cli.text import KEY_LENGTH, cut, unfit
+from rlrec.cli.text import KEY_LENGTH, key_problem, truncate
 from rlrec.errors import InputError, suggest
 
 T = TypeVar("T")
@@ -294,7 +294,7 @@ def _explained(raw: bytes, error: str, kind: Any, line: int | None) -> InputErro
         return bad
     if isinstance(value, list):
         hint = "one object a line: jq -c '.[]' makes lines of a JSON array"
-        return InputError(f"expected an object, got the list {cut(raw.decode(), 40)}", hint=hint, line=line)
+        return InputError(f"expected an object, got the list {truncate(raw.decode(), 40)}", hint=hint, line=line)
     if found := problem(value):
         return InputError(found[1], field=found[0] or None, line=line)
     return _invalid(value, error, kind, line)
@@ -317,12 +317,12 @@ def _invalid(tree: Any, error: str, kind: Any, line: int | None) -> InputError:
     if what.startswith("Invalid value"):
         known = [*_tagged(kind)]
         hint = suggest(str(value), known)
-        return InputError(f"'{cut(str(value))}' is not {' or '.join(known)}", hint=hint, field=field, line=line)
-    if what.startswith("Expected `str` of length") and (why := unfit(value)):
+        return InputError(f"'{truncate(str(value))}' is not {' or '.join(known)}", hint=hint, field=field, line=line)
+    if what.startswith("Expected `str` of length") and (why := key_problem(value)):
         return InputError(why, field=field.partition("[")[0], line=line)
     what = re.sub(r", got `\w+`$", "", what)
     what = re.sub(r"`([^`]+)`", lambda m: " or ".join(WORDS.get(w, w) for w in m[1].split(" | ")), what)
-    shown = cut(json.dumps(value, ensure_ascii=False, default=str), 40)
+    shown = truncate(json.dumps(value, ensure_ascii=False, default=str), 40)
     return InputError(f"{what[0].lower()}{what[1:]}, got {shown}", field=field or None, line=line)
 
 
@@ -337,7 +337,7 @@ def _step(value: Any, name: str, index: str, what: str) -> tuple[str, Any]:
     kinds = {bool: "bool", int: "int", float: "float", str: "str", list: "array", Object: "object"}
     for key, child in value.items() if isinstance(value, dict) else ():
         if got is None or kinds.get(type(child), "null") == got[1]:
-            return cut(key, 80), child
+            return truncate(key, 80), child
     return "[...]", value
 
 
@@ -399,7 +399,7 @@ class Rejects:
         try:
             self.file = Path(path).open("wb")  # noqa: SIM115  # closed by the decorator that opened it
         except OSError as error:
-            raise InputError(f"cannot write {cut(path)}: {error.strerror}") from None
+            raise InputError(f"cannot write {truncate(path)}: {error.strerror}") from None
 
     def add(self, error: InputError, text: bytes, *, source: str) -> None:
         """Write one refused line; what is not UTF-8 in it as escapes."""

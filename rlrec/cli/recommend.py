@@ -9,12 +9,12 @@ import click
 
 from rlrec.cli.output import Show
 from rlrec.cli.shared import drawing, input_option, printed, stored
-from rlrec.cli.values import KEY, KEYS, OBJECT, Whole
+from rlrec.cli.values import KEY, KEYS, OBJECT, Integer
 from rlrec.cli.view import View
 from rlrec.errors import InputError
 
 SLOT = ["position", "arm", "propensity", "marginal", "score"]
-SEED = Whole(0, 2**64 - 1)
+SEED = Integer(0, 2**64 - 1)
 
 
 @click.command()
@@ -23,7 +23,7 @@ SEED = Whole(0, 2**64 - 1)
 @click.option("--session", type=KEY, help="Session key.")
 @click.option("--user", type=KEY, help="User key; the session's first one holds.")
 @click.option("--context", type=OBJECT, default="{}", metavar="JSON|@FILE", help="What is known of user and moment.")
-@click.option("-k", "size", type=Whole(1), default=1, show_default=True, help="Positions to fill.")
+@click.option("-k", "size", type=Integer(1), default=1, show_default=True, help="Positions to fill.")
 @click.option("--arms", type=KEYS, metavar="a,b,c", help="Restrict the eligible arms; a JSON array works too.")
 @click.option("--request-id", type=KEY, help="A retry under the same id answers the stored decision.")
 @click.option("--seed", type=SEED, help="Seed of the draw [default: 64 random bits].")

@@ -10,7 +10,7 @@ import click
 from rlrec.cli.output import Show
 from rlrec.cli.shared import Group, printed, stored
 from rlrec.cli.tables import cell
-from rlrec.cli.values import KEY, NAME, NUMBER, Whole
+from rlrec.cli.values import KEY, NAME, NUMBER, Integer
 from rlrec.cli.view import View
 
 FLAT = (
@@ -33,7 +33,7 @@ def session() -> None:
 
 
 @session.command("list")
-@click.option("--limit", type=Whole(0), default=100, show_default=True, help="How many; 0 for all.")
+@click.option("--limit", type=Integer(0), default=100, show_default=True, help="How many; 0 for all.")
 @printed
 @stored
 def list_(store: Store, show: Show, limit: int) -> None:
@@ -50,7 +50,7 @@ def list_(store: Store, show: Show, limit: int) -> None:
 
 @session.command("show")
 @click.argument("key", type=KEY)
-@click.option("--visit", type=Whole(1), help="Number of the visit.  [default: the newest]")
+@click.option("--visit", type=Integer(1), help="Number of the visit.  [default: the newest]")
 @click.option("--gamma", type=NUMBER, default=1.0, show_default=True, help="Discount of the return.")
 @click.option("--reward", type=NAME, metavar="NAME", help="Reward definition.  [default: each decision's own]")
 @printed

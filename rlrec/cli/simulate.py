@@ -9,7 +9,7 @@ import click
 
 from rlrec.cli.output import Show
 from rlrec.cli.shared import drawing, printed, stored
-from rlrec.cli.values import PAIR, Whole
+from rlrec.cli.values import PAIR, Integer
 from rlrec.errors import InputError
 
 MOST = 10_000_000  # sessions, steps, runs
@@ -21,15 +21,17 @@ MOST = 10_000_000  # sessions, steps, runs
     "--env", "parameters", type=PAIR, multiple=True, metavar="K=V", help="A parameter of the audience; repeatable."
 )
 @click.option("--policy", metavar="NAME[@V]", help="Policy to draw from.")
-@click.option("--sessions", type=Whole(1, MOST), help="How many sessions [with --ephemeral: 1].")
+@click.option("--sessions", type=Integer(1, MOST), help="How many sessions [with --ephemeral: 1].")
 @click.option(
-    "--steps", type=Whole(1, MOST), help="Decisions of a session, where it does not end by itself [default: 1]."
+    "--steps", type=Integer(1, MOST), help="Decisions of a session, where it does not end by itself [default: 1]."
 )
-@click.option("-k", "size", type=Whole(1), default=1, show_default=True, help="Positions of a page.")
-@click.option("--group", type=Whole(1, 1000), default=1, show_default=True, help="Sessions at a time, from one belief.")
-@click.option("--seed", type=Whole(0, 2**64 - 1), help="Seed of draws and audience [default: 64 random bits].")
+@click.option("-k", "size", type=Integer(1), default=1, show_default=True, help="Positions of a page.")
+@click.option(
+    "--group", type=Integer(1, 1000), default=1, show_default=True, help="Sessions at a time, from one belief."
+)
+@click.option("--seed", type=Integer(0, 2**64 - 1), help="Seed of draws and audience [default: 64 random bits].")
 @click.option("--ephemeral", is_flag=True, help="A study in memory; the store stays as it is.")
-@click.option("--runs", type=Whole(1, MOST), default=1, show_default=True, help="Runs of a study.")
+@click.option("--runs", type=Integer(1, MOST), default=1, show_default=True, help="Runs of a study.")
 @click.option("--kind", help="What kind of policy is studied, in place of --policy.")
 @click.option("--param", "params", type=PAIR, multiple=True, metavar="K=V", help="A parameter of it; repeatable.")
 @printed

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from rlrec.cli.text import LARGEST, cut, unstorable
+from rlrec.cli.text import LARGEST, truncate, unstorable
 from rlrec.errors import InputError
 
 LIMIT = 10_000_000
@@ -37,8 +37,8 @@ def parsed(raw: bytes, *, line: int | None = None) -> Any:
         raise InputError(f"nested more than {DEPTH} deep", line=line) from None
 
 
-class _Odd:
-    """A token that JSON or a database does not take."""
+class RefusedToken:
+    """A token that JSON or a database does not take, and why."""
 
     def __init__(self, text: str, why: str) -> None:
         self.text = text
@@ -59,19 +59,19 @@ def _pairs(pairs: list[tuple[str, Any]]) -> Object:
     return result
 
 
-def _integer(text: str) -> int | _Odd:
+def _integer(text: str) -> int | RefusedToken:
     if len(text) <= 20 and -LARGEST - 1 <= int(text) <= LARGEST:
         return int(text)
-    return _Odd(text, "does not fit into 64 bits")
+    return RefusedToken(text, "does not fit into 64 bits")
 
 
-def _float(text: str) -> float | _Odd:
+def _float(text: str) -> float | RefusedToken:
     value = float(text)
-    return value if abs(value) <= sys.float_info.max else _Odd(text, "is beyond the range of a double")
+    return value if abs(value) <= sys.float_info.max else RefusedToken(text, "is beyond the range of a double")
 
 
-def _constant(text: str) -> _Odd:
-    return _Odd(text, "is not a number in JSON")
+def _constant(text: str) -> RefusedToken:
+    return RefusedToken(text, "is not a number in JSON")
 
 
 def tree(text: str) -> Any:
@@ -81,10 +81,10 @@ def tree(text: str) -> Any:
 
 def problem(value: Any, path: str = "", depth: int = 0) -> tuple[str, str] | None:
     """Where the first thing is that must be refused in any line, and what it is."""
-    if isinstance(value, _Odd):
-        return path, f"{cut(value.text, 40)} {value.why}"
+    if isinstance(value, RefusedToken):
+        return path, f"{truncate(value.text, 40)} {value.why}"
     if isinstance(value, str) and (why := unstorable(value)):
-        return path, f"'{cut(value, 40)}' {why}"
+        return path, f"'{truncate(value, 40)}' {why}"
     if depth > DEPTH and isinstance(value, dict | list):
         return path[:40], f"nested more than {DEPTH} deep"
     if isinstance(value, Object) and value.twice is not None:
@@ -92,7 +92,7 @@ def problem(value: Any, path: str = "", depth: int = 0) -> tuple[str, str] | Non
     children: Iterator[tuple[str, Any]] = iter(())
     if isinstance(value, dict):
         if bad := next(((key, why) for key in value if (why := unstorable(key))), None):
-            return path, f"the key '{cut(bad[0], 40)}' {bad[1]}"
+            return path, f"the key '{truncate(bad[0], 40)}' {bad[1]}"
         children = ((joined(path, key), child) for key, child in value.items())
     elif isinstance(value, list):
         children = ((f"{path}[{index}]", child) for index, child in enumerate(value))
@@ -101,7 +101,7 @@ def problem(value: Any, path: str = "", depth: int = 0) -> tuple[str, str] | Non
 
 def joined(path: str, key: str) -> str:
     """The path of a key inside of `path`."""
-    return f"{path}.{cut(key, 80)}" if path else cut(key, 80)
+    return f"{path}.{truncate(key, 80)}" if path else truncate(key, 80)
 
 
 def not_utf8(raw: bytes, bad: UnicodeDecodeError, *, line: int | None = None) -> InputError:
@@ -122,7 +122,7 @@ def _malformed(text: str, bad: json.JSONDecodeError, line: int | None) -> InputE
     what = (bad.msg[0].lower() + bad.msg[1:]).removesuffix(" at")
     if not text.strip():
         return InputError("expected a JSON value, got nothing", line=line)
-    near = cut(text[max(0, bad.pos - 15) : bad.pos + 25], 40)
+    near = truncate(text[max(0, bad.pos - 15) : bad.pos + 25], 40)
     hint = None
     if text.strip() in ("[", "{"):
         hint = "one object a line: jq -c . makes one line of each object, jq -c '.[]' of a JSON array"

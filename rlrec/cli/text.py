@@ -6,7 +6,7 @@ LARGEST = 2**63 - 1
 KEY_LENGTH = 200
 
 
-def cut(text: str, limit: int = 60) -> str:
+def truncate(text: str, limit: int = 60) -> str:
     """`text` as one printable line: control characters escaped, no longer than `limit`."""
     short = text if len(text) <= limit else text[: limit - 1] + "…"
     return printable(short)
@@ -30,10 +30,10 @@ def unstorable(text: str) -> str | None:
     return None
 
 
-def unfit(text: str) -> str | None:
+def key_problem(text: str) -> str | None:
     """Why `text` cannot be the key of an arm, session, user or request. None if it can."""
     if why := unstorable(text):
-        return f"'{cut(text)}' {why}"
+        return f"'{truncate(text)}' {why}"
     if not 1 <= len(text) <= KEY_LENGTH:
-        return f"a key has 1 to {KEY_LENGTH} characters, '{cut(text, 20)}' has {len(text)}"
+        return f"a key has 1 to {KEY_LENGTH} characters, '{truncate(text, 20)}' has {len(text)}"
     return None

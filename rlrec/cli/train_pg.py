@@ -9,7 +9,7 @@ import click
 
 from rlrec.cli.output import Show
 from rlrec.cli.shared import notice, printed, stored
-from rlrec.cli.values import NUMBER, PAIR, TIME, AnyType, Whole, parse_number
+from rlrec.cli.values import NUMBER, PAIR, TIME, AnyType, Integer, parse_number
 from rlrec.errors import CheckFailed, InputError
 
 
@@ -40,9 +40,9 @@ class Clip(AnyType):
     help="What is subtracted from a return: nothing; the mean; a ridge regression on the state, cross-fitted; the mean "
     "of the other visits of the set at that step.",
 )  # fmt: skip
-@click.option("--epochs", type=Whole(1, 10_000), default=60, show_default=True, help="Passes over the log, at most.")
+@click.option("--epochs", type=Integer(1, 10_000), default=60, show_default=True, help="Passes over the log, at most.")
 @click.option("--lr", type=NUMBER, default=0.005, show_default=True, help="Step size of Adam.")
-@click.option("--batch", type=Whole(1, 1_000_000), default=500, show_default=True, help="Visits of one step.")
+@click.option("--batch", type=Integer(1, 1_000_000), default=500, show_default=True, help="Visits of one step.")
 @click.option("--entropy", type=NUMBER, default=0.0, show_default=True, help="What a nat of entropy is worth.")
 @click.option(
     "--clip-weight", type=Clip(), default="20", show_default=True,
@@ -50,23 +50,23 @@ class Clip(AnyType):
     "told.",
 )  # fmt: skip
 @click.option(
-    "--top-k", type=Whole(0, 1_000), default=0, show_default=True, metavar="K",
+    "--top-k", type=Integer(0, 1_000), default=0, show_default=True, metavar="K",
     help="Take every slot of a page by itself, as one of K drawn with replacement [0: pages by their exact joint "
     "probability].",
 )  # fmt: skip
 @click.option("--kl-stop", type=NUMBER, help="End when the mean KL from the version it started from exceeds this.")
-@click.option("--patience", type=Whole(1, 10_000), default=20, show_default=True, help="Epochs without a better one.")
+@click.option("--patience", type=Integer(1, 10_000), default=20, show_default=True, help="Epochs without a better one.")
 @click.option(
     "--shaping", "shapings", type=PAIR, multiple=True, metavar="FEATURE=WEIGHT",
     help="Potential of a state, a weight on one of its features such as session:reward; repeatable. Estimates are of "
     "the unshaped reward.",
 )  # fmt: skip
-@click.option("--seed", type=Whole(0, 2**63 - 1), help="Seed of the sets of visits [default: random].")
+@click.option("--seed", type=Integer(0, 2**63 - 1), help="Seed of the sets of visits [default: random].")
 @click.option(
-    "--min-new", type=Whole(0), default=0, show_default=True,
+    "--min-new", type=Integer(0), default=0, show_default=True,
     help="With fewer new sessions since the policy was trained last: do nothing, exit 0.",
 )  # fmt: skip
-@click.option("--from-version", type=Whole(1), metavar="V", help="Where to start [default: the live version].")
+@click.option("--from-version", type=Integer(1), metavar="V", help="Where to start [default: the live version].")
 @click.option(
     "--promote", default="never", show_default=True, metavar="never|if-better|always",
     help="Let the new version go live: if-better if the gate says so, else exit 3.",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rlrec.cli.text import LARGEST, cut, unfit
+from rlrec.cli.text import LARGEST, key_problem, truncate
 from rlrec.errors import InputError
 from rlrec.times import SECOND
 from rlrec.times import parse as parse_time
@@ -67,11 +67,11 @@ def parse_duration(text: str) -> int:
     """Microseconds of 90s, 30m, 7d, 1h30m, 250ms; units fall from left to right."""
     match = re.fullmatch(DURATION_FORM, text, re.ASCII)
     if not text or match is None:
-        raise InputError(f"'{cut(text)}' is not a duration", hint="write 90s, 30m, 1h30m or 7d")
+        raise InputError(f"'{truncate(text)}' is not a duration", hint="write 90s, 30m, 1h30m or 7d")
     parts = zip(match.groups(), UNIT_SIZES, strict=True)
     total = sum(float(part) * unit for part, unit in parts if part)
     if total > LARGEST // 1024:
-        raise InputError(f"'{cut(text)}' is too long a duration")
+        raise InputError(f"'{truncate(text)}' is too long a duration")
     return round(total)
 
 
@@ -87,10 +87,10 @@ def format_duration(micros: int) -> str:
 def parse_number(text: str) -> float:
     """A finite double."""
     if re.fullmatch(NUMBER_FORM, text, re.ASCII) is None:
-        raise InputError(f"'{cut(text)}' is not a number")
+        raise InputError(f"'{truncate(text)}' is not a number")
     value = float(text)
     if not math.isfinite(value):
-        raise InputError(f"'{cut(text)}' is beyond the range of a double")
+        raise InputError(f"'{truncate(text)}' is beyond the range of a double")
     return value
 
 
@@ -98,9 +98,9 @@ def parse_integer(text: str, *, least_bits: int = 64) -> int:
     """An integer of at most 64 bits, or of `least_bits` where these are more."""
     bits = max(least_bits, 64)
     if re.fullmatch(r"[+-]?[0-9]+", text) is None:
-        raise InputError(f"'{cut(text)}' is not a whole number")
+        raise InputError(f"'{truncate(text)}' is not a whole number")
     if len(text.lstrip("+-0")) > 20 or not -(2 ** (bits - 1)) <= int(text) < 2 ** (bits - 1):
-        raise InputError(f"'{cut(text)}' does not fit into {bits} bits")
+        raise InputError(f"'{truncate(text)}' does not fit into {bits} bits")
     return int(text)
 
 
@@ -108,13 +108,13 @@ def parse_name(text: str) -> str:
     """The name of a policy, reward, experiment or variant."""
     if re.fullmatch(NAME_FORM, text) is None:
         hint = "up to 64 letters, digits, '_', '.' and '-', the first a letter or a digit"
-        raise InputError(f"'{cut(text)}' is not a name", hint=hint)
+        raise InputError(f"'{truncate(text)}' is not a name", hint=hint)
     return text
 
 
 def parse_key(text: str) -> str:
     """The key of an arm, session, user or request, verbatim: 1 to 200 characters."""
-    if why := unfit(text):
+    if why := key_problem(text):
         raise InputError(why)
     return text
 
@@ -139,17 +139,17 @@ def parse_json(text: str) -> Any:
         with open(text[1:], "rb") as file:
             return decode_json(file.read().removeprefix(b"\xef\xbb\xbf"))
     except OSError as error:
-        raise InputError(f"cannot read '{cut(text[1:])}': {error.strerror}") from None
+        raise InputError(f"cannot read '{truncate(text[1:])}': {error.strerror}") from None
     except InputError as error:
         where = f"{error.field}: " if error.field else ""
-        raise InputError(f"{cut(text[1:])}: {where}{error.message}", hint=error.hint) from None
+        raise InputError(f"{truncate(text[1:])}: {where}{error.message}", hint=error.hint) from None
 
 
 def parse_object(text: str) -> dict[str, Any]:
     """A JSON object, or that of the file after an `@`."""
     value = parse_json(text)
     if not isinstance(value, dict):
-        raise InputError(f"expected a JSON object, got '{cut(text)}'", hint="write '{\"hour\": 9}'")
+        raise InputError(f"expected a JSON object, got '{truncate(text)}'", hint="write '{\"hour\": 9}'")
     return value
 
 
@@ -157,7 +157,7 @@ def parse_file(path: str) -> dict[str, Any]:
     """The JSON object in a file."""
     value = parse_json(f"@{path}")
     if not isinstance(value, dict):
-        raise InputError(f"{cut(path)} holds no JSON object")
+        raise InputError(f"{truncate(path)} holds no JSON object")
     return value
 
 
@@ -165,7 +165,7 @@ def parse_pair(text: str) -> tuple[str, str]:
     """Key and value of `K=V`; the value may hold more `=`."""
     key, equals, value = text.partition("=")
     if not (equals and key.strip()):
-        raise InputError(f"'{cut(text)}' has no '='", hint="write NAME=VALUE")
+        raise InputError(f"'{truncate(text)}' has no '='", hint="write NAME=VALUE")
     return key.strip(), value.strip()
 
 
@@ -206,7 +206,7 @@ class Registered(AnyChoice):
         return list(getattr(import_module(self.module), self.attribute))
 
 
-class Whole(click.IntRange):
+class Integer(click.IntRange):
     """A click type: a whole number in a range, of at most 64 bits where the range has no upper end."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -223,7 +223,7 @@ def parse_decision(text: str) -> int:
     if re.fullmatch(r"[1-9][0-9]{0,18}", text) and int(text) <= LARGEST:
         return int(text)
     hint = "it is the number that recommend answered: rlrec feedback 17 click"
-    raise InputError(f"'{cut(text)}' is not a decision id", hint=hint)
+    raise InputError(f"'{truncate(text)}' is not a decision id", hint=hint)
 
 
 DECISION = Parsed("decision id", parse_decision)

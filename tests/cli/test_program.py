@@ -21,7 +21,7 @@ from rlrec import __version__, cli
 from rlrec.cli import lines as reading
 from rlrec.cli import values
 from rlrec.cli.shared import Group, Lines, input_option, lines_input, notice, printed, refusing, settings, stored
-from rlrec.cli.values import TIME, Whole
+from rlrec.cli.values import TIME, Integer
 from rlrec.errors import CheckFailed, Conflict, InputError, StoreBusy
 from rlrec.store import Store
 from tests.conftest import Run
@@ -32,7 +32,7 @@ class Row(msgspec.Struct, forbid_unknown_fields=True):
 
 
 @click.command()
-@click.option("-k", "size", type=Whole(), default=1, help="How many.")
+@click.option("-k", "size", type=Integer(), default=1, help="How many.")
 @click.option("--at", type=TIME)
 @printed
 def echo(show: Any, size: int, at: str) -> None:

@@ -11,12 +11,12 @@ from rlrec.store.loading import Column, Same
 
 NULL, ZERO, EMPTY = Same(None), Same(0), Same("{}")
 
-T = TypeVar("T", "SlotColumns", "EventColumns")
+T = TypeVar("T", "LoggedSlots", "LoggedEvents")
 R = TypeVar("R")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlotColumns:
+class LoggedSlots:
     """Slots, named as in the table `slot`, but the arm by its key. row: index of each slot's decision, ascending."""
 
     row: Sequence[int]
@@ -31,7 +31,7 @@ class SlotColumns:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EventColumns:
+class LoggedEvents:
     """Events. row: the index of each event's decision, ascending; at None: the time of the decision."""
 
     row: Sequence[int]
@@ -57,8 +57,8 @@ class LogColumns:
     eligible: Column
     eligible_sets: Sequence[tuple[str, ...]]
     size: Column
-    slots: SlotColumns
-    events: EventColumns
+    slots: LoggedSlots
+    events: LoggedEvents
     at: Column = NULL
     policy: Column = NULL
     user: Column = NULL

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 from msgspec import Struct, field
 
 from rlrec import times
-from rlrec.app.imports.columns import EventColumns, LogColumns, SlotColumns, transposed
+from rlrec.app.imports.columns import LogColumns, LoggedEvents, LoggedSlots, transposed
 from rlrec.app.imports.layouts.base import Layout, RefusedLine, Source, key, probability, refused
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError
@@ -48,7 +48,7 @@ class SlateEntry(Struct, forbid_unknown_fields=True):
     rounded: bool = False
 
 
-class LoggedEvent(Struct, forbid_unknown_fields=True):
+class EventEntry(Struct, forbid_unknown_fields=True):
     kind: str
     position: int | None = None
     value: float = 1.0
@@ -56,7 +56,7 @@ class LoggedEvent(Struct, forbid_unknown_fields=True):
     key: str | None = None
 
 
-class LoggedDecision(Struct, forbid_unknown_fields=True):
+class DecisionLine(Struct, forbid_unknown_fields=True):
     """A line. `decision_id`, `propensity` and `duplicate` are read and not needed; `k` is the length of the page where
     the slate does not show all of it."""
 
@@ -85,12 +85,12 @@ class LoggedDecision(Struct, forbid_unknown_fields=True):
     reward: float | None = None
     seed: int | None = None
     belief_seq: int | None = None
-    events: list[LoggedEvent] | None = None
+    events: list[EventEntry] | None = None
     k: int | None = None
 
 
 class LineSlot(NamedTuple):
-    """A slot of a line, as SlotColumns names its fields."""
+    """A slot of a line, as LoggedSlots names its fields."""
 
     position: int
     arm: str
@@ -103,7 +103,7 @@ class LineSlot(NamedTuple):
 
 
 class LineEvent(NamedTuple):
-    """An event of a line, as EventColumns names its fields."""
+    """An event of a line, as LoggedEvents names its fields."""
 
     position: int | None
     kind: str
@@ -124,7 +124,7 @@ class Jsonl(Layout):
         sets, set_index = list[tuple[str, ...]](), dict[int, int]()
         for start in range(0, len(texts), AT_ONCE):
             group = list(zip(numbers[start : start + AT_ONCE], texts[start : start + AT_ONCE], strict=True))
-            for decision, (number, text) in zip(self.source.decode(group, LoggedDecision), group, strict=True):
+            for decision, (number, text) in zip(self.source.decode(group, DecisionLine), group, strict=True):
                 try:
                     row, row_slots, row_events, eligible = self._row(decision)
                 except InputError as error:
@@ -136,13 +136,13 @@ class Jsonl(Layout):
                 if len(set_index) > len(sets):
                     sets.append(eligible)
         columns = LogColumns(
-            eligible_sets=sets, slots=SlotColumns(**transposed(("row", *LineSlot._fields), slots)),
-            events=EventColumns(**transposed(("row", *LineEvent._fields), events)), **transposed(ROW, rows),
+            eligible_sets=sets, slots=LoggedSlots(**transposed(("row", *LineSlot._fields), slots)),
+            events=LoggedEvents(**transposed(("row", *LineEvent._fields), events)), **transposed(ROW, rows),
         )  # fmt: skip
         return columns, bad
 
     def _row(
-        self, decision: LoggedDecision | InputError
+        self, decision: DecisionLine | InputError
     ) -> tuple[Any, Sequence[LineSlot], Sequence[LineEvent], tuple[str, ...]]:
         """What a line says: its values in the order of ROW, slots, events, and the eligible arms."""
         if isinstance(decision, InputError):
@@ -164,7 +164,7 @@ class Jsonl(Layout):
         )  # fmt: skip
         return row, slots, self._events(decision, slots, at), eligible
 
-    def _eligible(self, decision: LoggedDecision, slots: Sequence[LineSlot]) -> tuple[str, ...]:
+    def _eligible(self, decision: DecisionLine, slots: Sequence[LineSlot]) -> tuple[str, ...]:
         """The keys of the eligible arms in order; the same object for lines that list the same."""
         texts = tuple(decision.eligible)
         eligible = self._sets.get(texts)
@@ -187,7 +187,7 @@ class Jsonl(Layout):
             raise InputError(f"{text[:40]} lies in the future", hint="check it and the clock", field=field)
         return at
 
-    def _events(self, decision: LoggedDecision, slots: Sequence[LineSlot], at: int | None) -> Sequence[LineEvent]:
+    def _events(self, decision: DecisionLine, slots: Sequence[LineSlot], at: int | None) -> Sequence[LineEvent]:
         """The events of a line; a reward without events is one itself, and so is the mark of a censored slot."""
         if decision.events is not None:
             events = [self._event(event, slots, at, f"events[{n}]") for n, event in enumerate(decision.events)]
@@ -199,7 +199,7 @@ class Jsonl(Layout):
         _check_keys(events)
         return events + [LineEvent(slot.position, CENSOR, 1.0) for slot in slots if slot.censored]
 
-    def _event(self, event: LoggedEvent, slots: Sequence[LineSlot], served_at: int | None, path: str) -> LineEvent:
+    def _event(self, event: EventEntry, slots: Sequence[LineSlot], served_at: int | None, path: str) -> LineEvent:
         if not rewards.KIND.fullmatch(event.kind):
             hint = "letters, digits, _ and ., at most 64"
             raise InputError(f"{event.kind[:80]!r} is no kind of event", hint=hint, field=f"{path}.kind")
@@ -213,7 +213,7 @@ class Jsonl(Layout):
         return LineEvent(event.position, event.kind, event.value, at, feedback_key)
 
 
-def _slots(decision: LoggedDecision) -> Sequence[LineSlot]:
+def _slots(decision: DecisionLine) -> Sequence[LineSlot]:
     """The slots of a page in order of position."""
     if not decision.slate:
         raise InputError("no arm was shown", field="slate")
@@ -239,7 +239,7 @@ def _slots(decision: LoggedDecision) -> Sequence[LineSlot]:
     return sorted(slots)
 
 
-def _size(decision: LoggedDecision, slots: Sequence[LineSlot], eligible: Sequence[str]) -> int:
+def _size(decision: DecisionLine, slots: Sequence[LineSlot], eligible: Sequence[str]) -> int:
     """The length of the page: `k`, or up to the last position shown."""
     last = slots[-1].position
     size = last if decision.k is None else decision.k
@@ -250,7 +250,7 @@ def _size(decision: LoggedDecision, slots: Sequence[LineSlot], eligible: Sequenc
     return size
 
 
-def _check_probabilities(decision: LoggedDecision, n_eligible: int) -> None:
+def _check_probabilities(decision: DecisionLine, n_eligible: int) -> None:
     """Raises InputError where no policy can have such probabilities: the last arm left is shown for sure, and those of
     all arms left at a position sum to 1."""
     for index, entry in enumerate(decision.slate):
@@ -275,7 +275,7 @@ def _check_certain(value: float | None, field: str, why: str) -> None:
         raise InputError(f"{value!r} must be 1: {why}", hint=hint, field=field)
 
 
-def _log_propensity(decision: LoggedDecision, slots: Sequence[LineSlot], size: int) -> float | None:
+def _log_propensity(decision: DecisionLine, slots: Sequence[LineSlot], size: int) -> float | None:
     """The line's own, or that of the product of all conditionals."""
     probability(decision.propensity or None, "propensity")
     if decision.log_propensity is not None:
@@ -286,7 +286,7 @@ def _log_propensity(decision: LoggedDecision, slots: Sequence[LineSlot], size: i
     return min(0.0, sum(map(log, conditionals))) if len(conditionals) == size else None
 
 
-def _policy(decision: LoggedDecision) -> str:
+def _policy(decision: DecisionLine) -> str:
     name = DEFAULT_POLICY if decision.policy is None else decision.policy
     if not NAME.fullmatch(name):
         hint = "letters, digits, _ . -, at most 64; or give --policy"
@@ -294,7 +294,7 @@ def _policy(decision: LoggedDecision) -> str:
     return name
 
 
-def _source(decision: LoggedDecision, policy: str) -> str | None:
+def _source(decision: DecisionLine, policy: str) -> str | None:
     """JSON of what a line calls its policy and its belief; None where the imported decision says the same."""
     usual = {"policy": policy} | USUAL
     stated = {name: value for name in usual if (value := getattr(decision, name)) is not None}

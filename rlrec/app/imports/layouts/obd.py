@@ -21,7 +21,7 @@ from typing import TypeVar, cast
 import numpy as np
 
 from rlrec import times
-from rlrec.app.imports.columns import NULL, EventColumns, LogColumns, SlotColumns
+from rlrec.app.imports.columns import NULL, LogColumns, LoggedEvents, LoggedSlots
 from rlrec.app.imports.layouts.base import Layout, RefusedLine, Source, key, probability, refused
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError
@@ -174,8 +174,8 @@ class Obd(Layout):
         rows = LogColumns(
             number=numbers, policy=Same(self.policy), session=(), context=contexts, at=ats, eligible=Same(0),
             eligible_sets=(), size=NULL,
-            slots=SlotColumns(row=range(len(numbers)), position=positions, arm=items, marginal=marginals),
-            events=EventColumns(
+            slots=LoggedSlots(row=range(len(numbers)), position=positions, arm=items, marginal=marginals),
+            events=LoggedEvents(
                 row=clicked, position=list(compress(positions, clicks)), kind=Same("click"), value=Same(1.0)
             ),
         )  # fmt: skip
