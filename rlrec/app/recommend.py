@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from rlrec.app.learning.ledger import Ledger, SlotKey, Unordered
+from rlrec.app.learning.ledger import Ledger, ServedSlate, Unordered
 from rlrec.app.serving import assignment, decision_json, planned_requests
 from rlrec.app.serving.cache import ServingCache
 from rlrec.app.serving.decision_json import Answer
@@ -202,7 +202,7 @@ def _store(
     rows: list[Row] = []
     slots: list[Row] = []
     answers: dict[int, Answer] = {}
-    served: dict[int, list[SlotKey]] = defaultdict(list)  # by policy
+    served: dict[int, list[ServedSlate]] = defaultdict(list)  # by policy
     now, at, stored_seed, contexts = unit.now, written(unit.now), signed(seed), cache.contexts
     ordinals = _ordinals(ledger, planned)
     for index, plan in planned.items():
@@ -218,11 +218,11 @@ def _store(
             variant_id, now, 0, request.request_id, digest, history,
         ))  # fmt: skip
         slots += [(decision_id, *slot) for slot in slate.slots]
-        served[policy_id] += [SlotKey(arm, ordinal or 0, context_id) for arm in slate.arms]
+        served[policy_id].append(ServedSlate(slate.slots, ordinal or 0, context_id))
         answers[index] = decision_json.drawn(plan, slate, decision_id, session.user, session.number, step, at)
     decisions.add(unit, rows, slots)
-    for policy_id, slot_keys in served.items():
-        ledger.serve(policy_id, slot_keys)
+    for policy_id, served_slates in served.items():
+        ledger.serve(policy_id, served_slates)
     return answers
 
 

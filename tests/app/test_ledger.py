@@ -16,7 +16,7 @@ from rlrec.app import settle
 from rlrec.app.distributions import exact
 from rlrec.app.feedback import Line, feedback_stream, named, record
 from rlrec.app.inputs import canonical
-from rlrec.app.learning.ledger import Ledger, SlotKey
+from rlrec.app.learning.ledger import Ledger, ServedSlate
 from rlrec.app.recommend import Request, recommend_group
 from rlrec.app.serving.draws import unsigned
 from rlrec.errors import Conflict, InputError
@@ -269,7 +269,10 @@ def test_a_group_inside_a_larger_transaction_shares_its_change(store: Store) -> 
 
     def work(unit: Unit) -> list[Any]:
         ledger = Ledger(unit, [decisions.find(unit, [number])[number].policy_id])
-        ledger.serve(next(iter(ledger.heads)), [SlotKey(arm) for arm in arms.ids(unit, shown).values()])
+        ledger.serve(
+            next(iter(ledger.heads)),
+            [ServedSlate([(1, arm, 1.0, 1.0)], 0, 0) for arm in arms.ids(unit, shown).values()],
+        )
         lines = [Line(decision_id=number, position=1, events={"click": 1.0}), Line(decision_id=0)]
         said = [
             record(unit, lines, unweighed=set(), ledger=ledger),

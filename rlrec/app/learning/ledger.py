@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from functools import cache
-from itertools import starmap
+from itertools import chain
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,7 +20,7 @@ from rlrec.app.log.decision_reward import by_position
 from rlrec.policy import reward as rewards
 from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.statistics import CONTEXT, ORDINAL, POSITION, PROPENSITY, CountedSlot
-from rlrec.records import Decision, Event, Head, Policy, Version
+from rlrec.records import Event, Head, Policy, Version
 from rlrec.store import Unit, beliefs, decisions, events, policies
 from rlrec.store.beliefs import BeliefKey
 from rlrec.store.events import CENSOR, FeedbackTarget, StoredEvent
@@ -50,6 +50,14 @@ class SlotKey(NamedTuple):
     propensity: float = 0.0
 
 
+class ServedSlate(NamedTuple):
+    """A slate as it was served. slots: position, arm, propensity and marginal of each, and what may stand behind."""
+
+    slots: Sequence[Row]
+    ordinal: int
+    context_id: int
+
+
 class SlotFields:
     """Which fields of slots the beliefs of one policy depend on."""
 
@@ -72,6 +80,15 @@ class SlotFields:
             position if self.position else 0,
             propensity if self.propensity else 0.0,
         )
+
+    def keys(self, served: ServedSlate) -> list[SlotKey]:
+        """The keys of the slots of a slate, in order."""
+        slots = served.slots
+        shown = propensities.of_page([(slot[0], slot[2], slot[3]) for slot in slots]) if self.propensity else {}
+        return [
+            self.key(arm, served.ordinal, served.context_id, position, shown.get(position, 0.0))
+            for position, arm, *_ in slots
+        ]
 
 
 class Ledger:
@@ -240,11 +257,16 @@ class Ledger:
         if len(pending) >= PENDING:
             self._add_up(version)
 
-    def serve(self, policy_id: int, served: Iterable[SlotKey]) -> None:
+    def serve(self, policy_id: int, served: Sequence[ServedSlate]) -> None:
         """Enter slots that are served into every belief that learns `served`, with the default reward."""
         if not self.learning[policy_id]:
             return
-        slots = Counter(starmap(self.fields(policy_id).key, served))
+        fields = self.fields(policy_id)
+        if fields.arm_alone:
+            arms = Counter(slot[1] for slate in served for slot in slate.slots)
+            slots = {SlotKey(arm): times for arm, times in arms.items()}
+        else:
+            slots = Counter(chain.from_iterable(map(fields.keys, served)))
         for version in self.learning[policy_id]:
             if version.entered_to is None:
                 for key, times in slots.items():
@@ -274,8 +296,10 @@ class Ledger:
         fields = self.fields(version.policy.id)
         for decision in entering.values():
             by_slot = by_position(stored.get(decision.id, ()))
-            for key, position in _slots(decision, fields):
-                reward = slot_reward(version, by_slot.get(position, ()), served_at=decision.at)
+            slots = [(slot.position, slot.arm_id, slot.propensity, slot.marginal) for slot in decision.slots]
+            keys = fields.keys(ServedSlate(slots, decision.ordinal or 0, decision.context_id))
+            for slot, key in zip(decision.slots, keys, strict=True):
+                reward = slot_reward(version, by_slot.get(slot.position, ()), served_at=decision.at)
                 self.replace(version, key, (None, reward))
         self.mark_entered(version, ids[-1])
         return sum(len(decision.slots) for decision in entering.values())
@@ -381,20 +405,6 @@ def _values(rows: Sequence[Row], position: int | None, weighed: Set[str]) -> Eve
 def _holds(version: Version, decision_id: int) -> bool:
     """Whether a belief holds a decision."""
     return version.since <= decision_id and (version.entered_to is None or decision_id <= version.entered_to)
-
-
-def _slots(decision: Decision, fields: SlotFields) -> list[tuple[SlotKey, int]]:
-    """Keys and positions of the slots of a stored decision."""
-    shown = (
-        propensities.of_page((slot.position, slot.propensity, slot.marginal) for slot in decision.slots)
-        if fields.propensity
-        else {}
-    )
-    ordinal, context_id = decision.ordinal or 0, decision.context_id
-    return [
-        (fields.key(slot.arm_id, ordinal, context_id, slot.position, shown.get(slot.position, 0.0)), slot.position)
-        for slot in decision.slots
-    ]
 
 
 def slot_reward(version: Version, events: Collection[Event], *, served_at: int) -> float | None:
