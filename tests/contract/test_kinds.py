@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import MISSING, fields, replace
 from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from itertools import permutations
 from typing import Any, cast
 
@@ -43,6 +45,12 @@ OFF: dict[str, Any] = {
     "recency": 0.2,
 }
 ITS_OFF: dict[tuple[str, str], Any] = {("gradient", "model"): "bilinear"}  # where a name means something else
+ITS_IMPOSSIBLE: dict[tuple[str, str], list[Any]] = {}
+for kind in kinds.KINDS:  # a kind's own test may say it: tests/policy/test_KIND.py
+    module = f"tests.policy.test_{kind.replace('-', '_')}"
+    declared = import_module(module) if find_spec(module) else None
+    ITS_OFF |= {(kind, name): value for name, value in getattr(declared, "OFF", {}).items()}
+    ITS_IMPOSSIBLE |= {(kind, name): values for name, values in getattr(declared, "IMPOSSIBLE", {}).items()}
 BESIDE: dict[str, dict[str, Any]] = {"model": {"floor": 0.2}, "samples": {"model": "shared"}}  # that it may matter
 IMPOSSIBLE: dict[str, list[Any]] = {
     "epsilon": [-0.1, 1.1, float("nan"), "0.1", True],
@@ -147,8 +155,13 @@ def parameters() -> list[tuple[str, str]]:
     return [(kind, name) for kind in kinds.KINDS for name in kinds.parameters(kind)]
 
 
+def impossible() -> list[tuple[str, str, Any]]:
+    values = {pair: ITS_IMPOSSIBLE.get(pair, IMPOSSIBLE.get(pair[1], [])) for pair in parameters()}
+    return [(*pair, value) for pair in values for value in values[pair]]
+
+
 def off_default(kind: str, name: str) -> Policy:
-    value, beside = ITS_OFF.get((kind, name), OFF[name]), BESIDE.get(name, {})
+    value, beside = ITS_OFF.get((kind, name), OFF.get(name)), BESIDE.get(name, {})
     return made(kind, **value) if isinstance(value, dict) and name in value else made(kind, **beside, **{name: value})
 
 
@@ -183,7 +196,7 @@ def test_one_eligible_arm_is_certain(kind: str) -> None:
 
 
 def test_every_parameter_is_tried_here() -> None:
-    assert {name for _, name in parameters()} <= OFF.keys()
+    assert [pair for pair in parameters() if pair[1] not in OFF and pair not in ITS_OFF] == []
 
 
 @pytest.mark.slow
@@ -194,9 +207,7 @@ def test_a_parameter_off_its_default_changes_something(kind: str, name: str) -> 
     assert any(changes)
 
 
-@pytest.mark.parametrize(
-    ("kind", "name", "value"), [(*pair, value) for pair in parameters() for value in IMPOSSIBLE.get(pair[1], [])]
-)
+@pytest.mark.parametrize(("kind", "name", "value"), impossible())
 def test_an_impossible_parameter_is_refused(kind: str, name: str, value: Any) -> None:
     with pytest.raises(InputError, match=r"is|add up|needs"):
         made(kind, **{name: value})
@@ -215,11 +226,11 @@ def test_what_lacks_a_default_is_required(kind: str) -> None:
 @pytest.mark.parametrize(("kind", "floor"), [*FLOORS, *((kind, 1.0) for kind in SERVED)])
 def test_exploration_mixes_with_a_uniform_arm(kind: str, floor: float) -> None:
     policy = made(kind, floor=floor)
-    tempered = kind in ("softmax", "squarecb", "gradient")  # which greedy takes off, too
-    greedy = distribution(made(kind, floor=0.0) if tempered else policy.greedy())
-    share = 1 - (1 - getattr(policy, "epsilon", 0.0)) * (1 - floor)
-    assert policy.exploration == pytest.approx(share, abs=1e-15)
-    assert distribution(policy) == pytest.approx(share / 6 + (1 - share) * greedy, abs=1e-12)
+    tempered = type(scores_of(policy)) is not type(scores_of(policy.greedy()))  # greedy takes the noise off, too
+    without = made(kind, floor=0.0) if tempered else policy.greedy()
+    share = mixed(getattr(policy, "epsilon", 0.0), floor)
+    assert policy.exploration == pytest.approx(mixed(share, without.exploration), abs=1e-15)
+    assert distribution(policy) == pytest.approx(share / 6 + (1 - share) * distribution(without), abs=1e-12)
 
 
 @pytest.mark.parametrize("kind", STATEFUL)
