@@ -47,6 +47,9 @@ class Scores(Protocol):
     def __len__(self) -> int:
         """The number of arms, m."""
 
+    def best_of_each(self) -> Array:
+        """Probability that each arm is the best, (..., m), for scores of many runs."""
+
     def order(self, positions: int, *, before: Order | None = None) -> Order:
         """The order of these scores, for questions down to so many positions.
 
@@ -59,6 +62,9 @@ class Scores(Protocol):
         """The scores by which one decision ranks its arms: its own samples, where a decision draws any."""
 
 
+S = TypeVar("S", bound=Scores)
+
+
 class ExactScores:
     """Base of families whose probabilities are exact, the same for every decision."""
 
@@ -67,8 +73,8 @@ class ExactScores:
     def of_decision(self, seed: int, decision: int) -> Self:
         return self
 
-
-S = TypeVar("S", bound=Scores)
+    def best_of_each(self: S) -> Array:
+        return np.array([scores.order(1).best() for scores in unstack(self)])
 
 
 def unstack(many: S) -> list[S]:

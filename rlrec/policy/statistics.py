@@ -74,10 +74,8 @@ def counted(slots: SlotColumns, further: Array | None = None) -> Array:
     """Pulls, reward and squared reward of each slot, and `further` columns (n, w) behind them, (n, 3 + w)."""
     import numpy as np
 
-    columns = np.empty((len(slots), 3 + (0 if further is None else further.shape[1])))
-    columns[:, 0] = 1.0
-    columns[:, 1] = slots.reward
-    columns[:, 2] = slots.reward**2
-    if further is not None:
-        columns[:, 3:] = further
-    return columns
+    counts = np.empty((3, len(slots)))
+    counts[0] = 1.0
+    counts[1] = slots.reward
+    np.multiply(slots.reward, slots.reward, out=counts[2])
+    return counts.T if further is None else np.hstack([counts.T, further])

@@ -9,10 +9,9 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from rlrec import simulate
-from rlrec.arrays import Array, Flags, Index
+from rlrec.arrays import Array, Flags, Ids, Index
 from rlrec.policy import moments
 from rlrec.policy.base import Belief, Policy
 from rlrec.policy.contextual import learns_from_contexts
@@ -22,10 +21,12 @@ from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.linear import SHARED
 from rlrec.policy.moments import Moments
 from rlrec.policy.scores import Scores
+from rlrec.policy.statistics import CONTEXT, ORDINAL, POSITION, PROPENSITY, SlotColumns
 from rlrec.simulate.base import Audience, Info
 from rlrec.simulate.visitors import Visitors
 
 NOTHING: dict[str, Any] = {}
+COUNTS = 3  # columns of statistics that all kinds have; they are held a column at a time, what is behind them a cell
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -108,9 +109,11 @@ class Runs:
         self._beliefs.add_due_rewards(self._steps)
         x = np.column_stack([np.ones(self.shape[0]), self._observed])
         scores = _scores(self.policy, self._beliefs.belief(), x, self._names)
-        arms = draw_arms(scores, self.shape, floor=self.policy.exploration, rng=self._draws)
+        floor = self.policy.exploration
+        arms = draw_arms(scores, self.shape, floor=floor, rng=self._draws)
+        propensity = arm_probability(scores, arms, floor=floor) if PROPENSITY in self.policy.needs else None
         self._observed, earned, terminated, truncated, info = self.audience.step(arms)
-        self._beliefs.add(arms, earned, x, info.get("delay"))
+        self._beliefs.add(arms, earned, x, info.get("delay"), propensity=propensity)
         self._steps += 1
         return earned, terminated | truncated, info
 
@@ -142,6 +145,13 @@ def draw_arms(scores: Scores, shape: tuple[int, int], *, floor: float, rng: np.r
     return arms
 
 
+def arm_probability(scores: Scores, arms: Index, *, floor: float) -> Array:
+    """The probability that each run had of its arm, (runs,)."""
+    best = scores.best_of_each()
+    of_arm: Array = best[np.arange(len(arms)), arms] if best.ndim > 1 else best[arms]
+    return floor / best.shape[-1] + (1 - floor) * of_arm
+
+
 def _best(values: Array, rng: np.random.Generator) -> Index:
     """Index of the largest value in each row; of equal ones, a random one."""
     best = values.argmax(axis=1)
@@ -161,76 +171,87 @@ class RunBeliefs:
     arm."""
 
     def __init__(self, policy: Policy, runs: int, names: Sequence[str]) -> None:
-        self.shape = runs, len(names)
+        self.policy, self.shape = policy, (runs, len(names))
         self.alpha, self.beta = (np.full(len(names), value) for value in policy.prior)
         self.ordinal = 0  # of the newest decision
         self._first_cells = np.arange(runs) * len(names)
-        self._pulls, self._rewards = (ForgettingSums(policy.forgetting, runs * len(names)) for _ in range(2))
+        cells, further = runs * len(names), policy.width - COUNTS
+        self._counts = ForgettingSums(policy.forgetting, COUNTS * cells)
+        self._columns = np.arange(COUNTS)[:, None] * cells
+        self._further = ForgettingSums(policy.forgetting, cells, further) if further else None
         self._delayed: dict[int, list[DelayedReward]] = defaultdict(list)  # by step
-        self._linear = policy if learns_from_contexts(policy) else None
-        self._q = 0 if self._linear is None else len(self._linear.design.context.names)
-        self._moments = ForgettingSums(policy.forgetting, runs * len(names), moments.width(self._q))
         self._names = names
 
     def belief(self) -> Belief:
-        pulls, rewards = self._pulls.now.reshape(self.shape), self._rewards.now.reshape(self.shape)
+        pulls, rewards, squares = self._counts.now.reshape(COUNTS, *self.shape)
+        further = None if self._further is None else self._further.now.reshape(*self.shape, -1)
         return Belief(
-            pulls=pulls, reward_sum=rewards, reward_squares=np.abs(rewards), alpha=self.alpha, beta=self.beta,
-            total=pulls.sum(axis=1, keepdims=True), moments=self._context_moments(),
+            pulls=pulls, reward_sum=rewards, reward_squares=squares, alpha=self.alpha, beta=self.beta,
+            total=pulls.sum(axis=1, keepdims=True), extra=further, moments=self._context_moments(further),
         )  # fmt: skip
 
-    def _context_moments(self) -> Moments | None:
-        if self._linear is None:
+    def _context_moments(self, packed: Array | None) -> Moments | None:
+        if packed is None or not learns_from_contexts(self.policy):
             return None
-        unpacked = moments.unpack(self._moments.now.reshape(*self.shape, -1), self._q)
+        unpacked = moments.unpack(packed, len(self.policy.design.context.names))
         return replace(unpacked, described=self._described)
 
     @cached_property
     def _described(self) -> Array | None:
         """The arms' own features, (arms, p)."""
-        return None if self._linear is None else self._linear.design.arm.encode([{"arm": name} for name in self._names])
+        if not learns_from_contexts(self.policy):
+            return None
+        return self.policy.design.arm.encode([{"arm": name} for name in self._names])
 
-    def add(self, arms: Index, reward: Array, x: Array, delay: Array | None) -> None:
+    def add(
+        self, arms: Index, reward: Array, x: Array, delay: Array | None, *, propensity: Array | None = None
+    ) -> None:
         """Add a decision of every run: arms (runs,), contexts x (runs, q); delay: steps until the reward comes, or
-        None."""
+        None; propensity: for kinds that need it."""
         self.ordinal += 1
-        for sums in (self._pulls, self._rewards, self._moments):
-            sums.advance(self.ordinal)
-        cells = self._first_cells + arms
-        self._pulls.add(cells, 1.0, self.ordinal)
-        if self._linear is not None:
-            weight, offset = self._linear.credit(x, arms)  # before the reward
-            self._moments.add(cells, moments.each(x, weight=weight, response=offset), self.ordinal)
-        if delay is None:
-            self._add_reward(DelayedReward(self.ordinal, cells, x), reward)
-        else:
-            self._delay(cells, reward, x, delay.astype(np.int64))
+        for sums in (self._counts, self._further):
+            if sums is not None:
+                sums.advance(self.ordinal)
+        cells, needs = self._first_cells + arms, self.policy.needs
+        slots = SlotColumns(
+            arm_id=arms,
+            reward=reward if delay is None else np.zeros(len(arms)),
+            ordinal=np.full(len(arms), self.ordinal) if ORDINAL in needs else None,
+            position=np.ones(len(arms), np.int64) if POSITION in needs else None,
+            propensity=propensity,
+            context=x if CONTEXT in needs else None,
+        )
+        self._add_statistics(cells, self.policy.statistics(slots), self.ordinal)
+        if delay is not None:
+            self._delay(cells, slots, reward, delay.astype(np.int64))
 
-    def _delay(self, cells: Index, reward: Array, x: Array, delay: npt.NDArray[np.int64]) -> None:
+    def _delay(self, cells: Index, slots: SlotColumns, reward: Array, delay: Ids) -> None:
         rewarded = np.flatnonzero(reward)
         order = rewarded[np.argsort(delay[rewarded], kind="stable")]
         for rows in np.split(order, np.flatnonzero(np.diff(delay[order])) + 1):
             if len(rows):
-                delayed = DelayedReward(self.ordinal, cells[rows], x[rows])
+                delayed = DelayedReward(self.ordinal, cells[rows], slots.take(rows))
                 self._delayed[self.ordinal + int(delay[rows[0]])].append(delayed)
 
     def add_due_rewards(self, step: int) -> None:
         """Add the rewards that come before the decision after so many."""
         for delayed in self._delayed.pop(step, ()):
-            self._add_reward(delayed, np.ones(len(delayed.cells)))
+            rewarded = replace(delayed.slots, reward=np.ones(len(delayed.slots)))
+            change = self.policy.statistics(rewarded) - self.policy.statistics(delayed.slots)
+            self._add_statistics(delayed.cells, change, delayed.ordinal)
 
-    def _add_reward(self, to: DelayedReward, reward: Array) -> None:
-        self._rewards.add(to.cells, reward, to.ordinal)
-        if self._linear is not None:
-            self._moments.add(to.cells, reward[:, None] * to.x, to.ordinal, first=-self._q)
+    def _add_statistics(self, cells: Index, statistics: Array, ordinal: int) -> None:
+        self._counts.add(self._columns + cells, statistics[:, :COUNTS].T, ordinal)
+        if self._further is not None:
+            self._further.add(cells, statistics[:, COUNTS:], ordinal)
 
 
 class DelayedReward(NamedTuple):
-    """Decisions with one ordinal whose rewards come at one time."""
+    """Decisions with one ordinal whose rewards come at one time, with the reward 0."""
 
     ordinal: int
     cells: Index
-    x: Array
+    slots: SlotColumns
 
 
 class ForgettingSums:
@@ -254,14 +275,13 @@ class ForgettingSums:
             self._oldest = oldest
             self.now = self._buckets.sum(axis=0)
 
-    def add(self, cells: Index, value: Array | float, ordinal: int, *, first: int = 0) -> None:
-        """Add what decisions with this ordinal add, one a run at most; to the columns from `first` on."""
-        where = (cells, slice(first, None)) if first else (cells,)
+    def add(self, cells: Index, values: Array, ordinal: int) -> None:
+        """Add what decisions with this ordinal add to some of the sums, one decision a run at most."""
         if self.forgetting.discount < 1:
-            value = value * self.forgetting.discount ** (self._ordinal - ordinal)
+            values = values * self.forgetting.discount ** (self._ordinal - ordinal)
         if self.forgetting.window:
             bucket = self.forgetting.bucket(ordinal)
             if bucket < self._oldest:
                 return
-            self._buckets[bucket % len(self._buckets)][where] += value
-        self.now[where] += value
+            self._buckets[bucket % len(self._buckets)][cells] += values
+        self.now[cells] += values

@@ -32,6 +32,9 @@ class Correlated:
     def order(self, positions: int, *, before: Order | None = None) -> SampledOrder:
         return self.of_decision(0, 0).order(positions)
 
+    def best_of_each(self) -> Array:
+        raise NotImplementedError  # each decision has samples of its own
+
     def noise(self, shape: tuple[int, int], rng: np.random.Generator) -> Array:
         z = rng.standard_normal((*shape[:-1], self.factor.shape[-1], 1))
         return self.location + (self.factor @ z)[..., 0]
@@ -68,6 +71,9 @@ class Sampled:
 
     def order(self, positions: int, *, before: Order | None = None) -> SampledOrder:
         return SampledOrder(self.values)
+
+    def best_of_each(self) -> Array:
+        raise NotImplementedError  # each decision has samples of its own
 
     def noise(self, shape: tuple[int, int], rng: np.random.Generator) -> Array:
         return self.values[rng.integers(self.samples, size=shape[0])]

@@ -32,6 +32,10 @@ class Gumbel(ExactScores):
     def order(self, positions: int, *, before: Order | None = None) -> PlackettLuceOrder:
         return PlackettLuceOrder(self.logits)
 
+    def best_of_each(self) -> Array:
+        weight = np.exp(self.logits - self.logits.max(axis=-1, keepdims=True))
+        return np.asarray(weight / weight.sum(axis=-1, keepdims=True))
+
     def noise(self, shape: tuple[int, int], rng: np.random.Generator) -> Array:
         return self.logits - np.log(rng.standard_exponential(shape))
 
