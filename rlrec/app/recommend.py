@@ -44,7 +44,7 @@ def recommend(store: Store, request: Request, *, seed: int | None = None, dry_ru
 
 
 class AlsoStored(Protocol):
-    """What else is stored in the transaction of a group."""
+    """Work that is stored in the transaction of a group."""
 
     def policies(self, unit: Unit) -> Collection[int]:
         """Ids of the policies that it changes: they are locked with those of the group."""

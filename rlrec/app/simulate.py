@@ -47,7 +47,7 @@ class Request:
 
 
 class Result(VisitFigures):
-    """What `simulate --json` shows."""
+    """The answer of `simulate --json`."""
 
     environment: str
     policy: str
@@ -64,7 +64,7 @@ class Result(VisitFigures):
 
 
 def simulate(store: Store, request: Request) -> Result:
-    """What the audience earned, and what it would have earned from the best slates. The clock moves on by a second
+    """The reward of the audience, and what it would have earned from the best slates. The clock moves on by a second
     after every decision; it starts at the newest one, or where `--now` says.
 
     Visits of an audience with memory are played to their end, and ended in the store; then the clock goes past the
@@ -148,7 +148,7 @@ def _catalogue(unit: Unit, names: Sequence[str], *, fixed: bool) -> tuple[list[s
 
 
 class _Setup(NamedTuple):
-    """What is served: a request, the keys of the audience's arms, and whether the catalogue has others; the seed, and
+    """A request, the keys of the audience's arms, and whether the catalogue has others; the seed, and
     the id of the first decision."""
 
     store: Store

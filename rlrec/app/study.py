@@ -35,7 +35,7 @@ class Request:
 
 
 class Result(VisitFigures):
-    """What `simulate --ephemeral --json` shows: means over runs, with standard errors."""
+    """The answer of `simulate --ephemeral --json`: means over runs, with standard errors."""
 
     environment: str
     policy: str

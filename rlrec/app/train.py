@@ -92,7 +92,7 @@ NO_GATE: GateReport = dict.fromkeys(GateReport.__annotations__)  # type: ignore[
 
 
 class Result(TypedDict):
-    """What `train-pg --json` shows. trained: whether there is a new version; why: it was not promoted."""
+    """The answer of `train-pg --json`. trained: whether there is a new version; why: it was not promoted."""
 
     policy: str
     version: int
@@ -151,7 +151,7 @@ def _parent(unit: Unit, request: Request) -> Version:
 
 @dataclass(frozen=True, kw_only=True)
 class GateLook:
-    """What the gate saw. candidate: the number of the look in this year; alpha: its probability of error."""
+    """One look of the gate. candidate: the number of the look in this year; alpha: its probability of error."""
 
     candidate: int
     alpha: float
@@ -229,7 +229,7 @@ class _TrainingRun:
         return replace(selected, since=since if selected.since is None else max(since, selected.since))
 
     def _record(self, unit: Unit, selection: Selection, report: WriteReport, now: int) -> dict[str, Any]:
-        """What the version remembers of its log."""
+        """The record of its log that the version stores."""
         record = lineage.record(
             unit, self.request.log or "", selection, last_id=report.last_id, window_us=self.parent.reward.window_us,
             slots=report.slots,
@@ -276,7 +276,7 @@ class _TrainingRun:
             )
 
     def _way_out(self, report: WriteReport) -> str:
-        """What to do where no session teaches."""
+        """A hint where no session teaches."""
         if report.unused.waiting:
             return "a session counts once it has ended and its reward window is over"
         if report.unrecorded:

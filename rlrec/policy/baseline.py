@@ -55,8 +55,9 @@ def values(x: Array, fold: Ids, coefficients: Array) -> Array:
     return each[:, 0] + np.einsum("nd,nd->n", x, each[:, 1:])
 
 
-def leave_one_out(returns: Array, step: Ids) -> Array:
-    """Mean return of the other visits at the same step of theirs, (n,); where there is no other, that of all others.
+def rloo(returns: Array, step: Ids) -> Array:
+    """Leave-one-out baseline, (n,): mean return of the other visits at the same step of theirs; where there is none,
+    that of all others.
 
     returns (n,); step (n,): of its visit. Source: own derivation (a mean without one term is independent of it)."""
     count, total = np.bincount(step), np.bincount(step, weights=returns)

@@ -205,7 +205,7 @@ def _is_stored(earned: float) -> bool:
     return earned != 0 or copysign(1, earned) < 0
 
 
-def _unpack_one(blob: bytes) -> tuple[int, float, list[Entry]]:
+def _unpack_single(blob: bytes) -> tuple[int, float, list[Entry]]:
     """One history: slots shown, reward so far, and entries."""
     _, packed, reward, bits = _HEAD.unpack_from(blob)
     count = (~packed if packed < 0 else packed) & LAST
@@ -222,7 +222,7 @@ def _unpack_one(blob: bytes) -> tuple[int, float, list[Entry]]:
 
 def entries(blob: bytes) -> list[Entry]:
     """The slots that one decision remembers, oldest first."""
-    return _unpack_one(blob)[2] if blob else []
+    return _unpack_single(blob)[2] if blob else []
 
 
 def is_packed(blob: bytes) -> bool:
@@ -253,7 +253,7 @@ def to_json(blob: bytes, keys: Mapping[int, str]) -> dict[str, Any]:
     """The history as it stands beside a state (`rewards` lie beside the state's `recent`); empty at the first step."""
     if not blob:
         return {}
-    count, reward, remembered = _unpack_one(blob)
+    count, reward, remembered = _unpack_single(blob)
     return {
         "shown": count,
         "reward": reward,

@@ -49,7 +49,7 @@ class LoggedSlates:
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """What ascends: the mean over decisions of weight x gain, plus entropy x the entropy of position 1.
+    """The objective: the mean over decisions of weight x gain, plus entropy x the entropy of position 1.
 
     clip: the largest importance weight; corrected: whether there are weights at all (False: as if the policy
     had logged the slates itself). top: 0 for slates by their exact joint probability; K > 0 for every slot by itself,
@@ -152,8 +152,8 @@ def _effective_gradient(
 
 
 def _centred(weights: Array, bias: Array, history: Array) -> tuple[Array, Array, Array]:
-    """What `Gradient.effective` gives, or its gradient, without what all arms have in common: no probability depends on
-    it. Adam would follow what rounding leaves of it, however small, and the scores of whole states would drift away."""
+    """The arrays of `Gradient.effective`, or its gradient, without what all arms have in common: no probability depends
+    on it. Adam would follow what rounding leaves of it, however small, and the scores of whole states would drift."""
     return weights - weights.mean(axis=0), bias - bias.mean(), history
 
 
@@ -303,8 +303,8 @@ class _Chunk:
         return derivative
 
     def _entropy_gradient(self) -> tuple[Array, Array]:
-        """What entropy adds to the derivative by the scores: of the arms that were not shown, (n, m), and of those that
-        were, (n, k)."""
+        """The part of entropy in the derivative by the scores: of the arms that were not shown, (n, m), and of those
+        that were, (n, k)."""
         dtype, gradient = self.other_exp.dtype, self.other_exp * self.logits
         weighted = gradient.sum(axis=1, dtype=np.float64) + (self.shown_exp * self.level).sum(axis=1)
         mean = -weighted / self.total  # entropy less the log of the total

@@ -226,6 +226,7 @@ def test_ctrl_c_ends_a_training_at_once(shop: Store, db: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_training_that_is_ended_leaves_no_files(
     sqlite_db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

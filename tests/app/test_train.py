@@ -131,6 +131,7 @@ def salted(db: str, salt: str) -> str:
     return db
 
 
+@pytest.mark.slow
 def test_a_log_trains_the_same_in_any_store(db: str, sqlite_template: Path, tmp_path: Path) -> None:
     """In another database, under another salt, with its lines reversed: parameters, gate and splits."""
     other = str(shutil.copy(sqlite_template, tmp_path / "other.db"))

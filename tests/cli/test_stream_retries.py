@@ -47,6 +47,7 @@ def answer(child: subprocess.Popen[str]) -> Any:
     return json.loads(child.stdout.readline())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [("pipe",), ("recommend", "--input", "-")])
 def test_a_stream_waits_for_a_store_that_is_locked(sqlite_db: str, words: tuple[str, ...]) -> None:
     stocked(runner(sqlite_db))
@@ -81,6 +82,7 @@ def end_others(db: str) -> None:
             time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_stream_connects_again_after_its_connection_was_closed(db: str) -> None:
     with stream(postgres_only(db), "pipe") as child:
         send(child, ask())
@@ -96,6 +98,7 @@ def test_a_stream_connects_again_after_its_connection_was_closed(db: str) -> Non
         assert unit.ask_value("SELECT count(*) FROM event") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True])
 def test_of_an_unknown_outcome_only_lines_with_keys_are_sent_again(
     db: str, monkeypatch: pytest.MonkeyPatch, after: bool
@@ -130,6 +133,7 @@ def test_of_an_unknown_outcome_only_lines_with_keys_are_sent_again(
     assert counts == ([3, 2] if after else [2, 1])
 
 
+@pytest.mark.slow
 def test_patience_ends(sqlite_db: str, monkeypatch: pytest.MonkeyPatch) -> None:
     stocked(runner(sqlite_db))
     monkeypatch.setattr("rlrec.store.engine.BUSY_TIMEOUT_S", 0.1)

@@ -12,21 +12,21 @@ STEP = np.array([0, 1, 0, 0, 1])
 
 
 def test_rloo_is_the_mean_of_the_other_visits_at_that_step() -> None:
-    assert baseline.leave_one_out(RETURNS, STEP).tolist() == [5.0, 6.0, 1.5, 4.5, 3.0]
+    assert baseline.rloo(RETURNS, STEP).tolist() == [5.0, 6.0, 1.5, 4.5, 3.0]
 
 
 def test_rloo_of_a_step_that_one_visit_reached_is_the_mean_of_all_others() -> None:
-    found = baseline.leave_one_out(np.array([1.0, 3.0, 8.0]), np.array([0, 0, 1]))
+    found = baseline.rloo(np.array([1.0, 3.0, 8.0]), np.array([0, 0, 1]))
     assert found.tolist() == [3.0, 1.0, 2.0]
 
 
 def test_rloo_of_one_decision_is_nothing() -> None:
-    assert baseline.leave_one_out(np.array([7.0]), np.array([0])).tolist() == [0.0]
+    assert baseline.rloo(np.array([7.0]), np.array([0])).tolist() == [0.0]
 
 
 def test_rloo_does_not_know_the_return_itself() -> None:
     changed = RETURNS + np.array([0, 0, 100.0, 0, 0])
-    before, after = (baseline.leave_one_out(one, STEP) for one in (RETURNS, changed))
+    before, after = (baseline.rloo(one, STEP) for one in (RETURNS, changed))
     assert (before == after).tolist() == [False, True, True, False, True]
 
 

@@ -1,4 +1,4 @@
-"""What a process has read of a store and may use again: what never changes, and beliefs as long as they stand."""
+"""A cache of what a process has read of a store: what never changes, and beliefs until they change."""
 
 from __future__ import annotations
 

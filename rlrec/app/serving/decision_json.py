@@ -18,7 +18,7 @@ from rlrec.times import written
 
 
 class Answer(TypedDict):
-    """What `recommend --json` shows of a decision; a dry run has no decision_id, visit and step."""
+    """The answer of `recommend --json`; a dry run has no decision_id, visit and step."""
 
     decision_id: Any  # an int; None in a dry run
     request_id: str | None
@@ -85,7 +85,7 @@ def answers(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, Answer]:
 
 
 def states(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, dict[str, Any]]:
-    """What each decision saw of its visit, by id: the stored state, and the stored history where it can be read."""
+    """The state and, where it can be read, the history that each decision saw, by id."""
     packed = {number: decision.history or b"" for number, decision in logged.items()}
     readable = {number: blob if history.is_packed(blob) else b"" for number, blob in packed.items()}
     names = arms.keys(unit, {arm for blob in readable.values() for arm in history.arms(blob)})

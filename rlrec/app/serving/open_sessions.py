@@ -47,7 +47,7 @@ class OpenSession:
         )
 
     def state(self, now: int) -> str:
-        """What the session's next decision sees of it, canonical JSON."""
+        """The session state that the next decision sees, canonical JSON."""
         if not self.steps:
             return '{"step":0}'
         gap = canonical.number((now - self.last_at) / 1e6)

@@ -84,14 +84,14 @@ class _Group:
 
     def _assigned(self, request: Request) -> Assigned:
         if request.policy is not None:
-            raise _one_of_both()
+            raise _ambiguous_target()
         return self.assigner.choose(request)
 
     def _route(self, request: Request, assigned: Assigned | None) -> Route:
         """The version that serves a request, as it stands."""
         reference = request.policy if assigned is None else assigned[1].policy
         if reference is None:
-            raise _one_of_both()
+            raise _ambiguous_target()
         name = reference, assigned and assigned[1].id
         if name not in self._routes:
             resolved = self.versions[reference]
@@ -151,7 +151,7 @@ class _Group:
         return near or "`rlrec arm list` shows them"
 
 
-def _one_of_both() -> InputError:
+def _ambiguous_target() -> InputError:
     return InputError("name a policy or an experiment, one of them", hint="--policy or --experiment", field="policy")
 
 

@@ -1,4 +1,4 @@
-"""What a decision remembers of its visit: the slots shown before it, and what they had earned by then."""
+"""The history of a visit that a decision remembers: the slots shown before it, and what they had earned by then."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ class HistoryReader:
             self._events = EventRewards(rows) if rows else None
 
     def histories(self, sessions: Sequence[OpenSession], definitions: Sequence[Reward]) -> History:
-        """What the next decision of each session remembers. definitions: one a session, of the version that decides."""
+        """The history that the next decision of each session remembers. definitions: one a session, of the version that
+        decides."""
         n = len(sessions)
         if not any(session.steps for session in sessions):
             return History.nothing(n)
@@ -51,7 +52,7 @@ class HistoryReader:
 
 
 class EventRewards:
-    """What slots and whole slates have earned by their events."""
+    """Rewards of slots and of slates, by their events."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
         """rows: of `events.received_by`, of other decisions too."""

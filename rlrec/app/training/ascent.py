@@ -142,7 +142,7 @@ class Trainer:
         if self._value is not None:
             return baseline.values(rows.x, self._fold(rows), self._value)
         if self.options.baseline == "rloo":
-            return baseline.leave_one_out(gained, returns.steps(rows.start))
+            return baseline.rloo(gained, returns.steps(rows.start))
         return np.full(len(gained), self._mean)
 
     # -- epochs --
