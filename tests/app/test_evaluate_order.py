@@ -91,8 +91,7 @@ def import_lines(db: str, lines: Sequence[str], names: Sequence[str]) -> str:
     assert run("arm", "import", "-", stdin=arms).exit_code == 0
     log = "".join(line + "\n" for line in lines)
     assert run("import-log", "-", "--layout", "jsonl", "--policy", "log", stdin=log).exit_code == 0
-    shared = ("--param", "model=shared", "--param", "samples=50")
-    assert run("policy", "create", "lin", "--kind", "lin-thompson", *shared).exit_code == 0
+    assert run("policy", "create", "lin", "--kind", "lin-thompson", "--from-log", "policy=log").exit_code == 0
     return db
 
 

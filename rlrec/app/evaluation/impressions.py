@@ -60,9 +60,8 @@ class ImpressionUnit:
     def to_judge(self, reader: LogReader) -> Iterator[LoggedBatch]:
         targets = self.evaluation.targets
         states = log_rows.STATES if any(target.stateful for target in targets) else ()
-        sampled = log_rows.CLUSTERS["row"] if any(target.sampled for target in targets) else ()
         split = ["split"] if any(lesson.split for target in targets for lesson in target.lessons) else []
-        return reader.to_judge([*log_rows.JUDGED, *states, *sampled, *split])
+        return reader.to_judge([*log_rows.JUDGED, *states, *split])
 
     # -- rows --
 

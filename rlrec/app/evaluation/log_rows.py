@@ -106,18 +106,12 @@ def clusters(slots: Columns, unit: str) -> Ids:
 
 
 def _row_digests(slots: Columns) -> Ids:
-    """Digests of decision and depth on the slate, (n,); sessions of one row are rows, with the same digest."""
-    return _mixed(decision_digests(slots), np.arange(len(slots["decision_id"])) - _starts(slots), salt=2)
-
-
-def decision_digests(slots: Columns) -> Ids:
-    """Digests of session, visit and step, (n,); that of the first decision of a session is the session's."""
-    visit = _mixed(slots["session_digest"], slots["visit"] - 1, salt=0)
-    return _mixed(visit, slots["step"], salt=1)
-
-
-def _mixed(digest: Ids, number: Ids, *, salt: int) -> Ids:
-    return np.where(number == 0, digest, hash_bits(digest ^ number, salt=salt).view(np.int64))
+    """Digests of session, visit, step and depth on the slate, (n,); that of the first row of a session is the
+    session's, so that sessions of one row are the same clusters as rows."""
+    digest, depth = slots["session_digest"], np.arange(len(slots["decision_id"])) - _starts(slots)
+    for salt, number in enumerate((slots["visit"] - 1, slots["step"], depth)):
+        digest = np.where(number == 0, digest, hash_bits(digest ^ number, salt=salt).view(np.int64))
+    return digest
 
 
 def usable(batch: Batch, definition: Reward, *, now: int) -> tuple[ImpressionRows, int]:

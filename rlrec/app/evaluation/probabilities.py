@@ -191,13 +191,13 @@ class Scorer:
             return
         below = np.argsort(-rows.slots["depth"][indices], kind="stable")  # the lowest row of a decision tells of it
         indices, case = indices[below], case[below]
-        seeds, numbers = self.target.samples(rows.slots)
+        seeds = self.target.seeds(rows.slots)
         first, which = distinct(rows.slots["decision_id"][indices])
         step = max(1, CELLS // (scores.samples * max(len(block.arms) for block in blocks)))
         for start in range(0, len(first), step):
             lowest = first[start : start + step]
             cases = zip(case[lowest].tolist(), indices[lowest].tolist(), strict=True)
-            drawn = [_drawn(blocks[number], rows, row, int(seeds[row]), int(numbers[row])) for number, row in cases]
+            drawn = [_drawn(blocks[number], rows, row, int(seeds[row])) for number, row in cases]
             inside = (which >= start) & (which < start + step)
             yield CaseRows(drawn, which[inside] - start, indices[inside], rows)
 
@@ -209,11 +209,11 @@ def _block(arms: Ids, scores: Scores, size: int, *, floor: float) -> Block:
     return Block(arms, scores, floor, shares, shares.max(axis=1))
 
 
-def _drawn(block: Block, rows: ImpressionRows, row: int, seed: int, number: int) -> Block:
-    """The case of one decision, whose lowest row is given, with the samples of `Target.samples`. Where the slate above
-    is not known, its shares are those of position 1."""
+def _drawn(block: Block, rows: ImpressionRows, row: int, seed: int) -> Block:
+    """The case of one decision, whose lowest row is given. Where the slate above is not known, its shares are those of
+    position 1."""
     floor, size, slots = block.floor, len(block.shares), rows.slots
-    scores = block.scores.of_decision(seed, number)
+    scores = block.scores.of_decision(seed, int(slots["decision_id"][row]))
     start = int(slots["start"][row])
     order, possible = places(block.arms, rows.shown[None, start : start + int(slots["depth"][row])])
     above = order[0] if possible[0] and slots["complete"][row] else order[0, :0]

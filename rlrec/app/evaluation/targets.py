@@ -9,11 +9,10 @@ import numpy as np
 
 from rlrec.app.distributions import exact
 from rlrec.app.distributions.exact import VersionDistribution
-from rlrec.app.evaluation.log_rows import decision_digests
 from rlrec.app.inputs import lookup
 from rlrec.app.log import lineage
 from rlrec.app.log.lineage import Lesson
-from rlrec.arrays import Flags, Ids, Words
+from rlrec.arrays import Flags, Words
 from rlrec.errors import InputError, suggest
 from rlrec.records import Policy, Reward, Version
 from rlrec.store import Unit, policies
@@ -52,23 +51,15 @@ class Target:
             found |= lesson.rows(slots)
         return found
 
-    @property
-    def sampled(self) -> bool:
-        """Whether its probabilities may be shares of posterior samples that every decision draws for itself."""
-        return self.serving is not None and hasattr(self.serving.policy, "samples")
-
-    def samples(self, slots: Columns) -> tuple[Words, Ids]:
-        """Seed and number by which each row draws its posterior samples, (n,) each.
-
-        They are the row's own where this very belief logged it. For other rows they follow the version and the digest
-        of the decision, so that they are the same wherever the row stands in the log."""
+    def seeds(self, slots: Columns) -> Words:
+        """Seeds of the posterior samples of each row, (n,): the row's own where this very belief drew it, else the
+        version's id."""
         assert self.serving is not None
         version, policy = self.serving.version, self.serving.policy
         on_policy = slots["version_id"] == version.id
         if version.status != "frozen":
             on_policy &= (slots["belief_seq"] == self.seq) & (not policy.forgetting)
-        seed = np.where(on_policy, slots["seed"], version.id).view(np.uint64)
-        return seed, np.where(on_policy, slots["decision_id"], decision_digests(slots))
+        return np.where(on_policy, slots["seed"], version.id).astype(np.int64).view(np.uint64)
 
 
 def resolve(unit: Unit, names: Sequence[str], *, reward: str | None, greedy: bool) -> list[Target]:
