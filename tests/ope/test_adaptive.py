@@ -47,6 +47,7 @@ def best(wins: Any, pulls: Any) -> Any:
     return chance / chance.sum(axis=1, keepdims=True)
 
 
+@pytest.mark.slow
 def test_weighing_halves_the_bias_that_giving_up_brings() -> None:
     """Five equal arms at .05, 300 runs of 1,000 steps of Thompson sampling. Sample means: .043 on average, .021 for the
     least pulled arm; weighed: .046 and .025. Both differences are beyond 10 standard errors."""

@@ -148,6 +148,7 @@ def covered(estimate: Estimate, truth: float) -> bool:
     return (estimate.lower is None or estimate.lower <= truth) and (estimate.upper is None or truth <= estimate.upper)
 
 
+@pytest.mark.slow
 def test_intervals_cover_under_session_effects() -> None:
     """400 logs of 150 sessions with a strong effect of their own. Were an interval to cover exactly 95 %, it would
     leave its range in fewer than one of 1,000 such tests; the seed is fixed. Row by row, the normal one fails."""

@@ -22,7 +22,8 @@ from rlrec.ope.visits import VisitBatch
 from tests.ope.cases import drawn
 from tests.ope.visiting import walks
 
-SIZES = [60, BLOCKS + 500]  # clusters: each is remembered, or only their blocks are
+# Clusters: each has sums of its own, or only their blocks have.
+SIZES = [60, pytest.param(BLOCKS + 500, marks=pytest.mark.slow)]
 
 
 def assert_equal(first: Any, second: Any) -> None:

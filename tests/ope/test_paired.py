@@ -43,6 +43,7 @@ def test_value_is_the_difference_of_the_estimates(name: str) -> None:
     assert gain.ess == min(estimate.ess or 0.0 for estimate in values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SESSION)
 def test_error_is_that_of_leaving_clusters_out(name: str) -> None:
     """The jackknife over 300 clusters; the delta method agrees with it to the order of 1 / clusters."""
@@ -106,6 +107,7 @@ def test_a_small_alpha_is_no_nearer_than_students() -> None:
     assert (gain.upper or 0) >= gain.value + reach
 
 
+@pytest.mark.slow
 def test_an_interval_wider_than_the_difference_is_weak() -> None:
     (first, second), _ = walks(3, [[0.3, 0.4, 0.3], [0.35, 0.3, 0.35]])
     unclear = compared(first, second)
@@ -137,6 +139,7 @@ def test_no_visit_no_difference() -> None:
     assert (gain.value, gain.lower, gain.verdict) == (None, None, "insufficient")
 
 
+@pytest.mark.slow
 def test_equal_targets_alarm_as_seldom_as_they_say() -> None:
     """100 logs of 1,500 visits, two targets that are worth the same, one with an effective sample size of a tenth. Were
     the chance of each error the nominal one, three such tests in 1,000 would fail; the seed is fixed."""

@@ -66,6 +66,7 @@ def test_clusters_of_a_single_batch_may_be_forgotten(users: int) -> None:
     np.testing.assert_allclose(figures(added), figures(direct), rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_errors_of_blocks_are_those_of_clusters() -> None:
     """Within 4 % for 16,384 clusters: the error of an error from 4,096 blocks is 1 / sqrt(2 x 4,096), one percent."""
     (batch,), _ = walks(3, [[0.5, 0.25, 0.25]], visits=4 * BLOCKS, users=4 * BLOCKS)
@@ -151,6 +152,7 @@ def test_visits_left_out_are_counted_and_named() -> None:
         assert "no-propensity" in estimate.reasons
 
 
+@pytest.mark.slow
 def test_a_sound_log_is_called_ok() -> None:
     (batch,), (truth,) = walks(0, [[0.4, 0.3, 0.3]])
     for estimate in judged(batch, gamma=1.0):
