@@ -21,6 +21,7 @@ KINDS = {
     "ucb-tuned": "rlrec.policy.ucb:UcbTuned",
     "kl-ucb": "rlrec.policy.ucb:KlUcb",
     "thompson": "rlrec.policy.thompson:Thompson",
+    "exp3": "rlrec.policy.exp3:Exp3",
     "linucb": "rlrec.policy.linear:LinUcb",
     "lin-thompson": "rlrec.policy.linear:LinThompson",
     "logistic-thompson": "rlrec.policy.linear:LogisticThompson",

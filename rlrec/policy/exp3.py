@@ -1,0 +1,82 @@
+"""Exp3: exponential weights of estimated gains, for rewards that nobody promised to be random."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from rlrec.errors import InputError
+from rlrec.policy.base import Belief, Learner, between, mixed, unit_interval
+from rlrec.policy.statistics import PROPENSITY, CountedSlot, SlotColumns, counted
+from rlrec.records import Reward
+
+if TYPE_CHECKING:
+    from rlrec.arrays import Array
+    from rlrec.policy.scores import Scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exp3(Learner):
+    """A uniform arm with probability gamma, else arms in proportion to exp(eta x estimated gain).
+
+    The estimated gain of an arm sums reward / propensity over the slots that showed it: an unbiased estimate of what
+    it would have earned in all of them, however the rewards came about. eta 0 stands for gamma / K, K the eligible
+    arms. Give `discount` or `window` where the best arm changes.
+    Source: Auer, Cesa-Bianchi, Freund and Schapire 2002, section 3 (Exp3); Lattimore and Szepesvari 2020, algorithm 9.
+    """
+
+    gamma: float = 0.1
+    eta: float = 0.0
+
+    purpose: ClassVar[str] = "rewards that change, or that someone may set against you; with discount, it follows them"
+    needs: ClassVar[frozenset[str]] = frozenset({PROPENSITY})
+
+    def __post_init__(self) -> None:
+        between("gamma", self.gamma, 0, 1)
+        if not self.gamma:
+            raise InputError("gamma is 0", hint="it lies above 0: gains are estimated from the share of every arm")
+        between("eta", self.eta, 0, 1e9)
+        super().__post_init__()
+
+    @property
+    def exploration(self) -> float:
+        return mixed(self.gamma, self.floor)
+
+    @property
+    def width(self) -> int:
+        return 4
+
+    def entry(self, slot: CountedSlot) -> tuple[float, ...]:
+        return *super().entry(slot), slot.reward / slot.propensity
+
+    def statistics(self, slots: SlotColumns) -> Array:
+        assert slots.propensity is not None
+        return counted(slots, (slots.reward / slots.propensity)[:, None])
+
+    def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
+        from rlrec.policy.families.gumbel import Gumbel
+        from rlrec.policy.families.point import Point
+
+        gain = self._gain(belief)
+        if not self.gamma:  # greedy
+            return Point(gain)
+        return Gumbel((self.eta or self.gamma / gain.shape[-1]) * gain)
+
+    def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array:
+        return self._gain(belief)
+
+    def _gain(self, belief: Belief) -> Array:
+        """Estimated gain of each arm, (..., m), in the unit of the reward."""
+        return 0.0 * belief.pulls if belief.extra is None else belief.extra[..., 0]
+
+    def greedy(self) -> Self:
+        """The arm with the largest estimated gain."""
+        policy = copy(self)
+        object.__setattr__(policy, "floor", 0.0)
+        object.__setattr__(policy, "gamma", 0.0)  # which none is made with: it would estimate nothing
+        return policy
+
+    def check(self, reward: Reward) -> None:
+        unit_interval(reward, "exp3 weighs gains of at most 1")

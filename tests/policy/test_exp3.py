@@ -1,0 +1,204 @@
+"""Exp3, by hand and through the store: gains are estimated by what slots earned over their propensity."""
+
+from __future__ import annotations
+
+import json
+import random
+from contextlib import closing
+from math import exp
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlrec import policy as kinds
+from rlrec.app.learning import slot_statistics
+from rlrec.errors import InputError
+from rlrec.policy import slate
+from rlrec.policy.base import Belief, Policy
+from rlrec.policy.statistics import SlotColumns
+from rlrec.records import Reward
+from rlrec.store import Store, policies
+from tests.app.shop import done
+from tests.conftest import Run
+
+OFF = {"gamma": 0.5, "eta": 0.3}
+IMPOSSIBLE: dict[str, list[Any]] = {
+    "gamma": [0.0, -0.1, 1.1, float("nan"), "0.1", True],
+    "eta": [-1.0, 1e300, float("inf"), float("nan"), "1", True],
+}
+ARMS = ("a", "b", "c")
+
+
+def belief_after(policy: Policy, arm: list[int], reward: list[float], propensity: list[float], *, m: int) -> Belief:
+    slots = SlotColumns(arm_id=np.array(arm), reward=np.array(reward), propensity=np.array(propensity))
+    sums = np.zeros((m, policy.width))
+    np.add.at(sums, slots.arm_id, policy.statistics(slots))
+    return belief_of(sums)
+
+
+def belief_of(sums: Any) -> Belief:
+    none = np.zeros(len(sums))
+    return Belief(
+        pulls=sums[:, 0], reward_sum=sums[:, 1], reward_squares=sums[:, 2], alpha=none, beta=none,
+        total=sums[:, 0].sum(), extra=sums[:, 3:],
+    )  # fmt: skip
+
+
+def probabilities(policy: Policy, belief: Belief) -> Any:
+    names = [str(arm) for arm in range(len(belief.pulls))]
+    return slate.first(policy.scores(belief, arms=names, context={}), floor=policy.exploration)
+
+
+def test_two_steps_by_hand() -> None:
+    """K = 2, gamma 0.2, eta = gamma / K = 0.1: p = 0.8 w / sum(w) + 0.1 (Auer et al. 2002, section 3)."""
+    policy = kinds.make("exp3", {"gamma": 0.2})
+    assert probabilities(policy, belief_of(np.zeros((2, 4)))) == pytest.approx([0.5, 0.5], abs=1e-15)
+    # arm 0 earns 1 at probability 1/2: its gain is 2
+    p_0 = 0.8 * exp(0.2) / (exp(0.2) + 1) + 0.1
+    one = belief_after(policy, [0], [1.0], [0.5], m=2)
+    assert probabilities(policy, one) == pytest.approx([p_0, 1 - p_0], abs=1e-15)
+    # then arm 1 earns 0.5 at 1 - p_0
+    two = belief_after(policy, [0, 1], [1.0, 0.5], [0.5, 1 - p_0], m=2)
+    w_0, w_1 = exp(0.2), exp(0.1 * 0.5 / (1 - p_0))
+    assert probabilities(policy, two)[0] == pytest.approx(0.8 * w_0 / (w_0 + w_1) + 0.1, abs=1e-15)
+    assert policy.index(two) == pytest.approx([2.0, 0.5 / (1 - p_0)], abs=1e-15)
+
+
+def test_eta_stands_for_gamma_over_the_eligible_arms() -> None:
+    sums = np.column_stack([np.zeros((4, 3)), [3.0, 1.0, 0.0, 2.0]])
+    usual, told = (kinds.make("exp3", {"gamma": 0.2, "eta": eta}) for eta in (0.0, 0.05))
+    assert probabilities(usual, belief_of(sums)) == pytest.approx(probabilities(told, belief_of(sums)), abs=1e-15)
+    assert probabilities(usual.greedy(), belief_of(sums)).tolist() == [1.0, 0.0, 0.0, 0.0]
+
+
+def test_gains_are_estimated_without_bias() -> None:
+    """Over both arms that may be drawn, the estimate of each is what it would have earned."""
+    policy, p, rewards = kinds.make("exp3", {}), np.array([0.3, 0.7]), np.array([0.2, 0.9])
+    rows = policy.statistics(SlotColumns(arm_id=np.arange(2), reward=rewards, propensity=p))
+    assert p * rows[:, 3] == pytest.approx(rewards, abs=1e-15)
+
+
+def test_rewards_beyond_the_unit_interval_are_refused() -> None:
+    wide = Reward(
+        id=1, name="wide", weights={"click": 1.0}, window_us=1, default=0.0, clip_low=0.0, clip_high=2.0,
+        learn="served", late="count",
+    )  # fmt: skip
+    with pytest.raises(InputError, match=r"may leave \[0, 1\]"):
+        kinds.make("exp3", {}).check(wide)
+
+
+@pytest.mark.parametrize(("params", "switching"), [({"gamma": 0.1}, False), ({"gamma": 0.1, "discount": 0.98}, True)])
+def test_an_adversary_gains_little(params: dict[str, Any], switching: bool) -> None:
+    """A fixed sequence in which the better arm pays 0.8 and the other 0.2, for good or by turns of 400 steps. Uniform
+    earns 0.5 a step, and this clearly more: at least 0.6, in each of 5 runs."""
+    policy, steps = kinds.make("exp3", params), 2_000
+    fade = policy.forgetting.discount
+    for seed in range(5):
+        rng, sums, earned = np.random.default_rng(seed), np.zeros((2, 4)), 0.0
+        for step in range(steps):
+            p = probabilities(policy, belief_of(sums))
+            arm = int(rng.random() >= p[0])
+            reward = 0.8 if arm == (step // 400 % 2 if switching else 1) else 0.2
+            slot = SlotColumns(arm_id=np.array([arm]), reward=np.array([reward]), propensity=p[[arm]])
+            sums *= fade
+            sums[arm] += policy.statistics(slot)[0]
+            earned += reward
+        assert earned / steps > 0.6
+
+
+# -- through the store --
+
+
+def played(run: Run, *create: object, n: int = 120) -> list[dict[str, Any]]:
+    """Slates of two arms, and clicks in an order of their own, some told twice: the clicked slots."""
+    for arm in ARMS:
+        done(run("arm", "add", arm))
+    done(run("policy", "create", "p", "--kind", "exp3", *create))
+    rng, clicked = random.Random(1), list[dict[str, Any]]()
+    for seed in range(4):  # the later ones from what the earlier ones taught
+        asked = [{"policy": "p", "session": f"s{seed}-{page}", "k": 2} for page in range(n // 4)]
+        lines = "".join(json.dumps(line) + "\n" for line in asked)
+        answers = done(run("recommend", "--input", "-", "--format", "ndjson", "--seed", seed, stdin=lines)).lines
+        slots = [slot | {"id": answer["decision_id"]} for answer in answers for slot in answer["slate"]]
+        clicks = [slot for slot in slots if rng.random() < {"a": 0.7, "b": 0.3, "c": 0.1}[slot["arm"]]]
+        told = [{"decision_id": s["id"], "position": s["position"], "events": {"click": 1}} for s in clicks]
+        rng.shuffle(told)
+        done(run("feedback", "--input", "-", stdin="".join(json.dumps(line) + "\n" for line in told + told[:5])))
+        clicked += clicks
+    return clicked
+
+
+def gains(db: str, number: int | None = None) -> dict[int, float]:
+    """The estimated gains in a belief, by arm."""
+    with closing(Store(db)) as store, store.read() as unit:
+        live = policies.live(unit, ["p"])["p"].version
+        versions = {version.number: version for version in policies.versions(unit, [live.policy.id])}
+        version = versions[number or live.number]
+        now = policies.ordinal(unit, live.policy.id)
+        sums = slot_statistics.stored_sums(unit, version, ordinal=now)
+    return {arm: float(row[3]) for (_, arm), row in sums.items()}
+
+
+def by_definition(clicked: list[dict[str, Any]]) -> dict[int, float]:
+    total = dict.fromkeys(range(1, 4), 0.0)
+    for slot in clicked:
+        total[ARMS.index(slot["arm"]) + 1] += 1 / slot["marginal"]
+    return total
+
+
+@pytest.mark.parametrize("create", [(), ("--reward", "slow")])
+def test_a_belief_sums_rewards_over_marginals_however_it_learns(run: Run, db: str, create: tuple[str, ...]) -> None:
+    done(run("reward", "define", "slow", "click=1", "--clip", "0,1", "--learn", "settled", "--window", "1s"))
+    clicked = played(run, *create)
+    done(run("--now", "2100-01-01T00:00:00Z", "settle"))
+    assert gains(db) == pytest.approx(by_definition(clicked), rel=1e-12)
+    done(run("--now", "2100-01-01T00:00:00Z", "policy", "rebuild", "p"))
+    assert gains(db, 2) == pytest.approx(by_definition(clicked), rel=1e-12)
+    done(run("--now", "2100-01-01T00:00:00Z", "policy", "freeze", "p"))
+    assert gains(db, 3) == pytest.approx(by_definition(clicked), rel=1e-12)
+    assert done(run("doctor", "--json")).json["ok"]
+
+
+def test_censored_slots_leave_the_gains_and_come_back(run: Run, db: str) -> None:
+    clicked = played(run, n=40)
+    done(run("feedback", clicked[0]["id"], "--position", clicked[0]["position"], "--censor"))
+    assert gains(db) == pytest.approx(by_definition(clicked[1:]), rel=1e-12)
+    done(run("feedback", clicked[0]["id"], "--position", clicked[0]["position"], "--uncensor"))
+    assert gains(db) == pytest.approx(by_definition(clicked), rel=1e-12)
+    assert done(run("doctor", "--json")).json["ok"]
+
+
+@pytest.mark.parametrize("memory", ["discount=0.95", "window=64"])
+def test_gains_fade_as_all_sums_do(run: Run, db: str, memory: str) -> None:
+    played(run, "--param", memory)
+    live = gains(db)
+    done(run("policy", "rebuild", "p"))
+    assert gains(db, 2) == pytest.approx(live, rel=1e-9)
+    assert done(run("doctor", "--json")).json["ok"]
+
+
+def test_a_log_and_an_experiment_hand_gains_on(run: Run, db: str) -> None:
+    clicked, later = played(run, n=40), "2100-01-01T00:00:00Z"
+    done(run("--now", later, "policy", "create", "q", "--kind", "exp3", "--from-log", "policy=p"))
+    done(run("--now", later, "experiment", "create", "x", "--variant", "a=p", "--variant", "b=q"))
+    shown = {row["arm"]: row["score"] for row in _slate(run, "q")}
+    expected = by_definition(clicked)
+    assert shown == pytest.approx({arm: expected[number] for number, arm in enumerate(ARMS, 1)}, rel=1e-12)
+    assert {row["arm"]: row["score"] for row in _slate(run, "p@x/a")} == pytest.approx(shown, rel=1e-12)
+
+
+def _slate(run: Run, name: str) -> Any:
+    words = ("recommend", "--policy", name, "--session", "new", "-k", 3, "--dry-run", "--json")
+    return done(run("--now", "2100-01-01T00:00:01Z", *words)).json["slate"]
+
+
+def test_people_see_what_it_would_serve(run: Run) -> None:
+    played(run, n=40)
+    arms = done(run("policy", "show", "p", "--json")).json["arms"]
+    assert sum(arm["probability"] for arm in arms) == pytest.approx(1, abs=1e-12)
+    assert max(arms, key=lambda arm: arm["probability"])["arm"] == "a"
+    done(run("policy", "freeze", "p"))
+    assert done(run("policy", "diff", "p", "p@2", "--json")).exit_code == 0
+    study = done(run("simulate", "bernoulli", "--ephemeral", "--kind", "exp3", "--steps", 400, "--runs", 5, "--json"))
+    assert study.json["regret"] > 0
