@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -298,3 +300,34 @@ def test_only_a_key_makes_a_retry_safe(
             said = run(*command)
         assert (said.exit_code, "nobody knows" in said.stderr) == (code, True)
         assert ("a retry is safe" in said.stderr) == (code == 4)
+
+
+# -- streams --
+
+STREAMS = {
+    "recommend": (["recommend", "--input", "-"], '{"policy": "home", "session": "s"}'),
+    "pipe": (["pipe"], '{"op": "recommend", "policy": "home", "session": "s"}'),
+}
+
+
+@pytest.mark.parametrize("name", STREAMS)
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_stream_whose_store_is_gone_acknowledges_nothing_more(sqlite_db: str, name: str, replaced: bool) -> None:
+    with closing(Store(sqlite_db)) as store:
+        stocked(store, home="uniform")
+    content = Path(sqlite_db).read_bytes()
+    command, line = STREAMS[name]
+    rlrec = [sys.executable, "-c", "from rlrec.cli import main; main()", "--db", sqlite_db]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([*rlrec, *command], text=True, **pipes) as process:  # type: ignore[call-overload]
+        process.stdin.write(f"{line}\n")
+        process.stdin.flush()
+        assert "decision_id" in process.stdout.readline()
+        Path(sqlite_db).unlink()
+        if replaced:
+            Path(sqlite_db).write_bytes(content)
+        out, err = process.communicate(f"{line}\n", timeout=60)
+    assert (process.returncode, out) == (1, "")
+    assert err.startswith("Error: ")
+    assert err.count("\n") == 1
+    assert "was deleted or replaced" in err
