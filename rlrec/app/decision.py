@@ -36,7 +36,7 @@ def show(store: Store, decision_id: int) -> dict[str, Any]:
             )
         decision = stored[decision_id]
         version = policies.by_id(unit, [decision.version_id])[decision.version_id]
-        received = events.of(unit, [decision_id]).get(decision_id, [])
+        received = events.by_decision(unit, [decision_id]).get(decision_id, [])
         answer, state = (
             decision_json.answers(unit, stored)[decision_id],
             decision_json.states(unit, stored)[decision_id],

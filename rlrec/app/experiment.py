@@ -113,7 +113,7 @@ def create(store: Store, request: Request) -> CreatedExperiment:
     """
     _check(request)
     with store.read() as unit:
-        stored = experiments.named(unit, [request.name]).get(request.name)
+        stored = experiments.by_name(unit, [request.name]).get(request.name)
         if stored is not None:
             return _existing(unit, stored, request)
         forks = [_fork(unit, variant) for variant in request.variants]
@@ -124,7 +124,7 @@ def create(store: Store, request: Request) -> CreatedExperiment:
             unit, name=request.name, by=request.by, salt=salt, definition=request.definition()
         )
         if experiment_id is None:
-            return _existing(unit, experiments.named(unit, [request.name])[request.name], request)
+            return _existing(unit, experiments.by_name(unit, [request.name])[request.name], request)
         for fork in forks:
             policy_id = _add_policy(unit, request.name, fork)
             experiments.add_variant(
@@ -141,7 +141,7 @@ def create(store: Store, request: Request) -> CreatedExperiment:
                 unit, experiment_id=experiment_id, label=holdout.LABEL, policy_id=policy_id, weight=weight
             )
         settings.add_run(unit, "experiment create", {"name": request.name, "definition": request.definition()})
-        return {**_summary(unit, experiments.named(unit, [request.name])[request.name]), "created": True}
+        return {**_summary(unit, experiments.by_name(unit, [request.name])[request.name]), "created": True}
 
     return store.write(work, repeatable=True)
 

@@ -30,7 +30,7 @@ def export_log(store: Store, *, log: str | None = None) -> Iterator[Record]:
 
 def _records(unit: Unit, ids: Collection[int]) -> Iterator[Record]:
     found = decisions.find(unit, ids)
-    happened = events.of(unit, ids)
+    happened = events.by_decision(unit, ids)
     answers, states = decision_json.answers(unit, found), decision_json.states(unit, found)
     versions = policies.by_id(unit, {decision.version_id for decision in found.values()})
     contexts = contents.context_bodies(unit, {decision.context_id for decision in found.values()})

@@ -128,7 +128,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
     if (prior or popular) and typed.get("model") == "shared":
         store.notice("a shared model has no prior per arm: this prior changes nothing")
     with store.read() as unit, bulk.alongside(unit) if request.from_log or popular else nullcontext():
-        new = policies.named(unit, request.name) is None
+        new = policies.by_name(unit, request.name) is None
         taught = (
             warm_start.first(unit, request.kind, typed, declared, reward_name=request.reward, from_log=request.from_log)
             if new
@@ -139,7 +139,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
             taught = replace(taught, record={**taught.record, **record})
 
     def work(unit: Unit) -> CreatedPolicy:
-        stored = policies.named(unit, request.name)
+        stored = policies.by_name(unit, request.name)
         if stored is not None:
             return _existing(unit, stored, definition)
         definition_of_reward = lookup.reward(unit, request.reward)
@@ -297,7 +297,7 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, float 
 def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A row for each arm of the catalogue. A version that learns counts what any version of its policy served."""
     version_id = None if version.learning else version.id
-    served = decisions.served(unit, policy_id=version.policy.id, version_id=version_id)
+    served = decisions.slot_counts(unit, policy_id=version.policy.id, version_id=version_id)
     distribution = exact.load(unit, version)
     distribution.check(context)
     return _arms(distribution, arms.every(unit), served, context)

@@ -176,7 +176,7 @@ def _chosen(visits: Sequence[Visit], request: Request) -> Visit:
 
 def _steps(unit: Unit, ids: Sequence[int], reward: Reward | None) -> list[Decided]:
     """The decisions of a visit in their order."""
-    visited, events_of = decisions.find(unit, ids), events.of(unit, ids)
+    visited, events_of = decisions.find(unit, ids), events.by_decision(unit, ids)
     answers, states = decision_json.answers(unit, visited), decision_json.states(unit, visited)
     versions = policies.by_id(unit, {decision.version_id for decision in visited.values()})
     bodies = contents.context_bodies(unit, {decision.context_id for decision in visited.values()})

@@ -133,7 +133,7 @@ class DanglingRows(NamedTuple):
     rows: list[Row]
 
 
-def dangling(unit: Unit) -> Iterator[DanglingRows]:
+def dangling_rows(unit: Unit) -> Iterator[DanglingRows]:
     """Rows that refer to nothing."""
     for table in t.metadata.sorted_tables:
         for key in sorted(table.foreign_key_constraints, key=lambda key: str(key.column_keys)):

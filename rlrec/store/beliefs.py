@@ -52,24 +52,24 @@ _COLUMNS = ", ".join(BeliefRow._fields)
 _DELTA = ("version_id", "arm_id", "bucket", "seq", "ordinal", *("d_" + name for name in SUMS), *SUMS, "extra")
 
 
-def current(unit: Unit, version_id: int) -> list[ArmSums]:
+def sums(unit: Unit, version_id: int) -> list[ArmSums]:
     """The sums of every arm of a belief that forgets nothing, by arm."""
     columns = ", ".join(ArmSums._fields)
     return unit.records(ArmSums, f"SELECT {columns} FROM belief WHERE version_id = ? ORDER BY arm_id", version_id)
 
 
-def as_of(unit: Unit, version_id: int, seq: int) -> list[ArmSums]:
+def sums_at(unit: Unit, version_id: int, seq: int) -> list[ArmSums]:
     """The same rows as they stood after change `seq`: per arm the newest delta with seq at most that, bit for bit."""
     return _at(unit, ArmSums, ArmSums._fields, version_id, seq, oldest=0)
 
 
-def held(unit: Unit, version_id: int, *, oldest: int = 0) -> list[BeliefRow]:
+def rows(unit: Unit, version_id: int, *, oldest: int = 0) -> list[BeliefRow]:
     """The rows of a belief from a bucket on, by bucket and arm."""
     of_version = "version_id = ? AND bucket >= ? ORDER BY bucket, arm_id"
     return unit.records(BeliefRow, f"SELECT {_COLUMNS} FROM belief WHERE {of_version}", version_id, oldest)
 
 
-def held_at(unit: Unit, version_id: int, seq: int, *, oldest: int = 0) -> list[BeliefRow]:
+def rows_at(unit: Unit, version_id: int, seq: int, *, oldest: int = 0) -> list[BeliefRow]:
     """The same rows as they stood after change `seq`."""
     return _at(unit, BeliefRow, BeliefRow._fields, version_id, seq, oldest=oldest)
 

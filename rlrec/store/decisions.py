@@ -175,7 +175,7 @@ def count_slots_after(unit: Unit, policy_id: int, *, first: int) -> int:
     return int(unit.ask_value(counted, policy_id, first))
 
 
-def served(unit: Unit, *, policy_id: int, version_id: int | None = None) -> dict[int, int]:
+def slot_counts(unit: Unit, *, policy_id: int, version_id: int | None = None) -> dict[int, int]:
     """The number of slots that each arm got from a policy, or from one version of it."""
     joined = "slot JOIN decision ON decision.id = slot.decision_id"
     counted = f"SELECT arm_id, count(*) FROM {joined} WHERE policy_id = ?"

@@ -170,7 +170,7 @@ def transaction(engine: sa.Engine, *, write: bool, where: str, sound: bool = Fal
     try:
         with (
             engine.connect().execution_options(**options) as connection,
-            _trusted(connection) if sound else nullcontext(),
+            _without_foreign_keys(connection) if sound else nullcontext(),
             connection.begin(),
         ):
             yield connection
@@ -195,7 +195,7 @@ def transaction(engine: sa.Engine, *, write: bool, where: str, sound: bool = Fal
 
 
 @contextmanager
-def _trusted(connection: sa.Connection) -> Iterator[None]:
+def _without_foreign_keys(connection: sa.Connection) -> Iterator[None]:
     """Outside a transaction: foreign keys are not looked up in what follows."""
     if connection.dialect.name != "sqlite":
         yield

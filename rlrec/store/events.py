@@ -140,13 +140,13 @@ def received_by(unit: Unit, decision_ids: Ids, kinds: Collection[str], *, time: 
     return unit.records(AgedEvent, chosen, *wanted, time, [*kinds, CENSOR])
 
 
-def of(unit: Unit, decision_ids: Collection[int]) -> dict[int, list[Event]]:
+def by_decision(unit: Unit, decision_ids: Collection[int]) -> dict[int, list[Event]]:
     """Events of each decision that has any, in the order in which they were stored."""
     chosen = f"SELECT {', '.join(_ROW)} FROM event WHERE decision_id IN (?*) ORDER BY decision_id, number"
-    by_decision: dict[int, list[Event]] = {}
+    events: dict[int, list[Event]] = {}
     for row in unit.ask(chosen, decision_ids):
-        by_decision.setdefault(row[0], []).append(Event._make(row))
-    return by_decision
+        events.setdefault(row[0], []).append(Event._make(row))
+    return events
 
 
 def add(unit: Unit, rows: Iterable[Row]) -> None:

@@ -38,7 +38,7 @@ def every(unit: Unit) -> list[Experiment]:
     return _load(unit, unit.ask(f"SELECT {', '.join(_EXPERIMENT)} FROM experiment ORDER BY id"))
 
 
-def named(unit: Unit, names: Collection[str], *, lock: bool = False) -> dict[str, Experiment]:
+def by_name(unit: Unit, names: Collection[str], *, lock: bool = False) -> dict[str, Experiment]:
     """The experiments with these names, by name. lock: nobody can stop them until the transaction ends."""
     until = " FOR SHARE" if lock and unit.postgres else ""
     chosen = f"SELECT {', '.join(_EXPERIMENT)} FROM experiment WHERE name IN (?*) ORDER BY id{until}"
@@ -95,7 +95,7 @@ def stop(unit: Unit, experiment_id: int) -> bool:
     return unit.tell(stopped, unit.now, experiment_id) > 0
 
 
-def assigned(unit: Unit, experiment: Experiment, unit_ids: Collection[int]) -> dict[int, int]:
+def assignments(unit: Unit, experiment: Experiment, unit_ids: Collection[int]) -> dict[int, int]:
     """The variant id of each unit that was assigned before."""
     column = f"{experiment.unit}_id"
     chosen = f"SELECT {column}, variant_id FROM assignment WHERE experiment_id = ? AND {column} IN (?*)"

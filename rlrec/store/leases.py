@@ -32,7 +32,7 @@ def take(unit: Unit, policy_id: int, *, holder: str, token: str, now: int, until
     """None where the lease is taken or renewed; where somebody else has it that lease, and nothing changes."""
     if unit.tell(_TAKE, policy_id, holder, token, now, until):
         return None
-    return held(unit, policy_id)  # the row is locked by now: nobody can have released it
+    return current(unit, policy_id)  # the row is locked by now: nobody can have released it
 
 
 def renew(unit: Unit, policy_id: int, *, token: str, until: int) -> bool:
@@ -45,7 +45,7 @@ def release(unit: Unit, policy_id: int, *, token: str) -> bool:
     return unit.tell("DELETE FROM lease WHERE policy_id = ? AND token = ?", policy_id, token) > 0
 
 
-def held(unit: Unit, policy_id: int) -> Lease | None:
+def current(unit: Unit, policy_id: int) -> Lease | None:
     """The lease of a policy as it stands, expired or not."""
     row = unit.ask_row(f"SELECT {', '.join(Lease._fields)} FROM lease WHERE policy_id = ?", policy_id)
     return None if row is None else Lease._make(row)

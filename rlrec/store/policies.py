@@ -94,7 +94,7 @@ def all_policies(unit: Unit) -> list[Policy]:
     return [_policy(row) for row in unit.ask(f"SELECT {_POLICY} FROM {_POLICIES} ORDER BY policy.id")]
 
 
-def named(unit: Unit, name: str) -> Policy | None:
+def by_name(unit: Unit, name: str) -> Policy | None:
     row = unit.ask_row(f"SELECT {_POLICY} FROM {_POLICIES} WHERE policy.name = ?", name)
     return None if row is None else _policy(row)
 

@@ -89,7 +89,7 @@ def upgrade(url: URL) -> tuple[str | None, str]:
     try:
         if url.drivername == "sqlite":
             _switch_to_wal(engine, where=where)
-        with _locked(engine, where=where) as connection:
+        with _under_lock(engine, where=where) as connection:
             before = revision(connection, where=where)
             if before is None and connection.dialect.name == "postgresql":
                 _check_database(connection, where=where)
@@ -132,7 +132,7 @@ def _refuse_foreign(tables: Sequence[str], *, where: str, other: str) -> None:
 
 
 @contextmanager
-def _locked(engine: sa.Engine, *, where: str) -> Iterator[sa.Connection]:
+def _under_lock(engine: sa.Engine, *, where: str) -> Iterator[sa.Connection]:
     with engines.transaction(engine, write=True, where=where) as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})

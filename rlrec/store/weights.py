@@ -18,7 +18,7 @@ class ArmWeights(NamedTuple):
     weights: bytes
 
 
-def of(unit: Unit, version_id: int) -> list[ArmWeights]:
+def by_arm(unit: Unit, version_id: int) -> list[ArmWeights]:
     """The weights of a version, by arm id."""
     chosen = "SELECT arm_id, weights FROM arm_weights WHERE version_id = ? ORDER BY arm_id"
     return unit.records(ArmWeights, chosen, version_id)

@@ -43,7 +43,7 @@ def defined(unit: Unit, made: Version) -> dict[BeliefKey, Any]:
     mine, ordinal = designs.policy_of(made), policies.ordinal(unit, made.policy.id)
     memory: Any = mine.forgetting
     ids = [int(key) for batch in _ranges(unit, made) for key in np.unique(batch.slots["decision_id"])]
-    happened, total = events.of(unit, ids), dict[BeliefKey, Any]()
+    happened, total = events.by_decision(unit, ids), dict[BeliefKey, Any]()
     for decision in decisions.find(unit, ids).values():
         told, then = by_position(happened.get(decision.id, ())), decision.ordinal or 0
         context = json.loads(contents.context_bodies(unit, [decision.context_id])[decision.context_id])

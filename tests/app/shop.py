@@ -83,7 +83,7 @@ def version(unit: Unit, name: str, number: int | None = None) -> Version:
 def sums(store: Store, name: str, number: int | None = None) -> dict[int, Sums]:
     """The belief that is served, without arms that count nothing."""
     with store.read() as unit:
-        rows = beliefs.current(unit, version(unit, name, number).id)
+        rows = beliefs.sums(unit, version(unit, name, number).id)
     return {row[0]: row[1:] for row in rows if any(row[1:])}
 
 

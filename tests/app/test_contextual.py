@@ -66,7 +66,7 @@ def scores(unit: Unit, name: str, batch: reader.Batch) -> Any:
 
 
 def log_of(unit: Unit, name: str) -> reader.Batch:
-    owner = policies.named(unit, name)
+    owner = policies.by_name(unit, name)
     (batch,) = reader.batches(unit, reader.Selection(policy_ids=[owner.id]), columns=tuple(reader.COLUMNS))
     return batch
 

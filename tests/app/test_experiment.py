@@ -67,7 +67,7 @@ def split(store: Store, *variants: Any, by: str = "session", name: str = "ab") -
 def pulls(store: Store, name: str) -> Any:
     with store.read() as unit:
         version, _ = policies.live(unit, [name])[name]
-        return sum(row[1] for row in beliefs.current(unit, version.id))
+        return sum(row[1] for row in beliefs.sums(unit, version.id))
 
 
 # -- beliefs --
@@ -92,12 +92,12 @@ def test_events_of_decisions_before_the_fork_teach_the_policy(at: Clocked) -> No
     before = ask(at(0), "s", policy="ts")["decision_id"]
     split(at(40))
     with at(41).read() as unit:
-        fork = beliefs.current(unit, policies.live(unit, ["ts@ab/a"])["ts@ab/a"][0].id)
+        fork = beliefs.sums(unit, policies.live(unit, ["ts@ab/a"])["ts@ab/a"][0].id)
     click(at(41), before)
     with at(42).read() as unit:
         live = {name: version for name, (version, _) in policies.live(unit, ["ts", "ts@ab/a"]).items()}
-        assert beliefs.current(unit, live["ts@ab/a"].id) == fork
-        assert sum(row[2] for row in beliefs.current(unit, live["ts"].id)) == 1
+        assert beliefs.sums(unit, live["ts@ab/a"].id) == fork
+        assert sum(row[2] for row in beliefs.sums(unit, live["ts"].id)) == 1
 
 
 def test_variant_is_a_policy_with_the_number_of_its_version(at: Clocked) -> None:
@@ -214,7 +214,7 @@ def test_a_holdout_has_its_share_of_all_units_and_the_others_their_weights(at: C
     variants = VariantSpec(label="a", policy="ts"), VariantSpec(label="b", policy="u", weight=3.0)
     experiment.create(at(0), Request(name="ab", variants=variants, holdout=share))
     with at(0).read() as unit:
-        made = experiments.named(unit, ["ab"])["ab"]
+        made = experiments.by_name(unit, ["ab"])["ab"]
     counts = Counter(assignment.hashed(made, f"u{n}").label for n in range(100_000))
     for label, expected in {"a": (1 - share) / 4, "b": (1 - share) * 3 / 4, "holdout": share}.items():
         assert abs(counts[label] - 1e5 * expected) < 4.5 * np.sqrt(1e5 * expected * (1 - expected))
@@ -228,7 +228,7 @@ def test_a_holdout_is_uniform_whatever_policy_has_that_name(at: Clocked) -> None
     answers = ask_all(at(1), *map(str, range(40)), experiment="ab")
     assert {one["variant"] for one in answers} == {"a", "holdout"}
     with at(1).read() as unit:
-        assert policies.named(unit, "uniform@ab/holdout").kind == "uniform"
+        assert policies.by_name(unit, "uniform@ab/holdout").kind == "uniform"
 
 
 def test_a_holdout_cannot_be_given_another_version(at: Clocked) -> None:

@@ -314,7 +314,7 @@ def busy_loop(store: Store, chance: random.Random) -> list[tuple[str, int, list[
             tell(clock(store, now), answer, chance.randint(1, len(answer["slate"])), click=value)
         with store.read() as unit:
             for name, (belief, head) in policies.live(unit, names).items():
-                seen.append((name, head.seq, beliefs.current(unit, belief.id)))
+                seen.append((name, head.seq, beliefs.sums(unit, belief.id)))
     return seen
 
 
@@ -334,7 +334,7 @@ def test_the_belief_of_any_moment_comes_back_bit_for_bit(store: Store) -> None:
     with store.read() as unit:
         live = policies.live(unit, ["home", "ucb", "greedy"])
         for name, seq, rows in seen:
-            assert beliefs.as_of(unit, live[name][0].id, seq) == rows
+            assert beliefs.sums_at(unit, live[name][0].id, seq) == rows
 
 
 @pytest.mark.slow
@@ -368,7 +368,7 @@ def test_changes_are_numbered_by_the_transaction_that_made_them(store: Store) ->
     tell(store, first, 1, click=1)
     with store.read() as unit:
         found = decisions.find(unit, [first["decision_id"], second["decision_id"]])
-        happened: list[Event] = events.of(unit, [first["decision_id"]])[first["decision_id"]]
+        happened: list[Event] = events.by_decision(unit, [first["decision_id"]])[first["decision_id"]]
         asked = "SELECT seq FROM belief_delta WHERE version_id = ? ORDER BY seq, arm_id"
         deltas = unit.ask(asked, version(unit, "home").id)
     assert [(one.belief_seq, one.seq) for one in found.values()] == [(0, 1), (1, 2)]

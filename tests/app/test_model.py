@@ -366,7 +366,7 @@ class Commands(RuleBasedStateMachine):
                     assert gap(slot_statistics.stored_sums(unit, found[0], ordinal=now), defined(unit, found[0])) < 1e-9
                     continue
                 for version, wanted in zip(found, right, strict=True):
-                    held = {shown[row[0]]: row[1:] for row in beliefs.current(unit, version.id)}
+                    held = {shown[row[0]]: row[1:] for row in beliefs.sums(unit, version.id)}
                     assert apart(held, wanted) < 1e-9
 
     @invariant()

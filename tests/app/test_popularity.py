@@ -42,7 +42,7 @@ def earned(db: str) -> Any:
     make(db, "taught", "epsilon-greedy", from_log="policy=u")
     with closing(Store(db)) as store, store.read() as unit:
         version, _ = policies.live(unit, ["taught"])["taught"]
-        return {f"a{row[0] - 1}": row[1:3] for row in beliefs.current(unit, version.id)}
+        return {f"a{row[0] - 1}": row[1:3] for row in beliefs.sums(unit, version.id)}
 
 
 def test_an_arm_starts_from_its_mean_shrunk_to_that_of_all(log: Any) -> None:

@@ -80,7 +80,7 @@ def test_a_click_comes_when_its_time_has_come_and_the_last_ones_are_waited_for(s
     given = {"rates": "1,1", "delay": "3", "shape": "fixed"}
     found = served(shop, environment="delayed", parameters=given, sessions=5)
     with shop.read() as unit:
-        happened = [one for group in events.of(unit, [*range(1, 6)]).values() for one in group]
+        happened = [one for group in events.by_decision(unit, [*range(1, 6)]).values() for one in group]
     assert [(one.at - START) // SECOND for one in happened] == [3, 4, 5, 6, 7]
     assert [(one.received_at - START) // SECOND for one in happened] == [3, 4, 5, 6, 7]
     assert (found["reward"], found["ended_at"]) == (5, "2026-01-01T00:00:07.000000Z")

@@ -66,7 +66,7 @@ def show(db: str, minute: float, policy: str, arm: str, *, session: str = "s", c
 def sums(store: Store, reference: str) -> dict[int, tuple[float, ...]]:
     with store.read() as unit:
         version, _ = lookup.version(unit, reference)
-        return {row[0]: tuple(row[1:]) for row in beliefs.current(unit, version.id) if any(row[1:])}
+        return {row[0]: tuple(row[1:]) for row in beliefs.sums(unit, version.id) if any(row[1:])}
 
 
 @pytest.mark.parametrize("policy", ["home", "slow", "strict"])

@@ -32,14 +32,14 @@ def test_a_lease_is_one_holders_until_it_expires(store: Store, policy_id: int) -
     assert take(store, policy_id, "two", now=20, until=30) == (policy_id, "host one", "one", 10, 20)
     assert take(store, policy_id, "two", now=21, until=30) is None
     with store.read() as unit:
-        assert leases.held(unit, policy_id) == (policy_id, "host two", "two", 21, 30)
+        assert leases.current(unit, policy_id) == (policy_id, "host two", "two", 21, 30)
 
 
 def test_a_holder_takes_its_own_lease_again(store: Store, policy_id: int) -> None:
     take(store, policy_id, "one", now=10, until=20)
     assert take(store, policy_id, "one", now=15, until=40) is None
     with store.read() as unit:
-        assert leases.held(unit, policy_id) == (policy_id, "host one", "one", 10, 40)
+        assert leases.current(unit, policy_id) == (policy_id, "host one", "one", 10, 40)
 
 
 def test_only_the_holder_renews_and_releases(store: Store, policy_id: int) -> None:
@@ -49,7 +49,7 @@ def test_only_the_holder_renews_and_releases(store: Store, policy_id: int) -> No
     assert store.write(lambda unit: leases.renew(unit, policy_id, token="one", until=90))
     assert store.write(lambda unit: leases.release(unit, policy_id, token="one"))
     with store.read() as unit:
-        assert leases.held(unit, policy_id) is None
+        assert leases.current(unit, policy_id) is None
 
 
 def takes(store: Store, one: tuple[int, int]) -> int:
@@ -61,7 +61,7 @@ def test_of_many_that_ask_at_once_one_has_it(store: Store, db: str, policy_id: i
     won = together(takes, db, [(number, policy_id) for number in range(3)])
     assert 1 <= sum(won) <= 3 * TURNS
     with store.read() as unit:
-        assert leases.held(unit, policy_id) is not None
+        assert leases.current(unit, policy_id) is not None
     rivals = together(first, db, [(number, policy_id) for number in range(4)])
     assert sum(rivals) == 1
 
@@ -93,5 +93,5 @@ def test_weights_and_a_report_stay_with_their_version(store: Store) -> None:
 
     made = store.write(work)
     with store.read() as unit:
-        assert weights.of(unit, made) == [(1, b"a\0"), (2, b"b\0")]
+        assert weights.by_arm(unit, made) == [(1, b"a\0"), (2, b"b\0")]
         assert policies.report(unit, made) == {"curve": [1, 2]}

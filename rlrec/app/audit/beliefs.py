@@ -113,7 +113,7 @@ def _moved(chunk: Columns) -> dict[int, Sums]:
 
 def _served(unit: Unit, version: Version, history: History, told: _Told) -> None:
     """What is served is what the newest delta says."""
-    rows = beliefs.held(unit, version.id)
+    rows = beliefs.rows(unit, version.id)
     served: dict[BeliefKey, tuple[Any, ...]] = {(row.bucket, row.arm_id): row[2:] for row in rows}
     for place in sorted(served.keys() | history.last.keys()):
         now, last = served.get(place), history.last.get(place)

@@ -32,7 +32,7 @@ OWNERS = {"decision": "id", "slot": "decision_id", "event": "decision_id"}
 
 
 def check(unit: Unit, *, findings: Findings) -> None:
-    for lost in audit.dangling(unit):
+    for lost in audit.dangling_rows(unit):
         for row in lost.rows:
             detail = f"{' and '.join(lost.columns)} of its {lost.table} row refers to no {lost.parent}"
             findings.error(CHECK, _subject(lost.table, dict(zip(lost.key, row, strict=True))), detail)

@@ -230,6 +230,6 @@ class _State(dict[BeliefKey, tuple[Any, ...]]):
         self.update(zip(zip(bucket, arm, strict=True), zip(*columns, strict=True), strict=True))
 
     def rows(self, *, plain: bool) -> BeliefRows:
-        """Those of `beliefs.as_of`, or where a belief is not plain of `beliefs.held_at`."""
+        """Those of `beliefs.sums_at`, or where a belief is not plain of `beliefs.rows_at`."""
         rows = [BeliefRow(*key, *row) for key, row in sorted(self.items(), key=itemgetter(0))]
         return [ArmSums(*row[1:2], *row[3:6]) for row in rows] if plain else rows

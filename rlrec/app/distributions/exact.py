@@ -65,7 +65,7 @@ class EligibleDistribution:
 class VersionDistribution:
     """One version at one moment: its policy, its sums per arm, and a cache of the distributions asked for.
 
-    ordinal: how many decisions its policy had made. sums: rows of `beliefs.current`, or of `beliefs.held` where it
+    ordinal: how many decisions its policy had made. sums: rows of `beliefs.sums`, or of `beliefs.rows` where it
     forgets or learns from contexts. described: what is known of the arms by their features; trained: of a trained
     kind, the parameters."""
 
@@ -249,7 +249,7 @@ def _read(unit: Unit, made: VersionDistribution, seq: int | None, ordinal: int |
     """Read the belief of a version into it."""
     version = made.version
     if has_plain_sums(made.policy):
-        made._know(beliefs.current(unit, version.id) if seq is None else beliefs.as_of(unit, version.id, seq))
+        made._know(beliefs.sums(unit, version.id) if seq is None else beliefs.sums_at(unit, version.id, seq))
         return
     if version.status == "frozen":  # it is served as it stands
         ordinal = version.ordinal
@@ -258,9 +258,9 @@ def _read(unit: Unit, made: VersionDistribution, seq: int | None, ordinal: int |
     made.ordinal = ordinal
     oldest = made.policy.forgetting.oldest(ordinal)
     if seq is None:
-        made._know(beliefs.held(unit, version.id, oldest=oldest))
+        made._know(beliefs.rows(unit, version.id, oldest=oldest))
     else:
-        made._know(beliefs.held_at(unit, version.id, seq, oldest=oldest))
+        made._know(beliefs.rows_at(unit, version.id, seq, oldest=oldest))
 
 
 def renewed(unit: Unit, version: Version, before: VersionDistribution, *, described_anew: bool) -> VersionDistribution:
@@ -288,7 +288,7 @@ _NEGLIGIBLE = 1e-9  # pulls: what is left of less is rounding
 
 
 def _brought(rows: Sequence[BeliefRow], forgetting: Forgetting, ordinal: int) -> tuple[Ids, Array]:
-    """Rows of `beliefs.held` brought forward to the policy's ordinal, and their buckets added up: arms, sums."""
+    """Rows of `beliefs.rows` brought forward to the policy's ordinal, and their buckets added up: arms, sums."""
     oldest = forgetting.oldest(ordinal)
     rows = [row for row in rows if row.bucket >= oldest]
     if not rows:

@@ -37,7 +37,7 @@ class Trained:
         made = cast(Gradient, designs.policy_of(version))
         self.unit, self.version = unit, version
         self.policy = made.greedy() if greedy else made
-        found = weights.of(unit, version.id)
+        found = weights.by_arm(unit, version.id)
         self.arms: Ids = np.array([row[0] for row in found], np.int64)
         packed = np.frombuffer(b"".join(row[1] for row in found), "<f8")
         both: Mapping[str, Any] = version.parameters.get("shared", {})

@@ -44,7 +44,7 @@ class ImpressionUnit:
         return cls(
             evaluation=evaluation,
             fold=ImpressionFold(estimators=estimators, spanning=evaluation.spanning),
-            fit=reward_models.fit(arms, positions=reader.longest(unit, evaluation.selection)),
+            fit=reward_models.fit(arms, positions=reader.longest_page(unit, evaluation.selection)),
             model=table,
         )
 

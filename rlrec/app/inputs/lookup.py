@@ -58,7 +58,7 @@ def reward(unit: Unit, name: str) -> Reward:
 
 def experiment(unit: Unit, name: str) -> Experiment:
     """The experiment of this name. Raises InputError where there is none."""
-    named = experiments.named(unit, [name])
+    named = experiments.by_name(unit, [name])
     if name not in named:
         near = suggest(name, [experiment.name for experiment in experiments.every(unit)])
         raise InputError(f"unknown experiment {name!r}", hint=near or "`rlrec experiment list` shows them")

@@ -64,7 +64,7 @@ def copy(
         learned_from=learned_from,
     )
     beliefs.add_prior(unit, made, beliefs.prior(unit, source.id))
-    weights.add(unit, made, weights.of(unit, source.id))
+    weights.add(unit, made, weights.by_arm(unit, source.id))
     if sums:
         beliefs.add(unit, made, seq=seq, changes=sums, ordinal=ordinal)
     return made

@@ -292,7 +292,7 @@ class Ledger:
         if not ids:
             return 0
         since = [number for number in ids if number >= version.since]
-        entering, stored = decisions.find(self.unit, since), events.of(self.unit, since)
+        entering, stored = decisions.find(self.unit, since), events.by_decision(self.unit, since)
         fields = self.fields(version.policy.id)
         for decision in entering.values():
             by_slot = by_position(stored.get(decision.id, ()))

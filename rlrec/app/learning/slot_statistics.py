@@ -105,7 +105,7 @@ def stored_sums(unit: Unit, version: Version, *, ordinal: int) -> Totals:
     """The sums of a belief that still count at the policy's `ordinal`, brought forward to it."""
     forgetting = Forgetting.of(version.policy.params)
     sums: Totals = {}
-    for row in beliefs.held(unit, version.id, oldest=forgetting.oldest(ordinal)):
+    for row in beliefs.rows(unit, version.id, oldest=forgetting.oldest(ordinal)):
         counts = np.array([row.pulls, row.reward_sum, row.reward_squares])
         numbers = counts if row.extra is None else np.concatenate([counts, np.frombuffer(row.extra, "<f8")])
         sums[row.bucket, row.arm_id] = numbers * forgetting.discount ** (ordinal - row.ordinal)

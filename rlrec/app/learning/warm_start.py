@@ -197,5 +197,5 @@ def _expands(version: Version) -> bool:
 
 
 def _rows(sums: Totals) -> list[BeliefRow]:
-    """Sums as `beliefs.held` gives them."""
+    """Sums as `beliefs.rows` gives them."""
     return [BeliefRow._make((*key, 0, *row[:3].tolist(), row[3:].tobytes())) for key, row in sorted(sums.items())]

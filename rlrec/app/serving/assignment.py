@@ -31,7 +31,7 @@ class Assigner:
         self.unit = unit
         to_assign = [request for request in requests if request.experiment is not None]
         names = {request.experiment for request in to_assign if request.experiment is not None}
-        self.experiments = experiments.named(unit, names) if names else {}
+        self.experiments = experiments.by_name(unit, names) if names else {}
         self._users: dict[str, str] = {}  # by session, of earlier requests of the group
         self._sessions = sessions.find(unit, {request.session for request in to_assign}) if to_assign else {}
         self._variants: dict[str, dict[str, int]] = {
@@ -45,7 +45,7 @@ class Assigner:
             ids = {session.key: session.id for session in self._sessions.values()}
         else:
             ids = sessions.user_ids(self.unit, {user for user in map(self._user, requests) if user is not None})
-        assigned = experiments.assigned(self.unit, experiment, list(ids.values()))
+        assigned = experiments.assignments(self.unit, experiment, list(ids.values()))
         return {key: assigned[unit_id] for key, unit_id in ids.items() if unit_id in assigned}
 
     def _user(self, request: Request) -> str | None:
@@ -100,7 +100,7 @@ def stopped(unit: Unit, planned: Mapping[int, PlannedRequest]) -> dict[int, Inpu
     names = {shared.experiment.name for shared in distributions if shared.experiment is not None}
     if not names:
         return {}
-    now = experiments.named(unit, names, lock=True)
+    now = experiments.by_name(unit, names, lock=True)
     errors: dict[int, InputError] = {}
     for index, plan in planned.items():
         try:

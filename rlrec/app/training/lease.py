@@ -47,7 +47,7 @@ class TrainingLease:
         self.store.write(lambda unit: leases.release(unit, self.policy.id, token=self.token))
 
     def _take(self, unit: Unit, holder: str) -> Lease | None:
-        before = leases.held(unit, self.policy.id)
+        before = leases.current(unit, self.policy.id)
         if before is not None and _dead(before.token):
             leases.release(unit, self.policy.id, token=before.token)
         now = unit.clock()
