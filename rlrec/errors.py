@@ -55,9 +55,9 @@ class Conflict(InputError):
     code = 6
 
 
-def suggest(word: str, known: list[str], *, cutoff: float = 0.6) -> str | None:
-    """A hint naming the nearest of `known`, or None."""
+def suggest(word: str, names: list[str], *, cutoff: float = 0.6) -> str | None:
+    """A hint with the names nearest to a word, or None."""
     from difflib import get_close_matches
 
-    near = get_close_matches(word, known, n=3, cutoff=cutoff)
+    near = get_close_matches(word, names, n=3, cutoff=cutoff)
     return f"did you mean {' or '.join(near)}?" if near else None

@@ -35,7 +35,7 @@ def parse(text: str) -> int:
     match = re.fullmatch(_FORM, text, re.ASCII)
     if match is None:
         raise InputError(f"{shown} is not a time", hint="write 2026-01-31T12:00:00Z, or a date")
-    year, month, day, hour, minute, second = (int(part or 0) for part in match.group(1, 2, 3, 4, 5, 6))
+    year, month, day, hour, minute, second = (int(digits or 0) for digits in match.group(1, 2, 3, 4, 5, 6))
     fraction, sign, offset_h, offset_m = match.group(7, 9, 10, 11)
     leap = second == 60
     try:

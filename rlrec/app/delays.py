@@ -26,15 +26,18 @@ WINDOWS_US = (
 DECISIONS, EVENTS, BEFORE, WITHIN = range(4)  # columns of the sums over the decisions old enough for a window
 
 
-class Result(TypedDict):
-    """One window; `own` marks that of the definition."""
+class _Own(TypedDict):
+    own: bool
+
+
+class Result(_Own):
+    """One window; `own` marks the window of the definition."""
 
     window_s: float
     share: float | None
     events: int
     decisions: int
     reward_per_decision: float
-    own: bool
 
 
 def delays(store: Store, name: str = "default", *, log: str | None = None) -> list[Result]:
@@ -105,11 +108,11 @@ def _rows(total: Array, windows: Sequence[int], *, definition_us: int) -> Iterat
             share = share * before / within if within else None
         shares.append(share)
     for row, window, share in zip(total.tolist(), windows[: len(total)], reversed(shares), strict=True):
-        yield Result(
-            window_s=window / 1e6,
-            share=share,
-            events=int(row[EVENTS]),
-            decisions=int(row[DECISIONS]),
-            reward_per_decision=row[WITHIN] / row[DECISIONS],
-            own=window == definition_us,
-        )
+        yield {
+            "window_s": window / 1e6,
+            "share": share,
+            "events": int(row[EVENTS]),
+            "decisions": int(row[DECISIONS]),
+            "reward_per_decision": row[WITHIN] / row[DECISIONS],
+            "own": window == definition_us,
+        }

@@ -25,7 +25,7 @@ SEED = 7
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class DemoStep:
     """A command and its purpose; `quiet` steps repeat others, and are not shown."""
 
     why: str
@@ -67,25 +67,25 @@ def copy_samples(folder: Path) -> list[SampleFile]:
     return [{"file": str(target), "bytes": source.stat().st_size} for source, target in pairs]
 
 
-def before() -> list[Step]:
+def before() -> list[DemoStep]:
     """Steps before anything goes live: estimates from the log of another system."""
     data = shlex.quote(str(samples()))
     return [
-        Step(why="Make a store: one SQLite file in this folder.", command="rlrec init"),
-        Step(
+        DemoStep(why="Make a store: one SQLite file in this folder.", command="rlrec init"),
+        DemoStep(
             why="Import a real log: 10,000 impressions of a fashion shop's front page (Open Bandit Dataset,\n"
             "Saito et al. 2020), chosen uniformly among 80 items. 38 of them were clicked.",
             command=f"rlrec import-log {data}/random_all.csv.gz --layout obd --policy random",
         ),
-        Step(
+        DemoStep(
             why="A Thompson policy that starts from the belief that the shop published.",
             command=f"rlrec policy create published --kind thompson --prior {data}/bts_all_prior.csv",
         ),
-        Step(
+        DemoStep(
             why="A greedy policy that learns from the log itself: always the items clicked most often so far.",
             command="rlrec policy create greedy --kind epsilon-greedy --param epsilon=0 --from-log policy=random",
         ),
-        Step(
+        DemoStep(
             why="What would each have earned on that page? The log can answer, since it holds the probability of\n"
             "every choice. Read the verdicts before the values. `uniform` is the policy that logged: a plain\n"
             "average, which can be trusted. `published` is weak: it prefers few items, one click carries much of\n"
@@ -96,14 +96,14 @@ def before() -> list[Step]:
     ]
 
 
-def live() -> list[Step]:
+def live() -> list[DemoStep]:
     """Twelve simulated hours of traffic, with the clock given by --now."""
     first = [
-        Step(
+        DemoStep(
             why="Now live. The audience is simulated: it clicks each item at the rate that the item had in the log.",
             command="rlrec policy show greedy --format csv > rates.csv",
         ),
-        Step(
+        DemoStep(
             why="A new Thompson policy without any data. 5 % of every position stays uniform, so that its log can\n"
             "judge other policies.",
             command="rlrec policy create live --kind thompson --param floor=0.05",
@@ -112,20 +112,20 @@ def live() -> list[Step]:
     return first + [step for hour in range(HOURS) for step in _hour(hour)]
 
 
-def _hour(hour: int) -> list[Step]:
+def _hour(hour: int) -> list[DemoStep]:
     quiet, clock = hour > 0, f"rlrec --now 2026-01-01T{hour:02}"
     return [
-        Step(
+        DemoStep(
             why=f"An hour of traffic: {VISITORS:,} visitors get three items each, with exact propensities in the log.",
             command=f"{clock}:00:00Z recommend --input visitors-{hour:02}.ndjson --seed {SEED} > slates.ndjson",
             quiet=quiet,
         ),
-        Step(
+        DemoStep(
             why="The audience looks at the slates, and clicks.",
             command=f"rlrec demo --audience rates.csv --seed {hour} < slates.ndjson > clicks.ndjson",
             quiet=quiet,
         ),
-        Step(
+        DemoStep(
             why=f"The clicks come back, and the belief has learned. The same again for {HOURS - 1} more hours.",
             command=f"{clock}:10:00Z feedback --input clicks.ndjson",
             quiet=quiet,
@@ -133,29 +133,29 @@ def _hour(hour: int) -> list[Step]:
     ]
 
 
-def after(uniform: float) -> list[Step]:
+def after(uniform: float) -> list[DemoStep]:
     """Steps that show what was learned. uniform: clicks per impression of the uniform policy, from the audience's
     rates."""
     return [
-        Step(
+        DemoStep(
             why="The belief of `live` now: it has found the items that this audience likes, and serves them most.\n"
             "(These are the twelve it serves most; `rlrec policy show live` has all.)",
             command="rlrec policy show live --format csv > live.csv\n"
             "head -n 1 live.csv; tail -n +2 live.csv | sort -t, -k10 -g -r | head -n 12",
         ),
-        Step(
+        DemoStep(
             why=f"Its own log judges others. The truth for `uniform` is {uniform:.5f} clicks an impression: is it\n"
             "inside the interval? `live` earned more than that while it was still learning (in-sample: its own log).",
             command="rlrec --now 2026-01-02 evaluate uniform live --log policy=live --estimator snips",
         ),
-        Step(
+        DemoStep(
             why="Is all of it right? Beliefs are rebuilt from the log, and stored propensities are computed again.",
             command="rlrec --now 2026-01-02 doctor --sample 500",
         ),
     ]
 
 
-def run(folder: Path, *, announce: Callable[[Step], None], report: Callable[[str], None]) -> Iterator[Result]:
+def run(folder: Path, *, announce: Callable[[DemoStep], None], report: Callable[[str], None]) -> Iterator[Result]:
     """Run every step in a folder through the shell: `announce` gets each step before it runs, `report` its output."""
     for step in before():
         yield _run_step(folder, step, announce, report)
@@ -167,7 +167,9 @@ def run(folder: Path, *, announce: Callable[[Step], None], report: Callable[[str
         yield _run_step(folder, step, announce, report)
 
 
-def _run_step(folder: Path, step: Step, announce: Callable[[Step], None], report: Callable[[str], None]) -> Result:
+def _run_step(
+    folder: Path, step: DemoStep, announce: Callable[[DemoStep], None], report: Callable[[str], None]
+) -> Result:
     if not step.quiet:
         announce(step)
     # `rlrec` is this very program, whatever is on the PATH, and sees no RLREC_ variable of the caller.

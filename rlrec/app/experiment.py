@@ -51,7 +51,7 @@ class Request:
 
 
 class VariantRow(TypedDict):
-    """What a variant serves, and its share of the units."""
+    """The version that a variant serves, and its share of the units."""
 
     variant: str
     policy: str
@@ -84,7 +84,7 @@ class StoppedExperiment(ExperimentSummary):
 
 
 class Comparison(TypedDict):
-    """What `experiment show` has: earnings of the variants, differences from the first, and the checks of the split."""
+    """Answer of `experiment show`: earnings of the variants, differences from the first, and checks of the split."""
 
     experiment: str
     status: str
@@ -284,7 +284,7 @@ def _shares(experiment: Experiment) -> dict[int, float]:
 
 
 def show(store: Store, name: str, *, reward: str | None = None, level: float = 0.95) -> Comparison:
-    """What the variants earned on mature decisions, how they differ, and whether the split is as defined."""
+    """Earnings of the variants on mature decisions, their differences, and whether the split is as defined."""
     from rlrec.ope import comparison
     from rlrec.store import bulk
 

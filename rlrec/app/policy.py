@@ -72,7 +72,7 @@ class PolicyVersion(TypedDict):
 
 
 class PolicyBelief(VersionSummary):
-    """What `policy show` has: the belief per arm, how the version came about, and the versions of its policy."""
+    """Answer of `policy show`: the belief per arm, how the version came about, and the versions of its policy."""
 
     arms: list[dict[str, Any]]
     features: NotRequired[dict[str, Any]]

@@ -21,7 +21,7 @@ WINDOW_US = 30 * 60 * 1_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What `reward define` is asked for; `weights` as typed, 'click=1, log1p(dwell_s)=0.3'."""
+    """Options of `reward define`; `weights` as typed, 'click=1, log1p(dwell_s)=0.3'."""
 
     name: str
     weights: str

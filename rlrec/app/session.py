@@ -20,7 +20,7 @@ from rlrec.times import written
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What `session show` is asked for. visit: None for the newest; reward: None for each decision's own."""
+    """Options of `session show`. visit: None for the newest; reward: None for each decision's own."""
 
     key: str
     visit: int | None = None

@@ -95,8 +95,8 @@ class Program(Group):
                 with self.make_context("rlrec", [*args], obj=settings, **extra) as ctx:
                     self.invoke(ctx)
                 code = 0
-            except click.exceptions.Exit as asked:
-                code = asked.exit_code
+            except click.exceptions.Exit as end:
+                code = end.exit_code
             output.flush()
         except (Exception, KeyboardInterrupt) as error:
             from rlrec.cli.failures import report_failure

@@ -7,7 +7,7 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +17,9 @@ from rlrec.cli.strict import not_utf8
 from rlrec.cli.values import KEY, OBJECT, parse_key
 from rlrec.cli.view import View
 from rlrec.errors import InputError
+
+if TYPE_CHECKING:
+    from rlrec.app.opening import Store
 
 NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 
@@ -31,7 +34,7 @@ def arm() -> None:
 @click.option("--features", type=OBJECT, default="{}", metavar="JSON|@FILE", help="What is known of the arm.")
 @printed
 @stored
-def add(store: Any, show: Show, key: str, features: dict[str, Any]) -> None:
+def add(store: Store, show: Show, key: str, features: dict[str, Any]) -> None:
     """Add an arm, or give a known one other features.
 
     \b
@@ -47,7 +50,7 @@ def add(store: Any, show: Show, key: str, features: dict[str, Any]) -> None:
 @lines_argument
 @printed
 @stored
-def import_(store: Any, show: Show, lines: Lines) -> None:
+def import_(store: Store, show: Show, lines: Lines) -> None:
     """Add many arms from a file, or change their features.
 
     FILE holds one JSON object a line, {"arm": "a1", "features": {...}}, or is a CSV whose first column is `arm` and
@@ -150,7 +153,7 @@ def _value(cell: str) -> str | float:
 @arm.command("list")
 @printed
 @stored
-def list_(store: Any, show: Show) -> None:
+def list_(store: Store, show: Show) -> None:
     """List all arms, retired ones too.
 
     \b
@@ -169,7 +172,7 @@ def list_(store: Any, show: Show) -> None:
 @click.argument("keys", type=KEY, nargs=-1, required=True)
 @printed
 @stored
-def retire(store: Any, show: Show, keys: Sequence[str]) -> None:
+def retire(store: Store, show: Show, keys: Sequence[str]) -> None:
     """Make arms eligible no more; their log stays.
 
     \b
@@ -185,7 +188,7 @@ def retire(store: Any, show: Show, keys: Sequence[str]) -> None:
 @click.argument("keys", type=KEY, nargs=-1, required=True)
 @printed
 @stored
-def restore(store: Any, show: Show, keys: Sequence[str]) -> None:
+def restore(store: Store, show: Show, keys: Sequence[str]) -> None:
     """Make retired arms eligible again.
 
     \b

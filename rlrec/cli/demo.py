@@ -15,7 +15,7 @@ from rlrec.cli.shared import printed
 from rlrec.cli.values import Integer
 
 if TYPE_CHECKING:
-    from rlrec.app.demo import Step
+    from rlrec.app.demo import DemoStep
 
 
 @click.command()
@@ -63,7 +63,7 @@ def _folder(keep: str | None) -> AbstractContextManager[str]:
     return nullcontext(keep)
 
 
-def _announce(step: Step) -> None:
+def _announce(step: DemoStep) -> None:
     click.echo(f"\n# {step.why.replace(chr(10), chr(10) + '# ')}")
     click.echo(f"$ {step.command}")
 

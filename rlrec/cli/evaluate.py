@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from rlrec.cli.output import Show
 from rlrec.cli.shared import printed, stored
 from rlrec.cli.values import NUMBER, Integer
-from rlrec.cli.view import View
+from rlrec.cli.view import View, cells
+
+if TYPE_CHECKING:
+    from rlrec.app.opening import Store
 
 MODEL = click.Path(exists=True, dir_okay=False)
 SHOWN = {
@@ -44,12 +47,12 @@ class _Command(click.Command):
 @click.option("--level", type=NUMBER, default=0.95, show_default=True, help="Confidence of the interval.")
 @click.option(
     "--cluster", metavar="user|session|row",
-    help="What was randomised as one [default: the user where one is known, else the session].",
+    help="The unit that was randomised [default: the user where one is known, else the session].",
 )  # fmt: skip
 @click.option(
     "--log", metavar="FILTER",
-    help="Part of the log, e.g. policy=home,since=2026-01-01; keys: policy, version, experiment, variant, since, until "
-    "and split (train, tune or gate) [default: all].",
+    help="Filter of the log, e.g. policy=home,since=2026-01-01; keys: policy, version, experiment, variant, since, "
+    "until and split (train, tune or gate) [default: all].",
 )  # fmt: skip
 @click.option("--reward", metavar="NAME", help="Reward definition [default: the target's own].")
 @click.option(
@@ -69,7 +72,7 @@ class _Command(click.Command):
 @click.option("--seed", type=Integer(0), default=0, show_default=True, help="Seed of the bootstrap.")
 @printed
 @stored
-def evaluate(store: Any, show: Show, **request: Any) -> None:
+def evaluate(store: Store, show: Show, **request: Any) -> None:
     """Estimate from the log what policies would have earned.
 
     A target is a policy (as it stands now), NAME@V, a variant POLICY@EXPERIMENT/VARIANT, or the built-in `uniform`. All
@@ -84,7 +87,7 @@ def evaluate(store: Any, show: Show, **request: Any) -> None:
                     mature, whole and uncensored: weights are multiplied along
                     it, so what is shown now may change what comes later.
 
-    A target that reads the session (of kind gradient) is asked in the state that was recorded with each decision.
+    A target that reads the session (of kind gradient) is evaluated in the state recorded with each decision.
 
     \b
     Verdicts:
@@ -138,10 +141,7 @@ def _headers(request: dict[str, Any]) -> list[str]:
     return [f"by {request['by']}" if key == "group" else SHOWN[key] for key in _keys(request)]
 
 
-def _rows(found: Iterable[dict[str, Any]], request: dict[str, Any]) -> list[list[Any]]:
-    return [[_whole(one[key]) if key == "ess" else one[key] for key in _keys(request)] for one in found]
-
-
-def _whole(value: float | None) -> int | None:
-    """A sample size as a person compares it; json and csv have every digit."""
-    return None if value is None else round(value)
+def _rows(rows: Iterable[Mapping[str, Any]], request: dict[str, Any]) -> list[list[Any]]:
+    """The cells of the table; a sample size is rounded there, json and csv have every digit."""
+    rounded = ({**row, "ess": None if row["ess"] is None else round(row["ess"])} for row in rows)
+    return [cells(row, _keys(request)) for row in rounded]

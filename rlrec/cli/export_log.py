@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager as ContextManager
 from contextlib import contextmanager, nullcontext, suppress
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import click
 
@@ -16,6 +16,9 @@ from rlrec.cli.output import Show
 from rlrec.cli.shared import check_target, notice, printed, stored
 from rlrec.cli.values import Registered
 from rlrec.errors import RlrecError
+
+if TYPE_CHECKING:
+    from rlrec.app.opening import Store
 
 
 @click.command("export-log")
@@ -30,7 +33,7 @@ from rlrec.errors import RlrecError
 @click.option("--log", metavar="FILTER", help="Which decisions, e.g. policy=home,since=2026-01-01. Default: all.")
 @printed
 @stored
-def export_log(store: Any, show: Show, path: str, layout: str, log: str | None) -> None:
+def export_log(store: Store, show: Show, path: str, layout: str, log: str | None) -> None:
     """Write the log, one decision a line.
 
     In order of decision, to a file (gzip if it ends in .gz) or to stdout.

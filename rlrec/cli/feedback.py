@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,9 @@ from rlrec.cli.shared import Lines, lines_input, printed, stored
 from rlrec.cli.values import DECISION, KEY, TIME, Integer, parse_number
 from rlrec.errors import InputError
 from rlrec.times import parse as parse_time
+
+if TYPE_CHECKING:
+    from rlrec.app.opening import Store
 
 
 @click.command()
@@ -28,12 +31,12 @@ from rlrec.times import parse as parse_time
 @printed
 @stored
 def feedback(
-    store: Any, show: Show, lines: Lines | None, decision_id: int | None, events: Sequence[str], censor: bool,
-    uncensor: bool, **rest: Any,
+    store: Store, show: Show, lines: Lines | None, decision_id: int | None, events: Sequence[str], censor: bool,
+    uncensor: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Record what the user did after a decision.
 
-    VALUE is 1 if not given. Without --position a slate of one slot means that slot, a longer one the whole page. With
+    VALUE is 1 if not given. Without --position a slate of one slot means that slot, a longer slate the page. With
     --input each line is {"decision_id": 7, "position": 1, "events": {"click": 1}, "at": "...", "key": "..."};
     `request_id` may stand for `decision_id`, and "censor": true or false censors or puts back.
 
@@ -47,7 +50,7 @@ def feedback(
         raise click.UsageError("--censor and --uncensor contradict each other")
     flag = censor if censor or uncensor else None
     if lines is not None:
-        if decision_id is not None or any(value is not None for value in (flag, *rest.values())):
+        if decision_id is not None or any(value is not None for value in (flag, *options.values())):
             raise click.UsageError("--input and a single decision do not go together")
         lines.copy_unless_file()
         summary = use_case.feedback_stream(
@@ -60,27 +63,27 @@ def feedback(
         return
     if decision_id is None:
         raise click.UsageError("Missing argument 'DECISION_ID'.")
-    line = use_case.Line(decision_id=decision_id, events=_events(events), censor=flag, **rest)
+    line = use_case.Line(decision_id=decision_id, events=_events(events), censor=flag, **options)
     show(use_case.feedback(store, line))
 
 
 def _events(words: Sequence[str]) -> dict[str, float]:
-    found: dict[str, float] = {}
+    values: dict[str, float] = {}
     for word in words:
         kind, equals, value = word.partition("=")
-        if kind in found:
+        if kind in values:
             raise InputError(f"event {kind!r} is given twice", hint="give the sum of its values")
         try:
-            found[kind] = parse_number(value) if equals else 1.0
+            values[kind] = parse_number(value) if equals else 1.0
         except InputError as error:
             error.message = f"event {kind}: {error.message}"
             raise
-    return found
+    return values
 
 
 @cache
 def line_type() -> Any:
-    """A line as it is written: its fields are those of the use case's Line, in their order."""
+    """The type of an input line; its fields are those of the use case's Line, in their order."""
     import msgspec
 
     from rlrec.cli.lines import key_type
@@ -111,27 +114,27 @@ def _groups(lines: Lines, line: Any) -> Iterator[list[Any]]:
             if isinstance(error, InputError):
                 lines.refuse(error)
         yield [
-            line(*astuple(one), number)
-            if one.at is None and (one.decision_id is None or one.request_id is None)
-            else said(line, number, one)
-            for (number, _), one in zip(group, decoded, strict=True)
-            if type(one) is kind
+            line(*astuple(entry), number)
+            if entry.at is None and (entry.decision_id is None or entry.request_id is None)
+            else to_line(line, number, entry)
+            for (number, _), entry in zip(group, decoded, strict=True)
+            if type(entry) is kind
         ]
 
 
-def said(line: Any, number: int | None, one: Any) -> Any:
-    """A decoded line as the `line` of the use case, or what is wrong with it."""
+def to_line(line: Any, number: int | None, entry: Any) -> Any:
+    """A decoded line as a `line` of the use case, or the error in it."""
     try:
-        if one.decision_id is not None and one.request_id is not None:
+        if entry.decision_id is not None and entry.request_id is not None:
             raise InputError("decision_id and request_id are both given", hint="give one of them", field="request_id")
         return line(
-            decision_id=one.decision_id,
-            request_id=one.request_id,
-            position=one.position,
-            events=one.events,
-            at=_time(one.at),
-            key=one.key,
-            censor=one.censor,
+            decision_id=entry.decision_id,
+            request_id=entry.request_id,
+            position=entry.position,
+            events=entry.events,
+            at=_time(entry.at),
+            key=entry.key,
+            censor=entry.censor,
             number=number,
         )
     except InputError as error:

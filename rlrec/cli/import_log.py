@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
@@ -11,6 +11,9 @@ from rlrec.cli import lines
 from rlrec.cli.output import Show
 from rlrec.cli.shared import FILE, Refusals, printed, refusing, stored
 from rlrec.cli.values import NAME, Registered
+
+if TYPE_CHECKING:
+    from rlrec.app.opening import Store
 
 
 @click.command("import-log")
@@ -27,7 +30,7 @@ from rlrec.cli.values import NAME, Registered
 @printed
 @stored
 def import_log(
-    store: Any, show: Show, refusals: Refusals, files: Sequence[str], layout: str, policy: str | None
+    store: Store, show: Show, refusals: Refusals, files: Sequence[str], layout: str, policy: str | None
 ) -> None:
     """Take in logs from elsewhere, to estimate on and to learn from.
 

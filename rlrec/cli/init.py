@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from rlrec.cli.output import Show
 from rlrec.cli.shared import printed, stored
 from rlrec.cli.values import DURATION
+
+if TYPE_CHECKING:
+    from rlrec.app.opening import Store
 
 
 @click.command()
@@ -18,7 +21,7 @@ from rlrec.cli.values import DURATION
 @click.option("--check", is_flag=True, help="Only look: exit 3 where the store is missing or out of date.")
 @printed
 @stored
-def init(store: Any, show: Show, session_timeout: int | None, check: bool) -> None:
+def init(store: Store, show: Show, session_timeout: int | None, check: bool) -> None:
     """Create the store, or bring it up to date.
 
     Safe to repeat, and to run many times at once.

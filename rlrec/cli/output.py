@@ -1,8 +1,8 @@
-"""What becomes of a result: table, json, ndjson, csv. Always UTF-8, never a NaN, keys as given.
+"""Results as table, json, ndjson or csv. Always UTF-8, never a NaN, keys unchanged.
 
 A result is a record (a dataclass, a msgspec Struct, a mapping), or a list or an iterator of records. An iterator is
-written as it comes, except as a table. The forms are made in `plain.py` (JSON) and `tables.py` (tables, csv), which
-are loaded when something is to be shown.
+written as it comes, except as a table. `plain.py` (JSON) and `tables.py` (tables, csv) lay it out, and are loaded when
+something is shown.
 """
 
 from __future__ import annotations
@@ -85,22 +85,22 @@ def write(data: bytes) -> None:
     """All of `data` to stdout. Raises OSError, also where stdout is closed."""
     if sys.stdout is None:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-    stream, rest = sys.stdout.buffer, memoryview(data)
-    while rest:
-        rest = rest[stream.write(rest) :]  # an unbuffered stream may take a part
+    stream, unwritten = sys.stdout.buffer, memoryview(data)
+    while unwritten:
+        unwritten = unwritten[stream.write(unwritten) :]  # an unbuffered stream may take less
 
 
 def flush() -> None:
-    """What was written goes out now."""
+    """Send what was written."""
     if sys.stdout is not None:
         sys.stdout.flush()
 
 
-def _write_all(parts: Iterable[bytes]) -> None:
-    """Write parts as they come; what waits is sent after the first one, and then every fifth of a second."""
+def _write_all(chunks: Iterable[bytes]) -> None:
+    """Write chunks as they come; they are sent after the first one, and then every fifth of a second."""
     sent = -math.inf
-    for part in parts:
-        write(part)
+    for chunk in chunks:
+        write(chunk)
         if (now := time.monotonic()) - sent > PAUSE_S:
             flush()
             sent = now

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +11,9 @@ from rlrec.cli import feedback, recommend
 from rlrec.cli.output import Show
 from rlrec.cli.shared import FILE, drawing, printed, stored
 from rlrec.errors import InputError
+
+if TYPE_CHECKING:
+    from rlrec.app.opening import Store
 
 
 @click.command()
@@ -21,14 +24,14 @@ from rlrec.errors import InputError
 @printed
 @stored
 @drawing
-def pipe(store: Any, show: Show, source: str, seed: int | None) -> None:
+def pipe(store: Store, show: Show, source: str, seed: int | None) -> None:
     """Answer requests and feedback in one warm process.
 
     Each line of the input is {"op": "recommend", ...} with the keys of `recommend --input`, or {"op": "feedback", ...}
     with those of `feedback --input`. It is answered on one line, in order, once its group is stored; feedback with
     decision_id, events, duplicates and reward; a refused line with line, error and field. A group ends where nothing
-    more waits, at 1,000 lines, or at a line {"op": "flush"}; with --seed not where nothing more waits. What a group
-    teaches, the next one knows.
+    more waits, at 1,000 lines, or at a line {"op": "flush"}; with --seed not where nothing more waits. A group is
+    drawn from beliefs that include the feedback of the groups before it.
 
     \b
     Example:
@@ -43,29 +46,29 @@ def pipe(store: Any, show: Show, source: str, seed: int | None) -> None:
     session = Pipe(store, seed=seed)
 
     def take(lines: list[Any]) -> list[Any]:
-        return [_answer(one) for one in session.answer([_asked(line, Line) for line in lines])]
+        return [_to_json(answer) for answer in session.answer([_request(line, Line) for line in lines])]
 
     streams.answer(show, source, line_type(), take, eager=seed is None)
 
 
 @cache
 def line_type() -> Any:
-    """A line: a request, or feedback, by its `op`."""
+    """The type of a line: a request or feedback, by its `op`."""
     from msgspec import defstruct
 
     kinds = {"recommend": recommend.line_type(), "feedback": feedback.line_type()}
-    made: Any = [defstruct(op, [], bases=(kind,), tag_field="op", tag=op) for op, kind in kinds.items()]
-    return made[0] | made[1]
+    tagged: Any = [defstruct(op, [], bases=(kind,), tag_field="op", tag=op) for op, kind in kinds.items()]
+    return tagged[0] | tagged[1]
 
 
-def _asked(line: Any, said: Any) -> Any:
-    """What the use case is asked: a request, or feedback as `said`; or what is wrong with the line."""
+def _request(line: Any, feedback_type: Any) -> Any:
+    """A request, or feedback of the use case's type; or the error in the line."""
     if isinstance(line, InputError | recommend.line_type()):
         return recommend.checked(line)
-    return feedback.said(said, None, line)
+    return feedback.to_line(feedback_type, None, line)
 
 
-def _answer(one: Any) -> Any:
-    if isinstance(one, dict | InputError):
-        return one
-    return {name: getattr(one, name) for name in ("decision_id", "events", "duplicates", "reward")}
+def _to_json(answer: Any) -> Any:
+    if isinstance(answer, dict | InputError):
+        return answer
+    return {name: getattr(answer, name) for name in ("decision_id", "events", "duplicates", "reward")}

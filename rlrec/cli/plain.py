@@ -1,4 +1,4 @@
-"""What a result holds as plain values, and these as JSON."""
+"""Plain values of a result, and these as JSON."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ NOT_FINITE = rb"\xcb[\x7f\xff][\xf0-\xff]"  # how MessagePack begins a double wh
 
 def _names(kind: type) -> tuple[str, ...] | None:
     """The fields of a record's class; None if it is no record."""
-    if kind not in _known:
-        _known[kind] = _dataclass_fields(kind) or getattr(kind, "__struct_fields__", None)
-    return _known[kind]
+    if kind not in _fields:
+        _fields[kind] = _dataclass_fields(kind) or getattr(kind, "__struct_fields__", None)
+    return _fields[kind]
 
 
 def _dataclass_fields(kind: type) -> tuple[str, ...] | None:
@@ -31,11 +31,11 @@ def _dataclass_fields(kind: type) -> tuple[str, ...] | None:
     return tuple(field.name for field in fields(kind))
 
 
-_known: dict[type, tuple[str, ...] | None] = {}
+_fields: dict[type, tuple[str, ...] | None] = {}
 
 
 def plain(value: Any) -> Any:
-    """The JSON value of what `json` does not know by itself."""
+    """The JSON value of an object that `json` cannot write by itself."""
     if (names := _names(type(value))) is not None:
         return {name: getattr(value, name) for name in names}
     if isinstance(value, Mapping):
@@ -100,7 +100,7 @@ def document(result: Any) -> Iterator[bytes]:
 
 def mapping(record: Any) -> Mapping[str, Any]:
     """The keys and values of a record."""
-    found = record if isinstance(record, Mapping) else plain(record)
-    if not isinstance(found, Mapping):
+    values = record if isinstance(record, Mapping) else plain(record)
+    if not isinstance(values, Mapping):
         raise TypeError(f"cannot show a {type(record).__name__} as a row")
-    return found
+    return values

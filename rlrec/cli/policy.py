@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlrec.cli.output import Show
-from rlrec.cli.shared import Group, printed, stored
+from rlrec.cli.shared import Group, by_name, printed, stored
 from rlrec.cli.values import JSON_FILE, NAME, NUMBER, OBJECT, PAIR
 from rlrec.cli.view import View, cells
-from rlrec.errors import InputError
 
 if TYPE_CHECKING:
     from rlrec.app.opening import Store
@@ -100,14 +99,9 @@ def create(
     """
     from rlrec.app import policy as use_case
 
-    parameters: dict[str, str] = {}
-    for key, value in params:
-        if key in parameters:
-            raise InputError(f"parameter {key!r} is given twice")
-        parameters[key] = value
     request = use_case.Request(
-        name=name, kind=kind, parameters=parameters, reward=reward, prior=prior, features=features, from_log=from_log,
-        prior_from=prior_from, prior_weight=prior_weight,
+        name=name, kind=kind, parameters=by_name(params, "parameter"), reward=reward, prior=prior, features=features,
+        from_log=from_log, prior_from=prior_from, prior_weight=prior_weight,
     )  # fmt: skip
     show(use_case.create(store, request))
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from rlrec.cli.output import Show
 from rlrec.cli.shared import drawing, input_option, printed, stored
 from rlrec.cli.values import KEY, KEYS, OBJECT, Integer
-from rlrec.cli.view import View
+from rlrec.cli.view import View, cells
 from rlrec.errors import InputError
+
+if TYPE_CHECKING:
+    from rlrec.app.opening import Store
 
 SLOT = ["position", "arm", "propensity", "marginal", "score"]
 SEED = Integer(0, 2**64 - 1)
@@ -22,7 +25,9 @@ SEED = Integer(0, 2**64 - 1)
 @click.option("--experiment", metavar="NAME", help="Experiment to draw for, in place of a policy.")
 @click.option("--session", type=KEY, help="Session key.")
 @click.option("--user", type=KEY, help="User key; the session's first one holds.")
-@click.option("--context", type=OBJECT, default="{}", metavar="JSON|@FILE", help="What is known of user and moment.")
+@click.option(
+    "--context", type=OBJECT, default="{}", metavar="JSON|@FILE", help="Context: what describes user and moment."
+)
 @click.option("-k", "size", type=Integer(1), default=1, show_default=True, help="Positions to fill.")
 @click.option("--arms", type=KEYS, metavar="a,b,c", help="Restrict the eligible arms; a JSON array works too.")
 @click.option("--request-id", type=KEY, help="A retry under the same id answers the stored decision.")
@@ -32,7 +37,7 @@ SEED = Integer(0, 2**64 - 1)
 @printed
 @stored
 @drawing
-def recommend(store: Any, show: Show, source: str | None, seed: int | None, dry_run: bool, **request: Any) -> None:
+def recommend(store: Store, show: Show, source: str | None, seed: int | None, dry_run: bool, **request: Any) -> None:
     """Draw a slate and log it with its exact propensities.
 
     With --input, each line is a request with the keys policy or experiment, session, user, context, k, arms and
@@ -52,7 +57,7 @@ def recommend(store: Any, show: Show, source: str | None, seed: int | None, dry_
     if request["session"] is None:
         raise click.UsageError("Missing option '--session'.")
     answer = use_case.recommend(store, use_case.Request(**request), seed=seed, dry_run=dry_run)
-    rows = [[slot[name] for name in SLOT] for slot in answer["slate"]]
+    rows = [cells(slot, SLOT) for slot in answer["slate"]]
     title = [
         f"decision {answer['decision_id'] or '(dry run)'}: {answer['policy']} version {answer['version']}, "
         f"propensity {answer['propensity']:.6g}{', answered before' if answer['duplicate'] else ''}"
@@ -66,12 +71,12 @@ def _refuse_single(request: dict[str, Any]) -> None:
     for name in request:
         if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
             option = "-k" if name == "size" else f"--{name.replace('_', '-')}"
-            raise click.UsageError(f"--input and {option} do not go together: the lines hold it")
+            raise click.UsageError(f"--input and {option} do not go together: the lines have it")
 
 
 @cache
 def line_type() -> Any:
-    """A line of the stream: it has the fields of the use case's Request."""
+    """The type of a line of the stream, with the fields of the use case's Request."""
     import msgspec
 
     from rlrec.cli import lines as reading
@@ -94,7 +99,7 @@ def line_type() -> Any:
     )
 
 
-def _stream(store: Any, show: Show, source: str, seed: int | None, dry_run: bool) -> None:
+def _stream(store: Store, show: Show, source: str, seed: int | None, dry_run: bool) -> None:
     """Answer each line; groups close when nothing more waits, but with a seed only when they are full."""
     from rlrec.app.opening import ready
     from rlrec.app.pipe import Pipe
@@ -110,7 +115,7 @@ def _stream(store: Any, show: Show, source: str, seed: int | None, dry_run: bool
 
 
 def checked(line: Any) -> Any:
-    """A decoded line, or what is wrong with it."""
+    """A decoded line, or the error in it."""
     if isinstance(line, InputError) or line.size >= 1:
         return line
     return InputError(f"k is {line.size}", hint="it is 1 or more", field="k")

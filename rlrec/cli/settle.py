@@ -1,19 +1,22 @@
-"""rlrec settle."""
+"""rlrec settle: learn from slots whose window is over."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from rlrec.cli.output import Show
 from rlrec.cli.shared import printed, stored
 
+if TYPE_CHECKING:
+    from rlrec.app.opening import Store
+
 
 @click.command()
 @printed
 @stored
-def settle(store: Any, show: Show) -> None:
+def settle(store: Store, show: Show) -> None:
     """Learn from slots of `settled` rewards whose window is over.
 
     \b

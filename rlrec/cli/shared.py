@@ -1,4 +1,4 @@
-"""What commands share: decorators that hand over the store, the output and the input lines; groups that help."""
+"""Shared by commands: decorators that hand over the store, the output and the input lines; groups that help."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FILE = click.Path(exists=True, dir_okay=False, allow_dash=True)
 
 
 class Settings:
-    """The options before the command, and what became known of it while it ran."""
+    """The options before the command, and what an error may need to know of the command that runs."""
 
     db: str = "rlrec.db"
     now: int | None = None
@@ -40,9 +40,8 @@ class Settings:
 
 
 def settings() -> Settings:
-    """Those of the command that runs."""
-    found = click.get_current_context().find_object(Settings)
-    return found if found is not None else Settings()
+    """The settings of the command that runs."""
+    return click.get_current_context().find_object(Settings) or Settings()
 
 
 def safe(text: str, db: str) -> str:
@@ -61,7 +60,7 @@ def notice(text: str) -> None:
 
 
 class UnknownCommand(click.UsageError):
-    """A word that is no command, with those it may have meant."""
+    """A word that is not a command, with near ones as a hint."""
 
     def __init__(self, message: str, *, hint: str | None, ctx: click.Context) -> None:
         super().__init__(message, ctx)
@@ -140,11 +139,21 @@ def printed(command: Command) -> Command:
     return run
 
 
+def by_name(pairs: Iterable[tuple[str, str]], label: str) -> dict[str, str]:
+    """Options K=V as a mapping. Raises InputError for a name that comes twice."""
+    values: dict[str, str] = {}
+    for name, value in pairs:
+        if name in values:
+            raise InputError(f"{label} {name!r} is given twice")
+        values[name] = value
+    return values
+
+
 # -- input lines --
 
 
 class Refusals:
-    """What becomes of refused lines: the first one ends the command, or each goes to a file."""
+    """Refused lines: the first one ends the command, or each goes to a file."""
 
     def __init__(self, rejects: Rejects | None) -> None:
         self.rejects = rejects
@@ -158,7 +167,7 @@ class Refusals:
         return self.rejects.count if self.rejects else 0
 
     def reading(self, source: str) -> None:
-        """Errors that name a line mean this file from now on."""
+        """Let errors that name a line mean this file from now on."""
         settings().source = "<stdin>" if source == "-" else source
 
     def refuse(self, error: InputError, text: bytes) -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from rlrec.cli.output import Show
-from rlrec.cli.shared import drawing, printed, stored
+from rlrec.cli.shared import by_name, drawing, printed, stored
 from rlrec.cli.values import PAIR, Integer
-from rlrec.errors import InputError
 
-MOST = 10_000_000  # sessions, steps, runs
+if TYPE_CHECKING:
+    from rlrec.app.opening import Store
+
+LIMIT = 10_000_000  # of sessions, steps, runs
 
 
 @click.command()
@@ -21,43 +22,45 @@ MOST = 10_000_000  # sessions, steps, runs
     "--env", "parameters", type=PAIR, multiple=True, metavar="K=V", help="A parameter of the audience; repeatable."
 )
 @click.option("--policy", metavar="NAME[@V]", help="Policy to draw from.")
-@click.option("--sessions", type=Integer(1, MOST), help="How many sessions [with --ephemeral: 1].")
+@click.option("--sessions", type=Integer(1, LIMIT), help="How many sessions [with --ephemeral: 1].")
 @click.option(
-    "--steps", type=Integer(1, MOST), help="Decisions of a session, where it does not end by itself [default: 1]."
+    "--steps", type=Integer(1, LIMIT), help="Decisions of a session, where it does not end by itself [default: 1]."
 )
 @click.option("-k", "size", type=Integer(1), default=1, show_default=True, help="Positions of a page.")
 @click.option(
     "--group", type=Integer(1, 1000), default=1, show_default=True, help="Sessions at a time, from one belief."
 )
 @click.option("--seed", type=Integer(0, 2**64 - 1), help="Seed of draws and audience [default: 64 random bits].")
-@click.option("--ephemeral", is_flag=True, help="A study in memory; the store stays as it is.")
-@click.option("--runs", type=Integer(1, MOST), default=1, show_default=True, help="Runs of a study.")
-@click.option("--kind", help="What kind of policy is studied, in place of --policy.")
-@click.option("--param", "params", type=PAIR, multiple=True, metavar="K=V", help="A parameter of it; repeatable.")
+@click.option("--ephemeral", is_flag=True, help="Study in memory; the store does not change.")
+@click.option("--runs", type=Integer(1, LIMIT), default=1, show_default=True, help="Runs of the study.")
+@click.option("--kind", help="Kind of policy to study, in place of --policy.")
+@click.option(
+    "--param", "params", type=PAIR, multiple=True, metavar="K=V", help="A parameter of that kind; repeatable."
+)
 @printed
 @stored
 @drawing
-def simulate(store: Any, show: Show, ephemeral: bool, **given: Any) -> None:
+def simulate(store: Store, show: Show, ephemeral: bool, **options: Any) -> None:
     """Serve a simulated audience whose best arm or policy is known.
 
     ENV and its parameters: bernoulli (rates), drift (rates, jumps=ARM:RATE:FROM:TO,... or none, swing, period),
-    delayed (rates, delay, shape) and contextual (model, arms, features, seed). rates are numbers, 0.9,0.8, or a CSV
-    arm,rate. Times count decisions, which are a second apart. A click is the event `click`; a contextual audience sends
-    the context {"x": [...]}.
+    delayed (rates, delay, shape) and contextual (model, arms, features, seed). rates are numbers, as 0.9,0.8, or a CSV
+    arm,rate. Times are counted in decisions, which are a second apart. A click is the event `click`; a contextual
+    audience sends the context {"x": [...]}.
 
     Visitors with memory: their sessions end by themselves, or after `cap` decisions, and --steps is refused. barista
     (rates, fade, patience, cap): items satiate, and a bored visitor leaves. choc-kale (chocolate, kale, levels, low,
     high, loyalty, away, cap): quick pleasure makes visits shorter, and fewer visitors return. corridor (cap): the short
     corridor of Sutton and Barto, example 13.1; each step is the event `reward` with value -1, which the reward
-    `default` does not see: `rlrec reward define steps 'reward=1' --clip -1,0` does. Their optimum is that of the best
-    policy (corridor: of the best that cannot tell places apart), context_free_per_session that of the best one that
-    draws from the same distribution all the time.
+    `default` does not see: `rlrec reward define steps 'reward=1' --clip -1,0` does. The optimum is that of the best
+    policy (corridor: of the best that cannot tell positions apart), context_free_per_session that of the best policy
+    that always draws from the same distribution.
 
     Through the store, the clock starts at its newest decision (or at --now). In an empty catalogue the audience's arms
     are added. The regret is the mean reward of the best pages (with memory: of the optimum) less that of the pages
     shown. Visitors with memory are users, each visit is a session, retention is the share of visitors who came again,
-    and `ended_at` is when every decision is mature. With --ephemeral, figures are of one run, means over all runs, with
-    standard errors; every run starts from nothing, whatever --policy has learned, and who comes again does so at once.
+    and `ended_at` is when every decision is mature. With --ephemeral, figures are means over all runs, with standard
+    errors; every run starts from nothing, whatever --policy has learned, and visitors who return do so at once.
 
     \b
     Examples:
@@ -68,36 +71,27 @@ def simulate(store: Any, show: Show, ephemeral: bool, **given: Any) -> None:
     from rlrec.app import simulate as use_case
 
     for option in ("parameters", "params"):
-        given[option] = _once(given[option])
+        options[option] = by_name(options[option], "parameter")
     if ephemeral:
         from rlrec.app import study
 
-        show(study.study(store, study.Request(**_study(**given))))
+        show(study.study(store, study.Request(**_study(**options))))
     else:
-        show(use_case.simulate(store, use_case.Request(**_request(**given))))
+        show(use_case.simulate(store, use_case.Request(**_request(**options))))
 
 
-def _once(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for key, value in pairs:
-        if key in found:
-            raise InputError(f"parameter {key!r} is given twice")
-        found[key] = value
-    return found
-
-
-def _request(*, kind: str | None, params: dict[str, str], runs: int, **given: Any) -> dict[str, Any]:
+def _request(*, kind: str | None, params: dict[str, str], runs: int, **options: Any) -> dict[str, Any]:
     if kind is not None or params or runs != 1:
         raise click.UsageError("--kind, --param and --runs go with --ephemeral")
     for name in ("policy", "sessions"):
-        if given[name] is None:
+        if options[name] is None:
             raise click.UsageError(f"Missing option '--{name}'.")
-    return given
+    return options
 
 
-def _study(*, params: dict[str, str], size: int, group: int, sessions: int | None, **given: Any) -> dict[str, Any]:
+def _study(*, params: dict[str, str], size: int, group: int, sessions: int | None, **options: Any) -> dict[str, Any]:
     if size != 1 or group != 1:
-        raise click.UsageError("-k and --group need the store: leave --ephemeral away")
-    if params and given["kind"] is None:
-        raise click.UsageError("--param goes with --kind: a policy of the store has its own")
-    return given | {"kind_parameters": params, "sessions": sessions or 1}
+        raise click.UsageError("-k and --group need the store: leave out --ephemeral")
+    if params and options["kind"] is None:
+        raise click.UsageError("--param goes with --kind: a stored policy has its own parameters")
+    return options | {"kind_parameters": params, "sessions": sessions or 1}

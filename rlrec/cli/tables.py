@@ -34,9 +34,9 @@ def csv(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[bytes
         buffer.truncate()
 
 
-def _first_then(first: Sequence[Any], rest: Iterable[Sequence[Any]]) -> Iterator[Sequence[Any]]:
+def _first_then(first: Sequence[Any], others: Iterable[Sequence[Any]]) -> Iterator[Sequence[Any]]:
     yield first
-    yield from rest
+    yield from others
 
 
 def csv_records(records: Iterator[Any], columns: Sequence[str] | None) -> Iterator[bytes]:

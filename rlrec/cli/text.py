@@ -1,4 +1,4 @@
-"""What any module here may need of text: one printable line of it, and whether a database takes it."""
+"""Text on one printable line, and whether a database takes it."""
 
 from __future__ import annotations
 

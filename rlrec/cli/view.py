@@ -1,4 +1,4 @@
-"""What a person sees of a result, before it is laid out."""
+"""Tables for people, before they are laid out."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from rlrec.store import Store, Unit, clock, decisions, settings
 from rlrec.times import written
 
 CHECK = "clock"
-MINUTE_US, DAY_US, YEAR_US = 60_000_000, 86_400_000_000, 31_536_000_000_000
+MINUTE_US, DAY_US = 60_000_000, 86_400_000_000
 
 
 class Repair(TypedDict):
@@ -33,13 +33,13 @@ def check(unit: Unit, *, findings: Findings) -> None:
 
 
 def refuse_far_ahead(store: Store) -> None:
-    """Raises InputError where `--now` would log a decision far ahead of a log that follows the database's clock."""
+    """Raises InputError where `--now` would log a decision far ahead of a log that follows the database's clock; a log
+    that is empty, or lies ahead already, has a time of its own (simulations, replays)."""
     if store.now is None:
         return
     with store.read() as unit:
         newest, now = decisions.newest(unit), unit.clock()
-    limit = now + (YEAR_US if newest is None else DAY_US)
-    if store.now > limit and (newest is None or newest <= now):
+    if newest is not None and newest <= now and store.now > now + DAY_US:
         raise InputError(
             f"--now {written(store.now)} lies far ahead of the database's clock, {written(now)}: time would stand "
             "still until then",
