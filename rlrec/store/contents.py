@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from hashlib import blake2b
 
+from rlrec.store.damage import Stored, parse
 from rlrec.store.unit import Unit
 
 PORTION = 10_000  # digests asked for at once, each a value of its own
@@ -82,13 +83,15 @@ def _ids(unit: Unit, table: str, named: Mapping[bytes, object]) -> dict[bytes, i
 
 
 def context_bodies(unit: Unit, ids: Collection[int]) -> dict[int, str]:
-    return dict(unit.ask("SELECT id, body FROM context WHERE id IN (?*)", ids))
+    return Stored("context", unit.ask("SELECT id, body FROM context WHERE id IN (?*)", ids))
 
 
 def eligible_arms(unit: Unit, ids: Collection[int]) -> dict[int, tuple[int, ...]]:
     """The arm ids of each eligible set, ascending."""
     rows = unit.ask("SELECT id, arms FROM eligible_set WHERE id IN (?*)", ids)
-    return {key: tuple(json.loads(arms)) for key, arms in rows}
+    return Stored(
+        "eligible_set", ((key, tuple(parse(arms, f"arms of eligible_set {key}", list))) for key, arms in rows)
+    )
 
 
 def set_sizes(unit: Unit, ids: Collection[int]) -> dict[int, int]:

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from rlrec.records import Head, Policy, Reward, Transform, Version
+from rlrec.store.damage import Stored, parse
 from rlrec.store.unit import Row, Unit
 
 _REWARD = (
@@ -28,16 +29,15 @@ _HEAD = "policy_head.policy_id, policy_head.seq, policy_head.ordinal, policy_hea
 
 def _reward(row: Row) -> Reward:
     key, name, terms, window_us, default, low, high, learn, late = row
-    weights, transforms = _terms(terms)
+    weights, transforms = _terms(parse(terms, f"weights of reward {key}"))
     return Reward(
         id=key, name=name, weights=weights, window_us=window_us, default=default,
         clip_low=low, clip_high=high, learn=learn, late=late, transforms=transforms,
     )  # fmt: skip
 
 
-def _terms(text: str) -> tuple[dict[str, float], dict[str, Transform]]:
+def _terms(terms: dict[str, Any]) -> tuple[dict[str, float], dict[str, Transform]]:
     """Weights and transforms by kind, from {"click": 1.0, "dwell_s": {"weight": 0.3, "log1p": true, "cap": 600.0}}."""
-    terms = json.loads(text)
     transforms = {}
     for kind, term in terms.items():
         if isinstance(term, dict):
@@ -56,7 +56,9 @@ def _terms_text(definition: Reward) -> str:
 
 def _policy(row: Row) -> Policy:
     key, name, kind, params, base_id, base = row
-    return Policy(id=key, name=name, kind=kind, params=json.loads(params), base_id=base_id, base=base)
+    return Policy(
+        id=key, name=name, kind=kind, params=parse(params, f"params of policy {key}"), base_id=base_id, base=base
+    )
 
 
 @lru_cache(maxsize=128)
@@ -65,8 +67,9 @@ def _version(row: Row) -> Version:
     key, number, status, parent_id, seq, ordinal, entered_to, learned_from, parameters, created_at = row[6:16]
     return Version(
         id=key, policy=_policy(row[:6]), number=number, status=status, reward=_reward(row[16:]),
-        parent_id=parent_id, seq=seq, ordinal=ordinal, entered_to=entered_to, learned_from=json.loads(learned_from),
-        parameters=json.loads(parameters or "{}"), created_at=created_at,
+        parent_id=parent_id, seq=seq, ordinal=ordinal, entered_to=entered_to,
+        learned_from=parse(learned_from, f"learned_from of version {key}"),
+        parameters=parse(parameters or "{}", f"parameters of version {key}"), created_at=created_at,
     )  # fmt: skip
 
 
@@ -117,7 +120,8 @@ def learning(unit: Unit, policy_ids: Collection[int]) -> list[Version]:
 
 
 def by_id(unit: Unit, version_ids: Collection[int]) -> dict[int, Version]:
-    return {row[6]: _version(row) for row in unit.ask(f"{_SELECT} WHERE version.id IN (?*)", version_ids)}
+    rows = unit.ask(f"{_SELECT} WHERE version.id IN (?*)", version_ids)
+    return Stored("version", ((row[6], _version(row)) for row in rows))
 
 
 class LivePolicy(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_right
 from functools import lru_cache
 
@@ -17,6 +16,7 @@ from rlrec.policy.encoder import Encoder
 from rlrec.records import Version
 from rlrec.store import Unit
 from rlrec.store import arms as catalogue
+from rlrec.store.damage import parse
 
 NOW = 2**62  # a revision of the catalogue that is never over
 
@@ -66,5 +66,5 @@ class Described:
         return past[max(0, bisect_right(past, revision, key=lambda one: one[0]) - 1)][1]
 
     def _row(self, features: str) -> Array:
-        row: Array = self._encoder.encode([json.loads(features)])[0]
+        row: Array = self._encoder.encode([parse(features, "the features of an arm")])[0]
         return row

@@ -24,6 +24,7 @@ from rlrec.policy.slate import Slates
 from rlrec.records import Version
 from rlrec.store import Unit, beliefs, policies
 from rlrec.store.beliefs import SUMS, ArmPrior, BeliefRow, BeliefRows
+from rlrec.store.damage import damaged
 from rlrec.store.unit import Row
 
 ARMS = 10_000  # in all distributions that are kept of one belief: 30 MB
@@ -295,7 +296,10 @@ def _brought(rows: Sequence[BeliefRow], forgetting: Forgetting, ordinal: int) ->
         return np.empty(0, np.int64), np.zeros((0, 3))
     sums = np.array([(row.pulls, row.reward_sum, row.reward_squares) for row in rows])
     if rows[0].extra is not None:
-        sums = np.hstack([sums, np.array([np.frombuffer(row.extra or b"", "<f8") for row in rows])])
+        extras = [row.extra or b"" for row in rows]
+        if len(extras[0]) % 8 or len(set(map(len, extras))) > 1:
+            raise damaged("the sums of a belief are not as long as each other")
+        sums = np.hstack([sums, np.array([np.frombuffer(extra, "<f8") for extra in extras])])
     sums = sums * (forgetting.discount ** (ordinal - np.array([row.ordinal for row in rows], np.float64)))[:, None]
     arms, place = np.unique(np.array([row.arm_id for row in rows], np.int64), return_inverse=True)
     total = np.zeros((len(arms), sums.shape[1]))

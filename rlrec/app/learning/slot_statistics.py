@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -18,6 +17,7 @@ from rlrec.policy.statistics import POSITION, PROPENSITY, CountedSlot, SlotColum
 from rlrec.records import Version
 from rlrec.store import Unit, beliefs, contents
 from rlrec.store.beliefs import BeliefKey
+from rlrec.store.damage import parse
 
 CELLS = 1 << 20  # numbers of statistics that are held at a time
 ROUNDING = 1e-9  # of sums that were added and taken away at other weights
@@ -97,7 +97,9 @@ class BeliefFold:
             return np.zeros((0, 0)), None
         distinct, which = np.unique(ids, return_inverse=True)
         bodies = contents.context_bodies(self.unit, distinct.tolist())
-        x = self.policy.design.context.encode([json.loads(bodies[key]) for key in distinct.tolist()])
+        x = self.policy.design.context.encode(
+            [parse(bodies[key], f"body of context {key}") for key in distinct.tolist()]
+        )
         return x, which.reshape(-1)
 
 

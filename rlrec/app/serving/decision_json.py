@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from math import exp
 from typing import Any, TypedDict
@@ -12,6 +11,7 @@ from rlrec.app.serving.requests import PlannedRequest
 from rlrec.policy import history
 from rlrec.records import Decision, Event, Version
 from rlrec.store import Unit, arms, decisions, experiments, policies, sessions
+from rlrec.store.damage import parse
 from rlrec.store.events import CENSOR
 from rlrec.store.sessions import Session
 from rlrec.times import written
@@ -89,8 +89,10 @@ def states(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, dict[str, An
     packed = {number: decision.history or b"" for number, decision in logged.items()}
     readable = {number: blob if history.is_packed(blob) else b"" for number, blob in packed.items()}
     names = arms.keys(unit, {arm for blob in readable.values() for arm in history.arms(blob)})
+    shown = {number: history.to_json(blob, names) for number, blob in readable.items()}
     return {
-        number: json.loads(logged[number].state) | history.to_json(blob, names) for number, blob in readable.items()
+        number: parse(decision.state, f"state of decision {number}") | shown[number]
+        for number, decision in logged.items()
     }
 
 
@@ -128,7 +130,7 @@ def _answer(
         "at": written(decision.at),
         "duplicate": False,
     }
-    source = json.loads(decision.source) if decision.source else {}  # of an import
+    source = parse(decision.source, f"source of decision {decision.id}") if decision.source else {}  # of an import
     answer.update({name: value for name, value in source.items() if name in answer})  # type: ignore[typeddict-item]
     return answer
 

@@ -12,6 +12,7 @@ from rlrec.policy import reward as rewards
 from rlrec.policy.history import Floats, History, Ints
 from rlrec.records import Reward
 from rlrec.store import Unit, events
+from rlrec.store.damage import damaged
 from rlrec.store.events import CENSOR
 from rlrec.store.unit import Row
 
@@ -57,6 +58,8 @@ class EventRewards:
     def __init__(self, rows: Sequence[Row]) -> None:
         """rows: of `events.received_by`, of other decisions too."""
         decisions, positions, self._kinds, values, ages = zip(*rows, strict=True)
+        if None in ages:
+            raise damaged(f"decision {decisions[ages.index(None)]} is gone, and its events are not")
         self._ids = np.unique(decisions)
         # targets are slots (decision, position) and slates (decision, None), numbered as they come
         self._targets: dict[tuple[int, int | None], int] = {}

@@ -1,0 +1,57 @@
+"""A store that somebody changed by hand: commands say which row is gone or cannot be read."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+
+import pytest
+
+from tests.conftest import Run
+
+ASK = ("recommend", "--session", "s", "--context", '{"x": 1}', "--json")
+
+
+@pytest.fixture
+def shop(run_sqlite: Run) -> Run:
+    for arm in ("a", "b"):
+        run_sqlite("arm", "add", arm, "--features", '{"heat": 1}')
+    for policy, kind in (("home", "thompson"), ("lin", "lin-thompson"), ("grad", "gradient")):
+        run_sqlite("policy", "create", policy, "--kind", kind)
+        decision = run_sqlite(*ASK, "--policy", policy, "--request-id", policy).json["decision_id"]
+        run_sqlite("feedback", decision, "click")
+    return run_sqlite
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "where"),
+    [
+        ("DELETE FROM arm", ("--policy", "home", "--request-id", "home"), "row 1 of table arm is gone"),
+        ("DELETE FROM eligible_set", ("--policy", "home"), "row 1 of table eligible_set is gone"),
+        ("DELETE FROM session", ("--policy", "home", "--request-id", "home"), "row 1 of table session is gone"),
+        ("DELETE FROM version", ("--policy", "home", "--request-id", "home"), "row 1 of table version is gone"),
+        ("DELETE FROM decision", ("--policy", "home"), "decision 1 is gone, and its events are not"),
+        ("UPDATE eligible_set SET arms = '{'", ("--policy", "home"), "arms of eligible_set 1 is '{'"),
+        ("UPDATE policy SET params = '[]'", ("--policy", "home"), "params of policy 1 is '[]'"),
+        ("UPDATE reward SET weights = '{'", ("--policy", "home"), "weights of reward 1 is '{'"),
+        ("UPDATE version SET learned_from = '{'", ("--policy", "home"), "learned_from of version 1 is '{'"),
+        ("UPDATE version SET parameters = '[]'", ("--policy", "grad"), "parameters of version 3 is '[]'"),
+        ("UPDATE context SET body = '{'", ("--policy", "lin"), "body of context 1 is '{'"),
+        ("UPDATE belief SET extra = x'0001'", ("--policy", "lin"), "the sums of a belief"),
+        (
+            "UPDATE decision SET source = '{'",
+            ("--policy", "home", "--request-id", "home"),
+            "source of decision 1 is '{'",
+        ),
+    ],
+)
+def test_the_damaged_row_is_named(shop: Run, sqlite_db: str, change: str, words: tuple[str, ...], where: str) -> None:
+    with closing(sqlite3.connect(sqlite_db, isolation_level=None)) as connection:
+        connection.execute("PRAGMA ignore_check_constraints = ON")
+        connection.execute(change)
+    said = shop(*ASK, *words)
+    assert (said.exit_code, said.stdout) == (1, "")
+    error = json.loads(said.stderr.splitlines()[-1])
+    assert where in error["error"]
+    assert "rlrec doctor" in error["hint"]
