@@ -44,6 +44,11 @@ REASONS = {
 # Reasons from the caller or from the interval that allow no verdict better than weak.
 _WEAK = frozenset({"in-sample", "no-interval", "clipping-bias", "wide-interval"})
 
+_SUMS = (
+    "rows", "left_out", "rewards", "weighted_rewards", "weight", "not_default", "unsupported", "n_unsupported",
+    "reward_size",
+)  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Weights:
@@ -72,18 +77,11 @@ class Weights:
     top_rewards: Array
 
     def __add__(self, other: Weights) -> Weights:
+        added = {name: getattr(self, name) + getattr(other, name) for name in _SUMS}
         return Weights(
-            rows=self.rows + other.rows,
-            left_out=self.left_out + other.left_out,
-            rewards=self.rewards + other.rewards,
-            weighted_rewards=self.weighted_rewards + other.weighted_rewards,
-            weight=self.weight + other.weight,
-            not_default=self.not_default + other.not_default,
+            **added,
             largest=max(self.largest, other.largest),
             bound=max(self.bound, other.bound),
-            unsupported=self.unsupported + other.unsupported,
-            n_unsupported=self.n_unsupported + other.n_unsupported,
-            reward_size=self.reward_size + other.reward_size,
             top_weights=_top(np.concatenate([self.top_weights, other.top_weights])),
             top_rewards=_top(np.concatenate([self.top_rewards, other.top_rewards])),
         )
@@ -140,23 +138,14 @@ def weight_diagnostics(
     left_out: int,
 ) -> Weights:
     """Diagnostics of rows that can be weighed, (n,) each; unsupported: of any rows."""
-    size = np.abs(weighted_reward)
+    size, nonzero = np.abs(weighted_reward), int(np.count_nonzero(weighted_reward))
     mass = unsupported if unsupported is not None else np.empty(0)
     return Weights(
-        rows=len(weight),
-        left_out=left_out,
-        rewards=int(np.count_nonzero(weighted_reward)),
-        weighted_rewards=int(np.count_nonzero(weighted_reward)),
-        weight=float(weight.sum()),
-        not_default=float(weight[not_default].sum()),
-        largest=largest,
-        bound=bound,
-        unsupported=float(np.nansum(mass)),
-        n_unsupported=int((~np.isnan(mass)).sum()),
-        reward_size=float(size.sum()),
-        top_weights=_top(weight),
-        top_rewards=_top(size[size > 0]),
-    )
+        rows=len(weight), left_out=left_out, rewards=nonzero, weighted_rewards=nonzero, weight=float(weight.sum()),
+        not_default=float(weight[not_default].sum()), largest=largest, bound=bound,
+        unsupported=float(np.nansum(mass)), n_unsupported=int((~np.isnan(mass)).sum()), reward_size=float(size.sum()),
+        top_weights=_top(weight), top_rewards=_top(size[size > 0]),
+    )  # fmt: skip
 
 
 def _bound(batch: LogBatch) -> float:

@@ -17,29 +17,15 @@ class Dr(Ratio):
     long as q was not fitted on the same cluster; a good model leaves small errors to weigh."""
 
     name: ClassVar[str] = "dr"
-    columns: ClassVar[tuple[str, ...]] = ("robust_reward", "rows")
     modelled: ClassVar[bool] = True
-
-    def terms(self, batch: LogBatch) -> Array:
-        predicted, expected = model_of(batch, self.name)
-        robust = expected + batch.weight * (batch.reward - predicted)
-        return np.column_stack([np.where(batch.usable, robust, 0.0), batch.usable])
-
-
-class ChangedWeights(Ratio):
-    """The mean of E_target q + weight used x (reward - q), where large weights are made smaller on purpose."""
-
-    modelled: ClassVar[bool] = True
-    biased: ClassVar[bool] = True
-    name: ClassVar[str]
-
-    def weight_used(self, weight: Array) -> Array:
-        """The weight that is used in place of each, (n,)."""
-        raise NotImplementedError
 
     @property
     def columns(self) -> tuple[str, ...]:
         return (repr(self), "rows")
+
+    def weight_used(self, weight: Array) -> Array:
+        """The weight that is used in place of each, (n,)."""
+        return weight
 
     def terms(self, batch: LogBatch) -> Array:
         predicted, expected = model_of(batch, self.name)
@@ -51,7 +37,7 @@ class ChangedWeights(Ratio):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SwitchDr(ChangedWeights):
+class SwitchDr(Dr):
     """dr where weights are at most tau, the reward model alone where they are larger: less variance for a bias that
     bias_bound limits.
 
@@ -59,6 +45,7 @@ class SwitchDr(ChangedWeights):
     Source: SWITCH of Wang, Agarwal & Dudik 2017, in the form of Open Bandit Pipeline's documentation of estimators."""
 
     name: ClassVar[str] = "switch-dr"
+    biased: ClassVar[bool] = True
     tau: float = 20.0
 
     def __post_init__(self) -> None:
@@ -69,7 +56,7 @@ class SwitchDr(ChangedWeights):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dros(ChangedWeights):
+class Dros(Dr):
     """dr with weights w shrunk to lambda w / (w^2 + lambda), none above sqrt(lambda) / 2: less variance for a bias that
     bias_bound limits.
 
@@ -78,6 +65,7 @@ class Dros(ChangedWeights):
     documentation of estimators."""
 
     name: ClassVar[str] = "dros"
+    biased: ClassVar[bool] = True
     shrinkage: float = 400.0
 
     def __post_init__(self) -> None:
@@ -98,7 +86,7 @@ class Sndr(Ratio):
     Joachims 2015, applied to the errors."""
 
     name: ClassVar[str] = "sndr"
-    columns: ClassVar[tuple[str, ...]] = ("robust_reward", "rows", "weighable_expected", "weighted_error", "weight")
+    columns: ClassVar[tuple[str, ...]] = (repr(Dr()), "rows", "weighable_expected", "weighted_error", "weight")
     modelled: ClassVar[bool] = True
 
     def terms(self, batch: LogBatch) -> Array:

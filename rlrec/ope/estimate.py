@@ -97,7 +97,8 @@ USUAL = FinishOptions()
 class EstimatorFold:
     """One estimator at the end of a fold: its columns of the sums, and the estimate that they make.
 
-    distorted: sum of |weight - weight used|; predictions: least and largest value of the reward model"""
+    distorted: sum of |weight - weight used|; predictions: least and largest value of the reward model
+    weight_column: the column of the weights that the effective sample size is about"""
 
     label: str
     estimator: Estimator
@@ -105,11 +106,7 @@ class EstimatorFold:
     weights: Weights
     distorted: float = 0.0
     predictions: Bounds = (np.inf, -np.inf)
-
-    @property
-    def weight_column(self) -> str:
-        """The column of the weights that the effective sample size is about."""
-        return "weight"
+    weight_column: str = "weight"
 
     @cached_property
     def columns(self) -> list[int]:
@@ -178,51 +175,30 @@ class EstimatorFold:
         verdict, reasons_sorted = diagnostics.verdict(diagnosis, extra=extra)
         weighted = self.estimator.weighted and self.n > 0
         return Estimate(
-            estimator=self.label,
-            estimand=estimand(self.estimator.unit, greedy=options.greedy),
-            unit=self.estimator.unit,
-            value=finite_or_none(value),
-            std_error=finite_or_none(error) if self.estimator.intervals else None,
-            lower=lower,
-            upper=upper,
-            level=options.level,
-            interval=options.interval,
-            cluster=options.cluster,
-            clusters=self.clusters,
-            n=self.n,
-            ess=diagnosis.ess,
-            max_weight=finite_or_none(weights.largest) if weighted else None,
+            estimator=self.label, estimand=estimand(self.estimator.unit, greedy=options.greedy),
+            unit=self.estimator.unit, value=finite_or_none(value),
+            std_error=finite_or_none(error) if self.estimator.intervals else None, lower=lower, upper=upper,
+            level=options.level, interval=options.interval, cluster=options.cluster, clusters=self.clusters, n=self.n,
+            ess=diagnosis.ess, max_weight=finite_or_none(weights.largest) if weighted else None,
             mean_weight=self._mean_weight[0] if weighted else None,
-            top1_share=weights.top1_share if weighted else None,
-            unsupported=diagnosis.unsupported,
-            verdict=verdict,
-            reasons=reasons_sorted,
-            bias_bound=bias,
-            k_hat=diagnosis.k_hat,
-            cluster_share=diagnosis.cluster_share,
-            nonzero=diagnosis.nonzero,
-            reward_share=diagnosis.reward_share,
-            mean_weight_z=finite_or_none(diagnosis.mean_weight_z),
-            left_out=weights.left_out,
+            top1_share=weights.top1_share if weighted else None, unsupported=diagnosis.unsupported, verdict=verdict,
+            reasons=reasons_sorted, bias_bound=bias, k_hat=diagnosis.k_hat, cluster_share=diagnosis.cluster_share,
+            nonzero=diagnosis.nonzero, reward_share=diagnosis.reward_share,
+            mean_weight_z=finite_or_none(diagnosis.mean_weight_z), left_out=weights.left_out,
             safe_lower=None if lower is None or bias is None else lower - bias,
-        )
+        )  # fmt: skip
 
     @cached_property
     def diagnosis(self) -> Diagnosis:
         """The figures that the verdict is made from."""
         weights, weighted = self.weights, self.estimator.weighted
         return Diagnosis(
-            weighted=weighted,
-            n=self.n,
-            clusters=self.clusters,
-            ess=self._ess if weighted else None,
+            weighted=weighted, n=self.n, clusters=self.clusters, ess=self._ess if weighted else None,
             nonzero=weights.weighted_rewards if weighted else weights.rewards,
-            reward_share=weights.not_default_share if weighted else None,
-            k_hat=weights.k_hat if weighted else None,
-            unsupported=weights.unsupported_share,
-            cluster_share=self._cluster_share,
+            reward_share=weights.not_default_share if weighted else None, k_hat=weights.k_hat if weighted else None,
+            unsupported=weights.unsupported_share, cluster_share=self._cluster_share,
             mean_weight_z=self._mean_weight[1] if weighted else None,
-        )
+        )  # fmt: skip
 
     @cached_property
     def _ess(self) -> float | None:

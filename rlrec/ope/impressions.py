@@ -82,15 +82,11 @@ class ImpressionFold:
         summary, drawn = partial.moments.summary(), None
         if options.interval == "bootstrap-t" and any(estimator.intervals for estimator in self.estimators.values()):
             drawn = intervals.replicates(summary, seed=options.seed, number=options.replicates)
-        estimates = []
-        for (label, estimator), distorted in zip(self.estimators.items(), partial.distorted.tolist(), strict=True):
-            of_estimator = EstimatorFold(
-                label=label,
-                estimator=estimator,
-                summary=summary,
-                weights=partial.weights,
-                distorted=distorted,
+        at_end = [
+            EstimatorFold(
+                label=label, estimator=estimator, summary=summary, weights=partial.weights, distorted=distorted,
                 predictions=partial.predictions,
             )
-            estimates.append(of_estimator.estimate(options, drawn))
-        return estimates
+            for (label, estimator), distorted in zip(self.estimators.items(), partial.distorted.tolist(), strict=True)
+        ]  # fmt: skip
+        return [of_estimator.estimate(options, drawn) for of_estimator in at_end]

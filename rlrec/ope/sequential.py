@@ -74,15 +74,9 @@ class DrRl(PerVisit):
     modelled: ClassVar[bool] = True
 
 
-class ByStep:
+class ByStep(PerVisit):
     """A mean over visits (where `leading`), and at every step one sum over visits divided by another."""
 
-    unit: ClassVar[str] = "session"
-    weighted: ClassVar[bool] = True
-    modelled: ClassVar[bool] = False
-    self_normalised: ClassVar[bool] = False
-    intervals: ClassVar[tuple[str, ...]] = ("normal", "bootstrap-t")
-    biased: ClassVar[bool] = False
     weight_column: ClassVar[str] = "mean_weight"
     columns: ClassVar[tuple[str, ...]]
 

@@ -170,10 +170,6 @@ class SessionEstimatorFold(EstimatorFold):
     estimator: SessionEstimator
     steps: Steps | None
 
-    @property
-    def weight_column(self) -> str:
-        return self.estimator.weight_column
-
     @cached_property
     def units(self) -> Array:
         """The estimator's columns per cluster or block, (m, d): its error and bootstrap are made from them."""
@@ -209,5 +205,7 @@ def at_end(
     partial: SessionPartial, estimator: SessionEstimator, *, label: str, summary: ClusterSummary
 ) -> SessionEstimatorFold:
     """The estimator at the end of a fold. summary: of the partial's moments."""
-    weights = partial.end if estimator.weight_column == "weight" else partial.along
-    return SessionEstimatorFold(label=label, estimator=estimator, summary=summary, weights=weights, steps=partial.steps)
+    return SessionEstimatorFold(
+        label=label, estimator=estimator, summary=summary, steps=partial.steps, weight_column=estimator.weight_column,
+        weights=partial.end if estimator.weight_column == "weight" else partial.along,
+    )  # fmt: skip
