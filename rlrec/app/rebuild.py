@@ -79,7 +79,7 @@ def _plan(unit: Unit, request: Request) -> _Plan | None:
     changed: dict[str, Any] = {}
     if request.features is not None:
         if not policy.contextual:
-            raise InputError(f"kind {source.policy.kind} reads no context", hint="leave --features away")
+            raise InputError(f"kind {source.policy.kind} reads no context", hint="leave out --features")
         changed = {side: one.spec() for side, one in parameters.features(request.features).items()}
     since = None
     if request.after_drift is not None:

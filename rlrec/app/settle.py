@@ -1,4 +1,4 @@
-"""Let overdue slots into the beliefs of rewards that settle."""
+"""Learn from slots of settled rewards whose window is over."""
 
 from __future__ import annotations
 

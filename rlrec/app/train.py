@@ -310,7 +310,11 @@ class _TrainingRun:
         self.lease.renew()
         named = {"gain": point.gain, "above": point.lower, "entropy": point.entropy, "KL": point.kl, "ESS": point.ess}
         figures = ", ".join(f"{name} {value:.4g}" for name, value in named.items() if value is not None)
-        few = f" (below {LEAST}: others come first)" if point.ess is not None and point.ess < LEAST else ""
+        few = (
+            f" (below {LEAST}: not chosen while others have more)"
+            if point.ess is not None and point.ess < LEAST
+            else ""
+        )
         self.progress(f"epoch {point.epoch} of {self.request.epochs}: {figures}{few}, clipped {point.clipped:.1%}")
 
     def _look(

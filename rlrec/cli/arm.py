@@ -173,7 +173,7 @@ def list_(store: Store, show: Show) -> None:
 @printed
 @stored
 def retire(store: Store, show: Show, keys: Sequence[str]) -> None:
-    """Make arms eligible no more; their log stays.
+    """Take arms out of the catalogue; their log stays.
 
     \b
     Example:

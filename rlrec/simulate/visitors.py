@@ -56,7 +56,7 @@ class Visitors:
         where the visit has ended and the visitor will come again. Where a visit has ended, the next step begins another
         visit of the same visitor."""
         if actions.ndim > 1:
-            raise InputError("a visitor with memory is shown one arm at a time", hint="leave -k away")
+            raise InputError("a visitor with memory is shown one arm at a time", hint="leave out -k")
         reward, expected, terminated = self._serve(actions)
         self._steps += 1
         truncated = ~terminated & (self._steps >= self.cap)

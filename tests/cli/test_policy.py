@@ -105,7 +105,7 @@ def test_the_same_definition_again_is_fine_and_another_one_a_conflict(run: Run) 
         (["--kind", "ucb", "--reward", "defult"], "unknown reward 'defult'", "did you mean default?"),
         (["--kind", "thompson", "--reward", "open"], "may leave [0, 1]", "--clip 0,1"),
         (["--kind", "fixed"], "needs probabilities", "probabilities=FILE"),
-        (["--kind", "ucb", "--from-log", "polcy=x"], "no log filter", "policy"),
+        (["--kind", "ucb", "--from-log", "polcy=x"], "not a log filter", "policy"),
         (["--kind", "ucb", "--from-log", "policy=x"], "unknown policy 'x'", "policy list"),
         (["--kind", "ucb", "--from-log", ""], "no mature decision", "import a log"),
         (

@@ -36,7 +36,7 @@ def check(environment: str, audience: Audience, arms: int, *, size: int = 1, ste
     if not isinstance(audience, Visitors):
         return
     if size > 1:
-        raise InputError(f"visitors of {environment} are shown one arm at a time", hint="leave -k away")
+        raise InputError(f"visitors of {environment} are shown one arm at a time", hint="leave out -k")
     if steps is not None:
         hint = "leave --steps away; --env cap=N cuts visits off after N decisions"
         raise InputError(f"visits of {environment} end by themselves", hint=hint)

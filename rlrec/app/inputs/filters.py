@@ -20,7 +20,7 @@ def parse(text: str) -> dict[str, str]:
         if key not in KEYS or not sign or not value:
             shape = f"write {key}={EXAMPLES.get(key, 'NAME')}" if key in KEYS else suggest(key, list(KEYS))
             hint = shape or f"write KEY=VALUE, joined by commas; keys: {', '.join(KEYS)}"
-            raise InputError(f"{part!r} is no log filter", hint=hint)
+            raise InputError(f"{part!r} is not a log filter", hint=hint)
         if key in found:
             raise InputError(f"the log filter names {key} twice")
         found[key] = value
@@ -60,7 +60,7 @@ def _policies(unit: Unit, name: str) -> list[int]:
 def _versions(unit: Unit, pairs: dict[str, str]) -> list[int]:
     number = pairs["version"]
     if not (number.isascii() and number.isdigit()):
-        raise InputError(f"version {number!r} in the log filter is no number")
+        raise InputError(f"version {number!r} in the log filter is not a number")
     owners = [policy.id for policy in policies.all_policies(unit)]
     wanted = _policies(unit, pairs["policy"]) if "policy" in pairs else owners
     return [version.id for version in policies.versions(unit, wanted) if version.number == int(number)]
