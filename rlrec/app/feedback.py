@@ -354,7 +354,7 @@ def _check(kind: str, value: float) -> None:
         )
     if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
         raise InputError(f"the value of {kind} is {value!r}", hint="give a finite number", field=f"events.{kind}")
-    if not rewards.bounded(value):
+    if not rewards.is_bounded(value):
         hint = f"values stay within {rewards.LIMIT:g}"
         raise InputError(f"the value of {kind}, {value:g}, is too large", hint=hint, field=f"events.{kind}")
 

@@ -68,7 +68,7 @@ def define(store: Store, request: Request) -> Result:
     )
 
     for field, value in (("default", request.default), *(("clip", bound) for bound in request.clip or ())):
-        if not rewards.bounded(value):
+        if not rewards.is_bounded(value):
             raise InputError(f"the {field} is {value:g}", hint=f"give a finite number within {rewards.LIMIT:g}")
 
     def work(unit: Unit) -> Result:

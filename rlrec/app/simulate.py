@@ -20,7 +20,7 @@ from rlrec.app.recommend import Answer
 from rlrec.app.serving import requests
 from rlrec.arrays import Array, Index
 from rlrec.errors import InputError
-from rlrec.policy.reward import clipped
+from rlrec.policy.reward import clip
 from rlrec.records import Reward
 from rlrec.simulate.base import Audience
 from rlrec.simulate.visitors import Visitors
@@ -118,7 +118,7 @@ def _check_group(request: Request, audience: Audience, *, timeout_us: int) -> No
 def _notice_unseen_reward(store: Store, audience: Audience, reward: Reward) -> None:
     """Say so where the policy's reward does not see what the audience gives."""
     value = reward.weights.get(audience.event, 0.0) * audience.lowest
-    if audience.lowest < 0 and clipped(reward, value) == reward.default:
+    if audience.lowest < 0 and clip(reward, value) == reward.default:
         event, lowest = audience.event, audience.lowest
         store.notice(
             f"a `{event}` of {lowest:g} is worth {reward.default:g} by reward {reward.name!r}: nothing is learned;"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 KINDS = {
     "uniform": "rlrec.policy.fixed:Uniform",
     "fixed": "rlrec.policy.fixed:Fixed",
-    "logged": "rlrec.policy.fixed:Logged",
+    "logged": "rlrec.policy.fixed:LoggedPolicy",
     "epsilon-greedy": "rlrec.policy.epsilon_greedy:EpsilonGreedy",
     "ucb": "rlrec.policy.ucb:Ucb",
     "ucb-tuned": "rlrec.policy.ucb:UcbTuned",
@@ -43,26 +43,26 @@ def parameters(kind: str) -> dict[str, Any]:
     """The parameters of a kind with their defaults; a kind checks by itself what it needs."""
     from dataclasses import MISSING, fields
 
-    every = [one for one in fields(load(kind)) if one.name != "design"]
-    every.sort(key=lambda one: one.name in ("floor", "discount", "window"))  # what all share comes last
-    return {one.name: None if one.default is MISSING else one.default for one in every}
+    listed = [field for field in fields(load(kind)) if field.name != "design"]
+    listed.sort(key=lambda field: field.name in ("floor", "discount", "window"))  # the common ones come last
+    return {field.name: None if field.default is MISSING else field.default for field in listed}
 
 
 def values(policy: Policy) -> dict[str, Any]:
     """The parameters of a policy."""
     from dataclasses import fields
 
-    return {one.name: getattr(policy, one.name) for one in fields(policy) if one.name != "design"}
+    return {field.name: getattr(policy, field.name) for field in fields(policy) if field.name != "design"}
 
 
-def make(kind: str, given: Mapping[str, Any], *, design: Design | None = None) -> Policy:
+def make(kind: str, typed: Mapping[str, Any], *, design: Design | None = None) -> Policy:
     """A policy of a kind with checked parameters. Raises InputError for an unknown or impossible one.
 
     design: how a contextual kind reads contexts; None for its default."""
-    made, known = load(kind), parameters(kind)
-    for name in given:
-        if name not in known:
-            hint = suggest(name, list(known)) or f"it has {', '.join(known)}"
+    cls, defaults = load(kind), parameters(kind)
+    for name in typed:
+        if name not in defaults:
+            hint = suggest(name, list(defaults)) or f"it has {', '.join(defaults)}"
             raise InputError(f"kind {kind} has no parameter {name!r}", hint=hint)
-    parts = {"design": design} if design is not None and made.contextual else {}
-    return made(**{**made.implied(given), **given}, **parts)
+    designed = {"design": design} if design is not None and cls.contextual else {}
+    return cls(**{**cls.implied(typed), **typed}, **designed)

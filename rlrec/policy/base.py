@@ -1,4 +1,4 @@
-"""What every kind of policy is: parameters in the object, knowledge in the belief, a distribution of scores out.
+"""Policies: parameters in the object, knowledge in the belief, a distribution of scores out.
 
 This module and the kinds that read no context import no numpy: a single `feedback` asks them for `entry` alone."""
 
@@ -17,13 +17,13 @@ from rlrec.records import Reward
 
 if TYPE_CHECKING:
     from rlrec.arrays import Array
-    from rlrec.policy.moments import Moments
+    from rlrec.policy.moments import ArmMoments
     from rlrec.policy.scores import Scores
 
 
 @dataclass(frozen=True, kw_only=True)
 class Belief:
-    """Sums per arm, each (..., m), aligned with the arms asked about; many beliefs at once have axes before that one.
+    """Sums per arm, each (..., m), aligned with the arms of a question; many beliefs at once have axes before that one.
 
     pulls, reward_sum, reward_squares: what the belief counts, without prior. alpha, beta: the prior as pseudo-counts of
     reward and of its absence, 0 where there is none. total: pulls of all arms that the belief knows, a number or
@@ -38,7 +38,7 @@ class Belief:
     beta: Array
     total: float | Array
     extra: Array | None = None
-    moments: Moments | None = None
+    moments: ArmMoments | None = None
     trained: tuple[dict[str, Array], Array] | None = None
 
     @property
@@ -47,7 +47,7 @@ class Belief:
         return self.pulls + self.alpha + self.beta
 
     def mean(self, *, unknown: float = 0.0) -> Array:
-        """Posterior mean reward, (m,); `unknown` where neither pulls nor a prior tell anything."""
+        """Posterior mean reward, (m,); `unknown` where there are neither pulls nor a prior."""
         import numpy as np
 
         weight = self.weight
@@ -63,7 +63,7 @@ class Policy(Protocol):
 
     floor: float
     purpose: ClassVar[str]  # when to use it, in one line
-    prior: ClassVar[tuple[float, float]]  # alpha and beta of an arm that nothing is known of
+    prior: ClassVar[tuple[float, float]]  # alpha and beta of an arm without a prior of its own
     served: ClassVar[bool]  # whether it can be drawn from
     online: ClassVar[bool]  # whether its belief learns from every decision; else a version is what made it
     contextual: ClassVar[bool]  # whether it has a `design`: encoders, and beliefs with moments
@@ -86,12 +86,12 @@ class Policy(Protocol):
 
     @property
     def exploration(self) -> float:
-        """Share of uniform exploration at every position, in [0, 1]."""
+        """Probability of a uniform arm at every position, in [0, 1]."""
         ...
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The fields of the context on which its distribution depends; EVERYTHING for the whole of it."""
+        """The fields of the context on which its distribution depends; EVERYTHING for all of them."""
         ...
 
     def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
@@ -109,8 +109,8 @@ class Policy(Protocol):
         ...
 
     @classmethod
-    def implied(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Defaults that hang on the parameters given."""
+    def implied(cls, typed: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Defaults that depend on the parameters that a person typed."""
         ...
 
     def check(self, reward: Reward) -> None:
@@ -123,7 +123,7 @@ EVERYTHING = ("*",)
 
 @dataclass(frozen=True, kw_only=True)
 class Learner(Counts):
-    """What all kinds have that learn: a floor of uniform exploration, and a memory that may fade or end."""
+    """Base of kinds that learn: a floor of uniform exploration, and a memory that may fade or end."""
 
     floor: float = 0.0
     discount: float = 1.0
@@ -157,7 +157,7 @@ class Learner(Counts):
         return replace(self, floor=0.0)
 
     @classmethod
-    def implied(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    def implied(cls, typed: Mapping[str, Any]) -> Mapping[str, Any]:
         return {}
 
     def check(self, reward: Reward) -> None:
@@ -192,9 +192,9 @@ def unit_interval(reward: Reward, why: str) -> None:
         )
 
 
-def mixed(*shares: float) -> float:
-    """The uniform share of several explorations, one after the other: 1 - prod(1 - share)."""
-    kept = 1.0
-    for share in shares:
-        kept *= 1.0 - share
-    return 1.0 - kept
+def any_of(*probabilities: float) -> float:
+    """Probability that one of several explorations takes place, each tried after the other: 1 - prod(1 - p)."""
+    none = 1.0
+    for probability in probabilities:
+        none *= 1.0 - probability
+    return 1.0 - none

@@ -1,4 +1,4 @@
-"""What kinds that read contexts have beside what every policy has."""
+"""Protocols of kinds that read contexts."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class ContextualPolicy(Policy, Protocol):
         """How it encodes contexts and arms."""
 
     @property
-    def described(self) -> bool:
-        """Whether it looks at features of arms."""
+    def uses_arm_features(self) -> bool:
+        """Whether its scores depend on features of arms."""
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -49,7 +49,7 @@ class ContextualLearner(ContextualPolicy, Protocol):
     """A kind whose belief is made of moments of encoded contexts."""
 
     def credit(self, x: Array, arms: Ids) -> tuple[Array, Array]:
-        """What slots add to the moments of their arms: weight (n,) of xx', and offset (n,) of the reward.
+        """Weight (n,) of xx' and offset (n,) of the reward, by which slots count in the moments of their arms.
 
         x (n, q) contexts, arms (n,) ids: gram grows by weight xx', response by (reward + offset) x."""
 

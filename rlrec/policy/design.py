@@ -12,7 +12,7 @@ from rlrec.policy.encoder import Encoder
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Design:
-    """Part of a version, and immutable as that is.
+    """A part of a version, and as immutable.
 
     context, arm: encoders. anchor: arm id -> (q,) weights around which a logistic model is expanded; arms that are
     missing have the prior's."""
@@ -22,14 +22,14 @@ class Design:
     anchor: Mapping[int, Array] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, written: Mapping[str, Any]) -> Self:
-        """The design that was `written`."""
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """The design from what `to_json` gave."""
         import numpy as np
 
-        anchor = {int(arm): np.array(weights, np.float64) for arm, weights in written.get("anchor", {}).items()}
-        return cls(context=Encoder.of(written["context"]), arm=Encoder.of(written["arm"]), anchor=anchor)
+        anchor = {int(arm): np.array(weights, np.float64) for arm, weights in document.get("anchor", {}).items()}
+        return cls(context=Encoder.of(document["context"]), arm=Encoder.of(document["arm"]), anchor=anchor)
 
-    def written(self) -> dict[str, Any]:
-        """As JSON."""
+    def to_json(self) -> dict[str, Any]:
+        """The design as JSON."""
         anchor = {str(arm): weights.tolist() for arm, weights in sorted(self.anchor.items())}
         return {"context": self.context.spec(), "arm": self.arm.spec(), **({"anchor": anchor} if anchor else {})}

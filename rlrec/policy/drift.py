@@ -149,9 +149,8 @@ class Adwin:
         difference = np.abs(total[1:-1] / left - (total[-1] - total[1:-1]) / (n - left))
         doubt = np.log(2 * max(np.log(n), 1.0) / self.delta) * inverse
         variance = max(squares[-1] / n - (total[-1] / n) ** 2, 0.0)
-        enough = (difference >= np.sqrt(2 * variance * doubt) + 2 / 3 * width * doubt) & (
-            np.minimum(left, n - left) >= LEAST
-        )
+        bound = np.sqrt(2 * variance * doubt) + 2 / 3 * width * doubt
+        enough = (difference >= bound) & (np.minimum(left, n - left) >= LEAST)
         return int(np.argmax(np.where(enough, difference**2 / inverse, -1.0))) + 1 if enough.any() else 0
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rlrec.policy.base import Belief, Learner, fraction, mixed
+from rlrec.policy.base import Belief, Learner, any_of, fraction
 
 if TYPE_CHECKING:
     from rlrec.arrays import Array
@@ -22,7 +22,7 @@ class EpsilonGreedy(Learner):
 
     epsilon: float = 0.1
 
-    purpose: ClassVar[str] = "a fixed share of exploration, simple to explain"
+    purpose: ClassVar[str] = "a fixed rate of exploration, simple to explain"
 
     def __post_init__(self) -> None:
         fraction("epsilon", self.epsilon)
@@ -30,7 +30,7 @@ class EpsilonGreedy(Learner):
 
     @property
     def exploration(self) -> float:
-        return mixed(self.epsilon, self.floor)
+        return any_of(self.epsilon, self.floor)
 
     def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
         from rlrec.policy.families.point import Point

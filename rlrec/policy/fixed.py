@@ -42,7 +42,7 @@ class _Unlearned(Counts):
         return None
 
     @classmethod
-    def implied(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    def implied(cls, typed: Mapping[str, Any]) -> Mapping[str, Any]:
         return {}
 
     def check(self, reward: Reward) -> None:
@@ -72,8 +72,8 @@ class Uniform(_Floored):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Logged(_Unlearned):
-    """The policy of an imported log: known by its propensities alone."""
+class LoggedPolicy(_Unlearned):
+    """The policy of an imported log, of which only the propensities are recorded."""
 
     floor: ClassVar[float] = 0.0
     exploration: ClassVar[float] = 0.0
@@ -108,8 +108,8 @@ class Fixed(_Floored):
         tables = self.probabilities.items() if self.by else [("", self.probabilities)]
         for value, table in tables:
             where = f" for value {value!r}" if self.by else ""
-            for arm, share in table.items():
-                fraction(f"the probability of {arm!r}{where}", share)
+            for arm, probability in table.items():
+                fraction(f"the probability of {arm!r}{where}", probability)
             total = sum(table.values())
             if abs(total - 1) > 1e-6:
                 raise InputError(f"the probabilities{where} add up to {total:.9g}", hint="they must add up to 1")
@@ -124,9 +124,9 @@ class Fixed(_Floored):
         from rlrec.policy.families.gumbel import Gumbel
 
         table = self._table(context)
-        shares = np.array([table.get(arm, 0.0) for arm in arms], np.float64)
+        probabilities = np.array([table.get(arm, 0.0) for arm in arms], np.float64)
         with np.errstate(divide="ignore"):
-            return Gumbel(np.log(shares))
+            return Gumbel(np.log(probabilities))
 
     def _table(self, context: Mapping[str, Any]) -> Mapping[str, float]:
         if self.by is None:
@@ -135,8 +135,8 @@ class Fixed(_Floored):
 
         value = context.get(self.by)
         name = ANY if value is None else text_of(value)
-        found: Mapping[str, float] | None = self.probabilities.get(name, self.probabilities.get(ANY))
-        if found is None:
+        table: Mapping[str, float] | None = self.probabilities.get(name, self.probabilities.get(ANY))
+        if table is None:
             what = f"a context without {self.by!r}" if value is None else f"{self.by}={name!r}"
             raise InputError(f"no probabilities for {what}", hint=f"add rows for it, or for {ANY!r}", field="context")
-        return found
+        return table

@@ -14,11 +14,11 @@ LONGEST = 10**12  # decisions of a window
 
 @dataclass(frozen=True)
 class Forgetting:
-    """What a decision with ordinal t counts when the policy has made T: discount^(T - t), and with a window nothing
+    """The weight of a decision with ordinal t when the policy has made T: discount^(T - t), and with a window nothing
     once the newest ordinal of its bucket is T - window or older. Ordinals count the decisions of a policy from 1.
 
     discount in (0, 1], 1 forgets nothing; window in decisions, 0 for none. Source: Garivier & Moulines 2011
-    (discounted and sliding-window UCB); the buckets are own."""
+    (discounted and sliding-window UCB); the buckets are our addition."""
 
     discount: float = 1.0
     window: float = 0
@@ -33,7 +33,7 @@ class Forgetting:
 
     @classmethod
     def of(cls, parameters: Mapping[str, Any]) -> Self:
-        """What the parameters of a policy say."""
+        """The forgetting that the parameters of a policy ask for."""
         return cls(float(parameters.get("discount", 1.0)), float(parameters.get("window", 0)))
 
     def __bool__(self) -> bool:

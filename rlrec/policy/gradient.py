@@ -89,7 +89,7 @@ class Gradient(Counts):
     online: ClassVar[bool] = False
     contextual: ClassVar[bool] = True
     stateful: ClassVar[bool] = True
-    described: ClassVar[bool] = True
+    uses_arm_features: ClassVar[bool] = True
     expands: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from rlrec.arrays import Array, Ids
+from rlrec.arrays import Array, Ids, distinct_rows
 from rlrec.errors import InputError
 from rlrec.policy import solving
 from rlrec.policy.base import Belief, Learner, between, number, unit_interval
@@ -19,28 +19,28 @@ from rlrec.policy.families.correlated import Correlated
 from rlrec.policy.families.gaussian import Gaussian
 from rlrec.policy.families.gumbel import Gumbel
 from rlrec.policy.families.point import Point
-from rlrec.policy.moments import Moments, each, width
+from rlrec.policy.moments import ArmMoments, each, width
 from rlrec.policy.scores import Scores
 from rlrec.policy.statistics import CONTEXT, SlotColumns, counted
 from rlrec.records import Reward
 
 DISJOINT, SHARED = "disjoint", "shared"
-FLOOR = 0.01  # of a policy whose propensities are shares of samples, unless it is given
+FLOOR = 0.01  # of a policy whose propensities are fractions of samples, unless another is typed
 SAMPLES = 100_000
 
-# of a standard deviation: where a context has no features, the draw is fair all the same; and far from 0, beside wide
-# ones, doubles tell no narrower one apart
-_NARROWEST, _TOLD_APART = 1e-12, 1e-15
+# least standard deviations: above 0, so that a context without features draws fairly; and of the size of the scores,
+# beside which doubles cannot represent a narrower one
+_NARROWEST, _PRECISION = 1e-12, 1e-15
 
 
 @dataclass(frozen=True, kw_only=True)
 class Linear(Learner):
-    """What the kinds below share: the mean reward is linear in the features of the context.
+    """Base of the kinds below: the mean reward is linear in the features of the context.
 
     model disjoint: weights per arm. A prior given for an arm counts as observations of its intercept, and nothing
     where the contexts have none. model shared: one set of weights for all arms, on the products of features of the
-    context and of the arm, so that an arm nobody has seen starts from those that are like it; priors per arm have no
-    place in it. ridge is the prior precision of every weight.
+    context and of the arm, so that a new arm starts from those that are like it; it ignores priors of single arms.
+    ridge is the prior precision of every weight.
     """
 
     model: str = DISJOINT
@@ -55,10 +55,10 @@ class Linear(Learner):
         if self.model not in (DISJOINT, SHARED):
             raise InputError(f"model is {self.model!r}", hint=f"it is {DISJOINT} or {SHARED}")
         between("ridge", self.ridge, 1e-9, 1e9)
-        wide, deep = len(self.design.context.names), len(self.design.arm.names)
-        if self.model == SHARED and wide * deep > solving.LARGEST:
+        q, p = len(self.design.context.names), len(self.design.arm.names)
+        if self.model == SHARED and q * p > solving.LARGEST:
             raise InputError(
-                f"a shared model of {wide} context and {deep} arm features has {wide * deep} weights",
+                f"a shared model of {q} context and {p} arm features has {q * p} weights",
                 hint=f"it holds {solving.LARGEST}: declare fewer features, or hash into fewer columns",
             )
         super().__post_init__()
@@ -73,12 +73,12 @@ class Linear(Learner):
         return self.design.context.names
 
     @property
-    def described(self) -> bool:
-        """Whether it looks at features of arms."""
+    def uses_arm_features(self) -> bool:
+        """Whether its scores depend on features of arms."""
         return self.model == SHARED
 
     def credit(self, x: Array, arms: Ids) -> tuple[Array, Array]:
-        """What shown slots add to the moments of their arms: weight (n,) of xx', and offset (n,) of the reward.
+        """Weight (n,) of xx' and offset (n,) of the reward, by which slots count in the moments of their arms.
 
         x (n, q) contexts, arms (n,) ids: gram grows by weight xx', response by (reward + offset) x."""
         return np.ones(len(x)), np.zeros(len(x))
@@ -88,24 +88,23 @@ class Linear(Learner):
         return 3 + width(len(self.design.context.names))
 
     def statistics(self, slots: SlotColumns) -> Array:
-        if slots.context is None:  # nothing is asked about contexts
+        if slots.context is None:  # the caller wants counts alone
             return counted(slots)
         weight, offset = self.credit(slots.context, slots.arm_id)
         return counted(slots, each(slots.context, weight=weight, response=slots.reward + offset))
 
     def encode(self, context: Mapping[str, Any] | None) -> Array:
         """Features of a context, (q,)."""
-        return np.asarray(self.design.context.encode([context or {}])[0])
+        return self.design.context.encode([context or {}])[0]
 
     def posterior(self, belief: Belief) -> solving.Disjoint | solving.Shared:
-        """Of the weights; remembered with the moments that it was solved from."""
-        moments = belief.moments or self._nothing(belief)
+        """Posterior of the weights; it is solved once, and stored with the moments."""
+        moments = belief.moments or self._no_moments(belief)
         name = type(self), self.model, self.ridge, self._centre, belief.alpha.tobytes(), belief.beta.tobytes()
-        if name not in moments.memory:
+        if name not in moments.solutions:
             solve = self._shared if self.model == SHARED else self._disjoint
-            moments.memory[name] = solve(belief, moments)
-        found: solving.Disjoint | solving.Shared = moments.memory[name]
-        return found
+            moments.solutions[name] = solve(belief, moments)
+        return moments.solutions[name]
 
     def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
         return self.scores_at(belief, self.encode(context))
@@ -130,15 +129,15 @@ class Linear(Learner):
         x = self.encode(context)
         posterior = self.posterior(belief)
         mean, spread = posterior.mean(x), z * self._noise * posterior.deviation(x)
-        return self._told(mean), self._told(mean - spread), self._told(mean + spread)
+        return self._link(mean), self._link(mean - spread), self._link(mean + spread)
 
     @property
     def _noise(self) -> float:
-        """Standard deviation of a reward around its mean, as far as the kind says: at most 1/2 in [0, 1]."""
+        """Standard deviation of a reward around its mean; at most 1/2 for rewards in [0, 1]."""
         return 0.5
 
-    def _told(self, mean: Array) -> Array:
-        """A mean of the model in the unit of the reward."""
+    def _link(self, mean: Array) -> Array:
+        """The mean reward, from the mean of the linear model."""
         return mean
 
     @property
@@ -147,32 +146,32 @@ class Linear(Learner):
         return 0.0
 
     def _prior(self, alpha: Array, beta: Array) -> tuple[Array, Array]:
-        """What pseudo-counts add to the intercept's precision and response."""
+        """Precision and response of the intercept that pseudo-counts stand for."""
         return alpha + beta, alpha
 
-    def _nothing(self, belief: Belief) -> Moments:
+    def _no_moments(self, belief: Belief) -> ArmMoments:
         shape, q = belief.pulls.shape, len(self.design.context.names)
-        return Moments(gram=np.zeros((*shape, q, q)), response=np.zeros((*shape, q)))
+        return ArmMoments(gram=np.zeros((*shape, q, q)), response=np.zeros((*shape, q)))
 
-    def _disjoint(self, belief: Belief, moments: Moments) -> solving.Disjoint:
-        known = self.design.context.intercept
-        precision, response = self._prior(belief.alpha, belief.beta) if known else (np.zeros(1), np.zeros(1))
-        response = response + (self.ridge * self._centre if known else 0.0)
+    def _disjoint(self, belief: Belief, moments: ArmMoments) -> solving.Disjoint:
+        intercept = self.design.context.intercept
+        precision, response = self._prior(belief.alpha, belief.beta) if intercept else (np.zeros(1), np.zeros(1))
+        response = response + (self.ridge * self._centre if intercept else 0.0)
         return solving.disjoint(moments, ridge=self.ridge, precision=precision, response=response)
 
-    def _shared(self, belief: Belief, moments: Moments) -> solving.Shared:
-        described, pool = moments.described, moments.pool or moments
-        if described is None:  # nothing is known of the arms
-            described = np.repeat(self.design.arm.encode([{}]), belief.pulls.shape[-1], axis=0)
-            pool = replace(moments, described=described)
+    def _shared(self, belief: Belief, moments: ArmMoments) -> solving.Shared:
+        arm_features, pool = moments.arm_features, moments.pool or moments
+        if arm_features is None:  # the arms have no description
+            arm_features = np.repeat(self.design.arm.encode([{}]), belief.pulls.shape[-1], axis=0)
+            pool = replace(moments, arm_features=arm_features)
+        # all eligible sets share the weights that the pool gives
         name = type(self), self.ridge, self._centre
-        if name not in pool.memory:
-            known = self.design.context.intercept and self.design.arm.intercept
-            response = self.ridge * self._centre if known else 0.0
-            pool.memory[name] = solving.shared(pool, ridge=self.ridge, response=response)
-        weights, root = pool.memory[name]
-        kinds, kind = solving.alike(described)
-        return solving.Shared(weights, root, kinds, kind)
+        if name not in pool.solutions:
+            intercept = self.design.context.intercept and self.design.arm.intercept
+            response = self.ridge * self._centre if intercept else 0.0
+            pool.solutions[name] = solving.shared(pool, ridge=self.ridge, response=response)
+        weights, root = pool.solutions[name]
+        return solving.Shared(weights, root, *distinct_rows(arm_features))
 
     def _best(self) -> LinUcb:
         """The best mean, by the same model."""
@@ -186,7 +185,7 @@ class Linear(Learner):
 class LinUcb(Linear):
     """The arm with the largest mean + alpha sqrt(x' A^-1 x) in the context x; equal bests share.
 
-    A is the ridge plus the sum of xx' over what was shown of the arm. With floor 0 the log can judge no other policy.
+    A is the ridge plus the sum of xx' over the slots of the arm. With floor 0 the log can judge no other policy.
     Source: Li et al. 2010, LinUCB with disjoint models; the shared one is the same on products of features.
     """
 
@@ -211,8 +210,8 @@ class LinThompson(Linear):
     """Each arm with the probability that its mean is the best, under a normal posterior of the weights.
 
     Standard deviations are alpha sqrt(x' A^-1 x); alpha is the noise of a reward. Disjoint models have exact
-    propensities in closed form. In the shared model scores are correlated: every decision draws so many samples of its
-    own, and its propensities are shares of them; it needs a floor, 0.01 unless given.
+    propensities in closed form. In the shared model scores are correlated: every decision draws `samples` of its own,
+    and its propensities are fractions of them; it needs a floor, 0.01 unless another is typed.
     Source: own derivation (the posterior of a linear model with normal noise).
     """
 
@@ -229,22 +228,22 @@ class LinThompson(Linear):
         super().__post_init__()
         if self.model == SHARED and self.floor <= 0:
             raise InputError(
-                f"floor is {self.floor:g}, and a shared model serves shares of samples",
+                f"floor is {self.floor:g}, and a shared model serves fractions of samples",
                 hint=f"give it a floor above 0 (default {FLOOR:g}), or no log of it can judge rare arms",
             )
 
     @classmethod
-    def implied(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {"floor": FLOOR} if given.get("model") == SHARED else {}
+    def implied(cls, typed: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"floor": FLOOR} if typed.get("model") == SHARED else {}
 
     @property
     def _noise(self) -> float:
         return self.alpha
 
     def greedy(self) -> Self:
-        made = copy(self)
-        object.__setattr__(made, "floor", 0.0)  # which no shared model may be given, but this one logs nothing
-        return made
+        greedy = copy(self)
+        object.__setattr__(greedy, "floor", 0.0)  # which the constructor refuses, since logs need a floor
+        return greedy
 
     def scores_at(self, belief: Belief, x: Array) -> Scores:
         posterior = self.posterior(belief)
@@ -253,7 +252,7 @@ class LinThompson(Linear):
             return Correlated(mean, self.alpha * posterior.factor(x), int(self.samples))
         sd = self.alpha * posterior.deviation(x)
         far = (np.abs(mean) + sd).max(axis=-1, initial=0.0, keepdims=True)
-        return Gaussian(mean, np.maximum(sd, np.maximum(_NARROWEST, _TOLD_APART * far)))
+        return Gaussian(mean, np.maximum(sd, np.maximum(_NARROWEST, _PRECISION * far)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,7 +260,7 @@ class LogisticThompson(LinThompson):
     """Thompson sampling for clicks: the logit of the mean is linear, its posterior Laplace's approximation.
 
     Every slot counts as in the Newton step from the weights that the version is expanded around (the prior's, at
-    first, with intercept logit(rate)); rebuilding the policy repeats that step from where it led.
+    first, with intercept logit(rate)); rebuilding the policy repeats that step from the weights it led to.
     Source: own derivation (iteratively reweighted least squares, in sums that add up).
     """
 
@@ -278,22 +277,24 @@ class LogisticThompson(LinThompson):
         super().__post_init__()
 
     def credit(self, x: Array, arms: Ids) -> tuple[Array, Array]:
-        shown, place = np.unique(arms, return_inverse=True)
-        start = np.array([self.design.anchor.get(arm, self._start) for arm in shown.tolist()]).reshape(-1, x.shape[1])
-        logit = (x * start[place.reshape(-1)]).sum(axis=1)
-        chance = _logistic(logit)
-        weight = chance * _logistic(-logit)
-        return weight, weight * logit - chance
+        # click probability p under the weights that the model is expanded around
+        distinct, which = np.unique(arms, return_inverse=True)
+        anchors = [self.design.anchor.get(arm, self._start) for arm in distinct.tolist()]
+        logit = (x * np.array(anchors).reshape(-1, x.shape[1])[which.reshape(-1)]).sum(axis=1)
+        p = _logistic(logit)
+        # Newton's weight p (1 - p), and the working response
+        weight = p * _logistic(-logit)
+        return weight, weight * logit - p
 
     def index_at(self, belief: Belief, x: Array) -> Array:
         """The probability of a click."""
         return _logistic(super().index_at(belief, x))
 
-    def _told(self, mean: Array) -> Array:
+    def _link(self, mean: Array) -> Array:
         return _logistic(mean)
 
     def check(self, reward: Reward) -> None:
-        unit_interval(reward, "logistic-thompson takes it for a chance")
+        unit_interval(reward, "logistic-thompson takes it for a probability")
 
     @property
     def _centre(self) -> float:
@@ -309,9 +310,9 @@ class LogisticThompson(LinThompson):
 
     def _prior(self, alpha: Array, beta: Array) -> tuple[Array, Array]:
         """The normal that touches the logit of their Beta at its mode."""
-        known = (alpha > 0) & (beta > 0)
-        a, b = np.where(known, alpha, 1.0), np.where(known, beta, 1.0)
-        precision = np.where(known, a * b / (a + b), 0.0)
+        proper = (alpha > 0) & (beta > 0)
+        a, b = np.where(proper, alpha, 1.0), np.where(proper, beta, 1.0)
+        precision = np.where(proper, a * b / (a + b), 0.0)
         return precision, precision * np.log(a / b)
 
 
@@ -324,7 +325,7 @@ class Softmax(Linear):
 
     temperature: float = 0.1
 
-    purpose: ClassVar[str] = "every arm keeps a chance that falls with its distance from the best"
+    purpose: ClassVar[str] = "every arm keeps a probability that falls with its distance from the best"
 
     def __post_init__(self) -> None:
         between("temperature", self.temperature, 1e-9, 1e9)
@@ -339,9 +340,9 @@ class Softmax(Linear):
 
 @dataclass(frozen=True, kw_only=True)
 class SquareCb(Linear):
-    """Every arm but the best with 1 / (K + gamma (best mean - its mean)), K arms; the best gets the rest.
+    """Every arm but the best with 1 / (K + gamma (best mean - its mean)), K arms; the best gets what is left.
 
-    Equal bests share what is left for them. Source: Foster & Rakhlin 2020 (inverse gap weighting).
+    Equal bests share it. Source: Foster & Rakhlin 2020 (inverse gap weighting).
     """
 
     gamma: float = 10.0
@@ -362,13 +363,13 @@ class SquareCb(Linear):
 def inverse_gaps(mean: Array, *, gamma: float) -> Array:
     """Probabilities of SquareCB, shape of `mean` (..., m), in the unit of the reward; the sum is 1.
 
-    Source: Foster & Rakhlin 2020; equal bests share, which is own."""
+    Source: Foster & Rakhlin 2020; that equal bests share is our addition."""
     best = mean.max(axis=-1, keepdims=True)
     first = mean == best
     other = np.where(first, 0.0, 1.0 / (mean.shape[-1] + gamma * (best - mean)))
-    rest = (1.0 - other.sum(axis=-1, keepdims=True)) / first.sum(axis=-1, keepdims=True)
-    return np.where(first, rest, other)
+    each_best = (1.0 - other.sum(axis=-1, keepdims=True)) / first.sum(axis=-1, keepdims=True)
+    return np.where(first, each_best, other)
 
 
 def _logistic(logit: Array) -> Array:
-    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logit)))
+    return 0.5 * (1.0 + np.tanh(0.5 * logit))

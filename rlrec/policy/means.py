@@ -1,4 +1,4 @@
-"""What a belief over means says about each arm, for people."""
+"""Intervals of the mean reward of each arm, for people."""
 
 from __future__ import annotations
 

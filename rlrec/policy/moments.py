@@ -1,4 +1,4 @@
-"""Sums of regressors per arm: what a linear belief knows, additive as counts are."""
+"""Sums of regressors per arm, which make the belief of a linear model; they add up as counts do."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from rlrec.arrays import Array
 
 
 @dataclass(frozen=True, eq=False)
-class Moments:
-    """What was seen of each of m arms, in q features of the context.
+class ArmMoments:
+    """Sums over the slots of each of m arms, in q features of the context.
 
     gram (..., m, q, q) sums of weight x x'; response (..., m, q) sums of (weighed reward) x; without any prior.
-    described (m, p) the arms' own features, for models that all arms share; pool: the moments of all arms that the
-    belief knows, where they are not these. memory: what a kind has worked out of them, by its name."""
+    arm_features (m, p): for models that all arms share; pool: the moments of all arms that the belief knows, where they
+    are not these. solutions: posteriors that were solved from them, by kind and parameters."""
 
     gram: Array
     response: Array
-    described: Array | None = None
-    pool: Moments | None = None
-    memory: dict[Any, Any] = field(default_factory=dict)
+    arm_features: Array | None = None
+    pool: ArmMoments | None = None
+    solutions: dict[Any, Any] = field(default_factory=dict)
 
 
 def width(q: int) -> int:
@@ -31,18 +31,18 @@ def width(q: int) -> int:
 
 
 def pack(gram: Array, response: Array) -> Array:
-    """(..., m, width): the upper triangle of each gram by rows, then its response."""
+    """Packed moments, (..., m, width): the upper triangle of each gram by rows, then its response."""
     row, column = np.triu_indices(gram.shape[-1])
     return np.concatenate([gram[..., row, column], response], axis=-1)
 
 
-def unpack(packed: Array, q: int) -> Moments:
-    """The moments that were packed, (..., m, width)."""
+def unpack(packed: Array, q: int) -> ArmMoments:
+    """The moments from packed ones, (..., m, width)."""
     row, column = np.triu_indices(q)
     gram = np.empty((*packed.shape[:-1], q, q))
     gram[..., row, column] = packed[..., : len(row)]
     gram[..., column, row] = packed[..., : len(row)]
-    return Moments(gram=gram, response=packed[..., len(row) :])
+    return ArmMoments(gram=gram, response=packed[..., len(row) :])
 
 
 def each(x: Array, *, weight: Array, response: Array) -> Array:

@@ -1,4 +1,4 @@
-"""What events are worth under a reward definition: one slot in plain Python, a batch of slots in arrays."""
+"""Rewards from events under a definition: of one slot in plain Python, of a batch of slots in arrays."""
 
 from __future__ import annotations
 
@@ -22,43 +22,43 @@ def of_slot(definition: Reward, events: Iterable[Event], *, served_at: int, sett
     """Reward of one slot from its events, in the definition's unit; the order of events does not matter.
 
     settled_only: count events inside the window alone, as estimates do; else as the definition says of late ones.
-    It is cut at +-1e100, the bound of values and weights, so that what was stored once can always be read.
+    It is cut at +-1e100, the bound of values and weights, so that whatever was stored can be read again.
     """
-    worth = _weighed(definition, events, served_at=served_at, settled_only=settled_only)
-    return clipped(definition, fsum(worth)) if worth else definition.default
+    terms = _terms(definition, events, served_at=served_at, settled_only=settled_only)
+    return clip(definition, fsum(terms)) if terms else definition.default
 
 
 def of_page(definition: Reward, events: Iterable[Event], *, served_at: int, settled_only: bool = False) -> float:
-    """What the events of a page itself are worth: no default, no clip."""
-    return fsum(_weighed(definition, events, served_at=served_at, settled_only=settled_only))
+    """Reward from the events of a page itself: no default, no clip."""
+    return fsum(_terms(definition, events, served_at=served_at, settled_only=settled_only))
 
 
-def _weighed(definition: Reward, events: Iterable[Event], *, served_at: int, settled_only: bool) -> list[float]:
-    """What the events that count are worth, one by one or by kind: by their own time, never by when they were
-    received."""
+def _terms(definition: Reward, events: Iterable[Event], *, served_at: int, settled_only: bool) -> list[float]:
+    """Weighted values of the events that count, one by one or by kind: by the time of the event, never by that of its
+    arrival."""
     weights = definition.weights
     if settled_only or definition.late == "ignore":
         last = served_at + definition.window_us
         events = (event for event in events if event.at <= last)
     if definition.transforms:
-        return _transformed(definition, events)
+        return _terms_by_kind(definition, events)
     return [weights[event.kind] * event.value for event in events if event.kind in weights]
 
 
-def _transformed(definition: Reward, events: Iterable[Event]) -> list[float]:
+def _terms_by_kind(definition: Reward, events: Iterable[Event]) -> list[float]:
     """Weight times the transformed sum of every kind that came. Values add first, so their order cannot matter."""
     values: dict[str, list[float]] = {}
     for event in events:
         if event.kind in definition.weights:
             values.setdefault(event.kind, []).append(event.value)
     return [
-        definition.weights[kind] * _of_sum(definition.transforms.get(kind), fsum(found))
-        for kind, found in values.items()
+        definition.weights[kind] * _transform(definition.transforms.get(kind), fsum(of_kind))
+        for kind, of_kind in values.items()
     ]
 
 
-def _of_sum(transform: Transform | None, total: float) -> float:
-    """A kind's sum as it is weighed; the logarithm is log1p of its size, with its sign."""
+def _transform(transform: Transform | None, total: float) -> float:
+    """The sum of a kind as its weight multiplies it; the logarithm is log1p of its size, with its sign."""
     if transform is None:
         return total
     if transform.cap is not None:
@@ -66,14 +66,14 @@ def _of_sum(transform: Transform | None, total: float) -> float:
     return copysign(log1p(abs(total)), total) if transform.log1p else total
 
 
-def clipped(definition: Reward, worth: float) -> float:
-    """What a slot earns, inside the definition's range and never beyond LIMIT."""
+def clip(definition: Reward, total: float) -> float:
+    """The reward of a slot, inside the definition's range and never beyond LIMIT."""
     low = -LIMIT if definition.clip_low is None else definition.clip_low
     high = LIMIT if definition.clip_high is None else definition.clip_high
-    return min(max(worth, low), high)
+    return min(max(total, low), high)
 
 
-def bounded(value: float) -> bool:
+def is_bounded(value: float) -> bool:
     """Whether a number may enter: finite, and small enough that rewards can be squared and summed."""
     return abs(value) <= LIMIT
 
@@ -90,8 +90,8 @@ def of_slots(
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     """Rewards of n slots, (n,), and which of them are the default, (n,) bool: `of_slot` for many at once.
 
-    slot, kind, value, age_us (m,): per event the slot it belongs to, the place of its kind in the definition's
-    `weights` (-1: not weighed), its value, and its age after the decision in microseconds. settled_only: as in
+    slot, kind, value, age_us (m,): per event the slot it belongs to, the index of its kind in the definition's
+    `weights` (-1: none), its value, and its age after the decision in microseconds. settled_only: as in
     `of_slot`.
     """
     import numpy as np
@@ -99,11 +99,11 @@ def of_slots(
     counts = kind >= 0
     if settled_only or definition.late == "ignore":
         counts &= age_us <= definition.window_us
-    worth = _sums(definition, n=n, row=slot[counts], kind=kind[counts], value=value[counts])
+    total = _sums(definition, n=n, row=slot[counts], kind=kind[counts], value=value[counts])
     default = np.bincount(slot[counts], minlength=n) == 0
     low = -LIMIT if definition.clip_low is None else definition.clip_low
-    worth = np.clip(worth, low, LIMIT if definition.clip_high is None else definition.clip_high)
-    return np.where(default, definition.default, worth), default
+    total = np.clip(total, low, LIMIT if definition.clip_high is None else definition.clip_high)
+    return np.where(default, definition.default, total), default
 
 
 def of_pages(
@@ -115,8 +115,8 @@ def of_pages(
     value: npt.NDArray[np.float64],
     age_us: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.float64]:
-    """What the events of n pages themselves are worth inside the window, (n,): `of_page` for many at once; the
-    arrays are as in `of_slots`."""
+    """Rewards from the events of n pages themselves inside the window, (n,): `of_page` for many at once; the arrays
+    are as in `of_slots`."""
     counts = (kind >= 0) & (age_us <= definition.window_us)
     return _sums(definition, n=n, row=page[counts], kind=kind[counts], value=value[counts])
 
@@ -129,21 +129,21 @@ def _sums(
     kind: npt.NDArray[np.int64],
     value: npt.NDArray[np.float64],
 ) -> npt.NDArray[np.float64]:
-    """What weighed events add up to, row by row, (n,)."""
+    """Sums of weighted events, row by row, (n,)."""
     import numpy as np
 
     if not definition.transforms:
         weight = np.fromiter(definition.weights.values(), np.float64)
         return np.bincount(row, weights=weight[kind] * value, minlength=n).astype(np.float64)
-    worth = np.zeros(n)
-    for place, (name, one) in enumerate(definition.weights.items()):
-        mine = kind == place
-        total = np.bincount(row[mine], weights=value[mine], minlength=n)
+    sums = np.zeros(n)
+    for index, (name, weight_of_kind) in enumerate(definition.weights.items()):
+        of_kind = kind == index
+        total = np.bincount(row[of_kind], weights=value[of_kind], minlength=n)
         transform = definition.transforms.get(name, Transform())
         if transform.cap is not None:
             total = np.minimum(total, transform.cap)
-        worth += one * (np.copysign(np.log1p(np.abs(total)), total) if transform.log1p else total)
-    return worth
+        sums += weight_of_kind * (np.copysign(np.log1p(np.abs(total)), total) if transform.log1p else total)
+    return sums
 
 
 def bounds(definition: Reward) -> tuple[float, float] | None:
@@ -158,6 +158,6 @@ def weights(text: Mapping[str, float]) -> dict[str, float]:
     if not text:
         raise InputError("a reward weighs at least one kind of event", hint="for example 'click=1, dwell_s=0.01'")
     for kind, weight in text.items():
-        if not bounded(weight):
+        if not is_bounded(weight):
             raise InputError(f"the weight of {kind!r} is not a finite number within {LIMIT:g}")
     return dict(text)

@@ -51,13 +51,14 @@ def uniforms_at(seeds: Words, decisions: npt.NDArray[np.int64], words: Index) ->
         keys = zip(seeds.tolist(), decisions.tolist(), strict=True)
         return np.array([[_double(seed, number, word) for word in words.tolist()] for seed, number in keys])
     seeds, ids = np.asarray(seeds, np.uint64), np.asarray(decisions, np.int64).view(np.uint64)
-    blocks, place = np.unique(np.asarray(words, np.int64) >> 1, return_inverse=True)
+    # each block of Philox gives two uniforms: the distinct blocks, some rows at a time
+    blocks, block = np.unique(np.asarray(words, np.int64) >> 1, return_inverse=True)
     pairs = np.empty((len(seeds), 2 * len(blocks)))
     step = max(1, _CHUNK // max(1, len(blocks)))
     for start in range(0, len(seeds), step):
-        part = slice(start, start + step)
-        pairs[part] = _doubles(seeds[part], ids[part], blocks.astype(np.uint64))
-    return pairs[:, 2 * place + (np.asarray(words) & 1)]
+        rows = slice(start, start + step)
+        pairs[rows] = _doubles(seeds[rows], ids[rows], blocks.astype(np.uint64))
+    return pairs[:, 2 * block + (np.asarray(words) & 1)]
 
 
 def normals(seed: int, decision: int, *, start: int, count: int) -> Array:
@@ -79,7 +80,7 @@ def _doubles(seeds: Words, ids: Words, blocks: Words) -> Array:
 
 
 def _double(seed: int, number: int, word: int) -> float:
-    """The same, one of them."""
+    """`_doubles` of one word, in plain integers."""
     w = philox((*_halves(number & _WORD), *_halves(word >> 1)), _halves(seed))
     first = 2 * (word & 1)
     return max(float((w[first] | w[first + 1] << _HALF) >> 11), 0.5) * 2.0**-53

@@ -1,4 +1,4 @@
-"""What a family of score distributions brings: noisy scores of m arms, whose order is the order of a slate.
+"""Protocols of a family of score distributions: noisy scores of m arms, whose order is the order of a slate.
 
 A new family is one new file in `families`: a frozen dataclass of arrays whose last axis is that of the arms, its
 `Order`, and its noise."""

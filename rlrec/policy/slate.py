@@ -52,7 +52,7 @@ def marginals(scores: Scores, *, size: int, floor: float) -> Array:
     Source: own derivation (`maximum.ranks` and `placement`)."""
     if size == 1:
         return first(scores, floor=floor)[None]
-    return _place_ranks(scores.order(size).ranks(size), floor)
+    return _to_positions(scores.order(size).ranks(size), floor)
 
 
 def conditionals(scores: Scores, slates: Index, *, floor: float) -> Array:
@@ -155,7 +155,7 @@ class Slates:
 
     @cached_property
     def _marginals(self) -> Array:
-        return _place_ranks(self._order.ranks(self._size), self._floor)
+        return _to_positions(self._order.ranks(self._size), self._floor)
 
     @cached_property
     def _cumulative(self) -> tuple[Array, float]:
@@ -229,7 +229,7 @@ def _mix_floor(probability: Array, floor: float, left: int | Index) -> Array:
     return mixed
 
 
-def _place_ranks(ranks: Array, floor: float) -> Array:
+def _to_positions(ranks: Array, floor: float) -> Array:
     """Probabilities of positions (size, m) from those of ranks (size, m)."""
     size, m = ranks.shape
     if np.isnan(ranks[-1, 0]):  # only the first has a closed form

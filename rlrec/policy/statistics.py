@@ -1,4 +1,4 @@
-"""What slots add to a belief. A kind counts one slot in plain Python, many in arrays; no numpy until arrays come."""
+"""Statistics that slots add to a belief: of one slot in plain Python, of many in arrays; numpy loads with arrays."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ORDINAL, CONTEXT, POSITION, PROPENSITY = "ordinal", "context", "position", "prop
 class CountedSlot(NamedTuple):
     """A slot with its reward. Fields that its kind does not need may be 0.
 
-    position: from 1; propensity: the marginal of the arm at its position, or the probability of the page down to it
+    position: from 1; propensity: the marginal of the arm at its position, or the probability of the slate down to it
     where the marginal is not known; ordinal: of the decision in its policy; context_id: of its stored context."""
 
     arm_id: int
@@ -66,7 +66,8 @@ class Counts:
         return 1.0, slot.reward, slot.reward * slot.reward
 
     def statistics(self, slots: SlotColumns) -> Array:
-        """What each slot adds to the sums of its arm, (n, width): pulls, reward, squared reward, and the kind's own."""
+        """Columns that each slot adds to the sums of its arm, (n, width): pulls, reward, squared reward, and the kind's
+        own."""
         return counted(slots)
 
 

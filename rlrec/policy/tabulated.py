@@ -113,10 +113,10 @@ class Tabulated:
         holds = ~(below[:, :-1] | (gone & (mode >= edges))[:, 1:])
         # of these the ones that are too wide, first for its narrowest width, then for the one that ends there
         width = np.diff(edges) / _WIDER
-        too_wide = holds & (width > density.step[:, None])
-        for panel in np.flatnonzero(too_wide.any(axis=0)):
-            too_wide[:, panel] &= width[panel] > density.width(edges[panel + 1])
-        return np.where(too_wide.any(axis=1) | ~below[:, -1], -1, below.argmax(axis=1))
+        oversized = holds & (width > density.step[:, None])
+        for panel in np.flatnonzero(oversized.any(axis=0)):
+            oversized[:, panel] &= width[panel] > density.width(edges[panel + 1])
+        return np.where(oversized.any(axis=1) | ~below[:, -1], -1, below.argmax(axis=1))
 
     def _holds(self) -> bool:
         """Whether the nodes still decide who is among the best, and nothing is lost between them."""

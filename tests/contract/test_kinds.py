@@ -18,9 +18,9 @@ from rlrec.arrays import Array, Index
 from rlrec.errors import InputError
 from rlrec.policy import history, moments, slate
 from rlrec.policy import reward as rewards
-from rlrec.policy.base import Belief, Policy, mixed
+from rlrec.policy.base import Belief, Policy, any_of
 from rlrec.policy.contextual import ContextualLearner, ContextualPolicy, is_contextual, learns_from_contexts
-from rlrec.policy.moments import Moments
+from rlrec.policy.moments import ArmMoments
 from rlrec.policy.statistics import CONTEXT, CountedSlot, SlotColumns
 from rlrec.records import Event, Reward
 
@@ -136,11 +136,11 @@ def remembered(policy: Any, context: dict[str, Any]) -> Array:
     return found
 
 
-def moments_of(policy: Policy, packed: Array) -> Moments | None:
+def moments_of(policy: Policy, packed: Array) -> ArmMoments | None:
     if not learns_from_contexts(policy):
         return None
     described = policy.design.arm.encode(FEATURES)
-    return replace(moments.unpack(packed, len(policy.design.context.names)), described=described)
+    return replace(moments.unpack(packed, len(policy.design.context.names)), arm_features=described)
 
 
 def scores_of(policy: Policy, context: dict[str, Any] | None = None) -> Any:
@@ -268,8 +268,8 @@ def test_the_label_of_a_log_cannot_be_drawn_from() -> None:
 
 
 def test_shares_of_exploration_multiply_what_is_kept() -> None:
-    assert mixed() == 0
-    assert mixed(0.1, 0.2) == pytest.approx(1 - 0.9 * 0.8)
+    assert any_of() == 0
+    assert any_of(0.1, 0.2) == pytest.approx(1 - 0.9 * 0.8)
 
 
 # -- pages --

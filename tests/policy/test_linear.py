@@ -40,7 +40,7 @@ def believing(
     n = np.zeros(response.shape[:-1])
     return Belief(
         pulls=n, reward_sum=n, reward_squares=n, alpha=n + prior[0], beta=n + prior[1], total=0.0,
-        moments=moments.Moments(gram=gram, response=response, described=described),
+        moments=moments.ArmMoments(gram=gram, response=response, arm_features=described),
     )  # fmt: skip
 
 
@@ -119,7 +119,7 @@ def test_a_shared_model_of_indicators_is_the_disjoint_one() -> None:
     apart, together = made("lin-thompson"), made("lin-thompson", model="shared")
     known = learned(apart, x, arm, clicks, m=3)
     assert known.moments is not None
-    alike = replace(known, moments=replace(known.moments, described=np.eye(3), memory={}))
+    alike = replace(known, moments=replace(known.moments, arm_features=np.eye(3), solutions={}))
     one, other = apart.scores_at(known, x[0]), together.scores_at(alike, x[0])
     assert other.location == pytest.approx(one.mean, abs=1e-12)
     assert other.factor @ other.factor.T == pytest.approx(np.diag(one.sd**2), abs=1e-12)
@@ -130,7 +130,7 @@ def test_shared_scores_are_those_of_one_regression_on_products() -> None:
     policy = made("lin-thompson", model="shared", alpha=0.7, ridge=2.0)
     known = learned(policy, x, arm, clicks, m=4)
     assert known.moments is not None
-    z = known.moments.described
+    z = known.moments.arm_features
     assert z is not None
     rows = np.einsum("np,nq->npq", z[arm], x).reshape(200, 6)
     whole = 2 * np.eye(6) + rows.T @ rows
@@ -146,7 +146,7 @@ def test_a_new_arm_starts_from_those_that_are_like_it() -> None:
     policy = made("linucb", model="shared")
     known = learned(policy, x, arm, clicks, m=3)
     assert known.moments is not None
-    z = known.moments.described
+    z = known.moments.arm_features
     assert z is not None
     new = believing(np.zeros((2, 3, 3)), np.zeros((2, 3)), described=z[[1, 1]])
     assert new.moments is not None
@@ -165,7 +165,7 @@ def test_repeating_the_fold_leads_to_the_best_weights(model: str, prior: tuple[f
         policy = made("logistic-thompson", design, model=model, rate=0.2, ridge=1.5)
         known = learned(policy, x, arm, clicks, m=2, prior=prior)
         assert known.moments is not None
-        known = replace(known, moments=replace(known.moments, described=np.ones((2, 1))))
+        known = replace(known, moments=replace(known.moments, arm_features=np.ones((2, 1))))
         weights = policy.posterior(known).weights.reshape(-1, 3)
         design = replace(design, anchor=dict(enumerate(np.broadcast_to(weights, (2, 3)))))
 
@@ -205,7 +205,9 @@ def test_many_beliefs_at_once_are_each_by_itself(kind: str, model: str) -> None:
     x = np.random.default_rng(9).normal(size=(5, 3))
     found = [cast(Any, run.moments) for run in runs]
     both = believing(
-        np.array([one.gram for one in found]), np.array([one.response for one in found]), described=found[0].described
+        np.array([one.gram for one in found]),
+        np.array([one.response for one in found]),
+        described=found[0].arm_features,
     )
     together = policy.scores_at(both, x)
     for row, run in enumerate(runs):

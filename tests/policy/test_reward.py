@@ -81,7 +81,7 @@ def test_a_reward_is_cut_where_its_square_would_overflow(values: list[float], cu
 
 
 def test_values_beyond_the_bound_may_not_enter() -> None:
-    assert [rewards.bounded(value) for value in (1e100, -1e100, 1.1e100, float("inf"), float("nan"))] == [
+    assert [rewards.is_bounded(value) for value in (1e100, -1e100, 1.1e100, float("inf"), float("nan"))] == [
         True, True, False, False, False,
     ]  # fmt: skip
 

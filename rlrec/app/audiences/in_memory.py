@@ -19,7 +19,7 @@ from rlrec.policy.design import Design
 from rlrec.policy.encoder import Encoder
 from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.linear import SHARED
-from rlrec.policy.moments import Moments
+from rlrec.policy.moments import ArmMoments
 from rlrec.policy.scores import Scores
 from rlrec.policy.statistics import CONTEXT, ORDINAL, POSITION, PROPENSITY, SlotColumns
 from rlrec.simulate.base import Audience, Info
@@ -190,11 +190,11 @@ class RunBeliefs:
             total=pulls.sum(axis=1, keepdims=True), extra=further, moments=self._context_moments(further),
         )  # fmt: skip
 
-    def _context_moments(self, packed: Array | None) -> Moments | None:
+    def _context_moments(self, packed: Array | None) -> ArmMoments | None:
         if packed is None or not learns_from_contexts(self.policy):
             return None
         unpacked = moments.unpack(packed, len(self.policy.design.context.names))
-        return replace(unpacked, described=self._described)
+        return replace(unpacked, arm_features=self._described)
 
     @cached_property
     def _described(self) -> Array | None:

@@ -23,7 +23,7 @@ NOW = 2**62  # a revision of the catalogue that is never over
 
 def policy_of(version: Version) -> Policy:
     """The policy of a version: its kind with its parameters and, where it reads contexts, its design."""
-    design = Design.of(version.parameters) if version.contextual else None
+    design = Design.from_json(version.parameters) if version.contextual else None
     return kinds.make(version.policy.kind, version.policy.params, design=design)
 
 
@@ -32,9 +32,9 @@ def described(unit: Unit, version: Version) -> Described | None:
     if not version.contextual:
         return None
     policy = policy_of(version)
-    if not is_contextual(policy) or not policy.described:
+    if not is_contextual(policy) or not policy.uses_arm_features:
         return None
-    return Described(unit, Design.of(version.parameters).arm)
+    return Described(unit, Design.from_json(version.parameters).arm)
 
 
 class Described:

@@ -18,7 +18,7 @@ from rlrec.arrays import Array, Ids
 from rlrec.policy.base import EVERYTHING, Belief, Policy
 from rlrec.policy.contextual import is_contextual, learns_from_contexts
 from rlrec.policy.forgetting import Forgetting
-from rlrec.policy.moments import Moments, unpack
+from rlrec.policy.moments import ArmMoments, unpack
 from rlrec.policy.scores import Scores, unstack
 from rlrec.policy.slate import Slates
 from rlrec.records import Version
@@ -97,7 +97,7 @@ class VersionDistribution:
         self._cases: dict[tuple[Hashable, ...], EligibleDistribution] = {}
         self._before: Mapping[tuple[Hashable, ...], Mapping[int, Slates]] = {}
         self._beliefs: dict[tuple[Hashable, int], Belief] = {}
-        self._pools: dict[int, Moments] = {}
+        self._pools: dict[int, ArmMoments] = {}
         self._kept = 0
 
     def see(self, contexts: Iterable[Mapping[str, Any]]) -> None:
@@ -130,8 +130,8 @@ class VersionDistribution:
             trained=None if self.trained is None else self.trained.of(arms, revision),
         )
 
-    def _moments(self, packed: Array, arms: Ids, revision: int) -> Moments | None:
-        """Moments of the contexts that the belief learned from; None for kinds that learn from none."""
+    def _moments(self, packed: Array, arms: Ids, revision: int) -> ArmMoments | None:
+        """ArmMoments of the contexts that the belief learned from; None for kinds that learn from none."""
         if not learns_from_contexts(self.policy):
             return None
         q = len(self.policy.design.context.names)
@@ -143,8 +143,8 @@ class VersionDistribution:
         if epoch not in self._pools:  # solved once, whoever is eligible
             known = len(self._arms) > 0
             everyone, its = (unpack(self._sums[:, 3:], q), self._arms) if known else (found, arms)
-            self._pools[epoch] = replace(everyone, described=self.described.of(its, revision))
-        return replace(found, described=described, pool=self._pools[epoch])
+            self._pools[epoch] = replace(everyone, arm_features=self.described.of(its, revision))
+        return replace(found, arm_features=described, pool=self._pools[epoch])
 
     def reading(self, context: Mapping[str, Any]) -> str:
         """What of a context the distribution depends on: equal for contexts that make the same one."""

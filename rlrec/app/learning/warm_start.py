@@ -66,7 +66,7 @@ def first(
     if kinds.load(kind).contextual:
         shared = typed["model"] in (SHARED, BILINEAR)
         design = designed(unit, selected, version, declared=declared or {}, shared=shared)
-        version = replace(version, parameters=design.written())
+        version = replace(version, parameters=design.to_json())
         designs.policy_of(version)  # refuses more features than its model holds
     if selected is None or from_log is None or not kinds.load(kind).online:
         return Lesson(parameters=version.parameters)
@@ -187,7 +187,7 @@ def anchored(unit: Unit, version: Version, sums: Totals) -> Version | None:
     before, anchor = policy.design.anchor, dict(zip(known.tolist(), weights, strict=True))
     if all(arm in before and np.allclose(before[arm], anchor[arm], atol=CLOSE) for arm in anchor):
         return None
-    return replace(version, parameters={**version.parameters, **replace(policy.design, anchor=anchor).written()})
+    return replace(version, parameters={**version.parameters, **replace(policy.design, anchor=anchor).to_json()})
 
 
 def _expands(version: Version) -> bool:

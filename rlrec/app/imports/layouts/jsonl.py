@@ -321,7 +321,7 @@ def _check_keys(events: Sequence[LineEvent]) -> None:
 
 def _check_bounded(value: float, field: str) -> None:
     """Raises InputError where a value is so large that rewards could not be summed."""
-    if not rewards.bounded(value):
+    if not rewards.is_bounded(value):
         raise InputError(f"{value!r} is too large", hint=f"values stay within {rewards.LIMIT:g}", field=field)
 
 
