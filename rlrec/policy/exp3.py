@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from rlrec.errors import InputError
-from rlrec.policy.base import Belief, Learner, between, mixed, unit_interval
+from rlrec.policy.base import Belief, Learner, any_of, between, unit_interval
 from rlrec.policy.statistics import PROPENSITY, CountedSlot, SlotColumns, counted
 from rlrec.records import Reward
 
@@ -42,7 +42,7 @@ class Exp3(Learner):
 
     @property
     def exploration(self) -> float:
-        return mixed(self.gamma, self.floor)
+        return any_of(self.gamma, self.floor)
 
     @property
     def width(self) -> int:

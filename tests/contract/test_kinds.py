@@ -228,8 +228,8 @@ def test_exploration_mixes_with_a_uniform_arm(kind: str, floor: float) -> None:
     policy = made(kind, floor=floor)
     tempered = type(scores_of(policy)) is not type(scores_of(policy.greedy()))  # greedy takes the noise off, too
     without = made(kind, floor=0.0) if tempered else policy.greedy()
-    share = mixed(getattr(policy, "epsilon", 0.0), floor)
-    assert policy.exploration == pytest.approx(mixed(share, without.exploration), abs=1e-15)
+    share = any_of(getattr(policy, "epsilon", 0.0), floor)
+    assert policy.exploration == pytest.approx(any_of(share, without.exploration), abs=1e-15)
     assert distribution(policy) == pytest.approx(share / 6 + (1 - share) * distribution(without), abs=1e-12)
 
 
