@@ -181,8 +181,10 @@ def transaction(engine: sa.Engine, *, write: bool, where: str, sound: bool = Fal
             committing = write
     except UnicodeEncodeError as error:
         raise InputError("a name is not valid Unicode", hint="check the encoding of your shell") from error
-    except OverflowError as error:  # from the driver of SQLite
-        raise _out_of_range() from error
+    except OverflowError as error:
+        if "SQLite" in str(error):  # from its driver
+            raise _out_of_range() from error
+        raise
     except (exc.DBAPIError, engine.dialect.loaded_dbapi.Error) as error:  # the latter from a cursor of the driver's own
         ours = translate(error, where=where)
         rolled_back = getattr(getattr(error, "orig", error), "sqlstate", None) == IDLE

@@ -37,9 +37,9 @@ class Trained:
         made = cast(Gradient, designs.policy_of(version))
         self.unit, self.version = unit, version
         self.policy = made.greedy() if greedy else made
-        found = weights.by_arm(unit, version.id)
-        self.arms: Ids = np.array([row[0] for row in found], np.int64)
-        packed = np.frombuffer(b"".join(row[1] for row in found), "<f8")
+        rows = weights.by_arm(unit, version.id)
+        self.arms: Ids = np.array([row.arm_id for row in rows], np.int64)
+        packed = np.frombuffer(b"".join(row.weights for row in rows), "<f8")
         both: Mapping[str, Any] = version.parameters.get("shared", {})
         self.parameters = made.unpack(packed, both)
         self.described = Described(unit, made.design.arm)
