@@ -15,9 +15,9 @@ from rlrec import policy as kinds
 from rlrec.app.audit import reward_drift
 from rlrec.app.distributions import designs, exact
 from rlrec.app.inputs import canonical, lookup, parameters
-from rlrec.app.learning import popularity, version_json, warm_start, weighted_means
+from rlrec.app.learning import popularity, version_json, weighted_means
 from rlrec.app.learning.version_json import VersionSummary
-from rlrec.app.learning.warm_start import Lesson
+from rlrec.app.learning.warm_start import NO_BELIEF, InitialBelief, warm_start
 from rlrec.app.log import lineage
 from rlrec.arrays import Array, finite_or_none
 from rlrec.errors import Conflict, InputError, suggest
@@ -129,14 +129,14 @@ def create(store: Store, request: Request) -> CreatedPolicy:
         store.notice("a shared model has no prior per arm: this prior changes nothing")
     with store.read() as unit, bulk.alongside(unit) if request.from_log or popular else nullcontext():
         new = policies.by_name(unit, request.name) is None
-        taught = (
-            warm_start.first(unit, request.kind, typed, declared, reward_name=request.reward, from_log=request.from_log)
+        initial = (
+            warm_start(unit, request.kind, typed, declared, reward_name=request.reward, from_log=request.from_log)
             if new
-            else warm_start.NOTHING
+            else NO_BELIEF
         )
         if new and popular:
             prior, record = popularity.learned(unit, **popular, reward=lookup.reward(unit, request.reward))
-            taught = replace(taught, record={**taught.record, **record})
+            initial = replace(initial, record={**initial.record, **record})
 
     def work(unit: Unit) -> CreatedPolicy:
         stored = policies.by_name(unit, request.name)
@@ -144,7 +144,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
             return _existing(unit, stored, definition)
         definition_of_reward = lookup.reward(unit, request.reward)
         policy.check(definition_of_reward)
-        return _create(unit, request, typed, definition, definition_of_reward, prior, taught)
+        return _create(unit, request, typed, definition, definition_of_reward, prior, initial)
 
     answer = store.write(work, repeatable=True)
     if answer["created"] and policy.contextual and declared is None and request.from_log is None:
@@ -177,7 +177,7 @@ def _create(
     definition: Mapping[str, Any],
     reward: Reward,
     prior: Mapping[str, tuple[float, float]],
-    taught: Lesson,
+    initial: InitialBelief,
 ) -> CreatedPolicy:
     policy_id = policies.add_policy(
         unit, name=request.name, kind=request.kind, params=typed, definition=canonical.text(definition)
@@ -190,14 +190,14 @@ def _create(
         reward_id=reward.id,
         seq=0,
         entered_to=None if reward.learn == "served" else 0,
-        learned_from=taught.record,
-        parameters=taught.parameters,
+        learned_from=initial.record,
+        parameters=initial.parameters,
     )
     policies.add_head(unit, policy_id, live_id=version_id)
     beliefs.add_prior(unit, version_id, _prior_rows(unit, prior))
-    if taught.sums:
-        beliefs.add(unit, version_id, seq=0, changes=taught.sums)
-    settings.add_run(unit, "policy create", {"name": request.name, **asdict(request)}, taught.record)
+    if initial.sums:
+        beliefs.add(unit, version_id, seq=0, changes=initial.sums)
+    settings.add_run(unit, "policy create", {"name": request.name, **asdict(request)}, initial.record)
     version = policies.by_id(unit, [version_id])[version_id]
     return {**version_json.summary(unit, version), "created": True}
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from rlrec.app.learning import slot_statistics
 from rlrec.app.learning.ledger import Ledger
-from rlrec.app.learning.slot_statistics import BeliefFold, Totals
-from rlrec.app.log import reward_log
+from rlrec.app.learning.settled_slots import add_settled
 from rlrec.records import Version
-from rlrec.store import Store, Unit, decisions, policies, reader
+from rlrec.store import Store, Unit, decisions, policies
 
-PORTION = 50_000  # slots a transaction
+PORTION = 50_000  # slots that enter in a transaction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,19 +20,19 @@ class Result:
 
 
 def settle(store: Store) -> Result:
-    """Every slot whose window is over enters; `open`: those whose window is not."""
+    """Let every slot in whose window is over. `open`: how many slots wait, whose window is not."""
     settled = 0
     with store.read() as unit:
-        waiting = {version.policy.id for version in _settling(unit)}
-    for policy_id in sorted(waiting):
+        policy_ids = {version.policy.id for version in _settling(unit)}
+    for policy_id in sorted(policy_ids):
         while entered := store.write(partial(_portion, policy_id=policy_id), repeatable=True):
             settled += entered
     with store.read() as unit:
-        left = sum(
+        waiting = sum(
             decisions.count_slots_after(unit, version.policy.id, first=(version.entered_to or 0) + 1)
             for version in _settling(unit)
         )
-    return Result(settled=settled, open=left)
+    return Result(settled=settled, open=waiting)
 
 
 def _settling(unit: Unit) -> list[Version]:
@@ -43,30 +41,10 @@ def _settling(unit: Unit) -> list[Version]:
 
 
 def _portion(unit: Unit, policy_id: int) -> int:
-    ledger = Ledger(unit, [policy_id])
-    entered = sum(_entered(unit, ledger, version) for version in ledger.settling(policy_id))
+    """Let a portion of a policy's overdue slots in: how many."""
+    ledger, entered = Ledger(unit, [policy_id]), 0
+    for version in ledger.settling(policy_id):
+        if ids := ledger.overdue(version, PORTION):
+            entered += add_settled(unit, ledger, version, last=ids[-1])
     ledger.close()
-    return entered
-
-
-def _entered(unit: Unit, ledger: Ledger, version: Version) -> int:
-    """What `Ledger.settle` does to one belief, in columns: how many slots entered."""
-    assert version.entered_to is not None
-    if not (ids := ledger.overdue(version, PORTION)):
-        return 0
-    return enter(unit, ledger, version, last=ids[-1])
-
-
-def enter(unit: Unit, ledger: Ledger, version: Version, *, last: int) -> int:
-    """Let every decision after those that a belief holds into it, up to `last`: how many slots entered."""
-    fold = BeliefFold(unit, version, ordinal=ledger.ordinal(version.policy.id))
-    entered, total = 0, Totals()
-    first = max(version.since, (version.entered_to or 0) + 1)
-    for batch in reader.ranges(unit, version.policy.id, first=first, last=last):
-        found = reward_log.rewarded(batch, version.reward, settled_only=False)
-        entered += len(found)
-        total = slot_statistics.add(total, fold.sums(found, rows=~found.slots["censored"]))
-    if total:
-        ledger.write(version, total)
-    ledger.mark_entered(version, last)
     return entered

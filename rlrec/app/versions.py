@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-from rlrec.app import rebuild
 from rlrec.app.inputs import lookup
 from rlrec.app.learning import copies
+from rlrec.app.learning.settled_slots import is_complete
 from rlrec.app.learning.version_json import VersionSummary, summary
 from rlrec.errors import CheckFailed, InputError
 from rlrec.records import Head, Version
@@ -86,7 +86,7 @@ def promote(store: Store, reference: str) -> LiveVersion:
         if version.status == "retired":
             hint = f"`rlrec policy rebuild {version.policy.name}` makes one that learns"
             raise InputError(f"version {version.number} of {version.policy.name} is retired", hint=hint)
-        if not rebuild.caught_up(version):
+        if not is_complete(version):
             raise InputError(
                 f"version {version.number} of {version.policy.name} has not caught up with the log",
                 hint="`rlrec policy rebuild` goes on with it",

@@ -17,6 +17,7 @@ from rlrec.app import rebuild
 from rlrec.app.audit import visit_histories
 from rlrec.app.audit.findings import Findings
 from rlrec.app.doctor import Request, doctor
+from rlrec.app.learning.settled_slots import is_complete
 from rlrec.store import Store, decisions, policies, tables
 from tests.app.defined import remembering, wrong
 from tests.app.shop import added_up, apart, ask, dump, stocked, sums, version
@@ -206,7 +207,7 @@ def test_a_killed_rebuild_is_gone_on_with(store: Store, db: str) -> None:
         killed(rebuilds, db, name, 0.05 * after)
         with store.read() as unit:
             newest = policies.versions(unit, [version(unit, name).policy.id])[-1]
-            begun = newest.number > 1 and not rebuild.caught_up(newest)
+            begun = newest.number > 1 and not is_complete(newest)
         remembers(store, (10 + after, 1, REMEMBERING))
         made = rebuild.rebuild(store, rebuild.Request(reference=f"{name}@1"))
         assert made["version"] == newest.number + (not begun)

@@ -113,7 +113,7 @@ def test_a_frozen_memory_fades_no_more(shop: tuple[str, Run, str]) -> None:
     done(run("--now", later, "policy", "freeze", "p"))
     before = believed(db, "p@2")
     serve_at = "".join(json.dumps({"policy": "p", "session": f"x{i}"}) + "\n" for i in range(30))
-    done(run("--now", later, "recommend", "--input", "-", stdin=serve_at))
+    done(run("--now", later, "--allow-future", "recommend", "--input", "-", stdin=serve_at))
     assert before == believed(db, "p@2")
     assert same(before, expected(kind, served, set()))
 

@@ -11,7 +11,7 @@ from rlrec.app.distributions import exact
 from rlrec.app.distributions.exact import VersionDistribution
 from rlrec.app.inputs import lookup
 from rlrec.app.log import lineage
-from rlrec.app.log.lineage import Lesson
+from rlrec.app.log.lineage import LearnedFrom
 from rlrec.arrays import Flags, Words
 from rlrec.errors import InputError, suggest
 from rlrec.records import Policy, Reward, Version
@@ -31,7 +31,7 @@ class Target:
     policy_id: int | None
     reward: Reward
     serving: VersionDistribution | None
-    lessons: Sequence[Lesson]
+    lessons: Sequence[LearnedFrom]
     seq: int = 0
 
     @property

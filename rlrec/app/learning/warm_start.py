@@ -39,7 +39,7 @@ HASHED = 16  # columns for the features of arms, as long as there are none to fi
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lesson:
+class InitialBelief:
     """What a version starts from: its sums, the record of what taught it, and its `parameters`."""
 
     sums: Totals = field(default_factory=dict)
@@ -47,10 +47,10 @@ class Lesson:
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
-NOTHING = Lesson()
+NO_BELIEF = InitialBelief()
 
 
-def first(
+def warm_start(
     unit: Unit,
     kind: str,
     typed: Mapping[str, Any],
@@ -58,7 +58,7 @@ def first(
     *,
     reward_name: str,
     from_log: str | None,
-) -> Lesson:
+) -> InitialBelief:
     """What `policy create` starts a policy from: the mature decisions of a log, where one is named."""
     reward = lookup.reward(unit, reward_name)
     selected = None if from_log is None else filters.selection(unit, from_log)
@@ -69,15 +69,15 @@ def first(
         version = replace(version, parameters=design.to_json())
         designs.policy_of(version)  # refuses more features than its model holds
     if selected is None or from_log is None or not kinds.load(kind).online:
-        return Lesson(parameters=version.parameters)
-    version, sums, slots, last = taught(unit, version, selected)
+        return InitialBelief(parameters=version.parameters)
+    version, sums, slots, last = fit_to_log(unit, version, selected)
     if not slots:
         raise InputError("the log has no mature decision to learn from", hint="import a log, or widen the filter")
     record = lineage.record(unit, from_log, selected, last_id=last, window_us=reward.window_us, slots=slots)
-    return Lesson(sums=sums, record=record, parameters=version.parameters)
+    return InitialBelief(sums=sums, record=record, parameters=version.parameters)
 
 
-def again(unit: Unit, version: Version, *, fresh: bool) -> Lesson:
+def refit(unit: Unit, version: Version, *, fresh: bool) -> InitialBelief:
     """What a version that is rebuilt as `version` says starts from: the log that taught its parent, as it sees that.
 
     fresh: without it, since the world has changed. A model that is expanded moves to where the policy's own mature
@@ -87,13 +87,13 @@ def again(unit: Unit, version: Version, *, fresh: bool) -> Lesson:
     sums: Totals = {}
     if "selection" in record and not fresh:
         selected = Selection(**{"last_id": record.get("last_id"), **record["selection"]})
-        version, sums, slots, _ = taught(unit, version, selected)
+        version, sums, slots, _ = fit_to_log(unit, version, selected)
         kept = ("filter", "selection", "last_id", "now", "window_us")
         known |= {name: record[name] for name in kept if name in record} | {"slots": slots}
     if _expands(version) and not sums:
         own = Selection(policy_ids=[version.policy.id], first_id=version.since or None, imported=False)
-        version = taught(unit, version, own)[0]
-    return Lesson(sums=sums, record=known, parameters=version.parameters)
+        version = fit_to_log(unit, version, own)[0]
+    return InitialBelief(sums=sums, record=known, parameters=version.parameters)
 
 
 def unstored(kind: str, params: Mapping[str, Any], reward: Reward) -> Version:
@@ -157,7 +157,7 @@ def _impressions(unit: Unit, selected: Selection, version: Version) -> Iterator[
         yield propensities.weighable(found, rows) if weighed else found.take(rows)
 
 
-def taught(unit: Unit, version: Version, selected: Selection) -> tuple[Version, Totals, int, int]:
+def fit_to_log(unit: Unit, version: Version, selected: Selection) -> tuple[Version, Totals, int, int]:
     """What a log teaches a draft: the draft with the anchor of its model, its sums, how many slots, and the last id.
 
     A logistic model is expanded around its weights; repeating that until they stay is Newton's method. The sums are

@@ -18,7 +18,7 @@ from rlrec.store.reader import Selection
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lesson:
+class LearnedFrom:
     """Decisions that a version learned from: the selected ones that were mature at a time (None: mature or not), of
     some splits (None: of all)."""
 
@@ -72,7 +72,7 @@ def ancestry(unit: Unit, version: Version) -> list[Version]:
     return chain
 
 
-def learned(chain: Sequence[Version]) -> list[Lesson]:
+def learned(chain: Sequence[Version]) -> list[LearnedFrom]:
     """What the first version of an `ancestry` learned from: its own decisions if it learns online, what it was taught
     when it was made, and what those it was copied from were taught."""
     version = chain[0]
@@ -81,7 +81,7 @@ def learned(chain: Sequence[Version]) -> list[Lesson]:
         return taught
     first = version.since or None
     own = Selection(policy_ids=[version.policy.id], first_id=first, last_id=version.entered_to, imported=False)
-    return [Lesson(selection=own), *taught]
+    return [LearnedFrom(selection=own), *taught]
 
 
 def record(unit: Unit, text: str, selected: Selection, *, last_id: int, window_us: int, slots: int) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def record(unit: Unit, text: str, selected: Selection, *, last_id: int, window_u
     }  # fmt: skip
 
 
-def _taught(version: Version) -> list[Lesson]:
+def _taught(version: Version) -> list[LearnedFrom]:
     """What stands in the record of a version: the log it was taught by, that of its prior, the policy whose belief it
     is a copy of."""
     record = version.learned_from
@@ -101,15 +101,15 @@ def _taught(version: Version) -> list[Lesson]:
     if "policy_id" in record and learns(version):
         last = None if "selection" in record else record.get("last_id")
         own = Selection(policy_ids=[record["policy_id"]], last_id=last, imported=False)
-        lessons.append(Lesson(selection=own, mature_at=version.created_at, window_us=version.reward.window_us))
+        lessons.append(LearnedFrom(selection=own, mature_at=version.created_at, window_us=version.reward.window_us))
     return lessons
 
 
-def _lesson(version: Version, record: Mapping[str, Any]) -> Lesson:
+def _lesson(version: Version, record: Mapping[str, Any]) -> LearnedFrom:
     selection = Selection(**{"last_id": record.get("last_id"), **record["selection"]})
     window = int(record.get("window_us", version.reward.window_us))
     splits = tuple(record["splits"]) if "splits" in record else None
-    return Lesson(selection=selection, mature_at=record.get("now"), window_us=window, splits=splits)
+    return LearnedFrom(selection=selection, mature_at=record.get("now"), window_us=window, splits=splits)
 
 
 def learns(version: Version) -> bool:
