@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError, suggest
@@ -14,65 +14,61 @@ from rlrec.store import Store, Unit, arms
 from rlrec.times import written
 
 
-@dataclass(frozen=True, kw_only=True)
-class Line:
+class ArmFeatures(NamedTuple):
     """An arm and its features."""
 
     arm: str
     features: Mapping[str, Any]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Changed:
-    added: int
-    updated: int
-    unchanged: int
+@dataclass(frozen=True)
+class ArmChanges:
+    """How many arms an import added, gave other features, and left as they were."""
+
+    added: int = 0
+    updated: int = 0
+    unchanged: int = 0
+
+    def __add__(self, other: ArmChanges) -> ArmChanges:
+        return ArmChanges(self.added + other.added, self.updated + other.updated, self.unchanged + other.unchanged)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Moved:
-    """How many arms a retirement or a restoration changed."""
+@dataclass(frozen=True)
+class StatusChange:
+    """Arms that are retired now, or restored, and how many of them were not before."""
 
     arms: list[str]
     changed: int
 
 
-def put(store: Store, groups: Callable[[], Iterable[Sequence[Line]]], *, one_transaction: bool = True) -> Changed:
-    """Add arms, or give known ones other features: all in one transaction, or a transaction a group."""
-    if one_transaction:
-        return store.write(lambda unit: _added(_put(unit, group) for group in groups()), repeatable=True)
-    return _added(store.write(partial(_put, group=group), repeatable=True) for group in groups())
+def put(store: Store, groups: Callable[[], Iterable[Sequence[ArmFeatures]]], *, at_once: bool = True) -> ArmChanges:
+    """Add arms, or give stored ones other features: all in one transaction, or a transaction a group."""
+    if at_once:
+        return store.write(lambda unit: sum((_put(unit, group) for group in groups()), ArmChanges()), repeatable=True)
+    changes = (store.write(partial(_put, group=group), repeatable=True) for group in groups())
+    return sum(changes, ArmChanges())
 
 
-def _put(unit: Unit, group: Sequence[Line]) -> Changed:
-    features = {line.arm: canonical.text(dict(line.features)) for line in group}
-    added, updated = arms.put(unit, features)
-    return Changed(added=added, updated=updated, unchanged=len(group) - added - updated)
+def _put(unit: Unit, group: Sequence[ArmFeatures]) -> ArmChanges:
+    added, updated = arms.put(unit, {arm: canonical.text(dict(features)) for arm, features in group})
+    return ArmChanges(added, updated, len(group) - added - updated)
 
 
-def _added(parts: Iterable[Changed]) -> Changed:
-    added = updated = unchanged = 0
-    for part in parts:
-        added, updated, unchanged = added + part.added, updated + part.updated, unchanged + part.unchanged
-    return Changed(added=added, updated=updated, unchanged=unchanged)
-
-
-def retire(store: Store, keys: Sequence[str], *, retired: bool) -> Moved:
+def retire(store: Store, keys: Sequence[str], *, retired: bool) -> StatusChange:
     """Take arms out of eligibility, or back into it. Raises InputError for one the catalogue lacks."""
 
-    def work(unit: Unit) -> Moved:
-        known = arms.ids(unit, keys)
-        for key in keys:
-            if key not in known:
-                near = suggest(key, [arm.key for arm in arms.every(unit)])
-                raise InputError(f"unknown arm {key!r}", hint=near or "`rlrec arm list` shows them")
-        return Moved(arms=list(keys), changed=arms.retire(unit, keys, retired=retired))
+    def work(unit: Unit) -> StatusChange:
+        stored = arms.ids(unit, keys)
+        if missing := [key for key in keys if key not in stored]:
+            near = suggest(missing[0], [arm.key for arm in arms.every(unit)])
+            raise InputError(f"unknown arm {missing[0]!r}", hint=near or "`rlrec arm list` shows them")
+        return StatusChange(list(keys), arms.retire(unit, keys, retired=retired))
 
     return store.write(work, repeatable=True)
 
 
 def listing(store: Store) -> list[dict[str, Any]]:
-    """Every arm, retired ones too, in the order they came."""
+    """Every arm, retired ones too, in the order in which they were added."""
     with store.read() as unit:
         return [
             {

@@ -34,7 +34,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class BadLines:
-    """What a bad line does. quarantine: `refuse` notes it; else it raises. `reading` names the file at hand."""
+    """The fate of bad lines. quarantine: `refuse` notes it; else it raises. `reading` names the file at hand."""
 
     quarantine: bool
     refuse: Callable[[InputError, bytes], None]
@@ -122,9 +122,9 @@ class _Import:
                 new = rows
                 for name, owner in owners.items():
                     if owner is not None:
-                        known = loading.stored_lines(unit, owner.policy.id, new.digest)
+                        stored = loading.stored_lines(unit, owner.policy.id, new.digest)
                         listed = zip(new.digest, values(new.policy, len(new)), strict=True)
-                        new = new.select([not (digest in known and name == other) for digest, other in listed])
+                        new = new.select([not (digest in stored and name == other) for digest, other in listed])
                 self._check_group(unit, new, earlier)
 
     def _check_group(self, unit: Unit, rows: LogColumns, earlier: EarlierLines) -> None:
@@ -164,6 +164,7 @@ class _Import:
         if state.run is not None:
             end = partial(settings.end_run, run_id=state.run, result=asdict(summary))
             self.store.write(end, repeatable=True)
+            self.store.analyse()
         for line in altered.notices():
             self.store.notice(line)
         return summary

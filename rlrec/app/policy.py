@@ -116,7 +116,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
         "kind": request.kind,
         "params": typed,
         "reward": request.reward,
-        "prior": canonical.named({key: list(pair) for key, pair in prior.items()}).hex(),
+        "prior": canonical.digest_of({key: list(pair) for key, pair in prior.items()}).hex(),
         "from_log": request.from_log,
         **popular,
         **({} if declared is None else {"features": {side: encoder.spec() for side, encoder in declared.items()}}),

@@ -31,7 +31,7 @@ def arm() -> None:
 
 @arm.command()
 @click.argument("key", type=KEY)
-@click.option("--features", type=OBJECT, default="{}", metavar="JSON|@FILE", help="What is known of the arm.")
+@click.option("--features", type=OBJECT, default="{}", metavar="JSON|@FILE", help="The features of the arm.")
 @printed
 @stored
 def add(store: Store, show: Show, key: str, features: dict[str, Any]) -> None:
@@ -43,7 +43,7 @@ def add(store: Store, show: Show, key: str, features: dict[str, Any]) -> None:
     """
     from rlrec.app import arm as use_case
 
-    show(use_case.put(store, lambda: [[use_case.Line(arm=key, features=features)]]))
+    show(use_case.put(store, lambda: [[use_case.ArmFeatures(arm=key, features=features)]]))
 
 
 @arm.command("import")
@@ -64,45 +64,46 @@ def import_(store: Store, show: Show, lines: Lines) -> None:
 
     lines.copy_unless_file()
     as_groups = _json_groups if lines.first_byte() in (b"{", b"[") else _csv_groups
-    groups = as_groups(lines, use_case.Line)
-    changed = use_case.put(store, groups, one_transaction=not lines.refusals.quarantine)
-    show(asdict(changed) | {"rejected": lines.refusals.count})
+    groups = as_groups(lines, use_case.ArmFeatures)
+    changes = use_case.put(store, groups, at_once=not lines.refusals.quarantine)
+    show(asdict(changes) | {"rejected": lines.refusals.count})
 
 
-def _json_groups(lines: Lines, line: Any) -> Any:
+def _json_groups(lines: Lines, record: Any) -> Any:
     import msgspec
 
     kind = msgspec.defstruct("Arm", [("arm", str), ("features", dict[str, Any], {})], forbid_unknown_fields=True)
 
     def groups() -> Iterator[Sequence[Any]]:
         for group in lines.groups(kind):
-            yield [line(arm=one.arm, features=one.features) for one in _keyed(lines, group)]
+            yield [record(arm.arm, arm.features) for arm in _with_key(lines, group)]
 
     return groups
 
 
-def _keyed(lines: Lines, group: Sequence[tuple[int, Any]]) -> Iterator[Any]:
-    for number, one in group:
+def _with_key(lines: Lines, group: Sequence[tuple[int, Any]]) -> Iterator[Any]:
+    """The arms whose key can be stored; the others are refused."""
+    for number, arm in group:
         try:
-            parse_key(one.arm)
+            parse_key(arm.arm)
         except InputError as error:
             lines.refuse(InputError(error.message, hint=error.hint, field="arm", line=number))
         else:
-            yield one
+            yield arm
 
 
-def _csv_groups(lines: Lines, line: Any) -> Any:
+def _csv_groups(lines: Lines, record: Any) -> Any:
     """CSV in groups: numbers become numbers, an empty cell is no feature."""
 
     def groups() -> Iterator[Sequence[Any]]:
         header: list[str] = []
         for group in lines.raw():
-            made = []
+            arms = []
             for number, text in group:
                 try:
                     cells = _cells(text)
                     if header:
-                        made.append(line(arm=parse_key(cells[0]), features=_features(header, cells)))
+                        arms.append(record(parse_key(cells[0]), _features(header, cells)))
                     else:
                         header = _header(cells)
                 except InputError as error:
@@ -110,7 +111,7 @@ def _csv_groups(lines: Lines, line: Any) -> Any:
                     if not header:
                         raise
                     lines.refuse(error)
-            yield made
+            yield arms
 
     return groups
 
@@ -130,7 +131,7 @@ def _cells(text: bytes) -> list[str]:
 def _header(cells: list[str]) -> list[str]:
     if cells[:1] != ["arm"]:
         raise InputError("the first column of a CSV of arms is `arm`", hint="or write one JSON object a line")
-    if twice := [name for place, name in enumerate(cells) if name in cells[:place]]:
+    if twice := [name for index, name in enumerate(cells) if name in cells[:index]]:
         raise InputError(f"two columns have the name {twice[0]!r}")
     return cells
 
@@ -162,10 +163,10 @@ def list_(store: Store, show: Show) -> None:
     """
     from rlrec.app import arm as use_case
 
-    found = use_case.listing(store)
+    arms = use_case.listing(store)
     columns = ["arm", "status", "features", "added_at", "retired_at"]
-    rows = [[one["arm"], one["status"], one["features"], one["added_at"]] for one in found]
-    show(found, table=View(headers=["arm", "status", "features", "added"], rows=rows), columns=columns)
+    rows = [[arm["arm"], arm["status"], arm["features"], arm["added_at"]] for arm in arms]
+    show(arms, table=View(headers=["arm", "status", "features", "added"], rows=rows), columns=columns)
 
 
 @arm.command()

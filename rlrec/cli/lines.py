@@ -75,8 +75,8 @@ def groups(
 def _flushed(lines: list[tuple[int, bytes]], flush: bool) -> Iterator[tuple[list[tuple[int, bytes]], bool]]:
     """The lines in parts, and whether a flush line followed the part."""
     if flush:
-        ends = [place for place, (_, line) in enumerate(lines) if b"flush" in line and FLUSH.fullmatch(line)]
-        for start, end in zip([0, *(place + 1 for place in ends)], ends, strict=False):
+        ends = [index for index, (_, line) in enumerate(lines) if b"flush" in line and FLUSH.fullmatch(line)]
+        for start, end in zip([0, *(index + 1 for index in ends)], ends, strict=False):
             yield lines[start:end], True
         lines = lines[ends[-1] + 1 :] if ends else lines
     yield lines, False
@@ -108,11 +108,11 @@ class _Cutter:
 
     def lines(self, block: bytes) -> list[tuple[int, bytes]]:
         """The lines that `block` completes, without the blank ones; an empty block is the end of the input."""
-        head, end, rest = block.rpartition(b"\n") if block else (b"", b"\n", b"")
+        head, end, remainder = block.rpartition(b"\n") if block else (b"", b"\n", b"")
         complete = self._numbered(bytes(self.tail) + head) if end else []
         if end:
             self.tail.clear()
-        self.tail += rest[: max(0, LIMIT + 1 - len(self.tail))]
+        self.tail += remainder[: max(0, LIMIT + 1 - len(self.tail))]
         return complete
 
     def _numbered(self, text: bytes) -> list[tuple[int, bytes]]:
@@ -221,8 +221,8 @@ def decode(raw: bytes, kind: type[T], *, line: int | None = None) -> T:
     # Each key ends in a quote and a colon, so an equal count proves that no key came twice.
     if _keys(untyped) != len(COLON.findall(raw)) or LONG.search(b" " + raw) or rb"\u0000" in raw:
         with suppress(RecursionError):
-            if found := problem(tree(raw.decode())):
-                raise InputError(found[1], field=found[0] or None, line=line)
+            if fault := problem(tree(raw.decode())):
+                raise InputError(fault[1], field=fault[0] or None, line=line)
             return value
         raise InputError(f"nested more than {DEPTH} deep", line=line)
     return value
@@ -252,7 +252,7 @@ def _tried(raw: bytes, kind: type[T], number: int) -> T | InputError:
 
 
 def _at_once(raws: list[bytes], kind: Any) -> list[Any] | None:
-    """What the lines hold; None where that takes a look at each, since one is bad or unusual."""
+    """The values of the lines; None where each must be looked at, since one is bad or unusual."""
     block = b"\n".join(raws)
     if not _usual(block, len(raws)):
         return None
@@ -295,13 +295,13 @@ def _explained(raw: bytes, error: str, kind: Any, line: int | None) -> InputErro
     if isinstance(value, list):
         hint = "one object a line: jq -c '.[]' makes lines of a JSON array"
         return InputError(f"expected an object, got the list {truncate(raw.decode(), 40)}", hint=hint, line=line)
-    if found := problem(value):
-        return InputError(found[1], field=found[0] or None, line=line)
+    if fault := problem(value):
+        return InputError(fault[1], field=fault[0] or None, line=line)
     return _invalid(value, error, kind, line)
 
 
 def _invalid(tree: Any, error: str, kind: Any, line: int | None) -> InputError:
-    """What msgspec found in a line that is JSON, but not of the kind."""
+    """The error a person reads for a line that is JSON, but not of the kind; error: msgspec's own message."""
     what, _, at = error.partition(" - at ")
     tokens = re.findall(r"\.([^.\[\]`]+)|\[(\d+|\.\.\.)\]", at)
     field, value = "", tree
@@ -309,15 +309,15 @@ def _invalid(tree: Any, error: str, kind: Any, line: int | None) -> InputError:
         key, value = _step(value, name, index, what)
         field = f"{field}{key}" if key.startswith("[") else joined(field, key)
     if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", what, re.DOTALL):
-        hint = _place_of(unknown[1], _meant(kind, tree))
+        hint = _unknown_field_hint(unknown[1], _meant(kind, tree))
         return InputError("unknown field", hint=hint, field=joined(field, unknown[1]), line=line)
     if missing := re.fullmatch(r"Object missing required field `(.*)`", what):
         hint = f"it is {' or '.join(_tagged(kind))}" if missing[1] == _tag_field(kind) else _example(kind)
         return InputError("is missing", hint=hint, field=joined(field, missing[1]), line=line)
     if what.startswith("Invalid value"):
-        known = [*_tagged(kind)]
-        hint = suggest(str(value), known)
-        return InputError(f"'{truncate(str(value))}' is not {' or '.join(known)}", hint=hint, field=field, line=line)
+        tags = [*_tagged(kind)]
+        hint = suggest(str(value), tags)
+        return InputError(f"'{truncate(str(value))}' is not {' or '.join(tags)}", hint=hint, field=field, line=line)
     if what.startswith("Expected `str` of length") and (why := key_problem(value)):
         return InputError(why, field=field.partition("[")[0], line=line)
     what = re.sub(r", got `\w+`$", "", what)
@@ -345,11 +345,11 @@ def _tagged(kind: Any) -> dict[str, Any]:
     """The Structs that a line may be, by the tag that tells them apart."""
     from typing import get_args
 
-    return {part.__struct_config__.tag: part for part in get_args(kind) if hasattr(part, "__struct_config__")}
+    return {struct.__struct_config__.tag: struct for struct in get_args(kind) if hasattr(struct, "__struct_config__")}
 
 
 def _tag_field(kind: Any) -> str | None:
-    return next((part.__struct_config__.tag_field for part in _tagged(kind).values()), None)
+    return next((struct.__struct_config__.tag_field for struct in _tagged(kind).values()), None)
 
 
 def _meant(kind: Any, value: Any) -> Any:
@@ -357,16 +357,16 @@ def _meant(kind: Any, value: Any) -> Any:
     return _tagged(kind).get(value.get(_tag_field(kind)), kind)
 
 
-def _place_of(name: str, kind: Any) -> str | None:
+def _unknown_field_hint(name: str, kind: Any) -> str | None:
     """A hint for a field that a line does not have at this place: where it stands, a near name, or all names."""
-    known = _fields(kind)
-    if name in known and hasattr(kind, "__struct_fields__"):
+    names = _fields(kind)
+    if name in names and hasattr(kind, "__struct_fields__"):
         from typing import get_type_hints
 
         holder = next((field for field, hint in get_type_hints(kind).items() if name in _fields(hint)), None)
         example = _example(kind)
         return f"it stands in `{holder}`" + (f", {example}" if example else "")
-    return suggest(name, known) or (f"known: {', '.join(known)}" if known else None)
+    return suggest(name, names) or (f"known: {', '.join(names)}" if names else None)
 
 
 def _example(kind: Any) -> str | None:
@@ -382,7 +382,7 @@ def _fields(kind: Any) -> list[str]:
     if isinstance(kind, type) and hasattr(kind, "__struct_encode_fields__"):
         inner = [name for hint in get_type_hints(kind).values() for name in _fields(hint)]
         return list(dict.fromkeys([*kind.__struct_encode_fields__, *inner]))
-    return [name for part in get_args(kind) for name in _fields(part)]
+    return [name for inner_kind in get_args(kind) for name in _fields(inner_kind)]
 
 
 # -- refused lines --

@@ -26,11 +26,11 @@ def answer(
     def answers() -> Iterator[list[Answer]]:
         nonlocal refused
         for group in groups(source, eager=eager, flush=True):
-            made = take(decode_group(group, kind))
-            refused += sum(isinstance(one, InputError) for one in made)
+            results = take(decode_group(group, kind))
+            refused += sum(isinstance(result, InputError) for result in results)
             yield [
-                _refusal(one, number) if isinstance(one, InputError) else one
-                for one, (number, _) in zip(made, group, strict=True)
+                _refusal(result, number) if isinstance(result, InputError) else result
+                for result, (number, _) in zip(results, group, strict=True)
             ]
 
     show.stream(answers())
@@ -39,5 +39,5 @@ def answer(
 
 
 def _refusal(error: InputError, number: int) -> Answer:
-    said = error.message if error.hint is None else f"{error.message}: {error.hint}"
-    return {"line": number, "error": said, "field": error.field}
+    message = error.message if error.hint is None else f"{error.message}: {error.hint}"
+    return {"line": number, "error": message, "field": error.field}

@@ -19,8 +19,8 @@ def decode_json(raw: bytes) -> Any:
     """Any JSON value. Raises InputError."""
     if len(raw) > LIMIT:
         raise InputError(f"longer than {LIMIT // 1_000_000} MB")
-    if found := problem(parsed(raw)):
-        raise InputError(found[1], field=found[0] or None)
+    if fault := problem(parsed(raw)):
+        raise InputError(fault[1], field=fault[0] or None)
     return json.loads(raw)
 
 
@@ -75,7 +75,7 @@ def _constant(text: str) -> RefusedToken:
 
 
 def tree(text: str) -> Any:
-    """What a JSON text holds, with what cannot be stored marked in it."""
+    """The value of a JSON text, with RefusedTokens and Objects in it."""
     return json.loads(text, parse_int=_integer, parse_float=_float, parse_constant=_constant, object_pairs_hook=_pairs)
 
 
@@ -96,7 +96,7 @@ def problem(value: Any, path: str = "", depth: int = 0) -> tuple[str, str] | Non
         children = ((joined(path, key), child) for key, child in value.items())
     elif isinstance(value, list):
         children = ((f"{path}[{index}]", child) for index, child in enumerate(value))
-    return next((found for where, child in children if (found := problem(child, where, depth + 1))), None)
+    return next((fault for where, child in children if (fault := problem(child, where, depth + 1))), None)
 
 
 def joined(path: str, key: str) -> str:

@@ -54,13 +54,13 @@ def masked(text: str, secrets: Sequence[str] = ()) -> str:
 
 
 def passwords(url: str) -> list[str]:
-    """What a database URL holds that must not be printed: as written, and decoded."""
+    """The passwords in a database URL, as they are written and decoded: they must not be printed."""
     from urllib.parse import unquote
 
     userinfo = re.match(r"[^:/]+://[^:@/]*:(.*)@", url, re.DOTALL)
-    found = [userinfo[1]] if userinfo else []
-    found += [match[2].strip("'") for match in re.finditer(PASSWORD, url)]
-    return [form for word in found for form in {word, unquote(word)} if len(form) > 2]
+    secrets = [userinfo[1]] if userinfo else []
+    secrets += [match[2].strip("'") for match in re.finditer(PASSWORD, url)]
+    return [form for word in secrets for form in {word, unquote(word)} if len(form) > 2]
 
 
 def parse_duration(text: str) -> int:
@@ -69,7 +69,7 @@ def parse_duration(text: str) -> int:
     if not text or match is None:
         raise InputError(f"'{truncate(text)}' is not a duration", hint="write 90s, 30m, 1h30m or 7d")
     parts = zip(match.groups(), UNIT_SIZES, strict=True)
-    total = sum(float(part) * unit for part, unit in parts if part)
+    total = sum(float(number) * unit for number, unit in parts if number)
     if total > LARGEST // 1024:
         raise InputError(f"'{truncate(text)}' is too long a duration")
     return round(total)
@@ -79,8 +79,8 @@ def format_duration(micros: int) -> str:
     """The shortest exact form: 1h30m, 90s as 1m30s, 0s."""
     parts = []
     for unit, size in UNITS.items():
-        whole, micros = divmod(micros, size)
-        parts += [f"{whole}{unit}"] if whole else []
+        count, micros = divmod(micros, size)
+        parts += [f"{count}{unit}"] if count else []
     return "".join(parts + ([f"{micros / 1000:g}ms"] if micros else [])) or "0s"
 
 
@@ -172,8 +172,8 @@ def parse_pair(text: str) -> tuple[str, str]:
 class Refused(click.BadParameter):
     """A value that an option does not take, with the way out."""
 
-    def __init__(self, message: str, *, hint: str | None, **place: Any) -> None:
-        super().__init__(message, **place)
+    def __init__(self, message: str, *, hint: str | None, **context: Any) -> None:
+        super().__init__(message, **context)
         self.hint = hint
 
 

@@ -396,3 +396,11 @@ def test_memory_does_not_grow_with_the_lines_that_are_refused(sqlite_db: str, tm
             peaks.append(tracemalloc.get_traced_memory()[1])
     tracemalloc.stop()
     assert peaks[1] < 1.3 * peaks[0]
+
+
+def test_the_database_counts_the_rows_of_an_import(store: Store, run: Run) -> None:
+    """Without that, PostgreSQL reads a log that came in just now as if it were empty."""
+    imported(run, lines(*({"session": f"s{n}"} for n in range(50))))
+    with store.read() as unit:
+        if unit.postgres:
+            assert unit.ask_value("SELECT reltuples::int FROM pg_class WHERE relname = 'decision'") == 50

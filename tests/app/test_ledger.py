@@ -223,7 +223,7 @@ def test_a_key_names_what_the_canonical_form_names() -> None:
     for value, position, censor in product(values, (None, 3), (None, True, False)):
         told: dict[str, float] = {"dwell_s": value, "click": 1.0}
         meant = [7, position, told] + ([] if censor is None else [censor])
-        assert named(7, position, told, censor) == canonical.named(meant)
+        assert named(7, position, told, censor) == canonical.digest_of(meant)
 
 
 def test_a_group_teaches_what_its_lines_teach_one_by_one(store: Store) -> None:

@@ -13,7 +13,7 @@ import pytest
 from rlrec.app import policy as policies
 from rlrec.app import reward as rewards
 from rlrec.app import versions
-from rlrec.app.arm import Line as Arm
+from rlrec.app.arm import ArmFeatures as Arm
 from rlrec.app.arm import put
 from rlrec.app.distributions import exact
 from rlrec.app.feedback import Line, feedback

@@ -50,7 +50,7 @@ class AlteredRewards:
 
 
 def find(definition: Reward, rows: LogColumns, served_at: Sequence[int]) -> AlteredRewards:
-    """What a definition does to the rewards of these decisions, which were served at these times."""
+    """The rewards that a definition alters, of decisions that were served at these times."""
     n, slot_row = len(rows), np.array(rows.slots.row, np.int64)
     if not rows.events.row and rows.reward == NULL:
         return AlteredRewards()

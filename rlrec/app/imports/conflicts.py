@@ -20,21 +20,21 @@ def find(unit: Unit, rows: LogColumns, users: Mapping[str, str | None]) -> dict[
 
     A row that is refused leaves no trace: what it names is free for the rows after it."""
     keys_of = _keys(rows)
-    asked, owners = distinct(rows.request_id), dict(users)
-    if not asked and not keys_of and not distinct(rows.user):
+    request_ids, owners = distinct(rows.request_id), dict(users)
+    if not request_ids and not keys_of and not distinct(rows.user):
         return {}
-    requests = set(decisions.requests(unit, asked))
+    requests = set(decisions.requests(unit, request_ids))
     keys = set(events.stored_keys(unit, set().union(*keys_of.values())))
     refused: dict[int, Conflict] = {}
     columns = zip(values(rows.request_id, len(rows)), rows.session, values(rows.user, len(rows)), strict=True)
     for row, (request, session, user) in enumerate(columns):
         named = keys_of.get(row, set())
         if request in requests:
-            refused[row] = _known_request(request)
+            refused[row] = _request_conflict(request)
         elif repeated := named & keys:
-            refused[row] = _known_key(min(repeated))
+            refused[row] = _key_conflict(min(repeated))
         elif user is not None and (owners.get(session) or user) != user:
-            refused[row] = _other_user(session, user, f"user {owners[session]!r}")
+            refused[row] = _user_conflict(session, user, f"user {owners[session]!r}")
         else:
             keys |= named
             if request is not None:
@@ -46,8 +46,8 @@ def find(unit: Unit, rows: LogColumns, users: Mapping[str, str | None]) -> dict[
 
 def users_of_sessions(unit: Unit, rows: LogColumns) -> dict[str, str | None]:
     """The users of the sessions that some row gives a user."""
-    given = compress(rows.session, (user is not None for user in values(rows.user, len(rows))))
-    return {key: session.user for key, session in sessions.find(unit, set(given)).items()}
+    with_user = compress(rows.session, (user is not None for user in values(rows.user, len(rows))))
+    return {key: session.user for key, session in sessions.find(unit, set(with_user)).items()}
 
 
 def _keys(rows: LogColumns) -> dict[int, set[str]]:
@@ -60,16 +60,16 @@ def _keys(rows: LogColumns) -> dict[int, set[str]]:
     return keys
 
 
-def _known_request(request: str) -> Conflict:
+def _request_conflict(request: str) -> Conflict:
     hint = "it names one decision of the store"
     return Conflict(f"request id {request!r} is known already", hint=hint, field="request_id")
 
 
-def _known_key(key: str) -> Conflict:
+def _key_conflict(key: str) -> Conflict:
     return Conflict(f"feedback key {key!r} is known already", hint="it names one line of feedback", field="events")
 
 
-def _other_user(session: str, user: str, owner: str) -> Conflict:
+def _user_conflict(session: str, user: str, owner: str) -> Conflict:
     return Conflict(f"session {session[:80]!r} belongs to {owner}, not {user!r}", field="user")
 
 
@@ -77,8 +77,8 @@ def _other_user(session: str, user: str, owner: str) -> Conflict:
 
 
 class EarlierLines:
-    """What the lines so far name, 16 bytes for each name: a line that contradicts one of an earlier group is found
-    before either is stored."""
+    """The names in the lines so far, 16 bytes each: a line that contradicts one of an earlier group is refused before
+    either is stored."""
 
     def __init__(self) -> None:
         self.requests, self.keys, self.users = FirstValues(), FirstValues(), FirstValues()
@@ -88,21 +88,21 @@ class EarlierLines:
         """The first row that contradicts an earlier line, with the reason; None where none does."""
         line = np.arange(self.lines, self.lines + len(rows))
         self.lines += len(rows)
-        found: list[tuple[int, Conflict]] = []
+        contradicted: list[tuple[int, Conflict]] = []
         for column, row, first, conflict in (
-            (rows.request_id, range(len(rows)), self.requests, _known_request),
-            (rows.events.key, rows.events.row, self.keys, _known_key),
+            (rows.request_id, range(len(rows)), self.requests, _request_conflict),
+            (rows.events.key, rows.events.row, self.keys, _key_conflict),
         ):
             index, names = _not_null(column, row)
             if (repeated := first.differing(_hashes(names), line[index])).any():
                 at = int(np.argmax(repeated))
-                found.append((int(index[at]), conflict(names[at])))
+                contradicted.append((int(index[at]), conflict(names[at])))
         index, users = _not_null(rows.user, range(len(rows)))
         session = [rows.session[row] for row in index.tolist()]
         if (other := self.users.differing(_hashes(session), _hashes(users))).any():
             at = int(np.argmax(other))
-            found.append((int(index[at]), _other_user(session[at], users[at], "another user")))
-        return min(found, key=lambda pair: pair[0], default=None)
+            contradicted.append((int(index[at]), _user_conflict(session[at], users[at], "another user")))
+        return min(contradicted, key=lambda pair: pair[0], default=None)
 
 
 class FirstValues:

@@ -28,7 +28,7 @@ def find(unit: Unit, name: str) -> Version | None:
 def create(unit: Unit, name: str) -> Version:
     """A new policy of kind logged: its version 1."""
     parameters = asdict(kinds.make(KIND, {}))
-    definition = {"kind": KIND, "params": parameters, "reward": "default", "prior": canonical.named({}).hex()}
+    definition = {"kind": KIND, "params": parameters, "reward": "default", "prior": canonical.digest_of({}).hex()}
     policy_id = policies.add_policy(
         unit, name=name, kind=KIND, params=parameters,
         definition=canonical.text(definition | {"from_log": None}),

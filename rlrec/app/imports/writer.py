@@ -39,7 +39,7 @@ class Cache:
 
 @dataclass
 class ImportState:
-    """What an import remembers from one transaction to the next.
+    """The memory of an import from one transaction to the next.
 
     policies: the names of all owners; options: what the command was asked for, noted with its first decisions; run: the
     id of that note."""
@@ -53,7 +53,7 @@ class ImportState:
 
 @dataclass
 class GroupResult:
-    """What became of a group."""
+    """How a group of lines was stored."""
 
     accepted: int
     duplicates: int
@@ -130,10 +130,10 @@ class GroupWriter:
                 continue
             of_policy = [name == other for other in values(rows.policy, len(rows))]
             digests = [digest for digest, chosen in zip(rows.digest, of_policy, strict=True) if chosen]
-            known = loading.stored_lines(self.unit, number, digests) if few is None else few
+            stored = loading.stored_lines(self.unit, number, digests) if few is None else few
             keep = [
-                kept and not (chosen and digest in known)
-                for kept, chosen, digest in zip(keep, of_policy, rows.digest, strict=True)
+                is_new and not (chosen and digest in stored)
+                for is_new, chosen, digest in zip(keep, of_policy, rows.digest, strict=True)
             ]
         return rows.select(keep)
 
@@ -141,8 +141,8 @@ class GroupWriter:
         """The sessions of these rows that the store has, locked."""
         keys = set(rows.session)
         few = self.cache.sessions
-        known = loading.stored_sessions(self.unit, list(keys)) if few is None else few & keys
-        return sessions.find(self.unit, known, lock=True) if known else {}
+        stored = loading.stored_sessions(self.unit, list(keys)) if few is None else few & keys
+        return sessions.find(self.unit, stored, lock=True) if stored else {}
 
     # -- rows of tables --
 
@@ -217,21 +217,23 @@ class GroupWriter:
 
     def _events(self, rows: LogColumns, ids: Sequence[int], served_at: Sequence[int], seq: Column) -> None:
         """Events, numbered within their decision, and the keys of feedback that some name."""
-        if not (told := rows.events).row:
+        if not (logged := rows.events).row:
             return
-        of_decision = np.array(told.row, np.int64)
+        of_decision = np.array(logged.row, np.int64)
         starts = run_starts(of_decision)
         number = np.arange(len(of_decision)) - np.repeat(starts, np.diff(starts, append=len(of_decision))) + 1
-        decision_id, at = _picked(ids, told.row), _picked(served_at, told.row)
-        if told.at != NULL:
-            at = [default if own is None else own for own, default in zip(values(told.at, len(at)), at, strict=True)]
+        decision_id, at = _picked(ids, logged.row), _picked(served_at, logged.row)
+        if logged.at != NULL:
+            at = [
+                default if time is None else time for time, default in zip(values(logged.at, len(at)), at, strict=True)
+            ]
         self._write("event", {
-            "decision_id": decision_id, "number": number.tolist(), "position": told.position, "kind": told.kind,
-            "value": told.value, "at": at, "received_at": Same(self.unit.now),
-            "seq": seq if isinstance(seq, Same) else _picked(seq, told.row), "key": told.key,
+            "decision_id": decision_id, "number": number.tolist(), "position": logged.position, "kind": logged.kind,
+            "value": logged.value, "at": at, "received_at": Same(self.unit.now),
+            "seq": seq if isinstance(seq, Same) else _picked(seq, logged.row), "key": logged.key,
         })  # fmt: skip
-        if told.key != NULL:
-            columns = (told.key, told.position, told.at, told.kind, told.value)
+        if logged.key != NULL:
+            columns = (logged.key, logged.position, logged.at, logged.kind, logged.value)
             listed = zip(decision_id, *(values(column, len(at)) for column in columns), strict=True)
             events.add_keys(self.unit, _feedback_keys(listed))
 
@@ -264,8 +266,8 @@ class GroupWriter:
         """Visit and step of each row; the visits are stored."""
         n = len(rows)
         if stored or len(set(session_ids)) < n:
-            known = {session.id for session in stored.values()}
-            numbers = VisitNumbers(self.unit, known, self.settings, self.state.moves)
+            session_numbers = {session.id for session in stored.values()}
+            numbers = VisitNumbers(self.unit, session_numbers, self.settings, self.state.moves)
             listed = zip(session_ids, values(rows.visit, n), values(rows.step, n), at, strict=True)
             assigned = [numbers.assign(*row) for row in listed]
             numbers.write()
@@ -294,6 +296,6 @@ def _feedback_keys(listed: Any) -> list[tuple[str, bytes, int | None, int]]:
         if key is not None:
             lines.setdefault((decision_id, key), (position, at, {}))[2][kind] = value
     return [
-        (key, canonical.named([decision_id, position, kinds]), at, decision_id)
+        (key, canonical.digest_of([decision_id, position, kinds]), at, decision_id)
         for (decision_id, key), (position, at, kinds) in lines.items()
     ]

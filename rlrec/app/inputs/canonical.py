@@ -9,7 +9,7 @@ from rlrec.store.contents import digest
 
 
 def text(value: Any) -> str:
-    """Equal for values that mean the same: 1 and 1.0, keys in any order."""
+    """JSON that is equal for values that mean the same: 1 and 1.0, keys in any order."""
     return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
@@ -24,10 +24,10 @@ def _plain(value: Any) -> Any:
 
 
 def number(value: float) -> str:
-    """`text` of a number."""
+    """The canonical text of a number."""
     return repr(int(value)) if value.is_integer() and abs(value) < 2**63 else repr(value)
 
 
-def named(value: Any) -> bytes:
-    """16 bytes that name what `value` means."""
+def digest_of(value: Any) -> bytes:
+    """16 bytes, equal for values that mean the same."""
     return digest(text(value))

@@ -1,4 +1,4 @@
-"""A log FILTER, `key=value` pairs joined by commas, to a selection of decisions."""
+"""A log FILTER (`key=value` pairs joined by commas) as a selection of decisions."""
 
 from __future__ import annotations
 
@@ -8,23 +8,28 @@ from rlrec.store.reader import Selection
 from rlrec.times import parse as parse_time
 
 KEYS = ("policy", "version", "experiment", "variant", "since", "until", "split")
-EXAMPLES = {"version": "2", "since": "2026-01-01", "until": "2026-02-01", "split": "gate"}  # where it is no name
+EXAMPLES = {
+    "version": "2",
+    "since": "2026-01-01",
+    "until": "2026-02-01",
+    "split": "gate",
+}  # of values that are no names
 SPLITS = ("train", "tune", "gate")  # by the numbers that sessions have
 
 
 def parse(text: str) -> dict[str, str]:
     """The pairs of a filter. Raises InputError for an unknown key or one given twice."""
-    found: dict[str, str] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        key, sign, value = (piece.strip() for piece in part.partition("="))
+    pairs: dict[str, str] = {}
+    for pair in filter(None, (pair.strip() for pair in text.split(","))):
+        key, sign, value = (piece.strip() for piece in pair.partition("="))
         if key not in KEYS or not sign or not value:
             shape = f"write {key}={EXAMPLES.get(key, 'NAME')}" if key in KEYS else suggest(key, list(KEYS))
             hint = shape or f"write KEY=VALUE, joined by commas; keys: {', '.join(KEYS)}"
-            raise InputError(f"{part!r} is not a log filter", hint=hint)
-        if key in found:
+            raise InputError(f"{pair!r} is not a log filter", hint=hint)
+        if key in pairs:
             raise InputError(f"the log filter names {key} twice")
-        found[key] = value
-    return found
+        pairs[key] = value
+    return pairs
 
 
 def selection(unit: Unit, text: str | None) -> Selection:
@@ -48,13 +53,13 @@ def _split(name: str) -> int:
 
 
 def _policies(unit: Unit, name: str) -> list[int]:
-    """A policy's id, and those of the variants that were made of it."""
+    """The ids of a policy and of the variants that experiments made of it."""
     every = policies.all_policies(unit)
-    found = [policy.id for policy in every if name in (policy.name, policy.display_name)]
-    if not found:
+    ids = [policy.id for policy in every if name in (policy.name, policy.display_name)]
+    if not ids:
         near = suggest(name, [policy.name for policy in every])
         raise InputError(f"unknown policy {name!r} in the log filter", hint=near or "`rlrec policy list` shows them")
-    return found
+    return ids
 
 
 def _versions(unit: Unit, pairs: dict[str, str]) -> list[int]:
@@ -74,7 +79,7 @@ def _variants(unit: Unit, pairs: dict[str, str]) -> list[int]:
         raise InputError(
             f"unknown experiment {name!r} in the log filter", hint=near or "`rlrec experiment list` shows them"
         )
-    chosen = [variant for one in every if name in (None, one.name) for variant in one.variants]
+    chosen = [variant for experiment in every if name in (None, experiment.name) for variant in experiment.variants]
     label = pairs.get("variant")
     if label is not None and all(variant.label != label for variant in chosen):
         near = suggest(label, [variant.label for variant in chosen])

@@ -1,4 +1,4 @@
-"""What the names that people give mean: policies, versions, rewards, experiments; near names where there is none."""
+"""The policies, versions, rewards and experiments that people name; near names where there is none."""
 
 from __future__ import annotations
 

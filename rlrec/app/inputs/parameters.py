@@ -13,33 +13,34 @@ from rlrec.errors import InputError, suggest
 from rlrec.policy.encoder import Encoder
 
 FILES = {"probabilities"}  # parameters given as a file
+ANY = "*"  # stands for every value of a context field
 LEAST, MOST = 1e-6, 1e9  # pseudo-counts for which probabilities are exact, and then some
 
 
 def typed(kind: str, texts: Mapping[str, str]) -> dict[str, Any]:
     """Typed parameters: numbers where the kind has numbers, the contents of files where it takes one."""
-    known = kinds.parameters(kind)
-    found: dict[str, Any] = {}
+    defaults = kinds.parameters(kind)
+    parameters: dict[str, Any] = {}
     for name, text in texts.items():
-        if name not in known:
-            hint = suggest(name, list(known)) or f"it has {', '.join(known)}"
+        if name not in defaults:
+            hint = suggest(name, list(defaults)) or f"it has {', '.join(defaults)}"
             raise InputError(f"kind {kind} has no parameter {name!r}", hint=hint)
         if name in FILES:
-            found[name] = _probabilities(Path(text), by="by" in texts)
-        elif isinstance(known[name], float):
-            found[name] = _number(text, f"parameter {name}")
+            parameters[name] = _probabilities(Path(text), by="by" in texts)
+        elif isinstance(defaults[name], float):
+            parameters[name] = _number(text, f"parameter {name}")
         else:
-            found[name] = text
-    return found
+            parameters[name] = text
+    return parameters
 
 
-def _number(text: str, what: str) -> float:
+def _number(text: str, name: str) -> float:
     try:
         value = float(text.replace("_", "?"))  # Python's own 1_000 is a number nowhere else
     except ValueError as error:
-        raise InputError(f"{what} is {text!r}", hint="give a finite number") from error
+        raise InputError(f"{name} is {text!r}", hint="give a finite number") from error
     if not isfinite(value):
-        raise InputError(f"{what} is {text!r}", hint="give a finite number")
+        raise InputError(f"{name} is {text!r}", hint="give a finite number")
     return value
 
 
@@ -61,23 +62,28 @@ def _rows(path: Path, *headers: tuple[str, ...]) -> Iterator[tuple[int, dict[str
         raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _probabilities(path: Path, *, by: bool) -> dict[str, Any]:
-    header = ("value", "arm", "probability") if by else ("arm", "probability")
-    found: dict[str, Any] = {}
-    for line, row in _rows(path, header):
-        table = found.setdefault(row["value"], {}) if by else found
+def _tables(path: Path, column: str, *, by: bool) -> dict[str, dict[str, float]]:
+    """The number in a column per arm: for each value of a context field, or all under ANY."""
+    tables: dict[str, dict[str, float]] = {}
+    for line, row in _rows(path, ("value", "arm", column) if by else ("arm", column)):
+        table = tables.setdefault(row["value"] if by else ANY, {})
         if row["arm"] in table:
             raise InputError(f"{path} line {line} names arm {row['arm']!r} twice")
-        table[row["arm"]] = _number(row["probability"], f"{path} line {line}, the probability")
-    return found
+        table[row["arm"]] = _number(row[column], f"{path} line {line}, the {column}")
+    return tables
 
 
-def features(said: Mapping[str, Any]) -> dict[str, Encoder]:
-    """How a person declared that contexts and arms are read: a JSON object with `context`, `arm` or both."""
-    if not said or said.keys() - {"context", "arm"}:
+def _probabilities(path: Path, *, by: bool) -> dict[str, Any]:
+    tables = _tables(path, "probability", by=by)
+    return tables if by else tables.get(ANY, {})
+
+
+def features(declared: Mapping[str, Any]) -> dict[str, Encoder]:
+    """The encoders of contexts and arms that a person declares: a JSON object with `context`, `arm` or both."""
+    if not declared or declared.keys() - {"context", "arm"}:
         hint = 'write {"context": {...}}, and "arm" for shared models'
         raise InputError("no features are declared", hint=hint, field="features")
-    return {side: _encoder(side, spec) for side, spec in said.items()}
+    return {side: _encoder(side, spec) for side, spec in declared.items()}
 
 
 def _encoder(side: str, spec: Any) -> Encoder:
@@ -89,10 +95,10 @@ def _encoder(side: str, spec: Any) -> Encoder:
 
 def prior(path: Path) -> dict[str, tuple[float, float]]:
     """Pseudo-counts per arm; a mean and a variance are matched to the Beta that has them."""
-    found: dict[str, tuple[float, float]] = {}
+    priors: dict[str, tuple[float, float]] = {}
     for line, row in _rows(path, ("arm", "alpha", "beta"), ("arm", "mean", "variance")):
         where = f"{path} line {line}"
-        if row["arm"] in found:
+        if row["arm"] in priors:
             raise InputError(f"{where} names arm {row['arm']!r} twice")
         if "alpha" in row:
             alpha, beta = _number(row["alpha"], f"{where}, alpha"), _number(row["beta"], f"{where}, beta")
@@ -105,26 +111,15 @@ def prior(path: Path) -> dict[str, tuple[float, float]]:
                 f"{where} is no prior for arm {row['arm']!r}",
                 hint=f"alpha and beta lie between {LEAST:g} and {MOST:g} (a mean and a variance are turned into them)",
             )
-        found[row["arm"]] = alpha, beta
-    return found
+        priors[row["arm"]] = alpha, beta
+    return priors
 
 
 def reward_model(path: Path, *, by: bool) -> dict[str, dict[str, float]]:
-    """Rewards per value of a context field and arm; without `by` all under the value "*"."""
-    found: dict[str, dict[str, float]] = {}
-    for line, row in _rows(path, ("value", "arm", "reward") if by else ("arm", "reward")):
-        table = found.setdefault(row["value"] if by else "*", {})
-        if row["arm"] in table:
-            raise InputError(f"{path} line {line} names arm {row['arm']!r} twice")
-        table[row["arm"]] = _number(row["reward"], f"{path} line {line}, the reward")
-    return found
+    """Rewards per value of a context field and arm; without `by` all under ANY."""
+    return _tables(path, "reward", by=by)
 
 
 def rates(path: Path) -> dict[str, float]:
     """Click rates per arm."""
-    found: dict[str, float] = {}
-    for line, row in _rows(path, ("arm", "rate")):
-        if row["arm"] in found:
-            raise InputError(f"{path} line {line} names arm {row['arm']!r} twice")
-        found[row["arm"]] = _number(row["rate"], f"{path} line {line}, the rate")
-    return found
+    return _tables(path, "rate", by=False).get(ANY, {})

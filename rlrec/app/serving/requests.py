@@ -35,7 +35,7 @@ def digest(request: Request) -> bytes:
     content = [
         request.policy, request.experiment, request.session, request.user, request.context, request.size, arms
     ]  # fmt: skip
-    return canonical.named(content)
+    return canonical.digest_of(content)
 
 
 class Route(NamedTuple):

@@ -1,4 +1,4 @@
-"""What the layouts share: the lines of a file, a line's identity, and the logged decisions it is decoded to.
+"""The ground of all layouts: the lines of a file, a line's identity, and the logged decisions it is decoded to.
 
 A file is read once. Decoding checks every line, and its columns go to a file without a name; they come back from there,
 group by group, once the whole input is known to be good and what is known only at its end is known. Memory is bounded

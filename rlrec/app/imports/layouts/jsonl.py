@@ -144,7 +144,7 @@ class Jsonl(Layout):
     def _row(
         self, decision: DecisionLine | InputError
     ) -> tuple[Any, Sequence[LineSlot], Sequence[LineEvent], tuple[str, ...]]:
-        """What a line says: its values in the order of ROW, slots, events, and the eligible arms."""
+        """The values of a line in the order of ROW, its slots, its events, and its eligible arms."""
         if isinstance(decision, InputError):
             raise decision
         slots = _slots(decision)
