@@ -13,8 +13,7 @@ from rlrec.policy.history import Floats, History, Ints
 from rlrec.records import Reward
 from rlrec.store import Unit, events
 from rlrec.store.damage import damaged
-from rlrec.store.events import CENSOR
-from rlrec.store.unit import Row
+from rlrec.store.events import CENSOR, AgedEvent
 
 
 class HistoryReader:
@@ -55,9 +54,9 @@ class HistoryReader:
 class EventRewards:
     """Rewards of slots and of slates, by their events."""
 
-    def __init__(self, rows: Sequence[Row]) -> None:
-        """rows: of `events.received_by`, of other decisions too."""
-        decisions, positions, self._kinds, values, ages = zip(*rows, strict=True)
+    def __init__(self, received: Sequence[AgedEvent]) -> None:
+        """received: events of these decisions, and of others."""
+        decisions, positions, self._kinds, values, ages = zip(*received, strict=True)
         if None in ages:
             raise damaged(f"decision {decisions[ages.index(None)]} is gone, and its events are not")
         self._ids = np.unique(decisions)
@@ -66,7 +65,8 @@ class EventRewards:
         names = zip(decisions, positions, strict=True)
         self._target = np.array([self._targets.setdefault(name, len(self._targets)) for name in names], np.int64)
         self._value, self._age = np.array(values, np.float64), np.array(ages, np.int64)
-        marks = {row[0:2]: row[3] == 1.0 for row in rows if row[2] == CENSOR}  # the last one holds
+        # the last mark holds
+        marks = {(event.decision_id, event.position): event.value == 1.0 for event in received if event.kind == CENSOR}
         self._censored = [self._targets[name] for name, censored in marks.items() if censored]
         self._rewards: dict[int, list[float]] = {}
 
