@@ -21,7 +21,6 @@ from rlrec.app.serving.requests import Duplicate, Planned, PlannedRequest, Reque
 from rlrec.app.serving.visit_history import HistoryReader
 from rlrec.errors import InputError, StoreBusy
 from rlrec.policy.forgetting import Forgetting
-from rlrec.policy.history import History
 from rlrec.store import Store, Unit, arms, contents, decisions, policies, settings
 from rlrec.store.unit import Row
 from rlrec.times import written
@@ -134,14 +133,9 @@ def _intern(store: Store, planned: Mapping[int, PlannedRequest], cache: ServingC
 
 
 def _write(
-    unit: Unit,
-    *,
-    planned: dict[int, PlannedRequest],
-    locked: Collection[int],
-    seed: int,
-    cache: ServingCache,
+    unit: Unit, *, planned: dict[int, PlannedRequest], locked: Collection[int], seed: int, cache: ServingCache,
     also: AlsoStored | None,
-) -> dict[int, Answer | InputError]:
+) -> dict[int, Answer | InputError]:  # fmt: skip
     """The transaction of a group: the answers by index."""
     ledger = Ledger(unit, locked)
     ledger.settle()
@@ -188,13 +182,9 @@ def _conflicts(sessions: OpenSessions, planned: Mapping[int, PlannedRequest]) ->
 
 
 def _store(
-    unit: Unit,
-    ledger: Ledger,
-    planned: Mapping[int, PlannedRequest],
-    seed: int,
-    cache: ServingCache,
+    unit: Unit, ledger: Ledger, planned: Mapping[int, PlannedRequest], seed: int, cache: ServingCache,
     sessions: OpenSessions,
-) -> dict[int, Answer]:
+) -> dict[int, Answer]:  # fmt: skip
     """Decisions and their slots into the tables, and into the ledger: the answers by index."""
     decision_ids = dict(zip(planned, decisions.reserve(unit, len(planned)), strict=True))
     visits, slates = _serve(unit, planned, decision_ids, seed, cache, sessions)
@@ -236,13 +226,9 @@ class SeenVisit(NamedTuple):
 
 
 def _serve(
-    unit: Unit,
-    planned: Mapping[int, PlannedRequest],
-    decision_ids: Mapping[int, int],
-    seed: int,
-    cache: ServingCache,
+    unit: Unit, planned: Mapping[int, PlannedRequest], decision_ids: Mapping[int, int], seed: int, cache: ServingCache,
     sessions: OpenSessions,
-) -> tuple[dict[int, SeenVisit], dict[int, DrawnSlate]]:
+) -> tuple[dict[int, SeenVisit], dict[int, DrawnSlate]]:  # fmt: skip
     """The visit and the slate of every decision, by index. The requests of a session are served one after another, so
     that each sees those before it."""
     stateless = {index: plan for index, plan in planned.items() if not plan.shared.stateful}
@@ -256,25 +242,14 @@ def _serve(
             reader = HistoryReader(unit, arrived, definitions)
         histories = reader.histories(arrived, [plan.shared.version.reward for plan in turn.values()])
         if any_stateful:
-            slates |= _draw_turn(turn, decision_ids, histories, seed, cache)
+            chosen = np.array([plan.shared.stateful for plan in turn.values()])
+            stateful = {index: plan for index, plan in turn.items() if plan.shared.stateful}
+            slates |= draw_stateful(stateful, decision_ids, seed, cache.keys, histories=histories.take(chosen))
         for index, session, history in zip(turn, arrived, histories.packed(), strict=True):
             slate = slates[index]
             visits[index] = SeenVisit(session, session.steps, session.state(now), history)
             session.add_slate(decision_ids[index], slate.arms, slate.recent, now)
     return visits, slates
-
-
-def _draw_turn(
-    turn: Mapping[int, PlannedRequest],
-    decision_ids: Mapping[int, int],
-    histories: History,
-    seed: int,
-    cache: ServingCache,
-) -> dict[int, DrawnSlate]:
-    """The slates of the stateful requests of a turn. histories: of all its requests, in order."""
-    chosen = np.array([plan.shared.stateful for plan in turn.values()])
-    stateful = {index: plan for index, plan in turn.items() if plan.shared.stateful}
-    return draw_stateful(stateful, decision_ids, seed, cache.keys, histories=histories.take(chosen))
 
 
 def _turns(planned: Mapping[int, PlannedRequest]) -> list[dict[int, PlannedRequest]]:
@@ -315,15 +290,10 @@ class SharedColumns(NamedTuple):
 def _columns(shared: SharedDistribution, ledger: Ledger, cache: ServingCache) -> SharedColumns:
     version, policy_id, head = shared.version, shared.version.policy.id, shared.head
     ordinal = head.ordinal if version.learning else version.ordinal  # what learns no more forgets no more
-    return SharedColumns(
-        policy_id=policy_id,
-        version_id=version.id,
-        belief_seq=head.seq,
-        belief_ordinal=ordinal if Forgetting.of(version.policy.params) else None,
-        seq=ledger.seq(policy_id),
-        eligible_id=cache.sets[shared.eligible],
-        variant_id=None if shared.variant is None else shared.variant.id,
-    )
+    belief_ordinal = ordinal if Forgetting.of(version.policy.params) else None
+    eligible_id, variant_id = cache.sets[shared.eligible], None if shared.variant is None else shared.variant.id
+    seq = ledger.seq(policy_id)
+    return SharedColumns(policy_id, version.id, head.seq, belief_ordinal, seq, eligible_id, variant_id)
 
 
 def _dry_run(

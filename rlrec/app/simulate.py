@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
@@ -46,21 +46,12 @@ class Request:
     seed: int | None = None
 
 
-class Result(VisitFigures):
-    """The answer of `simulate --json`."""
-
-    environment: str
-    policy: str
-    version: int
-    sessions: int
-    decisions: int
-    reward: float
-    reward_per_session: float
-    optimum_per_session: float
-    regret: float
-    seed: int
-    started_at: str
-    ended_at: str
+Result = TypedDict("Result", {  # noqa: UP013
+    "environment": str, "policy": str, "version": int, "sessions": int, "decisions": int, "reward": float,
+    "reward_per_session": float, "optimum_per_session": float, "regret": float,
+    "context_free_per_session": float | None, "session_length": float, "visitors": float | None,
+    "visits_per_visitor": float | None, "retention": float | None, "seed": int, "started_at": str, "ended_at": str,
+})  # fmt: skip
 
 
 def simulate(store: Store, request: Request) -> Result:
@@ -89,20 +80,12 @@ def simulate(store: Store, request: Request) -> Result:
     world.play()
     reward, optimum, regret = world.earned.tolist()
     return {
-        "environment": request.environment,
-        "policy": version.policy.name,
-        "version": version.number,
-        "sessions": request.sessions,
-        "decisions": world.decisions,
-        "reward": reward,
-        "reward_per_session": reward / request.sessions,
-        "optimum_per_session": optimum / request.sessions,
-        "regret": regret,
-        **world.visit_figures(),
-        "seed": seed,
-        "started_at": written(started),
+        "environment": request.environment, "policy": version.policy.name, "version": version.number,
+        "sessions": request.sessions, "decisions": world.decisions, "reward": reward,
+        "reward_per_session": reward / request.sessions, "optimum_per_session": optimum / request.sessions,
+        "regret": regret, **world.visit_figures(), "seed": seed, "started_at": written(started),
         "ended_at": written(store.now),
-    }
+    }  # fmt: skip
 
 
 def _check_group(request: Request, audience: Audience, *, timeout_us: int) -> None:

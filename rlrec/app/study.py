@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypedDict
 
 from rlrec import policy as kinds
 from rlrec.app.audiences import environments, in_memory
-from rlrec.app.audiences.environments import VisitFigures
 from rlrec.app.inputs import lookup, parameters
 from rlrec.arrays import Array
 from rlrec.errors import InputError
@@ -34,21 +34,12 @@ class Request:
     seed: int | None = None
 
 
-class Result(VisitFigures):
-    """The answer of `simulate --ephemeral --json`: means over runs, with standard errors."""
-
-    environment: str
-    policy: str
-    runs: int
-    sessions: int
-    decisions: float
-    reward: float
-    reward_std_error: float | None
-    reward_per_session: float
-    optimum_per_session: float
-    regret: float
-    regret_std_error: float | None
-    seed: int
+Result = TypedDict("Result", {  # noqa: UP013
+    "environment": str, "policy": str, "runs": int, "sessions": int, "decisions": float, "reward": float,
+    "reward_std_error": float | None, "reward_per_session": float, "optimum_per_session": float, "regret": float,
+    "regret_std_error": float | None, "context_free_per_session": float | None, "session_length": float,
+    "visitors": float | None, "visits_per_visitor": float | None, "retention": float | None, "seed": int,
+})  # fmt: skip
 
 
 def study(store: Store, request: Request) -> Result:
@@ -62,27 +53,18 @@ def study(store: Store, request: Request) -> Result:
     else:
         steps = request.sessions * (request.steps or 1)
         totals = in_memory.study(policy, audience, runs=request.runs, steps=steps, seed=seed, names=names)
+    visits = environments.visit_figures(
+        audience, length=float(totals.decisions.mean()) / request.sessions, visits=request.sessions,
+        visitors=None if totals.visitors is None else float(totals.visitors.mean()),
+        returned=0.0 if totals.returned is None else float(totals.returned.mean()),
+    )  # fmt: skip
+    reward, optimum = float(totals.reward.mean()), float(totals.optimum.mean())
     return {
-        "environment": request.environment,
-        "policy": name,
-        "runs": request.runs,
-        "sessions": request.sessions,
-        "decisions": _mean_count(totals.decisions),
-        "reward": float(totals.reward.mean()),
-        "reward_std_error": _std_error(totals.reward),
-        "reward_per_session": float(totals.reward.mean()) / request.sessions,
-        "optimum_per_session": float(totals.optimum.mean()) / request.sessions,
-        "regret": float(totals.regret.mean()),
-        "regret_std_error": _std_error(totals.regret),
-        **environments.visit_figures(
-            audience,
-            length=float(totals.decisions.mean()) / request.sessions,
-            visits=request.sessions,
-            visitors=None if totals.visitors is None else float(totals.visitors.mean()),
-            returned=0.0 if totals.returned is None else float(totals.returned.mean()),
-        ),
-        "seed": seed,
-    }
+        "environment": request.environment, "policy": name, "runs": request.runs, "sessions": request.sessions,
+        "decisions": _mean_count(totals.decisions), "reward": reward, "reward_std_error": _std_error(totals.reward),
+        "reward_per_session": reward / request.sessions, "optimum_per_session": optimum / request.sessions,
+        "regret": float(totals.regret.mean()), "regret_std_error": _std_error(totals.regret), **visits, "seed": seed,
+    }  # fmt: skip
 
 
 def _policy(store: Store, request: Request, audience: Audience, names: Sequence[str]) -> tuple[Policy, str]:

@@ -21,8 +21,6 @@ from rlrec.app.training.dataset_writer import DatasetWriter, WriteReport
 from rlrec.app.training.holdout_value import ESTIMATOR, VISITS, HoldoutValue, fit_values
 from rlrec.app.training.lease import TrainingLease
 from rlrec.errors import InputError, suggest
-from rlrec.ope.estimate import Estimate
-from rlrec.ope.paired import PairedDifference
 from rlrec.policy.baseline import BASELINES
 from rlrec.policy.gradient import Gradient, Parameters
 from rlrec.records import Version
@@ -67,59 +65,26 @@ def check(request: Request) -> None:
             )
 
 
-class GateReport(TypedDict):
-    """The look of the gate at a candidate, as it is stored. candidate: its number in this year; alpha: the probability
-    of error at this look. Without a look all is None."""
-
-    estimator: str | None
-    against: int | None
-    candidate: int | None
-    alpha: float | None
-    value: float | None
-    live_value: float | None
-    estimate: float | None
-    std_error: float | None
-    lower: float | None
-    upper: float | None
-    ess: float | None
-    sessions: int | None
-    verdict: str | None
-    reasons: list[str] | None
-    passed: bool | None
-
-
+# The look of the gate at a candidate, as it is stored; without a look all is None. candidate: its number in this year;
+# alpha: the probability of error at this look.
+GateReport = TypedDict("GateReport", {  # noqa: UP013
+    "estimator": str | None, "against": int | None, "candidate": int | None, "alpha": float | None,
+    "value": float | None, "live_value": float | None, "estimate": float | None, "std_error": float | None,
+    "lower": float | None, "upper": float | None, "ess": float | None, "sessions": int | None, "verdict": str | None,
+    "reasons": list[str] | None, "passed": bool | None,
+})  # fmt: skip
 NO_GATE: GateReport = dict.fromkeys(GateReport.__annotations__)  # type: ignore[assignment]
 
 
-class Result(TypedDict):
-    """The answer of `train-pg --json`. trained: whether there is a new version; why: it was not promoted."""
-
-    policy: str
-    version: int
-    parent: int
-    sessions: int
-    estimate: float | None
-    lower: float | None
-    promoted: bool
-    upper: float | None
-    value: float | None
-    live_value: float | None
-    against: int | None
-    estimator: str | None
-    ess: float | None
-    verdict: str | None
-    reasons: list[str]
-    candidate: int | None
-    alpha: float | None
-    gate_sessions: int | None
-    tune_estimate: float | None
-    tune_lower: float | None
-    tune_ess: float | None
-    trained: bool
-    epochs: int
-    best_epoch: int | None
-    seed: int
-    why: NotRequired[str | None]
+# trained: whether there is a new version; why: it was not promoted.
+Result = TypedDict("Result", {  # noqa: UP013
+    "policy": str, "version": int, "parent": int, "sessions": int, "estimate": float | None, "lower": float | None,
+    "promoted": bool, "upper": float | None, "value": float | None, "live_value": float | None, "against": int | None,
+    "estimator": str | None, "ess": float | None, "verdict": str | None, "reasons": list[str],
+    "candidate": int | None, "alpha": float | None, "gate_sessions": int | None, "tune_estimate": float | None,
+    "tune_lower": float | None, "tune_ess": float | None, "trained": bool, "epochs": int, "best_epoch": int | None,
+    "seed": int, "why": NotRequired[str | None],
+})  # fmt: skip
 
 
 def train(store: Store, request: Request, *, progress: Callable[[str], None] = lambda text: None) -> Result:
@@ -149,44 +114,13 @@ def _parent(unit: Unit, request: Request) -> Version:
     return parent
 
 
-@dataclass(frozen=True, kw_only=True)
-class GateLook:
-    """One look of the gate. candidate: the number of the look in this year; alpha: its probability of error."""
-
-    candidate: int
-    alpha: float
-    live: Version
-    value: Estimate
-    live_value: Estimate
-    gain: PairedDifference
-
-    @property
-    def passed(self) -> bool:
-        return gates.is_gain(self.gain)
-
-    def report(self) -> GateReport:
-        """The look as it is stored and shown."""
-        return {
-            "estimator": ESTIMATOR, "against": self.live.number, "candidate": self.candidate, "alpha": self.alpha,
-            "value": self.value.value, "live_value": self.live_value.value, "estimate": self.gain.value,
-            "std_error": self.gain.std_error, "lower": self.gain.lower, "upper": self.gain.upper,
-            "ess": self.gain.ess, "sessions": self.value.n, "verdict": self.gain.verdict,
-            "reasons": list(self.gain.reasons), "passed": self.passed,
-        }  # fmt: skip
-
-
 class _TrainingRun:
     """One run of the command."""
 
     def __init__(
-        self,
-        store: Store,
-        request: Request,
-        parent: Version,
-        seed: int,
-        lease: TrainingLease,
+        self, store: Store, request: Request, parent: Version, seed: int, lease: TrainingLease,
         progress: Callable[[str], None],
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.store, self.request, self.parent, self.seed = store, request, parent, seed
         self.lease, self.progress = lease, progress
 
@@ -216,9 +150,9 @@ class _TrainingRun:
         if unused := _unused(report):
             self.store.notice(f"sessions that are not used: {unused}")
         trained = self._train(dataset, reader, writer)
-        look = self._look(dataset, reader.policy, trained, live, live_reader.parameters_of(writer.arms), looks)
+        gate = self._look(dataset, reader.policy, trained, live, live_reader.parameters_of(writer.arms), looks)
         return self.store.write(
-            lambda unit: self._store(unit, reader.policy, writer, trained, look, live, record, report)
+            lambda unit: self._store(unit, reader.policy, writer, trained, gate, live, record, report)
         )
 
     def _selection(self, unit: Unit) -> Selection:
@@ -320,19 +254,26 @@ class _TrainingRun:
     def _look(
         self, dataset: Dataset, policy: Gradient, trained: TrainingResult, live: Version, reference: Parameters,
         looks: int,
-    ) -> GateLook | None:  # fmt: skip
-        """The gate's one look at this candidate; None where the tuning visits promise nothing, or the split is empty.
+    ) -> GateReport:  # fmt: skip
+        """The gate's one look at this candidate; NO_GATE where the tuning visits promise nothing, or
+        the split is empty.
 
         reference: the parameters of the live version."""
         holdout = self._holdout(dataset.splits[GATE], policy, reference)
         if holdout is None or (self.request.promote == "if-better" and not trained.promising):
-            return None
+            return NO_GATE
         alpha = gates.alpha(looks + 1)
         value, live_value, gain = holdout.compare(trained.parameters, alpha=alpha)
-        return GateLook(candidate=looks + 1, alpha=alpha, live=live, value=value, live_value=live_value, gain=gain)
+        return {
+            "estimator": ESTIMATOR, "against": live.number, "candidate": looks + 1, "alpha": alpha,
+            "value": value.value, "live_value": live_value.value, "estimate": gain.value,
+            "std_error": gain.std_error, "lower": gain.lower, "upper": gain.upper, "ess": gain.ess,
+            "sessions": value.n, "verdict": gain.verdict, "reasons": list(gain.reasons),
+            "passed": gates.is_gain(gain),
+        }  # fmt: skip
 
     def _store(
-        self, unit: Unit, policy: Gradient, writer: DatasetWriter, trained: TrainingResult, look: GateLook | None,
+        self, unit: Unit, policy: Gradient, writer: DatasetWriter, trained: TrainingResult, gate: GateReport,
         live: Version, record: Mapping[str, Any], report: WriteReport,
     ) -> Result:  # fmt: skip
         """Store the version, and promote it or not: in one transaction, while the lease holds."""
@@ -341,7 +282,6 @@ class _TrainingRun:
         head = policies.lock(unit, [of_policy.id])[of_policy.id]
         # the version with its parameters
         rows, shared = policy.pack(trained.parameters)
-        gate = NO_GATE if look is None else look.report()
         number = policies.versions(unit, [of_policy.id])[-1].number + 1
         curve = {"curve": [asdict(point) for point in trained.curve], "best": trained.best, "gate": gate}
         version_id = policies.add_version(
@@ -354,13 +294,13 @@ class _TrainingRun:
         # the promotion
         same = head.live_id == live.id
         promoted = self.request.promote == "always" or (
-            self.request.promote == "if-better" and same and look is not None and look.passed
+            self.request.promote == "if-better" and same and bool(gate["passed"])
         )
         if promoted:
             policies.promote(unit, of_policy.id, version_id=version_id, previous_id=head.live_id)
         settings.add_run(unit, "train-pg", {"policy": of_policy.name, "version": number}, {"promoted": promoted})
         result = _result(self.parent, number, report.visits, gate, seed=self.seed, promoted=promoted, trained=trained)
-        result["why"] = None if promoted or self.request.promote != "if-better" else _why(look, trained, same=same)
+        result["why"] = None if promoted or self.request.promote != "if-better" else _why(gate, trained, same=same)
         return result
 
 
@@ -396,16 +336,16 @@ def _result(
     }  # fmt: skip
 
 
-def _why(look: GateLook | None, trained: TrainingResult, *, same: bool) -> str:
+def _why(gate: GateReport, trained: TrainingResult, *, same: bool) -> str:
     """Why a candidate was not promoted. same: whether the live version is still the one it was compared with."""
     if not same:
         return "another version went live meanwhile"
-    if look is None:
+    if gate["candidate"] is None:
         return _unpromising(trained.best_epoch) if not trained.promising else "no session of the gate split has ended"
-    if look.gain.verdict == "insufficient":
-        return f"the gate split does not tell: {', '.join(look.gain.reasons)}"
-    lower = "unknown" if look.gain.lower is None else f"{look.gain.lower:.4g}"
-    return f"the lower bound of its gain over version {look.live.number}, {lower}, is not above 0"
+    if gate["verdict"] == "insufficient":
+        return f"the gate split does not tell: {', '.join(gate['reasons'] or [])}"
+    lower = "unknown" if gate["lower"] is None else f"{gate['lower']:.4g}"
+    return f"the lower bound of its gain over version {gate['against']}, {lower}, is not above 0"
 
 
 def _unpromising(best: Epoch | None) -> str:

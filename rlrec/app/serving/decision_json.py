@@ -16,55 +16,27 @@ from rlrec.store.events import CENSOR
 from rlrec.store.sessions import Session
 from rlrec.times import written
 
-
-class Answer(TypedDict):
-    """The answer of `recommend --json`; a dry run has no decision_id, visit and step."""
-
-    decision_id: Any  # an int; None in a dry run
-    request_id: str | None
-    session: str
-    visit: int | None
-    step: int | None
-    user: str | None
-    policy: str
-    version: int
-    experiment: str | None
-    variant: str | None
-    propensity: float | None
-    log_propensity: float | None
-    slate: list[dict[str, Any]]
-    at: str
-    duplicate: bool
+Answer = TypedDict("Answer", {  # noqa: UP013
+    "decision_id": Any,  # an int; None in a dry run, as visit and step are
+    "request_id": str | None, "session": str, "visit": int | None, "step": int | None, "user": str | None,
+    "policy": str, "version": int, "experiment": str | None, "variant": str | None, "propensity": float | None,
+    "log_propensity": float | None, "slate": list[dict[str, Any]], "at": str, "duplicate": bool,
+})  # fmt: skip
 
 
 def drawn(
-    plan: PlannedRequest,
-    slate: DrawnSlate,
-    decision_id: int | None,
-    user: str | None,
-    visit: int | None,
-    step: int | None,
-    at: str,
-) -> Answer:
+    plan: PlannedRequest, slate: DrawnSlate, decision_id: int | None, user: str | None, visit: int | None,
+    step: int | None, at: str,
+) -> Answer:  # fmt: skip
     """The answer to a request that was drawn just now."""
     shared, request = plan.shared, plan.request
     return {
-        "decision_id": decision_id,
-        "request_id": request.request_id,
-        "session": request.session,
-        "visit": visit,
-        "step": step,
-        "user": user,
-        "policy": shared.version.policy.display_name,
-        "version": shared.version.number,
+        "decision_id": decision_id, "request_id": request.request_id, "session": request.session, "visit": visit,
+        "step": step, "user": user, "policy": shared.version.policy.display_name, "version": shared.version.number,
         "experiment": None if shared.experiment is None else shared.experiment.name,
-        "variant": None if shared.variant is None else shared.variant.label,
-        "propensity": slate.propensity,
-        "log_propensity": slate.log_propensity,
-        "slate": slate.answer,
-        "at": at,
-        "duplicate": False,
-    }
+        "variant": None if shared.variant is None else shared.variant.label, "propensity": slate.propensity,
+        "log_propensity": slate.log_propensity, "slate": slate.answer, "at": at, "duplicate": False,
+    }  # fmt: skip
 
 
 def stored(unit: Unit, decision_ids: Collection[int]) -> dict[int, Answer]:
@@ -97,39 +69,23 @@ def states(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, dict[str, An
 
 
 def _answer(
-    decision: Decision,
-    version: Version,
-    session: Session,
-    keys: Mapping[int, str],
+    decision: Decision, version: Version, session: Session, keys: Mapping[int, str],
     labels: Mapping[int, tuple[str, str]],
-) -> Answer:
+) -> Answer:  # fmt: skip
     experiment, variant = labels[decision.variant_id] if decision.variant_id else (None, None)
+    log_propensity = decision.log_propensity
+    slate = [
+        {"position": slot.position, "arm": keys[slot.arm_id], "propensity": slot.propensity, "marginal": slot.marginal,
+         "score": slot.score}
+        for slot in decision.slots
+    ]  # fmt: skip
     answer: Answer = {
-        "decision_id": decision.id,
-        "request_id": decision.request_key,
-        "session": session.key,
-        "visit": decision.visit,
-        "step": decision.step,
-        "user": session.user,
-        "policy": version.policy.display_name,
-        "version": version.number,
-        "experiment": experiment,
-        "variant": variant,
-        "propensity": None if decision.log_propensity is None else exp(decision.log_propensity),
-        "log_propensity": decision.log_propensity,
-        "slate": [
-            {
-                "position": slot.position,
-                "arm": keys[slot.arm_id],
-                "propensity": slot.propensity,
-                "marginal": slot.marginal,
-                "score": slot.score,
-            }
-            for slot in decision.slots
-        ],
-        "at": written(decision.at),
-        "duplicate": False,
-    }
+        "decision_id": decision.id, "request_id": decision.request_key, "session": session.key,
+        "visit": decision.visit, "step": decision.step, "user": session.user, "policy": version.policy.display_name,
+        "version": version.number, "experiment": experiment, "variant": variant,
+        "propensity": None if log_propensity is None else exp(log_propensity), "log_propensity": log_propensity,
+        "slate": slate, "at": written(decision.at), "duplicate": False,
+    }  # fmt: skip
     source = parse(decision.source, f"source of decision {decision.id}") if decision.source else {}  # of an import
     answer.update({name: value for name, value in source.items() if name in answer})  # type: ignore[typeddict-item]
     return answer

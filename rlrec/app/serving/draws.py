@@ -62,13 +62,9 @@ def draw(
 
 
 def draw_stateful(
-    planned: Mapping[int, PlannedRequest],
-    decision_ids: Mapping[int, int],
-    seed: int,
-    keys: Mapping[int, str],
-    *,
+    planned: Mapping[int, PlannedRequest], decision_ids: Mapping[int, int], seed: int, keys: Mapping[int, str], *,
     histories: History,
-) -> dict[int, DrawnSlate]:
+) -> dict[int, DrawnSlate]:  # fmt: skip
     """The same where the distribution depends on the visit so far. histories: of the requests, in order."""
     groups: dict[tuple[Any, ...], list[int]] = defaultdict(list)
     for row, plan in enumerate(planned.values()):

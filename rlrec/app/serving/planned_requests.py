@@ -114,16 +114,10 @@ class _Group:
         keys, revision = self.cache.keys_with(self.unit, eligible), self.settings.catalogue_revision
         arm_ids = self.cache.array(eligible)
         return SharedDistribution(
-            version=route.version,
-            head=route.head,
-            experiment=route.experiment,
-            variant=route.variant,
-            eligible=eligible,
-            revision=revision,
+            version=route.version, head=route.head, experiment=route.experiment, variant=route.variant,
+            eligible=eligible, revision=revision, size=request.size, trained=route.serving.trained,
             case=route.serving.case(eligible, arm_ids, request.context, keys=keys, revision=revision),
-            size=request.size,
-            trained=route.serving.trained,
-        )
+        )  # fmt: skip
 
     def _eligible(self, request: Request) -> Eligible:
         """The ids of the arms that may be shown, ascending. Raises InputError where they are too few."""
