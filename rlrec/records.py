@@ -45,7 +45,7 @@ class Reward:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Policy:
+class StoredPolicy:
     """A policy never changes. A variant of an experiment has a name POLICY@EXPERIMENT/VARIANT and a `base`, the policy
     that it is a copy of; a uniform holdout has none."""
 
@@ -71,7 +71,7 @@ class Version:
     """
 
     id: int
-    policy: Policy
+    policy: StoredPolicy
     number: int
     status: str
     reward: Reward

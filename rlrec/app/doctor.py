@@ -14,7 +14,7 @@ from rlrec.app.audit.overdue import Outage, Rounded, overdue
 from rlrec.app.audit.propensities import ALL, Joint
 from rlrec.app.audit.reward_drift import RewardDrift
 from rlrec.app.audit.slots import Slots
-from rlrec.records import Arm, Policy
+from rlrec.records import Arm, StoredPolicy
 from rlrec.store import Store, Unit, arms, audit, bulk, policies
 
 # check: (what it looks at, the count that says how many)
@@ -69,7 +69,7 @@ def doctor(store: Store, request: Request) -> Report:
     return Report(ok=findings.count("error") == 0, findings=listed, checked=_checked(counts, derived, tested))
 
 
-def _policy(unit: Unit, policy: Policy, findings: Findings, catalogue: Sequence[Arm]) -> int:
+def _policy(unit: Unit, policy: StoredPolicy, findings: Findings, catalogue: Sequence[Arm]) -> int:
     """All checks of one policy that read its changes or its log, each of them once: how many arms were counted."""
     names = {arm.id: arm.key for arm in catalogue}
     active = {arm.id: arm.key for arm in catalogue if arm.retired_at is None}

@@ -24,7 +24,7 @@ from rlrec.errors import Conflict, InputError, suggest
 from rlrec.policy import means, slate
 from rlrec.policy.base import Belief
 from rlrec.policy.contextual import is_contextual
-from rlrec.records import Arm, Policy, Reward, Version
+from rlrec.records import Arm, Reward, StoredPolicy, Version
 from rlrec.store import Store, Unit, arms, beliefs, bulk, decisions, policies, settings
 from rlrec.times import written
 
@@ -158,7 +158,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
     return answer
 
 
-def _existing(unit: Unit, policy: Policy, definition: Mapping[str, Any]) -> CreatedPolicy:
+def _existing(unit: Unit, policy: StoredPolicy, definition: Mapping[str, Any]) -> CreatedPolicy:
     """The live version of a policy that is stored. Raises Conflict where its definition is another one."""
     stored = json.loads(policies.definition(unit, policy.id))
     stored["params"] = kinds.parameters(policy.kind) | stored["params"]  # parameters added later have their defaults

@@ -78,12 +78,12 @@ def remaining(scores: Scores, prefix: Index, *, floor: float) -> Array:
 
 
 def draw(scores: Scores, *, size: int, floor: float, seeds: Words, decisions: Ids) -> Draw:
-    """Slates of n decisions drawn from the scores, with the probability each of them had (`Slates.draw`)."""
-    return Slates(scores, size=size, floor=floor).draw(seeds=seeds, decisions=decisions)
+    """Slates of n decisions drawn from the scores, with the probability each of them had (`SlateSampler.draw`)."""
+    return SlateSampler(scores, size=size, floor=floor).draw(seeds=seeds, decisions=decisions)
 
 
 def draw_each(logits: Array, *, size: int, floor: float, seeds: Words, decisions: Ids) -> Draw:
-    """Slates of n decisions, each with logits of its own (n, m), as `Slates.draw` draws them from Gumbel scores.
+    """Slates of n decisions, each with logits of its own (n, m), as `SlateSampler.draw` draws them from Gumbel scores.
 
     Marginals below position 1 are NaN: a quadrature for every decision would cost milliseconds."""
     m = logits.shape[1]
@@ -112,20 +112,16 @@ def log_each(logits: Array, slates: Index, *, floor: float) -> Draw:
     return _to_log(slates, propensity, _first_alone(propensity), least)
 
 
-class Slates:
-    """The slates that one belief makes: computed once, drawn from many times, and kept up with the belief.
+class SlateSampler:
+    """Draws the slates of one belief: probabilities are computed once, and reused as the belief changes.
 
-    size 1..m positions; floor in [0, 1]; `before` as for `with_scores`."""
+    size 1..m positions; floor in [0, 1]. before: the sampler of earlier scores of as many arms; where few arms changed,
+    its tables of the others are reused. Errors as on nodes of their own; `before` stays right, and computes again
+    what it may be asked for."""
 
-    def __init__(self, scores: Scores, *, size: int, floor: float, before: Slates | None = None) -> None:
+    def __init__(self, scores: Scores, *, size: int, floor: float, before: SlateSampler | None = None) -> None:
         self._size, self._floor, self._arms, self._scores = size, floor, len(scores), scores
         self._order: Order = scores.order(size, before=before._order if before else None)
-
-    def with_scores(self, scores: Scores) -> Slates:
-        """The slates of other scores of as many arms; where few arms changed, tables of the others are reused.
-
-        Errors as on nodes of their own; this object stays right, and computes again what it may be asked for."""
-        return Slates(scores, size=self._size, floor=self._floor, before=self)
 
     def probabilities(self) -> Array:
         """Probability of each arm at position 1, (m,), not to be written to; error as for `first`."""

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from rlrec.records import Head, Policy, Reward, Transform, Version
+from rlrec.records import Head, Reward, StoredPolicy, Transform, Version
 from rlrec.store.damage import Stored, parse
 from rlrec.store.unit import Row, Unit
 
@@ -54,9 +54,9 @@ def _terms_text(definition: Reward) -> str:
     return json.dumps(terms, sort_keys=True, separators=(",", ":"))
 
 
-def _policy(row: Row) -> Policy:
+def _policy(row: Row) -> StoredPolicy:
     key, name, kind, params, base_id, base = row
-    return Policy(
+    return StoredPolicy(
         id=key, name=name, kind=kind, params=parse(params, f"params of policy {key}"), base_id=base_id, base=base
     )
 
@@ -93,11 +93,11 @@ def add_reward(unit: Unit, definition: Reward) -> int:
     )
 
 
-def all_policies(unit: Unit) -> list[Policy]:
+def all_policies(unit: Unit) -> list[StoredPolicy]:
     return [_policy(row) for row in unit.ask(f"SELECT {_POLICY} FROM {_POLICIES} ORDER BY policy.id")]
 
 
-def by_name(unit: Unit, name: str) -> Policy | None:
+def by_name(unit: Unit, name: str) -> StoredPolicy | None:
     row = unit.ask_row(f"SELECT {_POLICY} FROM {_POLICIES} WHERE policy.name = ?", name)
     return None if row is None else _policy(row)
 

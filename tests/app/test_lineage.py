@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from rlrec.app.log import lineage
-from rlrec.records import Policy, Reward, Version
+from rlrec.records import Reward, StoredPolicy, Version
 
 MINUTE = 60_000_000
 SLOTS = {
@@ -32,7 +32,7 @@ def version(
     learned_from: Any = None,
     created_at: int = 0,
 ) -> Any:
-    policy = Policy(id=policy_id, name=kind, kind=kind, params={}, base_id=None, base=None)
+    policy = StoredPolicy(id=policy_id, name=kind, kind=kind, params={}, base_id=None, base=None)
     return Version(
         id=policy_id, policy=policy, number=1, status=status, reward=CLICK, parent_id=None, seq=0, ordinal=0,
         entered_to=entered_to, learned_from=learned_from or {}, parameters={}, created_at=created_at,

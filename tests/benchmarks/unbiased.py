@@ -104,7 +104,7 @@ def logs(policy: Policy, rates: Sequence[float], *, runs: int, decisions: int = 
 
 def _served(policy: Policy, beliefs: RunBeliefs, x: Array, seeds: Words, ids: Index) -> tuple[Index, Array, Array]:
     """Arms of these decisions, their propensities and the smallest ones, (runs, decisions) each."""
-    pages = (slate.Slates(one, size=1, floor=policy.exploration) for one in _beliefs(policy, beliefs, x))
+    pages = (slate.SlateSampler(one, size=1, floor=policy.exploration) for one in _beliefs(policy, beliefs, x))
     drawn = [page.draw(seeds=seed.repeat(len(ids)), decisions=ids) for page, seed in zip(pages, seeds, strict=True)]
     parts = ([one.slates, one.marginal, one.minimum] for one in drawn)
     arms, marginal, minimum = (np.stack(part)[..., 0] for part in zip(*parts, strict=True))

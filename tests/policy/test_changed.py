@@ -11,10 +11,14 @@ from rlrec.policy.families.gaussian import Gaussian
 from rlrec.policy.families.gumbel import Gumbel
 from rlrec.policy.families.point import Point
 from rlrec.policy.scores import Scores
-from rlrec.policy.slate import Slates, first, marginals
+from rlrec.policy.slate import SlateSampler, first, marginals
 from tests.policy import reference
 
 Generator = np.random.Generator
+
+
+def renew(pages: SlateSampler, scores: Scores) -> SlateSampler:
+    return SlateSampler(scores, size=pages._size, floor=pages._floor, before=pages)
 
 
 def cold(rng: Generator, arms: int) -> tuple[Array, Array]:
@@ -53,10 +57,10 @@ def pulled(rng: Generator, alpha: Array, beta: Array, *, most: float) -> tuple[A
 def test_a_walk_of_small_changes_equals_a_fresh_computation(start: str, arms: int, most: float) -> None:
     rng = np.random.default_rng(arms)
     alpha, beta = STARTS[start](rng, arms)
-    pages = Slates(Beta(alpha, beta), size=1, floor=0.0)
+    pages = SlateSampler(Beta(alpha, beta), size=1, floor=0.0)
     for _ in range(60 if arms < 1000 else 15):
         alpha, beta = pulled(rng, alpha, beta, most=most)
-        pages = pages.with_scores(Beta(alpha, beta))
+        pages = renew(pages, Beta(alpha, beta))
         found, fresh = pages.probabilities(), first(Beta(alpha, beta), floor=0.0)
         assert found == pytest.approx(fresh, abs=1e-12)
         assert found[fresh > 1e-6] == pytest.approx(fresh[fresh > 1e-6], rel=1e-8)
@@ -67,10 +71,10 @@ def test_a_walk_of_small_changes_equals_a_fresh_computation(start: str, arms: in
 def test_a_long_walk_ends_where_an_independent_path_does() -> None:
     rng = np.random.default_rng(1)
     alpha, beta = clicks(rng, 12)
-    pages = Slates(Beta(alpha, beta), size=1, floor=0.0)
+    pages = SlateSampler(Beta(alpha, beta), size=1, floor=0.0)
     for step in range(1000):
         alpha, beta = pulled(rng, alpha, beta, most=1.0)
-        pages = pages.with_scores(Beta(alpha, beta))
+        pages = renew(pages, Beta(alpha, beta))
         if step % 100 == 99:
             assert pages.probabilities() == pytest.approx(reference.beta_first(alpha, beta), abs=1e-11)
 
@@ -78,22 +82,22 @@ def test_a_long_walk_ends_where_an_independent_path_does() -> None:
 def test_few_pulls_leave_the_nodes_in_place() -> None:
     rng = np.random.default_rng(2)
     alpha, beta = clicks(rng, 100)
-    pages, kept = Slates(Beta(alpha, beta), size=1, floor=0.0), 0
+    pages, kept = SlateSampler(Beta(alpha, beta), size=1, floor=0.0), 0
     for _ in range(100):
         pages.probabilities()
         nodes = pages._order._tabulated.table  # type: ignore[attr-defined]
         alpha, beta = pulled(rng, alpha, beta, most=0.0)
-        pages = pages.with_scores(Beta(alpha, beta))
+        pages = renew(pages, Beta(alpha, beta))
         kept += pages._order._tabulated.table is nodes  # type: ignore[attr-defined]
     assert kept >= 90
 
 
 def test_an_arm_that_could_not_win_comes_back() -> None:
     alpha, beta = np.array([9e4, 9e4, 1e3, 2e3]), np.array([1e4, 1e4, 9e4, 9e4])
-    pages = Slates(Beta(alpha, beta), size=1, floor=0.0)
+    pages = SlateSampler(Beta(alpha, beta), size=1, floor=0.0)
     assert pages.probabilities()[2] == 0
     alpha = np.array([9e4, 9e4, 8.1e5, 2e3])
-    assert pages.with_scores(Beta(alpha, beta)).probabilities() == pytest.approx(
+    assert renew(pages, Beta(alpha, beta)).probabilities() == pytest.approx(
         reference.beta_first(alpha, beta), abs=1e-12
     )
 
@@ -105,21 +109,21 @@ def test_arms_that_gather_stay_exact(weight: float) -> None:
     rng = np.random.default_rng(5)
     pulls: Array = 10.0 ** rng.uniform(0, 3, 300)
     alpha, beta = 1 + pulls * rng.uniform(0.01, 0.06, 300), 1 + pulls
-    pages = Slates(Beta(alpha, beta), size=1, floor=0.0)
+    pages = SlateSampler(Beta(alpha, beta), size=1, floor=0.0)
     for start in range(0, 300, 6):
         alpha, beta = alpha.copy(), beta.copy()
         alpha[start : start + 6] = 50 * weight + rng.uniform(0, 1e-3, 6)
         beta[start : start + 6] = 950 * weight
-        pages = pages.with_scores(Beta(alpha, beta))
+        pages = renew(pages, Beta(alpha, beta))
         fresh = first(Beta(alpha, beta), floor=0.0)
         assert pages.probabilities() == pytest.approx(fresh, rel=1e-8, abs=1e-12)
 
 
 def test_equal_arms_part_and_meet_again() -> None:
     ones = np.ones(50)
-    pages = Slates(Beta(ones, ones), size=1, floor=0.0)
+    pages = SlateSampler(Beta(ones, ones), size=1, floor=0.0)
     for alpha in (np.append(ones[1:], 2.0), np.append(ones[2:], [2.0, 2.0]), ones):
-        pages = pages.with_scores(Beta(alpha, ones))
+        pages = renew(pages, Beta(alpha, ones))
         assert pages.probabilities() == pytest.approx(first(Beta(alpha, ones), floor=0.0), rel=1e-10)
 
 
@@ -127,10 +131,10 @@ def test_pages_stay_right_after_they_were_changed() -> None:
     rng = np.random.default_rng(3)
     alpha, beta = clicks(rng, 20)
     for early in (False, True):
-        pages = Slates(Beta(alpha, beta), size=2, floor=0.1)
+        pages = SlateSampler(Beta(alpha, beta), size=2, floor=0.1)
         if early:
             pages.probabilities()
-        pages.with_scores(Beta(*pulled(rng, alpha, beta, most=2.0))).probabilities()
+        renew(pages, Beta(*pulled(rng, alpha, beta, most=2.0))).probabilities()
         assert pages.probabilities() == pytest.approx(first(Beta(alpha, beta), floor=0.1), abs=1e-12)
 
 
@@ -140,12 +144,12 @@ def test_longer_pages_keep_up_too(size: int) -> None:
     rng = np.random.default_rng(size)
     alpha, beta = clicks(rng, 30)
     seeds, decisions = np.full(50, 7, np.uint64), np.arange(50)
-    pages = Slates(Beta(alpha, beta), size=size, floor=0.05)
+    pages = SlateSampler(Beta(alpha, beta), size=size, floor=0.05)
     for _ in range(25):
         alpha, beta = pulled(rng, alpha, beta, most=1.0)
-        pages = pages.with_scores(Beta(alpha, beta))
+        pages = renew(pages, Beta(alpha, beta))
         found = pages.draw(seeds=seeds, decisions=decisions)
-        fresh = Slates(Beta(alpha, beta), size=size, floor=0.05).draw(seeds=seeds, decisions=decisions)
+        fresh = SlateSampler(Beta(alpha, beta), size=size, floor=0.05).draw(seeds=seeds, decisions=decisions)
         assert np.array_equal(found.slates, fresh.slates)
         assert found.propensity == pytest.approx(fresh.propensity, rel=1e-8, abs=1e-12)
         assert found.marginal == pytest.approx(fresh.marginal, rel=1e-8, abs=1e-12)
@@ -155,12 +159,12 @@ def test_longer_pages_keep_up_too(size: int) -> None:
 def test_normal_scores_keep_up_while_the_best_mean_moves() -> None:
     rng = np.random.default_rng(4)
     mean, sd = rng.normal(1e3, 1, 40), rng.uniform(0.1, 1, 40)
-    pages = Slates(Gaussian(mean, sd), size=1, floor=0.0)
+    pages = SlateSampler(Gaussian(mean, sd), size=1, floor=0.0)
     for step in range(60):
         mean, sd, arms = mean.copy(), sd.copy(), rng.choice(40, 5, replace=False)
         mean[arms] += rng.normal(0, 0.2, 5) + 500 * (step == 30)
         sd[arms] *= rng.uniform(0.8, 1.0, 5)
-        pages = pages.with_scores(Gaussian(mean, sd))
+        pages = renew(pages, Gaussian(mean, sd))
         assert pages.probabilities() == pytest.approx(first(Gaussian(mean, sd), floor=0.0), abs=1e-12)
 
 
@@ -174,7 +178,7 @@ def test_normal_scores_keep_up_while_the_best_mean_moves() -> None:
     ],
 )
 def test_scores_of_another_family_or_of_more_arms_are_computed_anew(scores: Scores) -> None:
-    pages = Slates(Beta(np.ones(4), np.ones(4)), size=2, floor=0.1)
+    pages = SlateSampler(Beta(np.ones(4), np.ones(4)), size=2, floor=0.1)
     pages.probabilities()
-    for other in (pages.with_scores(scores), Slates(scores, size=2, floor=0.1).with_scores(scores)):
+    for other in (renew(pages, scores), renew(SlateSampler(scores, size=2, floor=0.1), scores)):
         assert other.probabilities() == pytest.approx(marginals(scores, size=2, floor=0.1)[0], abs=1e-12)

@@ -260,7 +260,7 @@ def assert_same(found: Draw, expected: Draw) -> None:
 @pytest.mark.parametrize("size", [1, 3])
 def test_equal_logits_are_drawn_as_pages_of_one_belief(size: int, floor: float) -> None:
     one, n = np.array([0.3, -1.0, 2.0, 0.3, 0.0]), 2_000
-    expected = slate.Slates(Gumbel(one), size=size, floor=floor).draw(**words(n))
+    expected = slate.SlateSampler(Gumbel(one), size=size, floor=floor).draw(**words(n))
     assert_same(slate.draw_each(np.tile(one, (n, 1)), size=size, floor=floor, **words(n)), expected)
 
 

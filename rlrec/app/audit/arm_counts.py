@@ -10,7 +10,7 @@ import numpy as np
 from rlrec.app.audit.findings import Findings
 from rlrec.arrays import Array, Ids
 from rlrec.ope import betting
-from rlrec.records import Policy
+from rlrec.records import StoredPolicy
 from rlrec.store import Unit, contents
 from rlrec.store.reader import Batch
 
@@ -106,7 +106,7 @@ class ArmCounts:
         n, shown, weight, variance = self._totals[:COUNTS]
         return Tally(self._arms, n, shown, weight, variance, self._totals[COUNTS:])
 
-    def finish(self, policy: Policy, names: Mapping[int, str]) -> int:
+    def finish(self, policy: StoredPolicy, names: Mapping[int, str]) -> int:
         """Findings of the policy's arms: how many were looked at."""
         for arm, why in accused(self.tally(), policy=policy.id):
             self.findings.error(CHECK, f"policy {policy.name} arm {names.get(arm, f'id {arm}')}", why)

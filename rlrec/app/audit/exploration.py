@@ -9,7 +9,7 @@ import numpy as np
 from rlrec.app.audit.arm_counts import members
 from rlrec.app.audit.findings import Findings
 from rlrec.arrays import Array, Ids
-from rlrec.records import Policy
+from rlrec.records import StoredPolicy
 from rlrec.store import Unit
 from rlrec.store.bulk import Columns
 from rlrec.store.reader import Batch
@@ -27,7 +27,7 @@ class Starving:
 
     active: the keys of the arms that are not retired."""
 
-    def __init__(self, unit: Unit, policy: Policy, *, active: Mapping[int, str]) -> None:
+    def __init__(self, unit: Unit, policy: StoredPolicy, *, active: Mapping[int, str]) -> None:
         self.unit = unit
         self.policy = policy
         self.active = active
@@ -96,7 +96,7 @@ class Starving:
 class Entropy:
     """How many arms the policy chooses among in effect, in its last own decisions with a choice."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: StoredPolicy) -> None:
         self.policy = policy
         self._surprise: Array = np.empty(0)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from rlrec.app.audit.findings import Findings
 from rlrec.arrays import Array, Ids
-from rlrec.records import Policy, Version
+from rlrec.records import StoredPolicy, Version
 from rlrec.store import Unit, audit
 from rlrec.store.reader import Batch
 from rlrec.times import written
@@ -129,7 +129,7 @@ class Rounded:
             self.first = self.first or int(batch.slots["decision_id"][rows].min())
             self.count += int(np.count_nonzero(rows))
 
-    def finish(self, policy: Policy, findings: Findings) -> None:
+    def finish(self, policy: StoredPolicy, findings: Findings) -> None:
         if self.count:
             detail = f"{self.count} slots have a propensity that rounded to 0, the first in decision {self.first}"
             findings.warning(ROUNDED, f"policy {policy.name}", detail)

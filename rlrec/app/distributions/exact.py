@@ -20,7 +20,7 @@ from rlrec.policy.contextual import is_contextual, learns_from_contexts
 from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.moments import ArmMoments, unpack
 from rlrec.policy.scores import Scores, unstack
-from rlrec.policy.slate import Slates
+from rlrec.policy.slate import SlateSampler
 from rlrec.records import Version
 from rlrec.store import Unit, beliefs, policies
 from rlrec.store.beliefs import SUMS, ArmPrior, BeliefRow, BeliefRows
@@ -42,15 +42,14 @@ class EligibleDistribution:
     index: Array | None
     floor: float
     reads: tuple[str, ...]
-    known: dict[int, Slates]
-    before: Mapping[int, Slates]
+    known: dict[int, SlateSampler]
+    before: Mapping[int, SlateSampler]
 
-    def pages(self, size: int) -> Slates:
+    def pages(self, size: int) -> SlateSampler:
         """Pages of so many positions, worked out once; from those of an earlier belief where there are any."""
         if size not in self.known:
-            old = self.before.get(size)
-            made = Slates(self.scores, size=size, floor=self.floor) if old is None else old.with_scores(self.scores)
-            self.known[size] = made
+            before = self.before.get(size)
+            self.known[size] = SlateSampler(self.scores, size=size, floor=self.floor, before=before)
         return self.known[size]
 
     def noiseless(self, places: npt.NDArray[np.intp]) -> npt.NDArray[np.object_]:
@@ -95,7 +94,7 @@ class VersionDistribution:
         else:
             self._arms, self._sums = _brought(cast("Sequence[BeliefRow]", sums), self.policy.forgetting, self.ordinal)
         self._cases: dict[tuple[Hashable, ...], EligibleDistribution] = {}
-        self._before: Mapping[tuple[Hashable, ...], Mapping[int, Slates]] = {}
+        self._before: Mapping[tuple[Hashable, ...], Mapping[int, SlateSampler]] = {}
         self._beliefs: dict[tuple[Hashable, int], Belief] = {}
         self._pools: dict[int, ArmMoments] = {}
         self._kept = 0

@@ -14,7 +14,7 @@ from rlrec.app.log import lineage
 from rlrec.app.log.lineage import LearnedFrom
 from rlrec.arrays import Flags, Words
 from rlrec.errors import InputError, suggest
-from rlrec.records import Policy, Reward, Version
+from rlrec.records import Reward, StoredPolicy, Version
 from rlrec.store import Unit, policies
 from rlrec.store.bulk import Columns
 
@@ -101,7 +101,7 @@ def _unknown(unit: Unit, name: str, error: InputError) -> InputError:
 
 
 def _built_in(name: str, reward: Reward, *, greedy: bool) -> Target:
-    policy = Policy(id=0, name=name, kind=name, params={}, base_id=None, base=None)
+    policy = StoredPolicy(id=0, name=name, kind=name, params={}, base_id=None, base=None)
     version = Version(
         id=0, policy=policy, number=0, status="frozen", reward=reward, parent_id=None, seq=0, ordinal=0,
         entered_to=None, learned_from={}, parameters={}, created_at=0,

@@ -20,14 +20,14 @@ from rlrec.app.log.decision_reward import by_position
 from rlrec.policy import reward as rewards
 from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.statistics import CONTEXT, ORDINAL, POSITION, PROPENSITY, CountedSlot
-from rlrec.records import Event, Head, Policy, Version
+from rlrec.records import Event, Head, StoredPolicy, Version
 from rlrec.store import Unit, beliefs, decisions, events, policies
 from rlrec.store.beliefs import BeliefKey
 from rlrec.store.events import CENSOR, FeedbackTarget, StoredEvent
 from rlrec.store.unit import Row
 
 if TYPE_CHECKING:
-    from rlrec.policy.base import Policy as Kind
+    from rlrec.policy.base import Policy
 
 OVERDUE = 1_000  # slots that any writing command of a policy lets in at most
 PENDING = 50_000  # changes of one belief that are held before they are added up
@@ -61,7 +61,7 @@ class ServedSlate(NamedTuple):
 class SlotFields:
     """Which fields of slots the beliefs of one policy depend on."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: StoredPolicy) -> None:
         self.kind = kinds.make(policy.kind, policy.params)
         self.forgetting = Forgetting.of(policy.params)
         needs = self.kind.needs
@@ -130,7 +130,7 @@ class Ledger:
         for version in policies.learning(self.unit, new):
             self.learning[version.policy.id].append(version)
 
-    def ordinals(self, policy: Policy, count: int) -> range | None:
+    def ordinals(self, policy: StoredPolicy, count: int) -> range | None:
         """The ordinals of the policy's next decisions; None where it does not forget.
 
         They are counted even where no version learns: one that is rebuilt later will."""
@@ -387,7 +387,7 @@ def _add_up(
     return sums
 
 
-def _difference(kind: Kind, key: SlotKey, change: RewardChange) -> list[float]:
+def _difference(kind: Policy, key: SlotKey, change: RewardChange) -> list[float]:
     """What a slot adds to the sums of its belief when its reward changes."""
     nothing = (0.0,) * kind.width
     before, after = (nothing if reward is None else kind.entry(CountedSlot(*key, reward)) for reward in change)

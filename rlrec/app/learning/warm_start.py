@@ -28,7 +28,7 @@ from rlrec.policy.gradient import BILINEAR
 from rlrec.policy.linear import SHARED
 from rlrec.policy.solving import LARGEST
 from rlrec.policy.statistics import PROPENSITY
-from rlrec.records import Policy, Reward, Version
+from rlrec.records import Reward, StoredPolicy, Version
 from rlrec.store import Unit, arms, contents, reader
 from rlrec.store.beliefs import BeliefRow
 from rlrec.store.reader import Selection
@@ -98,7 +98,7 @@ def refit(unit: Unit, version: Version, *, fresh: bool) -> InitialBelief:
 
 def unstored(kind: str, params: Mapping[str, Any], reward: Reward) -> Version:
     """A version that is not stored yet."""
-    policy = Policy(id=0, name="", kind=kind, params=params, base_id=None, base=None)
+    policy = StoredPolicy(id=0, name="", kind=kind, params=params, base_id=None, base=None)
     return Version(
         id=0, policy=policy, number=1, status="learning", reward=reward, parent_id=None, seq=0, ordinal=0,
         entered_to=None, learned_from={}, parameters={}, created_at=0,

@@ -11,7 +11,7 @@ from typing import Self
 from uuid import uuid4
 
 from rlrec.errors import StoreBusy
-from rlrec.records import Policy
+from rlrec.records import StoredPolicy
 from rlrec.store import Store, Unit, leases
 from rlrec.store.leases import Lease
 from rlrec.times import SECOND, written
@@ -26,7 +26,7 @@ class TrainingLease:
     A process of this machine that has died is recognised at once; one of another machine when its lease runs out, by
     the clock of the database."""
 
-    def __init__(self, store: Store, policy: Policy) -> None:
+    def __init__(self, store: Store, policy: StoredPolicy) -> None:
         self.store, self.policy = store, policy
         self.token = f"{_machine()}/{os.getpid()}/{_started(os.getpid())}/{uuid4().hex}"
         self._renewed = monotonic()
