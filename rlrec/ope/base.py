@@ -20,28 +20,25 @@ from rlrec.errors import InputError
 ROUNDING = 1e-9
 # The smallest propensity that is ever stored is 1e-300; beyond it, sums of weights would overflow.
 _HEAVIEST = 1e300
+_DTYPES = {"cluster": np.int64, "default": np.bool_}
+NO_COLUMNS = ("start", "left_out")  # fields of batches that are no columns of rows
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class LogBatch:
-    """Rows of the log as one target sees them, one row an impression; checked when built.
+class RewardColumns:
+    """Columns of a batch of any unit, (n,) each of its rows; checked when built.
 
-    reward (n,): reward of the slot, inside its window.
-    propensity (n,): the logging policy's probability of this arm on the weight's basis (the marginal at the position,
-        or the prefix); NaN where none was logged: the row is left out of every estimator that weighs, and counted.
-    target (n,): the target's probability on the same basis; NaN where it has none (left out as well).
-    cluster (n,): digest of the unit that was randomised, any signed or unsigned 64 bits; rows of one cluster share it.
-    predicted (n,), expected (n,): a reward model's value of the arm shown, and its mean over the target's arms.
-    largest (n,): the largest weight that any arm could have had in this row; NaN (or inf) where no bound is known.
-    unsupported (n,): the target's probability on arms the logger gave 0; NaN where that is unknown.
-    default (n,): whether the reward is the default; without it, a reward of 0 counts as the default.
+    reward: inside its window
+    cluster: digest of the unit that was randomised, any signed or unsigned 64 bits
+    predicted, expected: a reward model's value of what was shown, and its mean over what the target may show
+    largest: the largest weight that any choice could have had; NaN (or inf) where no bound is known
+    unsupported: the target's probability of choices the logger gave 0; NaN where that is unknown
+    default: whether the reward is the default; without it, a reward of 0 counts as the default
 
     Raises InputError for a wrong shape or a value outside its range.
     """
 
     reward: Array
-    propensity: Array
-    target: Array
     cluster: Ids
     predicted: Array | None = None
     expected: Array | None = None
@@ -50,19 +47,50 @@ class LogBatch:
     default: Flags | None = None
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if (values := getattr(self, field.name)) is not None:
-                object.__setattr__(self, field.name, _column(field.name, values, len(self.reward)))
-        require("reward", self.reward, np.isfinite(self.reward), "a finite number")
-        require("propensity", self.propensity, ~(self.propensity <= 0), "above 0, or absent")
-        require("propensity", self.propensity, ~(self.propensity > 1 + ROUNDING), "at most 1")
-        require("target", self.target, ~(self.target < 0), "0 or more")
-        require("target", self.target, ~(self.target > 1 + ROUNDING), "at most 1")
-        for name in ("predicted", "expected"):
+        for name, values in self.columns().items():
+            column: Array = np.asarray(values, dtype=_DTYPES.get(name, np.float64))
+            object.__setattr__(self, name, column)
+            if column.shape != (self.n_rows(name),):
+                raise InputError(f"{name} has shape {column.shape}, the batch has {self.n_rows(name)} rows of it")
+        for name in ("reward", "predicted", "expected"):
             if (column := getattr(self, name)) is not None:
                 require(name, column, np.isfinite(column), "a finite number")
         if self.unsupported is not None:
             require("unsupported", self.unsupported, ~(self.unsupported < -ROUNDING), "0 or more")
+
+    def columns(self) -> dict[str, Any]:
+        """The columns that the batch has, by name."""
+        columns = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in NO_COLUMNS}
+        return {name: column for name, column in columns.items() if column is not None}
+
+    def n_rows(self, name: str) -> int:
+        """Length of the column of that name."""
+        return len(self.reward)
+
+    @cached_property
+    def not_default(self) -> Flags:
+        """Flags of the rewards that are not the default, (n,)."""
+        return ~self.default if self.default is not None else self.reward != 0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LogBatch(RewardColumns):
+    """Rows of the log as one target sees them, one row an impression.
+
+    propensity (n,): the logging policy's probability of this arm on the weight's basis (the marginal at the position,
+        or the prefix); NaN where none was logged: the row is left out of every estimator that weighs, and counted.
+    target (n,): the target's probability on the same basis; NaN where it has none (left out as well).
+    """
+
+    propensity: Array
+    target: Array
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require("propensity", self.propensity, ~(self.propensity <= 0), "above 0, or absent")
+        require("propensity", self.propensity, ~(self.propensity > 1 + ROUNDING), "at most 1")
+        require("target", self.target, ~(self.target < 0), "0 or more")
+        require("target", self.target, ~(self.target > 1 + ROUNDING), "at most 1")
 
     def __len__(self) -> int:
         return len(self.reward)
@@ -82,16 +110,7 @@ class LogBatch:
 
     def where(self, rows: Flags | Ids) -> LogBatch:
         """These rows, flagged or numbered, in that order."""
-        columns: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        return LogBatch(**{name: column[rows] for name, column in columns.items() if column is not None})
-
-
-def _column(name: str, values: npt.ArrayLike, rows: int) -> npt.NDArray[np.generic]:
-    dtype = {"cluster": np.int64, "default": np.bool_}.get(name, np.float64)
-    column: npt.NDArray[np.generic] = np.asarray(values, dtype=dtype)
-    if column.shape != (rows,):
-        raise InputError(f"{name} has shape {column.shape}, the log's batch has {rows} rows")
-    return column
+        return LogBatch(**{name: column[rows] for name, column in self.columns().items()})
 
 
 def require(name: str, column: Array, good: Flags, what: str) -> None:

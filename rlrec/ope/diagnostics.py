@@ -114,11 +114,10 @@ class Weights:
 def weights(batch: LogBatch) -> Weights:
     """Diagnostics of one batch."""
     used = batch.usable
-    not_default = ~batch.default if batch.default is not None else batch.reward != 0
     of_weights = weight_diagnostics(
         batch.weight[used],
         weighted_reward=(batch.weight * batch.reward)[used],
-        not_default=not_default[used],
+        not_default=batch.not_default[used],
         largest=float(batch.weight.max(initial=0.0)),
         bound=_bound(batch),
         unsupported=batch.unsupported,

@@ -82,11 +82,8 @@ class SessionFold:
     @cached_property
     def by_step(self) -> tuple[str, ...]:
         """Every column per step that some estimator needs, once."""
-        return tuple(
-            dict.fromkeys(
-                estimator.step_column for estimator in self.estimators.values() if estimator.step_column is not None
-            )
-        )
+        needed = [estimator.step_column for estimator in self.estimators.values()]
+        return tuple(dict.fromkeys(name for name in needed if name is not None))
 
     def partial(self, batch: VisitBatch) -> SessionPartial:
         """The sums of one batch; those of an empty batch are the zero of the sum.
@@ -112,14 +109,10 @@ class SessionFold:
 
     def _squares(self, course: Course) -> Array:
         """Sums of w_t and w_t^2 over all visits at every step, (2, horizon)."""
-        all_visits = np.zeros(len(course.batch), np.int64)
-        if not len(all_visits):
-            return np.zeros((2, self.horizon))
-        sums = [
-            steps({}, weight, cluster=all_visits, length=course.batch.length, horizon=self.horizon).sums[0, 0]
-            for weight in (course.ratio, course.ratio**2)
-        ]
-        return np.array(sums)
+        length, all_visits = course.batch.length, np.zeros(len(course.batch), np.int64)
+        powers = (course.ratio, course.ratio**2)
+        sums = [steps({}, power, cluster=all_visits, length=length, horizon=self.horizon).sums for power in powers]
+        return np.array([at_steps.sum(axis=(0, 1)) for at_steps in sums])
 
     def finish(self, partial: SessionPartial, options: FinishOptions = USUAL) -> list[Estimate]:
         """One estimate for each estimator, in their order; no reward range applies to returns.
@@ -143,16 +136,11 @@ class SessionFold:
 
 
 def _diagnose(course: Course, weight: Array, *, weighted_reward: Array, largest: Array) -> Weights:
-    batch = course.batch
     return diagnostics.weight_diagnostics(
-        weight,
-        weighted_reward=weighted_reward,
-        not_default=course.rewarded,
-        largest=float(largest.max(initial=0.0)),
-        bound=float(course.bound.max(initial=0.0)),
-        unsupported=batch.unsupported,
-        left_out=batch.left_out,
-    )
+        weight, weighted_reward=weighted_reward, not_default=course.rewarded, largest=float(largest.max(initial=0.0)),
+        bound=float(course.bound.max(initial=0.0)), unsupported=course.batch.unsupported,
+        left_out=course.batch.left_out,
+    )  # fmt: skip
 
 
 def _support(partial: SessionPartial) -> tuple[tuple[float, ...], int | None]:

@@ -6,81 +6,51 @@ and values of 0: if it left the sums instead, the longer visits would stand for 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
 from rlrec.arrays import Array, Flags, Ids, offsets
 from rlrec.errors import InputError
-from rlrec.ope.base import ROUNDING, require
+from rlrec.ope.base import RewardColumns, require
 
 # Weights are cut here, far beyond any that an estimate survives: sums of their squares stay finite.
 HEAVIEST = 1e100
 
-_DTYPES = {"start": np.int64, "cluster": np.int64, "default": np.bool_}
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class VisitBatch:
-    """Visits of the log as one target sees them, s visits of n decisions in all; checked when built.
+class VisitBatch(RewardColumns):
+    """Visits of the log as one target sees them, s visits of n decisions in all.
 
     start (s + 1,): decisions of visit i are rows start[i] to start[i + 1] - 1, in the order of their steps, at least
         one.
-    reward (n,): page reward of each decision, inside its window.
     log_ratio (n,): log of the target's probability of the page over the logging policy's; -inf where the target would
         never show it.
-    cluster (s,): digest of the unit that was randomised, any signed or unsigned 64 bits; shared by its visits.
-    predicted (n,), expected (n,): a model's value of the page shown (of the discounted return from that step on), and
-        its mean over the target's pages.
-    largest (n,): log of the largest ratio that any page could have had; NaN (or inf) where no bound is known.
-    unsupported (n,): the target's probability of pages the logger gave 0; NaN where that is unknown.
-    default (n,): whether the reward is the default; without it, a reward of 0 counts as the default.
     left_out: number of visits that could not be used, and are not in the arrays.
-
-    Raises InputError for a wrong shape or a value outside its range.
+    Of the other columns `cluster` is (s,), and (n,) are reward (of the page), predicted (of the discounted return from
+        that step on), and largest (a log).
     """
 
     start: Ids
-    reward: Array
     log_ratio: Array
-    cluster: Ids
-    predicted: Array | None = None
-    expected: Array | None = None
-    largest: Array | None = None
-    unsupported: Array | None = None
-    default: Flags | None = None
     left_out: int = 0
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if field.name != "left_out" and (values := getattr(self, field.name)) is not None:
-                object.__setattr__(self, field.name, np.asarray(values, dtype=_DTYPES.get(field.name, np.float64)))
-        self._check_shapes()
-        for name in ("reward", "predicted", "expected"):
-            if (column := getattr(self, name)) is not None:
-                require(name, column, np.isfinite(column), "a finite number")
-        require("log_ratio", self.log_ratio, self.log_ratio < np.inf, "a finite number or -inf")
-        if self.largest is not None:
-            require("largest", self.largest, self.largest != -np.inf, "above -inf, or absent")
-        if self.unsupported is not None:
-            require("unsupported", self.unsupported, ~(self.unsupported < -ROUNDING), "0 or more")
-
-    def _check_shapes(self) -> None:
+        object.__setattr__(self, "start", np.asarray(self.start, np.int64))
         if self.start.ndim != 1 or not len(self.start) or self.start[0] != 0:
             raise InputError("start of the batch of visits must be a list that begins with 0")
         if (short := np.diff(self.start) < 1).any():
             raise InputError(f"visit {int(np.argmax(short))} of the batch has no decision")
         if (self.predicted is None) != (self.expected is None):
             raise InputError("predicted and expected come together or not at all")
-        for field in fields(self):
-            column = getattr(self, field.name)
-            if column is None or field.name in ("start", "left_out"):
-                continue
-            rows = len(self) if field.name == "cluster" else int(self.start[-1])
-            if column.shape != (rows,):
-                raise InputError(f"{field.name} has shape {column.shape}, the batch of visits has {rows} rows of it")
+        super().__post_init__()
+        require("log_ratio", self.log_ratio, self.log_ratio < np.inf, "a finite number or -inf")
+        if self.largest is not None:
+            require("largest", self.largest, self.largest != -np.inf, "above -inf, or absent")
+
+    def n_rows(self, name: str) -> int:
+        return len(self) if name == "cluster" else int(self.start[-1])
 
     def __len__(self) -> int:
         """Number of visits."""
@@ -99,13 +69,9 @@ class VisitBatch:
         start = offsets(length)
         rows = np.arange(start[-1]) + np.repeat(self.start[chosen] - start[:-1], length)
         # every column at these decisions
-        columns: dict[str, Any] = {name: getattr(self, name) for name in _per_decision()}
+        columns = self.columns() | {"cluster": None}
         selected = {name: column[rows] for name, column in columns.items() if column is not None}
         return VisitBatch(start=start, cluster=self.cluster[chosen], **selected)
-
-
-def _per_decision() -> list[str]:
-    return [field.name for field in fields(VisitBatch) if field.name not in ("start", "cluster", "left_out")]
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,9 +173,7 @@ class Course:
     @cached_property
     def rewarded(self) -> Flags:
         """Flags of the visits with a reward that is not the default."""
-        batch = self.batch
-        not_default = ~batch.default if batch.default is not None else batch.reward != 0
-        return self._sum(not_default.astype(np.float64)) > 0
+        return self._sum(self.batch.not_default.astype(np.float64)) > 0
 
     @cached_property
     def bound(self) -> Array:
