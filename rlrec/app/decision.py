@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NotRequired, cast
 
 import numpy as np
 
@@ -26,8 +26,27 @@ from rlrec.store.events import CENSOR
 ABSOLUTE, RELATIVE = 1e-9, 1e-6  # a propensity computed another way may differ by either
 
 
-def show(store: Store, decision_id: int) -> dict[str, Any]:
-    """One decision: what the policy knew and believed, the probability of every eligible arm at every position."""
+class Result(decision_json.Answer):
+    """One decision: its context and state, the belief, and the probability of each eligible arm at each position."""
+
+    kind: str
+    params: dict[str, Any]
+    belief_seq: int
+    seed: int | None
+    context: dict[str, Any]
+    state: dict[str, Any]
+    eligible: int
+    floor: float | None
+    agrees: bool | None
+    arms: list[dict[str, Any]]
+    features: NotRequired[dict[str, float] | None]
+    events: list[decision_json.EventJson]
+    reward_definition: str
+    reward: float
+
+
+def show(store: Store, decision_id: int) -> Result:
+    """What is stored of one decision, and its probabilities derived again."""
     with store.read() as unit:
         stored = decisions.find(unit, [decision_id])
         if decision_id not in stored:
@@ -37,15 +56,12 @@ def show(store: Store, decision_id: int) -> dict[str, Any]:
         decision = stored[decision_id]
         version = policies.by_id(unit, [decision.version_id])[decision.version_id]
         received = events.by_decision(unit, [decision_id]).get(decision_id, [])
-        answer, state = (
-            decision_json.answers(unit, stored)[decision_id],
-            decision_json.states(unit, stored)[decision_id],
-        )
+        answer, state = (read(unit, stored)[decision_id] for read in (decision_json.answers, decision_json.states))
         context = json.loads(contents.context_bodies(unit, [decision.context_id])[decision.context_id])
         counted = [event for event in received if event.kind != CENSOR]
         derived = _Derived(unit, decision, version, context)
-    return {
-        **{name: value for name, value in answer.items() if name != "duplicate"},
+    del answer["duplicate"]
+    return cast(Result, answer | {
         "kind": version.policy.kind,
         "params": dict(version.policy.params),
         "belief_seq": decision.belief_seq,
@@ -65,7 +81,7 @@ def show(store: Store, decision_id: int) -> dict[str, Any]:
         "events": decision_json.events(received),
         "reward_definition": version.reward.name,
         "reward": reward_of(version.reward, decision, counted, position=None),
-    }  # fmt: skip
+    })  # fmt: skip
 
 
 class _Derived:

@@ -34,15 +34,11 @@ class DemoStep:
 
 
 class Result(TypedDict):
-    """A command that ran, and what it printed."""
-
     command: str
     output: str
 
 
 class SampleFile(TypedDict):
-    """A sample file that was copied."""
-
     file: str
     bytes: int
 

@@ -61,8 +61,6 @@ class VariantRow(TypedDict):
 
 
 class ExperimentSummary(TypedDict):
-    """One experiment and its variants."""
-
     experiment: str
     status: str
     unit: str
@@ -72,14 +70,10 @@ class ExperimentSummary(TypedDict):
 
 
 class CreatedExperiment(ExperimentSummary):
-    """The experiment, and whether it is new."""
-
     created: bool
 
 
 class StoppedExperiment(ExperimentSummary):
-    """The experiment, and whether it was stopped before."""
-
     already_stopped: bool
 
 
@@ -125,21 +119,13 @@ def create(store: Store, request: Request) -> CreatedExperiment:
         )
         if experiment_id is None:
             return _existing(unit, experiments.by_name(unit, [request.name])[request.name], request)
-        for fork in forks:
-            policy_id = _add_policy(unit, request.name, fork)
-            experiments.add_variant(
-                unit,
-                experiment_id=experiment_id,
-                label=fork.variant.label,
-                policy_id=policy_id,
-                weight=fork.variant.weight,
-            )
+        variants = [(fork.variant.label, _add_policy(unit, request.name, fork), fork.variant.weight) for fork in forks]
         if request.holdout is not None:
             weight = holdout.weight(request.holdout, [variant.weight for variant in request.variants])
             policy_id = holdout.add_policy(unit, request.name, forks[0].source.reward)
-            experiments.add_variant(
-                unit, experiment_id=experiment_id, label=holdout.LABEL, policy_id=policy_id, weight=weight
-            )
+            variants.append((holdout.LABEL, policy_id, weight))
+        for label, policy_id, weight in variants:
+            experiments.add_variant(unit, experiment_id=experiment_id, label=label, policy_id=policy_id, weight=weight)
         settings.add_run(unit, "experiment create", {"name": request.name, "definition": request.definition()})
         return {**_summary(unit, experiments.by_name(unit, [request.name])[request.name]), "created": True}
 

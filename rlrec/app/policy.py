@@ -48,8 +48,6 @@ class Request:
 
 
 class KindRow(TypedDict):
-    """One kind of policy."""
-
     kind: str
     parameters: dict[str, Any]
     when: str
@@ -57,14 +55,10 @@ class KindRow(TypedDict):
 
 
 class CreatedPolicy(VersionSummary):
-    """The live version of the policy, and whether it is new."""
-
     created: bool
 
 
 class PolicyVersion(TypedDict):
-    """One version in the list of `policy show`."""
-
     version: int
     status: str
     live: bool

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 from rlrec.app.inputs import lookup
 from rlrec.app.log.decision_reward import reward_of
@@ -29,8 +29,6 @@ class Request:
 
 
 class SessionRow(TypedDict):
-    """One session of `session list`."""
-
     session: str
     user: str | None
     visits: int
@@ -45,11 +43,11 @@ class Slot(decision_json.SlotJson):
     reward: float
 
 
-_Return = TypedDict("_Return", {"return": float})  # a keyword of Python
+_Return = TypedDict("_Return", {"return": float}, total=False)  # a keyword of Python; it comes last
 
 
-class Decided(TypedDict):
-    """One decision, its events and its reward."""
+class Step(_Return):
+    """One decision of a visit."""
 
     decision_id: int
     request_id: str | None
@@ -66,10 +64,6 @@ class Decided(TypedDict):
     slate: list[Slot]
     events: list[decision_json.EventJson]
     reward: float
-
-
-class Step(Decided, _Return):
-    """One decision of a visit, with its return."""
 
 
 class Result(_Return):
@@ -93,16 +87,8 @@ def listing(store: Store, *, limit: int | None) -> list[SessionRow]:
         rows = sessions.listing(unit, limit=None if limit is None else min(limit, 2**62) + 1)
     if limit is not None and len(rows) > limit:
         store.notice(f"the newest {limit} sessions; --limit shows more")
-    return [
-        {
-            "session": row.session,
-            "user": row.user,
-            "visits": row.visits,
-            "decisions": row.decisions,
-            "last_at": None if row.last_at is None else written(row.last_at),
-        }
-        for row in rows[:limit]
-    ]
+    times = (None if row.last_at is None else written(row.last_at) for row in rows)
+    return [cast(SessionRow, row._asdict() | {"last_at": at}) for row, at in zip(rows[:limit], times, strict=False)]
 
 
 # -- one visit --
@@ -174,7 +160,7 @@ def _chosen(visits: Sequence[Visit], request: Request) -> Visit:
     return chosen
 
 
-def _steps(unit: Unit, ids: Sequence[int], reward: Reward | None) -> list[Decided]:
+def _steps(unit: Unit, ids: Sequence[int], reward: Reward | None) -> list[Step]:
     """The decisions of a visit in their order."""
     visited, events_of = decisions.find(unit, ids), events.by_decision(unit, ids)
     answers, states = decision_json.answers(unit, visited), decision_json.states(unit, visited)
@@ -194,7 +180,7 @@ def _steps(unit: Unit, ids: Sequence[int], reward: Reward | None) -> list[Decide
 
 def _step(
     decision: Decision, stored: Sequence[Event], answer: Mapping[str, Any], *, context: str, reward: Reward
-) -> Decided:
+) -> Step:
     counted = [event for event in stored if event.kind != CENSOR]
     shown: Sequence[decision_json.SlotJson] = answer["slate"]
     slate: list[Slot] = [
@@ -224,8 +210,6 @@ def _step(
 
 
 class Ended(TypedDict):
-    """The visit that has ended."""
-
     session: str
     visit: int
     decisions: int

@@ -21,8 +21,6 @@ class Frozen(VersionSummary):
 
 
 class LiveVersion(TypedDict):
-    """The version that is live now, and the one that was before."""
-
     policy: str
     version: int
     previous: int

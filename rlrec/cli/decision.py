@@ -16,6 +16,7 @@ from rlrec.cli.view import View
 N_ARMS = 20  # in a table; the other formats have all
 
 if TYPE_CHECKING:
+    from rlrec.app.decision import Result
     from rlrec.app.opening import Store
 
 
@@ -41,14 +42,14 @@ def show_(store: Store, show: Show, decision_id: int) -> None:
     show(result, table=_view(result), flat=[_flat(result, slot) for slot in result["slate"]])
 
 
-def _flat(result: dict[str, Any], slot: dict[str, Any]) -> dict[str, Any]:
+def _flat(result: Result, slot: dict[str, Any]) -> dict[str, Any]:
     """One slot with the keys of its decision, and its events."""
     keys = {name: result[name] for name in ("decision_id", "at", "session", "visit", "step", "policy", "version")}
     events = result["events"]
     return keys | slot | {"events": events_text(events, slot["position"]), "page_events": events_text(events, None)}
 
 
-def _view(result: dict[str, Any]) -> View:
+def _view(result: Result) -> View:
     positions = [slot["position"] for slot in result["slate"]]
     shown = {slot["arm"] for slot in result["slate"]}
     rows = [
@@ -60,7 +61,7 @@ def _view(result: dict[str, Any]) -> View:
     return View(title=[*_title(result), *_slots(result), *_left_out(result, len(rows))], headers=headers, rows=rows)
 
 
-def _title(result: dict[str, Any]) -> list[str]:
+def _title(result: Result) -> list[str]:
     who = f"session {result['session']}, visit {result['visit']}, step {result['step']}, user {cell(result['user'])}"
     variant = f", variant {result['experiment']}/{result['variant']}" if result["variant"] is not None else ""
     policy = f"policy {result['policy']}, version {result['version']}, kind {result['kind']}{variant}"
@@ -81,7 +82,7 @@ def _features(named: dict[str, float] | None) -> str:
     return ", ".join(f"{name}={value:.4g}" for name, value in named.items()) or "all 0"
 
 
-def _slots(result: dict[str, Any]) -> list[str]:
+def _slots(result: Result) -> list[str]:
     verdict = {
         None: "were not derived again",
         True: "agree with those derived from the belief",
@@ -96,6 +97,6 @@ def _slots(result: dict[str, Any]) -> list[str]:
     return [*lines, f"stored probabilities {verdict[result['agrees']]}"]
 
 
-def _left_out(result: dict[str, Any], rows: int) -> list[str]:
+def _left_out(result: Result, rows: int) -> list[str]:
     more = len(result["arms"]) - rows
     return [f"{more} less likely arms are left out; --json has all"] if more else []

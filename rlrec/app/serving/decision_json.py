@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from math import exp
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from rlrec.app.serving.draws import DrawnSlate
 from rlrec.app.serving.requests import PlannedRequest
@@ -20,7 +20,7 @@ Answer = TypedDict("Answer", {  # noqa: UP013
     "decision_id": Any,  # an int; None in a dry run, as visit and step are
     "request_id": str | None, "session": str, "visit": int | None, "step": int | None, "user": str | None,
     "policy": str, "version": int, "experiment": str | None, "variant": str | None, "propensity": float | None,
-    "log_propensity": float | None, "slate": list[dict[str, Any]], "at": str, "duplicate": bool,
+    "log_propensity": float | None, "slate": list[dict[str, Any]], "at": str, "duplicate": NotRequired[bool],
 })  # fmt: skip
 
 
