@@ -210,13 +210,18 @@ def moments(terms: Array, cluster: Ids, *, columns: tuple[str, ...], spanning: b
 
 
 def _by_cluster(terms: Array, cluster: Ids) -> _Clusters:
+    # rows of a cluster mostly lie together: adding them up first leaves less to sort
+    cluster, terms = _add_runs(cluster, terms)
     if (cluster[1:] < cluster[:-1]).any():
-        order = np.argsort(cluster, kind="stable")
-        cluster, terms = cluster[order], terms[order]
+        order = np.argsort(cluster)
+        cluster, terms = _add_runs(cluster[order], terms[order])
+    return _Clusters(cluster, terms)
+
+
+def _add_runs(cluster: Ids, terms: Array) -> tuple[Ids, Array]:
+    """Every run of equal clusters as one row, the sum of its terms."""
     start = run_starts(cluster)
-    if len(start) == len(cluster):
-        return _Clusters(cluster, terms)
-    return _Clusters(cluster[start], np.add.reduceat(terms, start, axis=0))
+    return (cluster, terms) if len(start) == len(cluster) else (cluster[start], np.add.reduceat(terms, start, axis=0))
 
 
 def _limit(clusters: _Clusters, spanning: bool) -> _Clusters | _Blocks:

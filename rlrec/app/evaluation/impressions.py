@@ -58,10 +58,16 @@ class ImpressionUnit:
         return reader.to_fit(log_rows.FITTED)
 
     def to_judge(self, reader: LogReader) -> Iterator[LoggedBatch]:
-        targets = self.evaluation.targets
-        states = log_rows.STATES if any(target.stateful for target in targets) else ()
-        split = ["split"] if any(lesson.split for target in targets for lesson in target.lessons) else []
-        return reader.to_judge([*log_rows.JUDGED, *states, *split])
+        targets, by = self.evaluation.targets, self.evaluation.request.by
+        lessons = [lesson for target in targets for lesson in target.lessons]
+        variants = by == "variant" or any(lesson.selection.variant_ids is not None for lesson in lessons)
+        columns = {
+            **dict.fromkeys(log_rows.STATES, any(target.stateful for target in targets)),
+            "seed": any(target.sampled for target in targets),
+            "split": any(lesson.split for lesson in lessons),
+            "variant_id": variants,
+        }
+        return reader.to_judge([*log_rows.JUDGED, *(name for name, needed in columns.items() if needed)])
 
     # -- rows --
 

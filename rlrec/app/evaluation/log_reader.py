@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from itertools import pairwise
 
@@ -13,7 +14,7 @@ from rlrec.app.evaluation.contexts import ContextCache
 from rlrec.app.evaluation.groups import Grouping
 from rlrec.app.evaluation.log_rows import CLUSTERS
 from rlrec.app.evaluation.logged_batch import LoggedBatch
-from rlrec.app.evaluation.loggers import Loggers
+from rlrec.app.evaluation.loggers import Loggers, unknown_support
 from rlrec.app.evaluation.request import Evaluation
 from rlrec.arrays import Flags, Ids, distinct, run_starts
 from rlrec.store import Unit, contents, reader
@@ -45,8 +46,8 @@ class LogReader:
         """Batches that targets are judged on. visits: with the visits of their sessions, and without what only
         impressions need: slates and the support of the loggers."""
         for batch in self._batches(columns, visits):
-            for log in self._portions(batch):
-                yield self._logged(log, impressions=not visits)
+            for log, eligible in self._portions(batch):
+                yield self._logged(log, eligible, impressions=not visits)
 
     def _batches(self, columns: Collection[str], visits: bool) -> Iterator[Batch]:
         needed = {*columns, *CLUSTERS[self.evaluation.cluster]}
@@ -57,16 +58,17 @@ class LogReader:
     def _clusters(self, log: Batch) -> Ids:
         return log_rows.clusters(log.slots, self.evaluation.cluster)
 
-    def _portions(self, batch: Batch) -> Iterator[Batch]:
-        """Whole sessions of a batch, few enough for the arms of their eligible sets to be held."""
+    def _portions(self, batch: Batch) -> Iterator[tuple[Batch, Mapping[int, Ids]]]:
+        """Whole sessions of a batch, few enough for the arms of their eligible sets to be held; and these."""
         sets, sessions = batch.slots["eligible_id"], batch.slots["session_id"]
-        first = distinct(sets)[0]
+        first, _ = distinct(sets)
         sizes = contents.set_sizes(self.unit, sets[first].tolist())
+        if sum(sizes.values()) <= CELLS:
+            yield batch, self._eligible_sets(sizes.keys())
+            return
+        # sets are counted where they come first, and sessions cut where the count passes a multiple of what can be held
         cells = np.zeros(len(sets), np.int64)
         cells[first] = [sizes[key] for key in sets[first].tolist()]
-        if cells.sum() <= CELLS:
-            yield batch
-            return
         starts = run_starts(sessions)
         portion = np.cumsum(cells)[starts] // CELLS
         cuts = [*starts[run_starts(portion)].tolist(), len(sets)]
@@ -74,27 +76,28 @@ class LogReader:
             slots = {name: column[start:end] for name, column in batch.slots.items()}
             inside = np.isin(batch.events["decision_id"], slots["decision_id"])
             events = {name: column[inside] for name, column in batch.events.items()}
-            yield replace(batch, slots=slots, events=events)
+            eligible = self._eligible_sets(set(slots["eligible_id"].tolist()))
+            yield replace(batch, slots=slots, events=events), eligible
 
-    def _logged(self, log: Batch, *, impressions: bool) -> LoggedBatch:
+    def _logged(self, log: Batch, eligible: Mapping[int, Ids], *, impressions: bool) -> LoggedBatch:
+        """The batch with what folds need beside. impressions: with slates and support."""
         slots = log.slots
-        fields = self.loggers.reads(slots) if impressions else ()
+        unknown, alone = unknown_support(slots)
+        fields = self.loggers.reads(slots, unknown) if impressions else ()
         contexts, context = self.contexts.table(slots["context_id"], log.contexts, fields=fields)
         groups, group = self.grouping.of(slots, contexts, context)
-        eligible = self._eligible_sets(slots["eligible_id"])
         slots = slots | {"context": context, "group": group, "cluster": self._clusters(log)}
         zeros: list[Flags | None] = []
         if impressions:
             slates = log_rows.slates(slots)
-            support, zeros = self.loggers.support(slots, slates, contexts, eligible)
+            support, zeros = self.loggers.support(slots, slates, contexts, eligible, unknown=unknown, alone=alone)
             slots = slots | vars(slates) | vars(support)
         return LoggedBatch(
             log=replace(log, slots=slots), contexts=contexts, groups=groups, eligible=eligible, zeros=zeros
         )
 
-    def _eligible_sets(self, ids: Ids) -> Mapping[int, Ids]:
-        """The arms of each eligible set; those of the batch before are not read again."""
-        wanted = set(ids[distinct(ids)[0]].tolist())
+    def _eligible_sets(self, wanted: AbstractSet[int]) -> Mapping[int, Ids]:
+        """The arms of eligible sets; those of the batch before are not read again."""
         read = contents.eligible_arms(self.unit, wanted - self._eligible.keys())
         self._eligible = {key: arms for key, arms in self._eligible.items() if key in wanted}
         self._eligible |= {key: np.array(arms, np.int64) for key, arms in read.items()}

@@ -21,11 +21,11 @@ CLUSTERS = {
     "session": ("session_digest",),
     "row": ("session_digest", "visit", "step"),
 }
-# What is read of the log to fit a reward model, and to judge a target; those of CLUSTERS too.
+# The columns that are read to fit a reward model, and to judge a target; those of CLUSTERS too.
 FITTED = ("at", "context_id", "imported", "arm_id", "censored")
 JUDGED = (
-    *FITTED, "policy_id", "version_id", "belief_seq", "belief_ordinal", "seed", "eligible_id", "catalogue_revision",
-    "variant_id", "size", "propensity", "marginal", "min_propensity",
+    *FITTED, "policy_id", "version_id", "belief_seq", "belief_ordinal", "eligible_id", "catalogue_revision", "size",
+    "propensity", "marginal", "min_propensity",
 )  # fmt: skip
 STATES = ("step", "recorded", "history")  # for targets that read the session, too
 

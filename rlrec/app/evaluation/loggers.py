@@ -58,19 +58,24 @@ class Loggers:
         self._versions |= policies.by_id(self.unit, wanted - self._versions.keys())
         return {key: self._versions[key] for key in wanted}
 
-    def reads(self, slots: Columns) -> set[str]:
-        """The fields of the context that the loggers of those rows depend on whose support is unknown."""
-        unknown, _ = _unknown_support(slots)
+    def reads(self, slots: Columns, unknown: Flags) -> set[str]:
+        """The fields of the context that the loggers of rows depend on. unknown (n,): these rows."""
         return {field for key in self.versions(slots["version_id"][unknown]) for field in self._policy(key).reads}
 
     def support(
-        self, slots: Columns, slates: Slates, contexts: ContextTable, eligible: Mapping[int, Ids]
+        self,
+        slots: Columns,
+        slates: Slates,
+        contexts: ContextTable,
+        eligible: Mapping[int, Ids],
+        *,
+        unknown: Flags,
+        alone: Flags,
     ) -> tuple[Support, list[Flags | None]]:
         """The support of the rows of a batch, whose slots have `context`; and of each of their loggers' cases the arms
         that it could not show at each position, (size, m): None once too many were worked out, and where the logger
-        read the session."""
+        read the session. unknown, alone (n,): as of `unknown_support`."""
         self.versions(slots["version_id"])
-        unknown, alone = _unknown_support(slots)
         smallest = np.where(slates.smallest_prefix > 0, slates.smallest_prefix, np.nan)
         logged = ~slots["imported"]
         deeper = np.flatnonzero(logged & (slates.depth > 0) & ~np.isnan(smallest) & ~np.isnan(slots["marginal"]))
@@ -148,7 +153,7 @@ class Loggers:
         return exact.load(self.unit, self._versions[version_id], seq=seq, ordinal=ordinal)
 
 
-def _unknown_support(slots: Columns) -> tuple[Flags, Flags]:
+def unknown_support(slots: Columns) -> tuple[Flags, Flags]:
     """The rows whose support only a belief can tell, and those of which only the arm shown had a chance, (n,) each."""
     without = ~slots["imported"] & (slots["min_propensity"] == 0)
     alone = without & (slots["marginal"] >= CERTAIN)

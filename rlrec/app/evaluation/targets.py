@@ -51,6 +51,11 @@ class Target:
             found |= lesson.rows(slots)
         return found
 
+    @property
+    def sampled(self) -> bool:
+        """Whether its probabilities may be shares of posterior samples that every decision draws for itself."""
+        return self.serving is not None and hasattr(self.serving.policy, "samples")
+
     def seeds(self, slots: Columns) -> Words:
         """Seeds of the posterior samples of each row, (n,): the row's own where this very belief drew it, else the
         version's id."""
