@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
 from rlrec.app.imports.columns import NULL, LogColumns, values
-from rlrec.arrays import Array, Flags, Ids
+from rlrec.arrays import Flags
 from rlrec.policy import reward as rewards
 from rlrec.records import Reward
 from rlrec.store.events import CENSOR
@@ -28,18 +28,16 @@ class AlteredRewards:
     definition: Reward | None = None
 
     def __add__(self, other: AlteredRewards) -> AlteredRewards:
-        altered = self if self.clipped or self.ignored else other
-        return AlteredRewards(
-            self.clipped + other.clipped, self.ignored + other.ignored, self.kinds | other.kinds, altered.definition
-        )
+        counts = self.clipped + other.clipped, self.ignored + other.ignored
+        return AlteredRewards(*counts, self.kinds | other.kinds, self.definition or other.definition)
 
     def notices(self) -> list[str]:
         """Lines for a person."""
+        lines: list[str] = []
         if self.definition is None:
-            return []
+            return lines
         name, low, high = self.definition.name, self.definition.clip_low, self.definition.clip_high
         way_out = "`rlrec reward define` another one, and estimate with --reward"
-        lines = []
         if self.clipped:
             span = f"{-np.inf if low is None else low:g} to {np.inf if high is None else high:g}"
             lines.append(f"{self.clipped} decisions have rewards that {name!r} clips to {span}; {way_out}")
@@ -51,72 +49,39 @@ class AlteredRewards:
 
 def find(definition: Reward, rows: LogColumns, served_at: Sequence[int]) -> AlteredRewards:
     """The rewards that a definition alters, of decisions that were served at these times."""
-    n, slot_row = len(rows), np.array(rows.slots.row, np.int64)
-    if not rows.events.row and rows.reward == NULL:
+    n, slot_row, row = len(rows), np.array(rows.slots.row, np.int64), np.array(rows.events.row, np.int64)
+    if not len(row) and rows.reward == NULL:
         return AlteredRewards()
-    events = _events(definition, rows, served_at)
+    # events in arrays: the slot (-1: the page), the index of the weight (-1: none), the age
+    kinds, positions, times, amounts = (
+        values(column, len(row))
+        for column in (rows.events.kind, rows.events.position, rows.events.at, rows.events.value)
+    )
+    slots = zip(rows.slots.row, values(rows.slots.position, len(slot_row)), strict=True)
+    slot_of = dict(zip(slots, range(len(slot_row)), strict=True))
+    weight_of = {kind: index for index, kind in enumerate(definition.weights)}
+    slot = np.array([slot_of.get(key, -1) for key in zip(rows.events.row, positions, strict=True)], np.int64)
+    kind = np.array([weight_of.get(name, -1) for name in kinds], np.int64)
+    at = np.array(served_at, np.int64)[row]
+    age_us = np.array([before if time is None else time for time, before in zip(times, at, strict=True)], np.int64) - at
+
+    def arrays(chosen: Flags) -> dict[str, Any]:
+        return {"kind": kind[chosen], "value": np.array(amounts, np.float64)[chosen], "age_us": age_us[chosen]}
+
     # slots whose sum is cut
-    clipped = np.zeros(n, np.bool_)
-    reward = events.slot_rewards(definition, len(slot_row))
-    unbounded = events.slot_rewards(replace(definition, clip_low=None, clip_high=None), len(slot_row))
-    clipped[slot_row[reward != unbounded]] = True
-    # events that count for nothing
-    kinds = values(rows.events.kind, len(events.row))
-    no_mark = np.array([name != CENSOR for name in kinds], np.bool_)
-    ignored = np.zeros(n, np.bool_)
-    ignored[events.row[no_mark & ((events.kind < 0) | (events.age_us > definition.window_us))]] = True
-    # stated rewards that are not what the events are worth
+    clipped, ignored = np.zeros((2, n), np.bool_)
+    of_slot = {"n": len(slot_row), "slot": slot[slot >= 0], **arrays(slot >= 0)}
+    reward, _ = rewards.of_slots(definition, **of_slot)
+    clipped[slot_row[reward != rewards.of_slots(replace(definition, clip_low=None, clip_high=None), **of_slot)[0]]] = (
+        True
+    )
+    # events that count for nothing, and stated rewards that are not what the events are worth
+    is_mark = np.array([name == CENSOR for name in kinds], np.bool_)
+    ignored[row[~is_mark & ((kind < 0) | (age_us > definition.window_us))]] = True
     if rows.reward != NULL:
+        of_page = rewards.of_pages(definition, n=n, page=row[slot < 0], **arrays(slot < 0))
+        worth = np.bincount(slot_row, reward, n) + of_page
         stated = np.array(values(rows.reward, n), np.float64)  # NaN: none
-        worth = np.bincount(slot_row, reward, n) + events.page_rewards(definition, n)
         ignored |= np.abs(stated - worth) > TOLERANCE * np.maximum(1.0, np.abs(worth))
     unweighed = set(kinds) - definition.weights.keys() - {CENSOR}
     return AlteredRewards(int(clipped.sum()), int((ignored & ~clipped).sum()), unweighed, definition)
-
-
-class _Events(NamedTuple):
-    """Events in arrays. row: of the decision; slot: -1 for the page; kind: the index of its weight, -1 for none."""
-
-    row: Ids
-    slot: Ids
-    kind: Ids
-    value: Array
-    age_us: Ids
-
-    def select(self, chosen: Flags) -> _Events:
-        return _Events(*(column[chosen] for column in self))  # type: ignore[arg-type]  # of each field's own type
-
-    def slot_rewards(self, definition: Reward, n: int) -> Array:
-        _, slot, kind, value, age_us = self.select(self.slot >= 0)
-        return rewards.of_slots(definition, n=n, slot=slot, kind=kind, value=value, age_us=age_us)[0]
-
-    def page_rewards(self, definition: Reward, n: int) -> Array:
-        page, _, kind, value, age_us = self.select(self.slot < 0)
-        return rewards.of_pages(definition, n=n, page=page, kind=kind, value=value, age_us=age_us)
-
-
-def _events(definition: Reward, rows: LogColumns, served_at: Sequence[int]) -> _Events:
-    events, count = rows.events, len(rows.events.row)
-    kinds, row = values(events.kind, count), np.array(events.row, np.int64)
-    index = {kind: number for number, kind in enumerate(definition.weights)}
-    code = {kind: index.get(kind, -1) for kind in set(kinds)}
-    at = [served_at[number] for number in events.row]
-    age_us = [0 if time is None else time - served for time, served in zip(values(events.at, count), at, strict=True)]
-    return _Events(
-        row=row,
-        slot=_slot_of_event(rows),
-        kind=np.array(list(map(code.__getitem__, kinds)), np.int64),
-        value=np.array(values(events.value, count), np.float64),
-        age_us=np.array(age_us, np.int64),
-    )
-
-
-def _slot_of_event(rows: LogColumns) -> Ids:
-    """The index of the slot that each event belongs to, -1 where it belongs to the page."""
-    slots, events = rows.slots, rows.events
-    positions = values(events.position, len(events.row))
-    if len(slots.row) == len(rows):  # one slot each
-        return np.array([-1 if at is None else row for row, at in zip(events.row, positions, strict=True)], np.int64)
-    keys = zip(slots.row, values(slots.position, len(slots.row)), strict=True)
-    index = dict(zip(keys, range(len(slots.row)), strict=True))
-    return np.array([index.get(key, -1) for key in zip(events.row, positions, strict=True)], np.int64)

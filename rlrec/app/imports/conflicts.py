@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from itertools import compress
+from collections.abc import Mapping
+from itertools import compress, repeat
 
 import numpy as np
 
-from rlrec.app.imports.columns import NULL, LogColumns, distinct, values
+from rlrec.app.imports.columns import LogColumns, distinct, values
 from rlrec.arrays import Flags, Ids, run_starts
 from rlrec.errors import Conflict
 from rlrec.store import Unit, decisions, events, sessions
-from rlrec.store.loading import Column
 
 
 def find(unit: Unit, rows: LogColumns, users: Mapping[str, str | None]) -> dict[int, Conflict]:
@@ -73,36 +72,36 @@ def _user_conflict(session: str, user: str, owner: str) -> Conflict:
     return Conflict(f"session {session[:80]!r} belongs to {owner}, not {user!r}", field="user")
 
 
-# -- across the groups of an import, before any is stored --
-
-
 class EarlierLines:
     """The names in the lines so far, 16 bytes each: a line that contradicts one of an earlier group is refused before
     either is stored."""
 
     def __init__(self) -> None:
-        self.requests, self.keys, self.users = FirstValues(), FirstValues(), FirstValues()
+        self.names = FirstValues()
         self.lines = 0  # so far
 
     def find(self, rows: LogColumns) -> tuple[int, Conflict] | None:
-        """The first row that contradicts an earlier line, with the reason; None where none does."""
-        line = np.arange(self.lines, self.lines + len(rows))
+        """The first row that contradicts an earlier line, with the reason; None where none does.
+
+        Another line with the same request id or feedback key contradicts, and another user of the same session."""
+        users = values(rows.user, len(rows))
+        named = [
+            *zip(repeat("request"), values(rows.request_id, len(rows)), range(len(rows)), repeat(None)),
+            *zip(repeat("key"), values(rows.events.key, len(rows.events.row)), rows.events.row, repeat(None)),
+            *zip(repeat("session"), rows.session, range(len(rows)), users),
+        ]  # fmt: skip
+        named = [entry for entry in named if entry[1] is not None and (entry[0] != "session" or entry[3] is not None)]
+        keys = np.fromiter((hash(entry[:2]) for entry in named), np.int64, len(named))
+        line = (self.lines + row if user is None else hash(user) for _, _, row, user in named)
+        differing = self.names.differing(keys, np.fromiter(line, np.int64, len(named)))
         self.lines += len(rows)
-        contradicted: list[tuple[int, Conflict]] = []
-        for column, row, first, conflict in (
-            (rows.request_id, range(len(rows)), self.requests, _request_conflict),
-            (rows.events.key, rows.events.row, self.keys, _key_conflict),
-        ):
-            index, names = _not_null(column, row)
-            if (repeated := first.differing(_hashes(names), line[index])).any():
-                at = int(np.argmax(repeated))
-                contradicted.append((int(index[at]), conflict(names[at])))
-        index, users = _not_null(rows.user, range(len(rows)))
-        session = [rows.session[row] for row in index.tolist()]
-        if (other := self.users.differing(_hashes(session), _hashes(users))).any():
-            at = int(np.argmax(other))
-            contradicted.append((int(index[at]), _user_conflict(session[at], users[at], "another user")))
-        return min(contradicted, key=lambda pair: pair[0], default=None)
+        contradicting = [entry for entry, differs in zip(named, differing, strict=True) if differs]
+        if not contradicting:
+            return None
+        kind, name, row, user = min(contradicting, key=lambda entry: entry[2])
+        if kind == "session":
+            return row, _user_conflict(name, user, "another user")
+        return row, _request_conflict(name) if kind == "request" else _key_conflict(name)
 
 
 class FirstValues:
@@ -139,16 +138,3 @@ class FirstValues:
             order = np.argsort(keys)
             keys, values = keys[order], values[order]
         self.runs.append((keys, values))
-
-
-def _not_null(column: Column, rows: Sequence[int]) -> tuple[Ids, list[str]]:
-    """The rows where a column has a value, and these values."""
-    if column == NULL:
-        return np.zeros(0, np.int64), []
-    listed = values(column, len(rows))
-    has = [value is not None for value in listed]
-    return np.array(list(compress(rows, has)), np.int64), list(compress(listed, has))
-
-
-def _hashes(names: Sequence[str]) -> Ids:
-    return np.fromiter(map(hash, names), np.int64, len(names))
