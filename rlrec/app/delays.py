@@ -30,14 +30,11 @@ class _Own(TypedDict):
     own: bool
 
 
-class Result(_Own):
-    """One window; `own` marks the window of the definition."""
-
-    window_s: float
-    share: float | None
-    events: int
-    decisions: int
-    reward_per_decision: float
+# One window; `own` marks the window of the definition.
+Result = TypedDict("Result", {  # noqa: UP013
+    "window_s": float, "share": float | None, "events": int, "decisions": int, "reward_per_decision": float,
+    "own": bool,
+})  # fmt: skip
 
 
 def delays(store: Store, name: str = "default", *, log: str | None = None) -> list[Result]:

@@ -33,14 +33,14 @@ class DemoStep:
     quiet: bool = False
 
 
-class Result(TypedDict):
-    command: str
-    output: str
+Result = TypedDict("Result", {  # noqa: UP013
+    "command": str, "output": str,
+})  # fmt: skip
 
 
-class SampleFile(TypedDict):
-    file: str
-    bytes: int
+SampleFile = TypedDict("SampleFile", {  # noqa: UP013
+    "file": str, "bytes": int,
+})  # fmt: skip
 
 
 def samples() -> Path:

@@ -50,23 +50,16 @@ class Request:
 # -- create --
 
 
-class VariantRow(TypedDict):
-    """The version that a variant serves, and its share of the units."""
-
-    variant: str
-    policy: str
-    version: int
-    learns: bool
-    weight: float
+# The version that a variant serves, and its share of the units.
+VariantRow = TypedDict("VariantRow", {  # noqa: UP013
+    "variant": str, "policy": str, "version": int, "learns": bool, "weight": float,
+})  # fmt: skip
 
 
-class ExperimentSummary(TypedDict):
-    experiment: str
-    status: str
-    unit: str
-    variants: list[VariantRow]
-    created_at: str
-    stopped_at: str | None
+ExperimentSummary = TypedDict("ExperimentSummary", {  # noqa: UP013
+    "experiment": str, "status": str, "unit": str, "variants": list[VariantRow], "created_at": str,
+    "stopped_at": str | None,
+})  # fmt: skip
 
 
 class CreatedExperiment(ExperimentSummary):
@@ -77,16 +70,11 @@ class StoppedExperiment(ExperimentSummary):
     already_stopped: bool
 
 
-class Comparison(TypedDict):
-    """Answer of `experiment show`: earnings of the variants, differences from the first, and checks of the split."""
-
-    experiment: str
-    status: str
-    unit: str
-    variants: list[dict[str, Any]]
-    differences: list[dict[str, Any]]
-    sample_ratio: dict[str, float | None]
-    holdout: dict[str, Any] | None
+# Answer of `experiment show`: earnings of the variants, differences from the first, and checks of the split.
+Comparison = TypedDict("Comparison", {  # noqa: UP013
+    "experiment": str, "status": str, "unit": str, "variants": list[dict[str, Any]],
+    "differences": list[dict[str, Any]], "sample_ratio": dict[str, float | None], "holdout": dict[str, Any] | None,
+})  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,22 +47,18 @@ class Request:
     features: Mapping[str, Any] | None = None
 
 
-class KindRow(TypedDict):
-    kind: str
-    parameters: dict[str, Any]
-    when: str
-    what: str
+KindRow = TypedDict("KindRow", {  # noqa: UP013
+    "kind": str, "parameters": dict[str, Any], "when": str, "what": str,
+})  # fmt: skip
 
 
 class CreatedPolicy(VersionSummary):
     created: bool
 
 
-class PolicyVersion(TypedDict):
-    version: int
-    status: str
-    live: bool
-    created_at: str
+PolicyVersion = TypedDict("PolicyVersion", {  # noqa: UP013
+    "version": int, "status": str, "live": bool, "created_at": str,
+})  # fmt: skip
 
 
 class PolicyBelief(VersionSummary):

@@ -32,17 +32,11 @@ class Request:
     late: str = "count"
 
 
-class Definition(TypedDict):
-    """One reward definition; `transforms` has the term of each kind that is not weighed as it is."""
-
-    reward: str
-    weights: dict[str, float]
-    window_s: float
-    default: float
-    clip: list[float | None] | None
-    learn: str
-    late: str
-    transforms: dict[str, str]
+# One reward definition; `transforms` has the term of each kind that is not weighed as it is.
+Definition = TypedDict("Definition", {  # noqa: UP013
+    "reward": str, "weights": dict[str, float], "window_s": float, "default": float,
+    "clip": list[float | None] | None, "learn": str, "late": str, "transforms": dict[str, str],
+})  # fmt: skip
 
 
 class Result(Definition):

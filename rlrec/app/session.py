@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 from rlrec.app.inputs import lookup
 from rlrec.app.log.decision_reward import reward_of
@@ -28,12 +28,9 @@ class Request:
     reward: str | None = None
 
 
-class SessionRow(TypedDict):
-    session: str
-    user: str | None
-    visits: int
-    decisions: int
-    last_at: str | None
+SessionRow = TypedDict("SessionRow", {  # noqa: UP013
+    "session": str, "user": str | None, "visits": int, "decisions": int, "last_at": str | None,
+})  # fmt: skip
 
 
 class Slot(decision_json.SlotJson):
@@ -43,42 +40,20 @@ class Slot(decision_json.SlotJson):
     reward: float
 
 
-_Return = TypedDict("_Return", {"return": float}, total=False)  # a keyword of Python; it comes last
+# One decision of a visit.
+Step = TypedDict("Step", {
+    "decision_id": int, "request_id": str | None, "step": int, "at": str, "policy": str, "version": int,
+    "experiment": str | None, "variant": str | None, "context": dict[str, Any], "state": dict[str, Any],
+    "propensity": float | None, "log_propensity": float | None, "slate": list[Slot],
+    "events": list[decision_json.EventJson], "reward": float, "return": NotRequired[float],
+})  # fmt: skip
 
 
-class Step(_Return):
-    """One decision of a visit."""
-
-    decision_id: int
-    request_id: str | None
-    step: int
-    at: str
-    policy: str
-    version: int
-    experiment: str | None
-    variant: str | None
-    context: dict[str, Any]
-    state: dict[str, Any]
-    propensity: float | None
-    log_propensity: float | None
-    slate: list[Slot]
-    events: list[decision_json.EventJson]
-    reward: float
-
-
-class Result(_Return):
-    """A visit as a timeline."""
-
-    session: str
-    user: str | None
-    visit: int
-    visits: int
-    started_at: str
-    last_at: str
-    ended_at: str | None
-    reward: float
-    gamma: float
-    decisions: list[Step]
+# A visit as a timeline.
+Result = TypedDict("Result", {
+    "session": str, "user": str | None, "visit": int, "visits": int, "started_at": str, "last_at": str,
+    "ended_at": str | None, "reward": float, "return": float, "gamma": float, "decisions": list[Step],
+})  # fmt: skip
 
 
 def listing(store: Store, *, limit: int | None) -> list[SessionRow]:
@@ -209,12 +184,9 @@ def _step(
 # -- the end of a visit --
 
 
-class Ended(TypedDict):
-    session: str
-    visit: int
-    decisions: int
-    ended_at: str
-    already_ended: bool
+Ended = TypedDict("Ended", {  # noqa: UP013
+    "session": str, "visit": int, "decisions": int, "ended_at": str, "already_ended": bool,
+})  # fmt: skip
 
 
 def end(store: Store, key: str) -> Ended:

@@ -20,10 +20,9 @@ class Frozen(VersionSummary):
     immature: int
 
 
-class LiveVersion(TypedDict):
-    policy: str
-    version: int
-    previous: int
+LiveVersion = TypedDict("LiveVersion", {  # noqa: UP013
+    "policy": str, "version": int, "previous": int,
+})  # fmt: skip
 
 
 def freeze(store: Store, reference: str) -> Frozen:

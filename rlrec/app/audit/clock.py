@@ -13,11 +13,10 @@ CHECK = "clock"
 MINUTE_US, DAY_US = 60_000_000, 86_400_000_000
 
 
-class Repair(TypedDict):
-    """How many decisions were put back, and by how many seconds."""
-
-    decisions: int
-    seconds: float
+# How many decisions were put back, and by how many seconds.
+Repair = TypedDict("Repair", {  # noqa: UP013
+    "decisions": int, "seconds": float,
+})  # fmt: skip
 
 
 def check(unit: Unit, *, findings: Findings) -> None:

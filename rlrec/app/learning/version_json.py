@@ -7,17 +7,11 @@ from typing import Any, TypedDict
 from rlrec.records import Version
 from rlrec.store import Unit, policies
 
-
-class VersionSummary(TypedDict):
-    """One version; `versions` are the numbers of all that its policy has."""
-
-    policy: str
-    version: int
-    kind: str
-    params: dict[str, Any]
-    reward: str
-    status: str
-    versions: list[int]
+# One version; `versions` are the numbers of all that its policy has.
+VersionSummary = TypedDict("VersionSummary", {  # noqa: UP013
+    "policy": str, "version": int, "kind": str, "params": dict[str, Any], "reward": str, "status": str,
+    "versions": list[int],
+})  # fmt: skip
 
 
 def summary(unit: Unit, version: Version) -> VersionSummary:

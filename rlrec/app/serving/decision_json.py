@@ -91,24 +91,16 @@ def _answer(
     return answer
 
 
-class SlotJson(TypedDict):
-    """One slot of a slate."""
-
-    position: int
-    arm: str
-    propensity: float | None
-    marginal: float | None
-    score: float | None
+# One slot of a slate.
+SlotJson = TypedDict("SlotJson", {  # noqa: UP013
+    "position": int, "arm": str, "propensity": float | None, "marginal": float | None, "score": float | None,
+})  # fmt: skip
 
 
-class EventJson(TypedDict):
-    """One event of a decision; without a position, of its page."""
-
-    position: int | None
-    kind: str
-    value: float
-    at: str
-    key: str | None
+# One event of a decision; without a position, of its page.
+EventJson = TypedDict("EventJson", {  # noqa: UP013
+    "position": int | None, "kind": str, "value": float, "at": str, "key": str | None,
+})  # fmt: skip
 
 
 def events(stored: Sequence[Event]) -> list[EventJson]:
