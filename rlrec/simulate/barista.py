@@ -18,8 +18,6 @@ RISE, TOP = 2, 3  # levels of satiation that an item gains when it is served, an
 ITEMS, DEEPEST = 6, 20  # most items, and largest cap and patience: the chain stays small
 SMALLEST = 1e-13  # gain of a round at which the best shares are found
 
-Histories = Callable[[Index], Array]  # items served so far, (h, t), to probabilities of the next one, (h, arms)
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Chain:
@@ -95,42 +93,11 @@ class Barista(Visitors):
         satiated = np.where(np.eye(self.arms, dtype=np.bool_), served, np.maximum(level - 1, 0)[:, None])
         return np.concatenate([satiated, bored[..., None]], axis=2), bored >= self.patience
 
-    def state(self, items: Index) -> Index:
-        """The state after these items of a visit, (h,), or -1 where it has ended. items: (h, t)."""
-        state = np.zeros(len(items), np.intp)
-        for item in items.T:
-            state = np.where(state >= 0, self.chain.following[state, item], -1)
-        return state
-
     # -- the exact value of a visit --
 
     def optimum(self) -> float:
         """Mean reward of a visit under the best policy there is, by dynamic programming from the last step back."""
         return float(self._values(lambda of_items, _: of_items.max(axis=1))[0][0])
-
-    def value(self, probabilities: Array) -> float:
-        """Mean reward of a visit. probabilities: of each item in each state of the chain, (n, arms)."""
-        return float(self._values(lambda of_items, layer: (probabilities[layer] * of_items).sum(axis=1))[0][0])
-
-    def length(self, probabilities: Array) -> float:
-        """Mean decisions of a visit. probabilities: as in `value`."""
-        return float(self._reached(probabilities).sum())
-
-    def value_of(self, policy: Histories) -> float:
-        """Mean reward of a visit under a policy that sees all items served so far, summed over all histories.
-
-        policy: from the items served so far, (h, t), oldest first, to probabilities, (h, arms). It is called once for
-        each step t = 0, 1, ...; there are at most arms^t histories."""
-        items, state, reached = np.empty((1, 0), np.intp), np.zeros(1, np.intp), np.ones(1)
-        total = 0.0
-        while len(state):
-            shares = reached[:, None] * policy(items)
-            total += float((shares * self.chain.expected[state]).sum())
-            following = self.chain.following[state]
-            row, item = np.nonzero((following >= 0) & (shares > 0))
-            items = np.column_stack([items[row], item])
-            state, reached = following[row, item], shares[row, item]
-        return total
 
     def context_free(self) -> tuple[float, Array]:
         """Mean reward of a visit under the best fixed distribution over the items, and that distribution, (arms,)."""

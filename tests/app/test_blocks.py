@@ -7,7 +7,7 @@ import pytest
 
 from rlrec.app.training import blocks as blocking
 from rlrec.app.training.array_file import ArrayFile
-from rlrec.app.training.ascent import EpochData, grouped
+from rlrec.app.training.ascent import from_arrays, grouped, to_arrays
 from rlrec.app.training.blocks import blocks
 from rlrec.app.training.dataset import Catalogue, EligibleSet, VisitRows
 from rlrec.policy import reinforce
@@ -112,16 +112,16 @@ def test_the_gradient_is_the_same_together_and_apart(monkeypatch: pytest.MonkeyP
     assert (together.mass, together.square) == (pytest.approx(apart.mass), pytest.approx(apart.square))
 
 
-def test_lessons_are_read_as_they_were_added() -> None:
-    """All groups of one through one map."""
+def test_decisions_are_read_as_they_were_written() -> None:
+    """All groups of a batch through one map."""
     rng = np.random.default_rng(5)
     known = cases(6, rng)
     told = rows(known, rng)
-    gain, lessons = rng.normal(size=60), EpochData()
+    gain, file = rng.normal(size=60), ArrayFile()
     written = list(grouped(told, gain, gain, np.ones(60)))
-    lessons.add(written)
-    lessons.add(written[:1])
-    first, second = lessons
+    for batch in (written, written[:1]):
+        file.add([to_arrays(slates) for slates in batch])
+    first, second = ([from_arrays(group) for group in file.read(number)] for number in range(len(file)))
     assert (len(first), len(second)) == (len(written), 1)
     for before, after in zip(written, first, strict=True):
         for name in ("arms", "shown", "gain", "log_propensity", "scale"):
@@ -130,7 +130,7 @@ def test_lessons_are_read_as_they_were_added() -> None:
         assert (before.state.arm == after.state.arm).all()
         assert (before.eligible is None) == (after.eligible is None)
         assert before.eligible is None or after.eligible is None or (before.eligible == after.eligible).all()
-    lessons.close()
+    file.close()
 
 
 def test_sets_are_of_one_kind() -> None:

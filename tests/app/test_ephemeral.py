@@ -23,6 +23,7 @@ from rlrec.policy.scores import Scores
 from rlrec.policy.slate import first
 from rlrec.simulate.barista import Barista
 from tests.benchmarks.regret import FIGURES, TWO
+from tests.simulate import bars
 
 ONE = np.ones((1, 1))  # a context without features
 
@@ -168,10 +169,10 @@ def test_visits_are_played_to_their_end_in_every_run() -> None:
     bar = Barista()
     found = visit(kinds.make("uniform", {}), bar, runs=200, visits=50, seed=1)
     uniform = np.full(bar.chain.expected.shape, 1 / bar.arms)
-    for values, exact in ((found.reward, bar.value(uniform)), (found.decisions, bar.length(uniform))):
+    for values, exact in ((found.reward, bars.value(bar, uniform)), (found.decisions, bars.length(bar, uniform))):
         assert abs(values.mean() / 50 - exact) < 4 * values.std(ddof=1) / 50 / sqrt(200)
     assert np.allclose(found.optimum, 50 * 6.12)
-    assert abs(found.regret.mean() - 50 * (6.12 - bar.value(uniform))) < 4 * found.regret.std(ddof=1) / sqrt(200)
+    assert abs(found.regret.mean() - 50 * (6.12 - bars.value(bar, uniform))) < 4 * found.regret.std(ddof=1) / sqrt(200)
 
 
 def test_every_visit_is_of_a_new_visitor_or_of_one_who_comes_again() -> None:

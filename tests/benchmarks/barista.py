@@ -27,6 +27,7 @@ from rlrec.simulate.barista import Barista
 from rlrec.store import Store, arms
 from tests.benchmarks.measure import Figure, Setting
 from tests.benchmarks.spools import KIND, Server, drawn, night, spooled
+from tests.simulate import bars
 
 # -- intervals --
 
@@ -80,7 +81,7 @@ def earlier() -> Parameters:
 
 def value(server: Server, audience: Barista) -> float:
     """Of a policy that does not see rewards, exactly."""
-    return audience.value_of(lambda items: server.chances(items, np.zeros(items.shape)))
+    return bars.value_of(audience, lambda items: server.chances(items, np.zeros(items.shape)))
 
 
 # -- rounds --

@@ -8,6 +8,7 @@ import pytest
 from rlrec.arrays import Array, Index
 from rlrec.errors import InputError
 from rlrec.simulate.barista import Barista
+from tests.simulate import bars
 
 SMALL = Barista(rates=(0.9, 0.5), fade=0.25, patience=3, cap=6)
 
@@ -39,15 +40,15 @@ def test_the_best_context_free_policy_earns_less_than_80_percent_and_so_does_the
     best = np.eye(bar.arms)[bar.chain.expected.argmax(axis=1)]
     assert bar.optimum() == pytest.approx(6.12)
     assert 0.6 < bar.context_free()[0] / bar.optimum() < 0.8
-    assert bar.value(best) / bar.optimum() < 0.7
+    assert bars.value(bar, best) / bar.optimum() < 0.7
 
 
 def test_no_fixed_distribution_is_better_than_the_best_one() -> None:
     bar, rng = Barista(), np.random.default_rng(1)
     value, shares = bar.context_free()
     near = rng.dirichlet(np.ones(4), 100).tolist() + rng.dirichlet(2_000 * shares, 100).tolist()
-    assert all(bar.value(np.tile(one, (len(bar.chain.states), 1))) <= value + 1e-9 for one in near)
-    assert bar.value(np.tile(shares, (len(bar.chain.states), 1))) == pytest.approx(value)
+    assert all(bars.value(bar, np.tile(one, (len(bar.chain.states), 1))) <= value + 1e-9 for one in near)
+    assert bars.value(bar, np.tile(shares, (len(bar.chain.states), 1))) == pytest.approx(value)
     assert shares.sum() == pytest.approx(1)
 
 
@@ -58,18 +59,20 @@ def test_a_score_that_falls_with_recent_showings_is_nearly_optimal() -> None:
         score = 1 - 0.04 * np.arange(4) - 0.3 * recency(items, arms=4)
         return np.eye(4)[score.argmax(axis=1)]
 
-    assert bar.value_of(policy) > 0.97 * bar.optimum()
+    assert bars.value_of(bar, policy) > 0.97 * bar.optimum()
 
 
 def test_a_policy_of_histories_is_worth_what_its_states_say() -> None:
     probabilities = np.random.default_rng(1).dirichlet([1.0, 1.0], len(SMALL.chain.states))
-    assert SMALL.value_of(lambda items: probabilities[SMALL.state(items)]) == pytest.approx(SMALL.value(probabilities))
+    assert bars.value_of(SMALL, lambda items: probabilities[bars.state(SMALL, items)]) == pytest.approx(
+        bars.value(SMALL, probabilities)
+    )
 
 
 def test_a_sequence_of_items_leads_to_its_state() -> None:
-    found = SMALL.state(np.array([[0, 1, 0], [0, 0, 0]]))
+    found = bars.state(SMALL, np.array([[0, 1, 0], [0, 0, 0]]))
     assert SMALL.chain.states[found].tolist()[0] == [3, 1, 1, 3]  # satiation of each item, boredom, step
-    assert SMALL.state(np.array([[0, 0, 0, 0]])).tolist() == [-1]
+    assert bars.state(SMALL, np.array([[0, 0, 0, 0]])).tolist() == [-1]
 
 
 def test_guests_tip_and_stay_as_the_chain_says() -> None:
@@ -82,7 +85,7 @@ def test_guests_tip_and_stay_as_the_chain_says() -> None:
         earned, length = earned + reward * there, length + there
         there &= ~(terminated | truncated)
     uniform = np.full(bar.chain.expected.shape, 0.25)
-    for found, exact in ((earned, bar.value(uniform)), (length, bar.length(uniform))):
+    for found, exact in ((earned, bars.value(bar, uniform)), (length, bars.length(bar, uniform))):
         assert abs(found.mean() - exact) < 4 * found.std() / guests**0.5
 
 

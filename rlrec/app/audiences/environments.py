@@ -42,20 +42,17 @@ def check(environment: str, audience: Audience, arms: int, *, size: int = 1, ste
         raise InputError(f"visits of {environment} end by themselves", hint=hint)
 
 
-class VisitFigures(TypedDict):
-    """Figures of visits; None where visitors are not recognised."""
-
-    context_free_per_session: float | None
-    session_length: float
-    visitors: float | None
-    visits_per_visitor: float | None
-    retention: float | None
+VisitFigures = TypedDict("VisitFigures", {  # noqa: UP013
+    "context_free_per_session": float | None, "session_length": float, "visitors": float | None,
+    "visits_per_visitor": float | None, "retention": float | None,
+})  # fmt: skip
 
 
 def visit_figures(
     audience: Audience, *, length: float, visits: float, visitors: float | None = None, returned: float = 0
 ) -> VisitFigures:
-    """The figures of visits. length: decisions of a visit; returned: visitors who came again."""
+    """The figures of visits, None where visitors are not recognised. length: decisions of a visit; returned: visitors
+    who came again."""
     with_memory = audience if isinstance(audience, Visitors) else None
     return {
         "context_free_per_session": None if with_memory is None else with_memory.context_free()[0],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,13 +100,13 @@ class Trainer:
         self.policy, self.options = policy, options
         self._potential = np.array([options.shaping.get(name, 0.0) for name in policy.names])
         self._prepare_baseline(train)
-        self._data = EpochData()
+        self._file = ArrayFile()  # what every epoch reads, computed once
         for rows in train.batches():
-            self._data.add(self.slates(rows))
+            self._file.add([to_arrays(slates) for slates in self.slates(rows)])
 
     def close(self) -> None:
-        """Give back the disk space of the epoch data."""
-        self._data.close()
+        """Let the file of the decisions go."""
+        self._file.close()
 
     def _prepare_baseline(self, train: DatasetSplit) -> None:
         """Compute what baselines need to know of all visits that teach."""
@@ -171,7 +171,8 @@ class Trainer:
 
     def _epoch(self, now: Parameters, adam: Adam) -> tuple[Parameters, Adam, GradientSums]:
         total = reinforce.zero_sums(now)
-        for slates in self._data:
+        for number in range(len(self._file)):
+            slates = [from_arrays(group) for group in self._file.read(number)]
             sums = reinforce.sums(self.policy, now, slates, self.options.objective)
             del slates  # before the next ones are mapped
             if not sums.finite:
@@ -197,32 +198,13 @@ STATE = ("x", "row", "arm", "memory")
 SLATES = ("arms", "described", "shown", "log_propensity", "gain", "raw", "scale")
 
 
-class EpochData:
-    """The decisions that every epoch reads, batch by batch: computed once, and stored on disk."""
-
-    def __init__(self) -> None:
-        self._file = ArrayFile()
-
-    def __iter__(self) -> Iterator[list[LoggedSlates]]:
-        for number in range(len(self._file)):
-            yield [_from_arrays(group) for group in self._file.read(number)]
-
-    def close(self) -> None:
-        """Let the file go."""
-        self._file.close()
-
-    def add(self, batch: Iterable[LoggedSlates]) -> None:
-        """Write one more batch."""
-        self._file.add([_to_arrays(slates) for slates in batch])
-
-
-def _to_arrays(slates: LoggedSlates) -> dict[str, npt.NDArray[Any]]:
+def to_arrays(slates: LoggedSlates) -> dict[str, npt.NDArray[Any]]:
     arrays = {name: getattr(slates.state, name) for name in STATE} | {name: getattr(slates, name) for name in SLATES}
     eligible = np.zeros((len(slates), 0), np.bool_) if slates.eligible is None else slates.eligible
     return arrays | {"eligible": np.packbits(eligible, axis=1)}
 
 
-def _from_arrays(arrays: dict[str, npt.NDArray[Any]]) -> LoggedSlates:
+def from_arrays(arrays: dict[str, npt.NDArray[Any]]) -> LoggedSlates:
     state, bits = State(*(arrays[name] for name in STATE)), arrays["eligible"]
     eligible = np.unpackbits(bits, axis=1, count=len(arrays["arms"])).view(np.bool_) if bits.size else None
     return LoggedSlates(state=state, eligible=eligible, **{name: arrays[name] for name in SLATES})
