@@ -65,4 +65,4 @@ def make(kind: str, typed: Mapping[str, Any], *, design: Design | None = None) -
             hint = suggest(name, list(defaults)) or f"it has {', '.join(defaults)}"
             raise InputError(f"kind {kind} has no parameter {name!r}", hint=hint)
     designed = {"design": design} if design is not None and cls.contextual else {}
-    return cls(**{**cls.implied(typed), **typed}, **designed)
+    return cls(**{**cls.implied_defaults(typed), **typed}, **designed)

@@ -109,7 +109,7 @@ class Policy(Protocol):
         ...
 
     @classmethod
-    def implied(cls, typed: Mapping[str, Any]) -> Mapping[str, Any]:
+    def implied_defaults(cls, typed: Mapping[str, Any]) -> Mapping[str, Any]:
         """Defaults that depend on the parameters that a person typed."""
         ...
 
@@ -157,7 +157,7 @@ class Learner(Counts):
         return replace(self, floor=0.0)
 
     @classmethod
-    def implied(cls, typed: Mapping[str, Any]) -> Mapping[str, Any]:
+    def implied_defaults(cls, typed: Mapping[str, Any]) -> Mapping[str, Any]:
         return {}
 
     def check(self, reward: Reward) -> None:

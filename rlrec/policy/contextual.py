@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Protocol, TypeGuard
 
-from rlrec.arrays import Array, Ids
+from rlrec.arrays import Array
 from rlrec.policy.base import Belief, Policy
 from rlrec.policy.design import Design
 from rlrec.policy.scores import Scores
@@ -45,20 +45,11 @@ class ContextualPolicy(Policy, Protocol):
         scores are no rewards."""
 
 
-class ContextualLearner(ContextualPolicy, Protocol):
-    """A kind whose belief is made of moments of encoded contexts."""
-
-    def credit(self, x: Array, arms: Ids) -> tuple[Array, Array]:
-        """Weight (n,) of xx' and offset (n,) of the reward, by which slots count in the moments of their arms.
-
-        x (n, q) contexts, arms (n,) ids: gram grows by weight xx', response by (reward + offset) x."""
-
-
 def is_contextual(policy: Policy) -> TypeGuard[ContextualPolicy]:
     """Whether a policy reads contexts through a design."""
     return policy.contextual
 
 
-def learns_from_contexts(policy: Policy) -> TypeGuard[ContextualLearner]:
+def learns_from_contexts(policy: Policy) -> TypeGuard[ContextualPolicy]:
     """Whether the belief of a policy is made of moments of contexts."""
     return policy.contextual and policy.online

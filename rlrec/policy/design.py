@@ -17,8 +17,8 @@ class Design:
     context, arm: encoders. anchor: arm id -> (q,) weights around which a logistic model is expanded; arms that are
     missing have the prior's."""
 
-    context: Encoder = field(default_factory=Encoder.hashed)
-    arm: Encoder = field(default_factory=Encoder.hashed)
+    context: Encoder = field(default_factory=Encoder.by_hash)
+    arm: Encoder = field(default_factory=Encoder.by_hash)
     anchor: Mapping[int, Array] = field(default_factory=dict)
 
     @classmethod

@@ -71,7 +71,7 @@ class Encoder:
         return cls(parsed, intercept=intercept, columns=columns)
 
     @classmethod
-    def hashed(cls, columns: int = 16) -> Self:
+    def by_hash(cls, columns: int = 16) -> Self:
         """An intercept, and the whole object hashed into a few columns."""
         return cls(columns=columns)
 
@@ -217,9 +217,9 @@ class _FieldValues:
         return self.kinds.total()
 
     @cached_property
-    def ranked(self) -> list[str]:
-        """Texts by how often they came, then by name."""
-        return _ranked(self.words)
+    def by_frequency(self) -> list[str]:
+        """Texts, the most frequent first, then by name."""
+        return _by_frequency(self.words)
 
     def field(self, name: str, *, most: int, listed: int) -> Field | None:
         """The field that these values suggest; None where they suggest none. A hash that would take more columns than
@@ -233,8 +233,8 @@ class _FieldValues:
             return Vector(name, max(self.lengths))
         if kind not in ("category", "list"):
             return None
-        every = not self.words[None] and len(self.ranked) <= min(most, listed + FEW)
-        values = tuple(self.ranked if every else self.ranked[:listed])
+        every = not self.words[None] and len(self.by_frequency) <= min(most, listed + FEW)
+        values = tuple(self.by_frequency if every else self.by_frequency[:listed])
         field = Category if kind == "category" else TextSet
         return field(name, values, hash=0 if every else FEW)
 
@@ -265,7 +265,7 @@ def _count_values(values: Iterable[Any]) -> _FieldValues:
 
 
 def _kind(value: Any) -> str:
-    """The type of field that a value suggests; empty where it tells nothing."""
+    """The type of field that a value suggests; empty where it suggests none."""
     if value is None or value == []:
         return ""
     if isinstance(value, str):
@@ -286,10 +286,10 @@ def _cap(words: Counter[str | None]) -> Counter[str | None]:
     """The most frequent texts; all others count together."""
     if len(words) <= _DISTINCT:
         return words
-    capped: Counter[str | None] = Counter({word: words[word] for word in _ranked(words)[:_DISTINCT]})
+    capped: Counter[str | None] = Counter({word: words[word] for word in _by_frequency(words)[:_DISTINCT]})
     capped[None] = words.total() - capped.total()
     return capped
 
 
-def _ranked(words: Counter[str | None]) -> list[str]:
+def _by_frequency(words: Counter[str | None]) -> list[str]:
     return sorted((word for word in words if word is not None), key=lambda word: (-words[word], word))

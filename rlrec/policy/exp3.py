@@ -1,4 +1,4 @@
-"""Exp3: exponential weights of estimated gains, for rewards that nobody promised to be random."""
+"""Exp3: exponential weights of estimated gains, for rewards that need not be random."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from rlrec.errors import InputError
 from rlrec.policy.base import Belief, Learner, any_of, between, unit_interval
-from rlrec.policy.statistics import PROPENSITY, CountedSlot, SlotColumns, counted
+from rlrec.policy.statistics import PROPENSITY, CountedSlot, SlotColumns, count_slots
 from rlrec.records import Reward
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Exp3(Learner):
     def __post_init__(self) -> None:
         between("gamma", self.gamma, 0, 1)
         if not self.gamma:
-            raise InputError("gamma is 0", hint="it lies above 0: gains are estimated from the share of every arm")
+            raise InputError("gamma is 0", hint="it lies above 0: gains are divided by the propensity of every arm")
         between("eta", self.eta, 0, 1e9)
         super().__post_init__()
 
@@ -53,7 +53,7 @@ class Exp3(Learner):
 
     def statistics(self, slots: SlotColumns) -> Array:
         assert slots.propensity is not None
-        return counted(slots, (slots.reward / slots.propensity)[:, None])
+        return count_slots(slots, (slots.reward / slots.propensity)[:, None])
 
     def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
         from rlrec.policy.families.gumbel import Gumbel

@@ -145,13 +145,13 @@ class Words(Field):
         return (*listed, *(f"{self.name}#{at}" for at in range(self.hash)))
 
     @cached_property
-    def _listed(self) -> dict[str, int]:
+    def _index(self) -> dict[str, int]:
         return {value: at for at, value in enumerate(self.values)}
 
     def _column(self, word: str) -> tuple[int, float]:
         """Column and sign of a text; one past the last column for a text that has none."""
-        if word in self._listed or not self.hash:
-            return self._listed.get(word, len(self.values)), 1.0
+        if word in self._index or not self.hash:
+            return self._index.get(word, len(self.values)), 1.0
         column, sign = features.column_of(f"\x1f{self.name}\x1e{word}")
         return len(self.values) + column % self.hash, sign
 

@@ -42,7 +42,7 @@ class _Unlearned(Counts):
         return None
 
     @classmethod
-    def implied(cls, typed: Mapping[str, Any]) -> Mapping[str, Any]:
+    def implied_defaults(cls, typed: Mapping[str, Any]) -> Mapping[str, Any]:
         return {}
 
     def check(self, reward: Reward) -> None:

@@ -117,7 +117,7 @@ class Gradient(Counts):
         return self.design.context.reads
 
     @classmethod
-    def implied(cls, typed: Mapping[str, Any]) -> Mapping[str, Any]:
+    def implied_defaults(cls, typed: Mapping[str, Any]) -> Mapping[str, Any]:
         return {}
 
     def check(self, reward: Reward) -> None:
@@ -139,7 +139,7 @@ class Gradient(Counts):
         return (*self.design.context.names, *(f"session:{name}" for name in SESSION), *similar)
 
     @property
-    def _faded(self) -> slice:
+    def _faded_columns(self) -> slice:
         """Columns of the faded counts of arm features among the features of a state."""
         return slice(len(self.names) - len(self.design.arm.names), None)
 
@@ -191,7 +191,7 @@ class Gradient(Counts):
         crossed = described @ parameters["cross"]
         bilinear = self.model == BILINEAR
         weights = crossed if bilinear else parameters["linear"].copy()
-        weights[:, self._faded] += described * parameters["similar"]
+        weights[:, self._faded_columns] += described * parameters["similar"]
         bias = parameters["bias"] if bilinear else parameters["bias"] + crossed[:, 0]
         return weights, bias, parameters["history"] + parameters["own"]
 
@@ -204,7 +204,7 @@ class Gradient(Counts):
             "own": memory,
             "cross": described.T @ (weights if bilinear else bias[:, None]),
             "history": memory.sum(axis=0),
-            "similar": (described * weights[:, self._faded]).sum(axis=0),
+            "similar": (described * weights[:, self._faded_columns]).sum(axis=0),
         }
 
     def scores_of(self, parameters: Parameters, state: State, *, arms: Ids, described: Array) -> Array:

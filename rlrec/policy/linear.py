@@ -21,7 +21,7 @@ from rlrec.policy.families.gumbel import Gumbel
 from rlrec.policy.families.point import Point
 from rlrec.policy.moments import ArmMoments, each, width
 from rlrec.policy.scores import Scores
-from rlrec.policy.statistics import CONTEXT, SlotColumns, counted
+from rlrec.policy.statistics import CONTEXT, SlotColumns, count_slots
 from rlrec.records import Reward
 
 DISJOINT, SHARED = "disjoint", "shared"
@@ -89,9 +89,9 @@ class Linear(Learner):
 
     def statistics(self, slots: SlotColumns) -> Array:
         if slots.context is None:  # the caller wants counts alone
-            return counted(slots)
+            return count_slots(slots)
         weight, offset = self.credit(slots.context, slots.arm_id)
-        return counted(slots, each(slots.context, weight=weight, response=slots.reward + offset))
+        return count_slots(slots, each(slots.context, weight=weight, response=slots.reward + offset))
 
     def encode(self, context: Mapping[str, Any] | None) -> Array:
         """Features of a context, (q,)."""
@@ -102,7 +102,7 @@ class Linear(Learner):
         moments = belief.moments or self._no_moments(belief)
         name = type(self), self.model, self.ridge, self._centre, belief.alpha.tobytes(), belief.beta.tobytes()
         if name not in moments.solutions:
-            solve = self._shared if self.model == SHARED else self._disjoint
+            solve = self._solve_shared if self.model == SHARED else self._solve_disjoint
             moments.solutions[name] = solve(belief, moments)
         return moments.solutions[name]
 
@@ -153,13 +153,13 @@ class Linear(Learner):
         shape, q = belief.pulls.shape, len(self.design.context.names)
         return ArmMoments(gram=np.zeros((*shape, q, q)), response=np.zeros((*shape, q)))
 
-    def _disjoint(self, belief: Belief, moments: ArmMoments) -> solving.Disjoint:
+    def _solve_disjoint(self, belief: Belief, moments: ArmMoments) -> solving.Disjoint:
         intercept = self.design.context.intercept
         precision, response = self._prior(belief.alpha, belief.beta) if intercept else (np.zeros(1), np.zeros(1))
         response = response + (self.ridge * self._centre if intercept else 0.0)
-        return solving.disjoint(moments, ridge=self.ridge, precision=precision, response=response)
+        return solving.solve_disjoint(moments, ridge=self.ridge, precision=precision, response=response)
 
-    def _shared(self, belief: Belief, moments: ArmMoments) -> solving.Shared:
+    def _solve_shared(self, belief: Belief, moments: ArmMoments) -> solving.Shared:
         arm_features, pool = moments.arm_features, moments.pool or moments
         if arm_features is None:  # the arms have no description
             arm_features = np.repeat(self.design.arm.encode([{}]), belief.pulls.shape[-1], axis=0)
@@ -169,7 +169,7 @@ class Linear(Learner):
         if name not in pool.solutions:
             intercept = self.design.context.intercept and self.design.arm.intercept
             response = self.ridge * self._centre if intercept else 0.0
-            pool.solutions[name] = solving.shared(pool, ridge=self.ridge, response=response)
+            pool.solutions[name] = solving.solve_shared(pool, ridge=self.ridge, response=response)
         weights, root = pool.solutions[name]
         return solving.Shared(weights, root, *distinct_rows(arm_features))
 
@@ -233,7 +233,7 @@ class LinThompson(Linear):
             )
 
     @classmethod
-    def implied(cls, typed: Mapping[str, Any]) -> Mapping[str, Any]:
+    def implied_defaults(cls, typed: Mapping[str, Any]) -> Mapping[str, Any]:
         return {"floor": FLOOR} if typed.get("model") == SHARED else {}
 
     @property

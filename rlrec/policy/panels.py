@@ -14,7 +14,7 @@ _STEEPNESS = 10.0  # logarithms by which the probability of a slate may fall in 
 _NEARLY = 1.5  # how much steeper a panel may be, once it was narrowed
 _PASSES = 16  # one is the rule; long slates may take some more
 _STRETCH = 16  # panels looked at together
-_OCTAVES = 160  # quarters of an octave below the steepest rate: what is slower decides nothing
+_OCTAVES = 160  # quarters of an octave below the steepest rate: a slower one decides nothing
 _RARE = 1e-19  # a score above its support
 _GAUSS, _COARSE_WEIGHT = gauss(4)
 _COARSE: Array = np.append(-1.0, _GAUSS)  # the left end of a panel, and nodes that tell its mass to a few digits
@@ -33,7 +33,7 @@ def panels(
     edges, limits = np.array([upper.max()]), list[Array]()
     pdf, sf, expected = np.zeros(len(count)), np.zeros(len(count)), 0.0
     while edges[-1] > walk.lowest and expected < enough(ranks):
-        steps = walk.down(float(edges[-1]))
+        steps = walk.descend(float(edges[-1]))
         active = np.flatnonzero(upper > steps[-1])
         profile = _profile(density, steps, active, pdf[active], sf[active])
         above = count[active] @ profile[1]
@@ -47,7 +47,7 @@ def panels(
     for _ in range(_PASSES):
         if (edges[:-1] - edges[1:] <= _NEARLY * limit[0] / refine).all():
             break
-        edges = walk.within(edges, limit / refine)
+        edges = walk.narrow(edges, limit / refine)
         limit = _limits(_profile(density, edges, active, nothing, nothing), count[active], together)
     return edges[::-1]
 
@@ -123,25 +123,25 @@ class _Walk:
         self.lowest = lowest
         self._density, self._lower, self._upper, self._refine = density, lower, upper, refine
 
-    def down(self, u: float) -> Array:
-        """Some edges from u, decreasing."""
+    def descend(self, u: float) -> Array:
+        """The next edges from u, decreasing."""
         edges = [u]
         while len(edges) <= _STRETCH and edges[-1] > self.lowest:
             edges.append(self._next(edges[-1], np.inf, self.lowest))
         return np.array(edges)
 
-    def within(self, edges: Array, limits: Array) -> Array:
-        """Such edges with no panel wider than a limit, which is known at both ends, (2, p), of panels between edges."""
+    def narrow(self, edges: Array, limits: Array) -> Array:
+        """Edges with no panel wider than a limit, given at both ends, (2, p), of panels between earlier edges."""
         panel = int((edges[:-1] - edges[1:] > limits[0]).argmax())
-        narrow, rate = edges[: panel + 1].tolist(), 1 / limits
-        while narrow[-1] > edges[-1]:
-            u = narrow[-1]
+        narrowed, rate = edges[: panel + 1].tolist(), 1 / limits
+        while narrowed[-1] > edges[-1]:
+            u = narrowed[-1]
             while u <= edges[panel + 1]:
                 panel += 1
             along = (edges[panel] - u) / (edges[panel] - edges[panel + 1])
             fall = (1 - along) * rate[0, panel] + along * rate[1, panel]
-            narrow.append(self._next(u, 1 / max(float(fall), 1e-300), float(edges[-1])))
-        return np.array(narrow)
+            narrowed.append(self._next(u, 1 / max(float(fall), 1e-300), float(edges[-1])))
+        return np.array(narrowed)
 
     def _next(self, u: float, limit: float, lowest: float) -> float:
         """The lowest left edge right for every score below u: a panel's width, or where the score begins."""

@@ -77,7 +77,7 @@ class Shared:
         return values[..., self.row, :]
 
 
-def disjoint(moments: ArmMoments, *, ridge: float, precision: Array, response: Array) -> Disjoint:
+def solve_disjoint(moments: ArmMoments, *, ridge: float, precision: Array, response: Array) -> Disjoint:
     """Weights of each arm by itself, from its moments.
 
     ridge: prior precision of every weight; precision, response (..., m): of the prior, added to those of weight 0.
@@ -91,7 +91,7 @@ def disjoint(moments: ArmMoments, *, ridge: float, precision: Array, response: A
     return Disjoint(*_solve(a, b))
 
 
-def shared(pool: ArmMoments, *, ridge: float, response: float) -> tuple[Array, Array]:
+def solve_shared(pool: ArmMoments, *, ridge: float, response: float) -> tuple[Array, Array]:
     """Weights (..., p, q) of all arms together, and their root, from the moments of the pool.
 
     The regressor of arm z in context x is the Kronecker product of both, so that sums per arm serve it too: A is the

@@ -68,10 +68,10 @@ class Counts:
     def statistics(self, slots: SlotColumns) -> Array:
         """Columns that each slot adds to the sums of its arm, (n, width): pulls, reward, squared reward, and the kind's
         own."""
-        return counted(slots)
+        return count_slots(slots)
 
 
-def counted(slots: SlotColumns, further: Array | None = None) -> Array:
+def count_slots(slots: SlotColumns, further: Array | None = None) -> Array:
     """Pulls, reward and squared reward of each slot, and `further` columns (n, w) behind them, (n, 3 + w)."""
     import numpy as np
 

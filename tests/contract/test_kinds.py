@@ -19,7 +19,7 @@ from rlrec.errors import InputError
 from rlrec.policy import history, moments, slate
 from rlrec.policy import reward as rewards
 from rlrec.policy.base import Belief, Policy, any_of
-from rlrec.policy.contextual import ContextualLearner, ContextualPolicy, is_contextual, learns_from_contexts
+from rlrec.policy.contextual import ContextualPolicy, is_contextual, learns_from_contexts
 from rlrec.policy.moments import ArmMoments
 from rlrec.policy.statistics import CONTEXT, CountedSlot, SlotColumns
 from rlrec.records import Event, Reward
@@ -400,5 +400,4 @@ def test_a_kind_has_what_its_protocol_declares(kind: str) -> None:
     policy = made(kind)
     protocols: list[type] = [Policy]
     protocols += [ContextualPolicy] if is_contextual(policy) else []
-    protocols += [ContextualLearner] if learns_from_contexts(policy) else []
     assert [name for one in protocols for name in members(one) if not hasattr(policy, name)] == []

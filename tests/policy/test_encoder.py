@@ -92,7 +92,7 @@ def test_categories_go_by_their_names_in_json() -> None:
 
 
 def test_a_hashed_object_has_a_vector_that_never_changes() -> None:
-    encoder = Encoder.hashed(4)
+    encoder = Encoder.by_hash(4)
     assert encoder.names == ("1", "#0", "#1", "#2", "#3")
     assert encoder.reads == EVERYTHING
     row = encoder.encode([{"hour": 9, "device": "phone", "tags": ["a", "b"], "geo": {"city": "Rome"}}])[0]
@@ -104,7 +104,7 @@ def test_what_is_read_is_what_is_declared() -> None:
     assert Encoder.of({}).reads == ()
 
 
-@pytest.mark.parametrize("encoder", [Encoder.of(FULL), Encoder.of({}), Encoder.hashed()])
+@pytest.mark.parametrize("encoder", [Encoder.of(FULL), Encoder.of({}), Encoder.by_hash()])
 def test_a_spec_is_written_in_full_and_taken_back(encoder: Encoder) -> None:
     shuffled = json.loads(json.dumps(encoder.spec(), sort_keys=True))
     again = Encoder.of(shuffled)
@@ -160,9 +160,9 @@ def test_what_is_missing_unknown_or_not_read_is_fine() -> None:
 
 
 def test_a_hashed_object_may_hold_anything_but_nan() -> None:
-    Encoder.hashed().check({"a": {"b": [1, "x", None, True]}})
+    Encoder.by_hash().check({"a": {"b": [1, "x", None, True]}})
     with pytest.raises(InputError, match='"a" is') as caught:
-        Encoder.hashed().check({"a": {"b": [1, math.nan]}})
+        Encoder.by_hash().check({"a": {"b": [1, math.nan]}})
     assert caught.value.field == "context.a"
 
 

@@ -117,7 +117,7 @@ def designed(
 
     shared: fitted ones leave each other room, since a shared model holds only so many products of their features."""
     log = None if "context" in declared else selected
-    context = declared.get("context", Encoder.hashed())
+    context = declared.get("context", Encoder.by_hash())
     wide = LARGEST // len(context.names) if log is None else isqrt(LARGEST)
     arm = declared.get("arm") or _of_catalogue(unit, widest=min(wide, WIDEST) if shared else WIDEST)
     if log is not None:
@@ -135,7 +135,7 @@ def _of_catalogue(unit: Unit, *, widest: int) -> Encoder:
         columns = HASHED
         while columns >= widest:
             columns //= 2
-        return Encoder.hashed(columns)
+        return Encoder.by_hash(columns)
     fitting = EncoderFit()
     fitting.take(described)
     return Encoder.of(fitting.spec(widest=widest))
