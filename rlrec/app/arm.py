@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError, suggest
 from rlrec.store import Store, Unit, arms
+from rlrec.store.damage import parse
 from rlrec.times import written
 
 
@@ -74,7 +74,7 @@ def listing(store: Store) -> list[dict[str, Any]]:
             {
                 "arm": arm.key,
                 "status": "active" if arm.retired_at is None else "retired",
-                "features": json.loads(arm.features),
+                "features": parse(arm.features, f"arm {arm.key}"),
                 "added_at": written(arm.added_at),
                 "retired_at": None if arm.retired_at is None else written(arm.retired_at),
             }

@@ -61,10 +61,17 @@ def doctor(store: Store, request: Request) -> Report:
         catalogue = arms.every(unit)
         if store.now is None:
             clock.check(unit, findings=findings)
-        dangling.check(unit, findings=findings)
-        visit_histories.check(unit, findings=findings)
-        tested = sum(_policy(unit, policy, findings, catalogue) for policy in policies.all_policies(unit))
-        derived = _propensities(unit, request, findings)
+        tested = derived = 0
+        with findings.unreadable("dangling", "store"):
+            dangling.check(unit, findings=findings)
+        with findings.unreadable("history", "store"):
+            visit_histories.check(unit, findings=findings)
+        with findings.unreadable("beliefs", "store"):
+            for policy in policies.all_policies(unit):
+                with findings.unreadable("beliefs", f"policy {policy.name}"):
+                    tested += _policy(unit, policy, findings, catalogue)
+        with findings.unreadable("propensities", "store"):
+            derived = _propensities(unit, request, findings)
     listed = findings.listed()
     return Report(ok=findings.count("error") == 0, findings=listed, checked=_checked(counts, derived, tested))
 

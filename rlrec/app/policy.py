@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -26,6 +25,7 @@ from rlrec.policy.base import Belief
 from rlrec.policy.contextual import is_contextual
 from rlrec.records import Arm, Reward, StoredPolicy, Version
 from rlrec.store import Store, Unit, arms, beliefs, bulk, decisions, policies, settings
+from rlrec.store.damage import parse
 from rlrec.times import written
 
 Z = 1.959963984540054  # normal quantile of intervals of 95 %
@@ -150,7 +150,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
 
 def _existing(unit: Unit, policy: StoredPolicy, definition: Mapping[str, Any]) -> CreatedPolicy:
     """The live version of a policy that is stored. Raises Conflict where its definition is another one."""
-    stored = json.loads(policies.definition(unit, policy.id))
+    stored = parse(policies.definition(unit, policy.id), f"definition of policy {policy.name}")
     stored["params"] = kinds.parameters(policy.kind) | stored["params"]  # parameters added later have their defaults
     if canonical.text(stored) != canonical.text(definition):
         raise Conflict(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NotRequired, TypedDict, cast
@@ -13,6 +12,7 @@ from rlrec.app.serving import decision_json
 from rlrec.errors import InputError, suggest
 from rlrec.records import Decision, Event, Reward
 from rlrec.store import Store, Unit, contents, decisions, events, policies, sessions, settings
+from rlrec.store.damage import parse
 from rlrec.store.events import CENSOR
 from rlrec.store.sessions import Session, Visit
 from rlrec.times import written
@@ -171,7 +171,7 @@ def _step(
         "version": answer["version"],
         "experiment": answer["experiment"],
         "variant": answer["variant"],
-        "context": json.loads(context),
+        "context": parse(context, f"context of decision {answer['decision_id']}"),
         "state": answer["state"],
         "propensity": answer["propensity"],
         "log_propensity": answer["log_propensity"],

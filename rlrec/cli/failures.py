@@ -75,7 +75,7 @@ def _describe(error: BaseException, settings: Settings) -> tuple[str, str | None
         subject = f"{error.filename}: " if error.filename else ""
         what = "cannot write the output: " if not subject and error.errno in (errno.ENOSPC, errno.EBADF) else ""
         return f"{what}{subject}{error.strerror}", None, 1
-    hint = None if settings.debug else "run again with --debug for the traceback"
+    hint = None if settings.debug else "`rlrec doctor` says whether the store is damaged, --debug shows the traceback"
     return f"unexpected {type(error).__name__}: {error}".rstrip(": "), hint, 1
 
 

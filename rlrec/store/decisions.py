@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from rlrec.records import Decision, Slot
 from rlrec.store import engine
+from rlrec.store.damage import Stored
 from rlrec.store.unit import Row, Unit
 
 DECISION = (
@@ -65,7 +66,7 @@ def find(unit: Unit, ids: Collection[int]) -> dict[int, Decision]:
     slots: dict[int, list[Slot]] = {}
     for decision_id, *values in unit.ask(chosen, ids):
         slots.setdefault(decision_id, []).append(_slot(values))
-    return {row[0]: _decision(row, slots.get(row[0], [])) for row in heads}
+    return Stored("decision", [(row[0], _decision(row, slots.get(row[0], []))) for row in heads])
 
 
 def _slot(values: list[Any]) -> Slot:

@@ -222,7 +222,10 @@ def test_an_error_is_one_line_and_an_exit_code(run: Run, how: Any, code: Any, li
 
 def test_the_unexpected_is_one_line_without_a_traceback(run: Run) -> None:
     result = run("--db", "postgresql://u:s3cret@h/db", "fail", "bug")
-    line = r"Error: unexpected ValueError: odd\nvalue ***. run again with --debug for the traceback"
+    line = (
+        r"Error: unexpected ValueError: odd\nvalue ***. `rlrec doctor` says whether the store is damaged, "
+        "--debug shows the traceback"
+    )
     assert (result.exit_code, result.stderr) == (1, line + "\n")
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from rlrec.errors import InputError
+from rlrec.errors import RlrecError
 
 MOST = 50  # findings of one check that are listed one by one
 # what reading a bent row may end in
-UNREADABLE = (InputError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+UNREADABLE = (RlrecError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,14 @@ class Findings:
 
     def warning(self, check: str, subject: str, detail: str) -> None:
         self.add(check, "warning", subject, detail)
+
+    @contextmanager
+    def unreadable(self, check: str, subject: str) -> Iterator[None]:
+        """Damage that ends a check is a finding of it: an audit never falls over what it looks for."""
+        try:
+            yield
+        except UNREADABLE as error:
+            self.error(check, subject, f"the check could not go on: {error or type(error).__name__}")
 
     def count(self, severity: str, check: str | None = None) -> int:
         return sum(n for (its, how), n in self._count.items() if how == severity and check in (None, its))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -15,6 +14,7 @@ from rlrec.policy import features
 from rlrec.policy.base import EVERYTHING
 from rlrec.policy.features import Sparse
 from rlrec.store import Unit, reader
+from rlrec.store.damage import parse
 from rlrec.store.reader import ContextTexts
 
 ROOM = 64_000_000  # bytes of features that are cached
@@ -207,4 +207,4 @@ def _decoded(texts: Sequence[str]) -> list[dict[str, Any]]:
     try:
         return list(map(_decode, texts))
     except msgspec.MsgspecError:  # a number that is infinite, say: nothing that was let in by us
-        return list(map(json.loads, texts))
+        return [parse(text, "a context") for text in texts]

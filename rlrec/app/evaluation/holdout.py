@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from math import isnan, nan
 from typing import Any
@@ -12,6 +11,7 @@ from rlrec.app.inputs import canonical
 from rlrec.errors import InputError
 from rlrec.records import Reward
 from rlrec.store import Unit, policies
+from rlrec.store.damage import parse
 from rlrec.store.experiments import Experiment
 
 LABEL, KIND = "holdout", "uniform"
@@ -57,7 +57,7 @@ def add_policy(unit: Unit, experiment: str, reward: Reward) -> int:
 
 def share(experiment: Experiment) -> float | None:
     """Of all units; None without a holdout."""
-    asked = json.loads(experiment.definition).get(LABEL)
+    asked = parse(experiment.definition, f"experiment {experiment.name}").get(LABEL)
     return None if asked is None else float(asked)
 
 

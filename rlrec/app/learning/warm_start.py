@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import isqrt
@@ -31,6 +30,7 @@ from rlrec.policy.statistics import PROPENSITY
 from rlrec.records import Reward, StoredPolicy, Version
 from rlrec.store import Unit, arms, contents, reader
 from rlrec.store.beliefs import BeliefRow
+from rlrec.store.damage import parse
 from rlrec.store.reader import Selection
 
 ROUNDS = 8  # of Newton's method
@@ -130,7 +130,7 @@ def designed(
 
 
 def _of_catalogue(unit: Unit, *, widest: int) -> Encoder:
-    described = [json.loads(arm.features) for arm in arms.every(unit)]
+    described = [parse(arm.features, f"arm {arm.key}") for arm in arms.every(unit)]
     if not any(described):
         columns = HASHED
         while columns >= widest:
@@ -143,7 +143,9 @@ def _of_catalogue(unit: Unit, *, widest: int) -> Encoder:
 
 def _decoded(unit: Unit, ids: Ids) -> list[dict[str, Any]]:
     """Contexts, each as often as it comes."""
-    bodies = {key: json.loads(body) for key, body in contents.context_bodies(unit, set(ids.tolist())).items()}
+    bodies = {
+        key: parse(body, f"context {key}") for key, body in contents.context_bodies(unit, set(ids.tolist())).items()
+    }
     return [bodies[key] for key in ids.tolist()]
 
 
