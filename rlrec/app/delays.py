@@ -44,7 +44,7 @@ def delays(store: Store, name: str = "default", *, log: str | None = None) -> li
         definition = lookup.reward(unit, name)
         windows = sorted({*WINDOWS_US, definition.window_us})
         total = np.zeros((len(windows), 4))
-        for batch in reader.batches(unit, filters.selection(unit, log), columns=reward_log.MARKED):
+        for batch in reader.batches(unit, filters.selection(unit, log), columns=reward_log.MATURITY):
             total += _arrived(batch, definition, windows, now=unit.now)
     with_events = np.flatnonzero(total[:, EVENTS])
     if not len(with_events):
@@ -68,7 +68,7 @@ def _arrived(batch: Batch, definition: Reward, windows: Sequence[int], *, now: i
     sums, before = np.zeros((len(windows), 4)), np.zeros(len(decisions))
     for row, window in enumerate(windows):
         within = replace(definition, window_us=window)
-        earned = reward_log.rewarded(weighed, within).reward - definition.default
+        earned = reward_log.with_rewards(weighed, within).reward - definition.default
         page_reward = np.bincount(page, weights=earned) + reward_log.page_events(weighed, within, decisions)
         old = reward_log.mature(marks, within, now=now)
         sums[row] = (
@@ -83,7 +83,7 @@ def _arrived(batch: Batch, definition: Reward, windows: Sequence[int], *, now: i
 
 def _weighed(batch: Batch, definition: Reward, uncensored: Flags) -> Batch:
     """The weighed events of a batch, and the decisions that have any: every other one earned the default."""
-    weighed = reward_log.kinds(batch, definition) >= 0
+    weighed = reward_log.kind_numbers(batch, definition) >= 0
     weighed &= np.isin(batch.events["decision_id"], batch.slots["decision_id"][uncensored])
     events = {name: column[weighed] for name, column in batch.events.items()}
     rows = np.isin(batch.slots["decision_id"], events["decision_id"])
@@ -93,7 +93,7 @@ def _weighed(batch: Batch, definition: Reward, uncensored: Flags) -> Batch:
 def _decisions(slots: Columns, rows: Flags | slice = slice(None)) -> Columns:
     """The marks of each decision of some slots, by id."""
     _, first = np.unique(slots["decision_id"][rows], return_index=True)
-    return {name: slots[name][rows][first] for name in reward_log.MARKED}
+    return {name: slots[name][rows][first] for name in reward_log.MATURITY}
 
 
 def _rows(total: Array, windows: Sequence[int], *, definition_us: int) -> Iterator[Result]:

@@ -326,7 +326,7 @@ def _means(store: Store, unit: Unit, experiment: Experiment, definition: Reward)
     spanning = experiment.unit == "user"
     folded = {variant.id: comparison.empty(spanning=spanning) for variant in experiment.variants}
     counted, censored = dict.fromkeys(folded, 0), 0
-    for pages in reward_log.pages(unit, Selection(variant_ids=list(folded)), definition):
+    for pages in reward_log.page_rewards(unit, Selection(variant_ids=list(folded)), definition):
         columns = pages.decisions
         censored += int(pages.censored.sum())
         for variant in folded:

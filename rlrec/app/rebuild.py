@@ -106,7 +106,7 @@ def _since(unit: Unit, version: Version, *, method: str) -> tuple[int, int] | No
     """The first decision since the rewards of the policy last changed, and its time."""
     detector, newest = drift.detector(method), None
     for batch in reader.ranges(unit, version.policy.id, first=1, last=reader.last_id(unit, version.policy.id)):
-        slots = reward_log.rewarded(batch, version.reward)
+        slots = reward_log.with_rewards(batch, version.reward)
         mature = reward_log.mature(slots.slots, version.reward, now=unit.now)
         first = slots.take(mature & ~slots.slots["censored"] & (slots.slots["position"] == 1))
         for change in detector.take(first.reward, marks=first.slots["decision_id"]):

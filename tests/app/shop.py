@@ -94,8 +94,8 @@ def added_up(store: Store, name: str) -> dict[int, Sums]:
         belief = version(unit, name, 1)
         last = reader.last_id(unit, belief.policy.id) if belief.entered_to is None else belief.entered_to
         for batch in reader.ranges(unit, belief.policy.id, first=1, last=last):
-            found = reward_log.rewarded(batch, belief.reward, settled_only=False)
-            total = reward_log.added(total, reward_log.sums(found, rows=~found.slots["censored"]))
+            found = reward_log.with_rewards(batch, belief.reward, settled_only=False)
+            total = reward_log.add_sums(total, reward_log.arm_sums(found.take(~found.slots["censored"])))
     return {arm_id: row for arm_id, row in total.items() if any(row)}
 
 

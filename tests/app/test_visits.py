@@ -11,7 +11,7 @@ import pytest
 
 from rlrec.app import feedback, reward, session
 from rlrec.app.log import ended_visits
-from rlrec.app.log.ended_visits import Cutoff, Told, Visits
+from rlrec.app.log.ended_visits import Cutoff, EndedVisits, UnusedVisits
 from rlrec.policy import history
 from rlrec.records import Reward
 from rlrec.store import Store, Unit, bulk, reader
@@ -37,34 +37,36 @@ def pages(store: Store, key: str, *times: int, size: int = 1, name: str = "home"
     return [int(ask(clock(store, START + at), name, key, size)["decision_id"]) for at in times]
 
 
-def read(store: Store, now: int, selection: Selection | None = None, name: str = "home") -> tuple[list[Visits], Told]:
+def read(
+    store: Store, now: int, selection: Selection | None = None, name: str = "home"
+) -> tuple[list[EndedVisits], UnusedVisits]:
     """The visits that can be used at a time after the start, batch by batch, and what became of the others."""
     with clock(store, START + now).read() as unit, bulk.alongside(unit):
         return _read(unit, selection or Selection(), version(unit, name).reward)
 
 
-def _read(unit: Unit, selection: Selection, definition: Reward) -> tuple[list[Visits], Told]:
-    found, total = [], Told()
+def _read(unit: Unit, selection: Selection, definition: Reward) -> tuple[list[EndedVisits], UnusedVisits]:
+    found, total = [], UnusedVisits()
     for _, some, told in ended_visits.batches(unit, selection, definition, Cutoff.of(unit, definition)):
         found.append(some)
         total += told
     return [one for one in found if len(one)], total
 
 
-def lengths(found: list[Visits]) -> list[int]:
+def lengths(found: list[EndedVisits]) -> list[int]:
     return [length for one in found for length in np.diff(one.start).tolist()]
 
 
-def rewards(found: list[Visits]) -> list[float]:
+def rewards(found: list[EndedVisits]) -> list[float]:
     return [value for one in found for value in one.reward.tolist()]
 
 
 def test_a_visit_counts_when_it_is_over_and_its_windows_are(shop: Store) -> None:
     pages(shop, "s", 0, SECOND)
     last = SECOND + HALF
-    assert read(shop, last) == ([], Told(waiting=1))
+    assert read(shop, last) == ([], UnusedVisits(waiting=1))
     found, told = read(shop, last + 1)
-    assert (lengths(found), told) == ([2], Told())
+    assert (lengths(found), told) == ([2], UnusedVisits())
 
 
 def test_a_visit_that_was_ended_waits_for_its_windows_alone(shop: Store) -> None:
@@ -74,7 +76,7 @@ def test_a_visit_that_was_ended_waits_for_its_windows_alone(shop: Store) -> None
     policy.create(shop, policy.Request(name="fast", kind="uniform", reward="quick"))
     pages(shop, "s", 0, name="fast")
     session.end(clock(shop, START + SECOND), "s")
-    assert read(shop, MINUTE, name="fast")[1] == Told(waiting=1)
+    assert read(shop, MINUTE, name="fast")[1] == UnusedVisits(waiting=1)
     assert lengths(read(shop, MINUTE + 1, name="fast")[0]) == [1]
 
 
@@ -91,7 +93,7 @@ def test_short_visits_do_not_come_first(shop: Store) -> None:
     pages(shop, "long", 0)
     pages(shop, "short", SECOND)
     pages(shop, "long", HALF - MINUTE)
-    assert read(shop, HALF + 2 * SECOND) == ([], Told(waiting=2))
+    assert read(shop, HALF + 2 * SECOND) == ([], UnusedVisits(waiting=2))
     assert lengths(read(shop, 2 * HALF)[0]) == [2, 1]
 
 
@@ -99,7 +101,7 @@ def test_those_that_began_before_one_that_goes_on_count(shop: Store) -> None:
     pages(shop, "before", 0)
     pages(shop, "on", SECOND, HALF)
     found, told = read(shop, HALF + 2 * SECOND)
-    assert (lengths(found), told) == ([1], Told(waiting=1))
+    assert (lengths(found), told) == ([1], UnusedVisits(waiting=1))
 
 
 def test_a_visit_of_more_than_a_day_holds_nothing_up(shop_sqlite: Store) -> None:
@@ -109,7 +111,7 @@ def test_a_visit_of_more_than_a_day_holds_nothing_up(shop_sqlite: Store) -> None
     pages(shop_sqlite, "guest", times[-3] + 1)
     pages(shop_sqlite, "robot", *times[-2:])
     found, told = read(shop_sqlite, times[-1] + 1)
-    assert (lengths(found), told) == ([1], Told(waiting=1))
+    assert (lengths(found), told) == ([1], UnusedVisits(waiting=1))
 
 
 def test_the_reward_of_a_page_is_that_of_its_slots_and_its_own(shop: Store) -> None:
@@ -220,4 +222,4 @@ def test_imported_visits_are_old_enough_and_count_where_their_pages_are_whole(sh
     )
     found, told = read(shop_sqlite, 1)
     assert sorted(lengths(found)) == [1, 2]
-    assert told == Told(left_out=1, silent=1)
+    assert told == UnusedVisits(left_out=1, silent=1)

@@ -47,7 +47,7 @@ def check(unit: Unit, version: Version, head_seq: int, *, findings: Findings, na
             history.taught |= _taught(chunk, chunk["seq"] <= version.seq)
         except UNREADABLE as error:
             told(int(chunk["arm_id"][0]), f"what taught it cannot be read: {error}")
-        history.moved = reward_log.added(history.moved, _moved(chunk))
+        history.moved = reward_log.add_sums(history.moved, _moved(chunk))
     _served(unit, version, history, told)
     return history
 

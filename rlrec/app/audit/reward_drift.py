@@ -42,7 +42,7 @@ class RewardDrift:
     def take(self, batch: Batch) -> None:
         slots, reward = batch.slots, self.version.reward
         counts = reward_log.mature(slots, reward, now=self.unit.now) & ~slots["imported"] & ~slots["censored"]
-        slots_at_top = reward_log.rewarded(batch, reward).take(counts & (slots["position"] == 1))
+        slots_at_top = reward_log.with_rewards(batch, reward).take(counts & (slots["position"] == 1))
         if not len(slots_at_top):
             return
         arm, decision = slots_at_top.slots["arm_id"], slots_at_top.slots["decision_id"]

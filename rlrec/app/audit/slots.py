@@ -95,7 +95,7 @@ class Slots:
         expected = slot_statistics.add({place: kept * sums for place, sums in taught.items()}, self._total[cut])
         expected = slot_statistics.without_zeros(expected, oldest=forgetting.oldest(cut[4]))
         stored = slot_statistics.stored_sums(unit, version, ordinal=cut[4])
-        scale = reward_log.added(self.histories[root.id].moved, self.histories[version.id].moved)
+        scale = reward_log.add_sums(self.histories[root.id].moved, self.histories[version.id].moved)
         for arm, place in {place[1]: place for place in _differing(stored, expected, scale)}.items():
             said = f"the belief holds {_shown(stored, place)}, its slots and events give {_shown(expected, place)}"
             subject = f"policy {version.policy.name} arm {names.get(arm, f'id {arm}')}"
@@ -104,7 +104,7 @@ class Slots:
 
 def _held(fold: BeliefFold, batch: Batch, last: int | None) -> Totals:
     """What a belief holds of a batch, up to a decision."""
-    found = reward_log.rewarded(batch, fold.version.reward, settled_only=False)
+    found = reward_log.with_rewards(batch, fold.version.reward, settled_only=False)
     rows = ~batch.slots["censored"] & (batch.slots["decision_id"] >= fold.version.since)
     return fold.sums(found, rows=rows if last is None else rows & (batch.slots["decision_id"] <= last))
 

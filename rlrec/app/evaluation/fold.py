@@ -8,7 +8,7 @@ sessions, add up to the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any, Protocol, Self, TypeVar
 
@@ -21,6 +21,7 @@ from rlrec.app.evaluation.logged_batch import LoggedBatch
 from rlrec.app.evaluation.probabilities import Scorer
 from rlrec.app.evaluation.request import EmptyLog, Evaluation, SharedRows
 from rlrec.app.evaluation.targets import Target
+from rlrec.app.log.ended_visits import UnusedVisits
 from rlrec.arrays import Flags, Ids
 from rlrec.ope.estimate import Estimate, FinishOptions
 from rlrec.ope.fold import Fold
@@ -47,23 +48,16 @@ R = TypeVar("R", bound=Rows)
 M = TypeVar("M")
 
 
-@dataclass(frozen=True, kw_only=True)
-class RowCounts:
-    """What became of the rows of a log: impressions, or visits.
+@dataclass(frozen=True)
+class RowCounts(UnusedVisits):
+    """How many rows of a log there are: impressions, or visits.
 
     used: those that estimates were made from. other_policy: usable ones that a logged policy cannot be judged by, being
-    another's. selected: all. waiting: too young, or of visits that go on. left_out: of visits that are cut or censored,
-    or have no propensity (silent)."""
+    another's. selected: all impressions. waiting: too young ones."""
 
     used: int = 0
     other_policy: int = 0
     selected: int = 0
-    waiting: int = 0
-    left_out: int = 0
-    silent: int = 0
-
-    def __add__(self, other: RowCounts) -> RowCounts:
-        return RowCounts(**{name.name: getattr(self, name.name) + getattr(other, name.name) for name in fields(self)})
 
 
 @dataclass(frozen=True, kw_only=True)

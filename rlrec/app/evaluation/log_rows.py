@@ -116,7 +116,7 @@ def _row_digests(slots: Columns) -> Ids:
 
 def usable(batch: Batch, definition: Reward, *, now: int) -> tuple[ImpressionRows, int]:
     """The rows of a batch that are judged by under a reward definition, and how many others are not yet mature."""
-    rewarded = reward_log.rewarded(batch, definition)
+    rewarded = reward_log.with_rewards(batch, definition)
     slots = rewarded.slots
     mature = reward_log.mature(slots, definition, now=now)
     rows = ImpressionRows(slots, rewarded.reward, rewarded.default, slots["arm_id"])

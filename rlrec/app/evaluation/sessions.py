@@ -5,7 +5,7 @@ Which visits are usable is the same for training: `log/ended_visits.py`."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from rlrec.app.evaluation.request import EmptyLog, Evaluation, SharedRows
 from rlrec.app.evaluation.targets import Target
 from rlrec.app.evaluation.visit_values import Decisions, ReturnModel, ReturnSums, TargetSlates
 from rlrec.app.log import ended_visits
-from rlrec.app.log.ended_visits import Cutoff, Visits
+from rlrec.app.log.ended_visits import Cutoff, EndedVisits
 from rlrec.arrays import Array, Flags
 from rlrec.errors import InputError
 from rlrec.ope.estimate import FinishOptions
@@ -75,34 +75,36 @@ class SessionUnit:
 
     # -- rows --
 
-    def usable(self, logged: LoggedBatch, reward: Reward) -> tuple[Visits, RowCounts]:
-        visits, unused = ended_visits.whole(logged.log, reward, self.cutoffs[reward.id])
-        return visits, RowCounts(waiting=unused.waiting, left_out=unused.left_out, silent=unused.silent)
+    def usable(self, logged: LoggedBatch, reward: Reward) -> tuple[EndedVisits, RowCounts]:
+        visits, unused = ended_visits.usable(logged.log, reward, self.cutoffs[reward.id])
+        return visits, RowCounts(*astuple(unused))
 
-    def of_policy(self, rows: Visits, policy_id: int) -> Visits:
+    def of_policy(self, rows: EndedVisits, policy_id: int) -> EndedVisits:
         if not len(rows):
             return rows
         return rows.take(np.logical_and.reduceat(rows.once("policy_id") == policy_id, rows.start[:-1]))
 
-    def slots(self, rows: Visits) -> Columns:
+    def slots(self, rows: EndedVisits) -> Columns:
         return rows.slots
 
-    def first_slot(self, rows: Visits, column: str) -> Any:
+    def first_slot(self, rows: EndedVisits, column: str) -> Any:
         return rows.each(column)
 
-    def any_slot(self, rows: Visits, flags: Flags) -> Flags:
+    def any_slot(self, rows: EndedVisits, flags: Flags) -> Flags:
         return np.logical_or.reduceat(flags[rows.first[:-1]], rows.start[:-1])
 
     # -- models and targets --
 
-    def model_sums(self, logged: LoggedBatch, rows: Visits) -> ReturnSums:
+    def model_sums(self, logged: LoggedBatch, rows: EndedVisits) -> ReturnSums:
         decisions = self._decisions(rows, logged.contexts)
         return ReturnSums.of(decisions, rows.reward, gamma=self.fold.gamma, arms=len(self.evaluation.arms))
 
     def fitted(self, sums: ReturnSums, reward: Reward) -> ReturnModel:
         return sums.finish()
 
-    def batch_of(self, logged: LoggedBatch, rows: Visits, model: ReturnModel | None) -> Callable[[Scorer], VisitBatch]:
+    def batch_of(
+        self, logged: LoggedBatch, rows: EndedVisits, model: ReturnModel | None
+    ) -> Callable[[Scorer], VisitBatch]:
         decisions, slates = self._decisions(rows, logged.contexts) if model else None, lowest(rows)
 
         def batch(scorer: Scorer) -> VisitBatch:
@@ -128,7 +130,7 @@ class SessionUnit:
 
         return batch
 
-    def _decisions(self, rows: Visits, contexts: ContextTable) -> Decisions:
+    def _decisions(self, rows: EndedVisits, contexts: ContextTable) -> Decisions:
         """Decisions as the model of returns sees them: an arm is known by what the visit has seen of it."""
         arms, histories = self.evaluation.arms, rows.histories()
         row, arm, own = memory_of(histories, np.power(RECENCY, histories.ago - 1.0))
@@ -170,7 +172,7 @@ class SessionUnit:
         return self.evaluation.nothing_selected("session")
 
 
-def lowest(visits: Visits) -> ImpressionRows:
+def lowest(visits: EndedVisits) -> ImpressionRows:
     """The lowest slot of each slate, (n,), as the row that stands for the slate: a weight is that of the slate down to
     it, and nothing is asked of other positions."""
     last, n = visits.first[1:] - 1, len(visits.reward)

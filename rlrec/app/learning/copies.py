@@ -30,7 +30,7 @@ def fork(unit: Unit, version: Version) -> tuple[Totals, int]:
     else:
         sign, first, last = 1.0, version.entered_to + 1, ripe
     for batch in reader.ranges(unit, policy, first=max(first, version.since), last=last):
-        found = reward_log.rewarded(batch, version.reward, settled_only=False)
+        found = reward_log.with_rewards(batch, version.reward, settled_only=False)
         sums = slot_statistics.add(sums, fold.sums(found, rows=~found.slots["censored"]), sign=sign)
     return slot_statistics.without_zeros(sums, oldest=fold.forgetting.oldest(now)), max(ripe, version.entered_to or 0)
 

@@ -48,7 +48,7 @@ def learned(
     sums: dict[int, Sums] = {}
     last = 0
     for found in reward_log.impressions(unit, selected, reward):
-        sums = reward_log.added(sums, reward_log.sums(found))
+        sums = reward_log.add_sums(sums, reward_log.arm_sums(found))
         last = max(last, int(found.slots["decision_id"].max(initial=0)))
     slots, total = (sum(row[place] for row in sums.values()) for place in (0, 1))
     if not slots:

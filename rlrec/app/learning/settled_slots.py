@@ -16,7 +16,7 @@ def add_settled(unit: Unit, ledger: Ledger, version: Version, *, last: int) -> i
     entered, total = 0, Totals()
     first = max(version.since, (version.entered_to or 0) + 1)
     for batch in reader.ranges(unit, version.policy.id, first=first, last=last):
-        slots = reward_log.rewarded(batch, version.reward, settled_only=False)
+        slots = reward_log.with_rewards(batch, version.reward, settled_only=False)
         entered += len(slots)
         total = slot_statistics.add(total, fold.sums(slots, rows=~slots.slots["censored"]))
     if total:

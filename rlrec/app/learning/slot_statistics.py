@@ -9,7 +9,7 @@ import numpy as np
 
 from rlrec.app.distributions import designs
 from rlrec.app.log import propensities
-from rlrec.app.log.reward_log import Impressions
+from rlrec.app.log.reward_log import RewardedSlots
 from rlrec.arrays import Array, Flags, Ids, run_starts
 from rlrec.policy.contextual import learns_from_contexts
 from rlrec.policy.forgetting import Forgetting
@@ -35,8 +35,8 @@ class BeliefFold:
         self.forgetting = Forgetting.of(version.policy.params)
         self.policy = designs.policy_of(version)
 
-    def sums(self, impressions: Impressions, *, rows: Flags | None = None) -> Totals:
-        """The sums of impressions, or of some of their rows. Impressions without an `ordinal` do not fade."""
+    def sums(self, impressions: RewardedSlots, *, rows: Flags | None = None) -> Totals:
+        """The sums of impressions, or of some of their rows. RewardedSlots without an `ordinal` do not fade."""
         if PROPENSITY in self.policy.needs:
             impressions = propensities.weighable(impressions, rows)
         elif rows is not None:

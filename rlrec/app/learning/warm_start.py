@@ -16,7 +16,7 @@ from rlrec.app.inputs import filters, lookup
 from rlrec.app.learning import slot_statistics
 from rlrec.app.learning.slot_statistics import BeliefFold, Totals
 from rlrec.app.log import lineage, propensities, reward_log
-from rlrec.app.log.reward_log import Impressions
+from rlrec.app.log.reward_log import RewardedSlots
 from rlrec.arrays import Ids
 from rlrec.errors import InputError
 from rlrec.policy.contextual import is_contextual
@@ -149,12 +149,12 @@ def _decoded(unit: Unit, ids: Ids) -> list[dict[str, Any]]:
     return [bodies[key] for key in ids.tolist()]
 
 
-def _impressions(unit: Unit, selected: Selection, version: Version) -> Iterator[Impressions]:
+def _impressions(unit: Unit, selected: Selection, version: Version) -> Iterator[RewardedSlots]:
     """The mature, uncensored impressions of a log that can teach a version, with their contexts."""
     weighed = PROPENSITY in kinds.load(version.policy.kind).needs
-    columns = (*reward_log.MARKED, "arm_id", "context_id", *(propensities.COLUMNS if weighed else ()))
+    columns = (*reward_log.MATURITY, "arm_id", "context_id", *(propensities.COLUMNS if weighed else ()))
     for batch in reader.batches(unit, selection=selected, columns=columns):
-        found = reward_log.rewarded(batch, version.reward)
+        found = reward_log.with_rewards(batch, version.reward)
         rows = reward_log.mature(found.slots, version.reward, now=unit.now) & ~found.slots["censored"]
         yield propensities.weighable(found, rows) if weighed else found.take(rows)
 

@@ -12,7 +12,7 @@ from rlrec.records import Arm, Version
 from rlrec.store import Unit, reader
 from rlrec.store.reader import Selection
 
-COLUMNS = (*reward_log.MARKED, "arm_id", "marginal")
+COLUMNS = (*reward_log.MATURITY, "arm_id", "marginal")
 
 
 def means(unit: Unit, version: Version, catalogue: Sequence[Arm]) -> list[dict[str, float | None]]:
@@ -22,7 +22,7 @@ def means(unit: Unit, version: Version, catalogue: Sequence[Arm]) -> list[dict[s
     sums = np.zeros((adaptive.TERMS, len(ids)))
     own = Selection(policy_ids=[version.policy.id], imported=False)
     for batch in reader.batches(unit, own, columns=COLUMNS):
-        found = reward_log.rewarded(batch, version.reward)
+        found = reward_log.with_rewards(batch, version.reward)
         old = reward_log.mature(found.slots, version.reward, now=unit.now)
         found = found.take(old & ~found.slots["censored"] & ~np.isnan(found.slots["marginal"]))
         place = np.searchsorted(ids, found.slots["arm_id"])

@@ -1,15 +1,15 @@
-"""The log as visits: whole ones, that have ended and are old enough, with the reward of every page."""
+"""The log as visits that have ended, are complete and old enough, with the reward of every slate."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import astuple, dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 
 from rlrec.app.log import reward_log
-from rlrec.arrays import Array, Flags, Ids
+from rlrec.arrays import Array, Flags, Ids, offsets, run_starts
 from rlrec.policy import history, returns
 from rlrec.policy.history import History
 from rlrec.records import Reward
@@ -29,11 +29,11 @@ DAY_US = 86_400_000_000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Visits:
+class EndedVisits:
     """s visits of n decisions with i slots, end to end: by session and number, then step, then position.
 
     slots: columns of reader, (i,) each, and `reward` of each slot. first (n + 1,): where each decision's slots begin.
-    start (s + 1,): where each visit's decisions begin. reward (n,) of the page; default (n,): nothing that counts
+    start (s + 1,): where each visit's decisions begin. reward (n,) of the slate; default (n,): nothing that counts
     happened there. ripe (s,): when each could first be used."""
 
     slots: Columns
@@ -56,53 +56,47 @@ class Visits:
 
     @property
     def steps(self) -> Ids:
-        """Of each decision, from 0, (n,)."""
+        """Step of every decision, from 0, (n,)."""
         return returns.steps(self.start)
 
     @property
     def lowest(self) -> Array:
-        """Log of the smallest probability that any page of each decision could have had, (n,): no arm's was smaller at
+        """Log of the smallest probability that any slate of each decision could have had, (n,): no arm's was smaller at
         any position. NaN where it is not known."""
         smallest = np.where(self.slots["min_propensity"] > 0, self.slots["min_propensity"], np.nan)
-        found: Array = np.add.reduceat(np.log(smallest), self.first[:-1])
-        return found
+        return np.add.reduceat(np.log(smallest), self.first[:-1])
 
     def histories(self) -> History:
-        """What each decision knew of its visit, (n,)."""
+        """The history of the visit at every decision, (n,)."""
         return history.unpack(self.once("history").tolist(), self.steps)
 
-    def take(self, visits: Flags) -> Visits:
+    def take(self, visits: Flags) -> EndedVisits:
         """Some of the visits."""
         if visits.all():
             return self
         decisions = np.repeat(visits, np.diff(self.start))
         rows = np.repeat(decisions, np.diff(self.first))
-        return Visits(
+        return EndedVisits(
             slots={name: column[rows] for name, column in self.slots.items()},
-            first=_ends(np.diff(self.first)[decisions]),
-            start=_ends(np.diff(self.start)[visits]),
+            first=offsets(np.diff(self.first)[decisions]),
+            start=offsets(np.diff(self.start)[visits]),
             reward=self.reward[decisions],
             default=self.default[decisions],
             ripe=self.ripe[visits],
         )
 
 
-def _ends(lengths: Ids) -> Ids:
-    found: Ids = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return found
-
-
-@dataclass(frozen=True, kw_only=True)
-class Told:
-    """What became of the other visits of a log: those that go on or are too young, and those that say nothing: cut (a
+@dataclass(frozen=True)
+class UnusedVisits:
+    """How many visits of a log were not used: those that go on or are too young, and those that were left out: cut (a
     filter or an import took some of their decisions away), with a censored slot, or without a propensity (silent)."""
 
     waiting: int = 0
     left_out: int = 0
     silent: int = 0
 
-    def __add__(self, other: Told) -> Told:
-        return Told(**{one.name: getattr(self, one.name) + getattr(other, one.name) for one in fields(self)})
+    def __add__(self, other: Self) -> Self:
+        return type(self)(*(left + right for left, right in zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,11 +112,10 @@ class Cutoff:
 
     @classmethod
     def of(cls, unit: Unit, definition: Reward) -> Cutoff:
-        """As of now. A visit that has gone on for more than a day holds nothing up."""
+        """The cutoff of this moment. A visit that has gone on for more than a day holds nothing up."""
         timeout = settings.get(unit).session_timeout_us
-        oldest = sessions.oldest_running(
-            unit, timeout_us=timeout, window_us=definition.window_us, since=unit.now - DAY_US - timeout
-        )
+        since = unit.now - DAY_US - timeout
+        oldest = sessions.oldest_running(unit, timeout_us=timeout, window_us=definition.window_us, since=since)
         started = unit.now if oldest is None else oldest
         return cls(now=unit.now, started=started, timeout_us=timeout, window_us=definition.window_us)
 
@@ -130,13 +123,11 @@ class Cutoff:
         """When visits were over, with their windows, (s,), by their columns in the store."""
         last, ended = visits["last_at"], visits["ended_at"]
         over = np.where(ended != ABSENT, ended, last + self.timeout_us)
-        found: Ids = np.maximum(over, last + self.window_us)
-        return found
+        return np.maximum(over, last + self.window_us)
 
     def over(self, visits: Columns) -> Flags:
         """Which visits are old enough."""
-        found: Flags = (self.ripe(visits) < self.now) & (visits["started_at"] < self.started)
-        return found
+        return (self.ripe(visits) < self.now) & (visits["started_at"] < self.started)
 
 
 def batches(
@@ -147,56 +138,55 @@ def batches(
     *,
     columns: Collection[str] = READ,
     keys: bool = False,
-) -> Iterator[tuple[Batch, Visits, Told]]:
+) -> Iterator[tuple[Batch, EndedVisits, UnusedVisits]]:
     """The selected log as visits, batch by batch, with the batch each comes from and what became of the others."""
     for batch in reader.batches(unit, selection, columns=columns, visits=True, keys=keys):
-        yield (batch, *whole(batch, definition, cutoff))
+        yield (batch, *usable(batch, definition, cutoff))
 
 
-def whole(batch: Batch, definition: Reward, cutoff: Cutoff) -> tuple[Visits, Told]:
+def usable(batch: Batch, definition: Reward, cutoff: Cutoff) -> tuple[EndedVisits, UnusedVisits]:
     """The visits of a batch that can be used, and how many others there are."""
-    found = reward_log.rewarded(batch, definition)
-    slots = found.slots | {"reward": found.reward, "defaulted": found.default}
+    rows = reward_log.with_rewards(batch, definition)
+    slots = rows.slots | {"reward": rows.reward, "defaulted": rows.default}
+    # end to end: by session, visit, step and position
     order = np.lexsort([slots[name] for name in ("position", "step", "visit", "session_id")])
     if (order[1:] < order[:-1]).any():
         slots = {name: column[order] for name, column in slots.items()}
+    # where decisions and visits begin
     decision, session, visit = (slots[name] for name in ("decision_id", "session_id", "visit"))
-    first = _begins(decision)
-    begun = _begins(session[first], visit[first])
-    start = np.r_[begun, len(first)]
-    earned = reward_log.page_events(batch, definition, decision[first])
-    every = Visits(
-        slots=slots, first=np.r_[first, len(decision)], start=start,
-        reward=np.add.reduceat(slots["reward"], first) + earned,
-        default=np.logical_and.reduceat(slots["defaulted"], first) & (earned == 0), ripe=np.zeros(len(begun), np.int64),
+    first = run_starts(decision)
+    begun = run_starts(session[first], visit[first])
+    # rewards of slates
+    of_page = reward_log.page_events(batch, definition, decision[first])
+    visits = EndedVisits(
+        slots=slots, first=np.r_[first, len(decision)], start=np.r_[begun, len(first)],
+        reward=np.add.reduceat(slots["reward"], first) + of_page,
+        default=np.logical_and.reduceat(slots["defaulted"], first) & (of_page == 0),
+        ripe=np.zeros(len(begun), np.int64),
     )  # fmt: skip
-    return _usable(batch, every, cutoff)
+    return _usable(batch, visits, cutoff)
 
 
-def _begins(*columns: Ids) -> Ids:
-    changes = np.logical_or.reduce([column[1:] != column[:-1] for column in columns])
-    return np.flatnonzero(np.r_[True, changes])
+def _usable(batch: Batch, visits: EndedVisits, cutoff: Cutoff) -> tuple[EndedVisits, UnusedVisits]:
+    stored = batch.visits
+    assert stored is not None
+    index = _indices(stored, visits.each("session_id"), visits.each("visit"))
+    # over: old enough; entire: no decision is missing
+    imported: Flags = visits.each("imported").astype(np.bool_)
+    over = cutoff.over(stored)[index] | imported
+    steps = np.diff(visits.start)
+    entire = (steps == stored["steps"][index]) & (visits.once("step")[visits.start[1:] - 1] == steps - 1)
+    # logged: every slate has a propensity, and all its slots; counted: none is censored
+    logged = ~np.isnan(visits.once("log_propensity")) & (np.diff(visits.first) == visits.once("size"))
+    counted = ~np.logical_or.reduceat(visits.slots["censored"], visits.first[:-1])
+    spoken: Flags = np.logical_and.reduceat(logged, visits.start[:-1])
+    sound = entire & spoken & np.logical_and.reduceat(counted, visits.start[:-1])
+    ripe = np.where(imported, visits.each("created_at"), cutoff.ripe(stored)[index])
+    unused = (~over, over & ~sound, over & ~spoken)
+    return replace(visits, ripe=ripe).take(over & sound), UnusedVisits(*(int(flags.sum()) for flags in unused))
 
 
-def _usable(batch: Batch, every: Visits, cutoff: Cutoff) -> tuple[Visits, Told]:
-    known = batch.visits
-    assert known is not None
-    place = _places(known, every.each("session_id"), every.each("visit"))
-    imported: Flags = every.each("imported").astype(np.bool_)
-    over: Flags = cutoff.over(known)[place] | imported
-    steps = np.diff(every.start)
-    entire = (steps == known["steps"][place]) & (every.once("step")[every.start[1:] - 1] == steps - 1)
-    spoken = ~np.isnan(every.once("log_propensity")) & (np.diff(every.first) == every.once("size"))
-    whole_ones = ~np.logical_or.reduceat(every.slots["censored"], every.first[:-1])
-    told: Flags = np.logical_and.reduceat(spoken, every.start[:-1])
-    sound = entire & told & np.logical_and.reduceat(whole_ones, every.start[:-1])
-    ripe = np.where(imported, every.each("created_at"), cutoff.ripe(known)[place])
-    kept = replace(every, ripe=ripe).take(over & sound)
-    return kept, Told(waiting=int((~over).sum()), left_out=int((over & ~sound).sum()), silent=int((over & ~told).sum()))
-
-
-def _places(known: Columns, session: Ids, visit: Ids) -> Ids:
+def _indices(stored: Columns, session: Ids, visit: Ids) -> Ids:
     """Where visits stand among those that were read, all of which are there."""
-    width = int(max(known["number"].max(initial=0), visit.max(initial=0))) + 1
-    found: Ids = np.searchsorted(known["session_id"] * width + known["number"], session * width + visit)
-    return found
+    width = int(max(stored["number"].max(initial=0), visit.max(initial=0))) + 1
+    return np.searchsorted(stored["session_id"] * width + stored["number"], session * width + visit)

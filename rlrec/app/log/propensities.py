@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rlrec.store import Unit, decisions
 
 if TYPE_CHECKING:
-    from rlrec.app.log.reward_log import Impressions
+    from rlrec.app.log.reward_log import RewardedSlots
     from rlrec.arrays import Array, Flags
     from rlrec.store.bulk import Columns
 
@@ -59,7 +59,7 @@ def of_slots(slots: Columns) -> Array:
     return np.where(missing, prefix, marginal)
 
 
-def weighable(impressions: Impressions, rows: Flags | None = None) -> Impressions:
+def weighable(impressions: RewardedSlots, rows: Flags | None = None) -> RewardedSlots:
     """The impressions (or those of some rows) that have a propensity, which is their column SHOWN."""
     import numpy as np
 

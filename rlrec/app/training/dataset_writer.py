@@ -12,7 +12,7 @@ import numpy as np
 from rlrec.app.distributions import trained
 from rlrec.app.distributions.trained import Trained
 from rlrec.app.log import ended_visits
-from rlrec.app.log.ended_visits import Cutoff, Told, Visits
+from rlrec.app.log.ended_visits import Cutoff, EndedVisits, UnusedVisits
 from rlrec.app.log.splits import splits
 from rlrec.app.training.dataset import Catalogue, Dataset, EligibleSet, VisitRows
 from rlrec.arrays import Array, Flags, Ids, distinct
@@ -40,7 +40,7 @@ class WriteReport:
     visits, slots: how many were written; new: visits that could not be used before a time; rewarded: decisions with an
     event that counts; largest: absolute reward of a slate; last_id: the newest decision."""
 
-    unused: Told
+    unused: UnusedVisits
     unnamed: int = 0
     unrecorded: int = 0
     endless: int = 0
@@ -80,7 +80,7 @@ class DatasetWriter:
     ) -> WriteReport:
         """Write what of the selected log can be used. since: visits that could not be used at this time are new."""
         total = dict.fromkeys(("unnamed", "unrecorded", "endless", "last_id", "visits", "slots", "new", "rewarded"), 0)
-        unused, largest = Told(), 0.0
+        unused, largest = UnusedVisits(), 0.0
         log = ended_visits.batches(self.unit, selection, self.reward, cutoff, columns=READ, keys=True)
         for batch, visits, unused_of_batch in log:
             unused += unused_of_batch
@@ -108,7 +108,7 @@ class DatasetWriter:
                 progress()
         return WriteReport(unused=unused, largest=largest, **total)
 
-    def _names(self, batch: Batch, visits: Visits) -> VisitNames:
+    def _names(self, batch: Batch, visits: EndedVisits) -> VisitNames:
         keys = batch.keys
         assert keys is not None
         session, number = visits.each("session_id"), visits.each("visit").tolist()
@@ -119,14 +119,14 @@ class DatasetWriter:
         clusters = [f"user/{user}" if user else f"session/{key}" for user, key in zip(users, sessions, strict=True)]
         return VisitNames(np.array(splits(self.salt, owners), np.int64), _digests(clusters), _digests(names))
 
-    def _portions(self, visits: Visits) -> Iterator[Flags]:
+    def _portions(self, visits: EndedVisits) -> Iterator[Flags]:
         """The visits, few enough at a time for their eligible sets to be in memory."""
         sizes = contents.set_sizes(self.unit, set(visits.once("eligible_id").tolist()))
         portions = min(-(-sum(sizes.values()) // CELLS), len(visits))
         number = np.arange(len(visits)) * portions // len(visits)
         return (number == portion for portion in range(portions))
 
-    def _rows(self, visits: Visits, names: VisitNames) -> VisitRows:
+    def _rows(self, visits: EndedVisits, names: VisitNames) -> VisitRows:
         slots, first = visits.slots, visits.first
         eligible, revision = visits.once("eligible_id"), visits.once("catalogue_revision")
         # the states
