@@ -120,8 +120,7 @@ class Event(NamedTuple):
     number: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Slot:
+class Slot(NamedTuple):
     """One position of a logged slate. Propensities are None where an imported log has none."""
 
     position: int
@@ -134,8 +133,7 @@ class Slot:
     rounded: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class Decision:
+class Decision(NamedTuple):
     """A logged slate, with everything that is needed to score another policy on it."""
 
     id: int
@@ -157,10 +155,10 @@ class Decision:
     seed: int | None
     variant_id: int | None
     at: int
-    imported: bool
+    imported: int
     request_key: str | None
     request_digest: bytes | None
     run_id: int | None
     source: str | None
     history: bytes | None = None
-    slots: tuple[Slot, ...] = field(default=())
+    slots: tuple[Slot, ...] = ()

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rlrec.records import Decision, Slot
 from rlrec.store import engine
 from rlrec.store.damage import Stored
 from rlrec.store.unit import Row, Unit
 
-DECISION = (
-    "id", "policy_id", "version_id", "belief_seq", "belief_ordinal", "seq", "ordinal", "session_id", "visit", "step",
-    "context_id", "state", "eligible_id", "catalogue_revision", "size", "log_propensity", "seed", "variant_id", "at",
-    "imported", "request_key", "request_digest", "run_id", "source", "history",
-)  # fmt: skip
+DECISION = Decision._fields[:-1]
 LIVE_COLUMNS = tuple(name for name in DECISION if name not in ("run_id", "source"))
-SLOT = (
-    "decision_id", "position", "arm_id", "propensity", "marginal", "min_propensity", "score", "censored", "rounded",
-)  # fmt: skip
-
-
+SLOT = ("decision_id", *Slot._fields)
 LAST_ID = 2**40 - 1  # the packed slots of a visit have 40 bits for a decision
 _NEXT = "SELECT coalesce(max(id), 0) + 1 FROM decision"
 
@@ -64,19 +56,9 @@ def find(unit: Unit, ids: Collection[int]) -> dict[int, Decision]:
     heads = unit.ask(f"SELECT {', '.join(DECISION)} FROM decision WHERE id IN (?*)", ids)
     chosen = f"SELECT {', '.join(SLOT)} FROM slot WHERE decision_id IN (?*) ORDER BY decision_id, position"
     slots: dict[int, list[Slot]] = {}
-    for decision_id, *values in unit.ask(chosen, ids):
-        slots.setdefault(decision_id, []).append(_slot(values))
-    return Stored("decision", [(row[0], _decision(row, slots.get(row[0], []))) for row in heads])
-
-
-def _slot(values: list[Any]) -> Slot:
-    record = dict(zip(SLOT[1:], values, strict=True))
-    return Slot(**record | {"censored": bool(record["censored"]), "rounded": bool(record["rounded"])})
-
-
-def _decision(row: Row, slots: list[Slot]) -> Decision:
-    record = dict(zip(DECISION, row, strict=True))
-    return Decision(**record | {"imported": bool(record["imported"])}, slots=tuple(slots))
+    for decision_id, *values, censored, rounded in unit.ask(chosen, ids):
+        slots.setdefault(decision_id, []).append(Slot._make((*values, bool(censored), bool(rounded))))
+    return Stored("decision", [(row[0], Decision._make((*row, tuple(slots.get(row[0], ()))))) for row in heads])
 
 
 def propensities(unit: Unit, ids: Collection[int]) -> list[SlotPropensity]:

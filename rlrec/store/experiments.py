@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from rlrec.store.unit import Row, Unit
 
 
-@dataclass(frozen=True, kw_only=True)
-class Variant:
+class Variant(NamedTuple):
     id: int
     label: str
     policy: str
@@ -18,8 +16,7 @@ class Variant:
     weight: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class Experiment:
+class Experiment(NamedTuple):
     id: int
     name: str
     unit: str
@@ -31,7 +28,7 @@ class Experiment:
     variants: tuple[Variant, ...]
 
 
-_EXPERIMENT = ("id", "name", "unit", "salt", "status", "definition", "created_at", "stopped_at")
+_EXPERIMENT = Experiment._fields[:-1]
 
 
 def every(unit: Unit) -> list[Experiment]:
@@ -53,14 +50,9 @@ def _load(unit: Unit, experiments: Sequence[Row]) -> list[Experiment]:
         [row[0] for row in experiments],
     )
     variants: dict[int, list[Variant]] = {}
-    for owner, key, label, policy, policy_id, weight in rows:
-        variants.setdefault(owner, []).append(
-            Variant(id=key, label=label, policy=policy, policy_id=policy_id, weight=weight)
-        )
-    return [
-        Experiment(**dict(zip(_EXPERIMENT, row, strict=True)), variants=tuple(variants.get(row[0], [])))
-        for row in experiments
-    ]
+    for experiment_id, *values in rows:
+        variants.setdefault(experiment_id, []).append(Variant(*values))
+    return [Experiment._make((*row, tuple(variants.get(row[0], ())))) for row in experiments]
 
 
 class VariantName(NamedTuple):
