@@ -46,7 +46,7 @@ class Result(decision_json.Answer):
 
 
 def show(store: Store, decision_id: int) -> Result:
-    """What is stored of one decision, and its probabilities derived again."""
+    """One decision as it is stored, and its probabilities derived again."""
     with store.read() as unit:
         stored = decisions.find(unit, [decision_id])
         if decision_id not in stored:

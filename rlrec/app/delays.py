@@ -26,10 +26,6 @@ WINDOWS_US = (
 DECISIONS, EVENTS, BEFORE, WITHIN = range(4)  # columns of the sums over the decisions old enough for a window
 
 
-class _Own(TypedDict):
-    own: bool
-
-
 # One window; `own` marks the window of the definition.
 Result = TypedDict("Result", {  # noqa: UP013
     "window_s": float, "share": float | None, "events": int, "decisions": int, "reward_per_decision": float,

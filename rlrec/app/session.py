@@ -33,7 +33,7 @@ SessionRow = TypedDict("SessionRow", {  # noqa: UP013
 })  # fmt: skip
 
 
-class Slot(decision_json.SlotJson):
+class TimelineSlot(decision_json.SlotJson):
     """One slot of a slate, and what became of it."""
 
     censored: bool
@@ -44,7 +44,7 @@ class Slot(decision_json.SlotJson):
 Step = TypedDict("Step", {
     "decision_id": int, "request_id": str | None, "step": int, "at": str, "policy": str, "version": int,
     "experiment": str | None, "variant": str | None, "context": dict[str, Any], "state": dict[str, Any],
-    "propensity": float | None, "log_propensity": float | None, "slate": list[Slot],
+    "propensity": float | None, "log_propensity": float | None, "slate": list[TimelineSlot],
     "events": list[decision_json.EventJson], "reward": float, "return": NotRequired[float],
 })  # fmt: skip
 
@@ -158,7 +158,7 @@ def _step(
 ) -> Step:
     counted = [event for event in stored if event.kind != CENSOR]
     shown: Sequence[decision_json.SlotJson] = answer["slate"]
-    slate: list[Slot] = [
+    slate: list[TimelineSlot] = [
         {**entry, "censored": slot.censored, "reward": reward_of(reward, decision, counted, position=slot.position)}
         for entry, slot in zip(shown, decision.slots, strict=True)
     ]

@@ -13,7 +13,7 @@ import click
 
 from rlrec import __version__
 from rlrec.cli import output, signals
-from rlrec.cli.shared import Group, Settings
+from rlrec.cli.shared import CommandGroup, Settings
 from rlrec.cli.values import TIME
 
 # name: (module:attribute, its one-line help without the final stop). The help lists them in this order.
@@ -57,7 +57,7 @@ Every option can be set as RLREC_<COMMAND>_<OPTION>, those above as RLREC_<OPTIO
 """
 
 
-class Program(Group):
+class Program(CommandGroup):
     """The group of all commands, each imported when it is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlrec.cli.output import Show
-from rlrec.cli.shared import Group, Lines, lines_argument, printed, stored
+from rlrec.cli.shared import CommandGroup, Lines, lines_argument, printed, stored
 from rlrec.cli.strict import not_utf8
 from rlrec.cli.values import KEY, OBJECT, parse_key
 from rlrec.cli.view import View
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 
 
-@click.group(cls=Group)
+@click.group(cls=CommandGroup)
 def arm() -> None:
     """Add, list, retire and restore arms."""
 

@@ -8,7 +8,7 @@ import click
 
 from rlrec.cli.output import Show
 from rlrec.cli.session import brief, events_text
-from rlrec.cli.shared import Group, printed, stored
+from rlrec.cli.shared import CommandGroup, printed, stored
 from rlrec.cli.tables import cell
 from rlrec.cli.values import DECISION
 from rlrec.cli.view import View
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rlrec.app.opening import Store
 
 
-@click.group(cls=Group)
+@click.group(cls=CommandGroup)
 def decision() -> None:
     """Show how one decision's probabilities arose."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlrec.cli.output import Show
-from rlrec.cli.shared import Group, printed, stored
+from rlrec.cli.shared import CommandGroup, printed, stored
 from rlrec.cli.tables import cell
 from rlrec.cli.text import truncate
 from rlrec.cli.values import NAME, NUMBER, Parsed, parse_name, parse_number
@@ -56,7 +56,7 @@ SHARE = Parsed("share", parse_share)
 VARIANT = Parsed("label=policy[@v][:weight]", parse_variant)
 
 
-@click.group(cls=Group)
+@click.group(cls=CommandGroup)
 def experiment() -> None:
     """Split users or sessions between policies, and compare them."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlrec.cli.output import Show
-from rlrec.cli.shared import Group, by_name, printed, stored
+from rlrec.cli.shared import CommandGroup, by_name, printed, stored
 from rlrec.cli.values import JSON_FILE, NAME, NUMBER, OBJECT, PAIR
 from rlrec.cli.view import View, cells
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 FILE = click.Path(exists=True, dir_okay=False)
 
 
-@click.group(cls=Group)
+@click.group(cls=CommandGroup)
 def policy() -> None:
     """Create policies, look into them, freeze and promote versions."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rlrec.cli.output import Show
-from rlrec.cli.shared import Group, printed, stored
+from rlrec.cli.shared import CommandGroup, printed, stored
 from rlrec.cli.values import DURATION, NAME, NUMBER, Parsed, format_duration, parse_number
 from rlrec.cli.view import View, cells
 from rlrec.errors import InputError
@@ -27,7 +27,7 @@ def _clip(text: str) -> tuple[float, float]:
     return bounds
 
 
-@click.group(cls=Group)
+@click.group(cls=CommandGroup)
 def reward() -> None:
     """Define and list rewards."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlrec.cli.output import Show
-from rlrec.cli.shared import Group, printed, stored
+from rlrec.cli.shared import CommandGroup, printed, stored
 from rlrec.cli.tables import cell
 from rlrec.cli.values import KEY, NAME, NUMBER, Integer
 from rlrec.cli.view import View
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rlrec.app.session import Result, Step
 
 
-@click.group(cls=Group)
+@click.group(cls=CommandGroup)
 def session() -> None:
     """List sessions, show one as a timeline, end a visit."""
 

@@ -71,8 +71,8 @@ class HelpWanted(click.UsageError):
     """A group without a command: its help goes to stderr."""
 
 
-class Group(click.Group):
-    """A group of commands that suggests near names; use it as `@click.group(cls=Group)`."""
+class CommandGroup(click.Group):
+    """A group of commands that suggests near names; use it as `@click.group(cls=CommandGroup)`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not args and not self.invoke_without_command and not ctx.resilient_parsing:

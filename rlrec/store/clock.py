@@ -32,13 +32,15 @@ def ahead(unit: Unit) -> Ahead:
     return Ahead(clock, count, first or clock, newest or clock, before)
 
 
-def put_back(unit: Unit, found: Ahead) -> None:
+def put_back(unit: Unit, block: Ahead) -> None:
     """Move decisions ahead of the clock, their events and their visits by one distance: the newest is of now then.
 
     Between a decision and its events, and between decisions, all distances stay, so that rewards stay too."""
+    by, clock = block.by, block.clock
     ids = "SELECT id FROM decision WHERE imported = 0 AND at > ?"
-    moved = f"UPDATE event SET at = at - ?, received_at = received_at - ? WHERE decision_id IN ({ids})"
-    unit.tell(moved, found.by, found.by, found.clock)
-    unit.tell("UPDATE decision SET at = at - ? WHERE imported = 0 AND at > ?", found.by, found.clock)
+    unit.tell(
+        f"UPDATE event SET at = at - ?, received_at = received_at - ? WHERE decision_id IN ({ids})", by, by, clock
+    )
+    unit.tell("UPDATE decision SET at = at - ? WHERE imported = 0 AND at > ?", by, clock)
     for column in ("started_at", "last_at", "ended_at"):
-        unit.tell(f"UPDATE visit SET {column} = {column} - ? WHERE {column} > ?", found.by, found.clock)
+        unit.tell(f"UPDATE visit SET {column} = {column} - ? WHERE {column} > ?", by, clock)

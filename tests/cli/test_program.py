@@ -20,7 +20,7 @@ from click.testing import CliRunner
 from rlrec import __version__, cli
 from rlrec.cli import lines as reading
 from rlrec.cli import values
-from rlrec.cli.shared import Group, Lines, input_option, lines_input, notice, printed, refusing, settings, stored
+from rlrec.cli.shared import CommandGroup, Lines, input_option, lines_input, notice, printed, refusing, settings, stored
 from rlrec.cli.values import TIME, Integer
 from rlrec.errors import CheckFailed, Conflict, InputError, StoreBusy
 from rlrec.store import Store
@@ -108,7 +108,7 @@ def wait() -> None:
     time.sleep(20)
 
 
-@click.group(cls=Group)
+@click.group(cls=CommandGroup)
 def thing() -> None:
     """Things."""
 

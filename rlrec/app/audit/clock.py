@@ -21,12 +21,12 @@ Repair = TypedDict("Repair", {  # noqa: UP013
 
 def check(unit: Unit, *, findings: Findings) -> None:
     """An error where the newest decision lies more than a day ahead, a warning from a minute on."""
-    found = clock.ahead(unit)
-    if found.by > MINUTE_US:
-        severity = "error" if found.by > DAY_US else "warning"
+    ahead = clock.ahead(unit)
+    if ahead.by > MINUTE_US:
+        severity = "error" if ahead.by > DAY_US else "warning"
         findings.add(
             CHECK, severity, "store",
-            f"{found.decisions} decisions lie ahead of the database's clock, the newest at {written(found.newest)}: "
+            f"{ahead.decisions} decisions lie ahead of the database's clock, the newest at {written(ahead.newest)}: "
             "until then time stands still and nothing matures; see `rlrec doctor --repair-clock`",
         )  # fmt: skip
 
@@ -53,17 +53,17 @@ def repair(store: Store) -> Repair:
         raise InputError("--repair-clock goes by the database's clock", hint="leave out --now and RLREC_NOW")
 
     def work(unit: Unit) -> Repair:
-        found = clock.ahead(unit)
-        if found.before is not None and found.first - found.by < found.before:
-            ready = found.before + found.newest - found.first
+        ahead = clock.ahead(unit)
+        if ahead.before is not None and ahead.first - ahead.by < ahead.before:
+            ready = ahead.before + ahead.newest - ahead.first
             raise CheckFailed(
                 "the decisions ahead of the clock span more time than has passed since those before them",
                 hint=f"repeat the repair after {written(ready)}",
             )
-        unit.now = found.clock
-        repaired = Repair(decisions=found.decisions, seconds=found.by / 1e6)
-        if found.decisions:
-            clock.put_back(unit, found)
+        unit.now = ahead.clock
+        repaired = Repair(decisions=ahead.decisions, seconds=ahead.by / 1e6)
+        if ahead.decisions:
+            clock.put_back(unit, ahead)
             settings.add_run(unit, "doctor --repair-clock", repaired)
         return repaired
 
