@@ -74,48 +74,38 @@ class Policy(Protocol):
     @property
     def width(self) -> int:
         """Columns of `statistics`: pulls, reward, squared reward, and its own behind them."""
-        ...
 
     def entry(self, slot: CountedSlot) -> tuple[float, ...]:
         """A row of `statistics`, in plain Python: of kinds that do not need the context."""
-        ...
 
     def statistics(self, slots: SlotColumns) -> Array:
         """The columns that slots add to the sums of their arms, (n, width); they add up."""
-        ...
 
     @property
     def exploration(self) -> float:
         """Probability of a uniform arm at every position, in [0, 1]."""
-        ...
 
     @property
     def reads(self) -> tuple[str, ...]:
         """The fields of the context on which its distribution depends; EVERYTHING for all of them."""
-        ...
 
     def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
         """The distribution of the noisy score of each arm, (m,), by which a slate is ranked."""
-        ...
 
     def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array | None:
         """The noiseless score of each arm, (m,): mean or index; None where the kind has none.
 
         context: None is an empty one."""
-        ...
 
     def greedy(self) -> Policy:
         """The same policy without floor and exploration."""
-        ...
 
     @classmethod
     def implied_defaults(cls, typed: Mapping[str, Any]) -> Mapping[str, Any]:
         """Defaults that depend on the parameters that a person typed."""
-        ...
 
     def check(self, reward: Reward) -> None:
         """Raises InputError where the kind cannot learn from such a reward."""
-        ...
 
 
 EVERYTHING = ("*",)

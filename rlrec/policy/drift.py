@@ -36,7 +36,6 @@ class Detector(Protocol):
 
         marks (n,): a name for each reward, such as the id of its decision; by default its number in the stream, from 0.
         """
-        ...
 
 
 def detector(method: str, **parameters: Any) -> Detector:

@@ -30,14 +30,8 @@ def width(q: int) -> int:
     return q * (q + 1) // 2 + q
 
 
-def pack(gram: Array, response: Array) -> Array:
-    """Packed moments, (..., m, width): the upper triangle of each gram by rows, then its response."""
-    row, column = np.triu_indices(gram.shape[-1])
-    return np.concatenate([gram[..., row, column], response], axis=-1)
-
-
 def unpack(packed: Array, q: int) -> ArmMoments:
-    """The moments from packed ones, (..., m, width)."""
+    """The moments from packed ones, (..., m, width): the upper triangle of each gram by rows, then its response."""
     row, column = np.triu_indices(q)
     gram = np.empty((*packed.shape[:-1], q, q))
     gram[..., row, column] = packed[..., : len(row)]

@@ -123,10 +123,6 @@ class SlateSampler:
         self._size, self._floor, self._arms, self._scores = size, floor, len(scores), scores
         self._order: Order = scores.order(size, before=before._order if before else None)
 
-    def probabilities(self) -> Array:
-        """Probability of each arm at position 1, (m,), not to be written to; error as for `first`."""
-        return self._first
-
     def draw(self, *, seeds: Words, decisions: Ids) -> Draw:
         """Slates of n decisions, with the probability each of them had.
 
@@ -144,7 +140,8 @@ class SlateSampler:
         return _to_log(slates, propensity, marginal, minimum)
 
     @cached_property
-    def _first(self) -> Array:
+    def first(self) -> Array:
+        """Probability of each arm at position 1, (m,), not to be written to; error as for `first`."""
         probability = _mix_floor(self._order.best(), self._floor, self._arms)
         probability.flags.writeable = False
         return probability
@@ -156,12 +153,12 @@ class SlateSampler:
     @cached_property
     def _cumulative(self) -> tuple[Array, float]:
         """The distribution function of position 1, (m,), and its smallest probability."""
-        return self._first.cumsum(), float(self._first.min())
+        return self.first.cumsum(), float(self.first.min())
 
     def _draw_first(self, uniform: Array) -> Draw:
         cumulative, least = self._cumulative
-        slates = _invert(self._first, cumulative, uniform)[:, None]
-        propensity = self._first[slates]
+        slates = _invert(self.first, cumulative, uniform)[:, None]
+        propensity = self.first[slates]
         return _to_log(slates, propensity, propensity, np.full(propensity.shape, least))
 
     def _draw_by_position(self, seeds: Words, decisions: Ids) -> Draw:

@@ -13,7 +13,6 @@ from rlrec.app.distributions import designs
 from rlrec.app.learning import slot_statistics
 from rlrec.app.learning.ledger import slot_reward
 from rlrec.app.log.decision_reward import by_position
-from rlrec.policy.moments import pack
 from rlrec.records import Version
 from rlrec.store import Store, Unit, contents, decisions, events, policies, reader
 from rlrec.store.beliefs import BeliefKey
@@ -68,7 +67,8 @@ def _moments(mine: Any, context: Any, arm: int, sums: Any) -> Any:
         return []
     x = mine.design.context.encode([context])
     weight, offset = mine.credit(x, np.array([arm]))
-    return pack(sums[0] * weight[0] * np.outer(x[0], x[0]), (sums[1] + sums[0] * offset[0]) * x[0])
+    gram, response = sums[0] * weight[0] * np.outer(x[0], x[0]), (sums[1] + sums[0] * offset[0]) * x[0]
+    return np.r_[gram[np.triu_indices(len(gram))], response]
 
 
 def gap(one: dict[BeliefKey, Any], other: dict[BeliefKey, Any]) -> float:

@@ -61,7 +61,7 @@ def test_a_walk_of_small_changes_equals_a_fresh_computation(start: str, arms: in
     for _ in range(60 if arms < 1000 else 15):
         alpha, beta = pulled(rng, alpha, beta, most=most)
         pages = renew(pages, Beta(alpha, beta))
-        found, fresh = pages.probabilities(), first(Beta(alpha, beta), floor=0.0)
+        found, fresh = pages.first, first(Beta(alpha, beta), floor=0.0)
         assert found == pytest.approx(fresh, abs=1e-12)
         assert found[fresh > 1e-6] == pytest.approx(fresh[fresh > 1e-6], rel=1e-8)
         assert found.sum() == pytest.approx(1, abs=1e-11)
@@ -76,7 +76,7 @@ def test_a_long_walk_ends_where_an_independent_path_does() -> None:
         alpha, beta = pulled(rng, alpha, beta, most=1.0)
         pages = renew(pages, Beta(alpha, beta))
         if step % 100 == 99:
-            assert pages.probabilities() == pytest.approx(reference.beta_first(alpha, beta), abs=1e-11)
+            assert pages.first == pytest.approx(reference.beta_first(alpha, beta), abs=1e-11)
 
 
 def test_few_pulls_leave_the_nodes_in_place() -> None:
@@ -84,7 +84,7 @@ def test_few_pulls_leave_the_nodes_in_place() -> None:
     alpha, beta = clicks(rng, 100)
     pages, kept = SlateSampler(Beta(alpha, beta), size=1, floor=0.0), 0
     for _ in range(100):
-        pages.probabilities()
+        _ = pages.first
         nodes = pages._order._tabulated.table  # type: ignore[attr-defined]
         alpha, beta = pulled(rng, alpha, beta, most=0.0)
         pages = renew(pages, Beta(alpha, beta))
@@ -95,11 +95,9 @@ def test_few_pulls_leave_the_nodes_in_place() -> None:
 def test_an_arm_that_could_not_win_comes_back() -> None:
     alpha, beta = np.array([9e4, 9e4, 1e3, 2e3]), np.array([1e4, 1e4, 9e4, 9e4])
     pages = SlateSampler(Beta(alpha, beta), size=1, floor=0.0)
-    assert pages.probabilities()[2] == 0
+    assert pages.first[2] == 0
     alpha = np.array([9e4, 9e4, 8.1e5, 2e3])
-    assert renew(pages, Beta(alpha, beta)).probabilities() == pytest.approx(
-        reference.beta_first(alpha, beta), abs=1e-12
-    )
+    assert renew(pages, Beta(alpha, beta)).first == pytest.approx(reference.beta_first(alpha, beta), abs=1e-12)
 
 
 @pytest.mark.slow
@@ -116,7 +114,7 @@ def test_arms_that_gather_stay_exact(weight: float) -> None:
         beta[start : start + 6] = 950 * weight
         pages = renew(pages, Beta(alpha, beta))
         fresh = first(Beta(alpha, beta), floor=0.0)
-        assert pages.probabilities() == pytest.approx(fresh, rel=1e-8, abs=1e-12)
+        assert pages.first == pytest.approx(fresh, rel=1e-8, abs=1e-12)
 
 
 def test_equal_arms_part_and_meet_again() -> None:
@@ -124,7 +122,7 @@ def test_equal_arms_part_and_meet_again() -> None:
     pages = SlateSampler(Beta(ones, ones), size=1, floor=0.0)
     for alpha in (np.append(ones[1:], 2.0), np.append(ones[2:], [2.0, 2.0]), ones):
         pages = renew(pages, Beta(alpha, ones))
-        assert pages.probabilities() == pytest.approx(first(Beta(alpha, ones), floor=0.0), rel=1e-10)
+        assert pages.first == pytest.approx(first(Beta(alpha, ones), floor=0.0), rel=1e-10)
 
 
 def test_pages_stay_right_after_they_were_changed() -> None:
@@ -133,9 +131,9 @@ def test_pages_stay_right_after_they_were_changed() -> None:
     for early in (False, True):
         pages = SlateSampler(Beta(alpha, beta), size=2, floor=0.1)
         if early:
-            pages.probabilities()
-        renew(pages, Beta(*pulled(rng, alpha, beta, most=2.0))).probabilities()
-        assert pages.probabilities() == pytest.approx(first(Beta(alpha, beta), floor=0.1), abs=1e-12)
+            _ = pages.first
+        _ = renew(pages, Beta(*pulled(rng, alpha, beta, most=2.0))).first
+        assert pages.first == pytest.approx(first(Beta(alpha, beta), floor=0.1), abs=1e-12)
 
 
 @pytest.mark.slow
@@ -165,7 +163,7 @@ def test_normal_scores_keep_up_while_the_best_mean_moves() -> None:
         mean[arms] += rng.normal(0, 0.2, 5) + 500 * (step == 30)
         sd[arms] *= rng.uniform(0.8, 1.0, 5)
         pages = renew(pages, Gaussian(mean, sd))
-        assert pages.probabilities() == pytest.approx(first(Gaussian(mean, sd), floor=0.0), abs=1e-12)
+        assert pages.first == pytest.approx(first(Gaussian(mean, sd), floor=0.0), abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -179,6 +177,6 @@ def test_normal_scores_keep_up_while_the_best_mean_moves() -> None:
 )
 def test_scores_of_another_family_or_of_more_arms_are_computed_anew(scores: Scores) -> None:
     pages = SlateSampler(Beta(np.ones(4), np.ones(4)), size=2, floor=0.1)
-    pages.probabilities()
+    _ = pages.first
     for other in (renew(pages, scores), renew(SlateSampler(scores, size=2, floor=0.1), scores)):
-        assert other.probabilities() == pytest.approx(marginals(scores, size=2, floor=0.1)[0], abs=1e-12)
+        assert other.first == pytest.approx(marginals(scores, size=2, floor=0.1)[0], abs=1e-12)

@@ -97,7 +97,7 @@ def test_marginals_beyond_the_first_position_have_no_closed_form() -> None:
 
 def test_without_a_decision_the_samples_of_the_first_seed_stand() -> None:
     pages = slate.SlateSampler(SCORES, size=2, floor=0.1)
-    assert np.array_equal(pages.probabilities(), slate.first(SCORES.of_decision(0, 0), floor=0.1))
+    assert np.array_equal(pages.first, slate.first(SCORES.of_decision(0, 0), floor=0.1))
     assert np.array_equal(slate.first(SCORES, floor=0.1), slate.first(SCORES.of_decision(0, 0), floor=0.1))
 
 
