@@ -404,3 +404,21 @@ def test_the_database_counts_the_rows_of_an_import(store: Store, run: Run) -> No
     with store.read() as unit:
         if unit.postgres:
             assert unit.ask_value("SELECT reltuples::int FROM pg_class WHERE relname = 'decision'") == 50
+
+
+@pytest.mark.usefixtures("small_groups")
+def test_others_are_served_between_the_portions_of_an_import(
+    run_sqlite: Run, sqlite_db: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, stored = Store.write, list[int]()
+
+    def write_and_look(*args: Any, **options: Any) -> Any:
+        result = write(*args, **options)
+        with closing(sqlite3.connect(sqlite_db, timeout=0, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            stored.append(other.execute("SELECT count(*) FROM decision").fetchone()[0])
+        return result
+
+    monkeypatch.setattr(Store, "write", write_and_look)
+    imported(run_sqlite, lines(*({"session": f"s{n}"} for n in range(7))))
+    assert stored == [2, 4, 6, 7, 7]

@@ -228,3 +228,17 @@ def test_rewards_that_the_definition_clips_or_ignores_are_counted_and_said(run: 
     ]
     again = run("import-log", "-", "--layout", "jsonl", "--json", stdin="".join(stars))
     assert (again.json["clipped"], again.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("words", [["import-log", "-", "--layout", "jsonl"], ["arm", "import", "-"]])
+def test_a_copy_of_the_input_has_no_name(sqlite_db: str, tmp_path: Path, words: list[str]) -> None:
+    """A process that is killed can leave nothing behind."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    command = [sys.executable, "-m", "rlrec", "--db", sqlite_db, *words]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, env=os.environ | {"TMPDIR": str(scratch)}) as process:
+        assert process.stdin is not None
+        process.stdin.write(b"{}\n" * 100_000)  # more than a pipe holds: the copy has begun
+        assert list(scratch.iterdir()) == []
+        process.kill()
+    assert list(scratch.iterdir()) == []
