@@ -10,15 +10,15 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 from rlrec.app.imports import conflicts, layouts, policies
-from rlrec.app.imports.altered_rewards import AlteredRewards
 from rlrec.app.imports.columns import LogColumns, values
 from rlrec.app.imports.conflicts import EarlierLines
-from rlrec.app.imports.layouts.base import Layout, Source
-from rlrec.app.imports.writer import Cache, GroupResult, GroupWriter, ImportState
+from rlrec.app.imports.layouts.base import Layout, RefusedLine, Source
+from rlrec.app.imports.visit_numbers import VisitMoves
+from rlrec.app.imports.writer import GroupWriter, ImportState
 from rlrec.errors import InputError
 from rlrec.store import Store, Unit, loading, settings
 
@@ -137,38 +137,32 @@ class _Import:
 
     def _store(self, rejected: int) -> ImportSummary:
         """Store the lines group by group."""
-        request, accepted, duplicates, altered = self.request, 0, 0, AlteredRewards()
+        request, owners = self.request, {name for file in self.files for name in file.policies}
         options = {"layout": request.layout, "policy": request.policy, "files": [file.name for file in request.files]}
-        state = ImportState({name for file in self.files for name in file.policies}, options)
+        state = ImportState(owners, options, VisitMoves())
         for file in self.files:
             self.bad_lines.reading(file.source.name)
-            state.cache = Cache()
+            state = replace(state, marks=())
             for rows in file.groups():
                 work = partial(_write, state=state, rows=rows, file=file)
-                result = self.store.write(work, sound=True, repeatable=True)
-                state.run, state.cache = result.run, result.cache
-                accepted, duplicates = accepted + result.accepted, duplicates + result.duplicates
-                altered += result.altered
-                rejected += len(result.refused)
-                for error, text in result.refused:
+                state, bad = self.store.write(work, sound=True, repeatable=True)
+                rejected += len(bad)
+                for error, text in bad:
                     if not self.bad_lines.quarantine:
-                        error.hint = f"{accepted} lines are stored; the same command goes on after them"
+                        error.hint = f"{state.accepted} lines are stored; the same command goes on after them"
                     self.bad_lines.refuse(error, text)
         summary = ImportSummary(
-            accepted=accepted,
-            duplicates=duplicates,
-            rejected=rejected,
-            clipped=altered.clipped,
-            ignored=altered.ignored,
-        )
+            accepted=state.accepted, duplicates=state.duplicates, rejected=rejected, clipped=state.altered.clipped,
+            ignored=state.altered.ignored,
+        )  # fmt: skip
         if state.run is not None:
             end = partial(settings.end_run, run_id=state.run, result=asdict(summary))
             self.store.write(end, repeatable=True)
             self.store.analyse()
-        for line in altered.notices():
+        for line in state.altered.notices():
             self.store.notice(line)
         return summary
 
 
-def _write(unit: Unit, *, state: ImportState, rows: LogColumns, file: Layout) -> GroupResult:
+def _write(unit: Unit, *, state: ImportState, rows: LogColumns, file: Layout) -> tuple[ImportState, list[RefusedLine]]:
     return GroupWriter(unit, state, session_prefix=file.session_prefix).write(rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,14 +17,14 @@ from rlrec.store.events import CENSOR
 TOLERANCE = 1e-6  # relative, of stated rewards
 
 
-@dataclass
+@dataclass(frozen=True)
 class AlteredRewards:
     """How many decisions of a log have a reward outside their definition's range, how many one that it ignores, and the
     kinds of events that it does not weigh."""
 
     clipped: int = 0
     ignored: int = 0
-    kinds: set[str] = field(default_factory=set)
+    kinds: frozenset[str] = frozenset()
     definition: Reward | None = None
 
     def __add__(self, other: AlteredRewards) -> AlteredRewards:
@@ -83,5 +83,5 @@ def find(definition: Reward, rows: LogColumns, served_at: Sequence[int]) -> Alte
         worth = np.bincount(slot_row, reward, n) + of_page
         stated = np.array(values(rows.reward, n), np.float64)  # NaN: none
         ignored |= np.abs(stated - worth) > TOLERANCE * np.maximum(1.0, np.abs(worth))
-    unweighed = set(kinds) - definition.weights.keys() - {CENSOR}
+    unweighed = frozenset(kinds) - definition.weights.keys() - {CENSOR}
     return AlteredRewards(int(clipped.sum()), int((ignored & ~clipped).sum()), unweighed, definition)

@@ -28,39 +28,23 @@ from rlrec.store.sessions import Session
 
 
 @dataclass(frozen=True)
-class Cache:
-    """Keys that the store had before this file, while nobody but the import itself adds any: as long as `marks` are
-    the same. None: there are too many to fetch."""
-
-    marks: tuple[Any, ...] = ()
-    lines: Mapping[int, set[bytes] | None] = field(default_factory=dict)
-    sessions: set[str] | None = None
-
-
-@dataclass
 class ImportState:
-    """The memory of an import from one transaction to the next.
+    """The state of an import between two transactions.
 
     policies: the names of all owners; options: what the command was asked for, noted with its first decisions; run: the
-    id of that note."""
+    id of that note; moves: of visits. lines, by policy, and sessions: keys that the store had before this file, None if
+    these are many; they hold while nobody but the import adds any, that is, while `marks` are the same."""
 
     policies: Collection[str]
     options: Mapping[str, Any]
+    moves: VisitMoves
+    accepted: int = 0
+    duplicates: int = 0
+    altered: AlteredRewards = field(default_factory=AlteredRewards)
     run: int | None = None
-    moves: VisitMoves = field(default_factory=VisitMoves)
-    cache: Cache = field(default_factory=Cache)
-
-
-@dataclass
-class GroupResult:
-    """How a group of lines was stored."""
-
-    accepted: int
-    duplicates: int
-    refused: list[RefusedLine]
-    altered: AlteredRewards
-    run: int | None
-    cache: Cache
+    marks: tuple[Any, ...] = ()
+    lines: Mapping[int, set[bytes] | None] = field(default_factory=dict)
+    sessions: set[str] | None = None
 
 
 class GroupWriter:
@@ -68,16 +52,16 @@ class GroupWriter:
 
     def __init__(self, unit: Unit, state: ImportState, *, session_prefix: str | None) -> None:
         self.unit = unit
-        self.state = state
-        self.run = state.run
-        self.session_prefix = session_prefix
         self.owners = {name: self._owner(name) for name in sorted(state.policies)}
         self.ids = {name: owner.policy.id for name, owner in self.owners.items() if isinstance(owner, Version)}
         stored_policies.lock(unit, list(self.ids.values()))
         self.settings = settings.get(unit)
-        marks = loading.marks(unit, self.ids.values())
-        self.cache = state.cache if marks == state.cache.marks else self._fetch_cache()
-        self.altered = AlteredRewards()
+        if state.marks != loading.marks(unit, self.ids.values()):
+            few = None if session_prefix is None else loading.few_sessions(unit, session_prefix)
+            lines = {number: loading.few_lines(unit, number) for number in self.ids.values()}
+            state = replace(state, lines=lines, sessions=few)
+        self.state = state
+        self.refused: list[RefusedLine] = []
 
     def _owner(self, name: str) -> Version | InputError:
         try:
@@ -85,47 +69,44 @@ class GroupWriter:
         except InputError as error:
             return error
 
-    def _fetch_cache(self) -> Cache:
-        few = None if self.session_prefix is None else loading.few_sessions(self.unit, self.session_prefix)
-        return Cache((), {number: loading.few_lines(self.unit, number) for number in self.ids.values()}, few)
-
-    def write(self, rows: LogColumns) -> GroupResult:
-        """Store what is new."""
-        owned, bad = self._with_owner(rows)
-        new = self._new(owned)
+    def write(self, rows: LogColumns) -> tuple[ImportState, list[RefusedLine]]:
+        """Store what is new: the state after it, and the lines that are refused."""
+        rows = self._without(rows, self._owner_errors(rows))
+        new = self._new(rows)
+        duplicates = self.state.duplicates + len(rows) - len(new)
         stored = self._stored_sessions(new)
-        users = {key: session.user for key, session in stored.items()}
-        if errors := conflicts.find(self.unit, new, users):
-            texts = values(new.text, len(new))
-            bad += [refused(error, new.number[row], texts[row] or b"") for row, error in errors.items()]
-            accepted = new.select([row not in errors for row in range(len(new))])
-        else:
-            accepted = new
-        if len(accepted):
-            self._store(accepted, stored)
-        cache = replace(self.cache, marks=loading.marks(self.unit, self.ids.values()))
-        return GroupResult(len(accepted), len(owned) - len(new), bad, self.altered, self.run, cache)
+        new = self._without(new, conflicts.find(self.unit, new, {key: session.user for key, session in stored.items()}))
+        if len(new):
+            self._store(new, stored)
+        accepted, marks = self.state.accepted + len(new), loading.marks(self.unit, self.ids.values())
+        return replace(self.state, accepted=accepted, duplicates=duplicates, marks=marks), self.refused
+
+    def _without(self, rows: LogColumns, errors: Mapping[int, InputError]) -> LogColumns:
+        """The rows but those with an error, which are refused."""
+        if not errors:
+            return rows
+        texts = values(rows.text, len(rows))
+        self.refused += [refused(error, rows.number[row], texts[row] or b"") for row, error in errors.items()]
+        return rows.select([row not in errors for row in range(len(rows))])
 
     # -- what is new --
 
-    def _with_owner(self, rows: LogColumns) -> tuple[LogColumns, list[RefusedLine]]:
-        """The rows whose policy can own an imported log, and the other lines."""
+    def _owner_errors(self, rows: LogColumns) -> dict[int, InputError]:
+        """Why rows are refused whose policy cannot own an imported log."""
         if len(self.ids) == len(self.owners):
-            return rows, []
-        names, texts = values(rows.policy, len(rows)), values(rows.text, len(rows))
-        bad = []
-        for number, name, text in zip(rows.number, names, texts, strict=True):
-            if isinstance(owner := self.owners[name], InputError):
-                error = InputError(owner.message, hint=owner.hint, field=owner.field)
-                bad.append(refused(error, number, text or b""))
-        return rows.select([name in self.ids for name in names]), bad
+            return {}
+        return {
+            row: InputError(owner.message, hint=owner.hint, field=owner.field)
+            for row, name in enumerate(values(rows.policy, len(rows)))
+            if isinstance(owner := self.owners[name], InputError)
+        }
 
     def _new(self, rows: LogColumns) -> LogColumns:
         """Without the lines that their policy has taken in before."""
         keep = [True] * len(rows)
         for name in distinct(rows.policy):
             number = self.ids[name]
-            few = self.cache.lines[number]
+            few = self.state.lines[number]
             if few is not None and few.isdisjoint(rows.digest):
                 continue
             of_policy = [name == other for other in values(rows.policy, len(rows))]
@@ -140,7 +121,7 @@ class GroupWriter:
     def _stored_sessions(self, rows: LogColumns) -> dict[str, Session]:
         """The sessions of these rows that the store has, locked."""
         keys = set(rows.session)
-        few = self.cache.sessions
+        few = self.state.sessions
         stored = loading.stored_sessions(self.unit, list(keys)) if few is None else few & keys
         return sessions.find(self.unit, stored, lock=True) if stored else {}
 
@@ -149,8 +130,9 @@ class GroupWriter:
     def _store(self, rows: LogColumns, stored: dict[str, Session]) -> None:
         """Insert decisions and all that belongs to them, into each unique table in the order of its key."""
         unit, n = self.unit, len(rows)
-        if self.run is None:
-            self.run = settings.add_run(unit, "import-log", self.state.options)
+        if self.state.run is None:
+            run = settings.add_run(unit, "import-log", self.state.options)
+            self.state = replace(self.state, run=run)
         at = [unit.now if time is None else time for time in values(rows.at, n)]
         history = None if rows.history == NULL else values(rows.history, n)
         arm_ids = self._arm_ids(rows, history)
@@ -168,7 +150,7 @@ class GroupWriter:
             "state": rows.state, "eligible_id": self._eligible_ids(rows, arm_ids), "size": rows.size, "at": at,
             "log_propensity": rows.log_propensity, "seed": rows.seed, "request_key": rows.request_id,
             "history": [shown and shown.packed(arm_ids) for shown in history] if history else NULL,
-            "source": rows.source, "belief_seq": Same(0), "imported": Same(1), "run_id": Same(self.run),
+            "source": rows.source, "belief_seq": Same(0), "imported": Same(1), "run_id": Same(self.state.run),
             "catalogue_revision": Same(self.settings.catalogue_revision),
         })  # fmt: skip
         slots = rows.slots
@@ -182,7 +164,8 @@ class GroupWriter:
         for name, owner in owners.items():
             of_owner = [name == other for other in values(rows.policy, n)] if len(owners) > 1 else [True] * n
             served_at = list(compress(at, of_owner))
-            self.altered += altered_rewards.find(owner.reward, rows.select(of_owner), served_at)
+            altered = self.state.altered + altered_rewards.find(owner.reward, rows.select(of_owner), served_at)
+            self.state = replace(self.state, altered=altered)
 
     def _write(self, table: str, columns: Mapping[str, Column]) -> None:
         loading.write(self.unit, table, {name: column for name, column in columns.items() if column != NULL})
