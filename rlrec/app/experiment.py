@@ -259,10 +259,10 @@ def _shares(experiment: Experiment) -> dict[int, float]:
 
 def show(store: Store, name: str, *, reward: str | None = None, level: float = 0.95) -> Comparison:
     """Earnings of the variants on mature decisions, their differences, and whether the split is as defined."""
-    from rlrec.ope import comparison
+    from rlrec.ope import comparison, intervals
     from rlrec.store import bulk
 
-    comparison.check(level)
+    intervals.check_level(level)
     with store.read() as unit, bulk.alongside(unit):
         experiment = lookup.experiment(unit, name)
         serving = _versions(unit, experiment)

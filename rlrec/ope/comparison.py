@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlrec.arrays import Array, Ids
-from rlrec.errors import InputError
 from rlrec.ope.base import Ratio
 from rlrec.ope.intervals import Bounds, value_and_error
 from rlrec.ope.moments import Moments, moments
@@ -134,9 +133,3 @@ def sample_ratio(units: Sequence[int], weights: Sequence[float]) -> tuple[float,
     expected = observed.sum() * share
     chi2 = float(((observed - expected) ** 2 / expected).sum())
     return chi2, float(chdtrc(len(observed) - 1, chi2))
-
-
-def check(level: float) -> None:
-    """Raises InputError unless a level is between 0 and 1."""
-    if not 0 < level < 1:
-        raise InputError(f"level {level:g} is not between 0 and 1", hint="0.95 is usual")

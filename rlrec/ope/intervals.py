@@ -36,8 +36,7 @@ def check(interval: str, level: float, *, estimators: Mapping[str, Estimator]) -
             f"unknown interval {interval!r}",
             hint=suggest(interval, list(INTERVALS)) or f"known: {', '.join(INTERVALS)}",
         )
-    if not 0 < level < 1:
-        raise InputError(f"level {level} is not between 0 and 1", hint="0.95 is usual")
+    check_level(level)
     lacking = [
         label for label, estimator in estimators.items() if interval not in (estimator.intervals or INTERVALS[:2])
     ]
@@ -45,6 +44,12 @@ def check(interval: str, level: float, *, estimators: Mapping[str, Estimator]) -
         raise InputError(
             f"interval {interval} does not exist for {', '.join(lacking)}", hint="use --interval bootstrap-t"
         )
+
+
+def check_level(level: float) -> None:
+    """Raises InputError unless a level is between 0 and 1."""
+    if not 0 < level < 1:
+        raise InputError(f"level {level:g} is not between 0 and 1", hint="0.95 is usual")
 
 
 def value_and_error(estimator: Smooth, total: Array, moment: Array, n: int) -> tuple[Array, Array]:
@@ -132,11 +137,7 @@ def bootstrap_t(estimator: Smooth, drawn: Replicates, *, columns: list[int], lev
     moments = drawn.moment[:, columns][:, :, columns]
     values, errors = value_and_error(estimator, drawn.total[:, columns], moments, m)
     t = np.sort(_studentise(values - value, errors, scale=abs(float(value))))
-    return _invert(float(value), float(error), _quantiles(t, bounding_rank(level, len(t))))
-
-
-def _invert(value: float, error: float, t: Bounds) -> Bounds:
-    return value - t[1] * error, value - t[0] * error
+    return Studentised(value=float(value), error=float(error), t=t).bounds(level)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -151,7 +152,8 @@ class Studentised:
 
     def bounds(self, level: float) -> Bounds:
         """Bounds as in `bootstrap_t`."""
-        return _invert(self.value, self.error, _quantiles(self.t, bounding_rank(level, len(self.t))))
+        low, high = _quantiles(self.t, bounding_rank(level, len(self.t)))
+        return self.value - high * self.error, self.value - low * self.error
 
 
 def studentised_bootstrap(estimator: Smooth, units: Array, *, seed: int, number: int = REPLICATES) -> Studentised:

@@ -104,6 +104,10 @@ def test_options_come_from_the_environment(log: Any, run_sqlite: Run) -> None:
     [
         (["nobody"], "unknown target 'nobody'"),
         (["uniform", "--interval", "cressie-read"], "does not exist for dr"),
+        (["uniform", "--interval", "cressie-read", "--estimator", "sndr"], "does not exist for sndr"),
+        (["uniform", "--estimator", "switch-dr:nan"], "tau of switch-dr is nan"),
+        (["uniform", "--estimator", "dros:0"], "lambda of dros is 0"),
+        (["uniform", "--by", "arm", "--estimator", "sndr"], "sndr means nothing by arm"),
         (["uniform", "--log", "policy=hom"], "did you mean home?"),
         (["uniform", "--gamma", "1.5"], "gamma is 1.5"),
         (["uniform", "--by", "arm", "--estimator", "wdr"], "no one arm"),

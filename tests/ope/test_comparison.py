@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from rlrec.arrays import Array, Ids
-from rlrec.errors import InputError
 from rlrec.ope import comparison
 from rlrec.ope.comparison import VariantMean
 
@@ -108,9 +107,3 @@ def test_sample_ratio_is_the_chi_square_of_units() -> None:
 
 def test_sample_ratio_of_no_unit_is_nan() -> None:
     assert np.isnan(comparison.sample_ratio([0, 0], [1, 1])).all()
-
-
-@pytest.mark.parametrize("level", [0.0, 1.0, -0.5, np.nan])
-def test_a_level_outside_0_and_1_is_refused(level: float) -> None:
-    with pytest.raises(InputError, match="between 0 and 1"):
-        comparison.check(level)

@@ -10,7 +10,7 @@ from rlrec.arrays import Array
 from rlrec.errors import InputError
 from rlrec.ope.base import LogBatch
 from rlrec.ope.estimate import Estimate
-from rlrec.ope.intervals import WeightSums, cressie_read
+from rlrec.ope.intervals import WeightSums, check_level, cressie_read
 from tests.ope import obd
 from tests.ope.cases import drawn, judged
 
@@ -90,8 +90,8 @@ def _smallest(weight: Array, value: Array, budget: float) -> float:
 
 def test_no_largest_weight_is_the_limit_of_a_large_weight() -> None:
     generator = np.random.default_rng(2)
-    estimate = sums(generator.choice([0.5, 1.5], 200), generator.random(200))
-    large, none = (cressie_read(estimate, largest=m, reward=(0.0, 1.0), level=0.95) for m in (1e9, np.inf))
+    observed = sums(generator.choice([0.5, 1.5], 200), generator.random(200))
+    large, none = (cressie_read(observed, largest=m, reward=(0.0, 1.0), level=0.95) for m in (1e9, np.inf))
     assert large == pytest.approx(none, rel=1e-6)
 
 
@@ -172,3 +172,9 @@ def test_intervals_cover_under_session_effects() -> None:
 def test_every_estimator_has_the_default_interval_or_none() -> None:
     for name in ope.ESTIMATORS:
         assert "bootstrap-t" in ope.estimator(name).intervals or not ope.estimator(name).intervals
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0, -0.5, np.nan])
+def test_a_level_outside_0_and_1_is_refused(level: float) -> None:
+    with pytest.raises(InputError, match="between 0 and 1"):
+        check_level(level)
