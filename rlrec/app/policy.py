@@ -16,7 +16,7 @@ from rlrec.app.distributions import designs, exact
 from rlrec.app.inputs import canonical, lookup, parameters
 from rlrec.app.learning import popularity, version_json, weighted_means
 from rlrec.app.learning.version_json import VersionSummary
-from rlrec.app.learning.warm_start import NO_BELIEF, InitialBelief, warm_start
+from rlrec.app.learning.warm_start import NO_BELIEF, InitialBelief, unstored, warm_start
 from rlrec.app.log import lineage
 from rlrec.arrays import Array, finite_or_none
 from rlrec.errors import Conflict, InputError, suggest
@@ -94,7 +94,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
     """A policy with version 1, live. The same again is fine; raises Conflict where the name means another one."""
     policy = kinds.make(request.kind, parameters.typed(request.kind, request.parameters))
     typed = kinds.values(policy)  # with the defaults of today: a policy never changes
-    popular = popularity.asked(request.prior_from, request.prior_weight, prior=request.prior)
+    popular = popularity.options(request.prior_from, request.prior_weight, prior=request.prior)
     prior = {} if request.prior is None else parameters.prior(Path(request.prior))
     declared = None if request.features is None else parameters.features(request.features)
     if declared is not None and not policy.contextual:
@@ -125,7 +125,9 @@ def create(store: Store, request: Request) -> CreatedPolicy:
             else NO_BELIEF
         )
         if new and popular:
-            prior, record = popularity.learned(unit, **popular, reward=lookup.reward(unit, request.reward))
+            prior, record = popularity.prior_from_log(
+                unit, unstored(request.kind, typed, lookup.reward(unit, request.reward)), **popular
+            )
             initial = replace(initial, record={**initial.record, **record})
 
     def work(unit: Unit) -> CreatedPolicy:

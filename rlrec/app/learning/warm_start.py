@@ -1,4 +1,4 @@
-"""What a belief is taught when it is made: by a log, or by the policy's own past under another definition."""
+"""The belief that a new version starts from: fitted to a log, or to the past of its policy."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ HASHED = 16  # columns for the features of arms, as long as there are none to fi
 
 @dataclass(frozen=True, kw_only=True)
 class InitialBelief:
-    """What a version starts from: its sums, the record of what taught it, and its `parameters`."""
+    """The sums that a version starts from, the record of the log that they come from, and its `parameters`."""
 
     sums: Totals = field(default_factory=dict)
     record: Mapping[str, Any] = field(default_factory=dict)
@@ -59,13 +59,13 @@ def warm_start(
     reward_name: str,
     from_log: str | None,
 ) -> InitialBelief:
-    """What `policy create` starts a policy from: the mature decisions of a log, where one is named."""
+    """The belief that `policy create` starts from: the mature decisions of a log, where one is named."""
     reward = lookup.reward(unit, reward_name)
     selected = None if from_log is None else filters.selection(unit, from_log)
     version = unstored(kind, typed, reward)
     if kinds.load(kind).contextual:
         shared = typed["model"] in (SHARED, BILINEAR)
-        design = designed(unit, selected, version, declared=declared or {}, shared=shared)
+        design = fit_design(unit, selected, version, declared=declared or {}, shared=shared)
         version = replace(version, parameters=design.to_json())
         designs.policy_of(version)  # refuses more features than its model holds
     if selected is None or from_log is None or not kinds.load(kind).online:
@@ -78,22 +78,22 @@ def warm_start(
 
 
 def refit(unit: Unit, version: Version, *, fresh: bool) -> InitialBelief:
-    """What a version that is rebuilt as `version` says starts from: the log that taught its parent, as it sees that.
+    """The belief that a rebuilt `version` starts from: the log that its parent was fitted to, under its own definition.
 
-    fresh: without it, since the world has changed. A model that is expanded moves to where the policy's own mature
-    log leads it."""
+    fresh: without that log, since the world has changed. A model that is expanded is refitted to the policy's own
+    mature log."""
     record = version.learned_from
-    known = {name: record[name] for name in ("prior",) if name in record}
+    fitted_to = {name: record[name] for name in ("prior",) if name in record}
     sums: Totals = {}
     if "selection" in record and not fresh:
         selected = Selection(**{"last_id": record.get("last_id"), **record["selection"]})
         version, sums, slots, _ = fit_to_log(unit, version, selected)
-        kept = ("filter", "selection", "last_id", "now", "window_us")
-        known |= {name: record[name] for name in kept if name in record} | {"slots": slots}
+        names = ("filter", "selection", "last_id", "now", "window_us")
+        fitted_to |= {name: record[name] for name in names if name in record} | {"slots": slots}
     if _expands(version) and not sums:
-        own = Selection(policy_ids=[version.policy.id], first_id=version.since or None, imported=False)
-        version = fit_to_log(unit, version, own)[0]
-    return InitialBelief(sums=sums, record=known, parameters=version.parameters)
+        of_policy = Selection(policy_ids=[version.policy.id], first_id=version.since or None, imported=False)
+        version = fit_to_log(unit, version, of_policy)[0]
+    return InitialBelief(sums=sums, record=fitted_to, parameters=version.parameters)
 
 
 def unstored(kind: str, params: Mapping[str, Any], reward: Reward) -> Version:
@@ -105,7 +105,7 @@ def unstored(kind: str, params: Mapping[str, Any], reward: Reward) -> Version:
     )  # fmt: skip
 
 
-def designed(
+def fit_design(
     unit: Unit,
     selected: Selection | None,
     draft: Version,
@@ -118,14 +118,14 @@ def designed(
     shared: fitted ones leave each other room, since a shared model holds only so many products of their features."""
     log = None if "context" in declared else selected
     context = declared.get("context", Encoder.by_hash())
-    wide = LARGEST // len(context.names) if log is None else isqrt(LARGEST)
-    arm = declared.get("arm") or _of_catalogue(unit, widest=min(wide, WIDEST) if shared else WIDEST)
+    share = LARGEST // len(context.names) if log is None else isqrt(LARGEST)
+    arm = declared.get("arm") or _of_catalogue(unit, widest=min(share, WIDEST) if shared else WIDEST)
     if log is not None:
         fitting = EncoderFit()
-        for found in _impressions(unit, log, draft):
-            fitting.take(_decoded(unit, found.slots["context_id"]))
-        wide = LARGEST // len(arm.names)
-        context = Encoder.of(fitting.spec(widest=min(wide, WIDEST) if shared else WIDEST))
+        for impressions in teaching_impressions(unit, log, draft):
+            fitting.take(_decoded(unit, impressions.slots["context_id"]))
+        share = LARGEST // len(arm.names)
+        context = Encoder.of(fitting.spec(widest=min(share, WIDEST) if shared else WIDEST))
     return Design(context=context, arm=arm)
 
 
@@ -149,44 +149,45 @@ def _decoded(unit: Unit, ids: Ids) -> list[dict[str, Any]]:
     return [bodies[key] for key in ids.tolist()]
 
 
-def _impressions(unit: Unit, selected: Selection, version: Version) -> Iterator[RewardedSlots]:
-    """The mature, uncensored impressions of a log that can teach a version, with their contexts."""
+def teaching_impressions(
+    unit: Unit, selected: Selection, version: Version, *, contexts: bool = True
+) -> Iterator[RewardedSlots]:
+    """The mature, uncensored impressions of a log with the columns that a version needs."""
     weighed = PROPENSITY in kinds.load(version.policy.kind).needs
-    columns = (*reward_log.MATURITY, "arm_id", "context_id", *(propensities.COLUMNS if weighed else ()))
-    for batch in reader.batches(unit, selection=selected, columns=columns):
-        found = reward_log.with_rewards(batch, version.reward)
-        rows = reward_log.mature(found.slots, version.reward, now=unit.now) & ~found.slots["censored"]
-        yield propensities.weighable(found, rows) if weighed else found.take(rows)
+    further = (*(["context_id"] if contexts else []), *(propensities.COLUMNS if weighed else ()))
+    for batch in reader.batches(unit, selection=selected, columns=(*reward_log.MATURITY, "arm_id", *further)):
+        impressions = reward_log.with_rewards(batch, version.reward)
+        rows = reward_log.mature(impressions.slots, version.reward, now=unit.now) & ~impressions.slots["censored"]
+        yield propensities.weighable(impressions, rows) if weighed else impressions.take(rows)
 
 
 def fit_to_log(unit: Unit, version: Version, selected: Selection) -> tuple[Version, Totals, int, int]:
-    """What a log teaches a draft: the draft with the anchor of its model, its sums, how many slots, and the last id.
+    """A draft fitted to a log: with the anchor of its model; its sums around that; how many slots; and the last id.
 
-    A logistic model is expanded around its weights; repeating that until they stay is Newton's method. The sums are
-    those of the anchor that is given back."""
-    for left in reversed(range(ROUNDS)):
+    A logistic model is expanded around its weights; repeating that until they stay is Newton's method."""
+    for rounds_left in reversed(range(ROUNDS)):
         fold, total, slots, last = BeliefFold(unit, version, ordinal=0), Totals(), 0, 0
-        for found in _impressions(unit, selected, version):
-            total = slot_statistics.add(total, fold.sums(found))
-            slots += len(found)
-            last = max(last, int(found.slots["decision_id"].max(initial=0)))
-        moved = anchored(unit, version, total) if left else None
-        if moved is None:
+        for impressions in teaching_impressions(unit, selected, version):
+            total = slot_statistics.add(total, fold.sums(impressions))
+            slots += len(impressions)
+            last = max(last, int(impressions.slots["decision_id"].max(initial=0)))
+        expanded = expand(unit, version, total) if rounds_left else None
+        if expanded is None:
             break
-        version = moved
+        version = expanded
     return version, total, slots, last
 
 
-def anchored(unit: Unit, version: Version, sums: Totals) -> Version | None:
-    """The draft expanded around the weights that these sums give; None where that is what it was, or it has none."""
+def expand(unit: Unit, version: Version, sums: Totals) -> Version | None:
+    """The draft expanded around the weights that these sums give; None where they are its anchor, or it has none."""
     if not _expands(version) or not sums:
         return None
     policy = designs.policy_of(version)
     assert is_contextual(policy)
-    held = VersionDistribution(version, sums=_rows(sums), prior=(), described=designs.described(unit, version))
-    known = np.unique([arm for _, arm in sums])
-    weights = policy.weights(held.belief(known, revision=designs.NOW))
-    before, anchor = policy.design.anchor, dict(zip(known.tolist(), weights, strict=True))
+    draft = VersionDistribution(version, sums=_rows(sums), prior=(), described=designs.described(unit, version))
+    arm_ids = np.unique([arm for _, arm in sums])
+    weights = policy.weights(draft.belief(arm_ids, revision=designs.NOW))
+    before, anchor = policy.design.anchor, dict(zip(arm_ids.tolist(), weights, strict=True))
     if all(arm in before and np.allclose(before[arm], anchor[arm], atol=CLOSE) for arm in anchor):
         return None
     return replace(version, parameters={**version.parameters, **replace(policy.design, anchor=anchor).to_json()})
