@@ -95,7 +95,10 @@ def added_up(store: Store, name: str) -> dict[int, Sums]:
         last = reader.last_id(unit, belief.policy.id) if belief.entered_to is None else belief.entered_to
         for batch in reader.ranges(unit, belief.policy.id, first=1, last=last):
             found = reward_log.with_rewards(batch, belief.reward, settled_only=False)
-            total = reward_log.add_sums(total, reward_log.arm_sums(found.take(~found.slots["censored"])))
+            kept = zip(found.slots["arm_id"].tolist(), found.reward.tolist(), ~found.slots["censored"], strict=True)
+            for arm_id, earned in [(arm_id, earned) for arm_id, earned, counts in kept if counts]:
+                pulls, rewards, squares = total.get(arm_id, (0.0, 0.0, 0.0))
+                total[arm_id] = pulls + 1, rewards + earned, squares + earned**2
     return {arm_id: row for arm_id, row in total.items() if any(row)}
 
 

@@ -1,4 +1,4 @@
-"""Beliefs against their deltas: what is served is the sum of every change, and each change follows the one before."""
+"""Beliefs against their deltas: a belief is the sum of its changes, and each change follows the one before."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from rlrec.app.audit.findings import UNREADABLE, Findings
+from rlrec.app.learning import slot_statistics
 from rlrec.app.learning.slot_statistics import Totals
-from rlrec.app.log import reward_log
-from rlrec.arrays import Array
+from rlrec.arrays import Array, Flags, run_starts
 from rlrec.policy.forgetting import Forgetting
 from rlrec.records import Version
 from rlrec.store import Unit, audit, beliefs
-from rlrec.store.beliefs import SUMS, BeliefKey, Sums
+from rlrec.store.beliefs import SUMS, BeliefKey
 from rlrec.store.bulk import Columns
 
 CHECK = "beliefs"
@@ -23,37 +22,37 @@ TOLERANCE = 1e-9  # of everything that was ever added, in a sum computed another
 
 
 @dataclass(kw_only=True)
-class History:
-    """The deltas of one version. last: the sums after the newest one, the ordinal they refer to, and further sums;
-    taught: what it knew when it was made; moved: the sum of the sizes of all changes, by which rounding is judged;
-    count: how many there were."""
+class BeliefHistory:
+    """The deltas of one version. last: after the newest of each key, the ordinal, the sums, and further sums, packed;
+    initial: the sums that it started from; moved: by arm the summed sizes of all changes, by which rounding is judged;
+    count: of deltas."""
 
     last: dict[BeliefKey, tuple[Any, ...]] = field(default_factory=dict)
-    taught: Totals = field(default_factory=dict)
-    moved: dict[int, Sums] = field(default_factory=dict)
+    initial: Totals = field(default_factory=dict)
+    moved: dict[int, Array] = field(default_factory=dict)
     count: int = 0
 
 
-def check(unit: Unit, version: Version, head_seq: int, *, findings: Findings, names: dict[int, str]) -> History:
+def check(unit: Unit, version: Version, head_seq: int, *, findings: Findings, names: dict[int, str]) -> BeliefHistory:
     """Read every delta of a version, and compare them with each other and with the belief that is served."""
-    history, told = History(), _Told(version, findings, names)
+    history, report = BeliefHistory(), _Reporter(version, findings, names)
     for chunk in audit.deltas(unit, version.id):
         history.count += len(chunk["seq"])
-        _chained(chunk, history, told)
+        _check_chain(chunk, history, report)
         if (late := chunk["seq"] > head_seq).any():
             arm, seq = int(chunk["arm_id"][late][0]), int(chunk["seq"][late][0])
-            told(arm, f"change {seq} lies beyond the policy's counter, {head_seq}")
+            report(arm, f"change {seq} lies beyond the policy's counter, {head_seq}")
         try:
-            history.taught |= _taught(chunk, chunk["seq"] <= version.seq)
+            history.initial |= _sums_after(chunk, chunk["seq"] <= version.seq)
         except UNREADABLE as error:
-            told(int(chunk["arm_id"][0]), f"what taught it cannot be read: {error}")
-        history.moved = reward_log.add_sums(history.moved, _moved(chunk))
-    _served(unit, version, history, told)
+            report(int(chunk["arm_id"][0]), f"its initial sums cannot be read: {error}")
+        history.moved = slot_statistics.add(history.moved, _sizes(chunk))
+    _check_served(unit, version, history, report)
     return history
 
 
-class _Told:
-    """At most one finding an arm."""
+class _Reporter:
+    """Reports at most one finding an arm."""
 
     def __init__(self, version: Version, findings: Findings, names: dict[int, str]) -> None:
         self.version, self.findings, self.names = version, findings, names
@@ -67,64 +66,66 @@ class _Told:
             self.findings.error(CHECK, subject, f"version {self.version.number}: {detail}")
 
 
-def _chained(chunk: Columns, history: History, told: _Told) -> None:
-    """Each row's sums are those of the row before it, faded until then, and its change; the first one of a place
+def _check_chain(chunk: Columns, history: BeliefHistory, report: _Reporter) -> None:
+    """Report rows whose sums are not those of the row before, faded until then, plus their change; the first of a key
     starts from nothing."""
+    # sums before each row
     bucket, arm, ordinal = chunk["bucket"], chunk["arm_id"], chunk["ordinal"]
-    first = np.r_[True, (bucket[1:] != bucket[:-1]) | (arm[1:] != arm[:-1])]
+    starts = run_starts(bucket, arm)
     after, change = _columns(chunk, ""), _columns(chunk, "d_")
-    before = np.where(first[:, None], 0.0, np.r_[np.zeros((1, len(SUMS))), after[:-1]])
-    since = np.where(first, ordinal, np.r_[0, ordinal[:-1]])
-    if (known := history.last.get((int(bucket[0]), int(arm[0])))) is not None:
-        before[0], since[0] = known[1:4], known[0]
-    before = before * (told.discount ** (ordinal - since))[:, None]
-    expected = before + change
+    before, since = np.r_[np.zeros((1, len(SUMS))), after[:-1]], np.r_[0, ordinal[:-1]]
+    before[starts], since[starts] = 0.0, ordinal[starts]
+    if (last := history.last.get((int(bucket[0]), int(arm[0])))) is not None:
+        before[0], since[0] = last[1:4], last[0]
+    before = before * (report.discount ** (ordinal - since))[:, None]
+    # what they should be after it
     size = 1 + np.maximum(np.abs(before), np.abs(change))
-    right = (np.abs(after - expected) <= TOLERANCE * size).all(axis=1)  # what is no number is not
+    right = (np.abs(after - (before + change)) <= TOLERANCE * size).all(axis=1)  # a NaN is wrong
     for row in np.flatnonzero(~right).tolist():
-        way = f"from {shown(before[row])} by {shown(change[row])} to {shown(after[row])}"
-        told(int(arm[row]), f"change {chunk['seq'][row]} leads {way}")
-    ends = np.flatnonzero(np.r_[first[1:], True])
-    places = zip(bucket[ends].tolist(), arm[ends].tolist(), strict=True)
+        way = f"from {sums_text(before[row])} by {sums_text(change[row])} to {sums_text(after[row])}"
+        report(int(arm[row]), f"change {chunk['seq'][row]} leads {way}")
+    # the newest row of each key
+    ends = np.r_[starts[1:], len(arm)] - 1
+    keys = zip(bucket[ends].tolist(), arm[ends].tolist(), strict=True)
     rows = zip(ordinal[ends].tolist(), after[ends].tolist(), chunk["extra"][ends].tolist(), strict=True)
-    history.last.update(zip(places, [(then, *sums, extra) for then, sums, extra in rows], strict=True))
+    history.last.update(zip(keys, [(then, *sums, extra) for then, sums, extra in rows], strict=True))
 
 
 def _columns(chunk: Columns, prefix: str) -> Array:
     return np.column_stack([chunk[prefix + name] for name in SUMS])
 
 
-def _taught(chunk: Columns, rows: npt.NDArray[np.bool_]) -> Totals:
-    """The sums that some rows left behind, the further ones included."""
+def _sums_after(chunk: Columns, rows: Flags) -> Totals:
+    """The sums after some rows, further ones included."""
     columns = chunk["bucket"][rows].tolist(), chunk["arm_id"][rows].tolist(), chunk["extra"][rows].tolist()
-    found: Totals = {}
+    after: Totals = {}
     for bucket, arm, extra, sums in zip(*columns, _columns(chunk, "")[rows], strict=True):
-        found[bucket, arm] = sums if extra is None else np.concatenate([sums, np.frombuffer(extra, "<f8")])
-    return found
+        after[bucket, arm] = sums if extra is None else np.concatenate([sums, np.frombuffer(extra, "<f8")])
+    return after
 
 
-def _moved(chunk: Columns) -> dict[int, Sums]:
-    """Per arm the sum of the sizes of the changes."""
-    arms, place = np.unique(chunk["arm_id"], return_inverse=True)
+def _sizes(chunk: Columns) -> dict[int, Array]:
+    """The summed sizes of the changes, by arm."""
+    arms, index = np.unique(chunk["arm_id"], return_inverse=True)
     totals = np.zeros((len(arms), len(SUMS)))
-    np.add.at(totals, place.ravel(), np.abs(_columns(chunk, "d_")))
-    return {int(arm): (row[0], row[1], row[2]) for arm, row in zip(arms, totals.tolist(), strict=True)}
+    np.add.at(totals, index.ravel(), np.abs(_columns(chunk, "d_")))
+    return dict(zip(arms.tolist(), totals, strict=True))
 
 
-def _served(unit: Unit, version: Version, history: History, told: _Told) -> None:
-    """What is served is what the newest delta says."""
+def _check_served(unit: Unit, version: Version, history: BeliefHistory, report: _Reporter) -> None:
+    """Report sums that are served and are not those of the newest delta."""
     rows = beliefs.rows(unit, version.id)
     served: dict[BeliefKey, tuple[Any, ...]] = {(row.bucket, row.arm_id): row[2:] for row in rows}
-    for place in sorted(served.keys() | history.last.keys()):
-        now, last = served.get(place), history.last.get(place)
+    for key in sorted(served.keys() | history.last.keys()):
+        now, last = served.get(key), history.last.get(key)
         if now != last:
-            said = "no change made it" if last is None else f"its changes add up to {shown(last[1:4])}"
-            told(place[1], f"the belief is {'missing' if now is None else shown(now[1:4])}, but {said}")
-        elif version.status == "frozen" and told.discount < 1 and now is not None and now[0] != version.ordinal:
-            told(place[1], f"it faded until decision {now[0]}, but was frozen at decision {version.ordinal}")
+            expected = "no change made it" if last is None else f"its changes add up to {sums_text(last[1:4])}"
+            report(key[1], f"the belief is {'missing' if now is None else sums_text(now[1:4])}, but {expected}")
+        elif version.status == "frozen" and report.discount < 1 and now is not None and now[0] != version.ordinal:
+            report(key[1], f"it faded until decision {now[0]}, but was frozen at decision {version.ordinal}")
 
 
-def shown(sums: Any) -> str:
-    """Sums as a finding tells them."""
+def sums_text(sums: Any) -> str:
+    """The three sums, for a finding."""
     pulls, reward, squares = sums[:3]
     return f"(pulls {pulls:.12g}, reward_sum {reward:.12g}, reward_squares {squares:.12g})"

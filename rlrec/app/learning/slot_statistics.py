@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 
@@ -11,6 +13,7 @@ from rlrec.app.distributions import designs
 from rlrec.app.log import propensities
 from rlrec.app.log.reward_log import RewardedSlots
 from rlrec.arrays import Array, Flags, Ids, run_starts
+from rlrec.policy.base import Policy
 from rlrec.policy.contextual import learns_from_contexts
 from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.statistics import POSITION, PROPENSITY, CountedSlot, SlotColumns
@@ -22,6 +25,7 @@ from rlrec.store.damage import parse
 CELLS = 1 << 20  # numbers of statistics that are held at a time
 ROUNDING = 1e-9  # of sums that were added and taken away at other weights
 
+K = TypeVar("K")
 Totals = dict[BeliefKey, Array]
 """By bucket and arm: the sums of the kind's statistics, (width,)."""
 
@@ -33,7 +37,10 @@ class BeliefFold:
     def __init__(self, unit: Unit, version: Version, *, ordinal: int) -> None:
         self.unit, self.version, self.ordinal = unit, version, ordinal
         self.forgetting = Forgetting.of(version.policy.params)
-        self.policy = designs.policy_of(version)
+
+    @cached_property
+    def policy(self) -> Policy:
+        return designs.policy_of(self.version)
 
     def sums(self, impressions: RewardedSlots, *, rows: Flags | None = None) -> Totals:
         """The sums of impressions, or of some of their rows. RewardedSlots without an `ordinal` do not fade."""
@@ -114,7 +121,7 @@ def stored_sums(unit: Unit, version: Version, *, ordinal: int) -> Totals:
     return sums
 
 
-def add(total: Totals, more: Totals, *, sign: float = 1.0) -> Totals:
+def add(total: dict[K, Array], more: Mapping[K, Array], *, sign: float = 1.0) -> dict[K, Array]:
     """Both added, key by key."""
     result = dict(total)
     for key, sums in more.items():

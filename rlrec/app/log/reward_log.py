@@ -12,7 +12,6 @@ from rlrec.arrays import Array, Flags, Ids, run_starts
 from rlrec.policy import reward as rewards
 from rlrec.records import Reward
 from rlrec.store import Unit, reader
-from rlrec.store.beliefs import Sums
 from rlrec.store.bulk import Columns
 from rlrec.store.reader import Batch, Selection
 
@@ -132,22 +131,5 @@ def page_events(batch: Batch, definition: Reward, decision_ids: Ids) -> Array:
 
 def mature(slots: Columns, definition: Reward, *, now: int) -> Flags:
     """Decisions older than their reward window, by age alone; imported ones always are."""
-    return slots["imported"] | (now - slots["at"] > definition.window_us)
-
-
-def arm_sums(slots: RewardedSlots) -> dict[int, Sums]:
-    """Pulls, reward and squared reward per arm."""
-    arms, which = np.unique(slots.slots["arm_id"], return_inverse=True)
-    columns = (None, slots.reward, slots.reward**2)
-    totals = np.column_stack([np.bincount(which, weights=column, minlength=len(arms)) for column in columns])
-    return {int(arm): (row[0], row[1], row[2]) for arm, row in zip(arms, totals.tolist(), strict=True)}
-
-
-def add_sums(left: dict[int, Sums], right: dict[int, Sums]) -> dict[int, Sums]:
-    """Both sums of every arm."""
-    nothing = (0.0, 0.0, 0.0)
-    return {
-        arm: (a[0] + b[0], a[1] + b[1], a[2] + b[2])
-        for arm in sorted(left.keys() | right.keys())
-        for a, b in [(left.get(arm, nothing), right.get(arm, nothing))]
-    }
+    old: Flags = slots["imported"] | (now - slots["at"] > definition.window_us)
+    return old
