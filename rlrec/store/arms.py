@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from rlrec.records import Arm
 from rlrec.store import engine, settings
-from rlrec.store.damage import Stored
+from rlrec.store.damage import StoredRows
 from rlrec.store.unit import Unit
 
 LAST_ID = 2**32 - 1  # the packed slots of a visit have 32 bits for an arm
@@ -41,7 +41,7 @@ def ids(unit: Unit, keys: Collection[str]) -> dict[str, int]:
 
 
 def keys(unit: Unit, ids: Collection[int]) -> dict[int, str]:
-    return Stored("arm", unit.ask("SELECT id, key FROM arm WHERE id IN (?*)", ids) if ids else ())
+    return StoredRows("arm", unit.ask("SELECT id, key FROM arm WHERE id IN (?*)", ids) if ids else ())
 
 
 def put(unit: Unit, features: Mapping[str, str]) -> tuple[int, int]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from hashlib import blake2b
 
-from rlrec.store.damage import Stored, parse
+from rlrec.store.damage import StoredRows, parse
 from rlrec.store.unit import Unit
 
 PORTION = 10_000  # digests asked for at once, each a value of its own
@@ -83,13 +83,13 @@ def _ids(unit: Unit, table: str, named: Mapping[bytes, object]) -> dict[bytes, i
 
 
 def context_bodies(unit: Unit, ids: Collection[int]) -> dict[int, str]:
-    return Stored("context", unit.ask("SELECT id, body FROM context WHERE id IN (?*)", ids))
+    return StoredRows("context", unit.ask("SELECT id, body FROM context WHERE id IN (?*)", ids))
 
 
 def eligible_arms(unit: Unit, ids: Collection[int]) -> dict[int, tuple[int, ...]]:
     """The arm ids of each eligible set, ascending."""
     rows = unit.ask("SELECT id, arms FROM eligible_set WHERE id IN (?*)", ids)
-    return Stored(
+    return StoredRows(
         "eligible_set", ((key, tuple(parse(arms, f"arms of eligible_set {key}", list))) for key, arms in rows)
     )
 

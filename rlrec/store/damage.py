@@ -16,7 +16,7 @@ def damaged(what: str) -> RlrecError:
     return RlrecError(f"the store is damaged: {what}", hint="`rlrec doctor` finds what else is; go back to a backup")
 
 
-class Stored(dict[K, V]):
+class StoredRows(dict[K, V]):
     """Rows of a table by id; one that is asked for and gone raises RlrecError."""
 
     def __init__(self, table: str, rows: Iterable[tuple[K, V]] = ()) -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from rlrec.records import Decision, Slot
 from rlrec.store import engine
-from rlrec.store.damage import Stored
+from rlrec.store.damage import StoredRows
 from rlrec.store.unit import Row, Unit
 
 DECISION = Decision._fields[:-1]
@@ -58,7 +58,7 @@ def find(unit: Unit, ids: Collection[int]) -> dict[int, Decision]:
     slots: dict[int, list[Slot]] = {}
     for decision_id, *values, censored, rounded in unit.ask(chosen, ids):
         slots.setdefault(decision_id, []).append(Slot._make((*values, bool(censored), bool(rounded))))
-    return Stored("decision", [(row[0], Decision._make((*row, tuple(slots.get(row[0], ()))))) for row in heads])
+    return StoredRows("decision", [(row[0], Decision._make((*row, tuple(slots.get(row[0], ()))))) for row in heads])
 
 
 def propensities(unit: Unit, ids: Collection[int]) -> list[SlotPropensity]:

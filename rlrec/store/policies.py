@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from rlrec.records import Head, Reward, StoredPolicy, Transform, Version
-from rlrec.store.damage import Stored, parse
+from rlrec.store.damage import StoredRows, parse
 from rlrec.store.unit import Row, Unit
 
 _REWARD = (
@@ -121,7 +121,7 @@ def learning(unit: Unit, policy_ids: Collection[int]) -> list[Version]:
 
 def by_id(unit: Unit, version_ids: Collection[int]) -> dict[int, Version]:
     rows = unit.ask(f"{_SELECT} WHERE version.id IN (?*)", version_ids)
-    return Stored("version", ((row[6], _version(row)) for row in rows))
+    return StoredRows("version", ((row[6], _version(row)) for row in rows))
 
 
 class LivePolicy(NamedTuple):

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from rlrec.store.contents import key_digest
-from rlrec.store.damage import Stored
+from rlrec.store.damage import StoredRows
 from rlrec.store.unit import Unit
 
 
@@ -112,7 +112,7 @@ def _lock(unit: Unit, keys: Collection[str]) -> None:
 
 def by_id(unit: Unit, ids: Collection[int]) -> dict[int, Session]:
     rows = unit.records(Session, f"{_SESSIONS} WHERE session.id IN (?*)", ids)
-    return Stored("session", ((session.id, session) for session in rows))
+    return StoredRows("session", ((session.id, session) for session in rows))
 
 
 def add(unit: Unit, rows: Iterable[tuple[str, int | None, int]]) -> None:

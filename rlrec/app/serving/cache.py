@@ -13,7 +13,7 @@ from rlrec.app.inputs import canonical
 from rlrec.arrays import Ids
 from rlrec.records import Head, Version
 from rlrec.store import Unit, arms, contents
-from rlrec.store.damage import Stored
+from rlrec.store.damage import StoredRows
 from rlrec.store.settings import StoreSettings
 
 CONTEXTS = 50_000  # contexts that are remembered
@@ -31,7 +31,7 @@ class ServingCache:
         self.contexts: dict[str, int] = {}
         self.sets: dict[Eligible, int] = {}
         self._texts: dict[str, str] = {}
-        self.keys: dict[int, str] = Stored("arm")
+        self.keys: dict[int, str] = StoredRows("arm")
         self._last: Eligible = ()
         self._arrays: dict[Eligible, Ids] = {}
         self.active: Eligible = ()
