@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from rlrec.app.imports import layouts
+from rlrec.app.imports.layouts.base import Layout
 from tests.conftest import Run
 
 LINE = '{"session": "%s", "slate": [{"arm": "a", "propensity": 0.5}], "eligible": ["a", "b"]}\n'
@@ -242,3 +244,18 @@ def test_a_copy_of_the_input_has_no_name(sqlite_db: str, tmp_path: Path, words: 
         assert list(scratch.iterdir()) == []
         process.kill()
     assert list(scratch.iterdir()) == []
+
+
+def test_a_log_of_bad_lines_alone_stores_nothing(run: Run, tmp_path: Path) -> None:
+    words = ["import-log", "-", "--layout", "jsonl", "--on-error", "quarantine", "--rejects", tmp_path / "bad"]
+    said = run(*words, "--json", stdin="{}\n" * 3)
+    assert (said.exit_code, said.json["accepted"], said.json["rejected"]) == (5, 0, 3)
+    assert run("policy", "list", "--json").json == []
+
+
+def test_every_layout_is_found_in_the_registry_of_its_direction(run_sqlite: Run, tmp_path: Path) -> None:
+    assert all(issubclass(layouts.reader(name), Layout) for name in layouts.READERS)
+    assert all(callable(layouts.writer(name)) for name in layouts.WRITERS)
+    for name in layouts.READERS.keys() - layouts.WRITERS.keys():
+        said = run_sqlite("export-log", tmp_path / "log", "--layout", name)
+        assert (said.exit_code, f"'{name}' is not" in said.stderr) == (2, True)
