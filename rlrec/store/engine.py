@@ -57,10 +57,6 @@ class Retry(Exception):
     state: str | None = None
 
 
-class StoreReplaced(RlrecError):
-    """The file of the store is no longer the one that is open."""
-
-
 def location(db: str) -> URL:
     """The database meant by a URL or by a path. Raises InputError for a scheme rlrec does not speak, and for a URL
     whose password cannot be told from the rest."""
@@ -68,7 +64,7 @@ def location(db: str) -> URL:
         if re.match(r"(postgres|sqlite)\w*(\+\w+)?:|\w[\w+.-]*:.*@", db):
             raise InputError("the database URL has no //", hint=URL_HINT)
         return _of_file(os.path.expanduser(db))
-    if db.partition("://")[2].partition("?")[0].count("@") > 1:
+    if not db.startswith("sqlite") and db.partition("?")[0].count("@") > 1:
         raise InputError("the database URL has more than one @", hint="write the @ of a password or a name as %40")
     try:
         url = make_url(db)
@@ -175,9 +171,8 @@ def transaction(engine: sa.Engine, *, write: bool, where: str, sound: bool = Fal
         ):
             yield connection
             if write and not postgres and connection.info["file"] != _file(where):
-                raise StoreReplaced(
-                    f"the store {where} was deleted or replaced while it was open", hint="nothing more was stored"
-                )
+                message = f"the store {where} was deleted or replaced while it was open"
+                raise RlrecError(message, hint="nothing more was stored")
             committing = write
     except UnicodeEncodeError as error:
         raise InputError("a name is not valid Unicode", hint="check the encoding of your shell") from error

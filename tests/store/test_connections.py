@@ -148,6 +148,12 @@ def test_a_url_that_cannot_be_used_is_refused_without_its_password(db: str) -> N
     assert not Path(":memory:").exists()
 
 
+def test_a_path_may_have_any_sign(tmp_path: Path) -> None:
+    for db in (f"sqlite:///{tmp_path}/a@b@c.db", f"{tmp_path}/a:b@c.db"):
+        with closing(Store(db)) as store:
+            assert init(store).created
+
+
 def test_options_of_a_url_are_not_printed(postgres_server: str) -> None:
     db = postgres_server.format("none") + "&options=-c%20my.password%3Ds3cret"
     said = runner(db)("arm", "list")
