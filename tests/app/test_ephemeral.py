@@ -13,7 +13,7 @@ from rlrec import simulate
 from rlrec.app.audiences.in_memory import RunBeliefs, Totals, design, draw_arms, study, visit
 from rlrec.arrays import Array
 from rlrec.policy.families.beta import Beta
-from rlrec.policy.families.correlated import Correlated
+from rlrec.policy.families.correlated import Correlated, Sampled
 from rlrec.policy.families.gaussian import Gaussian
 from rlrec.policy.families.gumbel import Gumbel
 from rlrec.policy.families.point import Point
@@ -62,6 +62,7 @@ def test_the_uniform_policy_regrets_the_gap_of_the_means() -> None:
         Beta(np.array([2.0, 3.0, 1.0]), np.array([3.0, 4.0, 1.0])),
         Gaussian(np.array([0.0, 0.5, 1.0]), np.array([1.0, 0.5, 0.2])),
         Gumbel(np.array([0.0, 1.0, -np.inf])),
+        Sampled(np.array([[1.0, 0.0, 0.0], [0.0, 2.0, 1.0], [0.0, 3.0, 3.0]])),
     ],
 )
 def test_arms_are_drawn_from_the_exact_distribution(scores: Scores) -> None:
