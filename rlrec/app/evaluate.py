@@ -24,7 +24,7 @@ def evaluate(store: Store, request: Request) -> list[EstimateRow]:
 
 
 def explained(rows: Sequence[EstimateRow]) -> list[str]:
-    """What the reasons of these estimates mean, and from which step on the log does not support a target."""
+    """Explanations of the reasons of these estimates, and of the step from which the log does not support a target."""
     horizons: dict[str, int] = {}
     for row in rows:
         if (horizon := row.estimate.horizon) is not None:

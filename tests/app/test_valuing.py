@@ -19,9 +19,9 @@ def visits(seed: int = 1, *, number: int = 200, longest: int = 5) -> tuple[Decis
     top, arm = generator.integers(0, ARMS, n), generator.integers(0, ARMS, len(row))
     own = np.column_stack([np.ones(len(row)), *generator.random((3, len(row)))])
     decisions = Decisions(
-        start=start, cluster=np.arange(number), top=top, x=generator.normal(size=(n, 3)), row=row, arm=arm, own=own
+        start=start, cluster=np.arange(number), top=top, x=generator.normal(size=(n, 3)), row=row, arm=arm, memory=own
     )
-    return decisions, top - 0.5 * decisions.own_of_top()[:, 0] + generator.normal(size=n) / 10
+    return decisions, top - 0.5 * decisions.memory_of_top()[:, 0] + generator.normal(size=n) / 10
 
 
 def shown(decisions: Decisions, share: np.ndarray) -> list[TargetSlates]:
@@ -31,7 +31,7 @@ def shown(decisions: Decisions, share: np.ndarray) -> list[TargetSlates]:
         TargetSlates(
             rows=rows,
             log_slate=np.zeros(len(rows)),
-            places=np.arange(ARMS),
+            arms=np.arange(ARMS),
             share=share[rows],
             case=np.arange(len(rows)),
         )

@@ -1,1 +1,1 @@
-"""What `evaluate` is made of: the rows of a log, who logged them, and what targets would have shown."""
+"""Off-policy evaluation: requests, the reader of their log, the fold over it, and estimates as rows."""

@@ -21,7 +21,7 @@ ROOM = 64_000_000  # bytes of features that are cached
 VALUES = 500_000  # values of fields that are cached
 NAMES = 1_000  # of fields that are remembered, to suggest one
 PORTION = 10_000  # contexts decoded at a time
-(WHOLE,) = EVERYTHING  # as a field: the context itself
+(ENTIRE,) = EVERYTHING  # as a field: the context itself
 
 _decode: Callable[[str], dict[str, Any]] = msgspec.json.Decoder().decode
 
@@ -29,8 +29,8 @@ _decode: Callable[[str], dict[str, Any]] = msgspec.json.Decoder().decode
 class ContextTable:
     """The m distinct contexts of a batch: the fields that are read, and where they are wanted all of each as numbers.
 
-    values: field -> its value in every context, None where it is missing; the context itself under WHOLE. names: fields
-    that contexts have, as far as they were looked at."""
+    values: field -> its value in every context, None where it is missing; the context itself under ENTIRE. names: of
+    fields that contexts have, as far as they were looked at."""
 
     def __init__(
         self, size: int, values: dict[str, list[Any]], names: frozenset[str], features: Callable[[], Array]
@@ -56,11 +56,12 @@ class ContextTable:
         return codes, distinct_values
 
     def reading(self, fields: Sequence[str]) -> tuple[Ids, list[dict[str, Any]]]:
-        """What a policy that reads these fields sees: which of some contexts each one is to it, (m,), and those."""
+        """The contexts as a policy that reads these fields sees them: which of the different ones each is, (m,), and
+        those."""
         if not fields:
             return np.zeros(self.size, np.int64), [{}]
-        if WHOLE in fields:
-            return np.arange(self.size), self.values[WHOLE]
+        if ENTIRE in fields:
+            return np.arange(self.size), self.values[ENTIRE]
         codes, values = zip(*map(self.coded, fields), strict=True)
         first, code = distinct(*codes)
         numbers = (column[first].tolist() for column in codes)
@@ -69,7 +70,9 @@ class ContextTable:
 
     def read(self, fields: Sequence[str], context: int) -> dict[str, Any]:
         """A context as a policy that reads these fields sees it."""
-        return self.values[WHOLE][context] if WHOLE in fields else {name: self.values[name][context] for name in fields}
+        return (
+            self.values[ENTIRE][context] if ENTIRE in fields else {name: self.values[name][context] for name in fields}
+        )
 
 
 class ContextCache:
@@ -122,7 +125,7 @@ class ContextCache:
             decoded = _decoded(texts[start : start + PORTION])
             keys = ids[start : start + PORTION].tolist() if fields else []
             for field in fields:
-                read = decoded if field == WHOLE else [context.get(field) for context in decoded]
+                read = decoded if field == ENTIRE else [context.get(field) for context in decoded]
                 values[field].update(zip(keys, read, strict=True))
             if fields:
                 self._note(set().union(*decoded), fields)
@@ -140,7 +143,7 @@ class ContextCache:
         for field, read in fresh.items():
             cached = self._values[field]
             values[field] = [read[key] if key in read else cached[key] for key in keys]
-            if field != WHOLE and sum(map(len, self._values.values())) + len(read) <= VALUES:
+            if field != ENTIRE and sum(map(len, self._values.values())) + len(read) <= VALUES:
                 cached.update(read)
         return values
 

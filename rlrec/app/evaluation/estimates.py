@@ -9,7 +9,7 @@ from typing import Any
 from rlrec import ope
 from rlrec.app.evaluation import fold, groups
 from rlrec.app.evaluation.fold import RowUnit
-from rlrec.app.evaluation.groups import Group
+from rlrec.app.evaluation.groups import RowGroup
 from rlrec.app.evaluation.impressions import ImpressionUnit
 from rlrec.app.evaluation.log_reader import LogReader
 from rlrec.app.evaluation.log_rows import CLUSTERS
@@ -22,7 +22,7 @@ from rlrec.store import Unit
 from rlrec.store.reader import Selection
 
 ONCE_A_SLOT = ("position", "arm")  # of the fields that rows are grouped by
-CHOSEN = "snips"  # what may be asked of rows that are picked by the arm the logger chose
+CHOSEN = "snips"  # what may be chosen of rows that are picked by the arm the logger chose
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class EstimateRow:
     estimate: Estimate
     reward: str
     by: str | None
-    group: Group
+    group: RowGroup
 
     def to_json(self) -> dict[str, Any]:
         """The row as `evaluate --json` has it."""
@@ -50,32 +50,35 @@ def judged(unit: Unit, request: Request, selection: Selection) -> list[EstimateR
 
 
 def estimators(request: Request) -> ope.EstimatorChoice:
+    """The estimators of a request. Raises InputError where they do not fit the rest of it."""
     usual = CHOSEN if request.by == "arm" else ope.DEFAULT
-    asked = ope.parse(request.estimators or usual)
-    _check(request, asked)
-    if asked.sessions:
-        _check_sessions(request, asked)
-    return asked
+    chosen = ope.parse(request.estimators or usual)
+    _check(request, chosen)
+    if chosen.sessions:
+        _check_sessions(request, chosen)
+    return chosen
 
 
-def _check(request: Request, asked: ope.EstimatorChoice) -> None:
-    intervals.check(request.interval, request.level, estimators={**asked.impressions, **asked.sessions})
+def _check(request: Request, chosen: ope.EstimatorChoice) -> None:
+    intervals.check(request.interval, request.level, estimators={**chosen.impressions, **chosen.sessions})
     if not 0 <= request.gamma <= 1:
         raise InputError(f"gamma is {request.gamma:g}", hint="it lies between 0 and 1; 1 discounts nothing")
     if request.cluster is not None and request.cluster not in CLUSTERS:
         hint = suggest(request.cluster, list(CLUSTERS)) or f"one of {', '.join(CLUSTERS)}"
         raise InputError(f"unknown cluster {request.cluster!r}", hint=hint)
-    if request.by == "arm" and not asked.sessions:
-        _check_chosen(request.interval, asked)
-    if request.reward_model is not None and not _modelled(asked):
-        raise InputError("--reward-model is given, and no estimator uses one", hint="add dr or dm to --estimator")
+    if request.by == "arm" and not chosen.sessions:
+        _check_chosen(request.interval, chosen)
+    if request.reward_model is not None and not _modelled(chosen):
+        modelled = [name for name in ope.GROUPS["impression"] if ope.estimator(name).modelled]
+        hint = f"add one of {', '.join(modelled)} to --estimator"
+        raise InputError("--reward-model is given, and no estimator uses one", hint=hint)
     if request.reward_model_by is not None and request.reward_model is None:
         raise InputError("--reward-model-by names a field for --reward-model", hint="give --reward-model FILE too")
 
 
-def _check_sessions(request: Request, asked: ope.EstimatorChoice) -> None:
+def _check_sessions(request: Request, chosen: ope.EstimatorChoice) -> None:
     """A session has no position, no arm, and no row of its own."""
-    name = next(iter(asked.sessions))
+    name = next(iter(chosen.sessions))
     if request.by in ONCE_A_SLOT:
         hint = "by policy, version, variant, day or a field of the context, as they are where it begins"
         raise InputError(f"{name} judges sessions, which have no one {request.by}", hint=hint)
@@ -83,17 +86,17 @@ def _check_sessions(request: Request, asked: ope.EstimatorChoice) -> None:
         raise InputError(f"{name} judges sessions: --cluster row is no unit of theirs", hint="use session or user")
 
 
-def _check_chosen(interval: str, asked: ope.EstimatorChoice) -> None:
+def _check_chosen(interval: str, chosen: ope.EstimatorChoice) -> None:
     """Rows picked by what was chosen have a mean weight other than 1: only self-normalised estimates mean something."""
-    unfit = next((name for name, kind in asked.impressions.items() if not kind.self_normalised), None)
+    unfit = next((name for name, kind in chosen.impressions.items() if not kind.self_normalised), None)
     if unfit is not None:
         raise InputError(f"{unfit} means nothing by arm, which the logger chose", hint=f"use --estimator {CHOSEN}")
     if interval == "cressie-read":  # it takes the mean weight to be 1
         raise InputError("interval cressie-read does not exist by arm", hint="use --interval bootstrap-t")
 
 
-def _modelled(asked: ope.EstimatorChoice) -> bool:
-    return any(kind.modelled for kind in asked.impressions.values())
+def _modelled(chosen: ope.EstimatorChoice) -> bool:
+    return any(kind.modelled for kind in chosen.impressions.values())
 
 
 def answer(unit: Unit, request: Request, estimators: ope.EstimatorChoice, selection: Selection) -> list[EstimateRow]:
@@ -127,24 +130,26 @@ def prepare(
 def _rows(
     evaluation: Evaluation,
     estimators: ope.EstimatorChoice,
-    by_unit: Sequence[Mapping[tuple[int, Group], list[Estimate]]],
+    by_unit: Sequence[Mapping[tuple[int, RowGroup], list[Estimate]]],
 ) -> list[EstimateRow]:
     """The estimates of all units, by target and group in the order of the request."""
     rows = []
     for number, target in enumerate(evaluation.targets):
         every = {group for of_unit in by_unit for _, group in of_unit}
         for group in groups.in_order(every):
-            found = {one.estimator: one for of_unit in by_unit for one in of_unit.get((number, group), [])}
+            by_label = {
+                estimate.estimator: estimate for of_unit in by_unit for estimate in of_unit.get((number, group), [])
+            }
             rows += [
                 EstimateRow(
                     target=target.name,
                     version=target.number,
-                    estimate=found[label],
+                    estimate=by_label[label],
                     reward=target.reward.name,
                     by=evaluation.request.by,
                     group=group,
                 )
                 for label in estimators.labels
-                if label in found
+                if label in by_label
             ]
     return rows

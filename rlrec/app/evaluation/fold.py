@@ -15,23 +15,23 @@ from typing import Any, Protocol, Self, TypeVar
 import numpy as np
 
 from rlrec.app.evaluation import groups
-from rlrec.app.evaluation.groups import Group
+from rlrec.app.evaluation.groups import RowGroup
 from rlrec.app.evaluation.log_reader import LogReader
 from rlrec.app.evaluation.logged_batch import LoggedBatch
 from rlrec.app.evaluation.probabilities import Scorer
 from rlrec.app.evaluation.request import EmptyLog, Evaluation, SharedRows
-from rlrec.app.evaluation.targets import Target
 from rlrec.app.log.ended_visits import UnusedVisits
 from rlrec.arrays import Flags, Ids
-from rlrec.ope.estimate import Estimate, FinishOptions
+from rlrec.ope.estimate import ANY_REWARD, Estimate, FinishOptions
 from rlrec.ope.fold import Fold
+from rlrec.policy.reward import bounds
 from rlrec.records import Reward
 from rlrec.store.bulk import Columns
 from rlrec.store.reader import ABSENT
 
 
 class Sums(Protocol):
-    """What is added up over batches."""
+    """Sums over batches."""
 
     def __add__(self, other: Self, /) -> Self: ...
 
@@ -40,6 +40,7 @@ class Rows(Protocol):
     """Rows of one unit."""
 
     def __len__(self) -> int: ...
+    def take(self, rows: Flags, /) -> Self: ...
 
 
 S = TypeVar("S", bound=Sums)
@@ -86,21 +87,21 @@ class LogPartial:
     groups: by number of the target and group. counts: by number of `Evaluation.shared`. names: fields that contexts
     have. users: whether some row that was used has a user."""
 
-    groups: Mapping[tuple[int, Group], GroupPartial] = field(default_factory=dict)
+    groups: Mapping[tuple[int, RowGroup], GroupPartial] = field(default_factory=dict)
     counts: Mapping[int, RowCounts] = field(default_factory=dict)
     names: frozenset[str] = frozenset()
     users: bool = False
 
     def __add__(self, other: LogPartial) -> LogPartial:
         return LogPartial(
-            groups=added(self.groups, other.groups),
-            counts=added(self.counts, other.counts),
+            groups=add_each(self.groups, other.groups),
+            counts=add_each(self.counts, other.counts),
             names=self.names | other.names,
             users=self.users or other.users,
         )
 
 
-def added(left: Mapping[K, S], right: Mapping[K, S]) -> dict[K, S]:
+def add_each(left: Mapping[K, S], right: Mapping[K, S]) -> dict[K, S]:
     """Both sums of every key."""
     return {**left, **{key: left[key] + sums if key in left else sums for key, sums in right.items()}}
 
@@ -122,6 +123,10 @@ class RowUnit(Protocol[R, M]):
     def modelled(self) -> bool:
         """Whether an estimator needs a model."""
 
+    @property
+    def logging_states(self) -> bool:
+        """Whether targets are judged on the states that the logger brought about."""
+
     def to_fit(self, reader: LogReader) -> Iterable[LoggedBatch]:
         """The log, to fit a model on."""
 
@@ -130,9 +135,6 @@ class RowUnit(Protocol[R, M]):
 
     def usable(self, logged: LoggedBatch, reward: Reward) -> tuple[R, RowCounts]:
         """The rows that can be judged by, and what became of the others."""
-
-    def of_policy(self, rows: R, policy_id: int) -> R:
-        """The rows of one logged policy."""
 
     def slots(self, rows: R) -> Columns:
         """Columns of the slots of the rows."""
@@ -152,9 +154,6 @@ class RowUnit(Protocol[R, M]):
     def batch_of(self, logged: LoggedBatch, rows: R, model: M | None) -> Callable[[Scorer], Any]:
         """A function from a target to its batch of these rows, as estimators take it."""
 
-    def options(self, reward: Reward, target: Target, options: FinishOptions) -> FinishOptions:
-        """How the estimates of this unit are finished."""
-
     def empty(self, shared: SharedRows, counts: RowCounts) -> EmptyLog:
         """The error where no row could be used."""
 
@@ -171,18 +170,20 @@ def models_of(unit: RowUnit[R, M], evaluation: Evaluation, reader: LogReader) ->
         rows_of = {key: unit.usable(logged, reward)[0] for key, reward in rewards.items()}
         return {key: unit.model_sums(logged, rows) for key, rows in rows_of.items() if len(rows)}
 
-    sums: Mapping[int, Any] = reduce(added, map(sums_of, unit.to_fit(reader)), {})
+    sums: Mapping[int, Any] = reduce(add_each, map(sums_of, unit.to_fit(reader)), {})
     return {key: unit.fitted(of_reward, rewards[key]) for key, of_reward in sums.items()}
 
 
 def fold(unit: RowUnit[R, M], evaluation: Evaluation, logged: LoggedBatch, models: Mapping[int, M]) -> LogPartial:
     """The partial of one batch. Raises InputError beyond 1,000 groups."""
-    partials: dict[tuple[int, Group], GroupPartial] = {}
+    partials: dict[tuple[int, RowGroup], GroupPartial] = {}
     counts: dict[int, RowCounts] = {}
     users = False
     for number, shared in enumerate(evaluation.shared):
         usable, others = unit.usable(logged, shared.reward)
-        rows = usable if shared.policy_id is None else unit.of_policy(usable, shared.policy_id)
+        rows = usable
+        if shared.policy_id is not None and len(usable):
+            rows = usable.take(~unit.any_slot(usable, unit.slots(usable)["policy_id"] != shared.policy_id))
         counts[number] = replace(others, used=len(rows), other_policy=len(usable) - len(rows))
         if len(rows):
             partials |= _of_targets(unit, shared, logged, rows, models.get(shared.reward.id))
@@ -192,7 +193,7 @@ def fold(unit: RowUnit[R, M], evaluation: Evaluation, logged: LoggedBatch, model
 
 def _of_targets(
     unit: RowUnit[R, M], shared: SharedRows, logged: LoggedBatch, rows: R, model: M | None
-) -> dict[tuple[int, Group], GroupPartial]:
+) -> dict[tuple[int, RowGroup], GroupPartial]:
     """Sums of every target and group over some rows."""
     partials = {}
     batch_of, slots = unit.batch_of(logged, rows, model), unit.slots(rows)
@@ -200,9 +201,9 @@ def _of_targets(
     for number, scorer in shared.members:
         batch, hidden = batch_of(scorer), scorer.no_state(slots)
         learned = unit.any_slot(rows, scorer.target.taught_by(slots))
-        known = None if hidden is None else ~unit.any_slot(rows, hidden)
+        recorded = None if hidden is None else ~unit.any_slot(rows, hidden)
         for group, chosen in members:
-            judged = _where(known, chosen)
+            judged = _where(recorded, chosen)
             among = len(rows) if chosen is None else len(chosen)
             partials[number, logged.groups[group]] = GroupPartial(
                 sums=unit.fold.partial(batch if judged is None else batch.where(judged)),
@@ -212,11 +213,11 @@ def _of_targets(
     return partials
 
 
-def _where(known: Flags | None, chosen: Ids | None) -> Ids | None:
-    """Of the chosen rows those that are known; None means all."""
-    if known is None:
+def _where(recorded: Flags | None, chosen: Ids | None) -> Ids | None:
+    """The chosen rows whose state was recorded; None means all."""
+    if recorded is None:
         return chosen
-    return np.flatnonzero(known) if chosen is None else chosen[known[chosen]]
+    return np.flatnonzero(recorded) if chosen is None else chosen[recorded[chosen]]
 
 
 def _checked(partial: LogPartial, evaluation: Evaluation) -> LogPartial:
@@ -229,38 +230,44 @@ def total(unit: RowUnit[R, M], evaluation: Evaluation, reader: LogReader) -> Log
     """The partial of the whole log. Raises EmptyLog where a target has nothing to be judged by."""
     models = models_of(unit, evaluation, reader)
     partials = (fold(unit, evaluation, logged, models) for logged in unit.to_judge(reader))
-    whole = reduce(lambda left, right: _checked(left + right, evaluation), partials, LogPartial())
+    of_log = reduce(lambda left, right: _checked(left + right, evaluation), partials, LogPartial())
     for number, shared in enumerate(evaluation.shared):
-        counts = whole.counts.get(number, RowCounts())
+        counts = of_log.counts.get(number, RowCounts())
         if not counts.used:
             raise unit.empty(shared, counts)
-    return whole
+    return of_log
 
 
 def estimates(
     unit: RowUnit[R, M], evaluation: Evaluation, partial: LogPartial, *, cluster: str
-) -> dict[tuple[int, Group], list[Estimate]]:
+) -> dict[tuple[int, RowGroup], list[Estimate]]:
     """The estimates of every target, by its number, and group. cluster: name of the unit that was randomised."""
     request = evaluation.request
-    found: dict[tuple[int, Group], list[Estimate]] = {}
+    estimated: dict[tuple[int, RowGroup], list[Estimate]] = {}
     for shared_number, shared in enumerate(evaluation.shared):
         counts, scorers = partial.counts[shared_number], dict(shared.members)
         others = counts.left_out + counts.other_policy
         for (number, group), of_group in partial.groups.items():
             if number not in scorers:
                 continue
-            reasons = {"in-sample": of_group.learned, "no-propensity": others > 0, "no-state": of_group.no_state > 0}
+            reasons = {
+                "in-sample": of_group.learned,
+                "no-propensity": others > 0,
+                "no-state": of_group.no_state > 0,
+                "logging-states": unit.logging_states and scorers[number].target.stateful,
+            }
             options = FinishOptions(
                 interval=request.interval,
                 level=request.level,
                 cluster=cluster,
                 greedy=request.greedy,
                 extra_reasons=tuple(reason for reason, holds in reasons.items() if holds),
+                reward_range=bounds(shared.reward) or ANY_REWARD,
+                chosen=request.by == "arm",
                 seed=request.seed,
             )
-            options = unit.options(shared.reward, scorers[number].target, options)
-            found[number, group] = [
+            estimated[number, group] = [
                 replace(estimate, left_out=estimate.left_out + others + of_group.no_state)
                 for estimate in unit.fold.finish(of_group.sums, options)
             ]
-    return found
+    return estimated

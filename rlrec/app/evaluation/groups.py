@@ -29,7 +29,7 @@ DAY_US = 86_400_000_000
 Label = str | float | bool | None
 
 
-class Group(NamedTuple):
+class RowGroup(NamedTuple):
     """A group of rows. name: what tells it from others; label: how it is reported."""
 
     name: str | None
@@ -42,23 +42,23 @@ class Grouping:
     def __init__(self, unit: Unit, by: str | None, *, keys: Mapping[int, str], loggers: Loggers) -> None:
         self.unit, self.by, self.keys, self.loggers = unit, by, keys, loggers
 
-    def of(self, slots: Columns, contexts: ContextTable, context: Ids) -> tuple[list[Group], Ids]:
+    def of(self, slots: Columns, contexts: ContextTable, context: Ids) -> tuple[list[RowGroup], Ids]:
         """The groups of some rows, and which of them each row is in, (n,). context (n,): of each row, in the table."""
         if self.by is None:
-            return [Group(None, None)], np.zeros(len(context), np.int64)
+            return [RowGroup(None, None)], np.zeros(len(context), np.int64)
         if self.by in FIELDS:
             return self._by_column(slots[FIELDS[self.by]])
         codes, values = contexts.coded(self.by, canonical.text)
-        return [Group(canonical.text(value), _label(value)) for value in values], codes[context]
+        return [RowGroup(canonical.text(value), _label(value)) for value in values], codes[context]
 
-    def _by_column(self, column: Ids) -> tuple[list[Group], Ids]:
+    def _by_column(self, column: Ids) -> tuple[list[RowGroup], Ids]:
         values, codes = np.unique(column // DAY_US if self.by == "day" else column, return_inverse=True)
         if len(values) > MOST:
             raise too_many(self.by)
         labels = self._labels(values)
         numbers: dict[Label, int] = {}  # a policy and its variants are one group
         same = np.array([numbers.setdefault(labels[value], len(numbers)) for value in values.tolist()], np.int64)
-        return [Group(repr(label), label) for label in numbers], same[codes]
+        return [RowGroup(repr(label), label) for label in numbers], same[codes]
 
     def _labels(self, values: Ids) -> dict[int, Label]:
         wanted = values.tolist()
@@ -107,7 +107,7 @@ def members(codes: Ids, number: int) -> Iterator[tuple[int, Ids | None]]:
             yield group, order[start:end]
 
 
-def in_order(groups: Iterable[Group]) -> list[Group]:
+def in_order(groups: Iterable[RowGroup]) -> list[RowGroup]:
     """Groups in a fixed order: numbers by size, texts by letter, none last."""
     return sorted(groups, key=lambda group: (*_rank(group.label), group.name or ""))
 

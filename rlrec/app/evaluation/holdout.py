@@ -1,4 +1,4 @@
-"""A holdout: a share of an experiment's units that is served uniformly, so that estimates can be held against truth."""
+"""A holdout: a share of an experiment's units that is served uniformly, to compare estimates with the truth."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def check(share: float) -> None:
 
 
 def weight(share: float, others: Sequence[float]) -> float:
-    """What makes it this share of all units, beside variants of these weights."""
+    """The weight that makes it this share of all units, beside variants of these weights."""
     return sum(others) * share / (1 - share)
 
 
@@ -56,34 +56,34 @@ def add_policy(unit: Unit, experiment: str, reward: Reward) -> int:
 
 
 def share(experiment: Experiment) -> float | None:
-    """Of all units; None without a holdout."""
-    asked = parse(experiment.definition, f"experiment {experiment.name}").get(LABEL)
-    return None if asked is None else float(asked)
+    """The share of all units; None without a holdout."""
+    value = parse(experiment.definition, f"experiment {experiment.name}").get(LABEL)
+    return None if value is None else float(value)
 
 
 def compared(unit: Unit, experiment: Experiment, reward: Reward, *, level: float) -> dict[str, Any] | None:
-    """What `uniform` earned on its own decisions, against what the other variants' log says that it earns.
+    """The mean reward of `uniform` on its own decisions, and its estimate from the log of the other variants.
 
     Both are means per impression of mature, uncensored decisions, their errors clustered by the unit that was assigned;
     the p-value is that of Welch's t, an effective unit counting as one. The verdict is the worse of the two."""
     from rlrec.ope import comparison
 
-    kept = share(experiment)
-    if kept is None:
+    size = share(experiment)
+    if size is None:
         return None
-    held = next(variant for variant in experiment.variants if variant.label == LABEL)
-    sides = [held.id], [variant.id for variant in experiment.variants if variant is not held]
-    truth, estimate = (_judged(unit, held.policy, ids, experiment.unit, reward, level) for ids in sides)
-    found = comparison.difference(_mean(estimate), _mean(truth), level=level)
+    holdout = next(variant for variant in experiment.variants if variant.label == LABEL)
+    sides = [holdout.id], [variant.id for variant in experiment.variants if variant is not holdout]
+    truth, estimate = (_judged(unit, holdout.policy, ids, experiment.unit, reward, level) for ids in sides)
+    difference = comparison.difference(_mean(estimate), _mean(truth), level=level)
     return {
         "label": LABEL,
-        "share": kept,
+        "share": size,
         **{name: truth[name] for name in ("value", "lower", "upper")},
         "estimate": estimate["value"],
         "estimate_lower": estimate["lower"],
         "estimate_upper": estimate["upper"],
-        "difference": None if isnan(found.value) else found.value,
-        "p_value": None if isnan(found.p_value) else found.p_value,
+        "difference": None if isnan(difference.value) else difference.value,
+        "p_value": None if isnan(difference.p_value) else difference.p_value,
         "verdict": max(truth["verdict"], estimate["verdict"], key=VERDICTS.index),
         "reasons": list(dict.fromkeys([*truth["reasons"], *estimate["reasons"]])),
     }
@@ -96,17 +96,17 @@ def _judged(unit: Unit, policy: str, variants: Sequence[int], by: str, reward: R
     from rlrec.app.evaluation.request import EmptyLog, Request
     from rlrec.store.reader import Selection
 
-    asked = Request(targets=[policy], estimators="snips", level=level, cluster=by, reward=reward.name)
+    request = Request(targets=[policy], estimators="snips", level=level, cluster=by, reward=reward.name)
     try:
-        (row,) = estimates.judged(unit, asked, Selection(variant_ids=list(variants)))
+        (row,) = estimates.judged(unit, request, Selection(variant_ids=list(variants)))
     except EmptyLog:
         nothing = dict.fromkeys(("value", "lower", "upper", "std_error"))
         return {**nothing, "n": 0, "ess": 0.0, "verdict": "insufficient", "reasons": ["no-rows"]}
     return row.to_json()
 
 
-def _mean(found: Estimate) -> Any:
+def _mean(estimate: Estimate) -> Any:
     from rlrec.ope.comparison import VariantMean
 
-    value, error = (nan if found[name] is None else found[name] for name in ("value", "std_error"))
-    return VariantMean(units=int(found["ess"]), decisions=found["n"], reward=nan, value=value, error=error)
+    value, error = (nan if estimate[name] is None else estimate[name] for name in ("value", "std_error"))
+    return VariantMean(units=int(estimate["ess"]), decisions=estimate["n"], reward=nan, value=value, error=error)

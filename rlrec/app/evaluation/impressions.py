@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from rlrec.app.evaluation import log_rows, reward_models
 from rlrec.app.evaluation.fold import RowCounts
@@ -13,13 +13,10 @@ from rlrec.app.evaluation.logged_batch import LoggedBatch
 from rlrec.app.evaluation.probabilities import Scorer
 from rlrec.app.evaluation.request import EmptyLog, Evaluation, SharedRows
 from rlrec.app.evaluation.reward_models import RewardModel, RewardModelFit
-from rlrec.app.evaluation.targets import Target
 from rlrec.arrays import Flags
 from rlrec.ope.base import ImpressionEstimator, LogBatch
 from rlrec.ope.direct import RidgeSums
-from rlrec.ope.estimate import ANY_REWARD, FinishOptions
 from rlrec.ope.impressions import ImpressionFold
-from rlrec.policy.reward import bounds
 from rlrec.records import Reward
 from rlrec.store import Unit, reader
 from rlrec.store.bulk import Columns
@@ -33,6 +30,7 @@ class ImpressionUnit:
     fold: ImpressionFold
     fit: RewardModelFit
     model: RewardModel | None
+    logging_states: bool = True
 
     @classmethod
     def of(cls, unit: Unit, evaluation: Evaluation, estimators: Mapping[str, ImpressionEstimator]) -> ImpressionUnit:
@@ -75,9 +73,6 @@ class ImpressionUnit:
         rows, immature = log_rows.usable(logged.log, reward, now=self.evaluation.now)
         return rows, RowCounts(selected=len(logged.log), waiting=immature)
 
-    def of_policy(self, rows: ImpressionRows, policy_id: int) -> ImpressionRows:
-        return rows.take(rows.slots["policy_id"] == policy_id)
-
     def slots(self, rows: ImpressionRows) -> Columns:
         return rows.slots
 
@@ -100,11 +95,6 @@ class ImpressionUnit:
     ) -> Callable[[Scorer], LogBatch]:
         values = None if model is None else model.rows(rows, logged.contexts)
         return lambda scorer: scorer.log_batch(rows=rows, logged=logged, values=values)
-
-    def options(self, reward: Reward, target: Target, options: FinishOptions) -> FinishOptions:
-        reasons = (*options.extra_reasons, *(["logging-states"] if target.stateful else []))
-        reward_range, chosen = bounds(reward) or ANY_REWARD, self.evaluation.request.by == "arm"
-        return replace(options, extra_reasons=reasons, reward_range=reward_range, chosen=chosen)
 
     def empty(self, shared: SharedRows, counts: RowCounts) -> EmptyLog:
         if counts.waiting:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rlrec.app.evaluation.contexts import ContextTable
-from rlrec.app.evaluation.groups import Group
+from rlrec.app.evaluation.groups import RowGroup
 from rlrec.arrays import Flags, Ids
 from rlrec.store.reader import Batch
 
@@ -22,6 +22,6 @@ class LoggedBatch:
 
     log: Batch
     contexts: ContextTable
-    groups: Sequence[Group] = ()
+    groups: Sequence[RowGroup] = ()
     eligible: Mapping[int, Ids]
     zeros: Sequence[Flags | None] = ()

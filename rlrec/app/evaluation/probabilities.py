@@ -25,7 +25,7 @@ from rlrec.store.bulk import Columns
 
 CASES = 100  # worked out at a time
 CELLS = 4_000_000  # numbers held at a time, for cases and for their values under a reward model
-KEPT = 8_000_000  # numbers of worked-out cases that are remembered from batch to batch
+CACHED = 8_000_000  # numbers of worked-out cases that are remembered from batch to batch
 OVERHEAD = 200  # numbers that a case takes beside its own, about
 
 
@@ -49,8 +49,8 @@ class Block:
 
 @dataclass(frozen=True, eq=False)
 class TargetProbabilities:
-    """What a target makes of a batch, (n,) each. prefixed: whether both sides of a weight are the slate down to the
-    row; greatest: the largest probability of any arm; expected: mean of the reward model."""
+    """Probabilities of a target on a batch, (n,) each. prefixed: whether both sides of a weight are the slate down to
+    the row; greatest: the largest probability of any arm; expected: mean of the reward model."""
 
     prefixed: Flags
     target: Array
@@ -86,17 +86,17 @@ class Scorer:
         probability of the slate down to there."""
         if self.target.serving is None:
             return self._on_policy(rows, values)
-        made, slots = self.probabilities(rows, logged, values), rows.slots
+        of_target, slots = self.probabilities(rows, logged, values), rows.slots
         smallest_prefix = np.where(slots["smallest_prefix"] > 0, slots["smallest_prefix"], np.nan)
         return LogBatch(
             reward=rows.reward,
-            propensity=np.where(made.prefixed, slots["prefix"], slots["marginal"]),
-            target=np.minimum(made.target, 1.0),
+            propensity=np.where(of_target.prefixed, slots["prefix"], slots["marginal"]),
+            target=np.minimum(of_target.target, 1.0),
             cluster=slots["cluster"],
             predicted=None if values is None else values.predicted,
-            expected=None if values is None else made.expected,
-            largest=made.greatest / np.where(made.prefixed, smallest_prefix, slots["smallest"]),
-            unsupported=made.unsupported,
+            expected=None if values is None else of_target.expected,
+            largest=of_target.greatest / np.where(of_target.prefixed, smallest_prefix, slots["smallest"]),
+            unsupported=of_target.unsupported,
             default=rows.default,
         )
 
@@ -115,23 +115,23 @@ class Scorer:
     def probabilities(
         self, rows: ImpressionRows, logged: LoggedBatch, values: ModelValues | None
     ) -> TargetProbabilities:
-        made = TargetProbabilities.zeros(np.isnan(rows.slots["marginal"]))
-        for part in self._by_case(rows, logged, models=values is not None):
-            made.target[part.indices], made.greatest[part.indices] = part.target, part.greatest
-            part.weigh_prefixes(made.target, made.prefixed)
-            if values is not None and len(part.indices):
-                made.expected[part.indices] = part.expected(self.arms.ids, values)
-            part.weigh_unsupported(made.unsupported, logged)
-        made.complete_unsupported(rows.slots)
-        return made
+        of_target = TargetProbabilities.zeros(np.isnan(rows.slots["marginal"]))
+        for some in self._by_case(rows, logged, models=values is not None):
+            of_target.target[some.indices], of_target.greatest[some.indices] = some.target, some.greatest
+            some.weigh_prefixes(of_target.target, of_target.prefixed)
+            if values is not None and len(some.indices):
+                of_target.expected[some.indices] = some.expected(self.arms.ids, values)
+            some.weigh_unsupported(of_target.unsupported, logged)
+        of_target.complete_unsupported(rows.slots)
+        return of_target
 
     def slates(self, rows: ImpressionRows, logged: LoggedBatch, *, shares: bool) -> Iterator[TargetSlates]:
-        """What it makes of slates, of which each row is the lowest slot, some at a time. shares: whether these are
-        wanted."""
-        for part in self._by_case(rows, logged, models=False):
-            share = part.shares(self.arms.ids) if shares else np.zeros((len(part.blocks), len(self.arms)))
+        """The target's distributions for slates, of which each row is the lowest slot, some at a time. shares: whether
+        these are wanted."""
+        for some in self._by_case(rows, logged, models=False):
+            share = some.shares(self.arms.ids) if shares else np.zeros((len(some.blocks), len(self.arms)))
             yield TargetSlates(
-                rows=part.indices, log_slate=part.log_slates(), places=self.arms.rank, share=share, case=part.case
+                rows=some.indices, log_slate=some.log_slates(), arms=self.arms.rank, share=share, case=some.case
             )
 
     def _by_case(self, rows: ImpressionRows, logged: LoggedBatch, *, models: bool) -> Iterator[CaseRows]:
@@ -165,7 +165,7 @@ class Scorer:
         serving = self.target.serving
         assert serving is not None
         names = [(*others, repr(contexts[context])) for *others, context in cases.tolist()]
-        if self._cells > KEPT:
+        if self._cells > CACHED:
             serving.forget()
             self._blocks = {name: self._blocks[name] for name in names if name in self._blocks}
             self._cells = sum(block.cells for block in self._blocks.values())

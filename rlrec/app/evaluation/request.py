@@ -1,4 +1,4 @@
-"""What an evaluation is asked, and what its folds have in common once the store was asked what that means."""
+"""Requests for an evaluation, and what their folds have in common once the store has resolved the names."""
 
 from __future__ import annotations
 

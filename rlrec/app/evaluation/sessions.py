@@ -17,13 +17,11 @@ from rlrec.app.evaluation.log_rows import ImpressionRows
 from rlrec.app.evaluation.logged_batch import LoggedBatch
 from rlrec.app.evaluation.probabilities import Scorer
 from rlrec.app.evaluation.request import EmptyLog, Evaluation, SharedRows
-from rlrec.app.evaluation.targets import Target
 from rlrec.app.evaluation.visit_values import Decisions, ReturnModel, ReturnSums, TargetSlates
 from rlrec.app.log import ended_visits
 from rlrec.app.log.ended_visits import Cutoff, EndedVisits
 from rlrec.arrays import Array, Flags
 from rlrec.errors import InputError
-from rlrec.ope.estimate import FinishOptions
 from rlrec.ope.sequential import SessionEstimator
 from rlrec.ope.sessions import SessionFold
 from rlrec.ope.visits import VisitBatch
@@ -41,6 +39,7 @@ class SessionUnit:
     fold: SessionFold
     cutoffs: Mapping[int, Cutoff]
     model: ReturnModel | None = None
+    logging_states: bool = False
 
     @classmethod
     def of(cls, unit: Unit, evaluation: Evaluation, estimators: Mapping[str, SessionEstimator]) -> SessionUnit:
@@ -78,11 +77,6 @@ class SessionUnit:
     def usable(self, logged: LoggedBatch, reward: Reward) -> tuple[EndedVisits, RowCounts]:
         visits, unused = ended_visits.usable(logged.log, reward, self.cutoffs[reward.id])
         return visits, RowCounts(*astuple(unused))
-
-    def of_policy(self, rows: EndedVisits, policy_id: int) -> EndedVisits:
-        if not len(rows):
-            return rows
-        return rows.take(np.logical_and.reduceat(rows.once("policy_id") == policy_id, rows.start[:-1]))
 
     def slots(self, rows: EndedVisits) -> Columns:
         return rows.slots
@@ -133,7 +127,7 @@ class SessionUnit:
     def _decisions(self, rows: EndedVisits, contexts: ContextTable) -> Decisions:
         """Decisions as the model of returns sees them: an arm is known by what the visit has seen of it."""
         arms, histories = self.evaluation.arms, rows.histories()
-        row, arm, own = memory_of(histories, np.power(RECENCY, histories.ago - 1.0))
+        row, arm, memory = memory_of(histories, np.power(RECENCY, histories.ago - 1.0))
         return Decisions(
             start=rows.start,
             cluster=rows.each("cluster"),
@@ -141,11 +135,8 @@ class SessionUnit:
             x=contexts.encoded[rows.once("context")],
             row=row,
             arm=arms.rank[arms.index(arm)],
-            own=own,
+            memory=memory,
         )
-
-    def options(self, reward: Reward, target: Target, options: FinishOptions) -> FinishOptions:
-        return options
 
     def empty(self, shared: SharedRows, counts: RowCounts) -> EmptyLog:
         cutoff = self.cutoffs[shared.reward.id]

@@ -40,18 +40,18 @@ class StateScorer(Scorer):
         self, rows: ImpressionRows, logged: LoggedBatch, values: ModelValues | None
     ) -> TargetProbabilities:
         """A softmax has no marginal below position 1: both sides of a weight are the slate down to the row there."""
-        made = TargetProbabilities.zeros(np.isnan(rows.slots["marginal"]) | (rows.slots["position"] > 1))
+        of_target = TargetProbabilities.zeros(np.isnan(rows.slots["marginal"]) | (rows.slots["position"] > 1))
         starts = run_starts(rows.slots["decision_id"])
         counts = np.diff(np.r_[starts, len(rows)])
         slots = {name: column[starts] for name, column in rows.slots.items()}
         for group in self._groups(slots, logged):
-            part = StateCaseRows(self.trained, group, rows, starts[group.rows], counts[group.rows])
-            part.weigh(made)
+            some = StateCaseRows(self.trained, group, rows, starts[group.rows], counts[group.rows])
+            some.weigh(of_target)
             if values is not None:
-                part.fill_expected(made.expected, self.arms.ids, values)
-            part.weigh_unsupported(made.unsupported, logged)
-        made.complete_unsupported(rows.slots)
-        return made
+                some.fill_expected(of_target.expected, self.arms.ids, values)
+            some.weigh_unsupported(of_target.unsupported, logged)
+        of_target.complete_unsupported(rows.slots)
+        return of_target
 
     def slates(self, rows: ImpressionRows, logged: LoggedBatch, *, shares: bool) -> Iterator[TargetSlates]:
         policy = self.trained.policy
@@ -60,7 +60,7 @@ class StateScorer(Scorer):
             yield TargetSlates(
                 rows=group.rows,
                 log_slate=_log_slates(group, rows, **served),
-                places=self.arms.rank[self.arms.index(group.arms)],
+                arms=self.arms.rank[self.arms.index(group.arms)],
                 share=reinforce.probabilities(group.score, None, **served) if shares else group.score,
                 case=np.arange(len(group.rows)),
             )
@@ -87,21 +87,21 @@ class StateCaseRows:
         self.which = np.repeat(np.arange(len(counts)), counts)
         self.depth, self.position = (rows.slots[name][self.indices] for name in ("depth", "position"))
 
-    def weigh(self, made: TargetProbabilities) -> None:
+    def weigh(self, of_target: TargetProbabilities) -> None:
         """The target's probability of the row, or of the slate down to it; no slate down to it is likelier than the
         best arm."""
         slots = self.rows.slots
         index, possible = places(self.arms, slots["arm_id"][self.indices][:, None])
-        made.greatest[self.indices] = self.probability.max(axis=1)[self.which]
-        made.target[self.indices] = np.where(possible, self.probability[self.which, index[:, 0]], 0.0)
+        of_target.greatest[self.indices] = self.probability.max(axis=1)[self.which]
+        of_target.target[self.indices] = np.where(possible, self.probability[self.which, index[:, 0]], 0.0)
         deep = np.flatnonzero((self.depth > 0) & ~np.isnan(slots["prefix"][self.indices]))
         for depth in np.unique(self.depth[deep]).tolist():
             lower = deep[self.depth[deep] == depth]
             order, possible = self._slates(lower, depth + 1)
-            made.target[self.indices[lower]] = 0.0
+            of_target.target[self.indices[lower]] = 0.0
             lower, order = lower[possible], order[possible]
             joint = reinforce.log_joint(self.score[self.which[lower]], order, None, **self.served)
-            made.target[self.indices[lower]] = np.exp(joint)
+            of_target.target[self.indices[lower]] = np.exp(joint)
 
     def _slates(self, rows: Ids, size: int) -> tuple[Ids, Flags]:
         """Where the arms on top of the slates of some rows stand, (g, size), and which can be made of the arms."""
@@ -114,11 +114,11 @@ class StateCaseRows:
         for start in range(0, len(self.indices), step):
             some = np.arange(start, min(start + step, len(self.indices)))
             shares = np.zeros((len(some), len(arms)))
-            shares[:, at] = self._given_above(some)
+            shares[:, at] = self._below_slate(some)
             rows = self.indices[some]
             expected[rows] = values.expected(shares, case=np.arange(len(some)), rows=rows)
 
-    def _given_above(self, rows: Ids) -> Array:
+    def _below_slate(self, rows: Ids) -> Array:
         """Probability of each arm in some rows, (g, m); of position 1 where the slate above is not known."""
         probability = self.probability[self.which[rows]]
         complete = self.rows.slots["complete"][self.indices[rows]]

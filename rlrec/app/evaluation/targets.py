@@ -23,8 +23,8 @@ BUILT_IN = ("uniform",)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Target:
-    """What is judged. number: the version, None for a built-in. serving: its distribution; None for the policy of an
-    imported log, which is known by its own rows alone. seq: of the last change of its policy's beliefs."""
+    """A version that is judged, or a built-in (number None). serving: its distribution; None for the policy of an
+    imported log, of which only its own rows tell. seq: of the last change of its policy's beliefs."""
 
     name: str
     number: int | None
@@ -46,10 +46,10 @@ class Target:
 
     def taught_by(self, slots: Columns) -> Flags:
         """Which rows of the log it learned from, (n,)."""
-        found = np.zeros(len(slots["decision_id"]), np.bool_)
+        rows = np.zeros(len(slots["decision_id"]), np.bool_)
         for lesson in self.lessons:
-            found |= lesson.rows(slots)
-        return found
+            rows |= lesson.rows(slots)
+        return rows
 
     @property
     def sampled(self) -> bool:
@@ -70,18 +70,18 @@ class Target:
 def resolve(unit: Unit, names: Sequence[str], *, reward: str | None, greedy: bool) -> list[Target]:
     """The targets as they stand now. A policy wins over a built-in of its name. Raises InputError for an unknown
     one."""
-    found = lookup.resolve(unit, names)
-    asked = None if reward is None else lookup.reward(unit, reward)
-    return [_target(unit, name, found[name], asked, greedy=greedy) for name in dict.fromkeys(names)]
+    versions = lookup.resolve(unit, names)
+    definition = None if reward is None else lookup.reward(unit, reward)
+    return [_target(unit, name, versions[name], definition, greedy=greedy) for name in dict.fromkeys(names)]
 
 
-def _target(unit: Unit, name: str, found: object, reward: Reward | None, *, greedy: bool) -> Target:
-    if isinstance(found, InputError):
+def _target(unit: Unit, name: str, live: object, reward: Reward | None, *, greedy: bool) -> Target:
+    if isinstance(live, InputError):
         if name in BUILT_IN:
             return _built_in(name, reward or lookup.reward(unit, "default"), greedy=greedy)
-        raise _unknown(unit, name, found)
-    assert isinstance(found, tuple)
-    version: Version = found[0]
+        raise _unknown(unit, name, live)
+    assert isinstance(live, tuple)
+    version, head = live
     logged = version.policy.kind == "logged"
     if logged and greedy:
         raise InputError(f"target {name!r} is the policy of an imported log: it has no greedy form")
@@ -92,15 +92,15 @@ def _target(unit: Unit, name: str, found: object, reward: Reward | None, *, gree
         reward=reward or version.reward,
         serving=None if logged else exact.load(unit, version, greedy=greedy),
         lessons=lineage.learned(lineage.ancestry(unit, version)),
-        seq=found[1].seq,
+        seq=head.seq,
     )
 
 
 def _unknown(unit: Unit, name: str, error: InputError) -> InputError:
     if error.message.startswith("unknown policy"):
-        known = [*BUILT_IN, *(policy.name for policy in policies.all_policies(unit))]
+        names = [*BUILT_IN, *(policy.name for policy in policies.all_policies(unit))]
         wanted = lookup.split(name)[0]
-        hint = suggest(wanted, known) or f"a target is a policy, NAME@V or {', '.join(BUILT_IN)}"
+        hint = suggest(wanted, names) or f"a target is a policy, NAME@V or {', '.join(BUILT_IN)}"
         return InputError(f"unknown target {wanted!r}", hint=hint)
     return InputError(error.message, hint=error.hint)
 
@@ -111,5 +111,5 @@ def _built_in(name: str, reward: Reward, *, greedy: bool) -> Target:
         id=0, policy=policy, number=0, status="frozen", reward=reward, parent_id=None, seq=0, ordinal=0,
         entered_to=None, learned_from={}, parameters={}, created_at=0,
     )  # fmt: skip
-    made = VersionDistribution(version, sums=(), prior=(), greedy=greedy)
-    return Target(name=name, number=None, policy_id=None, reward=reward, serving=made, lessons=())
+    serving = VersionDistribution(version, sums=(), prior=(), greedy=greedy)
+    return Target(name=name, number=None, policy_id=None, reward=reward, serving=serving, lessons=())

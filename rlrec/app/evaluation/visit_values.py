@@ -20,11 +20,11 @@ STEPS = 32  # steps with a value of their own; later ones share the last one's
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Decisions:
-    """n decisions of visits that lie end to end, as the model sees them; arms are places among all that it knows.
+    """n decisions of visits that lie end to end, as the model sees them; arms are numbers from 0.
 
-    start (s + 1,): where each visit begins; cluster (s,) of each visit. top (n,): the arm on top of the page; x (n, d):
-    features of the state. row (e,) ascending, arm (e,), own (e, 4): of each arm that a decision remembers what it
-    knows (`gradient.MEMORY`)."""
+    start (s + 1,): where each visit begins; cluster (s,) of each. top (n,): the arm on top of the slate; x (n, d):
+    features of the state. row (e,) ascending, arm (e,), memory (e, 4): what a decision remembers of an arm
+    (`gradient.MEMORY`)."""
 
     start: Ids
     cluster: Ids
@@ -32,35 +32,35 @@ class Decisions:
     x: Array
     row: Ids
     arm: Ids
-    own: Array
+    memory: Array
 
     @property
     def steps(self) -> Ids:
-        """Of each decision, from 1, (n,)."""
+        """Step of every decision, from 1, (n,)."""
         return np.minimum(returns.steps(self.start) + 1, STEPS)
 
     @property
     def clusters(self) -> Ids:
-        """Of each decision, (n,)."""
+        """Cluster of every decision, (n,)."""
         return np.repeat(self.cluster, np.diff(self.start))
 
-    def own_of_top(self) -> Array:
-        """What each knew of the arm on top of its page, (n, 4)."""
-        found, mine = np.zeros((len(self.top), len(MEMORY))), self.arm == self.top[self.row]
-        found[self.row[mine]] = self.own[mine]
-        return found
+    def memory_of_top(self) -> Array:
+        """Memory that every decision has of the arm on top of its slate, (n, 4)."""
+        memory, of_top = np.zeros((len(self.top), len(MEMORY))), self.arm == self.top[self.row]
+        memory[self.row[of_top]] = self.memory[of_top]
+        return memory
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TargetSlates:
-    """What a target makes of some decisions: of rows (p,) the log of its probability of the page shown, (p,).
+    """Distributions of a target for some decisions.
 
-    share (c, m): its probabilities of arms at position 1, in c cases; case (p,): which one each row has; places (m,):
-    where those arms stand among all."""
+    rows (p,): the decisions; log_slate (p,): log of its probability of the slate shown. share (c, m): its probabilities
+    of m arms at position 1, in c cases; case (p,): which one each row has; arms (m,)."""
 
     rows: Ids
     log_slate: Array
-    places: Ids
+    arms: Ids
     share: Array
     case: Ids
 
@@ -74,12 +74,12 @@ class ReturnSums:
 
     @classmethod
     def of(cls, decisions: Decisions, reward: Array, *, gamma: float, arms: int) -> Self:
-        """Of a batch. reward (n,): of each page; arms: how many there are."""
+        """Sums of a batch. reward (n,): of each slate; arms: how many there are."""
         ridge = Ridge(arms=max(1, arms), positions=STEPS, features=decisions.x.shape[1] + len(MEMORY))
-        gained = returns.discounted(reward, decisions.start, gamma=gamma)
-        context = np.hstack([decisions.x, decisions.own_of_top()])
+        return_ = returns.discounted(reward, decisions.start, gamma=gamma)
+        context = np.hstack([decisions.x, decisions.memory_of_top()])
         sums = ridge.sums(
-            gained, decisions.top, position=decisions.steps, cluster=decisions.clusters, context=context
+            return_, decisions.top, position=decisions.steps, cluster=decisions.clusters, context=context
         )  # fmt: skip
         return cls(ridge, sums)
 
@@ -92,35 +92,41 @@ class ReturnSums:
 
 @dataclass(frozen=True, eq=False)
 class ReturnModel:
-    """The fitted model; no decision is valued by a part of it that saw its cluster."""
+    """The fitted model; no decision is valued by coefficients that saw its cluster."""
 
     ridge: Ridge
     model: Model
 
     def predicted(self, decisions: Decisions) -> Array:
-        """Value of the pages shown, (n,)."""
-        offset, fold = self._offset(decisions, decisions.own_of_top())
+        """Value of the slates shown, (n,)."""
+        offset, fold = self._offset(decisions, decisions.memory_of_top())
         return self.model.predicted(decisions.top, fold=fold, offset=offset)
 
-    def _offset(self, decisions: Decisions, own: Array) -> tuple[Array, Ids]:
+    def _offset(self, decisions: Decisions, memory: Array) -> tuple[Array, Ids]:
         fold = self.ridge.fold(decisions.clusters)
-        return self.model.offset(fold, decisions.steps, context=np.hstack([decisions.x, own])), fold
+        return self.model.offset(fold, decisions.steps, context=np.hstack([decisions.x, memory])), fold
 
-    def expected(self, decisions: Decisions, shown: Iterable[TargetSlates]) -> Array:
+    def expected(self, decisions: Decisions, slates: Iterable[TargetSlates]) -> Array:
         """Mean value under a target, (n,), by its probabilities at position 1."""
         n = len(decisions.top)
-        chance, effect, fold = np.zeros(len(decisions.row)), np.zeros(n), self.ridge.fold(decisions.clusters)
-        remembered, place = np.bincount(decisions.row, minlength=n), np.empty(self.ridge.arms, np.int64)
-        begins = np.cumsum(remembered) - remembered
-        for one in shown:
-            effects = self.model.effects[:, one.places].astype(one.share.dtype)
-            effect[one.rows] = (one.share @ effects.T)[one.case, fold[one.rows]]
-            counts = remembered[one.rows]
-            entries = np.repeat(begins[one.rows] - np.cumsum(counts) + counts, counts) + np.arange(int(counts.sum()))
-            place.fill(-1)
-            place[one.places] = np.arange(len(one.places))
-            at = place[decisions.arm[entries]]
-            cells = np.repeat(one.case, counts) * one.share.shape[1] + at
-            chance[entries] = np.where(at >= 0, one.share.reshape(-1)[cells], 0.0)
-        own = [np.bincount(decisions.row, weights=chance * column, minlength=n) for column in decisions.own.T]
-        return effect + self._offset(decisions, np.column_stack(own))[0]
+        probability, effect = np.zeros(len(decisions.row)), np.zeros(n)
+        fold, index = self.ridge.fold(decisions.clusters), np.empty(self.ridge.arms, np.int64)
+        remembered = np.bincount(decisions.row, minlength=n)
+        first = np.cumsum(remembered) - remembered
+        for some in slates:
+            # mean effect of the arms
+            effects = self.model.effects[:, some.arms].astype(some.share.dtype)
+            effect[some.rows] = (some.share @ effects.T)[some.case, fold[some.rows]]
+            # probability of every remembered arm
+            counts = remembered[some.rows]
+            entries = np.repeat(first[some.rows] - np.cumsum(counts) + counts, counts) + np.arange(int(counts.sum()))
+            index.fill(-1)
+            index[some.arms] = np.arange(len(some.arms))
+            at = index[decisions.arm[entries]]
+            cells = np.repeat(some.case, counts) * some.share.shape[1] + at
+            probability[entries] = np.where(at >= 0, some.share.reshape(-1)[cells], 0.0)
+        # mean memory of the arm on top
+        memory = [
+            np.bincount(decisions.row, weights=probability * column, minlength=n) for column in decisions.memory.T
+        ]
+        return effect + self._offset(decisions, np.column_stack(memory))[0]

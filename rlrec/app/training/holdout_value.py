@@ -42,7 +42,7 @@ def _decisions(rows: VisitRows) -> Decisions:
     base = (np.cumsum(lengths) - lengths)[rows.eligible]
     return Decisions(
         start=rows.start, cluster=rows.cluster, top=table[base + rows.shown[rows.first[:-1]]], x=rows.x, row=state.row,
-        arm=table[base[state.row] + state.arm], own=state.memory,
+        arm=table[base[state.row] + state.arm], memory=state.memory,
     )  # fmt: skip
 
 
@@ -113,7 +113,7 @@ class HoldoutValue:
             else:
                 log_joint[at] = reinforce.log_joint(score, shown, block.eligible, **self._served)
             cases = np.arange(len(at))
-            yield TargetSlates(rows=at, log_slate=log_joint[at], places=block.arms, share=probability, case=cases)
+            yield TargetSlates(rows=at, log_slate=log_joint[at], arms=block.arms, share=probability, case=cases)
 
     def _portions(self, rows: VisitRows) -> Iterator[DecisionBlock]:
         """Decisions that can be worked out together, few at a time."""
