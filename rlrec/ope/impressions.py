@@ -70,7 +70,7 @@ class ImpressionFold:
         return ImpressionPartial(
             moments(matrix, batch.cluster, columns=self.columns, spanning=self.spanning),
             diagnostics.weights(batch),
-            np.array([estimator.distortion(batch).sum() for estimator in self.estimators.values()]),
+            np.array([each.distortion(batch).sum() if each.biased else 0.0 for each in self.estimators.values()]),
             (float(predicted.min(initial=np.inf)), float(predicted.max(initial=-np.inf))),
         )
 
