@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -19,7 +19,7 @@ from rlrec.times import written
 
 if TYPE_CHECKING:
     from rlrec.app.learning.slot_statistics import Totals
-    from rlrec.ope.comparison import MeanDifference, VariantMean
+    from rlrec.ope.comparison import VariantMean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,11 +292,11 @@ def show(store: Store, name: str, *, reward: str | None = None, level: float = 0
             {
                 "variant": other.label,
                 "against": baseline.label,
-                **_compared(comparison.difference(means[other.id][0], means[baseline.id][0], level=level)),
+                **_finite(asdict(comparison.difference(means[other.id][0], means[baseline.id][0], level=level))),
             }
             for other in others
         ],
-        "sample_ratio": {"chi2": finite_or_none(chi2), "p_value": finite_or_none(p_value)},
+        "sample_ratio": _finite({"chi2": chi2, "p_value": p_value}),
         "holdout": uniform,
     }
 
@@ -341,20 +341,9 @@ def _means(store: Store, unit: Unit, experiment: Experiment, definition: Reward)
 
 def _earnings(mean: VariantMean, sessions: int, level: float) -> dict[str, Any]:
     lower, upper = mean.bounds(level)
-    return {
-        "sessions": sessions,
-        "decisions": mean.decisions,
-        "reward_per_unit": finite_or_none(mean.per_unit),
-        "mean": finite_or_none(mean.value),
-        "lower": finite_or_none(lower),
-        "upper": finite_or_none(upper),
-    }
+    figures = {"reward_per_unit": mean.per_unit, "mean": mean.value, "lower": lower, "upper": upper}
+    return {"sessions": sessions, "decisions": mean.decisions, **_finite(figures)}
 
 
-def _compared(difference: MeanDifference) -> dict[str, float | None]:
-    return {
-        "value": finite_or_none(difference.value),
-        "lower": finite_or_none(difference.lower),
-        "upper": finite_or_none(difference.upper),
-        "p_value": finite_or_none(difference.p_value),
-    }
+def _finite(figures: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: finite_or_none(value) for name, value in figures.items()}

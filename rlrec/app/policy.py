@@ -290,23 +290,15 @@ def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[d
     """A row for each arm of the catalogue. A version that learns counts what any version of its policy served."""
     version_id = None if version.learning else version.id
     served = decisions.slot_counts(unit, policy_id=version.policy.id, version_id=version_id)
-    distribution = exact.load(unit, version)
+    distribution, catalogue = exact.load(unit, version), arms.every(unit)
     distribution.check(context)
-    return _arms(distribution, arms.every(unit), served, context)
-
-
-def _arms(
-    distribution: exact.VersionDistribution,
-    catalogue: Sequence[Arm],
-    served: Mapping[int, int],
-    context: Mapping[str, Any],
-) -> list[dict[str, Any]]:
     if not catalogue:
         return []
     ids = np.array([arm.id for arm in catalogue], np.int64)
     belief = distribution.belief(ids, revision=designs.NOW)
     mean, lower, upper = _interval(distribution, belief, context)
     best, probability = _probabilities(distribution, catalogue, context)
+    figures = {"mean": mean, "lower": lower, "upper": upper, "p_best": best, "probability": probability}
     weights = _weights(distribution, belief)
     return [
         {
@@ -315,11 +307,7 @@ def _arms(
             "served": served.get(arm.id, 0),
             "pulls": _number(belief.pulls[row]),
             "reward_sum": _number(belief.reward_sum[row]),
-            "mean": finite_or_none(mean[row]),
-            "lower": finite_or_none(lower[row]),
-            "upper": finite_or_none(upper[row]),
-            "p_best": finite_or_none(best[row]),
-            "probability": finite_or_none(probability[row]),
+            **{name: finite_or_none(column[row]) for name, column in figures.items()},
             **weights[row],
         }
         for row, arm in enumerate(catalogue)
