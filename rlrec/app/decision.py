@@ -122,7 +122,7 @@ class _Derived:
         score, policy = trained.scores(self.state, self.arms, revision)[0], trained.policy
         return EligibleDistribution(
             arms=self.arms, scores=policy.distribution(score), index=score, floor=policy.exploration,
-            reads=policy.reads, known={}, before={},
+            reads=policy.reads, samplers={}, earlier={},
         )  # fmt: skip
 
     def _probabilities(self, case: EligibleDistribution) -> None:

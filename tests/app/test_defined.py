@@ -254,7 +254,7 @@ def test_what_has_faded_to_nothing_counts_as_nothing(store: Store) -> None:
     with store.read() as unit:
         for name in names:
             known = exact.load(unit, version(unit, name))
-            pulls = known.belief(known.known).pulls
+            pulls = known.belief(known.arm_ids).pulls
             assert (pulls[0], pulls[1:].any()) == (2, False)
     draw(store, 20, *names, seed=3)
     assert max(wrong(store, name) for name in names) < CLOSE
@@ -271,7 +271,7 @@ def test_arms_whose_slots_were_all_censored_count_as_nothing(store: Store) -> No
     with store.read() as unit:
         for name in names:
             known = exact.load(unit, version(unit, name))
-            belief = known.belief(known.known)
+            belief = known.belief(known.arm_ids)
             assert (belief.pulls.any(), belief.reward_sum.any(), belief.total) == (False, False, 0)
     draw(store, 20, *names, seed=9)
     assert audited(store) == []

@@ -55,7 +55,7 @@ def believed(db: str, name: str = "p") -> dict[int, tuple[float, ...]]:
 
 def counted(unit: Unit, version: Version) -> dict[int, tuple[float, ...]]:
     known = exact.load(unit, version)
-    ids = known.known
+    ids = known.arm_ids
     belief = known.belief(ids)
     return {int(arm): (belief.pulls[place], belief.reward_sum[place]) for place, arm in enumerate(ids)}
 

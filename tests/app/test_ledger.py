@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import closing
 from itertools import product
 from typing import Any
 
@@ -33,13 +34,15 @@ from tests.app.shop import (
     apart,
     ask,
     clock,
+    done,
     dump,
     stocked,
     sums,
     tell,
     tell_all,
     version,
-)  # fmt: skip
+)
+from tests.conftest import Run  # fmt: skip
 
 ORDERS = 8  # was run with 50
 STEPS = 60  # of the loop whose beliefs are rebuilt
@@ -374,3 +377,18 @@ def test_changes_are_numbered_by_the_transaction_that_made_them(store: Store) ->
     assert [(one.belief_seq, one.seq) for one in found.values()] == [(0, 1), (1, 2)]
     assert [event.seq for event in happened] == [3]
     assert [row[0] for row in deltas] == [1, 1, 1, 2, 2, 2, 3]
+
+
+@pytest.mark.parametrize("words", [("policy", "show", "home"), ("recommend", "--policy", "home", "--session", "s")])
+@pytest.mark.parametrize("create", [(), ("--param", "discount=0.9")])
+def test_a_belief_with_negative_pulls_is_named(run_sqlite: Run, sqlite_db: str, create: Any, words: Any) -> None:
+    done(run_sqlite("arm", "add", "a"))
+    done(run_sqlite("policy", "create", "home", "--kind", "thompson", *create))
+    decision = done(run_sqlite("recommend", "--policy", "home", "--session", "s", "--json")).json["decision_id"]
+    done(run_sqlite("feedback", decision, "click"))
+    with closing(Store(sqlite_db)) as store:
+        store.write(lambda unit: unit.tell("UPDATE belief SET pulls = -3"))
+    answer = run_sqlite(*words)
+    assert answer.exit_code == 1
+    assert answer.stderr.startswith("Error: the store is damaged: the belief of home@1 counts -3 pulls of arm 1")
+    assert run_sqlite("doctor").exit_code == 3

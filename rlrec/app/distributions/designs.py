@@ -1,9 +1,10 @@
-"""The policy of a version: its kind with its parameters and design; and what it knows of arms by their features."""
+"""The policy of a version: its kind with its parameters and design; and features of arms."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from functools import lru_cache
+from operator import itemgetter
 
 import numpy as np
 
@@ -28,7 +29,7 @@ def policy_of(version: Version) -> Policy:
 
 
 def described(unit: Unit, version: Version) -> Described | None:
-    """What a version knows of the arms by their features; None where it looks at none."""
+    """The features of arms as a version reads them; None where it reads none."""
     if not version.contextual:
         return None
     policy = policy_of(version)
@@ -38,7 +39,7 @@ def described(unit: Unit, version: Version) -> Described | None:
 
 
 class Described:
-    """What the features of arms said at any revision of the catalogue."""
+    """Features of arms at any revision of the catalogue."""
 
     def __init__(self, unit: Unit, encoder: Encoder) -> None:
         self._encoder = encoder
@@ -58,12 +59,12 @@ class Described:
 
     def of(self, arms: Ids, revision: int) -> Array:
         """Features of arms, (m, p)."""
-        return np.array([self._rows(self._said(arm, revision)) for arm in arms.tolist()])
+        return np.array([self._rows(self._description(arm, revision)) for arm in arms.tolist()])
 
-    def _said(self, arm: int, revision: int) -> str:
-        """Its description then; the first one where it had none yet."""
+    def _description(self, arm: int, revision: int) -> str:
+        """The description of an arm then; the first one where it had none yet."""
         past = self._history.get(arm, [(0, "{}")])
-        return past[max(0, bisect_right(past, revision, key=lambda one: one[0]) - 1)][1]
+        return past[max(0, bisect_right(past, revision, key=itemgetter(0)) - 1)][1]
 
     def _row(self, features: str) -> Array:
         row: Array = self._encoder.encode([parse(features, "the features of an arm")])[0]

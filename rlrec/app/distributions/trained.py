@@ -1,4 +1,4 @@
-"""What a trained version makes of decisions: the states that it reads, and the scores of the arms there."""
+"""Trained versions: the states of decisions, and the scores of arms in them."""
 
 from __future__ import annotations
 
@@ -34,49 +34,47 @@ class Trained:
     """One version of a kind that reads states. greedy: without its exploration."""
 
     def __init__(self, unit: Unit, version: Version, *, greedy: bool = False) -> None:
-        made = cast(Gradient, designs.policy_of(version))
+        policy = cast(Gradient, designs.policy_of(version))
         self.unit, self.version = unit, version
-        self.policy = made.greedy() if greedy else made
+        self.policy = policy.greedy() if greedy else policy
         rows = weights.by_arm(unit, version.id)
         self.arms: Ids = np.array([row.arm_id for row in rows], np.int64)
         packed = np.frombuffer(b"".join(row.weights for row in rows), "<f8")
         both: Mapping[str, Any] = version.parameters.get("shared", {})
-        self.parameters = made.unpack(packed, both)
-        self.described = Described(unit, made.design.arm)
+        self.parameters = policy.unpack(packed, both)
+        self.described = Described(unit, policy.design.arm)
 
     def of(self, arms: Ids, revision: int) -> tuple[Parameters, Array]:
         """Its parameters for these arms, and their features by a catalogue."""
         return self.parameters_of(arms), self.described.of(arms, revision)
 
     def parameters_of(self, arms: Ids) -> Parameters:
-        """Its parameters for these arms; an arm that it has never seen has nothing of its own."""
-        place = np.minimum(np.searchsorted(self.arms, arms), max(0, len(self.arms) - 1))
-        known = self.arms[place] == arms if len(self.arms) else np.zeros(len(arms), np.bool_)
-        found = dict(self.parameters)
+        """Its parameters for these arms; those of an arm that it was not trained on are 0."""
+        index = np.minimum(np.searchsorted(self.arms, arms), max(0, len(self.arms) - 1))
+        trained = self.arms[index] == arms if len(self.arms) else np.zeros(len(arms), np.bool_)
+        parameters = dict(self.parameters)
         for name in OF_ARM:
             values = np.zeros((len(arms), *self.parameters[name].shape[1:]))
-            values[known] = self.parameters[name][place[known]]
-            found[name] = values
-        return found
+            values[trained] = self.parameters[name][index[trained]]
+            parameters[name] = values
+        return parameters
 
     def encoded(self, contexts: Sequence[Mapping[str, Any]]) -> Array:
         """Features of contexts, (n, q)."""
-        found: Array = self.policy.design.context.encode(contexts)
-        return found
+        return self.policy.design.context.encode(contexts)
 
     def states(self, context: Array, history: History, revision: Ids) -> State:
         """States of decisions by encoded contexts (n, q), what they remember, and the catalogue of each, (n,)."""
         return self.policy.states(context, history, self._features(history.arm, revision[history.rows]))
 
     def _features(self, arms: Ids, revision: Ids) -> Array:
-        """Of arms as they were described at a revision each, (e, p)."""
+        """Features of arms as they were described at a revision each, (e, p)."""
         if not len(arms):
             return np.zeros((0, len(self.policy.design.arm.names)))
-        epoch = np.array([self.described.epoch(one) for one in np.unique(revision).tolist()])
+        epoch = np.array([self.described.epoch(number) for number in np.unique(revision).tolist()])
         first, which = distinct(arms, epoch[np.searchsorted(np.unique(revision), revision)])
         rows = [self.described.of(arms[[row]], int(revision[row]))[0] for row in first.tolist()]
-        found: Array = np.array(rows)[which]
-        return found
+        return np.array(rows)[which]
 
     def scores(self, state: State, arms: Ids, revision: int) -> Array:
         """Noiseless scores of arms, ascending, as a catalogue described them, in n states, (n, m)."""
@@ -90,7 +88,7 @@ class Trained:
 
         sets: the arms of the eligible sets, where these were read before."""
         revisions, at = np.unique(revision, return_inverse=True)
-        epoch = np.array([self.described.epoch(one) for one in revisions.tolist()], np.int64)[at]
+        epoch = np.array([self.described.epoch(number) for number in revisions.tolist()], np.int64)[at]
         first, which = distinct(epoch, eligible)
         order, ends, start = np.argsort(which, kind="stable"), np.cumsum(np.bincount(which)).tolist(), 0
         state = state.take(order) if len(first) > 1 else state
@@ -98,8 +96,8 @@ class Trained:
         for (arms, effective), end in zip(by_set, ends, strict=True):
             while start < end:
                 until = min(start + max(1, CELLS // len(arms)), end)
-                part = restrict(state.between(start, until), arms)
-                yield EligibleGroup(order[start:until], arms, score_states(effective, part))
+                states = restrict(state.between(start, until), arms)
+                yield EligibleGroup(order[start:until], arms, score_states(effective, states))
                 start = until
 
     def _sets(
