@@ -154,25 +154,22 @@ class EstimatorFold:
         total, moment, most = self.summary.total, self.summary.moment, self.summary.most
         mbar = total[rows] / self.clusters
         sums = WeightSums(
-            n=self.clusters,
-            w=float(total[weight] / mbar),
-            w2=float(moment[weight, weight] / mbar**2),
-            wr=float(total[reward] / mbar),
-            w2r=float(moment[weight, reward] / mbar**2),
+            n=self.clusters, w=float(total[weight] / mbar), wr=float(total[reward] / mbar),
+            w2=float(moment[weight, weight] / mbar**2), w2r=float(moment[weight, reward] / mbar**2),
             w2r2=float(moment[reward, reward] / mbar**2),
-        )
+        )  # fmt: skip
         largest = float(max(self.weights.bound * most[rows], most[weight]) / mbar)
         return intervals.cressie_read(sums, largest=largest, reward=options.reward_range, level=options.level)
 
     def estimate(self, options: FinishOptions, drawn: Replicates | None) -> Estimate:
         """The estimate as reported."""
-        lower, upper, reasons = _report(self.bounds(options, drawn), self.estimator, options)
+        lower, upper, bound_reasons = _report(self.bounds(options, drawn), self.estimator, options)
         (value, error), bias = self.value_and_error, self._bias_bound(options.reward_range)
         weights, diagnosis = self.weights, self.diagnosis
         if options.chosen:
             diagnosis = replace(diagnosis, mean_weight_z=None)
-        extra = (*options.extra_reasons, *reasons, *self._notes(bias))
-        verdict, reasons_sorted = diagnostics.verdict(diagnosis, extra=extra)
+        extra = (*options.extra_reasons, *bound_reasons, *self._notes(bias))
+        verdict, reasons = diagnostics.verdict(diagnosis, extra=extra)
         weighted = self.estimator.weighted and self.n > 0
         return Estimate(
             estimator=self.label, estimand=estimand(self.estimator.unit, greedy=options.greedy),
@@ -182,7 +179,7 @@ class EstimatorFold:
             ess=diagnosis.ess, max_weight=finite_or_none(weights.largest) if weighted else None,
             mean_weight=self._mean_weight[0] if weighted else None,
             top1_share=weights.top1_share if weighted else None, unsupported=diagnosis.unsupported, verdict=verdict,
-            reasons=reasons_sorted, bias_bound=bias, k_hat=diagnosis.k_hat, cluster_share=diagnosis.cluster_share,
+            reasons=reasons, bias_bound=bias, k_hat=diagnosis.k_hat, cluster_share=diagnosis.cluster_share,
             nonzero=diagnosis.nonzero, reward_share=diagnosis.reward_share,
             mean_weight_z=finite_or_none(diagnosis.mean_weight_z), left_out=weights.left_out,
             safe_lower=None if lower is None or bias is None else lower - bias,

@@ -80,12 +80,9 @@ class _Clusters:
         size = np.abs(self.sums)
         units = [np.bincount(block, weights=column, minlength=BLOCKS) for column in self.sums.T]
         return _Blocks(
-            present=np.count_nonzero(self.sums, axis=0).astype(np.int64),
-            moment=_moment(self.sums),
-            most=size.max(axis=0, initial=0.0),
-            absolute=size.sum(axis=0),
-            units=np.column_stack(units),
-        )
+            present=np.count_nonzero(self.sums, axis=0).astype(np.int64), moment=_moment(self.sums),
+            most=size.max(axis=0, initial=0.0), absolute=size.sum(axis=0), units=np.column_stack(units),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,12 +97,10 @@ class _Blocks:
 
     def __add__(self, other: _Blocks) -> _Blocks:
         return _Blocks(
-            present=self.present + other.present,
-            moment=self.moment + other.moment,
-            most=np.maximum(self.most, other.most),
-            absolute=self.absolute + other.absolute,
+            present=self.present + other.present, moment=self.moment + other.moment,
+            most=np.maximum(self.most, other.most), absolute=self.absolute + other.absolute,
             units=self.units + other.units,
-        )
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,15 +126,9 @@ class Moments:
         clusters, blocks = self._clusters, _blocks(self._clusters)
         few = clusters.sums if isinstance(clusters, _Clusters) and len(clusters.digests) <= BLOCKS else None
         return ClusterSummary(
-            columns=self.columns,
-            present=blocks.present,
-            total=blocks.units.sum(axis=0),
-            moment=blocks.moment,
-            most=blocks.most,
-            absolute=blocks.absolute,
-            units=blocks.units if few is None else few,
-            blocks=few is None,
-        )
+            columns=self.columns, present=blocks.present, total=blocks.units.sum(axis=0), moment=blocks.moment,
+            most=blocks.most, absolute=blocks.absolute, units=blocks.units if few is None else few, blocks=few is None,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

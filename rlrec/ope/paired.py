@@ -91,16 +91,9 @@ def difference(
     ]
     verdict, reasons = _verdict(ours, theirs, tuple(extra))
     return PairedDifference(
-        value=finite_or_none(sample.value),
-        std_error=finite_or_none(sample.error),
-        lower=finite_or_none(low),
-        upper=finite_or_none(high),
-        alpha=alpha,
-        ess=ess,
-        clusters=ours.clusters,
-        verdict=verdict,
-        reasons=reasons,
-    )
+        value=finite_or_none(sample.value), std_error=finite_or_none(sample.error), lower=finite_or_none(low),
+        upper=finite_or_none(high), alpha=alpha, ess=ess, clusters=ours.clusters, verdict=verdict, reasons=reasons,
+    )  # fmt: skip
 
 
 def _check(ours: SessionEstimatorFold, theirs: SessionEstimatorFold) -> None:
