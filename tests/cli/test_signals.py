@@ -19,6 +19,7 @@ from rlrec.app import doctor
 from rlrec.store import Store
 from tests.conftest import runner
 
+pytestmark = pytest.mark.slow
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 REQUEST = b'{"op": "recommend", "policy": "home", "session": "s"}\n'
 LONG = ("simulate", "bernoulli", "--policy", "home", "--sessions", "1000000", "--env", "rates=0.5,0.4", "--group", "50")

@@ -45,11 +45,13 @@ def simulations(audience: str) -> list[list[str]]:
     return [shlex.split(line)[1:] for line in lines if line.startswith(f"rlrec simulate {audience} --ephemeral")]
 
 
+@pytest.mark.slow
 def test_a_policy_that_forgets_has_less_regret_where_rewards_drift(run_sqlite: Run) -> None:
     plain, window = (run_sqlite(*words, "--json").json["regret"] for words in simulations("drift"))
     assert 2 * window < plain
 
 
+@pytest.mark.slow
 def test_a_bandit_earns_less_in_a_visit_than_the_best_policy_without_context(run_sqlite: Run) -> None:
     (words,) = simulations("barista")
     figures = run_sqlite(*words, "--json").json
