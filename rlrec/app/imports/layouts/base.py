@@ -21,6 +21,7 @@ from typing import BinaryIO, ClassVar, NamedTuple, Protocol, TypeVar, cast
 
 import numpy as np
 
+from rlrec import times
 from rlrec.app.imports.columns import NULL, LogColumns, distinct
 from rlrec.errors import InputError
 
@@ -96,6 +97,17 @@ class Layout(ABC):
     def complete(self, rows: LogColumns) -> LogColumns:
         """Decoded rows with what is known only at the end of the file, and with what depends on their identity."""
         return rows
+
+    def time(self, text: str, field: str) -> int:
+        """Microseconds since 1970 UTC. Raises InputError for what is no time, or lies in the future."""
+        try:
+            at = times.parse(text)
+        except InputError as error:
+            error.field = field
+            raise
+        if at > self.now:
+            raise InputError(f"{text[:40]} lies in the future", hint="check it and the clock", field=field)
+        return at
 
     # -- passes --
 

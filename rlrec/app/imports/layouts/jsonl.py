@@ -13,7 +13,6 @@ from typing import Any, ClassVar, NamedTuple
 
 from msgspec import Struct, field
 
-from rlrec import times
 from rlrec.app.imports.columns import LogColumns, LoggedEvents, LoggedSlots, transposed
 from rlrec.app.imports.layouts.base import Layout, RefusedLine, Source, key, probability, refused
 from rlrec.app.inputs import canonical
@@ -151,7 +150,7 @@ class Jsonl(Layout):
         eligible = self._eligible(decision, slots)
         size = _size(decision, slots, eligible)
         _check_probabilities(decision, len(eligible))
-        at = None if decision.at is None else self._time(decision.at, "at")
+        at = None if decision.at is None else self.time(decision.at, "at")
         log_propensity = _log_propensity(decision, slots, size)
         state, shown = history.from_json(decision.state) if decision.state else (decision.state, None)
         policy = self.policy or _policy(decision)
@@ -177,16 +176,6 @@ class Jsonl(Layout):
                 raise InputError(f"arm {slot.arm[:80]!r} was shown, but not eligible", field=f"slate[{index}].arm")
         return eligible
 
-    def _time(self, text: str, field: str) -> int:
-        try:
-            at = times.parse(text)
-        except InputError as error:
-            error.field = field
-            raise
-        if at > self.now:
-            raise InputError(f"{text[:40]} lies in the future", hint="check it and the clock", field=field)
-        return at
-
     def _events(self, decision: DecisionLine, slots: Sequence[LineSlot], at: int | None) -> Sequence[LineEvent]:
         """The events of a line; a reward without events is one itself, and so is the mark of a censored slot."""
         if decision.events is not None:
@@ -205,7 +194,7 @@ class Jsonl(Layout):
             raise InputError(f"{event.kind[:80]!r} is no kind of event", hint=hint, field=f"{path}.kind")
         if event.position is not None and all(event.position != slot.position for slot in slots):
             raise InputError(f"position {event.position} was not shown", field=f"{path}.position")
-        at = None if event.at is None else self._time(event.at, f"{path}.at")
+        at = None if event.at is None else self.time(event.at, f"{path}.at")
         if at is not None and (self.now if served_at is None else served_at) > at:
             raise InputError("the event lies before its decision", field=f"{path}.at")
         _check_bounded(event.value, f"{path}.value")

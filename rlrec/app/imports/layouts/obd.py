@@ -139,7 +139,7 @@ class Obd(Layout):
         context = self._context(cells)
         time, item, position, click, propensity = map(cells.__getitem__, self._chosen)
         values = _item(item), _position(position), _click(click), _propensity(propensity)
-        return self._time(time), *values, context
+        return self.time(time, "timestamp"), *values, context
 
     def _context_of_text(self, text: str) -> str:
         return self._context([*[""] * self._split, *text.split(",")])
@@ -153,16 +153,6 @@ class Obd(Layout):
         pieces = [canonical.text(affinities)[1:-1]] if affinities else []
         pieces += [_feature(name, cells[index]) for name, index in self._features]
         return f"{{{','.join(pieces)}}}"
-
-    def _time(self, text: str) -> int:
-        try:
-            at = times.parse(text)
-        except InputError as error:
-            error.field = "timestamp"
-            raise
-        if at > self.now:
-            raise InputError("the decision lies in the future", hint="check it and the clock", field="timestamp")
-        return at
 
     # -- decisions --
 
