@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from rlrec import ope
-from rlrec.app.evaluation import estimates, fold, groups
+from rlrec.app.evaluation import estimates, fold, groups, log_reader
 from rlrec.app.evaluation.fold import LogPartial
 from rlrec.app.evaluation.log_reader import LogReader
 from rlrec.app.evaluation.logged_batch import LoggedBatch
 from rlrec.app.evaluation.request import Evaluation, Request
 from rlrec.ope.estimate import Estimate
-from rlrec.store import Store, Unit, reader
+from rlrec.store import Store, Unit, arms, reader
 from rlrec.store.reader import Selection
 from tests.app import logs
 
@@ -114,3 +114,24 @@ def test_folding_twice_gives_the_same(slates: str) -> None:
     once, again = (fold.fold(of_rows, evaluation, batch, models) for _ in range(2))
     first, second = (fold.estimates(of_rows, evaluation, partial, cluster="user") for partial in (once, again))
     assert first == second
+
+
+@pytest.mark.parametrize("unit", ["impression", "session"])
+def test_batches_are_cut_where_eligible_sets_are_large(
+    sqlite_db: str, monkeypatch: pytest.MonkeyPatch, unit: str
+) -> None:
+    logs.catalogue(sqlite_db, 3)
+    logs.create(sqlite_db, "log", "epsilon-greedy", epsilon="0.5")
+    for size in (3, 4, 5):  # each third of the log has an eligible set of its own
+        with closing(logs.at(sqlite_db, size * 10)) as store:
+            store.write(lambda unit, size=size: arms.put(unit, {f"a{size - 1}": "{}"}))
+        logs.serve(sqlite_db, "log", pages=30, rates=(0.1, 0.2, 0.3, 0.4, 0.5), seed=size, start=size * 10 + 1)
+    expected = logs.judged(sqlite_db, "uniform", estimators=unit)
+    monkeypatch.setattr(log_reader, "CELLS", 4)
+    for before, after in zip(expected, logs.judged(sqlite_db, "uniform", estimators=unit), strict=True):
+        figures = [(row["value"], row["ess"] or 0.0, row["n"]) for row in (before, after)]
+        assert figures[0] == pytest.approx(figures[1], rel=1e-12)
+    asked = Request(targets=["uniform"], estimators=unit)
+    with closing(logs.at(sqlite_db, 1e6)) as store, store.read() as opened:
+        _, (of_rows,), log = estimates.prepare(opened, asked, estimates.estimators(asked), Selection())
+        assert [len(batch.eligible) for batch in of_rows.to_judge(log)] == [1, 1, 1]

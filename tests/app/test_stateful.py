@@ -61,7 +61,7 @@ def test_rows_without_a_state_are_left_out_and_counted(db: str) -> None:
     visits = logged(db)
     with closing(trained.stored(db)) as store:
         store.write(lambda unit: unit.tell("UPDATE decision SET history = NULL WHERE step = 1"))
-    for found in logs.judged(db, "home", estimators="ips,dm,dr", interval="normal"):
+    for found in logs.judged(db, "home", estimators="impression", interval="normal"):
         assert (found["n"], found["left_out"], "no-state" in found["reasons"]) == (60, 60, True)
     found, other = logs.judged(db, "home", "uniform", estimators="ips", interval="normal")
     assert found["mean_weight"] == pytest.approx(np.mean(weights(visits)[::2]))
