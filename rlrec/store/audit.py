@@ -108,10 +108,10 @@ class OverdueSlots(NamedTuple):
 
 def overdue(unit: Unit, policy_id: int, *, first: int, before: int) -> OverdueSlots:
     """Slots of the policy's own decisions from id `first` on that were served before a time."""
-    joined = t.slot.join(t.decision, _d.id == _s.decision_id)
-    chosen = sa.select(sa.func.count(), sa.func.min(_d.at)).select_from(joined)
-    row = unit.row(chosen.where(_d.policy_id == policy_id, _d.id >= first, _d.imported == 0, _d.at < before))
-    return OverdueSlots(0, None) if row is None else OverdueSlots._make(row)
+    joined = "slot s JOIN decision d ON d.id = s.decision_id"
+    waiting = "d.policy_id = ? AND d.id >= ? AND d.imported = 0 AND d.at < ?"
+    chosen = f"SELECT count(*), min(d.at) FROM {joined} WHERE {waiting}"
+    return unit.records(OverdueSlots, chosen, policy_id, first, before)[0]
 
 
 # -- contradictions --
@@ -119,8 +119,8 @@ def overdue(unit: Unit, policy_id: int, *, first: int, before: int) -> OverdueSl
 
 def counts(unit: Unit) -> dict[str, int]:
     """How many rows each table has that an audit reads."""
-    wanted = (t.policy, t.version, t.belief_delta, t.decision, t.slot, t.event, t.visit)
-    return {table.name: int(unit.value(sa.select(sa.func.count()).select_from(table))) for table in wanted}
+    tables = ("policy", "version", "belief_delta", "decision", "slot", "event", "visit")
+    return {table: int(unit.ask_value(f"SELECT count(*) FROM {table}")) for table in tables}
 
 
 class DanglingRows(NamedTuple):
@@ -195,7 +195,7 @@ _CONTRADICTIONS = {
 def contradictions(unit: Unit) -> Iterator[tuple[str, list[Row]]]:
     """Rows that refer to the wrong row: the first MOST of each test that has any."""
     for name, statement in _CONTRADICTIONS.items():
-        if rows := unit.rows(sa.text(f"{statement} LIMIT {MOST}")):
+        if rows := unit.ask(f"{statement} LIMIT {MOST}"):
             yield name, rows
 
 

@@ -7,7 +7,7 @@ more than the query. SQLAlchemy builds those that are derived from tables (`audi
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache, partial
 from typing import Any, TypeVar
 
@@ -105,17 +105,9 @@ class Unit:
         first = int(self.ask_value(f"SELECT coalesce(max(id), 0) + 1 FROM {table}"))
         return range(first, first + count)
 
-    # -- expressions of SQLAlchemy --
-
-    def rows(self, statement: sa.Executable, parameters: Mapping[str, Any] | None = None) -> list[Row]:
-        return [tuple(row) for row in self.connection.execute(statement, parameters or {})]
-
-    def row(self, statement: sa.Executable, parameters: Mapping[str, Any] | None = None) -> Row | None:
-        row = self.connection.execute(statement, parameters or {}).first()
-        return None if row is None else tuple(row)
-
-    def value(self, statement: sa.Executable, parameters: Mapping[str, Any] | None = None) -> Any:
-        return self.connection.scalar(statement, parameters or {})
+    def rows(self, statement: sa.Executable) -> list[Row]:
+        """All rows of an expression of SQLAlchemy."""
+        return [tuple(row) for row in self.connection.execute(statement)]
 
 
 def _types(unit: Unit, table: str, columns: Sequence[str]) -> list[str]:

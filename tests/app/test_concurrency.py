@@ -231,4 +231,4 @@ def test_what_was_acknowledged_survives_a_kill(store: Store, db: str, work: Call
     consistent(store, "home")
     if not db.startswith("postgresql"):
         with store.read() as unit:
-            assert unit.value(sa.text("PRAGMA integrity_check")) == "ok"
+            assert unit.ask_value("PRAGMA integrity_check") == "ok"

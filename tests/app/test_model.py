@@ -377,9 +377,9 @@ class Commands(RuleBasedStateMachine):
                 .join(tables.session, tables.session.c.id == tables.visit.c.session_id)
                 .order_by(tables.visit.c.number)
             )
-            told = unit.value(sa.select(sa.func.count()).where(tables.event.c.kind != "!censor"))
-            made = unit.value(sa.select(sa.func.count()).select_from(tables.decision))
-            known = unit.value(sa.select(sa.func.count()).select_from(tables.feedback_key))
+            told = unit.ask_value("SELECT count(*) FROM event WHERE kind <> '!censor'")
+            made = unit.ask_value("SELECT count(*) FROM decision")
+            known = unit.ask_value("SELECT count(*) FROM feedback_key")
         newest = {key: (number, steps, last) for key, number, steps, last in visits}
         assert newest == {key: (one["visit"], one["steps"], one["last"]) for key, one in self.model.sessions.items()}
         assert told == sum(len(one["events"]) for one in self.model.decisions)

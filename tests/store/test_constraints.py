@@ -171,7 +171,7 @@ def test_a_failed_constraint_is_one_line_and_stores_nothing(used: Store) -> None
     assert "\n" not in str(caught.value)
     assert not isinstance(caught.value, engines.Retry)
     with used.read() as unit:
-        assert unit.value(sa.text("SELECT count(*) FROM feedback_key")) == 1
+        assert unit.ask_value("SELECT count(*) FROM feedback_key") == 1
 
 
 def _postgres(store: Store) -> bool:

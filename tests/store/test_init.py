@@ -57,11 +57,11 @@ def test_one_of_many_creates_the_tables_of_a_server(empty_db: str) -> None:
 
 def test_init_again_changes_nothing(store: Store) -> None:
     with store.read() as unit:
-        before = unit.rows(sa.text("SELECT * FROM settings")), unit.rows(sa.text("SELECT * FROM run"))
+        before = unit.ask("SELECT * FROM settings"), unit.ask("SELECT * FROM run")
     again = init(store)
     assert (again.created, again.migrated) == (False, False)
     with store.read() as unit:
-        assert (unit.rows(sa.text("SELECT * FROM settings")), unit.rows(sa.text("SELECT * FROM run"))) == before
+        assert (unit.ask("SELECT * FROM settings"), unit.ask("SELECT * FROM run")) == before
 
 
 def test_another_session_timeout_is_refused(store: Store) -> None:
