@@ -1,4 +1,4 @@
-"""Record what users did: events into the log, and their effect into every belief that learns from the decision."""
+"""Record what users did: events in the log, and their effect in every belief that learns from the decision."""
 
 from __future__ import annotations
 
@@ -49,14 +49,21 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    accepted: int
-    duplicates: int
-    rejected: int
+    accepted: int = 0
+    duplicates: int = 0
+    rejected: int = 0
+
+    def __add__(self, other: Summary) -> Summary:
+        return Summary(
+            accepted=self.accepted + other.accepted,
+            duplicates=self.duplicates + other.duplicates,
+            rejected=self.rejected + other.rejected,
+        )
 
 
 Group = Sequence[Line | InputError]
 Outcome = Result | InputError
-Taken = bool | InputError  # whether a line was stored (else it is a duplicate), or why it was refused
+Stored = bool | InputError  # whether a line was stored (else it is a duplicate), or why it was refused
 
 
 def feedback(store: Store, line: Line) -> Result:
@@ -70,7 +77,7 @@ def feedback(store: Store, line: Line) -> Result:
         return outcome
 
     result = store.write(work, repeatable=True)
-    tell(store, unweighed)
+    warn_unweighed(store, unweighed)
     return result
 
 
@@ -85,47 +92,49 @@ def feedback_stream(
     refused ones handed to `rejected`. `groups` gives the input anew each time it is called."""
     unweighed = set[str]()
 
-    def one(unit: Unit, group: Group) -> list[Taken]:
+    def write_group(unit: Unit, group: Group) -> list[Stored]:
         ledger = Ledger(unit, ())
-        taken = _Book(unit, ledger, group, unweighed).take()
+        outcomes = _FeedbackGroup(unit, ledger, group, unweighed).store()
         ledger.close()
-        return taken
+        return outcomes
 
-    def every(unit: Unit, *, locked: bool) -> Summary:
+    def write_all(unit: Unit, *, locked: bool) -> Summary:
         ledger = Ledger(unit, [policy.id for policy in policies.all_policies(unit)] if locked else ())
-        summary = _added(_counted(_Book(unit, ledger, group, unweighed).take(), _refuse) for group in groups())
+        outcomes = (_FeedbackGroup(unit, ledger, group, unweighed).store() for group in groups())
+        summary = sum((_count(group, _refuse) for group in outcomes), Summary())
         ledger.close()
         return summary
 
     if quarantine:
-        summary = _added(
-            _counted(store.write(partial(one, group=group), sound=True, repeatable=True), rejected)
-            for group in groups()
-        )
+        summary = Summary()
+        for group in groups():
+            outcomes = store.write(partial(write_group, group=group), sound=True, repeatable=True)
+            summary += _count(outcomes, rejected)
     else:
         try:
-            summary = store.write(partial(every, locked=False), sound=True, repeatable=True)
+            summary = store.write(partial(write_all, locked=False), sound=True, repeatable=True)
         except Unordered:  # a later group names a policy before those of an earlier one
-            summary = store.write(partial(every, locked=True), sound=True, repeatable=True)
-    tell(store, unweighed)
+            summary = store.write(partial(write_all, locked=True), sound=True, repeatable=True)
+    warn_unweighed(store, unweighed)
     return summary
 
 
 def record(unit: Unit, group: Group, *, unweighed: set[str], ledger: Ledger | None = None) -> list[Outcome]:
-    """Store a group of lines: per line what became of it. A line that is refused leaves no trace.
+    """Store a group of lines: the outcome of each. A line that is refused leaves no trace.
 
     Kinds of events that no definition weighs are put into `unweighed`. ledger: that of a larger transaction, which
     locked the policies and will close it.
     """
-    held = Ledger(unit, ()) if ledger is None else ledger
-    outcomes = _Book(unit, held, group, unweighed, answers=True).answer()
-    if ledger is None:
-        held.close()
+    if ledger is not None:
+        return _FeedbackGroup(unit, ledger, group, unweighed, answers=True).answer()
+    ledger = Ledger(unit, ())
+    outcomes = _FeedbackGroup(unit, ledger, group, unweighed, answers=True).answer()
+    ledger.close()
     return outcomes
 
 
-def tell(store: Store, unweighed: Iterable[str]) -> None:
-    """Say which kinds of events count for nothing: once, and only of what is stored."""
+def warn_unweighed(store: Store, unweighed: Iterable[str]) -> None:
+    """Warn of kinds of events that count for nothing: once, and only of stored ones."""
     for kind in sorted(unweighed):
         store.notice(f"no reward definition weighs {kind!r}; it is stored and counts for nothing yet")
 
@@ -134,29 +143,18 @@ def _refuse(error: InputError) -> None:
     raise error
 
 
-def _counted(taken: Sequence[Taken], rejected: Callable[[InputError], None]) -> Summary:
-    refused = [one for one in taken if isinstance(one, InputError)]
-    for error in refused:
+def _count(outcomes: Sequence[Stored], rejected: Callable[[InputError], None]) -> Summary:
+    errors = [outcome for outcome in outcomes if isinstance(outcome, InputError)]
+    for error in errors:
         rejected(error)
-    accepted = sum(one is True for one in taken)
-    return Summary(accepted=accepted, duplicates=len(taken) - len(refused) - accepted, rejected=len(refused))
+    accepted = sum(outcome is True for outcome in outcomes)
+    return Summary(accepted=accepted, duplicates=len(outcomes) - len(errors) - accepted, rejected=len(errors))
 
 
-def _added(parts: Iterable[Summary]) -> Summary:
-    total = Summary(accepted=0, duplicates=0, rejected=0)
-    for part in parts:
-        total = Summary(
-            accepted=total.accepted + part.accepted,
-            duplicates=total.duplicates + part.duplicates,
-            rejected=total.rejected + part.rejected,
-        )
-    return total
+class _FeedbackGroup:
+    """A group of lines with their decisions, as these stand after every line stored so far.
 
-
-class _Book:
-    """A group of lines before the decisions that they speak of, as these stand after every line taken so far.
-
-    Most lines name a slot that nothing happened to yet: what a line costs is kept to a few microseconds.
+    Most lines name a slot without events: such a line costs a few microseconds.
     """
 
     def __init__(self, unit: Unit, ledger: Ledger, group: Group, unweighed: set[str], *, answers: bool = False) -> None:
@@ -168,34 +166,34 @@ class _Book:
         self.targets = self._targets(lines)
         ledger.settle({target.policy_id for target in self.targets if target.decision_id is not None})
         self.weighed = {kind for definition in policies.rewards(unit) for kind in definition.weights}
-        told = {target.decision_id for target in self.targets if target.number is not None}
-        self.before = events.earlier(unit, told, self.weighed)
+        with_events = {target.decision_id for target in self.targets if target.number is not None}
+        self.before = events.earlier(unit, with_events, self.weighed)
         self.keys = events.stored_keys(unit, {line.key for line in lines if line.key is not None})
         self.pages = self._pages(lines, answers=answers)
-        self.kinds = set(self.weighed)  # those known to be named well
-        self.serving = self._serving() if answers else {}
+        self.kinds = set(self.weighed)  # of which the name is checked
+        self.rewards = self._rewards() if answers else {}
         self.new: dict[int, tuple[FeedbackTarget, list[Row]]] = {}  # by decision: its target, and fields of events
         self.new_keys: list[tuple[str, bytes, int | None, int]] = []
-        self.arms: dict[tuple[int, int], int] = {}  # of the slots that something happened to
+        self.arms: dict[tuple[int, int], int] = {}  # of the slots with new events
         self.censored: dict[tuple[int, int], bool] = {}
 
     def _targets(self, lines: Sequence[Line]) -> list[FeedbackTarget]:
-        """The target of each line. The policies are locked."""
-        named = {line.request_id for line in lines if line.request_id is not None}
-        asked = {key: decision for key, (_, decision) in decisions.requests(self.unit, named).items()}
+        """The target of each line. Its policy is locked."""
+        request_ids = {line.request_id for line in lines if line.request_id is not None}
+        of_request = {key: decision for key, (_, decision) in decisions.requests(self.unit, request_ids).items()}
         wanted = [
-            (line.decision_id if line.request_id is None else asked.get(line.request_id), line.position)
+            (line.decision_id if line.request_id is None else of_request.get(line.request_id), line.position)
             for line in lines
         ]
         if self.unit.postgres:  # under SQLite's one lock nothing changes any more
-            owners = decisions.policy_ids(self.unit, {decision for decision, _ in wanted if decision is not None})
-            self.ledger.lock(owners.values())
-        found = events.targets(self.unit, wanted)
-        self.ledger.lock({target.policy_id for target in found if target.decision_id is not None})
-        return found
+            policy_ids = decisions.policy_ids(self.unit, {decision for decision, _ in wanted if decision is not None})
+            self.ledger.lock(policy_ids.values())
+        targets = events.targets(self.unit, wanted)
+        self.ledger.lock({target.policy_id for target in targets if target.decision_id is not None})
+        return targets
 
     def _pages(self, lines: Sequence[Line], *, answers: bool) -> dict[int, dict[int, int]]:
-        """The slots of the decisions of which a line means all."""
+        """The slots of decisions that a line names as a page."""
         if not answers and all(line.censor is None for line in lines):
             return {}
         pages = {
@@ -205,30 +203,30 @@ class _Book:
         }
         return events.slates(self.unit, pages) if pages else {}
 
-    def _serving(self) -> dict[int, Reward]:
+    def _rewards(self) -> dict[int, Reward]:
         """The reward definition of each version that served one of the decisions."""
-        known = {version.id: version.reward for versions in self.ledger.learning.values() for version in versions}
-        others = {target.version_id for target in self.targets if target.decision_id is not None} - known.keys()
-        found = policies.by_id(self.unit, others) if others else {}
-        return known | {number: version.reward for number, version in found.items()}
+        learning = {version.id: version for versions in self.ledger.learning.values() for version in versions}
+        others = {target.version_id for target in self.targets if target.decision_id is not None} - learning.keys()
+        versions = {**learning, **(policies.by_id(self.unit, others) if others else {})}
+        return {version_id: version.reward for version_id, version in versions.items()}
 
-    def take(self) -> list[Taken]:
-        """What became of each line."""
+    def store(self) -> list[Stored]:
+        """Store the lines: the outcome of each."""
         targets = iter(self.targets)
-        taken = [one if isinstance(one, InputError) else self._take(one, next(targets)) for one in self.group]
-        self._close()
-        return taken
-
-    def answer(self) -> list[Outcome]:
-        """The same, and what the reward was after each line."""
-        targets = iter(self.targets)
-        outcomes = [one if isinstance(one, InputError) else self._answer(one, next(targets)) for one in self.group]
-        self._close()
+        outcomes = [line if isinstance(line, InputError) else self._add(line, next(targets)) for line in self.group]
+        self._write()
         return outcomes
 
-    def _take(self, line: Line, target: FeedbackTarget) -> Taken:
-        """Check a line and note what it adds."""
-        _, _, position, happened, at, key, censor, number = line
+    def answer(self) -> list[Outcome]:
+        """Store the lines: the answer to each, with the reward after it."""
+        targets = iter(self.targets)
+        outcomes = [line if isinstance(line, InputError) else self._answer(line, next(targets)) for line in self.group]
+        self._write()
+        return outcomes
+
+    def _add(self, line: Line, target: FeedbackTarget) -> Stored:
+        """Check a line, and collect its events."""
+        _, _, position, values, at, key, censor, number = line
         decision_id, served_at = target.decision_id, target.at
         if position is None and target.size == 1:
             position = 1
@@ -236,44 +234,43 @@ class _Book:
         when = now if at is None else at
         try:
             if decision_id is None:
-                raise _unknown(line)
+                raise _unknown_decision(line)
             if target.arm_id is None and position is not None:
-                raise self._unshown(decision_id, position)
-            if key is not None and (known := self.keys.get(key)) is not None:
-                _compare(line, target, position, known)
+                raise self._empty_position(decision_id, position)
+            if key is not None and (stored := self.keys.get(key)) is not None:
+                _compare(line, target, position, stored)
                 return False
-            if not served_at <= when <= now or not (happened or censor is not None):
-                raise _untold(line, decision_id, early=when < served_at)
-            for kind, value in happened.items():
+            if not served_at <= when <= now or not (values or censor is not None):
+                raise _refused_time(line, decision_id, early=when < served_at)
+            for kind, value in values.items():
                 if kind not in self.kinds or type(value) is not float or not -LIMIT <= value <= LIMIT:
                     _check(kind, value)
                     self.kinds.add(kind)
         except InputError as error:
             error.line = number
             return error
-        found = self.new.get(decision_id)
-        if found is None:
-            self.new[decision_id] = found = target, []
+        collected = self.new.get(decision_id)
+        if collected is None:
+            self.new[decision_id] = collected = target, []
         elif position is not None:
             self.arms[decision_id, position] = target.arm_id
-        new, seq = found[1], self.ledger.seq(target.policy_id)
+        new, seq = collected[1], self.ledger.seq(target.policy_id)
         count = (target.number or 0) + len(new)
-        for kind, value in happened.items():
+        for kind, value in values.items():
             count += 1
             new.append((decision_id, position, kind, float(value), when, now, seq, key, count))
             if kind not in self.weighed:
                 self.unweighed.add(kind)
         if censor is not None:
-            word = Event(decision_id, position, CENSOR, float(censor), when, now, seq, key, count)
-            self._censor(target, word)
+            self._censor(target, Event(decision_id, position, CENSOR, float(censor), when, now, seq, key, count))
         if key is None:
             self.unit.repeatable = False
         else:
-            self.keys[key] = content = FeedbackKey(named(decision_id, position, happened, censor), at, decision_id)
+            self.keys[key] = content = FeedbackKey(line_digest(decision_id, position, values, censor), at, decision_id)
             self.new_keys.append((key, *content))
         return True
 
-    def _unshown(self, decision_id: int, position: int) -> InputError:
+    def _empty_position(self, decision_id: int, position: int) -> InputError:
         shown = events.slates(self.unit, [decision_id])[decision_id]
         return InputError(
             f"position {position} of decision {decision_id} was not shown",
@@ -281,34 +278,34 @@ class _Book:
             field="position",
         )
 
-    def _censor(self, target: FeedbackTarget, word: Event) -> None:
-        """Put a word into the events of its slot, or of every slot of the page."""
-        slots = self.pages[target.decision_id] if word.position is None else {word.position: target.arm_id}
-        for number, (position, arm_id) in enumerate(slots.items(), word.number + 1):
-            self.new[target.decision_id][1].append(word._replace(position=position, number=number))
+    def _censor(self, target: FeedbackTarget, event: Event) -> None:
+        """Collect a censoring event of a slot, or of every slot of a page."""
+        slots = self.pages[target.decision_id] if event.position is None else {event.position: target.arm_id}
+        for number, (position, arm_id) in enumerate(slots.items(), event.number + 1):
+            self.new[target.decision_id][1].append(event._replace(position=position, number=number))
             self.arms[target.decision_id, position] = arm_id
-            self.censored[target.decision_id, position] = word.value == 1.0
+            self.censored[target.decision_id, position] = event.value == 1.0
 
     def _answer(self, line: Line, target: FeedbackTarget) -> Outcome:
-        taken = self._take(line, target)
-        if isinstance(taken, InputError):
-            return taken
+        stored = self._add(line, target)
+        if isinstance(stored, InputError):
+            return stored
         decision_id, served_at, size = target.decision_id, target.at, target.size
         new = self.new[decision_id][1] if decision_id in self.new else ()
-        happened = [Event(*row) for row in (*self.before.get(decision_id, ()), *new)]
+        of_decision = [Event(*row) for row in (*self.before.get(decision_id, ()), *new)]
         count = len(line.events) + (line.censor is not None)
         return Result(
             decision_id=decision_id,
-            events=count if taken else 0,
-            duplicates=0 if taken else count,
+            events=count if stored else 0,
+            duplicates=0 if stored else count,
             reward=reward_from(
-                self.serving[target.version_id], happened, served_at=served_at,
+                self.rewards[target.version_id], of_decision, served_at=served_at,
                 position=1 if size == 1 else line.position, shown=self.pages.get(decision_id, ()),
             ),
         )  # fmt: skip
 
-    def _close(self) -> None:
-        """Write events, keys and marks, and hand the ledger the differences that they make."""
+    def _write(self) -> None:
+        """Write events, keys and censored marks, and apply the events to the beliefs."""
         self.ledger.apply_events(self.new.values(), before=self.before, arms=self.arms)
         events.add(self.unit, [event for number in sorted(self.new) for event in self.new[number][1]])
         events.add_keys(self.unit, self.new_keys)
@@ -317,13 +314,14 @@ class _Book:
             decisions.censor(self.unit, marked, censored=flag)
 
 
-def _compare(line: Line, target: FeedbackTarget, position: int | None, known: FeedbackKey) -> None:
-    """Raises Conflict where a known key named another line."""
+def _compare(line: Line, target: FeedbackTarget, position: int | None, stored: FeedbackKey) -> None:
+    """Raises Conflict where the key was stored with another line."""
     # An imported key cannot tell whether its line gave `at`: where the retry gives none, it is no difference.
-    at = known.at if target.imported and line.at is None else line.at
-    # A value that is no number is no line that was stored.
-    sound = all(type(value) in (int, float) and isfinite(value) for value in line.events.values())
-    if not sound or known != (named(target.decision_id, position, line.events, line.censor), at, target.decision_id):
+    at = stored.at if target.imported and line.at is None else line.at
+    # No stored line has a value that is not a number.
+    numbers = all(type(value) in (int, float) and isfinite(value) for value in line.events.values())
+    content = line_digest(target.decision_id, position, line.events, line.censor), at, target.decision_id
+    if not numbers or stored != content:
         raise Conflict(
             f"feedback key {line.key!r} is known with other content",
             hint="a key names one line for ever: use another",
@@ -331,7 +329,7 @@ def _compare(line: Line, target: FeedbackTarget, position: int | None, known: Fe
         )
 
 
-def _untold(line: Line, decision_id: int, *, early: bool) -> InputError:
+def _refused_time(line: Line, decision_id: int, *, early: bool) -> InputError:
     if not line.events and line.censor is None:
         return InputError("no event is given", hint="for example click, or dwell_s=31.5", field="events")
     if early:
@@ -339,7 +337,7 @@ def _untold(line: Line, decision_id: int, *, early: bool) -> InputError:
     return InputError("the event lies in the future", hint="check `at` and the clock", field="at")
 
 
-def _unknown(line: Line) -> InputError:
+def _unknown_decision(line: Line) -> InputError:
     if line.decision_id is None and line.request_id is None:
         return InputError("no decision is named", hint="give decision_id or request_id", field="decision_id")
     what = f"request {line.request_id!r}" if line.request_id is not None else f"decision {line.decision_id}"
@@ -359,14 +357,14 @@ def _check(kind: str, value: float) -> None:
         raise InputError(f"the value of {kind}, {value:g}, is too large", hint=hint, field=f"events.{kind}")
 
 
-def named(decision_id: int, position: int | None, happened: Mapping[str, float], censor: bool | None) -> bytes:
-    """What a key names: the digest of a line in canonical form."""
-    where = "null" if position is None else position
-    return digest(f"[{decision_id},{where},{_rest(tuple(happened.items()), censor)}")
+def line_digest(decision_id: int, position: int | None, values: Mapping[str, float], censor: bool | None) -> bytes:
+    """Digest of a line in canonical form: the content of its key."""
+    slot = "null" if position is None else position
+    return digest(f"[{decision_id},{slot},{_end(tuple(values.items()), censor)}")
 
 
-@lru_cache(maxsize=1024)
-def _rest(happened: tuple[tuple[str, float], ...], censor: bool | None) -> str:
-    """Most lines say the same."""
-    values = {kind: float(value) for kind, value in happened}
-    return canonical.text([values] if censor is None else [values, censor])[1:]
+@lru_cache(maxsize=1024)  # most lines end alike
+def _end(values: tuple[tuple[str, float], ...], censor: bool | None) -> str:
+    """The canonical form of a line behind its position."""
+    events = {kind: float(value) for kind, value in values}
+    return canonical.text([events] if censor is None else [events, censor])[1:]

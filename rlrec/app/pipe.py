@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Sequence
 
-from rlrec.app.feedback import Line, Outcome, record, tell
+from rlrec.app.feedback import Line, Outcome, record, warn_unweighed
 from rlrec.app.learning.ledger import Ledger
 from rlrec.app.recommend import Answer, Request, recommend_group
 from rlrec.app.serving.cache import ServingCache
@@ -56,7 +56,7 @@ class Pipe:
             recommend_group(self.store, requests, seed=self.seed, dry_run=self.dry_run, cache=self._cache, also=also)
         )
         outcomes = iter(feedback.outcomes)
-        tell(self.store, feedback.unweighed - self._unweighed)
+        warn_unweighed(self.store, feedback.unweighed - self._unweighed)
         self._unweighed |= feedback.unweighed
         return [
             line if isinstance(line, InputError) else next(outcomes if isinstance(line, Line) else answers)

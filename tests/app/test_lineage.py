@@ -40,7 +40,7 @@ def version(
 
 
 def rows(*chain: Any) -> Any:
-    found = [lesson.rows(SLOTS) for lesson in lineage.learned(chain)]
+    found = [lesson.rows(SLOTS) for lesson in lineage.learned_from(chain)]
     return np.flatnonzero(np.logical_or.reduce([np.zeros(6, bool), *found])).tolist()
 
 
@@ -87,7 +87,7 @@ def test_a_trained_version_learned_from_two_splits_of_three() -> None:
 def test_only_a_lesson_of_splits_has_to_read_them() -> None:
     record = {"selection": {}, "last_id": 6}
     found = [
-        lineage.learned([version("gradient", status="frozen", learned_from=one)])[0].split
+        lineage.learned_from([version("gradient", status="frozen", learned_from=one)])[0].split
         for one in (record, {**record, "splits": [0, 1]}, {"selection": {"splits": [0]}})
     ]
     assert found == [False, True, True]

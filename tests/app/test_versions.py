@@ -172,7 +172,7 @@ def test_a_frozen_version_says_all_that_it_learned_from(shop: str) -> None:
         assert sums(store, "pupil@2") == {1: (1, 1, 1), 2: (2, 1, 1)}
         with store.read() as unit:
             version, _ = lookup.version(unit, "pupil@2")
-            lessons = lineage.learned(lineage.ancestry(unit, version))
+            lessons = lineage.learned_from(lineage.ancestry(unit, version))
     assert [lesson.selection.last_id for lesson in lessons] == [own, max(logged)]
     assert lessons[0].selection.policy_ids != lessons[1].selection.policy_ids
 

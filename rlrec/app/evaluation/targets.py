@@ -91,7 +91,7 @@ def _target(unit: Unit, name: str, live: object, reward: Reward | None, *, greed
         policy_id=version.policy.id,
         reward=reward or version.reward,
         serving=None if logged else exact.load(unit, version, greedy=greedy),
-        lessons=lineage.learned(lineage.ancestry(unit, version)),
+        lessons=lineage.learned_from(lineage.ancestry(unit, version)),
         seq=head.seq,
     )
 

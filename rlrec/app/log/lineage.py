@@ -1,4 +1,4 @@
-"""What a version learned from, as tests on rows of the log: nothing is judged unnoticed on what taught it."""
+"""The decisions that a version learned from, as tests on rows of the log: an estimate on them says so."""
 
 from __future__ import annotations
 
@@ -29,39 +29,39 @@ class LearnedFrom:
 
     @property
     def split(self) -> bool:
-        """Whether it takes the column `split` to tell."""
+        """Whether `rows` needs the column `split`."""
         return self.splits is not None or self.selection.splits is not None
 
     def rows(self, slots: Columns) -> Flags:
         """Which rows of the log are among them, (n,)."""
-        found = matching(slots, self.selection)
+        rows = matching(slots, self.selection)
         if self.splits is not None:
-            found &= np.isin(slots["split"], self.splits)
+            rows &= np.isin(slots["split"], self.splits)
         if self.mature_at is not None:
-            found &= slots["imported"] | (self.mature_at - slots["at"] > self.window_us)
-        return found
+            rows &= slots["imported"] | (self.mature_at - slots["at"] > self.window_us)
+        return rows
 
 
 def matching(slots: Columns, selection: Selection) -> Flags:
-    """Which rows of the log a selection means, (n,): `Selection.conditions` on arrays."""
-    found = np.ones(len(slots["decision_id"]), np.bool_)
+    """Which rows of the log are selected, (n,): `Selection.conditions` on arrays."""
+    rows = np.ones(len(slots["decision_id"]), np.bool_)
     for name in ("policy", "version", "variant"):
         wanted = getattr(selection, f"{name}_ids")
         if wanted is not None:
-            found &= np.isin(slots[f"{name}_id"], list(wanted))
+            rows &= np.isin(slots[f"{name}_id"], list(wanted))
     if selection.since is not None:
-        found &= slots["at"] >= selection.since
+        rows &= slots["at"] >= selection.since
     if selection.until is not None:
-        found &= slots["at"] < selection.until
+        rows &= slots["at"] < selection.until
     if selection.first_id is not None:
-        found &= slots["decision_id"] >= selection.first_id
+        rows &= slots["decision_id"] >= selection.first_id
     if selection.last_id is not None:
-        found &= slots["decision_id"] <= selection.last_id
+        rows &= slots["decision_id"] <= selection.last_id
     if selection.imported is not None:
-        found &= slots["imported"] == selection.imported
+        rows &= slots["imported"] == selection.imported
     if selection.splits is not None:
-        found &= np.isin(slots["split"], list(selection.splits))
-    return found
+        rows &= np.isin(slots["split"], list(selection.splits))
+    return rows
 
 
 def ancestry(unit: Unit, version: Version) -> list[Version]:
@@ -72,20 +72,20 @@ def ancestry(unit: Unit, version: Version) -> list[Version]:
     return chain
 
 
-def learned(chain: Sequence[Version]) -> list[LearnedFrom]:
-    """What the first version of an `ancestry` learned from: its own decisions if it learns online, what it was taught
-    when it was made, and what those it was copied from were taught."""
+def learned_from(chain: Sequence[Version]) -> list[LearnedFrom]:
+    """The decisions that the first version of an `ancestry` learned from: its own if it learns online, and those that
+    it and its ancestors started from."""
     version = chain[0]
-    taught = [lesson for one in chain for lesson in _taught(one)]
+    initial = [decisions for ancestor in chain for decisions in _initial(ancestor)]
     if version.status == "frozen" or not learns(version):
-        return taught
+        return initial
     first = version.since or None
-    own = Selection(policy_ids=[version.policy.id], first_id=first, last_id=version.entered_to, imported=False)
-    return [LearnedFrom(selection=own), *taught]
+    served = Selection(policy_ids=[version.policy.id], first_id=first, last_id=version.entered_to, imported=False)
+    return [LearnedFrom(selection=served), *initial]
 
 
 def record(unit: Unit, text: str, selected: Selection, *, last_id: int, window_us: int, slots: int) -> dict[str, Any]:
-    """What a version remembers of a log that taught it: the filter and what it meant, and how much was mature then."""
+    """The record of a log that a version is fitted to: its filter, what that selected, and how much was mature."""
     selection = {name: value for name, value in asdict(selected).items() if value is not None}
     return {
         "filter": text, "selection": selection, "last_id": last_id, "now": unit.now, "window_us": window_us,
@@ -93,19 +93,20 @@ def record(unit: Unit, text: str, selected: Selection, *, last_id: int, window_u
     }  # fmt: skip
 
 
-def _taught(version: Version) -> list[LearnedFrom]:
-    """What stands in the record of a version: the log it was taught by, that of its prior, the policy whose belief it
-    is a copy of."""
+def _initial(version: Version) -> list[LearnedFrom]:
+    """The decisions that a version started from, by its record: the log that it was fitted to, that of its prior, and
+    those of the belief that it is a copy of."""
     record = version.learned_from
-    lessons = [_lesson(version, log) for log in (record, record.get("prior", {})) if "selection" in log]
+    logs = [log for log in (record, record.get("prior", {})) if "selection" in log]
+    learned = [_from_log(version, log) for log in logs]
     if "policy_id" in record and learns(version):
         last = None if "selection" in record else record.get("last_id")
-        own = Selection(policy_ids=[record["policy_id"]], last_id=last, imported=False)
-        lessons.append(LearnedFrom(selection=own, mature_at=version.created_at, window_us=version.reward.window_us))
-    return lessons
+        copied = Selection(policy_ids=[record["policy_id"]], last_id=last, imported=False)
+        learned.append(LearnedFrom(selection=copied, mature_at=version.created_at, window_us=version.reward.window_us))
+    return learned
 
 
-def _lesson(version: Version, record: Mapping[str, Any]) -> LearnedFrom:
+def _from_log(version: Version, record: Mapping[str, Any]) -> LearnedFrom:
     selection = Selection(**{"last_id": record.get("last_id"), **record["selection"]})
     window = int(record.get("window_us", version.reward.window_us))
     splits = tuple(record["splits"]) if "splits" in record else None
@@ -113,7 +114,7 @@ def _lesson(version: Version, record: Mapping[str, Any]) -> LearnedFrom:
 
 
 def learns(version: Version) -> bool:
-    """Whether what the version serves depends on its belief: `uniform` and `fixed` keep counts, and learn nothing."""
+    """Whether the distribution of a version depends on its belief: `uniform` and `fixed` count, and learn nothing."""
     return informed(kinds.make(version.policy.kind, version.policy.params))
 
 
@@ -121,6 +122,6 @@ def informed(policy: Policy) -> bool:
     """Whether the distribution of a policy depends on a belief."""
     if policy.contextual:
         return True
-    nothing: Any = np.zeros(0)
-    empty = Belief(pulls=nothing, reward_sum=nothing, reward_squares=nothing, alpha=nothing, beta=nothing, total=0.0)
+    none: Any = np.zeros(0)
+    empty = Belief(pulls=none, reward_sum=none, reward_squares=none, alpha=none, beta=none, total=0.0)
     return policy.index(empty, context={}) is not None
