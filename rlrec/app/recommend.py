@@ -74,8 +74,11 @@ def recommend_group(
             group = planned_requests.plan(unit, requests, cache)
             planned = {index: plan for index, plan in enumerate(group) if isinstance(plan, PlannedRequest)}
             _notice_unread(store, planned, cache)
+            duplicates = (plan.decision_id for plan in group if isinstance(plan, Duplicate))
+            repeated = {decision_id for decision_id in duplicates if decision_id is not None}
+            stored = decision_json.stored(unit, repeated) if repeated else {}  # nothing is read once all is committed
             if dry_run:
-                return _in_order(unit, group, _dry_run(unit, planned, seed, cache))
+                return _in_order(group, _dry_run(unit, planned, seed, cache), stored)
             interned = _interned(unit, planned, cache)
             locked = {plan.shared.version.policy.id for plan in planned.values()}
             locked |= set(also.policies(unit)) if also is not None else set()
@@ -90,10 +93,7 @@ def recommend_group(
         except Unordered:  # a policy that came into being after the snapshot
             lock_all = True
             continue
-        if any(isinstance(plan, Duplicate) for plan in group):
-            with store.read() as unit:
-                return _in_order(unit, group, answers)
-        return [plan if isinstance(plan, InputError) else answers[index] for index, plan in enumerate(group)]
+        return _in_order(group, answers, stored)
     raise StoreBusy("other writers keep using the same request ids", hint="a retry is safe")
 
 
@@ -315,11 +315,9 @@ def _dry_run(
 
 
 def _in_order(
-    unit: Unit, group: Sequence[Planned], drawn: Mapping[int, Answer | InputError]
+    group: Sequence[Planned], drawn: Mapping[int, Answer | InputError], stored: Mapping[int, Answer]
 ) -> list[Answer | InputError]:
     """The answers in the order of the group; duplicates have those of the decisions that they repeat."""
-    ids = {plan.decision_id for plan in group if isinstance(plan, Duplicate) and plan.decision_id is not None}
-    stored = decision_json.stored(unit, ids) if ids else {}
     answers: list[Answer | InputError] = []
     for index, plan in enumerate(group):
         if isinstance(plan, InputError):

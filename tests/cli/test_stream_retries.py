@@ -134,6 +134,31 @@ def test_of_an_unknown_outcome_only_lines_with_keys_are_sent_again(
 
 
 @pytest.mark.slow
+def test_a_connection_that_breaks_behind_a_stored_group_repeats_nothing(
+    db: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the group has a duplicate, whose answer has to be read."""
+    commit = psycopg.Connection.commit
+
+    def broken(connection: Any) -> None:
+        writes = not connection.read_only and connection.info.transaction_status
+        commit(connection)
+        if writes:
+            end_others(db)
+
+    with closing(Store(postgres_only(db))) as store:
+        pipe, again = Pipe(store), Request(policy="home", session="s", request_id="r")
+        pipe.answer([again])
+        monkeypatch.setattr(psycopg.Connection, "commit", broken)
+        first, second = pipe.answer([again, Request(policy="home", session="t")])
+        monkeypatch.setattr(psycopg.Connection, "commit", commit)
+        assert isinstance(first, dict)
+        assert isinstance(second, dict)
+        assert (first["duplicate"], second["decision_id"]) == (True, 2)
+        assert pipe.answer([again])[0] == first
+
+
+@pytest.mark.slow
 def test_patience_ends(sqlite_db: str, monkeypatch: pytest.MonkeyPatch) -> None:
     stocked(runner(sqlite_db))
     monkeypatch.setattr("rlrec.store.engine.BUSY_TIMEOUT_S", 0.1)
