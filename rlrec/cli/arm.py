@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -64,56 +65,40 @@ def import_(store: Store, show: Show, lines: Lines) -> None:
 
     lines.copy_unless_file()
     as_groups = _json_groups if lines.first_byte() in (b"{", b"[") else _csv_groups
-    groups = as_groups(lines, use_case.ArmFeatures)
+    groups = partial(as_groups, lines, use_case.ArmFeatures)
     changes = use_case.put(store, groups, at_once=not lines.refusals.quarantine)
     show(asdict(changes) | {"rejected": lines.refusals.count})
 
 
-def _json_groups(lines: Lines, record: Any) -> Any:
+def _json_groups(lines: Lines, record: Any) -> Iterator[Sequence[Any]]:
     import msgspec
 
-    kind = msgspec.defstruct("Arm", [("arm", str), ("features", dict[str, Any], {})], forbid_unknown_fields=True)
+    from rlrec.cli.lines import key_type
 
-    def groups() -> Iterator[Sequence[Any]]:
-        for group in lines.groups(kind):
-            yield [record(arm.arm, arm.features) for arm in _with_key(lines, group)]
-
-    return groups
-
-
-def _with_key(lines: Lines, group: Sequence[tuple[int, Any]]) -> Iterator[Any]:
-    """The arms whose key can be stored; the others are refused."""
-    for number, arm in group:
-        try:
-            parse_key(arm.arm)
-        except InputError as error:
-            lines.refuse(InputError(error.message, hint=error.hint, field="arm", line=number))
-        else:
-            yield arm
+    fields: list[Any] = [("arm", key_type()), ("features", dict[str, Any], {})]
+    kind: Any = msgspec.defstruct("Arm", fields, forbid_unknown_fields=True)
+    for group in lines.groups(kind):
+        yield [record(arm.arm, arm.features) for _, arm in group]
 
 
-def _csv_groups(lines: Lines, record: Any) -> Any:
+def _csv_groups(lines: Lines, record: Any) -> Iterator[Sequence[Any]]:
     """CSV in groups: numbers become numbers, an empty cell is no feature."""
-
-    def groups() -> Iterator[Sequence[Any]]:
-        header: list[str] = []
-        for group in lines.raw():
-            arms = []
-            for number, text in group:
-                try:
-                    cells = _cells(text)
-                    if header:
-                        arms.append(record(parse_key(cells[0]), _features(header, cells)))
-                    else:
-                        header = _header(cells)
-                except InputError as error:
-                    error.line = number
-                    if not header:
-                        raise
-                    lines.refuse(error)
-            yield arms
-
-    return groups
+    header: list[str] = []
+    for group in lines.raw():
+        arms = []
+        for number, text in group:
+            try:
+                cells = _cells(text)
+                if header:
+                    arms.append(record(parse_key(cells[0]), _features(header, cells)))
+                else:
+                    header = _header(cells)
+            except InputError as error:
+                error.line = number
+                if not header:
+                    raise
+                lines.refuse(error)
+        yield arms
 
 
 def _cells(text: bytes) -> list[str]:
