@@ -131,8 +131,8 @@ class Smooth(Protocol):
 
 
 class Estimator(Smooth, Protocol):
-    """Declarations of every estimator, whatever its unit. Its object holds parameters, and sums hold what the log says:
-    a new estimator is a new class and one registry line.
+    """Declarations of every estimator, whatever its unit. The object holds parameters and no data: a new estimator is a
+    new class, whose docstring the help of `evaluate` shows, and one registry line.
 
     `value` must not change when all columns are multiplied by one number (every estimate here is a ratio of sums).
     So it takes means per cluster or per block, or plain sums, and the delta-method error needs no centring.
@@ -173,7 +173,7 @@ class Ratio:
     biased: ClassVar[bool] = False
 
     def value(self, mean: Array) -> Array:
-        return np.asarray(mean[..., 0] / mean[..., 1])
+        return mean[..., 0] / mean[..., 1]
 
     def gradient(self, mean: Array) -> Array:
         numerator, denominator = mean[..., 0], mean[..., 1]
@@ -190,7 +190,7 @@ def hash_bits(ids: Ids, *, salt: int) -> npt.NDArray[np.uint64]:
     mixed = ids.astype(np.int64).view(np.uint64) + np.uint64((salt + 1) * 0x9E3779B97F4A7C15 % 2**64)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(mixed ^ (mixed >> np.uint64(31)))
+    return mixed ^ (mixed >> np.uint64(31))
 
 
 def require_positive(label: str, value: float, *, example: str) -> None:

@@ -96,7 +96,7 @@ class Sndr(Ratio):
 
     def value(self, mean: Array) -> Array:
         _, rows, expected, error, weight = np.moveaxis(mean, -1, 0)
-        return np.asarray(expected / rows + error / weight)
+        return expected / rows + error / weight
 
     def gradient(self, mean: Array) -> Array:
         _, rows, expected, error, weight = np.moveaxis(mean, -1, 0)

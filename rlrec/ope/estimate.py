@@ -1,4 +1,4 @@
-"""From sums over clusters to estimates: what is reported of each estimator when a fold over the log is over."""
+"""From sums over clusters to estimates: the report of each estimator when a fold over the log is over."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Estimate:
     std_error: clustered, by the delta method; None where no interval is valid (dm)
     clusters, n: clusters and rows used; ess is over clusters
     bias_bound: largest bias that changed weights can cause; 0 where they are not changed, None where it is unknown
-    safe_lower: lower minus bias_bound, which no interval shows: what a gate should compare
-    k_hat, cluster_share, nonzero, reward_share, mean_weight_z: what the verdict was made from (`Diagnosis`)
+    safe_lower: lower minus bias_bound, which no interval shows: for gates
+    k_hat, cluster_share, nonzero, reward_share, mean_weight_z: figures of the verdict (`Diagnosis`)
     left_out: rows without a propensity, or visits that could not be used
     ess_by_step: effective sample size over visits at each step; horizon: the first step, from 0, at which it is below
         5 % of the visits: from there on the log does not support the target. None if it always does, and per
@@ -69,7 +69,7 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class FinishOptions:
-    """How to finish a fold, and what to report.
+    """How to finish a fold, and words for its report.
 
     interval, level: kind of interval, and its confidence in (0, 1)
     cluster: name of the unit that was randomised, for the report

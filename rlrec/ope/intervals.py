@@ -65,7 +65,7 @@ def value_and_error(estimator: Smooth, total: Array, moment: Array, n: int) -> t
         raw, size = products.sum(axis=(-2, -1)), np.abs(products).sum(axis=(-2, -1))
         # a rounding of 0 is 0; overflow remains NaN
         variance = np.where(raw > _NOTHING * size, raw, 0.0 * raw) * (n / (n - 1) if n > 1 else np.nan)
-        return np.asarray(estimator.value(total)), np.sqrt(variance)
+        return estimator.value(total), np.sqrt(variance)
 
 
 def normal(value: float, error: float, level: float) -> Bounds:

@@ -53,7 +53,7 @@ class Wis(PerVisit):
 
 @dataclass(frozen=True, kw_only=True)
 class Pdis(PerVisit):
-    """Mean of sum_t gamma^t w_t r_t, where w_t is the weight up to step t: what was shown later does not weigh a
+    """Mean of sum_t gamma^t w_t r_t, where w_t is the weight up to step t: later pages do not weigh a
     reward."""
 
     name: ClassVar[str] = "pdis"

@@ -1,4 +1,4 @@
-"""From visits to estimates: the fold of the session estimators, and what is reported when it is over."""
+"""From visits to estimates: the fold of the estimators per session."""
 
 from __future__ import annotations
 
