@@ -5,9 +5,10 @@ This module and the kinds that read no context import no numpy: a single `feedba
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from copy import copy
+from dataclasses import dataclass
 from math import isfinite
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
 
 from rlrec.errors import InputError
 from rlrec.policy.forgetting import Forgetting
@@ -111,19 +112,38 @@ class Policy(Protocol):
 EVERYTHING = ("*",)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Learner(Counts):
-    """Base of kinds that learn: a floor of uniform exploration, and a memory that may fade or end."""
-
-    floor: float = 0.0
-    discount: float = 1.0
-    window: float = 0.0
+class Kind(Counts):
+    """Base of all kinds: it counts every slot, forgets none, reads no context, and any reward will do."""
 
     prior: ClassVar[tuple[float, float]] = (0.0, 0.0)
     served: ClassVar[bool] = True
     online: ClassVar[bool] = True
     contextual: ClassVar[bool] = False
     stateful: ClassVar[bool] = False
+
+    @property
+    def forgetting(self) -> Forgetting:
+        return Forgetting()
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ()
+
+    @classmethod
+    def implied_defaults(cls, typed: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {}
+
+    def check(self, reward: Reward) -> None:
+        return
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learner(Kind):
+    """Base of kinds that learn: a floor of uniform exploration, and a memory that may fade or end."""
+
+    floor: float = 0.0
+    discount: float = 1.0
+    window: float = 0.0
 
     def __post_init__(self) -> None:
         fraction("floor", self.floor)
@@ -139,19 +159,19 @@ class Learner(Counts):
     def exploration(self) -> float:
         return self.floor
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return ()
-
     def greedy(self) -> Self:
-        return replace(self, floor=0.0)
+        return unchecked_copy(self, floor=0.0)
 
-    @classmethod
-    def implied_defaults(cls, typed: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {}
 
-    def check(self, reward: Reward) -> None:
-        """Any reward will do."""
+P = TypeVar("P")
+
+
+def unchecked_copy(policy: P, **parameters: float) -> P:
+    """The policy with other parameters, which its constructor may refuse: it is never stored and logs nothing."""
+    other = copy(policy)
+    for name, value in parameters.items():
+        object.__setattr__(other, name, value)
+    return other
 
 
 def fraction(name: str, value: float) -> None:

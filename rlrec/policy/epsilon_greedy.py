@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from rlrec.policy.base import Belief, Learner, any_of, fraction
+from rlrec.policy.base import Belief, Learner, any_of, fraction, unchecked_copy
 
 if TYPE_CHECKING:
     from rlrec.arrays import Array
@@ -40,5 +40,5 @@ class EpsilonGreedy(Learner):
     def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array | None:
         return belief.mean()
 
-    def greedy(self) -> EpsilonGreedy:
-        return replace(self, epsilon=0.0, floor=0.0)
+    def greedy(self) -> Self:
+        return unchecked_copy(self, epsilon=0.0, floor=0.0)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from rlrec.errors import InputError
-from rlrec.policy.base import Belief, Learner, any_of, between, unit_interval
+from rlrec.policy.base import Belief, Learner, any_of, between, unchecked_copy, unit_interval
 from rlrec.policy.statistics import PROPENSITY, CountedSlot, SlotColumns, count_slots
 from rlrec.records import Reward
 
@@ -73,10 +72,7 @@ class Exp3(Learner):
 
     def greedy(self) -> Self:
         """The arm with the largest estimated gain."""
-        policy = copy(self)
-        object.__setattr__(policy, "floor", 0.0)
-        object.__setattr__(policy, "gamma", 0.0)  # which none is made with: it would estimate nothing
-        return policy
+        return unchecked_copy(self, floor=0.0, gamma=0.0)
 
     def check(self, reward: Reward) -> None:
         unit_interval(reward, "exp3 weighs gains of at most 1")

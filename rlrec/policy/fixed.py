@@ -7,10 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from rlrec.errors import InputError
-from rlrec.policy.base import Belief, fraction
-from rlrec.policy.forgetting import Forgetting
-from rlrec.policy.statistics import Counts
-from rlrec.records import Reward
+from rlrec.policy.base import Belief, Kind, fraction
 
 if TYPE_CHECKING:
     from rlrec.arrays import Array
@@ -19,18 +16,7 @@ if TYPE_CHECKING:
 ANY = "*"  # the context value whose probabilities hold where no row names the value
 
 
-class _Unlearned(Counts):
-    prior: ClassVar[tuple[float, float]] = (0.0, 0.0)
-    served: ClassVar[bool] = True
-    online: ClassVar[bool] = True
-    contextual: ClassVar[bool] = False
-    stateful: ClassVar[bool] = False
-    forgetting: ClassVar[Forgetting] = Forgetting()
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return ()
-
+class _Unlearned(Kind):
     def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
         import numpy as np
 
@@ -40,13 +26,6 @@ class _Unlearned(Counts):
 
     def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array | None:
         return None
-
-    @classmethod
-    def implied_defaults(cls, typed: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {}
-
-    def check(self, reward: Reward) -> None:
-        """It keeps counts and learns nothing: any reward will do."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -12,14 +11,11 @@ import numpy as np
 
 from rlrec.arrays import Array, Ids, Index, run_starts
 from rlrec.errors import InputError
-from rlrec.policy.base import Belief, between, fraction
+from rlrec.policy.base import Belief, Kind, between, fraction, unchecked_copy
 from rlrec.policy.design import Design
 from rlrec.policy.families.gumbel import Gumbel
 from rlrec.policy.families.point import Point
-from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.scores import Scores
-from rlrec.policy.statistics import Counts
-from rlrec.records import Reward
 
 if TYPE_CHECKING:
     from rlrec.policy.history import History
@@ -68,7 +64,7 @@ class State:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gradient(Counts):
+class Gradient(Kind):
     """Arms in proportion to exp(score / temperature), by scores that `train-pg` learns for the return of a visit.
 
     model linear: weights per arm on features of context and session, and effects of the arm's own features. model
@@ -84,8 +80,6 @@ class Gradient(Counts):
     design: Design = field(default_factory=Design, compare=False, repr=False)
 
     purpose: ClassVar[str] = "learns from whole visits (train-pg): what is shown now changes what is liked later"
-    prior: ClassVar[tuple[float, float]] = (0.0, 0.0)
-    served: ClassVar[bool] = True
     online: ClassVar[bool] = False
     contextual: ClassVar[bool] = True
     stateful: ClassVar[bool] = True
@@ -105,10 +99,6 @@ class Gradient(Counts):
             )
 
     @property
-    def forgetting(self) -> Forgetting:
-        return Forgetting(1.0, 0.0)
-
-    @property
     def exploration(self) -> float:
         return self.floor
 
@@ -116,19 +106,9 @@ class Gradient(Counts):
     def reads(self) -> tuple[str, ...]:
         return self.design.context.reads
 
-    @classmethod
-    def implied_defaults(cls, typed: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {}
-
-    def check(self, reward: Reward) -> None:
-        """Any reward will do."""
-
     def greedy(self) -> Self:
         """The arm with the best score: temperature 0."""
-        greedy = copy(self)
-        object.__setattr__(greedy, "floor", 0.0)
-        object.__setattr__(greedy, "temperature", 0.0)
-        return greedy
+        return unchecked_copy(self, floor=0.0, temperature=0.0)
 
     # -- states --
 

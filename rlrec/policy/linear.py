@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass, field, replace
 from math import log
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -239,11 +238,6 @@ class LinThompson(Linear):
     @property
     def _noise(self) -> float:
         return self.alpha
-
-    def greedy(self) -> Self:
-        greedy = copy(self)
-        object.__setattr__(greedy, "floor", 0.0)  # which the constructor refuses, since logs need a floor
-        return greedy
 
     def scores_at(self, belief: Belief, x: Array) -> Scores:
         posterior = self.posterior(belief)
