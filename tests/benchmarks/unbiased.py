@@ -97,8 +97,8 @@ def logs(policy: Policy, rates: Sequence[float], *, runs: int, decisions: int = 
         ids = np.arange(start, min(start + GROUP, decisions))
         arms, propensity[:, ids], minimum[:, ids] = _served(policy, beliefs, x, seeds, ids)
         reward[:, ids] = rng.random(arms.shape) < np.array(rates)[arms]
-        for place, one in enumerate(ids):
-            beliefs.add(arms[:, place], reward[:, one], x, None)
+        for column, number in enumerate(ids):
+            beliefs.add(arms[:, column], reward[:, number], x, None, propensity=propensity[:, number])
     return Logs(len(rates), reward, propensity, minimum)
 
 

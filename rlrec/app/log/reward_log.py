@@ -131,5 +131,4 @@ def page_events(batch: Batch, definition: Reward, decision_ids: Ids) -> Array:
 
 def mature(slots: Columns, definition: Reward, *, now: int) -> Flags:
     """Decisions older than their reward window, by age alone; imported ones always are."""
-    old: Flags = slots["imported"] | (now - slots["at"] > definition.window_us)
-    return old
+    return slots["imported"] | (now - slots["at"] > definition.window_us)
