@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlrec.app.audit import beliefs, clock, dangling, propensities, visit_histories
+from rlrec.app.audit import beliefs, clock, dangling, propensities, requests, visit_histories
 from rlrec.app.audit.arm_counts import ArmCounts
 from rlrec.app.audit.exploration import Entropy, Starving
 from rlrec.app.audit.findings import Finding, Findings
@@ -24,6 +24,7 @@ CHECKS = {
     "slots": ("slots that taught them", "slots"),
     "propensities": ("decisions derived again", "propensities"),
     "draws": ("slates drawn again", "propensities"),
+    "requests": ("requests of these decisions", "propensities"),
     "shown": ("arms against their propensities", "shown"),
     "dangling": ("decisions and their events", "decisions"),
     "history": ("decisions against their visits", "decisions"),
@@ -115,6 +116,7 @@ def _propensities(unit: Unit, request: Request, findings: Findings) -> int:
     if len(ids) < total:
         detail = f"a random sample of {len(ids):,} of {total:,} decisions; --sample {total} takes all"
         findings.add("propensities", "info", "store", detail)
+    requests.check(unit, ids, findings=findings)
     return propensities.check(unit, ids, findings=findings)
 
 

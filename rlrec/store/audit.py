@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -160,7 +160,8 @@ _CONTRADICTIONS = {
     "decision of another policy's variant": "SELECT d.id FROM decision d JOIN variant v ON v.id = d.variant_id"
     " WHERE v.policy_id <> d.policy_id",
     "decision ahead of its policy": "SELECT d.id FROM decision d JOIN policy_head h ON h.policy_id = d.policy_id"
-    " WHERE d.seq > h.seq OR d.belief_seq >= d.seq",
+    " JOIN version v ON v.id = d.version_id"
+    " WHERE d.seq > h.seq OR d.belief_seq >= d.seq OR (d.imported = 0 AND d.belief_seq < v.seq)",
     "request without digest": "SELECT id FROM decision WHERE (imported = 0 AND request_key IS NOT NULL"
     " AND request_digest IS NULL) OR (request_key IS NULL AND request_digest IS NOT NULL)",
     "events not numbered on": "SELECT decision_id FROM event GROUP BY decision_id"
@@ -169,10 +170,19 @@ _CONTRADICTIONS = {
     " WHERE d.imported = 0 AND (e.at < d.at OR e.received_at < e.at)",
     "event ahead of its policy": "SELECT e.decision_id FROM event e JOIN decision d ON d.id = e.decision_id"
     " JOIN policy_head h ON h.policy_id = d.policy_id WHERE e.seq > h.seq",
+    "events out of order": "SELECT decision_id FROM (SELECT decision_id, seq - lag(seq) OVER w AS later,"
+    " received_at - lag(received_at) OVER w AS received_later FROM event"
+    " WINDOW w AS (PARTITION BY decision_id ORDER BY number)) n WHERE later < 0 OR received_later < 0",
     "feedback key without events": "SELECT k.decision_id, k.key FROM feedback_key k WHERE NOT EXISTS"
     " (SELECT 1 FROM event e WHERE e.decision_id = k.decision_id AND e.key = k.key)",
     "decision without visit": f"SELECT c.first FROM ({_VISIT_COUNTS}) c LEFT JOIN visit v"
     " ON v.session_id = c.session_id AND v.number = c.visit WHERE v.session_id IS NULL",
+    "decision out of time": "SELECT id FROM (SELECT id, at, lag(at) OVER (PARTITION BY policy_id ORDER BY id) AS last"
+    " FROM decision WHERE imported = 0) n WHERE at < last",
+    "visit at other times": "SELECT s.key, v.number FROM visit v JOIN session s ON s.id = v.session_id JOIN"
+    " (SELECT session_id, visit, min(at) AS first, max(at) AS last, max(imported) AS imported FROM decision"
+    " GROUP BY session_id, visit) c ON c.session_id = v.session_id AND c.visit = v.number"
+    " WHERE c.imported = 0 AND (v.started_at <> c.first OR v.last_at <> c.last)",
     "decision out of ordinals": "SELECT id FROM (SELECT id, ordinal, lag(ordinal)"
     " OVER (PARTITION BY policy_id ORDER BY id) AS last FROM decision WHERE ordinal IS NOT NULL) n"
     " WHERE ordinal <> last + 1",
@@ -213,6 +223,75 @@ def contents(unit: Unit) -> Iterator[Content]:
     for table, column in ((t.context, t.context.c.body), (t.eligible_set, t.eligible_set.c.arms)):
         for rows in _portions(unit, sa.select(table.c.id, table.c.digest, column)):
             yield from (Content._make((table.name, *row)) for row in rows)
+
+
+class JsonColumn(NamedTuple):
+    """A column of JSON, and what its rows belong to."""
+
+    owner: str
+    column: str
+
+
+def stored_json(unit: Unit) -> Iterator[tuple[JsonColumn, list[int], list[str]]]:
+    """Ids and texts of the columns of JSON that have no digest, in portions."""
+    arm, revision, decision = t.arm.c, t.arm_history.c, t.decision.c
+    for key, text in ((arm.id, arm.features), (revision.arm_id, revision.features), (decision.id, decision.state)):
+        column = JsonColumn("decision" if key is decision.id else "arm", text.name)
+        for rows in _portions(unit, sa.select(key, text)):
+            ids, texts = zip(*rows, strict=True)
+            yield column, list(ids), list(texts)
+
+
+class AnsweredRequest(NamedTuple):
+    """A decision with a request id: the digest of the request, and what it can have asked for."""
+
+    decision_id: int
+    digest: bytes
+    policy: str
+    version: int
+    experiment: str | None
+    session: str
+    user: str | None
+    context: str
+    size: int
+    eligible_id: int
+
+
+def answered(unit: Unit, decision_ids: Collection[int]) -> list[AnsweredRequest]:
+    """Those of these decisions that have the digest of a request."""
+    text = (
+        "SELECT d.id, d.request_digest, p.name, v.number, e.name, s.key, u.key, c.body, d.size, d.eligible_id"
+        " FROM decision d JOIN policy p ON p.id = d.policy_id JOIN version v ON v.id = d.version_id"
+        " JOIN session s ON s.id = d.session_id JOIN context c ON c.id = d.context_id"
+        " LEFT JOIN users u ON u.id = s.user_id LEFT JOIN variant a ON a.id = d.variant_id"
+        " LEFT JOIN experiment e ON e.id = a.experiment_id WHERE d.request_digest IS NOT NULL AND d.id IN (?*)"
+    )
+    return [AnsweredRequest(row[0], bytes(row[1]), *row[2:]) for row in unit.ask(text, decision_ids)]
+
+
+class OpenVisit(NamedTuple):
+    """A visit that goes on: the arms in the state of its next decision (JSON), and the history of that (packed)."""
+
+    session_id: int
+    number: int
+    steps: int
+    recent: str
+    history: bytes
+
+
+def open_visits(unit: Unit, first: int, last: int) -> list[OpenVisit]:
+    """The visits of sessions with ids in a range that have a history and have not ended."""
+    v = t.visit.c
+    mine = sa.select(v.session_id, v.number, v.steps, v.recent, v.history)
+    chosen = (v.session_id.between(first, last), v.history.is_not(None), v.ended_at.is_(None))
+    return [OpenVisit._make(row) for row in unit.rows(mine.where(*chosen).order_by(v.session_id, v.number))]
+
+
+def integrity(unit: Unit) -> list[str]:
+    """Complaints of SQLite about its own file; PostgreSQL has no such check."""
+    if unit.postgres:
+        return []
+    return [str(row[0]) for row in unit.rows(sa.text(f"PRAGMA quick_check({MOST})")) if row[0] != "ok"]
 
 
 class Key(NamedTuple):

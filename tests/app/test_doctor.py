@@ -23,7 +23,7 @@ from rlrec.ope import betting
 from rlrec.store import Store, policies
 from rlrec.store import audit as store_audit
 from tests.app.shop import done
-from tests.conftest import Said, _create, runner
+from tests.conftest import Run, Said, _create, runner
 
 Row = tuple[Any, ...]
 START, LATER, LAST = "2026-01-01T00:00:00Z", "2026-01-01T00:20:00Z", "2026-01-01T02:00:00Z"
@@ -294,6 +294,23 @@ BENT: dict[str, tuple[list[str], str, str]] = {
     ),
     "encoder": ([PAGES.format('"x"', '"w"', "sees")], "slots", "policy sees"),
     "arm's encoder": ([PAGES.format('"price"', '"rank"', "shares")], "propensities", "decision"),
+    "state": ([f"UPDATE decision SET state = '{{' WHERE id = {ONE}"], "dangling", ONE),
+    "features": (["UPDATE arm SET features = '7' WHERE id = 2"], "dangling", "arm 2"),
+    "earlier features": (["UPDATE arm_history SET features = '{' WHERE arm_id = 3"], "dangling", "arm 3"),
+    "history of a visit": (
+        ["UPDATE visit SET history = x'0102' WHERE history IS NOT NULL AND session_id = 1"], "history", "session id 1",
+    ),
+    "recent arms of a visit": (
+        ["UPDATE visit SET recent = '[7]' WHERE history IS NOT NULL AND session_id = 1"], "history", "session id 1",
+    ),
+    "belief before its version": ([f"UPDATE decision SET belief_seq = -1 WHERE id = {PAGE}"], "dangling", PAGE),
+    "time": ([f"UPDATE decision SET at = at - 1 WHERE id = {THIRD}"], "history", THIRD),
+    "beginning of a visit": (["UPDATE visit SET started_at = started_at - 1"], "dangling", "session"),
+    "timeout": (["UPDATE settings SET session_timeout_us = 900000000000000000"], "dangling", "settings"),
+    "order of events": (
+        [f"UPDATE event SET received_at = received_at - 1, at = at - 1 WHERE number > 1 AND decision_id = {CLICK}"],
+        "dangling", CLICK,
+    ),
     "narrower encoder": ([PAGES.format('"x",', "", "sees")], "slots", "policy sees"),
 }  # fmt: skip
 
@@ -587,6 +604,31 @@ def test_an_arm_starves_since_it_was_shown_last(sqlite_db: str) -> None:
             hungry.append(found.listed()[-1].detail)
     assert "1 active arm not shown for long: a2 (in 1,500 decisions, not since" in hungry[0]
     assert hungry[0] == hungry[1]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE decision SET request_digest = x'00' WHERE id = {}",
+        "UPDATE session SET user_id = 2 WHERE id = {}",
+        "UPDATE decision SET size = 2 WHERE id = {}",
+    ],
+)
+def test_a_decision_is_the_answer_to_its_request(run_sqlite: Run, sqlite_db: str, statement: str) -> None:
+    for arm in ("a", "b", "c"):
+        run_sqlite("arm", "add", arm)
+    run_sqlite("policy", "create", "home", "--kind", "uniform")
+    run_sqlite("experiment", "create", "tea", "--variant", "x=home", "--variant", "y=home")
+    asked = ["--policy=home"], ["--policy=home@1", "--arms=c,a"], ["--experiment=tea", '--context={"h": 1}']
+    for number, words in enumerate(asked, 1):
+        session = f"--session=s{number}", f"--user=u{number}", f"--request-id=r{number}"
+        assert run_sqlite("recommend", *words, *session).exit_code == 0
+        assert (
+            run_sqlite("recommend", "--policy=home", f"--session=s{number}", f"--request-id=q{number}").exit_code == 0
+        )
+    assert audit(sqlite_db).findings == []
+    sql(sqlite_db, statement.format(1))
+    assert ("requests", "decision 1") in errors(audit(sqlite_db))
 
 
 def test_rounded_propensities_are_a_warning(healthy: str) -> None:

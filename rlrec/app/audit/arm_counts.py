@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlrec.app.audit.findings import Findings
+from rlrec.app.audit.findings import UNREADABLE, Findings
 from rlrec.arrays import Array, Ids
 from rlrec.ope import betting
 from rlrec.records import StoredPolicy
@@ -131,7 +131,7 @@ def _members(unit: Unit, ids: Ids) -> tuple[Ids, Ids]:
     try:
         sets = contents.eligible_arms(unit, ids.tolist())
         lists = [np.array(sets.get(key, ()), np.int64) for key in ids.tolist()]
-    except (TypeError, ValueError):
+    except UNREADABLE:
         lists = [_readable(unit, key) for key in ids.tolist()]
     return np.concatenate(lists), np.array([len(arms) for arms in lists], np.int64)
 
@@ -139,7 +139,7 @@ def _members(unit: Unit, ids: Ids) -> tuple[Ids, Ids]:
 def _readable(unit: Unit, key: int) -> Ids:
     try:
         return np.array(contents.eligible_arms(unit, [key]).get(key, ()), np.int64)
-    except (TypeError, ValueError):
+    except UNREADABLE:
         return np.empty(0, np.int64)
 
 

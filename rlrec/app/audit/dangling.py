@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
-from rlrec.app.audit.findings import Findings
+from rlrec.app.audit.findings import UNREADABLE, Findings
 from rlrec.store import Unit, arms, audit, contents, settings
 from rlrec.store.unit import Row
 
@@ -19,15 +20,20 @@ DETAILS = {
     "events not numbered on": "its events are not numbered from 1 without a gap",
     "event before its decision": "an event lies before it, or was received before it happened",
     "event ahead of its policy": "an event's change lies beyond the policy's counter",
+    "events out of order": "one of its events was stored before the one that it follows",
     "feedback key without events": "no event of feedback key {1!r} is there",
     "decision without visit": "the visit it belongs to is not there",
     "visit with other steps": "it says {2} steps and has {3} decisions",
     "visit without decisions": "it says {2} steps and has no decision",
+    "decision out of time": "it lies before the decision of its policy that it follows",
+    "visit at other times": "it does not begin and end with its decisions",
     "decision out of ordinals": "its ordinal does not follow the one before it",
     "policy at another ordinal": "its ordinal is not that of its newest decision",
     "policy without head": "no live version of its own",
     "assignment of another experiment": "a unit is assigned to a variant that it does not have",
 }
+DAY_US = 86_400_000_000
+LONGEST_TIMEOUT_US = 3_660 * DAY_US
 OWNERS = {"decision": "id", "slot": "decision_id", "event": "decision_id"}
 
 
@@ -41,6 +47,11 @@ def check(unit: Unit, *, findings: Findings) -> None:
             findings.error(CHECK, _named(name, row), DETAILS[name].format(*row))
     _contents(unit, findings)
     _catalogue(unit, findings)
+    _json(unit, findings)
+    for complaint in audit.integrity(unit):
+        findings.error(CHECK, "file", f"SQLite says: {complaint}")
+    if (timeout := settings.get(unit).session_timeout_us) > LONGEST_TIMEOUT_US:
+        findings.error(CHECK, "settings", f"no visit ends: its timeout is {timeout / DAY_US:,.0f} days")
 
 
 def _subject(table: str, key: Mapping[str, object]) -> str:
@@ -69,6 +80,25 @@ def _contents(unit: Unit, findings: Findings) -> None:
             findings.error(CHECK, f"{key.owner} {key.key}", "its digest is not that of its key")
 
 
+def _json(unit: Unit, findings: Findings) -> None:
+    """Features of arms and states of decisions are JSON objects."""
+    for what, ids, texts in audit.stored_json(unit):
+        try:
+            objects = json.loads(f"[{','.join(texts)}]")
+        except ValueError:
+            objects = [_object(text) for text in texts]
+        for number, value in zip(ids, objects, strict=True):
+            if not isinstance(value, dict):
+                findings.error(CHECK, f"{what.owner} {number}", f"its {what.column} is no JSON object")
+
+
+def _object(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
 def _catalogue(unit: Unit, findings: Findings) -> None:
     """The eligible set kept for today's catalogue is the arms that are active."""
     catalogue_id = settings.get(unit).catalogue_id
@@ -76,7 +106,7 @@ def _catalogue(unit: Unit, findings: Findings) -> None:
         return
     try:
         stored = contents.eligible_arms(unit, [catalogue_id]).get(catalogue_id, ())
-    except (TypeError, json.JSONDecodeError):
+    except UNREADABLE:
         stored = ()
     if list(stored) != arms.active(unit):
         findings.error(CHECK, "catalogue", "the eligible set kept for it is not the arms that are active")

@@ -46,14 +46,17 @@ class Slots:
         self._extents: dict[int, Extent] = {}
         self._root: dict[int, Version] = {}
         self._folds: dict[Extent, BeliefFold] = {}
+        self._unreadable: dict[Extent, str] = {}  # why
         by_id = {version.id: version for version in versions}
         for version in versions:
             provenance = _provenance(version, by_id, policies.ordinal(unit, version.policy.id))
             if provenance is not None:
                 root, extent = self._root[version.id], self._extents[version.id] = provenance
-                self._folds[extent] = BeliefFold(unit, root, ordinal=extent.ordinal)
+                try:
+                    self._folds[extent] = BeliefFold(unit, root, ordinal=extent.ordinal)
+                except UNREADABLE as error:
+                    self._unreadable[extent] = str(error)
         self._total: dict[Extent, Totals] = {extent: {} for extent in self._extents.values()}
-        self._unreadable: dict[Extent, str] = {}  # why
         self._censored = _Censored()
 
     def take(self, batch: Batch) -> None:

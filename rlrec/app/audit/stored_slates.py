@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rlrec.app.audit.findings import Findings
+from rlrec.app.audit.findings import UNREADABLE, Findings
 from rlrec.arrays import Array, Flags, Ids, Index
 from rlrec.policy import slate
 from rlrec.policy.base import EVERYTHING
@@ -72,7 +72,7 @@ class Referred:
                 context = json.loads(body)
                 names = context if self.reads == EVERYTHING else self.reads
                 self._contexts[key] = {name: context.get(name) for name in names}
-            except (AttributeError, TypeError, ValueError):
+            except UNREADABLE:
                 self.findings.error(CHECK, f"context {key}", "it cannot be read")
 
     def context(self, key: int) -> Mapping[str, object]:
@@ -87,7 +87,7 @@ class Referred:
                 ids = contents.eligible_arms(self.unit, [key])[key]
                 names = arms.keys(self.unit, ids)
                 self._sets[key] = (np.array(ids, np.int64), names) if len(names) == len(set(ids)) else None
-            except (KeyError, TypeError, ValueError):
+            except UNREADABLE:
                 self._sets[key] = None
         return self._sets[key]
 

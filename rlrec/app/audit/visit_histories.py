@@ -2,34 +2,69 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from rlrec.app.audit.findings import Findings
+from rlrec.app.inputs import canonical
+from rlrec.app.serving import recent_slots
+from rlrec.app.serving.open_sessions import COUNT, RECENT
+from rlrec.app.serving.recent_slots import SLOT_BYTES
+from rlrec.arrays import run_starts
 from rlrec.policy import history
-from rlrec.policy.history import REMEMBERED, Ints
-from rlrec.store import Unit, reader
+from rlrec.policy.history import REMEMBERED
+from rlrec.store import Unit, arms, audit, reader
 from rlrec.store.bulk import Columns
 from rlrec.store.reader import Selection
 
 CHECK = "history"
-COLUMNS = ("visit", "step", "arm_id", "recorded", "history")
+COLUMNS = ("visit", "step", "at", "arm_id", "recorded", "history")
 SIZE = 20_000  # decisions in a batch, each with up to 0.8 kB
 MOST = 100  # findings a batch
 
 
 def check(unit: Unit, *, findings: Findings) -> None:
-    """Of decisions made here. What slots had earned by then is not past again: events may since have been lost."""
+    """Compare what decisions made here, and visits that go on, remember with the slots before them. Rewards are left
+    out: events may have been lost since."""
+    keys = {arm.id: canonical.text(arm.key) for arm in arms.every(unit)}
     for batch in reader.batches(unit, Selection(imported=False), size=SIZE, columns=COLUMNS):
         order = np.lexsort([batch.slots[name] for name in ("position", "step", "visit", "session_id")])
         slots = {name: column[order] for name, column in batch.slots.items()}
         for decision in wrong(slots)[:MOST]:
             findings.error(CHECK, f"decision {decision}", "what it remembers is not what its visit showed before it")
+        for session, visit in _wrong_visits(unit, slots, keys)[:MOST]:
+            detail = "what its next decision would remember is not what it has shown"
+            findings.error(CHECK, f"session id {session} visit {visit}", detail)
+
+
+def _wrong_visits(unit: Unit, slots: Columns, keys: Mapping[int, str]) -> list[tuple[int, int]]:
+    """The visits that go on, by session and number, whose packed history or recent arms are not their last slots."""
+    begins = run_starts(slots["session_id"], slots["visit"])
+    if not len(begins):
+        return []
+    sessions, numbers = slots["session_id"][begins].tolist(), slots["visit"][begins].tolist()
+    rows = {key: (begin, end) for key, begin, end in zip(
+        zip(sessions, numbers, strict=True), begins.tolist(), [*begins[1:].tolist(), len(slots["visit"])], strict=True
+    )}  # fmt: skip
+    packed = recent_slots.pack(slots["decision_id"], slots["step"], slots["position"], slots["arm_id"]).tobytes()
+    wrong = []
+    for visit in audit.open_visits(unit, min(sessions), max(sessions)):
+        begin, end = rows.get((visit.session_id, visit.number), (0, 0))
+        if begin == end or int(slots["step"][end - 1]) + 1 != visit.steps:
+            continue  # imported decisions are not compared
+        first = max(begin, end - REMEMBERED)
+        history_bytes = (end - begin).to_bytes(COUNT, "little") + packed[first * SLOT_BYTES : end * SLOT_BYTES]
+        recent = f"[{','.join(keys.get(arm, '') for arm in slots['arm_id'][max(begin, end - RECENT) : end].tolist())}]"
+        if visit.history != history_bytes or visit.recent != recent:
+            wrong.append((visit.session_id, visit.number))
+    return wrong
 
 
 def wrong(slots: Columns) -> list[int]:
     """The decisions whose remembered slots are not the last ones before them; slots in order of the visit."""
-    first = _starts(slots["decision_id"])
-    visit = _starts(slots["session_id"], slots["visit"])
+    first = run_starts(slots["decision_id"])
+    visit = run_starts(slots["session_id"], slots["visit"])
     begins = visit[np.searchsorted(visit, first, side="right") - 1]
     recorded, step = slots["recorded"][first], slots["step"][first]
     first, begins, step = first[recorded], begins[recorded], step[recorded]
@@ -39,15 +74,11 @@ def wrong(slots: Columns) -> list[int]:
     before = first - begins
     count = np.diff(past.start)
     sound &= (past.shown == before) & (count == np.minimum(before, REMEMBERED))
+    previous = slots["at"][np.maximum(first - 1, 0)]
+    gap_us = np.where(step > 0, slots["at"][first] - previous, 0)
+    sound &= np.abs(past.gap_s * 1e6 - gap_us) < 1
     rows = past.rows
     row = np.maximum(first[rows] - past.start[rows + 1] + np.arange(len(rows)), 0)
     same = (slots["arm_id"][row] == past.arm) & (step[rows] - slots["step"][row] == past.ago)
     sound &= np.bincount(rows[~same], minlength=len(first)) == 0
-    decisions: list[int] = slots["decision_id"][first[~sound]].tolist()
-    return decisions
-
-
-def _starts(*columns: Ints) -> Ints:
-    """Where in rows that belong together the values of these columns become others."""
-    changes = np.any([column[1:] != column[:-1] for column in columns], axis=0)
-    return np.flatnonzero(np.concatenate([[True], changes]))
+    return slots["decision_id"][first[~sound]].tolist()

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from rlrec.policy.history import REMEMBERED, Ints
 
@@ -25,6 +26,14 @@ LIMIT = REMEMBERED * SLOT_BYTES
 def pack_slot(decision: int, step: int, position: int, arm: int) -> bytes:
     """The bytes of one slot."""
     return _ROW.pack((decision << POSITION | min(position, LAST_POSITION)) << STEP | step & LAST_STEP, arm)
+
+
+def pack(decision: Ints, step: Ints, position: Ints, arm: Ints) -> npt.NDArray[np.void]:
+    """The bytes of many slots, (n,) rows of them."""
+    rows = np.empty(len(arm), _DTYPE)
+    rows["slot"] = (decision << POSITION | np.minimum(position, LAST_POSITION)) << STEP | step & LAST_STEP
+    rows["arm"] = arm
+    return rows
 
 
 def append_slate(packed: bytes, decision: int, step: int, arms: Sequence[int]) -> bytes:
