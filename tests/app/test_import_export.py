@@ -381,6 +381,7 @@ def test_an_import_that_was_stopped_goes_on_where_it_ended(
     assert exported(run) == exported(other)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_lines_that_are_refused(sqlite_db: str, tmp_path: Path) -> None:
     tracemalloc.start()
     peaks = []

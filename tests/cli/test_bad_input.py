@@ -472,6 +472,7 @@ def test_bytes_that_are_no_text_are_refused(sqlite_db: str) -> None:
     assert process(sqlite_db, "arm", "list", "--json").stdout == "[]\n"
 
 
+@pytest.mark.slow
 def test_a_stderr_that_is_full_changes_no_exit_code(shop_sqlite: Run, sqlite_db: str) -> None:
     """A line that cannot be written there is no failure of what was done, and no traceback takes its place."""
     for code, words in ((0, ["feedback", "1", "unheard_of"]), (0, ["export-log", "-"]), (2, ["decision", "show", "9"])):

@@ -192,6 +192,7 @@ def test_an_export_touches_no_file_but_its_own(run_sqlite: Run, tmp_path: Path) 
     assert {one.name for one in tmp_path.iterdir()} == before | {"log"}
 
 
+@pytest.mark.slow
 def test_exports_to_one_path_at_a_time_are_each_complete(run_sqlite: Run, sqlite_db: str, tmp_path: Path) -> None:
     run_sqlite("import-log", "-", "--layout", "jsonl", stdin="".join(LINE % f"s{n}" for n in range(500)))
     command = [sys.executable, "-m", "rlrec", "--db", sqlite_db, "export-log", str(tmp_path / "log")]
