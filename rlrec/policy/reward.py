@@ -11,8 +11,7 @@ from rlrec.errors import InputError
 from rlrec.records import Event, Reward, Transform
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+    from rlrec.arrays import Array, Flags, Ids
 
 KIND = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,63}")  # of events
 LIMIT = 1e100  # of event values, weights, defaults and rewards: beyond it their squares and sums would overflow
@@ -79,15 +78,8 @@ def is_bounded(value: float) -> bool:
 
 
 def of_slots(
-    definition: Reward,
-    *,
-    n: int,
-    slot: npt.NDArray[np.int64],
-    kind: npt.NDArray[np.int64],
-    value: npt.NDArray[np.float64],
-    age_us: npt.NDArray[np.int64],
-    settled_only: bool = True,
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    definition: Reward, *, n: int, slot: Ids, kind: Ids, value: Array, age_us: Ids, settled_only: bool = True
+) -> tuple[Array, Flags]:
     """Rewards of n slots, (n,), and which of them are the default, (n,) bool: `of_slot` for many at once.
 
     slot, kind, value, age_us (m,): per event the slot it belongs to, the index of its kind in the definition's
@@ -106,29 +98,14 @@ def of_slots(
     return np.where(default, definition.default, total), default
 
 
-def of_pages(
-    definition: Reward,
-    *,
-    n: int,
-    page: npt.NDArray[np.int64],
-    kind: npt.NDArray[np.int64],
-    value: npt.NDArray[np.float64],
-    age_us: npt.NDArray[np.int64],
-) -> npt.NDArray[np.float64]:
+def of_pages(definition: Reward, *, n: int, page: Ids, kind: Ids, value: Array, age_us: Ids) -> Array:
     """Rewards from the events of n pages themselves inside the window, (n,): `of_page` for many at once; the arrays
     are as in `of_slots`."""
     counts = (kind >= 0) & (age_us <= definition.window_us)
     return _sums(definition, n=n, row=page[counts], kind=kind[counts], value=value[counts])
 
 
-def _sums(
-    definition: Reward,
-    *,
-    n: int,
-    row: npt.NDArray[np.int64],
-    kind: npt.NDArray[np.int64],
-    value: npt.NDArray[np.float64],
-) -> npt.NDArray[np.float64]:
+def _sums(definition: Reward, *, n: int, row: Ids, kind: Ids, value: Array) -> Array:
     """Sums of weighted events, row by row, (n,)."""
     import numpy as np
 

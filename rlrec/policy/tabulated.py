@@ -30,14 +30,7 @@ class Tabulated:
     `together` how many densities the panels must hold; `refine` divides them."""
 
     def __init__(
-        self,
-        density: DensityOf,
-        first: Array,
-        second: Array,
-        *,
-        positions: int,
-        together: int,
-        refine: int = 1,
+        self, density: DensityOf, first: Array, second: Array, *, positions: int, together: int, refine: int = 1
     ) -> None:
         self._density, self._first, self._second = density, first, second
         self._positions, self._together = positions, together
