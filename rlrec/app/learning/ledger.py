@@ -222,7 +222,7 @@ class Ledger:
         """The age up to which an event counts in every learning belief of a policy (-1 where they may not hold its
         decision), and the kinds of events that change any of them."""
         learning = self.learning[policy_id]
-        prompt = min((one.reward.window_us for one in learning if one.reward.late == "ignore"), default=inf)
+        prompt = min((version.reward.window_us for version in learning if version.reward.late == "ignore"), default=inf)
         if any(version.entered_to is not None or version.since for version in learning):
             prompt = -1
         weighed = {CENSOR}.union(*(version.reward.weights for version in learning))
@@ -388,7 +388,7 @@ def _add_up(
 
 
 def _difference(kind: Policy, key: SlotKey, change: RewardChange) -> list[float]:
-    """What a slot adds to the sums of its belief when its reward changes."""
+    """Change of the sums of a belief when the reward of one of its slots changes."""
     nothing = (0.0,) * kind.width
     before, after = (nothing if reward is None else kind.entry(CountedSlot(*key, reward)) for reward in change)
     return [b - a for a, b in zip(before, after, strict=True)]

@@ -85,10 +85,8 @@ class BeliefFold:
         step = max(1, CELLS // self.policy.width)
         for first in range(0, len(slots), step):
             some = slice(first, first + step)
-            part = slots.take(some)
-            if which is not None:
-                part = replace(part, context=encoded[which[some]])
-            added = self.policy.statistics(part)
+            taken = slots.take(some) if which is None else replace(slots.take(some), context=encoded[which[some]])
+            added = self.policy.statistics(taken)
             if weight is not None:
                 added *= weight[order[some]][:, None]
             total = np.zeros((len(starts), added.shape[1])) if total is None else total

@@ -15,7 +15,7 @@ VersionSummary = TypedDict("VersionSummary", {  # noqa: UP013
 
 
 def summary(unit: Unit, version: Version) -> VersionSummary:
-    """What identifies a version and says how it came to be."""
+    """The summary of a version."""
     policy = version.policy
     return {
         "policy": policy.name,
