@@ -174,27 +174,17 @@ def _add_policy(unit: Unit, experiment: str, fork: _Fork) -> int:
     """Id of the new policy of a variant, with one version: a copy of the version it starts from."""
     source = fork.source
     policy_id = policies.add_policy(
-        unit,
-        name=f"{source.policy.name}@{experiment}/{fork.variant.label}",
-        kind=source.policy.kind,
-        params=source.policy.params,
+        unit, name=f"{source.policy.name}@{experiment}/{fork.variant.label}", kind=source.policy.kind,
+        params=source.policy.params, base_id=source.policy.id,
         definition=canonical.text({"experiment": experiment, "variant": fork.variant.label}),
-        base_id=source.policy.id,
-    )
+    )  # fmt: skip
     learns_at_once = not source.learning or source.reward.learn == "served"
     version_id = copies.copy(
-        unit,
-        source,
-        policy_id=policy_id,
-        number=source.number,
-        status=source.status,
-        seq=0,
-        ordinal=fork.ordinal,
-        sums=fork.sums,
+        unit, source, policy_id=policy_id, number=source.number, status=source.status, seq=0,
+        ordinal=fork.ordinal, sums=fork.sums, entered_to=None if learns_at_once else 0,
         # the source keeps the record of what it learned from; a frozen one has learned nothing since
         learned_from={"policy_id": source.policy.id, "last_id": fork.last_id} if source.learning else {},
-        entered_to=None if learns_at_once else 0,
-    )
+    )  # fmt: skip
     policies.add_head(unit, policy_id, live_id=version_id, ordinal=fork.ordinal)
     return policy_id
 

@@ -163,28 +163,17 @@ def _existing(unit: Unit, policy: StoredPolicy, definition: Mapping[str, Any]) -
 
 
 def _create(
-    unit: Unit,
-    request: Request,
-    typed: Mapping[str, Any],
-    definition: Mapping[str, Any],
-    reward: Reward,
-    prior: Mapping[str, tuple[float, float]],
-    initial: InitialBelief,
-) -> CreatedPolicy:
+    unit: Unit, request: Request, typed: Mapping[str, Any], definition: Mapping[str, Any], reward: Reward,
+    prior: Mapping[str, tuple[float, float]], initial: InitialBelief,
+) -> CreatedPolicy:  # fmt: skip
     policy_id = policies.add_policy(
         unit, name=request.name, kind=request.kind, params=typed, definition=canonical.text(definition)
     )
     version_id = policies.add_version(
-        unit,
-        policy_id=policy_id,
-        number=1,
-        status="learning" if kinds.load(request.kind).online else "frozen",
-        reward_id=reward.id,
-        seq=0,
-        entered_to=None if reward.learn == "served" else 0,
-        learned_from=initial.record,
-        parameters=initial.parameters,
-    )
+        unit, policy_id=policy_id, number=1, status="learning" if kinds.load(request.kind).online else "frozen",
+        reward_id=reward.id, seq=0, entered_to=None if reward.learn == "served" else 0,
+        learned_from=initial.record, parameters=initial.parameters,
+    )  # fmt: skip
     policies.add_head(unit, policy_id, live_id=version_id)
     beliefs.add_prior(unit, version_id, _prior_rows(unit, prior))
     if initial.sums:

@@ -39,17 +39,11 @@ def freeze(store: Store, reference: str) -> Frozen:
         policies.lock(unit, [source.policy.id])
         number = policies.versions(unit, [source.policy.id])[-1].number + 1
         version_id = copies.copy(
-            unit,
-            source,
-            policy_id=source.policy.id,
-            number=number,
-            status="frozen",
-            seq=head.seq,
+            unit, source, policy_id=source.policy.id, number=number, status="frozen", seq=head.seq, sums=sums,
             ordinal=head.ordinal if source.learning else source.ordinal,
-            sums=sums,
             # the source keeps the record of what it learned from
             learned_from={"policy_id": source.policy.id, "last_id": last} if source.learning else {},
-        )
+        )  # fmt: skip
         settings.add_run(unit, "policy freeze", {"policy": source.policy.name, "from": source.number, "to": number})
         version = policies.by_id(unit, [version_id])[version_id]
         return {**summary(unit, version), "parent": source.number, "immature": immature}
