@@ -282,9 +282,9 @@ class OpenVisit(NamedTuple):
 def open_visits(unit: Unit, first: int, last: int) -> list[OpenVisit]:
     """The visits of sessions with ids in a range that have a history and have not ended."""
     v = t.visit.c
-    mine = sa.select(v.session_id, v.number, v.steps, v.recent, v.history)
+    visits = sa.select(v.session_id, v.number, v.steps, v.recent, v.history)
     chosen = (v.session_id.between(first, last), v.history.is_not(None), v.ended_at.is_(None))
-    return [OpenVisit._make(row) for row in unit.rows(mine.where(*chosen).order_by(v.session_id, v.number))]
+    return [OpenVisit._make(row) for row in unit.rows(visits.where(*chosen).order_by(v.session_id, v.number))]
 
 
 def integrity(unit: Unit) -> list[str]:

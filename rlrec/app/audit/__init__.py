@@ -1,1 +1,1 @@
-"""What `doctor` looks at, one check a file: each reads the store, repairs nothing, and says what it found."""
+"""The checks of `doctor`, one a file: each reads the store, repairs nothing, and adds findings."""

@@ -22,7 +22,7 @@ COUNTS = 4  # sums of a tally beside its bets
 
 @dataclass(frozen=True, eq=False)
 class Tally:
-    """Of each arm (m,), over the decisions in which it was eligible and whose propensity is known.
+    """Counts of each arm, (m,), over the decisions in which it was eligible and whose propensity is known.
 
     n decisions; shown how often it was; weight the sum of 1{shown}/p; variance the sum of 1{shown}(1 - p)/p^2; bets
     the log wealth of each bet against the logger, (BETS, m). At the first position, or at the one that was observed."""
@@ -155,8 +155,11 @@ def evidence(tally: Tally, *, policy: int) -> Array:
 def accused(tally: Tally, *, policy: int) -> Iterator[tuple[int, str]]:
     """Arms whose count cannot be, and why. policy: its id."""
     won, score = evidence(tally, policy=policy), z(tally)
-    for place in np.flatnonzero(won >= -np.log(ALARM)).tolist():
-        said = f"shown {tally.shown[place]:.0f} times in {tally.n[place]:.0f} decisions"
-        said += f", which the logged propensities weigh as {tally.weight[place]:.6g} (z {score[place]:.1f})"
-        chance = max(float(np.exp(-won[place])), 1e-300)
-        yield int(tally.arms[place]), f"{said}: the chance of this at any time of an honest log is below {chance:.1g}"
+    for column in np.flatnonzero(won >= -np.log(ALARM)).tolist():
+        detail = f"shown {tally.shown[column]:.0f} times in {tally.n[column]:.0f} decisions"
+        detail += f", which the logged propensities weigh as {tally.weight[column]:.6g} (z {score[column]:.1f})"
+        chance = max(float(np.exp(-won[column])), 1e-300)
+        yield (
+            int(tally.arms[column]),
+            f"{detail}: the chance of this at any time of an honest log is below {chance:.1g}",
+        )

@@ -1,0 +1,91 @@
+"""Names say what a thing is, a class name has one meaning, and a docstring begins with what comes back."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1] / "rlrec"
+
+EMPTY = {
+    "alike", "asked", "found", "given", "happened", "kept", "known", "made", "mine", "one", "own", "part", "place",
+    "rest", "said", "seen", "told", "whole", "wide",
+}  # fmt: skip
+"""Words that say nothing of a thing: they may be no name, and no word of one."""
+SHARED = {"Request", "Result"}  # class names that every command may have
+RIDDLES = ("As", "Of", "What")  # first words of a docstring that names nothing
+
+
+def sources() -> Iterator[tuple[str, ast.Module]]:
+    for path in sorted(ROOT.rglob("*.py")):
+        yield str(path.relative_to(ROOT)), ast.parse(path.read_text(encoding="utf-8"))
+
+
+def bound(node: ast.AST) -> str | None:
+    """The name that a node binds, if it binds one."""
+    match node:
+        case ast.arg(arg=name) | ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()):
+            return name
+        case ast.FunctionDef(name=name) | ast.ClassDef(name=name) | ast.alias(asname=str(name)):
+            return name
+    return None
+
+
+def empty_names(tree: ast.Module) -> list[str]:
+    """Every name bound in a module that is, or contains, a word that says nothing."""
+    names = (bound(node) for node in ast.walk(tree))
+    return [name for name in names if name is not None and EMPTY.intersection(name.lower().split("_"))]
+
+
+def riddles(tree: ast.Module) -> list[str]:
+    """Every docstring of a module that begins with a riddle."""
+    documented = (node for node in ast.walk(tree) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef))
+    texts = (ast.get_docstring(node) for node in documented)
+    return [text.partition("\n")[0] for text in texts if text and text.split()[0] in RIDDLES]
+
+
+def test_no_name_says_nothing() -> None:
+    assert [(path, name) for path, tree in sources() for name in empty_names(tree)] == []
+
+
+def test_a_class_name_has_one_meaning() -> None:
+    homes = defaultdict[str, list[str]](list)
+    for path, tree in sources():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                homes[node.name.lstrip("_")].append(path)
+    assert {name: paths for name, paths in homes.items() if len(paths) > 1 and name not in SHARED} == {}
+
+
+def test_a_docstring_begins_with_what_comes_back() -> None:
+    assert [(path, text) for path, tree in sources() for text in riddles(tree)] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "found = 1",
+        "def f(known): ...",
+        "def told(): ...",
+        "for one in (1, 2): ...",
+        "import os as place",
+        "self.is_seen = 1",
+        "class Mine: ...",
+        "rows = [whole for whole in (1, 2)]",
+    ],
+)
+def test_an_empty_name_is_caught_wherever_it_is_bound(text: str) -> None:
+    assert len(empty_names(ast.parse(text))) == 1
+
+
+def test_a_name_that_is_only_used_or_only_contains_the_letters_is_left_alone() -> None:
+    assert empty_names(ast.parse("import one\nfoundation = parts = one.told(rest=1)")) == []
+
+
+@pytest.mark.parametrize("text", ["What it is.", "Of a decision, its slots.", "As stored."])
+def test_a_riddle_is_caught(text: str) -> None:
+    assert riddles(ast.parse(f'def f():\n    """{text}"""')) == [text]
