@@ -59,7 +59,7 @@ def show(store: Store, decision_id: int) -> Result:
         answer, state = (read(unit, stored)[decision_id] for read in (decision_json.answers, decision_json.states))
         context = json.loads(contents.context_bodies(unit, [decision.context_id])[decision.context_id])
         counted = [event for event in received if event.kind != CENSOR]
-        derived = _Derived(unit, decision, version, context)
+        derived = DerivedDecision(unit, decision, version, context)
     del answer["duplicate"]
     return cast(Result, answer | {
         "kind": version.policy.kind,
@@ -84,7 +84,7 @@ def show(store: Store, decision_id: int) -> Result:
     })  # fmt: skip
 
 
-class _Derived:
+class DerivedDecision:
     """The distribution that a decision was drawn from; None for imports, whose beliefs are not in the store."""
 
     def __init__(self, unit: Unit, decision: Decision, version: Version, context: Mapping[str, Any]) -> None:

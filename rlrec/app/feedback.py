@@ -94,13 +94,13 @@ def feedback_stream(
 
     def write_group(unit: Unit, group: Group) -> list[Stored]:
         ledger = Ledger(unit, ())
-        outcomes = _FeedbackGroup(unit, ledger, group, unweighed).store()
+        outcomes = FeedbackTransaction(unit, ledger, group, unweighed).store()
         ledger.close()
         return outcomes
 
     def write_all(unit: Unit, *, locked: bool) -> Summary:
         ledger = Ledger(unit, [policy.id for policy in policies.all_policies(unit)] if locked else ())
-        outcomes = (_FeedbackGroup(unit, ledger, group, unweighed).store() for group in groups())
+        outcomes = (FeedbackTransaction(unit, ledger, group, unweighed).store() for group in groups())
         summary = sum((_count(group, _refuse) for group in outcomes), Summary())
         ledger.close()
         return summary
@@ -126,9 +126,9 @@ def record(unit: Unit, group: Group, *, unweighed: set[str], ledger: Ledger | No
     locked the policies and will close it.
     """
     if ledger is not None:
-        return _FeedbackGroup(unit, ledger, group, unweighed, answers=True).answer()
+        return FeedbackTransaction(unit, ledger, group, unweighed, answers=True).answer()
     ledger = Ledger(unit, ())
-    outcomes = _FeedbackGroup(unit, ledger, group, unweighed, answers=True).answer()
+    outcomes = FeedbackTransaction(unit, ledger, group, unweighed, answers=True).answer()
     ledger.close()
     return outcomes
 
@@ -151,7 +151,7 @@ def _count(outcomes: Sequence[Stored], rejected: Callable[[InputError], None]) -
     return Summary(accepted=accepted, duplicates=len(outcomes) - len(errors) - accepted, rejected=len(errors))
 
 
-class _FeedbackGroup:
+class FeedbackTransaction:
     """A group of lines with their decisions, as these stand after every line stored so far.
 
     Most lines name a slot without events: such a line costs a few microseconds.

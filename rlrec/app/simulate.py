@@ -73,9 +73,9 @@ def simulate(store: Store, request: Request) -> Result:
     names, restricted = store.write(lambda unit: _catalogue(unit, names, fixed=bool(audience.names)))
     setup = _Setup(store, request, names, restricted, seed, first)
     if isinstance(audience, Visitors):
-        world: _World = _VisitWorld(setup, audience, version.reward)
+        world: SimulatedStore = _VisitWorld(setup, audience, version.reward)
     else:
-        world = _World(setup, audience)
+        world = SimulatedStore(setup, audience)
     started = store.now
     world.play()
     reward, optimum, regret = world.earned.tolist()
@@ -142,7 +142,7 @@ class _Setup(NamedTuple):
     first: int
 
 
-class _World:
+class SimulatedStore:
     """An audience before the store."""
 
     def __init__(self, setup: _Setup, audience: Audience) -> None:
@@ -223,7 +223,7 @@ class _World:
             _accepted(self.pipe.group(lines))
 
 
-class _VisitWorld(_World):
+class _VisitWorld(SimulatedStore):
     """Visitors with memory: where a visit has ended the next one begins, so that groups stay full. Each visitor is a
     user, and each visit a session of theirs."""
 

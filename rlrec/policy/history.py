@@ -83,7 +83,7 @@ class History:
         earning = np.ascontiguousarray(self.earned).view(np.int64) != 0
         bits = np.zeros((len(self), REMEMBERED), np.bool_)
         bits[rows, np.arange(len(rows)) - self.start[rows]] = earning
-        layout = _Layout(np.diff(self.start)[has], long[has], bits[has])
+        layout = WordOffsets(np.diff(self.start)[has], long[has], bits[has])
         words = np.zeros(int(layout.size.sum()), "<i8")
         # the four words of the head
         reals, count = words.view("<f8"), (self.shown[has] << BITS) + layout.count
@@ -100,7 +100,7 @@ class History:
         return [joined[low:high] for low, high in pairwise([0, *np.cumsum(sizes).tolist()])]
 
 
-class _Layout:
+class WordOffsets:
     """Where the fields of n histories lie, in words end to end.
 
     count (n,) of slots; long (n,): whether slots take two words each; bits (n, 64): which have earned something."""
@@ -157,7 +157,7 @@ def unpack(blobs: Sequence[bytes], step: Ints) -> History:
     long = words[begin + 1] < 0
     count = np.where(long, ~words[begin + 1], words[begin + 1])
     bits = np.unpackbits(words[begin + 3].view(np.uint8).reshape(-1, WORD), axis=1, bitorder="little").view(np.bool_)
-    layout = _Layout(count & LAST, long, bits)
+    layout = WordOffsets(count & LAST, long, bits)
     earning = layout.earning
     fits = (layout.size == size[has] // WORD) & (layout.count <= REMEMBERED)
     if not fits.all() or earning.sum() != bits.sum():

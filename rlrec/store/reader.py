@@ -182,16 +182,16 @@ def _cuts(unit: Unit, size: int) -> Iterator[_Cut]:
     extent = "max(session_id), min(id), max(id), count(*)"
     low = 0
     while True:
-        (near,) = unit.records(_Extent, f"SELECT {extent} FROM ({ahead}) AS near", low, size)
+        (near,) = unit.records(IdRange, f"SELECT {extent} FROM ({ahead}) AS near", low, size)
         if near.high is None:
             return
         # Its last session may have further decisions, with other ids.
-        (session,) = unit.records(_Extent, f"SELECT {extent} FROM decision WHERE session_id = ?", near.high)
+        (session,) = unit.records(IdRange, f"SELECT {extent} FROM decision WHERE session_id = ?", near.high)
         yield _Cut(low, near.high, min(near.first, session.first), max(near.last, session.last), near.decisions)
         low = near.high
 
 
-class _Extent(NamedTuple):
+class IdRange(NamedTuple):
     """The last session id of some decisions (None where there are none), their first and last id, and their number."""
 
     high: int | None

@@ -80,11 +80,11 @@ def check(unit: Unit, decision_ids: Ids, *, findings: Findings) -> int:
     return done
 
 
-def _audit(unit: Unit, version: Version, findings: Findings) -> _Version | SessionSlates:
-    return (SessionSlates if kinds.load(version.policy.kind).stateful else _Version)(unit, version, findings)
+def _audit(unit: Unit, version: Version, findings: Findings) -> VersionSlates | SessionSlates:
+    return (SessionSlates if kinds.load(version.policy.kind).stateful else VersionSlates)(unit, version, findings)
 
 
-class _Version:
+class VersionSlates:
     """The decisions that one version drew."""
 
     def __init__(self, unit: Unit, version: Version, findings: Findings) -> None:
@@ -203,7 +203,7 @@ def _single(case: EligibleDistribution, stored: Stored, places: Index) -> Derive
 def moments_of(unit: Unit, version: Version, seqs: Ids) -> Iterator[tuple[Ids, BeliefRows]]:
     """The beliefs of a version at some changes (ascending), in one walk: changes without a difference between them
     come together, with the rows that `VersionDistribution` takes."""
-    state, plain = _State(), exact.has_plain_sums(designs.policy_of(version))
+    state, plain = NewestChanges(), exact.has_plain_sums(designs.policy_of(version))
     at = 0
     for chunk in audit.deltas(unit, version.id, by_seq=True):
         seq, done = chunk["seq"], 0
@@ -221,7 +221,7 @@ def moments_of(unit: Unit, version: Version, seqs: Ids) -> Iterator[tuple[Ids, B
         yield seqs[at:], state.rows(plain=plain)
 
 
-class _State(dict[BeliefKey, tuple[Any, ...]]):
+class NewestChanges(dict[BeliefKey, tuple[Any, ...]]):
     """Per place the ordinal, the sums and the further sums of its newest change."""
 
     def move(self, chunk: Columns, start: int, stop: int) -> None:
