@@ -26,14 +26,17 @@ from rlrec.store.contents import key_digests
 from rlrec.store.loading import Column, Same
 from rlrec.store.sessions import Session
 
+CONTEXTS = 50_000  # whose ids are remembered
+
 
 @dataclass(frozen=True)
 class ImportState:
     """The state of an import between two transactions.
 
     policies: the names of all owners; options: what the command was asked for, noted with its first decisions; run: the
-    id of that note; moves: of visits. lines, by policy, and sessions: keys that the store had before this file, None if
-    these are many; they hold while nobody but the import adds any, that is, while `marks` are the same."""
+    id of that note; moves: of visits; contexts: their ids. lines, by policy, and sessions: keys that the store had
+    before this file, None if these are many; they hold as long as nobody but the import adds any, that is, while
+    `marks` are the same."""
 
     policies: Collection[str]
     options: Mapping[str, Any]
@@ -45,6 +48,7 @@ class ImportState:
     marks: tuple[Any, ...] = ()
     lines: Mapping[int, set[bytes] | None] = field(default_factory=dict)
     sessions: set[str] | None = None
+    contexts: Mapping[str, int] = field(default_factory=dict)
 
 
 class GroupWriter:
@@ -136,7 +140,7 @@ class GroupWriter:
         at = [unit.now if time is None else time for time in values(rows.at, n)]
         history = None if rows.history == NULL else values(rows.history, n)
         arm_ids = self._arm_ids(rows, history)
-        contexts = contents.contexts(unit, set(rows.context))
+        contexts = self._context_ids(rows)
         session_ids = self._session_ids(rows, stored)
         visit, step = self._visits(rows, session_ids, at, stored)
         ids = decisions.reserve(unit, n)
@@ -179,6 +183,13 @@ class GroupWriter:
             arms.put(self.unit, dict.fromkeys(new, "{}"))
             self.settings = settings.get(self.unit)
             ids |= arms.ids(self.unit, new)
+        return ids
+
+    def _context_ids(self, rows: LogColumns) -> Mapping[str, int]:
+        """Ids of the contexts of these rows; those of the groups before are remembered."""
+        earlier = self.state.contexts if len(self.state.contexts) <= CONTEXTS else {}
+        ids = {**earlier, **contents.contexts(self.unit, set(rows.context).difference(earlier))}
+        self.state = replace(self.state, contexts=ids)
         return ids
 
     def _eligible_ids(self, rows: LogColumns, arm_ids: Mapping[str, int]) -> Column:
@@ -229,7 +240,8 @@ class GroupWriter:
             listed = zip(rows.session, values(rows.user, len(rows)), strict=True)
             users = {key: user for key, user in reversed(list(listed)) if user is not None}
         user_ids = sessions.intern_users(self.unit, set(users.values())) if users else {}
-        new = sorted(key for key in dict.fromkeys(rows.session) if key not in stored)  # fast where they come in order
+        distinct_keys = dict.fromkeys(rows.session)  # in their order: to sort what is sorted costs little
+        new = sorted([key for key in distinct_keys if key not in stored] if stored else distinct_keys)
         ids = dict(zip(new, self.unit.reserve("session", len(new)), strict=True)) if new else {}
         if new:
             self._write("session", {
