@@ -67,6 +67,7 @@ class SlotFields:
         needs = self.kind.needs
         self.ordinal = bool(self.forgetting) or ORDINAL in needs
         self.context, self.position, self.propensity = (name in needs for name in (CONTEXT, POSITION, PROPENSITY))
+        self.arm_key = cache(SlotKey)
         self.arm_alone = not (self.ordinal or self.context or self.position or self.propensity)
 
     def key(self, arm_id: int, ordinal: int, context_id: int, position: int, propensity: float) -> SlotKey:
@@ -180,6 +181,13 @@ class Ledger:
             prompt, weighed = self._scope.get(policy_id) or self._find_scope(policy_id)
             past = () if number is None else before.get(decision_id, ())
             timed = prompt < inf and (past or any(row[4] - served_at > prompt for row in new))
+            fields = self._fields[policy_id]
+            if fields.arm_alone and len(new) == 1 and not timed:  # most lines
+                _, position, kind, value, *_ = new[0]
+                if position is not None and kind in weighed:
+                    old = _values(past, position, weighed) if past else ()
+                    identical.append((policy_id, fields.arm_key(arm_id), old, ((kind, value),)))
+                continue
             keys: dict[int, SlotKey] = {}
             for position in {row[1] for row in new} if len(new) > 1 else (new[0][1],):
                 values = _values(new, position, weighed)
@@ -187,9 +195,7 @@ class Ledger:
                     continue
                 slot = decision_id, position
                 arm = arms.get(slot, arm_id)
-                key = keys[position] = self._fields[policy_id].key(
-                    arm, ordinal, context_id, position, shown.get(slot, 0.0)
-                )
+                key = keys[position] = fields.key(arm, ordinal, context_id, position, shown.get(slot, 0.0))
                 if not timed:
                     identical.append((policy_id, key, _values(past, position, weighed) if past else (), values))
             if timed:
@@ -394,11 +400,8 @@ def _difference(kind: Policy, key: SlotKey, change: RewardChange) -> list[float]
     return [b - a for a, b in zip(before, after, strict=True)]
 
 
-def _values(rows: Sequence[Row], position: int | None, weighed: Set[str]) -> EventValues:
+def _values(rows: Iterable[Row], position: int | None, weighed: Set[str]) -> EventValues:
     """The events of one slot of a decision that change a reward."""
-    if len(rows) == 1:  # most lines: no comprehension is set up for them
-        _, shown, kind, value, *_ = rows[0]
-        return ((kind, value),) if shown == position and kind in weighed else ()
     return tuple([(row[2], row[3]) for row in rows if row[1] == position and row[2] in weighed])
 
 
