@@ -28,9 +28,7 @@ class Transform:
 @dataclass(frozen=True, kw_only=True)
 class Reward:
     """A reward definition: the reward of a slot from its events, and when a belief learns it.
-
-    `weights` has every kind that counts; `transforms` those whose sum is changed first.
-    """
+    `weights` has every kind that counts; `transforms` those whose sum is changed first."""
 
     id: int
     name: str
@@ -65,10 +63,8 @@ class StoredPolicy:
 @dataclass(frozen=True, kw_only=True)
 class Version:
     """A numbered belief of a policy; `seq` and `ordinal` are the policy's counters when it was made.
-
     `entered_to` is the last decision of the policy that the belief holds; None: every one. `parameters`: the design of
-    a contextual policy, and `since`, the first decision that the belief holds.
-    """
+    a contextual policy, and `since`, the first decision that the belief holds."""
 
     id: int
     policy: StoredPolicy

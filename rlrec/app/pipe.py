@@ -30,7 +30,6 @@ class Pipe:
 
     def answer(self, lines: Sequence[Request | Line | InputError]) -> list[Answer | Outcome]:
         """The answers to a group, which is tried again while the store is busy or out of reach.
-
         Where the connection broke at the end, so that nobody knows whether the group is stored, lines with a request id
         or a key are sent once more, which is safe; the others get an error. Raises StoreBusy after PATIENCE_S."""
         end, pause, left = time.monotonic() + PATIENCE_S, PAUSES_S[0], list(lines)

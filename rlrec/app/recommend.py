@@ -62,10 +62,8 @@ def recommend_group(
     also: AlsoStored | None = None,
 ) -> list[Answer | InputError]:
     """Answers in order, all in one transaction; a refused request has its error at its index.
-
     All draws of the group come from the beliefs before it. requests: anything with the fields of Request. seed: 64
-    bits; None: random ones. cache: what earlier groups of the process have read.
-    """
+    bits; None: random ones. cache: what earlier groups of the process have read."""
     seed = int.from_bytes(os.urandom(8)) if seed is None else seed
     cache = ServingCache() if cache is None else cache
     lock_all = False

@@ -57,7 +57,6 @@ Result = TypedDict("Result", {  # noqa: UP013
 def simulate(store: Store, request: Request) -> Result:
     """The reward of the audience, and what it would have earned from the best slates. The clock moves on by a second
     after every decision; it starts at the newest one, or where `--now` says.
-
     Visits of an audience with memory are played to their end, and ended in the store; then the clock goes past the
     window of the reward, so that every decision is mature by `ended_at`."""
     audience, names = environments.make(request.environment, request.parameters)
@@ -112,7 +111,6 @@ def _notice_unseen_reward(store: Store, audience: Audience, reward: Reward) -> N
 def _catalogue(unit: Unit, names: Sequence[str], *, fixed: bool) -> tuple[list[str], bool]:
     """The keys of the audience's arms, and whether the catalogue has others, which it must not be shown. fixed: the
     audience knows its arms by these names.
-
     An empty catalogue gets these arms. Otherwise they are in it, or it has as many others that stand for them."""
     active = [arm.key for arm in arms.every(unit) if arm.retired_at is None]
     if not arms.every(unit):

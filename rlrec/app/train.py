@@ -257,7 +257,6 @@ class _TrainingRun:
     ) -> GateReport:  # fmt: skip
         """The gate's one look at this candidate; NO_GATE where the tuning visits promise nothing, or
         the split is empty.
-
         reference: the parameters of the live version."""
         holdout = self._holdout(dataset.splits[GATE], policy, reference)
         if holdout is None or (self.request.promote == "if-better" and not trained.promising):

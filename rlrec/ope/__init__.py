@@ -52,7 +52,6 @@ class EstimatorChoice:
 
 def parse(text: str) -> EstimatorChoice:
     """Estimators of a comma list such as `ips,clipped-ips:5,wdr`, a group (`impression`, `session`) or `all`.
-
     Raises InputError for an unknown name, a parameter where none belongs, and a value out of range."""
     words = [word.strip() for word in text.split(",") if word.strip()]
     if not words:

@@ -4,8 +4,7 @@ The sample mean of an arm is biased down there: an arm that began badly is given
 Weights h / p, where p is the propensity with which the arm was shown, undo that choice; h = sqrt(p), known before the
 draw, keeps the weights of rarely shown arms from growing without bound. The remaining bias is that of dividing by the
 sum of the weights (the mean is self-normalised).
-Source: own derivation.
-"""
+Source: own derivation."""
 
 from __future__ import annotations
 
@@ -29,7 +28,6 @@ def terms(reward: Array, p: Array) -> Array:
 
 def means(sums: Array, *, level: float = 0.95) -> tuple[Array, Array, Array]:
     """Weighted mean of each arm and its normal bounds, (m,) each, in the unit of the reward; sums (TERMS, m).
-
     Squared error by the delta method: sum w^2 (r - mean)^2 over (sum w)^2. NaN where an arm has no row; bounds are NaN
     where all its rewards are equal."""
     weight, reward, squares, cross, rewards = sums

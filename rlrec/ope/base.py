@@ -1,8 +1,7 @@
 """The input and the protocol of estimators: a batch of the log, and terms per row.
 
 Every estimator of this package is a smooth function of sums over clusters. It declares the columns that it needs
-(`terms`), and how their sums make a value; clusters, standard errors, intervals and diagnostics are shared by all.
-"""
+(`terms`), and how their sums make a value; clusters, standard errors, intervals and diagnostics are shared by all."""
 
 from __future__ import annotations
 
@@ -35,8 +34,7 @@ class RewardColumns:
     unsupported: the target's probability of choices the logger gave 0; NaN where that is unknown
     default: whether the reward is the default; without it, a reward of 0 counts as the default
 
-    Raises InputError for a wrong shape or a value outside its range.
-    """
+    Raises InputError for a wrong shape or a value outside its range."""
 
     reward: Array
     cluster: Ids
@@ -79,8 +77,7 @@ class LogBatch(RewardColumns):
 
     propensity (n,): the logging policy's probability of this arm on the weight's basis (the marginal at the position,
         or the prefix); NaN where none was logged: the row is left out of every estimator that weighs, and counted.
-    target (n,): the target's probability on the same basis; NaN where it has none (left out as well).
-    """
+    target (n,): the target's probability on the same basis; NaN where it has none (left out as well)."""
 
     propensity: Array
     target: Array
@@ -135,8 +132,7 @@ class Estimator(Smooth, Protocol):
     new class, whose docstring the help of `evaluate` shows, and one registry line.
 
     `value` must not change when all columns are multiplied by one number (every estimate here is a ratio of sums).
-    So it takes means per cluster or per block, or plain sums, and the delta-method error needs no centring.
-    """
+    So it takes means per cluster or per block, or plain sums, and the delta-method error needs no centring."""
 
     name: ClassVar[str]
     unit: ClassVar[str]  # one row of the estimate: impression, slate or session
@@ -185,7 +181,6 @@ class Ratio:
 
 def hash_bits(ids: Ids, *, salt: int) -> npt.NDArray[np.uint64]:
     """64 well-mixed bits for every id or digest, (n,), the same on every machine; another `salt` gives unrelated bits.
-
     Blocks and cross-fitting folds are cut by it. Source: the finaliser of SplitMix64."""
     mixed = ids.astype(np.int64).view(np.uint64) + np.uint64((salt + 1) * 0x9E3779B97F4A7C15 % 2**64)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -4,8 +4,7 @@
 wins nothing from an honest log on average: his wealth is a martingale that starts at 1, and the chance that it ever
 reaches w is at most 1 / w (Ville's inequality), however often it is checked. Several bets side by side, in shares fixed
 before each draw, are one such gambler.
-Source: own derivation from Ville's inequality.
-"""
+Source: own derivation from Ville's inequality."""
 
 from __future__ import annotations
 
@@ -27,7 +26,6 @@ HEAVIEST = 1e100  # larger weights 1 / p are cut to this one
 
 def log_factors_not_shown(least: Array) -> Array:
     """Log factor of each bet, (BETS, n), where the arm was eligible and not shown.
-
     least (n,): the smallest propensity of any eligible arm, 0 where it is unknown. On a single eligible arm (least 1)
     nobody bets `less`."""
     more = np.repeat(np.log1p(-MORE)[:, None], len(least), axis=1)

@@ -54,7 +54,6 @@ class MeanDifference:
 
 def fold(reward: Array, unit: Ids, *, spanning: bool) -> Moments:
     """The sums of one batch: `fold(a) + fold(b)` are those of both.
-
     reward (n,): of every decision; unit (n,): digest of the user or session that was randomised, any 64 bits;
     spanning: a unit may come back in another batch."""
     return moments(
@@ -69,8 +68,7 @@ def empty(*, spanning: bool) -> Moments:
 
 def finish(sums: Moments) -> VariantMean:
     """The mean of one variant. Its error is the jackknife's while every unit has sums of its own, which keeps the false
-    alarms of 20 users with very different numbers of decisions at 5 %; else that of the delta method.
-    """
+    alarms of 20 users with very different numbers of decisions at 5 %; else that of the delta method."""
     summary = sums.summary()
     units, (reward, decisions) = int(summary.present[1]), summary.total.tolist()
     value, error = (float(figure) for figure in value_and_error(Ratio(), summary.total, summary.moment, units))
@@ -81,7 +79,6 @@ def finish(sums: Moments) -> VariantMean:
 
 def _jackknife(sums: Array, value: float) -> float:
     """Jackknife error of the ratio `value` over units (m, 2).
-
     Source: own derivation: without unit i the ratio is value - (reward_i - value decisions_i) / (all - decisions_i)."""
     reward, decisions = sums.T
     moved = (reward - value * decisions) / (decisions.sum() - decisions)
@@ -90,7 +87,6 @@ def _jackknife(sums: Array, value: float) -> float:
 
 def difference(mean: VariantMean, against: VariantMean, *, level: float) -> MeanDifference:
     """`mean` minus `against` by Welch's t over units; a side without variation so far borrows the other's.
-
     Bounds are infinite and the p-value NaN where neither side has any."""
     from scipy.special import stdtr
 
@@ -123,7 +119,6 @@ def _around(value: float, error: float, freedom: float, level: float) -> Bounds:
 
 def sample_ratio(units: Sequence[int], weights: Sequence[float]) -> tuple[float, float]:
     """Chi-square of the units assigned against the weights, and its p-value; NaN without a unit.
-
     units, weights: one a variant, at least two variants; weights need not add up to 1."""
     from scipy.special import chdtrc
 

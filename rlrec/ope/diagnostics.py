@@ -98,8 +98,7 @@ class Weights:
 
     @cached_property
     def top1_share(self) -> float | None:
-        """Share of the top 1 % of rows in the sum of |weight x reward|; beyond ten million rows of the top
-        100,000."""
+        """Share of the top 1 % of rows in the sum of |weight x reward|; beyond ten million rows of the top 100,000."""
         if not self.reward_size:
             return None
         count = -(-self.rows // 100)
@@ -161,7 +160,6 @@ def _top(values: Array) -> Array:
 
 def k_hat(top: Array, rows: int) -> float | None:
     """Shape of the generalised Pareto tail of `rows` weights whose largest are `top`.
-
     Fitted on the top min(rows / 5, 3 sqrt(rows)), with a prior of ten observations at 1/2. None if the tail has fewer
     than 50 distinct values. Above 0.7 the mean of such weights is unreliable.
     Source: stan-dev/loo, R/gpdfit.R (after Zhang & Stephens 2009), 30 + sqrt(n) points on the grid."""
@@ -219,7 +217,6 @@ class Diagnosis:
 
 def verdict(diagnosis: Diagnosis, *, extra: tuple[str, ...] = ()) -> tuple[str, tuple[str, ...]]:
     """`ok`, `weak` or `insufficient`, and all reasons, worst first.
-
     extra: words of REASONS that only the caller or the interval knows; those of _WEAK allow no more than `weak`."""
     insufficient, weak = _insufficient(diagnosis), _weak(diagnosis)
     present = {*insufficient, *weak, *extra}

@@ -110,7 +110,6 @@ class Ridge:
     ) -> RidgeSums:
         """Sums of one batch. arm (n,) from 0; position (n,) from 1; context (m, features) dense numbers; code (n,):
         index of a row's context, the row's own index by default.
-
         Raises InputError if an arm, a position or the shape of the context is out of range."""
         self._check(arm, position, context, code)
         # counts and rewards of every (fold, arm)
@@ -193,7 +192,6 @@ class Ridge:
 
     def _solve(self, sums: RidgeSums, ridge: float) -> tuple[Array, Array]:
         """Arm effects (a,) and the other coefficients (d,).
-
         The arms are eliminated first (Schur complement): their block is diagonal, so ten thousand arms cost little."""
         if not sums.gram[0, 0]:
             return np.zeros(self.arms), np.zeros(len(sums.answer))
@@ -240,7 +238,6 @@ class Model:
     def expected(self, target: Array, *, case: Ids, fold: Ids, offset: Array) -> Array:
         """Mean q under the target, (n,). target (m, a): its probabilities in m distinct cases; case (n,): index of a
         row's case.
-
         Clips arm by arm, as `predicted` does (else dr would be biased); where no value leaves the range, one product
         is enough."""
         # no value leaves the range: sum over arms of pi (effect + offset)

@@ -1,8 +1,7 @@
 """One fold for estimates of every unit: `partial(batch)`, `+`, `finish(partial)`.
 
 `impressions.ImpressionFold` and `sessions.SessionFold` are such folds. A partial depends on the rows of its batches
-alone: not on their order, nor on how they were split, up to rounding.
-"""
+alone: not on their order, nor on how they were split, up to rounding."""
 
 from __future__ import annotations
 

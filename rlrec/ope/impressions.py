@@ -58,7 +58,6 @@ class ImpressionFold:
 
     def partial(self, batch: LogBatch) -> ImpressionPartial:
         """The sums of one batch; those of an empty batch are the zero of the sum.
-
         Raises InputError if an estimator needs a reward model and the batch has none."""
         weighted = batch.weight * batch.reward
         terms = dict(zip(CORE, (batch.usable.astype(np.float64), batch.weight, weighted), strict=True))
@@ -76,7 +75,6 @@ class ImpressionFold:
 
     def finish(self, partial: ImpressionPartial, options: FinishOptions = USUAL) -> list[Estimate]:
         """One estimate for each estimator, in their order.
-
         Raises InputError for an interval that one of the estimators does not have, and a level outside (0, 1)."""
         intervals.check(options.interval, options.level, estimators=self.estimators)
         summary, drawn = partial.moments.summary(), None

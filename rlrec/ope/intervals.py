@@ -1,7 +1,6 @@
 """Standard errors and intervals over clusters: normal, bootstrap-t, Cressie-Read.
 
-An unknown bound is infinite here; `estimate.py` reports it.
-"""
+An unknown bound is infinite here; `estimate.py` reports it."""
 
 from __future__ import annotations
 
@@ -28,7 +27,6 @@ _NOTHING = 1e-12
 
 def check(interval: str, level: float, *, estimators: Mapping[str, Estimator]) -> None:
     """Raises InputError for an unknown interval, a level outside (0, 1), or an estimator without this interval.
-
     An estimator for which no interval is valid (dm) may stand beside others: its bounds are null. Cressie-Read is
     refused for it, as for all but ips and snips."""
     if interval not in INTERVALS:
@@ -54,7 +52,6 @@ def check_level(level: float) -> None:
 
 def value_and_error(estimator: Smooth, total: Array, moment: Array, n: int) -> tuple[Array, Array]:
     """Value and standard error (delta method, n - 1), (...,) each, from sums over n clusters.
-
     total (..., d): sums of the terms; moment (..., d, d): sums of the outer products of a cluster's terms. An
     estimate does not change with the scale of its terms: so it is taken at the sums, and gradient x total = 0 (Euler),
     so the moment needs no centring."""
@@ -88,7 +85,6 @@ class Replicates:
 
 def replicates(summary: ClusterSummary, *, seed: int, number: int = REPLICATES) -> Replicates:
     """`number` multinomial draws over the clusters with a row to weigh, or over the blocks.
-
     The draw depends on the seed and the number of units alone, so two targets on one log have the same draws."""
     units = _sampled_units(summary)
     m, c = units.shape
@@ -122,7 +118,6 @@ def _counts(generator: np.random.Generator, size: int, m: int) -> Array:
 
 def bootstrap_t(estimator: Smooth, drawn: Replicates, *, columns: list[int], level: float) -> Bounds:
     """Bounds by the studentised bootstrap: value - t x error with t the quantiles of (value* - value) / error*.
-
     columns: index of the estimator's terms. Value and error here are those of the units, blocks too. A replicate
     without any variation has error 0: it counts as -inf or +inf, by its side; one with no weight at all, as both. An
     infinite quantile makes the bound infinite; so does a level for which the replicates are too few."""
@@ -159,7 +154,6 @@ class Studentised:
 def studentised_bootstrap(estimator: Smooth, units: Array, *, seed: int, number: int = REPLICATES) -> Studentised:
     """The same bootstrap for estimates of many columns, whose second moments would not fit: in every replicate the
     squared error is the sum over units of (count x influence^2), by that replicate's own gradient.
-
     units (m, d): sums of the clusters or blocks. The draw is that of `replicates`. number 0: value and error alone."""
     m = len(units)
     value, error, negligible = _by_influence(estimator, units)
@@ -227,7 +221,6 @@ class WeightSums:
 
 def cressie_read(sums: WeightSums, *, smallest: float = 0.0, largest: float, reward: Bounds, level: float) -> Bounds:
     """Bounds by power-2 empirical likelihood for the mean of w x r, given that the mean of w is 1.
-
     smallest, largest: the provable range of w (inf where no bound is known); reward: the range of r. An infinite end of
     that range makes the bound on its side infinite.
     Source: VowpalWabbit/estimators, bandits/cressieread.py (after Karampatziakis, Langford & Mineiro 2020), for the
@@ -262,7 +255,6 @@ def _least_spread(sums: WeightSums, fake: float) -> float:
 def _lower(sums: WeightSums, fake: float, reward: float, spread: float) -> float:
     """Smallest mean of w x r over reweighings 1 + h of the n observations and a fake one (fake, reward) with mean
     h = 0, mean w (1 + h) = 1 and sum h^2 <= spread; inf where there is none.
-
     The mean weight is 1, so the mean of w r is reward + the mean of z = w (r - reward); z of the fake one is 0, so a
     large fake cancels nothing. h = a (w - mean w) - b u, where u is the residual of z after regression on 1 and w; the
     constraint on w fixes a = (1 - mean w) / var w, the budget the largest b. As fake grows without end its share goes

@@ -9,8 +9,7 @@ ends with its session (sessions, rows), at most 4,096 have one; beyond that they
 blocks, cut by a hash of the digest, so that the memory is bounded.
 
 Sums at every step (`Steps`) are too wide for either: beyond 4,096 clusters only blocks of them remain, whether clusters
-come back or not, and errors are those of the blocks, which are as many and as independent.
-"""
+come back or not, and errors are those of the blocks, which are as many and as independent."""
 
 from __future__ import annotations
 
@@ -163,7 +162,6 @@ class Steps:
 
 def steps(columns: Mapping[str, Array], held: Array, *, cluster: Ids, length: Ids, horizon: int) -> Steps:
     """Sums of one batch of visits at every step.
-
     columns: by name, (n,) of every decision, 0 after a visit's end; held (n,): has its last value after it. Decisions
     lie visit by visit, in the order of their steps; cluster, length (s,): of every visit, at most `horizon`."""
     # the units that are summed over: clusters, or blocks of them

@@ -1,8 +1,7 @@
 """One target minus another on the same visits, for promotion gates.
 
 Both are sums over the same clusters: the error of the difference is made from a cluster's influence on the first minus
-its influence on the second, and their common noise cancels.
-"""
+its influence on the second, and their common noise cancels."""
 
 from __future__ import annotations
 
@@ -69,7 +68,6 @@ def difference(
     replicates: int = intervals.REPLICATES,
 ) -> PairedDifference:
     """`partial` minus `against`: one `SessionFold` over the same visits for two targets.
-
     alpha: chance of each bound to be on the wrong side, in (0, 0.5); extra_reasons: as in `FinishOptions`
     Raises InputError for an alpha out of range, ValueError for partials of different visits."""
     if not 0 < alpha < 0.5:
@@ -118,7 +116,6 @@ def _bootstrap(ours: SessionEstimatorFold, theirs: SessionEstimatorFold, *, seed
 def _bounds(sample: Studentised, alpha: float, *, freedom: float) -> Bounds:
     """Bootstrap-t; where the replicates are too few for alpha, Student's t, moved outwards by the skewness that their
     quantiles show at the smallest level they are enough for.
-
     freedom: degrees of freedom of Student's t: the effective sample size less one.
     Source: own derivation: the first term of the Edgeworth expansion of a studentised mean moves its quantile at z by
     a multiple of 2 z^2 + 1."""

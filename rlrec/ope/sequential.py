@@ -2,8 +2,7 @@
 
 Names as in Thomas & Brunskill 2016; w_t is the product of the ratios up to step t, G the discounted return. Source:
 scope-rl, scope_rl/ope/discrete/basic_estimators.py; weights after the end of a visit, and the doubly robust estimators
-as sums of columns: own derivation (`visits.Course`).
-"""
+as sums of columns: own derivation (`visits.Course`)."""
 
 from __future__ import annotations
 
@@ -53,8 +52,7 @@ class Wis(PerVisit):
 
 @dataclass(frozen=True, kw_only=True)
 class Pdis(PerVisit):
-    """Mean of sum_t gamma^t w_t r_t, where w_t is the weight up to step t: later pages do not weigh a
-    reward."""
+    """Mean of sum_t gamma^t w_t r_t, where w_t is the weight up to step t: later pages do not weigh a reward."""
 
     name: ClassVar[str] = "pdis"
     columns: ClassVar[tuple[str, ...]] = ("stepwise_return", "rows")

@@ -87,7 +87,6 @@ class SessionFold:
 
     def partial(self, batch: VisitBatch) -> SessionPartial:
         """The sums of one batch; those of an empty batch are the zero of the sum.
-
         Raises InputError for a visit of more steps than the horizon, and if an estimator needs a model and the batch
         has none."""
         if (longest := int(batch.length.max(initial=0))) > self.horizon:
@@ -116,7 +115,6 @@ class SessionFold:
 
     def finish(self, partial: SessionPartial, options: FinishOptions = USUAL) -> list[Estimate]:
         """One estimate for each estimator, in their order; no reward range applies to returns.
-
         Raises InputError for an interval that one of the estimators does not have, and a level outside (0, 1)."""
         intervals.check(options.interval, options.level, estimators=self.estimators)
         options = replace(options, reward_range=ANY_REWARD)

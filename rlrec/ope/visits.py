@@ -1,8 +1,7 @@
 """The log as visits: the input of session estimators, and the columns they are made from.
 
 A "session" of an estimate is one visit. Visits have any length; after its end a visit has its last weight, and rewards
-and values of 0: if it left the sums instead, the longer visits would stand for all.
-"""
+and values of 0: if it left the sums instead, the longer visits would stand for all."""
 
 from __future__ import annotations
 
@@ -29,8 +28,7 @@ class VisitBatch(RewardColumns):
         never show it.
     left_out: number of visits that could not be used, and are not in the arrays.
     Of the other columns `cluster` is (s,), and (n,) are reward (of the page), predicted (of the discounted return from
-        that step on), and largest (a log).
-    """
+        that step on), and largest (a log)."""
 
     start: Ids
     log_ratio: Array

@@ -22,7 +22,6 @@ SMALLEST = 1e-13  # gain of a round at which the best shares are found
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Chain:
     """Every state that a visit can reach, (n,), in order of the step; a visit begins in state 0.
-
     states: (n, arms + 2): satiation of each item, boredom, step from 0
     following: (n, arms): state after an item; -1 where the visit ends
     expected: (n, arms): mean reward of an item; leaves: (n, arms): whether the guest leaves, bored, after it
@@ -42,7 +41,6 @@ class Chain:
 @dataclass(kw_only=True, eq=False)
 class Barista(Visitors):
     """rates: probability of a tip for each item when it is fresh. Each level of satiation takes the share `fade` of it.
-
     An item gains 2 levels (3 at most) when it is served; all others lose one. Boredom rises by the level of an item
     served at 1 or more, and falls by 1 after a fresh one. At `patience` the guest leaves; after `cap` items anyway."""
 
@@ -122,7 +120,6 @@ class Barista(Visitors):
 
     def _values(self, pick: Callable[[Array, slice], Array]) -> tuple[Array, Array]:
         """The value of each state, (n,), and of each item in it, (n, arms), from there to the end of the visit.
-
         pick: from the values of the items in the states of a step, (states, arms), to those of the states."""
         chain = self.chain
         values, of_items = np.zeros(len(chain.states) + 1), chain.expected.copy()  # following -1: the last one, 0

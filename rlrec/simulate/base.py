@@ -17,7 +17,6 @@ Step = tuple[Array, Array, Flags, Flags, Info]
 
 class Audience(Protocol):
     """A world with so many arms. features: numbers of an observation, 0 where the context tells nothing.
-
     names: of the arms, where they have any. event: the kind of event that stands for a reward other than 0; its value
     is the reward. lowest: the smallest reward. `visitors.Visitors` is the base of audiences whose visits end by
     themselves."""
@@ -32,14 +31,12 @@ class Audience(Protocol):
 
     def reset(self, runs: int, rng: np.random.Generator, *, first: int | None = None) -> Array:
         """The first observation of each run, (runs, features).
-
         first: None where every run is a world of its own, at time 0; a time where the runs are visitors of one world,
         who come one after another from then on. Time counts decisions."""
         ...
 
     def step(self, actions: Index) -> Step:
         """Observation (runs, features), reward, terminated (runs,), truncated (runs,), info.
-
         actions: indices of arms, (runs,) or, for slates, (runs, positions); rewards of the same shape. terminated: the
         visitor has left; truncated: the visit was cut off. info: `expected` the mean of each reward, same shape;
         `optimum` the mean reward of the best arm (of the best slate), (runs,), where visits do not end; `delay`, of the

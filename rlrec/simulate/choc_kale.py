@@ -74,8 +74,7 @@ class ChocKale(Visitors):
 
     def _visit(self, kale: Array) -> tuple[Array, Array]:
         """Mean reward of a visit that begins at each level, (n, levels + 1), and the probability that another begins at
-        each level after it, (n, levels + 1, levels + 1). kale: its share, (n, cap, levels + 1), by step and level.
-        """
+        each level after it, (n, levels + 1, levels + 1). kale: its share, (n, cap, levels + 1), by step and level."""
         size = self.levels + 1
         earned: Array = np.zeros((len(kale), size))
         again: Array = np.zeros((len(kale), size, size))

@@ -23,9 +23,7 @@ ANALYSED = ("arm", "context", "eligible_set", "session", "users", "visit", "deci
 
 class Store:
     """A database, and the clock of one command. `now` (microseconds) replaces the database's clock.
-
-    `notice` takes one line that a person should know and no result says.
-    """
+    `notice` takes one line that a person should know and no result says."""
 
     def __init__(self, db: str, *, now: int | None = None, notice: Callable[[str], None] = print) -> None:
         self.url = engine.location(db)
@@ -54,7 +52,6 @@ class Store:
 
     def write(self, work: Callable[[Unit], T], *, sound: bool = False, repeatable: bool = False) -> T:
         """The result of `work`, in one transaction; done anew as a whole where the database asks for that.
-
         sound: every row that `work` writes names rows that it read or wrote itself, and it deletes none. SQLite then
         does not look them up once more; nobody else can take them away before the end. repeatable: the same work once
         more changes nothing, by its keys or by what it is (work without a key lowers `Unit.repeatable`): where the

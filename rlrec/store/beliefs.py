@@ -100,7 +100,6 @@ def add(
     discount: float = 1.0,
 ) -> None:
     """Add changes to the sums, and store each as delta `seq`; the caller holds the policy's lock.
-
     changes: by bucket and arm the three sums, and the further ones of kinds that have any. ordinal, discount: of a
     belief that fades: its sums are brought forward to the policy's `ordinal`, which the changes refer to."""
     wanted = "version_id = ? AND bucket IN (?*) AND arm_id IN (?*)"

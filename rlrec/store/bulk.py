@@ -72,7 +72,6 @@ def _arrays(rows: list[tuple[Any, ...]], types: Types) -> Columns:
 @contextmanager
 def alongside(unit: Unit) -> Iterator[None]:
     """Inside it, bulk reads of a long log go through Arrow, from the snapshot of the unit.
-
     Enter it before anything else is read: on SQLite the unit's snapshot is taken anew. Where there is no driver, or
     writers never pause for long enough, reads go through the unit's cursor."""
     worker = _start_worker(unit) if _is_long(unit) else None
@@ -137,7 +136,6 @@ def _same_postgres(unit: Unit, worker: ArrowWorker) -> bool:
 def _same_sqlite(unit: Unit, worker: ArrowWorker) -> bool:
     """Whether both see one state: nobody committed between the two times that the worker looked, and our snapshot was
     taken between them.
-
     `data_version` changes for a connection when any other one, in whichever process, has committed since."""
     worker.tell("PRAGMA cache_size = -32000")
     for _ in range(SNAPSHOT_ATTEMPTS):

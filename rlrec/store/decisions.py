@@ -119,9 +119,7 @@ def requests(unit: Unit, keys: Collection[str]) -> dict[str, StoredRequest]:
 def overdue(unit: Unit, policy_id: int, *, first: int, before: int, slots: int) -> list[int]:
     """Ids of the decisions drawn from a policy, from id `first` on, that were drawn before a time, oldest first: with
     at most `slots` slots together, but at least one decision.
-
-    Within a policy ids are in order of time: where the first one is young, no other is read.
-    """
+    Within a policy ids are in order of time: where the first one is young, no other is read."""
     chosen = "SELECT id, at, size FROM decision WHERE policy_id = ? AND id >= ? AND imported = 0 ORDER BY id LIMIT ?"
     eldest = unit.ask_row(chosen, policy_id, first, 1)
     ids: list[int] = []
@@ -138,9 +136,7 @@ def overdue(unit: Unit, policy_id: int, *, first: int, before: int, slots: int) 
 
 def newest_before(unit: Unit, policy_id: int, *, before: int) -> int:
     """Id of the newest decision drawn from a policy before a time; 0 where there is none.
-
-    Within a policy ids are in order of time, so that few newer ones are read.
-    """
+    Within a policy ids are in order of time, so that few newer ones are read."""
     chosen = "policy_id = ? AND imported = 0 AND at < ? ORDER BY id DESC LIMIT 1"
     return int(unit.ask_value(f"SELECT id FROM decision WHERE {chosen}", policy_id, before) or 0)
 

@@ -1,8 +1,7 @@
 """From a URL or a path to an engine whose transactions lose nothing, and from its errors to ours.
 
 SQLite: a writer takes the write lock when it begins (a reader that turns writer cannot wait), a reader never does.
-PostgreSQL: writers run READ COMMITTED under row locks, readers see one snapshot.
-"""
+PostgreSQL: writers run READ COMMITTED under row locks, readers see one snapshot."""
 
 from __future__ import annotations
 
@@ -156,7 +155,6 @@ def _file(path: str) -> tuple[int, int] | None:
 def transaction(engine: sa.Engine, *, write: bool, where: str, sound: bool = False) -> Iterator[sa.Connection]:
     """One transaction. Raises Retry where the database asks for it, OutcomeUnknown where the connection broke after
     COMMIT was sent, else an RlrecError for a database error.
-
     sound: whoever writes answers for the foreign keys, and SQLite does not look them up row by row."""
     postgres = engine.dialect.name == "postgresql"
     options: dict[str, Any] = {"rlrec_write": write}

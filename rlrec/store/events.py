@@ -22,7 +22,6 @@ Wanted = tuple[int | None, int | None]  # a decision, and a position of it
 
 class FeedbackTarget(NamedTuple):
     """The decision and the slot that a line of feedback names.
-
     arm_id: of the slot, None for a page or where there is no such slot; number: of the decision's last event, None
     where it has none. All fields are None where there is no such decision."""
 
@@ -125,7 +124,6 @@ def earlier(unit: Unit, decision_ids: Collection[int], kinds: Collection[str]) -
 def received_by(unit: Unit, decision_ids: Ids, kinds: Collection[str], *, time: int) -> list[AgedEvent]:
     """Events of these kinds, and `!censor` events, that had been received of these decisions by a time, in the order in
     which they were stored.
-
     Where the decisions lie close together, those of others between them come along: to leave them out would cost
     more."""
     first, last = int(decision_ids.min()), int(decision_ids.max())

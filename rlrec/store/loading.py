@@ -71,7 +71,6 @@ def _insert(unit: Unit, table: str, columns: Mapping[str, Column]) -> None:
 @lru_cache(maxsize=64)
 def _insertion(table: str, names: Sequence[str], chosen: Sequence[str], width: int, rows: int) -> str:
     """chosen: for each column the name of one of a row's `width` values, or ? for a value that is bound once.
-
     No mark has a number: from 3.12 on Python asks SQLite for the names of marks, which it looks for in all of them."""
     row = f"({','.join('?' * width)})"
     listed = ", ".join(f'"{name}"' for name in names)

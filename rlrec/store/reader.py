@@ -134,7 +134,6 @@ class ContextTexts:
 class Batch:
     """slots: one row an impression; events: one row an event of these, position 0 for the page; contexts: the texts
     that were wanted.
-
     visits: of the sessions of the range (of any policy), by session_id and number: started_at, last_at, ended_at
     (ABSENT while it was not ended) and steps; keys: of each of these sessions, by session_id, its key and its user's
     (none: "")."""
@@ -161,7 +160,6 @@ def batches(
 ) -> Iterator[Batch]:
     """The selected log in ranges of session id, each of about `size` decisions: whole sessions, rows by session,
     decision and position. Memory is bounded by two batches: one is read while another is worked on.
-
     wanted: picks the context ids of a batch whose texts come with it; visits, keys: whether these come with it."""
     needed = {*columns, "decision_id", "session_id", "position", *(["context_id"] if wanted else [])}
     names = [name for name in COLUMNS if name in needed]
@@ -212,7 +210,6 @@ class _Cut(NamedTuple):
 
 class _Range:
     """The queries of a range of sessions.
-
     Decisions that do not lie too far apart are read in order of their ids, which is their order on the disk: an index
     leads from one page to another. A `+` keeps the database from using an index nevertheless."""
 
@@ -331,7 +328,6 @@ def _listed(unit: Unit, wanted: Mapping[str, tuple[type, str]]) -> str:
 
 def ask_sessions(unit: Unit, names: Sequence[str], low: int, high: int) -> PendingQuery | None:
     """The COLUMNS of sessions above `low` up to `high`, in order of their ids; None where none is wanted.
-
     Read once a session: a session looked up for every slot costs a third of reading the slot."""
     if not names:
         return None

@@ -36,7 +36,6 @@ def revision(connection: sa.Connection, *, where: str) -> str | None:
 
 def check(unit: Unit, *, where: str, write: bool = False) -> None:
     """One SELECT. Raises CheckFailed unless the store is at the revision this program was written for.
-
     write: the transaction of a client that stops in it is ended by the server (see `engine.IDLE_TIMEOUT`)."""
     columns = f"version_num, {engines.IDLE_TIMEOUT}" if write and unit.postgres else "version_num"
     rows = unit.ask(f"SELECT {columns} FROM {VERSION_TABLE}")
@@ -80,7 +79,6 @@ def migrations() -> Path:
 
 def upgrade(url: URL) -> tuple[str | None, str]:
     """Bring the store to the head under one lock: its revision before (None: no store) and now.
-
     Safe to run many times at once."""
     where = engines.printable(url)
     if url.drivername == "sqlite":

@@ -1,8 +1,7 @@
 """A unit of work: one transaction, its clock, and the few ways in which the query modules use the database.
 
 Queries that every command runs are SQL text, handed to the driver as it is: building and compiling an expression costs
-more than the query. SQLAlchemy builds those that are derived from tables (`audit`).
-"""
+more than the query. SQLAlchemy builds those that are derived from tables (`audit`)."""
 
 from __future__ import annotations
 

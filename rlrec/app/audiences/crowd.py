@@ -13,7 +13,6 @@ FREE = -1
 
 class Crowd:
     """So many seats for so many visits. Visitors are numbered in the order of their first visits.
-
     visitor, visit: one a seat, (seats,), by number from 0; the visitor is FREE where no visit is.
     visits: one a visitor, visits so far. away: decisions until a visitor who comes again is there."""
 

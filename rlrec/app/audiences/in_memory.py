@@ -47,7 +47,6 @@ def study(
 ) -> Totals:
     """The totals of so many decisions of each run. The regret is one of means (pseudo-regret): without the noise of
     rewards.
-
     names: of the arms."""
     simulation = Runs(policy, audience, runs=runs, seed=seed, names=names)
     reward, optimum, expected = np.zeros((3, runs))

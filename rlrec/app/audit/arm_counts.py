@@ -23,7 +23,6 @@ COUNTS = 4  # sums of a tally beside its bets
 @dataclass(frozen=True, eq=False)
 class Tally:
     """Counts of each arm, (m,), over the decisions in which it was eligible and whose propensity is known.
-
     n decisions; shown how often it was; weight the sum of 1{shown}/p; variance the sum of 1{shown}(1 - p)/p^2; bets
     the log wealth of each bet against the logger, (BETS, m). At the first position, or at the one that was observed."""
 
@@ -37,7 +36,6 @@ class Tally:
 
 def z(tally: Tally) -> Array:
     """(sum 1{shown}/p - n) / sqrt(sum 1{shown}(1 - p)/p^2), (m,); 0 where an arm was never shown, or always certain.
-
     Evidence for the eye, no test: it is about normal at one look only, and its lower tail proves nothing, as the
     variance of decisions that did not show the arm is missing from it."""
     moved = tally.variance > 0
@@ -145,7 +143,6 @@ def _readable(unit: Unit, key: int) -> Ids:
 
 def evidence(tally: Tally, *, policy: int) -> Array:
     """Log of what the bets on each arm won, (m,), times the arm's share of the money of the whole store.
-
     An id j of a policy or an arm is given once and for ever, and 1 / (j (j + 1)) adds up to 1 over all of them."""
     share = np.log(policy) + np.log(policy + 1) + np.log(tally.arms) + np.log(tally.arms + 1)
     won: Array = betting.log_wealth(tally.bets) - share

@@ -24,7 +24,6 @@ EFFECTIVE = 1.05  # arms
 
 class Starving:
     """Per arm the policy's own decisions in which it was eligible, since the last one that showed it.
-
     active: the keys of the arms that are not retired."""
 
     def __init__(self, unit: Unit, policy: StoredPolicy, *, active: Mapping[int, str]) -> None:

@@ -25,7 +25,6 @@ NEVER = np.iinfo(np.int64).max
 
 class Outage:
     """The silence of one policy since the last decision that got a weighed event, against how events came before.
-
     Of each decision it knows when the first one was received, which may be long after it happened."""
 
     def __init__(self, version: Version, *, now: int) -> None:
@@ -81,7 +80,6 @@ class Outage:
 def paused(at: Ids, received: Ids) -> bool:
     """Whether twice as many decisions were served since the last event was received as in a usual pause: where feedback
     is delivered once a night, a day without any is none. at (n,), received (m,), ascending.
-
     Usual: nine in ten decisions were served in a pause of at most so many."""
     pauses = np.bincount(np.searchsorted(received, at, side="right"), minlength=len(received) + 1)
     before = np.sort(pauses[:-1])
@@ -91,7 +89,6 @@ def paused(at: Ids, received: Ids) -> bool:
 
 def silence(due: Array, *, rewarded: int, of: int) -> float:
     """The chance that no decision has had its event, where each has it by now with probability due (n,) times the rate.
-
     `rewarded` of `of` had one before, so the rate is uncertain: Beta, from a uniform prior. The integral is taken over
     the logit of the rate, where the integrand has one peak, between those of its two factors."""
     a, b = 1.0 + rewarded, 1.0 + of - rewarded

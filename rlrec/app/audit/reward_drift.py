@@ -28,10 +28,8 @@ ALL_ARMS = "policy"  # the stream of all arms
 
 class RewardDrift:
     """The rewards of a policy at position 1, by arm and all together, each stream watched by ADWIN.
-
     Lower positions are left out: which ones an arm gets depends on what the policy learned, and so would its mean. The
-    mean of the whole policy changes as it learns, and with contexts so does that of an arm: that is no warning.
-    """
+    mean of the whole policy changes as it learns, and with contexts so does that of an arm: that is no warning."""
 
     def __init__(self, unit: Unit, version: Version, names: Mapping[int, str]) -> None:
         self.unit, self.version, self.names = unit, version, names
@@ -97,7 +95,6 @@ class RewardDrift:
 
 def recent(unit: Unit, version: Version) -> dict[int | str, dict[str, Any]]:
     """The newest change of mean reward among the last 50,000 decisions of a policy: under "policy" and by arm id.
-
     A stream without one is left out. Each: `decision_id` and `at` of the first decision after the change (an estimate),
     `noticed` (the decision that gave it away), and the means `before` and `after`."""
     policy_id = version.policy.id

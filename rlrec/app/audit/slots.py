@@ -37,9 +37,7 @@ class Extent(NamedTuple):
 
 class Slots:
     """The versions of one policy that can be rebuilt: those that learn, and those that were frozen from them.
-
-    A frozen belief holds the decisions up to the newest mature one, with the events stored until then.
-    """
+    A frozen belief holds the decisions up to the newest mature one, with the events stored until then."""
 
     def __init__(self, unit: Unit, versions: Sequence[Version], histories: Mapping[int, BeliefHistory]) -> None:
         self.histories = histories
@@ -129,7 +127,6 @@ def _text(totals: Totals, key: BeliefKey) -> str:
 
 def _provenance(version: Version, by_id: Mapping[int, Version], now: int) -> tuple[Version, Extent] | None:
     """The learning belief that a version is or was frozen from, and its extent; None where that is not known.
-
     now: the policy's ordinal."""
     if version.learning:
         return version, Extent(_distinct(version), version.reward.id, version.entered_to, None, now)

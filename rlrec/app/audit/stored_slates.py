@@ -108,7 +108,6 @@ class Stored:
 @dataclass(frozen=True, eq=False)
 class Derived:
     """The same, derived: of the slates stored, (n, size). redrawn (n,): the seed gives another slate.
-
     Where the seed gives another slate of several positions, their smallest probabilities are taken as stored."""
 
     redrawn: Flags

@@ -23,7 +23,6 @@ Eligible = tuple[int, ...]
 
 class ServingCache:
     """A cache that one group of a stream leaves to the next; a single command starts with an empty one.
-
     contexts, sets: ids of stored contexts and eligible sets. keys: of arms. active: the arms of the present catalogue;
     unnamed: whether this set has no id yet. unread: policies that were said to read no context."""
 

@@ -22,7 +22,6 @@ from rlrec.store.unit import Row
 
 class DrawnSlate:
     """A slate as it is stored and answered; slates of one arm are shared by all who were shown it.
-
     slots: rows of decisions.SLOT behind the decision's id; recent: the arms as a session state remembers them."""
 
     __slots__ = ("answer", "arms", "log_propensity", "propensity", "recent", "slots")

@@ -20,7 +20,6 @@ BETWEEN = '","'  # in a list of texts it stands between two of them, and nowhere
 
 class OpenSession:
     """A session and its newest visit, as they stand after the decisions drawn so far.
-
     shown: how many slots the visit has shown; recent_slots: the last of them, packed."""
 
     __slots__ = (

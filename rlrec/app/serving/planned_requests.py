@@ -66,7 +66,6 @@ class _Group:
 
     def _distribution(self, request: Request) -> SharedDistribution:
         """The distribution of a request, built once for all requests that share it.
-
         Raises InputError where the request cannot be drawn."""
         assigned = self._assigned(request) if request.experiment is not None else None
         arm_keys = None if request.arms is None else tuple(request.arms)

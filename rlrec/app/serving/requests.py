@@ -80,7 +80,6 @@ class PlannedRequest(NamedTuple):
 
 class Duplicate(NamedTuple):
     """A request that was answered before: by a stored decision, or by an earlier request of the group.
-
     earlier: the index of that request."""
 
     decision_id: int | None

@@ -30,7 +30,6 @@ class TrainingOptions:
     """How to ascend. discounted: gamma^t multiplies the gradient at step t. batch: visits of a batch, which is one step
     of Adam; lr: the size of that step. clip_weight: the largest importance weight; None: no limit. top_k: 0 for slates
     by their exact probability, else slots by themselves.
-
     patience: epochs without a better one after which it ends. kl_stop: mean KL(start || now) at which it ends.
     shaping: potential of a state, as weights of its features by name."""
 

@@ -42,7 +42,6 @@ class EligibleSet:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class VisitRows:
     """Visits end to end.
-
     eligible_sets: the different ones of the decisions.
     One a visit, (s,): name, a digest of session and visit; split; cluster, a digest of the user or session; length, its
     decisions.
@@ -102,7 +101,6 @@ INDEX = (*VISIT.values(), "i4", "i4")  # one a visit; then how many slots and ar
 
 class DatasetSplit:
     """The visits of one split, by name, in batches of about one size.
-
     visits: how many; longest: decisions of the longest; spanning: whether some cluster has several visits."""
 
     def __init__(self, catalogues: Sequence[Catalogue], cluster: Ids, length: Ids) -> None:

@@ -34,7 +34,6 @@ CELLS = 1_000_000  # arms of eligible sets that are in memory at a time
 @dataclass(frozen=True, kw_only=True)
 class WriteReport:
     """Which visits of a log went into a dataset, and why others did not.
-
     unused: those that are not over, incomplete, or without propensities; unnamed: those of a session that got a user of
     another split later; unrecorded: those without stored states; endless: those too long to be judged.
     visits, slots: how many were written; new: visits that could not be used before a time; rewarded: decisions with an

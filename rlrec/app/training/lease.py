@@ -22,7 +22,6 @@ RENEWED_S = 10
 
 class TrainingLease:
     """A lease for the time of a `with` block. Raises StoreBusy where another process holds it, or has taken it over.
-
     A process of this machine that has died is recognised at once; one of another machine when its lease runs out, by
     the clock of the database."""
 
