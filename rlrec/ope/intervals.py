@@ -2,8 +2,6 @@
 
 An unknown bound is infinite here; `estimate.py` reports it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist

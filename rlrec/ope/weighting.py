@@ -1,7 +1,5 @@
 """Estimators that reweigh the logged rewards: inverse propensity, self-normalised, clipped."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

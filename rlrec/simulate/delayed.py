@@ -1,7 +1,5 @@
 """An audience whose clicks come late."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from math import isfinite
 

@@ -1,7 +1,5 @@
 """The catalogue."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Decisions, their slots, and the request ids they answer."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 

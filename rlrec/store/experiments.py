@@ -1,7 +1,5 @@
 """Experiments, their variants, and the variant of each unit."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
