@@ -1,5 +1,7 @@
 """Frozen records that cross layers; standard library only."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple

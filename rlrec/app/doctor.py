@@ -1,5 +1,7 @@
 """Audit a store: whether what is written fits together, and whether it is what the program would write again."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,5 +1,7 @@
 """Requests and feedback in one stream: groups of both, each in one transaction."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Collection, Sequence
 

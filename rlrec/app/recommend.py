@@ -1,5 +1,7 @@
 """Draw slates and log them with exact propensities, a group of requests at a time."""
 
+from __future__ import annotations
+
 import os
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence

@@ -1,5 +1,7 @@
 """A simulated audience that is served through the store as a script would serve it."""
 
+from __future__ import annotations
+
 import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,5 +1,7 @@
 """A simulated audience in memory: many runs of a policy, without a store."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypedDict

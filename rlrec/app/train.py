@@ -1,5 +1,7 @@
 """Train a policy for whole visits, estimate its gain on visits that did not teach it, and let it go live."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable, Mapping
 from contextlib import closing

@@ -6,6 +6,8 @@ draw, keeps the weights of rarely shown arms from growing without bound. The rem
 sum of the weights (the mean is self-normalised).
 Source: own derivation."""
 
+from __future__ import annotations
+
 from statistics import NormalDist
 
 import numpy as np

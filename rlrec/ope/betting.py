@@ -6,6 +6,8 @@ reaches w is at most 1 / w (Ville's inequality), however often it is checked. Se
 before each draw, are one such gambler.
 Source: own derivation from Ville's inequality."""
 
+from __future__ import annotations
+
 import numpy as np
 
 from rlrec.arrays import Array

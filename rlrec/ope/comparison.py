@@ -4,6 +4,8 @@ The unit that was randomised (user or session) is the cluster: its decisions are
 is random too. So a mean reward per decision is a ratio of two sums over units, and its error is that of such a ratio.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 

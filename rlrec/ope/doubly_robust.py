@@ -1,5 +1,7 @@
 """Estimators that correct a reward model by the weighted errors it makes on the log."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import ClassVar
 

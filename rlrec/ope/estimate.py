@@ -1,5 +1,7 @@
 """From sums over clusters to estimates: the report of each estimator when a fold over the log is over."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, replace
 from functools import cached_property
 

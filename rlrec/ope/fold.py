@@ -3,6 +3,8 @@
 `impressions.ImpressionFold` and `sessions.SessionFold` are such folds. A partial depends on the rows of its batches
 alone: not on their order, nor on how they were split, up to rounding."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Protocol, Self, TypeVar
 

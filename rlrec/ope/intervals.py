@@ -2,6 +2,8 @@
 
 An unknown bound is infinite here; `estimate.py` reports it."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist

@@ -3,6 +3,8 @@
 Both are sums over the same clusters: the error of the difference is made from a cluster's influence on the first minus
 its influence on the second, and their common noise cancels."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import numpy as np

@@ -4,6 +4,8 @@ Names as in Thomas & Brunskill 2016; w_t is the product of the ratios up to step
 scope-rl, scope_rl/ope/discrete/basic_estimators.py; weights after the end of a visit, and the doubly robust estimators
 as sums of columns: own derivation (`visits.Course`)."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 

@@ -1,5 +1,7 @@
 """Estimators that reweigh the logged rewards: inverse propensity, self-normalised, clipped."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import ClassVar
 

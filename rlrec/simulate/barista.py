@@ -1,5 +1,7 @@
 """An audience at a coffee bar: too much of an item satiates, a satiated guest gets bored, and a bored guest leaves."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,5 +1,7 @@
 """The protocol of audiences: Gymnasium's shape, for many runs at once, and an optimum that is known."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any, Protocol
 

@@ -1,5 +1,7 @@
 """An audience that clicks each arm at a rate of its own, wherever it stands on the slate."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 from rlrec.arrays import Array

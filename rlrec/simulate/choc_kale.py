@@ -1,5 +1,7 @@
 """An audience that quick pleasures wear out: chocolate pays now, kale makes visits longer and brings visitors back."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import numpy as np

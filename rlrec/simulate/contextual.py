@@ -1,5 +1,7 @@
 """An audience in which every visitor wants something else, and says so in the context."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import numpy as np

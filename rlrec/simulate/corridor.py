@@ -1,5 +1,7 @@
 """The short corridor with switched actions (Sutton & Barto 2018, example 13.1): a visitor looks for the way out."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from math import sqrt
 

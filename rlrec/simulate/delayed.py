@@ -1,5 +1,7 @@
 """An audience whose clicks come late."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from math import isfinite
 

@@ -1,5 +1,7 @@
 """An audience whose taste moves: jumps by a schedule, and slow change."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from math import isfinite, pi
 

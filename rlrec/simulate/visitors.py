@@ -1,5 +1,7 @@
 """The base of audiences with memory: visitors in so many seats, whose visits end by themselves."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,5 +1,7 @@
 """The store: transactions on the database, and query modules that work inside one of them."""
 
+from __future__ import annotations
+
 import random
 import time
 from collections.abc import Callable, Iterator

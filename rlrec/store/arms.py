@@ -1,5 +1,7 @@
 """The catalogue."""
 
+from __future__ import annotations
+
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 

@@ -8,6 +8,8 @@ It is run as a file, so that nothing else of rlrec is loaded. First it reads {"d
 statements}, then a line {"ask": SQL} or {"tell": SQL} a query. It answers each with frames (a line {"columns":
 [[format, bytes, ...], ...]}, formats as Arrow names them, then these bytes), and a last line {"done"} or {"error"}."""
 
+from __future__ import annotations
+
 import json
 import signal
 import sys

@@ -1,5 +1,7 @@
 """Everything stored, in ranges and streams, for an audit; and the rows that contradict others."""
 
+from __future__ import annotations
+
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 

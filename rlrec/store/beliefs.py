@@ -1,5 +1,7 @@
 """Beliefs: the sums that are served now, the change of every transaction, and the belief of any moment."""
 
+from __future__ import annotations
+
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from operator import itemgetter

@@ -1,5 +1,7 @@
 """The clock of a database against the times in its log: decisions that lie ahead of it, and how they are put back."""
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 from rlrec.store.unit import Unit

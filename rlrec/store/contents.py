@@ -1,5 +1,7 @@
 """Contexts and eligible sets, stored once under the digest of what they hold."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Collection, Mapping, Sequence
 from hashlib import blake2b

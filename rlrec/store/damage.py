@@ -1,5 +1,7 @@
 """Rows that are gone or cannot be read, since somebody changed the database by hand."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterable
 from typing import Any, TypeVar

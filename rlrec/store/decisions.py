@@ -1,5 +1,7 @@
 """Decisions, their slots, and the request ids they answer."""
 
+from __future__ import annotations
+
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 

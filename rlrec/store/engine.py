@@ -3,6 +3,8 @@
 SQLite: a writer takes the write lock when it begins (a reader that turns writer cannot wait), a reader never does.
 PostgreSQL: writers run READ COMMITTED under row locks, readers see one snapshot."""
 
+from __future__ import annotations
+
 import errno
 import os
 import re

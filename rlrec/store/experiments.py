@@ -1,5 +1,7 @@
 """Experiments, their variants, and the variant of each unit."""
 
+from __future__ import annotations
+
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 

@@ -2,6 +2,8 @@
 
 Times are those of `Unit.clock`, the database's clock, so that machines agree and `--now` moves nothing."""
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 from rlrec.store.unit import Unit

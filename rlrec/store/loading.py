@@ -1,5 +1,7 @@
 """Imported logs into the tables, by the way that each database takes fastest."""
 
+from __future__ import annotations
+
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass

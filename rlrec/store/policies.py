@@ -1,5 +1,7 @@
 """Reward definitions, policies, their versions and heads. Definitions and policies never change; heads do."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import asdict

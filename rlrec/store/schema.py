@@ -1,5 +1,7 @@
 """Create, upgrade and check the schema: the only place that imports Alembic, and only for `init`."""
 
+from __future__ import annotations
+
 import os
 import random
 import re

@@ -1,5 +1,7 @@
 """Users, sessions and their visits."""
 
+from __future__ import annotations
+
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 

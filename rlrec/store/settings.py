@@ -1,5 +1,7 @@
 """Settings of the whole store, and the record of commands that changed definitions."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass

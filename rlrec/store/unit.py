@@ -3,6 +3,8 @@
 Queries that every command runs are SQL text, handed to the driver as it is: building and compiling an expression costs
 more than the query. SQLAlchemy builds those that are derived from tables (`audit`)."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache, partial

@@ -1,5 +1,7 @@
 """Trained weights of arms, by version: written once with the version, and never changed."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from typing import NamedTuple
 

@@ -1,5 +1,7 @@
 """The visitors of a simulated audience: visits begin in free places, end, and their visitors may come again."""
 
+from __future__ import annotations
+
 from collections import deque
 
 import numpy as np

@@ -1,5 +1,7 @@
 """Audiences as people name them: an environment, and its parameters as K=V."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,5 +1,7 @@
 """Studies in memory: many runs of a policy and an audience advance together in arrays, without a store."""
 
+from __future__ import annotations
+
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

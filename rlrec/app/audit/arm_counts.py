@@ -1,5 +1,7 @@
 """How often each arm was shown against the propensities that were logged: a wrong logger gives itself away."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 

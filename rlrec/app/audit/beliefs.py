@@ -1,5 +1,7 @@
 """Beliefs against their deltas: a belief is the sum of its changes, and each change follows the one before."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from typing import Any
 

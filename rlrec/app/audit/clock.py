@@ -1,5 +1,7 @@
 """Time: whether the log lies ahead of the database's clock, where nothing matures until that has caught up."""
 
+from __future__ import annotations
+
 from typing import TypedDict
 
 from rlrec.app.audit.findings import Findings

@@ -1,5 +1,7 @@
 """Rows that refer to nothing, or contradict the rows that they refer to."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Mapping
 from typing import Any

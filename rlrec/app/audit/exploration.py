@@ -1,5 +1,7 @@
 """Whether a policy still tries its arms: what it never shows, nobody can learn about."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 
 import numpy as np

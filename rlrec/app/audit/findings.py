@@ -1,5 +1,7 @@
 """Findings of an audit: what is wrong, where, and how bad it is."""
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager

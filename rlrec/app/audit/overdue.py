@@ -1,5 +1,7 @@
 """Rewards that stopped coming, and slots that should have entered a belief by now."""
 
+from __future__ import annotations
+
 from collections import deque
 from collections.abc import Sequence
 from math import lgamma, log, sqrt

@@ -1,5 +1,7 @@
 """Digests of requests: what a decision answers, and for whom, is what its request asked for."""
 
+from __future__ import annotations
+
 from itertools import product
 
 from rlrec.app.audit.findings import Findings

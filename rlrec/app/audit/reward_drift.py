@@ -1,5 +1,7 @@
 """Whether rewards drift: the mean reward of an arm, and of a policy as a whole, and since which decision."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Slates of kinds that read the session state, derived again from the state that each decision stored."""
 
+from __future__ import annotations
+
 import numpy as np
 
 from rlrec.app.audit.findings import UNREADABLE, Findings

@@ -1,5 +1,7 @@
 """Beliefs against the log: rebuilt from the slots and events that they claim to hold."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 

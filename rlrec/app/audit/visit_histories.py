@@ -1,5 +1,7 @@
 """The history that each decision stored, against the decisions that came before it in its visit."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 
 import numpy as np

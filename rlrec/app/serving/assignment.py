@@ -1,5 +1,7 @@
 """Which variant of an experiment a unit belongs to: by salted hash, and for ever once assigned."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 

@@ -1,5 +1,7 @@
 """A cache of what a process has read of a store: what never changes, and beliefs until they change."""
 
+from __future__ import annotations
+
 from collections.abc import Collection, Mapping
 from typing import Any
 

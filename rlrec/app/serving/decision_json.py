@@ -1,5 +1,7 @@
 """Decisions as the command contract shows them."""
 
+from __future__ import annotations
+
 from collections.abc import Collection, Mapping, Sequence
 from math import exp
 from typing import Any, NotRequired, TypedDict

@@ -1,5 +1,7 @@
 """Draw the slates of a group: requests that share a distribution are drawn together, in arrays."""
 
+from __future__ import annotations
+
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from math import exp, log

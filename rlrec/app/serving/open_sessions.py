@@ -1,5 +1,7 @@
 """Sessions, visits and steps of a group of decisions, under the sessions' locks; and the state each decision saw."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterable, Sequence
 

@@ -1,5 +1,7 @@
 """The distribution that each request of a group will be drawn from: read from the store in one snapshot."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from copy import copy
 from typing import Any

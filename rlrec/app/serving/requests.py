@@ -1,5 +1,7 @@
 """A request on its way to a slate: as it came in, and with the distribution it will be drawn from."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple

@@ -1,5 +1,7 @@
 """The history of a visit that a decision remembers: the slots shown before it, and what they had earned by then."""
 
+from __future__ import annotations
+
 from collections.abc import Collection, Sequence
 
 import numpy as np

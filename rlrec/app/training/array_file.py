@@ -3,6 +3,8 @@
 What is read is a view of the file: nothing is copied, it counts as memory only while it is in use, and the file ends
 with the process."""
 
+from __future__ import annotations
+
 import mmap
 import os
 import tempfile

@@ -1,5 +1,7 @@
 """The ascent: epochs over batches of visits, and the best of them by visits that taught none."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any

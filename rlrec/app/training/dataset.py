@@ -3,6 +3,8 @@
 What is read, and in which order, follows from the keys of visits and arms alone, never from ids: the same log in
 another order trains the same parameters. Some 40 bytes a visit are in memory, and only until they are in order."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,5 +1,7 @@
 """When a candidate may go live: the gain that a gate wants, and how it spends its probability of error."""
 
+from __future__ import annotations
+
 from math import pi
 
 from rlrec.ope.paired import PairedDifference

@@ -1,5 +1,7 @@
 """The value of parameters on visits that did not teach them: estimates and paired differences."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,5 +1,7 @@
 """One training at a time for a policy: a lease that the process which holds it renews, and that ends with it."""
 
+from __future__ import annotations
+
 import os
 import socket
 from pathlib import Path
