@@ -57,15 +57,15 @@ def _arrived(batch: Batch, definition: Reward, windows: Sequence[int], *, now: i
     slots = batch.slots
     uncensored = ~np.isin(slots["decision_id"], slots["decision_id"][slots["censored"]])
     served, weighed = _decisions(slots, uncensored), _weighed(batch, definition, uncensored)
-    # the decisions that have weighed events: page of each slot, decision of each event
-    decisions, page = np.unique(weighed.slots["decision_id"], return_inverse=True)
+    # the decisions that have weighed events; that of each slot, and that of each event
+    decisions, slot = np.unique(weighed.slots["decision_id"], return_inverse=True)
     event = np.searchsorted(decisions, weighed.events["decision_id"])
     marks = _decisions(weighed.slots)
     sums, before = np.zeros((len(windows), 4)), np.zeros(len(decisions))
     for row, window in enumerate(windows):
         within = replace(definition, window_us=window)
         earned = reward_log.with_rewards(weighed, within).reward - definition.default
-        page_reward = np.bincount(page, weights=earned) + reward_log.page_events(weighed, within, decisions)
+        page_reward = np.bincount(slot, weights=earned) + reward_log.page_events(weighed, within, decisions)
         old = reward_log.mature(marks, within, now=now)
         sums[row] = (
             np.count_nonzero(reward_log.mature(served, within, now=now)),

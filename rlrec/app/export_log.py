@@ -57,7 +57,7 @@ def _eligible(unit: Unit, ids: Collection[int]) -> dict[int, list[str]]:
 
 
 def _with_slots(answer: Record, decision: Decision) -> Record:
-    """The answer with what only the log has of its slots, and the length of a page that was not logged completely."""
+    """The answer with what only the log has of its slots, and the length of a slate that was not logged completely."""
     slots = zip(answer["slate"], decision.slots, strict=True)
     answer["slate"] = [entry | _log_fields(slot) for entry, slot in slots]
     complete = len(decision.slots) == decision.size == decision.slots[-1].position

@@ -52,7 +52,7 @@ class Wis(PerVisit):
 
 @dataclass(frozen=True, kw_only=True)
 class Pdis(PerVisit):
-    """Mean of sum_t gamma^t w_t r_t, where w_t is the weight up to step t: later pages do not weigh a reward."""
+    """Mean of sum_t gamma^t w_t r_t, where w_t is the weight up to step t: later slates do not weigh a reward."""
 
     name: ClassVar[str] = "pdis"
     columns: ClassVar[tuple[str, ...]] = ("stepwise_return", "rows")

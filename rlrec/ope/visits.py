@@ -24,7 +24,7 @@ class VisitBatch(RewardColumns):
 
     start (s + 1,): decisions of visit i are rows start[i] to start[i + 1] - 1, in the order of their steps, at least
         one.
-    log_ratio (n,): log of the target's probability of the page over the logging policy's; -inf where the target would
+    log_ratio (n,): log of the target's probability of the slate over the logging policy's; -inf where the target would
         never show it.
     left_out: number of visits that could not be used, and are not in the arrays.
     Of the other columns `cluster` is (s,), and (n,) are reward (of the page), predicted (of the discounted return from

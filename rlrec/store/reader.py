@@ -409,8 +409,8 @@ def last_id(unit: Unit, policy_id: int | None = None) -> int:
     )
 
 
-def longest_page(unit: Unit, selection: Selection) -> int:
-    """The number of positions of the longest selected page; 0 where nothing is selected."""
+def longest_slate(unit: Unit, selection: Selection) -> int:
+    """The number of positions of the longest selected slate; 0 where nothing is selected."""
     return int(unit.ask_value(f"SELECT coalesce(max(d.size), 0) FROM decision d WHERE {_all(selection)}"))
 
 

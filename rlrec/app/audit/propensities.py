@@ -11,7 +11,17 @@ import numpy as np
 from rlrec import policy as kinds
 from rlrec.app.audit.findings import UNREADABLE, Findings
 from rlrec.app.audit.session_slates import SessionSlates
-from rlrec.app.audit.stored_slates import ABSOLUTE, CHECK, RELATIVE, Derived, Pages, Referred, Stored, compare, complete
+from rlrec.app.audit.stored_slates import (
+    ABSOLUTE,
+    CHECK,
+    RELATIVE,
+    Derived,
+    Referred,
+    Stored,
+    StoredSlates,
+    compare,
+    complete,
+)
 from rlrec.app.distributions import designs, exact
 from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribution
 from rlrec.app.log import lineage
@@ -42,7 +52,7 @@ def sample(unit: Unit, size: int, *, seed: int) -> tuple[Ids, int]:
 
 
 class Joint:
-    """Pages of any log whose propensity is not the product of its slots', or a slot's below the smallest there."""
+    """Slates of any log whose propensity is not the product of its slots', or a slot's below the smallest there."""
 
     def __init__(self, findings: Findings) -> None:
         self.findings = findings
@@ -68,10 +78,10 @@ def check(unit: Unit, decision_ids: Ids, *, findings: Findings) -> int:
     """Derive the slates of these decisions again: how many could be."""
     done = 0
     for start in range(0, len(decision_ids), PORTION):
-        pages = complete(audit.slots_of(unit, decision_ids[start : start + PORTION].tolist()))
-        versions = policies.by_id(unit, set(pages.once("version_id").tolist()))
+        slates = complete(audit.slots_of(unit, decision_ids[start : start + PORTION].tolist()))
+        versions = policies.by_id(unit, set(slates.once("version_id").tolist()))
         for version_id in sorted(versions):
-            drawn = pages.take(pages.once("version_id") == version_id)
+            drawn = slates.take(slates.once("version_id") == version_id)
             try:
                 done += _audit(unit, versions[version_id], findings).check(drawn)
             except UNREADABLE as error:
@@ -93,53 +103,53 @@ class VersionSlates:
         self.described = designs.described(unit, version)
         self.referred = Referred(unit, findings, reads=VersionDistribution(version, sums=[], prior=[]).policy.reads)
 
-    def check(self, pages: Pages) -> int:
-        seqs = np.unique(pages.once("belief_seq"))
-        self.referred.read(pages.once("context_id"))
+    def check(self, slates: StoredSlates) -> int:
+        seqs = np.unique(slates.once("belief_seq"))
+        self.referred.read(slates.once("context_id"))
         if not lineage.learns(self.version):
             moments: Iterator[tuple[Ids, BeliefRows]] = iter([(seqs, [])])
         else:
             moments = moments_of(self.unit, self.version, seqs)
-        order = np.argsort(pages.once("belief_seq"), kind="stable")
-        sorted_seqs = pages.once("belief_seq")[order]
+        order = np.argsort(slates.once("belief_seq"), kind="stable")
+        sorted_seqs = slates.once("belief_seq")[order]
         done = 0
         for same, sums in moments:
             bounds = np.searchsorted(sorted_seqs, same[0], "left"), np.searchsorted(sorted_seqs, same[-1], "right")
             rows = order[bounds[0] : bounds[1]]
-            ordinals = pages.once("belief_ordinal")[rows]
+            ordinals = slates.once("belief_ordinal")[rows]
             for ordinal in np.unique(ordinals).tolist():
                 served = VersionDistribution(
                     self.version, sums=sums, prior=self.prior, ordinal=self._ordinal(ordinal), described=self.described
                 )
-                done += self._moment(pages, rows[ordinals == ordinal], served)
+                done += self._moment(slates, rows[ordinals == ordinal], served)
         return done
 
     def _ordinal(self, at: int) -> int:
         return self.version.ordinal if self.version.status == "frozen" else at
 
-    def _moment(self, pages: Pages, rows: Index, served: VersionDistribution) -> int:
-        """Pages drawn from one belief, those that share a distribution together."""
+    def _moment(self, slates: StoredSlates, rows: Index, served: VersionDistribution) -> int:
+        """Check slates drawn from one belief; those that share a distribution together: how many could be."""
         groups: dict[tuple[int, int, str, int], list[int]] = {}
         names = ("eligible_id", "catalogue_revision", "context_id", "size")
-        columns = (pages.slots[name][pages.first[rows]].tolist() for name in names)
-        for page, eligible, revision, context, size in zip(rows.tolist(), *columns, strict=True):
+        columns = (slates.slots[name][slates.first[rows]].tolist() for name in names)
+        for row, eligible, revision, context, size in zip(rows.tolist(), *columns, strict=True):
             reading, epoch = served.reading(self.referred.context(context)), served.epoch(revision)
-            groups.setdefault((eligible, epoch, reading, size), []).append(page)
+            groups.setdefault((eligible, epoch, reading, size), []).append(row)
         done = 0
         for (eligible, _, _, size), members in groups.items():
             group = np.array(members, np.intp)
-            context = self.referred.context(int(pages.slots["context_id"][pages.first[group[0]]]))
+            context = self.referred.context(int(slates.slots["context_id"][slates.first[group[0]]]))
             try:
                 with np.errstate(all="ignore"):
-                    done += self._group(pages, group, served, eligible, context, size)
+                    done += self._group(slates, group, served, eligible, context, size)
             except UNREADABLE as error:
-                decision = pages.slots["decision_id"][pages.first[group[0]]]
+                decision = slates.slots["decision_id"][slates.first[group[0]]]
                 self.findings.error(CHECK, f"decision {decision}", f"it cannot be derived again: {error}")
         return done
 
     def _group(
         self,
-        pages: Pages,
+        slates: StoredSlates,
         group: Index,
         served: VersionDistribution,
         eligible: int,
@@ -149,11 +159,11 @@ class VersionSlates:
         arms = self.referred.eligible(eligible)
         if arms is None:
             return 0
-        revision = int(pages.slots["catalogue_revision"][pages.first[group[0]]])
+        revision = int(slates.slots["catalogue_revision"][slates.first[group[0]]])
         case = served.case(eligible, arms[0], context, keys=arms[1], revision=revision)
-        stored = Stored(pages, group, size)
+        stored = Stored(slates, group, size)
         inside = np.isin(stored.arms, case.arms).all(axis=1)
-        stored = stored if inside.all() else Stored(pages, group[inside], size)
+        stored = stored if inside.all() else Stored(slates, group[inside], size)
         if not len(stored.ids):
             return 0
         derived = _derive(case, stored, size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from rlrec.app.audit.findings import UNREADABLE, Findings
-from rlrec.app.audit.stored_slates import CHECK, Derived, Pages, Referred, Stored, compare
+from rlrec.app.audit.stored_slates import CHECK, Derived, Referred, Stored, StoredSlates, compare
 from rlrec.app.distributions.trained import EligibleGroup, Trained
 from rlrec.arrays import Array, Flags, Index
 from rlrec.policy import slate
@@ -24,38 +24,38 @@ class SessionSlates:
         self.trained = Trained(unit, version)
         self.referred = Referred(unit, findings, reads=self.trained.policy.reads)
 
-    def check(self, pages: Pages) -> int:
-        readable = np.array([bool(self._size(key)) for key in pages.once("eligible_id").tolist()], np.bool_)
-        pages, done = pages.take(readable), 0
-        for start in range(0, len(pages), PORTION):
-            rows = np.zeros(len(pages), np.bool_)
+    def check(self, slates: StoredSlates) -> int:
+        readable = np.array([bool(self._size(key)) for key in slates.once("eligible_id").tolist()], np.bool_)
+        slates, done = slates.take(readable), 0
+        for start in range(0, len(slates), PORTION):
+            rows = np.zeros(len(slates), np.bool_)
             rows[start : start + PORTION] = True
             with np.errstate(all="ignore"):
-                done += self._portion(pages.take(rows))
+                done += self._portion(slates.take(rows))
         return done
 
     def _size(self, eligible: int) -> int:
         arms = self.referred.eligible(eligible)
         return 0 if arms is None else len(arms[0])
 
-    def _portion(self, pages: Pages) -> int:
-        possible, histories = self._histories(pages)
-        pages = pages.take(possible)
-        if not len(pages):
+    def _portion(self, slates: StoredSlates) -> int:
+        possible, histories = self._histories(slates)
+        slates = slates.take(possible)
+        if not len(slates):
             return 0
-        revision = pages.once("catalogue_revision")
-        state = self.trained.states(self._contexts(pages), histories, revision)
-        cases = self.trained.cases(state, pages.once("eligible_id"), revision)
-        return sum(self._case(pages, case) for case in cases)
+        revision = slates.once("catalogue_revision")
+        state = self.trained.states(self._contexts(slates), histories, revision)
+        cases = self.trained.cases(state, slates.once("eligible_id"), revision)
+        return sum(self._case(slates, case) for case in cases)
 
-    def _contexts(self, pages: Pages) -> Array:
-        ids, which = np.unique(pages.once("context_id"), return_inverse=True)
+    def _contexts(self, slates: StoredSlates) -> Array:
+        ids, which = np.unique(slates.once("context_id"), return_inverse=True)
         self.referred.read(ids)
         return self.trained.encoded([self.referred.context(key) for key in ids.tolist()])[which.reshape(-1)]
 
-    def _histories(self, pages: Pages) -> tuple[Flags, History]:
-        """Which pages have a history that can be, and these histories."""
-        stored = audit.visit_histories(self.unit, pages.once("decision_id").tolist())
+    def _histories(self, slates: StoredSlates) -> tuple[Flags, History]:
+        """Which slates have a history that can be, and these histories."""
+        stored = audit.visit_histories(self.unit, slates.once("decision_id").tolist())
         sound_rows = stored["recorded"] & sound(stored["history"].tolist(), stored["step"])
         self._refuse(stored["decision_id"][~stored["recorded"]], "is missing")
         self._refuse(stored["decision_id"][stored["recorded"] & ~sound_rows], "cannot be unpacked")
@@ -72,15 +72,15 @@ class SessionSlates:
                 CHECK, f"decision {key}", f"it cannot be derived again: what it knew of its visit {why}"
             )
 
-    def _case(self, pages: Pages, case: EligibleGroup) -> int:
-        size = pages.once("size")[case.rows]
+    def _case(self, slates: StoredSlates, case: EligibleGroup) -> int:
+        size = slates.once("size")[case.rows]
         logits, done = case.score / self.trained.policy.temperature, 0
         for length in np.unique(size).tolist():
             rows = np.flatnonzero(size == length)
-            rows = rows[np.isin(pages.of("arm_id", case.rows[rows], length), case.arms).all(axis=1)]
+            rows = rows[np.isin(slates.of("arm_id", case.rows[rows], length), case.arms).all(axis=1)]
             if not len(rows):
                 continue
-            stored = Stored(pages, case.rows[rows], length)
+            stored = Stored(slates, case.rows[rows], length)
             try:
                 derived = self._derive(logits[rows], stored, np.searchsorted(case.arms, stored.arms))
             except UNREADABLE as error:

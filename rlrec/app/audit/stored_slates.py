@@ -1,4 +1,4 @@
-"""Pages as they are stored beside what was derived of them derived."""
+"""Slates as they are stored, beside the same derived again."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ ABSOLUTE, RELATIVE = 1e-9, 1e-6  # a propensity computed another way may differ 
 
 
 @dataclass(frozen=True, eq=False)
-class Pages:
-    """Decisions with all slots of their page: columns of `audit`, and the row of each one's first slot, (n,)."""
+class StoredSlates:
+    """Decisions with all slots of their slates: columns of `audit`, and the row of each one's first slot, (n,)."""
 
     slots: Columns
     first: Ids
@@ -34,25 +34,25 @@ class Pages:
     def once(self, name: str) -> npt.NDArray[Any]:
         return self.slots[name][self.first]
 
-    def of(self, name: str, pages: Index, size: int) -> npt.NDArray[Any]:
-        """A slot's column of some pages of one length, (pages, size)."""
-        return self.slots[name][self.first[pages][:, None] + np.arange(size)]
+    def of(self, name: str, slates: Index, size: int) -> npt.NDArray[Any]:
+        """A slot's column of some slates of one length, (slates, size)."""
+        return self.slots[name][self.first[slates][:, None] + np.arange(size)]
 
-    def take(self, chosen: Flags) -> Pages:
+    def take(self, chosen: Flags) -> StoredSlates:
         size = self.once("size")[chosen]
         first = self.first[chosen]
         rows = np.repeat(first - np.r_[0, np.cumsum(size)[:-1]], size) + np.arange(size.sum())
-        return Pages({name: column[rows] for name, column in self.slots.items()}, np.r_[0, np.cumsum(size)[:-1]])
+        return StoredSlates({name: column[rows] for name, column in self.slots.items()}, np.r_[0, np.cumsum(size)[:-1]])
 
 
-def complete(slots: Columns) -> Pages:
+def complete(slots: Columns) -> StoredSlates:
     """The slates that have all their slots; the others are findings of `dangling`."""
     ids = slots["decision_id"]
     first = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]]) if len(ids) else np.empty(0, np.int64)
     length = np.diff(np.r_[first, len(ids)])
     last = slots["position"][first + length - 1] if len(ids) else first
     full = (length == slots["size"][first]) & (last == length)
-    return Pages(slots, first).take(full) if len(ids) else Pages(slots, first)
+    return StoredSlates(slots, first).take(full) if len(ids) else StoredSlates(slots, first)
 
 
 class Referred:
@@ -95,19 +95,19 @@ class Referred:
 class Stored:
     """Stored slates of one length: (n,), and (n, size) of their slots."""
 
-    def __init__(self, pages: Pages, group: Index, size: int) -> None:
-        self.ids: Ids = pages.slots["decision_id"][pages.first[group]]
-        self.seeds = pages.slots["seed"][pages.first[group]].view(np.uint64)
-        self.log: Array = pages.slots["log_propensity"][pages.first[group]]
-        self.arms: Ids = pages.of("arm_id", group, size)
-        self.propensity: Array = pages.of("propensity", group, size)
-        self.marginal: Array = pages.of("marginal", group, size)
-        self.min_propensity: Array = pages.of("min_propensity", group, size)
+    def __init__(self, slates: StoredSlates, group: Index, size: int) -> None:
+        self.ids: Ids = slates.slots["decision_id"][slates.first[group]]
+        self.seeds = slates.slots["seed"][slates.first[group]].view(np.uint64)
+        self.log: Array = slates.slots["log_propensity"][slates.first[group]]
+        self.arms: Ids = slates.of("arm_id", group, size)
+        self.propensity: Array = slates.of("propensity", group, size)
+        self.marginal: Array = slates.of("marginal", group, size)
+        self.min_propensity: Array = slates.of("min_propensity", group, size)
 
 
 @dataclass(frozen=True, eq=False)
 class Derived:
-    """The same, derived: of the slates stored, (n, size). redrawn (n,): the seed gives another slate.
+    """The figures of `Stored`, derived again, (n, size). redrawn (n,): the seed gives another slate.
     Where the seed gives another slate of several positions, their smallest probabilities are taken as stored."""
 
     redrawn: Flags

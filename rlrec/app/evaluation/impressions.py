@@ -42,7 +42,7 @@ class ImpressionUnit:
         return cls(
             evaluation=evaluation,
             fold=ImpressionFold(estimators=estimators, spanning=evaluation.spanning),
-            fit=reward_models.fit(arms, positions=reader.longest_page(unit, evaluation.selection)),
+            fit=reward_models.fit(arms, positions=reader.longest_slate(unit, evaluation.selection)),
             model=table,
         )
 

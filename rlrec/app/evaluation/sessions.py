@@ -152,8 +152,8 @@ class SessionUnit:
             return EmptyLog(f"no whole session of policy {name!r} is selected", hint="widen --log")
         if counts.silent:
             return EmptyLog(
-                f"none of the {counts.left_out} sessions selected has propensities for whole pages",
-                hint="judge by what `rlrec recommend` served, or by an import that says how likely each page was",
+                f"none of the {counts.left_out} sessions selected has propensities for whole slates",
+                hint="judge by what `rlrec recommend` served, or by an import that says how likely each slate was",
             )
         if counts.left_out:
             return EmptyLog(

@@ -85,7 +85,7 @@ class SlotFields:
     def keys(self, served: ServedSlate) -> list[SlotKey]:
         """The keys of the slots of a slate, in order."""
         slots = served.slots
-        shown = propensities.of_page([(slot[0], slot[2], slot[3]) for slot in slots]) if self.propensity else {}
+        shown = propensities.of_slate([(slot[0], slot[2], slot[3]) for slot in slots]) if self.propensity else {}
         return [
             self.key(arm, served.ordinal, served.context_id, position, shown.get(position, 0.0))
             for position, arm, *_ in slots

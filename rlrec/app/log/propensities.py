@@ -1,4 +1,4 @@
-"""The propensity by which a slot is weighed: the marginal at its position, else the probability of the page down to it.
+"""The propensity that weighs a slot: the marginal at its position, else the probability of the slate down to it.
 
 Plain Python for a few decisions; numpy is loaded where arrays come."""
 
@@ -19,9 +19,9 @@ SHOWN = "shown_propensity"  # the column that `weighable` adds
 LEAST = 1e-300  # what a propensity is rounded to
 
 
-def of_page(slots: Iterable[tuple[int, float | None, float | None]]) -> dict[int, float]:
-    """By position, from the position, propensity and marginal of each slot of a page, in order; those without one are
-    left out."""
+def of_slate(slots: Iterable[tuple[int, float | None, float | None]]) -> dict[int, float]:
+    """The propensity at each position, from the position, propensity and marginal of each slot of a slate, in order;
+    slots without one are left out."""
     by_position: dict[int, float] = {}
     prefix: float | None = 1.0
     for index, (position, propensity, marginal) in enumerate(slots, 1):
@@ -33,15 +33,19 @@ def of_page(slots: Iterable[tuple[int, float | None, float | None]]) -> dict[int
 
 
 def of_decisions(unit: Unit, decision_ids: Collection[int]) -> dict[tuple[int, int], float]:
-    """By decision and position, of all slots of some decisions that have one."""
-    pages: dict[int, list[tuple[int, float | None, float | None]]] = {}
+    """The propensity by decision and position, of all slots of some decisions that have one."""
+    slates: dict[int, list[tuple[int, float | None, float | None]]] = {}
     for decision_id, position, propensity, marginal in decisions.propensities(unit, decision_ids):
-        pages.setdefault(decision_id, []).append((position, propensity, marginal))
-    return {(page, position): value for page, slots in pages.items() for position, value in of_page(slots).items()}
+        slates.setdefault(decision_id, []).append((position, propensity, marginal))
+    return {
+        (decision_id, position): propensity
+        for decision_id, slots in slates.items()
+        for position, propensity in of_slate(slots).items()
+    }
 
 
 def of_slots(slots: Columns) -> Array:
-    """(n,), NaN where there is none; whole pages lie by decision and position."""
+    """The propensity of each slot, (n,), NaN where there is none. slots: of whole slates, by decision and position."""
     import numpy as np
 
     from rlrec.arrays import run_starts
