@@ -36,6 +36,8 @@ CHECKS = {
     "waiting": ("policies", "policies"),
 }
 
+COUNTED = {"policy": "policies", "belief_delta": "deltas"}  # names of the counts of tables; of others a plural in -s
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -73,8 +75,9 @@ def doctor(store: Store, request: Request) -> Report:
                     tested += _policy(unit, policy, findings, catalogue)
         with findings.unreadable("propensities", "store"):
             derived = _propensities(unit, request, findings)
-    listed = findings.listed()
-    return Report(ok=findings.count("error") == 0, findings=listed, checked=_checked(counts, derived, tested))
+    checked = {COUNTED.get(table, f"{table}s"): count for table, count in counts.items()}
+    checked |= {"propensities": derived, "shown": tested}
+    return Report(ok=findings.count("error") == 0, findings=findings.listed(), checked=checked)
 
 
 def _policy(unit: Unit, policy: StoredPolicy, findings: Findings, catalogue: Sequence[Arm]) -> int:
@@ -85,12 +88,8 @@ def _policy(unit: Unit, policy: StoredPolicy, findings: Findings, catalogue: Seq
     live = policies.live(unit, [policy.name]).get(policy.name)
     seq = live[1].seq if live is not None else 0
     histories = {version.id: beliefs.check(unit, version, seq, findings=findings, names=names) for version in versions}
-    slots, counts, rounded, joint = (
-        Slots(unit, versions, histories),
-        ArmCounts(unit, findings),
-        Rounded(),
-        Joint(findings),
-    )
+    slots, counts = Slots(unit, versions, histories), ArmCounts(unit, findings)
+    rounded, joint = Rounded(), Joint(findings)
     watches: list[Outage | RewardDrift | Starving | Entropy] = []
     if live is not None:
         watches = [Outage(live[0], now=unit.now), RewardDrift(unit, live[0], names)]
@@ -118,20 +117,6 @@ def _propensities(unit: Unit, request: Request, findings: Findings) -> int:
         findings.add("propensities", "info", "store", detail)
     requests.check(unit, ids, findings=findings)
     return propensities.check(unit, ids, findings=findings)
-
-
-def _checked(counts: Mapping[str, int], derived: int, tested: int) -> dict[str, int]:
-    return {
-        "policies": counts["policy"],
-        "versions": counts["version"],
-        "deltas": counts["belief_delta"],
-        "decisions": counts["decision"],
-        "slots": counts["slot"],
-        "events": counts["event"],
-        "visits": counts["visit"],
-        "propensities": derived,
-        "shown": tested,
-    }
 
 
 def overview(report: Report) -> list[dict[str, Any]]:

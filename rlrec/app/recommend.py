@@ -273,25 +273,16 @@ def _ordinals(ledger: Ledger, planned: Mapping[int, PlannedRequest]) -> dict[int
     return {policy_id: iter(numbers) for policy_id, numbers in ordinals.items() if numbers is not None}
 
 
-class SharedColumns(NamedTuple):
-    """The columns that all decisions of a shared distribution have in common."""
-
-    policy_id: int
-    version_id: int
-    belief_seq: int
-    belief_ordinal: int | None
-    seq: int
-    eligible_id: int
-    variant_id: int | None
-
-
-def _columns(shared: SharedDistribution, ledger: Ledger, cache: ServingCache) -> SharedColumns:
+def _columns(
+    shared: SharedDistribution, ledger: Ledger, cache: ServingCache
+) -> tuple[int, int, int, int | None, int, int, int | None]:
+    """The columns that decisions of a shared distribution share: ids of policy and version, the seq and ordinal of the
+    belief, the policy's seq, the ids of the eligible set and of the variant."""
     version, policy_id, head = shared.version, shared.version.policy.id, shared.head
     ordinal = head.ordinal if version.learning else version.ordinal  # what learns no more forgets no more
     belief_ordinal = ordinal if Forgetting.of(version.policy.params) else None
     eligible_id, variant_id = cache.sets[shared.eligible], None if shared.variant is None else shared.variant.id
-    seq = ledger.seq(policy_id)
-    return SharedColumns(policy_id, version.id, head.seq, belief_ordinal, seq, eligible_id, variant_id)
+    return policy_id, version.id, head.seq, belief_ordinal, ledger.seq(policy_id), eligible_id, variant_id
 
 
 def _dry_run(

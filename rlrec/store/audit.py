@@ -66,10 +66,8 @@ def drawn_ids(unit: Unit) -> Iterator[npt.NDArray[np.int64]]:
 def _stream(unit: Unit, statement: sa.Select[Any], types: dict[str, type]) -> Iterator[Columns]:
     """All rows of a statement in their order, in arrays of at most BATCH."""
     for rows in _portions(unit, statement):
-        yield {
-            name: np.array(values, kind)
-            for (name, kind), values in zip(types.items(), zip(*rows, strict=True), strict=True)
-        }
+        columns = zip(types.items(), zip(*rows, strict=True), strict=True)
+        yield {name: np.array(values, kind) for (name, kind), values in columns}
 
 
 def _portions(unit: Unit, statement: sa.Select[Any]) -> Iterator[Sequence[sa.Row[Any]]]:
@@ -81,10 +79,7 @@ def _portions(unit: Unit, statement: sa.Select[Any]) -> Iterator[Sequence[sa.Row
 # -- beliefs --
 
 _DELTA: dict[str, type] = {
-    "bucket": np.int64,
-    "arm_id": np.int64,
-    "seq": np.int64,
-    "ordinal": np.int64,
+    **dict.fromkeys(("bucket", "arm_id", "seq", "ordinal"), np.int64),
     **{"d_" + name: np.float64 for name in SUMS},
     **dict.fromkeys(SUMS, np.float64),
     "extra": object,
@@ -225,21 +220,13 @@ def contents(unit: Unit) -> Iterator[Content]:
             yield from (Content._make((table.name, *row)) for row in rows)
 
 
-class JsonColumn(NamedTuple):
-    """A column of JSON, and what its rows belong to."""
-
-    owner: str
-    column: str
-
-
-def stored_json(unit: Unit) -> Iterator[tuple[JsonColumn, list[int], list[str]]]:
-    """Ids and texts of the columns of JSON that have no digest, in portions."""
+def stored_json(unit: Unit) -> Iterator[tuple[str, str, list[int], list[str]]]:
+    """The columns of JSON that have no digest, in portions: what the rows belong to, the column, ids and texts."""
     arm, revision, decision = t.arm.c, t.arm_history.c, t.decision.c
     for key, text in ((arm.id, arm.features), (revision.arm_id, revision.features), (decision.id, decision.state)):
-        column = JsonColumn("decision" if key is decision.id else "arm", text.name)
         for rows in _portions(unit, sa.select(key, text)):
             ids, texts = zip(*rows, strict=True)
-            yield column, list(ids), list(texts)
+            yield "decision" if key is decision.id else "arm", text.name, list(ids), list(texts)
 
 
 class AnsweredRequest(NamedTuple):

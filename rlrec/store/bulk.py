@@ -89,9 +89,8 @@ def alongside(unit: Unit) -> Iterator[None]:
 
 
 def _is_long(unit: Unit) -> bool:
-    first, last = (
-        unit.ask_value(f"SELECT {end}(id) FROM decision") for end in ("min", "max")
-    )  # one query looks at all
+    # one query for both would look at all decisions
+    first, last = (unit.ask_value(f"SELECT {end}(id) FROM decision") for end in ("min", "max"))
     return first is not None and last - first >= MIN_DECISIONS
 
 
@@ -157,11 +156,8 @@ class ArrowWorker:
     def __init__(self, opening: Mapping[str, Any]) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-P", str(Path(__file__).with_name("arrow_worker.py"))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            pipesize=_PIPE,
-        )
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, pipesize=_PIPE,
+        )  # fmt: skip
         self._questions = cast("BufferedWriter", self._process.stdin)
         self._answers = cast("BufferedReader", self._process.stdout)
         self._waiting: deque[PendingQuery] = deque()
@@ -213,8 +209,7 @@ class ArrowWorker:
         line = self._answers.readline()
         if not line.endswith(b"\n"):
             raise RlrecError("the process that reads the store has ended")
-        frame: dict[str, Any] = json.loads(line)
-        return frame
+        return json.loads(line)
 
     def _column(self, kind: str, *sizes: int) -> npt.NDArray[Any]:
         """A column of numbers, or of texts or bytes: where each ends, then all of them."""

@@ -114,12 +114,8 @@ def _sqlite(path: str, *, create: bool) -> sa.Engine:
     mode = "rwc" if create else "rw"
 
     def open_file() -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            f"file:{quote(os.path.abspath(path))}?mode={mode}",
-            uri=True,
-            isolation_level=None,
-            timeout=BUSY_TIMEOUT_S,
-        )
+        name = f"file:{quote(os.path.abspath(path))}?mode={mode}"
+        connection = sqlite3.connect(name, uri=True, isolation_level=None, timeout=BUSY_TIMEOUT_S)
         try:
             for setting in SETTINGS:
                 connection.execute(f"PRAGMA {setting}")
@@ -240,14 +236,13 @@ def _open_error(where: str) -> RlrecError:
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM):
             folder = os.path.dirname(os.path.abspath(where))
-            return missing(where) if os.path.isdir(folder) else _folder_missing(where)
+            if os.path.isdir(folder):
+                return missing(where)
+            message = f"no store at {where}: its folder does not exist"
+            return CheckFailed(message, hint="make it, then run `rlrec init`")
     if os.path.isdir(where):
         return RlrecError(f"{where} is a folder", hint="name a file in it with --db")
     return RlrecError(f"cannot open {where}: permission denied", hint="check who owns the file and its folder")
-
-
-def _folder_missing(where: str) -> CheckFailed:
-    return CheckFailed(f"no store at {where}: its folder does not exist", hint="make it, then run `rlrec init`")
 
 
 def creation_error(error: sqlite3.Error, *, where: str) -> Exception:

@@ -68,17 +68,9 @@ EVENTS: dict[str, tuple[type, str]] = {
 }
 # Columns that audits alone read.
 _RARE = (
-    "session_digest",
-    "user_digest",
-    "created_at",
-    "seed",
-    "log_propensity",
-    "rounded",
-    "belief_ordinal",
-    "catalogue_revision",
-    "recorded",
-    "history",
-)
+    "session_digest", "user_digest", "created_at", "seed", "log_propensity", "rounded", "belief_ordinal",
+    "catalogue_revision", "recorded", "history",
+)  # fmt: skip
 LOGGED = tuple(name for name in COLUMNS if name not in _RARE)
 SESSIONS = tuple(name for name, (_, text) in COLUMNS.items() if "v." in text)  # a session has them once
 ONCE = ("history",)  # a decision has it once, and it is too large to be read with each of its slots
@@ -149,22 +141,16 @@ class Batch:
 
 
 def batches(
-    unit: Unit,
-    selection: Selection,
-    *,
-    size: int = BATCH,
-    columns: Collection[str] = LOGGED,
-    wanted: Callable[[Ids], Ids] | None = None,
-    visits: bool = False,
-    keys: bool = False,
-) -> Iterator[Batch]:
+    unit: Unit, selection: Selection, *, size: int = BATCH, columns: Collection[str] = LOGGED,
+    wanted: Callable[[Ids], Ids] | None = None, visits: bool = False, keys: bool = False,
+) -> Iterator[Batch]:  # fmt: skip
     """The selected log in ranges of session id, each of about `size` decisions: whole sessions, rows by session,
     decision and position. Memory is bounded by two batches: one is read while another is worked on.
     wanted: picks the context ids of a batch whose texts come with it; visits, keys: whether these come with it."""
     needed = {*columns, "decision_id", "session_id", "position", *(["context_id"] if wanted else [])}
     names = [name for name in COLUMNS if name in needed]
     extra_queries = tuple(ask for ask, is_wanted in ((ask_visits, visits), (ask_keys, keys)) if is_wanted)
-    ranges_ahead = (_Range(unit, cut, selection.conditions(), names, extra_queries) for cut in _cuts(unit, size))
+    ranges_ahead = (_Range(unit, ids, selection.conditions(), names, extra_queries) for ids in _cuts(unit, size))
     ahead = next(ranges_ahead, None)
     while ahead is not None:
         batch = ahead.batch()
@@ -174,32 +160,24 @@ def batches(
             yield replace(batch, contexts=None if contexts is None else contexts.texts())
 
 
-def _cuts(unit: Unit, size: int) -> Iterator[_Cut]:
+def _cuts(unit: Unit, size: int) -> Iterator[IdRange]:
     """Ranges of session id that hold about `size` decisions each."""
     ahead = "SELECT session_id, id FROM decision WHERE session_id > ? ORDER BY session_id LIMIT ?"
-    extent = "max(session_id), min(id), max(id), count(*)"
     low = 0
     while True:
+        extent = f"{low}, max(session_id), min(id), max(id), count(*)"
         (near,) = unit.records(IdRange, f"SELECT {extent} FROM ({ahead}) AS near", low, size)
-        if near.high is None:
+        if not near.decisions:
             return
         # Its last session may have further decisions, with other ids.
         (session,) = unit.records(IdRange, f"SELECT {extent} FROM decision WHERE session_id = ?", near.high)
-        yield _Cut(low, near.high, min(near.first, session.first), max(near.last, session.last), near.decisions)
+        yield near._replace(first=min(near.first, session.first), last=max(near.last, session.last))
         low = near.high
 
 
 class IdRange(NamedTuple):
-    """The last session id of some decisions (None where there are none), their first and last id, and their number."""
-
-    high: int | None
-    first: int
-    last: int
-    decisions: int
-
-
-class _Cut(NamedTuple):
-    """Sessions above `low` up to `high`, with about so many decisions, whose ids go from `first` to `last`."""
+    """Decisions of sessions above `low` up to `high`: their first and last id, and about how many they are; None where
+    there are none."""
 
     low: int
     high: int
@@ -214,16 +192,12 @@ class _Range:
     leads from one page to another. A `+` keeps the database from using an index nevertheless."""
 
     def __init__(
-        self,
-        unit: Unit,
-        cut: _Cut,
-        conditions: Sequence[str],
-        names: Sequence[str],
-        extra_queries: Collection[RangeQuery] = (),
-    ) -> None:
-        sessions = [f"d.session_id > {cut.low}", f"d.session_id <= {cut.high}"]
-        between = [f">= {cut.first}", f"<= {cut.last}"]
-        spread = (cut.last - cut.first) / cut.decisions
+        self, unit: Unit, ids: IdRange, conditions: Sequence[str], names: Sequence[str],
+        extra_queries: Collection[RangeQuery],
+    ) -> None:  # fmt: skip
+        sessions = [f"d.session_id > {ids.low}", f"d.session_id <= {ids.high}"]
+        between = [f">= {ids.first}", f"<= {ids.last}"]
+        spread = (ids.last - ids.first) / ids.decisions
         tests = [f"+{test}" for test in conditions]
         self._names = names
         slots = [name for name in names if name not in SESSIONS and name not in ONCE]
@@ -238,9 +212,9 @@ class _Range:
             inside += [f"e.decision_id {end}" for end in between]
         first = "event e CROSS JOIN decision d" if spread < NEAR else "decision d CROSS JOIN event e"
         self._events = ask_events(unit, EVENT_COLUMNS, inside, of=first)
-        self._sessions = ask_sessions(unit, [name for name in names if name in SESSIONS], cut.low, cut.high)
+        self._sessions = ask_sessions(unit, [name for name in names if name in SESSIONS], ids.low, ids.high)
         self._once = ask_once(unit, [name for name in names if name in ONCE], decided)
-        self._extra_queries = {ask: ask(unit, cut.low, cut.high) for ask in extra_queries}
+        self._extra_queries = {ask: ask(unit, ids.low, ids.high) for ask in extra_queries}
 
     def batch(self) -> Batch:
         slots, events = read_slots(self._slots), self._events.columns()
@@ -257,20 +231,15 @@ class _Range:
             index = np.searchsorted(columns["decision_id"], slots["decision_id"])
             slots |= {name: column[index] for name, column in columns.items() if name in ONCE}
         extra = {ask: query.columns() for ask, query in self._extra_queries.items()}
-        return Batch(
-            slots={name: slots[name] for name in self._names},
-            events=events,
-            visits=extra.get(ask_visits),
-            keys=extra.get(ask_keys),
-        )
+        slots = {name: slots[name] for name in self._names}
+        return Batch(slots=slots, events=events, visits=extra.get(ask_visits), keys=extra.get(ask_keys))
 
 
 def ranges(unit: Unit, policy_id: int, *, first: int, last: int, size: int = BATCH) -> Iterator[Batch]:
     """The decisions that the store drew from a policy, by ranges of decision id: for beliefs, where sessions do not
     matter."""
-    drawn_here = ["d.imported = 0"]
     for start, end in decisions(unit, policy_id, first=first, last=last, size=size):
-        batch = between(unit, policy_id, start, end, tests=drawn_here)
+        batch = between(unit, policy_id, start, end, tests=["d.imported = 0"])
         if len(batch):
             yield batch
 
@@ -285,15 +254,9 @@ def decisions(unit: Unit, policy_id: int, *, first: int, last: int, size: int) -
 
 
 def between(
-    unit: Unit,
-    policy_id: int,
-    first: int,
-    last: int,
-    *,
-    tests: Sequence[str] = (),
-    slots: Sequence[str] = LOGGED,
-    events: Sequence[str] = EVENT_COLUMNS,
-) -> Batch:
+    unit: Unit, policy_id: int, first: int, last: int, *, tests: Sequence[str] = (),
+    slots: Sequence[str] = LOGGED, events: Sequence[str] = EVENT_COLUMNS,
+) -> Batch:  # fmt: skip
     """The policy's decisions of a range of ids, by decision and position."""
     inside = [f"d.policy_id = {policy_id}", f"d.id >= {first}", f"d.id <= {last}", *tests]
     queries = ask_slots(unit, slots, inside, order="d.id, s.position"), ask_events(unit, events, inside)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlrec.app.audit.findings import UNREADABLE, Findings
-from rlrec.arrays import Array, Ids
+from rlrec.arrays import Array, Ids, run_starts
 from rlrec.ope import betting
 from rlrec.records import StoredPolicy
 from rlrec.store import Unit, contents
@@ -53,7 +53,7 @@ class ArmCounts:
         self._totals = np.zeros((COUNTS + betting.BETS, 0))
 
     def take(self, batch: Batch) -> None:
-        slots, first = batch.slots, _first(batch)
+        slots, first = batch.slots, run_starts(batch.slots["decision_id"])  # the first observed slot of each decision
         self._eligible(slots["eligible_id"], slots["arm_id"], slots["decision_id"])
         self._totals[COUNTS:] = betting.spread_wealth(self._totals[COUNTS:])
         position = slots["position"][first]
@@ -111,12 +111,6 @@ class ArmCounts:
         return len(self._arms)
 
 
-def _first(batch: Batch) -> Ids:
-    """The row of each decision's first observed slot: they are in order of decision and position."""
-    ids = batch.slots["decision_id"]
-    return np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]])
-
-
 def members(unit: Unit, ids: Ids) -> Iterator[tuple[slice, Ids, Ids]]:
     """Eligible sets by portions: which of `ids` they are, their arms one after the other, and how many each has; a set
     that cannot be read has none."""
@@ -145,8 +139,7 @@ def evidence(tally: Tally, *, policy: int) -> Array:
     """Log of what the bets on each arm won, (m,), times the arm's share of the money of the whole store.
     An id j of a policy or an arm is given once and for ever, and 1 / (j (j + 1)) adds up to 1 over all of them."""
     share = np.log(policy) + np.log(policy + 1) + np.log(tally.arms) + np.log(tally.arms + 1)
-    won: Array = betting.log_wealth(tally.bets) - share
-    return won
+    return betting.log_wealth(tally.bets) - share
 
 
 def accused(tally: Tally, *, policy: int) -> Iterator[tuple[int, str]]:

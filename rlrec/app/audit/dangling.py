@@ -82,14 +82,14 @@ def _contents(unit: Unit, findings: Findings) -> None:
 
 def _json(unit: Unit, findings: Findings) -> None:
     """Features of arms and states of decisions are JSON objects."""
-    for what, ids, texts in audit.stored_json(unit):
+    for owner, column, ids, texts in audit.stored_json(unit):
         try:
             objects = json.loads(f"[{','.join(texts)}]")
         except ValueError:
             objects = [_object(text) for text in texts]
         for number, value in zip(ids, objects, strict=True):
             if not isinstance(value, dict):
-                findings.error(CHECK, f"{what.owner} {number}", f"its {what.column} is no JSON object")
+                findings.error(CHECK, f"{owner} {number}", f"its {column} is no JSON object")
 
 
 def _object(text: str) -> Any:

@@ -25,7 +25,7 @@ from rlrec.app.audit.stored_slates import (
 from rlrec.app.distributions import designs, exact
 from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribution
 from rlrec.app.log import lineage
-from rlrec.arrays import Ids, Index
+from rlrec.arrays import Ids, Index, run_starts
 from rlrec.policy import sampler, slate
 from rlrec.policy.scores import Scores
 from rlrec.records import Version
@@ -60,7 +60,7 @@ class Joint:
     def take(self, batch: Batch) -> None:
         slots = batch.slots
         ids = slots["decision_id"]
-        first = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]])
+        first = run_starts(ids)
         product = np.add.reduceat(np.log(slots["propensity"]), first)
         stored = slots["log_propensity"][first]
         with np.errstate(invalid="ignore"):
@@ -83,15 +83,13 @@ def check(unit: Unit, decision_ids: Ids, *, findings: Findings) -> int:
         for version_id in sorted(versions):
             drawn = slates.take(slates.once("version_id") == version_id)
             try:
-                done += _audit(unit, versions[version_id], findings).check(drawn)
+                stateful = kinds.load(versions[version_id].policy.kind).stateful
+                derivation = (SessionSlates if stateful else VersionSlates)(unit, versions[version_id], findings)
+                done += derivation.check(drawn)
             except UNREADABLE as error:
                 subject = f"policy {versions[version_id].policy.name}"
                 findings.error(CHECK, subject, f"version {versions[version_id].number}: {error}")
     return done
-
-
-def _audit(unit: Unit, version: Version, findings: Findings) -> VersionSlates | SessionSlates:
-    return (SessionSlates if kinds.load(version.policy.kind).stateful else VersionSlates)(unit, version, findings)
 
 
 class VersionSlates:
@@ -148,14 +146,9 @@ class VersionSlates:
         return done
 
     def _group(
-        self,
-        slates: StoredSlates,
-        group: Index,
-        served: VersionDistribution,
-        eligible: int,
-        context: Mapping[str, object],
-        size: int,
-    ) -> int:
+        self, slates: StoredSlates, group: Index, served: VersionDistribution, eligible: int,
+        context: Mapping[str, object], size: int,
+    ) -> int:  # fmt: skip
         arms = self.referred.eligible(eligible)
         if arms is None:
             return 0
@@ -167,12 +160,8 @@ class VersionSlates:
         if not len(stored.ids):
             return 0
         derived = _derive(case, stored, size)
-        compare(
-            stored,
-            derived,
-            of=f"the belief of {self.version.policy.name}@{self.version.number}",
-            findings=self.findings,
-        )
+        its = f"the belief of {self.version.policy.name}@{self.version.number}"
+        compare(stored, derived, of=its, findings=self.findings)
         return len(stored.ids)
 
 

@@ -55,14 +55,16 @@ class Slots:
                 except UNREADABLE as error:
                     self._unreadable[extent] = str(error)
         self._total: dict[Extent, Totals] = {extent: {} for extent in self._extents.values()}
-        self._censored = _Censored()
+        self._wrongly_censored: list[tuple[int, int]] = []  # decision and position
 
     def take(self, batch: Batch) -> None:
         """Add the rows of a batch to every belief that holds them."""
         batch = _without_imported(batch)
         if not len(batch):
             return
-        self._censored.take(batch)
+        wrong = np.flatnonzero(censored(batch) != batch.slots["censored"])[:100]
+        pairs = zip(batch.slots["decision_id"][wrong].tolist(), batch.slots["position"][wrong].tolist(), strict=True)
+        self._wrongly_censored.extend(pairs)
         complete: dict[tuple[int, int, int], Totals] = {}  # sums of the complete batch, which extents may share
         first = int(batch.slots["decision_id"].min())
         for extent, total in self._total.items():
@@ -81,7 +83,7 @@ class Slots:
                 self._unreadable[extent] = str(error)
 
     def finish(self, unit: Unit, versions: Sequence[Version], *, findings: Findings, names: Mapping[int, str]) -> None:
-        for decision_id, position in self._censored.wrong:
+        for decision_id, position in self._wrongly_censored:
             detail = f"position {position}: its censored mark is not what its events say"
             findings.error(CHECK, f"decision {decision_id}", detail)
         for version in versions:
@@ -183,18 +185,6 @@ def censored(batch: Batch) -> Flags:
     flags = np.zeros(len(slots), np.bool_)
     flags[row[exists]] = events["value"][exists] == 1.0  # of several events of one slot the last one stays
     return flags
-
-
-class _Censored:
-    """Slots whose mark differs from the last of their `!censor` events."""
-
-    def __init__(self) -> None:
-        self.wrong: list[tuple[int, int]] = []
-
-    def take(self, batch: Batch) -> None:
-        rows = np.flatnonzero(censored(batch) != batch.slots["censored"])[:100]
-        pairs = zip(batch.slots["decision_id"][rows].tolist(), batch.slots["position"][rows].tolist(), strict=True)
-        self.wrong.extend(pairs)
 
 
 def _differing(stored: Totals, expected: Totals, scale: Mapping[int, Array]) -> Iterator[BeliefKey]:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rlrec.app.audit.findings import UNREADABLE, Findings
-from rlrec.arrays import Array, Flags, Ids, Index
+from rlrec.arrays import Array, Flags, Ids, Index, run_starts
 from rlrec.policy import slate
 from rlrec.policy.base import EVERYTHING
 from rlrec.store import Unit, arms, contents
@@ -26,7 +26,7 @@ class StoredSlates:
     """Decisions with all slots of their slates: columns of `audit`, and the row of each one's first slot, (n,)."""
 
     slots: Columns
-    first: Ids
+    first: Index
 
     def __len__(self) -> int:
         return len(self.first)
@@ -41,14 +41,14 @@ class StoredSlates:
     def take(self, chosen: Flags) -> StoredSlates:
         size = self.once("size")[chosen]
         first = self.first[chosen]
-        rows = np.repeat(first - np.r_[0, np.cumsum(size)[:-1]], size) + np.arange(size.sum())
-        return StoredSlates({name: column[rows] for name, column in self.slots.items()}, np.r_[0, np.cumsum(size)[:-1]])
+        rows = np.repeat(first - (np.cumsum(size) - size), size) + np.arange(size.sum())
+        return StoredSlates({name: column[rows] for name, column in self.slots.items()}, np.cumsum(size) - size)
 
 
 def complete(slots: Columns) -> StoredSlates:
     """The slates that have all their slots; the others are findings of `dangling`."""
     ids = slots["decision_id"]
-    first = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]]) if len(ids) else np.empty(0, np.int64)
+    first = run_starts(ids)
     length = np.diff(np.r_[first, len(ids)])
     last = slots["position"][first + length - 1] if len(ids) else first
     full = (length == slots["size"][first]) & (last == length)

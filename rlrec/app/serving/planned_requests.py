@@ -67,7 +67,9 @@ class _Group:
     def _distribution(self, request: Request) -> SharedDistribution:
         """The distribution of a request, built once for all requests that share it.
         Raises InputError where the request cannot be drawn."""
-        assigned = self._assigned(request) if request.experiment is not None else None
+        if request.experiment is not None and request.policy is not None:
+            raise _ambiguous_target()
+        assigned = self.assigner.choose(request) if request.experiment is not None else None
         arm_keys = None if request.arms is None else tuple(request.arms)
         name: tuple[Any, ...] = (request.policy, assigned and assigned[1].id, arm_keys, request.size)
         shared = self._distributions.get(name)
@@ -80,11 +82,6 @@ class _Group:
         if assigned is not None:
             self.assigner.remember_user(request)
         return shared
-
-    def _assigned(self, request: Request) -> Assigned:
-        if request.policy is not None:
-            raise _ambiguous_target()
-        return self.assigner.choose(request)
 
     def _route(self, request: Request, assigned: Assigned | None) -> Route:
         """The version that serves a request, as it stands."""
