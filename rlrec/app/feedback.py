@@ -152,7 +152,7 @@ def _count(outcomes: Sequence[Stored], rejected: Callable[[InputError], None]) -
 
 
 class FeedbackTransaction:
-    """A group of lines with their decisions, as these stand after every line stored so far.
+    """A group of lines: all that they name is read first, then each line is checked, then all are written.
 
     Most lines name a slot without events: such a line costs a few microseconds.
     """
@@ -170,11 +170,11 @@ class FeedbackTransaction:
         self.before = events.earlier(unit, with_events, self.weighed)
         self.keys = events.stored_keys(unit, {line.key for line in lines if line.key is not None})
         self.pages = self._pages(lines, answers=answers)
-        self.kinds = set(self.weighed)  # of which the name is checked
+        self.kinds = set(self.weighed)  # of events whose names are checked
         self.rewards = self._rewards() if answers else {}
-        self.new: dict[int, tuple[FeedbackTarget, list[Row]]] = {}  # by decision: its target, and fields of events
+        self.new: dict[int, tuple[FeedbackTarget, list[Row]]] = {}  # by decision: its first target, and its new events
         self.new_keys: list[tuple[str, bytes, int | None, int]] = []
-        self.arms: dict[tuple[int, int], int] = {}  # of the slots with new events
+        self.arms: dict[tuple[int, int], int] = {}  # of further slots
         self.censored: dict[tuple[int, int], bool] = {}
 
     def _targets(self, lines: Sequence[Line]) -> list[FeedbackTarget]:
@@ -193,7 +193,7 @@ class FeedbackTransaction:
         return targets
 
     def _pages(self, lines: Sequence[Line], *, answers: bool) -> dict[int, dict[int, int]]:
-        """The slots of decisions that a line names as a page."""
+        """The arm at each position of decisions that a line names as a page."""
         if not answers and all(line.censor is None for line in lines):
             return {}
         pages = {

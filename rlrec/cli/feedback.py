@@ -101,7 +101,7 @@ def line_type() -> Any:
     return msgspec.defstruct("Feedback", fields, forbid_unknown_fields=True)
 
 
-def _groups(lines: Lines, line: Any) -> Iterator[list[Any]]:
+def _groups(lines: Lines, line_class: Any) -> Iterator[list[Any]]:
     """Groups of lines as the use case takes them; the lines that do not decode are refused."""
     from msgspec.structs import astuple
 
@@ -114,20 +114,20 @@ def _groups(lines: Lines, line: Any) -> Iterator[list[Any]]:
             if isinstance(error, InputError):
                 lines.refuse(error)
         yield [
-            line(*astuple(entry), number)
+            line_class(*astuple(entry), number)
             if entry.at is None and (entry.decision_id is None or entry.request_id is None)
-            else to_line(line, number, entry)
+            else to_line(line_class, number, entry)
             for (number, _), entry in zip(group, decoded, strict=True)
             if type(entry) is kind
         ]
 
 
-def to_line(line: Any, number: int | None, entry: Any) -> Any:
-    """A decoded line as a `line` of the use case, or the error in it."""
+def to_line(line_class: Any, number: int | None, entry: Any) -> Any:
+    """A decoded line as the use case takes it, of its class `line_class`, or the error in it."""
     try:
         if entry.decision_id is not None and entry.request_id is not None:
             raise InputError("decision_id and request_id are both given", hint="give one of them", field="request_id")
-        return line(
+        return line_class(
             decision_id=entry.decision_id,
             request_id=entry.request_id,
             position=entry.position,

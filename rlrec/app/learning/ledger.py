@@ -41,7 +41,8 @@ class Unordered(Exception):
 
 
 class SlotKey(NamedTuple):
-    """The fields of a slot that a belief can depend on; 0 where no belief of its policy does: equal slots fold."""
+    """The fields of a slot that a belief can depend on; those that its policy does not need are 0, so that slots which
+    add the same have equal keys, and are counted."""
 
     arm_id: int
     ordinal: int = 0
@@ -51,7 +52,7 @@ class SlotKey(NamedTuple):
 
 
 class ServedSlate(NamedTuple):
-    """A slate as it was served. slots: position, arm, propensity and marginal of each, and what may stand behind."""
+    """A slate as it was served. slots: position, arm, propensity and marginal of each; further fields are not read."""
 
     slots: Sequence[Row]
     ordinal: int
@@ -168,9 +169,9 @@ class Ledger:
         before: Mapping[int, Sequence[StoredEvent]],
         arms: Mapping[tuple[int, int], int],
     ) -> None:
-        """Replace the rewards of slots by those after new events: targets, each with the fields of its events.
+        """Replace the rewards of slots by those after new events. changed: targets, each with rows of Event.
 
-        before: events stored earlier; arms: of the slots of decisions that several lines name, or that are censored.
+        before: the earlier events of each decision; arms: by decision and position, of slots beside their target's.
         Slots with equal keys and equal events have equal rewards: they are counted, and derived once."""
         shown = self._propensities(changed)
         identical: list[tuple[int, SlotKey, EventValues, EventValues]] = []  # policy, slot, its events before, new ones
@@ -178,10 +179,10 @@ class Ledger:
             decision_id, policy_id, _, served_at, _, imported, arm_id, number, ordinal, context_id = target
             if imported or not self.learning[policy_id]:
                 continue
-            prompt, weighed = self._scope.get(policy_id) or self._find_scope(policy_id)
+            safe_age, weighed = self._scope.get(policy_id) or self._find_scope(policy_id)
             past = () if number is None else before.get(decision_id, ())
-            timed = prompt < inf and (past or any(row[4] - served_at > prompt for row in new))
-            fields = self._fields[policy_id]
+            timed = safe_age < inf and (past or any(row[4] - served_at > safe_age for row in new))
+            fields = self._fields[policy_id]  # which `_propensities` has filled
             if fields.arm_alone and len(new) == 1 and not timed:  # most lines
                 _, position, kind, value, *_ = new[0]
                 if position is not None and kind in weighed:
@@ -228,17 +229,19 @@ class Ledger:
         """The age up to which an event counts in every learning belief of a policy (-1 where they may not hold its
         decision), and the kinds of events that change any of them."""
         learning = self.learning[policy_id]
-        prompt = min((version.reward.window_us for version in learning if version.reward.late == "ignore"), default=inf)
+        safe_age = min(
+            (version.reward.window_us for version in learning if version.reward.late == "ignore"), default=inf
+        )
         if any(version.entered_to is not None or version.since for version in learning):
-            prompt = -1
+            safe_age = -1
         weighed = {CENSOR}.union(*(version.reward.weights for version in learning))
-        self._scope[policy_id] = prompt, weighed
-        return prompt, weighed
+        self._scope[policy_id] = safe_age, weighed
+        return safe_age, weighed
 
     def _apply_timed(
         self, target: FeedbackTarget, keys: Mapping[int, SlotKey], past: Iterable[StoredEvent], new: Iterable[Row]
     ) -> None:
-        """The same for one decision where times matter: its own, and those of its events."""
+        """Replace the rewards of one decision's slots where its time, or that of an event, decides what counts."""
         learning = self.learning[target.policy_id]
         holding = [version for version in learning if _holds(version, target.decision_id)]
         old, fresh = (by_position(Event(*row) for row in rows) for rows in (past, new))
@@ -342,7 +345,7 @@ class Ledger:
             if fields.context:
                 added = self._fold(version, pending)
             else:
-                added = _add_up(pending, fields, ordinal=self._ordinal[policy_id])
+                added = _sum_changes(pending, fields, ordinal=self._ordinal[policy_id])
             for key, numbers in added.items():
                 old = sums.get(key)
                 sums[key] = numbers if old is None else [a + b for a, b in zip(old, numbers, strict=True)]
@@ -370,7 +373,7 @@ class Ledger:
         return self._ordinal[policy_id]
 
 
-def _add_up(
+def _sum_changes(
     pending: Mapping[tuple[SlotKey, RewardChange], int], fields: SlotFields, *, ordinal: int
 ) -> dict[BeliefKey, list[float]]:
     """The sums of changes when the policy has made `ordinal` decisions, in plain Python."""
@@ -383,10 +386,10 @@ def _add_up(
         if (difference := differences.get(same)) is None:
             difference = differences[same] = _difference(fields.kind, key, change)
         weight = times * forgetting.discount ** (ordinal - key.ordinal) if forgetting else times
-        name = forgetting.bucket(key.ordinal), key.arm_id
-        total = sums.get(name)
+        belief_key = forgetting.bucket(key.ordinal), key.arm_id
+        total = sums.get(belief_key)
         if total is None:
-            sums[name] = [weight * number for number in difference]
+            sums[belief_key] = [weight * number for number in difference]
         else:
             for column, number in enumerate(difference):
                 total[column] += weight * number
