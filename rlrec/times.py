@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from rlrec.errors import InputError
 
 SECOND = 1_000_000
+DAY_US = 86_400 * SECOND
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FIRST, LAST = -62_135_596_800 * SECOND, 253_402_300_800 * SECOND - 1  # years 1 to 9999
 

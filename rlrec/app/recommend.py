@@ -77,12 +77,14 @@ def recommend_group(
             stored = decision_json.stored(unit, repeated) if repeated else {}  # nothing is read once all is committed
             if dry_run:
                 return _in_order(group, _dry_run(unit, planned, seed, cache), stored)
-            interned = _interned(unit, planned, cache)
+            bodies = {plan.context for plan in planned.values()}
+            sets = {plan.shared.eligible for plan in planned.values()}
+            interned = cache.look_up(unit, bodies, sets) and not (cache.unnamed and cache.active in sets)
             locked = {plan.shared.version.policy.id for plan in planned.values()}
             locked |= set(also.policies(unit)) if also is not None else set()
             locked |= {policy.id for policy in policies.all_policies(unit)} if lock_all else set()
         if not interned:
-            _intern(store, planned, cache)
+            _intern(store, bodies, sets, cache)
         write = partial(_write, planned=planned, locked=locked, seed=seed, cache=cache, also=also)
         try:
             answers = store.write(write, repeatable=True) if planned or also is not None else {}
@@ -104,23 +106,11 @@ def _notice_unread(store: Store, planned: Mapping[int, PlannedRequest], cache: S
             store.notice(f"policy {name} reads no context; the context is stored all the same")
 
 
-def _interned(unit: Unit, planned: Mapping[int, PlannedRequest], cache: ServingCache) -> bool:
-    """Whether the contexts and eligible sets of requests have ids, and so has the present catalogue."""
-    contexts, sets = _contents(planned)
-    return cache.look_up(unit, contexts, sets) and not (cache.unnamed and cache.active in sets)
-
-
-def _contents(planned: Mapping[int, PlannedRequest]) -> tuple[set[str], set[tuple[int, ...]]]:
-    """The contexts and eligible sets of requests."""
-    return {plan.context for plan in planned.values()}, {plan.shared.eligible for plan in planned.values()}
-
-
-def _intern(store: Store, planned: Mapping[int, PlannedRequest], cache: ServingCache) -> None:
+def _intern(store: Store, bodies: set[str], sets: set[tuple[int, ...]], cache: ServingCache) -> None:
     """Store contexts and eligible sets ahead, in a transaction of their own."""
-    contexts, sets = _contents(planned)
 
     def work(unit: Unit) -> tuple[dict[str, int], dict[tuple[int, ...], int]]:
-        context_ids, set_ids = contents.contexts(unit, contexts), contents.eligible_sets(unit, sets)
+        context_ids, set_ids = contents.contexts(unit, bodies), contents.eligible_sets(unit, sets)
         now = settings.get(unit)
         catalogue = tuple(arms.active(unit)) if now.catalogue_id is None else ()
         if catalogue in set_ids:

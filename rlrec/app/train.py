@@ -26,11 +26,12 @@ from rlrec.policy.gradient import Gradient, Parameters
 from rlrec.records import Version
 from rlrec.store import Store, Unit, bulk, policies, settings, weights
 from rlrec.store.reader import Selection
+from rlrec.times import DAY_US
 
 KIND = "gradient"
 CHOOSING = 5_000  # tuning visits by which epochs are compared, at most; the gate looks at all of its visits
 PROMOTE = ("never", "if-better", "always")
-YEAR_US = 365 * 86_400_000_000
+YEAR_US = 365 * DAY_US
 HIGHEST = 1e9
 LARGEST = 1e15  # reward of a slate
 

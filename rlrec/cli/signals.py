@@ -30,14 +30,10 @@ def install() -> None:
 def _unwind(number: int, _: FrameType | None) -> None:
     for other in ENDING:
         if signal.getsignal(other) is _unwind:
-            signal.signal(other, _end_at_once)
+            signal.signal(other, lambda number, _: os._exit(128 + number))
     if logging := sys.modules.get("logging"):
         logging.disable()  # a pool of connections would log the interrupted rollback, traceback and all
     raise Interrupted(number)
-
-
-def _end_at_once(number: int, _: FrameType | None) -> None:
-    os._exit(128 + number)
 
 
 def _unraisable(unraisable: sys.UnraisableHookArgs) -> None:

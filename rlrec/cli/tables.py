@@ -94,7 +94,8 @@ def _grid(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
         for column in (zip(*body, strict=True) if body else [()] * len(headers))
     ]
     tabulate.PRESERVE_WHITESPACE = True  # tabulate 0.9; 0.10 has an argument
-    keep: dict[str, Any] = {"preserve_whitespace": True} if _has_argument(tabulate.tabulate) else {}
+    has_argument = "preserve_whitespace" in tabulate.tabulate.__code__.co_varnames
+    keep: dict[str, Any] = {"preserve_whitespace": True} if has_argument else {}
     align = ["right" if right else "left" for right in numeric]
     cells = [[cell(value) for value in row] for row in body]
     text: str = tabulate.tabulate(cells, headers=[*headers], colalign=align, disable_numparse=True, **keep)
@@ -104,10 +105,6 @@ def _grid(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 def lines(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
     """A grid as lines, for the title or the notes of a view."""
     return _grid(headers, rows).splitlines()
-
-
-def _has_argument(function: Any) -> bool:
-    return "preserve_whitespace" in function.__code__.co_varnames
 
 
 def _numeric(value: Any) -> bool:

@@ -5,7 +5,7 @@ An unknown bound is infinite here; `estimate.py` reports it."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -234,12 +234,9 @@ def cressie_read(sums: WeightSums, *, smallest: float = 0.0, largest: float, rew
     spread += float(stdtrit(sums.n, (1 - level) / 2)) ** 2
     low, high = reward
     below = min(_lower(sums, fake, low, spread) for fake in (smallest, largest))
-    above = min(_lower(_mirror(sums), fake, -high, spread) for fake in (smallest, largest))
+    mirrored = replace(sums, wr=-sums.wr, w2r=-sums.w2r)
+    above = min(_lower(mirrored, fake, -high, spread) for fake in (smallest, largest))
     return (max(low, below) if below < np.inf else low), (min(high, -above) if above < np.inf else high)
-
-
-def _mirror(sums: WeightSums) -> WeightSums:
-    return WeightSums(n=sums.n, w=sums.w, w2=sums.w2, wr=-sums.wr, w2r=-sums.w2r, w2r2=sums.w2r2)
 
 
 def _least_spread(sums: WeightSums, fake: float) -> float:

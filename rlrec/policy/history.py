@@ -119,8 +119,7 @@ class WordOffsets:
     @property
     def earning(self) -> Flags:
         """Whether each slot has earned something, (e,)."""
-        bits: Flags = self.bits[np.arange(REMEMBERED) < self.count[:, None]]
-        return bits
+        return self.bits[np.arange(REMEMBERED) < self.count[:, None]]
 
     @property
     def shorts(self) -> Ints:
@@ -140,8 +139,7 @@ class WordOffsets:
 
 def _runs(begin: Ints, length: Ints) -> Ints:
     """Indices of the words of several runs, one run after another."""
-    indices: Ints = np.repeat(begin - np.cumsum(length) + length, length) + np.arange(int(length.sum()))
-    return indices
+    return np.repeat(begin - np.cumsum(length) + length, length) + np.arange(int(length.sum()))
 
 
 def unpack(blobs: Sequence[bytes], step: Ints) -> History:
@@ -240,8 +238,7 @@ def is_packed(blob: bytes) -> bool:
 def sound(blobs: Sequence[bytes], step: Ints) -> Flags:
     """Which of these can be the histories of decisions, (n,): none at the first step (n,), and some at all others."""
     some = np.fromiter(map(bool, blobs), np.bool_, len(blobs))
-    valid: Flags = np.fromiter(map(is_packed, blobs), np.bool_, len(blobs)) & (some == (step > 0))
-    return valid
+    return np.fromiter(map(is_packed, blobs), np.bool_, len(blobs)) & (some == (step > 0))
 
 
 def arms(blob: bytes) -> set[int]:

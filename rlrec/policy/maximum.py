@@ -25,7 +25,9 @@ def ranks(table: ScoreTable, size: int) -> Array:
     The integral of f_i times the probability that r - 1 of the others are larger (Poisson-binomial); error below
     1e-11. Source: own derivation."""
     probability = np.zeros((size, len(table.count)))
-    step = _nodes_at_once(len(table.count) * size)
+    terms = len(table.count) * size
+    # how many nodes stay in the cache; a few more, if fewer would be all overhead
+    step = max(_CACHED // terms, min(16, 16 * _CACHED // terms), 1)
     for start in range(0, len(table.nodes), step):
         nodes = slice(start, start + step)
         log_cdf = table.log_cdf[:, nodes]
@@ -43,11 +45,6 @@ def together(size: int) -> int:
 
     Summed over all who may stand above it, a rank's density is as wide as that of the root of so many on one slate."""
     return min(size, math.ceil(4 * math.sqrt(size)))
-
-
-def _nodes_at_once(terms: int) -> int:
-    """How many nodes of `terms` numbers stay in the cache; a few more, if fewer would be all overhead."""
-    return max(_CACHED // terms, min(16, 16 * _CACHED // terms), 1)
 
 
 def _larger(count: Array, log_cdf: Array, single: Index, several: Index, size: int) -> tuple[Array, Array]:

@@ -83,8 +83,7 @@ class UcbTuned(_Optimist):
 
         mean, doubt = belief.mean(), log_t / weight
         variance = np.maximum((belief.reward_squares + belief.alpha) / weight - mean**2, 0.0)
-        bound: Array = mean + np.sqrt(doubt * np.minimum(0.25, variance + np.sqrt(2 * doubt)))
-        return bound
+        return mean + np.sqrt(doubt * np.minimum(0.25, variance + np.sqrt(2 * doubt)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -89,10 +89,8 @@ class World:
 def _best(means: Array, positions: int) -> Array:
     """Mean reward of the best slate of so many positions, (runs or 1,)."""
     if positions == 1:
-        highest: Array = means.max(axis=1)
-        return highest
-    total: Array = np.partition(means, -positions, axis=1)[:, -positions:].sum(axis=1)
-    return total
+        return means.max(axis=1)
+    return np.partition(means, -positions, axis=1)[:, -positions:].sum(axis=1)
 
 
 def checked(values: Sequence[float]) -> Array:

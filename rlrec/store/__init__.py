@@ -28,8 +28,7 @@ class Store:
     def __init__(self, db: str, *, now: int | None = None, notice: Callable[[str], None] = print) -> None:
         self.url = engine.location(db)
         self.where = engine.printable(self.url)
-        self.notice = notice
-        self.now = now
+        self.notice, self.now = notice, now
         self._engine: sa.Engine | None = None
         self._clock_noticed = False  # that the clock lies before the newest decision
         self._stored = False  # something that a retry of the command would store again

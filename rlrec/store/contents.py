@@ -26,10 +26,8 @@ def key_digests(keys: Sequence[str]) -> list[int]:
     """`key_digest` of each."""
     import numpy as np
 
-    digests: list[int] = np.frombuffer(
-        b"".join([blake2b(key.encode(), digest_size=8).digest() for key in keys]), "<i8"
-    ).tolist()
-    return digests
+    digests = b"".join([blake2b(key.encode(), digest_size=8).digest() for key in keys])
+    return np.frombuffer(digests, "<i8").tolist()
 
 
 def contexts(unit: Unit, bodies: Collection[str]) -> dict[str, int]:

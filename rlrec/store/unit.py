@@ -23,8 +23,7 @@ class Unit:
     """One transaction. `now` is its time, microseconds since 1970 UTC."""
 
     def __init__(self, connection: sa.Connection, *, now: int) -> None:
-        self.connection = connection
-        self.now = now
+        self.connection, self.now = connection, now
         self.postgres = connection.dialect.name == "postgresql"
         self.repeatable = False  # whether the same work once more would change nothing
         self.arrow_worker: Any = None  # reads the same snapshot in bulk: see `bulk.alongside`
@@ -42,16 +41,14 @@ class Unit:
 
     def ask(self, text: str, *values: Any) -> list[Row]:
         """All rows of a query."""
-        rows: list[Row] = self._run(text, values).fetchall()
-        return rows
+        return self._run(text, values).fetchall()
 
     def records(self, kind: type[Record], text: str, *values: Any) -> list[Record]:
         """All rows of a query as records, whose fields are its columns in their order."""
         return list(map(partial(tuple.__new__, kind), self.ask(text, *values)))
 
     def ask_row(self, text: str, *values: Any) -> Row | None:
-        row: Row | None = self._run(text, values).fetchone()
-        return row
+        return self._run(text, values).fetchone()
 
     def ask_value(self, text: str, *values: Any) -> Any:
         """The first value of the first row; None where there is no row."""

@@ -47,8 +47,7 @@ class ArmCounts:
     """Counts of one policy's arms, in the order of its log, so that every night sees the same batches again."""
 
     def __init__(self, unit: Unit, findings: Findings) -> None:
-        self.unit = unit
-        self.findings = findings
+        self.unit, self.findings = unit, findings
         self._arms = np.empty(0, np.int64)
         self._totals = np.zeros((COUNTS + betting.BETS, 0))
 

@@ -7,10 +7,10 @@ from typing import TypedDict
 from rlrec.app.audit.findings import Findings
 from rlrec.errors import CheckFailed, InputError
 from rlrec.store import Store, Unit, clock, decisions, settings
-from rlrec.times import written
+from rlrec.times import DAY_US, written
 
 CHECK = "clock"
-MINUTE_US, DAY_US = 60_000_000, 86_400_000_000
+MINUTE_US = 60_000_000
 
 
 # How many decisions were put back, and by how many seconds.

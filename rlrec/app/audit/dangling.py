@@ -9,6 +9,7 @@ from typing import Any
 from rlrec.app.audit.findings import UNREADABLE, Findings
 from rlrec.store import Unit, arms, audit, contents, settings
 from rlrec.store.unit import Row
+from rlrec.times import DAY_US
 
 CHECK = "dangling"
 DETAILS = {
@@ -32,7 +33,6 @@ DETAILS = {
     "policy without head": "no live version of its own",
     "assignment of another experiment": "a unit is assigned to a variant that it does not have",
 }
-DAY_US = 86_400_000_000
 LONGEST_TIMEOUT_US = 3_660 * DAY_US
 OWNERS = {"decision": "id", "slot": "decision_id", "event": "decision_id"}
 

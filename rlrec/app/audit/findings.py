@@ -50,8 +50,8 @@ class Findings:
         except UNREADABLE as error:
             self.error(check, subject, f"the check could not go on: {error or type(error).__name__}")
 
-    def count(self, severity: str, check: str | None = None) -> int:
-        return sum(n for (its, how), n in self._count.items() if how == severity and check in (None, its))
+    def count(self, severity: str) -> int:
+        return sum(n for (_, how), n in self._count.items() if how == severity)
 
     def listed(self) -> list[Finding]:
         """Errors first, then warnings, then the rest; each in the order in which it was found."""

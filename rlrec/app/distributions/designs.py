@@ -67,5 +67,4 @@ class Described:
         return past[max(0, bisect_right(past, revision, key=itemgetter(0)) - 1)][1]
 
     def _row(self, features: str) -> Array:
-        row: Array = self._encoder.encode([parse(features, "the features of an arm")])[0]
-        return row
+        return self._encoder.encode([parse(features, "the features of an arm")])[0]

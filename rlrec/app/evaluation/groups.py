@@ -16,14 +16,13 @@ from rlrec.errors import InputError, suggest
 from rlrec.store import Unit, experiments, policies
 from rlrec.store.bulk import Columns
 from rlrec.store.reader import ABSENT
-from rlrec.times import written
+from rlrec.times import DAY_US, written
 
 FIELDS = {
     "position": "position", "policy": "policy_id", "version": "version_id", "variant": "variant_id", "day": "at",
     "arm": "arm_id",
 }  # fmt: skip
 MOST = 1_000
-DAY_US = 86_400_000_000
 
 
 Label = str | float | bool | None

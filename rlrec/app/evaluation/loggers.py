@@ -16,7 +16,6 @@ from rlrec.app.evaluation.log_rows import Slates
 from rlrec.app.log import lineage
 from rlrec.arrays import Array, Flags, Ids, distinct
 from rlrec.policy import slate
-from rlrec.policy.base import Policy
 from rlrec.records import Version
 from rlrec.store import Unit, policies
 from rlrec.store.bulk import Columns
@@ -50,7 +49,7 @@ class Loggers:
         self.unit, self.arms = unit, arms
         self._versions: dict[int, Version] = {}
         self._zeros: dict[tuple[object, ...], Flags] = {}
-        self._policy = cache(self._policy_of)
+        self._policy = cache(lambda version_id: designs.policy_of(self._versions[version_id]))
         self._distribution = lru_cache(maxsize=8)(self._load)
 
     def versions(self, version_ids: Ids) -> dict[int, Version]:
@@ -145,9 +144,6 @@ class Loggers:
             "catalogue_revision": policy.contextual,
         }
         return [name for name, matters in needed.items() if not matters]
-
-    def _policy_of(self, version_id: int) -> Policy:
-        return designs.policy_of(self._versions[version_id])
 
     def _load(self, version_id: int, seq: int, ordinal: int) -> VersionDistribution:
         return exact.load(self.unit, self._versions[version_id], seq=seq, ordinal=ordinal)

@@ -16,6 +16,7 @@ from rlrec.records import Reward
 from rlrec.store import Unit, reader, sessions, settings
 from rlrec.store.bulk import Columns
 from rlrec.store.reader import ABSENT, Batch, Selection
+from rlrec.times import DAY_US
 
 # What is read of every impression.
 READ = (
@@ -25,7 +26,6 @@ READ = (
     "created_at",
 )  # fmt: skip
 LONGEST = 1_000  # decisions of a visit
-DAY_US = 86_400_000_000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

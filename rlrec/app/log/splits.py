@@ -22,5 +22,4 @@ def splits(salt: str, unit_keys: Iterable[str]) -> list[int]:
 
     start = f"{salt}/split/"
     digests = b"".join([sha256((start + key).encode()).digest() for key in unit_keys])
-    numbers: list[int] = np.searchsorted(BOUNDS, np.frombuffer(digests, ">u8")[::4] / 2.0**64, side="right").tolist()
-    return numbers
+    return np.searchsorted(BOUNDS, np.frombuffer(digests, ">u8")[::4] / 2.0**64, side="right").tolist()

@@ -200,8 +200,7 @@ def _instants(cells: Sequence[bytes]) -> list[int]:
         return []
     dates, index = np.unique(date, return_inverse=True)
     days = [times.parse(f"{day // 10_000:04d}-{day // 100 % 100:02d}-{day % 100:02d}") for day in dates.tolist()]
-    instants: list[int] = (np.array(days)[index] + seconds * times.SECOND + micros).tolist()
-    return instants
+    return (np.array(days)[index] + seconds * times.SECOND + micros).tolist()
 
 
 # -- cells --
