@@ -50,7 +50,7 @@ def init(store: Store, *, session_timeout_us: int | None = None) -> Result:
 
 
 def check(store: Store) -> Result:
-    """The same report without touching anything. Raises CheckFailed where the store is missing or out of date."""
+    """The report of `init`, which changes nothing. Raises CheckFailed where the store is missing or out of date."""
     with store.read() as unit:
         settings.get(unit)
     return Result(revision=schema.HEAD, created=False, migrated=False)  # any other one is refused

@@ -156,8 +156,8 @@ def _design(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _portion(unit: Unit, policy_id: int, version_id: int) -> bool:
-    """Let a portion of the past in: whether more is to come. Where the belief stands is read under the policy's lock,
-    since others may be rebuilding it too, or have retired it."""
+    """Enter a portion of past decisions into the belief: whether more are left. How far the belief has come is read
+    under the policy's lock, since others may be rebuilding it too, or have retired it."""
     ledger = Ledger(unit, [policy_id])
     version = next((version for version in ledger.learning[policy_id] if version.id == version_id), None)
     if version is None or is_complete(version):

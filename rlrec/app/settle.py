@@ -20,7 +20,7 @@ class Result:
 
 
 def settle(store: Store) -> Result:
-    """Let every slot in whose window is over. `open`: how many slots wait, whose window is not."""
+    """Enter every slot whose window is over into the beliefs that learn `settled`. `open`: slots that still wait."""
     settled = 0
     with store.read() as unit:
         policy_ids = {version.policy.id for version in _settling(unit)}
@@ -41,7 +41,7 @@ def _settling(unit: Unit) -> list[Version]:
 
 
 def _portion(unit: Unit, policy_id: int) -> int:
-    """Let a portion of a policy's overdue slots in: how many."""
+    """Enter a portion of a policy's overdue slots into its beliefs: how many entered."""
     ledger, entered = Ledger(unit, [policy_id]), 0
     for version in ledger.settling(policy_id):
         if ids := ledger.overdue(version, PORTION):

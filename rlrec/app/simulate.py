@@ -129,8 +129,8 @@ def _catalogue(unit: Unit, names: Sequence[str], *, fixed: bool) -> tuple[list[s
 
 
 class _Setup(NamedTuple):
-    """A request, the keys of the audience's arms, and whether the catalogue has others; the seed, and
-    the id of the first decision."""
+    """A simulation before it begins. names: keys of the audience's arms; restricted: whether the catalogue has others;
+    first: the id of the first decision."""
 
     store: Store
     request: Request
@@ -141,7 +141,7 @@ class _Setup(NamedTuple):
 
 
 class SimulatedStore:
-    """An audience before the store."""
+    """An audience that is served through the store."""
 
     def __init__(self, setup: _Setup, audience: Audience) -> None:
         self.store, self.request, self.audience, self.first = setup.store, setup.request, audience, setup.first

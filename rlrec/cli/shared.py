@@ -167,7 +167,7 @@ class Refusals:
         return self.rejects.count if self.rejects else 0
 
     def reading(self, source: str) -> None:
-        """Let errors that name a line mean this file from now on."""
+        """Name this file in errors about a line from now on."""
         settings().source = "<stdin>" if source == "-" else source
 
     def refuse(self, error: InputError, text: bytes) -> None:

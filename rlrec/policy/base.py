@@ -91,7 +91,8 @@ class Policy(Protocol):
         """The fields of the context on which its distribution depends; EVERYTHING for all of them."""
 
     def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
-        """The distribution of the noisy score of each arm, (m,), by which a slate is ranked."""
+        """The distribution of the noisy score of each arm, (m,), by which a slate is ranked. arms: keys of the eligible
+        arms, in the order of their ids, as in `belief`."""
 
     def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array | None:
         """The noiseless score of each arm, (m,): mean or index; None where the kind has none.

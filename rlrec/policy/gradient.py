@@ -226,7 +226,7 @@ class Gradient(Kind):
         return np.column_stack([bias, weights, memory])
 
     def interval(self, belief: Belief, *, context: Mapping[str, Any], z: float) -> tuple[Array, Array, Array]:
-        """NaN: its scores are no rewards."""
+        """NaN for every arm: the scores are no rewards."""
         unknown = np.full(len(belief.pulls), np.nan)
         return unknown, unknown, unknown
 

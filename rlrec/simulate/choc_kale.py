@@ -66,7 +66,7 @@ class ChocKale(Visitors):
             kale = self._better(left)[None]
 
     def context_free(self) -> tuple[float, Array]:
-        """The same for the best of 201 fixed distributions, and that distribution, (arms,)."""
+        """`optimum` under the best of 201 fixed distributions, and that distribution, (arms,)."""
         fixed = np.broadcast_to(SHARES[:, None, None], (len(SHARES), self.cap, self.levels + 1))
         values = self._per_visit(*self._visit(fixed))
         best = int(values.argmax())

@@ -245,7 +245,7 @@ class AnsweredRequest(NamedTuple):
 
 
 def answered(unit: Unit, decision_ids: Collection[int]) -> list[AnsweredRequest]:
-    """Those of these decisions that have the digest of a request."""
+    """Those of the decisions that have the digest of a request, with what their request named."""
     text = (
         "SELECT d.id, d.request_digest, p.name, v.number, e.name, s.key, u.key, c.body, d.size, d.eligible_id"
         " FROM decision d JOIN policy p ON p.id = d.policy_id JOIN version v ON v.id = d.version_id"

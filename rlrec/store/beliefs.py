@@ -59,7 +59,7 @@ def sums(unit: Unit, version_id: int) -> list[ArmSums]:
 
 
 def sums_at(unit: Unit, version_id: int, seq: int) -> list[ArmSums]:
-    """The same rows as they stood after change `seq`: per arm the newest delta with seq at most that, bit for bit."""
+    """The rows of `sums` as they stood after change `seq`: per arm the newest delta up to it, bit for bit."""
     return _at(unit, ArmSums, ArmSums._fields, version_id, seq, oldest=0)
 
 
@@ -70,7 +70,7 @@ def rows(unit: Unit, version_id: int, *, oldest: int = 0) -> list[BeliefRow]:
 
 
 def rows_at(unit: Unit, version_id: int, seq: int, *, oldest: int = 0) -> list[BeliefRow]:
-    """The same rows as they stood after change `seq`."""
+    """The rows of `rows` as they stood after change `seq`."""
     return _at(unit, BeliefRow, BeliefRow._fields, version_id, seq, oldest=oldest)
 
 

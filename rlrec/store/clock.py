@@ -33,7 +33,7 @@ def ahead(unit: Unit) -> Ahead:
 
 
 def put_back(unit: Unit, block: Ahead) -> None:
-    """Move decisions ahead of the clock, their events and their visits by one distance: the newest is of now then.
+    """Move decisions ahead of the clock, their events and their visits by one distance, so that the newest is of now.
     Between a decision and its events, and between decisions, all distances stay, so that rewards stay too."""
     by, clock = block.by, block.clock
     ids = "SELECT id FROM decision WHERE imported = 0 AND at > ?"

@@ -62,7 +62,7 @@ def find(unit: Unit, ids: Collection[int]) -> dict[int, Decision]:
 
 
 def propensities(unit: Unit, ids: Collection[int]) -> list[SlotPropensity]:
-    """Those of all slots of these decisions, by decision and position."""
+    """The propensity and the marginal of all slots of these decisions, by decision and position."""
     columns = ", ".join(SlotPropensity._fields)
     text = f"SELECT {columns} FROM slot WHERE decision_id IN (?*) ORDER BY decision_id, position"
     return unit.records(SlotPropensity, text, ids)

@@ -29,7 +29,7 @@ WHERE lease.expires_at < excluded.taken_at OR lease.token = excluded.token
 
 
 def take(unit: Unit, policy_id: int, *, holder: str, token: str, now: int, until: int) -> Lease | None:
-    """None where the lease is taken or renewed; where somebody else has it that lease, and nothing changes."""
+    """Take or renew the lease: None where it is ours now, else the lease of the other holder, which stays."""
     if unit.tell(_TAKE, policy_id, holder, token, now, until):
         return None
     return current(unit, policy_id)  # the row is locked by now: nobody can have released it

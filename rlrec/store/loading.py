@@ -81,7 +81,7 @@ def _insertion(table: str, names: Sequence[str], chosen: Sequence[str], width: i
 
 
 def stored_lines(unit: Unit, policy_id: int, digests: Sequence[bytes]) -> set[bytes]:
-    """Those of these digests of lines that the policy has imported before."""
+    """The digests, among these, of lines that the policy has imported before."""
     chosen = "SELECT digest FROM import_line WHERE policy_id = ? AND digest IN (?*)"
     return {bytes(row[0]) for portion in _portions(digests) for row in unit.ask(chosen, policy_id, portion)}
 
@@ -93,7 +93,7 @@ def few_lines(unit: Unit, policy_id: int) -> set[bytes] | None:
 
 
 def stored_sessions(unit: Unit, keys: Sequence[str]) -> set[str]:
-    """Those of these keys of sessions that are stored."""
+    """The keys, among these, of sessions that are stored."""
     chosen = "SELECT key FROM session WHERE key IN (?*)"
     return {row[0] for portion in _portions(keys) for row in unit.ask(chosen, portion)}
 

@@ -60,7 +60,7 @@ class Unit:
         return int(self._run(text, values).rowcount)
 
     def tell_each(self, text: str, rows: Iterable[Row]) -> None:
-        """The same change for every row of values."""
+        """Run a statement that changes rows once for every row of values."""
         self.driver.executemany(_of_postgres(text) if self.postgres else text, rows)
 
     def _run(self, text: str, values: Sequence[Any]) -> Any:
@@ -90,7 +90,7 @@ class Unit:
         self.driver.execute(chosen, [list(column) for column in zip(*rows, strict=True)])
 
     def add(self, table: str, **values: Any) -> int:
-        """One row into a table with an `id`: that id."""
+        """Insert one row into a table with an `id`: its id."""
         return int(self.ask_value(f"{_insertion(table, tuple(values), '')} RETURNING id", *values.values()))
 
     def reserve(self, table: str, count: int) -> Sequence[int]:

@@ -57,7 +57,7 @@ class Starving:
         np.maximum.at(self._shown_at, column, drawn["at"])
 
     def _count(self, drawn: Columns, first: Ids, row: Ids) -> None:
-        """The decisions of a batch after the one that showed an arm last, or all of them where none did."""
+        """Count for each arm the decisions of a batch after the last one that showed it, or all where none did."""
         sets, which = np.unique(drawn["eligible_id"][first], return_inverse=True)
         n = len(first)
         keys = np.sort(which * n + np.arange(n))  # decisions by eligible set, and in their order

@@ -190,7 +190,7 @@ def _by_scores(scores: Scores, stored: Stored, rows: Index) -> Iterator[tuple[In
 
 
 def _single(case: EligibleDistribution, stored: Stored, places: Index) -> Derived:
-    """One position: the inverse of the distribution at the decision's first word."""
+    """Slates of one position, drawn again: the inverse of the distribution at the decision's first word."""
     chance = slate.first(case.scores, floor=case.floor)
     cumulative = np.cumsum(chance)
     uniform = sampler.uniforms(stored.seeds, stored.ids, words=1)[:, 0]
@@ -229,6 +229,6 @@ class NewestChanges(dict[BeliefKey, tuple[Any, ...]]):
         self.update(zip(zip(bucket, arm, strict=True), zip(*columns, strict=True), strict=True))
 
     def rows(self, *, plain: bool) -> BeliefRows:
-        """Those of `beliefs.sums_at`, or where a belief is not plain of `beliefs.rows_at`."""
+        """The rows as `beliefs.sums_at` gives them; where the belief is not plain, as `beliefs.rows_at` does."""
         rows = [BeliefRow(*key, *row) for key, row in sorted(self.items(), key=itemgetter(0))]
         return [ArmSums(*row[1:2], *row[3:6]) for row in rows] if plain else rows

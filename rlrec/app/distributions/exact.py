@@ -229,7 +229,7 @@ class VersionDistribution:
 
 
 def has_plain_sums(policy: Policy) -> bool:
-    """Whether its beliefs are three sums an arm, and forget nothing: rows of `ArmSums`."""
+    """Whether beliefs of the policy are three sums an arm, and forget nothing: rows of `ArmSums`."""
     return policy.width == len(SUMS) and not policy.forgetting
 
 

@@ -45,11 +45,11 @@ class Trained:
         self.described = Described(unit, policy.design.arm)
 
     def of(self, arms: Ids, revision: int) -> tuple[Parameters, Array]:
-        """Its parameters for these arms, and their features by a catalogue."""
+        """The version's parameters for these arms, and their features by a catalogue."""
         return self.parameters_of(arms), self.described.of(arms, revision)
 
     def parameters_of(self, arms: Ids) -> Parameters:
-        """Its parameters for these arms; those of an arm that it was not trained on are 0."""
+        """The version's parameters for these arms; those of an arm that it was not trained on are 0."""
         index = np.minimum(np.searchsorted(self.arms, arms), max(0, len(self.arms) - 1))
         trained = self.arms[index] == arms if len(self.arms) else np.zeros(len(arms), np.bool_)
         parameters = dict(self.parameters)

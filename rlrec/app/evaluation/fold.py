@@ -102,12 +102,12 @@ class LogPartial:
 
 
 def add_each(left: Mapping[K, S], right: Mapping[K, S]) -> dict[K, S]:
-    """Both sums of every key."""
+    """The sums of both sides, added key by key."""
     return {**left, **{key: left[key] + sums if key in left else sums for key, sums in right.items()}}
 
 
 class RowUnit(Protocol[R, M]):
-    """A unit of which one row of an estimate is, with its estimators. R: its rows; M: models that they use.
+    """A unit of rows (impressions, sessions) with its estimators. R: rows of a batch; M: the model that estimators use.
 
     It holds nothing of the store."""
 

@@ -176,7 +176,7 @@ def lowest(visits: EndedVisits) -> ImpressionRows:
 
 
 def _filled(slates: Iterator[TargetSlates], log_slate: Array) -> Iterator[TargetSlates]:
-    """The same slates; their probabilities are written on the way."""
+    """The slates, passed on; the log of the probability of each is written to `log_slate` on the way."""
     for some in slates:
         log_slate[some.rows] = some.log_slate
         yield some

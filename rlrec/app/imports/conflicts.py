@@ -129,7 +129,7 @@ class FirstValues:
         return differing
 
     def _add(self, keys: Ids, values: Ids) -> None:
-        """Another run, joined with those before that are not longer."""
+        """Add a run; the last runs are joined with it as long as they are not longer."""
         if not len(keys):
             return
         while self.runs and len(self.runs[-1][0]) <= len(keys):

@@ -106,7 +106,7 @@ class GroupWriter:
         }
 
     def _new(self, rows: LogColumns) -> LogColumns:
-        """Without the lines that their policy has taken in before."""
+        """The rows less those whose policy has imported their line before."""
         keep = [True] * len(rows)
         for name in distinct(rows.policy):
             number = self.ids[name]

@@ -284,7 +284,7 @@ class Ledger:
     # -- slots whose window is over --
 
     def settle(self, policy_ids: Iterable[int] | None = None, *, limit: int = OVERDUE) -> int:
-        """Let slots whose window is over into the beliefs that learn `settled`, oldest first: how many entered.
+        """Enter slots whose window is over into the beliefs that learn `settled`, oldest first: how many entered.
 
         policy_ids: None for all that are locked; each of them is looked at once.
         """

@@ -1,4 +1,4 @@
-"""Let decisions of the past into a belief, in columns: overdue ones of rewards that settle, and all at a rebuild."""
+"""Enter past decisions into a belief, in columns: overdue ones of rewards that settle, and all at a rebuild."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rlrec.store import Unit, reader
 
 
 def add_settled(unit: Unit, ledger: Ledger, version: Version, *, last: int) -> int:
-    """Let every decision after those that a belief holds into it, up to `last`: how many slots entered."""
+    """Enter the decisions after those that a belief holds, up to `last`: how many slots entered."""
     fold = BeliefFold(unit, version, ordinal=ledger.ordinal(version.policy.id))
     entered, total = 0, Totals()
     first = max(version.since, (version.entered_to or 0) + 1)

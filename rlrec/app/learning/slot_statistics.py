@@ -120,7 +120,7 @@ def stored_sums(unit: Unit, version: Version, *, ordinal: int) -> Totals:
 
 
 def add(total: dict[K, Array], more: Mapping[K, Array], *, sign: float = 1.0) -> dict[K, Array]:
-    """Both added, key by key."""
+    """`total` plus `sign` times `more`, key by key."""
     result = dict(total)
     for key, sums in more.items():
         result[key] = result[key] + sign * sums if key in result else sign * sums
@@ -128,5 +128,5 @@ def add(total: dict[K, Array], more: Mapping[K, Array], *, sign: float = 1.0) ->
 
 
 def without_zeros(totals: Totals, *, oldest: int) -> Totals:
-    """Without keys whose sums are all 0 but for rounding, or whose bucket lies before the oldest one that counts."""
+    """The totals less the keys whose sums are all 0 up to rounding, or whose bucket lies before `oldest`."""
     return {key: sums for key, sums in totals.items() if key[0] >= oldest and np.abs(sums).max() > ROUNDING}

@@ -194,7 +194,7 @@ def expand(unit: Unit, version: Version, sums: Totals) -> Version | None:
 
 
 def _expands(version: Version) -> bool:
-    """Whether its model is expanded around weights that a log can move."""
+    """Whether the version's model is expanded around weights that a log can move."""
     policy = designs.policy_of(version)
     return is_contextual(policy) and policy.expands
 

@@ -17,7 +17,7 @@ def reward_of(definition: Reward, decision: Decision, events: Sequence[Event], *
 def reward_from(
     definition: Reward, events: Iterable[Event], *, served_at: int, position: int | None, shown: Iterable[int]
 ) -> float:
-    """The same, of a decision that was served at `served_at` and showed the positions `shown`."""
+    """`reward_of`, for a decision that was served at `served_at` and showed the positions `shown`."""
     by_slot = by_position(events)
     if position is not None:
         return rewards.of_slot(definition, by_slot.get(position, ()), served_at=served_at)

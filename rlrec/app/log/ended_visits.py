@@ -34,14 +34,14 @@ class EndedVisits:
 
     slots: columns of reader, (i,) each, and `reward` of each slot. first (n + 1,): where each decision's slots begin.
     start (s + 1,): where each visit's decisions begin. reward (n,) of the slate; default (n,): nothing that counts
-    happened there. ripe (s,): when each could first be used."""
+    happened there. mature_from (s,): when each could first be used."""
 
     slots: Columns
     first: Ids
     start: Ids
     reward: Array
     default: Flags
-    ripe: Ids
+    mature_from: Ids
 
     def __len__(self) -> int:
         return len(self.start) - 1
@@ -82,7 +82,7 @@ class EndedVisits:
             start=offsets(np.diff(self.start)[visits]),
             reward=self.reward[decisions],
             default=self.default[decisions],
-            ripe=self.ripe[visits],
+            mature_from=self.mature_from[visits],
         )
 
 
@@ -119,15 +119,15 @@ class Cutoff:
         started = unit.now if oldest is None else oldest
         return cls(now=unit.now, started=started, timeout_us=timeout, window_us=definition.window_us)
 
-    def ripe(self, visits: Columns) -> Ids:
-        """When visits were over, with their windows, (s,), by their columns in the store."""
+    def mature_from(self, visits: Columns) -> Ids:
+        """The time at which each visit is over, and so are its windows, (s,). visits: columns of the store."""
         last, ended = visits["last_at"], visits["ended_at"]
         over = np.where(ended != ABSENT, ended, last + self.timeout_us)
         return np.maximum(over, last + self.window_us)
 
     def over(self, visits: Columns) -> Flags:
         """Which visits are old enough."""
-        return (self.ripe(visits) < self.now) & (visits["started_at"] < self.started)
+        return (self.mature_from(visits) < self.now) & (visits["started_at"] < self.started)
 
 
 def batches(
@@ -162,7 +162,7 @@ def usable(batch: Batch, definition: Reward, cutoff: Cutoff) -> tuple[EndedVisit
         slots=slots, first=np.r_[first, len(decision)], start=np.r_[begun, len(first)],
         reward=np.add.reduceat(slots["reward"], first) + of_page,
         default=np.logical_and.reduceat(slots["defaulted"], first) & (of_page == 0),
-        ripe=np.zeros(len(begun), np.int64),
+        mature_from=np.zeros(len(begun), np.int64),
     )  # fmt: skip
     return _usable(batch, visits, cutoff)
 
@@ -181,9 +181,11 @@ def _usable(batch: Batch, visits: EndedVisits, cutoff: Cutoff) -> tuple[EndedVis
     counted = ~np.logical_or.reduceat(visits.slots["censored"], visits.first[:-1])
     spoken: Flags = np.logical_and.reduceat(logged, visits.start[:-1])
     sound = entire & spoken & np.logical_and.reduceat(counted, visits.start[:-1])
-    ripe = np.where(imported, visits.each("created_at"), cutoff.ripe(stored)[index])
+    mature_from = np.where(imported, visits.each("created_at"), cutoff.mature_from(stored)[index])
     unused = (~over, over & ~sound, over & ~spoken)
-    return replace(visits, ripe=ripe).take(over & sound), UnusedVisits(*(int(flags.sum()) for flags in unused))
+    return replace(visits, mature_from=mature_from).take(over & sound), UnusedVisits(
+        *(int(flags.sum()) for flags in unused)
+    )
 
 
 def _indices(stored: Columns, session: Ids, visit: Ids) -> Ids:

@@ -37,7 +37,7 @@ class RewardedSlots:
         )
 
     def beside(self, columns: Columns) -> RewardedSlots:
-        """With further columns of their slots."""
+        """The same rows with further columns of their slots."""
         return replace(self, slots={**self.slots, **columns})
 
 

@@ -64,7 +64,7 @@ def draw_stateful(
     planned: Mapping[int, PlannedRequest], decision_ids: Mapping[int, int], seed: int, keys: Mapping[int, str], *,
     histories: History,
 ) -> dict[int, DrawnSlate]:  # fmt: skip
-    """The same where the distribution depends on the visit so far. histories: of the requests, in order."""
+    """`draw` for kinds whose distribution depends on the visit so far. histories: one a request, in order."""
     groups: dict[tuple[Any, ...], list[int]] = defaultdict(list)
     for row, plan in enumerate(planned.values()):
         groups[plan.shared.version.id, plan.shared.eligible, plan.shared.size].append(row)

@@ -99,7 +99,7 @@ class DatasetWriter:
                     self.dataset.add(self._rows(visits.take(portion), names.take(portion)))
                 total["visits"] += len(visits)
                 total["slots"] += int(visits.first[-1])
-                total["new"] += int((visits.ripe > since).sum())
+                total["new"] += int((visits.mature_from > since).sum())
                 total["rewarded"] += int((~visits.default).sum())
                 largest = max(largest, float(np.abs(visits.reward).max()))
                 total["last_id"] = max(total["last_id"], int(visits.slots["decision_id"].max()))

@@ -229,7 +229,7 @@ def key(text: str, field: str) -> str:
 
 
 def probability(value: float | None, field: str) -> float | None:
-    """The same value. Raises InputError unless it lies above 0 and is at most 1."""
+    """The value, checked. Raises InputError unless it lies above 0 and is at most 1, or is None."""
     if value is not None and not 0 < value <= 1:
         raise InputError(f"{value!r} is no probability of something shown", hint="it lies in (0, 1]", field=field)
     return value
