@@ -18,7 +18,7 @@ from rlrec.policy.families.correlated import Correlated
 from rlrec.policy.families.gaussian import Gaussian
 from rlrec.policy.families.gumbel import Gumbel
 from rlrec.policy.families.point import Point
-from rlrec.policy.moments import ArmMoments, each, width
+from rlrec.policy.moments import ArmMoments, pack_each, width
 from rlrec.policy.scores import Scores
 from rlrec.policy.statistics import CONTEXT, SlotColumns, count_slots
 from rlrec.records import Reward
@@ -90,7 +90,7 @@ class Linear(Learner):
         if slots.context is None:  # the caller wants counts alone
             return count_slots(slots)
         weight, offset = self.credit(slots.context, slots.arm_id)
-        return count_slots(slots, each(slots.context, weight=weight, response=slots.reward + offset))
+        return count_slots(slots, pack_each(slots.context, weight=weight, response=slots.reward + offset))
 
     def encode(self, context: Mapping[str, Any] | None) -> Array:
         """Features of a context, (q,)."""
@@ -121,7 +121,7 @@ class Linear(Learner):
 
     def weights(self, belief: Belief) -> Array:
         """Posterior mean of the weights that each arm has in context features, (..., m, q)."""
-        return self.posterior(belief).each
+        return self.posterior(belief).by_arm
 
     def interval(self, belief: Belief, *, context: Mapping[str, Any], z: float) -> tuple[Array, Array, Array]:
         """Posterior mean of each arm in a context, and z posterior standard deviations to either side, (m,) each."""

@@ -39,7 +39,7 @@ def unpack(packed: Array, q: int) -> ArmMoments:
     return ArmMoments(gram=gram, response=packed[..., len(row) :])
 
 
-def each(x: Array, *, weight: Array, response: Array) -> Array:
+def pack_each(x: Array, *, weight: Array, response: Array) -> Array:
     """Packed moments of each of n observations, (n, width).
 
     x (n, q); weight (n,) of x x'; response (n,) of x."""

@@ -26,7 +26,7 @@ class Disjoint:
     root: Array
 
     @property
-    def each(self) -> Array:
+    def by_arm(self) -> Array:
         """Weights of each arm, (..., m, q)."""
         return self.weights
 
@@ -52,7 +52,7 @@ class Shared:
     row: Index
 
     @property
-    def each(self) -> Array:
+    def by_arm(self) -> Array:
         """Weights of each arm, (..., m, q): z'W."""
         return self._arms(self.rows @ self.weights)
 

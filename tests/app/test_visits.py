@@ -84,7 +84,7 @@ def test_the_visits_of_a_session_are_told_apart(shop: Store) -> None:
     pages(shop, "s", 0, SECOND, 2 * HALF, 2 * HALF + SECOND, 2 * HALF + 2 * SECOND)
     found, _ = read(shop, 5 * HALF)
     assert lengths(found) == [2, 3]
-    assert [one.each("visit").tolist() for one in found] == [[1, 2]]
+    assert [one.per_visit("visit").tolist() for one in found] == [[1, 2]]
     assert [one.steps.tolist() for one in found] == [[0, 1, 0, 1, 2]]
 
 
@@ -190,8 +190,8 @@ def test_taking_some_visits_takes_their_decisions_and_slots(shop_sqlite: Store) 
     ((found,), _) = read(shop_sqlite, 3 * HALF)
     some = found.take(np.array([True, False, True]))
     assert (len(some), np.diff(some.start).tolist(), np.diff(some.first).tolist()) == (2, [2, 2], [1, 1, 3, 3])
-    assert some.once("decision_id").tolist() == [1, 2, 5, 6]
-    assert some.each("session_id").tolist() == found.each("session_id")[[0, 2]].tolist()
+    assert some.per_decision("decision_id").tolist() == [1, 2, 5, 6]
+    assert some.per_visit("session_id").tolist() == found.per_visit("session_id")[[0, 2]].tolist()
     assert found.take(np.ones(3, np.bool_)) is found
 
 

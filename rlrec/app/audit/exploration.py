@@ -64,6 +64,7 @@ class Starving:
         promised = np.r_[0.0, drawn["min_propensity"][first][keys % n].cumsum()]
         for portion, arms, sizes in members(self.unit, sets):
             self._add_arms(arms)
+            # of each arm and set the decisions behind the last one that showed the arm
             last = np.full(len(self._arms), -1)
             np.maximum.at(last, np.searchsorted(self._arms, drawn["arm_id"]), row)
             column = np.searchsorted(self._arms, arms)

@@ -79,9 +79,9 @@ def check(unit: Unit, decision_ids: Ids, *, findings: Findings) -> int:
     done = 0
     for start in range(0, len(decision_ids), PORTION):
         slates = complete(audit.slots_of(unit, decision_ids[start : start + PORTION].tolist()))
-        versions = policies.by_id(unit, set(slates.once("version_id").tolist()))
+        versions = policies.by_id(unit, set(slates.per_decision("version_id").tolist()))
         for version_id in sorted(versions):
-            drawn = slates.take(slates.once("version_id") == version_id)
+            drawn = slates.take(slates.per_decision("version_id") == version_id)
             try:
                 stateful = kinds.load(versions[version_id].policy.kind).stateful
                 derivation = (SessionSlates if stateful else VersionSlates)(unit, versions[version_id], findings)
@@ -102,19 +102,19 @@ class VersionSlates:
         self.referred = Referred(unit, findings, reads=VersionDistribution(version, sums=[], prior=[]).policy.reads)
 
     def check(self, slates: StoredSlates) -> int:
-        seqs = np.unique(slates.once("belief_seq"))
-        self.referred.read(slates.once("context_id"))
+        seqs = np.unique(slates.per_decision("belief_seq"))
+        self.referred.read(slates.per_decision("context_id"))
         if not lineage.learns(self.version):
             moments: Iterator[tuple[Ids, BeliefRows]] = iter([(seqs, [])])
         else:
             moments = moments_of(self.unit, self.version, seqs)
-        order = np.argsort(slates.once("belief_seq"), kind="stable")
-        sorted_seqs = slates.once("belief_seq")[order]
+        order = np.argsort(slates.per_decision("belief_seq"), kind="stable")
+        sorted_seqs = slates.per_decision("belief_seq")[order]
         done = 0
         for same, sums in moments:
             bounds = np.searchsorted(sorted_seqs, same[0], "left"), np.searchsorted(sorted_seqs, same[-1], "right")
             rows = order[bounds[0] : bounds[1]]
-            ordinals = slates.once("belief_ordinal")[rows]
+            ordinals = slates.per_decision("belief_ordinal")[rows]
             for ordinal in np.unique(ordinals).tolist():
                 served = VersionDistribution(
                     self.version, sums=sums, prior=self.prior, ordinal=self._ordinal(ordinal), described=self.described

@@ -25,7 +25,7 @@ class SessionSlates:
         self.referred = Referred(unit, findings, reads=self.trained.policy.reads)
 
     def check(self, slates: StoredSlates) -> int:
-        readable = np.array([bool(self._size(key)) for key in slates.once("eligible_id").tolist()], np.bool_)
+        readable = np.array([bool(self._size(key)) for key in slates.per_decision("eligible_id").tolist()], np.bool_)
         slates, done = slates.take(readable), 0
         for start in range(0, len(slates), PORTION):
             rows = np.zeros(len(slates), np.bool_)
@@ -43,19 +43,19 @@ class SessionSlates:
         slates = slates.take(possible)
         if not len(slates):
             return 0
-        revision = slates.once("catalogue_revision")
+        revision = slates.per_decision("catalogue_revision")
         state = self.trained.states(self._contexts(slates), histories, revision)
-        cases = self.trained.cases(state, slates.once("eligible_id"), revision)
+        cases = self.trained.cases(state, slates.per_decision("eligible_id"), revision)
         return sum(self._case(slates, case) for case in cases)
 
     def _contexts(self, slates: StoredSlates) -> Array:
-        ids, which = np.unique(slates.once("context_id"), return_inverse=True)
+        ids, which = np.unique(slates.per_decision("context_id"), return_inverse=True)
         self.referred.read(ids)
         return self.trained.encoded([self.referred.context(key) for key in ids.tolist()])[which.reshape(-1)]
 
     def _histories(self, slates: StoredSlates) -> tuple[Flags, History]:
         """Which slates have a history that can be, and these histories."""
-        stored = audit.visit_histories(self.unit, slates.once("decision_id").tolist())
+        stored = audit.visit_histories(self.unit, slates.per_decision("decision_id").tolist())
         sound_rows = stored["recorded"] & sound(stored["history"].tolist(), stored["step"])
         self._refuse(stored["decision_id"][~stored["recorded"]], "is missing")
         self._refuse(stored["decision_id"][stored["recorded"] & ~sound_rows], "cannot be unpacked")
@@ -73,11 +73,11 @@ class SessionSlates:
             )
 
     def _case(self, slates: StoredSlates, case: EligibleGroup) -> int:
-        size = slates.once("size")[case.rows]
+        size = slates.per_decision("size")[case.rows]
         logits, done = case.score / self.trained.policy.temperature, 0
         for length in np.unique(size).tolist():
             rows = np.flatnonzero(size == length)
-            rows = rows[np.isin(slates.of("arm_id", case.rows[rows], length), case.arms).all(axis=1)]
+            rows = rows[np.isin(slates.per_slot("arm_id", case.rows[rows], length), case.arms).all(axis=1)]
             if not len(rows):
                 continue
             stored = Stored(slates, case.rows[rows], length)

@@ -31,15 +31,15 @@ class StoredSlates:
     def __len__(self) -> int:
         return len(self.first)
 
-    def once(self, name: str) -> npt.NDArray[Any]:
+    def per_decision(self, name: str) -> npt.NDArray[Any]:
         return self.slots[name][self.first]
 
-    def of(self, name: str, slates: Index, size: int) -> npt.NDArray[Any]:
+    def per_slot(self, name: str, slates: Index, size: int) -> npt.NDArray[Any]:
         """A slot's column of some slates of one length, (slates, size)."""
         return self.slots[name][self.first[slates][:, None] + np.arange(size)]
 
     def take(self, chosen: Flags) -> StoredSlates:
-        size = self.once("size")[chosen]
+        size = self.per_decision("size")[chosen]
         first = self.first[chosen]
         rows = np.repeat(first - (np.cumsum(size) - size), size) + np.arange(size.sum())
         return StoredSlates({name: column[rows] for name, column in self.slots.items()}, np.cumsum(size) - size)
@@ -99,10 +99,10 @@ class Stored:
         self.ids: Ids = slates.slots["decision_id"][slates.first[group]]
         self.seeds = slates.slots["seed"][slates.first[group]].view(np.uint64)
         self.log: Array = slates.slots["log_propensity"][slates.first[group]]
-        self.arms: Ids = slates.of("arm_id", group, size)
-        self.propensity: Array = slates.of("propensity", group, size)
-        self.marginal: Array = slates.of("marginal", group, size)
-        self.min_propensity: Array = slates.of("min_propensity", group, size)
+        self.arms: Ids = slates.per_slot("arm_id", group, size)
+        self.propensity: Array = slates.per_slot("propensity", group, size)
+        self.marginal: Array = slates.per_slot("marginal", group, size)
+        self.min_propensity: Array = slates.per_slot("min_propensity", group, size)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""One fold over the log for estimates of every unit: `fold(part)`, `+`, and `estimates` when it is over.
+"""One fold over the log for estimates of every unit: `fold` of each batch, `+`, then `estimates`.
 
 A unit (impressions, sessions) says which rows of a batch it uses and what a target makes of them; all else is the same
 for every unit. A fold reads nothing and changes nothing: partials of batches in any order, split anywhere between

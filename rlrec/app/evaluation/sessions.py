@@ -82,7 +82,7 @@ class SessionUnit:
         return rows.slots
 
     def first_slot(self, rows: EndedVisits, column: str) -> Any:
-        return rows.each(column)
+        return rows.per_visit(column)
 
     def any_slot(self, rows: EndedVisits, flags: Flags) -> Flags:
         return np.logical_or.reduceat(flags[rows.first[:-1]], rows.start[:-1])
@@ -107,7 +107,7 @@ class SessionUnit:
             log_slate, smallest = np.full(len(rows.reward), -np.inf), rows.lowest
             unsupported, expected = np.where(np.isnan(smallest), np.nan, 0.0), None
             if scorer.target.serving is None:  # what it showed is a sample of itself
-                log_slate, expected = rows.once("log_propensity"), predicted
+                log_slate, expected = rows.per_decision("log_propensity"), predicted
                 smallest = unsupported = np.zeros(len(smallest))
             else:
                 of_target = _filled(scorer.slates(slates, logged, shares=model is not None), log_slate)
@@ -117,8 +117,8 @@ class SessionUnit:
                     for _ in of_target:
                         pass
             return VisitBatch(
-                start=rows.start, reward=rows.reward, log_ratio=log_slate - rows.once("log_propensity"),
-                cluster=rows.each("cluster"), predicted=predicted, expected=expected, largest=-smallest,
+                start=rows.start, reward=rows.reward, log_ratio=log_slate - rows.per_decision("log_propensity"),
+                cluster=rows.per_visit("cluster"), predicted=predicted, expected=expected, largest=-smallest,
                 unsupported=unsupported, default=rows.default,
             )  # fmt: skip
 
@@ -130,9 +130,9 @@ class SessionUnit:
         row, arm, memory = memory_of(histories, np.power(RECENCY, histories.ago - 1.0))
         return Decisions(
             start=rows.start,
-            cluster=rows.each("cluster"),
-            top=arms.rank[arms.index(rows.once("arm_id"))],
-            x=contexts.encoded[rows.once("context")],
+            cluster=rows.per_visit("cluster"),
+            top=arms.rank[arms.index(rows.per_decision("arm_id"))],
+            x=contexts.encoded[rows.per_decision("context")],
             row=row,
             arm=arms.rank[arms.index(arm)],
             memory=memory,

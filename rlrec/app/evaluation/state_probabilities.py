@@ -39,7 +39,7 @@ class StateScorer(Scorer):
     def probabilities(
         self, rows: ImpressionRows, logged: LoggedBatch, values: ModelValues | None
     ) -> TargetProbabilities:
-        """A softmax has no marginal below position 1: both sides of a weight are the slate down to the row there."""
+        """A softmax has no marginal below position 1: there both sides of a weight are of the slate down to it."""
         of_target = TargetProbabilities.zeros(np.isnan(rows.slots["marginal"]) | (rows.slots["position"] > 1))
         starts = run_starts(rows.slots["decision_id"])
         counts = np.diff(np.r_[starts, len(rows)])

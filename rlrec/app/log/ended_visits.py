@@ -46,11 +46,11 @@ class EndedVisits:
     def __len__(self) -> int:
         return len(self.start) - 1
 
-    def once(self, name: str) -> Any:
+    def per_decision(self, name: str) -> Any:
         """A column of the decisions, (n,)."""
         return self.slots[name][self.first[:-1]]
 
-    def each(self, name: str) -> Any:
+    def per_visit(self, name: str) -> Any:
         """A column of the visits, (s,)."""
         return self.slots[name][self.first[self.start[:-1]]]
 
@@ -68,7 +68,7 @@ class EndedVisits:
 
     def histories(self) -> History:
         """The history of the visit at every decision, (n,)."""
-        return history.unpack(self.once("history").tolist(), self.steps)
+        return history.unpack(self.per_decision("history").tolist(), self.steps)
 
     def take(self, visits: Flags) -> EndedVisits:
         """Some of the visits."""
@@ -103,7 +103,7 @@ class UnusedVisits:
 class Cutoff:
     """Which visits are old enough: those that began before `started` and were over, with their windows, before `now`.
 
-    Who began at a time is used once all who began then have ended, so that short visits do not come first."""
+    Visits that began together are used when all of them have ended, so that short ones do not come first."""
 
     now: int
     started: int
@@ -126,7 +126,7 @@ class Cutoff:
         return np.maximum(over, last + self.window_us)
 
     def over(self, visits: Columns) -> Flags:
-        """Which visits are old enough."""
+        """Whether each visit is old enough, (s,)."""
         return (self.mature_from(visits) < self.now) & (visits["started_at"] < self.started)
 
 
@@ -170,18 +170,18 @@ def usable(batch: Batch, definition: Reward, cutoff: Cutoff) -> tuple[EndedVisit
 def _usable(batch: Batch, visits: EndedVisits, cutoff: Cutoff) -> tuple[EndedVisits, UnusedVisits]:
     stored = batch.visits
     assert stored is not None
-    index = _indices(stored, visits.each("session_id"), visits.each("visit"))
+    index = _indices(stored, visits.per_visit("session_id"), visits.per_visit("visit"))
     # over: old enough; entire: no decision is missing
-    imported: Flags = visits.each("imported").astype(np.bool_)
+    imported: Flags = visits.per_visit("imported").astype(np.bool_)
     over = cutoff.over(stored)[index] | imported
     steps = np.diff(visits.start)
-    entire = (steps == stored["steps"][index]) & (visits.once("step")[visits.start[1:] - 1] == steps - 1)
+    entire = (steps == stored["steps"][index]) & (visits.per_decision("step")[visits.start[1:] - 1] == steps - 1)
     # logged: every slate has a propensity, and all its slots; counted: none is censored
-    logged = ~np.isnan(visits.once("log_propensity")) & (np.diff(visits.first) == visits.once("size"))
+    logged = ~np.isnan(visits.per_decision("log_propensity")) & (np.diff(visits.first) == visits.per_decision("size"))
     counted = ~np.logical_or.reduceat(visits.slots["censored"], visits.first[:-1])
     spoken: Flags = np.logical_and.reduceat(logged, visits.start[:-1])
     sound = entire & spoken & np.logical_and.reduceat(counted, visits.start[:-1])
-    mature_from = np.where(imported, visits.each("created_at"), cutoff.mature_from(stored)[index])
+    mature_from = np.where(imported, visits.per_visit("created_at"), cutoff.mature_from(stored)[index])
     unused = (~over, over & ~sound, over & ~spoken)
     return replace(visits, mature_from=mature_from).take(over & sound), UnusedVisits(
         *(int(flags.sum()) for flags in unused)

@@ -87,8 +87,8 @@ class DatasetWriter:
                 continue
             # which visits have states, a split that is still right, and an end
             names = self._names(batch, visits)
-            recorded = np.logical_and.reduceat(visits.once("recorded"), visits.start[:-1])
-            same, short = names.split == visits.each("split"), np.diff(visits.start) <= ended_visits.LONGEST
+            recorded = np.logical_and.reduceat(visits.per_decision("recorded"), visits.start[:-1])
+            same, short = names.split == visits.per_visit("split"), np.diff(visits.start) <= ended_visits.LONGEST
             total["unrecorded"] += int((~recorded).sum())
             total["unnamed"] += int((recorded & ~same).sum())
             total["endless"] += int((recorded & same & ~short).sum())
@@ -110,7 +110,7 @@ class DatasetWriter:
     def _names(self, batch: Batch, visits: EndedVisits) -> VisitNames:
         keys = batch.keys
         assert keys is not None
-        session, number = visits.each("session_id"), visits.each("visit").tolist()
+        session, number = visits.per_visit("session_id"), visits.per_visit("visit").tolist()
         row = np.searchsorted(keys["session_id"], session)
         sessions, users = keys["key"][row].tolist(), keys["user"][row].tolist()
         owners = [user or key for user, key in zip(users, sessions, strict=True)]
@@ -120,16 +120,16 @@ class DatasetWriter:
 
     def _portions(self, visits: EndedVisits) -> Iterator[Flags]:
         """The visits, few enough at a time for their eligible sets to be in memory."""
-        sizes = contents.set_sizes(self.unit, set(visits.once("eligible_id").tolist()))
+        sizes = contents.set_sizes(self.unit, set(visits.per_decision("eligible_id").tolist()))
         portions = min(-(-sum(sizes.values()) // CELLS), len(visits))
         number = np.arange(len(visits)) * portions // len(visits)
         return (number == portion for portion in range(portions))
 
     def _rows(self, visits: EndedVisits, names: VisitNames) -> VisitRows:
         slots, first = visits.slots, visits.first
-        eligible, revision = visits.once("eligible_id"), visits.once("catalogue_revision")
+        eligible, revision = visits.per_decision("eligible_id"), visits.per_decision("catalogue_revision")
         # the states
-        contexts, which = trained.readings(self.unit, visits.once("context_id"))
+        contexts, which = trained.readings(self.unit, visits.per_decision("context_id"))
         state = self.reader.states(self.reader.encoded(contexts)[which], visits.histories(), revision)
         # shown and remembered arms, as indices in the eligible sets
         sets, of_decision = self._sets(eligible, revision)
@@ -142,9 +142,9 @@ class DatasetWriter:
             eligible_sets=sets, name=names.name.view(np.uint64), split=names.split, cluster=names.cluster,
             length=np.diff(visits.start), eligible=of_decision, size=np.diff(first),
             remembered=np.bincount(state.row[in_set], minlength=len(eligible)),
-            log_propensity=visits.once("log_propensity"), reward=visits.reward, default=visits.default.astype(np.int64),
-            lowest=visits.lowest, x=state.x, shown=shown, earned=slots["reward"], logged=_log_propensities(slots),
-            arm=remembered[in_set], memory=state.memory[in_set],
+            log_propensity=visits.per_decision("log_propensity"), reward=visits.reward, lowest=visits.lowest,
+            default=visits.default.astype(np.int64), x=state.x, shown=shown, earned=slots["reward"],
+            logged=_log_propensities(slots), arm=remembered[in_set], memory=state.memory[in_set],
         )  # fmt: skip
 
     def _positions(self, ids: Ids) -> Ids:
