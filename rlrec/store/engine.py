@@ -32,6 +32,7 @@ POSTGRES_SETTINGS = {
     "client_encoding": "'UTF8'",
     "standard_conforming_strings": "'on'",
     "bytea_output": "'hex'",
+    "array_nulls": "'on'",
     "extra_float_digits": "'1'",  # doubles come back as they were stored
     "default_transaction_isolation": "'read committed'",
     "lock_timeout": f"CASE current_setting('lock_timeout') WHEN '0' THEN '{BUSY_TIMEOUT_S}s'"

@@ -24,6 +24,7 @@ ROLE = {
     "extra_float_digits": "-15",
     "standard_conforming_strings": "off",
     "bytea_output": "escape",
+    "array_nulls": "off",
     "client_encoding": "LATIN1",
     "default_transaction_isolation": "serializable",
 }
@@ -64,6 +65,7 @@ def test_settings_of_a_database_do_not_reach_the_store(postgres: str) -> None:
             assert unit.ask_value("SELECT reward_sum FROM belief WHERE reward_sum > 0") == 0.1
             assert unit.ask_value("SELECT key FROM session") == "é"
         run = runner(postgres)
+        assert run("feedback", first["decision_id"], "click").exit_code == 0
         assert run("doctor", "--json").json["findings"] == []
 
 
