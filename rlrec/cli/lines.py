@@ -16,7 +16,7 @@ import stat
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -361,9 +361,7 @@ def _unknown_field_hint(name: str, kind: Any) -> str | None:
     """A hint for a field that a line does not have at this place: where it stands, a near name, or all names."""
     names = _fields(kind)
     if name in names and hasattr(kind, "__struct_fields__"):
-        from typing import get_type_hints
-
-        holder = next((field for field, hint in get_type_hints(kind).items() if name in _fields(hint)), None)
+        holder = next((field for field, hint in _hints(kind).items() if name in _fields(hint)), None)
         example = _example(kind)
         return f"it stands in `{holder}`" + (f", {example}" if example else "")
     return suggest(name, names) or (f"known: {', '.join(names)}" if names else None)
@@ -375,12 +373,21 @@ def _example(kind: Any) -> str | None:
     return None if example is None else f"for example {example}"
 
 
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    """The types of the fields of a Struct; kept, as a file may have this error on each of its lines."""
+    from typing import get_type_hints
+
+    return get_type_hints(kind)
+
+
+@cache
 def _fields(kind: Any) -> list[str]:
     """The names of the fields that a Struct, or any Struct inside it, takes."""
-    from typing import get_args, get_type_hints
+    from typing import get_args
 
     if isinstance(kind, type) and hasattr(kind, "__struct_encode_fields__"):
-        inner = [name for hint in get_type_hints(kind).values() for name in _fields(hint)]
+        inner = [name for hint in _hints(kind).values() for name in _fields(hint)]
         return list(dict.fromkeys([*kind.__struct_encode_fields__, *inner]))
     return [name for inner_kind in get_args(kind) for name in _fields(inner_kind)]
 

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import threading
 from pathlib import Path
 
@@ -210,6 +211,14 @@ def test_a_foreign_line_is_told_where_its_arm_belongs(run_sqlite: Run) -> None:
     assert run_sqlite("import-log", "-", "--layout", "jsonl", stdin=example + "\n").exit_code == 0
     missing = run_sqlite("import-log", "-", "--layout", "jsonl", stdin='{"session": "s1"}\n')
     assert "field slate: is missing. for example {" in missing.stderr
+
+
+def test_a_file_that_has_an_unknown_field_on_each_line_is_refused_quickly(run_sqlite: Run, tmp_path: Path) -> None:
+    lines = "".join(f'{{"session": "s{n}", "arm": "a"}}\n' for n in range(2000))
+    start = time.process_time()
+    options = ("--on-error", "quarantine", "--rejects", tmp_path / "rejects")
+    assert run_sqlite("import-log", "-", "--layout", "jsonl", *options, stdin=lines).exit_code == 5
+    assert time.process_time() - start < 1  # 2 s and more where every line reads the types of its fields again
 
 
 def test_rewards_that_the_definition_clips_or_ignores_are_counted_and_said(run: Run) -> None:
