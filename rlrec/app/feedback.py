@@ -82,11 +82,7 @@ def feedback(store: Store, line: Line) -> Result:
 
 
 def feedback_stream(
-    store: Store,
-    groups: Callable[[], Iterable[Group]],
-    *,
-    quarantine: bool,
-    rejected: Callable[[InputError], None],
+    store: Store, groups: Callable[[], Iterable[Group]], *, quarantine: bool, rejected: Callable[[InputError], None]
 ) -> Summary:
     """Record many lines: all in one transaction or none (the first error is raised), or group by group with the
     refused ones handed to `rejected`. `groups` gives the input anew each time it is called."""

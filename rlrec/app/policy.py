@@ -98,10 +98,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
     prior = {} if request.prior is None else parameters.prior(Path(request.prior))
     declared = None if request.features is None else parameters.features(request.features)
     if declared is not None and not policy.contextual:
-        raise InputError(
-            f"kind {request.kind} reads no context",
-            hint="leave out --features, or use linucb, say",
-        )
+        raise InputError(f"kind {request.kind} reads no context", hint="leave out --features, or use linucb, say")
     definition = {
         "kind": request.kind,
         "params": typed,

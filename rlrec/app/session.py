@@ -129,8 +129,7 @@ def _chosen(visits: Sequence[Visit], request: Request) -> Visit:
     chosen = next((visit for visit in visits if visit.number == request.visit), None)
     if chosen is None:
         raise InputError(
-            f"session {request.key!r} has no visit {request.visit}",
-            hint=f"it has visits 1 to {visits[-1].number}",
+            f"session {request.key!r} has no visit {request.visit}", hint=f"it has visits 1 to {visits[-1].number}"
         )
     return chosen
 

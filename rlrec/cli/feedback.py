@@ -54,10 +54,7 @@ def feedback(
             raise click.UsageError("--input and a single decision do not go together")
         lines.copy_unless_file()
         summary = use_case.feedback_stream(
-            store,
-            lambda: _groups(lines, use_case.Line),
-            quarantine=lines.refusals.quarantine,
-            rejected=lines.refuse,
+            store, lambda: _groups(lines, use_case.Line), quarantine=lines.refusals.quarantine, rejected=lines.refuse
         )
         show(replace(summary, rejected=lines.refusals.count))
         return

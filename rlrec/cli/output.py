@@ -52,11 +52,7 @@ class Show:
         flush()
 
     def _laid_out(
-        self,
-        result: Any,
-        table: View | None,
-        columns: Sequence[str] | None,
-        flat: Iterable[Mapping[str, Any]] | None,
+        self, result: Any, table: View | None, columns: Sequence[str] | None, flat: Iterable[Mapping[str, Any]] | None
     ) -> Iterable[bytes]:
         from rlrec.cli import plain, tables
 

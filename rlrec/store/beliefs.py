@@ -91,13 +91,7 @@ def _at(
 
 
 def add(
-    unit: Unit,
-    version_id: int,
-    *,
-    seq: int,
-    changes: Mapping[BeliefKey, Any],
-    ordinal: int = 0,
-    discount: float = 1.0,
+    unit: Unit, version_id: int, *, seq: int, changes: Mapping[BeliefKey, Any], ordinal: int = 0, discount: float = 1.0
 ) -> None:
     """Add changes to the sums, and store each as delta `seq`; the caller holds the policy's lock.
     changes: by bucket and arm the three sums, and the further ones of kinds that have any. ordinal, discount: of a

@@ -57,11 +57,7 @@ def find(
 
 
 def _intern(
-    unit: Unit,
-    table: str,
-    named: Mapping[bytes, object],
-    columns: Sequence[str],
-    rows: Sequence[tuple[object, ...]],
+    unit: Unit, table: str, named: Mapping[bytes, object], columns: Sequence[str], rows: Sequence[tuple[object, ...]]
 ) -> dict[bytes, int]:
     ids = _ids(unit, table, named)
     new = [row for row in rows if row[0] not in ids]

@@ -159,13 +159,7 @@ def raise_ordinal(unit: Unit, policy_id: int, *, by: int) -> None:
 
 
 def add_policy(
-    unit: Unit,
-    *,
-    name: str,
-    kind: str,
-    params: Mapping[str, Any],
-    definition: str,
-    base_id: int | None = None,
+    unit: Unit, *, name: str, kind: str, params: Mapping[str, Any], definition: str, base_id: int | None = None
 ) -> int:
     return unit.add(
         "policy",

@@ -74,9 +74,7 @@ class GroupPartial:
 
     def __add__(self, other: GroupPartial) -> GroupPartial:
         return GroupPartial(
-            sums=self.sums + other.sums,
-            learned=self.learned or other.learned,
-            no_state=self.no_state + other.no_state,
+            sums=self.sums + other.sums, learned=self.learned or other.learned, no_state=self.no_state + other.no_state
         )
 
 

@@ -51,10 +51,7 @@ class SessionUnit:
                 hint="estimate per impression, or leave it out by --log",
             )
         fold = SessionFold(
-            estimators=estimators,
-            gamma=evaluation.request.gamma,
-            horizon=max(1, horizon),
-            spanning=evaluation.spanning,
+            estimators=estimators, gamma=evaluation.request.gamma, horizon=max(1, horizon), spanning=evaluation.spanning
         )
         rewards = {shared.reward.id: shared.reward for shared in evaluation.shared}
         cutoffs = {key: Cutoff.of(unit, reward) for key, reward in rewards.items()}

@@ -106,12 +106,7 @@ def unstored(kind: str, params: Mapping[str, Any], reward: Reward) -> Version:
 
 
 def fit_design(
-    unit: Unit,
-    selected: Selection | None,
-    draft: Version,
-    *,
-    declared: Mapping[str, Encoder],
-    shared: bool,
+    unit: Unit, selected: Selection | None, draft: Version, *, declared: Mapping[str, Encoder], shared: bool
 ) -> Design:
     """Encoders as declared, else fitted to the contexts of a log and to the catalogue, or hashed where there is none.
 
