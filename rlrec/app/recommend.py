@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import copy
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -204,24 +204,16 @@ def _store(
     return answers
 
 
-class SeenVisit(NamedTuple):
-    """The visit that a decision belongs to, as the decision saw it. history: packed."""
-
-    session: OpenSession
-    step: int
-    state: str
-    history: bytes
-
-
 def _serve(
     unit: Unit, planned: Mapping[int, PlannedRequest], decision_ids: Mapping[int, int], seed: int, cache: ServingCache,
     sessions: OpenSessions,
-) -> tuple[dict[int, SeenVisit], dict[int, DrawnSlate]]:  # fmt: skip
-    """The visit and the slate of every decision, by index. The requests of a session are served one after another, so
-    that each sees those before it."""
+) -> tuple[dict[int, tuple[OpenSession, int, str, bytes]], dict[int, DrawnSlate]]:  # fmt: skip
+    """Two answers by index: the session of a decision with its step, state and packed history as the decision saw them,
+    and the slate. The requests of a session are served one after another, so that each sees those before it."""
     stateless = {index: plan for index, plan in planned.items() if not plan.shared.stateful}
     slates = draw(stateless, decision_ids, seed, cache.keys)
-    now, any_stateful, visits = unit.now, len(slates) < len(planned), dict[int, SeenVisit]()
+    now, any_stateful = unit.now, len(slates) < len(planned)
+    visits: dict[int, tuple[OpenSession, int, str, bytes]] = {}
     reader: HistoryReader | None = None
     for turn in _turns(planned):
         arrived = [sessions.arrive(plan.request.session) for plan in turn.values()]
@@ -235,7 +227,7 @@ def _serve(
             slates |= draw_stateful(stateful, decision_ids, seed, cache.keys, histories=histories.take(chosen))
         for index, session, history in zip(turn, arrived, histories.packed(), strict=True):
             slate = slates[index]
-            visits[index] = SeenVisit(session, session.steps, session.state(now), history)
+            visits[index] = session, session.steps, session.state(now), history
             session.add_slate(decision_ids[index], slate.arms, slate.recent, now)
     return visits, slates
 

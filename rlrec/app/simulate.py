@@ -175,7 +175,6 @@ class SimulatedStore:
         return self.store.now
 
     def _session(self, number: int) -> str:
-        """The key of a session."""
         return f"sim{self.first}-{number}"
 
     def _serve(self, sessions: Sequence[str], observed: Array) -> Array:

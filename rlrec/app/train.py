@@ -100,7 +100,6 @@ def train(store: Store, request: Request, *, progress: Callable[[str], None] = l
 
 
 def _parent(unit: Unit, request: Request) -> Version:
-    """The version that the training starts from."""
     reference = request.name if request.from_version is None else f"{request.name}@{request.from_version}"
     if lookup.split(request.name)[1] is not None:
         raise InputError(f"{request.name!r} names a version", hint="write the policy, and --from-version V")
@@ -164,7 +163,6 @@ class _TrainingRun:
         return replace(selected, since=since if selected.since is None else max(since, selected.since))
 
     def _record(self, unit: Unit, selection: Selection, report: WriteReport, now: int) -> dict[str, Any]:
-        """The record of its log that the version stores."""
         record = lineage.record(
             unit, self.request.log or "", selection, last_id=report.last_id, window_us=self.parent.reward.window_us,
             slots=report.slots,

@@ -80,11 +80,10 @@ class ImpressionFold:
         summary, drawn = partial.moments.summary(), None
         if options.interval == "bootstrap-t" and any(estimator.intervals for estimator in self.estimators.values()):
             drawn = intervals.replicates(summary, seed=options.seed, number=options.replicates)
-        at_end = [
+        return [
             EstimatorFold(
                 label=label, estimator=estimator, summary=summary, weights=partial.weights, distorted=distorted,
                 predictions=partial.predictions,
-            )
+            ).estimate(options, drawn)
             for (label, estimator), distorted in zip(self.estimators.items(), partial.distorted.tolist(), strict=True)
         ]  # fmt: skip
-        return [of_estimator.estimate(options, drawn) for of_estimator in at_end]

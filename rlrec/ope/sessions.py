@@ -122,15 +122,11 @@ class SessionFold:
         if options.interval == "bootstrap-t" and any(kind.step_column is None for kind in self.estimators.values()):
             drawn = intervals.replicates(summary, seed=options.seed, number=options.replicates)
         manner = "greedy" if options.greedy else "as served"
-        ess_by_step, horizon = _support(partial)
-        estimates = [
-            at_end(partial, estimator, label=label, summary=summary).estimate(options, drawn)
-            for label, estimator in self.estimators.items()
-        ]
         estimand = f"mean return per session, {manner}, gamma {self.gamma:.12g}"
-        return [
-            replace(estimate, estimand=estimand, ess_by_step=ess_by_step, horizon=horizon) for estimate in estimates
-        ]
+        ess_by_step, horizon = _support(partial)
+        at_ends = [at_end(partial, each, label=label, summary=summary) for label, each in self.estimators.items()]
+        estimates = (of_estimator.estimate(options, drawn) for of_estimator in at_ends)
+        return [replace(each, estimand=estimand, ess_by_step=ess_by_step, horizon=horizon) for each in estimates]
 
 
 def _diagnose(course: Course, weight: Array, *, weighted_reward: Array, largest: Array) -> Weights:

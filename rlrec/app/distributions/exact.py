@@ -249,7 +249,6 @@ def load(
 
 
 def _read(unit: Unit, distribution: VersionDistribution, seq: int | None, ordinal: int | None) -> None:
-    """Read the belief of a version into it."""
     version = distribution.version
     if has_plain_sums(distribution.policy):
         distribution._set_sums(

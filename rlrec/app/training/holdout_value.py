@@ -83,7 +83,6 @@ class HoldoutValue:
         return self.fold.finish(partial, FinishOptions(interval="normal"))[0]
 
     def _partial(self, parameters: Parameters) -> SessionPartial:
-        """The fold over the visits."""
         total: SessionPartial | None = None
         for rows in self.split.batches(self.most):
             more = self.fold.partial(self._batch(rows, parameters))

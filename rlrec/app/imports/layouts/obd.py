@@ -134,8 +134,6 @@ class Obd(Layout):
     def _line(self, text: bytes) -> tuple[int, str, int, bool, float, str]:
         line = _decoded(text)
         cells = next(csv.reader([line])) if '"' in line else line.split(",")
-        if len(cells) != self._width:
-            raise InputError(f"{len(cells)} cells, the header has {self._width}")
         context = self._context(cells)
         time, item, position, click, propensity = map(cells.__getitem__, self._chosen)
         values = _item(item), _position(position), _click(click), _propensity(propensity)
