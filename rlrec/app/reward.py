@@ -46,7 +46,7 @@ class Result(Definition):
 
 
 def define(store: Store, request: Request) -> Result:
-    """The definition, stored. The same again is fine; raises Conflict where the name has another one."""
+    """Store a definition; once more changes nothing. Raises Conflict where the name has another one."""
     weights, transforms = _terms(request.weights)
     definition = Reward(
         id=0,

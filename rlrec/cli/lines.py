@@ -100,7 +100,7 @@ def rereadable(source: str) -> str | BinaryIO:
 
 
 class _Cutter:
-    """Blocks of bytes to numbered lines; no line takes more memory than LIMIT and one block."""
+    """Cuts blocks of bytes into numbered lines; no line takes more memory than LIMIT and one block."""
 
     def __init__(self) -> None:
         self.number = 0

@@ -20,7 +20,7 @@ from rlrec.policy.reward import LIMIT
 @dataclass(frozen=True, kw_only=True)
 class Change:
     """A change of the mean: the first reward after it (an estimate), the reward at which it was noticed, and the means
-    on both sides. Rewards are named by their marks."""
+    on both sides. start and alarm are marks of rewards, as `Detector.take` was given them."""
 
     start: int
     alarm: int

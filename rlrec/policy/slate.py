@@ -26,9 +26,9 @@ _ENTRIES = 1 << 20  # numbers in a working array
 class Draw:
     """n slates of k positions. All arrays are (n, k).
 
-    slates arms; propensity given the positions above; marginal of the arm at its position whatever stands above, NaN
-    where that has no closed form; minimum smallest propensity any arm left had there; rounded where SMALLEST replaces
-    a 0."""
+    slates: the arms. propensity: given the positions above. marginal: of the arm at its position, whatever is
+    above; NaN where that has no closed form. minimum: the smallest propensity of the arms left there. rounded: whether
+    SMALLEST replaces a 0."""
 
     slates: Index
     propensity: Array

@@ -45,7 +45,7 @@ class Audience(Protocol):
 
 
 class World:
-    """An audience with a clock, and rewards that are 1 with the mean of their arm."""
+    """An audience with a clock, whose rewards are 1 with a probability that is the mean of their arm, else 0."""
 
     arms: int
     features: int = 0

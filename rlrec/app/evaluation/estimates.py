@@ -22,7 +22,7 @@ from rlrec.store import Unit
 from rlrec.store.reader import Selection
 
 ONCE_A_SLOT = ("position", "arm")  # of the fields that rows are grouped by
-CHOSEN = "snips"  # what may be chosen of rows that are picked by the arm the logger chose
+CHOSEN = "snips"  # the usual estimator by arm: the logger chose the arm, so that it must be self-normalised
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ def _check(request: Request, chosen: ope.EstimatorChoice) -> None:
 
 
 def _check_sessions(request: Request, chosen: ope.EstimatorChoice) -> None:
-    """A session has no position, no arm, and no row of its own."""
+    """Raises InputError for what a session lacks: one position, one arm, and a row of its own as cluster."""
     name = next(iter(chosen.sessions))
     if request.by in ONCE_A_SLOT:
         hint = "by policy, version, variant, day or a field of the context, as they are where it begins"
@@ -116,8 +116,8 @@ def prepare(
     unit: Unit, request: Request, estimators: ope.EstimatorChoice, selection: Selection
 ) -> tuple[Evaluation, list[RowUnit[Any, Any]], LogReader]:
     """The request as the store understands it, the units of its estimators, and the reader of their log."""
-    returns = any(estimator.modelled for estimator in estimators.sessions.values())
-    encode = returns or (_modelled(estimators) and request.reward_model is None)
+    models_returns = any(estimator.modelled for estimator in estimators.sessions.values())
+    encode = models_returns or (_modelled(estimators) and request.reward_model is None)
     evaluation = Evaluation.of(unit, request, selection, encode=encode)
     units: list[RowUnit[Any, Any]] = []
     if estimators.impressions:

@@ -53,8 +53,8 @@ M = TypeVar("M")
 class RowCounts(UnusedVisits):
     """How many rows of a log there are: impressions, or visits.
 
-    used: those that estimates were made from. other_policy: usable ones that a logged policy cannot be judged by, being
-    another's. selected: all impressions. waiting: too young ones."""
+    used: those that estimates were made from. other_policy: usable ones of other policies, by which a
+    logged policy cannot be judged. selected: all impressions. waiting: too young ones."""
 
     used: int = 0
     other_policy: int = 0
@@ -65,8 +65,8 @@ class RowCounts(UnusedVisits):
 class GroupPartial:
     """Sums of one target over the rows of one group.
 
-    sums: of the estimators. learned: whether such a row taught the target. no_state: rows that the target could not be
-    asked about."""
+    sums: of the estimators. learned: whether the target learned from one of these rows. no_state: rows that
+    the target could not be asked about."""
 
     sums: Any
     learned: bool

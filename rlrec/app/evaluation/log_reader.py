@@ -80,7 +80,7 @@ class LogReader:
             yield replace(batch, slots=slots, events=events), eligible
 
     def _logged(self, log: Batch, eligible: Mapping[int, Ids], *, impressions: bool) -> LoggedBatch:
-        """The batch with what folds need beside. impressions: with slates and support."""
+        """The batch with all that folds need. impressions: also slates, and the support of the loggers."""
         slots = log.slots
         unknown, alone = unknown_support(slots)
         fields = self.loggers.reads(slots, unknown) if impressions else ()

@@ -72,7 +72,7 @@ class TargetProbabilities:
 
 @dataclass(eq=False)
 class Scorer:
-    """One target, with a memory of the cases that it has worked out: what it answers does not depend on it."""
+    """The probabilities of one target. It remembers the cases that it has worked out, which changes no answer."""
 
     target: Target
     arms: ArmTable

@@ -29,7 +29,7 @@ def plan(unit: Unit, requests: Sequence[Request | InputError], cache: ServingCac
 
 
 class _Group:
-    """The requests of a group before one snapshot of the store."""
+    """The requests of a group, planned in one snapshot of the store."""
 
     def __init__(self, unit: Unit, requests: Sequence[Request], cache: ServingCache) -> None:
         self.unit, self.requests, self.cache = unit, requests, cache

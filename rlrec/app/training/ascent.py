@@ -72,7 +72,7 @@ class Epoch:
 
     @property
     def rank(self) -> tuple[bool, float]:
-        """Its rank: epochs with enough effective visits come first, then the lower bound of the gain counts."""
+        """The rank of the epoch: enough effective visits come first, then the lower bound of the gain counts."""
         return (self.ess or 0.0) >= LEAST, -np.inf if self.lower is None else self.lower
 
 
