@@ -8,6 +8,7 @@ from typing import Any, NotRequired, cast
 
 import numpy as np
 
+from rlrec.app.audit.stored_slates import near
 from rlrec.app.distributions import exact
 from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribution
 from rlrec.app.distributions.trained import Trained
@@ -22,8 +23,6 @@ from rlrec.policy.gradient import MEMORY, State
 from rlrec.records import Decision, Slot, Version
 from rlrec.store import Store, Unit, arms, contents, decisions, events, policies
 from rlrec.store.events import CENSOR
-
-ABSOLUTE, RELATIVE = 1e-9, 1e-6  # a propensity computed another way may differ by either
 
 
 class Result(decision_json.Answer):
@@ -156,14 +155,14 @@ class DerivedDecision:
         }
 
     def agrees(self) -> bool | None:
-        """Whether every stored probability is the one derived again; None where nothing can be derived."""
+        """Whether every probability that is stored is the one derived again; None where nothing can be derived."""
         if self.case is None:
             return None
         slots, columns = self.decision.slots, self.columns(self.decision.slots)
         rows = np.arange(len(slots))
-        pairs = [([slot.propensity for slot in slots], self.conditional[rows, columns])]
-        pairs.append(([slot.marginal for slot in slots], self.marginal[rows, columns]))
-        return all(_near(np.array(stored, np.float64), derived) for stored, derived in pairs)
+        stored = np.array([(slot.propensity, slot.marginal) for slot in slots], np.float64).T
+        derived = np.array([self.conditional[rows, columns], self.marginal[rows, columns]])
+        return bool((near(stored, derived) | np.isnan(stored)).all())
 
     def features(self) -> dict[str, Any]:
         """The features of context and visit that are not 0, for a policy that reads the visit."""
@@ -202,10 +201,3 @@ class DerivedDecision:
 def _named(names: Sequence[str], values: Array) -> dict[str, float]:
     """The values that are not 0, by name."""
     return {name: value for name, value in zip(names, values.tolist(), strict=True) if value}
-
-
-def _near(stored: Array, derived: Array) -> bool:
-    """Whether probabilities agree within the precision of doubles; those that were not stored are left out."""
-    compared = ~np.isnan(stored)
-    distance = np.abs(stored - derived)[compared]
-    return bool(np.all((distance <= ABSOLUTE) | (distance <= RELATIVE * derived[compared])))

@@ -124,17 +124,18 @@ def compare(stored: Stored, derived: Derived, *, of: str, findings: Findings) ->
     for name in ("propensity", "marginal", "min_propensity"):
         its, other = getattr(stored, name), getattr(derived, name)
         # a marginal without a closed form is stored as none
-        wrong = ~_near(its, other) & ~(np.isnan(its) & (np.isnan(other) | (other <= 0)))
+        wrong = ~near(its, other) & ~(np.isnan(its) & (np.isnan(other) | (other <= 0)))
         for row, column in np.argwhere(wrong).tolist():
             values = f"{its[row, column]:.12g}, not {other[row, column]:.12g}"
             details.setdefault(row, []).append(f"{name} at position {column + 1} is {values}")
     joint = np.log(np.maximum(derived.propensity, slate.SMALLEST)).sum(axis=1)
-    for row in np.flatnonzero(~_near(np.exp(stored.log), np.exp(joint))).tolist():
+    for row in np.flatnonzero(~near(np.exp(stored.log), np.exp(joint))).tolist():
         details.setdefault(row, []).append(f"log_propensity is {stored.log[row]:.12g}, not {joint[row]:.12g}")
     for row, what in sorted(details.items()):
         findings.error(CHECK, f"decision {stored.ids[row]}", f"from {of}: {'; '.join(what)}")
 
 
-def _near(stored: Array, derived: Array) -> Flags:
+def near(stored: Array, derived: Array) -> Flags:
+    """Which probabilities agree within the precision of doubles."""
     distance = np.abs(stored - derived)
     return (distance <= ABSOLUTE) | (distance <= RELATIVE * derived)

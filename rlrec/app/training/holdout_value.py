@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -27,12 +29,8 @@ FEW = 50  # replicates of an interval that nobody looks at
 
 def fit_values(split: DatasetSplit, *, gamma: float, arms: int) -> ReturnModel:
     """The model of returns that some visits teach."""
-    total: ReturnSums | None = None
-    for rows in split.batches():
-        more = ReturnSums.of(_decisions(rows), rows.reward, gamma=gamma, arms=arms)
-        total = more if total is None else total + more
-    assert total is not None
-    return total.finish()
+    of_batches = (ReturnSums.of(_decisions(rows), rows.reward, gamma=gamma, arms=arms) for rows in split.batches())
+    return reduce(add, of_batches).finish()
 
 
 def _decisions(rows: VisitRows) -> Decisions:
@@ -83,12 +81,8 @@ class HoldoutValue:
         return self.fold.finish(partial, FinishOptions(interval="normal"))[0]
 
     def _partial(self, parameters: Parameters) -> SessionPartial:
-        total: SessionPartial | None = None
-        for rows in self.split.batches(self.most):
-            more = self.fold.partial(self._batch(rows, parameters))
-            total = more if total is None else total + more
-        assert total is not None
-        return total
+        batches = (self._batch(rows, parameters) for rows in self.split.batches(self.most))
+        return reduce(add, map(self.fold.partial, batches))
 
     def _batch(self, rows: VisitRows, parameters: Parameters) -> VisitBatch:
         """Visits with the probabilities that the parameters give them."""
