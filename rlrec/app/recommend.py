@@ -173,7 +173,7 @@ def _store(
     unit: Unit, ledger: Ledger, planned: Mapping[int, PlannedRequest], seed: int, cache: ServingCache,
     sessions: OpenSessions,
 ) -> dict[int, Answer]:  # fmt: skip
-    """Decisions and their slots into the tables, and into the ledger: the answers by index."""
+    """Store decisions with their slots, and enter these into the ledger: the answers by index."""
     decision_ids = dict(zip(planned, decisions.reserve(unit, len(planned)), strict=True))
     visits, slates = _serve(unit, planned, decision_ids, seed, cache, sessions)
     columns = {shared: _columns(shared, ledger, cache) for shared in {plan.shared for plan in planned.values()}}
