@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from rlrec.store import contents
 from tests.benchmarks.measure import Setting, rlrec, said
 
 # As rlrec opens a file, but for one: its bulk writes vouch for foreign keys, the reference has them checked.
@@ -177,13 +178,14 @@ INSERT INTO users (id, key) {users} SELECT i, 'u' || i FROM n;
 INSERT INTO session (id, key, user_id, split, created_at) {visits}
     SELECT {session} + i, 's' || i, 1 + {hash} % {user}, (1 + {hash} % {user}) % 3, {at} FROM n;
 INSERT INTO visit (session_id, number, started_at, last_at, steps, recent) {visits}
-    SELECT {session} + i, 1, {at} + (i - 1) * {visit} * {pace}, {at} + i * {visit} * {pace}, {visit}, '["a1"]' FROM n;
+    SELECT {session} + i, 1, {at} + ((i - 1) * {visit} + 1) * {pace}, {at} + i * {visit} * {pace}, {visit}, '["a1"]'
+    FROM n;
 INSERT INTO decision (id, policy_id, version_id, belief_seq, seq, session_id, visit, step, context_id, state,
         eligible_id, catalogue_revision, size, log_propensity, seed, at, imported) {decisions}
     SELECT {decision} + i, {policy}, {version}, {seq}, {seq} + 1, {session} + 1 + (i - 1) / {visit}, 1,
         (i - 1) % {visit}, {context} + {hash} * 40503 / 65536 % {contexts},
         CASE (i - 1) % {visit} WHEN 0 THEN '{{"step":0}}'
-            ELSE '{{"gap_s":0.00005,"recent":["a1"],"step":' || (i - 1) % {visit} || '}}' END,
+            ELSE '{{"gap_s":0.00005,"recent":["a1"],"step":' || ((i - 1) % {visit}) || '}}' END,
         {eligible}, {revision}, 1, {log_propensity}, i, {at} + i * {pace}, 0 FROM n;
 INSERT INTO slot (decision_id, position, arm_id, propensity, marginal, min_propensity, censored, rounded) {decisions}
     SELECT {decision} + i, 1, {arm} + {hash} / 65536 % {arms}, {chance}, {chance}, {chance}, 0, 0 FROM n;
@@ -219,6 +221,13 @@ def _fill(connection: Any, decisions: int, visit: int, *, postgres: bool) -> Non
     connection.execute("BEGIN")
     for statement in script.split(";\n")[:-1]:
         connection.execute(statement)
+    mark = "%s" if postgres else "?"
+    for table in ("users", "session"):
+        ids, keys = zip(
+            *connection.execute(f"SELECT id, key FROM {table} WHERE digest IS NULL").fetchall(), strict=True
+        )
+        rows = list(zip(contents.key_digests(keys), ids, strict=True))
+        connection.cursor().executemany(f"UPDATE {table} SET digest = {mark} WHERE id = {mark}", rows)
     for name in ("users", "session", "decision") if postgres else ():
         connection.execute(f"SELECT setval(pg_get_serial_sequence('{name}', 'id'), (SELECT max(id) FROM {name}))")
     connection.execute("COMMIT")

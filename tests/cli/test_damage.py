@@ -27,7 +27,7 @@ def shop(run_sqlite: Run) -> Run:
 @pytest.mark.parametrize(
     ("change", "words", "where"),
     [
-        ("DELETE FROM arm", ("--policy", "home", "--request-id", "home"), "row 1 of table arm is gone"),
+        ("DELETE FROM arm", ("--policy", "home", "--request-id", "home"), "of table arm is gone"),
         ("DELETE FROM eligible_set", ("--policy", "home"), "row 1 of table eligible_set is gone"),
         ("DELETE FROM session", ("--policy", "home", "--request-id", "home"), "row 1 of table session is gone"),
         ("DELETE FROM version", ("--policy", "home", "--request-id", "home"), "row 1 of table version is gone"),
