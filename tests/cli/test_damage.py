@@ -19,7 +19,7 @@ def shop(run_sqlite: Run) -> Run:
         run_sqlite("arm", "add", arm, "--features", '{"heat": 1}')
     for policy, kind in (("home", "thompson"), ("lin", "lin-thompson"), ("grad", "gradient")):
         run_sqlite("policy", "create", policy, "--kind", kind)
-        decision = run_sqlite(*ASK, "--policy", policy, "--request-id", policy).json["decision_id"]
+        decision = run_sqlite(*ASK, "--policy", policy, "--request-id", policy, "--seed", 2).json["decision_id"]
         run_sqlite("feedback", decision, "click")
     return run_sqlite
 
