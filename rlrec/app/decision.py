@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NotRequired, cast
 
@@ -22,6 +21,7 @@ from rlrec.policy.base import Belief
 from rlrec.policy.gradient import MEMORY, State
 from rlrec.records import Decision, Slot, Version
 from rlrec.store import Store, Unit, arms, contents, decisions, events, policies
+from rlrec.store.damage import damaged, parse
 from rlrec.store.events import CENSOR
 
 
@@ -53,10 +53,13 @@ def show(store: Store, decision_id: int) -> Result:
                 f"unknown decision {decision_id}", hint="`rlrec session show KEY` lists those of a session"
             )
         decision = stored[decision_id]
+        if not decision.imported and len(decision.slots) != decision.size:
+            raise damaged(f"decision {decision_id} has {len(decision.slots)} of its {decision.size} slots")
         version = policies.by_id(unit, [decision.version_id])[decision.version_id]
         received = events.by_decision(unit, [decision_id]).get(decision_id, [])
         answer, state = (read(unit, stored)[decision_id] for read in (decision_json.answers, decision_json.states))
-        context = json.loads(contents.context_bodies(unit, [decision.context_id])[decision.context_id])
+        bodies = contents.context_bodies(unit, [decision.context_id])
+        context = parse(bodies[decision.context_id], f"body of context {decision.context_id}")
         counted = [event for event in received if event.kind != CENSOR]
         derived = DerivedDecision(unit, decision, version, context)
     del answer["duplicate"]

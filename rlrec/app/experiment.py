@@ -14,6 +14,7 @@ from rlrec.arrays import finite_or_none
 from rlrec.errors import Conflict, InputError
 from rlrec.records import Reward, Version
 from rlrec.store import Store, Unit, experiments, policies, settings
+from rlrec.store.damage import StoredRows, damaged
 from rlrec.store.experiments import Experiment
 from rlrec.times import written
 
@@ -235,7 +236,9 @@ def _summary(unit: Unit, experiment: Experiment) -> ExperimentSummary:
 
 def _versions(unit: Unit, experiment: Experiment) -> dict[int, Version]:
     """The live version of each variant's policy, by the variant's id."""
-    live = policies.live(unit, {variant.policy for variant in experiment.variants})
+    if not experiment.variants:
+        raise damaged(f"the variants of experiment {experiment.name} are gone")
+    live = StoredRows("policy", policies.live(unit, {variant.policy for variant in experiment.variants}).items())
     return {variant.id: live[variant.policy][0] for variant in experiment.variants}
 
 

@@ -11,6 +11,7 @@ from rlrec.app.log.decision_reward import reward_of
 from rlrec.app.serving import decision_json
 from rlrec.records import Decision, Event, Slot
 from rlrec.store import Store, Unit, arms, contents, decisions, events, policies, reader
+from rlrec.store.damage import StoredRows, parse
 from rlrec.store.events import CENSOR
 from rlrec.times import written
 
@@ -39,7 +40,7 @@ def _records(unit: Unit, ids: Collection[int]) -> Iterator[Record]:
         of_decision = [event for event in stored_events.get(number, ()) if event.kind != CENSOR]
         source = json.loads(decision.source) if decision.source else {}
         yield _with_slots({**answers[number]}, decision) | {
-            "context": json.loads(contexts[decision.context_id]),
+            "context": parse(contexts[decision.context_id], f"body of context {decision.context_id}"),
             "state": states[number],
             "eligible": eligible[decision.eligible_id],
             "reward": reward_of(versions[decision.version_id].reward, decision, of_decision, position=None),
@@ -53,7 +54,7 @@ def _eligible(unit: Unit, ids: Collection[int]) -> dict[int, list[str]]:
     """Arm keys of each eligible set, in order of the key: ids are another store's."""
     sets = contents.eligible_arms(unit, ids)
     keys = arms.keys(unit, {arm for arm_ids in sets.values() for arm in arm_ids})
-    return {number: sorted(keys[arm] for arm in arm_ids) for number, arm_ids in sets.items()}
+    return StoredRows("eligible_set", ((number, sorted(keys[arm] for arm in sets[number])) for number in sets))
 
 
 def _with_slots(answer: Record, decision: Decision) -> Record:

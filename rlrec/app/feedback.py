@@ -18,6 +18,7 @@ from rlrec.policy.reward import LIMIT
 from rlrec.records import Event, Reward
 from rlrec.store import Store, Unit, decisions, events, policies
 from rlrec.store.contents import digest
+from rlrec.store.damage import StoredRows
 from rlrec.store.events import CENSOR, FeedbackKey, FeedbackTarget
 from rlrec.store.unit import Row
 
@@ -204,7 +205,7 @@ class FeedbackTransaction:
         learning = {version.id: version for versions in self.ledger.learning.values() for version in versions}
         others = {target.version_id for target in self.targets if target.decision_id is not None} - learning.keys()
         versions = {**learning, **(policies.by_id(self.unit, others) if others else {})}
-        return {version_id: version.reward for version_id, version in versions.items()}
+        return StoredRows("version", ((version_id, version.reward) for version_id, version in versions.items()))
 
     def store(self) -> list[Stored]:
         """Store the lines: the outcome of each."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
+from rlrec.store.damage import StoredRows
 from rlrec.store.unit import Row, Unit
 
 
@@ -64,7 +65,7 @@ def labels(unit: Unit, variant_ids: Collection[int]) -> dict[int, VariantName]:
     """The name of each variant."""
     joined = "variant JOIN experiment ON experiment.id = variant.experiment_id"
     rows = unit.ask(f"SELECT variant.id, name, label FROM {joined} WHERE variant.id IN (?*)", variant_ids)
-    return {variant_id: VariantName(experiment, label) for variant_id, experiment, label in rows}
+    return StoredRows("variant", ((row[0], VariantName(*row[1:])) for row in rows))
 
 
 def add(unit: Unit, *, name: str, by: str, salt: str, definition: str) -> int | None:

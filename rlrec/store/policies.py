@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from rlrec.records import Head, Reward, StoredPolicy, Transform, Version
-from rlrec.store.damage import StoredRows, parse
+from rlrec.store.damage import StoredRows, damaged, parse
 from rlrec.store.unit import Row, Unit
 
 _REWARD = (
@@ -145,7 +145,10 @@ def lock(unit: Unit, policy_ids: Collection[int]) -> dict[int, Head]:
 
 def raise_seq(unit: Unit, policy_id: int) -> int:
     """The number of the policy's next change. The caller holds the head's lock."""
-    return int(unit.ask_value("UPDATE policy_head SET seq = seq + 1 WHERE policy_id = ? RETURNING seq", policy_id))
+    seq = unit.ask_value("UPDATE policy_head SET seq = seq + 1 WHERE policy_id = ? RETURNING seq", policy_id)
+    if seq is None:
+        raise damaged(f"row {policy_id} of table policy_head is gone")
+    return int(seq)
 
 
 def ordinal(unit: Unit, policy_id: int) -> int:

@@ -55,3 +55,36 @@ def test_the_damaged_row_is_named(shop: Run, sqlite_db: str, change: str, words:
     error = json.loads(said.stderr.splitlines()[-1])
     assert where in error["error"]
     assert "rlrec doctor" in error["hint"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "where"),
+    [
+        ("DELETE FROM slot", ("decision", "show", 1), "decision 1 has 0 of its 1 slots"),
+        ("UPDATE context SET body = '{'", ("decision", "show", 1), "body of context 1 is '{'"),
+        ("UPDATE context SET body = '{'", ("export-log", "-"), "body of context 1 is '{'"),
+        ("DELETE FROM eligible_set", ("export-log", "-"), "row 1 of table eligible_set is gone"),
+        ("DELETE FROM variant", ("export-log", "-"), "row 1 of table variant is gone"),
+        ("DELETE FROM version", ("feedback", 1, "click"), "row 1 of table version is gone"),
+        ("DELETE FROM policy_head", ("feedback", 1, "click"), "row 1 of table policy_head is gone"),
+        ("DELETE FROM variant", ("experiment", "show", "tea"), "the variants of experiment tea are gone"),
+        (
+            "UPDATE policy_head SET live_id = 99",
+            ("experiment", "show", "tea"),
+            "row home@tea/a of table policy is gone",
+        ),
+        ("DELETE FROM version", ("evaluate", "uniform"), "row 1 of table version is gone"),
+        ("DELETE FROM arm WHERE key = 'a'", ("evaluate", "home"), "row 1 of table arm is gone"),
+        ("DELETE FROM eligible_set", ("evaluate", "grad"), "row 1 of table eligible_set is gone"),
+    ],
+)
+def test_commands_that_read_the_log_name_the_damaged_row(
+    shop: Run, sqlite_db: str, change: str, words: tuple[object, ...], where: str
+) -> None:
+    shop("experiment", "create", "tea", "--variant", "a=home", "--variant", "b=grad", "--unit", "session")
+    shop(*ASK, "--experiment", "tea")
+    with closing(sqlite3.connect(sqlite_db, isolation_level=None)) as connection:
+        connection.execute("UPDATE decision SET at = at - 86400000000")
+        connection.execute(change)
+    said = shop(*words)
+    assert (said.exit_code, where in said.stderr) == (1, True), said.stderr

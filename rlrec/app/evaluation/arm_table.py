@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from rlrec.arrays import Ids
+from rlrec.store.damage import StoredRows
 
 
 class ArmTable:
@@ -15,7 +16,7 @@ class ArmTable:
     Sums over arms are in the order of keys, which is the same in every store."""
 
     def __init__(self, keys: Mapping[int, str]) -> None:
-        self.keys = keys
+        self.keys = StoredRows("arm", keys.items())
         self.ids: Ids = np.array(sorted(keys), np.int64)
         self.rank: Ids = np.argsort(np.argsort([keys[arm] for arm in self.ids.tolist()]))
 

@@ -18,6 +18,7 @@ from rlrec.app.evaluation.loggers import Loggers, unknown_support
 from rlrec.app.evaluation.request import Evaluation
 from rlrec.arrays import Flags, Ids, distinct, run_starts
 from rlrec.store import Unit, contents, reader
+from rlrec.store.damage import StoredRows
 from rlrec.store.reader import Batch
 
 CELLS = 4_000_000  # arms of eligible sets that are held at a time
@@ -99,6 +100,7 @@ class LogReader:
     def _eligible_sets(self, wanted: AbstractSet[int]) -> Mapping[int, Ids]:
         """The arms of eligible sets; those of the batch before are not read again."""
         read = contents.eligible_arms(self.unit, wanted - self._eligible.keys())
-        self._eligible = {key: arms for key, arms in self._eligible.items() if key in wanted}
+        held = ((key, arms) for key, arms in self._eligible.items() if key in wanted)
+        self._eligible = StoredRows("eligible_set", held)
         self._eligible |= {key: np.array(arms, np.int64) for key, arms in read.items()}
         return self._eligible

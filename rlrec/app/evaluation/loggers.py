@@ -19,6 +19,7 @@ from rlrec.policy import slate
 from rlrec.records import Version
 from rlrec.store import Unit, policies
 from rlrec.store.bulk import Columns
+from rlrec.store.damage import StoredRows
 
 DERIVED = 1_000  # distributions of loggers that one evaluation computes anew; rows beyond them stay unknown
 LONGEST = 256  # positions of a slate whose floor is worked out exactly
@@ -47,7 +48,7 @@ class Loggers:
 
     def __init__(self, unit: Unit, arms: ArmTable) -> None:
         self.unit, self.arms = unit, arms
-        self._versions: dict[int, Version] = {}
+        self._versions: dict[int, Version] = StoredRows("version")
         self._zeros: dict[tuple[object, ...], Flags] = {}
         self._policy = cache(lambda version_id: designs.policy_of(self._versions[version_id]))
         self._distribution = lru_cache(maxsize=8)(self._load)
