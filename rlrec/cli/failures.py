@@ -68,7 +68,13 @@ def _describe(error: BaseException, settings: Settings) -> tuple[str, str | None
     if isinstance(error, KeyboardInterrupt | click.Abort):
         return "interrupted", None, getattr(error, "code", INTERRUPTED)
     if isinstance(error, RlrecError):
-        return _location(error, settings) + error.message, _runnable(error.hint, settings), error.code
+        where, message = _location(error, settings), error.message
+        variable = _setting(message, settings.context) if isinstance(error, InputError) and not where else None
+        return (
+            where + message + (f" (from {variable})" if variable else ""),
+            _runnable(error.hint, settings),
+            error.code,
+        )
     if isinstance(error, click.ClickException):
         return *_usage(error), error.exit_code
     if isinstance(error, OSError) and error.strerror:
@@ -138,6 +144,12 @@ def _from_environment(param: click.Parameter, ctx: click.Context) -> str | None:
     if isinstance(param.envvar, str):
         return param.envvar
     return f"{ctx.auto_envvar_prefix}_{param.name}".upper() if ctx.auto_envvar_prefix else None
+
+
+def _setting(message: str, context: click.Context | None) -> str | None:
+    """The variable of the environment whose value an error speaks of, where it names no option."""
+    chosen = (_from_environment(param, context) for param in context.command.params) if context else ()
+    return next((variable for variable in chosen if variable and os.environ.get(variable, "\0") in message), None)
 
 
 def _option_hint(error: click.NoSuchOption, ctx: click.Context | None) -> str | None:

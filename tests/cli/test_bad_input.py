@@ -479,3 +479,9 @@ def test_a_stderr_that_is_full_changes_no_exit_code(shop_sqlite: Run, sqlite_db:
         with open("/dev/full", "wb") as full:
             command = [sys.executable, "-m", "rlrec", "--db", sqlite_db, *words]
             assert subprocess.run(command, stdout=subprocess.PIPE, stderr=full, check=False).returncode == code
+
+
+def test_an_error_about_a_value_from_the_environment_names_the_variable(run_sqlite: Run) -> None:
+    for option, value in (("LOG", "foo"), ("ESTIMATOR", "best"), ("REWARD", "zz"), ("LEVEL", "2")):
+        said = run_sqlite("evaluate", "uniform", env={f"RLREC_EVALUATE_{option}": value})
+        assert (said.exit_code, f"(from RLREC_EVALUATE_{option})" in said.stderr) == (2, True), said.stderr
