@@ -78,7 +78,7 @@ def location(db: str) -> URL:
 
 
 def _of_file(path: str) -> URL:
-    if path == ":memory:":
+    if ":memory:" in path:
         raise InputError("a store in memory would end with the command", hint="give the path of a file with --db")
     return URL.create("sqlite", database=path)
 

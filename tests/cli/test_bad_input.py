@@ -485,3 +485,9 @@ def test_an_error_about_a_value_from_the_environment_names_the_variable(run_sqli
     for option, value in (("LOG", "foo"), ("ESTIMATOR", "best"), ("REWARD", "zz"), ("LEVEL", "2")):
         said = run_sqlite("evaluate", "uniform", env={f"RLREC_EVALUATE_{option}": value})
         assert (said.exit_code, f"(from RLREC_EVALUATE_{option})" in said.stderr) == (2, True), said.stderr
+
+
+def test_a_version_is_named_by_its_number_alone(run_sqlite: Run) -> None:
+    run_sqlite("policy", "create", "home", "--kind", "thompson")
+    said = [run_sqlite("policy", "show", f"home@{number}").exit_code for number in ("1", "01", "+1", "1.0")]
+    assert said == [0, 2, 2, 2]

@@ -139,7 +139,7 @@ def test_an_encoding_without_every_character_is_refused_by_init(postgres_server:
     [
         "postgresql:u:s3cret@h/db", "postgres:u:s3cret@h", "postgresql+psycopg:u:s3cret@h/db", "mysql:u:s3cret@h/db",
         "postgresql://u:s3@cret@h/db", "postgresql://u:s3@c/ret@h/db", "postgresql://u:s3@c:ret@h/db",
-        "postgresql://u:s3cret@h:port/db", ":memory:", "sqlite:///:memory:", "mysql://u:s3cret@h/db",
+        "postgresql://u:s3cret@h:port/db", ":memory:", "sqlite:///:memory:", "file::memory:", "mysql://u:s3cret@h/db",
     ],
 )  # fmt: skip
 def test_a_url_that_cannot_be_used_is_refused_without_its_password(db: str) -> None:

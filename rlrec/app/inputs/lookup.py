@@ -13,7 +13,7 @@ from rlrec.store.experiments import Experiment
 def split(reference: str) -> tuple[str, int | None]:
     """NAME or NAME@V: the policy's name, and the version's number. All of POLICY@EXPERIMENT/VARIANT is a name."""
     name, _, number = reference.rpartition("@")
-    if name and number.isascii() and number.isdigit() and len(number) < 18:
+    if name and number.isascii() and number.isdigit() and len(number) < 18 and number == str(int(number)):
         return name, int(number)
     return reference, None
 
