@@ -278,7 +278,7 @@ def integrity(unit: Unit) -> list[str]:
     """Complaints of SQLite about its own file; PostgreSQL has no such check."""
     if unit.postgres:
         return []
-    return [str(row[0]) for row in unit.rows(sa.text(f"PRAGMA quick_check({MOST})")) if row[0] != "ok"]
+    return [" ".join(row[0].split()) for row in unit.rows(sa.text(f"PRAGMA quick_check({MOST})")) if row[0] != "ok"]
 
 
 class Key(NamedTuple):

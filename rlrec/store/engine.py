@@ -270,7 +270,8 @@ def _postgres_error(error: BaseException | None, *, where: str) -> Exception:
         return out_of_date(where)
     if state == "3D000" or (state is None and "database" in message and "does not exist" in message):
         return CheckFailed(f"no database at {where}", hint="create it with createdb, then run `rlrec init`")
-    if state in ("28P01", "28000") or (state is None and ("authentication" in message or "no password" in message)):
+    refusals = ("authentication", "no password", 'role "')
+    if state in ("28P01", "28000") or (state is None and any(words in message for words in refusals)):
         return RlrecError(f"{where} refused the login", hint="check user and password (PGPASSWORD, ~/.pgpass)")
     if state == LOCKED:
         return locked(where)

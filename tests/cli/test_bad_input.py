@@ -415,6 +415,7 @@ def test_a_wrong_password_is_said_and_not_printed(guarded: str) -> None:
         said = runner(guarded.replace("WORD", word))("arm", "list")
         one_line(said, 1, "refused the login")
         assert "wrong-one" not in said.stderr
+    one_line(runner(guarded.replace("guest:", "nobody-of-that-name:"))("arm", "list"), 1, "refused the login")
     said = runner(guarded.replace("WORD", "right-one"))("arm", "list")
     one_line(said, 3, "guest:***@", "init`")
     assert "right-one" not in said.stderr
