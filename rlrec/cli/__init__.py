@@ -148,4 +148,5 @@ def main() -> NoReturn:
     try:
         sys.exit(program.main())
     finally:
+        output.discard_unwritten(sys.stderr)
         gc.freeze()

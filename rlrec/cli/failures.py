@@ -36,7 +36,7 @@ def report_failure(error: BaseException, settings: Settings, args: list[str]) ->
     if message is not None:
         with contextlib.suppress(OSError):
             _print_error(error, message, hint, code, settings, args)
-    _discard()
+    output.discard_unwritten(sys.stdout)
     return code
 
 
@@ -175,14 +175,3 @@ def _wants_json(error: BaseException, settings: Settings, args: list[str]) -> bo
     ctx = getattr(error, "ctx", None)
     prefix = ctx.auto_envvar_prefix if ctx is not None else None
     return prefix is not None and os.environ.get(f"{prefix}_FORMAT") == "json"
-
-
-def _discard() -> None:
-    """Drop output that could not be written: the interpreter would try again at its end."""
-    if sys.stdout is not sys.__stdout__ or sys.stdout is None:
-        return
-    try:
-        sys.stdout.flush()
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

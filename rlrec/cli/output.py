@@ -7,13 +7,14 @@ something is shown.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 import os
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -84,6 +85,18 @@ def write(data: bytes) -> None:
     stream, unwritten = sys.stdout.buffer, memoryview(data)
     while unwritten:
         unwritten = unwritten[stream.write(unwritten) :]  # an unbuffered stream may take less
+
+
+def discard_unwritten(stream: TextIO | None) -> None:
+    """Drop output that could not be written: the interpreter would try again at its end, and exit with 120."""
+    standard = any(stream is file for file in (sys.__stdout__, sys.__stderr__))
+    if stream is None or not standard:
+        return
+    try:
+        stream.flush()
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def flush() -> None:

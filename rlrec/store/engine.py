@@ -176,6 +176,8 @@ def transaction(engine: sa.Engine, *, write: bool, where: str, sound: bool = Fal
             raise _out_of_range() from error
         raise
     except (exc.DBAPIError, engine.dialect.loaded_dbapi.Error) as error:  # the latter from a cursor of the driver's own
+        if (interrupt := _interruption(error)) is not None:
+            raise interrupt from error
         ours = translate(error, where=where)
         rolled_back = getattr(getattr(error, "orig", error), "sqlstate", None) == IDLE
         if committing and postgres and isinstance(ours, StoreBusy) and not rolled_back:
@@ -184,6 +186,13 @@ def transaction(engine: sa.Engine, *, write: bool, where: str, sound: bool = Fal
                 hint="look before you repeat it: without a key it may be stored twice",
             )
         raise ours from error
+
+
+def _interruption(error: BaseException | None) -> KeyboardInterrupt | None:
+    """The signal whose rollback a driver's error broke, if there was one."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error
 
 
 @contextmanager
