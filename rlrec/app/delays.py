@@ -27,7 +27,7 @@ DECISIONS, EVENTS, BEFORE, WITHIN = range(4)  # columns of the sums over the dec
 
 
 # One window; `own` marks the window of the definition.
-Result = TypedDict("Result", {  # noqa: UP013
+Result = TypedDict("Result", {
     "window_s": float, "share": float | None, "events": int, "decisions": int, "reward_per_decision": float,
     "own": bool,
 })  # fmt: skip

@@ -33,12 +33,12 @@ class DemoStep:
     quiet: bool = False
 
 
-Result = TypedDict("Result", {  # noqa: UP013
+Result = TypedDict("Result", {
     "command": str, "output": str,
 })  # fmt: skip
 
 
-SampleFile = TypedDict("SampleFile", {  # noqa: UP013
+SampleFile = TypedDict("SampleFile", {
     "file": str, "bytes": int,
 })  # fmt: skip
 

@@ -52,12 +52,12 @@ class Request:
 
 
 # The version that a variant serves, and its share of the units.
-VariantRow = TypedDict("VariantRow", {  # noqa: UP013
+VariantRow = TypedDict("VariantRow", {
     "variant": str, "policy": str, "version": int, "learns": bool, "weight": float,
 })  # fmt: skip
 
 
-ExperimentSummary = TypedDict("ExperimentSummary", {  # noqa: UP013
+ExperimentSummary = TypedDict("ExperimentSummary", {
     "experiment": str, "status": str, "unit": str, "variants": list[VariantRow], "created_at": str,
     "stopped_at": str | None,
 })  # fmt: skip
@@ -72,7 +72,7 @@ class StoppedExperiment(ExperimentSummary):
 
 
 # Answer of `experiment show`: earnings of the variants, differences from the first, and checks of the split.
-Comparison = TypedDict("Comparison", {  # noqa: UP013
+Comparison = TypedDict("Comparison", {
     "experiment": str, "status": str, "unit": str, "variants": list[dict[str, Any]],
     "differences": list[dict[str, Any]], "sample_ratio": dict[str, float | None], "holdout": dict[str, Any] | None,
 })  # fmt: skip

@@ -47,7 +47,7 @@ class Request:
     features: Mapping[str, Any] | None = None
 
 
-KindRow = TypedDict("KindRow", {  # noqa: UP013
+KindRow = TypedDict("KindRow", {
     "kind": str, "parameters": dict[str, Any], "when": str, "what": str,
 })  # fmt: skip
 
@@ -56,7 +56,7 @@ class CreatedPolicy(VersionSummary):
     created: bool
 
 
-PolicyVersion = TypedDict("PolicyVersion", {  # noqa: UP013
+PolicyVersion = TypedDict("PolicyVersion", {
     "version": int, "status": str, "live": bool, "created_at": str,
 })  # fmt: skip
 

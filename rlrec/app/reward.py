@@ -33,7 +33,7 @@ class Request:
 
 
 # One reward definition; `transforms` has the term of each kind that is not weighed as it is.
-Definition = TypedDict("Definition", {  # noqa: UP013
+Definition = TypedDict("Definition", {
     "reward": str, "weights": dict[str, float], "window_s": float, "default": float,
     "clip": list[float | None] | None, "learn": str, "late": str, "transforms": dict[str, str],
 })  # fmt: skip

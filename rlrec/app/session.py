@@ -28,7 +28,7 @@ class Request:
     reward: str | None = None
 
 
-SessionRow = TypedDict("SessionRow", {  # noqa: UP013
+SessionRow = TypedDict("SessionRow", {
     "session": str, "user": str | None, "visits": int, "decisions": int, "last_at": str | None,
 })  # fmt: skip
 
@@ -183,7 +183,7 @@ def _step(
 # -- the end of a visit --
 
 
-Ended = TypedDict("Ended", {  # noqa: UP013
+Ended = TypedDict("Ended", {
     "session": str, "visit": int, "decisions": int, "ended_at": str, "already_ended": bool,
 })  # fmt: skip
 

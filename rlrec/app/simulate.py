@@ -46,7 +46,7 @@ class Request:
     seed: int | None = None
 
 
-Result = TypedDict("Result", {  # noqa: UP013
+Result = TypedDict("Result", {
     "environment": str, "policy": str, "version": int, "sessions": int, "decisions": int, "reward": float,
     "reward_per_session": float, "optimum_per_session": float, "regret": float,
     "context_free_per_session": float | None, "session_length": float, "visitors": float | None,

@@ -34,7 +34,7 @@ class Request:
     seed: int | None = None
 
 
-Result = TypedDict("Result", {  # noqa: UP013
+Result = TypedDict("Result", {
     "environment": str, "policy": str, "runs": int, "sessions": int, "decisions": float, "reward": float,
     "reward_std_error": float | None, "reward_per_session": float, "optimum_per_session": float, "regret": float,
     "regret_std_error": float | None, "context_free_per_session": float | None, "session_length": float,

@@ -68,7 +68,7 @@ def check(request: Request) -> None:
 
 # The look of the gate at a candidate, as it is stored; without a look all is None. candidate: its number in this year;
 # alpha: the probability of error at this look.
-GateReport = TypedDict("GateReport", {  # noqa: UP013
+GateReport = TypedDict("GateReport", {
     "estimator": str | None, "against": int | None, "candidate": int | None, "alpha": float | None,
     "value": float | None, "live_value": float | None, "estimate": float | None, "std_error": float | None,
     "lower": float | None, "upper": float | None, "ess": float | None, "sessions": int | None, "verdict": str | None,
@@ -78,7 +78,7 @@ NO_GATE: GateReport = dict.fromkeys(GateReport.__annotations__)  # type: ignore[
 
 
 # trained: whether there is a new version; why: it was not promoted.
-Result = TypedDict("Result", {  # noqa: UP013
+Result = TypedDict("Result", {
     "policy": str, "version": int, "parent": int, "sessions": int, "estimate": float | None, "lower": float | None,
     "promoted": bool, "upper": float | None, "value": float | None, "live_value": float | None, "against": int | None,
     "estimator": str | None, "ess": float | None, "verdict": str | None, "reasons": list[str],

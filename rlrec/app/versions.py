@@ -20,7 +20,7 @@ class Frozen(VersionSummary):
     immature: int
 
 
-LiveVersion = TypedDict("LiveVersion", {  # noqa: UP013
+LiveVersion = TypedDict("LiveVersion", {
     "policy": str, "version": int, "previous": int,
 })  # fmt: skip
 

@@ -103,4 +103,5 @@ def _number(label: str, value: str) -> float:
     try:
         return float(value)
     except ValueError:
-        raise InputError(f"{value!r} in {label!r} is not a number", hint="as in clipped-ips:20") from None
+        hint = f"as in {label.partition(':')[0]}:20"
+        raise InputError(f"{value!r} in {label!r} is not a number", hint=hint) from None

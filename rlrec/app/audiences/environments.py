@@ -42,7 +42,7 @@ def check(environment: str, audience: Audience, arms: int, *, size: int = 1, ste
         raise InputError(f"visits of {environment} end by themselves", hint=hint)
 
 
-VisitFigures = TypedDict("VisitFigures", {  # noqa: UP013
+VisitFigures = TypedDict("VisitFigures", {
     "context_free_per_session": float | None, "session_length": float, "visitors": float | None,
     "visits_per_visitor": float | None, "retention": float | None,
 })  # fmt: skip

@@ -14,7 +14,7 @@ MINUTE_US = 60_000_000
 
 
 # How many decisions were put back, and by how many seconds.
-Repair = TypedDict("Repair", {  # noqa: UP013
+Repair = TypedDict("Repair", {
     "decisions": int, "seconds": float,
 })  # fmt: skip
 

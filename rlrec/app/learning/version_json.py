@@ -8,7 +8,7 @@ from rlrec.records import Version
 from rlrec.store import Unit, policies
 
 # One version; `versions` are the numbers of all that its policy has.
-VersionSummary = TypedDict("VersionSummary", {  # noqa: UP013
+VersionSummary = TypedDict("VersionSummary", {
     "policy": str, "version": int, "kind": str, "params": dict[str, Any], "reward": str, "status": str,
     "versions": list[int],
 })  # fmt: skip

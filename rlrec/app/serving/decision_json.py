@@ -16,7 +16,7 @@ from rlrec.store.events import CENSOR
 from rlrec.store.sessions import Session
 from rlrec.times import written
 
-Answer = TypedDict("Answer", {  # noqa: UP013
+Answer = TypedDict("Answer", {
     "decision_id": Any,  # an int; None in a dry run, as visit and step are
     "request_id": str | None, "session": str, "visit": int | None, "step": int | None, "user": str | None,
     "policy": str, "version": int, "experiment": str | None, "variant": str | None, "propensity": float | None,
@@ -92,13 +92,13 @@ def _answer(
 
 
 # One slot of a slate.
-SlotJson = TypedDict("SlotJson", {  # noqa: UP013
+SlotJson = TypedDict("SlotJson", {
     "position": int, "arm": str, "propensity": float | None, "marginal": float | None, "score": float | None,
 })  # fmt: skip
 
 
 # One event of a decision; without a position, of its page.
-EventJson = TypedDict("EventJson", {  # noqa: UP013
+EventJson = TypedDict("EventJson", {
     "position": int | None, "kind": str, "value": float, "at": str, "key": str | None,
 })  # fmt: skip
 

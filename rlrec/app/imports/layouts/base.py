@@ -76,7 +76,7 @@ class Layout(ABC):
         self.now = now
         self.policies: dict[str, int] = {}  # the line that names each policy first
         self.names_keys = False  # whether some line names a request, a key of feedback or a user
-        self._decoded = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`)
+        self._decoded = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`; nobody else can write what is unpickled)
         self._repeated: frozenset[bytes] = frozenset()
 
     def close(self) -> None:
