@@ -8,19 +8,15 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from rlrec.cli.output import Show
-from rlrec.cli.shared import CommandGroup, Lines, lines_argument, printed, stored
+from rlrec.cli.output import Show, View
+from rlrec.cli.shared import CommandGroup, Lines, Store, lines_argument, stored
 from rlrec.cli.strict import not_utf8
 from rlrec.cli.values import KEY, OBJECT, parse_key
-from rlrec.cli.view import View
 from rlrec.errors import InputError
-
-if TYPE_CHECKING:
-    from rlrec.app.opening import Store
 
 NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 
@@ -33,7 +29,6 @@ def arm() -> None:
 @arm.command()
 @click.argument("key", type=KEY)
 @click.option("--features", type=OBJECT, default="{}", metavar="JSON|@FILE", help="The features of the arm.")
-@printed
 @stored
 def add(store: Store, show: Show, key: str, features: dict[str, Any]) -> None:
     """Add an arm, or give a known one other features.
@@ -49,7 +44,6 @@ def add(store: Store, show: Show, key: str, features: dict[str, Any]) -> None:
 
 @arm.command("import")
 @lines_argument
-@printed
 @stored
 def import_(store: Store, show: Show, lines: Lines) -> None:
     """Add many arms from a file, or change their features.
@@ -137,7 +131,6 @@ def _value(cell: str) -> str | float:
 
 
 @arm.command("list")
-@printed
 @stored
 def list_(store: Store, show: Show) -> None:
     """List all arms, retired ones too.
@@ -156,7 +149,6 @@ def list_(store: Store, show: Show) -> None:
 
 @arm.command()
 @click.argument("keys", type=KEY, nargs=-1, required=True)
-@printed
 @stored
 def retire(store: Store, show: Show, keys: Sequence[str]) -> None:
     """Take arms out of the catalogue; their log stays.
@@ -172,7 +164,6 @@ def retire(store: Store, show: Show, keys: Sequence[str]) -> None:
 
 @arm.command()
 @click.argument("keys", type=KEY, nargs=-1, required=True)
-@printed
 @stored
 def restore(store: Store, show: Show, keys: Sequence[str]) -> None:
     """Make retired arms eligible again.

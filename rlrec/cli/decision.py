@@ -6,18 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rlrec.cli.output import Show
+from rlrec.cli.output import Show, View
 from rlrec.cli.session import brief, events_text
-from rlrec.cli.shared import CommandGroup, printed, stored
+from rlrec.cli.shared import CommandGroup, Store, stored
 from rlrec.cli.tables import cell
 from rlrec.cli.values import DECISION
-from rlrec.cli.view import View
 
 N_ARMS = 20  # in a table; the other formats have all
 
 if TYPE_CHECKING:
     from rlrec.app.decision import Result
-    from rlrec.app.opening import Store
 
 
 @click.group(cls=CommandGroup)
@@ -27,7 +25,6 @@ def decision() -> None:
 
 @decision.command("show")
 @click.argument("decision_id", type=DECISION, metavar="ID")
-@printed
 @stored
 def show_(store: Store, show: Show, decision_id: int) -> None:
     """Show one decision: the belief it was drawn from, the probability of each arm, and what is stored.

@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rlrec.cli.output import Show
-from rlrec.cli.shared import printed, stored
+from rlrec.cli.output import Show, View
+from rlrec.cli.shared import Store, stored
 from rlrec.cli.values import Integer
-from rlrec.cli.view import View
 from rlrec.errors import CheckFailed
 
 if TYPE_CHECKING:
     from rlrec.app.doctor import Report
-    from rlrec.app.opening import Store
 
 COLUMNS = ("check", "severity", "subject", "detail")
 
@@ -27,7 +25,6 @@ COLUMNS = ("check", "severity", "subject", "detail")
 )  # fmt: skip
 @click.option("--seed", type=Integer(0), default=0, show_default=True, help="Seed of the sample.")
 @click.option("--repair-clock", is_flag=True, help="Put decisions ahead of the database's clock back, up to now.")
-@printed
 @stored
 def doctor(store: Store, show: Show, repair_clock: bool, **request: Any) -> None:
     """Audit the store: beliefs, propensities, draws, references, time.

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from rlrec.cli.output import Show
-from rlrec.cli.shared import printed, stored
+from rlrec.cli.output import Show, View, cells
+from rlrec.cli.shared import Store, stored
 from rlrec.cli.values import NUMBER, Integer
-from rlrec.cli.view import View, cells
-
-if TYPE_CHECKING:
-    from rlrec.app.opening import Store
 
 MODEL = click.Path(exists=True, dir_okay=False)
 SHOWN = {
@@ -70,7 +66,6 @@ class _Command(click.Command):
 )  # fmt: skip
 @click.option("--reward-model-by", metavar="FIELD", help="The field of the context that `value` in the file means.")
 @click.option("--seed", type=Integer(0), default=0, show_default=True, help="Seed of the bootstrap.")
-@printed
 @stored
 def evaluate(store: Store, show: Show, **request: Any) -> None:
     """Estimate from the log what policies would have earned.

@@ -6,17 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rlrec.cli.output import Show
-from rlrec.cli.shared import CommandGroup, printed, stored
+from rlrec.cli.output import Show, View, cells
+from rlrec.cli.shared import CommandGroup, Store, stored
 from rlrec.cli.tables import cell
 from rlrec.cli.text import truncate
 from rlrec.cli.values import NAME, NUMBER, Parsed, parse_name, parse_number
-from rlrec.cli.view import View, cells
 from rlrec.errors import InputError
 
 if TYPE_CHECKING:
     from rlrec.app.experiment import Comparison, ExperimentSummary, VariantSpec
-    from rlrec.app.opening import Store
 
 COLUMNS = ("experiment", "status", "unit", "variants", "created_at", "stopped_at")
 DIFFERENCE = {  # column of a csv: key of a difference
@@ -75,7 +73,6 @@ def experiment() -> None:
     "--holdout-uniform", "holdout", type=SHARE, metavar="SHARE",
     help="Share of all units, 1% or 0.01, for a variant `holdout` that the uniform policy serves.",
 )  # fmt: skip
-@printed
 @stored
 def create(store: Store, show: Show, **request: Any) -> None:
     """Start an A/B split. Each variant serves a copy of its policy's belief and learns from its own decisions alone.
@@ -94,7 +91,6 @@ def create(store: Store, show: Show, **request: Any) -> None:
 @click.argument("name", type=NAME)
 @click.option("--reward", type=NAME, metavar="NAME", help="Reward definition.  [default: the first variant's]")
 @click.option("--level", type=NUMBER, default=0.95, show_default=True, help="Confidence of the intervals.")
-@printed
 @stored
 def show_(store: Store, show: Show, name: str, reward: str | None, level: float) -> None:
     """Show what each variant earned on mature decisions, the differences, and the check of the split.
@@ -165,7 +161,6 @@ def _holdout(row: dict[str, Any]) -> str:
 
 @experiment.command("stop")
 @click.argument("name", type=NAME)
-@printed
 @stored
 def stop(store: Store, show: Show, name: str) -> None:
     """Stop serving from an experiment; its log stays.
@@ -180,7 +175,6 @@ def stop(store: Store, show: Show, name: str) -> None:
 
 
 @experiment.command("list")
-@printed
 @stored
 def list_(store: Store, show: Show) -> None:
     """List experiments with their variants.

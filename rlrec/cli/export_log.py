@@ -7,18 +7,15 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager as ContextManager
 from contextlib import contextmanager, nullcontext, suppress
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import click
 
 from rlrec.cli import output
 from rlrec.cli.output import Show
-from rlrec.cli.shared import check_target, notice, printed, stored
+from rlrec.cli.shared import Store, check_target, notice, stored
 from rlrec.cli.values import Registered
 from rlrec.errors import RlrecError
-
-if TYPE_CHECKING:
-    from rlrec.app.opening import Store
 
 
 @click.command("export-log")
@@ -31,7 +28,6 @@ if TYPE_CHECKING:
     help="One JSON object a decision.",
 )
 @click.option("--log", metavar="FILTER", help="Which decisions, e.g. policy=home,since=2026-01-01. Default: all.")
-@printed
 @stored
 def export_log(store: Store, show: Show, path: str, layout: str, log: str | None) -> None:
     """Write the log, one decision a line.

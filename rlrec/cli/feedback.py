@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from rlrec.cli.output import Show
-from rlrec.cli.shared import Lines, lines_input, printed, stored
+from rlrec.cli.shared import Lines, Store, lines_input, stored
 from rlrec.cli.values import DECISION, KEY, TIME, Integer, parse_number
 from rlrec.errors import InputError
 from rlrec.times import parse as parse_time
-
-if TYPE_CHECKING:
-    from rlrec.app.opening import Store
 
 
 @click.command()
@@ -28,7 +25,6 @@ if TYPE_CHECKING:
 @click.option("--censor", is_flag=True, help="Take slots out of beliefs and estimates.")
 @click.option("--uncensor", is_flag=True, help="Put them back.")
 @lines_input
-@printed
 @stored
 def feedback(
     store: Store, show: Show, lines: Lines | None, decision_id: int | None, events: Sequence[str], censor: bool,
@@ -100,48 +96,22 @@ def line_type() -> Any:
 
 def _groups(lines: Lines, line_class: Any) -> Iterator[list[Any]]:
     """Groups of lines as the use case takes them; the lines that do not decode are refused."""
-    from msgspec.structs import astuple
-
-    from rlrec.cli.lines import decode_group
-
-    kind = line_type()
-    for group in lines.raw():
-        decoded: list[Any] = decode_group(group, kind)
-        for error in decoded:
-            if isinstance(error, InputError):
-                lines.refuse(error)
-        yield [
-            line_class(*astuple(entry), number)
-            if entry.at is None and (entry.decision_id is None or entry.request_id is None)
-            else to_line(line_class, number, entry)
-            for (number, _), entry in zip(group, decoded, strict=True)
-            if type(entry) is kind
-        ]
+    for group in lines.groups(line_type()):
+        yield [to_line(line_class, number, entry) for number, entry in group]
 
 
 def to_line(line_class: Any, number: int | None, entry: Any) -> Any:
     """A decoded line as the use case takes it, of its class `line_class`, or the error in it."""
+    import msgspec
+
+    line = line_class(*msgspec.structs.astuple(entry), number)
+    if line.decision_id is not None and line.request_id is not None:
+        hint = "give one of them"
+        return InputError("decision_id and request_id are both given", hint=hint, field="request_id", line=number)
+    if line.at is None:
+        return line
     try:
-        if entry.decision_id is not None and entry.request_id is not None:
-            raise InputError("decision_id and request_id are both given", hint="give one of them", field="request_id")
-        return line_class(
-            decision_id=entry.decision_id,
-            request_id=entry.request_id,
-            position=entry.position,
-            events=entry.events,
-            at=_time(entry.at),
-            key=entry.key,
-            censor=entry.censor,
-            number=number,
-        )
+        return line._replace(at=parse_time(line.at))
     except InputError as error:
-        error.line = number
+        error.field, error.line = "at", number
         return error
-
-
-def _time(text: str | None) -> int | None:
-    try:
-        return None if text is None else parse_time(text)
-    except InputError as error:
-        error.field = "at"
-        raise

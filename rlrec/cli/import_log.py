@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 import click
 
 from rlrec.cli import lines
 from rlrec.cli.output import Show
-from rlrec.cli.shared import FILE, Refusals, printed, refusing, stored
+from rlrec.cli.shared import FILE, Refusals, Store, refusing, stored
 from rlrec.cli.values import NAME, Registered
-
-if TYPE_CHECKING:
-    from rlrec.app.opening import Store
 
 
 @click.command("import-log")
@@ -27,7 +24,6 @@ if TYPE_CHECKING:
     help="The owner of the log: a new name, or a policy of kind logged. obd needs it; jsonl: else each line's own.",
 )  # fmt: skip
 @refusing
-@printed
 @stored
 def import_log(
     store: Store, show: Show, refusals: Refusals, files: Sequence[str], layout: str, policy: str | None

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from rlrec.cli.output import Show
-from rlrec.cli.shared import printed, stored
+from rlrec.cli.shared import Store, stored
 from rlrec.cli.values import DURATION
-
-if TYPE_CHECKING:
-    from rlrec.app.opening import Store
 
 
 @click.command()
@@ -19,7 +14,6 @@ if TYPE_CHECKING:
     "--session-timeout", type=DURATION, help="A visit ends after this long without a decision [default: 30m]."
 )
 @click.option("--check", is_flag=True, help="Only look: exit 3 where the store is missing or out of date.")
-@printed
 @stored
 def init(store: Store, show: Show, session_timeout: int | None, check: bool) -> None:
     """Create the store, or bring it up to date.

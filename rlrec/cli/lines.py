@@ -17,7 +17,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache, lru_cache
-from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
 from rlrec.cli.strict import DEPTH, LIMIT, Object, joined, parsed, problem, tree
@@ -390,35 +389,3 @@ def _fields(kind: Any) -> list[str]:
         inner = [name for hint in _hints(kind).values() for name in _fields(hint)]
         return list(dict.fromkeys([*kind.__struct_encode_fields__, *inner]))
     return [name for inner_kind in get_args(kind) for name in _fields(inner_kind)]
-
-
-# -- refused lines --
-
-
-class Rejects:
-    """A file of refused lines, one JSON object each: line, error, field, text, file."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.count = 0
-        if path == "-":
-            raise InputError("--rejects takes the name of a file", hint="/dev/stderr is one")
-        try:
-            self.file = Path(path).open("wb")  # noqa: SIM115  # closed by the decorator that opened it
-        except OSError as error:
-            raise InputError(f"cannot write {truncate(path)}: {error.strerror}") from None
-
-    def add(self, error: InputError, text: bytes, *, source: str) -> None:
-        """Write one refused line; what is not UTF-8 in it as escapes."""
-        row = {
-            "line": error.line,
-            "error": error.message,
-            "field": error.field,
-            "text": text.decode(errors="backslashreplace"),
-            "file": source,
-        }
-        self.file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
-        self.count += 1
-
-    def close(self) -> None:
-        self.file.close()

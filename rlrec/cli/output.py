@@ -14,15 +14,26 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import click
 
-if TYPE_CHECKING:
-    from rlrec.cli.view import View
-
 FORMATS = ("table", "json", "ndjson", "csv")
 PAUSE_S = 0.2
+
+
+class View(NamedTuple):
+    """A table for people before it is laid out: rows of raw values under their headers, lines above, and notes."""
+
+    headers: Sequence[str]
+    rows: Iterable[Sequence[Any]]
+    title: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+
+def cells(record: Mapping[str, Any], columns: Iterable[str]) -> list[Any]:
+    """The values that a record has in these columns."""
+    return [record[column] for column in columns]
 
 
 class Show:
@@ -58,7 +69,7 @@ class Show:
         from rlrec.cli import plain, tables
 
         if self.format == "table":
-            text = tables.view(table) if table else tables.table(result, columns)
+            text = tables.view(*table) if table else tables.table(result, columns)
             return [text.encode("utf-8", "backslashreplace")]
         if flat is None and table is not None and plain.single(result):
             return tables.csv(table.headers, table.rows)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from functools import cache, partial
+from typing import Any
 
 import click
 
 from rlrec.cli import feedback, recommend
 from rlrec.cli.output import Show
-from rlrec.cli.shared import FILE, drawing, printed, stored
+from rlrec.cli.shared import FILE, Store, drawing, stored
 from rlrec.errors import InputError
-
-if TYPE_CHECKING:
-    from rlrec.app.opening import Store
 
 
 @click.command()
@@ -21,7 +18,6 @@ if TYPE_CHECKING:
     "--input", "source", type=FILE, default="-", show_default=True, metavar="FILE|-", help="Where the lines are read."
 )
 @click.option("--seed", type=recommend.SEED, help="Seed of the draws [default: 64 random bits].")
-@printed
 @stored
 @drawing
 def pipe(store: Store, show: Show, source: str, seed: int | None) -> None:
@@ -38,17 +34,9 @@ def pipe(store: Store, show: Show, source: str, seed: int | None) -> None:
       printf '{"op": "recommend", "policy": "home", "session": "s1"}\\n' | rlrec pipe
     """
     from rlrec.app.feedback import Line
-    from rlrec.app.opening import ready
-    from rlrec.app.pipe import Pipe
     from rlrec.cli import streams
 
-    ready(store)
-    session = Pipe(store, seed=seed)
-
-    def take(lines: list[Any]) -> list[Any]:
-        return [_to_json(answer) for answer in session.answer([_request(line, Line) for line in lines])]
-
-    streams.answer(show, source, line_type(), take, eager=seed is None)
+    streams.answer(store, show, source, line_type(), partial(_request, Line), seed=seed)
 
 
 @cache
@@ -61,14 +49,8 @@ def line_type() -> Any:
     return tagged[0] | tagged[1]
 
 
-def _request(line: Any, feedback_type: Any) -> Any:
+def _request(feedback_type: Any, line: Any) -> Any:
     """A request, or feedback of the use case's type; or the error in the line."""
     if isinstance(line, InputError | recommend.line_type()):
         return recommend.checked(line)
     return feedback.to_line(feedback_type, None, line)
-
-
-def _to_json(answer: Any) -> Any:
-    if isinstance(answer, dict | InputError):
-        return answer
-    return {name: getattr(answer, name) for name in ("decision_id", "events", "duplicates", "reward")}

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rlrec.cli.output import Show
-from rlrec.cli.shared import CommandGroup, by_name, printed, stored
+from rlrec.cli.output import Show, View, cells
+from rlrec.cli.shared import CommandGroup, Store, by_name, printed, stored
 from rlrec.cli.values import JSON_FILE, NAME, NUMBER, OBJECT, PAIR
-from rlrec.cli.view import View, cells
 
 if TYPE_CHECKING:
-    from rlrec.app.opening import Store
     from rlrec.app.policy import PolicyVersion
 
 FILE = click.Path(exists=True, dir_okay=False)
@@ -77,7 +75,6 @@ def _pair(name: str, value: Any) -> str:
     metavar="PULLS",
     help="Weight of that start, and of the shrinking, in pulls.  [default: 10]",
 )
-@printed
 @stored
 def create(
     store: Store, show: Show, name: str, kind: str, params: Sequence[tuple[str, str]], reward: str, prior: str | None,
@@ -107,7 +104,6 @@ def create(
 
 
 @policy.command("list")
-@printed
 @stored
 def list_(store: Store, show: Show) -> None:
     """List all policies at their live version.
@@ -129,7 +125,6 @@ def list_(store: Store, show: Show) -> None:
 @click.option(
     "--context", type=OBJECT, default="{}", metavar="JSON|@FILE", help="The context, for a kind that reads one."
 )
-@printed
 @stored
 def show_(store: Store, show: Show, reference: str, context: dict[str, Any]) -> None:
     """Show what a policy believes about each arm, what it would serve now, and its versions.
@@ -189,7 +184,6 @@ def _largest(weights: dict[str, float]) -> str:
 @policy.command()
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
-@printed
 @stored
 def diff(store: Store, show: Show, first: str, second: str) -> None:
     """Compare what two policies, or two versions of one policy, believe about each arm.
@@ -217,7 +211,6 @@ def diff(store: Store, show: Show, first: str, second: str) -> None:
     "--after-drift", type=click.Choice(["adwin", "page-hinkley"]),
     help="Use only decisions since rewards last changed; without a change, nothing is done.",
 )  # fmt: skip
-@printed
 @stored
 def rebuild(store: Store, show: Show, reference: str, **request: Any) -> None:
     """Compute a belief again from the stored events, as a new version that goes on learning; it is not live.
@@ -236,7 +229,6 @@ def rebuild(store: Store, show: Show, reference: str, **request: Any) -> None:
 
 @policy.command()
 @click.argument("reference", metavar="NAME@V")
-@printed
 @stored
 def retire(store: Store, show: Show, reference: str) -> None:
     """End the learning of a version that is not live; its belief stays as it is.
@@ -252,7 +244,6 @@ def retire(store: Store, show: Show, reference: str) -> None:
 
 @policy.command()
 @click.argument("reference", metavar="NAME[@V]")
-@printed
 @stored
 def freeze(store: Store, show: Show, reference: str) -> None:
     """Copy a belief, without the slots that are not mature, into an immutable version; it is not live.
@@ -268,7 +259,6 @@ def freeze(store: Store, show: Show, reference: str) -> None:
 
 @policy.command()
 @click.argument("reference", metavar="NAME@V")
-@printed
 @stored
 def promote(store: Store, show: Show, reference: str) -> None:
     """Make a version live.
@@ -284,7 +274,6 @@ def promote(store: Store, show: Show, reference: str) -> None:
 
 @policy.command()
 @click.argument("name")
-@printed
 @stored
 def rollback(store: Store, show: Show, name: str) -> None:
     """Return to the version that was live before the last promote.

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from rlrec.cli.output import Show
-from rlrec.cli.shared import drawing, input_option, printed, stored
+from rlrec.cli.output import Show, View, cells
+from rlrec.cli.shared import Store, drawing, input_option, stored
 from rlrec.cli.values import KEY, KEYS, OBJECT, Integer
-from rlrec.cli.view import View, cells
 from rlrec.errors import InputError
-
-if TYPE_CHECKING:
-    from rlrec.app.opening import Store
 
 SLOT = ["position", "arm", "propensity", "marginal", "score"]
 SEED = Integer(0, 2**64 - 1)
@@ -34,7 +30,6 @@ SEED = Integer(0, 2**64 - 1)
 @click.option("--seed", type=SEED, help="Seed of the draw [default: 64 random bits].")
 @click.option("--dry-run", is_flag=True, help="Draw, and store nothing.")
 @input_option
-@printed
 @stored
 @drawing
 def recommend(store: Store, show: Show, source: str | None, seed: int | None, dry_run: bool, **request: Any) -> None:
@@ -52,7 +47,9 @@ def recommend(store: Store, show: Show, source: str | None, seed: int | None, dr
 
     if source is not None:
         _refuse_single(request)
-        _stream(store, show, source, seed, dry_run)
+        from rlrec.cli import streams
+
+        streams.answer(store, show, source, line_type(), checked, seed=seed, dry_run=dry_run)
         return
     if request["session"] is None:
         raise click.UsageError("Missing option '--session'.")
@@ -62,7 +59,7 @@ def recommend(store: Store, show: Show, source: str | None, seed: int | None, dr
         f"decision {answer['decision_id'] or '(dry run)'}: {answer['policy']} version {answer['version']}, "
         f"propensity {answer['propensity']:.6g}{', answered before' if answer['duplicate'] else ''}"
     ]
-    flat = [{"decision_id": answer["decision_id"]} | {name: slot[name] for name in SLOT} for slot in answer["slate"]]
+    flat = [{"decision_id": answer["decision_id"], **slot} for slot in answer["slate"]]
     show(answer, table=View(headers=SLOT, rows=rows, title=title), flat=flat)
 
 
@@ -97,21 +94,6 @@ def line_type() -> Any:
         rename={"size": "k"},
         forbid_unknown_fields=True,
     )
-
-
-def _stream(store: Store, show: Show, source: str, seed: int | None, dry_run: bool) -> None:
-    """Answer each line; groups close when nothing more waits, but with a seed only when they are full."""
-    from rlrec.app.opening import ready
-    from rlrec.app.pipe import Pipe
-    from rlrec.cli import streams
-
-    ready(store)
-    pipe = Pipe(store, seed=seed, dry_run=dry_run)
-
-    def take(lines: list[Any]) -> list[Any]:
-        return pipe.answer([checked(line) for line in lines])
-
-    streams.answer(show, source, line_type(), take, eager=seed is None)
 
 
 def checked(line: Any) -> Any:

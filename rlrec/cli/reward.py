@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rlrec.cli.output import Show
-from rlrec.cli.shared import CommandGroup, printed, stored
+from rlrec.cli.output import Show, View, cells
+from rlrec.cli.shared import CommandGroup, Store, stored
 from rlrec.cli.values import DURATION, NAME, NUMBER, Parsed, format_duration, parse_number
-from rlrec.cli.view import View, cells
 from rlrec.errors import InputError
 
 if TYPE_CHECKING:
-    from rlrec.app.opening import Store
     from rlrec.app.reward import Definition
 
 
@@ -48,7 +46,6 @@ def reward() -> None:
     "--late", type=click.Choice(["count", "ignore"]), default="count", show_default=True,
     help="Whether events after the window still correct a belief (estimates never count them).",
 )  # fmt: skip
-@printed
 @stored
 def define(
     store: Store, show: Show, name: str, weights: str, window: int, default: float, clip: tuple[float, float] | None,
@@ -75,7 +72,6 @@ def define(
 
 
 @reward.command("list")
-@printed
 @stored
 def list_(store: Store, show: Show) -> None:
     """List all reward definitions.
@@ -100,7 +96,6 @@ def _terms(row: Definition) -> str:
 @reward.command()
 @click.argument("name", type=NAME, default="default")
 @click.option("--log", metavar="FILTER", help="Look only at these decisions: policy=NAME,since=TIME and so on.")
-@printed
 @stored
 def delays(store: Store, show: Show, name: str, log: str | None) -> None:
     """Show how much reward arrives within each window, to choose one.

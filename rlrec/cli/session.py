@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rlrec.cli.output import Show
-from rlrec.cli.shared import CommandGroup, printed, stored
+from rlrec.cli.output import Show, View
+from rlrec.cli.shared import CommandGroup, Store, stored
 from rlrec.cli.tables import cell
 from rlrec.cli.values import KEY, NAME, NUMBER, Integer
-from rlrec.cli.view import View
 
 FLAT = (
     "session", "user", "visit", "step", "decision_id", "at", "policy", "version", "experiment", "variant", "context",
@@ -22,7 +21,6 @@ MARKS = ("censor", "uncensor")  # events without a value
 COLUMNS = ("session", "user", "visits", "decisions", "last_at")
 
 if TYPE_CHECKING:
-    from rlrec.app.opening import Store
     from rlrec.app.serving.decision_json import EventJson
     from rlrec.app.session import Result, Step
 
@@ -34,7 +32,6 @@ def session() -> None:
 
 @session.command("list")
 @click.option("--limit", type=Integer(0), default=100, show_default=True, help="How many; 0 for all.")
-@printed
 @stored
 def list_(store: Store, show: Show, limit: int) -> None:
     """List sessions, newest first.
@@ -53,7 +50,6 @@ def list_(store: Store, show: Show, limit: int) -> None:
 @click.option("--visit", type=Integer(1), help="Number of the visit.  [default: the newest]")
 @click.option("--gamma", type=NUMBER, default=1.0, show_default=True, help="Discount of the return.")
 @click.option("--reward", type=NAME, metavar="NAME", help="Reward definition.  [default: each decision's own]")
-@printed
 @stored
 def show_(store: Store, show: Show, **request: Any) -> None:
     """Show a visit step by step: state, slate, propensities, events, reward, return.
@@ -132,7 +128,6 @@ def events_text(events: Sequence[EventJson], position: int | None, *, number: Ca
 
 @session.command("end")
 @click.argument("key", type=KEY)
-@printed
 @stored
 def end(store: Store, show: Show, key: str) -> None:
     """End the newest visit of a session; its next decision opens another visit.

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from rlrec.cli.output import Show
-from rlrec.cli.shared import printed, stored
-
-if TYPE_CHECKING:
-    from rlrec.app.opening import Store
+from rlrec.cli.shared import Store, stored
 
 
 @click.command()
-@printed
 @stored
 def settle(store: Store, show: Show) -> None:
     """Learn from slots of `settled` rewards whose window is over.

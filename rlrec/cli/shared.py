@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext, suppress
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from rlrec.cli.output import FORMATS, Show
-from rlrec.cli.text import printable
+from rlrec.cli.text import printable, truncate
 from rlrec.cli.values import masked, passwords, recoded
 from rlrec.errors import InputError, LinesRefused, suggest
 
 if TYPE_CHECKING:
     from typing import BinaryIO
 
-    from rlrec.app.opening import Store
-    from rlrec.cli.lines import Rejects
+    from rlrec.app.opening import Store as Store
+else:
+    Store = Any  # the commands import it from here; its module is loaded when a store is opened
 
 T = TypeVar("T")
 Command = Callable[..., Any]
@@ -92,8 +93,9 @@ class CommandGroup(click.Group):
 
 
 def stored(command: Command) -> Command:
-    """Gives the command `store`, open while it runs."""
+    """Gives the command `store`, open while it runs, and what `printed` gives."""
 
+    @printed
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
         from rlrec.app.opening import open_store
@@ -153,39 +155,51 @@ def by_name(pairs: Iterable[tuple[str, str]], label: str) -> dict[str, str]:
 
 
 class Refusals:
-    """Refused lines: the first one ends the command, or each goes to a file."""
+    """Refused lines: the first one ends the command, or each goes to a file, as a JSON object: line, error, field,
+    text, file."""
 
-    def __init__(self, rejects: Rejects | None) -> None:
-        self.rejects = rejects
+    def __init__(self, path: str | None) -> None:
+        self.count = 0
+        self.file = None if path is None else _created(path)
 
     @property
     def quarantine(self) -> bool:
-        return self.rejects is not None
-
-    @property
-    def count(self) -> int:
-        return self.rejects.count if self.rejects else 0
+        return self.file is not None
 
     def reading(self, source: str) -> None:
         """Name this file in errors about a line from now on."""
         settings().source = "<stdin>" if source == "-" else source
 
     def refuse(self, error: InputError, text: bytes) -> None:
-        """Note the line, or raise `error`."""
-        if self.rejects is None:
-            hint = error.hint or "nothing was stored; --on-error quarantine keeps the good lines"
-            error.hint = hint
+        """Write the line to the file, what is not UTF-8 in it as escapes; or raise `error`."""
+        if self.file is None:
+            error.hint = error.hint or "nothing was stored; --on-error quarantine keeps the good lines"
             raise error
-        self.rejects.add(error, text, source=settings().source or "")
+        import json
 
-    def finish(self) -> None:
-        """Raises LinesRefused if any line was."""
-        if self.rejects and self.rejects.count:
-            n = self.rejects.count
-            raise LinesRefused(
-                f"{n} line{'s' if n > 1 else ''} refused, the rest is stored",
-                hint=f"the reasons are in {self.rejects.path}",
-            )
+        row = {
+            "line": error.line,
+            "error": error.message,
+            "field": error.field,
+            "text": text.decode(errors="backslashreplace"),
+            "file": settings().source or "",
+        }
+        self.file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
+        self.count += 1
+
+
+def _created(path: str) -> BinaryIO:
+    if path == "-":
+        raise InputError("--rejects takes the name of a file", hint="/dev/stderr is one")
+    try:
+        return open(path, "wb")
+    except OSError as error:
+        raise InputError(f"cannot write {truncate(path)}: {error.strerror}") from None
+
+
+def refused(count: int, *, hint: str | None = None) -> LinesRefused:
+    """The error at the end of an input of which some lines were refused."""
+    return LinesRefused(f"{count} line{'s' if count > 1 else ''} refused, the rest is stored", hint=hint)
 
 
 class Lines:
@@ -212,28 +226,27 @@ class Lines:
             return group[0][1].lstrip()[:1]
         return b""
 
-    def raw(self, *, size: int = 1000, eager: bool = False) -> Iterator[list[tuple[int, bytes]]]:
+    def raw(self) -> Iterator[list[tuple[int, bytes]]]:
         """Lists of (line number, line) as they are."""
         from rlrec.cli.lines import groups
 
         self.refusals.reading(self.name)
-        for group in groups(self.source, size=size, eager=eager):
+        for group in groups(self.source, eager=False):
             self.texts = dict(group)
             yield group
 
-    def groups(self, kind: type[T], *, size: int = 1000, eager: bool = False) -> Iterator[list[tuple[int, T]]]:
+    def groups(self, kind: type[T]) -> Iterator[list[tuple[int, T]]]:
         """Lists of (line number, decoded line); the lines that do not decode are refused."""
-        for group in self.raw(size=size, eager=eager):
-            yield list(self._decoded(group, kind))
-
-    def _decoded(self, group: Sequence[tuple[int, bytes]], kind: type[T]) -> Iterator[tuple[int, T]]:
         from rlrec.cli.lines import decode_group
 
-        for (number, text), value in zip(group, decode_group(group, kind), strict=True):
-            if isinstance(value, InputError):
-                self.refusals.refuse(value, text)
-            else:
-                yield number, value
+        for group in self.raw():
+            decoded = []
+            for (number, text), value in zip(group, decode_group(group, kind), strict=True):
+                if isinstance(value, InputError):
+                    self.refusals.refuse(value, text)
+                else:
+                    decoded.append((number, value))
+            yield decoded
 
     def refuse(self, error: InputError) -> None:
         """Refuse a line of the present group that decoded, but names what does not exist."""
@@ -254,16 +267,12 @@ def refusing(command: Command) -> Command:
             raise click.UsageError("--on-error quarantine and --rejects FILE go together")
         if rejects is None:
             return command(*args, refusals=Refusals(None), **kwargs)
-        from rlrec.cli.lines import Rejects
-
         check_target(rejects, "--rejects", inputs=_paths(kwargs))
-        refused = Rejects(rejects)
-        refusals = Refusals(refused)
-        try:
+        refusals = Refusals(rejects)
+        with refusals.file or nullcontext():
             result = command(*args, refusals=refusals, **kwargs)
-        finally:
-            refused.close()
-        refusals.finish()
+        if refusals.count:
+            raise refused(refusals.count, hint=f"the reasons are in {rejects}")
         return result
 
     return run
@@ -291,12 +300,9 @@ def _paths(params: dict[str, Any]) -> list[str]:
     return [word for word in words if isinstance(word, str)]
 
 
-def input_option(command: Command) -> Command:
-    """Adds --input; gives the command `source`, a path, `-` or None. For streams that answer each line."""
-    option = click.option(
-        "--input", "source", type=FILE, metavar="FILE|-", help="Read one JSON object a line; - is stdin."
-    )
-    return option(command)
+input_option = click.option(  # for streams that answer each line: gives the command `source`, a path, `-` or None
+    "--input", "source", type=FILE, metavar="FILE|-", help="Read one JSON object a line; - is stdin."
+)
 
 
 def lines_input(command: Command) -> Command:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from rlrec.cli.output import Show
-from rlrec.cli.shared import by_name, drawing, printed, stored
+from rlrec.cli.shared import Store, by_name, drawing, stored
 from rlrec.cli.values import PAIR, Integer
-
-if TYPE_CHECKING:
-    from rlrec.app.opening import Store
 
 LIMIT = 10_000_000  # of sessions, steps, runs
 
@@ -37,7 +34,6 @@ LIMIT = 10_000_000  # of sessions, steps, runs
 @click.option(
     "--param", "params", type=PAIR, multiple=True, metavar="K=V", help="A parameter of that kind; repeatable."
 )
-@printed
 @stored
 @drawing
 def simulate(store: Store, show: Show, ephemeral: bool, **options: Any) -> None:

@@ -2,42 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from rlrec.cli.output import Show
-from rlrec.cli.shared import settings
-from rlrec.errors import InputError, LinesRefused
-
-Answer = dict[str, Any]
+from rlrec.cli.shared import Store, refused, settings
+from rlrec.errors import InputError
 
 
 def answer(
-    show: Show, source: str, kind: Any, take: Callable[[list[Any]], Sequence[Answer | InputError]], *, eager: bool
-) -> None:
-    """Read lines of `kind`, and write what `take` makes of a group of them: of each line, or of what is wrong with it,
-    an answer or a refusal. eager: a group also ends where nothing more waits, not only when it is full or at a line
-    {"op": "flush"}. Raises LinesRefused at the end if any line was."""
+    store: Store, show: Show, source: str, kind: Any, read: Callable[[Any], Any], *, seed: int | None,
+    dry_run: bool = False,
+) -> None:  # fmt: skip
+    """Read lines of `kind`, and write the answer to each, or why it is refused. read: a decoded line, or the error in
+    it, as the use case takes it. A group of lines ends when it is full, or at a line {"op": "flush"}; without a seed
+    also where nothing more waits. Raises LinesRefused at the end if any line was."""
+    from rlrec.app.opening import ready
+    from rlrec.app.pipe import Pipe
     from rlrec.cli.lines import decode_group, groups
 
     settings().source = "<stdin>" if source == "-" else source
-    refused = 0
+    ready(store)
+    pipe, n_refused = Pipe(store, seed=seed, dry_run=dry_run), 0
 
-    def answers() -> Iterator[list[Answer]]:
-        nonlocal refused
-        for group in groups(source, eager=eager, flush=True):
-            results = take(decode_group(group, kind))
-            refused += sum(isinstance(result, InputError) for result in results)
+    def answers() -> Iterator[list[Any]]:
+        nonlocal n_refused
+        for group in groups(source, eager=seed is None, flush=True):
+            results = pipe.answer([read(line) for line in decode_group(group, kind)])
+            n_refused += sum(isinstance(result, InputError) for result in results)
             yield [
                 _refusal(result, number) if isinstance(result, InputError) else result
                 for result, (number, _) in zip(results, group, strict=True)
             ]
 
     show.stream(answers())
-    if refused:
-        raise LinesRefused(f"{refused} line{'s' if refused > 1 else ''} refused, the rest is stored")
+    if n_refused:
+        raise refused(n_refused)
 
 
-def _refusal(error: InputError, number: int) -> Answer:
+def _refusal(error: InputError, number: int) -> dict[str, Any]:
     message = error.message if error.hint is None else f"{error.message}: {error.hint}"
     return {"line": number, "error": message, "field": error.field}

@@ -10,7 +10,6 @@ from typing import Any
 
 from rlrec.cli.plain import dumps, mapping, single
 from rlrec.cli.text import printable
-from rlrec.cli.view import View
 
 # -- csv (RFC 4180) --
 
@@ -111,10 +110,10 @@ def _numeric(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def view(shown: View) -> str:
+def view(headers: Sequence[str], rows: Iterable[Sequence[Any]], title: Sequence[str], notes: Sequence[str]) -> str:
     """A view: title, grid and notes."""
-    title, notes = ("".join(f"{printable(line)}\n" for line in lines) for lines in (shown.title, shown.notes))
-    return title + ("\n" if title else "") + _grid(shown.headers, shown.rows) + ("\n" if notes else "") + notes
+    above, below = ("".join(f"{printable(line)}\n" for line in lines) for lines in (title, notes))
+    return above + ("\n" if above else "") + _grid(headers, rows) + ("\n" if below else "") + below
 
 
 def table(result: Any, columns: Sequence[str] | None) -> str:

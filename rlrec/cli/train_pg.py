@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from rlrec.cli.output import Show
-from rlrec.cli.shared import by_name, notice, printed, stored
+from rlrec.cli.shared import Store, by_name, notice, stored
 from rlrec.cli.values import NUMBER, PAIR, TIME, AnyType, Integer, parse_number
 from rlrec.errors import CheckFailed, InputError
-
-if TYPE_CHECKING:
-    from rlrec.app.opening import Store
 
 
 class Clip(AnyType):
@@ -82,7 +79,6 @@ class Clip(AnyType):
     "--promote", default="never", show_default=True, metavar="never|if-better|always",
     help="Let the new version go live: if-better if the gate says so, else exit 3.",
 )  # fmt: skip
-@printed
 @stored
 def train_pg(store: Store, show: Show, reference: str, shapings: Sequence[tuple[str, str]], **request: Any) -> None:
     """Train a policy gradient on logged sessions, and judge it.

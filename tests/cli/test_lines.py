@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import msgspec
 import pytest
 
-from rlrec.cli.lines import Rejects, decode, decode_group, groups, key_type
+from rlrec.cli.lines import decode, decode_group, groups, key_type
+from rlrec.cli.shared import Refusals, Settings
 from rlrec.cli.strict import LIMIT, decode_json
 from rlrec.errors import InputError
 
@@ -314,9 +316,10 @@ def test_any_json_is_decoded_as_strictly() -> None:
 
 
 def test_a_reject_keeps_reason_and_text(tmp_path: Path) -> None:
-    rejects = Rejects(str(tmp_path / "bad.ndjson"))
-    rejects.add(refused(b'{"value": "1"}'), b'{"value": "\xff\xc3\xa9"}', source="in")
-    rejects.close()
+    rejects = Refusals(str(tmp_path / "bad.ndjson"))
+    with click.Context(click.Command("x"), obj=Settings()), rejects.file:
+        rejects.reading("in")
+        rejects.refuse(refused(b'{"value": "1"}'), b'{"value": "\xff\xc3\xa9"}')
     row = msgspec.json.decode((tmp_path / "bad.ndjson").read_bytes())
     assert list(row.values()) == [12, 'expected a number, got "1"', "value", '{"value": "\\xffé"}', "in"]
     assert list(row) == ["line", "error", "field", "text", "file"]

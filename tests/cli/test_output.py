@@ -11,8 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from rlrec.cli.output import Show
-from rlrec.cli.view import View
+from rlrec.cli.output import Show, View
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,6 @@ def fail(show: Any, how: Any) -> None:
 
 @click.command()
 @stored
-@printed
 def peek(store: Store, show: Any) -> None:
     """Look into the store."""
     notice("a line for a person")
