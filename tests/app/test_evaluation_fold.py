@@ -17,7 +17,7 @@ from rlrec import ope
 from rlrec.app.evaluation import estimates, fold, groups, log_reader
 from rlrec.app.evaluation.fold import LogPartial
 from rlrec.app.evaluation.log_reader import LogReader
-from rlrec.app.evaluation.logged_batch import LoggedBatch
+from rlrec.app.evaluation.log_rows import LoggedBatch
 from rlrec.app.evaluation.request import Evaluation, Request
 from rlrec.ope.estimate import Estimate
 from rlrec.store import Store, Unit, arms, reader

@@ -9,10 +9,9 @@ from typing import Any
 from rlrec import ope
 from rlrec.app.evaluation import fold, groups
 from rlrec.app.evaluation.fold import RowUnit
-from rlrec.app.evaluation.groups import RowGroup
 from rlrec.app.evaluation.impressions import ImpressionUnit
 from rlrec.app.evaluation.log_reader import LogReader
-from rlrec.app.evaluation.log_rows import CLUSTERS
+from rlrec.app.evaluation.log_rows import CLUSTERS, RowGroup
 from rlrec.app.evaluation.request import Evaluation, Request
 from rlrec.app.evaluation.sessions import SessionUnit
 from rlrec.errors import InputError, suggest

@@ -15,9 +15,8 @@ from typing import Any, Protocol, Self, TypeVar
 import numpy as np
 
 from rlrec.app.evaluation import groups
-from rlrec.app.evaluation.groups import RowGroup
 from rlrec.app.evaluation.log_reader import LogReader
-from rlrec.app.evaluation.logged_batch import LoggedBatch
+from rlrec.app.evaluation.log_rows import LoggedBatch, RowGroup
 from rlrec.app.evaluation.probabilities import Scorer
 from rlrec.app.evaluation.request import EmptyLog, Evaluation, SharedRows
 from rlrec.app.log.ended_visits import UnusedVisits
@@ -37,7 +36,13 @@ class Sums(Protocol):
 
 
 class Rows(Protocol):
-    """Rows of one unit."""
+    """Rows of one unit. slots: columns of all their slots."""
+
+    @property
+    def slots(self) -> Columns: ...
+    @property
+    def begins(self) -> Ids:
+        """The first slot of each row, (n,)."""
 
     def __len__(self) -> int: ...
     def take(self, rows: Flags, /) -> Self: ...
@@ -118,10 +123,6 @@ class RowUnit(Protocol[R, M]):
         """The model that was given with the request; None where there is none."""
 
     @property
-    def modelled(self) -> bool:
-        """Whether an estimator needs a model."""
-
-    @property
     def logging_states(self) -> bool:
         """Whether targets are judged on the states that the logger brought about."""
 
@@ -133,15 +134,6 @@ class RowUnit(Protocol[R, M]):
 
     def usable(self, logged: LoggedBatch, reward: Reward) -> tuple[R, RowCounts]:
         """The rows that can be judged by, and what became of the others."""
-
-    def slots(self, rows: R) -> Columns:
-        """Columns of the slots of the rows."""
-
-    def first_slot(self, rows: R, column: str) -> Any:
-        """A column of the first slot of each row, (n,)."""
-
-    def any_slot(self, rows: R, flags: Flags) -> Flags:
-        """The rows with a flagged slot, (n,). flags: of `slots`."""
 
     def model_sums(self, logged: LoggedBatch, rows: R) -> Any:
         """The sums that a model is fitted by."""
@@ -159,7 +151,7 @@ class RowUnit(Protocol[R, M]):
 def models_of(unit: RowUnit[R, M], evaluation: Evaluation, reader: LogReader) -> dict[int, M]:
     """A model for each reward, by its id: the one given, or one fitted in a pass over the log of its own."""
     rewards = {shared.reward.id: shared.reward for shared in evaluation.shared}
-    if not unit.modelled:
+    if not any(estimator.modelled for estimator in unit.fold.estimators.values()):
         return {}
     if unit.model is not None:
         return dict.fromkeys(rewards, unit.model)
@@ -181,11 +173,11 @@ def fold(unit: RowUnit[R, M], evaluation: Evaluation, logged: LoggedBatch, model
         usable, others = unit.usable(logged, shared.reward)
         rows = usable
         if shared.policy_id is not None and len(usable):
-            rows = usable.take(~unit.any_slot(usable, unit.slots(usable)["policy_id"] != shared.policy_id))
+            rows = usable.take(~_any_slot(usable, usable.slots["policy_id"] != shared.policy_id))
         counts[number] = replace(others, used=len(rows), other_policy=len(usable) - len(rows))
         if len(rows):
             partials |= _of_targets(unit, shared, logged, rows, models.get(shared.reward.id))
-            users |= evaluation.cluster == "user" and bool((unit.slots(rows)["user_id"] != ABSENT).any())
+            users |= evaluation.cluster == "user" and bool((rows.slots["user_id"] != ABSENT).any())
     return _checked(LogPartial(groups=partials, counts=counts, names=logged.contexts.names, users=users), evaluation)
 
 
@@ -194,12 +186,12 @@ def _of_targets(
 ) -> dict[tuple[int, RowGroup], GroupPartial]:
     """Sums of every target and group over some rows."""
     partials = {}
-    batch_of, slots = unit.batch_of(logged, rows, model), unit.slots(rows)
-    members = list(groups.members(unit.first_slot(rows, "group"), len(logged.groups)))
+    batch_of, slots = unit.batch_of(logged, rows, model), rows.slots
+    members = list(groups.members(slots["group"][rows.begins], len(logged.groups)))
     for number, scorer in shared.members:
         batch, hidden = batch_of(scorer), scorer.no_state(slots)
-        learned = unit.any_slot(rows, scorer.target.taught_by(slots))
-        recorded = None if hidden is None else ~unit.any_slot(rows, hidden)
+        learned = _any_slot(rows, scorer.target.taught_by(slots))
+        recorded = None if hidden is None else ~_any_slot(rows, hidden)
         for group, chosen in members:
             judged = _where(recorded, chosen)
             among = len(rows) if chosen is None else len(chosen)
@@ -209,6 +201,11 @@ def _of_targets(
                 no_state=0 if judged is None else among - len(judged),
             )
     return partials
+
+
+def _any_slot(rows: Rows, flags: Flags) -> Flags:
+    """The rows with a flagged slot, (n,). flags: of all their slots."""
+    return np.logical_or.reduceat(flags, rows.begins)
 
 
 def _where(recorded: Flags | None, chosen: Ids | None) -> Ids | None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from rlrec.app.evaluation.contexts import ContextTable
+from rlrec.app.evaluation.log_rows import RowGroup
 from rlrec.app.evaluation.loggers import Loggers
 from rlrec.app.inputs import canonical
 from rlrec.arrays import Ids
@@ -24,15 +25,7 @@ FIELDS = {
 }  # fmt: skip
 MOST = 1_000
 
-
 Label = str | float | bool | None
-
-
-class RowGroup(NamedTuple):
-    """A group of rows. name: what tells it from others; label: how it is reported."""
-
-    name: str | None
-    label: Label
 
 
 class Grouping:

@@ -8,18 +8,15 @@ from dataclasses import dataclass
 from rlrec.app.evaluation import log_rows, reward_models
 from rlrec.app.evaluation.fold import RowCounts
 from rlrec.app.evaluation.log_reader import LogReader
-from rlrec.app.evaluation.log_rows import ImpressionRows
-from rlrec.app.evaluation.logged_batch import LoggedBatch
+from rlrec.app.evaluation.log_rows import ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.probabilities import Scorer
 from rlrec.app.evaluation.request import EmptyLog, Evaluation, SharedRows
 from rlrec.app.evaluation.reward_models import RewardModel, RewardModelFit
-from rlrec.arrays import Flags
 from rlrec.ope.base import ImpressionEstimator, LogBatch
 from rlrec.ope.direct import RidgeSums
 from rlrec.ope.impressions import ImpressionFold
 from rlrec.records import Reward
 from rlrec.store import Unit, reader
-from rlrec.store.bulk import Columns
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,10 +43,6 @@ class ImpressionUnit:
             model=table,
         )
 
-    @property
-    def modelled(self) -> bool:
-        return any(estimator.modelled for estimator in self.fold.estimators.values())
-
     # -- the log --
 
     def to_fit(self, reader: LogReader) -> Iterator[LoggedBatch]:
@@ -72,15 +65,6 @@ class ImpressionUnit:
     def usable(self, logged: LoggedBatch, reward: Reward) -> tuple[ImpressionRows, RowCounts]:
         rows, immature = log_rows.usable(logged.log, reward, now=self.evaluation.now)
         return rows, RowCounts(selected=len(logged.log), waiting=immature)
-
-    def slots(self, rows: ImpressionRows) -> Columns:
-        return rows.slots
-
-    def first_slot(self, rows: ImpressionRows, column: str) -> object:
-        return rows.slots[column]
-
-    def any_slot(self, rows: ImpressionRows, flags: Flags) -> Flags:
-        return flags
 
     # -- models and targets --
 

@@ -12,8 +12,7 @@ import numpy as np
 from rlrec.app.evaluation import log_rows
 from rlrec.app.evaluation.contexts import ContextCache
 from rlrec.app.evaluation.groups import Grouping
-from rlrec.app.evaluation.log_rows import CLUSTERS
-from rlrec.app.evaluation.logged_batch import LoggedBatch
+from rlrec.app.evaluation.log_rows import CLUSTERS, LoggedBatch
 from rlrec.app.evaluation.loggers import Loggers, unknown_support
 from rlrec.app.evaluation.request import Evaluation
 from rlrec.arrays import Flags, Ids, distinct, run_starts
@@ -82,17 +81,16 @@ class LogReader:
 
     def _logged(self, log: Batch, eligible: Mapping[int, Ids], *, impressions: bool) -> LoggedBatch:
         """The batch with all that folds need. impressions: also slates, and the support of the loggers."""
-        slots = log.slots
-        unknown, alone = unknown_support(slots)
-        fields = self.loggers.reads(slots, unknown) if impressions else ()
+        slots, fields, zeros = log.slots, set[str](), list[Flags | None]()
+        if impressions:
+            slots = slots | log_rows.slates(slots) | unknown_support(slots)
+            fields = self.loggers.reads(slots)
         contexts, context = self.contexts.table(slots["context_id"], log.contexts, fields=fields)
         groups, group = self.grouping.of(slots, contexts, context)
         slots = slots | {"context": context, "group": group, "cluster": self._clusters(log)}
-        zeros: list[Flags | None] = []
         if impressions:
-            slates = log_rows.slates(slots)
-            support, zeros = self.loggers.support(slots, slates, contexts, eligible, unknown=unknown, alone=alone)
-            slots = slots | vars(slates) | vars(support)
+            support, zeros = self.loggers.support(slots, contexts, eligible)
+            slots |= support
         return LoggedBatch(
             log=replace(log, slots=slots), contexts=contexts, groups=groups, eligible=eligible, zeros=zeros
         )

@@ -1,18 +1,23 @@
-"""Rows of the log as estimates weigh them: impressions with their reward, their cluster, and their slate."""
+"""The log as folds read it: batches with all that they need of the store; impressions, their clusters and slates."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
+from rlrec.app.evaluation.contexts import ContextTable
 from rlrec.app.log import reward_log
+from rlrec.app.log.reward_log import RewardedSlots
 from rlrec.arrays import Array, Flags, Ids, run_starts
 from rlrec.ope.base import hash_bits
 from rlrec.policy.slate import SMALLEST
 from rlrec.records import Reward
 from rlrec.store.bulk import Columns
+from rlrec.store.damage import StoredRows
 from rlrec.store.reader import ABSENT, Batch
 
 # The units that clusters can be, with the columns of the log that name them.
@@ -30,50 +35,71 @@ JUDGED = (
 STATES = ("step", "recorded", "history")  # for targets that read the session, too
 
 
-@dataclass(frozen=True, eq=False)
-class ImpressionRows:
-    """Mature, uncensored impressions of a batch, (n,) each but `shown`.
+class ArmTable:
+    """The catalogue of a store. ids (a,) ascending; keys: by id; rank (a,): where the key of each stands in order.
 
-    slots: columns of `LoggedBatch`. default: no weighed event came. shown: the arms of all impressions of the batch,
-    those that were cut included: `start` counts in it."""
+    Sums over arms are in the order of keys, which is the same in every store."""
 
-    slots: Columns
-    reward: Array
-    default: Flags
-    shown: Ids
+    def __init__(self, keys: Mapping[int, str]) -> None:
+        self.keys = StoredRows("arm", keys.items())
+        self.ids: Ids = np.array(sorted(keys), np.int64)
+        self.rank: Ids = np.argsort(np.argsort([keys[arm] for arm in self.ids.tolist()]))
 
     def __len__(self) -> int:
-        return len(self.reward)
+        return len(self.ids)
 
-    def take(self, rows: Flags) -> ImpressionRows:
-        if rows.all():
-            return self
-        slots = {name: column[rows] for name, column in self.slots.items()}
-        return ImpressionRows(slots, self.reward[rows], self.default[rows], self.shown)
+    def index(self, arm_id: Ids) -> Ids:
+        """Where arms stand among the ids, same shape."""
+        return np.searchsorted(self.ids, arm_id)
 
 
-@dataclass(frozen=True, eq=False)
-class Slates:
-    """Where each impression of a batch stands on its slate, (n,) each.
+class RowGroup(NamedTuple):
+    """A group of rows. name: what tells it from others; label: how it is reported."""
+
+    name: str | None
+    label: str | float | bool | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LoggedBatch:
+    """Whole sessions of the log, read for a fold: nothing of it is asked of the store again.
+
+    log: its slots have, beside columns of the reader, those of `slates`, `loggers.unknown_support` and
+    `Loggers.support`, and `cluster`, `context` (of the table) and `group`.
+    groups: of `--by`. eligible: the arms of each eligible set by its id. zeros: of each logger's case the arms that it
+    could not show at each position, (size, m); None where that is not known."""
+
+    log: Batch
+    contexts: ContextTable
+    groups: Sequence[RowGroup] = ()
+    eligible: Mapping[int, Ids]
+    zeros: Sequence[Flags | None] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImpressionRows(RewardedSlots):
+    """Mature, uncensored impressions of a batch. slots: columns of `LoggedBatch`. shown: the arms of all impressions of
+    the batch, those that were cut included: `start` counts in it."""
+
+    shown: Ids
+
+    @property
+    def begins(self) -> Ids:
+        """The first slot of each row, (n,): a row is a slot."""
+        return np.arange(len(self))
+
+
+def slates(slots: Columns) -> Columns:
+    """Where each impression of a batch, in order of decision and position, stands on its slate, (n,) each.
 
     start: index in the batch of the slate's first row; depth: how many impressions lie above; complete: none is missing
     there. prefix: the logger's probability of the slate down to here; smallest_prefix: the product of its smallest
-    conditionals. NaN where one of them is not known."""
-
-    start: Ids
-    depth: Ids
-    complete: Flags
-    prefix: Array
-    smallest_prefix: Array
-
-
-def slates(slots: Columns) -> Slates:
-    """Slates of a batch that lies in order of decision and position. Without its propensities the products are NaN."""
+    conditionals. NaN where one of them is not known, and without the propensities of the batch."""
     start = _starts(slots)
     depth = np.arange(len(start)) - start
     complete = slots["position"] == depth + 1
     prefix, smallest = (_products(slots, name, depth, complete) for name in ("propensity", "min_propensity"))
-    return Slates(start, depth, complete, prefix, smallest)
+    return {"start": start, "depth": depth, "complete": complete, "prefix": prefix, "smallest_prefix": smallest}
 
 
 def _starts(slots: Columns) -> Ids:
@@ -116,8 +142,7 @@ def _row_digests(slots: Columns) -> Ids:
 
 def usable(batch: Batch, definition: Reward, *, now: int) -> tuple[ImpressionRows, int]:
     """The rows of a batch that are judged by under a reward definition, and how many others are not yet mature."""
-    rewarded = reward_log.with_rewards(batch, definition)
-    slots = rewarded.slots
+    rewarded, slots = reward_log.with_rewards(batch, definition), batch.slots
     mature = reward_log.mature(slots, definition, now=now)
-    rows = ImpressionRows(slots, rewarded.reward, rewarded.default, slots["arm_id"])
+    rows = ImpressionRows(slots=slots, reward=rewarded.reward, default=rewarded.default, shown=slots["arm_id"])
     return rows.take(mature & ~slots["censored"]), int((~mature).sum())

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache, lru_cache
 
 import numpy as np
 
 from rlrec.app.distributions import designs, exact
 from rlrec.app.distributions.exact import VersionDistribution
-from rlrec.app.evaluation.arm_table import ArmTable
 from rlrec.app.evaluation.contexts import ContextTable
-from rlrec.app.evaluation.log_rows import Slates
+from rlrec.app.evaluation.log_rows import ArmTable
 from rlrec.app.log import lineage
 from rlrec.arrays import Array, Flags, Ids, distinct
 from rlrec.policy import slate
@@ -26,21 +24,6 @@ LONGEST = 256  # positions of a slate whose floor is worked out exactly
 CERTAIN = 1 - 1e-12
 # The columns that a logger's distribution depends on, beside the context.
 _DRAWN = ("version_id", "belief_seq", "belief_ordinal", "eligible_id", "catalogue_revision", "size")
-
-
-@dataclass(frozen=True, eq=False)
-class Support:
-    """How small the propensities of logged rows can be, (n,) each.
-
-    smallest: the smallest probability any arm could have had in the row; NaN where it is not known.
-    full: every arm had a chance. alone: only the arm shown had one. unknown_support: only a belief can tell, namely
-    that of `logger_case`, which is -1 in other rows."""
-
-    smallest: Array
-    full: Flags
-    alone: Flags
-    unknown_support: Flags
-    logger_case: Ids
 
 
 class Loggers:
@@ -58,33 +41,32 @@ class Loggers:
         self._versions |= policies.by_id(self.unit, wanted - self._versions.keys())
         return {key: self._versions[key] for key in wanted}
 
-    def reads(self, slots: Columns, unknown: Flags) -> set[str]:
-        """The fields of the context that the loggers of rows depend on. unknown (n,): these rows."""
-        return {field for key in self.versions(slots["version_id"][unknown]) for field in self._policy(key).reads}
+    def reads(self, slots: Columns) -> set[str]:
+        """The fields of the context that the loggers of rows with unknown support depend on."""
+        versions = self.versions(slots["version_id"][slots["unknown_support"]])
+        return {field for key in versions for field in self._policy(key).reads}
 
     def support(
-        self,
-        slots: Columns,
-        slates: Slates,
-        contexts: ContextTable,
-        eligible: Mapping[int, Ids],
-        *,
-        unknown: Flags,
-        alone: Flags,
-    ) -> tuple[Support, list[Flags | None]]:
-        """The support of the rows of a batch, whose slots have `context`; and of each of their loggers' cases the arms
-        that it could not show at each position, (size, m): None once too many were worked out, and where the logger
-        read the session. unknown, alone (n,): as of `unknown_support`."""
+        self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids]
+    ) -> tuple[Columns, list[Flags | None]]:
+        """How small the propensities of the rows of a batch can be, (n,) each; and of each of their loggers' cases the
+        arms that it could not show at each position, (size, m): None once too many were worked out, and where the
+        logger read the session.
+
+        smallest: the smallest probability any arm could have had in the row; NaN where it is not known. full: every arm
+        had a chance. logger_case: the case whose belief can tell; -1 where none need be asked.
+        slots: with `context`, and the columns of `log_rows.slates` and `unknown_support`."""
         self.versions(slots["version_id"])
-        smallest = np.where(slates.smallest_prefix > 0, slates.smallest_prefix, np.nan)
-        logged = ~slots["imported"]
-        deeper = np.flatnonzero(logged & (slates.depth > 0) & ~np.isnan(smallest) & ~np.isnan(slots["marginal"]))
+        unknown, smallest = slots["unknown_support"], slots["smallest_prefix"]
+        smallest = np.where(smallest > 0, smallest, np.nan)
+        lower = ~slots["imported"] & (slots["depth"] > 0)
+        deeper = np.flatnonzero(lower & ~np.isnan(smallest) & ~np.isnan(slots["marginal"]))
         if len(deeper):
             smallest[deeper] = self._floors(slots, deeper, eligible, smallest[deeper])
         case = np.full(len(smallest), -1, np.int64)
         examples, case[unknown] = self._cases(slots, np.flatnonzero(unknown), contexts)
-        support = Support(smallest, slots["min_propensity"] > 0, alone, unknown, case)
-        return support, [self._zeros_of(slots, row, contexts, eligible) for row in examples.tolist()]
+        columns = {"smallest": smallest, "full": slots["min_propensity"] > 0, "logger_case": case}
+        return columns, [self._zeros_of(slots, row, contexts, eligible) for row in examples.tolist()]
 
     def _floors(self, slots: Columns, deeper: Ids, eligible: Mapping[int, Ids], smallest: Array) -> Array:
         """The smallest marginal below position 1: what the floor guarantees whatever the scores, where there is one.
@@ -150,11 +132,11 @@ class Loggers:
         return exact.load(self.unit, self._versions[version_id], seq=seq, ordinal=ordinal)
 
 
-def unknown_support(slots: Columns) -> tuple[Flags, Flags]:
-    """The rows whose support only a belief can tell, and those of which only the arm shown had a chance, (n,) each."""
+def unknown_support(slots: Columns) -> Columns:
+    """alone: the rows of which only the arm shown had a chance; unknown_support: those where only a belief can tell."""
     without = ~slots["imported"] & (slots["min_propensity"] == 0)
     alone = without & (slots["marginal"] >= CERTAIN)
-    return without & ~alone, alone
+    return {"alone": alone, "unknown_support": without & ~alone}
 
 
 @lru_cache(maxsize=1_000)

@@ -11,9 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from rlrec.app.evaluation.arm_table import ArmTable
-from rlrec.app.evaluation.log_rows import ImpressionRows
-from rlrec.app.evaluation.logged_batch import LoggedBatch
+from rlrec.app.evaluation.log_rows import ArmTable, ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.reward_models import ModelValues
 from rlrec.app.evaluation.targets import Target
 from rlrec.app.evaluation.visit_values import TargetSlates

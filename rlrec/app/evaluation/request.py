@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from rlrec.app.evaluation import groups, targets
-from rlrec.app.evaluation.arm_table import ArmTable
+from rlrec.app.evaluation.log_rows import ArmTable
 from rlrec.app.evaluation.probabilities import Scorer
 from rlrec.app.evaluation.state_probabilities import StateScorer
 from rlrec.app.evaluation.targets import Target

@@ -9,9 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
-from rlrec.app.evaluation.arm_table import ArmTable
 from rlrec.app.evaluation.contexts import ContextTable
-from rlrec.app.evaluation.log_rows import ImpressionRows
+from rlrec.app.evaluation.log_rows import ArmTable, ImpressionRows
 from rlrec.app.inputs import parameters
 from rlrec.arrays import Array, Ids
 from rlrec.errors import InputError, suggest

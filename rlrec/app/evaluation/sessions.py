@@ -6,21 +6,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import astuple, dataclass
-from typing import Any
 
 import numpy as np
 
 from rlrec.app.evaluation.contexts import ContextTable
 from rlrec.app.evaluation.fold import RowCounts
 from rlrec.app.evaluation.log_reader import LogReader
-from rlrec.app.evaluation.log_rows import ImpressionRows
-from rlrec.app.evaluation.logged_batch import LoggedBatch
+from rlrec.app.evaluation.log_rows import ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.probabilities import Scorer
 from rlrec.app.evaluation.request import EmptyLog, Evaluation, SharedRows
 from rlrec.app.evaluation.visit_values import Decisions, ReturnModel, ReturnSums, TargetSlates
 from rlrec.app.log import ended_visits
 from rlrec.app.log.ended_visits import Cutoff, EndedVisits
-from rlrec.arrays import Array, Flags
+from rlrec.arrays import Array
 from rlrec.errors import InputError
 from rlrec.ope.sequential import SessionEstimator
 from rlrec.ope.sessions import SessionFold
@@ -28,7 +26,6 @@ from rlrec.ope.visits import VisitBatch
 from rlrec.policy.gradient import RECENCY, memory_of
 from rlrec.records import Reward
 from rlrec.store import Unit, reader
-from rlrec.store.bulk import Columns
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,10 +54,6 @@ class SessionUnit:
         cutoffs = {key: Cutoff.of(unit, reward) for key, reward in rewards.items()}
         return cls(evaluation=evaluation, fold=fold, cutoffs=cutoffs)
 
-    @property
-    def modelled(self) -> bool:
-        return any(estimator.modelled for estimator in self.fold.estimators.values())
-
     # -- the log --
 
     def to_fit(self, reader: LogReader) -> Iterator[LoggedBatch]:
@@ -74,15 +67,6 @@ class SessionUnit:
     def usable(self, logged: LoggedBatch, reward: Reward) -> tuple[EndedVisits, RowCounts]:
         visits, unused = ended_visits.usable(logged.log, reward, self.cutoffs[reward.id])
         return visits, RowCounts(*astuple(unused))
-
-    def slots(self, rows: EndedVisits) -> Columns:
-        return rows.slots
-
-    def first_slot(self, rows: EndedVisits, column: str) -> Any:
-        return rows.per_visit(column)
-
-    def any_slot(self, rows: EndedVisits, flags: Flags) -> Flags:
-        return np.logical_or.reduceat(flags[rows.first[:-1]], rows.start[:-1])
 
     # -- models and targets --
 
@@ -169,7 +153,7 @@ def lowest(visits: EndedVisits) -> ImpressionRows:
         "marginal": np.full(n, np.nan), "size": np.ones(n, np.int64), "start": visits.first[:-1],
         "depth": np.diff(visits.first) - 1, "complete": np.zeros(n, np.bool_), "prefix": np.ones(n),
     }  # fmt: skip
-    return ImpressionRows(slots, visits.reward, visits.default, visits.slots["arm_id"])
+    return ImpressionRows(slots=slots, reward=visits.reward, default=visits.default, shown=visits.slots["arm_id"])
 
 
 def _filled(slates: Iterator[TargetSlates], log_slate: Array) -> Iterator[TargetSlates]:

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlrec.app.distributions.trained import EligibleGroup, Trained
-from rlrec.app.evaluation.log_rows import ImpressionRows
-from rlrec.app.evaluation.logged_batch import LoggedBatch
+from rlrec.app.evaluation.log_rows import ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.probabilities import CELLS, Scorer, TargetProbabilities, places
 from rlrec.app.evaluation.reward_models import ModelValues
 from rlrec.app.evaluation.visit_values import TargetSlates

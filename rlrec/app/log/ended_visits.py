@@ -52,7 +52,12 @@ class EndedVisits:
 
     def per_visit(self, name: str) -> Any:
         """A column of the visits, (s,)."""
-        return self.slots[name][self.first[self.start[:-1]]]
+        return self.slots[name][self.begins]
+
+    @property
+    def begins(self) -> Ids:
+        """The first slot of every visit, (s,)."""
+        return self.first[self.start[:-1]]
 
     @property
     def steps(self) -> Ids:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 
@@ -29,12 +30,11 @@ class RewardedSlots:
     def __len__(self) -> int:
         return len(self.reward)
 
-    def take(self, rows: Flags) -> RewardedSlots:
-        return RewardedSlots(
-            slots={name: column[rows] for name, column in self.slots.items()},
-            reward=self.reward[rows],
-            default=self.default[rows],
-        )
+    def take(self, rows: Flags) -> Self:
+        if rows.all():
+            return self
+        slots = {name: column[rows] for name, column in self.slots.items()}
+        return replace(self, slots=slots, reward=self.reward[rows], default=self.default[rows])
 
     def beside(self, columns: Columns) -> RewardedSlots:
         """The same rows with further columns of their slots."""
