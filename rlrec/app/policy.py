@@ -16,7 +16,7 @@ from rlrec.app.distributions import designs, exact
 from rlrec.app.inputs import canonical, lookup, parameters
 from rlrec.app.learning import popularity, version_json, weighted_means
 from rlrec.app.learning.version_json import VersionSummary
-from rlrec.app.learning.warm_start import NO_BELIEF, InitialBelief, unstored, warm_start
+from rlrec.app.learning.warm_start import NO_BELIEF, InitialBelief, warm_start
 from rlrec.app.log import lineage
 from rlrec.arrays import Array, finite_or_none
 from rlrec.errors import Conflict, InputError, suggest
@@ -123,7 +123,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
         )
         if new and popular:
             prior, record = popularity.prior_from_log(
-                unit, unstored(request.kind, typed, lookup.reward(unit, request.reward)), **popular
+                unit, designs.unstored(request.kind, typed, lookup.reward(unit, request.reward)), **popular
             )
             initial = replace(initial, record={**initial.record, **record})
 

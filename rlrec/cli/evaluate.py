@@ -22,9 +22,9 @@ class _Command(click.Command):
     """A command whose help ends with the estimators there are."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        from rlrec.app.evaluation import estimators
+        from rlrec.app.evaluation import descriptions
 
-        for unit, described in estimators.descriptions().items():
+        for unit, described in descriptions().items():
             with formatter.section(f"Estimators per {unit}"):
                 formatter.write_dl(described)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Mapping
 from functools import lru_cache
 from operator import itemgetter
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +16,7 @@ from rlrec.policy.base import Policy
 from rlrec.policy.contextual import is_contextual
 from rlrec.policy.design import Design
 from rlrec.policy.encoder import Encoder
-from rlrec.records import Version
+from rlrec.records import Reward, StoredPolicy, Version
 from rlrec.store import Unit
 from rlrec.store import arms as catalogue
 from rlrec.store.damage import parse
@@ -26,6 +28,17 @@ def policy_of(version: Version) -> Policy:
     """The policy of a version: its kind with its parameters and, where it reads contexts, its design."""
     design = Design.from_json(version.parameters) if version.contextual else None
     return kinds.make(version.policy.kind, version.policy.params, design=design)
+
+
+def unstored(
+    kind: str, params: Mapping[str, Any], reward: Reward, *, name: str = "", status: str = "learning"
+) -> Version:
+    """A version that is not stored, or not yet."""
+    policy = StoredPolicy(id=0, name=name, kind=kind, params=params, base_id=None, base=None)
+    return Version(
+        id=0, policy=policy, number=1, status=status, reward=reward, parent_id=None, seq=0, ordinal=0,
+        entered_to=None, learned_from={}, parameters={}, created_at=0,
+    )  # fmt: skip
 
 
 def described(unit: Unit, version: Version) -> Described | None:

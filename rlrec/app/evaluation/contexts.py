@@ -44,16 +44,11 @@ class ContextTable:
 
     def coded(self, field: str, name: Any = repr) -> tuple[Ids, list[Any]]:
         """Which distinct value of a field each context has, (m,), and those values; `name` says which are the same."""
-        numbers: dict[Any, int] = {}
-        distinct_values: list[Any] = []
-        codes = np.empty(self.size, np.int64)
-        for row, value in enumerate(self.values[field]):
-            key = name(value)
-            if key not in numbers:
-                numbers[key] = len(distinct_values)
-                distinct_values.append(value)
-            codes[row] = numbers[key]
-        return codes, distinct_values
+        values = self.values[field]
+        keys = list(map(name, values))
+        first = dict(zip(reversed(keys), reversed(values), strict=True))  # value of each key
+        numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+        return np.array([numbers[key] for key in keys], np.int64), [first[key] for key in numbers]
 
     def reading(self, fields: Sequence[str]) -> tuple[Ids, list[dict[str, Any]]]:
         """The contexts as a policy that reads these fields sees them: which of the different ones each is, (m,), and

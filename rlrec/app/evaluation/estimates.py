@@ -16,6 +16,7 @@ from rlrec.app.evaluation.request import Evaluation, Request
 from rlrec.app.evaluation.sessions import SessionUnit
 from rlrec.errors import InputError, suggest
 from rlrec.ope import intervals
+from rlrec.ope.base import Estimator
 from rlrec.ope.estimate import Estimate
 from rlrec.store import Unit
 from rlrec.store.reader import Selection
@@ -42,23 +43,10 @@ class EstimateRow:
         return row if self.by is None else {**row, "by": self.by, "group": self.group.label}
 
 
-def judged(unit: Unit, request: Request, selection: Selection) -> list[EstimateRow]:
-    """An estimate for every target, group and estimator, from one snapshot of these decisions. Raises EmptyLog where
-    none of them can be used."""
-    return answer(unit, request, estimators(request), selection)
-
-
 def estimators(request: Request) -> ope.EstimatorChoice:
     """The estimators of a request. Raises InputError where they do not fit the rest of it."""
     usual = CHOSEN if request.by == "arm" else ope.DEFAULT
     chosen = ope.parse(request.estimators or usual)
-    _check(request, chosen)
-    if chosen.sessions:
-        _check_sessions(request, chosen)
-    return chosen
-
-
-def _check(request: Request, chosen: ope.EstimatorChoice) -> None:
     intervals.check(request.interval, request.level, estimators={**chosen.impressions, **chosen.sessions})
     if not 0 <= request.gamma <= 1:
         raise InputError(f"gamma is {request.gamma:g}", hint="it lies between 0 and 1; 1 discounts nothing")
@@ -67,12 +55,15 @@ def _check(request: Request, chosen: ope.EstimatorChoice) -> None:
         raise InputError(f"unknown cluster {request.cluster!r}", hint=hint)
     if request.by == "arm" and not chosen.sessions:
         _check_chosen(request.interval, chosen)
-    if request.reward_model is not None and not _modelled(chosen):
+    if request.reward_model is not None and not _any_modelled(chosen.impressions):
         modelled = [name for name in ope.GROUPS["impression"] if ope.estimator(name).modelled]
         hint = f"add one of {', '.join(modelled)} to --estimator"
         raise InputError("--reward-model is given, and no estimator uses one", hint=hint)
     if request.reward_model_by is not None and request.reward_model is None:
         raise InputError("--reward-model-by names a field for --reward-model", hint="give --reward-model FILE too")
+    if chosen.sessions:
+        _check_sessions(request, chosen)
+    return chosen
 
 
 def _check_sessions(request: Request, chosen: ope.EstimatorChoice) -> None:
@@ -94,12 +85,13 @@ def _check_chosen(interval: str, chosen: ope.EstimatorChoice) -> None:
         raise InputError("interval cressie-read does not exist by arm", hint="use --interval bootstrap-t")
 
 
-def _modelled(chosen: ope.EstimatorChoice) -> bool:
-    return any(kind.modelled for kind in chosen.impressions.values())
+def _any_modelled(estimators: Mapping[str, Estimator]) -> bool:
+    return any(estimator.modelled for estimator in estimators.values())
 
 
 def answer(unit: Unit, request: Request, estimators: ope.EstimatorChoice, selection: Selection) -> list[EstimateRow]:
-    """An estimate for every target, group and estimator, from one snapshot."""
+    """An estimate for every target, group and estimator, from one snapshot of these decisions. Raises EmptyLog where
+    none of them can be used."""
     evaluation, units, reader = prepare(unit, request, estimators, selection)
     partials = [fold.total(of_rows, evaluation, reader) for of_rows in units]
     groups.check_field(request.by, frozenset[str]().union(*(partial.names for partial in partials)))
@@ -115,8 +107,8 @@ def prepare(
     unit: Unit, request: Request, estimators: ope.EstimatorChoice, selection: Selection
 ) -> tuple[Evaluation, list[RowUnit[Any, Any]], LogReader]:
     """The request as the store understands it, the units of its estimators, and the reader of their log."""
-    models_returns = any(estimator.modelled for estimator in estimators.sessions.values())
-    encode = models_returns or (_modelled(estimators) and request.reward_model is None)
+    fits_rewards = _any_modelled(estimators.impressions) and request.reward_model is None
+    encode = fits_rewards or _any_modelled(estimators.sessions)
     evaluation = Evaluation.of(unit, request, selection, encode=encode)
     units: list[RowUnit[Any, Any]] = []
     if estimators.impressions:

@@ -41,7 +41,11 @@ class Grouping:
         if self.by in FIELDS:
             return self._by_column(slots[FIELDS[self.by]])
         codes, values = contexts.coded(self.by, canonical.text)
-        return [RowGroup(canonical.text(value), _label(value)) for value in values], codes[context]
+        texts = map(canonical.text, values)
+        return [
+            RowGroup(text, text if isinstance(value, dict | list) else value)
+            for text, value in zip(texts, values, strict=True)
+        ], codes[context]
 
     def _by_column(self, column: Ids) -> tuple[list[RowGroup], Ids]:
         values, codes = np.unique(column // DAY_US if self.by == "day" else column, return_inverse=True)
@@ -101,16 +105,8 @@ def members(codes: Ids, number: int) -> Iterator[tuple[int, Ids | None]]:
 
 def in_order(groups: Iterable[RowGroup]) -> list[RowGroup]:
     """Groups in a fixed order: numbers by size, texts by letter, none last."""
-    return sorted(groups, key=lambda group: (*_rank(group.label), group.name or ""))
 
+    def rank(group: RowGroup) -> tuple[bool, bool, Any, str]:
+        return group.label is None, isinstance(group.label, str), group.label, group.name or ""
 
-def _rank(label: Label) -> tuple[int, float, str]:
-    if label is None:
-        return 2, 0.0, ""
-    if isinstance(label, int | float):
-        return 0, float(label), ""
-    return 1, 0.0, str(label)
-
-
-def _label(value: Any) -> Label:
-    return canonical.text(value) if isinstance(value, dict | list) else value
+    return sorted(groups, key=rank)

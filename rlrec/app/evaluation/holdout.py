@@ -98,7 +98,7 @@ def _judged(unit: Unit, policy: str, variants: Sequence[int], by: str, reward: R
 
     request = Request(targets=[policy], estimators="snips", level=level, cluster=by, reward=reward.name)
     try:
-        (row,) = estimates.judged(unit, request, Selection(variant_ids=list(variants)))
+        (row,) = estimates.answer(unit, request, estimates.estimators(request), Selection(variant_ids=list(variants)))
     except EmptyLog:
         nothing = dict.fromkeys(("value", "lower", "upper", "std_error"))
         return {**nothing, "n": 0, "ess": 0.0, "verdict": "insufficient", "reasons": ["no-rows"]}

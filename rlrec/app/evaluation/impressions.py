@@ -39,7 +39,7 @@ class ImpressionUnit:
         return cls(
             evaluation=evaluation,
             fold=ImpressionFold(estimators=estimators, spanning=evaluation.spanning),
-            fit=reward_models.fit(arms, positions=reader.longest_slate(unit, evaluation.selection)),
+            fit=RewardModelFit(arms=arms, positions=reader.longest_slate(unit, evaluation.selection)),
             model=table,
         )
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 
@@ -23,17 +24,17 @@ ANY = "*"  # in a table: the arms, or the values, that no row names
 POSITIONS = 32  # positions with an effect of their own; those below share the last one's
 
 
-@dataclass(frozen=True, eq=False)
 class ModelValues:
-    """Values of a batch by a model. predicted (n,): of the arm shown; expected(shares (m, arms), case, rows): mean of
-    some rows of the batch under the shares of the case each has."""
+    """Values of a batch by a model. predicted (n,): of the arm shown."""
 
-    predicted: Array
-    expected: Expected
+    def __init__(self, model: Model | RewardTable, arm: Ids, **columns: Any) -> None:
+        """arm (n,): index of each; columns: what the model wants of every row beside it, (n,) each."""
+        self.predicted: Array = model.predicted(arm, **columns)
+        self._model, self._columns = model, columns
 
-
-class Expected(Protocol):
-    def __call__(self, shares: Array, *, case: Ids, rows: Ids) -> Array: ...
+    def expected(self, shares: Array, *, case: Ids, rows: Ids) -> Array:
+        """Mean of some rows of the batch under the shares (m, arms) of the case each has."""
+        return self._model.expected(shares, case=case, **{name: column[rows] for name, column in self._columns.items()})
 
 
 # -- fitted on the log --
@@ -41,10 +42,17 @@ class Expected(Protocol):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RewardModelFit:
-    """The first pass over the log: sums of the normal equations, batch by batch, in the order of the arms' keys."""
+    """The first pass over the log: sums of the normal equations, batch by batch, in the order of the arms' keys.
+    positions: of the longest slate."""
 
-    ridge: Ridge
     arms: ArmTable
+    positions: int
+
+    @cached_property
+    def ridge(self) -> Ridge:
+        """A ridge regression on arm, position and hashed context."""
+        positions = max(1, min(self.positions, POSITIONS))
+        return Ridge(arms=max(1, len(self.arms)), positions=positions, features=features.WIDTH)
 
     def sums(self, rows: ImpressionRows, contexts: ContextTable) -> RidgeSums:
         return self.ridge.sums(
@@ -66,12 +74,6 @@ class RewardModelFit:
         return FittedRewardModel(self, replace(model, effects=model.effects[:, self.arms.rank]))
 
 
-def fit(arms: ArmTable, *, positions: int) -> RewardModelFit:
-    """A ridge regression on arm, position and hashed context, for a log with slates of up to `positions`."""
-    ridge = Ridge(arms=max(1, len(arms)), positions=max(1, min(positions, POSITIONS)), features=features.WIDTH)
-    return RewardModelFit(ridge=ridge, arms=arms)
-
-
 @dataclass(frozen=True, eq=False)
 class FittedRewardModel:
     """A ridge regression that was fitted on the log; no row is valued by a model that saw its cluster."""
@@ -83,12 +85,7 @@ class FittedRewardModel:
         fold = self.fit.ridge.fold(rows.slots["cluster"])
         position = self.fit.position(rows)
         offset = self.model.offset(fold, position, context=contexts.encoded, code=rows.slots["context"])
-        arm = self.fit.arms.index(rows.slots["arm_id"])
-
-        def expected(shares: Array, *, case: Ids, rows: Ids) -> Array:
-            return self.model.expected(shares, case=case, fold=fold[rows], offset=offset[rows])
-
-        return ModelValues(self.model.predicted(arm, fold=fold, offset=offset), expected)
+        return ModelValues(self.model, self.fit.arms.index(rows.slots["arm_id"]), fold=fold, offset=offset)
 
 
 # -- given --
@@ -105,13 +102,7 @@ class TabledRewardModel:
     path: str
 
     def rows(self, rows: ImpressionRows, contexts: ContextTable) -> ModelValues:
-        value = self._value(rows, contexts)
-        arm = self.arms.index(rows.slots["arm_id"])
-
-        def expected(shares: Array, *, case: Ids, rows: Ids) -> Array:
-            return self.table.expected(shares, case=case, value=value[rows])
-
-        return ModelValues(self.table.predicted(arm, value=value), expected)
+        return ModelValues(self.table, self.arms.index(rows.slots["arm_id"]), value=self._value(rows, contexts))
 
     def _value(self, rows: ImpressionRows, contexts: ContextTable) -> Ids:
         """The row of the table that each row of the log is valued by, (n,)."""

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlrec.app.distributions import exact
+from rlrec.app.distributions import designs, exact
 from rlrec.app.distributions.exact import VersionDistribution
 from rlrec.app.inputs import lookup
 from rlrec.app.log import lineage
 from rlrec.app.log.lineage import LearnedFrom
 from rlrec.arrays import Flags, Words
 from rlrec.errors import InputError, suggest
-from rlrec.records import Reward, StoredPolicy, Version
+from rlrec.records import Reward
 from rlrec.store import Unit, policies
 from rlrec.store.bulk import Columns
 
@@ -106,10 +106,6 @@ def _unknown(unit: Unit, name: str, error: InputError) -> InputError:
 
 
 def _built_in(name: str, reward: Reward, *, greedy: bool) -> Target:
-    policy = StoredPolicy(id=0, name=name, kind=name, params={}, base_id=None, base=None)
-    version = Version(
-        id=0, policy=policy, number=0, status="frozen", reward=reward, parent_id=None, seq=0, ordinal=0,
-        entered_to=None, learned_from={}, parameters={}, created_at=0,
-    )  # fmt: skip
+    version = designs.unstored(name, {}, reward, name=name, status="frozen")
     serving = VersionDistribution(version, sums=(), prior=(), greedy=greedy)
     return Target(name=name, number=None, policy_id=None, reward=reward, serving=serving, lessons=())

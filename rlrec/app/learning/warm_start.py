@@ -27,7 +27,7 @@ from rlrec.policy.gradient import BILINEAR
 from rlrec.policy.linear import SHARED
 from rlrec.policy.solving import LARGEST
 from rlrec.policy.statistics import PROPENSITY
-from rlrec.records import Reward, StoredPolicy, Version
+from rlrec.records import Version
 from rlrec.store import Unit, arms, contents, reader
 from rlrec.store.beliefs import BeliefRow
 from rlrec.store.damage import parse
@@ -62,7 +62,7 @@ def warm_start(
     """The belief that `policy create` starts from: the mature decisions of a log, where one is named."""
     reward = lookup.reward(unit, reward_name)
     selected = None if from_log is None else filters.selection(unit, from_log)
-    version = unstored(kind, typed, reward)
+    version = designs.unstored(kind, typed, reward)
     if kinds.load(kind).contextual:
         shared = typed["model"] in (SHARED, BILINEAR)
         design = fit_design(unit, selected, version, declared=declared or {}, shared=shared)
@@ -94,15 +94,6 @@ def refit(unit: Unit, version: Version, *, fresh: bool) -> InitialBelief:
         of_policy = Selection(policy_ids=[version.policy.id], first_id=version.since or None, imported=False)
         version = fit_to_log(unit, version, of_policy)[0]
     return InitialBelief(sums=sums, record=fitted_to, parameters=version.parameters)
-
-
-def unstored(kind: str, params: Mapping[str, Any], reward: Reward) -> Version:
-    """A version that is not stored yet."""
-    policy = StoredPolicy(id=0, name="", kind=kind, params=params, base_id=None, base=None)
-    return Version(
-        id=0, policy=policy, number=1, status="learning", reward=reward, parent_id=None, seq=0, ordinal=0,
-        entered_to=None, learned_from={}, parameters={}, created_at=0,
-    )  # fmt: skip
 
 
 def fit_design(
