@@ -10,7 +10,7 @@ from rlrec.errors import InputError, suggest
 
 if TYPE_CHECKING:
     from rlrec.policy.base import Policy
-    from rlrec.policy.design import Design
+    from rlrec.policy.contextual import Design
 
 KINDS = {
     "uniform": "rlrec.policy.fixed:Uniform",

@@ -4,16 +4,17 @@ This module and the kinds that read no context import no numpy: a single `feedba
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from math import isfinite
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from rlrec.errors import InputError
 from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.reward import bounds
-from rlrec.policy.statistics import CountedSlot, Counts, SlotColumns
+from rlrec.policy.statistics import Counts
 from rlrec.records import Reward
 
 if TYPE_CHECKING:
@@ -57,43 +58,44 @@ class Belief:
         )
 
 
-class Policy(Protocol):
-    """A kind with its parameters. It never draws."""
+EVERYTHING = ("*",)
+
+
+class Policy(Counts, ABC):
+    """A kind with its parameters. It never draws. Unless a kind says otherwise it counts every slot, forgets none,
+    reads no context, and learns from any reward."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     floor: float
     purpose: ClassVar[str]  # when to use it, in one line
-    prior: ClassVar[tuple[float, float]]  # alpha and beta of an arm without a prior of its own
-    served: ClassVar[bool]  # whether it can be drawn from
-    online: ClassVar[bool]  # whether its belief learns from every decision; else a version is what made it
-    contextual: ClassVar[bool]  # whether it has a `design`: encoders, and beliefs with moments
-    stateful: ClassVar[bool]  # whether it reads the state of the session: each decision has a distribution of its own
-    forgetting: Forgetting
-    needs: ClassVar[frozenset[str]]  # fields of a slot that its statistics depend on, beside arm and reward
+    prior: ClassVar[tuple[float, float]] = (0.0, 0.0)  # alpha and beta of an arm without a prior of its own
+    served: ClassVar[bool] = True  # whether it can be drawn from
+    online: ClassVar[bool] = True  # whether its belief learns from every decision; else a version is what made it
+    contextual: ClassVar[bool] = False  # whether it has a `design`: encoders, and beliefs with moments
+    stateful: ClassVar[bool] = False  # whether it reads the session's state: each decision has its own distribution
 
     @property
-    def width(self) -> int:
-        """Columns of `statistics`: pulls, reward, squared reward, and its own behind them."""
-
-    def entry(self, slot: CountedSlot) -> tuple[float, ...]:
-        """A row of `statistics`, in plain Python: of kinds that do not need the context."""
-
-    def statistics(self, slots: SlotColumns) -> Array:
-        """The columns that slots add to the sums of their arms, (n, width); they add up."""
+    def forgetting(self) -> Forgetting:
+        """How its belief forgets."""
+        return Forgetting()
 
     @property
     def exploration(self) -> float:
         """Probability of a uniform arm at every position, in [0, 1]."""
+        return self.floor
 
     @property
     def reads(self) -> tuple[str, ...]:
         """The fields of the context on which its distribution depends; EVERYTHING for all of them."""
+        return ()
 
+    @abstractmethod
     def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
         """The distribution of the noisy score of each arm, (m,), by which a slate is ranked. arms: keys of the eligible
         arms, in the order of their ids, as in `belief`."""
 
+    @abstractmethod
     def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array | None:
         """The noiseless score of each arm, (m,): mean or index; None where the kind has none.
 
@@ -101,45 +103,19 @@ class Policy(Protocol):
 
     def greedy(self) -> Policy:
         """The same policy without floor and exploration."""
+        return unchecked_copy(self, floor=0.0)
 
     @classmethod
     def implied_defaults(cls, typed: Mapping[str, Any]) -> Mapping[str, Any]:
         """Defaults that depend on the parameters that a person typed."""
+        return {}
 
     def check(self, reward: Reward) -> None:
         """Raises InputError where the kind cannot learn from such a reward."""
 
 
-EVERYTHING = ("*",)
-
-
-class Kind(Counts):
-    """Base of all kinds: it counts every slot, forgets none, reads no context, and any reward will do."""
-
-    prior: ClassVar[tuple[float, float]] = (0.0, 0.0)
-    served: ClassVar[bool] = True
-    online: ClassVar[bool] = True
-    contextual: ClassVar[bool] = False
-    stateful: ClassVar[bool] = False
-
-    @property
-    def forgetting(self) -> Forgetting:
-        return Forgetting()
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return ()
-
-    @classmethod
-    def implied_defaults(cls, typed: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {}
-
-    def check(self, reward: Reward) -> None:
-        return
-
-
 @dataclass(frozen=True, kw_only=True)
-class Learner(Kind):
+class Learner(Policy):
     """Base of kinds that learn: a floor of uniform exploration, and a memory that may fade or end."""
 
     floor: float = 0.0
@@ -156,12 +132,8 @@ class Learner(Kind):
     def forgetting(self) -> Forgetting:
         return Forgetting(self.discount, self.window)
 
-    @property
-    def exploration(self) -> float:
-        return self.floor
-
-    def greedy(self) -> Self:
-        return unchecked_copy(self, floor=0.0)
+    def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array | None:
+        return belief.mean()
 
 
 P = TypeVar("P")

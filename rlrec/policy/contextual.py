@@ -1,46 +1,92 @@
-"""Protocols of kinds that read contexts."""
+"""Kinds that read contexts, and how a version of theirs reads its log."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar, Protocol, TypeGuard
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self, TypeGuard
+
+import numpy as np
 
 from rlrec.arrays import Array
 from rlrec.policy.base import Belief, Policy
-from rlrec.policy.design import Design
+from rlrec.policy.encoder import Encoder
 from rlrec.policy.scores import Scores
 
 
-class ContextualPolicy(Policy, Protocol):
-    """A kind whose scores depend on the encoded context x, (q,); x (..., q) stands for many, one for each belief."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Design:
+    """How a version reads features of contexts and arms, and where its model is expanded: a part of the version, and as
+    immutable.
 
-    expands: ClassVar[bool]  # whether its model is expanded around the anchor of its design
+    context, arm: encoders. anchor: arm id -> (q,) weights around which a logistic model is expanded; arms that are
+    missing have the prior's."""
+
+    context: Encoder = field(default_factory=Encoder.by_hash)
+    arm: Encoder = field(default_factory=Encoder.by_hash)
+    anchor: Mapping[int, Array] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """The design from what `to_json` gave."""
+        anchor = {int(arm): np.array(weights, np.float64) for arm, weights in document.get("anchor", {}).items()}
+        return cls(context=Encoder.of(document["context"]), arm=Encoder.of(document["arm"]), anchor=anchor)
+
+    def to_json(self) -> dict[str, Any]:
+        """The design as JSON."""
+        anchor = {str(arm): weights.tolist() for arm, weights in sorted(self.anchor.items())}
+        return {"context": self.context.spec(), "arm": self.arm.spec(), **({"anchor": anchor} if anchor else {})}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextualPolicy(Policy):
+    """Base of kinds whose scores depend on the encoded context x, (q,); x (..., q) stands for many, one for each
+    belief."""
+
+    design: Design = field(default_factory=Design, compare=False, repr=False)
+
+    contextual: ClassVar[bool] = True
+    expands: ClassVar[bool] = False  # whether its model is expanded around the anchor of its design
 
     @property
-    def design(self) -> Design:
-        """How it encodes contexts and arms."""
+    def reads(self) -> tuple[str, ...]:
+        return self.design.context.reads
 
     @property
+    @abstractmethod
     def uses_arm_features(self) -> bool:
         """Whether its scores depend on features of arms."""
 
     @property
+    @abstractmethod
     def features(self) -> tuple[str, ...]:
         """Names of the columns of `weights`."""
 
-    def encode(self, context: Mapping[str, object] | None) -> Array:
+    def encode(self, context: Mapping[str, Any] | None) -> Array:
         """Features of a context, (q,)."""
+        return self.design.context.encode([context or {}])[0]
 
+    def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
+        return self.scores_at(belief, self.encode(context))
+
+    def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array | None:
+        return self.index_at(belief, self.encode(context))
+
+    @abstractmethod
     def scores_at(self, belief: Belief, x: Array) -> Scores:
         """`scores` in encoded contexts x (..., q), one for each of the leading axes of the belief; arrays (..., m)."""
 
+    @abstractmethod
     def index_at(self, belief: Belief, x: Array) -> Array:
         """`index` in encoded contexts x (..., q), (..., m)."""
 
+    @abstractmethod
     def weights(self, belief: Belief) -> Array:
         """The weight of each feature in the score of each arm, (..., m, features)."""
 
-    def interval(self, belief: Belief, *, context: Mapping[str, object], z: float) -> tuple[Array, Array, Array]:
+    @abstractmethod
+    def interval(self, belief: Belief, *, context: Mapping[str, Any], z: float) -> tuple[Array, Array, Array]:
         """Mean reward of each arm in a context, and z standard deviations to either side, (m,) each; NaN where its
         scores are no rewards."""
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from rlrec.policy.base import Belief, Learner, any_of, fraction, unchecked_copy
 
 if TYPE_CHECKING:
-    from rlrec.arrays import Array
     from rlrec.policy.scores import Scores
 
 
@@ -36,9 +35,6 @@ class EpsilonGreedy(Learner):
         from rlrec.policy.families.point import Point
 
         return Point(belief.mean())
-
-    def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array | None:
-        return belief.mean()
 
     def greedy(self) -> Self:
         return unchecked_copy(self, epsilon=0.0, floor=0.0)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlrec.errors import InputError
-from rlrec.policy.base import Belief, Kind, fraction
+from rlrec.policy.base import Belief, Policy, fraction
 
 if TYPE_CHECKING:
     from rlrec.arrays import Array
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 ANY = "*"  # the context value whose probabilities hold where no row names the value
 
 
-class _Unlearned(Kind):
+class _Unlearned(Policy):
     def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
         import numpy as np
 
@@ -35,13 +35,6 @@ class _Floored(_Unlearned):
     def __post_init__(self) -> None:
         fraction("floor", self.floor)
 
-    @property
-    def exploration(self) -> float:
-        return self.floor
-
-    def greedy(self) -> Self:
-        return replace(self, floor=0.0)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Uniform(_Floored):
@@ -54,14 +47,10 @@ class Uniform(_Floored):
 class LoggedPolicy(_Unlearned):
     """The policy of an imported log, of which only the propensities are recorded."""
 
-    floor: ClassVar[float] = 0.0
-    exploration: ClassVar[float] = 0.0
+    floor = 0.0
     purpose: ClassVar[str] = "the owner of an imported log; it cannot be drawn from"
     served: ClassVar[bool] = False
     online: ClassVar[bool] = False
-
-    def greedy(self) -> Self:
-        return self
 
 
 @dataclass(frozen=True, kw_only=True)

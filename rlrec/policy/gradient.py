@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
 from rlrec.arrays import Array, Ids, Index, run_starts
 from rlrec.errors import InputError
-from rlrec.policy.base import Belief, Kind, between, fraction, unchecked_copy
-from rlrec.policy.design import Design
+from rlrec.policy.base import Belief, between, fraction, unchecked_copy
+from rlrec.policy.contextual import ContextualPolicy
 from rlrec.policy.families.gumbel import Gumbel
 from rlrec.policy.families.point import Point
 from rlrec.policy.scores import Scores
@@ -64,7 +64,7 @@ class State:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gradient(Kind):
+class Gradient(ContextualPolicy):
     """Arms in proportion to exp(score / temperature), by scores that `train-pg` learns for the return of a visit.
 
     model linear: weights per arm on features of context and session, and effects of the arm's own features. model
@@ -77,14 +77,11 @@ class Gradient(Kind):
     temperature: float = 1.0
     recency: float = RECENCY
     floor: float = 0.0
-    design: Design = field(default_factory=Design, compare=False, repr=False)
 
     purpose: ClassVar[str] = "learns from whole visits (train-pg): what is shown now changes what is liked later"
     online: ClassVar[bool] = False
-    contextual: ClassVar[bool] = True
     stateful: ClassVar[bool] = True
-    uses_arm_features: ClassVar[bool] = True
-    expands: ClassVar[bool] = False
+    uses_arm_features = True
 
     def __post_init__(self) -> None:
         if self.model not in (LINEAR, BILINEAR):
@@ -97,14 +94,6 @@ class Gradient(Kind):
             raise InputError(
                 f"a feature of contexts is named {taken[0]!r}, as a weight of every session is", hint="rename the field"
             )
-
-    @property
-    def exploration(self) -> float:
-        return self.floor
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return self.design.context.reads
 
     def greedy(self) -> Self:
         """The arm with the best score: temperature 0."""
@@ -197,10 +186,6 @@ class Gradient(Kind):
 
     # -- a visit that begins --
 
-    def encode(self, context: Mapping[str, Any] | None) -> Array:
-        """Features of a context, (q,)."""
-        return np.asarray(self.design.context.encode([context or {}])[0])
-
     def index_at(self, belief: Belief, x: Array) -> Array:
         """Noiseless scores at the beginning of a visit in contexts x (..., q), (..., m)."""
         if belief.trained is None:
@@ -211,12 +196,6 @@ class Gradient(Kind):
 
     def scores_at(self, belief: Belief, x: Array) -> Scores:
         return self.distribution(self.index_at(belief, x))
-
-    def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array:
-        return self.index_at(belief, self.encode(context))
-
-    def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
-        return self.scores_at(belief, self.encode(context))
 
     def weights(self, belief: Belief) -> Array:
         """Weight of each of `features` in each arm's score, (m, d + 5)."""
@@ -232,7 +211,6 @@ class Gradient(Kind):
 
     @property
     def features(self) -> tuple[str, ...]:
-        """Names of the columns of `weights`."""
         return ("bias", *self.names, *(f"own:{name}" for name in MEMORY))
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from math import log
 from typing import Any, ClassVar
 
@@ -13,7 +13,7 @@ from rlrec.arrays import Array, Ids, distinct_rows
 from rlrec.errors import InputError
 from rlrec.policy import solving
 from rlrec.policy.base import Belief, Learner, between, number, unit_interval
-from rlrec.policy.design import Design
+from rlrec.policy.contextual import ContextualPolicy
 from rlrec.policy.families.correlated import Correlated
 from rlrec.policy.families.gaussian import Gaussian
 from rlrec.policy.families.gumbel import Gumbel
@@ -33,7 +33,7 @@ _NARROWEST, _PRECISION = 1e-12, 1e-15
 
 
 @dataclass(frozen=True, kw_only=True)
-class Linear(Learner):
+class Linear(ContextualPolicy, Learner):
     """Base of the kinds below: the mean reward is linear in the features of the context.
 
     model disjoint: weights per arm. A prior given for an arm counts as observations of its intercept, and nothing
@@ -44,11 +44,8 @@ class Linear(Learner):
 
     model: str = DISJOINT
     ridge: float = 1.0
-    design: Design = field(default_factory=Design, compare=False, repr=False)
 
-    contextual: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({CONTEXT})
-    expands: ClassVar[bool] = False  # whether the model is expanded around the anchor of its design
 
     def __post_init__(self) -> None:
         if self.model not in (DISJOINT, SHARED):
@@ -63,17 +60,11 @@ class Linear(Learner):
         super().__post_init__()
 
     @property
-    def reads(self) -> tuple[str, ...]:
-        return self.design.context.reads
-
-    @property
     def features(self) -> tuple[str, ...]:
-        """Names of the columns of `weights`."""
         return self.design.context.names
 
     @property
     def uses_arm_features(self) -> bool:
-        """Whether its scores depend on features of arms."""
         return self.model == SHARED
 
     def credit(self, x: Array, arms: Ids) -> tuple[Array, Array]:
@@ -92,10 +83,6 @@ class Linear(Learner):
         weight, offset = self.credit(slots.context, slots.arm_id)
         return count_slots(slots, pack_each(slots.context, weight=weight, response=slots.reward + offset))
 
-    def encode(self, context: Mapping[str, Any] | None) -> Array:
-        """Features of a context, (q,)."""
-        return self.design.context.encode([context or {}])[0]
-
     def posterior(self, belief: Belief) -> solving.Disjoint | solving.Shared:
         """Posterior of the weights; it is solved once, and stored with the moments."""
         moments = belief.moments or self._no_moments(belief)
@@ -105,22 +92,10 @@ class Linear(Learner):
             moments.solutions[name] = solve(belief, moments)
         return moments.solutions[name]
 
-    def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
-        return self.scores_at(belief, self.encode(context))
-
-    def scores_at(self, belief: Belief, x: Array) -> Scores:
-        """`scores` in contexts x (..., q), one for each of the leading axes of the belief; arrays (..., m)."""
-        raise NotImplementedError
-
-    def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array | None:
-        return self.index_at(belief, self.encode(context))
-
     def index_at(self, belief: Belief, x: Array) -> Array:
-        """`index` in contexts x (..., q), (..., m)."""
         return self.posterior(belief).mean(x)
 
     def weights(self, belief: Belief) -> Array:
-        """Posterior mean of the weights that each arm has in context features, (..., m, q)."""
         return self.posterior(belief).by_arm
 
     def interval(self, belief: Belief, *, context: Mapping[str, Any], z: float) -> tuple[Array, Array, Array]:
@@ -328,7 +303,7 @@ class Softmax(Linear):
     def scores_at(self, belief: Belief, x: Array) -> Scores:
         return Gumbel(self.index_at(belief, x) / self.temperature)
 
-    def greedy(self) -> LinUcb:  # type: ignore[override]  # at temperature 0 it is the best mean
+    def greedy(self) -> LinUcb:  # at temperature 0 it is the best mean
         return self._best()
 
 
@@ -350,7 +325,7 @@ class SquareCb(Linear):
     def scores_at(self, belief: Belief, x: Array) -> Scores:
         return Gumbel(np.log(inverse_gaps(self.index_at(belief, x), gamma=self.gamma)))
 
-    def greedy(self) -> LinUcb:  # type: ignore[override]  # with an endless gamma it is the best mean
+    def greedy(self) -> LinUcb:  # with an endless gamma it is the best mean
         return self._best()
 
 

@@ -10,7 +10,6 @@ from rlrec.policy.base import Belief, Learner, unit_interval
 from rlrec.records import Reward
 
 if TYPE_CHECKING:
-    from rlrec.arrays import Array
     from rlrec.policy.scores import Scores
 
 
@@ -28,9 +27,6 @@ class Thompson(Learner):
         from rlrec.policy.families.beta import Beta
 
         return Beta(belief.alpha + belief.reward_sum, belief.beta + (belief.pulls - belief.reward_sum))
-
-    def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array | None:
-        return belief.mean()
 
     def check(self, reward: Reward) -> None:
         unit_interval(reward, "thompson counts it fractionally")

@@ -11,7 +11,7 @@ from rlrec.app.training.ascent import from_arrays, grouped, to_arrays
 from rlrec.app.training.blocks import blocks
 from rlrec.app.training.dataset import Catalogue, EligibleSet, VisitRows
 from rlrec.policy import reinforce
-from rlrec.policy.design import Design
+from rlrec.policy.contextual import Design
 from rlrec.policy.encoder import Encoder
 from rlrec.policy.gradient import Gradient
 from rlrec.policy.reinforce import GradientSums, Objective

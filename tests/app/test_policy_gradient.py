@@ -10,7 +10,7 @@ import pytest
 
 from rlrec.arrays import Array
 from rlrec.policy import reinforce, returns
-from rlrec.policy.design import Design
+from rlrec.policy.contextual import Design
 from rlrec.policy.encoder import Encoder
 from rlrec.policy.fields import Vector
 from rlrec.policy.gradient import Gradient, Parameters

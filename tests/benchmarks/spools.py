@@ -16,7 +16,7 @@ from rlrec.app.training.holdout_value import VISITS, HoldoutValue, fit_values
 from rlrec.arrays import Array, Flags, Index
 from rlrec.ope.paired import PairedDifference
 from rlrec.policy import reinforce
-from rlrec.policy.design import Design
+from rlrec.policy.contextual import Design
 from rlrec.policy.encoder import Encoder
 from rlrec.policy.gradient import Gradient, Parameters, State
 from rlrec.policy.history import History

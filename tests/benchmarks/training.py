@@ -11,7 +11,7 @@ import numpy as np
 
 from rlrec.arrays import Array, Index
 from rlrec.policy import reinforce, returns
-from rlrec.policy.design import Design
+from rlrec.policy.contextual import Design
 from rlrec.policy.encoder import Encoder
 from rlrec.policy.gradient import Gradient, Parameters, State
 from rlrec.policy.reinforce import LoggedSlates, Objective

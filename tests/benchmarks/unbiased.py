@@ -19,8 +19,7 @@ from rlrec.ope.estimate import Estimate, FinishOptions
 from rlrec.ope.impressions import ImpressionFold
 from rlrec.policy import slate
 from rlrec.policy.base import Learner, Policy
-from rlrec.policy.contextual import learns_from_contexts
-from rlrec.policy.design import Design
+from rlrec.policy.contextual import Design, learns_from_contexts
 from rlrec.policy.encoder import Encoder
 from rlrec.policy.linear import SHARED
 from rlrec.policy.scores import Scores, unstack

@@ -11,7 +11,7 @@ from scipy.special import chdtrc
 from rlrec.arrays import Array, Ids, Index
 from rlrec.policy import history, slate
 from rlrec.policy.base import Belief
-from rlrec.policy.design import Design
+from rlrec.policy.contextual import Design
 from rlrec.policy.encoder import Encoder
 from rlrec.policy.families.gumbel import Gumbel
 from rlrec.policy.fields import Number

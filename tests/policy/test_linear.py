@@ -14,7 +14,7 @@ from rlrec.arrays import Array
 from rlrec.errors import InputError
 from rlrec.policy import moments, slate
 from rlrec.policy.base import Belief
-from rlrec.policy.design import Design
+from rlrec.policy.contextual import Design
 from rlrec.policy.encoder import Encoder
 from rlrec.policy.families.correlated import Correlated
 from rlrec.policy.families.gaussian import Gaussian

@@ -12,7 +12,7 @@ import pytest
 from rlrec.arrays import Array, Index
 from rlrec.policy import reinforce, returns
 from rlrec.policy.adam import Adam
-from rlrec.policy.design import Design
+from rlrec.policy.contextual import Design
 from rlrec.policy.encoder import Encoder
 from rlrec.policy.fields import Number, Vector
 from rlrec.policy.gradient import BILINEAR, Gradient, Parameters, State

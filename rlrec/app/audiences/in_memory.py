@@ -14,8 +14,7 @@ from rlrec import simulate
 from rlrec.arrays import Array, Flags, Ids, Index
 from rlrec.policy import moments
 from rlrec.policy.base import Belief, Policy
-from rlrec.policy.contextual import learns_from_contexts
-from rlrec.policy.design import Design
+from rlrec.policy.contextual import Design, learns_from_contexts
 from rlrec.policy.encoder import Encoder
 from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.linear import SHARED

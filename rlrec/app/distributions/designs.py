@@ -13,8 +13,7 @@ import numpy as np
 from rlrec import policy as kinds
 from rlrec.arrays import Array, Ids
 from rlrec.policy.base import Policy
-from rlrec.policy.contextual import is_contextual
-from rlrec.policy.design import Design
+from rlrec.policy.contextual import Design, is_contextual
 from rlrec.policy.encoder import Encoder
 from rlrec.records import Reward, StoredPolicy, Version
 from rlrec.store import Unit

@@ -19,8 +19,7 @@ from rlrec.app.log import lineage, propensities, reward_log
 from rlrec.app.log.reward_log import RewardedSlots
 from rlrec.arrays import Ids
 from rlrec.errors import InputError
-from rlrec.policy.contextual import is_contextual
-from rlrec.policy.design import Design
+from rlrec.policy.contextual import Design, is_contextual
 from rlrec.policy.encoder import Encoder, EncoderFit
 from rlrec.policy.fields import WIDEST
 from rlrec.policy.gradient import BILINEAR
