@@ -112,7 +112,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
         raise InputError(f"kind {request.kind} has no prior: it is uniform until it is trained")
     if (prior or popular) and not lineage.informed(policy):
         store.notice(f"kind {request.kind} ignores the prior when it draws; `policy show` includes it")
-    if (prior or popular) and typed.get("model") == "shared":
+    if (prior or popular) and typed.get("model") in ("shared", "features"):
         store.notice("a shared model has no prior per arm: this prior changes nothing")
     with store.read() as unit, bulk.alongside(unit) if request.from_log or popular else nullcontext():
         new = policies.by_name(unit, request.name) is None

@@ -26,6 +26,7 @@ KINDS = {
     "lin-thompson": "rlrec.policy.linear:LinThompson",
     "logistic-thompson": "rlrec.policy.linear:LogisticThompson",
     "softmax": "rlrec.policy.linear:Softmax",
+    "plackett-luce": "rlrec.policy.odds:PlackettLuce",
     "squarecb": "rlrec.policy.linear:SquareCb",
     "gradient": "rlrec.policy.gradient:Gradient",
 }
@@ -64,5 +65,5 @@ def make(kind: str, typed: Mapping[str, Any], *, design: Design | None = None) -
         if name not in defaults:
             hint = suggest(name, list(defaults)) or f"it has {', '.join(defaults)}"
             raise InputError(f"kind {kind} has no parameter {name!r}", hint=hint)
-    designed = {"design": design} if design is not None and cls.contextual else {}
+    designed = {"design": design} if design is not None else {}
     return cls(**{**cls.implied_defaults(typed), **typed}, **designed)

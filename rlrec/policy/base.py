@@ -72,8 +72,12 @@ class Policy(Counts, ABC):
     prior: ClassVar[tuple[float, float]] = (0.0, 0.0)  # alpha and beta of an arm without a prior of its own
     served: ClassVar[bool] = True  # whether it can be drawn from
     online: ClassVar[bool] = True  # whether its belief learns from every decision; else a version is what made it
-    contextual: ClassVar[bool] = False  # whether it has a `design`: encoders, and beliefs with moments
     stateful: ClassVar[bool] = False  # whether it reads the session's state: each decision has its own distribution
+
+    @property
+    def contextual(self) -> bool:
+        """Whether it reads contexts through its `design`: encoders, and beliefs with moments."""
+        return False
 
     @property
     def forgetting(self) -> Forgetting:

@@ -46,8 +46,11 @@ class ContextualPolicy(Policy):
 
     design: Design = field(default_factory=Design, compare=False, repr=False)
 
-    contextual: ClassVar[bool] = True
     expands: ClassVar[bool] = False  # whether its model is expanded around the anchor of its design
+
+    @property
+    def contextual(self) -> bool:
+        return True
 
     @property
     def reads(self) -> tuple[str, ...]:

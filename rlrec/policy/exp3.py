@@ -30,7 +30,6 @@ class Exp3(Learner):
     eta: float = 0.0
 
     purpose: ClassVar[str] = "rewards that change, or that someone may set against you; with discount, it follows them"
-    needs: ClassVar[frozenset[str]] = frozenset({PROPENSITY})
 
     def __post_init__(self) -> None:
         between("gamma", self.gamma, 0, 1)
@@ -38,6 +37,10 @@ class Exp3(Learner):
             raise InputError("gamma is 0", hint="it lies above 0: gains are divided by the propensity of every arm")
         between("eta", self.eta, 0, 1e9)
         super().__post_init__()
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({PROPENSITY})
 
     @property
     def exploration(self) -> float:

@@ -45,8 +45,6 @@ class Linear(ContextualPolicy, Learner):
     model: str = DISJOINT
     ridge: float = 1.0
 
-    needs: ClassVar[frozenset[str]] = frozenset({CONTEXT})
-
     def __post_init__(self) -> None:
         if self.model not in (DISJOINT, SHARED):
             raise InputError(f"model is {self.model!r}", hint=f"it is {DISJOINT} or {SHARED}")
@@ -58,6 +56,10 @@ class Linear(ContextualPolicy, Learner):
                 hint=f"it holds {solving.LARGEST}: declare fewer features, or hash into fewer columns",
             )
         super().__post_init__()
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({CONTEXT})
 
     @property
     def features(self) -> tuple[str, ...]:

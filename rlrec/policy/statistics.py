@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from rlrec.arrays import Array, Flags, Ids, Index
@@ -54,7 +54,10 @@ class Counts:
     fields of a slot beside arm and reward that it looks at) and `entry`. Statistics add up over slots; fading by age
     and the sums by arm are the ledger's."""
 
-    needs: ClassVar[frozenset[str]] = frozenset()
+    @property
+    def needs(self) -> frozenset[str]:
+        """Fields of a slot that `statistics` depends on, beside arm and reward."""
+        return frozenset()
 
     @property
     def width(self) -> int:

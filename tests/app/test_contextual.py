@@ -75,7 +75,8 @@ def log_of(unit: Unit, name: str) -> reader.Batch:
 @pytest.mark.parametrize(
     ("kind", "asked"),
     [
-        ("softmax", {"model": "shared"}), ("squarecb", {"declared": False}), ("linucb", {}),
+        ("softmax", {"model": "shared"}), ("plackett-luce", {"model": "features"}), ("linucb", {}),
+        ("squarecb", {"declared": False}),
         ("linucb", {"model": "shared", "discount": "0.99"}), ("lin-thompson", {"window": "40"}),
     ],
 )  # fmt: skip

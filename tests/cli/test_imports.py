@@ -90,7 +90,8 @@ for kind in policy.KINDS:
         assert counts.entry(CountedSlot(1, 1, 1, 1, 0.5, 1.0))[:3] == (1.0, 1.0, 1.0), kind
         assert "numpy" not in sys.modules, kind
 """
-    contextual = [kind for kind in kinds.KINDS if kinds.load(kind).contextual]
+    fixed = {"probabilities": {"a": 1.0}}
+    contextual = [kind for kind in kinds.KINDS if kinds.make(kind, fixed if kind == "fixed" else {}).contextual]
     assert len(contextual) < len(kinds.KINDS)
     subprocess.run([sys.executable, "-c", script.replace("CONTEXTUAL", repr(contextual))], check=True)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rlrec.policy import KINDS, load
+from rlrec.policy import KINDS, make
 from tests.conftest import Run
 
 SHOWN = [
@@ -73,7 +73,7 @@ def test_every_kind_can_be_created_listed_and_shown(run: Run, kind: str) -> None
         "policy", "version", "kind", "params", "reward", "arms",
     ]  # fmt: skip
     assert [[key for key in row if key != "weights"] for row in found["arms"]] == [SHOWN, SHOWN]
-    assert all(("weights" in row) == load(kind).contextual for row in found["arms"])
+    assert all(("weights" in row) == make(kind, {}).contextual for row in found["arms"])
     probabilities = [row["probability"] for row in found["arms"]]
     assert probabilities == ([None, None] if kind == "logged" else pytest.approx([0.5, 0.5]))
 

@@ -168,7 +168,7 @@ def off_default(kind: str, name: str) -> Policy:
 def looks(policy: Policy) -> list[Array]:
     """Two positions in each context, one where the second may have no closed form; and what may change alone: the
     share of exploration, and how it forgets."""
-    share, size = policy.exploration, 1 if policy.contextual else 2
+    share, size = policy.exploration, 1 if hasattr(policy, "design") else 2
     beside = [share, policy.forgetting.discount, policy.forgetting.window]
     shares = [slate.marginals(scores_of(policy, context), size=size, floor=share) for context in CONTEXTS]
     if policy.stateful:  # and in visits that go on

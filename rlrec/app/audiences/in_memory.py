@@ -19,6 +19,7 @@ from rlrec.policy.encoder import Encoder
 from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.linear import SHARED
 from rlrec.policy.moments import ArmMoments
+from rlrec.policy.odds import FEATURES
 from rlrec.policy.scores import Scores
 from rlrec.policy.statistics import CONTEXT, ORDINAL, POSITION, PROPENSITY, SlotColumns
 from rlrec.simulate.base import Audience, Info
@@ -119,7 +120,7 @@ class Runs:
 def design(audience: Audience, names: Sequence[str], *, model: str | None) -> Design:
     """The design of a contextual kind for an audience: a constant, the observation, and names of arms that share a
     model."""
-    arm = {"arm": list(names)} if model == SHARED else {}
+    arm = {"arm": list(names)} if model in (SHARED, FEATURES) else {}
     context = {"x": {"type": "vector", "length": audience.features}} if audience.features else {}
     return Design(context=Encoder.of({"fields": context}), arm=Encoder.of({"fields": arm}))
 

@@ -24,6 +24,7 @@ from rlrec.policy.encoder import Encoder, EncoderFit
 from rlrec.policy.fields import WIDEST
 from rlrec.policy.gradient import BILINEAR
 from rlrec.policy.linear import SHARED
+from rlrec.policy.odds import FEATURES
 from rlrec.policy.solving import LARGEST
 from rlrec.policy.statistics import PROPENSITY
 from rlrec.records import Version
@@ -62,8 +63,8 @@ def warm_start(
     reward = lookup.reward(unit, reward_name)
     selected = None if from_log is None else filters.selection(unit, from_log)
     version = designs.unstored(kind, typed, reward)
-    if kinds.load(kind).contextual:
-        shared = typed["model"] in (SHARED, BILINEAR)
+    if kinds.make(kind, typed).contextual:
+        shared = typed["model"] in (SHARED, BILINEAR, FEATURES)
         design = fit_design(unit, selected, version, declared=declared or {}, shared=shared)
         version = replace(version, parameters=design.to_json())
         designs.policy_of(version)  # refuses more features than its model holds
@@ -138,7 +139,7 @@ def teaching_impressions(
     unit: Unit, selected: Selection, version: Version, *, contexts: bool = True
 ) -> Iterator[RewardedSlots]:
     """The mature, uncensored impressions of a log with the columns that a version needs."""
-    weighed = PROPENSITY in kinds.load(version.policy.kind).needs
+    weighed = PROPENSITY in designs.policy_of(version).needs
     further = (*(["context_id"] if contexts else []), *(propensities.COLUMNS if weighed else ()))
     for batch in reader.batches(unit, selection=selected, columns=(*reward_log.MATURITY, "arm_id", *further)):
         impressions = reward_log.with_rewards(batch, version.reward)
