@@ -86,12 +86,16 @@ _DELTA: dict[str, type] = {
 }
 
 
-def deltas(unit: Unit, version_id: int, *, by_seq: bool = False) -> Iterator[Columns]:
-    """Every change of a belief: those of each bucket and arm together, by seq; or all of them by seq."""
+def deltas(unit: Unit, version_id: int, *, between: tuple[int, int] | None = None) -> Iterator[Columns]:
+    """Every change of a belief: those of each bucket and arm together, by seq. between: those after one change up to
+    another, all of them by seq."""
     delta = t.belief_delta.c
-    order = (delta.seq, delta.bucket, delta.arm_id) if by_seq else (delta.bucket, delta.arm_id, delta.seq)
     chosen = sa.select(*(delta[name] for name in _DELTA)).where(delta.version_id == version_id)
-    return _stream(unit, chosen.order_by(*order), _DELTA)
+    if between is None:
+        return _stream(unit, chosen.order_by(delta.bucket, delta.arm_id, delta.seq), _DELTA)
+    after, last = between
+    chosen = chosen.where(delta.seq > after, delta.seq <= last)
+    return _stream(unit, chosen.order_by(delta.seq, delta.bucket, delta.arm_id), _DELTA)
 
 
 class OverdueSlots(NamedTuple):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from operator import itemgetter
-from typing import Any
 
 import numpy as np
 
@@ -22,7 +20,7 @@ from rlrec.app.audit.stored_slates import (
     compare,
     complete,
 )
-from rlrec.app.distributions import designs, exact
+from rlrec.app.distributions import designs, past_beliefs
 from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribution
 from rlrec.app.log import lineage
 from rlrec.arrays import Ids, Index, run_starts
@@ -30,8 +28,7 @@ from rlrec.policy import sampler, slate
 from rlrec.policy.scores import Scores
 from rlrec.records import Version
 from rlrec.store import Unit, audit, beliefs, policies
-from rlrec.store.beliefs import SUMS, ArmSums, BeliefKey, BeliefRow, BeliefRows
-from rlrec.store.bulk import Columns
+from rlrec.store.beliefs import BeliefRows
 from rlrec.store.reader import Batch
 
 ALL = 10_000  # decisions that are derived again unless asked otherwise
@@ -107,7 +104,7 @@ class VersionSlates:
         if not lineage.learns(self.version):
             moments: Iterator[tuple[Ids, BeliefRows]] = iter([(seqs, [])])
         else:
-            moments = moments_of(self.unit, self.version, seqs)
+            moments = past_beliefs.walk(self.unit, self.version, seqs)
         order = np.argsort(slates.per_decision("belief_seq"), kind="stable")
         sorted_seqs = slates.per_decision("belief_seq")[order]
         done = 0
@@ -197,38 +194,3 @@ def _single(case: EligibleDistribution, stored: Stored, places: Index) -> Derive
     arm = np.searchsorted(cumulative, uniform * cumulative[-1], side="right")
     redrawn = np.minimum(arm, np.flatnonzero(chance)[-1]) != places[:, 0]
     return Derived(redrawn, chance[places], chance[places], np.full(places.shape, chance.min()))
-
-
-def moments_of(unit: Unit, version: Version, seqs: Ids) -> Iterator[tuple[Ids, BeliefRows]]:
-    """The beliefs of a version at some changes (ascending), in one walk: changes without a difference between them
-    come together, with the rows that `VersionDistribution` takes."""
-    state, plain = NewestChanges(), exact.has_plain_sums(designs.policy_of(version))
-    at = 0
-    for chunk in audit.deltas(unit, version.id, by_seq=True):
-        seq, done = chunk["seq"], 0
-        # the last change of a chunk may go on in the next one
-        while at < len(seqs) and seqs[at] < seq[-1]:
-            upto = int(np.searchsorted(seq, seqs[at], "right"))
-            state.move(chunk, done, upto)
-            done, end = upto, int(np.searchsorted(seqs, seq[upto], "left"))
-            yield seqs[at:end], state.rows(plain=plain)
-            at = end
-        if at == len(seqs):
-            return
-        state.move(chunk, done, len(seq))
-    if at < len(seqs):
-        yield seqs[at:], state.rows(plain=plain)
-
-
-class NewestChanges(dict[BeliefKey, tuple[Any, ...]]):
-    """Per place the ordinal, the sums and the further sums of its newest change."""
-
-    def move(self, chunk: Columns, start: int, stop: int) -> None:
-        names = ("ordinal", *SUMS, "extra")
-        bucket, arm, *columns = (chunk[name][start:stop].tolist() for name in ("bucket", "arm_id", *names))
-        self.update(zip(zip(bucket, arm, strict=True), zip(*columns, strict=True), strict=True))
-
-    def rows(self, *, plain: bool) -> BeliefRows:
-        """The rows as `beliefs.sums_at` gives them; where the belief is not plain, as `beliefs.rows_at` does."""
-        rows = [BeliefRow(*key, *row) for key, row in sorted(self.items(), key=itemgetter(0))]
-        return [ArmSums(*row[1:2], *row[3:6]) for row in rows] if plain else rows

@@ -1,0 +1,53 @@
+"""The beliefs of a version at changes of the past, in one walk over what changed between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+
+from rlrec.app.distributions import designs, exact
+from rlrec.arrays import Ids
+from rlrec.records import Version
+from rlrec.store import Unit, audit, beliefs
+from rlrec.store.beliefs import SUMS, ArmSums, BeliefKey, BeliefRow, BeliefRows
+from rlrec.store.bulk import Columns
+
+
+def walk(unit: Unit, version: Version, seqs: Ids) -> Iterator[tuple[Ids, BeliefRows]]:
+    """The beliefs of a version at some changes (ascending): changes without a difference between them come together,
+    with the rows that `VersionDistribution` takes."""
+    state, plain = _NewestChanges(), exact.has_plain_sums(designs.policy_of(version))
+    if not len(seqs):
+        return
+    first, last = int(seqs[0]), int(seqs[-1])
+    state.update((row[:2], row[2:]) for row in beliefs.rows_at(unit, version.id, first))
+    at = 0
+    for chunk in audit.deltas(unit, version.id, between=(first, last)):
+        seq, done = chunk["seq"], 0
+        # the last change of a chunk may go on in the next one
+        while at < len(seqs) and seqs[at] < seq[-1]:
+            upto = int(np.searchsorted(seq, seqs[at], "right"))
+            state.move(chunk, done, upto)
+            done, end = upto, int(np.searchsorted(seqs, seq[upto], "left"))
+            yield seqs[at:end], state.rows(plain=plain)
+            at = end
+        state.move(chunk, done, len(seq))
+    if at < len(seqs):
+        yield seqs[at:], state.rows(plain=plain)
+
+
+class _NewestChanges(dict[BeliefKey, tuple[Any, ...]]):
+    """Per bucket and arm the ordinal, the sums and the further sums of its newest change."""
+
+    def move(self, chunk: Columns, start: int, stop: int) -> None:
+        names = ("ordinal", *SUMS, "extra")
+        bucket, arm, *columns = (chunk[name][start:stop].tolist() for name in ("bucket", "arm_id", *names))
+        self.update(zip(zip(bucket, arm, strict=True), zip(*columns, strict=True), strict=True))
+
+    def rows(self, *, plain: bool) -> BeliefRows:
+        """The rows as `beliefs.sums_at` gives them; where the belief is not plain, as `beliefs.rows_at` does."""
+        rows = [BeliefRow(*key, *row) for key, row in sorted(self.items(), key=itemgetter(0))]
+        return [ArmSums(*row[1:2], *row[3:6]) for row in rows] if plain else rows
