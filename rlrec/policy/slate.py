@@ -135,7 +135,7 @@ class SlateSampler:
             return self._draw_first(uniforms(seeds, decisions, words=1)[:, 0])
         slates = _draw_slates(self._order, self._arms, self._size, self._floor, seeds, decisions)
         probability, least = self._order.conditionals(slates, floor=self._floor, least=True)
-        left, marginal = self._arms - np.arange(self._size), self._marginals[np.arange(self._size), slates]
+        left, marginal = self._arms - np.arange(self._size), self.marginals[np.arange(self._size), slates]
         propensity, minimum = (_mix_floor(each, self._floor, left) for each in (probability, least))
         return _to_log(slates, propensity, marginal, minimum)
 
@@ -147,7 +147,10 @@ class SlateSampler:
         return probability
 
     @cached_property
-    def _marginals(self) -> Array:
+    def marginals(self) -> Array:
+        """Probability that each arm stands at each position, (size, m), as `marginals` says."""
+        if self._size == 1:
+            return self.first[None]
         return _to_positions(self._order.ranks(self._size), self._floor)
 
     @cached_property

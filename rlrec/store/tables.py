@@ -475,3 +475,23 @@ import_line = _table(
     _ref("decision_id", "decision"),
     rowid=False,
 )
+
+# Curves of examination: how likely the eye reaches a position, against the first one. Numbered under a name; they
+# never change. options: of the command; positions: the curve, JSON; report: how it was estimated, JSON.
+position_curve = _table(
+    "position_curve",
+    Column("id", BIG, primary_key=True),
+    Column("name", TEXT, nullable=False),
+    Column("number", BIG, nullable=False),
+    Column("created_at", BIG, nullable=False),
+    _ref("reward_id", "reward"),
+    Column("model", TEXT, nullable=False),
+    Column("method", TEXT, nullable=False),
+    Column("options", TEXT, nullable=False),
+    Column("positions", TEXT, nullable=False),
+    Column("report", TEXT, nullable=False),
+    UniqueConstraint("name", "number"),
+    _key("name"),
+    CheckConstraint("number > 0", name="number_positive"),
+    _choice("model", "pbm", "cascade", "dcm"),
+)

@@ -221,6 +221,19 @@ class VersionDistribution:
         """Cache key of a revision of the catalogue: equal for those that describe arms the same way."""
         return 0 if self.described is None else self.described.epoch(revision)
 
+    def moved(self, sums: BeliefRows, *, ordinal: int) -> VersionDistribution:
+        """The same version at another moment: its samplers are brought up to date where that is cheaper."""
+        distribution = copy(self)  # policy and prior are the same
+        distribution.ordinal = ordinal
+        distribution.__dict__.pop("arm_ids", None)
+        distribution._set_sums(sums)
+        distribution._earlier = self._samplers()
+        return distribution
+
+    def _samplers(self) -> Mapping[tuple[Hashable, ...], Mapping[int, SlateSampler]]:
+        """The samplers of every distribution, by its name."""
+        return {name: {**eligible.earlier, **eligible.samplers} for name, eligible in self._distributions.items()}
+
     def forget(self) -> None:
         """Drop the cached distributions: they would fill the memory where no two rows share one."""
         self._distributions.clear()
@@ -279,8 +292,7 @@ def renewed(unit: Unit, version: Version, before: VersionDistribution, *, descri
         if distribution.trained is not None:
             distribution.trained = Trained(unit, version)
     _read(unit, distribution, None, None)
-    earlier = before._distributions.items()
-    distribution._earlier = {name: {**eligible.earlier, **eligible.samplers} for name, eligible in earlier}
+    distribution._earlier = before._samplers()
     return distribution
 
 

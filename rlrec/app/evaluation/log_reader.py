@@ -9,10 +9,11 @@ from itertools import pairwise
 
 import numpy as np
 
-from rlrec.app.evaluation import log_rows
+from rlrec.app.evaluation import log_rows, logger_marginals
 from rlrec.app.evaluation.contexts import ContextCache
 from rlrec.app.evaluation.groups import Grouping
 from rlrec.app.evaluation.log_rows import CLUSTERS, LoggedBatch
+from rlrec.app.evaluation.logger_marginals import LoggerMarginals
 from rlrec.app.evaluation.loggers import Loggers, unknown_support
 from rlrec.app.evaluation.request import Evaluation
 from rlrec.arrays import Flags, Ids, distinct, run_starts
@@ -32,6 +33,7 @@ class LogReader:
         self.unit, self.evaluation = unit, evaluation
         self.contexts = ContextCache(unit, fields=evaluation.fields, encode=evaluation.encode)
         self.loggers = Loggers(unit, evaluation.arms)
+        self.marginals = LoggerMarginals(self.loggers)
         self.grouping = Grouping(unit, evaluation.request.by, keys=evaluation.arms.keys, loggers=self.loggers)
         self._eligible: dict[int, Ids] = {}
 
@@ -42,12 +44,19 @@ class LogReader:
             slots = log.slots | {"context": context, "cluster": self._clusters(log)}
             yield LoggedBatch(log=replace(log, slots=slots), contexts=contexts, eligible={})
 
-    def to_judge(self, columns: Collection[str], *, visits: bool = False) -> Iterator[LoggedBatch]:
+    def to_judge(self, columns: Collection[str], *, visits: bool = False, marginals: int = 0) -> Iterator[LoggedBatch]:
         """Batches that targets are judged on. visits: with the visits of their sessions, and without what only
-        impressions need: slates and the support of the loggers."""
+        impressions need: slates and the support of the loggers. marginals: down to which position slots have a column
+        `logger_marginals`, (n, marginals), as of `LoggerMarginals`."""
         for batch in self._batches(columns, visits):
-            for log, eligible in self._portions(batch):
-                yield self._logged(log, eligible, impressions=not visits)
+            for log, eligible in self._portions(batch, marginals):
+                yield self._logged(log, eligible, impressions=not visits, marginals=marginals)
+
+    def to_locate(self, columns: Collection[str], *, positions: int) -> Iterator[LoggedBatch]:
+        """Batches that positions are compared on: with `logger_marginals`, without the slates and the support."""
+        for batch in self._batches(columns, False):
+            for log, eligible in self._portions(batch, positions):
+                yield self._logged(log, eligible, impressions=False, marginals=positions)
 
     def _batches(self, columns: Collection[str], visits: bool) -> Iterator[Batch]:
         needed = {*columns, *CLUSTERS[self.evaluation.cluster]}
@@ -58,17 +67,18 @@ class LogReader:
     def _clusters(self, log: Batch) -> Ids:
         return log_rows.clusters(log.slots, self.evaluation.cluster)
 
-    def _portions(self, batch: Batch) -> Iterator[tuple[Batch, Mapping[int, Ids]]]:
-        """Whole sessions of a batch, few enough for the arms of their eligible sets to be held; and these."""
+    def _portions(self, batch: Batch, marginals: int) -> Iterator[tuple[Batch, Mapping[int, Ids]]]:
+        """Whole sessions of a batch, few enough for the arms of their eligible sets and so many marginals a slot to be
+        held; and these sets."""
         sets, sessions = batch.slots["eligible_id"], batch.slots["session_id"]
         first, _ = distinct(sets)
         sizes = contents.set_sizes(self.unit, sets[first].tolist())
-        if sum(sizes.values()) <= CELLS:
+        if sum(sizes.values()) + len(sets) * marginals <= CELLS:
             yield batch, self._eligible_sets(sizes.keys())
             return
         # sets are counted where they come first, and sessions cut where the count passes a multiple of what can be held
-        cells = np.zeros(len(sets), np.int64)
-        cells[first] = [sizes[key] for key in sets[first].tolist()]
+        cells = np.full(len(sets), marginals, np.int64)
+        cells[first] += [sizes[key] for key in sets[first].tolist()]
         starts = run_starts(sessions)
         portion = np.cumsum(cells)[starts] // CELLS
         cuts = [*starts[run_starts(portion)].tolist(), len(sets)]
@@ -79,18 +89,23 @@ class LogReader:
             eligible = self._eligible_sets(set(slots["eligible_id"].tolist()))
             yield replace(batch, slots=slots, events=events), eligible
 
-    def _logged(self, log: Batch, eligible: Mapping[int, Ids], *, impressions: bool) -> LoggedBatch:
+    def _logged(self, log: Batch, eligible: Mapping[int, Ids], *, impressions: bool, marginals: int) -> LoggedBatch:
         """The batch with all that folds need. impressions: also slates, and the support of the loggers."""
         slots, fields, zeros = log.slots, set[str](), list[Flags | None]()
         if impressions:
             slots = slots | log_rows.slates(slots) | unknown_support(slots)
-            fields = self.loggers.reads(slots)
+            fields = self.loggers.reads(slots, slots["unknown_support"])
+        if marginals:
+            fields |= self.marginals.reads(slots)
         contexts, context = self.contexts.table(slots["context_id"], log.contexts, fields=fields)
         groups, group = self.grouping.of(slots, contexts, context)
         slots = slots | {"context": context, "group": group, "cluster": self._clusters(log)}
         if impressions:
             support, zeros = self.loggers.support(slots, contexts, eligible)
             slots |= support
+        if marginals:
+            derived = self.marginals.of(slots, contexts, eligible, positions=marginals)
+            slots = {**slots, logger_marginals.COLUMN: derived}
         return LoggedBatch(
             log=replace(log, slots=slots), contexts=contexts, groups=groups, eligible=eligible, zeros=zeros
         )

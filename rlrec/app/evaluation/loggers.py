@@ -33,7 +33,7 @@ class Loggers:
         self.unit, self.arms = unit, arms
         self._versions: dict[int, Version] = StoredRows("version")
         self._zeros: dict[tuple[object, ...], Flags] = {}
-        self._policy = cache(lambda version_id: designs.policy_of(self._versions[version_id]))
+        self.policy = cache(lambda version_id: designs.policy_of(self._versions[version_id]))
         self._distribution = lru_cache(maxsize=8)(self._load)
 
     def versions(self, version_ids: Ids) -> dict[int, Version]:
@@ -41,10 +41,9 @@ class Loggers:
         self._versions |= policies.by_id(self.unit, wanted - self._versions.keys())
         return {key: self._versions[key] for key in wanted}
 
-    def reads(self, slots: Columns) -> set[str]:
-        """The fields of the context that the loggers of rows with unknown support depend on."""
-        versions = self.versions(slots["version_id"][slots["unknown_support"]])
-        return {field for key in versions for field in self._policy(key).reads}
+    def reads(self, slots: Columns, unknown: Flags) -> set[str]:
+        """The fields of the context that the loggers of rows depend on. unknown (n,): these rows."""
+        return {field for key in self.versions(slots["version_id"][unknown]) for field in self.policy(key).reads}
 
     def support(
         self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids]
@@ -79,7 +78,7 @@ class Loggers:
         arms = np.array([len(eligible[key]) for key in sets[first].tolist()], np.int64)[which]
         first, which = distinct(version, size, arms)
         for case, row in enumerate(first.tolist()):
-            k, m, floor = int(size[row]), int(arms[row]), self._policy(int(version[row])).exploration
+            k, m, floor = int(size[row]), int(arms[row]), self.policy(int(version[row])).exploration
             if floor > 0 and k <= min(m, LONGEST):
                 rows = which == case
                 smallest[rows] = guaranteed(k, m, floor=floor)[position[rows] - 1]
@@ -95,7 +94,7 @@ class Loggers:
             rows = which == number
             for name in self._ignored(version_id):
                 drawn[name][rows] = 0
-            codes, _ = contexts.reading(self._policy(version_id).reads)
+            codes, _ = contexts.reading(self.policy(version_id).reads)
             reading[rows] = codes[slots["context"][unknown[rows]]]
         first, case = distinct(*drawn.values(), reading)
         return unknown[first], case
@@ -104,7 +103,7 @@ class Loggers:
         """The arms that the logger of a row could not show."""
         drawn = {name: int(slots[name][row]) for name in _DRAWN}
         version_id, arms = drawn["version_id"], eligible[drawn["eligible_id"]]
-        policy = self._policy(version_id)
+        policy = self.policy(version_id)
         if policy.stateful:
             return None
         drawn |= dict.fromkeys(self._ignored(version_id), 0)
@@ -120,7 +119,7 @@ class Loggers:
 
     def _ignored(self, version_id: int) -> list[str]:
         """The columns of _DRAWN that the distributions of a version do not depend on."""
-        policy = self._policy(version_id)
+        policy = self.policy(version_id)
         needed = {
             "belief_seq": lineage.informed(policy),
             "belief_ordinal": bool(policy.forgetting),

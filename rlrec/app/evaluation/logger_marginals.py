@@ -1,0 +1,147 @@
+"""The logger's probability of each logged arm at every position of its page, derived again from the belief that the
+decision names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rlrec.app.distributions import exact, past_beliefs
+from rlrec.app.distributions.exact import VersionDistribution
+from rlrec.app.evaluation.contexts import ContextTable
+from rlrec.app.evaluation.loggers import Loggers
+from rlrec.app.log import lineage
+from rlrec.arrays import Array, Flags, Ids, distinct, run_starts
+from rlrec.policy import slate
+from rlrec.policy.contextual import is_contextual
+from rlrec.records import Version
+from rlrec.store.bulk import Columns
+
+COLUMN = "logger_marginals"  # of the slots of a batch
+CELLS = 1_000_000  # arms of contexts that are scored at a time
+_AGREEING = 1e-9  # relative distance of probabilities that are the same
+
+
+class LoggerMarginals:
+    """Marginals of loggers. Each belief, eligible set and context that loggers drew from is worked out once a batch."""
+
+    def __init__(self, loggers: Loggers) -> None:
+        self.loggers = loggers
+
+    def reads(self, slots: Columns) -> set[str]:
+        """The fields of the context that the loggers of these slots depend on."""
+        return self.loggers.reads(slots, ~slots["imported"])
+
+    def of(self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids], *, positions: int) -> Array:
+        """The probability that the row's arm stood at position j of its page, whatever stood elsewhere, (n, positions);
+        0 below the end of the page.
+
+        NaN where it cannot be derived: in imports whose logger is not uniform, for kinds that read the session, and for
+        correlated scores. The position that the row was shown at has its logged marginal, where there is one.
+        slots: of a batch, with `context`; contexts: with the fields that `reads` says."""
+        table = np.full((len(slots["arm_id"]), positions), np.nan)
+        live = np.flatnonzero(~slots["imported"])
+        order = live[np.lexsort((slots["belief_seq"][live], slots["version_id"][live]))]
+        versions, starts = self.loggers.versions(slots["version_id"]), run_starts(slots["version_id"][order])
+        for rows in np.split(order, starts[1:]) if len(order) else ():
+            version = versions[int(slots["version_id"][rows[0]])]
+            for some, served in self._moments(version, slots, rows):
+                _fill(table, served, some, slots, contexts, eligible, self.loggers.arms.keys)
+        _fill_uniform(table, slots, eligible)
+        logged = np.where(
+            np.isnan(slots["marginal"]) & (slots["position"] == 1), slots["propensity"], slots["marginal"]
+        )
+        shown = np.flatnonzero((slots["position"] <= positions) & ~np.isnan(logged))
+        table[shown, slots["position"][shown] - 1] = logged[shown]
+        return table
+
+    def _moments(self, version: Version, slots: Columns, rows: Ids) -> Iterator[tuple[Ids, VersionDistribution]]:
+        """The rows of a version, which lie in order of `belief_seq`, by the beliefs that they were drawn from."""
+        policy = self.loggers.policy(version.id)
+        if policy.stateful:
+            return
+        served = exact.load(self.loggers.unit, version)
+        if version.status == "frozen" or not lineage.informed(policy):
+            yield rows, served
+            return
+        seq, ordinal = slots["belief_seq"][rows], slots["belief_ordinal"][rows]
+        for same, sums in past_beliefs.walk(self.loggers.unit, version, seq[run_starts(seq)]):
+            first, last = np.searchsorted(seq, same[0], "left"), np.searchsorted(seq, same[-1], "right")
+            ordinals = ordinal[first:last] if policy.forgetting else np.zeros(last - first, np.int64)
+            for at in np.unique(ordinals).tolist():
+                served = served.moved(sums, ordinal=at)
+                yield rows[first:last][ordinals == at], served
+
+
+def _fill(
+    table: Array, served: VersionDistribution, rows: Ids, slots: Columns, contexts: ContextTable,
+    eligible: Mapping[int, Ids], keys: Mapping[int, str],
+) -> None:  # fmt: skip
+    """Write the marginals of rows that were drawn from one belief."""
+    policy, positions = served.policy, table.shape[1]
+    codes, values = contexts.reading(policy.reads)
+    described = served.described is not None
+    size = np.minimum(slots["size"][rows], positions)
+    revision = slots["catalogue_revision"][rows] if described else np.zeros(len(rows), np.int64)
+    for some in _groups(slots["eligible_id"][rows], size, revision):
+        group, key = rows[some], int(slots["eligible_id"][rows[some[0]]])
+        arms, at = eligible[key], int(revision[some[0]])
+        k = min(int(size[some[0]]), len(arms))
+        code = codes[slots["context"][group]]
+        index = np.minimum(np.searchsorted(arms, slots["arm_id"][group]), len(arms) - 1)
+        table[group, k:] = 0.0
+        # contexts with distributions of their own, some at a time
+        reading = list(_groups(code))
+        step = max(1, CELLS // len(arms))
+        for start in range(0, len(reading), step):
+            some_readings = reading[start : start + step]
+            read = [values[int(code[inside[0]])] for inside in some_readings]
+            shares = _shares(served, key, arms, read, size=k, keys=keys, revision=at)
+            for inside, share in zip(some_readings, shares, strict=True):
+                table[group[inside], :k] = share[:, index[inside]].T
+
+
+def _groups(*columns: Ids) -> Iterator[Ids]:
+    """The rows of every kind of row."""
+    _, kind = distinct(*columns)
+    order = np.argsort(kind, kind="stable")
+    yield from np.split(order, run_starts(kind[order])[1:])
+
+
+def _shares(
+    served: VersionDistribution, key: int, arms: Ids, contexts: Sequence[Mapping[str, Any]], *, size: int,
+    keys: Mapping[int, str], revision: int,
+) -> Iterator[Array]:  # fmt: skip
+    """The probability of each arm at each position in each of some contexts, (size, m); NaN for correlated scores,
+    of which every decision has its own."""
+    floor = served.policy.exploration
+    if is_contextual(served.policy):
+        for scores in served.scores(key, arms, contexts, keys=keys, revision=revision):
+            shape = size, len(arms)
+            yield np.full(shape, np.nan) if scores.samples else slate.marginals(scores, size=size, floor=floor)
+    else:
+        for context in contexts:
+            yield served.case(key, arms, context, keys=keys, revision=revision).pages(size).marginals
+
+
+def _fill_uniform(table: Array, slots: Columns, eligible: Mapping[int, Ids]) -> None:
+    """Write the marginals of imported versions all of whose probabilities here are those of uniform slates."""
+    imported = np.flatnonzero(slots["imported"])
+    if not len(imported):
+        return
+    first, which = distinct(slots["eligible_id"][imported])
+    arms = np.array([len(eligible[key]) for key in slots["eligible_id"][imported][first].tolist()])[which]
+    first, which = distinct(slots["version_id"][imported])
+    uniform = np.bincount(which, weights=~_is_uniform(slots, imported, arms), minlength=len(first))[which] == 0
+    rows, depth = imported[uniform], np.arange(table.shape[1])
+    table[rows] = np.where(depth < slots["size"][rows, None], 1 / arms[uniform, None], 0.0)
+
+
+def _is_uniform(slots: Columns, rows: Ids, arms: Ids) -> Flags:
+    """Which rows have the probabilities of uniform slates of so many arms, (n,)."""
+    marginal, propensity = slots["marginal"][rows], slots["propensity"][rows]
+    left = np.maximum(arms - slots["position"][rows] + 1, 1)
+    agree = np.where(np.isnan(marginal), propensity * left, marginal * arms)
+    return np.abs(agree - 1) <= _AGREEING

@@ -1,0 +1,109 @@
+"""Logging marginals at every position: those that were logged, and the sums that they must have."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import numpy as np
+import pytest
+
+from rlrec.app import versions
+from rlrec.app.evaluation import log_rows
+from rlrec.app.evaluation.log_reader import LogReader
+from rlrec.app.evaluation.request import Evaluation, Request
+from rlrec.arrays import Array
+from rlrec.store.bulk import Columns
+from rlrec.store.reader import Selection
+from tests.app import logs
+from tests.conftest import Run
+
+RATES = [0.5, 0.1, 0.3, 0.2, 0.4]
+
+
+def derived(db: str, *, positions: int, hide: bool = True) -> tuple[Columns, Array]:
+    """The slots of the log and their marginals; hide: those that were logged are not looked at."""
+    with closing(logs.at(db, 1e6)) as store, store.read() as unit:
+        evaluation = Evaluation.of(unit, Request(targets=[]), Selection(), encode=False)
+        reader = LogReader(unit, evaluation)
+        slots, tables = [], []
+        for batch in reader.to_locate(log_rows.JUDGED, positions=positions):
+            seen = batch.log.slots
+            nothing = {"marginal": np.full(len(seen["arm_id"]), np.nan)} if hide else {}
+            tables.append(reader.marginals.of(seen | nothing, batch.contexts, batch.eligible, positions=positions))
+            slots.append(seen)
+        return {name: np.concatenate([some[name] for some in slots]) for name in slots[0]}, np.concatenate(tables)
+
+
+def at_own(slots: Columns, table: Array) -> Array:
+    return table[np.arange(len(table)), slots["position"] - 1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "parameters"),
+    [
+        ("thompson", {"floor": "0.1"}),
+        ("thompson", {"floor": "0.1", "discount": "0.9"}),
+        ("thompson", {"window": "10"}),
+        ("epsilon-greedy", {"epsilon": "0.2"}),
+        ("ucb", {"floor": "0.3"}),
+        ("uniform", {}),
+    ],
+)
+def test_they_are_the_logged_ones_of_every_belief(sqlite_db: str, kind: str, parameters: dict[str, str]) -> None:
+    logs.catalogue(sqlite_db, 5)
+    logs.create(sqlite_db, "home", kind, **parameters)
+    logs.serve(sqlite_db, "home", pages=30, rates=RATES, size=3, group=1)
+    slots, table = derived(sqlite_db, positions=4)
+    assert np.allclose(at_own(slots, table), slots["marginal"], rtol=1e-9, atol=1e-12)
+    assert (table[:, 3] == 0).all()
+
+
+def test_a_frozen_version_has_them_while_others_learn(db: str) -> None:
+    logs.catalogue(db, 5)
+    logs.create(db, "home", "thompson", floor="0.1")
+    logs.serve(db, "home", pages=20, rates=RATES, size=3, group=5)
+    with closing(logs.at(db, 50)) as store:
+        versions.freeze(store, "home")
+    logs.serve(db, "home@2", pages=20, rates=RATES, size=2, group=5, start=60, seed=2)
+    slots, table = derived(db, positions=2)
+    inside = slots["position"] <= 2
+    own = at_own({"position": slots["position"][inside]}, table[inside])
+    assert np.allclose(own, slots["marginal"][inside], rtol=1e-9)
+
+
+def test_contextual_kinds_have_them_by_context(sqlite_db: str) -> None:
+    logs.catalogue(sqlite_db, 4)
+    logs.create(sqlite_db, "home", "lin-thompson", floor="0.1")
+    contexts = [{"x": 0.0}, {"x": 1.0}, {"x": 2.0}]
+    logs.serve(sqlite_db, "home", pages=30, rates=RATES, size=2, group=4, contexts=contexts)
+    slots, table = derived(sqlite_db, positions=2)
+    assert np.allclose(at_own(slots, table), slots["marginal"], rtol=1e-9)
+
+
+def test_what_cannot_be_derived_is_unknown_but_for_what_was_logged(run_sqlite: Run, sqlite_db: str) -> None:
+    line = (
+        '{"session": "s", "eligible": ["a", "b", "c"], "at": "2026-01-01T00:00:00Z", "slate":'
+        ' [{"arm": "a", "propensity": 0.4}, {"arm": "b", "propensity": 0.5, "marginal": 0.3}]}'
+    )
+    assert run_sqlite("import-log", "-", "--layout", "jsonl", stdin=line).exit_code == 0
+    _, table = derived(sqlite_db, positions=2, hide=False)
+    assert np.array_equal(table, [[0.4, np.nan], [np.nan, 0.3]], equal_nan=True)
+
+
+def test_an_imported_uniform_logger_has_them_in_closed_form(run_sqlite: Run, sqlite_db: str) -> None:
+    line = (
+        '{"session": "s", "eligible": ["a", "b", "c"], "at": "2026-01-01T00:00:00Z", "slate":'
+        ' [{"arm": "a", "propensity": 0.3333333333333333}, {"arm": "b", "propensity": 0.5}]}'
+    )
+    assert run_sqlite("import-log", "-", "--layout", "jsonl", stdin=line).exit_code == 0
+    assert derived(sqlite_db, positions=3)[1].tolist() == [[1 / 3, 1 / 3, 0.0]] * 2
+
+
+def test_they_sum_to_one_over_arms_at_every_position(sqlite_db: str) -> None:
+    """All pages of 2 of 3 arms that one belief may draw: the marginals of the shown arms, each arm once."""
+    logs.catalogue(sqlite_db, 3)
+    logs.create(sqlite_db, "home", "thompson", floor="0.5")
+    logs.serve(sqlite_db, "home", pages=40, rates=RATES, size=2, group=40)
+    slots, table = derived(sqlite_db, positions=2)
+    _, first = np.unique(slots["arm_id"], return_index=True)
+    assert np.allclose(table[first].sum(axis=0), 1)
