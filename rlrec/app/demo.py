@@ -10,9 +10,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 
@@ -24,23 +23,16 @@ VISITORS = 1_000  # an hour
 SEED = 7
 
 
-@dataclass(frozen=True, kw_only=True)
-class DemoStep:
-    """A command and its purpose; `quiet` steps repeat others, and are not shown."""
+class DemoStep(NamedTuple):
+    """A command and its purpose, as comments of a shell; `quiet` steps repeat others, and are not shown."""
 
     why: str
     command: str
-    quiet: bool = False
+    quiet: bool
 
 
-Result = TypedDict("Result", {
-    "command": str, "output": str,
-})  # fmt: skip
-
-
-SampleFile = TypedDict("SampleFile", {
-    "file": str, "bytes": int,
-})  # fmt: skip
+Result = TypedDict("Result", {"command": str, "output": str})
+SampleFile = TypedDict("SampleFile", {"file": str, "bytes": int})
 
 
 def samples() -> Path:
@@ -63,120 +55,108 @@ def copy_samples(folder: Path) -> list[SampleFile]:
     return [{"file": str(target), "bytes": source.stat().st_size} for source, target in pairs]
 
 
+BEFORE = """
+# Make a store: one SQLite file in this folder.
+$ rlrec init
+
+# Import a real log: 10,000 impressions of a fashion shop's front page (Open Bandit Dataset,
+# Saito et al. 2020), chosen uniformly among 80 items. 38 of them were clicked.
+$ rlrec import-log {data}/random_all.csv.gz --layout obd --policy random
+
+# A Thompson policy that starts from the belief that the shop published.
+$ rlrec policy create published --kind thompson --prior {data}/bts_all_prior.csv
+
+# A greedy policy that learns from the log itself: always the items clicked most often so far.
+$ rlrec policy create greedy --kind epsilon-greedy --param epsilon=0 --from-log policy=random
+
+# What would each have earned on that page? The log can answer, since it holds the probability of
+# every choice. Read the verdicts before the values. `uniform` is the policy that logged: a plain
+# average, which can be trusted. `published` is weak: it prefers few items, one click carries much of
+# its estimate, and the interval is wide. `greedy` looks best by far, but is judged on the very rows
+# that it learned from (in-sample): that number is worth nothing.
+$ rlrec evaluate uniform published greedy --log policy=random --estimator snips
+"""
+LIVE = """
+# Now live. The audience is simulated: it clicks each item at the rate that the item had in the log.
+$ rlrec policy show greedy --format csv > rates.csv
+
+# A new Thompson policy without any data. 5 % of every position stays uniform, so that its log can
+# judge other policies.
+$ rlrec policy create live --kind thompson --param floor=0.05
+"""
+AN_HOUR = """
+# An hour of traffic: {visitors:,} visitors get three items each, with exact propensities in the log.
+$ rlrec --now 2026-01-01T{hour:02}:00:00Z recommend --input visitors-{hour:02}.ndjson --seed {seed} > slates.ndjson
+
+# The audience looks at the slates, and clicks.
+$ rlrec demo --audience rates.csv --seed {hour} < slates.ndjson > clicks.ndjson
+
+# The clicks come back, and the belief has learned. The same again for {more} more hours.
+$ rlrec --now 2026-01-01T{hour:02}:10:00Z feedback --input clicks.ndjson
+"""
+AFTER = """
+# The belief of `live` now: it has found the items that this audience likes, and serves them most.
+# (These are the twelve it serves most; `rlrec policy show live` has all.)
+$ rlrec policy show live --format csv > live.csv
+head -n 1 live.csv; tail -n +2 live.csv | sort -t, -k10 -g -r | head -n 12
+
+# Its own log judges others. The truth for `uniform` is {uniform:.5f} clicks an impression: is it
+# inside the interval? `live` earned more than that while it was still learning (in-sample: its own log).
+$ rlrec --now 2026-01-02 evaluate uniform live --log policy=live --estimator snips
+
+# Is all of it right? Beliefs are rebuilt from the log, and stored propensities are computed again.
+$ rlrec --now 2026-01-02 doctor --sample 500
+"""
+
+
+def _steps(script: str, *, quiet: bool = False, **values: object) -> list[DemoStep]:
+    blocks = (block.partition("\n$ ") for block in script.format(**values).strip().split("\n\n"))
+    return [DemoStep(why, command, quiet) for why, _, command in blocks]
+
+
 def before() -> list[DemoStep]:
     """Steps before anything goes live: estimates from the log of another system."""
-    data = shlex.quote(str(samples()))
-    return [
-        DemoStep(why="Make a store: one SQLite file in this folder.", command="rlrec init"),
-        DemoStep(
-            why="Import a real log: 10,000 impressions of a fashion shop's front page (Open Bandit Dataset,\n"
-            "Saito et al. 2020), chosen uniformly among 80 items. 38 of them were clicked.",
-            command=f"rlrec import-log {data}/random_all.csv.gz --layout obd --policy random",
-        ),
-        DemoStep(
-            why="A Thompson policy that starts from the belief that the shop published.",
-            command=f"rlrec policy create published --kind thompson --prior {data}/bts_all_prior.csv",
-        ),
-        DemoStep(
-            why="A greedy policy that learns from the log itself: always the items clicked most often so far.",
-            command="rlrec policy create greedy --kind epsilon-greedy --param epsilon=0 --from-log policy=random",
-        ),
-        DemoStep(
-            why="What would each have earned on that page? The log can answer, since it holds the probability of\n"
-            "every choice. Read the verdicts before the values. `uniform` is the policy that logged: a plain\n"
-            "average, which can be trusted. `published` is weak: it prefers few items, one click carries much of\n"
-            "its estimate, and the interval is wide. `greedy` looks best by far, but is judged on the very rows\n"
-            "that it learned from (in-sample): that number is worth nothing.",
-            command="rlrec evaluate uniform published greedy --log policy=random --estimator snips",
-        ),
-    ]
+    return _steps(BEFORE, data=shlex.quote(str(samples())))
 
 
 def live() -> list[DemoStep]:
     """Twelve simulated hours of traffic, with the clock given by --now."""
-    first = [
-        DemoStep(
-            why="Now live. The audience is simulated: it clicks each item at the rate that the item had in the log.",
-            command="rlrec policy show greedy --format csv > rates.csv",
-        ),
-        DemoStep(
-            why="A new Thompson policy without any data. 5 % of every position stays uniform, so that its log can\n"
-            "judge other policies.",
-            command="rlrec policy create live --kind thompson --param floor=0.05",
-        ),
-    ]
-    return first + [step for hour in range(HOURS) for step in _hour(hour)]
-
-
-def _hour(hour: int) -> list[DemoStep]:
-    quiet, clock = hour > 0, f"rlrec --now 2026-01-01T{hour:02}"
-    return [
-        DemoStep(
-            why=f"An hour of traffic: {VISITORS:,} visitors get three items each, with exact propensities in the log.",
-            command=f"{clock}:00:00Z recommend --input visitors-{hour:02}.ndjson --seed {SEED} > slates.ndjson",
-            quiet=quiet,
-        ),
-        DemoStep(
-            why="The audience looks at the slates, and clicks.",
-            command=f"rlrec demo --audience rates.csv --seed {hour} < slates.ndjson > clicks.ndjson",
-            quiet=quiet,
-        ),
-        DemoStep(
-            why=f"The clicks come back, and the belief has learned. The same again for {HOURS - 1} more hours.",
-            command=f"{clock}:10:00Z feedback --input clicks.ndjson",
-            quiet=quiet,
-        ),
-    ]
+    steps = _steps(LIVE)
+    for hour in range(HOURS):
+        steps += _steps(AN_HOUR, quiet=hour > 0, hour=hour, visitors=VISITORS, seed=SEED, more=HOURS - 1)
+    return steps
 
 
 def after(uniform: float) -> list[DemoStep]:
     """Steps that show what was learned. uniform: clicks per impression of the uniform policy, from the audience's
     rates."""
-    return [
-        DemoStep(
-            why="The belief of `live` now: it has found the items that this audience likes, and serves them most.\n"
-            "(These are the twelve it serves most; `rlrec policy show live` has all.)",
-            command="rlrec policy show live --format csv > live.csv\n"
-            "head -n 1 live.csv; tail -n +2 live.csv | sort -t, -k10 -g -r | head -n 12",
-        ),
-        DemoStep(
-            why=f"Its own log judges others. The truth for `uniform` is {uniform:.5f} clicks an impression: is it\n"
-            "inside the interval? `live` earned more than that while it was still learning (in-sample: its own log).",
-            command="rlrec --now 2026-01-02 evaluate uniform live --log policy=live --estimator snips",
-        ),
-        DemoStep(
-            why="Is all of it right? Beliefs are rebuilt from the log, and stored propensities are computed again.",
-            command="rlrec --now 2026-01-02 doctor --sample 500",
-        ),
-    ]
+    return _steps(AFTER, uniform=uniform)
+
+
+def _play(folder: Path) -> Iterator[DemoStep]:
+    """All steps, each to be run before the next one is asked for."""
+    yield from before()
+    write_requests(folder)
+    yield from live()
+    click_rates = rates(folder / "rates.csv")
+    yield from after(sum(click_rates.values()) / len(click_rates))
 
 
 def run(folder: Path, *, announce: Callable[[DemoStep], None], report: Callable[[str], None]) -> Iterator[Result]:
     """Run every step in a folder through the shell: `announce` gets each step before it runs, `report` its output."""
-    for step in before():
-        yield _run_step(folder, step, announce, report)
-    write_requests(folder)
-    for step in live():
-        yield _run_step(folder, step, announce, report)
-    click_rates = rates(folder / "rates.csv")
-    for step in after(sum(click_rates.values()) / len(click_rates)):
-        yield _run_step(folder, step, announce, report)
-
-
-def _run_step(
-    folder: Path, step: DemoStep, announce: Callable[[DemoStep], None], report: Callable[[str], None]
-) -> Result:
-    if not step.quiet:
-        announce(step)
     # `rlrec` is this very program, whatever is on the PATH, and sees no RLREC_ variable of the caller.
-    function = f'rlrec() {{ {shlex.quote(sys.executable)} -m rlrec "$@"; }}; {step.command}'
+    function = f'rlrec() {{ {shlex.quote(sys.executable)} -m rlrec "$@"; }}; '
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RLREC_")}
-    done = subprocess.run(["sh", "-c", function], cwd=folder, env=clean, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RlrecError(f"`{step.command}` failed: {done.stderr.strip() or done.returncode}")
-    if not step.quiet:
-        report(done.stdout)
-    return {"command": step.command, "output": done.stdout}
+    for step in _play(folder):
+        if not step.quiet:
+            announce(step)
+        script = ["sh", "-c", function + step.command]
+        done = subprocess.run(script, cwd=folder, env=clean, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RlrecError(f"`{step.command}` failed: {done.stderr.strip() or done.returncode}")
+        if not step.quiet:
+            report(done.stdout)
+        yield {"command": step.command, "output": done.stdout}
 
 
 def write_requests(folder: Path) -> None:

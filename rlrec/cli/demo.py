@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -50,7 +51,7 @@ def demo(show: Show, keep: str | None, data: str | None, audience: str | None, s
         return
     with _folder(keep) as folder:
         person = show.format == "table"
-        announce, report = (_announce, _report) if person else (_ignore, _ignore)
+        announce, report = (_announce, partial(click.echo, nl=False)) if person else (_ignore, _ignore)
         results = list(use_case.run(Path(folder), announce=announce, report=report))
     if not person:
         show(results)
@@ -64,12 +65,7 @@ def _folder(keep: str | None) -> AbstractContextManager[str]:
 
 
 def _announce(step: DemoStep) -> None:
-    click.echo(f"\n# {step.why.replace(chr(10), chr(10) + '# ')}")
-    click.echo(f"$ {step.command}")
-
-
-def _report(output: str) -> None:
-    click.echo(output, nl=False)
+    click.echo(f"\n{step.why}\n$ {step.command}")
 
 
 def _ignore(_: object) -> None:
