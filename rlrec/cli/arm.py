@@ -142,9 +142,9 @@ def list_(store: Store, show: Show) -> None:
     from rlrec.app import arm as use_case
 
     arms = use_case.listing(store)
-    columns = ["arm", "status", "features", "added_at", "retired_at"]
-    rows = [[arm["arm"], arm["status"], arm["features"], arm["added_at"]] for arm in arms]
-    show(arms, table=View(headers=["arm", "status", "features", "added"], rows=rows), columns=columns)
+    headers = ["arm", "status", "features", "added"]
+    table = View.of([arm | {"added": arm["added_at"]} for arm in arms], headers)
+    show(arms, table=table, columns=[*headers[:3], "added_at", "retired_at"])
 
 
 @arm.command()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 import click
 
-from rlrec.cli.output import Show, View, cells
+from rlrec.cli.output import Show, View
 from rlrec.cli.shared import Store, stored
 from rlrec.cli.values import NUMBER, Integer
 
@@ -124,19 +123,9 @@ def evaluate(store: Store, show: Show, **request: Any) -> None:
     from rlrec.app import evaluate as use_case
 
     estimates = use_case.evaluate(store, use_case.Request(**request))
-    rows, notes = [row.to_json() for row in estimates], use_case.explained(estimates)
-    show(rows, table=View(headers=_headers(request), rows=_rows(rows, request), notes=notes))
-
-
-def _keys(request: dict[str, Any]) -> list[str]:
-    return [key for key in SHOWN if key != "group" or request["by"]]
-
-
-def _headers(request: dict[str, Any]) -> list[str]:
-    return [f"by {request['by']}" if key == "group" else SHOWN[key] for key in _keys(request)]
-
-
-def _rows(rows: Iterable[Mapping[str, Any]], request: dict[str, Any]) -> list[list[Any]]:
-    """The cells of the table; a sample size is rounded there, json and csv have every digit."""
-    rounded = ({**row, "ess": None if row["ess"] is None else round(row["ess"])} for row in rows)
-    return [cells(row, _keys(request)) for row in rounded]
+    rows = [row.to_json() for row in estimates]
+    # a table rounds sample sizes, json and csv have every digit
+    rounded = [{**row, "ess": None if row["ess"] is None else round(row["ess"])} for row in rows]
+    table = View.of(rounded, [key for key in SHOWN if key != "group" or request["by"]])
+    headers = [f"by {request['by']}" if key == "group" else SHOWN.get(key, key) for key in table.headers]
+    show(rows, table=table._replace(headers=headers, notes=use_case.explained(estimates)))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rlrec.cli.output import Show, View, cells
+from rlrec.cli.output import Show, View
 from rlrec.cli.shared import CommandGroup, Store, stored
 from rlrec.cli.tables import cell
 from rlrec.cli.text import truncate
@@ -129,33 +129,29 @@ def _view(result: Comparison, level: float) -> View:
         _ratio(result["sample_ratio"]),
         *([] if result["holdout"] is None else [_holdout(result["holdout"])]),
     ]
-    headers = list(result["variants"][0])
-    return View(title=title, headers=headers, rows=[list(variant.values()) for variant in result["variants"]])
+    return View.of(result["variants"], list(result["variants"][0]), title=title)
 
 
 def _difference(row: dict[str, Any]) -> str:
-    value, lower, upper, p_value = (cell(row[name]) for name in ("value", "lower", "upper", "p_value"))
-    return f"{row['variant']} - {row['against']}: {value} [{lower}, {upper}] a decision, p {p_value}"
+    figures = {name: cell(value) for name, value in row.items()}
+    return "{variant} - {against}: {value} [{lower}, {upper}] a decision, p {p_value}".format(**figures)
 
 
 def _ratio(row: dict[str, float | None]) -> str:
-    alarm = row["p_value"] is not None and row["p_value"] < ALARM
-    warning = ": the split is not as defined; do not trust the differences" if alarm else ""
-    return f"sample ratio: chi2 {cell(row['chi2'])}, p {cell(row['p_value'])}{warning}"
+    alarm = _alarm(row["p_value"], "the split is not as defined; do not trust the differences")
+    return f"sample ratio: chi2 {cell(row['chi2'])}, p {cell(row['p_value'])}{alarm}"
+
+
+def _alarm(p_value: float | None, warning: str) -> str:
+    return f": {warning}" if p_value is not None and p_value < ALARM else ""
 
 
 def _holdout(row: dict[str, Any]) -> str:
-    earned, lower, upper, estimate, low, high, difference, p_value = (
-        cell(row[name])
-        for name in (
-            "value", "lower", "upper", "estimate", "estimate_lower", "estimate_upper", "difference", "p_value"
-        )
-    )  # fmt: skip
-    alarm = row["p_value"] is not None and row["p_value"] < ALARM
-    warning = ": the estimates from this log are wrong" if alarm else ""
+    figures = {name: cell(value) for name, value in row.items()}
     return (
-        f"holdout ({cell(row['share'])} of units): uniform earned {earned} [{lower}, {upper}] an impression, estimated "
-        f"{estimate} [{low}, {high}]; difference {difference}, p {p_value} ({row['verdict']}){warning}"
+        "holdout ({share} of units): uniform earned {value} [{lower}, {upper}] an impression, estimated {estimate} "
+        "[{estimate_lower}, {estimate_upper}]; difference {difference}, p {p_value} ({verdict})".format(**figures)
+        + _alarm(row["p_value"], "the estimates from this log are wrong")
     )
 
 
@@ -186,12 +182,11 @@ def list_(store: Store, show: Show) -> None:
     from rlrec.app import experiment as use_case
 
     result = use_case.listing(store)
-    show(result, table=View(headers=COLUMNS, rows=map(_row, result)), columns=COLUMNS)
+    show(result, table=View.of([{**row, "variants": _split(row)} for row in result], COLUMNS), columns=COLUMNS)
 
 
-def _row(row: ExperimentSummary) -> list[Any]:
-    split = [
+def _split(row: ExperimentSummary) -> list[str]:
+    return [
         f"{variant['variant']}={variant['policy']}@{variant['version']}:{cell(variant['weight'])}"
         for variant in row["variants"]
     ]
-    return cells({**row, "variants": split}, COLUMNS)

@@ -21,12 +21,9 @@ from rlrec.errors import RlrecError
 @click.command("export-log")
 @click.argument("path", type=click.Path(dir_okay=False, allow_dash=True), metavar="PATH|-")
 @click.option(
-    "--layout",
-    type=Registered("rlrec.app.imports.layouts:WRITERS"),
-    default="jsonl",
-    show_default=True,
+    "--layout", type=Registered("rlrec.app.imports.layouts:WRITERS"), default="jsonl", show_default=True,
     help="One JSON object a decision.",
-)
+)  # fmt: skip
 @click.option("--log", metavar="FILTER", help="Which decisions, e.g. policy=home,since=2026-01-01. Default: all.")
 @stored
 def export_log(store: Store, show: Show, path: str, layout: str, log: str | None) -> None:

@@ -122,19 +122,15 @@ def _source(context: click.Context, field: str) -> str | None:
 def _usage(error: click.ClickException) -> tuple[str, str | None]:
     ctx = getattr(error, "ctx", None)
     message = " ".join(error.format_message().split())
-    if isinstance(error, click.BadParameter) and (variable := _variable(error)) and variable not in message:
-        message = f"{message.rstrip('.')} (from {variable})"
+    if isinstance(error, click.BadParameter) and error.param and ctx is not None:
+        variable = _from_environment(error.param, ctx)
+        message = f"{message.rstrip('.')} (from {variable})" if variable and variable not in message else message
     hint = getattr(error, "hint", None)
     if isinstance(error, click.NoSuchOption):
         message, hint = f"no such option {error.option_name}", _option_hint(error, ctx)
     if hint is None and ctx is not None:
         hint = f"see {ctx.command_path} --help"
     return message, hint
-
-
-def _variable(error: click.BadParameter) -> str | None:
-    """The variable of the environment that a refused value came from."""
-    return _from_environment(error.param, error.ctx) if error.param and error.ctx else None
 
 
 def _from_environment(param: click.Parameter, ctx: click.Context) -> str | None:

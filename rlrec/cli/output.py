@@ -30,10 +30,10 @@ class View(NamedTuple):
     title: Sequence[str] = ()
     notes: Sequence[str] = ()
 
-
-def cells(record: Mapping[str, Any], columns: Iterable[str]) -> list[Any]:
-    """The values that a record has in these columns."""
-    return [record[column] for column in columns]
+    @classmethod
+    def of(cls, records: Iterable[Mapping[str, Any]], columns: Sequence[str], **lines: Sequence[str]) -> View:
+        """The values that records have in these columns, which are the headers; lines: the title and the notes."""
+        return cls(columns, [[record[column] for column in columns] for record in records], **lines)
 
 
 class Show:

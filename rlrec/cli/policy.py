@@ -7,14 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rlrec.cli.output import Show, View, cells
+from rlrec.cli.output import Show, View
 from rlrec.cli.shared import CommandGroup, Store, by_name, printed, stored
+from rlrec.cli.tables import cell, lines
 from rlrec.cli.values import JSON_FILE, NAME, NUMBER, OBJECT, PAIR
 
 if TYPE_CHECKING:
     from rlrec.app.policy import PolicyVersion
 
 FILE = click.Path(exists=True, dir_okay=False)
+CURVE_HEADERS = {"variance_without_baseline": "without_baseline"}  # headers that differ from the key
+CURVE = (
+    "epoch", "value", "gain", "lower", "upper", "ess", "entropy", "kl", "clipped", "variance",
+    "variance_without_baseline",
+)  # fmt: skip
 
 
 @click.group(cls=CommandGroup)
@@ -65,21 +71,15 @@ def _pair(name: str, value: Any) -> str:
 @click.option("--features", type=JSON_FILE, help="JSON: how a contextual kind reads contexts and arms.")
 @click.option("--from-log", metavar="FILTER", help="Learn from mature decisions of the log first, e.g. policy=random.")
 @click.option(
-    "--prior-from",
-    metavar="FILTER",
+    "--prior-from", metavar="FILTER",
     help="Start each arm from its mean reward in this log, shrunk to that of all arms.",
-)
+)  # fmt: skip
 @click.option(
-    "--prior-weight",
-    type=NUMBER,
-    metavar="PULLS",
+    "--prior-weight", type=NUMBER, metavar="PULLS",
     help="Weight of that start, and of the shrinking, in pulls.  [default: 10]",
-)
+)  # fmt: skip
 @stored
-def create(
-    store: Store, show: Show, name: str, kind: str, params: Sequence[tuple[str, str]], reward: str, prior: str | None,
-    features: dict[str, Any] | None, from_log: str | None, prior_from: str | None, prior_weight: float | None,
-) -> None:  # fmt: skip
+def create(store: Store, show: Show, params: Sequence[tuple[str, str]], **request: Any) -> None:
     """Create a policy; its version 1 is live at once.
 
     \b
@@ -96,11 +96,7 @@ def create(
     """
     from rlrec.app import policy as use_case
 
-    request = use_case.Request(
-        name=name, kind=kind, parameters=by_name(params, "parameter"), reward=reward, prior=prior, features=features,
-        from_log=from_log, prior_from=prior_from, prior_weight=prior_weight,
-    )  # fmt: skip
-    show(use_case.create(store, request))
+    show(use_case.create(store, use_case.Request(parameters=by_name(params, "parameter"), **request)))
 
 
 @policy.command("list")
@@ -116,8 +112,8 @@ def list_(store: Store, show: Show) -> None:
 
     result = use_case.listing(store)
     headers = ["policy", "version", "kind", "params", "reward", "status"]
-    rows = [cells({**row, "params": _parameters(row["params"])}, headers) for row in result]
-    show(result, table=View(headers=headers, rows=rows), columns=[*headers, "versions"])
+    table = View.of([{**row, "params": _parameters(row["params"])} for row in result], headers)
+    show(result, table=table, columns=[*headers, "versions"])
 
 
 @policy.command("show")
@@ -139,8 +135,6 @@ def show_(store: Store, show: Show, reference: str, context: dict[str, Any]) -> 
       rlrec policy show home
     """
     from rlrec.app import policy as use_case
-    from rlrec.cli import learned
-    from rlrec.cli.tables import cell
 
     result = use_case.show(store, reference, context)
     headers = [
@@ -154,14 +148,36 @@ def show_(store: Store, show: Show, reference: str, context: dict[str, Any]) -> 
     ]
     if "features" in result:
         title.append(f"reads {_fields(result['features']['context'])}; shown for the context {cell(context)}")
-    rows = [cells(row, headers) for row in result["arms"]]
-    notes = [*learned.report(result["training"]), *map(_drift, result["drift"])]
+    notes = [*_training(result["training"]), *map(_drift, result["drift"])]
     notes += [f"weights of {row['arm']}: {_largest(row['weights'])}" for row in result["arms"] if "weights" in row]
-    show(result, table=View(headers=headers, rows=rows, title=title, notes=notes))
+    show(result, table=View.of(result["arms"], headers, title=title, notes=notes))
 
 
 def _version(row: PolicyVersion) -> str:
     return f"{row['version']} {row['status']}{' (live)' if row['live'] else ''}"
+
+
+def _training(training: dict[str, Any] | None) -> list[str]:
+    """Lines about the training of a version; none where it was not trained."""
+    if training is None:
+        return []
+    best = f"the best is epoch {training['best']}" if training["best"] else "none is better than the start"
+    rows = [[point.get(name) for name in CURVE] for point in training["curve"]]
+    curve = lines([CURVE_HEADERS.get(name, name) for name in CURVE], rows) if rows else []
+    return [f"learning curve, estimated on the tuning split of the log: {best}", *curve, _gate(training["gate"]), ""]
+
+
+def _gate(gate: dict[str, Any]) -> str:
+    if gate["candidate"] is None:
+        return "gate: not used for this version"
+    shown = {name: cell(value) for name, value in gate.items()}
+    reasons = f": {shown['reasons']}" if gate["reasons"] else ""
+    return (
+        f"gate: {'passed' if gate['passed'] else 'not passed'}, gain over version {shown['against']} "
+        f"{shown['estimate']} in [{shown['lower']}, {shown['upper']}] (value {shown['value']} against "
+        f"{shown['live_value']}) by {shown['estimator']} on {shown['sessions']} sessions, ess {shown['ess']}, "
+        f"candidate {shown['candidate']} at alpha {shown['alpha']}, {shown['verdict']}{reasons}"
+    )
 
 
 def _fields(encoder: dict[str, Any]) -> str:
@@ -198,9 +214,7 @@ def diff(store: Store, show: Show, first: str, second: str) -> None:
 
     result = use_case.diff(store, first, second)
     columns = ["arm", "status", *(f"{name}_{side}" for name in use_case.COMPARED for side in ("a", "b", "difference"))]
-    rows = [cells(row, columns) for row in result]
-    view = View(headers=columns, rows=rows, title=[f"a: {first}", f"b: {second}"])
-    show(result, table=view, columns=columns)
+    show(result, table=View.of(result, columns, title=[f"a: {first}", f"b: {second}"]), columns=columns)
 
 
 @policy.command()

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from rlrec.cli.output import Show, View, cells
+from rlrec.cli.output import Show, View
 from rlrec.cli.shared import Store, drawing, input_option, stored
 from rlrec.cli.values import KEY, KEYS, OBJECT, Integer
 from rlrec.errors import InputError
@@ -54,13 +54,12 @@ def recommend(store: Store, show: Show, source: str | None, seed: int | None, dr
     if request["session"] is None:
         raise click.UsageError("Missing option '--session'.")
     answer = use_case.recommend(store, use_case.Request(**request), seed=seed, dry_run=dry_run)
-    rows = [cells(slot, SLOT) for slot in answer["slate"]]
     title = [
         f"decision {answer['decision_id'] or '(dry run)'}: {answer['policy']} version {answer['version']}, "
         f"propensity {answer['propensity']:.6g}{', answered before' if answer['duplicate'] else ''}"
     ]
     flat = [{"decision_id": answer["decision_id"], **slot} for slot in answer["slate"]]
-    show(answer, table=View(headers=SLOT, rows=rows, title=title), flat=flat)
+    show(answer, table=View.of(answer["slate"], SLOT, title=title), flat=flat)
 
 
 def _refuse_single(request: dict[str, Any]) -> None:

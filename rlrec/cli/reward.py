@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from rlrec.cli.output import Show, View, cells
+from rlrec.cli.output import Show, View
 from rlrec.cli.shared import CommandGroup, Store, stored
 from rlrec.cli.values import DURATION, NAME, NUMBER, Parsed, format_duration, parse_number
 from rlrec.errors import InputError
@@ -34,8 +34,9 @@ def reward() -> None:
 @click.argument("name", type=NAME)
 @click.argument("weights")
 @click.option(
-    "--window", type=DURATION, default="30m", show_default=True, help="How long after a decision its events count."
-)
+    "--window", "window_us", type=DURATION, default="30m", show_default=True,
+    help="How long after a decision its events count.",
+)  # fmt: skip
 @click.option("--default", type=NUMBER, default="0", show_default=True, help="Reward of a slot without events.")
 @click.option("--clip", type=Parsed("lo,hi", _clip), help="Keep a slot's reward inside LO,HI.")
 @click.option(
@@ -47,10 +48,7 @@ def reward() -> None:
     help="Whether events after the window still correct a belief (estimates never count them).",
 )  # fmt: skip
 @stored
-def define(
-    store: Store, show: Show, name: str, weights: str, window: int, default: float, clip: tuple[float, float] | None,
-    learn: str, late: str,
-) -> None:  # fmt: skip
+def define(store: Store, show: Show, **request: Any) -> None:
     """Define what the events of a slot are worth.
 
     The reward of a slot is a sum over kinds of event, weight x the sum of their values, clipped; or the default where
@@ -65,10 +63,7 @@ def define(
     """
     from rlrec.app import reward as use_case
 
-    request = use_case.Request(
-        name=name, weights=weights, window_us=window, default=default, clip=clip, learn=learn, late=late
-    )
-    show(use_case.define(store, request))
+    show(use_case.define(store, use_case.Request(**request)))
 
 
 @reward.command("list")
@@ -84,8 +79,8 @@ def list_(store: Store, show: Show) -> None:
 
     definitions = use_case.listing(store)
     headers = ["reward", "weights", "window_s", "default", "clip", "learn", "late"]
-    rows = [cells({**row, "weights": _terms(row)}, headers) for row in definitions]
-    show(definitions, table=View(headers=headers, rows=rows), columns=[*headers, "transforms"])
+    table = View.of([{**row, "weights": _terms(row)} for row in definitions], headers)
+    show(definitions, table=table, columns=[*headers, "transforms"])
 
 
 def _terms(row: Definition) -> str:
@@ -124,5 +119,5 @@ def delays(store: Store, show: Show, name: str, log: str | None) -> None:
     rows = use_case.delays(store, name, log=log)
     result = [{"window": format_duration(round(row["window_s"] * 1e6)), **row} for row in rows]
     headers = ["window", "share", "events", "decisions", "reward_per_decision"]
-    body = [cells({**row, "window": f"{row['window']}{' *' if row['own'] else ''}"}, headers) for row in result]
-    show(result, table=View(headers=headers, rows=body, notes=[f"* the window of reward {name}"]))
+    marked = [{**row, "window": f"{row['window']}{' *' if row['own'] else ''}"} for row in result]
+    show(result, table=View.of(marked, headers, notes=[f"* the window of reward {name}"]))

@@ -6,6 +6,7 @@ import io
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from rlrec.cli.plain import dumps, mapping, single
@@ -26,16 +27,11 @@ def csv(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[bytes
 
     buffer = io.StringIO(newline="")
     writer = csv_writer(buffer)
-    for row in _first_then([*headers], rows):
+    for row in chain([headers], rows):
         writer.writerow([_csv_cell(value) for value in row])
         yield buffer.getvalue().encode("utf-8", "backslashreplace")
         buffer.seek(0)
         buffer.truncate()
-
-
-def _first_then(first: Sequence[Any], others: Iterable[Sequence[Any]]) -> Iterator[Sequence[Any]]:
-    yield first
-    yield from others
 
 
 def csv_records(records: Iterator[Any], columns: Sequence[str] | None) -> Iterator[bytes]:
@@ -44,7 +40,7 @@ def csv_records(records: Iterator[Any], columns: Sequence[str] | None) -> Iterat
     if first is None:
         return csv(columns, ()) if columns else iter(())
     keys = columns or list(mapping(first))
-    return csv(keys, (_row(record, keys) for record in _first_then(first, records)))
+    return csv(keys, (_row(record, keys) for record in chain([first], records)))
 
 
 def _row(record: Any, keys: Sequence[str]) -> list[Any]:

@@ -58,12 +58,9 @@ class Clip(AnyType):
 )  # fmt: skip
 @click.option("--kl-stop", type=NUMBER, help="End when the mean KL from the version it started from exceeds this.")
 @click.option(
-    "--patience",
-    type=Integer(1, 10_000),
-    default=20,
-    show_default=True,
+    "--patience", type=Integer(1, 10_000), default=20, show_default=True,
     help="End after this many epochs without a better one.",
-)
+)  # fmt: skip
 @click.option(
     "--shaping", "shapings", type=PAIR, multiple=True, metavar="FEATURE=WEIGHT",
     help="Potential of a state: a weight on one of its features, such as session:reward; repeatable. Estimates use "
