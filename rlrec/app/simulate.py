@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -70,11 +70,8 @@ def simulate(store: Store, request: Request) -> Result:
         store.now = parse(FIRST) if newest is None else newest
     _notice_unseen_reward(store, audience, version.reward)
     names, restricted = store.write(lambda unit: _catalogue(unit, names, fixed=bool(audience.names)))
-    setup = _Setup(store, request, names, restricted, seed, first)
-    if isinstance(audience, Visitors):
-        world: SimulatedStore = _VisitWorld(setup, audience, version.reward)
-    else:
-        world = SimulatedStore(setup, audience)
+    serve = VisitWorld if isinstance(audience, Visitors) else SimulatedStore
+    world = serve(store, request, audience, names, seed, first, restricted=restricted, reward=version.reward)
     started = store.now
     world.play()
     reward, optimum, regret = world.earned.tolist()
@@ -128,30 +125,22 @@ def _catalogue(unit: Unit, names: Sequence[str], *, fixed: bool) -> tuple[list[s
     )
 
 
-class _Setup(NamedTuple):
-    """A simulation before it begins. names: keys of the audience's arms; restricted: whether the catalogue has others;
-    first: the id of the first decision."""
-
-    store: Store
-    request: Request
-    names: Sequence[str]
-    restricted: bool
-    seed: int
-    first: int
-
-
 class SimulatedStore:
-    """An audience that is served through the store."""
+    """An audience that is served through the store. names: keys of its arms; restricted: whether the catalogue has
+    others; first: the id of the first decision; reward: that of the policy."""
 
-    def __init__(self, setup: _Setup, audience: Audience) -> None:
-        self.store, self.request, self.audience, self.first = setup.store, setup.request, audience, setup.first
-        self.arm_index = {name: index for index, name in enumerate(setup.names)}
-        self.eligible = list(setup.names) if setup.restricted else None
-        self.pipe = Pipe(setup.store, seed=setup.seed)
-        self.rng = np.random.Generator(np.random.SFC64([setup.seed, setup.first]))
+    def __init__(
+        self, store: Store, request: Request, audience: Audience, names: Sequence[str], seed: int, first: int, *,
+        restricted: bool, reward: Reward,
+    ) -> None:  # fmt: skip
+        self.store, self.request, self.audience, self.first, self.reward = store, request, audience, first, reward
+        self.arm_index = {name: index for index, name in enumerate(names)}
+        self.eligible = list(names) if restricted else None
+        self.pipe = Pipe(store, seed=seed)
+        self.rng = np.random.Generator(np.random.SFC64([seed, first]))
         self.earned = np.zeros(3)  # reward, optimum, regret
-        self.steps = setup.request.steps or 1
-        self.decisions = setup.request.sessions * self.steps
+        self.steps = request.steps or 1
+        self.decisions = request.sessions * self.steps
         self._coming: list[tuple[int, int, int, float]] = []  # a heap of events: time, decision, position, value
 
     def play(self) -> None:
@@ -220,34 +209,31 @@ class SimulatedStore:
             _accepted(self.pipe.group(lines))
 
 
-class _VisitWorld(SimulatedStore):
+class VisitWorld(SimulatedStore):
     """Visitors with memory: where a visit has ended the next one begins, so that groups stay full. Each visitor is a
     user, and each visit a session of theirs."""
 
-    def __init__(self, setup: _Setup, audience: Visitors, reward: Reward) -> None:
-        super().__init__(setup, audience)
-        self.visitors, self.window_us = audience, reward.window_us
-        group, sessions = setup.request.group, setup.request.sessions
-        self.crowd = Crowd(seats=min(group, sessions), visits=sessions, away=audience.away)
-        self.decisions = 0
+    audience: Visitors
 
     def play(self) -> None:
         """Play all visits to their end."""
-        optimum = self.visitors.optimum() * self.request.sessions
-        self.earned[1:] = optimum, optimum  # the regret: less what is expected of each arm shown
-        self._observed = self.visitors.reset(len(self.crowd.visitor), self.rng)
+        group, sessions = self.request.group, self.request.sessions
+        self.crowd = Crowd(seats=min(group, sessions), visits=sessions, away=self.audience.away)
+        self.decisions = 0
+        self.earned[1:] = self.audience.optimum() * sessions  # the regret: less what is expected of each arm shown
+        self._observed = self.audience.reset(len(self.crowd.visitor), self.rng)
         self._arrive()
         while len(busy := self.crowd.busy):
             self._serve_seats(busy)
-        self._wait(self.window_us + LATER * SECOND)
+        self._wait(self.reward.window_us + LATER * SECOND)
 
     def visit_figures(self) -> VisitFigures:
         """Figures of the visits that were played."""
-        sessions, visitors = self.request.sessions, len(self.crowd.visits)
-        length, returned = self.decisions / sessions, self.crowd.returned
+        sessions = self.request.sessions
         return environments.visit_figures(
-            self.audience, length=length, visits=sessions, visitors=visitors, returned=returned
-        )
+            self.audience, length=self.decisions / sessions, visits=sessions, visitors=len(self.crowd.visits),
+            returned=self.crowd.returned,
+        )  # fmt: skip
 
     def _serve_seats(self, busy: Index) -> None:
         """Draw an arm for the visitor in each of these seats."""
@@ -256,7 +242,7 @@ class _VisitWorld(SimulatedStore):
         answers, slates = self._draw(sessions, self._observed[busy], users)
         actions = np.zeros(len(self.crowd.visitor), np.intp)
         actions[busy] = slates[:, 0]
-        self._observed, reward, terminated, truncated, info = self.visitors.step(actions)
+        self._observed, reward, terminated, truncated, info = self.audience.step(actions)
         self.decisions += len(busy)
         self.earned += [reward[busy].sum(), 0.0, -info["expected"][busy].sum()]
         self._schedule(answers, reward[busy, None])
@@ -270,12 +256,12 @@ class _VisitWorld(SimulatedStore):
 
     def _arrive(self) -> None:
         seats = self.crowd.arrive(self.decisions)
-        self.visitors.admit(seats, self.crowd.visitor[seats])
+        self.audience.admit(seats, self.crowd.visitor[seats])
 
 
-def _accepted(answers: Sequence[Any]) -> list[Any]:
+def _accepted(answers: list[Any]) -> list[Any]:
     """The answers. Raises the error of the first line that was refused."""
     for answer in answers:
         if isinstance(answer, InputError):
             raise answer
-    return list(answers)
+    return answers
