@@ -175,23 +175,3 @@ def _portion(unit: Unit, policy_id: int, version_id: int) -> bool:
         policies.enter(unit, version_id, entered_to=None)
     ledger.close()
     return bool(more)
-
-
-def retire(store: Store, reference: str) -> VersionSummary:
-    """End the learning of a version. Retiring it again changes nothing; the live one cannot be."""
-    if lookup.split(reference)[1] is None:
-        raise InputError(f"{reference!r} names no version", hint=f"write {reference}@V; `rlrec policy show` lists them")
-
-    def work(unit: Unit) -> VersionSummary:
-        version, _ = lookup.version(unit, reference)
-        head = policies.lock(unit, [version.policy.id])[version.policy.id]
-        if head.live_id == version.id:
-            raise InputError(f"version {version.number} of {version.policy.name} is live", hint="promote another first")
-        if version.status == "frozen":
-            raise InputError(f"version {version.number} of {version.policy.name} is frozen: it learns nothing")
-        if version.learning:
-            policies.retire(unit, version.id, ordinal=head.ordinal)
-            settings.add_run(unit, "policy retire", {"policy": version.policy.name, "version": version.number})
-        return summary(unit, policies.by_id(unit, [version.id])[version.id])
-
-    return store.write(work)

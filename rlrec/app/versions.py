@@ -1,4 +1,4 @@
-"""Versions of a policy: freeze a belief, promote a version, roll back."""
+"""Versions of a policy: freeze a belief, promote a version, roll back, end the learning of one."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ class Frozen(VersionSummary):
     immature: int
 
 
-LiveVersion = TypedDict("LiveVersion", {
-    "policy": str, "version": int, "previous": int,
-})  # fmt: skip
+LiveVersion = TypedDict("LiveVersion", {"policy": str, "version": int, "previous": int})
 
 
 def freeze(store: Store, reference: str) -> Frozen:
@@ -65,14 +63,41 @@ def _learning(unit: Unit, reference: str) -> tuple[Version, Head]:
     return version, head
 
 
-def promote(store: Store, reference: str) -> LiveVersion:
-    """Make a version live. Promoting the live one again changes nothing."""
+def _locked(unit: Unit, reference: str) -> tuple[Version, Head]:
+    """The version meant, and the head of its policy, whose row is locked."""
+    version, _ = lookup.version(unit, reference)
+    return version, policies.lock(unit, [version.policy.id])[version.policy.id]
+
+
+def _check_numbered(reference: str) -> None:
     if lookup.split(reference)[1] is None:
         raise InputError(f"{reference!r} names no version", hint=f"write {reference}@V; `rlrec policy show` lists them")
 
+
+def retire(store: Store, reference: str) -> VersionSummary:
+    """End the learning of a version. Retiring it again changes nothing; the live one cannot be."""
+    _check_numbered(reference)
+
+    def work(unit: Unit) -> VersionSummary:
+        version, head = _locked(unit, reference)
+        if head.live_id == version.id:
+            raise InputError(f"version {version.number} of {version.policy.name} is live", hint="promote another first")
+        if version.status == "frozen":
+            raise InputError(f"version {version.number} of {version.policy.name} is frozen: it learns nothing")
+        if version.learning:
+            policies.retire(unit, version.id, ordinal=head.ordinal)
+            settings.add_run(unit, "policy retire", {"policy": version.policy.name, "version": version.number})
+        return summary(unit, policies.by_id(unit, [version.id])[version.id])
+
+    return store.write(work)
+
+
+def promote(store: Store, reference: str) -> LiveVersion:
+    """Make a version live. Promoting the live one again changes nothing."""
+    _check_numbered(reference)
+
     def work(unit: Unit) -> LiveVersion:
-        version, head = lookup.version(unit, reference)
-        head = policies.lock(unit, [version.policy.id])[version.policy.id]
+        version, head = _locked(unit, reference)
         lookup.refuse_running_variant(unit, version)
         if version.status == "retired":
             hint = f"`rlrec policy rebuild {version.policy.name}` makes one that learns"
@@ -98,8 +123,7 @@ def rollback(store: Store, name: str) -> LiveVersion:
         raise InputError(f"{name!r} names a version", hint=f"write {lookup.split(name)[0]}, or promote {name}")
 
     def work(unit: Unit) -> LiveVersion:
-        version, _ = lookup.version(unit, name)
-        head = policies.lock(unit, [version.policy.id])[version.policy.id]
+        version, head = _locked(unit, name)
         lookup.refuse_running_variant(unit, version)
         last = policies.last_promotion(unit, version.policy.id)
         if last is None:

@@ -251,7 +251,7 @@ def retire(store: Store, show: Show, reference: str) -> None:
     Example:
       rlrec policy retire home@3
     """
-    from rlrec.app import rebuild as use_case
+    from rlrec.app import versions as use_case
 
     show(use_case.retire(store, reference))
 

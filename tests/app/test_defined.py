@@ -222,7 +222,7 @@ def test_decisions_count_while_nobody_learns(store: Store) -> None:
     for name in names:
         versions.freeze(store, name)
         versions.promote(store, f"{name}@2")
-        rebuild.retire(store, f"{name}@1")
+        versions.retire(store, f"{name}@1")
     click(store, draw(store, 60, *names, seed=2)[::2])
     for name in names:
         rebuild.rebuild(store, rebuild.Request(reference=name))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app import rebuild
+from rlrec.app import versions
 from rlrec.app.distributions import exact
 from rlrec.app.doctor import Request, doctor
 from rlrec.app.inputs import lookup
@@ -146,7 +146,7 @@ def test_a_stream_sees_that_a_memory_was_retired(shop: tuple[str, Run, str]) -> 
             asked = [Page(policy=name, session=f"{name}-{turn}") for name in ("p", "p@1")]
             recommend_group(store, asked, cache=cache)
             if turn == 2:
-                rebuild.retire(store, "p@1")
+                versions.retire(store, "p@1")
         assert doctor(store, Request()).findings == []
 
 
