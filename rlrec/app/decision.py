@@ -71,7 +71,7 @@ def show(store: Store, decision_id: int) -> Result:
         "context": context,
         "state": state,
         "eligible": len(derived.arms),
-        "floor": derived.floor,
+        "floor": None if derived.case is None else derived.case.floor,
         "slate": [
             entry | derived.of_slot(slot)
             | {"reward": reward_of(version.reward, decision, counted, position=slot.position)}
@@ -136,10 +136,6 @@ class DerivedDecision:
         if self.state:  # below the top they are not worked out for every decision
             self.marginal = np.vstack([self.marginal, np.full((len(shown) - 1, len(self.arms)), np.nan)])
 
-    @property
-    def floor(self) -> float | None:
-        return None if self.case is None else self.case.floor
-
     def columns(self, slots: Sequence[Slot]) -> Index:
         """Column of each slot's arm among the eligible arms."""
         return np.searchsorted(self.arms, [slot.arm_id for slot in slots])
@@ -173,20 +169,17 @@ class DerivedDecision:
             return {}
         return {"features": None if self.state is None else _named(self.trained.policy.names, self.state.x[0])}
 
-    def _features_of_arms(self) -> dict[int, dict[str, float]]:
-        """The features of each arm that had been shown in the visit."""
-        if self.state is None:
-            return {}
-        return {arm: _named(MEMORY, row) for arm, row in zip(self.state.arm.tolist(), self.state.memory, strict=True)}
-
     def table(self) -> list[dict[str, Any]]:
         """A row for each eligible arm, likeliest first: its belief, and its probability at every position given those
         above."""
         if self.case is None or self.belief is None:
             return []
-        belief, case = self.belief, self.case
-        mean, scores = belief.mean(unknown=np.nan), case.noiseless(np.arange(len(self.arms))).tolist()
-        order, features = np.lexsort((self.arms, *-self.conditional[::-1])), self._features_of_arms()
+        belief, state = self.belief, self.state
+        mean, scores = belief.mean(unknown=np.nan), self.case.noiseless(np.arange(len(self.arms))).tolist()
+        order = np.lexsort((self.arms, *-self.conditional[::-1]))
+        # of the arms that had been shown in the visit
+        rows = () if state is None else zip(state.arm.tolist(), state.memory, strict=True)
+        features = {arm: _named(MEMORY, row) for arm, row in rows}
         return [
             {
                 "arm": self.keys[int(self.arms[column])],
@@ -195,7 +188,7 @@ class DerivedDecision:
                 "mean": finite_or_none(mean[column]),
                 "score": scores[column],
                 "probabilities": self.conditional[:, column].tolist(),
-                **({} if self.state is None else {"seen": features.get(int(self.arms[column]), {})}),
+                **({} if state is None else {"seen": features.get(int(self.arms[column]), {})}),
             }
             for column in order.tolist()
         ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from rlrec.app.evaluation import holdout
 from rlrec.app.inputs import canonical, lookup
@@ -59,16 +59,8 @@ VariantRow = TypedDict("VariantRow", {
 
 ExperimentSummary = TypedDict("ExperimentSummary", {
     "experiment": str, "status": str, "unit": str, "variants": list[VariantRow], "created_at": str,
-    "stopped_at": str | None,
+    "stopped_at": str | None, "created": NotRequired[bool], "already_stopped": NotRequired[bool],
 })  # fmt: skip
-
-
-class CreatedExperiment(ExperimentSummary):
-    created: bool
-
-
-class StoppedExperiment(ExperimentSummary):
-    already_stopped: bool
 
 
 # Answer of `experiment show`: earnings of the variants, differences from the first, and checks of the split.
@@ -89,7 +81,7 @@ class _Fork:
     ordinal: int
 
 
-def create(store: Store, request: Request) -> CreatedExperiment:
+def create(store: Store, request: Request) -> ExperimentSummary:
     """A running experiment. The same again is fine; raises Conflict where the name means another one.
 
     Beliefs are forked in one snapshot, without the slots that are not mature then.
@@ -101,7 +93,7 @@ def create(store: Store, request: Request) -> CreatedExperiment:
             return _existing(unit, stored, request)
         forks = [_fork(unit, variant) for variant in request.variants]
 
-    def work(unit: Unit) -> CreatedExperiment:
+    def work(unit: Unit) -> ExperimentSummary:
         salt = sha256(f"{settings.get(unit).salt}/experiment/{request.name}".encode()).hexdigest()[:32]
         experiment_id = experiments.add(
             unit, name=request.name, by=request.by, salt=salt, definition=request.definition()
@@ -139,7 +131,7 @@ def _check(request: Request) -> None:
             raise InputError(f"the weight of variant {variant.label} is {variant.weight:g}", hint=hint)
 
 
-def _existing(unit: Unit, stored: Experiment, request: Request) -> CreatedExperiment:
+def _existing(unit: Unit, stored: Experiment, request: Request) -> ExperimentSummary:
     """The experiment that is stored. Raises Conflict where its definition is another one."""
     if stored.definition != request.definition():
         raise Conflict(
@@ -199,10 +191,10 @@ def listing(store: Store) -> list[ExperimentSummary]:
         return [_summary(unit, experiment) for experiment in experiments.every(unit)]
 
 
-def stop(store: Store, name: str) -> StoppedExperiment:
+def stop(store: Store, name: str) -> ExperimentSummary:
     """Stop serving from this experiment. Stopping it twice changes nothing; its log stays."""
 
-    def work(unit: Unit) -> StoppedExperiment:
+    def work(unit: Unit) -> ExperimentSummary:
         experiment = lookup.experiment(unit, name)
         if experiments.stop(unit, experiment.id):
             settings.add_run(unit, "experiment stop", {"name": name})

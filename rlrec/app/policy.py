@@ -47,18 +47,12 @@ class Request:
     features: Mapping[str, Any] | None = None
 
 
-KindRow = TypedDict("KindRow", {
-    "kind": str, "parameters": dict[str, Any], "when": str, "what": str,
-})  # fmt: skip
-
-
 class CreatedPolicy(VersionSummary):
     created: bool
 
 
-PolicyVersion = TypedDict("PolicyVersion", {
-    "version": int, "status": str, "live": bool, "created_at": str,
-})  # fmt: skip
+KindRow = TypedDict("KindRow", {"kind": str, "parameters": dict[str, Any], "when": str, "what": str})
+PolicyVersion = TypedDict("PolicyVersion", {"version": int, "status": str, "live": bool, "created_at": str})
 
 
 class PolicyBelief(VersionSummary):

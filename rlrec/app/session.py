@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, NotRequired, TypedDict, cast
 
 from rlrec.app.inputs import lookup
@@ -98,11 +99,7 @@ def show(store: Store, request: Request) -> Result:
 
 def discounted(rewards: Sequence[float], *, gamma: float) -> list[float]:
     """The return of every step of one visit: its reward and the discounted rewards after it."""
-    total, returns = 0.0, []
-    for reward in reversed(rewards):
-        total = reward + gamma * total
-        returns.append(total)
-    return returns[::-1]
+    return [*accumulate(reversed(rewards), lambda later, reward: reward + gamma * later)][::-1]
 
 
 def ended_at(unit: Unit, visit: Visit) -> int | None:
@@ -156,28 +153,18 @@ def _step(
     decision: Decision, stored: Sequence[Event], answer: Mapping[str, Any], *, context: str, reward: Reward
 ) -> Step:
     counted = [event for event in stored if event.kind != CENSOR]
-    shown: Sequence[decision_json.SlotJson] = answer["slate"]
-    slate: list[TimelineSlot] = [
+    slate = [
         {**entry, "censored": slot.censored, "reward": reward_of(reward, decision, counted, position=slot.position)}
-        for entry, slot in zip(shown, decision.slots, strict=True)
+        for entry, slot in zip(answer["slate"], decision.slots, strict=True)
     ]
-    return {
-        "decision_id": answer["decision_id"],
-        "request_id": answer["request_id"],
-        "step": answer["step"],
-        "at": answer["at"],
-        "policy": answer["policy"],
-        "version": answer["version"],
-        "experiment": answer["experiment"],
-        "variant": answer["variant"],
+    fields = {
+        **answer,
         "context": parse(context, f"context of decision {answer['decision_id']}"),
-        "state": answer["state"],
-        "propensity": answer["propensity"],
-        "log_propensity": answer["log_propensity"],
         "slate": slate,
         "events": decision_json.events(stored),
         "reward": reward_of(reward, decision, counted, position=None),
     }
+    return cast(Step, {name: fields[name] for name in Step.__annotations__ if name in fields})
 
 
 # -- the end of a visit --

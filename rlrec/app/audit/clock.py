@@ -14,9 +14,7 @@ MINUTE_US = 60_000_000
 
 
 # How many decisions were put back, and by how many seconds.
-Repair = TypedDict("Repair", {
-    "decisions": int, "seconds": float,
-})  # fmt: skip
+Repair = TypedDict("Repair", {"decisions": int, "seconds": float})
 
 
 def check(unit: Unit, *, findings: Findings) -> None:
