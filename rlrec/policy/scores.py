@@ -5,6 +5,7 @@ A new family is one new file in `families`: a frozen dataclass of arrays whose l
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import fields, replace
 from typing import Any, ClassVar, Protocol, Self, TypeVar
 
@@ -31,8 +32,13 @@ class Order(Protocol):
         slates (n, k): arms from the first position. Second, the smallest such probability of any arm left there,
         (n, k); zeros unless `least`."""
 
+
+class DrawnOrder(Order):
+    """An order that is drawn as a whole: not one of samples, which are drawn position by position."""
+
+    @abstractmethod
     def ranking(self, keys: Array, size: int) -> Index:
-        """The first `size` arms of the order that uniforms keys (n, m) draw, (n, size); never called for samples."""
+        """The first `size` arms of the order that uniforms keys (n, m) draw, (n, size)."""
 
 
 class Scores(Protocol):
@@ -46,9 +52,6 @@ class Scores(Protocol):
 
     def __len__(self) -> int:
         """The number of arms, m."""
-
-    def best_of_each(self) -> Array:
-        """Probability that each arm is the best, (..., m), for scores of many runs."""
 
     def order(self, positions: int, *, before: Order | None = None) -> Order:
         """The order of these scores, for questions down to so many positions.
@@ -74,6 +77,7 @@ class ExactScores:
         return self
 
     def best_of_each(self: S) -> Array:
+        """Probability that each arm is the best, (..., m), for scores of many runs."""
         return np.array([scores.order(1).best() for scores in unstack(self)])
 
 

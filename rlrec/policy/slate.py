@@ -14,7 +14,7 @@ import numpy as np
 from rlrec.arrays import Array, Flags, Ids, Index, Words
 from rlrec.policy import plackett_luce
 from rlrec.policy.sampler import uniforms, uniforms_at
-from rlrec.policy.scores import Order, Scores, top
+from rlrec.policy.scores import DrawnOrder, Order, Scores, top
 
 SMALLEST = 1e-300
 """The propensity that is logged for an arm that was drawn although its probability rounds to 0."""
@@ -129,7 +129,7 @@ class SlateSampler:
         seeds (n,) and decisions (n,) name the uniforms (`sampler.uniforms`), on which alone a slate depends. One
         position: the inverse of `first` at word 0. More: words 2p and 2p + 1 are the coin and the pick of position p
         from 0, word 2 size + i the noise of arm i. Of samples: the inverse of `remaining` at word 2p."""
-        if self._scores.samples:
+        if not isinstance(self._order, DrawnOrder):
             return self._draw_by_position(seeds, decisions)
         if self._size == 1:
             return self._draw_first(uniforms(seeds, decisions, words=1)[:, 0])
@@ -237,7 +237,7 @@ def _to_positions(ranks: Array, floor: float) -> Array:
     return np.tril(probability) @ ranks + beyond[:, None] * deeper
 
 
-def _draw_slates(order: Order, m: int, size: int, floor: float, seeds: Words, decisions: Ids) -> Index:
+def _draw_slates(order: DrawnOrder, m: int, size: int, floor: float, seeds: Words, decisions: Ids) -> Index:
     slates = np.empty((len(seeds), size), np.intp)
     step = max(1, _ENTRIES // m)
     for start in range(0, len(seeds), step):

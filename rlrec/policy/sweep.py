@@ -7,7 +7,7 @@ import numpy as np
 from rlrec.arrays import Array, Flags, Index
 from rlrec.policy import maximum
 from rlrec.policy.legendre import at
-from rlrec.policy.scores import Order, top
+from rlrec.policy.scores import DrawnOrder, Order, top
 from rlrec.policy.table import COEFFICIENT, ORDER, STOPS, ScoreTable, integrate
 from rlrec.policy.tabulated import DensityOf, Tabulated
 
@@ -17,7 +17,7 @@ _NEVER = 1e-13  # a probability that the nodes cannot tell from 0, with a margin
 _HUGE = 1e300  # far below the caps that matter their density, times what is almost 0, may outgrow the numbers
 
 
-class ContinuousOrder:
+class ContinuousOrder(DrawnOrder):
     """m independent scores on a table; `positions` is the deepest position asked about, `refine` divides its panels.
 
     density of the scores and its parameters first, second (m,), the mean of normal ones less `origin`; before: an

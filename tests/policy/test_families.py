@@ -13,7 +13,7 @@ from rlrec.app.audiences.in_memory import draw_arms
 from rlrec.arrays import Array, Index
 from rlrec.policy import families, slate
 from rlrec.policy.families.point import Point
-from rlrec.policy.scores import ExactScores, Order, Scores, cells, top, unstack
+from rlrec.policy.scores import DrawnOrder, ExactScores, Order, Scores, cells, top, unstack
 
 FILES = [module.name for module in iter_modules(families.__path__)]
 
@@ -35,7 +35,7 @@ class Shuffled(ExactScores):
 
 
 @dataclass(frozen=True)
-class ShuffledOrder:
+class ShuffledOrder(DrawnOrder):
     m: int
 
     def best(self) -> Array:

@@ -20,7 +20,7 @@ from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.linear import SHARED
 from rlrec.policy.moments import ArmMoments
 from rlrec.policy.odds import FEATURES
-from rlrec.policy.scores import Scores
+from rlrec.policy.scores import ExactScores, Scores
 from rlrec.policy.statistics import CONTEXT, ORDINAL, POSITION, PROPENSITY, SlotColumns
 from rlrec.simulate.base import Audience, Info
 from rlrec.simulate.visitors import Visitors
@@ -146,6 +146,7 @@ def draw_arms(scores: Scores, shape: tuple[int, int], *, floor: float, rng: np.r
 
 def arm_probability(scores: Scores, arms: Index, *, floor: float) -> Array:
     """The probability that each run had of its arm, (runs,)."""
+    assert isinstance(scores, ExactScores)  # the kinds that need a propensity have no other
     best = scores.best_of_each()
     of_arm: Array = best[np.arange(len(arms)), arms] if best.ndim > 1 else best[arms]
     return floor / best.shape[-1] + (1 - floor) * of_arm

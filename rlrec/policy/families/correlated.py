@@ -32,9 +32,6 @@ class Correlated:
     def order(self, positions: int, *, before: Order | None = None) -> SampledOrder:
         return self.of_decision(0, 0).order(positions)
 
-    def best_of_each(self) -> Array:
-        raise NotImplementedError  # each decision has samples of its own
-
     def noise(self, shape: tuple[int, int], rng: np.random.Generator) -> Array:
         z = rng.standard_normal((*shape[:-1], self.factor.shape[-1], 1))
         return self.location + (self.factor @ z)[..., 0]
@@ -71,9 +68,6 @@ class Sampled:
 
     def order(self, positions: int, *, before: Order | None = None) -> SampledOrder:
         return SampledOrder(self.values)
-
-    def best_of_each(self) -> Array:
-        raise NotImplementedError  # each decision has samples of its own
 
     def noise(self, shape: tuple[int, int], rng: np.random.Generator) -> Array:
         return self.values[rng.integers(self.samples, size=shape[0])]
@@ -112,9 +106,6 @@ class SampledOrder:
                 if least:
                     smallest[row, position] = np.delete(best, arms[:position]).min()
         return probability, smallest
-
-    def ranking(self, keys: Array, size: int) -> Index:
-        raise NotImplementedError  # `slate` draws such slates position by position
 
     def _best(self, above: frozenset[int]) -> Array:
         """Fraction of the samples in which each arm is the best of those not above, (m,)."""

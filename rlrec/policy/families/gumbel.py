@@ -11,7 +11,7 @@ import numpy as np
 from rlrec.arrays import Array, Index
 from rlrec.policy import maximum
 from rlrec.policy.density import ALL, FARTHEST, TAIL, Rows
-from rlrec.policy.scores import ExactScores, Order, top
+from rlrec.policy.scores import DrawnOrder, ExactScores, Order, top
 from rlrec.policy.table import tabulate
 
 _ENTRIES = 1 << 21  # numbers in a working array
@@ -41,7 +41,7 @@ class Gumbel(ExactScores):
 
 
 @dataclass(frozen=True, eq=False)
-class PlackettLuceOrder:
+class PlackettLuceOrder(DrawnOrder):
     """Softmax of the arms left at every position, whatever was shown above and why; -inf stands last, at random.
 
     Source: own derivation from the memoryless race of exponentials (Plackett-Luce)."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlrec.arrays import Array, Index
-from rlrec.policy.scores import ExactScores, Order
+from rlrec.policy.scores import DrawnOrder, ExactScores, Order
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +29,7 @@ class Point(ExactScores):
 
 
 @dataclass(frozen=True, eq=False)
-class PointOrder:
+class PointOrder(DrawnOrder):
     """The order of fixed scores (m,). Equal ones are shuffled once a slate, which is the same as at each position."""
 
     values: Array
