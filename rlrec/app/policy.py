@@ -102,8 +102,8 @@ def create(store: Store, request: Request) -> CreatedPolicy:
         **popular,
         **({} if declared is None else {"features": {side: encoder.spec() for side, encoder in declared.items()}}),
     }
-    if (prior or popular) and policy.served and not policy.online:
-        raise InputError(f"kind {request.kind} has no prior: it is uniform until it is trained")
+    if (prior or popular) and policy.no_prior:
+        raise InputError(f"kind {request.kind} has no prior: {policy.no_prior}", hint="leave it out")
     if (prior or popular) and not lineage.informed(policy):
         store.notice(f"kind {request.kind} ignores the prior when it draws; `policy show` includes it")
     if (prior or popular) and typed.get("model") in ("shared", "features"):

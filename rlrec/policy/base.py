@@ -70,6 +70,7 @@ class Policy(Counts, ABC):
     floor: float
     purpose: ClassVar[str]  # when to use it, in one line
     prior: ClassVar[tuple[float, float]] = (0.0, 0.0)  # alpha and beta of an arm without a prior of its own
+    no_prior: ClassVar[str] = ""  # why a prior would change nothing, where it would
     served: ClassVar[bool] = True  # whether it can be drawn from
     online: ClassVar[bool] = True  # whether its belief learns from every decision; else a version is what made it
     stateful: ClassVar[bool] = False  # whether it reads the session's state: each decision has its own distribution

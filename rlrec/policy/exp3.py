@@ -30,6 +30,7 @@ class Exp3(Learner):
     eta: float = 0.0
 
     purpose: ClassVar[str] = "rewards that change, or that someone may set against you; with discount, it follows them"
+    no_prior: ClassVar[str] = "it weighs gains, which all begin at 0"
 
     def __post_init__(self) -> None:
         between("gamma", self.gamma, 0, 1)

@@ -79,6 +79,7 @@ class Gradient(ContextualPolicy):
     floor: float = 0.0
 
     purpose: ClassVar[str] = "learns from whole visits (train-pg): what is shown now changes what is liked later"
+    no_prior: ClassVar[str] = "it is uniform until it is trained"
     online: ClassVar[bool] = False
     stateful: ClassVar[bool] = True
     uses_arm_features = True

@@ -135,6 +135,16 @@ def test_ucb_without_a_floor_is_told_what_its_log_is_worth(run_sqlite: Run) -> N
 # -- priors and probabilities --
 
 
+def test_a_prior_that_a_kind_never_reads_is_refused(run_sqlite: Run, tmp_path: Path) -> None:
+    arms(run_sqlite, "a1", "a2")
+    (tmp_path / "prior.csv").write_text("arm,alpha,beta\na1,2,6\n")
+    for words in (["--prior", tmp_path / "prior.csv"], ["--prior-from", "policy=u", "--prior-weight", "2"]):
+        refused = run_sqlite("policy", "create", "p", "--kind", "exp3", *words, "--json")
+        assert (refused.exit_code, refused.error["code"]) == (2, 2)
+        assert refused.error["error"] == "kind exp3 has no prior: it weighs gains, which all begin at 0"
+    assert run_sqlite("policy", "list", "--json").json == []
+
+
 @pytest.mark.parametrize("text", ["arm,alpha,beta\na1,2,6\n", "arm,mean,variance\na1,0.25,0.020833333333333332\n"])
 def test_a_prior_replaces_the_default_of_the_arms_it_names(run_sqlite: Run, tmp_path: Path, text: str) -> None:
     arms(run_sqlite, "a1", "a2")
