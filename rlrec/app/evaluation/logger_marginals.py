@@ -4,6 +4,7 @@ decision names."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,20 @@ CELLS = 1_000_000  # arms of contexts that are scored at a time
 _AGREEING = 1e-9  # relative distance of probabilities that are the same
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LoggerCase:
+    """Rows of a batch whose pages were drawn from one distribution.
+
+    rows (r,): of the batch; arms (m,): ids, ascending; marginals (k, m): probability that each arm stood at each
+    position of a page of k; exploration: the floor of the logger, at every position or by position, None where that is
+    not known."""
+
+    rows: Ids
+    arms: Ids
+    marginals: Array
+    exploration: Any
+
+
 class LoggerMarginals:
     """Marginals of loggers. Each belief, eligible set and context that loggers drew from is worked out once a batch."""
 
@@ -36,26 +51,37 @@ class LoggerMarginals:
 
     def of(self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids], *, positions: int) -> Array:
         """The probability that the row's arm stood at position j of its page, whatever stood elsewhere, (n, positions);
-        0 below the end of the page.
+        0 below the end of the page, and NaN where no case has it.
 
-        NaN where it cannot be derived: in imports whose logger is not uniform, for kinds that read the session, and for
-        correlated scores. The position that the row was shown at has its logged marginal, where there is one.
-        slots: of a batch, with `context`; contexts: with the fields that `reads` says."""
+        The position that the row was shown at has its logged marginal, where there is one. slots: of a batch, with
+        `context`; contexts: with the fields that `reads` says."""
         table = np.full((len(slots["arm_id"]), positions), np.nan)
+        for case in self.cases(slots, contexts, eligible, positions=positions):
+            size, shown = len(case.marginals), slots["arm_id"][case.rows]
+            index = np.minimum(np.searchsorted(case.arms, shown), len(case.arms) - 1)
+            table[case.rows, :size] = case.marginals[:, index].T
+            table[case.rows, size:] = 0.0
+        unknown = np.isnan(slots["marginal"]) & (slots["position"] == 1)
+        logged = np.where(unknown, slots["propensity"], slots["marginal"])
+        shown = np.flatnonzero((slots["position"] <= positions) & ~np.isnan(logged))
+        table[shown, slots["position"][shown] - 1] = logged[shown]
+        return table
+
+    def cases(
+        self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids], *, positions: int
+    ) -> Iterator[LoggerCase]:
+        """The rows by the distribution that they were drawn from, down to so many positions, one case at a time.
+
+        Left out are rows whose marginals cannot be derived: imports whose logger is not uniform, kinds that read the
+        session, and correlated scores. Arguments: as of `of`."""
         live = np.flatnonzero(~slots["imported"])
         order = live[np.lexsort((slots["belief_seq"][live], slots["version_id"][live]))]
         versions, starts = self.loggers.versions(slots["version_id"]), run_starts(slots["version_id"][order])
         for rows in np.split(order, starts[1:]) if len(order) else ():
             version = versions[int(slots["version_id"][rows[0]])]
             for some, served in self._moments(version, slots, rows):
-                _fill(table, served, some, slots, contexts, eligible, self.loggers.arms.keys)
-        _fill_uniform(table, slots, eligible)
-        logged = np.where(
-            np.isnan(slots["marginal"]) & (slots["position"] == 1), slots["propensity"], slots["marginal"]
-        )
-        shown = np.flatnonzero((slots["position"] <= positions) & ~np.isnan(logged))
-        table[shown, slots["position"][shown] - 1] = logged[shown]
-        return table
+                yield from self._of_belief(served, some, slots, contexts, eligible, positions)
+        yield from _uniform(slots, eligible, positions)
 
     def _moments(self, version: Version, slots: Columns, rows: Ids) -> Iterator[tuple[Ids, VersionDistribution]]:
         """The rows of a version, which lie in order of `belief_seq`, by the beliefs that they were drawn from."""
@@ -74,33 +100,30 @@ class LoggerMarginals:
                 served = served.moved(sums, ordinal=at)
                 yield rows[first:last][ordinals == at], served
 
-
-def _fill(
-    table: Array, served: VersionDistribution, rows: Ids, slots: Columns, contexts: ContextTable,
-    eligible: Mapping[int, Ids], keys: Mapping[int, str],
-) -> None:  # fmt: skip
-    """Write the marginals of rows that were drawn from one belief."""
-    policy, positions = served.policy, table.shape[1]
-    codes, values = contexts.reading(policy.reads)
-    described = served.described is not None
-    size = np.minimum(slots["size"][rows], positions)
-    revision = slots["catalogue_revision"][rows] if described else np.zeros(len(rows), np.int64)
-    for some in _groups(slots["eligible_id"][rows], size, revision):
-        group, key = rows[some], int(slots["eligible_id"][rows[some[0]]])
-        arms, at = eligible[key], int(revision[some[0]])
-        k = min(int(size[some[0]]), len(arms))
-        code = codes[slots["context"][group]]
-        index = np.minimum(np.searchsorted(arms, slots["arm_id"][group]), len(arms) - 1)
-        table[group, k:] = 0.0
-        # contexts with distributions of their own, some at a time
-        reading = list(_groups(code))
-        step = max(1, CELLS // len(arms))
-        for start in range(0, len(reading), step):
-            some_readings = reading[start : start + step]
-            read = [values[int(code[inside[0]])] for inside in some_readings]
-            shares = _shares(served, key, arms, read, size=k, keys=keys, revision=at)
-            for inside, share in zip(some_readings, shares, strict=True):
-                table[group[inside], :k] = share[:, index[inside]].T
+    def _of_belief(
+        self, served: VersionDistribution, rows: Ids, slots: Columns, contexts: ContextTable,
+        eligible: Mapping[int, Ids], positions: int,
+    ) -> Iterator[LoggerCase]:  # fmt: skip
+        """The cases of rows that were drawn from one belief."""
+        policy, keys = served.policy, self.loggers.arms.keys
+        codes, values = contexts.reading(policy.reads)
+        described = served.described is not None
+        size = np.minimum(slots["size"][rows], positions)
+        revision = slots["catalogue_revision"][rows] if described else np.zeros(len(rows), np.int64)
+        for some in _groups(slots["eligible_id"][rows], size, revision):
+            group, key = rows[some], int(slots["eligible_id"][rows[some[0]]])
+            arms, k, at = eligible[key], int(size[some[0]]), int(revision[some[0]])
+            code = codes[slots["context"][group]]
+            # contexts with distributions of their own, some at a time
+            reading = list(_groups(code))
+            step = max(1, CELLS // len(arms))
+            for start in range(0, len(reading), step):
+                inside = reading[start : start + step]
+                read = [values[int(code[each[0]])] for each in inside]
+                shares = _shares(served, key, arms, read, size=min(k, len(arms)), keys=keys, revision=at)
+                for each, share in zip(inside, shares, strict=True):
+                    if share is not None:
+                        yield LoggerCase(rows=group[each], arms=arms, marginals=share, exploration=policy.exploration)
 
 
 def _groups(*columns: Ids) -> Iterator[Ids]:
@@ -113,30 +136,33 @@ def _groups(*columns: Ids) -> Iterator[Ids]:
 def _shares(
     served: VersionDistribution, key: int, arms: Ids, contexts: Sequence[Mapping[str, Any]], *, size: int,
     keys: Mapping[int, str], revision: int,
-) -> Iterator[Array]:  # fmt: skip
-    """The probability of each arm at each position in each of some contexts, (size, m); NaN for correlated scores,
-    of which every decision has its own."""
+) -> Iterator[Array | None]:  # fmt: skip
+    """The probability of each arm at each position in each of some contexts, (size, m); None for correlated scores, of
+    which every decision has its own."""
     floor = served.policy.exploration
     if is_contextual(served.policy):
         for scores in served.scores(key, arms, contexts, keys=keys, revision=revision):
-            shape = size, len(arms)
-            yield np.full(shape, np.nan) if scores.samples else slate.marginals(scores, size=size, floor=floor)
+            yield None if scores.samples else slate.marginals(scores, size=size, floor=floor)
     else:
         for context in contexts:
             yield served.case(key, arms, context, keys=keys, revision=revision).pages(size).marginals
 
 
-def _fill_uniform(table: Array, slots: Columns, eligible: Mapping[int, Ids]) -> None:
-    """Write the marginals of imported versions all of whose probabilities here are those of uniform slates."""
+def _uniform(slots: Columns, eligible: Mapping[int, Ids], positions: int) -> Iterator[LoggerCase]:
+    """The cases of imported versions all of whose probabilities here are those of uniform slates."""
     imported = np.flatnonzero(slots["imported"])
     if not len(imported):
         return
     first, which = distinct(slots["eligible_id"][imported])
     arms = np.array([len(eligible[key]) for key in slots["eligible_id"][imported][first].tolist()])[which]
     first, which = distinct(slots["version_id"][imported])
-    uniform = np.bincount(which, weights=~_is_uniform(slots, imported, arms), minlength=len(first))[which] == 0
-    rows, depth = imported[uniform], np.arange(table.shape[1])
-    table[rows] = np.where(depth < slots["size"][rows, None], 1 / arms[uniform, None], 0.0)
+    others = np.bincount(which, weights=~_is_uniform(slots, imported, arms), minlength=len(first))[which]
+    rows = imported[others == 0]
+    size = np.minimum(slots["size"][rows], positions)
+    for some in _groups(slots["eligible_id"][rows], size) if len(rows) else ():
+        eligible_arms = eligible[int(slots["eligible_id"][rows[some[0]]])]
+        marginals = np.full((int(size[some[0]]), len(eligible_arms)), 1 / len(eligible_arms))
+        yield LoggerCase(rows=rows[some], arms=eligible_arms, marginals=marginals, exploration=None)
 
 
 def _is_uniform(slots: Columns, rows: Ids, arms: Ids) -> Flags:
