@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from rlrec.app.evaluation import holdout
 from rlrec.app.inputs import canonical, lookup
-from rlrec.app.learning import copies
+from rlrec.app.learning import belief_versions
 from rlrec.arrays import finite_or_none
 from rlrec.errors import Conflict, InputError
 from rlrec.records import Reward, Version
@@ -158,7 +158,7 @@ def _fork(unit: Unit, variant: VariantSpec) -> _Fork:
         )
     if source.status == "retired":
         raise InputError(f"version {source.number} of {name} is retired", hint="choose another version")
-    sums, last_id = copies.fork(unit, source)
+    sums, last_id = belief_versions.fork(unit, source)
     ordinal = head.ordinal if source.learning else source.ordinal
     return _Fork(variant=variant, source=source, sums=sums, last_id=last_id, ordinal=ordinal)
 
@@ -172,7 +172,7 @@ def _add_policy(unit: Unit, experiment: str, fork: _Fork) -> int:
         definition=canonical.text({"experiment": experiment, "variant": fork.variant.label}),
     )  # fmt: skip
     learns_at_once = not source.learning or source.reward.learn == "served"
-    version_id = copies.copy(
+    version_id = belief_versions.copy(
         unit, source, policy_id=policy_id, number=source.number, status=source.status, seq=0,
         ordinal=fork.ordinal, sums=fork.sums, entered_to=None if learns_at_once else 0,
         # the source keeps the record of what it learned from; a frozen one has learned nothing since
@@ -312,10 +312,10 @@ def _means(store: Store, unit: Unit, experiment: Experiment, definition: Reward)
     folded = {variant.id: comparison.empty(spanning=spanning) for variant in experiment.variants}
     counted, censored = dict.fromkeys(folded, 0), 0
     for pages in reward_log.page_rewards(unit, Selection(variant_ids=list(folded)), definition):
-        columns = pages.decisions
-        censored += int(pages.censored.sum())
+        columns = pages.slots
+        censored += int(columns["censored"].sum())
         for variant in folded:
-            of_variant = (columns["variant_id"] == variant) & ~pages.censored
+            of_variant = (columns["variant_id"] == variant) & ~columns["censored"]
             units = columns[f"{experiment.unit}_id"][of_variant]
             folded[variant] += comparison.fold(pages.reward[of_variant], units, spanning=spanning)
             counted[variant] += len(np.unique(columns["session_id"][of_variant]))

@@ -14,8 +14,8 @@ from rlrec import policy as kinds
 from rlrec.app.audit import reward_drift
 from rlrec.app.distributions import designs, exact
 from rlrec.app.inputs import canonical, lookup, parameters
-from rlrec.app.learning import popularity, version_json, weighted_means
-from rlrec.app.learning.version_json import VersionSummary
+from rlrec.app.learning import arm_means, belief_versions
+from rlrec.app.learning.belief_versions import VersionSummary
 from rlrec.app.learning.warm_start import NO_BELIEF, InitialBelief, warm_start
 from rlrec.app.log import lineage
 from rlrec.arrays import Array, finite_or_none
@@ -88,7 +88,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
     """A policy with version 1, live. The same again is fine; raises Conflict where the name means another one."""
     policy = kinds.make(request.kind, parameters.typed(request.kind, request.parameters))
     typed = kinds.values(policy)  # with the defaults of today: a policy never changes
-    popular = popularity.options(request.prior_from, request.prior_weight, prior=request.prior)
+    popular = arm_means.options(request.prior_from, request.prior_weight, prior=request.prior)
     prior = {} if request.prior is None else parameters.prior(Path(request.prior))
     declared = None if request.features is None else parameters.features(request.features)
     if declared is not None and not policy.contextual:
@@ -116,7 +116,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
             else NO_BELIEF
         )
         if new and popular:
-            prior, record = popularity.prior_from_log(
+            prior, record = arm_means.prior_from_log(
                 unit, designs.unstored(request.kind, typed, lookup.reward(unit, request.reward)), **popular
             )
             initial = replace(initial, record={**initial.record, **record})
@@ -150,7 +150,7 @@ def _existing(unit: Unit, policy: StoredPolicy, definition: Mapping[str, Any]) -
             f"policy {policy.name!r} already has another definition", hint="policies never change: use another name"
         )
     version, _ = lookup.version(unit, policy.name)
-    return {**version_json.summary(unit, version), "created": False}
+    return {**belief_versions.summary(unit, version), "created": False}
 
 
 def _create(
@@ -171,7 +171,7 @@ def _create(
         beliefs.add(unit, version_id, seq=0, changes=initial.sums)
     settings.add_run(unit, "policy create", {"name": request.name, **asdict(request)}, initial.record)
     version = policies.by_id(unit, [version_id])[version_id]
-    return {**version_json.summary(unit, version), "created": True}
+    return {**belief_versions.summary(unit, version), "created": True}
 
 
 def _prior_rows(unit: Unit, prior: Mapping[str, tuple[float, float]]) -> list[tuple[int, float, float]]:
@@ -191,7 +191,7 @@ def listing(store: Store) -> list[VersionSummary]:
     with store.read() as unit:
         every = policies.all_policies(unit)
         live = policies.live(unit, {policy.name for policy in every})
-        return [version_json.summary(unit, live[policy.name][0]) for policy in every]
+        return [belief_versions.summary(unit, live[policy.name][0]) for policy in every]
 
 
 def show(store: Store, reference: str, context: Mapping[str, Any] | None = None) -> PolicyBelief:
@@ -200,8 +200,9 @@ def show(store: Store, reference: str, context: Mapping[str, Any] | None = None)
     with store.read() as unit, bulk.alongside(unit):
         version, head = lookup.version(unit, reference)
         live = policies.by_id(unit, [head.live_id])[head.live_id]
-        summary = version_json.summary(unit, version)
-        rows = zip(_beliefs(unit, version, context), weighted_means.means(unit, version, arms.every(unit)), strict=True)
+        summary = belief_versions.summary(unit, version)
+        weighted = arm_means.weighted_means(unit, version, arms.every(unit))
+        rows = zip(_beliefs(unit, version, context), weighted, strict=True)
         return {
             "policy": summary["policy"],
             "version": summary["version"],

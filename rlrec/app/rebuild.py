@@ -10,9 +10,8 @@ from typing import Any
 from rlrec.app.distributions import designs
 from rlrec.app.inputs import lookup, parameters
 from rlrec.app.learning import warm_start
+from rlrec.app.learning.belief_versions import VersionSummary, add_settled, is_complete, summary
 from rlrec.app.learning.ledger import Ledger
-from rlrec.app.learning.settled_slots import add_settled, is_complete
-from rlrec.app.learning.version_json import VersionSummary, summary
 from rlrec.app.learning.warm_start import InitialBelief
 from rlrec.app.log import reward_log
 from rlrec.errors import InputError

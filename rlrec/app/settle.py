@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
+from rlrec.app.learning.belief_versions import add_settled
 from rlrec.app.learning.ledger import Ledger
-from rlrec.app.learning.settled_slots import add_settled
 from rlrec.records import Version
 from rlrec.store import Store, Unit, decisions, policies
 

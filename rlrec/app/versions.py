@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TypedDict
 
 from rlrec.app.inputs import lookup
-from rlrec.app.learning import copies
-from rlrec.app.learning.settled_slots import is_complete
-from rlrec.app.learning.version_json import VersionSummary, summary
+from rlrec.app.learning import belief_versions
+from rlrec.app.learning.belief_versions import VersionSummary, is_complete, summary
 from rlrec.errors import CheckFailed, InputError
 from rlrec.records import Head, Version
 from rlrec.store import Store, Unit, decisions, policies, settings
@@ -30,13 +29,13 @@ def freeze(store: Store, reference: str) -> Frozen:
     """
     with store.read() as unit:
         source, head = _learning(unit, reference)
-        sums, last = copies.fork(unit, source)
+        sums, last = belief_versions.fork(unit, source)
         immature = decisions.count_slots_after(unit, source.policy.id, first=last + 1) if source.learning else 0
 
     def work(unit: Unit) -> Frozen:
         policies.lock(unit, [source.policy.id])
         number = policies.versions(unit, [source.policy.id])[-1].number + 1
-        version_id = copies.copy(
+        version_id = belief_versions.copy(
             unit, source, policy_id=source.policy.id, number=number, status="frozen", seq=head.seq, sums=sums,
             ordinal=head.ordinal if source.learning else source.ordinal,
             # the source keeps the record of what it learned from

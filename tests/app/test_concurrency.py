@@ -17,7 +17,7 @@ from rlrec.app import rebuild
 from rlrec.app.audit import visit_histories
 from rlrec.app.audit.findings import Findings
 from rlrec.app.doctor import Request, doctor
-from rlrec.app.learning.settled_slots import is_complete
+from rlrec.app.learning.belief_versions import is_complete
 from rlrec.store import Store, decisions, policies, tables
 from tests.app.defined import remembering, wrong
 from tests.app.shop import added_up, apart, ask, dump, stocked, sums, version

@@ -18,7 +18,7 @@ from rlrec.app.arm import put
 from rlrec.app.distributions import exact
 from rlrec.app.feedback import Line, feedback
 from rlrec.app.inputs import lookup
-from rlrec.app.learning import copies
+from rlrec.app.learning import belief_versions
 from rlrec.app.log import lineage
 from rlrec.app.recommend import Request, recommend
 from rlrec.errors import CheckFailed, InputError
@@ -181,7 +181,7 @@ def test_a_fork_names_the_newest_decision_it_holds(shop: str) -> None:
     ids = [show(shop, minute, "home", "a1") for minute in (0, 10, 20)]
     with at(shop, 41) as store, store.read() as unit:
         version, _ = lookup.version(unit, "home")
-        found, last = copies.fork(unit, version)[:2]
+        found, last = belief_versions.fork(unit, version)[:2]
         assert (last, {arm: tuple(sums) for (_, arm), sums in found.items()}) == (ids[1], {1: (2, 0, 0)})
 
 

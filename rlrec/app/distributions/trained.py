@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -115,13 +115,3 @@ class Trained:
                 for arms in sets:
                     at = np.searchsorted(every, arms)
                     yield arms, (weights[at], bias[at], memory[at])
-
-
-def readings(unit: Unit, context_ids: Ids) -> tuple[list[dict[str, Any]], Ids]:
-    """The distinct contexts of decisions, and which of them each has, (n,)."""
-    import msgspec
-
-    ids, which = np.unique(context_ids, return_inverse=True)
-    decode: Callable[[str], dict[str, Any]] = msgspec.json.Decoder().decode
-    bodies = contents.context_bodies(unit, ids.tolist())
-    return list(map(decode, map(bodies.__getitem__, ids.tolist()))), which.reshape(-1)

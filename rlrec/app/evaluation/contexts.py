@@ -6,15 +6,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-import msgspec
 import numpy as np
 
+from rlrec.app.log import stored_contexts
 from rlrec.arrays import Array, Flags, Ids, distinct
 from rlrec.policy import features
 from rlrec.policy.base import EVERYTHING
 from rlrec.policy.features import Sparse
 from rlrec.store import Unit, reader
-from rlrec.store.damage import parse
 from rlrec.store.reader import ContextTexts
 
 ROOM = 64_000_000  # bytes of features that are cached
@@ -22,8 +21,6 @@ VALUES = 500_000  # values of fields that are cached
 NAMES = 1_000  # of fields that are remembered, to suggest one
 PORTION = 10_000  # contexts decoded at a time
 (ENTIRE,) = EVERYTHING  # as a field: the context itself
-
-_decode: Callable[[str], dict[str, Any]] = msgspec.json.Decoder().decode
 
 
 class ContextTable:
@@ -117,7 +114,7 @@ class ContextCache:
         values: dict[str, dict[int, Any]] = {field: {} for field in fields}
         sparse = []
         for start in range(0, len(ids), PORTION):
-            decoded = _decoded(texts[start : start + PORTION])
+            decoded = stored_contexts.decoded(ids[start : start + PORTION], texts[start : start + PORTION])
             keys = ids[start : start + PORTION].tolist() if fields else []
             for field in fields:
                 read = decoded if field == ENTIRE else [context.get(field) for context in decoded]
@@ -199,10 +196,3 @@ def _dense(m: int, parts: Sequence[FeatureRows]) -> Array:
     size = m * features.WIDTH
     dense = np.bincount(np.concatenate(cells), weights=np.concatenate(values), minlength=size)
     return dense.reshape(m, features.WIDTH).astype(np.float64, copy=False)
-
-
-def _decoded(texts: Sequence[str]) -> list[dict[str, Any]]:
-    try:
-        return list(map(_decode, texts))
-    except msgspec.MsgspecError:  # a number that is infinite, say: nothing that was let in by us
-        return [parse(text, "a context") for text in texts]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TypeVar
@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from rlrec.app.distributions import designs
-from rlrec.app.log import propensities
+from rlrec.app.log import reward_log, stored_contexts
 from rlrec.app.log.reward_log import RewardedSlots
 from rlrec.arrays import Array, Flags, Ids, run_starts
 from rlrec.policy.base import Policy
@@ -18,9 +18,9 @@ from rlrec.policy.contextual import learns_from_contexts
 from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.statistics import POSITION, PROPENSITY, CountedSlot, SlotColumns
 from rlrec.records import Version
-from rlrec.store import Unit, beliefs, contents
+from rlrec.store import Unit, beliefs, reader
 from rlrec.store.beliefs import BeliefKey
-from rlrec.store.damage import parse
+from rlrec.store.reader import Selection
 
 CELLS = 1 << 20  # numbers of statistics that are held at a time
 ROUNDING = 1e-9  # of sums that were added and taken away at other weights
@@ -45,7 +45,7 @@ class BeliefFold:
     def sums(self, impressions: RewardedSlots, *, rows: Flags | None = None) -> Totals:
         """The sums of impressions, or of some of their rows. RewardedSlots without an `ordinal` do not fade."""
         if PROPENSITY in self.policy.needs:
-            impressions = propensities.weighable(impressions, rows)
+            impressions = impressions.weighable(rows)
         elif rows is not None:
             impressions = impressions.take(rows)
         slots = impressions.slots
@@ -54,9 +54,31 @@ class BeliefFold:
             reward=impressions.reward,
             ordinal=slots.get("ordinal"),
             position=slots["position"] if POSITION in self.policy.needs else None,
-            propensity=slots[propensities.SHOWN] if PROPENSITY in self.policy.needs else None,
+            propensity=slots[reward_log.SHOWN] if PROPENSITY in self.policy.needs else None,
         )
         return self._fold(columns, slots.get("context_id"))
+
+    def of_log(self, selection: Selection, *, columns: Sequence[str] = ()) -> tuple[Totals, int, int]:
+        """The sums of the mature, uncensored impressions of a log; how many these are, and the newest decision.
+        columns: that the statistics need, beside arm, reward and propensity."""
+        sums, slots, last = Totals(), 0, 0
+        weighed = PROPENSITY in self.policy.needs
+        log = reward_log.impressions(self.unit, selection, self.version.reward, columns=columns, weighed=weighed)
+        for impressions in log:
+            sums = add(sums, self.sums(impressions))
+            slots += len(impressions)
+            last = max(last, int(impressions.slots["decision_id"].max(initial=0)))
+        return sums, slots, last
+
+    def between(self, first: int, last: int) -> tuple[Totals, int]:
+        """The sums of the policy's uncensored slots from decision `first` to `last`, with all events that are stored;
+        and how many slots there are, censored ones too."""
+        sums, count = Totals(), 0
+        for batch in reader.ranges(self.unit, self.version.policy.id, first=first, last=last):
+            slots = reward_log.with_rewards(batch, self.version.reward, settled_only=False)
+            sums = add(sums, self.sums(slots, rows=~batch.slots["censored"]))
+            count += len(slots)
+        return sums, count
 
     def changes(self, counts: Mapping[CountedSlot, float]) -> Totals:
         """The sums of slots, each as often as its count says: less than never where it leaves the belief."""
@@ -100,12 +122,8 @@ class BeliefFold:
         """Encoded contexts and which of them each slot has, where the kind needs them."""
         if ids is None or not learns_from_contexts(self.policy):
             return np.zeros((0, 0)), None
-        distinct, which = np.unique(ids, return_inverse=True)
-        bodies = contents.context_bodies(self.unit, distinct.tolist())
-        x = self.policy.design.context.encode(
-            [parse(bodies[key], f"body of context {key}") for key in distinct.tolist()]
-        )
-        return x, which.reshape(-1)
+        contexts, which = stored_contexts.distinct_contexts(self.unit, ids)
+        return self.policy.design.context.encode(contexts), which
 
 
 def stored_sums(unit: Unit, version: Version, *, ordinal: int) -> Totals:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import isqrt
 from typing import Any
@@ -13,11 +13,8 @@ from rlrec import policy as kinds
 from rlrec.app.distributions import designs
 from rlrec.app.distributions.exact import VersionDistribution
 from rlrec.app.inputs import filters, lookup
-from rlrec.app.learning import slot_statistics
 from rlrec.app.learning.slot_statistics import BeliefFold, Totals
-from rlrec.app.log import lineage, propensities, reward_log
-from rlrec.app.log.reward_log import RewardedSlots
-from rlrec.arrays import Ids
+from rlrec.app.log import lineage, reward_log, stored_contexts
 from rlrec.errors import InputError
 from rlrec.policy.contextual import Design, is_contextual
 from rlrec.policy.encoder import Encoder, EncoderFit
@@ -26,9 +23,8 @@ from rlrec.policy.gradient import BILINEAR
 from rlrec.policy.linear import SHARED
 from rlrec.policy.odds import FEATURES
 from rlrec.policy.solving import LARGEST
-from rlrec.policy.statistics import PROPENSITY
 from rlrec.records import Version
-from rlrec.store import Unit, arms, contents, reader
+from rlrec.store import Unit, arms
 from rlrec.store.beliefs import BeliefRow
 from rlrec.store.damage import parse
 from rlrec.store.reader import Selection
@@ -108,8 +104,9 @@ def fit_design(
     arm = declared.get("arm") or _of_catalogue(unit, widest=min(share, WIDEST) if shared else WIDEST)
     if log is not None:
         fitting = EncoderFit()
-        for impressions in teaching_impressions(unit, log, draft):
-            fitting.take(_decoded(unit, impressions.slots["context_id"]))
+        for impressions in reward_log.impressions(unit, log, draft.reward, columns=["context_id"]):
+            contexts, which = stored_contexts.distinct_contexts(unit, impressions.slots["context_id"])
+            fitting.take([contexts[row] for row in which.tolist()])  # each as often as it comes
         share = LARGEST // len(arm.names)
         context = Encoder.of(fitting.spec(widest=min(share, WIDEST) if shared else WIDEST))
     return Design(context=context, arm=arm)
@@ -127,36 +124,12 @@ def _of_catalogue(unit: Unit, *, widest: int) -> Encoder:
     return Encoder.of(fitting.spec(widest=widest))
 
 
-def _decoded(unit: Unit, ids: Ids) -> list[dict[str, Any]]:
-    """Contexts, each as often as it comes."""
-    bodies = {
-        key: parse(body, f"context {key}") for key, body in contents.context_bodies(unit, set(ids.tolist())).items()
-    }
-    return [bodies[key] for key in ids.tolist()]
-
-
-def teaching_impressions(
-    unit: Unit, selected: Selection, version: Version, *, contexts: bool = True
-) -> Iterator[RewardedSlots]:
-    """The mature, uncensored impressions of a log with the columns that a version needs."""
-    weighed = PROPENSITY in designs.policy_of(version).needs
-    further = (*(["context_id"] if contexts else []), *(propensities.COLUMNS if weighed else ()))
-    for batch in reader.batches(unit, selection=selected, columns=(*reward_log.MATURITY, "arm_id", *further)):
-        impressions = reward_log.with_rewards(batch, version.reward)
-        rows = reward_log.mature(impressions.slots, version.reward, now=unit.now) & ~impressions.slots["censored"]
-        yield propensities.weighable(impressions, rows) if weighed else impressions.take(rows)
-
-
 def fit_to_log(unit: Unit, version: Version, selected: Selection) -> tuple[Version, Totals, int, int]:
     """A draft fitted to a log: with the anchor of its model; its sums around that; how many slots; and the last id.
 
     A logistic model is expanded around its weights; repeating that until they stay is Newton's method."""
     for rounds_left in reversed(range(ROUNDS)):
-        fold, total, slots, last = BeliefFold(unit, version, ordinal=0), Totals(), 0, 0
-        for impressions in teaching_impressions(unit, selected, version):
-            total = slot_statistics.add(total, fold.sums(impressions))
-            slots += len(impressions)
-            last = max(last, int(impressions.slots["decision_id"].max(initial=0)))
+        total, slots, last = BeliefFold(unit, version, ordinal=0).of_log(selected, columns=["context_id"])
         expanded = expand(unit, version, total) if rounds_left else None
         if expanded is None:
             break

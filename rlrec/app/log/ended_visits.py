@@ -152,22 +152,16 @@ def batches(
 def usable(batch: Batch, definition: Reward, cutoff: Cutoff) -> tuple[EndedVisits, UnusedVisits]:
     """The visits of a batch that can be used, and how many others there are."""
     rows = reward_log.with_rewards(batch, definition)
-    slots = rows.slots | {"reward": rows.reward, "defaulted": rows.default}
     # end to end: by session, visit, step and position
-    order = np.lexsort([slots[name] for name in ("position", "step", "visit", "session_id")])
+    order = np.lexsort([rows.slots[name] for name in ("position", "step", "visit", "session_id")])
     if (order[1:] < order[:-1]).any():
-        slots = {name: column[order] for name, column in slots.items()}
+        rows = rows.at(order)
+    slates = reward_log.with_page_rewards(batch, rows, definition)
     # where decisions and visits begin
-    decision, session, visit = (slots[name] for name in ("decision_id", "session_id", "visit"))
-    first = run_starts(decision)
-    begun = run_starts(session[first], visit[first])
-    # rewards of slates
-    of_page = reward_log.page_events(batch, definition, decision[first])
+    first, begun = run_starts(rows.slots["decision_id"]), run_starts(slates.slots["session_id"], slates.slots["visit"])
     visits = EndedVisits(
-        slots=slots, first=np.r_[first, len(decision)], start=np.r_[begun, len(first)],
-        reward=np.add.reduceat(slots["reward"], first) + of_page,
-        default=np.logical_and.reduceat(slots["defaulted"], first) & (of_page == 0),
-        mature_from=np.zeros(len(begun), np.int64),
+        slots=rows.slots | {"reward": rows.reward}, first=np.r_[first, len(rows)], start=np.r_[begun, len(first)],
+        reward=slates.reward, default=slates.default, mature_from=np.zeros(len(begun), np.int64),
     )  # fmt: skip
     return _usable(batch, visits, cutoff)
 

@@ -1,21 +1,13 @@
 """The propensity that weighs a slot: the marginal at its position, else the probability of the slate down to it.
 
-Plain Python for a few decisions; numpy is loaded where arrays come."""
+Plain Python, for a few decisions; `reward_log` has it for columns of the log."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING
 
 from rlrec.store import Unit, decisions
 
-if TYPE_CHECKING:
-    from rlrec.app.log.reward_log import RewardedSlots
-    from rlrec.arrays import Array, Flags
-    from rlrec.store.bulk import Columns
-
-COLUMNS = ("position", "propensity", "marginal")  # of the log, that it takes
-SHOWN = "shown_propensity"  # the column that `weighable` adds
 LEAST = 1e-300  # what a propensity is rounded to
 
 
@@ -42,32 +34,3 @@ def of_decisions(unit: Unit, decision_ids: Collection[int]) -> dict[tuple[int, i
         for decision_id, slots in slates.items()
         for position, propensity in of_slate(slots).items()
     }
-
-
-def of_slots(slots: Columns) -> Array:
-    """The propensity of each slot, (n,), NaN where there is none. slots: of whole slates, by decision and position."""
-    import numpy as np
-
-    from rlrec.arrays import run_starts
-
-    marginal = slots["marginal"]
-    missing = np.isnan(marginal)
-    if not missing.any():
-        return marginal
-    starts = run_starts(slots["decision_id"])
-    depth = np.arange(len(marginal)) - np.repeat(starts, np.diff(np.r_[starts, len(marginal)]))
-    prefix = np.where(slots["position"] == depth + 1, slots["propensity"], np.nan)
-    for level in range(1, int(depth.max()) + 1):
-        rows = np.flatnonzero(depth == level)
-        prefix[rows] = np.maximum(prefix[rows] * prefix[rows - 1], LEAST)
-    return np.where(missing, prefix, marginal)
-
-
-def weighable(impressions: RewardedSlots, rows: Flags | None = None) -> RewardedSlots:
-    """The impressions (or those of some rows) that have a propensity, which is their column SHOWN."""
-    import numpy as np
-
-    if SHOWN not in impressions.slots:
-        impressions = impressions.beside({SHOWN: of_slots(impressions.slots)})
-    possible = ~np.isnan(impressions.slots[SHOWN])
-    return impressions.take(possible if rows is None else possible & rows)

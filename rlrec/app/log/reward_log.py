@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
 
+from rlrec.app.log import propensities
 from rlrec.arrays import Array, Flags, Ids, run_starts
 from rlrec.policy import reward as rewards
 from rlrec.records import Reward
@@ -17,6 +18,7 @@ from rlrec.store.bulk import Columns
 from rlrec.store.reader import Batch, Selection
 
 MATURITY = ("at", "imported", "censored")  # what tells whether a slot counts
+SHOWN = "shown_propensity"  # the column that `weighable` adds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,14 +33,18 @@ class RewardedSlots:
         return len(self.reward)
 
     def take(self, rows: Flags) -> Self:
-        if rows.all():
-            return self
+        return self if rows.all() else self.at(np.flatnonzero(rows))
+
+    def at(self, rows: Ids) -> Self:
+        """These rows, in that order."""
         slots = {name: column[rows] for name, column in self.slots.items()}
         return replace(self, slots=slots, reward=self.reward[rows], default=self.default[rows])
 
-    def beside(self, columns: Columns) -> RewardedSlots:
-        """The same rows with further columns of their slots."""
-        return replace(self, slots={**self.slots, **columns})
+    def weighable(self, rows: Flags | None = None) -> Self:
+        """The slots (or those of some rows) that have a propensity, which is their column SHOWN. Slates are whole."""
+        slots = self.slots if SHOWN in self.slots else {**self.slots, SHOWN: propensities_of(self.slots)}
+        possible = ~np.isnan(slots[SHOWN])
+        return replace(self, slots=slots).take(possible if rows is None else possible & rows)
 
 
 def with_rewards(batch: Batch, definition: Reward, *, settled_only: bool = True) -> RewardedSlots:
@@ -78,39 +84,54 @@ def _slot_of_event(batch: Batch) -> tuple[Ids, Flags]:
     return slot[which], slot[which] >= 0
 
 
-def impressions(unit: Unit, selection: Selection, definition: Reward) -> Iterator[RewardedSlots]:
-    """The mature, uncensored impressions of the selected log, in batches of whole sessions: their arms and rewards."""
-    for batch in reader.batches(unit, selection, columns=(*MATURITY, "arm_id")):
+def propensities_of(slots: Columns) -> Array:
+    """The propensity that weighs each slot, (n,), as `propensities` says; NaN where there is none. slots: of whole
+    slates, by decision and position."""
+    marginal = slots["marginal"]
+    missing = np.isnan(marginal)
+    if not missing.any():
+        return marginal
+    starts = run_starts(slots["decision_id"])
+    depth = np.arange(len(marginal)) - np.repeat(starts, np.diff(np.r_[starts, len(marginal)]))
+    prefix = np.where(slots["position"] == depth + 1, slots["propensity"], np.nan)
+    for level in range(1, int(depth.max()) + 1):
+        rows = np.flatnonzero(depth == level)
+        prefix[rows] = np.maximum(prefix[rows] * prefix[rows - 1], propensities.LEAST)
+    return np.where(missing, prefix, marginal)
+
+
+def impressions(
+    unit: Unit, selection: Selection, definition: Reward, *, columns: Sequence[str] = (), weighed: bool = False
+) -> Iterator[RewardedSlots]:
+    """The mature, uncensored impressions of the selected log, in batches of whole sessions: their arms, rewards and
+    these columns. weighed: those alone that have a propensity, with their column SHOWN."""
+    columns = (*MATURITY, "arm_id", *columns, *(("position", "propensity", "marginal") if weighed else ()))
+    for batch in reader.batches(unit, selection, columns=columns):
         rows = with_rewards(batch, definition)
-        yield rows.take(mature(rows.slots, definition, now=unit.now) & ~rows.slots["censored"])
+        counted = mature(batch.slots, definition, now=unit.now) & ~batch.slots["censored"]
+        yield rows.weighable(counted) if weighed else rows.take(counted)
 
 
-@dataclass(frozen=True, kw_only=True)
-class PageRewards:
-    """Decisions of a batch with their page reward, (n,) each; `censored`: some slot is.
-
-    decisions: their users and variants."""
-
-    decisions: Columns
-    reward: Array
-    censored: Flags
-
-    def __len__(self) -> int:
-        return len(self.reward)
-
-
-def page_rewards(unit: Unit, selection: Selection, definition: Reward) -> Iterator[PageRewards]:
-    """Mature decisions of the selected log, in batches of whole sessions: rewards of slots and page events together."""
+def page_rewards(unit: Unit, selection: Selection, definition: Reward) -> Iterator[RewardedSlots]:
+    """Mature decisions of the selected log, in batches of whole sessions: rows of `with_page_rewards`."""
     for batch in reader.batches(unit, selection, columns=(*MATURITY, "user_id", "variant_id")):
         rows = with_rewards(batch, definition).take(mature(batch.slots, definition, now=unit.now))
-        decision_id = rows.slots["decision_id"]
-        first = run_starts(decision_id)
-        if len(first):
-            yield PageRewards(
-                decisions={name: column[first] for name, column in rows.slots.items()},
-                reward=np.add.reduceat(rows.reward, first) + page_events(batch, definition, decision_id[first]),
-                censored=np.logical_or.reduceat(rows.slots["censored"], first),
-            )
+        if len(rows):
+            yield with_page_rewards(batch, rows, definition)
+
+
+def with_page_rewards(batch: Batch, rows: RewardedSlots, definition: Reward) -> RewardedSlots:
+    """A row for each decision, whose slots lie side by side in `rows`: with the rewards of its slots and of the events
+    of its page. slots: its first one, but `censored` where any is; `default`: nothing that counts happened."""
+    decision_id = rows.slots["decision_id"]
+    first = run_starts(decision_id)
+    of_page = page_events(batch, definition, decision_id[first])
+    slots = {name: column[first] for name, column in rows.slots.items()}
+    return RewardedSlots(
+        slots=slots | {"censored": np.logical_or.reduceat(rows.slots["censored"], first)},
+        reward=np.add.reduceat(rows.reward, first) + of_page,
+        default=np.logical_and.reduceat(rows.default, first) & (of_page == 0),
+    )
 
 
 def page_events(batch: Batch, definition: Reward, decision_ids: Ids) -> Array:

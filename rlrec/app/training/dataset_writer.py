@@ -9,9 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rlrec.app.distributions import trained
 from rlrec.app.distributions.trained import Trained
-from rlrec.app.log import ended_visits
+from rlrec.app.log import ended_visits, stored_contexts
 from rlrec.app.log.ended_visits import Cutoff, EndedVisits, UnusedVisits
 from rlrec.app.log.splits import splits
 from rlrec.app.training.dataset import Catalogue, Dataset, EligibleSet, VisitRows
@@ -129,7 +128,7 @@ class DatasetWriter:
         slots, first = visits.slots, visits.first
         eligible, revision = visits.per_decision("eligible_id"), visits.per_decision("catalogue_revision")
         # the states
-        contexts, which = trained.readings(self.unit, visits.per_decision("context_id"))
+        contexts, which = stored_contexts.distinct_contexts(self.unit, visits.per_decision("context_id"))
         state = self.reader.states(self.reader.encoded(contexts)[which], visits.histories(), revision)
         # shown and remembered arms, as indices in the eligible sets
         sets, of_decision = self._sets(eligible, revision)

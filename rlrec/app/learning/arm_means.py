@@ -1,18 +1,23 @@
-"""A prior from a log: every arm starts from its mean reward there, shrunk to that of all arms."""
+"""Mean rewards of arms in a log: a prior where every arm starts from its mean, shrunk to that of all; and
+inverse-propensity means."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from rlrec.app.inputs import filters, parameters
-from rlrec.app.learning import slot_statistics
-from rlrec.app.learning.slot_statistics import BeliefFold, Totals
-from rlrec.app.learning.warm_start import teaching_impressions
-from rlrec.app.log import lineage
+from rlrec.app.learning.slot_statistics import BeliefFold
+from rlrec.app.log import lineage, reward_log
+from rlrec.arrays import finite_or_none
 from rlrec.errors import InputError
+from rlrec.ope import adaptive
 from rlrec.policy.reward import bounds
-from rlrec.records import Version
+from rlrec.records import Arm, Version
 from rlrec.store import Unit, arms
+from rlrec.store.reader import Selection
 
 WEIGHT = 10.0  # pseudo-pulls of an arm by default
 
@@ -47,11 +52,7 @@ def prior_from_log(
         hint = "define the reward with --clip 0,1 and a default inside it"
         raise InputError(f"reward {reward.name!r} may leave [0, 1], and a prior counts it fractionally", hint=hint)
     selected = filters.selection(unit, prior_from)
-    fold, sums, slots, last = BeliefFold(unit, draft, ordinal=0), Totals(), 0, 0
-    for impressions in teaching_impressions(unit, selected, draft, contexts=False):
-        sums = slot_statistics.add(sums, fold.sums(impressions))
-        slots += len(impressions)
-        last = max(last, int(impressions.slots["decision_id"].max(initial=0)))
+    sums, slots, last = BeliefFold(unit, draft, ordinal=0).of_log(selected)
     pulls, rewards = (sum(float(row[column]) for row in sums.values()) for column in (0, 1))
     if not pulls:
         raise InputError("the log has no mature decision for a prior", hint="import a log, or widen the filter")
@@ -67,3 +68,19 @@ def _pseudo_counts(pulls: float, reward: float, *, overall: float, weight: float
     """alpha and beta of an arm with these sums, neither below what probabilities are exact for."""
     mean = float(reward + weight * overall) / float(pulls + weight)
     return max(weight * mean, parameters.LEAST), max(weight * (1 - mean), parameters.LEAST)
+
+
+def weighted_means(unit: Unit, version: Version, catalogue: Sequence[Arm]) -> list[dict[str, float | None]]:
+    """The mean of each arm of the catalogue (in order of id) over the mature, uncensored slots of the policy, whichever
+    version served them, weighed by the marginal at their position; slots without one are left out."""
+    ids = np.array([arm.id for arm in catalogue], np.int64)
+    sums = np.zeros((adaptive.TERMS, len(ids)))
+    of_policy = Selection(policy_ids=[version.policy.id], imported=False)
+    for impressions in reward_log.impressions(unit, of_policy, version.reward, columns=["marginal"]):
+        weighed = impressions.take(~np.isnan(impressions.slots["marginal"]))
+        arm = np.searchsorted(ids, weighed.slots["arm_id"])
+        for total, term in zip(sums, adaptive.terms(weighed.reward, weighed.slots["marginal"]), strict=True):
+            total += np.bincount(arm, weights=term, minlength=len(ids))
+    names = ("ipw_mean", "ipw_lower", "ipw_upper")
+    rows = np.array(adaptive.means(sums)).T.tolist()
+    return [dict(zip(names, map(finite_or_none, row), strict=True)) for row in rows]

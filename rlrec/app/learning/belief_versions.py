@@ -1,0 +1,85 @@
+"""Versions of a policy: as commands show them, whether their beliefs hold the past, and copies of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypedDict
+
+from rlrec.app.learning import slot_statistics
+from rlrec.app.learning.ledger import Ledger
+from rlrec.app.learning.slot_statistics import BeliefFold, Totals
+from rlrec.records import Version
+from rlrec.store import Unit, beliefs, decisions, policies, reader, weights
+
+# One version; `versions` are the numbers of all that its policy has.
+VersionSummary = TypedDict("VersionSummary", {
+    "policy": str, "version": int, "kind": str, "params": dict[str, Any], "reward": str, "status": str,
+    "versions": list[int],
+})  # fmt: skip
+
+
+def summary(unit: Unit, version: Version) -> VersionSummary:
+    """The summary of a version."""
+    policy, numbers = version.policy, [other.number for other in policies.versions(unit, [version.policy.id])]
+    return {
+        "policy": policy.name, "version": version.number, "kind": policy.kind, "params": dict(policy.params),
+        "reward": version.reward.name, "status": version.status, "versions": numbers,
+    }  # fmt: skip
+
+
+def is_complete(version: Version) -> bool:
+    """Whether a belief holds what it should: one that was rebuilt, the past that was mature when it was begun."""
+    record = version.learned_from
+    if version.entered_to is None or "rebuilt_from" not in record:
+        return True
+    return version.reward.learn == "settled" and version.entered_to >= record["ripe"]
+
+
+def add_settled(unit: Unit, ledger: Ledger, version: Version, *, last: int) -> int:
+    """Enter the decisions after those that a belief holds, up to `last`: how many slots entered."""
+    fold = BeliefFold(unit, version, ordinal=ledger.ordinal(version.policy.id))
+    total, entered = fold.between(max(version.since, (version.entered_to or 0) + 1), last)
+    if total:
+        ledger.write(version, total)
+    ledger.mark_entered(version, last)
+    return entered
+
+
+def fork(unit: Unit, version: Version) -> tuple[Totals, int]:
+    """The sums of a belief without its immature slots, and the newest decision that they may hold.
+
+    A frozen belief is copied as it stands. From one that learns slots when they are `served`, the immature ones are
+    taken out; into one that learns them when they are `settled`, overdue ones that wait are let in. Within a policy ids
+    are in order of time, so that only those slots are read. Sums are faded until now.
+    """
+    policy, last = version.policy.id, reader.last_id(unit, version.policy.id)
+    if not version.learning:
+        return slot_statistics.stored_sums(unit, version, ordinal=version.ordinal), last
+    now = policies.ordinal(unit, policy)
+    fold = BeliefFold(unit, version, ordinal=now)
+    newest_mature = decisions.newest_before(unit, policy, before=unit.now - version.reward.window_us)
+    if version.entered_to is None:
+        sign, first = -1.0, newest_mature + 1
+    else:
+        sign, first, last = 1.0, version.entered_to + 1, newest_mature
+    change, _ = fold.between(max(first, version.since), last)
+    sums = slot_statistics.add(slot_statistics.stored_sums(unit, version, ordinal=now), change, sign=sign)
+    sums = slot_statistics.without_zeros(sums, oldest=fold.forgetting.oldest(now))
+    return sums, max(newest_mature, version.entered_to or 0)
+
+
+def copy(
+    unit: Unit, source: Version, *, policy_id: int, number: int, status: str, seq: int, ordinal: int, sums: Totals,
+    learned_from: Mapping[str, Any], entered_to: int | None = None,
+) -> int:  # fmt: skip
+    """The id of a new version with these sums, as of the policy's `ordinal`, and with the source's prior and design;
+    its first delta is `seq`."""
+    version_id = policies.add_version(
+        unit, policy_id=policy_id, number=number, status=status, reward_id=source.reward.id, seq=seq, ordinal=ordinal,
+        parent_id=source.id, parameters=source.parameters, entered_to=entered_to, learned_from=learned_from,
+    )  # fmt: skip
+    beliefs.add_prior(unit, version_id, beliefs.prior(unit, source.id))
+    weights.add(unit, version_id, weights.by_arm(unit, source.id))
+    if sums:
+        beliefs.add(unit, version_id, seq=seq, changes=sums, ordinal=ordinal)
+    return version_id

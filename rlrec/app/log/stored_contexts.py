@@ -1,0 +1,30 @@
+"""Contexts of the log, decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from rlrec.arrays import Ids
+from rlrec.store import Unit, contents
+from rlrec.store.damage import parse
+
+_decode: Callable[[str], dict[str, Any]] = msgspec.json.Decoder().decode
+
+
+def distinct_contexts(unit: Unit, context_ids: Ids) -> tuple[list[dict[str, Any]], Ids]:
+    """The distinct contexts of some rows, and which of them each row has, (n,)."""
+    ids, which = np.unique(context_ids, return_inverse=True)
+    bodies = contents.context_bodies(unit, ids.tolist())
+    return decoded(ids, [bodies[key] for key in ids.tolist()]), which.reshape(-1)
+
+
+def decoded(ids: Ids, texts: Sequence[str]) -> list[dict[str, Any]]:
+    """Contexts from their JSON. Raises RlrecError for one that is damaged."""
+    try:
+        return list(map(_decode, texts))
+    except msgspec.MsgspecError:  # a number that is infinite, say: nothing that was let in by us
+        return [parse(text, f"body of context {key}") for key, text in zip(ids.tolist(), texts, strict=True)]
