@@ -65,5 +65,5 @@ def make(kind: str, typed: Mapping[str, Any], *, design: Design | None = None) -
         if name not in defaults:
             hint = suggest(name, list(defaults)) or f"it has {', '.join(defaults)}"
             raise InputError(f"kind {kind} has no parameter {name!r}", hint=hint)
-    designed = {"design": design} if design is not None else {}
+    designed = {"design": design} if design is not None and "design" in cls.__dataclass_fields__ else {}
     return cls(**{**cls.implied_defaults(typed), **typed}, **designed)
