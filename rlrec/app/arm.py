@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError, suggest
 from rlrec.store import Store, Unit, arms
-from rlrec.store.damage import parse
+from rlrec.store.unit import parse
 from rlrec.times import written
 
 

@@ -21,8 +21,8 @@ from rlrec.policy.base import Belief
 from rlrec.policy.gradient import MEMORY, State
 from rlrec.records import Decision, Slot, Version
 from rlrec.store import Store, Unit, arms, contents, decisions, events, policies
-from rlrec.store.damage import damaged, parse
 from rlrec.store.events import CENSOR
+from rlrec.store.unit import damaged, parse
 
 
 class Result(decision_json.Answer):

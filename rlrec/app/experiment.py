@@ -14,8 +14,8 @@ from rlrec.arrays import finite_or_none
 from rlrec.errors import Conflict, InputError
 from rlrec.records import Reward, Version
 from rlrec.store import Store, Unit, experiments, policies, settings
-from rlrec.store.damage import StoredRows, damaged
 from rlrec.store.experiments import Experiment
+from rlrec.store.unit import StoredRows, damaged
 from rlrec.times import written
 
 if TYPE_CHECKING:

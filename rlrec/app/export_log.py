@@ -11,8 +11,8 @@ from rlrec.app.log.decision_reward import reward_of
 from rlrec.app.serving import decision_json
 from rlrec.records import Decision, Event, Slot
 from rlrec.store import Store, Unit, arms, contents, decisions, events, policies, reader
-from rlrec.store.damage import StoredRows, parse
 from rlrec.store.events import CENSOR
+from rlrec.store.unit import StoredRows, parse
 from rlrec.times import written
 
 GROUP = 1_000

@@ -18,9 +18,8 @@ from rlrec.policy.reward import LIMIT
 from rlrec.records import Event, Reward
 from rlrec.store import Store, Unit, decisions, events, policies
 from rlrec.store.contents import digest
-from rlrec.store.damage import StoredRows
 from rlrec.store.events import CENSOR, FeedbackKey, FeedbackTarget
-from rlrec.store.unit import Row
+from rlrec.store.unit import Row, StoredRows
 
 NONE: Mapping[str, float] = MappingProxyType({})
 

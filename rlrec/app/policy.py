@@ -25,7 +25,7 @@ from rlrec.policy.base import Belief
 from rlrec.policy.contextual import is_contextual
 from rlrec.records import Arm, Reward, StoredPolicy, Version
 from rlrec.store import Store, Unit, arms, beliefs, bulk, decisions, policies, settings
-from rlrec.store.damage import parse
+from rlrec.store.unit import parse
 from rlrec.times import written
 
 Z = 1.959963984540054  # normal quantile of intervals of 95 %

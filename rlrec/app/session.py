@@ -13,9 +13,9 @@ from rlrec.app.serving import decision_json
 from rlrec.errors import InputError, suggest
 from rlrec.records import Decision, Event, Reward
 from rlrec.store import Store, Unit, contents, decisions, events, policies, sessions, settings
-from rlrec.store.damage import parse
 from rlrec.store.events import CENSOR
 from rlrec.store.sessions import Session, Visit
+from rlrec.store.unit import parse
 from rlrec.times import written
 
 

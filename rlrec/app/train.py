@@ -24,7 +24,7 @@ from rlrec.errors import InputError, suggest
 from rlrec.policy.baseline import BASELINES
 from rlrec.policy.gradient import Gradient, Parameters
 from rlrec.records import Version
-from rlrec.store import Store, Unit, bulk, policies, settings, weights
+from rlrec.store import Store, Unit, beliefs, bulk, policies, settings
 from rlrec.store.reader import Selection
 from rlrec.times import DAY_US
 
@@ -288,7 +288,7 @@ class _TrainingRun:
             parameters={**self.parent.parameters, "shared": shared}, report=curve,
         )  # fmt: skip
         packed = (row.astype("<f8").tobytes() for row in rows)
-        weights.add(unit, version_id, zip(writer.arms.tolist(), packed, strict=True))
+        beliefs.add_weights(unit, version_id, zip(writer.arms.tolist(), packed, strict=True))
         # the promotion
         same = head.live_id == live.id
         promoted = self.request.promote == "always" or (

@@ -19,8 +19,8 @@ from rlrec.records import Reward
 
 if TYPE_CHECKING:
     from rlrec.arrays import Array
-    from rlrec.policy.moments import ArmMoments
     from rlrec.policy.scores import Scores
+    from rlrec.policy.solving import ArmMoments
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,8 @@ from rlrec.policy.families.correlated import Correlated
 from rlrec.policy.families.gaussian import Gaussian
 from rlrec.policy.families.gumbel import Gumbel
 from rlrec.policy.families.point import Point
-from rlrec.policy.moments import ArmMoments, pack_each, width
 from rlrec.policy.scores import Scores
+from rlrec.policy.solving import ArmMoments, pack_each, packed_width
 from rlrec.policy.statistics import CONTEXT, SlotColumns, count_slots
 from rlrec.records import Reward
 
@@ -77,7 +77,7 @@ class Linear(ContextualPolicy, Learner):
 
     @property
     def width(self) -> int:
-        return 3 + width(len(self.design.context.names))
+        return 3 + packed_width(len(self.design.context.names))
 
     def statistics(self, slots: SlotColumns) -> Array:
         if slots.context is None:  # the caller wants counts alone

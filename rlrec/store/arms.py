@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 from rlrec.records import Arm
 from rlrec.store import engine, settings
-from rlrec.store.damage import StoredRows
-from rlrec.store.unit import Unit
+from rlrec.store.unit import StoredRows, Unit
 
 LAST_ID = 2**32 - 1  # the packed slots of a visit have 32 bits for an arm
 

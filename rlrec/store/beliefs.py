@@ -135,3 +135,20 @@ def prior(unit: Unit, version_id: int) -> list[ArmPrior]:
 
 def add_prior(unit: Unit, version_id: int, rows: Iterable[tuple[int, float, float]]) -> None:
     unit.insert("prior", ("version_id", "arm_id", "alpha", "beta"), [(version_id, *row) for row in rows])
+
+
+class ArmWeights(NamedTuple):
+    """Trained weights of an arm, packed: written once with a version, and never changed."""
+
+    arm_id: int
+    weights: bytes
+
+
+def weights(unit: Unit, version_id: int) -> list[ArmWeights]:
+    """The trained weights of a version, by arm id."""
+    chosen = "SELECT arm_id, weights FROM arm_weights WHERE version_id = ? ORDER BY arm_id"
+    return unit.records(ArmWeights, chosen, version_id)
+
+
+def add_weights(unit: Unit, version_id: int, rows: Iterable[tuple[int, bytes]]) -> None:
+    unit.insert("arm_weights", ("version_id", "arm_id", "weights"), [(version_id, *row) for row in sorted(rows)])

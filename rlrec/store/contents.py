@@ -6,8 +6,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from hashlib import blake2b
 
-from rlrec.store.damage import StoredRows, parse
-from rlrec.store.unit import Unit
+from rlrec.store.unit import StoredRows, Unit, parse
 
 PORTION = 10_000  # digests asked for at once, each a value of its own
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from rlrec.store.damage import parse
-from rlrec.store.unit import Row, Unit
+from rlrec.store.unit import Row, Unit, parse
 
 
 class Curve(NamedTuple):

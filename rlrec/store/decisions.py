@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 from rlrec.records import Decision, Slot
 from rlrec.store import engine
-from rlrec.store.damage import StoredRows
-from rlrec.store.unit import Row, Unit
+from rlrec.store.unit import Row, StoredRows, Unit
 
 DECISION = Decision._fields[:-1]
 LIVE_COLUMNS = tuple(name for name in DECISION if name not in ("run_id", "source"))

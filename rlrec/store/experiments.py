@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
-from rlrec.store.damage import StoredRows
-from rlrec.store.unit import Row, Unit
+from rlrec.store.unit import Row, StoredRows, Unit
 
 
 class Variant(NamedTuple):

@@ -9,8 +9,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from rlrec.records import Head, Reward, StoredPolicy, Transform, Version
-from rlrec.store.damage import StoredRows, damaged, parse
-from rlrec.store.unit import Row, Unit
+from rlrec.store.unit import Row, StoredRows, Unit, damaged, parse
 
 _REWARD = (
     "reward.id, reward.name, reward.weights, reward.window_us, reward.default_value, reward.clip_low, reward.clip_high,"

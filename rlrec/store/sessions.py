@@ -6,8 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from rlrec.store.contents import key_digest
-from rlrec.store.damage import StoredRows
-from rlrec.store.unit import Unit
+from rlrec.store.unit import StoredRows, Unit
 
 
 class Session(NamedTuple):

@@ -12,10 +12,13 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
+from rlrec.errors import RlrecError
 from rlrec.store import engine
 
 Row = tuple[Any, ...]
 Record = TypeVar("Record", bound=Row)  # a NamedTuple
+K = TypeVar("K")
+V = TypeVar("V")
 FEW = 20  # rows that PostgreSQL takes one by one as fast as at once
 
 
@@ -143,3 +146,32 @@ def _insertion(table: str, columns: tuple[str, ...], on_conflict: str) -> str:
     marks = ", ".join("?" * len(columns))
     conflict = f" ON CONFLICT {on_conflict}" if on_conflict else ""
     return f'INSERT INTO "{table}" ({names}) VALUES ({marks}){conflict}'
+
+
+# -- rows that are gone or cannot be read, since somebody changed the database by hand --
+
+
+def damaged(what: str) -> RlrecError:
+    return RlrecError(f"the store is damaged: {what}", hint="`rlrec doctor` finds what else is; go back to a backup")
+
+
+class StoredRows(dict[K, V]):
+    """Rows of a table by id; one that is asked for and gone raises RlrecError."""
+
+    def __init__(self, table: str, rows: Iterable[tuple[K, V]] = ()) -> None:
+        super().__init__(rows)
+        self.table = table
+
+    def __missing__(self, key: K) -> V:
+        raise damaged(f"row {key} of table {self.table} is gone")
+
+
+def parse(text: str, where: str, kind: type = dict) -> Any:
+    """The JSON of a column. Raises RlrecError where it is none, or not of this kind; where: table, row and column."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, kind):
+        raise damaged(f"{where} is {text[:40]!r}")
+    return value

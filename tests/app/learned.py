@@ -8,7 +8,7 @@ import numpy as np
 
 from rlrec.app.distributions import designs
 from rlrec.policy.gradient import Gradient
-from rlrec.store import Store, Unit, arms, policies, weights
+from rlrec.store import Store, Unit, arms, beliefs, policies
 from tests.app.shop import version
 
 REPORT: dict[str, Any] = {
@@ -47,7 +47,7 @@ def trained(store: Store, name: str, *, seed: int = 3, report: Any = REPORT, pro
             parameters={**parent.parameters, "shared": shared}, report=report,
         )  # fmt: skip
         packed = (row.astype("<f8").tobytes() for row in rows)
-        weights.add(unit, made, zip(sorted(arm.id for arm in known), packed, strict=True))
+        beliefs.add_weights(unit, made, zip(sorted(arm.id for arm in known), packed, strict=True))
         if promote:
             policies.promote(unit, parent.policy.id, version_id=made, previous_id=parent.id)
         return number

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rlrec.app.distributions import designs
-from rlrec.store import Store, arms, policies, weights
+from rlrec.store import Store, arms, beliefs, policies
 from tests.app import logs
 
 
@@ -33,7 +33,9 @@ def _add(unit: Any, name: str, bias: list[float], last: float, record: Any) -> N
         ordinal=head.ordinal, parent_id=parent.id, learned_from=record,
         parameters={**parent.parameters, "shared": shared}, report={},
     )  # fmt: skip
-    weights.add(unit, made, ((arm.id, row.astype("<f8").tobytes()) for arm, row in zip(known, rows, strict=True)))
+    beliefs.add_weights(
+        unit, made, ((arm.id, row.astype("<f8").tobytes()) for arm, row in zip(known, rows, strict=True))
+    )
     policies.promote(unit, parent.policy.id, version_id=made, previous_id=head.live_id)
 
 

@@ -16,11 +16,11 @@ from scipy.special import chdtrc
 from rlrec import policy as kinds
 from rlrec.arrays import Array, Index
 from rlrec.errors import InputError
-from rlrec.policy import history, moments, slate
+from rlrec.policy import history, slate, solving
 from rlrec.policy import reward as rewards
 from rlrec.policy.base import Belief, Policy, any_of
 from rlrec.policy.contextual import ContextualPolicy, is_contextual, learns_from_contexts
-from rlrec.policy.moments import ArmMoments
+from rlrec.policy.solving import ArmMoments
 from rlrec.policy.statistics import CONTEXT, CountedSlot, SlotColumns
 from rlrec.records import Event, Reward
 
@@ -140,7 +140,7 @@ def moments_of(policy: Policy, packed: Array) -> ArmMoments | None:
     if not learns_from_contexts(policy):
         return None
     described = policy.design.arm.encode(FEATURES)
-    return replace(moments.unpack(packed, len(policy.design.context.names)), arm_features=described)
+    return replace(solving.unpack(packed, len(policy.design.context.names)), arm_features=described)
 
 
 def scores_of(policy: Policy, context: dict[str, Any] | None = None) -> Any:

@@ -12,7 +12,7 @@ from scipy import optimize, special
 from rlrec import policy as kinds
 from rlrec.arrays import Array
 from rlrec.errors import InputError
-from rlrec.policy import moments, slate
+from rlrec.policy import slate, solving
 from rlrec.policy.base import Belief
 from rlrec.policy.contextual import Design
 from rlrec.policy.encoder import Encoder
@@ -40,7 +40,7 @@ def believing(
     n = np.zeros(response.shape[:-1])
     return Belief(
         pulls=n, reward_sum=n, reward_squares=n, alpha=n + prior[0], beta=n + prior[1], total=0.0,
-        moments=moments.ArmMoments(gram=gram, response=response, arm_features=described),
+        moments=solving.ArmMoments(gram=gram, response=response, arm_features=described),
     )  # fmt: skip
 
 
@@ -54,7 +54,7 @@ def log(n: int, *, m: int, q: int, seed: int) -> tuple[Array, Any, Array]:
 def learned(policy: Any, x: Array, arm: Any, clicks: Array, *, m: int, prior: tuple[float, float] = (0, 0)) -> Belief:
     sums = np.zeros((m, policy.width))
     np.add.at(sums, arm, policy.statistics(SlotColumns(arm_id=arm, reward=clicks, context=x)))
-    found = moments.unpack(sums[:, 3:], x.shape[1])
+    found = solving.unpack(sums[:, 3:], x.shape[1])
     described = np.random.default_rng(1).normal(size=(m, 2))
     return believing(found.gram, found.response, described=described, prior=prior)
 
@@ -66,7 +66,7 @@ def test_linucb_by_hand() -> None:
     policy = made("linucb", PLAIN)
     x, clicks = np.array([[1, 0], [1, 1], [0.5, -1]]), np.array([1.0, 0, 1])
     sums = policy.statistics(SlotColumns(arm_id=np.zeros(3, np.int64), reward=clicks, context=x)).sum(axis=0)
-    found = moments.unpack(sums[None, 3:], 2)
+    found = solving.unpack(sums[None, 3:], 2)
     known = believing(found.gram, found.response)
     assert policy.posterior(known).weights == pytest.approx(np.array([[0.526316, -0.421053]]), abs=1e-6)
     assert policy.index(known, context={"v": [1, 0.5]}) == pytest.approx([0.90628436], abs=1e-8)

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from rlrec.store import Store, Unit, leases, policies, weights
+from rlrec.store import Store, Unit, beliefs, leases, policies
 from tests.app.shop import START, clock, stocked, version
 from tests.app.workers import together
 
@@ -87,11 +87,11 @@ def test_weights_and_a_report_stay_with_their_version(store: Store) -> None:
             unit, policy_id=live.policy.id, number=2, status="frozen", reward_id=live.reward.id, seq=0,
             learned_from={}, report={"curve": [1, 2]},
         )  # fmt: skip
-        weights.add(unit, made, [(2, b"b\0"), (1, b"a\0")])
+        beliefs.add_weights(unit, made, [(2, b"b\0"), (1, b"a\0")])
         assert policies.report(unit, live.id) is None
         return made
 
     made = store.write(work)
     with store.read() as unit:
-        assert weights.by_arm(unit, made) == [(1, b"a\0"), (2, b"b\0")]
+        assert beliefs.weights(unit, made) == [(1, b"a\0"), (2, b"b\0")]
         assert policies.report(unit, made) == {"curve": [1, 2]}

@@ -12,15 +12,15 @@ import numpy as np
 
 from rlrec import simulate
 from rlrec.arrays import Array, Flags, Ids, Index
-from rlrec.policy import moments
+from rlrec.policy import solving
 from rlrec.policy.base import Belief, Policy
 from rlrec.policy.contextual import Design, learns_from_contexts
 from rlrec.policy.encoder import Encoder
 from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.linear import SHARED
-from rlrec.policy.moments import ArmMoments
 from rlrec.policy.odds import FEATURES
 from rlrec.policy.scores import ExactScores, Scores
+from rlrec.policy.solving import ArmMoments
 from rlrec.policy.statistics import CONTEXT, ORDINAL, POSITION, PROPENSITY, SlotColumns
 from rlrec.simulate.base import Audience, Info
 from rlrec.simulate.visitors import Visitors
@@ -193,7 +193,7 @@ class RunBeliefs:
     def _context_moments(self, packed: Array | None) -> ArmMoments | None:
         if packed is None or not learns_from_contexts(self.policy):
             return None
-        unpacked = moments.unpack(packed, len(self.policy.design.context.names))
+        unpacked = solving.unpack(packed, len(self.policy.design.context.names))
         return replace(unpacked, arm_features=self._described)
 
     @cached_property

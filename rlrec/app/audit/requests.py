@@ -8,7 +8,7 @@ from rlrec.app.audit.findings import Findings
 from rlrec.app.serving.requests import Request, digest
 from rlrec.arrays import Ids
 from rlrec.store import Unit, arms, audit, contents
-from rlrec.store.damage import parse
+from rlrec.store.unit import parse
 
 CHECK = "requests"
 PORTION = 5_000  # decisions at a time

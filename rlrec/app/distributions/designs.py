@@ -18,7 +18,7 @@ from rlrec.policy.encoder import Encoder
 from rlrec.records import Reward, StoredPolicy, Version
 from rlrec.store import Unit
 from rlrec.store import arms as catalogue
-from rlrec.store.damage import parse
+from rlrec.store.unit import parse
 
 NOW = 2**62  # a revision of the catalogue that is never over
 

@@ -18,14 +18,13 @@ from rlrec.arrays import Array, Ids, Index
 from rlrec.policy.base import EVERYTHING, Belief, Policy
 from rlrec.policy.contextual import is_contextual, learns_from_contexts
 from rlrec.policy.forgetting import Forgetting
-from rlrec.policy.moments import ArmMoments, unpack
 from rlrec.policy.scores import Scores, unstack
 from rlrec.policy.slate import SlateSampler
+from rlrec.policy.solving import ArmMoments, unpack
 from rlrec.records import Version
 from rlrec.store import Unit, beliefs, policies
 from rlrec.store.beliefs import SUMS, ArmPrior, BeliefRow, BeliefRows
-from rlrec.store.damage import damaged
-from rlrec.store.unit import Row
+from rlrec.store.unit import Row, damaged
 
 ARMS = 10_000  # in all distributions that are kept of one belief: 30 MB
 CELLS = 1_000_000  # numbers that scores of several contexts are made of at a time

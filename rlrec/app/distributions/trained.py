@@ -14,7 +14,7 @@ from rlrec.arrays import Array, Ids, distinct
 from rlrec.policy.gradient import OF_ARM, Gradient, Parameters, State, restrict, score_states
 from rlrec.policy.history import History
 from rlrec.records import Version
-from rlrec.store import Unit, contents, weights
+from rlrec.store import Unit, beliefs, contents
 
 CELLS = 2_000_000  # scores that are worked out at a time
 SETS = 500  # eligible sets that are read at a time
@@ -37,7 +37,7 @@ class Trained:
         policy = cast(Gradient, designs.policy_of(version))
         self.unit, self.version = unit, version
         self.policy = policy.greedy() if greedy else policy
-        rows = weights.by_arm(unit, version.id)
+        rows = beliefs.weights(unit, version.id)
         self.arms: Ids = np.array([row.arm_id for row in rows], np.int64)
         packed = np.frombuffer(b"".join(row.weights for row in rows), "<f8")
         both: Mapping[str, Any] = version.parameters.get("shared", {})

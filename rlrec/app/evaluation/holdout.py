@@ -11,8 +11,8 @@ from rlrec.app.inputs import canonical
 from rlrec.errors import InputError
 from rlrec.records import Reward
 from rlrec.store import Unit, policies
-from rlrec.store.damage import parse
 from rlrec.store.experiments import Experiment
+from rlrec.store.unit import parse
 
 LABEL, KIND = "holdout", "uniform"
 LEAST, MOST = 1e-9, 0.5

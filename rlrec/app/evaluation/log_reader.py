@@ -18,8 +18,8 @@ from rlrec.app.evaluation.loggers import Loggers, unknown_support
 from rlrec.app.evaluation.request import Evaluation
 from rlrec.arrays import Flags, Ids, distinct, run_starts
 from rlrec.store import Unit, contents, reader
-from rlrec.store.damage import StoredRows
 from rlrec.store.reader import Batch
+from rlrec.store.unit import StoredRows
 
 CELLS = 4_000_000  # arms of eligible sets that are held at a time
 

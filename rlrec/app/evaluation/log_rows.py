@@ -17,8 +17,8 @@ from rlrec.ope.base import hash_bits
 from rlrec.policy.slate import SMALLEST
 from rlrec.records import Reward
 from rlrec.store.bulk import Columns
-from rlrec.store.damage import StoredRows
 from rlrec.store.reader import ABSENT, Batch
+from rlrec.store.unit import StoredRows
 
 # The units that clusters can be, with the columns of the log that name them.
 CLUSTERS = {

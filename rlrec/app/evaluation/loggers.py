@@ -17,7 +17,7 @@ from rlrec.policy import slate
 from rlrec.records import Version
 from rlrec.store import Unit, policies
 from rlrec.store.bulk import Columns
-from rlrec.store.damage import StoredRows
+from rlrec.store.unit import StoredRows
 
 DERIVED = 1_000  # distributions of loggers that one evaluation computes anew; rows beyond them stay unknown
 LONGEST = 256  # positions of a slate whose floor is worked out exactly

@@ -9,7 +9,7 @@ from rlrec.app.learning import slot_statistics
 from rlrec.app.learning.ledger import Ledger
 from rlrec.app.learning.slot_statistics import BeliefFold, Totals
 from rlrec.records import Version
-from rlrec.store import Unit, beliefs, decisions, policies, reader, weights
+from rlrec.store import Unit, beliefs, decisions, policies, reader
 
 # One version; `versions` are the numbers of all that its policy has.
 VersionSummary = TypedDict("VersionSummary", {
@@ -79,7 +79,7 @@ def copy(
         parent_id=source.id, parameters=source.parameters, entered_to=entered_to, learned_from=learned_from,
     )  # fmt: skip
     beliefs.add_prior(unit, version_id, beliefs.prior(unit, source.id))
-    weights.add(unit, version_id, weights.by_arm(unit, source.id))
+    beliefs.add_weights(unit, version_id, beliefs.weights(unit, source.id))
     if sums:
         beliefs.add(unit, version_id, seq=seq, changes=sums, ordinal=ordinal)
     return version_id

@@ -26,8 +26,8 @@ from rlrec.policy.solving import LARGEST
 from rlrec.records import Version
 from rlrec.store import Unit, arms
 from rlrec.store.beliefs import BeliefRow
-from rlrec.store.damage import parse
 from rlrec.store.reader import Selection
+from rlrec.store.unit import parse
 
 ROUNDS = 8  # of Newton's method
 CLOSE = 1e-8

@@ -10,7 +10,7 @@ import numpy as np
 
 from rlrec.arrays import Ids
 from rlrec.store import Unit, contents
-from rlrec.store.damage import parse
+from rlrec.store.unit import parse
 
 _decode: Callable[[str], dict[str, Any]] = msgspec.json.Decoder().decode
 

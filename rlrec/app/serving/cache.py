@@ -13,8 +13,8 @@ from rlrec.app.inputs import canonical
 from rlrec.arrays import Ids
 from rlrec.records import Head, Version
 from rlrec.store import Unit, arms, contents
-from rlrec.store.damage import StoredRows
 from rlrec.store.settings import StoreSettings
+from rlrec.store.unit import StoredRows
 
 CONTEXTS = 50_000  # contexts that are remembered
 SETS = 1_000  # eligible sets that are remembered

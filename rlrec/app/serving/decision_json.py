@@ -11,9 +11,9 @@ from rlrec.app.serving.requests import PlannedRequest
 from rlrec.policy import history
 from rlrec.records import Decision, Event, Version
 from rlrec.store import Unit, arms, decisions, experiments, policies, sessions
-from rlrec.store.damage import parse
 from rlrec.store.events import CENSOR
 from rlrec.store.sessions import Session
+from rlrec.store.unit import parse
 from rlrec.times import written
 
 Answer = TypedDict("Answer", {

@@ -12,8 +12,8 @@ from rlrec.policy import reward as rewards
 from rlrec.policy.history import Floats, History, Ints
 from rlrec.records import Reward
 from rlrec.store import Unit, events
-from rlrec.store.damage import damaged
 from rlrec.store.events import CENSOR, AgedEvent
+from rlrec.store.unit import damaged
 
 
 class HistoryReader:
