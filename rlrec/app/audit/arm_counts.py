@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from rlrec.app.audit.findings import UNREADABLE, Findings
-from rlrec.arrays import Array, Ids, run_starts
+from rlrec.arrays import Array, Ids, Index, run_starts
 from rlrec.ope import betting
 from rlrec.records import StoredPolicy
 from rlrec.store import Unit, contents
@@ -34,6 +34,28 @@ class Tally:
     bets: Array
 
 
+class SumsByArm:
+    """Sums of each arm, (k, m), for arms that become known one after the other."""
+
+    def __init__(self, k: int) -> None:
+        self.arms: Ids = np.empty(0, np.int64)
+        self.sums: Array = np.zeros((k, 0))
+
+    def include(self, arms: Ids) -> Index:
+        """The columns of these arms, which are added where they are new."""
+        union = np.union1d(self.arms, arms)
+        sums = np.zeros((len(self.sums), len(union)))
+        sums[:, np.searchsorted(union, self.arms)] = self.sums
+        self.arms, self.sums = union, sums
+        return np.searchsorted(union, arms)
+
+    def add(self, arms: Ids, rows: Iterable[Array]) -> None:
+        """Add a value of each row, (n,), to the sum of its arm."""
+        column = self.include(arms)
+        for total, row in zip(self.sums, rows, strict=True):
+            total += np.bincount(column, weights=row, minlength=len(self.arms))
+
+
 def z(tally: Tally) -> Array:
     """(sum 1{shown}/p - n) / sqrt(sum 1{shown}(1 - p)/p^2), (m,); 0 where an arm was never shown, or always certain.
     Evidence for the eye, no test: it is about normal at one look only, and its lower tail proves nothing, as the
@@ -48,13 +70,12 @@ class ArmCounts:
 
     def __init__(self, unit: Unit, findings: Findings) -> None:
         self.unit, self.findings = unit, findings
-        self._arms = np.empty(0, np.int64)
-        self._totals = np.zeros((COUNTS + betting.BETS, 0))
+        self._totals = SumsByArm(COUNTS + betting.BETS)
 
     def take(self, batch: Batch) -> None:
         slots, first = batch.slots, run_starts(batch.slots["decision_id"])  # the first observed slot of each decision
         self._eligible(slots["eligible_id"], slots["arm_id"], slots["decision_id"])
-        self._totals[COUNTS:] = betting.spread_wealth(self._totals[COUNTS:])
+        self._totals.sums[COUNTS:] = betting.spread_wealth(self._totals.sums[COUNTS:])
         position = slots["position"][first]
         p = np.where(np.isnan(slots["propensity"][first]), slots["marginal"][first], slots["propensity"][first])
         # below the first position a conditional says nothing without the arms above it
@@ -66,7 +87,7 @@ class ArmCounts:
         self._count(slots["eligible_id"][rows], missed)
         weight = np.minimum(1 / p, betting.HEAVIEST)
         counts = np.zeros_like(p), np.ones_like(p), weight, (1 - p) * weight * weight
-        self._add(slots["arm_id"][rows], [*counts, *(betting.log_factors_shown(p, least) - missed)])
+        self._totals.add(slots["arm_id"][rows], [*counts, *(betting.log_factors_shown(p, least) - missed)])
 
     def _count(self, sets: Ids, missed: Array) -> None:
         """One more decision for every arm that was eligible in it, as if it had not been shown."""
@@ -76,7 +97,7 @@ class ArmCounts:
         for total, factor in zip(sums[COUNTS:], missed, strict=True):
             total += np.bincount(which.ravel(), weights=factor, minlength=len(ids))
         for portion, arms, sizes in members(self.unit, ids):
-            self._add(arms, (np.repeat(row, sizes) for row in sums[:, portion]))
+            self._totals.add(arms, (np.repeat(row, sizes) for row in sums[:, portion]))
 
     def _eligible(self, sets: Ids, arms: Ids, decisions: Ids) -> None:
         """Every arm shown was among the eligible ones."""
@@ -90,24 +111,12 @@ class ArmCounts:
             for decision in np.unique(decisions[inside[~np.isin(shown, allowed)]]).tolist():
                 self.findings.error("dangling", f"decision {decision}", "an arm was shown that was not eligible")
 
-    def _add(self, arms: Ids, rows: Iterable[Array]) -> None:
-        union = np.union1d(self._arms, arms)
-        totals = np.zeros((len(self._totals), len(union)))
-        totals[:, np.searchsorted(union, self._arms)] = self._totals
-        column = np.searchsorted(union, arms)
-        for total, row in zip(totals, rows, strict=True):
-            total += np.bincount(column, weights=row, minlength=len(union))
-        self._arms, self._totals = union, totals
-
-    def tally(self) -> Tally:
-        n, shown, weight, variance = self._totals[:COUNTS]
-        return Tally(self._arms, n, shown, weight, variance, self._totals[COUNTS:])
-
     def finish(self, policy: StoredPolicy, names: Mapping[int, str]) -> int:
         """Findings of the policy's arms: how many were looked at."""
-        for arm, why in accused(self.tally(), policy=policy.id):
+        arms, (n, shown, weight, variance, *bets) = self._totals.arms, self._totals.sums
+        for arm, why in accused(Tally(arms, n, shown, weight, variance, np.array(bets)), policy=policy.id):
             self.findings.error(CHECK, f"policy {policy.name} arm {names.get(arm, f'id {arm}')}", why)
-        return len(self._arms)
+        return len(arms)
 
 
 def members(unit: Unit, ids: Ids) -> Iterator[tuple[slice, Ids, Ids]]:
@@ -115,23 +124,17 @@ def members(unit: Unit, ids: Ids) -> Iterator[tuple[slice, Ids, Ids]]:
     that cannot be read has none."""
     for start in range(0, len(ids), PORTION):
         portion = slice(start, start + PORTION)
-        yield portion, *_members(unit, ids[portion])
+        sets = _readable(unit, ids[portion].tolist())
+        lists = [np.array(sets.get(key, ()), np.int64) for key in ids[portion].tolist()]
+        yield portion, np.concatenate(lists), np.array([len(arms) for arms in lists], np.int64)
 
 
-def _members(unit: Unit, ids: Ids) -> tuple[Ids, Ids]:
+def _readable(unit: Unit, ids: Sequence[int]) -> Mapping[int, Sequence[int]]:
+    """The arms of the sets that can be read."""
     try:
-        sets = contents.eligible_arms(unit, ids.tolist())
-        lists = [np.array(sets.get(key, ()), np.int64) for key in ids.tolist()]
+        return contents.eligible_arms(unit, ids)
     except UNREADABLE:
-        lists = [_readable(unit, key) for key in ids.tolist()]
-    return np.concatenate(lists), np.array([len(arms) for arms in lists], np.int64)
-
-
-def _readable(unit: Unit, key: int) -> Ids:
-    try:
-        return np.array(contents.eligible_arms(unit, [key]).get(key, ()), np.int64)
-    except UNREADABLE:
-        return np.empty(0, np.int64)
+        return {} if len(ids) == 1 else {key: arms for number in ids for key, arms in _readable(unit, [number]).items()}
 
 
 def evidence(tally: Tally, *, policy: int) -> Array:
@@ -148,7 +151,5 @@ def accused(tally: Tally, *, policy: int) -> Iterator[tuple[int, str]]:
         detail = f"shown {tally.shown[column]:.0f} times in {tally.n[column]:.0f} decisions"
         detail += f", which the logged propensities weigh as {tally.weight[column]:.6g} (z {score[column]:.1f})"
         chance = max(float(np.exp(-won[column])), 1e-300)
-        yield (
-            int(tally.arms[column]),
-            f"{detail}: the chance of this at any time of an honest log is below {chance:.1g}",
-        )
+        why = f"{detail}: the chance of this at any time of an honest log is below {chance:.1g}"
+        yield int(tally.arms[column]), why

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from rlrec.app.audit.arm_counts import members
+from rlrec.app.audit.arm_counts import SumsByArm, members
 from rlrec.app.audit.findings import Findings
 from rlrec.arrays import Array, Ids
 from rlrec.records import StoredPolicy
@@ -30,31 +30,20 @@ class Starving:
         self.unit = unit
         self.policy = policy
         self.active = active
-        self._arms = np.empty(0, np.int64)
-        self._shown_at = np.empty(0, np.int64)  # 0: never
         # decisions; how often chance alone would have shown it in them; how often their smallest propensities promise
-        self._since = np.zeros((3, 0))
+        self._since = SumsByArm(3)
+        self._shown_at: dict[int, int] = {}
 
     def take(self, batch: Batch) -> None:
         drawn = {name: column[~batch.slots["imported"]] for name, column in batch.slots.items()}
         ids, first, row = np.unique(drawn["decision_id"], return_index=True, return_inverse=True)
         if len(ids):
-            self._add_arms(drawn["arm_id"])
-            self._restart(drawn)
+            # the count of every arm that this batch shows starts anew
+            shown = self._since.include(drawn["arm_id"])
+            self._since.sums[:, shown] = 0.0
+            order = np.argsort(drawn["at"], kind="stable")
+            self._shown_at.update(zip(drawn["arm_id"][order].tolist(), drawn["at"][order].tolist(), strict=True))
             self._count(drawn, first, row)
-
-    def _add_arms(self, arms: Ids) -> None:
-        union = np.union1d(self._arms, arms)
-        before = np.searchsorted(union, self._arms)
-        shown_at, since = np.zeros(len(union), np.int64), np.zeros((3, len(union)))
-        shown_at[before], since[:, before] = self._shown_at, self._since
-        self._arms, self._shown_at, self._since = union, shown_at, since
-
-    def _restart(self, drawn: Columns) -> None:
-        """Start the count of every arm that this batch shows anew."""
-        column = np.searchsorted(self._arms, drawn["arm_id"])
-        self._since[:, column] = 0.0
-        np.maximum.at(self._shown_at, column, drawn["at"])
 
     def _count(self, drawn: Columns, first: Ids, row: Ids) -> None:
         """Count for each arm the decisions of a batch after the last one that showed it, or all where none did."""
@@ -63,21 +52,19 @@ class Starving:
         keys = np.sort(which * n + np.arange(n))  # decisions by eligible set, and in their order
         promised = np.r_[0.0, drawn["min_propensity"][first][keys % n].cumsum()]
         for portion, arms, sizes in members(self.unit, sets):
-            self._add_arms(arms)
             # of each arm and set the decisions behind the last one that showed the arm
-            last = np.full(len(self._arms), -1)
-            np.maximum.at(last, np.searchsorted(self._arms, drawn["arm_id"]), row)
-            column = np.searchsorted(self._arms, arms)
+            column, shown = self._since.include(arms), self._since.include(drawn["arm_id"])
+            last = np.full(len(self._since.arms), -1)
+            np.maximum.at(last, shown, row)
             begin = np.repeat(np.arange(len(sets))[portion] * n, sizes)
             start, end = np.searchsorted(keys, begin + last[column] + 1), np.searchsorted(keys, begin + n)
             counts = end - start, (end - start) / np.repeat(sizes, sizes), promised[end] - promised[start]
-            for total, more in zip(self._since, counts, strict=True):
-                total += np.bincount(column, weights=more, minlength=len(self._arms))
+            self._since.add(arms, counts)
 
     def finish(self, findings: Findings) -> None:
-        since, fair, promised = self._since
+        since, fair, promised = self._since.sums
         hungry = np.flatnonzero((since >= LONG) & (fair >= FAIR) & (promised < 1))
-        hungry = hungry[np.isin(self._arms[hungry], list(self.active))]
+        hungry = hungry[np.isin(self._since.arms[hungry], list(self.active))]
         if len(hungry):
             longest = hungry[np.argsort(-since[hungry], kind="stable")]
             arms = ", ".join(map(self._waiting, longest[:NAMED].tolist()))
@@ -88,9 +75,9 @@ class Starving:
             )
 
     def _waiting(self, column: int) -> str:
-        at = int(self._shown_at[column])
-        when = f"since {written(at)}" if at else "ever"
-        return f"{self.active[int(self._arms[column])]} (in {self._since[0, column]:,.0f} decisions, not {when})"
+        arm = int(self._since.arms[column])
+        when = f"since {written(self._shown_at[arm])}" if arm in self._shown_at else "ever"
+        return f"{self.active[arm]} (in {self._since.sums[0, column]:,.0f} decisions, not {when})"
 
 
 class Entropy:

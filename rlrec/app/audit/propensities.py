@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
 from rlrec import policy as kinds
 from rlrec.app.audit.findings import UNREADABLE, Findings
 from rlrec.app.audit.session_slates import SessionSlates
-from rlrec.app.audit.stored_slates import (
-    ABSOLUTE,
-    CHECK,
-    RELATIVE,
-    Derived,
-    Referred,
-    Stored,
-    StoredSlates,
-    compare,
-    complete,
-)
+from rlrec.app.audit.stored_slates import ABSOLUTE, CHECK, RELATIVE, Derived, Referred, Stored, StoredSlates, complete
 from rlrec.app.distributions import designs, past_beliefs
 from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribution
 from rlrec.app.log import lineage
@@ -99,34 +89,29 @@ class VersionSlates:
         self.referred = Referred(unit, findings, reads=VersionDistribution(version, sums=[], prior=[]).policy.reads)
 
     def check(self, slates: StoredSlates) -> int:
-        seqs = np.unique(slates.per_decision("belief_seq"))
-        self.referred.read(slates.per_decision("context_id"))
-        if not lineage.learns(self.version):
-            moments: Iterator[tuple[Ids, BeliefRows]] = iter([(seqs, [])])
-        else:
-            moments = past_beliefs.walk(self.unit, self.version, seqs)
         order = np.argsort(slates.per_decision("belief_seq"), kind="stable")
-        sorted_seqs = slates.per_decision("belief_seq")[order]
+        seq = slates.per_decision("belief_seq")[order]
+        self.referred.read(slates.per_decision("context_id"))
+        moments: Iterable[tuple[Ids, BeliefRows]] = [(seq, [])]
+        if lineage.learns(self.version):
+            moments = past_beliefs.walk(self.unit, self.version, np.unique(seq))
         done = 0
         for same, sums in moments:
-            bounds = np.searchsorted(sorted_seqs, same[0], "left"), np.searchsorted(sorted_seqs, same[-1], "right")
-            rows = order[bounds[0] : bounds[1]]
+            rows = order[np.searchsorted(seq, same[0], "left") : np.searchsorted(seq, same[-1], "right")]
             ordinals = slates.per_decision("belief_ordinal")[rows]
             for ordinal in np.unique(ordinals).tolist():
+                faded = self.version.ordinal if self.version.status == "frozen" else ordinal
                 served = VersionDistribution(
-                    self.version, sums=sums, prior=self.prior, ordinal=self._ordinal(ordinal), described=self.described
+                    self.version, sums=sums, prior=self.prior, ordinal=faded, described=self.described
                 )
                 done += self._moment(slates, rows[ordinals == ordinal], served)
         return done
-
-    def _ordinal(self, at: int) -> int:
-        return self.version.ordinal if self.version.status == "frozen" else at
 
     def _moment(self, slates: StoredSlates, rows: Index, served: VersionDistribution) -> int:
         """Check slates drawn from one belief; those that share a distribution together: how many could be."""
         groups: dict[tuple[int, int, str, int], list[int]] = {}
         names = ("eligible_id", "catalogue_revision", "context_id", "size")
-        columns = (slates.slots[name][slates.first[rows]].tolist() for name in names)
+        columns = (slates.per_decision(name)[rows].tolist() for name in names)
         for row, eligible, revision, context, size in zip(rows.tolist(), *columns, strict=True):
             reading, epoch = served.reading(self.referred.context(context)), served.epoch(revision)
             groups.setdefault((eligible, epoch, reading, size), []).append(row)
@@ -151,15 +136,11 @@ class VersionSlates:
             return 0
         revision = int(slates.slots["catalogue_revision"][slates.first[group[0]]])
         case = served.case(eligible, arms[0], context, keys=arms[1], revision=revision)
-        stored = Stored(slates, group, size)
-        inside = np.isin(stored.arms, case.arms).all(axis=1)
-        stored = stored if inside.all() else Stored(slates, group[inside], size)
-        if not len(stored.ids):
-            return 0
-        derived = _derive(case, stored, size)
-        its = f"the belief of {self.version.policy.name}@{self.version.number}"
-        compare(stored, derived, of=its, findings=self.findings)
-        return len(stored.ids)
+        group = group[np.isin(slates.per_slot("arm_id", group, size), case.arms).all(axis=1)]
+        if len(group):
+            stored, its = Stored(slates, group, size), f"the belief of {self.version.policy.name}@{self.version.number}"
+            stored.compare(_derive(case, stored, size), of=its, findings=self.findings)
+        return len(group)
 
 
 def _derive(case: EligibleDistribution, stored: Stored, size: int) -> Derived:
@@ -179,11 +160,11 @@ def _derive(case: EligibleDistribution, stored: Stored, size: int) -> Derived:
 
 def _by_scores(scores: Scores, stored: Stored, rows: Index) -> Iterator[tuple[Index, Scores]]:
     """Rows that were drawn from the same scores: all, or each from the samples of its own."""
-    if not scores.samples:
-        yield from [(rows, scores)] if rows.size else []
-    else:
+    if scores.samples:
         for row in rows.tolist():
             yield np.array([row]), scores.of_decision(int(stored.seeds[row]), int(stored.ids[row]))
+    elif rows.size:
+        yield rows, scores
 
 
 def _single(case: EligibleDistribution, stored: Stored, places: Index) -> Derived:

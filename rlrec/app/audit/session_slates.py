@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from rlrec.app.audit.findings import UNREADABLE, Findings
-from rlrec.app.audit.stored_slates import CHECK, Derived, Referred, Stored, StoredSlates, compare
+from rlrec.app.audit.stored_slates import CHECK, Derived, Referred, Stored, StoredSlates
 from rlrec.app.distributions.trained import EligibleGroup, Trained
 from rlrec.arrays import Array, Flags, Index
 from rlrec.policy import slate
@@ -87,7 +87,7 @@ class SessionSlates:
                 self.findings.error(CHECK, f"decision {stored.ids[0]}", f"it cannot be derived again: {error}")
                 continue
             its = f"the weights of {self.version.policy.name}@{self.version.number} and the history"
-            compare(stored, derived, of=its, findings=self.findings)
+            stored.compare(derived, of=its, findings=self.findings)
             done += len(rows)
         return done
 

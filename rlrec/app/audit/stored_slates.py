@@ -40,9 +40,9 @@ class StoredSlates:
 
     def take(self, chosen: Flags) -> StoredSlates:
         size = self.per_decision("size")[chosen]
-        first = self.first[chosen]
-        rows = np.repeat(first - (np.cumsum(size) - size), size) + np.arange(size.sum())
-        return StoredSlates({name: column[rows] for name, column in self.slots.items()}, np.cumsum(size) - size)
+        begin = np.cumsum(size) - size
+        rows = np.repeat(self.first[chosen] - begin, size) + np.arange(size.sum())
+        return StoredSlates({name: column[rows] for name, column in self.slots.items()}, begin)
 
 
 def complete(slots: Columns) -> StoredSlates:
@@ -50,9 +50,8 @@ def complete(slots: Columns) -> StoredSlates:
     ids = slots["decision_id"]
     first = run_starts(ids)
     length = np.diff(np.r_[first, len(ids)])
-    last = slots["position"][first + length - 1] if len(ids) else first
-    full = (length == slots["size"][first]) & (last == length)
-    return StoredSlates(slots, first).take(full) if len(ids) else StoredSlates(slots, first)
+    full = (length == slots["size"][first]) & (slots["position"][first + length - 1] == length)
+    return StoredSlates(slots, first).take(full)
 
 
 class Referred:
@@ -104,6 +103,24 @@ class Stored:
         self.marginal: Array = slates.per_slot("marginal", group, size)
         self.min_propensity: Array = slates.per_slot("min_propensity", group, size)
 
+    def compare(self, derived: Derived, *, of: str, findings: Findings) -> None:
+        """Add a finding for every slate that differs from what was derived. of: what it was derived from."""
+        for row in np.flatnonzero(derived.redrawn).tolist():
+            findings.error(DRAWS, f"decision {self.ids[row]}", f"its seed draws another slate from {of}")
+        details: dict[int, list[str]] = {}
+        for name in ("propensity", "marginal", "min_propensity"):
+            its, other = getattr(self, name), getattr(derived, name)
+            # a marginal without a closed form is stored as none
+            wrong = ~near(its, other) & ~(np.isnan(its) & (np.isnan(other) | (other <= 0)))
+            for row, column in np.argwhere(wrong).tolist():
+                values = f"{its[row, column]:.12g}, not {other[row, column]:.12g}"
+                details.setdefault(row, []).append(f"{name} at position {column + 1} is {values}")
+        joint = np.log(np.maximum(derived.propensity, slate.SMALLEST)).sum(axis=1)
+        for row in np.flatnonzero(~near(np.exp(self.log), np.exp(joint))).tolist():
+            details.setdefault(row, []).append(f"log_propensity is {self.log[row]:.12g}, not {joint[row]:.12g}")
+        for row, what in sorted(details.items()):
+            findings.error(CHECK, f"decision {self.ids[row]}", f"from {of}: {'; '.join(what)}")
+
 
 @dataclass(frozen=True, eq=False)
 class Derived:
@@ -114,25 +131,6 @@ class Derived:
     propensity: Array
     marginal: Array
     min_propensity: Array
-
-
-def compare(stored: Stored, derived: Derived, *, of: str, findings: Findings) -> None:
-    """Add a finding for every slate that differs from what was derived. of: what it was derived from."""
-    for row in np.flatnonzero(derived.redrawn).tolist():
-        findings.error(DRAWS, f"decision {stored.ids[row]}", f"its seed draws another slate from {of}")
-    details: dict[int, list[str]] = {}
-    for name in ("propensity", "marginal", "min_propensity"):
-        its, other = getattr(stored, name), getattr(derived, name)
-        # a marginal without a closed form is stored as none
-        wrong = ~near(its, other) & ~(np.isnan(its) & (np.isnan(other) | (other <= 0)))
-        for row, column in np.argwhere(wrong).tolist():
-            values = f"{its[row, column]:.12g}, not {other[row, column]:.12g}"
-            details.setdefault(row, []).append(f"{name} at position {column + 1} is {values}")
-    joint = np.log(np.maximum(derived.propensity, slate.SMALLEST)).sum(axis=1)
-    for row in np.flatnonzero(~near(np.exp(stored.log), np.exp(joint))).tolist():
-        details.setdefault(row, []).append(f"log_propensity is {stored.log[row]:.12g}, not {joint[row]:.12g}")
-    for row, what in sorted(details.items()):
-        findings.error(CHECK, f"decision {stored.ids[row]}", f"from {of}: {'; '.join(what)}")
 
 
 def near(stored: Array, derived: Array) -> Flags:
