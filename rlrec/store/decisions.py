@@ -13,7 +13,6 @@ DECISION = Decision._fields[:-1]
 LIVE_COLUMNS = tuple(name for name in DECISION if name not in ("run_id", "source"))
 SLOT = ("decision_id", *Slot._fields)
 LAST_ID = 2**40 - 1  # the packed slots of a visit have 40 bits for a decision
-_NEXT = "SELECT coalesce(max(id), 0) + 1 FROM decision"
 
 
 class SlotPropensity(NamedTuple):
@@ -41,7 +40,7 @@ def reserve(unit: Unit, count: int) -> Sequence[int]:
 
 def peek(unit: Unit) -> int:
     """The id that the next decision will have if nobody else comes first."""
-    return int(unit.ask_value(_NEXT))
+    return int(unit.ask_value("SELECT coalesce(max(id), 0) + 1 FROM decision"))
 
 
 def add(unit: Unit, decisions: Iterable[Row], slots: Iterable[Row]) -> None:

@@ -9,10 +9,8 @@ from functools import lru_cache
 from itertools import repeat
 from typing import Any, NamedTuple
 
-from sqlalchemy import exc
-
 from rlrec.store.sessions import Visit
-from rlrec.store.unit import Unit
+from rlrec.store.unit import Unit, quoted
 
 ROWS = 5_000  # in one statement of SQLite
 VALUES = 32_000  # in one statement of SQLite, which takes 32,766
@@ -33,22 +31,10 @@ Column = Sequence[Any] | Same
 def write(unit: Unit, table: str, columns: Mapping[str, Column]) -> None:
     """Rows into a table, column by column; one column at least is no `Same`."""
     if unit.postgres:
-        _copy(unit, table, columns)
+        values = [repeat(column.value) if isinstance(column, Same) else column for column in columns.values()]
+        unit.copy(table, columns, zip(*values))  # noqa: B905 (a `Same` is repeated for ever)
     else:
         _insert(unit, table, columns)
-
-
-def _copy(unit: Unit, table: str, columns: Mapping[str, Column]) -> None:
-    names = ", ".join(f'"{name}"' for name in columns)
-    statement = f'COPY "{table}" ({names}) FROM STDIN'
-    cursor = unit.driver
-    values = [repeat(column.value) if isinstance(column, Same) else column for column in columns.values()]
-    try:
-        with cursor.copy(statement) as copy:
-            for row in zip(*values):  # noqa: B905 (a `Same` is repeated for ever)
-                copy.write_row(row)
-    except cursor.connection.Error as error:
-        raise exc.DBAPIError(statement, None, error) from error
 
 
 def _insert(unit: Unit, table: str, columns: Mapping[str, Column]) -> None:
@@ -73,8 +59,7 @@ def _insertion(table: str, names: Sequence[str], chosen: Sequence[str], width: i
     """chosen: for each column the name of one of a row's `width` values, or ? for a value that is bound once.
     No mark has a number: from 3.12 on Python asks SQLite for the names of marks, which it looks for in all of them."""
     row = f"({','.join('?' * width)})"
-    listed = ", ".join(f'"{name}"' for name in names)
-    return f'INSERT INTO "{table}" ({listed}) SELECT {", ".join(chosen)} FROM (VALUES {",".join([row] * rows)})'
+    return f'INSERT INTO "{table}" ({quoted(names)}) SELECT {", ".join(chosen)} FROM (VALUES {",".join([row] * rows)})'
 
 
 # -- what is stored already --

@@ -265,14 +265,10 @@ def between(
 
 def ask_slots(unit: Unit, names: Sequence[str], tests: Sequence[str], *, order: str) -> PendingQuery:
     """Some of COLUMNS for the slots of decisions `d` that pass all tests."""
-    wanted = {name: COLUMNS[name] for name in names}
     session = " CROSS JOIN session v" if any(name in SESSIONS for name in names) else ""
     joined = ["s.decision_id = d.id", *(["v.id = d.session_id"] if session else []), *tests]
-    text = (
-        f"SELECT {_listed(unit, wanted)} FROM decision d CROSS JOIN slot s{session}"
-        f" WHERE {' AND '.join(joined)} ORDER BY {order}"
-    )
-    return PendingQuery(unit, text, {name: kind for name, (kind, _) in wanted.items()})
+    tables = f"decision d CROSS JOIN slot s{session} WHERE {' AND '.join(joined)} ORDER BY {order}"
+    return _ask(unit, {name: COLUMNS[name] for name in names}, tables)
 
 
 def ask_once(unit: Unit, names: Sequence[str], tests: Sequence[str]) -> PendingQuery | None:
@@ -281,12 +277,13 @@ def ask_once(unit: Unit, names: Sequence[str], tests: Sequence[str]) -> PendingQ
     if not names:
         return None
     wanted = {name: COLUMNS[name] for name in ("decision_id", *names)}
-    text = f"SELECT {_listed(unit, wanted)} FROM decision d WHERE {' AND '.join(tests)} ORDER BY d.id"
-    return PendingQuery(unit, text, {name: kind for name, (kind, _) in wanted.items()})
+    return _ask(unit, wanted, f"decision d WHERE {' AND '.join(tests)} ORDER BY d.id")
 
 
-def _listed(unit: Unit, wanted: Mapping[str, tuple[type, str]]) -> str:
-    return ", ".join(text for _, text in wanted.values()).replace("{empty}", _EMPTY[unit.postgres])
+def _ask(unit: Unit, wanted: Mapping[str, tuple[type, str]], tables: str) -> PendingQuery:
+    """The query of columns, as in COLUMNS, from tables."""
+    listed = ", ".join(text for _, text in wanted.values()).replace("{empty}", _EMPTY[unit.postgres])
+    return PendingQuery(unit, f"SELECT {listed} FROM {tables}", {name: kind for name, (kind, _) in wanted.items()})
 
 
 def ask_sessions(unit: Unit, names: Sequence[str], low: int, high: int) -> PendingQuery | None:
@@ -295,9 +292,7 @@ def ask_sessions(unit: Unit, names: Sequence[str], low: int, high: int) -> Pendi
     if not names:
         return None
     wanted = {"session_id": (np.int64, "v.id")} | {name: COLUMNS[name] for name in names}
-    expressions = ", ".join(text for _, text in wanted.values())
-    text = f"SELECT {expressions} FROM session v WHERE v.id > {low} AND v.id <= {high} ORDER BY v.id"
-    return PendingQuery(unit, text, {name: kind for name, (kind, _) in wanted.items()})
+    return _ask(unit, wanted, f"session v WHERE v.id > {low} AND v.id <= {high} ORDER BY v.id")
 
 
 RangeQuery = Callable[[Unit, int, int], PendingQuery]
@@ -326,12 +321,8 @@ def ask_events(
     unit: Unit, names: Sequence[str], tests: Sequence[str], *, of: str = "decision d CROSS JOIN event e"
 ) -> PendingQuery:
     """Some of EVENTS for the events of decisions `d` that pass all tests. of: the tables in order of the loops."""
-    wanted = {name: EVENTS[name] for name in names}
-    text = (
-        f"SELECT {', '.join(text for _, text in wanted.values())} FROM {of}"
-        f" WHERE {' AND '.join(['e.decision_id = d.id', *tests])}"
-    )
-    return PendingQuery(unit, text, {name: kind for name, (kind, _) in wanted.items()})
+    tables = f"{of} WHERE {' AND '.join(['e.decision_id = d.id', *tests])}"
+    return _ask(unit, {name: EVENTS[name] for name in names}, tables)
 
 
 class PendingContexts:

@@ -82,15 +82,18 @@ class Unit:
 
     def _insert_many(self, table: str, columns: Sequence[str], rows: Iterable[Row], on_conflict: str) -> None:
         """COPY; where rows may be stored already, one statement over columns."""
-        names = ", ".join(f'"{name}"' for name in columns)
         if not on_conflict:
-            with self.driver.copy(f'COPY "{table}" ({names}) FROM STDIN') as copy:
-                for row in rows:
-                    copy.write_row(row)
+            self.copy(table, columns, rows)
             return
         arrays = ", ".join(f"%s::{kind}[]" for kind in _types(self, table, columns))
-        chosen = f'INSERT INTO "{table}" ({names}) SELECT * FROM unnest({arrays}) ON CONFLICT {on_conflict}'
+        chosen = f'INSERT INTO "{table}" ({quoted(columns)}) SELECT * FROM unnest({arrays}) ON CONFLICT {on_conflict}'
         self.driver.execute(chosen, [list(column) for column in zip(*rows, strict=True)])
+
+    def copy(self, table: str, columns: Iterable[str], rows: Iterable[Row]) -> None:
+        """Rows into a table by COPY, which PostgreSQL alone has."""
+        with self.driver.copy(f'COPY "{table}" ({quoted(columns)}) FROM STDIN') as copy:
+            for row in rows:
+                copy.write_row(row)
 
     def add(self, table: str, **values: Any) -> int:
         """Insert one row into a table with an `id`: its id."""
@@ -107,6 +110,10 @@ class Unit:
     def rows(self, statement: sa.Executable) -> list[Row]:
         """All rows of an expression of SQLAlchemy."""
         return [tuple(row) for row in self.connection.execute(statement)]
+
+
+def quoted(columns: Iterable[str]) -> str:
+    return ", ".join(f'"{name}"' for name in columns)
 
 
 def _types(unit: Unit, table: str, columns: Sequence[str]) -> list[str]:
@@ -142,10 +149,9 @@ def _of_sqlite(text: str, values: Sequence[Any]) -> tuple[str, list[Any]]:
 
 @lru_cache(maxsize=64)
 def _insertion(table: str, columns: tuple[str, ...], on_conflict: str) -> str:
-    names = ", ".join(f'"{name}"' for name in columns)
     marks = ", ".join("?" * len(columns))
     conflict = f" ON CONFLICT {on_conflict}" if on_conflict else ""
-    return f'INSERT INTO "{table}" ({names}) VALUES ({marks}){conflict}'
+    return f'INSERT INTO "{table}" ({quoted(columns)}) VALUES ({marks}){conflict}'
 
 
 # -- rows that are gone or cannot be read, since somebody changed the database by hand --
