@@ -8,27 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    CheckConstraint,
-    Column,
-    Constraint,
-    Double,
-    ForeignKey,
-    ForeignKeyConstraint,
-    Index,
-    LargeBinary,
-    MetaData,
-    SmallInteger,
-    Table,
-    Text,
-    UniqueConstraint,
-    text,
-)
+import sqlalchemy as sa
+from sqlalchemy import CheckConstraint, Column, ForeignKeyConstraint, Index, UniqueConstraint, text
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.types import TypeEngine
 
-metadata = MetaData(
+metadata = sa.MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
         "uq": "uq_%(table_name)s_%(column_0_N_name)s",
@@ -38,11 +23,11 @@ metadata = MetaData(
     }
 )
 
-BIG = BigInteger().with_variant(sqlite.INTEGER(), "sqlite")
-SMALL = SmallInteger().with_variant(sqlite.INTEGER(), "sqlite")
-REAL: TypeEngine[float] = Double().with_variant(sqlite.REAL(), "sqlite")
-BYTES = LargeBinary().with_variant(sqlite.BLOB(), "sqlite")
-TEXT = Text()
+BIG = sa.BigInteger().with_variant(sqlite.INTEGER(), "sqlite")
+SMALL = sa.SmallInteger().with_variant(sqlite.INTEGER(), "sqlite")
+REAL: TypeEngine[float] = sa.Double().with_variant(sqlite.REAL(), "sqlite")
+BYTES = sa.LargeBinary().with_variant(sqlite.BLOB(), "sqlite")
+TEXT = sa.Text()
 
 
 def _finite(name: str) -> CheckConstraint:
@@ -70,16 +55,20 @@ def _partial(name: str, column: str, *, where: str, unique: bool = False) -> Ind
     return Index(name, column, unique=unique, sqlite_where=text(where), postgresql_where=text(where))
 
 
-def _table(name: str, *parts: Column[Any] | Constraint | Index, rowid: bool = True) -> Table:
-    return Table(name, metadata, *parts, sqlite_strict=True, sqlite_with_rowid=rowid)
+def _table(name: str, *parts: Column[Any] | sa.Constraint | Index, rowid: bool = True) -> sa.Table:
+    return sa.Table(name, metadata, *parts, sqlite_strict=True, sqlite_with_rowid=rowid)
 
 
 def _ref(name: str, target: str, *, null: bool = False, key: bool = False) -> Column[Any]:
-    return Column(name, BIG, ForeignKey(f"{target}.id"), nullable=null, primary_key=key, autoincrement=False)
+    return Column(name, BIG, sa.ForeignKey(f"{target}.id"), nullable=null, primary_key=key, autoincrement=False)
+
+
+def _columns(kind: TypeEngine[Any], *names: str, null: bool = False) -> list[Column[Any]]:
+    return [Column(name, kind, nullable=null) for name in names]
 
 
 def _sums(prefix: str = "") -> list[Column[Any]]:
-    return [Column(prefix + name, REAL, nullable=False) for name in ("pulls", "reward_sum", "reward_squares")]
+    return _columns(REAL, *(prefix + name for name in ("pulls", "reward_sum", "reward_squares")))
 
 
 # One row: what `init` decided for the whole store, and today's catalogue: its revision (raised by every change of an
@@ -87,8 +76,7 @@ def _sums(prefix: str = "") -> list[Column[Any]]:
 settings = _table(
     "settings",
     Column("id", SMALL, primary_key=True, autoincrement=False),
-    Column("created_at", BIG, nullable=False),
-    Column("session_timeout_us", BIG, nullable=False),
+    *_columns(BIG, "created_at", "session_timeout_us"),
     Column("salt", TEXT, nullable=False),
     Column("catalogue_revision", BIG, nullable=False),
     _ref("catalogue_id", "eligible_set", null=True),
@@ -100,8 +88,7 @@ settings = _table(
 run = _table(
     "run",
     Column("id", BIG, primary_key=True),
-    Column("command", TEXT, nullable=False),
-    Column("options", TEXT, nullable=False),
+    *_columns(TEXT, "command", "options"),
     Column("at", BIG, nullable=False),
     Column("result", TEXT),
 )
@@ -110,8 +97,7 @@ run = _table(
 arm = _table(
     "arm",
     Column("id", BIG, primary_key=True),
-    Column("key", TEXT, nullable=False),
-    Column("features", TEXT, nullable=False),
+    *_columns(TEXT, "key", "features"),
     Column("added_at", BIG, nullable=False),
     Column("retired_at", BIG),
     UniqueConstraint("key"),
@@ -152,14 +138,11 @@ context = _table(
 reward = _table(
     "reward",
     Column("id", BIG, primary_key=True),
-    Column("name", TEXT, nullable=False),
-    Column("weights", TEXT, nullable=False),
+    *_columns(TEXT, "name", "weights"),
     Column("window_us", BIG, nullable=False),
     Column("default_value", REAL, nullable=False),
-    Column("clip_low", REAL),
-    Column("clip_high", REAL),
-    Column("learn", TEXT, nullable=False),
-    Column("late", TEXT, nullable=False),
+    *_columns(REAL, "clip_low", "clip_high", null=True),
+    *_columns(TEXT, "learn", "late"),
     Column("created_at", BIG, nullable=False),
     UniqueConstraint("name"),
     CheckConstraint("window_us >= 0", name="window_positive"),
@@ -175,10 +158,7 @@ reward = _table(
 policy = _table(
     "policy",
     Column("id", BIG, primary_key=True),
-    Column("name", TEXT, nullable=False),
-    Column("kind", TEXT, nullable=False),
-    Column("params", TEXT, nullable=False),
-    Column("definition", TEXT, nullable=False),
+    *_columns(TEXT, "name", "kind", "params", "definition"),
     _ref("base_id", "policy", null=True),
     Column("created_at", BIG, nullable=False),
     UniqueConstraint("name"),
@@ -195,12 +175,10 @@ version = _table(
     Column("status", TEXT, nullable=False),
     _ref("reward_id", "reward"),
     _ref("parent_id", "version", null=True),
-    Column("seq", BIG, nullable=False),
-    Column("ordinal", BIG, nullable=False),
+    *_columns(BIG, "seq", "ordinal"),
     Column("entered_to", BIG),
     Column("learned_from", TEXT, nullable=False),
-    Column("parameters", TEXT),
-    Column("report", TEXT),
+    *_columns(TEXT, "parameters", "report", null=True),
     Column("created_at", BIG, nullable=False),
     UniqueConstraint("policy_id", "number"),
     CheckConstraint("number > 0", name="number_positive"),
@@ -211,8 +189,7 @@ version = _table(
 policy_head = _table(
     "policy_head",
     _ref("policy_id", "policy", key=True),
-    Column("seq", BIG, nullable=False),
-    Column("ordinal", BIG, nullable=False),
+    *_columns(BIG, "seq", "ordinal"),
     _ref("live_id", "version"),
 )
 
@@ -233,8 +210,7 @@ prior = _table(
     "prior",
     _ref("version_id", "version", key=True),
     _ref("arm_id", "arm", key=True),
-    Column("alpha", REAL, nullable=False),
-    Column("beta", REAL, nullable=False),
+    *_columns(REAL, "alpha", "beta"),
     CheckConstraint("alpha > 0 AND alpha <= 1e308", name="alpha_positive"),
     CheckConstraint("beta > 0 AND beta <= 1e308", name="beta_positive"),
     rowid=False,
@@ -280,10 +256,8 @@ arm_weights = _table(
 lease = _table(
     "lease",
     _ref("policy_id", "policy", key=True),
-    Column("holder", TEXT, nullable=False),
-    Column("token", TEXT, nullable=False),
-    Column("taken_at", BIG, nullable=False),
-    Column("expires_at", BIG, nullable=False),
+    *_columns(TEXT, "holder", "token"),
+    *_columns(BIG, "taken_at", "expires_at"),
 )
 
 # Users, by the key that requests give. digest: 64 bits of the key (`contents.key_digest`). Clusters of estimates,
@@ -318,9 +292,7 @@ visit = _table(
     "visit",
     _ref("session_id", "session", key=True),
     Column("number", BIG, primary_key=True, autoincrement=False),
-    Column("started_at", BIG, nullable=False),
-    Column("last_at", BIG, nullable=False),
-    Column("steps", BIG, nullable=False),
+    *_columns(BIG, "started_at", "last_at", "steps"),
     Column("recent", TEXT, nullable=False),
     Column("ended_at", BIG),
     Column("history", BYTES),
@@ -334,11 +306,7 @@ visit = _table(
 experiment = _table(
     "experiment",
     Column("id", BIG, primary_key=True),
-    Column("name", TEXT, nullable=False),
-    Column("unit", TEXT, nullable=False),
-    Column("salt", TEXT, nullable=False),
-    Column("status", TEXT, nullable=False),
-    Column("definition", TEXT, nullable=False),
+    *_columns(TEXT, "name", "unit", "salt", "status", "definition"),
     Column("created_at", BIG, nullable=False),
     Column("stopped_at", BIG),
     UniqueConstraint("name"),
@@ -385,13 +353,11 @@ decision = _table(
     Column("seq", BIG, nullable=False),
     Column("ordinal", BIG),
     _ref("session_id", "session"),
-    Column("visit", BIG, nullable=False),
-    Column("step", BIG, nullable=False),
+    *_columns(BIG, "visit", "step"),
     _ref("context_id", "context"),
     Column("state", TEXT, nullable=False),
     _ref("eligible_id", "eligible_set"),
-    Column("catalogue_revision", BIG, nullable=False),
-    Column("size", BIG, nullable=False),
+    *_columns(BIG, "catalogue_revision", "size"),
     Column("log_propensity", REAL),
     Column("seed", BIG),
     _ref("variant_id", "variant", null=True),
@@ -420,12 +386,8 @@ slot = _table(
     _ref("decision_id", "decision", key=True),
     Column("position", BIG, primary_key=True, autoincrement=False),
     _ref("arm_id", "arm"),
-    Column("propensity", REAL),
-    Column("marginal", REAL),
-    Column("min_propensity", REAL),
-    Column("score", REAL),
-    Column("censored", SMALL, nullable=False),
-    Column("rounded", SMALL, nullable=False),
+    *_columns(REAL, "propensity", "marginal", "min_propensity", "score", null=True),
+    *_columns(SMALL, "censored", "rounded"),
     CheckConstraint("position > 0", name="position_positive"),
     _probability("propensity"),
     _probability("marginal"),
@@ -446,9 +408,7 @@ event = _table(
     Column("position", BIG),
     Column("kind", TEXT, nullable=False),
     Column("value", REAL, nullable=False),
-    Column("at", BIG, nullable=False),
-    Column("received_at", BIG, nullable=False),
-    Column("seq", BIG, nullable=False),
+    *_columns(BIG, "at", "received_at", "seq"),
     Column("key", TEXT),
     ForeignKeyConstraint(["decision_id", "position"], ["slot.decision_id", "slot.position"]),
     CheckConstraint("length(kind) BETWEEN 1 AND 64", name="kind_length"),
@@ -482,14 +442,9 @@ position_curve = _table(
     "position_curve",
     Column("id", BIG, primary_key=True),
     Column("name", TEXT, nullable=False),
-    Column("number", BIG, nullable=False),
-    Column("created_at", BIG, nullable=False),
+    *_columns(BIG, "number", "created_at"),
     _ref("reward_id", "reward"),
-    Column("model", TEXT, nullable=False),
-    Column("method", TEXT, nullable=False),
-    Column("options", TEXT, nullable=False),
-    Column("positions", TEXT, nullable=False),
-    Column("report", TEXT, nullable=False),
+    *_columns(TEXT, "model", "method", "options", "positions", "report"),
     UniqueConstraint("name", "number"),
     _key("name"),
     CheckConstraint("number > 0", name="number_positive"),
