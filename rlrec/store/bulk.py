@@ -42,7 +42,7 @@ class PendingQuery:
         self._unit, self._text, self._types = unit, text, types
         self._pieces: list[list[npt.NDArray[Any]]] | None = None
         if unit.arrow_worker is not None:
-            unit.arrow_worker.send("ask", text, self)
+            unit.arrow_worker.send(text, self)
 
     def columns(self) -> Columns:
         """One array a column."""
@@ -170,9 +170,9 @@ class ArrowWorker:
         self._answers.close()
         self._process.wait()
 
-    def send(self, verb: str, text: str, query: PendingQuery) -> None:
+    def send(self, text: str, query: PendingQuery) -> None:
         """Send a query, and go on: it gets its answer when that has come."""
-        self._write({verb: text})
+        self._write({"ask": text})
         self._waiting.append(query)
 
     def receive(self) -> None:

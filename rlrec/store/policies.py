@@ -22,7 +22,8 @@ _VERSION = (
 )
 _POLICIES = "policy LEFT JOIN policy AS base ON base.id = policy.base_id"
 _VERSIONS = f"{_POLICIES} JOIN version ON version.policy_id = policy.id JOIN reward ON reward.id = version.reward_id"
-_SELECT = f"SELECT {_POLICY}, {_VERSION}, {_REWARD} FROM {_VERSIONS}"
+_VERSION_ROW = f"{_POLICY}, {_VERSION}, {_REWARD}"
+_IN_ORDER = "ORDER BY version.policy_id, version.number"
 _HEAD = "policy_head.policy_id, policy_head.seq, policy_head.ordinal, policy_head.live_id"
 
 
@@ -79,17 +80,10 @@ def rewards(unit: Unit) -> list[Reward]:
 def add_reward(unit: Unit, definition: Reward) -> int:
     """Store a definition: its id (the id of the record is not read)."""
     return unit.add(
-        "reward",
-        name=definition.name,
-        weights=_terms_text(definition),
-        window_us=definition.window_us,
-        default_value=definition.default,
-        clip_low=definition.clip_low,
-        clip_high=definition.clip_high,
-        learn=definition.learn,
-        late=definition.late,
-        created_at=unit.now,
-    )
+        "reward", name=definition.name, weights=_terms_text(definition), window_us=definition.window_us,
+        default_value=definition.default, clip_low=definition.clip_low, clip_high=definition.clip_high,
+        learn=definition.learn, late=definition.late, created_at=unit.now,
+    )  # fmt: skip
 
 
 def all_policies(unit: Unit) -> list[StoredPolicy]:
@@ -108,19 +102,22 @@ def definition(unit: Unit, policy_id: int) -> str:
 
 def versions(unit: Unit, policy_ids: Collection[int]) -> list[Version]:
     """All versions of these policies, by policy and number."""
-    order = "ORDER BY version.policy_id, version.number"
-    return [_version(row) for row in unit.ask(f"{_SELECT} WHERE version.policy_id IN (?*) {order}", policy_ids)]
+    return _versions(unit, f"version.policy_id IN (?*) {_IN_ORDER}", policy_ids)
 
 
 def learning(unit: Unit, policy_ids: Collection[int]) -> list[Version]:
     """The versions of these policies that still learn, by policy and number."""
-    chosen = "version.policy_id IN (?*) AND version.status = 'learning' ORDER BY version.policy_id, version.number"
-    return [_version(row) for row in unit.ask(f"{_SELECT} WHERE {chosen}", policy_ids)]
+    return _versions(unit, f"version.policy_id IN (?*) AND version.status = 'learning' {_IN_ORDER}", policy_ids)
 
 
 def by_id(unit: Unit, version_ids: Collection[int]) -> dict[int, Version]:
-    rows = unit.ask(f"{_SELECT} WHERE version.id IN (?*)", version_ids)
-    return StoredRows("version", ((row[6], _version(row)) for row in rows))
+    return StoredRows(
+        "version", ((version.id, version) for version in _versions(unit, "version.id IN (?*)", version_ids))
+    )
+
+
+def _versions(unit: Unit, chosen: str, ids: Collection[int]) -> list[Version]:
+    return [_version(row) for row in unit.ask(f"SELECT {_VERSION_ROW} FROM {_VERSIONS} WHERE {chosen}", ids)]
 
 
 class LivePolicy(NamedTuple):
@@ -131,7 +128,7 @@ class LivePolicy(NamedTuple):
 def live(unit: Unit, names: Collection[str]) -> dict[str, LivePolicy]:
     """The live version and the head of each policy that exists, by name."""
     joined = f"{_VERSIONS} JOIN policy_head ON policy_head.live_id = version.id"
-    rows = unit.ask(f"SELECT {_POLICY}, {_VERSION}, {_REWARD}, {_HEAD} FROM {joined} WHERE policy.name IN (?*)", names)
+    rows = unit.ask(f"SELECT {_VERSION_ROW}, {_HEAD} FROM {joined} WHERE policy.name IN (?*)", names)
     return {row[1]: LivePolicy(_version(row[:-4]), Head._make(row[-4:])) for row in rows}
 
 
@@ -164,46 +161,21 @@ def add_policy(
     unit: Unit, *, name: str, kind: str, params: Mapping[str, Any], definition: str, base_id: int | None = None
 ) -> int:
     return unit.add(
-        "policy",
-        name=name,
-        kind=kind,
-        params=_json(params),
-        definition=definition,
-        base_id=base_id,
+        "policy", name=name, kind=kind, params=_json(params), definition=definition, base_id=base_id,
         created_at=unit.now,
-    )
+    )  # fmt: skip
 
 
 def add_version(
-    unit: Unit,
-    *,
-    policy_id: int,
-    number: int,
-    status: str,
-    reward_id: int,
-    seq: int,
-    ordinal: int = 0,
-    parent_id: int | None = None,
-    entered_to: int | None = None,
-    learned_from: Mapping[str, Any],
-    parameters: Mapping[str, Any] | None = None,
-    report: Mapping[str, Any] | None = None,
-) -> int:
+    unit: Unit, *, policy_id: int, number: int, status: str, reward_id: int, seq: int, ordinal: int = 0,
+    parent_id: int | None = None, entered_to: int | None = None, learned_from: Mapping[str, Any],
+    parameters: Mapping[str, Any] | None = None, report: Mapping[str, Any] | None = None,
+) -> int:  # fmt: skip
     return unit.add(
-        "version",
-        policy_id=policy_id,
-        number=number,
-        status=status,
-        reward_id=reward_id,
-        parent_id=parent_id,
-        seq=seq,
-        ordinal=ordinal,
-        entered_to=entered_to,
-        learned_from=_json(learned_from),
-        parameters=_json(parameters) if parameters else None,
-        report=None if report is None else _json(report),
-        created_at=unit.now,
-    )
+        "version", policy_id=policy_id, number=number, status=status, reward_id=reward_id, parent_id=parent_id, seq=seq,
+        ordinal=ordinal, entered_to=entered_to, learned_from=_json(learned_from), created_at=unit.now,
+        parameters=_json(parameters) if parameters else None, report=None if report is None else _json(report),
+    )  # fmt: skip
 
 
 def _json(record: Mapping[str, Any]) -> str:

@@ -58,13 +58,9 @@ def know_catalogue(unit: Unit, *, revision: int, eligible_id: int) -> None:
 
 def add_run(unit: Unit, command: str, options: Mapping[str, Any], result: Mapping[str, Any] | None = None) -> int:
     """Record that a command changed definitions or imported a log."""
-    return unit.add(
-        "run",
-        command=command,
-        options=json.dumps(dict(options), sort_keys=True, default=str),
-        at=unit.now,
-        result=None if result is None else json.dumps(dict(result), sort_keys=True),
-    )
+    written = None if result is None else json.dumps(dict(result), sort_keys=True)
+    typed = json.dumps(dict(options), sort_keys=True, default=str)
+    return unit.add("run", command=command, options=typed, at=unit.now, result=written)
 
 
 def end_run(unit: Unit, run_id: int, result: Mapping[str, Any]) -> None:
