@@ -19,6 +19,7 @@ from rlrec.errors import InputError
 from rlrec.policy import history, slate
 from rlrec.policy.base import Belief
 from rlrec.policy.gradient import MEMORY, State
+from rlrec.policy.scores import at_positions
 from rlrec.records import Decision, Slot, Version
 from rlrec.store import Store, Unit, arms, contents, decisions, events, policies
 from rlrec.store.events import CENSOR
@@ -35,7 +36,7 @@ class Result(decision_json.Answer):
     context: dict[str, Any]
     state: dict[str, Any]
     eligible: int
-    floor: float | None
+    floor: float | list[float] | None
     agrees: bool | None
     arms: list[dict[str, Any]]
     features: NotRequired[dict[str, float] | None]
@@ -71,7 +72,7 @@ def show(store: Store, decision_id: int) -> Result:
         "context": context,
         "state": state,
         "eligible": len(derived.arms),
-        "floor": None if derived.case is None else derived.case.floor,
+        "floor": derived.floor(),
         "slate": [
             entry | derived.of_slot(slot)
             | {"reward": reward_of(version.reward, decision, counted, position=slot.position)}
@@ -135,6 +136,11 @@ class DerivedDecision:
         self.marginal = slate.marginals(scores, size=1 if self.state else len(shown), floor=case.floor)
         if self.state:  # below the top they are not worked out for every decision
             self.marginal = np.vstack([self.marginal, np.full((len(shown) - 1, len(self.arms)), np.nan)])
+
+    def floor(self) -> float | list[float] | None:
+        """The exploration at every position, or at each of those shown; None where nothing can be derived."""
+        floor = None if self.case is None else self.case.floor
+        return at_positions(floor, len(self.decision.slots)).tolist() if isinstance(floor, tuple) else floor
 
     def columns(self, slots: Sequence[Slot]) -> Index:
         """Column of each slot's arm among the eligible arms."""

@@ -49,8 +49,8 @@ def _pairs(parameters: dict[str, Any]) -> str:
 
 
 def _parameters(parameters: dict[str, Any]) -> str:
-    """The parameters of one policy that have a value, tables as `...`; those of forgetting where it forgets."""
-    idle = {"discount": 1.0, "window": 0.0}
+    """The parameters of one policy that have a value, tables as `...`; those of few policies where they do something."""
+    idle = {"discount": 1.0, "window": 0.0, "explore_slots": ""}
     used = {name: value for name, value in parameters.items() if value is not None and idle.get(name) != value}
     return " ".join(f"{name}=..." if isinstance(value, dict) else _pair(name, value) for name, value in used.items())
 
@@ -59,7 +59,7 @@ def _pair(name: str, value: Any) -> str:
     """A parameter as `--param` takes it; its name alone where it has no value, or a table."""
     if isinstance(value, float):
         return f"{name}={value:g}"
-    return f"{name}={value}" if isinstance(value, str) else name
+    return f"{name}={value}" if isinstance(value, str) and value else name
 
 
 @policy.command()

@@ -45,7 +45,8 @@ def parameters(kind: str) -> dict[str, Any]:
     from dataclasses import MISSING, fields
 
     listed = [field for field in fields(load(kind)) if field.name != "design"]
-    listed.sort(key=lambda field: field.name in ("floor", "discount", "window"))  # the common ones come last
+    common = ("floor", "explore_slots", "discount", "window")  # they come last
+    listed.sort(key=lambda field: field.name in common)
     return {field.name: None if field.default is MISSING else field.default for field in listed}
 
 

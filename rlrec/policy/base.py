@@ -60,6 +60,10 @@ class Belief:
 
 EVERYTHING = ("*",)
 
+LONGEST = 500  # positions of a slate: exact probabilities of all of them cost more than their square
+Floor = float | tuple[float, ...]
+"""Probability of a uniform arm at every position, or at positions 1, 2, ...; the last one holds for those below too."""
+
 
 class Policy(Counts, ABC):
     """A kind with its parameters. It never draws. Unless a kind says otherwise it counts every slot, forgets none,
@@ -86,7 +90,7 @@ class Policy(Counts, ABC):
         return Forgetting()
 
     @property
-    def exploration(self) -> float:
+    def exploration(self) -> Floor:
         """Probability of a uniform arm at every position, in [0, 1]."""
         return self.floor
 
@@ -120,15 +124,56 @@ class Policy(Counts, ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Learner(Policy):
-    """Base of kinds that learn: a floor of uniform exploration, and a memory that may fade or end."""
+class Floored(Policy):
+    """Base of kinds with a floor of uniform exploration, at every position or at those that `explore_slots` lists."""
 
     floor: float = 0.0
+    explore_slots: str = ""
+
+    def __post_init__(self) -> None:
+        fraction("floor", self.floor)
+        if self.explore_slots and not self.floor:
+            raise InputError(
+                f"explore_slots is {self.explore_slots!r}, and the floor is 0",
+                hint="give the floor that it limits, too",
+            )
+        _ = self._explored_slots
+
+    @property
+    def exploration(self) -> Floor:
+        return self._exploration_beside()
+
+    def _exploration_beside(self, *others: float) -> Floor:
+        """Exploration by the floor where it holds, and by others at every position."""
+        beside = any_of(*others)
+        explored = any_of(*others, self.floor) if others else self.floor
+        slots = self._explored_slots
+        if not slots or explored == beside:
+            return explored
+        return *(explored if position in slots else beside for position in range(1, max(slots) + 1)), beside
+
+    @property
+    def _explored_slots(self) -> frozenset[int]:
+        """The positions that the floor is limited to; none stand for all. Raises InputError for what lists none."""
+        if self.explore_slots == "":
+            return frozenset()
+        texts = self.explore_slots.split(",") if isinstance(self.explore_slots, str) else []
+        slots = {int(text) for text in texts if text.isascii() and text.isdigit() and len(text) < 4}
+        if not texts or len(slots) < len(texts) or not 1 <= min(slots) <= max(slots) <= LONGEST:
+            hint = f"list positions from 1 to {LONGEST}, each once: explore_slots=3,5"
+            raise InputError(f"explore_slots is {self.explore_slots!r}", hint=hint)
+        return frozenset(slots)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learner(Floored):
+    """Base of kinds that learn: a floor of uniform exploration, and a memory that may fade or end."""
+
     discount: float = 1.0
     window: float = 0.0
 
     def __post_init__(self) -> None:
-        fraction("floor", self.floor)
+        super().__post_init__()
         number("discount", self.discount)
         number("window", self.window)
         _ = self.forgetting  # refuses what cannot be

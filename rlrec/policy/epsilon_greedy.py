@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from rlrec.policy.base import Belief, Learner, any_of, fraction, unchecked_copy
+from rlrec.policy.base import Belief, Floor, Learner, fraction, unchecked_copy
 
 if TYPE_CHECKING:
     from rlrec.policy.scores import Scores
@@ -28,8 +28,8 @@ class EpsilonGreedy(Learner):
         super().__post_init__()
 
     @property
-    def exploration(self) -> float:
-        return any_of(self.epsilon, self.floor)
+    def exploration(self) -> Floor:
+        return self._exploration_beside(self.epsilon)
 
     def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
         from rlrec.policy.families.point import Point

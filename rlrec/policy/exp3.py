@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from rlrec.errors import InputError
-from rlrec.policy.base import Belief, Learner, any_of, between, unchecked_copy, unit_interval
+from rlrec.policy.base import Belief, Floor, Learner, between, unchecked_copy, unit_interval
 from rlrec.policy.statistics import PROPENSITY, CountedSlot, SlotColumns, count_slots
 from rlrec.records import Reward
 
@@ -44,8 +44,8 @@ class Exp3(Learner):
         return frozenset({PROPENSITY})
 
     @property
-    def exploration(self) -> float:
-        return any_of(self.gamma, self.floor)
+    def exploration(self) -> Floor:
+        return self._exploration_beside(self.gamma)
 
     @property
     def width(self) -> int:

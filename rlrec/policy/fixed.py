@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlrec.errors import InputError
-from rlrec.policy.base import Belief, Policy, fraction
+from rlrec.policy.base import Belief, Floored, Policy, fraction
 
 if TYPE_CHECKING:
     from rlrec.arrays import Array
@@ -29,15 +29,7 @@ class _Unlearned(Policy):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Floored(_Unlearned):
-    floor: float = 0.0
-
-    def __post_init__(self) -> None:
-        fraction("floor", self.floor)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Uniform(_Floored):
+class Uniform(_Unlearned, Floored):
     """Every eligible arm with the same probability, whatever the floor."""
 
     purpose: ClassVar[str] = "pure exploration: the log that judges every other policy"
@@ -54,7 +46,7 @@ class LoggedPolicy(_Unlearned):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fixed(_Floored):
+class Fixed(_Unlearned, Floored):
     """Given probabilities, per arm or per value of one field of the context; later positions renormalise.
 
     probabilities: arm -> probability, or with `by` value -> arm -> probability; a value that is no text is named as

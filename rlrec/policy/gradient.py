@@ -11,7 +11,7 @@ import numpy as np
 
 from rlrec.arrays import Array, Ids, Index, run_starts
 from rlrec.errors import InputError
-from rlrec.policy.base import Belief, between, fraction, unchecked_copy
+from rlrec.policy.base import Belief, Floored, between, fraction, unchecked_copy
 from rlrec.policy.contextual import ContextualPolicy
 from rlrec.policy.families.gumbel import Gumbel
 from rlrec.policy.families.point import Point
@@ -64,7 +64,7 @@ class State:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gradient(ContextualPolicy):
+class Gradient(ContextualPolicy, Floored):
     """Arms in proportion to exp(score / temperature), by scores that `train-pg` learns for the return of a visit.
 
     model linear: weights per arm on features of context and session, and effects of the arm's own features. model
@@ -76,7 +76,6 @@ class Gradient(ContextualPolicy):
     model: str = LINEAR
     temperature: float = 1.0
     recency: float = RECENCY
-    floor: float = 0.0
 
     purpose: ClassVar[str] = "learns from whole visits (train-pg): what is shown now changes what is liked later"
     no_prior: ClassVar[str] = "it is uniform until it is trained"
@@ -89,7 +88,7 @@ class Gradient(ContextualPolicy):
             raise InputError(f"model is {self.model!r}", hint=f"it is {LINEAR} or {BILINEAR}")
         between("temperature", self.temperature, 1e-9, 1e9)
         fraction("recency", self.recency)
-        fraction("floor", self.floor)
+        super().__post_init__()
         features = Counter(self.features)
         if taken := [name for name in self.design.context.names if features[name] > 1]:
             raise InputError(

@@ -202,6 +202,11 @@ class LinThompson(Linear):
         if self.samples != int(self.samples):
             raise InputError(f"samples is {self.samples:g}", hint="it is a whole number")
         super().__post_init__()
+        if self.model == SHARED and self.explore_slots:
+            raise InputError(
+                f"explore_slots is {self.explore_slots!r}, and a shared model serves fractions of samples",
+                hint="leave it out: positions without a floor could never judge rare arms",
+            )
         if self.model == SHARED and self.floor <= 0:
             raise InputError(
                 f"floor is {self.floor:g}, and a shared model serves fractions of samples",

@@ -11,8 +11,10 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from rlrec.arrays import Array, Flags, Index
+from rlrec.policy.base import Floor
 from rlrec.policy.gradient import OF_ARM, Gradient, Parameters, State, score_states
 from rlrec.policy.plackett_luce import remaining, softmax
+from rlrec.policy.scores import at_positions
 
 CELLS = 1 << 19  # scores at a time: few enough to stay near the processor, and so many that each call is worth it
 HIGHEST = 700.0  # log of a weight that is cut to stay finite
@@ -189,7 +191,7 @@ class _Chunk:
         self, policy: Gradient, effective: tuple[Array, Array, Array], slates: LoggedSlates, rows: slice,
         objective: Objective,
     ) -> None:  # fmt: skip
-        self.temperature, self.floor, self.objective = policy.temperature, policy.floor, objective
+        self.temperature, self.floor, self.objective = policy.temperature, policy.exploration, objective
         self.state = slates.state.between(rows.start, rows.stop)
         self.shown, self.log_propensity = slates.shown[rows], slates.log_propensity[rows]
         self.eligible = None if slates.eligible is None else slates.eligible[rows]
@@ -250,7 +252,7 @@ class _Chunk:
     def slots(self) -> SlateScores:
         """The score functions of slots by themselves."""
         shown, total, top = self.shown_exp, self.total[:, None], self.objective.top
-        log_probability, share = self._mixed(shown / total, left=self.many)
+        log_probability, share = self._mixed(shown / total, left=self.many, floors=at_positions(self.floor, 1))
         # weights, and the derivative of the probability that one of K draws shows the arm
         probability = np.minimum(np.exp(log_probability), 1 - 1e-16)
         factor = top * np.exp((top - 1) * np.log1p(-probability)) * self.scale
@@ -267,7 +269,9 @@ class _Chunk:
         below = _running(self.shown_exp[:, ::-1])[:, ::-1]  # the arm of a position, and those shown below it
         total = self.other_sum[:, None] + below
         left = self.many - np.arange(self.shown.shape[1])
-        log_probability, share = self._mixed(self.shown_exp / total, left=left)
+        log_probability, share = self._mixed(
+            self.shown_exp / total, left=left, floors=at_positions(self.floor, left.shape[1])
+        )
         weight, lost = _clip(log_probability.sum(axis=1) - self.log_propensity, self.objective)
         # squared length of the derivative by the logits; an arm shown at a position is left down to there
         spread = share / total
@@ -277,11 +281,11 @@ class _Chunk:
         scale = self.scale
         return SlateScores(weight[:, None] * scale, lost[:, None] * scale, square[:, None], spread, share, joint=True)
 
-    def _mixed(self, softmax: Array, *, left: Index) -> tuple[Array, Array]:
+    def _mixed(self, softmax: Array, *, left: Index, floors: Array) -> tuple[Array, Array]:
         """Log of the probability of arms by their softmax, (n, k), floor included, and the fraction of its derivative
         that is the softmax's."""
-        mixed = np.maximum(self.floor / left + (1 - self.floor) * softmax, 1e-300)
-        return np.log(mixed), (1 - self.floor) * softmax / mixed
+        mixed = np.maximum(floors / left + (1 - floors) * softmax, 1e-300)
+        return np.log(mixed), (1 - floors) * softmax / mixed
 
     def by_score(self, scored: SlateScores) -> Array:
         """Derivative of the objective by the scores of each decision, (n, m); `other_exp` is used up."""
@@ -352,7 +356,7 @@ def _clip(log_ratio: Array, objective: Objective) -> tuple[Array, Array]:
     return clipped, weight - clipped
 
 
-def log_joint(score: Array, shown: Index, eligible: Flags | None = None, *, temperature: float, floor: float) -> Array:
+def log_joint(score: Array, shown: Index, eligible: Flags | None = None, *, temperature: float, floor: Floor) -> Array:
     """Log of the probability of slates, (n,), by scores (n, m) of arms; shown (n, k) indices; eligible (n, m): arms
     that each may show, None: all.
 
@@ -360,23 +364,24 @@ def log_joint(score: Array, shown: Index, eligible: Flags | None = None, *, temp
     position the softmax of the arms left)."""
     rows, log_probability, many = np.arange(len(shown)), np.zeros(len(shown)), _many(score, eligible)
     allowed = score if eligible is None else np.where(eligible, score, -np.inf)
+    floors = at_positions(floor, shown.shape[1])
     for position, of_arms in enumerate(remaining(allowed, shown, temperature=temperature)):
-        left = many - position
+        left, uniform = many - position, floors[position]
         of_shown = of_arms[rows, shown[:, position]]
         with np.errstate(divide="ignore"):  # the only arm left is certain
-            log_probability += np.where(left > 1, np.log(floor / left + (1 - floor) * of_shown), 0.0)
+            log_probability += np.where(left > 1, np.log(uniform / left + (1 - uniform) * of_shown), 0.0)
         if (left == 1).all():
             break
     return log_probability
 
 
-def probabilities(score: Array, eligible: Flags | None = None, *, temperature: float, floor: float) -> Array:
+def probabilities(score: Array, eligible: Flags | None = None, *, temperature: float, floor: Floor) -> Array:
     """Probability of each arm at position 1, (n, m), by scores (n, m); rows sum to 1. eligible (n, m): arms that each
     may show, None: all."""
     mixed = softmax(score if eligible is None else np.where(eligible, score, -np.inf), temperature=temperature)
-    if floor:
-        mixed *= 1 - floor
-        uniform = (floor / _many(score, eligible)).astype(mixed.dtype)[:, None]
+    if explored := at_positions(floor, 1).item():
+        mixed *= 1 - explored
+        uniform = (explored / _many(score, eligible)).astype(mixed.dtype)[:, None]
         mixed += uniform if eligible is None else uniform * eligible
     return mixed
 

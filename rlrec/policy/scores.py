@@ -12,6 +12,13 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar
 import numpy as np
 
 from rlrec.arrays import Array, Index
+from rlrec.policy.base import Floor
+
+
+def at_positions(floor: Floor, size: int) -> Array:
+    """The probability of a uniform arm at positions 1..size, (size,)."""
+    by_position = np.atleast_1d(np.array(floor, np.float64))
+    return by_position[np.minimum(np.arange(size), len(by_position) - 1)]
 
 
 class Order(Protocol):
@@ -23,10 +30,10 @@ class Order(Protocol):
     def ranks(self, size: int) -> Array:
         """Probability that each arm stands at rank 1..size of the order, (size, m); NaN where no closed form exists."""
 
-    def next_arm(self, prefix: Index, *, floor: float) -> Array:
+    def next_arm(self, prefix: Index, *, floor: Floor) -> Array:
         """Probability that each arm is the best of those left below prefix (k,), given that prefix, (m,)."""
 
-    def conditionals(self, slates: Index, *, floor: float, least: bool) -> tuple[Array, Array]:
+    def conditionals(self, slates: Index, *, floor: Floor, least: bool) -> tuple[Array, Array]:
         """Probability that the arm at each position is the best of those left, given the arms above it, (n, k).
 
         slates (n, k): arms from the first position. Second, the smallest such probability of any arm left there,

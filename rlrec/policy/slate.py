@@ -1,8 +1,9 @@
 """Slates for every kind of policy: exact probabilities of positions, slates and draws, and the draws themselves.
 
 A slate is filled from the top. One vector of noisy scores is drawn; at every position a uniform arm of those left is
-taken with probability `floor`, else the best one left in that vector. For correlated scores every position has a
-vector of its own, one of the samples of the decision; without a decision they stand for those of seed 0, decision 0."""
+taken with the probability `floor` of that position, else the best one left in that vector. For correlated scores every
+position has a vector of its own, one of the samples of the decision; without a decision they stand for those of seed 0,
+decision 0."""
 
 from __future__ import annotations
 
@@ -13,8 +14,9 @@ import numpy as np
 
 from rlrec.arrays import Array, Flags, Ids, Index, Words
 from rlrec.policy import plackett_luce
+from rlrec.policy.base import Floor
 from rlrec.policy.sampler import uniforms, uniforms_at
-from rlrec.policy.scores import DrawnOrder, Order, Scores, top
+from rlrec.policy.scores import DrawnOrder, Order, Scores, at_positions, top
 
 SMALLEST = 1e-300
 """The propensity that is logged for an arm that was drawn although its probability rounds to 0."""
@@ -37,15 +39,15 @@ class Draw:
     rounded: Flags
 
 
-def first(scores: Scores, *, floor: float) -> Array:
+def first(scores: Scores, *, floor: Floor) -> Array:
     """Probability of each arm at position 1, (m,); the sum is 1.
 
     floor probability of a uniform pick, in [0, 1]. Error below 1e-9, relative below 1e-6 above 1e-6.
     Source: own derivation (`maximum.best`); ties share."""
-    return _mix_floor(scores.order(1).best(), floor, len(scores))
+    return _mix_floor(scores.order(1).best(), at_positions(floor, 1)[0], len(scores))
 
 
-def marginals(scores: Scores, *, size: int, floor: float) -> Array:
+def marginals(scores: Scores, *, size: int, floor: Floor) -> Array:
     """Probability that each arm stands at position 1..size, whatever stands above it, (size, m); rows sum to 1.
 
     size 1..m; floor in [0, 1]. NaN beyond position 1 for samples, which have no closed form there.
@@ -55,7 +57,7 @@ def marginals(scores: Scores, *, size: int, floor: float) -> Array:
     return _to_positions(scores.order(size).ranks(size), floor)
 
 
-def conditionals(scores: Scores, slates: Index, *, floor: float) -> Array:
+def conditionals(scores: Scores, slates: Index, *, floor: Floor) -> Array:
     """Probability of each arm of a slate given the positions above it, (n, k); a row's product is the slate's.
 
     slates (n, k) arms 0..m-1, no arm twice on a slate; floor in [0, 1]. Errors as for `first`, below a prefix that the
@@ -63,49 +65,49 @@ def conditionals(scores: Scores, slates: Index, *, floor: float) -> Array:
     less than 1e-13 at its position the arms left compete anew. Source: own derivation (`sweep`)."""
     k = slates.shape[1]
     probability, _ = scores.order(k).conditionals(slates, floor=floor, least=False)
-    return _mix_floor(probability, floor, len(scores) - np.arange(k))
+    return _mix_floor(probability, at_positions(floor, k), len(scores) - np.arange(k))
 
 
-def remaining(scores: Scores, prefix: Index, *, floor: float) -> Array:
+def remaining(scores: Scores, prefix: Index, *, floor: Floor) -> Array:
     """Probability of each arm at the position after prefix (k,), k < m, given that prefix, (m,); the sum is 1.
 
     0 for the arms in it; else the same as `conditionals`, and with the same errors."""
     prefix = np.asarray(prefix, np.intp)
     probability = scores.order(len(prefix) + 1).next_arm(prefix, floor=floor)
-    mixed = _mix_floor(probability, floor, len(scores) - len(prefix))
+    mixed = _mix_floor(probability, at_positions(floor, len(prefix) + 1)[-1], len(scores) - len(prefix))
     mixed[prefix] = 0.0
     return mixed
 
 
-def draw(scores: Scores, *, size: int, floor: float, seeds: Words, decisions: Ids) -> Draw:
+def draw(scores: Scores, *, size: int, floor: Floor, seeds: Words, decisions: Ids) -> Draw:
     """Slates of n decisions drawn from the scores, with the probability each of them had (`SlateSampler.draw`)."""
     return SlateSampler(scores, size=size, floor=floor).draw(seeds=seeds, decisions=decisions)
 
 
-def draw_each(logits: Array, *, size: int, floor: float, seeds: Words, decisions: Ids) -> Draw:
+def draw_each(logits: Array, *, size: int, floor: Floor, seeds: Words, decisions: Ids) -> Draw:
     """Slates of n decisions, each with logits of its own (n, m), as `SlateSampler.draw` draws them from Gumbel scores.
 
     Marginals below position 1 are NaN: a quadrature for every decision would cost milliseconds."""
-    m = logits.shape[1]
+    m, floors = logits.shape[1], at_positions(floor, size)
     if size == 1:
-        probability = _mix_floor(plackett_luce.softmax(logits), floor, m)
+        probability = _mix_floor(plackett_luce.softmax(logits), floors[0], m)
         slates = _invert_rows(probability, uniforms(seeds, decisions, words=1)[:, 0])[:, None]
         propensity = np.take_along_axis(probability, slates, axis=1)
         return _to_log(slates, propensity, propensity, probability.min(axis=1, keepdims=True))
     noise = -np.log(-np.log(uniforms_at(seeds, decisions, 2 * size + np.arange(m))))
     coins = uniforms(seeds, decisions, words=2 * size).reshape(-1, size, 2)
     ranking = top(logits + noise, size)
-    slates = _fill(ranking, coins, m, floor) if floor > 0 else ranking
+    slates = _fill(ranking, coins, m, floors) if floors.any() else ranking
     return log_each(logits, slates, floor=floor)
 
 
-def log_each(logits: Array, slates: Index, *, floor: float) -> Draw:
+def log_each(logits: Array, slates: Index, *, floor: Floor) -> Draw:
     """Slates (n, k) with the probabilities that `draw_each` logs for them."""
     shape, m, rows = slates.shape, logits.shape[1], np.arange(len(slates))
-    propensity, least = np.empty(shape), np.empty(shape)
+    propensity, least, floors = np.empty(shape), np.empty(shape), at_positions(floor, shape[1])
     gone = np.zeros(logits.shape, np.bool_)
     for position, probability in enumerate(plackett_luce.remaining(logits, slates)):
-        mixed = _mix_floor(probability, floor, m - position)
+        mixed = _mix_floor(probability, floors[position], m - position)
         propensity[:, position] = mixed[rows, slates[:, position]]
         least[:, position] = np.where(gone, 1.0, mixed).min(axis=1)
         gone[rows, slates[:, position]] = True
@@ -119,7 +121,7 @@ class SlateSampler:
     its tables of the others are reused. Errors as on nodes of their own; `before` stays right, and computes again
     what it may be asked for."""
 
-    def __init__(self, scores: Scores, *, size: int, floor: float, before: SlateSampler | None = None) -> None:
+    def __init__(self, scores: Scores, *, size: int, floor: Floor, before: SlateSampler | None = None) -> None:
         self._size, self._floor, self._arms, self._scores = size, floor, len(scores), scores
         self._order: Order = scores.order(size, before=before._order if before else None)
 
@@ -136,13 +138,14 @@ class SlateSampler:
         slates = _draw_slates(self._order, self._arms, self._size, self._floor, seeds, decisions)
         probability, least = self._order.conditionals(slates, floor=self._floor, least=True)
         left, marginal = self._arms - np.arange(self._size), self.marginals[np.arange(self._size), slates]
-        propensity, minimum = (_mix_floor(each, self._floor, left) for each in (probability, least))
+        floors = at_positions(self._floor, self._size)
+        propensity, minimum = (_mix_floor(each, floors, left) for each in (probability, least))
         return _to_log(slates, propensity, marginal, minimum)
 
     @cached_property
     def first(self) -> Array:
         """Probability of each arm at position 1, (m,), not to be written to; error as for `first`."""
-        probability = _mix_floor(self._order.best(), self._floor, self._arms)
+        probability = _mix_floor(self._order.best(), at_positions(self._floor, 1)[0], self._arms)
         probability.flags.writeable = False
         return probability
 
@@ -167,37 +170,37 @@ class SlateSampler:
     def _draw_by_position(self, seeds: Words, decisions: Ids) -> Draw:
         """Slates of decisions that have samples of their own."""
         uniform = uniforms(seeds, decisions, words=2 * self._size - 1)[:, ::2]
-        shape = uniform.shape
+        shape, floors = uniform.shape, at_positions(self._floor, self._size)
         slates, propensity, least = np.empty(shape, np.intp), np.empty(shape), np.empty(shape)
         for row, (seed, decision) in enumerate(zip(seeds.tolist(), decisions.tolist(), strict=True)):
             order = self._scores.of_decision(seed, decision).order(self._size)
             for position in range(self._size):
                 prefix = slates[row, :position]
                 left = np.delete(np.arange(self._arms), prefix)
-                mixed = _mix_floor(order.next_arm(prefix, floor=self._floor)[left], self._floor, len(left))
+                mixed = _mix_floor(order.next_arm(prefix, floor=self._floor)[left], floors[position], len(left))
                 drawn = _invert(mixed, mixed.cumsum(), uniform[row, position])
                 slates[row, position] = left[drawn]
                 propensity[row, position], least[row, position] = mixed[drawn], mixed.min()
         return _to_log(slates, propensity, _first_alone(propensity), least)
 
 
-def placement(size: int, m: int, *, floor: float) -> tuple[Array, Array]:
+def placement(size: int, m: int, *, floor: Floor) -> tuple[Array, Array]:
     """Probability that rank r of the vector ends at position p, (size, size) by [p, r], and that any rank beyond does,
     (size,).
 
-    Only floor and m matter: where a rank ends depends on how many better arms are left. Source: own derivation."""
+    Only the floor and m matter: where a rank ends depends on how many better arms are left. Source: own derivation."""
     probability, beyond = np.zeros((size, size)), np.zeros(size)
     waiting, lasting = np.eye(size), 1.0  # [r, better arms left]: still on no position
     better = np.arange(size)
-    for position in range(size):
+    for position, explored in enumerate(at_positions(floor, size).tolist()):
         left = m - position
-        uniform = floor / left
+        uniform = explored / left
         # taken here: picked uniformly, or the best one left
-        probability[position] = uniform * waiting.sum(axis=1) + (1 - floor) * waiting[:, 0]
+        probability[position] = uniform * waiting.sum(axis=1) + (1 - explored) * waiting[:, 0]
         beyond[position], lasting = lasting * uniform, lasting * (1 - uniform)
         # not taken: a worse arm was picked, or a better one was
         stays = waiting * (uniform * np.maximum(left - 1 - better, 0))
-        stays[:, :-1] += waiting[:, 1:] * ((1 - floor) + uniform * better[1:])
+        stays[:, :-1] += waiting[:, 1:] * ((1 - explored) + uniform * better[1:])
         waiting = stays
     return probability, beyond
 
@@ -217,7 +220,7 @@ def _invert_rows(probability: Array, uniform: Array) -> Index:
     return np.minimum(arm, last)
 
 
-def _mix_floor(probability: Array, floor: float, left: int | Index) -> Array:
+def _mix_floor(probability: Array, floor: float | Array, left: int | Index) -> Array:
     """The probability of being the best with the floor mixed in; the only arm left is certain."""
     mixed = np.asarray(floor / left + (1 - floor) * probability)
     np.minimum(np.maximum(mixed, 0.0, out=mixed), 1.0, out=mixed)
@@ -225,19 +228,19 @@ def _mix_floor(probability: Array, floor: float, left: int | Index) -> Array:
     return mixed
 
 
-def _to_positions(ranks: Array, floor: float) -> Array:
+def _to_positions(ranks: Array, floor: Floor) -> Array:
     """Probabilities of positions (size, m) from those of ranks (size, m)."""
     size, m = ranks.shape
     if np.isnan(ranks[-1, 0]):  # only the first has a closed form
-        return np.vstack([_mix_floor(ranks[0], floor, m), ranks[1:]])
-    if floor == 0:
+        return np.vstack([_mix_floor(ranks[0], at_positions(floor, 1)[0], m), ranks[1:]])
+    if not np.any(floor):
         return ranks
     probability, beyond = placement(size, m, floor=floor)
     deeper = np.maximum(1 - np.cumsum(ranks, axis=0), 0)
     return np.tril(probability) @ ranks + beyond[:, None] * deeper
 
 
-def _draw_slates(order: DrawnOrder, m: int, size: int, floor: float, seeds: Words, decisions: Ids) -> Index:
+def _draw_slates(order: DrawnOrder, m: int, size: int, floor: Floor, seeds: Words, decisions: Ids) -> Index:
     slates = np.empty((len(seeds), size), np.intp)
     step = max(1, _ENTRIES // m)
     for start in range(0, len(seeds), step):
@@ -245,18 +248,18 @@ def _draw_slates(order: DrawnOrder, m: int, size: int, floor: float, seeds: Word
         keys = uniforms_at(seeds[chunk], decisions[chunk], 2 * size + np.arange(m))
         ranking = order.ranking(keys, size)
         coins = uniforms(seeds[chunk], decisions[chunk], words=2 * size).reshape(-1, size, 2)
-        slates[chunk] = _fill(ranking, coins, m, floor) if floor > 0 else ranking
+        slates[chunk] = _fill(ranking, coins, m, at_positions(floor, size)) if np.any(floor) else ranking
     return slates
 
 
-def _fill(ranking: Index, coins: Array, m: int, floor: float) -> Index:
-    """Slates from the first arms of each order and a (coin, pick) a position, coins (n, size, 2)."""
+def _fill(ranking: Index, coins: Array, m: int, floors: Array) -> Index:
+    """Slates from the first arms of each order and a (coin, pick) a position, coins (n, size, 2), floors (size,)."""
     n, size = ranking.shape
     slates, taken, row = np.empty((n, size), np.intp), np.zeros((n, size), dtype=bool), np.arange(n)
     for position in range(size):
         best = ranking[row, (~taken).argmax(axis=1)]
         pick = _nth_left(slates[:, :position], coins[:, position, 1], m)
-        slates[:, position] = np.where(coins[:, position, 0] < floor, pick, best)
+        slates[:, position] = np.where(coins[:, position, 0] < floors[position], pick, best)
         taken |= ranking == slates[:, position, None]
     return slates
 

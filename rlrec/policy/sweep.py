@@ -6,8 +6,9 @@ import numpy as np
 
 from rlrec.arrays import Array, Flags, Index
 from rlrec.policy import maximum
+from rlrec.policy.base import Floor
 from rlrec.policy.legendre import at
-from rlrec.policy.scores import DrawnOrder, Order, top
+from rlrec.policy.scores import DrawnOrder, Order, at_positions, top
 from rlrec.policy.table import COEFFICIENT, ORDER, STOPS, ScoreTable, integrate
 from rlrec.policy.tabulated import DensityOf, Tabulated
 
@@ -74,16 +75,16 @@ class ContinuousOrder(DrawnOrder):
         tabulated = self._tabulated if together >= self._positions else self._tabulate(together)
         return maximum.ranks(tabulated.table, size)[:, tabulated.row]
 
-    def next_arm(self, prefix: Index, *, floor: float) -> Array:
+    def next_arm(self, prefix: Index, *, floor: Floor) -> Array:
         table, row = self._tabulated.table, self._tabulated.row
         sweep = _Sweep(table, len(row))
-        for arm in prefix:
-            sweep.show(np.zeros(1, np.intp), row[arm : arm + 1], floor)
+        for arm, uniform in zip(prefix, at_positions(floor, len(prefix)), strict=True):
+            sweep.show(np.zeros(1, np.intp), row[arm : arm + 1], uniform)
         probability = (sweep.weight() @ table.hazard.T)[0, row]
         probability[prefix] = 0.0
         return probability / probability.sum()  # 1, but for what a prefix that hardly occurs loses below the nodes
 
-    def conditionals(self, slates: Index, *, floor: float, least: bool) -> tuple[Array, Array]:
+    def conditionals(self, slates: Index, *, floor: Floor, least: bool) -> tuple[Array, Array]:
         table, row = self._tabulated.table, self._tabulated.row
         n, k = slates.shape
         order = np.lexsort(slates.T[::-1])
@@ -94,10 +95,11 @@ class ContinuousOrder(DrawnOrder):
         step = max(1, _ENTRIES // (len(table.nodes) + len(table.count)))
         for start in range(0, n, step):
             rows = order[start : start + step]
-            probability[rows], smallest[rows] = self._sweep_down(ordered[start : start + step], floor, least)
+            some = ordered[start : start + step]
+            probability[rows], smallest[rows] = self._sweep_down(some, at_positions(floor, k), least)
         return probability, smallest
 
-    def _sweep_down(self, slates: Index, floor: float, least: bool) -> tuple[Array, Array]:
+    def _sweep_down(self, slates: Index, floors: Array, least: bool) -> tuple[Array, Array]:
         """`conditionals` of slates in order: those that begin with the same arms share one sweep down to there."""
         table, row = self._tabulated.table, self._tabulated.row
         n, k = slates.shape
@@ -117,7 +119,7 @@ class ContinuousOrder(DrawnOrder):
                 left = left[parent]
                 left[np.arange(len(last)), last] -= 1
             if position < k - 1:
-                sweep.show(parent, last, floor)
+                sweep.show(parent, last, floors[position])
                 above = prefix
         return probability, smallest
 

@@ -46,8 +46,14 @@ def test_every_kind_says_its_parameters_and_when_to_use_it(run_sqlite: Run) -> N
     assert [one["kind"] for one in found] == list(KINDS)
     assert list(found[0]) == ["kind", "parameters", "when", "what"]
     by_kind = {one["kind"]: one["parameters"] for one in found}
-    assert by_kind["epsilon-greedy"] == {"epsilon": 0.1, "floor": 0.0, "discount": 1.0, "window": 0.0}
-    assert list(by_kind["ucb"]) == ["c", "floor", "discount", "window"]
+    assert by_kind["epsilon-greedy"] == {
+        "epsilon": 0.1,
+        "floor": 0.0,
+        "explore_slots": "",
+        "discount": 1.0,
+        "window": 0.0,
+    }
+    assert list(by_kind["ucb"]) == ["c", "floor", "explore_slots", "discount", "window"]
     assert all(one["when"] and one["what"] for one in found)
 
 
@@ -86,7 +92,7 @@ def test_the_same_definition_again_is_fine_and_another_one_a_conflict(run: Run) 
         said = run(*create, *other)
         assert (said.exit_code, said.error["code"]) == (6, 6)
     assert run("policy", "list", "--json").json[0]["params"] == {
-        "epsilon": 0.1, "floor": 0.0, "discount": 1.0, "window": 0.0,
+        "epsilon": 0.1, "floor": 0.0, "explore_slots": "", "discount": 1.0, "window": 0.0,
     }  # fmt: skip
 
 

@@ -18,8 +18,9 @@ from rlrec.arrays import Array, Index
 from rlrec.errors import InputError
 from rlrec.policy import history, slate, solving
 from rlrec.policy import reward as rewards
-from rlrec.policy.base import Belief, Policy, any_of
+from rlrec.policy.base import Belief, Floor, Policy, any_of
 from rlrec.policy.contextual import ContextualPolicy, is_contextual, learns_from_contexts
+from rlrec.policy.scores import at_positions
 from rlrec.policy.solving import ArmMoments
 from rlrec.policy.statistics import CONTEXT, CountedSlot, SlotColumns
 from rlrec.records import Event, Reward
@@ -43,6 +44,7 @@ OFF: dict[str, Any] = {
     "temperature": 0.5,
     "gamma": 40.0,
     "recency": 0.2,
+    "explore_slots": "2",
 }
 ITS_OFF: dict[tuple[str, str], Any] = {("gradient", "model"): "bilinear"}  # where a name means something else
 ITS_IMPOSSIBLE: dict[tuple[str, str], list[Any]] = {}
@@ -51,7 +53,9 @@ for kind in kinds.KINDS:  # a kind's own test may say it: tests/policy/test_KIND
     declared = import_module(module) if find_spec(module) else None
     ITS_OFF |= {(kind, name): value for name, value in getattr(declared, "OFF", {}).items()}
     ITS_IMPOSSIBLE |= {(kind, name): values for name, values in getattr(declared, "IMPOSSIBLE", {}).items()}
-BESIDE: dict[str, dict[str, Any]] = {"model": {"floor": 0.2}, "samples": {"model": "shared"}}  # that it may matter
+BESIDE: dict[str, dict[str, Any]] = {  # that it may matter
+    "model": {"floor": 0.2}, "samples": {"model": "shared"}, "explore_slots": {"floor": 0.2},
+}  # fmt: skip
 IMPOSSIBLE: dict[str, list[Any]] = {
     "epsilon": [-0.1, 1.1, float("nan"), "0.1", True],
     "floor": [-0.1, 1.1, float("nan"), "0.1", True],
@@ -67,6 +71,7 @@ IMPOSSIBLE: dict[str, list[Any]] = {
     "temperature": [0.0, -1.0, 1e300, float("inf"), float("nan"), "1", True],
     "gamma": [-1.0, 1e300, float("inf"), float("nan"), "1", True],
     "recency": [-0.1, 1.1, float("nan"), "0.7", True],
+    "explore_slots": ["0", "1,1", "3;5", "501", "first", " 1", 3.0, None],
     "probabilities": [{}, {"a": 0.5}, {"a": 1.5, "b": -0.5}, {"a": "1"}],
 }
 CONTEXTS: list[dict[str, Any]] = [{}, {"hour": 9}, {"hour": 10}]
@@ -169,7 +174,7 @@ def looks(policy: Policy) -> list[Array]:
     """Two positions in each context, one where the second may have no closed form; and what may change alone: the
     share of exploration, and how it forgets."""
     share, size = policy.exploration, 1 if hasattr(policy, "design") else 2
-    beside = [share, policy.forgetting.discount, policy.forgetting.window]
+    beside = [*at_positions(share, 3), policy.forgetting.discount, policy.forgetting.window]
     shares = [slate.marginals(scores_of(policy, context), size=size, floor=share) for context in CONTEXTS]
     if policy.stateful:  # and in visits that go on
         logits = [cast(Any, policy).distribution(remembered(policy, context)[1]) for context in CONTEXTS]
@@ -277,7 +282,7 @@ def test_shares_of_exploration_multiply_what_is_kept() -> None:
 
 
 @cache
-def page(kind: str, floor: float) -> tuple[Any, float]:
+def page(kind: str, floor: float) -> tuple[Any, Floor]:
     few = {"samples": 100.0} if kind in CORRELATED else {}
     policy = made(kind, floor=floor, **few)
     return scores_of(policy), policy.exploration

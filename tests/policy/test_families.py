@@ -12,6 +12,7 @@ import pytest
 from rlrec.app.audiences.in_memory import draw_arms
 from rlrec.arrays import Array, Index
 from rlrec.policy import families, slate
+from rlrec.policy.base import Floor
 from rlrec.policy.families.point import Point
 from rlrec.policy.scores import DrawnOrder, ExactScores, Order, Scores, cells, top, unstack
 
@@ -44,12 +45,12 @@ class ShuffledOrder(DrawnOrder):
     def ranks(self, size: int) -> Array:
         return np.full((size, self.m), 1 / self.m)
 
-    def next_arm(self, prefix: Index, *, floor: float) -> Array:
+    def next_arm(self, prefix: Index, *, floor: Floor) -> Array:
         probability = np.full(self.m, 1 / (self.m - len(prefix)))
         probability[prefix] = 0.0
         return probability
 
-    def conditionals(self, slates: Index, *, floor: float, least: bool) -> tuple[Array, Array]:
+    def conditionals(self, slates: Index, *, floor: Floor, least: bool) -> tuple[Array, Array]:
         even = np.broadcast_to(1 / (self.m - np.arange(slates.shape[1])), slates.shape)
         return even, even
 

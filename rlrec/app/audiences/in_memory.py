@@ -19,7 +19,7 @@ from rlrec.policy.encoder import Encoder
 from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.linear import SHARED
 from rlrec.policy.odds import FEATURES
-from rlrec.policy.scores import ExactScores, Scores
+from rlrec.policy.scores import ExactScores, Scores, at_positions
 from rlrec.policy.solving import ArmMoments
 from rlrec.policy.statistics import CONTEXT, ORDINAL, POSITION, PROPENSITY, SlotColumns
 from rlrec.simulate.base import Audience, Info
@@ -108,7 +108,7 @@ class Runs:
         self._beliefs.add_due_rewards(self._steps)
         x = np.column_stack([np.ones(self.shape[0]), self._observed])
         scores = _scores(self.policy, self._beliefs.belief(), x, self._names)
-        floor = self.policy.exploration
+        floor = at_positions(self.policy.exploration, 1).item()
         arms = draw_arms(scores, self.shape, floor=floor, rng=self._draws)
         propensity = arm_probability(scores, arms, floor=floor) if PROPENSITY in self.policy.needs else None
         self._observed, earned, terminated, truncated, info = self.audience.step(arms)

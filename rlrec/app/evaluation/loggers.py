@@ -14,6 +14,7 @@ from rlrec.app.evaluation.log_rows import ArmTable
 from rlrec.app.log import lineage
 from rlrec.arrays import Array, Flags, Ids, distinct
 from rlrec.policy import slate
+from rlrec.policy.base import Floor
 from rlrec.records import Version
 from rlrec.store import Unit, policies
 from rlrec.store.bulk import Columns
@@ -79,9 +80,10 @@ class Loggers:
         first, which = distinct(version, size, arms)
         for case, row in enumerate(first.tolist()):
             k, m, floor = int(size[row]), int(arms[row]), self.policy(int(version[row])).exploration
-            if floor > 0 and k <= min(m, LONGEST):
-                rows = which == case
-                smallest[rows] = guaranteed(k, m, floor=floor)[position[rows] - 1]
+            if floor and k <= min(m, LONGEST):
+                rows = np.flatnonzero(which == case)
+                least = guaranteed(k, m, floor=floor)[position[rows] - 1]
+                smallest[rows[least > 0]] = least[least > 0]
         return smallest
 
     def _cases(self, slots: Columns, unknown: Ids, contexts: ContextTable) -> tuple[Ids, Ids]:
@@ -139,7 +141,7 @@ def unknown_support(slots: Columns) -> Columns:
 
 
 @lru_cache(maxsize=1_000)
-def guaranteed(size: int, m: int, *, floor: float) -> Array:
+def guaranteed(size: int, m: int, *, floor: Floor) -> Array:
     """The smallest probability that any arm can have at each position, (size,), by a floor above 0 alone.
 
     The probability of a position is a mean, over the rank of the arm in the score vector, of `slate.placement`."""

@@ -18,6 +18,7 @@ from rlrec.app.evaluation.visit_values import TargetSlates
 from rlrec.arrays import Array, Flags, Ids, Index, distinct, offsets
 from rlrec.ope.base import LogBatch
 from rlrec.policy import slate
+from rlrec.policy.base import Floor
 from rlrec.policy.scores import Scores, cells
 from rlrec.store.bulk import Columns
 
@@ -36,7 +37,7 @@ class Block:
 
     arms: Ids
     scores: Scores
-    floor: float
+    floor: Floor
     shares: Array
     greatest: Array
 
@@ -200,7 +201,7 @@ class Scorer:
             yield CaseRows(drawn, which[inside] - start, indices[inside], rows)
 
 
-def _block(arms: Ids, scores: Scores, size: int, *, floor: float) -> Block:
+def _block(arms: Ids, scores: Scores, size: int, *, floor: Floor) -> Block:
     if scores.samples:
         return Block(arms, scores, floor, np.empty((size, 0)), np.ones(size))
     shares = slate.marginals(scores, size=size, floor=floor)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,9 @@ from rlrec.app.evaluation.reward_models import ModelValues
 from rlrec.app.evaluation.visit_values import TargetSlates
 from rlrec.arrays import Array, Flags, Ids, run_starts
 from rlrec.policy import history, reinforce
+from rlrec.policy.base import Floor
 from rlrec.policy.plackett_luce import softmax
+from rlrec.policy.scores import at_positions
 from rlrec.store.bulk import Columns
 
 
@@ -54,7 +57,7 @@ class StateScorer(Scorer):
 
     def slates(self, rows: ImpressionRows, logged: LoggedBatch, *, shares: bool) -> Iterator[TargetSlates]:
         policy = self.trained.policy
-        served = {"temperature": policy.temperature, "floor": policy.floor}
+        served: dict[str, Any] = {"temperature": policy.temperature, "floor": policy.exploration}
         for group in self._groups(rows.slots, logged):
             yield TargetSlates(
                 rows=group.rows,
@@ -80,7 +83,7 @@ class StateCaseRows:
 
     def __init__(self, trained: Trained, group: EligibleGroup, rows: ImpressionRows, starts: Ids, counts: Ids) -> None:
         self.arms, self.score, self.rows = group.arms, group.score, rows
-        self.served = {"temperature": trained.policy.temperature, "floor": trained.policy.floor}
+        self.served: dict[str, Any] = {"temperature": trained.policy.temperature, "floor": trained.policy.exploration}
         self.probability = reinforce.probabilities(self.score, None, **self.served)
         self.indices = np.repeat(starts - np.cumsum(counts) + counts, counts) + np.arange(int(counts.sum()))
         self.which = np.repeat(np.arange(len(counts)), counts)
@@ -143,7 +146,7 @@ class StateCaseRows:
                 unsupported[self.indices[rows]] = self.probability[self.which[rows]] @ zeros[0]
 
 
-def _log_slates(group: EligibleGroup, rows: ImpressionRows, *, temperature: float, floor: float) -> Array:
+def _log_slates(group: EligibleGroup, rows: ImpressionRows, *, temperature: float, floor: Floor) -> Array:
     """Log of the probability of the slates of a group, (d,); rows: the lowest slot of each."""
     depth, start = (rows.slots[name][group.rows] for name in ("depth", "start"))
     log_slate = np.full(len(depth), -np.inf)
@@ -155,10 +158,12 @@ def _log_slates(group: EligibleGroup, rows: ImpressionRows, *, temperature: floa
     return log_slate
 
 
-def _below(score: Array, above: Ids, *, temperature: float, floor: float) -> Array:
+def _below(score: Array, above: Ids, *, temperature: float, floor: Floor) -> Array:
     """Probability of each arm below slates, (n, m), by scores (n, m); above (n, k): where the arms on them stand."""
     left, rows = score.copy(), np.arange(len(score))[:, None]
     left[rows, above] = -np.inf
-    mixed: Array = (1 - floor) * softmax(left, temperature=temperature) + floor / (score.shape[1] - above.shape[1])
+    explored = at_positions(floor, above.shape[1] + 1)[-1]
+    mixed: Array = (1 - explored) * softmax(left, temperature=temperature)
+    mixed += explored / (score.shape[1] - above.shape[1])
     mixed[rows, above] = 0.0
     return mixed

@@ -128,8 +128,8 @@ class HoldoutValue:
         return float(sums[1] / sums[0]), float(sums[2] / sums[0])
 
     @property
-    def _served(self) -> dict[str, float]:
-        return {"temperature": self.policy.temperature, "floor": self.policy.floor}
+    def _served(self) -> dict[str, Any]:
+        return {"temperature": self.policy.temperature, "floor": self.policy.exploration}
 
     def _score(self, parameters: Parameters, block: DecisionBlock) -> Array:
         of_arms = {name: parameters[name][block.arms] for name in OF_ARM}

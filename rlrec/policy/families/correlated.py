@@ -9,6 +9,7 @@ import numpy as np
 
 from rlrec.arrays import Array, Index, distinct_rows
 from rlrec.policy import sampler
+from rlrec.policy.base import Floor
 from rlrec.policy.scores import Order
 
 SAMPLING = 1024
@@ -94,10 +95,10 @@ class SampledOrder:
         ranks[0] = self.best()
         return ranks
 
-    def next_arm(self, prefix: Index, *, floor: float) -> Array:
+    def next_arm(self, prefix: Index, *, floor: Floor) -> Array:
         return self._best(frozenset(prefix.tolist()))
 
-    def conditionals(self, slates: Index, *, floor: float, least: bool) -> tuple[Array, Array]:
+    def conditionals(self, slates: Index, *, floor: Floor, least: bool) -> tuple[Array, Array]:
         probability, smallest = np.empty(slates.shape), np.zeros(slates.shape)
         for row, arms in enumerate(slates.tolist()):
             for position, arm in enumerate(arms):

@@ -10,6 +10,7 @@ import numpy as np
 
 from rlrec.arrays import Array, Index
 from rlrec.policy import maximum
+from rlrec.policy.base import Floor
 from rlrec.policy.density import ALL, FARTHEST, TAIL, Rows
 from rlrec.policy.scores import DrawnOrder, ExactScores, Order, top
 from rlrec.policy.table import tabulate
@@ -55,7 +56,7 @@ class PlackettLuceOrder(DrawnOrder):
     def best(self) -> Array:
         return _softmax(self.logits)
 
-    def next_arm(self, prefix: Index, *, floor: float) -> Array:
+    def next_arm(self, prefix: Index, *, floor: Floor) -> Array:
         left = np.delete(np.arange(len(self.logits)), prefix)
         probability = np.zeros(len(self.logits))
         probability[left] = _softmax(self.logits[left])
@@ -76,7 +77,7 @@ class PlackettLuceOrder(DrawnOrder):
             ranks[len(possible) :, never] = 1 / len(never)
         return ranks
 
-    def conditionals(self, slates: Index, *, floor: float, least: bool) -> tuple[Array, Array]:
+    def conditionals(self, slates: Index, *, floor: Floor, least: bool) -> tuple[Array, Array]:
         n, k = slates.shape
         probability, smallest = np.empty((n, k)), np.zeros((n, k))
         step = max(1, _ENTRIES // len(self.logits))

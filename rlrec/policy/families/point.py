@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlrec.arrays import Array, Index
+from rlrec.policy.base import Floor
 from rlrec.policy.scores import DrawnOrder, ExactScores, Order
 
 
@@ -45,13 +46,13 @@ class PointOrder(DrawnOrder):
         inside = (rank >= (end - count)[level]) & (rank < end[level])
         return inside / count[level]
 
-    def next_arm(self, prefix: Index, *, floor: float) -> Array:
+    def next_arm(self, prefix: Index, *, floor: Floor) -> Array:
         left = np.ones(len(self.values), dtype=bool)
         left[prefix] = False
         best = left & (self.values == self.values[left].max())
         return best / best.sum()
 
-    def conditionals(self, slates: Index, *, floor: float, least: bool) -> tuple[Array, Array]:
+    def conditionals(self, slates: Index, *, floor: Floor, least: bool) -> tuple[Array, Array]:
         # levels of equal scores, best first, and how many arms of each are left; k - 1 arms use up at most k - 1 levels
         _, level, count = np.unique(-self.values, return_inverse=True, return_counts=True)
         n, k = slates.shape

@@ -1,0 +1,98 @@
+"""A floor at named positions: slates against their definition, over every ranking and every coin."""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.special import chdtrc
+
+from rlrec import policy as kinds
+from rlrec.arrays import Array
+from rlrec.errors import InputError
+from rlrec.policy import slate
+from rlrec.policy.families.beta import Beta
+from rlrec.policy.families.gumbel import Gumbel
+from rlrec.policy.families.point import Point
+
+M, SIZE = 5, 3
+FAMILIES = {
+    "gumbel": Gumbel(np.array([1.0, 0.5, -0.2, 0.0, 0.3])),
+    "point": Point(np.array([1.0, 0.5, 0.5, 0.2, 0.1])),
+    "beta": Beta(np.array([2.0, 5.0, 1.0, 3.0, 9.0]), np.array([3.0, 4.0, 1.0, 9.0, 9.0])),
+}
+RANKINGS, PAGES = (np.array(list(permutations(range(M), size))) for size in (M, SIZE))
+FLOORS = [(0.0, 0.3, 0.0), (0.0, 0.0, 0.5, 0.0), (0.2, 0.0, 0.2, 0.0)]
+
+
+@cache
+def joint(family: str, floors: tuple[float, ...]) -> Array:
+    """Probability of every page: over all rankings, each with the coins of the positions."""
+    ranking = slate.conditionals(FAMILIES[family], RANKINGS, floor=0.0).prod(axis=1)
+    total = np.zeros(len(PAGES))
+    for row, page in enumerate(PAGES):
+        for order, chance in zip(RANKINGS, ranking, strict=True):
+            for position, arm in enumerate(page):
+                best = next(other for other in order if other not in page[:position])
+                chance *= floors[position] / (M - position) + (1 - floors[position]) * (best == arm)
+            total[row] += chance
+    return total
+
+
+@pytest.mark.parametrize("floors", FLOORS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pages_and_marginals_are_exact(family: str, floors: tuple[float, ...]) -> None:
+    scores, expected = FAMILIES[family], joint(family, floors)
+    assert expected.sum() == pytest.approx(1, abs=1e-12)
+    found = slate.conditionals(scores, PAGES, floor=floors).prod(axis=1)
+    assert found == pytest.approx(expected, abs=1e-12)
+    sums = [np.bincount(PAGES[:, position], weights=expected, minlength=M) for position in range(SIZE)]
+    assert slate.marginals(scores, size=SIZE, floor=floors) == pytest.approx(np.array(sums), abs=1e-12)
+
+
+@pytest.mark.parametrize("floors", FLOORS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_draws_log_what_is_exact(family: str, floors: tuple[float, ...]) -> None:
+    """Propensity, marginal and smallest propensity of each slot, for 20,000 pages whose frequencies pass a chi-square
+    test (one false alarm in a million)."""
+    scores, expected, n = FAMILIES[family], joint(family, floors), 20_000
+    drawn = slate.draw(scores, size=SIZE, floor=floors, seeds=np.full(n, 5, np.uint64), decisions=np.arange(n))
+    index = np.zeros((M,) * SIZE, np.int64)
+    index[tuple(PAGES.T)] = np.arange(len(PAGES))
+    page = index[tuple(drawn.slates.T)]
+    count, possible = np.bincount(page, minlength=len(PAGES)), expected > 1e-9
+    assert count[~possible].sum() == 0
+    chi2 = ((count - n * expected)[possible] ** 2 / (n * expected)[possible]).sum()
+    assert chdtrc(max(1, possible.sum() - 1), chi2) > 1e-6
+    assert drawn.propensity.prod(axis=1) == pytest.approx(expected[page], abs=1e-12)
+    marginals = slate.marginals(scores, size=SIZE, floor=floors)
+    assert drawn.marginal == pytest.approx(marginals[np.arange(SIZE), drawn.slates], abs=1e-12)
+    for row in range(50):
+        shown = drawn.slates[row]
+        for position in range(SIZE):
+            left = np.delete(slate.remaining(scores, shown[:position], floor=floors), shown[:position])
+            assert drawn.minimum[row, position] == pytest.approx(left.min(), abs=1e-9)
+
+
+def test_the_floor_holds_at_the_named_positions_alone() -> None:
+    policy = kinds.make("epsilon-greedy", {"epsilon": 0.1, "floor": 0.2, "explore_slots": "3,5"})
+    assert policy.exploration == pytest.approx((0.1, 0.1, 0.28, 0.1, 0.28, 0.1))
+    assert kinds.make("thompson", {"floor": 0.2, "explore_slots": "1"}).exploration == (0.2, 0.0)
+    assert policy.greedy().exploration == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "params", "says"),
+    [
+        ("thompson", {"floor": 0.1, "explore_slots": "0"}, "explore_slots is '0'"),
+        ("thompson", {"floor": 0.1, "explore_slots": "3,3"}, "explore_slots is '3,3'"),
+        ("thompson", {"explore_slots": "3"}, "the floor is 0"),
+        ("lin-thompson", {"model": "shared", "explore_slots": "3"}, "fractions of samples"),
+    ],
+)
+def test_what_names_no_positions_is_refused(kind: str, params: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        kinds.make(kind, params)
