@@ -49,7 +49,7 @@ def _pairs(parameters: dict[str, Any]) -> str:
 
 
 def _parameters(parameters: dict[str, Any]) -> str:
-    """The parameters of one policy that have a value, tables as `...`; those of few policies where they do something."""
+    """The parameters of one policy that have a value, tables as `...`; rare ones where they change something."""
     idle = {"discount": 1.0, "window": 0.0, "explore_slots": ""}
     used = {name: value for name, value in parameters.items() if value is not None and idle.get(name) != value}
     return " ".join(f"{name}=..." if isinstance(value, dict) else _pair(name, value) for name, value in used.items())
