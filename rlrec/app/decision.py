@@ -18,8 +18,8 @@ from rlrec.arrays import Array, Index, finite_or_none
 from rlrec.errors import InputError
 from rlrec.policy import history, slate
 from rlrec.policy.base import Belief
+from rlrec.policy.floors import at_positions
 from rlrec.policy.gradient import MEMORY, State
-from rlrec.policy.scores import at_positions
 from rlrec.records import Decision, Slot, Version
 from rlrec.store import Store, Unit, arms, contents, decisions, events, policies
 from rlrec.store.events import CENSOR

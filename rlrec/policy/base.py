@@ -12,6 +12,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from rlrec.errors import InputError
+from rlrec.policy.floors import Floor, limited, positions_of
 from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.reward import bounds
 from rlrec.policy.statistics import Counts
@@ -59,10 +60,6 @@ class Belief:
 
 
 EVERYTHING = ("*",)
-
-LONGEST = 500  # positions of a slate: exact probabilities of all of them cost more than their square
-Floor = float | tuple[float, ...]
-"""Probability of a uniform arm at every position, or at positions 1, 2, ...; the last one holds for those below too."""
 
 
 class Policy(Counts, ABC):
@@ -137,7 +134,7 @@ class Floored(Policy):
                 f"explore_slots is {self.explore_slots!r}, and the floor is 0",
                 hint="give the floor that it limits, too",
             )
-        _ = self._explored_slots
+        positions_of(self.explore_slots)  # refuses what lists none
 
     @property
     def exploration(self) -> Floor:
@@ -145,24 +142,8 @@ class Floored(Policy):
 
     def _exploration_beside(self, *others: float) -> Floor:
         """Exploration by the floor where it holds, and by others at every position."""
-        beside = any_of(*others)
         explored = any_of(*others, self.floor) if others else self.floor
-        slots = self._explored_slots
-        if not slots or explored == beside:
-            return explored
-        return *(explored if position in slots else beside for position in range(1, max(slots) + 1)), beside
-
-    @property
-    def _explored_slots(self) -> frozenset[int]:
-        """The positions that the floor is limited to; none stand for all. Raises InputError for what lists none."""
-        if self.explore_slots == "":
-            return frozenset()
-        texts = self.explore_slots.split(",") if isinstance(self.explore_slots, str) else []
-        slots = {int(text) for text in texts if text.isascii() and text.isdigit() and len(text) < 4}
-        if not texts or len(slots) < len(texts) or not 1 <= min(slots) <= max(slots) <= LONGEST:
-            hint = f"list positions from 1 to {LONGEST}, each once: explore_slots=3,5"
-            raise InputError(f"explore_slots is {self.explore_slots!r}", hint=hint)
-        return frozenset(slots)
+        return limited(explored, any_of(*others), positions_of(self.explore_slots))
 
 
 @dataclass(frozen=True, kw_only=True)

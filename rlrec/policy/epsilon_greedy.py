@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from rlrec.policy.base import Belief, Floor, Learner, fraction, unchecked_copy
+from rlrec.policy.base import Belief, Learner, fraction, unchecked_copy
+from rlrec.policy.floors import Floor
 
 if TYPE_CHECKING:
     from rlrec.policy.scores import Scores

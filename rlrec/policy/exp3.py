@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from rlrec.errors import InputError
-from rlrec.policy.base import Belief, Floor, Learner, between, unchecked_copy, unit_interval
+from rlrec.policy.base import Belief, Learner, between, unchecked_copy, unit_interval
+from rlrec.policy.floors import Floor
 from rlrec.policy.statistics import PROPENSITY, CountedSlot, SlotColumns, count_slots
 from rlrec.records import Reward
 

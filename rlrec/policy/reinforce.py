@@ -11,10 +11,9 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from rlrec.arrays import Array, Flags, Index
-from rlrec.policy.base import Floor
+from rlrec.policy.floors import Floor, at_positions
 from rlrec.policy.gradient import OF_ARM, Gradient, Parameters, State, score_states
 from rlrec.policy.plackett_luce import remaining, softmax
-from rlrec.policy.scores import at_positions
 
 CELLS = 1 << 19  # scores at a time: few enough to stay near the processor, and so many that each call is worth it
 HIGHEST = 700.0  # log of a weight that is cut to stay finite

@@ -12,13 +12,7 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar
 import numpy as np
 
 from rlrec.arrays import Array, Index
-from rlrec.policy.base import Floor
-
-
-def at_positions(floor: Floor, size: int) -> Array:
-    """The probability of a uniform arm at positions 1..size, (size,)."""
-    by_position = np.atleast_1d(np.array(floor, np.float64))
-    return by_position[np.minimum(np.arange(size), len(by_position) - 1)]
+from rlrec.policy.floors import Floor
 
 
 class Order(Protocol):

@@ -14,9 +14,9 @@ import numpy as np
 
 from rlrec.arrays import Array, Flags, Ids, Index, Words
 from rlrec.policy import plackett_luce
-from rlrec.policy.base import Floor
+from rlrec.policy.floors import Floor, at_positions
 from rlrec.policy.sampler import uniforms, uniforms_at
-from rlrec.policy.scores import DrawnOrder, Order, Scores, at_positions, top
+from rlrec.policy.scores import DrawnOrder, Order, Scores, top
 
 SMALLEST = 1e-300
 """The propensity that is logged for an arm that was drawn although its probability rounds to 0."""

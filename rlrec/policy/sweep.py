@@ -6,9 +6,9 @@ import numpy as np
 
 from rlrec.arrays import Array, Flags, Index
 from rlrec.policy import maximum
-from rlrec.policy.base import Floor
+from rlrec.policy.floors import Floor, at_positions
 from rlrec.policy.legendre import at
-from rlrec.policy.scores import DrawnOrder, Order, at_positions, top
+from rlrec.policy.scores import DrawnOrder, Order, top
 from rlrec.policy.table import COEFFICIENT, ORDER, STOPS, ScoreTable, integrate
 from rlrec.policy.tabulated import DensityOf, Tabulated
 

@@ -18,9 +18,9 @@ from rlrec.arrays import Array, Index
 from rlrec.errors import InputError
 from rlrec.policy import history, slate, solving
 from rlrec.policy import reward as rewards
-from rlrec.policy.base import Belief, Floor, Policy, any_of
+from rlrec.policy.base import Belief, Policy, any_of
 from rlrec.policy.contextual import ContextualPolicy, is_contextual, learns_from_contexts
-from rlrec.policy.scores import at_positions
+from rlrec.policy.floors import Floor, at_positions
 from rlrec.policy.solving import ArmMoments
 from rlrec.policy.statistics import CONTEXT, CountedSlot, SlotColumns
 from rlrec.records import Event, Reward

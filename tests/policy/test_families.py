@@ -12,8 +12,8 @@ import pytest
 from rlrec.app.audiences.in_memory import draw_arms
 from rlrec.arrays import Array, Index
 from rlrec.policy import families, slate
-from rlrec.policy.base import Floor
 from rlrec.policy.families.point import Point
+from rlrec.policy.floors import Floor
 from rlrec.policy.scores import DrawnOrder, ExactScores, Order, Scores, cells, top, unstack
 
 FILES = [module.name for module in iter_modules(families.__path__)]

@@ -16,10 +16,11 @@ from rlrec.policy import solving
 from rlrec.policy.base import Belief, Policy
 from rlrec.policy.contextual import Design, learns_from_contexts
 from rlrec.policy.encoder import Encoder
+from rlrec.policy.floors import at_positions
 from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.linear import SHARED
 from rlrec.policy.odds import FEATURES
-from rlrec.policy.scores import ExactScores, Scores, at_positions
+from rlrec.policy.scores import ExactScores, Scores
 from rlrec.policy.solving import ArmMoments
 from rlrec.policy.statistics import CONTEXT, ORDINAL, POSITION, PROPENSITY, SlotColumns
 from rlrec.simulate.base import Audience, Info

@@ -15,8 +15,9 @@ from rlrec import policy as kinds
 from rlrec.app.distributions.designs import Described, described, policy_of
 from rlrec.app.distributions.trained import Trained
 from rlrec.arrays import Array, Ids, Index
-from rlrec.policy.base import EVERYTHING, Belief, Floor, Policy
+from rlrec.policy.base import EVERYTHING, Belief, Policy
 from rlrec.policy.contextual import is_contextual, learns_from_contexts
+from rlrec.policy.floors import Floor
 from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.scores import Scores, unstack
 from rlrec.policy.slate import SlateSampler

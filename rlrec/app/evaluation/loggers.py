@@ -14,7 +14,7 @@ from rlrec.app.evaluation.log_rows import ArmTable
 from rlrec.app.log import lineage
 from rlrec.arrays import Array, Flags, Ids, distinct
 from rlrec.policy import slate
-from rlrec.policy.base import Floor
+from rlrec.policy.floors import Floor
 from rlrec.records import Version
 from rlrec.store import Unit, policies
 from rlrec.store.bulk import Columns

@@ -18,7 +18,7 @@ from rlrec.app.evaluation.visit_values import TargetSlates
 from rlrec.arrays import Array, Flags, Ids, Index, distinct, offsets
 from rlrec.ope.base import LogBatch
 from rlrec.policy import slate
-from rlrec.policy.base import Floor
+from rlrec.policy.floors import Floor
 from rlrec.policy.scores import Scores, cells
 from rlrec.store.bulk import Columns
 

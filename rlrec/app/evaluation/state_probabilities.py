@@ -18,9 +18,8 @@ from rlrec.app.evaluation.reward_models import ModelValues
 from rlrec.app.evaluation.visit_values import TargetSlates
 from rlrec.arrays import Array, Flags, Ids, run_starts
 from rlrec.policy import history, reinforce
-from rlrec.policy.base import Floor
+from rlrec.policy.floors import Floor, at_positions
 from rlrec.policy.plackett_luce import softmax
-from rlrec.policy.scores import at_positions
 from rlrec.store.bulk import Columns
 
 

@@ -11,7 +11,7 @@ from rlrec.app.serving import assignment
 from rlrec.app.serving.cache import Eligible, ServingCache
 from rlrec.app.serving.requests import Duplicate, Planned, PlannedRequest, Request, Route, SharedDistribution, digest
 from rlrec.errors import Conflict, InputError, suggest
-from rlrec.policy.base import LONGEST
+from rlrec.policy.floors import LONGEST
 from rlrec.store import Unit, arms, decisions, settings
 from rlrec.store.experiments import Experiment, Variant
 

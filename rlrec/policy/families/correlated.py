@@ -9,7 +9,7 @@ import numpy as np
 
 from rlrec.arrays import Array, Index, distinct_rows
 from rlrec.policy import sampler
-from rlrec.policy.base import Floor
+from rlrec.policy.floors import Floor
 from rlrec.policy.scores import Order
 
 SAMPLING = 1024

@@ -10,8 +10,8 @@ import numpy as np
 
 from rlrec.arrays import Array, Index
 from rlrec.policy import maximum
-from rlrec.policy.base import Floor
 from rlrec.policy.density import ALL, FARTHEST, TAIL, Rows
+from rlrec.policy.floors import Floor
 from rlrec.policy.scores import DrawnOrder, ExactScores, Order, top
 from rlrec.policy.table import tabulate
 

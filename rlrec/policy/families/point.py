@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlrec.arrays import Array, Index
-from rlrec.policy.base import Floor
+from rlrec.policy.floors import Floor
 from rlrec.policy.scores import DrawnOrder, ExactScores, Order
 
 

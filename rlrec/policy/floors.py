@@ -1,0 +1,41 @@
+"""Uniform exploration by position. Plain Python but for `at_positions`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rlrec.errors import InputError
+
+if TYPE_CHECKING:
+    from rlrec.arrays import Array
+
+LONGEST = 500  # positions of a slate: exact probabilities of all of them cost more than their square
+Floor = float | tuple[float, ...]
+"""Probability of a uniform arm at every position, or at positions 1, 2, ...; the last one holds for those below too."""
+
+
+def at_positions(floor: Floor, size: int) -> Array:
+    """The probability of a uniform arm at positions 1..size, (size,)."""
+    import numpy as np
+
+    by_position = np.atleast_1d(np.array(floor, np.float64))
+    return by_position[np.minimum(np.arange(size), len(by_position) - 1)]
+
+
+def limited(explored: float, beside: float, positions: frozenset[int]) -> Floor:
+    """`explored` at some positions and `beside` at the others; at all of them where none are named."""
+    if not positions or explored == beside:
+        return explored
+    return *(explored if number in positions else beside for number in range(1, max(positions) + 1)), beside
+
+
+def positions_of(listed: str) -> frozenset[int]:
+    """The positions of a list such as 3,5; none for an empty text. Raises InputError for what lists no positions."""
+    if listed == "":
+        return frozenset()
+    texts = listed.split(",") if isinstance(listed, str) else []
+    positions = {int(text) for text in texts if text.isascii() and text.isdigit() and len(text) < 4}
+    if not texts or len(positions) < len(texts) or not 1 <= min(positions) <= max(positions) <= LONGEST:
+        hint = f"list positions from 1 to {LONGEST}, each once: explore_slots=3,5"
+        raise InputError(f"explore_slots is {listed!r}", hint=hint)
+    return frozenset(positions)
