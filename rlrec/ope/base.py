@@ -1,10 +1,11 @@
-"""The input and the protocol of estimators: a batch of the log, and terms per row.
+"""The input and the base of estimators: a batch of the log, and terms per row.
 
 Every estimator of this package is a smooth function of sums over clusters. It declares the columns that it needs
 (`terms`), and how their sums make a value; clusters, standard errors, intervals and diagnostics are shared by all."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
@@ -127,46 +128,8 @@ class Smooth(Protocol):
         """Its derivative by the mean terms, (..., d)."""
 
 
-class Estimator(Smooth, Protocol):
-    """Declarations of every estimator, whatever its unit. The object holds parameters and no data: a new estimator is a
-    new class, whose docstring the help of `evaluate` shows, and one registry line.
-
-    `value` must not change when all columns are multiplied by one number (every estimate here is a ratio of sums).
-    So it takes means per cluster or per block, or plain sums, and the delta-method error needs no centring."""
-
-    name: ClassVar[str]
-    unit: ClassVar[str]  # one row of the estimate: impression, slate or session
-    weighted: ClassVar[bool]  # uses importance weights: rows without a propensity are left out
-    modelled: ClassVar[bool]  # uses a reward model: the batch must have `predicted` and `expected`
-    self_normalised: ClassVar[bool]  # stays inside the reward's range: bounds are cut there
-    intervals: ClassVar[tuple[str, ...]]  # kinds of interval that are valid for it; () if none is
-    biased: ClassVar[bool]  # changes weights on purpose: `distortion` is by how much
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Names of the columns that `value` takes; the first one is what a cluster adds to the estimate, the second one
-        the number of rows or the weight it is divided by. Equal names mean equal columns in every estimator."""
-
-
-class ImpressionEstimator(Estimator, Protocol):
-    """An estimator of impressions."""
-
-    def terms(self, batch: LogBatch) -> Array:
-        """Terms of every row, (n, d), in the order of `columns`, to be summed per cluster."""
-
-    def distortion(self, batch: LogBatch) -> Array:
-        """|weight - weight used| of every row, (n,); 0 for an estimator that is not `biased`."""
-
-
 class Ratio:
-    """An estimate that is one mean divided by another: the shape of most estimators per impression."""
-
-    unit: ClassVar[str] = "impression"
-    weighted: ClassVar[bool] = True
-    modelled: ClassVar[bool] = False
-    self_normalised: ClassVar[bool] = False
-    intervals: ClassVar[tuple[str, ...]] = ("normal", "bootstrap-t")
-    biased: ClassVar[bool] = False
+    """One mean divided by another: a smooth function of mean terms, and the shape of most estimates."""
 
     def value(self, mean: Array) -> Array:
         return mean[..., 0] / mean[..., 1]
@@ -175,7 +138,41 @@ class Ratio:
         numerator, denominator = mean[..., 0], mean[..., 1]
         return np.stack([np.ones_like(numerator), -numerator / denominator], axis=-1) / denominator[..., None]
 
+
+class Estimator(Ratio, ABC):
+    """Base of every estimator, whatever its unit: a ratio, unless it has a `value` and a `gradient` of its own. The
+    object holds parameters and no data: a new estimator is a new class, whose docstring the help of `evaluate` shows,
+    and one registry line.
+
+    `value` must not change when all columns are multiplied by one number (every estimate here is a ratio of sums).
+    So it takes means per cluster or per block, or plain sums, and the delta-method error needs no centring."""
+
+    name: ClassVar[str]
+    unit: ClassVar[str]  # one row of the estimate: impression, slate or session
+    weighted: ClassVar[bool] = True  # uses importance weights: rows without a propensity are left out
+    modelled: ClassVar[bool] = False  # uses a reward model: the batch must have `predicted` and `expected`
+    self_normalised: ClassVar[bool] = False  # stays inside the reward's range: bounds are cut there
+    intervals: ClassVar[tuple[str, ...]] = ("normal", "bootstrap-t")  # that are valid for it; () if none is
+    biased: ClassVar[bool] = False  # changes weights on purpose: `distortion` is by how much
+
+    @property
+    @abstractmethod
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns that `value` takes; the first one is what a cluster adds to the estimate, the second one
+        the number of rows or the weight it is divided by. Equal names mean equal columns in every estimator."""
+
+
+class ImpressionEstimator(Estimator):
+    """Base of the estimators of impressions."""
+
+    unit: ClassVar[str] = "impression"
+
+    @abstractmethod
+    def terms(self, batch: LogBatch) -> Array:
+        """Terms of every row, (n, d), in the order of `columns`, to be summed per cluster."""
+
     def distortion(self, batch: LogBatch) -> Array:
+        """|weight - weight used| of every row, (n,); 0 for an estimator that is not `biased`."""
         return np.zeros(len(batch))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from rlrec.arrays import Array, Ids, distinct, run_starts
 from rlrec.errors import InputError
-from rlrec.ope.base import LogBatch, Ratio, hash_bits, model_of
+from rlrec.ope.base import ImpressionEstimator, LogBatch, hash_bits, model_of
 
 _SALT = 2
 _PENALTIES = (1e5, 1e4, 1e3, 100.0, 10.0, 1.0)  # the strongest first: it wins a tie
@@ -23,7 +23,7 @@ _BLOCK = 8_192  # rows whose columns are in memory at once: few enough to stay n
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dm(Ratio):
+class Dm(ImpressionEstimator):
     """Mean of the reward model q under the target: as good as the model, and blind to its errors; no interval is valid
     for it."""
 

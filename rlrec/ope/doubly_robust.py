@@ -8,11 +8,11 @@ from typing import ClassVar
 import numpy as np
 
 from rlrec.arrays import Array
-from rlrec.ope.base import LogBatch, Ratio, model_of, require_positive
+from rlrec.ope.base import ImpressionEstimator, LogBatch, model_of, require_positive
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dr(Ratio):
+class Dr(ImpressionEstimator):
     """Mean of E_target q + weight x (reward - q): unbiased if the propensities are right, whatever the model q, as
     long as q was not fitted on the same cluster; a good model leaves small errors to weigh."""
 
@@ -77,7 +77,7 @@ class Dros(Dr):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sndr(Ratio):
+class Sndr(ImpressionEstimator):
     """dr with its weighted errors divided by the sum of the weights: slightly biased in small logs, and steadier where
     few weights are large.
 

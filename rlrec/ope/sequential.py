@@ -7,35 +7,29 @@ as sums of columns: own derivation (`visits.Course`)."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import numpy as np
 
 from rlrec.arrays import Array
-from rlrec.ope.base import Estimator, Ratio
+from rlrec.ope.base import Estimator
 
 
-class SessionEstimator(Estimator, Protocol):
-    """A smooth function of sums over visits, and over visits at each step.
+class SessionEstimator(Estimator):
+    """Base of the estimators of visits: a smooth function of sums over visits, and over visits at each step. Bounds are
+    not cut: the return of a visit has no simple range.
 
     Its columns are attributes of `visits.Course` of the same name. Where `step_column` names one (0 after a visit's
     end), `value` and `gradient` take the columns, then that one at each step, then w_t at each step (held after
     the end): (..., d + 2 horizon)."""
 
-    weight_column: ClassVar[str]  # the column of a visit's weight: effective sample size and tail are about it
-    step_column: ClassVar[str | None]
-
-
-class PerVisit(Ratio):
-    """A mean over visits divided by another. Bounds are not cut: the return of a visit has no simple range."""
-
     unit: ClassVar[str] = "session"
-    weight_column: ClassVar[str] = "weight"
+    weight_column: ClassVar[str] = "weight"  # of a visit: effective sample size and tail are about it
     step_column: ClassVar[str | None] = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tis(PerVisit):
+class Tis(SessionEstimator):
     """Mean of weight x return, the weight that of the whole session: unbiased; its variance grows with every step."""
 
     name: ClassVar[str] = "tis"
@@ -43,7 +37,7 @@ class Tis(PerVisit):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wis(PerVisit):
+class Wis(SessionEstimator):
     """tis divided by the mean weight: slightly biased, and steadier."""
 
     name: ClassVar[str] = "wis"
@@ -51,7 +45,7 @@ class Wis(PerVisit):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pdis(PerVisit):
+class Pdis(SessionEstimator):
     """Mean of sum_t gamma^t w_t r_t, where w_t is the weight up to step t: later slates do not weigh a reward."""
 
     name: ClassVar[str] = "pdis"
@@ -60,7 +54,7 @@ class Pdis(PerVisit):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrRl(PerVisit):
+class DrRl(SessionEstimator):
     """pdis with a model of returns, which takes noise out: unbiased if the propensities are right, whatever the model,
     as long as it was not fitted on the same cluster.
 
@@ -72,11 +66,10 @@ class DrRl(PerVisit):
     modelled: ClassVar[bool] = True
 
 
-class ByStep(PerVisit):
+class ByStep(SessionEstimator):
     """A mean over visits (where `leading`), and at every step one sum over visits divided by another."""
 
     weight_column: ClassVar[str] = "mean_weight"
-    columns: ClassVar[tuple[str, ...]]
 
     @property
     def leading(self) -> bool:

@@ -8,11 +8,11 @@ from typing import ClassVar
 import numpy as np
 
 from rlrec.arrays import Array
-from rlrec.ope.base import LogBatch, Ratio, require_positive
+from rlrec.ope.base import ImpressionEstimator, LogBatch, require_positive
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ips(Ratio):
+class Ips(ImpressionEstimator):
     """Mean of weight x reward: unbiased where the logger could show all that the target shows."""
 
     name: ClassVar[str] = "ips"
@@ -24,7 +24,7 @@ class Ips(Ratio):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Snips(Ratio):
+class Snips(ImpressionEstimator):
     """Weighted mean of the rewards: slightly biased in small logs, steadier, and always inside the reward's range."""
 
     name: ClassVar[str] = "snips"
@@ -37,7 +37,7 @@ class Snips(Ratio):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClippedIps(Ratio):
+class ClippedIps(ImpressionEstimator):
     """Mean of min(weight, clip) x reward: less variance for a bias that bias_bound limits.
 
     clip: the largest weight used, above 0"""
