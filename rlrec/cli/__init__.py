@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "settle": ("rlrec.cli.settle:settle", "Learn from slots of `settled` rewards whose window is over"),
     "session": ("rlrec.cli.session:session", "List sessions, show one as a timeline, end a visit"),
     "decision": ("rlrec.cli.decision:decision", "Show how one decision's probabilities arose"),
+    "position": ("rlrec.cli.position:position", "Estimate how likely each position is examined"),
     "train-pg": ("rlrec.cli.train_pg:train_pg", "Train a policy gradient on logged sessions, and judge it"),
     "evaluate": ("rlrec.cli.evaluate:evaluate", "Estimate from the log what policies would have earned"),
     "experiment": ("rlrec.cli.experiment:experiment", "Split users or sessions between policies, and compare them"),

@@ -64,6 +64,7 @@ def add(
 
 
 def _curve(row: Row) -> Curve:
+    *plain, options, positions, report = row
     of = f"of position curve {row[1]}@{row[2]}"
-    texts = zip(("options", "positions", "report"), row[7:], strict=True)
-    return Curve(*row[:7], *(parse(text, f"{what} {of}") for what, text in texts))
+    texts = (options, f"options {of}", dict), (positions, f"positions {of}", list), (report, f"report {of}", dict)
+    return Curve._make([*plain, *(parse(text, where, kind) for text, where, kind in texts)])

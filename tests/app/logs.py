@@ -44,8 +44,10 @@ def serve(
     users: int | None = None,
     contexts: Sequence[Mapping[str, Any]] = ({},),
     seed: int = 1,
+    curve: Sequence[float] = (1.0,) * 100,
 ) -> int:
-    """`pages` decisions of a policy, `group` at a time every `minutes`; arm i is clicked with rates[i]: the clicks."""
+    """`pages` decisions of a policy, `group` at a time every `minutes`; arm i is clicked with rates[i] where it is
+    examined, by its position: the clicks."""
     generator, clicks = np.random.default_rng(seed), 0
     for number, first in enumerate(range(0, pages, group)):
         with closing(at(db, start + number * minutes)) as store:
@@ -66,7 +68,7 @@ def serve(
                 feedback.Line(decision_id=one["decision_id"], position=slot["position"], events={"click": 1.0})
                 for one in answers
                 for slot in one["slate"]
-                if generator.random() < rates[int(slot["arm"][1:])]
+                if generator.random() < rates[int(slot["arm"][1:])] * curve[slot["position"] - 1]
             ]
             clicks += len(lines)
             feedback.feedback_stream(store, lambda told=lines: [told], quarantine=False, rejected=print)

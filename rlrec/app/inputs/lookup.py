@@ -6,7 +6,8 @@ from collections.abc import Collection
 
 from rlrec.errors import InputError, suggest
 from rlrec.records import Head, Reward, Version
-from rlrec.store import Unit, experiments, policies
+from rlrec.store import Unit, curves, experiments, policies
+from rlrec.store.curves import Curve
 from rlrec.store.experiments import Experiment
 
 
@@ -63,6 +64,16 @@ def experiment(unit: Unit, name: str) -> Experiment:
         near = suggest(name, [experiment.name for experiment in experiments.every(unit)])
         raise InputError(f"unknown experiment {name!r}", hint=near or "`rlrec experiment list` shows them")
     return named[name]
+
+
+def curve(unit: Unit, reference: str) -> Curve:
+    """The position curve NAME@N, or the newest one called NAME. Raises InputError where there is none."""
+    named = curves.by_name(unit, reference)
+    if named is None:
+        names = [curve.reference for curve in curves.every(unit)]
+        hint = suggest(reference, [*names, *(name.partition("@")[0] for name in names)])
+        raise InputError(f"unknown position curve {reference!r}", hint=hint or "`rlrec position list` shows them")
+    return named
 
 
 def refuse_running_variant(unit: Unit, version: Version) -> None:

@@ -1,0 +1,298 @@
+"""Position curves: how likely each position is examined, estimated from the log, stored, and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NotRequired, TypedDict
+
+import numpy as np
+
+from rlrec.app.evaluation import log_rows
+from rlrec.app.evaluation.log_reader import LogReader
+from rlrec.app.evaluation.log_rows import FITTED, ImpressionRows
+from rlrec.app.evaluation.logger_marginals import COLUMN
+from rlrec.app.evaluation.request import Evaluation
+from rlrec.app.evaluation.request import Request as EvaluationRequest
+from rlrec.app.inputs import canonical, filters, lookup
+from rlrec.arrays import finite_or_none
+from rlrec.errors import CheckFailed, InputError
+from rlrec.ope import click_models, positions
+from rlrec.ope.click_models import Cells, ClickSums
+from rlrec.ope.positions import EstimatedCurve, OverlapSums, PositionRows
+from rlrec.records import Reward
+from rlrec.store import Store, Unit, bulk, curves, policies, reader, settings
+from rlrec.store.curves import Curve
+from rlrec.store.reader import Selection
+from rlrec.times import written
+
+MOST = 50  # positions of a curve, unless more are asked for
+CELLS = 2_000_000  # contexts and arms of an import that are compared at most
+_READ = (
+    *FITTED, "version_id", "belief_seq", "belief_ordinal", "eligible_id", "catalogue_revision", "size", "propensity",
+    "marginal",
+)  # fmt: skip
+EXPLAINED = {
+    "no-overlap": "no arm was likely enough at this position and at the one above in one page; the curve ends above it",
+    "no-variation": "no arm with a reward connects this position with the first one in equal contexts; "
+    "the curve ends above it",
+    "few-rewards": "too few rewards at this position to compare it; the curve ends above it",
+    "no-propensity": "slots whose logging probabilities at other positions are not known were left out",
+    "no-interval": "expectation-maximisation gives no interval",
+    "prefers": "another click model explains the log better: see --model",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Options of `position fit`. positions: None for those of the longest slate; model: of `click_models.MODELS`."""
+
+    name: str
+    log: str | None = None
+    reward: str = "default"
+    positions: int | None = None
+    model: str = "pbm"
+
+
+CurveRow = TypedDict("CurveRow", {"curve": str, "number": int, "model": str, "method": str, "reward": str,
+                                  "positions": int, "created_at": str})  # fmt: skip
+
+
+class CurveAnswer(TypedDict):
+    """A curve; log_likelihood: per slot of pages that were held out, by model; preferred: the model that the log
+    prefers."""
+
+    curve: str
+    number: int
+    model: str
+    method: str
+    reward: str
+    clusters: int
+    positions: list[dict[str, Any]]
+    reasons: list[str]
+    log: str | None
+    log_likelihood: dict[str, float]
+    preferred: NotRequired[str | None]
+    created_at: str
+
+
+def fit(store: Store, request: Request) -> CurveAnswer:
+    """Estimate a curve and store it under the next number of its name.
+
+    Raises CheckFailed where not even the second position can be compared with the first; nothing is stored then."""
+    if request.positions is not None and request.positions < 2:
+        raise InputError(f"--positions is {request.positions}", hint="a curve compares two positions or more")
+    with store.read() as unit, bulk.alongside(unit):
+        definition = lookup.reward(unit, request.reward)
+        selection = filters.selection(unit, request.log)
+        size = request.positions or min(reader.longest_slate(unit, selection), MOST)
+        estimated = _estimate(unit, request, definition, selection, size)
+    return store.write(partial(_store, request=request, definition=definition, estimated=estimated))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Estimated:
+    """A curve, how it was found, and how the models compare."""
+
+    curve: EstimatedCurve
+    method: str
+    comparison: click_models.Comparison
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _LogSums:
+    """Sums over batches. cells: of imported slots whose marginals are not known."""
+
+    overlap: OverlapSums
+    clicks: ClickSums
+    cells: Cells
+
+    def __add__(self, other: _LogSums) -> _LogSums:
+        return _LogSums(
+            overlap=self.overlap + other.overlap, clicks=self.clicks + other.clicks, cells=self.cells + other.cells
+        )
+
+
+def _estimate(unit: Unit, request: Request, definition: Reward, selection: Selection, size: int) -> _Estimated:
+    evaluation = Evaluation.of(unit, EvaluationRequest(targets=[], log=request.log), selection, encode=False)
+    sums, waiting = None, 0
+    for batch in LogReader(unit, evaluation).to_locate(_READ, positions=max(size, 2)):
+        rows, immature = log_rows.usable(batch.log, definition, now=unit.now)
+        waiting += immature
+        if len(rows):
+            added = _sums(rows, evaluation, definition, request.model)
+            sums = added if sums is None else sums + added
+            if len(sums.cells.slots) > CELLS:
+                raise InputError(f"the log has more than {CELLS} contexts and arms", hint="narrow --log")
+    if sums is None:
+        raise _nothing_usable(evaluation, waiting)
+    if size < 2:
+        raise CheckFailed("the log shows one position alone: there is nothing to compare it with")
+    estimated = _curve(sums, request.model, size)
+    examination = np.array([position.examination for position in estimated.curve.positions])
+    comparison = click_models.compare(sums.clicks, examination, model=request.model)
+    return replace(estimated, comparison=comparison)
+
+
+def _nothing_usable(evaluation: Evaluation, waiting: int) -> InputError:
+    """The error where no impression can be used."""
+    if waiting:
+        return InputError(
+            f"empty log: none of the {waiting} impressions selected is mature", hint="wait, or widen --log"
+        )
+    return evaluation.nothing_selected("impression")
+
+
+def _sums(rows: ImpressionRows, evaluation: Evaluation, definition: Reward, model: str) -> _LogSums:
+    slots, marginals = rows.slots, rows.slots[COLUMN]
+    size = marginals.shape[1]
+    located = PositionRows(
+        page=slots["decision_id"],
+        arm=evaluation.arms.rank[evaluation.arms.index(slots["arm_id"])],
+        position=slots["position"],
+        reward=rows.reward - definition.default,
+        cluster=slots["cluster"],
+        marginals=marginals,
+    )
+    hidden = slots["imported"] & (np.isnan(marginals).sum(axis=1) > 0) & (located.position <= size)
+    clicked = (located.reward[hidden] != 0).astype(np.float64)
+    columns = slots["context_id"][hidden], located.arm[hidden], located.position[hidden]
+    return _LogSums(
+        overlap=positions.overlap(located, spanning=evaluation.spanning),
+        clicks=click_models.click_sums(located, arms=len(evaluation.arms), model=model, spanning=evaluation.spanning),
+        cells=click_models.cells(*columns, np.ones(len(clicked)), clicked),
+    )
+
+
+def _curve(sums: _LogSums, model: str, size: int) -> _Estimated:
+    """The curve by the method that the log admits. Raises CheckFailed where it ends at position 1."""
+    nothing = click_models.Comparison(log_likelihood={}, preferred=None)
+    if model != "pbm":
+        curve = click_models.curve(sums.clicks, model=model)
+        estimated = _Estimated(curve=curve, method="likelihood", comparison=nothing)
+    else:
+        curve = positions.chained(sums.overlap)
+        if sums.overlap.unknown and len(curve.positions) > 1:
+            curve = replace(curve, reasons=(*curve.reasons, "no-propensity"))
+        estimated = _Estimated(curve=curve, method="overlap", comparison=nothing)
+        if len(curve.positions) == 1 and len(sums.cells.slots):
+            curve = click_models.expectation_maximisation(sums.cells, size=size, clusters=curve.clusters)
+            estimated = _Estimated(curve=curve, method="em", comparison=nothing)
+            if len(curve.positions) > 1:
+                curve = replace(curve, reasons=(*curve.reasons, "no-interval"))
+                estimated = replace(estimated, curve=curve)
+    if len(estimated.curve.positions) == 1:
+        raise _unidentified(estimated.curve.reasons[0], sums)
+    return estimated
+
+
+def _unidentified(reason: str, sums: _LogSums) -> CheckFailed:
+    code = reason.partition(":")[0]
+    if code == "few-rewards":
+        return CheckFailed(
+            "the curve cannot be estimated: too few rewards at positions 1 and 2", hint="collect more, or widen --log"
+        )
+    if code == "no-variation":
+        return CheckFailed(
+            "the curve cannot be estimated: the positions of this import vary only with the context",
+            hint="log marginals, or pages of a policy that draws: rankings that vary within equal contexts",
+        )
+    if sums.overlap.unknown == sums.overlap.slots.sum():
+        return CheckFailed(
+            "the curve cannot be estimated: the logging probabilities at other positions are not known",
+            hint="use decisions of a kind with marginals (independent scores that do not read the session)",
+        )
+    return CheckFailed(
+        "the curve cannot be estimated: no arm was likely at positions 1 and 2 of one page, "
+        "so positions vary only with the context",
+        hint="serve with a floor, or by a policy that draws",
+    )
+
+
+def _store(unit: Unit, request: Request, definition: Reward, estimated: _Estimated) -> CurveAnswer:
+    comparison, curve = estimated.comparison, estimated.curve
+    prefers = [] if comparison.preferred in (None, request.model) else [f"prefers:{comparison.preferred}"]
+    rows = [
+        {**vars(position), "lower": finite_or_none(position.lower), "upper": finite_or_none(position.upper)}
+        for position in curve.positions
+    ]
+    report = {
+        "clusters": curve.clusters, "reasons": [*curve.reasons, *prefers], "preferred": comparison.preferred,
+        "log_likelihood": comparison.log_likelihood,
+    }  # fmt: skip
+    options = {"log": request.log, "reward": request.reward, "positions": request.positions, "model": request.model}
+    newest = curves.by_name(unit, request.name)
+    number = 1 if newest is None else newest.number + 1
+    curves.add(
+        unit, name=request.name, number=number, reward_id=definition.id, model=request.model, method=estimated.method,
+        options=canonical.text(options), positions=canonical.text(rows), report=canonical.text(report),
+    )  # fmt: skip
+    settings.add_run(unit, "position fit", {"name": request.name, "number": number, **options})
+    stored = curves.by_name(unit, f"{request.name}@{number}")
+    assert stored is not None
+    return _answer(unit, stored)
+
+
+# -- look --
+
+
+def listing(store: Store) -> list[CurveRow]:
+    """Every curve, by name and number."""
+    with store.read() as unit:
+        names = {reward.id: reward.name for reward in policies.rewards(unit)}
+        return [
+            {
+                "curve": curve.name, "number": curve.number, "model": curve.model, "method": curve.method,
+                "reward": names[curve.reward_id], "positions": len(curve.positions),
+                "created_at": written(curve.created_at),
+            }
+            for curve in curves.every(unit)
+        ]  # fmt: skip
+
+
+def show(store: Store, reference: str) -> CurveAnswer:
+    """A stored curve: NAME means the newest one of that name. Raises InputError where there is none."""
+    with store.read() as unit:
+        return _answer(unit, lookup.curve(unit, reference))
+
+
+def diff(store: Store, first: str, second: str) -> list[dict[str, Any]]:
+    """A row for each position of either curve: examination under both, and by how much the second is above."""
+    with store.read() as unit:
+        sides = [lookup.curve(unit, reference).examination for reference in (first, second)]
+    rows = []
+    for index in range(max(map(len, sides))):
+        a, b = (side[index] if index < len(side) else None for side in sides)
+        difference = None if a is None or b is None else b - a
+        rows.append({"position": index + 1, "examination_a": a, "examination_b": b, "difference": difference})
+    return rows
+
+
+def explained(answer: CurveAnswer) -> list[str]:
+    """A line for each reason of a curve."""
+    return [f"{reason}: {EXPLAINED[reason.partition(':')[0]]}" for reason in answer["reasons"]]
+
+
+def _answer(unit: Unit, curve: Curve) -> CurveAnswer:
+    names = {reward.id: reward.name for reward in policies.rewards(unit)}
+    return {
+        "curve": curve.name,
+        "model": curve.model,
+        "method": curve.method,
+        "reward": names[curve.reward_id],
+        "clusters": curve.report["clusters"],
+        "positions": [_position(row) for row in curve.positions],
+        "reasons": curve.report["reasons"],
+        "number": curve.number,
+        "log": curve.options["log"],
+        "log_likelihood": curve.report["log_likelihood"],
+        "preferred": curve.report["preferred"],
+        "created_at": written(curve.created_at),
+    }
+
+
+def _position(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A position as JSON has it, whose numbers the store may have written as integers."""
+    bounds = {name: None if row[name] is None else float(row[name]) for name in ("examination", "lower", "upper")}
+    return {"position": row["position"], **bounds, "rewards": row["rewards"], "slots": row["slots"]}

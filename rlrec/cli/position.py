@@ -1,0 +1,114 @@
+"""rlrec position: curves of how likely each position of a page is examined."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rlrec.cli.output import Show, View
+from rlrec.cli.shared import CommandGroup, Store, stored
+from rlrec.cli.tables import cell
+from rlrec.cli.values import NAME
+
+if TYPE_CHECKING:
+    from rlrec.app.positions import CurveAnswer
+
+
+@click.group(cls=CommandGroup)
+def position() -> None:
+    """Estimate how likely each position is examined."""
+
+
+@position.command()
+@click.argument("name", type=NAME)
+@click.option("--log", metavar="FILTER", help="Use only these decisions: policy=NAME,since=TIME and so on.")
+@click.option("--reward", default="default", show_default=True, help="Reward definition whose events are clicks.")
+@click.option(
+    "--positions", type=click.IntRange(min=2), metavar="K", help="Down to this position.  [default: the longest page]"
+)
+@click.option(
+    "--model", type=click.Choice(["pbm", "cascade", "dcm"]), default="pbm", show_default=True,
+    help="Click model: by position, down to the first click, or on after a click with a probability.",
+)  # fmt: skip
+@stored
+def fit(store: Store, show: Show, **request: Any) -> None:
+    """Estimate the examination of each position against the first one, and store the curve under the next number.
+
+    pbm compares neighbouring positions on the arms that the logger might have put at either, with overlap weights from
+    its marginals (method overlap); imported logs without them need arms at several positions in equal contexts (method
+    em, without intervals). The curve ends above the first position that cannot be compared; where that is position 2,
+    nothing is stored and the exit code is 3. Curves never change: NAME means the newest one, NAME@N always the same.
+
+    The models are compared by their likelihood on pages that were held out.
+
+    \b
+    Examples:
+      rlrec position fit home --log policy=home
+      rlrec policy create home2 --kind thompson --param position=home
+    """
+    from rlrec.app import positions as use_case
+
+    _show(show, use_case.fit(store, use_case.Request(**request)))
+
+
+@position.command("list")
+@stored
+def list_(store: Store, show: Show) -> None:
+    """List all curves.
+
+    \b
+    Example:
+      rlrec position list
+    """
+    from rlrec.app import positions as use_case
+
+    headers = ["curve", "number", "model", "method", "reward", "positions", "created_at"]
+    result = use_case.listing(store)
+    show(result, table=View.of(result, headers), columns=headers)
+
+
+@position.command("show")
+@click.argument("reference", metavar="NAME[@N]")
+@stored
+def show_(store: Store, show: Show, reference: str) -> None:
+    """Show a curve, its intervals, and which click model the log preferred.
+
+    \b
+    Example:
+      rlrec position show home
+    """
+    from rlrec.app import positions as use_case
+
+    _show(show, use_case.show(store, reference))
+
+
+@position.command()
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@stored
+def diff(store: Store, show: Show, first: str, second: str) -> None:
+    """Compare two curves; a difference is B minus A.
+
+    \b
+    Example:
+      rlrec position diff home@1 home@2
+    """
+    from rlrec.app import positions as use_case
+
+    result = use_case.diff(store, first, second)
+    columns = ["position", "examination_a", "examination_b", "difference"]
+    show(result, table=View.of(result, columns, title=[f"a: {first}", f"b: {second}"]), columns=columns)
+
+
+def _show(show: Show, result: CurveAnswer) -> None:
+    from rlrec.app.positions import explained
+
+    title = [
+        f"curve {result['curve']}@{result['number']}, model {result['model']}, method {result['method']}, "
+        f"reward {result['reward']}, {result['clusters']} clusters"
+    ]
+    likelihood = ", ".join(f"{name} {cell(value)}" for name, value in result["log_likelihood"].items())
+    notes = explained(result) + ([f"log-likelihood a slot, held out: {likelihood}"] if likelihood else [])
+    headers = ["position", "examination", "lower", "upper", "rewards", "slots"]
+    show(result, table=View.of(result["positions"], headers, title=title, notes=notes))

@@ -1,0 +1,319 @@
+"""Click models beside the position-based one: who is still looking after a click; and which model a log prefers.
+
+`pbm`: a slot is examined with a probability of its position. `cascade`: down to the first click. `dcm` (dependent
+clicks; Guo, Liu & Wang 2009): down to a click, and after it with a probability of its position. All of them: a click is
+attraction of the arm x examination."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from rlrec.arrays import Array, Flags, Ids, distinct, run_starts
+from rlrec.ope.base import hash_bits
+from rlrec.ope.intervals import value_and_error
+from rlrec.ope.moments import Moments, moments
+from rlrec.ope.positions import FEWEST, EstimatedCurve, LogRatio, PositionRows, count, examined
+
+MODELS = ("pbm", "cascade", "dcm")
+HELD = 4  # one page in so many is held out, for the comparison of the models
+PAGES = 50_000  # that are held out at most
+_SALT = 5
+_LEAST = 1e-6  # probability of a click that a model excludes
+_STEPS, _CLOSE = 5_000, 1e-9  # of expectation-maximisation over cells, and the change at which it ends
+_ROUNDS, _SETTLED = 100, 1e-5  # of that over pages
+
+
+@dataclass(frozen=True, eq=False)
+class Pages:
+    """Complete pages, (p, K): arm (-1 below the end), click; cluster (p,)."""
+
+    arm: Ids
+    click: Flags
+    cluster: Ids
+
+    def __add__(self, other: Pages) -> Pages:
+        return Pages(*(np.concatenate(each) for each in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+    def take(self, rows: Flags) -> Pages:
+        return Pages(self.arm[rows], self.click[rows], self.cluster[rows])
+
+    def examined(self, model: str) -> Flags:
+        """The slots that were examined for certain, (p, K): down to the first click, or to the last one of a dcm."""
+        shown, clicked = self.arm >= 0, _from_below(self.click)
+        never = clicked[:, :1] == 0
+        if model == "cascade":
+            return shown & (never | (clicked == clicked[:, :1]))
+        return shown & (never | (clicked > 0))
+
+
+def _from_below(click: Flags) -> Ids:
+    """Clicks at each position and below it, (p, K)."""
+    return np.cumsum(click[:, ::-1], axis=1, dtype=np.int64)[:, ::-1]
+
+
+def pages(rows: PositionRows) -> Pages:
+    """The pages of a batch that lack no slot down to the last one shown, cut at K positions."""
+    size, starts = rows.marginals.shape[1], run_starts(rows.page)
+    depth = np.arange(len(rows.page)) - np.repeat(starts, np.diff(np.r_[starts, len(rows.page)]))
+    number = np.cumsum(depth == 0) - 1
+    complete = np.bincount(number, weights=rows.position != depth + 1, minlength=len(starts)) == 0
+    inside = complete[number] & (depth < size)
+    arm, click = np.full((len(starts), size), -1, np.int64), np.zeros((len(starts), size), np.bool_)
+    at = number[inside], depth[inside]
+    arm[at], click[at] = rows.arm[inside], rows.reward[inside] != 0
+    return Pages(arm, click, rows.cluster[starts]).take(complete)
+
+
+@dataclass(frozen=True, eq=False)
+class ClickSums:
+    """Sums of some batches: they add up.
+
+    slots, clicks (A, K): by arm and position, of pages that are not held out; examined, clicked (2, A, K): those
+    that were examined for certain under cascade and under dcm, and clicks on these. held: pages held out, a share
+    1 / thinning. looks: of the model that is fitted (none for pbm), per cluster: pages down to each position, and those
+    that are examined there. totals (2, K): slots, and those with a reward."""
+
+    slots: Array
+    clicks: Array
+    examined: Array
+    clicked: Array
+    held: Pages
+    thinning: int
+    looks: Moments
+    totals: Ids
+
+    def __add__(self, other: ClickSums) -> ClickSums:
+        thinning = max(self.thinning, other.thinning)
+        held = _thinned(self.held, thinning) + _thinned(other.held, thinning)
+        while len(held.cluster) > PAGES:
+            thinning *= 2
+            held = _thinned(held, thinning)
+        return ClickSums(
+            self.slots + other.slots, self.clicks + other.clicks, self.examined + other.examined,
+            self.clicked + other.clicked, held, thinning, self.looks + other.looks,
+            self.totals + other.totals,
+        )  # fmt: skip
+
+
+def click_sums(rows: PositionRows, *, arms: int, model: str, spanning: bool) -> ClickSums:
+    """The sums of one batch. arms: how many there are; model: the one whose curve is wanted."""
+    every, size = pages(rows), rows.marginals.shape[1]
+    out = hash_bits(every.cluster, salt=_SALT) % np.uint64(HELD) == 0
+    fitted = every.take(~out)
+    shown = fitted.arm >= 0
+    # by arm and position: all, and those examined for certain
+    cell, click = (fitted.arm * size + np.arange(size))[shown], fitted.click[shown]
+
+    def counted(*chosen: Flags) -> Array:
+        counts = (np.bincount(cell[flags], minlength=arms * size) for flags in chosen)
+        return np.array([each.astype(np.float64).reshape(arms, size) for each in counts])
+
+    looked = [fitted.examined(name)[shown] for name in MODELS[1:]]
+    slots, clicks = counted(np.ones(len(cell), np.bool_), click)
+    examined, clicked = counted(*looked), counted(*(flags & click for flags in looked))
+    # by cluster, what is examined at each position
+    terms = np.concatenate([every.arm >= 0, every.examined(model)], axis=1)
+    names = tuple(f"{name}:{position}" for name in ("pages", "examined") for position in range(1, size + 1))
+    used = slice(0 if model == "pbm" else None)
+    looks = moments(terms[used].astype(np.float64), every.cluster[used], columns=names, spanning=spanning)
+    return ClickSums(slots, clicks, examined, clicked, every.take(out), HELD, looks, np.array(count(rows, size)))
+
+
+def _thinned(held: Pages, thinning: int) -> Pages:
+    return held.take(hash_bits(held.cluster, salt=_SALT) % np.uint64(thinning) == 0)
+
+
+def curve(sums: ClickSums, *, model: str, level: float = 0.95) -> EstimatedCurve:
+    """The share of pages on which each position is examined, under cascade or dcm, with intervals over clusters; down
+    to the last position with enough rewards."""
+    summary, size = sums.looks.summary(), sums.slots.shape[1]
+    slots, rewards = sums.totals
+    length = max(1, int((np.cumsum(rewards < FEWEST) == 0).sum()))
+    clusters, uncertain = int(summary.present[0]), _going_on(sums)[1] if model == "dcm" else np.zeros(size)
+    value, reach = np.ones(length), np.zeros(length)
+    for position in range(1, length):
+        pair = [position, size + position]
+        total, moment = summary.total[pair], summary.moment[np.ix_(pair, pair)]
+        log, error = value_and_error(LogRatio(), total, moment, clusters)
+        certain = (1 - uncertain[position]) * np.exp(log)
+        value[position] = certain + uncertain[position]
+        reach[position] = -NormalDist().inv_cdf((1 - level) / 2) * error * certain / value[position]
+    return EstimatedCurve(
+        positions=examined(value, value * np.exp(-reach), value * np.exp(reach), rewards, slots),
+        reasons=(f"few-rewards:{length + 1}",) if length < size else (),
+        clusters=clusters,
+    )
+
+
+def _going_on(sums: ClickSums) -> tuple[Array, Array]:
+    """Under dcm: the probability of looking on after a click at each position, and the mean probability that a slot
+    below the last click was examined, (K,) each.
+
+    Expectation-maximisation, on the pages held out for who looks on, on the others for the attraction of arms."""
+    held, size = sums.held, sums.slots.shape[1]
+    shown, below = held.arm >= 0, _from_below(held.click)
+    last = held.click & (below == 1)
+    clicks, later = held.click.sum(axis=0), (held.click & (below > 1)).sum(axis=0)
+    unsure = shown & (below == 0) & (below[:, :1] > 0)
+    going_on, looking = np.full(size, 0.5), np.full(size, 0.5)
+    for _ in range(_ROUNDS):
+        # E: nothing attracted below the last click, or nobody looked
+        attraction = _attraction(sums, "dcm", looking)
+        missed = np.where(shown, 1 - attraction[held.arm], 1.0)
+        nothing = np.cumprod(missed[:, ::-1], axis=1)[:, ::-1] / np.maximum(missed, _LEAST)
+        looked_on = np.where(last, going_on * nothing / (1 - going_on + going_on * nothing), 0.0)
+        # M: means, those of rare positions near the mean of all
+        mean = (later.sum() + looked_on.sum()) / max(clicks.sum(), 1)
+        before, going_on = going_on, (later + looked_on.sum(axis=0) + mean) / (clicks + 1)
+        on_page = np.where(unsure, looked_on.sum(axis=1)[:, None], 0.0).sum(axis=0)
+        looking = on_page / np.maximum(unsure.sum(axis=0), 1)
+        if np.abs(going_on - before).max() < _SETTLED:
+            break
+    return going_on, looking
+
+
+def _attraction(sums: ClickSums, model: str, looking: Array) -> Array:
+    """Attraction of each arm, (A,), shrunk to the mean of all by one slot. looking (k,): examination of each position
+    under pbm; of slots that may have been examined, under cascade and dcm."""
+    k = len(looking)
+    slots, clicks = sums.slots[:, :k], sums.clicks[:, :k]
+    looks = slots @ looking
+    if model != "pbm":
+        number = MODELS.index(model) - 1
+        examined, clicks = sums.examined[number, :, :k], sums.clicked[number, :, :k]
+        looks = examined.sum(axis=1) + (slots - examined) @ looking
+    return (clicks.sum(axis=1) + clicks.sum() / max(looks.sum(), _LEAST)) / (looks + 1)
+
+
+# -- which model the log prefers --
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """log_likelihood: mean per slot of the pages held out, by model; preferred: the model with the largest one, where
+    its distance to `model` is more than two standard errors; else `model` itself. None: nothing to compare on."""
+
+    log_likelihood: dict[str, float]
+    preferred: str | None
+
+
+def compare(sums: ClickSums, examination: Array, *, model: str) -> Comparison:
+    """The models on the pages that were held out. examination (k,): of the position-based one; pages are cut there."""
+    k = len(examination)
+    held = Pages(sums.held.arm[:, :k], sums.held.click[:, :k], sums.held.cluster)
+    shown = held.arm >= 0
+    if not held.click.any() or not sums.clicks.any():
+        return Comparison(log_likelihood={}, preferred=None)
+    nowhere = np.zeros(k)
+    going_on, looking = (each[:k] for each in _going_on(sums))
+    of_arm = {
+        name: _attraction(sums, name, uncertain)[held.arm]
+        for name, uncertain in zip(MODELS, (examination, nowhere, looking), strict=True)
+    }
+    probability = {
+        "pbm": of_arm["pbm"] * examination,
+        "cascade": _chained(held, of_arm["cascade"], nowhere),
+        "dcm": _chained(held, of_arm["dcm"], going_on),
+    }
+    by_page = [np.where(shown, _log_likelihood(held, probability[name]), 0.0).sum(axis=1) for name in MODELS]
+    likelihood = {name: float(each.sum() / shown.sum()) for name, each in zip(MODELS, by_page, strict=True)}
+    best = max(likelihood, key=lambda name: likelihood[name])
+    distance = by_page[MODELS.index(best)] - by_page[MODELS.index(model)]
+    _, which = distinct(held.cluster)
+    by_cluster = np.bincount(which, weights=distance)
+    clear = by_cluster.sum() > 2 * np.sqrt(np.square(by_cluster - by_cluster.mean()).sum())
+    return Comparison(log_likelihood=likelihood, preferred=best if clear else model)
+
+
+def _log_likelihood(held: Pages, probability: Array) -> Array:
+    probability = np.clip(probability, _LEAST, 1 - _LEAST)
+    return np.log(np.where(held.click, probability, 1 - probability))
+
+
+def _chained(held: Pages, attraction: Array, going_on: Array) -> Array:
+    """Probability of a click at each slot given the clicks above, (p, K), where looking ends after a click at k unless
+    with going_on[k]."""
+    probability, looking = np.empty(attraction.shape), np.ones(len(attraction))
+    for position in range(attraction.shape[1]):
+        attracts, click = attraction[:, position], held.click[:, position]
+        probability[:, position] = looking * attracts
+        passed = looking * (1 - attracts) / np.maximum(1 - looking * attracts, _LEAST)
+        looking = np.where(click, going_on[position], passed)
+    return probability
+
+
+# -- imports: expectation-maximisation over arms in equal contexts --
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """Slots and those with a reward, by context, arm and position, (m,) each: they add up."""
+
+    context: Ids
+    arm: Ids
+    position: Ids
+    slots: Array
+    rewards: Array
+
+    def __add__(self, other: Cells) -> Cells:
+        columns = (np.concatenate(each) for each in zip(vars(self).values(), vars(other).values(), strict=True))
+        return cells(*columns)
+
+
+def cells(context: Ids, arm: Ids, position: Ids, slots: Array, rewards: Array) -> Cells:
+    """The cells of rows, each counted as often as `slots` says."""
+    first, which = distinct(context, arm, position)
+    sums = (np.bincount(which, weights=each, minlength=len(first)).astype(np.float64) for each in (slots, rewards))
+    return Cells(context[first], arm[first], position[first], *sums)
+
+
+def expectation_maximisation(every: Cells, *, size: int, clusters: int) -> EstimatedCurve:
+    """The position-based curve from arms that stood at several positions in equal contexts, without intervals. It ends
+    above the first position that such arms do not connect with position 1, or that has too few rewards."""
+    first, which = distinct(every.context, every.arm)
+    slots, clicks = np.zeros((len(first), size)), np.zeros((len(first), size))
+    slots[which, every.position - 1], clicks[which, every.position - 1] = every.slots, every.rewards
+    totals = [column.sum(axis=0).astype(np.int64) for column in (clicks, slots)]
+    # arms that tell: at several positions in one context, with a reward somewhere
+    telling = ((slots > 0).sum(axis=1) > 1) & (clicks.sum(axis=1) > 0)
+    slots, clicks = slots[telling], clicks[telling]
+    length, reasons = _connected(slots, clicks)
+    theta = _maximise(slots, clicks) if length > 1 else np.ones(size)
+    value = theta[:length] / theta[0]
+    unknown = np.r_[1.0, np.full(length - 1, np.nan)]
+    return EstimatedCurve(positions=examined(value, unknown, unknown, *totals), reasons=reasons, clusters=clusters)
+
+
+def _connected(slots: Array, clicks: Array) -> tuple[int, tuple[str, ...]]:
+    """How many positions from the first one on can be compared with it, and why no more."""
+    size = slots.shape[1]
+    together = (slots > 0).T.astype(np.float64) @ (slots > 0) > 0
+    reached = np.eye(size, dtype=np.bool_)[0]
+    for _ in range(size):
+        reached |= together[reached].any(axis=0)
+    for position in range(1, size):
+        if not reached[position]:
+            return position, (f"no-variation:{position + 1}",)
+        if clicks[:, [0, position]].sum(axis=0).min() < FEWEST:
+            return position, (f"few-rewards:{position + 1}",)
+    return size, ()
+
+
+def _maximise(slots: Array, clicks: Array) -> Array:
+    """Examination of each position, (K,), up to a factor. slots, clicks (c, K). Source: Wang et al. 2018."""
+    theta, without = np.full(slots.shape[1], 0.5), slots - clicks
+    gamma = clicks.sum(axis=1) / slots.sum(axis=1)
+    for _ in range(_STEPS):
+        before = theta / theta[0]
+        # E: examined, or attractive, although there was no click
+        neither = np.maximum(1 - gamma[:, None] * theta, _LEAST)
+        looked, attracts = theta * (1 - gamma[:, None]) / neither, gamma[:, None] * (1 - theta) / neither
+        # M: means
+        theta = (clicks + without * looked).sum(axis=0) / np.maximum(slots.sum(axis=0), 1)
+        gamma = (clicks + without * attracts).sum(axis=1) / slots.sum(axis=1)
+        if np.abs(theta / theta[0] - before).max() < _CLOSE:
+            break
+    return theta

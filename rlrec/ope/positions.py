@@ -1,0 +1,171 @@
+"""Examination by position: how likely a slot is looked at, against the first one, from what was logged.
+
+A click takes examination and attraction: theta_k x gamma(arm, context). Naive click rates by position mix both, since
+good arms stand above. Neighbouring positions are compared on the arms that the logger might have put at either."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from statistics import NormalDist
+
+import numpy as np
+
+from rlrec.arrays import Array, Ids
+from rlrec.ope.intervals import value_and_error
+from rlrec.ope.moments import Moments, moments
+
+FEWEST = 10.0  # effective rewards, or slots, that each side of a comparison of neighbours needs
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PositionRows:
+    """Slots of pages in their order, (n,) each: page, arm (a number from 0), position from 1, reward above the default,
+    and cluster.
+
+    marginals (n, K): the logger's probability of the slot's arm at each position of its page; NaN where unknown."""
+
+    page: Ids
+    arm: Ids
+    position: Ids
+    reward: Array
+    cluster: Ids
+    marginals: Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExaminedPosition:
+    """A position of a curve: examination against position 1, its bounds (infinite where unknown), and what of the log
+    stood there."""
+
+    position: int
+    examination: float
+    lower: float
+    upper: float
+    rewards: int
+    slots: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EstimatedCurve:
+    """A curve from position 1 on. reasons: why it ends where it ends, as CODE:POSITION; empty if nothing is lacking."""
+
+    positions: Sequence[ExaminedPosition]
+    reasons: tuple[str, ...]
+    clusters: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogRatio:
+    """Log of the examination at a position, from its chain of d ratios: a smooth function of 2d sums, numerators after
+    denominators in turn."""
+
+    def value(self, mean: Array) -> Array:
+        return np.log(mean[..., 1::2]).sum(axis=-1) - np.log(mean[..., ::2]).sum(axis=-1)
+
+    def gradient(self, mean: Array) -> Array:
+        gradient = 1 / mean
+        gradient[..., ::2] *= -1
+        return gradient
+
+
+@dataclass(frozen=True, eq=False)
+class OverlapSums:
+    """Sums of some batches: they add up.
+
+    moments: of each neighbours' weighted rewards, per cluster. effective (K - 1, 2, 2, 2): of every pair of neighbours,
+    its upper and lower side, over slots and over those with a reward: sum of the weights, and of their squares.
+    slots, rewards (K,); unknown: slots whose marginals at their own and a neighbouring position are not known."""
+
+    moments: Moments
+    effective: Array
+    slots: Ids
+    rewards: Ids
+    unknown: int
+
+    def __add__(self, other: OverlapSums) -> OverlapSums:
+        return OverlapSums(
+            *(left + right for left, right in zip(vars(self).values(), vars(other).values(), strict=True))
+        )
+
+
+def overlap(rows: PositionRows, *, spanning: bool) -> OverlapSums:
+    """The sums of one batch by overlap weights: with P_k the marginal of the slot's arm at position k, a slot at k
+    weighs h / P_k and one at k + 1 weighs h / P_(k+1), h = P_k P_(k+1) / (P_k + P_(k+1)). Neither exceeds 1.
+
+    spanning: a cluster may come back in another batch."""
+    n, size = rows.marginals.shape
+    terms, effective = np.zeros((n, 1 + 2 * (size - 1))), np.zeros((size - 1, 2, 2, 2))
+    terms[:, 0] = 1.0
+    rewarded = rows.reward != 0
+    comparable = np.zeros(n, np.bool_)
+    for pair in range(size - 1):
+        for side in (0, 1):
+            at = np.flatnonzero(rows.position == pair + 1 + side)
+            here, other = rows.marginals[at, pair + side], rows.marginals[at, pair + 1 - side]
+            # h / P_k = P_(k+1) / (P_k + P_(k+1)), for the upper slot; 0 where either is not known
+            weight = np.nan_to_num(other / np.maximum(here + other, 1e-300))
+            terms[at, 1 + 2 * pair + side] = weight * rows.reward[at]
+            comparable[at] |= ~np.isnan(here + other)
+            for number, chosen in enumerate((weight, weight[rewarded[at]])):
+                effective[pair, side, number] = chosen.sum(), np.square(chosen).sum()
+    names = ("rows", *(f"{side}:{pair}" for pair in range(1, size) for side in ("upper", "lower")))
+    return OverlapSums(
+        moments(terms, rows.cluster, columns=names, spanning=spanning),
+        effective,
+        *count(rows, size),
+        int(np.count_nonzero(~comparable & (rows.position <= size))),
+    )
+
+
+def count(rows: PositionRows, size: int) -> tuple[Ids, Ids]:
+    """Slots at each position, and those of them with a reward, (size,) each."""
+    inside = rows.position <= size
+    at, rewarded = rows.position[inside] - 1, (rows.reward != 0)[inside]
+    return np.bincount(at, minlength=size), np.bincount(at[rewarded], minlength=size)
+
+
+def chained(sums: OverlapSums, *, level: float = 0.95) -> EstimatedCurve:
+    """The curve whose neighbours' ratios are multiplied from position 1 down, with intervals over clusters by the delta
+    method on the logarithm. It ends above the first position that lacks overlap or rewards."""
+    summary = sums.moments.summary()
+    lacking = [_lack(pair, sums.effective[pair], summary.total[1 + 2 * pair : 3 + 2 * pair]) for pair in
+               range(len(sums.effective))]  # fmt: skip
+    length = 1 + sum(1 for _ in takewhile(lambda reason: reason is None, lacking))
+    log, error = [0.0], [0.0]
+    clusters = int(summary.present[0])
+    for depth in range(1, length):
+        columns = slice(1, 1 + 2 * depth)
+        value, deviation = value_and_error(
+            LogRatio(), summary.total[columns], summary.moment[columns, columns], clusters
+        )
+        log.append(float(value))
+        error.append(float(deviation))
+    reach = -NormalDist().inv_cdf((1 - level) / 2) * np.array(error)
+    reasons = tuple(reason for reason in lacking[length - 1 : length] if reason)
+    return EstimatedCurve(
+        positions=examined(np.exp(log), np.exp(log - reach), np.exp(log + reach), sums.rewards, sums.slots),
+        reasons=reasons,
+        clusters=clusters,
+    )
+
+
+def examined(value: Array, lower: Array, upper: Array, rewards: Ids, slots: Ids) -> list[ExaminedPosition]:
+    """The positions of a curve, as many as it has values."""
+    columns = (column.tolist() for column in (value, lower, upper, rewards[: len(value)], slots[: len(value)]))
+    return [
+        ExaminedPosition(position=number, examination=each, lower=low, upper=high, rewards=n_rewards, slots=n_slots)
+        for number, (each, low, high, n_rewards, n_slots) in enumerate(zip(*columns, strict=True), 1)
+    ]
+
+
+def _lack(pair: int, effective: Array, totals: Array) -> str | None:
+    """Why the lower one of two neighbours cannot be compared with the upper one, the pair counted from 0."""
+    weight, squares = effective[..., 0], effective[..., 1]
+    number = np.divide(np.square(weight), squares, out=np.zeros_like(weight), where=squares > 0)
+    if number[:, 0].min() < FEWEST:
+        return f"no-overlap:{pair + 2}"
+    if number[:, 1].min() < FEWEST or not (totals > 0).all():
+        return f"few-rewards:{pair + 2}"
+    return None

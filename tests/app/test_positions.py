@@ -1,0 +1,154 @@
+"""`position fit` on logs that the store drew, and on imports; curves are numbered and never change."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlrec.app import positions
+from rlrec.app.positions import CurveAnswer
+from rlrec.errors import CheckFailed, InputError, RlrecError
+from tests.app import logs
+from tests.conftest import Run
+
+CURVE = (1.0, 0.5, 0.25)
+RATES = [0.6, 0.5, 0.4, 0.3, 0.5, 0.4]
+
+
+def fitted(db: str, name: str = "home", **options: Any) -> CurveAnswer:
+    with closing(logs.at(db, 1e6)) as store:
+        return positions.fit(store, positions.Request(name=name, **options))
+
+
+def served(db: str, kind: str = "thompson", *, pages: int = 3_000, **parameters: str) -> None:
+    logs.catalogue(db, len(RATES))
+    logs.create(db, "home", kind, **parameters)
+    logs.serve(db, "home", pages=pages, rates=RATES, size=3, curve=CURVE, group=100)
+
+
+def examination(answer: CurveAnswer) -> list[float]:
+    return [position["examination"] for position in answer["positions"]]
+
+
+@pytest.mark.slow
+def test_a_policy_that_learns_leaves_a_log_that_tells_the_curve(db: str) -> None:
+    served(db, floor="0.1")
+    answer = fitted(db)
+    assert (answer["curve"], answer["number"], answer["model"], answer["method"]) == ("home", 1, "pbm", "overlap")
+    assert (answer["reward"], answer["clusters"], answer["reasons"]) == ("default", 1_500, [])
+    assert examination(answer) == pytest.approx(CURVE, rel=0.25)
+    assert [position["slots"] for position in answer["positions"]] == [3_000] * 3
+    assert all(p["lower"] <= c <= p["upper"] for p, c in zip(answer["positions"], CURVE, strict=True))
+
+
+@pytest.mark.slow
+def test_the_next_fit_gets_the_next_number_and_changes_no_other(sqlite_db: str) -> None:
+    served(sqlite_db, "uniform", pages=400)
+    first, second = fitted(sqlite_db, positions=2), fitted(sqlite_db, log="until=2026-02-01T00:05:00Z")
+    with closing(logs.at(sqlite_db, 1e6)) as store:
+        assert positions.show(store, "home@1") == first
+        assert positions.show(store, "home") == second
+        assert [row["number"] for row in positions.listing(store)] == [1, 2]
+        rows = positions.diff(store, "home@1", "home@2")
+    assert [row["examination_a"] for row in rows] == [*examination(first), None][: len(rows)]
+    assert rows[0]["difference"] == 0
+
+
+def refused(db: str, **options: Any) -> RlrecError:
+    with pytest.raises(RlrecError) as caught:
+        fitted(db, **options)
+    with closing(logs.at(db, 1e6)) as store:
+        assert positions.listing(store) == []
+    return caught.value
+
+
+@pytest.mark.slow
+def test_positions_that_vary_with_the_context_alone_are_refused(sqlite_db: str) -> None:
+    """A ranker without noise."""
+    logs.catalogue(sqlite_db, 3)
+    logs.create(sqlite_db, "home", "ucb")
+    logs.serve(sqlite_db, "home", pages=200, rates=[0.9, 0.5, 0.1], size=3, curve=CURVE, group=5)
+    error = refused(sqlite_db, log="since=2026-02-01T00:10:00Z")
+    assert isinstance(error, CheckFailed)
+    assert "vary only with the context" in error.message
+
+
+def test_too_few_rewards_are_refused(sqlite_db: str) -> None:
+    served(sqlite_db, "uniform", pages=10)
+    assert "too few rewards" in refused(sqlite_db).message
+
+
+def test_what_cannot_be_asked_is_refused(sqlite_db: str) -> None:
+    assert isinstance(refused(sqlite_db), InputError)  # an empty log
+    served(sqlite_db, "uniform", pages=20)
+    for options in ({"positions": 1}, {"reward": "nobody"}, {"log": "policy=nobody"}):
+        assert refused(sqlite_db, **options).code == 2
+    with closing(logs.at(sqlite_db, 1e6)) as store, pytest.raises(InputError, match="unknown position curve"):
+        positions.show(store, "home@1")
+
+
+# -- imports --
+
+
+def imported(run: Run, path: Path, *, by_context: bool) -> None:
+    """Pages of 2 of 3 arms: at random positions without propensities; or at positions that the context says."""
+    generator = np.random.default_rng(3)
+    with path.open("w") as file:
+        for page in range(3_000):
+            device = int(generator.integers(3))
+            order = np.roll(np.arange(3), device) if by_context else generator.permutation(3)
+            clicks = [
+                {"kind": "click", "position": place + 1, "at": "2026-01-01T00:00:01Z"}
+                for place, arm in enumerate(order[:2])
+                if generator.random() < (0.3 + 0.2 * arm) * CURVE[place]
+            ]
+            line = {
+                "session": f"s{page}", "context": {"device": device}, "eligible": ["a0", "a1", "a2"],
+                "at": "2026-01-01T00:00:00Z", "slate": [{"arm": f"a{arm}"} for arm in order[:2]], "events": clicks,
+            }  # fmt: skip
+            file.write(json.dumps(line) + "\n")
+    assert run("import-log", path, "--layout", "jsonl").exit_code == 0
+
+
+@pytest.mark.slow
+def test_an_import_without_propensities_is_fitted_within_equal_contexts(
+    run_sqlite: Run, sqlite_db: str, tmp_path: Path
+) -> None:
+    imported(run_sqlite, tmp_path / "log.jsonl", by_context=False)
+    answer = fitted(sqlite_db)
+    assert (answer["method"], answer["reasons"]) == ("em", ["no-interval"])
+    assert examination(answer)[1] == pytest.approx(0.5, rel=0.15)
+    assert answer["positions"][1]["lower"] is None
+
+
+@pytest.mark.slow
+def test_an_import_whose_positions_follow_the_context_is_refused(
+    run_sqlite: Run, sqlite_db: str, tmp_path: Path
+) -> None:
+    imported(run_sqlite, tmp_path / "log.jsonl", by_context=True)
+    said = run_sqlite("position", "fit", "home", "--json")
+    assert (said.exit_code, said.error["code"]) == (3, 3)
+    assert "vary only with the context" in said.error["error"]
+    assert run_sqlite("position", "list", "--json").json == []
+
+
+# -- the command --
+
+
+@pytest.mark.slow
+def test_the_commands_answer_as_the_contract_says(run_sqlite: Run, sqlite_db: str) -> None:
+    served(sqlite_db, "uniform", pages=600)
+    answer = run_sqlite("position", "fit", "home", "--json").json
+    assert list(answer)[:7] == ["curve", "model", "method", "reward", "clusters", "positions", "reasons"]
+    assert list(answer["positions"][0]) == ["position", "examination", "lower", "upper", "rewards", "slots"]
+    assert run_sqlite("position", "show", "home@1", "--json").json == answer
+    table = run_sqlite("position", "show", "home").stdout
+    assert "curve home@1, model pbm, method overlap, reward default, 300 clusters" in table
+    assert run_sqlite("position", "show", "hom").exit_code == 2
+    for model in ("cascade", "dcm"):
+        assert run_sqlite("position", "fit", "home", "--model", model, "--json").json["method"] == "likelihood"
