@@ -11,8 +11,7 @@ import numpy as np
 
 from rlrec.app import session as app_session
 from rlrec.app.audiences import environments
-from rlrec.app.audiences.crowd import Crowd
-from rlrec.app.audiences.environments import VisitFigures
+from rlrec.app.audiences.environments import Crowd, VisitFigures
 from rlrec.app.feedback import Line
 from rlrec.app.inputs import lookup
 from rlrec.app.pipe import Pipe

@@ -14,7 +14,7 @@ from rlrec.app.inputs import filters, lookup
 from rlrec.app.log import ended_visits, lineage
 from rlrec.app.log.ended_visits import Cutoff
 from rlrec.app.log.splits import GATE, TRAIN, TUNE
-from rlrec.app.training import gate as gates
+from rlrec.app.training import holdout_value
 from rlrec.app.training.ascent import LEAST, Epoch, Trainer, TrainingOptions, TrainingResult
 from rlrec.app.training.dataset import Dataset, DatasetSplit
 from rlrec.app.training.dataset_writer import DatasetWriter, WriteReport
@@ -260,14 +260,14 @@ class _TrainingRun:
         holdout = self._holdout(dataset.splits[GATE], policy, reference)
         if holdout is None or (self.request.promote == "if-better" and not trained.promising):
             return NO_GATE
-        alpha = gates.alpha(looks + 1)
+        alpha = holdout_value.gate_alpha(looks + 1)
         value, live_value, gain = holdout.compare(trained.parameters, alpha=alpha)
         return {
             "estimator": ESTIMATOR, "against": live.number, "candidate": looks + 1, "alpha": alpha,
             "value": value.value, "live_value": live_value.value, "estimate": gain.value,
             "std_error": gain.std_error, "lower": gain.lower, "upper": gain.upper, "ess": gain.ess,
             "sessions": value.n, "verdict": gain.verdict, "reasons": list(gain.reasons),
-            "passed": gates.is_gain(gain),
+            "passed": holdout_value.is_gain(gain),
         }  # fmt: skip
 
     def _store(

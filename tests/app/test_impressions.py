@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from bisect import bisect
 from collections.abc import Sequence
 from contextlib import closing
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 
 from rlrec.app.imports.conflicts import FirstValues
-from rlrec.app.log.splits import split, splits
+from rlrec.app.log.splits import BOUNDS, splits
 from rlrec.errors import RlrecError
 from rlrec.store import Store
 from tests.conftest import Run
@@ -174,6 +176,11 @@ def test_no_row_of_an_import_dangles(run_sqlite: Run, sqlite_db: str, tmp_path: 
         assert connection.execute("SELECT count(*) > 9 FROM event JOIN decision ON id = decision_id").fetchone() == (
             (1,) if layout == "jsonl" else (0,)
         )
+
+
+def split(salt: str, key: str) -> int:
+    """The split of one unit: where a uniform hash of its key stands among the bounds."""
+    return bisect(BOUNDS, int.from_bytes(sha256(f"{salt}/split/{key}".encode()).digest()[:8]) / 2**64)
 
 
 def test_many_splits_are_those_of_each() -> None:

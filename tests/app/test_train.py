@@ -15,7 +15,7 @@ import pytest
 
 from rlrec.app import arm, experiment, feedback, policy, recommend, reward, session, versions
 from rlrec.app.log import ended_visits
-from rlrec.app.log.splits import split
+from rlrec.app.log.splits import splits
 from rlrec.app.training import dataset_writer
 from rlrec.errors import CheckFailed, InputError
 from rlrec.store import Store, policies, sessions, settings
@@ -157,7 +157,8 @@ def stored_sessions(store: Store) -> dict[str, Session]:
 
 def test_a_store_keeps_the_salt_that_its_splits_were_drawn_with(sqlite: Store) -> None:
     serve(opened(sqlite), users=20)
-    assert {row.split == split("salt", row.user or key) for key, row in stored_sessions(sqlite).items()} == {True}
+    rows = stored_sessions(sqlite)
+    assert [row.split for row in rows.values()] == splits("salt", [row.user or key for key, row in rows.items()])
 
 
 def test_the_same_seed_trains_the_same_and_another_one_does_not(shop: Store) -> None:

@@ -1,17 +1,23 @@
-"""Audiences as people name them: an environment, and its parameters as K=V."""
+"""Audiences as people name them, an environment and its parameters as K=V; and their visitors as they come and go."""
 
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
+import numpy as np
+
 from rlrec import simulate
 from rlrec.app.inputs import parameters
+from rlrec.arrays import Index
 from rlrec.errors import InputError
 from rlrec.simulate.base import Audience
 from rlrec.simulate.visitors import Visitors
+
+FREE = -1
 
 
 def make(name: str, texts: Mapping[str, str]) -> tuple[Audience, list[str]]:
@@ -95,7 +101,7 @@ def _jump(text: str) -> tuple[int, float, int, int]:
 
 def _number(text: str, what: str, *, hint: str = "give a number") -> float:
     try:
-        return float(text.strip().replace("_", "?"))
+        return float(text.replace("_", "?"))
     except ValueError:
         raise InputError(f"{what} is {text!r}", hint=hint) from None
 
@@ -104,3 +110,49 @@ def _integer(text: str, what: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 18):
         raise InputError(f"{what} is {text!r}", hint="give a whole number")
     return int(text)
+
+
+class Crowd:
+    """So many seats for so many visits. Visitors are numbered in the order of their first visits.
+    visitor, visit: one a seat, (seats,), by number from 0; the visitor is FREE where no visit is.
+    visits: one a visitor, visits so far. away: decisions until a visitor who comes again is there."""
+
+    def __init__(self, *, seats: int, visits: int, away: int) -> None:
+        self.visitor: Index = np.full(seats, FREE)
+        self.visit: Index = np.full(seats, FREE)
+        self.visits: list[int] = []
+        self._left, self._begun, self._away = visits, 0, away
+        self._coming: deque[tuple[int, int]] = deque()  # decisions made when a visitor comes again, and the visitor
+
+    @property
+    def busy(self) -> Index:
+        """The seats where a visit is."""
+        return np.flatnonzero(self.visitor != FREE)
+
+    @property
+    def returned(self) -> int:
+        """How many visitors came again."""
+        return sum(visits > 1 for visits in self.visits)
+
+    def arrive(self, decisions: int) -> Index:
+        """Begin visits in free seats, those of visitors who come again first: the seats. decisions: made so far."""
+        free = np.flatnonzero(self.visitor == FREE)[: self._left]
+        for seat in free.tolist():
+            self.visitor[seat] = self._next(decisions)
+            self.visit[seat] = self._begun
+            self._begun += 1
+        self._left -= len(free)
+        return free
+
+    def _next(self, decisions: int) -> int:
+        if self._coming and self._coming[0][0] <= decisions:
+            visitor = self._coming.popleft()[1]
+            self.visits[visitor] += 1
+            return visitor
+        self.visits.append(1)
+        return len(self.visits) - 1
+
+    def leave(self, seats: Index, *, again: Index, decisions: int) -> None:
+        """End the visits in these seats; the visitors in the seats `again` will come again."""
+        self._coming.extend((decisions + self._away, visitor) for visitor in self.visitor[again].tolist())
+        self.visitor[seats] = FREE

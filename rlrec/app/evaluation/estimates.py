@@ -14,7 +14,8 @@ from rlrec.app.evaluation.log_reader import LogReader
 from rlrec.app.evaluation.log_rows import CLUSTERS, RowGroup
 from rlrec.app.evaluation.request import Evaluation, Request
 from rlrec.app.evaluation.sessions import SessionUnit
-from rlrec.errors import InputError, suggest
+from rlrec.app.inputs import lookup
+from rlrec.errors import InputError
 from rlrec.ope import intervals
 from rlrec.ope.base import Estimator
 from rlrec.ope.estimate import Estimate
@@ -51,8 +52,7 @@ def estimators(request: Request) -> ope.EstimatorChoice:
     if not 0 <= request.gamma <= 1:
         raise InputError(f"gamma is {request.gamma:g}", hint="it lies between 0 and 1; 1 discounts nothing")
     if request.cluster is not None and request.cluster not in CLUSTERS:
-        hint = suggest(request.cluster, list(CLUSTERS)) or f"one of {', '.join(CLUSTERS)}"
-        raise InputError(f"unknown cluster {request.cluster!r}", hint=hint)
+        raise lookup.unknown("cluster", request.cluster, CLUSTERS, hint=f"one of {', '.join(CLUSTERS)}")
     if request.by == "arm" and not chosen.sessions:
         _check_chosen(request.interval, chosen)
     if request.reward_model is not None and not _any_modelled(chosen.impressions):

@@ -22,17 +22,11 @@ from rlrec.app.evaluation.request import EmptyLog, Evaluation, SharedRows
 from rlrec.app.log.ended_visits import UnusedVisits
 from rlrec.arrays import Flags, Ids
 from rlrec.ope.estimate import ANY_REWARD, Estimate, FinishOptions
-from rlrec.ope.fold import Fold
+from rlrec.ope.fold import Fold, Partial
 from rlrec.policy.reward import bounds
 from rlrec.records import Reward
 from rlrec.store.bulk import Columns
 from rlrec.store.reader import ABSENT
-
-
-class Sums(Protocol):
-    """Sums over batches."""
-
-    def __add__(self, other: Self, /) -> Self: ...
 
 
 class Rows(Protocol):
@@ -48,7 +42,7 @@ class Rows(Protocol):
     def take(self, rows: Flags, /) -> Self: ...
 
 
-S = TypeVar("S", bound=Sums)
+S = TypeVar("S", bound=Partial)
 K = TypeVar("K")
 R = TypeVar("R", bound=Rows)
 M = TypeVar("M")

@@ -43,8 +43,6 @@ class ImpressionUnit:
             model=table,
         )
 
-    # -- the log --
-
     def to_fit(self, reader: LogReader) -> Iterator[LoggedBatch]:
         return reader.to_fit(log_rows.FITTED)
 
@@ -60,13 +58,9 @@ class ImpressionUnit:
         }
         return reader.to_judge([*log_rows.JUDGED, *(name for name, needed in columns.items() if needed)])
 
-    # -- rows --
-
     def usable(self, logged: LoggedBatch, reward: Reward) -> tuple[ImpressionRows, RowCounts]:
         rows, immature = log_rows.usable(logged.log, reward, now=self.evaluation.now)
         return rows, RowCounts(selected=len(logged.log), waiting=immature)
-
-    # -- models and targets --
 
     def model_sums(self, logged: LoggedBatch, rows: ImpressionRows) -> RidgeSums:
         return self.fit.sums(rows, logged.contexts)

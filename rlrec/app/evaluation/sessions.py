@@ -54,21 +54,15 @@ class SessionUnit:
         cutoffs = {key: Cutoff.of(unit, reward) for key, reward in rewards.items()}
         return cls(evaluation=evaluation, fold=fold, cutoffs=cutoffs)
 
-    # -- the log --
-
     def to_fit(self, reader: LogReader) -> Iterator[LoggedBatch]:
         return reader.to_fit(ended_visits.READ, visits=True)
 
     def to_judge(self, reader: LogReader) -> Iterator[LoggedBatch]:
         return reader.to_judge(ended_visits.READ, visits=True)
 
-    # -- rows --
-
     def usable(self, logged: LoggedBatch, reward: Reward) -> tuple[EndedVisits, RowCounts]:
         visits, unused = ended_visits.usable(logged.log, reward, self.cutoffs[reward.id])
         return visits, RowCounts(*astuple(unused))
-
-    # -- models and targets --
 
     def model_sums(self, logged: LoggedBatch, rows: EndedVisits) -> ReturnSums:
         decisions = self._decisions(rows, logged.contexts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rlrec.app.inputs import lookup
 from rlrec.errors import InputError, suggest
 from rlrec.store import Unit, experiments, policies
 from rlrec.store.reader import Selection
@@ -14,6 +15,7 @@ EXAMPLES = {
     "until": "2026-02-01",
     "split": "gate",
 }  # of values that are no names
+IN_FILTER = " in the log filter"
 SPLITS = ("train", "tune", "gate")  # by the numbers that sessions have
 
 
@@ -47,8 +49,7 @@ def selection(unit: Unit, text: str | None) -> Selection:
 
 def _split(name: str) -> int:
     if name not in SPLITS:
-        hint = suggest(name, list(SPLITS)) or f"one of {', '.join(SPLITS)}"
-        raise InputError(f"unknown split {name!r} in the log filter", hint=hint)
+        raise lookup.unknown("split", name, SPLITS, where=IN_FILTER, hint=f"one of {', '.join(SPLITS)}")
     return SPLITS.index(name)
 
 
@@ -57,8 +58,7 @@ def _policies(unit: Unit, name: str) -> list[int]:
     every = policies.all_policies(unit)
     ids = [policy.id for policy in every if name in (policy.name, policy.display_name)]
     if not ids:
-        near = suggest(name, [policy.name for policy in every])
-        raise InputError(f"unknown policy {name!r} in the log filter", hint=near or "`rlrec policy list` shows them")
+        raise lookup.unknown("policy", name, [policy.name for policy in every], where=IN_FILTER)
     return ids
 
 
@@ -75,10 +75,7 @@ def _variants(unit: Unit, pairs: dict[str, str]) -> list[int]:
     every = experiments.every(unit)
     name = pairs.get("experiment")
     if name is not None and all(experiment.name != name for experiment in every):
-        near = suggest(name, [experiment.name for experiment in every])
-        raise InputError(
-            f"unknown experiment {name!r} in the log filter", hint=near or "`rlrec experiment list` shows them"
-        )
+        raise lookup.unknown("experiment", name, [experiment.name for experiment in every], where=IN_FILTER)
     chosen = [variant for experiment in every if name in (None, experiment.name) for variant in experiment.variants]
     label = pairs.get("variant")
     if label is not None and all(variant.label != label for variant in chosen):

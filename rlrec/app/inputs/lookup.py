@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from rlrec.errors import InputError, suggest
 from rlrec.records import Head, Reward, Version
@@ -52,8 +52,7 @@ def reward(unit: Unit, name: str) -> Reward:
     """The reward definition of this name. Raises InputError where there is none."""
     definitions = {definition.name: definition for definition in policies.rewards(unit)}
     if name not in definitions:
-        near = suggest(name, list(definitions))
-        raise InputError(f"unknown reward {name!r}", hint=near or "`rlrec reward list` shows them")
+        raise unknown("reward", name, definitions)
     return definitions[name]
 
 
@@ -61,8 +60,7 @@ def experiment(unit: Unit, name: str) -> Experiment:
     """The experiment of this name. Raises InputError where there is none."""
     named = experiments.by_name(unit, [name])
     if name not in named:
-        near = suggest(name, [experiment.name for experiment in experiments.every(unit)])
-        raise InputError(f"unknown experiment {name!r}", hint=near or "`rlrec experiment list` shows them")
+        raise unknown("experiment", name, [experiment.name for experiment in experiments.every(unit)])
     return named[name]
 
 
@@ -89,5 +87,13 @@ def refuse_running_variant(unit: Unit, version: Version) -> None:
 
 def _unknown_policy(unit: Unit, name: str) -> InputError:
     names = [policy.name for policy in policies.all_policies(unit)]
-    hint = suggest(name, names) or "`rlrec policy list` shows them, `rlrec policy create` makes one"
-    return InputError(f"unknown policy {name!r}", hint=hint, field="policy")
+    hint = "`rlrec policy list` shows them, `rlrec policy create` makes one"
+    return unknown("policy", name, names, hint=hint, field="policy")
+
+
+def unknown(
+    what: str, name: str, names: Iterable[str], *, where: str = "", hint: str | None = None, field: str | None = None
+) -> InputError:
+    """The error that no `what` has this name; its hint is a near name where there is one."""
+    hint = suggest(name, list(names)) or hint or f"`rlrec {what} list` shows them"
+    return InputError(f"unknown {what} {name!r}{where}", hint=hint, field=field)

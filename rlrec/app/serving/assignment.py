@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 
+from rlrec.app.inputs import lookup
 from rlrec.app.serving.open_sessions import OpenSessions
 from rlrec.app.serving.requests import PlannedRequest, Request
-from rlrec.errors import InputError, suggest
+from rlrec.errors import InputError
 from rlrec.store import Unit, experiments, sessions
 from rlrec.store.experiments import Experiment, Variant
 
@@ -67,11 +68,7 @@ class Assigner:
         experiment = self.experiments.get(request.experiment)
         if experiment is None:
             names = [experiment.name for experiment in experiments.every(self.unit)]
-            raise InputError(
-                f"unknown experiment {request.experiment!r}",
-                hint=suggest(request.experiment, names) or "`rlrec experiment list` shows them",
-                field="experiment",
-            )
+            raise lookup.unknown("experiment", request.experiment, names, field="experiment")
         check_running(experiment)
         key = request.session if experiment.unit == "session" else self._user(request)
         if key is None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 
 from rlrec.app.inputs import canonical
-from rlrec.app.log.splits import split
+from rlrec.app.log.splits import splits
 from rlrec.app.serving import recent_slots
 from rlrec.errors import Conflict, RlrecError
 from rlrec.store import Unit, decisions, sessions
@@ -94,8 +94,9 @@ class OpenSessions:
     def _create(self, new: dict[str, str | None], settings: StoreSettings) -> None:
         """Store sessions that are new, with their users."""
         user_ids = sessions.intern_users(self.unit, {user for user in new.values() if user is not None})
-        rows = [(key, user_ids.get(user or ""), split(settings.split_salt, user or key)) for key, user in new.items()]
-        sessions.add(self.unit, rows)
+        numbers = splits(settings.split_salt, [user or key for key, user in new.items()])
+        users = [user_ids.get(user or "") for user in new.values()]
+        sessions.add(self.unit, list(zip(new, users, numbers, strict=True)))
         self.by_key |= self._read(new)
 
     def _restore_slots(self) -> None:
