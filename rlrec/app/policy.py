@@ -20,6 +20,7 @@ from rlrec.app.learning.warm_start import NO_BELIEF, InitialBelief, warm_start
 from rlrec.app.log import lineage
 from rlrec.arrays import Array, finite_or_none
 from rlrec.errors import Conflict, InputError, suggest
+from rlrec.ope.exposure import spread
 from rlrec.policy import means, slate
 from rlrec.policy.base import Belief
 from rlrec.policy.contextual import is_contextual
@@ -66,6 +67,7 @@ class PolicyBelief(VersionSummary):
     training: dict[str, Any] | None
     created_at: str
     version_list: list[PolicyVersion]
+    exposure: dict[str, dict[str, float | None]]
 
 
 def list_kinds() -> list[KindRow]:
@@ -203,13 +205,14 @@ def show(store: Store, reference: str, context: Mapping[str, Any] | None = None)
         summary = belief_versions.summary(unit, version)
         weighted = arm_means.weighted_means(unit, version, arms.every(unit))
         rows = zip(_beliefs(unit, version, context), weighted, strict=True)
+        listed = [belief | weighed for belief, weighed in rows]
         return {
             "policy": summary["policy"],
             "version": summary["version"],
             "kind": summary["kind"],
             "params": summary["params"],
             "reward": summary["reward"],
-            "arms": [belief | weighed for belief, weighed in rows],
+            "arms": listed,
             "status": summary["status"],
             "versions": summary["versions"],
             **_features(version),
@@ -227,7 +230,14 @@ def show(store: Store, reference: str, context: Mapping[str, Any] | None = None)
                 }
                 for other in policies.versions(unit, [version.policy.id])
             ],
+            "exposure": {"served": _spread(listed, "served"), "now": _spread(listed, "probability")},
         }
+
+
+def _spread(arms: Sequence[Mapping[str, Any]], column: str) -> dict[str, float | None]:
+    """How a column of active arms is spread over them: what was served, or would be at position 1."""
+    values = [row[column] or 0.0 for row in arms if row["status"] == "active"]
+    return asdict(spread(np.array(values, np.float64)))
 
 
 def _drift(unit: Unit, version: Version) -> list[dict[str, Any]]:

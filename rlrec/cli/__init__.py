@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "import-log": ("rlrec.cli.import_log:import_log", "Take in logs from elsewhere, to estimate on and to learn from"),
     "export-log": ("rlrec.cli.export_log:export_log", "Write the log, one decision a line"),
     "simulate": ("rlrec.cli.simulate:simulate", "Serve a simulated audience whose best arm or policy is known"),
+    "exposure": ("rlrec.cli.exposure:exposure", "Show how much of the log each arm had, and how evenly"),
     "doctor": ("rlrec.cli.doctor:doctor", "Audit the store: beliefs, propensities, draws, references, time"),
     "demo": ("rlrec.cli.demo:demo", "Show the whole loop on a real log, in under a minute"),
 }

@@ -131,20 +131,28 @@ def _value(cell: str) -> str | float:
 
 
 @arm.command("list")
+@click.option("--exposure", is_flag=True, help="Slots of each arm in the log, expected and realised, and its rate.")
 @stored
-def list_(store: Store, show: Show) -> None:
+def list_(store: Store, show: Show, exposure: bool) -> None:
     """List all arms, retired ones too.
 
+    --exposure adds what `rlrec exposure` says of each arm; null for one that was never eligible.
+
     \b
-    Example:
+    Examples:
       rlrec arm list --format csv
+      rlrec arm list --exposure
     """
     from rlrec.app import arm as use_case
 
     arms = use_case.listing(store)
-    headers = ["arm", "status", "features", "added"]
-    table = View.of([arm | {"added": arm["added_at"]} for arm in arms], headers)
-    show(arms, table=table, columns=[*headers[:3], "added_at", "retired_at"])
+    headers, added = ["arm", "status", "features", "added"], []
+    if exposure:
+        from rlrec.app import exposure as exposures
+
+        arms, added = exposures.beside(store, arms), [*exposures.OF_ARM]
+    table = View.of([arm | {"added": arm["added_at"]} for arm in arms], [*headers, *added])
+    show(arms, table=table, columns=[*headers[:3], "added_at", "retired_at", *added])
 
 
 @arm.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -145,12 +145,24 @@ def show_(store: Store, show: Show, reference: str, context: dict[str, Any]) -> 
         f"kind {result['kind']} {_parameters(result['params'])}".rstrip(),
         f"learns reward {result['reward']}",
         f"versions: {', '.join(map(_version, result['version_list']))}",
+        *_exposure(result["exposure"], sum(arm["status"] == "active" for arm in result["arms"])),
     ]
     if "features" in result:
         title.append(f"reads {_fields(result['features']['context'])}; shown for the context {cell(context)}")
     notes = [*_training(result["training"]), *map(_drift, result["drift"])]
     notes += [f"weights of {row['arm']}: {_largest(row['weights'])}" for row in result["arms"] if "weights" in row]
     show(result, table=View.of(result["arms"], headers, title=title, notes=notes))
+
+
+def _exposure(exposure: Mapping[str, Mapping[str, float | None]], arms: int) -> list[str]:
+    """One line on how evenly the catalogue was shown, and would be now."""
+    texts = {"served": "served so far", "now": "at position 1 now"}
+    described = [
+        f"{texts[name]}: as even as {figures['effective_arms']:.3g} equal arms of {arms} (Gini {figures['gini']:.2f})"
+        for name, figures in exposure.items()
+        if figures["gini"] is not None
+    ]
+    return [f"exposure {'; '.join(described)}"] if described else []
 
 
 def _version(row: PolicyVersion) -> str:

@@ -87,7 +87,7 @@ def sparse(contexts: Sequence[dict[str, Any]]) -> Sparse:
     nested = [
         (row[at], *column_of(path), number)
         for at in np.flatnonzero(~flat).tolist()
-        for path, number in _items(f"\x1f{names[at]}", values[at])
+        for path, number in items(f"\x1f{names[at]}", values[at])
     ]
     inner = np.array([entry[:3] for entry in nested], np.float64).reshape(len(nested), 3).T
     numbers = {at: entry[3] for at, entry in enumerate(nested) if entry[3] is not None}
@@ -148,14 +148,14 @@ def text_of(value: Any) -> str:
     return json.dumps(int(value) if integral else value, sort_keys=True, ensure_ascii=False)
 
 
-def _items(path: str, value: Any) -> Iterator[tuple[str, float | None]]:
+def items(path: str, value: Any) -> Iterator[tuple[str, float | None]]:
     """Everything inside a list or an object: its path, and its value where that is a number."""
     if isinstance(value, dict):
         for key, item in value.items():
-            yield from _items(f"{path}\x1f{key}", item)
+            yield from items(f"{path}\x1f{key}", item)
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _items(f"{path}\x1f", item)
+            yield from items(f"{path}\x1f", item)
     elif type(value) in NUMBERS:
         yield path, value
     else:

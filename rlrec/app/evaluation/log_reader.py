@@ -50,10 +50,11 @@ class LogReader:
         `logger_marginals`, (n, marginals), as of `LoggerMarginals`."""
         for batch in self._batches(columns, visits):
             for log, eligible in self._portions(batch, marginals):
-                yield self._logged(log, eligible, impressions=not visits, marginals=marginals)
+                yield self._logged(log, eligible, impressions=not visits, marginals=marginals or None)
 
     def to_locate(self, columns: Collection[str], *, positions: int) -> Iterator[LoggedBatch]:
-        """Batches that positions are compared on: with `logger_marginals`, without the slates and the support."""
+        """Batches that positions are compared on: with the contexts that loggers read and, where there
+        are positions, with `logger_marginals`; without the slates and the support."""
         for batch in self._batches(columns, False):
             for log, eligible in self._portions(batch, positions):
                 yield self._logged(log, eligible, impressions=False, marginals=positions)
@@ -89,13 +90,15 @@ class LogReader:
             eligible = self._eligible_sets(set(slots["eligible_id"].tolist()))
             yield replace(batch, slots=slots, events=events), eligible
 
-    def _logged(self, log: Batch, eligible: Mapping[int, Ids], *, impressions: bool, marginals: int) -> LoggedBatch:
+    def _logged(
+        self, log: Batch, eligible: Mapping[int, Ids], *, impressions: bool, marginals: int | None
+    ) -> LoggedBatch:
         """The batch with all that folds need. impressions: also slates, and the support of the loggers."""
         slots, fields, zeros = log.slots, set[str](), list[Flags | None]()
         if impressions:
             slots = slots | log_rows.slates(slots) | unknown_support(slots)
             fields = self.loggers.reads(slots, slots["unknown_support"])
-        if marginals:
+        if marginals is not None:
             fields |= self.marginals.reads(slots)
         contexts, context = self.contexts.table(slots["context_id"], log.contexts, fields=fields)
         groups, group = self.grouping.of(slots, contexts, context)

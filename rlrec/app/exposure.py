@@ -1,0 +1,346 @@
+"""How a log exposes the catalogue: expected and realised exposure of each arm, and how evenly they are spread."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from functools import reduce
+from operator import add
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+
+import numpy as np
+
+from rlrec.app.evaluation import log_rows
+from rlrec.app.evaluation.fold import add_each
+from rlrec.app.evaluation.log_reader import LogReader
+from rlrec.app.evaluation.log_rows import LoggedBatch
+from rlrec.app.evaluation.request import EmptyLog, Evaluation
+from rlrec.app.evaluation.request import Request as EvaluationRequest
+from rlrec.app.inputs import filters, lookup
+from rlrec.arrays import Array, Ids, finite_or_none, run_starts
+from rlrec.errors import InputError
+from rlrec.ope.exposure import RateSums, rates, spread
+from rlrec.policy import features
+from rlrec.policy.reward import bounds
+from rlrec.records import Arm, Reward
+from rlrec.store import Store, Unit, arms, bulk
+from rlrec.store.bulk import Columns
+from rlrec.store.unit import parse
+from rlrec.times import DAY_US, written
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+YOUNG_US = 7 * DAY_US
+OF_ARM = ("realised", "expected", "rate")  # figures that `arm list` adds
+PORTION = 100_000  # slots whose features are added up at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Arguments of `exposure`. policy: its decisions alone; log: a filter; by: None or `day`; reward: of the rates,
+    None for that of the policy, or the default; position: a curve, None for that of the policy where it has one."""
+
+    policy: str | None = None
+    log: str | None = None
+    by: str | None = None
+    reward: str | None = None
+    position: str | None = None
+
+
+# Figures of the catalogue; None: cannot be known. The `expected_*` are of expected exposure, the others of realised.
+CatalogueFigures = TypedDict("CatalogueFigures", {
+    "arms": int, "coverage": float | None, "gini": float | None, "entropy": float | None,
+    "effective_arms": float | None, "expected_coverage": float | None, "expected_gini": float | None,
+    "expected_entropy": float | None, "expected_effective_arms": float | None, "floor_share": float | None,
+    "popularity_lift": float | None, "young_share": float | None, "variety": float | None,
+})  # fmt: skip
+ArmFigures = TypedDict("ArmFigures", {
+    "arm": str, "expected": float | None, "realised": int, "rate": float | None, "lower": float | None,
+    "upper": float | None, "age_days": float,
+})  # fmt: skip
+
+
+class DayFigures(CatalogueFigures):
+    day: str
+    decisions: int
+    slots: int
+
+
+class Result(TypedDict):
+    decisions: int
+    slots: int
+    reward: str
+    curve: str | None
+    arms: list[ArmFigures]
+    catalogue: CatalogueFigures
+    days: NotRequired[list[DayFigures]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ExposureSums:
+    """Sums over decisions; they add up. (a,) of the arms of the store.
+
+    expected: NaN once the probabilities of a decision cannot be derived. eligible: decisions in which an arm was.
+    served: slots that the store drew; explored: how many of them a uniform pick fills, expected; young: those with a
+    young arm. slates: those of several described arms; variety: sum of their mean distance between two arms."""
+
+    decisions: int
+    slots: int
+    realised: Array
+    expected: Array
+    eligible: Array
+    served: int
+    explored: float
+    young: int
+    slates: int
+    variety: float
+
+    def __add__(self, other: ExposureSums) -> ExposureSums:
+        return ExposureSums(
+            **{each.name: getattr(self, each.name) + getattr(other, each.name) for each in fields(self)}
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ExposurePartial:
+    """Sums over a part of the log: by day (or all under None), and for the rates of arms."""
+
+    days: Mapping[int | None, ExposureSums]
+    rates: RateSums
+
+    def __add__(self, other: ExposurePartial) -> ExposurePartial:
+        return ExposurePartial(days=add_each(self.days, other.days), rates=self.rates + other.rates)
+
+
+def exposure(store: Store, request: Request) -> Result:
+    """Exposure of every arm that was eligible in the selected log, from one snapshot.
+
+    Raises InputError for unknown names, and an empty log."""
+    if request.by not in (None, "day"):
+        raise InputError(f"exposure has no groups by {request.by!r}", hint="--by day, or none")
+    with store.read() as unit, bulk.alongside(unit):
+        return answer(unit, request)
+
+
+def beside(store: Store, listed: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records of arms with the figures of OF_ARM in the whole log beside them; None where an arm was never eligible."""
+    figures: dict[str, ArmFigures] = {}
+    with suppress(EmptyLog):
+        figures = {row["arm"]: row for row in exposure(store, Request())["arms"]}
+    none = dict.fromkeys(OF_ARM)
+    return [{**arm, **{name: {**none, **figures.get(arm["arm"], {})}[name] for name in OF_ARM}} for arm in listed]
+
+
+def answer(unit: Unit, request: Request) -> Result:
+    """The answer of `exposure`, in an open transaction."""
+    census = Census.of(unit, request)
+    partials = list(map(census.partial, census.reader.to_locate(log_rows.JUDGED, positions=0)))
+    if not partials:
+        raise census.evaluation.nothing_selected("decision")
+    return census.answer(reduce(add, partials))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Census:
+    """A request as the store understands it. added_at (a,): of the arms of `evaluation.arms`; described (a, v): unit
+    vectors of their features, zeros for an arm without any."""
+
+    evaluation: Evaluation
+    reader: LogReader
+    reward: Reward
+    by_day: bool
+    added_at: Ids
+    described: csr_array
+
+    @classmethod
+    def of(cls, unit: Unit, request: Request) -> Census:
+        """Raises InputError for unknown names."""
+        of_name = [f"policy={request.policy}"] if request.policy else []
+        log = ",".join([*of_name, *([request.log] if request.log else [])]) or None
+        selection = filters.selection(unit, log)
+        evaluation = Evaluation.of(unit, EvaluationRequest(targets=(), log=log), selection, encode=False)
+        of_policy = None if request.policy is None else lookup.version(unit, request.policy)[0]
+        reward = (
+            of_policy.reward if of_policy and not request.reward else lookup.reward(unit, request.reward or "default")
+        )
+        catalogue = arms.every(unit)
+        return cls(
+            evaluation=evaluation, reader=LogReader(unit, evaluation), reward=reward, by_day=request.by == "day",
+            added_at=np.array([arm.added_at for arm in catalogue], np.int64), described=described(catalogue),
+        )  # fmt: skip
+
+    # -- sums --
+
+    def partial(self, logged: LoggedBatch) -> ExposurePartial:
+        """The sums of one batch."""
+        rows, _ = log_rows.usable(logged.log, self.reward, now=self.evaluation.now)
+        of_rates = RateSums.of(
+            arm=self.evaluation.arms.index(rows.slots["arm_id"]), cluster=rows.slots["cluster"],
+            examined=np.ones(len(rows)), reward=rows.reward, arms=len(self.added_at),
+        )  # fmt: skip
+        slots = logged.log.slots
+        day = slots["at"] // DAY_US if self.by_day else np.zeros(len(logged.log), np.int64)
+        days: dict[int | None, ExposureSums] = {}
+        for number in np.unique(day).tolist():
+            chosen = {name: column[day == number] for name, column in slots.items()}
+            days[number if self.by_day else None] = self._sums(chosen, logged)
+        return ExposurePartial(days=days, rates=of_rates)
+
+    def _sums(self, slots: Columns, logged: LoggedBatch) -> ExposureSums:
+        starts = run_starts(slots["decision_id"])
+        arm, live = self.evaluation.arms.index(slots["arm_id"]), ~slots["imported"]
+        slates, variety = self._variety(arm, starts)
+        return ExposureSums(
+            decisions=len(starts),
+            slots=len(arm),
+            realised=np.bincount(arm, minlength=len(self.added_at)).astype(np.float64),
+            expected=self._expected(slots, starts, logged),
+            eligible=self._eligible(slots["eligible_id"][starts], logged),
+            served=int(live.sum()),
+            explored=self._explored({name: column[live] for name, column in slots.items()}),
+            young=int((slots["at"] - self.added_at[arm] < YOUNG_US)[live].sum()),
+            slates=slates,
+            variety=variety,
+        )
+
+    def _expected(self, slots: Columns, starts: Ids, logged: LoggedBatch) -> Array:
+        """Expected exposure, (a,): probabilities of each arm, summed over the positions of these decisions."""
+        expected = np.zeros(len(self.added_at))
+        decisions = {name: column[starts] for name, column in slots.items()}
+        derived, longest = 0, int(decisions["size"].max())
+        for case in self.reader.marginals.cases(decisions, logged.contexts, logged.eligible, positions=longest):
+            expected[self.evaluation.arms.index(case.arms)] += len(case.rows) * case.marginals.sum(axis=0)
+            derived += len(case.rows)
+        return expected if derived == len(starts) else np.full(len(expected), np.nan)
+
+    def _eligible(self, sets: Ids, logged: LoggedBatch) -> Array:
+        """In how many of these decisions each arm was eligible, (a,)."""
+        decisions = np.zeros(len(self.added_at))
+        for key, times in zip(*(column.tolist() for column in np.unique(sets, return_counts=True)), strict=True):
+            decisions[self.evaluation.arms.index(logged.eligible[key])] += times
+        return decisions
+
+    def _explored(self, slots: Columns) -> float:
+        """How many of these slots a uniform pick fills, expected."""
+        ids, version = np.unique(slots["version_id"], return_inverse=True)
+        self.reader.loggers.versions(ids)
+        explored = 0.0
+        for number, key in enumerate(ids.tolist()):
+            floor = np.atleast_1d(self.reader.loggers.policy(key).exploration)
+            position = slots["position"][version == number]
+            explored += float(floor[np.minimum(position, len(floor)) - 1].sum())
+        return explored
+
+    def _variety(self, arm: Ids, starts: Ids) -> tuple[int, float]:
+        """How many slates have several arms, all described, and the sum of their mean distances between two arms."""
+        from scipy.sparse import csr_array
+
+        n = np.diff(np.r_[starts, len(arm)])
+        has_features = np.diff(self.described.indptr)[arm] > 0
+        slates = np.flatnonzero((n > 1) & (np.add.reduceat(has_features.astype(np.int64), starts) == n))
+        total, step = 0.0, max(1, PORTION // max(1, int(n.max(initial=1))))
+        for first in range(0, len(slates), step):
+            some = slates[first : first + step]
+            # the sum of the vectors of each slate: its square holds all similarities of two arms, twice, and n ones
+            slots = np.repeat(starts[some] - np.r_[0, np.cumsum(n[some])[:-1]], n[some]) + np.arange(n[some].sum())
+            shown = csr_array(
+                (np.ones(len(slots)), arm[slots], np.r_[0, np.cumsum(n[some])]), shape=(len(some), len(self.added_at))
+            )
+            added = shown @ self.described
+            squares = added.multiply(added).sum(axis=1)
+            total += float((1 - (squares - n[some]) / (n[some] * (n[some] - 1))).sum())
+        return len(slates), total
+
+    # -- figures --
+
+    def answer(self, partial: ExposurePartial) -> Result:
+        """The figures of the sums of the selected log."""
+        total = reduce(add, partial.days.values())
+        limits = bounds(self.reward)
+        within = limits is not None and limits[0] >= 0 and limits[1] <= 1
+        rate, lower, upper = rates(partial.rates, bounded=within)
+        popularity = partial.rates.reward.sum(axis=0)
+        table = self.evaluation.arms
+        listed = sorted(
+            np.flatnonzero(total.eligible).tolist(), key=lambda row: (-total.realised[row], table.rank[row])
+        )
+        result: Result = {
+            "decisions": total.decisions,
+            "slots": total.slots,
+            "reward": self.reward.name,
+            "curve": None,
+            "arms": [
+                {
+                    "arm": table.keys[int(table.ids[row])],
+                    "expected": finite_or_none(total.expected[row]),
+                    "realised": int(total.realised[row]),
+                    "rate": finite_or_none(rate[row]),
+                    "lower": finite_or_none(lower[row]),
+                    "upper": finite_or_none(upper[row]),
+                    "age_days": (self.evaluation.now - int(self.added_at[row])) / DAY_US,
+                }
+                for row in listed
+            ],
+            "catalogue": _figures(total, popularity),
+        }
+        if self.by_day:
+            result["days"] = [
+                {
+                    "day": written(int(day) * DAY_US)[:10], "decisions": sums.decisions, "slots": sums.slots,
+                    **_figures(sums, popularity),
+                }
+                for day, sums in sorted(partial.days.items())
+                if day is not None
+            ]  # fmt: skip
+        return result
+
+
+def _figures(sums: ExposureSums, popularity: Array) -> CatalogueFigures:
+    """The figures of a catalogue: the arms that were eligible in some of these decisions."""
+    eligible = sums.eligible > 0
+    realised, expected = spread(sums.realised[eligible]), spread(sums.expected[eligible])
+    mean = popularity[eligible].mean()
+    lift = float(sums.realised @ popularity) / sums.slots / mean if mean > 0 else None
+    return {
+        "arms": int(eligible.sum()),
+        "coverage": realised.coverage,
+        "gini": realised.gini,
+        "entropy": realised.entropy,
+        "effective_arms": realised.effective_arms,
+        "expected_coverage": expected.coverage,
+        "expected_gini": expected.gini,
+        "expected_entropy": expected.entropy,
+        "expected_effective_arms": expected.effective_arms,
+        "floor_share": sums.explored / sums.served if sums.served else None,
+        "popularity_lift": lift,
+        "young_share": sums.young / sums.served if sums.served else None,
+        "variety": sums.variety / sums.slates if sums.slates else None,
+    }
+
+
+def described(catalogue: Sequence[Arm]) -> csr_array:
+    """Unit vectors of the features of arms, (a, v): 1 for each text, flag and item of a list, and each number as a
+    fraction of the largest of its field."""
+    from scipy.sparse import csr_array
+
+    entries = [
+        (row, path if number is None else f"{path}\x1e", 1.0 if number is None else float(number))
+        for row, arm in enumerate(catalogue)
+        for path, number in features.items("", parse(arm.features, f"arm {arm.key}"))
+    ]
+    columns = {path: column for column, path in enumerate(dict.fromkeys(path for _, path, _ in entries))}
+    row = np.array([row for row, _, _ in entries], np.int64)
+    column = np.array([columns[path] for _, path, _ in entries], np.int64)
+    value = np.array([value for _, _, value in entries], np.float64)
+    # numbers by the largest of their field, then rows by their length
+    largest = np.zeros(len(columns))
+    np.maximum.at(largest, column, np.abs(value))
+    vectors = csr_array(
+        (value / np.where(largest > 0, largest, 1.0)[column], (row, column)),
+        shape=(len(catalogue), max(1, len(columns))),
+    )
+    length = np.sqrt(vectors.multiply(vectors).sum(axis=1))
+    vectors.data /= np.repeat(np.where(length > 0, length, 1.0), np.diff(vectors.indptr))
+    return vectors

@@ -1,0 +1,61 @@
+"""rlrec exposure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from rlrec.cli.output import Show, View
+from rlrec.cli.shared import Store, stored
+
+ARMS = ("arm", "realised", "expected", "rate", "lower", "upper", "age_days")
+DAYS = ("day", "decisions", "slots", "coverage", "gini", "effective_arms", "floor_share", "young_share")
+
+
+@click.command()
+@click.option("--policy", metavar="NAME", help="Only decisions of this policy.")
+@click.option("--log", metavar="FILTER", help="Filter of the log, as in `evaluate` [default: all].")
+@click.option("--by", type=click.Choice(["day"]), help="The figures of the catalogue for each day, too.")
+@click.option("--reward", metavar="NAME", help="Reward of the rates [default: the policy's, or `default`].")
+@stored
+def exposure(store: Store, show: Show, **request: Any) -> None:
+    """Show how much of the log each arm had, and how evenly.
+
+    Expected exposure sums the probabilities that an arm had at each position of each decision: it has no luck in it.
+    Realised exposure counts the slots that showed the arm. An arm counts in the figures of the catalogue if it was
+    eligible in some decision; the rate is the mean reward of its mature slots.
+
+    \b
+    Figures of the catalogue (with expected_ in front: of expected exposure):
+      coverage         share of the arms that had a slot
+      gini             0: all arms had the same; near 1: one had it all
+      entropy          in nats; effective_arms is its exponential
+      floor_share      share of slots that a uniform pick fills, expected
+      popularity_lift  mean summed reward of the arms shown, over that of the
+                       catalogue: above 1, popular arms are shown more
+      young_share      share of slots with an arm added less than 7 days before
+      variety          mean distance (1 - cosine) of two arms of a slate, by the
+                       features of the catalogue
+
+    \b
+    Examples:
+      rlrec exposure --policy home
+      rlrec exposure --log since=2026-01-01 --by day --json
+    """
+    from rlrec.app import exposure as use_case
+
+    result = use_case.exposure(store, use_case.Request(**request))
+    catalogue = result["catalogue"]
+    title = [
+        f"{result['decisions']} decisions, {result['slots']} slots, {catalogue['arms']} eligible arms",
+        ", ".join(
+            f"{name} {_short(value)}" for name, value in catalogue.items() if name != "arms" and value is not None
+        ),
+    ]
+    records, columns = (result["days"], DAYS) if "days" in result else (result["arms"], ARMS)
+    show(result, table=View.of(records, columns, title=title))
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}"

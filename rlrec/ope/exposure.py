@@ -1,0 +1,93 @@
+"""Exposure of a catalogue: how evenly slots are spread over arms, and the reward rate of each arm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlrec.arrays import Array, Ids
+from rlrec.ope.base import hash_bits
+
+GROUPS = 256  # of clusters: the errors of rates are made from their sums
+CELLS = 4_000_000  # numbers of these sums, at most
+_SALT = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """How exposure is spread over m arms; None where nothing was exposed.
+
+    coverage: share of the arms with any. gini: 0 where all have the same, 1 - 1/m where one arm has it all. entropy: in
+    nats. effective_arms: exp(entropy), as many equally exposed arms have that entropy."""
+
+    coverage: float | None
+    gini: float | None
+    entropy: float | None
+    effective_arms: float | None
+
+
+def spread(exposure: Array) -> Spread:
+    """The spread of exposures (m,), 0 or more, over all arms of a catalogue: those without exposure count.
+
+    Source: Gini's index of the sorted exposures, 2 sum(i x_i) / (m sum(x)) - (m + 1) / m; Shannon's entropy."""
+    total, m = float(exposure.sum()), len(exposure)
+    if not total > 0:
+        return Spread(coverage=None, gini=None, entropy=None, effective_arms=None)
+    share = np.sort(exposure) / total
+    shown = share[share > 0]
+    entropy = float(-(shown * np.log(shown)).sum())
+    return Spread(
+        coverage=len(shown) / m,
+        gini=float(2 * (np.arange(1, m + 1) * share).sum() / m - (m + 1) / m),
+        entropy=max(entropy, 0.0),
+        effective_arms=float(np.exp(max(entropy, 0.0))),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class RateSums:
+    """Sums of a arms over groups of clusters, which add up. examined, reward (groups, a): pulls, counted by the
+    examination of their positions, and rewards."""
+
+    examined: Array
+    reward: Array
+
+    def __add__(self, other: RateSums) -> RateSums:
+        return RateSums(self.examined + other.examined, self.reward + other.reward)
+
+    @classmethod
+    def of(cls, *, arm: Ids, cluster: Ids, examined: Array, reward: Array, arms: int) -> RateSums:
+        """The sums of slots, (n,) each. arm: 0..arms - 1; cluster: digests of the units that were randomised."""
+        groups = max(2, min(GROUPS, CELLS // max(1, arms)))
+        cell = (hash_bits(cluster, salt=_SALT) % np.uint64(groups)).astype(np.int64) * arms + arm
+        columns = np.stack([np.bincount(cell, weights=each, minlength=groups * arms) for each in (examined, reward)])
+        return cls(*columns.astype(np.float64).reshape(2, groups, arms))
+
+
+def rates(sums: RateSums, *, bounded: bool, level: float = 0.95) -> tuple[Array, Array, Array]:
+    """The reward of each arm per examined pull, and its interval, (a,) each; NaN without pulls.
+
+    bounded: rewards lie in [0, 1]. Then the interval is Wilson's with the pulls divided by the design effect, the
+    clustered variance over that of independent slots (1 at least); else Student's t over groups of clusters.
+    Source: Korn and Graubard 1998 (effective sample size of a proportion), with Wilson's interval for the exact one."""
+    from scipy.special import ndtri, stdtrit
+
+    pulls, total = sums.examined.sum(axis=0), sums.reward.sum(axis=0)
+    present = (sums.examined > 0).sum(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rate = total / pulls
+        # variance of the ratio, from the groups that have the arm
+        variance = np.square(sums.reward - rate * sums.examined).sum(axis=0) / pulls**2 * present / (present - 1)
+        if not bounded:
+            reach = stdtrit(np.maximum(present - 1, 1), (1 + level) / 2) * np.sqrt(variance)
+            unknown = (present < 2) | (variance == 0)
+            return rate, np.where(unknown, np.nan, rate - reach), np.where(unknown, np.nan, rate + reach)
+        # a debiased rate may pass 1
+        p = np.clip(rate, 0.0, 1.0)
+        independent = p * (1 - p) / pulls
+        effect = np.where(independent > 0, np.maximum(variance / independent, 1.0), 1.0)
+        n, z = pulls / np.where(np.isfinite(effect), effect, 1.0), float(ndtri((1 + level) / 2))
+        centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+        half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    return rate, np.maximum(centre - half, 0.0), np.minimum(centre + half, np.maximum(rate, 1.0))
