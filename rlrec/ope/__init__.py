@@ -11,6 +11,7 @@ from rlrec.errors import InputError, suggest
 if TYPE_CHECKING:
     from rlrec.ope.base import Estimator, ImpressionEstimator
     from rlrec.ope.sequential import SessionEstimator
+    from rlrec.ope.slates import SlateEstimator
 
 # Unit (what one row of the estimate is) -> name -> class. To add an estimator: its class, and one line here.
 _BY_UNIT = {
@@ -32,10 +33,27 @@ _BY_UNIT = {
         "dr-rl": "rlrec.ope.sequential:DrRl",
         "wdr": "rlrec.ope.sequential:Wdr",
     },
+    "slate": {
+        "sips": "rlrec.ope.slate_weighting:Sips",
+        "iips": "rlrec.ope.slate_weighting:Iips",
+        "rips": "rlrec.ope.slate_weighting:Rips",
+        "pi": "rlrec.ope.slate_weighting:Pi",
+        "cascade-dr": "rlrec.ope.slate_weighting:CascadeDr",
+        "interpol": "rlrec.ope.slate_weighting:Interpol",
+        "pbm": "rlrec.ope.slate_weighting:Pbm",
+        "sn-sips": "rlrec.ope.slate_weighting:SnSips",
+        "sn-iips": "rlrec.ope.slate_weighting:SnIips",
+        "sn-rips": "rlrec.ope.slate_weighting:SnRips",
+        "sn-pi": "rlrec.ope.slate_weighting:SnPi",
+        "sn-interpol": "rlrec.ope.slate_weighting:SnInterpol",
+        "sn-pbm": "rlrec.ope.slate_weighting:SnPbm",
+    },
 }
 
 ESTIMATORS = {name: path for family in _BY_UNIT.values() for name, path in family.items()}
-GROUPS = {**{unit: tuple(family) for unit, family in _BY_UNIT.items()}, "all": tuple(ESTIMATORS)}
+NEED_CURVE = ("pbm", "sn-pbm")  # their parameter has no default: no group has them
+GROUPS = {unit: tuple(name for name in family if name not in NEED_CURVE) for unit, family in _BY_UNIT.items()}
+GROUPS["all"] = tuple(name for family in list(GROUPS.values()) for name in family)
 DEFAULT = "ips,snips,dr"
 
 
@@ -43,24 +61,36 @@ DEFAULT = "ips,snips,dr"
 class EstimatorChoice:
     """Estimators by label and unit: each unit is a fold of its own.
 
-    labels: all of them, in the order of the request"""
+    labels: all of them, in the order of the request. named: those that were asked for by their names, not by a group"""
 
     labels: tuple[str, ...]
     impressions: dict[str, ImpressionEstimator]
     sessions: dict[str, SessionEstimator]
+    slates: dict[str, SlateEstimator]
+    named: frozenset[str]
+
+    @property
+    def every(self) -> dict[str, Estimator]:
+        """All of them, by their labels."""
+        return {**self.impressions, **self.sessions, **self.slates}
 
 
 def parse(text: str) -> EstimatorChoice:
-    """Estimators of a comma list such as `ips,clipped-ips:5,wdr`, a group (`impression`, `session`) or `all`.
-    Raises InputError for an unknown name, a parameter where none belongs, and a value out of range."""
+    """Estimators of a comma list such as `ips,clipped-ips:5,wdr`, a group (`impression`, `session`, `slate`) or `all`.
+    Raises InputError for an unknown name, a parameter where none belongs, and a value out of range or missing."""
     words = [word.strip() for word in text.split(",") if word.strip()]
     if not words:
         raise InputError("no estimator named", hint=f"one or more of {', '.join([*ESTIMATORS, *GROUPS])}")
+    if lacking := next((word for word in words if word in NEED_CURVE), None):
+        hint = f"write {lacking}:CURVE; `rlrec position list` has the curves, `rlrec position fit` makes one"
+        raise InputError(f"{lacking} needs a position curve", hint=hint)
     chosen = {label: estimator(label) for word in words for label in GROUPS.get(word, (word,))}
     return EstimatorChoice(
         labels=tuple(chosen),
         impressions=cast("dict[str, ImpressionEstimator]", _of_unit(chosen, "impression")),
         sessions=cast("dict[str, SessionEstimator]", _of_unit(chosen, "session")),
+        slates=cast("dict[str, SlateEstimator]", _of_unit(chosen, "slate")),
+        named=frozenset(words) - GROUPS.keys(),
     )
 
 
@@ -78,9 +108,12 @@ def estimator(label: str) -> Estimator:
     named = getattr(import_module(module), attribute)
     if not colon:
         return cast("Estimator", named())
-    if not (parameters := _parameters(named)):
-        raise InputError(f"{name} takes no parameter, got {label!r}", hint=f"write {name}")
-    return cast("Estimator", named(**{parameters[0]: _number(label, value)}))
+    parameters, values = _parameters(named), value.split(":")
+    if len(values) > len(parameters):
+        takes = f"{len(parameters)} parameters" if len(parameters) > 1 else "one" if parameters else "no parameter"
+        raise InputError(f"{name} takes {takes}, got {label!r}", hint=f"write {_form(named)}")
+    pairs = zip(parameters.items(), values, strict=False)
+    return cast("Estimator", named(**{key: _value(label, text, default) for (key, default), text in pairs}))
 
 
 def descriptions() -> dict[str, list[tuple[str, str]]]:
@@ -90,18 +123,31 @@ def descriptions() -> dict[str, list[tuple[str, str]]]:
 
 
 def _description(default: Estimator) -> tuple[str, str]:
-    parameter = "".join(f"[:{getattr(default, name):g}]" for name in _parameters(type(default)))
     paragraph = (type(default).__doc__ or "").split("\n\n")[0]
-    return f"{default.name}{parameter}", " ".join(paragraph.split())
+    return _form(type(default)), " ".join(paragraph.split())
 
 
-def _parameters(of_class: Any) -> list[str]:
-    return [field.name for field in fields(of_class)]
+def _form(of_class: Any) -> str:
+    """How an estimator is written: what may be left out stands in brackets."""
+    forms = [f":{default:g}" if default else ":CURVE" for default in _parameters(of_class).values()]
+    optional = of_class.name not in NEED_CURVE
+    return of_class.name + "".join(f"[{form}]" if optional else form for form in forms)
 
 
-def _number(label: str, value: str) -> float:
+def _parameters(of_class: Any) -> dict[str, Any]:
+    """The parameters that are written behind its name, with their defaults."""
+    return {field.name: field.default for field in fields(of_class) if isinstance(field.default, int | float | str)}
+
+
+def _value(label: str, text: str, default: float | str) -> float | str:
+    name = label.partition(":")[0]
+    if isinstance(default, str):
+        if not text:
+            raise InputError(f"{label!r} names no curve", hint="`rlrec position list` has them")
+        return text
     try:
-        return float(value)
+        return type(default)(text)
     except ValueError:
-        hint = f"as in {label.partition(':')[0]}:20"
-        raise InputError(f"{value!r} in {label!r} is not a number", hint=hint) from None
+        kind = "a whole number" if isinstance(default, int) else "a number"
+        hint = f"as in {name}:{1 if isinstance(default, int) else 20}"
+        raise InputError(f"{text!r} in {label!r} is not {kind}", hint=hint) from None

@@ -22,6 +22,7 @@ ROUNDING = 1e-9
 _HEAVIEST = 1e300
 _DTYPES = {"cluster": np.int64, "default": np.bool_}
 NO_COLUMNS = ("start", "left_out")  # fields of batches that are no columns of rows
+TABLES = ("target_at", "logged_at")  # columns that have a number for every position
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,7 +50,7 @@ class RewardColumns:
         for name, values in self.columns().items():
             column: Array = np.asarray(values, dtype=_DTYPES.get(name, np.float64))
             object.__setattr__(self, name, column)
-            if column.shape != (self.n_rows(name),):
+            if (*column.shape[:1], column.ndim) != (self.n_rows(name), 1 + (name in TABLES)):
                 raise InputError(f"{name} has shape {column.shape}, the batch has {self.n_rows(name)} rows of it")
         for name in ("reward", "predicted", "expected"):
             if (column := getattr(self, name)) is not None:

@@ -39,6 +39,7 @@ REASONS = {
     "no-reward-range": "the reward has no clip, which this interval needs: a bound is null",
     "no-propensity": "rows or visits without a propensity, or cut, were left out; `left_out` counts them",
     "no-state": "rows or visits without a recorded session state were left out; `left_out` counts them",
+    "position-model": "the estimate is right where the position curve is (`position show`), and blind to its errors",
     "logging-states": "the target reads session state, and was judged in states that the logger caused",
 }
 # Reasons from the caller or from the interval that allow no verdict better than weak.

@@ -34,7 +34,9 @@ class Estimate:
     left_out: rows without a propensity, or visits that could not be used
     ess_by_step: effective sample size over visits at each step; horizon: the first step, from 0, at which it is below
         5 % of the visits: from there on the log does not support the target. None if it always does, and per
-        impression"""
+        impression
+    curve, curve_age_days: the position curve that the estimate rests on (with its number), and its age; None where it
+        rests on none, or on one that is assumed"""
 
     estimator: str
     estimand: str
@@ -65,6 +67,8 @@ class Estimate:
     ess_by_step: tuple[float, ...] | None = None
     horizon: int | None = None
     safe_lower: float | None = None
+    curve: str | None = None
+    curve_age_days: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

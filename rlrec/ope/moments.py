@@ -48,6 +48,16 @@ class ClusterSummary:
         """Index of each of these columns."""
         return [self.columns.index(name) for name in columns]
 
+    def under(self, prefix: str) -> ClusterSummary:
+        """The columns whose names begin with a prefix, by what follows it."""
+        names = tuple(name for name in self.columns if name.startswith(prefix))
+        index = self.index(names)
+        return ClusterSummary(
+            columns=tuple(name.removeprefix(prefix) for name in names), present=self.present[index],
+            total=self.total[index], moment=self.moment[np.ix_(index, index)], most=self.most[index],
+            absolute=self.absolute[index], units=self.units[:, index], blocks=self.blocks,
+        )  # fmt: skip
+
 
 @dataclass(frozen=True, eq=False)
 class _Clusters:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -30,6 +31,7 @@ class VisitBatch(RewardColumns):
     Of the other columns `cluster` is (s,), and (n,) are reward (of the page), predicted (of the discounted return from
         that step on), and largest (a log)."""
 
+    by_visit: ClassVar[tuple[str, ...]] = ("cluster",)  # the columns that are (s,)
     start: Ids
     log_ratio: Array
     left_out: int = 0
@@ -43,12 +45,15 @@ class VisitBatch(RewardColumns):
         if (self.predicted is None) != (self.expected is None):
             raise InputError("predicted and expected come together or not at all")
         super().__post_init__()
-        require("log_ratio", self.log_ratio, self.log_ratio < np.inf, "a finite number or -inf")
+        require("log_ratio", self.log_ratio, self._is_ratio(self.log_ratio), "a finite number or -inf")
         if self.largest is not None:
             require("largest", self.largest, self.largest != -np.inf, "above -inf, or absent")
 
+    def _is_ratio(self, log_ratio: Array) -> Flags:
+        return log_ratio < np.inf
+
     def n_rows(self, name: str) -> int:
-        return len(self) if name == "cluster" else int(self.start[-1])
+        return len(self) if name in self.by_visit else int(self.start[-1])
 
     def __len__(self) -> int:
         """Number of visits."""
@@ -59,17 +64,16 @@ class VisitBatch(RewardColumns):
         """Decisions of every visit, (s,)."""
         return np.diff(self.start)
 
-    def where(self, visits: Flags | Ids) -> VisitBatch:
+    def where(self, visits: Flags | Ids) -> Self:
         """These visits, flagged or numbered, in that order; `left_out` is 0."""
         chosen = np.arange(len(self))[visits]
         # the decisions of the visits, visit by visit
         length = self.length[chosen]
         start = offsets(length)
         rows = np.arange(start[-1]) + np.repeat(self.start[chosen] - start[:-1], length)
-        # every column at these decisions
-        columns = self.columns() | {"cluster": None}
-        selected = {name: column[rows] for name, column in columns.items() if column is not None}
-        return VisitBatch(start=start, cluster=self.cluster[chosen], **selected)
+        # every column at these visits or decisions
+        selected = {name: column[chosen if name in self.by_visit else rows] for name, column in self.columns().items()}
+        return type(self)(start=start, **selected)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,12 +117,17 @@ class Course:
 
     @cached_property
     def correction(self) -> Array:
-        """gamma^t w_t (r_t + gamma V_{t+1} - Q_t): the weighted error of the model. V is 0 after the end."""
+        """gamma^t w_t (r_t + gamma V_{t+1} - Q_t): the weighted error of the model. V after the end is `at_end`."""
         predicted, expected = self._model
         after = np.zeros(len(expected))
         after[:-1] = expected[1:]
-        after[self._last] = 0.0
+        after[self._last] = self.at_end
         return self.discount * self.ratio * (self.batch.reward + self.gamma * after - predicted)
+
+    @property
+    def at_end(self) -> Array | float:
+        """What a visit earns after its last step."""
+        return 0.0
 
     @property
     def _model(self) -> tuple[Array, Array]:

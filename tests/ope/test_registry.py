@@ -12,7 +12,8 @@ import pytest
 from rlrec import ope
 from rlrec.errors import InputError
 
-PARAMETERS = [name for name in ope.ESTIMATORS if fields(ope.estimator(name))]
+PARAMETERS = [name for name in ope.ESTIMATORS if fields(ope.estimator(name)) and name not in ope.NEED_CURVE]
+WITHOUT_CURVE = [name for name in ope.ESTIMATORS if name not in ope.NEED_CURVE]
 
 
 def test_a_list_keeps_its_order_and_its_labels() -> None:
@@ -24,15 +25,16 @@ def test_a_list_keeps_its_order_and_its_labels() -> None:
 def test_groups_stand_for_their_members() -> None:
     others = [name for name in ope.GROUPS["impression"] if name != "dr"]
     assert list(ope.parse("dr,impression").labels) == ["dr", *others]
-    assert list(ope.parse("all").labels) == list(ope.ESTIMATORS)
+    assert sorted(ope.parse("all").labels) == sorted(WITHOUT_CURVE)
 
 
 def test_units_are_separate() -> None:
-    choice = ope.parse("wdr,ips,tis")
-    assert (choice.labels, [*choice.impressions], [*choice.sessions]) == (
-        ("wdr", "ips", "tis"),
+    choice = ope.parse("wdr,pbm:home,ips,tis")
+    assert (choice.labels, [*choice.impressions], [*choice.sessions], [*choice.slates]) == (
+        ("wdr", "pbm:home", "ips", "tis"),
         ["ips"],
         ["wdr", "tis"],
+        ["pbm:home"],
     )
     assert tuple(ope.parse("session").sessions) == ope.GROUPS["session"]
 
@@ -43,8 +45,9 @@ def test_every_name_leads_to_the_class_of_that_name() -> None:
 
 def test_every_name_is_described_with_its_default() -> None:
     described = [line for lines in ope.descriptions().values() for line in lines]
-    assert [name.partition("[")[0] for name, _ in described] == list(ope.ESTIMATORS)
-    assert all(re.fullmatch(r"[a-z-]+(\[:[0-9.]+\])?", name) and text.endswith(".") for name, text in described)
+    assert [re.split(r"\[|:", name)[0] for name, _ in described] == list(ope.ESTIMATORS)
+    form = r"[a-z-]+(\[:[0-9.]+\])?(:CURVE|\[:CURVE\])?"
+    assert all(re.fullmatch(form, name) and text.endswith(".") for name, text in described)
     assert described[2][0] == "clipped-ips[:20]"
 
 
@@ -56,7 +59,19 @@ def test_a_near_miss_is_suggested() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", " , ", "ips:3", *(f"{name}:{value}" for name in PARAMETERS for value in ("", "x", "0", "-1", "nan", "inf"))],
+    [
+        "",
+        " , ",
+        "ips:3",
+        "sips:1",
+        "clipped-ips:5:6",
+        "pbm",
+        "pbm:",
+        "sn-pbm",
+        "interpol:1:",
+        "interpol:0.5",
+        *(f"{name}:{value}" for name in PARAMETERS for value in ("", "x", "0", "-1", "nan", "inf")),
+    ],
 )
 def test_a_wrong_list_or_parameter_is_refused(text: str) -> None:
     with pytest.raises(InputError):

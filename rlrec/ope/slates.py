@@ -1,0 +1,241 @@
+"""The log as slates, and the fold of the estimators per slate.
+
+A slate is a visit whose steps are its slots, from the top: `visits.Course`, without a discount, has the weights down to
+each slot. An estimator says how much the reward of each slot weighs; clusters, intervals and diagnostics are shared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import ClassVar, Protocol
+
+import numpy as np
+
+from rlrec.arrays import Array, Flags
+from rlrec.errors import InputError
+from rlrec.ope import diagnostics, intervals
+from rlrec.ope.base import TABLES, Estimator, require
+from rlrec.ope.diagnostics import Weights
+from rlrec.ope.estimate import ANY_REWARD, CORE, USUAL, Estimate, EstimatorFold, FinishOptions
+from rlrec.ope.intervals import Replicates
+from rlrec.ope.moments import Moments, moments
+from rlrec.ope.visits import HEAVIEST, Course, VisitBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """A position curve as an estimate uses it: the examination of positions 1, 2, ... over that of position 1.
+
+    name: with its number; None for a curve that is assumed. age_days: since it was fitted."""
+
+    name: str | None = None
+    examination: tuple[float, ...] = ()
+    age_days: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SlateBatch(VisitBatch):
+    """Slates of the log as one target sees them, s slates of n slots in all; slate i has rows start[i] to
+    start[i + 1] - 1, from the top. NaN stands for what is not known: an estimator that needs it leaves the slate out.
+
+    log_ratio (n,): log of the ratio of the probabilities given the slots above; largest (n,): the largest it could be.
+    reward (n,): of the slots; page (s,): of events that belong to the whole page.
+    predicted, expected (n,): a model of what a slate still earns from a slot on: its value of the arm shown, and its
+        mean over the target's choice below the slots above.
+    marginal_ratio (n,): ratio of the probabilities of the arm at its position, whatever stands elsewhere;
+        largest_marginal (n,): the largest it could be at that position.
+    target_at, logged_at (n, k): these probabilities at positions 1 to k; 0 below the end of the slate.
+    additive (s,): weight of a reward that is a sum over slots, of `pseudo_inverse`."""
+
+    by_visit: ClassVar[tuple[str, ...]] = ("cluster", "page", "additive")
+    page: Array
+    marginal_ratio: Array | None = None
+    largest_marginal: Array | None = None
+    target_at: Array | None = None
+    logged_at: Array | None = None
+    additive: Array | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require("page", self.page, np.isfinite(self.page), "a finite number")
+        if self.marginal_ratio is not None:
+            require("marginal_ratio", self.marginal_ratio, ~(self.marginal_ratio < 0), "0 or more")
+        for name in TABLES:
+            if (table := getattr(self, name)) is not None and (table < 0).any():
+                raise InputError(f"{name} of the batch has a probability below 0")
+
+    def _is_ratio(self, log_ratio: Array) -> Flags:
+        return ~(log_ratio == np.inf)
+
+
+@dataclass(frozen=True, eq=False)
+class SlateCourse(Course):
+    """Columns of one batch of slates: (n,) per slot, (s,) per slate."""
+
+    batch: SlateBatch
+    gamma: float = 1.0
+
+    @property
+    def at_end(self) -> Array:
+        """The reward of page events comes after the last slot."""
+        return self.batch.page
+
+    @cached_property
+    def page_reward(self) -> Array:
+        """The reward of the page: of its slots, and of events of the whole page."""
+        return self._sum(self.batch.reward) + self.batch.page
+
+    @cached_property
+    def weighted_page_events(self) -> Array:
+        """Weight of the whole slate x reward of page events, whose weight is not needed where there are none."""
+        return np.where(self.batch.page == 0, 0.0, self.weight * self.batch.page)
+
+    @cached_property
+    def rewarded(self) -> Flags:
+        """Flags of the slates with a reward that is not the default."""
+        return super().rewarded | (self.batch.page != 0)
+
+    @cached_property
+    def bound_of_marginals(self) -> Array:
+        """Largest ratio of marginals of any slot of the slate; inf where no bound is known."""
+        largest = self.batch.largest_marginal
+        if largest is None or not len(self.batch):
+            return np.full(len(self.batch), np.inf)
+        return np.maximum.reduceat(np.nan_to_num(largest, nan=np.inf), self.batch.start[:-1])
+
+    def sum(self, column: Array) -> Array:
+        """Sums over the slots of each slate, (s,)."""
+        return self._sum(column)
+
+    def table(self, name: str) -> Array:
+        """Probabilities of the arm of each slot at positions 1 to k, (n, k): `target_at` or `logged_at`."""
+        table = getattr(self.batch, name)
+        if table is None:
+            raise InputError("pbm and interpol need the probabilities of every position", hint="use iips")
+        return np.asarray(table)
+
+
+@dataclass(frozen=True, eq=False)
+class Weighing:
+    """Slates as an estimator weighs them, (s,) each: NaN where a slate cannot be weighed.
+
+    weight: of the slate, 1 on average; weighted_reward; bound: the largest weight it could have had"""
+
+    weight: Array
+    weighted_reward: Array
+    bound: Array
+
+
+class SlateEstimator(Estimator, Protocol):
+    """An estimator of pages. Its columns are those of its weighing: `weighted_reward`, `weight`, `rows`, and `robust`
+    for a corrected model."""
+
+    joint: ClassVar[bool]  # needs the probability of the slate, slot by slot
+    tabled: ClassVar[bool]  # needs the probabilities of every position
+
+    @property
+    def weighing(self) -> str:
+        """The name of its weights: estimators with equal names have equal weights."""
+
+    @property
+    def rests_on(self) -> Curve | None:
+        """The position curve that it takes to be right."""
+
+    def weigh(self, course: SlateCourse) -> Weighing:
+        """The slates of a batch, weighed."""
+
+
+@dataclass(frozen=True, eq=False)
+class SlatePartial:
+    """Sums over slates: `partial(batch_1) + partial(batch_2)`. weights: diagnostics by the name of a weighing."""
+
+    moments: Moments
+    weights: Mapping[str, Weights]
+
+    def __add__(self, other: SlatePartial) -> SlatePartial:
+        weights = {name: of_weighing + other.weights[name] for name, of_weighing in self.weights.items()}
+        return SlatePartial(self.moments + other.moments, weights)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlateFold:
+    """The chosen estimators per slate, about one target.
+
+    estimators: label -> estimator, as `ope.parse(...).slates` gives them
+    spanning: a cluster may come back in a later batch (users); every one then takes 24 bytes a weighing, and 8 more"""
+
+    estimators: Mapping[str, SlateEstimator]
+    spanning: bool
+
+    @cached_property
+    def weighings(self) -> dict[str, SlateEstimator]:
+        """An estimator for each way to weigh."""
+        return {estimator.weighing: estimator for estimator in self.estimators.values()}
+
+    @cached_property
+    def robust(self) -> frozenset[str]:
+        """The weighings whose model is corrected, too."""
+        return frozenset(estimator.weighing for estimator in self.estimators.values() if estimator.modelled)
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """Every column that is summed: the name of a weighing, a space, its column."""
+        return tuple(
+            f"{name} {column}"
+            for name in self.weighings
+            for column in (*CORE, *(["robust"] if name in self.robust else []))
+        )
+
+    def partial(self, batch: SlateBatch) -> SlatePartial:
+        """The sums of one batch; those of an empty batch are the zero of the sum.
+        Raises InputError if an estimator needs a column that the batch lacks."""
+        course = SlateCourse(batch)
+        terms: list[Array] = []
+        weights = {}
+        for name, estimator in self.weighings.items():
+            weighed = estimator.weigh(course)
+            used = ~np.isnan(weighed.weight + weighed.weighted_reward)
+            terms += [
+                used.astype(np.float64),
+                *(_known(used, each) for each in (weighed.weight, weighed.weighted_reward)),
+            ]
+            terms += [_known(used, course.robust_return)] if name in self.robust else []
+            weights[name] = diagnostics.weight_diagnostics(
+                weighed.weight[used], weighted_reward=weighed.weighted_reward[used], not_default=course.rewarded[used],
+                largest=float(weighed.weight[used].max(initial=0.0)), bound=float(weighed.bound[used].max(initial=0.0)),
+                unsupported=batch.unsupported, left_out=batch.left_out + int((~used).sum()),
+            )  # fmt: skip
+        matrix = np.column_stack(terms)
+        return SlatePartial(moments(matrix, batch.cluster, columns=self.columns, spanning=self.spanning), weights)
+
+    def finish(self, partial: SlatePartial, options: FinishOptions = USUAL) -> list[Estimate]:
+        """One estimate for each estimator, in their order; no reward range applies to the sum over a page.
+        Raises InputError for an interval that one of the estimators does not have, and a level outside (0, 1)."""
+        intervals.check(options.interval, options.level, estimators=self.estimators)
+        options = replace(options, reward_range=ANY_REWARD)
+        summary = partial.moments.summary()
+        by_weighing = {name: summary.under(f"{name} ") for name in self.weighings}
+        drawn: dict[str, Replicates] = {}
+        if options.interval == "bootstrap-t":
+            drawn = {
+                name: intervals.replicates(of_weighing, seed=options.seed, number=options.replicates)
+                for name, of_weighing in by_weighing.items()
+            }
+        estimates = []
+        for label, estimator in self.estimators.items():
+            name, curve = estimator.weighing, estimator.rests_on
+            reasons = (*options.extra_reasons, *(() if curve is None else ("position-model",)))
+            of_estimator = EstimatorFold(
+                label=label, estimator=estimator, summary=by_weighing[name], weights=partial.weights[name]
+            )
+            estimate = of_estimator.estimate(replace(options, extra_reasons=reasons), drawn.get(name))
+            if curve is not None:
+                estimate = replace(estimate, curve=curve.name, curve_age_days=curve.age_days)
+            estimates.append(estimate)
+        return estimates
+
+
+def _known(used: Flags, column: Array) -> Array:
+    """The column, 0 where a slate is not used."""
+    return np.where(used, np.clip(column, -HEAVIEST, HEAVIEST), 0.0)

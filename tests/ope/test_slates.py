@@ -1,0 +1,217 @@
+"""Estimators per slate on the complete log of all 12 ordered slates of 2 of 4 arms."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rlrec import ope
+from rlrec.arrays import Array
+from rlrec.errors import InputError
+from rlrec.ope import pseudo_inverse
+from rlrec.ope.slate_weighting import FLAT, Pbm
+from rlrec.ope.slates import Curve
+from tests.ope.paging import (
+    ATTRACTION,
+    EXAMINATION,
+    LOGGER,
+    RIGHT,
+    SLATES,
+    TARGET,
+    UNIFORM,
+    WRONG,
+    Rewards,
+    by_position,
+    cascade,
+    complete,
+    fold,
+    from_below,
+    judged,
+    marginals,
+    steps,
+    truth,
+    value,
+)
+
+LOGGERS = {"plackett-luce": LOGGER, "uniform": UNIFORM}
+EXACT = {
+    by_position: ("sips", "iips", "rips", "pi", "cascade-dr", "pbm:home", "interpol:1:home"),
+    cascade: ("sips", "rips", "cascade-dr"),
+    from_below: ("sips",),
+}
+BIASED = {cascade: ("iips", "pi", "pbm:home"), from_below: ("iips", "rips", "cascade-dr", "pi", "pbm:home")}
+
+
+def weights(name: str, logger: Array) -> Array:
+    """Weight of the reward of every slot of the 12 slates, (12, 2), from the formula, position by position."""
+    target, logged = marginals(TARGET), marginals(logger)
+    ratio = np.cumprod(steps(TARGET) / steps(logger), axis=1)
+    if name in ("sips", "rips", "cascade-dr"):
+        return ratio if name != "sips" else ratio[:, [1, 1]]
+    if name == "iips":
+        return np.asarray((target / logged)[[0, 1], SLATES], np.float64)
+    if name == "pbm:home":
+        return np.asarray(((EXAMINATION @ target) / (EXAMINATION @ logged))[SLATES], np.float64)
+    # pi: least squares of the page reward on arms at positions, weighed by the logger
+    shown = np.zeros((12, 8))
+    shown[np.arange(12)[:, None], np.array([0, 4]) + SLATES] = 1
+    pairs = shown.T @ (steps(logger).prod(axis=1)[:, None] * shown)
+    of_slate = shown @ np.linalg.lstsq(pairs, target.ravel(), rcond=1e-10)[0]
+    return np.stack([of_slate, of_slate], axis=1)
+
+
+@pytest.mark.parametrize("logger", LOGGERS)
+@pytest.mark.parametrize("rewards", EXACT)
+def test_exact_where_the_assumption_holds(rewards: Rewards, logger: str) -> None:
+    batch = complete(rewards, LOGGERS[logger])
+    for name in EXACT[rewards]:
+        assert value(batch, name) == pytest.approx(truth(rewards), abs=1e-12), name
+
+
+@pytest.mark.parametrize("logger", LOGGERS)
+@pytest.mark.parametrize("rewards", BIASED)
+def test_bias_is_that_of_an_enumeration_elsewhere(rewards: Rewards, logger: str) -> None:
+    batch, chance = complete(rewards, LOGGERS[logger]), steps(LOGGERS[logger]).prod(axis=1)
+    for name in BIASED[rewards]:
+        expected = float(chance @ (weights(name, LOGGERS[logger]) * rewards(SLATES)).sum(axis=1))
+        assert value(batch, name) == pytest.approx(expected, abs=1e-12), name
+        assert abs(expected - truth(rewards)) > 1e-3, name
+
+
+def test_self_normalised_forms_are_exact_on_the_complete_log() -> None:
+    batch = complete(by_position)
+    for name in ("sn-sips", "sn-iips", "sn-rips", "sn-pi", "sn-pbm:home", "sn-interpol:1:home"):
+        assert value(batch, name) == pytest.approx(truth(by_position), abs=1e-12), name
+
+
+def test_pbm_rests_on_its_curve() -> None:
+    batch = complete(by_position)
+    assert value(batch, "pbm:home", RIGHT) == pytest.approx(0.3097222222, abs=5e-11)
+    assert value(batch, "pbm:home", WRONG) == pytest.approx(0.309166915, abs=5e-10)
+    assert value(complete(by_position, UNIFORM), "pbm:home", FLAT) == pytest.approx(0.314583333, abs=5e-10)
+
+
+def test_a_row_names_its_curve_and_its_age() -> None:
+    curve = replace(RIGHT, age_days=3.5)
+    pbm, iips, interpol = judged(complete(by_position), "pbm:home,iips,interpol", curve)
+    assert (pbm.curve, pbm.curve_age_days, pbm.reasons) == ("home@1", 3.5, ("position-model",))
+    assert (iips.curve, iips.curve_age_days, "position-model" in iips.reasons) == (None, None, False)
+    assert (interpol.curve, "position-model" in interpol.reasons) == (None, True)
+
+
+def test_a_curve_that_ends_above_the_page_is_refused() -> None:
+    with pytest.raises(InputError, match="home@3 ends at position 1, and slates have 2"):
+        value(complete(by_position), "pbm:home", Curve(name="home@3", examination=(1.0,)))
+
+
+def test_windows_lie_between_iips_and_pbm() -> None:
+    """Within a window of the page interpol is pbm, whatever the curve."""
+    batch = complete(cascade)
+    assert value(batch, "interpol:1:home") == pytest.approx(value(batch, "pbm:home"), abs=1e-12)
+    assert value(batch, "interpol:5") == pytest.approx(value(batch, "pbm:home", FLAT), abs=1e-12)
+
+
+def test_windows_of_three_positions_by_hand() -> None:
+    batch = complete(by_position)
+    table = {"target_at": np.array([[0.5, 0.3, 0.2]] * 3), "logged_at": np.array([[0.2, 0.2, 0.6]] * 3)}
+    three = replace(
+        batch, start=np.array([0, 3]), reward=np.array([1.0, 2.0, 4.0]), page=np.zeros(1), cluster=np.zeros(1),
+        log_ratio=np.zeros(3), largest=None, marginal_ratio=None, largest_marginal=None, additive=None, predicted=None,
+        expected=None, **table,
+    )  # fmt: skip
+    curve = Curve(name="home@1", examination=(1.0, 0.5, 0.25))
+    # examined: target .5 .15 .05, logger .2 .1 .15; windows of each position: .3, .45, .25
+    ratio = [0.5 / 0.3, 0.15 / 0.45, 0.05 / 0.25]
+    by_hand = 1 * (ratio[0] + ratio[1]) + 2 * sum(ratio) + 4 * (ratio[1] + ratio[2])
+    assert value(three, "interpol:1:home", curve) == pytest.approx(by_hand, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["sips", "rips", "cascade-dr", "pi"])
+def test_page_events_are_weighed_by_the_slate(name: str) -> None:
+    assert value(complete(by_position, page=0.25), name) == pytest.approx(truth(by_position), abs=1e-12)
+
+
+def test_page_events_are_weighed_by_the_slate_beside_slots() -> None:
+    for name in ("iips", "pbm:home"):
+        assert value(complete(cascade, page=1.0), name) == pytest.approx(truth(cascade), abs=1e-12)
+
+
+def test_pi_of_a_uniform_logger_has_a_closed_form() -> None:
+    generator = np.random.default_rng(3)
+    for size, arms in ((1, 4), (2, 4), (3, 5), (3, 6), (4, 4)):
+        drawn = pseudo_inverse.slates(size, arms)
+        of_target = generator.dirichlet(np.ones(len(drawn)))
+        shares = np.zeros((size, arms))
+        np.add.at(shares, (np.arange(size), drawn), of_target[:, None])
+        inverse = pseudo_inverse.coefficients(drawn, np.full(len(drawn), 1 / len(drawn)), shares)
+        closed = pseudo_inverse.of_uniform(
+            shares[np.arange(size), drawn].ravel(), shares.sum(axis=0)[drawn].ravel(),
+            start=size * np.arange(len(drawn) + 1), arms=np.full(len(drawn), arms),
+        )  # fmt: skip
+        np.testing.assert_allclose(closed, inverse[np.arange(size), drawn].sum(axis=1), atol=1e-12)
+
+
+def test_what_is_not_known_leaves_the_slate_out() -> None:
+    batch = complete(by_position)
+    holed = batch.marginal_ratio.copy() if batch.marginal_ratio is not None else np.empty(0)
+    holed[[0, 5]] = np.nan
+    iips, rips = judged(replace(batch, marginal_ratio=holed), "iips,rips")
+    assert (iips.n, iips.left_out, rips.n, rips.left_out) == (5038, 2, 5040, 0)
+    assert "no-propensity" in iips.reasons
+
+
+def test_intervals_are_clustered() -> None:
+    """Every slate twice in the same cluster: the estimate and its error are those of the log itself."""
+    batch = complete(by_position)
+    once, twice = batch, batch.where(np.repeat(np.arange(len(batch)), 2))
+    (single,), (double,) = judged(once, "rips"), judged(twice, "rips")
+    assert double.n == 2 * single.n
+    assert double.clusters == single.clusters
+    assert double.std_error == pytest.approx(single.std_error, rel=1e-12)
+
+
+def test_a_model_of_what_is_left_takes_noise_out() -> None:
+    batch = complete(by_position)
+    rips, corrected = judged(batch, "rips,cascade-dr", interval="normal")
+    assert corrected.std_error is not None
+    assert rips.std_error is not None
+    assert corrected.std_error < 0.7 * rips.std_error
+
+
+def test_another_estimator_changes_none() -> None:
+    batch = complete(cascade)
+    names = [*ope.GROUPS["slate"], "pbm:home"]
+    for estimate in judged(batch, ",".join(names), replicates=299):
+        (alone,) = judged(batch, estimate.estimator, replicates=299)
+        assert (alone.value, alone.lower, alone.upper) == pytest.approx(
+            (estimate.value, estimate.lower, estimate.upper), rel=1e-9
+        )
+
+
+def test_the_largest_weight_is_bounded_where_the_logger_has_a_floor() -> None:
+    batch = complete(by_position)
+    for name in ("sips", "rips", "iips", "pbm:home", "interpol:1:home"):
+        (weighing,) = fold(name).partial(batch).weights.values()
+        assert weighing.largest <= weighing.bound < np.inf, name
+
+
+def test_a_batch_lacks_what_an_estimator_needs() -> None:
+    batch = replace(
+        complete(by_position), target_at=None, additive=None, marginal_ratio=None, predicted=None, expected=None
+    )
+    for name in ("pbm:home", "interpol", "pi", "iips", "cascade-dr"):
+        with pytest.raises(InputError, match="need"):
+            value(batch, name)
+
+
+def test_the_shape_of_a_curve_is_no_parameter() -> None:
+    assert ope.estimator("pbm:home") == Pbm(curve="home")
+    with pytest.raises(InputError, match="takes one"):
+        ope.parse("pbm:home:2")
+
+
+def test_attraction_is_what_the_vectors_say() -> None:
+    assert marginals(TARGET)[1].round(8).tolist() == [0.31587302, 0.30833333, 0.24126984, 0.13452381]
+    assert ATTRACTION @ marginals(TARGET)[0] + ATTRACTION @ marginals(TARGET)[1] / 2 == pytest.approx(0.3097222222)
