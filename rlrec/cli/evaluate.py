@@ -32,8 +32,8 @@ class _Command(click.Command):
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
 @click.option(
     "--estimator", "estimators", metavar="LIST",
-    help="Names from the list below, or the groups impression, session, all [default: ips,snips,dr; with --by arm: "
-    "snips].",
+    help="Names from the list below, or the groups impression, session, slate (what needs no curve), all (slate only "
+    "where pages are complete and longer than one slot) [default: ips,snips,dr; with --by arm: snips].",
 )  # fmt: skip
 @click.option(
     "--interval", default="bootstrap-t", show_default=True, metavar="KIND",
@@ -56,7 +56,7 @@ class _Command(click.Command):
 @click.option(
     "--by", metavar="FIELD",
     help="One estimate a group: position, policy, version, variant, day, arm (snips alone), or a context field; a "
-    "session as it begins, and not by position or arm.",
+    "session or a page as it begins, and not by position or arm.",
 )  # fmt: skip
 @click.option("--greedy", is_flag=True, help="The target without its exploration (floor, epsilon, temperature).")
 @click.option(
@@ -79,7 +79,10 @@ def evaluate(store: Store, show: Show, **request: Any) -> None:
                     the states that the logging policies brought about
       session       the discounted return of a visit that is over, its decisions
                     mature, whole and uncensored: weights are multiplied along
-                    it, so what is shown now may change what comes later.
+                    it, so what is shown now may change what comes later
+      slate         the reward of a page: of its slots, and of events of the whole
+                    page. Pages with a censored slot are left out and counted;
+                    a log that shows only some positions of a page is refused.
 
     A target that reads the session (of kind gradient) is evaluated in the state recorded with each decision.
 
@@ -109,16 +112,20 @@ def evaluate(store: Store, show: Show, **request: Any) -> None:
       bias_bound     the largest bias that changed weights can cause
       safe_lower     lower minus bias_bound: what a gate should compare
       left_out       rows without a propensity, which weights cannot use; sessions
-                     that are cut, censored or without one; both where a target
-                     needs a state that was not recorded
+                     that are cut, censored or without one; pages that are
+                     censored; all where a target needs a state that was not
+                     recorded
       ess_by_step    per session: effective sample size over visits, step by step
       horizon        the first step at which that is below 5 % of the visits
+      curve, curve_age_days   the position curve that the estimate rests on (reason
+                     position-model), and its age
 
     \b
     Examples:
       rlrec evaluate home uniform
       rlrec evaluate home@2 --log policy=home,since=2026-01-01 --by position --json
       rlrec evaluate home uniform --estimator wdr,pdis --gamma 0.9 --log split=gate
+      rlrec evaluate home uniform --estimator rips,sn-iips,pbm:home
     """
     from rlrec.app import evaluate as use_case
 

@@ -61,13 +61,15 @@ DEFAULT = "ips,snips,dr"
 class EstimatorChoice:
     """Estimators by label and unit: each unit is a fold of its own.
 
-    labels: all of them, in the order of the request. named: those that were asked for by their names, not by a group"""
+    labels: all of them, in the order of the request. named: those that were asked for by their names, not by a group;
+    slates_named: whether estimators per slate were, or their group, and not `all` alone"""
 
     labels: tuple[str, ...]
     impressions: dict[str, ImpressionEstimator]
     sessions: dict[str, SessionEstimator]
     slates: dict[str, SlateEstimator]
     named: frozenset[str]
+    slates_named: bool
 
     @property
     def every(self) -> dict[str, Estimator]:
@@ -91,6 +93,9 @@ def parse(text: str) -> EstimatorChoice:
         sessions=cast("dict[str, SessionEstimator]", _of_unit(chosen, "session")),
         slates=cast("dict[str, SlateEstimator]", _of_unit(chosen, "slate")),
         named=frozenset(words) - GROUPS.keys(),
+        slates_named=any(
+            chosen[label].unit == "slate" for word in words if word != "all" for label in GROUPS.get(word, (word,))
+        ),
     )
 
 

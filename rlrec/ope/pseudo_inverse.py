@@ -1,7 +1,7 @@
-"""Weights of a page reward that is a sum over slots: w(slate) = q' G^+ 1_slate.
+"""Weights of a page reward that is a sum over slots: w(slate) = q' G^+ 1_slate, itself a sum over slots.
 
 1_slate has a 1 for every pair of a position and the arm there; q is its mean under the target, G = E_log 1 1' the
-logger's probabilities of pairs. Source: Swaminathan et al. 2017; closed form of uniform logs: own derivation."""
+logger's probabilities of pairs. Source: Swaminathan et al. 2017; the closed form of uniform logs: own derivation."""
 
 from __future__ import annotations
 
@@ -15,18 +15,16 @@ LISTED = 5_000  # ordered slates that are listed for one logger
 SMALLEST_EIGENVALUE = 1e-10  # of G, relative to the largest: those below are 0
 
 
-def of_uniform(here: Array, anywhere: Array, *, start: Ids, arms: Ids) -> Array:
-    """Weights of slates (s,) that a logger drew uniformly among all ordered slates without repeats.
+def of_uniform(here: Array, anywhere: Array, *, size: Ids, arms: Ids) -> Array:
+    """The weights of slates, slot by slot, (n,), where the logger drew uniformly among all ordered slates without
+    repeats.
 
-    here, anywhere (n,): the target's probability of a slot's arm at its position, and at any position of the slate.
-    start (s + 1,): where each slate begins; arms (s,): how many were eligible."""
-    if len(start) < 2:
-        return np.empty(0)
-    size = np.diff(start)
-    same, common = (np.add.reduceat(column, start[:-1]) for column in (here, anywhere))
+    here, anywhere: the target's probability of the slot's arm at its position, and at any position of the slate.
+    size: of the slate; arms: how many were eligible."""
     left = np.maximum(arms - size, 1)
-    weight = 1 - (arms - 1) * size / left + (arms - 1) * same + (arms - 1) / left * common
-    return np.where(arms == size, 2 - arms + (arms - 1) * same, weight)
+    constant = 1 / size - (arms - 1) / left
+    weight = constant + (arms - 1) * here + (arms - 1) / left * anywhere
+    return np.where(arms == size, (2 - arms) / size + (arms - 1) * here, weight)
 
 
 def slates(size: int, arms: int) -> Index:

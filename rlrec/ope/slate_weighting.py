@@ -12,24 +12,10 @@ import numpy as np
 
 from rlrec.arrays import Array
 from rlrec.errors import InputError
-from rlrec.ope.base import Ratio
-from rlrec.ope.slates import Curve, SlateCourse, Weighing
+from rlrec.ope.slates import PositionCurve, SlateCourse, SlateEstimator, Weighing
 
-FLAT = Curve()
+FLAT = PositionCurve()
 """The curve of positions that are all examined alike."""
-
-
-class PerSlate(Ratio):
-    """A mean over slates. Bounds are not cut: the reward of a page has no simple range."""
-
-    unit: ClassVar[str] = "slate"
-    columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "rows")
-    joint: ClassVar[bool] = False
-    tabled: ClassVar[bool] = False
-
-    @property
-    def rests_on(self) -> Curve | None:
-        return None
 
 
 class SelfNormalised:
@@ -39,7 +25,7 @@ class SelfNormalised:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sips(PerSlate):
+class Sips(SlateEstimator):
     """Mean of w x page reward, w the ratio of the whole slate: unbiased whatever a reward depends on, as long as the
     logger could show what the target shows; its variance grows with every slot.
 
@@ -54,7 +40,7 @@ class Sips(PerSlate):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rips(PerSlate):
+class Rips(SlateEstimator):
     """Mean of sum_l w_l r_l: unbiased where a reward depends on its slot and the slots above (cascade).
 
     Source: st-tech/zr-obp, obp/ope/estimators_slate.py (SlateRewardInteractionIPS, after McInerney et al. 2020)."""
@@ -81,7 +67,7 @@ class CascadeDr(Rips):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Iips(PerSlate):
+class Iips(SlateEstimator):
     """Mean of sum_l r_l x ratio of the probabilities of that arm at position l: unbiased where a reward depends on its
     arm and position alone, whatever stands elsewhere.
 
@@ -98,7 +84,7 @@ class Iips(PerSlate):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pi(PerSlate):
+class Pi(SlateEstimator):
     """Mean of w x page reward, w the pseudo-inverse weight q' G^+ 1_slate, with q the target's probabilities of arms at
     positions and G the logger's of pairs of them: unbiased where the page's mean reward is a sum over its slots of
     numbers of arm and position. It asks for no reward by slot. Weights can be negative.
@@ -110,14 +96,15 @@ class Pi(PerSlate):
     weighing: ClassVar[str] = "pi"
 
     def weigh(self, course: SlateCourse) -> Weighing:
-        weight = course.batch.additive
-        if weight is None:
+        additive = course.batch.additive
+        if additive is None:
             raise InputError("pi needs the logger's probabilities of pairs of slots", hint="use rips or iips")
+        weight = course.sum(additive)
         return Weighing(weight, weight * course.page_reward, np.full(len(weight), np.inf))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pbm(PerSlate):
+class Pbm(SlateEstimator):
     """Mean of sum_l r_l x sum_j t_j P_target(arm at j) / sum_j t_j P_log(arm at j), t_j the examination of position j
     by a curve of `position fit` (pbm:home): unbiased where a reward is examination x attraction of the arm and the
     curve is right; far steadier than iips, and blind to the curve's errors.
@@ -127,14 +114,14 @@ class Pbm(PerSlate):
     name: ClassVar[str] = "pbm"
     tabled: ClassVar[bool] = True
     curve: str = ""
-    shape: Curve = FLAT
+    shape: PositionCurve = FLAT
 
     @property
     def weighing(self) -> str:
         return f"pbm:{self.curve}"
 
     @property
-    def rests_on(self) -> Curve | None:
+    def rests_on(self) -> PositionCurve | None:
         return self.shape
 
     def weigh(self, course: SlateCourse) -> Weighing:
@@ -145,7 +132,7 @@ class Pbm(PerSlate):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Interpol(PerSlate):
+class Interpol(SlateEstimator):
     """Mean of sum_l r_l x sum_(j within window of l) t_j P_target(arm at j) / sum_(k within window of j) t_k P_log(arm
     at k): unbiased where pbm is; it trusts the curve t only between positions that are at most `window` apart, so it
     lies between iips (window 0) and pbm (window of the page).
@@ -158,7 +145,7 @@ class Interpol(PerSlate):
     tabled: ClassVar[bool] = True
     window: int = 1
     curve: str = ""
-    shape: Curve = FLAT
+    shape: PositionCurve = FLAT
 
     def __post_init__(self) -> None:
         if self.window < 1:
@@ -169,7 +156,7 @@ class Interpol(PerSlate):
         return f"interpol:{self.window}:{self.curve}"
 
     @property
-    def rests_on(self) -> Curve | None:
+    def rests_on(self) -> PositionCurve | None:
         return self.shape
 
     def weigh(self, course: SlateCourse) -> Weighing:
@@ -232,7 +219,7 @@ def by_slot(course: SlateCourse, weight: Array, emphasis: Array, bound: Array) -
     return Weighing(course.sum(weight * emphasis) / course.sum(emphasis), weighted, bound)
 
 
-def examination(curve: Curve, positions: int) -> Array:
+def examination(curve: PositionCurve, positions: int) -> Array:
     """Examination of positions 1 to `positions`, (k,). Raises InputError where the curve ends above the last one."""
     if curve is FLAT:
         return np.ones(positions)

@@ -5,10 +5,11 @@ each slot. An estimator says how much the reward of each slot weighs; clusters, 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from rlrec.ope.visits import HEAVIEST, Course, VisitBatch
 
 
 @dataclass(frozen=True, kw_only=True)
-class Curve:
+class PositionCurve:
     """A position curve as an estimate uses it: the examination of positions 1, 2, ... over that of position 1.
 
     name: with its number; None for a curve that is assumed. age_days: since it was fitted."""
@@ -46,9 +47,9 @@ class SlateBatch(VisitBatch):
     marginal_ratio (n,): ratio of the probabilities of the arm at its position, whatever stands elsewhere;
         largest_marginal (n,): the largest it could be at that position.
     target_at, logged_at (n, k): these probabilities at positions 1 to k; 0 below the end of the slate.
-    additive (s,): weight of a reward that is a sum over slots, of `pseudo_inverse`."""
+    additive (n,): what each slot adds to the weight of a reward that is a sum over slots, of `pseudo_inverse`."""
 
-    by_visit: ClassVar[tuple[str, ...]] = ("cluster", "page", "additive")
+    by_visit: ClassVar[tuple[str, ...]] = ("cluster", "page")
     page: Array
     marginal_ratio: Array | None = None
     largest_marginal: Array | None = None
@@ -127,21 +128,27 @@ class Weighing:
     bound: Array
 
 
-class SlateEstimator(Estimator, Protocol):
-    """An estimator of pages. Its columns are those of its weighing: `weighted_reward`, `weight`, `rows`, and `robust`
-    for a corrected model."""
+class SlateEstimator(Estimator):
+    """Base of the estimators of pages. Bounds are not cut: the reward of a page has no simple range.
 
-    joint: ClassVar[bool]  # needs the probability of the slate, slot by slot
-    tabled: ClassVar[bool]  # needs the probabilities of every position
+    Its columns are those of its weighing: `weighted_reward`, `weight`, `rows`, and `robust` for a corrected model."""
+
+    unit: ClassVar[str] = "slate"
+    columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "rows")
+    joint: ClassVar[bool] = False  # needs the probability of the slate, slot by slot
+    tabled: ClassVar[bool] = False  # needs the probabilities of every position
 
     @property
+    @abstractmethod
     def weighing(self) -> str:
         """The name of its weights: estimators with equal names have equal weights."""
 
     @property
-    def rests_on(self) -> Curve | None:
+    def rests_on(self) -> PositionCurve | None:
         """The position curve that it takes to be right."""
+        return None
 
+    @abstractmethod
     def weigh(self, course: SlateCourse) -> Weighing:
         """The slates of a batch, weighed."""
 
@@ -198,9 +205,9 @@ class SlateFold:
             used = ~np.isnan(weighed.weight + weighed.weighted_reward)
             terms += [
                 used.astype(np.float64),
-                *(_known(used, each) for each in (weighed.weight, weighed.weighted_reward)),
+                *(_or_zero(used, each) for each in (weighed.weight, weighed.weighted_reward)),
             ]
-            terms += [_known(used, course.robust_return)] if name in self.robust else []
+            terms += [_or_zero(used, course.robust_return)] if name in self.robust else []
             weights[name] = diagnostics.weight_diagnostics(
                 weighed.weight[used], weighted_reward=weighed.weighted_reward[used], not_default=course.rewarded[used],
                 largest=float(weighed.weight[used].max(initial=0.0)), bound=float(weighed.bound[used].max(initial=0.0)),
@@ -236,6 +243,6 @@ class SlateFold:
         return estimates
 
 
-def _known(used: Flags, column: Array) -> Array:
+def _or_zero(used: Flags, column: Array) -> Array:
     """The column, 0 where a slate is not used."""
     return np.where(used, np.clip(column, -HEAVIEST, HEAVIEST), 0.0)

@@ -126,7 +126,7 @@ class Course:
 
     @property
     def at_end(self) -> Array | float:
-        """What a visit earns after its last step."""
+        """The reward after a visit's last step."""
         return 0.0
 
     @property

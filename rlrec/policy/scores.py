@@ -41,6 +41,10 @@ class DrawnOrder(Order):
     def ranking(self, keys: Array, size: int) -> Index:
         """The first `size` arms of the order that uniforms keys (n, m) draw, (n, size)."""
 
+    def next_arms(self, prefixes: Index, *, floor: Floor) -> Array:
+        """`next_arm` below each of many prefixes (n, k), (n, m)."""
+        return np.array([self.next_arm(prefix, floor=floor) for prefix in prefixes])
+
 
 class Scores(Protocol):
     """Distribution of the noisy score of each of m arms. Axes before that of the arms stand for many runs."""

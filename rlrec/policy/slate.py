@@ -79,6 +79,16 @@ def remaining(scores: Scores, prefix: Index, *, floor: Floor) -> Array:
     return mixed
 
 
+def remaining_each(scores: Scores, prefixes: Index, *, floor: Floor) -> Array:
+    """`remaining` below each of many prefixes (n, k), (n, m), for exact scores."""
+    order = scores.order(prefixes.shape[1] + 1)
+    assert isinstance(order, DrawnOrder)
+    k = prefixes.shape[1]
+    mixed = _mix_floor(order.next_arms(prefixes, floor=floor), at_positions(floor, k + 1)[-1], len(scores) - k)
+    mixed[np.arange(len(prefixes))[:, None], prefixes] = 0.0
+    return mixed
+
+
 def draw(scores: Scores, *, size: int, floor: Floor, seeds: Words, decisions: Ids) -> Draw:
     """Slates of n decisions drawn from the scores, with the probability each of them had (`SlateSampler.draw`)."""
     return SlateSampler(scores, size=size, floor=floor).draw(seeds=seeds, decisions=decisions)

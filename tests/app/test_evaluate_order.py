@@ -121,4 +121,4 @@ def test_shuffled_sessions_give_the_same_figures(
 
 
 def test_the_log_has_every_estimator(forward: str) -> None:
-    assert [row["estimator"] for row in judged(forward, "uniform", estimators="all")] == list(ope.ESTIMATORS)
+    assert [row["estimator"] for row in judged(forward, "uniform", estimators="all")] == list(ope.GROUPS["all"])

@@ -40,7 +40,7 @@ def slates(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> s
     return str(path)
 
 
-@pytest.fixture(scope="module", params=["impression", "session"])
+@pytest.fixture(scope="module", params=["impression", "session", "slate"])
 def folded(slates: str, request: pytest.FixtureRequest) -> tuple[Partials, Callable[[LogPartial], list[Estimate]]]:
     """Partials of small batches, folded after the store was closed; and a function from their sum to estimates."""
     real = reader.batches

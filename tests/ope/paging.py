@@ -12,12 +12,15 @@ from rlrec.arrays import Array
 from rlrec.ope import pseudo_inverse
 from rlrec.ope.estimate import Estimate, FinishOptions
 from rlrec.ope.slate_weighting import Interpol, Pbm
-from rlrec.ope.slates import Curve, SlateBatch, SlateFold
+from rlrec.ope.slates import PositionCurve, SlateBatch, SlateFold
 
 SLATES = pseudo_inverse.slates(2, 4)  # (12, 2)
 TARGET, LOGGER, UNIFORM = np.array([4.0, 3, 2, 1]), np.array([1.0, 2, 3, 4]), np.ones(4)
 ATTRACTION, EXAMINATION = np.array([0.1, 0.2, 0.3, 0.4]), np.array([1.0, 0.5])
-RIGHT, WRONG = Curve(name="home@1", examination=(1.0, 0.5)), Curve(name="home@2", examination=(1.0, 0.25))
+RIGHT, WRONG = (
+    PositionCurve(name="home@1", examination=(1.0, 0.5)),
+    PositionCurve(name="home@2", examination=(1.0, 0.25)),
+)
 
 Rewards = Callable[[Array], Array]
 
@@ -84,13 +87,13 @@ def complete(rewards: Rewards, logger: Array = LOGGER, *, page: float = 0.0) -> 
         largest_marginal=np.full(2 * total, 4.0),
         target_at=target[:, arms].T,
         logged_at=logged[:, arms].T,
-        additive=additive[position, arms].reshape(-1, 2).sum(axis=1),
+        additive=additive[position, arms],
         predicted=model[arms],
         expected=expected.ravel(),
     )
 
 
-def fold(names: str, curve: Curve = RIGHT, *, spanning: bool = False) -> SlateFold:
+def fold(names: str, curve: PositionCurve = RIGHT, *, spanning: bool = False) -> SlateFold:
     """The fold of these estimators; pbm and interpol rest on a curve."""
     chosen = ope.parse(names).slates
     resolved = {
@@ -100,12 +103,12 @@ def fold(names: str, curve: Curve = RIGHT, *, spanning: bool = False) -> SlateFo
     return SlateFold(estimators=resolved, spanning=spanning)
 
 
-def judged(batch: SlateBatch, names: str, curve: Curve = RIGHT, **options: object) -> list[Estimate]:
+def judged(batch: SlateBatch, names: str, curve: PositionCurve = RIGHT, **options: object) -> list[Estimate]:
     of_names = fold(names, curve)
     return of_names.finish(of_names.partial(batch), FinishOptions(**options))
 
 
-def value(batch: SlateBatch, name: str, curve: Curve = RIGHT) -> float:
+def value(batch: SlateBatch, name: str, curve: PositionCurve = RIGHT) -> float:
     (estimate,) = judged(batch, name, curve, interval="normal")
     assert estimate.value is not None
     return estimate.value

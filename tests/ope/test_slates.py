@@ -12,7 +12,7 @@ from rlrec.arrays import Array
 from rlrec.errors import InputError
 from rlrec.ope import pseudo_inverse
 from rlrec.ope.slate_weighting import FLAT, Pbm
-from rlrec.ope.slates import Curve
+from rlrec.ope.slates import PositionCurve
 from tests.ope.paging import (
     ATTRACTION,
     EXAMINATION,
@@ -49,7 +49,7 @@ def weights(name: str, logger: Array) -> Array:
     target, logged = marginals(TARGET), marginals(logger)
     ratio = np.cumprod(steps(TARGET) / steps(logger), axis=1)
     if name in ("sips", "rips", "cascade-dr"):
-        return ratio if name != "sips" else ratio[:, [1, 1]]
+        return np.asarray(ratio if name != "sips" else ratio[:, [1, 1]], np.float64)
     if name == "iips":
         return np.asarray((target / logged)[[0, 1], SLATES], np.float64)
     if name == "pbm:home":
@@ -103,7 +103,7 @@ def test_a_row_names_its_curve_and_its_age() -> None:
 
 def test_a_curve_that_ends_above_the_page_is_refused() -> None:
     with pytest.raises(InputError, match="home@3 ends at position 1, and slates have 2"):
-        value(complete(by_position), "pbm:home", Curve(name="home@3", examination=(1.0,)))
+        value(complete(by_position), "pbm:home", PositionCurve(name="home@3", examination=(1.0,)))
 
 
 def test_windows_lie_between_iips_and_pbm() -> None:
@@ -121,7 +121,7 @@ def test_windows_of_three_positions_by_hand() -> None:
         log_ratio=np.zeros(3), largest=None, marginal_ratio=None, largest_marginal=None, additive=None, predicted=None,
         expected=None, **table,
     )  # fmt: skip
-    curve = Curve(name="home@1", examination=(1.0, 0.5, 0.25))
+    curve = PositionCurve(name="home@1", examination=(1.0, 0.5, 0.25))
     # examined: target .5 .15 .05, logger .2 .1 .15; windows of each position: .3, .45, .25
     ratio = [0.5 / 0.3, 0.15 / 0.45, 0.05 / 0.25]
     by_hand = 1 * (ratio[0] + ratio[1]) + 2 * sum(ratio) + 4 * (ratio[1] + ratio[2])
@@ -147,10 +147,9 @@ def test_pi_of_a_uniform_logger_has_a_closed_form() -> None:
         np.add.at(shares, (np.arange(size), drawn), of_target[:, None])
         inverse = pseudo_inverse.coefficients(drawn, np.full(len(drawn), 1 / len(drawn)), shares)
         closed = pseudo_inverse.of_uniform(
-            shares[np.arange(size), drawn].ravel(), shares.sum(axis=0)[drawn].ravel(),
-            start=size * np.arange(len(drawn) + 1), arms=np.full(len(drawn), arms),
-        )  # fmt: skip
-        np.testing.assert_allclose(closed, inverse[np.arange(size), drawn].sum(axis=1), atol=1e-12)
+            shares[np.arange(size), drawn], shares.sum(axis=0)[drawn], size=np.array(size), arms=np.array(arms)
+        )
+        np.testing.assert_allclose(closed.sum(axis=1), inverse[np.arange(size), drawn].sum(axis=1), atol=1e-12)
 
 
 def test_what_is_not_known_leaves_the_slate_out() -> None:

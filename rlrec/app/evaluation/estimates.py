@@ -14,15 +14,17 @@ from rlrec.app.evaluation.log_reader import LogReader
 from rlrec.app.evaluation.log_rows import CLUSTERS, RowGroup
 from rlrec.app.evaluation.request import Evaluation, Request
 from rlrec.app.evaluation.sessions import SessionUnit
+from rlrec.app.evaluation.slates import PartialPages, SlateUnit
 from rlrec.app.inputs import lookup
 from rlrec.errors import InputError
 from rlrec.ope import intervals
 from rlrec.ope.base import Estimator
 from rlrec.ope.estimate import Estimate
-from rlrec.store import Unit
+from rlrec.store import Unit, reader
 from rlrec.store.reader import Selection
 
 ONCE_A_SLOT = ("position", "arm")  # of the fields that rows are grouped by
+PAIRED = {"pi", "sn-pi"}  # asked for by name, they refuse what they cannot weigh
 CHOSEN = "snips"  # the usual estimator by arm: the logger chose the arm, so that it must be self-normalised
 
 
@@ -48,12 +50,12 @@ def estimators(request: Request) -> ope.EstimatorChoice:
     """The estimators of a request. Raises InputError where they do not fit the rest of it."""
     usual = CHOSEN if request.by == "arm" else ope.DEFAULT
     chosen = ope.parse(request.estimators or usual)
-    intervals.check(request.interval, request.level, estimators={**chosen.impressions, **chosen.sessions})
+    intervals.check(request.interval, request.level, estimators=chosen.every)
     if not 0 <= request.gamma <= 1:
         raise InputError(f"gamma is {request.gamma:g}", hint="it lies between 0 and 1; 1 discounts nothing")
     if request.cluster is not None and request.cluster not in CLUSTERS:
         raise lookup.unknown("cluster", request.cluster, CLUSTERS, hint=f"one of {', '.join(CLUSTERS)}")
-    if request.by == "arm" and not chosen.sessions:
+    if request.by == "arm" and not chosen.sessions and not chosen.slates:
         _check_chosen(request.interval, chosen)
     if request.reward_model is not None and not _any_modelled(chosen.impressions):
         modelled = [name for name in ope.GROUPS["impression"] if ope.estimator(name).modelled]
@@ -61,19 +63,14 @@ def estimators(request: Request) -> ope.EstimatorChoice:
         raise InputError("--reward-model is given, and no estimator uses one", hint=hint)
     if request.reward_model_by is not None and request.reward_model is None:
         raise InputError("--reward-model-by names a field for --reward-model", hint="give --reward-model FILE too")
-    if chosen.sessions:
-        _check_sessions(request, chosen)
-    return chosen
-
-
-def _check_sessions(request: Request, chosen: ope.EstimatorChoice) -> None:
-    """Raises InputError for what a session lacks: one position, one arm, and a row of its own as cluster."""
-    name = next(iter(chosen.sessions))
-    if request.by in ONCE_A_SLOT:
-        hint = "by policy, version, variant, day or a field of the context, as they are where it begins"
-        raise InputError(f"{name} judges sessions, which have no one {request.by}", hint=hint)
-    if request.cluster == "row":
+    for rows, judging in (("sessions", chosen.sessions), ("slates", chosen.slates)):
+        if judging and request.by in ONCE_A_SLOT:
+            hint = "by policy, version, variant, day or a field of the context, as they are where it begins"
+            raise InputError(f"{next(iter(judging))} judges {rows}, which have no one {request.by}", hint=hint)
+    if chosen.sessions and request.cluster == "row":
+        name = next(iter(chosen.sessions))
         raise InputError(f"{name} judges sessions: --cluster row is no unit of theirs", hint="use session or user")
+    return chosen
 
 
 def _check_chosen(interval: str, chosen: ope.EstimatorChoice) -> None:
@@ -92,8 +89,15 @@ def _any_modelled(estimators: Mapping[str, Estimator]) -> bool:
 def answer(unit: Unit, request: Request, estimators: ope.EstimatorChoice, selection: Selection) -> list[EstimateRow]:
     """An estimate for every target, group and estimator, from one snapshot of these decisions. Raises EmptyLog where
     none of them can be used."""
-    evaluation, units, reader = prepare(unit, request, estimators, selection)
-    partials = [fold.total(of_rows, evaluation, reader) for of_rows in units]
+    evaluation, units, log = prepare(unit, request, estimators, selection)
+    partials = []
+    for of_rows in list(units):
+        try:
+            partials.append(fold.total(of_rows, evaluation, log))
+        except PartialPages:
+            if estimators.slates_named:
+                raise
+            units.remove(of_rows)
     groups.check_field(request.by, frozenset[str]().union(*(partial.names for partial in partials)))
     cluster = evaluation.reported_cluster(users=any(partial.users for partial in partials))
     by_unit = [
@@ -108,13 +112,16 @@ def prepare(
 ) -> tuple[Evaluation, list[RowUnit[Any, Any]], LogReader]:
     """The request as the store understands it, the units of its estimators, and the reader of their log."""
     fits_rewards = _any_modelled(estimators.impressions) and request.reward_model is None
-    encode = fits_rewards or _any_modelled(estimators.sessions)
+    encode = fits_rewards or _any_modelled({**estimators.sessions, **estimators.slates})
     evaluation = Evaluation.of(unit, request, selection, encode=encode)
     units: list[RowUnit[Any, Any]] = []
     if estimators.impressions:
         units.append(ImpressionUnit.of(unit, evaluation, estimators.impressions))
     if estimators.sessions:
         units.append(SessionUnit.of(unit, evaluation, estimators.sessions))
+    if estimators.slates and (estimators.slates_named or reader.longest_slate(unit, selection) > 1):
+        strict = bool(PAIRED & estimators.named)
+        units.append(SlateUnit.of(unit, evaluation, estimators.slates, strict=strict))
     return evaluation, units, LogReader(unit, evaluation)
 
 

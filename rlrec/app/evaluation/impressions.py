@@ -47,16 +47,7 @@ class ImpressionUnit:
         return reader.to_fit(log_rows.FITTED)
 
     def to_judge(self, reader: LogReader) -> Iterator[LoggedBatch]:
-        targets, by = self.evaluation.targets, self.evaluation.request.by
-        lessons = [lesson for target in targets for lesson in target.lessons]
-        variants = by == "variant" or any(lesson.selection.variant_ids is not None for lesson in lessons)
-        columns = {
-            **dict.fromkeys(log_rows.STATES, any(target.stateful for target in targets)),
-            "seed": any(target.sampled for target in targets),
-            "split": any(lesson.split for lesson in lessons),
-            "variant_id": variants,
-        }
-        return reader.to_judge([*log_rows.JUDGED, *(name for name, needed in columns.items() if needed)])
+        return reader.to_judge(self.evaluation.judged_columns)
 
     def usable(self, logged: LoggedBatch, reward: Reward) -> tuple[ImpressionRows, RowCounts]:
         rows, immature = log_rows.usable(logged.log, reward, now=self.evaluation.now)

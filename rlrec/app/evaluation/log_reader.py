@@ -16,7 +16,7 @@ from rlrec.app.evaluation.log_rows import CLUSTERS, LoggedBatch
 from rlrec.app.evaluation.logger_marginals import LoggerMarginals
 from rlrec.app.evaluation.loggers import Loggers, unknown_support
 from rlrec.app.evaluation.request import Evaluation
-from rlrec.arrays import Flags, Ids, distinct, run_starts
+from rlrec.arrays import Array, Flags, Ids, distinct, run_starts
 from rlrec.store import Unit, contents, reader
 from rlrec.store.reader import Batch
 from rlrec.store.unit import StoredRows
@@ -44,13 +44,15 @@ class LogReader:
             slots = log.slots | {"context": context, "cluster": self._clusters(log)}
             yield LoggedBatch(log=replace(log, slots=slots), contexts=contexts, eligible={})
 
-    def to_judge(self, columns: Collection[str], *, visits: bool = False, marginals: int = 0) -> Iterator[LoggedBatch]:
+    def to_judge(
+        self, columns: Collection[str], *, visits: bool = False, marginals: int = 0, pairs: bool = False
+    ) -> Iterator[LoggedBatch]:
         """Batches that targets are judged on. visits: with the visits of their sessions, and without what only
         impressions need: slates and the support of the loggers. marginals: down to which position slots have a column
-        `logger_marginals`, (n, marginals), as of `LoggerMarginals`."""
+        `logger_marginals`, (n, marginals), as of `LoggerMarginals`. pairs: whether they have `logger_pairs`, too."""
         for batch in self._batches(columns, visits):
             for log, eligible in self._portions(batch, marginals):
-                yield self._logged(log, eligible, impressions=not visits, marginals=marginals or None)
+                yield self._logged(log, eligible, impressions=not visits, marginals=marginals or None, pairs=pairs)
 
     def to_locate(self, columns: Collection[str], *, positions: int) -> Iterator[LoggedBatch]:
         """Batches that positions are compared on: with the contexts that loggers read and, where there
@@ -91,14 +93,14 @@ class LogReader:
             yield replace(batch, slots=slots, events=events), eligible
 
     def _logged(
-        self, log: Batch, eligible: Mapping[int, Ids], *, impressions: bool, marginals: int | None
+        self, log: Batch, eligible: Mapping[int, Ids], *, impressions: bool, marginals: int | None, pairs: bool = False
     ) -> LoggedBatch:
         """The batch with all that folds need. impressions: also slates, and the support of the loggers."""
-        slots, fields, zeros = log.slots, set[str](), list[Flags | None]()
+        slots, fields, zeros, listed = log.slots, set[str](), list[Flags | None](), list[Array]()
         if impressions:
             slots = slots | log_rows.slates(slots) | unknown_support(slots)
             fields = self.loggers.reads(slots, slots["unknown_support"])
-        if marginals is not None:
+        if marginals is not None or pairs:
             fields |= self.marginals.reads(slots)
         contexts, context = self.contexts.table(slots["context_id"], log.contexts, fields=fields)
         groups, group = self.grouping.of(slots, contexts, context)
@@ -109,8 +111,16 @@ class LogReader:
         if marginals:
             derived = self.marginals.of(slots, contexts, eligible, positions=marginals)
             slots = {**slots, logger_marginals.COLUMN: derived}
+        if pairs:
+            which, listed = self.marginals.pairs(slots, contexts, eligible)
+            slots = {**slots, logger_marginals.PAIRS: which}
         return LoggedBatch(
-            log=replace(log, slots=slots), contexts=contexts, groups=groups, eligible=eligible, zeros=zeros
+            log=replace(log, slots=slots),
+            contexts=contexts,
+            groups=groups,
+            eligible=eligible,
+            zeros=zeros,
+            pairs=listed,
         )
 
     def _eligible_sets(self, wanted: AbstractSet[int]) -> Mapping[int, Ids]:

@@ -67,13 +67,15 @@ class LoggedBatch:
     log: its slots have, beside columns of the reader, those of `slates`, `loggers.unknown_support` and
     `Loggers.support`, and `cluster`, `context` (of the table) and `group`.
     groups: of `--by`. eligible: the arms of each eligible set by its id. zeros: of each logger's case the arms that it
-    could not show at each position, (size, m); None where that is not known."""
+    could not show at each position, (size, m); None where that is not known. pairs: of each number in the column
+    `logger_pairs` the probabilities of all slates, as of `LoggerMarginals.pairs`."""
 
     log: Batch
     contexts: ContextTable
     groups: Sequence[RowGroup] = ()
     eligible: Mapping[int, Ids]
     zeros: Sequence[Flags | None] = ()
+    pairs: Sequence[Array] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -3,8 +3,9 @@ decision names."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,17 @@ from rlrec.app.distributions.exact import VersionDistribution
 from rlrec.app.evaluation.contexts import ContextTable
 from rlrec.app.evaluation.loggers import Loggers
 from rlrec.app.log import lineage
-from rlrec.arrays import Array, Flags, Ids, distinct, run_starts
+from rlrec.arrays import Array, Flags, Ids, Index, distinct, run_starts
+from rlrec.ope import pseudo_inverse
 from rlrec.policy import slate
 from rlrec.policy.contextual import is_contextual
 from rlrec.records import Version
 from rlrec.store.bulk import Columns
 
 COLUMN = "logger_marginals"  # of the slots of a batch
+PAIRS = "logger_pairs"  # of the slots of a batch: the number of a case whose slates are listed, or one of
+UNIFORM, UNKNOWN = -2, -1
+LISTED = 1_000  # cases of a batch whose slates are listed
 CELLS = 1_000_000  # arms of contexts that are scored at a time
 _AGREEING = 1e-9  # relative distance of probabilities that are the same
 
@@ -31,12 +36,13 @@ class LoggerCase:
 
     rows (r,): of the batch; arms (m,): ids, ascending; marginals (k, m): probability that each arm stood at each
     position of a page of k; exploration: the floor of the logger, at every position or by position, None where that is
-    not known."""
+    not known. steps: probability of each arm of slates (s, k) of arms 0..m - 1 given those above; None for uniform."""
 
     rows: Ids
     arms: Ids
     marginals: Array
     exploration: Any
+    steps: Callable[[Index], Array] | None = None
 
 
 class LoggerMarginals:
@@ -66,6 +72,25 @@ class LoggerMarginals:
         shown = np.flatnonzero((slots["position"] <= positions) & ~np.isnan(logged))
         table[shown, slots["position"][shown] - 1] = logged[shown]
         return table
+
+    def pairs(self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids]) -> tuple[Ids, list[Array]]:
+        """The case of each row whose logger's probabilities of pairs of slots can be told, (n,): UNIFORM where it drew
+        uniformly among the arms left, the number of a distribution whose slates are few enough to be listed, else
+        UNKNOWN; and of each such number the probability of each of `pseudo_inverse.slates`. Arguments: as of `of`."""
+        which, listed = np.full(len(slots["arm_id"]), UNKNOWN), list[Array]()
+        start = run_starts(slots["decision_id"])
+        even = np.logical_and.reduceat(_drawn_evenly(slots, eligible), start) if len(start) else np.zeros(0, np.bool_)
+        which[np.repeat(even, np.diff(np.r_[start, len(which)]))] = UNIFORM
+        if (which == UNIFORM).all():
+            return which, listed
+        for case in self.cases(slots, contexts, eligible, positions=int(slots["size"].max())):
+            size, m = case.marginals.shape
+            if case.steps is None:
+                which[case.rows] = UNIFORM
+            elif (which[case.rows] == UNKNOWN).any() and pseudo_inverse.few(size, m) and len(listed) < LISTED:
+                which[case.rows] = len(listed)
+                listed.append(case.steps(pseudo_inverse.slates(size, m)).prod(axis=1))
+        return which, listed
 
     def cases(
         self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids], *, positions: int
@@ -123,7 +148,14 @@ class LoggerMarginals:
                 shares = _shares(served, key, arms, read, size=min(k, len(arms)), keys=keys, revision=at)
                 for each, share in zip(inside, shares, strict=True):
                     if share is not None:
-                        yield LoggerCase(rows=group[each], arms=arms, marginals=share, exploration=policy.exploration)
+                        marginals, steps = share
+                        yield LoggerCase(
+                            rows=group[each],
+                            arms=arms,
+                            marginals=marginals,
+                            exploration=policy.exploration,
+                            steps=steps,
+                        )
 
 
 def _groups(*columns: Ids) -> Iterator[Ids]:
@@ -136,16 +168,18 @@ def _groups(*columns: Ids) -> Iterator[Ids]:
 def _shares(
     served: VersionDistribution, key: int, arms: Ids, contexts: Sequence[Mapping[str, Any]], *, size: int,
     keys: Mapping[int, str], revision: int,
-) -> Iterator[Array | None]:  # fmt: skip
-    """The probability of each arm at each position in each of some contexts, (size, m); None for correlated scores, of
-    which every decision has its own."""
+) -> Iterator[tuple[Array, Callable[[Index], Array]] | None]:  # fmt: skip
+    """The probability of each arm at each position in each of some contexts, (size, m), and `LoggerCase.steps`; None
+    for correlated scores, of which every decision has its own."""
     floor = served.policy.exploration
     if is_contextual(served.policy):
         for scores in served.scores(key, arms, contexts, keys=keys, revision=revision):
-            yield None if scores.samples else slate.marginals(scores, size=size, floor=floor)
+            marginals = None if scores.samples else slate.marginals(scores, size=size, floor=floor)
+            yield None if marginals is None else (marginals, partial(slate.conditionals, scores, floor=floor))
     else:
         for context in contexts:
-            yield served.case(key, arms, context, keys=keys, revision=revision).pages(size).marginals
+            case = served.case(key, arms, context, keys=keys, revision=revision)
+            yield case.pages(size).marginals, partial(slate.conditionals, case.scores, floor=floor)
 
 
 def _uniform(slots: Columns, eligible: Mapping[int, Ids], positions: int) -> Iterator[LoggerCase]:
@@ -171,3 +205,13 @@ def _is_uniform(slots: Columns, rows: Ids, arms: Ids) -> Flags:
     left = np.maximum(arms - slots["position"][rows] + 1, 1)
     agree = np.where(np.isnan(marginal), propensity * left, marginal * arms)
     return np.abs(agree - 1) <= _AGREEING
+
+
+def _drawn_evenly(slots: Columns, eligible: Mapping[int, Ids]) -> Flags:
+    """Which rows were drawn uniformly among the arms left, (n,): the arm shown and the least likely one agree."""
+    first, which = distinct(slots["eligible_id"])
+    arms = np.array([len(eligible[key]) for key in slots["eligible_id"][first].tolist()], np.int64)[which]
+    left = np.maximum(arms - slots["position"] + 1, 1)
+    least = np.where(np.isnan(slots["min_propensity"]), slots["propensity"], slots["min_propensity"])
+    even: Flags = (np.abs(slots["propensity"] * left - 1) <= _AGREEING) & (np.abs(least * left - 1) <= _AGREEING)
+    return even

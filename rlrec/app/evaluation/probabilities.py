@@ -6,8 +6,9 @@ once; all rows then look up theirs by array indexing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -112,8 +113,14 @@ class Scorer:
         )  # fmt: skip
 
     def probabilities(
-        self, rows: ImpressionRows, logged: LoggedBatch, values: ModelValues | None
+        self,
+        rows: ImpressionRows,
+        logged: LoggedBatch,
+        values: ModelValues | None,
+        *,
+        beside: Callable[[Any], None] | None = None,
     ) -> TargetProbabilities:
+        """The probabilities of the rows. beside: is handed the rows as they are worked out, some at a time."""
         of_target = TargetProbabilities.zeros(np.isnan(rows.slots["marginal"]))
         for some in self._by_case(rows, logged, models=values is not None):
             of_target.target[some.indices], of_target.greatest[some.indices] = some.target, some.greatest
@@ -121,6 +128,8 @@ class Scorer:
             if values is not None and len(some.indices):
                 of_target.expected[some.indices] = some.expected(self.arms.ids, values)
             some.weigh_unsupported(of_target.unsupported, logged)
+            if beside is not None and len(some.indices):
+                beside(some)
         of_target.complete_unsupported(rows.slots)
         return of_target
 
@@ -239,11 +248,11 @@ class CaseRows:
         # the cell of each row among the shares of all blocks: block, position, arm
         self.inside = self.position <= length[case]
         at = np.where(self.inside, self.position, 1) - 1
-        arm, eligible = self._arm_indices(arms)
-        shares = np.concatenate([block.shares.ravel() for block in blocks])
+        self.arm_index, self.eligible = self._arm_indices(arms)
+        self._shares = np.concatenate([block.shares.ravel() for block in blocks])
         greatest = np.concatenate([block.greatest for block in blocks])
-        cell = offsets(arms * length)[case] + at * arms[case] + arm
-        self.target = np.where(self.inside & eligible, shares[cell], 0.0)
+        self._top, self._stride, self._length = offsets(arms * length)[case] + self.arm_index, arms[case], length[case]
+        self.target = np.where(self.inside & self.eligible, self._shares[self._top + at * self._stride], 0.0)
         self.greatest = np.where(self.inside, greatest[offsets(length)[case] + at], 0.0)
 
     def _arm_indices(self, arms: Ids) -> tuple[Ids, Flags]:
@@ -255,6 +264,17 @@ class CaseRows:
         eligible = keys[index] == wanted
         return np.where(eligible, index - offsets(arms)[self.case], 0), eligible
 
+    def at_positions(self, positions: int) -> Array:
+        """The target's probability of each row's arm at positions 1 to `positions`, (p, positions); 0 below the end of
+        its slate, and NaN where it has no closed form."""
+        table = np.zeros((len(self.indices), positions))
+        for position in range(positions):
+            inside = self.eligible & (position < self._length)
+            table[inside, position] = self._shares[self._top[inside] + position * self._stride[inside]]
+        if self.blocks[0].scores.samples:
+            table[:, 1:] = np.nan
+        return table
+
     def weigh_prefixes(self, target: Array, prefixed: Flags) -> None:
         """For rows weighed by their prefix: the target's probability of the slate down to the row.
 
@@ -262,11 +282,11 @@ class CaseRows:
         if self.blocks[0].scores.samples:
             prefixed[self.indices] |= self.position > 1
         by_prefix = prefixed[self.indices] & ~np.isnan(self.rows.slots["prefix"][self.indices])
-        for group, steps in self._conditionals(np.flatnonzero(by_prefix & self._deep)):
+        for group, steps in self.conditionals(np.flatnonzero(by_prefix & self.deep)):
             target[self.indices[group]] = steps.prod(axis=1)
 
     @property
-    def _deep(self) -> Flags:
+    def deep(self) -> Flags:
         """The rows that stand below others."""
         return self.rows.slots["depth"][self.indices] > 0
 
@@ -274,11 +294,11 @@ class CaseRows:
         """Log of the target's probability of the slate down to each row, (p,)."""
         with np.errstate(divide="ignore"):
             log_slate: Array = np.log(np.minimum(self.target, 1.0))
-            for group, steps in self._conditionals(np.flatnonzero(self._deep)):
+            for group, steps in self.conditionals(np.flatnonzero(self.deep)):
                 log_slate[group] = np.log(steps).sum(axis=1)
         return log_slate
 
-    def _conditionals(self, deep: Ids) -> Iterator[tuple[Ids, Array]]:
+    def conditionals(self, deep: Ids) -> Iterator[tuple[Ids, Array]]:
         """These rows by case and depth, with the target's probability of each arm down to there given those above it;
         0 for what is no slate of its arms."""
         slots = self.rows.slots

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from rlrec.app.evaluation import groups, targets
+from rlrec.app.evaluation import groups, log_rows, targets
 from rlrec.app.evaluation.log_rows import ArmTable
 from rlrec.app.evaluation.probabilities import Scorer
 from rlrec.app.evaluation.state_probabilities import StateScorer
@@ -106,6 +106,19 @@ class Evaluation:
             scorer = StateScorer(target, self.arms) if target.stateful else Scorer(target, self.arms)
             rows.members.append((number, scorer))
         return list(shared.values())
+
+    @property
+    def judged_columns(self) -> list[str]:
+        """The columns of the log that targets are judged by, impression by impression."""
+        lessons = [lesson for target in self.targets for lesson in target.lessons]
+        variants = any(lesson.selection.variant_ids is not None for lesson in lessons)
+        columns = {
+            **dict.fromkeys(log_rows.STATES, any(target.stateful for target in self.targets)),
+            "seed": any(target.sampled for target in self.targets),
+            "split": any(lesson.split for lesson in lessons),
+            "variant_id": self.request.by == "variant" or variants,
+        }
+        return [*log_rows.JUDGED, *(name for name, needed in columns.items() if needed)]
 
     def reported_cluster(self, *, users: bool) -> str:
         """The unit that was randomised, as it is reported. users: whether some row that was used has a user."""

@@ -67,9 +67,9 @@ class RewardModelFit:
     def position(self, rows: ImpressionRows) -> Ids:
         return np.minimum(rows.slots["position"], self.ridge.positions)
 
-    def finish(self, sums: RidgeSums, definition: Reward) -> FittedRewardModel:
-        """The model, its values cut at the reward's range."""
-        reach = bounds(definition) or (-np.inf, np.inf)
+    def finish(self, sums: RidgeSums, definition: Reward | None) -> FittedRewardModel:
+        """The model, its values cut at the reward's range; of anything but one reward (None) they are not cut."""
+        reach = (bounds(definition) if definition else None) or (-np.inf, np.inf)
         model = self.ridge.finish(sums, reward_range=reach)
         return FittedRewardModel(self, replace(model, effects=model.effects[:, self.arms.rank]))
 

@@ -5,7 +5,7 @@ what is known today. Decisions on one eligible set are worked out together."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,12 @@ class StateScorer(Scorer):
         return None if recorded.all() else ~recorded
 
     def probabilities(
-        self, rows: ImpressionRows, logged: LoggedBatch, values: ModelValues | None
+        self,
+        rows: ImpressionRows,
+        logged: LoggedBatch,
+        values: ModelValues | None,
+        *,
+        beside: Callable[[Any], None] | None = None,
     ) -> TargetProbabilities:
         """A softmax has no marginal below position 1: there both sides of a weight are of the slate down to it."""
         of_target = TargetProbabilities.zeros(np.isnan(rows.slots["marginal"]) | (rows.slots["position"] > 1))
@@ -51,6 +56,8 @@ class StateScorer(Scorer):
             if values is not None:
                 some.fill_expected(of_target.expected, self.arms.ids, values)
             some.weigh_unsupported(of_target.unsupported, logged)
+            if beside is not None:
+                beside(some)
         of_target.complete_unsupported(rows.slots)
         return of_target
 
@@ -115,11 +122,11 @@ class StateCaseRows:
         for start in range(0, len(self.indices), step):
             some = np.arange(start, min(start + step, len(self.indices)))
             shares = np.zeros((len(some), len(arms)))
-            shares[:, at] = self._below_slate(some)
+            shares[:, at] = self.below_slate(some)
             rows = self.indices[some]
             expected[rows] = values.expected(shares, case=np.arange(len(some)), rows=rows)
 
-    def _below_slate(self, rows: Ids) -> Array:
+    def below_slate(self, rows: Ids) -> Array:
         """Probability of each arm in some rows, (g, m); of position 1 where the slate above is not known."""
         probability = self.probability[self.which[rows]]
         complete = self.rows.slots["complete"][self.indices[rows]]

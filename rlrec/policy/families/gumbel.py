@@ -62,6 +62,16 @@ class PlackettLuceOrder(DrawnOrder):
         probability[left] = _softmax(self.logits[left])
         return probability
 
+    def next_arms(self, prefixes: Index, *, floor: Floor) -> Array:
+        left = np.tile(self.logits, (len(prefixes), 1))
+        rows = np.arange(len(prefixes))[:, None]
+        left[rows, prefixes] = -np.inf
+        highest = left.max(axis=1, keepdims=True)
+        # where only arms at -inf are left, all of them share
+        weight = np.where(highest > -np.inf, np.exp(left - np.where(highest > -np.inf, highest, 0.0)), 1.0)
+        weight[rows, prefixes] = 0.0
+        return np.asarray(weight / weight.sum(axis=1, keepdims=True))
+
     def ranks(self, size: int) -> Array:
         possible, m = self._possible, len(self.logits)
         ranks = np.zeros((size, m))

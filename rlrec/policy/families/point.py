@@ -52,6 +52,12 @@ class PointOrder(DrawnOrder):
         best = left & (self.values == self.values[left].max())
         return best / best.sum()
 
+    def next_arms(self, prefixes: Index, *, floor: Floor) -> Array:
+        left = np.ones((len(prefixes), len(self.values)), dtype=bool)
+        left[np.arange(len(prefixes))[:, None], prefixes] = False
+        best = left & (self.values == np.where(left, self.values, -np.inf).max(axis=1, keepdims=True))
+        return best / best.sum(axis=1, keepdims=True)
+
     def conditionals(self, slates: Index, *, floor: Floor, least: bool) -> tuple[Array, Array]:
         # levels of equal scores, best first, and how many arms of each are left; k - 1 arms use up at most k - 1 levels
         _, level, count = np.unique(-self.values, return_inverse=True, return_counts=True)

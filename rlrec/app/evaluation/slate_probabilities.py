@@ -1,0 +1,151 @@
+"""The probabilities with which a target would have filled the pages that the log shows, slot by slot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlrec.app.evaluation.log_rows import ArmTable, ImpressionRows, LoggedBatch
+from rlrec.app.evaluation.logger_marginals import PAIRS, UNIFORM, UNKNOWN
+from rlrec.app.evaluation.probabilities import CELLS, CaseRows, Scorer, places
+from rlrec.app.evaluation.reward_models import ModelValues
+from rlrec.app.evaluation.state_probabilities import StateCaseRows
+from rlrec.arrays import Array, Flags, distinct
+from rlrec.ope import pseudo_inverse
+from rlrec.policy import slate
+from rlrec.store.bulk import Columns
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """The needs of estimators. joint: probabilities given the slots above; tabled: those of every position;
+    additive: weights of `pi`. positions: of the longest page; model: whether means of a model are needed."""
+
+    positions: int
+    joint: bool
+    tabled: bool
+    additive: bool
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SlateTarget:
+    """Probabilities of a target for complete pages, (n,) each of their slots; NaN where one is not known.
+
+    steps: of the arm given the slots above; marginal: of the arm at its position, greatest: of any arm there.
+    table (n, positions): of the arm at every position. additive: what the slot adds to the weight of `pi`.
+    expected: mean of the model given the slots above."""
+
+    steps: Array
+    marginal: Array
+    greatest: Array
+    unsupported: Array
+    table: Array | None
+    additive: Array | None
+    expected: Array | None
+
+
+def of(
+    scorer: Scorer, rows: ImpressionRows, logged: LoggedBatch, *, wanted: Wanted, values: ModelValues | None
+) -> SlateTarget:
+    """The probabilities of a target for the slots of complete pages. values: of a model of what a page still earns."""
+    n, unknown = len(rows), np.full(len(rows), np.nan)
+    steps, additive, expected = unknown.copy(), unknown.copy(), np.zeros(n)
+    table = np.full((n, wanted.positions), np.nan) if wanted.tabled or wanted.additive else None
+
+    def fill(some: CaseRows | StateCaseRows) -> None:
+        if wanted.joint:
+            _fill_steps(some, steps)
+        if table is not None and isinstance(some, CaseRows):
+            table[some.indices] = some.at_positions(wanted.positions)
+        if wanted.additive and isinstance(some, CaseRows):
+            _fill_additive(some, additive, logged)
+        if values is not None:
+            _fill_expected(some, expected, scorer.arms, values)
+
+    of_target = scorer.probabilities(rows, logged, None, beside=fill)
+    if table is not None and wanted.additive:
+        even = rows.slots[PAIRS] == UNIFORM
+        additive[even] = _of_uniform(rows.slots, table, logged)[even]
+        alone = rows.slots["size"] == 1
+        additive[alone] = of_target.target[alone] / rows.slots["propensity"][alone]
+    return SlateTarget(
+        steps=np.minimum(steps, 1.0), marginal=np.where(of_target.prefixed, np.nan, np.minimum(of_target.target, 1.0)),
+        greatest=of_target.greatest, unsupported=of_target.unsupported, table=table if wanted.tabled else None,
+        additive=additive if wanted.additive else None, expected=None if values is None else expected,
+    )  # fmt: skip
+
+
+def without_pairs(slots: Columns) -> Flags:
+    """The rows whose logger does not tell how likely pairs of slots are, (n,); pages of one slot have none."""
+    unknown: Flags = (slots[PAIRS] == UNKNOWN) & (slots["size"] > 1)
+    return unknown
+
+
+def _of_uniform(slots: Columns, table: Array, logged: LoggedBatch) -> Array:
+    """The weight of `pi` on uniform pages, slot by slot, (n,)."""
+    first, which = distinct(slots["eligible_id"])
+    arms = np.array([len(logged.eligible[key]) for key in slots["eligible_id"][first].tolist()], np.int64)[which]
+    here = np.take_along_axis(table, slots["position"][:, None] - 1, axis=1)[:, 0]
+    return pseudo_inverse.of_uniform(here, table.sum(axis=1), size=slots["size"], arms=arms)
+
+
+def _fill_additive(some: CaseRows, additive: Array, logged: LoggedBatch) -> None:
+    """Write what each slot adds to the weight of `pi`, where the slates of the logger are listed."""
+    pairs = some.rows.slots[PAIRS][some.indices]
+    listed = np.flatnonzero(pairs >= 0)
+    if some.blocks[0].scores.samples:
+        return
+    for case, number in np.unique(np.column_stack([some.case, pairs])[listed], axis=0).tolist():
+        group = listed[(some.case[listed] == case) & (pairs[listed] == number)]
+        shares = some.blocks[case].shares
+        drawn = pseudo_inverse.slates(*shares.shape)
+        coefficients = pseudo_inverse.coefficients(drawn, logged.pairs[number], shares)
+        additive[some.indices[group]] = coefficients[some.position[group] - 1, some.arm_index[group]]
+
+
+def _fill_steps(some: CaseRows | StateCaseRows, steps: Array) -> None:
+    """Write the target's probability of the arm of each slot given the slots above."""
+    slots, indices = some.rows.slots, some.indices
+    if isinstance(some, StateCaseRows):
+        index, possible = places(some.arms, slots["arm_id"][indices][:, None])
+        step = max(1, CELLS // len(some.arms))
+        for start in range(0, len(indices), step):
+            rows = np.arange(start, min(start + step, len(indices)))
+            of_arm = some.below_slate(rows)[np.arange(len(rows)), index[rows, 0]]
+            steps[indices[rows]] = np.where(possible[rows], of_arm, 0.0)
+        return
+    if some.blocks[0].scores.samples:  # of the decision itself: these are given the slots above
+        steps[indices] = some.target
+        return
+    lowest = slots["depth"][indices] + 1 == slots["size"][indices]
+    alone = lowest & ~some.deep
+    steps[indices[alone]] = some.target[alone]
+    for group, of_slate in some.conditionals(np.flatnonzero(lowest & some.deep)):
+        steps[indices[group][:, None] - np.arange(of_slate.shape[1])[::-1]] = of_slate
+
+
+def _fill_expected(some: CaseRows | StateCaseRows, expected: Array, arms: ArmTable, values: ModelValues) -> None:
+    """Write the mean of the model under the target given the slate above as it was shown."""
+    if isinstance(some, StateCaseRows):
+        some.fill_expected(expected, arms.ids, values)
+        return
+    if some.blocks[0].scores.samples:
+        expected[some.indices] = some.expected(arms.ids, values)
+        return
+    slots = some.rows.slots
+    depth, start = (slots[name][some.indices] for name in ("depth", "start"))
+    for case, above in np.unique(np.column_stack([some.case, depth]), axis=0).tolist():
+        block, group = some.blocks[case], np.flatnonzero((some.case == case) & (depth == above))
+        order, possible = places(block.arms, some.rows.shown[start[group][:, None] + np.arange(above)])
+        group, order = group[possible], order[possible]
+        # each slate above once, some at a time
+        first, which = distinct(np.zeros(len(group), np.int64), *order.T)
+        step = max(1, CELLS // len(arms))
+        for begin in range(0, len(first), step):
+            below = slate.remaining_each(block.scores, order[first[begin : begin + step]], floor=block.floor)
+            shares = np.zeros((len(below), len(arms)))
+            shares[:, np.searchsorted(arms.ids, block.arms)] = below
+            inside = (which >= begin) & (which < begin + step)
+            rows = some.indices[group[inside]]
+            expected[rows] = values.expected(shares, case=which[inside] - begin, rows=rows)
