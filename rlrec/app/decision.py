@@ -11,7 +11,7 @@ from rlrec.app.audit.stored_slates import near
 from rlrec.app.distributions import exact
 from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribution
 from rlrec.app.distributions.trained import Trained
-from rlrec.app.log.decision_reward import reward_of
+from rlrec.app.log.slot_values import reward_of
 from rlrec.app.serving import decision_json
 from rlrec.app.serving.draws import unsigned
 from rlrec.arrays import Array, Index, finite_or_none

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from rlrec.app.inputs import filters
-from rlrec.app.log.decision_reward import reward_of
+from rlrec.app.log.slot_values import reward_of
 from rlrec.app.serving import decision_json
 from rlrec.records import Decision, Event, Slot
 from rlrec.store import Store, Unit, arms, contents, decisions, events, policies, reader

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from rlrec.app.inputs import canonical
 from rlrec.app.learning.ledger import Ledger, Unordered
-from rlrec.app.log.decision_reward import reward_from
+from rlrec.app.log.slot_values import reward_from
 from rlrec.errors import Conflict, InputError
 from rlrec.policy import reward as rewards
 from rlrec.policy.reward import LIMIT

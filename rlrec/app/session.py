@@ -8,7 +8,7 @@ from itertools import accumulate
 from typing import Any, NotRequired, TypedDict, cast
 
 from rlrec.app.inputs import lookup
-from rlrec.app.log.decision_reward import reward_of
+from rlrec.app.log.slot_values import reward_of
 from rlrec.app.serving import decision_json
 from rlrec.errors import InputError, suggest
 from rlrec.records import Decision, Event, Reward

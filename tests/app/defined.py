@@ -12,7 +12,7 @@ from rlrec.app import policy
 from rlrec.app.distributions import designs
 from rlrec.app.learning import slot_statistics
 from rlrec.app.learning.ledger import slot_reward
-from rlrec.app.log.decision_reward import by_position
+from rlrec.app.log.slot_values import by_position
 from rlrec.records import Version
 from rlrec.store import Store, Unit, contents, decisions, events, policies, reader
 from rlrec.store.beliefs import BeliefKey

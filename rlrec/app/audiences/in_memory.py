@@ -133,9 +133,6 @@ def _scores(policy: Policy, belief: Belief, x: Array, keys: Sequence[str]) -> Sc
     return policy.scores(belief, arms=keys, context=NOTHING)
 
 
-# -- draws --
-
-
 def draw_arms(scores: Scores, shape: tuple[int, int], *, floor: float, rng: np.random.Generator) -> Index:
     """The arm of each run, (runs,): a uniform one with probability `floor`, else that of the best noisy score."""
     runs, m = shape
@@ -161,9 +158,6 @@ def _best(values: Array, rng: np.random.Generator) -> Index:
     if len(tied):
         best[tied] = np.where(equal[tied], rng.random((len(tied), values.shape[1])), -1.0).argmax(axis=1)
     return best
-
-
-# -- beliefs of the runs --
 
 
 class RunBeliefs:

@@ -227,12 +227,9 @@ class VersionDistribution:
         distribution.ordinal = ordinal
         distribution.__dict__.pop("arm_ids", None)
         distribution._set_sums(sums)
-        distribution._earlier = self._samplers()
+        earlier = self._distributions.items()
+        distribution._earlier = {name: {**eligible.earlier, **eligible.samplers} for name, eligible in earlier}
         return distribution
-
-    def _samplers(self) -> Mapping[tuple[Hashable, ...], Mapping[int, SlateSampler]]:
-        """The samplers of every distribution, by its name."""
-        return {name: {**eligible.earlier, **eligible.samplers} for name, eligible in self._distributions.items()}
 
     def forget(self) -> None:
         """Drop the cached distributions: they would fill the memory where no two rows share one."""
@@ -257,27 +254,24 @@ def load(
         version, sums=(), prior=beliefs.prior(unit, version.id), greedy=greedy, described=described(unit, version),
         trained=trained,
     )  # fmt: skip
-    _read(unit, distribution, seq, ordinal)
-    return distribution
+    sums, ordinal = _stored(unit, version, distribution.policy, seq, ordinal)
+    return distribution.moved(sums, ordinal=ordinal)
 
 
-def _read(unit: Unit, distribution: VersionDistribution, seq: int | None, ordinal: int | None) -> None:
-    version = distribution.version
-    if has_plain_sums(distribution.policy):
-        distribution._set_sums(
-            beliefs.sums(unit, version.id) if seq is None else beliefs.sums_at(unit, version.id, seq)
-        )
-        return
+def _stored(
+    unit: Unit, version: Version, policy: Policy, seq: int | None = None, ordinal: int | None = None
+) -> tuple[BeliefRows, int]:
+    """The sums of a belief, and the ordinal that they are brought forward to."""
+    if has_plain_sums(policy):
+        return beliefs.sums(unit, version.id) if seq is None else beliefs.sums_at(unit, version.id, seq), 0
     if version.status == "frozen":  # it is served as it stands
         ordinal = version.ordinal
     elif ordinal is None:
         ordinal = policies.ordinal(unit, version.policy.id) if version.learning else version.ordinal
-    distribution.ordinal = ordinal
-    oldest = distribution.policy.forgetting.oldest(ordinal)
+    oldest = policy.forgetting.oldest(ordinal)
     if seq is None:
-        distribution._set_sums(beliefs.rows(unit, version.id, oldest=oldest))
-    else:
-        distribution._set_sums(beliefs.rows_at(unit, version.id, seq, oldest=oldest))
+        return beliefs.rows(unit, version.id, oldest=oldest), ordinal
+    return beliefs.rows_at(unit, version.id, seq, oldest=oldest), ordinal
 
 
 def renewed(unit: Unit, version: Version, before: VersionDistribution, *, described_anew: bool) -> VersionDistribution:
@@ -286,14 +280,12 @@ def renewed(unit: Unit, version: Version, before: VersionDistribution, *, descri
     described_anew: the catalogue has changed since."""
     distribution = copy(before)  # policy and prior are the same; whether it still learns may not be
     distribution.version = version
-    distribution.__dict__.pop("arm_ids", None)
     if described_anew:
         distribution.described = described(unit, version)
         if distribution.trained is not None:
             distribution.trained = Trained(unit, version)
-    _read(unit, distribution, None, None)
-    distribution._earlier = before._samplers()
-    return distribution
+    sums, ordinal = _stored(unit, version, distribution.policy)
+    return distribution.moved(sums, ordinal=ordinal)
 
 
 def _table(rows: Sequence[Row], width: int) -> tuple[Ids, Array]:

@@ -9,7 +9,6 @@ from typing import Any, cast
 import numpy as np
 
 from rlrec.app.distributions import designs
-from rlrec.app.distributions.designs import Described
 from rlrec.arrays import Array, Ids, distinct
 from rlrec.policy.gradient import OF_ARM, Gradient, Parameters, State, restrict, score_states
 from rlrec.policy.history import History
@@ -42,7 +41,7 @@ class Trained:
         packed = np.frombuffer(b"".join(row.weights for row in rows), "<f8")
         both: Mapping[str, Any] = version.parameters.get("shared", {})
         self.parameters = policy.unpack(packed, both)
-        self.described = Described(unit, policy.design.arm)
+        self.described = designs.Described(unit, policy.design.arm)
 
     def of(self, arms: Ids, revision: int) -> tuple[Parameters, Array]:
         """The version's parameters for these arms, and their features by a catalogue."""

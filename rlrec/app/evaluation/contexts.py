@@ -14,7 +14,6 @@ from rlrec.policy import features
 from rlrec.policy.base import EVERYTHING
 from rlrec.policy.features import Sparse
 from rlrec.store import Unit, reader
-from rlrec.store.reader import ContextTexts
 
 ROOM = 64_000_000  # bytes of features that are cached
 VALUES = 500_000  # values of fields that are cached
@@ -84,7 +83,7 @@ class ContextCache:
         return self._missing(context_id[distinct(context_id)[0]], self.fields)
 
     def table(
-        self, context_id: Ids, read: ContextTexts | None, *, fields: Collection[str] = ()
+        self, context_id: Ids, read: reader.ContextTexts | None, *, fields: Collection[str] = ()
     ) -> tuple[ContextTable, Ids]:
         """The distinct contexts of rows, and which of them each row has, (n,).
 
@@ -164,7 +163,6 @@ class _FeatureCache:
         return rows + cached
 
     def _cached(self, ids: Ids, at: Ids) -> Iterator[FeatureRows]:
-        """The cached features of the contexts at some indices."""
         which, row = np.divmod(self._where[self._indices(ids[at])], PORTION) if len(at) else (at, at)
         for number in which[distinct(which)[0]].tolist():
             chosen = which == number

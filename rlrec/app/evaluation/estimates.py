@@ -8,7 +8,6 @@ from typing import Any
 
 from rlrec import ope
 from rlrec.app.evaluation import fold, groups
-from rlrec.app.evaluation.fold import RowUnit
 from rlrec.app.evaluation.impressions import ImpressionUnit
 from rlrec.app.evaluation.log_reader import LogReader
 from rlrec.app.evaluation.log_rows import CLUSTERS, RowGroup
@@ -109,12 +108,12 @@ def answer(unit: Unit, request: Request, estimators: ope.EstimatorChoice, select
 
 def prepare(
     unit: Unit, request: Request, estimators: ope.EstimatorChoice, selection: Selection
-) -> tuple[Evaluation, list[RowUnit[Any, Any]], LogReader]:
+) -> tuple[Evaluation, list[fold.RowUnit[Any, Any]], LogReader]:
     """The request as the store understands it, the units of its estimators, and the reader of their log."""
     fits_rewards = _any_modelled(estimators.impressions) and request.reward_model is None
     encode = fits_rewards or _any_modelled({**estimators.sessions, **estimators.slates})
     evaluation = Evaluation.of(unit, request, selection, encode=encode)
-    units: list[RowUnit[Any, Any]] = []
+    units: list[fold.RowUnit[Any, Any]] = []
     if estimators.impressions:
         units.append(ImpressionUnit.of(unit, evaluation, estimators.impressions))
     if estimators.sessions:

@@ -13,7 +13,6 @@ from rlrec.app.evaluation import log_rows, logger_marginals
 from rlrec.app.evaluation.contexts import ContextCache
 from rlrec.app.evaluation.groups import Grouping
 from rlrec.app.evaluation.log_rows import CLUSTERS, LoggedBatch
-from rlrec.app.evaluation.logger_marginals import LoggerMarginals
 from rlrec.app.evaluation.loggers import Loggers, unknown_support
 from rlrec.app.evaluation.request import Evaluation
 from rlrec.arrays import Array, Flags, Ids, distinct, run_starts
@@ -33,7 +32,7 @@ class LogReader:
         self.unit, self.evaluation = unit, evaluation
         self.contexts = ContextCache(unit, fields=evaluation.fields, encode=evaluation.encode)
         self.loggers = Loggers(unit, evaluation.arms)
-        self.marginals = LoggerMarginals(self.loggers)
+        self.marginals = logger_marginals.LoggerMarginals(self.loggers)
         self.grouping = Grouping(unit, evaluation.request.by, keys=evaluation.arms.keys, loggers=self.loggers)
         self._eligible: dict[int, Ids] = {}
 

@@ -11,7 +11,6 @@ import numpy as np
 
 from rlrec.app.evaluation.contexts import ContextTable
 from rlrec.app.log import reward_log
-from rlrec.app.log.reward_log import RewardedSlots
 from rlrec.arrays import Array, Flags, Ids, run_starts
 from rlrec.ope.base import hash_bits
 from rlrec.policy.slate import SMALLEST
@@ -79,7 +78,7 @@ class LoggedBatch:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ImpressionRows(RewardedSlots):
+class ImpressionRows(reward_log.RewardedSlots):
     """Mature, uncensored impressions of a batch. slots: columns of `LoggedBatch`. shown: the arms of all impressions of
     the batch, those that were cut included: `start` counts in it."""
 

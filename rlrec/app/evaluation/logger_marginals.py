@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from rlrec.app.distributions import exact, past_beliefs
-from rlrec.app.distributions.exact import VersionDistribution
 from rlrec.app.evaluation.contexts import ContextTable
 from rlrec.app.evaluation.loggers import Loggers
 from rlrec.app.log import lineage
@@ -108,7 +107,7 @@ class LoggerMarginals:
                 yield from self._of_belief(served, some, slots, contexts, eligible, positions)
         yield from _uniform(slots, eligible, positions)
 
-    def _moments(self, version: Version, slots: Columns, rows: Ids) -> Iterator[tuple[Ids, VersionDistribution]]:
+    def _moments(self, version: Version, slots: Columns, rows: Ids) -> Iterator[tuple[Ids, exact.VersionDistribution]]:
         """The rows of a version, which lie in order of `belief_seq`, by the beliefs that they were drawn from."""
         policy = self.loggers.policy(version.id)
         if policy.stateful:
@@ -126,7 +125,7 @@ class LoggerMarginals:
                 yield rows[first:last][ordinals == at], served
 
     def _of_belief(
-        self, served: VersionDistribution, rows: Ids, slots: Columns, contexts: ContextTable,
+        self, served: exact.VersionDistribution, rows: Ids, slots: Columns, contexts: ContextTable,
         eligible: Mapping[int, Ids], positions: int,
     ) -> Iterator[LoggerCase]:  # fmt: skip
         """The cases of rows that were drawn from one belief."""
@@ -166,7 +165,7 @@ def _groups(*columns: Ids) -> Iterator[Ids]:
 
 
 def _shares(
-    served: VersionDistribution, key: int, arms: Ids, contexts: Sequence[Mapping[str, Any]], *, size: int,
+    served: exact.VersionDistribution, key: int, arms: Ids, contexts: Sequence[Mapping[str, Any]], *, size: int,
     keys: Mapping[int, str], revision: int,
 ) -> Iterator[tuple[Array, Callable[[Index], Array]] | None]:  # fmt: skip
     """The probability of each arm at each position in each of some contexts, (size, m), and `LoggerCase.steps`; None

@@ -8,7 +8,6 @@ from functools import cache, lru_cache
 import numpy as np
 
 from rlrec.app.distributions import designs, exact
-from rlrec.app.distributions.exact import VersionDistribution
 from rlrec.app.evaluation.contexts import ContextTable
 from rlrec.app.evaluation.log_rows import ArmTable
 from rlrec.app.log import lineage
@@ -129,7 +128,7 @@ class Loggers:
         }
         return [name for name, matters in needed.items() if not matters]
 
-    def _load(self, version_id: int, seq: int, ordinal: int) -> VersionDistribution:
+    def _load(self, version_id: int, seq: int, ordinal: int) -> exact.VersionDistribution:
         return exact.load(self.unit, self._versions[version_id], seq=seq, ordinal=ordinal)
 
 

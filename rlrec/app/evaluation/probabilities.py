@@ -163,7 +163,6 @@ class Scorer:
         return revision if self.target.serving.described is not None else np.zeros_like(revision)
 
     def _portions(self, cases: Ids, *, models: bool) -> Iterator[tuple[int, int]]:
-        """Ranges of cases that are worked out together."""
         longest = int(cases[:, 2].max(initial=1)) if models else 1
         step = min(CASES, max(1, CELLS // (longest * max(1, len(self.arms)))))
         return ((first, min(first + step, len(cases))) for first in range(0, len(cases), step))

@@ -10,7 +10,6 @@ from rlrec.app.evaluation import groups, log_rows, targets
 from rlrec.app.evaluation.log_rows import ArmTable
 from rlrec.app.evaluation.probabilities import Scorer
 from rlrec.app.evaluation.state_probabilities import StateScorer
-from rlrec.app.evaluation.targets import Target
 from rlrec.errors import InputError
 from rlrec.records import Reward
 from rlrec.store import Unit, arms, sessions
@@ -64,7 +63,7 @@ class Evaluation:
 
     request: Request
     selection: Selection
-    targets: Sequence[Target]
+    targets: Sequence[targets.Target]
     arms: ArmTable
     cluster: str
     spanning: bool

@@ -37,9 +37,6 @@ class ModelValues:
         return self._model.expected(shares, case=case, **{name: column[rows] for name, column in self._columns.items()})
 
 
-# -- fitted on the log --
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RewardModelFit:
     """The first pass over the log: sums of the normal equations, batch by batch, in the order of the arms' keys.
@@ -86,9 +83,6 @@ class FittedRewardModel:
         position = self.fit.position(rows)
         offset = self.model.offset(fold, position, context=contexts.encoded, code=rows.slots["context"])
         return ModelValues(self.model, self.fit.arms.index(rows.slots["arm_id"]), fold=fold, offset=offset)
-
-
-# -- given --
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlrec.app.distributions import designs, exact
-from rlrec.app.distributions.exact import VersionDistribution
 from rlrec.app.inputs import lookup
 from rlrec.app.log import lineage
-from rlrec.app.log.lineage import LearnedFrom
 from rlrec.arrays import Flags, Words
 from rlrec.errors import InputError, suggest
 from rlrec.records import Reward
@@ -30,8 +28,8 @@ class Target:
     number: int | None
     policy_id: int | None
     reward: Reward
-    serving: VersionDistribution | None
-    lessons: Sequence[LearnedFrom]
+    serving: exact.VersionDistribution | None
+    lessons: Sequence[lineage.LearnedFrom]
     seq: int = 0
 
     @property
@@ -107,5 +105,5 @@ def _unknown(unit: Unit, name: str, error: InputError) -> InputError:
 
 def _built_in(name: str, reward: Reward, *, greedy: bool) -> Target:
     version = designs.unstored(name, {}, reward, name=name, status="frozen")
-    serving = VersionDistribution(version, sums=(), prior=(), greedy=greedy)
+    serving = exact.VersionDistribution(version, sums=(), prior=(), greedy=greedy)
     return Target(name=name, number=None, policy_id=None, reward=reward, serving=serving, lessons=())

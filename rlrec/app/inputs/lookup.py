@@ -7,8 +7,6 @@ from collections.abc import Collection, Iterable
 from rlrec.errors import InputError, suggest
 from rlrec.records import Head, Reward, Version
 from rlrec.store import Unit, curves, experiments, policies
-from rlrec.store.curves import Curve
-from rlrec.store.experiments import Experiment
 
 
 def split(reference: str) -> tuple[str, int | None]:
@@ -56,7 +54,7 @@ def reward(unit: Unit, name: str) -> Reward:
     return definitions[name]
 
 
-def experiment(unit: Unit, name: str) -> Experiment:
+def experiment(unit: Unit, name: str) -> experiments.Experiment:
     """The experiment of this name. Raises InputError where there is none."""
     named = experiments.by_name(unit, [name])
     if name not in named:
@@ -64,7 +62,7 @@ def experiment(unit: Unit, name: str) -> Experiment:
     return named[name]
 
 
-def curve(unit: Unit, reference: str) -> Curve:
+def curve(unit: Unit, reference: str) -> curves.Curve:
     """The position curve NAME@N, or the newest one called NAME. Raises InputError where there is none."""
     named = curves.by_name(unit, reference)
     if named is None:

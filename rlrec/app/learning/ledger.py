@@ -15,8 +15,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlrec import policy as kinds
-from rlrec.app.log import propensities
-from rlrec.app.log.decision_reward import by_position
+from rlrec.app.log.slot_values import by_position, decision_propensities, slate_propensities
 from rlrec.policy import reward as rewards
 from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.statistics import CONTEXT, ORDINAL, POSITION, PROPENSITY, CountedSlot
@@ -86,7 +85,7 @@ class SlotFields:
     def keys(self, served: ServedSlate) -> list[SlotKey]:
         """The keys of the slots of a slate, in order."""
         slots = served.slots
-        shown = propensities.of_slate([(slot[0], slot[2], slot[3]) for slot in slots]) if self.propensity else {}
+        shown = slate_propensities([(slot[0], slot[2], slot[3]) for slot in slots]) if self.propensity else {}
         return [
             self.key(arm, served.ordinal, served.context_id, position, shown.get(position, 0.0))
             for position, arm, *_ in slots
@@ -213,7 +212,7 @@ class Ledger:
         if not needing:
             return {}
         wanted = {target.decision_id for target, _ in changed if target.policy_id in needing}
-        return propensities.of_decisions(self.unit, wanted)
+        return decision_propensities(self.unit, wanted)
 
     def _reward_changes(self, policy_id: int, old: EventValues, new: EventValues) -> list[RewardChange]:
         """The rewards of a slot by each learning belief of a policy, before and after events that are in time."""
@@ -409,7 +408,6 @@ def _values(rows: Iterable[Row], position: int | None, weighed: Set[str]) -> Eve
 
 
 def _holds(version: Version, decision_id: int) -> bool:
-    """Whether a belief holds a decision."""
     return version.since <= decision_id and (version.entered_to is None or decision_id <= version.entered_to)
 
 

@@ -11,7 +11,6 @@ import numpy as np
 
 from rlrec.app.distributions import designs
 from rlrec.app.log import reward_log, stored_contexts
-from rlrec.app.log.reward_log import RewardedSlots
 from rlrec.arrays import Array, Flags, Ids, run_starts
 from rlrec.policy.base import Policy
 from rlrec.policy.contextual import learns_from_contexts
@@ -19,14 +18,12 @@ from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.statistics import POSITION, PROPENSITY, CountedSlot, SlotColumns
 from rlrec.records import Version
 from rlrec.store import Unit, beliefs, reader
-from rlrec.store.beliefs import BeliefKey
-from rlrec.store.reader import Selection
 
 CELLS = 1 << 20  # numbers of statistics that are held at a time
 ROUNDING = 1e-9  # of sums that were added and taken away at other weights
 
 K = TypeVar("K")
-Totals = dict[BeliefKey, Array]
+Totals = dict[beliefs.BeliefKey, Array]
 """By bucket and arm: the sums of the kind's statistics, (width,)."""
 
 
@@ -42,7 +39,7 @@ class BeliefFold:
     def policy(self) -> Policy:
         return designs.policy_of(self.version)
 
-    def sums(self, impressions: RewardedSlots, *, rows: Flags | None = None) -> Totals:
+    def sums(self, impressions: reward_log.RewardedSlots, *, rows: Flags | None = None) -> Totals:
         """The sums of impressions, or of some of their rows. RewardedSlots without an `ordinal` do not fade."""
         if PROPENSITY in self.policy.needs:
             impressions = impressions.weighable(rows)
@@ -58,7 +55,7 @@ class BeliefFold:
         )
         return self._fold(columns, slots.get("context_id"))
 
-    def of_log(self, selection: Selection, *, columns: Sequence[str] = ()) -> tuple[Totals, int, int]:
+    def of_log(self, selection: reader.Selection, *, columns: Sequence[str] = ()) -> tuple[Totals, int, int]:
         """The sums of the mature, uncensored impressions of a log; how many these are, and the newest decision.
         columns: that the statistics need, beside arm, reward and propensity."""
         sums, slots, last = Totals(), 0, 0

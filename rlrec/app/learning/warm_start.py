@@ -159,5 +159,4 @@ def _expands(version: Version) -> bool:
 
 
 def _rows(sums: Totals) -> list[BeliefRow]:
-    """Sums as `beliefs.rows` gives them."""
     return [BeliefRow._make((*key, 0, *row[:3].tolist(), row[3:].tobytes())) for key, row in sorted(sums.items())]

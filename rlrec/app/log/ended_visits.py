@@ -11,7 +11,6 @@ import numpy as np
 from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Flags, Ids, offsets, run_starts
 from rlrec.policy import history, returns
-from rlrec.policy.history import History
 from rlrec.records import Reward
 from rlrec.store import Unit, reader, sessions, settings
 from rlrec.store.bulk import Columns
@@ -71,7 +70,7 @@ class EndedVisits:
         smallest = np.where(self.slots["min_propensity"] > 0, self.slots["min_propensity"], np.nan)
         return np.add.reduceat(np.log(smallest), self.first[:-1])
 
-    def histories(self) -> History:
+    def histories(self) -> history.History:
         """The history of the visit at every decision, (n,)."""
         return history.unpack(self.per_decision("history").tolist(), self.steps)
 

@@ -9,7 +9,7 @@ from typing import Self
 
 import numpy as np
 
-from rlrec.app.log import propensities
+from rlrec.app.log import slot_values
 from rlrec.arrays import Array, Flags, Ids, run_starts
 from rlrec.policy import reward as rewards
 from rlrec.records import Reward
@@ -85,7 +85,7 @@ def _slot_of_event(batch: Batch) -> tuple[Ids, Flags]:
 
 
 def propensities_of(slots: Columns) -> Array:
-    """The propensity that weighs each slot, (n,), as `propensities` says; NaN where there is none. slots: of whole
+    """The propensity that weighs each slot, (n,), as `slot_values` says; NaN where there is none. slots: of whole
     slates, by decision and position."""
     marginal = slots["marginal"]
     missing = np.isnan(marginal)
@@ -96,7 +96,7 @@ def propensities_of(slots: Columns) -> Array:
     prefix = np.where(slots["position"] == depth + 1, slots["propensity"], np.nan)
     for level in range(1, int(depth.max()) + 1):
         rows = np.flatnonzero(depth == level)
-        prefix[rows] = np.maximum(prefix[rows] * prefix[rows - 1], propensities.LEAST)
+        prefix[rows] = np.maximum(prefix[rows] * prefix[rows - 1], slot_values.LEAST)
     return np.where(missing, prefix, marginal)
 
 

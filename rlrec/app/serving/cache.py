@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from rlrec.app.distributions import exact
-from rlrec.app.distributions.exact import VersionDistribution
 from rlrec.app.inputs import canonical
 from rlrec.arrays import Ids
 from rlrec.records import Head, Version
@@ -37,7 +36,7 @@ class ServingCache:
         self.unnamed = True
         self.unread: set[str] = set()
         self._revision: int | None = None
-        self._servings: dict[int, tuple[int, int | None, VersionDistribution]] = {}
+        self._servings: dict[int, tuple[int, int | None, exact.VersionDistribution]] = {}
 
     def text(self, context: Mapping[str, Any]) -> str:
         """The canonical text of a context."""
@@ -81,7 +80,7 @@ class ServingCache:
             self._arrays[eligible] = np.array(eligible, np.int64)
         return self._arrays[eligible]
 
-    def serving(self, unit: Unit, version: Version, head: Head) -> VersionDistribution:
+    def serving(self, unit: Unit, version: Version, head: Head) -> exact.VersionDistribution:
         """A version with its belief at the head's seq, in the present catalogue."""
         seq = head.seq if version.learning else version.seq
         before = self._servings.get(version.id)

@@ -12,7 +12,6 @@ from rlrec.policy import history
 from rlrec.records import Decision, Event, Version
 from rlrec.store import Unit, arms, decisions, experiments, policies, sessions
 from rlrec.store.events import CENSOR
-from rlrec.store.sessions import Session
 from rlrec.store.unit import parse
 from rlrec.times import written
 
@@ -69,7 +68,7 @@ def states(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, dict[str, An
 
 
 def _answer(
-    decision: Decision, version: Version, session: Session, keys: Mapping[int, str],
+    decision: Decision, version: Version, session: sessions.Session, keys: Mapping[int, str],
     labels: Mapping[int, tuple[str, str]],
 ) -> Answer:  # fmt: skip
     experiment, variant = labels[decision.variant_id] if decision.variant_id else (None, None)

@@ -16,7 +16,6 @@ from rlrec.app.serving.requests import PlannedRequest, SharedDistribution
 from rlrec.arrays import Ids, Index
 from rlrec.policy import slate
 from rlrec.policy.history import History
-from rlrec.policy.slate import Draw
 from rlrec.store.unit import Row
 
 
@@ -99,7 +98,6 @@ def _draw_each(
 
 
 def _draw_shared(shared: SharedDistribution, decision_ids: Ids, seed: int, keys: Mapping[int, str]) -> list[DrawnSlate]:
-    """The slates of decisions that share a distribution."""
     case = shared.case
     seeds = np.full(len(decision_ids), seed, np.uint64)
     drawn = case.pages(shared.size).draw(seeds=seeds, decisions=decision_ids)
@@ -111,7 +109,7 @@ def _draw_shared(shared: SharedDistribution, decision_ids: Ids, seed: int, keys:
 
 
 def _slates_of(
-    case: exact.EligibleDistribution, drawn: Draw, rows: slice | Index, keys: Mapping[int, str]
+    case: exact.EligibleDistribution, drawn: slate.Draw, rows: slice | Index, keys: Mapping[int, str]
 ) -> list[DrawnSlate]:
     columns = (drawn.propensity, drawn.marginal, drawn.minimum, case.noiseless(drawn.slates), drawn.rounded)
     return _slates(case.arms[drawn.slates][rows], [column[rows] for column in columns], keys)

@@ -92,7 +92,6 @@ class OpenSessions:
         return {row.key: OpenSession(row) for row in rows}
 
     def _create(self, new: dict[str, str | None], settings: StoreSettings) -> None:
-        """Store sessions that are new, with their users."""
         user_ids = sessions.intern_users(self.unit, {user for user in new.values() if user is not None})
         numbers = splits(settings.split_salt, [user or key for key, user in new.items()])
         users = [user_ids.get(user or "") for user in new.values()]

@@ -17,7 +17,6 @@ from rlrec.arrays import Array, Ids
 from rlrec.errors import RlrecError
 from rlrec.policy import baseline, reinforce, returns
 from rlrec.policy.adam import Adam
-from rlrec.policy.baseline import ValueSums
 from rlrec.policy.gradient import Gradient, Parameters, State
 from rlrec.policy.reinforce import GradientSums, LoggedSlates, Objective
 
@@ -108,9 +107,8 @@ class Trainer:
         self._file.close()
 
     def _prepare_baseline(self, train: DatasetSplit) -> None:
-        """Compute what baselines need to know of all visits that teach."""
         total, count = 0.0, 0
-        sums: ValueSums | None = None
+        sums: baseline.ValueSums | None = None
         if self.options.baseline in ("mean", "value"):
             for rows in train.batches():
                 gained = self._returns(rows)
@@ -143,8 +141,6 @@ class Trainer:
         if self.options.baseline == "rloo":
             return baseline.rloo(gained, returns.steps(rows.start))
         return np.full(len(gained), self._mean)
-
-    # -- epochs --
 
     def train(
         self, start: Parameters, tune: HoldoutValue | None, *, progress: Callable[[Epoch], None] | None = None

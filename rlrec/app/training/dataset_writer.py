@@ -118,7 +118,6 @@ class DatasetWriter:
         return VisitNames(np.array(splits(self.salt, owners), np.int64), _digests(clusters), _digests(names))
 
     def _portions(self, visits: EndedVisits) -> Iterator[Flags]:
-        """The visits, few enough at a time for their eligible sets to be in memory."""
         sizes = contents.set_sizes(self.unit, set(visits.per_decision("eligible_id").tolist()))
         portions = min(-(-sum(sizes.values()) // CELLS), len(visits))
         number = np.arange(len(visits)) * portions // len(visits)

@@ -97,7 +97,6 @@ class HoldoutValue:
         return reduce(add, map(self.fold.partial, batches))
 
     def _batch(self, rows: VisitRows, parameters: Parameters) -> VisitBatch:
-        """Visits with the probabilities that the parameters give them."""
         decisions, log_joint = _decisions(rows), np.empty(len(rows.eligible))
         expected = self.values.expected(decisions, self._distributions(rows, parameters, log_joint))
         return VisitBatch(
@@ -121,7 +120,6 @@ class HoldoutValue:
             yield TargetSlates(rows=at, log_slate=log_joint[at], arms=block.arms, share=probability, case=cases)
 
     def _portions(self, rows: VisitRows) -> Iterator[DecisionBlock]:
-        """Decisions that can be worked out together, few at a time."""
         for block in blocks(rows):
             step = max(1, CELLS // len(block.arms))
             for start in range(0, len(block.rows), step):

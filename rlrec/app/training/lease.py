@@ -13,7 +13,6 @@ from uuid import uuid4
 from rlrec.errors import StoreBusy
 from rlrec.records import StoredPolicy
 from rlrec.store import Store, Unit, leases
-from rlrec.store.leases import Lease
 from rlrec.times import SECOND, written
 
 LASTS_S = 60  # on the database's clock, unless it is renewed
@@ -45,7 +44,7 @@ class TrainingLease:
     ) -> None:
         self.store.write(lambda unit: leases.release(unit, self.policy.id, token=self.token))
 
-    def _take(self, unit: Unit, holder: str) -> Lease | None:
+    def _take(self, unit: Unit, holder: str) -> leases.Lease | None:
         before = leases.current(unit, self.policy.id)
         if before is not None and _dead(before.token):
             leases.release(unit, self.policy.id, token=before.token)
@@ -68,7 +67,6 @@ class TrainingLease:
 
 
 def _dead(token: str) -> bool:
-    """Whether a lease belongs to a process of this machine that has ended."""
     machine, pid, started, _ = token.split("/") if token.count("/") == 3 else ("", "0", "", "")
     return bool(machine) and machine == _machine() and _started(int(pid)) != started
 

@@ -1,0 +1,63 @@
+"""The reward and the propensity of slots, in plain Python, for a few decisions; `reward_log` has them for columns.
+
+The propensity that weighs a slot is the marginal at its position, else the probability of the slate down to it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+from rlrec.policy import reward as rewards
+from rlrec.records import Decision, Event, Reward
+from rlrec.store import Unit, decisions
+
+LEAST = 1e-300  # what a propensity is rounded to
+
+
+def reward_of(definition: Reward, decision: Decision, events: Sequence[Event], *, position: int | None) -> float:
+    """A slot's reward, or without a position the page's: its slots' rewards and what page events are worth."""
+    shown = [slot.position for slot in decision.slots]
+    return reward_from(definition, events, served_at=decision.at, position=position, shown=shown)
+
+
+def reward_from(
+    definition: Reward, events: Iterable[Event], *, served_at: int, position: int | None, shown: Iterable[int]
+) -> float:
+    """`reward_of`, for a decision that was served at `served_at` and showed the positions `shown`."""
+    by_slot = by_position(events)
+    if position is not None:
+        return rewards.of_slot(definition, by_slot.get(position, ()), served_at=served_at)
+    slots = [rewards.of_slot(definition, by_slot.get(slot, ()), served_at=served_at) for slot in shown]
+    return sum(slots) + rewards.of_page(definition, by_slot.get(None, ()), served_at=served_at)
+
+
+def by_position(events: Iterable[Event]) -> dict[int | None, list[Event]]:
+    """The events of one decision by slot; without a position, those of its page."""
+    by_slot: dict[int | None, list[Event]] = {}
+    for event in events:
+        by_slot.setdefault(event.position, []).append(event)
+    return by_slot
+
+
+def slate_propensities(slots: Iterable[tuple[int, float | None, float | None]]) -> dict[int, float]:
+    """The propensity at each position, from the position, propensity and marginal of each slot of a slate, in order;
+    slots without one are left out."""
+    by_position: dict[int, float] = {}
+    prefix: float | None = 1.0
+    for index, (position, propensity, marginal) in enumerate(slots, 1):
+        if prefix is not None:
+            prefix = None if propensity is None or position != index else max(prefix * propensity, LEAST)
+        if (value := prefix if marginal is None else marginal) is not None:
+            by_position[position] = value
+    return by_position
+
+
+def decision_propensities(unit: Unit, decision_ids: Collection[int]) -> dict[tuple[int, int], float]:
+    """The propensity by decision and position, of all slots of some decisions that have one."""
+    slates: dict[int, list[tuple[int, float | None, float | None]]] = {}
+    for decision_id, position, propensity, marginal in decisions.propensities(unit, decision_ids):
+        slates.setdefault(decision_id, []).append((position, propensity, marginal))
+    return {
+        (decision_id, position): propensity
+        for decision_id, slots in slates.items()
+        for position, propensity in slate_propensities(slots).items()
+    }
