@@ -63,16 +63,13 @@ class Exp3(Learner):
         from rlrec.policy.families.gumbel import Gumbel
         from rlrec.policy.families.point import Point
 
-        gain = self._gain(belief)
+        gain = self.index(belief)
         if not self.gamma:  # greedy
             return Point(gain)
         return Gumbel((self.eta or self.gamma / gain.shape[-1]) * gain)
 
     def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array:
-        return self._gain(belief)
-
-    def _gain(self, belief: Belief) -> Array:
-        """Estimated gain of each arm, (..., m), in the unit of the reward."""
+        """The estimated gain of each arm, (..., m), in the unit of the reward."""
         return 0.0 * belief.pulls if belief.extra is None else belief.extra[..., 0]
 
     def greedy(self) -> Self:

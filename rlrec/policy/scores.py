@@ -78,6 +78,9 @@ class ExactScores:
 
     samples: ClassVar[int] = 0
 
+    def __len__(self: S) -> int:
+        return next(iter(_arrays(self).values())).shape[-1]
+
     def of_decision(self, seed: int, decision: int) -> Self:
         return self
 

@@ -29,12 +29,9 @@ class _Optimist(Learner):
     def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
         from rlrec.policy.families.point import Point
 
-        return Point(self._indices(belief))
+        return Point(self.index(belief))
 
-    def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array | None:
-        return self._indices(belief)
-
-    def _indices(self, belief: Belief) -> Array:
+    def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array:
         import numpy as np
 
         bound = self._bound(belief, np.maximum(belief.weight, LEAST), np.log1p(belief.total))

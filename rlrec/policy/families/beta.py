@@ -25,9 +25,6 @@ class Beta(ExactScores):
     alpha: Array
     beta: Array
 
-    def __len__(self) -> int:
-        return len(self.alpha)
-
     def order(self, positions: int, *, before: Order | None = None) -> ContinuousOrder:
         return ContinuousOrder(BetaLogit, self.alpha, self.beta, positions=positions, before=before)
 

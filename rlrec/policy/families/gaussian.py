@@ -20,9 +20,6 @@ class Gaussian(ExactScores):
     mean: Array
     sd: Array
 
-    def __len__(self) -> int:
-        return len(self.mean)
-
     def order(self, positions: int, *, before: Order | None = None) -> ContinuousOrder:
         # Means are taken from the best one, so that nodes near it are exact, or from an earlier origin that is as good.
         # A deviation that rounding would hide is raised to one that shows, for draws and probabilities alike.

@@ -27,9 +27,6 @@ class Gumbel(ExactScores):
 
     logits: Array
 
-    def __len__(self) -> int:
-        return len(self.logits)
-
     def order(self, positions: int, *, before: Order | None = None) -> PlackettLuceOrder:
         return PlackettLuceOrder(self.logits)
 

@@ -19,9 +19,6 @@ class Point(ExactScores):
 
     values: Array
 
-    def __len__(self) -> int:
-        return len(self.values)
-
     def order(self, positions: int, *, before: Order | None = None) -> PointOrder:
         return PointOrder(self.values)
 
