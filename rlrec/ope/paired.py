@@ -75,7 +75,9 @@ def difference(
     ours, theirs = (
         at_end(side, estimator, label=estimator.name, summary=side.moments.summary()) for side in (partial, against)
     )
-    _check(ours, theirs)
+    (rows,) = ours.summary.index(("rows",))
+    if not np.array_equal(ours.summary.units[:, rows], theirs.summary.units[:, rows]):
+        raise ValueError("the two targets were not estimated on the same visits")
     sample = _bootstrap(ours, theirs, seed=seed, number=replicates)
     ess = min(side.diagnosis.ess or 0.0 for side in (ours, theirs))
     low, high = (0.0, 0.0) if _identical(ours, theirs) else _bounds(sample, alpha, freedom=ess - 1)
@@ -92,12 +94,6 @@ def difference(
         value=finite_or_none(sample.value), std_error=finite_or_none(sample.error), lower=finite_or_none(low),
         upper=finite_or_none(high), alpha=alpha, ess=ess, clusters=ours.clusters, verdict=verdict, reasons=reasons,
     )  # fmt: skip
-
-
-def _check(ours: SessionEstimatorFold, theirs: SessionEstimatorFold) -> None:
-    (rows,) = ours.summary.index(("rows",))
-    if not np.array_equal(ours.summary.units[:, rows], theirs.summary.units[:, rows]):
-        raise ValueError("the two targets were not estimated on the same visits")
 
 
 def _identical(ours: SessionEstimatorFold, theirs: SessionEstimatorFold) -> bool:

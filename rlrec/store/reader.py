@@ -20,6 +20,11 @@ _EMPTY = ("x''", "''::bytea")  # no bytes, on SQLite and PostgreSQL
 SCANNED, NEAR = 12, 2
 _SPLIT = "(SELECT owner.split FROM session owner WHERE owner.id = d.session_id)"  # of a decision
 
+
+def _numbers_of(table: str, *names: str) -> dict[str, tuple[type, str]]:
+    return {name: (np.int64, f"{table}.{name}") for name in names}
+
+
 # name: (type, expression over decision d, slot s, session v)
 COLUMNS: dict[str, tuple[type, str]] = {
     "decision_id": (np.int64, "d.id"),
@@ -27,29 +32,18 @@ COLUMNS: dict[str, tuple[type, str]] = {
     "user_id": (np.int64, f"coalesce(v.user_id, {ABSENT})"),
     "session_digest": (np.int64, "coalesce(v.digest, 0)"),
     "user_digest": (np.int64, "coalesce((SELECT u.digest FROM users u WHERE u.id = v.user_id), 0)"),
-    "split": (np.int64, "v.split"),
-    "created_at": (np.int64, "v.created_at"),
-    "visit": (np.int64, "d.visit"),
-    "step": (np.int64, "d.step"),
-    "at": (np.int64, "d.at"),
-    "policy_id": (np.int64, "d.policy_id"),
-    "version_id": (np.int64, "d.version_id"),
-    "belief_seq": (np.int64, "d.belief_seq"),
+    **_numbers_of("v", "split", "created_at"),
+    **_numbers_of("d", "visit", "step", "at", "policy_id", "version_id", "belief_seq"),
     "belief_ordinal": (np.int64, "coalesce(d.belief_ordinal, 0)"),
     "ordinal": (np.int64, "coalesce(d.ordinal, 0)"),
-    "context_id": (np.int64, "d.context_id"),
-    "eligible_id": (np.int64, "d.eligible_id"),
-    "catalogue_revision": (np.int64, "d.catalogue_revision"),
+    **_numbers_of("d", "context_id", "eligible_id", "catalogue_revision"),
     "variant_id": (np.int64, f"coalesce(d.variant_id, {ABSENT})"),
     "size": (np.int64, "d.size"),
     "seed": (np.int64, "coalesce(d.seed, 0)"),
     "log_propensity": (np.float64, "coalesce(d.log_propensity, 1.0)"),
     "imported": (np.bool_, "d.imported"),
-    "position": (np.int64, "s.position"),
-    "arm_id": (np.int64, "s.arm_id"),
-    "propensity": (np.float64, f"coalesce(s.propensity, {_NONE})"),
-    "marginal": (np.float64, f"coalesce(s.marginal, {_NONE})"),
-    "min_propensity": (np.float64, f"coalesce(s.min_propensity, {_NONE})"),
+    **_numbers_of("s", "position", "arm_id"),
+    **{name: (np.float64, f"coalesce(s.{name}, {_NONE})") for name in ("propensity", "marginal", "min_propensity")},
     "censored": (np.bool_, "s.censored"),
     "rounded": (np.bool_, "s.rounded"),
     # The visit as the decision saw it (see `policy/history.py`), and whether that is stored: no bytes may mean either.
@@ -222,14 +216,11 @@ class _Range:
         if (session[1:] < session[:-1]).any():
             order = np.argsort(session, kind="stable")
             slots = {name: column[order] for name, column in slots.items()}
-        if self._sessions is not None:
-            columns = self._sessions.columns()
-            index = np.searchsorted(columns["session_id"], slots["session_id"])
-            slots |= {name: column[index] for name, column in columns.items() if name in SESSIONS}
-        if self._once is not None:
-            columns = self._once.columns()
-            index = np.searchsorted(columns["decision_id"], slots["decision_id"])
-            slots |= {name: column[index] for name, column in columns.items() if name in ONCE}
+        for query, key, names in ((self._sessions, "session_id", SESSIONS), (self._once, "decision_id", ONCE)):
+            if query is not None:
+                columns = query.columns()
+                index = np.searchsorted(columns[key], slots[key])
+                slots |= {name: column[index] for name, column in columns.items() if name in names}
         extra = {ask: query.columns() for ask, query in self._extra_queries.items()}
         slots = {name: slots[name] for name in self._names}
         return Batch(slots=slots, events=events, visits=extra.get(ask_visits), keys=extra.get(ask_keys))

@@ -11,12 +11,11 @@ import pytest
 
 from rlrec.arrays import Array, Index
 from rlrec.policy import reinforce, returns
-from rlrec.policy.adam import Adam
 from rlrec.policy.contextual import Design
 from rlrec.policy.encoder import Encoder
 from rlrec.policy.fields import Number, Vector
 from rlrec.policy.gradient import BILINEAR, Gradient, Parameters, State
-from rlrec.policy.reinforce import GradientSums, LoggedSlates, Objective
+from rlrec.policy.reinforce import Adam, GradientSums, LoggedSlates, Objective
 
 DESIGN = Design(context=Encoder([Number("hour")]), arm=Encoder([Vector("taste", 2)]))
 

@@ -16,9 +16,8 @@ from rlrec.app.training.holdout_value import HoldoutValue
 from rlrec.arrays import Array, Ids
 from rlrec.errors import RlrecError
 from rlrec.policy import baseline, reinforce, returns
-from rlrec.policy.adam import Adam
 from rlrec.policy.gradient import Gradient, Parameters, State
-from rlrec.policy.reinforce import GradientSums, LoggedSlates, Objective
+from rlrec.policy.reinforce import Adam, GradientSums, LoggedSlates, Objective
 
 Z = 2.0  # epochs are compared by their gain less so many standard errors
 LEAST = 100  # effective tuning visits that an epoch must have; a gate refuses to judge by less than half of them
