@@ -119,18 +119,15 @@ class Ridge:
             np.bincount(cell, weights=values, minlength=self.folds * self.arms).reshape(shape).astype(np.float64)
             for values in (None, reward)
         )
-        sums = self._zero(count, rewards)
+        k, d = self.folds, 1 + self.positions + self.features
+        cross, gram, answer = np.zeros((k, self.arms, d)), np.zeros((k, d, d)), np.zeros((k, d))
+        sums = RidgeSums(count, rewards, cross, gram, answer, np.zeros(k))
         # products of the other columns, block by block of rows in the order of their cells
         order = np.argsort(cell.astype(np.min_scalar_type(self.folds * self.arms)), kind="stable")
         for start in range(0, len(order), _BLOCK):
             rows = order[start : start + _BLOCK]
             self._add(sums, cell[rows], self._columns(position, context, code, rows), reward[rows])
         return sums
-
-    def _zero(self, count: Array, reward: Array) -> RidgeSums:
-        k, d = self.folds, 1 + self.positions + self.features
-        cross, gram, answer = np.zeros((k, self.arms, d)), np.zeros((k, d, d)), np.zeros((k, d))
-        return RidgeSums(count, reward, cross, gram, answer, np.zeros(k))
 
     def _add(self, sums: RidgeSums, cell: Ids, others: Array, reward: Array) -> None:
         """Add rows that lie in order of their cells, fold by fold and arm by arm."""

@@ -86,7 +86,10 @@ class Replicates:
 def replicates(summary: ClusterSummary, *, seed: int, number: int = REPLICATES) -> Replicates:
     """`number` multinomial draws over the clusters with a row to weigh, or over the blocks.
     The draw depends on the seed and the number of units alone, so two targets on one log have the same draws."""
-    units = _sampled_units(summary)
+    # A cluster without a row to weigh is not in the sample. All blocks are, empty ones too: the number of clusters in
+    # a block is random.
+    (rows,) = summary.index(("rows",))
+    units = summary.units if summary.blocks else summary.units[summary.units[:, rows] > 0]
     m, c = units.shape
     generator = np.random.default_rng(np.random.SeedSequence(seed))
     with np.errstate(all="ignore"):
@@ -98,13 +101,6 @@ def replicates(summary: ClusterSummary, *, seed: int, number: int = REPLICATES) 
         drawn = [_counts(generator, size, m) @ sums for size in chunks]
     both = np.concatenate([np.empty((0, c + c * c)), *drawn])
     return Replicates(units=units, total=both[:, :c], moment=both[:, c:].reshape(len(both), c, c))
-
-
-def _sampled_units(summary: ClusterSummary) -> Array:
-    # A cluster without a row to weigh is not in the sample. All blocks are, empty ones too: the number of clusters in
-    # a block is random.
-    (rows,) = summary.index(("rows",))
-    return summary.units if summary.blocks else summary.units[summary.units[:, rows] > 0]
 
 
 def _chunks(number: int, size: int) -> list[int]:

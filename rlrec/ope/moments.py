@@ -87,9 +87,12 @@ class _Clusters:
         """The second moments and blocks of these clusters."""
         block = block_of(self.digests)
         size = np.abs(self.sums)
+        # A propensity of 1e-300 makes a weight whose square is infinite: the error is then unknown, not a warning.
+        with np.errstate(over="ignore", invalid="ignore"):
+            moment = self.sums.T @ self.sums
         units = [np.bincount(block, weights=column, minlength=BLOCKS) for column in self.sums.T]
         return _Blocks(
-            present=np.count_nonzero(self.sums, axis=0).astype(np.int64), moment=_moment(self.sums),
+            present=np.count_nonzero(self.sums, axis=0).astype(np.int64), moment=moment,
             most=size.max(axis=0, initial=0.0), absolute=size.sum(axis=0), units=np.column_stack(units),
         )  # fmt: skip
 
@@ -203,16 +206,12 @@ def block_of(digests: Ids) -> Ids:
 
 def moments(terms: Array, cluster: Ids, *, columns: tuple[str, ...], spanning: bool) -> Moments:
     """Moments of one batch. terms (n, c): columns of every row; cluster (n,): digest of the cluster of a row."""
-    return Moments(columns, spanning, _limit(_by_cluster(terms, cluster), spanning))
-
-
-def _by_cluster(terms: Array, cluster: Ids) -> _Clusters:
     # rows of a cluster mostly lie together: adding them up first leaves less to sort
     cluster, terms = _add_runs(cluster, terms)
     if (cluster[1:] < cluster[:-1]).any():
         order = np.argsort(cluster)
         cluster, terms = _add_runs(cluster[order], terms[order])
-    return _Clusters(cluster, terms)
+    return Moments(columns, spanning, _limit(_Clusters(cluster, terms), spanning))
 
 
 def _add_runs(cluster: Ids, terms: Array) -> tuple[Ids, Array]:
@@ -227,9 +226,3 @@ def _limit(clusters: _Clusters, spanning: bool) -> _Clusters | _Blocks:
 
 def _blocks(clusters: _Clusters | _Blocks) -> _Blocks:
     return clusters if isinstance(clusters, _Blocks) else clusters.collapse()
-
-
-def _moment(sums: Array) -> Array:
-    # A propensity stored as 1e-300 makes a weight whose square is infinite: the error is then unknown, not a warning.
-    with np.errstate(over="ignore", invalid="ignore"):
-        return sums.T @ sums

@@ -87,7 +87,8 @@ class Linear(ContextualPolicy, Learner):
 
     def posterior(self, belief: Belief) -> solving.Disjoint | solving.Shared:
         """Posterior of the weights; it is solved once, and stored with the moments."""
-        moments = belief.moments or self._no_moments(belief)
+        shape, q = belief.pulls.shape, len(self.design.context.names)
+        moments = belief.moments or ArmMoments(gram=np.zeros((*shape, q, q)), response=np.zeros((*shape, q)))
         name = type(self), self.model, self.ridge, self._centre, belief.alpha.tobytes(), belief.beta.tobytes()
         if name not in moments.solutions:
             solve = self._solve_shared if self.model == SHARED else self._solve_disjoint
@@ -124,10 +125,6 @@ class Linear(ContextualPolicy, Learner):
     def _prior(self, alpha: Array, beta: Array) -> tuple[Array, Array]:
         """Precision and response of the intercept that pseudo-counts stand for."""
         return alpha + beta, alpha
-
-    def _no_moments(self, belief: Belief) -> ArmMoments:
-        shape, q = belief.pulls.shape, len(self.design.context.names)
-        return ArmMoments(gram=np.zeros((*shape, q, q)), response=np.zeros((*shape, q)))
 
     def _solve_disjoint(self, belief: Belief, moments: ArmMoments) -> solving.Disjoint:
         intercept = self.design.context.intercept

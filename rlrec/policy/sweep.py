@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from rlrec.arrays import Array, Flags, Index
@@ -126,10 +128,14 @@ class ContinuousOrder(DrawnOrder):
     def ranking(self, keys: Array, size: int) -> Index:
         table, row = self._tabulated.table, self._tabulated.row
         above, listed = 1 - keys, np.flatnonzero(row >= 0)
-        reach = _Reach(table.sf_edge[row[listed]].T.copy(), above[:, listed])
+        # of each slate the highest edge that `size` scores exceed
+        sf_edge, above_listed = table.sf_edge[row[listed]].T.copy(), above[:, listed]
+        edge = _last_true(
+            lambda edge: np.count_nonzero(sf_edge[edge] > above_listed, axis=1) >= size, len(keys), len(sf_edge) - 1
+        )
         # Scores below an edge that enough others exceed are not among the first: any order will do for them.
         scores = keys + (table.edges[0] - 2)
-        slate, arm = np.nonzero(reach.exceed(reach.edge_below(size)))
+        slate, arm = np.nonzero(sf_edge[edge] > above_listed)
         arm = listed[arm]
         for start in range(0, len(slate), _CACHED):
             few = slate[start : start + _CACHED], arm[start : start + _CACHED]
@@ -190,33 +196,12 @@ class _Sweep:
             self._atom[never], self._cap[never], self._above[never], self._mass[never] = 1.0, 0.0, 1.0, 1.0
 
 
-class _Reach:
-    """Which of the a scores of n slates exceed an edge: those with more than above (n, a) of their probability
-    sf_edge (P + 1, a) beyond it."""
-
-    def __init__(self, sf_edge: Array, above: Array) -> None:
-        self._sf_edge, self._above = sf_edge, above
-
-    def exceed(self, edge: Index) -> Flags:
-        """Whether each score lies above the edge of its slate, edge (n,), (n, a)."""
-        return self._sf_edge[edge] > self._above
-
-    def edge_below(self, size: int) -> Index:
-        """The highest edge that `size` scores of each slate exceed, or the lowest edge, (n,)."""
-        low, high = np.zeros(len(self._above), np.intp), np.full(len(self._above), len(self._sf_edge) - 1)
-        while (high - low > 1).any():
-            middle = (low + high) // 2
-            enough = np.count_nonzero(self.exceed(middle), axis=1) >= size
-            low, high = np.where(enough, middle, low), np.where(enough, high, middle)
-        return low
-
-
 def quantiles(table: ScoreTable, rows: Index, above: Array) -> Array:
     """The scores that rows (q,) exceed with probabilities above (q,), on the table's scale; all above its low edge.
 
     The probability of exceeding them differs from `above` by less than 1e-13. Source: own derivation."""
-    # the panel
-    panel = _last_above(table.sf_edge, rows, above)
+    # the last panel whose left edge still has more than `above` to its right
+    panel = _last_true(lambda panel: table.sf_edge[rows, panel] > above, len(rows), len(table.edges) - 1)
     half = 0.5 * (table.edges[panel + 1] - table.edges[panel])
     # the node
     columns = panel[:, None] * ORDER + np.arange(ORDER)
@@ -228,13 +213,13 @@ def quantiles(table: ScoreTable, rows: Index, above: Array) -> Array:
     return table.edges[panel] + half * (1 + s)
 
 
-def _last_above(sf_edge: Array, rows: Index, above: Array) -> Index:
-    """The last panel whose left edge still has more than `above` to its right, (q,)."""
-    low, high = np.zeros(len(rows), np.intp), np.full(len(rows), sf_edge.shape[1] - 1)
+def _last_true(holds: Callable[[Index], Flags], n: int, end: int) -> Index:
+    """The last number below `end` for which something holds in each of n searches, (n,); it holds up to there, or 0."""
+    low, high = np.zeros(n, np.intp), np.full(n, end)
     while (high - low > 1).any():
         middle = (low + high) // 2
-        right = sf_edge[rows, middle] > above
-        low, high = np.where(right, middle, low), np.where(right, high, middle)
+        here = holds(middle)
+        low, high = np.where(here, middle, low), np.where(here, high, middle)
     return low
 
 
