@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from rlrec.app.distributions import designs
 from rlrec.app.inputs import lookup, parameters
-from rlrec.app.learning import warm_start
+from rlrec.app.learning import belief_versions, warm_start
 from rlrec.app.learning.belief_versions import VersionSummary, add_settled, is_complete, summary
 from rlrec.app.learning.ledger import Ledger
-from rlrec.app.learning.warm_start import InitialBelief
+from rlrec.app.learning.slot_statistics import Totals
 from rlrec.app.log import reward_log
 from rlrec.errors import InputError
 from rlrec.policy import drift
 from rlrec.policy.forgetting import Forgetting
 from rlrec.records import Version
-from rlrec.store import Store, Unit, beliefs, decisions, policies, reader, settings
+from rlrec.store import Store, Unit, decisions, policies, reader, settings
 from rlrec.times import written
 
 PORTION = 50_000  # slots that enter in a transaction
@@ -43,14 +43,11 @@ class Request:
     after_drift: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Plan:
-    """The new version: its source, its reward, its initial belief, and the record of these."""
+class _Plan(NamedTuple):
+    """The source with the reward and the parameters of the new version, its initial sums, and the record of these."""
 
-    source: Version
-    reward_id: int
-    window_us: int
-    initial: InitialBelief
+    draft: Version
+    sums: Totals
     record: Mapping[str, Any]
 
 
@@ -65,11 +62,11 @@ def rebuild(store: Store, request: Request) -> RebuiltVersion:
             store.notice(f"no change was found in the rewards of {version.policy.name}: nothing is rebuilt")
             return {**summary(unit, version), "parent": version.number, "rebuilt": False, "since": None}
     version_id = store.write(partial(_begin, plan=plan))
-    while store.write(partial(_portion, policy_id=plan.source.policy.id, version_id=version_id)):
+    while store.write(partial(_portion, policy_id=plan.draft.policy.id, version_id=version_id)):
         pass
     with store.read() as unit:
         answer = summary(unit, policies.by_id(unit, [version_id])[version_id])
-        return {**answer, "parent": plan.source.number, "rebuilt": True, "since": plan.record.get("since")}
+        return {**answer, "parent": plan.draft.number, "rebuilt": True, "since": plan.record.get("since")}
 
 
 def _plan(unit: Unit, request: Request) -> _Plan | None:
@@ -98,7 +95,7 @@ def _plan(unit: Unit, request: Request) -> _Plan | None:
     record = {"rebuilt_from": source.number, **initial.record}
     if since is not None:
         record["since"] = written(since[1])
-    return _Plan(source=source, reward_id=reward.id, window_us=reward.window_us, initial=initial, record=record)
+    return _Plan(replace(draft, parameters=initial.parameters), initial.sums, record)
 
 
 def _since(unit: Unit, version: Version, *, method: str) -> tuple[int, int] | None:
@@ -116,36 +113,21 @@ def _since(unit: Unit, version: Version, *, method: str) -> tuple[int, int] | No
 def _begin(unit: Unit, plan: _Plan) -> int:
     """The id of the version, with nothing of the policy's past in it yet; or of one that an earlier rebuild left
     incomplete."""
-    policy_id = plan.source.policy.id
-    head = policies.lock(unit, [policy_id])[policy_id]
-    versions = policies.versions(unit, [policy_id])
+    draft, policy = plan.draft, plan.draft.policy
+    head = policies.lock(unit, [policy.id])[policy.id]
+    versions = policies.versions(unit, [policy.id])
     for version in versions:
-        same = version.reward.id == plan.reward_id and _design(version.parameters) == _design(plan.initial.parameters)
+        same = version.reward.id == draft.reward.id and _design(version.parameters) == _design(draft.parameters)
         if version.learning and same and not is_complete(version):
             return version.id
-    number = versions[-1].number + 1
-    version_id = policies.add_version(
-        unit,
-        policy_id=policy_id,
-        number=number,
-        status="learning",
-        reward_id=plan.reward_id,
-        seq=head.seq,
-        ordinal=head.ordinal,
-        parent_id=plan.source.id,
-        entered_to=0,
-        learned_from={
-            **plan.record,
-            "ripe": decisions.newest_before(unit, policy_id, before=unit.now - plan.window_us),
-        },
-        parameters=plan.initial.parameters,
-    )
-    beliefs.add_prior(unit, version_id, beliefs.prior(unit, plan.source.id))
-    if plan.initial.sums:
-        fade = Forgetting.of(plan.source.policy.params).discount ** head.ordinal
-        sums = {key: fade * numbers for key, numbers in plan.initial.sums.items()}
-        beliefs.add(unit, version_id, seq=head.seq, changes=sums, ordinal=head.ordinal)
-    settings.add_run(unit, "policy rebuild", {"policy": plan.source.policy.name, "version": number})
+    number, fade = versions[-1].number + 1, Forgetting.of(policy.params).discount ** head.ordinal
+    ripe = decisions.newest_before(unit, policy.id, before=unit.now - draft.reward.window_us)
+    version_id = belief_versions.copy(
+        unit, draft, policy_id=policy.id, number=number, status="learning", seq=head.seq, ordinal=head.ordinal,
+        sums={key: fade * numbers for key, numbers in plan.sums.items()}, entered_to=0,
+        learned_from={**plan.record, "ripe": ripe},
+    )  # fmt: skip
+    settings.add_run(unit, "policy rebuild", {"policy": policy.name, "version": number})
     return version_id
 
 
