@@ -22,7 +22,7 @@ from rlrec.app.training.holdout_value import ESTIMATOR, VISITS, HoldoutValue, fi
 from rlrec.app.training.lease import TrainingLease
 from rlrec.errors import InputError, suggest
 from rlrec.policy.baseline import BASELINES
-from rlrec.policy.gradient import Gradient, Parameters
+from rlrec.policy.gradient import Parameters
 from rlrec.records import Version
 from rlrec.store import Store, Unit, beliefs, bulk, policies, settings
 from rlrec.store.reader import Selection
@@ -125,78 +125,76 @@ class _TrainingRun:
         self.lease, self.progress = lease, progress
 
     def run(self) -> Result:
-        with closing(Dataset()) as dataset:
-            return self._run(dataset)
+        with closing(Dataset()) as self.dataset:
+            return self._run()
 
-    def _run(self, dataset: Dataset) -> Result:
+    def _run(self) -> Result:
         # the log becomes a dataset, in one snapshot
         with self.store.read() as unit, bulk.alongside(unit):
             reader = Trained(unit, self.parent)
-            self._check_shaping(reader.policy)
-            live = policies.live(unit, [self.parent.policy.name])[self.parent.policy.name][0]
-            live_reader = Trained(unit, live)
-            selection, now = self._selection(unit), unit.now
-            writer = DatasetWriter(unit, reader, self.parent.reward, seed=self.seed, dataset=dataset)
+            self.policy = reader.policy
+            self._check_shaping()
+            self.live = policies.live(unit, [self.parent.policy.name])[self.parent.policy.name][0]
+            live_reader = Trained(unit, self.live)
+            selection = self._selection(unit)
+            writer = DatasetWriter(unit, reader, self.parent.reward, seed=self.seed, dataset=self.dataset)
             cutoff, since = Cutoff.of(unit, self.parent.reward), _trained_at(unit, self.parent)
-            report = writer.write(selection, cutoff, since=since, progress=self.lease.renew)
-            record = self._record(unit, selection, report, now)
-            looks = _looks(unit, self.parent, now)
-        if report.new < self.request.min_new:
-            return self._nothing_new(live, report)
+            self.report = writer.write(selection, cutoff, since=since, progress=self.lease.renew)
+            record = self._record(unit, selection)
+            looks = _looks(unit, self.parent)
+        if self.report.new < self.request.min_new:
+            return self._nothing_new()
         # the ascent on the visits that teach, and the look of the gate
-        dataset.arrange({TRAIN: self.request.batch, TUNE: VISITS, GATE: VISITS})
+        self.arms = writer.arms
+        self.dataset.arrange({TRAIN: self.request.batch, TUNE: VISITS, GATE: VISITS})
         self.lease.renew()
-        self._check(dataset, report)
-        if unused := _unused(report):
+        self._check()
+        if unused := _unused(self.report):
             self.store.notice(f"sessions that are not used: {unused}")
-        trained = self._train(dataset, reader, writer)
-        gate = self._look(dataset, reader.policy, trained, live, live_reader.parameters_of(writer.arms), looks)
-        return self.store.write(
-            lambda unit: self._store(unit, reader.policy, writer, trained, gate, live, record, report)
-        )
+        trained = self._train(reader.parameters_of(self.arms))
+        gate = self._look(trained, live_reader.parameters_of(self.arms), looks)
+        return self.store.write(lambda unit: self._store(unit, trained, gate, record))
 
     def _selection(self, unit: Unit) -> Selection:
         selected = filters.selection(unit, self.request.log)
-        since = self.request.since
-        if since is None:
-            return selected
-        return replace(selected, since=since if selected.since is None else max(since, selected.since))
+        bounds = [since for since in (self.request.since, selected.since) if since is not None]
+        return replace(selected, since=max(bounds, default=None))
 
-    def _record(self, unit: Unit, selection: Selection, report: WriteReport, now: int) -> dict[str, Any]:
+    def _record(self, unit: Unit, selection: Selection) -> dict[str, Any]:
+        report, options = self.report, asdict(self.request) | {"seed": self.seed}
         record = lineage.record(
             unit, self.request.log or "", selection, last_id=report.last_id, window_us=self.parent.reward.window_us,
             slots=report.slots,
         )  # fmt: skip
-        options = asdict(self.request) | {"seed": self.seed}
-        return record | {"now": now, "splits": [TRAIN, TUNE], "sessions": report.visits, "options": options}
+        return record | {"now": unit.now, "splits": [TRAIN, TUNE], "sessions": report.visits, "options": options}
 
-    def _check_shaping(self, policy: Gradient) -> None:
+    def _check_shaping(self) -> None:
         for name in self.request.shaping:
-            if name not in policy.names:
-                near = suggest(name, list(policy.names))
+            if name not in self.policy.names:
+                near = suggest(name, list(self.policy.names))
                 raise InputError(
                     f"states have no feature {name!r} to shape by",
                     hint=near or "such as session:reward, session:step or a feature of the context",
                 )
 
-    def _nothing_new(self, live: Version, report: WriteReport) -> Result:
-        least = self.request.min_new
-        self.store.notice(f"nothing new: {report.new} sessions since the last training, and --min-new is {least}")
-        return _result(self.parent, live.number, report.new, NO_GATE, seed=self.seed)
+    def _nothing_new(self) -> Result:
+        new, least = self.report.new, self.request.min_new
+        self.store.notice(f"nothing new: {new} sessions since the last training, and --min-new is {least}")
+        return _result(self.parent, self.live.number, new, NO_GATE, seed=self.seed)
 
-    def _check(self, dataset: Dataset, report: WriteReport) -> None:
+    def _check(self) -> None:
         """Raises InputError where the log teaches nothing."""
-        name, unused = self.parent.reward.name, report.unused
+        name, report, unused = self.parent.reward.name, self.report, self.report.unused
         others = unused.left_out - unused.silent + report.unrecorded + unused.waiting
         if not report.visits and unused.silent and not others:
             raise InputError(
                 f"none of the {unused.silent} sessions has propensities for whole slates",
                 hint="train on what `rlrec recommend` served, or on an import that says how likely each slate was",
             )
-        if not dataset.splits[TRAIN].visits:
+        if not self.dataset.splits[TRAIN].visits:
             elsewhere = f"none of {report.visits} sessions is in the split that teaches" if report.visits else ""
             why = elsewhere or _unused(report) or "no session has ended"
-            raise InputError(f"empty log to train on: {why}", hint=self._way_out(report))
+            raise InputError(f"empty log to train on: {why}", hint=self._way_out())
         if report.largest > LARGEST:
             raise InputError(
                 f"a slate earned {report.largest:g} by reward {name}, which is too large to compute with",
@@ -208,22 +206,22 @@ class _TrainingRun:
                 hint="send `rlrec feedback`, or define another reward",
             )
 
-    def _way_out(self, report: WriteReport) -> str:
+    def _way_out(self) -> str:
         """A hint where no session teaches."""
-        if report.unused.waiting:
+        if self.report.unused.waiting:
             return "a session counts once it has ended and its reward window is over"
-        if report.unrecorded:
+        if self.report.unrecorded:
             return "train on what `rlrec recommend` served, or on an import that says what its states were"
         if self.request.log or self.request.since is not None:
             return "widen --log or --since"
         return "serve sessions with `rlrec recommend`, or import a log of them"
 
-    def _train(self, dataset: Dataset, reader: Trained, writer: DatasetWriter) -> TrainingResult:
-        train, start = dataset.splits[TRAIN], reader.parameters_of(writer.arms)
-        self.values = fit_values(train, gamma=self.request.gamma, arms=len(writer.arms))
-        tune = self._holdout(dataset.splits[TUNE], reader.policy, start, most=CHOOSING)
+    def _train(self, start: Parameters) -> TrainingResult:
+        train = self.dataset.splits[TRAIN]
+        self.values = fit_values(train, gamma=self.request.gamma, arms=len(self.arms))
+        tune = self._holdout(self.dataset.splits[TUNE], start, most=CHOOSING)
         self.lease.renew()
-        with closing(Trainer(train, reader.policy, self.request)) as trainer:
+        with closing(Trainer(train, self.policy, self.request)) as trainer:
             train.close()
             self.lease.renew()
             trained = trainer.train(start, tune, progress=self._epoch)
@@ -231,55 +229,43 @@ class _TrainingRun:
             self.store.notice(f"no epoch was better: the new version is a copy of version {self.parent.number}")
         return trained
 
-    def _holdout(
-        self, split: DatasetSplit, policy: Gradient, reference: Parameters, most: int | None = None
-    ) -> HoldoutValue | None:
+    def _holdout(self, split: DatasetSplit, reference: Parameters, most: int | None = None) -> HoldoutValue | None:
         """The value on a split that does not teach; None where it is empty."""
         if not split.visits:
             return None
-        return HoldoutValue(split, policy, reference, gamma=self.request.gamma, values=self.values, most=most)
+        return HoldoutValue(split, self.policy, reference, gamma=self.request.gamma, values=self.values, most=most)
 
     def _epoch(self, point: Epoch) -> None:
         self.lease.renew()
         named = {"gain": point.gain, "above": point.lower, "entropy": point.entropy, "KL": point.kl, "ESS": point.ess}
         figures = ", ".join(f"{name} {value:.4g}" for name, value in named.items() if value is not None)
-        few = (
-            f" (below {LEAST}: not chosen while others have more)"
-            if point.ess is not None and point.ess < LEAST
-            else ""
-        )
+        weak = point.ess is not None and point.ess < LEAST
+        few = f" (below {LEAST}: not chosen while others have more)" if weak else ""
         self.progress(f"epoch {point.epoch} of {self.request.epochs}: {figures}{few}, clipped {point.clipped:.1%}")
 
-    def _look(
-        self, dataset: Dataset, policy: Gradient, trained: TrainingResult, live: Version, reference: Parameters,
-        looks: int,
-    ) -> GateReport:  # fmt: skip
-        """The gate's one look at this candidate; NO_GATE where the tuning visits promise nothing, or
-        the split is empty.
-        reference: the parameters of the live version."""
-        holdout = self._holdout(dataset.splits[GATE], policy, reference)
+    def _look(self, trained: TrainingResult, reference: Parameters, looks: int) -> GateReport:
+        """The gate's one look at this candidate; NO_GATE where the tuning visits promise nothing, or the split is
+        empty. reference: the parameters of the live version."""
+        holdout = self._holdout(self.dataset.splits[GATE], reference)
         if holdout is None or (self.request.promote == "if-better" and not trained.promising):
             return NO_GATE
         alpha = holdout_value.gate_alpha(looks + 1)
         value, live_value, gain = holdout.compare(trained.parameters, alpha=alpha)
         return {
-            "estimator": ESTIMATOR, "against": live.number, "candidate": looks + 1, "alpha": alpha,
+            "estimator": ESTIMATOR, "against": self.live.number, "candidate": looks + 1, "alpha": alpha,
             "value": value.value, "live_value": live_value.value, "estimate": gain.value,
             "std_error": gain.std_error, "lower": gain.lower, "upper": gain.upper, "ess": gain.ess,
             "sessions": value.n, "verdict": gain.verdict, "reasons": list(gain.reasons),
             "passed": holdout_value.is_gain(gain),
         }  # fmt: skip
 
-    def _store(
-        self, unit: Unit, policy: Gradient, writer: DatasetWriter, trained: TrainingResult, gate: GateReport,
-        live: Version, record: Mapping[str, Any], report: WriteReport,
-    ) -> Result:  # fmt: skip
+    def _store(self, unit: Unit, trained: TrainingResult, gate: GateReport, record: Mapping[str, Any]) -> Result:
         """Store the version, and promote it or not: in one transaction, while the lease holds."""
         self.lease.check(unit)
         of_policy = self.parent.policy
         head = policies.lock(unit, [of_policy.id])[of_policy.id]
         # the version with its parameters
-        rows, shared = policy.pack(trained.parameters)
+        rows, shared = self.policy.pack(trained.parameters)
         number = policies.versions(unit, [of_policy.id])[-1].number + 1
         curve = {"curve": [asdict(point) for point in trained.curve], "best": trained.best, "gate": gate}
         version_id = policies.add_version(
@@ -288,17 +274,16 @@ class _TrainingRun:
             parameters={**self.parent.parameters, "shared": shared}, report=curve,
         )  # fmt: skip
         packed = (row.astype("<f8").tobytes() for row in rows)
-        beliefs.add_weights(unit, version_id, zip(writer.arms.tolist(), packed, strict=True))
+        beliefs.add_weights(unit, version_id, zip(self.arms.tolist(), packed, strict=True))
         # the promotion
-        same = head.live_id == live.id
-        promoted = self.request.promote == "always" or (
-            self.request.promote == "if-better" and same and bool(gate["passed"])
-        )
+        same, promote = head.live_id == self.live.id, self.request.promote
+        promoted = promote == "always" or (promote == "if-better" and same and bool(gate["passed"]))
         if promoted:
             policies.promote(unit, of_policy.id, version_id=version_id, previous_id=head.live_id)
         settings.add_run(unit, "train-pg", {"policy": of_policy.name, "version": number}, {"promoted": promoted})
-        result = _result(self.parent, number, report.visits, gate, seed=self.seed, promoted=promoted, trained=trained)
-        result["why"] = None if promoted or self.request.promote != "if-better" else _why(gate, trained, same=same)
+        visits = self.report.visits
+        result = _result(self.parent, number, visits, gate, seed=self.seed, promoted=promoted, trained=trained)
+        result["why"] = None if promoted or promote != "if-better" else _why(gate, trained, same=same)
         return result
 
 
@@ -358,7 +343,7 @@ def _trained_at(unit: Unit, parent: Version) -> int:
     return max(int(version.learned_from.get("now", -1)) for version in policies.versions(unit, [parent.policy.id]))
 
 
-def _looks(unit: Unit, parent: Version, now: int) -> int:
+def _looks(unit: Unit, parent: Version) -> int:
     """How many candidates the gate has looked at within a year."""
-    reports = policies.reports(unit, parent.policy.id, since=now - YEAR_US)
+    reports = policies.reports(unit, parent.policy.id, since=unit.now - YEAR_US)
     return sum(report["gate"]["candidate"] is not None for report in reports)

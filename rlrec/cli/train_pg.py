@@ -9,19 +9,10 @@ import click
 
 from rlrec.cli.output import Show
 from rlrec.cli.shared import Store, by_name, notice, stored
-from rlrec.cli.values import NUMBER, PAIR, TIME, AnyType, Integer, parse_number
+from rlrec.cli.values import NUMBER, PAIR, TIME, Integer, Parsed, parse_number
 from rlrec.errors import CheckFailed, InputError
 
-
-class Clip(AnyType):
-    """A number, or `none`."""
-
-    name = "number|none"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
-        if value is None or isinstance(value, float):
-            return value
-        return None if value == "none" else NUMBER.convert(value, param, ctx)
+CLIP = Parsed("number|none", lambda text: None if text == "none" else parse_number(text))
 
 
 @click.command("train-pg")
@@ -47,7 +38,7 @@ class Clip(AnyType):
 @click.option("--batch", type=Integer(1, 1_000_000), default=500, show_default=True, help="Visits of one step.")
 @click.option("--entropy", type=NUMBER, default=0.0, show_default=True, help="Reward of a nat of entropy.")
 @click.option(
-    "--clip-weight", type=Clip(), default="20", show_default=True,
+    "--clip-weight", type=CLIP, default="20", show_default=True,
     help="Largest importance weight, or none. Clipping moves the optimum: the share of the gradient that it removes is "
     "reported.",
 )  # fmt: skip
