@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from math import isfinite
@@ -47,18 +47,15 @@ class Result:
     reward: float
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Summary:
     accepted: int = 0
     duplicates: int = 0
     rejected: int = 0
 
     def __add__(self, other: Summary) -> Summary:
-        return Summary(
-            accepted=self.accepted + other.accepted,
-            duplicates=self.duplicates + other.duplicates,
-            rejected=self.rejected + other.rejected,
-        )
+        sums = self.accepted + other.accepted, self.duplicates + other.duplicates, self.rejected + other.rejected
+        return Summary(*sums)
 
 
 Group = Sequence[Line | InputError]
@@ -121,12 +118,31 @@ def record(unit: Unit, group: Group, *, unweighed: set[str], ledger: Ledger | No
     Kinds of events that no definition weighs are put into `unweighed`. ledger: that of a larger transaction, which
     locked the policies and will close it.
     """
-    if ledger is not None:
-        return FeedbackTransaction(unit, ledger, group, unweighed, answers=True).answer()
-    ledger = Ledger(unit, ())
-    outcomes = FeedbackTransaction(unit, ledger, group, unweighed, answers=True).answer()
-    ledger.close()
+    used = Ledger(unit, ()) if ledger is None else ledger
+    outcomes = FeedbackTransaction(unit, used, group, unweighed, answers=True).answer()
+    if ledger is None:
+        used.close()
     return outcomes
+
+
+class FeedbackGroup:
+    """The feedback of a group, and what became of it."""
+
+    def __init__(self, lines: Sequence[Line]) -> None:
+        self.lines = lines
+        self.outcomes: list[Outcome] = []
+        self.unweighed: set[str] = set()
+
+    def policies(self, unit: Unit) -> Collection[int]:
+        """Ids of the policies whose decisions the lines name."""
+        by_request = decisions.requests(unit, {line.request_id for line in self.lines if line.request_id is not None})
+        named = {line.decision_id for line in self.lines if line.decision_id is not None}
+        return set(decisions.policy_ids(unit, named | {decision for _, decision in by_request.values()}).values())
+
+    def store(self, unit: Unit, ledger: Ledger) -> None:
+        """Record the lines. The transaction may be tried again: nothing is left of an earlier try."""
+        self.unweighed = set()
+        self.outcomes = record(unit, self.lines, unweighed=self.unweighed, ledger=ledger)
 
 
 def warn_unweighed(store: Store, unweighed: Iterable[str]) -> None:
@@ -267,12 +283,8 @@ class FeedbackTransaction:
         return True
 
     def _empty_position(self, decision_id: int, position: int) -> InputError:
-        shown = events.slates(self.unit, [decision_id])[decision_id]
-        return InputError(
-            f"position {position} of decision {decision_id} was not shown",
-            hint=f"shown: {', '.join(map(str, shown))}",
-            field="position",
-        )
+        hint = f"shown: {', '.join(map(str, events.slates(self.unit, [decision_id])[decision_id]))}"
+        return InputError(f"position {position} of decision {decision_id} was not shown", hint=hint, field="position")
 
     def _censor(self, target: FeedbackTarget, event: Event) -> None:
         """Collect a censoring event of a slot, or of every slot of a page."""
@@ -318,11 +330,8 @@ def _compare(line: Line, target: FeedbackTarget, position: int | None, stored: F
     numbers = all(type(value) in (int, float) and isfinite(value) for value in line.events.values())
     content = line_digest(target.decision_id, position, line.events, line.censor), at, target.decision_id
     if not numbers or stored != content:
-        raise Conflict(
-            f"feedback key {line.key!r} is known with other content",
-            hint="a key names one line for ever: use another",
-            field="key",
-        )
+        hint = "a key names one line for ever: use another"
+        raise Conflict(f"feedback key {line.key!r} is known with other content", hint=hint, field="key")
 
 
 def _refused_time(line: Line, decision_id: int, *, early: bool) -> InputError:
@@ -334,11 +343,12 @@ def _refused_time(line: Line, decision_id: int, *, early: bool) -> InputError:
 
 
 def _unknown_decision(line: Line) -> InputError:
-    if line.decision_id is None and line.request_id is None:
-        return InputError("no decision is named", hint="give decision_id or request_id", field="decision_id")
-    what = f"request {line.request_id!r}" if line.request_id is not None else f"decision {line.decision_id}"
-    name = "request_id" if line.request_id is not None else "decision_id"
-    return InputError(f"unknown {what}", hint="`rlrec session list` shows what is stored", field=name)
+    hint = "`rlrec session list` shows what is stored"
+    if line.request_id is not None:
+        return InputError(f"unknown request {line.request_id!r}", hint=hint, field="request_id")
+    if line.decision_id is not None:
+        return InputError(f"unknown decision {line.decision_id}", hint=hint, field="decision_id")
+    return InputError("no decision is named", hint="give decision_id or request_id", field="decision_id")
 
 
 def _check(kind: str, value: float) -> None:

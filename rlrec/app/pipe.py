@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
-from rlrec.app.feedback import Line, Outcome, record, warn_unweighed
-from rlrec.app.learning.ledger import Ledger
+from rlrec.app.feedback import FeedbackGroup, Line, Outcome, warn_unweighed
 from rlrec.app.recommend import Answer, Request, recommend_group
 from rlrec.app.serving.cache import ServingCache
 from rlrec.errors import InputError, OutcomeUnknown, StoreBusy
-from rlrec.store import Store, Unit, decisions
+from rlrec.store import Store
 
 __all__ = ["Line", "Pipe", "Request"]
 
@@ -69,23 +68,3 @@ def _has_key(line: Request | Line) -> bool:
 
 def _unknown(error: OutcomeUnknown) -> InputError:
     return InputError(error.message, hint="give lines a request_id or a key: these are sent once more")
-
-
-class FeedbackGroup:
-    """The feedback of a group, and what became of it."""
-
-    def __init__(self, lines: Sequence[Line]) -> None:
-        self.lines = lines
-        self.outcomes: list[Outcome] = []
-        self.unweighed: set[str] = set()
-
-    def policies(self, unit: Unit) -> Collection[int]:
-        """Ids of the policies whose decisions the lines name."""
-        by_request = decisions.requests(unit, {line.request_id for line in self.lines if line.request_id is not None})
-        named = {line.decision_id for line in self.lines if line.decision_id is not None}
-        return set(decisions.policy_ids(unit, named | {decision for _, decision in by_request.values()}).values())
-
-    def store(self, unit: Unit, ledger: Ledger) -> None:
-        """Record the lines. The transaction may be tried again: nothing is left of an earlier try."""
-        self.unweighed = set()
-        self.outcomes = record(unit, self.lines, unweighed=self.unweighed, ledger=ledger)

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import copy
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from rlrec.policy.forgetting import Forgetting
 from rlrec.store import Store, Unit, arms, contents, decisions, policies, settings
 from rlrec.store.unit import Row
 from rlrec.times import written
+
+if TYPE_CHECKING:
+    from rlrec.app.feedback import FeedbackGroup
 
 __all__ = ["Answer", "Request", "recommend", "recommend_group"]
 
@@ -42,16 +45,6 @@ def recommend(store: Store, request: Request, *, seed: int | None = None, dry_ru
     return answer
 
 
-class AlsoStored(Protocol):
-    """Work that is stored in the transaction of a group."""
-
-    def policies(self, unit: Unit) -> Collection[int]:
-        """Ids of the policies that it changes: they are locked with those of the group."""
-
-    def store(self, unit: Unit, ledger: Ledger) -> None:
-        """Called when the group's decisions are stored; called again where the transaction is tried again."""
-
-
 def recommend_group(
     store: Store,
     requests: Sequence[Request | InputError],
@@ -59,11 +52,12 @@ def recommend_group(
     seed: int | None = None,
     dry_run: bool = False,
     cache: ServingCache | None = None,
-    also: AlsoStored | None = None,
+    also: FeedbackGroup | None = None,
 ) -> list[Answer | InputError]:
     """Answers in order, all in one transaction; a refused request has its error at its index.
     All draws of the group come from the beliefs before it. requests: anything with the fields of Request. seed: 64
-    bits; None: random ones. cache: what earlier groups of the process have read."""
+    bits; None: random ones. cache: what earlier groups of the process have read. also: feedback that is stored once the
+    decisions are, in the same transaction."""
     seed = int.from_bytes(os.urandom(8)) if seed is None else seed
     cache = ServingCache() if cache is None else cache
     lock_all = False
@@ -122,7 +116,7 @@ def _intern(store: Store, bodies: set[str], sets: set[tuple[int, ...]], cache: S
 
 def _write(
     unit: Unit, *, planned: dict[int, PlannedRequest], locked: Collection[int], seed: int, cache: ServingCache,
-    also: AlsoStored | None,
+    also: FeedbackGroup | None,
 ) -> dict[int, Answer | InputError]:  # fmt: skip
     """The transaction of a group: the answers by index."""
     ledger = Ledger(unit, locked)

@@ -77,7 +77,7 @@ def test_a_retried_group_changes_nothing(pipe: Pipe, store: Store) -> None:
 def test_an_error_of_the_database_undoes_the_whole_group(
     pipe: Pipe, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rlrec.app import pipe as use_case
+    from rlrec.app import feedback as use_case
 
     def fail(*_: Any, **__: Any) -> None:
         raise engine.Retry
