@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -88,21 +89,15 @@ def _policy(unit: Unit, policy: StoredPolicy, findings: Findings, catalogue: Seq
     live = policies.live(unit, [policy.name]).get(policy.name)
     seq = live[1].seq if live is not None else 0
     histories = {version.id: beliefs.check(unit, version, seq, findings=findings, names=names) for version in versions}
-    slots, counts = Slots(unit, versions, histories), ArmCounts(unit, findings)
-    rounded, joint = Rounded(), Joint(findings)
-    watches: list[Outage | RewardDrift | Starving | Entropy] = []
+    counts, joint = ArmCounts(unit, findings), Joint(findings)
+    watches: list[Slots | Rounded | Outage | RewardDrift | Starving | Entropy]
+    watches = [Slots(unit, versions, histories, names), Rounded(policy)]
     if live is not None:
-        watches = [Outage(live[0], now=unit.now), RewardDrift(unit, live[0], names)]
+        watches += [Outage(live[0], now=unit.now), RewardDrift(unit, live[0], names)]
         watches += [Starving(unit, policy, active=active), Entropy(policy)]
     for batch in audit.ranges(unit, policy.id):
-        slots.take(batch)
-        counts.take(batch)
-        rounded.take(batch)
-        joint.take(batch)
-        for watch in watches:
+        for watch in (counts, joint, *watches):
             watch.take(batch)
-    slots.finish(unit, versions, findings=findings, names=names)
-    rounded.finish(policy, findings)
     for watch in watches:
         watch.finish(findings)
     overdue(unit, versions, findings=findings)
@@ -121,13 +116,11 @@ def _propensities(unit: Unit, request: Request, findings: Findings) -> int:
 
 def overview(report: Report) -> list[dict[str, Any]]:
     """Per check what it looked at, how much of it, and how many findings it has."""
+    counts = Counter((finding.check, finding.severity) for finding in report.findings)
     return [
         {
-            "check": check,
-            "looked_at": what,
-            "count": report.checked[name],
-            "errors": sum(finding.check == check and finding.severity == "error" for finding in report.findings),
-            "warnings": sum(finding.check == check and finding.severity == "warning" for finding in report.findings),
+            "check": check, "looked_at": what, "count": report.checked[name], "errors": counts[check, "error"],
+            "warnings": counts[check, "warning"],
         }
         for check, (what, name) in CHECKS.items()
-    ]
+    ]  # fmt: skip

@@ -8,7 +8,6 @@ from typing import Any
 
 from rlrec.app.audit.findings import UNREADABLE, Findings
 from rlrec.store import Unit, arms, audit, contents, settings
-from rlrec.store.unit import Row
 from rlrec.times import DAY_US
 
 CHECK = "dangling"
@@ -35,6 +34,7 @@ DETAILS = {
 }
 LONGEST_TIMEOUT_US = 3_660 * DAY_US
 OWNERS = {"decision": "id", "slot": "decision_id", "event": "decision_id"}
+SUBJECTS = {"visit": "session {0} visit {1}", "policy": "policy {0}", "assignment": "experiment {0}"}
 
 
 def check(unit: Unit, *, findings: Findings) -> None:
@@ -43,8 +43,9 @@ def check(unit: Unit, *, findings: Findings) -> None:
             detail = f"{' and '.join(lost.columns)} of its {lost.table} row refers to no {lost.parent}"
             findings.error(CHECK, _subject(lost.table, dict(zip(lost.key, row, strict=True))), detail)
     for name, rows in audit.contradictions(unit):
+        subject = SUBJECTS.get(name.partition(" ")[0], "decision {0}")
         for row in rows:
-            findings.error(CHECK, _named(name, row), DETAILS[name].format(*row))
+            findings.error(CHECK, subject.format(*row), DETAILS[name].format(*row))
     _contents(unit, findings)
     _catalogue(unit, findings)
     _json(unit, findings)
@@ -58,16 +59,6 @@ def _subject(table: str, key: Mapping[str, object]) -> str:
     if table in OWNERS:
         return f"decision {key[OWNERS[table]]}"
     return f"{table} {', '.join(f'{name} {value}' for name, value in key.items())}"
-
-
-def _named(name: str, row: Row) -> str:
-    if name.startswith("visit"):
-        return f"session {row[0]} visit {row[1]}"
-    if name.startswith("policy"):
-        return f"policy {row[0]}"
-    if name.startswith("assignment"):
-        return f"experiment {row[0]}"
-    return f"decision {row[0]}"
 
 
 def _contents(unit: Unit, findings: Findings) -> None:

@@ -116,9 +116,9 @@ def overdue(unit: Unit, versions: Sequence[Version], *, findings: Findings) -> N
 class Rounded:
     """Slots of one policy whose propensity rounded to 0 and was stored as the smallest number above it."""
 
-    def __init__(self) -> None:
-        self.count = 0
-        self.first = 0
+    def __init__(self, policy: StoredPolicy) -> None:
+        self.policy = policy
+        self.count = self.first = 0
 
     def take(self, batch: Batch) -> None:
         rows = batch.slots["rounded"]
@@ -126,7 +126,7 @@ class Rounded:
             self.first = self.first or int(batch.slots["decision_id"][rows].min())
             self.count += int(np.count_nonzero(rows))
 
-    def finish(self, policy: StoredPolicy, findings: Findings) -> None:
+    def finish(self, findings: Findings) -> None:
         if self.count:
             detail = f"{self.count} slots have a propensity that rounded to 0, the first in decision {self.first}"
-            findings.warning(ROUNDED, f"policy {policy.name}", detail)
+            findings.warning(ROUNDED, f"policy {self.policy.name}", detail)

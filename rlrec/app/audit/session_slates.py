@@ -25,7 +25,8 @@ class SessionSlates:
         self.referred = Referred(unit, findings, reads=self.trained.policy.reads)
 
     def check(self, slates: StoredSlates) -> int:
-        readable = np.array([bool(self._size(key)) for key in slates.per_decision("eligible_id").tolist()], np.bool_)
+        sets = map(self.referred.eligible, slates.per_decision("eligible_id").tolist())
+        readable = np.array([arms is not None and len(arms[0]) > 0 for arms in sets], np.bool_)
         slates, done = slates.take(readable), 0
         for start in range(0, len(slates), PORTION):
             rows = np.zeros(len(slates), np.bool_)
@@ -33,10 +34,6 @@ class SessionSlates:
             with np.errstate(all="ignore"):
                 done += self._portion(slates.take(rows))
         return done
-
-    def _size(self, eligible: int) -> int:
-        arms = self.referred.eligible(eligible)
-        return 0 if arms is None else len(arms[0])
 
     def _portion(self, slates: StoredSlates) -> int:
         possible, histories = self._histories(slates)

@@ -39,8 +39,10 @@ class Slots:
     """The versions of one policy that can be rebuilt: those that learn, and those that were frozen from them.
     A frozen belief holds the decisions up to the newest mature one, with the events stored until then."""
 
-    def __init__(self, unit: Unit, versions: Sequence[Version], histories: Mapping[int, BeliefHistory]) -> None:
-        self.histories = histories
+    def __init__(
+        self, unit: Unit, versions: Sequence[Version], histories: Mapping[int, BeliefHistory], names: Mapping[int, str]
+    ) -> None:
+        self.unit, self.versions, self.histories, self.names = unit, versions, histories, names
         self._extents: dict[int, Extent] = {}
         self._root: dict[int, Version] = {}
         self._folds: dict[Extent, BeliefFold] = {}
@@ -82,24 +84,24 @@ class Slots:
             except UNREADABLE as error:
                 self._unreadable[extent] = str(error)
 
-    def finish(self, unit: Unit, versions: Sequence[Version], *, findings: Findings, names: Mapping[int, str]) -> None:
+    def finish(self, findings: Findings) -> None:
         for decision_id, position in self._wrongly_censored:
             detail = f"position {position}: its censored mark is not what its events say"
             findings.error(CHECK, f"decision {decision_id}", detail)
-        for version in versions:
+        for version in self.versions:
             if version.id not in self._root:
                 continue
             why = self._unreadable.get(self._extents[version.id])
             try:
                 if why is None:
-                    self._compare(unit, version, findings, names)
+                    self._compare(version, findings)
             except UNREADABLE as error:
                 why = str(error)
             if why is not None:
                 detail = f"version {version.number}: its slots cannot be added up: {why}"
                 findings.error(CHECK, f"policy {version.policy.name}", detail)
 
-    def _compare(self, unit: Unit, version: Version, findings: Findings, names: Mapping[int, str]) -> None:
+    def _compare(self, version: Version, findings: Findings) -> None:
         """A version's belief with what its slots and events add up to: at most one finding an arm."""
         root, extent = self._root[version.id], self._extents[version.id]
         forgetting, history = self._folds[extent].forgetting, self.histories[root.id]
@@ -107,12 +109,13 @@ class Slots:
         initial = {key: fade * numbers for key, numbers in history.initial.items()}
         expected = slot_statistics.add(initial, self._total[extent])
         expected = slot_statistics.without_zeros(expected, oldest=forgetting.oldest(extent.ordinal))
-        stored = slot_statistics.stored_sums(unit, version, ordinal=extent.ordinal)
+        stored = slot_statistics.stored_sums(self.unit, version, ordinal=extent.ordinal)
         scale = slot_statistics.add(history.moved, self.histories[version.id].moved)
         keys = {arm: (bucket, arm) for bucket, arm in _differing(stored, expected, scale)}
         for arm, key in keys.items():
-            detail = f"the belief holds {_text(stored, key)}, its slots and events give {_text(expected, key)}"
-            subject = f"policy {version.policy.name} arm {names.get(arm, f'id {arm}')}"
+            before, after = (sums_text(totals.get(key, NOTHING)) for totals in (stored, expected))
+            detail = f"the belief holds {before}, its slots and events give {after}"
+            subject = f"policy {version.policy.name} arm {self.names.get(arm, f'id {arm}')}"
             findings.error(CHECK, subject, f"version {version.number}: {detail}")
 
 
@@ -121,10 +124,6 @@ def _sums(fold: BeliefFold, batch: Batch, last: int | None) -> Totals:
     impressions = reward_log.with_rewards(batch, fold.version.reward, settled_only=False)
     rows = ~batch.slots["censored"] & (batch.slots["decision_id"] >= fold.version.since)
     return fold.sums(impressions, rows=rows if last is None else rows & (batch.slots["decision_id"] <= last))
-
-
-def _text(totals: Totals, key: BeliefKey) -> str:
-    return sums_text(totals.get(key, NOTHING))
 
 
 def _provenance(version: Version, by_id: Mapping[int, Version], now: int) -> tuple[Version, Extent] | None:
