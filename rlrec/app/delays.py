@@ -16,13 +16,10 @@ from rlrec.records import Reward
 from rlrec.store import Store, reader
 from rlrec.store.bulk import Columns
 from rlrec.store.reader import Batch
+from rlrec.times import SECOND
 
-MINUTE, HOUR, DAY = 60_000_000, 3_600_000_000, 86_400_000_000
-WINDOWS_US = (
-    *(count * MINUTE for count in (1, 5, 15, 30)),
-    *(count * HOUR for count in (1, 3, 6, 12)),
-    *(count * DAY for count in (1, 2, 3, 7, 14, 30)),
-)
+MINUTES = 1, 5, 15, 30, 60, 180, 360, 720, *(1_440 * days for days in (1, 2, 3, 7, 14, 30))
+WINDOWS_US = [60 * SECOND * minutes for minutes in MINUTES]
 DECISIONS, EVENTS, BEFORE, WITHIN = range(4)  # columns of the sums over the decisions old enough for a window
 
 
@@ -102,10 +99,6 @@ def _rows(total: Array, windows: Sequence[int], *, definition_us: int) -> Iterat
         shares.append(share)
     for row, window, share in zip(total.tolist(), windows[: len(total)], reversed(shares), strict=True):
         yield {
-            "window_s": window / 1e6,
-            "share": share,
-            "events": int(row[EVENTS]),
-            "decisions": int(row[DECISIONS]),
-            "reward_per_decision": row[WITHIN] / row[DECISIONS],
-            "own": window == definition_us,
-        }
+            "window_s": window / 1e6, "share": share, "events": int(row[EVENTS]), "decisions": int(row[DECISIONS]),
+            "reward_per_decision": row[WITHIN] / row[DECISIONS], "own": window == definition_us,
+        }  # fmt: skip

@@ -205,8 +205,7 @@ def stop(store: Store, name: str) -> ExperimentSummary:
 
 
 def _summary(unit: Unit, experiment: Experiment) -> ExperimentSummary:
-    serving = _versions(unit, experiment)
-    shares = _shares(experiment)
+    serving, shares = _versions(unit, experiment), _shares(experiment)
     return {
         "experiment": experiment.name,
         "status": experiment.status,
@@ -255,10 +254,9 @@ def show(store: Store, name: str, *, reward: str | None = None, level: float = 0
         means = _means(store, unit, experiment, definition)
         assigned = experiments.count_units(unit, experiment.id)
         uniform = holdout.compared(unit, experiment, definition, level=level)
-    units = [assigned.get(variant.id, 0) for variant in experiment.variants]
-    chi2, p_value = comparison.sample_ratio(units, [variant.weight for variant in experiment.variants])
-    shares = _shares(experiment)
     baseline, *others = experiment.variants
+    shares, units = _shares(experiment), [assigned.get(variant.id, 0) for variant in experiment.variants]
+    chi2, p_value = comparison.sample_ratio(units, [variant.weight for variant in experiment.variants])
     return {
         "experiment": experiment.name,
         "status": experiment.status,
@@ -293,11 +291,10 @@ def _definition(
     if name is not None:
         return lookup.reward(unit, name)
     definitions = [serving[variant.id].reward for variant in experiment.variants]
-    if len({definition.id for definition in definitions}) > 1:
-        store.notice(
-            f"the variants learn different rewards; {definitions[0].name} compares them all (--reward chooses another)"
-        )
-    return definitions[0]
+    first = definitions[0]
+    if any(definition.id != first.id for definition in definitions):
+        store.notice(f"the variants learn different rewards; {first.name} compares them all (--reward chooses another)")
+    return first
 
 
 def _means(store: Store, unit: Unit, experiment: Experiment, definition: Reward) -> dict[int, tuple[VariantMean, int]]:

@@ -11,16 +11,9 @@ from rlrec.store import Store, Unit, policies, schema, settings
 
 TIMEOUT_US = 30 * 60 * 1_000_000
 DEFAULT_REWARD = Reward(
-    id=0,
-    name="default",
-    weights={"click": 1.0, "reward": 1.0},
-    window_us=30 * 60 * 1_000_000,
-    default=0.0,
-    clip_low=0.0,
-    clip_high=1.0,
-    learn="served",
-    late="count",
-)
+    id=0, name="default", weights={"click": 1.0, "reward": 1.0}, window_us=30 * 60 * 1_000_000, default=0.0,
+    clip_low=0.0, clip_high=1.0, learn="served", late="count",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

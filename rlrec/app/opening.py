@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing
 
 from rlrec.store import Store
 from rlrec.store.engine import location
@@ -11,14 +11,9 @@ from rlrec.store.engine import location
 __all__ = ["Store", "open_store", "ready"]
 
 
-@contextmanager
-def open_store(db: str, *, now: int | None, notice: Callable[[str], None]) -> Iterator[Store]:
+def open_store(db: str, *, now: int | None, notice: Callable[[str], None]) -> AbstractContextManager[Store]:
     """The store at a URL or path. now: microseconds since 1970 UTC in place of the database's clock, or None."""
-    store = Store(db, now=now, notice=notice)
-    try:
-        yield store
-    finally:
-        store.close()
+    return closing(Store(db, now=now, notice=notice))
 
 
 def store_files(db: str) -> list[str]:

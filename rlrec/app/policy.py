@@ -24,7 +24,7 @@ from rlrec.ope.exposure import spread
 from rlrec.policy import means, slate
 from rlrec.policy.base import Belief
 from rlrec.policy.contextual import is_contextual
-from rlrec.records import Arm, Reward, StoredPolicy, Version
+from rlrec.records import Arm, Head, Reward, StoredPolicy, Version
 from rlrec.store import Store, Unit, arms, beliefs, bulk, decisions, policies, settings
 from rlrec.store.unit import parse
 from rlrec.times import written
@@ -72,15 +72,12 @@ class PolicyBelief(VersionSummary):
 
 def list_kinds() -> list[KindRow]:
     """Every kind, its parameters with their defaults, and when to use it."""
-    return [
-        {
-            "kind": kind,
-            "parameters": kinds.parameters(kind),
-            "when": loaded.purpose,
-            "what": " ".join((loaded.__doc__ or "").split("\n\n")[0].split()),
-        }
-        for kind, loaded in ((kind, kinds.load(kind)) for kind in kinds.KINDS)
-    ]
+    rows: list[KindRow] = []
+    for kind in kinds.KINDS:
+        loaded = kinds.load(kind)
+        what = " ".join((loaded.__doc__ or "").split("\n\n")[0].split())
+        rows.append({"kind": kind, "parameters": kinds.parameters(kind), "when": loaded.purpose, "what": what})
+    return rows
 
 
 # -- create --
@@ -111,16 +108,14 @@ def create(store: Store, request: Request) -> CreatedPolicy:
     if (prior or popular) and typed.get("model") in ("shared", "features"):
         store.notice("a shared model has no prior per arm: this prior changes nothing")
     with store.read() as unit, bulk.alongside(unit) if request.from_log or popular else nullcontext():
-        new = policies.by_name(unit, request.name) is None
-        initial = (
-            warm_start(unit, request.kind, typed, declared, reward_name=request.reward, from_log=request.from_log)
-            if new
-            else NO_BELIEF
-        )
-        if new and popular:
-            prior, record = arm_means.prior_from_log(
-                unit, designs.unstored(request.kind, typed, lookup.reward(unit, request.reward)), **popular
+        initial, new = NO_BELIEF, policies.by_name(unit, request.name) is None
+        if new:
+            initial = warm_start(
+                unit, request.kind, typed, declared, reward_name=request.reward, from_log=request.from_log
             )
+        if new and popular:
+            draft = designs.unstored(request.kind, typed, lookup.reward(unit, request.reward))
+            prior, record = arm_means.prior_from_log(unit, draft, **popular)
             initial = replace(initial, record={**initial.record, **record})
 
     def work(unit: Unit) -> CreatedPolicy:
@@ -221,17 +216,14 @@ def show(store: Store, reference: str, context: Mapping[str, Any] | None = None)
             "learned_from": dict(version.learned_from),
             "training": policies.report(unit, version.id),
             "created_at": written(version.created_at),
-            "version_list": [
-                {
-                    "version": other.number,
-                    "status": other.status,
-                    "live": other.id == head.live_id,
-                    "created_at": written(other.created_at),
-                }
-                for other in policies.versions(unit, [version.policy.id])
-            ],
+            "version_list": [_listed(other, head) for other in policies.versions(unit, [version.policy.id])],
             "exposure": {"served": _spread(listed, "served"), "now": _spread(listed, "probability")},
         }
+
+
+def _listed(version: Version, head: Head) -> PolicyVersion:
+    created_at, live = written(version.created_at), version.id == head.live_id
+    return {"version": version.number, "status": version.status, "live": live, "created_at": created_at}
 
 
 def _spread(arms: Sequence[Mapping[str, Any]], column: str) -> dict[str, float | None]:
@@ -268,12 +260,9 @@ def diff(store: Store, first: str, second: str) -> list[dict[str, Any]]:
 def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, float | None]:
     row: dict[str, float | None] = {}
     for name in COMPARED:
-        comparable = a[name] is not None and b[name] is not None
-        row |= {
-            f"{name}_a": a[name],
-            f"{name}_b": b[name],
-            f"{name}_difference": b[name] - a[name] if comparable else None,
-        }
+        first, second = a[name], b[name]
+        difference = None if first is None or second is None else second - first
+        row |= {f"{name}_a": first, f"{name}_b": second, f"{name}_difference": difference}
     return row
 
 

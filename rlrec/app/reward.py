@@ -48,19 +48,11 @@ class Result(Definition):
 def define(store: Store, request: Request) -> Result:
     """Store a definition; once more changes nothing. Raises Conflict where the name has another one."""
     weights, transforms = _terms(request.weights)
+    low, high = request.clip or (None, None)
     definition = Reward(
-        id=0,
-        name=request.name,
-        weights=rewards.weights(weights),
-        window_us=request.window_us,
-        default=request.default,
-        clip_low=request.clip[0] if request.clip else None,
-        clip_high=request.clip[1] if request.clip else None,
-        learn=request.learn,
-        late=request.late,
-        transforms=transforms,
-    )
-
+        id=0, name=request.name, weights=rewards.weights(weights), window_us=request.window_us, default=request.default,
+        clip_low=low, clip_high=high, learn=request.learn, late=request.late, transforms=transforms,
+    )  # fmt: skip
     for field, value in (("default", request.default), *(("clip", bound) for bound in request.clip or ())):
         if not rewards.is_bounded(value):
             raise InputError(f"the {field} is {value:g}", hint=f"give a finite number within {rewards.LIMIT:g}")
@@ -134,12 +126,7 @@ def listing(store: Store) -> list[Definition]:
 def _to_json(definition: Reward) -> Definition:
     clip = None if definition.clip_low is None else [definition.clip_low, definition.clip_high]
     return {
-        "reward": definition.name,
-        "weights": dict(definition.weights),
-        "window_s": definition.window_us / 1e6,
-        "default": definition.default,
-        "clip": clip,
-        "learn": definition.learn,
-        "late": definition.late,
+        "reward": definition.name, "weights": dict(definition.weights), "window_s": definition.window_us / 1e6,
+        "default": definition.default, "clip": clip, "learn": definition.learn, "late": definition.late,
         "transforms": {kind: _term_text(kind, term) for kind, term in sorted(definition.transforms.items())},
-    }
+    }  # fmt: skip

@@ -83,18 +83,12 @@ def show(store: Store, request: Request) -> Result:
         ended = ended_at(unit, visit)
     returns = discounted([step["reward"] for step in steps], gamma=request.gamma)
     return {
-        "session": session.key,
-        "user": session.user,
-        "visit": visit.number,
-        "visits": len(visits),
-        "started_at": written(visit.started_at),
-        "last_at": written(visit.last_at),
-        "ended_at": None if ended is None else written(ended),
-        "reward": sum(step["reward"] for step in steps),
-        "return": returns[0] if returns else 0.0,
-        "gamma": request.gamma,
+        "session": session.key, "user": session.user, "visit": visit.number, "visits": len(visits),
+        "started_at": written(visit.started_at), "last_at": written(visit.last_at),
+        "ended_at": None if ended is None else written(ended), "reward": sum(step["reward"] for step in steps),
+        "return": returns[0] if returns else 0.0, "gamma": request.gamma,
         "decisions": [{**step, "return": value} for step, value in zip(steps, returns, strict=True)],
-    }
+    }  # fmt: skip
 
 
 def discounted(rewards: Sequence[float], *, gamma: float) -> list[float]:
@@ -123,12 +117,11 @@ def _chosen(visits: Sequence[Visit], request: Request) -> Visit:
         raise InputError(f"session {request.key!r} has no decision yet")
     if request.visit is None:
         return visits[-1]
-    chosen = next((visit for visit in visits if visit.number == request.visit), None)
-    if chosen is None:
-        raise InputError(
-            f"session {request.key!r} has no visit {request.visit}", hint=f"it has visits 1 to {visits[-1].number}"
-        )
-    return chosen
+    by_number = {visit.number: visit for visit in visits}
+    if request.visit not in by_number:
+        hint = f"it has visits 1 to {visits[-1].number}"
+        raise InputError(f"session {request.key!r} has no visit {request.visit}", hint=hint)
+    return by_number[request.visit]
 
 
 def _steps(unit: Unit, ids: Sequence[int], reward: Reward | None) -> list[Step]:
@@ -139,14 +132,11 @@ def _steps(unit: Unit, ids: Sequence[int], reward: Reward | None) -> list[Step]:
     bodies = contents.context_bodies(unit, {decision.context_id for decision in visited.values()})
     return [
         _step(
-            visited[key],
-            events_of.get(key, []),
-            answers[key] | {"state": states[key]},
-            context=bodies[visited[key].context_id],
-            reward=reward or versions[visited[key].version_id].reward,
+            decision, events_of.get(key, []), {**answers[key], "state": states[key]},
+            context=bodies[decision.context_id], reward=reward or versions[decision.version_id].reward,
         )
-        for key in ids
-    ]
+        for key, decision in ((key, visited[key]) for key in ids)
+    ]  # fmt: skip
 
 
 def _step(
@@ -188,12 +178,9 @@ def end(store: Store, key: str) -> Ended:
         if visit.ended_at is None:
             sessions.put_visits(unit, [visit._replace(ended_at=ended)])
         return {
-            "session": session.key,
-            "visit": visit.number,
-            "decisions": visit.steps,
-            "ended_at": written(ended),
+            "session": session.key, "visit": visit.number, "decisions": visit.steps, "ended_at": written(ended),
             "already_ended": before is not None,
-        }
+        }  # fmt: skip
 
     return store.write(work)
 

@@ -55,7 +55,9 @@ def _view(result: Result) -> View:
         if number < N_ARMS or arm["arm"] in shown
     ]
     headers = ["arm", "pulls", "mean", "score", *(f"p at {position}" for position in positions)]
-    return View(title=[*_title(result), *_slots(result), *_left_out(result, len(rows))], headers=headers, rows=rows)
+    more = len(result["arms"]) - len(rows)
+    left_out = [f"{more} less likely arms are left out; --json has all"] if more else []
+    return View(title=[*_title(result), *_slots(result), *left_out], headers=headers, rows=rows)
 
 
 def _title(result: Result) -> list[str]:
@@ -92,8 +94,3 @@ def _slots(result: Result) -> list[str]:
         for slot in result["slate"]
     ]
     return [*lines, f"stored probabilities {verdict[result['agrees']]}"]
-
-
-def _left_out(result: Result, rows: int) -> list[str]:
-    more = len(result["arms"]) - rows
-    return [f"{more} less likely arms are left out; --json has all"] if more else []

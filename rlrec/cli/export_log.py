@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import gzip
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager as ContextManager
 from contextlib import contextmanager, nullcontext, suppress
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 import click
 
@@ -43,22 +43,14 @@ def export_log(store: Store, show: Show, path: str, layout: str, log: str | None
 
     lines = layouts.writer(layout)(use_case.export_log(store, log=log))
     if path == "-":
-        exported = _write(lines, output.write)
+        exported = sum(1 for _ in map(output.write, lines))
         output.flush()
         notice(f"exported {exported}")
         return
     check_target(path, "PATH")
     with _created(path) as file:
-        exported = _write(lines, file.write)
+        exported = sum(1 for _ in map(file.write, lines))
     show({"exported": exported})
-
-
-def _write(lines: Iterable[bytes], write: Any) -> int:
-    count = 0
-    for line in lines:
-        write(line)
-        count += 1
-    return count
 
 
 @contextmanager

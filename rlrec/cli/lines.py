@@ -145,20 +145,13 @@ def _opened(source: str | BinaryIO) -> Iterator[BinaryIO]:
         yield stdin.buffer
 
 
-def _descriptor(stream: BinaryIO) -> int | None:
-    try:
-        return stream.fileno()
-    except (AttributeError, io.UnsupportedOperation):
-        return None
-
-
 def _waiting(stream: BinaryIO, timeout: int | None = 0) -> bool:
     """Whether a read would return at once, be it with the end of the input."""
-    descriptor = _descriptor(stream)
-    if descriptor is None:
-        return True
     poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
+    try:
+        poll.register(stream.fileno(), select.POLLIN)
+    except (AttributeError, io.UnsupportedOperation):
+        return True
     return bool(poll.poll(timeout))
 
 
@@ -193,29 +186,16 @@ def _decoder(kind: Any) -> Any:
     return msgspec.json.Decoder(kind)
 
 
-@lru_cache
-def _encoder() -> Any:
-    import msgspec
-
-    return msgspec.json.Encoder()
-
-
-def _errors() -> tuple[type[Exception], ...]:
-    from msgspec import MsgspecError
-
-    return MsgspecError, UnicodeDecodeError, RecursionError
-
-
 def decode(raw: bytes, kind: type[T], *, line: int | None = None) -> T:
     """The `kind` (a msgspec Struct) that a line holds. Raises InputError with line and field."""
+    import msgspec
+
     if len(raw) > LIMIT:
         raise InputError(f"longer than {LIMIT // 1_000_000} MB", line=line)
     try:
         value: T = _decoder(cast(Any, kind)).decode(raw)
         untyped = _decoder(Any).decode(raw)
-    except Exception as error:
-        if not isinstance(error, _errors()):
-            raise
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise _explained(raw, str(error), kind, line) from None
     # Each key ends in a quote and a colon, so an equal count proves that no key came twice.
     if _keys(untyped) != len(COLON.findall(raw)) or LONG.search(b" " + raw) or rb"\u0000" in raw:
@@ -252,18 +232,18 @@ def _tried(raw: bytes, kind: type[T], number: int) -> T | InputError:
 
 def _at_once(raws: list[bytes], kind: Any) -> list[Any] | None:
     """The values of the lines; None where each must be looked at, since one is bad or unusual."""
+    import msgspec
+
     block = b"\n".join(raws)
     if not _usual(block, len(raws)):
         return None
     try:
         values, untyped = _decoder(kind).decode_lines(block), _decoder(Any).decode_lines(block)
-    except Exception as error:
-        if not isinstance(error, _errors()):
-            raise
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     # Written again, every key is there once: an equal count proves that none came twice. A quoted colon in a text
     # counts on both sides.
-    once = _encoder().encode_lines(untyped).count(b'":') == block.count(b'":')
+    once = msgspec.json.Encoder().encode_lines(untyped).count(b'":') == block.count(b'":')
     return values if once and len(values) == len(raws) else None
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import date, datetime
 from enum import Enum
+from functools import cache
 from typing import Any
 
 from rlrec.times import EPOCH, written
@@ -16,27 +17,19 @@ from rlrec.times import EPOCH, written
 NOT_FINITE = rb"\xcb[\x7f\xff][\xf0-\xff]"  # how MessagePack begins a double whose exponent is all ones
 
 
+@cache
 def _names(kind: type) -> tuple[str, ...] | None:
     """The fields of a record's class; None if it is no record."""
-    if kind not in _fields:
-        _fields[kind] = _dataclass_fields(kind) or getattr(kind, "__struct_fields__", None)
-    return _fields[kind]
-
-
-def _dataclass_fields(kind: type) -> tuple[str, ...] | None:
     if not hasattr(kind, "__dataclass_fields__"):
-        return None
+        return getattr(kind, "__struct_fields__", None)
     from dataclasses import fields
 
     return tuple(field.name for field in fields(kind))
 
 
-_fields: dict[type, tuple[str, ...] | None] = {}
-
-
 def plain(value: Any) -> Any:
     """The JSON value of an object that `json` cannot write by itself."""
-    if (names := _names(type(value))) is not None:
+    if (names := _names(value.__class__)) is not None:
         return {name: getattr(value, name) for name in names}
     if isinstance(value, Mapping):
         return dict(value)
@@ -78,7 +71,7 @@ def lines(group: list[Any]) -> bytes:
 
 def single(result: Any) -> bool:
     """Whether a result is one record."""
-    return isinstance(result, Mapping) or _names(type(result)) is not None
+    return isinstance(result, Mapping) or _names(result.__class__) is not None
 
 
 def records(result: Any) -> Iterator[Any]:

@@ -40,12 +40,8 @@ def kinds(show: Show) -> None:
     from rlrec.app import policy as use_case
 
     result = use_case.list_kinds()
-    rows = [[row["kind"], _pairs(row["parameters"]), row["when"]] for row in result]
+    rows = [[row["kind"], " ".join(_pair(*pair) for pair in row["parameters"].items()), row["when"]] for row in result]
     show(result, table=View(headers=["kind", "parameters", "when to use it"], rows=rows))
-
-
-def _pairs(parameters: dict[str, Any]) -> str:
-    return " ".join(_pair(name, value) for name, value in parameters.items())
 
 
 def _parameters(parameters: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from rlrec.cli.text import LARGEST, truncate, unstorable
 from rlrec.errors import InputError
@@ -37,12 +37,11 @@ def parsed(raw: bytes, *, line: int | None = None) -> Any:
         raise InputError(f"nested more than {DEPTH} deep", line=line) from None
 
 
-class RefusedToken:
+class RefusedToken(NamedTuple):
     """A token that JSON or a database does not take, and why."""
 
-    def __init__(self, text: str, why: str) -> None:
-        self.text = text
-        self.why = why
+    text: str
+    why: str
 
 
 class Object(dict[str, Any]):
