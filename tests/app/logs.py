@@ -44,18 +44,19 @@ def serve(
     users: int | None = None,
     contexts: Sequence[Mapping[str, Any]] = ({},),
     seed: int = 1,
+    together: int = 2,
     curve: Sequence[float] = (1.0,) * 100,
 ) -> int:
-    """`pages` decisions of a policy, `group` at a time every `minutes`; arm i is clicked with rates[i] where it is
-    examined, by its position: the clicks."""
+    """`pages` decisions of a policy, `group` at a time every `minutes`, `together` a session; arm i is clicked with
+    rates[i] where it is examined, by its position: the clicks."""
     generator, clicks = np.random.default_rng(seed), 0
     for number, first in enumerate(range(0, pages, group)):
         with closing(at(db, start + number * minutes)) as store:
             asked = [
                 recommend.Request(
                     policy=name,
-                    session=f"{name}-{seed}-{page // 2}",
-                    user=None if users is None else f"u{page // 2 % users}",
+                    session=f"{name}-{seed}-{page // together}",
+                    user=None if users is None else f"u{page // together % users}",
                     size=size,
                     context=contexts[page % len(contexts)],
                 )
