@@ -71,16 +71,9 @@ class VersionDistribution:
     kind."""
 
     def __init__(
-        self,
-        version: Version,
-        *,
-        sums: BeliefRows,
-        prior: Sequence[ArmPrior],
-        greedy: bool = False,
-        ordinal: int = 0,
-        described: Described | None = None,
-        trained: Trained | None = None,
-    ) -> None:
+        self, version: Version, *, sums: BeliefRows, prior: Sequence[ArmPrior], greedy: bool = False, ordinal: int = 0,
+        described: Described | None = None, trained: Trained | None = None,
+    ) -> None:  # fmt: skip
         self.version, self.ordinal, self.trained = version, ordinal, trained
         policy = policy_of(version)
         self.policy: Policy = policy.greedy() if greedy else policy
@@ -123,16 +116,10 @@ class VersionDistribution:
         sums = _aligned(self._arms, self._sums, arms, (0.0,) * self.policy.width)
         prior = _aligned(self._prior_arms, self._prior, arms, self.policy.prior)
         return Belief(
-            pulls=sums[:, 0],
-            reward_sum=sums[:, 1],
-            reward_squares=sums[:, 2],
-            alpha=prior[:, 0],
-            beta=prior[:, 1],
-            total=float(self._sums[:, 0].sum()),
-            extra=sums[:, 3:],
-            moments=self._moments(sums[:, 3:], arms, revision),
+            pulls=sums[:, 0], reward_sum=sums[:, 1], reward_squares=sums[:, 2], alpha=prior[:, 0], beta=prior[:, 1],
+            total=float(self._sums[:, 0].sum()), extra=sums[:, 3:], moments=self._moments(sums[:, 3:], arms, revision),
             trained=None if self.trained is None else self.trained.of(arms, revision),
-        )
+        )  # fmt: skip
 
     def _moments(self, packed: Array, arms: Ids, revision: int) -> ArmMoments | None:
         """Moments of the contexts that the belief learned from; None for kinds that learn from none."""
@@ -189,14 +176,9 @@ class VersionDistribution:
         return self._distributions[name]
 
     def scores(
-        self,
-        eligible: Hashable,
-        arms: Ids,
-        contexts: Sequence[Mapping[str, Any]],
-        *,
-        keys: Mapping[int, str],
+        self, eligible: Hashable, arms: Ids, contexts: Sequence[Mapping[str, Any]], *, keys: Mapping[int, str],
         revision: int = 0,
-    ) -> list[Scores]:
+    ) -> list[Scores]:  # fmt: skip
         """The scores of `case` in each of some contexts; together where the kind reads contexts."""
         policy = self.policy
         if not is_contextual(policy):

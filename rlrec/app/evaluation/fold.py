@@ -167,7 +167,7 @@ def fold(unit: RowUnit[R, M], evaluation: Evaluation, logged: LoggedBatch, model
         usable, others = unit.usable(logged, shared.reward)
         rows = usable
         if shared.policy_id is not None and len(usable):
-            rows = usable.take(~_any_slot(usable, usable.slots["policy_id"] != shared.policy_id))
+            rows = usable.take(~any_slot(usable, usable.slots["policy_id"] != shared.policy_id))
         counts[number] = replace(others, used=len(rows), other_policy=len(usable) - len(rows))
         if len(rows):
             partials |= _of_targets(unit, shared, logged, rows, models.get(shared.reward.id))
@@ -184,8 +184,8 @@ def _of_targets(
     members = list(groups.members(slots["group"][rows.begins], len(logged.groups)))
     for number, scorer in shared.members:
         batch, hidden = batch_of(scorer), scorer.no_state(slots)
-        learned = _any_slot(rows, scorer.target.taught_by(slots))
-        recorded = None if hidden is None else ~_any_slot(rows, hidden)
+        learned = any_slot(rows, scorer.target.taught_by(slots))
+        recorded = None if hidden is None else ~any_slot(rows, hidden)
         for group, chosen in members:
             judged = _where(recorded, chosen)
             among = len(rows) if chosen is None else len(chosen)
@@ -197,7 +197,7 @@ def _of_targets(
     return partials
 
 
-def _any_slot(rows: Rows, flags: Flags) -> Flags:
+def any_slot(rows: Rows, flags: Flags) -> Flags:
     """The rows with a flagged slot, (n,). flags: of all their slots."""
     return np.logical_or.reduceat(flags, rows.begins)
 
@@ -246,15 +246,10 @@ def estimates(
                 "logging-states": unit.logging_states and scorers[number].target.stateful,
             }
             options = FinishOptions(
-                interval=request.interval,
-                level=request.level,
-                cluster=cluster,
-                greedy=request.greedy,
+                interval=request.interval, level=request.level, cluster=cluster, greedy=request.greedy,
                 extra_reasons=tuple(reason for reason, holds in reasons.items() if holds),
-                reward_range=bounds(shared.reward) or ANY_REWARD,
-                chosen=request.by == "arm",
-                seed=request.seed,
-            )
+                reward_range=bounds(shared.reward) or ANY_REWARD, chosen=request.by == "arm", seed=request.seed,
+            )  # fmt: skip
             estimated[number, group] = [
                 replace(estimate, left_out=estimate.left_out + others + of_group.no_state)
                 for estimate in unit.fold.finish(of_group.sums, options)

@@ -35,22 +35,13 @@ def weight(share: float, others: Sequence[float]) -> float:
 def add_policy(unit: Unit, experiment: str, reward: Reward) -> int:
     """The uniform policy of an experiment, made of no other one: its id."""
     policy_id = policies.add_policy(
-        unit,
-        name=f"{KIND}@{experiment}/{LABEL}",
-        kind=KIND,
-        params=kinds.values(kinds.make(KIND, {})),
+        unit, name=f"{KIND}@{experiment}/{LABEL}", kind=KIND, params=kinds.values(kinds.make(KIND, {})),
         definition=canonical.text({"experiment": experiment, "variant": LABEL}),
-    )
+    )  # fmt: skip
     version_id = policies.add_version(
-        unit,
-        policy_id=policy_id,
-        number=1,
-        status="learning",
-        reward_id=reward.id,
-        seq=0,
-        entered_to=None if reward.learn == "served" else 0,
-        learned_from={},
-    )
+        unit, policy_id=policy_id, number=1, status="learning", reward_id=reward.id, seq=0,
+        entered_to=None if reward.learn == "served" else 0, learned_from={},
+    )  # fmt: skip
     policies.add_head(unit, policy_id, live_id=version_id)
     return policy_id
 
@@ -76,17 +67,13 @@ def compared(unit: Unit, experiment: Experiment, reward: Reward, *, level: float
     truth, estimate = (_judged(unit, holdout.policy, ids, experiment.unit, reward, level) for ids in sides)
     difference = comparison.difference(_mean(estimate), _mean(truth), level=level)
     return {
-        "label": LABEL,
-        "share": size,
-        **{name: truth[name] for name in ("value", "lower", "upper")},
-        "estimate": estimate["value"],
-        "estimate_lower": estimate["lower"],
-        "estimate_upper": estimate["upper"],
+        "label": LABEL, "share": size, **{name: truth[name] for name in ("value", "lower", "upper")},
+        "estimate": estimate["value"], "estimate_lower": estimate["lower"], "estimate_upper": estimate["upper"],
         "difference": None if isnan(difference.value) else difference.value,
         "p_value": None if isnan(difference.p_value) else difference.p_value,
         "verdict": max(truth["verdict"], estimate["verdict"], key=VERDICTS.index),
         "reasons": list(dict.fromkeys([*truth["reasons"], *estimate["reasons"]])),
-    }
+    }  # fmt: skip
 
 
 def _judged(unit: Unit, policy: str, variants: Sequence[int], by: str, reward: Reward, level: float) -> Estimate:

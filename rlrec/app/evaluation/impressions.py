@@ -67,11 +67,7 @@ class ImpressionUnit:
 
     def empty(self, shared: SharedRows, counts: RowCounts) -> EmptyLog:
         if counts.waiting:
-            minutes = shared.reward.window_us / 60e6
-            return EmptyLog(
-                f"none of the {counts.waiting} impressions selected is mature",
-                hint=f"a decision counts when the window of reward {shared.reward.name}, {minutes:g} minutes, is over",
-            )
+            return shared.immature(f"{counts.waiting} impressions")
         if shared.policy_id is not None:
             name = shared.members[0][1].target.name
             return EmptyLog(f"no impression of policy {name!r} is selected", hint="widen --log")

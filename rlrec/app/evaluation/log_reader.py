@@ -114,13 +114,9 @@ class LogReader:
             which, listed = self.marginals.pairs(slots, contexts, eligible)
             slots = {**slots, logger_marginals.PAIRS: which}
         return LoggedBatch(
-            log=replace(log, slots=slots),
-            contexts=contexts,
-            groups=groups,
-            eligible=eligible,
-            zeros=zeros,
+            log=replace(log, slots=slots), contexts=contexts, groups=groups, eligible=eligible, zeros=zeros,
             pairs=listed,
-        )
+        )  # fmt: skip
 
     def _eligible_sets(self, wanted: AbstractSet[int]) -> Mapping[int, Ids]:
         """The arms of eligible sets; those of the batch before are not read again."""

@@ -149,12 +149,9 @@ class LoggerMarginals:
                     if share is not None:
                         marginals, steps = share
                         yield LoggerCase(
-                            rows=group[each],
-                            arms=arms,
-                            marginals=marginals,
-                            exploration=policy.exploration,
+                            rows=group[each], arms=arms, marginals=marginals, exploration=policy.exploration,
                             steps=steps,
-                        )
+                        )  # fmt: skip
 
 
 def _groups(*columns: Ids) -> Iterator[Ids]:

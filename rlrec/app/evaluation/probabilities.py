@@ -89,16 +89,13 @@ class Scorer:
         of_target, slots = self.probabilities(rows, logged, values), rows.slots
         smallest_prefix = np.where(slots["smallest_prefix"] > 0, slots["smallest_prefix"], np.nan)
         return LogBatch(
-            reward=rows.reward,
-            propensity=np.where(of_target.prefixed, slots["prefix"], slots["marginal"]),
-            target=np.minimum(of_target.target, 1.0),
-            cluster=slots["cluster"],
+            reward=rows.reward, propensity=np.where(of_target.prefixed, slots["prefix"], slots["marginal"]),
+            target=np.minimum(of_target.target, 1.0), cluster=slots["cluster"],
             predicted=None if values is None else values.predicted,
             expected=None if values is None else of_target.expected,
             largest=of_target.greatest / np.where(of_target.prefixed, smallest_prefix, slots["smallest"]),
-            unsupported=of_target.unsupported,
-            default=rows.default,
-        )
+            unsupported=of_target.unsupported, default=rows.default,
+        )  # fmt: skip
 
     def no_state(self, slots: Columns) -> Flags | None:
         """The rows that it cannot be asked about, since the state that it reads is not known; None: there is none."""
@@ -113,13 +110,9 @@ class Scorer:
         )  # fmt: skip
 
     def probabilities(
-        self,
-        rows: ImpressionRows,
-        logged: LoggedBatch,
-        values: ModelValues | None,
-        *,
+        self, rows: ImpressionRows, logged: LoggedBatch, values: ModelValues | None, *,
         beside: Callable[[Any], None] | None = None,
-    ) -> TargetProbabilities:
+    ) -> TargetProbabilities:  # fmt: skip
         """The probabilities of the rows. beside: is handed the rows as they are worked out, some at a time."""
         of_target = TargetProbabilities.zeros(np.isnan(rows.slots["marginal"]))
         for some in self._by_case(rows, logged, models=values is not None):

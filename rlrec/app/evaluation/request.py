@@ -53,6 +53,12 @@ class SharedRows:
     policy_id: int | None
     members: list[tuple[int, Scorer]] = field(default_factory=list)
 
+    def immature(self, rows: str) -> EmptyLog:
+        """The error where no row is old enough."""
+        minutes = self.reward.window_us / 60e6
+        hint = f"a decision counts when the window of reward {self.reward.name}, {minutes:g} minutes, is over"
+        return EmptyLog(f"none of the {rows} selected is mature", hint=hint)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Evaluation:
@@ -77,15 +83,11 @@ class Evaluation:
         by_user = request.cluster in (None, "user")
         spanning = by_user and sessions.any_user(unit)
         return cls(
-            request=request,
-            selection=selection,
-            targets=resolved,
+            request=request, selection=selection, targets=resolved,
             arms=ArmTable({arm.id: arm.key for arm in arms.every(unit)}),
-            cluster="user" if spanning else "session" if by_user else str(request.cluster),
-            spanning=spanning,
-            now=unit.now,
-            encode=encode,
-        )
+            cluster="user" if spanning else "session" if by_user else str(request.cluster), spanning=spanning,
+            now=unit.now, encode=encode,
+        )  # fmt: skip
 
     @property
     def fields(self) -> frozenset[str]:

@@ -53,13 +53,9 @@ class RewardModelFit:
 
     def sums(self, rows: ImpressionRows, contexts: ContextTable) -> RidgeSums:
         return self.ridge.sums(
-            rows.reward,
-            self.arms.rank[self.arms.index(rows.slots["arm_id"])],
-            position=self.position(rows),
-            cluster=rows.slots["cluster"],
-            context=contexts.encoded,
-            code=rows.slots["context"],
-        )
+            rows.reward, self.arms.rank[self.arms.index(rows.slots["arm_id"])], position=self.position(rows),
+            cluster=rows.slots["cluster"], context=contexts.encoded, code=rows.slots["context"],
+        )  # fmt: skip
 
     def position(self, rows: ImpressionRows) -> Ids:
         return np.minimum(rows.slots["position"], self.ridge.positions)

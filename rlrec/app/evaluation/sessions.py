@@ -4,6 +4,7 @@ Which visits are usable is the same for training: `log/ended_visits.py`."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import astuple, dataclass
 
@@ -88,9 +89,7 @@ class SessionUnit:
                 of_target = _filled(scorer.slates(slates, logged, shares=model is not None), log_slate)
                 if model is not None and decisions is not None:
                     expected = model.expected(decisions, of_target)
-                else:
-                    for _ in of_target:
-                        pass
+                deque(of_target, maxlen=0)  # to its end
             return VisitBatch(
                 start=rows.start, reward=rows.reward, log_ratio=log_slate - rows.per_decision("log_propensity"),
                 cluster=rows.per_visit("cluster"), predicted=predicted, expected=expected, largest=-smallest,
@@ -104,14 +103,9 @@ class SessionUnit:
         arms, histories = self.evaluation.arms, rows.histories()
         row, arm, memory = memory_of(histories, np.power(RECENCY, histories.ago - 1.0))
         return Decisions(
-            start=rows.start,
-            cluster=rows.per_visit("cluster"),
-            top=arms.rank[arms.index(rows.per_decision("arm_id"))],
-            x=contexts.encoded[rows.per_decision("context")],
-            row=row,
-            arm=arms.rank[arms.index(arm)],
-            memory=memory,
-        )
+            start=rows.start, cluster=rows.per_visit("cluster"), top=arms.rank[arms.index(rows.per_decision("arm_id"))],
+            x=contexts.encoded[rows.per_decision("context")], row=row, arm=arms.rank[arms.index(arm)], memory=memory,
+        )  # fmt: skip
 
     def empty(self, shared: SharedRows, counts: RowCounts) -> EmptyLog:
         cutoff = self.cutoffs[shared.reward.id]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rlrec.app.evaluation import log_rows, logger_marginals, slate_probabilities
-from rlrec.app.evaluation.fold import RowCounts
+from rlrec.app.evaluation.fold import RowCounts, any_slot
 from rlrec.app.evaluation.log_reader import LogReader
 from rlrec.app.evaluation.log_rows import ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.probabilities import Scorer
@@ -124,7 +124,7 @@ class SlateUnit:
         pages = _pages(logged.log, reward)
         at_top = {name: pages.slots[name][pages.begins] for name in ("at", "imported")}
         mature = reward_log.mature(at_top, reward, now=self.evaluation.now)
-        censored = any_of(pages, pages.slots["censored"])
+        censored = any_slot(pages, pages.slots["censored"])
         counts = RowCounts(selected=len(pages), waiting=int((~mature).sum()), left_out=int((mature & censored).sum()))
         return pages.take(mature & ~censored), counts
 
@@ -170,11 +170,7 @@ class SlateUnit:
 
     def empty(self, shared: SharedRows, counts: RowCounts) -> EmptyLog:
         if counts.waiting:
-            minutes = shared.reward.window_us / 60e6
-            return EmptyLog(
-                f"none of the {counts.waiting} pages selected is mature",
-                hint=f"a decision counts when the window of reward {shared.reward.name}, {minutes:g} minutes, is over",
-            )
+            return shared.immature(f"{counts.waiting} pages")
         if counts.other_policy:
             return EmptyLog(f"no page of policy {shared.members[0][1].target.name!r} is selected", hint="widen --log")
         if counts.left_out:
@@ -183,11 +179,6 @@ class SlateUnit:
                 hint="widen --log, or --uncensor",
             )
         return self.evaluation.nothing_selected("page")
-
-
-def any_of(pages: CompletePages, flags: Flags) -> Flags:
-    """The pages with a flagged slot, (s,)."""
-    return np.logical_or.reduceat(flags, pages.begins) if len(pages) else np.zeros(0, np.bool_)
 
 
 def _on_policy(shared: dict[str, Any], slots: Columns, wanted: Wanted) -> SlateBatch:

@@ -38,13 +38,9 @@ class StateScorer(Scorer):
         return None if recorded.all() else ~recorded
 
     def probabilities(
-        self,
-        rows: ImpressionRows,
-        logged: LoggedBatch,
-        values: ModelValues | None,
-        *,
+        self, rows: ImpressionRows, logged: LoggedBatch, values: ModelValues | None, *,
         beside: Callable[[Any], None] | None = None,
-    ) -> TargetProbabilities:
+    ) -> TargetProbabilities:  # fmt: skip
         """A softmax has no marginal below position 1: there both sides of a weight are of the slate down to it."""
         of_target = TargetProbabilities.zeros(np.isnan(rows.slots["marginal"]) | (rows.slots["position"] > 1))
         starts = run_starts(rows.slots["decision_id"])

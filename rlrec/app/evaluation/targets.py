@@ -84,14 +84,10 @@ def _target(unit: Unit, name: str, live: object, reward: Reward | None, *, greed
     if logged and greedy:
         raise InputError(f"target {name!r} is the policy of an imported log: it has no greedy form")
     return Target(
-        name=version.policy.name,
-        number=version.number,
-        policy_id=version.policy.id,
-        reward=reward or version.reward,
+        name=version.policy.name, number=version.number, policy_id=version.policy.id, reward=reward or version.reward,
         serving=None if logged else exact.load(unit, version, greedy=greedy),
-        lessons=lineage.learned_from(lineage.ancestry(unit, version)),
-        seq=head.seq,
-    )
+        lessons=lineage.learned_from(lineage.ancestry(unit, version)), seq=head.seq,
+    )  # fmt: skip
 
 
 def _unknown(unit: Unit, name: str, error: InputError) -> InputError:

@@ -9,12 +9,10 @@ from rlrec.store.reader import Selection
 from rlrec.times import parse as parse_time
 
 KEYS = ("policy", "version", "experiment", "variant", "since", "until", "split")
+# Of values that are no names.
 EXAMPLES = {
-    "version": "2",
-    "since": "2026-01-01",
-    "until": "2026-02-01",
-    "split": "gate",
-}  # of values that are no names
+    "version": "2", "since": "2026-01-01", "until": "2026-02-01", "split": "gate",
+}  # fmt: skip
 IN_FILTER = " in the log filter"
 SPLITS = ("train", "tune", "gate")  # by the numbers that sessions have
 

@@ -75,12 +75,9 @@ class SlotFields:
         if self.arm_alone:
             return SlotKey(arm_id)
         return SlotKey(
-            arm_id,
-            ordinal if self.ordinal else 0,
-            context_id if self.context else 0,
-            position if self.position else 0,
+            arm_id, ordinal if self.ordinal else 0, context_id if self.context else 0, position if self.position else 0,
             propensity if self.propensity else 0.0,
-        )
+        )  # fmt: skip
 
     def keys(self, served: ServedSlate) -> list[SlotKey]:
         """The keys of the slots of a slate, in order."""

@@ -47,14 +47,9 @@ NO_BELIEF = InitialBelief()
 
 
 def warm_start(
-    unit: Unit,
-    kind: str,
-    typed: Mapping[str, Any],
-    declared: Mapping[str, Encoder] | None,
-    *,
-    reward_name: str,
+    unit: Unit, kind: str, typed: Mapping[str, Any], declared: Mapping[str, Encoder] | None, *, reward_name: str,
     from_log: str | None,
-) -> InitialBelief:
+) -> InitialBelief:  # fmt: skip
     """The belief that `policy create` starts from: the mature decisions of a log, where one is named."""
     reward = lookup.reward(unit, reward_name)
     selected = None if from_log is None else filters.selection(unit, from_log)

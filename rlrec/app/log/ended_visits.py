@@ -82,12 +82,9 @@ class EndedVisits:
         rows = np.repeat(decisions, np.diff(self.first))
         return EndedVisits(
             slots={name: column[rows] for name, column in self.slots.items()},
-            first=offsets(np.diff(self.first)[decisions]),
-            start=offsets(np.diff(self.start)[visits]),
-            reward=self.reward[decisions],
-            default=self.default[decisions],
-            mature_from=self.mature_from[visits],
-        )
+            first=offsets(np.diff(self.first)[decisions]), start=offsets(np.diff(self.start)[visits]),
+            reward=self.reward[decisions], default=self.default[decisions], mature_from=self.mature_from[visits],
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -135,14 +132,9 @@ class Cutoff:
 
 
 def batches(
-    unit: Unit,
-    selection: Selection,
-    definition: Reward,
-    cutoff: Cutoff,
-    *,
-    columns: Collection[str] = READ,
+    unit: Unit, selection: Selection, definition: Reward, cutoff: Cutoff, *, columns: Collection[str] = READ,
     keys: bool = False,
-) -> Iterator[tuple[Batch, EndedVisits, UnusedVisits]]:
+) -> Iterator[tuple[Batch, EndedVisits, UnusedVisits]]:  # fmt: skip
     """The selected log as visits, batch by batch, with the batch each comes from and what became of the others."""
     for batch in reader.batches(unit, selection, columns=columns, visits=True, keys=keys):
         yield (batch, *usable(batch, definition, cutoff))

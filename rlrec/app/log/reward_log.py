@@ -51,14 +51,9 @@ def with_rewards(batch: Batch, definition: Reward, *, settled_only: bool = True)
     """A batch with the rewards of a definition; settled_only: count events inside the window alone."""
     slot, of_slot = _slot_of_event(batch)
     reward, default = rewards.of_slots(
-        definition,
-        n=len(batch),
-        slot=slot[of_slot],
-        kind=kind_numbers(batch, definition)[of_slot],
-        value=batch.events["value"][of_slot],
-        age_us=batch.events["age_us"][of_slot],
-        settled_only=settled_only,
-    )
+        definition, n=len(batch), slot=slot[of_slot], kind=kind_numbers(batch, definition)[of_slot],
+        value=batch.events["value"][of_slot], age_us=batch.events["age_us"][of_slot], settled_only=settled_only,
+    )  # fmt: skip
     return RewardedSlots(slots=batch.slots, reward=reward, default=default)
 
 
@@ -141,13 +136,9 @@ def page_events(batch: Batch, definition: Reward, decision_ids: Ids) -> Array:
     page = order[index]
     of_page = (events["position"] == 0) & (decision_ids[page] == events["decision_id"])
     return rewards.of_pages(
-        definition,
-        n=len(decision_ids),
-        page=page[of_page],
-        kind=kind_numbers(batch, definition)[of_page],
-        value=events["value"][of_page],
-        age_us=events["age_us"][of_page],
-    )
+        definition, n=len(decision_ids), page=page[of_page], kind=kind_numbers(batch, definition)[of_page],
+        value=events["value"][of_page], age_us=events["age_us"][of_page],
+    )  # fmt: skip
 
 
 def mature(slots: Columns, definition: Reward, *, now: int) -> Flags:

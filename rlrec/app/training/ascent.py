@@ -211,13 +211,9 @@ def grouped(rows: VisitRows, gain: Array, raw: Array, scale: Array, *, slots: bo
         at = rows.first[block.rows][:, None] + np.arange(block.shown.shape[1])
         slot = rows.earned[at] - rows.reward[block.rows][:, None] if slots else None
         yield LoggedSlates(
-            state=block.state,
-            arms=block.arms,
-            described=block.described,
-            shown=block.shown,
+            state=block.state, arms=block.arms, described=block.described, shown=block.shown,
             log_propensity=rows.log_propensity[block.rows] if slot is None else rows.logged[at],
             gain=gain[block.rows] if slot is None else gain[block.rows][:, None] + slot,
-            raw=raw[block.rows] if slot is None else raw[block.rows][:, None] + slot,
-            scale=scale[block.rows],
+            raw=raw[block.rows] if slot is None else raw[block.rows][:, None] + slot, scale=scale[block.rows],
             eligible=block.eligible,
-        )
+        )  # fmt: skip
