@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export-log": ("rlrec.cli.export_log:export_log", "Write the log, one decision a line"),
     "simulate": ("rlrec.cli.simulate:simulate", "Serve a simulated audience whose best arm or policy is known"),
     "exposure": ("rlrec.cli.exposure:exposure", "Show how much of the log each arm had, and how evenly"),
+    "exploration": ("rlrec.cli.exploration:exploration", "Show what exploration costs, and what it earns"),
     "doctor": ("rlrec.cli.doctor:doctor", "Audit the store: beliefs, propensities, draws, references, time"),
     "demo": ("rlrec.cli.demo:demo", "Show the whole loop on a real log, in under a minute"),
 }

@@ -43,7 +43,7 @@ class PairedDifference:
 
 
 @dataclass(frozen=True)
-class _Minus:
+class Minus:
     """An estimate of one target minus that of another; their columns lie side by side."""
 
     estimator: Smooth
@@ -105,7 +105,7 @@ def _bootstrap(ours: SessionEstimatorFold, theirs: SessionEstimatorFold, *, seed
     if not ours.n:
         return Studentised(value=np.nan, error=np.nan, t=np.empty(0))
     return studentised_bootstrap(
-        _Minus(ours.estimator), np.column_stack([ours.units, theirs.units]), seed=seed, number=number
+        Minus(ours.estimator), np.column_stack([ours.units, theirs.units]), seed=seed, number=number
     )
 
 

@@ -90,6 +90,12 @@ def all_policies(unit: Unit) -> list[StoredPolicy]:
     return [_policy(row) for row in unit.ask(f"SELECT {_POLICY} FROM {_POLICIES} ORDER BY policy.id")]
 
 
+def served(unit: Unit) -> set[int]:
+    """Ids of the policies that have served a decision."""
+    drawn = "EXISTS (SELECT 1 FROM decision d WHERE d.policy_id = policy.id AND d.imported = 0)"
+    return {row[0] for row in unit.ask(f"SELECT id FROM policy WHERE {drawn}")}
+
+
 def by_name(unit: Unit, name: str) -> StoredPolicy | None:
     row = unit.ask_row(f"SELECT {_POLICY} FROM {_POLICIES} WHERE policy.name = ?", name)
     return None if row is None else _policy(row)

@@ -44,14 +44,15 @@ class LogReader:
             yield LoggedBatch(log=replace(log, slots=slots), contexts=contexts, eligible={})
 
     def to_judge(
-        self, columns: Collection[str], *, visits: bool = False, marginals: int = 0, pairs: bool = False
+        self, columns: Collection[str], *, visits: bool = False, marginals: int | None = None, pairs: bool = False
     ) -> Iterator[LoggedBatch]:
         """Batches that targets are judged on. visits: with the visits of their sessions, and without what only
         impressions need: slates and the support of the loggers. marginals: down to which position slots have a column
-        `logger_marginals`, (n, marginals), as of `LoggerMarginals`. pairs: whether they have `logger_pairs`, too."""
+        `logger_marginals`, (n, marginals), as of `LoggerMarginals`; 0: only the contexts that this needs. pairs: with
+        `logger_pairs`, too."""
         for batch in self._batches(columns, visits):
-            for log, eligible in self._portions(batch, marginals):
-                yield self._logged(log, eligible, impressions=not visits, marginals=marginals or None, pairs=pairs)
+            for log, eligible in self._portions(batch, marginals or 0):
+                yield self._logged(log, eligible, impressions=not visits, marginals=marginals, pairs=pairs)
 
     def to_locate(self, columns: Collection[str], *, positions: int) -> Iterator[LoggedBatch]:
         """Batches that positions are compared on: with the contexts that loggers read and, where there

@@ -45,10 +45,12 @@ class LoggerCase:
 
 
 class LoggerMarginals:
-    """Marginals of loggers. Each belief, eligible set and context that loggers drew from is worked out once a batch."""
+    """Marginals of loggers. Each belief, eligible set and context that loggers drew from is worked out once a batch.
 
-    def __init__(self, loggers: Loggers) -> None:
-        self.loggers = loggers
+    greedy: `cases` are of what the same beliefs would have shown without exploration."""
+
+    def __init__(self, loggers: Loggers, *, greedy: bool = False) -> None:
+        self.loggers, self.greedy = loggers, greedy
 
     def reads(self, slots: Columns) -> set[str]:
         """The fields of the context that the loggers of these slots depend on."""
@@ -105,14 +107,15 @@ class LoggerMarginals:
             version = versions[int(slots["version_id"][rows[0]])]
             for some, served in self._moments(version, slots, rows):
                 yield from self._of_belief(served, some, slots, contexts, eligible, positions)
-        yield from _uniform(slots, eligible, positions)
+        if not self.greedy:
+            yield from _uniform(slots, eligible, positions)
 
     def _moments(self, version: Version, slots: Columns, rows: Ids) -> Iterator[tuple[Ids, exact.VersionDistribution]]:
         """The rows of a version, which lie in order of `belief_seq`, by the beliefs that they were drawn from."""
         policy = self.loggers.policy(version.id)
         if policy.stateful:
             return
-        served = exact.load(self.loggers.unit, version)
+        served = exact.load(self.loggers.unit, version, greedy=self.greedy)
         if version.status == "frozen" or not lineage.informed(policy):
             yield rows, served
             return

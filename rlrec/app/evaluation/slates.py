@@ -115,7 +115,7 @@ class SlateUnit:
 
     def to_judge(self, reader: LogReader) -> Iterator[LoggedBatch]:
         marginals = self.wanted.positions if self.wanted.tabled else 0
-        return reader.to_judge(self.evaluation.judged_columns, marginals=marginals, pairs=self.wanted.additive)
+        return reader.to_judge(self.evaluation.judged_columns, marginals=marginals or None, pairs=self.wanted.additive)
 
     # -- rows --
 

@@ -1,0 +1,115 @@
+"""`exploration`: the cost of exploring against closed forms, and what it brought."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.conftest import Run
+
+
+@pytest.fixture
+def shop(run: Run, tmp_path: Path) -> Run:
+    """A frozen epsilon-greedy version that prefers `a`, on 400 decisions of 80 users; `b` is better than it thinks."""
+    for arm in "abcd":
+        run("arm", "add", arm)
+    (tmp_path / "prior.csv").write_text("arm,alpha,beta\na,9,1\n")
+    create = ["policy", "create", "home", "--kind", "epsilon-greedy", "--param", "epsilon=0.2"]
+    assert run(*create, "--prior", tmp_path / "prior.csv").exit_code == 0
+    assert run("policy", "freeze", "home").exit_code == 0
+    requests = [{"policy": "home@2", "session": f"s{n}", "user": f"u{n % 80}"} for n in range(400)]
+    answers = run("recommend", "--input", "-", "--seed", 5, stdin="\n".join(map(json.dumps, requests))).lines
+    rng = np.random.default_rng(2)
+    rates = {"a": 0.4, "b": 0.6, "c": 0.1, "d": 0.1}
+    events = [
+        {"decision_id": answer["decision_id"], "events": {"click": 1}}
+        for answer in answers
+        if rng.random() < rates[answer["slate"][0]["arm"]]
+    ]
+    assert run("feedback", "--input", "-", stdin="\n".join(map(json.dumps, events))).exit_code == 0
+    return run
+
+
+def exploration(run: Run, *options: str) -> Any:
+    answer = run("--now", "2099-01-01", "exploration", *options, "--json")
+    assert answer.exit_code == 0, answer.stderr
+    return answer.json
+
+
+def test_the_cost_is_the_mean_of_the_greedy_arm_less_that_of_all(shop: Run) -> None:
+    """Of one frozen belief the weights are equal on the rows of its best arm and 0 elsewhere."""
+    log = [line for line in shop("export-log", "-").lines if line["version"] == 2]
+    shown = np.array([line["slate"][0]["arm"] for line in log])
+    reward = np.array([line["reward"] for line in log], float)
+    figures = exploration(shop, "--log", "version=2")
+    assert figures["rows"] == len(log) == 400
+    assert figures["cost"] == pytest.approx(reward[shown == "a"].mean() - reward.mean(), abs=1e-12)
+    assert figures["total"] == pytest.approx(400 * figures["cost"], abs=1e-9)
+    assert figures["lower"] < figures["cost"] < figures["upper"]
+    assert sum(day["rows"] for day in figures["by_day"]) == 400
+
+
+def test_the_ess_that_exploration_bought(shop: Run) -> None:
+    """For `uniform` weights are .25 / .85 and .25 / .05; without exploration three arms are never shown."""
+    shown = np.array([line["slate"][0]["arm"] for line in shop("export-log", "-").lines if line["version"] == 2])
+    weight = 0.25 / np.where(shown == "a", 0.85, 0.05)
+    (row,) = exploration(shop, "--log", "version=2")["ess"]
+    assert row["target"] == "uniform"
+    assert row["ess"] == pytest.approx(weight.sum() ** 2 / (weight**2).sum(), rel=1e-9)
+    assert row["without_floor"] == 0.0
+
+
+def test_a_policy_without_exploration_gives_nothing_away(shop: Run) -> None:
+    shop("policy", "create", "flat", "--kind", "uniform")
+    shop("recommend", "--policy", "flat", "--session", "y")
+    figures = exploration(shop, "--policy", "flat")
+    assert figures["cost"] == 0.0
+
+
+def test_an_arm_that_exploration_brought_up_has_risen(run: Run) -> None:
+    """The worst arm becomes the best one half-way: only the floor still shows it by then."""
+    run("policy", "create", "ts", "--kind", "thompson", "--param", "floor=0.2", "--param", "discount=0.95")
+    audience = ["simulate", "drift", "--policy", "ts", "--sessions", 1200, "--seed", 1, "--group", 20]
+    assert run(*audience, "--env", "rates=0.6,0.1", "--env", "jumps=1:0.95:600:1200").exit_code == 0
+    risen = exploration(run)["risen"]
+    assert [row["arm"] for row in risen] == ["arm1"]
+    assert risen[0]["probability_then"] < 0.2 < 0.5 < risen[0]["probability_now"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--policy", "hom"], "home"),
+        (["--log", "since=2098-01-01"], "empty log"),
+        (["--level", "2"], "level 2"),
+        (["--reward", "clicks"], "unknown reward"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(shop: Run, options: list[str], words: str) -> None:
+    refused = shop("--now", "2099-01-01", "exploration", *options)
+    assert refused.exit_code == 2
+    assert words in refused.stderr
+
+
+def test_several_policies_must_be_told_apart(shop: Run) -> None:
+    shop("policy", "create", "flat", "--kind", "uniform")
+    shop("recommend", "--policy", "flat", "--session", "y")
+    refused = shop("exploration")
+    assert refused.exit_code == 2
+    assert "--policy flat" in refused.stderr
+
+
+def test_a_store_that_served_nothing_has_nothing_to_compare(run: Run) -> None:
+    refused = run("exploration")
+    assert refused.exit_code == 2
+    assert "no policy has served" in refused.stderr
+
+
+def test_the_table_says_it_in_a_sentence(shop: Run) -> None:
+    shown = shop("--now", "2099-01-01", "exploration", "--log", "version=2").stdout
+    assert "400 rows: exploration costs" in shown
+    assert "ess for uniform:" in shown
