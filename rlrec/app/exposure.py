@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
@@ -18,7 +18,7 @@ from rlrec.app.evaluation.log_rows import LoggedBatch
 from rlrec.app.evaluation.request import EmptyLog, Evaluation
 from rlrec.app.evaluation.request import Request as EvaluationRequest
 from rlrec.app.inputs import filters, lookup
-from rlrec.arrays import Array, Ids, finite_or_none, run_starts
+from rlrec.arrays import Array, Ids, Sums, finite_or_none, run_starts
 from rlrec.errors import InputError
 from rlrec.ope.exposure import RateSums, rates, spread
 from rlrec.policy import features
@@ -79,7 +79,7 @@ class Result(TypedDict):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ExposureSums:
+class ExposureSums(Sums):
     """Sums over decisions; they add up. (a,) of the arms of the store.
 
     expected: NaN once the probabilities of a decision cannot be derived. eligible: decisions in which an arm was.
@@ -96,11 +96,6 @@ class ExposureSums:
     young: int
     slates: int
     variety: float
-
-    def __add__(self, other: ExposureSums) -> ExposureSums:
-        return ExposureSums(
-            **{each.name: getattr(self, each.name) + getattr(other, each.name) for each in fields(self)}
-        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

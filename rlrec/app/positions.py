@@ -16,7 +16,7 @@ from rlrec.app.evaluation.logger_marginals import COLUMN
 from rlrec.app.evaluation.request import Evaluation
 from rlrec.app.evaluation.request import Request as EvaluationRequest
 from rlrec.app.inputs import canonical, filters, lookup
-from rlrec.arrays import finite_or_none
+from rlrec.arrays import Sums, finite_or_none
 from rlrec.errors import CheckFailed, InputError
 from rlrec.ope import click_models, positions
 from rlrec.ope.click_models import Cells, ClickSums
@@ -101,17 +101,12 @@ class _Estimated:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _LogSums:
+class _LogSums(Sums):
     """Sums over batches. cells: of imported slots whose marginals are not known."""
 
     overlap: OverlapSums
     clicks: ClickSums
     cells: Cells
-
-    def __add__(self, other: _LogSums) -> _LogSums:
-        return _LogSums(
-            overlap=self.overlap + other.overlap, clicks=self.clicks + other.clicks, cells=self.cells + other.cells
-        )
 
 
 def _estimate(unit: Unit, request: Request, definition: Reward, selection: Selection, size: int) -> _Estimated:

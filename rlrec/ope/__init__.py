@@ -13,44 +13,25 @@ if TYPE_CHECKING:
     from rlrec.ope.sequential import SessionEstimator
     from rlrec.ope.slates import SlateEstimator
 
-# Unit (what one row of the estimate is) -> name -> class. To add an estimator: its class, and one line here.
-_BY_UNIT = {
+# Unit (what one row of the estimate is) -> file -> estimators, each a class there of that name (SwitchDr is switch-dr).
+# To add an estimator: its class, and its name here.
+_FILES: dict[str, dict[str, tuple[str, ...]]] = {
     "impression": {
-        "ips": "rlrec.ope.weighting:Ips",
-        "snips": "rlrec.ope.weighting:Snips",
-        "clipped-ips": "rlrec.ope.weighting:ClippedIps",
-        "dm": "rlrec.ope.direct:Dm",
-        "dr": "rlrec.ope.doubly_robust:Dr",
-        "sndr": "rlrec.ope.doubly_robust:Sndr",
-        "switch-dr": "rlrec.ope.doubly_robust:SwitchDr",
-        "dros": "rlrec.ope.doubly_robust:Dros",
+        "weighting": ("ips", "snips", "clipped-ips"),
+        "direct": ("dm",),
+        "doubly_robust": ("dr", "sndr", "switch-dr", "dros"),
     },
-    "session": {
-        "tis": "rlrec.ope.sequential:Tis",
-        "pdis": "rlrec.ope.sequential:Pdis",
-        "wis": "rlrec.ope.sequential:Wis",
-        "wpdis": "rlrec.ope.sequential:Wpdis",
-        "dr-rl": "rlrec.ope.sequential:DrRl",
-        "wdr": "rlrec.ope.sequential:Wdr",
-    },
+    "session": {"sequential": ("tis", "pdis", "wis", "wpdis", "dr-rl", "wdr")},
     "slate": {
-        "sips": "rlrec.ope.slate_weighting:Sips",
-        "iips": "rlrec.ope.slate_weighting:Iips",
-        "rips": "rlrec.ope.slate_weighting:Rips",
-        "pi": "rlrec.ope.slate_weighting:Pi",
-        "cascade-dr": "rlrec.ope.slate_weighting:CascadeDr",
-        "interpol": "rlrec.ope.slate_weighting:Interpol",
-        "pbm": "rlrec.ope.slate_weighting:Pbm",
-        "sn-sips": "rlrec.ope.slate_weighting:SnSips",
-        "sn-iips": "rlrec.ope.slate_weighting:SnIips",
-        "sn-rips": "rlrec.ope.slate_weighting:SnRips",
-        "sn-pi": "rlrec.ope.slate_weighting:SnPi",
-        "sn-interpol": "rlrec.ope.slate_weighting:SnInterpol",
-        "sn-pbm": "rlrec.ope.slate_weighting:SnPbm",
+        "slate_weighting": (
+            "sips", "iips", "rips", "pi", "cascade-dr", "interpol", "pbm",
+            "sn-sips", "sn-iips", "sn-rips", "sn-pi", "sn-interpol", "sn-pbm",
+        ),
     },
-}
+}  # fmt: skip
 
-ESTIMATORS = {name: path for family in _BY_UNIT.values() for name, path in family.items()}
+_BY_UNIT = {unit: [name for names in files.values() for name in names] for unit, files in _FILES.items()}
+ESTIMATORS = {name: file for files in _FILES.values() for file, names in files.items() for name in names}
 NEED_CURVE = ("pbm", "sn-pbm")  # their parameter has no default: no group has them
 GROUPS = {unit: tuple(name for name in family if name not in NEED_CURVE) for unit, family in _BY_UNIT.items()}
 GROUPS["all"] = tuple(name for family in list(GROUPS.values()) for name in family)
@@ -109,8 +90,8 @@ def estimator(label: str) -> Estimator:
     if name not in ESTIMATORS:
         names = [*ESTIMATORS, *GROUPS]
         raise InputError(f"unknown estimator {name!r}", hint=suggest(name, names) or f"known: {', '.join(names)}")
-    module, _, attribute = ESTIMATORS[name].partition(":")
-    named = getattr(import_module(module), attribute)
+    module = import_module(f"rlrec.ope.{ESTIMATORS[name]}")
+    named = getattr(module, "".join(map(str.capitalize, name.split("-"))))
     if not colon:
         return cast("Estimator", named())
     parameters, values = _parameters(named), value.split(":")

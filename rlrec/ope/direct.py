@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from rlrec.arrays import Array, Ids, distinct, run_starts
+from rlrec.arrays import Array, Ids, Sums, distinct, run_starts
 from rlrec.errors import InputError
 from rlrec.ope.base import ImpressionEstimator, LogBatch, hash_bits, model_of
 
@@ -40,7 +40,7 @@ class Dm(ImpressionEstimator):
 
 
 @dataclass(frozen=True, eq=False)
-class RidgeSums:
+class RidgeSums(Sums):
     """Normal equations of every cross-fitting fold, with the arms' diagonal block kept as a diagonal: they add up.
 
     count (k, a), reward (k, a): rows and sum of rewards per fold and arm
@@ -55,16 +55,9 @@ class RidgeSums:
     answer: Array
     square: Array
 
-    def __add__(self, other: RidgeSums) -> RidgeSums:
-        return RidgeSums(*(first + second for first, second in zip(self._arrays, other._arrays, strict=True)))
-
-    @property
-    def _arrays(self) -> tuple[Array, ...]:
-        return (self.count, self.reward, self.cross, self.gram, self.answer, self.square)
-
     def total(self, folds: list[int]) -> RidgeSums:
         """The sums of some folds together, without the axis of folds."""
-        return RidgeSums(*(array[folds].sum(axis=0) for array in self._arrays))
+        return RidgeSums(**{name: array[folds].sum(axis=0) for name, array in vars(self).items()})
 
     def error(self, effects: Array, others: Array) -> float:
         """Sum of squared errors of a fit (a,), (d,) on the rows of these sums, which are those of one fold."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlrec.arrays import Array, Ids
+from rlrec.arrays import Array, Ids, Sums
 from rlrec.ope.base import hash_bits
 
 GROUPS = 256  # of clusters: the errors of rates are made from their sums
@@ -46,15 +46,12 @@ def spread(exposure: Array) -> Spread:
 
 
 @dataclass(frozen=True, eq=False)
-class RateSums:
+class RateSums(Sums):
     """Sums of a arms over groups of clusters, which add up. examined, reward (groups, a): pulls, counted by the
     examination of their positions, and rewards."""
 
     examined: Array
     reward: Array
-
-    def __add__(self, other: RateSums) -> RateSums:
-        return RateSums(self.examined + other.examined, self.reward + other.reward)
 
     @classmethod
     def of(cls, *, arm: Ids, cluster: Ids, examined: Array, reward: Array, arms: int) -> RateSums:

@@ -12,7 +12,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from rlrec.arrays import Array, Ids
+from rlrec.arrays import Array, Ids, Sums
 from rlrec.ope.intervals import value_and_error
 from rlrec.ope.moments import Moments, moments
 
@@ -71,7 +71,7 @@ class LogRatio:
 
 
 @dataclass(frozen=True, eq=False)
-class OverlapSums:
+class OverlapSums(Sums):
     """Sums of some batches: they add up.
 
     moments: of each neighbours' weighted rewards, per cluster. effective (K - 1, 2, 2, 2): of every pair of neighbours,
@@ -83,11 +83,6 @@ class OverlapSums:
     slots: Ids
     rewards: Ids
     unknown: int
-
-    def __add__(self, other: OverlapSums) -> OverlapSums:
-        return OverlapSums(
-            *(left + right for left, right in zip(vars(self).values(), vars(other).values(), strict=True))
-        )
 
 
 def overlap(rows: PositionRows, *, spanning: bool) -> OverlapSums:

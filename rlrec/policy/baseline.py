@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlrec.arrays import Array, Ids
+from rlrec.arrays import Array, Ids, Sums
 
 BASELINES = ("none", "mean", "value", "rloo")
 FOLDS = 2
@@ -14,16 +14,13 @@ _PULL = 1.0  # of a ridge, in decisions: features are of the size of 1
 
 
 @dataclass(frozen=True, eq=False)
-class ValueSums:
+class ValueSums(Sums):
     """Normal equations of the regression of returns on states, for each fold: they add up.
 
     gram (FOLDS, d + 1, d + 1), answer (FOLDS, d + 1); the first column is an intercept."""
 
     gram: Array
     answer: Array
-
-    def __add__(self, other: ValueSums) -> ValueSums:
-        return ValueSums(self.gram + other.gram, self.answer + other.answer)
 
 
 def value_sums(x: Array, returns: Array, fold: Ids) -> ValueSums:

@@ -76,7 +76,7 @@ class PlackettLuce(Learner):
 
         return Gumbel(logit / self.temperature) if self.temperature else Point(logit)
 
-    # -- model features: the logistic model of `logistic-thompson`, shared by all arms --
+    # -- model features: the logistic model of `logistic-thompson`, shared by all arms (see `ContextualPolicy`) --
 
     @property
     def contextual(self) -> bool:
@@ -105,27 +105,21 @@ class PlackettLuce(Learner):
 
     @property
     def features(self) -> tuple[str, ...]:
-        """Names of the columns of `weights`."""
         return self._logistic.features
 
     def encode(self, context: Mapping[str, Any] | None) -> Array:
-        """Features of a context, (q,)."""
         return self._logistic.encode(context)
 
     def scores_at(self, belief: Belief, x: Array) -> Scores:
-        """`scores` in contexts x (..., q), one for each of the leading axes of the belief; arrays (..., m)."""
         return self._distribution(self._logistic.posterior(belief).mean(x))
 
     def index_at(self, belief: Belief, x: Array) -> Array:
-        """`index` in contexts x (..., q), (..., m)."""
         return self._logistic.index_at(belief, x)
 
     def weights(self, belief: Belief) -> Array:
-        """Posterior mean of the weights that each arm has in context features, (..., m, q)."""
         return self._logistic.weights(belief)
 
     def interval(self, belief: Belief, *, context: Mapping[str, Any], z: float) -> tuple[Array, Array, Array]:
-        """Posterior mean of each arm in a context, and z posterior standard deviations to either side, (m,) each."""
         return self._logistic.interval(belief, context=context, z=z)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import astuple, dataclass, replace
-from typing import Any, Self
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from rlrec.app.log import reward_log
-from rlrec.arrays import Array, Flags, Ids, offsets, run_starts
+from rlrec.arrays import Array, Flags, Ids, Sums, offsets, run_starts
 from rlrec.policy import history, returns
 from rlrec.records import Reward
 from rlrec.store import Unit, reader, sessions, settings
@@ -88,16 +88,13 @@ class EndedVisits:
 
 
 @dataclass(frozen=True)
-class UnusedVisits:
+class UnusedVisits(Sums):
     """How many visits of a log were not used: those that go on or are too young, and those that were left out: cut (a
     filter or an import took some of their decisions away), with a censored slot, or without a propensity (silent)."""
 
     waiting: int = 0
     left_out: int = 0
     silent: int = 0
-
-    def __add__(self, other: Self) -> Self:
-        return type(self)(*(left + right for left, right in zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass(frozen=True, kw_only=True)
