@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+CURVE = ("position", "examination")  # of the parameters: the name of a curve, and its values
+
 
 class Arm(NamedTuple):
     """An arm as it stands; `features` is JSON, `retired_at` None while it may be served."""
@@ -78,6 +80,11 @@ class Version:
     learned_from: Mapping[str, Any]
     parameters: Mapping[str, Any]
     created_at: int
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """The parameters of its policy, with the curve by which this version counts, where it was rebuilt by one."""
+        return {**self.policy.params, **{name: self.parameters[name] for name in CURVE if name in self.parameters}}
 
     @property
     def learning(self) -> bool:

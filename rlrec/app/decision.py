@@ -66,7 +66,7 @@ def show(store: Store, decision_id: int) -> Result:
     del answer["duplicate"]
     return cast(Result, answer | {
         "kind": version.policy.kind,
-        "params": dict(version.policy.params),
+        "params": dict(version.params),
         "belief_seq": decision.belief_seq,
         "seed": None if decision.seed is None else unsigned(decision.seed),
         "context": context,

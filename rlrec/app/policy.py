@@ -85,7 +85,7 @@ def list_kinds() -> list[KindRow]:
 
 def create(store: Store, request: Request) -> CreatedPolicy:
     """A policy with version 1, live. The same again is fine; raises Conflict where the name means another one."""
-    policy = kinds.make(request.kind, parameters.typed(request.kind, request.parameters))
+    policy = kinds.make(request.kind, _resolved(store, request))
     typed = kinds.values(policy)  # with the defaults of today: a policy never changes
     popular = arm_means.options(request.prior_from, request.prior_weight, prior=request.prior)
     prior = {} if request.prior is None else parameters.prior(Path(request.prior))
@@ -124,6 +124,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
             return _existing(unit, stored, definition)
         definition_of_reward = lookup.reward(unit, request.reward)
         policy.check(definition_of_reward)
+        parameters.check_curve(typed, definition_of_reward)
         return _create(unit, request, typed, definition, definition_of_reward, prior, initial)
 
     answer = store.write(work, repeatable=True)
@@ -136,6 +137,20 @@ def create(store: Store, request: Request) -> CreatedPolicy:
             f"{request.kind} without a floor leaves a log that cannot judge other policies: consider --param floor=0.05"
         )
     return answer
+
+
+def _resolved(store: Store, request: Request) -> Mapping[str, Any]:
+    """The typed parameters, with the values of a curve that they name.
+
+    A curve without a number is the newest one of that name, or the one that the policy has if it exists already."""
+    typed = parameters.typed(request.kind, request.parameters)
+    if not any(value for name, value in typed.items() if name.rpartition(".")[2] == "position"):
+        return typed
+    with store.read() as unit:
+        stored = policies.by_name(unit, request.name)
+        before = {} if stored is None else {name: str(value) for name, value in stored.params.items()}
+        same = {name: before[name] for name in typed if before.get(name, "").rpartition("@")[0] == typed[name] != ""}
+        return parameters.with_curve(unit, {**typed, **same})
 
 
 def _existing(unit: Unit, policy: StoredPolicy, definition: Mapping[str, Any]) -> CreatedPolicy:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
+from rlrec import policy as kinds
 from rlrec.app.distributions import designs
 from rlrec.app.inputs import lookup, parameters
 from rlrec.app.learning import belief_versions, warm_start
@@ -34,12 +35,13 @@ class RebuiltVersion(VersionSummary):
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """reward, features (as JSON has them): None for those of the named version; after_drift: the method that finds
-    the last change."""
+    """reward, features (as JSON has them), position (the name of a curve): None for those of the named version;
+    after_drift: the method that finds the last change."""
 
     reference: str
     reward: str | None = None
     features: Mapping[str, Any] | None = None
+    position: str | None = None
     after_drift: str | None = None
 
 
@@ -80,10 +82,15 @@ def _plan(unit: Unit, request: Request) -> _Plan | None:
     reward = source.reward if request.reward is None else lookup.reward(unit, request.reward)
     policy.check(reward)
     changed: dict[str, Any] = {}
+    if request.position is not None:
+        if "position" not in kinds.parameters(source.policy.kind):
+            raise InputError(f"kind {source.policy.kind} counts by no curve", hint="leave out --position")
+        changed |= parameters.with_curve(unit, {"position": request.position})
+    parameters.check_curve({**source.params, **changed}, reward)
     if request.features is not None:
         if not policy.contextual:
             raise InputError(f"kind {source.policy.kind} reads no context", hint="leave out --features")
-        changed = {side: encoder.spec() for side, encoder in parameters.features(request.features).items()}
+        changed |= {side: encoder.spec() for side, encoder in parameters.features(request.features).items()}
     since = None
     if request.after_drift is not None:
         since = _since(unit, replace(source, reward=reward), method=request.after_drift)

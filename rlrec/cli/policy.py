@@ -47,7 +47,8 @@ def kinds(show: Show) -> None:
 def _parameters(parameters: dict[str, Any]) -> str:
     """The parameters of one policy that have a value, tables as `...`; rare ones where they change something."""
     idle = {"discount": 1.0, "window": 0.0, "explore_slots": ""}
-    used = {name: value for name, value in parameters.items() if value is not None and idle.get(name) != value}
+    used = {name: value for name, value in parameters.items() if value not in (None, "") and idle.get(name) != value}
+    used.pop("examination", None)  # of the curve that `position` names
     return " ".join(f"{name}=..." if isinstance(value, dict) else _pair(name, value) for name, value in used.items())
 
 
@@ -229,6 +230,7 @@ def diff(store: Store, show: Show, first: str, second: str) -> None:
 @click.argument("reference", metavar="NAME[@V]")
 @click.option("--reward", help="Reward definition to learn, instead of its own.")
 @click.option("--features", type=JSON_FILE, help="JSON: read contexts and arms like this instead.")
+@click.option("--position", metavar="CURVE", help="Count pulls by the examination of their position.")
 @click.option(
     "--after-drift", type=click.Choice(["adwin", "page-hinkley"]),
     help="Use only decisions since rewards last changed; without a change, nothing is done.",
@@ -243,6 +245,7 @@ def rebuild(store: Store, show: Show, reference: str, **request: Any) -> None:
     \b
     Example:
       rlrec policy rebuild home --reward default
+      rlrec policy rebuild home --position home
     """
     from rlrec.app import rebuild as use_case
 

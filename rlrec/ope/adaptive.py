@@ -19,11 +19,12 @@ SMALLEST = 1e-200  # smaller propensities weigh no more: sums of squared weights
 ROUNDING = 1e-7  # an error this small relative to the mean is a rounding of 0
 
 
-def terms(reward: Array, p: Array) -> Array:
-    """Terms that each row adds to the sums of its arm, (TERMS, n). reward (n,); p (n,): propensity of the arm shown."""
+def terms(reward: Array, p: Array, pulls: Array | float = 1.0) -> Array:
+    """Terms that each row adds to the sums of its arm, (TERMS, n). reward (n,); p (n,): propensity of the arm shown;
+    pulls: that each row counts, the mean being one a pull."""
     weight = 1 / np.sqrt(np.maximum(p, SMALLEST))
-    weighted = weight * reward
-    return np.array([weight, weighted, weight * weight, weight * weighted, weighted * weighted])
+    counted, weighted = weight * pulls, weight * reward
+    return np.array([counted, weighted, counted * counted, counted * weighted, weighted * weighted])
 
 
 def means(sums: Array, *, level: float = 0.95) -> tuple[Array, Array, Array]:

@@ -31,6 +31,8 @@ KINDS = {
     "gradient": "rlrec.policy.gradient:Gradient",
 }
 
+CURVE = "examination"  # a parameter that nobody types: the values of the curve `position`
+
 
 def load(kind: str) -> type[Policy]:
     """The class of a kind, imported when asked for. Raises InputError for an unknown one."""
@@ -44,17 +46,18 @@ def parameters(kind: str) -> dict[str, Any]:
     """The parameters of a kind with their defaults; a kind checks by itself what it needs."""
     from dataclasses import MISSING, fields
 
-    listed = [field for field in fields(load(kind)) if field.name != "design"]
-    common = ("floor", "explore_slots", "discount", "window")  # they come last
+    listed = [field for field in fields(load(kind)) if field.name not in ("design", CURVE)]
+    common = ("floor", "explore_slots", "discount", "window", "position")  # they come last
     listed.sort(key=lambda field: field.name in common)
     return {field.name: None if field.default is MISSING else field.default for field in listed}
 
 
 def values(policy: Policy) -> dict[str, Any]:
-    """The parameters of a policy."""
+    """The parameters of a policy; with the values of its curve, where it has one."""
     from dataclasses import fields
 
-    return {field.name: getattr(policy, field.name) for field in fields(policy) if field.name != "design"}
+    hidden = ("design",) if policy.examination else ("design", CURVE)
+    return {field.name: getattr(policy, field.name) for field in fields(policy) if field.name not in hidden}
 
 
 def make(kind: str, typed: Mapping[str, Any], *, design: Design | None = None) -> Policy:
@@ -63,8 +66,9 @@ def make(kind: str, typed: Mapping[str, Any], *, design: Design | None = None) -
     design: how a contextual kind reads contexts; None for its default."""
     cls, defaults = load(kind), parameters(kind)
     for name in typed:
-        if name not in defaults:
+        if name not in defaults and not (name == CURVE and "position" in defaults):
             hint = suggest(name, list(defaults)) or f"it has {', '.join(defaults)}"
             raise InputError(f"kind {kind} has no parameter {name!r}", hint=hint)
     designed = {"design": design} if design is not None and "design" in cls.__dataclass_fields__ else {}
-    return cls(**{**cls.implied_defaults(typed), **typed}, **designed)
+    curve = {CURVE: tuple(typed[CURVE])} if CURVE in typed else {}
+    return cls(**{**cls.implied_defaults(typed), **typed, **curve}, **designed)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -15,11 +15,11 @@ from rlrec.errors import InputError
 from rlrec.policy.floors import Floor, limited, positions_of
 from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.reward import bounds
-from rlrec.policy.statistics import Counts
+from rlrec.policy.statistics import POSITION, CountedSlot, Counts, SlotColumns, count_slots
 from rlrec.records import Reward
 
 if TYPE_CHECKING:
-    from rlrec.arrays import Array
+    from rlrec.arrays import Array, Ids
     from rlrec.policy.scores import Scores
     from rlrec.policy.solving import ArmMoments
 
@@ -31,7 +31,8 @@ class Belief:
     pulls, reward_sum, reward_squares: what the belief counts, without prior. alpha, beta: the prior as pseudo-counts of
     reward and of its absence, 0 where there is none. total: pulls of all arms that the belief knows, a number or
     (..., 1). extra (..., m, w): sums of the kind's own statistics. moments: those of kinds that need the context,
-    unpacked. trained: parameters of a trained kind, of these arms, and the features of these, (m, p).
+    unpacked. trained: parameters of a trained kind, of these arms, and the features of these, (m, p). squared_pulls:
+    where slots count parts of pulls.
     """
 
     pulls: Array
@@ -43,6 +44,23 @@ class Belief:
     extra: Array | None = None
     moments: ArmMoments | None = None
     trained: tuple[dict[str, Array], Array] | None = None
+    squared_pulls: Array | None = None
+
+    def posterior(self) -> tuple[Array, Array]:
+        """alpha and beta of the Beta posterior of each arm's mean reward, (..., m) each.
+
+        A reward may come where a part of a pull was counted: what is missing to the pulls is 0 at least. The mean m of
+        p pulls in parts of size q varies by m (1 - m q) / p, not by m (1 - m) / p, and so much less is counted.
+        Source: own derivation (moments)."""
+        import numpy as np
+
+        reward, absent = self.reward_sum, np.maximum(self.pulls - self.reward_sum, 0.0)
+        if self.squared_pulls is not None:
+            size = np.divide(self.squared_pulls, self.pulls, out=np.ones(self.pulls.shape), where=self.pulls > 0)
+            mean = np.clip(self.mean(), 0.0, _LARGEST_MEAN)
+            share = (1 - mean) / (1 - mean * np.minimum(size, 1.0))
+            reward, absent = share * reward, share * absent
+        return self.alpha + reward, self.beta + absent
 
     @property
     def weight(self) -> Array:
@@ -60,6 +78,7 @@ class Belief:
 
 
 EVERYTHING = ("*",)
+_LARGEST_MEAN = 0.95  # by which parts of pulls are counted less: beyond it hardly anything would count
 
 
 class Policy(Counts, ABC):
@@ -74,6 +93,7 @@ class Policy(Counts, ABC):
     no_prior: ClassVar[str] = ""  # why a prior would change nothing, where it would
     served: ClassVar[bool] = True  # whether it can be drawn from
     online: ClassVar[bool] = True  # whether its belief learns from every decision; else a version is what made it
+    examination: tuple[float, ...] = ()  # pulls that a slot counts, by position; () for one everywhere
     stateful: ClassVar[bool] = False  # whether it reads the session's state: each decision has its own distribution
 
     @property
@@ -116,6 +136,18 @@ class Policy(Counts, ABC):
         """Defaults that depend on the parameters that a person typed."""
         return {}
 
+    def examined(self, reward: Array, position: Ids | None) -> tuple[Array, Array]:
+        """The rewards of slots that count, and how many pulls each slot is, (n,) each. position (n,): may be None where
+        no curve says."""
+        import numpy as np
+
+        if not self.examination:
+            return reward, np.ones(len(reward))
+        assert position is not None
+        curve = np.append(self.examination, 0.0)
+        pulls = curve[np.minimum(position, len(curve)) - 1]
+        return np.where(pulls > 0, reward, 0.0), pulls
+
     def check(self, reward: Reward) -> None:
         """Raises InputError where the kind cannot learn from such a reward."""
 
@@ -148,16 +180,46 @@ class Floored(Policy):
 
 @dataclass(frozen=True, kw_only=True)
 class Learner(Floored):
-    """Base of kinds that learn: a floor of uniform exploration, and a memory that may fade or end."""
+    """Base of kinds that learn: a floor of uniform exploration, a memory that may fade or end, and a curve.
+
+    position names a curve, and examination has its values: a slot at position k counts examination[k - 1] pulls and its
+    reward once; below the end of the curve it adds nothing. Kinds that read no context have the squared pulls as the
+    last one of their own statistics."""
 
     discount: float = 1.0
     window: float = 0.0
+    position: str = ""
+    examination: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         number("discount", self.discount)
         number("window", self.window)
         _ = self.forgetting  # refuses what cannot be
+        if not isinstance(self.position, str) or bool(self.position) != bool(self.examination):
+            hint = "`rlrec position fit` makes one, `rlrec position list` shows them"
+            raise InputError(f"position is {self.position!r}, which is no curve of the store", hint=hint)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({POSITION}) if self.examination else frozenset()
+
+    @property
+    def width(self) -> int:
+        return 4 if self.examination else 3
+
+    def entry(self, slot: CountedSlot) -> tuple[float, ...]:
+        if not self.examination:
+            return super().entry(slot)
+        pulls = self.examination[slot.position - 1] if slot.position <= len(self.examination) else 0.0
+        reward = slot.reward if pulls else 0.0
+        return pulls, reward, reward * reward, pulls * pulls
+
+    def statistics(self, slots: SlotColumns) -> Array:
+        if not self.examination:
+            return super().statistics(slots)
+        reward, pulls = self.examined(slots.reward, slots.position)
+        return count_slots(replace(slots, reward=reward), (pulls * pulls)[:, None], pulls=pulls)
 
     @property
     def forgetting(self) -> Forgetting:
@@ -165,6 +227,11 @@ class Learner(Floored):
 
     def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array | None:
         return belief.mean()
+
+
+def counts_parts(policy: Policy) -> bool:
+    """Whether the last one of the kind's own statistics is the squared pulls."""
+    return bool(policy.examination) and not policy.contextual
 
 
 P = TypeVar("P")

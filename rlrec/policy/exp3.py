@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from rlrec.errors import InputError
@@ -22,7 +22,8 @@ class Exp3(Learner):
     """A uniform arm with probability gamma, else arms in proportion to exp(eta x estimated gain).
 
     The estimated gain of an arm sums reward / propensity over the slots that showed it: an unbiased estimate of what
-    it would have earned in all of them, however the rewards came about. eta 0 stands for gamma / K, K the eligible
+    it would have earned in all of them, however the rewards came about; of pages, too, whatever the positions of the
+    arms. eta 0 stands for gamma / K, K the eligible
     arms. Give `discount` or `window` where the best arm changes.
     Source: Auer, Cesa-Bianchi, Freund and Schapire 2002, section 3 (Exp3); Lattimore and Szepesvari 2020, algorithm 9.
     """
@@ -42,7 +43,7 @@ class Exp3(Learner):
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({PROPENSITY})
+        return super().needs | {PROPENSITY}
 
     @property
     def exploration(self) -> Floor:
@@ -50,14 +51,19 @@ class Exp3(Learner):
 
     @property
     def width(self) -> int:
-        return 4
+        return super().width + 1
 
     def entry(self, slot: CountedSlot) -> tuple[float, ...]:
-        return *super().entry(slot), slot.reward / slot.propensity
+        pulls, reward, *others = super().entry(slot)
+        return pulls, reward, others[0], reward / slot.propensity, *others[1:]
 
     def statistics(self, slots: SlotColumns) -> Array:
+        import numpy as np
+
+        reward, pulls = self.examined(slots.reward, slots.position)
         assert slots.propensity is not None
-        return count_slots(slots, (slots.reward / slots.propensity)[:, None])
+        further = [reward / slots.propensity, *([pulls * pulls] if self.examination else [])]
+        return count_slots(replace(slots, reward=reward), np.column_stack(further), pulls=pulls)
 
     def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
         from rlrec.policy.families.gumbel import Gumbel

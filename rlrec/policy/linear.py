@@ -59,7 +59,7 @@ class Linear(ContextualPolicy, Learner):
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({CONTEXT})
+        return super().needs | {CONTEXT}
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -80,10 +80,13 @@ class Linear(ContextualPolicy, Learner):
         return 3 + packed_width(len(self.design.context.names))
 
     def statistics(self, slots: SlotColumns) -> Array:
+        reward, pulls = self.examined(slots.reward, slots.position)
+        counted = replace(slots, reward=reward)
         if slots.context is None:  # the caller wants counts alone
-            return count_slots(slots)
+            return count_slots(counted, pulls=pulls)
         weight, offset = self.credit(slots.context, slots.arm_id)
-        return count_slots(slots, pack_each(slots.context, weight=weight, response=slots.reward + offset))
+        packed = pack_each(slots.context, weight=pulls * weight, response=reward + pulls * offset)
+        return count_slots(counted, packed, pulls=pulls)
 
     def posterior(self, belief: Belief) -> solving.Disjoint | solving.Shared:
         """Posterior of the weights; it is solved once, and stored with the moments."""

@@ -20,7 +20,7 @@ def intervals(belief: Belief, *, level: float = 0.95) -> tuple[Array, Array]:
 
     z = float(ndtri((1 + level) / 2))
     lower, upper = _wilson(belief, z)
-    alpha, beta = belief.alpha + belief.reward_sum, belief.beta + (belief.pulls - belief.reward_sum)
+    alpha, beta = belief.posterior()
     posterior = (belief.alpha + belief.beta > 0) & (alpha > 0) & (beta > 0)
     tail = (1 - level) / 2
     a, b = np.where(posterior, alpha, 1.0), np.where(posterior, beta, 1.0)

@@ -86,11 +86,14 @@ class PlackettLuce(Learner):
     def _logistic(self) -> LogisticThompson:
         from rlrec.policy.linear import FLOOR, SHARED, LogisticThompson
 
-        return LogisticThompson(model=SHARED, floor=FLOOR, ridge=self.ridge, design=self.design)
+        return LogisticThompson(
+            model=SHARED, floor=FLOOR, ridge=self.ridge, design=self.design, position=self.position,
+            examination=self.examination,
+        )  # fmt: skip
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({CONTEXT}) if self.contextual else super().needs
+        return super().needs | {CONTEXT} if self.contextual else super().needs
 
     @property
     def reads(self) -> tuple[str, ...]:

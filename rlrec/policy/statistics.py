@@ -74,12 +74,14 @@ class Counts:
         return count_slots(slots)
 
 
-def count_slots(slots: SlotColumns, further: Array | None = None) -> Array:
-    """Pulls, reward and squared reward of each slot, and `further` columns (n, w) behind them, (n, 3 + w)."""
+def count_slots(slots: SlotColumns, further: Array | None = None, *, pulls: Array | float = 1.0) -> Array:
+    """Pulls, reward and squared reward of each slot, and `further` columns (n, w) behind them, (n, 3 + w).
+
+    pulls: of each slot, (n,), where it is not 1."""
     import numpy as np
 
     counts = np.empty((3, len(slots)))
-    counts[0] = 1.0
+    counts[0] = pulls
     counts[1] = slots.reward
     np.multiply(slots.reward, slots.reward, out=counts[2])
     return counts.T if further is None else np.hstack([counts.T, further])

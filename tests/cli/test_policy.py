@@ -52,6 +52,7 @@ def test_every_kind_says_its_parameters_and_when_to_use_it(run_sqlite: Run) -> N
         "explore_slots": "",
         "discount": 1.0,
         "window": 0.0,
+        "position": "",
     }
     assert list(by_kind["ucb"]) == ["c", "floor", "explore_slots", "discount", "window"]
     assert all(one["when"] and one["what"] for one in found)
@@ -92,7 +93,7 @@ def test_the_same_definition_again_is_fine_and_another_one_a_conflict(run: Run) 
         said = run(*create, *other)
         assert (said.exit_code, said.error["code"]) == (6, 6)
     assert run("policy", "list", "--json").json[0]["params"] == {
-        "epsilon": 0.1, "floor": 0.0, "explore_slots": "", "discount": 1.0, "window": 0.0,
+        "epsilon": 0.1, "floor": 0.0, "explore_slots": "", "discount": 1.0, "window": 0.0, "position": "",
     }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from rlrec.arrays import Array, Index
 from rlrec.errors import InputError
 from rlrec.policy import history, slate, solving
 from rlrec.policy import reward as rewards
-from rlrec.policy.base import Belief, Policy, any_of
+from rlrec.policy.base import Belief, Policy, any_of, counts_parts
 from rlrec.policy.contextual import ContextualPolicy, is_contextual, learns_from_contexts
 from rlrec.policy.floors import Floor, at_positions
 from rlrec.policy.solving import ArmMoments
@@ -44,6 +44,7 @@ OFF: dict[str, Any] = {
     "temperature": 0.5,
     "gamma": 40.0,
     "recency": 0.2,
+    "position": {"position": "home@1", "examination": (1.0, 0.5)},
     "explore_slots": "2",
 }
 ITS_OFF: dict[tuple[str, str], Any] = {("gradient", "model"): "bilinear"}  # where a name means something else
@@ -72,6 +73,7 @@ IMPOSSIBLE: dict[str, list[Any]] = {
     "gamma": [-1.0, 1e300, float("inf"), float("nan"), "1", True],
     "recency": [-0.1, 1.1, float("nan"), "0.7", True],
     "explore_slots": ["0", "1,1", "3;5", "501", "first", " 1", 3.0, None],
+    "position": ["home@1", 1.0, True, None],  # a name without the values of its curve
     "probabilities": [{}, {"a": 0.5}, {"a": 1.5, "b": -0.5}, {"a": "1"}],
 }
 CONTEXTS: list[dict[str, Any]] = [{}, {"hour": 9}, {"hour": 10}]
@@ -108,6 +110,7 @@ def belief_of(policy: Policy) -> Belief:
         pulls=sums[:, 0], reward_sum=sums[:, 1], reward_squares=sums[:, 2], alpha=prior[:, 0], beta=prior[:, 1],
         total=sums[:, 0].sum(), extra=sums[:, 3:], moments=moments_of(policy, sums[:, 3:]),
         trained=trained_of(policy) if policy.stateful else None,
+        squared_pulls=sums[:, -1] if counts_parts(policy) else None,
     )  # fmt: skip
 
 

@@ -143,7 +143,7 @@ def _provenance(version: Version, by_id: Mapping[int, Version], now: int) -> tup
 
 
 def _distinct(version: Version) -> int:
-    same = not (version.contextual or version.since or Forgetting.of(version.policy.params))
+    same = not (version.contextual or version.since or Forgetting.of(version.params) or version.params.get("position"))
     return 0 if same else version.id
 
 

@@ -26,7 +26,7 @@ NOW = 2**62  # a revision of the catalogue that is never over
 def policy_of(version: Version) -> Policy:
     """The policy of a version: its kind with its parameters and, where it reads contexts, its design."""
     design = Design.from_json(version.parameters) if version.contextual else None
-    return kinds.make(version.policy.kind, version.policy.params, design=design)
+    return kinds.make(version.policy.kind, version.params, design=design)
 
 
 def unstored(

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from rlrec import policy as kinds
+from rlrec.app.inputs import lookup
 from rlrec.errors import InputError, suggest
 from rlrec.policy.encoder import Encoder
+from rlrec.records import Reward
+from rlrec.store import Unit
 
 FILES = {"probabilities"}  # parameters given as a file
 ANY = "*"  # stands for every value of a context field
@@ -32,6 +35,29 @@ def typed(kind: str, texts: Mapping[str, str]) -> dict[str, Any]:
         else:
             parameters[name] = text
     return parameters
+
+
+def with_curve(unit: Unit, typed: Mapping[str, Any]) -> dict[str, Any]:
+    """Typed parameters with the values of the curve that they name, and its number: a policy never changes.
+
+    Raises InputError for an unknown curve."""
+    resolved = dict(typed)
+    for name, reference in typed.items():
+        stage, dot, last = name.rpartition(".")
+        if last == "position" and reference:
+            curve = lookup.curve(unit, reference)
+            resolved |= {name: curve.reference, f"{stage}{dot}{kinds.CURVE}": list(curve.examination)}
+    return resolved
+
+
+def check_curve(parameters: Mapping[str, Any], reward: Reward) -> None:
+    """Raises InputError where a belief counts by a curve, and its reward is not 0 where nobody looked."""
+    if parameters.get("position") and reward.default:
+        raise InputError(
+            f"reward {reward.name!r} has the default {reward.default:g}, and position={parameters['position']} "
+            "takes a slot that nobody looked at to be worth 0",
+            hint="use a reward with the default 0",
+        )
 
 
 def _number(text: str, name: str) -> float:

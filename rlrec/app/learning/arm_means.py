@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from rlrec.app.distributions import designs
 from rlrec.app.inputs import filters, parameters
 from rlrec.app.learning.slot_statistics import BeliefFold
 from rlrec.app.log import lineage, reward_log
@@ -72,14 +73,17 @@ def _pseudo_counts(pulls: float, reward: float, *, overall: float, weight: float
 
 def weighted_means(unit: Unit, version: Version, catalogue: Sequence[Arm]) -> list[dict[str, float | None]]:
     """The mean of each arm of the catalogue (in order of id) over the mature, uncensored slots of the policy, whichever
-    version served them, weighed by the marginal at their position; slots without one are left out."""
+    version served them, weighed by the marginal at their position; slots without one are left out. Where the version
+    counts by a curve, a pull is one that was examined."""
     ids = np.array([arm.id for arm in catalogue], np.int64)
     sums = np.zeros((adaptive.TERMS, len(ids)))
+    policy = designs.policy_of(version)
     of_policy = Selection(policy_ids=[version.policy.id], imported=False)
     for impressions in reward_log.impressions(unit, of_policy, version.reward, columns=["marginal"]):
         weighed = impressions.take(~np.isnan(impressions.slots["marginal"]))
         arm = np.searchsorted(ids, weighed.slots["arm_id"])
-        for total, term in zip(sums, adaptive.terms(weighed.reward, weighed.slots["marginal"]), strict=True):
+        reward, pulls = policy.examined(weighed.reward, weighed.slots["position"])
+        for total, term in zip(sums, adaptive.terms(reward, weighed.slots["marginal"], pulls), strict=True):
             total += np.bincount(arm, weights=term, minlength=len(ids))
     names = ("ipw_mean", "ipw_lower", "ipw_upper")
     rows = np.array(adaptive.means(sums)).T.tolist()

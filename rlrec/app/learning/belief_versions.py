@@ -22,7 +22,7 @@ def summary(unit: Unit, version: Version) -> VersionSummary:
     """The summary of a version."""
     policy, numbers = version.policy, [other.number for other in policies.versions(unit, [version.policy.id])]
     return {
-        "policy": policy.name, "version": version.number, "kind": policy.kind, "params": dict(policy.params),
+        "policy": policy.name, "version": version.number, "kind": policy.kind, "params": dict(version.params),
         "reward": version.reward.name, "status": version.status, "versions": numbers,
     }  # fmt: skip
 

@@ -59,12 +59,15 @@ class ServedSlate(NamedTuple):
 
 
 class SlotFields:
-    """Which fields of slots the beliefs of one policy depend on."""
+    """Which fields of slots the learning beliefs of one policy depend on.
 
-    def __init__(self, policy: StoredPolicy) -> None:
-        self.kind = kinds.make(policy.kind, policy.params)
+    kinds: by version, since they may count by different curves."""
+
+    def __init__(self, versions: Sequence[Version]) -> None:
+        policy = versions[0].policy
+        self.kinds = {version.id: kinds.make(policy.kind, version.params) for version in versions}
         self.forgetting = Forgetting.of(policy.params)
-        needs = self.kind.needs
+        needs = frozenset[str]().union(*(kind.needs for kind in self.kinds.values()))
         self.ordinal = bool(self.forgetting) or ORDINAL in needs
         self.context, self.position, self.propensity = (name in needs for name in (CONTEXT, POSITION, PROPENSITY))
         self.arm_key = cache(SlotKey)
@@ -153,7 +156,7 @@ class Ledger:
     def fields(self, policy_id: int) -> SlotFields:
         """The fields of slots that a policy with learning beliefs depends on."""
         if policy_id not in self._fields:
-            self._fields[policy_id] = SlotFields(self.learning[policy_id][0].policy)
+            self._fields[policy_id] = SlotFields(self.learning[policy_id])
         return self._fields[policy_id]
 
     # -- events --
@@ -341,7 +344,7 @@ class Ledger:
             if fields.context:
                 added = self._fold(version, pending)
             else:
-                added = _sum_changes(pending, fields, ordinal=self._ordinal[policy_id])
+                added = _sum_changes(pending, fields, fields.kinds[version.id], ordinal=self._ordinal[policy_id])
             for key, numbers in added.items():
                 old = sums.get(key)
                 sums[key] = numbers if old is None else [a + b for a, b in zip(old, numbers, strict=True)]
@@ -370,7 +373,7 @@ class Ledger:
 
 
 def _sum_changes(
-    pending: Mapping[tuple[SlotKey, RewardChange], int], fields: SlotFields, *, ordinal: int
+    pending: Mapping[tuple[SlotKey, RewardChange], int], fields: SlotFields, kind: Policy, *, ordinal: int
 ) -> dict[BeliefKey, list[float]]:
     """The sums of changes when the policy has made `ordinal` decisions, in plain Python."""
     forgetting, sums = fields.forgetting, dict[BeliefKey, list[float]]()
@@ -378,9 +381,9 @@ def _sum_changes(
     for (key, change), times in pending.items():
         if fields.propensity and not key.propensity:
             continue
-        same = (key, change) if fields.kind.needs else (key.arm_id, change)
+        same = (key, change) if kind.needs else (key.arm_id, change)
         if (difference := differences.get(same)) is None:
-            difference = differences[same] = _difference(fields.kind, key, change)
+            difference = differences[same] = _difference(kind, key, change)
         weight = times * forgetting.discount ** (ordinal - key.ordinal) if forgetting else times
         belief_key = forgetting.bucket(key.ordinal), key.arm_id
         total = sums.get(belief_key)

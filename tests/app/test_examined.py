@@ -1,0 +1,205 @@
+"""Beliefs that count pulls by the examination of their position: the same sums on every way to them."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from rlrec.app import doctor, policy, rebuild, settle, versions
+from rlrec.app.inputs import canonical
+from rlrec.errors import InputError
+from rlrec.store import Store, Unit, curves
+from tests.app import logs
+from tests.conftest import Run
+
+CURVE = [1.0, 0.5, 0.25]
+RATES = [0.6, 0.5, 0.4, 0.3]
+
+
+def curve(db: str, *values: float, name: str = "home", minutes: float = 0) -> None:
+    """A stored curve with these values."""
+    rows = [{"position": place, "examination": value, "lower": None, "upper": None, "rewards": 9, "slots": 9}
+            for place, value in enumerate(values or CURVE, 1)]  # fmt: skip
+    report = {"clusters": 1, "reasons": [], "preferred": None, "log_likelihood": {}}
+
+    def work(unit: Unit) -> None:
+        before = curves.by_name(unit, name)
+        curves.add(
+            unit, name=name, number=1 if before is None else before.number + 1, reward_id=1, model="pbm",
+            method="overlap", options=canonical.text({"log": None}), positions=canonical.text(rows),
+            report=canonical.text(report),
+        )  # fmt: skip
+
+    with closing(logs.at(db, minutes)) as store:
+        store.write(work)
+
+
+def served(db: str, kind: str = "thompson", *, size: int = 3, **parameters: str) -> None:
+    logs.catalogue(db, 4)
+    curve(db)
+    logs.create(db, "home", kind, floor="0.2", **{"position": "home"} | parameters)
+    logs.serve(db, "home", pages=60, rates=RATES, size=size, curve=CURVE, group=7)
+
+
+def expected(db: str, values: list[float]) -> dict[str, tuple[float, float]]:
+    """Pulls and rewards of each arm, from the log itself."""
+    with closing(logs.at(db, 1e6)) as store, store.read() as unit:
+        rows = unit.ask(
+            "SELECT arm.key, s.position, count(*), coalesce(sum((SELECT count(*) FROM event e"
+            " WHERE e.decision_id = s.decision_id AND e.position = s.position)), 0)"
+            " FROM slot s JOIN arm ON arm.id = s.arm_id GROUP BY arm.key, s.position"
+        )
+    sums: dict[str, tuple[float, float]] = {}
+    for arm, position, slots, clicks in rows:
+        pulls, rewards = sums.get(arm, (0.0, 0.0))
+        value = values[position - 1] if position <= len(values) else 0.0
+        sums[arm] = pulls + float(slots) * value, rewards + (float(clicks) if value else 0.0)
+    return sums
+
+
+def shown(store: Store, reference: str = "home") -> Any:
+    return policy.show(store, reference)
+
+
+def believed(db: str, reference: str = "home") -> dict[str, tuple[float, float]]:
+    with closing(logs.at(db, 1e6)) as store:
+        return {row["arm"]: (row["pulls"], row["reward_sum"]) for row in shown(store, reference)["arms"]}
+
+
+def errors(store: Store) -> list[Any]:
+    report = doctor.doctor(store, doctor.Request())
+    return [finding for finding in report.findings if finding.severity == "error"]
+
+
+def close(sums: dict[str, tuple[float, float]]) -> Any:
+    return {arm: pytest.approx(both, abs=1e-9) for arm, both in sums.items()}
+
+
+KINDS = [
+    ("thompson", {}), ("ucb", {}), ("epsilon-greedy", {}), ("exp3", {}), ("lin-thompson", {}),
+    ("logistic-thompson", {}), ("plackett-luce", {}), ("plackett-luce", {"model": "features"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "parameters"), KINDS)
+def test_every_kind_that_learns_counts_examined_pulls_once_and_for_all(
+    sqlite_db: str, kind: str, parameters: dict[str, str]
+) -> None:
+    """Served and corrected by events, computed anew, frozen; and audited."""
+    served(sqlite_db, kind, **parameters)
+    sums = expected(sqlite_db, CURVE)
+    assert believed(sqlite_db) == close(sums)
+    with closing(logs.at(sqlite_db, 1e6)) as store:
+        rebuild.rebuild(store, rebuild.Request(reference="home"))
+        versions.freeze(store, "home")
+        assert errors(store) == []
+    assert believed(sqlite_db, "home@2") == close(sums)
+    assert believed(sqlite_db, "home@3") == close(sums)
+
+
+def test_settled_slots_count_as_much(db: str, run: Run) -> None:
+    logs.catalogue(db, 4)
+    curve(db)
+    assert run("reward", "define", "late", "click=1", "--clip", "0,1", "--learn", "settled").exit_code == 0
+    with closing(logs.at(db, 0)) as store:
+        policy.create(store, policy.Request(
+            name="home", kind="thompson", parameters={"floor": "0.2", "position": "home"}, reward="late"))  # fmt: skip
+    logs.serve(db, "home", pages=30, rates=RATES, size=3, curve=CURVE, group=7)
+    with closing(logs.at(db, 1e6)) as store:
+        settle.settle(store)
+    assert believed(db) == close(expected(db, CURVE))
+
+
+def test_fading_sums_are_those_of_the_log(sqlite_db: str) -> None:
+    served(sqlite_db, discount="0.95")
+    with closing(logs.at(sqlite_db, 1e6)) as store:
+        assert errors(store) == []
+
+
+def test_a_slot_below_the_end_of_the_curve_adds_nothing(sqlite_db: str) -> None:
+    logs.catalogue(sqlite_db, 4)
+    curve(sqlite_db, 1.0, 0.5)
+    logs.create(sqlite_db, "home", "thompson", position="home")
+    logs.serve(sqlite_db, "home", pages=40, rates=RATES, size=4, curve=[*CURVE, 0.2], group=7)
+    assert believed(sqlite_db) == close(expected(sqlite_db, [1.0, 0.5]))
+
+
+def test_a_warm_start_counts_by_the_curve_too(sqlite_db: str) -> None:
+    served(sqlite_db)
+    logs.create(sqlite_db, "next", "thompson", minutes=1e5, position="home")
+    with closing(logs.at(sqlite_db, 1e6)) as store:
+        policy.create(store, policy.Request(
+            name="warm", kind="thompson", parameters={"position": "home"}, from_log="policy=home"))  # fmt: skip
+        rows = {row["arm"]: (row["pulls"], row["reward_sum"]) for row in shown(store, "warm")["arms"]}
+    assert rows == close(expected(sqlite_db, CURVE))
+
+
+def test_a_rebuild_by_a_curve_makes_a_version_that_goes_on_counting_by_it(db: str) -> None:
+    served(db, position="")
+    plain = believed(db)
+    with closing(logs.at(db, 1e3)) as store:
+        answer = rebuild.rebuild(store, rebuild.Request(reference="home", position="home"))
+        assert (answer["version"], answer["params"]["position"]) == (2, "home@1")
+    assert believed(db, "home@2") == close(expected(db, CURVE))
+    assert believed(db) == plain
+    logs.serve(db, "home", pages=20, rates=RATES, size=3, curve=CURVE, group=7, start=2e3, seed=2)
+    assert believed(db, "home@2") == close(expected(db, CURVE))
+    with closing(logs.at(db, 1e6)) as store:
+        versions.promote(store, "home@2")
+        assert shown(store)["params"]["examination"] == CURVE
+        assert errors(store) == []
+
+
+def test_more_clicks_than_examined_pulls_leave_a_proper_belief(sqlite_db: str) -> None:
+    logs.catalogue(sqlite_db, 3)
+    curve(sqlite_db, 1.0, 0.1)
+    logs.create(sqlite_db, "home", "thompson", position="home")
+    logs.serve(sqlite_db, "home", pages=40, rates=[1.0] * 3, size=2, group=5)
+    with closing(logs.at(sqlite_db, 1e6)) as store:
+        rows = shown(store)["arms"]
+    assert any(row["reward_sum"] > row["pulls"] for row in rows)
+    assert all(0 <= row["lower"] <= row["upper"] <= 1 and 0 <= row["probability"] <= 1 for row in rows)
+
+
+# -- names --
+
+
+def test_a_policy_keeps_the_curve_that_its_name_meant(sqlite_db: str) -> None:
+    served(sqlite_db)
+    curve(sqlite_db, 1.0, 0.9, minutes=1e3)
+    logs.create(sqlite_db, "home", "thompson", minutes=1e3, floor="0.2", position="home")  # the same again
+    logs.create(sqlite_db, "other", "thompson", minutes=1e3, position="home")
+    with closing(logs.at(sqlite_db, 1e6)) as store:
+        assert shown(store)["params"]["position"] == "home@1"
+        assert shown(store, "other")["params"]["position"] == "home@2"
+        with pytest.raises(InputError, match="another definition"):
+            logs.create(sqlite_db, "home", "thompson", minutes=1e6, floor="0.2", position="home@2")
+
+
+def refused(db: str, kind: str, **parameters: str) -> str:
+    with pytest.raises(InputError) as caught:
+        logs.create(db, "p", kind, **parameters)
+    with closing(logs.at(db, 1)) as store:
+        assert policy.listing(store) == []
+    return caught.value.message
+
+
+def test_bad_curves_are_refused(run_sqlite: Run, sqlite_db: str) -> None:
+    curve(sqlite_db)
+    assert refused(sqlite_db, "thompson", position="hom") == "unknown position curve 'hom'"
+    assert "no parameter 'position'" in refused(sqlite_db, "uniform", position="home")
+    assert "no parameter 'examination'" in refused(sqlite_db, "thompson", examination="1,2")
+    run_sqlite("reward", "define", "base", "click=1", "--default", "0.1", "--clip", "0,1")
+    said = run_sqlite("policy", "create", "p", "--kind", "thompson", "--param", "position=home", "--reward", "base")
+    assert (said.exit_code, said.stderr.count("\n")) == (2, 1)
+    assert "takes a slot that nobody looked at to be worth 0" in said.stderr
+
+
+def test_show_names_the_curve(run_sqlite: Run, sqlite_db: str) -> None:
+    served(sqlite_db)
+    assert "position=home@1" in run_sqlite("policy", "show", "home").stdout
+    params = json.loads(run_sqlite("policy", "show", "home", "--json").stdout)["params"]
+    assert (params["position"], params["examination"]) == ("home@1", CURVE)
