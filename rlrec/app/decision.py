@@ -95,6 +95,7 @@ class DerivedDecision:
         eligible = contents.eligible_arms(unit, [decision.eligible_id])[decision.eligible_id]
         self.arms = np.array(eligible, np.int64)
         self.keys = arms.keys(unit, eligible)
+        self.shown: Index = np.searchsorted(self.arms, [slot.arm_id for slot in decision.slots])  # columns
         self.belief: Belief | None = None
         self.case: EligibleDistribution | None = None
         self.trained: Trained | None = None
@@ -129,8 +130,7 @@ class DerivedDecision:
         )  # fmt: skip
 
     def _probabilities(self, case: EligibleDistribution) -> None:
-        shown = self.columns(self.decision.slots)
-        scores = case.scores.of_decision(unsigned(self.decision.seed or 0), self.decision.id)
+        shown, scores = self.shown, case.scores.of_decision(unsigned(self.decision.seed or 0), self.decision.id)
         rows = [slate.remaining(scores, shown[:above], floor=case.floor) for above in range(len(shown))]
         self.conditional = np.array(rows)
         self.marginal = slate.marginals(scores, size=1 if self.state else len(shown), floor=case.floor)
@@ -142,31 +142,24 @@ class DerivedDecision:
         floor = None if self.case is None else self.case.floor
         return at_positions(floor, len(self.decision.slots)).tolist() if isinstance(floor, tuple) else floor
 
-    def columns(self, slots: Sequence[Slot]) -> Index:
-        """Column of each slot's arm among the eligible arms."""
-        return np.searchsorted(self.arms, [slot.arm_id for slot in slots])
-
     def of_slot(self, slot: Slot) -> dict[str, Any]:
         """Stored fields of a slot that no answer has, and its probabilities as derived from the belief."""
-        column = int(self.columns([slot])[0])
-        derived = self.case is not None
-        marginal = float(self.marginal[slot.position - 1, column]) if derived else np.nan
+        conditional = marginal = None
+        if self.case is not None:
+            at = slot.position - 1, self.shown[slot.position - 1]
+            conditional, marginal = float(self.conditional[at]), finite_or_none(self.marginal[at])
         return {
-            "min_propensity": slot.min_propensity,
-            "censored": slot.censored,
-            "rounded": slot.rounded,
-            "derived_propensity": float(self.conditional[slot.position - 1, column]) if derived else None,
-            "derived_marginal": None if np.isnan(marginal) else marginal,  # it may have no closed form
-        }
+            "min_propensity": slot.min_propensity, "censored": slot.censored, "rounded": slot.rounded,
+            "derived_propensity": conditional, "derived_marginal": marginal,  # it may have no closed form
+        }  # fmt: skip
 
     def agrees(self) -> bool | None:
         """Whether every probability that is stored is the one derived again; None where nothing can be derived."""
         if self.case is None:
             return None
-        slots, columns = self.decision.slots, self.columns(self.decision.slots)
-        rows = np.arange(len(slots))
-        stored = np.array([(slot.propensity, slot.marginal) for slot in slots], np.float64).T
-        derived = np.array([self.conditional[rows, columns], self.marginal[rows, columns]])
+        at = np.arange(len(self.shown)), self.shown
+        stored = np.array([(slot.propensity, slot.marginal) for slot in self.decision.slots], np.float64).T
+        derived = np.array([self.conditional[at], self.marginal[at]])
         return bool((near(stored, derived) | np.isnan(stored)).all())
 
     def features(self) -> dict[str, Any]:

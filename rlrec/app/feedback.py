@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from math import isfinite
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from rlrec.app.inputs import canonical
 from rlrec.app.learning.ledger import Ledger, Unordered
@@ -21,6 +21,7 @@ from rlrec.store.contents import digest
 from rlrec.store.events import CENSOR, FeedbackKey, FeedbackTarget
 from rlrec.store.unit import Row, StoredRows
 
+T = TypeVar("T")
 NONE: Mapping[str, float] = MappingProxyType({})
 
 
@@ -224,15 +225,15 @@ class FeedbackTransaction:
 
     def store(self) -> list[Stored]:
         """Store the lines: the outcome of each."""
-        targets = iter(self.targets)
-        outcomes = [line if isinstance(line, InputError) else self._add(line, next(targets)) for line in self.group]
-        self._write()
-        return outcomes
+        return self._each(self._add)
 
     def answer(self) -> list[Outcome]:
         """Store the lines: the answer to each, with the reward after it."""
+        return self._each(self._answer)
+
+    def _each(self, take: Callable[[Line, FeedbackTarget], T]) -> list[T | InputError]:
         targets = iter(self.targets)
-        outcomes = [line if isinstance(line, InputError) else self._answer(line, next(targets)) for line in self.group]
+        outcomes = [line if isinstance(line, InputError) else take(line, next(targets)) for line in self.group]
         self._write()
         return outcomes
 

@@ -46,14 +46,9 @@ def recommend(store: Store, request: Request, *, seed: int | None = None, dry_ru
 
 
 def recommend_group(
-    store: Store,
-    requests: Sequence[Request | InputError],
-    *,
-    seed: int | None = None,
-    dry_run: bool = False,
-    cache: ServingCache | None = None,
-    also: FeedbackGroup | None = None,
-) -> list[Answer | InputError]:
+    store: Store, requests: Sequence[Request | InputError], *, seed: int | None = None, dry_run: bool = False,
+    cache: ServingCache | None = None, also: FeedbackGroup | None = None,
+) -> list[Answer | InputError]:  # fmt: skip
     """Answers in order, all in one transaction; a refused request has its error at its index.
     All draws of the group come from the beliefs before it. requests: anything with the fields of Request. seed: 64
     bits; None: random ones. cache: what earlier groups of the process have read. also: feedback that is stored once the

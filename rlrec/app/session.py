@@ -125,7 +125,6 @@ def _chosen(visits: Sequence[Visit], request: Request) -> Visit:
 
 
 def _steps(unit: Unit, ids: Sequence[int], reward: Reward | None) -> list[Step]:
-    """The decisions of a visit in their order."""
     visited, events_of = decisions.find(unit, ids), events.by_decision(unit, ids)
     answers, states = decision_json.answers(unit, visited), decision_json.states(unit, visited)
     versions = policies.by_id(unit, {decision.version_id for decision in visited.values()})

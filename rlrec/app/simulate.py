@@ -235,7 +235,6 @@ class VisitWorld(SimulatedStore):
         )  # fmt: skip
 
     def _serve_seats(self, busy: Index) -> None:
-        """Draw an arm for the visitor in each of these seats."""
         sessions = [self._session(number) for number in self.crowd.visit[busy].tolist()]
         users = [f"sim{self.first}-visitor{number}" for number in self.crowd.visitor[busy].tolist()]
         answers, slates = self._draw(sessions, self._observed[busy], users)

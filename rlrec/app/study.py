@@ -100,7 +100,6 @@ def _mean_count(counts: Array) -> float | int:
 
 
 def _reward(environment: str, audience: Audience) -> Reward:
-    """The reward of a study: what the audience gives."""
     low, high = (0.0, 1.0) if audience.lowest == 0 else (audience.lowest, 0.0)
     return Reward(
         id=0, name=environment, weights={audience.event: 1.0}, window_us=0, default=0.0,

@@ -183,7 +183,6 @@ class _TrainingRun:
         return _result(self.parent, self.live.number, new, NO_GATE, seed=self.seed)
 
     def _check(self) -> None:
-        """Raises InputError where the log teaches nothing."""
         name, report, unused = self.parent.reward.name, self.report, self.report.unused
         others = unused.left_out - unused.silent + report.unrecorded + unused.waiting
         if not report.visits and unused.silent and not others:
@@ -207,7 +206,6 @@ class _TrainingRun:
             )
 
     def _way_out(self) -> str:
-        """A hint where no session teaches."""
         if self.report.unused.waiting:
             return "a session counts once it has ended and its reward window is over"
         if self.report.unrecorded:
@@ -332,7 +330,6 @@ def _why(gate: GateReport, trained: TrainingResult, *, same: bool) -> str:
 
 
 def _unpromising(best: Epoch | None) -> str:
-    """Why the gate did not look."""
     if best is not None and (best.ess or 0.0) < LEAST:
         return f"the tune split does not tell: {best.ess or 0.0:.0f} effective sessions, where {LEAST} are wanted"
     return "nothing on the tune split says that it is better"

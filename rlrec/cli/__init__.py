@@ -79,32 +79,27 @@ class Program(CommandGroup):
             formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()] or [("(none)", "")])
 
     def main(
-        self,
-        args: Sequence[str] | None = None,
-        prog_name: str | None = None,
-        complete_var: str | None = None,
-        standalone_mode: bool = True,
-        **extra: Any,
-    ) -> Any:
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, complete_var: str | None = None,
+        standalone_mode: bool = True, **extra: Any,
+    ) -> Any:  # fmt: skip
         if not standalone_mode or (complete_var or "_RLREC_COMPLETE") in os.environ:
             return super().main(args, "rlrec", complete_var, standalone_mode=standalone_mode, **extra)
         sys.exit(self.run(list(sys.argv[1:] if args is None else args), **extra))
 
     def run(self, args: list[str], **extra: Any) -> int:
         """The exit code of one command line."""
-        settings = Settings()
+        settings, code = Settings(), 0
         try:
             try:
                 with self.make_context("rlrec", [*args], obj=settings, **extra) as ctx:
                     self.invoke(ctx)
-                code = 0
             except click.exceptions.Exit as end:
                 code = end.exit_code
             output.flush()
         except (Exception, KeyboardInterrupt) as error:
             from rlrec.cli.failures import report_failure
 
-            code = report_failure(error, settings, args)
+            return report_failure(error, settings, args)
         return code
 
 

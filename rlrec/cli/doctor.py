@@ -64,7 +64,6 @@ def doctor(store: Store, show: Show, repair_clock: bool, **request: Any) -> None
 
 
 def _view(report: Report, overview: list[dict[str, Any]]) -> View:
-    """A line for each check, and the findings below."""
     rows = [
         [row["check"], row["count"], row["looked_at"], _verdict(row["errors"], row["warnings"])] for row in overview
     ]

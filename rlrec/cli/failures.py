@@ -64,17 +64,14 @@ def _traceback(error: BaseException, db: str) -> None:
 
 
 def _describe(error: BaseException, settings: Settings) -> tuple[str, str | None, int]:
-    """The message of an error, the way out, and the exit code."""
     if isinstance(error, KeyboardInterrupt | click.Abort):
         return "interrupted", None, getattr(error, "code", INTERRUPTED)
     if isinstance(error, RlrecError):
-        where, message = _location(error, settings), error.message
-        variable = _setting(message, settings.context) if isinstance(error, InputError) and not where else None
-        return (
-            where + message + (f" (from {variable})" if variable else ""),
-            _runnable(error.hint, settings),
-            error.code,
-        )
+        message = _location(error, settings) + error.message
+        if isinstance(error, InputError) and message == error.message:
+            variable = _setting(message, settings.context)
+            message += f" (from {variable})" if variable else ""
+        return message, _runnable(error.hint, settings), error.code
     if isinstance(error, click.ClickException):
         return *_usage(error), error.exit_code
     if isinstance(error, OSError) and error.strerror:

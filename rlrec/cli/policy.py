@@ -190,7 +190,6 @@ def _gate(gate: dict[str, Any]) -> str:
 
 
 def _fields(encoder: dict[str, Any]) -> str:
-    """The fields that an encoder reads."""
     return ", ".join(encoder["fields"]) or ("the whole context, hashed" if encoder.get("hash") else "nothing")
 
 

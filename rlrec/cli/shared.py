@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext, suppress
-from functools import wraps
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -305,19 +305,15 @@ input_option = click.option(  # for streams that answer each line: gives the com
 )
 
 
-def lines_input(command: Command) -> Command:
-    """Adds --input, --on-error and --rejects; gives the command `lines`, or None without --input."""
-    return _lines(command, input_option)
-
-
-def lines_argument(command: Command) -> Command:
-    """Adds the argument FILE|-, --on-error and --rejects; gives the command `lines`."""
-    return _lines(command, click.argument("source", type=FILE, metavar="FILE|-"))
-
-
 def _lines(command: Command, declare: Callable[[Command], Command]) -> Command:
+    """Adds what `declare` does, --on-error and --rejects; gives the command `lines`, or None without a source."""
+
     @wraps(command)
     def run(*args: Any, source: str | None, refusals: Refusals, **kwargs: Any) -> Any:
         return command(*args, lines=Lines(source, refusals) if source else None, **kwargs)
 
     return declare(refusing(run))
+
+
+lines_input = partial(_lines, declare=input_option)
+lines_argument = partial(_lines, declare=click.argument("source", type=FILE, metavar="FILE|-"))

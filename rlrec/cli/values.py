@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -211,10 +212,8 @@ class Integer(click.IntRange):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if isinstance(value, str):
-            try:
-                value = parse_integer(value.strip(), least_bits=(self.max or 0).bit_length() + 1)
-            except InputError as error:
-                raise Refused(error.message, hint=None, param=param, ctx=ctx) from None
+            parse = partial(parse_integer, least_bits=(self.max or 0).bit_length() + 1)
+            value = Parsed(self.name, parse).convert(value.strip(), param, ctx)
         return super().convert(value, param, ctx)
 
 

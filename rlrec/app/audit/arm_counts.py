@@ -56,15 +56,6 @@ class SumsByArm:
             total += np.bincount(column, weights=row, minlength=len(self.arms))
 
 
-def z(tally: Tally) -> Array:
-    """(sum 1{shown}/p - n) / sqrt(sum 1{shown}(1 - p)/p^2), (m,); 0 where an arm was never shown, or always certain.
-    Evidence for the eye, no test: it is about normal at one look only, and its lower tail proves nothing, as the
-    variance of decisions that did not show the arm is missing from it."""
-    moved = tally.variance > 0
-    spread = np.sqrt(np.where(moved, tally.variance, 1.0))
-    return np.where(moved, (tally.weight - tally.n) / spread, 0.0)
-
-
 class ArmCounts:
     """Counts of one policy's arms, in the order of its log, so that every night sees the same batches again."""
 
@@ -137,19 +128,20 @@ def _readable(unit: Unit, ids: Sequence[int]) -> Mapping[int, Sequence[int]]:
         return {} if len(ids) == 1 else {key: arms for number in ids for key, arms in _readable(unit, [number]).items()}
 
 
-def evidence(tally: Tally, *, policy: int) -> Array:
-    """Log of what the bets on each arm won, (m,), times the arm's share of the money of the whole store.
-    An id j of a policy or an arm is given once and for ever, and 1 / (j (j + 1)) adds up to 1 over all of them."""
-    share = np.log(policy) + np.log(policy + 1) + np.log(tally.arms) + np.log(tally.arms + 1)
-    return betting.log_wealth(tally.bets) - share
-
-
 def accused(tally: Tally, *, policy: int) -> Iterator[tuple[int, str]]:
-    """Arms whose count cannot be, and why. policy: its id."""
-    won, score = evidence(tally, policy=policy), z(tally)
+    """Arms whose count cannot be, and why. policy: its id.
+
+    The evidence is the log of what the bets on an arm won, times the arm's share of the money of the whole store: an id
+    j of a policy or an arm is given once and for ever, and 1 / (j (j + 1)) adds up to 1 over all of them. z is for the
+    eye, no test: it is about normal at one look only, and its lower tail proves nothing, as the variance of decisions
+    that did not show the arm is missing from it; 0 where an arm was never shown, or always certain."""
+    share = np.log(policy) + np.log(policy + 1) + np.log(tally.arms) + np.log(tally.arms + 1)
+    won = betting.log_wealth(tally.bets) - share
     for column in np.flatnonzero(won >= -np.log(ALARM)).tolist():
-        detail = f"shown {tally.shown[column]:.0f} times in {tally.n[column]:.0f} decisions"
-        detail += f", which the logged propensities weigh as {tally.weight[column]:.6g} (z {score[column]:.1f})"
+        n, weight, variance = tally.n[column], tally.weight[column], tally.variance[column]
+        z = (weight - n) / np.sqrt(variance) if variance > 0 else 0.0
+        detail = f"shown {tally.shown[column]:.0f} times in {n:.0f} decisions"
+        detail += f", which the logged propensities weigh as {weight:.6g} (z {z:.1f})"
         chance = max(float(np.exp(-won[column])), 1e-300)
         why = f"{detail}: the chance of this at any time of an honest log is below {chance:.1g}"
         yield int(tally.arms[column]), why

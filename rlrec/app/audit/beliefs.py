@@ -105,7 +105,6 @@ def _sums_after(chunk: Columns, rows: Flags) -> Totals:
 
 
 def _sizes(chunk: Columns) -> dict[int, Array]:
-    """The summed sizes of the changes, by arm."""
     arms, index = np.unique(chunk["arm_id"], return_inverse=True)
     totals = np.zeros((len(arms), len(SUMS)))
     np.add.at(totals, index.ravel(), np.abs(_columns(chunk, "d_")))
