@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
 import sqlite3
+import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -62,11 +64,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
 
 
+def pytest_collection_finish() -> None:
+    """What was collected stays: the garbage collector need not look through it again."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _nobody() -> None:
-    """Whoever runs the tests may have a store and a clock of their own."""
+def _nobody(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Whoever runs the tests may have a store and a clock of their own. Where no bytecode is to be written beside the
+    source, the processes that tests start share a folder for it: they need not compile the program each time."""
     for name in [name for name in os.environ if name.startswith("RLREC_")]:
         del os.environ[name]
+    if sys.dont_write_bytecode:
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["PYTHONPYCACHEPREFIX"] = str(tmp_path_factory.mktemp("bytecode"))
 
 
 @pytest.fixture(scope="session")
@@ -128,6 +140,22 @@ def sqlite_db(tmp_path: Path, sqlite_template: Path) -> str:
     path = tmp_path / "rlrec.db"
     path.write_bytes(sqlite_template.read_bytes())
     return str(path)
+
+
+_filled: dict[tuple[object, ...], bytes] = {}
+
+
+def filled(db: str, fill: Callable[..., object], *words: object) -> Run:
+    """A runner on an empty store after `fill(db, *words)`. It runs once: later stores on SQLite are copies of the file.
+    On PostgreSQL it runs each time."""
+    key, copied = (fill, *words), "://" not in db
+    if copied and key in _filled:
+        Path(db).write_bytes(_filled[key])
+    else:
+        fill(db, *words)
+    if copied:
+        _filled[key] = Path(db).read_bytes()
+    return runner(db)
 
 
 @pytest.fixture

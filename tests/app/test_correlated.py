@@ -8,7 +8,7 @@ from contextlib import closing
 
 import pytest
 
-from tests.conftest import Said, runner
+from tests.conftest import Said, filled, runner
 
 KINDS = ["lin-thompson", "logistic-thompson"]
 
@@ -16,10 +16,15 @@ KINDS = ["lin-thompson", "logistic-thompson"]
 @pytest.fixture(params=KINDS)
 def served(request: pytest.FixtureRequest, sqlite_db: str) -> str:
     """Decisions of one and of three positions, some of them in one group, between feedback."""
-    run = runner(sqlite_db)
+    filled(sqlite_db, serve, request.param)
+    return sqlite_db
+
+
+def serve(db: str, kind: str) -> None:
+    run = runner(db)
     lines = [{"arm": key, "features": {"genre": genre}} for key, genre in zip("abcd", "xyxy", strict=True)]
     run("arm", "import", "-", stdin="".join(json.dumps(line) + "\n" for line in lines))
-    told = run("policy", "create", "p", "--kind", request.param, "--param", "model=shared", "--param", "samples=50")
+    told = run("policy", "create", "p", "--kind", kind, "--param", "model=shared", "--param", "samples=50")
     assert told.exit_code == 0
     for day in range(2):
         asked = [
@@ -28,7 +33,6 @@ def served(request: pytest.FixtureRequest, sqlite_db: str) -> str:
         answers = run("recommend", "--input", "-", stdin="".join(json.dumps(line) + "\n" for line in asked)).lines
         for one in answers:
             run("feedback", str(one["decision_id"]), "click", "--position", "1")
-    return sqlite_db
 
 
 def bent(db: str, statement: str) -> Said:

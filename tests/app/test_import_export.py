@@ -21,7 +21,7 @@ from rlrec.app.inputs import canonical
 from rlrec.cli.lines import decode_group
 from rlrec.store import Store
 from rlrec.store.loading import Same
-from tests.conftest import Run, runner
+from tests.conftest import Run, filled, runner
 
 SAMPLE = Path("sample_data/random_all.csv.gz")
 FOREIGN: dict[str, Any] = {
@@ -53,15 +53,22 @@ def without_ids(records: list[Any]) -> list[Any]:
 @pytest.fixture
 def other(tmp_path: Path) -> Run:
     """Another, empty store."""
-    path = str(tmp_path / "other.db")
+    return filled(str(tmp_path / "other.db"), empty)
+
+
+def empty(path: str) -> None:
     with closing(Store(path)) as store:
         init(store)
-    return runner(path)
 
 
 @pytest.fixture
-def lived(run: Run) -> Run:
+def lived(db: str) -> Run:
     """A store with a life of its own: slates, sessions, an experiment's worth of keys, late and censored feedback."""
+    return filled(db, live)
+
+
+def live(db: str) -> None:
+    run = runner(db)
     run("arm", "add", "b"), run("arm", "add", "a"), run("arm", "add", "c")
     run("policy", "create", "home", "--kind", "thompson", "--param", "floor=0.1")
     for number in range(4):
@@ -70,7 +77,6 @@ def lived(run: Run) -> Run:
     run("feedback", "1", "click", "dwell_s=2.5", "--position", "1", "--key", "k1")
     run("feedback", "2", "purchase=5")
     run("feedback", "3", "--censor", "--position", "2")
-    return run
 
 
 def test_what_was_exported_comes_back_but_for_its_ids(lived: Run, other: Run) -> None:

@@ -9,21 +9,25 @@ import pytest
 
 from rlrec.policy import KINDS, load
 from rlrec.policy.base import Learner
-from tests.conftest import Run
+from tests.conftest import Run, filled, runner
 
 LEARNERS = [kind for kind in KINDS if issubclass(load(kind), Learner)]
 EARLIER, LATER = "2026-01-01T12:00:00Z", "2026-01-01T12:01:00Z"
 
 
 @pytest.fixture(params=LEARNERS)
-def shop(run_sqlite: Run, request: pytest.FixtureRequest) -> Run:
+def shop(sqlite_db: str, request: pytest.FixtureRequest) -> Run:
     """Arms a1, a2, a3 and a policy `home` of each kind that has shown all of them often, with few clicks."""
-    run_sqlite("arm", "import", "-", stdin="".join(f'{{"arm": "a{n}"}}\n' for n in (1, 2, 3)))
-    assert run_sqlite("--now", EARLIER, "policy", "create", "home", "--kind", request.param).exit_code == 0
-    serve(run_sqlite, EARLIER, 30, k=3)
+    return filled(sqlite_db, stocked, request.param)
+
+
+def stocked(db: str, kind: str) -> None:
+    run = runner(db)
+    run("arm", "import", "-", stdin="".join(f'{{"arm": "a{n}"}}\n' for n in (1, 2, 3)))
+    assert run("--now", EARLIER, "policy", "create", "home", "--kind", kind).exit_code == 0
+    serve(run, EARLIER, 30, k=3)
     lines = [{"decision_id": n, "position": 1 + n % 3, "events": {"click": 1}} for n in range(1, 31, 5)]
-    run_sqlite("--now", EARLIER, "feedback", "--input", "-", stdin="".join(json.dumps(one) + "\n" for one in lines))
-    return run_sqlite
+    run("--now", EARLIER, "feedback", "--input", "-", stdin="".join(json.dumps(one) + "\n" for one in lines))
 
 
 def serve(run: Run, now: str, number: int, **asked: Any) -> list[list[str]]:

@@ -15,7 +15,7 @@ import pytest
 
 from rlrec.store import Store
 from tests.app.shop import START, dump
-from tests.conftest import Run, Said, _create, runner
+from tests.conftest import Run, Said, _create, filled, runner
 
 NOW = "2027-01-15T08:00:00Z"  # START
 LATER = "2027-01-15T08:00:10Z"
@@ -24,17 +24,18 @@ HUGE = "123456789012345678901234567890"
 
 
 @pytest.fixture
-def shop(run: Run) -> Run:
+def shop(db: str) -> Run:
     """Three arms, a policy that learns, one page of two slots under request id r1, one event under key k1."""
-    return stocked(run)
+    return filled(db, stocked)
 
 
 @pytest.fixture
-def shop_sqlite(run_sqlite: Run) -> Run:
-    return stocked(run_sqlite)
+def shop_sqlite(sqlite_db: str) -> Run:
+    return filled(sqlite_db, stocked)
 
 
-def stocked(run: Run) -> Run:
+def stocked(db: str) -> None:
+    run = runner(db)
     for words in (
         ["arm", "add", "a"], ["arm", "add", "b"], ["arm", "add", "c"],
         ["policy", "create", "home", "--kind", "thompson"],
@@ -42,7 +43,6 @@ def stocked(run: Run) -> Run:
         ["feedback", 1, "click", "--position", 1, "--key", "k1", "--at", NOW],
     ):  # fmt: skip
         assert run("--now", NOW, *words).exit_code == 0, words
-    return run
 
 
 @pytest.fixture

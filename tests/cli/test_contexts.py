@@ -14,7 +14,7 @@ from rlrec import policy as kinds
 from rlrec.store import Store
 from tests.app.shop import START, dump
 from tests.cli.test_bad_input import one_line
-from tests.conftest import Run, Said
+from tests.conftest import Run, Said, filled, runner
 
 NOW = ["--now", "2027-01-15T08:00:00Z"]  # START
 READ = {
@@ -45,17 +45,22 @@ def write(tmp_path: Path) -> Callable[[Any], Path]:
 
 
 @pytest.fixture
-def shop(run_sqlite: Run, write: Callable[[Any], Path]) -> Run:
+def shop(sqlite_db: str) -> Run:
     """Two arms, `own` with a model per arm, `all` with a shared one, and one decision of each."""
-    kind = ["--kind", "lin-thompson", "--features", write(READ)]
+    return filled(sqlite_db, stocked)
+
+
+def stocked(db: str) -> None:
+    run, features = runner(db), Path(db).with_name("read.json")
+    features.write_text(json.dumps(READ))
+    kind = ["--kind", "lin-thompson", "--features", features]
     for words in (
         ["arm", "add", "a", "--features", '{"price": 2, "hot": true}'], ["arm", "add", "b"],
         ["policy", "create", "own", *kind], ["policy", "create", "all", *kind, "--param", "model=shared"],
         ["recommend", "--policy", "own", "--session", "s1", "--context", '{"hour": 9, "new": true}'],
         ["recommend", "--policy", "all", "--session", "s1"],
     ):  # fmt: skip
-        assert run_sqlite(*NOW, *words).exit_code == 0, words
-    return run_sqlite
+        assert run(*NOW, *words).exit_code == 0, words
 
 
 @pytest.fixture

@@ -8,20 +8,24 @@ from contextlib import closing
 
 import pytest
 
-from tests.conftest import Run
+from tests.conftest import Run, filled, runner
 
 ASK = ("recommend", "--session", "s", "--context", '{"x": 1}', "--json")
 
 
 @pytest.fixture
-def shop(run_sqlite: Run) -> Run:
+def shop(sqlite_db: str) -> Run:
+    return filled(sqlite_db, stocked)
+
+
+def stocked(db: str) -> None:
+    run = runner(db)
     for arm in ("a", "b"):
-        run_sqlite("arm", "add", arm, "--features", '{"heat": 1}')
+        run("arm", "add", arm, "--features", '{"heat": 1}')
     for policy, kind in (("home", "thompson"), ("lin", "lin-thompson"), ("grad", "gradient")):
-        run_sqlite("policy", "create", policy, "--kind", kind)
-        decision = run_sqlite(*ASK, "--policy", policy, "--request-id", policy, "--seed", 2).json["decision_id"]
-        run_sqlite("feedback", decision, "click")
-    return run_sqlite
+        run("policy", "create", policy, "--kind", kind)
+        decision = run(*ASK, "--policy", policy, "--request-id", policy, "--seed", 2).json["decision_id"]
+        run("feedback", decision, "click")
 
 
 @pytest.mark.parametrize(

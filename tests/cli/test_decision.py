@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rlrec.store import Store
-from tests.conftest import Run
+from tests.conftest import Run, filled, runner
 
 KINDS = {
     "thompson": ("floor=0.1",),
@@ -17,23 +17,23 @@ KINDS = {
 }
 
 
-def prepared(run: Run) -> Any:
+def prepared(db: str) -> None:
+    run = runner(db)
     for key in ("x", "y", "z"):
         run("arm", "add", key)
     for kind, parameters in KINDS.items():
         run("policy", "create", kind, "--kind", kind, *(word for one in parameters for word in ("--param", one)))
-    return run
 
 
 @pytest.fixture
-def ready(run: Run) -> Any:
-    return prepared(run)
+def ready(db: str) -> Any:
+    return filled(db, prepared)
 
 
 @pytest.fixture
-def ready_sqlite(run_sqlite: Run) -> Any:
+def ready_sqlite(sqlite_db: str) -> Any:
     """For what does not depend on the database."""
-    return prepared(run_sqlite)
+    return filled(sqlite_db, prepared)
 
 
 def serve(run: Run, policy: str, *words: Any) -> Any:

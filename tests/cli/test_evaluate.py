@@ -11,7 +11,7 @@ import pytest
 from rlrec import ope
 from rlrec.ope.estimate import Estimate
 from tests.app import logs, trained
-from tests.conftest import Run
+from tests.conftest import Run, filled
 
 CONTRACT = [
     "target", "version", "estimator", "estimand", "unit", "value", "std_error", "lower", "upper", "level", "interval",
@@ -22,9 +22,13 @@ LATER = ("--now", "2026-03-01")
 
 @pytest.fixture
 def log(sqlite_db: str) -> None:
-    logs.catalogue(sqlite_db, 4)
-    logs.create(sqlite_db, "home", "epsilon-greedy", epsilon="0.5")
-    logs.serve(sqlite_db, "home", pages=600, rates=(0.1, 0.2, 0.3, 0.4))
+    filled(sqlite_db, logged)
+
+
+def logged(db: str) -> None:
+    logs.catalogue(db, 4)
+    logs.create(db, "home", "epsilon-greedy", epsilon="0.5")
+    logs.serve(db, "home", pages=600, rates=(0.1, 0.2, 0.3, 0.4))
 
 
 def test_json_has_the_contracts_keys_in_its_order(log: Any, run_sqlite: Run) -> None:

@@ -7,28 +7,28 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Run
+from tests.conftest import Run, filled, runner
 
 LATER = "2099-01-01T00:00:00Z"
 
 
-def prepared(run: Run) -> Any:
+def prepared(db: str) -> None:
+    run = runner(db)
     for words in (("arm", "add", "x"), ("arm", "add", "y")):
         run(*words)
     run("policy", "create", "home", "--kind", "thompson", "--param", "floor=0.1")
     run("policy", "create", "other", "--kind", "uniform")
-    return run
 
 
 @pytest.fixture
-def ready(run: Run) -> Any:
-    return prepared(run)
+def ready(db: str) -> Any:
+    return filled(db, prepared)
 
 
 @pytest.fixture
-def ready_sqlite(run_sqlite: Run) -> Any:
+def ready_sqlite(sqlite_db: str) -> Any:
     """For what does not depend on the database."""
-    return prepared(run_sqlite)
+    return filled(sqlite_db, prepared)
 
 
 def create(run: Run, *words: Any) -> Any:

@@ -9,27 +9,27 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Run
+from tests.conftest import Run, filled, runner
 
 
 @pytest.fixture
-def shop(run: Run) -> Run:
+def shop(db: str) -> Run:
     """Decision 1 shows a1; decision 2 a page of a1, a2, a3 in some order; policy `g` learns."""
-    return opened(run)
+    return filled(db, opened)
 
 
 @pytest.fixture
-def kiosk(run_sqlite: Run) -> Run:
+def kiosk(sqlite_db: str) -> Run:
     """The same on SQLite alone."""
-    return opened(run_sqlite)
+    return filled(sqlite_db, opened)
 
 
-def opened(run: Run) -> Run:
+def opened(db: str) -> None:
+    run = runner(db)
     run("arm", "import", "-", stdin='{"arm": "a1"}\n{"arm": "a2"}\n{"arm": "a3"}\n')
     run("policy", "create", "g", "--kind", "thompson")
     run("recommend", "--policy", "g", "--session", "s1", "--arms", "a1", "--request-id", "r1")
     run("recommend", "--policy", "g", "--session", "s2", "-k", 3, "--request-id", "r2")
-    return run
 
 
 def clicks(run: Run) -> float:

@@ -20,6 +20,7 @@ from rlrec.store.bulk import Columns
 from rlrec.store.reader import Batch, Selection
 from tests.app.shop import ask, clock, stocked, tell
 from tests.app.workers import processes
+from tests.conftest import filled
 
 READS = 8  # while another process writes; was run with 300 and three writers
 
@@ -31,15 +32,22 @@ def always(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def served(store: Store) -> Store:
+def served(db: str, store: Store) -> Store:
     """Sessions that come back, some of users, one decision without probabilities, events of slots and of a page."""
-    stocked(store, home="thompson", other="uniform")
-    for number in range(40):
-        name, user = ("home", "other")[number % 3 == 0], f"u{number % 7 % 4}" if number % 7 % 2 else None
-        tell(store, ask(store, name, f"s{number % 7}", 1 + number % 3, user=user), 1, click=1.0, dwell_s=number / 7)
-    tell(store, ask(store, "other", "t", 3), None, rating=0.5)
-    store.write(lambda unit: unit.tell("UPDATE slot SET marginal = NULL, min_propensity = NULL WHERE decision_id = 5"))
+    filled(db, serve)
     return store
+
+
+def serve(db: str) -> None:
+    with closing(Store(db)) as store:
+        stocked(store, home="thompson", other="uniform")
+        for number in range(40):
+            name, user = ("home", "other")[number % 3 == 0], f"u{number % 7 % 4}" if number % 7 % 2 else None
+            tell(store, ask(store, name, f"s{number % 7}", 1 + number % 3, user=user), 1, click=1.0, dwell_s=number / 7)
+        tell(store, ask(store, "other", "t", 3), None, rating=0.5)
+        store.write(
+            lambda unit: unit.tell("UPDATE slot SET marginal = NULL, min_propensity = NULL WHERE decision_id = 5")
+        )
 
 
 def read(unit: Unit, **asked: Any) -> list[Batch]:
