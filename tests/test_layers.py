@@ -172,6 +172,7 @@ def problems(root: Path) -> list[str]:
     return said + [" -> ".join(round_trip) for round_trip in cycles(graph)]
 
 
+@pytest.mark.slow
 def test_every_import_follows_an_arrow() -> None:
     assert problems(ROOT) == []
 

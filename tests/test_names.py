@@ -49,10 +49,12 @@ def riddles(tree: ast.Module) -> list[str]:
     return [text.partition("\n")[0] for text in texts if text and text.split()[0] in RIDDLES]
 
 
+@pytest.mark.slow
 def test_no_name_says_nothing() -> None:
     assert [(path, name) for path, tree in sources() for name in empty_names(tree)] == []
 
 
+@pytest.mark.slow
 def test_a_class_name_has_one_meaning() -> None:
     homes = defaultdict[str, list[str]](list)
     for path, tree in sources():
@@ -62,6 +64,7 @@ def test_a_class_name_has_one_meaning() -> None:
     assert {name: paths for name, paths in homes.items() if len(paths) > 1 and name not in SHARED} == {}
 
 
+@pytest.mark.slow
 def test_a_docstring_begins_with_what_comes_back() -> None:
     assert [(path, text) for path, tree in sources() for text in riddles(tree)] == []
 

@@ -145,6 +145,7 @@ def test_correlated_scores_are_weighed_by_the_page_as_shown(shared: Any) -> None
     assert estimate["max_weight"] == pytest.approx(weight.max(), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_the_very_belief_that_drew_a_row_draws_it_again(shared: Any) -> None:
     """A frozen version on its own rows: each weight is 1, however its arms were described before and after."""
     describe(shared, [1.0, 0.0, 2.0, 0.5], minutes=999)

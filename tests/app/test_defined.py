@@ -193,6 +193,7 @@ def test_a_stream_sees_arms_as_they_are_described_now(store: Store, frozen: bool
     assert audited(store) == []
 
 
+@pytest.mark.slow
 def test_variants_go_on_from_the_ordinal_of_their_fork(store: Store) -> None:
     shop(store, *NAMES)
     early = draw(store, 80, *NAMES, seed=1)
@@ -261,6 +262,7 @@ def test_what_has_faded_to_nothing_counts_as_nothing(store: Store) -> None:
     assert audited(store) == []
 
 
+@pytest.mark.slow
 def test_arms_whose_slots_were_all_censored_count_as_nothing(store: Store) -> None:
     """What is left of their sums is rounding, some of it below 0."""
     names = ("fades", "sees-fading", "soft")
@@ -289,6 +291,7 @@ def test_windows_of_any_length(store: Store, window: int) -> None:
     assert audited(store) == []
 
 
+@pytest.mark.slow
 def test_a_context_of_a_hundred_features(store: Store) -> None:
     shop(store)
     wide = {"context": {"fields": {"taste": {"type": "vector", "length": 99}}}}

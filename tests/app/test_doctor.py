@@ -159,6 +159,7 @@ def errors(report: Report) -> set[tuple[str, str]]:
 BOTH = pytest.mark.parametrize("healthy", ["sqlite", "postgres"], indirect=True)
 
 
+@pytest.mark.slow
 @BOTH
 def test_a_sound_store_is_content(healthy: str) -> None:
     report = audit(healthy)
@@ -379,6 +380,7 @@ def test_nothing_is_changed_by_looking(sqlite_grown: Path) -> None:
     assert sqlite_grown.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_sample_is_said_and_the_same_each_time(sqlite_grown: Path) -> None:
     first, again = audit(str(sqlite_grown), sample=7), audit(str(sqlite_grown), sample=7)
     assert first == again
@@ -465,6 +467,7 @@ def looks(chance: Any, arm: Any, *, every: int) -> Iterator[Tally]:
         yield Tally(1 + np.arange(m), counts[0], counts[1], counts[2], counts[3], bets)
 
 
+@pytest.mark.slow
 def test_honest_stores_are_never_accused_at_any_look() -> None:
     """1,000 seeded logs, each ever accused with probability below 1e-4: none is, but with probability below 0.1."""
     rng = np.random.default_rng(20)
@@ -522,6 +525,7 @@ def test_silence_of_the_immature_is_no_outage(clicked: tuple[str, Callable[..., 
     assert "reward-outage" not in {one["check"] for one in found["findings"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("until", "seen"), [(40, {"reward-outage"}), (48, set())])
 def test_an_outage_is_seen_before_the_window_is_over(sqlite_db: str, until: int, seen: set[str]) -> None:
     """Of 50 decisions each fourth minute one half is clicked within a minute; then nothing comes until minute 57."""
@@ -562,6 +566,7 @@ def served(run: Callable[..., Said], name: str, *, n: int = 1_000) -> None:
     done(run("-q", "recommend", "--input", "-", "--seed", 1, stdin=lines))
 
 
+@pytest.mark.slow
 def test_starving_arms_and_a_log_of_one_arm_are_warnings(sqlite_db: str, tmp_path: Path) -> None:
     run = runner(sqlite_db)
     for arm in ("a1", "a2", "a3"):

@@ -83,6 +83,7 @@ def looked(
     return told.listed()
 
 
+@pytest.mark.slow
 def test_an_arm_that_gets_better_is_a_warning_and_its_policy_is_told(drifted: str) -> None:
     """The streams without a change alarm falsely with probability below 0.0002."""
     found = drift(drifted)

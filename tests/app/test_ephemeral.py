@@ -117,6 +117,7 @@ def test_a_window_counts_in_whole_buckets() -> None:
         assert np.array_equal(beliefs.belief().total, [[beliefs.belief().pulls[0, 0]]])
 
 
+@pytest.mark.slow
 def test_a_policy_waits_for_rewards_that_come_late() -> None:
     """One learns 500 decisions late, and regrets more by three standard errors at least."""
     slow = played("ucb", {}, "delayed", TWO | {"delay": 500.0, "shape": "fixed"}, runs=50, steps=1_000).regret

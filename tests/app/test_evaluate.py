@@ -51,6 +51,7 @@ def estimates(db: str, *names: str, **asked: Any) -> list[dict[str, Any]]:
 # -- a real log --
 
 
+@pytest.mark.slow
 def test_a_real_log_gives_the_figures_of_its_readme(obd: Any) -> None:
     ips, snips = estimates(obd, "ts", estimators="ips,snips", log="policy=random")
     figures = [ips[name] for name in ("value", "std_error", "ess", "max_weight", "mean_weight")]
@@ -168,6 +169,7 @@ def truth(db: str, name: str) -> float:
     return float((shares @ [RATES[int(keys[arm][1:])] for arm in sorted(keys)]).mean())
 
 
+@pytest.mark.slow
 def test_pages_of_a_learning_logger_judge_a_uniform_target(slates: Any) -> None:
     """Seeded. A right estimate is outside four standard errors in 6 of 100,000 runs."""
     for found in logs.judged(slates, "uniform", estimators="ips,snips,dr", interval="normal"):

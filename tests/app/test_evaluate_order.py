@@ -64,7 +64,8 @@ def backward(db: str, tmp_path: Path) -> str:
     return import_obd(db, b"".join([head, *reversed(lines)]), tmp_path)
 
 
-@pytest.mark.parametrize("cluster", [None, pytest.param("row", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("cluster", [None, "row"])
 def test_a_reversed_log_gives_the_same_figures(obd: str, backward: str, cluster: str | None) -> None:
     asked = {"estimators": "impression", "cluster": cluster}
     check_equal(judged(obd, "ts", "uniform", **asked), judged(backward, "ts", "uniform", **asked))
@@ -109,10 +110,9 @@ def shuffled(lines: list[str], db: str) -> str:
     return import_lines(db, [lines[number] for number in order], NAMES[::-1])
 
 
-@pytest.mark.parametrize(
-    "options", [{}, *(pytest.param(one, marks=pytest.mark.slow) for one in ({"by": "hour"}, {"cluster": "session"}))]
-)
-@pytest.mark.parametrize("target", ["uniform", pytest.param("lin", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"by": "hour"}, {"cluster": "session"}])
+@pytest.mark.parametrize("target", ["uniform", "lin"])
 def test_shuffled_sessions_give_the_same_figures(
     forward: str, shuffled: str, target: str, options: dict[str, str]
 ) -> None:
@@ -120,5 +120,6 @@ def test_shuffled_sessions_give_the_same_figures(
     check_equal(judged(forward, target, **asked), judged(shuffled, target, **asked))
 
 
+@pytest.mark.slow
 def test_the_log_has_every_estimator(forward: str) -> None:
     assert [row["estimator"] for row in judged(forward, "uniform", estimators="all")] == list(ope.GROUPS["all"])

@@ -134,6 +134,7 @@ def test_a_model_of_returns_brings_no_bias_in(db: str, tmp_path: Path) -> None:
     assert robust["std_error"] < plain["std_error"]
 
 
+@pytest.mark.slow
 def test_neither_batches_nor_their_size_change_an_estimate(
     sqlite_db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,6 +67,7 @@ def check_equal(left: Sequence[Estimate], right: Sequence[Estimate]) -> None:
             assert getattr(after, name) == (pytest.approx(value, rel=1e-12) if figure else value), name
 
 
+@pytest.mark.slow
 def test_partials_add_up_in_any_order_and_grouping(folded: Any) -> None:
     partials, finish = folded
     assert len(partials) > 5
@@ -77,6 +78,7 @@ def test_partials_add_up_in_any_order_and_grouping(folded: Any) -> None:
         check_equal(finish(reduce(add, order[:cut]) + reduce(add, order[cut:])), expected)
 
 
+@pytest.mark.slow
 def test_an_empty_partial_is_the_zero_of_the_sum(folded: Any) -> None:
     partials, finish = folded
     whole = reduce(add, partials)

@@ -331,6 +331,7 @@ def prepared(store: Store) -> Store:
     return store
 
 
+@pytest.mark.slow
 def test_the_belief_of_any_moment_comes_back_bit_for_bit(store: Store) -> None:
     seen = busy_loop(prepared(store), random.Random(5))
     assert len(seen) == 3 * STEPS

@@ -38,6 +38,7 @@ def at_own(slots: Columns, table: Array) -> Array:
     return table[np.arange(len(table)), slots["position"] - 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "parameters"),
     [

@@ -124,6 +124,7 @@ def visited(shop: Store, environment: str = "barista", **rest: Any) -> dict[str,
     return served(shop, environment=environment, parameters=rest.pop("parameters", {}), **rest)
 
 
+@pytest.mark.slow
 def test_visits_are_played_to_their_end_and_ended(shop: Store) -> None:
     found = visited(shop, sessions=25, group=4)
     with shop.read() as unit:
@@ -193,6 +194,7 @@ def test_audiences_without_memory_know_nobody_again(shop: Store) -> None:
     assert (found["session_length"], [found[word] for word in words]) == (3, [None] * 4)
 
 
+@pytest.mark.slow
 def test_one_seed_gives_one_log_of_visits(sqlite_template: Path, tmp_path: Path) -> None:
     def played(name: str) -> object:
         shutil.copy(sqlite_template, tmp_path / name)

@@ -99,6 +99,7 @@ def test_sums_are_those_of_the_anchor_when_the_steps_run_out(
         assert mine == pytest.approx(step, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_what_was_taught_passes_the_audit(logged: tuple[str, Run]) -> None:
     db, run = logged
     for kind in ("linucb", "logistic-thompson"):

@@ -104,6 +104,7 @@ def taken_in(db: str, groups: list[list[str]], keys: list[str]) -> Store:
     return store
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2])
 def test_the_order_of_a_log_makes_no_difference(sqlite_template: Path, tmp_path: Path, size: int) -> None:
     """Nor that of arms and of eligible sets: lines come in any order, under other ids, after their own export."""
@@ -207,6 +208,7 @@ def test_either_database_trains_the_same(db: str, sqlite: Store) -> None:
 # -- what teaches --
 
 
+@pytest.mark.slow
 def test_a_policy_learns_what_pleases_later(shop: Store) -> None:
     """Tea, but not twice in a row, as the arm's own history says."""
     trained(shop, epochs=20, lr=0.02, patience=20, promote="always")
@@ -255,6 +257,7 @@ def test_visits_that_a_filter_cuts_are_left_out(shop: Store) -> None:
         trained(shop, log="policy=other")
 
 
+@pytest.mark.slow
 def test_since_means_visits_that_began_then_or_later(shop: Store) -> None:
     serve(shop, visits=50, start=LATER, prefix="n")
     clock(shop, LATER + 300 * MINUTE)
@@ -450,6 +453,7 @@ def test_a_version_that_went_live_meanwhile_stays(shop: Store) -> None:
     assert (found["promoted"], found["why"], live(shop)) == (False, "another version went live meanwhile", 2)
 
 
+@pytest.mark.slow
 def test_each_look_of_the_gate_costs(shop: Store) -> None:
     found = [trained(shop) for _ in range(3)]
     assert [one["candidate"] for one in found] == [1, 2, 3]
@@ -498,6 +502,7 @@ def test_every_option_changes_what_is_learned(shop: Store) -> None:
     assert alike == []
 
 
+@pytest.mark.slow
 def test_without_discounting_gamma_still_shapes_the_return(shop: Store) -> None:
     for asked in ({"gamma": 1.0}, {"gamma": 1.0, "discounted": False}, {"gamma": 0.5}, {"gamma": 0.0}):
         trained(shop, **asked)
@@ -576,6 +581,7 @@ def test_arms_come_and_go(sqlite: Store) -> None:
     assert {"lava", "mate"} <= set(parameters(sqlite))
 
 
+@pytest.mark.slow
 def test_a_visit_teaches_with_arms_as_they_were_described(sqlite: Store, tmp_path: Path) -> None:
     opened(sqlite)
     serve(sqlite)
@@ -589,6 +595,7 @@ def test_a_visit_teaches_with_arms_as_they_were_described(sqlite: Store, tmp_pat
         assert trained(clock(other, LATER + 300 * MINUTE))["sessions"] == 150
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("logger", ["thompson", "epsilon-greedy", "softmax"])
 def test_any_kind_may_have_logged(sqlite: Store, logger: str) -> None:
     opened(sqlite, logger=logger)

@@ -31,6 +31,7 @@ def test_propensities_a_tenth_too_high_are_found() -> None:
     assert unbiased.error(judged(replace(true, propensity=true.propensity * 1.1)), EASY) < -5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["uniform", "ucb", "thompson"])
 def test_an_estimate_from_ten_clicks_is_called_weak(kind: str) -> None:
     """Thirty clicks would do, which 2,000 decisions at .005 have once in ten million runs."""

@@ -60,6 +60,7 @@ def test_it_finds_what_an_arm_earns_and_what_memory_takes_off() -> None:
     assert np.abs(values.predicted(decisions) - reward).mean() < 0.12
 
 
+@pytest.mark.slow
 def test_fits_add_up_and_late_steps_share_one() -> None:
     (one, gained), (other, more) = visits(1), visits(2, longest=2 * STEPS)
     both = ReturnSums.of(one, gained, gamma=0.9, arms=ARMS) + ReturnSums.of(other, more, gamma=0.9, arms=ARMS)

@@ -381,6 +381,7 @@ def test_a_database_that_is_not_there_is_a_missing_store(postgres_server: str) -
     one_line(runner(postgres_server.format("nowhere"))("arm", "list"), 3, "no database", "createdb")
 
 
+@pytest.mark.slow
 def test_an_empty_database_is_no_store(empty_db: str) -> None:
     one_line(runner(empty_db)("arm", "list"), 3, "rlrec --db", "init`")
 
@@ -457,6 +458,7 @@ def test_a_store_that_may_not_be_read_says_so(sqlite_db: str) -> None:
         assert "permission denied" in said.stderr
 
 
+@pytest.mark.slow
 def test_a_folder_that_takes_no_file_is_no_place_to_init(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     said = process(str(tmp_path / "x.db"), "init")

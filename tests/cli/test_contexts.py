@@ -199,9 +199,11 @@ def test_a_mistake_in_a_features_file_is_told_and_stores_nothing(
     assert rows() == before
 
 
-def test_a_features_file_belongs_to_a_kind_that_reads_contexts(shop: Run, rows: Rows, tmp_path: Path) -> None:
+def test_a_features_file_belongs_to_a_kind_that_reads_contexts(
+    shop: Run, rows: Rows, write: Callable[[Any], Path], tmp_path: Path
+) -> None:
     before = rows()
-    named = ["--features", tmp_path / "features.json"]
+    named = ["--features", write(READ)]
     one_line(shop(*NOW, "policy", "create", "p", "--kind", "thompson", *named), 2, "reads no context")
     one_line(shop(*NOW, "policy", "create", "p", "--kind", "linucb", "--features", tmp_path / "no"), 2, "cannot read")
     one_line(shop(*NOW, "policy", "create", "p", "--kind", "linucb", "--features", tmp_path), 2, "cannot read")
@@ -223,6 +225,7 @@ def test_a_rebuild_keeps_the_features_that_it_is_not_given(shop: Run, write: Cal
     assert sorted(found["arm"]["fields"]) == ["hot", "price"]
 
 
+@pytest.mark.slow
 def test_what_is_fitted_for_a_shared_model_fits_into_it(shop: Run) -> None:
     topics = "".join(f'{{"arm": "t{n}", "features": {{"topic": "t{n}", "price": {n}}}}}\n' for n in range(30))
     assert shop(*NOW, "arm", "import", "-", stdin=topics).exit_code == 0

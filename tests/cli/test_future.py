@@ -49,6 +49,7 @@ def test_reading_and_dry_runs_take_any_clock(shop: Run) -> None:
     assert shop(*FAR, "evaluate", "uniform", "--json").json[0]["n"] == 1
 
 
+@pytest.mark.slow
 def test_a_store_in_a_time_of_its_own_goes_on_in_it(run: Run) -> None:
     for words in (["arm", "add", "a"], ["policy", "create", "home", "--kind", "uniform"]):
         run(*words)

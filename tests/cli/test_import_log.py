@@ -242,6 +242,7 @@ def test_rewards_that_the_definition_clips_or_ignores_are_counted_and_said(run: 
     assert (again.json["clipped"], again.stderr) == (0, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["import-log", "-", "--layout", "jsonl"], ["arm", "import", "-"]])
 def test_a_copy_of_the_input_has_no_name(sqlite_db: str, tmp_path: Path, words: list[str]) -> None:
     """A process that is killed can leave nothing behind."""

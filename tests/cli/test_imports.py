@@ -72,6 +72,7 @@ def test_a_single_recommend_imports_no_scipy(shop: Run, sqlite_db: str, policy: 
     assert not names & ONCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["feedback", 1, "click"], ["feedback", 2, "click", "--position", 2, "--key", "k"]])
 def test_a_single_feedback_imports_no_numpy(shop: Run, sqlite_db: str, words: list[object]) -> None:
     names, stdout = ran(sqlite_db, *words, "--json")

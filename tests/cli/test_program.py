@@ -393,6 +393,7 @@ def test_a_reader_that_leaves_early_is_no_error(form: Any, env: Any) -> None:
         assert (child.wait(20), child.stderr.read()) == (141, b"")
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_one_line_and_130() -> None:
     with process("wait") as child:
         assert child.stdout.readline() == b"ready\n"
@@ -423,6 +424,7 @@ def test_a_full_disk_is_one_line_and_exit_1(args: Any) -> None:
     assert (child.returncode, told) == (1, b"Error: cannot write the output: No space left on device.\n")
 
 
+@pytest.mark.slow
 def test_a_stream_answers_line_by_line() -> None:
     with process("answer", "--input", "-", stdin=subprocess.PIPE) as child:
         for number in (1, 2, 3):
@@ -433,6 +435,7 @@ def test_a_stream_answers_line_by_line() -> None:
         assert (child.wait(10), child.stderr.read()) == (0, b"")
 
 
+@pytest.mark.slow
 def test_a_terminal_as_input_is_told_what_to_do() -> None:
     ours, theirs = os.openpty()
     with process("answer", "--input", "-", stdin=theirs) as child:

@@ -60,6 +60,7 @@ def rows(path: Path) -> Callable[[], dict[str, list[Any]]]:
     return read
 
 
+@pytest.mark.slow
 def test_the_result_alone_goes_to_stdout(train: Run) -> None:
     said = train("visits", *QUICK, "--json")
     assert said.exit_code == 0
@@ -193,6 +194,7 @@ WRONG: list[tuple[list[Any], str]] = [
 ]
 
 
+@pytest.mark.slow
 def test_a_wrong_question_is_answered_in_one_line_and_stores_nothing(train: Run, rows: Callable[[], Any]) -> None:
     before = rows()
     for words, part in WRONG:

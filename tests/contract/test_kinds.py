@@ -185,6 +185,11 @@ def looks(policy: Policy) -> list[Array]:
     return [np.append(one, beside) for one in shares]
 
 
+def quick(cases: list[tuple[str, float]]) -> list[Any]:
+    """The same cases; those of shared models are slow."""
+    return [pytest.param(*case, marks=pytest.mark.slow if "shared" in case[0] else ()) for case in cases]
+
+
 @pytest.mark.parametrize("kind", SERVED)
 @pytest.mark.parametrize("context", CONTEXTS)
 def test_probabilities_of_the_eligible_arms_sum_to_one(kind: str, context: dict[str, Any]) -> None:
@@ -232,7 +237,7 @@ def test_what_lacks_a_default_is_required(kind: str) -> None:
     assert lacking == []  # parameters are stored with their defaults: a kind checks by itself what it needs
 
 
-@pytest.mark.parametrize(("kind", "floor"), [*FLOORS, *((kind, 1.0) for kind in SERVED)])
+@pytest.mark.parametrize(("kind", "floor"), quick([*FLOORS, *((kind, 1.0) for kind in SERVED)]))
 def test_exploration_mixes_with_a_uniform_arm(kind: str, floor: float) -> None:
     policy = made(kind, floor=floor)
     tempered = type(scores_of(policy)) is not type(scores_of(policy.greedy()))  # greedy takes the noise off, too
@@ -291,7 +296,7 @@ def page(kind: str, floor: float) -> tuple[Any, Floor]:
     return scores_of(policy), policy.exploration
 
 
-@pytest.mark.parametrize(("kind", "floor"), FLOORS)
+@pytest.mark.parametrize(("kind", "floor"), quick(FLOORS))
 def test_the_joints_of_all_pages_sum_to_one(kind: str, floor: float) -> None:
     scores, share = page(kind, floor)
     joint = slate.conditionals(scores, PAGES, floor=share).prod(axis=1)

@@ -58,6 +58,7 @@ def test_bootstrap_t_of_the_open_bandit_sample() -> None:
     assert estimate.verdict == "weak"
 
 
+@pytest.mark.slow
 def test_cressie_read_of_the_open_bandit_sample() -> None:
     page = obd.thompson_page()
     largest = (page * obd.ARMS).max(axis=1)[obd.log("random_all")[1] - 1]

@@ -88,6 +88,7 @@ def test_rewards_beyond_the_unit_interval_are_refused() -> None:
         kinds.make("exp3", {}).check(wide)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("params", "switching"), [({"gamma": 0.1}, False), ({"gamma": 0.1, "discount": 0.98}, True)])
 def test_an_adversary_gains_little(params: dict[str, Any], switching: bool) -> None:
     """A fixed sequence in which the better arm pays 0.8 and the other 0.2, for good or by turns of 400 steps. Uniform

@@ -229,6 +229,7 @@ def p_value(count: Index, expected: Array) -> float:
     return float(chdtrc(usual.sum() - usual.all(), ((observed - wanted) ** 2 / np.maximum(wanted, 1)).sum()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("floor", [0.0, 0.2])
 @pytest.mark.parametrize("size", [1, 3])
 def test_frequencies_match_propensities(size: int, floor: float) -> None:

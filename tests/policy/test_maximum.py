@@ -62,6 +62,7 @@ def test_second_of_two_small_posteriors_is_best_with_29_33rds() -> None:
     assert chance[1] == pytest.approx(29 / 33, abs=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [(3, 5, 4, 2), (100, 900, 120, 900), (2000, 98000, 2100, 98000), (1, 1, 1, 900)])
 def test_two_posteriors_equal_the_closed_form(case: tuple[int, int, int, int]) -> None:
     a, b, c, d = case
@@ -160,6 +161,7 @@ def test_ranks_of_equal_arms_are_even(arms: int, size: int) -> None:
     assert order.ranks(size) == pytest.approx(1 / arms, rel=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mix", ["few clicks", "wide to 1e7", "extreme", "near ties"])
 def test_more_nodes_move_no_rank(mix: str) -> None:
     size = min(10, len(MIXES[mix]))

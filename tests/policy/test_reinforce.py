@@ -305,6 +305,7 @@ def test_without_correction_the_logger_shines_through() -> None:
     assert found == pytest.approx(ITEMS * LOGGED / (ITEMS * LOGGED).sum(), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_with_correction_the_best_item_wins() -> None:
     assert climbed(ITEMS.astype(float), LOGGED, Objective())[-1] > 0.999
 

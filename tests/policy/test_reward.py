@@ -141,6 +141,7 @@ def columns(one: Reward, drawn: list[tuple[int, str, float, int]]) -> dict[str, 
     }
 
 
+@pytest.mark.slow
 @given(EVENTS, TRANSFORMS, st.sampled_from(["count", "ignore"]), st.booleans(), st.booleans())
 def test_arrays_say_what_single_slots_say(
     drawn: list[tuple[int, str, float, int]],

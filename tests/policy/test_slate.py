@@ -208,6 +208,7 @@ def test_pages_of_equal_arms_are_uniform(size: int) -> None:
     assert conditionals(scores, np.arange(size)[None], floor=0.0)[0] == pytest.approx(expected, rel=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("floor", [0.0, 0.05])
 def test_more_nodes_move_no_page(floor: float) -> None:
     rng = np.random.default_rng(11)

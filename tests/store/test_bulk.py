@@ -192,6 +192,7 @@ def busy(served: Store, db: str) -> Iterator[Store]:
     assert process.exitcode == 0
 
 
+@pytest.mark.slow
 def test_both_connections_see_one_state_whoever_writes(busy: Store) -> None:
     counts, used = set(), 0
     for _ in range(READS):

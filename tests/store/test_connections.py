@@ -318,6 +318,7 @@ STREAMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STREAMS)
 @pytest.mark.parametrize("replaced", [False, True])
 def test_a_stream_whose_store_is_gone_acknowledges_nothing_more(sqlite_db: str, name: str, replaced: bool) -> None:

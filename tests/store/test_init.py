@@ -42,6 +42,7 @@ def at_once(db: str) -> list[str]:
     return [out.strip() for _, out, _ in ended]
 
 
+@pytest.mark.slow
 def test_one_of_many_creates_the_file(tmp_path: Path) -> None:
     path = tmp_path / "new.db"
     assert sorted(at_once(str(path))) == ["False"] * (AT_ONCE - 1) + ["True"]
@@ -49,6 +50,7 @@ def test_one_of_many_creates_the_file(tmp_path: Path) -> None:
         assert check(store).revision
 
 
+@pytest.mark.slow
 def test_one_of_many_creates_the_tables_of_a_server(empty_db: str) -> None:
     assert sorted(at_once(empty_db)) == ["False"] * (AT_ONCE - 1) + ["True"]
     with closing(Store(empty_db)) as store:
@@ -127,6 +129,7 @@ def test_a_database_of_another_program_is_refused_and_left_as_it_is(tmp_path: Pa
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_a_server_with_other_tables_is_refused_and_left_as_it_is(empty_db: str) -> None:
     with psycopg.connect(empty_db, autocommit=True) as connection:
         connection.execute("CREATE TABLE customers (name text)")
