@@ -10,9 +10,11 @@ import numpy as np
 
 from rlrec.app import policy
 from rlrec.app.distributions import designs
+from rlrec.app.distributions.exact import VersionDistribution
 from rlrec.app.learning import slot_statistics
 from rlrec.app.learning.ledger import slot_reward
 from rlrec.app.log.slot_values import by_position
+from rlrec.arrays import Ids
 from rlrec.records import Version
 from rlrec.store import Store, Unit, contents, decisions, events, policies, reader
 from rlrec.store.beliefs import BeliefKey
@@ -84,3 +86,8 @@ def wrong(store: Store, name: str, number: int | None = None) -> float:
         made = version(unit, name, number)
         ordinal = policies.ordinal(unit, made.policy.id) if made.learning else made.ordinal
         return gap(slot_statistics.stored_sums(unit, made, ordinal=ordinal), defined(unit, made))
+
+
+def arm_ids(distribution: VersionDistribution) -> Ids:
+    """The arms in the belief of a version or its prior, ascending."""
+    return np.union1d(distribution._arms, distribution._prior_arms)

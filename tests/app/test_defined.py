@@ -19,7 +19,7 @@ from rlrec.app.pipe import Request as VariantSpec
 from rlrec.app.recommend import Answer, Request, recommend_group
 from rlrec.errors import InputError
 from rlrec.store import Store, decisions, policies
-from tests.app.defined import MEMORIES, remembering, wrong
+from tests.app.defined import MEMORIES, arm_ids, remembering, wrong
 from tests.app.shop import MINUTE, SECOND, START, clock, stocked, tell_all, version
 
 CLOSE = 1e-9
@@ -255,7 +255,7 @@ def test_what_has_faded_to_nothing_counts_as_nothing(store: Store) -> None:
     with store.read() as unit:
         for name in names:
             known = exact.load(unit, version(unit, name))
-            pulls = known.belief(known.arm_ids).pulls
+            pulls = known.belief(arm_ids(known)).pulls
             assert (pulls[0], pulls[1:].any()) == (2, False)
     draw(store, 20, *names, seed=3)
     assert max(wrong(store, name) for name in names) < CLOSE
@@ -273,7 +273,7 @@ def test_arms_whose_slots_were_all_censored_count_as_nothing(store: Store) -> No
     with store.read() as unit:
         for name in names:
             known = exact.load(unit, version(unit, name))
-            belief = known.belief(known.arm_ids)
+            belief = known.belief(arm_ids(known))
             assert (belief.pulls.any(), belief.reward_sum.any(), belief.total) == (False, False, 0)
     draw(store, 20, *names, seed=9)
     assert audited(store) == []

@@ -19,6 +19,7 @@ from rlrec.app.recommend import recommend_group
 from rlrec.app.serving.cache import ServingCache
 from rlrec.records import Version
 from rlrec.store import Store, Unit
+from tests.app.defined import arm_ids
 from tests.app.shop import done
 from tests.conftest import Said, runner
 
@@ -55,7 +56,7 @@ def believed(db: str, name: str = "p") -> dict[int, tuple[float, ...]]:
 
 def counted(unit: Unit, version: Version) -> dict[int, tuple[float, ...]]:
     known = exact.load(unit, version)
-    ids = known.arm_ids
+    ids = arm_ids(known)
     belief = known.belief(ids)
     return {int(arm): (belief.pulls[place], belief.reward_sum[place]) for place, arm in enumerate(ids)}
 

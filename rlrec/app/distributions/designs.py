@@ -42,12 +42,9 @@ def unstored(
 
 def described(unit: Unit, version: Version) -> Described | None:
     """The features of arms as a version reads them; None where it reads none."""
-    if not version.contextual:
-        return None
     policy = policy_of(version)
-    if not is_contextual(policy) or not policy.uses_arm_features:
-        return None
-    return Described(unit, Design.from_json(version.parameters).arm)
+    reads = is_contextual(policy) and policy.uses_arm_features
+    return Described(unit, Design.from_json(version.parameters).arm) if reads else None
 
 
 class Described:
@@ -68,6 +65,10 @@ class Described:
     def epoch(self, revision: int) -> int:
         """Equal for revisions between which no description changed."""
         return bisect_right(self._changes, revision)
+
+    def epochs(self, revisions: Ids) -> Ids:
+        """`epoch` of each, (n,)."""
+        return np.searchsorted(self._changes, revisions, side="right")
 
     def of(self, arms: Ids, revision: int) -> Array:
         """Features of arms, (m, p)."""

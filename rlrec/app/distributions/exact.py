@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -103,11 +102,6 @@ class VersionDistribution:
             by_key = {self.reading(context): context for context in contexts}
             rows = self.policy.design.context.encode(list(by_key.values()))
             self._rows = dict(zip(by_key, rows, strict=True))
-
-    @cached_property
-    def arm_ids(self) -> Ids:
-        """The arms in the belief or its prior, ascending."""
-        return np.union1d(self._arms, self._prior_arms)
 
     def belief(self, arms: Ids, *, revision: int = 0) -> Belief:
         """Sums and prior of these arms; an arm that is in neither has no sums, and the kind's default prior.
@@ -208,7 +202,6 @@ class VersionDistribution:
         """The same version at another moment: its samplers are brought up to date where that is cheaper."""
         distribution = copy(self)  # policy and prior are the same
         distribution.ordinal = ordinal
-        distribution.__dict__.pop("arm_ids", None)
         distribution._set_sums(sums)
         earlier = self._distributions.items()
         distribution._earlier = {name: {**eligible.earlier, **eligible.samplers} for name, eligible in earlier}

@@ -33,8 +33,7 @@ class Trained:
     """One version of a kind that reads states. greedy: without its exploration."""
 
     def __init__(self, unit: Unit, version: Version, *, greedy: bool = False) -> None:
-        policy = cast(Gradient, designs.policy_of(version))
-        self.unit, self.version = unit, version
+        self.unit, policy = unit, cast(Gradient, designs.policy_of(version))
         self.policy = policy.greedy() if greedy else policy
         rows = beliefs.weights(unit, version.id)
         self.arms: Ids = np.array([row.arm_id for row in rows], np.int64)
@@ -70,8 +69,7 @@ class Trained:
         """Features of arms as they were described at a revision each, (e, p)."""
         if not len(arms):
             return np.zeros((0, len(self.policy.design.arm.names)))
-        epoch = np.array([self.described.epoch(number) for number in np.unique(revision).tolist()])
-        first, which = distinct(arms, epoch[np.searchsorted(np.unique(revision), revision)])
+        first, which = distinct(arms, self.described.epochs(revision))
         rows = [self.described.of(arms[[row]], int(revision[row]))[0] for row in first.tolist()]
         return np.array(rows)[which]
 
@@ -86,8 +84,7 @@ class Trained:
         """Decisions by eligible set (its id, (n,)) and catalogue, few enough at a time for their scores to be held.
 
         sets: the arms of the eligible sets, where these were read before."""
-        revisions, at = np.unique(revision, return_inverse=True)
-        epoch = np.array([self.described.epoch(number) for number in revisions.tolist()], np.int64)[at]
+        epoch = self.described.epochs(revision)
         first, which = distinct(epoch, eligible)
         order, ends, start = np.argsort(which, kind="stable"), np.cumsum(np.bincount(which)).tolist(), 0
         state = state.take(order) if len(first) > 1 else state

@@ -10,9 +10,7 @@ from rlrec.times import parse as parse_time
 
 KEYS = ("policy", "version", "experiment", "variant", "since", "until", "split")
 # Of values that are no names.
-EXAMPLES = {
-    "version": "2", "since": "2026-01-01", "until": "2026-02-01", "split": "gate",
-}  # fmt: skip
+EXAMPLES = {"version": "2", "since": "2026-01-01", "until": "2026-02-01", "split": "gate"}
 IN_FILTER = " in the log filter"
 SPLITS = ("train", "tune", "gate")  # by the numbers that sessions have
 

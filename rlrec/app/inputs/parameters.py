@@ -29,7 +29,8 @@ def typed(kind: str, texts: Mapping[str, str]) -> dict[str, Any]:
             hint = suggest(name, list(defaults)) or f"it has {', '.join(defaults)}"
             raise InputError(f"kind {kind} has no parameter {name!r}", hint=hint)
         if name in FILES:
-            parameters[name] = _probabilities(Path(text), by="by" in texts)
+            tables = _tables(Path(text), "probability", by="by" in texts)
+            parameters[name] = tables if "by" in texts else tables.get(ANY, {})
         elif isinstance(defaults[name], float):
             parameters[name] = _number(text, f"parameter {name}")
         else:
@@ -97,11 +98,6 @@ def _tables(path: Path, column: str, *, by: bool) -> dict[str, dict[str, float]]
             raise InputError(f"{path} line {line} names arm {row['arm']!r} twice")
         table[row["arm"]] = _number(row[column], f"{path} line {line}, the {column}")
     return tables
-
-
-def _probabilities(path: Path, *, by: bool) -> dict[str, Any]:
-    tables = _tables(path, "probability", by=by)
-    return tables if by else tables.get(ANY, {})
 
 
 def features(declared: Mapping[str, Any]) -> dict[str, Encoder]:

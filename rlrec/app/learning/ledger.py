@@ -75,8 +75,6 @@ class SlotFields:
 
     def key(self, arm_id: int, ordinal: int, context_id: int, position: int, propensity: float) -> SlotKey:
         """The key of a slot: without the fields on which nothing depends."""
-        if self.arm_alone:
-            return SlotKey(arm_id)
         return SlotKey(
             arm_id, ordinal if self.ordinal else 0, context_id if self.context else 0, position if self.position else 0,
             propensity if self.propensity else 0.0,

@@ -151,8 +151,7 @@ class DatasetWriter:
 
     def _sets(self, eligible: Ids, revision: Ids) -> tuple[list[EligibleSet], Ids]:
         """The eligible sets of decisions as they were described then, and the index of each decision's, (n,)."""
-        revisions, at = np.unique(revision, return_inverse=True)
-        epoch = np.array([self.reader.described.epoch(number) for number in revisions.tolist()], np.int64)[at]
+        epoch = self.reader.described.epochs(revision)
         first, which = distinct(eligible, epoch)
         members = contents.eligible_arms(self.unit, set(eligible[first].tolist()))
         rows = zip(eligible[first].tolist(), epoch[first].tolist(), revision[first].tolist(), strict=True)
