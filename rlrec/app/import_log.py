@@ -100,10 +100,11 @@ class _Import:
         """Decode a file: the number of its lines that are refused."""
         self.bad_lines.reading(file.source.name)
         count = 0
-        for bad in file.decode_all(with_text=self.bad_lines.quarantine):
-            count += len(bad)
-            for line in bad:
-                self.bad_lines.refuse(*line)
+        with closing(file.decode_all(with_text=self.bad_lines.quarantine)) as groups:
+            for bad in groups:
+                count += len(bad)
+                for line in bad:
+                    self.bad_lines.refuse(*line)
         return count
 
     def _check(self, unit: Unit) -> None:

@@ -1,27 +1,30 @@
 """The ground of all layouts: the lines of a file, a line's identity, and the logged decisions it is decoded to.
 
-A file is read once. Decoding checks every line, and its columns go to a file without a name; they come back from there,
-group by group, once the whole input is known to be good and what is known only at its end is known. Memory is bounded
-by a group of lines, and 8 bytes a line.
+Decoding checks every line, and its columns go to a file without a name; they come back from there, group by group, once
+the whole input is known to be good and what is known only at its end is known. Two processes decode every second group
+each. Memory is bounded by a group of lines, and 8 bytes a line.
 """
 
 from __future__ import annotations
 
 import gzip
+import io
+import os
 import pickle
 import tempfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from itertools import repeat
-from typing import BinaryIO, ClassVar, NamedTuple, Protocol, TypeVar, cast
+from itertools import chain, repeat, zip_longest
+from typing import Any, BinaryIO, ClassVar, NamedTuple, Protocol, TypeVar, cast
 
 import numpy as np
 
 from rlrec import times
+from rlrec.app.imports.background import BackgroundItems
 from rlrec.app.imports.columns import NULL, LogColumns, distinct
 from rlrec.errors import InputError
 
@@ -61,6 +64,7 @@ def refused(error: InputError, number: int, text: bytes) -> RefusedLine:
 
 
 Group = tuple[Sequence[int], list[bytes]]  # numbers of lines, and the lines
+Decoded = tuple[LogColumns, list[RefusedLine]]
 
 
 class Layout(ABC):
@@ -111,26 +115,40 @@ class Layout(ABC):
 
     # -- passes --
 
-    def decode_all(self, *, with_text: bool) -> Iterator[list[RefusedLine]]:
+    def decode_all(self, *, with_text: bool) -> Generator[list[RefusedLine], None, None]:
         """Decode the file: the lines of each group that cannot be taken. with_text: keep the text of the others."""
         prefixes = [np.empty(0, np.uint64)]
-        for numbers, texts in self._groups():
-            rows, bad = self.decode(numbers, texts)
-            digests = [blake2b(text, digest_size=16).digest() for text in texts]
-            prefixes.append(np.frombuffer(b"".join(digests), np.uint64)[::2])
-            if bad:
-                index = dict(zip(numbers, range(len(texts)), strict=True))
-                chosen = [index[number] for number in rows.number]
-                digests, texts = [digests[line] for line in chosen], [texts[line] for line in chosen]
-            rows = replace(rows, digest=digests, text=texts if with_text else NULL)
-            self._note(rows)
-            pickle.dump(rows, self._decoded, pickle.HIGHEST_PROTOCOL)
-            yield bad
+        file = self.source.file
+        with open(file, "rb") if isinstance(file, str) else nullcontext(file) as opened:
+            size = os.fstat(opened.fileno()).st_size
+            even, odd = (self._decoded_groups(_Bytes(opened, size), start, with_text) for start in (0, 1))
+            with closing(BackgroundItems(odd)) as background:
+                for decoded in chain.from_iterable(zip_longest(even, background)):
+                    if decoded is not None:
+                        rows, bad = decoded
+                        prefixes.append(np.frombuffer(b"".join(rows.digest), np.uint64)[::2])
+                        self.note(rows)
+                        pickle.dump(rows, self._decoded, pickle.HIGHEST_PROTOCOL)
+                        yield bad
+        self._decoded.flush()
         self.end()
         ordered = np.sort(np.concatenate(prefixes))
         self._repeated = frozenset(prefix.tobytes() for prefix in np.unique(ordered[1:][ordered[1:] == ordered[:-1]]))
 
-    def _note(self, rows: LogColumns) -> None:
+    def _decoded_groups(self, file: _Bytes, start: int, with_text: bool) -> Iterator[Decoded]:
+        """Every second group of the file."""
+        for index, (numbers, texts) in enumerate(self._groups(file)):
+            if index % 2 != start:
+                continue
+            rows, bad = self.decode(numbers, texts)
+            if bad:
+                lines = dict(zip(numbers, texts, strict=True))
+                texts = [lines[number] for number in rows.number]
+            digests = [blake2b(text, digest_size=16).digest() for text in texts]
+            yield replace(rows, digest=digests, text=texts if with_text else NULL), bad
+
+    def note(self, rows: LogColumns) -> None:
+        """Remember of decoded rows what is known only at the end of the file."""
         if self.policy is None:
             for name in distinct(rows.policy) - self.policies.keys():
                 self.policies[name] = rows.number[list(cast(Sequence[str], rows.policy)).index(name)]
@@ -156,10 +174,10 @@ class Layout(ABC):
         counts[digest] = before + 1
         return digest if before == 0 else blake2b(digest + before.to_bytes(8), digest_size=16).digest()
 
-    def _groups(self) -> Iterator[Group]:
+    def _groups(self, file: _Bytes) -> Iterator[Group]:
         """The lines below the header."""
         headed = self.headed
-        for numbers, texts in _lines(self.source):
+        for numbers, texts in _lines(file, self.source.name):
             if headed:
                 self._head(numbers[0], texts[0])
                 numbers, texts, headed = numbers[1:], texts[1:], False
@@ -176,16 +194,29 @@ class Layout(ABC):
             raise
 
 
-def _lines(source: Source) -> Iterator[Group]:
+class _Bytes(io.RawIOBase):
+    """The first `size` bytes of a file, whoever else reads it, or adds to it."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self.number, self.size, self.position = file.fileno(), size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        block = os.pread(self.number, min(len(buffer), self.size - self.position), self.position)
+        buffer[: len(block)] = block
+        self.position += len(block)
+        return len(block)
+
+
+def _lines(file: _Bytes, name: str) -> Iterator[Group]:
     """The lines of a file, gzip too, with their numbers; blank ones left out."""
     try:
-        with open(source.file, "rb") if isinstance(source.file, str) else nullcontext(source.file) as file:
-            file.seek(0)
-            packed = file.read(2) == b"\x1f\x8b"
-            file.seek(0)
-            yield from _cut(cast(BinaryIO, gzip.GzipFile(fileobj=file)) if packed else file)
+        stream = io.BufferedReader(file, BLOCK)
+        yield from _cut(cast(BinaryIO, gzip.GzipFile(fileobj=stream)) if stream.peek(2)[:2] == b"\x1f\x8b" else stream)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{source.name} is a damaged gzip file: {error}", hint="fetch it again") from error
+        raise InputError(f"{name} is a damaged gzip file: {error}", hint="fetch it again") from error
 
 
 def _cut(stream: BinaryIO) -> Iterator[Group]:

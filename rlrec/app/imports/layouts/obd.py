@@ -21,7 +21,7 @@ from typing import TypeVar, cast
 import numpy as np
 
 from rlrec import times
-from rlrec.app.imports.columns import NULL, LogColumns, LoggedEvents, LoggedSlots
+from rlrec.app.imports.columns import NULL, LogColumns, LoggedEvents, LoggedSlots, values
 from rlrec.app.imports.layouts.base import Layout, RefusedLine, Source, key, probability, refused
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError
@@ -156,8 +156,6 @@ class Obd(Layout):
 
     def decode(self, numbers: Sequence[int], texts: list[bytes]) -> tuple[LogColumns, list[RefusedLine]]:
         numbers, (ats, items, positions, clicks, marginals, contexts), bad = self._rows(numbers, texts)
-        self._items.update(items)
-        self._size = max(self._size, max(positions, default=0))
         clicked = list(compress(range(len(numbers)), clicks))
         rows = LogColumns(
             number=numbers, policy=Same(self.policy), session=(), context=contexts, at=ats, eligible=Same(0),
@@ -168,6 +166,11 @@ class Obd(Layout):
             ),
         )  # fmt: skip
         return rows, bad
+
+    def note(self, rows: LogColumns) -> None:
+        super().note(rows)
+        self._items.update(rows.slots.arm)
+        self._size = max(self._size, max(values(rows.slots.position, len(rows)), default=0))
 
     def end(self) -> None:
         items = self._catalogue | self._items
