@@ -14,11 +14,12 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 from rlrec.app.imports import conflicts, layouts, policies
+from rlrec.app.imports.background import BackgroundItems
 from rlrec.app.imports.columns import LogColumns, values
 from rlrec.app.imports.conflicts import EarlierLines
 from rlrec.app.imports.layouts.base import Layout, RefusedLine, Source
 from rlrec.app.imports.visit_numbers import VisitMoves
-from rlrec.app.imports.writer import GroupWriter, ImportState
+from rlrec.app.imports.writer import GroupWriter, ImportState, PreparedRows
 from rlrec.errors import InputError
 from rlrec.store import Store, Unit, loading, settings
 
@@ -61,12 +62,12 @@ def import_log(store: Store, request: Request, bad_lines: BadLines) -> ImportSum
     with store.read() as unit:
         if request.policy is not None:
             policies.find(unit, request.policy)
-        now = unit.now
+        now, salt = unit.now, settings.get(unit).split_salt
     with ExitStack() as opened, _rare_collections():
         files = [
             opened.enter_context(closing(layout(source, policy=request.policy, now=now))) for source in request.files
         ]
-        return _Import(store, request, files, bad_lines).run()
+        return _Import(store, request, files, bad_lines, salt).run()
 
 
 @contextmanager
@@ -82,12 +83,13 @@ def _rare_collections() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Import:
-    """One command at work."""
+    """One command at work. salt: of the splits."""
 
     store: Store
     request: Request
     files: Sequence[Layout]
     bad_lines: BadLines
+    salt: str
 
     def run(self) -> ImportSummary:
         rejected = sum(map(self._decode, self.files))
@@ -144,14 +146,16 @@ class _Import:
         for file in self.files:
             self.bad_lines.reading(file.source.name)
             state = replace(state, marks=())
-            for rows in file.groups():
-                work = partial(_write, state=state, rows=rows, file=file)
-                state, bad = self.store.write(work, sound=True, repeatable=True)
-                rejected += len(bad)
-                for error, text in bad:
-                    if not self.bad_lines.quarantine:
-                        error.hint = f"{state.accepted} lines are stored; the same command goes on after them"
-                    self.bad_lines.refuse(error, text)
+            prepared = (PreparedRows.of(rows, salt=self.salt) for rows in file.groups())
+            with closing(BackgroundItems(prepared)) as groups:
+                for group in groups:
+                    work = partial(_write, state=state, group=group, file=file)
+                    state, bad = self.store.write(work, sound=True, repeatable=True)
+                    rejected += len(bad)
+                    for error, text in bad:
+                        if not self.bad_lines.quarantine:
+                            error.hint = f"{state.accepted} lines are stored; the same command goes on after them"
+                        self.bad_lines.refuse(error, text)
         summary = ImportSummary(
             accepted=state.accepted, duplicates=state.duplicates, rejected=rejected, clipped=state.altered.clipped,
             ignored=state.altered.ignored,
@@ -165,5 +169,7 @@ class _Import:
         return summary
 
 
-def _write(unit: Unit, *, state: ImportState, rows: LogColumns, file: Layout) -> tuple[ImportState, list[RefusedLine]]:
-    return GroupWriter(unit, state, session_prefix=file.session_prefix).write(rows)
+def _write(
+    unit: Unit, *, state: ImportState, group: PreparedRows, file: Layout
+) -> tuple[ImportState, list[RefusedLine]]:
+    return GroupWriter(unit, state, session_prefix=file.session_prefix).write(group)

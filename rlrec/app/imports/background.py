@@ -32,8 +32,7 @@ class BackgroundItems(Iterator[T], Generic[T]):
             warnings.simplefilter("ignore", DeprecationWarning)  # of other threads: it needs none of their locks
             self._child = os.fork()
         if not self._child:
-            os.close(receiver)
-            _send(items, sender)
+            _send(items, sender, receiver)
         os.close(sender)
         self._stream = open(receiver, "rb")  # noqa: SIM115 (closed by `close`)
         self._items = iter(self._receive, None)
@@ -58,10 +57,11 @@ class BackgroundItems(Iterator[T], Generic[T]):
         return item
 
 
-def _send(items: Iterable[Any], sender: int) -> NoReturn:
+def _send(items: Iterable[Any], sender: int, receiver: int) -> NoReturn:
     """Work as the other process, to its end."""
     try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started it ends it
+        os.close(receiver)  # so that it ends with the process that started it
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         gc.disable()  # what is garbage here may be a connection that the other process uses
         with open(sender, "wb") as stream:
             try:

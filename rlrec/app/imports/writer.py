@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import compress
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -51,6 +51,34 @@ class ImportState:
     contexts: Mapping[str, int] = field(default_factory=dict)
 
 
+class PreparedRows(NamedTuple):
+    """A group of rows, and what storing them takes that follows from them alone.
+
+    users: of the sessions that have one; sessions: keys in order, each with its digest and its split; order: of the
+    rows by policy and digest."""
+
+    rows: LogColumns
+    users: dict[str, str]
+    sessions: list[str]
+    digests: list[int]
+    splits: list[int]
+    order: list[int]
+
+    @classmethod
+    def of(cls, rows: LogColumns, *, salt: str) -> PreparedRows:
+        """salt: of the splits."""
+        users = {}
+        if rows.user != NULL:
+            listed = zip(rows.session, values(rows.user, len(rows)), strict=True)
+            users = {key: user for key, user in reversed(list(listed)) if user is not None}
+        keys = sorted(dict.fromkeys(rows.session))  # in their order: to sort what is sorted costs little
+        halves = np.frombuffer(b"".join(rows.digest), ">u8").astype(np.uint64).reshape(-1, 2)
+        policy = () if isinstance(rows.policy, Same) else (np.array(rows.policy),)
+        order = np.lexsort((halves[:, 1], halves[:, 0], *policy)).tolist()
+        split = splits(salt, [users.get(key, key) for key in keys] if users else keys)
+        return cls(rows, users, keys, key_digests(keys), split, order)
+
+
 class GroupWriter:
     """The import of a group of rows, in one transaction. session_prefix: of all their session keys, None if unknown."""
 
@@ -73,15 +101,16 @@ class GroupWriter:
         except InputError as error:
             return error
 
-    def write(self, rows: LogColumns) -> tuple[ImportState, list[RefusedLine]]:
+    def write(self, group: PreparedRows) -> tuple[ImportState, list[RefusedLine]]:
         """Store what is new: the state after it, and the lines that are refused."""
-        rows = self._without(rows, self._owner_errors(rows))
+        rows = self._without(group.rows, self._owner_errors(group.rows))
         new = self._new(rows)
         duplicates = self.state.duplicates + len(rows) - len(new)
         stored = self._stored_sessions(new)
         new = self._without(new, conflicts.find(self.unit, new, {key: session.user for key, session in stored.items()}))
         if len(new):
-            self._store(new, stored)
+            is_complete = len(new) == len(group.rows)
+            self._store(group if is_complete else PreparedRows.of(new, salt=self.settings.split_salt), stored)
         accepted, marks = self.state.accepted + len(new), loading.marks(self.unit, self.ids.values())
         return replace(self.state, accepted=accepted, duplicates=duplicates, marks=marks), self.refused
 
@@ -131,9 +160,9 @@ class GroupWriter:
 
     # -- rows of tables --
 
-    def _store(self, rows: LogColumns, stored: dict[str, Session]) -> None:
+    def _store(self, group: PreparedRows, stored: dict[str, Session]) -> None:
         """Insert decisions and all that belongs to them, into each unique table in the order of its key."""
-        unit, n = self.unit, len(rows)
+        unit, rows, n = self.unit, group.rows, len(group.rows)
         if self.state.run is None:
             run = settings.add_run(unit, "import-log", self.state.options)
             self.state = replace(self.state, run=run)
@@ -141,7 +170,7 @@ class GroupWriter:
         history = None if rows.history == NULL else values(rows.history, n)
         arm_ids = self._arm_ids(rows, history)
         contexts = self._context_ids(rows)
-        session_ids = self._session_ids(rows, stored)
+        session_ids = self._session_ids(group, stored)
         visit, step = self._visits(rows, session_ids, at, stored)
         ids = decisions.reserve(unit, n)
         owners = {name: owner for name in distinct(rows.policy) if isinstance(owner := self.owners[name], Version)}
@@ -163,7 +192,10 @@ class GroupWriter:
             "propensity": slots.propensity, "marginal": slots.marginal, "min_propensity": slots.min_propensity,
             "score": slots.score, "censored": slots.censored, "rounded": slots.rounded,
         })  # fmt: skip
-        self._identities(rows, ids, policy_id)
+        self._write("import_line", {
+            "policy_id": policy_id if isinstance(policy_id, Same) else _picked(policy_id, group.order),
+            "digest": _picked(rows.digest, group.order), "decision_id": _picked(ids, group.order),
+        })  # fmt: skip
         self._events(rows, ids, at, seq)
         for name, owner in owners.items():
             of_owner = [name == other for other in values(rows.policy, n)] if len(owners) > 1 else [True] * n
@@ -200,15 +232,6 @@ class GroupWriter:
         ids = contents.eligible_sets(self.unit, set(sets.values()))
         return mapped(rows.eligible, {index: ids[arms_of] for index, arms_of in sets.items()})
 
-    def _identities(self, rows: LogColumns, ids: Sequence[int], policy_id: Column) -> None:
-        halves = np.frombuffer(b"".join(rows.digest), ">u8").astype(np.uint64).reshape(-1, 2)
-        policy = () if isinstance(policy_id, Same) else (np.array(policy_id, np.int64),)
-        order = np.lexsort((halves[:, 1], halves[:, 0], *policy)).tolist()
-        self._write("import_line", {
-            "policy_id": policy_id if isinstance(policy_id, Same) else _picked(policy_id, order),
-            "digest": _picked(rows.digest, order), "decision_id": _picked(ids, order),
-        })  # fmt: skip
-
     def _events(self, rows: LogColumns, ids: Sequence[int], served_at: Sequence[int], seq: Column) -> None:
         """Events, numbered within their decision, and the keys of feedback that some name."""
         if not (logged := rows.events).row:
@@ -233,27 +256,24 @@ class GroupWriter:
 
     # -- sessions --
 
-    def _session_ids(self, rows: LogColumns, stored: Mapping[str, Session]) -> Sequence[int]:
+    def _session_ids(self, group: PreparedRows, stored: Mapping[str, Session]) -> Sequence[int]:
         """The session of each row; new ones are stored, in order of key, and known ones get their first user."""
-        users = {}
-        if rows.user != NULL:
-            listed = zip(rows.session, values(rows.user, len(rows)), strict=True)
-            users = {key: user for key, user in reversed(list(listed)) if user is not None}
+        users = group.users
         user_ids = sessions.intern_users(self.unit, set(users.values())) if users else {}
-        distinct_keys = dict.fromkeys(rows.session)  # in their order: to sort what is sorted costs little
-        new = sorted([key for key in distinct_keys if key not in stored] if stored else distinct_keys)
-        ids = dict(zip(new, self.unit.reserve("session", len(new)), strict=True)) if new else {}
-        if new:
+        is_new = [key not in stored for key in group.sessions]
+        keys = list(compress(group.sessions, is_new))
+        ids = dict(zip(keys, self.unit.reserve("session", len(keys)), strict=True)) if keys else {}
+        if keys:
             self._write("session", {
-                "id": list(ids.values()), "key": new, "digest": key_digests(new),
-                "user_id": [user_ids.get(users.get(key, "")) for key in new] if users else NULL,
-                "split": splits(self.settings.split_salt, [users.get(key, key) for key in new] if users else new),
+                "id": list(ids.values()), "key": keys, "digest": list(compress(group.digests, is_new)),
+                "split": list(compress(group.splits, is_new)),
+                "user_id": [user_ids.get(users.get(key, "")) for key in keys] if users else NULL,
                 "created_at": Same(self.unit.now),
             })  # fmt: skip
         firsts = {key: user for key, user in users.items() if key in stored and stored[key].user is None}
         sessions.set_user(self.unit, {stored[key].id: user_ids[user] for key, user in firsts.items()})
         ids.update((key, session.id) for key, session in stored.items())
-        return _picked(ids, rows.session)
+        return _picked(ids, group.rows.session)
 
     def _visits(
         self, rows: LogColumns, session_ids: Sequence[int], at: Sequence[int], stored: Mapping[str, Session]
