@@ -18,7 +18,8 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from itertools import chain, repeat, zip_longest
+from itertools import chain, groupby, repeat, zip_longest
+from operator import itemgetter
 from typing import Any, BinaryIO, ClassVar, NamedTuple, Protocol, TypeVar, cast
 
 import numpy as np
@@ -63,7 +64,6 @@ def refused(error: InputError, number: int, text: bytes) -> RefusedLine:
     return RefusedLine(error, text)
 
 
-Group = tuple[Sequence[int], list[bytes]]  # numbers of lines, and the lines
 Decoded = tuple[LogColumns, list[RefusedLine]]
 
 
@@ -80,11 +80,11 @@ class Layout(ABC):
         self.now = now
         self.policies: dict[str, int] = {}  # the line that names each policy first
         self.names_keys = False  # whether some line names a request, a key of feedback or a user
-        self._decoded = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`; nobody else can write what is unpickled)
+        self._spool = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`; nobody else can write what is unpickled)
         self._repeated: frozenset[bytes] = frozenset()
 
     def close(self) -> None:
-        self._decoded.close()
+        self._spool.close()
 
     # -- what a layout says --
 
@@ -123,29 +123,41 @@ class Layout(ABC):
             size = os.fstat(opened.fileno()).st_size
             even, odd = (self._decoded_groups(_Bytes(opened, size), start, with_text) for start in (0, 1))
             with closing(BackgroundItems(odd)) as background:
-                for decoded in chain.from_iterable(zip_longest(even, background)):
-                    if decoded is not None:
-                        rows, bad = decoded
+                for rows, bad in filter(None, chain.from_iterable(zip_longest(even, background))):
+                    if len(rows):
                         prefixes.append(np.frombuffer(b"".join(rows.digest), np.uint64)[::2])
                         self.note(rows)
-                        pickle.dump(rows, self._decoded, pickle.HIGHEST_PROTOCOL)
-                        yield bad
-        self._decoded.flush()
+                        pickle.dump(rows, self._spool, pickle.HIGHEST_PROTOCOL)
+                    yield bad
+        self._spool.flush()
         self.end()
         ordered = np.sort(np.concatenate(prefixes))
         self._repeated = frozenset(prefix.tobytes() for prefix in np.unique(ordered[1:][ordered[1:] == ordered[:-1]]))
 
     def _decoded_groups(self, file: _Bytes, start: int, with_text: bool) -> Iterator[Decoded]:
         """Every second group of the file."""
-        for index, (numbers, texts) in enumerate(self._groups(file)):
-            if index % 2 != start:
+        headed = self.headed
+        for index, blocks in groupby(_blocks(file, self.source.name), itemgetter(0)):
+            if not headed and index % 2 != start:
                 continue
-            rows, bad = self.decode(numbers, texts)
-            if bad:
-                lines = dict(zip(numbers, texts, strict=True))
-                texts = [lines[number] for number in rows.number]
-            digests = [blake2b(text, digest_size=16).digest() for text in texts]
-            yield replace(rows, digest=digests, text=texts if with_text else NULL), bad
+            numbers, texts = list[int](), list[bytes]()
+            for _, number, block in blocks:
+                _cut(number, block, numbers, texts)
+            if headed and texts:
+                self._head(numbers.pop(0), texts.pop(0))
+                headed = False
+            if index % 2 == start:
+                yield self._decoded(numbers, texts, with_text)
+        if headed:
+            raise InputError(f"{self.source.name} is empty", hint="its first line names the columns")
+
+    def _decoded(self, numbers: Sequence[int], texts: list[bytes], with_text: bool) -> Decoded:
+        rows, bad = self.decode(numbers, texts)
+        if bad:
+            lines = dict(zip(numbers, texts, strict=True))
+            texts = [lines[number] for number in rows.number]
+        digests = [blake2b(text, digest_size=16).digest() for text in texts]
+        return replace(rows, digest=digests, text=texts if with_text else NULL), bad
 
     def note(self, rows: LogColumns) -> None:
         """Remember of decoded rows what is known only at the end of the file."""
@@ -158,10 +170,10 @@ class Layout(ABC):
 
     def groups(self) -> Iterator[LogColumns]:
         """The decoded decisions, group by group, each with the identity of its line."""
-        self._decoded.seek(0)
+        self._spool.seek(0)
         counts: dict[bytes, int] = {}
-        while self._decoded.peek(1):
-            rows: LogColumns = pickle.load(self._decoded)
+        while self._spool.peek(1):
+            rows: LogColumns = pickle.load(self._spool)
             if self._repeated:
                 rows = replace(rows, digest=[self._identity(digest, counts) for digest in rows.digest])
             yield self.complete(rows)
@@ -173,18 +185,6 @@ class Layout(ABC):
         before = counts.get(digest, 0)
         counts[digest] = before + 1
         return digest if before == 0 else blake2b(digest + before.to_bytes(8), digest_size=16).digest()
-
-    def _groups(self, file: _Bytes) -> Iterator[Group]:
-        """The lines below the header."""
-        headed = self.headed
-        for numbers, texts in _lines(file, self.source.name):
-            if headed:
-                self._head(numbers[0], texts[0])
-                numbers, texts, headed = numbers[1:], texts[1:], False
-            if texts:
-                yield numbers, texts
-        if headed:
-            raise InputError(f"{self.source.name} is empty", hint="its first line names the columns")
 
     def _head(self, number: int, text: bytes) -> None:
         try:
@@ -204,50 +204,50 @@ class _Bytes(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        block = os.pread(self.number, min(len(buffer), self.size - self.position), self.position)
-        buffer[: len(block)] = block
-        self.position += len(block)
-        return len(block)
+        count = os.preadv(self.number, [memoryview(buffer)[: self.size - self.position]], self.position)
+        self.position += count
+        return count
 
 
-def _lines(file: _Bytes, name: str) -> Iterator[Group]:
-    """The lines of a file, gzip too, with their numbers; blank ones left out."""
+def _blocks(file: _Bytes, name: str) -> Iterator[tuple[int, int, bytes]]:
+    """The bytes of a file, gzip too, in blocks of whole lines: the group of each, the number of its first line, it."""
+    group, number, count, size = 0, 1, 0, 0
+    buffered = io.BufferedReader(file)
+    packed = buffered.peek(2)[:2] == b"\x1f\x8b"
+    stream = gzip.GzipFile(fileobj=buffered) if packed else buffered
     try:
-        stream = io.BufferedReader(file, BLOCK)
-        yield from _cut(cast(BinaryIO, gzip.GzipFile(fileobj=stream)) if stream.peek(2)[:2] == b"\x1f\x8b" else stream)
+        while block := stream.read(BLOCK):
+            block += stream.readline(LINE_BYTES)
+            while block:
+                lines = block.count(b"\n")
+                fits = count + lines <= GROUP
+                end = len(block) if fits else len(block) - len(block.split(b"\n", GROUP - count)[-1])
+                yield group, number, block[:end]
+                number, count, size = number + min(lines, GROUP - count), count + lines, size + end
+                if count >= GROUP or size >= GROUP_BYTES:
+                    group, count, size = group + 1, 0, 0
+                block = block[end:]
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{name} is a damaged gzip file: {error}", hint="fetch it again") from error
 
 
-def _cut(stream: BinaryIO) -> Iterator[Group]:
-    first, size, tail = 1, 0, b""
-    lines: list[bytes] = []
-    while block := stream.read(BLOCK):
-        *complete, tail = (tail + block).split(b"\n")
-        lines += complete
-        size += len(block)
-        if len(tail) > LINE_BYTES:
-            line = first + len(lines)
-            raise InputError(f"longer than {LINE_BYTES // 1_000_000} MB", hint="one record a line", line=line)
-        while len(lines) >= GROUP or (lines and size > GROUP_BYTES):
-            yield from _not_blank(first, lines[:GROUP])
-            first, size = first + len(lines[:GROUP]), 0
-            del lines[:GROUP]
-    yield from _not_blank(first, [*lines, tail])
-
-
-def _not_blank(first: int, lines: list[bytes]) -> Iterator[Group]:
-    """The lines that are not blank, if there are any."""
-    if first == 1:
+def _cut(number: int, block: bytes, numbers: list[int], texts: list[bytes]) -> None:
+    """Add the lines of a block that are not blank, with their numbers."""
+    lines = block.split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    if number == 1:
         lines[0] = lines[0].removeprefix(BOM)
+    if len(block) > LINE_BYTES and len(longest := max(lines, key=len)) > LINE_BYTES:
+        message = f"longer than {LINE_BYTES // 1_000_000} MB"
+        raise InputError(message, hint="one record a line", line=number + lines.index(longest))
     if any(map(bytes.endswith, lines, repeat(b"\r"))):
         lines = [text.rstrip(b"\r") for text in lines]
-    numbers: Sequence[int] = range(first, first + len(lines))
+    numbers += range(number, number + len(lines))
+    texts += lines
     if not all(lines) or any(map(bytes.isspace, lines)):
-        numbers = [number for number, text in zip(numbers, lines, strict=True) if text.strip()]
-        lines = [text for text in lines if text.strip()]
-    if lines:
-        yield numbers, lines
+        numbers[:] = [number for number, text in zip(numbers, texts, strict=True) if text.strip()]
+        texts[:] = [text for text in texts if text.strip()]
 
 
 def key(text: str, field: str) -> str:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import lru_cache
 from itertools import compress
 from math import isfinite
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -31,6 +31,7 @@ COLUMNS = ("timestamp", "item_id", "position", "click", "propensity_score")
 FEATURE, AFFINITY = "user_feature_", "user-item_affinity_"
 CLICKS = {"0": False, "1": True, "0.0": False, "1.0": True}
 CACHE = 50_000  # texts remembered
+AT_ONCE = 2_000  # lines decoded at once
 
 FORM = "0000-00-00 00:00:00.000000+00:00"  # of nearly all times
 FIRST, LAST = (np.frombuffer(form.encode(), np.uint8) for form in (FORM, "9999-19-39 29:59:59.999999+00:00"))
@@ -41,8 +42,7 @@ PARTS[[11, 12, 14, 15, 17, 18], 2] = 36_000, 3_600, 600, 60, 10, 1
 PARTS[20:26, 3] = [10**exponent for exponent in range(5, -1, -1)]
 
 V = TypeVar("V")
-Cells = tuple[Sequence[int], Sequence[str], Sequence[int], Sequence[bool], Sequence[float], Sequence[str]]
-"""Time, item, position, click, propensity and context, column by column."""
+Cells = Sequence[list[Any]]  # time, item, position, click, propensity and context
 
 
 class Obd(Layout):
@@ -120,16 +120,27 @@ class Obd(Layout):
 
     def _rows(self, numbers: Sequence[int], texts: list[bytes]) -> tuple[Sequence[int], Cells, list[RefusedLine]]:
         """The numbers of the lines that can be taken, their cells, and the other lines."""
-        if (cells := self._cells(texts)) is not None:
-            return numbers, cells, []
-        rows, bad = {}, []
+        cells: Cells = ([], [], [], [], [], [])
+        bad: list[RefusedLine] = []
+        for start in range(0, len(texts), AT_ONCE):
+            group = slice(start, start + AT_ONCE)
+            columns = self._cells(texts[group]) or self._cells_line_by_line(numbers[group], texts[group], bad)
+            for column, more in zip(cells, columns, strict=True):
+                column += more
+        if bad:
+            refused_numbers = {line.error.line for line in bad}
+            numbers = [number for number in numbers if number not in refused_numbers]
+        return numbers, cells, bad
+
+    def _cells_line_by_line(self, numbers: Sequence[int], texts: list[bytes], bad: list[RefusedLine]) -> Cells:
+        """The cells of the lines that can be taken; the others go to `bad`."""
+        rows = []
         for number, text in zip(numbers, texts, strict=True):
             try:
-                rows[number] = self._line(text)
+                rows.append(self._line(text))
             except InputError as error:
                 bad.append(refused(error, number, text))
-        columns: list[list[object]] = [list(column) for column in zip(*rows.values(), strict=True)] or [[]] * 6
-        return list(rows), tuple(columns), bad  # type: ignore[return-value]  # zip tells no types
+        return list(map(list, zip(*rows, strict=True))) or [[]] * 6
 
     def _line(self, text: bytes) -> tuple[int, str, int, bool, float, str]:
         line = _decoded(text)
