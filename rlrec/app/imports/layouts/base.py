@@ -30,7 +30,7 @@ from rlrec.app.imports.columns import NULL, LogColumns, distinct
 from rlrec.errors import InputError
 
 GROUP = 50_000  # lines
-GROUP_BYTES = 1 << 24  # about
+GROUP_BYTES = 1 << 25  # about
 BLOCK = 1 << 20
 LINE_BYTES = 10_000_000
 BOM = b"\xef\xbb\xbf"
