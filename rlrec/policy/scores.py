@@ -41,9 +41,12 @@ class DrawnOrder(Order):
     def ranking(self, keys: Array, size: int) -> Index:
         """The first `size` arms of the order that uniforms keys (n, m) draw, (n, size)."""
 
+    @abstractmethod
     def next_arms(self, prefixes: Index, *, floor: Floor) -> Array:
         """`next_arm` below each of many prefixes (n, k), (n, m)."""
-        return np.array([self.next_arm(prefix, floor=floor) for prefix in prefixes])
+
+    def next_arm(self, prefix: Index, *, floor: Floor) -> Array:
+        return self.next_arms(prefix[None], floor=floor)[0]
 
 
 class Scores(Protocol):

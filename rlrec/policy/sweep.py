@@ -86,6 +86,9 @@ class ContinuousOrder(DrawnOrder):
         probability[prefix] = 0.0
         return probability / probability.sum()  # 1, but for what a prefix that hardly occurs loses below the nodes
 
+    def next_arms(self, prefixes: Index, *, floor: Floor) -> Array:
+        return np.array([self.next_arm(prefix, floor=floor) for prefix in prefixes])
+
     def conditionals(self, slates: Index, *, floor: Floor, least: bool) -> tuple[Array, Array]:
         table, row = self._tabulated.table, self._tabulated.row
         n, k = slates.shape

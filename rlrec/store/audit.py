@@ -272,10 +272,8 @@ class OpenVisit(NamedTuple):
 
 def open_visits(unit: Unit, first: int, last: int) -> list[OpenVisit]:
     """The visits of sessions with ids in a range that have a history and have not ended."""
-    v = t.visit.c
-    visits = sa.select(v.session_id, v.number, v.steps, v.recent, v.history)
-    chosen = (v.session_id.between(first, last), v.history.is_not(None), v.ended_at.is_(None))
-    return [OpenVisit._make(row) for row in unit.rows(visits.where(*chosen).order_by(v.session_id, v.number))]
+    chosen = "session_id BETWEEN ? AND ? AND history IS NOT NULL AND ended_at IS NULL ORDER BY session_id, number"
+    return unit.records(OpenVisit, f"SELECT {', '.join(OpenVisit._fields)} FROM visit WHERE {chosen}", first, last)
 
 
 def integrity(unit: Unit) -> list[str]:

@@ -45,9 +45,9 @@ class ShuffledOrder(DrawnOrder):
     def ranks(self, size: int) -> Array:
         return np.full((size, self.m), 1 / self.m)
 
-    def next_arm(self, prefix: Index, *, floor: Floor) -> Array:
-        probability = np.full(self.m, 1 / (self.m - len(prefix)))
-        probability[prefix] = 0.0
+    def next_arms(self, prefixes: Index, *, floor: Floor) -> Array:
+        probability = np.full((len(prefixes), self.m), 1 / (self.m - prefixes.shape[1]))
+        np.put_along_axis(probability, prefixes, 0.0, axis=1)
         return probability
 
     def conditionals(self, slates: Index, *, floor: Floor, least: bool) -> tuple[Array, Array]:

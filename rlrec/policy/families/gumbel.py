@@ -53,12 +53,6 @@ class PlackettLuceOrder(DrawnOrder):
     def best(self) -> Array:
         return _softmax(self.logits)
 
-    def next_arm(self, prefix: Index, *, floor: Floor) -> Array:
-        left = np.delete(np.arange(len(self.logits)), prefix)
-        probability = np.zeros(len(self.logits))
-        probability[left] = _softmax(self.logits[left])
-        return probability
-
     def next_arms(self, prefixes: Index, *, floor: Floor) -> Array:
         left = np.tile(self.logits, (len(prefixes), 1))
         rows = np.arange(len(prefixes))[:, None]

@@ -33,7 +33,8 @@ class PointOrder(DrawnOrder):
     values: Array
 
     def best(self) -> Array:
-        return self.next_arm(np.empty(0, np.intp), floor=0.0)
+        best = self.values == self.values.max()
+        return best / best.sum()
 
     def ranks(self, size: int) -> Array:
         # equal scores share the ranks they take together
@@ -42,12 +43,6 @@ class PointOrder(DrawnOrder):
         rank = np.arange(size)[:, None]
         inside = (rank >= (end - count)[level]) & (rank < end[level])
         return inside / count[level]
-
-    def next_arm(self, prefix: Index, *, floor: Floor) -> Array:
-        left = np.ones(len(self.values), dtype=bool)
-        left[prefix] = False
-        best = left & (self.values == self.values[left].max())
-        return best / best.sum()
 
     def next_arms(self, prefixes: Index, *, floor: Floor) -> Array:
         left = np.ones((len(prefixes), len(self.values)), dtype=bool)
