@@ -13,7 +13,7 @@ from rlrec.app import session as app_session
 from rlrec.app.audiences import environments
 from rlrec.app.audiences.environments import Crowd, VisitFigures
 from rlrec.app.feedback import Line
-from rlrec.app.inputs import lookup
+from rlrec.app.inputs import canonical, lookup
 from rlrec.app.pipe import Pipe
 from rlrec.app.recommend import Answer
 from rlrec.app.serving import requests
@@ -47,7 +47,8 @@ class Request:
 
 Result = TypedDict("Result", {
     "environment": str, "policy": str, "version": int, "sessions": int, "decisions": int, "reward": float,
-    "reward_per_session": float, "optimum_per_session": float, "regret": float,
+    "reward_per_session": float, "optimum_per_session": float, "regret": float, "coverage": float | None,
+    "gini": float | None, "effective_arms": float | None,
     "context_free_per_session": float | None, "session_length": float, "visitors": float | None,
     "visits_per_visitor": float | None, "retention": float | None, "seed": int, "started_at": str, "ended_at": str,
 })  # fmt: skip
@@ -68,7 +69,7 @@ def simulate(store: Store, request: Request) -> Result:
     if store.now is None:
         store.now = parse(FIRST) if newest is None else newest
     _notice_unseen_reward(store, audience, version.reward)
-    names, restricted = store.write(lambda unit: _catalogue(unit, names, fixed=bool(audience.names)))
+    names, restricted = store.write(lambda unit: _catalogue(unit, names, audience))
     serve = VisitWorld if isinstance(audience, Visitors) else SimulatedStore
     world = serve(store, request, audience, names, seed, first, restricted=restricted, reward=version.reward)
     started = store.now
@@ -78,8 +79,8 @@ def simulate(store: Store, request: Request) -> Result:
         "environment": request.environment, "policy": version.policy.name, "version": version.number,
         "sessions": request.sessions, "decisions": world.decisions, "reward": reward,
         "reward_per_session": reward / request.sessions, "optimum_per_session": optimum / request.sessions,
-        "regret": regret, **world.visit_figures(), "seed": seed, "started_at": written(started),
-        "ended_at": written(store.now),
+        "regret": regret, **environments.exposure_figures(world.shown[None]), **world.visit_figures(), "seed": seed,
+        "started_at": written(started), "ended_at": written(store.now),
     }  # fmt: skip
 
 
@@ -104,13 +105,12 @@ def _notice_unseen_reward(store: Store, audience: Audience, reward: Reward) -> N
         )
 
 
-def _catalogue(unit: Unit, names: Sequence[str], *, fixed: bool) -> tuple[list[str], bool]:
-    """The keys of the audience's arms, and whether the catalogue has others, which it must not be shown. fixed: the
-    audience knows its arms by these names.
+def _catalogue(unit: Unit, names: Sequence[str], audience: Audience) -> tuple[list[str], bool]:
+    """The keys of the audience's arms, and whether the catalogue has others, which it must not be shown.
     An empty catalogue gets these arms. Otherwise they are in it, or it has as many others that stand for them."""
     active = [arm.key for arm in arms.every(unit) if arm.retired_at is None]
     if not arms.every(unit):
-        arms.put(unit, dict.fromkeys(names, "{}"))
+        arms.put(unit, {name: canonical.text(audience.features_of(arm)) for arm, name in enumerate(names)})
         return list(names), False
     if set(names) <= set(active):
         return list(names), len(names) < len(active)
@@ -120,7 +120,7 @@ def _catalogue(unit: Unit, names: Sequence[str], *, fixed: bool) -> tuple[list[s
     fits = f"its {len(active)} arms are `rlrec arm list`: give as many, or --env rates=FILE, a CSV arm,rate"
     raise InputError(
         f"the audience has {len(names)} arms, and the catalogue has no arm {missing!r}",
-        hint=f"add it: `rlrec arm add {missing}`" if fixed else fits,
+        hint=f"add it: `rlrec arm add {missing}`" if audience.names else fits,
     )
 
 
@@ -138,9 +138,11 @@ class SimulatedStore:
         self.pipe = Pipe(store, seed=seed)
         self.rng = np.random.Generator(np.random.SFC64([seed, first]))
         self.earned = np.zeros(3)  # reward, optimum, regret
+        self.shown = np.zeros(audience.arms)  # slots of each arm
         self.steps = request.steps or 1
         self.decisions = request.sessions * self.steps
-        self._coming: list[tuple[int, int, int, float]] = []  # a heap of events: time, decision, position, value
+        # a heap of events: time, decision, position (0: the page), value
+        self._coming: list[tuple[int, int, int, float]] = []
 
     def play(self) -> None:
         """Serve all sessions."""
@@ -170,8 +172,10 @@ class SimulatedStore:
         answers, slates = self._draw(sessions, observed)
         following, reward, _, _, info = self.audience.step(slates)
         regret = info["optimum"] - info["expected"].sum(axis=1)
-        self.earned += [reward.sum(), info["optimum"].sum(), regret.sum()]
+        page = info.get("page", np.zeros(0))
+        self.earned += [reward.sum() + page.sum(), info["optimum"].sum(), regret.sum()]
         self._schedule(answers, reward, info.get("delay"))
+        self._schedule(answers, page[:, None], first=None)
         self._wait(len(sessions) * SECOND)
         return following
 
@@ -186,15 +190,20 @@ class SimulatedStore:
             for session, user, context in zip(sessions, users or [None] * len(sessions), contexts, strict=True)
         ]
         answers = _accepted(self.pipe.group(group))
-        slates = [[self.arm_index[slot["arm"]] for slot in answer["slate"]] for answer in answers]
-        return answers, np.array(slates, np.intp)
+        slates = np.array([[self.arm_index[slot["arm"]] for slot in answer["slate"]] for answer in answers], np.intp)
+        self.shown += np.bincount(slates.ravel(), minlength=len(self.shown))
+        return answers, slates
 
-    def _schedule(self, answers: Sequence[Answer], reward: Array, delay: Array | None = None) -> None:
-        """Schedule the events of these slates. reward, and decisions until it comes: (slates, positions)."""
+    def _schedule(
+        self, answers: Sequence[Answer], reward: Array, delay: Array | None = None, *, first: int | None = 1
+    ) -> None:
+        """Schedule the events of these slates. reward, and decisions until it comes: (slates, positions), from position
+        `first` on; None: (slates, 1), of the pages."""
         delays = np.zeros(reward.shape, np.int64) if delay is None else delay.astype(np.int64)
         for row, slot in np.argwhere(reward != 0).tolist():
             at = self._clock + int(delays[row, slot]) * SECOND
-            heapq.heappush(self._coming, (at, answers[row]["decision_id"], slot + 1, float(reward[row, slot])))
+            position = 0 if first is None else first + slot
+            heapq.heappush(self._coming, (at, answers[row]["decision_id"], position, float(reward[row, slot])))
 
     def _wait(self, micros: int) -> None:
         """Let time pass, and record the events that have come by then."""
@@ -203,7 +212,7 @@ class SimulatedStore:
         while self._coming and self._coming[0][0] <= self.store.now:
             at, decision_id, position, value = heapq.heappop(self._coming)
             events = {self.audience.event: value}
-            lines.append(Line(decision_id=decision_id, position=position, events=events, at=at))
+            lines.append(Line(decision_id=decision_id, position=position or None, events=events, at=at))
         if lines:
             _accepted(self.pipe.group(lines))
 

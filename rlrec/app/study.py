@@ -37,8 +37,9 @@ class Request:
 Result = TypedDict("Result", {
     "environment": str, "policy": str, "runs": int, "sessions": int, "decisions": float, "reward": float,
     "reward_std_error": float | None, "reward_per_session": float, "optimum_per_session": float, "regret": float,
-    "regret_std_error": float | None, "context_free_per_session": float | None, "session_length": float,
-    "visitors": float | None, "visits_per_visitor": float | None, "retention": float | None, "seed": int,
+    "regret_std_error": float | None, "coverage": float | None, "gini": float | None, "effective_arms": float | None,
+    "context_free_per_session": float | None, "session_length": float, "visitors": float | None,
+    "visits_per_visitor": float | None, "retention": float | None, "seed": int,
 })  # fmt: skip
 
 
@@ -63,7 +64,8 @@ def study(store: Store, request: Request) -> Result:
         "environment": request.environment, "policy": name, "runs": request.runs, "sessions": request.sessions,
         "decisions": _mean_count(totals.decisions), "reward": reward, "reward_std_error": _std_error(totals.reward),
         "reward_per_session": reward / request.sessions, "optimum_per_session": optimum / request.sessions,
-        "regret": float(totals.regret.mean()), "regret_std_error": _std_error(totals.regret), **visits, "seed": seed,
+        "regret": float(totals.regret.mean()), "regret_std_error": _std_error(totals.regret),
+        **environments.exposure_figures(totals.shown), **visits, "seed": seed,
     }  # fmt: skip
 
 

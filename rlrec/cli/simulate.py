@@ -44,6 +44,10 @@ def simulate(store: Store, show: Show, ephemeral: bool, **options: Any) -> None:
     arm,rate. Times are counted in decisions, which are a second apart. A click is the event `click`; a contextual
     audience sends the context {"x": [...]}.
 
+    Pages: visitors of pbm (rates, power) look at position k with probability k^-power; those of cascade (rates, resume)
+    read from the top, and after a click go on with probability `resume`; those of page (rates, topics) want one topic,
+    arm a being about topic a modulo `topics`, and click the page as a whole where some arm of it attracts them.
+
     Visitors with memory: their sessions end by themselves, or after `cap` decisions, and --steps is refused. barista
     (rates, fade, patience, cap): items satiate, and a bored visitor leaves. choc-kale (chocolate, kale, levels, low,
     high, loyalty, away, cap): quick pleasure makes visits shorter, and fewer visitors return. corridor (cap): the short
@@ -54,9 +58,10 @@ def simulate(store: Store, show: Show, ephemeral: bool, **options: Any) -> None:
 
     Through the store, the clock starts at its newest decision (or at --now). In an empty catalogue the audience's arms
     are added. The regret is the mean reward of the best pages (with memory: of the optimum) less that of the pages
-    shown. Visitors with memory are users, each visit is a session, retention is the share of visitors who came again,
-    and `ended_at` is when every decision is mature. With --ephemeral, figures are means over all runs, with standard
-    errors; every run starts from nothing, whatever --policy has learned, and visitors who return do so at once.
+    shown; coverage, gini and effective_arms say how evenly the arms were shown (see `rlrec exposure`). Visitors with
+    memory are users, each visit is a session, retention is the share of visitors who came again, and `ended_at` is when
+    every decision is mature. With --ephemeral, figures are means over all runs, with standard errors; every run starts
+    from nothing, whatever --policy has learned, and visitors who return do so at once.
 
     \b
     Examples:

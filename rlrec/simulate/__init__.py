@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 ENVIRONMENTS = {
     "bernoulli": "rlrec.simulate.bernoulli:Bernoulli",
     "contextual": "rlrec.simulate.contextual:Contextual",
+    "pbm": "rlrec.simulate.pbm:PositionBased",
+    "cascade": "rlrec.simulate.cascade:Cascade",
+    "page": "rlrec.simulate.page:Page",
     "drift": "rlrec.simulate.drift:Drift",
     "delayed": "rlrec.simulate.delayed:Delayed",
     "barista": "rlrec.simulate.barista:Barista",

@@ -29,6 +29,10 @@ class Audience(Protocol):
 
     def __init__(self, **parameters: Any) -> None: ...
 
+    def features_of(self, arm: int) -> dict[str, Any]:
+        """The features that an arm gets in an empty catalogue."""
+        ...
+
     def reset(self, runs: int, rng: np.random.Generator, *, first: int | None = None) -> Array:
         """The first observation of each run, (runs, features).
         first: None where every run is a world of its own, at time 0; a time where the runs are visitors of one world,
@@ -38,13 +42,22 @@ class Audience(Protocol):
     def step(self, actions: Index) -> Step:
         """Observation (runs, features), reward, terminated (runs,), truncated (runs,), info.
         actions: indices of arms, (runs,) or, for slates, (runs, positions); rewards of the same shape. terminated: the
-        visitor has left; truncated: the visit was cut off. info: `expected` the mean of each reward, same shape;
-        `optimum` the mean reward of the best arm (of the best slate), (runs,), where visits do not end; `delay`, of the
-        actions' shape, decisions until the reward comes, where it does not come at once."""
+        visitor has left; truncated: the visit was cut off. info: `expected` the mean of each reward, same shape; where
+        a slate is rewarded as a page, `page` that reward, (runs,), and `expected` its mean, (runs, 1); `optimum` the
+        mean reward of the best arm (of the best slate), (runs,), where visits do not end; `delay`, of the actions'
+        shape, decisions until the reward comes, where it does not come at once."""
         ...
 
 
-class World:
+class Featureless:
+    """The base of audiences whose arms have no features."""
+
+    def features_of(self, arm: int) -> dict[str, Any]:
+        """The features that an arm gets in an empty catalogue."""
+        return {}
+
+
+class World(Featureless):
     """An audience with a clock, whose rewards are 1 with a probability that is the mean of their arm, else 0."""
 
     arms: int
@@ -76,21 +89,30 @@ class World:
     def step(self, actions: Index) -> Step:
         means = self.means()
         if len(means) == 1:
-            expected = means[0].take(actions)
+            attraction = means[0].take(actions)
         else:
-            expected = np.take_along_axis(means, actions.reshape(self._runs, -1), axis=1).reshape(actions.shape)
-        reward = (self._rng.random(actions.shape) < expected).astype(np.float64)
-        best = np.broadcast_to(_best(means, 1 if actions.ndim == 1 else actions.shape[1]), self._runs)
+            attraction = np.take_along_axis(means, actions.reshape(self._runs, -1), axis=1).reshape(actions.shape)
+        reward, expected = self.respond(attraction)
+        best = np.broadcast_to(self.best(means, 1 if actions.ndim == 1 else actions.shape[1]), self._runs)
         info = {"expected": expected, "optimum": best}
         self._time += self._stride
         return self.observe(), reward, self._never, self._never, info
 
+    def respond(self, attraction: Array) -> tuple[Array, Array]:
+        """Rewards and their means, of the shape of `attraction`: the means of the arms shown, (runs,) or
+        (runs, positions)."""
+        return (self._rng.random(attraction.shape) < attraction).astype(np.float64), attraction
 
-def _best(means: Array, positions: int) -> Array:
-    """Mean reward of the best slate of so many positions, (runs or 1,)."""
+    def best(self, means: Array, positions: int) -> Array:
+        """Mean reward of the best slate of so many positions, (runs or 1,)."""
+        return highest(means, positions).sum(axis=1)
+
+
+def highest(means: Array, positions: int) -> Array:
+    """The largest means of each row, largest first, (runs or 1, positions)."""
     if positions == 1:
-        return means.max(axis=1)
-    return np.partition(means, -positions, axis=1)[:, -positions:].sum(axis=1)
+        return means.max(axis=1, keepdims=True)
+    return -np.sort(-means, axis=1)[:, :positions]
 
 
 def checked(values: Sequence[float]) -> Array:

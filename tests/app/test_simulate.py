@@ -16,7 +16,7 @@ from rlrec.app.doctor import Request as Audit
 from rlrec.app.doctor import doctor
 from rlrec.app.simulate import Request, simulate
 from rlrec.errors import InputError
-from rlrec.store import Store, decisions, events
+from rlrec.store import Store, arms, decisions, events
 from rlrec.times import SECOND, parse
 from tests.app.shop import added_up, dump, sums
 
@@ -216,3 +216,35 @@ def test_one_seed_gives_one_log_of_visits(sqlite_template: Path, tmp_path: Path)
 def test_what_visitors_with_memory_cannot_be_served_is_refused(shop: Store, given: dict[str, int], said: str) -> None:
     with pytest.raises(InputError, match=said):
         visited(shop, **given)
+
+
+def test_a_page_is_clicked_as_a_page(shop: Store) -> None:
+    """Its clicks are events without a position: worth something to the page, and nothing to a slot."""
+    figures = served(
+        shop, environment="page", parameters={"rates": "0.9,0.8,0.7,0.1", "topics": "2"}, size=2, sessions=60
+    )
+    assert 0 < figures["reward"] < 60
+    assert sum(row[1] for row in sums(shop, "home").values()) == 0
+    with shop.read() as unit:
+        stored = [event for batch in events.by_decision(unit, [*range(1, 61)]).values() for event in batch]
+        features = [arm.features for arm in arms.every(unit)]
+    assert [event.position for event in stored] == [None] * int(figures["reward"])
+    assert features == ['{"topic":"t0"}', '{"topic":"t1"}'] * 2
+    assert doctor(shop, Audit(sample=50)).ok
+
+
+@pytest.mark.parametrize("environment", ["pbm", "cascade"])
+def test_clicks_fall_with_the_position(shop: Store, environment: str) -> None:
+    """Equal arms on pages of three, 300 pages: the first position has far more clicks than the last."""
+    served(shop, environment=environment, parameters={"rates": "0.6,0.6,0.6"}, size=3, sessions=300, group=50)
+    with shop.read() as unit:
+        stored = [event for batch in events.by_decision(unit, [*range(1, 301)]).values() for event in batch]
+    clicks = [sum(event.position == position for event in stored) for position in (1, 2, 3)]
+    assert clicks[0] > 1.5 * clicks[1] > 1.5 * clicks[2] > 0
+
+
+def test_what_was_shown_is_told_as_exposure(shop: Store) -> None:
+    """Pages of all arms expose them alike."""
+    figures = served(shop, environment="pbm", parameters={"rates": "0.9,0.5,0.1"}, size=3, sessions=20)
+    assert (figures["coverage"], figures["gini"]) == (1.0, pytest.approx(0.0, abs=1e-12))
+    assert figures["effective_arms"] == pytest.approx(3.0)

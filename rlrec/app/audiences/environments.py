@@ -12,8 +12,9 @@ import numpy as np
 
 from rlrec import simulate
 from rlrec.app.inputs import parameters
-from rlrec.arrays import Index
+from rlrec.arrays import Array, Index, finite_or_none
 from rlrec.errors import InputError
+from rlrec.ope.exposure import spread
 from rlrec.simulate.base import Audience
 from rlrec.simulate.visitors import Visitors
 
@@ -46,6 +47,19 @@ def check(environment: str, audience: Audience, arms: int, *, size: int = 1, ste
     if steps is not None:
         hint = "leave --steps away; --env cap=N cuts visits off after N decisions"
         raise InputError(f"visits of {environment} end by themselves", hint=hint)
+
+
+ExposureFigures = TypedDict("ExposureFigures", {
+    "coverage": float | None, "gini": float | None, "effective_arms": float | None,
+})  # fmt: skip
+
+
+def exposure_figures(shown: Array) -> ExposureFigures:
+    """How evenly the arms of an audience were shown, as means over runs. shown (runs, arms): slots of each arm."""
+    spreads = [spread(counts) for counts in shown]
+    figures = np.array([(each.coverage, each.gini, each.effective_arms) for each in spreads], np.float64).mean(axis=0)
+    coverage, gini, effective_arms = map(finite_or_none, figures)
+    return {"coverage": coverage, "gini": gini, "effective_arms": effective_arms}
 
 
 VisitFigures = TypedDict("VisitFigures", {

@@ -33,12 +33,14 @@ COUNTS = 3  # columns of statistics that all kinds have; they are held a column 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Totals:
     """Sums of each run, (runs,): rewards, mean rewards of the best arms, how far those of the chosen arms fell short,
-    and decisions; where visitors are recognised, how many they were and how many of them came again."""
+    and decisions; where visitors are recognised, how many they were and how many of them came again. shown
+    (runs, arms): decisions that showed each arm."""
 
     reward: Array
     optimum: Array
     regret: Array
     decisions: Array
+    shown: Array
     visitors: Array | None = None
     returned: Array | None = None
 
@@ -56,7 +58,10 @@ def study(
         reward += earned
         optimum += info["optimum"]
         expected += info["expected"]
-    return Totals(reward=reward, optimum=optimum, regret=optimum - expected, decisions=np.full(runs, float(steps)))
+    return Totals(
+        reward=reward, optimum=optimum, regret=optimum - expected, decisions=np.full(runs, float(steps)),
+        shown=simulation.shown,
+    )  # fmt: skip
 
 
 def visit(
@@ -86,7 +91,7 @@ def visit(
     optimum = np.full(runs, audience.optimum() * visits)
     return Totals(
         reward=reward, optimum=optimum, regret=optimum - expected, decisions=decisions,
-        visitors=visitors, returned=returned,
+        shown=simulation.shown, visitors=visitors, returned=returned,
     )  # fmt: skip
 
 
@@ -102,6 +107,7 @@ class Runs:
         self._names = simulate.names(audience.arms) if names is None else names
         self._beliefs = RunBeliefs(policy, runs, self._names)
         self._observed = audience.reset(runs, of_audience)
+        self.shown, self._runs = np.zeros(self.shape), np.arange(runs)
         self._steps = 0
 
     def step(self) -> tuple[Array, Flags, Info]:
@@ -111,6 +117,7 @@ class Runs:
         scores = _scores(self.policy, self._beliefs.belief(), x, self._names)
         floor = at_positions(self.policy.exploration, 1).item()
         arms = draw_arms(scores, self.shape, floor=floor, rng=self._draws)
+        self.shown[self._runs, arms] += 1
         propensity = arm_probability(scores, arms, floor=floor) if PROPENSITY in self.policy.needs else None
         self._observed, earned, terminated, truncated, info = self.audience.step(arms)
         self._beliefs.add(arms, earned, x, info.get("delay"), propensity=propensity)
