@@ -34,9 +34,8 @@ def pipe(store: Store, show: Show, source: str, seed: int | None) -> None:
       printf '{"op": "recommend", "policy": "home", "session": "s1"}\\n' | rlrec pipe
     """
     from rlrec.app.feedback import Line
-    from rlrec.cli import streams
 
-    streams.answer(store, show, source, line_type(), partial(_request, Line), seed=seed)
+    recommend.stream(store, show, source, line_type(), partial(_request, Line), seed=seed)
 
 
 @cache
