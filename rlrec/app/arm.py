@@ -72,11 +72,9 @@ def listing(store: Store) -> list[dict[str, Any]]:
     with store.read() as unit:
         return [
             {
-                "arm": arm.key,
-                "status": "active" if arm.retired_at is None else "retired",
-                "features": parse(arm.features, f"arm {arm.key}"),
-                "added_at": written(arm.added_at),
+                "arm": arm.key, "status": "active" if arm.retired_at is None else "retired",
+                "features": parse(arm.features, f"arm {arm.key}"), "added_at": written(arm.added_at),
                 "retired_at": None if arm.retired_at is None else written(arm.retired_at),
             }
             for arm in arms.every(unit)
-        ]
+        ]  # fmt: skip

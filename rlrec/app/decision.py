@@ -50,9 +50,8 @@ def show(store: Store, decision_id: int) -> Result:
     with store.read() as unit:
         stored = decisions.find(unit, [decision_id])
         if decision_id not in stored:
-            raise InputError(
-                f"unknown decision {decision_id}", hint="`rlrec session show KEY` lists those of a session"
-            )
+            hint = "`rlrec session show KEY` lists those of a session"
+            raise InputError(f"unknown decision {decision_id}", hint=hint)
         decision = stored[decision_id]
         if not decision.imported and len(decision.slots) != decision.size:
             raise damaged(f"decision {decision_id} has {len(decision.slots)} of its {decision.size} slots")

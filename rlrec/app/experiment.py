@@ -119,9 +119,8 @@ def _check(request: Request) -> None:
         holdout.check(request.holdout)
         labels.append(holdout.LABEL)
     if len(labels) < 2:
-        raise InputError(
-            f"experiment {request.name} needs at least two variants", hint="give --variant twice: LABEL=POLICY"
-        )
+        hint = "give --variant twice: LABEL=POLICY"
+        raise InputError(f"experiment {request.name} needs at least two variants", hint=hint)
     twice = next((label for label in labels if labels.count(label) > 1), None)
     if twice is not None:
         raise InputError(f"two variants are named {twice}", hint="give each another label")
@@ -134,10 +133,8 @@ def _check(request: Request) -> None:
 def _existing(unit: Unit, stored: Experiment, request: Request) -> ExperimentSummary:
     """The experiment that is stored. Raises Conflict where its definition is another one."""
     if stored.definition != request.definition():
-        raise Conflict(
-            f"experiment {stored.name!r} already has another definition",
-            hint="experiments never change: stop it and start another one under another name",
-        )
+        hint = "experiments never change: stop it and start another one under another name"
+        raise Conflict(f"experiment {stored.name!r} already has another definition", hint=hint)
     return {**_summary(unit, stored), "created": False}
 
 
@@ -152,10 +149,8 @@ def _fork(unit: Unit, variant: VariantSpec) -> _Fork:
             hint=f"give variant {variant.label} another policy",
         )
     if pinned is not None and source.learning:
-        raise InputError(
-            f"version {pinned} of {name} still learns, and @V pins a frozen one",
-            hint=f"`rlrec policy freeze {name}` makes one; {variant.label}={name} starts a variant that learns",
-        )
+        hint = f"`rlrec policy freeze {name}` makes one; {variant.label}={name} starts a variant that learns"
+        raise InputError(f"version {pinned} of {name} still learns, and @V pins a frozen one", hint=hint)
     if source.status == "retired":
         raise InputError(f"version {source.number} of {name} is retired", hint="choose another version")
     sums, last_id = belief_versions.fork(unit, source)

@@ -354,9 +354,8 @@ def _unknown_decision(line: Line) -> InputError:
 
 def _check(kind: str, value: float) -> None:
     if not rewards.KIND.fullmatch(kind):
-        raise InputError(
-            f"{kind[:80]!r} is no kind of event", hint="letters, digits, _ and ., at most 64", field="events"
-        )
+        hint = "letters, digits, _ and ., at most 64"
+        raise InputError(f"{kind[:80]!r} is no kind of event", hint=hint, field="events")
     if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
         raise InputError(f"the value of {kind} is {value!r}", hint="give a finite number", field=f"events.{kind}")
     if not rewards.is_bounded(value):

@@ -34,9 +34,8 @@ def init(store: Store, *, session_timeout_us: int | None = None) -> Result:
             policies.add_reward(unit, DEFAULT_REWARD)
             settings.add_run(unit, "init", {"revision": revision, "session_timeout_us": timeout})
         elif session_timeout_us is not None and settings.get(unit).session_timeout_us != session_timeout_us:
-            raise Conflict(
-                "the store has another session timeout already", hint="visits were counted by it: make a new store"
-            )
+            hint = "visits were counted by it: make a new store"
+            raise Conflict("the store has another session timeout already", hint=hint)
 
     store.write(work, repeatable=True)
     return Result(revision=revision, created=before is None, migrated=before is not None and before != revision)

@@ -158,9 +158,8 @@ def _existing(unit: Unit, policy: StoredPolicy, definition: Mapping[str, Any]) -
     stored = parse(policies.definition(unit, policy.id), f"definition of policy {policy.name}")
     stored["params"] = kinds.parameters(policy.kind) | stored["params"]  # parameters added later have their defaults
     if canonical.text(stored) != canonical.text(definition):
-        raise Conflict(
-            f"policy {policy.name!r} already has another definition", hint="policies never change: use another name"
-        )
+        hint = "policies never change: use another name"
+        raise Conflict(f"policy {policy.name!r} already has another definition", hint=hint)
     version, _ = lookup.version(unit, policy.name)
     return {**belief_versions.summary(unit, version), "created": False}
 

@@ -62,10 +62,8 @@ def define(store: Store, request: Request) -> Result:
         if stored is None:
             policies.add_reward(unit, definition)
         elif replace(stored, id=0) != definition:
-            raise Conflict(
-                f"reward {request.name!r} already has another definition",
-                hint="definitions never change: use another name",
-            )
+            hint = "definitions never change: use another name"
+            raise Conflict(f"reward {request.name!r} already has another definition", hint=hint)
         return {**_to_json(definition), "created": stored is None}
 
     return store.write(work, repeatable=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from math import isfinite
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict, cast
 
 from rlrec.app.distributions.trained import Trained
 from rlrec.app.inputs import filters, lookup
@@ -61,9 +61,8 @@ def check(request: Request) -> None:
             raise InputError(f"{name} is {value:g}", hint=f"it lies between {low:g} and {high:g}")
     for name, chosen, names in (("baseline", request.baseline, BASELINES), ("promote", request.promote, PROMOTE)):
         if chosen not in names:
-            raise InputError(
-                f"unknown {name} {chosen!r}", hint=suggest(chosen, list(names)) or f"one of {', '.join(names)}"
-            )
+            hint = suggest(chosen, list(names)) or f"one of {', '.join(names)}"
+            raise InputError(f"unknown {name} {chosen!r}", hint=hint)
 
 
 # The look of the gate at a candidate, as it is stored; without a look all is None. candidate: its number in this year;
@@ -172,10 +171,8 @@ class _TrainingRun:
         for name in self.request.shaping:
             if name not in self.policy.names:
                 near = suggest(name, list(self.policy.names))
-                raise InputError(
-                    f"states have no feature {name!r} to shape by",
-                    hint=near or "such as session:reward, session:step or a feature of the context",
-                )
+                hint = near or "such as session:reward, session:step or a feature of the context"
+                raise InputError(f"states have no feature {name!r} to shape by", hint=hint)
 
     def _nothing_new(self) -> Result:
         new, least = self.report.new, self.request.min_new
@@ -186,10 +183,8 @@ class _TrainingRun:
         name, report, unused = self.parent.reward.name, self.report, self.report.unused
         others = unused.left_out - unused.silent + report.unrecorded + unused.waiting
         if not report.visits and unused.silent and not others:
-            raise InputError(
-                f"none of the {unused.silent} sessions has propensities for whole slates",
-                hint="train on what `rlrec recommend` served, or on an import that says how likely each slate was",
-            )
+            hint = "train on what `rlrec recommend` served, or on an import that says how likely each slate was"
+            raise InputError(f"none of the {unused.silent} sessions has propensities for whole slates", hint=hint)
         if not self.dataset.splits[TRAIN].visits:
             elsewhere = f"none of {report.visits} sessions is in the split that teaches" if report.visits else ""
             why = elsewhere or _unused(report) or "no session has ended"
@@ -200,10 +195,8 @@ class _TrainingRun:
                 hint="define a reward with --clip LO,HI, or with other weights",
             )
         if not report.rewarded:
-            raise InputError(
-                f"no session has an event that reward {name} weighs",
-                hint="send `rlrec feedback`, or define another reward",
-            )
+            hint = "send `rlrec feedback`, or define another reward"
+            raise InputError(f"no session has an event that reward {name} weighs", hint=hint)
 
     def _way_out(self) -> str:
         if self.report.unused.waiting:
@@ -305,16 +298,14 @@ def _result(
     """The result of a run; trained: None where there was nothing new."""
     best = None if trained is None else trained.best_epoch
     gain, lower, ess = (None, None, None) if best is None else (best.gain, best.lower, best.ess)
-    return {
-        "policy": parent.policy.name, "version": version, "parent": parent.number, "sessions": sessions,
-        "estimate": gate["estimate"], "lower": gate["lower"], "promoted": promoted, "upper": gate["upper"],
-        "value": gate["value"], "live_value": gate["live_value"], "against": gate["against"],
-        "estimator": gate["estimator"], "ess": gate["ess"], "verdict": gate["verdict"],
-        "reasons": gate["reasons"] or [], "candidate": gate["candidate"], "alpha": gate["alpha"],
-        "gate_sessions": gate["sessions"], "tune_estimate": gain, "tune_lower": lower, "tune_ess": ess,
-        "trained": trained is not None, "epochs": 0 if trained is None else len(trained.curve),
+    fields = {
+        **gate, "policy": parent.policy.name, "version": version, "parent": parent.number, "sessions": sessions,
+        "promoted": promoted, "reasons": gate["reasons"] or [], "gate_sessions": gate["sessions"],
+        "tune_estimate": gain, "tune_lower": lower, "tune_ess": ess, "trained": trained is not None,
+        "epochs": 0 if trained is None else len(trained.curve),
         "best_epoch": None if trained is None else trained.best, "seed": seed,
     }  # fmt: skip
+    return cast(Result, {name: fields[name] for name in Result.__annotations__ if name in fields})
 
 
 def _why(gate: GateReport, trained: TrainingResult, *, same: bool) -> str:

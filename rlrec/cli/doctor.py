@@ -57,10 +57,8 @@ def doctor(store: Store, show: Show, repair_clock: bool, **request: Any) -> None
         show(report, table=_view(report, use_case.overview(report)), columns=COLUMNS, flat=flat)
     if not report.ok:
         errors = sum(finding.severity == "error" for finding in report.findings)
-        raise CheckFailed(
-            f"doctor found {errors} error{'s' if errors > 1 else ''}",
-            hint="nothing was changed; restore a backup, or `rlrec export-log` what is sound",
-        )
+        hint = "nothing was changed; restore a backup, or `rlrec export-log` what is sound"
+        raise CheckFailed(f"doctor found {errors} error{'s' if errors > 1 else ''}", hint=hint)
 
 
 def _view(report: Report, overview: list[dict[str, Any]]) -> View:

@@ -30,9 +30,8 @@ def parse_variant(text: str) -> VariantSpec:
     label, sign, source = (piece.strip() for piece in text.partition("="))
     policy, colon, weight = (piece.strip() for piece in source.partition(":"))
     if not (sign and policy):
-        raise InputError(
-            f"'{truncate(text)}' is not a variant", hint="write LABEL=POLICY, LABEL=POLICY@V or LABEL=POLICY:WEIGHT"
-        )
+        hint = "write LABEL=POLICY, LABEL=POLICY@V or LABEL=POLICY:WEIGHT"
+        raise InputError(f"'{truncate(text)}' is not a variant", hint=hint)
     try:
         share = parse_number(weight) if colon else 1.0
     except InputError as error:

@@ -288,7 +288,8 @@ def _invalid(tree: Any, error: str, kind: Any, line: int | None) -> InputError:
         key, value = _step(value, name, index, what)
         field = f"{field}{key}" if key.startswith("[") else joined(field, key)
     if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", what, re.DOTALL):
-        hint = _unknown_field_hint(unknown[1], _meant(kind, tree))
+        meant = _tagged(kind).get(tree.get(_tag_field(kind)), kind)  # the Struct that the line says to be
+        hint = _unknown_field_hint(unknown[1], meant)
         return InputError("unknown field", hint=hint, field=joined(field, unknown[1]), line=line)
     if missing := re.fullmatch(r"Object missing required field `(.*)`", what):
         hint = f"it is {' or '.join(_tagged(kind))}" if missing[1] == _tag_field(kind) else _example(kind)
@@ -329,11 +330,6 @@ def _tagged(kind: Any) -> dict[str, Any]:
 
 def _tag_field(kind: Any) -> str | None:
     return next((struct.__struct_config__.tag_field for struct in _tagged(kind).values()), None)
-
-
-def _meant(kind: Any, value: Any) -> Any:
-    """The Struct that a line says to be, else all that it may be."""
-    return _tagged(kind).get(value.get(_tag_field(kind)), kind)
 
 
 def _unknown_field_hint(name: str, kind: Any) -> str | None:

@@ -82,13 +82,10 @@ def _flat(visit: Result) -> Iterator[dict[str, Any]]:
     """A record a slot, with its decision and its page."""
     of_visit = {"session": visit["session"], "user": visit["user"], "visit": visit["visit"]}
     for step in visit["decisions"]:
-        page = {
-            "page_events": events_text(step["events"], None),
-            "page_reward": step["reward"],
-            "page_return": step["return"],
-        }
+        page = {"page_events": events_text(step["events"], None), "page_reward": step["reward"]}
         for slot in step["slate"]:
-            fields = {**of_visit, **step, **page, **slot, "events": events_text(step["events"], slot["position"])}
+            fields = {**of_visit, **step, **page, "page_return": step["return"], **slot}
+            fields["events"] = events_text(step["events"], slot["position"])
             yield {name: fields[name] for name in FLAT}
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
+from types import SimpleNamespace
 from typing import Any
 
 from rlrec.cli.plain import dumps, mapping, single
@@ -25,13 +25,10 @@ def csv(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[bytes
     """The lines of a csv."""
     from csv import writer as csv_writer
 
-    buffer = io.StringIO(newline="")
-    writer = csv_writer(buffer)
+    line: Any = SimpleNamespace(write=lambda text: text.encode("utf-8", "backslashreplace"))
+    writer = csv_writer(line)  # `writerow` returns what `write` does
     for row in chain([headers], rows):
-        writer.writerow([_csv_cell(value) for value in row])
-        yield buffer.getvalue().encode("utf-8", "backslashreplace")
-        buffer.seek(0)
-        buffer.truncate()
+        yield writer.writerow([_csv_cell(value) for value in row])
 
 
 def csv_records(records: Iterator[Any], columns: Sequence[str] | None) -> Iterator[bytes]:

@@ -99,10 +99,8 @@ def train_pg(store: Store, show: Show, reference: str, shapings: Sequence[tuple[
     why = result.pop("why", None)
     show(result)
     if why is not None:
-        raise CheckFailed(
-            f"version {result['version']} of {result['policy']} was not promoted: {why}",
-            hint="it is stored; more sessions narrow the interval, and `rlrec policy show` has the figures",
-        )
+        hint = "it is stored; more sessions narrow the interval, and `rlrec policy show` has the figures"
+        raise CheckFailed(f"version {result['version']} of {result['policy']} was not promoted: {why}", hint=hint)
 
 
 def _shaping(pairs: Sequence[tuple[str, str]]) -> dict[str, float]:

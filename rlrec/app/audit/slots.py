@@ -43,20 +43,19 @@ class Slots:
         self, unit: Unit, versions: Sequence[Version], histories: Mapping[int, BeliefHistory], names: Mapping[int, str]
     ) -> None:
         self.unit, self.versions, self.histories, self.names = unit, versions, histories, names
-        self._extents: dict[int, Extent] = {}
-        self._root: dict[int, Version] = {}
+        self._provenance: dict[int, tuple[Version, Extent]] = {}  # by the id of a version
         self._folds: dict[Extent, BeliefFold] = {}
         self._unreadable: dict[Extent, str] = {}  # why
         by_id = {version.id: version for version in versions}
         for version in versions:
             provenance = _provenance(version, by_id, policies.ordinal(unit, version.policy.id))
             if provenance is not None:
-                root, extent = self._root[version.id], self._extents[version.id] = provenance
+                root, extent = self._provenance[version.id] = provenance
                 try:
                     self._folds[extent] = BeliefFold(unit, root, ordinal=extent.ordinal)
                 except UNREADABLE as error:
                     self._unreadable[extent] = str(error)
-        self._total: dict[Extent, Totals] = {extent: {} for extent in self._extents.values()}
+        self._total: dict[Extent, Totals] = {extent: {} for _, extent in self._provenance.values()}
         self._wrongly_censored: list[tuple[int, int]] = []  # decision and position
 
     def take(self, batch: Batch) -> None:
@@ -89,9 +88,9 @@ class Slots:
             detail = f"position {position}: its censored mark is not what its events say"
             findings.error(CHECK, f"decision {decision_id}", detail)
         for version in self.versions:
-            if version.id not in self._root:
+            if version.id not in self._provenance:
                 continue
-            why = self._unreadable.get(self._extents[version.id])
+            why = self._unreadable.get(self._provenance[version.id][1])
             try:
                 if why is None:
                     self._compare(version, findings)
@@ -103,7 +102,7 @@ class Slots:
 
     def _compare(self, version: Version, findings: Findings) -> None:
         """A version's belief with what its slots and events add up to: at most one finding an arm."""
-        root, extent = self._root[version.id], self._extents[version.id]
+        root, extent = self._provenance[version.id]
         forgetting, history = self._folds[extent].forgetting, self.histories[root.id]
         fade = forgetting.discount ** (extent.ordinal - root.ordinal)
         initial = {key: fade * numbers for key, numbers in history.initial.items()}
@@ -165,7 +164,7 @@ def _covers(extent: Extent, batch: Batch) -> bool:
 
 
 def _as_of(batch: Batch, seq: int | None) -> Batch:
-    """The batch as it stood after change `seq`."""
+    """The batch as it stood after change `seq`; None: as it stands."""
     if seq is None:
         return batch
     then = Batch(slots=batch.slots, events=_take(batch.events, batch.events["seq"] <= seq))
