@@ -5,6 +5,7 @@ Every estimator of this package is a smooth function of sums over clusters. It d
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -140,21 +141,25 @@ class Ratio:
         return np.stack([np.ones_like(numerator), -numerator / denominator], axis=-1) / denominator[..., None]
 
 
+@dataclass(frozen=True)
 class Estimator(Ratio, ABC):
     """Base of every estimator, whatever its unit: a ratio, unless it has a `value` and a `gradient` of its own. The
-    object holds parameters and no data: a new estimator is a new class, whose docstring the help of `evaluate` shows,
-    and one registry line.
+    object holds parameters and no data: a new estimator is a new class (a dataclass, where it has parameters), whose
+    docstring the help of `evaluate` shows, and a word in the registry.
 
     `value` must not change when all columns are multiplied by one number (every estimate here is a ratio of sums).
     So it takes means per cluster or per block, or plain sums, and the delta-method error needs no centring."""
 
-    name: ClassVar[str]
+    name: ClassVar[str]  # from that of the class: SwitchDr is switch-dr
     unit: ClassVar[str]  # one row of the estimate: impression, slate or session
     weighted: ClassVar[bool] = True  # uses importance weights: rows without a propensity are left out
     modelled: ClassVar[bool] = False  # uses a reward model: the batch must have `predicted` and `expected`
     self_normalised: ClassVar[bool] = False  # stays inside the reward's range: bounds are cut there
     intervals: ClassVar[tuple[str, ...]] = ("normal", "bootstrap-t")  # that are valid for it; () if none is
     biased: ClassVar[bool] = False  # changes weights on purpose: `distortion` is by how much
+
+    def __init_subclass__(cls) -> None:
+        cls.name = re.sub(r"\B(?=[A-Z])", "-", cls.__name__).lower()
 
     @property
     @abstractmethod

@@ -22,12 +22,10 @@ _CELLS = 500_000  # predictions in memory at once where every arm of every row i
 _BLOCK = 8_192  # rows whose columns are in memory at once: few enough to stay near the processor
 
 
-@dataclass(frozen=True, kw_only=True)
 class Dm(ImpressionEstimator):
     """Mean of the reward model q under the target: as good as the model, and blind to its errors; no interval is valid
     for it."""
 
-    name: ClassVar[str] = "dm"
     columns: ClassVar[tuple[str, ...]] = ("expected_reward", "all_rows")
     weighted: ClassVar[bool] = False
     modelled: ClassVar[bool] = True

@@ -11,12 +11,10 @@ from rlrec.arrays import Array
 from rlrec.ope.base import ImpressionEstimator, LogBatch, model_of, require_positive
 
 
-@dataclass(frozen=True, kw_only=True)
 class Dr(ImpressionEstimator):
     """Mean of E_target q + weight x (reward - q): unbiased if the propensities are right, whatever the model q, as
     long as q was not fitted on the same cluster; a good model leaves small errors to weigh."""
 
-    name: ClassVar[str] = "dr"
     modelled: ClassVar[bool] = True
 
     @property
@@ -44,7 +42,6 @@ class SwitchDr(Dr):
     tau: the largest weight used, above 0
     Source: SWITCH of Wang, Agarwal & Dudik 2017, in the form of Open Bandit Pipeline's documentation of estimators."""
 
-    name: ClassVar[str] = "switch-dr"
     biased: ClassVar[bool] = True
     tau: float = 20.0
 
@@ -64,7 +61,6 @@ class Dros(Dr):
     Source: optimistic shrinkage of Su, Dimakopoulou, Krishnamurthy & Dudik 2020, in the form of Open Bandit Pipeline's
     documentation of estimators."""
 
-    name: ClassVar[str] = "dros"
     biased: ClassVar[bool] = True
     shrinkage: float = 400.0
 
@@ -76,7 +72,6 @@ class Dros(Dr):
             return weight / (1 + weight * (weight / self.shrinkage))
 
 
-@dataclass(frozen=True, kw_only=True)
 class Sndr(ImpressionEstimator):
     """dr with its weighted errors divided by the sum of the weights: slightly biased in small logs, and steadier where
     few weights are large.
@@ -85,7 +80,6 @@ class Sndr(ImpressionEstimator):
     reward's range: its bounds are not cut there. Source: the division by the sum of weights is that of Swaminathan &
     Joachims 2015, applied to the errors."""
 
-    name: ClassVar[str] = "sndr"
     columns: ClassVar[tuple[str, ...]] = (repr(Dr()), "rows", "weighable_expected", "weighted_error", "weight")
     modelled: ClassVar[bool] = True
 

@@ -6,7 +6,6 @@ as sums of columns: own derivation (`visits.Course`)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -28,39 +27,31 @@ class SessionEstimator(Estimator):
     step_column: ClassVar[str | None] = None
 
 
-@dataclass(frozen=True, kw_only=True)
 class Tis(SessionEstimator):
     """Mean of weight x return, the weight that of the whole session: unbiased; its variance grows with every step."""
 
-    name: ClassVar[str] = "tis"
     columns: ClassVar[tuple[str, ...]] = ("weighted_return", "rows")
 
 
-@dataclass(frozen=True, kw_only=True)
 class Wis(SessionEstimator):
     """tis divided by the mean weight: slightly biased, and steadier."""
 
-    name: ClassVar[str] = "wis"
     columns: ClassVar[tuple[str, ...]] = ("weighted_return", "weight")
 
 
-@dataclass(frozen=True, kw_only=True)
 class Pdis(SessionEstimator):
     """Mean of sum_t gamma^t w_t r_t, where w_t is the weight up to step t: later slates do not weigh a reward."""
 
-    name: ClassVar[str] = "pdis"
     columns: ClassVar[tuple[str, ...]] = ("stepwise_return", "rows")
     weight_column: ClassVar[str] = "mean_weight"
 
 
-@dataclass(frozen=True, kw_only=True)
 class DrRl(SessionEstimator):
     """pdis with a model of returns, which takes noise out: unbiased if the propensities are right, whatever the model,
     as long as it was not fitted on the same cluster.
 
     Mean of v_0, where v_t = V_t + rho_t (r_t + gamma v_{t+1} - Q_t). Source: after Jiang & Li 2016."""
 
-    name: ClassVar[str] = "dr-rl"
     columns: ClassVar[tuple[str, ...]] = ("robust_return", "rows")
     weight_column: ClassVar[str] = "mean_weight"
     modelled: ClassVar[bool] = True
@@ -95,23 +86,19 @@ class ByStep(SessionEstimator):
         return above, below
 
 
-@dataclass(frozen=True, kw_only=True)
 class Wpdis(ByStep):
     """pdis with w_t divided by its mean over sessions at every step: slightly biased, and steadier."""
 
-    name: ClassVar[str] = "wpdis"
     columns: ClassVar[tuple[str, ...]] = ("stepwise_return", "rows")
     step_column: ClassVar[str | None] = "stepwise_reward"
 
 
-@dataclass(frozen=True, kw_only=True)
 class Wdr(ByStep):
     """dr-rl with w_t divided by its mean over sessions at every step: slightly biased, and much steadier.
 
     Source: own derivation after Thomas & Brunskill 2016: sum_t gamma^t sum_i [u_t (r_t - Q_t) + u_{t-1} V_t], where u_t
     = w_t / sum_i w_t and u_{-1} = 1 / n, is the mean of V_0 plus sum_t (sum_i correction_t) / (sum_i w_t)."""
 
-    name: ClassVar[str] = "wdr"
     columns: ClassVar[tuple[str, ...]] = ("robust_return", "rows", "first_value")
     step_column: ClassVar[str | None] = "correction"
     modelled: ClassVar[bool] = True

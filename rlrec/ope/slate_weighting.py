@@ -24,14 +24,12 @@ class SelfNormalised:
     columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "weight")
 
 
-@dataclass(frozen=True, kw_only=True)
 class Sips(SlateEstimator):
     """Mean of w x page reward, w the ratio of the whole slate: unbiased whatever a reward depends on, as long as the
     logger could show what the target shows; its variance grows with every slot.
 
     Source: st-tech/zr-obp, obp/ope/estimators_slate.py (SlateStandardIPS)."""
 
-    name: ClassVar[str] = "sips"
     joint: ClassVar[bool] = True
     weighing: ClassVar[str] = "sips"
 
@@ -39,13 +37,11 @@ class Sips(SlateEstimator):
         return Weighing(course.weight, course.weight * course.page_reward, course.bound)
 
 
-@dataclass(frozen=True, kw_only=True)
 class Rips(SlateEstimator):
     """Mean of sum_l w_l r_l: unbiased where a reward depends on its slot and the slots above (cascade).
 
     Source: st-tech/zr-obp, obp/ope/estimators_slate.py (SlateRewardInteractionIPS, after McInerney et al. 2020)."""
 
-    name: ClassVar[str] = "rips"
     joint: ClassVar[bool] = True
     weighing: ClassVar[str] = "rips"
 
@@ -53,7 +49,6 @@ class Rips(SlateEstimator):
         return Weighing(course.mean_weight, course.stepwise_return + course.weighted_page_events, course.bound)
 
 
-@dataclass(frozen=True, kw_only=True)
 class CascadeDr(Rips):
     """rips with a model of what a page still earns, which takes noise out: unbiased where rips is, whatever the model,
     as long as it was not fitted on the same cluster.
@@ -61,19 +56,16 @@ class CascadeDr(Rips):
     Mean of sum_l w_l (r_l - Q_l) + w_(l-1) V_l; Q_l, V_l: the model's value of slot l and all below. Source: own
     derivation, as `sequential.DrRl` with slots as steps (Cascade-DR of Kiyohara et al. 2022, not read)."""
 
-    name: ClassVar[str] = "cascade-dr"
     columns: ClassVar[tuple[str, ...]] = ("robust", "rows")
     modelled: ClassVar[bool] = True
 
 
-@dataclass(frozen=True, kw_only=True)
 class Iips(SlateEstimator):
     """Mean of sum_l r_l x ratio of the probabilities of that arm at position l: unbiased where a reward depends on its
     arm and position alone, whatever stands elsewhere.
 
     Source: st-tech/zr-obp, obp/ope/estimators_slate.py (SlateIndependentIPS, after Li et al. 2018)."""
 
-    name: ClassVar[str] = "iips"
     weighing: ClassVar[str] = "iips"
 
     def weigh(self, course: SlateCourse) -> Weighing:
@@ -83,7 +75,6 @@ class Iips(SlateEstimator):
         return by_slot(course, ratio, np.ones(len(ratio)), course.bound_of_marginals)
 
 
-@dataclass(frozen=True, kw_only=True)
 class Pi(SlateEstimator):
     """Mean of w x page reward, w the pseudo-inverse weight q' G^+ 1_slate, with q the target's probabilities of arms at
     positions and G the logger's of pairs of them: unbiased where the page's mean reward is a sum over its slots of
@@ -92,7 +83,6 @@ class Pi(SlateEstimator):
     Loggers: uniform ones, and any with exact probabilities whose slates are few enough to be listed. Source:
     `pseudo_inverse`, after Swaminathan et al. 2017."""
 
-    name: ClassVar[str] = "pi"
     weighing: ClassVar[str] = "pi"
 
     def weigh(self, course: SlateCourse) -> Weighing:
@@ -111,7 +101,6 @@ class Pbm(SlateEstimator):
 
     curve: its name. Source: own derivation; position-based model of Li et al. 2018, not read."""
 
-    name: ClassVar[str] = "pbm"
     tabled: ClassVar[bool] = True
     curve: str = ""
     shape: PositionCurve = FLAT
@@ -141,7 +130,6 @@ class Interpol(SlateEstimator):
     examined alike. Source: the windows of INTERPOL (Buchholz, London, Di Benedetto & Joachims 2022), as public code
     has them for deterministic targets."""
 
-    name: ClassVar[str] = "interpol"
     tabled: ClassVar[bool] = True
     window: int = 1
     curve: str = ""
@@ -171,46 +159,28 @@ class Interpol(SlateEstimator):
         return by_slot(course, weight, examined[course.step], bound)
 
 
-@dataclass(frozen=True, kw_only=True)
 class SnSips(SelfNormalised, Sips):
     """sips divided by its mean weight: slightly biased in small logs, and steadier."""
 
-    name: ClassVar[str] = "sn-sips"
 
-
-@dataclass(frozen=True, kw_only=True)
 class SnIips(SelfNormalised, Iips):
     """iips divided by its mean weight over slots: slightly biased in small logs, and steadier."""
 
-    name: ClassVar[str] = "sn-iips"
 
-
-@dataclass(frozen=True, kw_only=True)
 class SnRips(SelfNormalised, Rips):
     """rips divided by its mean weight over slots: slightly biased in small logs, and steadier."""
 
-    name: ClassVar[str] = "sn-rips"
 
-
-@dataclass(frozen=True, kw_only=True)
 class SnPi(SelfNormalised, Pi):
     """pi divided by its mean weight: slightly biased in small logs, and steadier."""
 
-    name: ClassVar[str] = "sn-pi"
 
-
-@dataclass(frozen=True, kw_only=True)
 class SnPbm(SelfNormalised, Pbm):
     """pbm divided by its mean weight over slots, each by its examination: slightly biased in small logs."""
 
-    name: ClassVar[str] = "sn-pbm"
 
-
-@dataclass(frozen=True, kw_only=True)
 class SnInterpol(SelfNormalised, Interpol):
     """interpol divided by its mean weight over slots, each by its examination: slightly biased in small logs."""
-
-    name: ClassVar[str] = "sn-interpol"
 
 
 def by_slot(course: SlateCourse, weight: Array, emphasis: Array, bound: Array) -> Weighing:

@@ -11,11 +11,9 @@ from rlrec.arrays import Array
 from rlrec.ope.base import ImpressionEstimator, LogBatch, require_positive
 
 
-@dataclass(frozen=True, kw_only=True)
 class Ips(ImpressionEstimator):
     """Mean of weight x reward: unbiased where the logger could show all that the target shows."""
 
-    name: ClassVar[str] = "ips"
     columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "rows")
     intervals: ClassVar[tuple[str, ...]] = ("normal", "bootstrap-t", "cressie-read")
 
@@ -23,11 +21,9 @@ class Ips(ImpressionEstimator):
         return np.column_stack([batch.weight * batch.reward, batch.usable])
 
 
-@dataclass(frozen=True, kw_only=True)
 class Snips(ImpressionEstimator):
     """Weighted mean of the rewards: slightly biased in small logs, steadier, and always inside the reward's range."""
 
-    name: ClassVar[str] = "snips"
     columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "weight")
     self_normalised: ClassVar[bool] = True
     intervals: ClassVar[tuple[str, ...]] = ("normal", "bootstrap-t", "cressie-read")
@@ -42,7 +38,6 @@ class ClippedIps(ImpressionEstimator):
 
     clip: the largest weight used, above 0"""
 
-    name: ClassVar[str] = "clipped-ips"
     biased: ClassVar[bool] = True
     clip: float = 20.0
 
