@@ -114,17 +114,24 @@ class Scorer:
         beside: Callable[[Any], None] | None = None,
     ) -> TargetProbabilities:  # fmt: skip
         """The probabilities of the rows. beside: is handed the rows as they are worked out, some at a time."""
-        of_target = TargetProbabilities.zeros(np.isnan(rows.slots["marginal"]))
-        for some in self._by_case(rows, logged, models=values is not None):
-            of_target.target[some.indices], of_target.greatest[some.indices] = some.target, some.greatest
-            some.weigh_prefixes(of_target.target, of_target.prefixed)
+        of_target = TargetProbabilities.zeros(self._prefixed(rows.slots))
+        for some in self._worked_out(rows, logged, models=values is not None):
+            some.weigh(of_target)
             if values is not None and len(some.indices):
-                of_target.expected[some.indices] = some.expected(self.arms.ids, values)
+                some.fill_expected(of_target.expected, self.arms.ids, values)
             some.weigh_unsupported(of_target.unsupported, logged)
             if beside is not None and len(some.indices):
                 beside(some)
         of_target.complete_unsupported(rows.slots)
         return of_target
+
+    def _prefixed(self, slots: Columns) -> Flags:
+        """The rows that are weighed by the slate down to them, (n,): those without a marginal."""
+        return np.isnan(slots["marginal"])
+
+    def _worked_out(self, rows: ImpressionRows, logged: LoggedBatch, *, models: bool) -> Iterator[Any]:
+        """The rows with their probabilities, some at a time. models: whether values of a reward model are wanted."""
+        return self._by_case(rows, logged, models=models)
 
     def slates(self, rows: ImpressionRows, logged: LoggedBatch, *, shares: bool) -> Iterator[TargetSlates]:
         """The target's distributions for slates, of which each row is the lowest slot, some at a time. shares: whether
@@ -267,15 +274,16 @@ class CaseRows:
             table[:, 1:] = np.nan
         return table
 
-    def weigh_prefixes(self, target: Array, prefixed: Flags) -> None:
-        """For rows weighed by their prefix: the target's probability of the slate down to the row.
+    def weigh(self, of_target: TargetProbabilities) -> None:
+        """The target's probability of the row, or for rows weighed by their prefix of the slate down to it.
 
         Samples have no marginal below position 1."""
+        of_target.target[self.indices], of_target.greatest[self.indices] = self.target, self.greatest
         if self.blocks[0].scores.samples:
-            prefixed[self.indices] |= self.position > 1
-        by_prefix = prefixed[self.indices] & ~np.isnan(self.rows.slots["prefix"][self.indices])
+            of_target.prefixed[self.indices] |= self.position > 1
+        by_prefix = of_target.prefixed[self.indices] & ~np.isnan(self.rows.slots["prefix"][self.indices])
         for group, steps in self.conditionals(np.flatnonzero(by_prefix & self.deep)):
-            target[self.indices[group]] = steps.prod(axis=1)
+            of_target.target[self.indices[group]] = steps.prod(axis=1)
 
     @property
     def deep(self) -> Flags:
@@ -312,15 +320,15 @@ class CaseRows:
             shares[row, np.searchsorted(arms, block.arms)] = block.shares[0]
         return shares
 
-    def expected(self, arms: Ids, values: ModelValues) -> Array:
-        """The mean of the reward model under the target, at each row's position, (p,)."""
+    def fill_expected(self, expected: Array, arms: Ids, values: ModelValues) -> None:
+        """The mean of the reward model under the target, at each row's position."""
         first, which = distinct(self.case, self.position)
         shares = np.zeros((len(first), len(arms)))
         for row, (case, position) in enumerate(zip(self.case[first], self.position[first], strict=True)):
             block = self.blocks[case]
             if position <= len(block.shares):
                 shares[row, np.searchsorted(arms, block.arms)] = block.shares[position - 1]
-        return values.expected(shares, case=which, rows=self.indices)
+        expected[self.indices] = values.expected(shares, case=which, rows=self.indices)
 
     def weigh_unsupported(self, unsupported: Array, logged: LoggedBatch) -> None:
         """The target's probability on arms the logger gave 0, where it takes the logger's belief to tell."""

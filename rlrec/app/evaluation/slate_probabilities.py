@@ -127,11 +127,8 @@ def _fill_steps(some: CaseRows | StateCaseRows, steps: Array) -> None:
 
 def _fill_expected(some: CaseRows | StateCaseRows, expected: Array, arms: ArmTable, values: ModelValues) -> None:
     """Write the mean of the model under the target given the slate above as it was shown."""
-    if isinstance(some, StateCaseRows):
+    if isinstance(some, StateCaseRows) or some.blocks[0].scores.samples:
         some.fill_expected(expected, arms.ids, values)
-        return
-    if some.blocks[0].scores.samples:
-        expected[some.indices] = some.expected(arms.ids, values)
         return
     slots = some.rows.slots
     depth, start = (slots[name][some.indices] for name in ("depth", "start"))

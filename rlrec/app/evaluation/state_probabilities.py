@@ -5,7 +5,7 @@ what is known today. Decisions on one eligible set are worked out together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,25 +37,16 @@ class StateScorer(Scorer):
         recorded: Flags = slots["recorded"]
         return None if recorded.all() else ~recorded
 
-    def probabilities(
-        self, rows: ImpressionRows, logged: LoggedBatch, values: ModelValues | None, *,
-        beside: Callable[[Any], None] | None = None,
-    ) -> TargetProbabilities:  # fmt: skip
-        """A softmax has no marginal below position 1: there both sides of a weight are of the slate down to it."""
-        of_target = TargetProbabilities.zeros(np.isnan(rows.slots["marginal"]) | (rows.slots["position"] > 1))
+    def _prefixed(self, slots: Columns) -> Flags:
+        """A softmax has no marginal below position 1."""
+        return super()._prefixed(slots) | (slots["position"] > 1)
+
+    def _worked_out(self, rows: ImpressionRows, logged: LoggedBatch, *, models: bool) -> Iterator[StateCaseRows]:
         starts = run_starts(rows.slots["decision_id"])
         counts = np.diff(np.r_[starts, len(rows)])
         slots = {name: column[starts] for name, column in rows.slots.items()}
         for group in self._groups(slots, logged):
-            some = StateCaseRows(self.trained, group, rows, starts[group.rows], counts[group.rows])
-            some.weigh(of_target)
-            if values is not None:
-                some.fill_expected(of_target.expected, self.arms.ids, values)
-            some.weigh_unsupported(of_target.unsupported, logged)
-            if beside is not None:
-                beside(some)
-        of_target.complete_unsupported(rows.slots)
-        return of_target
+            yield StateCaseRows(self.trained, group, rows, starts[group.rows], counts[group.rows])
 
     def slates(self, rows: ImpressionRows, logged: LoggedBatch, *, shares: bool) -> Iterator[TargetSlates]:
         policy = self.trained.policy
