@@ -76,11 +76,9 @@ def visit_figures(
     with_memory = audience if isinstance(audience, Visitors) else None
     return {
         "context_free_per_session": None if with_memory is None else with_memory.context_free()[0],
-        "session_length": length,
-        "visitors": visitors,
-        "visits_per_visitor": visits / visitors if visitors else None,
+        "session_length": length, "visitors": visitors, "visits_per_visitor": visits / visitors if visitors else None,
         "retention": returned / visitors if visitors and with_memory is not None and with_memory.returning else None,
-    }
+    }  # fmt: skip
 
 
 def seed_or_random(seed: int | None) -> int:

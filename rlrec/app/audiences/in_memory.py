@@ -217,13 +217,11 @@ class RunBeliefs:
                 sums.advance(self.ordinal)
         cells, needs = self._first_cells + arms, self.policy.needs
         slots = SlotColumns(
-            arm_id=arms,
-            reward=reward if delay is None else np.zeros(len(arms)),
+            arm_id=arms, reward=reward if delay is None else np.zeros(len(arms)),
             ordinal=np.full(len(arms), self.ordinal) if ORDINAL in needs else None,
-            position=np.ones(len(arms), np.int64) if POSITION in needs else None,
-            propensity=propensity,
+            position=np.ones(len(arms), np.int64) if POSITION in needs else None, propensity=propensity,
             context=x if CONTEXT in needs else None,
-        )
+        )  # fmt: skip
         self._add_statistics(cells, self.policy.statistics(slots), self.ordinal)
         if delay is not None:
             self._delay(cells, slots, reward, delay.astype(np.int64))

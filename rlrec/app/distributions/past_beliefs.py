@@ -12,11 +12,10 @@ from rlrec.app.distributions import designs, exact
 from rlrec.arrays import Ids
 from rlrec.records import Version
 from rlrec.store import Unit, audit, beliefs
-from rlrec.store.beliefs import SUMS, ArmSums, BeliefKey, BeliefRow, BeliefRows
 from rlrec.store.bulk import Columns
 
 
-def walk(unit: Unit, version: Version, seqs: Ids) -> Iterator[tuple[Ids, BeliefRows]]:
+def walk(unit: Unit, version: Version, seqs: Ids) -> Iterator[tuple[Ids, beliefs.BeliefRows]]:
     """The beliefs of a version at some changes (ascending): changes without a difference between them come together,
     with the rows that `VersionDistribution` takes."""
     state, plain = _NewestChanges(), exact.has_plain_sums(designs.policy_of(version))
@@ -39,15 +38,15 @@ def walk(unit: Unit, version: Version, seqs: Ids) -> Iterator[tuple[Ids, BeliefR
         yield seqs[at:], state.rows(plain=plain)
 
 
-class _NewestChanges(dict[BeliefKey, tuple[Any, ...]]):
+class _NewestChanges(dict[beliefs.BeliefKey, tuple[Any, ...]]):
     """Per bucket and arm the ordinal, the sums and the further sums of its newest change."""
 
     def move(self, chunk: Columns, start: int, stop: int) -> None:
-        names = ("ordinal", *SUMS, "extra")
+        names = ("ordinal", *beliefs.SUMS, "extra")
         bucket, arm, *columns = (chunk[name][start:stop].tolist() for name in ("bucket", "arm_id", *names))
         self.update(zip(zip(bucket, arm, strict=True), zip(*columns, strict=True), strict=True))
 
-    def rows(self, *, plain: bool) -> BeliefRows:
+    def rows(self, *, plain: bool) -> beliefs.BeliefRows:
         """The rows as `beliefs.sums_at` gives them; where the belief is not plain, as `beliefs.rows_at` does."""
-        rows = [BeliefRow(*key, *row) for key, row in sorted(self.items(), key=itemgetter(0))]
-        return [ArmSums(*row[1:2], *row[3:6]) for row in rows] if plain else rows
+        rows = [beliefs.BeliefRow(*key, *row) for key, row in sorted(self.items(), key=itemgetter(0))]
+        return [beliefs.ArmSums(*row[1:2], *row[3:6]) for row in rows] if plain else rows

@@ -12,7 +12,6 @@ from rlrec.app.log import stored_contexts
 from rlrec.arrays import Array, Flags, Ids, distinct
 from rlrec.policy import features
 from rlrec.policy.base import EVERYTHING
-from rlrec.policy.features import Sparse
 from rlrec.store import Unit, reader
 
 ROOM = 64_000_000  # bytes of features that are cached
@@ -108,7 +107,7 @@ class ContextCache:
 
     def _read(
         self, ids: Ids, texts: Sequence[str], fields: Collection[str]
-    ) -> tuple[dict[str, dict[int, Any]], list[Sparse]]:
+    ) -> tuple[dict[str, dict[int, Any]], list[features.Sparse]]:
         """The fields of these contexts, and their features in portions."""
         values: dict[str, dict[int, Any]] = {field: {} for field in fields}
         sparse = []
@@ -145,14 +144,14 @@ class _FeatureCache:
     def __init__(self) -> None:
         self._ids = np.empty(0, np.int64)  # ascending
         self._where = np.empty(0, np.int64)  # which of `_portions` has it, and in which row
-        self._portions: list[Sparse] = []
+        self._portions: list[features.Sparse] = []
         self._size = 0
 
     def has(self, ids: Ids) -> Flags:
         """Which of these are cached, (m,)."""
         return self._ids[self._indices(ids)] == ids if len(self._ids) else np.zeros(len(ids), np.bool_)
 
-    def of(self, ids: Ids, fresh: Ids, sparse: Sequence[Sparse]) -> list[FeatureRows]:
+    def of(self, ids: Ids, fresh: Ids, sparse: Sequence[features.Sparse]) -> list[FeatureRows]:
         """The features of contexts: those of `fresh` are handed over in portions, the others are cached."""
         at = np.searchsorted(ids, fresh)
         portions = zip(range(0, len(fresh), PORTION), sparse, strict=True)
@@ -171,7 +170,7 @@ class _FeatureCache:
     def _indices(self, ids: Ids) -> Ids:
         return np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
 
-    def _add(self, ids: Ids, sparse: Sequence[Sparse]) -> None:
+    def _add(self, ids: Ids, sparse: Sequence[features.Sparse]) -> None:
         count = int(np.searchsorted(np.cumsum([portion.size for portion in sparse]), ROOM - self._size, side="right"))
         new = ids[: count * PORTION]
         at = np.searchsorted(self._ids, new)
@@ -181,7 +180,7 @@ class _FeatureCache:
         self._size += sum(portion.size for portion in sparse[:count])
 
 
-FeatureRows = tuple[Sparse, Ids, Ids]
+FeatureRows = tuple[features.Sparse, Ids, Ids]
 """Some rows of features, and the indices of the contexts that have them."""
 
 

@@ -91,11 +91,9 @@ class LogPartial:
 
     def __add__(self, other: LogPartial) -> LogPartial:
         return LogPartial(
-            groups=add_each(self.groups, other.groups),
-            counts=add_each(self.counts, other.counts),
-            names=self.names | other.names,
-            users=self.users or other.users,
-        )
+            groups=add_each(self.groups, other.groups), counts=add_each(self.counts, other.counts),
+            names=self.names | other.names, users=self.users or other.users,
+        )  # fmt: skip
 
 
 def add_each(left: Mapping[K, S], right: Mapping[K, S]) -> dict[K, S]:
@@ -240,11 +238,9 @@ def estimates(
             if number not in scorers:
                 continue
             reasons = {
-                "in-sample": of_group.learned,
-                "no-propensity": others > 0,
-                "no-state": of_group.no_state > 0,
+                "in-sample": of_group.learned, "no-propensity": others > 0, "no-state": of_group.no_state > 0,
                 "logging-states": unit.logging_states and scorers[number].target.stateful,
-            }
+            }  # fmt: skip
             options = FinishOptions(
                 interval=request.interval, level=request.level, cluster=cluster, greedy=request.greedy,
                 extra_reasons=tuple(reason for reason, holds in reasons.items() if holds),

@@ -11,7 +11,6 @@ from rlrec.app.evaluation.log_reader import LogReader
 from rlrec.app.evaluation.log_rows import ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.probabilities import Scorer
 from rlrec.app.evaluation.request import EmptyLog, Evaluation, SharedRows
-from rlrec.app.evaluation.reward_models import RewardModel, RewardModelFit
 from rlrec.ope.base import ImpressionEstimator, LogBatch
 from rlrec.ope.direct import RidgeSums
 from rlrec.ope.impressions import ImpressionFold
@@ -25,8 +24,8 @@ class ImpressionUnit:
 
     evaluation: Evaluation
     fold: ImpressionFold
-    fit: RewardModelFit
-    model: RewardModel | None
+    fit: reward_models.RewardModelFit
+    model: reward_models.RewardModel | None
     logging_states: bool = True
 
     @classmethod
@@ -39,7 +38,7 @@ class ImpressionUnit:
         return cls(
             evaluation=evaluation,
             fold=ImpressionFold(estimators=estimators, spanning=evaluation.spanning),
-            fit=RewardModelFit(arms=arms, positions=reader.longest_slate(unit, evaluation.selection)),
+            fit=reward_models.RewardModelFit(arms=arms, positions=reader.longest_slate(unit, evaluation.selection)),
             model=table,
         )
 
@@ -56,11 +55,11 @@ class ImpressionUnit:
     def model_sums(self, logged: LoggedBatch, rows: ImpressionRows) -> RidgeSums:
         return self.fit.sums(rows, logged.contexts)
 
-    def fitted(self, sums: RidgeSums, reward: Reward) -> RewardModel:
+    def fitted(self, sums: RidgeSums, reward: Reward) -> reward_models.RewardModel:
         return self.fit.finish(sums, reward)
 
     def batch_of(
-        self, logged: LoggedBatch, rows: ImpressionRows, model: RewardModel | None
+        self, logged: LoggedBatch, rows: ImpressionRows, model: reward_models.RewardModel | None
     ) -> Callable[[Scorer], LogBatch]:
         values = None if model is None else model.rows(rows, logged.contexts)
         return lambda scorer: scorer.log_batch(rows=rows, logged=logged, values=values)

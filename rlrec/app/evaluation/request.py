@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from rlrec.app.evaluation import groups, log_rows, targets
-from rlrec.app.evaluation.log_rows import ArmTable
 from rlrec.app.evaluation.probabilities import Scorer
 from rlrec.app.evaluation.state_probabilities import StateScorer
 from rlrec.errors import InputError
@@ -70,7 +69,7 @@ class Evaluation:
     request: Request
     selection: Selection
     targets: Sequence[targets.Target]
-    arms: ArmTable
+    arms: log_rows.ArmTable
     cluster: str
     spanning: bool
     now: int
@@ -84,7 +83,7 @@ class Evaluation:
         spanning = by_user and sessions.any_user(unit)
         return cls(
             request=request, selection=selection, targets=resolved,
-            arms=ArmTable({arm.id: arm.key for arm in arms.every(unit)}),
+            arms=log_rows.ArmTable({arm.id: arm.key for arm in arms.every(unit)}),
             cluster="user" if spanning else "session" if by_user else str(request.cluster), spanning=spanning,
             now=unit.now, encode=encode,
         )  # fmt: skip

@@ -15,7 +15,6 @@ from rlrec.app.evaluation.log_rows import ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.probabilities import Scorer
 from rlrec.app.evaluation.request import EmptyLog, Evaluation, SharedRows
 from rlrec.app.evaluation.reward_models import FittedRewardModel, RewardModelFit
-from rlrec.app.evaluation.slate_probabilities import Wanted
 from rlrec.app.inputs import lookup
 from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Flags, Ids, offsets, run_starts
@@ -26,7 +25,6 @@ from rlrec.ope.slates import PositionCurve, SlateBatch, SlateEstimator, SlateFol
 from rlrec.records import Reward
 from rlrec.store import Unit, reader
 from rlrec.store.bulk import Columns
-from rlrec.store.reader import Batch
 from rlrec.times import DAY_US
 
 
@@ -83,7 +81,7 @@ class SlateUnit:
     evaluation: Evaluation
     fold: SlateFold
     fit: RewardModelFit
-    wanted: Wanted
+    wanted: slate_probabilities.Wanted
     strict: bool
     model: FittedRewardModel | None = None
     logging_states: bool = True
@@ -99,7 +97,7 @@ class SlateUnit:
             evaluation=evaluation,
             fold=SlateFold(estimators=resolved, spanning=evaluation.spanning),
             fit=RewardModelFit(arms=evaluation.arms, positions=positions),
-            wanted=Wanted(
+            wanted=slate_probabilities.Wanted(
                 positions=max(1, positions),
                 joint=any(each.joint for each in resolved.values()),
                 tabled=any(each.tabled for each in resolved.values()),
@@ -181,7 +179,7 @@ class SlateUnit:
         return self.evaluation.nothing_selected("page")
 
 
-def _on_policy(shared: dict[str, Any], slots: Columns, wanted: Wanted) -> SlateBatch:
+def _on_policy(shared: dict[str, Any], slots: Columns, wanted: slate_probabilities.Wanted) -> SlateBatch:
     """Pages of the target itself: nothing is to be weighed, and what it showed is a sample of it."""
     n = len(slots["position"])
     shown = np.zeros((n, wanted.positions))
@@ -215,7 +213,7 @@ def _resolved(unit: Unit, estimator: SlateEstimator) -> SlateEstimator:
     return replace(estimator, shape=PositionCurve(name=stored.reference, examination=stored.examination, age_days=age))
 
 
-def _pages(batch: Batch, definition: Reward) -> CompletePages:
+def _pages(batch: reader.Batch, definition: Reward) -> CompletePages:
     """The pages of a batch with their rewards. Raises PartialPages where a position of one is missing."""
     rewarded = reward_log.with_rewards(batch, definition)
     slots = rewarded.slots

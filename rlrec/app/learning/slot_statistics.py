@@ -47,12 +47,10 @@ class BeliefFold:
             impressions = impressions.take(rows)
         slots = impressions.slots
         columns = SlotColumns(
-            arm_id=slots["arm_id"],
-            reward=impressions.reward,
-            ordinal=slots.get("ordinal"),
+            arm_id=slots["arm_id"], reward=impressions.reward, ordinal=slots.get("ordinal"),
             position=slots["position"] if POSITION in self.policy.needs else None,
             propensity=slots[reward_log.SHOWN] if PROPENSITY in self.policy.needs else None,
-        )
+        )  # fmt: skip
         return self._fold(columns, slots.get("context_id"))
 
     def of_log(self, selection: reader.Selection, *, columns: Sequence[str] = ()) -> tuple[Totals, int, int]:

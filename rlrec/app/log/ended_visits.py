@@ -14,7 +14,6 @@ from rlrec.policy import history, returns
 from rlrec.records import Reward
 from rlrec.store import Unit, reader, sessions, settings
 from rlrec.store.bulk import Columns
-from rlrec.store.reader import ABSENT, Batch, Selection
 from rlrec.times import DAY_US
 
 # What is read of every impression.
@@ -120,7 +119,7 @@ class Cutoff:
     def mature_from(self, visits: Columns) -> Ids:
         """The time at which each visit is over, and so are its windows, (s,). visits: columns of the store."""
         last, ended = visits["last_at"], visits["ended_at"]
-        over = np.where(ended != ABSENT, ended, last + self.timeout_us)
+        over = np.where(ended != reader.ABSENT, ended, last + self.timeout_us)
         return np.maximum(over, last + self.window_us)
 
     def over(self, visits: Columns) -> Flags:
@@ -129,15 +128,15 @@ class Cutoff:
 
 
 def batches(
-    unit: Unit, selection: Selection, definition: Reward, cutoff: Cutoff, *, columns: Collection[str] = READ,
+    unit: Unit, selection: reader.Selection, definition: Reward, cutoff: Cutoff, *, columns: Collection[str] = READ,
     keys: bool = False,
-) -> Iterator[tuple[Batch, EndedVisits, UnusedVisits]]:  # fmt: skip
+) -> Iterator[tuple[reader.Batch, EndedVisits, UnusedVisits]]:  # fmt: skip
     """The selected log as visits, batch by batch, with the batch each comes from and what became of the others."""
     for batch in reader.batches(unit, selection, columns=columns, visits=True, keys=keys):
         yield (batch, *usable(batch, definition, cutoff))
 
 
-def usable(batch: Batch, definition: Reward, cutoff: Cutoff) -> tuple[EndedVisits, UnusedVisits]:
+def usable(batch: reader.Batch, definition: Reward, cutoff: Cutoff) -> tuple[EndedVisits, UnusedVisits]:
     """The visits of a batch that can be used, and how many others there are."""
     rows = reward_log.with_rewards(batch, definition)
     # end to end: by session, visit, step and position
@@ -154,7 +153,7 @@ def usable(batch: Batch, definition: Reward, cutoff: Cutoff) -> tuple[EndedVisit
     return _usable(batch, visits, cutoff)
 
 
-def _usable(batch: Batch, visits: EndedVisits, cutoff: Cutoff) -> tuple[EndedVisits, UnusedVisits]:
+def _usable(batch: reader.Batch, visits: EndedVisits, cutoff: Cutoff) -> tuple[EndedVisits, UnusedVisits]:
     stored = batch.visits
     assert stored is not None
     index = _indices(stored, visits.per_visit("session_id"), visits.per_visit("visit"))

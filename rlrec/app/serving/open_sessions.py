@@ -10,7 +10,6 @@ from rlrec.app.log.splits import splits
 from rlrec.app.serving import recent_slots
 from rlrec.errors import Conflict, RlrecError
 from rlrec.store import Unit, decisions, sessions
-from rlrec.store.sessions import SessionVisit, Visit
 from rlrec.store.settings import StoreSettings
 
 RECENT = 10  # arms of the visit so far that a state remembers
@@ -27,7 +26,7 @@ class OpenSession:
         "user_id",
     )  # fmt: skip
 
-    def __init__(self, stored: SessionVisit) -> None:
+    def __init__(self, stored: sessions.SessionVisit) -> None:
         self.key, self.id, self.user_id, self.user = stored.key, stored.id, stored.user_id, stored.user
         self.number, self.started_at, self.last_at = stored.number or 0, stored.started_at, stored.last_at
         self.steps, self.recent, self.ended_at = stored.steps, stored.recent, stored.ended_at
@@ -38,10 +37,10 @@ class OpenSession:
             )
         self.shown, self.recent_slots = int.from_bytes(packed[:COUNT], "little"), packed[COUNT:]
 
-    def visit(self) -> Visit:
+    def visit(self) -> sessions.Visit:
         """Its newest visit as it stands."""
         history = self.shown.to_bytes(COUNT, "little") + self.recent_slots
-        return Visit(
+        return sessions.Visit(
             self.id, self.number, self.started_at, self.last_at, self.steps, self.recent, self.ended_at, history
         )
 
@@ -84,7 +83,7 @@ class OpenSessions:
             self._create({key: user for key, user in users.items() if key not in self.by_key}, settings)
         self._restore_slots()
         self._with_new_user: list[tuple[OpenSession, str]] = []
-        self._ended: list[Visit] = []
+        self._ended: list[sessions.Visit] = []
         self._moved: dict[int, OpenSession] = {}
 
     def _read(self, keys: Iterable[str]) -> dict[str, OpenSession]:
@@ -154,8 +153,8 @@ class OpenSessions:
         sessions.put_visits(self.unit, sorted([*self._ended, *(session.visit() for session in self._moved.values())]))
 
 
-def _new(key: str, user: str | None) -> SessionVisit:
-    return SessionVisit._make((key, None, None, user, *[None] * 7))
+def _new(key: str, user: str | None) -> sessions.SessionVisit:
+    return sessions.SessionVisit._make((key, None, None, user, *[None] * 7))
 
 
 def arm_json(arm: str) -> str:
