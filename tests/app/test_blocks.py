@@ -32,7 +32,7 @@ def cases(number: int, rng: np.random.Generator) -> list[EligibleSet]:
 def rows(known: list[EligibleSet], rng: np.random.Generator, *, n: int = 60) -> VisitRows:
     """One visit of n decisions, each of any case, with one or two slots and two arms remembered."""
     case, size = rng.integers(0, len(known), n), rng.integers(1, 3, n)
-    picked = [rng.choice(len(known[one].arms), 2, replace=False) for one in case]
+    picked = [rng.choice(known[one].arms, 2, replace=False) for one in case]
     shown = np.concatenate([two[:k] for two, k in zip(picked, size, strict=True)])
     ones = np.ones(n)
     return VisitRows(
@@ -71,9 +71,9 @@ def test_every_decision_stands_in_one_block_with_its_own_arms(
             mine = slice(None) if block.eligible is None else block.eligible[place]
             assert block.arms[mine].tolist() == case.arms.tolist()
             assert (block.described == case.catalogue.features[0]).all()
-            assert block.arms[block.shown[place]].tolist() == case.arms[told.shown[slots]].tolist()
+            assert block.arms[block.shown[place]].tolist() == told.shown[slots].tolist()
             arms = block.state.arm[block.state.row == place]
-            assert block.arms[arms].tolist() == case.arms[told.arm[2 * row : 2 * row + 2]].tolist()
+            assert block.arms[arms].tolist() == told.arm[2 * row : 2 * row + 2].tolist()
 
 
 def test_few_calls_take_the_place_of_many() -> None:

@@ -88,16 +88,16 @@ def _block(rows: VisitRows, state: State, sets: Sequence[EligibleSet], local: Id
     if len(members) < len(local):
         state, local = state.take(members), local[members]
     shown = rows.shown[rows.first[members][:, None] + np.arange(int(rows.size[members[0]]))]
-    arms, eligible = sets[0].arms, None
-    if len(sets) > 1:
-        # from the index of an arm in each set to its index in the union
-        arms, lengths = _union(sets), np.array([len(eligible_set.arms) for eligible_set in sets])
-        table = np.searchsorted(arms, np.concatenate([eligible_set.arms for eligible_set in sets]))
-        base = (np.cumsum(lengths) - lengths)[local]
-        # which arms each decision may show
-        mask = np.zeros((len(sets), len(arms)), np.bool_)
-        mask[np.repeat(np.arange(len(sets)), lengths), table] = True
-        shown, eligible = table[base[:, None] + shown], mask[local]
-        state = State(state.x, state.row, table[base[state.row] + state.arm], state.memory)
-    described = sets[0].catalogue.features[arms]
-    return DecisionBlock(rows=members, arms=arms, described=described, state=state, shown=shown, eligible=eligible)
+    # the arms of the block, and the index of each there
+    features = sets[0].catalogue.features
+    arms, index, eligible = sets[0].arms if len(sets) == 1 else _union(sets), np.zeros(len(features), np.int64), None
+    index[arms] = np.arange(len(arms))
+    if len(sets) > 1:  # which arms each decision may show
+        mask, lengths = np.zeros((len(sets), len(arms)), np.bool_), [len(eligible_set.arms) for eligible_set in sets]
+        members_of = index[np.concatenate([eligible_set.arms for eligible_set in sets])]
+        mask[np.repeat(np.arange(len(sets)), lengths), members_of] = True
+        eligible = mask[local]
+    return DecisionBlock(
+        rows=members, arms=arms, described=features[arms], shown=index[shown], eligible=eligible,
+        state=State(state.x, state.row, index[state.arm], state.memory),
+    )  # fmt: skip

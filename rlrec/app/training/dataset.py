@@ -48,8 +48,9 @@ class VisitRows:
     One a decision, (n,): eligible, the index of its eligible set; size, its positions; remembered, how many arms its
     state remembers; log_propensity of the slate; reward of the slate; default, 1 where no event counted; lowest, the
     log of the smallest probability that any slate could have had (NaN: not known); x (n, d), features of its state.
-    One a slot, (i,): shown, the index of its arm in the eligible set; earned, its reward; logged, its log propensity.
-    One an arm remembered, (e,): arm, its index in the eligible set; memory (e, 4), what is known of it."""
+    One a slot, (i,): shown, the index of its arm; earned, its reward; logged, its log propensity.
+    One an arm remembered, (e,), if it is eligible: arm, its index; memory (e, 4), what is known of it.
+    Indices of arms are those among all that are trained."""
 
     eligible_sets: Sequence[EligibleSet]
     name: npt.NDArray[np.uint64]
@@ -84,7 +85,7 @@ class VisitRows:
         return offsets(self.size)
 
     def state(self) -> State:
-        """The states of the decisions; arms are indices in their eligible set."""
+        """The states of the decisions."""
         return State(self.x, np.repeat(np.arange(len(self.eligible)), self.remembered), self.arm, self.memory)
 
 

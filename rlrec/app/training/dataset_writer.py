@@ -129,20 +129,21 @@ class DatasetWriter:
         # the states
         contexts, which = stored_contexts.distinct_contexts(self.unit, visits.per_decision("context_id"))
         state = self.reader.states(self.reader.encoded(contexts)[which], visits.histories(), revision)
-        # shown and remembered arms, as indices in the eligible sets
+        # remembered arms that are eligible
         sets, of_decision = self._sets(eligible, revision)
-        indices = _SetIndices([eligible_set.arms for eligible_set in sets], len(self.arms))
-        shown = indices.find(np.repeat(of_decision, np.diff(first)), self._positions(slots["arm_id"]))
-        remembered = indices.find(of_decision[state.row], self._positions(state.arm))
-        in_set = np.flatnonzero(remembered >= 0)
+        remembered, n_arms = self._positions(state.arm), len(self.arms)
+        codes = np.concatenate([eligible_set.arms + n_arms * number for number, eligible_set in enumerate(sets)])
+        code = of_decision[state.row] * n_arms + remembered
+        in_set = np.flatnonzero(codes[np.minimum(np.searchsorted(codes, code), len(codes) - 1)] == code)
         in_set = in_set[by_row(state.row[in_set], remembered[in_set])]
         return VisitRows(
             eligible_sets=sets, name=names.name.view(np.uint64), split=names.split, cluster=names.cluster,
             length=np.diff(visits.start), eligible=of_decision, size=np.diff(first),
             remembered=np.bincount(state.row[in_set], minlength=len(eligible)),
             log_propensity=visits.per_decision("log_propensity"), reward=visits.reward, lowest=visits.lowest,
-            default=visits.default.astype(np.int64), x=state.x, shown=shown, earned=slots["reward"],
-            logged=_log_propensities(slots), arm=remembered[in_set], memory=state.memory[in_set],
+            default=visits.default.astype(np.int64), x=state.x, shown=self._positions(slots["arm_id"]),
+            earned=slots["reward"], logged=_log_propensities(slots), arm=remembered[in_set],
+            memory=state.memory[in_set],
         )  # fmt: skip
 
     def _positions(self, ids: Ids) -> Ids:
@@ -163,21 +164,6 @@ class DatasetWriter:
             equal = (catalogue for catalogue in self._catalogues.values() if catalogue.digest == new.digest)
             self._catalogues[epoch] = next(equal, new)
         return EligibleSet(self._catalogues[epoch], np.sort(self._positions(np.array(ids, np.int64))))
-
-
-class _SetIndices:
-    """From indices of arms among all that are trained to their indices in eligible sets."""
-
-    def __init__(self, sets: Sequence[Ids], n_arms: int) -> None:
-        lengths = np.array([len(members) for members in sets], np.int64)
-        self._base, self._n_arms = np.cumsum(lengths) - lengths, n_arms
-        self._table = np.concatenate([members + n_arms * number for number, members in enumerate(sets)])
-
-    def find(self, which: Ids, arms: Ids) -> Ids:
-        """Indices of arms (n,), each in one of the sets; -1 where an arm is not in it."""
-        code = which * self._n_arms + arms
-        at = np.minimum(np.searchsorted(self._table, code), len(self._table) - 1)
-        return np.where(self._table[at] == code, at - self._base[which], -1)
 
 
 def _log_propensities(slots: Columns) -> Array:

@@ -46,13 +46,11 @@ def fit_values(split: DatasetSplit, *, gamma: float, arms: int) -> ReturnModel:
 
 
 def _decisions(rows: VisitRows) -> Decisions:
-    """The decisions as the model of returns reads them: arms by their indices among those that are trained."""
-    state, table = rows.state(), np.concatenate([eligible.arms for eligible in rows.eligible_sets])
-    lengths = np.array([len(eligible.arms) for eligible in rows.eligible_sets])
-    base = (np.cumsum(lengths) - lengths)[rows.eligible]
+    """The decisions as the model of returns reads them."""
+    state = rows.state()
     return Decisions(
-        start=rows.start, cluster=rows.cluster, top=table[base + rows.shown[rows.first[:-1]]], x=rows.x, row=state.row,
-        arm=table[base[state.row] + state.arm], memory=state.memory,
+        start=rows.start, cluster=rows.cluster, top=rows.shown[rows.first[:-1]], x=rows.x, row=state.row,
+        arm=state.arm, memory=state.memory,
     )  # fmt: skip
 
 
