@@ -8,7 +8,7 @@ from typing import Any, NotRequired, cast
 import numpy as np
 
 from rlrec.app.audit.stored_slates import near
-from rlrec.app.distributions import exact
+from rlrec.app.distributions import candidate_lists, exact
 from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribution
 from rlrec.app.distributions.trained import Trained
 from rlrec.app.log.slot_values import reward_of
@@ -20,8 +20,10 @@ from rlrec.policy import history, slate
 from rlrec.policy.base import Belief
 from rlrec.policy.floors import at_positions
 from rlrec.policy.gradient import MEMORY, State
+from rlrec.policy.two_stage import RANKING
 from rlrec.records import Decision, Slot, Version
-from rlrec.store import Store, Unit, arms, contents, decisions, events, policies
+from rlrec.store import Store, Unit, arms, candidates, contents, decisions, events, policies
+from rlrec.store.candidates import CandidateList
 from rlrec.store.events import CENSOR
 from rlrec.store.unit import damaged, parse
 
@@ -99,10 +101,15 @@ class DerivedDecision:
         self.case: EligibleDistribution | None = None
         self.trained: Trained | None = None
         self.state: State | None = None
+        self.listed: CandidateList | None = None
+        self.list_agrees = True
         self.conditional = np.empty((0, len(eligible)))
         self.marginal = self.conditional
         if not decision.imported:
             served = exact.load(unit, version, seq=decision.belief_seq, ordinal=decision.belief_ordinal)
+            if served.generator is not None:
+                self.listed = candidates.find(unit, [decision.id]).get(decision.id)
+                self.list_agrees = self._list_agrees(served, context, unit)
             self._derive(served, context)
 
     def _derive(self, served: VersionDistribution, context: Mapping[str, Any]) -> None:
@@ -129,12 +136,31 @@ class DerivedDecision:
         )  # fmt: skip
 
     def _probabilities(self, case: EligibleDistribution) -> None:
-        shown, scores = self.shown, case.scores.of_decision(unsigned(self.decision.seed or 0), self.decision.id)
+        shown, scores = self.shown, case.scores.of_decision(self._seed, self.decision.id)
         rows = [slate.remaining(scores, shown[:above], floor=case.floor) for above in range(len(shown))]
         self.conditional = np.array(rows)
         self.marginal = slate.marginals(scores, size=1 if self.state else len(shown), floor=case.floor)
         if self.state:  # below the top they are not worked out for every decision
             self.marginal = np.vstack([self.marginal, np.full((len(shown) - 1, len(self.arms)), np.nan)])
+
+    @property
+    def _seed(self) -> int:
+        """The seed of the stage that drew the slate."""
+        seed = unsigned(self.decision.seed or 0)
+        return seed if self.listed is None else seed ^ RANKING
+
+    def _list_agrees(self, served: VersionDistribution, context: Mapping[str, Any], unit: Unit) -> bool:
+        """Whether the list of candidates has the probability that is stored."""
+        if self.listed is None or self.listed.catalogue_id is None:
+            return False
+        key, revision = self.listed.catalogue_id, self.decision.catalogue_revision
+        catalogue = contents.eligible_arms(unit, [key])[key]
+        names = arms.keys(unit, catalogue)
+        case = served.candidates(key, np.array(catalogue, np.int64), context, keys=names, revision=revision)
+        seeds = np.array([unsigned(self.decision.seed or 0)], np.uint64)
+        lists, ids = np.array([self.listed.arms], np.int64), np.array([self.decision.id])
+        derived = candidate_lists.conditionals(case, lists, seeds=seeds, decisions=ids)
+        return bool(near(np.array([self.listed.propensities]), derived).all())
 
     def floor(self) -> float | list[float] | None:
         """The exploration at every position, or at each of those shown; None where nothing can be derived."""
@@ -159,7 +185,7 @@ class DerivedDecision:
         at = np.arange(len(self.shown)), self.shown
         stored = np.array([(slot.propensity, slot.marginal) for slot in self.decision.slots], np.float64).T
         derived = np.array([self.conditional[at], self.marginal[at]])
-        return bool((near(stored, derived) | np.isnan(stored)).all())
+        return self.list_agrees and bool((near(stored, derived) | np.isnan(stored)).all())
 
     def features(self) -> dict[str, Any]:
         """The features of context and visit that are not 0, for a policy that reads the visit."""

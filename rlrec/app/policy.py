@@ -156,7 +156,8 @@ def _resolved(store: Store, request: Request) -> Mapping[str, Any]:
 def _existing(unit: Unit, policy: StoredPolicy, definition: Mapping[str, Any]) -> CreatedPolicy:
     """The live version of a policy that is stored. Raises Conflict where its definition is another one."""
     stored = parse(policies.definition(unit, policy.id), f"definition of policy {policy.name}")
-    stored["params"] = kinds.parameters(policy.kind) | stored["params"]  # parameters added later have their defaults
+    # parameters added later have their defaults
+    stored["params"] = kinds.parameters(policy.kind, stored["params"]) | stored["params"]
     if canonical.text(stored) != canonical.text(definition):
         hint = "policies never change: use another name"
         raise Conflict(f"policy {policy.name!r} already has another definition", hint=hint)
@@ -341,7 +342,8 @@ def _probabilities(
     except InputError:  # the policy has no distribution in this context
         return best, probability
     best[active] = slate.first(case.scores, floor=0.0)
-    probability[active] = slate.first(case.scores, floor=case.floor)
+    if distribution.generator is None:  # over all lists of candidates it has no closed form
+        probability[active] = slate.first(case.scores, floor=case.floor)
     return best, probability
 
 

@@ -21,7 +21,7 @@ from rlrec.app.serving.requests import Duplicate, Planned, PlannedRequest, Reque
 from rlrec.app.serving.visit_history import HistoryReader
 from rlrec.errors import InputError, StoreBusy
 from rlrec.policy.forgetting import Forgetting
-from rlrec.store import Store, Unit, arms, contents, decisions, policies, settings
+from rlrec.store import Store, Unit, arms, candidates, contents, decisions, policies, settings
 from rlrec.store.unit import Row
 from rlrec.times import written
 
@@ -172,6 +172,9 @@ def _store(
     served: dict[int, list[ServedSlate]] = defaultdict(list)  # by policy
     now, at, stored_seed, contexts = unit.now, written(unit.now), signed(seed), cache.contexts
     ordinals = _ordinals(ledger, planned)
+    listed = {index: slate.candidates for index, slate in slates.items() if slate.candidates is not None}
+    set_ids = contents.eligible_sets(unit, {of_decision.eligible for of_decision in listed.values()}) if listed else {}
+    lists: list[Row] = []
     for index, plan in planned.items():
         request, shared, context, digest = plan
         decision_id, slate = decision_ids[index], slates[index]
@@ -179,6 +182,9 @@ def _store(
         policy_id, version_id, belief_seq, belief_ordinal, seq, eligible_id, variant_id = columns[shared]
         context_id, of_policy = contexts[context], ordinals.get(policy_id)
         ordinal = None if of_policy is None else next(of_policy)
+        if index in listed:
+            lists.append(listed[index].row(decision_id, eligible_id))
+            eligible_id = set_ids[listed[index].eligible]
         rows.append((
             decision_id, policy_id, version_id, belief_seq, belief_ordinal, seq, ordinal, session.id, session.number,
             step, context_id, state, eligible_id, shared.revision, shared.size, slate.log_propensity, stored_seed,
@@ -188,6 +194,8 @@ def _store(
         served[policy_id].append(ServedSlate(slate.slots, ordinal or 0, context_id))
         answers[index] = decision_json.drawn(plan, slate, decision_id, session.user, session.number, step, at)
     decisions.add(unit, rows, slots)
+    if lists:
+        candidates.add(unit, lists)
     for policy_id, served_slates in served.items():
         ledger.serve(policy_id, served_slates)
     return answers

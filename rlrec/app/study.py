@@ -84,6 +84,8 @@ def _policy(store: Store, request: Request, audience: Audience, names: Sequence[
     policy.check(_reward(request.environment, audience))
     if not policy.served:
         raise InputError(f"{name} is the label of an imported log", hint="study another policy")
+    if policy.stages:
+        raise InputError(f"{name} draws candidates, and a study in memory shows any arm", hint="leave --ephemeral away")
     if not policy.online:
         hint = "leave --ephemeral away, train it on what the store has served"
         raise InputError(f"{name} is trained from a store, and a study in memory has none", hint=hint)

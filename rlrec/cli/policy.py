@@ -46,9 +46,13 @@ def kinds(show: Show) -> None:
 
 def _parameters(parameters: dict[str, Any]) -> str:
     """The parameters of one policy that have a value, tables as `...`; rare ones where they change something."""
-    idle = {"discount": 1.0, "window": 0.0, "explore_slots": ""}
-    used = {name: value for name, value in parameters.items() if value not in (None, "") and idle.get(name) != value}
-    used.pop("examination", None)  # of the curve that `position` names
+    idle = {"discount": 1.0, "window": 0.0}
+
+    def shows(name: str, value: Any) -> bool:
+        undotted = name.rpartition(".")[2]  # that of a stage
+        return value not in (None, "") and idle.get(undotted) != value and undotted != "examination"
+
+    used = {name: value for name, value in parameters.items() if shows(name, value)}
     return " ".join(f"{name}=..." if isinstance(value, dict) else _pair(name, value) for name, value in used.items())
 
 

@@ -29,7 +29,10 @@ KINDS = {
     "plackett-luce": "rlrec.policy.odds:PlackettLuce",
     "squarecb": "rlrec.policy.linear:SquareCb",
     "gradient": "rlrec.policy.gradient:Gradient",
+    "two-stage": "rlrec.policy.two_stage:TwoStage",
 }
+TWO_STAGE, STAGES = "two-stage", ("first", "second")
+NOT_TYPED = ("design", "of_stages")  # fields of a policy that are no parameters, or not by that name
 
 CURVE = "examination"  # a parameter that nobody types: the values of the curve `position`
 
@@ -42,33 +45,47 @@ def load(kind: str) -> type[Policy]:
     return getattr(import_module(module), name)
 
 
-def parameters(kind: str) -> dict[str, Any]:
-    """The parameters of a kind with their defaults; a kind checks by itself what it needs."""
+def parameters(kind: str, typed: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The parameters of a kind with their defaults; a kind checks by itself what it needs.
+
+    typed: parameters that a person typed; where these are given, those of the stages that they name come along, as
+    `first.floor`."""
     from dataclasses import MISSING, fields
 
-    listed = [field for field in fields(load(kind)) if field.name not in ("design", CURVE)]
+    listed = [field for field in fields(load(kind)) if field.name not in (*NOT_TYPED, CURVE)]
     common = ("floor", "explore_slots", "discount", "window", "position")  # they come last
     listed.sort(key=lambda field: field.name in common)
-    return {field.name: None if field.default is MISSING else field.default for field in listed}
+    defaults = {field.name: None if field.default is MISSING else field.default for field in listed}
+    if typed is not None and kind == TWO_STAGE:
+        for stage in STAGES:
+            of_stage = parameters(typed.get(stage, defaults[stage]))
+            defaults |= {f"{stage}.{name}": value for name, value in of_stage.items() if name not in defaults}
+    return defaults
 
 
 def values(policy: Policy) -> dict[str, Any]:
     """The parameters of a policy; with the values of its curve, where it has one."""
     from dataclasses import fields
 
-    hidden = ("design",) if policy.examination else ("design", CURVE)
-    return {field.name: getattr(policy, field.name) for field in fields(policy) if field.name not in hidden}
+    hidden = NOT_TYPED if policy.examination else (*NOT_TYPED, CURVE)
+    of_policy = {field.name: getattr(policy, field.name) for field in fields(policy) if field.name not in hidden}
+    of_stages = ((stage, values(each)) for stage, each in zip(STAGES, policy.stages, strict=False))
+    dotted = {f"{stage}.{name}": each[name] for stage, each in of_stages for name in each if name not in of_policy}
+    return of_policy | dotted
 
 
 def make(kind: str, typed: Mapping[str, Any], *, design: Design | None = None) -> Policy:
     """A policy of a kind with checked parameters. Raises InputError for an unknown or impossible one.
 
     design: how a contextual kind reads contexts; None for its default."""
-    cls, defaults = load(kind), parameters(kind)
+    cls, defaults = load(kind), parameters(kind, typed)
     for name in typed:
         if name not in defaults and not (name == CURVE and "position" in defaults):
             hint = suggest(name, list(defaults)) or f"it has {', '.join(defaults)}"
             raise InputError(f"kind {kind} has no parameter {name!r}", hint=hint)
+    undotted = {name: value for name, value in typed.items() if "." not in name}
+    if len(undotted) < len(typed):
+        undotted["of_stages"] = {name: value for name, value in typed.items() if "." in name}
     designed = {"design": design} if design is not None and "design" in cls.__dataclass_fields__ else {}
     curve = {CURVE: tuple(typed[CURVE])} if CURVE in typed else {}
-    return cls(**{**cls.implied_defaults(typed), **typed, **curve}, **designed)
+    return cls(**{**cls.implied_defaults(typed), **undotted, **curve}, **designed)

@@ -97,6 +97,16 @@ class Policy(Counts, ABC):
     stateful: ClassVar[bool] = False  # whether it reads the session's state: each decision has its own distribution
 
     @property
+    def stages(self) -> tuple[Policy, ...]:
+        """The policies that draw candidates and rank them; none where it draws slates by itself."""
+        return ()
+
+    @property
+    def listed(self) -> int:
+        """How many candidates its first stage draws; 0 where it draws slates by itself."""
+        return 0
+
+    @property
     def contextual(self) -> bool:
         """Whether it reads contexts through its `design`: encoders, and beliefs with moments."""
         return False

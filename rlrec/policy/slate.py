@@ -152,6 +152,17 @@ class SlateSampler:
         propensity, minimum = (_mix_floor(each, floors, left) for each in (probability, least))
         return _to_log(slates, propensity, marginal, minimum)
 
+    def draw_lists(self, *, seeds: Words, decisions: Ids) -> Draw:
+        """`draw` without marginals and smallest propensities, which are NaN: they would cost the most."""
+        if self._size == 1 or not isinstance(self._order, DrawnOrder):
+            return self.draw(seeds=seeds, decisions=decisions)
+        slates = _draw_slates(self._order, self._arms, self._size, self._floor, seeds, decisions)
+        probability, _ = self._order.conditionals(slates, floor=self._floor, least=False)
+        left = self._arms - np.arange(self._size)
+        propensity = _mix_floor(probability, at_positions(self._floor, self._size), left)
+        unknown = np.full(propensity.shape, np.nan)
+        return _to_log(slates, propensity, unknown, unknown)
+
     @cached_property
     def first(self) -> Array:
         """Probability of each arm at position 1, (m,), not to be written to; error as for `first`."""

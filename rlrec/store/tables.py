@@ -436,6 +436,17 @@ import_line = _table(
     rowid=False,
 )
 
+# The candidates that the first stage of a decision drew from a catalogue (null where that is not known), ids in order,
+# with their propensities, each given those before; the eligible set of the decision is that of its candidates.
+candidate_list = _table(
+    "candidate_list",
+    _ref("decision_id", "decision", key=True),
+    _ref("catalogue_id", "eligible_set", null=True),
+    *_columns(TEXT, "arms", "propensities"),
+    Column("log_propensity", REAL, nullable=False),
+    CheckConstraint("log_propensity <= 0 AND log_propensity >= -1e308", name="log_propensity_range"),
+)
+
 # Curves of examination: how likely the eye reaches a position, against the first one. Numbered under a name; they
 # never change. options: of the command; positions: the curve, JSON; report: how it was estimated, JSON.
 position_curve = _table(

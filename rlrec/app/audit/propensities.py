@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 
 from rlrec import policy as kinds
+from rlrec.app.audit import candidate_lists
 from rlrec.app.audit.findings import UNREADABLE, Findings
 from rlrec.app.audit.session_slates import SessionSlates
 from rlrec.app.audit.stored_slates import ABSOLUTE, CHECK, RELATIVE, Derived, Referred, Stored, StoredSlates, complete
@@ -16,6 +17,7 @@ from rlrec.app.log import lineage
 from rlrec.arrays import Ids, Index, run_starts
 from rlrec.policy import sampler, slate
 from rlrec.policy.scores import Scores
+from rlrec.policy.two_stage import ranking_seeds
 from rlrec.records import Version
 from rlrec.store import Unit, audit, beliefs, policies
 from rlrec.store.beliefs import BeliefRows
@@ -86,7 +88,7 @@ class VersionSlates:
         self.unit, self.version, self.findings = unit, version, findings
         self.prior = beliefs.prior(unit, version.id)
         self.described = designs.described(unit, version)
-        self.referred = Referred(unit, findings, reads=VersionDistribution(version, sums=[], prior=[]).policy.reads)
+        self.referred = Referred(unit, findings, reads=VersionDistribution(version, sums=[], prior=[]).learner.reads)
 
     def check(self, slates: StoredSlates) -> int:
         order = np.argsort(slates.per_decision("belief_seq"), kind="stable")
@@ -115,6 +117,10 @@ class VersionSlates:
         for row, eligible, revision, context, size in zip(rows.tolist(), *columns, strict=True):
             reading, epoch = served.reading(self.referred.context(context)), served.epoch(revision)
             groups.setdefault((eligible, epoch, reading, size), []).append(row)
+        if served.generator is not None:
+            candidate_lists.check(
+                self.unit, slates, rows, served, referred=self.referred, findings=self.findings
+            )  # fmt: skip
         done = 0
         for (eligible, _, _, size), members in groups.items():
             group = np.array(members, np.intp)
@@ -139,6 +145,8 @@ class VersionSlates:
         group = group[np.isin(slates.per_slot("arm_id", group, size), case.arms).all(axis=1)]
         if len(group):
             stored, its = Stored(slates, group, size), f"the belief of {self.version.policy.name}@{self.version.number}"
+            if served.generator is not None:
+                stored.seeds = ranking_seeds(stored.seeds)
             stored.compare(_derive(case, stored, size), of=its, findings=self.findings)
         return len(group)
 

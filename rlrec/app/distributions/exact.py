@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -21,6 +21,7 @@ from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.scores import Scores, unstack
 from rlrec.policy.slate import SlateSampler
 from rlrec.policy.solving import ArmMoments, unpack
+from rlrec.policy.two_stage import TwoStage
 from rlrec.records import Version
 from rlrec.store import Unit, beliefs, policies
 from rlrec.store.beliefs import SUMS, ArmPrior, BeliefRow, BeliefRows
@@ -67,7 +68,10 @@ class VersionDistribution:
 
     ordinal: how many decisions its policy had made. sums: rows of `beliefs.sums` where these are plain, else of
     `beliefs.rows`. described: features of the arms, where the model reads them; trained: the parameters of a trained
-    kind."""
+    kind.
+
+    learner: what the sums are statistics of. Where that has two stages, `policy` is the second one, and eligible sets
+    are lists of candidates; generator: the first stage, None where there is none."""
 
     def __init__(
         self, version: Version, *, sums: BeliefRows, prior: Sequence[ArmPrior], greedy: bool = False, ordinal: int = 0,
@@ -75,33 +79,52 @@ class VersionDistribution:
     ) -> None:  # fmt: skip
         self.version, self.ordinal, self.trained = version, ordinal, trained
         policy = policy_of(version)
-        self.policy: Policy = policy.greedy() if greedy else policy
+        self.learner: Policy = policy.greedy() if greedy else policy
+        self.policy = self.learner.stages[-1] if self.learner.stages else self.learner
         self.described = described
+        self.generator: VersionDistribution | None = None
+        if isinstance(policy, TwoStage):
+            kind, params = policy.definitions[0]
+            first = replace(version, policy=replace(version.policy, kind=kind, params=params))
+            self.generator = VersionDistribution(first, sums=(), prior=prior, described=described)
         self._prior_arms, self._prior = _table(prior, 2)
         self._rows: dict[str, Array] = {}
         self._set_sums(sums)
 
     def _set_sums(self, sums: BeliefRows) -> None:
-        if has_plain_sums(self.policy):
-            self._arms, self._sums = _table(sums, 3)
+        if has_plain_sums(self.learner):
+            arms, table = _table(sums, 3)
         else:
             rows = cast("Sequence[BeliefRow]", sums)
-            self._arms, self._sums = _faded_sums(rows, self.policy.forgetting, self.ordinal)
-        for row in np.flatnonzero(self._sums[:, 0] < -1e-6)[:1].tolist():  # below what rounding explains
+            arms, table = _faded_sums(rows, self.learner.forgetting, self.ordinal)
+        for row in np.flatnonzero(table[:, 0] < -1e-6)[:1].tolist():  # below what rounding explains
             belief = f"the belief of {self.version.policy.name}@{self.version.number}"
-            raise damaged(f"{belief} counts {self._sums[row, 0]:g} pulls of arm {self._arms[row]}")
+            raise damaged(f"{belief} counts {table[row, 0]:g} pulls of arm {arms[row]}")
+        if self.generator is not None:
+            first, second = cast(TwoStage, self.learner).columns
+            before, self.generator = self.generator, copy(self.generator)
+            self.generator._take_sums(arms, table[:, first] if len(arms) else np.zeros((0, len(first))))
+            self.generator.described, self.generator._earlier = self.described, before._samplers()
+            table = table[:, second] if len(arms) else np.zeros((0, len(second)))
+        self._take_sums(arms, table)
+
+    def _take_sums(self, arms: Ids, sums: Array) -> None:
+        """Other sums: whatever was worked out from earlier ones is dropped."""
+        self._arms, self._sums = arms, sums
         self._distributions: dict[tuple[Hashable, ...], EligibleDistribution] = {}
         self._earlier: Mapping[tuple[Hashable, ...], Mapping[int, SlateSampler]] = {}
         self._beliefs: dict[tuple[Hashable, int], Belief] = {}
         self._pools: dict[int, ArmMoments] = {}
         self._cached_arms = 0
 
-    def see(self, contexts: Iterable[Mapping[str, Any]]) -> None:
+    def see(self, contexts: Collection[Mapping[str, Any]]) -> None:
         """Encode contexts that are about to be used, all at once."""
         if is_contextual(self.policy):
             by_key = {self.reading(context): context for context in contexts}
             rows = self.policy.design.context.encode(list(by_key.values()))
             self._rows = dict(zip(by_key, rows, strict=True))
+        if self.generator is not None:
+            self.generator.see(contexts)
 
     def belief(self, arms: Ids, *, revision: int = 0) -> Belief:
         """Sums and prior of these arms; an arm that is in neither has no sums, and the kind's default prior.
@@ -132,15 +155,23 @@ class VersionDistribution:
 
     def reading(self, context: Mapping[str, Any]) -> str:
         """Cache key of a context: contexts with equal keys have equal distributions."""
-        reads = self.policy.reads
+        reads = self.learner.reads
         if reads == EVERYTHING:
             return repr(context)
         return repr([context.get(field) for field in reads]) if reads else ""
 
     def check(self, context: Mapping[str, Any]) -> None:
         """Raises InputError where a context does not have the types that the policy's features declare."""
-        if is_contextual(self.policy):
-            self.policy.design.context.check(context)
+        if is_contextual(self.learner):
+            self.learner.design.context.check(context)
+
+    def candidates(
+        self, eligible: Hashable, arms: Ids, context: Mapping[str, Any], *, keys: Mapping[int, str], revision: int = 0
+    ) -> EligibleDistribution:
+        """The distribution that lists of candidates are drawn from; arguments: as of `case`."""
+        assert self.generator is not None
+        case = self.generator.case(eligible, arms, context, keys=keys, revision=revision)
+        return replace(case, reads=self.learner.reads)
 
     def case(
         self, eligible: Hashable, arms: Ids, context: Mapping[str, Any], *, keys: Mapping[int, str], revision: int = 0
@@ -203,9 +234,12 @@ class VersionDistribution:
         distribution = copy(self)  # policy and prior are the same
         distribution.ordinal = ordinal
         distribution._set_sums(sums)
-        earlier = self._distributions.items()
-        distribution._earlier = {name: {**eligible.earlier, **eligible.samplers} for name, eligible in earlier}
+        distribution._earlier = self._samplers()
         return distribution
+
+    def _samplers(self) -> Mapping[tuple[Hashable, ...], Mapping[int, SlateSampler]]:
+        """The samplers of every distribution, by its name."""
+        return {name: {**eligible.earlier, **eligible.samplers} for name, eligible in self._distributions.items()}
 
     def forget(self) -> None:
         """Drop the cached distributions: they would fill the memory where no two rows share one."""
@@ -230,7 +264,7 @@ def load(
         version, sums=(), prior=beliefs.prior(unit, version.id), greedy=greedy, described=described(unit, version),
         trained=trained,
     )  # fmt: skip
-    sums, ordinal = _stored(unit, version, distribution.policy, seq, ordinal)
+    sums, ordinal = _stored(unit, version, distribution.learner, seq, ordinal)
     return distribution.moved(sums, ordinal=ordinal)
 
 
@@ -260,7 +294,7 @@ def renewed(unit: Unit, version: Version, before: VersionDistribution, *, descri
         distribution.described = described(unit, version)
         if distribution.trained is not None:
             distribution.trained = Trained(unit, version)
-    sums, ordinal = _stored(unit, version, distribution.policy)
+    sums, ordinal = _stored(unit, version, distribution.learner)
     return distribution.moved(sums, ordinal=ordinal)
 
 

@@ -22,15 +22,17 @@ LEAST, MOST = 1e-6, 1e9  # pseudo-counts for which probabilities are exact, and 
 
 def typed(kind: str, texts: Mapping[str, str]) -> dict[str, Any]:
     """Typed parameters: numbers where the kind has numbers, the contents of files where it takes one."""
-    defaults = kinds.parameters(kind)
+    defaults = kinds.parameters(kind, texts)
     parameters: dict[str, Any] = {}
     for name, text in texts.items():
         if name not in defaults:
             hint = suggest(name, list(defaults)) or f"it has {', '.join(defaults)}"
             raise InputError(f"kind {kind} has no parameter {name!r}", hint=hint)
-        if name in FILES:
-            tables = _tables(Path(text), "probability", by="by" in texts)
-            parameters[name] = tables if "by" in texts else tables.get(ANY, {})
+        stage, dot, undotted = name.rpartition(".")
+        if undotted in FILES:
+            by = f"{stage}{dot}by" in texts
+            tables = _tables(Path(text), "probability", by=by)
+            parameters[name] = tables if by else tables.get(ANY, {})
         elif isinstance(defaults[name], float):
             parameters[name] = _number(text, f"parameter {name}")
         else:

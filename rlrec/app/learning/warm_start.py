@@ -55,7 +55,8 @@ def warm_start(
     selected = None if from_log is None else filters.selection(unit, from_log)
     version = designs.unstored(kind, typed, reward)
     if kinds.make(kind, typed).contextual:
-        shared = typed["model"] in (SHARED, BILINEAR, FEATURES)
+        models = {value for name, value in typed.items() if name.rpartition(".")[2] == "model"}
+        shared = not models.isdisjoint((SHARED, BILINEAR, FEATURES))
         design = fit_design(unit, selected, version, declared=declared or {}, shared=shared)
         version = replace(version, parameters=design.to_json())
         designs.policy_of(version)  # refuses more features than its model holds

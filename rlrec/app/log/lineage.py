@@ -120,8 +120,8 @@ def learns(version: Version) -> bool:
 
 def informed(policy: Policy) -> bool:
     """Whether the distribution of a policy depends on a belief."""
-    if policy.contextual:
-        return True
+    if policy.contextual or policy.stages:
+        return policy.contextual or any(map(informed, policy.stages))
     none: Any = np.zeros(0)
     empty = Belief(pulls=none, reward_sum=none, reward_squares=none, alpha=none, beta=none, total=0.0)
     return policy.index(empty, context={}) is not None

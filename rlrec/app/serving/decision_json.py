@@ -6,11 +6,14 @@ from collections.abc import Collection, Mapping, Sequence
 from math import exp
 from typing import Any, NotRequired, TypedDict
 
+from rlrec.app.serving import candidates
 from rlrec.app.serving.draws import DrawnSlate
 from rlrec.app.serving.requests import PlannedRequest
 from rlrec.policy import history
 from rlrec.records import Decision, Event, Version
 from rlrec.store import Unit, arms, decisions, experiments, policies, sessions
+from rlrec.store import candidates as candidate_lists
+from rlrec.store.candidates import CandidateList
 from rlrec.store.events import CENSOR
 from rlrec.store.unit import parse
 from rlrec.times import written
@@ -20,7 +23,10 @@ Answer = TypedDict("Answer", {
     "request_id": str | None, "session": str, "visit": int | None, "step": int | None, "user": str | None,
     "policy": str, "version": int, "experiment": str | None, "variant": str | None, "propensity": float | None,
     "log_propensity": float | None, "slate": list[dict[str, Any]], "at": str, "duplicate": NotRequired[bool],
+    "candidates": NotRequired[list[dict[str, Any]]], "candidates_log_propensity": NotRequired[float],
 })  # fmt: skip
+
+LISTED = ("two-stage", "logged")  # kinds whose decisions may have a list of candidates
 
 
 def drawn(
@@ -29,13 +35,15 @@ def drawn(
 ) -> Answer:  # fmt: skip
     """The answer to a request that was drawn just now."""
     shared, request = plan.shared, plan.request
-    return {
+    answer: Answer = {
         "decision_id": decision_id, "request_id": request.request_id, "session": request.session, "visit": visit,
         "step": step, "user": user, "policy": shared.version.policy.display_name, "version": shared.version.number,
         "experiment": None if shared.experiment is None else shared.experiment.name,
         "variant": None if shared.variant is None else shared.variant.label, "propensity": slate.propensity,
         "log_propensity": slate.log_propensity, "slate": slate.answer, "at": at, "duplicate": False,
     }  # fmt: skip
+    answer.update(slate.listed)  # type: ignore[typeddict-item]
+    return answer
 
 
 def stored(unit: Unit, decision_ids: Collection[int]) -> dict[int, Answer]:
@@ -47,10 +55,15 @@ def answers(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, Answer]:
     """The answers of decisions that were read already, by id."""
     versions = policies.by_id(unit, {decision.version_id for decision in logged.values()})
     owners = sessions.by_id(unit, {decision.session_id for decision in logged.values()})
-    keys = arms.keys(unit, {slot.arm_id for decision in logged.values() for slot in decision.slots})
+    two_stage = (number for number, decision in logged.items() if versions[decision.version_id].policy.kind in LISTED)
+    lists = candidate_lists.find(unit, list(two_stage))
+    shown = {slot.arm_id for decision in logged.values() for slot in decision.slots}
+    keys = arms.keys(unit, shown.union(*(listed.arms for listed in lists.values())))
     labels = experiments.labels(unit, {decision.variant_id for decision in logged.values() if decision.variant_id})
     return {
-        number: _answer(decision, versions[decision.version_id], owners[decision.session_id], keys, labels)
+        number: _answer(
+            decision, versions[decision.version_id], owners[decision.session_id], keys, labels, lists.get(number)
+        )
         for number, decision in logged.items()
     }
 
@@ -69,7 +82,7 @@ def states(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, dict[str, An
 
 def _answer(
     decision: Decision, version: Version, session: sessions.Session, keys: Mapping[int, str],
-    labels: Mapping[int, tuple[str, str]],
+    labels: Mapping[int, tuple[str, str]], listed: CandidateList | None,
 ) -> Answer:  # fmt: skip
     experiment, variant = labels[decision.variant_id] if decision.variant_id else (None, None)
     log_propensity = decision.log_propensity
@@ -87,6 +100,8 @@ def _answer(
     }  # fmt: skip
     source = parse(decision.source, f"source of decision {decision.id}") if decision.source else {}  # of an import
     answer.update({name: value for name, value in source.items() if name in answer})  # type: ignore[typeddict-item]
+    if listed is not None:
+        answer.update(candidates.to_json(listed, keys))  # type: ignore[typeddict-item]
     return answer
 
 

@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rlrec.app.distributions import exact
+from rlrec.app.serving import candidates
+from rlrec.app.serving.candidates import DrawnCandidates, RankedCandidates
 from rlrec.app.serving.open_sessions import arm_json
 from rlrec.app.serving.requests import PlannedRequest, SharedDistribution
 from rlrec.arrays import Ids, Index
@@ -21,9 +23,10 @@ from rlrec.store.unit import Row
 
 class DrawnSlate:
     """A slate as it is stored and answered; slates of one arm are shared by all who were shown it.
-    slots: rows of decisions.SLOT behind the decision's id; recent: the arms as a session state remembers them."""
+    slots: rows of decisions.SLOT behind the decision's id; recent: the arms as a session state remembers them;
+    candidates: that it was ranked from, None where there is one stage; listed: the same for the answer."""
 
-    __slots__ = ("answer", "arms", "log_propensity", "propensity", "recent", "slots")
+    __slots__ = ("answer", "arms", "candidates", "listed", "log_propensity", "propensity", "recent", "slots")
 
     def __init__(self, arms: list[int], keys: Mapping[int, str], draws: Sequence[tuple[Any, ...]]) -> None:
         """draws: propensity, marginal (NaN where it has no closed form), min_propensity, score and rounded of each
@@ -43,6 +46,8 @@ class DrawnSlate:
                 "score": score,
             })  # fmt: skip
         self.recent = [arm_json(keys[arm]) for arm in arms]
+        self.candidates: DrawnCandidates | None = None
+        self.listed: dict[str, Any] = {}
 
 
 def draw(
@@ -100,12 +105,20 @@ def _draw_each(
 def _draw_shared(shared: SharedDistribution, decision_ids: Ids, seed: int, keys: Mapping[int, str]) -> list[DrawnSlate]:
     case = shared.case
     seeds = np.full(len(decision_ids), seed, np.uint64)
+    if shared.ranker is not None:
+        return [_ranked_slate(ranked, keys) for ranked in candidates.draw(shared, decision_ids, seeds, keys)]
     drawn = case.pages(shared.size).draw(seeds=seeds, decisions=decision_ids)
     if shared.size > 1 or len(decision_ids) == 1 or case.scores.samples:
         return _slates_of(case, drawn, slice(None), keys)
     _, firsts, which = np.unique(drawn.slates[:, 0], return_index=True, return_inverse=True)
     slates = _slates_of(case, drawn, firsts, keys)
     return [slates[number] for number in which.tolist()]
+
+
+def _ranked_slate(ranked: RankedCandidates, keys: Mapping[int, str]) -> DrawnSlate:
+    (slate,) = _slates_of(ranked.case, ranked.drawn, slice(None), keys)
+    slate.candidates, slate.listed = ranked.candidates, candidates.to_json(ranked.candidates, keys)
+    return slate
 
 
 def _slates_of(

@@ -95,7 +95,7 @@ class _Group:
             version, head = resolved
             serving = self.cache.serving(self.unit, version, head)
             target = request.policy, request.experiment
-            serving.see(other.context for other in self.requests if (other.policy, other.experiment) == target)
+            serving.see([other.context for other in self.requests if (other.policy, other.experiment) == target])
             if not serving.policy.served:
                 raise InputError(
                     f"policy {version.policy.name!r} is the label of an imported log",
@@ -105,13 +105,17 @@ class _Group:
         return self._routes[name]
 
     def _build(self, request: Request, route: Route) -> SharedDistribution:
-        eligible = self._eligible(request)
+        eligible, serving = self._eligible(request), route.serving
         keys, revision = self.cache.keys_with(self.unit, eligible), self.settings.catalogue_revision
-        arm_ids = self.cache.array(eligible)
+        arm_ids, candidates = self.cache.array(eligible), serving.learner.listed
+        if candidates:
+            _check_candidates(request, candidates, arms=len(eligible))
+        distribution = serving.candidates if candidates else serving.case
         return SharedDistribution(
             version=route.version, head=route.head, experiment=route.experiment, variant=route.variant,
-            eligible=eligible, revision=revision, size=request.size, trained=route.serving.trained,
-            case=route.serving.case(eligible, arm_ids, request.context, keys=keys, revision=revision),
+            eligible=eligible, revision=revision, size=request.size, trained=serving.trained,
+            context=request.context, candidates=candidates, ranker=serving if candidates else None,
+            case=distribution(eligible, arm_ids, request.context, keys=keys, revision=revision),
         )  # fmt: skip
 
     def _eligible(self, request: Request) -> Eligible:
@@ -122,6 +126,9 @@ class _Group:
             unknown = next((key for key in request.arms if key not in self.ids), None)
             if unknown is not None:
                 raise InputError(f"unknown arm {unknown!r}", hint=self._near(unknown), field="arms")
+            if len(set(request.arms)) < len(request.arms):
+                twice = next(key for key in request.arms if request.arms.count(key) > 1)
+                raise InputError(f"arm {twice!r} is listed twice", hint="list each arm once", field="arms")
             eligible = tuple(sorted({self.ids[key] for key in request.arms} & self._active))
         if not eligible:
             raise InputError("no arm is eligible", hint="add arms with `rlrec arm add`, or restore some", field="arms")
@@ -138,6 +145,15 @@ class _Group:
             self._suggested = True
             near = suggest(unknown, [arm.key for arm in arms.every(self.unit)])
         return near or "`rlrec arm list` shows them"
+
+
+def _check_candidates(request: Request, candidates: int, *, arms: int) -> None:
+    """Raises InputError where the lists or slates that are wanted cannot be drawn."""
+    if candidates > arms:
+        why = f"{candidates} candidates are wanted, but only {arms} arms are eligible"
+        raise InputError(why, hint="add arms, or use a policy with fewer candidates", field="arms")
+    if request.size > candidates:
+        raise InputError(f"k is {request.size}, but there are only {candidates} candidates", field="k")
 
 
 def _ambiguous_target() -> InputError:

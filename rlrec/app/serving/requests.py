@@ -51,7 +51,10 @@ class Route(NamedTuple):
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SharedDistribution:
     """The distribution that requests of a group share: one version, one eligible set, one length, and the same values
-    of the context fields that the version reads."""
+    of the context fields that the version reads.
+
+    ranker: ranks the first so many arms that are drawn from `case`, the candidates; None where there is one stage.
+    context: of one of the requests."""
 
     version: Version
     head: Head
@@ -62,6 +65,9 @@ class SharedDistribution:
     case: EligibleDistribution
     size: int
     trained: Trained | None
+    context: Mapping[str, Any]
+    candidates: int
+    ranker: VersionDistribution | None
 
     @property
     def stateful(self) -> bool:

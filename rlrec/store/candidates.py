@@ -1,0 +1,45 @@
+"""Lists of candidates that first stages drew, one a decision; never changed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
+
+from rlrec.store.unit import Row, Unit, damaged, parse
+
+
+class CandidateList(NamedTuple):
+    """The list of one decision. catalogue_id: the eligible set that it was drawn from, None where that is not known;
+    arms: ids in order, which as a set are the eligible set of the decision; propensities: each given those before."""
+
+    decision_id: int
+    catalogue_id: int | None
+    arms: list[int]
+    propensities: list[float]
+    log_propensity: float
+
+
+COLUMNS = CandidateList._fields
+
+
+def add(unit: Unit, rows: Iterable[Row]) -> None:
+    """Store lists, rows of COLUMNS with arms and propensities as JSON."""
+    unit.insert("candidate_list", COLUMNS, rows)
+
+
+def any_list(unit: Unit) -> bool:
+    """Whether the store has a list."""
+    return unit.ask_row("SELECT decision_id FROM candidate_list LIMIT 1") is not None
+
+
+def find(unit: Unit, decision_ids: Collection[int]) -> dict[int, CandidateList]:
+    """The lists of these decisions; those without one are left out."""
+    rows = unit.ask(f"SELECT {', '.join(COLUMNS)} FROM candidate_list WHERE decision_id IN (?*)", decision_ids)
+    lists = {}
+    for decision_id, catalogue_id, arms, propensities, log_propensity in rows:
+        of = f"of the candidates of decision {decision_id}"
+        both = parse(arms, f"arms {of}", list), parse(propensities, f"propensities {of}", list)
+        if len(both[0]) != len(both[1]):
+            raise damaged(f"decision {decision_id} has {len(both[0])} candidates with {len(both[1])} propensities")
+        lists[decision_id] = CandidateList(decision_id, catalogue_id, *both, log_propensity)
+    return lists
