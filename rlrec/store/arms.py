@@ -14,7 +14,7 @@ LAST_ID = 2**32 - 1  # the packed slots of a visit have 32 bits for an arm
 
 def every(unit: Unit) -> list[Arm]:
     """All arms, retired ones too, by id."""
-    return unit.records(Arm, "SELECT id, key, features, added_at, retired_at FROM arm ORDER BY id")
+    return unit.select(Arm, "arm ORDER BY id")
 
 
 class ArmRevision(NamedTuple):
@@ -25,8 +25,7 @@ class ArmRevision(NamedTuple):
 
 def revisions(unit: Unit) -> list[ArmRevision]:
     """Every change of an arm, by arm and revision."""
-    chosen = "SELECT arm_id, revision, features FROM arm_history ORDER BY arm_id, revision"
-    return unit.records(ArmRevision, chosen)
+    return unit.select(ArmRevision, "arm_history ORDER BY arm_id, revision")
 
 
 def active(unit: Unit) -> list[int]:

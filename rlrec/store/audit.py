@@ -272,8 +272,8 @@ class OpenVisit(NamedTuple):
 
 def open_visits(unit: Unit, first: int, last: int) -> list[OpenVisit]:
     """The visits of sessions with ids in a range that have a history and have not ended."""
-    chosen = "session_id BETWEEN ? AND ? AND history IS NOT NULL AND ended_at IS NULL ORDER BY session_id, number"
-    return unit.records(OpenVisit, f"SELECT {', '.join(OpenVisit._fields)} FROM visit WHERE {chosen}", first, last)
+    going_on = "history IS NOT NULL AND ended_at IS NULL ORDER BY session_id, number"
+    return unit.select(OpenVisit, f"visit WHERE session_id BETWEEN ? AND ? AND {going_on}", first, last)
 
 
 def integrity(unit: Unit) -> list[str]:

@@ -48,35 +48,31 @@ class ArmPrior(NamedTuple):
 
 _BELIEF = ("version_id", "arm_id", "bucket", "ordinal", *SUMS, "extra")
 _REPLACED = ", ".join(f"{name} = excluded.{name}" for name in _BELIEF[3:])
-_COLUMNS = ", ".join(BeliefRow._fields)
 _DELTA = ("version_id", "arm_id", "bucket", "seq", "ordinal", *("d_" + name for name in SUMS), *SUMS, "extra")
 
 
 def sums(unit: Unit, version_id: int) -> list[ArmSums]:
     """The sums of every arm of a belief that forgets nothing, by arm."""
-    columns = ", ".join(ArmSums._fields)
-    return unit.records(ArmSums, f"SELECT {columns} FROM belief WHERE version_id = ? ORDER BY arm_id", version_id)
+    return unit.select(ArmSums, "belief WHERE version_id = ? ORDER BY arm_id", version_id)
 
 
 def sums_at(unit: Unit, version_id: int, seq: int) -> list[ArmSums]:
     """The rows of `sums` as they stood after change `seq`: per arm the newest delta up to it, bit for bit."""
-    return _at(unit, ArmSums, ArmSums._fields, version_id, seq, oldest=0)
+    return _at(unit, ArmSums, version_id, seq, oldest=0)
 
 
 def rows(unit: Unit, version_id: int, *, oldest: int = 0) -> list[BeliefRow]:
     """The rows of a belief from a bucket on, by bucket and arm."""
-    of_version = "version_id = ? AND bucket >= ? ORDER BY bucket, arm_id"
-    return unit.records(BeliefRow, f"SELECT {_COLUMNS} FROM belief WHERE {of_version}", version_id, oldest)
+    from_bucket = "belief WHERE version_id = ? AND bucket >= ? ORDER BY bucket, arm_id"
+    return unit.select(BeliefRow, from_bucket, version_id, oldest)
 
 
 def rows_at(unit: Unit, version_id: int, seq: int, *, oldest: int = 0) -> list[BeliefRow]:
     """The rows of `rows` as they stood after change `seq`."""
-    return _at(unit, BeliefRow, BeliefRow._fields, version_id, seq, oldest=oldest)
+    return _at(unit, BeliefRow, version_id, seq, oldest=oldest)
 
 
-def _at(
-    unit: Unit, kind: type[Record], columns: Sequence[str], version_id: int, seq: int, *, oldest: int
-) -> list[Record]:
+def _at(unit: Unit, kind: type[Record], version_id: int, seq: int, *, oldest: int) -> list[Record]:
     newest = (
         "SELECT arm_id, bucket, max(seq) AS seq FROM belief_delta WHERE version_id = ? AND bucket >= ? AND seq <= ?"
         " GROUP BY arm_id, bucket"
@@ -85,7 +81,7 @@ def _at(
         f"belief_delta AS delta JOIN ({newest}) AS newest"
         " ON delta.arm_id = newest.arm_id AND delta.bucket = newest.bucket AND delta.seq = newest.seq"
     )
-    names = ", ".join(f"delta.{name}" for name in columns)
+    names = ", ".join(f"delta.{name}" for name in kind._fields)
     chosen = f"SELECT {names} FROM {joined} WHERE delta.version_id = ? ORDER BY delta.bucket, delta.arm_id"
     return unit.records(kind, chosen, version_id, oldest, seq, version_id)
 
@@ -98,7 +94,7 @@ def add(
     belief that fades: its sums are brought forward to the policy's `ordinal`, which the changes refer to."""
     wanted = "version_id = ? AND bucket IN (?*) AND arm_id IN (?*)"
     buckets, arms = sorted({bucket for bucket, _ in changes}), sorted({arm for _, arm in changes})
-    stored = unit.ask(f"SELECT {_COLUMNS} FROM belief WHERE {wanted}", version_id, buckets, arms)
+    stored = unit.select(BeliefRow, f"belief WHERE {wanted}", version_id, buckets, arms)
     before = {row[:2]: row[2:] for row in stored}
     rows, deltas = [], []
     for key, change in sorted(changes.items(), key=itemgetter(0)):
@@ -129,8 +125,7 @@ def _extra(before: bytes | None, fade: float, change: Any) -> bytes:
 
 def prior(unit: Unit, version_id: int) -> list[ArmPrior]:
     """The priors of the arms that do not have the kind's default, by arm."""
-    chosen = "SELECT arm_id, alpha, beta FROM prior WHERE version_id = ? ORDER BY arm_id"
-    return unit.records(ArmPrior, chosen, version_id)
+    return unit.select(ArmPrior, "prior WHERE version_id = ? ORDER BY arm_id", version_id)
 
 
 def add_prior(unit: Unit, version_id: int, rows: Iterable[tuple[int, float, float]]) -> None:
@@ -146,8 +141,7 @@ class ArmWeights(NamedTuple):
 
 def weights(unit: Unit, version_id: int) -> list[ArmWeights]:
     """The trained weights of a version, by arm id."""
-    chosen = "SELECT arm_id, weights FROM arm_weights WHERE version_id = ? ORDER BY arm_id"
-    return unit.records(ArmWeights, chosen, version_id)
+    return unit.select(ArmWeights, "arm_weights WHERE version_id = ? ORDER BY arm_id", version_id)
 
 
 def add_weights(unit: Unit, version_id: int, rows: Iterable[tuple[int, bytes]]) -> None:

@@ -61,9 +61,7 @@ def find(unit: Unit, ids: Collection[int]) -> dict[int, Decision]:
 
 def propensities(unit: Unit, ids: Collection[int]) -> list[SlotPropensity]:
     """The propensity and the marginal of all slots of these decisions, by decision and position."""
-    columns = ", ".join(SlotPropensity._fields)
-    text = f"SELECT {columns} FROM slot WHERE decision_id IN (?*) ORDER BY decision_id, position"
-    return unit.records(SlotPropensity, text, ids)
+    return unit.select(SlotPropensity, "slot WHERE decision_id IN (?*) ORDER BY decision_id, position", ids)
 
 
 def policy_ids(unit: Unit, ids: Collection[int]) -> dict[int, int]:

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from rlrec.arrays import Ids
 
 
-EVENT = ("decision_id", "position", "kind", "value", "at", "received_at", "seq", "key")
 CENSOR = "!censor"
 
 Wanted = tuple[int | None, int | None]  # a decision, and a position of it
@@ -66,7 +65,6 @@ class FeedbackKey(NamedTuple):
     decision_id: int
 
 
-_ROW = (*EVENT, "number")
 # Without a position the only slot of a slate is meant, or the page of a longer one.
 _TARGETS = """
 SELECT d.id, d.policy_id, d.version_id, d.at, d.size, d.imported, s.arm_id,
@@ -111,12 +109,9 @@ def earlier(unit: Unit, decision_ids: Collection[int], kinds: Collection[str]) -
     stored."""
     if not decision_ids:
         return {}
-    chosen = (
-        f"SELECT {', '.join(StoredEvent._fields)} FROM event WHERE decision_id IN (?*) AND kind IN (?*)"
-        " ORDER BY decision_id, number"
-    )
+    chosen = "event WHERE decision_id IN (?*) AND kind IN (?*) ORDER BY decision_id, number"
     by_decision: dict[int, list[StoredEvent]] = {}
-    for event in unit.records(StoredEvent, chosen, decision_ids, [*kinds, CENSOR]):
+    for event in unit.select(StoredEvent, chosen, decision_ids, [*kinds, CENSOR]):
         by_decision.setdefault(event.decision_id, []).append(event)
     return by_decision
 
@@ -140,16 +135,15 @@ def received_by(unit: Unit, decision_ids: Ids, kinds: Collection[str], *, time: 
 
 def by_decision(unit: Unit, decision_ids: Collection[int]) -> dict[int, list[Event]]:
     """Events of each decision that has any, in the order in which they were stored."""
-    chosen = f"SELECT {', '.join(_ROW)} FROM event WHERE decision_id IN (?*) ORDER BY decision_id, number"
     events: dict[int, list[Event]] = {}
-    for row in unit.ask(chosen, decision_ids):
-        events.setdefault(row[0], []).append(Event._make(row))
+    for event in unit.select(Event, "event WHERE decision_id IN (?*) ORDER BY decision_id, number", decision_ids):
+        events.setdefault(event.decision_id, []).append(event)
     return events
 
 
 def add(unit: Unit, rows: Iterable[Row]) -> None:
     """Store events, rows of Event. The caller holds the lock of the decision's policy."""
-    unit.insert("event", _ROW, rows)
+    unit.insert("event", Event._fields, rows)
 
 
 def stored_keys(unit: Unit, keys: Collection[str]) -> dict[str, FeedbackKey]:

@@ -47,5 +47,5 @@ def release(unit: Unit, policy_id: int, *, token: str) -> bool:
 
 def current(unit: Unit, policy_id: int) -> Lease | None:
     """The lease of a policy as it stands, expired or not."""
-    row = unit.ask_row(f"SELECT {', '.join(Lease._fields)} FROM lease WHERE policy_id = ?", policy_id)
-    return None if row is None else Lease._make(row)
+    rows = unit.select(Lease, "lease WHERE policy_id = ?", policy_id)
+    return rows[0] if rows else None

@@ -105,8 +105,7 @@ def _portions(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
 def visits(unit: Unit, session_ids: Collection[int]) -> dict[int, dict[int, Visit]]:
     """All visits of these sessions, by session and number."""
     by_session: dict[int, dict[int, Visit]] = defaultdict(dict)
-    columns = ", ".join(Visit._fields)
-    for visit in unit.records(Visit, f"SELECT {columns} FROM visit WHERE session_id IN (?*)", session_ids):
+    for visit in unit.select(Visit, "visit WHERE session_id IN (?*)", session_ids):
         by_session[visit.session_id][visit.number] = visit
     return by_session
 
@@ -120,5 +119,4 @@ class VisitStep(NamedTuple):
 
 def steps(unit: Unit, session_ids: Collection[int]) -> list[VisitStep]:
     """The step of every decision of these sessions."""
-    chosen = "SELECT session_id, visit, step, imported FROM decision WHERE session_id IN (?*)"
-    return unit.records(VisitStep, chosen, session_ids)
+    return unit.select(VisitStep, "decision WHERE session_id IN (?*)", session_ids)

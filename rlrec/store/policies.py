@@ -141,8 +141,8 @@ def live(unit: Unit, names: Collection[str]) -> dict[str, LivePolicy]:
 def lock(unit: Unit, policy_ids: Collection[int]) -> dict[int, Head]:
     """The heads of these policies, locked in order of id until the transaction ends."""
     until = " FOR NO KEY UPDATE" if unit.postgres else ""
-    chosen = f"SELECT {_HEAD} FROM policy_head WHERE policy_id IN (?*) ORDER BY policy_id{until}"
-    return {head.policy_id: head for head in unit.records(Head, chosen, policy_ids)}
+    heads = unit.select(Head, f"policy_head WHERE policy_id IN (?*) ORDER BY policy_id{until}", policy_ids)
+    return {head.policy_id: head for head in heads}
 
 
 def raise_seq(unit: Unit, policy_id: int) -> int:
@@ -218,9 +218,9 @@ class Promotion(NamedTuple):
 
 def last_promotion(unit: Unit, policy_id: int) -> Promotion | None:
     """The newest promotion that was not rolled back."""
-    standing = "policy_id = ? AND rolled_back_at IS NULL ORDER BY id DESC LIMIT 1"
-    row = unit.ask_row(f"SELECT id, previous_id FROM promotion WHERE {standing}", policy_id)
-    return None if row is None else Promotion._make(row)
+    standing = "promotion WHERE policy_id = ? AND rolled_back_at IS NULL ORDER BY id DESC LIMIT 1"
+    rows = unit.select(Promotion, standing, policy_id)
+    return rows[0] if rows else None
 
 
 def roll_back(unit: Unit, policy_id: int, *, promotion_id: int, live_id: int) -> None:

@@ -61,7 +61,6 @@ _SESSIONS = (
     "SELECT session.id, session.key, session.user_id, users.key, session.split, session.created_at"
     " FROM session LEFT JOIN users ON users.id = session.user_id"
 )
-_VISITS = f"SELECT {', '.join(Visit._fields)} FROM visit"
 
 
 def user_ids(unit: Unit, keys: Collection[str]) -> dict[str, int]:
@@ -131,12 +130,12 @@ def set_user(unit: Unit, users: Mapping[int, int]) -> None:
 def visits(unit: Unit, session_ids: Collection[int]) -> dict[int, Visit]:
     """The newest visit of each of these sessions that has one."""
     newest = "number = (SELECT max(number) FROM visit AS other WHERE other.session_id = visit.session_id)"
-    rows = unit.records(Visit, f"{_VISITS} WHERE session_id IN (?*) AND {newest}", session_ids)
+    rows = unit.select(Visit, f"visit WHERE session_id IN (?*) AND {newest}", session_ids)
     return {visit.session_id: visit for visit in rows}
 
 
 def all_visits(unit: Unit, session_id: int) -> list[Visit]:
-    return unit.records(Visit, f"{_VISITS} WHERE session_id = ? ORDER BY number", session_id)
+    return unit.select(Visit, "visit WHERE session_id = ? ORDER BY number", session_id)
 
 
 def put_visits(unit: Unit, visits: Iterable[Visit]) -> None:

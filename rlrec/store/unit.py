@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache, partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
@@ -16,7 +16,7 @@ from rlrec.errors import RlrecError
 from rlrec.store import engine
 
 Row = tuple[Any, ...]
-Record = TypeVar("Record", bound=Row)  # a NamedTuple
+Record = TypeVar("Record", bound=NamedTuple)
 K = TypeVar("K")
 V = TypeVar("V")
 FEW = 20  # rows that PostgreSQL takes one by one as fast as at once
@@ -49,6 +49,10 @@ class Unit:
     def records(self, kind: type[Record], text: str, *values: Any) -> list[Record]:
         """All rows of a query as records, whose fields are its columns in their order."""
         return list(map(partial(tuple.__new__, kind), self.ask(text, *values)))
+
+    def select(self, kind: type[Record], source: str, *values: Any) -> list[Record]:
+        """Records whose fields are columns of a table. source: what stands behind FROM."""
+        return self.records(kind, f"SELECT {', '.join(kind._fields)} FROM {source}", *values)
 
     def ask_row(self, text: str, *values: Any) -> Row | None:
         return self._run(text, values).fetchone()
