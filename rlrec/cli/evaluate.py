@@ -64,7 +64,14 @@ class _Command(click.Command):
     help="CSV arm,reward (or value,arm,reward) for estimators with a model q [default: fitted on the log].",
 )  # fmt: skip
 @click.option("--reward-model-by", metavar="FIELD", help="The field of the context that `value` in the file means.")
-@click.option("--seed", type=Integer(0), default=0, show_default=True, help="Seed of the bootstrap.")
+@click.option(
+    "--target-samples", type=Integer(0), default=1_000, show_default=True, metavar="N",
+    help="Pages simulated in each context, where the probability of an arm at a position has no closed form (target "
+    "of model=shared Thompson): unbiased. 0: its rows are weighed by the slate down to them.",
+)  # fmt: skip
+@click.option(
+    "--seed", type=Integer(0), default=0, show_default=True, help="Seed of the bootstrap and of simulated pages."
+)
 @stored
 def evaluate(store: Store, show: Show, **request: Any) -> None:
     """Estimate from the log what policies would have earned.

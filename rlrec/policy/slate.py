@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from rlrec.policy import plackett_luce
 from rlrec.policy.floors import Floor, at_positions
 from rlrec.policy.sampler import uniforms, uniforms_at
 from rlrec.policy.scores import DrawnOrder, Order, Scores, top
+
+if TYPE_CHECKING:
+    from rlrec.policy.families.correlated import Correlated
 
 SMALLEST = 1e-300
 """The propensity that is logged for an arm that was drawn although its probability rounds to 0."""
@@ -55,6 +59,27 @@ def marginals(scores: Scores, *, size: int, floor: Floor) -> Array:
     if size == 1:
         return first(scores, floor=floor)[None]
     return _to_positions(scores.order(size).ranks(size), floor)
+
+
+def simulated_marginals(scores: Correlated, *, size: int, floor: Floor, runs: int, rng: np.random.Generator) -> Array:
+    """Unbiased estimates of `marginals` of scores that have no closed form, from so many simulated pages, (size, m).
+
+    Each page adds, position by position, the probability of each arm given the arms above and the sample that ranks
+    those left. Source: own derivation."""
+    m, floors = len(scores), at_positions(floor, size)
+    total, step = np.zeros((size, m)), max(1, _ENTRIES // (size * m))
+    for start in range(0, runs, step):
+        values = scores.of_pages(min(step, runs - start), size, rng)
+        left, page = np.ones(values.shape[1:], np.bool_), np.arange(values.shape[1])
+        for position, of_page in enumerate(values):
+            # the best of the arms left, with the floor
+            allowed = np.where(left, of_page, -np.inf)
+            best = allowed == allowed.max(axis=1, keepdims=True)
+            probability = _mix_floor(best / best.sum(axis=1, keepdims=True), floors[position], m - position)
+            probability[~left] = 0.0
+            total[position] += probability.sum(axis=0)
+            left[page, _invert_rows(probability, rng.random(len(page)))] = False
+    return total / runs
 
 
 def conditionals(scores: Scores, slates: Index, *, floor: Floor) -> Array:

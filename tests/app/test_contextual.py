@@ -13,6 +13,7 @@ import pytest
 
 from rlrec.app import doctor, policy, versions
 from rlrec.app.evaluation import targets
+from rlrec.arrays import Array
 from rlrec.policy import slate
 from rlrec.policy.families.correlated import Correlated
 from rlrec.store import Unit, arms, contents, policies, reader
@@ -139,7 +140,7 @@ def test_correlated_scores_are_weighed_by_the_page_as_shown(shared: Any) -> None
     drawn = [one.of_decision(version, key) for one, key in zip(found[::2], decisions, strict=True)]
     steps = [slate.conditionals(one, page[None], floor=floor)[0] for one, page in zip(drawn, pages, strict=True)]
     weight = np.cumprod(steps, axis=1) / np.cumprod(batch.slots["propensity"].reshape(-1, 2), axis=1)
-    estimate = logs.one(shared, "lin", "ips", log="policy=log", interval="normal")
+    estimate = logs.one(shared, "lin", "ips", log="policy=log", interval="normal", target_samples=0)
     assert (estimate["n"], estimate["left_out"]) == (800, 0)
     assert estimate["mean_weight"] == pytest.approx(weight.mean(), rel=1e-9)
     assert estimate["max_weight"] == pytest.approx(weight.max(), rel=1e-9)
@@ -167,8 +168,11 @@ def test_a_row_with_a_marginal_alone_says_nothing_of_correlated_scores(shared: A
                 "UPDATE slot SET propensity = NULL, min_propensity = NULL WHERE position = 2"
             )
         )
-    found = logs.judged(shared, "lin", estimators="ips,dr,dm", log="policy=log", interval="normal")
+    asked = {"estimators": "ips,dr,dm", "log": "policy=log", "interval": "normal"}
+    found = logs.judged(shared, "lin", **asked, target_samples=0)
     assert [(one["n"], one["left_out"]) for one in found] == [(400, 400), (400, 400), (800, 400)]
+    simulated = logs.judged(shared, "lin", **asked)
+    assert [(one["n"], one["left_out"]) for one in simulated] == [(800, 0)] * 3
 
 
 @pytest.mark.slow
@@ -183,6 +187,56 @@ def test_a_correlated_target_is_judged_right(shared: Any) -> None:
     for estimate in logs.judged(shared, "lin", estimators="ips,snips,dr", log="policy=log", interval="normal"):
         assert abs(estimate["value"] - rates[np.array(pages)].mean()) < 4 * estimate["std_error"]
         assert estimate["unsupported"] == 0.0
+
+
+@pytest.mark.slow
+def test_another_seed_simulates_other_pages(shared: Any) -> None:
+    asked = {"estimator": "ips", "log": "policy=log", "interval": "normal"}
+    once, again, other, more = (
+        logs.one(shared, "lin", **asked, **options)["value"]
+        for options in ({}, {}, {"seed": 1}, {"target_samples": 4_000})
+    )
+    assert once == again != other
+    assert more == pytest.approx(once, rel=0.05)
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> tuple[str, Array]:
+    """Twelve logs of uniform pages of 5 of 50 for 400 users each, a day apart, and a shared model that has learned
+    from 20 pages of its own; the arms' rates."""
+    path = str(tmp_path_factory.mktemp("wide") / "wide.db")
+    Path(path).write_bytes(sqlite_template.read_bytes())
+    features = np.random.default_rng(5).normal(size=(50, 3))
+    rates = 1 / (1 + np.exp(2.5 - features @ [0.8, -0.5, 0.3]))
+    described = {f"a{arm}": json.dumps(dict(zip("xyz", row, strict=True))) for arm, row in enumerate(features.tolist())}
+    with closing(logs.at(path, 0)) as store:
+        store.write(lambda unit: arms.put(unit, described))
+    logs.create(path, "log", "uniform")
+    logs.create(path, "lin", "lin-thompson", model="shared")
+    logs.serve(path, "lin", pages=20, rates=rates.tolist(), size=5)
+    for day in range(12):
+        asked = {"size": 5, "users": 400, "together": 1, "start": 1440.0 * (day + 1), "seed": day}
+        logs.serve(path, "log", pages=400, rates=rates.tolist(), **asked)
+    return path, rates
+
+
+@pytest.mark.slow
+def test_pages_of_many_arms_can_judge_a_shared_model(wide: tuple[str, Array]) -> None:
+    """Seeded: twelve logs at 95 %, fewer than 9 intervals with the truth in 1 of 500 runs."""
+    path, rates = wide
+    with closing(logs.at(path, 1e6)) as store, store.read() as unit:
+        (one, *_), known, floor = scores(unit, "lin", log_of(unit, "lin"))
+        keys = {arm.id: arm.key for arm in arms.every(unit)}
+    of_arms = rates[[int(keys[arm][1:]) for arm in known.tolist()]]
+    rng = np.random.default_rng(8)
+    truth = float((slate.simulated_marginals(one, size=5, floor=floor, runs=50_000, rng=rng) @ of_arms).sum())
+    for estimator in ("iips", "sn-iips"):
+        rows = logs.judged(path, "lin", estimators=estimator, by="day", log="policy=log")
+        assert len(rows) == 12
+        assert min(row["ess"] for row in rows) > 100
+        assert sum(row["lower"] < truth < row["upper"] for row in rows) >= 9
+    by_prefix = logs.judged(path, "lin", estimators="ips", by="day", log="policy=log", target_samples=0)
+    assert max(row["ess"] for row in by_prefix) < 30
 
 
 @pytest.mark.slow

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 
@@ -19,6 +21,7 @@ from rlrec.app.evaluation.visit_values import TargetSlates
 from rlrec.arrays import Array, Flags, Ids, Index, distinct, offsets
 from rlrec.ope.base import LogBatch
 from rlrec.policy import slate
+from rlrec.policy.families.correlated import Correlated
 from rlrec.policy.floors import Floor
 from rlrec.policy.scores import Scores, cells
 from rlrec.store.bulk import Columns
@@ -41,10 +44,19 @@ class Block:
     floor: Floor
     shares: Array
     greatest: Array
+    simulate: Callable[[], Array] | None = None
+
+    @cached_property
+    def simulated(self) -> Block:
+        """The same case with shares that were simulated, since they have no closed form."""
+        assert self.simulate is not None
+        shares = self.simulate()
+        return Block(self.arms, self.scores, self.floor, shares, shares.max(axis=1))
 
     @property
     def cells(self) -> int:
-        return OVERHEAD + len(self.arms) + self.shares.size + cells(self.scores)
+        simulated = 0 if self.simulate is None else len(self.shares) * len(self.arms)
+        return OVERHEAD + len(self.arms) + self.shares.size + cells(self.scores) + simulated
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,10 +84,15 @@ class TargetProbabilities:
 
 @dataclass(eq=False)
 class Scorer:
-    """The probabilities of one target. It remembers the cases that it has worked out, which changes no answer."""
+    """The probabilities of one target. It remembers the cases that it has worked out, which changes no answer.
+
+    samples, seed: of simulated pages, where marginals have no closed form; without samples such rows are weighed by the
+    slate down to them."""
 
     target: Target
     arms: ArmTable
+    samples: int = 0
+    seed: int = 0
     _blocks: dict[tuple[int, int, int, str], Block] = field(default_factory=dict)
     _cells: int = 0
 
@@ -97,6 +114,11 @@ class Scorer:
             unsupported=of_target.unsupported, default=rows.default,
         )  # fmt: skip
 
+    @property
+    def _floor(self) -> Floor:
+        assert self.target.serving is not None
+        return self.target.serving.policy.exploration
+
     def no_state(self, slots: Columns) -> Flags | None:
         """The rows that it cannot be asked about, since the state that it reads is not known; None: there is none."""
         return None
@@ -112,10 +134,16 @@ class Scorer:
     def probabilities(
         self, rows: ImpressionRows, logged: LoggedBatch, values: ModelValues | None, *,
         beside: Callable[[Any], None] | None = None,
+        joint: bool = False,
     ) -> TargetProbabilities:  # fmt: skip
-        """The probabilities of the rows. beside: is handed the rows as they are worked out, some at a time."""
+        """The probabilities of the rows. beside: is handed the rows as they are worked out, some at a time; joint: also
+        those whose marginals are simulated, once more, with the samples of each decision (`aside`)."""
         of_target = TargetProbabilities.zeros(self._prefixed(rows.slots))
-        for some in self._worked_out(rows, logged, models=values is not None):
+        for some in self._worked_out(rows, logged, models=values is not None, joint=joint):
+            if some.aside:
+                assert beside is not None
+                beside(some)
+                continue
             some.weigh(of_target)
             if values is not None and len(some.indices):
                 some.fill_expected(of_target.expected, self.arms.ids, values)
@@ -129,9 +157,10 @@ class Scorer:
         """The rows that are weighed by the slate down to them, (n,): those without a marginal."""
         return np.isnan(slots["marginal"])
 
-    def _worked_out(self, rows: ImpressionRows, logged: LoggedBatch, *, models: bool) -> Iterator[Any]:
-        """The rows with their probabilities, some at a time. models: whether values of a reward model are wanted."""
-        return self._by_case(rows, logged, models=models)
+    def _worked_out(self, rows: ImpressionRows, logged: LoggedBatch, *, models: bool, joint: bool) -> Iterator[Any]:
+        """The rows with their probabilities, some at a time. models: whether values of a reward model are wanted;
+        joint: as of `probabilities`."""
+        return self._by_case(rows, logged, models=models, joint=joint)
 
     def slates(self, rows: ImpressionRows, logged: LoggedBatch, *, shares: bool) -> Iterator[TargetSlates]:
         """The target's distributions for slates, of which each row is the lowest slot, some at a time. shares: whether
@@ -142,8 +171,11 @@ class Scorer:
                 rows=some.indices, log_slate=some.log_slates(), arms=self.arms.rank, share=share, case=some.case
             )
 
-    def _by_case(self, rows: ImpressionRows, logged: LoggedBatch, *, models: bool) -> Iterator[CaseRows]:
-        """The rows by their cases, some at a time. models: whether values of a reward model are wanted."""
+    def _by_case(
+        self, rows: ImpressionRows, logged: LoggedBatch, *, models: bool, joint: bool = False
+    ) -> Iterator[CaseRows]:
+        """The rows by their cases, some at a time. models: whether values of a reward model are wanted; joint: as of
+        `probabilities`."""
         codes, contexts = logged.contexts.reading(self.target.reads)
         slots = rows.slots
         columns = slots["eligible_id"], self._revision(slots), slots["size"], codes[slots["context"]]
@@ -154,7 +186,7 @@ class Scorer:
         for start, end in self._portions(cases, models=models):
             blocks = self._blocks_of(cases[start:end], contexts, logged)
             indices = order[ends[start] : ends[end]]
-            yield from self._case_rows(blocks, case[indices] - start, indices, rows)
+            yield from self._case_rows(blocks, case[indices] - start, indices, rows, joint=joint)
 
     def _revision(self, slots: Columns) -> Ids:
         """The catalogue of each row, (n,), where the target looks at what it says of the arms."""
@@ -186,32 +218,74 @@ class Scorer:
             scored = serving.scores(eligible, arms, read, keys=self.arms.keys, revision=revision)
             for name, scores in zip(new, scored, strict=True):
                 size = min(name[2], len(arms))
-                self._blocks[name] = block = _block(arms, scores, size, floor=serving.policy.exploration)
+                simulate = None
+                if isinstance(scores, Correlated) and self.samples:
+                    simulate = self._simulate(scores, arms, size, name[3])
+                self._blocks[name] = block = _block(arms, scores, size, floor=self._floor, simulate=simulate)
                 self._cells += block.cells
         return [self._blocks[name] for name in names]
 
-    def _case_rows(self, blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRows) -> Iterator[CaseRows]:
-        """These rows and their cases; where scores are correlated, some decisions at a time."""
-        scores = blocks[0].scores
-        if not scores.samples:
+    def _case_rows(
+        self, blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRows, *, joint: bool
+    ) -> Iterator[CaseRows]:
+        """These rows and their cases; where scores are correlated, those of simulated marginals, then the others some
+        decisions at a time."""
+        if not blocks[0].scores.samples:
             yield CaseRows(blocks, case, indices, rows)
             return
+        simulated = self._simulated(rows.slots)[indices]
+        if simulated.any():
+            first, which = distinct(case[simulated])
+            of_rows = [blocks[number].simulated for number in case[simulated][first].tolist()]
+            yield CaseRows(of_rows, which, indices[simulated], rows)
+        if not simulated.all():
+            yield from self._drawn_rows(blocks, case[~simulated], indices[~simulated], rows)
+        if joint and simulated.any():
+            yield from self._drawn_rows(blocks, case[simulated], indices[simulated], rows, aside=True)
+
+    def _simulated(self, slots: Columns) -> Flags:
+        """The rows of pages whose marginals at the logger are all known: the target's are simulated."""
+        if not self.samples:
+            return np.zeros(len(slots["marginal"]), np.bool_)
+        first, which = distinct(slots["decision_id"])
+        unknown = np.bincount(which, weights=np.isnan(slots["marginal"]), minlength=len(first))[which]
+        return (unknown == 0) & (slots["size"] > 1)
+
+    def _drawn_rows(
+        self, blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRows, *, aside: bool = False
+    ) -> Iterator[CaseRows]:
+        """Rows with the samples that each decision draws for itself, some decisions at a time."""
+        samples = blocks[0].scores.samples
         below = np.argsort(-rows.slots["depth"][indices], kind="stable")  # the lowest row of a decision tells of it
         indices, case = indices[below], case[below]
         seeds = self.target.seeds(rows.slots)
         first, which = distinct(rows.slots["decision_id"][indices])
-        step = max(1, CELLS // (scores.samples * max(len(block.arms) for block in blocks)))
+        step = max(1, CELLS // (samples * max(len(block.arms) for block in blocks)))
         for start in range(0, len(first), step):
             lowest = first[start : start + step]
             cases = zip(case[lowest].tolist(), indices[lowest].tolist(), strict=True)
             drawn = [_drawn(blocks[number], rows, row, int(seeds[row])) for number, row in cases]
             inside = (which >= start) & (which < start + step)
-            yield CaseRows(drawn, which[inside] - start, indices[inside], rows)
+            yield CaseRows(drawn, which[inside] - start, indices[inside], rows, drawn=True, aside=aside)
+
+    def _simulate(self, scores: Correlated, arms: Ids, size: int, context: str) -> Callable[[], Array]:
+        """A function that simulates the marginals of a case; the seed and the order of arms follow no ids."""
+        order = np.argsort(self.arms.rank[self.arms.index(arms)])
+
+        def simulate() -> Array:
+            rng = np.random.default_rng([self.seed, size, crc32(context.encode())])
+            ranked = Correlated(scores.location[order], scores.factor[order], scores.samples)
+            shares = np.empty((size, len(arms)))
+            floor = self._floor
+            shares[:, order] = slate.simulated_marginals(ranked, size=size, floor=floor, runs=self.samples, rng=rng)
+            return shares
+
+        return simulate
 
 
-def _block(arms: Ids, scores: Scores, size: int, *, floor: Floor) -> Block:
+def _block(arms: Ids, scores: Scores, size: int, *, floor: Floor, simulate: Callable[[], Array] | None = None) -> Block:
     if scores.samples:
-        return Block(arms, scores, floor, np.empty((size, 0)), np.ones(size))
+        return Block(arms, scores, floor, np.empty((size, 0)), np.ones(size), simulate)
     shares = slate.marginals(scores, size=size, floor=floor)
     return Block(arms, scores, floor, shares, shares.max(axis=1))
 
@@ -237,9 +311,14 @@ def places(arms: Ids, slates: Ids) -> tuple[Index, Flags]:
 
 
 class CaseRows:
-    """The rows of some cases: `indices` (p,) of the batch, `case` (p,) which of the blocks each has."""
+    """The rows of some cases: `indices` (p,) of the batch, `case` (p,) which of the blocks each has. drawn: shares are
+    of a decision's samples, given the slate above; aside: as of `Scorer.probabilities`."""
 
-    def __init__(self, blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRows) -> None:
+    def __init__(
+        self, blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRows, *, drawn: bool = False,
+        aside: bool = False,
+    ) -> None:  # fmt: skip
+        self.drawn, self.aside = drawn, aside
         self.blocks, self.case, self.indices, self.rows = blocks, case, indices, rows
         self.arm, self.position = rows.slots["arm_id"][indices], rows.slots["position"][indices]
         arms = np.array([len(block.arms) for block in blocks])
@@ -270,7 +349,7 @@ class CaseRows:
         for position in range(positions):
             inside = self.eligible & (position < self._length)
             table[inside, position] = self._shares[self._top[inside] + position * self._stride[inside]]
-        if self.blocks[0].scores.samples:
+        if self.drawn:
             table[:, 1:] = np.nan
         return table
 
@@ -279,7 +358,7 @@ class CaseRows:
 
         Samples have no marginal below position 1."""
         of_target.target[self.indices], of_target.greatest[self.indices] = self.target, self.greatest
-        if self.blocks[0].scores.samples:
+        if self.drawn:
             of_target.prefixed[self.indices] |= self.position > 1
         by_prefix = of_target.prefixed[self.indices] & ~np.isnan(self.rows.slots["prefix"][self.indices])
         for group, steps in self.conditionals(np.flatnonzero(by_prefix & self.deep)):

@@ -24,7 +24,8 @@ class EmptyLog(InputError):
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """The arguments of `evaluate`. log: a filter; cluster None: the user where one is known, else the session."""
+    """The arguments of `evaluate`. log: a filter; cluster None: the user where one is known, else the session;
+    target_samples: simulated pages of a target whose marginals have no closed form, 0 for none."""
 
     targets: Sequence[str]
     estimators: str | None = None
@@ -39,6 +40,7 @@ class Request:
     reward_model: str | None = None
     reward_model_by: str | None = None
     seed: int = 0
+    target_samples: int = 1_000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -103,7 +105,8 @@ class Evaluation:
             rows = shared.setdefault(
                 (target.reward.id, policy_id), SharedRows(reward=target.reward, policy_id=policy_id)
             )
-            scorer = StateScorer(target, self.arms) if target.stateful else Scorer(target, self.arms)
+            of_kind = StateScorer if target.stateful else Scorer
+            scorer = of_kind(target, self.arms, samples=self.request.target_samples, seed=self.request.seed)
             rows.members.append((number, scorer))
         return list(shared.values())
 

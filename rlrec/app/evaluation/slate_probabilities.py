@@ -56,14 +56,14 @@ def of(
     def fill(some: CaseRows | StateCaseRows) -> None:
         if wanted.joint:
             _fill_steps(some, steps)
-        if table is not None and isinstance(some, CaseRows):
+        if table is not None and isinstance(some, CaseRows) and not some.aside:
             table[some.indices] = some.at_positions(wanted.positions)
-        if wanted.additive and isinstance(some, CaseRows):
-            _fill_additive(some, additive, logged)
+            if wanted.additive and not some.drawn:
+                _fill_additive(some, additive, logged)
         if values is not None:
             _fill_expected(some, expected, scorer.arms, values)
 
-    of_target = scorer.probabilities(rows, logged, None, beside=fill)
+    of_target = scorer.probabilities(rows, logged, None, beside=fill, joint=wanted.joint)
     if table is not None and wanted.additive:
         even = rows.slots[PAIRS] == UNIFORM
         additive[even] = _of_uniform(rows.slots, table, logged)[even]
@@ -94,8 +94,6 @@ def _fill_additive(some: CaseRows, additive: Array, logged: LoggedBatch) -> None
     """Write what each slot adds to the weight of `pi`, where the slates of the logger are listed."""
     pairs = some.rows.slots[PAIRS][some.indices]
     listed = np.flatnonzero(pairs >= 0)
-    if some.blocks[0].scores.samples:
-        return
     for case, number in np.unique(np.column_stack([some.case, pairs])[listed], axis=0).tolist():
         group = listed[(some.case[listed] == case) & (pairs[listed] == number)]
         shares = some.blocks[case].shares
@@ -115,8 +113,9 @@ def _fill_steps(some: CaseRows | StateCaseRows, steps: Array) -> None:
             of_arm = some.below_slate(rows)[np.arange(len(rows)), index[rows, 0]]
             steps[indices[rows]] = np.where(possible[rows], of_arm, 0.0)
         return
-    if some.blocks[0].scores.samples:  # of the decision itself: these are given the slots above
+    if some.drawn:  # these are given the slots above
         steps[indices] = some.target
+    if some.blocks[0].scores.samples:
         return
     lowest = slots["depth"][indices] + 1 == slots["size"][indices]
     alone = lowest & ~some.deep
@@ -127,8 +126,10 @@ def _fill_steps(some: CaseRows | StateCaseRows, steps: Array) -> None:
 
 def _fill_expected(some: CaseRows | StateCaseRows, expected: Array, arms: ArmTable, values: ModelValues) -> None:
     """Write the mean of the model under the target given the slate above as it was shown."""
-    if isinstance(some, StateCaseRows) or some.blocks[0].scores.samples:
+    if isinstance(some, StateCaseRows) or some.drawn:
         some.fill_expected(expected, arms.ids, values)
+        return
+    if some.blocks[0].scores.samples:
         return
     slots = some.rows.slots
     depth, start = (slots[name][some.indices] for name in ("depth", "start"))

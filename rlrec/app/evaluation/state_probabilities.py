@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -41,7 +41,9 @@ class StateScorer(Scorer):
         """A softmax has no marginal below position 1."""
         return super()._prefixed(slots) | (slots["position"] > 1)
 
-    def _worked_out(self, rows: ImpressionRows, logged: LoggedBatch, *, models: bool) -> Iterator[StateCaseRows]:
+    def _worked_out(
+        self, rows: ImpressionRows, logged: LoggedBatch, *, models: bool, joint: bool
+    ) -> Iterator[StateCaseRows]:
         starts = run_starts(rows.slots["decision_id"])
         counts = np.diff(np.r_[starts, len(rows)])
         slots = {name: column[starts] for name, column in rows.slots.items()}
@@ -73,6 +75,8 @@ class StateCaseRows:
     """The rows of the decisions of a group, which begin at starts (d,) in the batch and are counts (d,) each.
 
     indices (p,): of those rows; which (p,): the decision of each."""
+
+    aside: ClassVar[bool] = False
 
     def __init__(self, trained: Trained, group: EligibleGroup, rows: ImpressionRows, starts: Ids, counts: Ids) -> None:
         self.arms, self.score, self.rows = group.arms, group.score, rows

@@ -45,6 +45,17 @@ class Correlated:
         values = rows[:, 0] + z.reshape(self.samples, d) @ rows[:, 1:].T
         return Sampled(values[:, row])
 
+    def of_pages(self, runs: int, size: int, rng: np.random.Generator) -> Array:
+        """The values by which each position of pages of decisions of their own ranks the arms, (size, runs, m): each
+        position takes one of the decision's samples, so that some take the same one."""
+        rows, row = self._distinct
+        z, sample = rng.standard_normal((size, runs, rows.shape[1] - 1)), rng.integers(self.samples, size=(size, runs))
+        for position in range(1, size):
+            for above in range(position):
+                same = sample[position] == sample[above]
+                z[position, same] = z[above, same]
+        return np.asarray((rows[:, 0] + z @ rows[:, 1:].T)[..., row])
+
     @cached_property
     def _distinct(self) -> tuple[Array, Index]:
         """Location and factor of arms that differ, and which of these each arm has: a product may round equal rows
