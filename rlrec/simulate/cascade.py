@@ -8,12 +8,13 @@ import numpy as np
 
 from rlrec.arrays import Array, Flags
 from rlrec.errors import InputError
-from rlrec.simulate.base import World, checked, highest
+from rlrec.simulate.base import highest
+from rlrec.simulate.bernoulli import Bernoulli
 from rlrec.simulate.pbm import RATES
 
 
 @dataclass(kw_only=True, eq=False)
-class Cascade(World):
+class Cascade(Bernoulli):
     """rates: probability of a click for each arm that is looked at, in [0, 1]. A visitor reads from the top; after a
     click they read on with probability `resume`. Source: the cascade model of Craswell, Zoeter, Taylor and Ramsey 2008
     (resume 0), and the dependent click model of Guo, Liu and Wang 2009."""
@@ -22,13 +23,9 @@ class Cascade(World):
     resume: float = 0.0
 
     def __post_init__(self) -> None:
-        self._means = checked(self.rates)
-        self.arms = len(self.rates)
+        super().__post_init__()
         if not 0 <= self.resume <= 1:
             raise InputError(f"resume is {self.resume:g}", hint="it is a probability")
-
-    def means(self) -> Array:
-        return self._means
 
     def respond(self, attraction: Array) -> tuple[Array, Array]:
         if attraction.ndim == 1:

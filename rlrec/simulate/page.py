@@ -9,12 +9,13 @@ import numpy as np
 
 from rlrec.arrays import Array, Index
 from rlrec.errors import InputError
-from rlrec.simulate.base import Step, World, checked
+from rlrec.simulate.base import Step
+from rlrec.simulate.bernoulli import Bernoulli
 from rlrec.simulate.pbm import RATES
 
 
 @dataclass(kw_only=True, eq=False)
-class Page(World):
+class Page(Bernoulli):
     """Arm a is about topic a modulo `topics`. A visitor wants one topic, each equally likely, and is content with a
     page where some arm of that topic attracts them, each at its own rate: a click on the page, without a position. So a
     second arm of a topic adds less than the first. A page of one arm is rewarded as a slot."""
@@ -23,14 +24,10 @@ class Page(World):
     topics: int = 5
 
     def __post_init__(self) -> None:
-        self._means = checked(self.rates)
-        self.arms = len(self.rates)
+        super().__post_init__()
         if not 1 <= self.topics <= self.arms:
             raise InputError(f"topics is {self.topics}", hint=f"it is from 1 to the number of arms, {self.arms}")
         self._topic = np.arange(self.arms) % self.topics
-
-    def means(self) -> Array:
-        return self._means
 
     def features_of(self, arm: int) -> dict[str, Any]:
         return {"topic": f"t{self._topic[arm]}"}

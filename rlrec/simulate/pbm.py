@@ -8,13 +8,14 @@ import numpy as np
 
 from rlrec.arrays import Array
 from rlrec.errors import InputError
-from rlrec.simulate.base import World, checked, highest
+from rlrec.simulate.base import highest
+from rlrec.simulate.bernoulli import Bernoulli
 
 RATES = (0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.12, 0.1, 0.08, 0.05)
 
 
 @dataclass(kw_only=True, eq=False)
-class PositionBased(World):
+class PositionBased(Bernoulli):
     """rates: probability of a click for each arm that is looked at, in [0, 1]. Position k is looked at with probability
     k^-power, whatever stands there. Source: the position-based click model, Craswell, Zoeter, Taylor and Ramsey 2008.
     """
@@ -23,13 +24,9 @@ class PositionBased(World):
     power: float = 1.0
 
     def __post_init__(self) -> None:
-        self._means = checked(self.rates)
-        self.arms = len(self.rates)
+        super().__post_init__()
         if not 0 <= self.power <= 10:
             raise InputError(f"power is {self.power:g}", hint="it is from 0 (every position) to 10")
-
-    def means(self) -> Array:
-        return self._means
 
     def respond(self, attraction: Array) -> tuple[Array, Array]:
         positions = 1 if attraction.ndim == 1 else attraction.shape[1]

@@ -7,8 +7,8 @@ import random
 import re
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
@@ -87,7 +87,9 @@ def upgrade(url: URL) -> tuple[str | None, str]:
     try:
         if url.drivername == "sqlite":
             _switch_to_wal(engine, where=where)
-        with _under_lock(engine, where=where) as connection:
+        with engines.transaction(engine, write=True, where=where) as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
             before = revision(connection, where=where)
             if before is None and connection.dialect.name == "postgresql":
                 _check_database(connection, where=where)
@@ -127,14 +129,6 @@ def _refuse_foreign(tables: Sequence[str], *, where: str, other: str) -> None:
         names = ", ".join(sorted(tables)[:3]) + (", ..." if len(tables) > 3 else "")
         message = f"{where} is the database of another program: it has the tables {names}"
         raise RlrecError(message, hint=f"give {other} with --db")
-
-
-@contextmanager
-def _under_lock(engine: sa.Engine, *, where: str) -> Iterator[sa.Connection]:
-    with engines.transaction(engine, write=True, where=where) as connection:
-        if engine.dialect.name == "postgresql":
-            connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-        yield connection
 
 
 def _switch_to_wal(engine: sa.Engine, *, where: str) -> None:
