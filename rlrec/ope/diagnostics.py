@@ -255,7 +255,6 @@ def _ess_cause(ess: float | None, clusters: int) -> str | None:
 
 
 def _effective_rewards(ess: float | None, share: float | None) -> float:
-    """Effective number of rewards that are not the default."""
     return (ess or 0) * (share or 0)
 
 

@@ -134,7 +134,6 @@ class EstimatorFold:
         return self._from_sums() if self.n else (np.nan, np.nan)
 
     def _from_sums(self) -> tuple[float, float]:
-        """Value and standard error where there are rows."""
         total, moment = self.summary.total[self.columns], self.summary.moment[np.ix_(self.columns, self.columns)]
         with np.errstate(all="ignore"):
             value, error = intervals.value_and_error(self.estimator, total, moment, self.clusters)
@@ -265,7 +264,6 @@ def _report(
 
 
 def _null_reason(options: FinishOptions) -> str:
-    """The reason why a bound is null."""
     if options.interval == "cressie-read" and not np.isfinite(options.reward_range).all():
         return "no-reward-range"
     too_high = options.interval == "bootstrap-t" and not intervals.bounding_rank(options.level, options.replicates)

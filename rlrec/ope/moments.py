@@ -165,7 +165,6 @@ class Steps:
         return added if added.blocks or len(added.digests) <= BLOCKS else added._by_block()
 
     def _by_block(self) -> Steps:
-        """The same sums by block."""
         if self.blocks:
             return self
         sums = np.zeros((BLOCKS, *self.sums.shape[1:]))

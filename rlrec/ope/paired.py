@@ -135,7 +135,6 @@ def _bounds(sample: Studentised, alpha: float, *, freedom: float) -> Bounds:
 def _verdict(
     ours: SessionEstimatorFold, theirs: SessionEstimatorFold, extra: tuple[str, ...]
 ) -> tuple[str, tuple[str, ...]]:
-    """The worse verdict, and the reasons of both."""
     verdicts = [diagnostics.verdict(side.diagnosis, extra=extra) for side in (ours, theirs)]
     worst = min((verdict for verdict, _ in verdicts), key=("insufficient", "weak", "ok").index)
     return worst, tuple(reason for reason in diagnostics.REASONS if any(reason in why for _, why in verdicts))

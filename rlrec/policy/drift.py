@@ -88,7 +88,6 @@ class Adwin:
         return self._take_ticks(rewards[:full], names[:full])
 
     def _take_ticks(self, rewards: Array, marks: Ids) -> list[Change]:
-        """The changes that full ticks make apparent."""
         # running sums over window and rewards; `edges` are columns of them: merging buckets means forgetting an edge
         old = self._sums.shape[1]
         new = np.cumsum([np.ones(len(rewards)), rewards, rewards**2], axis=1)

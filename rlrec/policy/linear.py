@@ -150,7 +150,6 @@ class Linear(ContextualPolicy, Learner):
         return solving.Shared(weights, root, *distinct_rows(arm_features))
 
     def _best(self) -> LinUcb:
-        """The best mean, by the same model."""
         return LinUcb(
             alpha=0.0, discount=self.discount, window=self.window, model=self.model, ridge=self.ridge,
             design=self.design,

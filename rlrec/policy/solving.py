@@ -110,7 +110,6 @@ class Shared:
         return _norm(self.factor(x))
 
     def _arms(self, values: Array) -> Array:
-        """Values of each arm from those of the distinct rows."""
         return values[..., self.row, :]
 
 

@@ -55,7 +55,6 @@ def _serve(connection: adbc.AdbcConnection, query: dict[str, str], options: dict
 
 
 def _write_batches(handle: adbc.ArrowArrayStreamHandle) -> None:
-    """Write every batch of a result."""
     stream = c_array_stream(handle)
     formats = [column.format for column in stream.get_schema().children]
     for batch in stream:

@@ -155,7 +155,6 @@ def batches(
 
 
 def _cuts(unit: Unit, size: int) -> Iterator[IdRange]:
-    """Ranges of session id that hold about `size` decisions each."""
     ahead = "SELECT session_id, id FROM decision WHERE session_id > ? ORDER BY session_id LIMIT ?"
     low = 0
     while True:

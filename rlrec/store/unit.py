@@ -121,7 +121,6 @@ def quoted(columns: Iterable[str]) -> str:
 
 
 def _types(unit: Unit, table: str, columns: Sequence[str]) -> list[str]:
-    """PostgreSQL's names of the types of columns."""
     rows = unit.ask("SELECT attname, format_type(atttypid, NULL) FROM pg_attribute WHERE attrelid = ?::regclass", table)
     types: dict[str, str] = dict(rows)
     return [types[name] for name in columns]
