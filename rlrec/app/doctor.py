@@ -9,6 +9,7 @@ from typing import Any
 
 from rlrec.app.audit import beliefs, clock, dangling, propensities, requests, visit_histories
 from rlrec.app.audit.arm_counts import ArmCounts
+from rlrec.app.audit.examination import Examination
 from rlrec.app.audit.exploration import Entropy, Starving
 from rlrec.app.audit.findings import Finding, Findings
 from rlrec.app.audit.overdue import Outage, Rounded, overdue
@@ -34,6 +35,7 @@ CHECKS = {
     "drift": ("policies", "policies"),
     "starving": ("policies", "policies"),
     "entropy": ("policies", "policies"),
+    "positions": ("policies", "policies"),
     "waiting": ("policies", "policies"),
 }
 
@@ -90,11 +92,11 @@ def _policy(unit: Unit, policy: StoredPolicy, findings: Findings, catalogue: Seq
     seq = live[1].seq if live is not None else 0
     histories = {version.id: beliefs.check(unit, version, seq, findings=findings, names=names) for version in versions}
     counts, joint = ArmCounts(unit, findings), Joint(findings)
-    watches: list[Slots | Rounded | Outage | RewardDrift | Starving | Entropy]
+    watches: list[Slots | Rounded | Outage | RewardDrift | Starving | Entropy | Examination]
     watches = [Slots(unit, versions, histories, names), Rounded(policy)]
     if live is not None:
         watches += [Outage(live[0], now=unit.now), RewardDrift(unit, live[0], names)]
-        watches += [Starving(unit, policy, active=active), Entropy(policy)]
+        watches += [Starving(unit, policy, active=active), Entropy(policy), Examination(live[0])]
     for batch in audit.ranges(unit, policy.id):
         for watch in (counts, joint, *watches):
             watch.take(batch)

@@ -41,7 +41,7 @@ def served(db: str, kind: str = "thompson", *, size: int = 3, **parameters: str)
     logs.catalogue(db, 4)
     curve(db)
     logs.create(db, "home", kind, floor="0.2", **{"position": "home"} | parameters)
-    logs.serve(db, "home", pages=60, rates=RATES, size=size, curve=CURVE, group=7)
+    logs.serve(db, "home", pages=60, rates=RATES, size=size, curve=[*CURVE, 0.1], group=7)
 
 
 def expected(db: str, values: list[float]) -> dict[str, tuple[float, float]]:
@@ -203,3 +203,35 @@ def test_show_names_the_curve(run_sqlite: Run, sqlite_db: str) -> None:
     assert "position=home@1" in run_sqlite("policy", "show", "home").stdout
     params = json.loads(run_sqlite("policy", "show", "home", "--json").stdout)["params"]
     assert (params["position"], params["examination"]) == ("home@1", CURVE)
+
+
+# -- doctor --
+
+
+def warned(db: str) -> list[str]:
+    with closing(logs.at(db, 1e6)) as store:
+        return [one.detail for one in doctor.doctor(store, doctor.Request()).findings if one.check == "positions"]
+
+
+@pytest.mark.slow
+def test_doctor_warns_where_clicks_fall_with_the_position_and_no_curve_is_used(sqlite_db: str) -> None:
+    served(sqlite_db, position="")
+    logs.serve(sqlite_db, "home", pages=600, rates=RATES, size=3, curve=CURVE, group=50, start=100)
+    (detail,) = warned(sqlite_db)
+    assert "of those at it, and the belief uses no curve" in detail
+    assert "rlrec policy rebuild home --position home" in detail
+
+
+@pytest.mark.slow
+def test_doctor_is_content_where_clicks_do_not_fall_or_a_curve_is_used(sqlite_db: str) -> None:
+    served(sqlite_db)
+    logs.create(sqlite_db, "flat", "thompson", minutes=100, floor="0.2")
+    logs.serve(sqlite_db, "flat", pages=600, rates=RATES, size=3, group=50, start=100)
+    assert warned(sqlite_db) == []
+
+
+def test_doctor_warns_where_slates_are_longer_than_the_curve(sqlite_db: str) -> None:
+    served(sqlite_db, size=4)
+    assert warned(sqlite_db) == [
+        "slates have up to 4 positions, and curve home@1 ends at 3: slots below it teach nothing"
+    ]

@@ -1,0 +1,69 @@
+"""Whether clicks fall with the position at equal arms, and the belief that learns from them knows of it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rlrec import policy as kinds
+from rlrec.app.audit.arm_counts import SumsByArm
+from rlrec.app.audit.findings import Findings
+from rlrec.app.log import reward_log
+from rlrec.records import Version
+from rlrec.store.reader import Batch
+
+CHECK = "positions"
+ALARM = 5.0  # standard deviations by which rewards fall with the position
+FALLEN = 0.9  # of what position 1 earns, that positions below it earn at most
+
+
+class Examination:
+    """Rewards by position at equal arms, of one policy's own slots, against the curve of its live version."""
+
+    def __init__(self, version: Version) -> None:
+        self.version = version
+        self._curve = version.params.get("position")
+        self._values = len(version.params.get("examination") or ())
+        self._asked = "position" in kinds.parameters(version.policy.kind)
+        # slots, position, reward, their squares and product; slots and rewards at position 1
+        self._sums = SumsByArm(8)
+        self._longest = 0
+
+    def take(self, batch: Batch) -> None:
+        if not self._asked:
+            return
+        slots = reward_log.with_rewards(batch, self.version.reward)
+        rows = slots.take(~slots.slots["imported"] & ~slots.slots["censored"])
+        position, reward = rows.slots["position"].astype(np.float64), rows.reward
+        first = position == 1
+        self._longest = max(self._longest, int(position.max(initial=0)))
+        terms = (np.ones(len(rows)), position, reward, position**2, reward**2, position * reward, first, first * reward)
+        self._sums.add(rows.slots["arm_id"], terms)
+
+    def finish(self, findings: Findings) -> None:
+        subject = f"policy {self.version.policy.name}"
+        if self._curve and self._longest > self._values:
+            detail = f"slates have up to {self._longest} positions, and curve {self._curve} ends at {self._values}"
+            findings.warning(CHECK, subject, f"{detail}: slots below it teach nothing")
+        elif not self._curve and self._longest > 1 and (share := self._fallen()) is not None:
+            name = self.version.policy.name
+            findings.warning(
+                CHECK, subject,
+                f"at equal arms, slots below position 1 earn {share:.0%} of those at it, and the belief uses no curve: "
+                f"estimate one by `rlrec position fit {name} --log policy={name}`, "
+                f"then `rlrec policy rebuild {name} --position {name}`",
+            )  # fmt: skip
+
+    def _fallen(self) -> float | None:
+        """What slots below position 1 earn at equal arms, as a share of those at it; None where rewards do not fall
+        clearly with the position."""
+        slots, position, reward, positions, rewards, product, first, at_first = self._sums.sums
+        n = np.maximum(slots, 1)
+        # within arms: how position and reward vary together, against chance
+        together = (product - position * reward / n).sum()
+        chance = ((positions - position**2 / n) * (rewards - reward**2 / n) / n).sum()
+        if chance <= 0 or together > -ALARM * np.sqrt(chance):
+            return None
+        # what the slots below would have earned at position 1
+        expected = ((slots - first) * np.divide(at_first, first, out=np.zeros_like(first), where=first > 0)).sum()
+        earned = (reward - at_first)[first > 0].sum()
+        return float(earned / expected) if 0 < earned < FALLEN * expected or (expected > 0 >= earned) else None
