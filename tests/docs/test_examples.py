@@ -55,6 +55,7 @@ def prepared(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) ->
         ["policy", "create", "other", "--kind", "uniform"],
         ["recommend", "--input", "-"],
         ["feedback", "3", "click", "--position", "2"],
+        ["feedback", "--input", "-"],
         ["policy", "freeze", "home"],
         ["policy", "promote", "home@2"],
         ["policy", "rebuild", "home@1"],
@@ -62,10 +63,16 @@ def prepared(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) ->
         ["policy", "create", "visits", "--kind", "gradient"],
         ["simulate", "bernoulli", "--policy", "visits", "--sessions", "60", "--steps", "3", "--group", "60",
          "--env", "rates=0.5,0.4,0.3,0.2,0.1", "--seed", "1"],
+        *[["--now", "2026-01-01T13:00:00Z", "position", "fit", "home", "--log", "policy=home"]] * 2,
     ]  # fmt: skip
     given = {
         "arm": "".join(f'{{"arm": "a{n}"}}\n' for n in range(1, 6)),
         "recommend": "".join(page % (n, n) for n in range(1, 21)),
+        "feedback": "".join(
+            f'{{"decision_id": {n}, "position": {position}, "events": {{"click": 1}}}}\n'
+            for n in range(1, 21)
+            for position in (1, 2, 3)
+        ),
     }
     for step in steps:
         said = run(*clock, *step, stdin=given.get(step[0]))
