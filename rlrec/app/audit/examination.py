@@ -23,13 +23,13 @@ class Examination:
         self.version = version
         self._curve = version.params.get("position")
         self._values = len(version.params.get("examination") or ())
-        self._asked = "position" in kinds.parameters(version.policy.kind)
+        self._learns = "position" in kinds.parameters(version.policy.kind)
         # slots, position, reward, their squares and product; slots and rewards at position 1
         self._sums = SumsByArm(8)
         self._longest = 0
 
     def take(self, batch: Batch) -> None:
-        if not self._asked:
+        if not self._learns:
             return
         slots = reward_log.with_rewards(batch, self.version.reward)
         rows = slots.take(~slots.slots["imported"] & ~slots.slots["censored"])
@@ -54,7 +54,7 @@ class Examination:
             )  # fmt: skip
 
     def _fallen(self) -> float | None:
-        """What slots below position 1 earn at equal arms, as a share of those at it; None where rewards do not fall
+        """The share of what position 1 earns that slots below it earn at equal arms; None where rewards do not fall
         clearly with the position."""
         slots, position, reward, positions, rewards, product, first, at_first = self._sums.sums
         n = np.maximum(slots, 1)
