@@ -67,6 +67,7 @@ def _send(items: Iterable[Any], sender: int, receiver: int) -> NoReturn:
             try:
                 for item in items:
                     pickle.dump(item, stream, pickle.HIGHEST_PROTOCOL)
+                    stream.flush()
                 pickle.dump(None, stream)
             except Exception as error:
                 pickle.dump(error, stream)
