@@ -15,7 +15,7 @@ from functools import partial
 
 from rlrec.app.imports import conflicts, layouts, policies
 from rlrec.app.imports.background import BackgroundItems
-from rlrec.app.imports.columns import LogColumns, values
+from rlrec.app.imports.columns import LogColumns
 from rlrec.app.imports.conflicts import EarlierLines
 from rlrec.app.imports.layouts.base import Layout, RefusedLine, Source
 from rlrec.app.imports.visit_numbers import VisitMoves
@@ -122,13 +122,11 @@ class _Import:
                     error.line = line
                     self.bad_lines.refuse(error, b"")
             for rows in file.groups() if file.names_keys else ():
-                new = rows
                 for name, owner in owners.items():
                     if owner is not None:
-                        stored = loading.stored_lines(unit, owner.policy.id, new.digest)
-                        listed = zip(new.digest, values(new.policy, len(new)), strict=True)
-                        new = new.select([not (digest in stored and name == other) for digest, other in listed])
-                self._check_group(unit, new, earlier)
+                        stored = loading.stored_lines(unit, owner.policy.id, rows.digest)
+                        rows = rows.without_lines(name, stored)
+                self._check_group(unit, rows, earlier)
 
     def _check_group(self, unit: Unit, rows: LogColumns, earlier: EarlierLines) -> None:
         contradicted = conflicts.find(unit, rows, conflicts.users_of_sessions(unit, rows))

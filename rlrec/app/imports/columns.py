@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, fields, replace
 from itertools import accumulate, compress
 from typing import Any, TypeVar, cast
@@ -86,6 +86,13 @@ class LogColumns:
         return replace(
             selected, slots=_of_decisions(self.slots, keep, index), events=_of_decisions(self.events, keep, index)
         )
+
+    def without_lines(self, policy: str, digests: Set[bytes]) -> LogColumns:
+        """These decisions less those of the policy whose line has one of the digests."""
+        if digests.isdisjoint(self.digest):
+            return self
+        listed = zip(values(self.policy, len(self)), self.digest, strict=True)
+        return self.select([name != policy or digest not in digests for name, digest in listed])
 
 
 def _of_decisions(columns: T, keep: Sequence[bool], index: Sequence[int]) -> T:

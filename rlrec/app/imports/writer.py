@@ -136,20 +136,11 @@ class GroupWriter:
 
     def _new(self, rows: LogColumns) -> LogColumns:
         """The rows less those whose policy has imported their line before."""
-        keep = [True] * len(rows)
         for name in distinct(rows.policy):
-            number = self.ids[name]
-            few = self.state.lines[number]
-            if few is not None and few.isdisjoint(rows.digest):
-                continue
-            of_policy = [name == other for other in values(rows.policy, len(rows))]
-            digests = [digest for digest, chosen in zip(rows.digest, of_policy, strict=True) if chosen]
-            stored = loading.stored_lines(self.unit, number, digests) if few is None else few
-            keep = [
-                is_new and not (chosen and digest in stored)
-                for is_new, chosen, digest in zip(keep, of_policy, rows.digest, strict=True)
-            ]
-        return rows.select(keep)
+            few, number = self.state.lines[self.ids[name]], self.ids[name]
+            stored = loading.stored_lines(self.unit, number, rows.digest) if few is None else few
+            rows = rows.without_lines(name, stored)
+        return rows
 
     def _stored_sessions(self, rows: LogColumns) -> dict[str, Session]:
         """The sessions of these rows that the store has, locked."""

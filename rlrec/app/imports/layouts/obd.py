@@ -32,14 +32,7 @@ FEATURE, AFFINITY = "user_feature_", "user-item_affinity_"
 CLICKS = {"0": False, "1": True, "0.0": False, "1.0": True}
 CACHE = 50_000  # texts remembered
 AT_ONCE = 2_000  # lines decoded at once
-
-FORM = "0000-00-00 00:00:00.000000+00:00"  # of nearly all times
-FIRST, LAST = (np.frombuffer(form.encode(), np.uint8) for form in (FORM, "9999-19-39 29:59:59.999999+00:00"))
-PARTS = np.zeros((len(FORM), 4), np.int64)  # digits to date, hour, seconds of the day and microseconds
-PARTS[[0, 1, 2, 3, 5, 6, 8, 9], 0] = [10**exponent for exponent in range(7, -1, -1)]
-PARTS[[11, 12], 1] = 10, 1
-PARTS[[11, 12, 14, 15, 17, 18], 2] = 36_000, 3_600, 600, 60, 10, 1
-PARTS[20:26, 3] = [10**exponent for exponent in range(5, -1, -1)]
+UTC = {b"+00:00"}
 
 V = TypeVar("V")
 Cells = Sequence[list[Any]]  # time, item, position, click, propensity and context
@@ -201,18 +194,13 @@ class Obd(Layout):
 
 
 def _instants(cells: Sequence[bytes]) -> list[int]:
-    """Microseconds since 1970 of times that all have the usual FORM and can be; none where one has not."""
-    if set(map(len, cells)) != {len(FORM)}:
+    """Microseconds since 1970 of times that all look like 2019-11-24 00:00:00.000000+00:00, as most do; else none."""
+    if set(map(len, cells)) != {32} or {cell[4] for cell in cells} != {45} or {cell[26:] for cell in cells} != UTC:
         return []
-    digits = np.frombuffer(b"".join(cells), np.uint8).reshape(len(cells), -1) - FIRST  # what is below 0 wraps around
-    if (digits > LAST - FIRST).any():
-        return []
-    date, hour, seconds, micros = (digits.astype(np.int64) @ PARTS).T
-    if hour.max() > 23:
-        return []
-    dates, index = np.unique(date, return_inverse=True)
-    days = [times.parse(f"{day // 10_000:04d}-{day // 100 % 100:02d}-{day % 100:02d}") for day in dates.tolist()]
-    return (np.array(days)[index] + seconds * times.SECOND + micros).tolist()
+    with suppress(ValueError):
+        instants = np.array(cells, "S26").astype("datetime64[us]").astype(np.int64)
+        return instants.tolist() if instants.min() >= times.FIRST else []
+    return []
 
 
 # -- cells --
