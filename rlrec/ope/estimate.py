@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -243,6 +245,32 @@ class EstimatorFold:
             *(["clipping-bias"] if doubtful else []),
             *(["no-propensity"] if self.estimator.weighted and self.weights.left_out else []),
         ]
+
+
+class Partial(Protocol):
+    """Sums over some batches of the log: they add up."""
+
+    def __add__(self, other: Self, /) -> Self: ...
+
+
+Batch = TypeVar("Batch", contravariant=True)
+P = TypeVar("P", bound=Partial)
+
+
+class Fold(Protocol[Batch, P]):
+    """Estimators of one unit, about one target: `impressions.ImpressionFold`, `sessions.SessionFold` and
+    `slates.SlateFold`. A partial depends on the rows of its batches alone: not on their order, nor on how they were
+    split, up to rounding."""
+
+    @property
+    def estimators(self) -> Mapping[str, Estimator]:
+        """The estimators by their labels."""
+
+    def partial(self, batch: Batch, /) -> P:
+        """The sums of one batch; those of an empty batch are the zero of the sum."""
+
+    def finish(self, partial: P, options: FinishOptions, /) -> list[Estimate]:
+        """One estimate for each estimator, in their order."""
 
 
 def estimand(unit: str, *, greedy: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""Decisions, their slots, and the request ids they answer."""
+"""Decisions, their slots, the request ids they answer, and their times."""
 
 from __future__ import annotations
 
@@ -163,3 +163,44 @@ def censor(unit: Unit, slots: Iterable[tuple[int, int]], *, censored: bool) -> N
     """Mark slots (decision_id, position)."""
     if rows := list(slots):
         unit.tell_each(f"UPDATE slot SET censored = {int(censored)} WHERE decision_id = ? AND position = ?", rows)
+
+
+# -- decisions that lie ahead of the database's clock, and how they are put back --
+
+
+class Ahead(NamedTuple):
+    """Decisions that were not imported and lie ahead of `clock`: how many, the first and the last of their times.
+    before: the newest time of the others; None where there is none."""
+
+    clock: int
+    decisions: int
+    first: int
+    newest: int
+    before: int | None
+
+    @property
+    def by(self) -> int:
+        """How far the newest lies ahead, in microseconds."""
+        return self.newest - self.clock
+
+
+def ahead(unit: Unit) -> Ahead:
+    """Decisions ahead of the database's clock; without any, the times are those of the clock."""
+    clock = unit.clock()
+    log = "FROM decision WHERE imported = 0 AND at"
+    count, first, newest = unit.ask(f"SELECT count(*), min(at), max(at) {log} > ?", clock)[0]
+    before = unit.ask_value(f"SELECT max(at) {log} <= ?", clock)
+    return Ahead(clock, count, first or clock, newest or clock, before)
+
+
+def put_back(unit: Unit, block: Ahead) -> None:
+    """Move decisions ahead of the clock, their events and their visits by one distance, so that the newest is of now.
+    Between a decision and its events, and between decisions, all distances stay, so that rewards stay too."""
+    by, clock = block.by, block.clock
+    ids = "SELECT id FROM decision WHERE imported = 0 AND at > ?"
+    unit.tell(
+        f"UPDATE event SET at = at - ?, received_at = received_at - ? WHERE decision_id IN ({ids})", by, by, clock
+    )
+    unit.tell("UPDATE decision SET at = at - ? WHERE imported = 0 AND at > ?", by, clock)
+    for column in ("started_at", "last_at", "ended_at"):
+        unit.tell(f"UPDATE visit SET {column} = {column} - ? WHERE {column} > ?", by, clock)

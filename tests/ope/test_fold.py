@@ -6,8 +6,7 @@ from typing import TypeVar
 
 from rlrec import ope
 from rlrec.ope.base import LogBatch
-from rlrec.ope.estimate import FinishOptions
-from rlrec.ope.fold import Fold, Partial
+from rlrec.ope.estimate import FinishOptions, Fold, Partial
 from rlrec.ope.impressions import ImpressionFold, ImpressionPartial
 from rlrec.ope.sessions import SessionFold, SessionPartial
 from rlrec.ope.visits import VisitBatch

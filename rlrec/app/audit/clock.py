@@ -6,7 +6,7 @@ from typing import TypedDict
 
 from rlrec.app.audit.findings import Findings
 from rlrec.errors import CheckFailed, InputError
-from rlrec.store import Store, Unit, clock, decisions, settings
+from rlrec.store import Store, Unit, decisions, settings
 from rlrec.times import DAY_US, written
 
 CHECK = "clock"
@@ -19,7 +19,7 @@ Repair = TypedDict("Repair", {"decisions": int, "seconds": float})
 
 def check(unit: Unit, *, findings: Findings) -> None:
     """An error where the newest decision lies more than a day ahead, a warning from a minute on."""
-    ahead = clock.ahead(unit)
+    ahead = decisions.ahead(unit)
     if ahead.by > MINUTE_US:
         severity = "error" if ahead.by > DAY_US else "warning"
         findings.add(
@@ -51,7 +51,7 @@ def repair(store: Store) -> Repair:
         raise InputError("--repair-clock goes by the database's clock", hint="leave out --now and RLREC_NOW")
 
     def work(unit: Unit) -> Repair:
-        ahead = clock.ahead(unit)
+        ahead = decisions.ahead(unit)
         if ahead.before is not None and ahead.first - ahead.by < ahead.before:
             ready = ahead.before + ahead.newest - ahead.first
             raise CheckFailed(
@@ -61,7 +61,7 @@ def repair(store: Store) -> Repair:
         unit.now = ahead.clock
         repaired = Repair(decisions=ahead.decisions, seconds=ahead.by / 1e6)
         if ahead.decisions:
-            clock.put_back(unit, ahead)
+            decisions.put_back(unit, ahead)
             settings.add_run(unit, "doctor --repair-clock", repaired)
         return repaired
 

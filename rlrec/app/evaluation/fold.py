@@ -21,8 +21,7 @@ from rlrec.app.evaluation.probabilities import Scorer
 from rlrec.app.evaluation.request import EmptyLog, Evaluation, SharedRows
 from rlrec.app.log.ended_visits import UnusedVisits
 from rlrec.arrays import Flags, Ids
-from rlrec.ope.estimate import ANY_REWARD, Estimate, FinishOptions
-from rlrec.ope.fold import Fold, Partial
+from rlrec.ope.estimate import ANY_REWARD, Estimate, FinishOptions, Fold, Partial
 from rlrec.policy.reward import bounds
 from rlrec.records import Reward
 from rlrec.store.bulk import Columns
