@@ -249,7 +249,9 @@ class FeedbackTransaction:
             if decision_id is None:
                 raise _unknown_decision(line)
             if target.arm_id is None and position is not None:
-                raise self._empty_position(decision_id, position)
+                shown = ", ".join(map(str, events.slates(self.unit, [decision_id])[decision_id]))
+                what = f"position {position} of decision {decision_id} was not shown"
+                raise InputError(what, hint=f"shown: {shown}", field="position")
             if key is not None and (stored := self.keys.get(key)) is not None:
                 _compare(line, target, position, stored)
                 return False
@@ -282,10 +284,6 @@ class FeedbackTransaction:
             self.keys[key] = content = FeedbackKey(line_digest(decision_id, position, values, censor), at, decision_id)
             self.new_keys.append((key, *content))
         return True
-
-    def _empty_position(self, decision_id: int, position: int) -> InputError:
-        hint = f"shown: {', '.join(map(str, events.slates(self.unit, [decision_id])[decision_id]))}"
-        return InputError(f"position {position} of decision {decision_id} was not shown", hint=hint, field="position")
 
     def _censor(self, target: FeedbackTarget, event: Event) -> None:
         """Collect a censoring event of a slot, or of every slot of a page."""

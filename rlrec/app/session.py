@@ -67,9 +67,6 @@ def listing(store: Store, *, limit: int | None) -> list[SessionRow]:
     return [cast(SessionRow, row._asdict() | {"last_at": at}) for row, at in zip(rows[:limit], times, strict=False)]
 
 
-# -- one visit --
-
-
 def show(store: Store, request: Request) -> Result:
     """A visit as a timeline: state, slate, propensities, events and reward of each of its decisions."""
     if not 0 <= request.gamma <= 1:
@@ -154,9 +151,6 @@ def _step(
         "reward": reward_of(reward, decision, counted, position=None),
     }
     return cast(Step, {name: fields[name] for name in Step.__annotations__ if name in fields})
-
-
-# -- the end of a visit --
 
 
 Ended = TypedDict("Ended", {

@@ -141,8 +141,10 @@ class _TrainingRun:
             self.report = writer.write(selection, cutoff, since=since, progress=self.lease.renew)
             record = self._record(unit, selection)
             looks = _looks(unit, self.parent)
-        if self.report.new < self.request.min_new:
-            return self._nothing_new()
+        new, least = self.report.new, self.request.min_new
+        if new < least:
+            self.store.notice(f"nothing new: {new} sessions since the last training, and --min-new is {least}")
+            return _result(self.parent, self.live.number, new, NO_GATE, seed=self.seed)
         # the ascent on the visits that teach, and the look of the gate
         self.arms = writer.arms
         self.dataset.arrange({TRAIN: self.request.batch, TUNE: VISITS, GATE: VISITS})
@@ -173,11 +175,6 @@ class _TrainingRun:
                 near = suggest(name, list(self.policy.names))
                 hint = near or "such as session:reward, session:step or a feature of the context"
                 raise InputError(f"states have no feature {name!r} to shape by", hint=hint)
-
-    def _nothing_new(self) -> Result:
-        new, least = self.report.new, self.request.min_new
-        self.store.notice(f"nothing new: {new} sessions since the last training, and --min-new is {least}")
-        return _result(self.parent, self.live.number, new, NO_GATE, seed=self.seed)
 
     def _check(self) -> None:
         name, report, unused = self.parent.reward.name, self.report, self.report.unused
@@ -313,17 +310,16 @@ def _why(gate: GateReport, trained: TrainingResult, *, same: bool) -> str:
     if not same:
         return "another version went live meanwhile"
     if gate["candidate"] is None:
-        return _unpromising(trained.best_epoch) if not trained.promising else "no session of the gate split has ended"
+        if trained.promising:
+            return "no session of the gate split has ended"
+        ess = LEAST if trained.best_epoch is None else trained.best_epoch.ess or 0.0
+        if ess < LEAST:
+            return f"the tune split does not tell: {ess:.0f} effective sessions, where {LEAST} are wanted"
+        return "nothing on the tune split says that it is better"
     if gate["verdict"] == "insufficient":
         return f"the gate split does not tell: {', '.join(gate['reasons'] or [])}"
     lower = "unknown" if gate["lower"] is None else f"{gate['lower']:.4g}"
     return f"the lower bound of its gain over version {gate['against']}, {lower}, is not above 0"
-
-
-def _unpromising(best: Epoch | None) -> str:
-    if best is not None and (best.ess or 0.0) < LEAST:
-        return f"the tune split does not tell: {best.ess or 0.0:.0f} effective sessions, where {LEAST} are wanted"
-    return "nothing on the tune split says that it is better"
 
 
 def _trained_at(unit: Unit, parent: Version) -> int:

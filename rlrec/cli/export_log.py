@@ -64,7 +64,8 @@ def _created(path: str) -> Iterator[BinaryIO]:
     file = _opened(draft, path, mode="xb" if plain else "wb")
     try:
         with file:
-            with _packed(file) if path.endswith(".gz") else nullcontext(file) as stream:
+            packed = gzip.GzipFile(filename="", fileobj=file, mode="wb", mtime=0) if path.endswith(".gz") else None
+            with cast(ContextManager[BinaryIO], packed or nullcontext(file)) as stream:
                 yield stream
             if plain:
                 file.flush()
@@ -75,10 +76,6 @@ def _created(path: str) -> Iterator[BinaryIO]:
         if plain:
             with suppress(FileNotFoundError):
                 os.unlink(draft)
-
-
-def _packed(file: BinaryIO) -> ContextManager[BinaryIO]:
-    return cast(ContextManager[BinaryIO], gzip.GzipFile(filename="", fileobj=file, mode="wb", mtime=0))
 
 
 def _opened(draft: str, path: str, *, mode: str) -> BinaryIO:

@@ -24,16 +24,14 @@ PIPE_CLOSED = 141  # what a shell shows for a tool that SIGPIPE ended
 
 def report_failure(error: BaseException, settings: Settings, args: list[str]) -> int:
     """Print an error on stderr: the exit code."""
-    pipe = isinstance(error, BrokenPipeError)
     try:
         if not isinstance(error, OSError):
             output.flush()
-    except BrokenPipeError:
-        pipe = True
     except OSError as unwritten:
         error = unwritten
-    message, hint, code = (None, None, PIPE_CLOSED) if pipe else _describe(error, settings)
-    if message is not None:
+    code = PIPE_CLOSED
+    if not isinstance(error, BrokenPipeError):
+        message, hint, code = _describe(error, settings)
         with contextlib.suppress(OSError):
             _print_error(error, message, hint, code, settings, args)
     output.discard_unwritten(sys.stdout)
@@ -45,7 +43,10 @@ def _print_error(
 ) -> None:
     db = settings.db if settings.db != Settings.db else os.environ.get("RLREC_DB", settings.db)
     if settings.debug or ("--debug" in args and isinstance(error, click.ClickException)):
-        _traceback(error, db)
+        from traceback import format_exception
+
+        lines = "".join(format_exception(error)).splitlines()
+        click.echo("\n".join(safe(line, db) for line in lines), err=True)
     if isinstance(error, HelpWanted):
         click.echo(error.message, err=True)
     elif _wants_json(error, settings, args):
@@ -54,13 +55,6 @@ def _print_error(
     else:
         line = f"Error: {message.rstrip('.')}. {hint or ''}".rstrip()
         click.echo(safe(line, db).encode("utf-8", "backslashreplace"), err=True)
-
-
-def _traceback(error: BaseException, db: str) -> None:
-    from traceback import format_exception
-
-    text = "".join(format_exception(error))
-    click.echo("\n".join(safe(line, db) for line in text.splitlines()), err=True)
 
 
 def _describe(error: BaseException, settings: Settings) -> tuple[str, str | None, int]:

@@ -86,9 +86,6 @@ class Show:
             flush()
 
 
-# -- bytes --
-
-
 def write(data: bytes) -> None:
     """All of `data` to stdout. Raises OSError, also where stdout is closed."""
     if sys.stdout is None:

@@ -69,13 +69,12 @@ def _float(text: str) -> float | RefusedToken:
     return value if abs(value) <= sys.float_info.max else RefusedToken(text, "is beyond the range of a double")
 
 
-def _constant(text: str) -> RefusedToken:
-    return RefusedToken(text, "is not a number in JSON")
-
-
 def tree(text: str) -> Any:
     """The value of a JSON text, with RefusedTokens and Objects in it."""
-    return json.loads(text, parse_int=_integer, parse_float=_float, parse_constant=_constant, object_pairs_hook=_pairs)
+    return json.loads(
+        text, parse_int=_integer, parse_float=_float, object_pairs_hook=_pairs,
+        parse_constant=lambda word: RefusedToken(word, "is not a number in JSON"),
+    )  # fmt: skip
 
 
 def problem(value: Any, path: str = "", depth: int = 0) -> tuple[str, str] | None:

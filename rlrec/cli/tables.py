@@ -12,8 +12,6 @@ from typing import Any
 from rlrec.cli.plain import dumps, mapping, single
 from rlrec.cli.text import printable
 
-# -- csv (RFC 4180) --
-
 
 def _csv_cell(value: Any) -> Any:
     if value is None or isinstance(value, str):
@@ -22,7 +20,7 @@ def _csv_cell(value: Any) -> Any:
 
 
 def csv(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[bytes]:
-    """The lines of a csv."""
+    """The lines of a csv (RFC 4180)."""
     from csv import writer as csv_writer
 
     line: Any = SimpleNamespace(write=lambda text: text.encode("utf-8", "backslashreplace"))
@@ -45,9 +43,6 @@ def _row(record: Any, keys: Sequence[str]) -> list[Any]:
     if extra := values.keys() - set(keys):
         raise ValueError(f"a row has keys that the header lacks: {sorted(extra)}")
     return [values.get(key) for key in keys]
-
-
-# -- tables --
 
 
 def _number(value: float) -> str:
@@ -122,12 +117,9 @@ def table(result: Any, columns: Sequence[str] | None) -> str:
 
 def _sheet(record: Mapping[str, Any]) -> str:
     """One record: a line a key; a list of records below, as a table of its own."""
-    nested = {key: value for key, value in record.items() if _tabular(value)}
+    lists = {key: value for key, value in record.items() if isinstance(value, list | tuple)}
+    nested = {key: value for key, value in lists.items() if value and all(map(single, value))}
     flat = {key: value for key, value in record.items() if key not in nested}
     width = max(map(len, flat), default=0)
     lines = "".join(f"{printable(key).ljust(width)}  {cell(value)}\n" for key, value in flat.items())
     return lines + "".join(f"\n{printable(key)}\n{table(value, None)}" for key, value in nested.items())
-
-
-def _tabular(value: Any) -> bool:
-    return isinstance(value, list | tuple) and bool(value) and all(map(single, value))

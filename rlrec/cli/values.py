@@ -26,14 +26,11 @@ else:  # the classes take no parameters in click 8.1
     AnyType, AnyChoice = click.ParamType, click.Choice
 
 # Patterns are text here: they are compiled when a command asks for them, and kept by `re`.
-DURATION_FORM = (
-    r"(?:(\d+(?:\.\d+)?)w)?(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?"
-    r"(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?"
-)
 NUMBER_FORM = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
 NAME_FORM = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 UNITS = {"w": 604_800 * SECOND, "d": 86_400 * SECOND, "h": 3_600 * SECOND, "m": 60 * SECOND, "s": SECOND}
 UNIT_SIZES = (*UNITS.values(), 1_000)
+DURATION_FORM = "".join(rf"(?:(\d+(?:\.\d+)?){unit})?" for unit in (*UNITS, "ms"))
 
 USERINFO = r"([A-Za-z][A-Za-z0-9+.-]*://[^\s/?#:@]*:)\S*@"
 PASSWORD = r"(?i)((?:^|(?<=[?&;\s\"'(]))(?:ssl)?pass(?:word|wd|phrase)?\s?=\s?)('(?:[^'\\]|\\.)*'|[^\s&;\"']*)"

@@ -60,7 +60,9 @@ class Slots:
 
     def take(self, batch: Batch) -> None:
         """Add the rows of a batch to every belief that holds them."""
-        batch = _without_imported(batch)
+        imported = batch.slots["imported"]
+        if imported.any():  # they teach no belief
+            batch = Batch(slots=_take(batch.slots, ~imported), events=batch.events)
         if not len(batch):
             return
         wrong = np.flatnonzero(censored(batch) != batch.slots["censored"])[:100]
@@ -144,12 +146,6 @@ def _provenance(version: Version, by_id: Mapping[int, Version], now: int) -> tup
 def _distinct(version: Version) -> int:
     same = not (version.contextual or version.since or Forgetting.of(version.params) or version.params.get("position"))
     return 0 if same else version.id
-
-
-def _without_imported(batch: Batch) -> Batch:
-    """The batch without imported decisions: they teach no belief."""
-    imported = batch.slots["imported"]
-    return batch if not imported.any() else Batch(slots=_take(batch.slots, ~imported), events=batch.events)
 
 
 def _take(columns: Columns, rows: Flags | Index) -> Columns:
