@@ -158,6 +158,11 @@ _CONTRADICTIONS = {
     " WHERE v.policy_id <> d.policy_id",
     "decision of another policy's variant": "SELECT d.id FROM decision d JOIN variant v ON v.id = d.variant_id"
     " WHERE v.policy_id <> d.policy_id",
+    "decision of an unassigned unit": "SELECT d.id FROM decision d JOIN variant v ON v.id = d.variant_id"
+    " JOIN experiment e ON e.id = v.experiment_id JOIN session s ON s.id = d.session_id"
+    " LEFT JOIN assignment a ON a.experiment_id = e.id AND a.session_id = s.id AND e.unit = 'session'"
+    " LEFT JOIN assignment b ON b.experiment_id = e.id AND b.user_id = s.user_id AND e.unit = 'user'"
+    " WHERE coalesce(a.variant_id, b.variant_id, 0) <> v.id",
     "decision ahead of its policy": "SELECT d.id FROM decision d JOIN policy_head h ON h.policy_id = d.policy_id"
     " JOIN version v ON v.id = d.version_id"
     " WHERE d.seq > h.seq OR d.belief_seq >= d.seq OR (d.imported = 0 AND d.belief_seq < v.seq)",
@@ -258,6 +263,43 @@ def answered(unit: Unit, decision_ids: Collection[int]) -> list[AnsweredRequest]
         " LEFT JOIN experiment e ON e.id = a.experiment_id WHERE d.request_digest IS NOT NULL AND d.id IN (?*)"
     )
     return [AnsweredRequest(row[0], bytes(row[1]), *row[2:]) for row in unit.ask(text, decision_ids)]
+
+
+class KeyedEvent(NamedTuple):
+    """An event of a line that had a key, and the digest stored for that line."""
+
+    key: str
+    digest: bytes
+    decision_id: int
+    position: int | None
+    kind: str
+    value: float
+
+
+def keyed_events(unit: Unit) -> Iterator[KeyedEvent]:
+    """The events of every feedback key, in their order."""
+    k, e = t.feedback_key.c, t.event.c
+    joined = t.event.join(t.feedback_key, (k.key == e.key) & (k.decision_id == e.decision_id))
+    chosen = sa.select(k.key, k.digest, e.decision_id, e.position, e.kind, e.value).select_from(joined)
+    for rows in _portions(unit, chosen.order_by(e.decision_id, e.key, e.number)):
+        yield from map(KeyedEvent._make, rows)
+
+
+class AssignedUnit(NamedTuple):
+    """A user or a session by its key, with its variant in an experiment."""
+
+    experiment_id: int
+    key: str
+    variant_id: int
+
+
+def assigned_units(unit: Unit) -> Iterator[AssignedUnit]:
+    """The units of all experiments."""
+    a, key = t.assignment.c, sa.func.coalesce(t.users.c.key, t.session.c.key)
+    joined = t.assignment.outerjoin(t.users, t.users.c.id == a.user_id)
+    joined = joined.outerjoin(t.session, t.session.c.id == a.session_id)
+    for rows in _portions(unit, sa.select(a.experiment_id, key, a.variant_id).select_from(joined)):
+        yield from map(AssignedUnit._make, rows)
 
 
 class OpenVisit(NamedTuple):

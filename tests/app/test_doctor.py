@@ -170,6 +170,7 @@ def test_a_sound_store_is_content(healthy: str) -> None:
 
 
 PAGE = "(SELECT min(d.id) FROM decision d JOIN policy p ON p.id = d.policy_id WHERE p.name = 'ts' AND d.size = 3)"
+KEY = "(SELECT max(key) FROM feedback_key WHERE digest <> (SELECT min(digest) FROM feedback_key))"
 ONE = "(SELECT max(d.id) FROM decision d JOIN policy p ON p.id = d.policy_id WHERE p.name = 'ucb' AND d.size = 1)"
 CLICK = (
     "(SELECT max(e.decision_id) FROM event e JOIN decision d ON d.id = e.decision_id JOIN policy p"
@@ -307,6 +308,24 @@ BENT: dict[str, tuple[list[str], str, str]] = {
     "belief before its version": ([f"UPDATE decision SET belief_seq = -1 WHERE id = {PAGE}"], "dangling", PAGE),
     "time": ([f"UPDATE decision SET at = at - 1 WHERE id = {THIRD}"], "history", THIRD),
     "beginning of a visit": (["UPDATE visit SET started_at = started_at - 1"], "dangling", "session"),
+    "assignment gone": (["DELETE FROM assignment WHERE id = 1"], "dangling", "decision"),
+    "assignment": (
+        ["UPDATE assignment SET variant_id = (SELECT sum(id) FROM variant) - variant_id WHERE id = 1"],
+        "dangling", "decision",
+    ),
+    "weights of an experiment": (
+        ["UPDATE variant SET weight = CASE label WHEN 'a' THEN 1e-9 ELSE 1 END"], "dangling", "experiment e",
+    ),
+    "salt of an experiment": (["UPDATE experiment SET salt = '1'"], "dangling", "experiment e"),
+    "unit of an experiment": (["UPDATE experiment SET unit = 'session'"], "dangling", "decision"),
+    "digest of a feedback key": (
+        [f"UPDATE feedback_key SET digest = (SELECT min(digest) FROM feedback_key) WHERE key = {KEY}"],
+        "dangling", f"(SELECT decision_id FROM feedback_key WHERE key = {KEY})",
+    ),
+    "event of a feedback key": (
+        [f"UPDATE event SET kind = 'other' WHERE key = {KEY}"], "dangling",
+        f"(SELECT decision_id FROM feedback_key WHERE key = {KEY})",
+    ),
     "timeout": (["UPDATE settings SET session_timeout_us = 900000000000000000"], "dangling", "settings"),
     "order of events": (
         [f"UPDATE event SET received_at = received_at - 1, at = at - 1 WHERE number > 1 AND decision_id = {CLICK}"],
@@ -327,6 +346,9 @@ ALSO_ON_POSTGRES = [
     "propensity and log",
     "user",
     "page",
+    "assignment gone",
+    "weights of an experiment",
+    "digest of a feedback key",
 ]
 
 

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 from rlrec.app.audit.findings import UNREADABLE, Findings
-from rlrec.store import Unit, arms, audit, contents, settings
+from rlrec.app.inputs import canonical
+from rlrec.app.serving.assignment import hashed
+from rlrec.store import Unit, arms, audit, contents, experiments, settings
+from rlrec.store.events import CENSOR
 from rlrec.times import DAY_US
 
 CHECK = "dangling"
@@ -15,6 +21,7 @@ DETAILS = {
     "decision without slots": "not every position of its page has a slot",
     "decision of another policy's version": "the version it names belongs to another policy",
     "decision of another policy's variant": "the variant it names belongs to another policy",
+    "decision of an unassigned unit": "its unit is not assigned to its variant",
     "decision ahead of its policy": "its change lies beyond the policy's counter, or before its belief",
     "request without digest": "its request id and the digest of what was asked do not go together",
     "events not numbered on": "its events are not numbered from 1 without a gap",
@@ -47,6 +54,8 @@ def check(unit: Unit, *, findings: Findings) -> None:
         for row in rows:
             findings.error(CHECK, subject.format(*row), DETAILS[name].format(*row))
     _contents(unit, findings)
+    _feedback_keys(unit, findings)
+    _assignments(unit, findings)
     _catalogue(unit, findings)
     _json(unit, findings)
     for complaint in audit.integrity(unit):
@@ -69,6 +78,40 @@ def _contents(unit: Unit, findings: Findings) -> None:
     for key in audit.keys(unit):
         if contents.key_digest(key.key) != key.digest:
             findings.error(CHECK, f"{key.owner} {key.key}", "its digest is not that of its key")
+
+
+def _feedback_keys(unit: Unit, findings: Findings) -> None:
+    """Feedback keys have the digest of their line, as their events give it."""
+    for key, line in groupby(audit.keyed_events(unit), attrgetter("key")):
+        events = list(line)
+        if bytes(events[0].digest) not in _line_digests(events):
+            detail = f"the digest of feedback key {key!r} is not that of its events"
+            findings.error(CHECK, f"decision {events[0].decision_id}", detail)
+
+
+def _line_digests(events: Sequence[audit.KeyedEvent]) -> Iterator[bytes]:
+    """The digests that a line with these events can have. One that only censors stored no events of its position: it
+    named a slot, or all of them. An imported line censors by an event among others."""
+    first, values = events[0], {event.kind: event.value for event in events}
+    weighed = {kind: value for kind, value in values.items() if kind != CENSOR}
+    censor = [values[CENSOR] == 1.0] if CENSOR in values else []
+    for position in {event.position for event in events if event.kind != CENSOR} or {first.position, None}:
+        yield canonical.digest_of([first.decision_id, position, weighed, *censor])
+    yield canonical.digest_of([first.decision_id, first.position, values])
+
+
+def _assignments(unit: Unit, findings: Findings) -> None:
+    """Units have the variants that the salts and weights of their experiments give them."""
+    by_id = {experiment.id: experiment for experiment in experiments.every(unit) if experiment.variants}
+    others = Counter(
+        by_id[assigned.experiment_id].name
+        for assigned in audit.assigned_units(unit)
+        if assigned.experiment_id in by_id
+        and hashed(by_id[assigned.experiment_id], assigned.key).id != assigned.variant_id
+    )
+    for name, count in others.items():
+        detail = f"{count} of its units have another variant than its salt and weights give them"
+        findings.error(CHECK, f"experiment {name}", detail)
 
 
 def _json(unit: Unit, findings: Findings) -> None:
