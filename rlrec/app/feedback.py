@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from math import isfinite
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
-from rlrec.app.inputs import canonical
+from rlrec.app.inputs.canonical import line_digest
 from rlrec.app.learning.ledger import Ledger, Unordered
 from rlrec.app.log.slot_values import reward_from
 from rlrec.errors import Conflict, InputError
@@ -17,7 +17,6 @@ from rlrec.policy import reward as rewards
 from rlrec.policy.reward import LIMIT
 from rlrec.records import Event, Reward
 from rlrec.store import Store, Unit, decisions, events, policies
-from rlrec.store.contents import digest
 from rlrec.store.events import CENSOR, FeedbackKey, FeedbackTarget
 from rlrec.store.unit import Row, StoredRows
 
@@ -359,16 +358,3 @@ def _check(kind: str, value: float) -> None:
     if not rewards.is_bounded(value):
         hint = f"values stay within {rewards.LIMIT:g}"
         raise InputError(f"the value of {kind}, {value:g}, is too large", hint=hint, field=f"events.{kind}")
-
-
-def line_digest(decision_id: int, position: int | None, values: Mapping[str, float], censor: bool | None) -> bytes:
-    """Digest of a line in canonical form: the content of its key."""
-    slot = "null" if position is None else position
-    return digest(f"[{decision_id},{slot},{_end(tuple(values.items()), censor)}")
-
-
-@lru_cache(maxsize=1024)  # most lines end alike
-def _end(values: tuple[tuple[str, float], ...], censor: bool | None) -> str:
-    """The canonical form of a line behind its position."""
-    events = {kind: float(value) for kind, value in values}
-    return canonical.text([events] if censor is None else [events, censor])[1:]

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from rlrec.app import settle
 from rlrec.app.distributions import exact
-from rlrec.app.feedback import Line, feedback_stream, line_digest, record
+from rlrec.app.feedback import Line, feedback_stream, record
 from rlrec.app.inputs import canonical
 from rlrec.app.learning.ledger import Ledger, ServedSlate
 from rlrec.app.recommend import Request, recommend_group
@@ -226,7 +226,7 @@ def test_a_key_names_what_the_canonical_form_names() -> None:
     for value, position, censor in product(values, (None, 3), (None, True, False)):
         told: dict[str, float] = {"dwell_s": value, "click": 1.0}
         meant = [7, position, told] + ([] if censor is None else [censor])
-        assert line_digest(7, position, told, censor) == canonical.digest_of(meant)
+        assert canonical.line_digest(7, position, told, censor) == canonical.digest_of(meant)
 
 
 def test_a_group_teaches_what_its_lines_teach_one_by_one(store: Store) -> None:

@@ -31,12 +31,16 @@ def check(unit: Unit, *, findings: Findings) -> None:
 
 def refuse_far_ahead(store: Store) -> None:
     """Raises InputError where `--now` would log a decision far ahead of a log that follows the database's clock; a log
-    that is empty, or lies ahead already, has a time of its own (simulations, replays)."""
+    that is empty, or lies ahead already, has a time of its own (simulations, replays). In an empty one, a notice."""
     if store.now is None:
         return
     with store.read() as unit:
         newest, now = decisions.newest(unit), unit.clock()
-    if newest is not None and newest <= now and store.now > now + DAY_US:
+    if newest is None and store.now > now + DAY_US:
+        store.notice(
+            f"the first decision lies far ahead of the database's clock: the store's time is {written(store.now)}"
+        )
+    elif newest is not None and newest <= now and store.now > now + DAY_US:
         raise InputError(
             f"--now {written(store.now)} lies far ahead of the database's clock, {written(now)}: time would stand "
             "still until then",

@@ -94,9 +94,9 @@ def _line_digests(events: Sequence[audit.KeyedEvent]) -> Iterator[bytes]:
     named a slot, or all of them. An imported line censors by an event among others."""
     first, values = events[0], {event.kind: event.value for event in events}
     weighed = {kind: value for kind, value in values.items() if kind != CENSOR}
-    censor = [values[CENSOR] == 1.0] if CENSOR in values else []
+    censor = values[CENSOR] == 1.0 if CENSOR in values else None
     for position in {event.position for event in events if event.kind != CENSOR} or {first.position, None}:
-        yield canonical.digest_of([first.decision_id, position, weighed, *censor])
+        yield canonical.line_digest(first.decision_id, position, weighed, censor)
     yield canonical.digest_of([first.decision_id, first.position, values])
 
 
@@ -117,13 +117,14 @@ def _assignments(unit: Unit, findings: Findings) -> None:
 def _json(unit: Unit, findings: Findings) -> None:
     """Features of arms and states of decisions are JSON objects."""
     for owner, column, ids, texts in audit.stored_json(unit):
+        distinct = list(set(texts))
         try:
-            objects = json.loads(f"[{','.join(texts)}]")
+            objects = json.loads(f"[{','.join(distinct)}]")
         except ValueError:
-            objects = [_object(text) for text in texts]
-        for number, value in zip(ids, objects, strict=True):
-            if not isinstance(value, dict):
-                findings.error(CHECK, f"{owner} {number}", f"its {column} is no JSON object")
+            objects = [_object(text) for text in distinct]
+        wrong = {text for text, value in zip(distinct, objects, strict=True) if not isinstance(value, dict)}
+        for number in [number for number, text in zip(ids, texts, strict=True) if text in wrong] if wrong else ():
+            findings.error(CHECK, f"{owner} {number}", f"its {column} is no JSON object")
 
 
 def _object(text: str) -> Any:

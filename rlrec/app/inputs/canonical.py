@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from rlrec.store.contents import digest
@@ -31,3 +33,16 @@ def number(value: float) -> str:
 def digest_of(value: Any) -> bytes:
     """16 bytes, equal for values that mean the same."""
     return digest(text(value))
+
+
+def line_digest(decision_id: int, position: int | None, values: Mapping[str, float], censor: bool | None) -> bytes:
+    """Digest of a line in canonical form: the content of its key."""
+    slot = "null" if position is None else position
+    return digest(f"[{decision_id},{slot},{_end(tuple(values.items()), censor)}")
+
+
+@lru_cache(maxsize=1024)  # most lines end alike
+def _end(values: tuple[tuple[str, float], ...], censor: bool | None) -> str:
+    """The canonical form of a line behind its position."""
+    events = {kind: float(value) for kind, value in values}
+    return text([events] if censor is None else [events, censor])[1:]
