@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rlrec.app.evaluation import estimates
+from rlrec.app.evaluation.candidates import Inclusion
 from rlrec.app.evaluation.estimates import EstimateRow
 from rlrec.app.evaluation.request import EmptyLog, Request
 from rlrec.app.inputs import filters
@@ -30,7 +31,16 @@ def explained(rows: Sequence[EstimateRow]) -> list[str]:
         if (horizon := row.estimate.horizon) is not None:
             name = row.target if row.version is None else f"{row.target}@{row.version}"
             horizons[name] = min(horizon, horizons.get(name, horizon))
-    return diagnostics.explanations([row.to_json() for row in rows]) + [
-        f"horizon: from step {step} on the effective sample size for {name} is below 5 % of the sessions"
-        for name, step in horizons.items()
-    ]
+    inclusion = rows[0].inclusion if rows else Inclusion()
+    of_lists = (
+        f"candidates: the smallest probability with which an arm that was shown was a candidate is "
+        f"{inclusion.smallest:.3g}, in {inclusion.decisions:,} decisions whose first stage was derived again"
+    )
+    return (
+        diagnostics.explanations([row.to_json() for row in rows])
+        + [of_lists] * (inclusion.decisions > 0)
+        + [
+            f"horizon: from step {step} on the effective sample size for {name} is below 5 % of the sessions"
+            for name, step in horizons.items()
+        ]
+    )

@@ -40,6 +40,8 @@ REASONS = {
     "no-propensity": "rows or visits without a propensity, or cut, were left out; `left_out` counts them",
     "no-state": "rows or visits without a recorded session state were left out; `left_out` counts them",
     "position-model": "the estimate is right where the position curve is (`position show`), and blind to its errors",
+    "no-candidates": "rows or visits without candidates, which the target ranks, were left out; `left_out` counts them",
+    "logging-candidates": "the target would draw from the catalogue, and was judged on candidates that the logger drew",
     "logging-states": "the target reads session state, and was judged in states that the logger caused",
 }
 # Reasons from the caller or from the interval that allow no verdict better than weak.

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import reduce
+from operator import add
 from typing import Any
 
 from rlrec import ope
 from rlrec.app.evaluation import fold, groups
+from rlrec.app.evaluation.candidates import Inclusion
 from rlrec.app.evaluation.impressions import ImpressionUnit
 from rlrec.app.evaluation.log_reader import LogReader
 from rlrec.app.evaluation.log_rows import CLUSTERS, RowGroup
@@ -29,7 +32,8 @@ CHOSEN = "snips"  # the usual estimator by arm: the logger chose the arm, so tha
 
 @dataclass(frozen=True, kw_only=True)
 class EstimateRow:
-    """One estimate of one target on one group. version: None for a built-in target; by: None without groups."""
+    """One estimate of one target on one group. version: None for a built-in target; by: None without groups; inclusion:
+    of the log in the lists of candidates that it was ranked from."""
 
     target: str
     version: int | None
@@ -37,11 +41,14 @@ class EstimateRow:
     reward: str
     by: str | None
     group: RowGroup
+    inclusion: Inclusion = field(default_factory=Inclusion)
 
     def to_json(self) -> dict[str, Any]:
         """The row as `evaluate --json` has it."""
         row = {"target": self.target, "version": self.version, **asdict(self.estimate), "reward": self.reward}
         row["reasons"] = list(self.estimate.reasons)
+        if self.inclusion.decisions:
+            row["smallest_inclusion"] = self.inclusion.smallest
         return row if self.by is None else {**row, "by": self.by, "group": self.group.label}
 
 
@@ -103,7 +110,8 @@ def answer(unit: Unit, request: Request, estimators: ope.EstimatorChoice, select
         fold.estimates(of_rows, evaluation, partial, cluster=cluster)
         for of_rows, partial in zip(units, partials, strict=True)
     ]
-    return _rows(evaluation, estimators, by_unit)
+    inclusion = reduce(add, (partial.inclusion for partial in partials))
+    return _rows(evaluation, estimators, by_unit, inclusion)
 
 
 def prepare(
@@ -128,6 +136,7 @@ def _rows(
     evaluation: Evaluation,
     estimators: ope.EstimatorChoice,
     by_unit: Sequence[Mapping[tuple[int, RowGroup], list[Estimate]]],
+    inclusion: Inclusion,
 ) -> list[EstimateRow]:
     """The estimates of all units, by target and group in the order of the request."""
     rows = []
@@ -145,6 +154,7 @@ def _rows(
                     reward=target.reward.name,
                     by=evaluation.request.by,
                     group=group,
+                    inclusion=inclusion,
                 )
                 for label in estimators.labels
                 if label in by_label

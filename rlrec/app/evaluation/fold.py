@@ -15,6 +15,7 @@ from typing import Any, Protocol, Self, TypeVar
 import numpy as np
 
 from rlrec.app.evaluation import groups
+from rlrec.app.evaluation.candidates import Inclusion
 from rlrec.app.evaluation.log_reader import LogReader
 from rlrec.app.evaluation.log_rows import LoggedBatch, RowGroup
 from rlrec.app.evaluation.probabilities import Scorer
@@ -64,16 +65,18 @@ class GroupPartial:
     """Sums of one target over the rows of one group.
 
     sums: of the estimators. learned: whether the target learned from one of these rows. no_state: rows that
-    the target could not be asked about."""
+    the target could not be asked about. listed: whether one of them was ranked from a list of candidates."""
 
     sums: Any
     learned: bool
     no_state: int
+    listed: bool
 
     def __add__(self, other: GroupPartial) -> GroupPartial:
         return GroupPartial(
-            sums=self.sums + other.sums, learned=self.learned or other.learned, no_state=self.no_state + other.no_state
-        )
+            sums=self.sums + other.sums, learned=self.learned or other.learned, no_state=self.no_state + other.no_state,
+            listed=self.listed or other.listed,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,17 +84,19 @@ class LogPartial:
     """Sums over a part of the log: they add up.
 
     groups: by number of the target and group. counts: by number of `Evaluation.shared`. names: fields that contexts
-    have. users: whether some row that was used has a user."""
+    have. users: whether some row that was used has a user. inclusion: of the arms that were shown from candidates."""
 
     groups: Mapping[tuple[int, RowGroup], GroupPartial] = field(default_factory=dict)
     counts: Mapping[int, RowCounts] = field(default_factory=dict)
     names: frozenset[str] = frozenset()
     users: bool = False
+    inclusion: Inclusion = field(default_factory=Inclusion)
 
     def __add__(self, other: LogPartial) -> LogPartial:
         return LogPartial(
             groups=add_each(self.groups, other.groups), counts=add_each(self.counts, other.counts),
             names=self.names | other.names, users=self.users or other.users,
+            inclusion=self.inclusion + other.inclusion,
         )  # fmt: skip
 
 
@@ -169,7 +174,10 @@ def fold(unit: RowUnit[R, M], evaluation: Evaluation, logged: LoggedBatch, model
         if len(rows):
             partials |= _of_targets(unit, shared, logged, rows, models.get(shared.reward.id))
             users |= evaluation.cluster == "user" and bool((rows.slots["user_id"] != ABSENT).any())
-    return _checked(LogPartial(groups=partials, counts=counts, names=logged.contexts.names, users=users), evaluation)
+    of_batch = LogPartial(
+        groups=partials, counts=counts, names=logged.contexts.names, users=users, inclusion=logged.lists.inclusion
+    )  # fmt: skip
+    return _checked(of_batch, evaluation)
 
 
 def _of_targets(
@@ -178,9 +186,11 @@ def _of_targets(
     """Sums of every target and group over some rows."""
     partials = {}
     batch_of, slots = unit.batch_of(logged, rows, model), rows.slots
+    listed = any_slot(rows, logged.lists.listed(slots))
     members = list(groups.members(slots["group"][rows.begins], len(logged.groups)))
     for number, scorer in shared.members:
-        batch, hidden = batch_of(scorer), scorer.no_state(slots)
+        batch = batch_of(scorer)
+        hidden = scorer.no_list(slots, logged) if scorer.target.listing else scorer.no_state(slots)
         learned = any_slot(rows, scorer.target.taught_by(slots))
         recorded = None if hidden is None else ~any_slot(rows, hidden)
         for group, chosen in members:
@@ -190,6 +200,7 @@ def _of_targets(
                 sums=unit.fold.partial(batch if judged is None else batch.where(judged)),
                 learned=bool((learned if judged is None else learned[judged]).any()),
                 no_state=0 if judged is None else among - len(judged),
+                listed=bool((listed if chosen is None else listed[chosen]).any()),
             )
     return partials
 
@@ -236,9 +247,12 @@ def estimates(
         for (number, group), of_group in partial.groups.items():
             if number not in scorers:
                 continue
+            target = scorers[number].target
             reasons = {
-                "in-sample": of_group.learned, "no-propensity": others > 0, "no-state": of_group.no_state > 0,
-                "logging-states": unit.logging_states and scorers[number].target.stateful,
+                "in-sample": of_group.learned, "no-propensity": others > 0,
+                "no-candidates" if target.listing else "no-state": of_group.no_state > 0,
+                "logging-states": unit.logging_states and target.stateful,
+                "logging-candidates": of_group.listed and not target.listing and target.serving is not None,
             }  # fmt: skip
             options = FinishOptions(
                 interval=request.interval, level=request.level, cluster=cluster, greedy=request.greedy,

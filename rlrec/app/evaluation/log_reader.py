@@ -9,14 +9,16 @@ from itertools import pairwise
 
 import numpy as np
 
-from rlrec.app.evaluation import log_rows, logger_marginals
-from rlrec.app.evaluation.contexts import ContextCache
+from rlrec.app.evaluation import candidates, log_rows, logger_marginals
+from rlrec.app.evaluation.contexts import ContextCache, ContextTable
 from rlrec.app.evaluation.groups import Grouping
 from rlrec.app.evaluation.log_rows import CLUSTERS, LoggedBatch
 from rlrec.app.evaluation.loggers import Loggers, unknown_support
 from rlrec.app.evaluation.request import Evaluation
 from rlrec.arrays import Array, Flags, Ids, distinct, run_starts
 from rlrec.store import Unit, contents, reader
+from rlrec.store import candidates as candidate_lists
+from rlrec.store.bulk import Columns
 from rlrec.store.reader import Batch
 from rlrec.store.unit import StoredRows
 
@@ -35,6 +37,8 @@ class LogReader:
         self.marginals = logger_marginals.LoggerMarginals(self.loggers)
         self.grouping = Grouping(unit, evaluation.request.by, keys=evaluation.arms.keys, loggers=self.loggers)
         self._eligible: dict[int, Ids] = {}
+        self._lists = candidate_lists.any_list(unit)
+        self._inclusions = candidates.DERIVED  # distributions that may still be worked out
 
     def to_fit(self, columns: Collection[str], *, visits: bool = False) -> Iterator[LoggedBatch]:
         """Batches that a model is fitted on: with their contexts, without what targets are asked about."""
@@ -102,6 +106,9 @@ class LogReader:
             fields = self.loggers.reads(slots, slots["unknown_support"])
         if marginals is not None or pairs:
             fields |= self.marginals.reads(slots)
+        lists = self._logged_lists(slots) if self._lists else candidates.LoggedLists()
+        if lists.lists:
+            fields |= self.marginals.reads(slots)
         contexts, context = self.contexts.table(slots["context_id"], log.contexts, fields=fields)
         groups, group = self.grouping.of(slots, contexts, context)
         slots = slots | {"context": context, "group": group, "cluster": self._clusters(log)}
@@ -116,8 +123,42 @@ class LogReader:
             slots = {**slots, logger_marginals.PAIRS: which}
         return LoggedBatch(
             log=replace(log, slots=slots), contexts=contexts, groups=groups, eligible=eligible, zeros=zeros,
-            pairs=listed,
+            pairs=listed, lists=self._with_inclusion(lists, slots, contexts),
         )  # fmt: skip
+
+    def _logged_lists(self, slots: Columns) -> candidates.LoggedLists:
+        """The lists of candidates of a batch."""
+        lists = candidate_lists.find(self.unit, np.unique(slots["decision_id"]).tolist())
+        drawn_from = {each.catalogue_id for each in lists.values() if each.catalogue_id is not None}
+        arms = contents.eligible_arms(self.unit, drawn_from)
+        versions = self.loggers.versions(slots["version_id"]) if lists else {}
+        return candidates.LoggedLists(
+            lists=lists, first_stages={key: candidates.first_stage(version) for key, version in versions.items()},
+            catalogues={key: np.array(of_set, np.int64) for key, of_set in arms.items()},
+        )  # fmt: skip
+
+    def _with_inclusion(
+        self, lists: candidates.LoggedLists, slots: Columns, contexts: ContextTable
+    ) -> candidates.LoggedLists:
+        """The lists with the inclusion probabilities of arms shown, where a target has another first stage than they
+        have."""
+        wanted = {
+            target.serving and candidates.first_stage(target.serving.version) for target in self.evaluation.targets
+        }
+        drawn = {name for name in lists.first_stages.values() if name is not None}
+        if not drawn or wanted == drawn:
+            return lists
+        rows = np.flatnonzero(~slots["imported"] & lists.listed(slots))
+        rows = rows[np.lexsort((slots["belief_seq"][rows], slots["version_id"][rows]))]
+        inclusion = candidates.Inclusion()
+        for some in np.split(rows, run_starts(slots["version_id"][rows])[1:]):
+            version = self.loggers.versions(slots["version_id"][some])[int(slots["version_id"][some[0]])]
+            moments, room = self.marginals.moments(version, slots, some), self._inclusions
+            more = candidates.smallest_inclusion(
+                lists, slots, moments, contexts, keys=self.evaluation.arms.keys, room=room
+            )  # fmt: skip
+            inclusion, self._inclusions = inclusion + more, room - more.decisions
+        return replace(lists, inclusion=inclusion)
 
     def _eligible_sets(self, wanted: AbstractSet[int]) -> Mapping[int, Ids]:
         """The arms of eligible sets; those of the batch before are not read again."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
+from rlrec.app.evaluation.candidates import LoggedLists
 from rlrec.app.evaluation.contexts import ContextTable
 from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Flags, Ids, run_starts
@@ -67,7 +68,7 @@ class LoggedBatch:
     `Loggers.support`, and `cluster`, `context` (of the table) and `group`.
     groups: of `--by`. eligible: the arms of each eligible set by its id. zeros: of each logger's case the arms that it
     could not show at each position, (size, m); None where that is not known. pairs: of each number in the column
-    `logger_pairs` the probabilities of all slates, as of `LoggerMarginals.pairs`."""
+    `logger_pairs` the probabilities of all slates, as of `LoggerMarginals.pairs`. lists: of candidates."""
 
     log: Batch
     contexts: ContextTable
@@ -75,6 +76,7 @@ class LoggedBatch:
     eligible: Mapping[int, Ids]
     zeros: Sequence[Flags | None] = ()
     pairs: Sequence[Array] = ()
+    lists: LoggedLists = field(default_factory=LoggedLists)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

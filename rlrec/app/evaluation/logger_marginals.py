@@ -105,12 +105,12 @@ class LoggerMarginals:
         versions, starts = self.loggers.versions(slots["version_id"]), run_starts(slots["version_id"][order])
         for rows in np.split(order, starts[1:]) if len(order) else ():
             version = versions[int(slots["version_id"][rows[0]])]
-            for some, served in self._moments(version, slots, rows):
+            for some, served in self.moments(version, slots, rows):
                 yield from self._of_belief(served, some, slots, contexts, eligible, positions)
         if not self.greedy:
             yield from _uniform(slots, eligible, positions)
 
-    def _moments(self, version: Version, slots: Columns, rows: Ids) -> Iterator[tuple[Ids, exact.VersionDistribution]]:
+    def moments(self, version: Version, slots: Columns, rows: Ids) -> Iterator[tuple[Ids, exact.VersionDistribution]]:
         """The rows of a version, which lie in order of `belief_seq`, by the beliefs that they were drawn from."""
         policy = self.loggers.policy(version.id)
         if policy.stateful:

@@ -7,7 +7,7 @@ once; all rows then look up theirs by array indexing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 from zlib import crc32
@@ -105,7 +105,7 @@ class Scorer:
             return self._on_policy(rows, values)
         of_target, slots = self.probabilities(rows, logged, values), rows.slots
         smallest_prefix = np.where(slots["smallest_prefix"] > 0, slots["smallest_prefix"], np.nan)
-        return LogBatch(
+        batch = LogBatch(
             reward=rows.reward, propensity=np.where(of_target.prefixed, slots["prefix"], slots["marginal"]),
             target=np.minimum(of_target.target, 1.0), cluster=slots["cluster"],
             predicted=None if values is None else values.predicted,
@@ -113,6 +113,18 @@ class Scorer:
             largest=of_target.greatest / np.where(of_target.prefixed, smallest_prefix, slots["smallest"]),
             unsupported=of_target.unsupported, default=rows.default,
         )  # fmt: skip
+        ratio = self.list_ratio(slots, logged)
+        return batch if ratio is None else _with_lists(batch, ratio)
+
+    def list_ratio(self, slots: Columns, logged: LoggedBatch) -> Array | None:
+        """Log of the target's probability of each row's candidates over the logger's, (n,); None where all are 0."""
+        assert self.target.serving is not None
+        return logged.lists.log_ratio(self.target.serving, slots, logged.contexts, keys=self.arms.keys)
+
+    def no_list(self, slots: Columns, logged: LoggedBatch) -> Flags | None:
+        """The rows that a target that draws candidates cannot be asked about: no list is known; None: there is none."""
+        unknown = ~logged.lists.listed(slots) if self.target.listing else None
+        return unknown if unknown is not None and unknown.any() else None
 
     @property
     def _floor(self) -> Floor:
@@ -281,6 +293,19 @@ class Scorer:
             return shares
 
         return simulate
+
+
+def _with_lists(batch: LogBatch, ratio: Array) -> LogBatch:
+    """The batch with weights times exp(ratio), both sides within [0, 1]; no largest weight is known there."""
+    other, share = ratio != 0, np.exp(ratio)
+    return replace(
+        batch,
+        propensity=np.maximum(batch.propensity * np.exp(np.minimum(0.0, -ratio)), slate.SMALLEST),
+        target=batch.target * np.exp(np.minimum(0.0, ratio)),
+        largest=None if batch.largest is None else np.where(other, np.nan, batch.largest),
+        expected=None if batch.expected is None else batch.expected * share,
+        unsupported=None if batch.unsupported is None else np.where(other, np.nan, batch.unsupported),
+    )
 
 
 def _block(arms: Ids, scores: Scores, size: int, *, floor: Floor, simulate: Callable[[], Array] | None = None) -> Block:

@@ -90,6 +90,10 @@ class SessionUnit:
                 if model is not None and decisions is not None:
                     expected = model.expected(decisions, of_target)
                 deque(of_target, maxlen=0)  # to its end
+                ratio = scorer.list_ratio(slates.slots, logged)
+                if ratio is not None:  # lists of candidates are drawn before their slates
+                    log_slate += ratio
+                    expected = None if expected is None else expected * np.exp(ratio)
             return VisitBatch(
                 start=rows.start, reward=rows.reward, log_ratio=log_slate - rows.per_decision("log_propensity"),
                 cluster=rows.per_visit("cluster"), predicted=predicted, expected=expected, largest=-smallest,

@@ -157,12 +157,14 @@ class SlateUnit:
             ratio = of_target.marginal / slots["marginal"]
             with np.errstate(divide="ignore"):
                 log_ratio = np.log(of_target.steps) - np.log(slots["propensity"])
-            return SlateBatch(
+            of_pages = SlateBatch(
                 **shared, log_ratio=log_ratio, largest=-np.log(least), marginal_ratio=ratio,
                 largest_marginal=of_target.greatest / slots["smallest"], target_at=of_target.table,
                 logged_at=slots.get(logger_marginals.COLUMN), additive=of_target.additive, expected=of_target.expected,
                 unsupported=of_target.unsupported,
             )  # fmt: skip
+            list_ratio = scorer.list_ratio(slots, logged)
+            return of_pages if list_ratio is None else _with_lists(of_pages, list_ratio, rows.begins)
 
         return batch
 
@@ -177,6 +179,19 @@ class SlateUnit:
                 hint="widen --log, or --uncensor",
             )
         return self.evaluation.nothing_selected("page")
+
+
+def _with_lists(batch: SlateBatch, ratio: Array, begins: Ids) -> SlateBatch:
+    """The batch with weights times exp(ratio), (n,): a list of candidates is drawn before the first slot."""
+    share, at_top, unknown = np.exp(ratio), np.zeros(len(ratio)), np.full(len(ratio), np.nan)
+    at_top[begins] = ratio[begins]
+    return replace(
+        batch, log_ratio=batch.log_ratio + at_top, marginal_ratio=batch.marginal_ratio * share,
+        largest=unknown, largest_marginal=unknown, unsupported=unknown,
+        target_at=None if batch.target_at is None else batch.target_at * share[:, None],
+        additive=None if batch.additive is None else batch.additive * share,
+        expected=None if batch.expected is None else batch.expected * np.exp(at_top),
+    )  # fmt: skip
 
 
 def _on_policy(shared: dict[str, Any], slots: Columns, wanted: slate_probabilities.Wanted) -> SlateBatch:

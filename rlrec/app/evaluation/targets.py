@@ -12,6 +12,7 @@ from rlrec.app.inputs import lookup
 from rlrec.app.log import lineage
 from rlrec.arrays import Flags, Words
 from rlrec.errors import InputError, suggest
+from rlrec.policy.two_stage import ranking_seeds
 from rlrec.records import Reward
 from rlrec.store import Unit, policies
 from rlrec.store.bulk import Columns
@@ -35,7 +36,7 @@ class Target:
     @property
     def reads(self) -> tuple[str, ...]:
         """The fields of the context that it depends on."""
-        return () if self.serving is None else self.serving.policy.reads
+        return () if self.serving is None else self.serving.learner.reads
 
     @property
     def stateful(self) -> bool:
@@ -62,7 +63,13 @@ class Target:
         on_policy = slots["version_id"] == version.id
         if version.status != "frozen":
             on_policy &= (slots["belief_seq"] == self.seq) & (not policy.forgetting)
-        return np.where(on_policy, slots["seed"], version.id).astype(np.int64).view(np.uint64)
+        seeds = np.where(on_policy, slots["seed"], version.id).astype(np.int64).view(np.uint64)
+        return seeds if self.serving.generator is None else ranking_seeds(seeds)
+
+    @property
+    def listing(self) -> bool:
+        """Whether it draws a list of candidates first."""
+        return self.serving is not None and self.serving.generator is not None
 
 
 def resolve(unit: Unit, names: Sequence[str], *, reward: str | None, greedy: bool) -> list[Target]:

@@ -1,0 +1,205 @@
+"""Two stages through the store: lists and slates as they are logged, learned from, judged and checked."""
+
+from __future__ import annotations
+
+import json
+import random
+from itertools import permutations
+from typing import Any
+
+import pytest
+
+from tests.app.shop import done
+from tests.conftest import Run
+
+ARMS = "abcdef"
+RATES = dict(zip(ARMS, (0.7, 0.5, 0.4, 0.3, 0.2, 0.1), strict=True))
+LEANING = {"a": 0.3, "b": 0.2, "c": 0.2, "d": 0.1, "e": 0.1, "f": 0.1}
+Answers = list[dict[str, Any]]
+
+
+def created(run: Run, name: str, *words: object, first: str = "uniform", second: str = "uniform") -> None:
+    stages = ["--param", f"first={first}", "--param", f"second={second}", "--param", "candidates=3"]
+    done(run("policy", "create", name, "--kind", "two-stage", *stages, *words))
+
+
+@pytest.fixture
+def catalogue(run: Run) -> Run:
+    for arm in ARMS:
+        done(run("arm", "add", arm))
+    return run
+
+
+def served(run: Run, policy: str, *, n: int = 60, k: int = 2, groups: int = 1, seed: int = 1) -> Answers:
+    """Answers with clicks by the rates of the arms; a click of a slot is in `clicked`."""
+    rng, answers = random.Random(seed), Answers()
+    for group in range(groups):
+        asked = [{"policy": policy, "session": f"s{seed}-{group}-{row}", "k": k} for row in range(n // groups)]
+        lines = "".join(json.dumps(line) + "\n" for line in asked)
+        said = done(run("recommend", "--input", "-", "--format", "ndjson", "--seed", seed + group, stdin=lines))
+        for answer in said.lines:
+            slots = [slot | {"clicked": rng.random() < RATES[slot["arm"]]} for slot in answer["slate"]]
+            answers.append(answer | {"slate": slots})
+        clicks = [
+            {"decision_id": answer["decision_id"], "position": slot["position"], "events": {"click": 1}}
+            for answer in answers[-len(said.lines) :] for slot in answer["slate"] if slot["clicked"]
+        ]  # fmt: skip
+        done(run("feedback", "--input", "-", stdin="".join(json.dumps(line) + "\n" for line in clicks)))
+    return answers
+
+
+def race(weights: dict[str, float], left: str | list[str], arms: list[str]) -> float:
+    """Probability of arms in this order, each by its weight among those left."""
+    chance, rest = 1.0, list(left)
+    for arm in arms:
+        chance *= weights[arm] / sum(weights[other] for other in rest)
+        rest.remove(arm)
+    return chance
+
+
+def at_position(weights: dict[str, float], listed: list[str], arm: str, position: int) -> float:
+    slates = (list(slate) for slate in permutations(listed, position) if slate[-1] == arm)
+    return sum(race(weights, listed, slate) for slate in slates)
+
+
+def judged(run: Run, target: str, *words: object) -> dict[str, Any]:
+    later = ("--now", "2030-01-01T00:00:00Z")
+    rows: list[dict[str, Any]] = done(run(*later, "evaluate", target, "--estimator", "ips", "--json", *words)).json
+    return rows[0]
+
+
+@pytest.fixture
+def leaning(tmp_path: Any) -> str:
+    path = tmp_path / "leaning.csv"
+    path.write_text("arm,probability\n" + "".join(f"{arm},{share}\n" for arm, share in LEANING.items()))
+    return str(path)
+
+
+# -- serving --
+
+
+def test_a_list_and_its_slate_are_logged_with_their_propensities(catalogue: Run) -> None:
+    created(catalogue, "p", first="plackett-luce", second="thompson")
+    words = ("recommend", "--policy", "p", "--session", "s", "-k", "2", "--seed", "3", "--request-id", "r", "--json")
+    dry = done(catalogue(*words[:-3], "--dry-run", "--json")).json
+    answer = done(catalogue(*words)).json
+    assert [entry["propensity"] for entry in answer["candidates"]] == pytest.approx([1 / 6, 1 / 5, 1 / 4])
+    assert answer["candidates_log_propensity"] == pytest.approx(-4.78749174)
+    listed = [entry["arm"] for entry in answer["candidates"]]
+    assert all(slot["arm"] in listed for slot in answer["slate"])
+    assert [slot["propensity"] for slot in answer["slate"]] == pytest.approx([1 / 3, 1 / 2])
+    assert dry["candidates"] == answer["candidates"]
+    assert done(catalogue(*words)).json == answer | {"duplicate": True}
+    shown = done(catalogue("decision", "show", answer["decision_id"], "--json")).json
+    assert (shown["candidates"], shown["eligible"], shown["agrees"]) == (answer["candidates"], 3, True)
+
+
+def test_both_beliefs_learn_and_the_log_is_sound(catalogue: Run) -> None:
+    params = ("--param", "first.floor=0.1", "--param", "second.floor=0.1", "--param", "discount=0.99")
+    created(catalogue, "p", *params, first="plackett-luce", second="thompson")
+    answers = served(catalogue, "p", n=200, groups=10)
+    late = answers[-20:]
+    assert all(abs(entry["propensity"] - 1 / 6) > 1e-3 for answer in late for entry in answer["candidates"][:1])
+    assert any(abs(slot["propensity"] - 1 / 3) > 1e-2 for answer in late for slot in answer["slate"][:1])
+    first = [sum(answer["candidates"][place]["arm"] == "a" for place in range(3) for answer in late)]
+    assert first[0] > 10  # half of 20 would be chance
+    assert done(catalogue("doctor", "--json")).json["ok"]
+
+
+def test_a_ranker_that_reads_contexts_learns_too(catalogue: Run, tmp_path: Any) -> None:
+    features = tmp_path / "features.json"
+    features.write_text(json.dumps({"context": {"fields": {"hour": "number"}}, "arm": {"fields": {}}}))
+    created(catalogue, "p", "--features", features, first="thompson", second="lin-thompson")
+    words = ("recommend", "--policy", "p", "--session", "s", "--context", '{"hour": 9}', "-k", "2", "--json")
+    for seed in range(3):
+        answer = done(catalogue(*words, "--seed", seed)).json
+        done(catalogue("feedback", answer["decision_id"], "click", "--position", "1"))
+    assert done(catalogue("decision", "show", answer["decision_id"], "--json")).json["agrees"]
+    assert done(catalogue("doctor", "--json")).json["ok"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["-k", "4"], "k is 4, but there are only 3 candidates"),
+        (["--arms", "a,b"], "3 candidates are wanted, but only 2 arms are eligible"),
+        (["--arms", "a,b,c,a"], "arm 'a' is listed twice"),
+    ],
+)
+def test_lists_and_slates_that_cannot_be_are_refused(catalogue: Run, words: list[str], says: str) -> None:
+    created(catalogue, "p")
+    said = catalogue("recommend", "--policy", "p", "--session", "s", "--json", *words)
+    assert (said.exit_code, says in said.error["error"]) == (2, True)
+    assert done(catalogue("session", "list", "--json")).json == []
+
+
+# -- judging --
+
+
+def test_a_target_with_the_same_first_stage_is_weighed_given_the_list(catalogue: Run, leaning: str) -> None:
+    created(catalogue, "log")
+    created(catalogue, "target", "--param", f"second.probabilities={leaning}", second="fixed")
+    answers = served(catalogue, "log")
+    weighed = [
+        at_position(LEANING, [entry["arm"] for entry in answer["candidates"]], slot["arm"], slot["position"])
+        / slot["marginal"] * slot["clicked"]
+        for answer in answers for slot in answer["slate"]
+    ]  # fmt: skip
+    row = judged(catalogue, "target")
+    assert row["value"] == pytest.approx(sum(weighed) / len(weighed), abs=1e-12)
+    assert "logging-candidates" not in row["reasons"]
+    assert "smallest_inclusion" not in row
+
+
+def test_another_first_stage_is_weighed_by_the_list_too(catalogue: Run, leaning: str) -> None:
+    created(catalogue, "log")
+    stages = ("--param", f"first.probabilities={leaning}", "--param", f"second.probabilities={leaning}")
+    created(catalogue, "target", *stages, first="fixed", second="fixed")
+    weighed = []
+    for answer in served(catalogue, "log"):
+        listed = [entry["arm"] for entry in answer["candidates"]]
+        ratio = race(LEANING, ARMS, listed) * 6 * 5 * 4
+        for slot in answer["slate"]:
+            share = at_position(LEANING, listed, slot["arm"], slot["position"]) / slot["marginal"]
+            weighed.append(ratio * share * slot["clicked"])
+    row = judged(catalogue, "target")
+    assert row["value"] == pytest.approx(sum(weighed) / len(weighed), abs=1e-12)
+    assert row["smallest_inclusion"] == pytest.approx(0.5, abs=1e-12)
+    for estimator in ("sips", "rips", "tis"):
+        other = judged(catalogue, "target", "--estimator", estimator)
+        assert other["mean_weight"] > 0
+
+
+def test_the_product_of_both_finds_what_the_target_earns(catalogue: Run, leaning: str) -> None:
+    """Within 4 standard errors, of clicks and of the weights."""
+    created(catalogue, "log")
+    stages = ("--param", f"first.probabilities={leaning}", "--param", f"second.probabilities={leaning}")
+    created(catalogue, "target", *stages, first="fixed", second="fixed")
+    served(catalogue, "log", n=2000, k=1)
+    truth = sum(
+        race(LEANING, ARMS, list(listed)) * LEANING[arm] / sum(LEANING[other] for other in listed) * RATES[arm]
+        for listed in permutations(ARMS, 3) for arm in listed
+    )  # fmt: skip
+    row = judged(catalogue, "target", "--interval", "normal")
+    assert abs(row["value"] - truth) < 4 * row["std_error"]
+    assert abs(row["mean_weight"] - 1) < 0.2
+
+
+def test_a_target_that_draws_from_the_catalogue_is_flagged(catalogue: Run) -> None:
+    created(catalogue, "log", first="plackett-luce")
+    served(catalogue, "log")
+    row = judged(catalogue, "uniform")
+    assert "logging-candidates" in row["reasons"]
+    assert row["mean_weight"] == pytest.approx(1)  # it ranks the candidates that were drawn
+    assert 0 < row["smallest_inclusion"] < 1
+    said = catalogue("--now", "2030-01-01T00:00:00Z", "evaluate", "uniform")
+    assert "the smallest probability with which an arm that was shown was a candidate is" in said.stdout
+
+
+def test_a_log_without_lists_cannot_judge_a_ranker_of_them(catalogue: Run) -> None:
+    created(catalogue, "target")
+    done(catalogue("policy", "create", "plain", "--kind", "uniform"))
+    served(catalogue, "plain")
+    row = judged(catalogue, "target")
+    assert "no-candidates" in row["reasons"]
+    assert (row["n"], row["left_out"]) == (0, 120)
