@@ -69,7 +69,8 @@ class Assigner:
         if experiment is None:
             names = [experiment.name for experiment in experiments.every(self.unit)]
             raise lookup.unknown("experiment", request.experiment, names, field="experiment")
-        check_running(experiment)
+        if error := _stopped_error(experiment):
+            raise error
         key = request.session if experiment.unit == "session" else self._user(request)
         if key is None:
             raise InputError(
@@ -82,13 +83,10 @@ class Assigner:
         return experiment, variant or hashed(experiment, key)
 
 
-def check_running(experiment: Experiment) -> None:
-    """Raises InputError where an experiment was stopped."""
-    if experiment.status != "running":
-        raise InputError(
-            f"experiment {experiment.name} is stopped", hint="start another one, or recommend from a policy",
-            field="experiment",
-        )  # fmt: skip
+def _stopped_error(experiment: Experiment) -> InputError | None:
+    """The error where an experiment was stopped."""
+    message, hint = f"experiment {experiment.name} is stopped", "start another one, or recommend from a policy"
+    return None if experiment.status == "running" else InputError(message, hint=hint, field="experiment")
 
 
 def stopped(unit: Unit, planned: Mapping[int, PlannedRequest]) -> dict[int, InputError]:
@@ -97,15 +95,9 @@ def stopped(unit: Unit, planned: Mapping[int, PlannedRequest]) -> dict[int, Inpu
     names = {shared.experiment.name for shared in distributions if shared.experiment is not None}
     if not names:
         return {}
-    now = experiments.by_name(unit, names, lock=True)
-    errors: dict[int, InputError] = {}
-    for index, plan in planned.items():
-        try:
-            if plan.shared.experiment is not None:
-                check_running(now[plan.shared.experiment.name])
-        except InputError as error:
-            errors[index] = error
-    return errors
+    by_name = {name: _stopped_error(now) for name, now in experiments.by_name(unit, names, lock=True).items()}
+    in_experiments = {index: plan.shared.experiment for index, plan in planned.items() if plan.shared.experiment}
+    return {index: error for index, experiment in in_experiments.items() if (error := by_name[experiment.name])}
 
 
 def store(unit: Unit, planned: Mapping[int, PlannedRequest], opened: OpenSessions) -> None:

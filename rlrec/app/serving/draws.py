@@ -85,7 +85,7 @@ def _draw_each(
     planned: Sequence[PlannedRequest], histories: History, decision_ids: Ids, seed: int, keys: Mapping[int, str]
 ) -> list[DrawnSlate]:
     """The slates of requests of one version, eligible set and length, each from scores of its own."""
-    shared, trained = planned[0].shared, planned[0].shared.trained
+    shared, trained = planned[0].shared, planned[0].shared.serving.trained
     assert trained is not None
     n, arms = len(planned), shared.case.arms
     # the states of the visits, and the scores of all arms in them
@@ -141,4 +141,4 @@ def signed(bits: int) -> int:
 
 def unsigned(stored: int) -> int:
     """The 64 bits of a signed number."""
-    return stored + 2**64 if stored < 0 else stored
+    return stored % 2**64

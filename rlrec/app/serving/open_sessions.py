@@ -77,10 +77,12 @@ class OpenSessions:
         for key, user in wanted:
             users[key] = users.get(key) or user
         self.by_key = self._read(users)
-        if len(self.by_key) < len(users) and read_only:
-            self.by_key |= {key: OpenSession(_new(key, user)) for key, user in users.items() if key not in self.by_key}
-        elif len(self.by_key) < len(users):
-            self._create({key: user for key, user in users.items() if key not in self.by_key}, settings)
+        new = {key: user for key, user in users.items() if key not in self.by_key}
+        if read_only:
+            rows = [sessions.SessionVisit._make((key, None, None, user, *[None] * 7)) for key, user in new.items()]
+            self.by_key |= {row.key: OpenSession(row) for row in rows}
+        elif new:
+            self._create(new, settings)
         self._restore_slots()
         self._with_new_user: list[tuple[OpenSession, str]] = []
         self._ended: list[sessions.Visit] = []
@@ -151,10 +153,6 @@ class OpenSessions:
     def store_visits(self) -> None:
         """Store visits as they stand."""
         sessions.put_visits(self.unit, sorted([*self._ended, *(session.visit() for session in self._moved.values())]))
-
-
-def _new(key: str, user: str | None) -> sessions.SessionVisit:
-    return sessions.SessionVisit._make((key, None, None, user, *[None] * 7))
 
 
 def arm_json(arm: str) -> str:

@@ -101,7 +101,10 @@ class _Group:
                     f"policy {version.policy.name!r} is the label of an imported log",
                     hint="recommend from another policy", field="policy",
                 )  # fmt: skip
-            self._routes[name] = Route(version, head, serving, *(assigned or (None, None)))
+            experiment, variant = assigned or (None, None)
+            self._routes[name] = Route(
+                version=version, head=head, serving=serving, experiment=experiment, variant=variant
+            )
         return self._routes[name]
 
     def _build(self, request: Request, route: Route) -> SharedDistribution:
@@ -112,9 +115,8 @@ class _Group:
             _check_candidates(request, candidates, arms=len(eligible))
         distribution = serving.candidates if candidates else serving.case
         return SharedDistribution(
-            version=route.version, head=route.head, experiment=route.experiment, variant=route.variant,
-            eligible=eligible, revision=revision, size=request.size, trained=serving.trained,
-            context=request.context, candidates=candidates, ranker=serving if candidates else None,
+            **vars(route), eligible=eligible, revision=revision, size=request.size, context=request.context,
+            candidates=candidates, ranker=serving if candidates else None,
             case=distribution(eligible, arm_ids, request.context, keys=keys, revision=revision),
         )  # fmt: skip
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribution
-from rlrec.app.distributions.trained import Trained
 from rlrec.app.inputs import canonical
 from rlrec.app.serving.cache import Eligible
 from rlrec.errors import InputError
@@ -38,7 +37,8 @@ def digest(request: Request) -> bytes:
     return canonical.digest_of(content)
 
 
-class Route(NamedTuple):
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Route:
     """The version that serves a policy or a variant, as it stands in the snapshot of the group."""
 
     version: Version
@@ -49,22 +49,17 @@ class Route(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class SharedDistribution:
+class SharedDistribution(Route):
     """The distribution that requests of a group share: one version, one eligible set, one length, and the same values
     of the context fields that the version reads.
 
     ranker: ranks the first so many arms that are drawn from `case`, the candidates; None where there is one stage.
     context: of one of the requests."""
 
-    version: Version
-    head: Head
-    experiment: Experiment | None
-    variant: Variant | None
     eligible: Eligible
     revision: int
     case: EligibleDistribution
     size: int
-    trained: Trained | None
     context: Mapping[str, Any]
     candidates: int
     ranker: VersionDistribution | None
@@ -72,7 +67,7 @@ class SharedDistribution:
     @property
     def stateful(self) -> bool:
         """Whether it depends on the visit so far, so that the requests of a visit are drawn one after another."""
-        return self.trained is not None
+        return self.serving.trained is not None
 
 
 class PlannedRequest(NamedTuple):
