@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from typing import Any, NotRequired, TypedDict, cast
 
 from rlrec.app.distributions.trained import Trained
-from rlrec.app.inputs import filters, lookup
+from rlrec.app.inputs import filters, lookup, parameters
 from rlrec.app.log import ended_visits, lineage
 from rlrec.app.log.ended_visits import Cutoff
 from rlrec.app.log.splits import GATE, TRAIN, TUNE
@@ -38,7 +38,7 @@ LARGEST = 1e15  # reward of a slate
 
 @dataclass(frozen=True, kw_only=True)
 class Request(TrainingOptions):
-    """The options of `train-pg`. log: a filter; seed None: random."""
+    """The options of `train-pg`. log: a filter; seed None: random; position: a curve, None for the policy's."""
 
     name: str
     log: str | None = None
@@ -47,6 +47,7 @@ class Request(TrainingOptions):
     min_new: int = 0
     from_version: int | None = None
     promote: str = "never"
+    position: str | None = None
 
 
 def check(request: Request) -> None:
@@ -136,7 +137,9 @@ class _TrainingRun:
             self.live = policies.live(unit, [self.parent.policy.name])[self.parent.policy.name][0]
             live_reader = Trained(unit, self.live)
             selection = self._selection(unit)
-            writer = DatasetWriter(unit, reader, self.parent.reward, seed=self.seed, dataset=self.dataset)
+            writer = DatasetWriter(
+                unit, reader, self.parent.reward, seed=self.seed, dataset=self.dataset, examination=self._curve(unit)
+            )
             cutoff, since = Cutoff.of(unit, self.parent.reward), _trained_at(unit, self.parent)
             self.report = writer.write(selection, cutoff, since=since, progress=self.lease.renew)
             record = self._record(unit, selection)
@@ -155,6 +158,17 @@ class _TrainingRun:
         trained = self._train(reader.parameters_of(self.arms))
         gate = self._look(trained, live_reader.parameters_of(self.arms), looks)
         return self.store.write(lambda unit: self._store(unit, trained, gate, record))
+
+    def _curve(self, unit: Unit) -> Sequence[float]:
+        """The examination of positions by which slots are paid; nothing where there is no curve."""
+        if self.request.position is None:
+            return self.policy.examination
+        curve = lookup.curve(unit, self.request.position)
+        parameters.check_curve({"position": curve.reference}, self.parent.reward)
+        self.request = replace(self.request, position=curve.reference)
+        if not self.request.top_k:
+            self.store.notice("slates as a whole are paid with their positions: --position matters with --top-k")
+        return curve.examination
 
     def _selection(self, unit: Unit) -> Selection:
         selected = filters.selection(unit, self.request.log)

@@ -47,6 +47,10 @@ CLIP = Parsed("number|none", lambda text: None if text == "none" else parse_numb
     help="Treat every slot of a slate on its own, as one of K drawn with replacement [0: slates by their exact joint "
     "probability].",
 )  # fmt: skip
+@click.option(
+    "--position", metavar="CURVE",
+    help="With --top-k: divide what a slot earned by the examination of its position [default: the policy's curve].",
+)  # fmt: skip
 @click.option("--kl-stop", type=NUMBER, help="End when the mean KL from the version it started from exceeds this.")
 @click.option(
     "--patience", type=Integer(1, 10_000), default=20, show_default=True,

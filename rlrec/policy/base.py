@@ -189,23 +189,17 @@ class Floored(Policy):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Learner(Floored):
-    """Base of kinds that learn: a floor of uniform exploration, a memory that may fade or end, and a curve.
+class Examined(Floored):
+    """Base of kinds that may count by a curve: its name, `position`, and its values, `examination`.
 
-    position names a curve, and examination has its values: a slot at position k counts examination[k - 1] pulls and its
-    reward once; below the end of the curve it adds nothing. Kinds that read no context have the squared pulls as the
-    last one of their own statistics."""
+    A slot at position k counts examination[k - 1] pulls and its reward once; below the end of the curve it adds
+    nothing. Kinds that read no context have the squared pulls as the last one of their own statistics."""
 
-    discount: float = 1.0
-    window: float = 0.0
     position: str = ""
     examination: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        number("discount", self.discount)
-        number("window", self.window)
-        _ = self.forgetting  # refuses what cannot be
         if not isinstance(self.position, str) or bool(self.position) != bool(self.examination):
             hint = "`rlrec position fit` makes one, `rlrec position list` shows them"
             raise InputError(f"position is {self.position!r}, which is no curve of the store", hint=hint)
@@ -230,6 +224,20 @@ class Learner(Floored):
             return super().statistics(slots)
         reward, pulls = self.examined(slots.reward, slots.position)
         return count_slots(replace(slots, reward=reward), (pulls * pulls)[:, None], pulls=pulls)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learner(Examined):
+    """Base of kinds that learn: a floor of uniform exploration, a memory that may fade or end, and a curve."""
+
+    discount: float = 1.0
+    window: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        number("discount", self.discount)
+        number("window", self.window)
+        _ = self.forgetting  # refuses what cannot be
 
     @property
     def forgetting(self) -> Forgetting:

@@ -11,7 +11,7 @@ import numpy as np
 
 from rlrec.arrays import Array, Ids, Index, run_starts
 from rlrec.errors import InputError
-from rlrec.policy.base import Belief, Floored, between, fraction, unchecked_copy
+from rlrec.policy.base import Belief, Examined, between, fraction, unchecked_copy
 from rlrec.policy.contextual import ContextualPolicy
 from rlrec.policy.families.gumbel import Gumbel
 from rlrec.policy.families.point import Point
@@ -64,13 +64,14 @@ class State:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gradient(ContextualPolicy, Floored):
+class Gradient(ContextualPolicy, Examined):
     """Arms in proportion to exp(score / temperature), by scores that `train-pg` learns for the return of a visit.
 
     model linear: weights per arm on features of context and session, and effects of the arm's own features. model
     bilinear: weights on the products of features of state and arm, for all arms. Either has a bias for each arm of its
     log, and weights on what the visit has shown of the arm itself (how often, how recently by `recency` ^ decisions
-    ago, what it earned) and of arms with its features. An arm that is new to it is scored by its features.
+    ago, what it earned) and of arms with its features. An arm that is new to it is scored by its features. Where slots
+    are trained by themselves (`train-pg --top-k`), `position` divides what they earned by their examination.
     """
 
     model: str = LINEAR

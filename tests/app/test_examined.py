@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from rlrec.app import doctor, policy, rebuild, settle, versions
+from rlrec.app import doctor, policy, rebuild, settle, train, versions
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError
-from rlrec.store import Store, Unit, curves
+from rlrec.store import Store, Unit, beliefs, curves, policies
 from tests.app import logs
 from tests.conftest import Run
 
@@ -235,3 +235,30 @@ def test_doctor_warns_where_slates_are_longer_than_the_curve(sqlite_db: str) -> 
     assert warned(sqlite_db) == [
         "slates have up to 4 positions, and curve home@1 ends at 3: slots below it teach nothing"
     ]
+
+
+# -- train-pg --
+
+
+def weights(db: str, **options: Any) -> list[bytes]:
+    """Weights of the arms after a training of slots by themselves."""
+    with closing(logs.at(db, 1e6)) as store:
+        answer = train.train(store, train.Request(name="visits", seed=2, epochs=1, top_k=3, **options))
+        with store.read() as unit:
+            (version,) = (one for one in policies.versions(unit, [2]) if one.number == answer["version"])
+            return [row for _, row in beliefs.weights(unit, version.id)]
+
+
+@pytest.mark.slow
+def test_slots_that_train_by_themselves_are_paid_by_their_examination(sqlite_db: str) -> None:
+    """A flat curve changes nothing; the policy's own is the default."""
+    logs.catalogue(sqlite_db, 4)
+    curve(sqlite_db)
+    curve(sqlite_db, 1.0, 1.0, 1.0, name="flat")
+    logs.create(sqlite_db, "home", "uniform")
+    logs.create(sqlite_db, "visits", "gradient", position="home")
+    logs.serve(sqlite_db, "home", pages=300, rates=RATES, size=3, curve=CURVE, group=100)
+    own, named, flat = weights(sqlite_db), weights(sqlite_db, position="home"), weights(sqlite_db, position="flat")
+    assert own == named != flat
+    with pytest.raises(InputError, match="unknown position curve"):
+        weights(sqlite_db, position="hom")

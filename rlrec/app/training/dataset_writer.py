@@ -27,6 +27,7 @@ READ = (
     "arm_id", "propensity", "marginal", "min_propensity", "log_propensity", "history", "recorded", "created_at",
 )  # fmt: skip
 
+UNWEIGHED = 700.0  # a log propensity beside which every weight is next to nothing
 CELLS = 1_000_000  # arms of eligible sets that are in memory at a time
 
 
@@ -63,10 +64,15 @@ class VisitNames(NamedTuple):
 
 
 class DatasetWriter:
-    """Writes a log into a dataset, batch by batch. seed: of the digests of visits, so of the batches they fall into."""
+    """Writes a log into a dataset, batch by batch. seed: of the digests of visits, so of the batches they fall into.
+    examination: of positions, by which what slots earned by themselves is divided."""
 
-    def __init__(self, unit: Unit, reader: Trained, reward: Reward, *, seed: int, dataset: Dataset) -> None:
+    def __init__(
+        self, unit: Unit, reader: Trained, reward: Reward, *, seed: int, dataset: Dataset,
+        examination: Sequence[float] = (),
+    ) -> None:  # fmt: skip
         self.unit, self.reader, self.reward, self.seed, self.dataset = unit, reader, reward, seed, dataset
+        self.examination = examination
         self.salt = settings.get(unit).split_salt
         ordered = sorted(arms.every(unit), key=lambda arm: arm.key)
         self.arms: Ids = np.array([arm.id for arm in ordered], np.int64)
@@ -136,13 +142,18 @@ class DatasetWriter:
         code = of_decision[state.row] * n_arms + remembered
         in_set = np.flatnonzero(codes[np.minimum(np.searchsorted(codes, code), len(codes) - 1)] == code)
         in_set = in_set[by_row(state.row[in_set], remembered[in_set])]
+        earned, logged = slots["reward"], _log_propensities(slots)
+        if self.examination:
+            examined = np.append(self.examination, np.inf)[np.minimum(slots["position"] - 1, len(self.examination))]
+            earned = earned / examined
+            logged = np.where(np.isinf(examined), UNWEIGHED, logged)  # below the end of the curve
         return VisitRows(
             eligible_sets=sets, name=names.name.view(np.uint64), split=names.split, cluster=names.cluster,
             length=np.diff(visits.start), eligible=of_decision, size=np.diff(first),
             remembered=np.bincount(state.row[in_set], minlength=len(eligible)),
             log_propensity=visits.per_decision("log_propensity"), reward=visits.reward, lowest=visits.lowest,
             default=visits.default.astype(np.int64), x=state.x, shown=self._positions(slots["arm_id"]),
-            earned=slots["reward"], logged=_log_propensities(slots), arm=remembered[in_set],
+            earned=earned, logged=logged, arm=remembered[in_set],
             memory=state.memory[in_set],
         )  # fmt: skip
 
