@@ -40,6 +40,16 @@ def offsets(lengths: npt.NDArray[np.integer]) -> Ids:
     return ends
 
 
+def piece_rows(begin: npt.NDArray[np.integer], length: npt.NDArray[np.integer]) -> Ids:
+    """Index of every row of pieces that begin at `begin` (m,) and have `length` (m,) rows, one piece after another."""
+    return np.repeat(begin - np.cumsum(length) + length, length) + np.arange(int(length.sum()))
+
+
+def numbers_in_runs(starts: Index, n: int) -> Ids:
+    """Number of each of n rows in its run, from 0, (n,). starts: as `run_starts` gives them."""
+    return np.arange(n) - np.repeat(starts, np.diff(starts, append=n))
+
+
 def distinct(*columns: Ids) -> tuple[Ids, Ids]:
     """Index of the first row of each kind of row, (m,), in the order of its values, and the kind of every row, (n,).
 

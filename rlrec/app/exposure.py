@@ -18,7 +18,7 @@ from rlrec.app.evaluation.log_rows import LoggedBatch
 from rlrec.app.evaluation.request import EmptyLog, Evaluation
 from rlrec.app.evaluation.request import Request as EvaluationRequest
 from rlrec.app.inputs import filters, lookup
-from rlrec.arrays import Array, Ids, Sums, finite_or_none, run_starts
+from rlrec.arrays import Array, Ids, Sums, finite_or_none, offsets, piece_rows, run_starts
 from rlrec.errors import InputError
 from rlrec.ope.exposure import RateSums, rates, spread
 from rlrec.policy import features
@@ -239,9 +239,9 @@ class Census:
         for first in range(0, len(slates), step):
             some = slates[first : first + step]
             # the sum of the vectors of each slate: its square holds all similarities of two arms, twice, and n ones
-            slots = np.repeat(starts[some] - np.r_[0, np.cumsum(n[some])[:-1]], n[some]) + np.arange(n[some].sum())
+            slots = piece_rows(starts[some], n[some])
             shown = csr_array(
-                (np.ones(len(slots)), arm[slots], np.r_[0, np.cumsum(n[some])]), shape=(len(some), len(self.added_at))
+                (np.ones(len(slots)), arm[slots], offsets(n[some])), shape=(len(some), len(self.added_at))
             )
             added = shown @ self.described
             squares = added.multiply(added).sum(axis=1)

@@ -11,7 +11,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from rlrec.arrays import Array, Flags, Ids, distinct, run_starts
+from rlrec.arrays import Array, Flags, Ids, distinct, numbers_in_runs, run_starts
 from rlrec.ope.base import hash_bits
 from rlrec.ope.intervals import value_and_error
 from rlrec.ope.moments import Moments, moments
@@ -57,7 +57,7 @@ def _from_below(click: Flags) -> Ids:
 def pages(rows: PositionRows) -> Pages:
     """The pages of a batch that lack no slot down to the last one shown, cut at K positions."""
     size, starts = rows.marginals.shape[1], run_starts(rows.page)
-    depth = np.arange(len(rows.page)) - np.repeat(starts, np.diff(np.r_[starts, len(rows.page)]))
+    depth = numbers_in_runs(starts, len(rows.page))
     number = np.cumsum(depth == 0) - 1
     complete = np.bincount(number, weights=rows.position != depth + 1, minlength=len(starts)) == 0
     inside = complete[number] & (depth < size)

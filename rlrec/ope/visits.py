@@ -11,7 +11,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from rlrec.arrays import Array, Flags, Ids, offsets
+from rlrec.arrays import Array, Flags, Ids, offsets, piece_rows
 from rlrec.errors import InputError
 from rlrec.ope.base import RewardColumns, require
 
@@ -69,11 +69,10 @@ class VisitBatch(RewardColumns):
         chosen = np.arange(len(self))[visits]
         # the decisions of the visits, visit by visit
         length = self.length[chosen]
-        start = offsets(length)
-        rows = np.arange(start[-1]) + np.repeat(self.start[chosen] - start[:-1], length)
+        rows = piece_rows(self.start[chosen], length)
         # every column at these visits or decisions
         selected = {name: column[chosen if name in self.by_visit else rows] for name, column in self.columns().items()}
-        return type(self)(start=start, **selected)
+        return type(self)(start=offsets(length), **selected)
 
 
 @dataclass(frozen=True, eq=False)

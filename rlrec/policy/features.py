@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rlrec.arrays import Array, Index
+from rlrec.arrays import Array, Index, piece_rows
 
 WIDTH = 64
 NUMBERS = frozenset({int, float})
@@ -47,9 +47,7 @@ class Sparse:
     def entries(self, rows: Index) -> tuple[Index, Index]:
         """The entries of these contexts, by index, and which of `rows` each belongs to, (f,) both."""
         counts = (self.start[rows + 1] - self.start[rows]).astype(np.int64)
-        ends = np.cumsum(counts)
-        offset = np.repeat(self.start[rows] - ends + counts, counts)
-        return offset + np.arange(len(offset)), np.repeat(np.arange(len(rows)), counts)
+        return piece_rows(self.start[rows], counts), np.repeat(np.arange(len(rows)), counts)
 
 
 def encode(contexts: Sequence[dict[str, Any]], columns: int = WIDTH) -> Array:

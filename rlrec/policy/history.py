@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rlrec.arrays import Flags
+from rlrec.arrays import Flags, offsets, piece_rows
 from rlrec.errors import RlrecError
 
 Ints = npt.NDArray[np.int64]
@@ -68,8 +68,7 @@ class History:
         """The histories of some decisions, by index or by mask."""
         indices = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
         counts = np.diff(self.start)[indices]
-        start = np.concatenate([[0], np.cumsum(counts)])
-        entries = np.arange(start[-1]) + np.repeat(self.start[indices] - start[:-1], counts)
+        start, entries = offsets(counts), piece_rows(self.start[indices], counts)
         return History(
             self.step[indices], self.gap_s[indices], self.shown[indices], self.reward[indices], start,
             self.arm[entries], self.ago[entries], self.earned[entries],
@@ -124,22 +123,17 @@ class WordOffsets:
     @property
     def shorts(self) -> Ints:
         """Indices of the slots that take half a word, in halves of words."""
-        return _runs(2 * (self.begin + HEAD)[~self.long], self.count[~self.long])
+        return piece_rows(2 * (self.begin + HEAD)[~self.long], self.count[~self.long])
 
     @property
     def longs(self) -> Ints:
         """Indices of the words of the other slots."""
-        return _runs((self.begin + HEAD)[self.long], 2 * self.count[self.long])
+        return piece_rows((self.begin + HEAD)[self.long], 2 * self.count[self.long])
 
     @property
     def values(self) -> Ints:
         """Indices of what slots have earned."""
-        return _runs(self.begin + HEAD + self._slots, self._earning)
-
-
-def _runs(begin: Ints, length: Ints) -> Ints:
-    """Indices of the words of several runs, one run after another."""
-    return np.repeat(begin - np.cumsum(length) + length, length) + np.arange(int(length.sum()))
+        return piece_rows(self.begin + HEAD + self._slots, self._earning)
 
 
 def unpack(blobs: Sequence[bytes], step: Ints) -> History:
@@ -170,8 +164,7 @@ def unpack(blobs: Sequence[bytes], step: Ints) -> History:
     earned, (gap, reward), (shown, counts) = np.zeros(len(earning)), np.zeros((2, n)), np.zeros((2, n), np.int64)
     earned[earning] = reals[layout.values]
     gap[has], reward[has], shown[has], counts[has] = words[begin] / 1e6, reals[begin + 2], count >> BITS, layout.count
-    start = np.concatenate([[0], np.cumsum(counts)])
-    return History(np.asarray(step, np.int64), gap, shown, reward, start, slots[0], slots[1], earned)
+    return History(np.asarray(step, np.int64), gap, shown, reward, offsets(counts), slots[0], slots[1], earned)
 
 
 def _broken() -> RlrecError:

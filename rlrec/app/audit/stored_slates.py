@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rlrec.app.audit.findings import UNREADABLE, Findings
-from rlrec.arrays import Array, Flags, Ids, Index, run_starts
+from rlrec.arrays import Array, Flags, Ids, Index, offsets, piece_rows, run_starts
 from rlrec.policy import slate
 from rlrec.policy.base import EVERYTHING
 from rlrec.store import Unit, arms, contents
@@ -40,9 +40,8 @@ class StoredSlates:
 
     def take(self, chosen: Flags) -> StoredSlates:
         size = self.per_decision("size")[chosen]
-        begin = np.cumsum(size) - size
-        rows = np.repeat(self.first[chosen] - begin, size) + np.arange(size.sum())
-        return StoredSlates({name: column[rows] for name, column in self.slots.items()}, begin)
+        rows = piece_rows(self.first[chosen], size)
+        return StoredSlates({name: column[rows] for name, column in self.slots.items()}, offsets(size)[:-1])
 
 
 def complete(slots: Columns) -> StoredSlates:

@@ -16,7 +16,7 @@ from rlrec.app.evaluation.log_rows import ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.probabilities import CELLS, Scorer, TargetProbabilities, places
 from rlrec.app.evaluation.reward_models import ModelValues
 from rlrec.app.evaluation.visit_values import TargetSlates
-from rlrec.arrays import Array, Flags, Ids, run_starts
+from rlrec.arrays import Array, Flags, Ids, piece_rows, run_starts
 from rlrec.policy import history, reinforce
 from rlrec.policy.floors import Floor, at_positions
 from rlrec.policy.plackett_luce import softmax
@@ -82,7 +82,7 @@ class StateCaseRows:
         self.arms, self.score, self.rows = group.arms, group.score, rows
         self.served: dict[str, Any] = {"temperature": trained.policy.temperature, "floor": trained.policy.exploration}
         self.probability = reinforce.probabilities(self.score, None, **self.served)
-        self.indices = np.repeat(starts - np.cumsum(counts) + counts, counts) + np.arange(int(counts.sum()))
+        self.indices = piece_rows(starts, counts)
         self.which = np.repeat(np.arange(len(counts)), counts)
         self.depth, self.position = (rows.slots[name][self.indices] for name in ("depth", "position"))
 

@@ -10,7 +10,7 @@ from typing import Self
 
 import numpy as np
 
-from rlrec.arrays import Array, Ids
+from rlrec.arrays import Array, Ids, piece_rows
 from rlrec.ope.direct import Model, Ridge, RidgeSums
 from rlrec.policy import returns
 from rlrec.policy.gradient import MEMORY
@@ -119,7 +119,7 @@ class ReturnModel:
             effect[some.rows] = (some.share @ effects.T)[some.case, fold[some.rows]]
             # probability of every remembered arm
             counts = remembered[some.rows]
-            entries = np.repeat(first[some.rows] - np.cumsum(counts) + counts, counts) + np.arange(int(counts.sum()))
+            entries = piece_rows(first[some.rows], counts)
             index.fill(-1)
             index[some.arms] = np.arange(len(some.arms))
             at = index[decisions.arm[entries]]

@@ -17,7 +17,7 @@ from rlrec.app.imports.layouts.base import RefusedLine, refused
 from rlrec.app.imports.visit_numbers import VisitMoves, VisitNumbers
 from rlrec.app.inputs import canonical
 from rlrec.app.log.splits import splits
-from rlrec.arrays import run_starts
+from rlrec.arrays import numbers_in_runs, run_starts
 from rlrec.errors import InputError
 from rlrec.records import Version
 from rlrec.store import Unit, arms, contents, decisions, events, loading, sessions, settings
@@ -229,7 +229,7 @@ class GroupWriter:
             return
         of_decision = np.array(logged.row, np.int64)
         starts = run_starts(of_decision)
-        number = np.arange(len(of_decision)) - np.repeat(starts, np.diff(starts, append=len(of_decision))) + 1
+        number = numbers_in_runs(starts, len(of_decision)) + 1
         decision_id, at = _picked(ids, logged.row), _picked(served_at, logged.row)
         if logged.at != NULL:
             at = [

@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 
 from rlrec.app.log import slot_values
-from rlrec.arrays import Array, Flags, Ids, run_starts
+from rlrec.arrays import Array, Flags, Ids, numbers_in_runs, run_starts
 from rlrec.policy import reward as rewards
 from rlrec.records import Reward
 from rlrec.store import Unit, reader
@@ -87,7 +87,7 @@ def propensities_of(slots: Columns) -> Array:
     if not missing.any():
         return marginal
     starts = run_starts(slots["decision_id"])
-    depth = np.arange(len(marginal)) - np.repeat(starts, np.diff(np.r_[starts, len(marginal)]))
+    depth = numbers_in_runs(starts, len(marginal))
     prefix = np.where(slots["position"] == depth + 1, slots["propensity"], np.nan)
     for level in range(1, int(depth.max()) + 1):
         rows = np.flatnonzero(depth == level)
