@@ -124,6 +124,8 @@ def evaluate(store: Store, show: Show, **request: Any) -> None:
                      recorded
       ess_by_step    per session: effective sample size over visits, step by step
       horizon        the first step at which that is below 5 % of the visits
+      simultaneous   by position: the intervals of all positions hold together
+                     (max-t over the same bootstrap, else Bonferroni)
       curve, curve_age_days   the position curve that the estimate rests on (reason
                      position-model), and its age
 

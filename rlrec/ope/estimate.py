@@ -38,7 +38,8 @@ class Estimate:
         5 % of the visits: from there on the log does not support the target. None if it always does, and per
         impression
     curve, curve_age_days: the position curve that the estimate rests on (with its number), and its age; None where it
-        rests on none, or on one that is assumed"""
+        rests on none, or on one that is assumed
+    simultaneous: the intervals of all groups hold together with probability `level`, not one by one"""
 
     estimator: str
     estimand: str
@@ -71,6 +72,7 @@ class Estimate:
     safe_lower: float | None = None
     curve: str | None = None
     curve_age_days: float | None = None
+    simultaneous: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,9 +168,10 @@ class EstimatorFold:
         largest = float(max(self.weights.bound * most[rows], most[weight]) / mbar)
         return intervals.cressie_read(sums, largest=largest, reward=options.reward_range, level=options.level)
 
-    def estimate(self, options: FinishOptions, drawn: Replicates | None) -> Estimate:
-        """The estimate as reported."""
-        lower, upper, bound_reasons = _report(self.bounds(options, drawn), self.estimator, options)
+    def estimate(self, options: FinishOptions, drawn: Replicates | None, *, together: Bounds | None = None) -> Estimate:
+        """The estimate as reported. together: its bounds, where those of several groups hold together."""
+        of_interval = self.bounds(options, drawn) if together is None else together
+        lower, upper, bound_reasons = _report(of_interval, self.estimator, options)
         (value, error), bias = self.value_and_error, self._bias_bound(options.reward_range)
         weights, diagnosis = self.weights, self.diagnosis
         if options.chosen:
@@ -187,7 +190,7 @@ class EstimatorFold:
             reasons=reasons, bias_bound=bias, k_hat=diagnosis.k_hat, cluster_share=diagnosis.cluster_share,
             nonzero=diagnosis.nonzero, reward_share=diagnosis.reward_share,
             mean_weight_z=finite_or_none(diagnosis.mean_weight_z), left_out=weights.left_out,
-            safe_lower=None if lower is None or bias is None else lower - bias,
+            safe_lower=None if lower is None or bias is None else lower - bias, simultaneous=together is not None,
         )  # fmt: skip
 
     @cached_property

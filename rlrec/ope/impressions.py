@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -13,8 +13,8 @@ from rlrec.ope import diagnostics, intervals
 from rlrec.ope.base import ImpressionEstimator, LogBatch
 from rlrec.ope.diagnostics import Weights
 from rlrec.ope.estimate import CORE, USUAL, Estimate, EstimatorFold, FinishOptions
-from rlrec.ope.intervals import Bounds
-from rlrec.ope.moments import Moments, moments
+from rlrec.ope.intervals import UNKNOWN, Bounds, Replicates
+from rlrec.ope.moments import Moments, aligned, moments
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,13 +77,44 @@ class ImpressionFold:
         """One estimate for each estimator, in their order.
         Raises InputError for an interval that one of the estimators does not have, and a level outside (0, 1)."""
         intervals.check(options.interval, options.level, estimators=self.estimators)
-        summary, drawn = partial.moments.summary(), None
+        at_end, drawn = self._at_end(partial), None
         if options.interval == "bootstrap-t" and any(estimator.intervals for estimator in self.estimators.values()):
-            drawn = intervals.replicates(summary, seed=options.seed, number=options.replicates)
+            drawn = intervals.replicates(at_end[0].summary, seed=options.seed, number=options.replicates)
+        return [each.estimate(options, drawn) for each in at_end]
+
+    def finish_together(self, groups: Sequence[tuple[ImpressionPartial, FinishOptions]]) -> list[list[Estimate]]:
+        """The estimates of several groups of one log, each as of `finish`, with intervals that hold together: max-t
+        over the same bootstrap replicates; other kinds at the level that Bonferroni asks of each group.
+        Raises InputError as `finish` does."""
+        if len(groups) < 2:
+            return [self.finish(partial, options) for partial, options in groups]
+        usual = groups[0][1]
+        intervals.check(usual.interval, usual.level, estimators=self.estimators)
+        at_end, drawn = [self._at_end(partial) for partial, _ in groups], list[Replicates]()
+        if usual.interval == "bootstrap-t":
+            units = aligned([partial.moments for partial, _ in groups])
+            drawn = [intervals.replicates(each, seed=usual.seed, number=usual.replicates) for each in units]
+        each_level = 1 - (1 - usual.level) / len(groups)
+        by_estimator = []
+        for of_groups in zip(*at_end, strict=True):  # one estimator in every group
+            first, bounds = of_groups[0], [UNKNOWN] * len(groups)
+            if first.estimator.intervals and drawn:
+                bounds = intervals.simultaneous(first.estimator, drawn, columns=first.columns, level=usual.level)
+            elif first.estimator.intervals:
+                options = [replace(each, level=each_level) for _, each in groups]
+                bounds = [each.bounds(its, None) for each, its in zip(of_groups, options, strict=True)]
+            by_estimator.append([
+                each.estimate(options, None, together=of_group)
+                for each, of_group, (_, options) in zip(of_groups, bounds, groups, strict=True)
+            ])  # fmt: skip
+        return [list(of_group) for of_group in zip(*by_estimator, strict=True)]
+
+    def _at_end(self, partial: ImpressionPartial) -> list[EstimatorFold]:
+        summary = partial.moments.summary()
         return [
             EstimatorFold(
                 label=label, estimator=estimator, summary=summary, weights=partial.weights, distorted=distorted,
                 predictions=partial.predictions,
-            ).estimate(options, drawn)
+            )
             for (label, estimator), distorted in zip(self.estimators.items(), partial.distorted.tolist(), strict=True)
         ]  # fmt: skip

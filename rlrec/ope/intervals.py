@@ -4,7 +4,7 @@ An unknown bound is infinite here; `estimate.py` reports it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 
@@ -117,33 +117,61 @@ def bootstrap_t(estimator: Smooth, drawn: Replicates, *, columns: list[int], lev
     columns: index of the estimator's terms. Value and error here are those of the units, blocks too. A replicate
     without any variation has error 0: it counts as -inf or +inf, by its side; one with no weight at all, as both. An
     infinite quantile makes the bound infinite; so does a level for which the replicates are too few."""
+    return _sample(estimator, drawn, columns).bounds(level)
+
+
+def simultaneous(estimator: Smooth, drawn: Sequence[Replicates], *, columns: list[int], level: float) -> list[Bounds]:
+    """Bounds by the same bootstrap for several groups of one sample, which all hold together with this probability: t
+    is the largest, or the smallest, over the groups of each replicate (max-t).
+
+    drawn: of the groups, with the same draw of the same units (`moments.aligned`). A group whose replicate has no error
+    does not widen the bounds of others; its own are at least those of `bootstrap_t`."""
+    samples = [_sample(estimator, each, columns) for each in drawn]
+    usable = [sample.t for sample in samples if len(sample.t)]
+    if not usable:
+        return [UNKNOWN] * len(samples)
+    t = np.stack(usable)
+    finite = np.isfinite(t)
+    some = finite.any(axis=0)
+    highest = np.where(finite, t, -np.inf).max(axis=0)[some]
+    lowest = np.where(finite, t, np.inf).min(axis=0)[some]
+    rank = bounding_rank(level, len(highest))
+    low, high = _quantiles(np.sort(lowest), rank)[0], _quantiles(np.sort(highest), rank)[1]
+    return [sample.bounds(level, at_least=(low, high)) for sample in samples]
+
+
+def _sample(estimator: Smooth, drawn: Replicates, columns: list[int]) -> Studentised:
+    """The estimate of these columns and its studentised replicates; none where its error is 0 or unknown."""
     units = drawn.units[:, columns]
-    m = len(units)
+    m, nothing = len(units), Studentised(value=np.nan, error=np.nan, t=np.empty(0))
     if m < 2:
-        return UNKNOWN
+        return nothing
     with np.errstate(all="ignore"):
         value, error = value_and_error(estimator, units.sum(axis=0), units.T @ units, m)
     if not (error > 0 and np.isfinite(error)):
-        return UNKNOWN
+        return nothing
     moments = drawn.moment[:, columns][:, :, columns]
     values, errors = value_and_error(estimator, drawn.total[:, columns], moments, m)
-    t = np.sort(_studentise(values - value, errors, scale=abs(float(value))))
-    return Studentised(value=float(value), error=float(error), t=t).bounds(level)
+    t = _studentise(values - value, errors, scale=abs(float(value)))
+    return Studentised(value=float(value), error=float(error), t=t)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Studentised:
     """An estimate of many columns and its studentised replicates.
 
-    t (b,): (value* - value) / error*, ascending, NaN last; empty where the error is unknown (NaN) or 0"""
+    t (b,): (value* - value) / error* of each replicate; empty where the error is unknown (NaN) or 0"""
 
     value: float
     error: float
     t: Array
 
-    def bounds(self, level: float) -> Bounds:
-        """Bounds as in `bootstrap_t`."""
-        low, high = _quantiles(self.t, bounding_rank(level, len(self.t)))
+    def bounds(self, level: float, *, at_least: Bounds = (np.inf, -np.inf)) -> Bounds:
+        """Bounds as in `bootstrap_t`. at_least: quantiles of t that the bounds must reach as well."""
+        if not len(self.t):
+            return UNKNOWN
+        low, high = _quantiles(np.sort(self.t), bounding_rank(level, len(self.t)))
+        low, high = min(low, at_least[0]), max(high, at_least[1])
         return self.value - high * self.error, self.value - low * self.error
 
 
@@ -168,7 +196,7 @@ def studentised_bootstrap(estimator: Smooth, units: Array, *, seed: int, number:
             errors = np.sqrt(np.einsum("bm,bm->b", counts, influence) * (m / (m - 1)))
             errors = np.where(errors > negligible, errors, 0.0 * errors)
             drawn.append(_studentise(estimator.value(total) - value, errors, scale=abs(value)))
-    return Studentised(value=value, error=error, t=np.sort(np.concatenate([np.empty(0), *drawn])))
+    return Studentised(value=value, error=error, t=np.concatenate([np.empty(0), *drawn]))
 
 
 def _by_influence(estimator: Smooth, units: Array) -> tuple[float, float, float]:

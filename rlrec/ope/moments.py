@@ -13,8 +13,8 @@ come back or not, and errors are those of the blocks, which are as many and as i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -33,7 +33,8 @@ class ClusterSummary:
     total (c,): sums over all clusters
     moment (c, c): sum over clusters of the outer product of their sums
     most (c,), absolute (c,): largest absolute value, and sum of absolute values, over clusters
-    units (m, c): sums of the clusters, or of the 4,096 blocks of them (`blocks`): a bootstrap draws from them"""
+    units (m, c): sums of the clusters, or of the 4,096 blocks of them: a bootstrap draws from them; blocks: from all of
+    them, since it is random how many clusters are in one"""
 
     columns: tuple[str, ...]
     present: Ids
@@ -141,6 +142,22 @@ class Moments:
             columns=self.columns, present=blocks.present, total=blocks.units.sum(axis=0), moment=blocks.moment,
             most=blocks.most, absolute=blocks.absolute, units=blocks.units if few is None else few, blocks=few is None,
         )  # fmt: skip
+
+
+def aligned(many: Sequence[Moments]) -> list[ClusterSummary]:
+    """Summaries whose units are the same clusters, or the same blocks, in the same order: a bootstrap that draws from
+    all of them draws the same ones for each. A cluster has zeros where it has no row."""
+    of_each, units = [each._clusters for each in many], list[Array]()
+    clusters = [each for each in of_each if isinstance(each, _Clusters)]
+    digests = np.unique(np.concatenate([each.digests for each in clusters])) if clusters else np.empty(0, np.int64)
+    if len(clusters) == len(of_each) and len(digests) <= BLOCKS:
+        for each in clusters:
+            rows = np.zeros((len(digests), each.sums.shape[1]))
+            rows[np.searchsorted(digests, each.digests)] = each.sums
+            units.append(rows)
+    else:
+        units = [_blocks(each).units for each in of_each]
+    return [replace(each.summary(), units=rows, blocks=True) for each, rows in zip(many, units, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)

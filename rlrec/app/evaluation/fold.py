@@ -23,6 +23,7 @@ from rlrec.app.evaluation.request import EmptyLog, Evaluation, SharedRows
 from rlrec.app.log.ended_visits import UnusedVisits
 from rlrec.arrays import Flags, Ids
 from rlrec.ope.estimate import ANY_REWARD, Estimate, FinishOptions, Fold, Partial
+from rlrec.ope.impressions import ImpressionFold
 from rlrec.policy.reward import bounds
 from rlrec.records import Reward
 from rlrec.store.bulk import Columns
@@ -242,25 +243,31 @@ def estimates(
     request = evaluation.request
     estimated: dict[tuple[int, RowGroup], list[Estimate]] = {}
     for shared_number, shared in enumerate(evaluation.shared):
-        counts, scorers = partial.counts[shared_number], dict(shared.members)
+        counts = partial.counts[shared_number]
         others = counts.left_out + counts.other_policy
-        for (number, group), of_group in partial.groups.items():
-            if number not in scorers:
-                continue
-            target = scorers[number].target
-            reasons = {
-                "in-sample": of_group.learned, "no-propensity": others > 0,
-                "no-candidates" if target.listing else "no-state": of_group.no_state > 0,
-                "logging-states": unit.logging_states and target.stateful,
-                "logging-candidates": of_group.listed and not target.listing and target.serving is not None,
-            }  # fmt: skip
-            options = FinishOptions(
-                interval=request.interval, level=request.level, cluster=cluster, greedy=request.greedy,
-                extra_reasons=tuple(reason for reason, holds in reasons.items() if holds),
-                reward_range=bounds(shared.reward) or ANY_REWARD, chosen=request.by == "arm", seed=request.seed,
-            )  # fmt: skip
-            estimated[number, group] = [
-                replace(estimate, left_out=estimate.left_out + others + of_group.no_state)
-                for estimate in unit.fold.finish(of_group.sums, options)
-            ]
+        for number, scorer in shared.members:
+            of_groups = {group: sums for (member, group), sums in partial.groups.items() if member == number}
+            finished, target = [], scorer.target
+            for of_group in of_groups.values():
+                reasons = {
+                    "in-sample": of_group.learned, "no-propensity": others > 0,
+                    "no-candidates" if target.listing else "no-state": of_group.no_state > 0,
+                    "logging-states": unit.logging_states and target.stateful,
+                    "logging-candidates": of_group.listed and not target.listing and target.serving is not None,
+                }  # fmt: skip
+                options = FinishOptions(
+                    interval=request.interval, level=request.level, cluster=cluster, greedy=request.greedy,
+                    extra_reasons=tuple(reason for reason, holds in reasons.items() if holds),
+                    reward_range=bounds(shared.reward) or ANY_REWARD, chosen=request.by == "arm", seed=request.seed,
+                )  # fmt: skip
+                finished.append((of_group.sums, options))
+            if request.by == "position" and isinstance(unit.fold, ImpressionFold):
+                by_group = unit.fold.finish_together(finished)
+            else:
+                by_group = [unit.fold.finish(*each) for each in finished]
+            for (group, of_group), of_estimators in zip(of_groups.items(), by_group, strict=True):
+                estimated[number, group] = [
+                    replace(estimate, left_out=estimate.left_out + others + of_group.no_state)
+                    for estimate in of_estimators
+                ]
     return estimated
