@@ -212,33 +212,23 @@ class FloorComparison:
         """The figures of the sums of the log."""
         rows, cost, lower, upper = self._cost(total.cost)
         n = round(rows)
+        days = ((day, *self._cost(sums)) for day, sums in sorted(total.days.items()))
+        weights = zip(self.evaluation.targets, total.weights.tolist(), strict=True)
         return {
-            "policy": self.name,
-            "reward": self.evaluation.targets[0].reward.name,
-            "rows": n,
-            "cost": cost,
-            "lower": lower,
-            "upper": upper,
-            "total": None if cost is None else cost * n,
+            "policy": self.name, "reward": self.evaluation.targets[0].reward.name, "rows": n, "cost": cost,
+            "lower": lower, "upper": upper, "total": None if cost is None else cost * n,
             "by_day": [
                 {"day": written(day * DAY_US)[:10], "rows": round(rows), "cost": cost, "lower": lower, "upper": upper}
-                for day, (rows, cost, lower, upper) in (
-                    (day, self._cost(sums)) for day, sums in sorted(total.days.items())
-                )
+                for day, rows, cost, lower, upper in days
             ],
             "risen": self._risen(total),
             "ess": [
-                {
-                    "target": target.name,
-                    "ess": _ratio(first**2, second),
-                    "without_floor": 0.0 if np.isinf(without) else _ratio(first**2, without),
-                }
-                for target, (first, second, _, without) in zip(
-                    self.evaluation.targets, total.weights.tolist(), strict=True
-                )
+                {"target": target.name, "ess": _ratio(first**2, second),
+                 "without_floor": 0.0 if np.isinf(without) else _ratio(first**2, without)}
+                for target, (first, second, _, without) in weights
             ],
             "left_out": total.left_out,
-        }
+        }  # fmt: skip
 
     def _cost(self, sums: Moments) -> tuple[float, float | None, float | None, float | None]:
         """Rows, and the reward of a row that exploration gave away, with its interval: the self-normalised mean without

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import reduce
 from operator import add
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
 
 import numpy as np
 
@@ -295,24 +295,16 @@ class Census:
 def _figures(sums: ExposureSums, popularity: Array) -> CatalogueFigures:
     """The figures of a catalogue: the arms that were eligible in some of these decisions."""
     eligible = sums.eligible > 0
-    realised, expected = spread(sums.realised[eligible]), spread(sums.expected[eligible])
+    realised, expected = (asdict(spread(counts[eligible])) for counts in (sums.realised, sums.expected))
     mean = popularity[eligible].mean()
     lift = float(sums.realised @ popularity) / sums.slots / mean if mean > 0 else None
-    return {
-        "arms": int(eligible.sum()),
-        "coverage": realised.coverage,
-        "gini": realised.gini,
-        "entropy": realised.entropy,
-        "effective_arms": realised.effective_arms,
-        "expected_coverage": expected.coverage,
-        "expected_gini": expected.gini,
-        "expected_entropy": expected.entropy,
-        "expected_effective_arms": expected.effective_arms,
-        "floor_share": sums.explored / sums.served if sums.served else None,
-        "popularity_lift": lift,
+    figures = {
+        "arms": int(eligible.sum()), **realised, **{f"expected_{name}": value for name, value in expected.items()},
+        "floor_share": sums.explored / sums.served if sums.served else None, "popularity_lift": lift,
         "young_share": sums.young / sums.served if sums.served else None,
         "variety": sums.variety / sums.slates if sums.slates else None,
-    }
+    }  # fmt: skip
+    return cast(CatalogueFigures, figures)
 
 
 def described(catalogue: Sequence[Arm]) -> csr_array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -59,22 +59,12 @@ CurveRow = TypedDict("CurveRow", {"curve": str, "number": int, "model": str, "me
                                   "positions": int, "created_at": str})  # fmt: skip
 
 
-class CurveAnswer(TypedDict):
-    """A curve; log_likelihood: per slot of pages that were held out, by model; preferred: the model that the log
-    prefers."""
-
-    curve: str
-    number: int
-    model: str
-    method: str
-    reward: str
-    clusters: int
-    positions: list[dict[str, Any]]
-    reasons: list[str]
-    log: str | None
-    log_likelihood: dict[str, float]
-    preferred: NotRequired[str | None]
-    created_at: str
+# A curve; log_likelihood: per slot of pages that were held out, by model; preferred: the model that the log prefers.
+CurveAnswer = TypedDict("CurveAnswer", {
+    "curve": str, "model": str, "method": str, "reward": str, "clusters": int, "positions": list[dict[str, Any]],
+    "reasons": list[str], "number": int, "log": str | None, "log_likelihood": dict[str, float], "preferred": str | None,
+    "created_at": str,
+})  # fmt: skip
 
 
 def fit(store: Store, request: Request) -> CurveAnswer:
@@ -133,9 +123,8 @@ def _estimate(unit: Unit, request: Request, definition: Reward, selection: Selec
 def _nothing_usable(evaluation: Evaluation, waiting: int) -> InputError:
     """The error where no impression can be used."""
     if waiting:
-        return InputError(
-            f"empty log: none of the {waiting} impressions selected is mature", hint="wait, or widen --log"
-        )
+        what = f"empty log: none of the {waiting} impressions selected is mature"
+        return InputError(what, hint="wait, or widen --log")
     return evaluation.nothing_selected("impression")
 
 
@@ -143,13 +132,10 @@ def _sums(rows: ImpressionRows, evaluation: Evaluation, definition: Reward, mode
     slots, marginals = rows.slots, rows.slots[COLUMN]
     size = marginals.shape[1]
     located = PositionRows(
-        page=slots["decision_id"],
-        arm=evaluation.arms.rank[evaluation.arms.index(slots["arm_id"])],
-        position=slots["position"],
-        reward=rows.reward - definition.default,
-        cluster=slots["cluster"],
+        page=slots["decision_id"], arm=evaluation.arms.rank[evaluation.arms.index(slots["arm_id"])],
+        position=slots["position"], reward=rows.reward - definition.default, cluster=slots["cluster"],
         marginals=marginals,
-    )
+    )  # fmt: skip
     hidden = slots["imported"] & (np.isnan(marginals).sum(axis=1) > 0) & (located.position <= size)
     clicked = (located.reward[hidden] != 0).astype(np.float64)
     columns = slots["context_id"][hidden], located.arm[hidden], located.position[hidden]
@@ -185,9 +171,8 @@ def _curve(sums: _LogSums, model: str, size: int) -> _Estimated:
 def _unidentified(reason: str, sums: _LogSums) -> CheckFailed:
     code = reason.partition(":")[0]
     if code == "few-rewards":
-        return CheckFailed(
-            "the curve cannot be estimated: too few rewards at positions 1 and 2", hint="collect more, or widen --log"
-        )
+        hint = "collect more, or widen --log"
+        return CheckFailed("the curve cannot be estimated: too few rewards at positions 1 and 2", hint=hint)
     if code == "no-variation":
         return CheckFailed(
             "the curve cannot be estimated: the positions of this import vary only with the context",
@@ -271,20 +256,14 @@ def explained(answer: CurveAnswer) -> list[str]:
 
 def _answer(unit: Unit, curve: Curve) -> CurveAnswer:
     names = {reward.id: reward.name for reward in policies.rewards(unit)}
+    report = curve.report
     return {
-        "curve": curve.name,
-        "model": curve.model,
-        "method": curve.method,
-        "reward": names[curve.reward_id],
-        "clusters": curve.report["clusters"],
-        "positions": [_position(row) for row in curve.positions],
-        "reasons": curve.report["reasons"],
-        "number": curve.number,
-        "log": curve.options["log"],
-        "log_likelihood": curve.report["log_likelihood"],
-        "preferred": curve.report["preferred"],
+        "curve": curve.name, "model": curve.model, "method": curve.method, "reward": names[curve.reward_id],
+        "clusters": report["clusters"], "positions": [_position(row) for row in curve.positions],
+        "reasons": report["reasons"], "number": curve.number, "log": curve.options["log"],
+        "log_likelihood": report["log_likelihood"], "preferred": report["preferred"],
         "created_at": written(curve.created_at),
-    }
+    }  # fmt: skip
 
 
 def _position(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -47,15 +47,10 @@ def exposure(store: Store, show: Show, **request: Any) -> None:
 
     result = use_case.exposure(store, use_case.Request(**request))
     catalogue = result["catalogue"]
+    figures = ((name, cast(float | None, value)) for name, value in catalogue.items() if name != "arms")
     title = [
         f"{result['decisions']} decisions, {result['slots']} slots, {catalogue['arms']} eligible arms",
-        ", ".join(
-            f"{name} {_short(value)}" for name, value in catalogue.items() if name != "arms" and value is not None
-        ),
+        ", ".join(f"{name} {value:.3g}" for name, value in figures if value is not None),
     ]
     records, columns = (result["days"], DAYS) if "days" in result else (result["arms"], ARMS)
     show(result, table=View.of(records, columns, title=title))
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}"
