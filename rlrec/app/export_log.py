@@ -10,7 +10,7 @@ from rlrec.app.inputs import filters
 from rlrec.app.log.slot_values import reward_of
 from rlrec.app.serving import decision_json
 from rlrec.records import Decision, Event, Slot
-from rlrec.store import Store, Unit, arms, contents, decisions, events, policies, reader
+from rlrec.store import Store, Unit, arms, candidates, contents, decisions, events, policies, reader
 from rlrec.store.events import CENSOR
 from rlrec.store.unit import StoredRows, parse
 from rlrec.times import written
@@ -35,6 +35,9 @@ def _records(unit: Unit, ids: Collection[int]) -> Iterator[Record]:
     versions = policies.by_id(unit, {decision.version_id for decision in stored.values()})
     contexts = contents.context_bodies(unit, {decision.context_id for decision in stored.values()})
     eligible = _eligible(unit, {decision.eligible_id for decision in stored.values()})
+    lists = candidates.find(unit, [number for number in ids if "candidates" in answers[number]])
+    drawn_from = {number: each.catalogue_id for number, each in lists.items() if each.catalogue_id is not None}
+    catalogues = _eligible(unit, set(drawn_from.values()))
     for number in ids:
         decision = stored[number]
         of_decision = [event for event in stored_events.get(number, ()) if event.kind != CENSOR]
@@ -43,6 +46,7 @@ def _records(unit: Unit, ids: Collection[int]) -> Iterator[Record]:
             "context": parse(contexts[decision.context_id], f"body of context {decision.context_id}"),
             "state": states[number],
             "eligible": eligible[decision.eligible_id],
+            **({"catalogue": catalogues[drawn_from[number]]} if number in drawn_from else {}),
             "reward": reward_of(versions[decision.version_id].reward, decision, of_decision, position=None),
             "seed": decision.seed,
             "belief_seq": source.get("belief_seq", decision.belief_seq),

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import random
+import sqlite3
+from contextlib import closing
 from itertools import permutations
 from typing import Any
 
 import pytest
 
 from tests.app.shop import done
-from tests.conftest import Run
+from tests.conftest import Run, runner
 
 ARMS = "abcdef"
 RATES = dict(zip(ARMS, (0.7, 0.5, 0.4, 0.3, 0.2, 0.1), strict=True))
@@ -23,11 +25,19 @@ def created(run: Run, name: str, *words: object, first: str = "uniform", second:
     done(run("policy", "create", name, "--kind", "two-stage", *stages, *words))
 
 
+def with_arms(run: Run) -> Run:
+    done(run("arm", "import", "-", stdin="".join(json.dumps({"arm": arm}) + "\n" for arm in ARMS)))
+    return run
+
+
 @pytest.fixture
 def catalogue(run: Run) -> Run:
-    for arm in ARMS:
-        done(run("arm", "add", arm))
-    return run
+    return with_arms(run)
+
+
+@pytest.fixture
+def kiosk(run_sqlite: Run) -> Run:
+    return with_arms(run_sqlite)
 
 
 def served(run: Run, policy: str, *, n: int = 60, k: int = 2, groups: int = 1, seed: int = 1) -> Answers:
@@ -203,3 +213,73 @@ def test_a_log_without_lists_cannot_judge_a_ranker_of_them(catalogue: Run) -> No
     row = judged(catalogue, "target")
     assert "no-candidates" in row["reasons"]
     assert (row["n"], row["left_out"]) == (0, 120)
+
+
+# -- checks, and other stores --
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("propensities = '[0.5, 0.2, 0.25]'", "candidate 1 has propensity 0.5, not 0.166666666667"),
+        ("log_propensity = -1", "the log propensity of its candidates is -1, not -4.78749174"),
+        ("arms = json_array(arms ->> 1, arms ->> 0, arms ->> 2)", "its seed draws another list of candidates"),
+    ],
+)
+def test_doctor_derives_lists_again(kiosk: Run, sqlite_db: str, change: str, says: str) -> None:
+    created(kiosk, "p")
+    done(kiosk("recommend", "--policy", "p", "--session", "s", "--seed", "1"))
+    with closing(sqlite3.connect(sqlite_db)) as connection, connection:
+        connection.execute(f"UPDATE candidate_list SET {change}")
+    said = kiosk("doctor", "--json")
+    assert said.exit_code == 3
+    assert any(says in finding["detail"] for finding in said.json["findings"])
+    assert done(kiosk("decision", "show", 1, "--json")).json["agrees"] is ("propensities" not in change)
+
+
+def test_a_list_that_is_gone_is_found(kiosk: Run, sqlite_db: str) -> None:
+    created(kiosk, "p")
+    done(kiosk("recommend", "--policy", "p", "--session", "s", "--seed", "1"))
+    with closing(sqlite3.connect(sqlite_db)) as connection, connection:
+        connection.execute("DELETE FROM candidate_list")
+    findings = kiosk("doctor", "--json").json["findings"]
+    assert [finding["detail"] for finding in findings] == ["its list of candidates is not stored"]
+
+
+def test_an_exported_log_keeps_its_lists(kiosk: Run, tmp_path: Any, leaning: str) -> None:
+    created(kiosk, "log")
+    served(kiosk, "log", n=20)
+    path = tmp_path / "log.jsonl"
+    done(kiosk("export-log", path))
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert all(line["eligible"] == sorted(entry["arm"] for entry in line["candidates"]) for line in lines)
+    assert all(line["catalogue"] == list(ARMS) for line in lines)
+    other = runner(str(tmp_path / "other.db"))
+    done(other("init"))
+    done(other("import-log", path, "--layout", "jsonl", "--policy", "old"))
+    again = tmp_path / "again.jsonl"
+    done(other("export-log", again))
+    names = ("candidates", "candidates_log_propensity", "catalogue", "slate", "eligible")
+    copied = [json.loads(line) for line in again.read_text().splitlines()]
+    assert [[line[name] for name in names] for line in copied] == [[line[name] for name in names] for line in lines]
+    stages = ("--param", f"first.probabilities={leaning}", "--param", f"second.probabilities={leaning}")
+    for store in (kiosk, other):
+        created(store, "target", *stages, first="fixed", second="fixed")
+    here, there = (judged(store, "target")["value"] for store in (kiosk, other))
+    assert here == pytest.approx(there, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"candidates": [{"arm": "a", "propensity": 0.5}]}, "the candidates are not the eligible arms"),
+        ({"candidates": [{"arm": "a", "propensity": 0.5}, {"arm": "b", "propensity": 0}]}, "0.0 is no probability"),
+        ({"candidates_log_propensity": 1.0}, "1.0 is the log of no probability"),
+        ({"catalogue": ["a", "c"]}, "a candidate is not in the catalogue"),
+    ],
+)
+def test_lines_whose_candidates_cannot_be_are_refused(kiosk: Run, change: dict[str, Any], says: str) -> None:
+    pair = [{"arm": "a", "propensity": 0.5}, {"arm": "b", "propensity": 0.5}]
+    line = {"session": "s", "slate": [{"arm": "a", "propensity": 0.5}], "eligible": ["a", "b"], "candidates": pair}
+    said = kiosk("import-log", "-", "--layout", "jsonl", "--json", stdin=json.dumps(line | change) + "\n")
+    assert (said.exit_code, says in said.error["error"]) == (2, True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, fields, replace
 from itertools import accumulate, compress
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from rlrec.store.loading import Column, Same
 
@@ -42,14 +42,24 @@ class LoggedEvents:
     key: Column = NULL
 
 
+class LoggedCandidates(NamedTuple):
+    """A list of candidates, by keys and in order. catalogue: the arms that it was drawn from, None if unknown."""
+
+    arms: tuple[str, ...]
+    propensities: tuple[float, ...]
+    log_propensity: float
+    catalogue: tuple[str, ...] | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class LogColumns:
     """A group of logged decisions. None in a column: the line does not say.
 
-    number: of the line; context and state: canonical JSON; eligible: the index of a decision's eligible arms (keys, in
-    order) in `eligible_sets`; size: the length of the page; source: JSON of what the line calls its policy and belief;
-    history: what it says was known of the visit; reward: what a line states beside its events; digest: 16 bytes of the
-    line, its identity in the end; text: the line, for those who quote it."""
+    number: of the line; context and state: canonical JSON; eligible: the index of a decision's eligible arms (keys,
+    in order) in `eligible_sets`; size: the length of the page; source: JSON of what the line calls its policy and
+    belief; history: what it says was known of the visit; candidates: LoggedCandidates, or None; reward: what a line
+    states beside its events; digest: 16 bytes of the line, its identity in the end; text: the line, for those who
+    quote it."""
 
     number: Sequence[int]
     session: Sequence[str]
@@ -70,6 +80,7 @@ class LogColumns:
     request_id: Column = NULL
     source: Column = NULL
     history: Column = NULL
+    candidates: Column = NULL
     reward: Column = NULL
     digest: Sequence[bytes] = ()
     text: Column = NULL

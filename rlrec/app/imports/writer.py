@@ -3,6 +3,7 @@ refused. Each group is a transaction."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import compress
@@ -12,7 +13,7 @@ import numpy as np
 
 from rlrec.app.imports import altered_rewards, conflicts, policies
 from rlrec.app.imports.altered_rewards import AlteredRewards
-from rlrec.app.imports.columns import NULL, LogColumns, distinct, mapped, values
+from rlrec.app.imports.columns import NULL, LogColumns, LoggedCandidates, distinct, mapped, values
 from rlrec.app.imports.layouts.base import RefusedLine, refused
 from rlrec.app.imports.visit_numbers import VisitMoves, VisitNumbers
 from rlrec.app.inputs import canonical
@@ -20,7 +21,7 @@ from rlrec.app.log.splits import splits
 from rlrec.arrays import numbers_in_runs, run_starts
 from rlrec.errors import InputError
 from rlrec.records import Version
-from rlrec.store import Unit, arms, contents, decisions, events, loading, sessions, settings
+from rlrec.store import Unit, arms, candidates, contents, decisions, events, loading, sessions, settings
 from rlrec.store import policies as stored_policies
 from rlrec.store.contents import key_digests
 from rlrec.store.loading import Column, Same
@@ -183,6 +184,8 @@ class GroupWriter:
             "propensity": slots.propensity, "marginal": slots.marginal, "min_propensity": slots.min_propensity,
             "score": slots.score, "censored": slots.censored, "rounded": slots.rounded,
         })  # fmt: skip
+        if rows.candidates != NULL:
+            self._candidates(values(rows.candidates, n), ids, arm_ids)
         self._write("import_line", {
             "policy_id": policy_id if isinstance(policy_id, Same) else _picked(policy_id, group.order),
             "digest": _picked(rows.digest, group.order), "decision_id": _picked(ids, group.order),
@@ -201,12 +204,27 @@ class GroupWriter:
         """Ids of the arms that these rows name; unknown ones are added."""
         keys = set().union(*(rows.eligible_sets[index] for index in distinct(rows.eligible)))
         keys |= {arm for shown in history or () if shown is not None for arm, *_ in shown.entries}
+        for listed in () if rows.candidates == NULL else values(rows.candidates, len(rows)):
+            keys |= set() if listed is None else set(listed.catalogue or ())
         ids = arms.ids(self.unit, keys)
         if new := keys - ids.keys():
             arms.put(self.unit, dict.fromkeys(new, "{}"))
             self.settings = settings.get(self.unit)
             ids |= arms.ids(self.unit, new)
         return ids
+
+    def _candidates(
+        self, lists: Sequence[LoggedCandidates | None], ids: Sequence[int], arm_ids: Mapping[str, int]
+    ) -> None:
+        """The lists of candidates that some rows have."""
+        with_list = [(number, listed) for number, listed in zip(ids, lists, strict=True) if listed is not None]
+        sets = {each.catalogue: tuple(sorted(map(arm_ids.__getitem__, each.catalogue or ()))) for _, each in with_list}
+        set_ids = contents.eligible_sets(self.unit, {arms_of for catalogue, arms_of in sets.items() if catalogue})
+        candidates.add(self.unit, [
+            (number, set_ids.get(sets[each.catalogue]), json.dumps([arm_ids[arm] for arm in each.arms]),
+             json.dumps(each.propensities), each.log_propensity)
+            for number, each in with_list
+        ])  # fmt: skip
 
     def _context_ids(self, rows: LogColumns) -> Mapping[str, int]:
         """Ids of the contexts of these rows; those of the groups before are remembered."""

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from msgspec import Struct, field
 
-from rlrec.app.imports.columns import LogColumns, LoggedEvents, LoggedSlots, transposed
+from rlrec.app.imports.columns import LogColumns, LoggedCandidates, LoggedEvents, LoggedSlots, transposed
 from rlrec.app.imports.layouts.base import Layout, RefusedLine, Source, key, probability, refused
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError
@@ -31,6 +31,7 @@ USUAL = {"version": 1, "experiment": None, "variant": None, "belief_seq": 0}  # 
 ROW = (
     "number", "eligible", "policy", "session", "user", "visit", "step", "at", "context", "state", "size",
     "log_propensity", "seed", "request_id", "source", "history", "reward",
+    "candidates",
 )  # fmt: skip
 
 
@@ -45,6 +46,11 @@ class SlateEntry(Struct, forbid_unknown_fields=True):
     min_propensity: float | None = None
     censored: bool = False
     rounded: bool = False
+
+
+class CandidateEntry(Struct, forbid_unknown_fields=True):
+    arm: str
+    propensity: float
 
 
 class EventEntry(Struct, forbid_unknown_fields=True):
@@ -86,6 +92,9 @@ class DecisionLine(Struct, forbid_unknown_fields=True):
     belief_seq: int | None = None
     events: list[EventEntry] | None = None
     k: int | None = None
+    candidates: list[CandidateEntry] | None = None
+    candidates_log_propensity: float | None = None
+    catalogue: list[str] | None = None
 
 
 class LineSlot(NamedTuple):
@@ -160,6 +169,7 @@ class Jsonl(Layout):
             canonical.text(decision.context), canonical.text(state) if state else "{}", size, log_propensity,
             decision.seed, None if decision.request_id is None else key(decision.request_id, "request_id"),
             _source(decision, policy), shown, None if decision.events is None else decision.reward,
+            _candidates(decision, eligible),
         )  # fmt: skip
         return row, slots, self._events(decision, slots, at), eligible
 
@@ -226,6 +236,31 @@ def _slots(decision: DecisionLine) -> Sequence[LineSlot]:
     if len({slot.arm for slot in slots}) < len(slots):
         raise InputError("an arm is shown twice", field="slate")
     return sorted(slots)
+
+
+def _candidates(decision: DecisionLine, eligible: Sequence[str]) -> LoggedCandidates | None:
+    """The candidates that the slate was ranked from, which are its eligible arms."""
+    if decision.candidates is None:
+        return None
+    listed = [key(entry.arm, f"candidates[{index}].arm") for index, entry in enumerate(decision.candidates)]
+    if sorted(listed) != list(eligible):
+        hint = "`eligible` has the arms that the slate was drawn from, `catalogue` those that the candidates were"
+        raise InputError("the candidates are not the eligible arms, each once", hint=hint, field="candidates")
+    for index, entry in enumerate(decision.candidates):
+        probability(entry.propensity, f"candidates[{index}].propensity")
+    propensities = tuple(entry.propensity for entry in decision.candidates)
+    log_propensity = decision.candidates_log_propensity
+    if log_propensity is not None and log_propensity > 0:
+        raise InputError(f"{log_propensity!r} is the log of no probability", field="candidates_log_propensity")
+    catalogue = (
+        None if decision.catalogue is None else tuple(sorted({key(arm, "catalogue") for arm in decision.catalogue}))
+    )
+    if catalogue is not None and not set(listed) <= set(catalogue):
+        raise InputError("a candidate is not in the catalogue that it was drawn from", field="catalogue")
+    product = min(0.0, sum(map(log, propensities)))
+    return LoggedCandidates(
+        tuple(listed), propensities, product if log_propensity is None else log_propensity, catalogue
+    )  # fmt: skip
 
 
 def _size(decision: DecisionLine, slots: Sequence[LineSlot], eligible: Sequence[str]) -> int:
