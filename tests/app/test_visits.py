@@ -12,7 +12,7 @@ import pytest
 from rlrec.app import feedback, reward, session
 from rlrec.app.log import ended_visits
 from rlrec.app.log.ended_visits import Cutoff, EndedVisits, UnusedVisits
-from rlrec.policy import history
+from rlrec.policy import history, returns
 from rlrec.records import Reward
 from rlrec.store import Store, Unit, bulk, reader
 from rlrec.store.reader import Selection
@@ -85,7 +85,7 @@ def test_the_visits_of_a_session_are_told_apart(shop: Store) -> None:
     found, _ = read(shop, 5 * HALF)
     assert lengths(found) == [2, 3]
     assert [one.per_visit("visit").tolist() for one in found] == [[1, 2]]
-    assert [one.steps.tolist() for one in found] == [[0, 1, 0, 1, 2]]
+    assert [returns.steps(one.start).tolist() for one in found] == [[0, 1, 0, 1, 2]]
 
 
 def test_short_visits_do_not_come_first(shop: Store) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -114,7 +113,11 @@ class Runs:
         """One decision of every run: the reward and whether a visit ended with it, (runs,), and the audience's info."""
         self._beliefs.add_due_rewards(self._steps)
         x = np.column_stack([np.ones(self.shape[0]), self._observed])
-        scores = _scores(self.policy, self._beliefs.belief(), x, self._names)
+        policy, belief = self.policy, self._beliefs.belief()
+        if learns_from_contexts(policy):
+            scores = policy.scores_at(belief, x)
+        else:
+            scores = policy.scores(belief, arms=self._names, context=NOTHING)
         floor = at_positions(self.policy.exploration, 1).item()
         arms = draw_arms(scores, self.shape, floor=floor, rng=self._draws)
         self.shown[self._runs, arms] += 1
@@ -131,13 +134,6 @@ def design(audience: Audience, names: Sequence[str], *, model: str | None) -> De
     arm = {"arm": list(names)} if model in (SHARED, FEATURES) else {}
     context = {"x": {"type": "vector", "length": audience.features}} if audience.features else {}
     return Design(context=Encoder.of({"fields": context}), arm=Encoder.of({"fields": arm}))
-
-
-def _scores(policy: Policy, belief: Belief, x: Array, keys: Sequence[str]) -> Scores:
-    """The scores of each arm in each run, in contexts x (runs, q)."""
-    if learns_from_contexts(policy):
-        return policy.scores_at(belief, x)
-    return policy.scores(belief, arms=keys, context=NOTHING)
 
 
 def draw_arms(scores: Scores, shape: tuple[int, int], *, floor: float, rng: np.random.Generator) -> Index:
@@ -183,6 +179,7 @@ class RunBeliefs:
         self._further = ForgettingSums(policy.forgetting, cells, further) if further else None
         self._delayed: dict[int, list[DelayedReward]] = defaultdict(list)  # by step
         self._names = names
+        self._described: Array | None = None  # the arms' own features, (arms, p)
 
     def belief(self) -> Belief:
         pulls, rewards, squares = self._counts.now.reshape(COUNTS, *self.shape)
@@ -196,15 +193,10 @@ class RunBeliefs:
     def _context_moments(self, packed: Array | None) -> ArmMoments | None:
         if packed is None or not learns_from_contexts(self.policy):
             return None
-        unpacked = solving.unpack(packed, len(self.policy.design.context.names))
-        return replace(unpacked, arm_features=self._described)
-
-    @cached_property
-    def _described(self) -> Array | None:
-        """The arms' own features, (arms, p)."""
-        if not learns_from_contexts(self.policy):
-            return None
-        return self.policy.design.arm.encode([{"arm": name} for name in self._names])
+        design = self.policy.design
+        if self._described is None:
+            self._described = design.arm.encode([{"arm": name} for name in self._names])
+        return replace(solving.unpack(packed, len(design.context.names)), arm_features=self._described)
 
     def add(
         self, arms: Index, reward: Array, x: Array, delay: Array | None, *, propensity: Array | None = None

@@ -26,7 +26,9 @@ def resolve(unit: Unit, references: Collection[str]) -> dict[str, tuple[Version,
     meant: dict[str, tuple[Version, Head] | InputError] = {}
     for reference, (name, number) in parts.items():
         if name not in live:
-            meant[reference] = _unknown_policy(unit, name)
+            names = [policy.name for policy in policies.all_policies(unit)]
+            hint = "`rlrec policy list` shows them, `rlrec policy create` makes one"
+            meant[reference] = unknown("policy", name, names, hint=hint, field="policy")
         elif number is None:
             meant[reference] = live[name]
         elif (name, number) in versions:
@@ -81,12 +83,6 @@ def refuse_running_variant(unit: Unit, version: Version) -> None:
                 f"{version.policy.name} is a variant of the running experiment {experiment.name}",
                 hint=f"stop it with `rlrec experiment stop {experiment.name}`, then start another one",
             )
-
-
-def _unknown_policy(unit: Unit, name: str) -> InputError:
-    names = [policy.name for policy in policies.all_policies(unit)]
-    hint = "`rlrec policy list` shows them, `rlrec policy create` makes one"
-    return unknown("policy", name, names, hint=hint, field="policy")
 
 
 def unknown(

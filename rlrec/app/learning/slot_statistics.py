@@ -96,8 +96,10 @@ class BeliefFold:
         order = np.lexsort((slots.arm_id, bucket)) if bucket.any() else np.argsort(slots.arm_id, kind="stable")
         bucket, slots = bucket[order], slots.take(order)
         starts = run_starts(bucket, slots.arm_id)
-        total: Array | None = None
-        encoded, which = self._contexts(None if context_ids is None else context_ids[order])
+        total, encoded, which = np.zeros((len(starts), self.policy.width)), np.zeros((0, 0)), None
+        if context_ids is not None and learns_from_contexts(self.policy):
+            contexts, which = stored_contexts.distinct_contexts(self.unit, context_ids[order])
+            encoded = self.policy.design.context.encode(contexts)
         # their statistics, a few at a time
         step = max(1, CELLS // self.policy.width)
         for first in range(0, len(slots), step):
@@ -106,19 +108,11 @@ class BeliefFold:
             added = self.policy.statistics(taken)
             if weight is not None:
                 added *= weight[order[some]][:, None]
-            total = np.zeros((len(starts), added.shape[1])) if total is None else total
             begins = starts[(starts > first) & (starts < first + step)] - first
             groups = np.searchsorted(starts, first, side="right") - 1 + np.arange(len(begins) + 1)
             total[groups] += np.add.reduceat(added, np.r_[0, begins], axis=0)
         keys = zip(bucket[starts].tolist(), slots.arm_id[starts].tolist(), strict=True)
-        return {} if total is None else dict(zip(keys, total, strict=True))
-
-    def _contexts(self, ids: Ids | None) -> tuple[Array, Ids | None]:
-        """Encoded contexts and which of them each slot has, where the kind needs them."""
-        if ids is None or not learns_from_contexts(self.policy):
-            return np.zeros((0, 0)), None
-        contexts, which = stored_contexts.distinct_contexts(self.unit, ids)
-        return self.policy.design.context.encode(contexts), which
+        return dict(zip(keys, total, strict=True))
 
 
 def stored_sums(unit: Unit, version: Version, *, ordinal: int) -> Totals:

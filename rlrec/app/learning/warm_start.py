@@ -82,7 +82,8 @@ def refit(unit: Unit, version: Version, *, fresh: bool) -> InitialBelief:
         version, sums, slots, _ = fit_to_log(unit, version, selected)
         names = ("filter", "selection", "last_id", "now", "window_us")
         fitted_to |= {name: record[name] for name in names if name in record} | {"slots": slots}
-    if _expands(version) and not sums:
+    policy = designs.policy_of(version)
+    if is_contextual(policy) and policy.expands and not sums:
         of_policy = Selection(policy_ids=[version.policy.id], first_id=version.since or None, imported=False)
         version = fit_to_log(unit, version, of_policy)[0]
     return InitialBelief(sums=sums, record=fitted_to, parameters=version.parameters)
@@ -135,24 +136,14 @@ def fit_to_log(unit: Unit, version: Version, selected: Selection) -> tuple[Versi
 
 def expand(unit: Unit, version: Version, sums: Totals) -> Version | None:
     """The draft expanded around the weights that these sums give; None where they are its anchor, or it has none."""
-    if not _expands(version) or not sums:
-        return None
     policy = designs.policy_of(version)
-    assert is_contextual(policy)
-    draft = VersionDistribution(version, sums=_rows(sums), prior=(), described=designs.described(unit, version))
+    if not sums or not is_contextual(policy) or not policy.expands:
+        return None
+    rows = [BeliefRow._make((*key, 0, *row[:3].tolist(), row[3:].tobytes())) for key, row in sorted(sums.items())]
+    draft = VersionDistribution(version, sums=rows, prior=(), described=designs.described(unit, version))
     arm_ids = np.unique([arm for _, arm in sums])
     weights = policy.weights(draft.belief(arm_ids, revision=designs.NOW))
     before, anchor = policy.design.anchor, dict(zip(arm_ids.tolist(), weights, strict=True))
     if all(arm in before and np.allclose(before[arm], anchor[arm], atol=CLOSE) for arm in anchor):
         return None
     return replace(version, parameters={**version.parameters, **replace(policy.design, anchor=anchor).to_json()})
-
-
-def _expands(version: Version) -> bool:
-    """Whether the version's model is expanded around weights that a log can move."""
-    policy = designs.policy_of(version)
-    return is_contextual(policy) and policy.expands
-
-
-def _rows(sums: Totals) -> list[BeliefRow]:
-    return [BeliefRow._make((*key, 0, *row[:3].tolist(), row[3:].tobytes())) for key, row in sorted(sums.items())]

@@ -58,11 +58,6 @@ class EndedVisits:
         return self.first[self.start[:-1]]
 
     @property
-    def steps(self) -> Ids:
-        """Step of every decision, from 0, (n,)."""
-        return returns.steps(self.start)
-
-    @property
     def lowest(self) -> Array:
         """Log of the smallest probability that any slate of each decision could have had, (n,): no arm's was smaller at
         any position. NaN where it is not known."""
@@ -71,7 +66,7 @@ class EndedVisits:
 
     def histories(self) -> history.History:
         """The history of the visit at every decision, (n,)."""
-        return history.unpack(self.per_decision("history").tolist(), self.steps)
+        return history.unpack(self.per_decision("history").tolist(), returns.steps(self.start))
 
     def take(self, visits: Flags) -> EndedVisits:
         """Some of the visits."""
