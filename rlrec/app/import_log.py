@@ -147,7 +147,7 @@ class _Import:
             prepared = (PreparedRows.of(rows, salt=self.salt) for rows in file.groups())
             with closing(BackgroundItems(prepared)) as groups:
                 for group in groups:
-                    work = partial(_write, state=state, group=group, file=file)
+                    work = partial(_write, state=state, group=group)
                     state, bad = self.store.write(work, sound=True, repeatable=True)
                     rejected += len(bad)
                     for error, text in bad:
@@ -167,7 +167,5 @@ class _Import:
         return summary
 
 
-def _write(
-    unit: Unit, *, state: ImportState, group: PreparedRows, file: Layout
-) -> tuple[ImportState, list[RefusedLine]]:
-    return GroupWriter(unit, state, session_prefix=file.session_prefix).write(group)
+def _write(unit: Unit, *, state: ImportState, group: PreparedRows) -> tuple[ImportState, list[RefusedLine]]:
+    return GroupWriter(unit, state).write(group)

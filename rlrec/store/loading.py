@@ -10,7 +10,7 @@ from itertools import repeat
 from typing import Any, NamedTuple
 
 from rlrec.store.sessions import Visit
-from rlrec.store.unit import Unit, quoted
+from rlrec.store.unit import Row, Unit, quoted
 
 ROWS = 5_000  # in one statement of SQLite
 VALUES = 32_000  # in one statement of SQLite, which takes 32,766
@@ -77,25 +77,20 @@ def few_lines(unit: Unit, policy_id: int) -> set[bytes] | None:
     return {bytes(row[0]) for row in rows} if len(rows) < FEW else None
 
 
-def stored_sessions(unit: Unit, keys: Sequence[str]) -> set[str]:
+def stored_sessions(unit: Unit, keys: Collection[str]) -> set[str]:
     """The keys, among these, of sessions that are stored."""
+    # Keys that begin with their time mostly lie behind all that are stored. PostgreSQL may order them otherwise.
+    between = "SELECT EXISTS (SELECT 1 FROM session WHERE key BETWEEN ? AND ?)"
+    if not keys or not (unit.postgres or unit.ask_value(between, min(keys), max(keys))):
+        return set()
     chosen = "SELECT key FROM session WHERE key IN (?*)"
-    return {row[0] for portion in _portions(keys) for row in unit.ask(chosen, portion)}
+    return {row[0] for portion in _portions(list(keys)) for row in unit.ask(chosen, portion)}
 
 
-def few_sessions(unit: Unit, prefix: str) -> set[str] | None:
-    """All keys of sessions with this prefix; None where there are FEW or more, or where no index finds them."""
-    if unit.postgres:
-        return None
-    between = "key >= ? AND key < ? || char(1114111)"
-    rows = unit.ask(f"SELECT key FROM session WHERE {between} LIMIT ?", prefix, prefix, FEW)
-    return {row[0] for row in rows} if len(rows) < FEW else None
-
-
-def marks(unit: Unit, policy_ids: Collection[int]) -> tuple[Any, ...]:
-    """Equal only as long as nobody adds a session, or changes one of these policies, which are locked."""
+def marks(unit: Unit, policy_ids: Collection[int]) -> list[Row]:
+    """Equal only as long as nobody changes one of these policies, which are locked."""
     chosen = "SELECT policy_id, seq FROM policy_head WHERE policy_id IN (?*) ORDER BY policy_id"
-    return unit.ask_value("SELECT max(id) FROM session"), *unit.ask(chosen, list(policy_ids))
+    return unit.ask(chosen, list(policy_ids))
 
 
 def _portions(values: Sequence[Any]) -> Iterator[Sequence[Any]]:

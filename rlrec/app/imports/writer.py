@@ -35,9 +35,8 @@ class ImportState:
     """The state of an import between two transactions.
 
     policies: the names of all owners; options: what the command was asked for, noted with its first decisions; run: the
-    id of that note; moves: of visits; contexts: their ids. lines, by policy, and sessions: keys that the store had
-    before this file, None if these are many; they hold as long as nobody but the import adds any, that is, while
-    `marks` are the same."""
+    id of that note; moves: of visits; contexts: their ids. lines: the digests, by policy, that the store had before
+    this file, None if these are many; they hold as long as nobody but the import adds any: `marks` are the same."""
 
     policies: Collection[str]
     options: Mapping[str, Any]
@@ -46,9 +45,8 @@ class ImportState:
     duplicates: int = 0
     altered: AlteredRewards = field(default_factory=AlteredRewards)
     run: int | None = None
-    marks: tuple[Any, ...] = ()
+    marks: Sequence[Any] = ()
     lines: Mapping[int, set[bytes] | None] = field(default_factory=dict)
-    sessions: set[str] | None = None
     contexts: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -81,18 +79,16 @@ class PreparedRows(NamedTuple):
 
 
 class GroupWriter:
-    """The import of a group of rows, in one transaction. session_prefix: of all their session keys, None if unknown."""
+    """The import of a group of rows, in one transaction."""
 
-    def __init__(self, unit: Unit, state: ImportState, *, session_prefix: str | None) -> None:
+    def __init__(self, unit: Unit, state: ImportState) -> None:
         self.unit = unit
         self.owners = {name: self._owner(name) for name in sorted(state.policies)}
         self.ids = {name: owner.policy.id for name, owner in self.owners.items() if isinstance(owner, Version)}
         stored_policies.lock(unit, list(self.ids.values()))
         self.settings = settings.get(unit)
         if state.marks != loading.marks(unit, self.ids.values()):
-            few = None if session_prefix is None else loading.few_sessions(unit, session_prefix)
-            lines = {number: loading.few_lines(unit, number) for number in self.ids.values()}
-            state = replace(state, lines=lines, sessions=few)
+            state = replace(state, lines={number: loading.few_lines(unit, number) for number in self.ids.values()})
         self.state = state
         self.refused: list[RefusedLine] = []
 
@@ -107,7 +103,8 @@ class GroupWriter:
         rows = self._without(group.rows, self._owner_errors(group.rows))
         new = self._new(rows)
         duplicates = self.state.duplicates + len(rows) - len(new)
-        stored = self._stored_sessions(new)
+        keys = loading.stored_sessions(self.unit, set(new.session))
+        stored = sessions.find(self.unit, keys, lock=True) if keys else {}
         new = self._without(new, conflicts.find(self.unit, new, {key: session.user for key, session in stored.items()}))
         if len(new):
             is_complete = len(new) == len(group.rows)
@@ -142,13 +139,6 @@ class GroupWriter:
             stored = loading.stored_lines(self.unit, number, rows.digest) if few is None else few
             rows = rows.without_lines(name, stored)
         return rows
-
-    def _stored_sessions(self, rows: LogColumns) -> dict[str, Session]:
-        """The sessions of these rows that the store has, locked."""
-        keys = set(rows.session)
-        few = self.state.sessions
-        stored = loading.stored_sessions(self.unit, list(keys)) if few is None else few & keys
-        return sessions.find(self.unit, stored, lock=True) if stored else {}
 
     # -- rows of tables --
 

@@ -72,7 +72,6 @@ class Layout(ABC):
 
     headed: ClassVar[bool] = False  # the first line names the columns
     wants_policy: ClassVar[bool] = False
-    session_prefix: str | None = None  # of all session keys, where these are made here
 
     def __init__(self, source: Source, *, policy: str | None, now: int) -> None:
         self.source = source

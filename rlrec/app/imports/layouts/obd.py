@@ -46,7 +46,6 @@ class Obd(Layout):
 
     def __init__(self, source: Source, *, policy: str | None, now: int) -> None:
         super().__init__(source, policy=policy, now=now)
-        self.session_prefix = f"{policy}/"
         self._items: set[str] = set()
         self._size = 0
         self._eligible: tuple[str, ...] = ()
