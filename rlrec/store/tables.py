@@ -56,7 +56,10 @@ def _partial(name: str, column: str, *, where: str, unique: bool = False) -> Ind
 
 
 def _table(name: str, *parts: Column[Any] | sa.Constraint | Index, rowid: bool = True) -> sa.Table:
-    return sa.Table(name, metadata, *parts, sqlite_strict=True, sqlite_with_rowid=rowid)
+    """A table of these parts, behind an `id` where none of its columns is a key."""
+    keyed = any(isinstance(part, Column) and part.primary_key for part in parts)
+    every = parts if keyed else (Column("id", BIG, primary_key=True), *parts)
+    return sa.Table(name, metadata, *every, sqlite_strict=True, sqlite_with_rowid=rowid)
 
 
 def _ref(name: str, target: str, *, null: bool = False, key: bool = False) -> Column[Any]:
@@ -87,7 +90,6 @@ settings = _table(
 # Who changed what, when: commands that import, define, freeze, promote. Never a single recommend or feedback.
 run = _table(
     "run",
-    Column("id", BIG, primary_key=True),
     *_columns(TEXT, "command", "options"),
     Column("at", BIG, nullable=False),
     Column("result", TEXT),
@@ -96,7 +98,6 @@ run = _table(
 # The catalogue as it is today. features: canonical JSON; retired_at: null while the arm may be served.
 arm = _table(
     "arm",
-    Column("id", BIG, primary_key=True),
     *_columns(TEXT, "key", "features"),
     Column("added_at", BIG, nullable=False),
     Column("retired_at", BIG),
@@ -119,7 +120,6 @@ arm_history = _table(
 # Content-addressed: an eligible set is the ascending JSON array of its arm ids; a context is its canonical JSON.
 eligible_set = _table(
     "eligible_set",
-    Column("id", BIG, primary_key=True),
     Column("digest", BYTES, nullable=False),
     Column("size", BIG, nullable=False),
     Column("arms", TEXT, nullable=False),
@@ -128,7 +128,6 @@ eligible_set = _table(
 )
 context = _table(
     "context",
-    Column("id", BIG, primary_key=True),
     Column("digest", BYTES, nullable=False),
     Column("body", TEXT, nullable=False),
     UniqueConstraint("digest"),
@@ -137,7 +136,6 @@ context = _table(
 # Reward definitions; they never change. weights: by event kind, JSON (see `policies._terms`).
 reward = _table(
     "reward",
-    Column("id", BIG, primary_key=True),
     *_columns(TEXT, "name", "weights"),
     Column("window_us", BIG, nullable=False),
     Column("default_value", REAL, nullable=False),
@@ -147,9 +145,7 @@ reward = _table(
     UniqueConstraint("name"),
     CheckConstraint("window_us >= 0", name="window_positive"),
     CheckConstraint("clip_low <= clip_high", name="clip_order"),
-    _finite("default_value"),
-    _finite("clip_low"),
-    _finite("clip_high"),
+    *map(_finite, ("default_value", "clip_low", "clip_high")),
     _choice("learn", "served", "settled"),
     _choice("late", "count", "ignore"),
 )
@@ -157,7 +153,6 @@ reward = _table(
 # A policy never changes. A variant of an experiment is a policy too (`POLICY@EXPERIMENT/VARIANT`, with its base).
 policy = _table(
     "policy",
-    Column("id", BIG, primary_key=True),
     *_columns(TEXT, "name", "kind", "params", "definition"),
     _ref("base_id", "policy", null=True),
     Column("created_at", BIG, nullable=False),
@@ -169,7 +164,6 @@ policy = _table(
 # drawn under the head's lock, so within one policy they are in order of commit and of time); null: every one.
 version = _table(
     "version",
-    Column("id", BIG, primary_key=True),
     _ref("policy_id", "policy"),
     Column("number", BIG, nullable=False),
     Column("status", TEXT, nullable=False),
@@ -196,7 +190,6 @@ policy_head = _table(
 # Every promotion of a version, and which version was live before it; rolled_back_at: null while it stands.
 promotion = _table(
     "promotion",
-    Column("id", BIG, primary_key=True),
     _ref("policy_id", "policy"),
     _ref("version_id", "version"),
     _ref("previous_id", "version"),
@@ -265,7 +258,6 @@ lease = _table(
 # figures.
 users = _table(
     "users",
-    Column("id", BIG, primary_key=True),
     Column("key", TEXT, nullable=False),
     Column("digest", BIG),
     UniqueConstraint("key"),
@@ -275,7 +267,6 @@ users = _table(
 # gate. digest: as of users.
 session = _table(
     "session",
-    Column("id", BIG, primary_key=True),
     Column("key", TEXT, nullable=False),
     _ref("user_id", "users", null=True),
     Column("split", SMALL, nullable=False),
@@ -305,7 +296,6 @@ visit = _table(
 # creation.
 experiment = _table(
     "experiment",
-    Column("id", BIG, primary_key=True),
     *_columns(TEXT, "name", "unit", "salt", "status", "definition"),
     Column("created_at", BIG, nullable=False),
     Column("stopped_at", BIG),
@@ -316,7 +306,6 @@ experiment = _table(
 # The variants of an experiment, each with a policy of its own and a share of the units.
 variant = _table(
     "variant",
-    Column("id", BIG, primary_key=True),
     _ref("experiment_id", "experiment"),
     Column("label", TEXT, nullable=False),
     _ref("policy_id", "policy"),
@@ -327,7 +316,6 @@ variant = _table(
 # The variant of each unit, a user or a session as the experiment says; it stays for ever.
 assignment = _table(
     "assignment",
-    Column("id", BIG, primary_key=True),
     _ref("experiment_id", "experiment"),
     _ref("user_id", "users", null=True),
     _ref("session_id", "session", null=True),
@@ -345,7 +333,6 @@ assignment = _table(
 # (`policy/history.py`); null where it is not stored (imported, or older).
 decision = _table(
     "decision",
-    Column("id", BIG, primary_key=True),
     _ref("policy_id", "policy"),
     _ref("version_id", "version"),
     Column("belief_seq", BIG, nullable=False),
@@ -389,12 +376,10 @@ slot = _table(
     *_columns(REAL, "propensity", "marginal", "min_propensity", "score", null=True),
     *_columns(SMALL, "censored", "rounded"),
     CheckConstraint("position > 0", name="position_positive"),
-    _probability("propensity"),
-    _probability("marginal"),
+    *map(_probability, ("propensity", "marginal")),
     CheckConstraint("min_propensity >= 0 AND min_propensity <= 1", name="min_propensity_range"),
     _finite("score"),
-    _flag("censored"),
-    _flag("rounded"),
+    *map(_flag, ("censored", "rounded")),
     rowid=False,
 )
 
@@ -451,7 +436,6 @@ candidate_list = _table(
 # never change. options: of the command; positions: the curve, JSON; report: how it was estimated, JSON.
 position_curve = _table(
     "position_curve",
-    Column("id", BIG, primary_key=True),
     Column("name", TEXT, nullable=False),
     *_columns(BIG, "number", "created_at"),
     _ref("reward_id", "reward"),
