@@ -129,15 +129,9 @@ def weights(batch: LogBatch) -> Weights:
 
 
 def weight_diagnostics(
-    weight: Array,
-    *,
-    weighted_reward: Array,
-    not_default: Flags,
-    largest: float,
-    bound: float,
-    unsupported: Array | None,
-    left_out: int,
-) -> Weights:
+    weight: Array, *, weighted_reward: Array, not_default: Flags, largest: float, bound: float,
+    unsupported: Array | None, left_out: int,
+) -> Weights:  # fmt: skip
     """Diagnostics of rows that can be weighed, (n,) each; unsupported: of any rows."""
     size, nonzero = np.abs(weighted_reward), int(np.count_nonzero(weighted_reward))
     mass = unsupported if unsupported is not None else np.empty(0)

@@ -90,15 +90,9 @@ class Ridge:
         return (hash_bits(cluster, salt=_SALT) % np.uint64(self.folds)).astype(np.int64)
 
     def sums(
-        self,
-        reward: Array,
-        arm: Ids,
-        *,
-        position: Ids,
-        cluster: Ids,
-        context: Array | None = None,
+        self, reward: Array, arm: Ids, *, position: Ids, cluster: Ids, context: Array | None = None,
         code: Ids | None = None,
-    ) -> RidgeSums:
+    ) -> RidgeSums:  # fmt: skip
         """Sums of one batch. arm (n,) from 0; position (n,) from 1; context (m, features) dense numbers; code (n,):
         index of a row's context, the row's own index by default.
         Raises InputError if an arm, a position or the shape of the context is out of range."""

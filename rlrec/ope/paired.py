@@ -58,15 +58,9 @@ class Minus:
 
 
 def difference(
-    partial: SessionPartial,
-    against: SessionPartial,
-    *,
-    estimator: SessionEstimator,
-    alpha: float = 0.025,
-    extra_reasons: tuple[str, ...] = (),
-    seed: int = 0,
-    replicates: int = intervals.REPLICATES,
-) -> PairedDifference:
+    partial: SessionPartial, against: SessionPartial, *, estimator: SessionEstimator, alpha: float = 0.025,
+    extra_reasons: tuple[str, ...] = (), seed: int = 0, replicates: int = intervals.REPLICATES,
+) -> PairedDifference:  # fmt: skip
     """`partial` minus `against`: one `SessionFold` over the same visits for two targets.
     alpha: chance of each bound to be on the wrong side, in (0, 0.5); extra_reasons: as in `FinishOptions`
     Raises InputError for an alpha out of range, ValueError for partials of different visits."""

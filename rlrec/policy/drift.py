@@ -179,14 +179,9 @@ class PageHinkley:
     """
 
     def __init__(
-        self,
-        *,
-        min_instances: int = 30,
-        delta: float = 0.01,
-        threshold: float = 50.0,
-        alpha: float = 1.0,
+        self, *, min_instances: int = 30, delta: float = 0.01, threshold: float = 50.0, alpha: float = 1.0,
         direction: str = "both",
-    ) -> None:
+    ) -> None:  # fmt: skip
         between("min_instances", min_instances, 1, LIMIT)
         between("delta", delta, 0, LIMIT)
         between("threshold", threshold, 0, LIMIT)

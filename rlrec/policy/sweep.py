@@ -27,16 +27,9 @@ class ContinuousOrder(DrawnOrder):
     earlier order, whose table is brought up to date where its nodes are right for these scores."""
 
     def __init__(
-        self,
-        density: DensityOf,
-        first: Array,
-        second: Array,
-        *,
-        positions: int,
-        refine: int = 1,
-        origin: float = 0.0,
+        self, density: DensityOf, first: Array, second: Array, *, positions: int, refine: int = 1, origin: float = 0.0,
         before: Order | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.density, self.origin = density, origin
         self._first, self._second = first.copy(), second.copy()  # whoever changes them in place is noticed
         self._positions, self._refine = positions, refine
