@@ -57,7 +57,7 @@ def _partial(name: str, column: str, *, where: str, unique: bool = False) -> Ind
 
 def _table(name: str, *parts: Column[Any] | sa.Constraint | Index, rowid: bool = True) -> sa.Table:
     """A table of these parts, behind an `id` where none of its columns is a key."""
-    keyed = any(isinstance(part, Column) and part.primary_key for part in parts)
+    keyed = any(isinstance(column, Column) and column.primary_key for column in parts)
     every = parts if keyed else (Column("id", BIG, primary_key=True), *parts)
     return sa.Table(name, metadata, *every, sqlite_strict=True, sqlite_with_rowid=rowid)
 
