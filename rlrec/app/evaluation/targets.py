@@ -11,7 +11,7 @@ from rlrec.app.distributions import designs, exact
 from rlrec.app.inputs import lookup
 from rlrec.app.log import lineage
 from rlrec.arrays import Flags, Words
-from rlrec.errors import InputError, suggest
+from rlrec.errors import InputError
 from rlrec.policy.two_stage import ranking_seeds
 from rlrec.records import Reward
 from rlrec.store import Unit, policies
@@ -101,8 +101,7 @@ def _unknown(unit: Unit, name: str, error: InputError) -> InputError:
     if error.message.startswith("unknown policy"):
         names = [*BUILT_IN, *(policy.name for policy in policies.all_policies(unit))]
         wanted = lookup.split(name)[0]
-        hint = suggest(wanted, names) or f"a target is a policy, NAME@V or {', '.join(BUILT_IN)}"
-        return InputError(f"unknown target {wanted!r}", hint=hint)
+        return lookup.unknown("target", wanted, names, hint=f"a target is a policy, NAME@V or {', '.join(BUILT_IN)}")
     return InputError(error.message, hint=error.hint)
 
 

@@ -69,8 +69,8 @@ def curve(unit: Unit, reference: str) -> curves.Curve:
     named = curves.by_name(unit, reference)
     if named is None:
         names = [curve.reference for curve in curves.every(unit)]
-        hint = suggest(reference, [*names, *(name.partition("@")[0] for name in names)])
-        raise InputError(f"unknown position curve {reference!r}", hint=hint or "`rlrec position list` shows them")
+        names += [name.partition("@")[0] for name in names]
+        raise unknown("position curve", reference, names, hint="`rlrec position list` shows them")
     return named
 
 
