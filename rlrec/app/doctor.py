@@ -11,7 +11,7 @@ from rlrec.app.audit import beliefs, clock, dangling, propensities, requests, vi
 from rlrec.app.audit.arm_counts import ArmCounts
 from rlrec.app.audit.examination import Examination
 from rlrec.app.audit.exploration import Entropy, Starving
-from rlrec.app.audit.findings import Finding, Findings
+from rlrec.app.audit.findings import UNREADABLE, Finding, Findings
 from rlrec.app.audit.overdue import Outage, Rounded, overdue
 from rlrec.app.audit.propensities import ALL, Joint
 from rlrec.app.audit.reward_drift import RewardDrift
@@ -60,9 +60,22 @@ class Report:
 
 
 def doctor(store: Store, request: Request) -> Report:
-    """Look at everything in one snapshot; nothing is changed."""
+    """Look at everything in one snapshot; nothing is changed. Damage of the file that ends the audit is a finding."""
+    findings, checked = Findings(), {name: 0 for _, name in CHECKS.values()}
+    for complaint in store.complaints():
+        findings.error("dangling", "file", f"SQLite says: {complaint}")
+    try:
+        checked |= _audit(store, request, findings)
+    except UNREADABLE as error:
+        if not findings.count("error"):
+            raise
+        findings.error("dangling", "file", f"the audit could not go on: {error}")
+    return Report(ok=findings.count("error") == 0, findings=findings.listed(), checked=checked)
+
+
+def _audit(store: Store, request: Request, findings: Findings) -> dict[str, int]:
+    """How much was looked at, by name."""
     with store.read() as unit, bulk.alongside(unit):
-        findings = Findings()
         counts = audit.counts(unit)
         catalogue = arms.every(unit)
         if store.now is None:
@@ -79,8 +92,7 @@ def doctor(store: Store, request: Request) -> Report:
         with findings.unreadable("propensities", "store"):
             derived = _propensities(unit, request, findings)
     checked = {COUNTED.get(table, f"{table}s"): count for table, count in counts.items()}
-    checked |= {"propensities": derived, "shown": tested}
-    return Report(ok=findings.count("error") == 0, findings=findings.listed(), checked=checked)
+    return checked | {"propensities": derived, "shown": tested}
 
 
 def _policy(unit: Unit, policy: StoredPolicy, findings: Findings, catalogue: Sequence[Arm]) -> int:

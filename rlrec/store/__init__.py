@@ -49,6 +49,17 @@ class Store:
         with self._truthful(), engine.transaction(self.engine, write=False, where=self.where) as connection:
             yield self._unit(connection)
 
+    def complaints(self) -> list[str]:
+        """What SQLite finds wrong in its file, readable or not; PostgreSQL has no such check."""
+        if self.engine.dialect.name != "sqlite":
+            return []
+        try:
+            with engine.transaction(self.engine, write=False, where=self.where) as connection:
+                lines = connection.exec_driver_sql("PRAGMA quick_check(50)").scalars()
+                return [" ".join(line.split()) for line in lines if line != "ok"]
+        except engine.CorruptFile as error:
+            return [error.message]
+
     def write(self, work: Callable[[Unit], T], *, sound: bool = False, repeatable: bool = False) -> T:
         """The result of `work`, in one transaction; done anew as a whole where the database asks for that.
         sound: every row that `work` writes names rows that it read or wrote itself, and it deletes none. SQLite then

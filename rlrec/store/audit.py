@@ -318,13 +318,6 @@ def open_visits(unit: Unit, first: int, last: int) -> list[OpenVisit]:
     return unit.select(OpenVisit, f"visit WHERE session_id BETWEEN ? AND ? AND {going_on}", first, last)
 
 
-def integrity(unit: Unit) -> list[str]:
-    """Complaints of SQLite about its own file; PostgreSQL has no such check."""
-    if unit.postgres:
-        return []
-    return [" ".join(row[0].split()) for row in unit.rows(sa.text(f"PRAGMA quick_check({MOST})")) if row[0] != "ok"]
-
-
 class Key(NamedTuple):
     """The key of a user or a session (`owner`) and its digest."""
 

@@ -335,6 +335,22 @@ BENT: dict[str, tuple[list[str], str, str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("table", ["arm", "visit", "belief", "decision", "rlrec_version", None])
+def test_a_file_with_overwritten_pages_has_the_findings_of_sqlite(sqlite_db: str, table: str | None) -> None:
+    run = runner(sqlite_db)
+    for words in (["arm", "add", "a"], ["policy", "create", "p", "--kind", "ucb"]):
+        done(run(*words))
+    done(run("recommend", "--policy", "p", "--session", "s"))
+    size, page = sql(sqlite_db, f"SELECT 4096, max(rootpage) FROM sqlite_master WHERE name = '{table}'")[0]
+    content = bytearray(Path(sqlite_db).read_bytes())
+    start, end = (100, size) if page is None else ((page - 1) * size, page * size)  # without a table that of the schema
+    content[start:end] = b"\xff" * (end - start)
+    Path(sqlite_db).write_bytes(content)
+    report = run("doctor", "--json")
+    assert report.exit_code == 3
+    assert any(one["subject"] == "file" and "SQLite says" in one["detail"] for one in report.json["findings"])
+
+
 ALSO_ON_POSTGRES = [
     "moments cut",
     "head's ordinal",

@@ -58,8 +58,6 @@ def check(unit: Unit, *, findings: Findings) -> None:
     _assignments(unit, findings)
     _catalogue(unit, findings)
     _json(unit, findings)
-    for complaint in audit.integrity(unit):
-        findings.error(CHECK, "file", f"SQLite says: {complaint}")
     if (timeout := settings.get(unit).session_timeout_us) > LONGEST_TIMEOUT_US:
         findings.error(CHECK, "settings", f"no visit ends: its timeout is {timeout / DAY_US:,.0f} days")
 
