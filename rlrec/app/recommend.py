@@ -22,6 +22,8 @@ from rlrec.app.serving.visit_history import HistoryReader
 from rlrec.errors import InputError, StoreBusy
 from rlrec.policy.forgetting import Forgetting
 from rlrec.store import Store, Unit, arms, candidates, contents, decisions, policies, settings
+from rlrec.store.engine import NotUnique
+from rlrec.store.sessions import check_steps
 from rlrec.store.unit import Row
 from rlrec.times import written
 
@@ -79,6 +81,10 @@ def recommend_group(
             answers = store.write(write, repeatable=True) if planned or also is not None else {}
         except RequestIdTaken:
             continue
+        except NotUnique:
+            with store.read() as unit:
+                check_steps(unit, {plan.request.session for plan in planned.values()})
+            raise
         except Unordered:  # a policy that came into being after the snapshot
             lock_all = True
             continue

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import sqlalchemy as sa
 
-from rlrec.errors import InputError, OutcomeUnknown, RlrecError, StoreBusy
+from rlrec.errors import InputError, OutcomeUnknown, StoreBusy
 from rlrec.store import decisions, engine, schema
 from rlrec.store.unit import Unit
 
@@ -50,7 +50,7 @@ class Store:
             yield self._unit(connection)
 
     def complaints(self) -> list[str]:
-        """What SQLite finds wrong in its file, readable or not; PostgreSQL has no such check."""
+        """Complaints of SQLite about its file, readable or not; PostgreSQL has no such check."""
         if self.engine.dialect.name != "sqlite":
             return []
         try:
@@ -86,7 +86,7 @@ class Store:
                 reason = error
                 time.sleep(random.uniform(0, 0.02) * 2**attempt)
         if reason.state == engine.UNIQUE:  # other writers would have been seen by now
-            raise RlrecError(f"the store {self.where} failed: {str(reason)[:300]}")
+            raise engine.NotUnique(f"the store {self.where} failed: {str(reason)[:300]}")
         raise StoreBusy(f"the store {self.where} is busy: {ATTEMPTS} tries met other writers", hint=engine.RETRY_HINT)
 
     def analyse(self) -> None:

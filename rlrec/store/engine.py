@@ -55,6 +55,10 @@ class CorruptFile(RlrecError):
     """SQLite cannot read its file."""
 
 
+class NotUnique(RlrecError):
+    """A new row has a key that another one has."""
+
+
 class Retry(Exception):
     """The database asks for the whole transaction again. `state`: why, as PostgreSQL codes it."""
 
@@ -236,6 +240,8 @@ def _sqlite_error(error: BaseException | None, *, where: str) -> Exception:
         return RlrecError(f"the store {where} cannot be written", hint="check who owns the file and its folder")
     if name == "SQLITE_NOTADB":
         return RlrecError(f"{where} is not a database", hint="give another path with --db")
+    if name == "SQLITE_CONSTRAINT_UNIQUE":
+        return NotUnique(f"the store {where} failed: {message}")
     if name.startswith("SQLITE_CORRUPT"):
         return CorruptFile(f"the store {where} failed: {message}", hint="`rlrec doctor` says where the file is damaged")
     return RlrecError(f"the store {where} failed: {message}")

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from rlrec.store.contents import key_digest
-from rlrec.store.unit import StoredRows, Unit
+from rlrec.store.unit import StoredRows, Unit, damaged
 
 
 class Session(NamedTuple):
@@ -175,3 +175,12 @@ def oldest_running(unit: Unit, *, timeout_us: int, window_us: int, since: int) -
 def any_user(unit: Unit) -> bool:
     """Whether some session has a user."""
     return unit.ask_row("SELECT id FROM session WHERE user_id IS NOT NULL LIMIT 1") is not None
+
+
+def check_steps(unit: Unit, keys: Collection[str]) -> None:
+    """Raises RlrecError where a visit of these sessions counts fewer steps than its decisions have."""
+    joined = (
+        "decision d JOIN session s ON s.id = d.session_id JOIN visit v ON v.session_id = s.id AND v.number = d.visit"
+    )
+    if key := unit.ask_value(f"SELECT s.key FROM {joined} WHERE d.step >= v.steps AND s.key IN (?*) LIMIT 1", keys):
+        raise damaged(f"a visit of session {key!r} counts fewer steps than its decisions have")

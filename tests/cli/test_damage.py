@@ -8,6 +8,7 @@ from contextlib import closing
 
 import pytest
 
+from rlrec.store import Store
 from tests.conftest import Run, filled, runner
 
 ASK = ("recommend", "--session", "s", "--context", '{"x": 1}', "--json")
@@ -26,6 +27,18 @@ def stocked(db: str) -> None:
         run("policy", "create", policy, "--kind", kind)
         decision = run(*ASK, "--policy", policy, "--request-id", policy, "--seed", 2).json["decision_id"]
         run("feedback", decision, "click")
+
+
+@pytest.mark.parametrize("change", ["UPDATE visit SET steps = 0", "UPDATE decision SET step = 1"])
+def test_a_session_whose_steps_are_damaged_is_named(run: Run, store: Store, change: str) -> None:
+    run("arm", "add", "a"), run("policy", "create", "home", "--kind", "uniform")
+    run("recommend", "--policy", "home", "--session", "s")
+    store.write(lambda unit: unit.tell(change))
+    said = run("recommend", "--policy", "home", "--session", "s")
+    assert said.exit_code == 1
+    assert said.stderr.startswith("Error: the store is damaged: a visit of session 's' counts fewer steps than its")
+    assert "rlrec doctor" in said.stderr
+    assert said.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
