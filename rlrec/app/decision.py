@@ -206,16 +206,13 @@ class DerivedDecision:
         features = {arm: _named(MEMORY, row) for arm, row in rows}
         return [
             {
-                "arm": self.keys[int(self.arms[column])],
-                "pulls": float(belief.pulls[column]),
-                "reward_sum": float(belief.reward_sum[column]),
-                "mean": finite_or_none(mean[column]),
-                "score": scores[column],
-                "probabilities": self.conditional[:, column].tolist(),
+                "arm": self.keys[int(self.arms[column])], "pulls": float(belief.pulls[column]),
+                "reward_sum": float(belief.reward_sum[column]), "mean": finite_or_none(mean[column]),
+                "score": scores[column], "probabilities": self.conditional[:, column].tolist(),
                 **({} if state is None else {"seen": features.get(int(self.arms[column]), {})}),
             }
             for column in order.tolist()
-        ]
+        ]  # fmt: skip
 
 
 def _named(names: Sequence[str], values: Array) -> dict[str, float]:

@@ -207,17 +207,14 @@ def _summary(unit: Unit, experiment: Experiment) -> ExperimentSummary:
         "unit": experiment.unit,
         "variants": [
             {
-                "variant": variant.label,
-                "policy": serving[variant.id].policy.display_name,
-                "version": serving[variant.id].number,
-                "learns": serving[variant.id].learning,
-                "weight": shares[variant.id],
+                "variant": variant.label, "policy": version.policy.display_name, "version": version.number,
+                "learns": version.learning, "weight": shares[variant.id],
             }
-            for variant in experiment.variants
+            for variant, version in ((variant, serving[variant.id]) for variant in experiment.variants)
         ],
         "created_at": written(experiment.created_at),
         "stopped_at": None if experiment.stopped_at is None else written(experiment.stopped_at),
-    }
+    }  # fmt: skip
 
 
 def _versions(unit: Unit, experiment: Experiment) -> dict[int, Version]:
@@ -258,25 +255,21 @@ def show(store: Store, name: str, *, reward: str | None = None, level: float = 0
         "unit": experiment.unit,
         "variants": [
             {
-                "variant": variant.label,
-                "policy": serving[variant.id].policy.display_name,
-                "weight": shares[variant.id],
-                "units": assigned.get(variant.id, 0),
+                "variant": variant.label, "policy": serving[variant.id].policy.display_name,
+                "weight": shares[variant.id], "units": assigned.get(variant.id, 0),
                 **_earnings(*means[variant.id], level),
             }
             for variant in experiment.variants
         ],
         "differences": [
             {
-                "variant": other.label,
-                "against": baseline.label,
+                "variant": other.label, "against": baseline.label,
                 **_finite(asdict(comparison.difference(means[other.id][0], means[baseline.id][0], level=level))),
             }
             for other in others
         ],
-        "sample_ratio": _finite({"chi2": chi2, "p_value": p_value}),
-        "holdout": uniform,
-    }
+        "sample_ratio": _finite({"chi2": chi2, "p_value": p_value}), "holdout": uniform,
+    }  # fmt: skip
 
 
 def _definition(

@@ -262,24 +262,18 @@ class Census:
             np.flatnonzero(total.eligible).tolist(), key=lambda row: (-total.realised[row], table.rank[row])
         )
         result: Result = {
-            "decisions": total.decisions,
-            "slots": total.slots,
-            "reward": self.reward.name,
-            "curve": None,
+            "decisions": total.decisions, "slots": total.slots, "reward": self.reward.name, "curve": None,
             "arms": [
                 {
-                    "arm": table.keys[int(table.ids[row])],
-                    "expected": finite_or_none(total.expected[row]),
-                    "realised": int(total.realised[row]),
-                    "rate": finite_or_none(rate[row]),
-                    "lower": finite_or_none(lower[row]),
-                    "upper": finite_or_none(upper[row]),
+                    "arm": table.keys[int(table.ids[row])], "expected": finite_or_none(total.expected[row]),
+                    "realised": int(total.realised[row]), "rate": finite_or_none(rate[row]),
+                    "lower": finite_or_none(lower[row]), "upper": finite_or_none(upper[row]),
                     "age_days": (self.evaluation.now - int(self.added_at[row])) / DAY_US,
                 }
                 for row in listed
             ],
             "catalogue": _figures(total, popularity),
-        }
+        }  # fmt: skip
         if self.by_day:
             result["days"] = [
                 {

@@ -217,23 +217,14 @@ def show(store: Store, reference: str, context: Mapping[str, Any] | None = None)
         rows = zip(_beliefs(unit, version, context), weighted, strict=True)
         listed = [belief | weighed for belief, weighed in rows]
         return {
-            "policy": summary["policy"],
-            "version": summary["version"],
-            "kind": summary["kind"],
-            "params": summary["params"],
-            "reward": summary["reward"],
-            "arms": listed,
-            "status": summary["status"],
-            "versions": summary["versions"],
-            **_features(version),
-            "live": live.number,
-            "drift": _drift(unit, version),
-            "learned_from": dict(version.learned_from),
-            "training": policies.report(unit, version.id),
-            "created_at": written(version.created_at),
+            "policy": summary["policy"], "version": summary["version"], "kind": summary["kind"],
+            "params": summary["params"], "reward": summary["reward"], "arms": listed, "status": summary["status"],
+            "versions": summary["versions"], **_features(version), "live": live.number,
+            "drift": _drift(unit, version), "learned_from": dict(version.learned_from),
+            "training": policies.report(unit, version.id), "created_at": written(version.created_at),
             "version_list": [_listed(other, head) for other in policies.versions(unit, [version.policy.id])],
             "exposure": {"served": _spread(listed, "served"), "now": _spread(listed, "probability")},
-        }
+        }  # fmt: skip
 
 
 def _listed(version: Version, head: Head) -> PolicyVersion:
@@ -297,16 +288,13 @@ def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[d
     weights = _weights(distribution, belief)
     return [
         {
-            "arm": arm.key,
-            "status": "active" if arm.retired_at is None else "retired",
-            "served": served.get(arm.id, 0),
-            "pulls": _number(belief.pulls[row]),
+            "arm": arm.key, "status": "active" if arm.retired_at is None else "retired",
+            "served": served.get(arm.id, 0), "pulls": _number(belief.pulls[row]),
             "reward_sum": _number(belief.reward_sum[row]),
-            **{name: finite_or_none(column[row]) for name, column in figures.items()},
-            **weights[row],
+            **{name: finite_or_none(column[row]) for name, column in figures.items()}, **weights[row],
         }
         for row, arm in enumerate(catalogue)
-    ]
+    ]  # fmt: skip
 
 
 def _interval(

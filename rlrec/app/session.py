@@ -144,12 +144,9 @@ def _step(
         for entry, slot in zip(answer["slate"], decision.slots, strict=True)
     ]
     fields = {
-        **answer,
-        "context": parse(context, f"context of decision {answer['decision_id']}"),
-        "slate": slate,
-        "events": decision_json.events(stored),
-        "reward": reward_of(reward, decision, counted, position=None),
-    }
+        **answer, "context": parse(context, f"context of decision {answer['decision_id']}"), "slate": slate,
+        "events": decision_json.events(stored), "reward": reward_of(reward, decision, counted, position=None),
+    }  # fmt: skip
     return cast(Step, {name: fields[name] for name in Step.__annotations__ if name in fields})
 
 

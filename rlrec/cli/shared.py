@@ -178,12 +178,9 @@ class Refusals:
         import json
 
         row = {
-            "line": error.line,
-            "error": error.message,
-            "field": error.field,
-            "text": text.decode(errors="backslashreplace"),
-            "file": settings().source or "",
-        }
+            "line": error.line, "error": error.message, "field": error.field,
+            "text": text.decode(errors="backslashreplace"), "file": settings().source or "",
+        }  # fmt: skip
         self.file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
         self.count += 1
 
