@@ -63,6 +63,10 @@ class _Command(click.Command):
     "--reward-model", type=MODEL, metavar="FILE",
     help="CSV arm,reward (or value,arm,reward) for estimators with a model q [default: fitted on the log].",
 )  # fmt: skip
+@click.option(
+    "--position", metavar="CURVE",
+    help="Let the model q of dm and dr be attraction of the arm x examination of the position, by this curve.",
+)  # fmt: skip
 @click.option("--reward-model-by", metavar="FIELD", help="The field of the context that `value` in the file means.")
 @click.option(
     "--target-samples", type=Integer(0), default=1_000, show_default=True, metavar="N",

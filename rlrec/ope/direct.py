@@ -91,10 +91,10 @@ class Ridge:
 
     def sums(
         self, reward: Array, arm: Ids, *, position: Ids, cluster: Ids, context: Array | None = None,
-        code: Ids | None = None,
+        code: Ids | None = None, weight: Array | None = None,
     ) -> RidgeSums:  # fmt: skip
         """Sums of one batch. arm (n,) from 0; position (n,) from 1; context (m, features) dense numbers; code (n,):
-        index of a row's context, the row's own index by default.
+        index of a row's context, the row's own index by default; weight (n,): of a row's squared error, 1 by default.
         Raises InputError if an arm, a position or the shape of the context is out of range."""
         self._check(arm, position, context, code)
         # counts and rewards of every (fold, arm)
@@ -102,7 +102,7 @@ class Ridge:
         shape = (self.folds, self.arms)
         count, rewards = (
             np.bincount(cell, weights=values, minlength=self.folds * self.arms).reshape(shape).astype(np.float64)
-            for values in (None, reward)
+            for values in (weight, reward if weight is None else weight * reward)
         )
         k, d = self.folds, 1 + self.positions + self.features
         cross, gram, answer = np.zeros((k, self.arms, d)), np.zeros((k, d, d)), np.zeros((k, d))
@@ -111,13 +111,18 @@ class Ridge:
         order = np.argsort(cell.astype(np.min_scalar_type(self.folds * self.arms)), kind="stable")
         for start in range(0, len(order), _BLOCK):
             rows = order[start : start + _BLOCK]
-            self._add(sums, cell[rows], self._columns(position, context, code, rows), reward[rows])
+            columns = self._columns(position, context, code, rows)
+            self._add(sums, cell[rows], columns, reward[rows], None if weight is None else weight[rows])
         return sums
 
-    def _add(self, sums: RidgeSums, cell: Ids, others: Array, reward: Array) -> None:
+    def _add(self, sums: RidgeSums, cell: Ids, others: Array, reward: Array, weight: Array | None) -> None:
         """Add rows that lie in order of their cells, fold by fold and arm by arm."""
         starts = run_starts(cell)
-        sums.cross.reshape(-1, others.shape[1])[cell[starts]] += np.add.reduceat(others, starts, axis=0)
+        if weight is not None:  # the least squares of rows that are scaled by its root
+            root = np.sqrt(weight)
+            others, reward = others * root[:, None], reward * root
+        weighted = others if weight is None else others * root[:, None]
+        sums.cross.reshape(-1, others.shape[1])[cell[starts]] += np.add.reduceat(weighted, starts, axis=0)
         ends = np.searchsorted(cell, np.arange(self.folds + 1) * self.arms)
         for fold, (start, end) in enumerate(pairwise(ends.tolist())):
             columns, rewards = others[start:end], reward[start:end]

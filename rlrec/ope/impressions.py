@@ -15,6 +15,7 @@ from rlrec.ope.diagnostics import Weights
 from rlrec.ope.estimate import CORE, USUAL, Estimate, EstimatorFold, FinishOptions
 from rlrec.ope.intervals import UNKNOWN, Bounds, Replicates
 from rlrec.ope.moments import Moments, aligned, moments
+from rlrec.ope.slates import PositionCurve
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,10 +46,12 @@ class ImpressionFold:
 
     estimators: label -> estimator, as `ope.parse` gives them
     spanning: a cluster may come back in a later batch (users). Without it a cluster must lie in one batch (sessions,
-        rows), and memory is bounded however many there are."""
+        rows), and memory is bounded however many there are.
+    curve: that the reward model rests on; None where it has effects of positions"""
 
     estimators: Mapping[str, ImpressionEstimator]
     spanning: bool
+    curve: PositionCurve | None = None
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
@@ -80,7 +83,7 @@ class ImpressionFold:
         at_end, drawn = self._at_end(partial), None
         if options.interval == "bootstrap-t" and any(estimator.intervals for estimator in self.estimators.values()):
             drawn = intervals.replicates(at_end[0].summary, seed=options.seed, number=options.replicates)
-        return [each.estimate(options, drawn) for each in at_end]
+        return [self._estimate(each, options, drawn) for each in at_end]
 
     def finish_together(self, groups: Sequence[tuple[ImpressionPartial, FinishOptions]]) -> list[list[Estimate]]:
         """The estimates of several groups of one log, each as of `finish`, with intervals that hold together: max-t
@@ -104,10 +107,20 @@ class ImpressionFold:
                 options = [replace(each, level=each_level) for _, each in groups]
                 bounds = [each.bounds(its, None) for each, its in zip(of_groups, options, strict=True)]
             by_estimator.append([
-                each.estimate(options, None, together=of_group)
+                self._estimate(each, options, None, together=of_group)
                 for each, of_group, (_, options) in zip(of_groups, bounds, groups, strict=True)
             ])  # fmt: skip
         return [list(of_group) for of_group in zip(*by_estimator, strict=True)]
+
+    def _estimate(
+        self, at_end: EstimatorFold, options: FinishOptions, drawn: Replicates | None, together: Bounds | None = None
+    ) -> Estimate:
+        """The estimate of one estimator, and the curve that its reward model rests on."""
+        if self.curve is None or not at_end.estimator.modelled:
+            return at_end.estimate(options, drawn, together=together)
+        options = replace(options, extra_reasons=(*options.extra_reasons, "position-model"))
+        estimate = at_end.estimate(options, drawn, together=together)
+        return replace(estimate, curve=self.curve.name, curve_age_days=self.curve.age_days)
 
     def _at_end(self, partial: ImpressionPartial) -> list[EstimatorFold]:
         summary = partial.moments.summary()

@@ -262,3 +262,40 @@ def test_slots_that_train_by_themselves_are_paid_by_their_examination(sqlite_db:
     assert own == named != flat
     with pytest.raises(InputError, match="unknown position curve"):
         weights(sqlite_db, position="hom")
+
+
+# -- evaluate --
+
+
+def estimated(db: str, estimator: str, **options: Any) -> dict[str, Any]:
+    return logs.one(db, "uniform", estimator, log="policy=home", **options)
+
+
+@pytest.mark.slow
+def test_a_reward_model_by_a_curve_separates_attraction_from_examination(sqlite_db: str) -> None:
+    """The logger shows good arms above, so that effects of arms and positions do not add up."""
+    served(sqlite_db)
+    logs.serve(sqlite_db, "home", pages=3_000, rates=RATES, size=3, curve=CURVE, group=250, start=100)
+    truth = sum(RATES) / 4 * sum(CURVE) / 3
+    curved, additive = estimated(sqlite_db, "dm", position="home"), estimated(sqlite_db, "dm")
+    assert abs(curved["value"] - truth) < min(0.01, abs(additive["value"] - truth))
+    assert "position-model" in curved["reasons"]
+    assert (curved["curve"], additive["curve"]) == ("home@1", None)
+    robust = estimated(sqlite_db, "dr", position="home")
+    assert robust["lower"] < truth < robust["upper"]
+
+
+def test_a_table_of_rewards_is_that_of_the_first_position(sqlite_db: str, tmp_path: Any) -> None:
+    served(sqlite_db)
+    table = tmp_path / "model.csv"
+    table.write_text("arm,reward\n*,0.4\n")
+    flat = estimated(sqlite_db, "dm", reward_model=str(table))["value"]
+    curved = estimated(sqlite_db, "dm", reward_model=str(table), position="home")["value"]
+    assert (flat, curved) == pytest.approx((0.4, 0.4 * sum(CURVE) / 3))
+
+
+def test_a_curve_for_no_reward_model_is_refused(sqlite_db: str) -> None:
+    served(sqlite_db)
+    for estimator, name in (("snips", "home"), ("dm", "hom")):
+        with pytest.raises(InputError, match=r"no estimator has a reward model|unknown position curve"):
+            estimated(sqlite_db, estimator, position=name)

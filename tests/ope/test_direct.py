@@ -134,3 +134,19 @@ def test_a_context_of_another_width_is_refused() -> None:
         RewardTable(np.array([[np.nan]]))
     with pytest.raises(InputError):
         ridge(ridge=0.0)
+
+
+def test_a_row_of_weight_two_counts_as_two_rows() -> None:
+    generator = np.random.default_rng(4)
+    reward, arm, cluster = generator.random(40), generator.integers(0, 3, 40), generator.integers(0, 9, 40)
+    position, context = generator.integers(1, 3, 40), generator.random((40, 2))
+    ridge, times = Ridge(arms=3, positions=2, features=2), generator.integers(1, 4, 40)
+    weighed = ridge.sums(
+        reward, arm, position=position, cluster=cluster, context=context, weight=times.astype(np.float64)
+    )
+    again = np.repeat(np.arange(40), times)
+    repeated = ridge.sums(
+        reward[again], arm[again], position=position[again], cluster=cluster[again], context=context[again]
+    )
+    for name, values in vars(weighed).items():
+        assert np.allclose(values, getattr(repeated, name)), name

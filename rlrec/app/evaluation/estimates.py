@@ -67,6 +67,9 @@ def estimators(request: Request) -> ope.EstimatorChoice:
         modelled = [name for name in ope.GROUPS["impression"] if ope.estimator(name).modelled]
         hint = f"add one of {', '.join(modelled)} to --estimator"
         raise InputError("--reward-model is given, and no estimator uses one", hint=hint)
+    if request.position is not None and not _any_modelled(chosen.impressions):
+        hint = "add dm or dr to --estimator; pbm:CURVE names its own"
+        raise InputError("--position is given, and no estimator has a reward model that uses it", hint=hint)
     if request.reward_model_by is not None and request.reward_model is None:
         raise InputError("--reward-model-by names a field for --reward-model", hint="give --reward-model FILE too")
     for rows, judging in (("sessions", chosen.sessions), ("slates", chosen.slates)):

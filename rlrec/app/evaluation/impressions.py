@@ -11,6 +11,7 @@ from rlrec.app.evaluation.log_reader import LogReader
 from rlrec.app.evaluation.log_rows import ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.probabilities import Scorer
 from rlrec.app.evaluation.request import EmptyLog, Evaluation, SharedRows
+from rlrec.app.evaluation.slates import position_curve
 from rlrec.ope.base import ImpressionEstimator, LogBatch
 from rlrec.ope.direct import RidgeSums
 from rlrec.ope.impressions import ImpressionFold
@@ -30,15 +31,20 @@ class ImpressionUnit:
 
     @classmethod
     def of(cls, unit: Unit, evaluation: Evaluation, estimators: Mapping[str, ImpressionEstimator]) -> ImpressionUnit:
-        """Raises InputError for a table of rewards that does not fit the catalogue."""
+        """Raises InputError for a table of rewards that does not fit the catalogue, and an unknown curve."""
         arms, request = evaluation.arms, evaluation.request
+        curve = None if request.position is None else position_curve(unit, request.position)
+        examination = () if curve is None else curve.examination
         table = None
         if request.reward_model is not None:
-            table = reward_models.tabled(request.reward_model, by=request.reward_model_by, arms=arms)
+            table = reward_models.tabled(
+                request.reward_model, by=request.reward_model_by, arms=arms, examination=examination
+            )
+        positions = reader.longest_slate(unit, evaluation.selection)
         return cls(
             evaluation=evaluation,
-            fold=ImpressionFold(estimators=estimators, spanning=evaluation.spanning),
-            fit=reward_models.RewardModelFit(arms=arms, positions=reader.longest_slate(unit, evaluation.selection)),
+            fold=ImpressionFold(estimators=estimators, spanning=evaluation.spanning, curve=curve),
+            fit=reward_models.RewardModelFit(arms=arms, positions=positions, examination=examination),
             model=table,
         )
 

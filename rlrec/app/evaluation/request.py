@@ -24,8 +24,9 @@ class EmptyLog(InputError):
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """The arguments of `evaluate`. log: a filter; cluster None: the user where one is known, else the session;
-    target_samples: simulated pages of a target whose marginals have no closed form, 0 for none."""
+    """The arguments of `evaluate`. log: a filter; position: a curve, for reward models; cluster None: the user where
+    one is known, else the session; target_samples: simulated pages of a target whose marginals have no closed form, 0
+    for none."""
 
     targets: Sequence[str]
     estimators: str | None = None
@@ -39,6 +40,7 @@ class Request:
     greedy: bool = False
     reward_model: str | None = None
     reward_model_by: str | None = None
+    position: str | None = None
     seed: int = 0
     target_samples: int = 1_000
 

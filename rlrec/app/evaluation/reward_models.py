@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,34 +27,50 @@ POSITIONS = 32  # positions with an effect of their own; those below share the l
 class ModelValues:
     """Values of a batch by a model. predicted (n,): of the arm shown."""
 
-    def __init__(self, model: Model | RewardTable, arm: Ids, **columns: Any) -> None:
-        """arm (n,): index of each; columns: what the model wants of every row beside it, (n,) each."""
-        self.predicted: Array = model.predicted(arm, **columns)
-        self._model, self._columns = model, columns
+    def __init__(self, model: Model | RewardTable, arm: Ids, *, looks: Array | None = None, **columns: Any) -> None:
+        """arm (n,): index of each; looks (n,): examination of each row's position, where the model values an arm that
+        is looked at; columns: what the model wants of every row beside, (n,) each."""
+        predicted = model.predicted(arm, **columns)
+        self.predicted: Array = predicted if looks is None else looks * predicted
+        self._model, self._looks, self._columns = model, looks, columns
 
     def expected(self, shares: Array, *, case: Ids, rows: Ids) -> Array:
         """Mean of some rows of the batch under the shares (m, arms) of the case each has."""
-        return self._model.expected(shares, case=case, **{name: column[rows] for name, column in self._columns.items()})
+        columns = {name: column[rows] for name, column in self._columns.items()}
+        mean = self._model.expected(shares, case=case, **columns)
+        return mean if self._looks is None else self._looks[rows] * mean
+
+
+def looks(rows: ImpressionRows, examination: Sequence[float]) -> Array | None:
+    """The examination of each row's position, (n,), below the end of the curve as there; None without one."""
+    if not examination:
+        return None
+    return np.array(examination)[np.minimum(rows.slots["position"], len(examination)) - 1]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RewardModelFit:
     """The first pass over the log: sums of the normal equations, batch by batch, in the order of the arms' keys.
-    positions: of the longest slate."""
+    positions: of the longest slate; examination: of a curve, by which the value of an arm is multiplied in place of
+    an effect of the position."""
 
     arms: ArmTable
     positions: int
+    examination: tuple[float, ...] = ()
 
     @cached_property
     def ridge(self) -> Ridge:
         """A ridge regression on arm, position and hashed context."""
-        positions = max(1, min(self.positions, POSITIONS))
+        positions = 1 if self.examination else max(1, min(self.positions, POSITIONS))
         return Ridge(arms=max(1, len(self.arms)), positions=positions, features=features.WIDTH)
 
     def sums(self, rows: ImpressionRows, contexts: ContextTable) -> RidgeSums:
+        examined = looks(rows, self.examination)  # (r - look q)^2 = look^2 (r / look - q)^2
         return self.ridge.sums(
-            rows.reward, self.arms.rank[self.arms.index(rows.slots["arm_id"])], position=self.position(rows),
+            rows.reward if examined is None else rows.reward / examined,
+            self.arms.rank[self.arms.index(rows.slots["arm_id"])], position=self.position(rows),
             cluster=rows.slots["cluster"], context=contexts.encoded, code=rows.slots["context"],
+            weight=None if examined is None else examined**2,
         )  # fmt: skip
 
     def position(self, rows: ImpressionRows) -> Ids:
@@ -78,7 +94,8 @@ class FittedRewardModel:
         fold = self.fit.ridge.fold(rows.slots["cluster"])
         position = self.fit.position(rows)
         offset = self.model.offset(fold, position, context=contexts.encoded, code=rows.slots["context"])
-        return ModelValues(self.model, self.fit.arms.index(rows.slots["arm_id"]), fold=fold, offset=offset)
+        arm, examined = self.fit.arms.index(rows.slots["arm_id"]), looks(rows, self.fit.examination)
+        return ModelValues(self.model, arm, looks=examined, fold=fold, offset=offset)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -90,9 +107,11 @@ class TabledRewardModel:
     values: Mapping[str, int]
     reads: str | None
     path: str
+    examination: tuple[float, ...] = ()
 
     def rows(self, rows: ImpressionRows, contexts: ContextTable) -> ModelValues:
-        return ModelValues(self.table, self.arms.index(rows.slots["arm_id"]), value=self._value(rows, contexts))
+        arm, examined = self.arms.index(rows.slots["arm_id"]), looks(rows, self.examination)
+        return ModelValues(self.table, arm, looks=examined, value=self._value(rows, contexts))
 
     def _value(self, rows: ImpressionRows, contexts: ContextTable) -> Ids:
         """The row of the table that each row of the log is valued by, (n,)."""
@@ -111,8 +130,10 @@ class TabledRewardModel:
         return row
 
 
-def tabled(path: str, *, by: str | None, arms: ArmTable) -> TabledRewardModel:
-    """The model in a CSV file. Raises InputError where it names an arm the catalogue lacks, or lacks one of its."""
+def tabled(path: str, *, by: str | None, arms: ArmTable, examination: tuple[float, ...] = ()) -> TabledRewardModel:
+    """The model in a CSV file; with a curve its rewards are those of position 1.
+
+    Raises InputError where it names an arm the catalogue lacks, or lacks one of its."""
     rewards = parameters.reward_model(Path(path), by=by is not None)
     if not rewards:
         raise InputError(f"{path} holds no reward", hint="one row an arm: arm,reward")
@@ -123,8 +144,9 @@ def tabled(path: str, *, by: str | None, arms: ArmTable) -> TabledRewardModel:
     values = [[_reward(path, row, arms.keys[arm]) for arm in arms.ids.tolist()] for row in rewards.values()]
     numbers = {value: number for number, value in enumerate(rewards)}
     return TabledRewardModel(
-        table=RewardTable(np.array(values, np.float64)), arms=arms, values=numbers, reads=by, path=path
-    )
+        table=RewardTable(np.array(values, np.float64)), arms=arms, values=numbers, reads=by, path=path,
+        examination=examination,
+    )  # fmt: skip
 
 
 def _reward(path: str, row: Mapping[str, float], arm: str) -> float:

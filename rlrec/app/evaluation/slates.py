@@ -223,9 +223,14 @@ def _resolved(unit: Unit, estimator: SlateEstimator) -> SlateEstimator:
     """The estimator with the curve that it names. Raises InputError for an unknown one."""
     if not isinstance(estimator, Pbm | Interpol) or not estimator.curve:
         return estimator
-    stored = lookup.curve(unit, estimator.curve)
+    return replace(estimator, shape=position_curve(unit, estimator.curve))
+
+
+def position_curve(unit: Unit, reference: str) -> PositionCurve:
+    """A stored curve as estimates use it. Raises InputError for an unknown one."""
+    stored = lookup.curve(unit, reference)
     age = (unit.now - stored.created_at) / DAY_US
-    return replace(estimator, shape=PositionCurve(name=stored.reference, examination=stored.examination, age_days=age))
+    return PositionCurve(name=stored.reference, examination=stored.examination, age_days=age)
 
 
 def _pages(batch: reader.Batch, definition: Reward) -> CompletePages:
