@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -61,6 +61,22 @@ class EligibleDistribution:
             finite = np.isfinite(values)
             scores[finite] = values[finite]
         return scores
+
+
+class _KeysOf(Sequence[str]):
+    """The keys of arms, each looked up when it is asked for: few kinds ask."""
+
+    def __init__(self, arms: Ids, keys: Mapping[int, str]) -> None:
+        self._arms, self._keys = arms, keys
+
+    def __len__(self) -> int:
+        return len(self._arms)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._keys[int(self._arms[index])]
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self._keys.__getitem__, self._arms.tolist())
 
 
 class VersionDistribution:
@@ -193,7 +209,7 @@ class VersionDistribution:
                 x = self._rows[reading] if reading in self._rows else policy.encode(context)
                 scores, index = policy.scores_at(belief, x), policy.index_at(belief, x)
             else:
-                scores = policy.scores(belief, arms=[keys[arm] for arm in arms.tolist()], context=context)
+                scores = policy.scores(belief, arms=_KeysOf(arms, keys), context=context)
                 index = policy.index(belief, context=context)
             self._distributions[name] = EligibleDistribution(
                 arms=arms, scores=scores, index=index, floor=policy.exploration, reads=policy.reads,
