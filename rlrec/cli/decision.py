@@ -69,8 +69,18 @@ def _title(result: Result) -> list[str]:
         f"{policy}, belief {result['belief_seq']}, floor {cell(result['floor'])}",
         f"context {cell(result['context'])}, state {cell(brief(result['state']))}, {result['eligible']} eligible arms",
         *([f"features: {_features(result['features'])}"] if "features" in result else []),
+        *_candidates(result),
         f"propensity {cell(result['propensity'])}, reward {cell(result['reward'])} ({result['reward_definition']})",
     ]
+
+
+def _candidates(result: Result) -> list[str]:
+    """The list that the slate was ranked from, where there is one."""
+    if "candidates" not in result:
+        return []
+    listed = ", ".join(f"{entry['arm']} {cell(entry['propensity'])}" for entry in result["candidates"][:N_ARMS])
+    more = ", ..." if len(result["candidates"]) > N_ARMS else ""
+    return [f"candidates with their propensities: {listed}{more}"]
 
 
 def _features(named: dict[str, float] | None) -> str:
