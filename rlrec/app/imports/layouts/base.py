@@ -143,20 +143,21 @@ class Layout(ABC):
             for _, number, block in blocks:
                 _cut(number, block, numbers, texts)
             if headed and texts:
-                self._head(numbers.pop(0), texts.pop(0))
-                headed = False
+                number, headed = numbers.pop(0), False
+                try:
+                    self.header(texts.pop(0))
+                except InputError as error:
+                    error.line = number
+                    raise
             if index % 2 == start:
-                yield self._decoded(numbers, texts, with_text)
+                rows, bad = self.decode(numbers, texts)
+                if bad:
+                    lines = dict(zip(numbers, texts, strict=True))
+                    texts = [lines[number] for number in rows.number]
+                digests = [blake2b(text, digest_size=16).digest() for text in texts]
+                yield replace(rows, digest=digests, text=texts if with_text else NULL), bad
         if headed:
             raise InputError(f"{self.source.name} is empty", hint="its first line names the columns")
-
-    def _decoded(self, numbers: Sequence[int], texts: list[bytes], with_text: bool) -> Decoded:
-        rows, bad = self.decode(numbers, texts)
-        if bad:
-            lines = dict(zip(numbers, texts, strict=True))
-            texts = [lines[number] for number in rows.number]
-        digests = [blake2b(text, digest_size=16).digest() for text in texts]
-        return replace(rows, digest=digests, text=texts if with_text else NULL), bad
 
     def note(self, rows: LogColumns) -> None:
         """Remember of decoded rows what is known only at the end of the file."""
@@ -184,13 +185,6 @@ class Layout(ABC):
         before = counts.get(digest, 0)
         counts[digest] = before + 1
         return digest if before == 0 else blake2b(digest + before.to_bytes(8), digest_size=16).digest()
-
-    def _head(self, number: int, text: bytes) -> None:
-        try:
-            self.header(text)
-        except InputError as error:
-            error.line = number
-            raise
 
 
 class _Bytes(io.RawIOBase):
