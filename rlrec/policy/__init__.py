@@ -54,7 +54,7 @@ def parameters(kind: str, typed: Mapping[str, Any] | None = None) -> dict[str, A
 
     listed = [field for field in fields(load(kind)) if field.name not in (*NOT_TYPED, CURVE)]
     common = ("floor", "explore_slots", "discount", "window", "position")  # they come last
-    listed.sort(key=lambda field: field.name in common)
+    listed.sort(key=lambda field: common.index(field.name) if field.name in common else -1)
     defaults = {field.name: None if field.default is MISSING else field.default for field in listed}
     if typed is not None and kind == TWO_STAGE:
         for stage in STAGES:
