@@ -106,16 +106,12 @@ class SlateUnit:
             strict=strict,
         )
 
-    # -- the log --
-
     def to_fit(self, reader: LogReader) -> Iterator[LoggedBatch]:
         return reader.to_fit((*log_rows.FITTED, "size"))
 
     def to_judge(self, reader: LogReader) -> Iterator[LoggedBatch]:
         marginals = self.wanted.positions if self.wanted.tabled else 0
         return reader.to_judge(self.evaluation.judged_columns, marginals=marginals or None, pairs=self.wanted.additive)
-
-    # -- rows --
 
     def usable(self, logged: LoggedBatch, reward: Reward) -> tuple[CompletePages, RowCounts]:
         """Raises PartialPages where a position of a page is missing."""
@@ -125,8 +121,6 @@ class SlateUnit:
         censored = any_slot(pages, pages.slots["censored"])
         counts = RowCounts(selected=len(pages), waiting=int((~mature).sum()), left_out=int((mature & censored).sum()))
         return pages.take(mature & ~censored), counts
-
-    # -- models and targets --
 
     def model_sums(self, logged: LoggedBatch, rows: CompletePages) -> RidgeSums:
         return self.fit.sums(replace(rows.impressions, reward=rows.left), logged.contexts)
