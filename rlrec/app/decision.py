@@ -20,11 +20,13 @@ from rlrec.policy import history, slate
 from rlrec.policy.base import Belief
 from rlrec.policy.floors import at_positions
 from rlrec.policy.gradient import MEMORY, State
+from rlrec.policy.interleaving import TeamDraftSampler
 from rlrec.policy.two_stage import RANKING
 from rlrec.records import Decision, Slot, Version
-from rlrec.store import Store, Unit, arms, candidates, contents, decisions, events, policies
+from rlrec.store import Store, Unit, arms, candidates, contents, decisions, events, policies, team_drafts
 from rlrec.store.candidates import CandidateList
 from rlrec.store.events import CENSOR
+from rlrec.store.team_drafts import TEAMS
 from rlrec.store.unit import damaged, parse
 
 
@@ -103,6 +105,8 @@ class DerivedDecision:
         self.state: State | None = None
         self.listed: CandidateList | None = None
         self.list_agrees = True
+        teams = team_drafts.find(unit, [decision.id]).get(decision.id, "")
+        self.teams = np.array([[TEAMS.index(team) for team in teams]], np.intp)
         self.conditional = np.empty((0, len(eligible)))
         self.marginal = self.conditional
         if not decision.imported:
@@ -136,6 +140,12 @@ class DerivedDecision:
         )  # fmt: skip
 
     def _probabilities(self, case: EligibleDistribution) -> None:
+        if case.rankers is not None:
+            sampler, slates = TeamDraftSampler(case.rankers, len(self.shown)), self.shown[None]
+            above = ((slates[:, :row], self.teams[:, : row + 1]) for row in range(len(self.shown)))
+            self.conditional = np.vstack([sampler.next_arms(*each) for each in above])
+            self.marginal = np.full(self.conditional.shape, np.nan)
+            return
         shown, scores = self.shown, case.scores.of_decision(self._seed, self.decision.id)
         rows = [slate.remaining(scores, shown[:above], floor=case.floor) for above in range(len(shown))]
         self.conditional = np.array(rows)

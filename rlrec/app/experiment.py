@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
-from rlrec.app.evaluation import holdout
+from rlrec.app.evaluation import holdout, interleaved
 from rlrec.app.inputs import canonical, lookup
 from rlrec.app.learning import belief_versions
 from rlrec.arrays import finite_or_none
@@ -15,6 +15,7 @@ from rlrec.errors import Conflict, InputError
 from rlrec.records import Reward, Version
 from rlrec.store import Store, Unit, experiments, policies, settings
 from rlrec.store.experiments import Experiment
+from rlrec.store.team_drafts import TEAMS
 from rlrec.store.unit import StoredRows, damaged
 from rlrec.times import written
 
@@ -40,9 +41,12 @@ class Request:
     variants: Sequence[VariantSpec]
     by: str = "user"
     holdout: float | None = None  # share of all units that a uniform policy serves
+    interleave: Sequence[str] = ()  # two versions that fill each slate in turns, in place of variants
 
     def definition(self) -> str:
         """The options in canonical form. Order counts: the others are compared with the first variant."""
+        if self.interleave:
+            return canonical.text({"unit": self.by, interleaved.OPTION: list(self.interleave)})
         listed = [[variant.label, variant.policy, variant.weight] for variant in self.variants]
         uniform = {} if self.holdout is None else {holdout.LABEL: self.holdout}
         return canonical.text({"unit": self.by, "variants": listed, **uniform})
@@ -67,6 +71,7 @@ ExperimentSummary = TypedDict("ExperimentSummary", {
 Comparison = TypedDict("Comparison", {
     "experiment": str, "status": str, "unit": str, "variants": list[dict[str, Any]],
     "differences": list[dict[str, Any]], "sample_ratio": dict[str, float | None], "holdout": dict[str, Any] | None,
+    "ties": NotRequired[int | None],
 })  # fmt: skip
 
 
@@ -92,6 +97,7 @@ def create(store: Store, request: Request) -> ExperimentSummary:
         if stored is not None:
             return _existing(unit, stored, request)
         forks = [_fork(unit, variant) for variant in request.variants]
+        drafted = interleaved.versions(unit, request.interleave) if request.interleave else []
 
     def work(unit: Unit) -> ExperimentSummary:
         salt = sha256(f"{settings.get(unit).salt}/experiment/{request.name}".encode()).hexdigest()[:32]
@@ -105,6 +111,8 @@ def create(store: Store, request: Request) -> ExperimentSummary:
             weight = holdout.weight(request.holdout, [variant.weight for variant in request.variants])
             policy_id = holdout.add_policy(unit, request.name, forks[0].source.reward)
             variants.append((holdout.LABEL, policy_id, weight))
+        if drafted:
+            variants.append((interleaved.LABEL, interleaved.add_policy(unit, request.name, drafted), 1.0))
         for label, policy_id, weight in variants:
             experiments.add_variant(unit, experiment_id=experiment_id, label=label, policy_id=policy_id, weight=weight)
         settings.add_run(unit, "experiment create", {"name": request.name, "definition": request.definition()})
@@ -114,6 +122,11 @@ def create(store: Store, request: Request) -> ExperimentSummary:
 
 
 def _check(request: Request) -> None:
+    if request.interleave:
+        if request.variants or request.holdout is not None:
+            hint = "leave out --variant and --holdout-uniform"
+            raise InputError("an interleaved experiment has no variants: both rankers fill every slate", hint=hint)
+        return
     labels = [variant.label for variant in request.variants]
     if request.holdout is not None:
         holdout.check(request.holdout)
@@ -201,19 +214,25 @@ def stop(store: Store, name: str) -> ExperimentSummary:
 
 def _summary(unit: Unit, experiment: Experiment) -> ExperimentSummary:
     serving, shares = _versions(unit, experiment), _shares(experiment)
+    if references := interleaved.rankers(experiment):
+        resolved = [lookup.version(unit, reference)[0] for reference in references]
+        variants = [_row(team, version, 0.5) for team, version in zip(TEAMS, resolved, strict=True)]
+    else:
+        variants = [_row(variant.label, serving[variant.id], shares[variant.id]) for variant in experiment.variants]
     return {
         "experiment": experiment.name,
         "status": experiment.status,
         "unit": experiment.unit,
-        "variants": [
-            {
-                "variant": variant.label, "policy": version.policy.display_name, "version": version.number,
-                "learns": version.learning, "weight": shares[variant.id],
-            }
-            for variant, version in ((variant, serving[variant.id]) for variant in experiment.variants)
-        ],
+        "variants": variants,
         "created_at": written(experiment.created_at),
         "stopped_at": None if experiment.stopped_at is None else written(experiment.stopped_at),
+    }  # fmt: skip
+
+
+def _row(label: str, version: Version, weight: float) -> VariantRow:
+    return {
+        "variant": label, "policy": version.policy.display_name, "version": version.number,
+        "learns": version.learning, "weight": weight,
     }  # fmt: skip
 
 
@@ -243,6 +262,8 @@ def show(store: Store, name: str, *, reward: str | None = None, level: float = 0
         experiment = lookup.experiment(unit, name)
         serving = _versions(unit, experiment)
         definition = _definition(store, unit, experiment, serving, reward)
+        if references := interleaved.rankers(experiment):
+            return _interleaved(unit, experiment, references, definition, level=level)
         means = _means(store, unit, experiment, definition)
         assigned = experiments.count_units(unit, experiment.id)
         uniform = holdout.compared(unit, experiment, definition, level=level)
@@ -269,6 +290,33 @@ def show(store: Store, name: str, *, reward: str | None = None, level: float = 0
             for other in others
         ],
         "sample_ratio": _finite({"chi2": chi2, "p_value": p_value}), "holdout": uniform,
+    }  # fmt: skip
+
+
+def _interleaved(
+    unit: Unit, experiment: Experiment, references: Sequence[str], definition: Reward, *, level: float
+) -> Comparison:
+    """The credit of each team: means a decision of the rewards of its slots."""
+    from rlrec.ope import comparison
+
+    credit = interleaved.credit(unit, experiment, definition, level=level)
+    chi2, p_value = comparison.sample_ratio([credit.first_picks, credit.decisions - credit.first_picks], [1.0, 1.0])
+    units = sum(experiments.count_units(unit, experiment.id).values())
+    return {
+        "experiment": experiment.name,
+        "status": experiment.status,
+        "unit": experiment.unit,
+        "variants": [
+            {
+                "variant": team, "policy": reference, "weight": 0.5, "units": units,
+                **_earnings(mean, credit.sessions, level), "wins": wins,
+            }
+            for team, reference, mean, wins in zip(TEAMS, references, credit.means, credit.wins[:2], strict=True)
+        ],
+        "differences": [{"variant": TEAMS[1], "against": TEAMS[0], **_finite(credit.difference)}],
+        "sample_ratio": _finite({"chi2": chi2, "p_value": p_value}),
+        "holdout": None,
+        "ties": credit.wins[2],
     }  # fmt: skip
 
 

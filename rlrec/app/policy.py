@@ -85,6 +85,9 @@ def list_kinds() -> list[KindRow]:
 
 def create(store: Store, request: Request) -> CreatedPolicy:
     """A policy with version 1, live. The same again is fine; raises Conflict where the name means another one."""
+    if request.kind in kinds.INTERNAL:
+        hint = "`rlrec experiment create NAME --interleave A,B`"
+        raise InputError(f"policies of kind {request.kind} are made by experiments", hint=hint)
     policy = kinds.make(request.kind, _resolved(store, request))
     typed = kinds.values(policy)  # with the defaults of today: a policy never changes
     popular = arm_means.options(request.prior_from, request.prior_weight, prior=request.prior)
@@ -277,6 +280,9 @@ def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[d
     version_id = None if version.learning else version.id
     served = decisions.slot_counts(unit, policy_id=version.policy.id, version_id=version_id)
     distribution, catalogue = exact.load(unit, version), arms.every(unit)
+    if distribution.rankers:
+        named = " and ".join(f"{each.version.policy.name}@{each.version.number}" for each in distribution.rankers)
+        raise InputError(f"{version.policy.name} is drafted from two rankers", hint=f"look at {named}")
     distribution.check(context)
     if not catalogue:
         return []

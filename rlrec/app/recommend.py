@@ -21,7 +21,7 @@ from rlrec.app.serving.requests import Duplicate, Planned, PlannedRequest, Reque
 from rlrec.app.serving.visit_history import HistoryReader
 from rlrec.errors import InputError, StoreBusy
 from rlrec.policy.forgetting import Forgetting
-from rlrec.store import Store, Unit, arms, candidates, contents, decisions, policies, settings
+from rlrec.store import Store, Unit, arms, candidates, contents, decisions, policies, settings, team_drafts
 from rlrec.store.engine import NotUnique
 from rlrec.store.sessions import check_steps
 from rlrec.store.unit import Row
@@ -200,6 +200,8 @@ def _store(
         served[policy_id].append(ServedSlate(slate.slots, ordinal or 0, context_id))
         answers[index] = decision_json.drawn(plan, slate, decision_id, session.user, session.number, step, at)
     decisions.add(unit, rows, slots)
+    if teams := [(decision_ids[index], slate.teams) for index, slate in slates.items() if slate.teams is not None]:
+        team_drafts.add(unit, teams)
     if lists:
         candidates.add(unit, lists)
     for policy_id, served_slates in served.items():

@@ -49,6 +49,12 @@ def parse_share(text: str) -> float:
         raise InputError(f"'{truncate(text)}' is not a share", hint="write 1% or 0.01") from None
 
 
+def parse_references(text: str) -> tuple[str, ...]:
+    """The versions in A,B."""
+    return tuple(piece.strip() for piece in text.split(",") if piece.strip())
+
+
+REFERENCES = Parsed("a,b", parse_references)
 SHARE = Parsed("share", parse_share)
 VARIANT = Parsed("label=policy[@v][:weight]", parse_variant)
 
@@ -61,7 +67,7 @@ def experiment() -> None:
 @experiment.command("create")
 @click.argument("name", type=NAME)
 @click.option(
-    "--variant", "variants", type=VARIANT, multiple=True, required=True, metavar="LABEL=POLICY[@V][:WEIGHT]",
+    "--variant", "variants", type=VARIANT, multiple=True, metavar="LABEL=POLICY[@V][:WEIGHT]",
     help="The others are compared with the first; at least two, or one and a holdout. @V pins a frozen version.",
 )  # fmt: skip
 @click.option(
@@ -72,14 +78,23 @@ def experiment() -> None:
     "--holdout-uniform", "holdout", type=SHARE, metavar="SHARE",
     help="Share of all units, 1% or 0.01, for a variant `holdout` that the uniform policy serves.",
 )  # fmt: skip
+@click.option(
+    "--interleave", type=REFERENCES, default=(), metavar="A,B",
+    help="Two frozen versions that fill every slate in turns, in place of variants.",
+)  # fmt: skip
 @stored
 def create(store: Store, show: Show, **request: Any) -> None:
     """Start an A/B split. Each variant serves a copy of its policy's belief and learns from its own decisions alone.
 
+    With --interleave both versions fill every slate (team draft): for every two positions a coin decides who picks
+    first. Each slot logs its team, and its propensity given the coins; `show` credits rewards to teams. Every visitor
+    compares both, so that far fewer of them tell which one ranks better.
+
     \b
-    Example:
+    Examples:
       rlrec experiment create ab --variant a=home --variant b=other --unit session
       rlrec experiment create safe --variant a=home --holdout-uniform 1%
+      rlrec experiment create rank --interleave home@2,other@2
     """
     from rlrec.app import experiment as use_case
 
@@ -127,6 +142,7 @@ def _view(result: Comparison, level: float) -> View:
         *map(_difference, result["differences"]),
         _ratio(result["sample_ratio"]),
         *([] if result["holdout"] is None else [_holdout(result["holdout"])]),
+        *([f"{result['ties']} units credit both teams alike"] if result.get("ties") is not None else []),
     ]
     return View.of(result["variants"], list(result["variants"][0]), title=title)
 

@@ -85,6 +85,16 @@ def _jackknife(sums: Array, value: float) -> float:
     return float(np.sqrt((len(sums) - 1) / len(sums) * (moved**2).sum()))
 
 
+def from_zero(mean: VariantMean, *, level: float) -> dict[str, float]:
+    """Value, interval and two-sided p-value of a mean that is 0 where there is no difference, by Student's t."""
+    from scipy.special import stdtr
+
+    lower, upper = mean.bounds(level)
+    varied = mean.error > 0 and mean.units > 1
+    p_value = float(2 * stdtr(mean.units - 1, -abs(mean.value) / mean.error)) if varied else np.nan
+    return {"value": mean.value, "lower": lower, "upper": upper, "p_value": p_value}
+
+
 def difference(mean: VariantMean, against: VariantMean, *, level: float) -> MeanDifference:
     """`mean` minus `against` by Welch's t over units; a side without variation so far borrows the other's.
     Bounds are infinite and the p-value NaN where neither side has any."""

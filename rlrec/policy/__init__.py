@@ -31,6 +31,8 @@ KINDS = {
     "gradient": "rlrec.policy.gradient:Gradient",
     "two-stage": "rlrec.policy.two_stage:TwoStage",
 }
+TEAM_DRAFT = "team-draft"
+INTERNAL = {TEAM_DRAFT: "rlrec.policy.team_draft:TeamDraft"}  # kinds that no person creates
 TWO_STAGE, STAGES = "two-stage", ("first", "second")
 NOT_TYPED = ("design", "of_stages")  # fields of a policy that are no parameters, or not by that name
 
@@ -39,9 +41,9 @@ CURVE = "examination"  # a parameter that nobody types: the values of the curve 
 
 def load(kind: str) -> type[Policy]:
     """The class of a kind, imported when asked for. Raises InputError for an unknown one."""
-    if kind not in KINDS:
+    if kind not in KINDS and kind not in INTERNAL:
         raise InputError(f"unknown kind {kind!r}", hint=suggest(kind, list(KINDS)) or "`rlrec policy kinds` lists them")
-    module, name = KINDS[kind].split(":")
+    module, name = (KINDS | INTERNAL)[kind].split(":")
     return getattr(import_module(module), name)
 
 

@@ -94,6 +94,7 @@ class Policy(Counts, ABC):
     served: ClassVar[bool] = True  # whether it can be drawn from
     online: ClassVar[bool] = True  # whether its belief learns from every decision; else a version is what made it
     examination: tuple[float, ...] = ()  # pulls that a slot counts, by position; () for one everywhere
+    drafted: ClassVar[bool] = False  # whether two rankers take turns: probabilities are known given their coins alone
     stateful: ClassVar[bool] = False  # whether it reads the session's state: each decision has its own distribution
 
     @property

@@ -78,7 +78,7 @@ def simulated_marginals(scores: Correlated, *, size: int, floor: Floor, runs: in
             probability = _mix_floor(best / best.sum(axis=1, keepdims=True), floors[position], m - position)
             probability[~left] = 0.0
             total[position] += probability.sum(axis=0)
-            left[page, _invert_rows(probability, rng.random(len(page)))] = False
+            left[page, invert_rows(probability, rng.random(len(page)))] = False
     return total / runs
 
 
@@ -126,7 +126,7 @@ def draw_each(logits: Array, *, size: int, floor: Floor, seeds: Words, decisions
     m, floors = logits.shape[1], at_positions(floor, size)
     if size == 1:
         probability = _mix_floor(plackett_luce.softmax(logits), floors[0], m)
-        slates = _invert_rows(probability, uniforms(seeds, decisions, words=1)[:, 0])[:, None]
+        slates = invert_rows(probability, uniforms(seeds, decisions, words=1)[:, 0])[:, None]
         propensity = np.take_along_axis(probability, slates, axis=1)
         return _to_log(slates, propensity, propensity, probability.min(axis=1, keepdims=True))
     noise = -np.log(-np.log(uniforms_at(seeds, decisions, 2 * size + np.arange(m))))
@@ -258,7 +258,7 @@ def _invert(probability: Array, cumulative: Array, uniform: Array) -> Index:
     return np.minimum(arm, np.flatnonzero(probability)[-1]) if arm.max(initial=0) == len(probability) else arm
 
 
-def _invert_rows(probability: Array, uniform: Array) -> Index:
+def invert_rows(probability: Array, uniform: Array) -> Index:
     """The arms of probabilities (n, m) at uniforms (n,), (n,): `_invert`, row by row."""
     cumulative = probability.cumsum(axis=1)
     arm = (cumulative <= (uniform * cumulative[:, -1])[:, None]).sum(axis=1)

@@ -383,6 +383,15 @@ slot = _table(
     rowid=False,
 )
 
+# Who picked each slot of an interleaved slate: a letter a position, A for the first ranker and B for the second. The
+# propensities of its slots are given these.
+team_draft = _table(
+    "team_draft",
+    _ref("decision_id", "decision", key=True),
+    Column("teams", TEXT, nullable=False),
+    CheckConstraint("length(teams) > 0", name="teams_named"),
+)
+
 # Events are numbered within their decision, under the lock of its policy; seq: the change that stored them. Without a
 # position they belong to the page. The kind `!censor` (value 1 or 0) takes a slot out of beliefs and estimates, or
 # puts it back.

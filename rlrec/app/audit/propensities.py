@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 
 from rlrec import policy as kinds
-from rlrec.app.audit import candidate_lists
+from rlrec.app.audit import candidate_lists, team_drafts
 from rlrec.app.audit.findings import UNREADABLE, Findings
 from rlrec.app.audit.session_slates import SessionSlates
 from rlrec.app.audit.stored_slates import ABSOLUTE, CHECK, RELATIVE, Derived, Referred, Stored, StoredSlates, complete
-from rlrec.app.distributions import designs, past_beliefs
+from rlrec.app.distributions import designs, exact, past_beliefs
 from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribution
 from rlrec.app.log import lineage
 from rlrec.arrays import Ids, Index, run_starts
@@ -106,6 +106,7 @@ class VersionSlates:
                 served = VersionDistribution(
                     self.version, sums=sums, prior=self.prior, ordinal=faded, described=self.described
                 )
+                served.rankers = exact.drafted(self.unit, served.policy)
                 done += self._moment(slates, rows[ordinals == ordinal], served)
         return done
 
@@ -147,7 +148,14 @@ class VersionSlates:
             stored, its = Stored(slates, group, size), f"the belief of {self.version.policy.name}@{self.version.number}"
             if served.generator is not None:
                 stored.seeds = ranking_seeds(stored.seeds)
-            stored.compare(_derive(case, stored, size), of=its, findings=self.findings)
+            if case.rankers is None:
+                derived = _derive(case, stored, size)
+            else:
+                teams, readable = team_drafts.stored_teams(self.unit, stored, size)
+                for key in stored.ids[~readable].tolist():
+                    self.findings.error(CHECK, f"decision {key}", "it does not say which ranker picked each slot")
+                derived = team_drafts.derive(case, stored, size, teams)
+            stored.compare(derived, of=its, findings=self.findings)
         return len(group)
 
 

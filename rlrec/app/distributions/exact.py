@@ -18,9 +18,11 @@ from rlrec.policy.base import EVERYTHING, Belief, Policy, counts_parts
 from rlrec.policy.contextual import is_contextual, learns_from_contexts
 from rlrec.policy.floors import Floor
 from rlrec.policy.forgetting import Forgetting
+from rlrec.policy.interleaving import Ranker
 from rlrec.policy.scores import Scores, unstack
 from rlrec.policy.slate import SlateSampler
 from rlrec.policy.solving import ArmMoments, unpack
+from rlrec.policy.team_draft import TeamDraft
 from rlrec.policy.two_stage import TwoStage
 from rlrec.records import Version
 from rlrec.store import Unit, beliefs, policies
@@ -45,6 +47,7 @@ class EligibleDistribution:
     reads: tuple[str, ...]
     samplers: dict[int, SlateSampler]
     earlier: Mapping[int, SlateSampler]
+    rankers: tuple[Ranker, Ranker] | None = None
 
     def pages(self, size: int) -> SlateSampler:
         """The sampler of slates of so many positions, computed once; from that of an earlier belief if there is one."""
@@ -87,7 +90,8 @@ class VersionDistribution:
     kind.
 
     learner: what the sums are statistics of. Where that has two stages, `policy` is the second one, and eligible sets
-    are lists of candidates; generator: the first stage, None where there is none."""
+    are lists of candidates; generator: the first stage, None where there is none. rankers: the two versions whose
+    rankings are drafted into a slate, none elsewhere."""
 
     def __init__(
         self, version: Version, *, sums: BeliefRows, prior: Sequence[ArmPrior], greedy: bool = False, ordinal: int = 0,
@@ -98,6 +102,7 @@ class VersionDistribution:
         self.learner: Policy = policy.greedy() if greedy else policy
         self.policy = self.learner.stages[-1] if self.learner.stages else self.learner
         self.described = described
+        self.rankers: tuple[VersionDistribution, ...] = ()
         self.generator: VersionDistribution | None = None
         if isinstance(policy, TwoStage):
             kind, params = policy.definitions[0]
@@ -139,8 +144,8 @@ class VersionDistribution:
             by_key = {self.reading(context): context for context in contexts}
             rows = self.policy.design.context.encode(list(by_key.values()))
             self._rows = dict(zip(by_key, rows, strict=True))
-        if self.generator is not None:
-            self.generator.see(contexts)
+        for other in (*self.rankers, *([] if self.generator is None else [self.generator])):
+            other.see(contexts)
 
     def belief(self, arms: Ids, *, revision: int = 0) -> Belief:
         """Sums and prior of these arms; an arm that is in neither has no sums, and the kind's default prior.
@@ -180,6 +185,8 @@ class VersionDistribution:
         """Raises InputError where a context does not have the types that the policy's features declare."""
         if is_contextual(self.learner):
             self.learner.design.context.check(context)
+        for ranker in self.rankers:
+            ranker.check(context)
 
     def candidates(
         self, eligible: Hashable, arms: Ids, context: Mapping[str, Any], *, keys: Mapping[int, str], revision: int = 0
@@ -197,6 +204,8 @@ class VersionDistribution:
         keys: of the arms; revision: as for `belief`. Raises InputError where the policy has no distribution for the
         context.
         """
+        if self.rankers:
+            return self._drafted(eligible, arms, context, keys=keys, revision=revision)
         reading = self.reading(context)
         name = eligible, self.epoch(revision), reading
         if name not in self._distributions:
@@ -216,6 +225,14 @@ class VersionDistribution:
                 samplers={}, earlier=self._earlier.get(name, {}),
             )  # fmt: skip
         return self._distributions[name]
+
+    def _drafted(
+        self, eligible: Hashable, arms: Ids, context: Mapping[str, Any], *, keys: Mapping[int, str], revision: int
+    ) -> EligibleDistribution:
+        """The two rankings of an eligible set; the scores are those of the first one."""
+        first, second = (ranker.case(eligible, arms, context, keys=keys, revision=revision) for ranker in self.rankers)
+        rankers = Ranker(first.scores, first.floor), Ranker(second.scores, second.floor)
+        return replace(first, index=None, reads=self.policy.reads, samplers={}, earlier={}, rankers=rankers)
 
     def scores(
         self, eligible: Hashable, arms: Ids, contexts: Sequence[Mapping[str, Any]], *, keys: Mapping[int, str],
@@ -280,8 +297,17 @@ def load(
         version, sums=(), prior=beliefs.prior(unit, version.id), greedy=greedy, described=described(unit, version),
         trained=trained,
     )  # fmt: skip
+    distribution.rankers = drafted(unit, distribution.policy)
     sums, ordinal = _stored(unit, version, distribution.learner, seq, ordinal)
     return distribution.moved(sums, ordinal=ordinal)
+
+
+def drafted(unit: Unit, policy: Policy) -> tuple[VersionDistribution, ...]:
+    """The two versions that a policy drafts slates from; none for one that draws by itself."""
+    if not isinstance(policy, TeamDraft):
+        return ()
+    versions = policies.by_id(unit, [policy.first, policy.second])
+    return load(unit, versions[policy.first]), load(unit, versions[policy.second])
 
 
 def _stored(
@@ -304,6 +330,8 @@ def renewed(unit: Unit, version: Version, before: VersionDistribution, *, descri
     """A version that was served before, as it stands now: its samplers are brought up to date where that is cheaper.
 
     described_anew: the catalogue has changed since."""
+    if before.rankers:
+        return load(unit, version)
     distribution = copy(before)  # policy and prior are the same; whether it still learns may not be
     distribution.version = version
     if described_anew:

@@ -99,7 +99,7 @@ class LoggerMarginals:
         """The rows by the distribution that they were drawn from, down to so many positions, one case at a time.
 
         Left out are rows whose marginals cannot be derived: imports whose logger is not uniform, kinds that read the
-        session, and correlated scores. Arguments: as of `of`."""
+        session, correlated scores, and slates of two rankers, whose coins are not asked. Arguments: as of `of`."""
         live = np.flatnonzero(~slots["imported"])
         order = live[np.lexsort((slots["belief_seq"][live], slots["version_id"][live]))]
         versions, starts = self.loggers.versions(slots["version_id"]), run_starts(slots["version_id"][order])
@@ -113,7 +113,7 @@ class LoggerMarginals:
     def moments(self, version: Version, slots: Columns, rows: Ids) -> Iterator[tuple[Ids, exact.VersionDistribution]]:
         """The rows of a version, which lie in order of `belief_seq`, by the beliefs that they were drawn from."""
         policy = self.loggers.policy(version.id)
-        if policy.stateful:
+        if policy.stateful or policy.drafted:
             return
         served = exact.load(self.loggers.unit, version, greedy=self.greedy)
         if version.status == "frozen" or not lineage.informed(policy):

@@ -105,7 +105,7 @@ class Loggers:
         drawn = {name: int(slots[name][row]) for name in _DRAWN}
         version_id, arms = drawn["version_id"], eligible[drawn["eligible_id"]]
         policy = self.policy(version_id)
-        if policy.stateful:
+        if policy.stateful or policy.drafted:
             return None
         drawn |= dict.fromkeys(self._ignored(version_id), 0)
         context = contexts.read(policy.reads, int(slots["context"][row]))

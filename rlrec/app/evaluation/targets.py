@@ -12,6 +12,7 @@ from rlrec.app.inputs import lookup
 from rlrec.app.log import lineage
 from rlrec.arrays import Flags, Words
 from rlrec.errors import InputError
+from rlrec.policy import TEAM_DRAFT
 from rlrec.policy.two_stage import ranking_seeds
 from rlrec.records import Reward
 from rlrec.store import Unit, policies
@@ -88,6 +89,9 @@ def _target(unit: Unit, name: str, live: object, reward: Reward | None, *, greed
     assert isinstance(live, tuple)
     version, head = live
     logged = version.policy.kind == "logged"
+    if version.policy.kind == TEAM_DRAFT:
+        hint = "judge the two rankers, which `rlrec experiment list` names"
+        raise InputError(f"target {name!r} is an interleaving, whose propensities depend on coins", hint=hint)
     if logged and greedy:
         raise InputError(f"target {name!r} is the policy of an imported log: it has no greedy form")
     return Target(

@@ -7,11 +7,11 @@ from math import exp
 from typing import Any, NotRequired, TypedDict
 
 from rlrec.app.serving import candidates
-from rlrec.app.serving.draws import DrawnSlate
+from rlrec.app.serving.draws import DrawnSlate, add_teams
 from rlrec.app.serving.requests import PlannedRequest
-from rlrec.policy import history
+from rlrec.policy import TEAM_DRAFT, history
 from rlrec.records import Decision, Event, Version
-from rlrec.store import Unit, arms, decisions, experiments, policies, sessions
+from rlrec.store import Unit, arms, decisions, experiments, policies, sessions, team_drafts
 from rlrec.store import candidates as candidate_lists
 from rlrec.store.candidates import CandidateList
 from rlrec.store.events import CENSOR
@@ -57,12 +57,20 @@ def answers(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, Answer]:
     owners = sessions.by_id(unit, {decision.session_id for decision in logged.values()})
     two_stage = (number for number, decision in logged.items() if versions[decision.version_id].policy.kind in LISTED)
     lists = candidate_lists.find(unit, list(two_stage))
+    drafted = (number for number, decision in logged.items() if versions[decision.version_id].policy.kind == TEAM_DRAFT)
+    teams = team_drafts.find(unit, list(drafted))
     shown = {slot.arm_id for decision in logged.values() for slot in decision.slots}
     keys = arms.keys(unit, shown.union(*(listed.arms for listed in lists.values())))
     labels = experiments.labels(unit, {decision.variant_id for decision in logged.values() if decision.variant_id})
     return {
         number: _answer(
-            decision, versions[decision.version_id], owners[decision.session_id], keys, labels, lists.get(number)
+            decision,
+            versions[decision.version_id],
+            owners[decision.session_id],
+            keys,
+            labels,
+            lists.get(number),
+            teams.get(number),
         )
         for number, decision in logged.items()
     }
@@ -82,7 +90,7 @@ def states(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, dict[str, An
 
 def _answer(
     decision: Decision, version: Version, session: sessions.Session, keys: Mapping[int, str],
-    labels: Mapping[int, tuple[str, str]], listed: CandidateList | None,
+    labels: Mapping[int, tuple[str, str]], listed: CandidateList | None, teams: str | None,
 ) -> Answer:  # fmt: skip
     experiment, variant = labels[decision.variant_id] if decision.variant_id else (None, None)
     log_propensity = decision.log_propensity
@@ -91,6 +99,7 @@ def _answer(
          "score": slot.score}
         for slot in decision.slots
     ]  # fmt: skip
+    add_teams(slate, teams)
     answer: Answer = {
         "decision_id": decision.id, "request_id": decision.request_key, "session": session.key,
         "visit": decision.visit, "step": decision.step, "user": session.user, "policy": version.policy.display_name,

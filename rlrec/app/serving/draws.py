@@ -15,18 +15,21 @@ from rlrec.app.serving import candidates
 from rlrec.app.serving.candidates import DrawnCandidates, RankedCandidates
 from rlrec.app.serving.open_sessions import arm_json
 from rlrec.app.serving.requests import PlannedRequest, SharedDistribution
-from rlrec.arrays import Ids, Index
+from rlrec.arrays import Ids, Index, Words
 from rlrec.policy import slate
 from rlrec.policy.history import History
+from rlrec.policy.interleaving import TeamDraftSampler
+from rlrec.store.team_drafts import TEAMS
 from rlrec.store.unit import Row
 
 
 class DrawnSlate:
     """A slate as it is stored and answered; slates of one arm are shared by all who were shown it.
     slots: rows of decisions.SLOT behind the decision's id; recent: the arms as a session state remembers them;
-    candidates: that it was ranked from, None where there is one stage; listed: the same for the answer."""
+    candidates: that it was ranked from, None where there is one stage; listed: the same for the answer; teams: who
+    picked each slot, None where no two rankers did."""
 
-    __slots__ = ("answer", "arms", "candidates", "listed", "log_propensity", "propensity", "recent", "slots")
+    __slots__ = ("answer", "arms", "candidates", "listed", "log_propensity", "propensity", "recent", "slots", "teams")
 
     def __init__(self, arms: list[int], keys: Mapping[int, str], draws: Sequence[tuple[Any, ...]]) -> None:
         """draws: propensity, marginal (NaN where it has no closed form), min_propensity, score and rounded of each
@@ -48,6 +51,7 @@ class DrawnSlate:
         self.recent = [arm_json(keys[arm]) for arm in arms]
         self.candidates: DrawnCandidates | None = None
         self.listed: dict[str, Any] = {}
+        self.teams: str | None = None
 
 
 def draw(
@@ -107,12 +111,33 @@ def _draw_shared(shared: SharedDistribution, decision_ids: Ids, seed: int, keys:
     seeds = np.full(len(decision_ids), seed, np.uint64)
     if shared.ranker is not None:
         return [_ranked_slate(ranked, keys) for ranked in candidates.draw(shared, decision_ids, seeds, keys)]
+    if case.rankers is not None:
+        return _drafted(case, TeamDraftSampler(case.rankers, shared.size), seeds, decision_ids, keys)
     drawn = case.pages(shared.size).draw(seeds=seeds, decisions=decision_ids)
     if shared.size > 1 or len(decision_ids) == 1 or case.scores.samples:
         return _slates_of(case, drawn, slice(None), keys)
     _, firsts, which = np.unique(drawn.slates[:, 0], return_index=True, return_inverse=True)
     slates = _slates_of(case, drawn, firsts, keys)
     return [slates[number] for number in which.tolist()]
+
+
+def _drafted(
+    case: exact.EligibleDistribution, sampler: TeamDraftSampler, seeds: Words, decision_ids: Ids,
+    keys: Mapping[int, str],
+) -> list[DrawnSlate]:  # fmt: skip
+    """The slates of decisions that two rankers fill in turns."""
+    drawn = sampler.draw(seeds=seeds, decisions=decision_ids)
+    slates = _slates_of(case, drawn, slice(None), keys)
+    for of_decision, teams in zip(slates, drawn.teams.tolist(), strict=True):
+        of_decision.teams = "".join(TEAMS[team] for team in teams)
+        add_teams(of_decision.answer, of_decision.teams)
+    return slates
+
+
+def add_teams(answer: Sequence[dict[str, Any]], teams: str | None) -> None:
+    """Add to each slot of an answer who picked it, where two rankers did."""
+    for slot, team in zip(answer, teams or "", strict=False):
+        slot["team"] = team
 
 
 def _ranked_slate(ranked: RankedCandidates, keys: Mapping[int, str]) -> DrawnSlate:

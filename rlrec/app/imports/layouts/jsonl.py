@@ -46,6 +46,7 @@ class SlateEntry(Struct, forbid_unknown_fields=True):
     min_propensity: float | None = None
     censored: bool = False
     rounded: bool = False
+    team: str | None = None  # of an interleaved slate; an imported one has none
 
 
 class CandidateEntry(Struct, forbid_unknown_fields=True):

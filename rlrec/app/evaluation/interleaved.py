@@ -1,0 +1,152 @@
+"""Interleaved experiments: two frozen rankers fill each slate in turns, and the reward of a slot is its ranker's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rlrec import policy as kinds
+from rlrec.app.distributions import designs
+from rlrec.app.inputs import canonical, lookup
+from rlrec.errors import InputError
+from rlrec.policy.base import EVERYTHING
+from rlrec.records import Reward, Version
+from rlrec.store import Unit, policies, team_drafts
+from rlrec.store.experiments import Experiment
+from rlrec.store.team_drafts import TEAMS
+from rlrec.store.unit import parse
+
+if TYPE_CHECKING:
+    from rlrec.ope.comparison import VariantMean
+
+LABEL, OPTION = "interleaved", "interleave"  # of the only variant, and in the definition of the experiment
+
+
+class TeamCredit(NamedTuple):
+    """Mean credit of each team a decision, and of the second less the first.
+
+    sessions, decisions: mature ones without a censored slot. first_picks: decisions in which the first team
+    picked first. wins: units with more credit for the first team, for the second, and with equal credit; None where
+    there are too many to be kept apart."""
+
+    means: list[VariantMean]
+    difference: dict[str, float]
+    sessions: int
+    decisions: int
+    first_picks: int
+    wins: tuple[int, int, int] | tuple[None, None, None]
+
+
+def rankers(experiment: Experiment) -> list[str]:
+    """The references of the two rankers, as the experiment was defined; [] for any other experiment."""
+    named = parse(experiment.definition, f"experiment {experiment.name}").get(OPTION) or []
+    return [str(reference) for reference in named]
+
+
+def versions(unit: Unit, references: Sequence[str]) -> list[Version]:
+    """The versions that will take turns. Raises InputError unless they are two that can."""
+    if len(references) != 2:
+        hint = "give two: --interleave home@2,other@1"
+        raise InputError(f"--interleave names {len(references)} rankers", hint=hint)
+    if references[0] == references[1]:
+        raise InputError(f"{references[0]} cannot be interleaved with itself", hint="name two versions")
+    return [_ranker(unit, reference) for reference in references]
+
+
+def _ranker(unit: Unit, reference: str) -> Version:
+    version = lookup.version(unit, reference)[0]
+    policy, name = kinds.load(version.policy.kind), version.policy.name
+    if version.learning and policy.online and version.policy.kind not in ("uniform", "fixed"):
+        hint = f"`rlrec policy freeze {name}` makes a version to name, {name}@V"
+        raise InputError(f"{reference} still learns, and interleaved rankers are frozen", hint=hint)
+    of_version = designs.policy_of(version)
+    reasons = {
+        "is the label of an imported log": not policy.served,
+        "reads the session": policy.stateful,
+        "draws candidates first": bool(of_version.stages),
+        "ranks by samples of its own for every decision": getattr(of_version, "model", "") == "shared"
+        and hasattr(of_version, "samples"),
+        "is interleaved itself": policy.drafted,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise InputError(f"{reference} cannot be interleaved: it {reason}", hint="name another policy")
+    return version
+
+
+def add_policy(unit: Unit, experiment: str, drafted: Sequence[Version]) -> int:
+    """The policy that fills slates from these two: its id."""
+    fields = dict.fromkeys(name for version in drafted for name in designs.policy_of(version).reads)
+    params = {
+        "first": drafted[0].id, "second": drafted[1].id, "floor": 0.0,
+        "fields": list(EVERYTHING if EVERYTHING[0] in fields else fields),
+    }  # fmt: skip
+    policy_id = policies.add_policy(
+        unit, name=f"{kinds.TEAM_DRAFT}@{experiment}/{LABEL}", kind=kinds.TEAM_DRAFT, params=params,
+        definition=canonical.text({"experiment": experiment, "variant": LABEL}),
+    )  # fmt: skip
+    version_id = policies.add_version(
+        unit, policy_id=policy_id, number=1, status="frozen", reward_id=drafted[0].reward.id, seq=0, entered_to=None,
+        learned_from={},
+    )  # fmt: skip
+    policies.add_head(unit, policy_id, live_id=version_id)
+    return policy_id
+
+
+def credit(unit: Unit, experiment: Experiment, reward: Reward, *, level: float) -> TeamCredit:
+    """Credit of each team on mature decisions, clustered by the unit that was assigned."""
+    import numpy as np
+
+    from rlrec.ope import comparison
+
+    spanning = comparison.empty(spanning=True)
+    sums, first_picks, sessions = [spanning, spanning, spanning], 0, 0
+    for of_unit, of_session, credited, picks in _credited(unit, experiment, reward):
+        columns = (credited[:, 0], credited[:, 1], credited[:, 1] - credited[:, 0])
+        sums = [
+            total + comparison.fold(column, of_unit, spanning=True) for total, column in zip(sums, columns, strict=True)
+        ]
+        first_picks += picks
+        sessions += len(np.unique(of_session))
+    means = [comparison.finish(total) for total in sums]
+    summary = sums[2].summary()
+    sign = np.sign(summary.units[:, 0])
+    wins = int((sign < 0).sum()), int((sign > 0).sum()), int((sign == 0).sum())
+    return TeamCredit(
+        means=means[:2], difference=comparison.from_zero(means[2], level=level),
+        sessions=sessions, decisions=means[2].decisions, first_picks=first_picks,
+        wins=(None, None, None) if summary.blocks else wins,
+    )  # fmt: skip
+
+
+def _credited(unit: Unit, experiment: Experiment, reward: Reward) -> Iterator[tuple[Any, Any, Any, int]]:
+    """Unit and session of the decisions of each batch, (n,), the credit of each team, (n, 2), and how often the first
+    team picked first."""
+    import numpy as np
+
+    from rlrec.app.log import reward_log
+    from rlrec.arrays import run_starts
+    from rlrec.store import reader
+    from rlrec.store.reader import Selection
+
+    selection = Selection(variant_ids=[variant.id for variant in experiment.variants])
+    for batch in reader.batches(unit, selection, columns=(*reward_log.MATURITY, "user_id")):
+        rows = reward_log.with_rewards(batch, reward)
+        rows = rows.take(reward_log.mature(rows.slots, reward, now=unit.now))
+        ids = rows.slots["decision_id"]
+        uncensored = ~np.isin(ids, ids[rows.slots["censored"]])
+        rows = rows.take(uncensored)
+        if not len(rows):
+            continue
+        # the team of every slot
+        ids = rows.slots["decision_id"]
+        starts = run_starts(ids)
+        teams = team_drafts.find(unit, ids[starts].tolist())
+        letters = "".join(teams[key] for key in ids[starts].tolist())
+        second = np.frombuffer(letters.encode(), np.uint8) == ord(TEAMS[1])
+        # its reward, added up by decision and team
+        credited = np.column_stack(
+            [np.add.reduceat(np.where(second == team, rows.reward, 0.0), starts) for team in (False, True)]
+        )
+        of_unit, of_session = (rows.slots[name][starts] for name in (f"{experiment.unit}_id", "session_id"))
+        yield of_unit, of_session, credited, int((~second[starts]).sum())

@@ -1,0 +1,41 @@
+"""The policy of an interleaved experiment: two frozen versions take turns to fill one slate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from rlrec.policy.base import Belief, Policy
+
+if TYPE_CHECKING:
+    from rlrec.policy.scores import Scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeamDraft(Policy):
+    """Two frozen versions whose rankings are drafted into one slate: see `interleaving`.
+
+    first, second: their ids. fields: of the context on which either depends."""
+
+    first: int = 0
+    second: int = 0
+    fields: tuple[str, ...] = ()
+    floor: float = 0.0
+
+    purpose: ClassVar[str] = "made by `experiment create --interleave`"
+    online: ClassVar[bool] = False
+    drafted: ClassVar[bool] = True
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return tuple(self.fields)
+
+    def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
+        raise TypeError("two rankers have no scores in common")
+
+    def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> None:
+        return None
+
+    def greedy(self) -> Self:
+        return self
