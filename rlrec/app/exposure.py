@@ -192,7 +192,9 @@ class Census:
             slots=len(arm),
             realised=np.bincount(arm, minlength=len(self.added_at)).astype(np.float64),
             expected=self._expected(slots, starts, logged),
-            eligible=self._eligible(slots["eligible_id"][starts], logged),
+            eligible=self._eligible(
+                logged.lists.catalogues_of(slots["decision_id"][starts], slots["eligible_id"][starts]), logged
+            ),
             served=int(live.sum()),
             explored=self._explored({name: column[live] for name, column in slots.items()}),
             young=int((slots["at"] - self.added_at[arm] < YOUNG_US)[live].sum()),
@@ -214,7 +216,8 @@ class Census:
         """In how many of these decisions each arm was eligible, (a,)."""
         decisions = np.zeros(len(self.added_at))
         for key, times in zip(*(column.tolist() for column in np.unique(sets, return_counts=True)), strict=True):
-            decisions[self.evaluation.arms.index(logged.eligible[key])] += times
+            arms = logged.lists.catalogues[key] if key in logged.lists.catalogues else logged.eligible[key]
+            decisions[self.evaluation.arms.index(arms)] += times
         return decisions
 
     def _explored(self, slots: Columns) -> float:

@@ -215,6 +215,14 @@ def test_a_log_without_lists_cannot_judge_a_ranker_of_them(catalogue: Run) -> No
     assert (row["n"], row["left_out"]) == (0, 120)
 
 
+def test_exposure_counts_the_catalogue_that_candidates_are_drawn_from(kiosk: Run) -> None:
+    created(kiosk, "p")
+    done(kiosk("recommend", "--policy", "p", "--session", "s", "-k", "2"))
+    shown = done(kiosk("exposure", "--json")).json
+    assert shown["catalogue"]["arms"] == 6
+    assert shown["catalogue"]["coverage"] == pytest.approx(2 / 6)
+
+
 # -- checks, and other stores --
 
 

@@ -24,7 +24,7 @@ from rlrec.policy.slate import SlateSampler
 from rlrec.policy.solving import ArmMoments, unpack
 from rlrec.policy.team_draft import TeamDraft
 from rlrec.policy.two_stage import TwoStage
-from rlrec.records import Version
+from rlrec.records import CURVE, Version
 from rlrec.store import Unit, beliefs, policies
 from rlrec.store.beliefs import SUMS, ArmPrior, BeliefRow, BeliefRows
 from rlrec.store.unit import Row, damaged
@@ -106,7 +106,9 @@ class VersionDistribution:
         self.generator: VersionDistribution | None = None
         if isinstance(policy, TwoStage):
             kind, params = policy.definitions[0]
-            first = replace(version, policy=replace(version.policy, kind=kind, params=params))
+            parameters = {name: value for name, value in version.parameters.items() if name not in CURVE}
+            stored = replace(version.policy, kind=kind, params=params)  # with the curve, where the stage counts by one
+            first = replace(version, policy=stored, parameters=parameters)
             self.generator = VersionDistribution(first, sums=(), prior=prior, described=described)
         self._prior_arms, self._prior = _table(prior, 2)
         self._rows: dict[str, Array] = {}

@@ -51,6 +51,13 @@ class LoggedLists:
         """The rows whose decision has a list, (n,)."""
         return np.isin(slots["decision_id"], list(self.lists)) if self.lists else np.zeros(len(slots["at"]), np.bool_)
 
+    def catalogues_of(self, decision_id: Ids, eligible_id: Ids) -> Ids:
+        """The eligible sets of decisions, (n,), or the catalogues that their candidates were drawn from."""
+        listed = (
+            (self.lists.get(key), sets) for key, sets in zip(decision_id.tolist(), eligible_id.tolist(), strict=True)
+        )
+        return np.array([sets if of is None or of.catalogue_id is None else of.catalogue_id for of, sets in listed])
+
     def log_ratio(
         self, serving: VersionDistribution, slots: Columns, contexts: ContextTable, *, keys: Mapping[int, str]
     ) -> Array | None:
