@@ -96,22 +96,21 @@ def line_type() -> Any:
 
 def _groups(lines: Lines, line_class: Any) -> Iterator[list[Any]]:
     """Groups of lines as the use case takes them; the lines that do not decode are refused."""
+    from msgspec.structs import astuple
+
     for group in lines.groups(line_type()):
-        yield [to_line(line_class, number, entry) for number, entry in group]
+        yield [checked(line_class(*astuple(entry), number)) for number, entry in group]
 
 
-def to_line(line_class: Any, number: int | None, entry: Any) -> Any:
-    """A decoded line as the use case takes it, of its class `line_class`, or the error in it."""
-    import msgspec
-
-    line = line_class(*msgspec.structs.astuple(entry), number)
+def checked(line: Any) -> Any:
+    """A line of the use case's class, whose `at` is still text, as it takes it; or the error in it."""
     if line.decision_id is not None and line.request_id is not None:
         hint = "give one of them"
-        return InputError("decision_id and request_id are both given", hint=hint, field="request_id", line=number)
+        return InputError("decision_id and request_id are both given", hint=hint, field="request_id", line=line.number)
     if line.at is None:
         return line
     try:
         return line._replace(at=parse_time(line.at))
     except InputError as error:
-        error.field, error.line = "at", number
+        error.field, error.line = "at", line.number
         return error

@@ -52,4 +52,6 @@ def _request(feedback_type: Any, line: Any) -> Any:
     """A request, or feedback of the use case's type; or the error in the line."""
     if isinstance(line, InputError | recommend.line_type()):
         return recommend.checked(line)
-    return feedback.to_line(feedback_type, None, line)
+    from msgspec.structs import astuple
+
+    return feedback.checked(feedback_type(*astuple(line)))
