@@ -39,7 +39,7 @@ REASONS = {
     "no-reward-range": "the reward has no clip, which this interval needs: a bound is null",
     "no-propensity": "rows or visits without a propensity, or cut, were left out; `left_out` counts them",
     "no-state": "rows or visits without a recorded session state were left out; `left_out` counts them",
-    "position-model": "the estimate is right where the position curve is (`position show`), and blind to its errors",
+    "position-model": "the estimate is right where its position curve is, and blind to that curve's errors",
     "no-candidates": "rows or visits without candidates, which the target ranks, were left out; `left_out` counts them",
     "logging-candidates": "the target would draw from the catalogue, and was judged on candidates that the logger drew",
     "logging-states": "the target reads session state, and was judged in states that the logger caused",
@@ -256,7 +256,7 @@ def _effective_rewards(ess: float | None, share: float | None) -> float:
 
 def explanations(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
     """A line for every reason of these estimates (`Estimate` as a mapping), with those of its causes that occurred."""
-    causes = {"low-ess": _low_ess, "few-rewards": _few_rewards}
+    causes = {"low-ess": _low_ess, "few-rewards": _few_rewards, "position-model": _position_model}
     lines = []
     for reason in REASONS:
         concerned = [estimate for estimate in estimates if reason in estimate["reasons"]]
@@ -270,6 +270,15 @@ def _low_ess(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
     for estimate in estimates:
         by_cause[_ess_cause(estimate["ess"], estimate["clusters"])].append(estimate["ess"])
     return [f"effective sample size {_span(by_cause[cause])}, {cause}" for cause in _ESS if by_cause[cause]]
+
+
+def _position_model(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
+    named = {estimate["curve"]: estimate["curve_age_days"] for estimate in estimates if estimate["curve"] is not None}
+    assumed = any(estimate["curve"] is None for estimate in estimates)
+    return [
+        *(f"right where position curve {curve} is, {age:.3g} days old" for curve, age in named.items()),
+        *(["right where positions within the window are examined alike"] if assumed else []),
+    ]
 
 
 def _few_rewards(estimates: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from rlrec import ope
 from rlrec.arrays import Array
 from rlrec.errors import InputError
 from rlrec.ope import pseudo_inverse
+from rlrec.ope.diagnostics import explanations
 from rlrec.ope.slate_weighting import FLAT, Pbm
 from rlrec.ope.slates import PositionCurve
 from tests.ope.paging import (
@@ -99,6 +100,14 @@ def test_a_row_names_its_curve_and_its_age() -> None:
     assert (pbm.curve, pbm.curve_age_days, pbm.reasons) == ("home@1", 3.5, ("position-model",))
     assert (iips.curve, iips.curve_age_days, "position-model" in iips.reasons) == (None, None, False)
     assert (interpol.curve, "position-model" in interpol.reasons) == (None, True)
+
+
+def test_a_table_explains_which_curve_an_estimate_rests_on() -> None:
+    rows = judged(complete(by_position), "pbm:home,interpol", replace(RIGHT, age_days=3.5))
+    assert explanations([asdict(row) for row in rows]) == [
+        "position-model: right where position curve home@1 is, 3.5 days old; right where positions within the window "
+        "are examined alike"
+    ]
 
 
 def test_a_curve_that_ends_above_the_page_is_refused() -> None:

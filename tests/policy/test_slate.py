@@ -18,7 +18,7 @@ from rlrec.policy.families.gaussian import Gaussian
 from rlrec.policy.families.gumbel import Gumbel
 from rlrec.policy.families.point import Point
 from rlrec.policy.scores import Scores
-from rlrec.policy.slate import conditionals, draw, first, marginals, placement, remaining
+from rlrec.policy.slate import conditionals, draw, first, marginals, placement, remaining, remaining_each
 from tests.policy import reference
 
 FLOORS = {"no floor": Fraction(0), "floor": Fraction(1, 5)}
@@ -127,6 +127,15 @@ def test_remaining_sums_to_one_and_leaves_out_what_was_shown(family: str, floor:
         chance = remaining(SIX[family], slate, floor=floor)
         assert chance.sum() == pytest.approx(1, abs=1e-11)
         assert not chance[slate].any()
+
+
+@by_family
+@pytest.mark.parametrize("floor", [0.0, 0.2, (0.3, 0.0)])
+def test_many_prefixes_are_answered_at_once(family: str, floor: float | tuple[float, ...]) -> None:
+    for size in range(4):
+        prefixes = ALL[::11, :size]
+        expected = [remaining(SIX[family], prefix, floor=floor) for prefix in prefixes]
+        assert remaining_each(SIX[family], prefixes, floor=floor) == pytest.approx(np.array(expected), abs=1e-14)
 
 
 @by_family
