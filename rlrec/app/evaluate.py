@@ -34,7 +34,7 @@ def explained(rows: Sequence[EstimateRow]) -> list[str]:
     inclusion = rows[0].inclusion if rows else Inclusion()
     of_lists = (
         f"candidates: the smallest probability with which an arm that was shown was a candidate is "
-        f"{inclusion.smallest:.3g}, in {inclusion.decisions:,} decisions whose first stage was derived again"
+        f"{inclusion.smallest:.3g} (decisions that were derived again: {inclusion.decisions:,})"
     )
     return (
         diagnostics.explanations([row.to_json() for row in rows])

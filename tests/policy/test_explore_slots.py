@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from itertools import permutations
 from typing import Any
@@ -11,12 +12,15 @@ import pytest
 from scipy.special import chdtrc
 
 from rlrec import policy as kinds
+from rlrec.app.evaluation.loggers import guaranteed
 from rlrec.arrays import Array
 from rlrec.errors import InputError
 from rlrec.policy import slate
 from rlrec.policy.families.beta import Beta
 from rlrec.policy.families.gumbel import Gumbel
 from rlrec.policy.families.point import Point
+from tests.app.shop import done
+from tests.conftest import Run
 
 M, SIZE = 5, 3
 FAMILIES = {
@@ -96,3 +100,27 @@ def test_the_floor_holds_at_the_named_positions_alone() -> None:
 def test_what_names_no_positions_is_refused(kind: str, params: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
         kinds.make(kind, params)
+
+
+def test_what_the_floor_guarantees_is_below_every_marginal() -> None:
+    for floors in FLOORS:
+        least = guaranteed(SIZE, M, floor=floors)
+        marginals = [slate.marginals(scores, size=SIZE, floor=floors) for scores in FAMILIES.values()]
+        assert all((found.min(axis=1) >= least - 1e-12).all() for found in marginals)
+    # who is certain at position 1 never stands at position 2
+    assert guaranteed(SIZE, M, floor=(0.0, 0.3, 0.0)).tolist() == [0, 0, 0]
+    assert guaranteed(SIZE, M, floor=(0.2, 0.0)).tolist() == pytest.approx([0.04, 0, 0], abs=1e-12)
+
+
+def test_a_log_of_named_positions_is_sound_and_judges_others(run: Run) -> None:
+    done(run("arm", "import", "-", stdin="".join(json.dumps({"arm": f"a{arm}"}) + "\n" for arm in range(M))))
+    words = ("--param", "floor=0.5", "--param", "explore_slots=2")
+    done(run("policy", "create", "p", "--kind", "thompson", *words))
+    asked = "".join(json.dumps({"policy": "p", "session": f"s{row}", "k": 3}) + "\n" for row in range(200))
+    answers = done(run("recommend", "--input", "-", "--format", "ndjson", "--seed", 1, stdin=asked)).lines
+    assert all(slot["propensity"] >= 0.5 / 4 - 1e-12 for answer in answers for slot in answer["slate"][1:2])
+    assert done(run("doctor", "--json")).json["ok"]
+    assert done(run("decision", "show", 1, "--json")).json["floor"] == [0, 0.5, 0]
+    later = ("--now", "2030-01-01T00:00:00Z")
+    (row,) = done(run(*later, "evaluate", "uniform", "--estimator", "ips", "--json")).json
+    assert row["mean_weight"] == pytest.approx(1, abs=0.1)

@@ -61,7 +61,7 @@ def score(kind: Gradient, parameters: Parameters, pages: LoggedSlates) -> Array:
 def value(kind: Gradient, parameters: Parameters, pages: LoggedSlates, *, entropy: float = 0.0) -> float:
     """What the objective adds up to: sum of scale (weight x gain + entropy)."""
     found = score(kind, parameters, pages)
-    joint = reinforce.log_joint(found, pages.shown, temperature=kind.temperature, floor=kind.floor)
+    joint = reinforce.log_joint(found, pages.shown, temperature=kind.temperature, floor=kind.exploration)
     soft = reinforce.probabilities(found, temperature=kind.temperature, floor=0.0)
     bonus = -entropy * (soft * np.log(soft)).sum(axis=1)
     return float((pages.scale * (np.exp(joint - pages.log_propensity) * pages.gain + bonus)).sum())
@@ -81,9 +81,9 @@ def differences(kind: Gradient, parameters: Parameters, pages: LoggedSlates, *, 
 
 
 @pytest.mark.parametrize("model", ["linear", "bilinear"])
-@pytest.mark.parametrize("size", [1, 3])
-def test_the_gradient_equals_finite_differences(model: str, size: int) -> None:
-    kind = policy(model=model, temperature=0.7, floor=0.1)
+@pytest.mark.parametrize(("size", "slots"), [(1, ""), (3, ""), (3, "2")])
+def test_the_gradient_equals_finite_differences(model: str, size: int, slots: str) -> None:
+    kind = policy(model=model, temperature=0.7, floor=0.1, explore_slots=slots)
     pages, parameters = random_pages(kind, size=size), random_parameters(kind, 8, np.random.default_rng(2))
     found = reinforce.sums(kind, parameters, [pages], Objective(entropy=0.3)).gradient
     for name, slope in differences(kind, parameters, pages, entropy=0.3).items():

@@ -63,9 +63,10 @@ class LoggedLists:
     ) -> Array | None:
         """Log of the target's probability of the list of each row over the logger's, (n,): 0 where both have the same
         first stage, or there is no list. None where it is 0 everywhere."""
-        generator, name = serving.generator, first_stage(serving.version)
+        generator = serving.generator
         if generator is None or not self.lists:
             return None
+        name = first_stage(serving.version)
         first, which = distinct(slots["decision_id"])
         ids, versions = (slots[column][first].tolist() for column in ("decision_id", "version_id"))
         pairs = enumerate(zip(ids, versions, strict=True))
