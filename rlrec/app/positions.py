@@ -76,7 +76,7 @@ def fit(store: Store, request: Request) -> CurveAnswer:
     with store.read() as unit, bulk.alongside(unit):
         definition = lookup.reward(unit, request.reward)
         selection = filters.selection(unit, request.log)
-        size = request.positions or min(reader.longest_slate(unit, selection), MOST)
+        size = min(request.positions or MOST, reader.longest_slate(unit, selection))
         estimated = _estimate(unit, request, definition, selection, size)
     return store.write(partial(_store, request=request, definition=definition, estimated=estimated))
 
@@ -115,7 +115,8 @@ def _estimate(unit: Unit, request: Request, definition: Reward, selection: Selec
     if size < 2:
         raise CheckFailed("the log shows one position alone: there is nothing to compare it with")
     estimated = _curve(sums, request.model, size)
-    examination = np.array([position.examination for position in estimated.curve.positions])
+    by_position = estimated.curve if request.model == "pbm" else positions.chained(sums.overlap)
+    examination = np.array([position.examination for position in by_position.positions])
     comparison = click_models.compare(sums.clicks, examination, model=request.model)
     return replace(estimated, comparison=comparison)
 

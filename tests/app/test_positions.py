@@ -151,4 +151,7 @@ def test_the_commands_answer_as_the_contract_says(run_sqlite: Run, sqlite_db: st
     assert "curve home@1, model pbm, method overlap, reward default, 300 clusters" in table
     assert run_sqlite("position", "show", "hom").exit_code == 2
     for model in ("cascade", "dcm"):
-        assert run_sqlite("position", "fit", "home", "--model", model, "--json").json["method"] == "likelihood"
+        other = run_sqlite("position", "fit", "home", "--model", model, "--positions", 99, "--json").json
+        assert (other["method"], len(other["positions"])) == ("likelihood", 3)
+        assert other["log_likelihood"] == pytest.approx(answer["log_likelihood"])
+        assert other["reasons"] == ["prefers:pbm"]
