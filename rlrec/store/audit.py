@@ -39,12 +39,14 @@ def ranges(unit: Unit, policy_id: int, *, size: int = BATCH) -> Iterator[Batch]:
 
 
 def slots_of(unit: Unit, decision_ids: Sequence[int]) -> Columns:
-    """The slots of some decisions, with the columns of `ranges`."""
+    """The slots of some decisions, with the columns of `ranges` and their scores."""
+    names = (*_SLOTS, "score")
     portions = (decision_ids[start : start + 5_000] for start in range(0, max(1, len(decision_ids)), 5_000))
     inside = (f"d.id IN ({reader.numbers(portion)})" for portion in portions)
-    queries = (reader.ask_slots(unit, _SLOTS, [test], order="d.id, s.position") for test in inside)
+    queries = (reader.ask_slots(unit, names, [test], order="d.id, s.position") for test in inside)
     slots = [reader.read_slots(query) for query in queries]
-    return {name: np.concatenate([columns[name] for columns in slots]) for name in _SLOTS}
+    joined = {name: np.concatenate([columns[name] for columns in slots]) for name in names}
+    return joined | {"score": np.where(joined["score"] == reader.NO_SCORE, np.nan, joined["score"])}
 
 
 def visit_histories(unit: Unit, decision_ids: Sequence[int]) -> Columns:

@@ -15,6 +15,7 @@ from rlrec.store.unit import Unit
 BATCH = 50_000  # decisions in a batch, about
 ABSENT = -1  # stands for a missing id
 _NONE = "-1.0"  # stands for a missing probability
+NO_SCORE = 1e308  # stands for a missing score
 _EMPTY = ("x''", "''::bytea")  # no bytes, on SQLite and PostgreSQL
 # Decisions among which one is wanted: to read past up to so many costs less than an index, and than to look up events.
 SCANNED, NEAR = 12, 2
@@ -44,6 +45,7 @@ COLUMNS: dict[str, tuple[type, str]] = {
     "imported": (np.bool_, "d.imported"),
     **_numbers_of("s", "position", "arm_id"),
     **{name: (np.float64, f"coalesce(s.{name}, {_NONE})") for name in ("propensity", "marginal", "min_propensity")},
+    "score": (np.float64, f"coalesce(s.score, {NO_SCORE})"),
     "censored": (np.bool_, "s.censored"),
     "rounded": (np.bool_, "s.rounded"),
     # The visit as the decision saw it (see `policy/history.py`), and whether that is stored: no bytes may mean either.
@@ -340,7 +342,7 @@ def read_slots(query: PendingQuery) -> Columns:
     """The answer to `ask_slots`, with NaN for a probability that is missing."""
     slots = query.columns()
     for name, column in slots.items():
-        if COLUMNS[name][0] is np.float64:
+        if COLUMNS[name][0] is np.float64 and name != "score":
             column[column > 0 if name == "log_propensity" else column < 0] = np.nan
     return slots
 

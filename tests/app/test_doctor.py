@@ -326,6 +326,10 @@ BENT: dict[str, tuple[list[str], str, str]] = {
         [f"UPDATE event SET kind = 'other' WHERE key = {KEY}"], "dangling",
         f"(SELECT decision_id FROM feedback_key WHERE key = {KEY})",
     ),
+    "score": ([f"UPDATE slot SET score = score + 0.01 WHERE decision_id = {ONE}"], "propensities", ONE),
+    "score on a page": (
+        [f"UPDATE slot SET score = 7 WHERE position = 2 AND decision_id = {PAGE}"], "propensities", PAGE,
+    ),
     "timeout": (["UPDATE settings SET session_timeout_us = 900000000000000000"], "dangling", "settings"),
     "order of events": (
         [f"UPDATE event SET received_at = received_at - 1, at = at - 1 WHERE number > 1 AND decision_id = {CLICK}"],
@@ -362,6 +366,7 @@ ALSO_ON_POSTGRES = [
     "propensity and log",
     "user",
     "page",
+    "score",
     "assignment gone",
     "weights of an experiment",
     "digest of a feedback key",

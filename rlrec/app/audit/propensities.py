@@ -14,7 +14,7 @@ from rlrec.app.audit.stored_slates import ABSOLUTE, CHECK, RELATIVE, Derived, Re
 from rlrec.app.distributions import designs, exact, past_beliefs
 from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribution
 from rlrec.app.log import lineage
-from rlrec.arrays import Ids, Index, run_starts
+from rlrec.arrays import Array, Ids, Index, run_starts
 from rlrec.policy import sampler, slate
 from rlrec.policy.scores import Scores
 from rlrec.policy.two_stage import ranking_seeds
@@ -161,8 +161,9 @@ class VersionSlates:
 
 def _derive(case: EligibleDistribution, stored: Stored, size: int) -> Derived:
     places = np.searchsorted(case.arms, stored.arms)
+    score = case.noiseless(places).astype(np.float64)
     if size == 1 and not case.scores.samples:
-        return _single(case, stored, places)
+        return _single(case, stored, places, score)
     draw = slate.draw(case.scores, size=size, floor=case.floor, seeds=stored.seeds, decisions=stored.ids)
     redrawn = (draw.slates != places).any(axis=1)
     propensity, marginal, minimum = draw.propensity, draw.marginal, draw.minimum
@@ -171,7 +172,7 @@ def _derive(case: EligibleDistribution, stored: Stored, size: int) -> Derived:
         propensity[rows] = slate.conditionals(scores, places[rows], floor=case.floor)
         table = slate.marginals(scores, size=size, floor=case.floor)
         marginal[rows] = table[np.arange(size), places[rows]]
-    return Derived(redrawn, propensity, marginal, minimum)
+    return Derived(redrawn, propensity, marginal, minimum, score)
 
 
 def _by_scores(scores: Scores, stored: Stored, rows: Index) -> Iterator[tuple[Index, Scores]]:
@@ -183,11 +184,11 @@ def _by_scores(scores: Scores, stored: Stored, rows: Index) -> Iterator[tuple[In
         yield rows, scores
 
 
-def _single(case: EligibleDistribution, stored: Stored, places: Index) -> Derived:
+def _single(case: EligibleDistribution, stored: Stored, places: Index, score: Array) -> Derived:
     """Slates of one position, drawn again: the inverse of the distribution at the decision's first word."""
     chance = slate.first(case.scores, floor=case.floor)
     cumulative = np.cumsum(chance)
     uniform = sampler.uniforms(stored.seeds, stored.ids, words=1)[:, 0]
     arm = np.searchsorted(cumulative, uniform * cumulative[-1], side="right")
     redrawn = np.minimum(arm, np.flatnonzero(chance)[-1]) != places[:, 0]
-    return Derived(redrawn, chance[places], chance[places], np.full(places.shape, chance.min()))
+    return Derived(redrawn, chance[places], chance[places], np.full(places.shape, chance.min()), score)

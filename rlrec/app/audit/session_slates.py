@@ -71,7 +71,7 @@ class SessionSlates:
 
     def _case(self, slates: StoredSlates, case: EligibleGroup) -> int:
         size = slates.per_decision("size")[case.rows]
-        logits, done = case.score / self.trained.policy.temperature, 0
+        done = 0
         for length in np.unique(size).tolist():
             rows = np.flatnonzero(size == length)
             rows = rows[np.isin(slates.per_slot("arm_id", case.rows[rows], length), case.arms).all(axis=1)]
@@ -79,7 +79,7 @@ class SessionSlates:
                 continue
             stored = Stored(slates, case.rows[rows], length)
             try:
-                derived = self._derive(logits[rows], stored, np.searchsorted(case.arms, stored.arms))
+                derived = self._derive(case.score[rows], stored, np.searchsorted(case.arms, stored.arms))
             except UNREADABLE as error:
                 self.findings.error(CHECK, f"decision {stored.ids[0]}", f"it cannot be derived again: {error}")
                 continue
@@ -88,11 +88,13 @@ class SessionSlates:
             done += len(rows)
         return done
 
-    def _derive(self, logits: Array, stored: Stored, places: Index) -> Derived:
+    def _derive(self, score: Array, stored: Stored, places: Index) -> Derived:
         floor, size = self.trained.policy.exploration, places.shape[1]
+        logits = score / self.trained.policy.temperature
         draw = slate.draw_each(logits, size=size, floor=floor, seeds=stored.seeds, decisions=stored.ids)
         logged = slate.log_each(logits, places, floor=floor)
-        return Derived((draw.slates != places).any(axis=1), logged.propensity, logged.marginal, logged.minimum)
+        redrawn, of_shown = (draw.slates != places).any(axis=1), np.take_along_axis(score, places, axis=1)
+        return Derived(redrawn, logged.propensity, logged.marginal, logged.minimum, of_shown)
 
 
 def _possible(past: History) -> Flags:

@@ -101,15 +101,16 @@ class Stored:
         self.propensity: Array = slates.per_slot("propensity", group, size)
         self.marginal: Array = slates.per_slot("marginal", group, size)
         self.min_propensity: Array = slates.per_slot("min_propensity", group, size)
+        self.score: Array = slates.per_slot("score", group, size)
 
     def compare(self, derived: Derived, *, of: str, findings: Findings) -> None:
         """Add a finding for every slate that differs from what was derived. of: what it was derived from."""
         for row in np.flatnonzero(derived.redrawn).tolist():
             findings.error(DRAWS, f"decision {self.ids[row]}", f"its seed draws another slate from {of}")
         details: dict[int, list[str]] = {}
-        for name in ("propensity", "marginal", "min_propensity"):
+        for name in ("propensity", "marginal", "min_propensity", "score"):
             its, other = getattr(self, name), getattr(derived, name)
-            # a marginal without a closed form is stored as none
+            # a marginal without a closed form, and an infinite score, are stored as none
             wrong = ~near(its, other) & ~(np.isnan(its) & (np.isnan(other) | (other <= 0)))
             for row, column in np.argwhere(wrong).tolist():
                 values = f"{its[row, column]:.12g}, not {other[row, column]:.12g}"
@@ -123,16 +124,18 @@ class Stored:
 
 @dataclass(frozen=True, eq=False)
 class Derived:
-    """The figures of `Stored`, derived again, (n, size). redrawn (n,): the seed gives another slate.
+    """The figures of `Stored`, derived again, (n, size); score: NaN where there is none. redrawn (n,): the seed gives
+    another slate.
     Where the seed gives another slate of several positions, their smallest probabilities are taken as stored."""
 
     redrawn: Flags
     propensity: Array
     marginal: Array
     min_propensity: Array
+    score: Array
 
 
 def near(stored: Array, derived: Array) -> Flags:
     """Which probabilities agree within the precision of doubles."""
     distance = np.abs(stored - derived)
-    return (distance <= ABSOLUTE) | (distance <= RELATIVE * derived)
+    return (distance <= ABSOLUTE) | (distance <= RELATIVE * np.abs(derived))
