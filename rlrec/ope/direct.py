@@ -18,6 +18,7 @@ from rlrec.ope.base import ImpressionEstimator, LogBatch, hash_bits, model_of
 
 _SALT = 2
 _PENALTIES = (1e5, 1e4, 1e3, 100.0, 10.0, 1.0)  # the strongest first: it wins a tie
+_NOTHING = 1e-12  # of a variance, relative to the squares that it is a difference of
 _CELLS = 500_000  # predictions in memory at once where every arm of every row is clipped
 _BLOCK = 8_192  # rows whose columns are in memory at once: few enough to stay near the processor
 
@@ -192,8 +193,10 @@ class Ridge:
     def _scale(self, gram: Array) -> Array:
         """Factors of the penalty, (d,): 0 for the intercept, 1 for a position, its variance for a feature."""
         mean = gram[0] / gram[0, 0]
-        spread = np.maximum(np.diag(gram) / gram[0, 0] - mean**2, 0.0)[1 + self.positions :]
-        return np.concatenate([np.zeros(1), np.ones(self.positions), np.where(spread > 0, spread, 1.0)])
+        square = np.diag(gram) / gram[0, 0]
+        spread, square = (column[1 + self.positions :] for column in (square - mean**2, square))
+        varies = spread > _NOTHING * square  # what a feature without variance has is a rounding of 0
+        return np.concatenate([np.zeros(1), np.ones(self.positions), np.where(varies, spread, 1.0)])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

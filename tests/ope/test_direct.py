@@ -150,3 +150,17 @@ def test_a_row_of_weight_two_counts_as_two_rows() -> None:
     )
     for name, values in vars(weighed).items():
         assert np.allclose(values, getattr(repeated, name)), name
+
+
+def test_a_feature_that_never_varies_is_no_hazard() -> None:
+    """Its variance, a difference of equal squares, may come out as a rounding instead of 0."""
+    for seed in range(60):
+        generator = np.random.default_rng(seed)
+        n = int(generator.integers(6, 40))
+        arm, position, cluster = generator.integers(0, 4, n), generator.integers(1, 3, n), generator.integers(0, 99, n)
+        model, constant = Ridge(arms=4, positions=2, features=1), np.full((n, 1), generator.random())
+        fitted = model.finish(
+            model.sums(generator.random(n), arm, position=position, cluster=cluster, context=constant)
+        )
+        assert np.isfinite(fitted.others).all()
+        assert np.abs(fitted.others).max() < 10
