@@ -111,7 +111,8 @@ def evaluate(store: Store, show: Show, **request: Any) -> None:
     What --json has beside value, lower and upper (null: does not apply, or
     cannot be known):
       clusters, n    clusters and rows used;  ess is over clusters (of estimators
-                     step by step: by the discounted mean of a visit's weights)
+                     step by step: by the discounted mean of a visit's weights;
+                     slot by slot: by the mean of a page's weights)
       max_weight, mean_weight   of the importance weights; the mean is near 1
       top1_share     share of the top 1 % of rows in the sum of |weight x reward|
       unsupported    the target's probability on arms that the logger gave 0

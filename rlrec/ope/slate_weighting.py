@@ -38,7 +38,8 @@ class Sips(SlateEstimator):
 
 
 class Rips(SlateEstimator):
-    """Mean of sum_l w_l r_l: unbiased where a reward depends on its slot and the slots above (cascade).
+    """Mean of sum_l w_l r_l, w_l the ratio of the slate down to slot l: unbiased where a reward depends on its slot and
+    the slots above (cascade).
 
     Source: st-tech/zr-obp, obp/ope/estimators_slate.py (SlateRewardInteractionIPS, after McInerney et al. 2020)."""
 
@@ -78,10 +79,10 @@ class Iips(SlateEstimator):
 class Pi(SlateEstimator):
     """Mean of w x page reward, w the pseudo-inverse weight q' G^+ 1_slate, with q the target's probabilities of arms at
     positions and G the logger's of pairs of them: unbiased where the page's mean reward is a sum over its slots of
-    numbers of arm and position. It asks for no reward by slot. Weights can be negative.
+    numbers of arm and position; the reward may come for the page alone. Weights can be negative. The logger must be
+    uniform, or have few enough slates to list (up to 5,000).
 
-    Loggers: uniform ones, and any with exact probabilities whose slates are few enough to be listed. Source:
-    `pseudo_inverse`, after Swaminathan et al. 2017."""
+    Source: `pseudo_inverse`, after Swaminathan et al. 2017."""
 
     weighing: ClassVar[str] = "pi"
 
@@ -124,7 +125,7 @@ class Pbm(SlateEstimator):
 class Interpol(SlateEstimator):
     """Mean of sum_l r_l x sum_(j within window of l) t_j P_target(arm at j) / sum_(k within window of j) t_k P_log(arm
     at k): unbiased where pbm is; it trusts the curve t only between positions that are at most `window` apart, so it
-    lies between iips (window 0) and pbm (window of the page).
+    lies between iips (window 0) and pbm (window of the page). Without a curve t is 1.
 
     window: 1 or more positions; curve: interpol:1:home; without one, positions within the window are taken to be
     examined alike. Source: the windows of INTERPOL (Buchholz, London, Di Benedetto & Joachims 2022), as public code
