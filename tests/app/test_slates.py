@@ -115,6 +115,21 @@ def test_sips_is_tis_where_a_visit_is_a_page(pages: str, kind: str) -> None:
     assert corrected["value"] == pytest.approx(rips["value"], abs=4 * rips["std_error"])
 
 
+@pytest.mark.slow
+def test_a_target_that_reads_the_session_is_judged_by_position(pages: str) -> None:
+    """Seeded. Its marginals are simulated, decision by decision."""
+    logs.create(pages, "grad", "gradient", minutes=100)
+    with closing(logs.at(pages, 101)) as store:
+        trained(store, "grad")
+    rips, iips, pbm = logs.judged(pages, "grad", estimators="rips,iips,pbm:home")
+    for row in (iips, pbm):
+        assert row["left_out"] == 0
+        assert row["mean_weight"] == pytest.approx(1, abs=4 / np.sqrt(row["ess"]))
+        assert abs(row["value"] - rips["value"]) < 4 * (row["std_error"] + rips["std_error"])
+    assert iips["ess"] > rips["ess"]
+    assert logs.one(pages, "grad", "iips", target_samples=0)["left_out"] == 200
+
+
 def test_a_slate_of_one_slot_is_an_impression(sqlite_db: str) -> None:
     logs.catalogue(sqlite_db, 5)
     logs.create(sqlite_db, "log", "thompson", floor="0.2")

@@ -16,16 +16,19 @@ from rlrec.ope import pseudo_inverse
 from rlrec.policy import slate
 from rlrec.store.bulk import Columns
 
+PER_DECISION = 32  # pages that are simulated, at most, for a decision that has a distribution of its own
+
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
     """The needs of estimators. joint: probabilities given the slots above; tabled: those of every position;
-    additive: weights of `pi`. positions: of the longest page; model: whether means of a model are needed."""
+    additive: weights of `pi`; marginal: the probability of each arm at its position. positions: of the longest page."""
 
     positions: int
     joint: bool
     tabled: bool
     additive: bool
+    marginal: bool
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,11 +54,15 @@ def of(
     """The probabilities of a target for the slots of complete pages. values: of a model of what a page still earns."""
     n, unknown = len(rows), np.full(len(rows), np.nan)
     steps, additive, expected = unknown.copy(), unknown.copy(), np.zeros(n)
-    table = np.full((n, wanted.positions), np.nan) if wanted.tabled or wanted.additive else None
+    simulated = scorer.target.stateful and scorer.samples > 0 and (wanted.marginal or wanted.tabled or wanted.additive)
+    table = np.full((n, wanted.positions), np.nan) if wanted.tabled or wanted.additive or simulated else None
 
     def fill(some: CaseRows | StateCaseRows) -> None:
         if wanted.joint:
             _fill_steps(some, steps)
+        if table is not None and isinstance(some, StateCaseRows) and simulated:
+            runs = min(scorer.samples, PER_DECISION)
+            table[some.indices] = some.at_positions(wanted.positions, runs=runs, seed=scorer.seed)
         if table is not None and isinstance(some, CaseRows) and not some.aside:
             table[some.indices] = some.at_positions(wanted.positions)
             if wanted.additive and not some.drawn:
@@ -64,15 +71,19 @@ def of(
             _fill_expected(some, expected, scorer.arms, values)
 
     of_target = scorer.probabilities(rows, logged, None, beside=fill, joint=wanted.joint)
+    marginal = np.where(of_target.prefixed, np.nan, np.minimum(of_target.target, 1.0))
+    greatest = np.where(of_target.prefixed, np.nan, of_target.greatest)
+    if table is not None and simulated:
+        marginal = np.take_along_axis(table, rows.slots["position"][:, None] - 1, axis=1)[:, 0]
     if table is not None and wanted.additive:
         even = rows.slots[PAIRS] == UNIFORM
         additive[even] = _of_uniform(rows.slots, table, logged)[even]
         alone = rows.slots["size"] == 1
         additive[alone] = of_target.target[alone] / rows.slots["propensity"][alone]
     return SlateTarget(
-        steps=np.minimum(steps, 1.0), marginal=np.where(of_target.prefixed, np.nan, np.minimum(of_target.target, 1.0)),
-        greatest=of_target.greatest, unsupported=of_target.unsupported, table=table if wanted.tabled else None,
-        additive=additive if wanted.additive else None, expected=None if values is None else expected,
+        steps=np.minimum(steps, 1.0), marginal=marginal, greatest=greatest, unsupported=of_target.unsupported,
+        table=table if wanted.tabled else None, additive=additive if wanted.additive else None,
+        expected=None if values is None else expected,
     )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Flags, Ids, offsets, run_starts
 from rlrec.errors import InputError
 from rlrec.ope.direct import RidgeSums
-from rlrec.ope.slate_weighting import Interpol, Pbm, Pi
+from rlrec.ope.slate_weighting import Iips, Interpol, Pbm, Pi
 from rlrec.ope.slates import PositionCurve, SlateBatch, SlateEstimator, SlateFold
 from rlrec.records import Reward
 from rlrec.store import Unit, reader
@@ -102,6 +102,7 @@ class SlateUnit:
                 joint=any(each.joint for each in resolved.values()),
                 tabled=any(each.tabled for each in resolved.values()),
                 additive=any(isinstance(each, Pi) for each in resolved.values()),
+                marginal=any(isinstance(each, Iips) for each in resolved.values()),
             ),
             strict=strict,
         )

@@ -17,9 +17,10 @@ from rlrec.app.evaluation.probabilities import CELLS, Scorer, TargetProbabilitie
 from rlrec.app.evaluation.reward_models import ModelValues
 from rlrec.app.evaluation.visit_values import TargetSlates
 from rlrec.arrays import Array, Flags, Ids, piece_rows, run_starts
-from rlrec.policy import history, reinforce
+from rlrec.policy import history, reinforce, slate
 from rlrec.policy.floors import Floor, at_positions
 from rlrec.policy.plackett_luce import softmax
+from rlrec.policy.sampler import uniforms_at
 from rlrec.store.bulk import Columns
 
 
@@ -101,6 +102,28 @@ class StateCaseRows:
             lower, order = lower[possible], order[possible]
             joint = reinforce.log_joint(self.score[self.which[lower]], order, None, **self.served)
             of_target.target[self.indices[lower]] = np.exp(joint)
+
+    def at_positions(self, positions: int, *, runs: int, seed: int) -> Array:
+        """Unbiased estimates of the target's probability of each row's arm at positions 1 to `positions`, from so many
+        simulated pages of each decision, (p, positions): a softmax has no marginal below position 1. 0 below the end
+        of the page."""
+        table, slots = np.zeros((len(self.indices), positions)), self.rows.slots
+        index, possible = places(self.arms, slots["arm_id"][self.indices][:, None])
+        top, words = run_starts(self.which), np.arange(runs * positions)
+        step = max(1, CELLS // (positions * max(len(self.arms), runs)))
+        for start in range(0, len(top), step):
+            score, ids = self.score[start : start + step], slots["decision_id"][self.indices[top[start : start + step]]]
+            uniform = uniforms_at(np.full(len(ids), seed, np.uint64), ids, words).reshape(len(ids), runs, positions)
+            shares = np.zeros((len(ids), positions, len(self.arms)))
+            for run in range(runs):
+                above = np.empty((len(ids), 0), np.int64)
+                for position in range(min(positions, len(self.arms))):
+                    below = _below(score, above, **self.served)
+                    shares[:, position] += below / runs
+                    above = np.column_stack([above, slate.invert_rows(below, uniform[:, run, position])])
+            inside = np.flatnonzero((self.which >= start) & (self.which < start + step) & possible)
+            table[inside] = shares[self.which[inside] - start, :, index[inside, 0]]
+        return np.where(np.arange(positions) < slots["size"][self.indices, None], table, 0.0)
 
     def _slates(self, rows: Ids, size: int) -> tuple[Ids, Flags]:
         """Where the arms on top of the slates of some rows stand, (g, size), and which can be made of the arms."""
