@@ -15,7 +15,7 @@ from rlrec.app.evaluation.fold import add_each
 from rlrec.app.evaluation.log_reader import LogReader
 from rlrec.app.evaluation.log_rows import ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.logger_marginals import LoggerMarginals
-from rlrec.app.evaluation.request import Evaluation
+from rlrec.app.evaluation.request import EmptyLog, Evaluation
 from rlrec.app.evaluation.request import Request as EvaluationRequest
 from rlrec.app.inputs import filters, lookup
 from rlrec.arrays import Array, Ids, finite_or_none
@@ -74,7 +74,8 @@ class ExplorationSums:
     cost: of COLUMNS over clusters; days: the same by day. weights (targets, 4): of the weights w of a target, of their
     squares, and of w and w^2 / q, q the weight of the greedy policy, which is what squares are in a log of that policy.
     served, greedy, eligible (PERIODS, a): of the probability of each arm at position 1 over the decisions of a period,
-    as served and without exploration, and of those in which it was eligible. left_out: rows without both."""
+    as served and without exploration, and of those in which it was eligible. left_out: rows without both. waiting: rows
+    that are not mature."""
 
     cost: Moments
     days: Mapping[int, Moments]
@@ -83,12 +84,14 @@ class ExplorationSums:
     greedy: Array
     eligible: Array
     left_out: int
+    waiting: int
 
     def __add__(self, other: ExplorationSums) -> ExplorationSums:
         return ExplorationSums(
             cost=self.cost + other.cost, days=add_each(self.days, other.days), weights=self.weights + other.weights,
             served=self.served + other.served, greedy=self.greedy + other.greedy,
             eligible=self.eligible + other.eligible, left_out=self.left_out + other.left_out,
+            waiting=self.waiting + other.waiting,
         )  # fmt: skip
 
 
@@ -100,8 +103,11 @@ def exploration(store: Store, request: Request) -> Result:
     with store.read() as unit, bulk.alongside(unit):
         comparison = FloorComparison.of(unit, request)
         sums = list(map(comparison.sums, comparison.batches()))
-        if not sums or not (total := reduce(add, sums)).cost.summary().present[3]:
-            raise comparison.evaluation.nothing_selected("mature impression of the policy")
+        if not sums:
+            raise comparison.evaluation.nothing_selected("impression of the policy")
+        total = reduce(add, sums)
+        if not total.cost.summary().present[3]:
+            raise comparison.no_row(total)
         return comparison.answer(total)
 
 
@@ -157,7 +163,7 @@ class FloorComparison:
 
     def sums(self, logged: LoggedBatch) -> ExplorationSums:
         """The sums of one batch."""
-        rows, _ = log_rows.usable(logged.log, self.evaluation.targets[0].reward, now=self.evaluation.now)
+        rows, waiting = log_rows.usable(logged.log, self.evaluation.targets[0].reward, now=self.evaluation.now)
         weight, vectors = self._greedy(rows, logged)
         usable = ~np.isnan(weight)
         left_out, rows, weight = int((~usable).sum()), rows.take(usable), weight[usable]
@@ -171,7 +177,7 @@ class FloorComparison:
             cost=self._moments(terms, cluster),
             days={number: self._moments(terms[of_day], cluster[of_day]) for number, of_day in days},
             weights=self._weights(rows, weight, logged),
-            served=vectors[0], greedy=vectors[1], eligible=vectors[2], left_out=left_out,
+            served=vectors[0], greedy=vectors[1], eligible=vectors[2], left_out=left_out, waiting=waiting,
         )  # fmt: skip
 
     def _moments(self, terms: Array, cluster: Ids) -> Moments:
@@ -207,6 +213,13 @@ class FloorComparison:
                 without = np.where(weight > 0, weight**2 / greedy, 0.0)
             sums[number] = weight.sum(), (weight**2).sum(), weight.sum(), without.sum()
         return sums
+
+    def no_row(self, total: ExplorationSums) -> EmptyLog:
+        """The error where nothing could be compared."""
+        if total.waiting:
+            return self.evaluation.shared[0].immature(f"{total.waiting} impressions of {self.name}")
+        hint = "two rankers, samples of correlated scores and kinds that read the session have none by position"
+        return EmptyLog(f"no impression of {self.name} has a probability to compare", hint=hint)
 
     def answer(self, total: ExplorationSums) -> Result:
         """The figures of the sums of the log."""

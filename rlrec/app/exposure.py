@@ -22,8 +22,9 @@ from rlrec.arrays import Array, Ids, Sums, finite_or_none, offsets, piece_rows, 
 from rlrec.errors import InputError
 from rlrec.ope.exposure import RateSums, rates, spread
 from rlrec.policy import features
+from rlrec.policy.base import examined_slots
 from rlrec.policy.reward import bounds
-from rlrec.records import Arm, Reward
+from rlrec.records import Arm, Reward, Version
 from rlrec.store import Store, Unit, arms, bulk
 from rlrec.store.bulk import Columns
 from rlrec.store.unit import parse
@@ -140,7 +141,8 @@ def answer(unit: Unit, request: Request) -> Result:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Census:
     """A request as the store understands it. added_at (a,): of the arms of `evaluation.arms`; described (a, v): unit
-    vectors of their features, zeros for an arm without any."""
+    vectors of their features, zeros for an arm without any. curve, examination: by which pulls of the rates are
+    counted; None and () where every slot counts one."""
 
     evaluation: Evaluation
     reader: LogReader
@@ -148,6 +150,8 @@ class Census:
     by_day: bool
     added_at: Ids
     described: csr_array
+    curve: str | None
+    examination: tuple[float, ...]
 
     @classmethod
     def of(cls, unit: Unit, request: Request) -> Census:
@@ -164,6 +168,7 @@ class Census:
         return cls(
             evaluation=evaluation, reader=LogReader(unit, evaluation), reward=reward, by_day=request.by == "day",
             added_at=np.array([arm.added_at for arm in catalogue], np.int64), described=described(catalogue),
+            **_curve(unit, request, of_policy),
         )  # fmt: skip
 
     # -- sums --
@@ -171,9 +176,10 @@ class Census:
     def partial(self, logged: LoggedBatch) -> ExposurePartial:
         """The sums of one batch."""
         rows, _ = log_rows.usable(logged.log, self.reward, now=self.evaluation.now)
+        reward, examined = examined_slots(rows.reward, rows.slots["position"], self.examination)
         of_rates = RateSums.of(
             arm=self.evaluation.arms.index(rows.slots["arm_id"]), cluster=rows.slots["cluster"],
-            examined=np.ones(len(rows)), reward=rows.reward, arms=len(self.added_at),
+            examined=examined, reward=reward, arms=len(self.added_at),
         )  # fmt: skip
         slots = logged.log.slots
         day = slots["at"] // DAY_US if self.by_day else np.zeros(len(logged.log), np.int64)
@@ -265,7 +271,7 @@ class Census:
             np.flatnonzero(total.eligible).tolist(), key=lambda row: (-total.realised[row], table.rank[row])
         )
         result: Result = {
-            "decisions": total.decisions, "slots": total.slots, "reward": self.reward.name, "curve": None,
+            "decisions": total.decisions, "slots": total.slots, "reward": self.reward.name, "curve": self.curve,
             "arms": [
                 {
                     "arm": table.keys[int(table.ids[row])], "expected": finite_or_none(total.expected[row]),
@@ -287,6 +293,15 @@ class Census:
                 if day is not None
             ]  # fmt: skip
         return result
+
+
+def _curve(unit: Unit, request: Request, version: Version | None) -> dict[str, Any]:
+    """Name and values of the curve that counts pulls: the one asked for, else that of the policy."""
+    if request.position is not None:
+        curve = lookup.curve(unit, request.position)
+        return {"curve": curve.reference, "examination": curve.examination}
+    params = {} if version is None else version.params
+    return {"curve": params.get("position") or None, "examination": tuple(params.get("examination", ()))}
 
 
 def _figures(sums: ExposureSums, popularity: Array) -> CatalogueFigures:

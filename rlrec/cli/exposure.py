@@ -18,13 +18,15 @@ DAYS = ("day", "decisions", "slots", "coverage", "gini", "effective_arms", "floo
 @click.option("--log", metavar="FILTER", help="Filter of the log, as in `evaluate` [default: all].")
 @click.option("--by", type=click.Choice(["day"]), help="The figures of the catalogue for each day, too.")
 @click.option("--reward", metavar="NAME", help="Reward of the rates [default: the policy's, or `default`].")
+@click.option("--position", metavar="CURVE", help="Curve that counts pulls of the rates [default: the policy's].")
 @stored
 def exposure(store: Store, show: Show, **request: Any) -> None:
     """Show how much of the log each arm had, and how evenly.
 
     Expected exposure sums the probabilities that an arm had at each position of each decision: it has no luck in it.
     Realised exposure counts the slots that showed the arm. An arm counts in the figures of the catalogue if it was
-    eligible in some decision; the rate is the mean reward of its mature slots.
+    eligible in some decision; the rate is the mean reward of its mature slots, each counted by the examination of its
+    position where there is a curve (`rlrec position fit`).
 
     \b
     Figures of the catalogue (with expected_ in front: of expected exposure):
@@ -48,8 +50,10 @@ def exposure(store: Store, show: Show, **request: Any) -> None:
     result = use_case.exposure(store, use_case.Request(**request))
     catalogue = result["catalogue"]
     figures = ((name, cast(float | None, value)) for name, value in catalogue.items() if name != "arms")
+    counted = "every slot is a pull" if result["curve"] is None else f"pulls counted by curve {result['curve']}"
     title = [
         f"{result['decisions']} decisions, {result['slots']} slots, {catalogue['arms']} eligible arms",
+        f"rates of reward {result['reward']}; {counted}",
         ", ".join(f"{name} {value:.3g}" for name, value in figures if value is not None),
     ]
     records, columns = (result["days"], DAYS) if "days" in result else (result["arms"], ARMS)

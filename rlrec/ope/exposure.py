@@ -39,7 +39,7 @@ def spread(exposure: Array) -> Spread:
     entropy = float(-(shown * np.log(shown)).sum())
     return Spread(
         coverage=len(shown) / m,
-        gini=float(2 * (np.arange(1, m + 1) * share).sum() / m - (m + 1) / m),
+        gini=max(0.0, float(2 * (np.arange(1, m + 1) * share).sum() / m - (m + 1) / m)),
         entropy=max(entropy, 0.0),
         effective_arms=float(np.exp(max(entropy, 0.0))),
     )
@@ -87,4 +87,5 @@ def rates(sums: RateSums, *, bounded: bool, level: float = 0.95) -> tuple[Array,
         n, z = pulls / np.where(np.isfinite(effect), effect, 1.0), float(ndtri((1 + level) / 2))
         centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
         half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    return rate, np.maximum(centre - half, 0.0), np.minimum(centre + half, np.maximum(rate, 1.0))
+    lower = np.where(p == 0, 0.0, np.maximum(centre - half, 0.0))
+    return rate, lower, np.minimum(centre + half, np.maximum(rate, 1.0))

@@ -150,17 +150,22 @@ class Policy(Counts, ABC):
     def examined(self, reward: Array, position: Ids | None) -> tuple[Array, Array]:
         """The rewards of slots that count, and how many pulls each slot is, (n,) each. position (n,): may be None where
         no curve says."""
-        import numpy as np
-
-        if not self.examination:
-            return reward, np.ones(len(reward))
-        assert position is not None
-        curve = np.append(self.examination, 0.0)
-        pulls = curve[np.minimum(position, len(curve)) - 1]
-        return np.where(pulls > 0, reward, 0.0), pulls
+        return examined_slots(reward, position, self.examination)
 
     def check(self, reward: Reward) -> None:
         """Raises InputError where the kind cannot learn from such a reward."""
+
+
+def examined_slots(reward: Array, position: Ids | None, examination: tuple[float, ...]) -> tuple[Array, Array]:
+    """`Policy.examined` by a curve; () counts every slot once. A slot below its end counts nothing."""
+    import numpy as np
+
+    if not examination:
+        return reward, np.ones(len(reward))
+    assert position is not None
+    curve = np.append(examination, 0.0)
+    pulls = curve[np.minimum(position, len(curve)) - 1]
+    return np.where(pulls > 0, reward, 0.0), pulls
 
 
 @dataclass(frozen=True, kw_only=True)

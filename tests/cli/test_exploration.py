@@ -95,6 +95,13 @@ def test_what_cannot_be_compared_is_refused(shop: Run, options: list[str], words
     assert words in refused.stderr
 
 
+def test_what_is_not_mature_must_wait(shop: Run) -> None:
+    refused = shop("exploration")
+    assert refused.exit_code == 2
+    assert "none of the 401 impressions of home selected is mature" in refused.stderr
+    assert "30 minutes" in refused.stderr
+
+
 def test_several_policies_must_be_told_apart(shop: Run) -> None:
     shop("policy", "create", "flat", "--kind", "uniform")
     shop("recommend", "--policy", "flat", "--session", "y")

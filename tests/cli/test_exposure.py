@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from contextlib import closing
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pytest
 
+from rlrec.store import Store, curves
 from tests.conftest import Run
 
 ARMS: dict[str, dict[str, Any]] = {
@@ -148,7 +150,8 @@ def test_what_cannot_be_shown_is_refused(shop: Run, options: list[str], words: s
 def test_the_table_begins_with_the_catalogue(shop: Run) -> None:
     lines = shop("exposure").stdout.splitlines()
     assert "60 decisions, 180 slots, 8 eligible arms" in lines[0]
-    assert "gini" in lines[1]
+    assert "every slot is a pull" in lines[1]
+    assert "gini" in lines[2]
 
 
 def test_arm_list_has_the_exposure_beside(shop: Run) -> None:
@@ -171,3 +174,27 @@ def test_policy_show_says_how_evenly_it_serves(shop: Run) -> None:
     assert shown["exposure"]["served"]["gini"] == pytest.approx(gini, abs=1e-12)
     assert shown["exposure"]["now"]["coverage"] == 1.0
     assert "of 8 (Gini" in shop("policy", "show", "home").stdout
+
+
+def test_rates_count_pulls_by_a_curve(shop: Run, db: str) -> None:
+    """With examination (1, 1/2) a slot at position 1 is a pull, at position 2 half of one, and at 3 nothing."""
+    positions = [{"position": 1, "examination": 1.0}, {"position": 2, "examination": 0.5}]
+    with closing(Store(db)) as store:
+        store.write(
+            lambda unit: curves.add(
+                unit, name="home", number=1, reward_id=1, model="pbm", method="overlap", options="{}",
+                positions=json.dumps(positions), report="{}",
+            ),
+            repeatable=False,
+        )  # fmt: skip
+    pulls, clicks = Counter[str](), Counter[str]()
+    for line in shop("export-log", "-").lines:
+        clicked = {event["position"] for event in line["events"]}
+        for slot in line["slate"][:2]:
+            pulls[slot["arm"]] += 1 / slot["position"]
+            clicks[slot["arm"]] += slot["position"] in clicked
+    answer = shop("--now", "2099-01-01", "exposure", "--position", "home", "--json").json
+    assert answer["curve"] == "home@1"
+    for row in answer["arms"]:
+        assert row["rate"] == pytest.approx(clicks[row["arm"]] / pulls[row["arm"]])
+    assert shop("exposure", "--position", "hom").exit_code == 2
