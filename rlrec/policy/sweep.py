@@ -15,6 +15,7 @@ from rlrec.policy.table import COEFFICIENT, ORDER, STOPS, ScoreTable, integrate
 from rlrec.policy.tabulated import DensityOf, Tabulated
 
 _ENTRIES = 1 << 17  # numbers in a working array
+_FEW = 4  # slates
 _CACHED = 1 << 12  # scores looked up at a time
 _NEVER = 1e-13  # a probability that the nodes cannot tell from 0, with a margin
 _HUGE = 1e300  # far below the caps that matter their density, times what is almost 0, may outgrow the numbers
@@ -124,14 +125,22 @@ class ContinuousOrder(DrawnOrder):
     def ranking(self, keys: Array, size: int) -> Index:
         table, row = self._tabulated.table, self._tabulated.row
         above, listed = 1 - keys, np.flatnonzero(row >= 0)
+        above_listed = above[:, listed]
+        if len(keys) > _FEW:
+            sf_edge = table.sf_edge[row[listed]].T.copy()
+
+        def exceed(edge: Index) -> Flags:
+            """Whether each score lies above the edge of its slate, (n, a)."""
+            # a table of all arms pays for many slates alone
+            sf = sf_edge[edge] if len(keys) > _FEW else table.sf_edge[:, edge].T[:, row[listed]]
+            return sf > above_listed
+
         # of each slate the highest edge that `size` scores exceed
-        sf_edge, above_listed = table.sf_edge[row[listed]].T.copy(), above[:, listed]
-        edge = _last_true(
-            lambda edge: np.count_nonzero(sf_edge[edge] > above_listed, axis=1) >= size, len(keys), len(sf_edge) - 1
-        )
+        last = table.sf_edge.shape[1] - 1
+        edge = _last_true(lambda edge: np.count_nonzero(exceed(edge), axis=1) >= size, len(keys), last)
         # Scores below an edge that enough others exceed are not among the first: any order will do for them.
         scores = keys + (table.edges[0] - 2)
-        slate, arm = np.nonzero(sf_edge[edge] > above_listed)
+        slate, arm = np.nonzero(exceed(edge))
         arm = listed[arm]
         for start in range(0, len(slate), _CACHED):
             few = slate[start : start + _CACHED], arm[start : start + _CACHED]
