@@ -52,11 +52,13 @@ TargetEss = TypedDict("TargetEss", {"target": str, "ess": float, "without_floor"
 
 
 class Result(TypedDict):
-    """cost: reward of a row that exploration gave away, greedy less as served; total: over all rows."""
+    """Figures of a policy. mean: reward of a row as served. cost: reward of a row that exploration gave away, greedy
+    less as served; total: over all rows."""
 
     policy: str
     reward: str
     rows: int
+    mean: float
     cost: float | None
     lower: float | None
     upper: float | None
@@ -228,7 +230,8 @@ class FloorComparison:
         days = ((day, *self._cost(sums)) for day, sums in sorted(total.days.items()))
         weights = zip(self.evaluation.targets, total.weights.tolist(), strict=True)
         return {
-            "policy": self.name, "reward": self.evaluation.targets[0].reward.name, "rows": n, "cost": cost,
+            "policy": self.name, "reward": self.evaluation.targets[0].reward.name, "rows": n,
+            "mean": self._mean(total.cost), "cost": cost,
             "lower": lower, "upper": upper, "total": None if cost is None else cost * n,
             "by_day": [
                 {"day": written(day * DAY_US)[:10], "rows": round(rows), "cost": cost, "lower": lower, "upper": upper}
@@ -251,6 +254,11 @@ class FloorComparison:
         sample = intervals.studentised_bootstrap(Minus(Snips()), summary.units, seed=self.request.seed)
         lower, upper = sample.bounds(self.request.level) if len(sample.t) else (np.nan, np.nan)
         return float(of_rows), finite_or_none(sample.value), finite_or_none(lower), finite_or_none(upper)
+
+    def _mean(self, sums: Moments) -> float:
+        """Mean reward as served."""
+        total = sums.summary().total
+        return float(total[2] / total[3])
 
     def _risen(self, total: ExplorationSums) -> list[RisenArm]:
         """Arms that would mostly not have been shown without exploration in some period, and have more than an equal

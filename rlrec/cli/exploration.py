@@ -24,8 +24,8 @@ def exploration(store: Store, show: Show, **request: Any) -> None:
     """Show what exploration costs, and what it earns.
 
     The policy is compared with itself without exploration (floor, epsilon, temperature 0) on the same mature rows, each
-    with the belief that served it. cost is the reward of a row that exploration gave away: the self-normalised estimate
-    without it, less the mean as served. It says nothing of what the beliefs would be had the policy never explored.
+    with the belief that served it. cost is the reward of a slot that exploration gave away: the self-normalised
+    estimate without it, less the mean as served. It says nothing of what the beliefs would be without any exploration.
 
     \b
     What it earned:
@@ -44,9 +44,9 @@ def exploration(store: Store, show: Show, **request: Any) -> None:
 
     result = use_case.exploration(store, use_case.Request(**request))
     title = [
-        f"{result['policy']}, reward {result['reward']}, {result['rows']} rows: exploration costs "
-        f"{_figure(result['cost'])} a row [{_figure(result['lower'])}, {_figure(result['upper'])}], "
-        f"{_figure(result['total'])} in total",
+        f"{result['policy']}, reward {result['reward']}, {result['rows']} slots: exploration costs "
+        f"{_figure(result['cost'])} a slot [{_figure(result['lower'])}, {_figure(result['upper'])}], "
+        f"{_figure(result['total'])} in total; a slot earned {_figure(result['mean'])} as served",
     ]
     notes = [
         f"ess for {row['target']}: {row['ess']:.0f}; without exploration {row['without_floor']:.0f}"

@@ -48,6 +48,7 @@ def test_the_cost_is_the_mean_of_the_greedy_arm_less_that_of_all(shop: Run) -> N
     figures = exploration(shop, "--log", "version=2")
     assert figures["rows"] == len(log) == 400
     assert figures["cost"] == pytest.approx(reward[shown == "a"].mean() - reward.mean(), abs=1e-12)
+    assert figures["mean"] == pytest.approx(reward.mean(), abs=1e-12)
     assert figures["total"] == pytest.approx(400 * figures["cost"], abs=1e-9)
     assert figures["lower"] < figures["cost"] < figures["upper"]
     assert sum(day["rows"] for day in figures["by_day"]) == 400
@@ -98,7 +99,7 @@ def test_what_cannot_be_compared_is_refused(shop: Run, options: list[str], words
 def test_what_is_not_mature_must_wait(shop: Run) -> None:
     refused = shop("exploration")
     assert refused.exit_code == 2
-    assert "none of the 401 impressions of home selected is mature" in refused.stderr
+    assert "none of the 400 impressions of home selected is mature" in refused.stderr
     assert "30 minutes" in refused.stderr
 
 
@@ -118,5 +119,5 @@ def test_a_store_that_served_nothing_has_nothing_to_compare(run: Run) -> None:
 
 def test_the_table_says_it_in_a_sentence(shop: Run) -> None:
     shown = shop("--now", "2099-01-01", "exploration", "--log", "version=2").stdout
-    assert "400 rows: exploration costs" in shown
+    assert "400 slots: exploration costs" in shown
     assert "ess for uniform:" in shown
