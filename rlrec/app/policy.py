@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from math import log
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -56,6 +57,13 @@ KindRow = TypedDict("KindRow", {"kind": str, "parameters": dict[str, Any], "when
 PolicyVersion = TypedDict("PolicyVersion", {"version": int, "status": str, "live": bool, "created_at": str})
 
 
+class CountingCurve(TypedDict):
+    """A curve by which pulls count; in_bounds: whether the bounds of arms hold its error."""
+
+    curve: str
+    in_bounds: bool
+
+
 class PolicyBelief(VersionSummary):
     """Answer of `policy show`: the belief per arm, how the version came about, and the versions of its policy."""
 
@@ -68,6 +76,7 @@ class PolicyBelief(VersionSummary):
     created_at: str
     version_list: list[PolicyVersion]
     exposure: dict[str, dict[str, float | None]]
+    counting: CountingCurve | None
 
 
 def list_kinds() -> list[KindRow]:
@@ -227,6 +236,7 @@ def show(store: Store, reference: str, context: Mapping[str, Any] | None = None)
             "training": policies.report(unit, version.id), "created_at": written(version.created_at),
             "version_list": [_listed(other, head) for other in policies.versions(unit, [version.policy.id])],
             "exposure": {"served": _spread(listed, "served"), "now": _spread(listed, "probability")},
+            "counting": _counting(unit, version),
         }  # fmt: skip
 
 
@@ -288,7 +298,7 @@ def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[d
         return []
     ids = np.array([arm.id for arm in catalogue], np.int64)
     belief = distribution.belief(ids, revision=designs.NOW)
-    mean, lower, upper = _interval(distribution, belief, context)
+    mean, lower, upper = _widened(*_interval(distribution, belief, context), _curve_error(unit, version, belief))
     best, probability = _probabilities(distribution, catalogue, context)
     figures = {"mean": mean, "lower": lower, "upper": upper, "p_best": best, "probability": probability}
     weights = _weights(distribution, belief)
@@ -311,6 +321,38 @@ def _interval(
     if is_contextual(distribution.policy):
         return distribution.policy.interval(belief, context=context, z=Z)
     return belief.mean(unknown=np.nan), *means.intervals(belief)
+
+
+def _curve_error(unit: Unit, version: Version, belief: Belief) -> Array:
+    """How far the curve by which pulls count may be off, (m,): half an interval of 95 % of its logarithm, at the mean
+    examination of an arm's pulls; 0 where the bounds do not hold it."""
+    counting = _counting(unit, version)
+    if counting is None or not counting["in_bounds"] or belief.squared_pulls is None:
+        return np.zeros(len(belief.pulls))
+    size = np.divide(belief.squared_pulls, belief.pulls, out=np.ones(len(belief.pulls)), where=belief.pulls > 0)
+    positions = lookup.curve(unit, counting["curve"]).positions
+    errors = sorted((row["examination"], log(row["upper"] / row["examination"])) for row in positions)
+    return np.interp(size, *np.array(errors).T)
+
+
+def _widened(mean: Array, lower: Array, upper: Array, error: Array) -> tuple[Array, Array, Array]:
+    """The means with intervals that hold the error of the curve too; a rate stays at most 1."""
+    below, above = np.hypot(mean - lower, mean * -np.expm1(-error)), np.hypot(upper - mean, mean * np.expm1(error))
+    return mean, mean - below, np.where(upper <= 1, np.minimum(mean + above, 1.0), mean + above)
+
+
+def counting(store: Store, reference: str) -> CountingCurve | None:
+    """The curve by which a version counts pulls; None where it counts each as one."""
+    with store.read() as unit:
+        return _counting(unit, lookup.version(unit, reference)[0])
+
+
+def _counting(unit: Unit, version: Version) -> CountingCurve | None:
+    reference = version.params.get("position")
+    if not reference:
+        return None
+    has_bounds = all(row["upper"] is not None for row in lookup.curve(unit, reference).positions)
+    return {"curve": reference, "in_bounds": has_bounds and not designs.policy_of(version).contextual}
 
 
 def _weights(distribution: exact.VersionDistribution, belief: Belief) -> list[dict[str, Any]]:

@@ -39,6 +39,7 @@ EXPLAINED = {
     "the curve ends above it",
     "few-rewards": "too few rewards at this position to compare it; the curve ends above it",
     "no-propensity": "slots whose logging probabilities at other positions are not known were left out",
+    "wide": "from this position on the interval is wide, and so are the beliefs that rest on it: collect more",
     "no-interval": "expectation-maximisation gives no interval",
     "prefers": "another click model explains the log better: see --model",
 }
@@ -165,7 +166,7 @@ def _curve(sums: _LogSums, model: str, size: int) -> _Estimated:
                 curve = replace(curve, reasons=(*curve.reasons, "no-interval"))
                 estimated = replace(estimated, curve=curve)
     if len(estimated.curve.positions) == 1:
-        raise _unidentified(estimated.curve.reasons[0], sums)
+        raise _unidentified(estimated.curve.reasons[-1], sums)
     return estimated
 
 

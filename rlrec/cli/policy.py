@@ -13,7 +13,7 @@ from rlrec.cli.tables import cell, lines
 from rlrec.cli.values import JSON_FILE, NAME, NUMBER, OBJECT, PAIR
 
 if TYPE_CHECKING:
-    from rlrec.app.policy import PolicyVersion
+    from rlrec.app.policy import CountingCurve, PolicyVersion
 
 FILE = click.Path(exists=True, dir_okay=False)
 CURVE_HEADERS = {"variance_without_baseline": "without_baseline"}  # headers that differ from the key
@@ -144,7 +144,7 @@ def show_(store: Store, show: Show, reference: str, context: dict[str, Any]) -> 
     title = [
         f"{result['policy']} version {result['version']} ({result['status']}; live: {result['live']}), "
         f"kind {result['kind']} {_parameters(result['params'])}".rstrip(),
-        f"learns reward {result['reward']}",
+        f"learns reward {result['reward']}{_counting(result['counting'])}",
         f"versions: {', '.join(map(_version, result['version_list']))}",
         *_exposure(result["exposure"], sum(arm["status"] == "active" for arm in result["arms"])),
     ]
@@ -164,6 +164,16 @@ def _exposure(exposure: Mapping[str, Mapping[str, float | None]], arms: int) -> 
         if figures["gini"] is not None
     ]
     return [f"exposure {'; '.join(described)}"] if described else []
+
+
+def _counting(counting: CountingCurve | None) -> str:
+    """The words that say by which curve pulls count; none where each is one."""
+    if counting is None:
+        return ""
+    held = "in" if counting["in_bounds"] else "not in"
+    return (
+        f"; pulls count by the examination of their position, curve {counting['curve']}: its error is {held} the bounds"
+    )
 
 
 def _version(row: PolicyVersion) -> str:
@@ -226,7 +236,9 @@ def diff(store: Store, show: Show, first: str, second: str) -> None:
 
     result = use_case.diff(store, first, second)
     columns = ["arm", "status", *(f"{name}_{side}" for name in use_case.COMPARED for side in ("a", "b", "difference"))]
-    show(result, table=View.of(result, columns, title=[f"a: {first}", f"b: {second}"]), columns=columns)
+    sides = {"a": first, "b": second}
+    title = [f"{side}: {name}{_counting(use_case.counting(store, name))}" for side, name in sides.items()]
+    show(result, table=View.of(result, columns, title=title), columns=columns)
 
 
 @policy.command()

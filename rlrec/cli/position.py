@@ -106,9 +106,13 @@ def _show(show: Show, result: CurveAnswer) -> None:
 
     title = [
         f"curve {result['curve']}@{result['number']}, model {result['model']}, method {result['method']}, "
-        f"reward {result['reward']}, {result['clusters']} clusters"
+        f"reward {result['reward']}, {result['clusters']} clusters",
+        f"estimated at {result['created_at']} from {result['log'] or 'the log'}",
     ]
-    likelihood = ", ".join(f"{name} {cell(value)}" for name, value in result["log_likelihood"].items())
-    notes = explained(result) + ([f"log-likelihood a slot, held out: {likelihood}"] if likelihood else [])
+    notes = explained(result)
+    if result["log_likelihood"]:
+        likelihood = ", ".join(f"{name} {cell(value)}" for name, value in result["log_likelihood"].items())
+        notes.append(f"the log prefers {result['preferred']}: log-likelihood a slot, held out, the larger the better: "
+                     f"{likelihood}")  # fmt: skip
     headers = ["position", "examination", "lower", "upper", "rewards", "slots"]
     show(result, table=View.of(result["positions"], headers, title=title, notes=notes))

@@ -16,6 +16,7 @@ from rlrec.arrays import Array, Ids, Sums
 from rlrec.ope.intervals import value_and_error
 from rlrec.ope.moments import Moments, moments
 
+VAGUE = 1.5  # upper bound over lower bound, from which an examination is hardly known
 FEWEST = 10.0  # effective rewards, or slots, that each side of a comparison of neighbours needs
 
 
@@ -49,7 +50,8 @@ class ExaminedPosition:
 
 @dataclass(frozen=True, kw_only=True)
 class EstimatedCurve:
-    """A curve from position 1 on. reasons: why it ends where it ends, as CODE:POSITION; empty if nothing is lacking."""
+    """A curve from position 1 on. reasons: from which position on it is hardly known, and why it ends where it ends, as
+    CODE:POSITION; empty if nothing is lacking."""
 
     positions: Sequence[ExaminedPosition]
     reasons: tuple[str, ...]
@@ -138,10 +140,11 @@ def chained(sums: OverlapSums, *, level: float = 0.95) -> EstimatedCurve:
         log.append(float(value))
         error.append(float(deviation))
     reach = -NormalDist().inv_cdf((1 - level) / 2) * np.array(error)
-    reasons = tuple(reason for reason in lacking[length - 1 : length] if reason)
+    vague = np.flatnonzero(np.exp(2 * reach) > VAGUE)
+    reasons = [*(f"wide:{index + 1}" for index in vague[:1].tolist()), *filter(None, lacking[length - 1 : length])]
     return EstimatedCurve(
         positions=examined(np.exp(log), np.exp(log - reach), np.exp(log + reach), sums.rewards, sums.slots),
-        reasons=reasons,
+        reasons=tuple(reasons),
         clusters=clusters,
     )
 

@@ -201,8 +201,26 @@ def test_bad_curves_are_refused(run_sqlite: Run, sqlite_db: str) -> None:
 def test_show_names_the_curve(run_sqlite: Run, sqlite_db: str) -> None:
     served(sqlite_db)
     assert "position=home@1" in run_sqlite("policy", "show", "home").stdout
-    params = json.loads(run_sqlite("policy", "show", "home", "--json").stdout)["params"]
-    assert (params["position"], params["examination"]) == ("home@1", CURVE)
+    answer = json.loads(run_sqlite("policy", "show", "home", "--json").stdout)
+    assert (answer["params"]["position"], answer["params"]["examination"]) == ("home@1", CURVE)
+    assert answer["counting"] == {"curve": "home@1", "in_bounds": False}
+    logs.create(sqlite_db, "plain", "thompson", minutes=1e4)
+    sides = run_sqlite("policy", "diff", "home", "plain").stdout.splitlines()[:2]
+    assert ["curve home@1" in side for side in sides] == [True, False]
+
+
+def test_bounds_hold_the_error_of_the_curve(sqlite_db: str) -> None:
+    served(sqlite_db)
+    with closing(logs.at(sqlite_db, 1e6)) as store:
+        exact = shown(store)["arms"]
+        bounds = json.dumps([{"position": place, "examination": value, "lower": value / 1.5, "upper": value * 1.5,
+                              "rewards": 9, "slots": 9} for place, value in enumerate(CURVE, 1)])  # fmt: skip
+        store.write(lambda unit: unit.tell("UPDATE position_curve SET positions = ?", bounds))
+        unsure = shown(store)["arms"]
+    for before, after in zip(exact, unsure, strict=True):
+        assert after["mean"] == before["mean"]
+        assert after["lower"] < before["lower"]
+        assert before["upper"] < after["upper"] <= 1
 
 
 # -- doctor --

@@ -40,7 +40,7 @@ def test_a_policy_that_learns_leaves_a_log_that_tells_the_curve(db: str) -> None
     served(db, floor="0.1")
     answer = fitted(db)
     assert (answer["curve"], answer["number"], answer["model"], answer["method"]) == ("home", 1, "pbm", "overlap")
-    assert (answer["reward"], answer["clusters"], answer["reasons"]) == ("default", 1_500, [])
+    assert (answer["reward"], answer["clusters"], answer["reasons"]) == ("default", 1_500, ["wide:3"])
     assert examination(answer) == pytest.approx(CURVE, rel=0.25)
     assert [position["slots"] for position in answer["positions"]] == [3_000] * 3
     assert all(p["lower"] <= c <= p["upper"] for p, c in zip(answer["positions"], CURVE, strict=True))
