@@ -140,17 +140,7 @@ class Barista(Visitors):
 
     # -- guests --
 
-    def _begin(self, seats: Index, visitors: Index) -> None:
-        self._state[seats] = 0
-
-    def _forget(self, runs: int) -> None:
-        self._state = np.zeros(runs, np.intp)
-
     def _serve(self, actions: Index) -> tuple[Array, Array, Flags]:
         expected, leaves = self.chain.expected[self._state, actions], self.chain.leaves[self._state, actions]
         self._state = self.chain.following[self._state, actions]
         return (self._rng.random(len(actions)) < expected).astype(np.float64), expected, leaves
-
-    def _leave(self, ended: Flags) -> Array:
-        self._state[ended] = 0
-        return np.zeros(len(ended))

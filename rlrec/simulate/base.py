@@ -49,16 +49,8 @@ class Audience(Protocol):
         ...
 
 
-class Featureless:
-    """The base of audiences whose arms have no features."""
-
-    def features_of(self, arm: int) -> dict[str, Any]:
-        """The features that an arm gets in an empty catalogue."""
-        return {}
-
-
-class World(Featureless):
-    """An audience with a clock, whose rewards are 1 with a probability that is the mean of their arm, else 0."""
+class PlainAudience:
+    """The base of audiences: nothing in the context, arms without names and features, clicks."""
 
     arms: int
     features: int = 0
@@ -67,6 +59,15 @@ class World(Featureless):
     lowest: float = 0.0
 
     _rng: np.random.Generator
+
+    def features_of(self, arm: int) -> dict[str, Any]:
+        """The features that an arm gets in an empty catalogue."""
+        return {}
+
+
+class World(PlainAudience):
+    """An audience with a clock, whose rewards are 1 with a probability that is the mean of their arm, else 0."""
+
     _time: npt.NDArray[np.int64]  # (runs,), or (1,) where all runs are at the same one
 
     def means(self) -> Array:

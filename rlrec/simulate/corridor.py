@@ -46,18 +46,9 @@ class Corridor(Visitors):
         right = 2 - sqrt(2)
         return self.value(right), np.array([1 - right, right])
 
-    def _forget(self, runs: int) -> None:
-        self._square = np.zeros(runs, np.intp)
-
-    def _begin(self, seats: Index, visitors: Index) -> None:
-        self._square[seats] = 0
-
     def _serve(self, actions: Index) -> tuple[Array, Array, Flags]:
-        forward = (actions == RIGHT) != (self._square == SWITCHED)
-        self._square = np.maximum(self._square + np.where(forward, 1, -1), 0)
+        # the state is the square
+        forward = (actions == RIGHT) != (self._state == SWITCHED)
+        self._state = np.maximum(self._state + np.where(forward, 1, -1), 0)
         cost = np.full(len(actions), -1.0)
-        return cost, cost.copy(), self._square == GOAL
-
-    def _leave(self, ended: Flags) -> Array:
-        self._square[ended] = 0
-        return np.zeros(len(ended))
+        return cost, cost.copy(), self._state == GOAL

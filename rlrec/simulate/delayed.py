@@ -7,7 +7,7 @@ from math import isfinite
 
 import numpy as np
 
-from rlrec.arrays import Array, Index
+from rlrec.arrays import Index
 from rlrec.errors import InputError
 from rlrec.simulate.base import Step
 from rlrec.simulate.bernoulli import Bernoulli
@@ -32,10 +32,7 @@ class Delayed(Bernoulli):
 
     def step(self, actions: Index) -> Step:
         observation, reward, terminated, truncated, info = super().step(actions)
-        info["delay"] = np.floor(self._delays(actions.shape))
+        fixed = self.shape == "fixed"
+        delays = np.full(actions.shape, self.delay) if fixed else self._rng.exponential(self.delay, actions.shape)
+        info["delay"] = np.floor(delays)
         return observation, reward, terminated, truncated, info
-
-    def _delays(self, shape: tuple[int, ...]) -> Array:
-        if self.shape == "fixed":
-            return np.full(shape, self.delay)
-        return self._rng.exponential(self.delay, shape)

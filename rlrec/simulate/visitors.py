@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from rlrec.arrays import Array, Flags, Index
 from rlrec.errors import InputError
-from rlrec.simulate.base import Featureless, Step
+from rlrec.simulate.base import PlainAudience, Step
 
 LONGEST = 10_000  # decisions of a visit
 
 
-class Visitors(Featureless):
+class Visitors(PlainAudience):
     """Seats with a visitor each, (runs,). The memory of a visitor is never in the observation: a policy knows the arms
     that it has shown in the visit so far, and their rewards.
     cap: decisions at which a visit is cut off. away: decisions of all visitors until one who comes again is there."""
 
-    arms: int
     cap: int
-    features: int = 0
-    names: Sequence[str] = ()
     away: int = 0
-    event: str = "click"
-    lowest: float = 0.0
     returning: bool = False  # whether a visitor may come again
 
-    _rng: np.random.Generator
+    _state: Index  # of the visitor in each seat: what is to know of the visit, 0 when it begins
 
     def optimum(self) -> float:
         """The most that a visit can earn on average, by a policy that sees all that it has shown."""
@@ -66,10 +59,11 @@ class Visitors(Featureless):
 
     def _forget(self, runs: int) -> None:
         """Forget all visitors."""
+        self._state = np.zeros(runs, np.intp)
 
     def _begin(self, seats: Index, visitors: Index) -> None:
-        """Begin a visit."""
-        raise NotImplementedError
+        """Begin visits."""
+        self._state[seats] = 0
 
     def _serve(self, actions: Index) -> tuple[Array, Array, Flags]:
         """Reward, its mean, and whether the visitor leaves, (runs,) each; what they remember moves on."""
@@ -77,7 +71,8 @@ class Visitors(Featureless):
 
     def _leave(self, ended: Flags) -> Array:
         """End visits: 1 where the visitor will come again."""
-        raise NotImplementedError
+        self._state[ended] = 0
+        return np.zeros(len(ended))
 
 
 def within(name: str, value: float, least: float, most: float) -> None:
