@@ -26,23 +26,37 @@ _SALT = 1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ClusterSummary:
-    """Sums over all clusters when a fold is over; c columns.
+class BlockSums:
+    """Sums over clusters; c columns.
 
     present (c,): clusters in which a column is not 0
-    total (c,): sums over all clusters
     moment (c, c): sum over clusters of the outer product of their sums
     most (c,), absolute (c,): largest absolute value, and sum of absolute values, over clusters
-    units (m, c): sums of the clusters, or of the 4,096 blocks of them: a bootstrap draws from them; blocks: from all of
-    them, since it is random how many clusters are in one"""
+    units (m, c): sums of the clusters, or of the 4,096 blocks of them"""
 
-    columns: tuple[str, ...]
     present: Ids
-    total: Array
     moment: Array
     most: Array
     absolute: Array
     units: Array
+
+    def __add__(self, other: BlockSums) -> BlockSums:
+        return BlockSums(
+            present=self.present + other.present, moment=self.moment + other.moment,
+            most=np.maximum(self.most, other.most), absolute=self.absolute + other.absolute,
+            units=self.units + other.units,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ClusterSummary(BlockSums):
+    """Sums over all clusters when a fold is over: a bootstrap draws from their units.
+
+    total (c,): sums over all clusters
+    blocks: it draws from all units, since it is random how many clusters are in one"""
+
+    columns: tuple[str, ...]
+    total: Array
     blocks: bool
 
     def index(self, columns: tuple[str, ...]) -> list[int]:
@@ -84,7 +98,7 @@ class _Clusters:
         digests = np.insert(large.digests, new, small.digests[~shared])
         return _Clusters(digests, np.insert(sums, new, small.sums[~shared], axis=0))
 
-    def collapse(self) -> _Blocks:
+    def collapse(self) -> BlockSums:
         """The second moments and blocks of these clusters."""
         block = block_of(self.digests)
         size = np.abs(self.sums)
@@ -92,27 +106,9 @@ class _Clusters:
         with np.errstate(over="ignore", invalid="ignore"):
             moment = self.sums.T @ self.sums
         units = [np.bincount(block, weights=column, minlength=BLOCKS) for column in self.sums.T]
-        return _Blocks(
+        return BlockSums(
             present=np.count_nonzero(self.sums, axis=0).astype(np.int64), moment=moment,
             most=size.max(axis=0, initial=0.0), absolute=size.sum(axis=0), units=np.column_stack(units),
-        )  # fmt: skip
-
-
-@dataclass(frozen=True, eq=False)
-class _Blocks:
-    """Second moments of clusters, and their sums per block."""
-
-    present: Ids
-    moment: Array
-    most: Array
-    absolute: Array
-    units: Array
-
-    def __add__(self, other: _Blocks) -> _Blocks:
-        return _Blocks(
-            present=self.present + other.present, moment=self.moment + other.moment,
-            most=np.maximum(self.most, other.most), absolute=self.absolute + other.absolute,
-            units=self.units + other.units,
         )  # fmt: skip
 
 
@@ -124,7 +120,7 @@ class Moments:
 
     columns: tuple[str, ...]
     spanning: bool
-    _clusters: _Clusters | _Blocks
+    _clusters: _Clusters | BlockSums
 
     def __add__(self, other: Moments) -> Moments:
         if (self.columns, self.spanning) != (other.columns, other.spanning):
@@ -137,11 +133,9 @@ class Moments:
     def summary(self) -> ClusterSummary:
         """Sums, second moments and the units to draw from."""
         clusters, blocks = self._clusters, _blocks(self._clusters)
-        few = clusters.sums if isinstance(clusters, _Clusters) and len(clusters.digests) <= BLOCKS else None
-        return ClusterSummary(
-            columns=self.columns, present=blocks.present, total=blocks.units.sum(axis=0), moment=blocks.moment,
-            most=blocks.most, absolute=blocks.absolute, units=blocks.units if few is None else few, blocks=few is None,
-        )  # fmt: skip
+        summary = ClusterSummary(**vars(blocks), columns=self.columns, total=blocks.units.sum(axis=0), blocks=True)
+        few = isinstance(clusters, _Clusters) and len(clusters.digests) <= BLOCKS
+        return replace(summary, units=clusters.sums, blocks=False) if few else summary
 
 
 def aligned(many: Sequence[Moments]) -> list[ClusterSummary]:
@@ -236,9 +230,9 @@ def _add_runs(cluster: Ids, terms: Array) -> tuple[Ids, Array]:
     return (cluster, terms) if len(start) == len(cluster) else (cluster[start], np.add.reduceat(terms, start, axis=0))
 
 
-def _limit(clusters: _Clusters, spanning: bool) -> _Clusters | _Blocks:
+def _limit(clusters: _Clusters, spanning: bool) -> _Clusters | BlockSums:
     return clusters if spanning or len(clusters.digests) <= BLOCKS else clusters.collapse()
 
 
-def _blocks(clusters: _Clusters | _Blocks) -> _Blocks:
-    return clusters if isinstance(clusters, _Blocks) else clusters.collapse()
+def _blocks(clusters: _Clusters | BlockSums) -> BlockSums:
+    return clusters if isinstance(clusters, BlockSums) else clusters.collapse()
