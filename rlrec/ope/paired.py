@@ -72,9 +72,11 @@ def difference(
     (rows,) = ours.summary.index(("rows",))
     if not np.array_equal(ours.summary.units[:, rows], theirs.summary.units[:, rows]):
         raise ValueError("the two targets were not estimated on the same visits")
-    sample = _bootstrap(ours, theirs, seed=seed, number=replicates)
+    units = np.column_stack([ours.units, theirs.units])
+    sample = studentised_bootstrap(Minus(estimator), units, seed=seed, number=replicates)
     ess = min(side.diagnosis.ess or 0.0 for side in (ours, theirs))
-    low, high = (0.0, 0.0) if _identical(ours, theirs) else _bounds(sample, alpha, freedom=ess - 1)
+    equal = np.array_equal(ours.summary.units, theirs.summary.units) and np.array_equal(ours.units, theirs.units)
+    low, high = (0.0, 0.0) if ours.n and equal else _bounds(sample, alpha, freedom=ess - 1)
     bounded = np.isfinite([low, high]).all()
     broad = not bounded or high - low > abs(sample.value)
     extra = [
@@ -88,19 +90,6 @@ def difference(
         value=finite_or_none(sample.value), std_error=finite_or_none(sample.error), lower=finite_or_none(low),
         upper=finite_or_none(high), alpha=alpha, ess=ess, clusters=ours.clusters, verdict=verdict, reasons=reasons,
     )  # fmt: skip
-
-
-def _identical(ours: SessionEstimatorFold, theirs: SessionEstimatorFold) -> bool:
-    equal = np.array_equal(ours.summary.units, theirs.summary.units) and np.array_equal(ours.units, theirs.units)
-    return ours.n > 0 and equal
-
-
-def _bootstrap(ours: SessionEstimatorFold, theirs: SessionEstimatorFold, *, seed: int, number: int) -> Studentised:
-    if not ours.n:
-        return Studentised(value=np.nan, error=np.nan, t=np.empty(0))
-    return studentised_bootstrap(
-        Minus(ours.estimator), np.column_stack([ours.units, theirs.units]), seed=seed, number=number
-    )
 
 
 def _bounds(sample: Studentised, alpha: float, *, freedom: float) -> Bounds:
