@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from rlrec.errors import InputError
 from rlrec.policy.base import Belief, Learner, between, unchecked_copy, unit_interval
 from rlrec.policy.floors import Floor
-from rlrec.policy.statistics import PROPENSITY, CountedSlot, SlotColumns, count_slots
+from rlrec.policy.statistics import PROPENSITY, CountedSlot, SlotColumns
 from rlrec.records import Reward
 
 if TYPE_CHECKING:
@@ -54,16 +54,15 @@ class Exp3(Learner):
         return super().width + 1
 
     def entry(self, slot: CountedSlot) -> tuple[float, ...]:
-        pulls, reward, *others = super().entry(slot)
-        return pulls, reward, others[0], reward / slot.propensity, *others[1:]
+        counts = super().entry(slot)
+        return *counts[:3], counts[1] / slot.propensity, *counts[3:]
 
     def statistics(self, slots: SlotColumns) -> Array:
         import numpy as np
 
-        reward, pulls = self.examined(slots.reward, slots.position)
+        columns = super().statistics(slots)
         assert slots.propensity is not None
-        further = [reward / slots.propensity, *([pulls * pulls] if self.examination else [])]
-        return count_slots(replace(slots, reward=reward), np.column_stack(further), pulls=pulls)
+        return np.insert(columns, 3, columns[:, 1] / slots.propensity, axis=1)
 
     def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
         from rlrec.policy.families.gumbel import Gumbel

@@ -73,7 +73,7 @@ class Disjoint:
 
     def deviation(self, x: Array) -> Array:
         """Standard deviation of each arm's score, (..., m)."""
-        return _norm((self.root * x[..., None, None, :]).sum(axis=-1))
+        return np.linalg.norm((self.root * x[..., None, None, :]).sum(axis=-1), axis=-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +107,7 @@ class Shared:
 
     def deviation(self, x: Array) -> Array:
         """Standard deviation of each arm's score, (..., m)."""
-        return _norm(self.factor(x))
+        return np.linalg.norm(self.factor(x), axis=-1)
 
     def _arms(self, values: Array) -> Array:
         return values[..., self.row, :]
@@ -166,7 +166,3 @@ def _solve(precision: Array, response: Array) -> tuple[Array, Array]:
     root = np.asarray(np.linalg.inv(factor))
     weights = root.swapaxes(-1, -2) @ (root @ response[..., None])
     return weights[..., 0], root
-
-
-def _norm(rows: Array) -> Array:
-    return np.sqrt((rows * rows).sum(axis=-1))

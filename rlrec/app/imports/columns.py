@@ -113,13 +113,9 @@ def _of_decisions(columns: T, keep: Sequence[bool], index: Sequence[int]) -> T:
 
 
 def _select(columns: R, keep: Sequence[bool], *, besides: Sequence[str] = ()) -> R:
-    names = [field.name for field in fields(cast(Any, columns)) if field.name not in besides]
-    changes: dict[str, Any] = {name: _compressed(getattr(columns, name), keep) for name in names}
-    return cast(R, replace(cast(Any, columns), **changes))
-
-
-def _compressed(column: Column, keep: Sequence[bool]) -> Column:
-    return column if isinstance(column, Same) else list(compress(column, keep))
+    listed = {field.name: getattr(columns, field.name) for field in fields(cast(Any, columns))}
+    lists = {name: each for name, each in listed.items() if name not in besides and not isinstance(each, Same)}
+    return cast(R, replace(cast(Any, columns), **{name: list(compress(each, keep)) for name, each in lists.items()}))
 
 
 def values(column: Column, count: int) -> Sequence[Any]:
