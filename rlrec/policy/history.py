@@ -14,7 +14,6 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import copysign
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -171,49 +170,7 @@ def _broken() -> RlrecError:
     return RlrecError("the history that a decision stores is damaged", hint="`rlrec doctor` says of which decision")
 
 
-# -- one decision, in plain Python --
-
-Entry = tuple[int, int, float]  # arm, ago, reward
-
-
-def pack(gap_us: int, shown: int, reward: float, entries: Sequence[Entry]) -> bytes:
-    """The bytes of one history."""
-    long = any(arm >= SHORT or ago > LAST for arm, ago, _ in entries)
-    values = [earned for *_, earned in entries if _is_stored(earned)]
-    bits = sum(1 << index for index, (*_, earned) in enumerate(entries) if _is_stored(earned))
-    count = (shown << BITS) + len(entries)
-    head = _HEAD.pack(gap_us, ~count if long else count, reward, bits)
-    if long:
-        body = struct.pack(f"<{2 * len(entries)}q", *(number for arm, ago, _ in entries for number in (arm, ago)))
-    else:
-        short = [(arm << BITS) + ago for arm, ago, _ in entries] + [0] * (len(entries) % 2)
-        body = struct.pack(f"<{len(short)}I", *short)
-    return head + body + struct.pack(f"<{len(values)}d", *values)
-
-
-def _is_stored(earned: float) -> bool:
-    """Whether the reward of a slot is stored: all but 0 (and -0 is not 0)."""
-    return earned != 0 or copysign(1, earned) < 0
-
-
-def _unpack_single(blob: bytes) -> tuple[int, float, list[Entry]]:
-    """One history: slots shown, reward so far, and entries."""
-    _, packed, reward, bits = _HEAD.unpack_from(blob)
-    count = (~packed if packed < 0 else packed) & LAST
-    if packed < 0:
-        numbers = struct.unpack_from(f"<{2 * count}q", blob, _HEAD.size)
-        slots, end = list(zip(numbers[::2], numbers[1::2], strict=True)), _HEAD.size + 2 * WORD * count
-    else:
-        short = struct.unpack_from(f"<{count}I", blob, _HEAD.size)
-        slots, end = [divmod(number, 1 << BITS) for number in short], _HEAD.size + WORD * ((count + 1) // 2)
-    values = iter(struct.unpack_from(f"<{bits.bit_count()}d", blob, end))
-    entries = [(arm, ago, next(values) if bits >> index & 1 else 0.0) for index, (arm, ago) in enumerate(slots)]
-    return (~packed if packed < 0 else packed) >> BITS, reward, entries
-
-
-def entries(blob: bytes) -> list[Entry]:
-    """The slots that one decision remembers, oldest first."""
-    return _unpack_single(blob)[2] if blob else []
+# -- histories as people and files have them --
 
 
 def is_packed(blob: bytes) -> bool:
@@ -234,41 +191,39 @@ def sound(blobs: Sequence[bytes], step: Ints) -> Flags:
     return np.fromiter(map(is_packed, blobs), np.bool_, len(blobs)) & (some == (step > 0))
 
 
-def arms(blob: bytes) -> set[int]:
-    """The ids of the arms that one decision remembers."""
-    return {arm for arm, *_ in entries(blob)}
-
-
-def to_json(blob: bytes, keys: Mapping[int, str]) -> dict[str, Any]:
-    """The history as it stands beside a state (`rewards` lie beside the state's `recent`); empty at the first step."""
-    if not blob:
-        return {}
-    count, reward, remembered = _unpack_single(blob)
-    return {
-        "shown": count,
-        "reward": reward,
-        "rewards": [earned for _, _, earned in remembered[-RECENT:]],
-        "history": [{"arm": keys.get(arm), "ago": ago, "reward": earned} for arm, ago, earned in remembered],
-    }
+def to_json(past: History, keys: Mapping[int, str]) -> list[dict[str, Any]]:
+    """Each history as it stands beside a state (`rewards` lie beside the state's `recent`); empty without entries."""
+    entries = list(zip(past.arm.tolist(), past.ago.tolist(), past.earned.tolist(), strict=True))
+    shown = []
+    for count, reward, (low, high) in zip(past.shown.tolist(), past.reward.tolist(), pairwise(past.start), strict=True):
+        remembered = [{"arm": keys.get(arm), "ago": ago, "reward": earned} for arm, ago, earned in entries[low:high]]
+        rewards = [entry["reward"] for entry in remembered[-RECENT:]]
+        of_slots = {"shown": count, "reward": reward, "rewards": rewards, "history": remembered}
+        shown.append(of_slots if remembered else {})
+    return shown
 
 
 class ShownHistory(NamedTuple):
     """A history read back from what `to_json` gave; arms are keys. It has entries at all steps but the first."""
 
-    gap_us: int
+    gap_s: float
     shown: int
     reward: float
     entries: tuple[tuple[str, int, float], ...]
 
-    def packed(self, ids: Mapping[str, int]) -> bytes:
-        """The bytes that a decision of another store holds. ids: of the arms there."""
-        if not self.entries:
-            return b""
-        remembered = [(ids[arm], ago, earned) for arm, ago, earned in self.entries]
-        return pack(self.gap_us, self.shown, self.reward, remembered)
+
+FIRST = ShownHistory(0.0, 0, 0.0, ())
 
 
-FIRST = ShownHistory(0, 0, 0.0, ())
+def pack(histories: Sequence[ShownHistory], ids: Mapping[str, int]) -> list[bytes]:
+    """The bytes that decisions of another store hold. ids: of the arms there."""
+    gap_s, reward = (np.array([each[column] for each in histories], np.float64) for column in (0, 2))
+    shown, length = np.array([(each.shown, len(each.entries)) for each in histories], np.int64).reshape(-1, 2).T
+    entries = [entry for each in histories for entry in each.entries]
+    arm, ago = np.array([(ids[arm], ago) for arm, ago, _ in entries], np.int64).reshape(-1, 2).T
+    earned = np.array([earned for *_, earned in entries], np.float64)
+    step = length  # only whether it is 0 matters
+    return History(step, gap_s, shown, reward, offsets(length), arm, ago, earned).packed()
 
 
 def from_json(state: Mapping[str, Any]) -> tuple[Mapping[str, Any], ShownHistory | None]:
@@ -294,7 +249,7 @@ def _shown_history(state: Mapping[str, Any]) -> ShownHistory | None:
         )  # fmt: skip
     except (KeyError, TypeError):
         return None
-    return ShownHistory(round(gap_s * 1e6), count, reward, tuple(listed)) if valid else None
+    return ShownHistory(gap_s, count, reward, tuple(listed)) if valid else None
 
 
 def _is_key(value: object) -> bool:

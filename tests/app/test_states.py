@@ -15,11 +15,11 @@ import pytest
 
 from rlrec.app.audit import session_slates
 from rlrec.app.doctor import Report, Request, doctor
-from rlrec.policy import history
 from rlrec.store import Store
 from tests.app.learned import trained
 from tests.app.shop import done
 from tests.conftest import runner
+from tests.policy import histories
 
 READ = {
     "context": {"fields": {"page": ["x", "y"]}},
@@ -192,7 +192,7 @@ BENT: dict[str, Callable[[bytes], bytes | None]] = {
 @pytest.mark.parametrize("bent", BENT)
 def test_another_history_is_found(served: str, bent: str, size: int) -> None:
     key, packed = late(served, size)
-    assert len(history.entries(packed)) > 2
+    assert len(histories.entries(packed)) > 2
     change(served, "UPDATE decision SET history = ? WHERE id = ?", BENT[bent](packed), key)
     report = audit(served)
     assert {subject for _, subject in errors(report)} == {f"decision {key}"}, report.findings

@@ -17,6 +17,7 @@ from rlrec.policy import history
 from rlrec.policy.history import History
 from rlrec.store import Store, decisions, settings
 from tests.app.shop import MINUTE, SECOND, START, ask, clock, stocked, tell, version
+from tests.policy import histories
 
 KEYS = "abcde"  # of arms 1 to 5
 
@@ -37,7 +38,7 @@ def known(store: Store, answer: Any) -> tuple[float, int, float, list[tuple[str,
     """Gap in seconds, slots shown before, their reward so far, and (arm, ago, reward) of those remembered."""
     packed = blob(store, answer)
     found = history.unpack([packed], [answer["step"]])
-    entries = [(KEYS[arm - 1], ago, earned) for arm, ago, earned in history.entries(packed)]
+    entries = [(KEYS[arm - 1], ago, earned) for arm, ago, earned in histories.entries(packed)]
     return found.gap_s.item(), found.shown.item(), found.reward.item(), entries
 
 
@@ -128,7 +129,7 @@ def test_of_a_long_page_the_last_slots_are_remembered(store: Store) -> None:
     first = ask(shop, size=70)
     for position, worth in ((6, 1), (7, 2), (70, 3)):
         tell(shop, first, position, click=worth)
-    entries = history.entries(blob(shop, ask(shop)))
+    entries = histories.entries(blob(shop, ask(shop)))
     assert [keys[arm - 1] for arm, *_ in entries] == arms(first)[6:]
     assert [earned for *_, earned in entries] == [2, *[0] * 62, 3]
 

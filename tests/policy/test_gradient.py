@@ -18,6 +18,7 @@ from rlrec.policy.fields import Number
 from rlrec.policy.gradient import BILINEAR, Gradient, Parameters, State, by_row
 from rlrec.policy.history import History
 from rlrec.policy.slate import Draw
+from tests.policy import histories
 
 DESIGN = Design(context=Encoder([Number("hour")]), arm=Encoder([Number("price")]))
 PRICE = {2: 10.0, 3: -2.0, 5: 0.5}  # of arms by id
@@ -32,7 +33,7 @@ def policy(**parameters: object) -> Gradient:
 
 def visits() -> History:
     """A visit that begins; one that has shown arm 2 three steps ago and one ago, and arm 3 two ago."""
-    blobs = [b"", history.pack(120_000_000, 3, 4.0, [(2, 3, 0.25), (3, 2, 3.0), (2, 1, 0.75)])]
+    blobs = [b"", histories.pack(120_000_000, 3, 4.0, [(2, 3, 0.25), (3, 2, 3.0), (2, 1, 0.75)])]
     return history.unpack(blobs, np.array([0, 3]))
 
 
@@ -78,7 +79,7 @@ def test_recency_1_forgets_nothing_and_0_all_but_the_last(recency: float, faded:
 
 
 def test_an_arm_twice_on_the_page_before_was_shown_last_once() -> None:
-    blob = history.pack(0, 2, 2.0, [(2, 1, 1.0), (2, 1, 1.0)])
+    blob = histories.pack(0, 2, 2.0, [(2, 1, 1.0), (2, 1, 1.0)])
     found = policy().states(np.zeros((1, 2)), history.unpack([blob], np.array([1])), np.ones((2, 2)))
     assert found.memory.tolist() == [pytest.approx([np.log(3), 2, 1, np.arcsinh(2)])]
 

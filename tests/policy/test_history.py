@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 import pytest
 
 from rlrec.errors import RlrecError
 from rlrec.policy import history
-from rlrec.policy.history import Entry, History
+from rlrec.policy.history import History
+from tests.policy.histories import Entry, pack
+from tests.policy.histories import entries as entries_of
 
 KEYS = {7: "tea", 8: "milk", 9: "choc"}
 
@@ -16,17 +20,18 @@ def entries(n: int) -> list[Entry]:
     return [(7 + i % 3, n - i, i / 7) for i in range(n)]
 
 
-BLOBS = [
-    b"",
-    history.pack(1_500_000, 2, 0.5, [(7, 2, 0.5), (8, 1, 0.0)]),
-    history.pack(2**40, 900, -3.25, entries(history.REMEMBERED)),
-    b"",
-    history.pack(0, 1, 1e100, [(2**40, 1, 1e100)]),
-    history.pack(5, 4, 0.1, [(7, 3, 0.1), (8, 2, -0.0), (9, 1, 0.0)]),
-    history.pack(5, 2, 0.0, [(2**24 - 1, 255, 0.0), (9, 1, 0.0)]),
-    history.pack(5, 2, 0.0, [(2**24, 1, 0.0), (9, 1, 2.0)]),
-    history.pack(5, 2, 0.0, [(8, 256, 0.0), (9, 1, 0.0)]),
+PACKED = [
+    None,
+    (1_500_000, 2, 0.5, [(7, 2, 0.5), (8, 1, 0.0)]),
+    (2**40, 900, -3.25, entries(history.REMEMBERED)),
+    None,
+    (0, 1, 1e100, [(2**40, 1, 1e100)]),
+    (5, 4, 0.1, [(7, 3, 0.1), (8, 2, -0.0), (9, 1, 0.0)]),
+    (5, 2, 0.0, [(2**24 - 1, 255, 0.0), (9, 1, 0.0)]),
+    (5, 2, 0.0, [(2**24, 1, 0.0), (9, 1, 2.0)]),
+    (5, 2, 0.0, [(8, 256, 0.0), (9, 1, 0.0)]),
 ]
+BLOBS = [b"" if packed is None else pack(*packed) for packed in PACKED]
 STEPS = np.array([0, 2, 450, 0, 1, 3, 255, 1, 256])
 
 
@@ -42,20 +47,28 @@ def test_arrays_hold_what_each_decision_packed() -> None:
     assert found.gap_s[:5].tolist() == [0, 1.5, 2**40 / 1e6, 0, 0]
     assert found.shown[:5].tolist() == [0, 2, 900, 0, 1]
     assert found.reward[:5].tolist() == [0, 0.5, -3.25, 0, 1e100]
-    assert [of(found, row) for row in range(len(BLOBS))] == [history.entries(blob) for blob in BLOBS]
+    assert [of(found, row) for row in range(len(BLOBS))] == [packed[3] if packed else [] for packed in PACKED]
     assert found.rows.tolist() == [1] * 2 + [2] * 64 + [4] + [5] * 3 + [6] * 2 + [7] * 2 + [8] * 2
 
 
 def test_entries_are_those_that_were_packed() -> None:
     """The sign of a zero too."""
     for told in ([(7, 3, 0.1), (8, 2, -0.0), (9, 1, 0.0)], [(2**40, 300, 1.5), (1, 1, 0.0)], entries(64)):
-        assert repr(history.entries(history.pack(1, 900, 2.5, told))) == repr(told)
+        assert repr(entries_of(pack(1, 900, 2.5, told))) == repr(told)
+
+
+def test_bytes_are_those_of_the_format() -> None:
+    """Short slots, and long ones."""
+    head = struct.pack("<qqdQ", 1_500_000, 2 << 8 | 2, 0.5, 0b01)
+    assert BLOBS[1] == head + struct.pack("<2Id", 7 << 8 | 2, 8 << 8 | 1, 0.5)
+    head = struct.pack("<qqdQ", 0, ~(1 << 8 | 1), 1e100, 0b1)
+    assert BLOBS[4] == head + struct.pack("<2qd", 2**40, 1, 1e100)
 
 
 def test_what_earned_nothing_takes_four_bytes() -> None:
     nothing = [(7, 64 - i, 0.0) for i in range(64)]
-    assert len(history.pack(1, 64, 0.0, nothing)) == 32 + 64 * 4
-    assert len(history.pack(1, 64, 1.0, [*nothing[1:], (7, 1, 1.0)])) == 32 + 64 * 4 + 8
+    assert len(pack(1, 64, 0.0, nothing)) == 32 + 64 * 4
+    assert len(pack(1, 64, 1.0, [*nothing[1:], (7, 1, 1.0)])) == 32 + 64 * 4 + 8
 
 
 def test_what_was_unpacked_packs_to_the_same_bytes() -> None:
@@ -107,15 +120,15 @@ def test_first_decisions_keep_nothing_and_all_others_something() -> None:
 
 def state(blob: bytes, step: int, gap_s: float) -> dict[str, object]:
     """As it is shown: a state and what is known beside it."""
-    recent = [KEYS[arm] for arm, *_ in history.entries(blob)][-history.RECENT :]
-    return {"step": step, "gap_s": gap_s, "recent": recent} | history.to_json(blob, KEYS)
+    recent = [KEYS[arm] for arm, *_ in entries_of(blob)][-history.RECENT :]
+    return {"step": step, "gap_s": gap_s, "recent": recent} | history.to_json(history.unpack([blob], [step]), KEYS)[0]
 
 
 def test_rewards_lie_beside_the_recent_arms() -> None:
     told = state(BLOBS[2], 450, 1.0)
     assert told["rewards"] == [i / 7 for i in range(54, 64)]
     assert told["history"][-1] == {"arm": "tea", "ago": 1, "reward": 9.0}
-    assert history.to_json(b"", KEYS) == {}
+    assert history.to_json(History.nothing(1), KEYS) == [{}]
 
 
 @pytest.mark.parametrize(("blob", "step", "gap_s"), [(BLOBS[1], 2, 1.5), (BLOBS[2], 450, 2**40 / 1e6)])
@@ -123,7 +136,7 @@ def test_what_is_shown_packs_to_the_same_bytes(blob: bytes, step: int, gap_s: fl
     told = state(blob, step, gap_s)
     kept, found = history.from_json(told)
     assert found is not None
-    assert found.packed({key: arm for arm, key in KEYS.items()}) == blob
+    assert history.pack([found], {key: arm for arm, key in KEYS.items()}) == [blob]
     assert kept == {name: told[name] for name in ("step", "gap_s", "recent")}
 
 
@@ -131,7 +144,7 @@ def test_a_first_state_is_known_to_remember_nothing() -> None:
     kept, found = history.from_json({"step": 0})
     assert kept == {"step": 0}
     assert found is not None
-    assert found.packed({}) == b""
+    assert history.pack([found], {}) == [b""]
 
 
 def test_what_follows_from_the_history_need_not_be_told() -> None:

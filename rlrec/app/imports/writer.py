@@ -20,6 +20,7 @@ from rlrec.app.inputs import canonical
 from rlrec.app.log.splits import splits
 from rlrec.arrays import numbers_in_runs, run_starts
 from rlrec.errors import InputError
+from rlrec.policy.history import ShownHistory, pack
 from rlrec.records import Version
 from rlrec.store import Unit, arms, candidates, contents, decisions, events, loading, sessions, settings
 from rlrec.store import policies as stored_policies
@@ -149,8 +150,9 @@ class GroupWriter:
             run = settings.add_run(unit, "import-log", self.state.options)
             self.state = replace(self.state, run=run)
         at = [unit.now if time is None else time for time in values(rows.at, n)]
-        history = None if rows.history == NULL else values(rows.history, n)
+        history = values(rows.history, n)
         arm_ids = self._arm_ids(rows, history)
+        packed = iter(pack([shown for shown in history if shown is not None], arm_ids))
         contexts = self._context_ids(rows)
         session_ids = self._session_ids(group, stored)
         visit, step = self._visits(rows, session_ids, at, stored)
@@ -164,7 +166,7 @@ class GroupWriter:
             "session_id": session_ids, "visit": visit, "step": step, "context_id": mapped(rows.context, contexts),
             "state": rows.state, "eligible_id": self._eligible_ids(rows, arm_ids), "size": rows.size, "at": at,
             "log_propensity": rows.log_propensity, "seed": rows.seed, "request_key": rows.request_id,
-            "history": [shown and shown.packed(arm_ids) for shown in history] if history else NULL,
+            "history": NULL if rows.history == NULL else [shown and next(packed) for shown in history],
             "source": rows.source, "belief_seq": Same(0), "imported": Same(1), "run_id": Same(self.state.run),
             "catalogue_revision": Same(self.settings.catalogue_revision),
         })  # fmt: skip
@@ -190,10 +192,10 @@ class GroupWriter:
     def _write(self, table: str, columns: Mapping[str, Column]) -> None:
         loading.write(self.unit, table, {name: column for name, column in columns.items() if column != NULL})
 
-    def _arm_ids(self, rows: LogColumns, history: Sequence[Any] | None) -> dict[str, int]:
+    def _arm_ids(self, rows: LogColumns, history: Sequence[ShownHistory | None]) -> dict[str, int]:
         """Ids of the arms that these rows name; unknown ones are added."""
         keys = set().union(*(rows.eligible_sets[index] for index in distinct(rows.eligible)))
-        keys |= {arm for shown in history or () if shown is not None for arm, *_ in shown.entries}
+        keys |= {arm for shown in history if shown is not None for arm, *_ in shown.entries}
         for listed in () if rows.candidates == NULL else values(rows.candidates, len(rows)):
             keys |= set() if listed is None else set(listed.catalogue or ())
         ids = arms.ids(self.unit, keys)

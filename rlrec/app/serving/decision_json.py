@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from math import exp
 from typing import Any, NotRequired, TypedDict
 
+import numpy as np
+
 from rlrec.app.serving import candidates
 from rlrec.app.serving.draws import DrawnSlate, add_teams
 from rlrec.app.serving.requests import PlannedRequest
@@ -78,13 +80,13 @@ def answers(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, Answer]:
 
 def states(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, dict[str, Any]]:
     """The state and, where it can be read, the history that each decision saw, by id."""
-    packed = {number: decision.history or b"" for number, decision in logged.items()}
-    readable = {number: blob if history.is_packed(blob) else b"" for number, blob in packed.items()}
-    names = arms.keys(unit, {arm for blob in readable.values() for arm in history.arms(blob)})
-    shown = {number: history.to_json(blob, names) for number, blob in readable.items()}
+    packed = [decision.history or b"" for decision in logged.values()]
+    readable = [blob if history.is_packed(blob) else b"" for blob in packed]
+    past = history.unpack(readable, np.zeros(len(readable), np.int64))
+    shown = history.to_json(past, arms.keys(unit, set(past.arm.tolist())))
     return {
-        number: parse(decision.state, f"state of decision {number}") | shown[number]
-        for number, decision in logged.items()
+        number: parse(decision.state, f"state of decision {number}") | of_visit
+        for (number, decision), of_visit in zip(logged.items(), shown, strict=True)
     }
 
 
