@@ -179,7 +179,7 @@ class FeedbackTransaction:
         ledger.settle({target.policy_id for target in self.targets if target.decision_id is not None})
         self.weighed = {kind for definition in policies.rewards(unit) for kind in definition.weights}
         with_events = {target.decision_id for target in self.targets if target.number is not None}
-        self.before = events.earlier(unit, with_events, self.weighed)
+        self.before = events.by_decision(unit, with_events, self.weighed)
         self.keys = events.stored_keys(unit, {line.key for line in lines if line.key is not None})
         self.pages = self._pages(lines, answers=answers)
         self.kinds = set(self.weighed)  # of events whose names are checked

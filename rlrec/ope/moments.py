@@ -134,8 +134,9 @@ class Moments:
         """Sums, second moments and the units to draw from."""
         clusters, blocks = self._clusters, _blocks(self._clusters)
         summary = ClusterSummary(**vars(blocks), columns=self.columns, total=blocks.units.sum(axis=0), blocks=True)
-        few = isinstance(clusters, _Clusters) and len(clusters.digests) <= BLOCKS
-        return replace(summary, units=clusters.sums, blocks=False) if few else summary
+        if isinstance(clusters, _Clusters) and len(clusters.digests) <= BLOCKS:
+            return replace(summary, units=clusters.sums, blocks=False)
+        return summary
 
 
 def aligned(many: Sequence[Moments]) -> list[ClusterSummary]:

@@ -36,17 +36,6 @@ class FeedbackTarget(NamedTuple):
     context_id: int
 
 
-class StoredEvent(NamedTuple):
-    """The fields of an Event by which rewards are derived, in its order."""
-
-    decision_id: int
-    position: int | None
-    kind: str
-    value: float
-    at: int
-    received_at: int
-
-
 class AgedEvent(NamedTuple):
     """age_us: microseconds after the decision."""
 
@@ -104,18 +93,6 @@ def slates(unit: Unit, decision_ids: Collection[int]) -> dict[int, dict[int, int
     return slates
 
 
-def earlier(unit: Unit, decision_ids: Collection[int], kinds: Collection[str]) -> dict[int, list[StoredEvent]]:
-    """Events of these kinds, and `!censor` events, of each decision that has any, in the order in which they were
-    stored."""
-    if not decision_ids:
-        return {}
-    chosen = "event WHERE decision_id IN (?*) AND kind IN (?*) ORDER BY decision_id, number"
-    by_decision: dict[int, list[StoredEvent]] = {}
-    for event in unit.select(StoredEvent, chosen, decision_ids, [*kinds, CENSOR]):
-        by_decision.setdefault(event.decision_id, []).append(event)
-    return by_decision
-
-
 def received_by(unit: Unit, decision_ids: Ids, kinds: Collection[str], *, time: int) -> list[AgedEvent]:
     """Events of these kinds, and `!censor` events, that had been received of these decisions by a time, in the order in
     which they were stored.
@@ -133,10 +110,17 @@ def received_by(unit: Unit, decision_ids: Ids, kinds: Collection[str], *, time: 
     return unit.records(AgedEvent, chosen, *wanted, time, [*kinds, CENSOR])
 
 
-def by_decision(unit: Unit, decision_ids: Collection[int]) -> dict[int, list[Event]]:
-    """Events of each decision that has any, in the order in which they were stored."""
+def by_decision(
+    unit: Unit, decision_ids: Collection[int], kinds: Collection[str] | None = None
+) -> dict[int, list[Event]]:
+    """Events of each decision that has any, in the order in which they were stored: of all kinds, or of these kinds and
+    `!censor`."""
+    if not decision_ids:
+        return {}
+    listed = [] if kinds is None else [[*kinds, CENSOR]]
+    chosen = f"decision_id IN (?*){' AND kind IN (?*)' if listed else ''}"
     events: dict[int, list[Event]] = {}
-    for event in unit.select(Event, "event WHERE decision_id IN (?*) ORDER BY decision_id, number", decision_ids):
+    for event in unit.select(Event, f"event WHERE {chosen} ORDER BY decision_id, number", decision_ids, *listed):
         events.setdefault(event.decision_id, []).append(event)
     return events
 

@@ -142,7 +142,7 @@ def _remember(connection: sqlite3.Connection) -> None:
 
 
 def _histories(rows: Any) -> list[tuple[bytes, int]]:
-    from rlrec.policy import history
+    from tests.policy import histories
 
     found = []
     starts = [*np.flatnonzero(rows[:, 1] == 0).tolist(), len(rows)]
@@ -150,6 +150,6 @@ def _histories(rows: Any) -> list[tuple[bytes, int]]:
         visit = rows[start:end].tolist()
         for step, (number, _, _, _) in enumerate(visit):
             past = [(arm, step - at, float(clicked)) for at, (_, _, arm, clicked) in enumerate(visit[:step])]
-            blob = history.pack(50, step, sum(earned for _, _, earned in past), past) if step else b""
+            blob = histories.pack(50, step, sum(earned for _, _, earned in past), past) if step else b""
             found.append((blob, number))
     return found

@@ -24,6 +24,7 @@ from rlrec.policy.floors import Floor, at_positions
 from rlrec.policy.solving import ArmMoments
 from rlrec.policy.statistics import CONTEXT, CountedSlot, SlotColumns
 from rlrec.records import Event, Reward
+from tests.policy import histories
 
 ARMS = ["a", "b", "c", "d", "e", "f"]
 SHARES = {"a": 0.4, "b": 0.3, "c": 0.2, "d": 0.1}
@@ -138,7 +139,7 @@ def remembered(policy: Any, context: dict[str, Any]) -> Array:
     """Noiseless scores (2, 6) of six arms in two visits: one that begins, one that has seen three slots of arms 2 and
     4."""
     parameters, described = trained_of(policy)
-    blobs = [b"", history.pack(90_000_000, 3, 1.5, [(2, 3, 0.0), (4, 2, 1.0), (2, 1, 0.5)])]
+    blobs = [b"", histories.pack(90_000_000, 3, 1.5, [(2, 3, 0.0), (4, 2, 1.0), (2, 1, 0.5)])]
     visits = history.unpack(blobs, np.array([0, 3]))
     x = policy.design.context.encode([context] * 2)
     state = policy.states(x, visits, described[visits.arm - 1])

@@ -22,7 +22,7 @@ from rlrec.policy.statistics import CONTEXT, ORDINAL, POSITION, PROPENSITY, Coun
 from rlrec.records import Event, Head, StoredPolicy, Version
 from rlrec.store import Unit, beliefs, decisions, events, policies
 from rlrec.store.beliefs import BeliefKey
-from rlrec.store.events import CENSOR, FeedbackTarget, StoredEvent
+from rlrec.store.events import CENSOR, FeedbackTarget
 from rlrec.store.unit import Row
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ class Ledger:
         self,
         changed: Collection[tuple[FeedbackTarget, Sequence[Row]]],
         *,
-        before: Mapping[int, Sequence[StoredEvent]],
+        before: Mapping[int, Sequence[Event]],
         arms: Mapping[tuple[int, int], int],
     ) -> None:
         """Replace the rewards of slots by those after new events. changed: targets, each with rows of Event.
@@ -236,12 +236,12 @@ class Ledger:
         return safe_age, weighed
 
     def _apply_timed(
-        self, target: FeedbackTarget, keys: Mapping[int, SlotKey], past: Iterable[StoredEvent], new: Iterable[Row]
+        self, target: FeedbackTarget, keys: Mapping[int, SlotKey], past: Iterable[Event], new: Iterable[Row]
     ) -> None:
         """Replace the rewards of one decision's slots where its time, or that of an event, decides what counts."""
         learning = self.learning[target.policy_id]
         holding = [version for version in learning if _holds(version, target.decision_id)]
-        old, fresh = (by_position(Event(*row) for row in rows) for rows in (past, new))
+        old, fresh = by_position(past), by_position(Event(*row) for row in new)
         for position, key in keys.items():
             before = old.get(position, [])
             for version in holding:
