@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
-from rlrec.store import reader
+from rlrec.store import bulk, reader
 from rlrec.store import tables as t
-from rlrec.store.beliefs import SUMS
 from rlrec.store.bulk import Columns
 from rlrec.store.reader import Batch
 from rlrec.store.unit import Row, Unit
@@ -19,7 +18,6 @@ from rlrec.store.unit import Row, Unit
 BATCH = 20_000  # decisions, or rows of a stream
 MOST = 50  # rows that one test names
 
-_d, _s = t.decision.c, t.slot.c
 _SLOTS = (
     "decision_id", "at", "version_id", "belief_seq", "belief_ordinal", "ordinal", "catalogue_revision",
     "context_id", "eligible_id", "size", "seed", "log_propensity",
@@ -60,44 +58,8 @@ def visit_histories(unit: Unit, decision_ids: Sequence[int]) -> Columns:
 
 def drawn_ids(unit: Unit) -> Iterator[npt.NDArray[np.int64]]:
     """Ids of the decisions that this store drew itself, ascending, a batch at a time."""
-    chosen = sa.select(_d.id).where(_d.imported == 0).order_by(_d.id)
-    for columns in _stream(unit, chosen, {"id": np.int64}):
+    for columns in bulk.stream(unit, "SELECT id FROM decision WHERE imported = 0 ORDER BY id", {"id": np.int64}):
         yield columns["id"]
-
-
-def _stream(unit: Unit, statement: sa.Select[Any], types: dict[str, type]) -> Iterator[Columns]:
-    """All rows of a statement in their order, in arrays of at most BATCH."""
-    for rows in _portions(unit, statement):
-        columns = zip(types.items(), zip(*rows, strict=True), strict=True)
-        yield {name: np.array(values, kind) for (name, kind), values in columns}
-
-
-def _portions(unit: Unit, statement: sa.Select[Any]) -> Iterator[Sequence[sa.Row[Any]]]:
-    """Rows as they come; the cursor is closed even where nobody reads on."""
-    with unit.connection.execute(statement.execution_options(yield_per=BATCH)) as result:
-        yield from result.partitions()
-
-
-# -- beliefs --
-
-_DELTA: dict[str, type] = {
-    **dict.fromkeys(("bucket", "arm_id", "seq", "ordinal"), np.int64),
-    **{"d_" + name: np.float64 for name in SUMS},
-    **dict.fromkeys(SUMS, np.float64),
-    "extra": object,
-}
-
-
-def deltas(unit: Unit, version_id: int, *, between: tuple[int, int] | None = None) -> Iterator[Columns]:
-    """Every change of a belief: those of each bucket and arm together, by seq. between: those after one change up to
-    another, all of them by seq."""
-    delta = t.belief_delta.c
-    chosen = sa.select(*(delta[name] for name in _DELTA)).where(delta.version_id == version_id)
-    if between is None:
-        return _stream(unit, chosen.order_by(delta.bucket, delta.arm_id, delta.seq), _DELTA)
-    after, last = between
-    chosen = chosen.where(delta.seq > after, delta.seq <= last)
-    return _stream(unit, chosen.order_by(delta.seq, delta.bucket, delta.arm_id), _DELTA)
 
 
 class OverdueSlots(NamedTuple):
@@ -227,7 +189,7 @@ class Content(NamedTuple):
 def contents(unit: Unit) -> Iterator[Content]:
     """Every context and every eligible set."""
     for table, column in ((t.context, t.context.c.body), (t.eligible_set, t.eligible_set.c.arms)):
-        for rows in _portions(unit, sa.select(table.c.id, table.c.digest, column)):
+        for rows in bulk.portions(unit, sa.select(table.c.id, table.c.digest, column)):
             yield from (Content._make((table.name, *row)) for row in rows)
 
 
@@ -235,7 +197,7 @@ def stored_json(unit: Unit) -> Iterator[tuple[str, str, list[int], list[str]]]:
     """The columns of JSON that have no digest, in portions: what the rows belong to, the column, ids and texts."""
     arm, revision, decision = t.arm.c, t.arm_history.c, t.decision.c
     for key, text in ((arm.id, arm.features), (revision.arm_id, revision.features), (decision.id, decision.state)):
-        for rows in _portions(unit, sa.select(key, text)):
+        for rows in bulk.portions(unit, sa.select(key, text)):
             ids, texts = zip(*rows, strict=True)
             yield "decision" if key is decision.id else "arm", text.name, list(ids), list(texts)
 
@@ -283,7 +245,7 @@ def keyed_events(unit: Unit) -> Iterator[KeyedEvent]:
     k, e = t.feedback_key.c, t.event.c
     joined = t.event.join(t.feedback_key, (k.key == e.key) & (k.decision_id == e.decision_id))
     chosen = sa.select(k.key, k.digest, e.decision_id, e.position, e.kind, e.value).select_from(joined)
-    for rows in _portions(unit, chosen.order_by(e.decision_id, e.key, e.number)):
+    for rows in bulk.portions(unit, chosen.order_by(e.decision_id, e.key, e.number)):
         yield from map(KeyedEvent._make, rows)
 
 
@@ -300,7 +262,7 @@ def assigned_units(unit: Unit) -> Iterator[AssignedUnit]:
     a, key = t.assignment.c, sa.func.coalesce(t.users.c.key, t.session.c.key)
     joined = t.assignment.outerjoin(t.users, t.users.c.id == a.user_id)
     joined = joined.outerjoin(t.session, t.session.c.id == a.session_id)
-    for rows in _portions(unit, sa.select(a.experiment_id, key, a.variant_id).select_from(joined)):
+    for rows in bulk.portions(unit, sa.select(a.experiment_id, key, a.variant_id).select_from(joined)):
         yield from map(AssignedUnit._make, rows)
 
 
@@ -331,5 +293,5 @@ class Key(NamedTuple):
 def keys(unit: Unit) -> Iterator[Key]:
     """Every key of a user and of a session."""
     for owner, table in (("user", t.users), ("session", t.session)):
-        for rows in _portions(unit, sa.select(table.c.key, table.c.digest)):
+        for rows in bulk.portions(unit, sa.select(table.c.key, table.c.digest)):
             yield from (Key._make((owner, *row)) for row in rows)

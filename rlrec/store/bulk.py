@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from importlib.util import find_spec
 from io import BufferedReader, BufferedWriter
@@ -21,6 +21,7 @@ from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
+import sqlalchemy as sa
 
 from rlrec.errors import RlrecError
 from rlrec.store.unit import Unit
@@ -28,11 +29,25 @@ from rlrec.store.unit import Unit
 Columns = dict[str, npt.NDArray[Any]]
 Types = Mapping[str, type]  # by name, in the query's order; `object` is text or bytes
 
+BATCH = 20_000  # rows of a stream
 MIN_DECISIONS = 20_000  # decisions for which a second process pays
 SNAPSHOT_ATTEMPTS = 20
 _FORMATS = {"l": np.int64, "g": np.float64, "i": np.int32, "s": np.int16}
 _BYTES = "z"
 _PIPE = 1 << 20  # bytes that wait for us, where the system lets us say so
+
+
+def stream(unit: Unit, text: str, types: Types) -> Iterator[Columns]:
+    """All rows of a query in their order, in arrays of at most BATCH, through the driver's cursor."""
+    for rows in portions(unit, sa.text(text)):
+        columns = zip(types.items(), zip(*rows, strict=True), strict=True)
+        yield {name: np.array(values, kind) for (name, kind), values in columns}
+
+
+def portions(unit: Unit, statement: sa.Executable) -> Iterator[Sequence[sa.Row[Any]]]:
+    """Rows as they come, at most BATCH at a time; the cursor is closed even where nobody reads on."""
+    with unit.connection.execute(statement.execution_options(yield_per=BATCH)) as result:
+        yield from result.partitions()
 
 
 class PendingQuery:

@@ -13,7 +13,7 @@ from rlrec.app.learning.slot_statistics import Totals
 from rlrec.arrays import Array, Flags, run_starts
 from rlrec.policy.forgetting import Forgetting
 from rlrec.records import Version
-from rlrec.store import Unit, audit, beliefs
+from rlrec.store import Unit, belief_deltas, beliefs
 from rlrec.store.beliefs import SUMS, BeliefKey
 from rlrec.store.bulk import Columns
 
@@ -36,7 +36,7 @@ class BeliefHistory:
 def check(unit: Unit, version: Version, head_seq: int, *, findings: Findings, names: dict[int, str]) -> BeliefHistory:
     """Read every delta of a version, and compare them with each other and with the belief that is served."""
     history, report = BeliefHistory(), _Reporter(version, findings, names)
-    for chunk in audit.deltas(unit, version.id):
+    for chunk in belief_deltas.every(unit, version.id):
         history.count += len(chunk["seq"])
         _check_chain(chunk, history, report)
         if (late := chunk["seq"] > head_seq).any():

@@ -11,7 +11,7 @@ import numpy as np
 from rlrec.app.distributions import designs, exact
 from rlrec.arrays import Ids
 from rlrec.records import Version
-from rlrec.store import Unit, audit, beliefs
+from rlrec.store import Unit, belief_deltas, beliefs
 from rlrec.store.bulk import Columns
 
 
@@ -24,7 +24,7 @@ def walk(unit: Unit, version: Version, seqs: Ids) -> Iterator[tuple[Ids, beliefs
     first, last = int(seqs[0]), int(seqs[-1])
     state.update((row[:2], row[2:]) for row in beliefs.rows_at(unit, version.id, first))
     at = 0
-    for chunk in audit.deltas(unit, version.id, between=(first, last)):
+    for chunk in belief_deltas.between(unit, version.id, first, last):
         seq, done = chunk["seq"], 0
         # the last change of a chunk may go on in the next one
         while at < len(seqs) and seqs[at] < seq[-1]:

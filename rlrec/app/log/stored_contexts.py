@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from rlrec.arrays import Ids
 from rlrec.store import Unit, contents
 from rlrec.store.unit import parse
-
-_decode: Callable[[str], dict[str, Any]] = msgspec.json.Decoder().decode
 
 
 def distinct_contexts(unit: Unit, context_ids: Ids) -> tuple[list[dict[str, Any]], Ids]:
@@ -24,7 +21,9 @@ def distinct_contexts(unit: Unit, context_ids: Ids) -> tuple[list[dict[str, Any]
 
 def decoded(ids: Ids, texts: Sequence[str]) -> list[dict[str, Any]]:
     """Contexts from their JSON. Raises RlrecError for one that is damaged."""
+    import msgspec
+
     try:
-        return list(map(_decode, texts))
+        return list(map(msgspec.json.Decoder().decode, texts))
     except msgspec.MsgspecError:  # a number that is infinite, say: nothing that was let in by us
         return [parse(text, f"body of context {key}") for key, text in zip(ids.tolist(), texts, strict=True)]
