@@ -118,13 +118,11 @@ class ContextCache:
                 read = decoded if field == ENTIRE else [context.get(field) for context in decoded]
                 values[field].update(zip(keys, read, strict=True))
             if fields:
-                self._note(set().union(*decoded), fields)
+                names = set[str]().union(*decoded)
+                self._names |= names if len(self._names) < NAMES else names & {*fields}
             if self.encode:
                 sparse.append(features.sparse(decoded))
         return values, sparse
-
-    def _note(self, names: set[str], fields: Collection[str]) -> None:
-        self._names |= names if len(self._names) < NAMES else names & {*fields}
 
     def _of(self, ids: Ids, fresh: Mapping[str, dict[int, Any]]) -> dict[str, list[Any]]:
         """Values of every field; what is fresh is cached while there is room, but whole contexts are too large."""

@@ -108,7 +108,8 @@ def answer(unit: Unit, request: Request, estimators: ope.EstimatorChoice, select
                 raise
             units.remove(of_rows)
     groups.check_field(request.by, frozenset[str]().union(*(partial.names for partial in partials)))
-    cluster = evaluation.reported_cluster(users=any(partial.users for partial in partials))
+    without_users = evaluation.cluster == "user" and not any(partial.users for partial in partials)
+    cluster = "session" if without_users else evaluation.cluster
     by_unit = [
         fold.estimates(of_rows, evaluation, partial, cluster=cluster)
         for of_rows, partial in zip(units, partials, strict=True)

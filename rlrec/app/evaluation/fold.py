@@ -191,7 +191,7 @@ def _of_targets(
     members = list(groups.members(slots["group"][rows.begins], len(logged.groups)))
     for number, scorer in shared.members:
         batch = batch_of(scorer)
-        hidden = scorer.no_list(slots, logged) if scorer.target.listing else scorer.no_state(slots)
+        hidden = scorer.unanswerable(slots, logged)
         learned = any_slot(rows, scorer.target.taught_by(slots))
         recorded = None if hidden is None else ~any_slot(rows, hidden)
         for group, chosen in members:

@@ -14,6 +14,7 @@ from zlib import crc32
 
 import numpy as np
 
+from rlrec.app.distributions.exact import VersionDistribution
 from rlrec.app.evaluation.log_rows import ArmTable, ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.reward_models import ModelValues
 from rlrec.app.evaluation.targets import Target
@@ -118,22 +119,18 @@ class Scorer:
 
     def list_ratio(self, slots: Columns, logged: LoggedBatch) -> Array | None:
         """Log of the target's probability of each row's candidates over the logger's, (n,); None where all are 0."""
-        assert self.target.serving is not None
-        return logged.lists.log_ratio(self.target.serving, slots, logged.contexts, keys=self.arms.keys)
+        return logged.lists.log_ratio(self.serving, slots, logged.contexts, keys=self.arms.keys)
 
-    def no_list(self, slots: Columns, logged: LoggedBatch) -> Flags | None:
-        """The rows that a target that draws candidates cannot be asked about: no list is known; None: there is none."""
+    def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags | None:
+        """The rows that it cannot be asked about, since the list or the state that it reads is not known; None: there
+        is none."""
         unknown = ~logged.lists.listed(slots) if self.target.listing else None
         return unknown if unknown is not None and unknown.any() else None
 
     @property
-    def _floor(self) -> Floor:
+    def serving(self) -> VersionDistribution:
         assert self.target.serving is not None
-        return self.target.serving.policy.exploration
-
-    def no_state(self, slots: Columns) -> Flags | None:
-        """The rows that it cannot be asked about, since the state that it reads is not known; None: there is none."""
-        return None
+        return self.target.serving
 
     def _on_policy(self, rows: ImpressionRows, values: ModelValues | None) -> LogBatch:
         """Rows of the target itself: nothing is to be weighed, and what it showed is a sample of it."""
@@ -202,9 +199,8 @@ class Scorer:
 
     def _revision(self, slots: Columns) -> Ids:
         """The catalogue of each row, (n,), where the target looks at what it says of the arms."""
-        assert self.target.serving is not None
         revision: Ids = slots["catalogue_revision"]
-        return revision if self.target.serving.described is not None else np.zeros_like(revision)
+        return revision if self.serving.described is not None else np.zeros_like(revision)
 
     def _portions(self, cases: Ids, *, models: bool) -> Iterator[tuple[int, int]]:
         longest = int(cases[:, 2].max(initial=1)) if models else 1
@@ -213,11 +209,9 @@ class Scorer:
 
     def _blocks_of(self, cases: Ids, contexts: list[dict[str, object]], logged: LoggedBatch) -> list[Block]:
         """The blocks of these cases (eligible set, revision, size, context)."""
-        serving = self.target.serving
-        assert serving is not None
         names = [(*others, repr(contexts[context])) for *others, context in cases.tolist()]
         if self._cells > CACHED:
-            serving.forget()
+            self.serving.forget()
             self._blocks = {name: self._blocks[name] for name in names if name in self._blocks}
             self._cells = sum(block.cells for block in self._blocks.values())
         missing: dict[tuple[int, int], dict[tuple[int, int, int, str], int]] = {}
@@ -227,13 +221,14 @@ class Scorer:
         for (eligible, revision), new in missing.items():
             arms = logged.eligible[eligible]
             read = [contexts[context] for context in new.values()]
-            scored = serving.scores(eligible, arms, read, keys=self.arms.keys, revision=revision)
+            scored = self.serving.scores(eligible, arms, read, keys=self.arms.keys, revision=revision)
             for name, scores in zip(new, scored, strict=True):
                 size = min(name[2], len(arms))
                 simulate = None
                 if isinstance(scores, Correlated) and self.samples:
                     simulate = self._simulate(scores, arms, size, name[3])
-                self._blocks[name] = block = _block(arms, scores, size, floor=self._floor, simulate=simulate)
+                block = _block(arms, scores, size, floor=self.serving.policy.exploration, simulate=simulate)
+                self._blocks[name] = block
                 self._cells += block.cells
         return [self._blocks[name] for name in names]
 
@@ -288,7 +283,7 @@ class Scorer:
             rng = np.random.default_rng([self.seed, size, crc32(context.encode())])
             ranked = Correlated(scores.location[order], scores.factor[order], scores.samples)
             shares = np.empty((size, len(arms)))
-            floor = self._floor
+            floor = self.serving.policy.exploration
             shares[:, order] = slate.simulated_marginals(ranked, size=size, floor=floor, runs=self.samples, rng=rng)
             return shares
 

@@ -125,10 +125,6 @@ class Evaluation:
         }
         return [*log_rows.JUDGED, *(name for name, needed in columns.items() if needed)]
 
-    def reported_cluster(self, *, users: bool) -> str:
-        """The unit that was randomised, as it is reported. users: whether some row that was used has a user."""
-        return "session" if self.cluster == "user" and not users else self.cluster
-
     def nothing_selected(self, rows: str) -> EmptyLog:
         hint = "widen --log" if self.request.log else "serve with `rlrec recommend`, or bring in a log: import-log"
         return EmptyLog(f"no {rows} is selected", hint=hint)

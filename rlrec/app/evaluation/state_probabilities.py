@@ -30,11 +30,10 @@ class StateScorer(Scorer):
 
     @property
     def trained(self) -> Trained:
-        assert self.target.serving is not None
-        assert self.target.serving.trained is not None
-        return self.target.serving.trained
+        assert self.serving.trained is not None
+        return self.serving.trained
 
-    def no_state(self, slots: Columns) -> Flags | None:
+    def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags | None:
         recorded: Flags = slots["recorded"]
         return None if recorded.all() else ~recorded
 
