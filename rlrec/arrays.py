@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Self
-
 import numpy as np
 import numpy.typing as npt
 
@@ -12,13 +10,6 @@ Ids = npt.NDArray[np.int64]
 Index = npt.NDArray[np.intp]
 Flags = npt.NDArray[np.bool_]
 Words = npt.NDArray[np.uint64]
-
-
-class Sums:
-    """Base of dataclasses of sums: two of them add up field by field."""
-
-    def __add__(self, other: Self) -> Self:
-        return type(self)(**{name: ours + getattr(other, name) for name, ours in vars(self).items()})
 
 
 def run_starts(*columns: npt.NDArray[np.generic]) -> Index:

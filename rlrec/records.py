@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 CURVE = ("position", "examination")  # of the parameters: the name of a curve, and its values
+
+
+class Sums:
+    """Base of dataclasses of sums: two of them add up field by field."""
+
+    def __add__(self, other: Self) -> Self:
+        return type(self)(**{name: ours + getattr(other, name) for name, ours in vars(self).items()})
 
 
 class Arm(NamedTuple):

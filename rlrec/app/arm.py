@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError, suggest
+from rlrec.records import Sums
 from rlrec.store import Store, Unit, arms
 from rlrec.store.unit import parse
 from rlrec.times import written
@@ -22,15 +23,12 @@ class ArmFeatures(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ArmChanges:
+class ArmChanges(Sums):
     """How many arms an import added, gave other features, and left as they were."""
 
     added: int = 0
     updated: int = 0
     unchanged: int = 0
-
-    def __add__(self, other: ArmChanges) -> ArmChanges:
-        return ArmChanges(self.added + other.added, self.updated + other.updated, self.unchanged + other.unchanged)
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,13 @@ from rlrec.app.evaluation.log_rows import LoggedBatch
 from rlrec.app.evaluation.request import EmptyLog, Evaluation
 from rlrec.app.evaluation.request import Request as EvaluationRequest
 from rlrec.app.inputs import filters, lookup
-from rlrec.arrays import Array, Ids, Sums, finite_or_none, offsets, piece_rows, run_starts
+from rlrec.arrays import Array, Ids, finite_or_none, offsets, piece_rows, run_starts
 from rlrec.errors import InputError
 from rlrec.ope.exposure import RateSums, rates, spread
 from rlrec.policy import features
 from rlrec.policy.base import examined_slots
 from rlrec.policy.reward import bounds
-from rlrec.records import Arm, Reward, Version
+from rlrec.records import Arm, Reward, Sums, Version
 from rlrec.store import Store, Unit, arms, bulk
 from rlrec.store.bulk import Columns
 from rlrec.store.unit import parse

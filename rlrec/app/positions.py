@@ -16,12 +16,12 @@ from rlrec.app.evaluation.logger_marginals import COLUMN
 from rlrec.app.evaluation.request import Evaluation
 from rlrec.app.evaluation.request import Request as EvaluationRequest
 from rlrec.app.inputs import canonical, filters, lookup
-from rlrec.arrays import Sums, finite_or_none
+from rlrec.arrays import finite_or_none
 from rlrec.errors import CheckFailed, InputError
 from rlrec.ope import click_models, positions
 from rlrec.ope.click_models import Cells, ClickSums
 from rlrec.ope.positions import EstimatedCurve, OverlapSums, PositionRows
-from rlrec.records import Reward
+from rlrec.records import Reward, Sums
 from rlrec.store import Store, Unit, bulk, curves, policies, reader, settings
 from rlrec.store.curves import Curve
 from rlrec.store.reader import Selection

@@ -12,9 +12,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from rlrec.arrays import Array, Ids, Sums, distinct, run_starts
+from rlrec.arrays import Array, Ids, distinct, run_starts
 from rlrec.errors import InputError
 from rlrec.ope.base import ImpressionEstimator, LogBatch, hash_bits, model_of
+from rlrec.records import Sums
 
 _SALT = 2
 _PENALTIES = (1e5, 1e4, 1e3, 100.0, 10.0, 1.0)  # the strongest first: it wins a tie

@@ -12,9 +12,10 @@ from statistics import NormalDist
 
 import numpy as np
 
-from rlrec.arrays import Array, Ids, Sums
+from rlrec.arrays import Array, Ids
 from rlrec.ope.intervals import value_and_error
 from rlrec.ope.moments import Moments, moments
+from rlrec.records import Sums
 
 VAGUE = 1.5  # upper bound over lower bound, from which an examination is hardly known
 FEWEST = 10.0  # effective rewards, or slots, that each side of a comparison of neighbours needs

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlrec.arrays import Array, Ids, Sums
+from rlrec.arrays import Array, Ids
+from rlrec.records import Sums
 
 BASELINES = ("none", "mean", "value", "rloo")
 FOLDS = 2

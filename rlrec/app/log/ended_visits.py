@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from rlrec.app.log import reward_log
-from rlrec.arrays import Array, Flags, Ids, Sums, offsets, run_starts
+from rlrec.arrays import Array, Flags, Ids, offsets, run_starts
 from rlrec.policy import history, returns
-from rlrec.records import Reward
+from rlrec.records import Reward, Sums
 from rlrec.store import Unit, reader, sessions, settings
 from rlrec.store.bulk import Columns
 from rlrec.times import DAY_US
@@ -163,10 +163,8 @@ def _usable(batch: reader.Batch, visits: EndedVisits, cutoff: Cutoff) -> tuple[E
     spoken: Flags = np.logical_and.reduceat(logged, visits.start[:-1])
     sound = entire & spoken & np.logical_and.reduceat(counted, visits.start[:-1])
     mature_from = np.where(imported, visits.per_visit("created_at"), cutoff.mature_from(stored)[index])
-    unused = (~over, over & ~sound, over & ~spoken)
-    return replace(visits, mature_from=mature_from).take(over & sound), UnusedVisits(
-        *(int(flags.sum()) for flags in unused)
-    )
+    unused = UnusedVisits(*(int(flags.sum()) for flags in (~over, over & ~sound, over & ~spoken)))
+    return replace(visits, mature_from=mature_from).take(over & sound), unused
 
 
 def _indices(stored: Columns, session: Ids, visit: Ids) -> Ids:
