@@ -146,18 +146,13 @@ class DerivedDecision:
             self.conditional = np.vstack([sampler.next_arms(*each) for each in above])
             self.marginal = np.full(self.conditional.shape, np.nan)
             return
-        shown, scores = self.shown, case.scores.of_decision(self._seed, self.decision.id)
+        seed = unsigned(self.decision.seed or 0) ^ (0 if self.listed is None else RANKING)  # of the stage that ranked
+        shown, scores = self.shown, case.scores.of_decision(seed, self.decision.id)
         rows = [slate.remaining(scores, shown[:above], floor=case.floor) for above in range(len(shown))]
         self.conditional = np.array(rows)
         self.marginal = slate.marginals(scores, size=1 if self.state else len(shown), floor=case.floor)
         if self.state:  # below the top they are not worked out for every decision
             self.marginal = np.vstack([self.marginal, np.full((len(shown) - 1, len(self.arms)), np.nan)])
-
-    @property
-    def _seed(self) -> int:
-        """The seed of the stage that drew the slate."""
-        seed = unsigned(self.decision.seed or 0)
-        return seed if self.listed is None else seed ^ RANKING
 
     def _list_agrees(self, served: VersionDistribution, context: Mapping[str, Any], unit: Unit) -> bool:
         """Whether the list of candidates has the probability that is stored."""

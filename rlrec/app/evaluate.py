@@ -32,15 +32,11 @@ def explained(rows: Sequence[EstimateRow]) -> list[str]:
             name = row.target if row.version is None else f"{row.target}@{row.version}"
             horizons[name] = min(horizon, horizons.get(name, horizon))
     inclusion = rows[0].inclusion if rows else Inclusion()
-    of_lists = (
-        f"candidates: the smallest probability with which an arm that was shown was a candidate is "
-        f"{inclusion.smallest:.3g} (decisions that were derived again: {inclusion.decisions:,})"
-    )
-    return (
-        diagnostics.explanations([row.to_json() for row in rows])
-        + [of_lists] * (inclusion.decisions > 0)
-        + [
-            f"horizon: from step {step} on the effective sample size for {name} is below 5 % of the sessions"
-            for name, step in horizons.items()
-        ]
-    )
+    lines = diagnostics.explanations([row.to_json() for row in rows])
+    if inclusion.decisions:
+        smallest = "the smallest probability with which an arm that was shown was a candidate"
+        derived = f"(decisions that were derived again: {inclusion.decisions:,})"
+        lines.append(f"candidates: {smallest} is {inclusion.smallest:.3g} {derived}")
+    for name, step in horizons.items():
+        lines.append(f"horizon: from step {step} on the effective sample size for {name} is below 5 % of the sessions")
+    return lines

@@ -9,11 +9,10 @@ from typing import Any
 from rlrec.app.inputs import filters
 from rlrec.app.log.slot_values import reward_of
 from rlrec.app.serving import decision_json
-from rlrec.records import Decision, Event, Slot
+from rlrec.records import Decision, Slot
 from rlrec.store import Store, Unit, arms, candidates, contents, decisions, events, policies, reader
 from rlrec.store.events import CENSOR
 from rlrec.store.unit import StoredRows, parse
-from rlrec.times import written
 
 GROUP = 1_000
 Record = dict[str, Any]
@@ -50,7 +49,7 @@ def _records(unit: Unit, ids: Collection[int]) -> Iterator[Record]:
             "reward": reward_of(versions[decision.version_id].reward, decision, of_decision, position=None),
             "seed": decision.seed,
             "belief_seq": source.get("belief_seq", decision.belief_seq),
-            "events": [_event(event) for event in of_decision],
+            "events": decision_json.events(of_decision),
         }
 
 
@@ -72,13 +71,3 @@ def _with_slots(answer: Record, decision: Decision) -> Record:
 def _log_fields(slot: Slot) -> Record:
     fields: Record = {} if slot.min_propensity is None else {"min_propensity": slot.min_propensity}
     return fields | ({"censored": True} if slot.censored else {}) | ({"rounded": True} if slot.rounded else {})
-
-
-def _event(event: Event) -> Record:
-    return {
-        "position": event.position,
-        "kind": event.kind,
-        "value": event.value,
-        "at": written(event.at),
-        "key": event.key,
-    }

@@ -15,7 +15,7 @@ from rlrec.app.log.slot_values import reward_from
 from rlrec.errors import Conflict, InputError
 from rlrec.policy import reward as rewards
 from rlrec.policy.reward import LIMIT
-from rlrec.records import Event, Reward
+from rlrec.records import Event, Reward, Sums
 from rlrec.store import Store, Unit, decisions, events, policies
 from rlrec.store.events import CENSOR, FeedbackKey, FeedbackTarget
 from rlrec.store.unit import Row, StoredRows
@@ -48,14 +48,10 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Summary:
+class Summary(Sums):
     accepted: int = 0
     duplicates: int = 0
     rejected: int = 0
-
-    def __add__(self, other: Summary) -> Summary:
-        sums = self.accepted + other.accepted, self.duplicates + other.duplicates, self.rejected + other.rejected
-        return Summary(*sums)
 
 
 Group = Sequence[Line | InputError]
@@ -68,7 +64,9 @@ def feedback(store: Store, line: Line) -> Result:
     unweighed = set[str]()
 
     def work(unit: Unit) -> Result:
-        outcome = record(unit, [line], unweighed=unweighed)[0]
+        ledger = Ledger(unit, ())
+        (outcome,) = FeedbackTransaction(unit, ledger, [line], unweighed, answers=True).answer()
+        ledger.close()
         if isinstance(outcome, InputError):
             raise outcome
         return outcome
@@ -112,19 +110,6 @@ def feedback_stream(
     return summary
 
 
-def record(unit: Unit, group: Group, *, unweighed: set[str], ledger: Ledger | None = None) -> list[Outcome]:
-    """Store a group of lines: the outcome of each. A line that is refused leaves no trace.
-
-    Kinds of events that no definition weighs are put into `unweighed`. ledger: that of a larger transaction, which
-    locked the policies and will close it.
-    """
-    used = Ledger(unit, ()) if ledger is None else ledger
-    outcomes = FeedbackTransaction(unit, used, group, unweighed, answers=True).answer()
-    if ledger is None:
-        used.close()
-    return outcomes
-
-
 class FeedbackGroup:
     """The feedback of a group, and what became of it."""
 
@@ -142,7 +127,7 @@ class FeedbackGroup:
     def store(self, unit: Unit, ledger: Ledger) -> None:
         """Record the lines. The transaction may be tried again: nothing is left of an earlier try."""
         self.unweighed = set()
-        self.outcomes = record(unit, self.lines, unweighed=self.unweighed, ledger=ledger)
+        self.outcomes = FeedbackTransaction(unit, ledger, self.lines, self.unweighed, answers=True).answer()
 
 
 def warn_unweighed(store: Store, unweighed: Iterable[str]) -> None:
@@ -166,7 +151,8 @@ def _count(outcomes: Sequence[Stored], rejected: Callable[[InputError], None]) -
 class FeedbackTransaction:
     """A group of lines: all that they name is read first, then each line is checked, then all are written.
 
-    Most lines name a slot without events: such a line costs a few microseconds.
+    Most lines name a slot without events: such a line costs a few microseconds. One that is refused leaves no trace.
+    unweighed: takes in the kinds of events that no definition weighs.
     """
 
     def __init__(self, unit: Unit, ledger: Ledger, group: Group, unweighed: set[str], *, answers: bool = False) -> None:

@@ -298,29 +298,25 @@ def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[d
         return []
     ids = np.array([arm.id for arm in catalogue], np.int64)
     belief = distribution.belief(ids, revision=designs.NOW)
-    mean, lower, upper = _widened(*_interval(distribution, belief, context), _curve_error(unit, version, belief))
+    policy, weights = distribution.policy, list[dict[str, Any]]()
+    if is_contextual(policy):
+        mean, lower, upper = policy.interval(belief, context=context, z=Z)
+        weights = [dict(zip(policy.features, row, strict=True)) for row in policy.weights(belief).tolist()]
+    else:  # NaN for a trained kind, whose scores are not rewards
+        mean, (lower, upper) = belief.mean(unknown=np.nan), means.intervals(belief)
+    mean, lower, upper = _widened(mean, lower, upper, _curve_error(unit, version, belief))
     best, probability = _probabilities(distribution, catalogue, context)
     figures = {"mean": mean, "lower": lower, "upper": upper, "p_best": best, "probability": probability}
-    weights = _weights(distribution, belief)
     return [
         {
             "arm": arm.key, "status": "active" if arm.retired_at is None else "retired",
             "served": served.get(arm.id, 0), "pulls": _number(belief.pulls[row]),
             "reward_sum": _number(belief.reward_sum[row]),
-            **{name: finite_or_none(column[row]) for name, column in figures.items()}, **weights[row],
+            **{name: finite_or_none(column[row]) for name, column in figures.items()},
+            **({"weights": weights[row]} if weights else {}),
         }
         for row, arm in enumerate(catalogue)
     ]  # fmt: skip
-
-
-def _interval(
-    distribution: exact.VersionDistribution, belief: Belief, context: Mapping[str, Any]
-) -> tuple[Array, Array, Array]:
-    """Mean and bounds of each arm under the belief, in the context where it reads one; NaN for a trained kind, whose
-    scores are not rewards."""
-    if is_contextual(distribution.policy):
-        return distribution.policy.interval(belief, context=context, z=Z)
-    return belief.mean(unknown=np.nan), *means.intervals(belief)
 
 
 def _curve_error(unit: Unit, version: Version, belief: Belief) -> Array:
@@ -353,15 +349,6 @@ def _counting(unit: Unit, version: Version) -> CountingCurve | None:
         return None
     has_bounds = all(row["upper"] is not None for row in lookup.curve(unit, reference).positions)
     return {"curve": reference, "in_bounds": has_bounds and not designs.policy_of(version).contextual}
-
-
-def _weights(distribution: exact.VersionDistribution, belief: Belief) -> list[dict[str, Any]]:
-    """The weight of each feature by name, a row an arm; empty rows for a policy without features."""
-    policy = distribution.policy
-    if not is_contextual(policy):
-        return [{} for _ in belief.pulls]
-    names = policy.features
-    return [{"weights": dict(zip(names, row, strict=True))} for row in policy.weights(belief).tolist()]
 
 
 def _probabilities(

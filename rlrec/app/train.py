@@ -95,8 +95,8 @@ def train(store: Store, request: Request, *, progress: Callable[[str], None] = l
     with store.read() as unit:
         parent = _parent(unit, request)
     seed = int.from_bytes(os.urandom(8)) >> 1 if request.seed is None else request.seed
-    with TrainingLease(store, parent.policy) as lease:
-        return _TrainingRun(store, request, parent, seed, lease, progress).run()
+    with TrainingLease(store, parent.policy) as lease, closing(Dataset()) as dataset:
+        return _TrainingRun(store, request, parent, seed, lease, dataset, progress).run()
 
 
 def _parent(unit: Unit, request: Request) -> Version:
@@ -118,17 +118,13 @@ class _TrainingRun:
     """One run of the command."""
 
     def __init__(
-        self, store: Store, request: Request, parent: Version, seed: int, lease: TrainingLease,
+        self, store: Store, request: Request, parent: Version, seed: int, lease: TrainingLease, dataset: Dataset,
         progress: Callable[[str], None],
     ) -> None:  # fmt: skip
         self.store, self.request, self.parent, self.seed = store, request, parent, seed
-        self.lease, self.progress = lease, progress
+        self.lease, self.dataset, self.progress = lease, dataset, progress
 
     def run(self) -> Result:
-        with closing(Dataset()) as self.dataset:
-            return self._run()
-
-    def _run(self) -> Result:
         # the log becomes a dataset, in one snapshot
         with self.store.read() as unit, bulk.alongside(unit):
             reader = Trained(unit, self.parent)
@@ -140,8 +136,10 @@ class _TrainingRun:
             writer = DatasetWriter(
                 unit, reader, self.parent.reward, seed=self.seed, dataset=self.dataset, examination=self._curve(unit)
             )
-            cutoff, since = Cutoff.of(unit, self.parent.reward), _trained_at(unit, self.parent)
-            self.report = writer.write(selection, cutoff, since=since, progress=self.lease.renew)
+            versions = policies.versions(unit, [self.parent.policy.id])
+            last_trained = max(int(version.learned_from.get("now", -1)) for version in versions)
+            cutoff = Cutoff.of(unit, self.parent.reward)
+            self.report = writer.write(selection, cutoff, since=last_trained, progress=self.lease.renew)
             record = self._record(unit, selection)
             looks = _looks(unit, self.parent)
         new, least = self.report.new, self.request.min_new
@@ -334,11 +332,6 @@ def _why(gate: GateReport, trained: TrainingResult, *, same: bool) -> str:
         return f"the gate split does not tell: {', '.join(gate['reasons'] or [])}"
     lower = "unknown" if gate["lower"] is None else f"{gate['lower']:.4g}"
     return f"the lower bound of its gain over version {gate['against']}, {lower}, is not above 0"
-
-
-def _trained_at(unit: Unit, parent: Version) -> int:
-    """When the policy was trained last, whether the new version went live or not; -1: never."""
-    return max(int(version.learned_from.get("now", -1)) for version in policies.versions(unit, [parent.policy.id]))
 
 
 def _looks(unit: Unit, parent: Version) -> int:

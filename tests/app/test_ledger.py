@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from rlrec.app import settle
 from rlrec.app.distributions import exact
-from rlrec.app.feedback import Line, feedback_stream, record
+from rlrec.app.feedback import FeedbackTransaction, Line, feedback_stream
 from rlrec.app.inputs import canonical
 from rlrec.app.learning.ledger import Ledger, ServedSlate
 from rlrec.app.recommend import Request, recommend_group
@@ -277,10 +277,7 @@ def test_a_group_inside_a_larger_transaction_shares_its_change(store: Store) -> 
             [ServedSlate([(1, arm, 1.0, 1.0)], 0, 0) for arm in arms.ids(unit, shown).values()],
         )
         lines = [Line(decision_id=number, position=1, events={"click": 1.0}), Line(decision_id=0)]
-        said = [
-            record(unit, lines, unweighed=set(), ledger=ledger),
-            record(unit, lines[:1], unweighed=set(), ledger=ledger),
-        ]
+        said = [FeedbackTransaction(unit, ledger, some, set(), answers=True).answer() for some in (lines, lines[:1])]
         ledger.close()
         return said
 

@@ -58,12 +58,8 @@ class EligibleDistribution:
 
     def noiseless(self, arms: Index) -> npt.NDArray[np.object_]:
         """The noiseless score of arms 0..m - 1, same shape; None where there is none, or it is infinite (no pulls)."""
-        scores = np.full(arms.shape, None, np.object_)
-        if self.index is not None:
-            values = self.index[arms]
-            finite = np.isfinite(values)
-            scores[finite] = values[finite]
-        return scores
+        values = np.full(arms.shape, np.nan) if self.index is None else self.index[arms]
+        return np.where(np.isfinite(values), values, np.full(arms.shape, None, np.object_))
 
 
 class _KeysOf(Sequence[str]):

@@ -37,7 +37,7 @@ def is_complete(version: Version) -> bool:
 
 def add_settled(unit: Unit, ledger: Ledger, version: Version, *, last: int) -> int:
     """Enter the decisions after those that a belief holds, up to `last`: how many slots entered."""
-    fold = BeliefFold(unit, version, ordinal=ledger.ordinal(version.policy.id))
+    fold = BeliefFold(unit, version, ordinal=ledger.ordinal[version.policy.id])
     total, entered = fold.between(max(version.since, (version.entered_to or 0) + 1), last)
     if total:
         ledger.write(version, total)

@@ -106,7 +106,7 @@ class Ledger:
         self._settled = set[int]()
         self._seq: dict[int, int] = {}
         self._scope: dict[int, tuple[float, Set[str]]] = {}
-        self._ordinal: dict[int, int] = {}
+        self.ordinal: dict[int, int] = {}  # how many decisions a policy that forgets has made
         self._fields: dict[int, SlotFields] = {}
         # by policy and version: how many slots changed their reward so, and what earlier ones add up to
         self._pending: dict[tuple[int, int], dict[tuple[SlotKey, RewardChange], int]] = defaultdict(dict)
@@ -122,7 +122,7 @@ class Ledger:
             raise Unordered
         heads = policies.lock(self.unit, new)
         self.heads |= heads
-        self._ordinal |= {policy_id: head.ordinal for policy_id, head in heads.items()}
+        self.ordinal |= {policy_id: head.ordinal for policy_id, head in heads.items()}
         self._locked |= new
         if self.unit.postgres:  # others may have decided while we waited
             self.unit.now = max(self.unit.now, decisions.newest(self.unit) or 0)
@@ -136,8 +136,8 @@ class Ledger:
         forgetting, policy_id = Forgetting.of(policy.params), policy.id
         if not forgetting:
             return None
-        first = self._ordinal[policy_id] + 1
-        self._ordinal[policy_id] += count
+        first = self.ordinal[policy_id] + 1
+        self.ordinal[policy_id] += count
         policies.raise_ordinal(self.unit, policy_id, by=count)
         fade = forgetting.discount**count
         for (changed, _), sums in self._sums.items():  # what was added up so far has grown older
@@ -280,22 +280,21 @@ class Ledger:
 
     # -- slots whose window is over --
 
-    def settle(self, policy_ids: Iterable[int] | None = None, *, limit: int = OVERDUE) -> int:
+    def settle(self, policy_ids: Iterable[int] | None = None) -> int:
         """Enter slots whose window is over into the beliefs that learn `settled`, oldest first: how many entered.
 
         policy_ids: None for all that are locked; each of them is looked at once.
         """
         new = (self._locked if policy_ids is None else set(policy_ids)) - self._settled
         self._settled |= new
-        return sum(self._settle(version, limit) for policy_id in sorted(new) for version in self.settling(policy_id))
+        return sum(self._settle(version) for policy_id in sorted(new) for version in self.settling(policy_id))
 
     def settling(self, policy_id: int) -> list[Version]:
         """The learning beliefs of a policy that slots enter when their window is over."""
         return [version for version in self.learning[policy_id] if version.entered_to is not None]
 
-    def _settle(self, version: Version, limit: int) -> int:
-        ids = self.overdue(version, limit)
-        if not ids:
+    def _settle(self, version: Version) -> int:
+        if not (ids := self.overdue(version, OVERDUE)):
             return 0
         since = [number for number in ids if number >= version.since]
         entering, stored = decisions.find(self.unit, since), events.by_decision(self.unit, since)
@@ -342,7 +341,7 @@ class Ledger:
             if fields.context:
                 added = self._fold(version, pending)
             else:
-                added = _sum_changes(pending, fields, fields.kinds[version.id], ordinal=self._ordinal[policy_id])
+                added = _sum_changes(pending, fields, fields.kinds[version.id], ordinal=self.ordinal[policy_id])
             for key, numbers in added.items():
                 old = sums.get(key)
                 sums[key] = numbers if old is None else [a + b for a, b in zip(old, numbers, strict=True)]
@@ -356,18 +355,14 @@ class Ledger:
             for reward, sign in zip(change, (-1, 1), strict=True):
                 if reward is not None:
                     counts[CountedSlot(*key, reward)] += sign * times
-        return BeliefFold(self.unit, version, ordinal=self._ordinal[version.policy.id]).changes(counts)
+        return BeliefFold(self.unit, version, ordinal=self.ordinal[version.policy.id]).changes(counts)
 
     def write(self, version: Version, changes: Mapping[BeliefKey, Any]) -> None:
         """Store changes of a belief; they refer to the policy's present ordinal."""
         policy_id = version.policy.id
         discount = Forgetting.of(version.policy.params).discount
-        ordinal = self._ordinal[policy_id] if discount < 1 else 0
+        ordinal = self.ordinal[policy_id] if discount < 1 else 0
         beliefs.add(self.unit, version.id, seq=self.seq(policy_id), changes=changes, ordinal=ordinal, discount=discount)
-
-    def ordinal(self, policy_id: int) -> int:
-        """How many decisions a policy that forgets has made."""
-        return self._ordinal[policy_id]
 
 
 def _sum_changes(

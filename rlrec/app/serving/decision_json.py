@@ -15,7 +15,6 @@ from rlrec.policy import TEAM_DRAFT, history
 from rlrec.records import Decision, Event, Version
 from rlrec.store import Unit, arms, decisions, experiments, policies, sessions, team_drafts
 from rlrec.store import candidates as candidate_lists
-from rlrec.store.candidates import CandidateList
 from rlrec.store.events import CENSOR
 from rlrec.store.unit import parse
 from rlrec.times import written
@@ -64,18 +63,14 @@ def answers(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, Answer]:
     shown = {slot.arm_id for decision in logged.values() for slot in decision.slots}
     keys = arms.keys(unit, shown.union(*(listed.arms for listed in lists.values())))
     labels = experiments.labels(unit, {decision.variant_id for decision in logged.values() if decision.variant_id})
-    return {
-        number: _answer(
-            decision,
-            versions[decision.version_id],
-            owners[decision.session_id],
-            keys,
-            labels,
-            lists.get(number),
-            teams.get(number),
-        )
-        for number, decision in logged.items()
-    }
+    answered: dict[int, Answer] = {}
+    for number, decision in logged.items():
+        version, owner = versions[decision.version_id], owners[decision.session_id]
+        answer = answered[number] = _answer(decision, version, owner, keys, labels)
+        add_teams(answer["slate"], teams.get(number))
+        if number in lists:
+            answer.update(candidates.to_json(lists[number], keys))  # type: ignore[typeddict-item]
+    return answered
 
 
 def states(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, dict[str, Any]]:
@@ -92,7 +87,7 @@ def states(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, dict[str, An
 
 def _answer(
     decision: Decision, version: Version, session: sessions.Session, keys: Mapping[int, str],
-    labels: Mapping[int, tuple[str, str]], listed: CandidateList | None, teams: str | None,
+    labels: Mapping[int, tuple[str, str]],
 ) -> Answer:  # fmt: skip
     experiment, variant = labels[decision.variant_id] if decision.variant_id else (None, None)
     log_propensity = decision.log_propensity
@@ -101,7 +96,6 @@ def _answer(
          "score": slot.score}
         for slot in decision.slots
     ]  # fmt: skip
-    add_teams(slate, teams)
     answer: Answer = {
         "decision_id": decision.id, "request_id": decision.request_key, "session": session.key,
         "visit": decision.visit, "step": decision.step, "user": session.user, "policy": version.policy.display_name,
@@ -111,8 +105,6 @@ def _answer(
     }  # fmt: skip
     source = parse(decision.source, f"source of decision {decision.id}") if decision.source else {}  # of an import
     answer.update({name: value for name, value in source.items() if name in answer})  # type: ignore[typeddict-item]
-    if listed is not None:
-        answer.update(candidates.to_json(listed, keys))  # type: ignore[typeddict-item]
     return answer
 
 

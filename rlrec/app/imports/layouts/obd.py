@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import compress
 from math import isfinite
 from typing import Any, TypeVar, cast
@@ -83,7 +83,7 @@ class Obd(Layout):
                 _unquoted(b"".join(cells[index]))
             return (
                 self._times(time),
-                self._each("item_id", item, _item),
+                self._each("item_id", item, partial(key, field="item_id")),
                 self._each("position", position, _position),
                 self._each("click", click, _click),
                 self._each("propensity_score", propensity, _propensity),
@@ -139,7 +139,7 @@ class Obd(Layout):
         cells = next(csv.reader([line])) if '"' in line else line.split(",")
         context = self._context(cells)
         time, item, position, click, propensity = map(cells.__getitem__, self._chosen)
-        values = _item(item), _position(position), _click(click), _propensity(propensity)
+        values = key(item, "item_id"), _position(position), _click(click), _propensity(propensity)
         return self.time(time, "timestamp"), *values, context
 
     def _context_of_text(self, text: str) -> str:
@@ -219,10 +219,6 @@ def _unquoted(cell: bytes) -> str:
     if b'"' in cell:
         raise InputError("it has quotes")
     return _decoded(cell)
-
-
-def _item(text: str) -> str:
-    return text if 0 < len(text) <= 200 else key(text, "item_id")
 
 
 def _click(text: str) -> bool:
