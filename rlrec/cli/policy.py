@@ -146,10 +146,10 @@ def show_(store: Store, show: Show, reference: str, context: dict[str, Any]) -> 
         f"kind {result['kind']} {_parameters(result['params'])}".rstrip(),
         f"learns reward {result['reward']}{_counting(result['counting'])}",
         f"versions: {', '.join(map(_version, result['version_list']))}",
-        *_exposure(result["exposure"], sum(arm["status"] == "active" for arm in result["arms"])),
     ]
     if "features" in result:
         title.append(f"reads {_fields(result['features']['context'])}; shown for the context {cell(context)}")
+    title += _exposure(result["exposure"], sum(arm["status"] == "active" for arm in result["arms"]))
     notes = [*_training(result["training"]), *map(_drift, result["drift"])]
     notes += [f"weights of {row['arm']}: {_largest(row['weights'])}" for row in result["arms"] if "weights" in row]
     show(result, table=View.of(result["arms"], headers, title=title, notes=notes))

@@ -43,7 +43,8 @@ def bent(db: str, statement: str) -> Said:
 
 def test_what_is_logged_is_derived_again(served: str) -> None:
     run = runner(served)
-    assert run("doctor", "--json").json["findings"] == []
+    findings = run("doctor", "--json").json["findings"]
+    assert {finding["check"] for finding in findings} <= {"positions"}  # all clicks are at position 1, as it may notice
     for number in (2, 3):
         shown = run("decision", "show", str(number), "--json").json
         assert shown["agrees"] is True

@@ -266,6 +266,11 @@ OUTSIDE = {
     "floor": ("-0.1", "1.1"),
     "discount": ("0", "-1", "1.1"),
     "window": ("-1", "1.5", "1e13"),
+    "explore_slots": ("x", "0", "1,1", "501", "1.5"),
+    "position": ("nowhere", "nowhere@2"),
+    "first": ("two-stage", "logged"),
+    "second": ("gradient", "exp3"),
+    "candidates": ("0", "501", "-1", "2.5"),
 }
 LEARNING = [kind for kind in kinds.KINDS if kind not in ("uniform", "fixed", "logged")]
 

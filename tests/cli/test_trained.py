@@ -199,7 +199,9 @@ def test_two_versions_are_compared(learned: Run) -> None:
 
 def test_kinds_tell_of_it(run_sqlite: Run) -> None:
     found = next(one for one in run_sqlite("policy", "kinds", "--json").json if one["kind"] == "gradient")
-    assert found["parameters"] == {"model": "linear", "temperature": 1.0, "recency": 0.7, "floor": 0.0}
+    assert found["parameters"] == {
+        "model": "linear", "temperature": 1.0, "recency": 0.7, "floor": 0.0, "explore_slots": "", "position": "",
+    }  # fmt: skip
     assert "train-pg" in found["when"]
     assert "gradient" in run_sqlite("policy", "kinds").stdout
 

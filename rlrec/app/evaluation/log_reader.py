@@ -166,4 +166,6 @@ class LogReader:
         held = ((key, arms) for key, arms in self._eligible.items() if key in wanted)
         self._eligible = StoredRows("eligible_set", held)
         self._eligible |= {key: np.array(arms, np.int64) for key, arms in read.items()}
+        for key in read:
+            self.evaluation.arms.check(self._eligible[key])
         return self._eligible

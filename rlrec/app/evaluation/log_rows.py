@@ -18,7 +18,7 @@ from rlrec.policy.slate import SMALLEST
 from rlrec.records import Reward
 from rlrec.store.bulk import Columns
 from rlrec.store.reader import ABSENT, Batch
-from rlrec.store.unit import StoredRows
+from rlrec.store.unit import StoredRows, damaged
 
 # The units that clusters can be, with the columns of the log that name them.
 CLUSTERS = {
@@ -47,6 +47,11 @@ class ArmTable:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def check(self, arm_ids: Ids) -> None:
+        """Raises RlrecError for an arm that is gone: the others would take its index."""
+        for arm in arm_ids[~np.isin(arm_ids, self.ids, assume_unique=True)][:1].tolist():
+            raise damaged(f"row {arm} of table arm is gone")
 
     def index(self, arm_id: Ids) -> Ids:
         """Where arms stand among the ids, same shape."""
