@@ -332,9 +332,10 @@ def _curve_error(unit: Unit, version: Version, belief: Belief) -> Array:
 
 
 def _widened(mean: Array, lower: Array, upper: Array, error: Array) -> tuple[Array, Array, Array]:
-    """The means with intervals that hold the error of the curve too; a rate stays at most 1."""
+    """The means with intervals that hold the error of the curve too; bounds in [0, 1] stay there."""
     below, above = np.hypot(mean - lower, mean * -np.expm1(-error)), np.hypot(upper - mean, mean * np.expm1(error))
-    return mean, mean - below, np.where(upper <= 1, np.minimum(mean + above, 1.0), mean + above)
+    low, high = np.where(lower >= 0, np.maximum(mean - below, 0.0), mean - below), mean + above
+    return mean, low, np.where(upper <= 1, np.minimum(high, 1.0), high)
 
 
 def counting(store: Store, reference: str) -> CountingCurve | None:
