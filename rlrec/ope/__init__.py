@@ -116,8 +116,9 @@ def _description(default: Estimator) -> tuple[str, str]:
 def _form(of_class: Any) -> str:
     """How an estimator is written: what may be left out stands in brackets."""
     forms = [f":{default:g}" if default else ":CURVE" for default in _parameters(of_class).values()]
-    optional = of_class.name not in NEED_CURVE
-    return of_class.name + "".join(f"[{form}]" if optional else form for form in forms)
+    if of_class.name in NEED_CURVE:
+        return of_class.name + "".join(forms)
+    return of_class.name + "".join(f"[{form}" for form in forms) + "]" * len(forms)
 
 
 def _parameters(of_class: Any) -> dict[str, Any]:

@@ -157,6 +157,7 @@ class Estimator(Ratio, ABC):
     self_normalised: ClassVar[bool] = False  # stays inside the reward's range: bounds are cut there
     intervals: ClassVar[tuple[str, ...]] = ("normal", "bootstrap-t")  # that are valid for it; () if none is
     biased: ClassVar[bool] = False  # changes weights on purpose: `distortion` is by how much
+    lacking: ClassVar[str] = "no-propensity"  # the reason where rows that cannot be weighed were left out
 
     def __init_subclass__(cls) -> None:
         cls.name = re.sub(r"\B(?=[A-Z])", "-", cls.__name__).lower()

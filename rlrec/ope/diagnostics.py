@@ -30,7 +30,8 @@ REASONS = {
     "heavy-tail": "no largest weight is known and k-hat of their tail is above 0.7 (insufficient)",
     "unsupported": "the target has more than 1 % on arms the logger gave 0 (insufficient)",
     "one-cluster": "one cluster carries more than 20 % of the estimate (weak)",
-    "mean-weight": "the mean weight is more than 3 standard errors from 1: wrong propensities, say (weak)",
+    "mean-weight": "the mean weight is more than 3 standard errors from 1 (weak): propensities are wrong, or what "
+    "would carry the most weight is so rare that it did not occur",
     "wide-interval": "half the interval is wider than half the difference (weak)",
     "clipping-bias": "the bias that changed weights may cause exceeds the standard error; no interval shows it (weak)",
     "in-sample": "the target learned from rows of this log (weak)",
@@ -38,6 +39,10 @@ REASONS = {
     "few-replicates": "the level is too high for 2,000 bootstrap replicates: a bound is null",
     "no-reward-range": "the reward has no clip, which this interval needs: a bound is null",
     "no-propensity": "rows or visits without a propensity, or cut, were left out; `left_out` counts them",
+    "no-marginal": "pages were left out whose logger, or whose target without --target-samples, has no probability of "
+    "an arm at a position; `left_out` counts them",
+    "no-pairs": "nothing is estimated: pi cannot weigh some pages, whose logger was not uniform and has too many "
+    "slates to list, or whose probabilities of arms at positions are not known",
     "no-state": "rows or visits without a recorded session state were left out; `left_out` counts them",
     "position-model": "the estimate is right where its position curve is, and blind to that curve's errors",
     "no-candidates": "rows or visits without candidates, which the target ranks, were left out; `left_out` counts them",
@@ -256,7 +261,10 @@ def _effective_rewards(ess: float | None, share: float | None) -> float:
 
 def explanations(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
     """A line for every reason of these estimates (`Estimate` as a mapping), with those of its causes that occurred."""
-    causes = {"low-ess": _low_ess, "few-rewards": _few_rewards, "position-model": _position_model}
+    causes = {
+        "low-ess": _low_ess, "few-rewards": _few_rewards, "mean-weight": _mean_weight,
+        "position-model": _position_model,
+    }  # fmt: skip
     lines = []
     for reason in REASONS:
         concerned = [estimate for estimate in estimates if reason in estimate["reasons"]]
@@ -270,6 +278,10 @@ def _low_ess(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
     for estimate in estimates:
         by_cause[_ess_cause(estimate["ess"], estimate["clusters"])].append(estimate["ess"])
     return [f"effective sample size {_span(by_cause[cause])}, {cause}" for cause in _ESS if by_cause[cause]]
+
+
+def _mean_weight(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [f"{_span([estimate['mean_weight'] for estimate in estimates])}; {REASONS['mean-weight']}"]
 
 
 def _position_model(estimates: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -246,7 +246,7 @@ class EstimatorFold:
         doubtful = self.estimator.biased and (bias is None or bias > (error if np.isfinite(error) else 0.0))
         return [
             *(["clipping-bias"] if doubtful else []),
-            *(["no-propensity"] if self.estimator.weighted and self.weights.left_out else []),
+            *([self.estimator.lacking] if self.estimator.weighted and self.weights.left_out else []),
         ]
 
 

@@ -68,6 +68,7 @@ class Iips(SlateEstimator):
     Source: st-tech/zr-obp, obp/ope/estimators_slate.py (SlateIndependentIPS, after Li et al. 2018)."""
 
     weighing: ClassVar[str] = "iips"
+    lacking: ClassVar[str] = "no-marginal"
 
     def weigh(self, course: SlateCourse) -> Weighing:
         ratio = course.batch.marginal_ratio
@@ -85,6 +86,8 @@ class Pi(SlateEstimator):
     Source: `pseudo_inverse`, after Swaminathan et al. 2017."""
 
     weighing: ClassVar[str] = "pi"
+    lacking: ClassVar[str] = "no-pairs"
+    entire: ClassVar[bool] = True
 
     def weigh(self, course: SlateCourse) -> Weighing:
         additive = course.batch.additive
@@ -103,6 +106,7 @@ class Pbm(SlateEstimator):
     curve: its name. Source: own derivation; position-based model of Li et al. 2018, not read."""
 
     tabled: ClassVar[bool] = True
+    lacking: ClassVar[str] = "no-marginal"
     curve: str = ""
     shape: PositionCurve = FLAT
 
@@ -132,6 +136,7 @@ class Interpol(SlateEstimator):
     has them for deterministic targets."""
 
     tabled: ClassVar[bool] = True
+    lacking: ClassVar[str] = "no-marginal"
     window: int = 1
     curve: str = ""
     shape: PositionCurve = FLAT

@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -98,6 +98,11 @@ class SlateCourse(Course):
         return super().rewarded | (self.batch.page != 0)
 
     @cached_property
+    def bound(self) -> Array:
+        """Largest weight that the slate could have had; inf for more than one slot, of which a product says nothing."""
+        return np.where(self.batch.length > 1, np.inf, super().bound)
+
+    @cached_property
     def bound_of_marginals(self) -> Array:
         """Largest ratio of marginals of any slot of the slate; inf where no bound is known."""
         largest = self.batch.largest_marginal
@@ -137,6 +142,9 @@ class SlateEstimator(Estimator):
     columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "rows")
     joint: ClassVar[bool] = False  # needs the probability of the slate, slot by slot
     tabled: ClassVar[bool] = False  # needs the probabilities of every position
+    entire: ClassVar[bool] = (
+        False  # estimates nothing where a slate cannot be weighed: what is left would be a selection
+    )
 
     @property
     @abstractmethod
@@ -237,10 +245,30 @@ class SlateFold:
                 label=label, estimator=estimator, summary=by_weighing[name], weights=partial.weights[name]
             )
             estimate = of_estimator.estimate(replace(options, extra_reasons=reasons), drawn.get(name))
+            if estimator.entire and estimate.left_out:
+                estimate = _nothing(estimate)
             if curve is not None:
                 estimate = replace(estimate, curve=curve.name, curve_age_days=curve.age_days)
             estimates.append(estimate)
         return estimates
+
+
+def _nothing(estimate: Estimate) -> Estimate:
+    """The row of an estimate that was not made."""
+    figures = [
+        "value",
+        "std_error",
+        "lower",
+        "upper",
+        "safe_lower",
+        "ess",
+        "max_weight",
+        "mean_weight",
+        "top1_share",
+        "k_hat",
+    ]
+    absent: dict[str, Any] = dict.fromkeys(figures)
+    return replace(estimate, **absent, n=0, clusters=0, verdict="insufficient", reasons=("no-pairs",))
 
 
 def _or_zero(used: Flags, column: Array) -> Array:

@@ -167,7 +167,17 @@ def test_what_is_not_known_leaves_the_slate_out() -> None:
     holed[[0, 5]] = np.nan
     iips, rips = judged(replace(batch, marginal_ratio=holed), "iips,rips")
     assert (iips.n, iips.left_out, rips.n, rips.left_out) == (5038, 2, 5040, 0)
-    assert "no-propensity" in iips.reasons
+    assert "no-marginal" in iips.reasons
+
+
+def test_pi_estimates_nothing_from_a_selection_of_pages() -> None:
+    """Those that it can weigh are those of a logger that knew nothing, say."""
+    batch = complete(by_position)
+    additive = np.where(np.arange(len(batch.reward)) < 10, np.nan, batch.additive)
+    for row in judged(replace(batch, additive=additive), "pi,sn-pi"):
+        assert (row.value, row.lower, row.n, row.left_out, row.verdict) == (None, None, 0, 5, "insufficient")
+        assert row.reasons == ("no-pairs",)
+        assert explanations([asdict(row)])[0].startswith("no-pairs: nothing is estimated: pi cannot weigh some pages")
 
 
 def test_intervals_are_clustered() -> None:
@@ -200,9 +210,16 @@ def test_another_estimator_changes_none() -> None:
 
 def test_the_largest_weight_is_bounded_where_the_logger_has_a_floor() -> None:
     batch = complete(by_position)
-    for name in ("sips", "rips", "iips", "pbm:home", "interpol:1:home"):
+    for name in ("iips", "pbm:home", "interpol:1:home"):
         (weighing,) = fold(name).partial(batch).weights.values()
         assert weighing.largest <= weighing.bound < np.inf, name
+
+
+def test_a_product_over_slots_is_no_bound() -> None:
+    """The tail of the weights is looked at instead (k_hat)."""
+    for name in ("sips", "rips"):
+        (weighing,) = fold(name).partial(complete(by_position)).weights.values()
+        assert weighing.bound == np.inf, name
 
 
 def test_a_batch_lacks_what_an_estimator_needs() -> None:
