@@ -41,6 +41,7 @@ EXPLAINED = {
     "no-propensity": "slots whose logging probabilities at other positions are not known were left out",
     "wide": "from this position on the interval is wide, and so are the beliefs that rest on it: collect more",
     "no-interval": "expectation-maximisation gives no interval",
+    "unchecked": "the log tells no position-based curve, so that nothing says whether this model is right",
     "prefers": "another click model explains the log better: see --model",
 }
 
@@ -88,7 +89,7 @@ class _Estimated:
 
     curve: EstimatedCurve
     method: str
-    comparison: click_models.Comparison
+    comparison: click_models.Comparison = click_models.NO_COMPARISON
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -116,8 +117,8 @@ def _estimate(unit: Unit, request: Request, definition: Reward, selection: Selec
     if size < 2:
         raise CheckFailed("the log shows one position alone: there is nothing to compare it with")
     estimated = _curve(sums, request.model, size)
-    by_position = estimated.curve if request.model == "pbm" else positions.chained(sums.overlap)
-    examination = np.array([position.examination for position in by_position.positions])
+    by_position = estimated if request.model == "pbm" else _by_position(sums, size)
+    examination = np.array([position.examination for position in by_position.curve.positions])
     comparison = click_models.compare(sums.clicks, examination, model=request.model)
     return replace(estimated, comparison=comparison)
 
@@ -149,25 +150,25 @@ def _sums(rows: ImpressionRows, evaluation: Evaluation, definition: Reward, mode
 
 
 def _curve(sums: _LogSums, model: str, size: int) -> _Estimated:
-    """The curve by the method that the log admits. Raises CheckFailed where it ends at position 1."""
-    nothing = click_models.Comparison(log_likelihood={}, preferred=None)
-    if model != "pbm":
-        curve = click_models.curve(sums.clicks, model=model)
-        estimated = _Estimated(curve=curve, method="likelihood", comparison=nothing)
+    """The curve of a model. Raises CheckFailed where it ends at position 1."""
+    if model == "pbm":
+        estimated = _by_position(sums, size)
     else:
-        curve = positions.chained(sums.overlap)
-        if sums.overlap.unknown and len(curve.positions) > 1:
-            curve = replace(curve, reasons=(*curve.reasons, "no-propensity"))
-        estimated = _Estimated(curve=curve, method="overlap", comparison=nothing)
-        if len(curve.positions) == 1 and len(sums.cells.slots):
-            curve = click_models.expectation_maximisation(sums.cells, size=size, clusters=curve.clusters)
-            estimated = _Estimated(curve=curve, method="em", comparison=nothing)
-            if len(curve.positions) > 1:
-                curve = replace(curve, reasons=(*curve.reasons, "no-interval"))
-                estimated = replace(estimated, curve=curve)
+        estimated = _Estimated(curve=click_models.curve(sums.clicks, model=model), method="likelihood")
     if len(estimated.curve.positions) == 1:
         raise _unidentified(estimated.curve.reasons[-1], sums)
     return estimated
+
+
+def _by_position(sums: _LogSums, size: int) -> _Estimated:
+    """The position-based curve, by the method that the log admits."""
+    curve = positions.chained(sums.overlap)
+    if len(curve.positions) == 1 and len(sums.cells.slots):
+        curve = click_models.expectation_maximisation(sums.cells, size=size, clusters=curve.clusters)
+        reasons = (*curve.reasons, "no-interval") if len(curve.positions) > 1 else curve.reasons
+        return _Estimated(curve=replace(curve, reasons=reasons), method="em")
+    reasons = (*curve.reasons, "no-propensity") if sums.overlap.unknown and len(curve.positions) > 1 else curve.reasons
+    return _Estimated(curve=replace(curve, reasons=reasons), method="overlap")
 
 
 def _unidentified(reason: str, sums: _LogSums) -> CheckFailed:
@@ -180,7 +181,7 @@ def _unidentified(reason: str, sums: _LogSums) -> CheckFailed:
             "the curve cannot be estimated: the positions of this import vary only with the context",
             hint="log marginals, or pages of a policy that draws: rankings that vary within equal contexts",
         )
-    if sums.overlap.unknown == sums.overlap.slots.sum():
+    if not sums.overlap.slots.any():
         return CheckFailed(
             "the curve cannot be estimated: the logging probabilities at other positions are not known",
             hint="use decisions of a kind with marginals (independent scores that do not read the session)",
@@ -195,6 +196,8 @@ def _unidentified(reason: str, sums: _LogSums) -> CheckFailed:
 def _store(unit: Unit, request: Request, definition: Reward, estimated: _Estimated) -> CurveAnswer:
     comparison, curve = estimated.comparison, estimated.curve
     prefers = [] if comparison.preferred in (None, request.model) else [f"prefers:{comparison.preferred}"]
+    if comparison.log_likelihood and "pbm" not in comparison.log_likelihood:
+        prefers.append("unchecked")
     rows = [
         {**vars(position), "lower": finite_or_none(position.lower), "upper": finite_or_none(position.upper)}
         for position in curve.positions

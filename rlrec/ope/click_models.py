@@ -200,28 +200,31 @@ class Comparison:
     preferred: str | None
 
 
+NO_COMPARISON = Comparison(log_likelihood={}, preferred=None)
+
+
 def compare(sums: ClickSums, examination: Array, *, model: str) -> Comparison:
-    """The models on the pages that were held out. examination (k,): of the position-based one; pages are cut there."""
-    k = len(examination)
+    """The models on the pages that were held out. examination (k,): of the position-based one; pages are cut there.
+    Where k is 1 the log tells none, and the others are compared on whole pages."""
+    k = len(examination) if len(examination) > 1 else sums.slots.shape[1]
     held = Pages(sums.held.arm[:, :k], sums.held.click[:, :k], sums.held.cluster)
     shown = held.arm >= 0
     if not held.click.any() or not sums.clicks.any():
-        return Comparison(log_likelihood={}, preferred=None)
+        return NO_COMPARISON
     nowhere = np.zeros(k)
     going_on, looking = (each[:k] for each in _going_on(sums))
-    of_arm = {
-        name: _attraction(sums, name, uncertain)[held.arm]
-        for name, uncertain in zip(MODELS, (examination, nowhere, looking), strict=True)
-    }
     probability = {
-        "pbm": of_arm["pbm"] * examination,
-        "cascade": _chained(held, of_arm["cascade"], nowhere),
-        "dcm": _chained(held, of_arm["dcm"], going_on),
+        "cascade": _chained(held, _attraction(sums, "cascade", nowhere)[held.arm], nowhere),
+        "dcm": _chained(held, _attraction(sums, "dcm", looking)[held.arm], going_on),
     }
-    by_page = [np.where(shown, _log_likelihood(held, probability[name]), 0.0).sum(axis=1) for name in MODELS]
-    likelihood = {name: float(each.sum() / shown.sum()) for name, each in zip(MODELS, by_page, strict=True)}
+    if len(examination) > 1:
+        probability = {"pbm": _attraction(sums, "pbm", examination)[held.arm] * examination, **probability}
+    by_page = {
+        name: np.where(shown, _log_likelihood(held, each), 0.0).sum(axis=1) for name, each in probability.items()
+    }
+    likelihood = {name: float(each.sum() / shown.sum()) for name, each in by_page.items()}
     best = max(likelihood, key=lambda name: likelihood[name])
-    distance = by_page[MODELS.index(best)] - by_page[MODELS.index(model)]
+    distance = by_page[best] - by_page[model]
     _, which = distinct(held.cluster)
     by_cluster = np.bincount(which, weights=distance)
     clear = by_cluster.sum() > 2 * np.sqrt(np.square(by_cluster - by_cluster.mean()).sum())
@@ -276,10 +279,10 @@ def expectation_maximisation(every: Cells, *, size: int, clusters: int) -> Estim
     first, which = distinct(every.context, every.arm)
     slots, clicks = np.zeros((len(first), size)), np.zeros((len(first), size))
     slots[which, every.position - 1], clicks[which, every.position - 1] = every.slots, every.rewards
-    totals = [column.sum(axis=0).astype(np.int64) for column in (clicks, slots)]
     # arms that tell: at several positions in one context, with a reward somewhere
     telling = ((slots > 0).sum(axis=1) > 1) & (clicks.sum(axis=1) > 0)
     slots, clicks = slots[telling], clicks[telling]
+    totals = [column.sum(axis=0).astype(np.int64) for column in (clicks, slots)]
     length, reasons = _connected(slots, clicks)
     theta = _maximise(slots, clicks) if length > 1 else np.ones(size)
     value = theta[:length] / theta[0]

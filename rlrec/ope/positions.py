@@ -12,7 +12,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from rlrec.arrays import Array, Ids
+from rlrec.arrays import Array, Flags, Ids
 from rlrec.ope.intervals import value_and_error
 from rlrec.ope.moments import Moments, moments
 from rlrec.records import Sums
@@ -79,7 +79,8 @@ class OverlapSums(Sums):
 
     moments: of each neighbours' weighted rewards, per cluster. effective (K - 1, 2, 2, 2): of every pair of neighbours,
     its upper and lower side, over slots and over those with a reward: sum of the weights, and of their squares.
-    slots, rewards (K,); unknown: slots whose marginals at their own and a neighbouring position are not known."""
+    slots, rewards (K,): that could be compared; unknown: slots whose marginals at their own and a neighbouring position
+    are not known."""
 
     moments: Moments
     effective: Array
@@ -112,14 +113,14 @@ def overlap(rows: PositionRows, *, spanning: bool) -> OverlapSums:
     return OverlapSums(
         moments(terms, rows.cluster, columns=names, spanning=spanning),
         effective,
-        *count(rows, size),
+        *count(rows, size, comparable),
         int(np.count_nonzero(~comparable & (rows.position <= size))),
     )
 
 
-def count(rows: PositionRows, size: int) -> tuple[Ids, Ids]:
-    """Slots at each position, and those of them with a reward, (size,) each."""
-    inside = rows.position <= size
+def count(rows: PositionRows, size: int, among: Flags | None = None) -> tuple[Ids, Ids]:
+    """Slots at each position, or those of them flagged, and how many of these have a reward, (size,) each."""
+    inside = rows.position <= size if among is None else (rows.position <= size) & among
     at, rewarded = rows.position[inside] - 1, (rows.reward != 0)[inside]
     return np.bincount(at, minlength=size), np.bincount(at[rewarded], minlength=size)
 

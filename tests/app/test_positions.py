@@ -95,7 +95,7 @@ def test_what_cannot_be_asked_is_refused(sqlite_db: str) -> None:
 # -- imports --
 
 
-def imported(run: Run, path: Path, *, by_context: bool) -> None:
+def imported(run: Run, path: Path, *, by_context: bool, policy: str = "np") -> None:
     """Pages of 2 of 3 arms: at random positions without propensities; or at positions that the context says."""
     generator = np.random.default_rng(3)
     with path.open("w") as file:
@@ -108,11 +108,11 @@ def imported(run: Run, path: Path, *, by_context: bool) -> None:
                 if generator.random() < (0.3 + 0.2 * arm) * CURVE[place]
             ]
             line = {
-                "session": f"s{page}", "context": {"device": device}, "eligible": ["a0", "a1", "a2"],
+                "session": f"{policy}{page}", "context": {"device": device}, "eligible": ["a0", "a1", "a2"],
                 "at": "2026-01-01T00:00:00Z", "slate": [{"arm": f"a{arm}"} for arm in order[:2]], "events": clicks,
             }  # fmt: skip
             file.write(json.dumps(line) + "\n")
-    assert run("import-log", path, "--layout", "jsonl").exit_code == 0
+    assert run("import-log", path, "--layout", "jsonl", "--policy", policy).exit_code == 0
 
 
 @pytest.mark.slow
@@ -124,6 +124,20 @@ def test_an_import_without_propensities_is_fitted_within_equal_contexts(
     assert (answer["method"], answer["reasons"]) == ("em", ["no-interval"])
     assert examination(answer)[1] == pytest.approx(0.5, rel=0.15)
     assert answer["positions"][1]["lower"] is None
+    other = fitted(sqlite_db, name="other", model="cascade")
+    assert other["log_likelihood"] == pytest.approx(answer["log_likelihood"])
+    assert other["reasons"] == ["prefers:pbm"]
+
+
+@pytest.mark.slow
+def test_slots_that_could_not_be_compared_do_not_count(run_sqlite: Run, sqlite_db: str, tmp_path: Path) -> None:
+    imported(run_sqlite, tmp_path / "by.jsonl", by_context=True, policy="by")
+    imported(run_sqlite, tmp_path / "free.jsonl", by_context=False, policy="free")
+    together, alone = fitted(sqlite_db), fitted(sqlite_db, log="policy=free")
+    assert [row["slots"] for row in together["positions"]] == [6_000, 6_000]  # in contexts where some vary
+    assert [row["slots"] for row in alone["positions"]] == [3_000, 3_000]
+    other = fitted(sqlite_db, log="policy=by", model="dcm")
+    assert ("pbm" in other["log_likelihood"], "unchecked" in other["reasons"]) == (False, True)
 
 
 @pytest.mark.slow
