@@ -76,9 +76,11 @@ def recommend_group(
             locked |= {policy.id for policy in policies.all_policies(unit)} if lock_all else set()
         if not interned:
             _intern(store, bodies, sets, cache)
-        write = partial(_write, planned=planned, locked=locked, seed=seed, cache=cache, also=also)
+        ledgers: list[Ledger] = []
+        write = partial(_write, planned=planned, locked=locked, seed=seed, cache=cache, also=also, ledgers=ledgers)
         try:
             answers = store.write(write, repeatable=True) if planned or also is not None else {}
+            cache.note_changes(ledgers[-1].changes() if ledgers else {})
         except RequestIdTaken:
             continue
         except NotUnique:
@@ -117,10 +119,11 @@ def _intern(store: Store, bodies: set[str], sets: set[tuple[int, ...]], cache: S
 
 def _write(
     unit: Unit, *, planned: dict[int, PlannedRequest], locked: Collection[int], seed: int, cache: ServingCache,
-    also: FeedbackGroup | None,
+    also: FeedbackGroup | None, ledgers: list[Ledger],
 ) -> dict[int, Answer | InputError]:  # fmt: skip
-    """The transaction of a group: the answers by index."""
+    """The transaction of a group: the answers by index. ledgers: gets the one of each attempt."""
     ledger = Ledger(unit, locked)
+    ledgers.append(ledger)
     ledger.settle()
     answers = _decide(unit, ledger, planned, seed, cache) if planned else {}
     if also is not None:

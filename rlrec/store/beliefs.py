@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -65,6 +65,12 @@ def rows(unit: Unit, version_id: int, *, oldest: int = 0) -> list[BeliefRow]:
     """The rows of a belief from a bucket on, by bucket and arm."""
     from_bucket = "belief WHERE version_id = ? AND bucket >= ? ORDER BY bucket, arm_id"
     return unit.select(BeliefRow, from_bucket, version_id, oldest)
+
+
+def of_arms(unit: Unit, kind: type[Any], version_id: int, arm_ids: Collection[int]) -> list[Any]:
+    """The rows (ArmSums or BeliefRow, as `kind` says) of some arms of a belief without buckets, by arm."""
+    chosen = "belief WHERE version_id = ? AND bucket = 0 AND arm_id IN (?*) ORDER BY arm_id"
+    return unit.select(kind, chosen, version_id, list(arm_ids)) if arm_ids else []
 
 
 def rows_at(unit: Unit, version_id: int, seq: int, *, oldest: int = 0) -> list[BeliefRow]:

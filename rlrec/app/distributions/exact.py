@@ -26,7 +26,7 @@ from rlrec.policy.team_draft import TeamDraft
 from rlrec.policy.two_stage import TwoStage
 from rlrec.records import CURVE, Version
 from rlrec.store import Unit, beliefs, policies
-from rlrec.store.beliefs import SUMS, ArmPrior, BeliefRow, BeliefRows
+from rlrec.store.beliefs import SUMS, ArmPrior, ArmSums, BeliefRow, BeliefRows
 from rlrec.store.unit import Row, damaged
 
 ARMS = 10_000  # in all distributions that are kept of one belief: 30 MB
@@ -110,12 +110,16 @@ class VersionDistribution:
         self._rows: dict[str, Array] = {}
         self._set_sums(sums)
 
-    def _set_sums(self, sums: BeliefRows) -> None:
+    def _set_sums(self, sums: BeliefRows, *, among: tuple[Ids, Array] | None = None) -> None:
+        """Other sums. among: those of all arms, of which `sums` replaces some."""
         if has_plain_sums(self.learner):
             arms, table = _table(sums, 3)
         else:
             rows = cast("Sequence[BeliefRow]", sums)
             arms, table = _faded_sums(rows, self.learner.forgetting, self.ordinal)
+        if among is not None:
+            arms, table = _replaced(*among, arms, table)
+        self._every = arms, table
         for row in np.flatnonzero(table[:, 0] < -1e-6)[:1].tolist():  # below what rounding explains
             belief = f"the belief of {self.version.policy.name}@{self.version.number}"
             raise damaged(f"{belief} counts {table[row, 0]:g} pulls of arm {arms[row]}")
@@ -268,6 +272,13 @@ class VersionDistribution:
         distribution._earlier = self._samplers()
         return distribution
 
+    def with_sums(self, sums: BeliefRows) -> VersionDistribution:
+        """The same version after the sums of some arms have changed; it forgets nothing."""
+        distribution = copy(self)
+        distribution._set_sums(sums, among=self._every)
+        distribution._earlier = self._samplers()
+        return distribution
+
     def _samplers(self) -> Mapping[tuple[Hashable, ...], Mapping[int, SlateSampler]]:
         """The samplers of every distribution, by its name."""
         return {name: {**eligible.earlier, **eligible.samplers} for name, eligible in self._distributions.items()}
@@ -324,10 +335,13 @@ def _stored(
     return beliefs.rows_at(unit, version.id, seq, oldest=oldest), ordinal
 
 
-def renewed(unit: Unit, version: Version, before: VersionDistribution, *, described_anew: bool) -> VersionDistribution:
+def renewed(
+    unit: Unit, version: Version, before: VersionDistribution, *, described_anew: bool,
+    arms: Collection[int] | None = None,
+) -> VersionDistribution:  # fmt: skip
     """A version that was served before, as it stands now: its samplers are brought up to date where that is cheaper.
 
-    described_anew: the catalogue has changed since."""
+    described_anew: the catalogue has changed since. arms: those whose sums have changed since, None if unknown."""
     if before.rankers:
         return load(unit, version)
     distribution = copy(before)  # policy and prior are the same; whether it still learns may not be
@@ -336,8 +350,26 @@ def renewed(unit: Unit, version: Version, before: VersionDistribution, *, descri
         distribution.described = described(unit, version)
         if distribution.trained is not None:
             distribution.trained = Trained(unit, version)
+    if arms is not None and not distribution.learner.forgetting:
+        plain = has_plain_sums(distribution.learner)
+        of_arms: BeliefRows = beliefs.of_arms(unit, ArmSums if plain else BeliefRow, version.id, arms)
+        return distribution.with_sums(of_arms)
     sums, ordinal = _stored(unit, version, distribution.learner)
     return distribution.moved(sums, ordinal=ordinal)
+
+
+def _replaced(arms: Ids, table: Array, changed: Ids, sums: Array) -> tuple[Ids, Array]:
+    """Sums of arms (m, width), ascending, with those of changed arms in their place."""
+    if not len(changed):
+        return arms, table
+    if not len(arms):
+        return changed, sums
+    index = np.searchsorted(arms, changed)
+    stored = arms[np.minimum(index, len(arms) - 1)] == changed
+    table = table.copy()
+    table[index[stored]] = sums[stored]
+    new = ~stored
+    return np.insert(arms, index[new], changed[new]), np.insert(table, index[new], sums[new], axis=0)
 
 
 def _table(rows: Sequence[Row], width: int) -> tuple[Ids, Array]:

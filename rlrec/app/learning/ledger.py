@@ -111,6 +111,7 @@ class Ledger:
         # by policy and version: how many slots changed their reward so, and what earlier ones add up to
         self._pending: dict[tuple[int, int], dict[tuple[SlotKey, RewardChange], int]] = defaultdict(dict)
         self._sums: dict[tuple[int, int], dict[BeliefKey, Any]] = defaultdict(dict)
+        self._changed: dict[int, set[int]] = defaultdict(set)  # by version: arms whose sums were written
         self.lock(policy_ids)
 
     def lock(self, policy_ids: Collection[int]) -> None:
@@ -362,7 +363,13 @@ class Ledger:
         policy_id = version.policy.id
         discount = Forgetting.of(version.policy.params).discount
         ordinal = self.ordinal[policy_id] if discount < 1 else 0
+        self._changed[version.id].update(arm for _, arm in changes)
         beliefs.add(self.unit, version.id, seq=self.seq(policy_id), changes=changes, ordinal=ordinal, discount=discount)
+
+    def changes(self) -> dict[int, tuple[int, set[int]]]:
+        """By version that learns, the number of this transaction's change and the arms that it concerns."""
+        numbered = ((seq, version.id) for policy_id, seq in self._seq.items() for version in self.learning[policy_id])
+        return {version_id: (seq, self._changed[version_id]) for seq, version_id in numbered}
 
 
 def _sum_changes(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -36,6 +37,7 @@ class ServingCache:
         self.unnamed = True
         self.unread: set[str] = set()
         self._revision: int | None = None
+        self._changes: dict[int, dict[int, set[int]]] = defaultdict(dict)  # by version and change: the arms that moved
         self._servings: dict[int, tuple[int, int | None, exact.VersionDistribution]] = {}
 
     def text(self, context: Mapping[str, Any]) -> str:
@@ -89,9 +91,23 @@ class ServingCache:
         elif before[:2] == (seq, self._revision):
             return before[2]
         else:
-            serving = exact.renewed(unit, version, before[2], described_anew=before[1] != self._revision)
+            moved = self._arms_since(version.id, before[0], seq)
+            serving = exact.renewed(unit, version, before[2], described_anew=before[1] != self._revision, arms=moved)
         self._servings[version.id] = seq, self._revision, serving
         return serving
+
+    def note_changes(self, changes: Mapping[int, tuple[int, set[int]]]) -> None:
+        """Take in which arms a transaction that was committed has moved, by version and number of the change."""
+        for version_id, (seq, moved) in changes.items():
+            if version_id in self._servings:
+                self._changes[version_id][seq] = moved
+
+    def _arms_since(self, version_id: int, before: int, now: int) -> set[int] | None:
+        """The arms that moved in changes after one up to another; None where others made some of them."""
+        changes = self._changes.pop(version_id, {})
+        if not all(seq in changes for seq in range(before + 1, now + 1)):
+            return None
+        return set().union(*(changes[seq] for seq in range(before + 1, now + 1)))
 
     def look_up(self, unit: Unit, contexts: Collection[str], sets: Collection[Eligible]) -> bool:
         """Read the ids of these contexts and eligible sets: whether all of them are stored."""

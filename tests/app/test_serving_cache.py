@@ -1,0 +1,68 @@
+"""Beliefs that a long process keeps up to date, arm by arm, are those that are stored."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlrec.app.distributions import exact
+from rlrec.app.inputs import lookup
+from rlrec.app.recommend import Request, recommend_group
+from rlrec.app.serving.cache import ServingCache
+from rlrec.store import Store, Unit
+from tests.app.shop import done
+from tests.conftest import Run
+
+KINDS = [
+    ("thompson", ()),
+    ("exp3", ()),
+    ("thompson", ("discount=0.9",)),
+    ("lin-thompson", ()),
+    ("two-stage", ("first=plackett-luce", "candidates=4")),
+    ("two-stage", ("first=thompson", "second=lin-thompson", "candidates=4")),
+]
+
+
+def sums(serving: exact.VersionDistribution) -> list[Any]:
+    both = [serving, *([serving.generator] if serving.generator else [])]
+    return [array for each in both for array in (each._arms, each._sums)]
+
+
+@pytest.mark.parametrize(("kind", "params"), KINDS)
+def test_a_belief_that_is_kept_up_to_date_is_the_stored_one(
+    run: Run, db: str, kind: str, params: tuple[str, ...]
+) -> None:
+    """Over groups of this process, and where another one comes between."""
+    done(run("arm", "import", "-", stdin="".join(json.dumps({"arm": f"a{arm}"}) + "\n" for arm in range(9))))
+    done(run("policy", "create", "p", "--kind", kind, *(word for pair in params for word in ("--param", pair))))
+    with closing(Store(db)) as store:
+        cache = ServingCache()
+        for group in range(6):
+            requests = [Request(policy="p", session=f"s{group}-{row}", size=2) for row in range(2)]
+            recommend_group(store, requests, seed=group, cache=cache)
+            if group == 3:
+                done(run("recommend", "--policy", "p", "--session", "other"))
+                done(run("feedback", "1", "click", "--position", "1"))
+
+            def compared(unit: Unit) -> tuple[list[Any], list[Any]]:
+                version, head = lookup.version(unit, "p")
+                return sums(cache.serving(unit, version, head)), sums(exact.load(unit, version))
+
+            with store.read() as unit:
+                held, fresh = compared(unit)
+            assert all(np.array_equal(a, b) for a, b in zip(held, fresh, strict=True))
+
+
+def test_only_the_arms_that_moved_are_read(run: Run, db: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    done(run("arm", "import", "-", stdin="".join(json.dumps({"arm": f"a{arm}"}) + "\n" for arm in range(9))))
+    done(run("policy", "create", "p", "--kind", "thompson"))
+    with closing(Store(db)) as store:
+        cache = ServingCache()
+        recommend_group(store, [Request(policy="p", session="s0", size=2)], cache=cache)
+        monkeypatch.setattr(exact, "_stored", None)  # it reads them all
+        answers = recommend_group(store, [Request(policy="p", session="s1", size=2)], cache=cache)
+        assert isinstance(answers[0], dict)
