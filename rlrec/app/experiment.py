@@ -64,6 +64,7 @@ VariantRow = TypedDict("VariantRow", {
 ExperimentSummary = TypedDict("ExperimentSummary", {
     "experiment": str, "status": str, "unit": str, "variants": list[VariantRow], "created_at": str,
     "stopped_at": str | None, "created": NotRequired[bool], "already_stopped": NotRequired[bool],
+    "interleave": NotRequired[list[str]],
 })  # fmt: skip
 
 
@@ -71,7 +72,7 @@ ExperimentSummary = TypedDict("ExperimentSummary", {
 Comparison = TypedDict("Comparison", {
     "experiment": str, "status": str, "unit": str, "variants": list[dict[str, Any]],
     "differences": list[dict[str, Any]], "sample_ratio": dict[str, float | None], "holdout": dict[str, Any] | None,
-    "ties": NotRequired[int | None],
+    "ties": NotRequired[int | None], "interleave": NotRequired[list[str]],
 })  # fmt: skip
 
 
@@ -219,14 +220,15 @@ def _summary(unit: Unit, experiment: Experiment) -> ExperimentSummary:
         variants = [_row(team, version, 0.5) for team, version in zip(TEAMS, resolved, strict=True)]
     else:
         variants = [_row(variant.label, serving[variant.id], shares[variant.id]) for variant in experiment.variants]
-    return {
+    summary: ExperimentSummary = {
         "experiment": experiment.name,
         "status": experiment.status,
         "unit": experiment.unit,
         "variants": variants,
         "created_at": written(experiment.created_at),
         "stopped_at": None if experiment.stopped_at is None else written(experiment.stopped_at),
-    }  # fmt: skip
+    }
+    return {**summary, "interleave": references} if references else summary
 
 
 def _row(label: str, version: Version, weight: float) -> VariantRow:
@@ -317,6 +319,7 @@ def _interleaved(
         "sample_ratio": _finite({"chi2": chi2, "p_value": p_value}),
         "holdout": None,
         "ties": credit.wins[2],
+        "interleave": list(references),
     }  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from rlrec.ope import intervals
 from rlrec.ope.moments import Moments, moments
 from rlrec.ope.paired import Minus
 from rlrec.ope.weighting import Snips
+from rlrec.policy import TEAM_DRAFT
 from rlrec.store import Store, Unit, bulk, policies
 from rlrec.store import reader as log
 from rlrec.times import DAY_US, written
@@ -147,7 +148,7 @@ class FloorComparison:
         others = sorted(
             policy.name
             for policy in policies.all_policies(unit)
-            if policy.base_id is None and policy.kind not in ("logged", "gradient") and policy.name != name
+            if policy.base_id is None and policy.kind not in ("logged", "gradient", TEAM_DRAFT) and policy.name != name
         )
         selection = filters.selection(unit, chosen)
         reward = request.reward or version.reward.name
@@ -220,7 +221,9 @@ class FloorComparison:
         """The error where nothing could be compared."""
         if total.waiting:
             return self.evaluation.shared[0].immature(f"{total.waiting} impressions of {self.name}")
-        hint = "two rankers, samples of correlated scores and kinds that read the session have none by position"
+        hint = (
+            "imports, two rankers, samples of correlated scores and kinds that read the session have none by position"
+        )
         return EmptyLog(f"no impression of {self.name} has a probability to compare", hint=hint)
 
     def answer(self, total: ExplorationSums) -> Result:

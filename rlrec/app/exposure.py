@@ -70,10 +70,13 @@ class DayFigures(CatalogueFigures):
 
 
 class Result(TypedDict):
+    """underived: decisions whose probabilities cannot be derived, so that expected exposure is unknown."""
+
     decisions: int
     slots: int
     reward: str
     curve: str | None
+    underived: int
     arms: list[ArmFigures]
     catalogue: CatalogueFigures
     days: NotRequired[list[DayFigures]]
@@ -83,15 +86,17 @@ class Result(TypedDict):
 class ExposureSums(Sums):
     """Sums over decisions; they add up. (a,) of the arms of the store.
 
-    expected: NaN once the probabilities of a decision cannot be derived. eligible: decisions in which an arm was.
-    served: slots that the store drew; explored: how many of them a uniform pick fills, expected; young: those with a
-    young arm. slates: those of several described arms; variety: sum of their mean distance between two arms."""
+    expected: NaN once the probabilities of a decision cannot be derived; underived: how many cannot. eligible:
+    decisions in which an arm was. served: slots that the store drew; explored: how many of them a uniform pick fills,
+    expected; young: those with a young arm. slates: those of several described arms; variety: sum of their mean
+    distance between two arms."""
 
     decisions: int
     slots: int
     realised: Array
     expected: Array
     eligible: Array
+    underived: int
     served: int
     explored: float
     young: int
@@ -193,11 +198,13 @@ class Census:
         starts = run_starts(slots["decision_id"])
         arm, live = self.evaluation.arms.index(slots["arm_id"]), ~slots["imported"]
         slates, variety = self._variety(arm, starts)
+        expected, underived = self._expected(slots, starts, logged)
         return ExposureSums(
             decisions=len(starts),
             slots=len(arm),
             realised=np.bincount(arm, minlength=len(self.added_at)).astype(np.float64),
-            expected=self._expected(slots, starts, logged),
+            expected=expected,
+            underived=underived,
             eligible=self._eligible(
                 logged.lists.catalogues_of(slots["decision_id"][starts], slots["eligible_id"][starts]), logged
             ),
@@ -208,15 +215,17 @@ class Census:
             variety=variety,
         )
 
-    def _expected(self, slots: Columns, starts: Ids, logged: LoggedBatch) -> Array:
-        """Expected exposure, (a,): probabilities of each arm, summed over the positions of these decisions."""
+    def _expected(self, slots: Columns, starts: Ids, logged: LoggedBatch) -> tuple[Array, int]:
+        """Expected exposure, (a,): probabilities of each arm, summed over the positions of these decisions; and how
+        many of them have none."""
         expected = np.zeros(len(self.added_at))
         decisions = {name: column[starts] for name, column in slots.items()}
         derived, longest = 0, int(decisions["size"].max())
         for case in self.reader.marginals.cases(decisions, logged.contexts, logged.eligible, positions=longest):
             expected[self.evaluation.arms.index(case.arms)] += len(case.rows) * case.marginals.sum(axis=0)
             derived += len(case.rows)
-        return expected if derived == len(starts) else np.full(len(expected), np.nan)
+        underived = len(starts) - derived
+        return np.full(len(expected), np.nan) if underived else expected, underived
 
     def _eligible(self, sets: Ids, logged: LoggedBatch) -> Array:
         """In how many of these decisions each arm was eligible, (a,)."""
@@ -272,6 +281,7 @@ class Census:
         )
         result: Result = {
             "decisions": total.decisions, "slots": total.slots, "reward": self.reward.name, "curve": self.curve,
+            "underived": total.underived,
             "arms": [
                 {
                     "arm": table.keys[int(table.ids[row])], "expected": finite_or_none(total.expected[row]),

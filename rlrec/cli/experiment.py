@@ -137,10 +137,12 @@ def _flat(result: Comparison) -> list[dict[str, Any]]:
 
 def _view(result: Comparison, level: float) -> View:
     title = [
-        f"experiment {result['experiment']}, {result['status']}, by {result['unit']}",
+        f"experiment {result['experiment']}, {result['status']}, by {result['unit']}"
+        + (", interleaved: both versions fill every slate, credit by slot" if "interleave" in result else ""),
         f"intervals at level {cell(level)}, mature decisions only",
         *map(_difference, result["differences"]),
-        _ratio(result["sample_ratio"]),
+        *([] if "interleave" in result else [_ratio(result["sample_ratio"])]),
+        *(_coins(result["sample_ratio"]) if "interleave" in result else []),
         *([] if result["holdout"] is None else [_holdout(result["holdout"])]),
         *([f"{result['ties']} units credit both teams alike"] if result.get("ties") is not None else []),
     ]
@@ -155,6 +157,12 @@ def _difference(row: dict[str, Any]) -> str:
 def _ratio(row: dict[str, float | None]) -> str:
     alarm = _alarm(row["p_value"], "the split is not as defined; do not trust the differences")
     return f"sample ratio: chi2 {cell(row['chi2'])}, p {cell(row['p_value'])}{alarm}"
+
+
+def _coins(row: dict[str, float | None]) -> list[str]:
+    """A line where the teams did not pick first equally often."""
+    alarm = _alarm(row["p_value"], "one team picked first too often; do not trust the difference")
+    return [f"coins: chi2 {cell(row['chi2'])}, p {cell(row['p_value'])}{alarm}"] if alarm else []
 
 
 def _alarm(p_value: float | None, warning: str) -> str:
@@ -201,6 +209,8 @@ def list_(store: Store, show: Show) -> None:
 
 
 def _split(row: ExperimentSummary) -> list[str]:
+    if "interleave" in row:
+        return [f"interleaved {' with '.join(row['interleave'])}"]
     return [
         f"{variant['variant']}={variant['policy']}@{variant['version']}:{cell(variant['weight'])}"
         for variant in row["variants"]

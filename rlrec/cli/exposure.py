@@ -56,5 +56,11 @@ def exposure(store: Store, show: Show, **request: Any) -> None:
         f"rates of reward {result['reward']}; {counted}",
         ", ".join(f"{name} {value:.3g}" for name, value in figures if value is not None),
     ]
+    notes = []
+    if result["underived"]:
+        why = "imports, two rankers, samples of correlated scores, kinds that read the session"
+        notes = [
+            f"expected exposure is unknown: {result['underived']} decisions have no probabilities of all arms ({why})"
+        ]
     records, columns = (result["days"], DAYS) if "days" in result else (result["arms"], ARMS)
-    show(result, table=View.of(records, columns, title=title))
+    show(result, table=View.of(records, columns, title=title, notes=notes))

@@ -106,11 +106,21 @@ def test_an_interleaved_log_judges_other_policies(shop: Run) -> None:
 
 
 def test_experiments_list_names_the_rankers(shop: Run) -> None:
+    assert "interleaved left@2 with right@2" in shop("experiment", "list").stdout
+    assert "every slate" in shop("experiment", "show", "rank").stdout
     (row,) = shop("experiment", "list", "--json").json
+    assert row["interleave"] == ["left@2", "right@2"]
     assert [(variant["variant"], variant["policy"], variant["version"]) for variant in row["variants"]] == [
         ("A", "left", 2), ("B", "right", 2),
     ]  # fmt: skip
     assert shop("experiment", "stop", "rank").exit_code == 0
+
+
+def test_what_exploration_costs_leaves_it_out(shop: Run) -> None:
+    serve(shop, 3)
+    shop("recommend", "--policy", "left", "--session", "x")
+    figures = shop("--now", "2099-01-01", "exploration", "--policy", "left", "--json").json
+    assert [row["target"] for row in figures["ess"]] == ["uniform", "right"]
 
 
 def test_an_exported_log_comes_back(shop: Run, tmp_path: Any) -> None:
