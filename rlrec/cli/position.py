@@ -110,9 +110,10 @@ def _show(show: Show, result: CurveAnswer) -> None:
         f"estimated at {result['created_at']} from {result['log'] or 'the log'}",
     ]
     notes = explained(result)
-    if result["log_likelihood"]:
-        likelihood = ", ".join(f"{name} {cell(value)}" for name, value in result["log_likelihood"].items())
-        notes.append(f"the log prefers {result['preferred']}: log-likelihood a slot, held out, the larger the better: "
-                     f"{likelihood}")  # fmt: skip
+    if likelihood := result["log_likelihood"]:
+        best, preferred = max(likelihood, key=lambda name: likelihood[name]), result["preferred"]
+        verdict = f"prefers {best}" if best == preferred else f"does not tell {preferred} from {best}"
+        listed = ", ".join(f"{name} {cell(value)}" for name, value in likelihood.items())
+        notes.append(f"the log {verdict}: log-likelihood a slot, held out, the larger the better: {listed}")
     headers = ["position", "examination", "lower", "upper", "rewards", "slots"]
     show(result, table=View.of(result["positions"], headers, title=title, notes=notes))
