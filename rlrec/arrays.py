@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -22,6 +25,11 @@ def run_starts(*columns: npt.NDArray[np.generic]) -> Index:
     for column in columns:
         changes[1:] |= column[1:] != column[:-1]
     return np.flatnonzero(changes)
+
+
+def take(columns: Mapping[str, npt.NDArray[Any]], rows: Flags | Index | slice) -> dict[str, npt.NDArray[Any]]:
+    """These rows of columns by name, in that order."""
+    return {name: column[rows] for name, column in columns.items()}
 
 
 def offsets(lengths: npt.NDArray[np.integer]) -> Ids:
@@ -70,6 +78,11 @@ def distinct_rows(rows: Array) -> tuple[Array, Index]:
 def finite_or_none(value: float | np.floating | None) -> float | None:
     """The number as JSON can hold it: None for NaN, infinities and None."""
     return float(value) if value is not None and np.isfinite(value) else None
+
+
+def plain_number(value: float) -> float | int:
+    """A number as JSON writes it: a count as an integer."""
+    return int(value) if float(value).is_integer() else float(value)
 
 
 def _countable(n: int) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 
 from rlrec.app.inputs import filters, lookup
 from rlrec.app.log import reward_log
-from rlrec.arrays import Array, Flags
+from rlrec.arrays import Array, Flags, take
 from rlrec.errors import InputError
 from rlrec.records import Reward
 from rlrec.store import Store, reader
@@ -78,9 +78,9 @@ def _weighed(batch: Batch, definition: Reward, uncensored: Flags) -> Batch:
     """The weighed events of a batch, and the decisions that have any: every other one earned the default."""
     weighed = reward_log.kind_numbers(batch, definition) >= 0
     weighed &= np.isin(batch.events["decision_id"], batch.slots["decision_id"][uncensored])
-    events = {name: column[weighed] for name, column in batch.events.items()}
+    events = take(batch.events, weighed)
     rows = np.isin(batch.slots["decision_id"], events["decision_id"])
-    return Batch(slots={name: column[rows] for name, column in batch.slots.items()}, events=events)
+    return Batch(slots=take(batch.slots, rows), events=events)
 
 
 def _decisions(slots: Columns, rows: Flags | slice = slice(None)) -> Columns:

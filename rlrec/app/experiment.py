@@ -52,9 +52,6 @@ class Request:
         return canonical.text({"unit": self.by, "variants": listed, **uniform})
 
 
-# -- create --
-
-
 # The version that a variant serves, and its share of the units.
 VariantRow = TypedDict("VariantRow", {
     "variant": str, "policy": str, "version": int, "learns": bool, "weight": float,
@@ -191,9 +188,6 @@ def _add_policy(unit: Unit, experiment: str, fork: _Fork) -> int:
     return policy_id
 
 
-# -- list, stop --
-
-
 def listing(store: Store) -> list[ExperimentSummary]:
     """All experiments."""
     with store.read() as unit:
@@ -249,9 +243,6 @@ def _versions(unit: Unit, experiment: Experiment) -> dict[int, Version]:
 def _shares(experiment: Experiment) -> dict[int, float]:
     total = sum(variant.weight for variant in experiment.variants)
     return {variant.id: variant.weight / total for variant in experiment.variants}
-
-
-# -- show --
 
 
 def show(store: Store, name: str, *, reward: str | None = None, level: float = 0.95) -> Comparison:

@@ -19,7 +19,7 @@ from rlrec.app.learning import arm_means, belief_versions
 from rlrec.app.learning.belief_versions import VersionSummary
 from rlrec.app.learning.warm_start import NO_BELIEF, InitialBelief, warm_start
 from rlrec.app.log import lineage
-from rlrec.arrays import Array, finite_or_none
+from rlrec.arrays import Array, finite_or_none, plain_number
 from rlrec.errors import Conflict, InputError, suggest
 from rlrec.ope.exposure import spread
 from rlrec.policy import means, slate
@@ -87,9 +87,6 @@ def list_kinds() -> list[KindRow]:
         what = " ".join((loaded.__doc__ or "").split("\n\n")[0].split())
         rows.append({"kind": kind, "parameters": kinds.parameters(kind), "when": loaded.purpose, "what": what})
     return rows
-
-
-# -- create --
 
 
 def create(store: Store, request: Request) -> CreatedPolicy:
@@ -207,9 +204,6 @@ def _prior_rows(unit: Unit, prior: Mapping[str, tuple[float, float]]) -> list[tu
     return [(ids[key], *prior[key]) for key in prior]
 
 
-# -- look --
-
-
 def listing(store: Store) -> list[VersionSummary]:
     """Every policy at its live version."""
     with store.read() as unit:
@@ -310,8 +304,8 @@ def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[d
     return [
         {
             "arm": arm.key, "status": "active" if arm.retired_at is None else "retired",
-            "served": served.get(arm.id, 0), "pulls": _number(belief.pulls[row]),
-            "reward_sum": _number(belief.reward_sum[row]),
+            "served": served.get(arm.id, 0), "pulls": plain_number(belief.pulls[row]),
+            "reward_sum": plain_number(belief.reward_sum[row]),
             **{name: finite_or_none(column[row]) for name, column in figures.items()},
             **({"weights": weights[row]} if weights else {}),
         }
@@ -369,8 +363,3 @@ def _probabilities(
     if distribution.generator is None:  # over all lists of candidates it has no closed form
         probability[active] = slate.first(case.scores, floor=case.floor)
     return best, probability
-
-
-def _number(value: float) -> float | int:
-    """A sum as JSON writes it: a count as an integer."""
-    return int(value) if float(value).is_integer() else float(value)

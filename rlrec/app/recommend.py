@@ -65,7 +65,8 @@ def recommend_group(
             _notice_unread(store, planned, cache)
             duplicates = (plan.decision_id for plan in group if isinstance(plan, Duplicate))
             repeated = {decision_id for decision_id in duplicates if decision_id is not None}
-            stored = decision_json.stored(unit, repeated) if repeated else {}  # nothing is read once all is committed
+            # nothing is read once all is committed
+            stored = decision_json.answers(unit, decisions.find(unit, repeated)) if repeated else {}
             if dry_run:
                 return _in_order(group, _dry_run(unit, planned, seed, cache), stored)
             bodies = {plan.context for plan in planned.values()}

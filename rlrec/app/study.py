@@ -9,7 +9,7 @@ from typing import TypedDict
 from rlrec import policy as kinds
 from rlrec.app.audiences import environments, in_memory
 from rlrec.app.inputs import lookup, parameters
-from rlrec.arrays import Array
+from rlrec.arrays import Array, plain_number
 from rlrec.errors import InputError
 from rlrec.policy.base import Policy
 from rlrec.records import Reward
@@ -62,8 +62,9 @@ def study(store: Store, request: Request) -> Result:
     reward, optimum = float(totals.reward.mean()), float(totals.optimum.mean())
     return {
         "environment": request.environment, "policy": name, "runs": request.runs, "sessions": request.sessions,
-        "decisions": _mean_count(totals.decisions), "reward": reward, "reward_std_error": _std_error(totals.reward),
-        "reward_per_session": reward / request.sessions, "optimum_per_session": optimum / request.sessions,
+        "decisions": plain_number(totals.decisions.mean()), "reward": reward,
+        "reward_std_error": _std_error(totals.reward), "reward_per_session": reward / request.sessions,
+        "optimum_per_session": optimum / request.sessions,
         "regret": float(totals.regret.mean()), "regret_std_error": _std_error(totals.regret),
         **environments.exposure_figures(totals.shown), **visits, "seed": seed,
     }  # fmt: skip
@@ -95,12 +96,6 @@ def _policy(store: Store, request: Request, audience: Audience, names: Sequence[
 def _std_error(values: Array) -> float | None:
     """Standard error of the mean; None of a single run."""
     return float(values.std(ddof=1)) / len(values) ** 0.5 if len(values) > 1 else None
-
-
-def _mean_count(counts: Array) -> float | int:
-    """The mean of counts, as a count where it is one."""
-    mean = float(counts.mean())
-    return int(mean) if mean.is_integer() else mean
 
 
 def _reward(environment: str, audience: Audience) -> Reward:

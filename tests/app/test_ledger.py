@@ -271,11 +271,9 @@ def test_a_group_inside_a_larger_transaction_shares_its_change(store: Store) -> 
     number, shown = (made := ask(store, size=2))["decision_id"], [slot["arm"] for slot in made["slate"]]
 
     def work(unit: Unit) -> list[Any]:
-        ledger = Ledger(unit, [decisions.find(unit, [number])[number].policy_id])
-        ledger.serve(
-            next(iter(ledger.heads)),
-            [ServedSlate([(1, arm, 1.0, 1.0)], 0, 0) for arm in arms.ids(unit, shown).values()],
-        )
+        policy_id = decisions.find(unit, [number])[number].policy_id
+        ledger = Ledger(unit, [policy_id])
+        ledger.serve(policy_id, [ServedSlate([(1, arm, 1.0, 1.0)], 0, 0) for arm in arms.ids(unit, shown).values()])
         lines = [Line(decision_id=number, position=1, events={"click": 1.0}), Line(decision_id=0)]
         said = [FeedbackTransaction(unit, ledger, some, set(), answers=True).answer() for some in (lines, lines[:1])]
         ledger.close()

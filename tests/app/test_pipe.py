@@ -84,7 +84,7 @@ def test_an_error_of_the_database_undoes_the_whole_group(
 
     pipe.group([request()])
     with monkeypatch.context() as patch:
-        patch.setattr(use_case, "record", fail)
+        patch.setattr(use_case, "FeedbackTransaction", fail)
         with pytest.raises(StoreBusy):
             pipe.group([request(), click(decision_id=1)])
     assert pipe.group([request()])[0]["decision_id"] > 1

@@ -178,8 +178,9 @@ class RunBeliefs:
         self._columns = np.arange(COUNTS)[:, None] * cells
         self._further = ForgettingSums(policy.forgetting, cells, further) if further else None
         self._delayed: dict[int, list[DelayedReward]] = defaultdict(list)  # by step
-        self._names = names
         self._described: Array | None = None  # the arms' own features, (arms, p)
+        if learns_from_contexts(policy):
+            self._described = policy.design.arm.encode([{"arm": name} for name in names])
 
     def belief(self) -> Belief:
         pulls, rewards, squares = self._counts.now.reshape(COUNTS, *self.shape)
@@ -193,10 +194,8 @@ class RunBeliefs:
     def _context_moments(self, packed: Array | None) -> ArmMoments | None:
         if packed is None or not learns_from_contexts(self.policy):
             return None
-        design = self.policy.design
-        if self._described is None:
-            self._described = design.arm.encode([{"arm": name} for name in self._names])
-        return replace(solving.unpack(packed, len(design.context.names)), arm_features=self._described)
+        moments = solving.unpack(packed, len(self.policy.design.context.names))
+        return replace(moments, arm_features=self._described)
 
     def add(
         self, arms: Index, reward: Array, x: Array, delay: Array | None, *, propensity: Array | None = None

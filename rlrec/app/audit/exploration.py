@@ -8,7 +8,7 @@ import numpy as np
 
 from rlrec.app.audit.arm_counts import SumsByArm, members
 from rlrec.app.audit.findings import Findings
-from rlrec.arrays import Array, Ids
+from rlrec.arrays import Array, Ids, take
 from rlrec.records import StoredPolicy
 from rlrec.store import Unit
 from rlrec.store.bulk import Columns
@@ -35,7 +35,7 @@ class Starving:
         self._shown_at: dict[int, int] = {}
 
     def take(self, batch: Batch) -> None:
-        drawn = {name: column[~batch.slots["imported"]] for name, column in batch.slots.items()}
+        drawn = take(batch.slots, ~batch.slots["imported"])
         ids, first, row = np.unique(drawn["decision_id"], return_index=True, return_inverse=True)
         if len(ids):
             # the count of every arm that this batch shows starts anew

@@ -12,12 +12,11 @@ from rlrec.app.audit.findings import UNREADABLE, Findings
 from rlrec.app.learning import slot_statistics
 from rlrec.app.learning.slot_statistics import BeliefFold, Totals
 from rlrec.app.log import reward_log
-from rlrec.arrays import Array, Flags, Index
+from rlrec.arrays import Array, Flags, take
 from rlrec.policy.forgetting import Forgetting
 from rlrec.records import Version
 from rlrec.store import Unit, policies
 from rlrec.store.beliefs import NOTHING, BeliefKey
-from rlrec.store.bulk import Columns
 from rlrec.store.events import CENSOR
 from rlrec.store.reader import Batch
 
@@ -62,7 +61,7 @@ class Slots:
         """Add the rows of a batch to every belief that holds them."""
         imported = batch.slots["imported"]
         if imported.any():  # they teach no belief
-            batch = Batch(slots=_take(batch.slots, ~imported), events=batch.events)
+            batch = Batch(slots=take(batch.slots, ~imported), events=batch.events)
         if not len(batch):
             return
         wrong = np.flatnonzero(censored(batch) != batch.slots["censored"])[:100]
@@ -148,10 +147,6 @@ def _distinct(version: Version) -> int:
     return 0 if same else version.id
 
 
-def _take(columns: Columns, rows: Flags | Index) -> Columns:
-    return {name: column[rows] for name, column in columns.items()}
-
-
 def _covers(extent: Extent, batch: Batch) -> bool:
     """Whether a belief holds the complete batch as it stands."""
     return (extent.last is None or int(batch.slots["decision_id"].max()) <= extent.last) and (
@@ -163,14 +158,14 @@ def _as_of(batch: Batch, seq: int | None) -> Batch:
     """The batch as it stood after change `seq`; None: as it stands."""
     if seq is None:
         return batch
-    then = Batch(slots=batch.slots, events=_take(batch.events, batch.events["seq"] <= seq))
+    then = Batch(slots=batch.slots, events=take(batch.events, batch.events["seq"] <= seq))
     return Batch(slots=batch.slots | {"censored": censored(then)}, events=then.events)
 
 
 def censored(batch: Batch) -> Flags:
     """Which slots are censored by the last of their `!censor` events, (n,)."""
-    events = _take(batch.events, batch.events["kind"] == CENSOR)
-    events = _take(events, np.argsort(events["number"], kind="stable"))
+    events = take(batch.events, batch.events["kind"] == CENSOR)
+    events = take(events, np.argsort(events["number"], kind="stable"))
     width = int(max(batch.slots["position"].max(initial=0), events["position"].max(initial=0))) + 1
     slots = batch.slots["decision_id"] * width + batch.slots["position"]  # ascending, as they were read
     wanted = events["decision_id"] * width + events["position"]

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rlrec.app.audit.findings import UNREADABLE, Findings
-from rlrec.arrays import Array, Flags, Ids, Index, offsets, piece_rows, run_starts
+from rlrec.arrays import Array, Flags, Ids, Index, offsets, piece_rows, run_starts, take
 from rlrec.policy import slate
 from rlrec.policy.base import EVERYTHING
 from rlrec.store import Unit, arms, contents
@@ -41,7 +41,7 @@ class StoredSlates:
     def take(self, chosen: Flags) -> StoredSlates:
         size = self.per_decision("size")[chosen]
         rows = piece_rows(self.first[chosen], size)
-        return StoredSlates({name: column[rows] for name, column in self.slots.items()}, offsets(size)[:-1])
+        return StoredSlates(take(self.slots, rows), offsets(size)[:-1])
 
 
 def complete(slots: Columns) -> StoredSlates:

@@ -11,7 +11,7 @@ from rlrec.app.inputs import canonical
 from rlrec.app.serving import recent_slots
 from rlrec.app.serving.open_sessions import COUNT, RECENT
 from rlrec.app.serving.recent_slots import SLOT_BYTES
-from rlrec.arrays import run_starts
+from rlrec.arrays import run_starts, take
 from rlrec.policy import history
 from rlrec.policy.history import REMEMBERED
 from rlrec.store import Unit, arms, audit, reader
@@ -30,7 +30,7 @@ def check(unit: Unit, *, findings: Findings) -> None:
     keys = {arm.id: canonical.text(arm.key) for arm in arms.every(unit)}
     for batch in reader.batches(unit, Selection(imported=False), size=SIZE, columns=COLUMNS):
         order = np.lexsort([batch.slots[name] for name in ("position", "step", "visit", "session_id")])
-        slots = {name: column[order] for name, column in batch.slots.items()}
+        slots = take(batch.slots, order)
         for decision in wrong(slots)[:MOST]:
             findings.error(CHECK, f"decision {decision}", "what it remembers is not what its visit showed before it")
         for session, visit in _wrong_visits(unit, slots, keys)[:MOST]:

@@ -15,7 +15,7 @@ from rlrec.app.evaluation.groups import Grouping
 from rlrec.app.evaluation.log_rows import CLUSTERS, LoggedBatch
 from rlrec.app.evaluation.loggers import Loggers, unknown_support
 from rlrec.app.evaluation.request import Evaluation
-from rlrec.arrays import Array, Flags, Ids, distinct, run_starts
+from rlrec.arrays import Array, Flags, Ids, distinct, run_starts, take
 from rlrec.store import Unit, contents, reader
 from rlrec.store import candidates as candidate_lists
 from rlrec.store.bulk import Columns
@@ -90,11 +90,10 @@ class LogReader:
         portion = np.cumsum(cells)[starts] // CELLS
         cuts = [*starts[run_starts(portion)].tolist(), len(sets)]
         for start, end in pairwise(cuts):
-            slots = {name: column[start:end] for name, column in batch.slots.items()}
+            slots = take(batch.slots, slice(start, end))
             inside = np.isin(batch.events["decision_id"], slots["decision_id"])
-            events = {name: column[inside] for name, column in batch.events.items()}
             eligible = self._eligible_sets(set(slots["eligible_id"].tolist()))
-            yield replace(batch, slots=slots, events=events), eligible
+            yield replace(batch, slots=slots, events=take(batch.events, inside)), eligible
 
     def _logged(
         self, log: Batch, eligible: Mapping[int, Ids], *, impressions: bool, marginals: int | None, pairs: bool = False

@@ -13,7 +13,7 @@ import numpy as np
 from rlrec.app.evaluation.contexts import ContextTable
 from rlrec.app.evaluation.log_rows import ArmTable, ImpressionRows
 from rlrec.app.inputs import parameters
-from rlrec.arrays import Array, Ids
+from rlrec.arrays import Array, Ids, take
 from rlrec.errors import InputError, suggest
 from rlrec.ope.direct import Model, RewardTable, Ridge, RidgeSums
 from rlrec.policy import features
@@ -36,8 +36,7 @@ class ModelValues:
 
     def expected(self, shares: Array, *, case: Ids, rows: Ids) -> Array:
         """Mean of some rows of the batch under the shares (m, arms) of the case each has."""
-        columns = {name: column[rows] for name, column in self._columns.items()}
-        mean = self._model.expected(shares, case=case, **columns)
+        mean = self._model.expected(shares, case=case, **take(self._columns, rows))
         return mean if self._looks is None else self._looks[rows] * mean
 
 

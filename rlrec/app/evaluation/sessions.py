@@ -19,7 +19,7 @@ from rlrec.app.evaluation.request import EmptyLog, Evaluation, SharedRows
 from rlrec.app.evaluation.visit_values import Decisions, ReturnModel, ReturnSums, TargetSlates
 from rlrec.app.log import ended_visits
 from rlrec.app.log.ended_visits import Cutoff, EndedVisits
-from rlrec.arrays import Array
+from rlrec.arrays import Array, take
 from rlrec.errors import InputError
 from rlrec.ope.sequential import SessionEstimator
 from rlrec.ope.sessions import SessionFold
@@ -140,8 +140,7 @@ def lowest(visits: EndedVisits) -> ImpressionRows:
     """The lowest slot of each slate, (n,), as the row that stands for the slate: a weight is that of the slate down to
     it, and nothing is asked of other positions."""
     last, n = visits.first[1:] - 1, len(visits.reward)
-    slots = {name: column[last] for name, column in visits.slots.items()}
-    slots |= {
+    slots = take(visits.slots, last) | {
         "marginal": np.full(n, np.nan), "size": np.ones(n, np.int64), "start": visits.first[:-1],
         "depth": np.diff(visits.first) - 1, "complete": np.zeros(n, np.bool_), "prefix": np.ones(n),
     }  # fmt: skip

@@ -16,7 +16,7 @@ from rlrec.app.evaluation.log_rows import ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.probabilities import CELLS, Scorer, TargetProbabilities, places
 from rlrec.app.evaluation.reward_models import ModelValues
 from rlrec.app.evaluation.visit_values import TargetSlates
-from rlrec.arrays import Array, Flags, Ids, piece_rows, run_starts
+from rlrec.arrays import Array, Flags, Ids, piece_rows, run_starts, take
 from rlrec.policy import history, reinforce, slate
 from rlrec.policy.floors import Floor, at_positions
 from rlrec.policy.plackett_luce import softmax
@@ -46,8 +46,7 @@ class StateScorer(Scorer):
     ) -> Iterator[StateCaseRows]:
         starts = run_starts(rows.slots["decision_id"])
         counts = np.diff(np.r_[starts, len(rows)])
-        slots = {name: column[starts] for name, column in rows.slots.items()}
-        for group in self._groups(slots, logged):
+        for group in self._groups(take(rows.slots, starts), logged):
             yield StateCaseRows(self.trained, group, rows, starts[group.rows], counts[group.rows])
 
     def slates(self, rows: ImpressionRows, logged: LoggedBatch, *, shares: bool) -> Iterator[TargetSlates]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Mapping
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +66,8 @@ def check_curve(parameters: Mapping[str, Any], reward: Reward) -> None:
 def _number(text: str, name: str) -> float:
     try:
         value = float(text.replace("_", "?"))  # Python's own 1_000 is a number nowhere else
-    except ValueError as error:
-        raise InputError(f"{name} is {text!r}", hint="give a finite number") from error
+    except ValueError:
+        value = nan
     if not isfinite(value):
         raise InputError(f"{name} is {text!r}", hint="give a finite number")
     return value

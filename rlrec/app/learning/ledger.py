@@ -19,7 +19,7 @@ from rlrec.app.log.slot_values import by_position, decision_propensities, slate_
 from rlrec.policy import reward as rewards
 from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.statistics import CONTEXT, ORDINAL, POSITION, PROPENSITY, CountedSlot
-from rlrec.records import Event, Head, StoredPolicy, Version
+from rlrec.records import Event, StoredPolicy, Version
 from rlrec.store import Unit, beliefs, decisions, events, policies
 from rlrec.store.beliefs import BeliefKey
 from rlrec.store.events import CENSOR, FeedbackTarget
@@ -100,7 +100,6 @@ class Ledger:
 
     def __init__(self, unit: Unit, policy_ids: Collection[int]) -> None:
         self.unit = unit
-        self.heads: dict[int, Head] = {}
         self.learning: dict[int, list[Version]] = defaultdict(list)
         self._locked = set[int]()
         self._settled = set[int]()
@@ -121,9 +120,7 @@ class Ledger:
             return
         if self.unit.postgres and self._locked and min(new) < max(self._locked):
             raise Unordered
-        heads = policies.lock(self.unit, new)
-        self.heads |= heads
-        self.ordinal |= {policy_id: head.ordinal for policy_id, head in heads.items()}
+        self.ordinal |= {policy_id: head.ordinal for policy_id, head in policies.lock(self.unit, new).items()}
         self._locked |= new
         if self.unit.postgres:  # others may have decided while we waited
             self.unit.now = max(self.unit.now, decisions.newest(self.unit) or 0)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rlrec.app.log import reward_log
-from rlrec.arrays import Array, Flags, Ids, offsets, run_starts
+from rlrec.arrays import Array, Flags, Ids, offsets, run_starts, take
 from rlrec.policy import history, returns
 from rlrec.records import Reward, Sums
 from rlrec.store import Unit, reader, sessions, settings
@@ -75,7 +75,7 @@ class EndedVisits:
         decisions = np.repeat(visits, np.diff(self.start))
         rows = np.repeat(decisions, np.diff(self.first))
         return EndedVisits(
-            slots={name: column[rows] for name, column in self.slots.items()},
+            slots=take(self.slots, rows),
             first=offsets(np.diff(self.first)[decisions]), start=offsets(np.diff(self.start)[visits]),
             reward=self.reward[decisions], default=self.default[decisions], mature_from=self.mature_from[visits],
         )  # fmt: skip

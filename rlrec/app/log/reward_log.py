@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 
 from rlrec.app.log import slot_values
-from rlrec.arrays import Array, Flags, Ids, numbers_in_runs, run_starts
+from rlrec.arrays import Array, Flags, Ids, numbers_in_runs, run_starts, take
 from rlrec.policy import reward as rewards
 from rlrec.records import Reward
 from rlrec.store import Unit, reader
@@ -37,8 +37,7 @@ class RewardedSlots:
 
     def at(self, rows: Ids) -> Self:
         """These rows, in that order."""
-        slots = {name: column[rows] for name, column in self.slots.items()}
-        return replace(self, slots=slots, reward=self.reward[rows], default=self.default[rows])
+        return replace(self, slots=take(self.slots, rows), reward=self.reward[rows], default=self.default[rows])
 
     def weighable(self, rows: Flags | None = None) -> Self:
         """The slots (or those of some rows) that have a propensity, which is their column SHOWN. Slates are whole."""
@@ -121,9 +120,8 @@ def with_page_rewards(batch: Batch, rows: RewardedSlots, definition: Reward) -> 
     decision_id = rows.slots["decision_id"]
     first = run_starts(decision_id)
     of_page = page_events(batch, definition, decision_id[first])
-    slots = {name: column[first] for name, column in rows.slots.items()}
     return RewardedSlots(
-        slots=slots | {"censored": np.logical_or.reduceat(rows.slots["censored"], first)},
+        slots=take(rows.slots, first) | {"censored": np.logical_or.reduceat(rows.slots["censored"], first)},
         reward=np.add.reduceat(rows.reward, first) + of_page,
         default=np.logical_and.reduceat(rows.default, first) & (of_page == 0),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import exp
 from typing import Any, NotRequired, TypedDict
 
@@ -13,7 +13,7 @@ from rlrec.app.serving.draws import DrawnSlate, add_teams
 from rlrec.app.serving.requests import PlannedRequest
 from rlrec.policy import TEAM_DRAFT, history
 from rlrec.records import Decision, Event, Version
-from rlrec.store import Unit, arms, decisions, experiments, policies, sessions, team_drafts
+from rlrec.store import Unit, arms, experiments, policies, sessions, team_drafts
 from rlrec.store import candidates as candidate_lists
 from rlrec.store.events import CENSOR
 from rlrec.store.unit import parse
@@ -47,13 +47,8 @@ def drawn(
     return answer
 
 
-def stored(unit: Unit, decision_ids: Collection[int]) -> dict[int, Answer]:
-    """The answers of decisions of the log, by id."""
-    return answers(unit, decisions.find(unit, decision_ids))
-
-
 def answers(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, Answer]:
-    """The answers of decisions that were read already, by id."""
+    """The answers of decisions of the log, by id."""
     versions = policies.by_id(unit, {decision.version_id for decision in logged.values()})
     owners = sessions.by_id(unit, {decision.session_id for decision in logged.values()})
     two_stage = (number for number, decision in logged.items() if versions[decision.version_id].policy.kind in LISTED)

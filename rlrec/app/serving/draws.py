@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from math import exp, log
@@ -13,7 +14,6 @@ import numpy.typing as npt
 from rlrec.app.distributions import exact
 from rlrec.app.serving import candidates
 from rlrec.app.serving.candidates import DrawnCandidates, RankedCandidates
-from rlrec.app.serving.open_sessions import arm_json
 from rlrec.app.serving.requests import PlannedRequest, SharedDistribution
 from rlrec.arrays import Ids, Index, Words
 from rlrec.policy import slate
@@ -48,7 +48,7 @@ class DrawnSlate:
                 "position": position, "arm": keys[arm], "propensity": propensity, "marginal": marginal_or_none,
                 "score": score,
             })  # fmt: skip
-        self.recent = [arm_json(keys[arm]) for arm in arms]
+        self.recent = [json.dumps(keys[arm], ensure_ascii=False) for arm in arms]
         self.candidates: DrawnCandidates | None = None
         self.listed: dict[str, Any] = {}
         self.teams: str | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 
 from rlrec.app.inputs import canonical
@@ -153,8 +152,3 @@ class OpenSessions:
     def store_visits(self) -> None:
         """Store visits as they stand."""
         sessions.put_visits(self.unit, sorted([*self._ended, *(session.visit() for session in self._moved.values())]))
-
-
-def arm_json(arm: str) -> str:
-    """An arm as `OpenSession.add_slate` takes it."""
-    return json.dumps(arm, ensure_ascii=False)

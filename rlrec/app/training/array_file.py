@@ -50,7 +50,7 @@ class ArrayFile:
             raise ValueError("arrays of another kind")
         arrays = [values for group in groups for values in group.values()]
         head = np.array([len(groups), *(length for values in arrays for length in values.shape)], np.int64)
-        blocks = [_padded(values) for values in (head, *arrays)]
+        blocks = [values.tobytes().ljust(_round_up(values.nbytes), b"\0") for values in (head, *arrays)]
         _write(self._file, b"".join(blocks))
         self._ends.append(self._ends[-1] + sum(map(len, blocks)))
 
@@ -97,11 +97,6 @@ def _mapped(file: int, start: int, end: int) -> tuple[mmap.mmap, int]:
     """A map that holds the bytes of a file from start to before end, one at least, and where in it they begin."""
     before = start % mmap.ALLOCATIONGRANULARITY
     return mmap.mmap(file, end - start + before, access=mmap.ACCESS_READ, offset=start - before), before
-
-
-def _padded(values: npt.NDArray[Any]) -> bytes:
-    content = values.tobytes()
-    return content + bytes(_round_up(len(content)) - len(content))
 
 
 def _round_up(length: int) -> int:

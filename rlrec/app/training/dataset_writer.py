@@ -14,11 +14,10 @@ from rlrec.app.log import ended_visits, stored_contexts
 from rlrec.app.log.ended_visits import Cutoff, EndedVisits, UnusedVisits
 from rlrec.app.log.splits import splits
 from rlrec.app.training.dataset import Catalogue, Dataset, EligibleSet, VisitRows
-from rlrec.arrays import Array, Flags, Ids, distinct
+from rlrec.arrays import Flags, Ids, distinct
 from rlrec.policy.gradient import by_row
 from rlrec.records import Reward
 from rlrec.store import Unit, arms, contents, settings
-from rlrec.store.bulk import Columns
 from rlrec.store.reader import Batch, Selection
 
 # Columns that are read of every impression.
@@ -142,7 +141,9 @@ class DatasetWriter:
         code = of_decision[state.row] * n_arms + remembered
         in_set = np.flatnonzero(codes[np.minimum(np.searchsorted(codes, code), len(codes) - 1)] == code)
         in_set = in_set[by_row(state.row[in_set], remembered[in_set])]
-        earned, logged = slots["reward"], _log_propensities(slots)
+        # a slot by itself has its marginal as its propensity, or where that is unknown its conditional one
+        alone = np.where(np.isnan(slots["marginal"]), slots["propensity"], slots["marginal"])
+        earned, logged = slots["reward"], np.log(alone)
         if self.examination:
             examined = np.append(self.examination, np.inf)[np.minimum(slots["position"] - 1, len(self.examination))]
             earned = earned / examined
@@ -175,11 +176,6 @@ class DatasetWriter:
             equal = (catalogue for catalogue in self._catalogues.values() if catalogue.digest == new.digest)
             self._catalogues[epoch] = next(equal, new)
         return EligibleSet(self._catalogues[epoch], np.sort(self._positions(np.array(ids, np.int64))))
-
-
-def _log_propensities(slots: Columns) -> Array:
-    """Log propensity of each slot by itself: its marginal, or where that is unknown its conditional propensity."""
-    return np.log(np.where(np.isnan(slots["marginal"]), slots["propensity"], slots["marginal"]))
 
 
 def _digests(names: list[str]) -> Ids:

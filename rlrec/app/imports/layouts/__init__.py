@@ -15,9 +15,7 @@ READERS = {
     "obd": "rlrec.app.imports.layouts.obd:Obd",
     "jsonl": "rlrec.app.imports.layouts.jsonl:Jsonl",
 }
-WRITERS = {
-    "jsonl": "rlrec.app.imports.layouts.jsonl:write",
-}
+WRITERS = {"jsonl": "rlrec.app.imports.layouts.jsonl:write"}
 
 
 def reader(name: str) -> type[Layout]:
