@@ -160,33 +160,25 @@ class SlateSampler:
         self._size, self._floor, self._arms, self._scores = size, floor, len(scores), scores
         self._order: Order = scores.order(size, before=before._order if before else None)
 
-    def draw(self, *, seeds: Words, decisions: Ids) -> Draw:
+    def draw(self, *, seeds: Words, decisions: Ids, lists: bool = False) -> Draw:
         """Slates of n decisions, with the probability each of them had.
 
         seeds (n,) and decisions (n,) name the uniforms (`sampler.uniforms`), on which alone a slate depends. One
         position: the inverse of `first` at word 0. More: words 2p and 2p + 1 are the coin and the pick of position p
-        from 0, word 2 size + i the noise of arm i. Of samples: the inverse of `remaining` at word 2p."""
+        from 0, word 2 size + i the noise of arm i. Of samples: the inverse of `remaining` at word 2p.
+        lists: long ones, whose marginals and smallest propensities would cost the most, and are NaN."""
         if not isinstance(self._order, DrawnOrder):
             return self._draw_by_position(seeds, decisions)
         if self._size == 1:
             return self._draw_first(uniforms(seeds, decisions, words=1)[:, 0])
         slates = _draw_slates(self._order, self._arms, self._size, self._floor, seeds, decisions)
-        probability, least = self._order.conditionals(slates, floor=self._floor, least=True)
-        left, marginal = self._arms - np.arange(self._size), self.marginals[np.arange(self._size), slates]
-        floors = at_positions(self._floor, self._size)
+        probability, least = self._order.conditionals(slates, floor=self._floor, least=not lists)
+        left, floors = self._arms - np.arange(self._size), at_positions(self._floor, self._size)
         propensity, minimum = (_mix_floor(each, floors, left) for each in (probability, least))
-        return _to_log(slates, propensity, marginal, minimum)
-
-    def draw_lists(self, *, seeds: Words, decisions: Ids) -> Draw:
-        """`draw` without marginals and smallest propensities, which are NaN: they would cost the most."""
-        if self._size == 1 or not isinstance(self._order, DrawnOrder):
-            return self.draw(seeds=seeds, decisions=decisions)
-        slates = _draw_slates(self._order, self._arms, self._size, self._floor, seeds, decisions)
-        probability, _ = self._order.conditionals(slates, floor=self._floor, least=False)
-        left = self._arms - np.arange(self._size)
-        propensity = _mix_floor(probability, at_positions(self._floor, self._size), left)
-        unknown = np.full(propensity.shape, np.nan)
-        return _to_log(slates, propensity, unknown, unknown)
+        if lists:
+            unknown = np.full(propensity.shape, np.nan)
+            return _to_log(slates, propensity, unknown, unknown)
+        return _to_log(slates, propensity, self.marginals[np.arange(self._size), slates], minimum)
 
     @cached_property
     def first(self) -> Array:

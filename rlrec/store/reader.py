@@ -347,24 +347,14 @@ def read_slots(query: PendingQuery) -> Columns:
     return slots
 
 
-def last_id(unit: Unit, policy_id: int | None = None) -> int:
-    """The newest decision of a policy, or of the store; 0 where there is none."""
-    newest = "SELECT coalesce(max(id), 0) FROM decision"
-    return int(
-        unit.ask_value(newest) if policy_id is None else unit.ask_value(f"{newest} WHERE policy_id = ?", policy_id)
-    )
+def last_id(unit: Unit, policy_id: int) -> int:
+    """The newest decision of a policy; 0 where there is none."""
+    return int(unit.ask_value("SELECT coalesce(max(id), 0) FROM decision WHERE policy_id = ?", policy_id))
 
 
 def longest_slate(unit: Unit, selection: Selection) -> int:
     """The number of positions of the longest selected slate; 0 where nothing is selected."""
     return int(unit.ask_value(f"SELECT coalesce(max(d.size), 0) FROM decision d WHERE {_all(selection)}"))
-
-
-def times(unit: Unit, selection: Selection) -> tuple[int, int]:
-    """The times of the first and of the last selected decision; 0 where nothing is selected."""
-    columns = "coalesce(min(d.at), 0), coalesce(max(d.at), 0)"
-    first, last = unit.ask(f"SELECT {columns} FROM decision d WHERE {_all(selection)}")[0]
-    return int(first), int(last)
 
 
 def steps(unit: Unit, selection: Selection) -> int:

@@ -67,7 +67,7 @@ def check(
 
 
 def _compare(case: EligibleDistribution, drawn: Drawn, *, size: int, findings: Findings) -> None:
-    again = case.pages(size).draw_lists(seeds=drawn.seeds, decisions=drawn.ids)
+    again = case.pages(size).draw(seeds=drawn.seeds, decisions=drawn.ids, lists=True)
     for row, listed in enumerate(drawn.lists):
         subject = f"decision {listed.decision_id}"
         if listed.arms != case.arms[again.slates[row]].tolist():

@@ -61,7 +61,7 @@ def draw(
 
 def drawn_lists(case: EligibleDistribution, size: int, decision_ids: Ids, seeds: Words) -> list[DrawnCandidates]:
     """The lists of decisions whose distribution is the same."""
-    drawn = case.pages(size).draw_lists(seeds=seeds, decisions=decision_ids)
+    drawn = case.pages(size).draw(seeds=seeds, decisions=decision_ids, lists=True)
     return [
         DrawnCandidates(arms, propensities, min(0.0, log_propensity))
         for arms, propensities, log_propensity in zip(
