@@ -357,6 +357,13 @@ def longest_slate(unit: Unit, selection: Selection) -> int:
     return int(unit.ask_value(f"SELECT coalesce(max(d.size), 0) FROM decision d WHERE {_all(selection)}"))
 
 
+def times(unit: Unit, selection: Selection) -> tuple[int, int]:
+    """The times of the first and of the last selected decision; 0 where nothing is selected."""
+    columns = "coalesce(min(d.at), 0), coalesce(max(d.at), 0)"
+    first, last = unit.ask(f"SELECT {columns} FROM decision d WHERE {_all(selection)}")[0]
+    return int(first), int(last)
+
+
 def steps(unit: Unit, selection: Selection) -> int:
     """The number of decisions of the longest selected visit, up to its last selected one; 0 where there is none."""
     return int(unit.ask_value(f"SELECT coalesce(max(d.step), -1) + 1 FROM decision d WHERE {_all(selection)}"))
