@@ -1,9 +1,10 @@
-"""The protocol of audiences: Gymnasium's shape, for many runs at once, and an optimum that is known."""
+"""The base of audiences: Gymnasium's shape, for many runs at once, and an optimum that is known."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,42 +16,12 @@ Info = dict[str, Array]
 Step = tuple[Array, Array, Flags, Flags, Info]
 
 
-class Audience(Protocol):
-    """A world with so many arms. features: numbers of an observation, 0 where the context tells nothing.
-    names: of the arms, where they have any. event: the kind of event that stands for a reward other than 0; its value
-    is the reward. lowest: the smallest reward. `visitors.Visitors` is the base of audiences whose visits end by
-    themselves."""
+class Audience(ABC):
+    """A world with so many arms.
 
-    arms: int
-    features: int
-    names: Sequence[str]
-    event: str
-    lowest: float
-
-    def __init__(self, **parameters: Any) -> None: ...
-
-    def features_of(self, arm: int) -> dict[str, Any]:
-        """The features that an arm gets in an empty catalogue."""
-        ...
-
-    def reset(self, runs: int, rng: np.random.Generator, *, first: int | None = None) -> Array:
-        """The first observation of each run, (runs, features).
-        first: None where every run is a world of its own, at time 0; a time where the runs are visitors of one world,
-        who come one after another from then on. Time counts decisions."""
-        ...
-
-    def step(self, actions: Index) -> Step:
-        """Observation (runs, features), reward, terminated (runs,), truncated (runs,), info.
-        actions: indices of arms, (runs,) or, for slates, (runs, positions); rewards of the same shape. terminated: the
-        visitor has left; truncated: the visit was cut off. info: `expected` the mean of each reward, same shape; where
-        a slate is rewarded as a page, `page` that reward, (runs,), and `expected` its mean, (runs, 1); `optimum` the
-        mean reward of the best arm (of the best slate), (runs,), where visits do not end; `delay`, of the actions'
-        shape, decisions until the reward comes, where it does not come at once."""
-        ...
-
-
-class PlainAudience:
-    """The base of audiences: nothing in the context, arms without names and features, clicks."""
+    features: numbers of an observation, 0 where the context tells nothing. names: of the arms, where they have any.
+    event: the kind of event that stands for a reward other than 0; its value is the reward. lowest: the smallest
+    reward. `visitors.Visitors` is the base of audiences whose visits end by themselves."""
 
     arms: int
     features: int = 0
@@ -64,8 +35,23 @@ class PlainAudience:
         """The features that an arm gets in an empty catalogue."""
         return {}
 
+    @abstractmethod
+    def reset(self, runs: int, rng: np.random.Generator, *, first: int | None = None) -> Array:
+        """The first observation of each run, (runs, features).
+        first: None where every run is a world of its own, at time 0; a time where the runs are visitors of one world,
+        who come one after another from then on. Time counts decisions."""
 
-class World(PlainAudience):
+    @abstractmethod
+    def step(self, actions: Index) -> Step:
+        """Observation (runs, features), reward, terminated (runs,), truncated (runs,), info.
+        actions: indices of arms, (runs,) or, for slates, (runs, positions); rewards of the same shape. terminated: the
+        visitor has left; truncated: the visit was cut off. info: `expected` the mean of each reward, same shape; where
+        a slate is rewarded as a page, `page` that reward, (runs,), and `expected` its mean, (runs, 1); `optimum` the
+        mean reward of the best arm (of the best slate), (runs,), where visits do not end; `delay`, of the actions'
+        shape, decisions until the reward comes, where it does not come at once."""
+
+
+class World(Audience):
     """An audience with a clock, whose rewards are 1 with a probability that is the mean of their arm, else 0."""
 
     _time: npt.NDArray[np.int64]  # (runs,), or (1,) where all runs are at the same one

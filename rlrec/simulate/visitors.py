@@ -6,12 +6,12 @@ import numpy as np
 
 from rlrec.arrays import Array, Flags, Index
 from rlrec.errors import InputError
-from rlrec.simulate.base import PlainAudience, Step
+from rlrec.simulate.base import Audience, Step
 
 LONGEST = 10_000  # decisions of a visit
 
 
-class Visitors(PlainAudience):
+class Visitors(Audience):
     """Seats with a visitor each, (runs,). The memory of a visitor is never in the observation: a policy knows the arms
     that it has shown in the visit so far, and their rewards.
     cap: decisions at which a visit is cut off. away: decisions of all visitors until one who comes again is there."""
