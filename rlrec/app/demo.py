@@ -142,14 +142,14 @@ def _play(folder: Path) -> Iterator[DemoStep]:
     yield from after(sum(click_rates.values()) / len(click_rates))
 
 
-def run(folder: Path, *, announce: Callable[[DemoStep], None], report: Callable[[str], None]) -> Iterator[Result]:
-    """Run every step in a folder through the shell: `announce` gets each step before it runs, `report` its output."""
+def run(folder: Path, *, report: Callable[[str], None]) -> Iterator[Result]:
+    """Run every step in a folder through the shell: `report` gets each step before it runs, then its output."""
     # `rlrec` is this very program, whatever is on the PATH, and sees no RLREC_ variable of the caller.
     function = f'rlrec() {{ {shlex.quote(sys.executable)} -m rlrec "$@"; }}; '
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RLREC_")}
     for step in _play(folder):
         if not step.quiet:
-            announce(step)
+            report(f"\n{step.why}\n$ {step.command}\n")
         script = ["sh", "-c", function + step.command]
         done = subprocess.run(script, cwd=folder, env=clean, capture_output=True, text=True, check=False)
         if done.returncode:

@@ -137,7 +137,6 @@ class _Import:
             self.bad_lines.refuse(error, b"")
 
     def _store(self, rejected: int) -> ImportSummary:
-        """Store the lines group by group."""
         request, owners = self.request, {name for file in self.files for name in file.policies}
         options = {"layout": request.layout, "policy": request.policy, "files": [file.name for file in request.files]}
         state = ImportState(owners, options, VisitMoves())

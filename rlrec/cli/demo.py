@@ -7,16 +7,12 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 import click
 
 from rlrec.cli.output import Show
 from rlrec.cli.shared import printed
 from rlrec.cli.values import Integer
-
-if TYPE_CHECKING:
-    from rlrec.app.demo import DemoStep
 
 
 @click.command()
@@ -51,8 +47,8 @@ def demo(show: Show, keep: str | None, data: str | None, audience: str | None, s
         return
     with _folder(keep) as folder:
         person = show.format == "table"
-        announce, report = (_announce, partial(click.echo, nl=False)) if person else (_ignore, _ignore)
-        results = list(use_case.run(Path(folder), announce=announce, report=report))
+        report = partial(click.echo, nl=False) if person else lambda text: None
+        results = list(use_case.run(Path(folder), report=report))
     if not person:
         show(results)
 
@@ -62,11 +58,3 @@ def _folder(keep: str | None) -> AbstractContextManager[str]:
         return TemporaryDirectory(prefix="rlrec-demo-")
     Path(keep).mkdir(parents=True, exist_ok=True)
     return nullcontext(keep)
-
-
-def _announce(step: DemoStep) -> None:
-    click.echo(f"\n{step.why}\n$ {step.command}")
-
-
-def _ignore(_: object) -> None:
-    pass

@@ -65,7 +65,7 @@ def list_(store: Store, show: Show) -> None:
 
     headers = ["curve", "number", "model", "method", "reward", "positions", "created_at"]
     result = use_case.listing(store)
-    show(result, table=View.of(result, headers), columns=headers)
+    show(result, columns=headers)
 
 
 @position.command("show")

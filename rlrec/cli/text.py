@@ -8,8 +8,7 @@ KEY_LENGTH = 200
 
 def truncate(text: str, limit: int = 60) -> str:
     """`text` as one printable line: control characters escaped, no longer than `limit`."""
-    short = text if len(text) <= limit else text[: limit - 1] + "…"
-    return printable(short)
+    return printable(text if len(text) <= limit else text[: limit - 1] + "…")
 
 
 def printable(text: str) -> str:

@@ -280,7 +280,6 @@ class VersionDistribution:
         return distribution
 
     def _samplers(self) -> Mapping[tuple[Hashable, ...], Mapping[int, SlateSampler]]:
-        """The samplers of every distribution, by its name."""
         return {name: {**eligible.earlier, **eligible.samplers} for name, eligible in self._distributions.items()}
 
     def forget(self) -> None:

@@ -38,8 +38,7 @@ class Trained:
         rows = beliefs.weights(unit, version.id)
         self.arms: Ids = np.array([row.arm_id for row in rows], np.int64)
         packed = np.frombuffer(b"".join(row.weights for row in rows), "<f8")
-        both: Mapping[str, Any] = version.parameters.get("shared", {})
-        self.parameters = policy.unpack(packed, both)
+        self.parameters = policy.unpack(packed, version.parameters.get("shared", {}))
         self.described = designs.Described(unit, policy.design.arm)
 
     def of(self, arms: Ids, revision: int) -> tuple[Parameters, Array]:

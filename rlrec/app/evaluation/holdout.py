@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import isnan, nan
+from math import nan
 from typing import Any
 
 from rlrec import policy as kinds
 from rlrec.app.inputs import canonical
+from rlrec.arrays import finite_or_none
 from rlrec.errors import InputError
 from rlrec.records import Reward
 from rlrec.store import Unit, policies
@@ -69,8 +70,7 @@ def compared(unit: Unit, experiment: Experiment, reward: Reward, *, level: float
     return {
         "label": LABEL, "share": size, **{name: truth[name] for name in ("value", "lower", "upper")},
         "estimate": estimate["value"], "estimate_lower": estimate["lower"], "estimate_upper": estimate["upper"],
-        "difference": None if isnan(difference.value) else difference.value,
-        "p_value": None if isnan(difference.p_value) else difference.p_value,
+        "difference": finite_or_none(difference.value), "p_value": finite_or_none(difference.p_value),
         "verdict": max(truth["verdict"], estimate["verdict"], key=VERDICTS.index),
         "reasons": list(dict.fromkeys([*truth["reasons"], *estimate["reasons"]])),
     }  # fmt: skip

@@ -89,8 +89,7 @@ def of(
 
 def without_pairs(slots: Columns) -> Flags:
     """The rows whose logger does not tell how likely pairs of slots are, (n,); pages of one slot have none."""
-    unknown: Flags = (slots[PAIRS] == UNKNOWN) & (slots["size"] > 1)
-    return unknown
+    return (slots[PAIRS] == UNKNOWN) & (slots["size"] > 1)
 
 
 def _of_uniform(slots: Columns, table: Array, logged: LoggedBatch) -> Array:

@@ -238,8 +238,7 @@ class GroupWriter:
         if not (logged := rows.events).row:
             return
         of_decision = np.array(logged.row, np.int64)
-        starts = run_starts(of_decision)
-        number = numbers_in_runs(starts, len(of_decision)) + 1
+        number = numbers_in_runs(run_starts(of_decision), len(of_decision)) + 1
         decision_id, at = _picked(ids, logged.row), _picked(served_at, logged.row)
         if logged.at != NULL:
             at = [

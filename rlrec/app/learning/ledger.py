@@ -255,8 +255,7 @@ class Ledger:
         """Replace the reward with which a slot, or several with equal keys, stand in a belief."""
         if change[0] == change[1]:
             return
-        name = version.policy.id, version.id
-        pending = self._pending[name]
+        pending = self._pending[version.policy.id, version.id]
         pending[key, change] = pending.get((key, change), 0) + times
         if len(pending) >= PENDING:
             self._add_up(version)

@@ -85,8 +85,7 @@ def propensities_of(slots: Columns) -> Array:
     missing = np.isnan(marginal)
     if not missing.any():
         return marginal
-    starts = run_starts(slots["decision_id"])
-    depth = numbers_in_runs(starts, len(marginal))
+    depth = numbers_in_runs(run_starts(slots["decision_id"]), len(marginal))
     prefix = np.where(slots["position"] == depth + 1, slots["propensity"], np.nan)
     for level in range(1, int(depth.max()) + 1):
         rows = np.flatnonzero(depth == level)

@@ -117,8 +117,7 @@ class RowFile:
 
     def append(self, columns: Arrays) -> None:
         """Write some more rows."""
-        length = len(next(iter(columns.values())))
-        rows = np.empty(length, self._dtype)
+        rows = np.empty(len(next(iter(columns.values()))), self._dtype)
         for name, values in columns.items():
             rows[name] = values
         _write(self._file, rows.tobytes())
