@@ -44,6 +44,10 @@ REASONS = {
     "no-pairs": "nothing is estimated: pi cannot weigh some pages, whose logger was not uniform and has too many "
     "slates to list, or whose probabilities of arms at positions are not known",
     "no-state": "rows or visits without a recorded session state were left out; `left_out` counts them",
+    "refuted": "the estimate is more than 3 standard errors of the difference from that of rips, cascade-dr or sips, "
+    "which assume less (weak): the reward of a slot depends on what other slots show",
+    "independent-slots": "right where the reward of a slot does not depend on what other slots show: ask for rips, "
+    "too, and `refuted` tells where the log says otherwise",
     "position-model": "the estimate is right where its position curve is, and blind to that curve's errors",
     "no-candidates": "rows or visits without candidates, which the target ranks, were left out; `left_out` counts them",
     "logging-candidates": "the target would draw from the catalogue, and was judged on candidates that the logger drew",

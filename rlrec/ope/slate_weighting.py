@@ -68,6 +68,7 @@ class Iips(SlateEstimator):
     Source: st-tech/zr-obp, obp/ope/estimators_slate.py (SlateIndependentIPS, after Li et al. 2018)."""
 
     weighing: ClassVar[str] = "iips"
+    apart: ClassVar[bool] = True
     lacking: ClassVar[str] = "no-marginal"
 
     def weigh(self, course: SlateCourse) -> Weighing:
@@ -86,6 +87,7 @@ class Pi(SlateEstimator):
     Source: `pseudo_inverse`, after Swaminathan et al. 2017."""
 
     weighing: ClassVar[str] = "pi"
+    apart: ClassVar[bool] = True
     lacking: ClassVar[str] = "no-pairs"
     entire: ClassVar[bool] = True
 
@@ -106,6 +108,7 @@ class Pbm(SlateEstimator):
     curve: its name. Source: own derivation; position-based model of Li et al. 2018, not read."""
 
     tabled: ClassVar[bool] = True
+    apart: ClassVar[bool] = True
     lacking: ClassVar[str] = "no-marginal"
     curve: str = ""
     shape: PositionCurve = FLAT
@@ -136,6 +139,7 @@ class Interpol(SlateEstimator):
     has them for deterministic targets."""
 
     tabled: ClassVar[bool] = True
+    apart: ClassVar[bool] = True
     lacking: ClassVar[str] = "no-marginal"
     window: int = 1
     curve: str = ""

@@ -16,12 +16,15 @@ import numpy as np
 from rlrec.arrays import Array, Flags
 from rlrec.errors import InputError
 from rlrec.ope import diagnostics, intervals
-from rlrec.ope.base import TABLES, Estimator, require
+from rlrec.ope.base import TABLES, Estimator, Ratio, require
 from rlrec.ope.diagnostics import Weights
-from rlrec.ope.estimate import ANY_REWARD, CORE, USUAL, Estimate, EstimatorFold, FinishOptions
+from rlrec.ope.estimate import ANY_REWARD, CORE, NEGLIGIBLE, USUAL, Estimate, EstimatorFold, FinishOptions
 from rlrec.ope.intervals import Replicates
-from rlrec.ope.moments import Moments, moments
+from rlrec.ope.moments import ClusterSummary, Moments, moments
+from rlrec.ope.paired import Minus
 from rlrec.ope.visits import HEAVIEST, Course, VisitBatch
+
+_REFUTED = 3  # standard errors of the difference from an estimate that assumes less
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,9 +145,8 @@ class SlateEstimator(Estimator):
     columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "rows")
     joint: ClassVar[bool] = False  # needs the probability of the slate, slot by slot
     tabled: ClassVar[bool] = False  # needs the probabilities of every position
-    entire: ClassVar[bool] = (
-        False  # estimates nothing where a slate cannot be weighed: what is left would be a selection
-    )
+    apart: ClassVar[bool] = False  # takes the reward of a slot not to depend on the other slots
+    entire: ClassVar[bool] = False  # estimates nothing where a slate cannot be weighed: no selection of them
 
     @property
     @abstractmethod
@@ -240,7 +242,8 @@ class SlateFold:
         estimates = []
         for label, estimator in self.estimators.items():
             name, curve = estimator.weighing, estimator.rests_on
-            reasons = (*options.extra_reasons, *(() if curve is None else ("position-model",)))
+            assumed = {"independent-slots": estimator.apart, "position-model": curve is not None}
+            reasons = (*options.extra_reasons, *(reason for reason, holds in assumed.items() if holds))
             of_estimator = EstimatorFold(
                 label=label, estimator=estimator, summary=by_weighing[name], weights=partial.weights[name]
             )
@@ -250,7 +253,29 @@ class SlateFold:
             if curve is not None:
                 estimate = replace(estimate, curve=curve.name, curve_age_days=curve.age_days)
             estimates.append(estimate)
-        return estimates
+        return self._compared(estimates, summary)
+
+    def _compared(self, estimates: list[Estimate], summary: ClusterSummary) -> list[Estimate]:
+        """The estimates, with a reason where one differs from a reliable one that assumes less."""
+        by_label = {estimate.estimator: estimate for estimate in estimates}
+        reliable = [
+            each for label, each in self.estimators.items()
+            if each.joint and by_label[label].verdict != "insufficient" and "mean-weight" not in by_label[label].reasons
+        ]  # fmt: skip
+        reference = max(reliable, key=lambda each: (each.modelled, each.weighing == "rips"), default=None)
+        for label, estimator in self.estimators.items():
+            estimate = by_label[label]
+            if reference is None or not estimator.apart or not estimate.n:
+                continue
+            names = [f"{each.weighing} {column}" for each in (estimator, reference) for column in each.columns]
+            columns = summary.index(tuple(names))
+            total, moment = summary.total[columns], summary.moment[np.ix_(columns, columns)]
+            difference, error = intervals.value_and_error(Minus(Ratio()), total, moment, estimate.clusters)
+            if abs(difference) > max(_REFUTED * float(error), NEGLIGIBLE * abs(estimate.value or 0.0)):
+                reasons = sorted({*estimate.reasons, "refuted"}, key=list(diagnostics.REASONS).index)
+                verdict = "weak" if estimate.verdict == "ok" else estimate.verdict
+                by_label[label] = replace(estimate, verdict=verdict, reasons=tuple(reasons))
+        return list(by_label.values())
 
 
 def _nothing(estimate: Estimate) -> Estimate:

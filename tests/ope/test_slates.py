@@ -97,14 +97,14 @@ def test_pbm_rests_on_its_curve() -> None:
 def test_a_row_names_its_curve_and_its_age() -> None:
     curve = replace(RIGHT, age_days=3.5)
     pbm, iips, interpol = judged(complete(by_position), "pbm:home,iips,interpol", curve)
-    assert (pbm.curve, pbm.curve_age_days, pbm.reasons) == ("home@1", 3.5, ("position-model",))
+    assert (pbm.curve, pbm.curve_age_days, pbm.reasons) == ("home@1", 3.5, ("independent-slots", "position-model"))
     assert (iips.curve, iips.curve_age_days, "position-model" in iips.reasons) == (None, None, False)
     assert (interpol.curve, "position-model" in interpol.reasons) == (None, True)
 
 
 def test_a_table_explains_which_curve_an_estimate_rests_on() -> None:
     rows = judged(complete(by_position), "pbm:home,interpol", replace(RIGHT, age_days=3.5))
-    assert explanations([asdict(row) for row in rows]) == [
+    assert explanations([asdict(row) for row in rows])[-1:] == [
         "position-model: right where position curve home@1 is, 3.5 days old; right where positions within the window "
         "are examined alike"
     ]
@@ -196,6 +196,19 @@ def test_a_model_of_what_is_left_takes_noise_out() -> None:
     assert corrected.std_error is not None
     assert rips.std_error is not None
     assert corrected.std_error < 0.7 * rips.std_error
+
+
+def test_estimates_that_a_log_refutes_are_said_to_be() -> None:
+    """Readers who leave after a click: slots are not independent, which rips does not take them to be."""
+    for rewards, refuted in ((by_position, False), (cascade, True)):
+        batch = complete(rewards)
+        many = batch.where(np.tile(np.arange(len(batch)), 20))
+        many = replace(many, cluster=np.arange(len(many)) // 3)
+        iips, pbm, rips = judged(many, "iips,pbm:home,rips", interval="normal")
+        assert ["refuted" in row.reasons for row in (iips, pbm, rips)] == [refuted, refuted, False]
+        assert iips.verdict == ("weak" if refuted else "ok")
+        (alone,) = judged(many, "iips", interval="normal")
+        assert (alone.verdict, alone.reasons) == ("ok", ("independent-slots",))
 
 
 def test_another_estimator_changes_none() -> None:
