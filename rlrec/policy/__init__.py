@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ NOT_TYPED = ("design", "of_stages")  # fields of a policy that are no parameters
 CURVE = "examination"  # a parameter that nobody types: the values of the curve `position`
 
 
+@cache
 def load(kind: str) -> type[Policy]:
     """The class of a kind, imported when asked for. Raises InputError for an unknown one."""
     if kind not in KINDS and kind not in INTERNAL:
@@ -52,17 +54,22 @@ def parameters(kind: str, typed: Mapping[str, Any] | None = None) -> dict[str, A
 
     typed: parameters that a person typed; where these are given, those of the stages that they name come along, as
     `first.floor`."""
-    from dataclasses import MISSING, fields
-
-    listed = [field for field in fields(load(kind)) if field.name not in (*NOT_TYPED, CURVE)]
-    common = ("floor", "explore_slots", "discount", "window", "position")  # they come last
-    listed.sort(key=lambda field: common.index(field.name) if field.name in common else -1)
-    defaults = {field.name: None if field.default is MISSING else field.default for field in listed}
+    defaults = dict(_defaults(kind))
     if typed is not None and kind == TWO_STAGE:
         for stage in STAGES:
             of_stage = parameters(typed.get(stage, defaults[stage]))
             defaults |= {f"{stage}.{name}": value for name, value in of_stage.items() if name not in defaults}
     return defaults
+
+
+@cache
+def _defaults(kind: str) -> dict[str, Any]:
+    from dataclasses import MISSING, fields
+
+    listed = [field for field in fields(load(kind)) if field.name not in (*NOT_TYPED, CURVE)]
+    common = ("floor", "explore_slots", "discount", "window", "position")  # they come last
+    listed.sort(key=lambda field: common.index(field.name) if field.name in common else -1)
+    return {field.name: None if field.default is MISSING else field.default for field in listed}
 
 
 def values(policy: Policy) -> dict[str, Any]:

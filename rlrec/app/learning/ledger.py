@@ -75,6 +75,8 @@ class SlotFields:
 
     def key(self, arm_id: int, ordinal: int, context_id: int, position: int, propensity: float) -> SlotKey:
         """The key of a slot: without the fields on which nothing depends."""
+        if self.arm_alone:
+            return self.arm_key(arm_id)
         return SlotKey(
             arm_id, ordinal if self.ordinal else 0, context_id if self.context else 0, position if self.position else 0,
             propensity if self.propensity else 0.0,
@@ -178,11 +180,13 @@ class Ledger:
             past = () if number is None else before.get(decision_id, ())
             timed = safe_age < inf and (past or any(row[4] - served_at > safe_age for row in new))
             fields = self._fields[policy_id]  # which `_propensities` has filled
-            if fields.arm_alone and len(new) == 1 and not timed:  # most lines
+            if len(new) == 1 and not timed:  # most lines
                 _, position, kind, value, *_ = new[0]
                 if position is not None and kind in weighed:
+                    chance = shown.get((decision_id, position), 0.0)
+                    key = fields.key(arm_id, ordinal, context_id, position, chance)
                     old = _values(past, position, weighed) if past else ()
-                    identical.append((policy_id, fields.arm_key(arm_id), old, ((kind, value),)))
+                    identical.append((policy_id, key, old, ((kind, value),)))
                 continue
             keys: dict[int, SlotKey] = {}
             for position in {row[1] for row in new} if len(new) > 1 else (new[0][1],):

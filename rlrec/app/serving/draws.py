@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from math import exp, log
 from typing import Any
 
@@ -34,7 +35,7 @@ class DrawnSlate:
     def __init__(self, arms: list[int], keys: Mapping[int, str], draws: Sequence[tuple[Any, ...]]) -> None:
         """draws: propensity, marginal (NaN where it has no closed form), min_propensity, score and rounded of each
         position."""
-        total = sum(log(propensity) for propensity, *_ in draws)
+        total = sum(log(slot[0]) for slot in draws)
         self.arms = arms
         self.log_propensity = 0.0 if total > 0 else total  # a NaN stays one, and no database takes it
         self.propensity = exp(self.log_propensity)
@@ -48,7 +49,7 @@ class DrawnSlate:
                 "position": position, "arm": keys[arm], "propensity": propensity, "marginal": marginal_or_none,
                 "score": score,
             })  # fmt: skip
-        self.recent = [json.dumps(keys[arm], ensure_ascii=False) for arm in arms]
+        self.recent = [_arm_json(keys[arm]) for arm in arms]
         self.candidates: DrawnCandidates | None = None
         self.listed: dict[str, Any] = {}
         self.teams: str | None = None
@@ -157,6 +158,11 @@ def _slates(arms: Ids, columns: Sequence[npt.NDArray[Any]], keys: Mapping[int, s
     """Slates of arms (n, k); columns: of the same shape, in the order that DrawnSlate wants."""
     lists = (column.tolist() for column in (arms, *columns))
     return [DrawnSlate(shown, keys, list(zip(*fields, strict=True))) for shown, *fields in zip(*lists, strict=True)]
+
+
+@lru_cache(maxsize=10_000)
+def _arm_json(arm: str) -> str:
+    return json.dumps(arm, ensure_ascii=False)
 
 
 def signed(bits: int) -> int:
