@@ -23,6 +23,7 @@ from rlrec.errors import InputError
 from rlrec.ope.exposure import RateSums, rates, spread
 from rlrec.policy import features
 from rlrec.policy.base import examined_slots
+from rlrec.policy.means import widened
 from rlrec.policy.reward import bounds
 from rlrec.records import Arm, Reward, Sums, Version
 from rlrec.store import Store, Unit, arms, bulk
@@ -147,7 +148,7 @@ def answer(unit: Unit, request: Request) -> Result:
 class Census:
     """A request as the store understands it. added_at (a,): of the arms of `evaluation.arms`; described (a, v): unit
     vectors of their features, zeros for an arm without any. curve, examination: by which pulls of the rates are
-    counted; None and () where every slot counts one."""
+    counted; None and () where every slot counts one; doubt: of each position, as of `RateSums`."""
 
     evaluation: Evaluation
     reader: LogReader
@@ -157,6 +158,7 @@ class Census:
     described: csr_array
     curve: str | None
     examination: tuple[float, ...]
+    doubt: Array
 
     @classmethod
     def of(cls, unit: Unit, request: Request) -> Census:
@@ -184,7 +186,7 @@ class Census:
         reward, examined = examined_slots(rows.reward, rows.slots["position"], self.examination)
         of_rates = RateSums.of(
             arm=self.evaluation.arms.index(rows.slots["arm_id"]), cluster=rows.slots["cluster"],
-            examined=examined, reward=reward, arms=len(self.added_at),
+            examined=examined, reward=reward, arms=len(self.added_at), doubt=self._doubt(rows.slots["position"]),
         )  # fmt: skip
         slots = logged.log.slots
         day = slots["at"] // DAY_US if self.by_day else np.zeros(len(logged.log), np.int64)
@@ -193,6 +195,10 @@ class Census:
             chosen = {name: column[day == number] for name, column in slots.items()}
             days[number if self.by_day else None] = self._sums(chosen, logged)
         return ExposurePartial(days=days, rates=of_rates)
+
+    def _doubt(self, position: Ids) -> float | Array:
+        """Half the width of an interval of 95 % of the examination of each slot, in logarithms, (n,)."""
+        return self.doubt[np.minimum(position, len(self.doubt)) - 1] if len(self.doubt) else 0.0
 
     def _sums(self, slots: Columns, logged: LoggedBatch) -> ExposureSums:
         starts = run_starts(slots["decision_id"])
@@ -273,7 +279,7 @@ class Census:
         total = reduce(add, partial.days.values())
         limits = bounds(self.reward)
         within = limits is not None and limits[0] >= 0 and limits[1] <= 1
-        rate, lower, upper = rates(partial.rates, bounded=within)
+        rate, lower, upper = widened(*rates(partial.rates, bounded=within), partial.rates.error)
         popularity = partial.rates.reward.sum(axis=0)
         table = self.evaluation.arms
         listed = sorted(
@@ -306,12 +312,14 @@ class Census:
 
 
 def _curve(unit: Unit, request: Request, version: Version | None) -> dict[str, Any]:
-    """Name and values of the curve that counts pulls: the one asked for, else that of the policy."""
-    if request.position is not None:
-        curve = lookup.curve(unit, request.position)
-        return {"curve": curve.reference, "examination": curve.examination}
-    params = {} if version is None else version.params
-    return {"curve": params.get("position") or None, "examination": tuple(params.get("examination", ()))}
+    """Name, values and doubt of the curve that counts pulls: the one asked for, else that of the policy."""
+    reference = request.position or ("" if version is None else version.params.get("position") or "")
+    if not reference:
+        return {"curve": None, "examination": (), "doubt": np.empty(0)}
+    curve = lookup.curve(unit, reference)
+    upper = [row["examination"] if row.get("upper") is None else row["upper"] for row in curve.positions]
+    doubt = np.log(np.array(upper, np.float64) / np.array(curve.examination))
+    return {"curve": curve.reference, "examination": curve.examination, "doubt": doubt}
 
 
 def _figures(sums: ExposureSums, popularity: Array) -> CatalogueFigures:

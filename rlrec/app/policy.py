@@ -298,7 +298,7 @@ def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[d
         weights = [dict(zip(policy.features, row, strict=True)) for row in policy.weights(belief).tolist()]
     else:  # NaN for a trained kind, whose scores are not rewards
         mean, (lower, upper) = belief.mean(unknown=np.nan), means.intervals(belief)
-    mean, lower, upper = _widened(mean, lower, upper, _curve_error(unit, version, belief))
+    mean, lower, upper = means.widened(mean, lower, upper, _curve_error(unit, version, belief))
     best, probability = _probabilities(distribution, catalogue, context)
     figures = {"mean": mean, "lower": lower, "upper": upper, "p_best": best, "probability": probability}
     return [
@@ -323,13 +323,6 @@ def _curve_error(unit: Unit, version: Version, belief: Belief) -> Array:
     positions = lookup.curve(unit, counting["curve"]).positions
     errors = sorted((row["examination"], log(row["upper"] / row["examination"])) for row in positions)
     return np.interp(size, *np.array(errors).T)
-
-
-def _widened(mean: Array, lower: Array, upper: Array, error: Array) -> tuple[Array, Array, Array]:
-    """The means with intervals that hold the error of the curve too; bounds in [0, 1] stay there."""
-    below, above = np.hypot(mean - lower, mean * -np.expm1(-error)), np.hypot(upper - mean, mean * np.expm1(error))
-    low, high = np.where(lower >= 0, np.maximum(mean - below, 0.0), mean - below), mean + above
-    return mean, low, np.where(upper <= 1, np.minimum(high, 1.0), high)
 
 
 def counting(store: Store, reference: str) -> CountingCurve | None:

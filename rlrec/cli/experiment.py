@@ -138,7 +138,7 @@ def _flat(result: Comparison) -> list[dict[str, Any]]:
 def _view(result: Comparison, level: float) -> View:
     title = [
         f"experiment {result['experiment']}, {result['status']}, by {result['unit']}"
-        + (", interleaved: both versions fill every slate, credit by slot" if "interleave" in result else ""),
+        + (", interleaved: both versions fill every slate" if "interleave" in result else ""),
         f"intervals at level {cell(level)}, mature decisions only",
         *map(_difference, result["differences"]),
         *([] if "interleave" in result else [_ratio(result["sample_ratio"])]),
@@ -146,7 +146,10 @@ def _view(result: Comparison, level: float) -> View:
         *([] if result["holdout"] is None else [_holdout(result["holdout"])]),
         *([f"{result['ties']} units credit both teams alike"] if result.get("ties") is not None else []),
     ]
-    return View.of(result["variants"], list(result["variants"][0]), title=title)
+    notes = []
+    if "interleave" in result:
+        notes = ["a mean is the credit of the slots that a team picked, half of each slate: it earns more alone"]
+    return View.of(result["variants"], list(result["variants"][0]), title=title, notes=notes)
 
 
 def _difference(row: dict[str, Any]) -> str:

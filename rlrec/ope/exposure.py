@@ -49,18 +49,30 @@ def spread(exposure: Array) -> Spread:
 @dataclass(frozen=True, eq=False)
 class RateSums(Sums):
     """Sums of a arms over groups of clusters, which add up. examined, reward (groups, a): pulls, counted by the
-    examination of their positions, and rewards."""
+    examination of their positions, and rewards; doubt: half the width of that examination's interval, in logarithms,
+    summed over pulls."""
 
     examined: Array
     reward: Array
+    doubt: Array
+
+    @property
+    def error(self) -> Array:
+        """Half the width of an interval of the examination of each arm's pulls, in logarithms, (a,)."""
+        pulls = self.examined.sum(axis=0)
+        return np.divide(self.doubt.sum(axis=0), pulls, out=np.zeros(len(pulls)), where=pulls > 0)
 
     @classmethod
-    def of(cls, *, arm: Ids, cluster: Ids, examined: Array, reward: Array, arms: int) -> RateSums:
-        """The sums of slots, (n,) each. arm: 0..arms - 1; cluster: digests of the units that were randomised."""
+    def of(
+        cls, *, arm: Ids, cluster: Ids, examined: Array, reward: Array, arms: int, doubt: float | Array = 0.0
+    ) -> RateSums:
+        """The sums of slots, (n,) each. arm: 0..arms - 1; cluster: digests of the units that were randomised; doubt: of
+        the examination of the slot's position."""
         groups = max(2, min(GROUPS, CELLS // max(1, arms)))
         cell = (hash_bits(cluster, salt=_SALT) % np.uint64(groups)).astype(np.int64) * arms + arm
-        columns = np.stack([np.bincount(cell, weights=each, minlength=groups * arms) for each in (examined, reward)])
-        return cls(*columns.astype(np.float64).reshape(2, groups, arms))
+        summed = examined, reward, examined * doubt
+        columns = np.stack([np.bincount(cell, weights=each, minlength=groups * arms) for each in summed])
+        return cls(*columns.astype(np.float64).reshape(3, groups, arms))
 
 
 def rates(sums: RateSums, *, bounded: bool, level: float = 0.95) -> tuple[Array, Array, Array]:

@@ -39,3 +39,10 @@ def _wilson(belief: Belief, z: float) -> tuple[Array, Array]:
         spread = z / (1 + z**2 / n) * np.sqrt(np.maximum(mean * (1 - mean), 0) / n + z**2 / (4 * n**2))
         error = z * np.sqrt(np.maximum(belief.reward_squares / n - mean**2, 0) / np.where(n > 1, n - 1, np.nan))
     return np.where(within, centre - spread, mean - error), np.where(within, centre + spread, mean + error)
+
+
+def widened(mean: Array, lower: Array, upper: Array, error: Array) -> tuple[Array, Array, Array]:
+    """The means with intervals that hold the error of the curve too; bounds in [0, 1] stay there."""
+    below, above = np.hypot(mean - lower, mean * -np.expm1(-error)), np.hypot(upper - mean, mean * np.expm1(error))
+    low, high = np.where(lower >= 0, np.maximum(mean - below, 0.0), mean - below), mean + above
+    return mean, low, np.where(upper <= 1, np.minimum(high, 1.0), high)

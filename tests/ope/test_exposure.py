@@ -58,6 +58,15 @@ def test_an_arm_without_pulls_has_no_rate() -> None:
     assert np.isnan([rate[1], lower[1], upper[1]]).all()
 
 
+def test_a_doubtful_examination_is_told_by_arm() -> None:
+    """Of three pulls at a certain position and one at a doubtful one, a quarter of the doubt is left."""
+    doubt = np.array([0.0, 0, 0, 0.8])
+    of_arm = RateSums.of(
+        arm=np.zeros(4, np.int64), cluster=np.arange(4), examined=np.ones(4), reward=np.ones(4), arms=2, doubt=doubt
+    )
+    assert of_arm.error.tolist() == [0.2, 0.0]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("bounded", [True, False])
 def test_intervals_cover_where_users_differ(bounded: bool) -> None:
