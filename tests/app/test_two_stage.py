@@ -277,6 +277,15 @@ def test_an_exported_log_keeps_its_lists(kiosk: Run, tmp_path: Any, leaning: str
     assert here == pytest.approx(there, abs=1e-12)
 
 
+def test_a_list_from_an_unknown_catalogue_judges_no_other_first_stage(kiosk: Run) -> None:
+    pair = [{"arm": "a", "propensity": 0.5}, {"arm": "b", "propensity": 0.5}]
+    line = {"session": "s", "slate": [{"arm": "a", "propensity": 0.5}], "eligible": ["a", "b"], "candidates": pair}
+    done(kiosk("import-log", "-", "--layout", "jsonl", stdin=json.dumps(line | {"reward": 1}) + "\n"))
+    created(kiosk, "target")
+    row = judged(kiosk, "target")
+    assert (row["n"], "no-candidates" in row["reasons"]) == (0, True)
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

@@ -51,6 +51,11 @@ class LoggedLists:
         """The rows whose decision has a list, (n,)."""
         return np.isin(slots["decision_id"], list(self.lists)) if self.lists else np.zeros(len(slots["at"]), np.bool_)
 
+    def weighable(self, slots: Columns) -> Flags:
+        """The rows whose decision has a list that a first stage can be asked about, (n,)."""
+        decisions = [key for key, listed in self.lists.items() if listed.catalogue_id is not None]
+        return np.isin(slots["decision_id"], decisions)
+
     def catalogues_of(self, decision_id: Ids, eligible_id: Ids) -> Ids:
         """The eligible sets of decisions, (n,), or the catalogues that their candidates were drawn from."""
         listed = (

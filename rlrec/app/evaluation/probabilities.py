@@ -124,7 +124,7 @@ class Scorer:
     def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags | None:
         """The rows that it cannot be asked about, since the list or the state that it reads is not known; None: there
         is none."""
-        unknown = ~logged.lists.listed(slots) if self.target.listing else None
+        unknown = ~logged.lists.weighable(slots) if self.target.listing else None
         return unknown if unknown is not None and unknown.any() else None
 
     @property
