@@ -125,12 +125,13 @@ class Weights:
 def weights(batch: LogBatch) -> Weights:
     """Diagnostics of one batch."""
     used = batch.usable
+    bounds = np.full(len(batch), np.inf) if batch.largest is None else batch.largest
     of_weights = weight_diagnostics(
         batch.weight[used],
         weighted_reward=(batch.weight * batch.reward)[used],
         not_default=batch.not_default[used],
         largest=float(batch.weight.max(initial=0.0)),
-        bound=_bound(batch),
+        bound=float(np.nan_to_num(bounds[used], nan=np.inf, posinf=np.inf).max(initial=0.0)),
         unsupported=batch.unsupported,
         left_out=int((~used).sum()),
     )
@@ -150,14 +151,6 @@ def weight_diagnostics(
         unsupported=float(np.nansum(mass)), n_unsupported=int((~np.isnan(mass)).sum()), reward_size=float(size.sum()),
         top_weights=_top(weight), top_rewards=_top(size[size > 0]),
     )  # fmt: skip
-
-
-def _bound(batch: LogBatch) -> float:
-    if not batch.usable.any():
-        return 0.0
-    if batch.largest is None:
-        return np.inf
-    return float(np.nan_to_num(batch.largest[batch.usable], nan=np.inf, posinf=np.inf).max())
 
 
 def _top(values: Array) -> Array:

@@ -135,12 +135,8 @@ class Ridge:
     def finish(self, sums: RidgeSums, *, reward_range: tuple[float, float] = (-np.inf, np.inf)) -> Model:
         """The fitted model; its predictions are clipped to `reward_range`."""
         fitted = [self._fit(sums, fold) for fold in range(self.folds)]
-        return Model(
-            ridge=self,
-            effects=np.stack([effects for effects, _ in fitted]),
-            others=np.stack([others for _, others in fitted]),
-            reward_range=reward_range,
-        )
+        effects, others = map(np.stack, zip(*fitted, strict=True))
+        return Model(ridge=self, effects=effects, others=others, reward_range=reward_range)
 
     def _columns(self, position: Ids, context: Array | None, code: Ids | None, rows: Ids) -> Array:
         """Intercept, one column a position, context of these rows: (n, d)."""

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from rlrec.arrays import Flags, offsets, piece_rows
 from rlrec.errors import RlrecError
+from rlrec.policy.fields import is_name
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -241,7 +242,7 @@ def _shown_history(state: Mapping[str, Any]) -> ShownHistory | None:
         newest = [earned for *_, earned in listed[-RECENT:]]
         valid = (
             0 < len(listed) <= REMEMBERED
-            and all(_is_key(arm) and _is_count(ago) and 1 <= ago <= step for arm, ago, _ in listed)
+            and all(is_name(arm) and _is_count(ago) and 1 <= ago <= step for arm, ago, _ in listed)
             and all(_is_number(number) for number in (gap_s, reward, *(earned for *_, earned in listed)))
             and _is_count(count) and count >= len(listed)
             and 0 <= gap_s < 1e11
@@ -250,10 +251,6 @@ def _shown_history(state: Mapping[str, Any]) -> ShownHistory | None:
     except (KeyError, TypeError):
         return None
     return ShownHistory(gap_s, count, reward, tuple(listed)) if valid else None
-
-
-def _is_key(value: object) -> bool:
-    return isinstance(value, str) and 1 <= len(value) <= 200 and "\x00" not in value
 
 
 def _is_count(value: object) -> bool:

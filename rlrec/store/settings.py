@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from rlrec.errors import CheckFailed
 from rlrec.store.unit import Unit
@@ -13,8 +12,7 @@ from rlrec.store.unit import Unit
 BY_KEY = "key:"  # begins the salt of a store whose splits follow keys alone
 
 
-@dataclass(frozen=True, kw_only=True)
-class StoreSettings:
+class StoreSettings(NamedTuple):
     """salt: of experiments; catalogue_id: the eligible set of the present catalogue, None until somebody needed it."""
 
     session_timeout_us: int
@@ -30,10 +28,10 @@ class StoreSettings:
 
 
 def get(unit: Unit) -> StoreSettings:
-    row = unit.ask_row("SELECT session_timeout_us, salt, catalogue_revision, catalogue_id FROM settings")
-    if row is None:
+    rows = unit.select(StoreSettings, "settings")
+    if not rows:
         raise CheckFailed("the store was not set up to the end", hint="run `rlrec init` again")
-    return StoreSettings(session_timeout_us=row[0], salt=row[1], catalogue_revision=row[2], catalogue_id=row[3])
+    return rows[0]
 
 
 def exist(unit: Unit) -> bool:
