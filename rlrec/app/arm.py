@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-from rlrec.app.inputs import canonical
-from rlrec.errors import InputError, suggest
+from rlrec.app.inputs import canonical, lookup
 from rlrec.records import Sums
 from rlrec.store import Store, Unit, arms
 from rlrec.store.unit import parse
@@ -58,8 +57,7 @@ def retire(store: Store, keys: Sequence[str], *, retired: bool) -> StatusChange:
     def work(unit: Unit) -> StatusChange:
         stored = arms.ids(unit, keys)
         if missing := [key for key in keys if key not in stored]:
-            near = suggest(missing[0], [arm.key for arm in arms.every(unit)])
-            raise InputError(f"unknown arm {missing[0]!r}", hint=near or "`rlrec arm list` shows them")
+            raise lookup.unknown("arm", missing[0], [arm.key for arm in arms.every(unit)])
         return StatusChange(list(keys), arms.retire(unit, keys, retired=retired))
 
     return store.write(work, repeatable=True)

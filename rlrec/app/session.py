@@ -10,7 +10,7 @@ from typing import Any, NotRequired, TypedDict, cast
 from rlrec.app.inputs import lookup
 from rlrec.app.log.slot_values import reward_of
 from rlrec.app.serving import decision_json
-from rlrec.errors import InputError, suggest
+from rlrec.errors import InputError
 from rlrec.records import Decision, Event, Reward
 from rlrec.store import Store, Unit, contents, decisions, events, policies, sessions, settings
 from rlrec.store.events import CENSOR
@@ -104,8 +104,7 @@ def ended_at(unit: Unit, visit: Visit) -> int | None:
 def _session(unit: Unit, key: str, *, lock: bool = False) -> Session:
     session = sessions.find(unit, [key], lock=lock).get(key)
     if session is None:
-        near = suggest(key, sessions.newest_keys(unit, limit=1_000))
-        raise InputError(f"unknown session {key!r}", hint=near or "`rlrec session list` shows them")
+        raise lookup.unknown("session", key, sessions.newest_keys(unit, limit=1_000))
     return session
 
 

@@ -62,8 +62,7 @@ def check(request: Request) -> None:
             raise InputError(f"{name} is {value:g}", hint=f"it lies between {low:g} and {high:g}")
     for name, chosen, names in (("baseline", request.baseline, BASELINES), ("promote", request.promote, PROMOTE)):
         if chosen not in names:
-            hint = suggest(chosen, list(names)) or f"one of {', '.join(names)}"
-            raise InputError(f"unknown {name} {chosen!r}", hint=hint)
+            raise lookup.unknown(name, chosen, names, hint=f"one of {', '.join(names)}")
 
 
 # The look of the gate at a candidate, as it is stored; without a look all is None. candidate: its number in this year;

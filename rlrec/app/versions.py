@@ -98,14 +98,12 @@ def promote(store: Store, reference: str) -> LiveVersion:
     def work(unit: Unit) -> LiveVersion:
         version, head = _locked(unit, reference)
         lookup.refuse_running_variant(unit, version)
+        named = f"version {version.number} of {version.policy.name}"
         if version.status == "retired":
             hint = f"`rlrec policy rebuild {version.policy.name}` makes one that learns"
-            raise InputError(f"version {version.number} of {version.policy.name} is retired", hint=hint)
+            raise InputError(f"{named} is retired", hint=hint)
         if not is_complete(version):
-            raise InputError(
-                f"version {version.number} of {version.policy.name} has not caught up with the log",
-                hint="`rlrec policy rebuild` goes on with it",
-            )
+            raise InputError(f"{named} has not caught up with the log", hint="`rlrec policy rebuild` goes on with it")
         before = policies.by_id(unit, [head.live_id])[head.live_id]
         if head.live_id != version.id:
             policies.promote(unit, version.policy.id, version_id=version.id, previous_id=head.live_id)

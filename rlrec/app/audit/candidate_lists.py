@@ -52,9 +52,7 @@ def check(
         arms = referred.eligible(catalogue)
         if arms is None:
             continue
-        case = served.candidates(
-            catalogue, arms[0], referred.context(int(first)), keys=arms[1], revision=revision
-        )  # fmt: skip
+        case = served.candidates(catalogue, arms[0], referred.context(int(first)), keys=arms[1], revision=revision)
         members = slates.per_decision("decision_id")[group]
         drawn = Drawn(
             members, slates.per_decision("seed")[group].view(np.uint64), [lists[key] for key in members.tolist()]

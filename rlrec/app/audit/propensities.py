@@ -119,9 +119,7 @@ class VersionSlates:
             reading, epoch = served.reading(self.referred.context(context)), served.epoch(revision)
             groups.setdefault((eligible, epoch, reading, size), []).append(row)
         if served.generator is not None:
-            candidate_lists.check(
-                self.unit, slates, rows, served, referred=self.referred, findings=self.findings
-            )  # fmt: skip
+            candidate_lists.check(self.unit, slates, rows, served, referred=self.referred, findings=self.findings)
         done = 0
         for (eligible, _, _, size), members in groups.items():
             group = np.array(members, np.intp)

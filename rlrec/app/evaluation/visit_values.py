@@ -78,9 +78,7 @@ class ReturnSums:
         ridge = Ridge(arms=max(1, arms), positions=STEPS, features=decisions.x.shape[1] + len(MEMORY))
         return_ = returns.discounted(reward, decisions.start, gamma=gamma)
         context = np.hstack([decisions.x, decisions.memory_of_top()])
-        sums = ridge.sums(
-            return_, decisions.top, position=decisions.steps, cluster=decisions.clusters, context=context
-        )  # fmt: skip
+        sums = ridge.sums(return_, decisions.top, position=decisions.steps, cluster=decisions.clusters, context=context)
         return cls(ridge, sums)
 
     def __add__(self, other: Self) -> Self:

@@ -31,9 +31,7 @@ class Request:
 def digest(request: Request) -> bytes:
     """The digest by which a retry is recognised; the order of arms does not matter."""
     arms = None if request.arms is None else sorted(set(request.arms))
-    content = [
-        request.policy, request.experiment, request.session, request.user, request.context, request.size, arms
-    ]  # fmt: skip
+    content = [request.policy, request.experiment, request.session, request.user, request.context, request.size, arms]
     return canonical.digest_of(content)
 
 

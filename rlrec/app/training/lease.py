@@ -6,7 +6,6 @@ import os
 import socket
 from pathlib import Path
 from time import monotonic
-from types import TracebackType
 from typing import Self
 from uuid import uuid4
 
@@ -39,9 +38,7 @@ class TrainingLease:
             )
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.store.write(lambda unit: leases.release(unit, self.policy.id, token=self.token))
 
     def _take(self, unit: Unit, holder: str) -> leases.Lease | None:
