@@ -119,7 +119,8 @@ def _name(unit: Unit, request: Request) -> str:
     if request.policy is not None:
         return lookup.version(unit, request.policy)[0].policy.name
     served = policies.served(unit)
-    names = sorted({policy.display_name for policy in policies.all_policies(unit) if policy.id in served})
+    drawn = (policy for policy in policies.all_policies(unit) if policy.id in served and policy.kind != TEAM_DRAFT)
+    names = sorted({policy.display_name for policy in drawn})
     if not names:
         raise InputError("no policy has served yet", hint="serve with `rlrec recommend`")
     if len(names) > 1:

@@ -179,3 +179,10 @@ def test_teams_that_were_changed_are_found(shop: Run, db: str, damage: str) -> N
     result = shop("doctor", "--json")
     assert result.exit_code == 3
     assert {finding["check"] for finding in result.json["findings"]} & {"propensities", "draws"}
+
+
+def test_a_store_of_interleaved_slates_alone_has_no_policy_to_compare(shop: Run) -> None:
+    serve(shop, 3)
+    refused = shop("exploration")
+    assert refused.exit_code == 2
+    assert "no policy has served yet" in refused.stderr
