@@ -139,8 +139,7 @@ class EstimatorFold:
 
     def _from_sums(self) -> tuple[float, float]:
         total, moment = self.summary.total[self.columns], self.summary.moment[np.ix_(self.columns, self.columns)]
-        with np.errstate(all="ignore"):
-            value, error = intervals.value_and_error(self.estimator, total, moment, self.clusters)
+        value, error = intervals.value_and_error(self.estimator, total, moment, self.clusters)
         return float(value), float(error)
 
     def bounds(self, options: FinishOptions, drawn: Replicates | None) -> Bounds:

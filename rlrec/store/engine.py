@@ -169,7 +169,7 @@ def transaction(engine: sa.Engine, *, write: bool, where: str, sound: bool = Fal
     try:
         with (
             engine.connect().execution_options(**options) as connection,
-            _without_foreign_keys(connection) if sound else nullcontext(),
+            nullcontext() if postgres or not sound else _without_foreign_keys(connection),
             connection.begin(),
         ):
             yield connection
@@ -205,10 +205,7 @@ def _interruption(error: BaseException | None) -> KeyboardInterrupt | None:
 
 @contextmanager
 def _without_foreign_keys(connection: sa.Connection) -> Iterator[None]:
-    """Outside a transaction: foreign keys are not looked up in what follows."""
-    if connection.dialect.name != "sqlite":
-        yield
-        return
+    """Outside a transaction: SQLite does not look up foreign keys in what follows."""
     cursor = connection.connection.cursor()
     cursor.execute("PRAGMA foreign_keys = OFF")
     try:
