@@ -68,20 +68,17 @@ def parse(text: str) -> EstimatorChoice:
         hint = f"write {lacking}:CURVE; `rlrec position list` has the curves, `rlrec position fit` makes one"
         raise InputError(f"{lacking} needs a position curve", hint=hint)
     chosen = {label: estimator(label) for word in words for label in GROUPS.get(word, (word,))}
+    by_unit = {unit: {label: each for label, each in chosen.items() if each.unit == unit} for unit in _BY_UNIT}
     return EstimatorChoice(
         labels=tuple(chosen),
-        impressions=cast("dict[str, ImpressionEstimator]", _of_unit(chosen, "impression")),
-        sessions=cast("dict[str, SessionEstimator]", _of_unit(chosen, "session")),
-        slates=cast("dict[str, SlateEstimator]", _of_unit(chosen, "slate")),
+        impressions=cast("dict[str, ImpressionEstimator]", by_unit["impression"]),
+        sessions=cast("dict[str, SessionEstimator]", by_unit["session"]),
+        slates=cast("dict[str, SlateEstimator]", by_unit["slate"]),
         named=frozenset(words) - GROUPS.keys(),
         slates_named=any(
             chosen[label].unit == "slate" for word in words if word != "all" for label in GROUPS.get(word, (word,))
         ),
     )
-
-
-def _of_unit(chosen: dict[str, Estimator], unit: str) -> dict[str, Estimator]:
-    return {label: estimator for label, estimator in chosen.items() if estimator.unit == unit}
 
 
 def estimator(label: str) -> Estimator:

@@ -34,8 +34,7 @@ class Visitors(Audience):
         self._rng, self._nothing = rng, np.empty((runs, 0))
         self._steps = np.zeros(runs, np.int64)  # decisions of the visit so far
         self._forget(runs)
-        start = 0 if first is None else first
-        self.admit(np.arange(runs), np.arange(start, start + runs))
+        self.admit(np.arange(runs), (first or 0) + np.arange(runs))
         return self._nothing
 
     def admit(self, seats: Index, visitors: Index) -> None:
