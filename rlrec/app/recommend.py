@@ -245,15 +245,12 @@ def _turns(planned: Mapping[int, PlannedRequest]) -> list[dict[int, PlannedReque
     """The first requests of all sessions, then the second ones, and so on."""
     if len({plan.request.session for plan in planned.values()}) == len(planned):
         return [dict(planned)]
-    turns: list[dict[int, PlannedRequest]] = []
-    counts: Counter[str] = Counter()
+    turns = defaultdict[int, dict[int, PlannedRequest]](dict)
+    counts = Counter[str]()
     for index, plan in planned.items():
-        turn = counts[plan.request.session]
-        counts[plan.request.session] = turn + 1
-        if turn == len(turns):
-            turns.append({})
-        turns[turn][index] = plan
-    return turns
+        turns[counts[plan.request.session]][index] = plan
+        counts[plan.request.session] += 1
+    return list(turns.values())
 
 
 def _ordinals(ledger: Ledger, planned: Mapping[int, PlannedRequest]) -> dict[int, Iterator[int]]:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from datetime import date, datetime
-from enum import Enum
+from datetime import datetime
 from functools import cache
 from typing import Any
 
@@ -37,12 +35,6 @@ def plain(value: Any) -> Any:
         moment = value if value.tzinfo else value.replace(tzinfo=EPOCH.tzinfo)
         since = moment - EPOCH
         return written((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds)
-    if isinstance(value, date):
-        return value.isoformat()
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
     if hasattr(value, "tolist"):  # an array, or a number out of one
         return value.tolist()
     raise TypeError(f"cannot show a {type(value).__name__}")

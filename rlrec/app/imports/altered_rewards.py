@@ -73,9 +73,8 @@ def find(definition: Reward, rows: LogColumns, served_at: Sequence[int]) -> Alte
     clipped, ignored = np.zeros((2, n), np.bool_)
     of_slot = {"n": len(slot_row), "slot": slot[slot >= 0], **arrays(slot >= 0)}
     reward, _ = rewards.of_slots(definition, **of_slot)
-    clipped[slot_row[reward != rewards.of_slots(replace(definition, clip_low=None, clip_high=None), **of_slot)[0]]] = (
-        True
-    )
+    unclipped, _ = rewards.of_slots(replace(definition, clip_low=None, clip_high=None), **of_slot)
+    clipped[slot_row[reward != unclipped]] = True
     # events that count for nothing, and stated rewards that are not what the events are worth
     is_mark = np.array([name == CENSOR for name in kinds], np.bool_)
     ignored[row[~is_mark & ((kind < 0) | (age_us > definition.window_us))]] = True

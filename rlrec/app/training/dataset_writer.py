@@ -154,8 +154,7 @@ class DatasetWriter:
             remembered=np.bincount(state.row[in_set], minlength=len(eligible)),
             log_propensity=visits.per_decision("log_propensity"), reward=visits.reward, lowest=visits.lowest,
             default=visits.default.astype(np.int64), x=state.x, shown=self._positions(slots["arm_id"]),
-            earned=earned, logged=logged, arm=remembered[in_set],
-            memory=state.memory[in_set],
+            earned=earned, logged=logged, arm=remembered[in_set], memory=state.memory[in_set],
         )  # fmt: skip
 
     def _positions(self, ids: Ids) -> Ids:

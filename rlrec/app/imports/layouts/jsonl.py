@@ -30,8 +30,7 @@ LOOSE = 1e-6  # how far probabilities that were computed apart may be
 USUAL = {"version": 1, "experiment": None, "variant": None, "belief_seq": 0}  # of imported decisions
 ROW = (
     "number", "eligible", "policy", "session", "user", "visit", "step", "at", "context", "state", "size",
-    "log_propensity", "seed", "request_id", "source", "history", "reward",
-    "candidates",
+    "log_propensity", "seed", "request_id", "source", "history", "reward", "candidates",
 )  # fmt: skip
 
 
