@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from rlrec.app.audit.findings import UNREADABLE, Findings
@@ -16,23 +14,10 @@ from rlrec.store import Unit, candidates
 from rlrec.store.candidates import CandidateList
 
 
-class Drawn(NamedTuple):
-    """Decisions of one belief whose lists share a distribution, (n,) each."""
-
-    ids: Ids
-    seeds: Words
-    lists: list[CandidateList]
-
-
 def check(
-    unit: Unit,
-    slates: StoredSlates,
-    rows: Index,
-    served: VersionDistribution,
-    *,
-    referred: Referred,
+    unit: Unit, slates: StoredSlates, rows: Index, served: VersionDistribution, *, referred: Referred,
     findings: Findings,
-) -> None:
+) -> None:  # fmt: skip
     """Add a finding for every list of these decisions that differs from what their belief gives."""
     ids = slates.per_decision("decision_id")[rows]
     lists, groups = candidates.find(unit, ids.tolist()), dict[tuple[int, int, str], list[int]]()
@@ -48,35 +33,33 @@ def check(
             name = listed.catalogue_id, revision, served.reading(referred.context(context))
             groups.setdefault(name, []).append(row)
     for (catalogue, revision, _), group in groups.items():
-        first = slates.per_decision("context_id")[group[0]]
-        arms = referred.eligible(catalogue)
+        arms, context = referred.eligible(catalogue), referred.context(int(slates.per_decision("context_id")[group[0]]))
         if arms is None:
             continue
-        case = served.candidates(catalogue, arms[0], referred.context(int(first)), keys=arms[1], revision=revision)
-        members = slates.per_decision("decision_id")[group]
-        drawn = Drawn(
-            members, slates.per_decision("seed")[group].view(np.uint64), [lists[key] for key in members.tolist()]
-        )
+        members, seeds = (slates.per_decision(name)[group] for name in ("decision_id", "seed"))
         try:
             with np.errstate(all="ignore"):
-                _compare(case, drawn, size=served.learner.listed, findings=findings)
+                case = served.candidates(catalogue, arms[0], context, keys=arms[1], revision=revision)
+                _compare(case, [lists[key] for key in members.tolist()], seeds.view(np.uint64), members, findings)
         except UNREADABLE as error:
             findings.error(CHECK, f"decision {members[0]}", f"its candidates cannot be derived again: {error}")
 
 
-def _compare(case: EligibleDistribution, drawn: Drawn, *, size: int, findings: Findings) -> None:
-    again = case.pages(size).draw(seeds=drawn.seeds, decisions=drawn.ids, lists=True)
-    for row, listed in enumerate(drawn.lists):
-        subject = f"decision {listed.decision_id}"
-        if listed.arms != case.arms[again.slates[row]].tolist():
-            findings.error(DRAWS, subject, "its seed draws another list of candidates")
-        alone, arms = slice(row, row + 1), np.array([listed.arms], np.int64)
-        derived = candidate_lists.conditionals(case, arms, seeds=drawn.seeds[alone], decisions=drawn.ids[alone])[0]
-        _report(listed, np.maximum(derived, SMALLEST), subject, findings)
+def _compare(
+    case: EligibleDistribution, lists: list[CandidateList], seeds: Words, decisions: Ids, findings: Findings
+) -> None:
+    """Compare lists whose distribution is the same with those drawn and derived again."""
+    stored = np.array([listed.arms for listed in lists])
+    drawn = case.pages(stored.shape[1]).draw(seeds=seeds, decisions=decisions, lists=True)
+    derived = candidate_lists.conditionals(case, stored, seeds=seeds, decisions=decisions)
+    for listed, again, chances in zip(lists, case.arms[drawn.slates].tolist(), derived, strict=True):
+        if listed.arms != again:
+            findings.error(DRAWS, f"decision {listed.decision_id}", "its seed draws another list of candidates")
+        _report(listed, np.maximum(chances, SMALLEST), findings)
 
 
-def _report(listed: CandidateList, derived: Array, subject: str, findings: Findings) -> None:
-    stored, joint = np.array(listed.propensities), float(np.log(derived).sum())
+def _report(listed: CandidateList, derived: Array, findings: Findings) -> None:
+    subject, stored, joint = f"decision {listed.decision_id}", np.array(listed.propensities), np.log(derived).sum()
     for position in np.flatnonzero(~near(stored, derived)).tolist():
         detail = f"candidate {position + 1} has propensity {stored[position]:.12g}, not {derived[position]:.12g}"
         findings.error(CHECK, subject, detail)
