@@ -143,13 +143,11 @@ def simultaneous(estimator: Smooth, drawn: Sequence[Replicates], *, columns: lis
 def _sample(estimator: Smooth, drawn: Replicates, columns: list[int]) -> Studentised:
     """The estimate of these columns and its studentised replicates; none where its error is 0 or unknown."""
     units = drawn.units[:, columns]
-    m, nothing = len(units), Studentised(value=np.nan, error=np.nan, t=np.empty(0))
-    if m < 2:
-        return nothing
+    m = len(units)
     with np.errstate(all="ignore"):
         value, error = value_and_error(estimator, units.sum(axis=0), units.T @ units, m)
     if not (error > 0 and np.isfinite(error)):
-        return nothing
+        return Studentised(value=np.nan, error=np.nan, t=np.empty(0))
     moments = drawn.moment[:, columns][:, :, columns]
     values, errors = value_and_error(estimator, drawn.total[:, columns], moments, m)
     t = _studentise(values - value, errors, scale=abs(float(value)))
@@ -243,9 +241,9 @@ class WeightSums:
     w2r2: float
 
 
-def cressie_read(sums: WeightSums, *, smallest: float = 0.0, largest: float, reward: Bounds, level: float) -> Bounds:
+def cressie_read(sums: WeightSums, *, largest: float, reward: Bounds, level: float) -> Bounds:
     """Bounds by power-2 empirical likelihood for the mean of w x r, given that the mean of w is 1.
-    smallest, largest: the provable range of w (inf where no bound is known); reward: the range of r. An infinite end of
+    w is 0 or more. largest: its provable bound (inf where none is known); reward: the range of r. An infinite end of
     that range makes the bound on its side infinite.
     Source: VowpalWabbit/estimators, bandits/cressieread.py (after Karampatziakis, Langford & Mineiro 2020), for the
     statistic and its reference distribution; the closed form is an own derivation, see `_lower`."""
@@ -254,12 +252,12 @@ def cressie_read(sums: WeightSums, *, smallest: float = 0.0, largest: float, rew
     if sums.n < 2:
         return UNKNOWN
     # The likelihood ratio is referred to F(1, n), the square of Student's t.
-    spread = _least_spread(sums, largest if sums.w < sums.n else smallest)
+    spread = _least_spread(sums, largest if sums.w < sums.n else 0.0)
     spread += float(stdtrit(sums.n, (1 - level) / 2)) ** 2
     low, high = reward
-    below = min(_lower(sums, fake, low, spread) for fake in (smallest, largest))
+    below = min(_lower(sums, fake, low, spread) for fake in (0.0, largest))
     mirrored = replace(sums, wr=-sums.wr, w2r=-sums.w2r)
-    above = min(_lower(mirrored, fake, -high, spread) for fake in (smallest, largest))
+    above = min(_lower(mirrored, fake, -high, spread) for fake in (0.0, largest))
     return (max(low, below) if below < np.inf else low), (min(high, -above) if above < np.inf else high)
 
 
