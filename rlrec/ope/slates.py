@@ -280,18 +280,9 @@ class SlateFold:
 
 def _nothing(estimate: Estimate) -> Estimate:
     """The row of an estimate that was not made."""
-    figures = [
-        "value",
-        "std_error",
-        "lower",
-        "upper",
-        "safe_lower",
-        "ess",
-        "max_weight",
-        "mean_weight",
-        "top1_share",
-        "k_hat",
-    ]
+    figures = (
+        "value", "std_error", "lower", "upper", "safe_lower", "ess", "max_weight", "mean_weight", "top1_share", "k_hat",
+    )  # fmt: skip
     absent: dict[str, Any] = dict.fromkeys(figures)
     return replace(estimate, **absent, n=0, clusters=0, verdict="insufficient", reasons=("no-pairs",))
 
