@@ -58,6 +58,17 @@ class ServedSlate(NamedTuple):
     context_id: int
 
 
+_MADE: dict[tuple[str, str], Policy] = {}  # by kind and parameters
+
+
+def _policy_of(version: Version) -> Policy:
+    """The policy of a version that reads no context; made once, since a stream asks for it in every group."""
+    name = version.policy.kind, repr(version.params)
+    if name not in _MADE:
+        _MADE[name] = kinds.make(version.policy.kind, version.params)
+    return _MADE[name]
+
+
 class SlotFields:
     """Which fields of slots the learning beliefs of one policy depend on.
 
@@ -65,7 +76,7 @@ class SlotFields:
 
     def __init__(self, versions: Sequence[Version]) -> None:
         policy = versions[0].policy
-        self.kinds = {version.id: kinds.make(policy.kind, version.params) for version in versions}
+        self.kinds = {version.id: _policy_of(version) for version in versions}
         self.forgetting = Forgetting.of(policy.params)
         needs = frozenset[str]().union(*(kind.needs for kind in self.kinds.values()))
         self.ordinal = bool(self.forgetting) or ORDINAL in needs
