@@ -58,15 +58,15 @@ class ServedSlate(NamedTuple):
     context_id: int
 
 
-_MADE: dict[tuple[str, str], Policy] = {}  # by kind and parameters
+_POLICIES: dict[tuple[str, str], Policy] = {}  # by kind and parameters
 
 
 def _policy_of(version: Version) -> Policy:
-    """The policy of a version that reads no context; made once, since a stream asks for it in every group."""
+    """The policy of a version that reads no context, the same one each time."""
     name = version.policy.kind, repr(version.params)
-    if name not in _MADE:
-        _MADE[name] = kinds.make(version.policy.kind, version.params)
-    return _MADE[name]
+    if name not in _POLICIES:
+        _POLICIES[name] = kinds.make(version.policy.kind, version.params)
+    return _POLICIES[name]
 
 
 class SlotFields:
