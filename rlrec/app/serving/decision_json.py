@@ -43,7 +43,8 @@ def drawn(
         "variant": None if shared.variant is None else shared.variant.label, "propensity": slate.propensity,
         "log_propensity": slate.log_propensity, "slate": slate.answer, "at": at, "duplicate": False,
     }  # fmt: skip
-    answer.update(slate.listed)  # type: ignore[typeddict-item]
+    if slate.listed:
+        answer.update(slate.listed)  # type: ignore[typeddict-item]
     return answer
 
 
