@@ -16,7 +16,7 @@ from rlrec.app.evaluation.logger_marginals import COLUMN
 from rlrec.app.evaluation.request import Evaluation
 from rlrec.app.evaluation.request import Request as EvaluationRequest
 from rlrec.app.inputs import canonical, filters, lookup
-from rlrec.arrays import finite_or_none
+from rlrec.arrays import finite_or_none, run_starts
 from rlrec.errors import CheckFailed, InputError
 from rlrec.ope import click_models, positions
 from rlrec.ope.click_models import Cells, ClickSums
@@ -40,6 +40,7 @@ EXPLAINED = {
     "few-rewards": "too few rewards at this position to compare it; the curve ends above it",
     "no-propensity": "slots whose logging probabilities at other positions are not known were left out",
     "wide": "from this position on the interval is wide, and so are the beliefs that rest on it: collect more",
+    "partial-pages": "pages of which a slot is missing or censored were left out",
     "no-interval": "expectation-maximisation gives no interval",
     "unchecked": "the log tells no position-based curve, so that nothing says whether this model is right",
     "prefers": "another click model explains the log better: see --model",
@@ -94,11 +95,13 @@ class _Estimated:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _LogSums(Sums):
-    """Sums over batches. cells: of imported slots whose marginals are not known."""
+    """Sums over batches. cells: of imported slots whose marginals are not known; partial: pages of which a slot is
+    missing or censored, which are left out elsewhere."""
 
     overlap: OverlapSums
     clicks: ClickSums
     cells: Cells
+    partial: int
 
 
 def _estimate(unit: Unit, request: Request, definition: Reward, selection: Selection, size: int) -> _Estimated:
@@ -139,13 +142,19 @@ def _sums(rows: ImpressionRows, evaluation: Evaluation, definition: Reward, mode
         position=slots["position"], reward=rows.reward - definition.default, cluster=slots["cluster"],
         marginals=marginals,
     )  # fmt: skip
+    # a page that lacks a slot would count at one of two neighbours alone
+    starts = run_starts(slots["decision_id"])
+    counts = np.diff(np.r_[starts, len(rows)])
+    complete = np.repeat(counts == slots["size"][starts], counts)
+    pages = located.take(complete)
     hidden = slots["imported"] & (np.isnan(marginals).sum(axis=1) > 0) & (located.position <= size)
     clicked = (located.reward[hidden] != 0).astype(np.float64)
     columns = slots["context_id"][hidden], located.arm[hidden], located.position[hidden]
     return _LogSums(
-        overlap=positions.overlap(located, spanning=evaluation.spanning),
-        clicks=click_models.click_sums(located, arms=len(evaluation.arms), model=model, spanning=evaluation.spanning),
+        overlap=positions.overlap(pages, spanning=evaluation.spanning),
+        clicks=click_models.click_sums(pages, arms=len(evaluation.arms), model=model, spanning=evaluation.spanning),
         cells=click_models.cells(*columns, np.ones(len(clicked)), clicked),
+        partial=int((counts != slots["size"][starts]).sum()),
     )
 
 
@@ -165,10 +174,13 @@ def _by_position(sums: _LogSums, size: int) -> _Estimated:
     curve = positions.chained(sums.overlap)
     if len(curve.positions) == 1 and len(sums.cells.slots):
         curve = click_models.expectation_maximisation(sums.cells, size=size, clusters=curve.clusters)
-        reasons = (*curve.reasons, "no-interval") if len(curve.positions) > 1 else curve.reasons
-        return _Estimated(curve=replace(curve, reasons=reasons), method="em")
-    reasons = (*curve.reasons, "no-propensity") if sums.overlap.unknown and len(curve.positions) > 1 else curve.reasons
-    return _Estimated(curve=replace(curve, reasons=reasons), method="overlap")
+        without = ("no-interval",) if len(curve.positions) > 1 else ()
+        return _Estimated(curve=replace(curve, reasons=(*curve.reasons, *without)), method="em")
+    reasons = list(curve.reasons)
+    if len(curve.positions) > 1:
+        reasons += ["no-propensity"] if sums.overlap.unknown else []
+        reasons += ["partial-pages"] if sums.partial else []
+    return _Estimated(curve=replace(curve, reasons=tuple(reasons)), method="overlap")
 
 
 def _unidentified(reason: str, sums: _LogSums) -> CheckFailed:
@@ -187,9 +199,9 @@ def _unidentified(reason: str, sums: _LogSums) -> CheckFailed:
             hint="use decisions of a kind with marginals (independent scores that do not read the session)",
         )
     return CheckFailed(
-        "the curve cannot be estimated: no arm was likely at positions 1 and 2 of one page, "
-        "so positions vary only with the context",
-        hint="serve with a floor, or by a policy that draws",
+        "the curve cannot be estimated: too few slots of complete pages show an arm that was likely at both of "
+        "positions 1 and 2: so it is where positions vary only with the context",
+        hint="collect more pages, served with a floor or by a policy that draws",
     )
 
 

@@ -35,6 +35,10 @@ class PositionRows:
     cluster: Ids
     marginals: Array
 
+    def take(self, rows: Flags) -> PositionRows:
+        """Some of the rows."""
+        return PositionRows(**{name: column[rows] for name, column in vars(self).items()})
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExaminedPosition:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -169,3 +170,16 @@ def test_the_commands_answer_as_the_contract_says(run_sqlite: Run, sqlite_db: st
         assert (other["method"], len(other["positions"])) == ("likelihood", 3)
         assert other["log_likelihood"] == pytest.approx(answer["log_likelihood"])
         assert other["reasons"] == ["prefers:pbm"]
+
+
+@pytest.mark.slow
+def test_pages_without_a_slot_are_left_out(sqlite_db: str) -> None:
+    """The first slot of every second page is censored: the curve is that of the other pages, and it is said."""
+    served(sqlite_db, "uniform", pages=2_000)
+    whole = fitted(sqlite_db, name="before")
+    with closing(sqlite3.connect(sqlite_db)) as connection, connection:
+        connection.execute("UPDATE slot SET censored = 1 WHERE position = 1 AND decision_id % 2 = 0")
+    answer = fitted(sqlite_db, name="after")
+    assert "partial-pages" in answer["reasons"]
+    assert [position["slots"] for position in answer["positions"]] == [1_000] * 3
+    assert examination(answer) == pytest.approx(examination(whole), rel=0.3)
