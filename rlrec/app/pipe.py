@@ -48,7 +48,7 @@ class Pipe:
     def group(self, lines: Sequence[Request | Line | InputError]) -> list[Answer | Outcome]:
         """The answer to each line: all of them in one transaction."""
         feedback = FeedbackGroup([line for line in lines if isinstance(line, Line)])
-        requests = [line for line in lines if isinstance(line, Request)]
+        requests = [line for line in lines if not isinstance(line, (Line, InputError))]
         also = feedback if feedback.lines else None
         answers = iter(
             recommend_group(self.store, requests, seed=self.seed, dry_run=self.dry_run, cache=self._cache, also=also)
