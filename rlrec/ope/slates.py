@@ -24,6 +24,7 @@ from rlrec.ope.moments import ClusterSummary, Moments, moments
 from rlrec.ope.paired import Minus
 from rlrec.ope.visits import HEAVIEST, Course, VisitBatch
 
+_PAGED = 0.1  # share of page events in an estimate from which on the ratios of whole slates tell of it
 _REFUTED = 3  # standard errors of the difference from an estimate that assumes less
 
 
@@ -165,14 +166,20 @@ class SlateEstimator(Estimator):
 
 @dataclass(frozen=True, eq=False)
 class SlatePartial:
-    """Sums over slates: `partial(batch_1) + partial(batch_2)`. weights: diagnostics by the name of a weighing."""
+    """Sums over slates: `partial(batch_1) + partial(batch_2)`. weights: diagnostics by the name of a weighing;
+    of_slates: the same of the ratios of whole slates, as far as known; page_size: sum of |weighted page events|"""
 
     moments: Moments
     weights: Mapping[str, Weights]
+    of_slates: Mapping[str, Weights]
+    page_size: float
 
     def __add__(self, other: SlatePartial) -> SlatePartial:
-        weights = {name: of_weighing + other.weights[name] for name, of_weighing in self.weights.items()}
-        return SlatePartial(self.moments + other.moments, weights)
+        weights, of_slates = (
+            {name: of_weighing + theirs[name] for name, of_weighing in ours.items()}
+            for ours, theirs in ((self.weights, other.weights), (self.of_slates, other.of_slates))
+        )
+        return SlatePartial(self.moments + other.moments, weights, of_slates, self.page_size + other.page_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +187,7 @@ class SlateFold:
     """The chosen estimators per slate, about one target.
 
     estimators: label -> estimator, as `ope.parse(...).slates` gives them
-    spanning: a cluster may come back in a later batch (users); every one then takes 24 bytes a weighing, and 8 more"""
+    spanning: a cluster may come back in a later batch (users); every one then takes 32 bytes a weighing, and 8 more"""
 
     estimators: Mapping[str, SlateEstimator]
     spanning: bool
@@ -201,7 +208,7 @@ class SlateFold:
         return tuple(
             f"{name} {column}"
             for name in self.weighings
-            for column in (*CORE, *(["robust"] if name in self.robust else []))
+            for column in (*CORE, "of_slate", *(["robust"] if name in self.robust else []))
         )
 
     def partial(self, batch: SlateBatch) -> SlatePartial:
@@ -209,22 +216,27 @@ class SlateFold:
         Raises InputError if an estimator needs a column that the batch lacks."""
         course = SlateCourse(batch)
         terms: list[Array] = []
-        weights = {}
+        weights, of_slates = {}, {}
         for name, estimator in self.weighings.items():
             weighed = estimator.weigh(course)
             used = ~np.isnan(weighed.weight + weighed.weighted_reward)
+            of_page = np.where(np.isnan(course.weight), weighed.weight, course.weight)
             terms += [
                 used.astype(np.float64),
-                *(_or_zero(used, each) for each in (weighed.weight, weighed.weighted_reward)),
+                *(_or_zero(used, each) for each in (weighed.weight, weighed.weighted_reward, of_page)),
             ]
             terms += [_or_zero(used, course.robust_return)] if name in self.robust else []
-            weights[name] = diagnostics.weight_diagnostics(
-                weighed.weight[used], weighted_reward=weighed.weighted_reward[used], not_default=course.rewarded[used],
-                largest=float(weighed.weight[used].max(initial=0.0)), bound=float(weighed.bound[used].max(initial=0.0)),
-                unsupported=batch.unsupported, left_out=batch.left_out + int((~used).sum()),
+            weights[name], of_slates[name] = (
+                diagnostics.weight_diagnostics(
+                    weight[used], weighted_reward=weighed.weighted_reward[used], not_default=course.rewarded[used],
+                    largest=float(weight[used].max(initial=0.0)), bound=float(bound[used].max(initial=0.0)),
+                    unsupported=batch.unsupported, left_out=batch.left_out + int((~used).sum()),
+                )
+                for weight, bound in ((weighed.weight, weighed.bound), (of_page, course.bound))
             )  # fmt: skip
-        matrix = np.column_stack(terms)
-        return SlatePartial(moments(matrix, batch.cluster, columns=self.columns, spanning=self.spanning), weights)
+        matrix, page_size = np.column_stack(terms), float(np.nansum(np.abs(course.weighted_page_events)))
+        sums = moments(matrix, batch.cluster, columns=self.columns, spanning=self.spanning)
+        return SlatePartial(sums, weights, of_slates, page_size)
 
     def finish(self, partial: SlatePartial, options: FinishOptions = USUAL) -> list[Estimate]:
         """One estimate for each estimator, in their order; no reward range applies to the sum over a page.
@@ -244,9 +256,12 @@ class SlateFold:
             name, curve = estimator.weighing, estimator.rests_on
             assumed = {"independent-slots": estimator.apart, "position-model": curve is not None}
             reasons = (*options.extra_reasons, *(reason for reason, holds in assumed.items() if holds))
+            paged = partial.page_size > _PAGED * partial.weights[name].reward_size
             of_estimator = EstimatorFold(
-                label=label, estimator=estimator, summary=by_weighing[name], weights=partial.weights[name]
-            )
+                label=label, estimator=estimator, summary=by_weighing[name],
+                weights=(partial.of_slates if paged else partial.weights)[name],
+                weight_column="of_slate" if paged else "weight",
+            )  # fmt: skip
             estimate = of_estimator.estimate(replace(options, extra_reasons=reasons), drawn.get(name))
             if estimator.entire and estimate.left_out:
                 estimate = _nothing(estimate)

@@ -147,6 +147,16 @@ def test_page_events_are_weighed_by_the_slate_beside_slots() -> None:
         assert value(complete(cascade, page=1.0), name) == pytest.approx(truth(cascade), abs=1e-12)
 
 
+def test_rewards_of_the_page_have_the_sample_size_of_whole_slates() -> None:
+    """What page events earn is weighed by the slate, in every estimator."""
+    batch = complete(by_position, page=1.0)
+    sips, iips, rips, pbm = judged(batch, "sips,iips,rips,pbm:home", interval="normal")
+    for row in (iips, rips, pbm):
+        assert (row.ess, row.max_weight) == pytest.approx((sips.ess, sips.max_weight), rel=1e-9)
+    apart = judged(complete(by_position, page=0.01), "sips,iips", interval="normal")
+    assert apart[1].ess > 1.5 * apart[0].ess
+
+
 def test_pi_of_a_uniform_logger_has_a_closed_form() -> None:
     generator = np.random.default_rng(3)
     for size, arms in ((1, 4), (2, 4), (3, 5), (3, 6), (4, 4)):

@@ -241,7 +241,7 @@ def _pages(batch: reader.Batch, definition: Reward) -> CompletePages:
         shown = f"{np.repeat(size, size)[row]} of {slots['size'][row]} positions"
         raise PartialPages(
             f"decision {slots['decision_id'][row]} shows {shown}: slate estimators need complete pages",
-            hint="estimate per impression (ips, snips, dr), or leave such pages out by --log",
+            hint="estimate per impression (ips, snips, dr); --log policy=NAME leaves out the log of another policy",
         )
     # a page is in one cluster, whatever the unit
     slots = {**slots, "cluster": np.repeat(slots["cluster"][first], size)}
