@@ -104,7 +104,8 @@ def evaluate(store: Store, show: Show, **request: Any) -> None:
                     k_hat above 0.7; or unsupported above 1 %; or no rows
       weak          ess below 1,000 or below 5 % of the clusters; or ess x
                     reward_share below 30; or cluster_share above 20 %; or
-                    mean_weight_z beyond 3; or the target learned from the log;
+                    mean_weight_z beyond 3; or the target learned from the log,
+                    or was judged on candidates of another first stage;
                     or bias_bound above std_error; or no valid interval (dm)
       ok            none of these
 

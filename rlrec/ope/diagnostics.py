@@ -50,11 +50,12 @@ REASONS = {
     "too, and `refuted` tells where the log says otherwise",
     "position-model": "the estimate is right where its position curve is, and blind to that curve's errors",
     "no-candidates": "rows or visits without candidates, which the target ranks, were left out; `left_out` counts them",
-    "logging-candidates": "the target would draw from the catalogue, and was judged on candidates that the logger drew",
+    "logging-candidates": "the target would draw from the catalogue, and was judged as a ranker of candidates that the "
+    "logger drew (weak)",
     "logging-states": "the target reads session state, and was judged in states that the logger caused",
 }
 # Reasons from the caller or from the interval that allow no verdict better than weak.
-_WEAK = frozenset({"in-sample", "no-interval", "clipping-bias", "wide-interval"})
+_WEAK = frozenset({"in-sample", "no-interval", "clipping-bias", "wide-interval", "logging-candidates"})
 
 _SUMS = (
     "rows", "left_out", "rewards", "weighted_rewards", "weight", "not_default", "unsupported", "n_unsupported",
