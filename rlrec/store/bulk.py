@@ -46,8 +46,8 @@ def stream(unit: Unit, text: str, types: Types) -> Iterator[Columns]:
 
 def portions(unit: Unit, statement: sa.Executable) -> Iterator[Sequence[sa.Row[Any]]]:
     """Rows as they come, at most BATCH at a time; the cursor is closed even where nobody reads on."""
-    with unit.connection.execute(statement.execution_options(yield_per=BATCH)) as result:
-        yield from result.partitions()
+    with unit.connection.execute(statement, execution_options={"stream_results": True}) as result:
+        yield from result.partitions(BATCH)
 
 
 class PendingQuery:
