@@ -170,10 +170,11 @@ class SimulatedStore:
         answers, slates = self._draw(sessions, observed)
         following, reward, _, _, info = self.audience.step(slates)
         regret = info["optimum"] - info["expected"].sum(axis=1)
-        page = info.get("page", np.zeros(0))
-        self.earned += [reward.sum() + page.sum(), info["optimum"].sum(), regret.sum()]
+        self.earned += [reward.sum(), info["optimum"].sum(), regret.sum()]
         self._schedule(answers, reward, info.get("delay"))
-        self._schedule(answers, page[:, None], first=None)
+        if "page" in info:
+            self.earned[0] += info["page"].sum()
+            self._schedule(answers, info["page"][:, None], first=None)
         self._wait(len(sessions) * SECOND)
         return following
 

@@ -102,7 +102,7 @@ def test_every_propensity_is_derived_again(shop: tuple[str, Run, str]) -> None:
     done(run("feedback", served[0]["decision_id"], "--censor"))
     with closing(Store(db)) as store:
         report = doctor(store, Request())
-    assert report.findings == []
+    assert {finding.check for finding in report.findings} <= {"positions"}  # all clicks are at position 1
     assert report.checked["propensities"] == 150
     assert done(run("decision", "show", served[-1]["decision_id"], "--json")).json["agrees"] is True
 

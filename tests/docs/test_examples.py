@@ -57,6 +57,7 @@ def prepared(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) ->
         ["feedback", "3", "click", "--position", "2"],
         ["feedback", "--input", "-"],
         ["policy", "freeze", "home"],
+        ["policy", "freeze", "other"],
         ["policy", "promote", "home@2"],
         ["policy", "rebuild", "home@1"],
         ["experiment", "create", "ab", "--variant", "a=home", "--variant", "b=other", "--unit", "session"],
