@@ -62,5 +62,7 @@ def exposure(store: Store, show: Show, **request: Any) -> None:
         notes = [
             f"expected exposure is unknown: {result['underived']} decisions have no probabilities of all arms ({why})"
         ]
+    if result["curve"] is None and result["slots"] > result["decisions"]:
+        notes.append("an arm that stands low has a lower rate; `rlrec position fit` estimates a curve that tells")
     records, columns = (result["days"], DAYS) if "days" in result else (result["arms"], ARMS)
     show(result, table=View.of(records, columns, title=title, notes=notes))

@@ -154,6 +154,7 @@ def test_the_table_begins_with_the_catalogue(shop: Run) -> None:
     assert "60 decisions, 180 slots, 8 eligible arms" in lines[0]
     assert "every slot is a pull" in lines[1]
     assert "gini" in lines[2]
+    assert "`rlrec position fit`" in lines[-1]
 
 
 def test_arm_list_has_the_exposure_beside(shop: Run) -> None:

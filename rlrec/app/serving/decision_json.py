@@ -44,7 +44,7 @@ def drawn(
         "log_propensity": slate.log_propensity, "slate": slate.answer, "at": at, "duplicate": False,
     }  # fmt: skip
     if slate.listed:
-        answer.update(slate.listed)  # type: ignore[typeddict-item]
+        answer.update(slate.listed)  # type: ignore[typeddict-item]  # keys by `candidates.to_json`
     return answer
 
 
@@ -65,7 +65,7 @@ def answers(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, Answer]:
         answer = answered[number] = _answer(decision, version, owner, keys, labels)
         add_teams(answer["slate"], teams.get(number))
         if number in lists:
-            answer.update(candidates.to_json(lists[number], keys))  # type: ignore[typeddict-item]
+            answer.update(candidates.to_json(lists[number], keys))  # type: ignore[typeddict-item]  # as above
     return answered
 
 
