@@ -9,7 +9,15 @@ from typing import Any
 from rlrec.app.inputs import lookup
 from rlrec.app.serving import assignment
 from rlrec.app.serving.cache import Eligible, ServingCache
-from rlrec.app.serving.requests import Duplicate, Planned, PlannedRequest, Request, Route, SharedDistribution, digest
+from rlrec.app.serving.requests import (
+    Duplicate,
+    Planned,
+    PlannedRequest,
+    Request,
+    ServingVersion,
+    SharedDistribution,
+    digest,
+)
 from rlrec.errors import Conflict, InputError, suggest
 from rlrec.policy.floors import LONGEST
 from rlrec.store import Unit, arms, decisions, settings
@@ -42,7 +50,7 @@ class _Group:
         self.stored = decisions.requests(unit, request_ids)
         self._planned: dict[str, tuple[bytes, int]] = {}  # by request id: digest and index of the first request
         self._distributions: dict[tuple[Any, ...], SharedDistribution] = {}
-        self._routes: dict[tuple[str, int | None], Route] = {}
+        self._versions: dict[tuple[str, int | None], ServingVersion] = {}
         self._active: frozenset[int] = frozenset(self.catalogue if self.ids else ())
         self._suggested = False
 
@@ -73,22 +81,22 @@ class _Group:
         name: tuple[Any, ...] = (request.policy, assigned and assigned[1].id, arm_keys, request.size)
         shared = self._distributions.get(name)
         if shared is None or shared.case.reads:
-            route = self._route(request, assigned)
-            route.serving.check(request.context)
-            with_context = (*name, route.serving.reading(request.context))
-            shared = self._distributions.get(with_context) or self._build(request, route)
+            chosen = self._serving_version(request, assigned)
+            chosen.serving.check(request.context)
+            with_context = (*name, chosen.serving.reading(request.context))
+            shared = self._distributions.get(with_context) or self._build(request, chosen)
             self._distributions[with_context] = self._distributions[name] = shared
         if assigned is not None:
             self.assigner.remember_user(request)
         return shared
 
-    def _route(self, request: Request, assigned: Assigned | None) -> Route:
+    def _serving_version(self, request: Request, assigned: Assigned | None) -> ServingVersion:
         """The version that serves a request, as it stands."""
         reference = request.policy if assigned is None else assigned[1].policy
         if reference is None:
             raise _ambiguous_target()
         name = reference, assigned and assigned[1].id
-        if name not in self._routes:
+        if name not in self._versions:
             resolved = self.versions[reference]
             if isinstance(resolved, InputError):
                 raise copy(resolved)
@@ -102,20 +110,20 @@ class _Group:
                     hint="recommend from another policy", field="policy",
                 )  # fmt: skip
             experiment, variant = assigned or (None, None)
-            self._routes[name] = Route(
+            self._versions[name] = ServingVersion(
                 version=version, head=head, serving=serving, experiment=experiment, variant=variant
             )
-        return self._routes[name]
+        return self._versions[name]
 
-    def _build(self, request: Request, route: Route) -> SharedDistribution:
-        eligible, serving = self._eligible(request), route.serving
+    def _build(self, request: Request, chosen: ServingVersion) -> SharedDistribution:
+        eligible, serving = self._eligible(request), chosen.serving
         keys, revision = self.cache.keys_with(self.unit, eligible), self.settings.catalogue_revision
         arm_ids, candidates = self.cache.array(eligible), serving.learner.listed
         if candidates:
             _check_candidates(request, candidates, arms=len(eligible))
         distribution = serving.candidates if candidates else serving.case
         return SharedDistribution(
-            **vars(route), eligible=eligible, revision=revision, size=request.size, context=request.context,
+            **vars(chosen), eligible=eligible, revision=revision, size=request.size, context=request.context,
             candidates=candidates, ranker=serving if candidates else None,
             case=distribution(eligible, arm_ids, request.context, keys=keys, revision=revision),
         )  # fmt: skip

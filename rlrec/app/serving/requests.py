@@ -36,7 +36,7 @@ def digest(request: Request) -> bytes:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Route:
+class ServingVersion:
     """The version that serves a policy or a variant, as it stands in the snapshot of the group."""
 
     version: Version
@@ -47,7 +47,7 @@ class Route:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class SharedDistribution(Route):
+class SharedDistribution(ServingVersion):
     """The distribution that requests of a group share: one version, one eligible set, one length, and the same values
     of the context fields that the version reads.
 
