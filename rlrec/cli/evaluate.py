@@ -101,7 +101,8 @@ def evaluate(store: Store, show: Show, **request: Any) -> None:
     \b
     Verdicts:
       insufficient  ess below 50; or fewer than 5 non-zero weighted rewards; or
-                    k_hat above 0.7; or unsupported above 1 %; or no rows
+                    k_hat above 0.7; or unsupported above 1 %; or no rows; or
+                    ess_by_step below 50 or 5 % where the return comes
       weak          ess below 1,000 or below 5 % of the clusters; or ess x
                     reward_share below 30; or cluster_share above 20 %; or
                     mean_weight_z beyond 3; or the target learned from the log,
@@ -131,6 +132,10 @@ def evaluate(store: Store, show: Show, **request: Any) -> None:
                      recorded
       ess_by_step    per session: effective sample size over visits, step by step
       horizon        the first step at which that is below 5 % of the visits
+      return_steps   number of the first steps that carry 90 % of the discounted
+                     absolute return: the ess is the smallest of these steps
+      supported_gamma   the largest --gamma whose return the log supports, where it
+                     does not support this one (reason short-horizon)
       simultaneous   by position: the intervals of all positions hold together
                      (max-t over the same bootstrap, else Bonferroni)
       curve, curve_age_days   the position curve that the estimate rests on (reason

@@ -17,7 +17,12 @@ from rlrec.ope.base import LogBatch
 N_LARGEST = 100_000
 
 # Thresholds of the effective sample size, the worst first; those below 1 are shares of the clusters.
-_ESS = {"below 50 (insufficient)": 50, "below 1,000 (weak)": 1_000, "below 5 % of the clusters (weak)": 0.05}
+LEAST_ESS, _ESS_SHARE = 50, 0.05
+_ESS = {
+    f"below {LEAST_ESS} (insufficient)": LEAST_ESS,
+    "below 1,000 (weak)": 1_000,
+    "below 5 % of the clusters (weak)": _ESS_SHARE,
+}
 _NONZERO = 5  # weighted rewards
 _REWARDS = 30  # ESS x weighted share of rewards that are not the default
 
@@ -25,6 +30,7 @@ _REWARDS = 30  # ESS x weighted share of rewards that are not the default
 REASONS = {
     "no-rows": "no row could be used (insufficient)",
     "low-ess": f"effective sample size {'; '.join(_ESS)}",
+    "short-horizon": "the log does not support the steps that carry 90 % of the return (insufficient)",
     "few-rewards": f"fewer than {_NONZERO} non-zero weighted rewards (insufficient); ESS x weighted share of rewards "
     f"that are not the default below {_REWARDS} (weak); too few rewards for a bound (it is null)",
     "heavy-tail": "no largest weight is known and k-hat of their tail is above 0.7 (insufficient)",
@@ -201,7 +207,8 @@ class Diagnosis:
     k_hat: shape of the tail of the weights, where no largest weight is provable
     unsupported: mean probability of the target on arms the logger gave 0
     cluster_share: largest share of the estimate that one cluster carries
-    mean_weight_z: distance of the mean weight from 1 in standard errors"""
+    mean_weight_z: distance of the mean weight from 1 in standard errors
+    short_horizon: the effective sample size is too small at a step that carries the return"""
 
     weighted: bool
     n: int
@@ -213,6 +220,7 @@ class Diagnosis:
     unsupported: float | None
     cluster_share: float | None
     mean_weight_z: float | None
+    short_horizon: bool = False
 
 
 def verdict(diagnosis: Diagnosis, *, extra: tuple[str, ...] = ()) -> tuple[str, tuple[str, ...]]:
@@ -231,6 +239,7 @@ def _insufficient(diagnosis: Diagnosis) -> list[str]:
     return [
         *(["no-rows"] if not diagnosis.n else []),
         *(["low-ess"] if short else []),
+        *(["short-horizon"] if diagnosis.short_horizon else []),
         *(["few-rewards"] if diagnosis.nonzero < _NONZERO else []),
         *(["heavy-tail"] if (diagnosis.k_hat or 0) > 0.7 else []),
         *(["unsupported"] if (diagnosis.unsupported or 0) > 0.01 else []),
@@ -261,7 +270,7 @@ def explanations(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
     """A line for every reason of these estimates (`Estimate` as a mapping), with those of its causes that occurred."""
     causes = {
         "low-ess": _low_ess, "few-rewards": _few_rewards, "mean-weight": _mean_weight,
-        "position-model": _position_model,
+        "position-model": _position_model, "short-horizon": _short_horizon,
     }  # fmt: skip
     lines = []
     for reason in REASONS:
@@ -276,6 +285,23 @@ def _low_ess(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
     for estimate in estimates:
         by_cause[_ess_cause(estimate["ess"], estimate["clusters"])].append(estimate["ess"])
     return [f"effective sample size {_span(by_cause[cause])}, {cause}" for cause in _ESS if by_cause[cause]]
+
+
+def _short_horizon(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = []
+    for estimate in estimates:
+        ess, n, steps = estimate["ess_by_step"], estimate["n"], estimate["return_steps"]
+        step = min(range(steps), key=ess.__getitem__)
+        ways = [
+            *([f"{n * LEAST_ESS / ess[step] - n:,.0f} more sessions"] if ess[step] >= n * _ESS_SHARE else []),
+            *([f"--gamma {gamma:g}"] if (gamma := estimate["supported_gamma"]) is not None else []),
+            "a target nearer to what served",
+        ]
+        lines.append(
+            f"the first {steps} steps carry 90 % of the return, and of {n:,} sessions {ess[step]:,.3g} are effective "
+            f"at step {step} (insufficient); {' or '.join(ways)} would do"
+        )
+    return [*dict.fromkeys(lines)]
 
 
 def _mean_weight(estimates: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -36,7 +36,8 @@ class Estimate:
     left_out: rows without a propensity, or visits that could not be used
     ess_by_step: effective sample size over visits at each step; horizon: the first step, from 0, at which it is below
         5 % of the visits: from there on the log does not support the target. None if it always does, and per
-        impression
+        impression; return_steps: number of the first steps that carry 90 % of the return; supported_gamma: the largest
+        discount whose return the log supports (reason short-horizon)
     curve, curve_age_days: the position curve that the estimate rests on (with its number), and its age; None where it
         rests on none, or on one that is assumed
     simultaneous: the intervals of all groups hold together with probability `level`, not one by one"""
@@ -69,6 +70,8 @@ class Estimate:
     left_out: int
     ess_by_step: tuple[float, ...] | None = None
     horizon: int | None = None
+    return_steps: int | None = None
+    supported_gamma: float | None = None
     safe_lower: float | None = None
     curve: str | None = None
     curve_age_days: float | None = None

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from rlrec.arrays import Array
 from rlrec.errors import InputError
 from rlrec.ope import diagnostics, intervals
-from rlrec.ope.diagnostics import Weights
+from rlrec.ope.base import ROUNDING
+from rlrec.ope.diagnostics import Diagnosis, Weights
 from rlrec.ope.estimate import ANY_REWARD, USUAL, Estimate, EstimatorFold, FinishOptions
 from rlrec.ope.intervals import UNKNOWN, Bounds, Replicates, Studentised
 from rlrec.ope.moments import ClusterSummary, Moments, Steps, moments, steps
@@ -20,7 +22,8 @@ from rlrec.ope.visits import Course, VisitBatch
 
 # The columns that diagnostics need, whichever estimators are chosen.
 _CORE = ("rows", "weight", "mean_weight")
-_SUPPORTED = 0.05  # least effective sample size at a step, in visits, for the log to support the target there
+_SUPPORTED = 0.05  # least share of the visits that is effective at a step, for the log to support the target there
+_CARRIED = 0.9  # share of the discounted absolute return: the steps that carry it must be supported
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,12 +31,12 @@ class SessionPartial:
     """Sums over visits: `partial(batch_1) + partial(batch_2)`.
 
     moments: sums over clusters of the columns per visit; steps: the same at every step, None if no estimator needs them
-    squares (2, horizon): sums over visits of w_t and of its square
+    by_step (3, horizon): sums over visits of w_t, of its square, and of |gamma^t r_t|
     end, along: diagnostics of the weights at the end of visits, and of their means along visits"""
 
     moments: Moments
     steps: Steps | None
-    squares: Array
+    by_step: Array
     end: Weights
     along: Weights
 
@@ -43,7 +46,7 @@ class SessionPartial:
         return SessionPartial(
             self.moments + other.moments,
             None if self.steps is None or other.steps is None else self.steps + other.steps,
-            self.squares + other.squares,
+            self.by_step + other.by_step,
             self.end + other.end,
             self.along + other.along,
         )
@@ -96,7 +99,7 @@ class SessionFold:
         return SessionPartial(
             moments(terms, batch.cluster, columns=self.columns, spanning=self.spanning),
             self._steps(course) if self.by_step else None,
-            self._squares(course),
+            self._by_step(course),
             _diagnose(course, course.weight, weighted_reward=course.weighted_return, largest=course.weight),
             _diagnose(course, course.mean_weight, weighted_reward=course.stepwise_return, largest=course.most),
         )
@@ -106,12 +109,15 @@ class SessionFold:
         batch = course.batch
         return steps(columns, course.ratio, cluster=batch.cluster, length=batch.length, horizon=self.horizon)
 
-    def _squares(self, course: Course) -> Array:
-        """Sums of w_t and w_t^2 over all visits at every step, (2, horizon)."""
+    def _by_step(self, course: Course) -> Array:
+        """Sums of w_t, w_t^2 and |gamma^t r_t| over all visits at every step, (3, horizon)."""
         length, all_visits = course.batch.length, np.zeros(len(course.batch), np.int64)
-        powers = (course.ratio, course.ratio**2)
-        sums = [steps({}, power, cluster=all_visits, length=length, horizon=self.horizon).sums for power in powers]
-        return np.array([at_steps.sum(axis=(0, 1)) for at_steps in sums])
+        at: dict[str, Any] = {"cluster": all_visits, "length": length, "horizon": self.horizon}
+        size, weight = steps({"size": course.discount * np.abs(course.batch.reward)}, course.ratio, **at).sums.sum(
+            axis=0
+        )
+        (square,) = steps({}, course.ratio**2, **at).sums.sum(axis=0)
+        return np.array([weight, square, size])
 
     def finish(self, partial: SessionPartial, options: FinishOptions = USUAL) -> list[Estimate]:
         """One estimate for each estimator, in their order; no reward range applies to returns.
@@ -123,10 +129,14 @@ class SessionFold:
             drawn = intervals.replicates(summary, seed=options.seed, number=options.replicates)
         manner = "greedy" if options.greedy else "as served"
         estimand = f"mean return per session, {manner}, gamma {self.gamma:.12g}"
-        ess_by_step, horizon = _support(partial)
+        support = Support.of(partial)
+        along: dict[str, Any] = {
+            "ess_by_step": tuple(support.ess.tolist()), "horizon": support.horizon, "return_steps": support.steps,
+            "supported_gamma": support.gamma(self.gamma),
+        }  # fmt: skip
         at_ends = [at_end(partial, each, label=label, summary=summary) for label, each in self.estimators.items()]
         estimates = (of_estimator.estimate(options, drawn) for of_estimator in at_ends)
-        return [replace(each, estimand=estimand, ess_by_step=ess_by_step, horizon=horizon) for each in estimates]
+        return [replace(each, estimand=estimand, **along) for each in estimates]
 
 
 def _diagnose(course: Course, weight: Array, *, weighted_reward: Array, largest: Array) -> Weights:
@@ -137,12 +147,52 @@ def _diagnose(course: Course, weight: Array, *, weighted_reward: Array, largest:
     )  # fmt: skip
 
 
-def _support(partial: SessionPartial) -> tuple[tuple[float, ...], int | None]:
-    """Effective sample size over visits at every step, and the first step where it is too small."""
-    total, squares = partial.squares
-    ess = np.divide(total**2, squares, out=np.zeros(len(total)), where=squares > 0)
-    short = np.flatnonzero(ess < _SUPPORTED * partial.end.rows)
-    return tuple(ess.tolist()), int(short[0]) if len(short) else None
+@dataclass(frozen=True, eq=False)
+class Support:
+    """How far along its visits the log supports a target, step by step.
+
+    ess (h,): effective sample size over visits; size (h,): discounted absolute return; least: ESS that is enough.
+    The ESS of a visit's mean weight cannot tell: it rises again when the weights of late steps have collapsed to 0."""
+
+    ess: Array
+    size: Array
+    least: float
+    horizon: int | None  # the first step at which the ESS is below 5 % of the visits
+
+    @classmethod
+    def of(cls, partial: SessionPartial) -> Support:
+        weight, square, size = partial.by_step
+        ess = np.divide(weight**2, square, out=np.zeros(len(weight)), where=square > 0)
+        few = np.flatnonzero(ess < _SUPPORTED * partial.end.rows)
+        least = max(float(diagnostics.LEAST_ESS), _SUPPORTED * partial.end.rows)
+        return cls(ess, size, least, int(few[0]) if len(few) else None)
+
+    @property
+    def steps(self) -> int:
+        """Number of the first steps that carry 90 % of the discounted absolute return."""
+        return self._steps(self.size)
+
+    @property
+    def smallest(self) -> float:
+        """The smallest ESS over these steps: what an estimate of the return can rest on."""
+        return float(self.ess[: self.steps].min())
+
+    def gamma(self, gamma: float) -> float | None:
+        """The largest discount, to two digits, under which all steps that carry 90 % of the return are supported; None
+        where `gamma` is small enough, or none is."""
+        if self.smallest >= self.least or not gamma:
+            return None
+        t = np.arange(len(self.size))
+        reward = np.divide(self.size, gamma**t, out=np.zeros(len(t)), where=self.size > 0)
+        for hundredths in range(int(gamma * 100), -1, -1):
+            smaller = hundredths / 100
+            if self.ess[: self._steps(reward * smaller**t)].min() >= self.least:
+                return smaller
+        return None
+
+    def _steps(self, size: Array) -> int:
+        along = np.cumsum(size)
+        return int(np.searchsorted(along, _CARRIED * along[-1] * (1 - ROUNDING))) + 1 if along[-1] > 0 else len(size)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -151,6 +201,15 @@ class SessionEstimatorFold(EstimatorFold):
 
     estimator: SessionEstimator
     steps: Steps | None
+    support: Support
+
+    @cached_property
+    def diagnosis(self) -> Diagnosis:
+        """The figures of the verdict. The ESS is the smallest one over the steps that carry the return."""
+        diagnosis, smallest = super().diagnosis, self.support.smallest
+        if diagnosis.ess is None:
+            return diagnosis
+        return replace(diagnosis, ess=min(diagnosis.ess, smallest), short_horizon=smallest < self.support.least)
 
     @cached_property
     def units(self) -> Array:
@@ -188,6 +247,7 @@ def at_end(
 ) -> SessionEstimatorFold:
     """The estimator at the end of a fold. summary: of the partial's moments."""
     return SessionEstimatorFold(
-        label=label, estimator=estimator, summary=summary, steps=partial.steps, weight_column=estimator.weight_column,
+        label=label, estimator=estimator, summary=summary, steps=partial.steps,
+        support=Support.of(partial), weight_column=estimator.weight_column,
         weights=partial.end if estimator.weight_column == "weight" else partial.along,
     )  # fmt: skip

@@ -10,6 +10,7 @@ import pytest
 
 from rlrec import ope
 from rlrec.errors import InputError
+from rlrec.ope.diagnostics import explanations
 from rlrec.ope.estimate import Estimate, FinishOptions
 from rlrec.ope.moments import BLOCKS
 from rlrec.ope.sessions import SessionFold
@@ -123,12 +124,36 @@ def test_the_horizon_is_where_the_log_stops_supporting_the_target() -> None:
     (estimate,) = judged(batch, "wpdis", interval="normal")
     assert estimate.ess_by_step == pytest.approx((100, 100, 1))
     assert estimate.horizon == 2
+    assert (estimate.verdict, estimate.return_steps, estimate.ess) == ("insufficient", 3, pytest.approx(1))
+    assert "short-horizon" in estimate.reasons
+
+
+def test_weights_that_collapse_do_not_look_supported() -> None:
+    """Late weights of nearly all visits are 0: the mean weight along a visit is as even as at its start, and the late
+    steps, which carry the return, are known from 3 visits of 1,000."""
+    logs = np.zeros((1000, 6))
+    logs[3:, 4] = -np.inf
+    reward = np.tile([0.1, 0, 0, 0, 1, 1], (1000, 1))
+    batch = VisitBatch(
+        start=np.arange(0, 6001, 6), reward=reward.ravel(), log_ratio=logs.ravel(), cluster=np.arange(1000)
+    )
+    (estimate,) = judged(batch, "pdis", interval="normal")
+    assert (estimate.ess, estimate.verdict, estimate.horizon) == (pytest.approx(3), "insufficient", 4)
+    assert explanations([vars(estimate)])[1] == (
+        "short-horizon: the first 6 steps carry 90 % of the return, and of 1,000 sessions 3 are effective at step 4 "
+        "(insufficient); --gamma 0.3 or a target nearer to what served would do"
+    )
+    # with a small discount the first reward is 90 % of the return
+    assert estimate.supported_gamma == 0.3
+    (discounted,) = judged(batch, "pdis", interval="normal", gamma=0.3)
+    assert (discounted.ess, discounted.supported_gamma) == (pytest.approx(1000), None)
+    assert "short-horizon" not in discounted.reasons
 
 
 def test_weights_of_each_kind_are_diagnosed() -> None:
     estimates = {estimate.estimator: estimate for estimate in judged(HAND, gamma=0.5, interval="normal")}
-    along = np.array([3.25 / 1.75, 0.25])
-    assert estimates["pdis"].ess == estimates["wdr"].ess == pytest.approx(along.sum() ** 2 / (along**2).sum())
+    at_step_0 = 2.25**2 / (4 + 0.25**2)  # the smallest of the steps that carry 90 % of the return
+    assert estimates["pdis"].ess == estimates["wdr"].ess == pytest.approx(at_step_0)
     assert [estimate.mean_weight for estimate in estimates.values()] == pytest.approx([1.625] * 6)
     assert estimates["pdis"].max_weight == pytest.approx(3)
     assert estimates["tis"].top1_share == pytest.approx(4.5 / 5.5)
