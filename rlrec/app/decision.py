@@ -40,6 +40,7 @@ class Result(decision_json.Answer):
     context: dict[str, Any]
     state: dict[str, Any]
     eligible: int
+    catalogue: int | None  # arms that candidates were drawn from
     floor: float | list[float] | None
     agrees: bool | None
     arms: list[dict[str, Any]]
@@ -75,6 +76,7 @@ def show(store: Store, decision_id: int) -> Result:
         "context": context,
         "state": state,
         "eligible": len(derived.arms),
+        "catalogue": derived.catalogue,
         "floor": derived.floor(),
         "slate": [
             entry | derived.of_slot(slot)
@@ -105,6 +107,7 @@ class DerivedDecision:
         self.state: State | None = None
         self.listed: CandidateList | None = None
         self.list_agrees = True
+        self.catalogue: int | None = None
         teams = team_drafts.find(unit, [decision.id]).get(decision.id, "")
         self.teams = np.array([[TEAMS.index(team) for team in teams]], np.intp)
         self.conditional = np.empty((0, len(eligible)))
@@ -160,6 +163,7 @@ class DerivedDecision:
             return False
         key, revision = self.listed.catalogue_id, self.decision.catalogue_revision
         catalogue = contents.eligible_arms(unit, [key])[key]
+        self.catalogue = len(catalogue)
         names = arms.keys(unit, catalogue)
         case = served.candidates(key, np.array(catalogue, np.int64), context, keys=names, revision=revision)
         seeds = np.array([unsigned(self.decision.seed or 0)], np.uint64)

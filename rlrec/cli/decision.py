@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlrec.cli.output import Show, View
-from rlrec.cli.session import brief, events_text
+from rlrec.cli.session import brief, candidates_text, events_text
 from rlrec.cli.shared import CommandGroup, Store, stored
 from rlrec.cli.tables import cell
 from rlrec.cli.values import DECISION
@@ -64,23 +64,19 @@ def _title(result: Result) -> list[str]:
     who = f"session {result['session']}, visit {result['visit']}, step {result['step']}, user {cell(result['user'])}"
     variant = f", variant {result['experiment']}/{result['variant']}" if result["variant"] is not None else ""
     policy = f"policy {result['policy']}, version {result['version']}, kind {result['kind']}{variant}"
+    eligible, of_list = f"{result['eligible']} eligible arms", ""
+    if "candidates" in result:
+        eligible, of_list = f"{result['eligible']} candidates", " given the candidates"
+        eligible += f" of {result['catalogue']} eligible arms" if result["catalogue"] is not None else ""
     return [
         f"decision {result['decision_id']} at {result['at']}: {who}",
         f"{policy}, belief {result['belief_seq']}, floor {cell(result['floor'])}",
-        f"context {cell(result['context'])}, state {cell(brief(result['state']))}, {result['eligible']} eligible arms",
+        f"context {cell(result['context'])}, state {cell(brief(result['state']))}, {eligible}",
         *([f"features: {_features(result['features'])}"] if "features" in result else []),
-        *_candidates(result),
-        f"propensity {cell(result['propensity'])}, reward {cell(result['reward'])} ({result['reward_definition']})",
+        *candidates_text(result, first=N_ARMS),
+        f"propensity {cell(result['propensity'])}{of_list}, "
+        f"reward {cell(result['reward'])} ({result['reward_definition']})",
     ]
-
-
-def _candidates(result: Result) -> list[str]:
-    """The list that the slate was ranked from, where there is one."""
-    if "candidates" not in result:
-        return []
-    listed = ", ".join(f"{entry['arm']} {cell(entry['propensity'])}" for entry in result["candidates"][:N_ARMS])
-    more = ", ..." if len(result["candidates"]) > N_ARMS else ""
-    return [f"candidates with their propensities: {listed}{more}"]
 
 
 def _features(named: dict[str, float] | None) -> str:

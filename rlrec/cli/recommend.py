@@ -14,6 +14,7 @@ from rlrec.cli.values import KEY, KEYS, OBJECT, Integer
 from rlrec.errors import InputError
 
 SLOT = ["position", "arm", "propensity", "marginal", "score"]
+N_CANDIDATES = 20  # in a table
 SEED = Integer(0, 2**64 - 1)
 
 
@@ -53,10 +54,15 @@ def recommend(store: Store, show: Show, source: str | None, seed: int | None, dr
     if request["session"] is None:
         raise click.UsageError("Missing option '--session'.")
     answer = use_case.recommend(store, use_case.Request(**request), seed=seed, dry_run=dry_run)
+    of_list = " given the candidates" if "candidates" in answer else ""
     title = [
         f"decision {answer['decision_id'] or '(dry run)'}: {answer['policy']} version {answer['version']}, "
-        f"propensity {answer['propensity']:.6g}{', answered before' if answer['duplicate'] else ''}"
+        f"propensity {answer['propensity']:.6g}{of_list}{', answered before' if answer['duplicate'] else ''}"
     ]
+    if of_list:
+        from rlrec.cli.session import candidates_text
+
+        title += candidates_text(answer, first=N_CANDIDATES)
     flat = [{"decision_id": answer["decision_id"], **slot} for slot in answer["slate"]]
     show(answer, table=View.of(answer["slate"], SLOT, title=title), flat=flat)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import exp
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,11 +18,12 @@ FLAT = (
     "state", "position", "arm", "propensity", "marginal", "score", "censored", "events", "reward", "page_events",
     "page_reward", "page_return",
 )  # fmt: skip
+UNDERFLOW = -700.0  # the logarithm of a probability that no double holds
 MARKS = ("censor", "uncensor")  # events without a value
 COLUMNS = ("session", "user", "visits", "decisions", "last_at")
 
 if TYPE_CHECKING:
-    from rlrec.app.serving.decision_json import EventJson
+    from rlrec.app.serving.decision_json import Answer, EventJson
     from rlrec.app.session import Result, Step
 
 
@@ -121,6 +123,17 @@ def events_text(events: Sequence[EventJson], position: int | None, *, number: Ca
         for event in events
         if event["position"] == position
     )
+
+
+def candidates_text(answer: Answer, *, first: int) -> list[str]:
+    """A line with the list that the slate was ranked from, and its probability; none where there is no list."""
+    if "candidates" not in answer:
+        return []
+    log_propensity = answer["candidates_log_propensity"]
+    propensity = cell(exp(log_propensity)) if log_propensity > UNDERFLOW else f"e^{log_propensity:.1f}"
+    listed = ", ".join(f"{entry['arm']} {cell(entry['propensity'])}" for entry in answer["candidates"][:first])
+    more = ", ..." if len(answer["candidates"]) > first else ""
+    return [f"candidates, propensity {propensity} in this order: {listed}{more}"]
 
 
 @session.command("end")

@@ -94,7 +94,8 @@ def estimator(label: str) -> Estimator:
     parameters, values = _parameters(named), value.split(":")
     if len(values) > len(parameters):
         takes = f"{len(parameters)} parameters" if len(parameters) > 1 else "one" if parameters else "no parameter"
-        raise InputError(f"{name} takes {takes}, got {label!r}", hint=f"write {_form(named)}")
+        written = f"{name}:2:CURVE" if len(parameters) > 1 else _form(named)
+        raise InputError(f"{name} takes {takes}, got {label!r}", hint=f"write {written}")
     pairs = zip(parameters.items(), values, strict=False)
     return cast("Estimator", named(**{key: _value(label, text, default) for (key, default), text in pairs}))
 
@@ -111,11 +112,9 @@ def _description(default: Estimator) -> tuple[str, str]:
 
 
 def _form(of_class: Any) -> str:
-    """How an estimator is written: what may be left out stands in brackets."""
-    forms = [f":{default:g}" if default else ":CURVE" for default in _parameters(of_class).values()]
-    if of_class.name in NEED_CURVE:
-        return of_class.name + "".join(forms)
-    return of_class.name + "".join(f"[{form}" for form in forms) + "]" * len(forms)
+    """How an estimator is written: what may be left out stands in brackets. Of two parameters, the first one."""
+    forms = [f":{default:g}" if default else ":CURVE" for default in _parameters(of_class).values()][:1]
+    return of_class.name + "".join(forms if of_class.name in NEED_CURVE else (f"[{form}]" for form in forms))
 
 
 def _parameters(of_class: Any) -> dict[str, Any]:

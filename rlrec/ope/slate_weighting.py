@@ -132,11 +132,11 @@ class Pbm(SlateEstimator):
 class Interpol(SlateEstimator):
     """Mean of sum_l r_l x sum_(j within window of l) t_j P_target(arm at j) / sum_(k within window of j) t_k P_log(arm
     at k): unbiased where pbm is; it trusts the curve t only between positions that are at most `window` apart, so it
-    lies between iips (window 0) and pbm (window of the page). Without a curve t is 1.
+    lies between iips (window 0) and pbm (window of the page). interpol:2:home has a window of 2 positions and the curve
+    home; without a curve (interpol:2) positions within the window are taken to be examined alike.
 
-    window: 1 or more positions; curve: interpol:1:home; without one, positions within the window are taken to be
-    examined alike. Source: the windows of INTERPOL (Buchholz, London, Di Benedetto & Joachims 2022), as public code
-    has them for deterministic targets."""
+    window: 1 or more positions. Source: the windows of INTERPOL (Buchholz, London, Di Benedetto & Joachims 2022), as
+    public code has them for deterministic targets."""
 
     tabled: ClassVar[bool] = True
     apart: ClassVar[bool] = True

@@ -300,3 +300,17 @@ def test_lines_whose_candidates_cannot_be_are_refused(kiosk: Run, change: dict[s
     line = {"session": "s", "slate": [{"arm": "a", "propensity": 0.5}], "eligible": ["a", "b"], "candidates": pair}
     said = kiosk("import-log", "-", "--layout", "jsonl", "--json", stdin=json.dumps(line | change) + "\n")
     assert (said.exit_code, says in said.error["error"]) == (2, True)
+
+
+def test_tables_name_the_list_that_a_propensity_is_given(kiosk: Run) -> None:
+    created(kiosk, "both", second="thompson")
+    said = kiosk("recommend", "--policy", "both", "--session", "s", "-k", 2, "--seed", 3)
+    answer = kiosk("decision", "show", 1, "--json").json
+    listed = ", ".join(entry["arm"] + f" {entry['propensity']:.4g}" for entry in answer["candidates"])
+    line = f"candidates, propensity {1 / 120:.4g} in this order: {listed}"
+    shown = kiosk("decision", "show", 1).stdout.splitlines()
+    assert said.stdout.splitlines()[0].endswith(" given the candidates")
+    assert line in said.stdout.splitlines()
+    assert line in shown
+    assert "3 candidates of 6 eligible arms" in shown[2]
+    assert (answer["eligible"], answer["catalogue"]) == (3, 6)

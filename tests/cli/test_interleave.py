@@ -171,7 +171,9 @@ def test_no_person_makes_such_a_policy(shop: Run) -> None:
     assert "team-draft" not in shop("policy", "kinds").stdout
 
 
-@pytest.mark.parametrize("damage", ["DELETE FROM team_draft", "UPDATE team_draft SET teams = 'AA'"])
+@pytest.mark.parametrize(
+    "damage", ["DELETE FROM team_draft", "UPDATE team_draft SET teams = 'AA'", "UPDATE slot SET score = 0.5"]
+)
 def test_teams_that_were_changed_are_found(shop: Run, db: str, damage: str) -> None:
     serve(shop, 4)
     with closing(Store(db)) as store:

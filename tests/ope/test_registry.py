@@ -46,7 +46,7 @@ def test_every_name_leads_to_the_class_of_that_name() -> None:
 def test_every_name_is_described_with_its_default() -> None:
     described = [line for lines in ope.descriptions().values() for line in lines]
     assert [re.split(r"\[|:", name)[0] for name, _ in described] == list(ope.ESTIMATORS)
-    form = r"[a-z-]+(\[:[0-9.]+(\[:CURVE\])?\])?(:CURVE)?"
+    form = r"[a-z-]+(\[:[0-9.]+\])?(:CURVE)?"
     assert all(re.fullmatch(form, name) and text.endswith(".") for name, text in described)
     assert described[2][0] == "clipped-ips[:20]"
 

@@ -1,4 +1,5 @@
-"""Whether clicks fall with the position at equal arms, and the belief that learns from them knows of it."""
+"""Whether a belief is told what its slots earn: by events of slots, and by a curve where clicks fall with the position
+at equal arms."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ FALLEN = 0.9  # of what position 1 earns, that positions below it earn at most
 
 
 class Examination:
-    """Rewards by position at equal arms, of one policy's own slots, against the curve of its live version."""
+    """Rewards by position at equal arms, of one policy's own slots, against the curve of its live version; and whether
+    any of its events is of a slot."""
 
     def __init__(self, version: Version) -> None:
         self.version = version
@@ -27,6 +29,9 @@ class Examination:
         # slots, position, reward, their squares and product; slots and rewards at position 1
         self._sums = SumsByArm(8)
         self._longest = 0
+        self._online = kinds.load(version.policy.kind).online
+        self._weighed = {kind for kind, weight in version.reward.weights.items() if weight}
+        self._of_pages = self._of_slots = 0  # weighed events
 
     def take(self, batch: Batch) -> None:
         if not self._learns:
@@ -35,6 +40,11 @@ class Examination:
         rows = slots.take(~slots.slots["imported"] & ~slots.slots["censored"])
         position, reward = rows.slots["position"].astype(np.float64), rows.reward
         first = position == 1
+        of_page = batch.events["position"] == 0
+        weighed = np.array([kind in self._weighed for kind in batch.events["kind"].tolist()], np.bool_)
+        weighed &= np.isin(batch.events["decision_id"], rows.slots["decision_id"])
+        self._of_pages += int(np.count_nonzero(weighed & of_page))
+        self._of_slots += int(np.count_nonzero(weighed & ~of_page))
         self._longest = max(self._longest, int(position.max(initial=0)))
         terms = (np.ones(len(rows)), position, reward, position**2, reward**2, position * reward, first, first * reward)
         self._sums.add(rows.slots["arm_id"], terms)
@@ -51,6 +61,13 @@ class Examination:
                 f"at equal arms, slots below position 1 earn {share:.0%} of those at it, and the belief uses no curve: "
                 f"estimate one by `rlrec position fit {name} --log policy={name}`, "
                 f"then `rlrec policy rebuild {name} --position {name}`",
+            )  # fmt: skip
+
+        if self._online and self._of_pages and not self._of_slots:
+            findings.warning(
+                CHECK, subject,
+                f"whatever reward {self.version.reward.name} weighs came for pages ({self._of_pages:,} events), and "
+                "the belief learns from slots alone: `rlrec feedback --position P` says which slot an event is of",
             )  # fmt: skip
 
     def _fallen(self) -> float | None:
