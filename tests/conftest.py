@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the program does, before numpy is imported
+
 from rlrec.app.init import init
 from rlrec.store import Store
 
