@@ -161,18 +161,19 @@ def test_the_very_belief_that_drew_a_row_draws_it_again(shared: Any) -> None:
     assert other["max_weight"] > 1.01
 
 
-def test_a_row_with_a_marginal_alone_says_nothing_of_correlated_scores(shared: Any) -> None:
-    with closing(logs.at(shared, 100)) as store:
+def test_a_row_with_a_marginal_alone_says_nothing_of_correlated_scores(sqlite_db: str) -> None:
+    prepared(sqlite_db, "lin-thompson", size=2, pages=50, model="shared", samples="50", floor="0.1")
+    with closing(logs.at(sqlite_db, 100)) as store:
         store.write(
             lambda unit: unit.connection.exec_driver_sql(
                 "UPDATE slot SET propensity = NULL, min_propensity = NULL WHERE position = 2"
             )
         )
     asked = {"estimators": "ips,dr,dm", "log": "policy=log", "interval": "normal"}
-    found = logs.judged(shared, "lin", **asked, target_samples=0)
-    assert [(one["n"], one["left_out"]) for one in found] == [(400, 400), (400, 400), (800, 400)]
-    simulated = logs.judged(shared, "lin", **asked)
-    assert [(one["n"], one["left_out"]) for one in simulated] == [(800, 0)] * 3
+    found = logs.judged(sqlite_db, "lin", **asked, target_samples=0)
+    assert [(one["n"], one["left_out"]) for one in found] == [(50, 50), (50, 50), (100, 50)]
+    simulated = logs.judged(sqlite_db, "lin", **asked)
+    assert [(one["n"], one["left_out"]) for one in simulated] == [(100, 0)] * 3
 
 
 @pytest.mark.slow

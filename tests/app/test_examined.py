@@ -41,7 +41,7 @@ def served(db: str, kind: str = "thompson", *, size: int = 3, **parameters: str)
     logs.catalogue(db, 4)
     curve(db)
     logs.create(db, "home", kind, floor="0.2", **{"position": "home"} | parameters)
-    logs.serve(db, "home", pages=60, rates=RATES, size=size, curve=[*CURVE, 0.1], group=7)
+    logs.serve(db, "home", pages=30, rates=RATES, size=size, curve=[*CURVE, 0.1], group=7)
 
 
 def expected(db: str, values: list[float]) -> dict[str, tuple[float, float]]:

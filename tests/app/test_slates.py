@@ -203,7 +203,7 @@ def test_partial_pages_are_refused(pages: str) -> None:
     refused = run("evaluate", "uniform", "--estimator", "rips")
     assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
     assert "slate estimators need complete pages" in refused.stderr
-    units = [row["unit"] for row in logs.judged(pages, "uniform", estimators="all")]
+    units = [row["unit"] for row in logs.judged(pages, "uniform", estimators="all", interval="normal")]
     assert set(units) == {"impression", "session"}
     assert value(pages, "uniform", "rips", log="policy=log") > 0
 

@@ -80,7 +80,14 @@ def test_a_single_feedback_imports_no_numpy(shop: Run, sqlite_db: str, words: li
     assert not names & (ONCE | {"numpy", "rlrec.cli.tables"})
 
 
-@pytest.mark.parametrize("words", [["evaluate", "uniform"], ["policy", "show", "thompson"], ["settle"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(["evaluate", "uniform"], marks=pytest.mark.slow),
+        pytest.param(["policy", "show", "thompson"], marks=pytest.mark.slow),
+        ["settle"],
+    ],
+)
 def test_reading_a_log_imports_no_definitions_of_tables(shop: Run, sqlite_db: str, words: list[str]) -> None:
     names, _ = ran(sqlite_db, "--now", "2099-01-01T00:00:00Z", *words, "--json")
     assert not names & {"rlrec.store.tables", "sqlalchemy.dialects.postgresql"}

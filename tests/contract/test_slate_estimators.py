@@ -43,7 +43,7 @@ def test_exact_on_the_complete_log(label: str, estimator: SlateEstimator) -> Non
 
 
 def test_rows_say_their_unit(label: str) -> None:
-    (estimate,) = judged(complete(by_position), label)
+    (estimate,) = judged(complete(by_position), label, replicates=199)
     assert (estimate.unit, estimate.n, estimate.clusters) == ("slate", 5040, 1680)
     assert estimate.estimand == "mean reward per slate, as served, logging states"
     assert None not in (estimate.lower, estimate.upper, estimate.ess)
@@ -90,5 +90,5 @@ def test_an_empty_batch_is_the_zero_of_the_sum(label: str) -> None:
 def test_a_slate_the_target_never_shows_has_no_weight(label: str) -> None:
     batch = complete(by_position)
     zero = {name: np.zeros_like(getattr(batch, name)) for name in ("marginal_ratio", "target_at", "additive")}
-    (estimate,) = judged(replace(batch, log_ratio=np.full(len(batch.reward), -np.inf), **zero), label)
+    (estimate,) = judged(replace(batch, log_ratio=np.full(len(batch.reward), -np.inf), **zero), label, replicates=199)
     assert (estimate.ess, estimate.verdict) == (None, "insufficient")
