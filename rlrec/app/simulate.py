@@ -11,7 +11,7 @@ import numpy as np
 
 from rlrec.app import session as app_session
 from rlrec.app.audiences import environments
-from rlrec.app.audiences.environments import Crowd, VisitFigures
+from rlrec.app.audiences.environments import Crowd, DailyCrowd, VisitFigures
 from rlrec.app.feedback import Line
 from rlrec.app.inputs import canonical, lookup
 from rlrec.app.pipe import Pipe
@@ -24,7 +24,7 @@ from rlrec.records import Reward
 from rlrec.simulate.base import Audience
 from rlrec.simulate.visitors import Visitors
 from rlrec.store import Store, Unit, arms, decisions, settings
-from rlrec.times import SECOND, parse, written
+from rlrec.times import DAY_US, SECOND, parse, written
 
 FIRST = "2026-01-01T00:00:00Z"  # where the clock starts in an empty store
 LATER = 1  # seconds after the last window is over
@@ -50,7 +50,8 @@ Result = TypedDict("Result", {
     "reward_per_session": float, "optimum_per_session": float, "regret": float, "coverage": float | None,
     "gini": float | None, "effective_arms": float | None,
     "context_free_per_session": float | None, "session_length": float, "visitors": float | None,
-    "visits_per_visitor": float | None, "retention": float | None, "seed": int, "started_at": str, "ended_at": str,
+    "visits_per_visitor": float | None, "retention": float | None, "reward_per_visitor": float | None,
+    "optimum_per_visitor": float | None, "events": dict[str, float], "seed": int, "started_at": str, "ended_at": str,
 })  # fmt: skip
 
 
@@ -79,8 +80,9 @@ def simulate(store: Store, request: Request) -> Result:
         "environment": request.environment, "policy": version.policy.name, "version": version.number,
         "sessions": request.sessions, "decisions": world.decisions, "reward": reward,
         "reward_per_session": reward / request.sessions, "optimum_per_session": optimum / request.sessions,
-        "regret": regret, **environments.exposure_figures(world.shown[None]), **world.visit_figures(), "seed": seed,
-        "started_at": written(started), "ended_at": written(store.now),
+        "regret": regret, **environments.exposure_figures(world.shown[None]), **world.visit_figures(),
+        "events": dict(world.events), "seed": seed, "started_at": written(started),
+        "ended_at": written(store.now),
     }  # fmt: skip
 
 
@@ -139,8 +141,9 @@ class SimulatedStore:
         self.shown = np.zeros(audience.arms)  # slots of each arm
         self.steps = request.steps or 1
         self.decisions = request.sessions * self.steps
-        # a heap of events: time, decision, position (0: the page), value
-        self._coming: list[tuple[int, int, int, float]] = []
+        self.events: dict[str, float] = dict.fromkeys([audience.event, *audience.further_events], 0)  # by kind, values
+        # a heap of events: time, decision, position (0: the page), kind, value
+        self._coming: list[tuple[int, int, int, str, float]] = []
 
     def play(self) -> None:
         """Serve all sessions."""
@@ -155,7 +158,9 @@ class SimulatedStore:
 
     def visit_figures(self) -> VisitFigures:
         """Figures of the visits that were played."""
-        return environments.visit_figures(self.audience, length=float(self.steps), visits=self.request.sessions)
+        return environments.visit_figures(
+            self.audience, length=float(self.steps), visits=self.request.sessions, reward=float(self.earned[0])
+        )
 
     @property
     def _clock(self) -> int:
@@ -194,24 +199,26 @@ class SimulatedStore:
         return answers, slates
 
     def _schedule(
-        self, answers: Sequence[Answer], reward: Array, delay: Array | None = None, *, first: int | None = 1
-    ) -> None:
-        """Schedule the events of these slates. reward, and decisions until it comes: (slates, positions), from position
-        `first` on; None: (slates, 1), of the pages."""
-        delays = np.zeros(reward.shape, np.int64) if delay is None else delay.astype(np.int64)
-        for row, slot in np.argwhere(reward != 0).tolist():
+        self, answers: Sequence[Answer], values: Array, delay: Array | None = None, *, first: int | None = 1,
+        kind: str | None = None,
+    ) -> None:  # fmt: skip
+        """Schedule the events of these slates. values, and decisions until they come: (slates, positions), from
+        position `first` on; None: (slates, 1), of the pages. kind: None for the one that stands for the reward."""
+        kind = kind or self.audience.event
+        self.events[kind] += float(values.sum())
+        delays = np.zeros(values.shape, np.int64) if delay is None else delay.astype(np.int64)
+        for row, slot in np.argwhere(values != 0).tolist():
             at = self._clock + int(delays[row, slot]) * SECOND
             position = 0 if first is None else first + slot
-            heapq.heappush(self._coming, (at, answers[row]["decision_id"], position, float(reward[row, slot])))
+            heapq.heappush(self._coming, (at, answers[row]["decision_id"], position, kind, float(values[row, slot])))
 
     def _wait(self, micros: int) -> None:
         """Let time pass, and record the events that have come by then."""
         self.store.now = self._clock + micros
         lines = []
         while self._coming and self._coming[0][0] <= self.store.now:
-            at, decision_id, position, value = heapq.heappop(self._coming)
-            events = {self.audience.event: value}
-            lines.append(Line(decision_id=decision_id, position=position or None, events=events, at=at))
+            at, decision_id, position, kind, value = heapq.heappop(self._coming)
+            lines.append(Line(decision_id=decision_id, position=position or None, events={kind: value}, at=at))
         if lines:
             _accepted(self.pipe.group(lines))
 
@@ -223,46 +230,60 @@ class VisitWorld(SimulatedStore):
     audience: Visitors
 
     def play(self) -> None:
-        """Play all visits to their end."""
+        """Play all visits to their end. Where days count, those of half a day end before the next half begins."""
         group, sessions = self.request.group, self.request.sessions
-        self.crowd = Crowd(seats=min(group, sessions), visits=sessions, away=self.audience.away)
+        seats, daily = min(group, sessions), self.audience.daily
+        days = DailyCrowd(seats=seats, visits=sessions, daily=daily) if daily else None
+        self.crowd = days or Crowd(seats=seats, visits=sessions, away=self.audience.away)
         self.decisions = 0
-        self.earned[1:] = self.audience.optimum() * sessions  # the regret: less what is expected of each arm shown
-        self._observed = self.audience.reset(len(self.crowd.visitor), self.rng)
-        self._arrive()
-        while len(busy := self.crowd.busy):
-            self._serve_seats(busy)
+        self.earned[1:] = self.audience.optimum(self.request.size) * sessions  # the regret: less what is expected
+        self._observed = self.audience.reset(seats, self.rng)
+        started = self._clock
+        while self.crowd.left:
+            if days is not None:
+                self._wait(max(0, started + days.halves * (DAY_US // 2) - self._clock))
+            self._arrive()
+            while len(busy := self.crowd.busy):
+                self._serve_seats(busy)
+            if days is not None:
+                days.halves += 1
         self._wait(self.reward.window_us + LATER * SECOND)
 
     def visit_figures(self) -> VisitFigures:
         """Figures of the visits that were played."""
         sessions = self.request.sessions
         return environments.visit_figures(
-            self.audience, length=self.decisions / sessions, visits=sessions, visitors=len(self.crowd.visits),
-            returned=self.crowd.returned,
+            self.audience, length=self.decisions / sessions, visits=sessions, reward=float(self.earned[0]),
+            size=self.request.size, visitors=len(self.crowd.visits), returned=self.crowd.returned,
         )  # fmt: skip
 
     def _serve_seats(self, busy: Index) -> None:
         sessions = [self._session(number) for number in self.crowd.visit[busy].tolist()]
         users = [f"sim{self.first}-visitor{number}" for number in self.crowd.visitor[busy].tolist()]
         answers, slates = self._draw(sessions, self._observed[busy], users)
-        actions = np.zeros(len(self.crowd.visitor), np.intp)
-        actions[busy] = slates[:, 0]
-        self._observed, reward, terminated, truncated, info = self.audience.step(actions)
+        size = self.request.size
+        actions = np.zeros((len(self.crowd.visitor), size), np.intp)
+        actions[busy] = slates
+        shown = actions if size > 1 else actions[:, 0]
+        self._observed, reward, terminated, truncated, info = self.audience.step(shown)
         self.decisions += len(busy)
         self.earned += [reward[busy].sum(), 0.0, -info["expected"][busy].sum()]
-        self._schedule(answers, reward[busy, None])
+        self._schedule(answers, reward[busy].reshape(slates.shape))
+        for kind in self.audience.further_events:
+            self._schedule(answers, info[kind][busy].reshape(slates.shape), kind=kind)
         self._wait(len(busy) * SECOND)
         over = (terminated | truncated)[busy]
         if over.any():
             app_session.end_all(self.store, [key for key, ended in zip(sessions, over.tolist(), strict=True) if ended])
-            again = busy[over & (info["again"][busy] > 0)]
-            self.crowd.leave(busy[over], again=again, decisions=self.decisions)
+            self.crowd.leave(busy[over], again=info["again"][busy[over]], now=self._crowd_time())
             self._arrive()
 
     def _arrive(self) -> None:
-        seats = self.crowd.arrive(self.decisions)
+        seats = self.crowd.arrive(self._crowd_time())
         self.audience.admit(seats, self.crowd.visitor[seats])
+
+    def _crowd_time(self) -> float:
+        return self.crowd.halves / 2 if isinstance(self.crowd, DailyCrowd) else self.decisions
 
 
 def _accepted(answers: list[Any]) -> list[Any]:

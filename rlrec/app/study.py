@@ -39,7 +39,8 @@ Result = TypedDict("Result", {
     "reward_std_error": float | None, "reward_per_session": float, "optimum_per_session": float, "regret": float,
     "regret_std_error": float | None, "coverage": float | None, "gini": float | None, "effective_arms": float | None,
     "context_free_per_session": float | None, "session_length": float, "visitors": float | None,
-    "visits_per_visitor": float | None, "retention": float | None, "seed": int,
+    "visits_per_visitor": float | None, "retention": float | None, "reward_per_visitor": float | None,
+    "optimum_per_visitor": float | None, "seed": int,
 })  # fmt: skip
 
 
@@ -56,7 +57,7 @@ def study(store: Store, request: Request) -> Result:
         totals = in_memory.study(policy, audience, runs=request.runs, steps=steps, seed=seed, names=names)
     visits = environments.visit_figures(
         audience, length=float(totals.decisions.mean()) / request.sessions, visits=request.sessions,
-        visitors=None if totals.visitors is None else float(totals.visitors.mean()),
+        reward=float(totals.reward.mean()), visitors=None if totals.visitors is None else float(totals.visitors.mean()),
         returned=0.0 if totals.returned is None else float(totals.returned.mean()),
     )  # fmt: skip
     reward, optimum = float(totals.reward.mean()), float(totals.optimum.mean())

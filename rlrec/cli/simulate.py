@@ -48,10 +48,18 @@ def simulate(store: Store, show: Show, ephemeral: bool, **options: Any) -> None:
     read from the top, and after a click go on with probability `resume`; those of page (rates, topics) want one topic,
     arm a being about topic a modulo `topics`, and click the page as a whole where some arm of it attracts them.
 
-    Visitors with memory: their sessions end by themselves, or after `cap` decisions, and --steps is refused. barista
-    (rates, fade, patience, cap): items satiate, and a bored visitor leaves. choc-kale (chocolate, kale, levels, low,
-    high, loyalty, away, cap): quick pleasure makes visits shorter, and fewer visitors return. corridor (cap): the short
-    corridor of Sutton and Barto, example 13.1; each step is the event `reward` with value -1, which the reward
+    A shop (arms, categories, bait, rate, lure, power, fade, purchase, levels, loyalty, stay, cap, away, daily) has
+    pages, and visitors with memory. Clickbait, the last `bait` arms, is clicked more often (lure against rate), but a
+    click on it costs trust; items that are looked at satiate their category for the visit. A purchase, the event
+    `purchase`, follows a click on another item with probability `purchase`, and raises trust. Trust decides whether a
+    visitor comes again, some days later; `daily` new ones come every day. The reward is clicks: optimum_per_session is
+    the most of a visit, which clickbait earns, and optimum_per_visitor the most of all visits of a visitor, which needs
+    trust. Both are exact for one arm a decision, and bounds for pages.
+
+    Other visitors with memory: their sessions end by themselves, or after `cap` decisions, and --steps is refused.
+    barista (rates, fade, patience, cap): items satiate, and a bored visitor leaves. choc-kale (chocolate, kale, levels,
+    low, high, loyalty, away, cap): quick pleasure makes visits shorter, and fewer visitors return. corridor (cap): the
+    short corridor of Sutton and Barto, example 13.1; each step is the event `reward` with value -1, which the reward
     `default` does not see: `rlrec reward define steps 'reward=1' --clip -1,0` does. The optimum is that of the best
     policy (corridor: of the best that cannot tell positions apart), context_free_per_session that of the best policy
     that always draws from the same distribution.
@@ -59,14 +67,16 @@ def simulate(store: Store, show: Show, ephemeral: bool, **options: Any) -> None:
     Through the store, the clock starts at its newest decision (or at --now). In an empty catalogue the audience's arms
     are added. The regret is the mean reward of the best pages (with memory: of the optimum) less that of the pages
     shown; coverage, gini and effective_arms say how evenly the arms were shown (see `rlrec exposure`). Visitors with
-    memory are users, each visit is a session, retention is the share of visitors who came again, and `ended_at` is when
-    every decision is mature. With --ephemeral, figures are means over all runs, with standard errors; every run starts
-    from nothing, whatever --policy has learned, and visitors who return do so at once.
+    memory are users, each visit is a session, retention is the share of visitors who came again, events are sums by
+    kind, and `ended_at` is when every decision is mature. With --ephemeral, figures are means over all runs, with
+    standard errors; every run starts from nothing, whatever --policy has learned, and visitors who return do so at
+    once.
 
     \b
     Examples:
       rlrec simulate bernoulli --policy home --sessions 200 --env rates=0.5,0.4,0.3,0.2,0.1
       rlrec simulate drift --ephemeral --kind thompson --param discount=0.9975 --runs 20 --steps 2000
+      rlrec simulate shop --policy home -k 5 --sessions 1000 --group 100
       rlrec simulate barista --ephemeral --kind uniform --runs 20 --sessions 50
     """
     from rlrec.app import simulate as use_case

@@ -21,6 +21,7 @@ ENVIRONMENTS = {
     "delayed": "rlrec.simulate.delayed:Delayed",
     "barista": "rlrec.simulate.barista:Barista",
     "choc-kale": "rlrec.simulate.choc_kale:ChocKale",
+    "shop": "rlrec.simulate.shop:Shop",
     "corridor": "rlrec.simulate.corridor:Corridor",
 }
 

@@ -93,7 +93,7 @@ class Barista(Visitors):
 
     # -- the exact value of a visit --
 
-    def optimum(self) -> float:
+    def optimum(self, positions: int = 1) -> float:
         """Mean reward of a visit under the best policy there is, by dynamic programming from the last step back."""
         return float(self._values(lambda of_items, _: of_items.max(axis=1))[0][0])
 

@@ -21,13 +21,15 @@ class Audience(ABC):
 
     features: numbers of an observation, 0 where the context tells nothing. names: of the arms, where they have any.
     event: the kind of event that stands for a reward other than 0; its value is the reward. lowest: the smallest
-    reward. `visitors.Visitors` is the base of audiences whose visits end by themselves."""
+    reward. further_events: kinds of events that come beside it. `visitors.Visitors` is the base of audiences whose
+    visits end by themselves."""
 
     arms: int
     features: int = 0
     names: Sequence[str] = ()
     event: str = "click"
     lowest: float = 0.0
+    further_events: Sequence[str] = ()
 
     _rng: np.random.Generator
 
@@ -48,7 +50,8 @@ class Audience(ABC):
         visitor has left; truncated: the visit was cut off. info: `expected` the mean of each reward, same shape; where
         a slate is rewarded as a page, `page` that reward, (runs,), and `expected` its mean, (runs, 1); `optimum` the
         mean reward of the best arm (of the best slate), (runs,), where visits do not end; `delay`, of the actions'
-        shape, decisions until the reward comes, where it does not come at once."""
+        shape, decisions until the reward comes, where it does not come at once; the values of further events, of the
+        actions' shape, by their kind."""
 
 
 class World(Audience):

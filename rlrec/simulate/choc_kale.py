@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlrec.arrays import Array, Flags, Index
-from rlrec.simulate.visitors import LONGEST, Visitors, within
+from rlrec.simulate.visitors import LONGEST, Regulars, within
 
 MOVES = np.array([-1, 1])  # of the trait, in levels, by arm
 SHARES = np.linspace(0, 1, 201)  # of kale, among which the best context-free policy is looked for
@@ -15,7 +15,7 @@ SMALLEST = 1e-12  # gain of a round at which the best policy is found
 
 
 @dataclass(kw_only=True, eq=False)
-class ChocKale(Visitors):
+class ChocKale(Regulars):
     """Every visitor has a trait w, how well they are: a number from 0 to 1 in steps of 1 / levels. New ones have 1/2.
 
     A decision: the visitor clicks with probability c (1 + w) / 2, where c is `chocolate` or `kale`; then chocolate
@@ -45,14 +45,14 @@ class ChocKale(Visitors):
         within("away", self.away, 0, 1_000_000)
         within("cap", self.cap, 1, LONGEST)
         trait = np.arange(self.levels + 1) / self.levels
-        self._middle = self.levels // 2
+        self.start = self.levels // 2
         self._means = np.outer([self.chocolate, self.kale], (1 + trait) / 2)  # (arms, levels + 1)
         self._stays = self.low + (self.high - self.low) * trait  # by the level after the decision
         self._returns = self.loyalty * trait
 
     # -- the value of a visit --
 
-    def optimum(self) -> float:
+    def optimum(self, positions: int = 1) -> float:
         """Mean reward of a visit in the long run, over the visits of every visitor, under the best policy that knows
         the trait. To a visitor who pays that much for a visit nothing is left: policies are improved for such ones."""
         kale, best = np.zeros((1, self.cap, self.levels + 1)), -1.0
@@ -90,7 +90,7 @@ class ChocKale(Visitors):
     def _per_visit(self, earned: Array, again: Array) -> Array:
         """Reward of a new visitor for each of their visits, (n,)."""
         both = np.stack([earned, np.ones_like(earned)], axis=2)
-        total = np.linalg.solve(np.eye(self.levels + 1) - again, both)[:, self._middle]
+        total = np.linalg.solve(np.eye(self.levels + 1) - again, both)[:, self.start]
         return total[:, 0] / total[:, 1]
 
     def _better(self, left: Array) -> Array:
@@ -113,24 +113,14 @@ class ChocKale(Visitors):
 
     # -- visitors --
 
-    def _forget(self, runs: int) -> None:
-        self._who = np.zeros(runs, np.intp)
-        self._level = np.full(runs, self._middle)  # of every visitor who was ever there
-
-    def _begin(self, seats: Index, visitors: Index) -> None:
-        if len(visitors) and visitors.max() >= len(self._level):
-            more = max(len(self._level), int(visitors.max()) + 1 - len(self._level))
-            self._level = np.append(self._level, np.full(more, self._middle))
-        self._who[seats] = visitors
-
     def _serve(self, actions: Index) -> tuple[Array, Array, Flags]:
-        level = self._level[self._who]
+        level = self.traits
         expected = self._means[actions, level]
         reward = (self._rng.random(len(actions)) < expected).astype(np.float64)
         level = np.clip(level + MOVES[actions], 0, self.levels)
-        self._level[self._who] = level
+        self.traits = level
         return reward, expected, self._rng.random(len(actions)) >= self._stays[level]
 
     def _leave(self, ended: Flags) -> Array:
-        returns = self._rng.random(len(ended)) < self._returns[self._level[self._who]]
+        returns = self._rng.random(len(ended)) < self._returns[self.traits]
         return (ended & returns).astype(np.float64)

@@ -38,7 +38,7 @@ class Corridor(Visitors):
         below 1. Source: solves v0 = -1 + p v1 + (1-p) v0, v1 = -1 + p v0 + (1-p) v2, v2 = -1 + (1-p) v1."""
         return (2 * right - 4) / (right * (1 - right))
 
-    def optimum(self) -> float:
+    def optimum(self, positions: int = 1) -> float:
         """The best value of a policy that cannot tell the squares apart: -(6 + 4 sqrt 2), about -11.66."""
         return self.context_free()[0]
 

@@ -14,17 +14,24 @@ LONGEST = 10_000  # decisions of a visit
 class Visitors(Audience):
     """Seats with a visitor each, (runs,). The memory of a visitor is never in the observation: a policy knows the arms
     that it has shown in the visit so far, and their rewards.
-    cap: decisions at which a visit is cut off. away: decisions of all visitors until one who comes again is there."""
+    cap: decisions at which a visit is cut off. daily: new visitors a day; 0 where days do not count: then a visitor who
+    comes again is there after `away` decisions of all visitors."""
 
     cap: int
-    away: int = 0
+    away: float = 0
+    daily: int = 0
     returning: bool = False  # whether a visitor may come again
+    pages: bool = False  # whether they may be shown several arms at a time
 
     _state: Index  # of the visitor in each seat: what is to know of the visit, 0 when it begins
 
-    def optimum(self) -> float:
+    def optimum(self, positions: int = 1) -> float:
         """The most that a visit can earn on average, by a policy that sees all that it has shown."""
         raise NotImplementedError
+
+    def optimum_per_visitor(self, positions: int = 1) -> float | None:
+        """The most that all visits of a visitor can earn on average; None where only visits are valued."""
+        return None
 
     def context_free(self) -> tuple[float, Array]:
         """The most that a visit can earn on average by one distribution over arms, (arms,), for every decision."""
@@ -43,10 +50,10 @@ class Visitors(Audience):
         self._begin(seats, visitors)
 
     def step(self, actions: Index) -> Step:
-        """Show one arm in each seat. info has no `optimum`, which a single step does not have, but `again`, (runs,): 1
-        where the visit has ended and the visitor will come again. Where a visit has ended, the next step begins another
-        visit of the same visitor."""
-        if actions.ndim > 1:
+        """Show an arm, or a page, in each seat. info has no `optimum`, which a single step does not have, but `again`,
+        (runs,): above 0 where the visit has ended and the visitor will come again: after so many days where days count.
+        Where a visit has ended, the next step begins another visit of the same visitor."""
+        if actions.ndim > 1 and not self.pages:
             raise InputError("a visitor with memory is shown one arm at a time", hint="leave out -k")
         reward, expected, terminated = self._serve(actions)
         self._steps += 1
@@ -69,9 +76,34 @@ class Visitors(Audience):
         raise NotImplementedError
 
     def _leave(self, ended: Flags) -> Array:
-        """End visits: 1 where the visitor will come again."""
+        """End visits: above 0 where the visitor will come again."""
         self._state[ended] = 0
         return np.zeros(len(ended))
+
+
+class Regulars(Visitors):
+    """Visitors with a trait, a whole number that lasts from visit to visit. start: that of a new visitor."""
+
+    start: int
+
+    @property
+    def traits(self) -> Index:
+        """The trait of the visitor in each seat, (runs,)."""
+        return self._traits[self._visitors]
+
+    @traits.setter
+    def traits(self, values: Index) -> None:
+        self._traits[self._visitors] = values
+
+    def _forget(self, runs: int) -> None:
+        self._visitors = np.zeros(runs, np.intp)
+        self._traits = np.full(runs, self.start)  # of every visitor who was ever there
+
+    def _begin(self, seats: Index, visitors: Index) -> None:
+        if len(visitors) and visitors.max() >= len(self._traits):
+            more = max(len(self._traits), int(visitors.max()) + 1 - len(self._traits))
+            self._traits = np.append(self._traits, np.full(more, self.start))
+        self._visitors[seats] = visitors
 
 
 def within(name: str, value: float, least: float, most: float) -> None:

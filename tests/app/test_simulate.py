@@ -248,3 +248,24 @@ def test_what_was_shown_is_told_as_exposure(shop: Store) -> None:
     figures = served(shop, environment="pbm", parameters={"rates": "0.9,0.5,0.1"}, size=3, sessions=20)
     assert (figures["coverage"], figures["gini"]) == (1.0, pytest.approx(0.0, abs=1e-12))
     assert figures["effective_arms"] == pytest.approx(3.0)
+
+
+@pytest.mark.slow
+def test_visitors_of_a_shop_come_again_days_later_and_buy(shop: Store) -> None:
+    reward.define(shop, reward.Request(name="durable", weights="click=0.25, purchase=2"))
+    policy.create(shop, policy.Request(name="honest", kind="epsilon-greedy", reward="durable"))
+    figures = visited(shop, "shop", policy="honest", sessions=120, size=3, group=20, parameters={"daily": "20"})
+    with shop.read() as unit:
+        visits = unit.ask(
+            "SELECT user_id, started_at, ended_at FROM visit JOIN session ON session.id = session_id"
+            " ORDER BY user_id, started_at"
+        )
+        kinds: dict[str, int] = dict(unit.ask("SELECT kind, count(*) FROM event GROUP BY kind"))
+    again = [later[1] - row[2] for row, later in pairwise(visits) if row[0] == later[0]]
+    assert figures["visitors"] == len({row[0] for row in visits})
+    assert len(again) == 120 - figures["visitors"] > 10
+    assert all(abs(gap / (24 * 3600 * SECOND) % 1 - 0.5) < 0.01 for gap in again)  # but for minutes of a group
+    assert kinds == figures["events"]
+    assert figures["reward_per_visitor"] == figures["reward"] / figures["visitors"] < figures["optimum_per_visitor"]
+    assert sums(shop, "honest") == added_up(shop, "honest")
+    assert doctor(shop, Audit(sample=50)).ok

@@ -39,8 +39,9 @@ def test_visits_that_end_are_known_to_be_worth_something(name: str) -> None:
         assert value <= audience.optimum()
         assert (len(shares), shares.sum()) == (audience.arms, pytest.approx(1))
         audience.reset(2, np.random.default_rng(1))
-        with pytest.raises(InputError, match="one arm at a time"):
-            audience.step(np.zeros((2, 2), np.intp))
+        if not audience.pages:
+            with pytest.raises(InputError, match="one arm at a time"):
+                audience.step(np.zeros((2, 2), np.intp))
 
 
 @pytest.mark.parametrize("name", simulate.ENVIRONMENTS)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
 import os
-from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
@@ -27,7 +27,7 @@ def make(name: str, texts: Mapping[str, str]) -> tuple[Audience, list[str]]:
     values: dict[str, Any] = {}
     names: list[str] = []
     for word, text in texts.items():
-        if word == "rates" and Path(text).is_file():
+        if word == "rates" and os.path.isfile(text):  # no error where a list of rates is too long for a path
             table = parameters.rates(Path(text))
             names, values[word] = list(table), tuple(table.values())
         else:
@@ -42,7 +42,7 @@ def check(environment: str, audience: Audience, arms: int, *, size: int = 1, ste
         raise InputError(f"k is {size}, but the audience has {arms} arms", field="k")
     if not isinstance(audience, Visitors):
         return
-    if size > 1:
+    if size > 1 and not audience.pages:
         raise InputError(f"visitors of {environment} are shown one arm at a time", hint="leave out -k")
     if steps is not None:
         hint = "leave --steps away; --env cap=N cuts visits off after N decisions"
@@ -64,20 +64,24 @@ def exposure_figures(shown: Array) -> ExposureFigures:
 
 VisitFigures = TypedDict("VisitFigures", {
     "context_free_per_session": float | None, "session_length": float, "visitors": float | None,
-    "visits_per_visitor": float | None, "retention": float | None,
+    "visits_per_visitor": float | None, "retention": float | None, "reward_per_visitor": float | None,
+    "optimum_per_visitor": float | None,
 })  # fmt: skip
 
 
 def visit_figures(
-    audience: Audience, *, length: float, visits: float, visitors: float | None = None, returned: float = 0
-) -> VisitFigures:
-    """The figures of visits, None where visitors are not recognised. length: decisions of a visit; returned: visitors
-    who came again."""
+    audience: Audience, *, length: float, visits: float, reward: float, size: int = 1, visitors: float | None = None,
+    returned: float = 0,
+) -> VisitFigures:  # fmt: skip
+    """The figures of visits, None where visitors are not recognised. length: decisions of a visit; reward: of all
+    visits; size: positions of a page; returned: visitors who came again."""
     with_memory = audience if isinstance(audience, Visitors) else None
     return {
-        "context_free_per_session": None if with_memory is None else with_memory.context_free()[0],
+        "context_free_per_session": None if with_memory is None or size > 1 else with_memory.context_free()[0],
         "session_length": length, "visitors": visitors, "visits_per_visitor": visits / visitors if visitors else None,
         "retention": returned / visitors if visitors and with_memory is not None and with_memory.returning else None,
+        "reward_per_visitor": reward / visitors if visitors else None,
+        "optimum_per_visitor": None if with_memory is None else with_memory.optimum_per_visitor(size),
     }  # fmt: skip
 
 
@@ -127,14 +131,16 @@ def _integer(text: str, what: str) -> int:
 class Crowd:
     """So many seats for so many visits. Visitors are numbered in the order of their first visits.
     visitor, visit: one a seat, (seats,), by number from 0; the visitor is FREE where no visit is.
-    visits: one a visitor, visits so far. away: decisions until a visitor who comes again is there."""
+    visits: one a visitor, visits so far. left: visits to come. away: time until a visitor who comes again is there;
+    time counts decisions."""
 
-    def __init__(self, *, seats: int, visits: int, away: int) -> None:
+    def __init__(self, *, seats: int, visits: int, away: float = 0) -> None:
         self.visitor: Index = np.full(seats, FREE)
         self.visit: Index = np.full(seats, FREE)
         self.visits: list[int] = []
-        self._left, self._begun, self._away = visits, 0, away
-        self._coming: deque[tuple[int, int]] = deque()  # decisions made when a visitor comes again, and the visitor
+        self.left, self._begun, self._away = visits, 0, away
+        self._coming: list[tuple[float, int, int]] = []  # a heap: time, order of leaving, visitor
+        self._departures = 0
 
     @property
     def busy(self) -> Index:
@@ -146,25 +152,55 @@ class Crowd:
         """How many visitors came again."""
         return sum(visits > 1 for visits in self.visits)
 
-    def arrive(self, decisions: int) -> Index:
-        """Begin visits in free seats, those of visitors who come again first: the seats. decisions: made so far."""
-        free = np.flatnonzero(self.visitor == FREE)[: self._left]
-        for seat in free.tolist():
-            self.visitor[seat] = self._next(decisions)
+    def arrive(self, now: float) -> Index:
+        """Begin visits in free seats, those of visitors who come again first: the seats."""
+        free = np.flatnonzero(self.visitor == FREE)[: self.left]
+        for arrived, seat in enumerate(free.tolist()):
+            visitor = self._next(now)
+            if visitor == FREE:
+                free = free[:arrived]
+                break
+            self.visitor[seat] = visitor
             self.visit[seat] = self._begun
             self._begun += 1
-        self._left -= len(free)
+        self.left -= len(free)
         return free
 
-    def _next(self, decisions: int) -> int:
-        if self._coming and self._coming[0][0] <= decisions:
-            visitor = self._coming.popleft()[1]
+    def _next(self, now: float) -> int:
+        if self._coming and self._coming[0][0] <= now:
+            visitor = heapq.heappop(self._coming)[2]
             self.visits[visitor] += 1
             return visitor
+        return self._newcomer()
+
+    def _newcomer(self) -> int:
         self.visits.append(1)
         return len(self.visits) - 1
 
-    def leave(self, seats: Index, *, again: Index, decisions: int) -> None:
-        """End the visits in these seats; the visitors in the seats `again` will come again."""
-        self._coming.extend((decisions + self._away, visitor) for visitor in self.visitor[again].tolist())
+    def leave(self, seats: Index, *, again: Array, now: float) -> None:
+        """End the visits in these seats; the visitors come again where `again`, (n,), is above 0."""
+        for seat, returns in zip(seats.tolist(), again.tolist(), strict=True):
+            if returns > 0:
+                self._departures += 1
+                heapq.heappush(self._coming, (now + self._delay(returns), self._departures, int(self.visitor[seat])))
         self.visitor[seats] = FREE
+
+    def _delay(self, returns: float) -> float:
+        return self._away
+
+
+class DailyCrowd(Crowd):
+    """A crowd whose time counts days, by halves: `daily` new visitors come in two halves of a day, and visitors come
+    again after so many days as the audience says."""
+
+    def __init__(self, *, seats: int, visits: int, daily: int) -> None:
+        super().__init__(seats=seats, visits=visits)
+        self.halves = 0  # of days that are over
+        self._daily = daily
+
+    def _newcomer(self) -> int:
+        expected = (self._daily * (self.halves + 1) + 1) // 2
+        return super()._newcomer() if len(self.visits) < expected else FREE
+
+    def _delay(self, returns: float) -> float:
+        return returns

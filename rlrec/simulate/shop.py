@@ -1,0 +1,233 @@
+"""A shop whose clickbait is clicked often and costs trust, and whose visitors come back only where they trust it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from rlrec.arrays import Array, Flags, Index
+from rlrec.simulate.base import Step
+from rlrec.simulate.visitors import LONGEST, Regulars, within
+
+FULL = 3  # looks at a category within a visit after which it satiates no further
+CATEGORIES = 5  # most of them: the chain of a visit stays small
+LOWEST_HONEST, LOWEST_LURE = 0.25, 0.75  # rate of the least attractive item, as a share of that of the best
+SHARES = 100  # hundredths, of which the best context-free policy is made
+SMALLEST = 1e-7  # gain of a round at which the best policy is found
+CLICKS: Mapping[str, float] = {"click": 1.0}
+
+Pick = Callable[[Array], Array]  # from the values of arms in each state, (levels + 1, arms, n), to those of the states
+
+
+@dataclass(kw_only=True, eq=False)
+class Shop(Regulars):
+    """Item a is of category a modulo `categories`; the last `bait` of the `arms` items are clickbait. Honest items
+    attract from `rate` down to a quarter of it, clickbait from `lure` down to three quarters of it.
+
+    A decision: the visitor reads the page from the top and looks at position k with probability k^-power, whatever
+    stands there. Where they look they click with probability attraction (1 - fade s), where s is how often they have
+    looked at this category in the visit, 3 at most. A clicked honest item is bought with probability `purchase`, which
+    raises their trust by a level, up to `levels`; each clicked clickbait item lowers it by one. Then the visit goes on
+    with probability `stay`, up to `cap` decisions. After it the visitor comes again with probability
+    loyalty trust / levels, half a day, or one and a half, or two and a half later, `away` days on average. New visitors
+    have two thirds of the trust; `daily` of them come every day. Clicks are events `click`, purchases `purchase`."""
+
+    arms: int = 50
+    categories: int = 5
+    bait: int = 10
+    rate: float = 0.4
+    lure: float = 0.6
+    power: float = 1.0
+    fade: float = 0.3
+    purchase: float = 0.2
+    levels: int = 10
+    loyalty: float = 0.8
+    stay: float = 0.8
+    cap: int = 10
+    away: float = 2.0
+    daily: int = 50
+
+    further_events = ("purchase",)
+    pages = True
+    returning = True
+
+    def __post_init__(self) -> None:
+        for name in ("rate", "lure", "purchase", "stay"):
+            within(name, getattr(self, name), 0, 1)
+        within("categories", self.categories, 1, CATEGORIES)
+        within("arms", self.arms, 2 * self.categories, LONGEST)
+        within("bait", self.bait, self.categories, self.arms - self.categories)
+        within("power", self.power, 0, 10)
+        within("fade", self.fade, 0, 1 / FULL)
+        within("levels", self.levels, 1, 100)
+        within("loyalty", self.loyalty, 0, 0.99)
+        within("cap", self.cap, 1, LONGEST)
+        within("away", self.away, 0.5, 1_000)
+        within("daily", self.daily, 1, 1_000_000)
+        honest = self.arms - self.bait
+        self._category = np.arange(self.arms) % self.categories
+        self.is_bait: Flags = np.arange(self.arms) >= honest
+        self.attraction: Array = np.append(
+            self.rate * np.linspace(1, LOWEST_HONEST, honest), self.lure * np.linspace(1, LOWEST_LURE, self.bait)
+        )
+        self._returns = self.loyalty * np.arange(self.levels + 1) / self.levels
+        self._freshness = 1 - self.fade * np.arange(FULL + 1)
+        self.start = (2 * self.levels + 1) // 3  # trust of a new visitor
+
+    def features_of(self, arm: int) -> dict[str, Any]:
+        return {"category": f"c{self._category[arm]}"}
+
+    def examination(self, positions: int) -> Array:
+        """Probability that each position is looked at, (positions,)."""
+        return np.arange(1, positions + 1, dtype=np.float64) ** -self.power
+
+    # -- the value of visits and of visitors --
+
+    def optimum(self, positions: int = 1) -> float:
+        """Most clicks of a visit, whether the visitor comes again or not. For pages it is a bound: of policies that
+        learn of every look before they fill the next position, and that may repeat an item."""
+        return float(self.visit_values(self._best_items, _highest, positions=positions)[self.start])
+
+    def optimum_per_visitor(self, positions: int = 1, *, weights: Mapping[str, float] = CLICKS) -> float:
+        """Most reward of a new visitor over all of their visits, of a policy that knows trust and satiation; for pages
+        a bound as in `optimum`. weights: of `click`, `purchase` and `return`."""
+        return self.value_per_visitor(self._best_items, _highest, positions=positions, weights=weights)
+
+    def context_free(self) -> tuple[float, Array]:
+        """Most clicks of a visit by one distribution over arms for every decision, and that distribution, (arms,), in
+        hundredths. The looks at a category are binomial; what they earn is concave in its share, so that the largest
+        gains of all hundredths make the best distribution."""
+        best = [self._first(self._category == category) for category in range(self.categories)]
+        shares = np.arange(SHARES + 1) / SHARES
+        earned = self.attraction[best, None] * shares * self._mean_freshness(shares)
+        gains = np.diff(earned, axis=1)
+        taken = np.argsort(-gains, axis=None, kind="stable")[:SHARES]
+        distribution = np.bincount(np.array(best)[taken // SHARES], minlength=self.arms) / SHARES
+        return float(gains.ravel()[taken].sum()), distribution
+
+    def _mean_freshness(self, shares: Array) -> Array:
+        """Freshness of a category summed over the decisions of a visit, if it is shown with these shares."""
+        looks, total = np.zeros((FULL + 1, len(shares))), np.zeros(len(shares))
+        looks[0] = 1  # probability of so many looks, times that of a visit that long
+        for _ in range(self.cap):
+            total += self._freshness @ looks
+            moved = shares * looks
+            looks -= moved
+            looks[1:] += moved[:-1]
+            looks[-1] += moved[-1]
+            looks *= self.stay
+        return total
+
+    def value_per_visitor(
+        self, arms: Index, pick: Pick, *, positions: int = 1, weights: Mapping[str, float] = CLICKS
+    ) -> float:
+        """Mean reward of a new visitor over all of their visits. arms, pick: see `visit_values`. Rounds of values are
+        extrapolated by the ratio of their last two changes."""
+        values = np.zeros(self.levels + 1)
+        while True:
+            rounds = [values]
+            for _ in range(2):
+                left = self._returns * (weights.get("return", 0.0) + rounds[-1])
+                rounds.append(self.visit_values(arms, pick, positions=positions, weights=weights, left=left))
+            before, change = (float(np.abs(np.diff(rounds, axis=0))[row].max()) for row in (0, 1))
+            if change < SMALLEST:
+                return float(rounds[-1][self.start])
+            ratio = min(change / before, self.loyalty)
+            values = rounds[2] + (rounds[2] - rounds[1]) * ratio / (1 - ratio)
+
+    def visit_values(
+        self, arms: Index, pick: Pick, *, positions: int = 1, weights: Mapping[str, float] = CLICKS,
+        left: Array | None = None,
+    ) -> Array:  # fmt: skip
+        """Mean reward of a visit from its first decision on, for each trust it may begin with, (levels + 1,). arms:
+        what the policy shows; pick: the value of each state, (levels + 1, n), from those of these arms in it,
+        (levels + 1, arms, n), at every position of a page; left: what each trust is worth at the end, (levels + 1,)."""
+        category, levels = self._category[arms], np.arange(self.levels + 1)
+        following = self._following[category]
+        ended = np.zeros((self.levels + 1, 1)) if left is None else left[:, None]
+        values = np.broadcast_to(ended, (self.levels + 1, following.shape[1]))
+        clicks = self.attraction[arms, None] * self._freshness[self._looks[category]]
+        moves = np.where(self.is_bait[arms], 1.0, self.purchase)  # how often a click moves the trust
+        gain = weights.get("click", 0.0) + np.where(self.is_bait[arms], 0.0, moves * weights.get("purchase", 0.0))
+        trust = np.where(self.is_bait[arms], levels[:, None] - 1, levels[:, None] + 1).clip(0, self.levels)
+        moving, resting = (clicks * moves[:, None]), 1 - clicks * moves[:, None]
+        gained = clicks * gain[:, None]
+        for step in reversed(range(self.cap)):
+            if step + 1 < self.cap:
+                values = self.stay * values + (1 - self.stay) * ended
+            for examined in self.examination(positions)[::-1]:
+                # of each arm that is looked at: the trust stays, or moves by a level
+                of_arms = gained + resting * values[:, following] + moving * values[trust[..., None], following]
+                values = (1 - examined) * values + examined * pick(of_arms)
+        return values[:, 0]
+
+    @cached_property
+    def _looks(self) -> Index:
+        """Looks at each category in each state of satiation, (categories, n); in state 0 there were none."""
+        return np.indices((FULL + 1,) * self.categories).reshape(self.categories, -1)
+
+    @cached_property
+    def _following(self) -> Index:
+        """State of satiation after a look at each category, (categories, n)."""
+        more = np.minimum(self._looks[:, None] + np.eye(self.categories, dtype=np.intp)[:, :, None], FULL)
+        return np.ravel_multi_index(tuple(more), (FULL + 1,) * self.categories)
+
+    @property
+    def _best_items(self) -> Index:
+        """The most attractive honest and clickbait item of each category: the others are never better."""
+        kinds = [self.is_bait, ~self.is_bait]
+        return np.array([self._first((self._category == c) & kind) for c in range(self.categories) for kind in kinds])
+
+    def _first(self, items: Flags) -> int:
+        """The most attractive of these items."""
+        return int(np.where(items, self.attraction, -1.0).argmax())
+
+    # -- visitors --
+
+    def _forget(self, runs: int) -> None:
+        super()._forget(runs)
+        self.looks = np.zeros((runs, self.categories), np.intp)  # at each category in the present visit
+
+    def _begin(self, seats: Index, visitors: Index) -> None:
+        super()._begin(seats, visitors)
+        self.looks[seats] = 0
+
+    def step(self, actions: Index) -> Step:
+        following, reward, terminated, truncated, info = super().step(actions)
+        return following, reward, terminated, truncated, info | {"purchase": self._purchases}
+
+    def _serve(self, actions: Index) -> tuple[Array, Array, Flags]:
+        pages = actions.reshape(len(actions), -1)
+        random = self._rng.random((3, *pages.shape))
+        examination, rows = self.examination(pages.shape[1]), np.arange(len(pages))
+        expected, clicks, purchases = np.zeros((3, *pages.shape))
+        trust = self.traits
+        looks = random[0] < examination
+        for position, items in enumerate(pages.T):
+            category, bait = self._category[items], self.is_bait[items]
+            attraction = self.attraction[items] * self._freshness[self.looks[rows, category]]
+            clicked = looks[:, position] & (random[1, :, position] < attraction)
+            bought = clicked & ~bait & (random[2, :, position] < self.purchase)
+            trust = np.clip(trust + bought - (clicked & bait), 0, self.levels)
+            self.looks[rows, category] = np.minimum(self.looks[rows, category] + looks[:, position], FULL)
+            expected[:, position], clicks[:, position] = examination[position] * attraction, clicked
+            purchases[:, position] = bought
+        self.traits = trust
+        self._purchases = purchases.reshape(actions.shape)
+        leaves = self._rng.random(len(pages)) >= self.stay
+        return clicks.reshape(actions.shape), expected.reshape(actions.shape), leaves
+
+    def _leave(self, ended: Flags) -> Array:
+        """End visits: days until the visitor comes again, 0 where they do not."""
+        self.looks[ended] = 0
+        returns = self._rng.random(len(ended)) < self._returns[self.traits]
+        days = self._rng.geometric(1 / (self.away + 0.5), len(ended)) - 0.5
+        return np.where(ended & returns, days, 0.0)
+
+
+def _highest(of_arms: Array) -> Array:
+    return of_arms.max(axis=1)
