@@ -99,38 +99,35 @@ class Ridge:
         index of a row's context, the row's own index by default; weight (n,): of a row's squared error, 1 by default.
         Raises InputError if an arm, a position or the shape of the context is out of range."""
         self._check(arm, position, context, code)
+        weight = np.ones(len(reward)) if weight is None else weight
+        fold = self.fold(cluster)
+        cell = fold * self.arms + arm
+        k, d, cells = self.folds, 1 + self.positions + self.features, self.folds * self.arms
         # counts and rewards of every (fold, arm)
-        cell = self.fold(cluster) * self.arms + arm
-        shape = (self.folds, self.arms)
-        count, rewards = (
-            np.bincount(cell, weights=values, minlength=self.folds * self.arms).reshape(shape).astype(np.float64)
-            for values in (weight, reward if weight is None else weight * reward)
-        )
-        k, d = self.folds, 1 + self.positions + self.features
-        cross, gram, answer = np.zeros((k, self.arms, d)), np.zeros((k, d, d)), np.zeros((k, d))
-        sums = RidgeSums(count, rewards, cross, gram, answer, np.zeros(k))
-        # products of the other columns, block by block of rows in the order of their cells
-        order = np.argsort(cell.astype(np.min_scalar_type(self.folds * self.arms)), kind="stable")
-        for start in range(0, len(order), _BLOCK):
-            rows = order[start : start + _BLOCK]
-            columns = self._columns(position, context, code, rows)
-            self._add(sums, cell[rows], columns, reward[rows], None if weight is None else weight[rows])
+        count, rewards = _totals(cell, weight, cells), _totals(cell, weight * reward, cells)
+        sums = RidgeSums(
+            count.reshape(k, -1), rewards.reshape(k, -1), np.zeros((k, self.arms, d)), np.zeros((k, d, d)),
+            np.zeros((k, d)), _totals(fold, weight * reward**2, k),
+        )  # fmt: skip
+        # rows with equal columns weigh as one, in the order of their cells
+        code = np.arange(len(reward)) if code is None else code
+        first, kind = distinct(cell, position, code) if context is not None else distinct(cell, position)
+        count, rewards = (_totals(kind, each, len(first)) for each in (weight, weight * reward))
+        # products of the other columns, some rows at a time
+        for start in range(0, len(first), _BLOCK):
+            some = slice(start, start + _BLOCK)
+            columns = self._columns(position, context, code, first[some])
+            self._add(sums, cell[first[some]], columns, rewards[some], count[some])
         return sums
 
-    def _add(self, sums: RidgeSums, cell: Ids, others: Array, reward: Array, weight: Array | None) -> None:
-        """Add rows that lie in order of their cells, fold by fold and arm by arm."""
-        starts = run_starts(cell)
-        if weight is not None:  # the least squares of rows that are scaled by its root
-            root = np.sqrt(weight)
-            others, reward = others * root[:, None], reward * root
-        weighted = others if weight is None else others * root[:, None]
+    def _add(self, sums: RidgeSums, cell: Ids, others: Array, reward: Array, weight: Array) -> None:
+        """Add rows that lie in order of their cells, fold by fold and arm by arm. reward: summed over their weight."""
+        starts, weighted = run_starts(cell), others * weight[:, None]
         sums.cross.reshape(-1, others.shape[1])[cell[starts]] += np.add.reduceat(weighted, starts, axis=0)
         ends = np.searchsorted(cell, np.arange(self.folds + 1) * self.arms)
         for fold, (start, end) in enumerate(pairwise(ends.tolist())):
-            columns, rewards = others[start:end], reward[start:end]
-            sums.gram[fold] += columns.T @ columns
-            sums.answer[fold] += rewards @ columns
-            sums.square[fold] += rewards @ rewards
+            sums.gram[fold] += weighted[start:end].T @ others[start:end]
+            sums.answer[fold] += reward[start:end] @ others[start:end]
 
     def finish(self, sums: RidgeSums, *, reward_range: tuple[float, float] = (-np.inf, np.inf)) -> Model:
         """The fitted model; its predictions are clipped to `reward_range`."""
@@ -194,6 +191,10 @@ class Ridge:
         spread, square = (column[1 + self.positions :] for column in (square - mean**2, square))
         varies = spread > _NOTHING * square  # what a feature without variance has is a rounding of 0
         return np.concatenate([np.zeros(1), np.ones(self.positions), np.where(varies, spread, 1.0)])
+
+
+def _totals(index: Ids, values: Array, size: int) -> Array:
+    return np.bincount(index, weights=values, minlength=size).astype(np.float64)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

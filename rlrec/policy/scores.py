@@ -6,6 +6,7 @@ A new family is one new file in `families`: a frozen dataclass of arrays whose l
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from typing import Any, ClassVar, Protocol, Self, TypeVar
 
@@ -47,6 +48,14 @@ class DrawnOrder(Order):
 
     def next_arm(self, prefix: Index, *, floor: Floor) -> Array:
         return self.next_arms(prefix[None], floor=floor)[0]
+
+    def each_position(self, slates: Index, *, floor: Floor) -> Iterator[tuple[Array, Index]]:
+        """At each position of slates (n, k) in order, `next_arms` below the distinct slates above, (u, m), and which of
+        these is above each slate's arm, (n,)."""
+        begins = np.arange(len(slates)) == 0
+        for position in range(slates.shape[1]):
+            yield self.next_arms(slates[begins, :position], floor=floor), np.cumsum(begins) - 1
+            begins[1:] |= slates[1:, position] != slates[:-1, position]
 
 
 class Scores(Protocol):

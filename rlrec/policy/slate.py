@@ -7,6 +7,7 @@ decision 0."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ SMALLEST = 1e-300
 """The propensity that is logged for an arm that was drawn although its probability rounds to 0."""
 
 _ENTRIES = 1 << 20  # numbers in a working array
+_SWEPT = 1 << 16  # and where slates are swept: near the processor
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +114,21 @@ def remaining_each(scores: Scores, prefixes: Index, *, floor: Floor) -> Array:
     mixed = _mix_floor(order.next_arms(prefixes, floor=floor), at_positions(floor, k + 1)[-1], len(scores) - k)
     mixed[np.arange(len(prefixes))[:, None], prefixes] = 0.0
     return mixed
+
+
+def each_position(scores: Scores, slates: Index, *, floor: Floor) -> Iterator[tuple[Index, int, Array, Index]]:
+    """`remaining` at each position of slates (n, k), some slates at a time, for exact scores: their rows (r,), the
+    position from 0, the probabilities below each distinct slate above, (u, m), and which of these a row has, (r,)."""
+    (n, k), m = slates.shape, len(scores)
+    order, floors, in_order = scores.order(k), at_positions(floor, k), np.lexsort(slates.T[::-1])
+    assert isinstance(order, DrawnOrder)
+    step = max(1, _SWEPT // m)
+    for start in range(0, n, step):
+        rows = in_order[start : start + step]
+        for position, (probability, above) in enumerate(order.each_position(slates[rows], floor=floor)):
+            mixed = _mix_floor(probability, floors[position], m - position)
+            mixed[above[:, None], slates[rows, :position]] = 0.0
+            yield rows, position, mixed, above
 
 
 def draw(scores: Scores, *, size: int, floor: Floor, seeds: Words, decisions: Ids) -> Draw:

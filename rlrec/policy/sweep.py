@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -99,28 +99,43 @@ class ContinuousOrder(DrawnOrder):
         return probability, smallest
 
     def _sweep_down(self, slates: Index, floors: Array, least: bool) -> tuple[Array, Array]:
-        """`conditionals` of slates in order: those that begin with the same arms share one sweep down to there."""
+        """`conditionals` of slates in order."""
         table, row = self._tabulated.table, self._tabulated.row
         n, k = slates.shape
         probability, smallest = np.empty((n, k)), np.zeros((n, k))
         left = np.bincount(row % len(table.count), minlength=len(table.count))[None]
-        begins = np.zeros(n, dtype=bool)  # a prefix that the slate before does not have
-        begins[0], above, sweep = True, np.zeros(n, np.intp), _Sweep(table, len(row))
-        for position in range(k):
-            # the distinct prefixes down to here: their last arm, and the prefix above it
-            begins[1:] |= slates[1:, position] != slates[:-1, position]
-            parent, last = above[begins], row[slates[begins, position]]
-            weight, prefix = sweep.weight(), np.cumsum(begins) - 1
+        for position, (weight, above, begins) in enumerate(self._descend(slates, floors)):
             # probability of the arm shown, and of the least probable arm left
-            probability[:, position] = np.einsum("nx,nx->n", weight[parent], table.hazard[last])[prefix]
+            parent, last = above[begins], row[slates[begins, position]]
+            probability[:, position] = np.einsum("nx,nx->n", weight[parent], table.hazard[last])[np.cumsum(begins) - 1]
             if least:
                 smallest[:, position] = np.where(left > 0, weight @ table.hazard.T, np.inf).min(axis=1)[above]
                 left = left[parent]
                 left[np.arange(len(last)), last] -= 1
-            if position < k - 1:
-                sweep.show(parent, last, floors[position])
-                above = prefix
         return probability, smallest
+
+    def each_position(self, slates: Index, *, floor: Floor) -> Iterator[tuple[Array, Index]]:
+        table, row = self._tabulated.table, self._tabulated.row
+        first = np.zeros(1, np.intp)  # of the slates with each distinct prefix
+        for position, (weight, above, begins) in enumerate(self._descend(slates, at_positions(floor, slates.shape[1]))):
+            probability = (weight @ table.hazard.T)[:, row]
+            probability[np.arange(len(first))[:, None], slates[first, :position]] = 0.0
+            yield probability / probability.sum(axis=1, keepdims=True), above  # as in `next_arm`
+            first = np.flatnonzero(begins)
+
+    def _descend(self, slates: Index, floors: Array) -> Iterator[tuple[Array, Index, Flags]]:
+        """At each position of slates in order, which share one sweep down to where they differ: the weights below the
+        distinct prefixes, (u, N), the prefix of each slate, (n,), and the slates that begin another one with their arm
+        here, (n,)."""
+        table, row = self._tabulated.table, self._tabulated.row
+        begins = np.arange(len(slates)) == 0
+        above, sweep = np.zeros(len(slates), np.intp), _Sweep(table, len(row))
+        for position, floor in enumerate(floors):
+            begins[1:] |= slates[1:, position] != slates[:-1, position]
+            yield sweep.weight(), above, begins
+            if position < len(floors) - 1:
+                sweep.show(above[begins], row[slates[begins, position]], floor)
+                above = np.cumsum(begins) - 1
 
     def ranking(self, keys: Array, size: int) -> Index:
         table, row = self._tabulated.table, self._tabulated.row

@@ -18,7 +18,7 @@ from rlrec.policy.families.gaussian import Gaussian
 from rlrec.policy.families.gumbel import Gumbel
 from rlrec.policy.families.point import Point
 from rlrec.policy.scores import Scores
-from rlrec.policy.slate import conditionals, draw, first, marginals, placement, remaining, remaining_each
+from rlrec.policy.slate import conditionals, draw, each_position, first, marginals, placement, remaining, remaining_each
 from tests.policy import reference
 
 FLOORS = {"no floor": Fraction(0), "floor": Fraction(1, 5)}
@@ -136,6 +136,17 @@ def test_many_prefixes_are_answered_at_once(family: str, floor: float | tuple[fl
         prefixes = ALL[::11, :size]
         expected = [remaining(SIX[family], prefix, floor=floor) for prefix in prefixes]
         assert remaining_each(SIX[family], prefixes, floor=floor) == pytest.approx(np.array(expected), abs=1e-14)
+
+
+@by_family
+@pytest.mark.parametrize("floor", [0.0, 0.2, (0.3, 0.0, 0.1)])
+def test_arms_left_at_each_position_are_those_below_the_slate_above(
+    family: str, floor: float | tuple[float, ...]
+) -> None:
+    slates = ALL[::7]
+    for rows, position, probability, above in each_position(SIX[family], slates, floor=floor):
+        expected = [remaining(SIX[family], prefix, floor=floor) for prefix in slates[rows, :position]]
+        assert probability[above] == pytest.approx(np.array(expected), abs=1e-14)
 
 
 @by_family

@@ -58,7 +58,9 @@ def of(
     table = np.full((n, wanted.positions), np.nan) if wanted.tabled or wanted.additive or simulated else None
 
     def fill(some: CaseRows | StateCaseRows) -> None:
-        if wanted.joint:
+        if values is not None and isinstance(some, CaseRows) and not some.blocks[0].scores.samples:
+            _fill_both(some, steps, expected, scorer.arms, values)
+        elif wanted.joint:
             _fill_steps(some, steps)
         if table is not None and isinstance(some, StateCaseRows) and simulated:
             runs = min(scorer.samples, PER_DECISION)
@@ -67,8 +69,8 @@ def of(
             table[some.indices] = some.at_positions(wanted.positions)
             if wanted.additive and not some.drawn:
                 _fill_additive(some, additive, logged)
-        if values is not None:
-            _fill_expected(some, expected, scorer.arms, values)
+        if values is not None and (isinstance(some, StateCaseRows) or some.drawn):
+            some.fill_expected(expected, scorer.arms.ids, values)
 
     of_target = scorer.probabilities(rows, logged, None, beside=fill, joint=wanted.joint)
     marginal = np.where(of_target.prefixed, np.nan, np.minimum(of_target.target, 1.0))
@@ -134,26 +136,20 @@ def _fill_steps(some: CaseRows | StateCaseRows, steps: Array) -> None:
         steps[indices[group][:, None] - np.arange(of_slate.shape[1])[::-1]] = of_slate
 
 
-def _fill_expected(some: CaseRows | StateCaseRows, expected: Array, arms: ArmTable, values: ModelValues) -> None:
-    """Write the mean of the model under the target given the slate above as it was shown."""
-    if isinstance(some, StateCaseRows) or some.drawn:
-        some.fill_expected(expected, arms.ids, values)
-        return
-    if some.blocks[0].scores.samples:
-        return
-    slots = some.rows.slots
-    depth, start = (slots[name][some.indices] for name in ("depth", "start"))
-    for case, above in np.unique(np.column_stack([some.case, depth]), axis=0).tolist():
-        block, group = some.blocks[case], np.flatnonzero((some.case == case) & (depth == above))
-        order, possible = places(block.arms, some.rows.shown[start[group][:, None] + np.arange(above)])
-        group, order = group[possible], order[possible]
-        # each slate above once, some at a time
-        first, which = distinct(np.zeros(len(group), np.int64), *order.T)
-        step = max(1, CELLS // len(arms))
-        for begin in range(0, len(first), step):
-            below = slate.remaining_each(block.scores, order[first[begin : begin + step]], floor=block.floor)
-            shares = np.zeros((len(below), len(arms)))
-            shares[:, np.searchsorted(arms.ids, block.arms)] = below
-            inside = (which >= begin) & (which < begin + step)
-            rows = some.indices[group[inside]]
-            expected[rows] = values.expected(shares, case=which[inside] - begin, rows=rows)
+def _fill_both(some: CaseRows, steps: Array, expected: Array, arms: ArmTable, values: ModelValues) -> None:
+    """Write the target's probability of the arm of each slot given the slots above, and the mean of the model under
+    the target there."""
+    size = some.rows.slots["size"][some.indices]
+    lowest = some.rows.slots["depth"][some.indices] + 1 == size
+    for case, length in np.unique(np.column_stack([some.case, size])[lowest], axis=0).tolist():
+        group = some.indices[lowest & (some.case == case) & (size == length)]
+        block, slots = some.blocks[case], group[:, None] - np.arange(length)[::-1]
+        order, possible = places(block.arms, some.rows.shown[slots])
+        steps[slots[~possible]] = 0.0
+        slots, order, columns = slots[possible], order[possible], np.searchsorted(arms.ids, block.arms)
+        for rows, position, probability, above in slate.each_position(block.scores, order, floor=block.floor):
+            here = slots[rows, position]
+            steps[here] = probability[above, order[rows, position]]
+            shares = np.zeros((len(probability), len(arms)))
+            shares[:, columns] = probability
+            expected[here] = values.expected(shares, case=above, rows=here)
