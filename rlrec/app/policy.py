@@ -131,6 +131,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
         stored = policies.by_name(unit, request.name)
         if stored is not None:
             return _existing(unit, stored, definition)
+        lookup.refuse_route_name(unit, request.name)
         definition_of_reward = lookup.reward(unit, request.reward)
         policy.check(definition_of_reward)
         parameters.check_curve(typed, definition_of_reward)

@@ -13,6 +13,7 @@ import numpy as np
 
 from rlrec.app.learning.ledger import Ledger, ServedSlate, Unordered
 from rlrec.app.serving import assignment, decision_json, planned_requests
+from rlrec.app.serving.assignment import RampStopped
 from rlrec.app.serving.cache import ServingCache
 from rlrec.app.serving.decision_json import Answer
 from rlrec.app.serving.draws import DrawnSlate, draw, draw_stateful, signed
@@ -21,7 +22,7 @@ from rlrec.app.serving.requests import Duplicate, Planned, PlannedRequest, Reque
 from rlrec.app.serving.visit_history import HistoryReader
 from rlrec.errors import InputError, StoreBusy
 from rlrec.policy.forgetting import Forgetting
-from rlrec.store import Store, Unit, arms, candidates, contents, decisions, policies, settings, team_drafts
+from rlrec.store import Store, Unit, arms, candidates, contents, decisions, policies, routes, settings, team_drafts
 from rlrec.store.engine import NotUnique
 from rlrec.store.sessions import check_steps
 from rlrec.store.unit import Row
@@ -82,7 +83,7 @@ def recommend_group(
         try:
             answers = store.write(write, repeatable=True) if planned or also is not None else {}
             cache.note_changes(ledgers[-1].changes() if ledgers else {})
-        except RequestIdTaken:
+        except (RequestIdTaken, RampStopped):
             continue
         except NotUnique:
             with store.read() as unit:
@@ -92,7 +93,7 @@ def recommend_group(
             lock_all = True
             continue
         return _in_order(group, answers, stored)
-    raise StoreBusy("other writers keep using the same request ids", hint="a retry is safe")
+    raise StoreBusy("other writers keep using the same request ids, or changing the same route", hint="a retry is safe")
 
 
 def _notice_unread(store: Store, planned: Mapping[int, PlannedRequest], cache: ServingCache) -> None:
@@ -208,6 +209,8 @@ def _store(
         team_drafts.add(unit, teams)
     if lists:
         candidates.add(unit, lists)
+    if routed := {index: plan.shared.route for index, plan in planned.items() if plan.shared.route is not None}:
+        routes.add_decisions(unit, [(decision_ids[index], route.route_id) for index, route in routed.items()])
     for policy_id, served_slates in served.items():
         ledger.serve(policy_id, served_slates)
     return answers

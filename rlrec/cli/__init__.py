@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "arm": ("rlrec.cli.arm:arm", "Add, list, retire and restore arms"),
     "reward": ("rlrec.cli.reward:reward", "Define and list rewards"),
     "policy": ("rlrec.cli.policy:policy", "Create policies, look into them, freeze and promote versions"),
+    "route": ("rlrec.cli.route:route", "Lead callers to a policy by a name that stays; switch, roll back"),
     "recommend": ("rlrec.cli.recommend:recommend", "Draw a slate and log it with its exact propensities"),
     "feedback": ("rlrec.cli.feedback:feedback", "Record what the user did after a decision"),
     "pipe": ("rlrec.cli.pipe:pipe", "Answer requests and feedback in one warm process"),

@@ -19,7 +19,7 @@ SEED = Integer(0, 2**64 - 1)
 
 
 @click.command()
-@click.option("--policy", metavar="NAME[@V]", help="Policy to draw from.")
+@click.option("--policy", metavar="NAME[@V]", help="Policy or route to draw from.")
 @click.option("--experiment", metavar="NAME", help="Experiment to draw for, in place of a policy.")
 @click.option("--session", type=KEY, help="Session key.")
 @click.option("--user", type=KEY, help="User key; the session's first one holds.")

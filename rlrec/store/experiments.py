@@ -87,17 +87,16 @@ def stop(unit: Unit, experiment_id: int) -> bool:
     return unit.tell(stopped, unit.now, experiment_id) > 0
 
 
-def assignments(unit: Unit, experiment: Experiment, unit_ids: Collection[int]) -> dict[int, int]:
-    """The variant id of each unit that was assigned before."""
-    column = f"{experiment.unit}_id"
-    chosen = f"SELECT {column}, variant_id FROM assignment WHERE experiment_id = ? AND {column} IN (?*)"
+def assignments(unit: Unit, experiment: Experiment, by: str, unit_ids: Collection[int]) -> dict[int, int]:
+    """The variant id of each of these units that was assigned before. by: user or session."""
+    chosen = f"SELECT {by}_id, variant_id FROM assignment WHERE experiment_id = ? AND {by}_id IN (?*)"
     return dict(unit.ask(chosen, experiment.id, unit_ids))
 
 
-def assign(unit: Unit, experiment: Experiment, rows: Iterable[tuple[int, int]]) -> None:
-    """Store (unit id, variant id); a unit that was assigned meanwhile keeps its variant."""
-    column = f"{experiment.unit}_id"
-    values = [(experiment.id, unit_id, variant_id, unit.now) for unit_id, variant_id in sorted(rows)]
+def assign(unit: Unit, experiment_id: int, by: str, rows: Iterable[tuple[int, int]]) -> None:
+    """Store (unit id, variant id), of users or sessions; a unit that was assigned meanwhile keeps its variant."""
+    column = f"{by}_id"
+    values = [(experiment_id, unit_id, variant_id, unit.now) for unit_id, variant_id in sorted(rows)]
     keep = f"(experiment_id, {column}) DO NOTHING"
     unit.insert("assignment", ("experiment_id", column, "variant_id", "at"), values, on_conflict=keep)
 

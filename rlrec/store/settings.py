@@ -34,6 +34,12 @@ def get(unit: Unit) -> StoreSettings:
     return rows[0]
 
 
+def lock(unit: Unit) -> None:
+    """Let no other transaction that asks for the same lock go on before this one ends."""
+    if unit.postgres:
+        unit.ask("SELECT id FROM settings FOR NO KEY UPDATE")
+
+
 def exist(unit: Unit) -> bool:
     return unit.ask_row("SELECT id FROM settings") is not None
 

@@ -326,6 +326,49 @@ assignment = _table(
     UniqueConstraint("experiment_id", "session_id"),
 )
 
+# A name that callers use in place of a policy. It shares one namespace with the policies.
+route = _table(
+    "route",
+    Column("name", TEXT, nullable=False),
+    Column("created_at", BIG, nullable=False),
+    UniqueConstraint("name"),
+)
+# Every look of a gate of a route at a candidate, whether it passed or not; report: its figures, JSON.
+gate_look = _table(
+    "gate_look",
+    _ref("route_id", "route"),
+    Column("at", BIG, nullable=False),
+    _ref("policy_id", "policy"),
+    _ref("version_id", "version"),
+    Column("report", TEXT, nullable=False),
+    Index(None, "route_id", "at"),
+)
+# What a route serves, change by change; append-only, the newest one holds. Without a version it is the policy's live
+# one; experiment: the ramp that serves instead while it runs. command: what people typed; look: of the gate that let it
+# pass; restored: the change that a rollback returned to.
+route_change = _table(
+    "route_change",
+    _ref("route_id", "route"),
+    Column("at", BIG, nullable=False),
+    _ref("policy_id", "policy"),
+    _ref("version_id", "version", null=True),
+    _ref("experiment_id", "experiment", null=True),
+    Column("command", TEXT, nullable=False),
+    _ref("look_id", "gate_look", null=True),
+    _ref("restored_id", "route_change", null=True),
+    Index(None, "route_id", "id"),
+)
+# A challenger that is compared with what a route serves, without serving: from one time to another.
+shadow = _table(
+    "shadow",
+    _ref("route_id", "route"),
+    _ref("policy_id", "policy"),
+    _ref("version_id", "version", null=True),
+    Column("started_at", BIG, nullable=False),
+    Column("stopped_at", BIG),
+    Index(None, "route_id", "id"),
+)
+
 # A logged slate, with everything that is needed to score another policy on it. belief_seq, belief_ordinal: the
 # policy's counters when the belief was read; seq: the change by which it was stored; ordinal: its own, where the
 # policy forgets. size: the length of the page; fewer slots than that is a partial page of an imported log. source:
@@ -380,6 +423,22 @@ slot = _table(
     CheckConstraint("min_propensity >= 0 AND min_propensity <= 1", name="min_propensity_range"),
     _finite("score"),
     *map(_flag, ("censored", "rounded")),
+    rowid=False,
+)
+
+# The route by which a decision was asked for.
+route_decision = _table(
+    "route_decision",
+    _ref("decision_id", "decision", key=True),
+    _ref("route_id", "route"),
+)
+# The log of the probability that a challenger would have given to the slate of a decision; null where it has none.
+shadow_decision = _table(
+    "shadow_decision",
+    _ref("shadow_id", "shadow", key=True),
+    _ref("decision_id", "decision", key=True),
+    Column("log_probability", REAL),
+    CheckConstraint("log_probability <= 0 AND log_probability >= -1e308", name="log_probability_range"),
     rowid=False,
 )
 

@@ -15,7 +15,7 @@ from tests.conftest import Run, runner
 
 KEYS = [
     "decision_id", "request_id", "session", "visit", "step", "user", "policy", "version", "experiment", "variant",
-    "propensity", "log_propensity", "slate", "at", "duplicate",
+    "propensity", "log_propensity", "slate", "at", "duplicate", "route",
 ]  # fmt: skip
 
 
@@ -58,7 +58,7 @@ def test_the_answer_has_the_keys_of_the_contract_in_order(shop: Run) -> None:
     rest = {key: found[key] for key in KEYS if key not in ("slate", "at", "propensity", "log_propensity")}
     assert rest == {
         "decision_id": 1, "request_id": None, "session": "s1", "visit": 1, "step": 0, "user": "u1", "policy": "u",
-        "version": 1, "experiment": None, "variant": None, "duplicate": False,
+        "version": 1, "experiment": None, "variant": None, "duplicate": False, "route": None,
     }  # fmt: skip
 
 

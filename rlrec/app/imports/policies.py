@@ -27,6 +27,7 @@ def find(unit: Unit, name: str) -> Version | None:
 
 def create(unit: Unit, name: str) -> Version:
     """A new policy of kind logged: its version 1."""
+    lookup.refuse_route_name(unit, name)
     parameters = asdict(kinds.make(KIND, {}))
     definition = {"kind": KIND, "params": parameters, "reward": "default", "prior": canonical.digest_of({}).hex()}
     policy_id = policies.add_policy(

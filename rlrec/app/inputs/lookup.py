@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from rlrec.errors import InputError, suggest
+from rlrec.errors import Conflict, InputError, suggest
 from rlrec.records import Head, Reward, Version
-from rlrec.store import Unit, curves, experiments, policies
+from rlrec.store import Unit, curves, experiments, policies, routes, settings
 
 
 def split(reference: str) -> tuple[str, int | None]:
@@ -26,9 +26,7 @@ def resolve(unit: Unit, references: Collection[str]) -> dict[str, tuple[Version,
     meant: dict[str, tuple[Version, Head] | InputError] = {}
     for reference, (name, number) in parts.items():
         if name not in live:
-            names = [policy.name for policy in policies.all_policies(unit)]
-            hint = "`rlrec policy list` shows them, `rlrec policy create` makes one"
-            meant[reference] = unknown("policy", name, names, hint=hint, field="policy")
+            meant[reference] = _unknown_policy(unit, name)
         elif number is None:
             meant[reference] = live[name]
         elif (name, number) in versions:
@@ -46,6 +44,33 @@ def version(unit: Unit, reference: str) -> tuple[Version, Head]:
     if isinstance(meant, InputError):
         raise meant
     return meant
+
+
+def _unknown_policy(unit: Unit, name: str) -> InputError:
+    if name in routes.by_name(unit, [name]):
+        hint = f"`rlrec route show {name}` names what it serves"
+        return InputError(f"{name!r} is a route, not a policy", hint=hint, field="policy")
+    names = [*(policy.name for policy in policies.all_policies(unit)), *(change.route for change in routes.every(unit))]
+    hint = "`rlrec policy list` shows them, `rlrec policy create` makes one"
+    return unknown("policy", name, names, hint=hint, field="policy")
+
+
+def route(unit: Unit, name: str, *, lock: bool = False) -> routes.RouteChange:
+    """The newest change of the route of this name. lock: nobody else changes it until the transaction ends. Raises
+    InputError where there is none."""
+    newest = routes.lock(unit, name) if lock else routes.by_name(unit, [name]).get(name)
+    if newest is None:
+        names = [change.route for change in routes.every(unit)]
+        raise unknown("route", name, names, hint="`rlrec route create` makes one")
+    return newest
+
+
+def refuse_route_name(unit: Unit, name: str) -> None:
+    """Raises Conflict where a route has the name that a policy is to have: callers name both in the same way. Until the
+    transaction ends, no route takes it."""
+    settings.lock(unit)
+    if name in routes.by_name(unit, [name]):
+        raise Conflict(f"{name!r} is the name of a route", hint="choose another name", field="policy")
 
 
 def reward(unit: Unit, name: str) -> Reward:

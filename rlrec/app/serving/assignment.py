@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
+from typing import NamedTuple
 
 from rlrec.app.inputs import lookup
 from rlrec.app.serving.open_sessions import OpenSessions
@@ -11,6 +12,7 @@ from rlrec.app.serving.requests import PlannedRequest, Request
 from rlrec.errors import InputError
 from rlrec.store import Unit, experiments, sessions
 from rlrec.store.experiments import Experiment, Variant
+from rlrec.store.routes import RouteChange
 
 
 def hashed(experiment: Experiment, unit_key: str) -> Variant:
@@ -25,29 +27,59 @@ def hashed(experiment: Experiment, unit_key: str) -> Variant:
     return experiment.variants[-1]
 
 
-class Assigner:
-    """The experiments that a group of requests names, and the units already assigned."""
+class UnitKey(NamedTuple):
+    """A unit that experiments assign. by: user or session."""
 
-    def __init__(self, unit: Unit, requests: Sequence[Request]) -> None:
+    by: str
+    key: str
+
+
+class Assigned(NamedTuple):
+    """The variant of a request. by: the kind of its unit, user or session."""
+
+    experiment: Experiment
+    variant: Variant
+    by: str
+
+    @property
+    def key(self) -> tuple[int, str]:
+        """Requests with equal keys share a distribution."""
+        return self.variant.id, self.by
+
+
+class Assigner:
+    """The experiments that a group of requests takes part in, and the units already assigned."""
+
+    def __init__(self, unit: Unit, requests: Sequence[Request], routes: Mapping[str, RouteChange]) -> None:
+        """routes: what those serve that requests name."""
         self.unit = unit
-        to_assign = [request for request in requests if request.experiment is not None]
-        names = {request.experiment for request in to_assign if request.experiment is not None}
+        self._ramps = {name: route.experiment for name, route in routes.items() if route.running}
+        to_assign = [request for request in requests if self._name(request) is not None]
+        names = {name for name in map(self._name, to_assign) if name is not None}
         self.experiments = experiments.by_name(unit, names) if names else {}
         self._users: dict[str, str] = {}  # by session, of earlier requests of the group
         self._sessions = sessions.find(unit, {request.session for request in to_assign}) if to_assign else {}
-        self._variants: dict[str, dict[str, int]] = {
-            name: self._stored(experiment, [request for request in to_assign if request.experiment == name])
+        self._variants = {
+            name: self._stored(experiment, [request for request in to_assign if self._name(request) == name])
             for name, experiment in self.experiments.items()
         }
 
-    def _stored(self, experiment: Experiment, requests: Sequence[Request]) -> dict[str, int]:
-        """The variant id of each unit that is assigned already, by its key."""
-        if experiment.unit == "session":
-            ids = {session.key: session.id for session in self._sessions.values()}
-        else:
-            ids = sessions.user_ids(self.unit, {user for user in map(self._user, requests) if user is not None})
-        assigned = experiments.assignments(self.unit, experiment, list(ids.values()))
-        return {key: assigned[unit_id] for key, unit_id in ids.items() if unit_id in assigned}
+    def _name(self, request: Request) -> str | None:
+        """The experiment that a request takes part in: the one that it names, or the ramp of its route."""
+        return request.experiment if request.policy is None else self._ramps.get(request.policy)
+
+    def _stored(self, experiment: Experiment, requests: Sequence[Request]) -> dict[UnitKey, int]:
+        """The variant id of each unit that is assigned already."""
+        users = {user for user in map(self._user, requests) if user is not None}
+        ids = {
+            "session": {session.key: session.id for session in self._sessions.values()},
+            "user": sessions.user_ids(self.unit, users) if experiment.unit == "user" else {},
+        }
+        stored: dict[UnitKey, int] = {}
+        for by, of_kind in ids.items():
+            assigned = experiments.assignments(self.unit, experiment, by, list(of_kind.values())) if of_kind else {}
+            stored |= {UnitKey(by, key): assigned[number] for key, number in of_kind.items() if number in assigned}
+        return stored
 
     def _user(self, request: Request) -> str | None:
         session = self._sessions.get(request.session)
@@ -62,25 +94,35 @@ class Assigner:
         """Names of the policies of all variants."""
         return {variant.policy for experiment in self.experiments.values() for variant in experiment.variants}
 
-    def choose(self, request: Request) -> tuple[Experiment, Variant]:
-        """The experiment that a request names, and its variant. Raises InputError where there is none."""
-        assert request.experiment is not None
-        experiment = self.experiments.get(request.experiment)
+    def choose(self, request: Request) -> Assigned | None:
+        """The experiment that a request takes part in, and its variant; None where there is none. Raises InputError
+        where the request names one that cannot serve it."""
+        name = self._name(request)
+        if name is None:
+            return None
+        experiment = self.experiments.get(name)
         if experiment is None:
             names = [experiment.name for experiment in experiments.every(self.unit)]
-            raise lookup.unknown("experiment", request.experiment, names, field="experiment")
+            raise lookup.unknown("experiment", name, names, field="experiment")
         if error := _stopped_error(experiment):
             raise error
-        key = request.session if experiment.unit == "session" else self._user(request)
-        if key is None:
-            raise InputError(
-                f"experiment {experiment.name} assigns by user, and the request has none",
-                hint="give --user, or start an experiment with --unit session",
-                field="user",
-            )
-        variant_id = self._variants[experiment.name].get(key)
+        unit_key = self._unit_key(request, experiment)
+        variant_id = self._variants[name].get(unit_key)
         variant = next((variant for variant in experiment.variants if variant.id == variant_id), None)
-        return experiment, variant or hashed(experiment, key)
+        return Assigned(experiment, variant or hashed(experiment, unit_key.key), unit_key.by)
+
+    def _unit_key(self, request: Request, experiment: Experiment) -> UnitKey:
+        """The unit of a request. A route serves everybody: there, sessions without a user are units themselves."""
+        user = self._user(request) if experiment.unit == "user" else None
+        if user is not None:
+            return UnitKey("user", user)
+        if experiment.unit == "session" or request.experiment is None:
+            return UnitKey("session", request.session)
+        raise InputError(
+            f"experiment {experiment.name} assigns by user, and the request has none",
+            hint="give --user, or start an experiment with --unit session",
+            field="user",
+        )
 
 
 def _stopped_error(experiment: Experiment) -> InputError | None:
@@ -89,27 +131,34 @@ def _stopped_error(experiment: Experiment) -> InputError | None:
     return None if experiment.status == "running" else InputError(message, hint=hint, field="experiment")
 
 
+class RampStopped(Exception):
+    """The ramp of a route was stopped after the group was planned."""
+
+
 def stopped(unit: Unit, planned: Mapping[int, PlannedRequest]) -> dict[int, InputError]:
-    """The errors of requests whose experiment was stopped since they were planned, by index."""
+    """The errors of requests whose experiment was stopped since they were planned, by index. Raises RampStopped where
+    a route led to it: that route serves something else now."""
     distributions = {plan.shared for plan in planned.values()}
     names = {shared.experiment.name for shared in distributions if shared.experiment is not None}
     if not names:
         return {}
     by_name = {name: _stopped_error(now) for name, now in experiments.by_name(unit, names, lock=True).items()}
+    if any(shared.experiment and shared.route and by_name[shared.experiment.name] for shared in distributions):
+        raise RampStopped
     in_experiments = {index: plan.shared.experiment for index, plan in planned.items() if plan.shared.experiment}
     return {index: error for index, experiment in in_experiments.items() if (error := by_name[experiment.name])}
 
 
 def store(unit: Unit, planned: Mapping[int, PlannedRequest], opened: OpenSessions) -> None:
     """Store the variant of every unit that was drawn for."""
-    assignments: dict[int, tuple[Experiment, dict[int, int]]] = {}
+    assignments: dict[tuple[int, str], dict[int, int]] = {}
     for plan in planned.values():
         experiment, variant = plan.shared.experiment, plan.shared.variant
         if experiment is None or variant is None:
             continue
         session = opened.by_key[plan.request.session]
-        unit_id = session.id if experiment.unit == "session" else session.user_id
+        by, unit_id = ("user", session.user_id) if plan.shared.by == "user" else ("session", session.id)
         if unit_id is not None:
-            assignments.setdefault(experiment.id, (experiment, {}))[1][unit_id] = variant.id
-    for _, (experiment, variants) in sorted(assignments.items()):
-        experiments.assign(unit, experiment, variants.items())
+            assignments.setdefault((experiment.id, by), {})[unit_id] = variant.id
+    for (experiment_id, by), variants in sorted(assignments.items()):
+        experiments.assign(unit, experiment_id, by, variants.items())

@@ -24,7 +24,8 @@ Eligible = tuple[int, ...]
 class ServingCache:
     """A cache that one group of a stream leaves to the next; a single command starts with an empty one.
     contexts, sets: ids of stored contexts and eligible sets. keys: of arms. active: the arms of the present catalogue;
-    unnamed: whether this set has no id yet. unread: policies that were said to read no context."""
+    unnamed: whether this set has no id yet. unread: policies that were said to read no context. policies: references to
+    versions: their names are no routes, and never will be."""
 
     def __init__(self) -> None:
         self.contexts: dict[str, int] = {}
@@ -36,6 +37,7 @@ class ServingCache:
         self.active: Eligible = ()
         self.unnamed = True
         self.unread: set[str] = set()
+        self.policies: set[str] = set()
         self._revision: int | None = None
         self._changes: dict[int, dict[int, set[int]]] = defaultdict(dict)  # by version and change: the arms that moved
         self._servings: dict[int, tuple[int, int | None, exact.VersionDistribution]] = {}

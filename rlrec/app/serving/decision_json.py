@@ -13,7 +13,7 @@ from rlrec.app.serving.draws import DrawnSlate, add_teams
 from rlrec.app.serving.requests import PlannedRequest
 from rlrec.policy import TEAM_DRAFT, history
 from rlrec.records import Decision, Event, Version
-from rlrec.store import Unit, arms, experiments, policies, sessions, team_drafts
+from rlrec.store import Unit, arms, experiments, policies, routes, sessions, team_drafts
 from rlrec.store import candidates as candidate_lists
 from rlrec.store.events import CENSOR
 from rlrec.store.unit import parse
@@ -24,6 +24,7 @@ Answer = TypedDict("Answer", {
     "request_id": str | None, "session": str, "visit": int | None, "step": int | None, "user": str | None,
     "policy": str, "version": int, "experiment": str | None, "variant": str | None, "propensity": float | None,
     "log_propensity": float | None, "slate": list[dict[str, Any]], "at": str, "duplicate": NotRequired[bool],
+    "route": str | None,
     "candidates": NotRequired[list[dict[str, Any]]], "candidates_log_propensity": NotRequired[float],
 })  # fmt: skip
 
@@ -42,6 +43,7 @@ def drawn(
         "experiment": None if shared.experiment is None else shared.experiment.name,
         "variant": None if shared.variant is None else shared.variant.label, "propensity": slate.propensity,
         "log_propensity": slate.log_propensity, "slate": slate.answer, "at": at, "duplicate": False,
+        "route": None if shared.route is None else shared.route.route,
     }  # fmt: skip
     if slate.listed:
         answer.update(slate.listed)  # type: ignore[typeddict-item]  # keys by `candidates.to_json`
@@ -59,10 +61,11 @@ def answers(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, Answer]:
     shown = {slot.arm_id for decision in logged.values() for slot in decision.slots}
     keys = arms.keys(unit, shown.union(*(listed.arms for listed in lists.values())))
     labels = experiments.labels(unit, {decision.variant_id for decision in logged.values() if decision.variant_id})
+    by_route = routes.of_decisions(unit, logged)
     answered: dict[int, Answer] = {}
     for number, decision in logged.items():
         version, owner = versions[decision.version_id], owners[decision.session_id]
-        answer = answered[number] = _answer(decision, version, owner, keys, labels)
+        answer = answered[number] = _answer(decision, version, owner, keys, labels, by_route.get(number))
         add_teams(answer["slate"], teams.get(number))
         if number in lists:
             answer.update(candidates.to_json(lists[number], keys))  # type: ignore[typeddict-item]  # as above
@@ -83,7 +86,7 @@ def states(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, dict[str, An
 
 def _answer(
     decision: Decision, version: Version, session: sessions.Session, keys: Mapping[int, str],
-    labels: Mapping[int, tuple[str, str]],
+    labels: Mapping[int, tuple[str, str]], route: str | None,
 ) -> Answer:  # fmt: skip
     experiment, variant = labels[decision.variant_id] if decision.variant_id else (None, None)
     log_propensity = decision.log_propensity
@@ -97,7 +100,7 @@ def _answer(
         "visit": decision.visit, "step": decision.step, "user": session.user, "policy": version.policy.display_name,
         "version": version.number, "experiment": experiment, "variant": variant,
         "propensity": None if log_propensity is None else exp(log_propensity), "log_propensity": log_propensity,
-        "slate": slate, "at": written(decision.at), "duplicate": False,
+        "slate": slate, "at": written(decision.at), "duplicate": False, "route": route,
     }  # fmt: skip
     source = parse(decision.source, f"source of decision {decision.id}") if decision.source else {}  # of an import
     answer.update({name: value for name, value in source.items() if name in answer})  # type: ignore[typeddict-item]

@@ -8,6 +8,7 @@ from typing import Any
 
 from rlrec.app.inputs import lookup
 from rlrec.app.serving import assignment
+from rlrec.app.serving.assignment import Assigned
 from rlrec.app.serving.cache import Eligible, ServingCache
 from rlrec.app.serving.requests import (
     Duplicate,
@@ -20,10 +21,7 @@ from rlrec.app.serving.requests import (
 )
 from rlrec.errors import Conflict, InputError, suggest
 from rlrec.policy.floors import LONGEST
-from rlrec.store import Unit, arms, decisions, settings
-from rlrec.store.experiments import Experiment, Variant
-
-Assigned = tuple[Experiment, Variant]
+from rlrec.store import Unit, arms, decisions, routes, settings
 
 
 def plan(unit: Unit, requests: Sequence[Request | InputError], cache: ServingCache) -> list[Planned]:
@@ -41,16 +39,20 @@ class _Group:
     def __init__(self, unit: Unit, requests: Sequence[Request], cache: ServingCache) -> None:
         self.unit, self.requests, self.cache = unit, requests, cache
         self.settings = settings.get(unit)
-        self.assigner = assignment.Assigner(unit, requests)
         names = {request.policy for request in requests if request.policy is not None}
-        self.versions = lookup.resolve(unit, names | self.assigner.policies())
+        new = names - cache.policies
+        self.routes = routes.by_name(unit, new) if new else {}
+        self.assigner = assignment.Assigner(unit, requests, self.routes)
+        references = names - self.routes.keys() | {route.reference for route in self.routes.values()}
+        self.versions = lookup.resolve(unit, references | self.assigner.policies())
+        cache.policies |= {name for name in new if not isinstance(self.versions.get(name), InputError | None)}
         self.catalogue = cache.catalogue(unit, self.settings)
         self.ids = arms.ids(unit, {key for request in requests for key in request.arms or ()})
         request_ids = {request.request_id for request in requests if request.request_id is not None}
         self.stored = decisions.requests(unit, request_ids)
         self._planned: dict[str, tuple[bytes, int]] = {}  # by request id: digest and index of the first request
         self._distributions: dict[tuple[Any, ...], SharedDistribution] = {}
-        self._versions: dict[tuple[str, int | None], ServingVersion] = {}
+        self._versions: dict[tuple[str | None, tuple[int, str] | None], ServingVersion] = {}
         self._active: frozenset[int] = frozenset(self.catalogue if self.ids else ())
         self._suggested = False
 
@@ -76,9 +78,9 @@ class _Group:
         Raises InputError where the request cannot be drawn."""
         if request.experiment is not None and request.policy is not None:
             raise _ambiguous_target()
-        assigned = self.assigner.choose(request) if request.experiment is not None else None
+        assigned = self.assigner.choose(request)
         arm_keys = None if request.arms is None else tuple(request.arms)
-        name: tuple[Any, ...] = (request.policy, assigned and assigned[1].id, arm_keys, request.size)
+        name: tuple[Any, ...] = (request.policy, assigned and assigned.key, arm_keys, request.size)
         shared = self._distributions.get(name)
         if shared is None or shared.case.reads:
             chosen = self._serving_version(request, assigned)
@@ -92,10 +94,12 @@ class _Group:
 
     def _serving_version(self, request: Request, assigned: Assigned | None) -> ServingVersion:
         """The version that serves a request, as it stands."""
-        reference = request.policy if assigned is None else assigned[1].policy
+        route = self.routes.get(request.policy or "")
+        reference = request.policy if route is None else route.reference
+        reference = reference if assigned is None else assigned.variant.policy
         if reference is None:
             raise _ambiguous_target()
-        name = reference, assigned and assigned[1].id
+        name = request.policy, assigned and assigned.key
         if name not in self._versions:
             resolved = self.versions[reference]
             if isinstance(resolved, InputError):
@@ -109,9 +113,9 @@ class _Group:
                     f"policy {version.policy.name!r} is the label of an imported log",
                     hint="recommend from another policy", field="policy",
                 )  # fmt: skip
-            experiment, variant = assigned or (None, None)
+            experiment, variant, by = assigned or (None, None, None)
             self._versions[name] = ServingVersion(
-                version=version, head=head, serving=serving, experiment=experiment, variant=variant
+                version=version, head=head, serving=serving, experiment=experiment, variant=variant, by=by, route=route
             )
         return self._versions[name]
 

@@ -12,6 +12,7 @@ from rlrec.app.serving.cache import Eligible
 from rlrec.errors import InputError
 from rlrec.records import Head, Version
 from rlrec.store.experiments import Experiment, Variant
+from rlrec.store.routes import RouteChange
 
 
 @dataclass(slots=True, kw_only=True)
@@ -37,13 +38,17 @@ def digest(request: Request) -> bytes:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ServingVersion:
-    """The version that serves a policy or a variant, as it stands in the snapshot of the group."""
+    """The version that serves a policy, a route or a variant, as it stands in the snapshot of the group.
+    by: the kind of unit that the variant was assigned to, user or session. route: what the route that was asked for
+    serves; None where a policy or an experiment was."""
 
     version: Version
     head: Head
     serving: VersionDistribution
     experiment: Experiment | None
     variant: Variant | None
+    by: str | None
+    route: RouteChange | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -27,7 +27,7 @@ CACHE = 10_000  # eligible sets remembered
 AT_ONCE = 1_000  # lines decoded at once
 TIGHT = 1e-9  # how far a probability that is 1 may be off
 LOOSE = 1e-6  # how far probabilities that were computed apart may be
-USUAL = {"version": 1, "experiment": None, "variant": None, "belief_seq": 0}  # of imported decisions
+USUAL = {"version": 1, "experiment": None, "variant": None, "route": None, "belief_seq": 0}  # of imported decisions
 ROW = (
     "number", "eligible", "policy", "session", "user", "visit", "step", "at", "context", "state", "size",
     "log_propensity", "seed", "request_id", "source", "history", "reward", "candidates",
@@ -81,6 +81,7 @@ class DecisionLine(Struct, forbid_unknown_fields=True):
     version: int | None = None
     experiment: str | None = None
     variant: str | None = None
+    route: str | None = None
     propensity: float | None = None
     log_propensity: float | None = None
     at: str | None = None

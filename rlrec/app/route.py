@@ -1,0 +1,173 @@
+"""Routes: names that callers use, and that outlive the policies that they lead to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NotRequired, TypedDict
+
+from rlrec import policy as kinds
+from rlrec.app.inputs import lookup
+from rlrec.app.learning.belief_versions import is_complete
+from rlrec.errors import CheckFailed, Conflict, InputError
+from rlrec.records import Head, Version
+from rlrec.store import Store, Unit, policies, routes, settings
+from rlrec.store.routes import RouteChange
+from rlrec.store.unit import parse
+from rlrec.times import written
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Options of `route create` and `route set`. to: NAME follows the live version of a policy, NAME@V is pinned."""
+
+    name: str
+    to: str
+
+
+# What a route serves. version: the number that serves now; live: whether it is the policy's live one, which the route
+# follows; reference: how other commands name it; experiment: the ramp that runs.
+RouteSummary = TypedDict("RouteSummary", {
+    "route": str, "policy": str, "version": int, "experiment": str | None, "since": str, "live": bool,
+    "reference": str, "created": NotRequired[bool], "set": NotRequired[bool], "changed": NotRequired[bool],
+    "history": NotRequired[list[dict[str, Any]]],
+})  # fmt: skip
+
+
+def create(store: Store, request: Request) -> RouteSummary:
+    """A route. The same again is fine; raises Conflict where the name means something else."""
+
+    def work(unit: Unit) -> RouteSummary:
+        settings.lock(unit)
+        stored = routes.by_name(unit, [request.name]).get(request.name)
+        if stored is not None:
+            return _existing(unit, stored, request)
+        if policies.by_name(unit, request.name) is not None:
+            raise Conflict(f"{request.name!r} is the name of a policy", hint="choose another name")
+        version, _ = servable(unit, request.to)
+        route_id = routes.add(unit, request.name)
+        command = f"route create {request.name} --to {request.to}"
+        _change(unit, route_id, version, request.to, command=command)
+        return {**summary(unit, routes.by_name(unit, [request.name])[request.name]), "created": True}
+
+    return store.write(work, repeatable=True)
+
+
+def _existing(unit: Unit, stored: RouteChange, request: Request) -> RouteSummary:
+    """The route that is stored. Raises Conflict where it was created for something else."""
+    first = routes.history(unit, stored.route_id)[0]
+    if first.reference != request.to:
+        hint = f"`rlrec route set {request.name} --to {request.to}` changes it"
+        raise Conflict(f"route {request.name!r} already exists, and was created for {first.reference}", hint=hint)
+    return {**summary(unit, stored), "created": False}
+
+
+def servable(unit: Unit, reference: str) -> tuple[Version, Head]:
+    """The version that a route is to serve, and the head of its policy. Raises InputError where it cannot be served."""
+    version, head = lookup.version(unit, reference)
+    name = f"version {version.number} of {version.policy.name}"
+    if not kinds.load(version.policy.kind).served:
+        raise InputError(f"policy {version.policy.name!r} is the label of an imported log", hint="name another policy")
+    if version.status == "retired":
+        raise InputError(f"{name} is retired", hint="choose another version")
+    if not is_complete(version):
+        raise InputError(f"{name} has not caught up with the log", hint="`rlrec policy rebuild` goes on with it")
+    lookup.refuse_running_variant(unit, version)
+    return version, head
+
+
+def _change(unit: Unit, route_id: int, version: Version, reference: str, *, command: str, **more: int | None) -> None:
+    """Let a route serve a version; without a number in the reference, whichever is live. more: as of `routes.change`"""
+    number = lookup.split(reference)[1]
+    version_id = None if number is None else version.id
+    routes.change(unit, route_id, policy_id=version.policy.id, version_id=version_id, command=command, **more)
+    settings.add_run(unit, command, {"to": reference})
+
+
+def set_route(store: Store, request: Request) -> RouteSummary:
+    """Let a route serve something else. What it serves already changes nothing."""
+
+    def work(unit: Unit) -> RouteSummary:
+        before = lookup.route(unit, request.name, lock=True)
+        _refuse_ramp(before)
+        version, _ = servable(unit, request.to)
+        changed = before.reference != request.to
+        if changed:
+            command = f"route set {request.name} --to {request.to}"
+            _change(unit, before.route_id, version, request.to, command=command)
+        return {**summary(unit, lookup.route(unit, request.name)), "set": True, "changed": changed}
+
+    return store.write(work, repeatable=True)
+
+
+def _refuse_ramp(before: RouteChange) -> None:
+    if before.running:
+        hint = f"`rlrec experiment stop {before.experiment} --promote LABEL`, or `rlrec route rollback {before.route}`"
+        raise InputError(f"route {before.route} has a ramp that runs, {before.experiment}", hint=hint)
+
+
+def rollback(store: Store, name: str) -> RouteSummary:
+    """Let a route serve again what it served before the last change that stands. Raises CheckFailed where there is
+    none, or where that is retired."""
+
+    def work(unit: Unit) -> RouteSummary:
+        newest = lookup.route(unit, name, lock=True)
+        before = _before(routes.history(unit, newest.route_id))
+        if before is None:
+            raise CheckFailed(f"route {name} has no change to roll back")
+        version, _ = lookup.version(unit, before.reference)
+        if version.status == "retired":
+            hint = f"`rlrec route set {name} --to POLICY` chooses another"
+            raise CheckFailed(f"{before.reference}, which {name} served before, is retired", hint=hint)
+        command = f"route rollback {name}"
+        _change(unit, newest.route_id, version, before.reference, command=command, restored_id=before.id)
+        return summary(unit, lookup.route(unit, name))
+
+    return store.write(work)
+
+
+def _before(history: Sequence[RouteChange]) -> RouteChange | None:
+    """The newest change that stands and served something else than the route does now; None where there is none. A
+    rollback undoes all that came after the change that it returned to."""
+    standing: list[RouteChange] = []
+    for change in history:
+        if change.restored_id is None:
+            standing.append(change)
+        while standing and change.restored_id not in (None, standing[-1].id):
+            standing.pop()
+    now = history[-1]
+    others = (change for change in reversed(standing[:-1]) if change.reference != now.reference or now.running)
+    return next(others, None)
+
+
+def listing(store: Store) -> list[RouteSummary]:
+    """All routes, by name."""
+    with store.read() as unit:
+        return [summary(unit, change) for change in routes.every(unit)]
+
+
+def show(store: Store, name: str) -> RouteSummary:
+    """The state of a route, and its history, newest first."""
+    with store.read() as unit:
+        newest = lookup.route(unit, name)
+        history = [_history_row(unit, change) for change in reversed(routes.history(unit, newest.route_id))]
+        return {**summary(unit, newest), "history": history}
+
+
+def _history_row(unit: Unit, change: RouteChange) -> dict[str, Any]:
+    gate = None if change.gate is None else parse(change.gate, f"the gate of a change of route {change.route}")
+    return {
+        "at": written(change.at), "policy": lookup.version(unit, change.policy)[0].policy.display_name,
+        "version": change.number, "experiment": change.experiment, "by": change.command, "gate": gate,
+        "reference": change.reference,
+    }  # fmt: skip
+
+
+def summary(unit: Unit, newest: RouteChange) -> RouteSummary:
+    """The state of a route by its newest change."""
+    version, _ = lookup.version(unit, newest.reference)
+    return {
+        "route": newest.route, "policy": version.policy.display_name, "version": version.number,
+        "experiment": newest.experiment if newest.running else None, "since": written(newest.at),
+        "live": newest.number is None, "reference": newest.reference,
+    }  # fmt: skip

@@ -1,0 +1,118 @@
+"""rlrec route: names that callers use, and that outlive a policy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rlrec.cli.output import Show, View
+from rlrec.cli.shared import CommandGroup, Store, stored
+from rlrec.cli.values import NAME
+
+if TYPE_CHECKING:
+    from rlrec.app.route import RouteSummary
+
+COLUMNS = ("route", "policy", "version", "experiment", "since", "live", "reference")
+HISTORY = ("at", "reference", "experiment", "by")
+
+to_option = click.option(
+    "--to", required=True, metavar="POLICY[@V]",
+    help="The policy that it leads to. POLICY follows its live version, POLICY@V stays with one.",
+)  # fmt: skip
+
+
+@click.group(cls=CommandGroup)
+def route() -> None:
+    """Lead callers to a policy by a name that stays; switch, roll back.
+
+    Callers write `rlrec recommend --policy ROUTE`.
+    """
+
+
+@route.command()
+@click.argument("name", type=NAME)
+@to_option
+@stored
+def create(store: Store, show: Show, **request: Any) -> None:
+    """Create a route. Routes and policies share one namespace.
+
+    \b
+    Example:
+      rlrec route create front --to home
+    """
+    from rlrec.app import route as use_case
+
+    show(use_case.create(store, use_case.Request(**request)))
+
+
+@route.command("set")
+@click.argument("name", type=NAME)
+@to_option
+@stored
+def set_(store: Store, show: Show, **request: Any) -> None:
+    """Lead a route to another policy or version, from the next decision on.
+
+    \b
+    Example:
+      rlrec route set front --to home@2
+    """
+    from rlrec.app import route as use_case
+
+    show(use_case.set_route(store, use_case.Request(**request)))
+
+
+@route.command("show")
+@click.argument("name", type=NAME)
+@stored
+def show_(store: Store, show: Show, name: str) -> None:
+    """Show what a route serves, since when and why, and what it served before, newest first.
+
+    \b
+    Example:
+      rlrec route show front
+    """
+    from rlrec.app import route as use_case
+
+    result = use_case.show(store, name)
+    show(result, table=_view(result))
+
+
+def _view(result: RouteSummary) -> View:
+    history = result["history"]
+    follows = "the live version, now" if result["live"] else "version"
+    title = [
+        f"route {result['route']} serves {result['policy']}, {follows} {result['version']}",
+        f"since {result['since']}, by `{history[0]['by']}`",
+        *([f"ramp {result['experiment']} runs"] if result["experiment"] else []),
+    ]
+    return View.of(history, HISTORY, title=title)
+
+
+@route.command("list")
+@stored
+def list_(store: Store, show: Show) -> None:
+    """List routes with what they serve.
+
+    \b
+    Example:
+      rlrec route list
+    """
+    from rlrec.app import route as use_case
+
+    show(use_case.listing(store), columns=COLUMNS)
+
+
+@route.command()
+@click.argument("name", type=NAME)
+@stored
+def rollback(store: Store, show: Show, name: str) -> None:
+    """Serve again what the route served before its last change; once more goes back one more.
+
+    \b
+    Example:
+      rlrec route rollback front
+    """
+    from rlrec.app import route as use_case
+
+    show(use_case.rollback(store, name))

@@ -1,0 +1,182 @@
+"""rlrec route: a name that callers use while what it leads to changes."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.conftest import Run, filled, runner
+
+
+def prepared(db: str) -> None:
+    run = runner(db)
+    run("arm", "add", "x")
+    run("arm", "add", "y")
+    run("policy", "create", "ts", "--kind", "thompson", "--param", "floor=0.1")
+    run("policy", "create", "u", "--kind", "uniform")
+    run("policy", "freeze", "ts")
+    run("route", "create", "home", "--to", "ts")
+
+
+@pytest.fixture
+def ready(db: str) -> Any:
+    return filled(db, prepared)
+
+
+@pytest.fixture
+def ready_sqlite(sqlite_db: str) -> Any:
+    return filled(sqlite_db, prepared)
+
+
+def recommend(run: Run, session: str = "s", *words: Any) -> Any:
+    done = run("recommend", "--policy", "home", "--session", session, *words, "--json")
+    assert done.exit_code == 0, done.stderr
+    return done.json
+
+
+def served(run: Run) -> tuple[str, int]:
+    answer = recommend(run)
+    return answer["policy"], answer["version"]
+
+
+def show(run: Run) -> Any:
+    return run("route", "show", "home", "--json").json
+
+
+# -- what callers get --
+
+
+def test_callers_get_what_the_route_was_set_to(ready: Run) -> None:
+    assert served(ready) == ("ts", 1)
+    assert ready("route", "set", "home", "--to", "ts@2", "--json").json["set"]
+    assert served(ready) == ("ts", 2)
+    ready("route", "set", "home", "--to", "u")
+    assert served(ready) == ("u", 1)
+
+
+def test_a_route_without_a_version_follows_the_live_one(ready: Run) -> None:
+    ready("policy", "promote", "ts@2")
+    assert served(ready) == ("ts", 2)
+    assert (show(ready)["version"], show(ready)["live"]) == (2, True)
+
+
+def test_a_decision_says_its_route_and_a_retry_repeats_it(ready: Run) -> None:
+    first = recommend(ready, "s", "--request-id", "r1")
+    ready("route", "set", "home", "--to", "u")
+    assert (first["route"], first["policy"]) == ("home", "ts")
+    assert recommend(ready, "s", "--request-id", "r1") == first | {"duplicate": True}
+    assert ready("recommend", "--policy", "u", "--session", "s", "--json").json["route"] is None
+
+
+def test_a_stream_follows_a_route_from_group_to_group(ready_sqlite: Run) -> None:
+    lines = [{"policy": name, "session": name} for name in ("home", "ts", "u")]
+    answers = ready_sqlite("recommend", "--input", "-", stdin="\n".join(map(json.dumps, lines))).lines
+    assert [(answer["route"], answer["policy"]) for answer in answers] == [("home", "ts"), (None, "ts"), (None, "u")]
+
+
+def test_the_route_of_a_decision_survives_an_export(ready_sqlite: Run, tmp_path: Any) -> None:
+    answer, path = recommend(ready_sqlite), tmp_path / "log.jsonl"
+    ready_sqlite("export-log", path)
+    assert json.loads(path.read_text())["route"] == "home"
+    other = runner(str(tmp_path / "other.db"))
+    other("init")
+    assert other("import-log", path, "--layout", "jsonl").exit_code == 0
+    other("export-log", tmp_path / "again.jsonl")
+    again = json.loads((tmp_path / "again.jsonl").read_text())
+    assert (again["route"], again["slate"][0]["arm"]) == ("home", answer["slate"][0]["arm"])
+
+
+# -- history --
+
+
+def test_history_has_every_change_newest_first(ready: Run) -> None:
+    ready("route", "set", "home", "--to", "ts@2")
+    ready("route", "set", "home", "--to", "ts@2")
+    ready("route", "rollback", "home")
+    result = show(ready)
+    assert {"route": "home", "policy": "ts", "version": 1, "experiment": None}.items() <= result.items()
+    assert [(row["policy"], row["version"], row["by"]) for row in result["history"]] == [
+        ("ts", None, "route rollback home"),
+        ("ts", 2, "route set home --to ts@2"),
+        ("ts", None, "route create home --to ts"),
+    ]
+    assert result["since"] == result["history"][0]["at"]
+
+
+def test_repeated_rollbacks_walk_back(ready: Run) -> None:
+    for reference in ("ts@2", "u", "ts@1"):
+        ready("route", "set", "home", "--to", reference)
+    for expected in ("u", "ts@2", "ts"):
+        assert ready("route", "rollback", "home", "--json").json["reference"] == expected
+    assert ready("route", "rollback", "home").exit_code == 3
+    assert served(ready) == ("ts", 1)
+
+
+def test_a_set_after_a_rollback_is_undone_alone(ready: Run) -> None:
+    for words in (("set", "home", "--to", "u"), ("rollback", "home"), ("set", "home", "--to", "ts@2")):
+        ready("route", *words)
+    assert ready("route", "rollback", "home", "--json").json["reference"] == "ts"
+    assert ready("route", "rollback", "home").exit_code == 3
+
+
+def test_the_table_says_what_serves_since_when_and_why(ready_sqlite: Run) -> None:
+    ready_sqlite("route", "set", "home", "--to", "ts@2")
+    table = ready_sqlite("route", "show", "home").stdout
+    assert table.startswith("route home serves ts, version 2\nsince 2")
+    assert "by `route set home --to ts@2`" in table
+    assert table.index("route set") < table.index("route create")
+    assert "home" in ready_sqlite("route", "list").stdout
+
+
+# -- what is refused --
+
+
+def test_policies_and_routes_share_their_names(ready: Run) -> None:
+    assert ready("route", "create", "ts", "--to", "u", "--json").error["code"] == 6
+    assert ready("policy", "create", "home", "--kind", "uniform", "--json").error["code"] == 6
+    assert ready("route", "create", "other", "--to", "home").exit_code == 2
+
+
+def test_an_import_does_not_take_the_name_of_a_route(ready_sqlite: Run, tmp_path: Any) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"session": "s1", "slate": [{"arm": "x", "propensity": 0.5}], "eligible": ["x", "y"]}\n')
+    done = ready_sqlite("import-log", path, "--layout", "jsonl", "--policy", "home")
+    assert (done.exit_code, "'home' is the name of a route" in done.stderr) == (2, True)
+
+
+def test_the_same_create_again_changes_nothing(ready: Run) -> None:
+    again = ready("route", "create", "home", "--to", "ts", "--json")
+    assert (again.exit_code, again.json["created"]) == (0, False)
+    assert ready("route", "create", "home", "--to", "u").exit_code == 6
+    assert len(show(ready)["history"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["show", "hom"], "did you mean home?"),
+        (["set", "hom", "--to", "ts"], "unknown route"),
+        (["set", "home", "--to", "st"], "unknown policy 'st'"),
+        (["set", "home", "--to", "ts@9"], "no version 9"),
+        (["rollback", "nowhere"], "unknown route"),
+        (["create", "a b", "--to", "ts"], "a b"),
+    ],
+)
+def test_unknown_names_are_refused_in_one_line(ready_sqlite: Run, words: list[str], said: str) -> None:
+    done = ready_sqlite("route", *words)
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+    assert said in done.stderr
+
+
+def test_a_route_is_no_policy_elsewhere_and_the_error_says_so(ready_sqlite: Run) -> None:
+    done = ready_sqlite("policy", "show", "home")
+    assert (done.exit_code, "is a route" in done.stderr) == (2, True)
+
+
+def test_a_retired_version_is_not_served(ready_sqlite: Run) -> None:
+    ready_sqlite("route", "set", "home", "--to", "ts@1")
+    ready_sqlite("route", "set", "home", "--to", "u")
+    ready_sqlite("policy", "promote", "ts@2")
+    ready_sqlite("policy", "retire", "ts@1")
+    assert ready_sqlite("route", "set", "home", "--to", "ts@1").exit_code == 2
+    assert ready_sqlite("route", "rollback", "home").exit_code == 3
