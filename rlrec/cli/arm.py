@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import CommandGroup, Lines, Store, lines_argument, stored
+from rlrec.cli.shared import CommandGroup, Lines, Store, examples, lines_argument, stored
 from rlrec.cli.strict import not_utf8
 from rlrec.cli.values import KEY, OBJECT, parse_key
 from rlrec.errors import InputError
@@ -30,13 +30,9 @@ def arm() -> None:
 @click.argument("key", type=KEY)
 @click.option("--features", type=OBJECT, default="{}", metavar="JSON|@FILE", help="The features of the arm.")
 @stored
+@examples('rlrec arm add a1 --features \'{"topic": "tea", "price": 3.5}\'')
 def add(store: Store, show: Show, key: str, features: dict[str, Any]) -> None:
-    """Add an arm, or give a known one other features.
-
-    \b
-    Example:
-      rlrec arm add a1 --features '{"topic": "tea", "price": 3.5}'
-    """
+    """Add an arm, or give a known one other features."""
     from rlrec.app import arm as use_case
 
     show(use_case.put(store, lambda: [[use_case.ArmFeatures(arm=key, features=features)]]))
@@ -45,16 +41,12 @@ def add(store: Store, show: Show, key: str, features: dict[str, Any]) -> None:
 @arm.command("import")
 @lines_argument
 @stored
+@examples('printf \'{"arm": "a1"}\\n{"arm": "a2"}\\n\' | rlrec arm import -')
 def import_(store: Store, show: Show, lines: Lines) -> None:
     """Add many arms from a file, or change their features.
 
     FILE holds one JSON object a line, {"arm": "a1", "features": {...}}, or is a CSV whose first column is `arm` and
-    whose other columns are features. Importing again updates.
-
-    \b
-    Example:
-      printf '{"arm": "a1"}\\n{"arm": "a2"}\\n' | rlrec arm import -
-    """
+    whose other columns are features. Importing again updates."""
     from rlrec.app import arm as use_case
 
     lines.copy_unless_file()
@@ -133,16 +125,11 @@ def _value(cell: str) -> str | float:
 @arm.command("list")
 @click.option("--exposure", is_flag=True, help="Slots of each arm in the log, expected and realised, and its rate.")
 @stored
+@examples("rlrec arm list --format csv", "rlrec arm list --exposure")
 def list_(store: Store, show: Show, exposure: bool) -> None:
     """List all arms, retired ones too.
 
-    --exposure adds what `rlrec exposure` says of each arm; null for one that was never eligible.
-
-    \b
-    Examples:
-      rlrec arm list --format csv
-      rlrec arm list --exposure
-    """
+    --exposure adds what `rlrec exposure` says of each arm; null for one that was never eligible."""
     from rlrec.app import arm as use_case
 
     arms = use_case.listing(store)
@@ -158,13 +145,9 @@ def list_(store: Store, show: Show, exposure: bool) -> None:
 @arm.command()
 @click.argument("keys", type=KEY, nargs=-1, required=True)
 @stored
+@examples("rlrec arm retire a1 a2")
 def retire(store: Store, show: Show, keys: Sequence[str]) -> None:
-    """Take arms out of the catalogue; their log stays.
-
-    \b
-    Example:
-      rlrec arm retire a1 a2
-    """
+    """Take arms out of the catalogue; their log stays."""
     from rlrec.app import arm as use_case
 
     show(use_case.retire(store, keys, retired=True))
@@ -173,13 +156,9 @@ def retire(store: Store, show: Show, keys: Sequence[str]) -> None:
 @arm.command()
 @click.argument("keys", type=KEY, nargs=-1, required=True)
 @stored
+@examples("rlrec arm restore a1")
 def restore(store: Store, show: Show, keys: Sequence[str]) -> None:
-    """Make retired arms eligible again.
-
-    \b
-    Example:
-      rlrec arm restore a1
-    """
+    """Make retired arms eligible again."""
     from rlrec.app import arm as use_case
 
     show(use_case.retire(store, keys, retired=False))

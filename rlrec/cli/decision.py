@@ -8,7 +8,7 @@ import click
 
 from rlrec.cli.output import Show, View
 from rlrec.cli.session import brief, candidates_text, events_text
-from rlrec.cli.shared import CommandGroup, Store, stored
+from rlrec.cli.shared import CommandGroup, Store, examples, stored
 from rlrec.cli.tables import cell
 from rlrec.cli.values import DECISION
 
@@ -26,13 +26,9 @@ def decision() -> None:
 @decision.command("show")
 @click.argument("decision_id", type=DECISION, metavar="ID")
 @stored
+@examples("rlrec decision show 1")
 def show_(store: Store, show: Show, decision_id: int) -> None:
-    """Show one decision: the belief it was drawn from, the probability of each arm, and what is stored.
-
-    \b
-    Example:
-      rlrec decision show 1
-    """
+    """Show one decision: the belief it was drawn from, the probability of each arm, and what is stored."""
     from rlrec.app import decision as use_case
 
     result = use_case.show(store, decision_id)

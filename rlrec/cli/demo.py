@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import click
 
 from rlrec.cli.output import Show
-from rlrec.cli.shared import printed
+from rlrec.cli.shared import examples, printed
 from rlrec.cli.values import Integer
 
 
@@ -26,16 +26,11 @@ from rlrec.cli.values import Integer
 )  # fmt: skip
 @click.option("--seed", type=Integer(0), default=0, show_default=True, help="Seed of the audience.")
 @printed
+@examples("rlrec demo", "rlrec demo --data sample_data")
 def demo(show: Show, keep: str | None, data: str | None, audience: str | None, seed: int) -> None:
     """Show the whole loop on a real log, in under a minute.
 
-    Works in a throwaway store, and shows every command that it runs.
-
-    \b
-    Examples:
-      rlrec demo
-      rlrec demo --data sample_data
-    """
+    Works in a throwaway store, and shows every command that it runs."""
     from rlrec.app import demo as use_case
 
     if data is not None:

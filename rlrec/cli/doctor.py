@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import Store, stored
+from rlrec.cli.shared import Store, examples, stored
 from rlrec.cli.values import Integer
 from rlrec.errors import CheckFailed
 
@@ -26,6 +26,7 @@ COLUMNS = ("check", "severity", "subject", "detail")
 @click.option("--seed", type=Integer(0), default=0, show_default=True, help="Seed of the sample.")
 @click.option("--repair-clock", is_flag=True, help="Put decisions ahead of the database's clock back, up to now.")
 @stored
+@examples("rlrec doctor --json", "rlrec doctor --repair-clock")
 def doctor(store: Store, show: Show, repair_clock: bool, **request: Any) -> None:
     """Audit the store: beliefs, propensities, draws, references, time.
 
@@ -35,13 +36,7 @@ def doctor(store: Store, show: Show, repair_clock: bool, **request: Any) -> None
     still: no later decision lies before it, and nothing matures. --repair-clock moves all decisions ahead of the clock,
     with their events and visits, back by one distance, so that the newest is of now. It says how many it moved and by
     how many seconds, and nothing else is audited. It is the only command that changes logged times; stop what writes
-    first.
-
-    \b
-    Examples:
-      rlrec doctor --json
-      rlrec doctor --repair-clock
-    """
+    first."""
     from rlrec.app import doctor as use_case
     from rlrec.app.audit.clock import repair
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import Store, stored
+from rlrec.cli.shared import Store, examples, stored
 from rlrec.cli.values import NUMBER, Integer
 
 MODEL = click.Path(exists=True, dir_okay=False)
@@ -78,6 +78,12 @@ class _Command(click.Command):
     "--seed", type=Integer(0), default=0, show_default=True, help="Seed of the bootstrap and of simulated pages."
 )
 @stored
+@examples(
+    "rlrec evaluate home uniform",
+    "rlrec evaluate home@2 --log policy=home,since=2026-01-01 --by position --json",
+    "rlrec evaluate home uniform --estimator wdr,pdis --gamma 0.9 --log split=gate",
+    "rlrec evaluate home uniform --estimator rips,sn-iips,pbm:home",
+)
 def evaluate(store: Store, show: Show, **request: Any) -> None:
     """Estimate from the log what policies would have earned.
 
@@ -139,15 +145,7 @@ def evaluate(store: Store, show: Show, **request: Any) -> None:
       simultaneous   by position: the intervals of all positions hold together
                      (max-t over the same bootstrap, else Bonferroni)
       curve, curve_age_days   the position curve that the estimate rests on (reason
-                     position-model), and its age
-
-    \b
-    Examples:
-      rlrec evaluate home uniform
-      rlrec evaluate home@2 --log policy=home,since=2026-01-01 --by position --json
-      rlrec evaluate home uniform --estimator wdr,pdis --gamma 0.9 --log split=gate
-      rlrec evaluate home uniform --estimator rips,sn-iips,pbm:home
-    """
+                     position-model), and its age"""
     from rlrec.app import evaluate as use_case
 
     estimates = use_case.evaluate(store, use_case.Request(**request))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import CommandGroup, Store, stored
+from rlrec.cli.shared import CommandGroup, Store, examples, stored
 from rlrec.cli.tables import cell
 from rlrec.cli.text import truncate
 from rlrec.cli.values import NAME, NUMBER, Parsed, parse_name, parse_number
@@ -83,19 +83,17 @@ def experiment() -> None:
     help="Two frozen versions that fill every slate in turns, in place of variants.",
 )  # fmt: skip
 @stored
+@examples(
+    "rlrec experiment create ab --variant a=home --variant b=other --unit session",
+    "rlrec experiment create safe --variant a=home --holdout-uniform 1%",
+    "rlrec experiment create rank --interleave home@2,other@2",
+)
 def create(store: Store, show: Show, **request: Any) -> None:
     """Start an A/B split. Each variant serves a copy of its policy's belief and learns from its own decisions alone.
 
     With --interleave both versions fill every slate (team draft): for every two positions a coin decides who picks
     first. Each slot logs its team, and its propensity given the coins; `show` credits rewards to teams. Every visitor
-    compares both, so that far fewer of them tell which one ranks better.
-
-    \b
-    Examples:
-      rlrec experiment create ab --variant a=home --variant b=other --unit session
-      rlrec experiment create safe --variant a=home --holdout-uniform 1%
-      rlrec experiment create rank --interleave home@2,other@2
-    """
+    compares both, so that far fewer of them tell which one ranks better."""
     from rlrec.app import experiment as use_case
 
     show(use_case.create(store, use_case.Request(**request)))
@@ -106,6 +104,7 @@ def create(store: Store, show: Show, **request: Any) -> None:
 @click.option("--reward", type=NAME, metavar="NAME", help="Reward definition.  [default: the first variant's]")
 @click.option("--level", type=NUMBER, default=0.95, show_default=True, help="Confidence of the intervals.")
 @stored
+@examples("rlrec experiment show ab")
 def show_(store: Store, show: Show, name: str, reward: str | None, level: float) -> None:
     """Show what each variant earned on mature decisions, the differences, and the check of the split.
 
@@ -114,12 +113,7 @@ def show_(store: Store, show: Show, name: str, reward: str | None, level: float)
 
     With a uniform holdout, what `uniform` earned there is compared with its estimate from the log of the other variants
     (snips, per impression). Where these disagree (Welch's t on both standard errors, clustered by the unit), do not
-    trust estimates from this log.
-
-    \b
-    Example:
-      rlrec experiment show ab
-    """
+    trust estimates from this log."""
     from rlrec.app import experiment as use_case
 
     result = use_case.show(store, name, reward=reward, level=level)
@@ -184,13 +178,9 @@ def _holdout(row: dict[str, Any]) -> str:
 @experiment.command("stop")
 @click.argument("name", type=NAME)
 @stored
+@examples("rlrec experiment stop ab")
 def stop(store: Store, show: Show, name: str) -> None:
-    """Stop serving from an experiment; its log stays.
-
-    \b
-    Example:
-      rlrec experiment stop ab
-    """
+    """Stop serving from an experiment; its log stays."""
     from rlrec.app import experiment as use_case
 
     show(use_case.stop(store, name))
@@ -198,13 +188,9 @@ def stop(store: Store, show: Show, name: str) -> None:
 
 @experiment.command("list")
 @stored
+@examples("rlrec experiment list")
 def list_(store: Store, show: Show) -> None:
-    """List experiments with their variants.
-
-    \b
-    Example:
-      rlrec experiment list
-    """
+    """List experiments with their variants."""
     from rlrec.app import experiment as use_case
 
     result = use_case.listing(store)

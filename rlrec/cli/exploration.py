@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import Store, stored
+from rlrec.cli.shared import Store, examples, stored
 from rlrec.cli.values import NUMBER, Integer
 
 DAYS = ("day", "rows", "cost", "lower", "upper")
@@ -20,6 +20,7 @@ DAYS = ("day", "rows", "cost", "lower", "upper")
 @click.option("--level", type=NUMBER, default=0.95, show_default=True, help="Confidence of the intervals.")
 @click.option("--seed", type=Integer(0), default=0, show_default=True, help="Seed of the bootstrap.")
 @stored
+@examples("rlrec exploration --policy home", "rlrec exploration --policy home --log since=2026-01-01 --json")
 def exploration(store: Store, show: Show, **request: Any) -> None:
     """Show what exploration costs, and what it earns.
 
@@ -33,13 +34,7 @@ def exploration(store: Store, show: Show, **request: Any) -> None:
                      of the time, and have more than an equal share in the last
       ess            effective sample size, in rows, for judging `uniform` and the
                      other policies by this log
-      without_floor  the same for a log of as many rows without exploration
-
-    \b
-    Examples:
-      rlrec exploration --policy home
-      rlrec exploration --policy home --log since=2026-01-01 --json
-    """
+      without_floor  the same for a log of as many rows without exploration"""
     from rlrec.app import exploration as use_case
 
     result = use_case.exploration(store, use_case.Request(**request))

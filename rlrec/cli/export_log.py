@@ -13,7 +13,7 @@ import click
 
 from rlrec.cli import output
 from rlrec.cli.output import Show
-from rlrec.cli.shared import Store, check_target, notice, stored
+from rlrec.cli.shared import Store, check_target, examples, notice, stored
 from rlrec.cli.values import Registered
 from rlrec.errors import RlrecError
 
@@ -26,18 +26,14 @@ from rlrec.errors import RlrecError
 )  # fmt: skip
 @click.option("--log", metavar="FILTER", help="Which decisions, e.g. policy=home,since=2026-01-01. Default: all.")
 @stored
+@examples("rlrec export-log - --log policy=home > home.jsonl")
 def export_log(store: Store, show: Show, path: str, layout: str, log: str | None) -> None:
     """Write the log, one decision a line.
 
     In order of decision, to a file (gzip if it ends in .gz) or to stdout.
 
     import-log takes it back: request ids, times, sessions, propensities and events are kept. --format is that of the
-    summary; to stdout goes the log alone.
-
-    \b
-    Example:
-      rlrec export-log - --log policy=home > home.jsonl
-    """
+    summary; to stdout goes the log alone."""
     from rlrec.app import export_log as use_case
     from rlrec.app.imports import layouts
 

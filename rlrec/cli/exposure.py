@@ -7,7 +7,7 @@ from typing import Any, cast
 import click
 
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import Store, stored
+from rlrec.cli.shared import Store, examples, stored
 
 ARMS = ("arm", "realised", "expected", "rate", "lower", "upper", "age_days")
 DAYS = ("day", "decisions", "slots", "coverage", "gini", "effective_arms", "floor_share", "young_share")
@@ -20,6 +20,7 @@ DAYS = ("day", "decisions", "slots", "coverage", "gini", "effective_arms", "floo
 @click.option("--reward", metavar="NAME", help="Reward of the rates [default: the policy's, or `default`].")
 @click.option("--position", metavar="CURVE", help="Curve that counts pulls of the rates [default: the policy's].")
 @stored
+@examples("rlrec exposure --policy home", "rlrec exposure --log since=2026-01-01 --by day --json")
 def exposure(store: Store, show: Show, **request: Any) -> None:
     """Show how much of the log each arm had, and how evenly.
 
@@ -38,13 +39,7 @@ def exposure(store: Store, show: Show, **request: Any) -> None:
                        catalogue: above 1, popular arms are shown more
       young_share      share of slots with an arm added less than 7 days before
       variety          mean distance (1 - cosine) of two arms of a slate, by the
-                       features of the catalogue
-
-    \b
-    Examples:
-      rlrec exposure --policy home
-      rlrec exposure --log since=2026-01-01 --by day --json
-    """
+                       features of the catalogue"""
     from rlrec.app import exposure as use_case
 
     result = use_case.exposure(store, use_case.Request(**request))

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from rlrec.cli.output import Show
-from rlrec.cli.shared import Lines, Store, lines_input, stored
+from rlrec.cli.shared import Lines, Store, examples, lines_input, stored
 from rlrec.cli.values import DECISION, KEY, TIME, Integer, parse_number
 from rlrec.errors import InputError
 from rlrec.times import parse as parse_time
@@ -26,6 +26,7 @@ from rlrec.times import parse as parse_time
 @click.option("--uncensor", is_flag=True, help="Put them back.")
 @lines_input
 @stored
+@examples("rlrec feedback 17 click dwell_s=31.5 --position 1")
 def feedback(
     store: Store, show: Show, lines: Lines | None, decision_id: int | None, events: Sequence[str], censor: bool,
     uncensor: bool, **options: Any,
@@ -34,12 +35,7 @@ def feedback(
 
     VALUE is 1 if not given. Without --position a slate of one slot means that slot, a longer slate the page. With
     --input each line is {"decision_id": 7, "position": 1, "events": {"click": 1}, "at": "...", "key": "..."};
-    `request_id` may stand for `decision_id`, and "censor": true or false censors or puts back.
-
-    \b
-    Example:
-      rlrec feedback 17 click dwell_s=31.5 --position 1
-    """
+    `request_id` may stand for `decision_id`, and "censor": true or false censors or puts back."""
     from rlrec.app import feedback as use_case
 
     if censor and uncensor:

@@ -9,7 +9,7 @@ import click
 
 from rlrec.cli import lines
 from rlrec.cli.output import Show
-from rlrec.cli.shared import FILE, Refusals, Store, refusing, stored
+from rlrec.cli.shared import FILE, Refusals, Store, examples, refusing, stored
 from rlrec.cli.values import NAME, Registered
 
 
@@ -25,6 +25,9 @@ from rlrec.cli.values import NAME, Registered
 )  # fmt: skip
 @refusing
 @stored
+@examples(
+    "rlrec export-log log.jsonl && rlrec --db copy.db init && rlrec --db copy.db import-log log.jsonl --layout jsonl"
+)
 def import_log(
     store: Store, show: Show, refusals: Refusals, files: Sequence[str], layout: str, policy: str | None
 ) -> None:
@@ -40,12 +43,7 @@ def import_log(
 
     For `train-pg`, and for policies that read the session, a line of jsonl says in `state` what was known of its visit
     then: {"step": 0} at the first step; later on step, gap_s (since the last decision), shown (slots so far), reward
-    (of them), and history, the last 64 of them, oldest first: [{"arm": A, "ago": decisions ago, "reward": R}, ...].
-
-    \b
-    Example:
-      rlrec export-log log.jsonl && rlrec --db copy.db init && rlrec --db copy.db import-log log.jsonl --layout jsonl
-    """
+    (of them), and history, the last 64 of them, oldest first: [{"arm": A, "ago": decisions ago, "reward": R}, ...]."""
     from rlrec.app import import_log as use_case
     from rlrec.app.imports.layouts.base import Source
 

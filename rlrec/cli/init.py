@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from rlrec.cli.output import Show
-from rlrec.cli.shared import Store, stored
+from rlrec.cli.shared import Store, examples, stored
 from rlrec.cli.values import DURATION
 
 
@@ -15,15 +15,11 @@ from rlrec.cli.values import DURATION
 )
 @click.option("--check", is_flag=True, help="Only look: exit 3 where the store is missing or out of date.")
 @stored
+@examples("rlrec --db shop.db init --session-timeout 45m")
 def init(store: Store, show: Show, session_timeout: int | None, check: bool) -> None:
     """Create the store, or bring it up to date.
 
-    Safe to repeat, and to run many times at once.
-
-    \b
-    Example:
-      rlrec --db shop.db init --session-timeout 45m
-    """
+    Safe to repeat, and to run many times at once."""
     from rlrec.app import init as use_case
 
     show(use_case.check(store) if check else use_case.init(store, session_timeout_us=session_timeout))

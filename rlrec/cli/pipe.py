@@ -9,7 +9,7 @@ import click
 
 from rlrec.cli import feedback, recommend
 from rlrec.cli.output import Show
-from rlrec.cli.shared import FILE, Store, drawing, stored
+from rlrec.cli.shared import FILE, Store, drawing, examples, stored
 from rlrec.errors import InputError
 
 
@@ -20,6 +20,7 @@ from rlrec.errors import InputError
 @click.option("--seed", type=recommend.SEED, help="Seed of the draws [default: 64 random bits].")
 @stored
 @drawing
+@examples('printf \'{"op": "recommend", "policy": "home", "session": "s1"}\\n\' | rlrec pipe')
 def pipe(store: Store, show: Show, source: str, seed: int | None) -> None:
     """Answer requests and feedback in one warm process.
 
@@ -27,12 +28,7 @@ def pipe(store: Store, show: Show, source: str, seed: int | None) -> None:
     with those of `feedback --input`. It is answered on one line, in order, once its group is stored; feedback with
     decision_id, events, duplicates and reward; a refused line with line, error and field. A group ends where nothing
     more waits, at 1,000 lines, or at a line {"op": "flush"}; with --seed not where nothing more waits. A group is
-    drawn from beliefs that include the feedback of the groups before it.
-
-    \b
-    Example:
-      printf '{"op": "recommend", "policy": "home", "session": "s1"}\\n' | rlrec pipe
-    """
+    drawn from beliefs that include the feedback of the groups before it."""
     from rlrec.app.feedback import Line
 
     recommend.stream(store, show, source, line_type(), partial(_request, Line), seed=seed)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import CommandGroup, Store, by_name, printed, stored
+from rlrec.cli.shared import CommandGroup, Store, by_name, examples, printed, stored
 from rlrec.cli.tables import cell, lines
 from rlrec.cli.values import JSON_FILE, NAME, NUMBER, OBJECT, PAIR
 
@@ -30,13 +30,9 @@ def policy() -> None:
 
 @policy.command()
 @printed
+@examples("rlrec policy kinds")
 def kinds(show: Show) -> None:
-    """List the kinds of policy, their parameters, and when to use each.
-
-    \b
-    Example:
-      rlrec policy kinds
-    """
+    """List the kinds of policy, their parameters, and when to use each."""
     from rlrec.app import policy as use_case
 
     result = use_case.list_kinds()
@@ -80,6 +76,7 @@ def _pair(name: str, value: Any) -> str:
     help="Weight of that start, and of the shrinking, in pulls.  [default: 10]",
 )  # fmt: skip
 @stored
+@examples("rlrec policy create home --kind thompson --param floor=0.02")
 def create(store: Store, show: Show, params: Sequence[tuple[str, str]], **request: Any) -> None:
     """Create a policy; its version 1 is live at once.
 
@@ -89,12 +86,7 @@ def create(store: Store, show: Show, params: Sequence[tuple[str, str]], **reques
                               "new": "flag", "tags": {"list": ["tea", "iced"], "hash": 8}, "taste": {"vector": 8}}},
        "arm": {"fields": {"price": "number", "topic": {"hash": 8}}}}
     A side that it leaves out is fitted: contexts to --from-log, or hashed without it; arms to the catalogue. Missing
-    and unknown values count 0. `policy show --json` has the complete object, as `features`.
-
-    \b
-    Example:
-      rlrec policy create home --kind thompson --param floor=0.02
-    """
+    and unknown values count 0. `policy show --json` has the complete object, as `features`."""
     from rlrec.app import policy as use_case
 
     show(use_case.create(store, use_case.Request(parameters=by_name(params, "parameter"), **request)))
@@ -102,13 +94,9 @@ def create(store: Store, show: Show, params: Sequence[tuple[str, str]], **reques
 
 @policy.command("list")
 @stored
+@examples("rlrec policy list")
 def list_(store: Store, show: Show) -> None:
-    """List all policies at their live version.
-
-    \b
-    Example:
-      rlrec policy list
-    """
+    """List all policies at their live version."""
     from rlrec.app import policy as use_case
 
     result = use_case.listing(store)
@@ -123,18 +111,14 @@ def list_(store: Store, show: Show) -> None:
     "--context", type=OBJECT, default="{}", metavar="JSON|@FILE", help="The context, for a kind that reads one."
 )
 @stored
+@examples("rlrec policy show home")
 def show_(store: Store, show: Show, reference: str, context: dict[str, Any]) -> None:
     """Show what a policy believes about each arm, what it would serve now, and its versions.
 
     p_best is the probability that the arm is the best one under the belief; probability is that of being served at
     position 1, floor included. Both are exact. ipw_mean is the mean of the arm's mature rewards weighted by
     1 / sqrt(propensity): a learning policy gives up arms that began badly, so that their plain means are too low.
-    A version made by train-pg has its learning curve and the figures of the gate below.
-
-    \b
-    Example:
-      rlrec policy show home
-    """
+    A version made by train-pg has its learning curve and the figures of the gate below."""
     from rlrec.app import policy as use_case
 
     result = use_case.show(store, reference, context)
@@ -223,15 +207,11 @@ def _largest(weights: dict[str, float]) -> str:
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
 @stored
+@examples("rlrec policy diff home home@2")
 def diff(store: Store, show: Show, first: str, second: str) -> None:
     """Compare what two policies, or two versions of one policy, believe about each arm.
 
-    A and B are NAME or NAME@V; a difference is B minus A.
-
-    \b
-    Example:
-      rlrec policy diff home home@2
-    """
+    A and B are NAME or NAME@V; a difference is B minus A."""
     from rlrec.app import policy as use_case
 
     result = use_case.diff(store, first, second)
@@ -251,17 +231,12 @@ def diff(store: Store, show: Show, first: str, second: str) -> None:
     help="Use only decisions since rewards last changed; without a change, nothing is done.",
 )  # fmt: skip
 @stored
+@examples("rlrec policy rebuild home --reward default", "rlrec policy rebuild home --position home")
 def rebuild(store: Store, show: Show, reference: str, **request: Any) -> None:
     """Compute a belief again from the stored events, as a new version that goes on learning; it is not live.
 
     The past enters in ranges, so that other commands can work meanwhile. A rebuild that was killed continues where it
-    stopped when the same command is run again. A logistic model is expanded around its present weights.
-
-    \b
-    Example:
-      rlrec policy rebuild home --reward default
-      rlrec policy rebuild home --position home
-    """
+    stopped when the same command is run again. A logistic model is expanded around its present weights."""
     from rlrec.app import rebuild as use_case
 
     show(use_case.rebuild(store, use_case.Request(reference=reference, **request)))
@@ -270,13 +245,9 @@ def rebuild(store: Store, show: Show, reference: str, **request: Any) -> None:
 @policy.command()
 @click.argument("reference", metavar="NAME@V")
 @stored
+@examples("rlrec policy retire home@3")
 def retire(store: Store, show: Show, reference: str) -> None:
-    """End the learning of a version that is not live; its belief stays as it is.
-
-    \b
-    Example:
-      rlrec policy retire home@3
-    """
+    """End the learning of a version that is not live; its belief stays as it is."""
     from rlrec.app import versions as use_case
 
     show(use_case.retire(store, reference))
@@ -285,13 +256,9 @@ def retire(store: Store, show: Show, reference: str) -> None:
 @policy.command()
 @click.argument("reference", metavar="NAME[@V]")
 @stored
+@examples("rlrec policy freeze home")
 def freeze(store: Store, show: Show, reference: str) -> None:
-    """Copy a belief, without the slots that are not mature, into an immutable version; it is not live.
-
-    \b
-    Example:
-      rlrec policy freeze home
-    """
+    """Copy a belief, without the slots that are not mature, into an immutable version; it is not live."""
     from rlrec.app import versions as use_case
 
     show(use_case.freeze(store, reference))
@@ -300,13 +267,9 @@ def freeze(store: Store, show: Show, reference: str) -> None:
 @policy.command()
 @click.argument("reference", metavar="NAME@V")
 @stored
+@examples("rlrec policy promote home@2")
 def promote(store: Store, show: Show, reference: str) -> None:
-    """Make a version live.
-
-    \b
-    Example:
-      rlrec policy promote home@2
-    """
+    """Make a version live."""
     from rlrec.app import versions as use_case
 
     show(use_case.promote(store, reference))
@@ -315,13 +278,9 @@ def promote(store: Store, show: Show, reference: str) -> None:
 @policy.command()
 @click.argument("name")
 @stored
+@examples("rlrec policy rollback home")
 def rollback(store: Store, show: Show, name: str) -> None:
-    """Return to the version that was live before the last promote.
-
-    \b
-    Example:
-      rlrec policy rollback home
-    """
+    """Return to the version that was live before the last promote."""
     from rlrec.app import versions as use_case
 
     show(use_case.rollback(store, name))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import CommandGroup, Store, stored
+from rlrec.cli.shared import CommandGroup, Store, examples, stored
 from rlrec.cli.tables import cell
 from rlrec.cli.values import NAME
 
@@ -32,6 +32,9 @@ def position() -> None:
     help="Click model: by position, down to the first click, or on after a click with a probability.",
 )  # fmt: skip
 @stored
+@examples(
+    "rlrec position fit home --log policy=home", "rlrec policy create home2 --kind thompson --param position=home"
+)
 def fit(store: Store, show: Show, **request: Any) -> None:
     """Estimate the examination of each position against the first one, and store the curve under the next number.
 
@@ -40,13 +43,7 @@ def fit(store: Store, show: Show, **request: Any) -> None:
     em, without intervals). The curve ends above the first position that cannot be compared; where that is position 2,
     nothing is stored and the exit code is 3. Curves never change: NAME means the newest one, NAME@N always the same.
 
-    The models are compared by their likelihood on pages that were held out.
-
-    \b
-    Examples:
-      rlrec position fit home --log policy=home
-      rlrec policy create home2 --kind thompson --param position=home
-    """
+    The models are compared by their likelihood on pages that were held out."""
     from rlrec.app import positions as use_case
 
     _show(show, use_case.fit(store, use_case.Request(**request)))
@@ -54,13 +51,9 @@ def fit(store: Store, show: Show, **request: Any) -> None:
 
 @position.command("list")
 @stored
+@examples("rlrec position list")
 def list_(store: Store, show: Show) -> None:
-    """List all curves.
-
-    \b
-    Example:
-      rlrec position list
-    """
+    """List all curves."""
     from rlrec.app import positions as use_case
 
     headers = ["curve", "number", "model", "method", "reward", "positions", "created_at"]
@@ -71,13 +64,9 @@ def list_(store: Store, show: Show) -> None:
 @position.command("show")
 @click.argument("reference", metavar="NAME[@N]")
 @stored
+@examples("rlrec position show home")
 def show_(store: Store, show: Show, reference: str) -> None:
-    """Show a curve, its intervals, and which click model the log preferred.
-
-    \b
-    Example:
-      rlrec position show home
-    """
+    """Show a curve, its intervals, and which click model the log preferred."""
     from rlrec.app import positions as use_case
 
     _show(show, use_case.show(store, reference))
@@ -87,13 +76,9 @@ def show_(store: Store, show: Show, reference: str) -> None:
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
 @stored
+@examples("rlrec position diff home@1 home@2")
 def diff(store: Store, show: Show, first: str, second: str) -> None:
-    """Compare two curves; a difference is B minus A.
-
-    \b
-    Example:
-      rlrec position diff home@1 home@2
-    """
+    """Compare two curves; a difference is B minus A."""
     from rlrec.app import positions as use_case
 
     result = use_case.diff(store, first, second)

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import Store, drawing, input_option, refused, settings, stored
+from rlrec.cli.shared import Store, drawing, examples, input_option, refused, settings, stored
 from rlrec.cli.values import KEY, KEYS, OBJECT, Integer
 from rlrec.errors import InputError
 
@@ -34,17 +34,13 @@ SEED = Integer(0, 2**64 - 1)
 @input_option
 @stored
 @drawing
+@examples("rlrec recommend --policy home --session s1 --user u1 -k 3 --json")
 def recommend(store: Store, show: Show, source: str | None, seed: int | None, dry_run: bool, **request: Any) -> None:
     """Draw a slate and log it with its exact propensities.
 
     With --input, each line is a request with the keys policy or experiment, session, user, context, k, arms and
     request_id; it is answered in order, a group of lines at a time. A group ends where nothing more waits; with --seed
-    only at 1,000 lines, at the end of the input, or at a line {"op": "flush"}.
-
-    \b
-    Example:
-      rlrec recommend --policy home --session s1 --user u1 -k 3 --json
-    """
+    only at 1,000 lines, at the end of the input, or at a line {"op": "flush"}."""
     from rlrec.app import recommend as use_case
 
     if source is not None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import CommandGroup, Store, stored
+from rlrec.cli.shared import CommandGroup, Store, examples, stored
 from rlrec.cli.values import DURATION, NAME, NUMBER, Parsed, format_duration, parse_number
 from rlrec.errors import InputError
 
@@ -48,19 +48,17 @@ def reward() -> None:
     help="Whether events after the window still correct a belief (estimates never count them).",
 )  # fmt: skip
 @stored
+@examples(
+    "rlrec reward define basket 'click=0.1, purchase=1' --window 1d --clip 0,1",
+    "rlrec reward define reading 'click=0.2, log1p(min(dwell_s,600))=0.1'",
+)
 def define(store: Store, show: Show, **request: Any) -> None:
     """Define what the events of a slot are worth.
 
     The reward of a slot is a sum over kinds of event, weight x the sum of their values, clipped; or the default where
     no such event came. In place of KIND, log1p(KIND), min(KIND,CAP) and log1p(min(KIND,CAP)) transform the sum of its
     values first; log1p of a negative sum -x is -log1p(x). Definitions never change: a new idea gets a new name, and can
-    be tried on old logs.
-
-    \b
-    Examples:
-      rlrec reward define basket 'click=0.1, purchase=1' --window 1d --clip 0,1
-      rlrec reward define reading 'click=0.2, log1p(min(dwell_s,600))=0.1'
-    """
+    be tried on old logs."""
     from rlrec.app import reward as use_case
 
     show(use_case.define(store, use_case.Request(**request)))
@@ -68,13 +66,9 @@ def define(store: Store, show: Show, **request: Any) -> None:
 
 @reward.command("list")
 @stored
+@examples("rlrec reward list")
 def list_(store: Store, show: Show) -> None:
-    """List all reward definitions.
-
-    \b
-    Example:
-      rlrec reward list
-    """
+    """List all reward definitions."""
     from rlrec.app import reward as use_case
 
     definitions = use_case.listing(store)
@@ -92,6 +86,7 @@ def _terms(row: Definition) -> str:
 @click.argument("name", type=NAME, default="default")
 @click.option("--log", metavar="FILTER", help="Look only at these decisions: policy=NAME,since=TIME and so on.")
 @stored
+@examples("rlrec reward delays", "rlrec reward delays default --log policy=home")
 def delays(store: Store, show: Show, name: str, log: str | None) -> None:
     """Show how much reward arrives within each window, to choose one.
 
@@ -107,13 +102,7 @@ def delays(store: Store, show: Show, name: str, log: str | None) -> None:
       decisions             how many are old enough for the window
       events                weighed events inside the window, of these decisions
       reward_per_decision   the mean reward of these, from events in the window
-      own                   whether it is the window of the definition
-
-    \b
-    Examples:
-      rlrec reward delays
-      rlrec reward delays default --log policy=home
-    """
+      own                   whether it is the window of the definition"""
     from rlrec.app import delays as use_case
 
     rows = use_case.delays(store, name, log=log)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import CommandGroup, Store, stored
+from rlrec.cli.shared import CommandGroup, Store, examples, stored
 from rlrec.cli.tables import cell
 from rlrec.cli.values import KEY, NAME, NUMBER, Integer
 
@@ -35,13 +35,9 @@ def session() -> None:
 @session.command("list")
 @click.option("--limit", type=Integer(0), default=100, show_default=True, help="How many; 0 for all.")
 @stored
+@examples("rlrec session list --limit 20")
 def list_(store: Store, show: Show, limit: int) -> None:
-    """List sessions, newest first.
-
-    \b
-    Example:
-      rlrec session list --limit 20
-    """
+    """List sessions, newest first."""
     from rlrec.app import session as use_case
 
     show(use_case.listing(store, limit=limit or None), columns=COLUMNS)
@@ -53,13 +49,9 @@ def list_(store: Store, show: Show, limit: int) -> None:
 @click.option("--gamma", type=NUMBER, default=1.0, show_default=True, help="Discount of the return.")
 @click.option("--reward", type=NAME, metavar="NAME", help="Reward definition.  [default: each decision's own]")
 @stored
+@examples("rlrec session show s1")
 def show_(store: Store, show: Show, **request: Any) -> None:
-    """Show a visit step by step: state, slate, propensities, events, reward, return.
-
-    \b
-    Example:
-      rlrec session show s1
-    """
+    """Show a visit step by step: state, slate, propensities, events, reward, return."""
     from rlrec.app import session as use_case
 
     visit = use_case.show(store, use_case.Request(**request))
@@ -139,13 +131,9 @@ def candidates_text(answer: Answer, *, first: int) -> list[str]:
 @session.command("end")
 @click.argument("key", type=KEY)
 @stored
+@examples("rlrec session end s1")
 def end(store: Store, show: Show, key: str) -> None:
-    """End the newest visit of a session; its next decision opens another visit.
-
-    \b
-    Example:
-      rlrec session end s1
-    """
+    """End the newest visit of a session; its next decision opens another visit."""
     from rlrec.app import session as use_case
 
     show(use_case.end(store, key))

@@ -5,18 +5,14 @@ from __future__ import annotations
 import click
 
 from rlrec.cli.output import Show
-from rlrec.cli.shared import Store, stored
+from rlrec.cli.shared import Store, examples, stored
 
 
 @click.command()
 @stored
+@examples("rlrec settle --json")
 def settle(store: Store, show: Show) -> None:
-    """Learn from slots of `settled` rewards whose window is over.
-
-    \b
-    Example:
-      rlrec settle --json
-    """
+    """Learn from slots of `settled` rewards whose window is over."""
     from rlrec.app import settle as use_case
 
     show(use_case.settle(store))

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext, suppress
 from functools import partial, wraps
+from inspect import cleandoc
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -139,6 +140,18 @@ def printed(command: Command) -> Command:
         return command(*args, show=Show("json" if as_json else form), **kwargs)
 
     return run
+
+
+def examples(*lines: str) -> Callable[[Command], Command]:
+    """A decorator that ends the help of a command with these lines; write it right above the function."""
+
+    def add(command: Command) -> Command:
+        listed = "".join(f"\n  {line}" for line in lines)
+        word = "Examples" if len(lines) > 1 else "Example"
+        command.__doc__ = f"{cleandoc(command.__doc__ or '')}\n\n\b\n{word}:{listed}"
+        return command
+
+    return add
 
 
 def by_name(pairs: Iterable[tuple[str, str]], label: str) -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from rlrec.cli.output import Show
-from rlrec.cli.shared import Store, by_name, drawing, stored
+from rlrec.cli.shared import Store, by_name, drawing, examples, stored
 from rlrec.cli.values import PAIR, Integer
 
 LIMIT = 10_000_000  # of sessions, steps, runs
@@ -36,6 +36,12 @@ LIMIT = 10_000_000  # of sessions, steps, runs
 )
 @stored
 @drawing
+@examples(
+    "rlrec simulate bernoulli --policy home --sessions 200 --env rates=0.5,0.4,0.3,0.2,0.1",
+    "rlrec simulate drift --ephemeral --kind thompson --param discount=0.9975 --runs 20 --steps 2000",
+    "rlrec simulate shop --policy home -k 5 --sessions 1000 --group 100",
+    "rlrec simulate barista --ephemeral --kind uniform --runs 20 --sessions 50",
+)
 def simulate(store: Store, show: Show, ephemeral: bool, **options: Any) -> None:
     """Serve a simulated audience whose best arm or policy is known.
 
@@ -70,15 +76,7 @@ def simulate(store: Store, show: Show, ephemeral: bool, **options: Any) -> None:
     memory are users, each visit is a session, retention is the share of visitors who came again, events are sums by
     kind, and `ended_at` is when every decision is mature. With --ephemeral, figures are means over all runs, with
     standard errors; every run starts from nothing, whatever --policy has learned, and visitors who return do so at
-    once.
-
-    \b
-    Examples:
-      rlrec simulate bernoulli --policy home --sessions 200 --env rates=0.5,0.4,0.3,0.2,0.1
-      rlrec simulate drift --ephemeral --kind thompson --param discount=0.9975 --runs 20 --steps 2000
-      rlrec simulate shop --policy home -k 5 --sessions 1000 --group 100
-      rlrec simulate barista --ephemeral --kind uniform --runs 20 --sessions 50
-    """
+    once."""
     from rlrec.app import simulate as use_case
 
     for option in ("parameters", "params"):

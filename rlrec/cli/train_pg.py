@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from rlrec.cli.output import Show
-from rlrec.cli.shared import Store, by_name, notice, stored
+from rlrec.cli.shared import Store, by_name, examples, notice, stored
 from rlrec.cli.values import NUMBER, PAIR, TIME, Integer, Parsed, parse_number
 from rlrec.errors import CheckFailed, InputError
 
@@ -72,6 +72,10 @@ CLIP = Parsed("number|none", lambda text: None if text == "none" else parse_numb
     help="Let the new version go live: if-better if the gate says so, else exit 3.",
 )  # fmt: skip
 @stored
+@examples(
+    'rlrec train-pg visits --promote if-better --min-new 1000 || echo "not better"',
+    "rlrec train-pg visits --gamma 0.95 --entropy 0.01 --seed 1 --json",
+)
 def train_pg(store: Store, show: Show, reference: str, shapings: Sequence[tuple[str, str]], **request: Any) -> None:
     """Train a policy gradient on logged sessions, and judge it.
 
@@ -89,13 +93,7 @@ def train_pg(store: Store, show: Show, reference: str, shapings: Sequence[tuple[
     `lower` is a bound that is wrong with probability `alpha`. All runs of a year together are wrong with 5 %: the j-th
     has alpha = 0.05 x 6 / (pi^2 j^2). Every run uses the gate; if-better does only where the 20 % for tuning show a
     gain. Where every epoch is worse than the start, the best one still makes a version, which `--promote always` makes
-    live.
-
-    \b
-    Examples:
-      rlrec train-pg visits --promote if-better --min-new 1000 || echo "not better"
-      rlrec train-pg visits --gamma 0.95 --entropy 0.01 --seed 1 --json
-    """
+    live."""
     from rlrec.app import train as use_case
 
     options = use_case.Request(name=reference, shaping=_shaping(shapings), **request)
