@@ -23,7 +23,7 @@ from rlrec.arrays import Array, finite_or_none, plain_number
 from rlrec.errors import Conflict, InputError, suggest
 from rlrec.ope.exposure import spread
 from rlrec.policy import means, slate
-from rlrec.policy.base import Belief
+from rlrec.policy.base import Belief, Examined, Policy
 from rlrec.policy.contextual import is_contextual
 from rlrec.records import Arm, Head, Reward, StoredPolicy, Version
 from rlrec.store import Store, Unit, arms, beliefs, bulk, decisions, policies, settings
@@ -298,8 +298,8 @@ def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[d
         mean, lower, upper = policy.interval(belief, context=context, z=Z)
         weights = [dict(zip(policy.features, row, strict=True)) for row in policy.weights(belief).tolist()]
     else:  # NaN for a trained kind, whose scores are not rewards
-        mean, (lower, upper) = belief.mean(unknown=np.nan), means.intervals(belief)
-    mean, lower, upper = means.widened(mean, lower, upper, _curve_error(unit, version, belief))
+        mean, (lower, upper) = policy.mean(belief, unknown=np.nan), means.intervals(policy, belief)
+    mean, lower, upper = means.widened(mean, lower, upper, _curve_error(unit, version, policy, belief))
     best, probability = _probabilities(distribution, catalogue, context)
     figures = {"mean": mean, "lower": lower, "upper": upper, "p_best": best, "probability": probability}
     return [
@@ -314,13 +314,16 @@ def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[d
     ]  # fmt: skip
 
 
-def _curve_error(unit: Unit, version: Version, belief: Belief) -> Array:
+def _curve_error(unit: Unit, version: Version, policy: Policy, belief: Belief) -> Array:
     """How far the curve by which pulls count may be off, (m,): half an interval of 95 % of its logarithm, at the mean
-    examination of an arm's pulls; 0 where the bounds do not hold it."""
+    examination of an arm's pulls without a reward; 0 where the bounds do not hold it."""
     counting = _counting(unit, version)
-    if counting is None or not counting["in_bounds"] or belief.squared_pulls is None:
+    missed = policy.missed(belief) if isinstance(policy, Examined) else None
+    if counting is None or not counting["in_bounds"] or missed is None:
         return np.zeros(len(belief.pulls))
-    size = np.divide(belief.squared_pulls, belief.pulls, out=np.ones(len(belief.pulls)), where=belief.pulls > 0)
+    pulls = missed * policy.examination
+    total = pulls.sum(axis=-1)
+    size = np.divide(pulls @ policy.examination, total, out=np.ones(len(total)), where=total > 0)
     positions = lookup.curve(unit, counting["curve"]).positions
     errors = sorted((row["examination"], log(row["upper"] / row["examination"])) for row in positions)
     return np.interp(size, *np.array(errors).T)

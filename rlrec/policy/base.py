@@ -31,8 +31,7 @@ class Belief:
     pulls, reward_sum, reward_squares: what the belief counts, without prior. alpha, beta: the prior as pseudo-counts of
     reward and of its absence, 0 where there is none. total: pulls of all arms that the belief knows, a number or
     (..., 1). extra (..., m, w): sums of the kind's own statistics. moments: those of kinds that need the context,
-    unpacked. trained: parameters of a trained kind, of these arms, and the features of these, (m, p). squared_pulls:
-    where slots count parts of pulls.
+    unpacked. trained: parameters of a trained kind, of these arms, and the features of these, (m, p).
     """
 
     pulls: Array
@@ -44,23 +43,6 @@ class Belief:
     extra: Array | None = None
     moments: ArmMoments | None = None
     trained: tuple[dict[str, Array], Array] | None = None
-    squared_pulls: Array | None = None
-
-    def posterior(self) -> tuple[Array, Array]:
-        """alpha and beta of the Beta posterior of each arm's mean reward, (..., m) each.
-
-        A reward may come where a part of a pull was counted: what is missing to the pulls is 0 at least. The mean m of
-        p pulls in parts of size q varies by m (1 - m q) / p, not by m (1 - m) / p, and so much less is counted.
-        Source: own derivation (moments)."""
-        import numpy as np
-
-        reward, absent = self.reward_sum, np.maximum(self.pulls - self.reward_sum, 0.0)
-        if self.squared_pulls is not None:
-            size = np.divide(self.squared_pulls, self.pulls, out=np.ones(self.pulls.shape), where=self.pulls > 0)
-            mean = np.clip(self.mean(), 0.0, _LARGEST_MEAN)
-            share = (1 - mean) / (1 - mean * np.minimum(size, 1.0))
-            reward, absent = share * reward, share * absent
-        return self.alpha + reward, self.beta + absent
 
     @property
     def weight(self) -> Array:
@@ -78,7 +60,7 @@ class Belief:
 
 
 EVERYTHING = ("*",)
-_LARGEST_MEAN = 0.95  # by which parts of pulls are counted less: beyond it hardly anything would count
+_NO_PRIOR = 1e-9  # pseudo-counts in place of none, for an arithmetic whose result nobody reads
 
 
 class Policy(Counts, ABC):
@@ -137,6 +119,16 @@ class Policy(Counts, ABC):
         """The noiseless score of each arm, (m,): mean or index; None where the kind has none.
 
         context: None is an empty one."""
+
+    def beta_posterior(self, belief: Belief) -> tuple[Array, Array]:
+        """alpha and beta of the Beta posterior of each arm's mean reward, (..., m) each."""
+        import numpy as np
+
+        return belief.alpha + belief.reward_sum, belief.beta + np.maximum(belief.pulls - belief.reward_sum, 0.0)
+
+    def mean(self, belief: Belief, *, unknown: float = 0.0) -> Array:
+        """Posterior mean reward of each arm, (..., m); `unknown` where there are neither pulls nor a prior."""
+        return belief.mean(unknown=unknown)
 
     def greedy(self) -> Policy:
         """The same policy without floor and exploration."""
@@ -199,7 +191,8 @@ class Examined(Floored):
     """Base of kinds that may count by a curve: its name, `position`, and its values, `examination`.
 
     A slot at position k counts examination[k - 1] pulls and its reward once; below the end of the curve it adds
-    nothing. Kinds that read no context have the squared pulls as the last one of their own statistics."""
+    nothing. Kinds that read no context have behind their other statistics, for each position of the curve, what the
+    slots there lacked to a reward of 1."""
 
     position: str = ""
     examination: tuple[float, ...] = ()
@@ -216,20 +209,54 @@ class Examined(Floored):
 
     @property
     def width(self) -> int:
-        return 4 if self.examination else 3
+        return 3 + len(self.examination)
 
     def entry(self, slot: CountedSlot) -> tuple[float, ...]:
         if not self.examination:
             return super().entry(slot)
-        pulls = self.examination[slot.position - 1] if slot.position <= len(self.examination) else 0.0
-        reward = slot.reward if pulls else 0.0
-        return pulls, reward, reward * reward, pulls * pulls
+        missed, row = [0.0] * len(self.examination), slot.position - 1
+        if row >= len(missed) or not self.examination[row]:
+            return 0.0, 0.0, 0.0, *missed
+        missed[row] = 1.0 - slot.reward
+        return self.examination[row], slot.reward, slot.reward * slot.reward, *missed
 
     def statistics(self, slots: SlotColumns) -> Array:
+        import numpy as np
+
         if not self.examination:
             return super().statistics(slots)
         reward, pulls = self.examined(slots.reward, slots.position)
-        return count_slots(replace(slots, reward=reward), (pulls * pulls)[:, None], pulls=pulls)
+        missed, rows = np.zeros((len(slots), len(self.examination))), np.flatnonzero(pulls)
+        if len(rows):
+            assert slots.position is not None
+            missed[rows, slots.position[rows] - 1] = 1 - reward[rows]
+        return count_slots(replace(slots, reward=reward), missed, pulls=pulls)
+
+    def missed(self, belief: Belief) -> Array | None:
+        """Sums over the slots at each position of 1 less their reward, (..., m, k); None without a curve."""
+        if not self.examination or self.contextual or belief.extra is None:
+            return None
+        return belief.extra[..., -len(self.examination) :]
+
+    def beta_posterior(self, belief: Belief) -> tuple[Array, Array]:
+        missed = self.missed(belief)
+        if missed is None:
+            return super().beta_posterior(belief)
+        import numpy as np
+
+        from rlrec.policy import examination
+
+        prior = np.maximum(belief.beta, _NO_PRIOR)
+        return examination.posterior(belief.alpha + belief.reward_sum, prior, missed, np.array(self.examination))
+
+    def mean(self, belief: Belief, *, unknown: float = 0.0) -> Array:
+        import numpy as np
+
+        mean = belief.mean(unknown=unknown)
+        if self.missed(belief) is None:
+            return mean
+        alpha, beta = self.beta_posterior(belief)
+        return np.where(belief.alpha + belief.beta > 0, alpha / (alpha + beta), mean)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,12 +277,7 @@ class Learner(Examined):
         return Forgetting(self.discount, self.window)
 
     def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array | None:
-        return belief.mean()
-
-
-def counts_parts(policy: Policy) -> bool:
-    """Whether the last one of the kind's own statistics is the squared pulls."""
-    return bool(policy.examination) and not policy.contextual
+        return self.mean(belief)
 
 
 P = TypeVar("P")

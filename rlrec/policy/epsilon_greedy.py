@@ -35,7 +35,7 @@ class EpsilonGreedy(Learner):
     def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
         from rlrec.policy.families.point import Point
 
-        return Point(belief.mean())
+        return Point(self.mean(belief))
 
     def greedy(self) -> Self:
         return unchecked_copy(self, epsilon=0.0, floor=0.0)

@@ -7,10 +7,10 @@ from typing import cast
 import numpy as np
 
 from rlrec.arrays import Array
-from rlrec.policy.base import Belief
+from rlrec.policy.base import Belief, Policy
 
 
-def intervals(belief: Belief, *, level: float = 0.95) -> tuple[Array, Array]:
+def intervals(policy: Policy, belief: Belief, *, level: float = 0.95) -> tuple[Array, Array]:
     """Bounds of each arm's mean reward, (m,) and (m,); NaN where nothing is known.
 
     With a prior: equal-tailed posterior Beta interval. Without: Wilson's interval where rewards lie in [0, 1], else the
@@ -20,7 +20,7 @@ def intervals(belief: Belief, *, level: float = 0.95) -> tuple[Array, Array]:
 
     z = float(ndtri((1 + level) / 2))
     lower, upper = _wilson(belief, z)
-    alpha, beta = belief.posterior()
+    alpha, beta = policy.beta_posterior(belief)
     posterior = (belief.alpha + belief.beta > 0) & (alpha > 0) & (beta > 0)
     tail = (1 - level) / 2
     a, b = np.where(posterior, alpha, 1.0), np.where(posterior, beta, 1.0)

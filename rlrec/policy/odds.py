@@ -64,11 +64,20 @@ class PlackettLuce(Learner):
     # -- scores --
 
     def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
-        return self.scores_at(belief, self.encode(context)) if self.contextual else self._distribution(_logit(belief))
+        return (
+            self.scores_at(belief, self.encode(context)) if self.contextual else self._distribution(self._logit(belief))
+        )
 
     def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array:
         """The click rate of each arm, (..., m)."""
-        return self.index_at(belief, self.encode(context)) if self.contextual else belief.mean()
+        return self.index_at(belief, self.encode(context)) if self.contextual else self.mean(belief)
+
+    def _logit(self, belief: Belief) -> Array:
+        """Logit of the posterior mean of each arm, (..., m)."""
+        import numpy as np
+
+        alpha, beta = self.beta_posterior(belief)
+        return np.log(alpha) - np.log(beta)
 
     def _distribution(self, logit: Array) -> Scores:
         from rlrec.policy.families.gumbel import Gumbel
@@ -124,12 +133,3 @@ class PlackettLuce(Learner):
 
     def interval(self, belief: Belief, *, context: Mapping[str, Any], z: float) -> tuple[Array, Array, Array]:
         return self._logistic.interval(belief, context=context, z=z)
-
-
-def _logit(belief: Belief) -> Array:
-    """Logit of the posterior mean of each arm, (..., m)."""
-    import numpy as np
-
-    return np.log(belief.reward_sum + belief.alpha) - np.log(
-        np.maximum(belief.pulls - belief.reward_sum, 0) + belief.beta
-    )

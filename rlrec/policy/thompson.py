@@ -26,7 +26,7 @@ class Thompson(Learner):
     def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
         from rlrec.policy.families.beta import Beta
 
-        return Beta(*belief.posterior())
+        return Beta(*self.beta_posterior(belief))
 
     def check(self, reward: Reward) -> None:
         unit_interval(reward, "thompson counts it fractionally")

@@ -18,7 +18,7 @@ from rlrec.arrays import Array, Index
 from rlrec.errors import InputError
 from rlrec.policy import history, slate, solving
 from rlrec.policy import reward as rewards
-from rlrec.policy.base import Belief, Policy, any_of, counts_parts
+from rlrec.policy.base import Belief, Policy, any_of
 from rlrec.policy.contextual import ContextualPolicy, is_contextual, learns_from_contexts
 from rlrec.policy.floors import Floor, at_positions
 from rlrec.policy.solving import ArmMoments
@@ -113,7 +113,6 @@ def belief_of(policy: Policy) -> Belief:
         pulls=sums[:, 0], reward_sum=sums[:, 1], reward_squares=sums[:, 2], alpha=prior[:, 0], beta=prior[:, 1],
         total=sums[:, 0].sum(), extra=sums[:, 3:], moments=moments_of(policy, sums[:, 3:]),
         trained=trained_of(policy) if policy.stateful else None,
-        squared_pulls=sums[:, -1] if counts_parts(policy) else None,
     )  # fmt: skip
 
 

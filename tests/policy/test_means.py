@@ -8,6 +8,7 @@ from scipy.special import betainc
 
 from rlrec.policy import means
 from rlrec.policy.base import Belief
+from rlrec.policy.thompson import Thompson
 
 
 def belief(pulls: float, reward: float, squares: float | None = None, *, prior: tuple[float, float] = (0, 0)) -> Belief:
@@ -23,7 +24,7 @@ def belief(pulls: float, reward: float, squares: float | None = None, *, prior: 
 
 
 def bounds(known: Belief, level: float = 0.95) -> tuple[float, float]:
-    lower, upper = means.intervals(known, level=level)
+    lower, upper = means.intervals(Thompson(), known, level=level)
     return float(lower[0]), float(upper[0])
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from rlrec import simulate
 from rlrec.arrays import Array, Flags, Ids, Index
 from rlrec.policy import solving
-from rlrec.policy.base import Belief, Policy, counts_parts
+from rlrec.policy.base import Belief, Policy
 from rlrec.policy.contextual import Design, learns_from_contexts
 from rlrec.policy.encoder import Encoder
 from rlrec.policy.floors import at_positions
@@ -188,7 +188,6 @@ class RunBeliefs:
         return Belief(
             pulls=pulls, reward_sum=rewards, reward_squares=squares, alpha=self.alpha, beta=self.beta,
             total=pulls.sum(axis=1, keepdims=True), extra=further, moments=self._context_moments(further),
-            squared_pulls=None if further is None or not counts_parts(self.policy) else further[..., -1],
         )  # fmt: skip
 
     def _context_moments(self, packed: Array | None) -> ArmMoments | None:

@@ -14,7 +14,7 @@ from rlrec import policy as kinds
 from rlrec.app.distributions.designs import Described, described, policy_of
 from rlrec.app.distributions.trained import Trained
 from rlrec.arrays import Array, Ids, Index
-from rlrec.policy.base import EVERYTHING, Belief, Policy, counts_parts
+from rlrec.policy.base import EVERYTHING, Belief, Policy
 from rlrec.policy.contextual import is_contextual, learns_from_contexts
 from rlrec.policy.floors import Floor
 from rlrec.policy.forgetting import Forgetting
@@ -159,7 +159,6 @@ class VersionDistribution:
             pulls=sums[:, 0], reward_sum=sums[:, 1], reward_squares=sums[:, 2], alpha=prior[:, 0], beta=prior[:, 1],
             total=float(self._sums[:, 0].sum()), extra=sums[:, 3:], moments=self._moments(sums[:, 3:], arms, revision),
             trained=None if self.trained is None else self.trained.of(arms, revision),
-            squared_pulls=sums[:, -1] if counts_parts(self.policy) else None,
         )  # fmt: skip
 
     def _moments(self, packed: Array, arms: Ids, revision: int) -> ArmMoments | None:

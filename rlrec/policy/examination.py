@@ -1,0 +1,48 @@
+"""Posteriors of arms that are looked at only sometimes, at some positions more than at others."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rlrec.arrays import Array
+
+_STEPS = 100  # of Newton's method, at most: some 6 are usual
+_PRECISION = 1e-13
+
+
+def posterior(alpha: Array, beta: Array, missed: Array, examination: Array) -> tuple[Array, Array]:
+    """alpha and beta of the Beta distribution that is nearest to the posterior of each arm's attraction, (..., m) each.
+
+    alpha (..., m): rewards and prior; beta (..., m), above 0: prior; missed (..., m, k): what slots at each position
+    lacked to a reward of 1; examination (k,). An arm with attraction q is clicked at position k with probability
+    t_k q, so its density over logit q is q^alpha (1 - q)^beta prod_k (1 - t_k q)^missed_k. The Beta has the same mode
+    and curvature there: a miss counts t ((1 - q) / (1 - t q))^2. Where every position is examined both are the same.
+    Source: own derivation (Laplace's method on the logit)."""
+    n, shape = len(examination), np.broadcast_shapes(alpha.shape, missed.shape[:-1])
+    alpha, beta = (np.broadcast_to(each, shape).ravel() for each in (alpha, beta))
+    # by position, then by arm: sums over positions are then sums of rows
+    looked = examination[:, None]
+    weight = looked * np.maximum(missed.reshape(-1, n).T, 0.0)
+    odds, misses = alpha / (beta + weight.sum(axis=0)), beta + weight.sum(axis=0)
+    doubtful = np.flatnonzero((weight * (1 - looked)).any(axis=0))
+    if len(doubtful):
+        odds[doubtful], misses[doubtful] = _mode(alpha[doubtful], beta[doubtful], weight[:, doubtful], 1 - looked)
+    return (misses * odds).reshape(shape), misses.reshape(shape)
+
+
+def _mode(alpha: Array, beta: Array, weight: Array, unlooked: Array) -> tuple[Array, Array]:
+    """The odds o with alpha = beta o + sum_k weight_k o / (1 + unlooked_k o), and what misses count there, (m,) each.
+
+    weight (k, m), unlooked (k, 1). The right side is concave in o, so from 0 Newton's method grows and never goes
+    beyond. An arm stops by itself, whatever the others do."""
+    odds, moving = np.zeros(len(alpha)), np.ones(len(alpha), np.bool_)
+    for _ in range(_STEPS):
+        share = 1 / (1 + unlooked * odds)
+        counted = weight * share
+        slope = beta + (counted * share).sum(axis=0)
+        step = (alpha - (beta + counted.sum(axis=0)) * odds) / slope
+        moving &= step > _PRECISION * odds
+        if not moving.any():
+            break
+        odds = np.where(moving, odds + step, odds)
+    return odds, slope
