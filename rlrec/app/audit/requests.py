@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from functools import cache, lru_cache, partial
 from itertools import product
 
 from rlrec.app.audit.findings import Findings
-from rlrec.app.serving.requests import Request, digest
+from rlrec.app.inputs import canonical
+from rlrec.app.serving.requests import arms_text, digest_of_texts
 from rlrec.arrays import Ids
 from rlrec.store import Unit, arms, audit, contents
+from rlrec.store.audit import AnsweredRequest
 from rlrec.store.unit import parse
 
 CHECK = "requests"
@@ -17,26 +21,35 @@ PORTION = 5_000  # decisions at a time
 def check(unit: Unit, decision_ids: Ids, *, findings: Findings) -> None:
     """Compare the digests stored with those of every form that a request for the decision can have had: with or without
     its user and its arms, and by the name of the policy or of the version."""
+    context = lru_cache(PORTION)(_context)
     for start in range(0, len(decision_ids), PORTION):
         answered = audit.answered(unit, decision_ids[start : start + PORTION].tolist())
         sets = contents.eligible_arms(unit, {request.eligible_id for request in answered})
         keys = arms.keys(unit, {arm for members in sets.values() for arm in members})
+        listed = cache(partial(_listed, sets, keys))
         for request in answered:
             with findings.unreadable(CHECK, f"decision {request.decision_id}"):
-                if request.digest not in _digests(request, [keys[arm] for arm in sets[request.eligible_id]]):
+                texts = arms_text(None), listed(request.eligible_id)
+                if not _is_answer(request, context(request.context), texts):
                     detail = "its session, user, context, length or arms are not those of its request"
                     findings.error(CHECK, f"decision {request.decision_id}", detail)
 
 
-def _digests(answered: audit.AnsweredRequest, eligible: list[str]) -> set[bytes]:
-    context = parse(answered.context, "its context")
-    names = [answered.policy, f"{answered.policy}@{answered.version}"] if answered.experiment is None else [None]
-    return {
-        digest(
-            Request(
-                policy=policy, experiment=answered.experiment, session=answered.session, user=user, context=context,
-                size=answered.size, arms=candidates,
-            )
-        )
-        for policy, user, candidates in product(names, {answered.user, None}, (None, eligible))
-    }  # fmt: skip
+def _context(stored: str) -> str:
+    return canonical.text(parse(stored, "its context"))
+
+
+def _listed(sets: Mapping[int, Sequence[int]], keys: Mapping[int, str], set_id: int) -> str:
+    return arms_text([keys[arm] for arm in sets[set_id]])
+
+
+def _is_answer(answered: AnsweredRequest, context: str, arms_texts: Sequence[str]) -> bool:
+    """Whether one of the forms of a request has the digest; most name the policy and no arms."""
+    policy, version = answered.policy, f"{answered.policy}@{answered.version}"
+    names = [policy, version] if answered.experiment is None else [None]
+    users = {answered.user: None, None: None}
+    return any(
+        digest_of_texts((name, answered.experiment, answered.session, user), context, answered.size, text)
+        == answered.digest
+        for name, user, text in product(names, users, arms_texts)
+    )

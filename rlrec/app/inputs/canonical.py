@@ -9,10 +9,12 @@ from typing import Any
 
 from rlrec.store.contents import digest
 
+_encoder = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
 
 def text(value: Any) -> str:
     """JSON that is equal for values that mean the same: 1 and 1.0, keys in any order."""
-    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _encoder.encode(_plain(value))
 
 
 def _plain(value: Any) -> Any:

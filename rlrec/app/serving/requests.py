@@ -11,6 +11,7 @@ from rlrec.app.inputs import canonical
 from rlrec.app.serving.cache import Eligible
 from rlrec.errors import InputError
 from rlrec.records import Head, Version
+from rlrec.store import contents
 from rlrec.store.experiments import Experiment, Variant
 from rlrec.store.routes import RouteChange
 
@@ -31,9 +32,17 @@ class Request:
 
 def digest(request: Request) -> bytes:
     """The digest by which a retry is recognised; the order of arms does not matter."""
-    arms = None if request.arms is None else sorted(set(request.arms))
-    content = [request.policy, request.experiment, request.session, request.user, request.context, request.size, arms]
-    return canonical.digest_of(content)
+    names = request.policy, request.experiment, request.session, request.user
+    return digest_of_texts(names, canonical.text(request.context), request.size, arms_text(request.arms))
+
+
+def arms_text(arms: Sequence[str] | None) -> str:
+    return canonical.text(None if arms is None else sorted(set(arms)))
+
+
+def digest_of_texts(names: Sequence[str | None], context: str, size: int, arms: str) -> bytes:
+    """`digest` of policy, experiment, session and user, and of canonical texts."""
+    return contents.digest(f"{canonical.text(names)[:-1]},{context},{size},{arms}]")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
