@@ -138,9 +138,8 @@ _CONTRADICTIONS = {
     " WHERE d.imported = 0 AND (e.at < d.at OR e.received_at < e.at)",
     "event ahead of its policy": "SELECT e.decision_id FROM event e JOIN decision d ON d.id = e.decision_id"
     " JOIN policy_head h ON h.policy_id = d.policy_id WHERE e.seq > h.seq",
-    "events out of order": "SELECT decision_id FROM (SELECT decision_id, seq - lag(seq) OVER w AS later,"
-    " received_at - lag(received_at) OVER w AS received_later FROM event"
-    " WINDOW w AS (PARTITION BY decision_id ORDER BY number)) n WHERE later < 0 OR received_later < 0",
+    "events out of order": "SELECT e.decision_id FROM event e JOIN event b ON b.decision_id = e.decision_id"
+    " AND b.number = e.number - 1 WHERE e.number > 1 AND (e.seq < b.seq OR e.received_at < b.received_at)",
     "feedback key without events": "SELECT k.decision_id, k.key FROM feedback_key k WHERE NOT EXISTS"
     " (SELECT 1 FROM event e WHERE e.decision_id = k.decision_id AND e.key = k.key)",
     "decision without visit": f"SELECT c.first FROM ({_VISIT_COUNTS}) c LEFT JOIN visit v"
@@ -188,18 +187,20 @@ class Content(NamedTuple):
 
 def contents(unit: Unit) -> Iterator[Content]:
     """Every context and every eligible set."""
-    for table, column in ((t.context, t.context.c.body), (t.eligible_set, t.eligible_set.c.arms)):
-        for rows in bulk.portions(unit, sa.select(table.c.id, table.c.digest, column)):
-            yield from (Content._make((table.name, *row)) for row in rows)
+    for table, column in (("context", "body"), ("eligible_set", "arms")):
+        yield from bulk.records(unit, Content, f"SELECT '{table}', id, digest, {column} FROM {table}")
 
 
-def stored_json(unit: Unit) -> Iterator[tuple[str, str, list[int], list[str]]]:
+def stored_json(unit: Unit) -> Iterator[tuple[str, str, Sequence[int], Sequence[str]]]:
     """The columns of JSON that have no digest, in portions: what the rows belong to, the column, ids and texts."""
-    arm, revision, decision = t.arm.c, t.arm_history.c, t.decision.c
-    for key, text in ((arm.id, arm.features), (revision.arm_id, revision.features), (decision.id, decision.state)):
-        for rows in bulk.portions(unit, sa.select(key, text)):
+    for owner, key, column, table in (
+        ("arm", "id", "features", "arm"),
+        ("arm", "arm_id", "features", "arm_history"),
+        ("decision", "id", "state", "decision"),
+    ):
+        for rows in bulk.portions(unit, f"SELECT {key}, {column} FROM {table}"):
             ids, texts = zip(*rows, strict=True)
-            yield "decision" if key is decision.id else "arm", text.name, list(ids), list(texts)
+            yield owner, column, ids, texts
 
 
 class AnsweredRequest(NamedTuple):
@@ -242,11 +243,12 @@ class KeyedEvent(NamedTuple):
 
 def keyed_events(unit: Unit) -> Iterator[KeyedEvent]:
     """The events of every feedback key, in their order."""
-    k, e = t.feedback_key.c, t.event.c
-    joined = t.event.join(t.feedback_key, (k.key == e.key) & (k.decision_id == e.decision_id))
-    chosen = sa.select(k.key, k.digest, e.decision_id, e.position, e.kind, e.value).select_from(joined)
-    for rows in bulk.portions(unit, chosen.order_by(e.decision_id, e.key, e.number)):
-        yield from map(KeyedEvent._make, rows)
+    chosen = (
+        "SELECT k.key, k.digest, e.decision_id, e.position, e.kind, e.value FROM event e"
+        " JOIN feedback_key k ON k.key = e.key AND k.decision_id = e.decision_id"
+        " ORDER BY e.decision_id, e.key, e.number"
+    )
+    return bulk.records(unit, KeyedEvent, chosen)
 
 
 class AssignedUnit(NamedTuple):
@@ -259,11 +261,11 @@ class AssignedUnit(NamedTuple):
 
 def assigned_units(unit: Unit) -> Iterator[AssignedUnit]:
     """The units of all experiments."""
-    a, key = t.assignment.c, sa.func.coalesce(t.users.c.key, t.session.c.key)
-    joined = t.assignment.outerjoin(t.users, t.users.c.id == a.user_id)
-    joined = joined.outerjoin(t.session, t.session.c.id == a.session_id)
-    for rows in bulk.portions(unit, sa.select(a.experiment_id, key, a.variant_id).select_from(joined)):
-        yield from map(AssignedUnit._make, rows)
+    chosen = (
+        "SELECT a.experiment_id, coalesce(u.key, s.key), a.variant_id FROM assignment a"
+        " LEFT JOIN users u ON u.id = a.user_id LEFT JOIN session s ON s.id = a.session_id"
+    )
+    return bulk.records(unit, AssignedUnit, chosen)
 
 
 class OpenVisit(NamedTuple):
@@ -282,16 +284,9 @@ def open_visits(unit: Unit, first: int, last: int) -> list[OpenVisit]:
     return unit.select(OpenVisit, f"visit WHERE session_id BETWEEN ? AND ? AND {going_on}", first, last)
 
 
-class Key(NamedTuple):
-    """The key of a user or a session (`owner`) and its digest."""
-
-    owner: str
-    key: str
-    digest: int | None
-
-
-def keys(unit: Unit) -> Iterator[Key]:
-    """Every key of a user and of a session."""
-    for owner, table in (("user", t.users), ("session", t.session)):
-        for rows in bulk.portions(unit, sa.select(table.c.key, table.c.digest)):
-            yield from (Key._make((owner, *row)) for row in rows)
+def keys(unit: Unit) -> Iterator[tuple[str, Sequence[str], Sequence[int | None]]]:
+    """Every key of a user and of a session, in portions: the owner, keys and their digests."""
+    for owner, table in (("user", "users"), ("session", "session")):
+        for rows in bulk.portions(unit, f"SELECT key, digest FROM {table}"):
+            keys, digests = zip(*rows, strict=True)
+            yield owner, keys, digests

@@ -12,6 +12,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from importlib.util import find_spec
 from io import BufferedReader, BufferedWriter
 from itertools import pairwise
@@ -24,7 +25,7 @@ import numpy.typing as npt
 import sqlalchemy as sa
 
 from rlrec.errors import RlrecError
-from rlrec.store.unit import Unit
+from rlrec.store.unit import Record, Unit
 
 Columns = dict[str, npt.NDArray[Any]]
 Types = Mapping[str, type]  # by name, in the query's order; `object` is text or bytes
@@ -39,15 +40,27 @@ _PIPE = 1 << 20  # bytes that wait for us, where the system lets us say so
 
 def stream(unit: Unit, text: str, types: Types) -> Iterator[Columns]:
     """All rows of a query in their order, in arrays of at most BATCH, through the driver's cursor."""
-    for rows in portions(unit, sa.text(text)):
+    for rows in portions(unit, text):
         columns = zip(types.items(), zip(*rows, strict=True), strict=True)
         yield {name: np.array(values, kind) for (name, kind), values in columns}
 
 
-def portions(unit: Unit, statement: sa.Executable) -> Iterator[Sequence[sa.Row[Any]]]:
+def portions(unit: Unit, text: str) -> Iterator[Sequence[Sequence[Any]]]:
     """Rows as they come, at most BATCH at a time; the cursor is closed even where nobody reads on."""
-    with unit.connection.execute(statement, execution_options={"stream_results": True}) as result:
-        yield from result.partitions(BATCH)
+    if unit.postgres:
+        with unit.connection.execute(sa.text(text), execution_options={"stream_results": True}) as result:
+            yield from result.partitions(BATCH)
+        return
+    with closing(unit.connection.connection.cursor()) as cursor:
+        cursor.execute(text)
+        while rows := cursor.fetchmany(BATCH):
+            yield rows
+
+
+def records(unit: Unit, kind: type[Record], text: str) -> Iterator[Record]:
+    """Rows as they come, whose fields are the query's columns in their order."""
+    for rows in portions(unit, text):
+        yield from map(partial(tuple.__new__, kind), rows)
 
 
 class PendingQuery:

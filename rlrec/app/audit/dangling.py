@@ -71,18 +71,19 @@ def _subject(table: str, key: Mapping[str, object]) -> str:
 def _contents(unit: Unit, findings: Findings) -> None:
     """Contexts and eligible sets have the digest of what they hold, users and sessions that of their key."""
     for content in audit.contents(unit):
-        if contents.digest(content.text) != bytes(content.digest):
+        if contents.digest(content.text) != content.digest:
             findings.error(CHECK, f"{content.table} {content.id}", "what it holds is not what its digest names")
-    for key in audit.keys(unit):
-        if contents.key_digest(key.key) != key.digest:
-            findings.error(CHECK, f"{key.owner} {key.key}", "its digest is not that of its key")
+    for owner, keys, stored in audit.keys(unit):
+        for key, digest, right in zip(keys, stored, contents.key_digests(keys), strict=True):
+            if digest != right:
+                findings.error(CHECK, f"{owner} {key}", "its digest is not that of its key")
 
 
 def _feedback_keys(unit: Unit, findings: Findings) -> None:
     """Feedback keys have the digest of their line, as their events give it."""
     for key, line in groupby(audit.keyed_events(unit), attrgetter("key")):
         events = list(line)
-        if bytes(events[0].digest) not in _line_digests(events):
+        if events[0].digest not in _line_digests(events):
             detail = f"the digest of feedback key {key!r} is not that of its events"
             findings.error(CHECK, f"decision {events[0].decision_id}", detail)
 
@@ -91,6 +92,8 @@ def _line_digests(events: Sequence[audit.KeyedEvent]) -> Iterator[bytes]:
     """The digests that a line with these events can have. One that only censors stored no events of its position: it
     named a slot, or all of them. An imported line censors by an event among others."""
     first, values = events[0], {event.kind: event.value for event in events}
+    if CENSOR not in values:
+        yield canonical.line_digest(first.decision_id, first.position, values, None)
     weighed = {kind: value for kind, value in values.items() if kind != CENSOR}
     censor = values[CENSOR] == 1.0 if CENSOR in values else None
     for position in {event.position for event in events if event.kind != CENSOR} or {first.position, None}:

@@ -21,7 +21,7 @@ PORTION = 5_000  # decisions at a time
 def check(unit: Unit, decision_ids: Ids, *, findings: Findings) -> None:
     """Compare the digests stored with those of every form that a request for the decision can have had: with or without
     its user and its arms, and by the name of the policy or of the version."""
-    context = lru_cache(PORTION)(_context)
+    context, no_arms = lru_cache(PORTION)(_context), arms_text(None)
     for start in range(0, len(decision_ids), PORTION):
         answered = audit.answered(unit, decision_ids[start : start + PORTION].tolist())
         sets = contents.eligible_arms(unit, {request.eligible_id for request in answered})
@@ -29,7 +29,7 @@ def check(unit: Unit, decision_ids: Ids, *, findings: Findings) -> None:
         listed = cache(partial(_listed, sets, keys))
         for request in answered:
             with findings.unreadable(CHECK, f"decision {request.decision_id}"):
-                texts = arms_text(None), listed(request.eligible_id)
+                texts = no_arms, listed(request.eligible_id)
                 if not _is_answer(request, context(request.context), texts):
                     detail = "its session, user, context, length or arms are not those of its request"
                     findings.error(CHECK, f"decision {request.decision_id}", detail)

@@ -44,20 +44,21 @@ def _wrong_visits(unit: Unit, slots: Columns, keys: Mapping[int, str]) -> list[t
     if not len(begins):
         return []
     sessions, numbers = slots["session_id"][begins].tolist(), slots["visit"][begins].tolist()
-    rows = {key: (begin, end) for key, begin, end in zip(
-        zip(sessions, numbers, strict=True), begins.tolist(), [*begins[1:].tolist(), len(slots["visit"])], strict=True
-    )}  # fmt: skip
+    ends = np.append(begins[1:], len(slots["visit"]))
+    steps = slots["step"][ends - 1] + 1
+    bounds = zip(begins.tolist(), ends.tolist(), steps.tolist(), strict=True)
+    rows = dict(zip(zip(sessions, numbers, strict=True), bounds, strict=True))
     packed = recent_slots.pack(slots["decision_id"], slots["step"], slots["position"], slots["arm_id"]).tobytes()
+    names = [keys.get(arm, "") for arm in slots["arm_id"].tolist()]
     wrong = []
-    for visit in audit.open_visits(unit, min(sessions), max(sessions)):
-        begin, end = rows.get((visit.session_id, visit.number), (0, 0))
-        if begin == end or int(slots["step"][end - 1]) + 1 != visit.steps:
+    for session, number, steps_of_visit, recent, remembered in audit.open_visits(unit, min(sessions), max(sessions)):
+        begin, end, last = rows.get((session, number), (0, 0, None))
+        if last != steps_of_visit:
             continue  # imported decisions are not compared
-        first = max(begin, end - REMEMBERED)
+        first = begin if end - begin <= REMEMBERED else end - REMEMBERED
         history_bytes = (end - begin).to_bytes(COUNT, "little") + packed[first * SLOT_BYTES : end * SLOT_BYTES]
-        recent = f"[{','.join(keys.get(arm, '') for arm in slots['arm_id'][max(begin, end - RECENT) : end].tolist())}]"
-        if visit.history != history_bytes or visit.recent != recent:
-            wrong.append((visit.session_id, visit.number))
+        if remembered != history_bytes or recent != f"[{','.join(names[max(begin, end - RECENT) : end])}]":
+            wrong.append((session, number))
     return wrong
 
 
