@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
-from operator import attrgetter
+from operator import itemgetter
 from typing import Any
 
 from rlrec.app.audit.findings import UNREADABLE, Findings
@@ -81,24 +81,23 @@ def _contents(unit: Unit, findings: Findings) -> None:
 
 def _feedback_keys(unit: Unit, findings: Findings) -> None:
     """Feedback keys have the digest of their line, as their events give it."""
-    for key, line in groupby(audit.keyed_events(unit), attrgetter("key")):
+    for key, line in groupby(audit.keyed_events(unit), itemgetter(0)):
         events = list(line)
-        if events[0].digest not in _line_digests(events):
+        first, values = events[0], {event.kind: event.value for event in events}
+        if canonical.line_digest(first.decision_id, first.position, values, None) == first.digest:
+            continue  # a line without censoring, or an imported one, which censors by an event among others
+        if first.digest not in _censoring_digests(events, values):
             detail = f"the digest of feedback key {key!r} is not that of its events"
-            findings.error(CHECK, f"decision {events[0].decision_id}", detail)
+            findings.error(CHECK, f"decision {first.decision_id}", detail)
 
 
-def _line_digests(events: Sequence[audit.KeyedEvent]) -> Iterator[bytes]:
-    """The digests that a line with these events can have. One that only censors stored no events of its position: it
-    named a slot, or all of them. An imported line censors by an event among others."""
-    first, values = events[0], {event.kind: event.value for event in events}
-    if CENSOR not in values:
-        yield canonical.line_digest(first.decision_id, first.position, values, None)
-    weighed = {kind: value for kind, value in values.items() if kind != CENSOR}
+def _censoring_digests(events: Sequence[audit.KeyedEvent], values: dict[str, float]) -> Iterator[bytes]:
+    """The digests that a line can have which censors or puts back. One that does nothing else stored no events of its
+    position: it named a slot, or all of them."""
+    first, weighed = events[0], {kind: value for kind, value in values.items() if kind != CENSOR}
     censor = values[CENSOR] == 1.0 if CENSOR in values else None
     for position in {event.position for event in events if event.kind != CENSOR} or {first.position, None}:
         yield canonical.line_digest(first.decision_id, position, weighed, censor)
-    yield canonical.digest_of([first.decision_id, first.position, values])
 
 
 def _assignments(unit: Unit, findings: Findings) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from json.encoder import encode_basestring
 from typing import Any
 
 from rlrec.store.contents import digest
@@ -30,6 +31,11 @@ def _plain(value: Any) -> Any:
 def number(value: float) -> str:
     """The canonical text of a number."""
     return repr(int(value)) if value.is_integer() and abs(value) < 2**63 else repr(value)
+
+
+def texts(values: Iterable[str | None]) -> str:
+    """`text` of a list of texts without its brackets."""
+    return ",".join("null" if value is None else encode_basestring(value) for value in values)
 
 
 def digest_of(value: Any) -> bytes:

@@ -37,12 +37,12 @@ def digest(request: Request) -> bytes:
 
 
 def arms_text(arms: Sequence[str] | None) -> str:
-    return canonical.text(None if arms is None else sorted(set(arms)))
+    return "null" if arms is None else f"[{canonical.texts(sorted(set(arms)))}]"
 
 
 def digest_of_texts(names: Sequence[str | None], context: str, size: int, arms: str) -> bytes:
     """`digest` of policy, experiment, session and user, and of canonical texts."""
-    return contents.digest(f"{canonical.text(names)[:-1]},{context},{size},{arms}]")
+    return contents.digest(f"[{canonical.texts(names)},{context},{size},{arms}]")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
