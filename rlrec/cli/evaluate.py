@@ -55,8 +55,8 @@ class _Command(click.Command):
 )
 @click.option(
     "--by", metavar="FIELD",
-    help="One estimate a group: position, policy, version, variant, day, arm (snips alone), or a context field; a "
-    "session or a page as it begins, and not by position or arm.",
+    help="One estimate a group: position, step, policy, version, variant, day, arm (snips alone), or a context field; "
+    "a session or a page as it begins, and not by position, step or arm.",
 )  # fmt: skip
 @click.option("--greedy", is_flag=True, help="The target without its exploration (floor, epsilon, temperature).")
 @click.option(

@@ -58,10 +58,12 @@ REASONS = {
     "no-candidates": "rows or visits without candidates, which the target ranks, were left out; `left_out` counts them",
     "logging-candidates": "the target would draw from the catalogue, and was judged as a ranker of candidates that the "
     "logger drew (weak)",
+    "carry-over": "the reward of an arm depends on the step of the visit, or on how often the visit has seen the arm "
+    "(weak): the target would bring about other states than the logger did; judge whole visits, by --estimator wdr",
     "logging-states": "the target reads session state, and was judged in states that the logger caused",
 }
 # Reasons from the caller or from the interval that allow no verdict better than weak.
-_WEAK = frozenset({"in-sample", "no-interval", "clipping-bias", "wide-interval", "logging-candidates"})
+_WEAK = frozenset({"in-sample", "no-interval", "clipping-bias", "wide-interval", "logging-candidates", "carry-over"})
 
 _SUMS = (
     "rows", "left_out", "rewards", "weighted_rewards", "weight", "not_default", "unsupported", "n_unsupported",

@@ -148,3 +148,20 @@ def test_help_lists_every_estimator(run_sqlite: Run) -> None:
 def test_help_has_an_example_that_runs(log: Any, run_sqlite: Run) -> None:
     assert "rlrec evaluate home uniform" in run_sqlite("evaluate", "--help").stdout
     assert run_sqlite(*LATER, "evaluate", "home", "uniform").exit_code == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("audience", "steps", "flagged"), [("barista", [], True), ("pbm", ["--steps", "5"], False)])
+def test_an_audience_that_tires_is_flagged_and_one_without_memory_is_not(
+    run_sqlite: Run, audience: str, steps: list[str], flagged: bool
+) -> None:
+    run_sqlite("policy", "create", "u", "--kind", "uniform")
+    played = run_sqlite("simulate", audience, "--policy", "u", "--sessions", "1000", "--seed", "1", *steps, "--json")
+    now = ("--now", played.json["ended_at"])
+    run_sqlite(*now, "policy", "create", "ts", "--kind", "thompson", "--from-log", "policy=u")
+    rows = run_sqlite(*now, "evaluate", "ts", "--estimator", "snips,dr", "--json").json
+    assert ["carry-over" in row["reasons"] for row in rows] == [flagged] * 2
+    by_step = run_sqlite(*now, "evaluate", "ts", "--estimator", "snips", "--by", "step", "--json").json
+    assert [row["group"] for row in by_step[:3]] == [0, 1, 2]
+    refused = run_sqlite(*now, "evaluate", "ts", "--estimator", "wdr", "--by", "step")
+    assert (refused.exit_code, "no one step" in refused.stderr) == (2, True)

@@ -25,7 +25,7 @@ from rlrec.ope.estimate import Estimate
 from rlrec.store import Unit, reader
 from rlrec.store.reader import Selection
 
-ONCE_A_SLOT = ("position", "arm")  # of the fields that rows are grouped by
+ONCE_A_SLOT, ONCE_A_SLATE = ("position", "arm"), ("step",)  # of the fields that rows are grouped by
 PAIRED = {"pi", "sn-pi"}  # asked for by name, they refuse what they cannot weigh
 CHOSEN = "snips"  # the usual estimator by arm: the logger chose the arm, so that it must be self-normalised
 
@@ -72,8 +72,10 @@ def estimators(request: Request) -> ope.EstimatorChoice:
         raise InputError("--position is given, and no estimator has a reward model that uses it", hint=hint)
     if request.reward_model_by is not None and request.reward_model is None:
         raise InputError("--reward-model-by names a field for --reward-model", hint="give --reward-model FILE too")
-    for rows, judging in (("sessions", chosen.sessions), ("slates", chosen.slates)):
-        if judging and request.by in ONCE_A_SLOT:
+    for rows, judging, finer in (
+        ("sessions", chosen.sessions, (*ONCE_A_SLOT, *ONCE_A_SLATE)), ("slates", chosen.slates, ONCE_A_SLOT),
+    ):  # fmt: skip
+        if judging and request.by in finer:
             hint = "by policy, version, variant, day or a field of the context, as they are where it begins"
             raise InputError(f"{next(iter(judging))} judges {rows}, which have no one {request.by}", hint=hint)
     if chosen.sessions and request.cluster == "row":

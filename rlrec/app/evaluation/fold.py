@@ -22,6 +22,8 @@ from rlrec.app.evaluation.probabilities import Scorer
 from rlrec.app.evaluation.request import EmptyLog, Evaluation, SharedRows
 from rlrec.app.log.ended_visits import UnusedVisits
 from rlrec.arrays import Flags, Ids
+from rlrec.ope import carry_over
+from rlrec.ope.carry_over import CarryOverSums
 from rlrec.ope.estimate import ANY_REWARD, Estimate, FinishOptions, Fold, Partial
 from rlrec.ope.impressions import ImpressionFold
 from rlrec.policy.reward import bounds
@@ -85,19 +87,21 @@ class LogPartial:
     """Sums over a part of the log: they add up.
 
     groups: by number of the target and group. counts: by number of `Evaluation.shared`. names: fields that contexts
-    have. users: whether some row that was used has a user. inclusion: of the arms that were shown from candidates."""
+    have. users: whether some row that was used has a user. inclusion: of the arms that were shown from candidates.
+    carry_over: of rewards that may depend on the course of a visit, by number of `Evaluation.shared`."""
 
     groups: Mapping[tuple[int, RowGroup], GroupPartial] = field(default_factory=dict)
     counts: Mapping[int, RowCounts] = field(default_factory=dict)
     names: frozenset[str] = frozenset()
     users: bool = False
     inclusion: Inclusion = field(default_factory=Inclusion)
+    carry_over: Mapping[int, CarryOverSums] = field(default_factory=dict)
 
     def __add__(self, other: LogPartial) -> LogPartial:
         return LogPartial(
             groups=add_each(self.groups, other.groups), counts=add_each(self.counts, other.counts),
             names=self.names | other.names, users=self.users or other.users,
-            inclusion=self.inclusion + other.inclusion,
+            inclusion=self.inclusion + other.inclusion, carry_over=add_each(self.carry_over, other.carry_over),
         )  # fmt: skip
 
 
@@ -138,6 +142,9 @@ class RowUnit(Protocol[R, M]):
     def fitted(self, sums: Any, reward: Reward) -> M:
         """The model that was fitted by them."""
 
+    def carry_over(self, rows: R) -> CarryOverSums | None:
+        """The sums of the test of carry-over; None where the rows have no second step, or are visits."""
+
     def batch_of(self, logged: LoggedBatch, rows: R, model: M | None) -> Callable[[Scorer], Any]:
         """A function from a target to its batch of these rows, as estimators take it."""
 
@@ -165,6 +172,7 @@ def fold(unit: RowUnit[R, M], evaluation: Evaluation, logged: LoggedBatch, model
     """The partial of one batch. Raises InputError beyond 1,000 groups."""
     partials: dict[tuple[int, RowGroup], GroupPartial] = {}
     counts: dict[int, RowCounts] = {}
+    carried: dict[int, CarryOverSums] = {}
     users = False
     for number, shared in enumerate(evaluation.shared):
         usable, others = unit.usable(logged, shared.reward)
@@ -175,8 +183,11 @@ def fold(unit: RowUnit[R, M], evaluation: Evaluation, logged: LoggedBatch, model
         if len(rows):
             partials |= _of_targets(unit, shared, logged, rows, models.get(shared.reward.id))
             users |= evaluation.cluster == "user" and bool((rows.slots["user_id"] != ABSENT).any())
+            if (sums := unit.carry_over(rows)) is not None:
+                carried[number] = sums
     of_batch = LogPartial(
-        groups=partials, counts=counts, names=logged.contexts.names, users=users, inclusion=logged.lists.inclusion
+        groups=partials, counts=counts, names=logged.contexts.names, users=users, inclusion=logged.lists.inclusion,
+        carry_over=carried,
     )  # fmt: skip
     return _checked(of_batch, evaluation)
 
@@ -245,6 +256,7 @@ def estimates(
     for shared_number, shared in enumerate(evaluation.shared):
         counts = partial.counts[shared_number]
         others = counts.left_out + counts.other_policy
+        carried = shared_number in partial.carry_over and carry_over.is_significant(partial.carry_over[shared_number])
         for number, scorer in shared.members:
             of_groups = {group: sums for (member, group), sums in partial.groups.items() if member == number}
             finished, target = [], scorer.target
@@ -252,6 +264,7 @@ def estimates(
                 reasons = {
                     "in-sample": of_group.learned, "no-propensity": others > 0,
                     "no-candidates" if target.listing else "no-state": of_group.no_state > 0,
+                    "carry-over": carried and target.serving is not None,
                     "logging-states": unit.logging_states and target.stateful,
                     "logging-candidates": of_group.listed and not target.listing and target.serving is not None,
                 }  # fmt: skip

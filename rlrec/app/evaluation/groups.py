@@ -21,7 +21,7 @@ from rlrec.times import DAY_US, written
 
 FIELDS = {
     "position": "position", "policy": "policy_id", "version": "version_id", "variant": "variant_id", "day": "at",
-    "arm": "arm_id",
+    "arm": "arm_id", "step": "step",
 }  # fmt: skip
 MOST = 1_000
 

@@ -13,6 +13,7 @@ from rlrec.app.evaluation.probabilities import Scorer
 from rlrec.app.evaluation.request import EmptyLog, Evaluation, SharedRows
 from rlrec.app.evaluation.slates import position_curve
 from rlrec.ope.base import ImpressionEstimator, LogBatch
+from rlrec.ope.carry_over import CarryOverSums
 from rlrec.ope.direct import RidgeSums
 from rlrec.ope.impressions import ImpressionFold
 from rlrec.records import Reward
@@ -63,6 +64,9 @@ class ImpressionUnit:
 
     def fitted(self, sums: RidgeSums, reward: Reward) -> reward_models.RewardModel:
         return self.fit.finish(sums, reward)
+
+    def carry_over(self, rows: ImpressionRows) -> CarryOverSums | None:
+        return log_rows.carry_over(rows, self.evaluation.arms, positions=self.fit.positions)
 
     def batch_of(
         self, logged: LoggedBatch, rows: ImpressionRows, model: reward_models.RewardModel | None

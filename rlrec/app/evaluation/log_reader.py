@@ -101,7 +101,7 @@ class LogReader:
         """The batch with all that folds need. impressions: also slates, and the support of the loggers."""
         slots, fields, zeros, listed = log.slots, set[str](), list[Flags | None](), list[Array]()
         if impressions:
-            slots = slots | log_rows.slates(slots) | unknown_support(slots)
+            slots = slots | log_rows.slates(slots) | log_rows.course(slots) | unknown_support(slots)
             fields = self.loggers.reads(slots, slots["unknown_support"])
         if marginals is not None or pairs:
             fields |= self.marginals.reads(slots)

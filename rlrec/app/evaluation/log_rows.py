@@ -14,6 +14,7 @@ from rlrec.app.evaluation.contexts import ContextTable
 from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Flags, Ids, run_starts
 from rlrec.ope.base import hash_bits
+from rlrec.ope.carry_over import CELLS, CarryOverSums, carry_over_sums
 from rlrec.policy.slate import SMALLEST
 from rlrec.records import Reward
 from rlrec.store.bulk import Columns
@@ -30,9 +31,9 @@ CLUSTERS = {
 FITTED = ("at", "context_id", "imported", "arm_id", "censored")
 JUDGED = (
     *FITTED, "policy_id", "version_id", "belief_seq", "belief_ordinal", "eligible_id", "catalogue_revision", "size",
-    "propensity", "marginal", "min_propensity",
+    "propensity", "marginal", "min_propensity", "visit", "step",
 )  # fmt: skip
-STATES = ("step", "recorded", "history")  # for targets that read the session, too
+STATES = ("recorded", "history")  # for targets that read the session, too
 
 
 class ArmTable:
@@ -110,6 +111,23 @@ def slates(slots: Columns) -> Columns:
     return {"start": start, "depth": depth, "complete": complete, "prefix": prefix, "smallest_prefix": smallest}
 
 
+def course(slots: Columns) -> Columns:
+    """The course of the visit up to each slot, (n,) each.
+
+    repeats: earlier slates of the visit that showed the arm; length: decisions of the visit."""
+    step = slots["step"]
+    if not step.any():
+        return {"repeats": np.zeros_like(step), "length": np.ones_like(step)}
+    names = ("session_id", "visit", "arm_id")
+    order = np.lexsort([step, *(slots[name] for name in reversed(names))])
+    of_visits, of_arms = (run_starts(*(slots[name][order] for name in names[:depth])) for depth in (2, 3))
+    repeats, length = np.empty_like(step), np.empty_like(step)
+    repeats[order] = np.arange(len(step)) - np.repeat(of_arms, np.diff(np.r_[of_arms, len(step)]))
+    longest = np.maximum.reduceat(step[order], of_visits) + 1
+    length[order] = np.repeat(longest, np.diff(np.r_[of_visits, len(step)]))
+    return {"repeats": repeats, "length": length}
+
+
 def _starts(slots: Columns) -> Ids:
     """Index of the first row of each row's slate, (n,)."""
     starts, n = run_starts(slots["decision_id"]), len(slots["decision_id"])
@@ -154,3 +172,18 @@ def usable(batch: Batch, definition: Reward, *, now: int) -> tuple[ImpressionRow
     mature = reward_log.mature(slots, definition, now=now)
     rows = ImpressionRows(slots=slots, reward=rewarded.reward, default=rewarded.default, shown=slots["arm_id"])
     return rows.take(mature & ~slots["censored"]), int((~mature).sum())
+
+
+def carry_over(rows: ImpressionRows, arms: ArmTable, *, positions: int) -> CarryOverSums | None:
+    """The sums of the test of carry-over, of the first arms by their keys; None where no visit has a second step.
+    positions: of the longest slate of the log."""
+    slots = rows.slots
+    if not slots["step"].any():
+        return None
+    rank = arms.rank[arms.index(slots["arm_id"])]
+    number = min(len(arms), max(1, CELLS // positions))
+    cell = np.where((rank < number) & (slots["position"] <= positions), rank * positions + slots["position"] - 1, -1)
+    return carry_over_sums(
+        rows.reward, cell=cell, cells=number * positions, step=slots["step"], repeats=slots["repeats"],
+        length=slots["length"], cluster=slots["cluster"],
+    )  # fmt: skip

@@ -72,6 +72,9 @@ class SessionUnit:
     def fitted(self, sums: ReturnSums, reward: Reward) -> ReturnModel:
         return sums.finish()
 
+    def carry_over(self, rows: EndedVisits) -> None:
+        return None
+
     def batch_of(
         self, logged: LoggedBatch, rows: EndedVisits, model: ReturnModel | None
     ) -> Callable[[Scorer], VisitBatch]:

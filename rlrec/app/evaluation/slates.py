@@ -19,6 +19,7 @@ from rlrec.app.inputs import lookup
 from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Flags, Ids, offsets, run_starts
 from rlrec.errors import InputError
+from rlrec.ope.carry_over import CarryOverSums
 from rlrec.ope.direct import RidgeSums
 from rlrec.ope.slate_weighting import Iips, Interpol, Pbm, Pi
 from rlrec.ope.slates import PositionCurve, SlateBatch, SlateEstimator, SlateFold
@@ -128,6 +129,9 @@ class SlateUnit:
 
     def fitted(self, sums: RidgeSums, reward: Reward) -> FittedRewardModel:
         return self.fit.finish(sums, None)
+
+    def carry_over(self, rows: CompletePages) -> CarryOverSums | None:
+        return log_rows.carry_over(rows.impressions, self.evaluation.arms, positions=self.wanted.positions)
 
     def batch_of(
         self, logged: LoggedBatch, rows: CompletePages, model: FittedRewardModel | None
