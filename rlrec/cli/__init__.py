@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train-pg": ("rlrec.cli.train_pg:train_pg", "Train a policy gradient on logged sessions, and judge it"),
     "evaluate": ("rlrec.cli.evaluate:evaluate", "Estimate from the log what policies would have earned"),
     "experiment": ("rlrec.cli.experiment:experiment", "Split users or sessions between policies, and compare them"),
+    "outcomes": ("rlrec.cli.outcomes:outcomes", "Show visits, returns and rewards per user, and compare groups"),
     "import-log": ("rlrec.cli.import_log:import_log", "Take in logs from elsewhere, to estimate on and to learn from"),
     "export-log": ("rlrec.cli.export_log:export_log", "Write the log, one decision a line"),
     "simulate": ("rlrec.cli.simulate:simulate", "Serve a simulated audience whose best arm or policy is known"),

@@ -14,7 +14,7 @@ import numpy as np
 from rlrec.arrays import Array, Ids
 from rlrec.ope.base import Ratio
 from rlrec.ope.intervals import Bounds, value_and_error
-from rlrec.ope.moments import Moments, moments
+from rlrec.ope.moments import ClusterSummary, Moments, moments
 
 COLUMNS = ("reward", "decisions")
 
@@ -56,9 +56,12 @@ def fold(reward: Array, unit: Ids, *, spanning: bool) -> Moments:
     """The sums of one batch: `fold(a) + fold(b)` are those of both.
     reward (n,): of every decision; unit (n,): digest of the user or session that was randomised, any 64 bits;
     spanning: a unit may come back in another batch."""
-    return moments(
-        np.column_stack([reward, np.ones(len(reward))]), unit.astype(np.int64), columns=COLUMNS, spanning=spanning
-    )
+    return sums(reward, np.ones(len(reward)), unit=unit, spanning=spanning)
+
+
+def sums(*columns: Array, unit: Ids, spanning: bool, names: tuple[str, ...] = COLUMNS) -> Moments:
+    """The sums of columns of one batch, (n,) each, the numerator and the denominator of a ratio first."""
+    return moments(np.column_stack(columns), unit.astype(np.int64), columns=names, spanning=spanning)
 
 
 def empty(*, spanning: bool) -> Moments:
@@ -66,10 +69,10 @@ def empty(*, spanning: bool) -> Moments:
     return fold(np.empty(0), np.empty(0, np.int64), spanning=spanning)
 
 
-def finish(sums: Moments) -> VariantMean:
+def finish(sums: Moments | ClusterSummary) -> VariantMean:
     """The mean of one variant. Its error is the jackknife's while every unit has sums of its own, which keeps the false
     alarms of 20 users with very different numbers of decisions at 5 %; else that of the delta method."""
-    summary = sums.summary()
+    summary = sums.summary() if isinstance(sums, Moments) else sums
     units, (reward, decisions) = int(summary.present[1]), summary.total.tolist()
     value, error = (float(figure) for figure in value_and_error(Ratio(), summary.total, summary.moment, units))
     if not summary.blocks and error > 0:

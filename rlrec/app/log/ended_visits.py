@@ -151,7 +151,7 @@ def usable(batch: reader.Batch, definition: Reward, cutoff: Cutoff) -> tuple[End
 def _usable(batch: reader.Batch, visits: EndedVisits, cutoff: Cutoff) -> tuple[EndedVisits, UnusedVisits]:
     stored = batch.visits
     assert stored is not None
-    index = _indices(stored, visits.per_visit("session_id"), visits.per_visit("visit"))
+    index = visit_indices(stored, visits.per_visit("session_id"), visits.per_visit("visit"))
     # over: old enough; entire: no decision is missing
     imported: Flags = visits.per_visit("imported").astype(np.bool_)
     over = cutoff.over(stored)[index] | imported
@@ -167,7 +167,7 @@ def _usable(batch: reader.Batch, visits: EndedVisits, cutoff: Cutoff) -> tuple[E
     return replace(visits, mature_from=mature_from).take(over & sound), unused
 
 
-def _indices(stored: Columns, session: Ids, visit: Ids) -> Ids:
+def visit_indices(stored: Columns, session: Ids, visit: Ids) -> Ids:
     """Where visits stand among those that were read, all of which are there."""
     width = int(max(stored["number"].max(initial=0), visit.max(initial=0))) + 1
     return np.searchsorted(stored["session_id"] * width + stored["number"], session * width + visit)

@@ -1,0 +1,303 @@
+"""Outcomes of units, read from the log: visits, returns and rewards per person, by group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from typing import NotRequired, TypedDict
+
+import numpy as np
+
+from rlrec.app.evaluation import groups, log_rows
+from rlrec.app.inputs import lookup
+from rlrec.app.log import reward_log
+from rlrec.app.log.ended_visits import visit_indices
+from rlrec.arrays import Array, Ids, distinct, run_starts, take
+from rlrec.ope import outcomes
+from rlrec.ope.outcomes import Metric, Outcomes, OutcomeSums
+from rlrec.ope.unit_visits import ServedDecisions, UnitSums, Visits, unit_sums
+from rlrec.records import Reward, Sums
+from rlrec.store import Unit, people, policies, reader, sessions, settings
+from rlrec.store.bulk import Columns
+from rlrec.store.experiments import Experiment
+from rlrec.store.reader import ABSENT, Batch, Selection
+from rlrec.times import DAY_US, written
+
+BY = ("variant", "policy", "version", "week", "users")
+USERS = ("new", "returning")
+_READ = (
+    "decision_id", "session_id", "visit", "at", "version_id", "variant_id", "imported", "position", "censored",
+)  # fmt: skip
+_MONDAY = 3  # days between the Monday before 1970 and its first day
+
+
+# A metric of a group. value is None where nobody counts, the bounds where there is too little; reasons: why.
+OutcomeRow = TypedDict("OutcomeRow", {
+    "by": str | None, "group": str | None, "metric": str, "reward": str | None, "value": float | None,
+    "lower": float | None, "upper": float | None, "units": int, "reasons": list[str],
+})  # fmt: skip
+# A metric of a group less that of another one; relative: to the latter's value; theta, narrowed: with adjustment.
+DifferenceRow = TypedDict("DifferenceRow", {
+    "group": str | None, "against": str | None, "metric": str, "reward": str | None, "value": float | None,
+    "relative": float | None, "lower": float | None, "upper": float | None, "p_value": float | None,
+    "reasons": list[str], "theta": NotRequired[float | None], "narrowed": NotRequired[float | None],
+})  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A comparison of groups of units. experiment: whose unit and assignment count; by: one of BY; adjust: by the past
+    of units before their assignment; users: one of USERS, whose units alone count."""
+
+    selection: Selection
+    rewards: Sequence[Reward]
+    experiment: Experiment | None = None
+    by: str | None = None
+    adjust: bool = False
+    users: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StudySums(Sums):
+    """Sums over units. sessions: with a mature decision, of each group; censored: mature decisions that were left out;
+    new, returning: how many units had no visit before the one they entered in, and how many had."""
+
+    outcomes: OutcomeSums
+    sessions: Array
+    censored: int
+    new: int
+    returning: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Groups:
+    """The groups of a study in their order. column: of decisions, or `week`, None for one group; values: of the column,
+    ascending, and codes: the group of each; labels: of the groups."""
+
+    labels: Sequence[str | None]
+    column: str | None = None
+    values: Ids
+    codes: Ids
+
+    @property
+    def shared(self) -> bool:
+        """Whether a unit can be in several groups."""
+        return self.column in ("version_id", "week")
+
+    @classmethod
+    def of(cls, unit: Unit, study: Study) -> Groups:
+        """Raises InputError where they are too many."""
+        if study.by == "variant" and study.experiment is not None:
+            variants = study.experiment.variants
+            return cls._of_ids("variant_id", {variant.id: variant.label for variant in variants})
+        if study.by in ("policy", "version"):
+            return cls._of_ids("version_id", _version_labels(unit, study))
+        if study.by == "week":
+            first, last = _week(np.array(reader.times(unit, study.selection), np.int64)).tolist()
+            mondays = [_monday(week) for week in range(first, min(last, first + groups.MOST) + 1)]
+            return cls._checked("week", mondays, np.arange(first, first + len(mondays)), np.arange(len(mondays)))
+        labels: list[str | None] = [*USERS] if study.by == "users" else [None]
+        return cls(labels=labels, values=np.zeros(1, np.int64), codes=np.zeros(1, np.int64))
+
+    @classmethod
+    def _of_ids(cls, column: str, labels: dict[int, str]) -> Groups:
+        """Groups of the same label are one, in the order of the first id of each."""
+        numbers = {label: number for number, label in enumerate(dict.fromkeys(labels.values()))}
+        ids = sorted(labels)
+        codes = np.array([numbers[labels[key]] for key in ids], np.int64)
+        return cls._checked(column, list(numbers), np.array(ids, np.int64), codes)
+
+    @classmethod
+    def _checked(cls, column: str, labels: Sequence[str], values: Ids, codes: Ids) -> Groups:
+        if len(labels) > groups.MOST:
+            raise groups.too_many(column.removesuffix("_id"))
+        return cls(labels=labels, column=column, values=values, codes=codes)
+
+    def number(self, slots: Columns) -> Ids:
+        """The group of each decision, (d,)."""
+        if self.column is None:
+            return np.zeros(len(slots["at"]), np.int64)
+        column = _week(slots["at"]) if self.column == "week" else slots[self.column]
+        return self.codes[np.searchsorted(self.values, column)]
+
+
+def _week(at: Ids) -> Ids:
+    return (at // DAY_US + _MONDAY) // 7
+
+
+def _monday(week: int) -> str:
+    return written((week * 7 - _MONDAY) * DAY_US)[:10]
+
+
+def _version_labels(unit: Unit, study: Study) -> dict[int, str]:
+    """The policy, or the version, of each version that served selected decisions, in the order of names."""
+    served = people.versions(unit, study.selection)
+    owners = {policy.id for policy in policies.all_policies(unit)}
+    listed = sorted(
+        (version for version in policies.versions(unit, owners) if version.id in served),
+        key=lambda version: (version.policy.display_name, version.policy.name, version.number),
+    )
+    if study.by == "policy":
+        return {version.id: version.policy.display_name for version in listed}
+    return {version.id: f"{version.policy.name}@{version.number}" for version in listed}
+
+
+def unit_of(unit: Unit, study: Study) -> str:
+    """The unit of a study: that of its experiment, else the user where one is known, else the session."""
+    if study.experiment is not None:
+        return study.experiment.unit
+    return "user" if sessions.any_user(unit) else "session"
+
+
+def metrics(study: Study) -> list[Metric]:
+    """The metrics of an answer in their order."""
+    return outcomes.metrics(len(study.rewards))
+
+
+def collect(unit: Unit, study: Study, *, level: float) -> tuple[Outcomes, StudySums, Groups]:
+    """The figures of a study, its sums, and its groups, from one pass over the log."""
+    fold = StudyFold(unit, study)
+    sums = reduce(add, fold.partials(), fold.nothing())
+    adjusted, number = study.adjust, len(fold.groups.labels)
+    return Outcomes(sums=sums.outcomes, groups=number, level=level, adjusted=adjusted), sums, fold.groups
+
+
+def default_reward(unit: Unit, experiment: Experiment | None) -> Reward:
+    """The reward of the first variant's policy; without an experiment `default`."""
+    if experiment is None:
+        return lookup.reward(unit, "default")
+    return lookup.version(unit, experiment.variants[0].policy)[0].reward
+
+
+def to_json(
+    figures: Outcomes, study: Study, labels: Sequence[str | None]
+) -> tuple[list[OutcomeRow], list[DifferenceRow]]:
+    """The rows of every group, and of every difference from the first one; weeks without a unit are left out."""
+    wanted = metrics(study)
+    empty = {
+        number for number in range(len(labels))
+        if study.by == "week" and not figures.mean(number, wanted[0]).units
+    }  # fmt: skip
+
+    def reward(metric: Metric) -> str | None:
+        return None if metric.reward is None else study.rewards[metric.reward].name
+
+    rows: list[OutcomeRow] = [
+        {
+            "by": study.by, "group": labels[row.group], "metric": row.metric.name, "reward": reward(row.metric),
+            "value": row.value, "lower": row.lower, "upper": row.upper, "units": row.units,
+            "reasons": [*row.reasons],
+        }
+        for row in figures.rows(wanted)
+        if row.group not in empty
+    ]  # fmt: skip
+    differences: list[DifferenceRow] = []
+    for row in figures.differences(wanted):
+        if row.group in empty:
+            continue
+        difference: DifferenceRow = {
+            "group": labels[row.group], "against": labels[0], "metric": row.metric.name, "reward": reward(row.metric),
+            "value": row.value, "relative": row.relative, "lower": row.lower, "upper": row.upper,
+            "p_value": row.p_value, "reasons": [*row.reasons],
+        }  # fmt: skip
+        if study.adjust:
+            difference |= {"theta": row.theta, "narrowed": row.narrowed}
+        differences.append(difference)
+    return rows, differences
+
+
+class StudyFold:
+    """The log of a study as sums, a portion of persons at a time."""
+
+    def __init__(self, unit: Unit, study: Study) -> None:
+        self.unit, self.study = unit, study
+        self.groups = Groups.of(unit, study)
+        self.metrics = [*metrics(study), *outcomes.per_decision(0)]
+        self._timeout_us = settings.get(unit).session_timeout_us
+
+    def nothing(self) -> StudySums:
+        """The sums of no unit."""
+        none = np.zeros(len(self.groups.labels))
+        return StudySums(outcomes=OutcomeSums(groups={}, pairs={}), sessions=none, censored=0, new=0, returning=0)
+
+    def partials(self) -> Iterator[StudySums]:
+        """The sums of each portion."""
+        for portion in people.portions(self.unit):
+            query = people.ask_visits(self.unit, portion, self.study.experiment)
+            batch = self._batch(portion, self.study.selection)
+            if len(batch):
+                yield self._sums(query.columns(), batch)
+
+    def _batch(self, portion: Ids, selection: Selection) -> Batch:
+        slots, events = people.ask_decisions(self.unit, portion, _READ, selection)
+        return Batch(slots=reader.read_slots(slots), events=events.columns())
+
+    def _sums(self, columns: Columns, batch: Batch) -> StudySums:
+        """The sums of a portion. columns: of its visits; batch: its selected decisions."""
+        visits = self._visits(columns)
+        decisions, slots, censored = self._decisions(columns, batch)
+        units = unit_sums(visits, decisions, now=self.unit.now)
+        # whether a unit had a visit before the one that it was assigned in, or first served in
+        assigned_at = columns["entry_at"][units.visit]
+        entry = np.where(assigned_at == ABSENT, units.entry, assigned_at)
+        returning = visits.begun_before(units.visit, entry) > 1
+        if self.study.users is not None:
+            chosen = returning == (self.study.users == USERS[1])
+            units, returning = units.take(chosen), returning[chosen]
+        # a unit of several groups is as new as it was in the first of them
+        order = np.lexsort((units.entry, units.unit))
+        first = order[run_starts(units.unit[order])]
+        if self.study.by == "users":
+            units = units.regrouped(returning.astype(np.int64))
+        past = self._past(columns, visits) if self.study.adjust else None
+        mature = decisions.mature[0]
+        rows, _ = distinct(decisions.group[mature], slots["session_id"][mature])
+        of_group = decisions.group[mature][rows]
+        return StudySums(
+            outcomes=outcomes.fold(units, self.metrics, past=past, shared=self.groups.shared),
+            sessions=np.bincount(of_group, minlength=len(self.groups.labels)).astype(np.float64),
+            censored=censored, new=int((~returning[first]).sum()), returning=int(returning[first].sum()),
+        )  # fmt: skip
+
+    def _visits(self, columns: Columns) -> Visits:
+        """The visits of a portion. One that was not ended ends when the timeout after its last decision is over."""
+        lapsed_at, ended = columns["last_at"] + self._timeout_us, columns["ended_at"] != ABSENT
+        by_session = self.study.experiment is not None and self.study.experiment.unit == "session"
+        person = log_rows.clusters(columns, "user")
+        return Visits(
+            person=person, unit=log_rows.clusters(columns, "session") if by_session else person,
+            started_at=columns["started_at"], ended_at=np.where(ended, columns["ended_at"], lapsed_at),
+            over=ended | (self.unit.now > lapsed_at),
+        )  # fmt: skip
+
+    def _decisions(
+        self, columns: Columns, batch: Batch, *, grouped: bool = True
+    ) -> tuple[ServedDecisions, Columns, int]:
+        """The decisions of a batch without a censored slot, what `_READ` says of them, and how many mature ones have
+        such a slot."""
+        pages = [
+            reward_log.with_page_rewards(batch, reward_log.with_rewards(batch, reward), reward)
+            for reward in self.study.rewards
+        ]
+        slots = pages[0].slots
+        mature = [reward_log.mature(slots, reward, now=self.unit.now) for reward in self.study.rewards]
+        decisions = ServedDecisions(
+            visit=visit_indices(columns, slots["session_id"], slots["visit"]),
+            group=self.groups.number(slots) if grouped else np.zeros(len(slots["at"]), np.int64),
+            at=slots["at"], rewards=[page.reward for page in pages], mature=mature,
+        )  # fmt: skip
+        counted = ~slots["censored"]
+        return decisions.take(counted), take(slots, counted), int((mature[0] & ~counted).sum())
+
+    def _past(self, columns: Columns, visits: Visits) -> UnitSums:
+        """The sums of assigned units as they stood at their assignment, in group 0."""
+        entry_at = columns["entry_at"]
+        assigned = entry_at != ABSENT
+        sessions = np.unique(columns["session_id"][assigned])
+        batch = self._batch(sessions, Selection(until=int(entry_at.max(initial=0)))) if len(sessions) else None
+        if not batch:
+            return unit_sums(visits, ServedDecisions.none(len(self.study.rewards)), now=entry_at)
+        decisions, _, _ = self._decisions(columns, batch, grouped=False)
+        return unit_sums(visits, decisions.take(decisions.at < entry_at[decisions.visit]), now=entry_at)

@@ -1,0 +1,103 @@
+"""Outcomes: how often units came, whether they came again, and what they earned, by group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypedDict
+
+from rlrec.app.evaluation import interleaved, unit_outcomes
+from rlrec.app.evaluation.request import EmptyLog
+from rlrec.app.evaluation.unit_outcomes import BY, USERS, DifferenceRow, OutcomeRow, Study
+from rlrec.app.inputs import filters, lookup
+from rlrec.errors import InputError
+from rlrec.ope import intervals
+from rlrec.ope import outcomes as estimates
+from rlrec.store import Store, Unit, bulk, sessions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Options of `outcomes`. by: one of BY; None: by variant where there is an experiment, else all together. rewards:
+    names; none: that of the first variant, or `default`. users: one of USERS, whose units alone count."""
+
+    by: str | None = None
+    experiment: str | None = None
+    log: str | None = None
+    rewards: Sequence[str] = ()
+    level: float = 0.95
+    adjust: bool = False
+    users: str | None = None
+
+
+class Result(TypedDict):
+    """unit: user or session; new, returning: units without and with a visit before the one that they entered in."""
+
+    unit: str
+    outcomes: list[OutcomeRow]
+    differences: list[DifferenceRow]
+    by: str | None
+    experiment: str | None
+    level: float
+    new: int
+    returning: int
+    reasons: list[str]
+
+
+def outcomes(store: Store, request: Request) -> Result:
+    """The outcomes of the selected log, from one snapshot. Raises InputError for unknown names, and an empty log."""
+    _check(request)
+    with store.read() as unit, bulk.alongside(unit):
+        study = _study(unit, request)
+        figures, sums, groups = unit_outcomes.collect(unit, study, level=request.level)
+        any_user = sessions.any_user(unit)
+    if study.experiment is None and not sums.new + sums.returning:
+        hint = "widen --log, or leave out --users" if request.log or request.users else "serve with `rlrec recommend`"
+        raise EmptyLog("no unit is selected", hint=hint)
+    if sums.censored:
+        store.notice(f"{sums.censored} decisions with a censored slot are left out")
+    rows, differences = unit_outcomes.to_json(figures, study, groups.labels)
+    return {
+        "unit": study.experiment.unit if study.experiment else "user" if any_user else "session",
+        "outcomes": rows, "differences": differences, "by": study.by, "experiment": request.experiment,
+        "level": request.level, "new": sums.new, "returning": sums.returning,
+        "reasons": [] if any_user else ["no-users"],
+    }  # fmt: skip
+
+
+def _check(request: Request) -> None:
+    intervals.check_level(request.level)
+    for name, value, possible in (("--by", request.by, BY), ("--users", request.users, USERS)):
+        if value is not None and value not in possible:
+            raise InputError(f"{name} takes no {value!r}", hint=f"one of {', '.join(possible)}")
+    if request.by == "variant" and request.experiment is None:
+        raise InputError("--by variant needs an experiment", hint="add --experiment NAME")
+    if request.adjust and (request.experiment is None or request.by not in (None, "variant")):
+        hint = "give --experiment, without another --by" if request.experiment is None else "leave out --by"
+        raise InputError("--adjust compares the variants of an experiment by the time before it", hint=hint)
+    twice = next((name for name in request.rewards if list(request.rewards).count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"reward {twice!r} is named twice")
+
+
+def _study(unit: Unit, request: Request) -> Study:
+    experiment = None if request.experiment is None else lookup.experiment(unit, request.experiment)
+    by = request.by or ("variant" if experiment else None)
+    if experiment is not None and by == "variant" and interleaved.rankers(experiment):
+        hint = f"`rlrec experiment show {experiment.name}` compares them"
+        raise InputError(f"experiment {experiment.name} is interleaved: every unit sees both versions", hint=hint)
+    named = [lookup.reward(unit, name) for name in request.rewards]
+    log = ",".join(
+        [*([f"experiment={experiment.name}"] if experiment else []), *([request.log] if request.log else [])]
+    )
+    return Study(
+        selection=filters.selection(unit, log), rewards=named or [unit_outcomes.default_reward(unit, experiment)],
+        experiment=experiment, by=by, adjust=request.adjust, users=request.users,
+    )  # fmt: skip
+
+
+def explanations(result: Result) -> list[str]:
+    """A line for every reason that occurs."""
+    rows = [*result["outcomes"], *result["differences"]]
+    present = {reason for row in rows for reason in row["reasons"]} | {*result["reasons"]}
+    return [f"{reason}: {text}" for reason, text in estimates.REASONS.items() if reason in present]

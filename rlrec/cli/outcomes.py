@@ -1,0 +1,145 @@
+"""rlrec outcomes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rlrec.cli.output import Show, View
+from rlrec.cli.shared import Store, stored
+from rlrec.cli.values import NAME, NUMBER
+
+if TYPE_CHECKING:
+    from rlrec.app.evaluation.unit_outcomes import DifferenceRow, OutcomeRow
+    from rlrec.app.outcomes import Result
+
+DIFFERENCE = {  # column of a csv: key of a difference
+    "against": "against", "difference": "value", "relative": "relative", "difference_lower": "lower",
+    "difference_upper": "upper", "p_value": "p_value",
+}  # fmt: skip
+
+
+@click.command()
+@click.option(
+    "--by", type=click.Choice(["variant", "policy", "version", "week", "users"]),
+    help="Compare these groups with the first one [default: variant, with --experiment].",
+)  # fmt: skip
+@click.option("--experiment", type=NAME, metavar="NAME", help="Only its decisions; its unit counts.")
+@click.option("--log", metavar="FILTER", help="Filter of the log, as in `evaluate` [default: all].")
+@click.option(
+    "--reward", "rewards", type=NAME, multiple=True, metavar="NAME",
+    help="Reward definition; may be repeated [default: the first variant's, or `default`].",
+)  # fmt: skip
+@click.option("--adjust", is_flag=True, help="Compare variants less what units' pasts explain (CUPED).")
+@click.option("--users", type=click.Choice(["new", "returning"]), help="Only units without, or with, earlier visits.")
+@click.option("--level", type=NUMBER, default=0.95, show_default=True, help="Confidence of the intervals.")
+@stored
+def outcomes(store: Store, show: Show, **request: Any) -> None:
+    """Show visits, returns and rewards per user, and compare groups.
+
+    The unit is that of the experiment, else the user where one is known, else the session. Intervals are clustered by
+    it. Every interval and p-value holds for itself alone: among many metrics one is below 0.05 by chance.
+
+    \b
+    Per unit:
+      visits, active_days   so far; days in UTC
+      reward_per_unit       of mature decisions; units with none do not count
+    Per visit:
+      returned_1d, _7d, _28d  share of visits after which the user began another
+                            one within so many days; only visits count that
+                            ended that long ago, followed or not
+      decisions_per_visit, minutes_per_visit   of visits that are over; minutes
+                            from the first decision to the last
+      reward_per_visit      of mature decisions, by visits that have one
+
+    A variant that causes more visits changes what a mean per visit is a mean of: decide by the metrics per unit.
+
+    \b
+    Groups:
+      variant   a unit has one, by assignment
+      policy, version, week (its Monday)   of each decision; a unit is in all
+                that served it, and its visits count in each; intervals of
+                differences take that into account
+      users     new, returning: whether a unit had a visit before the one that
+                it was assigned in; without an experiment, first served in
+
+    --adjust subtracts theta times the difference that the variants had in the same metric before the assignment;
+    `narrowed` is the share by which that makes the interval narrower.
+
+    \b
+    Examples:
+      rlrec outcomes --by week
+      rlrec outcomes --experiment ab --reward default --json
+      rlrec outcomes --experiment ab --adjust --users returning
+    """
+    from rlrec.app import outcomes as use_case
+
+    result = use_case.outcomes(store, use_case.Request(**request))
+    notes = use_case.explanations(result)
+    table = grid(result["outcomes"], result["differences"])
+    show(result, table=table._replace(title=_title(result), notes=notes), flat=_flat(result))
+
+
+def _title(result: Result) -> list[str]:
+    of = f" of experiment {result['experiment']}" if result["experiment"] else ""
+    by = f" by {result['by']}" if result["by"] else ""
+    new, returning, unit = result["new"], result["returning"], result["unit"]
+    return [
+        f"outcomes{of}{by}: {new + returning} {unit}s, {new} new, {returning} with earlier visits",
+        f"intervals at level {result['level']:g}, clustered by {unit}; rewards of mature decisions",
+    ]
+
+
+def _flat(result: Result) -> list[dict[str, Any]]:
+    """A record for each outcome, with its difference from that of the first group, which has none."""
+    differences: dict[Any, Mapping[str, Any]] = {_key(row): row for row in result["differences"]}
+    return [
+        {
+            **{name: value for name, value in row.items() if name != "reasons"},
+            **{column: differences.get(_key(row), {}).get(name) for column, name in DIFFERENCE.items()},
+        }
+        for row in result["outcomes"]
+    ]
+
+
+def _key(row: OutcomeRow | DifferenceRow) -> tuple[str | None, str, str | None]:
+    return row["group"], row["metric"], row["reward"]
+
+
+def grid(rows: Sequence[OutcomeRow], differences: Sequence[DifferenceRow]) -> View:
+    """The outcomes, metric by metric, with the differences from the first group where there are some."""
+    by_key = {_key(row): row for row in differences}
+    several = len({row["reward"] for row in rows}) > 2  # rewards and none
+    adjusted = any("narrowed" in row for row in differences)
+    headers = ["metric", *([rows[0]["by"] or ""] if differences else []), "value", "lower", "upper", "units"]
+    if differences:
+        headers += [f"less {differences[0]['against']}", "lower", "upper", "%", "p"]
+        headers += ["narrower by %"] if adjusted else []
+    body, before = list[list[Any]](), None
+    order = list(dict.fromkeys(map(_metric, rows)))
+    for row in sorted(rows, key=lambda row: order.index(_metric(row))):
+        name = f"{row['metric']} {row['reward']}" if several and row["reward"] else row["metric"]
+        line: list[Any] = ["" if name == before else name, *([row["group"]] if differences else [])]
+        line += [row["value"], row["lower"], row["upper"], row["units"]]
+        if differences:
+            line += _difference_cells(by_key.get(_key(row)), adjusted=adjusted)
+        body.append(line)
+        before = name
+    return View(headers, body)
+
+
+def _metric(row: OutcomeRow) -> tuple[str, str | None]:
+    return row["metric"], row["reward"]
+
+
+def _difference_cells(row: DifferenceRow | None, *, adjusted: bool) -> list[float | None]:
+    if row is None:
+        return [None] * (6 if adjusted else 5)
+    cells = [row["value"], row["lower"], row["upper"], _percent(row["relative"]), row["p_value"]]
+    return [*cells, _percent(row.get("narrowed"))] if adjusted else cells
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else round(100 * share, 1)

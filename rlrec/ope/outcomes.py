@@ -1,0 +1,352 @@
+"""Outcomes of units by group: ratios of sums over units, their differences, and what units' pasts take off the noise.
+
+A metric is the sum of a numerator over the sum of a denominator; a metric per unit has a denominator of 1. The unit is
+the cluster. Units of several groups (a policy that followed another) are paired: the error of a difference takes their
+covariance into account."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from rlrec.arrays import Array, Ids, finite_or_none
+from rlrec.ope import comparison
+from rlrec.ope.base import Ratio
+from rlrec.ope.comparison import MeanDifference, VariantMean
+from rlrec.ope.intervals import value_and_error
+from rlrec.ope.moments import ClusterSummary, Moments
+from rlrec.ope.paired import Minus
+from rlrec.ope.unit_visits import DAYS, UnitSums
+
+ALARM = 1e-3  # p-value below which variants differ in their decisions per unit
+REASONS = {
+    "no-units": "no unit counts: nothing is mature, or nobody was served",
+    "none-at-risk": "no visit has been over for so long",
+    "few-units": "one unit alone has no error",
+    "no-variation": "all units are the same so far, which is no certainty",
+    "no-users": "no user is known: who came again is seen only where the session key is the same",
+    "no-past": "no unit had visits before its assignment: there is nothing to adjust by",
+}
+ROUNDING = 1e-12  # a variance this small beside the terms it is a difference of is none
+PAST = ("past_numerator", "past_denominator", "counted")
+_SIDES = ("numerator", "denominator", "against_numerator", "against_denominator")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A ratio of columns of `UnitSums`. reward: number of its reward definition; limits: its least and largest possible
+    value."""
+
+    name: str
+    numerator: str
+    denominator: str
+    reward: int | None = None
+    limits: tuple[float, float] = (0.0, np.inf)
+
+    @property
+    def per_unit(self) -> bool:
+        """Whether every unit that counts has a denominator of 1."""
+        return self.denominator.partition("_")[0] == "units" or "_units_" in self.denominator
+
+
+def metrics(rewards: int) -> list[Metric]:
+    """The metrics of an answer in their order, under so many reward definitions."""
+    numbers = range(rewards)
+    return [
+        Metric(name="visits", numerator="visits", denominator="units"),
+        Metric(name="active_days", numerator="active_days", denominator="units"),
+        Metric(name="retention", numerator="came_again", denominator="units", limits=(0.0, 1.0)),
+        *(
+            Metric(name=f"returned_{n}d", numerator=f"returned_{n}d", denominator=f"at_risk_{n}d", limits=(0.0, 1.0))
+            for n in DAYS
+        ),
+        Metric(name="decisions_per_visit", numerator="decisions", denominator="visits_over"),
+        Metric(name="minutes_per_visit", numerator="minutes", denominator="visits_over"),
+        *(_of_reward(n, "reward_per_visit", "visits") for n in numbers),
+        *(_of_reward(n, "reward_per_unit", "units") for n in numbers),
+    ]
+
+
+def per_decision(number: int) -> list[Metric]:
+    """Mature decisions per unit and reward per decision, under a reward definition."""
+    return [
+        Metric(
+            name="decisions_per_unit", numerator=f"mature_decisions_{number}", denominator=f"mature_units_{number}",
+            reward=number,
+        ),
+        _of_reward(number, "reward_per_decision", "decisions"),
+    ]  # fmt: skip
+
+
+def _of_reward(number: int, name: str, denominator: str) -> Metric:
+    return Metric(
+        name=name, numerator=f"reward_{number}", denominator=f"mature_{denominator}_{number}", reward=number,
+        limits=(-np.inf, np.inf),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OutcomeSums:
+    """Sums over units that add up; keys are the number of a group and the name and reward of a metric.
+
+    groups: of each group alone. pairs: of each group beside the first one, where units can be in both."""
+
+    groups: Mapping[tuple[int, Metric], Moments]
+    pairs: Mapping[tuple[int, Metric], Moments]
+
+    def __add__(self, other: OutcomeSums) -> OutcomeSums:
+        return OutcomeSums(groups=_merge(self.groups, other.groups), pairs=_merge(self.pairs, other.pairs))
+
+
+def _merge(
+    sums: Mapping[tuple[int, Metric], Moments], others: Mapping[tuple[int, Metric], Moments]
+) -> dict[tuple[int, Metric], Moments]:
+    added = {key: value + others[key] if key in others else value for key, value in sums.items()}
+    return added | {key: value for key, value in others.items() if key not in sums}
+
+
+def fold(
+    units: UnitSums, wanted: Sequence[Metric], *, past: UnitSums | None = None, shared: bool = False
+) -> OutcomeSums:
+    """The sums of a batch in which every unit is complete.
+    past: the same units before their entry, all in group 0; shared: a unit can be in several groups."""
+    groups: dict[tuple[int, Metric], Moments] = {}
+    pairs: dict[tuple[int, Metric], Moments] = {}
+    before = None if past is None else _aligned(past, units.unit)
+    for number in np.unique(units.group).tolist():
+        rows = np.flatnonzero(units.group == number)
+        for metric in wanted:
+            groups[number, metric] = _sums(units, metric, rows, before)
+    if shared:
+        for number in np.unique(units.group[units.group > 0]).tolist():
+            sides = [units.take(units.group == group) for group in (number, 0)]
+            every = np.unique(np.concatenate([side.unit for side in sides]))
+            columns = [_aligned(side, every) for side in sides]
+            for metric in wanted:
+                values = [side[name] for side in columns for name in (metric.numerator, metric.denominator)]
+                counted = (values[1] > 0) | (values[3] > 0)
+                pairs[number, metric] = comparison.sums(
+                    *(column[counted] for column in values), unit=every[counted], spanning=False, names=_SIDES
+                )
+    return OutcomeSums(groups=groups, pairs=pairs)
+
+
+def _sums(units: UnitSums, metric: Metric, rows: Ids, before: Mapping[str, Array] | None) -> Moments:
+    """The sums of a metric over the rows that count for it."""
+    rows = rows[units.columns[metric.denominator][rows] > 0]
+    columns = [units.columns[metric.numerator][rows], units.columns[metric.denominator][rows]]
+    names: tuple[str, ...] = comparison.COLUMNS
+    if before is not None:
+        columns += [before[metric.numerator][rows], before[metric.denominator][rows], np.ones(len(rows))]
+        names = (*names, *PAST)
+    return comparison.sums(*columns, unit=units.unit[rows], spanning=False, names=names)
+
+
+def _aligned(sums: UnitSums, unit: Ids) -> dict[str, Array]:
+    """The columns of these units, (n,), 0 where there are none. sums: of one group, by digest."""
+    if not len(sums.unit):
+        return {name: np.zeros(len(unit)) for name in sums.columns}
+    index = np.minimum(np.searchsorted(sums.unit, unit), len(sums.unit) - 1)
+    present = sums.unit[index] == unit
+    return {name: np.where(present, column[index], 0.0) for name, column in sums.columns.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """A metric of a group; None where there is too little. units: that count; reasons: words of REASONS."""
+
+    group: int
+    metric: Metric
+    value: float | None
+    lower: float | None
+    upper: float | None
+    units: int
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutcomeDifference:
+    """A metric of a group less that of the first. relative: of the first one's value.
+
+    theta, narrowed: with adjustment, the weight of the past, and by how much the interval is narrower than without"""
+
+    group: int
+    metric: Metric
+    value: float | None
+    relative: float | None
+    lower: float | None
+    upper: float | None
+    p_value: float | None
+    reasons: tuple[str, ...]
+    theta: float | None = None
+    narrowed: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Outcomes:
+    """The figures of sums over the whole log. groups: how many there are; adjusted: by the pasts of units."""
+
+    sums: OutcomeSums
+    groups: int
+    level: float
+    adjusted: bool = False
+
+    def mean(self, group: int, metric: Metric) -> VariantMean:
+        """A metric of a group, as it was observed."""
+        summary = self._summary(group, metric)
+        return comparison.finish(summary if summary is not None else comparison.empty(spanning=False))
+
+    def rows(self, wanted: Sequence[Metric]) -> list[Outcome]:
+        """Every metric of every group."""
+        return [self._row(group, metric) for group in range(self.groups) for metric in wanted]
+
+    def differences(self, wanted: Sequence[Metric]) -> list[OutcomeDifference]:
+        """Every metric of every group but the first, less that of the first."""
+        return [self.difference(group, metric) for group in range(1, self.groups) for metric in wanted]
+
+    def difference(self, group: int, metric: Metric) -> OutcomeDifference:
+        """A metric of a group less that of the first."""
+        means, pair = [self.mean(side, metric) for side in (group, 0)], self.sums.pairs.get((group, metric))
+        if pair is None:
+            difference = comparison.difference(*means, level=self.level)
+        else:
+            difference = _paired(pair.summary(), means, level=self.level)
+        adjustment = self._adjust(group, metric, means, difference) if self.adjusted else None
+        difference = adjustment.difference if adjustment else difference
+        value, base = difference.value, means[1].value
+        relative = value / base if np.isfinite(base) and base else None
+        reasons = _reasons(metric, *means, bounded=bool(np.isfinite(difference.p_value)))
+        if adjustment and adjustment.theta is None and not reasons:
+            reasons = ["no-past"]
+        return OutcomeDifference(
+            group=group, metric=metric, value=finite_or_none(value), relative=finite_or_none(relative),
+            lower=finite_or_none(difference.lower), upper=finite_or_none(difference.upper),
+            p_value=finite_or_none(difference.p_value), reasons=tuple(reasons),
+            theta=adjustment and adjustment.theta, narrowed=adjustment and finite_or_none(adjustment.narrowed),
+        )  # fmt: skip
+
+    def _row(self, group: int, metric: Metric) -> Outcome:
+        mean = self.mean(group, metric)
+        bounds = np.clip(mean.bounds(self.level), *metric.limits) if mean.error > 0 and mean.units > 1 else (None, None)
+        return Outcome(
+            group=group, metric=metric, value=finite_or_none(mean.value), lower=finite_or_none(bounds[0]),
+            upper=finite_or_none(bounds[1]), units=mean.units,
+            reasons=tuple(_reasons(metric, mean, bounded=bounds[0] is not None)),
+        )  # fmt: skip
+
+    def _summary(self, group: int, metric: Metric) -> ClusterSummary | None:
+        sums = self.sums.groups.get((group, metric))
+        return None if sums is None else _columns(sums.summary(), comparison.COLUMNS)
+
+    # -- adjustment by the past --
+
+    def _adjust(self, group: int, metric: Metric, means: Sequence[VariantMean], plain: MeanDifference) -> _Adjustment:
+        """The difference less theta times that of the pasts (CUPED).
+        Source: Deng et al. 2013, eq. 4 and 5, for ratios by their linear terms."""
+        covariates, theta = self._covariates.get(metric, {}), self._theta(metric)
+        if theta is None or not all(side in covariates for side in (group, 0)):
+            return _Adjustment(plain, None, 0.0)
+        adjusted = [covariates[side].adjusted(mean, theta) for side, mean in zip((group, 0), means, strict=True)]
+        difference = comparison.difference(*adjusted, level=self.level)
+        narrowed = 1 - (difference.upper - difference.lower) / (plain.upper - plain.lower)
+        return _Adjustment(difference, theta, narrowed)
+
+    def _theta(self, metric: Metric) -> float | None:
+        """Covariance of the metric with its past over the variance of the past, within groups, from all units."""
+        pairs = [covariate.products for covariate in self._covariates.get(metric, {}).values()]
+        variance = sum(past for _, past in pairs)
+        return sum(both for both, _ in pairs) / variance if variance > 0 else None
+
+    @cached_property
+    def _covariates(self) -> dict[Metric, dict[int, _Covariate]]:
+        summaries: dict[Metric, dict[int, ClusterSummary]] = {}
+        for (group, metric), sums in self.sums.groups.items():
+            if (summary := sums.summary()).total[1] > 0:
+                summaries.setdefault(metric, {})[group] = summary
+        covariates = {}
+        for metric, of_group in summaries.items():
+            # the ratio of the past, of all groups together: a unit's past counts by what it is above that
+            past = np.sum([summary.total[2:4] for summary in of_group.values()], axis=0)
+            ratio = 0.0 if metric.per_unit or not past[1] else float(past[0] / past[1])
+            covariates[metric] = {group: _Covariate(summary, ratio) for group, summary in of_group.items()}
+        return covariates
+
+
+class _Adjustment(NamedTuple):
+    """An adjusted difference; theta: the weight of the past, None where there is none; narrowed: by which share its
+    interval is narrower."""
+
+    difference: MeanDifference
+    theta: float | None
+    narrowed: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Covariate:
+    """A metric of a group beside its past: R = sum N / sum D, and K, the mean over units of N0 - R0 D0.
+
+    summary: of the columns N, D, N0, D0 and 1; ratio: R0"""
+
+    summary: ClusterSummary
+    ratio: float
+
+    @property
+    def products(self) -> tuple[float, float]:
+        """Sum over units of the product of their influences on R and on K, and of the square of the latter."""
+        influence, past = self._weights
+        squares = past[:, None] * self.summary.moment * past
+        square = float(squares.sum())
+        # a rounding of 0 is 0
+        square = square if square > ROUNDING * float(np.abs(squares).sum()) else 0.0
+        return float(influence @ self.summary.moment @ past) if square else 0.0, square
+
+    def adjusted(self, mean: VariantMean, theta: float) -> VariantMean:
+        """R - theta K, and its error by the delta method."""
+        influence, past = self._weights
+        weights, n = influence - theta * past, mean.units
+        variance = float(weights @ self.summary.moment @ weights) * (n / (n - 1) if n > 1 else np.nan)
+        error = float(np.sqrt(max(variance, 0.0)))
+        return replace(mean, value=mean.value - theta * self._past_mean, error=error)
+
+    @property
+    def _past_mean(self) -> float:
+        _, _, numerator, denominator, units = self.summary.total.tolist()
+        return (numerator - self.ratio * denominator) / units
+
+    @property
+    def _weights(self) -> tuple[Array, Array]:
+        """The influence of a unit on R and on K as weights of its columns."""
+        numerator, denominator, _, _, units = self.summary.total.tolist()
+        influence = np.array([1.0, -numerator / denominator, 0.0, 0.0, 0.0]) / denominator
+        return influence, np.array([0.0, 0.0, 1.0, -self.ratio, -self._past_mean]) / units
+
+
+def _columns(summary: ClusterSummary, names: tuple[str, ...]) -> ClusterSummary:
+    """The summary of these columns alone, which are its first ones."""
+    first = slice(len(names))
+    return ClusterSummary(
+        columns=names, present=summary.present[first], total=summary.total[first], most=summary.most[first],
+        moment=summary.moment[first, first], absolute=summary.absolute[first], units=summary.units[:, first],
+        blocks=summary.blocks,
+    )  # fmt: skip
+
+
+def _paired(summary: ClusterSummary, means: Sequence[VariantMean], *, level: float) -> MeanDifference:
+    """The difference of two ratios over units that may be in both, by Student's t of the smaller side."""
+    fewest = min(mean.units for mean in means)
+    n = len(summary.units) if not summary.blocks else int(summary.present.max())
+    value, error = (float(figure) for figure in value_and_error(Minus(Ratio()), summary.total, summary.moment, n))
+    around = VariantMean(units=fewest, decisions=0, reward=np.nan, value=value, error=error)
+    return MeanDifference(**comparison.from_zero(around, level=level))
+
+
+def _reasons(metric: Metric, *means: VariantMean, bounded: bool) -> list[str]:
+    if not all(mean.units for mean in means):
+        return ["none-at-risk" if metric.denominator.startswith("at_risk") else "no-units"]
+    if bounded:
+        return []
+    return ["few-units" if min(mean.units for mean in means) < 2 else "no-variation"]

@@ -1,0 +1,180 @@
+"""Visits of whole persons as sums per unit: how often each came, whether it came again, and what it earned.
+
+A person is a user, or a session without one; a unit is what was randomised, a person or one of its sessions. Times are
+microseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from rlrec.arrays import Array, Flags, Ids, distinct, run_starts
+
+DAYS = (1, 7, 28)  # in which a person may return
+DAY, MINUTE = 86_400_000_000, 60_000_000
+NEVER = 2**62
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Visits:
+    """All visits of some persons, (v,) each.
+
+    person, unit: digests; started_at, ended_at; over: whether it has ended"""
+
+    person: Ids
+    unit: Ids
+    started_at: Ids
+    ended_at: Ids
+    over: Flags
+
+    @cached_property
+    def next_start(self) -> Ids:
+        """When the person's first visit after the end of each began; NEVER where there is none."""
+        after = np.searchsorted(self._starts, self._key(self._code, self.ended_at), side="right")
+        started_at = np.append(self.started_at[self._order], NEVER)[after]
+        same = np.append(self._code[self._order], -1)[after] == self._code
+        return np.where(same, started_at, NEVER)
+
+    def begun_before(self, visit: Ids, at: Ids) -> Ids:
+        """How many visits the person of each of these visits had begun by a time, (m,)."""
+        code = self._code[visit]
+        begun = np.searchsorted(self._starts, self._key(code, at), side="right")
+        return begun - np.searchsorted(self._starts, code * len(self._times))
+
+    # Pairs of person and time as one number, whose order is theirs.
+
+    @cached_property
+    def _code(self) -> Ids:
+        return np.unique(self.person, return_inverse=True)[1].reshape(-1)
+
+    @cached_property
+    def _times(self) -> Ids:
+        return np.unique(np.concatenate([[-NEVER], self.started_at, self.ended_at]))
+
+    def _key(self, code: Ids, at: Ids) -> Ids:
+        return code * len(self._times) + np.searchsorted(self._times, at, side="right") - 1
+
+    @cached_property
+    def _order(self) -> Ids:
+        return np.lexsort((self.started_at, self._code))
+
+    @cached_property
+    def _starts(self) -> Ids:
+        return self._key(self._code, self.started_at)[self._order]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ServedDecisions:
+    """Decisions of some visits, (d,) each.
+
+    visit: index of its visit; group: number of its group, from 0; at; rewards, mature: of each reward definition, and
+    whether the reward counts"""
+
+    visit: Ids
+    group: Ids
+    at: Ids
+    rewards: Sequence[Array]
+    mature: Sequence[Flags]
+
+    @classmethod
+    def none(cls, rewards: int) -> ServedDecisions:
+        """No decision, under so many reward definitions."""
+        ids, columns = np.empty(0, np.int64), [np.empty(0)] * rewards
+        return cls(visit=ids, group=ids, at=ids, rewards=columns, mature=[column > 0 for column in columns])
+
+    def take(self, rows: Flags) -> ServedDecisions:
+        return ServedDecisions(
+            visit=self.visit[rows], group=self.group[rows], at=self.at[rows],
+            rewards=[column[rows] for column in self.rewards], mature=[column[rows] for column in self.mature],
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class UnitSums:
+    """Sums of units in groups, (m,) each, by group and digest; a unit has a row in every group that served it.
+
+    unit: digest; group: number; entry: when the group's first decision of it was; visit: index of the visit that it
+    was in; columns: of numerators and denominators"""
+
+    unit: Ids
+    group: Ids
+    entry: Ids
+    visit: Ids
+    columns: Mapping[str, Array]
+
+    def take(self, rows: Flags | Ids) -> UnitSums:
+        return UnitSums(
+            unit=self.unit[rows], group=self.group[rows], entry=self.entry[rows], visit=self.visit[rows],
+            columns={name: column[rows] for name, column in self.columns.items()},
+        )  # fmt: skip
+
+    def regrouped(self, group: Ids) -> UnitSums:
+        """The same sums, of units of one group, in other groups."""
+        rows = np.lexsort((self.unit, group))
+        return replace(self.take(rows), group=group[rows])
+
+
+def unit_sums(visits: Visits, decisions: ServedDecisions, *, now: int | Ids) -> UnitSums:
+    """The sums of every unit in every group. now: the time at which windows are over, for all or of each visit."""
+    # stays: the visits of each group, as far as it served them
+    first, stay = distinct(decisions.group, decisions.visit)
+    group, visit, n = decisions.group[first], decisions.visit[first], len(first)
+    begun, ended = np.full(n, NEVER), np.full(n, -NEVER)
+    np.minimum.at(begun, stay, decisions.at)
+    np.maximum.at(ended, stay, decisions.at)
+    # rows: units of each group
+    unit = visits.unit[visit]
+    first, row = distinct(group, np.unique(unit, return_inverse=True)[1].reshape(-1))
+    entry = np.full(len(first), NEVER)
+    np.minimum.at(entry, row, begun)
+    into = np.flatnonzero(begun == entry[row])
+    entered = np.zeros(len(first), np.int64)
+    entered[row[into]] = visit[into]
+
+    def add(values: Array | Flags) -> Array:
+        return _sums(row, values, len(first))
+
+    over = visits.over[visit] & (visits.ended_at[visit] <= _at(now, visit))
+    columns = {
+        "units": np.ones(len(first)),
+        "visits": add(np.ones(n)),
+        "came_again": (add(np.ones(n)) > 1).astype(np.float64),
+        "active_days": _days(row[stay], decisions.at, len(first)),
+        "visits_over": add(over),
+        "decisions": add(over * _sums(stay, np.ones(len(stay)), n)),
+        "minutes": add(over * (ended - begun) / MINUTE),
+    }
+    # returns: of visits whose window is over
+    gap = visits.next_start[visit] - visits.ended_at[visit]
+    for days in DAYS:
+        at_risk = over & (visits.ended_at[visit] + days * DAY < _at(now, visit))
+        columns |= {f"at_risk_{days}d": add(at_risk), f"returned_{days}d": add(at_risk & (gap <= days * DAY))}
+    # rewards: of mature decisions
+    for number, (reward, mature) in enumerate(zip(decisions.rewards, decisions.mature, strict=True)):
+        of_stay = _sums(stay, mature, n)
+        columns |= {
+            f"reward_{number}": add(_sums(stay, np.where(mature, reward, 0.0), n)),
+            f"mature_decisions_{number}": add(of_stay),
+            f"mature_visits_{number}": add(of_stay > 0),
+        }
+        columns[f"mature_units_{number}"] = (columns[f"mature_decisions_{number}"] > 0).astype(np.float64)
+    return UnitSums(unit=unit[first], group=group[first], entry=entry, visit=entered, columns=columns)
+
+
+def _sums(row: Ids, values: Array | Flags, n: int) -> Array:
+    return np.bincount(row, weights=values, minlength=n).astype(np.float64)
+
+
+def _at(now: int | Ids, visit: Ids) -> int | Ids:
+    return now if isinstance(now, int) else now[visit]
+
+
+def _days(row: Ids, at: Ids, n: int) -> Array:
+    """On how many days (UTC) each row has a decision, (n,)."""
+    day = at // DAY
+    order = np.lexsort((day, row))
+    starts = run_starts(row[order], day[order])
+    return _sums(row[order][starts], np.ones(len(starts)), n)

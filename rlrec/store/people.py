@@ -1,0 +1,83 @@
+"""Sessions by the person they belong to, a user or a session without one, and all visits of these persons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+
+from rlrec.arrays import Ids, offsets, run_starts
+from rlrec.store import bulk, reader
+from rlrec.store.bulk import PendingQuery
+from rlrec.store.experiments import Experiment
+from rlrec.store.reader import ABSENT, Selection
+from rlrec.store.unit import Unit
+
+
+def portions(unit: Unit, *, size: int = reader.BATCH) -> Iterator[Ids]:
+    """The ids of all sessions, of whole persons at a time, ascending: a portion has about `size` decisions."""
+    text = (
+        "SELECT coalesce(s.user_id, 0) AS person, s.id,"
+        " CAST(coalesce((SELECT sum(w.steps) FROM visit w WHERE w.session_id = s.id), 0) AS BIGINT)"
+        " FROM session s ORDER BY person, s.id"
+    )
+    types = dict.fromkeys(("person", "session", "decisions"), np.int64)
+    ahead = np.empty((len(types), 0), np.int64)
+    for columns in bulk.stream(unit, text, types):
+        ahead = np.hstack([ahead, np.stack([*columns.values()])])
+        person, session, decisions = ahead
+        # where a person begins, and how many decisions lie before
+        begins = np.flatnonzero(np.r_[True, (person[1:] != person[:-1]) | (person[1:] == 0)])
+        before = offsets(np.clip(decisions, 1, size))[begins]
+        cuts = begins[run_starts(before // size)]
+        for start, end in pairwise(cuts.tolist()):
+            yield np.sort(session[start:end])
+        ahead = ahead[:, cuts[-1] :]
+    if ahead.shape[1]:
+        yield np.sort(ahead[1])
+
+
+def among(column: str, sessions: Ids) -> str:
+    """The test that a column names one of these sessions, at least one, ascending."""
+    low, high = int(sessions[0]), int(sessions[-1])
+    if high - low + 1 == len(sessions):
+        return f"{column} BETWEEN {low} AND {high}"
+    return f"{column} IN ({reader.numbers(sessions.tolist())})"
+
+
+def ask_visits(unit: Unit, sessions: Ids, experiment: Experiment | None = None) -> PendingQuery:
+    """The visits of these sessions, by session and number, with the digests of session and user (0: no user).
+    experiment: whose assignment of the unit is `entry_at`. ABSENT: not ended, no user, not assigned."""
+    types = dict.fromkeys(
+        ("session_id", "number", "started_at", "last_at", "ended_at", "user_id", "user_digest", "session_digest",
+         "entry_at"), np.int64,
+    )  # fmt: skip
+    entry, assigned = str(ABSENT), ""
+    if experiment is not None:
+        key = "s.user_id" if experiment.unit == "user" else "s.id"
+        same = f"a.experiment_id = {experiment.id} AND a.{experiment.unit}_id = {key}"
+        entry, assigned = f"coalesce(a.at, {ABSENT})", f" LEFT JOIN assignment a ON {same}"
+    text = (
+        f"SELECT w.session_id, w.number, w.started_at, w.last_at, coalesce(w.ended_at, {ABSENT}),"
+        f" coalesce(s.user_id, {ABSENT}), coalesce(u.digest, 0), coalesce(s.digest, 0), {entry}"
+        " FROM visit w JOIN session s ON s.id = w.session_id LEFT JOIN users u ON u.id = s.user_id"
+        f"{assigned} WHERE {among('w.session_id', sessions)} ORDER BY w.session_id, w.number"
+    )
+    return PendingQuery(unit, text, types)
+
+
+def ask_decisions(
+    unit: Unit, sessions: Ids, names: tuple[str, ...], selection: Selection
+) -> tuple[PendingQuery, PendingQuery]:
+    """The slots (columns of `reader`, by decision and position) and events of the selected decisions of these
+    sessions."""
+    tests = [among("d.session_id", sessions), *(f"+{test}" for test in selection.conditions())]
+    slots = reader.ask_slots(unit, names, tests, order="d.id, s.position")
+    return slots, reader.ask_events(unit, reader.EVENT_COLUMNS, tests)
+
+
+def versions(unit: Unit, selection: Selection) -> set[int]:
+    """The ids of the versions that served selected decisions."""
+    tests = " AND ".join(selection.conditions()) or "1 = 1"
+    return {row[0] for row in unit.ask(f"SELECT DISTINCT d.version_id FROM decision d WHERE {tests}")}

@@ -1,0 +1,138 @@
+"""Outcomes counted by plain loops over the rows of a store, to hold `outcomes` against."""
+
+from __future__ import annotations
+
+import datetime
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from rlrec.records import Reward
+from rlrec.store import Unit
+
+DAY = 86_400_000_000
+Sums = dict[tuple[Any, str], dict[Any, tuple[float, float]]]  # by group and metric: numerator and denominator of a unit
+
+
+class Row(NamedTuple):
+    """A decision that counts, with what is known of its visit."""
+
+    id: int
+    session: int
+    visit: int
+    at: int
+    user: int | None
+    policy: str
+    base: str | None
+    number: int
+    variant: str | None
+    imported: int
+
+
+ROWS = """
+    SELECT d.id, d.session_id, d.visit, d.at, s.user_id, p.name, b.name, v.number, x.label, d.imported
+    FROM decision d JOIN session s ON s.id = d.session_id JOIN version v ON v.id = d.version_id
+    JOIN policy p ON p.id = d.policy_id LEFT JOIN policy b ON b.id = p.base_id
+    LEFT JOIN variant x ON x.id = d.variant_id
+    WHERE NOT EXISTS (SELECT 1 FROM slot WHERE slot.decision_id = d.id AND censored = 1)
+"""
+
+
+def labels(by: str | None) -> Callable[[Row], Any]:
+    return {
+        None: lambda row: None,
+        "variant": lambda row: row.variant,
+        "policy": lambda row: row.base or row.policy.partition("@")[0],
+        "version": lambda row: f"{row.policy}@{row.number}",
+        "week": lambda row: monday(row.at),
+        "users": lambda row: None,
+    }[by]
+
+
+def monday(at: int) -> str:
+    day = datetime.datetime(1970, 1, 1) + datetime.timedelta(microseconds=at)
+    return str((day - datetime.timedelta(days=day.weekday())).date())
+
+
+def reward_of(unit: Unit, row: Row, reward: Reward) -> float:
+    """The reward of a page, event by event."""
+    events = unit.ask("SELECT position, kind, value, at FROM event WHERE decision_id = ?", row.id)
+    weighed = [
+        (p, kind, value) for p, kind, value, at in events if kind in reward.weights and at - row.at <= reward.window_us
+    ]
+    total = sum(reward.weights[kind] * value for position, kind, value in weighed if position is None)
+    for (position,) in unit.ask("SELECT position FROM slot WHERE decision_id = ?", row.id):
+        of_slot = [reward.weights[kind] * value for p, kind, value in weighed if p == position]
+        value = sum(of_slot)
+        if of_slot and reward.clip_low is not None and reward.clip_high is not None:
+            value = min(max(value, reward.clip_low), reward.clip_high)
+        total += value if of_slot else reward.default
+    return float(total)
+
+
+def count(
+    unit: Unit, rewards: Mapping[str, Reward], *, by: str | None, chosen: Callable[[Row], bool] = lambda row: True,
+    by_session: bool = False, timeout: int = 30 * 60_000_000,
+) -> Sums:  # fmt: skip
+    """Numerator and denominator of every metric, group and unit. chosen: which decisions count."""
+    now, label = unit.now, labels(by)
+    stays: dict[Any, list[Row]] = defaultdict(list)
+    sums: Sums = defaultdict(lambda: defaultdict(lambda: (0.0, 0.0)))
+    visits = unit.ask(
+        "SELECT session_id, number, started_at, last_at, ended_at, user_id"
+        " FROM visit JOIN session ON session.id = session_id"
+    )
+    starts: dict[Any, list[int]] = defaultdict(list)
+    for session, _, started, _, _, user in visits:
+        starts[person(session, user)].append(started)
+    assigned: dict[int, int] = dict(unit.ask("SELECT user_id, at FROM assignment WHERE user_id IS NOT NULL"))
+    of_visit = {(visit[0], visit[1]): visit for visit in visits}
+    rows = [row for values in unit.ask(ROWS) if chosen(row := Row(*values))]
+    entries: dict[Any, int] = {}
+    for row in rows:
+        key = person(row.session, row.user)
+        entries[key] = min(entries.get(key, now), row.at)
+    if by == "users":
+        entries |= {("user", user): at for user, at in assigned.items() if ("user", user) in entries}
+    for row in rows:
+        key = person(row.session, row.user)
+        before = sum(start <= entries[key] for start in starts[key]) > 1
+        group = ("returning" if before else "new") if by == "users" else label(row)
+        stays[group, ("session", row.session) if by_session else key, row.session, row.visit].append(row)
+
+    def add(group: Any, metric: str, key: Any, numerator: float, denominator: float) -> None:
+        before = sums[group, metric][key]
+        sums[group, metric][key] = before[0] + numerator, before[1] + denominator
+
+    days: dict[Any, set[int]] = defaultdict(set)
+    for (group, key, session, number), rows in stays.items():
+        _, _, _, last, ended, user = of_visit[session, number]
+        over, end = ended is not None or now > last + timeout, last + timeout if ended is None else ended
+        add(group, "visits", key, 1, 0)
+        days[group, key] |= {row.at // DAY for row in rows}
+        if over:
+            add(group, "decisions_per_visit", key, len(rows), 1)
+            minutes = (max(row.at for row in rows) - min(row.at for row in rows)) / 60e6
+            add(group, "minutes_per_visit", key, minutes, 1)
+        for n in (1, 7, 28):
+            if over and end + n * DAY < now:
+                came = any(end < start <= end + n * DAY for start in starts[person(session, user)])
+                add(group, f"returned_{n}d", key, came, 1)
+        for name, reward in rewards.items():
+            values = [reward_of(unit, row, reward) for row in rows if row.imported or now - row.at > reward.window_us]
+            if values:
+                add(group, f"reward_per_visit {name}", key, sum(values), 1)
+                add(group, f"reward_per_unit {name}", key, sum(values), 0)
+    for group, key in {(group, key) for group, key, *_ in stays}:
+        seen = sums[group, "visits"][key][0]
+        sums[group, "visits"][key] = seen, 1
+        sums[group, "retention"][key] = float(seen > 1), 1
+        sums[group, "active_days"][key] = len(days[group, key]), 1
+        for name in rewards:
+            if key in sums[group, f"reward_per_unit {name}"]:
+                sums[group, f"reward_per_unit {name}"][key] = sums[group, f"reward_per_unit {name}"][key][0], 1
+    return sums
+
+
+def person(session: int, user: int | None) -> Any:
+    return ("session", session) if user is None else ("user", user)

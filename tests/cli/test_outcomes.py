@@ -1,0 +1,135 @@
+"""rlrec outcomes."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.conftest import Run, filled, runner
+
+LATER = "2099-01-01T00:00:00Z"
+
+
+def prepared(db: str) -> None:
+    """An experiment by user: twelve users with two visits, an hour apart, of two decisions; every third has a click."""
+    run = runner(db)
+    for words in (("arm", "add", "x"), ("arm", "add", "y")):
+        run(*words)
+    for name in ("home", "other"):
+        run("policy", "create", name, "--kind", "uniform")
+    run("experiment", "create", "ab", "--variant", "a=home", "--variant", "b=other")
+    users = [n for n in range(12) for _ in range(2)]
+    for moment in ("2030-01-01T00:00:00Z", "2030-01-03T12:00:00Z"):
+        lines = "".join(f'{{"experiment": "ab", "session": "s{n}", "user": "u{n}"}}\n' for n in users)
+        run("--now", moment, "--allow-future", "recommend", "--input", "-", "--seed", 3, stdin=lines)
+    clicks = "".join(
+        f'{{"decision_id": {n}, "events": {{"click": 1}}, "at": "2030-01-03T12:00:00Z"}}\n' for n in range(25, 49, 3)
+    )
+    run("--now", "2030-01-03T12:10:00Z", "feedback", "--input", "-", stdin=clicks)
+
+
+@pytest.fixture
+def ready(db: str) -> Any:
+    return filled(db, prepared)
+
+
+@pytest.fixture
+def ready_sqlite(sqlite_db: str) -> Any:
+    """For what does not depend on the database."""
+    return filled(sqlite_db, prepared)
+
+
+def test_json_has_the_keys_of_the_contract(ready: Any) -> None:
+    result = ready("--now", LATER, "outcomes", "--experiment", "ab", "--reward", "default", "--json").json
+    assert [*result][:3] == ["unit", "outcomes", "differences"]
+    assert {*result["outcomes"][0]} >= {"by", "group", "metric", "reward", "value", "lower", "upper", "units"}
+    keys = {"group", "against", "metric", "reward", "value", "relative", "lower", "upper", "p_value"}
+    assert {*result["differences"][0]} >= keys
+    assert {row["metric"] for row in result["outcomes"]} >= {
+        "visits", "active_days", "returned_1d", "returned_7d", "returned_28d", "decisions_per_visit",
+        "minutes_per_visit", "reward_per_visit", "reward_per_unit",
+    }  # fmt: skip
+    assert {(row["group"], row["against"]) for row in result["differences"]} == {("b", "a")}
+
+
+def test_figures_are_those_of_the_story(ready: Any) -> None:
+    result = ready("--now", LATER, "outcomes", "--json").json
+    values = {row["metric"]: row["value"] for row in result["outcomes"]}
+    assert (result["unit"], result["new"], result["returning"]) == ("user", 12, 0)
+    assert values == {
+        "visits": 2, "active_days": 2, "retention": 1, "returned_1d": 0, "returned_7d": 0.5, "returned_28d": 0.5,
+        "decisions_per_visit": 2, "minutes_per_visit": 0, "reward_per_visit": pytest.approx(8 / 24),
+        "reward_per_unit": pytest.approx(8 / 12),
+    }  # fmt: skip
+
+
+def test_every_reward_has_its_rows(ready_sqlite: Any) -> None:
+    ready_sqlite("reward", "define", "double", "click=2")
+    words = ("outcomes", "--reward", "default", "--reward", "double", "--json")
+    rows = [row for row in ready_sqlite("--now", LATER, *words).json["outcomes"] if row["metric"] == "reward_per_unit"]
+    assert [(row["reward"], row["value"]) for row in rows] == [("default", 8 / 12), ("double", 16 / 12)]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--reward", "defualt"), "did you mean default?"),
+        (("--reward", "default", "--reward", "default"), "named twice"),
+        (("--experiment", "abc"), "did you mean ab?"),
+        (("--by", "variant"), "--experiment"),
+        (("--by", "day"), "'day'"),
+        (("--adjust",), "--experiment"),
+        (("--adjust", "--experiment", "ab", "--by", "week"), "leave out --by"),
+        (("--level", "1.5"), "between 0 and 1"),
+        (("--log", "policy=nobody"), "unknown policy"),
+        (("--log", "since=2031-01-01"), "widen --log"),
+        (("--users", "returning"), "widen --log"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(ready_sqlite: Run, words: tuple[str, ...], message: str) -> None:
+    refused = ready_sqlite("--now", LATER, "outcomes", *words)
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert refused.stderr.count("\n") == 1 or "Usage" in refused.stderr
+    assert message in refused.stderr
+
+
+def test_a_store_without_a_decision_says_so(run_sqlite: Run) -> None:
+    refused = run_sqlite("outcomes", "--json")
+    assert (refused.exit_code, refused.error["code"]) == (2, 2)
+
+
+def test_an_interleaved_experiment_has_no_variants_to_compare(ready_sqlite: Run) -> None:
+    ready_sqlite("policy", "create", "third", "--kind", "uniform")
+    ready_sqlite("experiment", "create", "rank", "--interleave", "home@1,third@1")
+    refused = ready_sqlite("--now", LATER, "outcomes", "--experiment", "rank")
+    assert refused.exit_code == 2
+    assert "every unit sees both" in refused.stderr
+
+
+def test_too_little_is_null_with_its_reason(ready_sqlite: Run) -> None:
+    words = ("--now", "2030-01-05T00:00:00Z", "outcomes", "--experiment", "ab", "--json")
+    result = ready_sqlite(*words)
+    rows = {(row["group"], row["metric"]): row for row in result.json["outcomes"]}
+    assert "NaN" not in result.stdout
+    week = rows["a", "returned_7d"]
+    assert (week["value"], week["lower"], week["units"], week["reasons"]) == (None, None, 0, ["none-at-risk"])
+    visits = rows["a", "visits"]
+    assert (visits["value"], visits["lower"], visits["reasons"]) == (2, None, ["no-variation"])
+
+
+def test_a_table_explains_what_is_missing(ready_sqlite: Run) -> None:
+    text = ready_sqlite("--now", LATER, "outcomes", "--experiment", "ab").stdout
+    assert "outcomes of experiment ab by variant: 12 users, 12 new, 0 with earlier visits" in text
+    assert "less a" in text
+    assert "no-variation: all units are the same so far" in text
+
+
+def test_csv_has_a_line_for_each_outcome(ready_sqlite: Run) -> None:
+    lines = ready_sqlite("--now", LATER, "outcomes", "--experiment", "ab", "--format", "csv").stdout.splitlines()
+    assert lines[0].startswith("by,group,metric,reward,value,lower,upper,units,against,difference")
+    assert len(lines) == 1 + 2 * 10
+
+
+def test_ndjson_is_one_object(ready_sqlite: Run) -> None:
+    shown = ready_sqlite("--now", LATER, "outcomes", "--format", "ndjson").stdout
+    assert json.loads(shown)["unit"] == "user"
