@@ -12,6 +12,7 @@ from rlrec.app.inputs import lookup, parameters
 from rlrec.arrays import Array, plain_number
 from rlrec.errors import InputError
 from rlrec.policy.base import Policy
+from rlrec.policy.statistics import PROPENSITY
 from rlrec.records import Reward
 from rlrec.simulate.base import Audience
 from rlrec.simulate.visitors import Visitors
@@ -20,8 +21,8 @@ from rlrec.store import Store
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """So many runs in memory of sessions of so many decisions, by a kind with its parameters as typed, or with those of
-    a policy of the store; what that has learned stays out of it."""
+    """So many runs in memory of sessions of so many decisions, each a slate of `size` positions, by a kind with its
+    parameters as typed, or with those of a policy of the store; what that has learned stays out of it."""
 
     environment: str
     parameters: Mapping[str, str] = field(default_factory=dict)
@@ -31,6 +32,7 @@ class Request:
     runs: int = 1
     sessions: int = 1
     steps: int | None = None
+    size: int = 1
     seed: int | None = None
 
 
@@ -47,14 +49,18 @@ Result = TypedDict("Result", {
 def study(store: Store, request: Request) -> Result:
     """Means over runs of what a run earned, with standard errors; a store is read only where a policy is named."""
     audience, names = environments.make(request.environment, request.parameters)
-    environments.check(request.environment, audience, len(names), steps=request.steps)
+    environments.check(request.environment, audience, len(names), size=request.size, steps=request.steps)
+    if request.size > 1 and isinstance(audience, Visitors):
+        raise InputError(f"a study in memory shows visitors of {request.environment} one arm", hint="leave out -k")
     policy, name = _policy(store, request, audience, names)
     seed = environments.seed_or_random(request.seed)
     if isinstance(audience, Visitors):
         totals = in_memory.visit(policy, audience, runs=request.runs, visits=request.sessions, seed=seed, names=names)
     else:
         steps = request.sessions * (request.steps or 1)
-        totals = in_memory.study(policy, audience, runs=request.runs, steps=steps, seed=seed, names=names)
+        totals = in_memory.study(
+            policy, audience, runs=request.runs, steps=steps, seed=seed, names=names, size=request.size
+        )
     visits = environments.visit_figures(
         audience, length=float(totals.decisions.mean()) / request.sessions, visits=request.sessions,
         reward=float(totals.reward.mean()), visitors=None if totals.visitors is None else float(totals.visitors.mean()),
@@ -88,6 +94,9 @@ def _policy(store: Store, request: Request, audience: Audience, names: Sequence[
         raise InputError(f"{name} is the label of an imported log", hint="study another policy")
     if policy.stages:
         raise InputError(f"{name} draws candidates, and a study in memory shows any arm", hint="leave --ephemeral away")
+    if request.size > 1 and PROPENSITY in policy.needs:
+        hint = "leave --ephemeral away, or -k"
+        raise InputError(f"{name} learns by propensities, which pages in memory have at position 1 alone", hint=hint)
     if not policy.online:
         hint = "leave --ephemeral away, train it on what the store has served"
         raise InputError(f"{name} is trained from a store, and a study in memory has none", hint=hint)

@@ -98,9 +98,9 @@ def _request(*, kind: str | None, params: dict[str, str], runs: int, **options: 
     return options
 
 
-def _study(*, params: dict[str, str], size: int, group: int, sessions: int | None, **options: Any) -> dict[str, Any]:
-    if size != 1 or group != 1:
-        raise click.UsageError("-k and --group need the store: leave out --ephemeral")
+def _study(*, params: dict[str, str], group: int, sessions: int | None, **options: Any) -> dict[str, Any]:
+    if group != 1:
+        raise click.UsageError("--group needs the store: leave out --ephemeral")
     if params and options["kind"] is None:
         raise click.UsageError("--param goes with --kind: a stored policy has its own parameters")
     return options | {"kind_parameters": params, "sessions": sessions or 1}

@@ -10,7 +10,7 @@ import pytest
 
 from rlrec import policy as kinds
 from rlrec import simulate
-from rlrec.app.audiences.in_memory import RunBeliefs, Totals, design, draw_arms, study, visit
+from rlrec.app.audiences.in_memory import RunBeliefs, Totals, design, draw_slates, study, visit
 from rlrec.arrays import Array
 from rlrec.policy.families.beta import Beta
 from rlrec.policy.families.correlated import Correlated, Sampled
@@ -20,9 +20,10 @@ from rlrec.policy.families.point import Point
 from rlrec.policy.forgetting import Forgetting
 from rlrec.policy.linear import Linear
 from rlrec.policy.scores import Scores
-from rlrec.policy.slate import first
+from rlrec.policy.slate import first, marginals
 from rlrec.simulate.barista import Barista
 from tests.benchmarks.regret import FIGURES, TWO
+from tests.conftest import Run
 from tests.simulate import bars
 
 ONE = np.ones((1, 1))  # a context without features
@@ -67,18 +68,48 @@ def test_the_uniform_policy_regrets_the_gap_of_the_means() -> None:
 )
 def test_arms_are_drawn_from_the_exact_distribution(scores: Scores) -> None:
     """40,000 draws, four standard errors of three arms: false-alarm rate below 2e-4 each."""
-    drawn = draw_arms(scores, (40_000, 3), floor=0.1, rng=np.random.default_rng(1))
+    drawn = draw_slates(scores, (40_000, 3), floors=np.array([0.1]), rng=np.random.default_rng(1))
     exact = first(scores, floor=0.1)
-    share = np.bincount(drawn, minlength=3) / 40_000
+    share = np.bincount(drawn[:, 0], minlength=3) / 40_000
     assert np.all(np.abs(share - exact) < 4 * np.sqrt(exact * (1 - exact) / 40_000))
+
+
+@pytest.mark.parametrize(
+    "scores", [Point(np.array([1.0, 3.0, 3.0, 0.0])), Beta(np.array([2.0, 3.0, 1.0, 1.0]), np.full(4, 2.0))]
+)
+def test_slates_are_drawn_with_the_exact_marginals(scores: Scores) -> None:
+    """40,000 draws, four standard errors of eight cells: false-alarm rate below 6e-4 each."""
+    floor = (0.3, 0.1)
+    drawn = draw_slates(scores, (40_000, 4), floors=np.array(floor), rng=np.random.default_rng(1))
+    share = np.array([np.bincount(column, minlength=4) for column in drawn.T]) / 40_000
+    exact = marginals(scores, size=2, floor=floor)
+    assert np.all(np.abs(share - exact) < 4 * np.sqrt(exact * (1 - exact) / 40_000) + 1e-12)
+    assert np.all(drawn[:, 0] != drawn[:, 1])
+
+
+def test_pages_in_memory_earn_what_pages_of_the_store_do(run: Run) -> None:
+    """Uniform pages of a position-based audience: five standard errors of 400 pages, and the same optimum."""
+    run("policy", "create", "u", "--kind", "uniform")
+    rates = ["simulate", "pbm", "--env", "rates=0.9,0.6,0.3", "-k", "2", "--seed", "1", "--json"]
+    stored = run(*rates, "--policy", "u", "--sessions", "400", "--group", "400").json
+    studied = run(*rates, "--kind", "uniform", "--ephemeral", "--runs", "400").json
+    assert stored["optimum_per_session"] == pytest.approx(studied["optimum_per_session"]) == pytest.approx(1.2)
+    assert abs(stored["reward_per_session"] - studied["reward_per_session"]) < 5 * (2 * 0.5 / 400) ** 0.5
+    assert studied["reward_per_session"] == pytest.approx(0.9, abs=0.2)
+
+
+def test_a_study_of_pages_refuses_what_it_cannot_do(run: Run) -> None:
+    for words, why in ((["pbm", "--kind", "exp3"], "propensities"), (["barista", "--kind", "uniform"], "one arm")):
+        refused = run("simulate", *words, "--ephemeral", "-k", "2")
+        assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
+        assert why in refused.stderr
 
 
 def test_correlated_scores_move_together() -> None:
     factor = np.array([[1.0], [1.0], [-1.0]])
-    drawn = draw_arms(
-        Correlated(np.array([0.1, 0.0, 0.0]), factor, 9), (4_000, 3), floor=0, rng=np.random.default_rng(1)
-    )
-    assert set(drawn.tolist()) == {0, 2}
+    scores = Correlated(np.array([0.1, 0.0, 0.0]), factor, 9)
+    drawn = draw_slates(scores, (4_000, 3), floors=np.zeros(1), rng=np.random.default_rng(1))
+    assert set(drawn[:, 0].tolist()) == {0, 2}
 
 
 def _sums(params: dict[str, Any], late: int) -> tuple[Array, Array]:

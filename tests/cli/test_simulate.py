@@ -95,7 +95,7 @@ def test_rates_of_a_file_name_the_arms(run_sqlite: Run, tmp_path: Path) -> None:
         (["drift", "--kind", "ucb", "--env", "swing=much"], "swing is 'much'"),
         (["contextual", "--kind", "ucb", "--env", "arms=2.5"], "arms is '2.5'"),
         (["delayed", "--kind", "ucb", "--env", "shape=normal"], "exponential or fixed"),
-        (["bernoulli", "--kind", "ucb", "-k", "2"], "leave out --ephemeral"),
+        (["bernoulli", "--kind", "ucb", "--group", "2"], "leave out --ephemeral"),
         (["bernoulli", "--policy", "home", "--param", "c=1"], "--param goes with --kind"),
         (["barista", "--kind", "ucb", "--steps", "5"], "visits of barista end by themselves"),
         (["corridor", "--kind", "thompson"], "reward 'corridor' may leave [0, 1]"),

@@ -9,7 +9,7 @@ from pkgutil import iter_modules
 import numpy as np
 import pytest
 
-from rlrec.app.audiences.in_memory import draw_arms
+from rlrec.app.audiences.in_memory import draw_slates
 from rlrec.arrays import Array, Index
 from rlrec.policy import families, slate
 from rlrec.policy.families.point import Point
@@ -70,7 +70,7 @@ def test_slates_of_a_new_family_are_drawn_with_its_probabilities() -> None:
 
 
 def test_studies_draw_from_a_new_family() -> None:
-    arms = draw_arms(Shuffled(np.zeros(4)), (20_000, 4), floor=0.0, rng=np.random.default_rng(1))
+    arms = draw_slates(Shuffled(np.zeros(4)), (20_000, 4), floors=np.zeros(1), rng=np.random.default_rng(1))[:, 0]
     assert np.abs(np.bincount(arms, minlength=4) / 20_000 - 1 / 4).max() < 4 * np.sqrt(3 / 16 / 20_000)
 
 

@@ -33,7 +33,7 @@ COUNTS = 3  # columns of statistics that all kinds have; they are held a column 
 class Totals:
     """Sums of each run, (runs,): rewards, mean rewards of the best arms, how far those of the chosen arms fell short,
     and decisions; where visitors are recognised, how many they were and how many of them came again. shown
-    (runs, arms): decisions that showed each arm."""
+    (runs, arms): slots that showed each arm."""
 
     reward: Array
     optimum: Array
@@ -45,12 +45,13 @@ class Totals:
 
 
 def study(
-    policy: Policy, audience: Audience, *, runs: int, steps: int, seed: int, names: Sequence[str] | None = None
-) -> Totals:
+    policy: Policy, audience: Audience, *, runs: int, steps: int, seed: int, names: Sequence[str] | None = None,
+    size: int = 1,
+) -> Totals:  # fmt: skip
     """The totals of so many decisions of each run. The regret is one of means (pseudo-regret): without the noise of
     rewards.
-    names: of the arms."""
-    simulation = Runs(policy, audience, runs=runs, seed=seed, names=names)
+    names: of the arms; size: positions of a page."""
+    simulation = Runs(policy, audience, runs=runs, seed=seed, names=names, size=size)
     reward, optimum, expected = np.zeros((3, runs))
     for _ in range(steps):
         earned, _, info = simulation.step()
@@ -95,37 +96,44 @@ def visit(
 
 
 class Runs:
-    """Many runs of a policy and an audience, decision by decision."""
+    """Many runs of a policy and an audience, decision by decision, each a page of `size` positions."""
 
     def __init__(
-        self, policy: Policy, audience: Audience, *, runs: int, seed: int, names: Sequence[str] | None
+        self, policy: Policy, audience: Audience, *, runs: int, seed: int, names: Sequence[str] | None, size: int = 1
     ) -> None:
+        self.size = size
         self.policy, self.audience, self.shape = policy, audience, (runs, audience.arms)
         seeds = np.random.SeedSequence(seed).spawn(2)
         self._draws, of_audience = (np.random.Generator(np.random.SFC64(words)) for words in seeds)
         self._names = simulate.names(audience.arms) if names is None else names
-        self._beliefs = RunBeliefs(policy, runs, self._names)
+        self.beliefs = RunBeliefs(policy, runs, self._names)
         self._observed = audience.reset(runs, of_audience)
-        self.shown, self._runs = np.zeros(self.shape), np.arange(runs)
+        self.shown, self._runs = np.zeros(self.shape), np.arange(runs)[:, None]
         self._steps = 0
 
     def step(self) -> tuple[Array, Flags, Info]:
         """One decision of every run: the reward and whether a visit ended with it, (runs,), and the audience's info."""
-        self._beliefs.add_due_rewards(self._steps)
+        self.beliefs.add_due_rewards(self._steps)
         x = np.column_stack([np.ones(self.shape[0]), self._observed])
-        policy, belief = self.policy, self._beliefs.belief()
+        policy, belief = self.policy, self.beliefs.belief()
         if learns_from_contexts(policy):
             scores = policy.scores_at(belief, x)
         else:
             scores = policy.scores(belief, arms=self._names, context=NOTHING)
-        floor = at_positions(self.policy.exploration, 1).item()
-        arms = draw_arms(scores, self.shape, floor=floor, rng=self._draws)
-        self.shown[self._runs, arms] += 1
-        propensity = arm_probability(scores, arms, floor=floor) if PROPENSITY in self.policy.needs else None
-        self._observed, earned, terminated, truncated, info = self.audience.step(arms)
-        self._beliefs.add(arms, earned, x, info.get("delay"), propensity=propensity)
+        floors = at_positions(self.policy.exploration, self.size)
+        slates = draw_slates(scores, self.shape, floors=floors, rng=self._draws)
+        self.shown[self._runs, slates] += 1
+        propensity = None
+        if PROPENSITY in self.policy.needs:
+            propensity = arm_probability(scores, slates[:, 0], floor=floors.item())
+        shown = slates if self.size > 1 else slates[:, 0]
+        self._observed, reward, terminated, truncated, info = self.audience.step(shown)
+        self.beliefs.add(shown, reward, x, info.get("delay"), propensity=propensity)
         self._steps += 1
-        return earned, terminated | truncated, info
+        if self.size > 1:
+            info = info | {"expected": info["expected"].sum(axis=1)}
+            reward = reward.sum(axis=1) + info.get("page", 0.0)
+        return reward, terminated | truncated, info
 
 
 def design(audience: Audience, names: Sequence[str], *, model: str | None) -> Design:
@@ -136,13 +144,26 @@ def design(audience: Audience, names: Sequence[str], *, model: str | None) -> De
     return Design(context=Encoder.of({"fields": context}), arm=Encoder.of({"fields": arm}))
 
 
-def draw_arms(scores: Scores, shape: tuple[int, int], *, floor: float, rng: np.random.Generator) -> Index:
-    """The arm of each run, (runs,): a uniform one with probability `floor`, else that of the best noisy score."""
+def draw_slates(scores: Scores, shape: tuple[int, int], *, floors: Array, rng: np.random.Generator) -> Index:
+    """The slate of each run, (runs, k), k floors: at every position a uniform arm of those left with the probability
+    of its floor, else that of the best noisy score; correlated scores have new noise at every position."""
     runs, m = shape
-    arms = _best(np.broadcast_to(scores.noise(shape, rng), shape), rng)
-    if floor:
-        arms = np.where(rng.random(runs) < floor, rng.integers(m, size=runs), arms)
-    return arms
+    slates, row = np.empty((runs, len(floors)), np.intp), np.arange(runs)
+    values = np.broadcast_to(scores.noise(shape, rng), shape)
+    for position, floor in enumerate(floors.tolist()):
+        if position:
+            values = np.array(scores.noise(shape, rng) if scores.samples else values)
+            values[row[:, None], slates[:, :position]] = -np.inf
+        arms = _best(values, rng)
+        if floor:
+            explored = rng.random(runs) < floor
+            uniform = rng.random(shape) if position else rng.integers(m, size=runs)
+            if position:
+                uniform[row[:, None], slates[:, :position]] = -1.0
+                uniform = uniform.argmax(axis=1)
+            arms = np.where(explored, uniform, arms)
+        slates[:, position] = arms
+    return slates
 
 
 def arm_probability(scores: Scores, arms: Index, *, floor: float) -> Array:
@@ -199,22 +220,32 @@ class RunBeliefs:
     def add(
         self, arms: Index, reward: Array, x: Array, delay: Array | None, *, propensity: Array | None = None
     ) -> None:
-        """Add a decision of every run: arms (runs,), contexts x (runs, q); delay: steps until the reward comes, or
-        None; propensity: for kinds that need it."""
+        """Add a decision of every run: arms (runs,), or (runs, k) by position, contexts x (runs, q); delay: steps until
+        the reward comes, or None; propensity: for kinds that need it."""
         self.ordinal += 1
         for sums in (self._counts, self._further):
             if sums is not None:
                 sums.advance(self.ordinal)
+        arms, reward = arms.reshape(len(x), -1), reward.reshape(len(x), -1)
+        late = None if delay is None else delay.astype(np.int64).reshape(len(x), -1)
+        for row in range(arms.shape[1]):
+            of_row = None if late is None else late[:, row]
+            self._add_slots(row + 1, arms[:, row], reward[:, row], x, of_row, propensity)
+
+    def _add_slots(
+        self, position: int, arms: Index, reward: Array, x: Array, delay: Ids | None, propensity: Array | None
+    ) -> None:
+        """Add what every run shows at one position, with the arguments of `add`."""
         cells, needs = self._first_cells + arms, self.policy.needs
         slots = SlotColumns(
             arm_id=arms, reward=reward if delay is None else np.zeros(len(arms)),
             ordinal=np.full(len(arms), self.ordinal) if ORDINAL in needs else None,
-            position=np.ones(len(arms), np.int64) if POSITION in needs else None, propensity=propensity,
+            position=np.full(len(arms), position) if POSITION in needs else None, propensity=propensity,
             context=x if CONTEXT in needs else None,
         )  # fmt: skip
         self._add_statistics(cells, self.policy.statistics(slots), self.ordinal)
         if delay is not None:
-            self._delay(cells, slots, reward, delay.astype(np.int64))
+            self._delay(cells, slots, reward, delay)
 
     def _delay(self, cells: Index, slots: SlotColumns, reward: Array, delay: Ids) -> None:
         rewarded = np.flatnonzero(reward)
