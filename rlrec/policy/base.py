@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from math import isfinite
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from rlrec.errors import InputError
 from rlrec.policy.floors import Floor, limited, positions_of
@@ -73,6 +73,8 @@ class Policy(Counts, ABC):
     purpose: ClassVar[str]  # when to use it, in one line
     prior: ClassVar[tuple[float, float]] = (0.0, 0.0)  # alpha and beta of an arm without a prior of its own
     no_prior: ClassVar[str] = ""  # why a prior would change nothing, where it would
+    unit_rewards: ClassVar[str] = ""  # why every reward must lie in [0, 1], where it must
+    explores_by: ClassVar[tuple[str, ...]] = ("floor",)  # parameters that are 0 where it does not explore
     served: ClassVar[bool] = True  # whether it can be drawn from
     online: ClassVar[bool] = True  # whether its belief learns from every decision; else a version is what made it
     examination: tuple[float, ...] = ()  # pulls that a slot counts, by position; () for one everywhere
@@ -114,11 +116,11 @@ class Policy(Counts, ABC):
         """The distribution of the noisy score of each arm, (m,), by which a slate is ranked. arms: keys of the eligible
         arms, in the order of their ids, as in `belief`."""
 
-    @abstractmethod
     def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array | None:
         """The noiseless score of each arm, (m,): mean or index; None where the kind has none.
 
         context: None is an empty one."""
+        return None
 
     def beta_posterior(self, belief: Belief) -> tuple[Array, Array]:
         """alpha and beta of the Beta posterior of each arm's mean reward, (..., m) each."""
@@ -130,9 +132,9 @@ class Policy(Counts, ABC):
         """Posterior mean reward of each arm, (..., m); `unknown` where there are neither pulls nor a prior."""
         return belief.mean(unknown=unknown)
 
-    def greedy(self) -> Policy:
+    def greedy(self) -> Self:
         """The same policy without floor and exploration."""
-        return unchecked_copy(self, floor=0.0)
+        return unchecked_copy(self, **dict.fromkeys(self.explores_by, 0.0))
 
     @classmethod
     def implied_defaults(cls, typed: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -146,6 +148,12 @@ class Policy(Counts, ABC):
 
     def check(self, reward: Reward) -> None:
         """Raises InputError where the kind cannot learn from such a reward."""
+        limits = bounds(reward)
+        if self.unit_rewards and (limits is None or limits[0] < 0 or limits[1] > 1):
+            raise InputError(
+                f"reward {reward.name!r} may leave [0, 1], and {self.unit_rewards}",
+                hint="define the reward with --clip 0,1 and a default inside it",
+            )
 
 
 def examined_slots(reward: Array, position: Ids | None, examination: tuple[float, ...]) -> tuple[Array, Array]:
@@ -307,16 +315,6 @@ def number(name: str, value: float) -> None:
     """Raises InputError unless a parameter is a finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
         raise InputError(f"{name} is {value!r}", hint="give a finite number")
-
-
-def unit_interval(reward: Reward, why: str) -> None:
-    """Raises InputError unless every reward of a definition lies in [0, 1]; `why` says who needs it."""
-    limits = bounds(reward)
-    if limits is None or limits[0] < 0 or limits[1] > 1:
-        raise InputError(
-            f"reward {reward.name!r} may leave [0, 1], and {why}",
-            hint="define the reward with --clip 0,1 and a default inside it",
-        )
 
 
 def any_of(*probabilities: float) -> float:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from rlrec.policy.base import Belief, Learner, fraction, unchecked_copy
+from rlrec.policy.base import Belief, Learner, fraction
 from rlrec.policy.floors import Floor
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ class EpsilonGreedy(Learner):
     epsilon: float = 0.1
 
     purpose: ClassVar[str] = "a fixed rate of exploration, simple to explain"
+    explores_by: ClassVar[tuple[str, ...]] = ("floor", "epsilon")
 
     def __post_init__(self) -> None:
         fraction("epsilon", self.epsilon)
@@ -36,6 +37,3 @@ class EpsilonGreedy(Learner):
         from rlrec.policy.families.point import Point
 
         return Point(self.mean(belief))
-
-    def greedy(self) -> Self:
-        return unchecked_copy(self, epsilon=0.0, floor=0.0)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlrec.errors import InputError
-from rlrec.policy.base import Belief, Learner, between, unchecked_copy, unit_interval
+from rlrec.policy.base import Belief, Learner, between
 from rlrec.policy.floors import Floor
 from rlrec.policy.statistics import PROPENSITY, CountedSlot, SlotColumns
-from rlrec.records import Reward
 
 if TYPE_CHECKING:
     from rlrec.arrays import Array
@@ -23,8 +22,7 @@ class Exp3(Learner):
 
     The estimated gain of an arm sums reward / propensity over the slots that showed it: an unbiased estimate of what
     it would have earned in all of them, however the rewards came about; of pages, too, whatever the positions of the
-    arms. eta 0 stands for gamma / K, K the eligible
-    arms. Give `discount` or `window` where the best arm changes.
+    arms. eta 0 stands for gamma / K, K the eligible arms. Give `discount` or `window` where the best arm changes.
     Source: Auer, Cesa-Bianchi, Freund and Schapire 2002, section 3 (Exp3); Lattimore and Szepesvari 2020, algorithm 9.
     """
 
@@ -33,6 +31,8 @@ class Exp3(Learner):
 
     purpose: ClassVar[str] = "rewards that change, or that someone may set against you; with discount, it follows them"
     no_prior: ClassVar[str] = "it weighs gains, which all begin at 0"
+    unit_rewards: ClassVar[str] = "exp3 weighs gains of at most 1"
+    explores_by: ClassVar[tuple[str, ...]] = ("floor", "gamma")
 
     def __post_init__(self) -> None:
         between("gamma", self.gamma, 0, 1)
@@ -76,10 +76,3 @@ class Exp3(Learner):
     def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array:
         """The estimated gain of each arm, (..., m), in the unit of the reward."""
         return 0.0 * belief.pulls if belief.extra is None else belief.extra[..., 0]
-
-    def greedy(self) -> Self:
-        """The arm with the largest estimated gain."""
-        return unchecked_copy(self, floor=0.0, gamma=0.0)
-
-    def check(self, reward: Reward) -> None:
-        unit_interval(reward, "exp3 weighs gains of at most 1")

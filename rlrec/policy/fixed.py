@@ -10,7 +10,6 @@ from rlrec.errors import InputError
 from rlrec.policy.base import Belief, Floored, Policy, fraction
 
 if TYPE_CHECKING:
-    from rlrec.arrays import Array
     from rlrec.policy.scores import Scores
 
 ANY = "*"  # the context value whose probabilities hold where no row names the value
@@ -23,9 +22,6 @@ class _Unlearned(Policy):
         from rlrec.policy.families.point import Point
 
         return Point(np.zeros(len(arms)))
-
-    def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array | None:
-        return None
 
 
 @dataclass(frozen=True, kw_only=True)

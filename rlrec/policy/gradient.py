@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from rlrec.arrays import Array, Ids, Index, run_starts
 from rlrec.errors import InputError
-from rlrec.policy.base import Belief, Examined, between, fraction, unchecked_copy
+from rlrec.policy.base import Belief, Examined, between, fraction
 from rlrec.policy.contextual import ContextualPolicy
 from rlrec.policy.families.gumbel import Gumbel
 from rlrec.policy.families.point import Point
@@ -82,6 +82,7 @@ class Gradient(ContextualPolicy, Examined):
     no_prior: ClassVar[str] = "it is uniform until it is trained"
     online: ClassVar[bool] = False
     stateful: ClassVar[bool] = True
+    explores_by: ClassVar[tuple[str, ...]] = ("floor", "temperature")
     uses_arm_features = True
 
     def __post_init__(self) -> None:
@@ -95,10 +96,6 @@ class Gradient(ContextualPolicy, Examined):
             raise InputError(
                 f"a feature of contexts is named {taken[0]!r}, as a weight of every session is", hint="rename the field"
             )
-
-    def greedy(self) -> Self:
-        """The arm with the best score: temperature 0."""
-        return unchecked_copy(self, floor=0.0, temperature=0.0)
 
     # -- states --
 

@@ -12,7 +12,7 @@ import numpy as np
 from rlrec.arrays import Array, Ids, distinct_rows
 from rlrec.errors import InputError
 from rlrec.policy import solving
-from rlrec.policy.base import Belief, Learner, between, number, unit_interval
+from rlrec.policy.base import Belief, Learner, between, number
 from rlrec.policy.contextual import ContextualPolicy
 from rlrec.policy.families.correlated import Correlated
 from rlrec.policy.families.gaussian import Gaussian
@@ -21,7 +21,6 @@ from rlrec.policy.families.point import Point
 from rlrec.policy.scores import Scores
 from rlrec.policy.solving import ArmMoments, pack_each, packed_width
 from rlrec.policy.statistics import CONTEXT, SlotColumns, count_slots
-from rlrec.records import Reward
 
 DISJOINT, SHARED = "disjoint", "shared"
 FLOOR = 0.01  # of a policy whose propensities are fractions of samples, unless another is typed
@@ -149,12 +148,6 @@ class Linear(ContextualPolicy, Learner):
         weights, root = pool.solutions[name]
         return solving.Shared(weights, root, *distinct_rows(arm_features))
 
-    def _best(self) -> LinUcb:
-        return LinUcb(
-            alpha=0.0, discount=self.discount, window=self.window, model=self.model, ridge=self.ridge,
-            design=self.design,
-        )  # fmt: skip
-
 
 @dataclass(frozen=True, kw_only=True)
 class LinUcb(Linear):
@@ -243,6 +236,7 @@ class LogisticThompson(LinThompson):
     rate: float = 0.5
 
     purpose: ClassVar[str] = "Thompson sampling for clicks that depend on the context"
+    unit_rewards: ClassVar[str] = "logistic-thompson takes it for a probability"
     expands: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -267,9 +261,6 @@ class LogisticThompson(LinThompson):
 
     def _link(self, mean: Array) -> Array:
         return _logistic(mean)
-
-    def check(self, reward: Reward) -> None:
-        unit_interval(reward, "logistic-thompson takes it for a probability")
 
     @property
     def _centre(self) -> float:
@@ -301,16 +292,15 @@ class Softmax(Linear):
     temperature: float = 0.1
 
     purpose: ClassVar[str] = "every arm keeps a probability that falls with its distance from the best"
+    explores_by: ClassVar[tuple[str, ...]] = ("floor", "temperature")
 
     def __post_init__(self) -> None:
         between("temperature", self.temperature, 1e-9, 1e9)
         super().__post_init__()
 
     def scores_at(self, belief: Belief, x: Array) -> Scores:
-        return Gumbel(self.index_at(belief, x) / self.temperature)
-
-    def greedy(self) -> LinUcb:  # at temperature 0 it is the best mean
-        return self._best()
+        mean = self.index_at(belief, x)
+        return Gumbel(mean / self.temperature) if self.temperature else Point(mean)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -331,8 +321,11 @@ class SquareCb(Linear):
     def scores_at(self, belief: Belief, x: Array) -> Scores:
         return Gumbel(np.log(inverse_gaps(self.index_at(belief, x), gamma=self.gamma)))
 
-    def greedy(self) -> LinUcb:  # with an endless gamma it is the best mean
-        return self._best()
+    def greedy(self) -> LinUcb:  # type: ignore[override]  # with an endless gamma it is the best mean
+        return LinUcb(
+            alpha=0.0, discount=self.discount, window=self.window, model=self.model, ridge=self.ridge,
+            design=self.design,
+        )  # fmt: skip
 
 
 def inverse_gaps(mean: Array, *, gamma: float) -> Array:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlrec.errors import InputError
-from rlrec.policy.base import Belief, Learner, between, unchecked_copy, unit_interval
+from rlrec.policy.base import Belief, Learner, between
 from rlrec.policy.statistics import CONTEXT, SlotColumns
-from rlrec.records import Reward
 
 if TYPE_CHECKING:
     from rlrec.arrays import Array
@@ -39,6 +38,8 @@ class PlackettLuce(Learner):
 
     purpose: ClassVar[str] = "slates or candidates by click rates, with closed-form propensities: no arm has 0"
     prior: ClassVar[tuple[float, float]] = (1.0, 1.0)
+    unit_rewards: ClassVar[str] = "plackett-luce takes it for a probability"
+    explores_by: ClassVar[tuple[str, ...]] = ("floor", "temperature")
     expands: ClassVar[bool] = True
     uses_arm_features: ClassVar[bool] = True
 
@@ -53,13 +54,6 @@ class PlackettLuce(Learner):
 
             object.__setattr__(self, "design", self.design or Design())
             _ = self._logistic  # refuses more features than a model holds
-
-    def check(self, reward: Reward) -> None:
-        unit_interval(reward, "plackett-luce takes it for a probability")
-
-    def greedy(self) -> Self:
-        """The arms with the best odds: temperature 0."""
-        return unchecked_copy(self, floor=0.0, temperature=0.0)
 
     # -- scores --
 

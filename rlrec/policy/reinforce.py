@@ -342,7 +342,7 @@ class _Chunk:
 
 
 def _running(values: Array) -> Array:
-    """GradientSums of (n, k) from position to position; of a single one, without a pass."""
+    """Sums of (n, k) from position to position; of a single one, without a pass."""
     return np.cumsum(values, axis=1) if values.shape[1] > 1 else values
 
 

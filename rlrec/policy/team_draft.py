@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlrec.policy.base import Belief, Policy
 
@@ -26,6 +26,7 @@ class TeamDraft(Policy):
     purpose: ClassVar[str] = "made by `experiment create --interleave`"
     online: ClassVar[bool] = False
     drafted: ClassVar[bool] = True
+    explores_by: ClassVar[tuple[str, ...]] = ()
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -33,9 +34,3 @@ class TeamDraft(Policy):
 
     def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
         raise TypeError("two rankers have no scores in common")
-
-    def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> None:
-        return None
-
-    def greedy(self) -> Self:
-        return self

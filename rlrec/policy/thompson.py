@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rlrec.policy.base import Belief, Learner, unit_interval
-from rlrec.records import Reward
+from rlrec.policy.base import Belief, Learner
 
 if TYPE_CHECKING:
     from rlrec.policy.scores import Scores
@@ -22,11 +21,9 @@ class Thompson(Learner):
 
     purpose: ClassVar[str] = "explores as much as it is in doubt; the default choice for clicks"
     prior: ClassVar[tuple[float, float]] = (1.0, 1.0)
+    unit_rewards: ClassVar[str] = "thompson counts it fractionally"
 
     def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
         from rlrec.policy.families.beta import Beta
 
         return Beta(*self.beta_posterior(belief))
-
-    def check(self, reward: Reward) -> None:
-        unit_interval(reward, "thompson counts it fractionally")

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlrec.errors import InputError
-from rlrec.policy.base import Belief, Learner, number, unit_interval
+from rlrec.policy.base import Belief, Learner, number
 from rlrec.policy.reward import LIMIT
-from rlrec.records import Reward
 
 if TYPE_CHECKING:
     from rlrec.arrays import Array
@@ -71,9 +70,7 @@ class UcbTuned(_Optimist):
     """
 
     purpose: ClassVar[str] = "ucb that explores less where rewards vary little, as clicks do; give it a floor"
-
-    def check(self, reward: Reward) -> None:
-        unit_interval(reward, "ucb-tuned bounds no other")
+    unit_rewards: ClassVar[str] = "ucb-tuned bounds no other"
 
     def _bound(self, belief: Belief, weight: Array, log_t: float | Array) -> Array:
         import numpy as np
@@ -92,9 +89,7 @@ class KlUcb(_Optimist):
     """
 
     purpose: ClassVar[str] = "the tightest bound for clicks, above all for rare ones; give it a floor"
-
-    def check(self, reward: Reward) -> None:
-        unit_interval(reward, "kl-ucb bounds no other")
+    unit_rewards: ClassVar[str] = "kl-ucb bounds no other"
 
     def _bound(self, belief: Belief, weight: Array, log_t: float | Array) -> Array:
         return kl_bound(belief.mean(), log_t / weight)
