@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import cast
 
 from rlrec.app.feedback import FeedbackGroup, Line, Outcome, warn_unweighed
 from rlrec.app.recommend import Answer, Request, recommend_group
@@ -48,18 +49,17 @@ class Pipe:
     def group(self, lines: Sequence[Request | Line | InputError]) -> list[Answer | Outcome]:
         """The answer to each line: all of them in one transaction."""
         feedback = FeedbackGroup([line for line in lines if isinstance(line, Line)])
-        requests = [line for line in lines if not isinstance(line, (Line, InputError))]
-        also = feedback if feedback.lines else None
-        answers = iter(
-            recommend_group(self.store, requests, seed=self.seed, dry_run=self.dry_run, cache=self._cache, also=also)
-        )
-        outcomes = iter(feedback.outcomes)
+        requests = [line for line in lines if not isinstance(line, Line)] if feedback.lines else lines
+        answers = recommend_group(
+            self.store, cast(Sequence[Request | InputError], requests), seed=self.seed, dry_run=self.dry_run,
+            cache=self._cache, also=feedback if feedback.lines else None,
+        )  # fmt: skip
+        if not feedback.lines:
+            return list[Answer | Outcome](answers)
         warn_unweighed(self.store, feedback.unweighed - self._unweighed)
         self._unweighed |= feedback.unweighed
-        return [
-            line if isinstance(line, InputError) else next(outcomes if isinstance(line, Line) else answers)
-            for line in lines
-        ]
+        in_order, outcomes = iter(answers), iter(feedback.outcomes)
+        return [next(outcomes if isinstance(line, Line) else in_order) for line in lines]
 
 
 def _has_key(line: Request | Line) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ from rlrec.app.serving.requests import Duplicate, Planned, PlannedRequest, Reque
 from rlrec.app.serving.visit_history import HistoryReader
 from rlrec.errors import InputError, StoreBusy
 from rlrec.policy.forgetting import Forgetting
+from rlrec.records import StoredPolicy
 from rlrec.store import Store, Unit, arms, candidates, contents, decisions, policies, routes, settings, team_drafts
 from rlrec.store.engine import NotUnique
 from rlrec.store.sessions import check_steps
@@ -63,6 +64,7 @@ def recommend_group(
         with store.read() as unit:
             group = planned_requests.plan(unit, requests, cache)
             planned = {index: plan for index, plan in enumerate(group) if isinstance(plan, PlannedRequest)}
+            distributions = {plan.shared for plan in planned.values()}
             _notice_unread(store, planned, cache)
             duplicates = (plan.decision_id for plan in group if isinstance(plan, Duplicate))
             repeated = {decision_id for decision_id in duplicates if decision_id is not None}
@@ -71,9 +73,9 @@ def recommend_group(
             if dry_run:
                 return _in_order(group, _dry_run(unit, planned, seed, cache), stored)
             bodies = {plan.context for plan in planned.values()}
-            sets = {plan.shared.eligible for plan in planned.values()}
+            sets = {shared.eligible for shared in distributions}
             interned = cache.look_up(unit, bodies, sets) and not (cache.unnamed and cache.active in sets)
-            locked = {plan.shared.version.policy.id for plan in planned.values()}
+            locked = {shared.version.policy.id for shared in distributions}
             locked |= set(also.policies(unit)) if also is not None else set()
             locked |= {policy.id for policy in policies.all_policies(unit)} if lock_all else set()
         if not interned:
@@ -182,12 +184,12 @@ def _store(
     answers: dict[int, Answer] = {}
     served: dict[int, list[ServedSlate]] = defaultdict(list)  # by policy
     now, at, stored_seed, contexts = unit.now, written(unit.now), signed(seed), cache.contexts
-    ordinals = _ordinals(ledger, planned)
+    ordinals = _ordinals(ledger, planned, [shared.version.policy for shared in columns])
     listed = {index: slate.candidates for index, slate in slates.items() if slate.candidates is not None}
     set_ids = contents.eligible_sets(unit, {of_decision.eligible for of_decision in listed.values()}) if listed else {}
     lists: list[Row] = []
     for index, plan in planned.items():
-        request, shared, context, digest = plan
+        request, shared, context = plan.request, plan.shared, plan.context
         decision_id, slate = decision_ids[index], slates[index]
         session, step, state, history = visits[index]
         policy_id, version_id, belief_seq, belief_ordinal, seq, eligible_id, variant_id = columns[shared]
@@ -199,7 +201,7 @@ def _store(
         rows.append((
             decision_id, policy_id, version_id, belief_seq, belief_ordinal, seq, ordinal, session.id, session.number,
             step, context_id, state, eligible_id, shared.revision, shared.size, slate.log_propensity, stored_seed,
-            variant_id, now, 0, request.request_id, digest, history,
+            variant_id, now, 0, request.request_id, plan.digest, history,
         ))  # fmt: skip
         slots += [(decision_id, *slot) for slot in slate.slots]
         served[policy_id].append(ServedSlate(slate.slots, ordinal or 0, context_id))
@@ -256,11 +258,15 @@ def _turns(planned: Mapping[int, PlannedRequest]) -> list[dict[int, PlannedReque
     return list(turns.values())
 
 
-def _ordinals(ledger: Ledger, planned: Mapping[int, PlannedRequest]) -> dict[int, Iterator[int]]:
+def _ordinals(
+    ledger: Ledger, planned: Mapping[int, PlannedRequest], policies: Iterable[StoredPolicy]
+) -> dict[int, Iterator[int]]:
     """The ordinals of these decisions, by the ids of policies that forget."""
+    forgetting = {policy.id: policy for policy in policies if Forgetting.of(policy.params)}
+    if not forgetting:
+        return {}
     counts = Counter(plan.shared.version.policy.id for plan in planned.values())
-    by_id = {plan.shared.version.policy.id: plan.shared.version.policy for plan in planned.values()}
-    ordinals = {policy_id: ledger.ordinals(by_id[policy_id], count) for policy_id, count in counts.items()}
+    ordinals = {policy_id: ledger.ordinals(policy, counts[policy_id]) for policy_id, policy in forgetting.items()}
     return {policy_id: iter(numbers) for policy_id, numbers in ordinals.items() if numbers is not None}
 
 
@@ -300,10 +306,10 @@ def _in_order(
     """The answers in the order of the group; duplicates have those of the decisions that they repeat."""
     answers: list[Answer | InputError] = []
     for index, plan in enumerate(group):
-        if isinstance(plan, InputError):
-            answers.append(plan)
-        elif not isinstance(plan, Duplicate):
+        if isinstance(plan, PlannedRequest):
             answers.append(drawn[index])
+        elif isinstance(plan, InputError):
+            answers.append(plan)
         elif plan.decision_id is not None:
             answers.append({**stored[plan.decision_id], "duplicate": True})
         else:

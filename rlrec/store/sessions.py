@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from rlrec.store.contents import key_digest
-from rlrec.store.unit import StoredRows, Unit, damaged
+from rlrec.store.unit import Row, StoredRows, Unit, damaged
 
 
 class Session(NamedTuple):
@@ -138,8 +138,8 @@ def all_visits(unit: Unit, session_id: int) -> list[Visit]:
     return unit.select(Visit, "visit WHERE session_id = ? ORDER BY number", session_id)
 
 
-def put_visits(unit: Unit, visits: Iterable[Visit]) -> None:
-    """Store visits as they stand now."""
+def put_visits(unit: Unit, visits: Iterable[Row]) -> None:
+    """Store visits as they stand now, rows of Visit."""
     after = ", ".join(f"{name} = excluded.{name}" for name in ("last_at", "steps", "recent", "ended_at", "history"))
     unit.insert("visit", Visit._fields, visits, on_conflict=f"(session_id, number) DO UPDATE SET {after}")
 

@@ -10,6 +10,7 @@ from rlrec.app.serving import recent_slots
 from rlrec.errors import Conflict, RlrecError
 from rlrec.store import Unit, decisions, sessions
 from rlrec.store.settings import StoreSettings
+from rlrec.store.unit import Row
 
 RECENT = 10  # arms of the visit so far that a state remembers
 COUNT = 8  # bytes of a visit's history that say how many slots it has shown; its recent slots follow
@@ -36,12 +37,10 @@ class OpenSession:
             )
         self.shown, self.recent_slots = int.from_bytes(packed[:COUNT], "little"), packed[COUNT:]
 
-    def visit(self) -> sessions.Visit:
-        """Its newest visit as it stands."""
+    def visit(self) -> Row:
+        """Its newest visit as it stands, a row of sessions.Visit."""
         history = self.shown.to_bytes(COUNT, "little") + self.recent_slots
-        return sessions.Visit(
-            self.id, self.number, self.started_at, self.last_at, self.steps, self.recent, self.ended_at, history
-        )
+        return self.id, self.number, self.started_at, self.last_at, self.steps, self.recent, self.ended_at, history
 
     def state(self, now: int) -> str:
         """The session state that the next decision sees, canonical JSON."""
@@ -84,7 +83,7 @@ class OpenSessions:
             self._create(new, settings)
         self._restore_slots()
         self._with_new_user: list[tuple[OpenSession, str]] = []
-        self._ended: list[sessions.Visit] = []
+        self._ended: list[Row] = []
         self._moved: dict[int, OpenSession] = {}
 
     def _read(self, keys: Iterable[str]) -> dict[str, OpenSession]:

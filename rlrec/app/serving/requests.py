@@ -82,7 +82,8 @@ class SharedDistribution(ServingVersion):
         return self.serving.trained is not None
 
 
-class PlannedRequest(NamedTuple):
+@dataclass(slots=True, eq=False)
+class PlannedRequest:
     """A request with its distribution. context: canonical JSON; digest: None without a request id."""
 
     request: Request
