@@ -156,7 +156,9 @@ def test_an_audience_that_tires_is_flagged_and_one_without_memory_is_not(
     run_sqlite: Run, audience: str, steps: list[str], flagged: bool
 ) -> None:
     run_sqlite("policy", "create", "u", "--kind", "uniform")
-    played = run_sqlite("simulate", audience, "--policy", "u", "--sessions", "1000", "--seed", "1", *steps, "--json")
+    played = run_sqlite(
+        "simulate", audience, "--policy", "u", "--sessions", "1000", "--group", "500", "--seed", "1", *steps, "--json"
+    )
     now = ("--now", played.json["ended_at"])
     run_sqlite(*now, "policy", "create", "ts", "--kind", "thompson", "--from-log", "policy=u")
     rows = run_sqlite(*now, "evaluate", "ts", "--estimator", "snips,dr", "--json").json
