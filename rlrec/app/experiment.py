@@ -13,10 +13,11 @@ from rlrec.app.learning import belief_versions
 from rlrec.arrays import finite_or_none
 from rlrec.errors import Conflict, InputError
 from rlrec.records import Reward, Version
-from rlrec.store import Store, Unit, experiments, policies, settings
+from rlrec.store import Store, Unit, experiments, policies, routes, settings
 from rlrec.store.experiments import Experiment
+from rlrec.store.routes import RouteChange
 from rlrec.store.team_drafts import TEAMS
-from rlrec.store.unit import StoredRows, damaged
+from rlrec.store.unit import StoredRows, damaged, parse
 from rlrec.times import written
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Request:
     by: str = "user"
     holdout: float | None = None  # share of all units that a uniform policy serves
     interleave: Sequence[str] = ()  # two versions that fill each slate in turns, in place of variants
+    route: str | None = None  # that it is the ramp of
 
     def definition(self) -> str:
         """The options in canonical form. Order counts: the others are compared with the first variant."""
@@ -49,7 +51,8 @@ class Request:
             return canonical.text({"unit": self.by, interleaved.OPTION: list(self.interleave)})
         listed = [[variant.label, variant.policy, variant.weight] for variant in self.variants]
         uniform = {} if self.holdout is None else {holdout.LABEL: self.holdout}
-        return canonical.text({"unit": self.by, "variants": listed, **uniform})
+        of_route = {} if self.route is None else {"route": self.route}
+        return canonical.text({"unit": self.by, "variants": listed, **uniform, **of_route})
 
 
 # The version that a variant serves, and its share of the units.
@@ -61,7 +64,7 @@ VariantRow = TypedDict("VariantRow", {
 ExperimentSummary = TypedDict("ExperimentSummary", {
     "experiment": str, "status": str, "unit": str, "variants": list[VariantRow], "created_at": str,
     "stopped_at": str | None, "created": NotRequired[bool], "already_stopped": NotRequired[bool],
-    "interleave": NotRequired[list[str]],
+    "interleave": NotRequired[list[str]], "route": NotRequired[str], "promoted": NotRequired[str],
 })  # fmt: skip
 
 
@@ -74,7 +77,7 @@ Comparison = TypedDict("Comparison", {
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Fork:
+class Fork:
     """The version that a variant starts from, and its sums then."""
 
     variant: VariantSpec
@@ -94,29 +97,35 @@ def create(store: Store, request: Request) -> ExperimentSummary:
         stored = experiments.by_name(unit, [request.name]).get(request.name)
         if stored is not None:
             return _existing(unit, stored, request)
-        forks = [_fork(unit, variant) for variant in request.variants]
+        forks = [fork(unit, variant) for variant in request.variants]
         drafted = interleaved.versions(unit, request.interleave) if request.interleave else []
 
     def work(unit: Unit) -> ExperimentSummary:
-        salt = sha256(f"{settings.get(unit).salt}/experiment/{request.name}".encode()).hexdigest()[:32]
-        experiment_id = experiments.add(
-            unit, name=request.name, by=request.by, salt=salt, definition=request.definition()
-        )
-        if experiment_id is None:
+        if start(unit, request, forks, drafted) is None:
             return _existing(unit, experiments.by_name(unit, [request.name])[request.name], request)
-        variants = [(fork.variant.label, _add_policy(unit, request.name, fork), fork.variant.weight) for fork in forks]
-        if request.holdout is not None:
-            weight = holdout.weight(request.holdout, [variant.weight for variant in request.variants])
-            policy_id = holdout.add_policy(unit, request.name, forks[0].source.reward)
-            variants.append((holdout.LABEL, policy_id, weight))
-        if drafted:
-            variants.append((interleaved.LABEL, interleaved.add_policy(unit, request.name, drafted), 1.0))
-        for label, policy_id, weight in variants:
-            experiments.add_variant(unit, experiment_id=experiment_id, label=label, policy_id=policy_id, weight=weight)
         settings.add_run(unit, "experiment create", {"name": request.name, "definition": request.definition()})
         return {**_summary(unit, experiments.by_name(unit, [request.name])[request.name]), "created": True}
 
     return store.write(work, repeatable=True)
+
+
+def start(unit: Unit, request: Request, forks: Sequence[Fork], drafted: Sequence[Version] = ()) -> int | None:
+    """The id of a new experiment; None where its name is taken. forks: of its variants, in their order; drafted: the
+    two versions of an interleaved one."""
+    salt = sha256(f"{settings.get(unit).salt}/experiment/{request.name}".encode()).hexdigest()[:32]
+    experiment_id = experiments.add(unit, name=request.name, by=request.by, salt=salt, definition=request.definition())
+    if experiment_id is None:
+        return None
+    variants = [(fork.variant.label, _add_policy(unit, request.name, fork), fork.variant.weight) for fork in forks]
+    if request.holdout is not None:
+        weight = holdout.weight(request.holdout, [variant.weight for variant in request.variants])
+        policy_id = holdout.add_policy(unit, request.name, forks[0].source.reward)
+        variants.append((holdout.LABEL, policy_id, weight))
+    if drafted:
+        variants.append((interleaved.LABEL, interleaved.add_policy(unit, request.name, drafted), 1.0))
+    for label, policy_id, weight in variants:
+        experiments.add_variant(unit, experiment_id=experiment_id, label=label, policy_id=policy_id, weight=weight)
+    return experiment_id
 
 
 def _check(request: Request) -> None:
@@ -149,7 +158,7 @@ def _existing(unit: Unit, stored: Experiment, request: Request) -> ExperimentSum
     return {**_summary(unit, stored), "created": False}
 
 
-def _fork(unit: Unit, variant: VariantSpec) -> _Fork:
+def fork(unit: Unit, variant: VariantSpec) -> Fork:
     from rlrec import policy as kinds
 
     source, head = lookup.version(unit, variant.policy)
@@ -166,15 +175,15 @@ def _fork(unit: Unit, variant: VariantSpec) -> _Fork:
         raise InputError(f"version {source.number} of {name} is retired", hint="choose another version")
     sums, last_id = belief_versions.fork(unit, source)
     ordinal = head.ordinal if source.learning else source.ordinal
-    return _Fork(variant=variant, source=source, sums=sums, last_id=last_id, ordinal=ordinal)
+    return Fork(variant=variant, source=source, sums=sums, last_id=last_id, ordinal=ordinal)
 
 
-def _add_policy(unit: Unit, experiment: str, fork: _Fork) -> int:
+def _add_policy(unit: Unit, experiment: str, fork: Fork) -> int:
     """Id of the new policy of a variant, with one version: a copy of the version it starts from."""
     source = fork.source
     policy_id = policies.add_policy(
-        unit, name=f"{source.policy.name}@{experiment}/{fork.variant.label}", kind=source.policy.kind,
-        params=source.policy.params, base_id=source.policy.id,
+        unit, name=f"{source.policy.display_name}@{experiment}/{fork.variant.label}", kind=source.policy.kind,
+        params=source.policy.params, base_id=source.policy.base_id or source.policy.id,
         definition=canonical.text({"experiment": experiment, "variant": fork.variant.label}),
     )  # fmt: skip
     learns_at_once = not source.learning or source.reward.learn == "served"
@@ -194,17 +203,64 @@ def listing(store: Store) -> list[ExperimentSummary]:
         return [_summary(unit, experiment) for experiment in experiments.every(unit)]
 
 
-def stop(store: Store, name: str) -> ExperimentSummary:
-    """Stop serving from this experiment. Stopping it twice changes nothing; its log stays."""
+def stop(store: Store, name: str, *, promote: str | None = None) -> ExperimentSummary:
+    """Stop serving from this experiment. Stopping it twice changes nothing; its log stays. The route of a ramp goes on
+    with what it served before, or with the variant that is promoted."""
 
     def work(unit: Unit) -> ExperimentSummary:
-        experiment = lookup.experiment(unit, name)
+        experiment, route = lookup.experiment(unit, name), None
+        if (of_ramp := parse(experiment.definition, f"definition of experiment {name}").get("route")) is not None:
+            route = lookup.route(unit, of_ramp, lock=True)
+        more = "" if promote is None else f" --promote {promote}"
+        command = f"experiment stop {name}{more}"
+        goal = None if promote is None else _promoted(unit, experiment, route, promote, command=command)
         if experiments.stop(unit, experiment.id):
-            settings.add_run(unit, "experiment stop", {"name": name})
+            settings.add_run(unit, "experiment stop", {"name": name, "promote": promote})
+            if route is not None and route.experiment == name:
+                policy_id, version_id = (route.policy_id, route.version_id) if goal is None else goal
+                routes.change(unit, route.route_id, policy_id=policy_id, version_id=version_id, command=command)
         stopped = _summary(unit, lookup.experiment(unit, name))
+        if route is not None:
+            stopped["route"] = route.route
+        if promote is not None:
+            stopped["promoted"] = promote
         return {**stopped, "already_stopped": experiment.status == "stopped"}
 
-    return store.write(work, repeatable=True)
+    stopped = store.write(work, repeatable=True)
+    learned = [row["variant"] for row in stopped["variants"] if row["learns"]]
+    if "route" in stopped and promote is None and learned and not stopped["already_stopped"]:
+        store.notice(
+            f"route {stopped['route']} serves what it served before {name}; what {' and '.join(learned)} learned since "
+            "is in the policies of the variants, where --promote LABEL would have kept it"
+        )
+    return stopped
+
+
+def _promoted(
+    unit: Unit, experiment: Experiment, route: RouteChange | None, label: str, *, command: str
+) -> tuple[int, int | None]:
+    """The ids of the policy and the version that a route is to serve: the variant's own belief where it has learned,
+    else the version that it is a copy of. Raises InputError where there is none."""
+    if route is None:
+        hint = "`rlrec route set ROUTE --to POLICY --share 5%` starts one"
+        raise InputError(f"experiment {experiment.name} is not the ramp of a route", hint=hint)
+    variant = next((variant for variant in experiment.variants if variant.label == label), None)
+    if variant is None:
+        labels = [variant.label for variant in experiment.variants]
+        where = f" in experiment {experiment.name}"
+        raise lookup.unknown("variant", label, labels, where=where, hint=f"one of {', '.join(labels)}")
+    if experiment.status == "stopped" and route.command != command:
+        hint = f"`rlrec route set {route.route} --to {variant.policy}` serves what it learned"
+        raise InputError(f"experiment {experiment.name} is stopped already", hint=hint)
+    version = _versions(unit, experiment)[variant.id]
+    return (variant.policy_id, None) if version.learning else _source(unit, version)
+
+
+def _source(unit: Unit, version: Version) -> tuple[int, int]:
+    """The ids of the policy and the version that a frozen variant is a copy of."""
+    assert version.parent_id is not None
+    source = policies.by_id(unit, [version.parent_id])[version.parent_id]
+    return source.policy.id, source.id
 
 
 def _summary(unit: Unit, experiment: Experiment) -> ExperimentSummary:

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from typing import Any, NotRequired, TypedDict
 
 from rlrec import policy as kinds
+from rlrec.app import experiment
 from rlrec.app.inputs import lookup
 from rlrec.app.learning.belief_versions import is_complete
-from rlrec.errors import CheckFailed, Conflict, InputError
+from rlrec.errors import CheckFailed, Conflict, InputError, StoreBusy
 from rlrec.records import Head, Version
-from rlrec.store import Store, Unit, policies, routes, settings
+from rlrec.store import Store, Unit, experiments, policies, routes, settings
 from rlrec.store.routes import RouteChange
 from rlrec.store.unit import parse
 from rlrec.times import written
+
+NAME_LENGTH = 52  # of a route, in the name of its ramp: the name of an experiment has 64 at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +26,13 @@ class Request:
 
     name: str
     to: str
+    share: float | None = None  # of the route's users, for a ramp
+
+    @property
+    def command(self) -> str:
+        """The command of `route set` with these options."""
+        share = "" if self.share is None else f" --share {100 * self.share:.12g}%"
+        return f"route set {self.name} --to {self.to}{share}"
 
 
 # What a route serves. version: the number that serves now; live: whether it is the policy's live one, which the route
@@ -85,19 +95,57 @@ def _change(unit: Unit, route_id: int, version: Version, reference: str, *, comm
 
 
 def set_route(store: Store, request: Request) -> RouteSummary:
-    """Let a route serve something else. What it serves already changes nothing."""
+    """Let a route serve something else, or with a share begin a ramp. What it serves already changes nothing. Raises
+    StoreBusy where others change the route meanwhile."""
+    with store.read() as unit:
+        before = lookup.route(unit, request.name)
+        _refuse_ramp(before)
+        servable(unit, request.to)
+        ramp = None if request.share is None else _ramp(unit, before, request)
+        forks = [] if ramp is None else [experiment.fork(unit, variant) for variant in ramp.variants]
 
     def work(unit: Unit) -> RouteSummary:
-        before = lookup.route(unit, request.name, lock=True)
-        _refuse_ramp(before)
+        now = lookup.route(unit, request.name, lock=True)
+        _refuse_ramp(now)
+        if ramp is not None and now.id != before.id:
+            raise StoreBusy(f"route {request.name} was changed meanwhile", hint="look at it, and try again")
         version, _ = servable(unit, request.to)
-        changed = before.reference != request.to
-        if changed:
-            command = f"route set {request.name} --to {request.to}"
-            _change(unit, before.route_id, version, request.to, command=command)
+        changed = ramp is not None or now.reference != request.to
+        if ramp is not None:
+            _start(unit, before, ramp, forks, command=request.command)
+        elif changed:
+            _change(unit, now.route_id, version, request.to, command=request.command)
         return {**summary(unit, lookup.route(unit, request.name)), "set": True, "changed": changed}
 
-    return store.write(work, repeatable=True)
+    return store.write(work)
+
+
+def _ramp(unit: Unit, before: RouteChange, request: Request) -> experiment.Request:
+    """The experiment by which a share of a route's users gets something else."""
+    assert request.share is not None
+    if not 0 < request.share < 1:
+        hint = "it lies between 0 and 100 %: write 5% or 0.05"
+        raise InputError(f"the share is {100 * request.share:.12g} %", hint=hint)
+    number, names = routes.count_ramps(unit, before.route_id) + 1, {each.name for each in experiments.every(unit)}
+    while (name := f"{before.route[:NAME_LENGTH]}-ramp-{number}") in names:
+        number += 1
+    specs = (("current", before.reference, 1 - request.share), ("candidate", request.to, request.share))
+    variants = [experiment.VariantSpec(label=label, policy=policy, weight=weight) for label, policy, weight in specs]
+    return experiment.Request(name=name, variants=variants, route=before.route)
+
+
+def _start(
+    unit: Unit, before: RouteChange, ramp: experiment.Request, forks: Sequence[experiment.Fork], *, command: str
+) -> None:
+    """Start a ramp, which the route leads to while it runs."""
+    experiment_id = experiment.start(unit, ramp, forks)
+    if experiment_id is None:
+        raise StoreBusy(f"experiment {ramp.name} was created meanwhile", hint="a retry is safe")
+    routes.change(
+        unit, before.route_id, policy_id=before.policy_id, version_id=before.version_id, command=command,
+        experiment_id=experiment_id,
+    )  # fmt: skip
+    settings.add_run(unit, command, {"experiment": ramp.name})
 
 
 def _refuse_ramp(before: RouteChange) -> None:
@@ -115,6 +163,8 @@ def rollback(store: Store, name: str) -> RouteSummary:
         before = _before(routes.history(unit, newest.route_id))
         if before is None:
             raise CheckFailed(f"route {name} has no change to roll back")
+        if newest.running and newest.experiment_id is not None:
+            experiments.stop(unit, newest.experiment_id)
         version, _ = lookup.version(unit, before.reference)
         if version.status == "retired":
             hint = f"`rlrec route set {name} --to POLICY` chooses another"

@@ -177,13 +177,20 @@ def _holdout(row: dict[str, Any]) -> str:
 
 @experiment.command("stop")
 @click.argument("name", type=NAME)
+@click.option(
+    "--promote", type=NAME, metavar="LABEL", help="Variant that the route serves from now on, where this is its ramp."
+)
 @stored
-@examples("rlrec experiment stop ab")
-def stop(store: Store, show: Show, name: str) -> None:
-    """Stop serving from an experiment; its log stays."""
+@examples("rlrec experiment stop ab", "rlrec experiment stop front-ramp-1 --promote candidate")
+def stop(store: Store, show: Show, name: str, promote: str | None) -> None:
+    """Stop serving from an experiment; its log stays.
+
+    The route of a ramp serves again what it served before, or what is promoted: the variant with the belief that it has
+    learned.
+    """
     from rlrec.app import experiment as use_case
 
-    show(use_case.stop(store, name))
+    show(use_case.stop(store, name, promote=promote))
 
 
 @experiment.command("list")

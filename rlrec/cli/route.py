@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rlrec.cli.experiment import SHARE
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import CommandGroup, Store, stored
 from rlrec.cli.values import NAME
@@ -49,13 +50,23 @@ def create(store: Store, show: Show, **request: Any) -> None:
 @route.command("set")
 @click.argument("name", type=NAME)
 @to_option
+@click.option(
+    "--share", type=SHARE, metavar="SHARE",
+    help="Begin a ramp: an experiment on this share of the route's users, 5% or 0.05.",
+)  # fmt: skip
 @stored
 def set_(store: Store, show: Show, **request: Any) -> None:
     """Lead a route to another policy or version, from the next decision on.
 
+    With --share it goes on serving what it does, and an experiment gives the other policy to a share of its users
+    (sessions without a user are split by session): variants `current` and `candidate`, each with a copy of its belief
+    that learns from its own decisions. `rlrec experiment show` compares them; `rlrec experiment stop NAME --promote
+    candidate` ends it, and the route serves the belief that this variant has learned. Callers never notice.
+
     \b
-    Example:
+    Examples:
       rlrec route set front --to home@2
+      rlrec route set front --to home@2 --share 5%
     """
     from rlrec.app import route as use_case
 
@@ -107,7 +118,7 @@ def list_(store: Store, show: Show) -> None:
 @click.argument("name", type=NAME)
 @stored
 def rollback(store: Store, show: Show, name: str) -> None:
-    """Serve again what the route served before its last change; once more goes back one more.
+    """Serve again what the route served before its last change; once more goes back one more. A ramp ends with it.
 
     \b
     Example:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import random
+import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from multiprocessing.connection import Connection
@@ -180,3 +181,61 @@ def pipes(db: str, prefix: str, pipe: Connection) -> None:
             shown, _ = stream.group([Request(policy="home", session=f"s{i % 3}", size=2, request_id=key), told])
             pipe.send(("decision", key, shown["decision_id"]))
             pipe.send(("event", key, shown["decision_id"]))
+
+
+def calls_route(store: Store, one: tuple[int, int]) -> list[Any]:
+    """Ask a route, alone and in groups of a stream, until so many of its ramps have ended: all answers."""
+    from rlrec.app.pipe import Pipe, Request
+    from rlrec.store import experiments
+
+    number, rounds = one
+    stream, answers, ended = Pipe(store), list[Any](), 0
+    while ended < rounds:
+        with store.read() as unit:
+            ended = sum(experiment.status == "stopped" for experiment in experiments.every(unit))
+        i = len(answers)
+        user = f"u{number}-{i}" if i % 8 else None
+        answers.append(ask(store, "front", f"s{number}-{i}", user=user))
+        answers += stream.group([Request(policy="front", session=f"g{number}-{i}-{j}") for j in range(3)])
+    return answers
+
+
+def ramps_route(store: Store, rounds: int) -> list[Any]:
+    """Begin ramps, and end them in every way there is, once they have served."""
+    from rlrec.app import experiment, route
+    from rlrec.app.inputs import lookup
+    from rlrec.store import experiments
+
+    def serves(name: str) -> bool:
+        with store.read() as unit:
+            return sum(experiments.count_units(unit, lookup.experiment(unit, name).id).values()) > 5
+
+    for number in range(rounds):
+        started = route.set_route(store, route.Request(name="front", to="other", share=0.5))
+        name = str(started["experiment"])
+        while not serves(name):
+            time.sleep(0.02)
+        if number % 3 == 2:
+            route.rollback(store, "front")
+        else:
+            experiment.stop(store, name, promote="candidate" if number % 3 else None)
+        route.set_route(store, route.Request(name="front", to="home"))
+    return []
+
+
+def names_route(store: Store, one: tuple[int, int]) -> list[str]:
+    """Give names to policies or to routes, which others do at the same time: those that it got."""
+    from rlrec.app import policy, route
+
+    number, count = one
+    won = []
+    for name in (f"name{i}" for i in range(count)):
+        try:
+            if number % 2:
+                policy.create(store, policy.Request(name=name, kind="uniform"))
+            else:
+                route.create(store, route.Request(name=name, to="home"))
+            won.append(name)
+        except Conflict:
+            pass
+    return won

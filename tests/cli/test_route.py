@@ -180,3 +180,120 @@ def test_a_retired_version_is_not_served(ready_sqlite: Run) -> None:
     ready_sqlite("policy", "retire", "ts@1")
     assert ready_sqlite("route", "set", "home", "--to", "ts@1").exit_code == 2
     assert ready_sqlite("route", "rollback", "home").exit_code == 3
+
+
+# -- ramps --
+
+LATER = "2099-01-01T00:00:00Z"
+
+
+def ramp(run: Run, *words: Any) -> Any:
+    return run("route", "set", "home", "--to", "u", "--share", "25%", *words, "--json")
+
+
+def variants(run: Run, sessions: int, *words: Any) -> list[Any]:
+    return [recommend(run, f"n{number}", *words)["variant"] for number in range(sessions)]
+
+
+def test_a_ramp_splits_the_users_of_the_route(ready: Run) -> None:
+    started = ramp(ready).json
+    assert (started["experiment"], started["policy"], started["set"]) == ("home-ramp-1", "ts", True)
+    answers = [recommend(ready, f"s{n}", "--user", f"u{n % 20}") for n in range(40)]
+    by_user = {(answer["user"], answer["variant"], answer["policy"]) for answer in answers}
+    assert len(by_user) == 20
+    assert {row[1:] for row in by_user} == {("current", "ts"), ("candidate", "u")}
+    shown = ready("experiment", "list", "--json").json[0]["variants"]
+    assert [(row["variant"], row["weight"]) for row in shown] == [("current", 0.75), ("candidate", 0.25)]
+
+
+def test_sessions_without_a_user_are_split_by_session(ready: Run) -> None:
+    ramp(ready)
+    labels = variants(ready, 20)
+    assert labels == variants(ready, 20)
+    assert {*labels} == {"current", "candidate"}
+    assert ready("doctor", "--json").json["findings"] == []
+
+
+def test_in_one_group_a_session_that_gets_a_user_late_is_two_units(ready: Run) -> None:
+    ramp(ready)
+    lines = [{"policy": "home", "session": f"s{n}", "user": user} for n in range(20) for user in (None, f"u{n}")]
+    stdin = "\n".join(json.dumps({key: value for key, value in line.items() if value}) for line in lines)
+    assert ready("recommend", "--input", "-", stdin=stdin).exit_code == 0
+    assert ready("doctor", "--json").json["findings"] == []
+
+
+def test_callers_of_a_stopped_ramp_are_served_what_the_route_was_set_to(ready: Run) -> None:
+    ramp(ready)
+    variants(ready, 5)
+    stopped = ready("experiment", "stop", "home-ramp-1", "--json")
+    assert (stopped.exit_code, stopped.json["route"]) == (0, "home")
+    assert "--promote LABEL" in stopped.stderr
+    assert served(ready) == ("ts", 1)
+    assert {row["experiment"] for row in show(ready)["history"]} == {None, "home-ramp-1"}
+    assert show(ready)["experiment"] is None
+
+
+def test_a_promoted_variant_serves_with_the_belief_that_it_learned(ready: Run) -> None:
+    ready("route", "set", "home", "--to", "u")
+    ready("route", "set", "home", "--to", "ts", "--share", "50%")
+    learned = sum(label == "candidate" for label in variants(ready, 12))
+    promoted = ready("experiment", "stop", "home-ramp-1", "--promote", "candidate", "--json").json
+    assert (promoted["promoted"], show(ready)["reference"]) == ("candidate", "ts@home-ramp-1/candidate")
+    assert served(ready) == ("ts", 1)
+    assert sum(row["pulls"] for row in belief(ready, "ts@home-ramp-1/candidate")) == learned + 1 > 1
+    assert ready("experiment", "stop", "home-ramp-1", "--promote", "candidate", "--json").json["already_stopped"]
+
+
+def belief(run: Run, reference: str) -> Any:
+    return run("policy", "show", reference, "--json").json["arms"]
+
+
+def test_a_promoted_frozen_version_is_the_version_itself(ready: Run) -> None:
+    ready("route", "set", "home", "--to", "ts@2", "--share", "0.5")
+    ready("experiment", "stop", "home-ramp-1", "--promote", "candidate")
+    assert show(ready)["reference"] == "ts@2"
+
+
+def test_a_ramp_after_a_ramp_keeps_the_name_of_its_policy(ready: Run) -> None:
+    ramp(ready)
+    ready("experiment", "stop", "home-ramp-1", "--promote", "current")
+    ramp(ready)
+    assert {recommend(ready, f"n{n}")["policy"] for n in range(12)} == {"ts", "u"}
+    ready("experiment", "stop", "home-ramp-2", "--promote", "current")
+    assert show(ready)["reference"] == "ts@home-ramp-2/current"
+    assert ready("doctor").exit_code == 0
+
+
+def test_a_rollback_ends_a_ramp_and_undoes_a_promotion(ready: Run) -> None:
+    ramp(ready)
+    assert ready("route", "rollback", "home", "--json").json["reference"] == "ts"
+    assert ready("experiment", "list", "--json").json[0]["status"] == "stopped"
+    ramp(ready)
+    ready("experiment", "stop", "home-ramp-2", "--promote", "candidate")
+    assert served(ready)[0] == "u"
+    assert ready("route", "rollback", "home", "--json").json["reference"] == "ts"
+    assert ready("route", "rollback", "home").exit_code == 3
+
+
+@pytest.mark.parametrize("share", ["0", "100%", "5", "-5%", "120%", "x"])
+def test_a_share_outside_of_its_range_is_refused(ready_sqlite: Run, share: str) -> None:
+    done = ready_sqlite("route", "set", "home", "--to", "u", f"--share={share}")
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+    assert "5% or 0.05" in done.stderr or "1% or 0.01" in done.stderr
+
+
+def test_while_a_ramp_runs_the_route_is_set_by_its_end_alone(ready_sqlite: Run) -> None:
+    ramp(ready_sqlite)
+    refused = ready_sqlite("route", "set", "home", "--to", "u")
+    assert (refused.exit_code, "experiment stop home-ramp-1" in refused.stderr) == (2, True)
+
+
+def test_promotion_needs_a_ramp_and_one_of_its_labels(ready_sqlite: Run) -> None:
+    ready_sqlite("experiment", "create", "ab", "--variant", "a=ts", "--variant", "b=u")
+    assert "not the ramp" in ready_sqlite("experiment", "stop", "ab", "--promote", "a").stderr
+    ramp(ready_sqlite)
+    assert "did you mean" in ready_sqlite("experiment", "stop", "home-ramp-1", "--promote", "candidat").stderr
+    ready_sqlite("experiment", "stop", "home-ramp-1")
+    late = ready_sqlite("experiment", "stop", "home-ramp-1", "--promote", "current")
+    assert (late.exit_code, "ts@home-ramp-1/current" in late.stderr) == (2, True)
+    assert ready_sqlite("route", "set", "home", "--to", "ts@home-ramp-1/current").exit_code == 0
