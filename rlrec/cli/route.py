@@ -8,7 +8,7 @@ import click
 
 from rlrec.cli.experiment import SHARE
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import CommandGroup, Store, stored
+from rlrec.cli.shared import CommandGroup, Store, examples, stored
 from rlrec.cli.values import NAME
 
 if TYPE_CHECKING:
@@ -35,13 +35,9 @@ def route() -> None:
 @click.argument("name", type=NAME)
 @to_option
 @stored
+@examples("rlrec route create front --to home")
 def create(store: Store, show: Show, **request: Any) -> None:
-    """Create a route. Routes and policies share one namespace.
-
-    \b
-    Example:
-      rlrec route create front --to home
-    """
+    """Create a route. Routes and policies share one namespace."""
     from rlrec.app import route as use_case
 
     show(use_case.create(store, use_case.Request(**request)))
@@ -55,6 +51,7 @@ def create(store: Store, show: Show, **request: Any) -> None:
     help="Begin a ramp: an experiment on this share of the route's users, 5% or 0.05.",
 )  # fmt: skip
 @stored
+@examples("rlrec route set front --to home@2", "rlrec route set front --to home@2 --share 5%")
 def set_(store: Store, show: Show, **request: Any) -> None:
     """Lead a route to another policy or version, from the next decision on.
 
@@ -62,11 +59,6 @@ def set_(store: Store, show: Show, **request: Any) -> None:
     (sessions without a user are split by session): variants `current` and `candidate`, each with a copy of its belief
     that learns from its own decisions. `rlrec experiment show` compares them; `rlrec experiment stop NAME --promote
     candidate` ends it, and the route serves the belief that this variant has learned. Callers never notice.
-
-    \b
-    Examples:
-      rlrec route set front --to home@2
-      rlrec route set front --to home@2 --share 5%
     """
     from rlrec.app import route as use_case
 
@@ -76,13 +68,9 @@ def set_(store: Store, show: Show, **request: Any) -> None:
 @route.command("show")
 @click.argument("name", type=NAME)
 @stored
+@examples("rlrec route show front")
 def show_(store: Store, show: Show, name: str) -> None:
-    """Show what a route serves, since when and why, and what it served before, newest first.
-
-    \b
-    Example:
-      rlrec route show front
-    """
+    """Show what a route serves, since when and why, and what it served before, newest first."""
     from rlrec.app import route as use_case
 
     result = use_case.show(store, name)
@@ -102,13 +90,9 @@ def _view(result: RouteSummary) -> View:
 
 @route.command("list")
 @stored
+@examples("rlrec route list")
 def list_(store: Store, show: Show) -> None:
-    """List routes with what they serve.
-
-    \b
-    Example:
-      rlrec route list
-    """
+    """List routes with what they serve."""
     from rlrec.app import route as use_case
 
     show(use_case.listing(store), columns=COLUMNS)
@@ -117,13 +101,9 @@ def list_(store: Store, show: Show) -> None:
 @route.command()
 @click.argument("name", type=NAME)
 @stored
+@examples("rlrec route rollback front")
 def rollback(store: Store, show: Show, name: str) -> None:
-    """Serve again what the route served before its last change; once more goes back one more. A ramp ends with it.
-
-    \b
-    Example:
-      rlrec route rollback front
-    """
+    """Serve again what the route served before its last change; once more goes back one more. A ramp ends with it."""
     from rlrec.app import route as use_case
 
     show(use_case.rollback(store, name))
