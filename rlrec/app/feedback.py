@@ -55,6 +55,7 @@ class Summary(Sums):
 
 
 Group = Sequence[Line | InputError]
+LineContent = tuple[int, int | None, Mapping[str, float], bool | None, int | None]  # decision, position, ..., at
 Outcome = Result | InputError
 Stored = bool | InputError  # whether a line was stored (else it is a duplicate), or why it was refused
 
@@ -171,7 +172,7 @@ class FeedbackTransaction:
         self.kinds = set(self.weighed)  # of events whose names are checked
         self.rewards = self._rewards() if answers else {}
         self.new: dict[int, tuple[FeedbackTarget, list[Row]]] = {}  # by decision: its first target, and its new events
-        self.new_keys: list[tuple[str, bytes, int | None, int]] = []
+        self.new_keys: dict[str, LineContent] = {}
         self.arms: dict[tuple[int, int], int] = {}  # of further slots
         self.censored: dict[tuple[int, int], bool] = {}
 
@@ -225,20 +226,20 @@ class FeedbackTransaction:
     def _add(self, line: Line, target: FeedbackTarget) -> Stored:
         """Check a line, and collect its events."""
         _, _, position, values, at, key, censor, number = line
-        decision_id, served_at = target.decision_id, target.at
-        if position is None and target.size == 1:
+        decision_id, policy_id, _, served_at, size, _, arm_id, last, _, _ = target
+        if position is None and size == 1:
             position = 1
         now = self.unit.now
         when = now if at is None else at
         try:
             if decision_id is None:
                 raise _unknown_decision(line)
-            if target.arm_id is None and position is not None:
+            if arm_id is None and position is not None:
                 shown = ", ".join(map(str, events.slates(self.unit, [decision_id])[decision_id]))
                 what = f"position {position} of decision {decision_id} was not shown"
                 raise InputError(what, hint=f"shown: {shown}", field="position")
-            if key is not None and (stored := self.keys.get(key)) is not None:
-                _compare(line, target, position, stored)
+            if key is not None and (key in self.new_keys or key in self.keys):
+                self._compare(line, target, position)
                 return False
             if not served_at <= when <= now or not (values or censor is not None):
                 raise _refused_time(line, decision_id, early=when < served_at)
@@ -253,9 +254,9 @@ class FeedbackTransaction:
         if collected is None:
             self.new[decision_id] = collected = target, []
         elif position is not None:
-            self.arms[decision_id, position] = target.arm_id
-        new, seq = collected[1], self.ledger.seq(target.policy_id)
-        count = (target.number or 0) + len(new)
+            self.arms[decision_id, position] = arm_id
+        new, seq = collected[1], self.ledger.seq(policy_id)
+        count = (last or 0) + len(new)
         for kind, value in values.items():
             count += 1
             new.append((decision_id, position, kind, float(value), when, now, seq, key, count))
@@ -266,9 +267,21 @@ class FeedbackTransaction:
         if key is None:
             self.unit.repeatable = False
         else:
-            self.keys[key] = content = FeedbackKey(line_digest(decision_id, position, values, censor), at, decision_id)
-            self.new_keys.append((key, *content))
+            self.new_keys[key] = decision_id, position, values, censor, at
         return True
+
+    def _compare(self, line: Line, target: FeedbackTarget, position: int | None) -> None:
+        """Raises Conflict where the key names another line, of the store or of this group."""
+        key = line.key or ""
+        stored = _stored_key(self.new_keys[key]) if key in self.new_keys else self.keys[key]
+        # An imported key cannot tell whether its line gave `at`: where the retry gives none, it is no difference.
+        at = stored.at if target.imported and line.at is None else line.at
+        # No stored line has a value that is not a number.
+        numbers = all(type(value) in (int, float) and isfinite(value) for value in line.events.values())
+        content = target.decision_id, position, line.events, line.censor, at
+        if not numbers or stored != _stored_key(content):
+            hint = "a key names one line for ever: use another"
+            raise Conflict(f"feedback key {key!r} is known with other content", hint=hint, field="key")
 
     def _censor(self, target: FeedbackTarget, event: Event) -> None:
         """Collect a censoring event of a slot, or of every slot of a page."""
@@ -300,22 +313,15 @@ class FeedbackTransaction:
         """Write events, keys and censored marks, and apply the events to the beliefs."""
         self.ledger.apply_events(self.new.values(), before=self.before, arms=self.arms)
         events.add(self.unit, [event for number in sorted(self.new) for event in self.new[number][1]])
-        events.add_keys(self.unit, self.new_keys)
+        events.add_keys(self.unit, [(key, *_stored_key(content)) for key, content in self.new_keys.items()])
         for flag in (True, False):
             marked = sorted(slot for slot, censored in self.censored.items() if censored is flag)
             decisions.censor(self.unit, marked, censored=flag)
 
 
-def _compare(line: Line, target: FeedbackTarget, position: int | None, stored: FeedbackKey) -> None:
-    """Raises Conflict where the key was stored with another line."""
-    # An imported key cannot tell whether its line gave `at`: where the retry gives none, it is no difference.
-    at = stored.at if target.imported and line.at is None else line.at
-    # No stored line has a value that is not a number.
-    numbers = all(type(value) in (int, float) and isfinite(value) for value in line.events.values())
-    content = line_digest(target.decision_id, position, line.events, line.censor), at, target.decision_id
-    if not numbers or stored != content:
-        hint = "a key names one line for ever: use another"
-        raise Conflict(f"feedback key {line.key!r} is known with other content", hint=hint, field="key")
+def _stored_key(content: LineContent) -> FeedbackKey:
+    decision_id, position, values, censor, at = content
+    return FeedbackKey(line_digest(decision_id, position, values, censor), at, decision_id)
 
 
 def _refused_time(line: Line, decision_id: int, *, early: bool) -> InputError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import click
@@ -94,8 +94,14 @@ def _groups(lines: Lines, line_class: Any) -> Iterator[list[Any]]:
     """Groups of lines as the use case takes them; the lines that do not decode are refused."""
     from msgspec.structs import astuple
 
+    new = partial(tuple.__new__, line_class)
     for group in lines.groups(line_type()):
-        yield [checked(line_class(*astuple(entry), number)) for number, entry in group]
+        yield [
+            new((*astuple(entry), number))
+            if entry.at is None and (entry.request_id is None or entry.decision_id is None)
+            else checked(new((*astuple(entry), number)))
+            for number, entry in group
+        ]
 
 
 def checked(line: Any) -> Any:

@@ -250,13 +250,12 @@ class Lines:
         from rlrec.cli.lines import decode_group
 
         for group in self.raw():
-            decoded = []
-            for (number, text), value in zip(group, decode_group(group, kind), strict=True):
+            values = decode_group(group, kind)
+            for (_, text), value in zip(group, values, strict=True):
                 if isinstance(value, InputError):
                     self.refusals.refuse(value, text)
-                else:
-                    decoded.append((number, value))
-            yield decoded
+            numbered = zip(group, values, strict=True)
+            yield [(number, value) for (number, _), value in numbered if not isinstance(value, InputError)]
 
     def refuse(self, error: InputError) -> None:
         """Refuse a line of the present group that decoded, but names what does not exist."""

@@ -103,6 +103,15 @@ class SlotFields:
         ]
 
 
+class EventScope(NamedTuple):
+    """Which events change the learning beliefs of a policy. safe_age: up to which one counts in all of them (-1 where
+    they may not hold its decision); weighed: the kinds that change any of them; fields: of slots, that matter."""
+
+    safe_age: float
+    weighed: Set[str]
+    fields: SlotFields
+
+
 class Ledger:
     """The policies of one transaction, locked in order; their learning beliefs; the changes of these.
 
@@ -117,7 +126,7 @@ class Ledger:
         self._locked = set[int]()
         self._settled = set[int]()
         self._seq: dict[int, int] = {}
-        self._scope: dict[int, tuple[float, Set[str]]] = {}
+        self._scope: dict[int, EventScope | None] = {}
         self.ordinal: dict[int, int] = {}  # how many decisions a policy that forgets has made
         self._fields: dict[int, SlotFields] = {}
         # by policy and version: how many slots changed their reward so, and what earlier ones add up to
@@ -181,21 +190,27 @@ class Ledger:
 
         before: the earlier events of each decision; arms: by decision and position, of slots beside their target's.
         Slots with equal keys and equal events have equal rewards: they are counted, and derived once."""
-        shown = self._propensities(changed)
+        scopes = {policy_id: self._find_scope(policy_id) for policy_id in {target[1] for target, _ in changed}}
+        needing = {policy_id for policy_id, scope in scopes.items() if scope and scope.fields.propensity}
+        wanted = {target.decision_id for target, _ in changed if target.policy_id in needing} if needing else ()
+        shown = decision_propensities(self.unit, wanted) if wanted else {}
         identical: list[tuple[int, SlotKey, EventValues, EventValues]] = []  # policy, slot, its events before, new ones
         for target, new in changed:
             decision_id, policy_id, _, served_at, _, imported, arm_id, number, ordinal, context_id = target
-            if imported or not self.learning[policy_id]:
+            scope = scopes[policy_id]
+            if imported or scope is None:
                 continue
-            safe_age, weighed = self._scope.get(policy_id) or self._find_scope(policy_id)
+            safe_age, weighed, fields = scope
             past = () if number is None else before.get(decision_id, ())
             timed = safe_age < inf and (past or any(row[4] - served_at > safe_age for row in new))
-            fields = self._fields[policy_id]  # which `_propensities` has filled
             if len(new) == 1 and not timed:  # most lines
-                _, position, kind, value, *_ = new[0]
+                _, position, kind, value, _, _, _, _, _ = new[0]
                 if position is not None and kind in weighed:
-                    chance = shown.get((decision_id, position), 0.0)
-                    key = fields.key(arm_id, ordinal, context_id, position, chance)
+                    if fields.arm_alone:
+                        key = fields.arm_key(arm_id)
+                    else:
+                        chance = shown.get((decision_id, position), 0.0)
+                        key = fields.key(arm_id, ordinal, context_id, position, chance)
                     old = _values(past, position, weighed) if past else ()
                     identical.append((policy_id, key, old, ((kind, value),)))
                 continue
@@ -216,15 +231,6 @@ class Ledger:
             for version, change in zip(self.learning[policy_id], changes(policy_id, old, values), strict=True):
                 self.replace(version, key, change, times=times)
 
-    def _propensities(self, changed: Iterable[tuple[FeedbackTarget, Sequence[Row]]]) -> dict[tuple[int, int], float]:
-        """The propensities of the slots of decisions whose policies need them."""
-        learning = {policy_id for target, _ in changed if self.learning[policy_id := target.policy_id]}
-        needing = {policy_id for policy_id in learning if self.fields(policy_id).propensity}
-        if not needing:
-            return {}
-        wanted = {target.decision_id for target, _ in changed if target.policy_id in needing}
-        return decision_propensities(self.unit, wanted)
-
     def _reward_changes(self, policy_id: int, old: EventValues, new: EventValues) -> list[RewardChange]:
         """The rewards of a slot by each learning belief of a policy, before and after events that are in time."""
         before, after = (
@@ -235,18 +241,18 @@ class Ledger:
             for version in self.learning[policy_id]
         ]
 
-    def _find_scope(self, policy_id: int) -> tuple[float, Set[str]]:
-        """The age up to which an event counts in every learning belief of a policy (-1 where they may not hold its
-        decision), and the kinds of events that change any of them."""
-        learning = self.learning[policy_id]
-        safe_age = min(
-            (version.reward.window_us for version in learning if version.reward.late == "ignore"), default=inf
-        )
-        if any(version.entered_to is not None or version.since for version in learning):
-            safe_age = -1
-        weighed = {CENSOR}.union(*(version.reward.weights for version in learning))
-        self._scope[policy_id] = safe_age, weighed
-        return safe_age, weighed
+    def _find_scope(self, policy_id: int) -> EventScope | None:
+        """The scope of events in the learning beliefs of a policy; None where it has none."""
+        if policy_id not in self._scope:
+            learning = self.learning[policy_id]
+            safe_age = min(
+                (version.reward.window_us for version in learning if version.reward.late == "ignore"), default=inf
+            )
+            if any(version.entered_to is not None or version.since for version in learning):
+                safe_age = -1
+            weighed = {CENSOR}.union(*(version.reward.weights for version in learning))
+            self._scope[policy_id] = EventScope(safe_age, weighed, self.fields(policy_id)) if learning else None
+        return self._scope[policy_id]
 
     def _apply_timed(
         self, target: FeedbackTarget, keys: Mapping[int, SlotKey], past: Iterable[Event], new: Iterable[Row]
