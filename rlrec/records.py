@@ -4,16 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
+K = TypeVar("K")
 CURVE = ("position", "examination")  # of the parameters: the name of a curve, and its values
 
 
 class Sums:
-    """Base of dataclasses of sums: two of them add up field by field."""
+    """Base of dataclasses of sums: two of them add up field by field; of mappings key by key, and a flag or a set holds
+    what either side has."""
 
     def __add__(self, other: Self) -> Self:
-        return type(self)(**{name: ours + getattr(other, name) for name, ours in vars(self).items()})
+        return type(self)(**{name: _add(ours, getattr(other, name)) for name, ours in vars(self).items()})
+
+
+def _add(left: Any, right: Any) -> Any:
+    if isinstance(left, Mapping):
+        return add_each(left, right)
+    return left | right if isinstance(left, bool | frozenset) else left + right
+
+
+def add_each(left: Mapping[K, Any], right: Mapping[K, Any]) -> dict[K, Any]:
+    """The sums of both sides, added key by key."""
+    return {**left, **{key: left[key] + sums if key in left else sums for key, sums in right.items()}}
 
 
 class Arm(NamedTuple):

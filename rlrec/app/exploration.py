@@ -11,7 +11,6 @@ from typing import TypedDict
 import numpy as np
 
 from rlrec.app.evaluation import log_rows
-from rlrec.app.evaluation.fold import add_each
 from rlrec.app.evaluation.log_reader import LogReader
 from rlrec.app.evaluation.log_rows import ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.logger_marginals import LoggerMarginals
@@ -25,6 +24,7 @@ from rlrec.ope.moments import Moments, moments
 from rlrec.ope.paired import Minus
 from rlrec.ope.weighting import Snips
 from rlrec.policy import TEAM_DRAFT
+from rlrec.records import Sums
 from rlrec.store import Store, Unit, bulk, policies
 from rlrec.store import reader as log
 from rlrec.times import DAY_US, written
@@ -71,7 +71,7 @@ class Result(TypedDict):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ExplorationSums:
+class ExplorationSums(Sums):
     """Sums over rows of the log; they add up.
 
     cost: of COLUMNS over clusters; days: the same by day. weights (targets, 4): of the weights w of a target, of their
@@ -88,14 +88,6 @@ class ExplorationSums:
     eligible: Array
     left_out: int
     waiting: int
-
-    def __add__(self, other: ExplorationSums) -> ExplorationSums:
-        return ExplorationSums(
-            cost=self.cost + other.cost, days=add_each(self.days, other.days), weights=self.weights + other.weights,
-            served=self.served + other.served, greedy=self.greedy + other.greedy,
-            eligible=self.eligible + other.eligible, left_out=self.left_out + other.left_out,
-            waiting=self.waiting + other.waiting,
-        )  # fmt: skip
 
 
 def exploration(store: Store, request: Request) -> Result:

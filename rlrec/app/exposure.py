@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
 import numpy as np
 
 from rlrec.app.evaluation import log_rows
-from rlrec.app.evaluation.fold import add_each
 from rlrec.app.evaluation.log_reader import LogReader
 from rlrec.app.evaluation.log_rows import LoggedBatch
 from rlrec.app.evaluation.request import EmptyLog, Evaluation
@@ -106,14 +105,11 @@ class ExposureSums(Sums):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ExposurePartial:
+class ExposurePartial(Sums):
     """Sums over a part of the log: by day (or all under None), and for the rates of arms."""
 
     days: Mapping[int | None, ExposureSums]
     rates: RateSums
-
-    def __add__(self, other: ExposurePartial) -> ExposurePartial:
-        return ExposurePartial(days=add_each(self.days, other.days), rates=self.rates + other.rates)
 
 
 def exposure(store: Store, request: Request) -> Result:

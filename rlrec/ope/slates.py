@@ -23,6 +23,7 @@ from rlrec.ope.intervals import Replicates
 from rlrec.ope.moments import ClusterSummary, Moments, moments
 from rlrec.ope.paired import Minus
 from rlrec.ope.visits import HEAVIEST, Course, VisitBatch
+from rlrec.records import Sums
 
 _PAGED = 0.1  # share of page events in an estimate from which on the ratios of whole slates tell of it
 _REFUTED = 3  # standard errors of the difference from an estimate that assumes less
@@ -165,7 +166,7 @@ class SlateEstimator(Estimator):
 
 
 @dataclass(frozen=True, eq=False)
-class SlatePartial:
+class SlatePartial(Sums):
     """Sums over slates: `partial(batch_1) + partial(batch_2)`. weights: diagnostics by the name of a weighing;
     of_slates: the same of the ratios of whole slates, as far as known; page_size: sum of |weighted page events|"""
 
@@ -173,13 +174,6 @@ class SlatePartial:
     weights: Mapping[str, Weights]
     of_slates: Mapping[str, Weights]
     page_size: float
-
-    def __add__(self, other: SlatePartial) -> SlatePartial:
-        weights, of_slates = (
-            {name: of_weighing + theirs[name] for name, of_weighing in ours.items()}
-            for ours, theirs in ((self.weights, other.weights), (self.of_slates, other.of_slates))
-        )
-        return SlatePartial(self.moments + other.moments, weights, of_slates, self.page_size + other.page_size)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from rlrec.arrays import Array, Flags, Index
 from rlrec.policy.floors import Floor, at_positions
 from rlrec.policy.gradient import OF_ARM, Gradient, Parameters, State, score_states
 from rlrec.policy.plackett_luce import remaining, softmax
+from rlrec.records import Sums
 
 CELLS = 1 << 19  # scores at a time: few enough to stay near the processor, and so many that each call is worth it
 HIGHEST = 700.0  # log of a weight that is cut to stay finite
@@ -63,7 +64,7 @@ class Objective:
 
 
 @dataclass(frozen=True, eq=False)
-class GradientSums:
+class GradientSums(Sums):
     """The sums of a batch: `sums(a) + sums(b)` are those of both batches.
 
     gradient: sums over decisions. n: decisions. mass, clipped: of |weight x gain x score|, and how much of it clipping
@@ -76,11 +77,6 @@ class GradientSums:
     clipped: float = 0.0
     square: float = 0.0
     raw_square: float = 0.0
-
-    def __add__(self, other: GradientSums) -> GradientSums:
-        figures = {field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(self)[1:]}
-        gradient = {name: values + other.gradient[name] for name, values in self.gradient.items()}
-        return GradientSums(gradient, **figures)
 
     @property
     def mean(self) -> Parameters:

@@ -24,10 +24,10 @@ from rlrec.app.log.ended_visits import UnusedVisits
 from rlrec.arrays import Flags, Ids
 from rlrec.ope import carry_over
 from rlrec.ope.carry_over import CarryOverSums
-from rlrec.ope.estimate import ANY_REWARD, Estimate, FinishOptions, Fold, Partial
+from rlrec.ope.estimate import ANY_REWARD, Estimate, FinishOptions, Fold
 from rlrec.ope.impressions import ImpressionFold
 from rlrec.policy.reward import bounds
-from rlrec.records import Reward
+from rlrec.records import Reward, Sums, add_each
 from rlrec.store.bulk import Columns
 from rlrec.store.reader import ABSENT
 
@@ -45,8 +45,6 @@ class Rows(Protocol):
     def take(self, rows: Flags, /) -> Self: ...
 
 
-S = TypeVar("S", bound=Partial)
-K = TypeVar("K")
 R = TypeVar("R", bound=Rows)
 M = TypeVar("M")
 
@@ -64,7 +62,7 @@ class RowCounts(UnusedVisits):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GroupPartial:
+class GroupPartial(Sums):
     """Sums of one target over the rows of one group.
 
     sums: of the estimators. learned: whether the target learned from one of these rows. no_state: rows that
@@ -75,15 +73,9 @@ class GroupPartial:
     no_state: int
     listed: bool
 
-    def __add__(self, other: GroupPartial) -> GroupPartial:
-        return GroupPartial(
-            sums=self.sums + other.sums, learned=self.learned or other.learned, no_state=self.no_state + other.no_state,
-            listed=self.listed or other.listed,
-        )  # fmt: skip
-
 
 @dataclass(frozen=True, kw_only=True)
-class LogPartial:
+class LogPartial(Sums):
     """Sums over a part of the log: they add up.
 
     groups: by number of the target and group. counts: by number of `Evaluation.shared`. names: fields that contexts
@@ -96,18 +88,6 @@ class LogPartial:
     users: bool = False
     inclusion: Inclusion = field(default_factory=Inclusion)
     carry_over: Mapping[int, CarryOverSums] = field(default_factory=dict)
-
-    def __add__(self, other: LogPartial) -> LogPartial:
-        return LogPartial(
-            groups=add_each(self.groups, other.groups), counts=add_each(self.counts, other.counts),
-            names=self.names | other.names, users=self.users or other.users,
-            inclusion=self.inclusion + other.inclusion, carry_over=add_each(self.carry_over, other.carry_over),
-        )  # fmt: skip
-
-
-def add_each(left: Mapping[K, S], right: Mapping[K, S]) -> dict[K, S]:
-    """The sums of both sides, added key by key."""
-    return {**left, **{key: left[key] + sums if key in left else sums for key, sums in right.items()}}
 
 
 class RowUnit(Protocol[R, M]):
