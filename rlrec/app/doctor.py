@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlrec.app.audit import beliefs, clock, dangling, propensities, requests, visit_histories
+from rlrec.app.audit import beliefs, clock, dangling, propensities, requests, returned_users, visit_histories
 from rlrec.app.audit.arm_counts import ArmCounts
 from rlrec.app.audit.examination import Examination
 from rlrec.app.audit.exploration import Entropy, Starving
@@ -30,6 +30,7 @@ CHECKS = {
     "shown": ("arms against their propensities", "shown"),
     "dangling": ("decisions and their events", "decisions"),
     "history": ("decisions against their visits", "decisions"),
+    "returns": ("visits of users who came back", "decisions"),
     "rounded": ("slots", "slots"),
     "reward-outage": ("policies", "policies"),
     "drift": ("policies", "policies"),
@@ -85,6 +86,8 @@ def _audit(store: Store, request: Request, findings: Findings) -> dict[str, int]
             dangling.check(unit, findings=findings)
         with findings.unreadable("history", "store"):
             visit_histories.check(unit, findings=findings)
+        with findings.unreadable("returns", "store"):
+            returned_users.check(unit, findings=findings)
         with findings.unreadable("beliefs", "store"):
             for policy in policies.all_policies(unit):
                 with findings.unreadable("beliefs", f"policy {policy.name}"):

@@ -7,10 +7,10 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rlrec.app.feedback import FeedbackGroup, FeedbackTransaction, Line
 from rlrec.app.learning.ledger import Ledger, ServedSlate, Unordered
 from rlrec.app.serving import assignment, decision_json, planned_requests
 from rlrec.app.serving.assignment import RampStopped
@@ -19,18 +19,17 @@ from rlrec.app.serving.decision_json import Answer
 from rlrec.app.serving.draws import DrawnSlate, draw, draw_stateful, signed
 from rlrec.app.serving.open_sessions import OpenSession, OpenSessions
 from rlrec.app.serving.requests import Duplicate, Planned, PlannedRequest, Request, SharedDistribution
+from rlrec.app.serving.returned_users import policies_of_last, returned
 from rlrec.app.serving.visit_history import HistoryReader
 from rlrec.errors import InputError, StoreBusy
 from rlrec.policy.forgetting import Forgetting
 from rlrec.records import StoredPolicy
 from rlrec.store import Store, Unit, arms, candidates, contents, decisions, policies, routes, settings, team_drafts
 from rlrec.store.engine import NotUnique
+from rlrec.store.returns import RETURN
 from rlrec.store.sessions import check_steps
 from rlrec.store.unit import Row
 from rlrec.times import written
-
-if TYPE_CHECKING:
-    from rlrec.app.feedback import FeedbackGroup
 
 __all__ = ["Answer", "Request", "recommend", "recommend_group"]
 
@@ -77,6 +76,8 @@ def recommend_group(
             interned = cache.look_up(unit, bodies, sets) and not (cache.unnamed and cache.active in sets)
             locked = {shared.version.policy.id for shared in distributions}
             locked |= set(also.policies(unit)) if also is not None else set()
+            if cache.weighs_returns:
+                locked |= policies_of_last(unit, [plan.request for plan in planned.values()])
             locked |= {policy.id for policy in policies.all_policies(unit)} if lock_all else set()
         if not interned:
             _intern(store, bodies, sets, cache)
@@ -147,17 +148,35 @@ def _decide(
     answers: dict[int, Answer | InputError] = dict(assignment.stopped(unit, planned))
     planned = {index: plan for index, plan in planned.items() if index not in answers}
     wanted = [(plan.request.session, plan.request.user) for plan in planned.values()]
-    sessions = OpenSessions(unit, settings.get(unit), wanted)
+    stored_settings = settings.get(unit)
+    sessions = OpenSessions(unit, stored_settings, wanted)
     unit.now = max(unit.now, decisions.newest(unit) or 0)  # others may have decided while we waited for the sessions
     if conflicts := _conflicts(sessions, planned):
         answers |= conflicts
         planned = {index: plan for index, plan in planned.items() if index not in conflicts}
     if planned:
         sessions.store_users()
-        answers |= _store(unit, ledger, planned, seed, cache, sessions)
+        if stored_settings.weighs_returns:
+            sessions.lock_users()
+        drawn = _store(unit, ledger, planned, seed, cache, sessions)
+        if stored_settings.weighs_returns:
+            _credit_returns(unit, ledger, drawn, sessions)
+        answers |= drawn
         assignment.store(unit, planned, sessions)
         sessions.store_visits()
     return answers
+
+
+def _credit_returns(unit: Unit, ledger: Ledger, drawn: Mapping[int, Answer], sessions: OpenSessions) -> None:
+    """Record an event `return` for the last decision of each user who comes back with one of these."""
+    events = returned(unit, sessions, drawn)
+    if not events:
+        return
+    ledger.require(events.values())
+    repeatable = unit.repeatable  # these events are stored again where the requests are, and only there
+    lines = [Line(decision_id=event.decision_id, events={RETURN: 1.0}, at=event.at) for event in events]
+    FeedbackTransaction(unit, ledger, lines, set()).store()
+    unit.repeatable = repeatable
 
 
 def _conflicts(sessions: OpenSessions, planned: Mapping[int, PlannedRequest]) -> dict[int, InputError]:

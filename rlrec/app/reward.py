@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from itertools import islice
 from math import nan
 from typing import TypedDict
 
+from rlrec.app.feedback import FeedbackTransaction, Line
+from rlrec.app.learning.ledger import Ledger
 from rlrec.errors import Conflict, InputError
 from rlrec.policy import reward as rewards
 from rlrec.records import Reward, Transform
-from rlrec.store import Store, Unit, policies
+from rlrec.store import Store, Unit, policies, returns
+from rlrec.store.returns import RETURN
 
 NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 CALL = re.compile(r"([A-Za-z_]\w*)\s*\((.*)\)", re.ASCII)
 COMMA = re.compile(r",(?![^()]*\))")  # between terms, not inside one
 SHAPES = "KIND, log1p(KIND), min(KIND,CAP) or log1p(min(KIND,CAP))"
+GROUP = 1_000  # events that are stored at a time
 WINDOW_US = 30 * 60 * 1_000_000
 
 
@@ -57,16 +62,33 @@ def define(store: Store, request: Request) -> Result:
         if not rewards.is_bounded(value):
             raise InputError(f"the {field} is {value:g}", hint=f"give a finite number within {rewards.LIMIT:g}")
 
-    def work(unit: Unit) -> Result:
+    def work(unit: Unit) -> tuple[Result, int]:
         stored = {other.name: other for other in policies.rewards(unit)}.get(request.name)
+        derived = 0
         if stored is None:
             policies.add_reward(unit, definition)
+            derived = _derive_returns(unit) if RETURN in weights else 0
         elif replace(stored, id=0) != definition:
             hint = "definitions never change: use another name"
             raise Conflict(f"reward {request.name!r} already has another definition", hint=hint)
-        return {**_to_json(definition), "created": stored is None}
+        return {**_to_json(definition), "created": stored is None}, derived
 
-    return store.write(work, repeatable=True)
+    result, derived = store.write(work, repeatable=True)
+    if derived:
+        store.notice(f"{derived} visits in which users came back have got their event `{RETURN}`")
+    return result
+
+
+def _derive_returns(unit: Unit) -> int:
+    """Record the events `return` of visits that began when no reward weighed them: how many there are."""
+    ledger = Ledger(unit, [policy.id for policy in policies.all_policies(unit)])  # nobody serves meanwhile
+    returns.derive_last(unit)
+    missing = returns.missing(unit)
+    lines = (Line(decision_id=visit.decision_id, events={RETURN: 1.0}, at=visit.at) for visit in missing)
+    while group := list(islice(lines, GROUP)):
+        FeedbackTransaction(unit, ledger, group, set()).store()
+    ledger.close()
+    return len(missing)
 
 
 def _terms(text: str) -> tuple[dict[str, float], dict[str, Transform]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, NotRequired, TypedDict, cast
@@ -12,7 +12,7 @@ from rlrec.app.log.slot_values import reward_of
 from rlrec.app.serving import decision_json
 from rlrec.errors import InputError
 from rlrec.records import Decision, Event, Reward
-from rlrec.store import Store, Unit, contents, decisions, events, policies, sessions, settings
+from rlrec.store import Store, Unit, contents, decisions, events, policies, returns, sessions, settings
 from rlrec.store.events import CENSOR
 from rlrec.store.sessions import Session, Visit
 from rlrec.store.unit import parse
@@ -159,6 +159,7 @@ def end(store: Store, key: str) -> Ended:
 
     def work(unit: Unit) -> Ended:
         session = _session(unit, key, lock=True)
+        _lock_users(unit, [session])
         visit = sessions.visits(unit, [session.id]).get(session.id)
         if visit is None:
             raise InputError(f"session {key!r} has no decision yet")
@@ -174,11 +175,18 @@ def end(store: Store, key: str) -> Ended:
     return store.write(work)
 
 
+def _lock_users(unit: Unit, ending: Iterable[Session]) -> None:
+    """Settle whether these visits end before others of their users begin, where that makes a return."""
+    if settings.get(unit).weighs_returns:
+        returns.lock_users(unit, {session.user_id for session in ending if session.user_id is not None})
+
+
 def end_all(store: Store, keys: Collection[str]) -> None:
     """End the newest visits of known sessions, in one transaction; one that has ended stays as it is."""
 
     def work(unit: Unit) -> None:
         ending = sessions.find(unit, keys, lock=True)
+        _lock_users(unit, ending.values())
         newest = sessions.visits(unit, [session.id for session in ending.values()]).values()
         ended = [visit._replace(ended_at=max(unit.now, visit.last_at)) for visit in newest if visit.ended_at is None]
         sessions.put_visits(unit, ended)

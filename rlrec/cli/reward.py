@@ -51,6 +51,7 @@ def reward() -> None:
 @examples(
     "rlrec reward define basket 'click=0.1, purchase=1' --window 1d --clip 0,1",
     "rlrec reward define reading 'click=0.2, log1p(min(dwell_s,600))=0.1'",
+    "rlrec reward define durable 'click=0.05, purchase=2, return=1' --window 7d",
 )
 def define(store: Store, show: Show, **request: Any) -> None:
     """Define what the events of a slot are worth.
@@ -58,7 +59,13 @@ def define(store: Store, show: Show, **request: Any) -> None:
     The reward of a slot is a sum over kinds of event, weight x the sum of their values, clipped; or the default where
     no such event came. In place of KIND, log1p(KIND), min(KIND,CAP) and log1p(min(KIND,CAP)) transform the sum of its
     values first; log1p of a negative sum -x is -log1p(x). Definitions never change: a new idea gets a new name, and can
-    be tried on old logs."""
+    be tried on old logs.
+
+    The event `return` records itself, once some reward weighs it: where a user who is named begins a visit, the last
+    decision of their visit before gets it, whatever their sessions are and whichever policy served. It belongs to the
+    page of that decision, and of a slate of one slot to the slot; beliefs learn from slots alone. Choose a --window in
+    which users come back. A definition that weighs it credits the earlier visits of the log too; imported ones have the
+    events that they came with."""
     from rlrec.app import reward as use_case
 
     show(use_case.define(store, use_case.Request(**request)))

@@ -13,12 +13,14 @@ BY_KEY = "key:"  # begins the salt of a store whose splits follow keys alone
 
 
 class StoreSettings(NamedTuple):
-    """salt: of experiments; catalogue_id: the eligible set of the present catalogue, None until somebody needed it."""
+    """salt: of experiments; catalogue_id: the eligible set of the present catalogue, None until somebody needed it;
+    weighs_returns: whether some reward weighs the event `return`."""
 
     session_timeout_us: int
     salt: str
     catalogue_revision: int
     catalogue_id: int | None
+    weighs_returns: int
 
     @property
     def split_salt(self) -> str:
@@ -28,7 +30,9 @@ class StoreSettings(NamedTuple):
 
 
 def get(unit: Unit) -> StoreSettings:
-    rows = unit.select(StoreSettings, "settings")
+    weighs_returns = "EXISTS (SELECT 1 FROM reward WHERE weights LIKE ?)"
+    columns = ", ".join(StoreSettings._fields[:-1])
+    rows = unit.records(StoreSettings, f"SELECT {columns}, {weighs_returns} FROM settings", '%"return":%')
     if not rows:
         raise CheckFailed("the store was not set up to the end", hint="run `rlrec init` again")
     return rows[0]

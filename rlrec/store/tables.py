@@ -409,6 +409,13 @@ decision = _table(
     _partial("ix_decision_at", "at", where="imported = 0"),
     _partial("uq_decision_request_key", "request_key", where="request_key IS NOT NULL", unique=True),
 )
+# The last decision of every user that was not imported, which an event `return` credits when they come back. It is
+# written while some reward weighs that event.
+last_decision = _table(
+    "last_decision",
+    _ref("user_id", "users", key=True),
+    _ref("decision_id", "decision"),
+)
 # The arms of a decision by position. propensity: given the positions above; marginal: of that arm at that position;
 # min_propensity: the smallest conditional of any arm still left there. censored: by the last `!censor` event.
 slot = _table(

@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from rlrec.app.feedback import Line, feedback_stream
+from rlrec.app.session import end
 from rlrec.errors import Conflict
 from rlrec.store import Store
 from tests.app.shop import ask, stocked, tell
@@ -239,3 +240,17 @@ def names_route(store: Store, one: tuple[int, int]) -> list[str]:
         except Conflict:
             pass
     return won
+
+
+def visits(store: Store, one: tuple[int, int, Sequence[str]]) -> int:
+    """Begin visits of a few users in sessions that others do not know, and end most of them; each request is sent twice
+    under its id. The policies take turns."""
+    number, count, names = one
+    chance = random.Random(number)
+    for i in range(count):
+        key, user, size = f"{number}-{i}", f"u{chance.randrange(3)}", chance.randint(1, 2)
+        for _ in range(2):
+            ask(store, names[i % len(names)], key, size, user=user, request_id=key)
+        if chance.random() < 0.8:
+            end(store, key)
+    return count

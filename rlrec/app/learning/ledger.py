@@ -149,6 +149,12 @@ class Ledger:
         for version in policies.learning(self.unit, new):
             self.learning[version.policy.id].append(version)
 
+    def require(self, policy_ids: Collection[int]) -> None:
+        """Lock policies after sessions are locked. Raises Unordered where that could be a deadlock."""
+        if self.unit.postgres and not self._locked.issuperset(policy_ids):
+            raise Unordered
+        self.lock(policy_ids)
+
     def ordinals(self, policy: StoredPolicy, count: int) -> range | None:
         """The ordinals of the policy's next decisions; None where it does not forget.
 

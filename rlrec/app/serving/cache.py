@@ -24,8 +24,9 @@ Eligible = tuple[int, ...]
 class ServingCache:
     """A cache that one group of a stream leaves to the next; a single command starts with an empty one.
     contexts, sets: ids of stored contexts and eligible sets. keys: of arms. active: the arms of the present catalogue;
-    unnamed: whether this set has no id yet. unread: policies that were said to read no context. policies: references to
-    versions: their names are no routes, and never will be."""
+    unnamed: whether this set has no id yet. weighs_returns: whether some reward weighs the event `return`. unread:
+    policies that were said to read no context. policies: references to versions: their names are no routes, and never
+    will be."""
 
     def __init__(self) -> None:
         self.contexts: dict[str, int] = {}
@@ -36,6 +37,7 @@ class ServingCache:
         self._arrays: dict[Eligible, Ids] = {}
         self.active: Eligible = ()
         self.unnamed = True
+        self.weighs_returns = 0
         self.unread: set[str] = set()
         self.policies: set[str] = set()
         self._revision: int | None = None
@@ -56,7 +58,7 @@ class ServingCache:
 
     def catalogue(self, unit: Unit, settings: StoreSettings) -> Eligible:
         """The arms that may be served now."""
-        set_id = settings.catalogue_id
+        set_id, self.weighs_returns = settings.catalogue_id, settings.weighs_returns
         self.unnamed = set_id is None
         if self._revision != settings.catalogue_revision:
             if set_id is None:

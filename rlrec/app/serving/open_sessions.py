@@ -8,7 +8,7 @@ from rlrec.app.inputs import canonical
 from rlrec.app.log.splits import splits
 from rlrec.app.serving import recent_slots
 from rlrec.errors import Conflict, RlrecError
-from rlrec.store import Unit, decisions, sessions
+from rlrec.store import Unit, decisions, returns, sessions
 from rlrec.store.settings import StoreSettings
 from rlrec.store.unit import Row
 
@@ -132,6 +132,18 @@ class OpenSessions:
             for session, user in self._with_new_user:
                 session.user_id = users[user]
             sessions.set_user(self.unit, {session.id: users[user] for session, user in self._with_new_user})
+
+    def lock_users(self) -> None:
+        """Lock the users of the group."""
+        returns.lock_users(
+            self.unit, {user for session in self.by_key.values() if (user := session.user_id) is not None}
+        )
+
+    def begins(self, key: str, step: int) -> int | None:
+        """When the visit of a decision began, if its user is first known with it; else None."""
+        session = self.by_key[key]
+        named = any(session is other for other, _ in self._with_new_user)
+        return session.started_at if step == 0 or named else None
 
     def arrive(self, key: str) -> OpenSession:
         """The session, in the visit that its next decision belongs to."""

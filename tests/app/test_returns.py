@@ -1,0 +1,186 @@
+"""Users who come back: the last decision of their visit before gets the event `return`, once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import permutations
+from typing import Any
+
+import pytest
+
+from rlrec.app import rebuild, reward, session
+from rlrec.app.doctor import Request as Audit
+from rlrec.app.doctor import doctor
+from rlrec.app.serving.decision_json import Answer
+from rlrec.store import Store, events
+from tests.app import workers
+from tests.app.shop import MINUTE, START, added_up, apart, ask, clock, stocked, sums, tell
+
+DAY = 24 * 60 * MINUTE
+VISITS = 8  # a process; was run with 60
+DURABLE = reward.Request(name="durable", weights="click=0.25, return=1", window_us=7 * DAY)
+
+
+@pytest.fixture
+def shop(store: Store) -> Store:
+    """Policies that learn from returns, at START."""
+    clock(store, START)
+    reward.define(store, DURABLE)
+    return stocked(store, home="epsilon-greedy/durable", other="epsilon-greedy/durable", plain="uniform")
+
+
+def visit(store: Store, at: int, *, user: str | None = "u", session: str | None = None, **rest: Any) -> Answer:
+    """A decision at a time, in a session of its own unless one is named."""
+    return ask(clock(store, at), session=session or f"{user} at {at}", user=user, **rest)
+
+
+def returns(store: Store) -> dict[int, list[tuple[int | None, int]]]:
+    """Position and time of the events `return` of each decision."""
+    with store.read() as unit:
+        stored = events.by_decision(unit, [*range(1, 2_000)], ["return"])
+    return {
+        decision: [(event.position, event.at) for event in of_decision if event.kind == "return"]
+        for decision, of_decision in stored.items()
+    }
+
+
+def sound(store: Store, *names: str) -> bool:
+    """Whether beliefs are what the log adds up to, and no finding is worse than info."""
+    findings = doctor(store, Audit()).findings
+    assert [finding for finding in findings if finding.severity == "error" or finding.check == "returns"] == []
+    return all(apart(sums(store, name), added_up(store, name)) < 1e-9 for name in names)
+
+
+def test_the_last_decision_of_the_visit_before_is_credited_in_the_transaction_of_the_next(shop: Store) -> None:
+    visit(shop, START, session="a")
+    last = visit(shop, START + MINUTE, session="a")
+    assert returns(shop) == {}
+    visit(shop, START + DAY)
+    assert returns(shop) == {last["decision_id"]: [(1, START + DAY)]}
+    assert sum(row[1] for row in sums(shop, "home").values()) == 1
+    assert sound(shop, "home")
+
+
+def test_each_visit_credits_the_one_before_across_sessions_and_policies(shop: Store) -> None:
+    made = [
+        visit(shop, START, session="a"), visit(shop, START + DAY, name="other"),
+        visit(shop, START + 2 * DAY, session="a", name="plain"), visit(shop, START + 3 * DAY, name="other"),
+    ]  # fmt: skip
+    assert list(returns(shop)) == [answer["decision_id"] for answer in made[:3]]
+    assert sound(shop, "home", "other", "plain")
+
+
+def test_a_visit_that_goes_on_elsewhere_is_no_return(shop: Store) -> None:
+    visit(shop, START, session="phone")
+    visit(shop, START + MINUTE, session="desk")
+    visit(
+        shop, START + 31 * MINUTE, session="phone"
+    )  # 31 minutes after the visit on the phone, 30 after that at the desk
+    assert returns(shop) == {}
+    session.end(clock(shop, START + 32 * MINUTE), "phone")
+    visit(shop, START + 32 * MINUTE, session="train")
+    assert returns(shop) == {}
+    assert sound(shop)
+
+
+def test_an_ended_visit_is_over(shop: Store) -> None:
+    last = visit(shop, START, session="a")
+    session.end(clock(shop, START + MINUTE), "a")
+    visit(shop, START + 2 * MINUTE, session="a")
+    assert list(returns(shop)) == [last["decision_id"]]
+    assert sound(shop)
+
+
+def test_nobody_returns_without_a_name(shop: Store) -> None:
+    visit(shop, START, user=None, session="a")
+    visit(shop, START + DAY, user=None, session="a")
+    visit(shop, START + 2 * DAY, user="u")
+    visit(shop, START + 2 * DAY, user="v")
+    assert returns(shop) == {}
+    assert sound(shop)
+
+
+def test_a_visit_whose_user_is_named_later_counts_from_its_beginning(shop: Store) -> None:
+    last = visit(shop, START)
+    visit(shop, START + DAY, user=None, session="b")
+    visit(shop, START + DAY + MINUTE, session="b")
+    visit(shop, START + DAY + 2 * MINUTE, session="b")
+    assert returns(shop) == {last["decision_id"]: [(1, START + DAY)]}
+    assert sound(shop)
+
+
+def test_a_page_is_credited_as_a_page(shop: Store) -> None:
+    last = visit(shop, START, size=3)
+    visit(shop, START + DAY, size=3)
+    assert returns(shop) == {last["decision_id"]: [(None, START + DAY)]}
+    assert sum(row[1] for row in sums(shop, "home").values()) == 0
+    assert sound(shop, "home")
+
+
+def test_a_retry_returns_once(shop: Store) -> None:
+    last = visit(shop, START)
+    for _ in range(3):
+        visit(shop, START + DAY, request_id="r")
+    assert returns(shop) == {last["decision_id"]: [(1, START + DAY)]}
+
+
+def test_nothing_is_recorded_where_no_reward_weighs_it(store: Store) -> None:
+    stocked(clock(store, START), home="uniform")
+    visit(store, START)
+    visit(store, START + DAY)
+    with store.read() as unit:
+        assert unit.ask("SELECT * FROM last_decision") == []
+    assert returns(store) == {}
+
+
+def test_a_definition_credits_the_visits_before_it(store: Store) -> None:
+    stocked(clock(store, START), home="epsilon-greedy", other="uniform")
+    made = [visit(store, START + day * DAY, name=("home", "other")[day % 2]) for day in range(4)]
+    visit(store, START + 3 * DAY, user="v")
+    for _ in range(2):
+        reward.define(store, DURABLE)
+    reward.define(store, reward.Request(name="again", weights="return=2"))
+    assert list(returns(store)) == [answer["decision_id"] for answer in made[:3]]
+    visit(store, START + 4 * DAY)
+    assert returns(store)[made[3]["decision_id"]] == [(1, START + 4 * DAY)]
+    rebuild.rebuild(store, rebuild.Request(reference="home", reward="durable"))
+    assert sound(store, "home")
+
+
+def test_a_belief_with_returns_is_rebuilt_exactly(shop: Store) -> None:
+    for day, user in enumerate("uvuuvvu"):
+        answer = visit(shop, START + day * DAY, user=user)
+        tell(shop, answer, 1, click=1)
+    rebuild.rebuild(shop, rebuild.Request(reference="home", reward="durable"))
+    assert sums(shop, "home", 2) == sums(shop, "home", 1)
+    assert sound(shop, "home")
+
+
+@pytest.mark.parametrize("order", [*permutations(range(3))])
+def test_events_come_in_any_order(shop: Store, order: tuple[int, ...]) -> None:
+    """A click, a return and a censored slot put back: the belief is the same, whichever comes first."""
+    last = visit(shop, START)
+    steps: list[Callable[[], object]] = [
+        lambda: tell(shop, last, 1, click=1),
+        lambda: visit(shop, START + DAY, name="other"),
+        lambda: [tell(shop, last, 1, censor=censor) for censor in (True, False)],
+    ]
+    clock(shop, START + DAY)
+    for index in order:
+        steps[index]()
+    assert [row[:2] for row in sums(shop, "home").values()] == [(1, 1.25)]
+    assert sound(shop, "home")
+
+
+@pytest.mark.slow
+def test_returns_are_recorded_once_by_many_processes(store: Store, db: str) -> None:
+    """Visits of three users by 16 processes, policy by policy: every return has its one event, however close others
+    are; the beliefs of all policies are what the log adds up to."""
+    reward.define(store, DURABLE)
+    names = ("home", "other", "third")
+    stocked(store, **dict.fromkeys(names, "epsilon-greedy/durable"))
+    workers.together(workers.visits, db, [(number, VISITS, names) for number in range(16)])
+    assert 0 < sum(map(len, returns(store).values())) < 16 * VISITS
+    with store.read() as unit:
+        assert unit.ask_value("SELECT count(*) FROM last_decision") == 3
+    assert sound(store, *names)
