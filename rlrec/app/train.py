@@ -14,13 +14,13 @@ from rlrec.app.inputs import filters, lookup, parameters
 from rlrec.app.log import ended_visits, lineage
 from rlrec.app.log.ended_visits import Cutoff
 from rlrec.app.log.splits import GATE, TRAIN, TUNE
-from rlrec.app.training import holdout_value
 from rlrec.app.training.ascent import LEAST, Epoch, Trainer, TrainingOptions, TrainingResult
 from rlrec.app.training.dataset import Dataset, DatasetSplit
 from rlrec.app.training.dataset_writer import DatasetWriter, WriteReport
 from rlrec.app.training.holdout_value import ESTIMATOR, VISITS, HoldoutValue, fit_values
 from rlrec.app.training.lease import TrainingLease
 from rlrec.errors import InputError, suggest
+from rlrec.ope.paired import gate_alpha
 from rlrec.policy.baseline import BASELINES
 from rlrec.policy.gradient import Parameters
 from rlrec.records import Version
@@ -248,14 +248,14 @@ class _TrainingRun:
         holdout = self._holdout(self.dataset.splits[GATE], reference)
         if holdout is None or (self.request.promote == "if-better" and not trained.promising):
             return NO_GATE
-        alpha = holdout_value.gate_alpha(looks + 1)
+        alpha = gate_alpha(looks + 1)
         value, live_value, gain = holdout.compare(trained.parameters, alpha=alpha)
         return {
             "estimator": ESTIMATOR, "against": self.live.number, "candidate": looks + 1, "alpha": alpha,
             "value": value.value, "live_value": live_value.value, "estimate": gain.value,
             "std_error": gain.std_error, "lower": gain.lower, "upper": gain.upper, "ess": gain.ess,
             "sessions": value.n, "verdict": gain.verdict, "reasons": list(gain.reasons),
-            "passed": holdout_value.is_gain(gain),
+            "passed": gain.is_gain,
         }  # fmt: skip
 
     def _store(self, unit: Unit, trained: TrainingResult, gate: GateReport, record: Mapping[str, Any]) -> Result:

@@ -9,7 +9,7 @@ from typing import Protocol, Self, TypeVar
 
 import numpy as np
 
-from rlrec.arrays import finite_or_none
+from rlrec.arrays import Array, finite_or_none
 from rlrec.ope import diagnostics, intervals
 from rlrec.ope.base import Estimator, Ratio
 from rlrec.ope.diagnostics import Diagnosis, Weights
@@ -123,6 +123,11 @@ class EstimatorFold:
     def columns(self) -> list[int]:
         """Index of the estimator's columns in the summary."""
         return self.summary.index(self.estimator.columns)
+
+    @cached_property
+    def units(self) -> Array:
+        """The estimator's columns per cluster or block, (m, d)."""
+        return self.summary.units[:, self.columns]
 
     @cached_property
     def n(self) -> int:

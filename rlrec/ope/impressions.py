@@ -80,7 +80,7 @@ class ImpressionFold:
         """One estimate for each estimator, in their order.
         Raises InputError for an interval that one of the estimators does not have, and a level outside (0, 1)."""
         intervals.check(options.interval, options.level, estimators=self.estimators)
-        at_end, drawn = self._at_end(partial), None
+        at_end, drawn = self.at_ends(partial), None
         if options.interval == "bootstrap-t" and any(estimator.intervals for estimator in self.estimators.values()):
             drawn = intervals.replicates(at_end[0].summary, seed=options.seed, number=options.replicates)
         return [self._estimate(each, options, drawn) for each in at_end]
@@ -93,7 +93,7 @@ class ImpressionFold:
             return [self.finish(partial, options) for partial, options in groups]
         usual = groups[0][1]
         intervals.check(usual.interval, usual.level, estimators=self.estimators)
-        at_end, drawn = [self._at_end(partial) for partial, _ in groups], list[Replicates]()
+        at_end, drawn = [self.at_ends(partial) for partial, _ in groups], list[Replicates]()
         if usual.interval == "bootstrap-t":
             units = aligned([partial.moments for partial, _ in groups])
             drawn = [intervals.replicates(each, seed=usual.seed, number=usual.replicates) for each in units]
@@ -122,7 +122,8 @@ class ImpressionFold:
         estimate = at_end.estimate(options, drawn, together=together)
         return replace(estimate, curve=self.curve.name, curve_age_days=self.curve.age_days)
 
-    def _at_end(self, partial: ImpressionPartial) -> list[EstimatorFold]:
+    def at_ends(self, partial: ImpressionPartial) -> list[EstimatorFold]:
+        """Each estimator at the end of a fold."""
         summary = partial.moments.summary()
         return [
             EstimatorFold(

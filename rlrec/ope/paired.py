@@ -6,6 +6,8 @@ its influence on the second, and their common noise cancels."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import pi
+from typing import Any
 
 import numpy as np
 
@@ -13,9 +15,12 @@ from rlrec.arrays import Array, finite_or_none
 from rlrec.errors import InputError
 from rlrec.ope import diagnostics, intervals
 from rlrec.ope.base import Smooth
+from rlrec.ope.estimate import EstimatorFold
 from rlrec.ope.intervals import UNKNOWN, Bounds, Studentised, studentised_bootstrap
 from rlrec.ope.sequential import SessionEstimator
-from rlrec.ope.sessions import SessionEstimatorFold, SessionPartial, at_end
+from rlrec.ope.sessions import SessionPartial, at_end
+
+ALPHA = 0.05  # probability that any candidate of a year passes a gate though it is no better
 
 # The fewest replicates beyond a quantile of the bootstrap: with fewer it is mostly noise.
 _BEYOND = 20
@@ -41,6 +46,16 @@ class PairedDifference:
     verdict: str
     reasons: tuple[str, ...]
 
+    @property
+    def is_gain(self) -> bool:
+        """Whether the first target is better, as far as the log can tell."""
+        return self.lower is not None and self.lower > 0 and self.verdict != "insufficient"
+
+
+def gate_alpha(candidate: int) -> float:
+    """The probability of error at one look, candidates of a year numbered from 1: over all of them it sums to ALPHA."""
+    return ALPHA * 6 / (pi**2 * candidate**2)
+
 
 @dataclass(frozen=True)
 class Minus:
@@ -57,23 +72,46 @@ class Minus:
         return np.concatenate([self.estimator.gradient(ours), -self.estimator.gradient(theirs)], axis=-1)
 
 
+@dataclass(frozen=True)
+class Relative(Minus):
+    """The same, as a share of the size of the other target's estimate."""
+
+    def value(self, mean: Array) -> Array:
+        ours, theirs = map(self.estimator.value, np.split(mean, 2, axis=-1))
+        return (ours - theirs) / np.abs(theirs)
+
+    def gradient(self, mean: Array) -> Array:
+        (ours, theirs), size = np.split(mean, 2, axis=-1), np.abs(self.estimator.value(np.split(mean, 2, axis=-1)[1]))
+        ratio = self.estimator.value(ours) / self.estimator.value(theirs)
+        by_ours, by_theirs = self.estimator.gradient(ours), self.estimator.gradient(theirs)
+        return np.concatenate([by_ours, -ratio[..., None] * by_theirs], axis=-1) / size[..., None]
+
+
 def difference(
-    partial: SessionPartial, against: SessionPartial, *, estimator: SessionEstimator, alpha: float = 0.025,
-    extra_reasons: tuple[str, ...] = (), seed: int = 0, replicates: int = intervals.REPLICATES,
-) -> PairedDifference:  # fmt: skip
-    """`partial` minus `against`: one `SessionFold` over the same visits for two targets.
-    alpha: chance of each bound to be on the wrong side, in (0, 0.5); extra_reasons: as in `FinishOptions`
-    Raises InputError for an alpha out of range, ValueError for partials of different visits."""
-    if not 0 < alpha < 0.5:
-        raise InputError(f"alpha {alpha:g} is not between 0 and 0.5", hint="0.025 is usual")
+    partial: SessionPartial, against: SessionPartial, *, estimator: SessionEstimator, **options: Any
+) -> PairedDifference:
+    """`partial` minus `against`: one `SessionFold` over the same visits for two targets. options: of `compare`"""
     ours, theirs = (
         at_end(side, estimator, label=estimator.name, summary=side.moments.summary()) for side in (partial, against)
     )
+    return compare(ours, theirs, **options)
+
+
+def compare(
+    ours: EstimatorFold, theirs: EstimatorFold, *, measure: type[Minus] = Minus, alpha: float = 0.025,
+    extra_reasons: tuple[str, ...] = (), seed: int = 0, replicates: int = intervals.REPLICATES,
+) -> PairedDifference:  # fmt: skip
+    """One target less another, by one estimator of any unit at the end of a fold over the same rows.
+    measure: Minus or Relative; alpha: chance of each bound to be on the wrong side, in (0, 0.5); extra_reasons: as in
+    `FinishOptions`. Raises InputError for an alpha out of range, ValueError for folds over different rows."""
+    if not 0 < alpha < 0.5:
+        raise InputError(f"alpha {alpha:g} is not between 0 and 0.5", hint="0.025 is usual")
     (rows,) = ours.summary.index(("rows",))
     if not np.array_equal(ours.summary.units[:, rows], theirs.summary.units[:, rows]):
-        raise ValueError("the two targets were not estimated on the same visits")
+        raise ValueError("the two targets were not estimated on the same rows")
     units = np.column_stack([ours.units, theirs.units])
-    sample = studentised_bootstrap(Minus(estimator), units, seed=seed, number=replicates)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        sample = studentised_bootstrap(measure(ours.estimator), units, seed=seed, number=replicates)
     ess = min(side.diagnosis.ess or 0.0 for side in (ours, theirs))
     equal = np.array_equal(ours.summary.units, theirs.summary.units) and np.array_equal(ours.units, theirs.units)
     low, high = (0.0, 0.0) if ours.n and equal else _bounds(sample, alpha, freedom=ess - 1)
@@ -115,9 +153,7 @@ def _bounds(sample: Studentised, alpha: float, *, freedom: float) -> Bounds:
     return sample.value - below, sample.value + above
 
 
-def _verdict(
-    ours: SessionEstimatorFold, theirs: SessionEstimatorFold, extra: tuple[str, ...]
-) -> tuple[str, tuple[str, ...]]:
+def _verdict(ours: EstimatorFold, theirs: EstimatorFold, extra: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
     verdicts = [diagnostics.verdict(side.diagnosis, extra=extra) for side in (ours, theirs)]
     worst = min((verdict for verdict, _ in verdicts), key=("insufficient", "weak", "ok").index)
     return worst, tuple(reason for reason in diagnostics.REASONS if any(reason in why for _, why in verdicts))

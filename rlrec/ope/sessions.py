@@ -134,9 +134,13 @@ class SessionFold:
             "ess_by_step": tuple(support.ess.tolist()), "horizon": support.horizon, "return_steps": support.steps,
             "supported_gamma": support.gamma(self.gamma),
         }  # fmt: skip
-        at_ends = [at_end(partial, each, label=label, summary=summary) for label, each in self.estimators.items()]
-        estimates = (of_estimator.estimate(options, drawn) for of_estimator in at_ends)
+        estimates = (of_estimator.estimate(options, drawn) for of_estimator in self.at_ends(partial, summary))
         return [replace(each, estimand=estimand, **along) for each in estimates]
+
+    def at_ends(self, partial: SessionPartial, summary: ClusterSummary | None = None) -> list[EstimatorFold]:
+        """Each estimator at the end of a fold. summary: of the partial's moments"""
+        summary = summary or partial.moments.summary()
+        return [at_end(partial, each, label=label, summary=summary) for label, each in self.estimators.items()]
 
 
 def _diagnose(course: Course, weight: Array, *, weighted_reward: Array, largest: Array) -> Weights:
@@ -214,7 +218,7 @@ class SessionEstimatorFold(EstimatorFold):
     @cached_property
     def units(self) -> Array:
         """The estimator's columns per cluster or block, (m, d): its error and bootstrap are made from them."""
-        narrow = self.summary.units[:, self.columns]
+        narrow = super().units
         if self.estimator.step_column is None or self.steps is None:
             return narrow
         sums = self.steps.sums

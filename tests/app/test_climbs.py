@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rlrec.app.training import holdout_value
+from rlrec.ope import paired
 from rlrec.ope.paired import PairedDifference
 from rlrec.simulate.barista import Barista
 from rlrec.simulate.corridor import Corridor
@@ -45,12 +45,12 @@ def said(lower: float | None, verdict: str = "ok") -> PairedDifference:
 
 
 def test_a_candidate_passes_if_its_gain_is_sure() -> None:
-    assert holdout_value.is_gain(said(0.1, "weak"))
-    assert not any(map(holdout_value.is_gain, (said(0.0), said(None), said(0.1, "insufficient"))))
+    assert said(0.1, "weak").is_gain
+    assert not any(gain.is_gain for gain in (said(0.0), said(None), said(0.1, "insufficient")))
 
 
 def test_all_looks_of_a_year_together_err_with_5_percent() -> None:
-    spent = [holdout_value.gate_alpha(number) for number in range(1, 10_001)]
+    spent = [paired.gate_alpha(number) for number in range(1, 10_001)]
     assert spent[0] == pytest.approx(0.0304, abs=1e-4)
     assert 0.0499 < sum(spent) < 0.05
 

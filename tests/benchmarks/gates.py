@@ -9,7 +9,7 @@ from math import sqrt
 
 import numpy as np
 
-from rlrec.app.training import holdout_value
+from rlrec.ope.paired import gate_alpha
 from rlrec.policy.gradient import Parameters
 from tests.benchmarks.measure import Figure, Setting
 from tests.benchmarks.spools import KIND, Night, Server, Shelf, drawn, night, spooled
@@ -44,9 +44,9 @@ class Look:
 
     @classmethod
     def at(cls, found: Night, candidate: int = 1) -> Look:
-        gain = found.gain(holdout_value.gate_alpha(candidate))
+        gain = found.gain(gate_alpha(candidate))
         return cls(
-            promising=found.climbed.promising, passed=holdout_value.is_gain(gain), gain=gain.value or 0.0,
+            promising=found.climbed.promising, passed=gain.is_gain, gain=gain.value or 0.0,
             ratio=(gain.value or 0.0) / (gain.std_error or np.inf),
         )  # fmt: skip
 

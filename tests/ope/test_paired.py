@@ -10,9 +10,11 @@ import pytest
 
 from rlrec import ope
 from rlrec.errors import InputError
+from rlrec.ope.base import LogBatch, Ratio
 from rlrec.ope.estimate import FinishOptions
+from rlrec.ope.impressions import ImpressionFold
 from rlrec.ope.moments import BLOCKS
-from rlrec.ope.paired import PairedDifference, difference
+from rlrec.ope.paired import PairedDifference, Relative, compare, difference
 from rlrec.ope.sessions import SessionFold
 from rlrec.ope.visits import VisitBatch
 from tests.ope.test_visits import HAND
@@ -127,7 +129,7 @@ def test_a_verdict_is_the_worse_of_the_two() -> None:
 
 
 def test_other_visits_are_refused() -> None:
-    with pytest.raises(ValueError, match="same visits"):
+    with pytest.raises(ValueError, match="same rows"):
         compared(ragged(9), ragged(9).where(np.arange(60) > 3))
     with pytest.raises(InputError, match="alpha"):
         compared(HAND, HAND, alpha=0.5)
@@ -154,3 +156,33 @@ def test_equal_targets_alarm_as_seldom_as_they_say() -> None:
         alarms[run], covered[run] = gain.lower > 0, gain.lower <= 0 <= gain.upper
     assert alarms.mean() <= 0.12
     assert covered.mean() > 0.80
+
+
+def test_a_relative_difference_is_a_share_of_the_other_value() -> None:
+    batch, fold = ragged(1), SessionFold(estimators={"wpdis": SESSION["wpdis"]}, gamma=0.9, horizon=7, spanning=True)
+    ours, theirs = (fold.at_ends(fold.partial(each))[0] for each in (batch, other_target(batch, 2)))
+    gain, relative = compare(ours, theirs, alpha=0.05), compare(ours, theirs, measure=Relative, alpha=0.05)
+    assert gain.value is not None
+    assert relative.value == pytest.approx(gain.value / abs(theirs.value_and_error[0]), rel=1e-12)
+
+
+def test_the_gradient_of_a_relative_difference_is_its_slope() -> None:
+    relative, mean = Relative(Ratio()), np.array([1.2, 0.8, -0.7, 1.1])
+    slopes = [(relative.value(mean + step) - relative.value(mean - step)) / 2e-6 for step in 1e-6 * np.eye(4)]
+    assert relative.gradient(mean) == pytest.approx(slopes, rel=1e-6)
+
+
+def test_impressions_are_compared_as_visits_are() -> None:
+    rng = np.random.default_rng(5)
+    n, estimators = 4_000, ope.parse("snips").impressions
+    reward, cluster = rng.random(n), np.arange(n) // 2
+    sides = [
+        LogBatch(
+            reward=reward, cluster=cluster, propensity=np.full(n, 0.5), target=np.where(reward > 0.5, high, 1 - high)
+        )
+        for high in (0.6, 0.5)
+    ]
+    fold = ImpressionFold(estimators=estimators, spanning=True)
+    gain = compare(*(fold.at_ends(fold.partial(side))[0] for side in sides))
+    assert gain.value == pytest.approx(0.05, abs=0.002)  # 0.1 x what lies between the means of both halves
+    assert gain.is_gain

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import reduce
-from math import pi
 from operator import add
 from typing import Any
 
@@ -25,18 +24,7 @@ from rlrec.policy.gradient import OF_ARM, Gradient, Parameters, score_states
 ESTIMATOR = "wdr"
 VISITS = 500  # visits of a batch of those that are held out
 CELLS = 1 << 19  # scores that are worked out at a time: what follows from them stays near the processor
-ALPHA = 0.05  # probability that any candidate of a year is promoted though it is no better
 FEW = 50  # replicates of an interval that nobody looks at
-
-
-def gate_alpha(candidate: int) -> float:
-    """The probability of error at one look, candidates of a year numbered from 1: over all of them it sums to ALPHA."""
-    return ALPHA * 6 / (pi**2 * candidate**2)
-
-
-def is_gain(gain: PairedDifference) -> bool:
-    """Whether the gain over the live version is above 0, as far as the log can tell."""
-    return gain.lower is not None and gain.lower > 0 and gain.verdict != "insufficient"
 
 
 def fit_values(split: DatasetSplit, *, gamma: float, arms: int) -> ReturnModel:
