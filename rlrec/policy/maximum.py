@@ -64,6 +64,13 @@ def _larger(count: Array, log_cdf: Array, single: Index, several: Index, size: i
     return _outside(singles, all_groups, size), _product(other_rows, same_row, size)
 
 
+def others_above(log_cdf: Array, size: int) -> Array:
+    """Probability that 0, 1, ... size - 1 of the scores other than one of row s exceed the node, (size, s, N), from the
+    logarithms of the distribution functions of s scores, (s, N)."""
+    leaves = _tree(_binomial(np.ones(len(log_cdf)), log_cdf, size), size)
+    return _outside(leaves, np.ones((1, 1, log_cdf.shape[1])), size)
+
+
 def _tree(leaves: Array, size: int) -> list[Array]:
     """Products of neighbours, of neighbours of those, and so on to the product of all (terms, 1, nodes)."""
     levels = [leaves]

@@ -7,18 +7,20 @@ decision 0."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rlrec.arrays import Array, Flags, Ids, Index, Words
+from rlrec.arrays import Array, Flags, Ids, Index, Words, run_starts
 from rlrec.policy import plackett_luce
 from rlrec.policy.floors import Floor, at_positions
+from rlrec.policy.pooled import pooled
 from rlrec.policy.sampler import uniforms, uniforms_at
 from rlrec.policy.scores import DrawnOrder, Order, Scores, top
+from rlrec.policy.sweep import ContinuousOrder
 
 if TYPE_CHECKING:
     from rlrec.policy.families.correlated import Correlated
@@ -28,6 +30,7 @@ SMALLEST = 1e-300
 
 _ENTRIES = 1 << 20  # numbers in a working array
 _SWEPT = 1 << 16  # and where slates are swept: near the processor
+_SLATES, _ARMS = 8, 100  # slates a case, and arms, up to which cases are swept together
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +64,14 @@ def marginals(scores: Scores, *, size: int, floor: Floor) -> Array:
     if size == 1:
         return first(scores, floor=floor)[None]
     return _to_positions(scores.order(size).ranks(size), floor)
+
+
+def marginals_each(many: Sequence[Scores], *, size: int, floor: Floor) -> list[Array]:
+    """`marginals` of many scores of equally many arms; independent continuous ones are worked out together."""
+    together = None if size == 1 else pooled([scores.order(size) for scores in many], positions=size)
+    if together is None:
+        return [marginals(scores, size=size, floor=floor) for scores in many]
+    return list(_to_positions(together.ranks(size), floor))
 
 
 def simulated_marginals(scores: Correlated, *, size: int, floor: Floor, runs: int, rng: np.random.Generator) -> Array:
@@ -116,19 +127,56 @@ def remaining_each(scores: Scores, prefixes: Index, *, floor: Floor) -> Array:
     return mixed
 
 
-def each_position(scores: Scores, slates: Index, *, floor: Floor) -> Iterator[tuple[Index, int, Array, Index]]:
-    """`remaining` at each position of slates (n, k), some slates at a time, for exact scores: their rows (r,), the
-    position from 0, the probabilities below each distinct slate above, (u, m), and which of these a row has, (r,)."""
-    (n, k), m = slates.shape, len(scores)
-    order, floors, in_order = scores.order(k), at_positions(floor, k), np.lexsort(slates.T[::-1])
-    assert isinstance(order, DrawnOrder)
-    step = max(1, _SWEPT // m)
-    for start in range(0, n, step):
-        rows = in_order[start : start + step]
-        for position, (probability, above) in enumerate(order.each_position(slates[rows], floor=floor)):
+def conditionals_each(many: Sequence[Scores], case: Index, slates: Index, *, floor: Floor) -> Array:
+    """`conditionals` of slates (n, k), each of arms of its case (n,) among many scores of equally many arms, (n, k)."""
+    probability = np.empty(slates.shape)
+    if isinstance(many[0].order(1), ContinuousOrder) and _few_of_each(many, slates):
+        for rows, position, of_prefix, above in each_position(many, case, slates, floor=floor):
+            probability[rows, position] = of_prefix[above, slates[rows, position]]
+        return probability
+    order = np.argsort(case, kind="stable")
+    for rows in np.split(order, run_starts(case[order])[1:]):
+        probability[rows] = conditionals(many[case[rows[0]]], slates[rows], floor=floor)
+    return probability
+
+
+def each_position(
+    many: Sequence[Scores], case: Index, slates: Index, *, floor: Floor
+) -> Iterator[tuple[Index, int, Array, Index]]:
+    """`remaining` at each position of slates (n, k), some at a time, each of its case (n,) among many exact scores of
+    equally many arms: the rows of slates in order (r,), the position from 0, the probabilities below each distinct case
+    and slate above, (u, m), and which of these a row has, (r,)."""
+    m, floors = len(many[0]), at_positions(floor, slates.shape[1])
+    for rows, by_position in _swept(many, case, slates, floor):
+        for position, (probability, above) in enumerate(by_position):
             mixed = _mix_floor(probability, floors[position], m - position)
             mixed[above[:, None], slates[rows, :position]] = 0.0
             yield rows, position, mixed, above
+
+
+def _few_of_each(many: Sequence[Scores], slates: Index) -> bool:
+    """Whether cases have so few slates each that a table for each costs more than one for all."""
+    return len(slates) < _SLATES * len(many) and len(many[0]) <= _ARMS
+
+
+def _swept(
+    many: Sequence[Scores], case: Index, slates: Index, floor: Floor
+) -> Iterator[tuple[Index, Iterator[tuple[Array, Index]]]]:
+    """Slates in order of their cases and arms, some at a time, with `Order.each_position` of them."""
+    order, k, m = np.lexsort((*slates.T[::-1], case)), slates.shape[1], len(many[0])
+    orders = [scores.order(k) for scores in many]
+    swept = isinstance(orders[0], ContinuousOrder) and _few_of_each(many, slates)
+    together = pooled(orders, positions=k) if swept else None
+    if together is not None:
+        step = max(1, _ENTRIES // together.rows[0].size // len(together.table.nodes))
+        for rows in np.split(order, range(step, len(order), step)):
+            yield rows, together.each_position(case[rows], slates[rows], floors=at_positions(floor, k))
+        return
+    for of_case in np.split(order, run_starts(case[order])[1:]):
+        for rows in np.split(of_case, range(_SWEPT // m + 1, len(of_case), _SWEPT // m + 1)):
+            of_scores = orders[case[rows[0]]]
+            assert isinstance(of_scores, DrawnOrder)
+            yield rows, of_scores.each_position(slates[rows], floor=floor)
 
 
 def draw(scores: Scores, *, size: int, floor: Floor, seeds: Words, decisions: Ids) -> Draw:
@@ -284,14 +332,14 @@ def _mix_floor(probability: Array, floor: float | Array, left: int | Index) -> A
 
 
 def _to_positions(ranks: Array, floor: Floor) -> Array:
-    """Probabilities of positions (size, m) from those of ranks (size, m)."""
-    size, m = ranks.shape
-    if np.isnan(ranks[-1, 0]):  # only the first has a closed form
+    """Probabilities of positions (..., size, m) from those of ranks (..., size, m)."""
+    size, m = ranks.shape[-2:]
+    if np.isnan(ranks[..., -1, 0]).any():  # only the first has a closed form
         return np.vstack([_mix_floor(ranks[0], at_positions(floor, 1)[0], m), ranks[1:]])
     if not np.any(floor):
         return ranks
     probability, beyond = placement(size, m, floor=floor)
-    deeper = np.maximum(1 - np.cumsum(ranks, axis=0), 0)
+    deeper = np.maximum(1 - np.cumsum(ranks, axis=-2), 0)
     return np.tril(probability) @ ranks + beyond[:, None] * deeper
 
 

@@ -32,7 +32,7 @@ class ContinuousOrder(DrawnOrder):
         before: Order | None = None,
     ) -> None:  # fmt: skip
         self.density, self.origin = density, origin
-        self._first, self._second = first.copy(), second.copy()  # whoever changes them in place is noticed
+        self.first, self.second = first.copy(), second.copy()  # whoever changes them in place is noticed
         self._positions, self._refine = positions, refine
         self._cached = self._take_over(before)
 
@@ -44,12 +44,12 @@ class ContinuousOrder(DrawnOrder):
         tabulated, earlier._cached = earlier._cached, None
         if tabulated is None or self._layout != earlier._layout:
             return None
-        return tabulated if tabulated.update(self._first, self._second) else None
+        return tabulated if tabulated.update(self.first, self.second) else None
 
     @property
     def _layout(self) -> tuple[float, int, int, int]:
         """All that a table depends on beside the parameters."""
-        return self.origin, len(self._first), self._positions, self._refine
+        return self.origin, len(self.first), self._positions, self._refine
 
     @property
     def _tabulated(self) -> Tabulated:
@@ -59,7 +59,7 @@ class ContinuousOrder(DrawnOrder):
 
     def _tabulate(self, together: int) -> Tabulated:
         return Tabulated(
-            self.density, self._first, self._second,
+            self.density, self.first, self.second,
             positions=self._positions, together=together, refine=self._refine,
         )  # fmt: skip
 
@@ -73,7 +73,7 @@ class ContinuousOrder(DrawnOrder):
 
     def next_arm(self, prefix: Index, *, floor: Floor) -> Array:
         table, row = self._tabulated.table, self._tabulated.row
-        sweep = _Sweep(table, len(row))
+        sweep = _Sweep(table, table.log_all()[None], len(row))
         for arm, uniform in zip(prefix, at_positions(floor, len(prefix)), strict=True):
             sweep.show(np.zeros(1, np.intp), row[arm : arm + 1], uniform)
         probability = (sweep.weight() @ table.hazard.T)[0, row]
@@ -124,18 +124,10 @@ class ContinuousOrder(DrawnOrder):
             first = np.flatnonzero(begins)
 
     def _descend(self, slates: Index, floors: Array) -> Iterator[tuple[Array, Index, Flags]]:
-        """At each position of slates in order, which share one sweep down to where they differ: the weights below the
-        distinct prefixes, (u, N), the prefix of each slate, (n,), and the slates that begin another one with their arm
-        here, (n,)."""
+        """`descend` of slates in order."""
         table, row = self._tabulated.table, self._tabulated.row
-        begins = np.arange(len(slates)) == 0
-        above, sweep = np.zeros(len(slates), np.intp), _Sweep(table, len(row))
-        for position, floor in enumerate(floors):
-            begins[1:] |= slates[1:, position] != slates[:-1, position]
-            yield sweep.weight(), above, begins
-            if position < len(floors) - 1:
-                sweep.show(above[begins], row[slates[begins, position]], floor)
-                above = np.cumsum(begins) - 1
+        left, above = table.log_all()[None], np.zeros(len(slates), np.intp)
+        return descend(table, left, arms=len(row), slates=slates, rows=row[slates], above=above, floors=floors)
 
     def ranking(self, keys: Array, size: int) -> Index:
         table, row = self._tabulated.table, self._tabulated.row
@@ -168,6 +160,26 @@ def of_density(density: DensityOf, order: Order | None) -> ContinuousOrder | Non
     return order if isinstance(order, ContinuousOrder) and order.density is density else None
 
 
+def descend(
+    table: ScoreTable, left: Array, *, arms: int, slates: Index, rows: Index, above: Index, floors: Array
+) -> Iterator[tuple[Array, Index, Flags]]:
+    """At each position of n slates, which share one sweep down to where they differ: the weights below the distinct
+    prefixes, (u, N), the prefix of each slate, (n,), and the slates that begin another one with their arm here, (n,).
+
+    left: log of the product of the distribution functions of all arms that a slate may show, (u, N), and `arms` how
+    many; above (n,): which of these a slate is of. slates (n, k): in order of these, and of their arms; rows (n, k): of
+    the table."""
+    begins = np.ones(len(slates), np.bool_)
+    begins[1:] = above[1:] != above[:-1]
+    sweep = _Sweep(table, left, arms)
+    for position, floor in enumerate(floors):
+        begins[1:] |= slates[1:, position] != slates[:-1, position]
+        yield sweep.weight(), above, begins
+        if position < len(floors) - 1:
+            sweep.show(above[begins], rows[begins, position], floor)
+            above = np.cumsum(begins) - 1
+
+
 class _Sweep:
     """Prefixes of slates while they are filled from the top, on the nodes of a table; it begins with an empty one.
 
@@ -177,10 +189,10 @@ class _Sweep:
     uniformly, anywhere below the cap that stays. This is the transpose of the backward sweep over the joint
     probability, and gives every prefix of a slate on the way. Source: own derivation."""
 
-    def __init__(self, table: ScoreTable, m: int) -> None:
-        self._table, self._left = table, m
-        self._atom, self._cap = np.ones(1), np.zeros((1, len(table.nodes)))
-        self._log_cdf_left = table.log_all()[None]  # log of the product of F over the arms left
+    def __init__(self, table: ScoreTable, log_cdf_left: Array, arms: int) -> None:
+        self._table, self._left = table, arms
+        self._atom, self._cap = np.ones(len(log_cdf_left)), np.zeros(log_cdf_left.shape)
+        self._log_cdf_left = log_cdf_left  # log of the product of F over the arms left
         self._normalize()
 
     def weight(self) -> Array:

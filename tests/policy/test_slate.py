@@ -144,7 +144,8 @@ def test_arms_left_at_each_position_are_those_below_the_slate_above(
     family: str, floor: float | tuple[float, ...]
 ) -> None:
     slates = ALL[::7]
-    for rows, position, probability, above in each_position(SIX[family], slates, floor=floor):
+    case = np.zeros(len(slates), np.intp)
+    for rows, position, probability, above in each_position([SIX[family]], case, slates, floor=floor):
         expected = [remaining(SIX[family], prefix, floor=floor) for prefix in slates[rows, :position]]
         assert probability[above] == pytest.approx(np.array(expected), abs=1e-14)
 

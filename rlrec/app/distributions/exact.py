@@ -138,7 +138,7 @@ class VersionDistribution:
         self._earlier: Mapping[tuple[Hashable, ...], Mapping[int, SlateSampler]] = {}
         self._beliefs: dict[tuple[Hashable, int], Belief] = {}
         self._pools: dict[int, ArmMoments] = {}
-        self._cached_arms = 0
+        self._cached_arms = self._believed_arms = 0
 
     def see(self, contexts: Collection[Mapping[str, Any]]) -> None:
         """Encode contexts that are about to be used, all at once."""
@@ -253,9 +253,11 @@ class VersionDistribution:
         """The belief of an eligible set, with all that is solved from it; it outlives the distributions."""
         name = eligible, self.epoch(revision)
         if name not in self._beliefs:
-            if sum(len(belief.pulls) for belief in self._beliefs.values()) > ARMS:
+            if self._believed_arms > ARMS:
                 self._beliefs.clear()
                 self._pools.clear()
+                self._believed_arms = 0
+            self._believed_arms += len(arms)
             self._beliefs[name] = self.belief(arms, revision=revision)
         return self._beliefs[name]
 

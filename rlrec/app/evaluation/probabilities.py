@@ -6,7 +6,7 @@ once; all rows then look up theirs by array indexing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -218,19 +218,34 @@ class Scorer:
         for name, context in zip(names, cases[:, 3].tolist(), strict=True):
             if name not in self._blocks:
                 missing.setdefault(name[:2], {})[name] = context
+        scored: dict[tuple[int, int], dict[tuple[int, int, int, str], Scores]] = {}  # by arms and positions
         for (eligible, revision), new in missing.items():
             arms = logged.eligible[eligible]
             read = [contexts[context] for context in new.values()]
-            scored = self.serving.scores(eligible, arms, read, keys=self.arms.keys, revision=revision)
-            for name, scores in zip(new, scored, strict=True):
-                size = min(name[2], len(arms))
-                simulate = None
-                if isinstance(scores, Correlated) and self.samples:
-                    simulate = self._simulate(scores, arms, size, name[3])
-                block = _block(arms, scores, size, floor=self.serving.policy.exploration, simulate=simulate)
+            of_set = self.serving.scores(eligible, arms, read, keys=self.arms.keys, revision=revision)
+            for name, scores in zip(new, of_set, strict=True):
+                scored.setdefault((len(arms), min(name[2], len(arms))), {})[name] = scores
+        for (_, size), of_size in scored.items():
+            for name, block in zip(of_size, self._worked_blocks(of_size, size, logged), strict=True):
                 self._blocks[name] = block
                 self._cells += block.cells
         return [self._blocks[name] for name in names]
+
+    def _worked_blocks(
+        self, scored: Mapping[tuple[int, int, int, str], Scores], size: int, logged: LoggedBatch
+    ) -> Iterator[Block]:
+        """The blocks of cases of equally many arms and positions."""
+        floor = self.serving.policy.exploration
+        if next(iter(scored.values())).samples:
+            for (eligible, _, _, context), scores in scored.items():
+                assert isinstance(scores, Correlated)
+                arms = logged.eligible[eligible]
+                simulate = self._simulate(scores, arms, size, context) if self.samples else None
+                yield Block(arms, scores, floor, np.empty((size, 0)), np.ones(size), simulate)
+            return
+        shares = slate.marginals_each(list(scored.values()), size=size, floor=floor)
+        for ((eligible, *_), scores), of_case in zip(scored.items(), shares, strict=True):
+            yield Block(logged.eligible[eligible], scores, floor, of_case, of_case.max(axis=1))
 
     def _case_rows(
         self, blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRows, *, joint: bool
@@ -303,13 +318,6 @@ def _with_lists(batch: LogBatch, ratio: Array) -> LogBatch:
     )
 
 
-def _block(arms: Ids, scores: Scores, size: int, *, floor: Floor, simulate: Callable[[], Array] | None = None) -> Block:
-    if scores.samples:
-        return Block(arms, scores, floor, np.empty((size, 0)), np.ones(size), simulate)
-    shares = slate.marginals(scores, size=size, floor=floor)
-    return Block(arms, scores, floor, shares, shares.max(axis=1))
-
-
 def _drawn(block: Block, rows: ImpressionRows, row: int, seed: int) -> Block:
     """The case of one decision, whose lowest row is given. Where the slate above is not known, its shares are those of
     position 1."""
@@ -323,11 +331,16 @@ def _drawn(block: Block, rows: ImpressionRows, row: int, seed: int) -> Block:
     return Block(block.arms, scores, floor, shares, np.full(size, shares[0].max()))
 
 
-def places(arms: Ids, slates: Ids) -> tuple[Index, Flags]:
-    """Where the arms of slates (n, k) stand among others, (n, k), and which slates can be made of these, (n,)."""
-    index = np.minimum(np.searchsorted(arms, slates), len(arms) - 1)
-    ordered = np.sort(slates, axis=1)
-    return index, (arms[index] == slates).all(axis=1) & (ordered[:, 1:] != ordered[:, :-1]).all(axis=1)
+def places(arms: Ids, slates: Ids, *, case: Index | None = None) -> tuple[Index, Flags]:
+    """Where the arms of slates (n, k) stand among others, (n, k), and which slates can be made of these, (n,).
+
+    arms (m,) ascending; or those of every case, (u, m), with the case (n,) of each slate."""
+    case = np.zeros(len(slates), np.intp) if case is None else case
+    arms, stride = np.atleast_2d(arms), max(int(arms[..., -1].max()), int(slates.max(initial=0))) + 1
+    keys, wanted = (np.arange(len(arms))[:, None] * stride + arms).ravel(), case[:, None] * stride + slates
+    index, ordered = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1), np.sort(slates, axis=1)
+    possible = (keys[index] == wanted).all(axis=1) & (ordered[:, 1:] != ordered[:, :-1]).all(axis=1)
+    return np.minimum(index - case[:, None] * arms.shape[1], arms.shape[1] - 1), possible
 
 
 class CaseRows:
@@ -398,19 +411,30 @@ class CaseRows:
         return log_slate
 
     def conditionals(self, deep: Ids) -> Iterator[tuple[Ids, Array]]:
-        """These rows by case and depth, with the target's probability of each arm down to there given those above it;
-        0 for what is no slate of its arms."""
-        slots = self.rows.slots
-        depth = slots["depth"][self.indices[deep]]
-        for case, length in np.unique(np.column_stack([self.case[deep], depth]), axis=0).tolist():
-            block = self.blocks[case]
-            group = deep[(self.case[deep] == case) & (depth == length)]
-            start = slots["start"][self.indices[group]]
-            order, possible = places(block.arms, self.rows.shown[start[:, None] + np.arange(length + 1)])
+        """These rows by depth, with the target's probability of each arm down to there given those above it; 0 for what
+        is no slate of its arms."""
+        depth = self.rows.slots["depth"][self.indices[deep]]
+        for group, blocks, case, order, possible in self.slates(deep, depth + 1):
             steps = np.zeros(order.shape)
             if possible.any():
-                steps[possible] = slate.conditionals(block.scores, order[possible], floor=block.floor)
+                steps[possible] = slate.conditionals_each(
+                    [block.scores for block in blocks], case[possible], order[possible], floor=blocks[0].floor
+                )
             yield group, steps
+
+    def slates(self, lowest: Ids, length: Ids) -> Iterator[tuple[Ids, list[Block], Index, Index, Flags]]:
+        """These rows with their slates of so many arms, each row the lowest one, by length and number of eligible arms:
+        the rows (g,), their blocks, the block of each, its slate as indices of eligible arms (g, length), and which
+        slates can be made of these."""
+        start = self.rows.slots["start"][self.indices]
+        first, kind = distinct(length, self._stride[lowest])
+        for number, size in enumerate(length[first].tolist()):
+            group = lowest[kind == number]
+            used, case = np.unique(self.case[group], return_inverse=True)
+            blocks = [self.blocks[each] for each in used.tolist()]
+            shown = self.rows.shown[start[group][:, None] + np.arange(size)]
+            order, possible = places(np.array([block.arms for block in blocks]), shown, case=case)
+            yield group, blocks, case, order, possible
 
     def shares(self, arms: Ids) -> Array:
         """Probabilities of position 1 in each case, among all arms: (blocks, a)."""

@@ -11,7 +11,7 @@ from rlrec.app.evaluation.logger_marginals import PAIRS, UNIFORM, UNKNOWN
 from rlrec.app.evaluation.probabilities import CELLS, CaseRows, Scorer, places
 from rlrec.app.evaluation.reward_models import ModelValues
 from rlrec.app.evaluation.state_probabilities import StateCaseRows
-from rlrec.arrays import Array, Flags, distinct
+from rlrec.arrays import Array, Flags, distinct, run_starts
 from rlrec.ope import pseudo_inverse
 from rlrec.policy import slate
 from rlrec.store.bulk import Columns
@@ -140,16 +140,16 @@ def _fill_both(some: CaseRows, steps: Array, expected: Array, arms: ArmTable, va
     """Write the target's probability of the arm of each slot given the slots above, and the mean of the model under
     the target there."""
     size = some.rows.slots["size"][some.indices]
-    lowest = some.rows.slots["depth"][some.indices] + 1 == size
-    for case, length in np.unique(np.column_stack([some.case, size])[lowest], axis=0).tolist():
-        group = some.indices[lowest & (some.case == case) & (size == length)]
-        block, slots = some.blocks[case], group[:, None] - np.arange(length)[::-1]
-        order, possible = places(block.arms, some.rows.shown[slots])
+    lowest = np.flatnonzero(some.rows.slots["depth"][some.indices] + 1 == size)
+    for group, blocks, case, order, possible in some.slates(lowest, size[lowest]):
+        slots = some.indices[group][:, None] - np.arange(order.shape[1])[::-1]
         steps[slots[~possible]] = 0.0
-        slots, order, columns = slots[possible], order[possible], np.searchsorted(arms.ids, block.arms)
-        for rows, position, probability, above in slate.each_position(block.scores, order, floor=block.floor):
+        slots, case, order = slots[possible], case[possible], order[possible]
+        columns = np.searchsorted(arms.ids, [block.arms for block in blocks])
+        scores = [block.scores for block in blocks]
+        for rows, position, probability, above in slate.each_position(scores, case, order, floor=blocks[0].floor):
             here = slots[rows, position]
             steps[here] = probability[above, order[rows, position]]
             shares = np.zeros((len(probability), len(arms)))
-            shares[:, columns] = probability
+            shares[np.arange(len(shares))[:, None], columns[case[rows[run_starts(above)]]]] = probability
             expected[here] = values.expected(shares, case=above, rows=here)

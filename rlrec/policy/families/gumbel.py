@@ -9,11 +9,10 @@ from functools import cached_property
 import numpy as np
 
 from rlrec.arrays import Array, Index
-from rlrec.policy import maximum
 from rlrec.policy.density import ALL, FARTHEST, TAIL, Rows
 from rlrec.policy.floors import Floor
 from rlrec.policy.scores import DrawnOrder, ExactScores, Order, top
-from rlrec.policy.table import tabulate
+from rlrec.policy.sweep import ContinuousOrder
 
 _ENTRIES = 1 << 21  # numbers in a working array
 _NEVER = -1e300  # below every finite logit plus noise
@@ -68,11 +67,7 @@ class PlackettLuceOrder(DrawnOrder):
         ranks = np.zeros((size, m))
         inside = min(size, len(possible))
         if inside:
-            logits, row, count = np.unique(self.logits[possible], return_inverse=True, return_counts=True)
-            table, table_row = tabulate(
-                GumbelLogit(logits), count.astype(float), ranks=inside, together=maximum.together(inside)
-            )
-            ranks[:inside, possible] = maximum.ranks(table, inside)[:, table_row[row]]
+            ranks[:inside, possible] = continuous(self.logits[possible], positions=inside).ranks(inside)
         if size > len(possible):
             never = np.delete(np.arange(m), possible)
             ranks[len(possible) :, never] = 1 / len(never)
@@ -124,6 +119,15 @@ class PlackettLuceOrder(DrawnOrder):
             noisy = self.logits - np.log(-np.log(keys))
         noisy = np.where(self.logits > -np.inf, noisy, _NEVER * (2 - keys))
         return top(noisy, size)
+
+
+def continuous(logits: Array, *, positions: int) -> ContinuousOrder:
+    """The order of finite logits with noise as that of any continuous scores, for ranks."""
+    return ContinuousOrder(_density, logits, np.zeros(len(logits)), positions=positions)
+
+
+def _density(logits: Array, _: Array) -> GumbelLogit:
+    return GumbelLogit(logits)
 
 
 class GumbelLogit:
