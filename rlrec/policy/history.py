@@ -76,6 +76,8 @@ class History:
 
     def packed(self) -> list[bytes]:
         """The bytes of each history."""
+        if not self.step.any():
+            return [b""] * len(self)
         has, rows = np.flatnonzero(self.step > 0), self.rows
         # which histories need long slots, and which slots have earned something (-0 counts)
         long = np.bincount(rows[(self.arm >= SHORT) | (self.ago > LAST)], minlength=len(self)) > 0

@@ -46,8 +46,11 @@ class Store:
     @contextmanager
     def read(self) -> Iterator[Unit]:
         """One snapshot. Never takes the write lock."""
-        with self._truthful(), engine.transaction(self.engine, write=False, where=self.where) as connection:
-            yield self._unit(connection)
+        try:
+            with engine.transaction(self.engine, write=False, where=self.where) as connection:
+                yield self._unit(connection)
+        except StoreBusy as error:
+            raise self._truthful(error) from error.__cause__
 
     def complaints(self) -> list[str]:
         """Complaints of SQLite about its file, readable or not; PostgreSQL has no such check."""
@@ -68,10 +71,7 @@ class Store:
         connection breaks at the end, a retry is safe."""
         for attempt in range(ATTEMPTS):
             try:
-                with (
-                    self._truthful(),
-                    engine.transaction(self.engine, write=True, where=self.where, sound=sound) as connection,
-                ):
+                with engine.transaction(self.engine, write=True, where=self.where, sound=sound) as connection:
                     unit = self._unit(connection, write=True)
                     unit.repeatable = repeatable
                     result = work(unit)
@@ -82,6 +82,8 @@ class Store:
                     raise
                 hint = "a retry is safe: what is stored already is not stored again"
                 raise StoreBusy(error.message, hint=hint) from error
+            except StoreBusy as error:
+                raise self._truthful(error) from error.__cause__
             except engine.Retry as error:
                 reason = error
                 time.sleep(random.uniform(0, 0.02) * 2**attempt)
@@ -96,15 +98,11 @@ class Store:
             with suppress(StoreBusy):
                 self.write(lambda unit: unit.tell(f"ANALYZE {', '.join(ANALYSED)}"), repeatable=True)
 
-    @contextmanager
-    def _truthful(self) -> Iterator[None]:
-        """No retry is promised to be safe where the command has stored something before."""
-        try:
-            yield
-        except StoreBusy as error:
-            if self._stored and error.hint == engine.RETRY_HINT:
-                error.hint = "what was stored before stays: go on behind it"
-            raise
+    def _truthful(self, error: StoreBusy) -> StoreBusy:
+        """The error without the promise that a retry is safe, where the command has stored something before."""
+        if self._stored and error.hint == engine.RETRY_HINT:
+            error.hint = "what was stored before stays: go on behind it"
+        return error
 
     def _unit(self, connection: sa.Connection, *, write: bool = False) -> Unit:
         """Time is the clock's, and never before the newest decision that this store drew itself."""

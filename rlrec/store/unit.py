@@ -52,7 +52,7 @@ class Unit:
 
     def select(self, kind: type[Record], source: str, *values: Any) -> list[Record]:
         """Records whose fields are columns of a table. source: what stands behind FROM."""
-        return self.records(kind, f"SELECT {', '.join(kind._fields)} FROM {source}", *values)
+        return self.records(kind, _selection(kind, source), *values)
 
     def ask_row(self, text: str, *values: Any) -> Row | None:
         return self._run(text, values).fetchone()
@@ -114,6 +114,11 @@ class Unit:
     def rows(self, statement: sa.Executable) -> list[Row]:
         """All rows of an expression of SQLAlchemy."""
         return [tuple(row) for row in self.connection.execute(statement)]
+
+
+@lru_cache(maxsize=256)
+def _selection(kind: type[NamedTuple], source: str) -> str:
+    return f"SELECT {', '.join(kind._fields)} FROM {source}"
 
 
 def quoted(columns: Iterable[str]) -> str:

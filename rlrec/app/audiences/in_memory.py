@@ -108,24 +108,25 @@ class Runs:
         self._names = simulate.names(audience.arms) if names is None else names
         self.beliefs = RunBeliefs(policy, runs, self._names)
         self._observed = audience.reset(runs, of_audience)
-        self.shown, self._runs = np.zeros(self.shape), np.arange(runs)[:, None]
+        self.shown, self._first_cells = np.zeros(self.shape), np.arange(runs)[:, None] * audience.arms
+        self._floors = at_positions(policy.exploration, size)
+        self._constant = np.ones((runs, 1))
         self._steps = 0
 
     def step(self) -> tuple[Array, Flags, Info]:
         """One decision of every run: the reward and whether a visit ended with it, (runs,), and the audience's info."""
         self.beliefs.add_due_rewards(self._steps)
-        x = np.column_stack([np.ones(self.shape[0]), self._observed])
+        x = np.hstack([self._constant, self._observed]) if self.audience.features else self._constant
         policy, belief = self.policy, self.beliefs.belief()
         if learns_from_contexts(policy):
             scores = policy.scores_at(belief, x)
         else:
             scores = policy.scores(belief, arms=self._names, context=NOTHING)
-        floors = at_positions(self.policy.exploration, self.size)
-        slates = draw_slates(scores, self.shape, floors=floors, rng=self._draws)
-        self.shown[self._runs, slates] += 1
+        slates = draw_slates(scores, self.shape, floors=self._floors, rng=self._draws)
+        self.shown.reshape(-1)[self._first_cells + slates] += 1
         propensity = None
-        if PROPENSITY in self.policy.needs:
-            propensity = arm_probability(scores, slates[:, 0], floor=floors.item())
+        if PROPENSITY in self.beliefs.needs:
+            propensity = arm_probability(scores, slates[:, 0], floor=self._floors.item())
         shown = slates if self.size > 1 else slates[:, 0]
         self._observed, reward, terminated, truncated, info = self.audience.step(shown)
         self.beliefs.add(shown, reward, x, info.get("delay"), propensity=propensity)
@@ -148,18 +149,20 @@ def draw_slates(scores: Scores, shape: tuple[int, int], *, floors: Array, rng: n
     """The slate of each run, (runs, k), k floors: at every position a uniform arm of those left with the probability
     of its floor, else that of the best noisy score; correlated scores have new noise at every position."""
     runs, m = shape
-    slates, row = np.empty((runs, len(floors)), np.intp), np.arange(runs)
-    values = np.broadcast_to(scores.noise(shape, rng), shape)
+    slates, row = np.empty((runs, len(floors)), np.intp), np.arange(runs)[:, None]
+    values = scores.noise(shape, rng)
+    if values.shape != shape:  # scores without noise, which every run has in common
+        values = np.broadcast_to(values, shape)
     for position, floor in enumerate(floors.tolist()):
         if position:
             values = np.array(scores.noise(shape, rng) if scores.samples else values)
-            values[row[:, None], slates[:, :position]] = -np.inf
+            values[row, slates[:, :position]] = -np.inf
         arms = _best(values, rng)
         if floor:
             explored = rng.random(runs) < floor
             uniform = rng.random(shape) if position else rng.integers(m, size=runs)
             if position:
-                uniform[row[:, None], slates[:, :position]] = -1.0
+                uniform[row, slates[:, :position]] = -1.0
                 uniform = uniform.argmax(axis=1)
             arms = np.where(explored, uniform, arms)
         slates[:, position] = arms
@@ -177,9 +180,9 @@ def arm_probability(scores: Scores, arms: Index, *, floor: float) -> Array:
 def _best(values: Array, rng: np.random.Generator) -> Index:
     """Index of the largest value in each row; of equal ones, a random one."""
     best = values.argmax(axis=1)
-    equal = values == np.take_along_axis(values, best[:, None], axis=1)
-    tied = np.flatnonzero(np.count_nonzero(equal, axis=1) > 1)
-    if len(tied):
+    equal = values == values.max(axis=1, keepdims=True)
+    if np.count_nonzero(equal) > len(best):
+        tied = np.flatnonzero(np.count_nonzero(equal, axis=1) > 1)
         best[tied] = np.where(equal[tied], rng.random((len(tied), values.shape[1])), -1.0).argmax(axis=1)
     return best
 
@@ -190,7 +193,7 @@ class RunBeliefs:
     arm."""
 
     def __init__(self, policy: Policy, runs: int, names: Sequence[str]) -> None:
-        self.policy, self.shape = policy, (runs, len(names))
+        self.policy, self.needs, self.shape = policy, policy.needs, (runs, len(names))
         self.alpha, self.beta = (np.full(len(names), value) for value in policy.prior)
         self.ordinal = 0  # of the newest decision
         self._first_cells = np.arange(runs) * len(names)
@@ -236,7 +239,7 @@ class RunBeliefs:
         self, position: int, arms: Index, reward: Array, x: Array, delay: Ids | None, propensity: Array | None
     ) -> None:
         """Add what every run shows at one position, with the arguments of `add`."""
-        cells, needs = self._first_cells + arms, self.policy.needs
+        cells, needs = self._first_cells + arms, self.needs
         slots = SlotColumns(
             arm_id=arms, reward=reward if delay is None else np.zeros(len(arms)),
             ordinal=np.full(len(arms), self.ordinal) if ORDINAL in needs else None,

@@ -58,8 +58,11 @@ class EligibleDistribution:
 
     def noiseless(self, arms: Index) -> npt.NDArray[np.object_]:
         """The noiseless score of arms 0..m - 1, same shape; None where there is none, or it is infinite (no pulls)."""
-        values = np.full(arms.shape, np.nan) if self.index is None else self.index[arms]
-        return np.where(np.isfinite(values), values, np.full(arms.shape, None, np.object_))
+        nothing = np.full(arms.shape, None, np.object_)
+        if self.index is None:
+            return nothing
+        values = self.index[arms]
+        return np.where(np.isfinite(values), values, nothing)
 
 
 class _KeysOf(Sequence[str]):
@@ -368,6 +371,8 @@ def _replaced(arms: Ids, table: Array, changed: Ids, sums: Array) -> tuple[Ids, 
     stored = arms[np.minimum(index, len(arms) - 1)] == changed
     table = table.copy()
     table[index[stored]] = sums[stored]
+    if stored.all():
+        return arms, table
     new = ~stored
     return np.insert(arms, index[new], changed[new]), np.insert(table, index[new], sums[new], axis=0)
 
