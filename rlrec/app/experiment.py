@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
@@ -21,8 +21,12 @@ from rlrec.store.unit import StoredRows, damaged, parse
 from rlrec.times import written
 
 if TYPE_CHECKING:
+    from rlrec.app.evaluation.unit_outcomes import DifferenceRow, OutcomeRow
     from rlrec.app.learning.slot_statistics import Totals
     from rlrec.ope.comparison import VariantMean
+    from rlrec.ope.outcomes import OutcomeDifference
+
+DECISIONS_DIFFER = "decisions-differ"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +72,23 @@ ExperimentSummary = TypedDict("ExperimentSummary", {
 })  # fmt: skip
 
 
-# Answer of `experiment show`: earnings of the variants, differences from the first, and checks of the split.
-Comparison = TypedDict("Comparison", {
-    "experiment": str, "status": str, "unit": str, "variants": list[dict[str, Any]],
-    "differences": list[dict[str, Any]], "sample_ratio": dict[str, float | None], "holdout": dict[str, Any] | None,
-    "ties": NotRequired[int | None], "interleave": NotRequired[list[str]],
-})  # fmt: skip
+class VariantComparison(TypedDict):
+    """Answer of `experiment show`: outcomes per unit with their differences from the first variant; earnings of the
+    variants and their differences per decision; checks of the split. reasons: not to decide by means per decision."""
+
+    experiment: str
+    status: str
+    unit: str
+    variants: list[dict[str, Any]]
+    differences: list[dict[str, Any]]
+    sample_ratio: dict[str, float | None]
+    holdout: dict[str, Any] | None
+    outcomes: list[OutcomeRow]
+    unit_differences: list[DifferenceRow]
+    reasons: list[str]
+    decisions_per_unit: list[dict[str, Any]]
+    ties: NotRequired[int | None]
+    interleave: NotRequired[list[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,24 +316,35 @@ def _shares(experiment: Experiment) -> dict[int, float]:
     return {variant.id: variant.weight / total for variant in experiment.variants}
 
 
-def show(store: Store, name: str, *, reward: str | None = None, level: float = 0.95) -> Comparison:
+def show(store: Store, name: str, *, reward: str | None = None, level: float = 0.95) -> VariantComparison:
     """Earnings of the variants on mature decisions, their differences, and whether the split is as defined."""
-    from rlrec.ope import comparison, intervals
+    from rlrec.app.evaluation import unit_outcomes
+    from rlrec.ope import comparison, intervals, outcomes
     from rlrec.store import bulk
 
     intervals.check_level(level)
     with store.read() as unit, bulk.alongside(unit):
         experiment = lookup.experiment(unit, name)
         serving = _versions(unit, experiment)
-        definition = _definition(store, unit, experiment, serving, reward)
+        definition = lookup.reward(unit, reward) if reward else unit_outcomes.default_reward(store, unit, experiment)
         if references := interleaved.rankers(experiment):
             return _interleaved(unit, experiment, references, definition, level=level)
-        means = _means(store, unit, experiment, definition)
+        study = unit_outcomes.of_experiment(experiment, [definition])
+        figures, sums, groups = unit_outcomes.collect(unit, study, level=level)
         assigned = experiments.count_units(unit, experiment.id)
         uniform = holdout.compared(unit, experiment, definition, level=level)
-    baseline, *others = experiment.variants
+    if sums.censored:
+        store.notice(f"{sums.censored} decisions with a censored slot are left out")
     shares, units = _shares(experiment), [assigned.get(variant.id, 0) for variant in experiment.variants]
     chi2, p_value = comparison.sample_ratio(units, [variant.weight for variant in experiment.variants])
+    rows, unit_differences = unit_outcomes.to_json(figures, study, groups.labels)
+    decisions_per_unit, per_decision = outcomes.per_decision(0)
+    differences, more_decisions = (
+        [_difference(figures.difference(number, metric), groups.labels) for number in range(1, len(units))]
+        for metric in (per_decision, decisions_per_unit)
+    )
+    for number, row in enumerate(more_decisions, start=1):
+        row["differ"] = figures.differ(number, decisions_per_unit)
     return {
         "experiment": experiment.name,
         "status": experiment.status,
@@ -327,24 +353,28 @@ def show(store: Store, name: str, *, reward: str | None = None, level: float = 0
             {
                 "variant": variant.label, "policy": serving[variant.id].policy.display_name,
                 "weight": shares[variant.id], "units": assigned.get(variant.id, 0),
-                **_earnings(*means[variant.id], level),
+                **_earnings(figures.mean(number, per_decision), int(sums.sessions[number]), level),
             }
-            for variant in experiment.variants
+            for number, variant in enumerate(experiment.variants)
         ],
-        "differences": [
-            {
-                "variant": other.label, "against": baseline.label,
-                **_finite(asdict(comparison.difference(means[other.id][0], means[baseline.id][0], level=level))),
-            }
-            for other in others
-        ],
+        "differences": differences,
         "sample_ratio": _finite({"chi2": chi2, "p_value": p_value}), "holdout": uniform,
+        "outcomes": rows, "unit_differences": unit_differences,
+        "reasons": [DECISIONS_DIFFER] if any(row["differ"] for row in more_decisions) else [],
+        "decisions_per_unit": more_decisions,
+    }  # fmt: skip
+
+
+def _difference(row: OutcomeDifference, labels: Sequence[str | None]) -> dict[str, Any]:
+    return {
+        "variant": labels[row.group], "against": labels[0], "value": row.value, "lower": row.lower,
+        "upper": row.upper, "p_value": row.p_value,
     }  # fmt: skip
 
 
 def _interleaved(
     unit: Unit, experiment: Experiment, references: Sequence[str], definition: Reward, *, level: float
-) -> Comparison:
+) -> VariantComparison:
     """The credit of each team: means a decision of the rewards of its slots."""
     from rlrec.ope import comparison
 
@@ -365,46 +395,13 @@ def _interleaved(
         "differences": [{"variant": TEAMS[1], "against": TEAMS[0], **_finite(credit.difference)}],
         "sample_ratio": _finite({"chi2": chi2, "p_value": p_value}),
         "holdout": None,
+        "outcomes": [],
+        "unit_differences": [],
+        "reasons": ["interleaved"],
+        "decisions_per_unit": [],
         "ties": credit.wins[2],
         "interleave": list(references),
     }  # fmt: skip
-
-
-def _definition(
-    store: Store, unit: Unit, experiment: Experiment, serving: Mapping[int, Version], name: str | None
-) -> Reward:
-    """The reward definition for all variants: the one of this name, else that of the first variant."""
-    if name is not None:
-        return lookup.reward(unit, name)
-    definitions = [serving[variant.id].reward for variant in experiment.variants]
-    first = definitions[0]
-    if any(definition.id != first.id for definition in definitions):
-        store.notice(f"the variants learn different rewards; {first.name} compares them all (--reward chooses another)")
-    return first
-
-
-def _means(store: Store, unit: Unit, experiment: Experiment, definition: Reward) -> dict[int, tuple[VariantMean, int]]:
-    """Mean reward and number of sessions per variant, batch by batch; a page with a censored slot is left out."""
-    import numpy as np
-
-    from rlrec.app.log import reward_log
-    from rlrec.ope import comparison
-    from rlrec.store.reader import Selection
-
-    spanning = experiment.unit == "user"
-    folded = {variant.id: comparison.empty(spanning=spanning) for variant in experiment.variants}
-    counted, censored = dict.fromkeys(folded, 0), 0
-    for pages in reward_log.page_rewards(unit, Selection(variant_ids=list(folded)), definition):
-        columns = pages.slots
-        censored += int(columns["censored"].sum())
-        for variant in folded:
-            of_variant = (columns["variant_id"] == variant) & ~columns["censored"]
-            units = columns[f"{experiment.unit}_id"][of_variant]
-            folded[variant] += comparison.fold(pages.reward[of_variant], units, spanning=spanning)
-            counted[variant] += len(np.unique(columns["session_id"][of_variant]))
-    if censored:
-        store.notice(f"{censored} decisions with a censored slot are left out")
-    return {variant: (comparison.finish(sums), counted[variant]) for variant, sums in folded.items()}
 
 
 def _earnings(mean: VariantMean, sessions: int, level: float) -> dict[str, Any]:

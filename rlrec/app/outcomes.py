@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -48,7 +48,7 @@ def outcomes(store: Store, request: Request) -> Result:
     """The outcomes of the selected log, from one snapshot. Raises InputError for unknown names, and an empty log."""
     _check(request)
     with store.read() as unit, bulk.alongside(unit):
-        study = _study(unit, request)
+        study = _study(store, unit, request)
         figures, sums, groups = unit_outcomes.collect(unit, study, level=request.level)
         any_user = sessions.any_user(unit)
     if study.experiment is None and not sums.new + sums.returning:
@@ -80,7 +80,7 @@ def _check(request: Request) -> None:
         raise InputError(f"reward {twice!r} is named twice")
 
 
-def _study(unit: Unit, request: Request) -> Study:
+def _study(store: Store, unit: Unit, request: Request) -> Study:
     experiment = None if request.experiment is None else lookup.experiment(unit, request.experiment)
     by = request.by or ("variant" if experiment else None)
     if experiment is not None and by == "variant" and interleaved.rankers(experiment):
@@ -91,13 +91,13 @@ def _study(unit: Unit, request: Request) -> Study:
         [*([f"experiment={experiment.name}"] if experiment else []), *([request.log] if request.log else [])]
     )
     return Study(
-        selection=filters.selection(unit, log), rewards=named or [unit_outcomes.default_reward(unit, experiment)],
+        selection=filters.selection(unit, log),
+        rewards=named or [unit_outcomes.default_reward(store, unit, experiment)],
         experiment=experiment, by=by, adjust=request.adjust, users=request.users,
     )  # fmt: skip
 
 
-def explanations(result: Result) -> list[str]:
-    """A line for every reason that occurs."""
-    rows = [*result["outcomes"], *result["differences"]]
-    present = {reason for row in rows for reason in row["reasons"]} | {*result["reasons"]}
+def explanations(rows: Iterable[OutcomeRow | DifferenceRow], reasons: Sequence[str] = ()) -> list[str]:
+    """A line for every reason that occurs in these rows, or beside them."""
+    present = {reason for row in rows for reason in row["reasons"]} | {*reasons}
     return [f"{reason}: {text}" for reason, text in estimates.REASONS.items() if reason in present]

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import CommandGroup, Store, examples, stored
-from rlrec.cli.tables import cell
+from rlrec.cli.tables import cell, lines
 from rlrec.cli.text import truncate
 from rlrec.cli.values import NAME, NUMBER, Parsed, parse_name, parse_number
 from rlrec.errors import InputError
 
 if TYPE_CHECKING:
-    from rlrec.app.experiment import Comparison, ExperimentSummary, VariantSpec
+    from rlrec.app.experiment import ExperimentSummary, VariantComparison, VariantSpec
 
 COLUMNS = ("experiment", "status", "unit", "variants", "created_at", "stopped_at")
 DIFFERENCE = {  # column of a csv: key of a difference
@@ -106,10 +108,12 @@ def create(store: Store, show: Show, **request: Any) -> None:
 @stored
 @examples("rlrec experiment show ab")
 def show_(store: Store, show: Show, name: str, reward: str | None, level: float) -> None:
-    """Show what each variant earned on mature decisions, the differences, and the check of the split.
+    """Show what became of each variant's units, the differences, and the check of the split.
 
-    Intervals are clustered by the unit that was assigned. They describe the variants as they ran: for policies that
-    learn, what these two had learned so far.
+    Outcomes per unit come first (see `rlrec outcomes`): a variant that brings people back causes decisions, so that a
+    mean per decision is a mean of other visits. Where the numbers of decisions per unit differ (p below 0.001), the
+    reason `decisions-differ` says so. Intervals are clustered by the unit that was assigned. They describe the variants
+    as they ran: for policies that learn, what these two had learned so far.
 
     With a uniform holdout, what `uniform` earned there is compared with its estimate from the log of the other variants
     (snips, per impression). Where these disagree (Welch's t on both standard errors, clustered by the unit), do not
@@ -120,7 +124,7 @@ def show_(store: Store, show: Show, name: str, reward: str | None, level: float)
     show(result, table=_view(result, level), flat=_flat(result))
 
 
-def _flat(result: Comparison) -> list[dict[str, Any]]:
+def _flat(result: VariantComparison) -> list[dict[str, Any]]:
     """A record for each variant, with its difference from the first one, which has none."""
     against = {row["variant"]: row for row in result["differences"]}
     return [
@@ -129,21 +133,73 @@ def _flat(result: Comparison) -> list[dict[str, Any]]:
     ]
 
 
-def _view(result: Comparison, level: float) -> View:
+def _view(result: VariantComparison, level: float) -> View:
     title = [
-        f"experiment {result['experiment']}, {result['status']}, by {result['unit']}"
-        + (", interleaved: both versions fill every slate" if "interleave" in result else ""),
-        f"intervals at level {cell(level)}, mature decisions only",
-        *map(_difference, result["differences"]),
-        *([] if "interleave" in result else [_ratio(result["sample_ratio"])]),
-        *(_coins(result["sample_ratio"]) if "interleave" in result else []),
-        *([] if result["holdout"] is None else [_holdout(result["holdout"])]),
-        *([f"{result['ties']} units credit both teams alike"] if result.get("ties") is not None else []),
+        f"experiment {result['experiment']}, {result['status']}, by {result['unit']}",
+        f"intervals at level {cell(level)}, rewards of mature decisions",
     ]
-    notes = []
     if "interleave" in result:
-        notes = ["a mean is the credit of the slots that a team picked, half of each slate: it earns more alone"]
+        return _interleaved(result, title)
+    from rlrec.app.outcomes import explanations
+    from rlrec.cli.outcomes import grid
+
+    title += [*_leads(result), _ratio(result["sample_ratio"])]
+    notes = [
+        *explanations(chain(result["outcomes"], result["unit_differences"])),
+        "",
+        f"per decision{' (do not decide by these)' if result['reasons'] else ''}:",
+        *_decisions_differ(result),
+        *map(_difference, result["differences"]),
+        *lines([*result["variants"][0]], [[*row.values()] for row in result["variants"]]),
+        *([] if result["holdout"] is None else ["", _holdout(result["holdout"])]),
+    ]
+    return grid(result["outcomes"], result["unit_differences"])._replace(title=title, notes=notes)
+
+
+def _interleaved(result: VariantComparison, title: list[str]) -> View:
+    title[0] += ", interleaved: both versions fill every slate"
+    title += [*map(_difference, result["differences"]), *_coins(result["sample_ratio"])]
+    title += [f"{result['ties']} units credit both teams alike"] if result.get("ties") is not None else []
+    notes = [
+        "a mean is the credit of the slots that a team picked, half of each slate: it earns more alone",
+        f"there are no outcomes per {result['unit']} to compare: everybody sees both versions",
+    ]
     return View.of(result["variants"], list(result["variants"][0]), title=title, notes=notes)
+
+
+def _leads(result: VariantComparison) -> list[str]:
+    """A line for each difference per unit: what to decide by."""
+    differences = {(row["group"], row["metric"]): row for row in result["unit_differences"]}
+    texts = []
+    for other in result["differences"]:
+        rewards, visits = (differences[other["variant"], metric] for metric in ("reward_per_unit", "visits"))
+        named = f"{other['variant']} - {other['against']} per {result['unit']}"
+        texts.append(f"{named}: reward {rewards['reward']} {_figures(rewards)}; visits {_figures(visits)}")
+    return texts
+
+
+def _figures(row: Mapping[str, Any]) -> str:
+    relative = "" if row["relative"] is None else f" ({100 * row['relative']:+.1f} %)"
+    value, lower, upper, p_value = (cell(row[name]) for name in ("value", "lower", "upper", "p_value"))
+    return f"{value} [{lower}, {upper}]{relative}, p {p_value}"
+
+
+def _decisions_differ(result: VariantComparison) -> list[str]:
+    """A line for each variant whose units have other numbers of decisions than those of the first one."""
+    rewards = {row["group"]: row["value"] for row in result["unit_differences"] if row["metric"] == "reward_per_unit"}
+    texts = []
+    for row, earned in zip(result["decisions_per_unit"], result["differences"], strict=True):
+        if not row["differ"]:
+            continue
+        unit, per_unit = result["unit"], rewards[row["variant"]] or 0.0
+        change = "more" if row["value"] > 0 else "fewer"
+        reverse = (per_unit > 0) != (earned["value"] > 0)
+        texts.append(
+            f"decisions-differ: {row['variant']} has {cell(abs(row['value']))} {change} decisions per {unit} than"
+            f" {row['against']} (p {cell(row['p_value'])}), so means per decision are of other visits"
+            + (f"; it earns {'more' if per_unit > 0 else 'less'} per {unit}" if reverse else "")
+        )
+    return texts
 
 
 def _difference(row: dict[str, Any]) -> str:

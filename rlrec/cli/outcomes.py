@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlrec.cli.output import Show, View
-from rlrec.cli.shared import Store, stored
+from rlrec.cli.shared import Store, examples, stored
 from rlrec.cli.values import NAME, NUMBER
 
 if TYPE_CHECKING:
@@ -36,6 +36,11 @@ DIFFERENCE = {  # column of a csv: key of a difference
 @click.option("--users", type=click.Choice(["new", "returning"]), help="Only units without, or with, earlier visits.")
 @click.option("--level", type=NUMBER, default=0.95, show_default=True, help="Confidence of the intervals.")
 @stored
+@examples(
+    "rlrec outcomes --by week",
+    "rlrec outcomes --experiment ab --reward default --json",
+    "rlrec outcomes --experiment ab --adjust --users new",
+)
 def outcomes(store: Store, show: Show, **request: Any) -> None:
     """Show visits, returns and rewards per user, and compare groups.
 
@@ -66,18 +71,11 @@ def outcomes(store: Store, show: Show, **request: Any) -> None:
                 it was assigned in; without an experiment, first served in
 
     --adjust subtracts theta times the difference that the variants had in the same metric before the assignment;
-    `narrowed` is the share by which that makes the interval narrower.
-
-    \b
-    Examples:
-      rlrec outcomes --by week
-      rlrec outcomes --experiment ab --reward default --json
-      rlrec outcomes --experiment ab --adjust --users returning
-    """
+    `narrowed` is the share by which that makes the interval narrower."""
     from rlrec.app import outcomes as use_case
 
     result = use_case.outcomes(store, use_case.Request(**request))
-    notes = use_case.explanations(result)
+    notes = use_case.explanations([*result["outcomes"], *result["differences"]], result["reasons"])
     table = grid(result["outcomes"], result["differences"])
     show(result, table=table._replace(title=_title(result), notes=notes), flat=_flat(result))
 
@@ -115,7 +113,7 @@ def grid(rows: Sequence[OutcomeRow], differences: Sequence[DifferenceRow]) -> Vi
     adjusted = any("narrowed" in row for row in differences)
     headers = ["metric", *([rows[0]["by"] or ""] if differences else []), "value", "lower", "upper", "units"]
     if differences:
-        headers += [f"less {differences[0]['against']}", "lower", "upper", "%", "p"]
+        headers += [f"minus {differences[0]['against']}", "lower", "upper", "%", "p"]
         headers += ["narrower by %"] if adjusted else []
     body, before = list[list[Any]](), None
     order = list(dict.fromkeys(map(_metric, rows)))

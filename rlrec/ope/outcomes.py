@@ -22,7 +22,7 @@ from rlrec.ope.moments import ClusterSummary, Moments
 from rlrec.ope.paired import Minus
 from rlrec.ope.unit_visits import DAYS, UnitSums
 
-ALARM = 1e-3  # p-value below which variants differ in their decisions per unit
+ALARM, FEW = 1e-3, 6  # p-value below which groups differ, and units that do not prove it without variation
 REASONS = {
     "no-units": "no unit counts: nothing is mature, or nobody was served",
     "none-at-risk": "no visit has been over for so long",
@@ -228,6 +228,14 @@ class Outcomes:
             p_value=finite_or_none(difference.p_value), reasons=tuple(reasons),
             theta=adjustment and adjustment.theta, narrowed=adjustment and finite_or_none(adjustment.narrowed),
         )  # fmt: skip
+
+    def differ(self, group: int, metric: Metric) -> bool:
+        """Whether a group differs from the first one, with a false alarm in 1,000: by the p-value; where the units of
+        each are all the same, if there are seven or more (one split in 3,432 parts them so)."""
+        difference, units = self.difference(group, metric), [self.mean(side, metric).units for side in (group, 0)]
+        if difference.p_value is None:
+            return bool(difference.value) and min(units) > FEW
+        return difference.p_value < ALARM
 
     def _row(self, group: int, metric: Metric) -> Outcome:
         mean = self.mean(group, metric)

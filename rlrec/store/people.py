@@ -55,9 +55,13 @@ def ask_visits(unit: Unit, sessions: Ids, experiment: Experiment | None = None) 
     )  # fmt: skip
     entry, assigned = str(ABSENT), ""
     if experiment is not None:
-        key = "s.user_id" if experiment.unit == "user" else "s.id"
-        same = f"a.experiment_id = {experiment.id} AND a.{experiment.unit}_id = {key}"
-        entry, assigned = f"coalesce(a.at, {ABSENT})", f" LEFT JOIN assignment a ON {same}"
+        # a unit is the user where one is known, else the session
+        joins = {"b": "b.session_id = s.id", **({"a": "a.user_id = s.user_id"} if experiment.unit == "user" else {})}
+        entry = f"coalesce({', '.join(f'{name}.at' for name in sorted(joins))}, {ABSENT})"
+        assigned = "".join(
+            f" LEFT JOIN assignment {name} ON {name}.experiment_id = {experiment.id} AND {test}"
+            for name, test in joins.items()
+        )
     text = (
         f"SELECT w.session_id, w.number, w.started_at, w.last_at, coalesce(w.ended_at, {ABSENT}),"
         f" coalesce(s.user_id, {ABSENT}), coalesce(u.digest, 0), coalesce(s.digest, 0), {entry}"

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -77,7 +78,10 @@ def test_show_has_the_keys_of_the_contract(ready: Any) -> None:
     create(ready, "--unit", "session")
     ready("recommend", "--experiment", "ab", "--session", "s1")
     found = ready("--now", LATER, "experiment", "show", "ab", "--json").json
-    assert list(found) == ["experiment", "status", "unit", "variants", "differences", "sample_ratio", "holdout"]
+    assert list(found) == [
+        "experiment", "status", "unit", "variants", "differences", "sample_ratio", "holdout", "outcomes",
+        "unit_differences", "reasons", "decisions_per_unit",
+    ]  # fmt: skip
     assert found["holdout"] is None
     keys = (
         "variant",
@@ -225,3 +229,49 @@ def test_csv_compares_every_variant_with_the_first(ready_sqlite: Any) -> None:
     columns = ("difference", "difference_lower", "difference_upper", "p_value")
     assert [first[name] for name in columns] == [""] * 4
     assert [float(second[name]) for name in columns] == [found[name] for name in ("value", "lower", "upper", "p_value")]
+
+
+def bring_back(db: str) -> None:
+    """80 users, a visit with one decision a day: `a` has one visit and mostly a click, `b` more, with fewer clicks."""
+    run = runner(db)
+    run("arm", "add", "x")
+    for name in ("home", "other"):
+        run("policy", "create", name, "--kind", "uniform")
+    run("experiment", "create", "ab", "--variant", "a=home", "--variant", "b=other")
+    back = [f"u{n}" for n in range(80)]
+    for day in range(1, 6):
+        now = f"2030-01-0{day}T00:00:00Z"
+        lines = "".join(f'{{"experiment": "ab", "session": "{user}-{day}", "user": "{user}"}}\n' for user in back)
+        answers = run("--now", now, "--allow-future", "recommend", "--input", "-", stdin=lines).lines
+        events = [
+            f'{{"decision_id": {answer["decision_id"]}, "events": {{"click": 1}}}}\n'
+            for number, answer in enumerate(answers)
+            if number % 10 < {"a": 8, "b": 5}[answer["variant"]]
+        ]
+        run("--now", now, "feedback", "--input", "-", stdin="".join(events))
+        back = [
+            answer["user"] for answer in answers if answer["variant"] == "b" and int(answer["user"][1:]) % 5 >= day - 2
+        ]
+
+
+def test_a_variant_that_brings_users_back_but_earns_less_per_decision_is_said_to(sqlite_db: str) -> None:
+    run = filled(sqlite_db, bring_back)
+    found = run("--now", LATER, "experiment", "show", "ab", "--json").json
+    per_unit = {row["metric"]: row for row in found["unit_differences"]}
+    assert found["differences"][0]["upper"] < 0 < per_unit["reward_per_unit"]["lower"]
+    assert per_unit["visits"]["lower"] > 0
+    assert found["reasons"] == ["decisions-differ"]
+    text = run("--now", LATER, "experiment", "show", "ab").stdout
+    assert text.index("reward_per_unit") < text.index("a decision, p")
+    assert re.search(r"decisions-differ: b has [0-9.]+ more decisions per user than a", text)
+    assert "it earns more per user" in text
+
+
+def test_an_interleaved_experiment_has_no_outcomes_per_unit(ready_sqlite: Any) -> None:
+    for name in ("other", "third"):
+        ready_sqlite("policy", "create", name, "--kind", "uniform")
+    ready_sqlite("experiment", "create", "rank", "--interleave", "other@1,third@1", "--unit", "session")
+    ready_sqlite("recommend", "--experiment", "rank", "--session", "s1", "-k", 2)
+    found = ready_sqlite("--now", LATER, "experiment", "show", "rank", "--json").json
+    assert (found["outcomes"], found["unit_differences"], found["reasons"]) == ([], [], ["interleaved"])
+    assert "no outcomes per session" in ready_sqlite("--now", LATER, "experiment", "show", "rank").stdout

@@ -120,7 +120,7 @@ def test_too_little_is_null_with_its_reason(ready_sqlite: Run) -> None:
 def test_a_table_explains_what_is_missing(ready_sqlite: Run) -> None:
     text = ready_sqlite("--now", LATER, "outcomes", "--experiment", "ab").stdout
     assert "outcomes of experiment ab by variant: 12 users, 12 new, 0 with earlier visits" in text
-    assert "less a" in text
+    assert "minus a" in text
     assert "no-variation: all units are the same so far" in text
 
 

@@ -19,7 +19,7 @@ from rlrec.ope import outcomes
 from rlrec.ope.outcomes import Metric, Outcomes, OutcomeSums
 from rlrec.ope.unit_visits import ServedDecisions, UnitSums, Visits, unit_sums
 from rlrec.records import Reward, Sums
-from rlrec.store import Unit, people, policies, reader, sessions, settings
+from rlrec.store import Store, Unit, people, policies, reader, sessions, settings
 from rlrec.store.bulk import Columns
 from rlrec.store.experiments import Experiment
 from rlrec.store.reader import ABSENT, Batch, Selection
@@ -164,11 +164,22 @@ def collect(unit: Unit, study: Study, *, level: float) -> tuple[Outcomes, StudyS
     return Outcomes(sums=sums.outcomes, groups=number, level=level, adjusted=adjusted), sums, fold.groups
 
 
-def default_reward(unit: Unit, experiment: Experiment | None) -> Reward:
-    """The reward of the first variant's policy; without an experiment `default`."""
+def of_experiment(experiment: Experiment, rewards: Sequence[Reward]) -> Study:
+    """All decisions of an experiment, by variant."""
+    selection = Selection(variant_ids=[variant.id for variant in experiment.variants])
+    return Study(selection=selection, rewards=rewards, experiment=experiment, by="variant")
+
+
+def default_reward(store: Store, unit: Unit, experiment: Experiment | None) -> Reward:
+    """The reward of the first variant's policy, with a notice where others learn another one; without an experiment
+    `default`."""
     if experiment is None:
         return lookup.reward(unit, "default")
-    return lookup.version(unit, experiment.variants[0].policy)[0].reward
+    rewards = [lookup.version(unit, variant.policy)[0].reward for variant in experiment.variants]
+    if any(reward.id != rewards[0].id for reward in rewards):
+        name = rewards[0].name
+        store.notice(f"the variants learn different rewards; {name} compares them all (--reward chooses another)")
+    return rewards[0]
 
 
 def to_json(

@@ -105,14 +105,6 @@ def impressions(
         yield rows.weighable(counted) if weighed else rows.take(counted)
 
 
-def page_rewards(unit: Unit, selection: Selection, definition: Reward) -> Iterator[RewardedSlots]:
-    """Mature decisions of the selected log, in batches of whole sessions: rows of `with_page_rewards`."""
-    for batch in reader.batches(unit, selection, columns=(*MATURITY, "user_id", "variant_id")):
-        rows = with_rewards(batch, definition).take(mature(batch.slots, definition, now=unit.now))
-        if len(rows):
-            yield with_page_rewards(batch, rows, definition)
-
-
 def with_page_rewards(batch: Batch, rows: RewardedSlots, definition: Reward) -> RewardedSlots:
     """A row for each decision, whose slots lie side by side in `rows`: with the rewards of its slots and of the events
     of its page. slots: its first one, but `censored` where any is; `default`: nothing that counts happened."""
