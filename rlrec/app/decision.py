@@ -17,7 +17,7 @@ from rlrec.app.serving.draws import unsigned
 from rlrec.arrays import Array, Index, finite_or_none
 from rlrec.errors import InputError
 from rlrec.policy import history, slate
-from rlrec.policy.base import Belief
+from rlrec.policy.base import Belief, Policy
 from rlrec.policy.floors import at_positions
 from rlrec.policy.gradient import MEMORY, State
 from rlrec.policy.interleaving import TeamDraftSampler
@@ -102,6 +102,7 @@ class DerivedDecision:
         self.keys = arms.keys(unit, eligible)
         self.shown: Index = np.searchsorted(self.arms, [slot.arm_id for slot in decision.slots])  # columns
         self.belief: Belief | None = None
+        self.policy: Policy | None = None
         self.case: EligibleDistribution | None = None
         self.trained: Trained | None = None
         self.state: State | None = None
@@ -121,7 +122,7 @@ class DerivedDecision:
 
     def _derive(self, served: VersionDistribution, context: Mapping[str, Any]) -> None:
         decision, revision = self.decision, self.decision.catalogue_revision
-        self.belief = served.belief(self.arms, revision=revision)
+        self.belief, self.policy = served.belief(self.arms, revision=revision), served.policy
         if served.trained is not None:
             self.trained, self.case = served.trained, self._case(served.trained, context)
         else:
@@ -205,10 +206,10 @@ class DerivedDecision:
     def table(self) -> list[dict[str, Any]]:
         """A row for each eligible arm, likeliest first: its belief, and its probability at every position given those
         above."""
-        if self.case is None or self.belief is None:
+        if self.case is None or self.belief is None or self.policy is None:
             return []
         belief, state = self.belief, self.state
-        mean, scores = belief.mean(unknown=np.nan), self.case.noiseless(np.arange(len(self.arms))).tolist()
+        mean, scores = self.policy.mean(belief, unknown=np.nan), self.case.noiseless(np.arange(len(self.arms))).tolist()
         order = np.lexsort((self.arms, *-self.conditional[::-1]))
         # of the arms that had been shown in the visit
         rows = () if state is None else zip(state.arm.tolist(), state.memory, strict=True)

@@ -138,6 +138,8 @@ def create(store: Store, request: Request) -> CreatedPolicy:
         return _create(unit, request, typed, definition, definition_of_reward, prior, initial)
 
     answer = store.write(work, repeatable=True)
+    if answer["created"]:
+        parameters.notice_other_reward(store, typed, request.reward)
     if answer["created"] and policy.contextual and declared is None and request.from_log is None:
         store.notice(
             "no features are named: contexts are hashed into 16 columns (name them by --features or --from-log)"

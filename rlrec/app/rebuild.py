@@ -63,6 +63,7 @@ def rebuild(store: Store, request: Request) -> RebuiltVersion:
             version, _ = lookup.version(unit, request.reference)
             store.notice(f"no change was found in the rewards of {version.policy.name}: nothing is rebuilt")
             return {**summary(unit, version), "parent": version.number, "rebuilt": False, "since": None}
+    parameters.notice_other_reward(store, plan.draft.params, plan.draft.reward.name)
     version_id = store.write(partial(_begin, plan=plan))
     while store.write(partial(_portion, policy_id=plan.draft.policy.id, version_id=version_id)):
         pass

@@ -198,6 +198,18 @@ def test_bad_curves_are_refused(run_sqlite: Run, sqlite_db: str) -> None:
     assert "takes a slot that nobody looked at to be worth 0" in said.stderr
 
 
+def test_a_curve_of_another_reward_is_named_when_a_belief_counts_by_it(run_sqlite: Run, sqlite_db: str) -> None:
+    served(sqlite_db)
+    run_sqlite("reward", "define", "seconds", "dwell_s=0.01", "--clip", "0,1")
+    create = ["policy", "create", "--kind", "thompson", "--param", "position=home"]
+    created = run_sqlite(*create, "p", "--reward", "seconds")
+    rebuilt = run_sqlite("--now", "2026-06-01", "policy", "rebuild", "home", "--reward", "seconds")
+    for said in (created, rebuilt):
+        assert said.exit_code == 0
+        assert said.stderr.startswith("curve home@1 was estimated for another reward than seconds: `rlrec position fit")
+    assert run_sqlite(*create, "q").stderr == ""
+
+
 def test_show_names_the_curve(run_sqlite: Run, sqlite_db: str) -> None:
     served(sqlite_db)
     assert "position=home@1" in run_sqlite("policy", "show", "home").stdout
@@ -207,6 +219,15 @@ def test_show_names_the_curve(run_sqlite: Run, sqlite_db: str) -> None:
     logs.create(sqlite_db, "plain", "thompson", minutes=1e4)
     sides = run_sqlite("policy", "diff", "home", "plain").stdout.splitlines()[:2]
     assert ["curve home@1" in side for side in sides] == [True, False]
+
+
+def test_means_are_those_of_the_posterior_wherever_they_are_shown(run_sqlite: Run, sqlite_db: str) -> None:
+    served(sqlite_db)
+    means = {row["arm"]: row["mean"] for row in run_sqlite("policy", "show", "home", "--json").json["arms"]}
+    words = ["recommend", "--policy", "home", "--session", "z", "-k", 2, "--json"]
+    answer = run_sqlite("--now", "2026-06-01", *words).json
+    arms = run_sqlite("decision", "show", answer["decision_id"], "--json").json["arms"]
+    assert {arm["arm"]: arm["mean"] for arm in arms} == {arm["arm"]: arm["score"] for arm in arms} == means
 
 
 def test_bounds_hold_the_error_of_the_curve(sqlite_db: str) -> None:

@@ -143,6 +143,13 @@ def test_lists_and_slates_that_cannot_be_are_refused(catalogue: Run, words: list
     assert done(catalogue("session", "list", "--json")).json == []
 
 
+def test_a_list_that_is_longer_than_the_catalogue_is_the_policys_fault(kiosk: Run) -> None:
+    done(kiosk("policy", "create", "long", "--kind", "two-stage", "--param", "candidates=9"))
+    said = kiosk("recommend", "--policy", "long", "--session", "s")
+    assert said.exit_code == 2
+    assert said.stderr.startswith("Error: --policy: 9 candidates are wanted, but only 6 arms are eligible")
+
+
 # -- judging --
 
 

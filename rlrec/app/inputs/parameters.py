@@ -13,7 +13,7 @@ from rlrec.app.inputs import lookup
 from rlrec.errors import InputError, suggest
 from rlrec.policy.encoder import Encoder
 from rlrec.records import Reward
-from rlrec.store import Unit
+from rlrec.store import Store, Unit
 
 FILES = {"probabilities"}  # parameters given as a file
 ANY = "*"  # stands for every value of a context field
@@ -60,6 +60,19 @@ def check_curve(parameters: Mapping[str, Any], reward: Reward) -> None:
             f"reward {reward.name!r} has the default {reward.default:g}, and position={parameters['position']} "
             "takes a slot that nobody looked at to be worth 0",
             hint="use a reward with the default 0",
+        )
+
+
+def notice_other_reward(store: Store, parameters: Mapping[str, Any], reward: str) -> None:
+    """Say so where a belief counts by a curve that was estimated for another reward than its own."""
+    if not parameters.get("position"):
+        return
+    with store.read() as unit:
+        curve, learned = lookup.curve(unit, parameters["position"]), lookup.reward(unit, reward)
+    if curve.reward_id != learned.id:
+        store.notice(
+            f"curve {curve.reference} was estimated for another reward than {learned.name}: "
+            f"`rlrec position fit {curve.name} --reward {learned.name}` estimates one for it"
         )
 
 

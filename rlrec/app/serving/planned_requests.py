@@ -165,7 +165,8 @@ def _check_candidates(request: Request, candidates: int, *, arms: int) -> None:
     """Raises InputError where the lists or slates that are wanted cannot be drawn."""
     if candidates > arms:
         why = f"{candidates} candidates are wanted, but only {arms} arms are eligible"
-        raise InputError(why, hint="add arms, or use a policy with fewer candidates", field="arms")
+        field = "policy" if request.arms is None else "arms"
+        raise InputError(why, hint="add arms, or use a policy with fewer candidates", field=field)
     if request.size > candidates:
         raise InputError(f"k is {request.size}, but there are only {candidates} candidates", field="k")
 
