@@ -47,7 +47,7 @@ Result = TypedDict("Result", {
 
 
 def study(store: Store, request: Request) -> Result:
-    """Means over runs of what a run earned, with standard errors; a store is read only where a policy is named."""
+    """Means over runs of what a run earned, with standard errors; a store is read where a policy or curve is named."""
     audience, names = environments.make(request.environment, request.parameters)
     environments.check(request.environment, audience, len(names), size=request.size, steps=request.steps)
     if request.size > 1 and isinstance(audience, Visitors):
@@ -88,6 +88,9 @@ def _policy(store: Store, request: Request, audience: Audience, names: Sequence[
     else:
         kind = name = str(request.kind)
         params = parameters.typed(kind, request.kind_parameters)
+        if params.get("position"):
+            with store.read() as unit:
+                params = parameters.with_curve(unit, params)
     policy = kinds.make(kind, params, design=in_memory.design(audience, names, model=params.get("model")))
     policy.check(_reward(request.environment, audience))
     if not policy.served:

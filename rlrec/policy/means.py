@@ -13,8 +13,9 @@ from rlrec.policy.base import Belief, Policy
 def intervals(policy: Policy, belief: Belief, *, level: float = 0.95) -> tuple[Array, Array]:
     """Bounds of each arm's mean reward, (m,) and (m,); NaN where nothing is known.
 
-    With a prior: equal-tailed posterior Beta interval. Without: Wilson's interval where rewards lie in [0, 1], else the
-    normal one, for two pulls or more. Source: Wilson 1927 (score interval).
+    With a prior: equal-tailed posterior Beta interval. By a curve it begins at 0 where an arm has had no reward and the
+    posterior is highest there: many arms of long pages are hardly ever looked at. Without a prior: Wilson's interval
+    where rewards lie in [0, 1], else the normal one, for two pulls or more. Source: Wilson 1927 (score interval).
     """
     from scipy.special import betaincinv, ndtri
 
@@ -25,6 +26,8 @@ def intervals(policy: Policy, belief: Belief, *, level: float = 0.95) -> tuple[A
     tail = (1 - level) / 2
     a, b = np.where(posterior, alpha, 1.0), np.where(posterior, beta, 1.0)
     low, high = cast(Array, betaincinv(a, b, tail)), cast(Array, betaincinv(a, b, 1 - tail))
+    if policy.examination:
+        low = np.where((belief.reward_sum <= 0) & (a <= 1), 0.0, low)
     return np.where(posterior, low, lower), np.where(posterior, high, upper)
 
 

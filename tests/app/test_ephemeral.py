@@ -22,6 +22,7 @@ from rlrec.policy.linear import Linear
 from rlrec.policy.scores import Scores
 from rlrec.policy.slate import first, marginals
 from rlrec.simulate.barista import Barista
+from tests.app.test_examined import curve
 from tests.benchmarks.regret import FIGURES, TWO
 from tests.conftest import Run
 from tests.simulate import bars
@@ -96,6 +97,15 @@ def test_pages_in_memory_earn_what_pages_of_the_store_do(run: Run) -> None:
     assert stored["optimum_per_session"] == pytest.approx(studied["optimum_per_session"]) == pytest.approx(1.2)
     assert abs(stored["reward_per_session"] - studied["reward_per_session"]) < 5 * (2 * 0.5 / 400) ** 0.5
     assert studied["reward_per_session"] == pytest.approx(0.9, abs=0.2)
+
+
+def test_a_study_of_pages_counts_by_a_stored_curve(run_sqlite: Run, sqlite_db: str) -> None:
+    curve(sqlite_db, 1.0, 0.5)
+    words = ["simulate", "pbm", "--ephemeral", "--kind", "thompson", "-k", 2, "--seed", 1, "--steps", 99, "--json"]
+    plain, curved = (run_sqlite(*words, *more).json for more in ([], ["--param", "position=home"]))
+    assert curved["reward"] != plain["reward"]
+    refused = run_sqlite(*words, "--param", "position=hom")
+    assert (refused.exit_code, refused.error["error"]) == (2, "unknown position curve 'hom'")
 
 
 def test_a_study_of_pages_refuses_what_it_cannot_do(run: Run) -> None:

@@ -107,9 +107,9 @@ SHOPS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHOPS)
 def test_with_a_curve_beliefs_cover_93_percent_of_the_arms(name: str) -> None:
-    """93.5 to 95 % of the arms of 300 shops. Of 60, one standard error is 0.7 %: false-alarm rate below 1 %."""
+    """94 to 95.5 % of the arms of 300 shops. Of 60, one standard error is 0.7 %: false-alarm rate below 1 %."""
     inside, greedy = studied(SHOPS[name](np.random.default_rng(1), (60, ARMS)), pages=2_000)
-    assert inside.mean() > 0.93 - 2.4 * 0.007
+    assert inside.mean() > 0.94 - 2.4 * 0.007
     assert np.mean(greedy >= 0.99) > 0.6  # 75 to 87 % of 300 shops
     assert np.median(greedy) > 0.99
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.special import betainc
@@ -56,3 +58,12 @@ def test_a_mean_takes_the_prior_in() -> None:
     known = belief(8, 1, prior=(1, 1))
     assert (known.mean()[0], known.weight[0]) == (0.2, 10)
     assert np.isnan(belief(0, 0).mean(unknown=np.nan)).all()
+
+
+def test_by_a_curve_an_arm_without_a_click_may_be_worth_nothing() -> None:
+    curved = Thompson(position="home@1", examination=(1.0, 0.5))
+    known = replace(belief(5, 0, prior=(1, 1)), extra=np.array([[5.0, 0.0]]))
+    clicked = replace(belief(5, 1, prior=(1, 1)), extra=np.array([[4.0, 0.0]]))
+    (lower,), (upper,) = means.intervals(curved, known)
+    assert (lower, upper) == (0.0, pytest.approx(bounds(known)[1]))
+    assert means.intervals(curved, clicked)[0][0] == pytest.approx(bounds(clicked)[0])
