@@ -49,7 +49,7 @@ class Shop(Regulars):
     stay: float = 0.8
     cap: int = 10
     away: float = 2.0
-    daily: int = 50
+    daily: int = 100
 
     further_events = ("purchase",)
     pages = True

@@ -26,7 +26,10 @@ _NEWEST = (
     " WHERE d.imported = 0 AND s.user_id IS NOT NULL GROUP BY s.user_id"
 )
 _REPLACED = "(user_id) DO UPDATE SET decision_id = excluded.decision_id"
-_EVENTS = f"SELECT decision_id, at, count(*) AS n FROM event WHERE kind = '{RETURN}' GROUP BY decision_id, at"
+_EVENTS = (
+    "SELECT decision_id, count(*) - count(DISTINCT at) AS repeated FROM event"
+    f" WHERE kind = '{RETURN}' GROUP BY decision_id"
+)
 
 
 class Return(NamedTuple):
@@ -51,12 +54,12 @@ class LastDecision(NamedTuple):
         return ends if self.ended_at is None else min(ends, self.ended_at)
 
 
-class CountedReturn(NamedTuple):
-    """events: of this kind and time that the decision has."""
+class WrongReturn(NamedTuple):
+    """A return whose decision has no event of it (repeated: None), or several of one time."""
 
     decision_id: int
     at: int
-    events: int
+    repeated: int | None
 
 
 def lock_users(unit: Unit, user_ids: Collection[int]) -> None:
@@ -91,17 +94,17 @@ def policies_of_last(unit: Unit, *, users: Collection[str], sessions: Collection
 
 
 def missing(unit: Unit) -> list[Return]:
-    """The returns in the log that have no event, oldest decision first."""
-    without = f"{_RETURNS} AND NOT EXISTS (SELECT 1 FROM event e WHERE e.decision_id = pair.before"
-    kind_and_time = f" AND e.kind = '{RETURN}' AND e.at = pair.at) ORDER BY pair.before"
-    return unit.records(Return, without + kind_and_time, settings.get(unit).session_timeout_us)
+    """The returns in the log whose decisions have no such event, oldest decision first."""
+    without = f"NOT EXISTS (SELECT 1 FROM event e WHERE e.decision_id = pair.before AND e.kind = '{RETURN}')"
+    chosen = f"{_RETURNS} AND {without} ORDER BY pair.before"
+    return unit.records(Return, chosen, settings.get(unit).session_timeout_us)
 
 
-def miscounted(unit: Unit, *, limit: int) -> list[CountedReturn]:
+def miscounted(unit: Unit, *, limit: int) -> list[WrongReturn]:
     """Returns in the log that do not have one event each."""
-    counted = f"SELECT r.before, r.at, coalesce(e.n, 0) FROM ({_RETURNS}) AS r LEFT JOIN ({_EVENTS}) AS e"
-    joined = " ON e.decision_id = r.before AND e.at = r.at WHERE coalesce(e.n, 0) <> 1 ORDER BY r.before LIMIT ?"
-    return unit.records(CountedReturn, counted + joined, settings.get(unit).session_timeout_us, limit)
+    counted = f"SELECT r.before, r.at, e.repeated FROM ({_RETURNS}) AS r LEFT JOIN ({_EVENTS}) AS e"
+    joined = " ON e.decision_id = r.before WHERE coalesce(e.repeated, 1) > 0 ORDER BY r.before LIMIT ?"
+    return unit.records(WrongReturn, counted + joined, settings.get(unit).session_timeout_us, limit)
 
 
 def misplaced(unit: Unit, *, limit: int) -> list[tuple[str, int]]:

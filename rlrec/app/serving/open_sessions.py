@@ -139,11 +139,9 @@ class OpenSessions:
             self.unit, {user for session in self.by_key.values() if (user := session.user_id) is not None}
         )
 
-    def begins(self, key: str, step: int) -> int | None:
-        """When the visit of a decision began, if its user is first known with it; else None."""
-        session = self.by_key[key]
-        named = any(session is other for other, _ in self._with_new_user)
-        return session.started_at if step == 0 or named else None
+    def named(self) -> set[str]:
+        """Keys of the sessions that `set_user` gave their user."""
+        return {session.key for session, _ in self._with_new_user}
 
     def arrive(self, key: str) -> OpenSession:
         """The session, in the visit that its next decision belongs to."""

@@ -24,18 +24,19 @@ def returned(unit: Unit, sessions: OpenSessions, drawn: Mapping[int, Answer]) ->
     """The returns that these new decisions are, each with the policy of the decision that it credits. A user comes back
     with the first decision of a visit, if the visit of their last decision was over by then.
     The new decisions are stored as the last ones of their users, who are locked."""
-    begins: dict[int, int | None] = {}  # by user, of their first decision in the group
+    begins: dict[int, int] = {}  # by user whose first decision here begins a visit, or names them in one: its beginning
     last: dict[int, int] = {}
+    named = sessions.named()
     for answer in drawn.values():  # in order of id
-        user_id = sessions.by_key[answer["session"]].user_id
-        if user_id is not None and answer["decision_id"] is not None and answer["step"] is not None:
-            begins.setdefault(user_id, sessions.begins(answer["session"], answer["step"]))
-            last[user_id] = answer["decision_id"]
-    before = {user_id: at for user_id, at in begins.items() if at is not None}
+        session, decision_id = sessions.by_key[answer["session"]], answer["decision_id"]
+        if session.user_id is not None and decision_id is not None:
+            if session.user_id not in last and (answer["step"] == 0 or session.key in named):
+                begins[session.user_id] = session.started_at
+            last[session.user_id] = decision_id
     events = {
-        Return(decision.decision_id, before[decision.user_id]): decision.policy_id
-        for decision in (returns.last_decisions(unit, before) if before else ())
-        if decision.ends_at(sessions.timeout_us) < before[decision.user_id]
+        Return(before.decision_id, begins[before.user_id]): before.policy_id
+        for before in (returns.last_decisions(unit, begins) if begins else ())
+        if before.ends_at(sessions.timeout_us) < begins[before.user_id]
     }
     returns.set_last(unit, last.items())
     return events
