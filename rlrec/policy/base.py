@@ -257,15 +257,6 @@ class Examined(Floored):
         prior = np.maximum(belief.beta, _NO_PRIOR)
         return examination.posterior(belief.alpha + belief.reward_sum, prior, missed, np.array(self.examination))
 
-    def mean(self, belief: Belief, *, unknown: float = 0.0) -> Array:
-        import numpy as np
-
-        mean = belief.mean(unknown=unknown)
-        if self.missed(belief) is None:
-            return mean
-        alpha, beta = self.beta_posterior(belief)
-        return np.where(belief.alpha + belief.beta > 0, alpha / (alpha + beta), mean)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Learner(Examined):
@@ -286,6 +277,17 @@ class Learner(Examined):
 
     def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array | None:
         return self.mean(belief)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BetaLearner(Learner):
+    """Base of kinds that learn from rewards in [0, 1] and have a prior: the mean is that of the Beta posterior."""
+
+    def mean(self, belief: Belief, *, unknown: float = 0.0) -> Array:
+        if self.missed(belief) is None:
+            return belief.mean(unknown=unknown)
+        alpha, beta = self.beta_posterior(belief)
+        return alpha / (alpha + beta)
 
 
 P = TypeVar("P")

@@ -36,4 +36,4 @@ class EpsilonGreedy(Learner):
     def scores(self, belief: Belief, *, arms: Sequence[str], context: Mapping[str, Any]) -> Scores:
         from rlrec.policy.families.point import Point
 
-        return Point(self.mean(belief))
+        return Point(belief.mean())

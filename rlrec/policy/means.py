@@ -13,16 +13,18 @@ from rlrec.policy.base import Belief, Policy
 def intervals(policy: Policy, belief: Belief, *, level: float = 0.95) -> tuple[Array, Array]:
     """Bounds of each arm's mean reward, (m,) and (m,); NaN where nothing is known.
 
-    With a prior: equal-tailed posterior Beta interval. By a curve it begins at 0 where an arm has had no reward and the
-    posterior is highest there: many arms of long pages are hardly ever looked at. Without a prior: Wilson's interval
-    where rewards lie in [0, 1], else the normal one, for two pulls or more. Source: Wilson 1927 (score interval).
+    Rewards in [0, 1]: with a prior the equal-tailed posterior Beta interval, else Wilson's. By a curve the former
+    begins at 0 where an arm has had no reward and the posterior is highest there: many arms of long pages are hardly
+    looked at. Other rewards: the normal interval, for two pulls or more. Source: Wilson 1927 (score interval).
     """
     from scipy.special import betaincinv, ndtri
 
     z = float(ndtri((1 + level) / 2))
     lower, upper = _wilson(belief, z)
     alpha, beta = policy.beta_posterior(belief)
-    posterior = (belief.alpha + belief.beta > 0) & (alpha > 0) & (beta > 0)
+    # to rewards outside of [0, 1] no Beta belongs
+    within = belief.reward_squares <= belief.reward_sum + 1e-9 * belief.pulls
+    posterior = within & (belief.alpha + belief.beta > 0) & (alpha > 0) & (beta > 0)
     tail = (1 - level) / 2
     a, b = np.where(posterior, alpha, 1.0), np.where(posterior, beta, 1.0)
     low, high = cast(Array, betaincinv(a, b, tail)), cast(Array, betaincinv(a, b, 1 - tail))

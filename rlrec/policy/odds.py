@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlrec.errors import InputError
-from rlrec.policy.base import Belief, Learner, between
+from rlrec.policy.base import Belief, BetaLearner, between
 from rlrec.policy.statistics import CONTEXT, SlotColumns
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ ARM, FEATURES = "arm", "features"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlackettLuce(Learner):
+class PlackettLuce(BetaLearner):
     """Arms in proportion to their odds to the power 1 / temperature: at every position, of those that are left.
 
     Odds are p / (1 - p). model arm: p is the posterior mean of each arm, and no context is read. model features: logit

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rlrec.policy.base import Belief, Learner
+from rlrec.policy.base import Belief, BetaLearner
 
 if TYPE_CHECKING:
     from rlrec.policy.scores import Scores
 
 
 @dataclass(frozen=True, kw_only=True)
-class Thompson(Learner):
+class Thompson(BetaLearner):
     """Each arm with the probability that it is the best one, given a Beta posterior per arm.
 
     A reward in [0, 1] counts fractionally: alpha grows by it, beta by what it lacks to 1.

@@ -327,7 +327,7 @@ def estimated(db: str, estimator: str, **options: Any) -> dict[str, Any]:
 def test_a_reward_model_by_a_curve_separates_attraction_from_examination(sqlite_db: str) -> None:
     """The logger shows good arms above, so that effects of arms and positions do not add up."""
     served(sqlite_db)
-    logs.serve(sqlite_db, "home", pages=3_000, rates=RATES, size=3, curve=CURVE, group=250, start=100)
+    logs.serve(sqlite_db, "home", pages=9_000, rates=RATES, size=3, curve=CURVE, group=750, start=100)
     truth = sum(RATES) / 4 * sum(CURVE) / 3
     curved, additive = estimated(sqlite_db, "dm", position="home"), estimated(sqlite_db, "dm")
     assert abs(curved["value"] - truth) < min(0.01, abs(additive["value"] - truth))

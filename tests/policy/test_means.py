@@ -10,6 +10,7 @@ from scipy.special import betainc
 
 from rlrec.policy import means
 from rlrec.policy.base import Belief
+from rlrec.policy.epsilon_greedy import EpsilonGreedy
 from rlrec.policy.thompson import Thompson
 
 
@@ -67,3 +68,17 @@ def test_by_a_curve_an_arm_without_a_click_may_be_worth_nothing() -> None:
     (lower,), (upper,) = means.intervals(curved, known)
     assert (lower, upper) == (0.0, pytest.approx(bounds(known)[1]))
     assert means.intervals(curved, clicked)[0][0] == pytest.approx(bounds(clicked)[0])
+
+
+def test_rewards_beyond_1_have_no_beta_interval() -> None:
+    """Four rewards of 4 to 6, whose mean no interval inside [0, 1] holds."""
+    lower, upper = bounds(belief(4, 20, 102, prior=(1, 1)))
+    assert 1 < lower < 5 < upper
+
+
+def test_only_kinds_that_take_rewards_for_probabilities_have_means_within_them() -> None:
+    """Under a curve a reward of 10 at examination .5 is one of 20 a pull."""
+    known = replace(belief(0.5, 10, 100, prior=(1, 1)), extra=np.array([[0.0, -9.0]]))
+    greedy = EpsilonGreedy(position="home@1", examination=(1.0, 0.5))
+    assert greedy.index(known) == pytest.approx(11 / 2.5)
+    assert Thompson(position="home@1", examination=(1.0, 0.5)).mean(known) <= 1
