@@ -107,7 +107,7 @@ def test_a_list_and_its_slate_are_logged_with_their_propensities(catalogue: Run)
 def test_both_beliefs_learn_and_the_log_is_sound(catalogue: Run) -> None:
     params = ("--param", "first.floor=0.1", "--param", "second.floor=0.1", "--param", "discount=0.99")
     created(catalogue, "p", *params, first="plackett-luce", second="thompson")
-    answers = served(catalogue, "p", n=200, groups=10)
+    answers = served(catalogue, "p", n=120, groups=6)
     late = answers[-20:]
     assert all(abs(entry["propensity"] - 1 / 6) > 1e-3 for answer in late for entry in answer["candidates"][:1])
     assert any(abs(slot["propensity"] - 1 / 3) > 1e-2 for answer in late for slot in answer["slate"][:1])

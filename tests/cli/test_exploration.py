@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.conftest import Run
+from tests.conftest import Run, filled, runner
 
 
 @pytest.fixture
-def shop(run: Run, tmp_path: Path) -> Run:
+def shop(db: str) -> Run:
     """A frozen epsilon-greedy version that prefers `a`, on 400 decisions of 80 users; `b` is better than it thinks."""
+    return filled(db, stocked)
+
+
+def stocked(db: str) -> None:
+    run = runner(db)
     for arm in "abcd":
         run("arm", "add", arm)
-    (tmp_path / "prior.csv").write_text("arm,alpha,beta\na,9,1\n")
     create = ["policy", "create", "home", "--kind", "epsilon-greedy", "--param", "epsilon=0.2"]
-    assert run(*create, "--prior", tmp_path / "prior.csv").exit_code == 0
+    with NamedTemporaryFile("w") as prior:
+        prior.write("arm,alpha,beta\na,9,1\n")
+        prior.flush()
+        assert run(*create, "--prior", prior.name).exit_code == 0
     assert run("policy", "freeze", "home").exit_code == 0
     requests = [{"policy": "home@2", "session": f"s{n}", "user": f"u{n % 80}"} for n in range(400)]
     answers = run("recommend", "--input", "-", "--seed", 5, stdin="\n".join(map(json.dumps, requests))).lines
@@ -31,7 +38,6 @@ def shop(run: Run, tmp_path: Path) -> Run:
         if rng.random() < rates[answer["slate"][0]["arm"]]
     ]
     assert run("feedback", "--input", "-", stdin="\n".join(map(json.dumps, events))).exit_code == 0
-    return run
 
 
 def exploration(run: Run, *options: str) -> Any:

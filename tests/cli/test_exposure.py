@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from rlrec.store import Store, curves
-from tests.conftest import Run
+from tests.conftest import Run, filled, runner
 
 ARMS: dict[str, dict[str, Any]] = {
     f"a{number}": {"genre": "xyz"[number % 3], "price": number / 10} for number in range(8)
@@ -39,12 +39,16 @@ def serve(run: Run, *, decisions: int = 60, policy: str = "home", seed: int = 1)
 
 
 @pytest.fixture
-def shop(run: Run) -> Run:
+def shop(db: str) -> Run:
+    return filled(db, stocked)
+
+
+def stocked(db: str) -> None:
+    run = runner(db)
     lines = "\n".join(json.dumps({"arm": arm, "features": features}) for arm, features in ARMS.items())
     assert run("arm", "import", "-", stdin=lines).exit_code == 0
     assert run("policy", "create", "home", "--kind", "thompson", "--param", "floor=0.1").exit_code == 0
     serve(run)
-    return run
 
 
 def exposure(run: Run, *options: str) -> Any:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 
 from rlrec.store import Store
-from tests.conftest import Run
+from tests.conftest import Run, filled, runner
 
 
 def freeze(run: Run, folder: Any, name: str, order: str) -> None:
@@ -23,14 +25,19 @@ def freeze(run: Run, folder: Any, name: str, order: str) -> None:
 
 
 @pytest.fixture
-def shop(run: Run, tmp_path: Any) -> Run:
+def shop(db: str) -> Run:
     """Two rankers that order four arms the other way round, interleaved."""
+    return filled(db, stocked)
+
+
+def stocked(db: str) -> None:
+    run = runner(db)
     for arm in "abcd":
         run("arm", "add", arm)
-    freeze(run, tmp_path, "left", "abcd")
-    freeze(run, tmp_path, "right", "cdab")
+    with TemporaryDirectory() as folder:
+        freeze(run, Path(folder), "left", "abcd")
+        freeze(run, Path(folder), "right", "cdab")
     assert run("experiment", "create", "rank", "--interleave", "left@2,right@2").exit_code == 0
-    return run
 
 
 def serve(run: Run, n: int, k: int = 2, name: str = "rank") -> list[Any]:

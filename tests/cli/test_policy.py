@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rlrec.policy import KINDS, make
-from tests.conftest import Run
+from tests.conftest import Run, filled, runner
 
 SHOWN = [
     "arm", "status", "served", "pulls", "reward_sum", "mean", "lower", "upper", "p_best", "probability",
@@ -28,14 +28,18 @@ def shown(run: Run, reference: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def shop(run_sqlite: Run) -> Run:
+def shop(sqlite_db: str) -> Run:
     """Arms a1, a2, a3 and a Thompson policy `home` with one click in two decisions."""
-    arms(run_sqlite, "a1", "a2", "a3")
-    run_sqlite("policy", "create", "home", "--kind", "thompson", "--param", "floor=0.3")
+    return filled(sqlite_db, stocked)
+
+
+def stocked(db: str) -> None:
+    run = runner(db)
+    arms(run, "a1", "a2", "a3")
+    run("policy", "create", "home", "--kind", "thompson", "--param", "floor=0.3")
     for arm, session in (("a1", "s1"), ("a2", "s2")):
-        run_sqlite("recommend", "--policy", "home", "--session", session, "--arms", arm)
-    run_sqlite("feedback", "1", "click")
-    return run_sqlite
+        run("recommend", "--policy", "home", "--session", session, "--arms", arm)
+    run("feedback", "1", "click")
 
 
 # -- kinds --

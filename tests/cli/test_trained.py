@@ -13,7 +13,7 @@ import pytest
 from rlrec.policy.gradient import MEMORY
 from rlrec.store import Store
 from tests.app.learned import REPORT, trained
-from tests.conftest import Run
+from tests.conftest import Run, filled, runner
 
 READ = {"context": {"fields": {"hour": "number"}}, "arm": {"fields": {"price": "number"}}}
 NAMES = [
@@ -23,24 +23,30 @@ NAMES = [
 
 
 @pytest.fixture
-def shop(run_sqlite: Run, tmp_path: Path) -> Run:
+def shop(sqlite_db: str) -> Run:
     """Arms a1 to a4, and a policy `home` of which nothing is trained yet."""
+    return filled(sqlite_db, stocked)
+
+
+def stocked(db: str) -> None:
+    run, features = runner(db), Path(db).with_name("read.json")
     for number in range(1, 5):
-        run_sqlite("arm", "add", f"a{number}", "--features", json.dumps({"price": number}))
-    (tmp_path / "read.json").write_text(json.dumps(READ))
-    made = run_sqlite(
-        "policy", "create", "home", "--kind", "gradient", "--param", "floor=0.1", "--features", tmp_path / "read.json"
-    )
+        run("arm", "add", f"a{number}", "--features", json.dumps({"price": number}))
+    features.write_text(json.dumps(READ))
+    made = run("policy", "create", "home", "--kind", "gradient", "--param", "floor=0.1", "--features", features)
     assert made.exit_code == 0, made.stderr
-    return run_sqlite
 
 
 @pytest.fixture
-def learned(shop: Run, sqlite_db: str) -> Run:
+def learned(sqlite_db: str) -> Run:
     """Its version 2 is trained, and live."""
-    with closing(Store(sqlite_db)) as store:
+    return filled(sqlite_db, practised)
+
+
+def practised(db: str) -> None:
+    stocked(db)
+    with closing(Store(db)) as store:
         trained(store, "home")
-    return shop
 
 
 def visit(run: Run, *pages: int, name: str = "home", session: str = "s") -> list[Any]:
