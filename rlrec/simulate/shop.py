@@ -14,7 +14,7 @@ from rlrec.simulate.base import Step
 from rlrec.simulate.visitors import LONGEST, Regulars, within
 
 FULL = 3  # looks at a category within a visit after which it satiates no further
-CATEGORIES = 5  # most of them: the chain of a visit stays small
+CATEGORIES, DEEPEST = 5, 30  # most categories, and largest levels and cap: the chain of a visit stays small
 LOWEST_HONEST, LOWEST_LURE = 0.25, 0.75  # rate of the least attractive item, as a share of that of the best
 SHARES = 100  # hundredths, of which the best context-free policy is made
 SMALLEST = 1e-7  # gain of a round at which the best policy is found
@@ -63,9 +63,9 @@ class Shop(Regulars):
         within("bait", self.bait, self.categories, self.arms - self.categories)
         within("power", self.power, 0, 10)
         within("fade", self.fade, 0, 1 / FULL)
-        within("levels", self.levels, 1, 100)
+        within("levels", self.levels, 1, DEEPEST)
         within("loyalty", self.loyalty, 0, 0.99)
-        within("cap", self.cap, 1, LONGEST)
+        within("cap", self.cap, 1, DEEPEST)
         within("away", self.away, 0.5, 1_000)
         within("daily", self.daily, 1, 1_000_000)
         honest = self.arms - self.bait
