@@ -108,7 +108,9 @@ def evaluate(store: Store, show: Show, **request: Any) -> None:
     Verdicts:
       insufficient  ess below 50; or fewer than 5 non-zero weighted rewards; or
                     k_hat above 0.7; or unsupported above 1 %; or no rows; or
-                    ess_by_step below 50 or 5 % where the return comes
+                    ess_by_step below 50 or 5 % where the return comes; or
+                    mean_weight 3 standard errors below 0.99; or arms shown more
+                    often than their propensities allow
       weak          ess below 1,000 or below 5 % of the clusters; or ess x
                     reward_share below 30; or cluster_share above 20 %; or
                     mean_weight_z beyond 3; or the target learned from the log,

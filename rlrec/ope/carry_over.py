@@ -16,6 +16,7 @@ import numpy as np
 
 from rlrec.arrays import Array, Ids
 from rlrec.ope.base import hash_bits
+from rlrec.records import Sums
 
 ALPHA = 1e-3  # false alarms of the test
 CELLS = 2048  # pairs of arm and position that are compared, at most
@@ -28,7 +29,7 @@ _CONSTANT = 1e-9  # share of the variance within cells, below which a column is 
 
 
 @dataclass(frozen=True, eq=False)
-class CarryOverSums:
+class CarryOverSums(Sums):
     """Sums over rows that add up.
 
     cells (64, c, 6): per block of clusters and cell, of the five columns and of 1
@@ -36,9 +37,6 @@ class CarryOverSums:
 
     cells: Array
     moments: Array
-
-    def __add__(self, other: CarryOverSums) -> CarryOverSums:
-        return CarryOverSums(self.cells + other.cells, self.moments + other.moments)
 
 
 def carry_over_sums(

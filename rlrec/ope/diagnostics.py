@@ -29,6 +29,8 @@ _REWARDS = 30  # ESS x weighted share of rewards that are not the default
 # Every reason a verdict can give, worst first. `insufficient` and `weak` say which verdict the reason can lead to.
 REASONS = {
     "no-rows": "no row could be used (insufficient)",
+    "wrong-propensities": "some arm was shown more often than its logged propensities allow (insufficient): "
+    "all weights are wrong; `rlrec doctor` names the arms of policies that served",
     "low-ess": f"effective sample size {'; '.join(_ESS)}",
     "short-horizon": "the log does not support the steps that carry 90 % of the return (insufficient)",
     "few-rewards": f"fewer than {_NONZERO} non-zero weighted rewards (insufficient); ESS x weighted share of rewards "
@@ -36,8 +38,8 @@ REASONS = {
     "heavy-tail": "no largest weight is known and k-hat of their tail is above 0.7 (insufficient)",
     "unsupported": "the target has more than 1 % on arms the logger gave 0 (insufficient)",
     "one-cluster": "one cluster carries more than 20 % of the estimate (weak)",
-    "mean-weight": "the mean weight is more than 3 standard errors from 1 (weak): propensities are wrong, or what "
-    "would carry the most weight is so rare that it did not occur",
+    "mean-weight": "the mean weight is more than 3 standard errors from 1 (weak), or so far below 0.99 (insufficient): "
+    "propensities are wrong, or what would carry the most weight is so rare that it did not occur",
     "wide-interval": "half the interval is wider than half the difference (weak)",
     "clipping-bias": "the bias that changed weights may cause exceeds the standard error; no interval shows it (weak)",
     "in-sample": "the target learned from rows of this log (weak)",
@@ -62,6 +64,8 @@ REASONS = {
     "(weak): the target would bring about other states than the logger did; judge whole visits, by --estimator wdr",
     "logging-states": "the target reads session state, and was judged in states that the logger caused",
 }
+# Reasons from the caller that leave nothing to judge by.
+_INSUFFICIENT = frozenset({"wrong-propensities"})
 # Reasons from the caller or from the interval that allow no verdict better than weak.
 _WEAK = frozenset({"in-sample", "no-interval", "clipping-bias", "wide-interval", "logging-candidates", "carry-over"})
 
@@ -210,6 +214,7 @@ class Diagnosis:
     unsupported: mean probability of the target on arms the logger gave 0
     cluster_share: largest share of the estimate that one cluster carries
     mean_weight_z: distance of the mean weight from 1 in standard errors
+    mean_weight_upper: the mean weight plus 3 standard errors
     short_horizon: the effective sample size is too small at a step that carries the return"""
 
     weighted: bool
@@ -222,6 +227,7 @@ class Diagnosis:
     unsupported: float | None
     cluster_share: float | None
     mean_weight_z: float | None
+    mean_weight_upper: float | None = None
     short_horizon: bool = False
 
 
@@ -231,7 +237,7 @@ def verdict(diagnosis: Diagnosis, *, extra: tuple[str, ...] = ()) -> tuple[str, 
     insufficient, weak = _insufficient(diagnosis), _weak(diagnosis)
     present = {*insufficient, *weak, *extra}
     reasons = tuple(sorted(present, key=list(REASONS).index))
-    if insufficient:
+    if insufficient or _INSUFFICIENT & present:
         return "insufficient", reasons
     return ("weak" if weak or _WEAK & present else "ok"), reasons
 
@@ -245,6 +251,7 @@ def _insufficient(diagnosis: Diagnosis) -> list[str]:
         *(["few-rewards"] if diagnosis.nonzero < _NONZERO else []),
         *(["heavy-tail"] if (diagnosis.k_hat or 0) > 0.7 else []),
         *(["unsupported"] if (diagnosis.unsupported or 0) > 0.01 else []),
+        *(["mean-weight"] if diagnosis.mean_weight_upper is not None and diagnosis.mean_weight_upper < 0.99 else []),
     ]
 
 

@@ -182,7 +182,7 @@ class EstimatorFold:
         (value, error), bias = self.value_and_error, self._bias_bound(options.reward_range)
         weights, diagnosis = self.weights, self.diagnosis
         if options.chosen:
-            diagnosis = replace(diagnosis, mean_weight_z=None)
+            diagnosis = replace(diagnosis, mean_weight_z=None, mean_weight_upper=None)
         extra = (*options.extra_reasons, *bound_reasons, *self._notes(bias))
         verdict, reasons = diagnostics.verdict(diagnosis, extra=extra)
         weighted = self.estimator.weighted and self.n > 0
@@ -210,6 +210,7 @@ class EstimatorFold:
             reward_share=weights.not_default_share if weighted else None, k_hat=weights.k_hat if weighted else None,
             unsupported=weights.unsupported_share, cluster_share=self._cluster_share,
             mean_weight_z=self._mean_weight[1] if weighted else None,
+            mean_weight_upper=self._mean_weight[2] if weighted else None,
         )  # fmt: skip
 
     @cached_property
@@ -220,15 +221,15 @@ class EstimatorFold:
             return finite_or_none(self.summary.total[weight] ** 2 / self.summary.moment[weight, weight])
 
     @cached_property
-    def _mean_weight(self) -> tuple[float | None, float | None]:
-        """Mean weight per row, and how many clustered standard errors it is from 1."""
+    def _mean_weight(self) -> tuple[float | None, float | None, float | None]:
+        """Mean weight per row, how many clustered standard errors it is from 1, and the mean plus 3 of these errors."""
         columns = self.summary.index(("weight", "rows"))
         total, moment = self.summary.total[columns], self.summary.moment[np.ix_(columns, columns)]
         n = int(self.summary.present[columns[1]])
         mean, error = (float(figure) for figure in intervals.value_and_error(Ratio(), total, moment, n))
         off = mean - 1 if abs(mean - 1) > NEGLIGIBLE else 0.0
         z = off / error if error > 0 else np.copysign(np.inf, off) if off else 0.0
-        return finite_or_none(mean), z if n > 1 else None
+        return finite_or_none(mean), z if n > 1 else None, finite_or_none(mean + 3 * error) if n > 1 else None
 
     @cached_property
     def _cluster_share(self) -> float | None:

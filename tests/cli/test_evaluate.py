@@ -2,10 +2,13 @@
 
 import csv
 import io
+import json
 import re
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rlrec import ope
@@ -167,3 +170,22 @@ def test_an_audience_that_tires_is_flagged_and_one_without_memory_is_not(
     assert [row["group"] for row in by_step[:3]] == [0, 1, 2]
     refused = run_sqlite(*now, "evaluate", "ts", "--estimator", "wdr", "--by", "step")
     assert (refused.exit_code, "no one step" in refused.stderr) == (2, True)
+
+
+def test_a_log_whose_propensities_are_false_judges_nothing(run_sqlite: Run, tmp_path: Path) -> None:
+    """Arms are shown .7, .2 and .1 of the time, and the log says 1/3 each."""
+    rng = np.random.default_rng(5)
+    lines = [
+        {"session": f"s{n}", "slate": [{"position": 1, "arm": f"a{arm}", "propensity": 1 / 3}], "reward": arm / 2,
+         "eligible": ["a0", "a1", "a2"]}
+        for n, arm in enumerate(rng.choice(3, 600, p=[0.7, 0.2, 0.1]).tolist())
+    ]  # fmt: skip
+    path = tmp_path / "false.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run_sqlite("import-log", str(path), "--layout", "jsonl", "--policy", "old")
+    uniform, itself = (
+        run_sqlite("evaluate", name, "--estimator", "snips", "--log", "policy=old", "--json").json[0]
+        for name in ("uniform", "old")
+    )
+    assert (uniform["verdict"], uniform["reasons"][0]) == ("insufficient", "wrong-propensities")
+    assert "wrong-propensities" not in itself["reasons"]

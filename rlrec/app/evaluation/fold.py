@@ -17,14 +17,15 @@ import numpy as np
 from rlrec.app.evaluation import groups
 from rlrec.app.evaluation.candidates import Inclusion
 from rlrec.app.evaluation.log_reader import LogReader
-from rlrec.app.evaluation.log_rows import LoggedBatch, RowGroup
+from rlrec.app.evaluation.log_rows import LoggedBatch, RowGroup, propensity_bets
 from rlrec.app.evaluation.probabilities import Scorer
 from rlrec.app.evaluation.request import EmptyLog, Evaluation, SharedRows
 from rlrec.app.log.ended_visits import UnusedVisits
 from rlrec.arrays import Flags, Ids
-from rlrec.ope import carry_over
+from rlrec.ope import carry_over, honesty
 from rlrec.ope.carry_over import CarryOverSums
 from rlrec.ope.estimate import ANY_REWARD, Estimate, FinishOptions, Fold
+from rlrec.ope.honesty import BetSums
 from rlrec.ope.impressions import ImpressionFold
 from rlrec.policy.reward import bounds
 from rlrec.records import Reward, Sums, add_each
@@ -80,7 +81,8 @@ class LogPartial(Sums):
 
     groups: by number of the target and group. counts: by number of `Evaluation.shared`. names: fields that contexts
     have. users: whether some row that was used has a user. inclusion: of the arms that were shown from candidates.
-    carry_over: of rewards that may depend on the course of a visit, by number of `Evaluation.shared`."""
+    carry_over: of rewards that may depend on the course of a visit, by number of `Evaluation.shared`. bets: against the
+    logged propensities."""
 
     groups: Mapping[tuple[int, RowGroup], GroupPartial] = field(default_factory=dict)
     counts: Mapping[int, RowCounts] = field(default_factory=dict)
@@ -88,6 +90,7 @@ class LogPartial(Sums):
     users: bool = False
     inclusion: Inclusion = field(default_factory=Inclusion)
     carry_over: Mapping[int, CarryOverSums] = field(default_factory=dict)
+    bets: BetSums = field(default_factory=BetSums)
 
 
 class RowUnit(Protocol[R, M]):
@@ -167,7 +170,7 @@ def fold(unit: RowUnit[R, M], evaluation: Evaluation, logged: LoggedBatch, model
                 carried[number] = sums
     of_batch = LogPartial(
         groups=partials, counts=counts, names=logged.contexts.names, users=users, inclusion=logged.lists.inclusion,
-        carry_over=carried,
+        carry_over=carried, bets=propensity_bets(logged, evaluation.arms),
     )  # fmt: skip
     return _checked(of_batch, evaluation)
 
@@ -233,6 +236,7 @@ def estimates(
     """The estimates of every target, by its number, and group. cluster: name of the unit that was randomised."""
     request = evaluation.request
     estimated: dict[tuple[int, RowGroup], list[Estimate]] = {}
+    wrong = honesty.are_wrong(partial.bets)
     for shared_number, shared in enumerate(evaluation.shared):
         counts = partial.counts[shared_number]
         others = counts.left_out + counts.other_policy
@@ -245,6 +249,7 @@ def estimates(
                     "in-sample": of_group.learned, "no-propensity": others > 0,
                     "no-candidates" if target.listing else "no-state": of_group.no_state > 0,
                     "carry-over": carried and target.serving is not None,
+                    "wrong-propensities": wrong and target.serving is not None,
                     "logging-states": unit.logging_states and target.stateful,
                     "logging-candidates": of_group.listed and not target.listing and target.serving is not None,
                 }  # fmt: skip

@@ -15,6 +15,7 @@ from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Flags, Ids, run_starts
 from rlrec.ope.base import hash_bits
 from rlrec.ope.carry_over import CELLS, CarryOverSums, carry_over_sums
+from rlrec.ope.honesty import BetSums, bet_sums
 from rlrec.policy.slate import SMALLEST
 from rlrec.records import Reward
 from rlrec.store.bulk import Columns
@@ -187,3 +188,19 @@ def carry_over(rows: ImpressionRows, arms: ArmTable, *, positions: int) -> Carry
         rows.reward, cell=cell, cells=number * positions, step=slots["step"], repeats=slots["repeats"],
         length=slots["length"], cluster=slots["cluster"],
     )  # fmt: skip
+
+
+def propensity_bets(logged: LoggedBatch, arms: ArmTable) -> BetSums:
+    """The bets against the propensities that the batch logged at position 1, by the rank of the arms."""
+    slots = logged.log.slots
+    top = run_starts(slots["decision_id"])
+    p = np.where(np.isnan(slots["propensity"]), slots["marginal"], slots["propensity"])[top]
+    usable = (slots["position"][top] == 1) & (p > 0)
+    top, p = top[usable], p[usable]
+    # in how many decisions each arm was eligible
+    sets, decisions = np.unique(slots["eligible_id"][top], return_counts=True)
+    members = [logged.eligible[key] for key in sets.tolist()]
+    ids = np.concatenate([np.empty(0, np.int64), *members])
+    weight = np.repeat(decisions, [len(each) for each in members]).astype(np.float64)
+    eligible: Array = np.bincount(arms.rank[arms.index(ids)], weights=weight, minlength=len(arms)).astype(np.float64)
+    return bet_sums(p, arms.rank[arms.index(slots["arm_id"][top])], eligible=eligible)
