@@ -244,6 +244,15 @@ def test_bounds_hold_the_error_of_the_curve(sqlite_db: str) -> None:
         assert before["upper"] < after["upper"] <= 1
 
 
+def test_a_belief_without_misses_by_position_is_damaged(sqlite_db: str, run_sqlite: Run) -> None:
+    served(sqlite_db)
+    with closing(Store(sqlite_db)) as store:
+        store.write(lambda unit: unit.tell("UPDATE belief SET extra = ?", bytes(8)))
+    said = run_sqlite("policy", "show", "home")
+    assert said.exit_code == 1
+    assert "the belief of home@1 has 4 sums of an arm, where its kind counts 6" in said.stderr
+
+
 # -- doctor --
 
 

@@ -122,6 +122,9 @@ class VersionDistribution:
             arms, table = _faded_sums(rows, self.learner.forgetting, self.ordinal)
         if among is not None:
             arms, table = _replaced(*among, arms, table)
+        if len(arms) and table.shape[1] != self.learner.width:
+            belief = f"the belief of {self.version.policy.name}@{self.version.number}"
+            raise damaged(f"{belief} has {table.shape[1]} sums of an arm, where its kind counts {self.learner.width}")
         self._every = arms, table
         for row in np.flatnonzero(table[:, 0] < -1e-6)[:1].tolist():  # below what rounding explains
             belief = f"the belief of {self.version.policy.name}@{self.version.number}"
