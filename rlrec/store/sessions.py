@@ -140,7 +140,7 @@ def all_visits(unit: Unit, session_id: int) -> list[Visit]:
 
 def put_visits(unit: Unit, visits: Iterable[Row]) -> None:
     """Store visits as they stand now, rows of Visit."""
-    after = ", ".join(f"{name} = excluded.{name}" for name in ("last_at", "steps", "recent", "ended_at", "history"))
+    after = ", ".join(f"{name} = excluded.{name}" for name in Visit._fields[2:])
     unit.insert("visit", Visit._fields, visits, on_conflict=f"(session_id, number) DO UPDATE SET {after}")
 
 

@@ -45,8 +45,8 @@ class VisitNumbers:
             self._end_open(session)
             row = Visit(session_id=session, number=number, started_at=at, last_at=at, steps=0, recent="[]", ended_at=at)
         step = row.steps if step is None else step
-        last = max(row.last_at, at)
-        self._put(row._replace(last_at=last, ended_at=last, steps=max(row.steps, step + 1)))
+        first, last = min(row.started_at, at), max(row.last_at, at)
+        self._put(row._replace(started_at=first, last_at=last, ended_at=last, steps=max(row.steps, step + 1)))
         self.steps[session, number].add(step)
         return number, step
 
