@@ -337,7 +337,7 @@ def show(store: Store, name: str, *, reward: str | None = None, level: float = 0
         store.notice(f"{sums.censored} decisions with a censored slot are left out")
     shares, units = _shares(experiment), [assigned.get(variant.id, 0) for variant in experiment.variants]
     chi2, p_value = comparison.sample_ratio(units, [variant.weight for variant in experiment.variants])
-    rows, unit_differences = unit_outcomes.to_json(figures, study, groups.labels)
+    rows, unit_differences = unit_outcomes.to_json(figures, study, groups)
     decisions_per_unit, per_decision = outcomes.per_decision(0)
     differences, more_decisions = (
         [_difference(figures.difference(number, metric), groups.labels) for number in range(1, len(units))]

@@ -56,7 +56,7 @@ def outcomes(store: Store, request: Request) -> Result:
         raise EmptyLog("no unit is selected", hint=hint)
     if sums.censored:
         store.notice(f"{sums.censored} decisions with a censored slot are left out")
-    rows, differences = unit_outcomes.to_json(figures, study, groups.labels)
+    rows, differences = unit_outcomes.to_json(figures, study, groups)
     return {
         "unit": study.experiment.unit if study.experiment else "user" if any_user else "session",
         "outcomes": rows, "differences": differences, "by": study.by, "experiment": request.experiment,

@@ -76,7 +76,9 @@ def outcomes(store: Store, show: Show, **request: Any) -> None:
 
     result = use_case.outcomes(store, use_case.Request(**request))
     notes = use_case.explanations([*result["outcomes"], *result["differences"]], result["reasons"])
-    table = grid(result["outcomes"], result["differences"])
+    by_week = result["by"] == "week"
+    table = _weeks(result["outcomes"]) if by_week else grid(result["outcomes"], result["differences"])
+    notes += ["+-: half the interval; *: partial-week; --json has differences from the first week"] if by_week else []
     show(result, table=table._replace(title=_title(result), notes=notes), flat=_flat(result))
 
 
@@ -126,6 +128,29 @@ def grid(rows: Sequence[OutcomeRow], differences: Sequence[DifferenceRow]) -> Vi
         body.append(line)
         before = name
     return View(headers, body)
+
+
+def _weeks(rows: Sequence[OutcomeRow]) -> View:
+    """A line for each week, with its metrics side by side."""
+    metrics = list(dict.fromkeys(map(_metric, rows)))
+    cells = {(row["group"], *_metric(row)): row for row in rows}
+    several = len({reward for _, reward in metrics}) > 2
+    names = [f"{metric} {reward}" if several and reward else metric for metric, reward in metrics]
+    body = [
+        [
+            f"{week} *" if "partial-week" in cells[week, *metrics[0]]["reasons"] else week,
+            cells[week, *metrics[0]]["units"],
+            *(_plus_minus(cells[week, *metric]) for metric in metrics),
+        ]
+        for week in dict.fromkeys(row["group"] for row in rows)
+    ]
+    return View(["week", "units", *names], body)
+
+
+def _plus_minus(row: OutcomeRow) -> str | None:
+    if row["value"] is None or row["lower"] is None or row["upper"] is None:
+        return None if row["value"] is None else f"{row['value']:.3g}"
+    return f"{row['value']:.3g} +-{(row['upper'] - row['lower']) / 2:.2g}"
 
 
 def _metric(row: OutcomeRow) -> tuple[str, str | None]:

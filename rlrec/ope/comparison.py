@@ -17,6 +17,7 @@ from rlrec.ope.intervals import Bounds, value_and_error
 from rlrec.ope.moments import ClusterSummary, Moments, moments
 
 COLUMNS = ("reward", "decisions")
+_NOTHING = 1e-12  # a variance this small beside the terms it is a difference of is none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,19 +99,24 @@ def from_zero(mean: VariantMean, *, level: float) -> dict[str, float]:
     return {"value": mean.value, "lower": lower, "upper": upper, "p_value": p_value}
 
 
-def difference(mean: VariantMean, against: VariantMean, *, level: float) -> MeanDifference:
+def difference(mean: VariantMean, against: VariantMean, *, level: float, correlation: float = 0.0) -> MeanDifference:
     """`mean` minus `against` by Welch's t over units; a side without variation so far borrows the other's.
-    Bounds are infinite and the p-value NaN where neither side has any."""
+    Bounds are infinite and the p-value NaN where neither side has any.
+    correlation: of the two means, where units are in both; degrees of freedom are then those of the smaller side."""
     from scipy.special import stdtr
 
     value = mean.value - against.value
     variances = np.array([_variance(mean, against), _variance(against, mean)])
-    error, freedom = float(np.sqrt(variances.sum())), np.array([mean.units, against.units]) - 1
+    variance, freedom = variances.sum(), np.array([mean.units, against.units]) - 1
+    if correlation:
+        less = variance - 2 * correlation * np.sqrt(variances.prod())
+        variance = less if less > _NOTHING * variance else 0.0
+    error = float(np.sqrt(variance))
     if not (error > 0 and (freedom > 0).all()):
         return MeanDifference(value=value, lower=-np.inf, upper=np.inf, p_value=np.nan)
     # Welch-Satterthwaite degrees of freedom
     share = variances / variances.sum()
-    welch = float(1 / (share**2 / freedom).sum())
+    welch = float(freedom.min() if correlation else 1 / (share**2 / freedom).sum())
     low, high = _around(value, error, welch, level)
     return MeanDifference(value=value, lower=low, upper=high, p_value=float(2 * stdtr(welch, -abs(value) / error)))
 

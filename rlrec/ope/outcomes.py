@@ -1,25 +1,22 @@
 """Outcomes of units by group: ratios of sums over units, their differences, and what units' pasts take off the noise.
 
 A metric is the sum of a numerator over the sum of a denominator; a metric per unit has a denominator of 1. The unit is
-the cluster. Units of several groups (a policy that followed another) are paired: the error of a difference takes their
-covariance into account."""
+the cluster. Where units are in several groups (a policy followed another), the error of a difference takes the
+correlation of the two into account."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rlrec.arrays import Array, Ids, finite_or_none
 from rlrec.ope import comparison
-from rlrec.ope.base import Ratio
 from rlrec.ope.comparison import MeanDifference, VariantMean
-from rlrec.ope.intervals import value_and_error
 from rlrec.ope.moments import ClusterSummary, Moments
-from rlrec.ope.paired import Minus
 from rlrec.ope.unit_visits import DAYS, UnitSums
 
 ALARM, FEW = 1e-3, 6  # p-value below which groups differ, and units that do not prove it without variation
@@ -29,11 +26,11 @@ REASONS = {
     "few-units": "one unit alone has no error",
     "no-variation": "all units are the same so far, which is no certainty",
     "no-users": "no user is known: who came again is seen only where the session key is the same",
+    "partial-week": "the log covers this week, or the first one, in part",
     "no-past": "no unit had visits before its assignment: there is nothing to adjust by",
 }
 ROUNDING = 1e-12  # a variance this small beside the terms it is a difference of is none
 PAST = ("past_numerator", "past_denominator", "counted")
-_SIDES = ("numerator", "denominator", "against_numerator", "against_denominator")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,22 +86,24 @@ def _of_reward(number: int, name: str, denominator: str) -> Metric:
     )  # fmt: skip
 
 
+Key = tuple[int, Metric]
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OutcomeSums:
     """Sums over units that add up; keys are the number of a group and the name and reward of a metric.
 
-    groups: of each group alone. pairs: of each group beside the first one, where units can be in both."""
+    groups: of each group. pairs: of each group with the first one, (2, 2): over units in both, the products of
+    numerator and denominator here with numerator and denominator there."""
 
-    groups: Mapping[tuple[int, Metric], Moments]
-    pairs: Mapping[tuple[int, Metric], Moments]
+    groups: Mapping[Key, Moments]
+    pairs: Mapping[Key, Array]
 
     def __add__(self, other: OutcomeSums) -> OutcomeSums:
         return OutcomeSums(groups=_merge(self.groups, other.groups), pairs=_merge(self.pairs, other.pairs))
 
 
-def _merge(
-    sums: Mapping[tuple[int, Metric], Moments], others: Mapping[tuple[int, Metric], Moments]
-) -> dict[tuple[int, Metric], Moments]:
+def _merge(sums: Mapping[Key, Any], others: Mapping[Key, Any]) -> dict[Key, Any]:
     added = {key: value + others[key] if key in others else value for key, value in sums.items()}
     return added | {key: value for key, value in others.items() if key not in sums}
 
@@ -114,24 +113,20 @@ def fold(
 ) -> OutcomeSums:
     """The sums of a batch in which every unit is complete.
     past: the same units before their entry, all in group 0; shared: a unit can be in several groups."""
-    groups: dict[tuple[int, Metric], Moments] = {}
-    pairs: dict[tuple[int, Metric], Moments] = {}
     before = None if past is None else _aligned(past, units.unit)
-    for number in np.unique(units.group).tolist():
-        rows = np.flatnonzero(units.group == number)
-        for metric in wanted:
-            groups[number, metric] = _sums(units, metric, rows, before)
-    if shared:
-        for number in np.unique(units.group[units.group > 0]).tolist():
-            sides = [units.take(units.group == group) for group in (number, 0)]
-            every = np.unique(np.concatenate([side.unit for side in sides]))
-            columns = [_aligned(side, every) for side in sides]
+    of_group = {number: np.flatnonzero(units.group == number) for number in np.unique(units.group).tolist()}
+    groups = {
+        (number, metric): _sums(units, metric, rows, before) for number, rows in of_group.items() for metric in wanted
+    }
+    pairs: dict[Key, Array] = {}
+    if shared and 0 in of_group:
+        first = units.take(of_group.pop(0))
+        for number, rows in of_group.items():
+            here, there = units.take(rows).columns, _aligned(first, units.unit[rows])
             for metric in wanted:
-                values = [side[name] for side in columns for name in (metric.numerator, metric.denominator)]
-                counted = (values[1] > 0) | (values[3] > 0)
-                pairs[number, metric] = comparison.sums(
-                    *(column[counted] for column in values), unit=every[counted], spanning=False, names=_SIDES
-                )
+                names = (metric.numerator, metric.denominator)
+                sides = [np.stack([columns[name] for name in names]) for columns in (here, there)]
+                pairs[number, metric] = sides[0] @ sides[1].T
     return OutcomeSums(groups=groups, pairs=pairs)
 
 
@@ -210,11 +205,9 @@ class Outcomes:
 
     def difference(self, group: int, metric: Metric) -> OutcomeDifference:
         """A metric of a group less that of the first."""
-        means, pair = [self.mean(side, metric) for side in (group, 0)], self.sums.pairs.get((group, metric))
-        if pair is None:
-            difference = comparison.difference(*means, level=self.level)
-        else:
-            difference = _paired(pair.summary(), means, level=self.level)
+        means = [self.mean(side, metric) for side in (group, 0)]
+        correlation = self._correlation(group, metric)
+        difference = comparison.difference(*means, level=self.level, correlation=correlation)
         adjustment = self._adjust(group, metric, means, difference) if self.adjusted else None
         difference = adjustment.difference if adjustment else difference
         value, base = difference.value, means[1].value
@@ -249,6 +242,19 @@ class Outcomes:
     def _summary(self, group: int, metric: Metric) -> ClusterSummary | None:
         sums = self.sums.groups.get((group, metric))
         return None if sums is None else _columns(sums.summary(), comparison.COLUMNS)
+
+    def _correlation(self, group: int, metric: Metric) -> float:
+        """Correlation of a metric of two groups, this one and the first, by the influences of units in both."""
+        products, sides = self.sums.pairs.get((group, metric)), []
+        for number in (group, 0):
+            summary = self._summary(number, metric)
+            if products is None or summary is None or not summary.total[1]:
+                return 0.0
+            influence = np.array([1.0, -summary.total[0] / summary.total[1]])
+            sides.append((influence, float(influence @ summary.moment @ influence)))
+        (here, square), (there, other) = sides
+        size = np.sqrt(square * other)
+        return float(np.clip(here @ products @ there / size, -1, 1)) if size > 0 else 0.0
 
     # -- adjustment by the past --
 
@@ -304,8 +310,9 @@ class _Covariate:
 
     @property
     def products(self) -> tuple[float, float]:
-        """Sum over units of the product of their influences on R and on K, and of the square of the latter."""
-        influence, past = self._weights
+        """Sum over units of the product of their deviations in the metric and in the past, and of squares of the
+        latter."""
+        influence, past = (weights * self.summary.total[4] for weights in self._weights)
         squares = past[:, None] * self.summary.moment * past
         square = float(squares.sum())
         # a rounding of 0 is 0
@@ -313,12 +320,14 @@ class _Covariate:
         return float(influence @ self.summary.moment @ past) if square else 0.0, square
 
     def adjusted(self, mean: VariantMean, theta: float) -> VariantMean:
-        """R - theta K, and its error by the delta method."""
+        """R - theta K. Its error: that of R, by as much less as the delta method says."""
         influence, past = self._weights
-        weights, n = influence - theta * past, mean.units
-        variance = float(weights @ self.summary.moment @ weights) * (n / (n - 1) if n > 1 else np.nan)
-        error = float(np.sqrt(max(variance, 0.0)))
-        return replace(mean, value=mean.value - theta * self._past_mean, error=error)
+        plain, less = (self._square(weights) for weights in (influence, influence - theta * past))
+        error = mean.error * np.sqrt(less / plain) if plain > 0 else mean.error
+        return replace(mean, value=mean.value - theta * self._past_mean, error=float(error))
+
+    def _square(self, weights: Array) -> float:
+        return max(0.0, float(weights @ self.summary.moment @ weights))
 
     @property
     def _past_mean(self) -> float:
@@ -341,15 +350,6 @@ def _columns(summary: ClusterSummary, names: tuple[str, ...]) -> ClusterSummary:
         moment=summary.moment[first, first], absolute=summary.absolute[first], units=summary.units[:, first],
         blocks=summary.blocks,
     )  # fmt: skip
-
-
-def _paired(summary: ClusterSummary, means: Sequence[VariantMean], *, level: float) -> MeanDifference:
-    """The difference of two ratios over units that may be in both, by Student's t of the smaller side."""
-    fewest = min(mean.units for mean in means)
-    n = len(summary.units) if not summary.blocks else int(summary.present.max())
-    value, error = (float(figure) for figure in value_and_error(Minus(Ratio()), summary.total, summary.moment, n))
-    around = VariantMean(units=fewest, decisions=0, reward=np.nan, value=value, error=error)
-    return MeanDifference(**comparison.from_zero(around, level=level))
 
 
 def _reasons(metric: Metric, *means: VariantMean, bounded: bool) -> list[str]:

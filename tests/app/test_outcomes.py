@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +14,15 @@ from rlrec.app.experiment import Request as Split
 from rlrec.app.experiment import VariantSpec
 from rlrec.app.inputs import lookup
 from rlrec.app.outcomes import Request, Result, outcomes
-from rlrec.store import Store
+from rlrec.app.simulate import Request as Simulation
+from rlrec.app.simulate import simulate
+from rlrec.store import Store, people
 from tests.app import census
 from tests.app.shop import MINUTE, START, clock
+from tests.conftest import runner
 
 DAY = 24 * 60 * MINUTE
+LATER = "2099-01-01T00:00:00Z"
 REWARDS = ("default", "durable")
 
 
@@ -113,3 +119,106 @@ def test_units_of_an_experiment_by_session_are_sessions(store: Store) -> None:
         counted = census.count(unit, rewards, by="variant", chosen=lambda row: row.variant is not None, by_session=True)
     result = outcomes(store, Request(experiment="ab"))
     assert (result["unit"], figures(result)) == ("session", totals(counted))
+
+
+def rows(result: Result) -> list[Any]:
+    return [*result["outcomes"], *result["differences"]]
+
+
+@pytest.mark.slow
+def test_portions_of_persons_add_up(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    story(store, moments=30)
+    requests = [Request(experiment="ab", adjust=True), Request(by="version"), Request(by="week", rewards=REWARDS)]
+    entire = [outcomes(store, request) for request in requests]
+    defaults = {**(people.portions.__kwdefaults__ or {}), "size": 3}
+    monkeypatch.setattr(people.portions, "__kwdefaults__", defaults)
+    for request, expected in zip(requests, entire, strict=True):
+        for row, other in zip(rows(outcomes(store, request)), rows(expected), strict=True):
+            assert row == {name: figure(value) for name, value in other.items()}
+
+
+def figure(value: Any) -> Any:
+    return pytest.approx(value, rel=1e-9, abs=1e-12) if isinstance(value, float) else value
+
+
+def test_portions_are_whole_persons(store: Store) -> None:
+    stocked(store)
+    rng = np.random.default_rng(5)
+    for number in range(12):
+        serve(store, rng, days=number / 10, named=None)
+    with store.read() as unit:
+        owners: dict[int, int] = dict(unit.ask("SELECT id, coalesce(user_id, -id) FROM session"))
+        portions = [portion.tolist() for portion in people.portions(unit, size=4)]
+    assert sorted(number for portion in portions for number in portion) == sorted(owners)
+    persons = [{owners[number] for number in portion} for portion in portions]
+    assert len(persons) > 2
+    assert sum(map(len, persons)) == len(set().union(*persons))
+
+
+@pytest.mark.slow
+def test_the_same_log_in_another_order_has_the_same_figures(sqlite_db: str, tmp_path: Path) -> None:
+    with closing(Store(sqlite_db)) as store:
+        story(store, moments=30)
+    exported = runner(sqlite_db)("export-log", "-").stdout.splitlines()
+    figures = []
+    for name, lines in (("forth", exported), ("back", exported[::-1])):
+        run = runner(str(tmp_path / name))
+        run("init")
+        assert run("--now", LATER, "import-log", "-", "--layout", "jsonl", stdin="\n".join(lines)).exit_code == 0
+        figures.append(run("--now", LATER, "outcomes", "--by", "week", "--json").json)
+    for row, other in zip(rows(figures[0]), rows(figures[1]), strict=True):
+        assert row == {name: figure(value) for name, value in other.items()}
+
+
+@pytest.mark.slow
+def test_an_audience_has_its_own_retention(sqlite_db: str) -> None:
+    """A visitor who comes again is there 100 seconds later; visits of 700 visitors or so."""
+    with closing(Store(sqlite_db, notice=lambda line: None)) as store:
+        policy.create(store, policy.Request(name="u", kind="uniform"))
+        played = simulate(store, Simulation(environment="choc-kale", policy="u", sessions=1_500, group=20, seed=1))
+        store.now = None
+        values = {row["metric"]: row["value"] for row in outcomes(store, Request())["outcomes"]}
+    visitors = played["visitors"]
+    assert values["retention"] == pytest.approx(played["retention"], rel=1e-12)
+    assert values["visits"] == pytest.approx(played["visits_per_visitor"], rel=1e-12)
+    assert values["returned_1d"] == pytest.approx((1_500 - visitors) / 1_500, rel=1e-12)
+    assert values["decisions_per_visit"] == pytest.approx(played["session_length"], rel=1e-12)
+    assert values["reward_per_visit"] == pytest.approx(played["reward_per_session"], rel=1e-12)
+
+
+@pytest.mark.slow
+def test_the_past_is_what_a_census_counts_at_the_assignment(store: Store) -> None:
+    """theta of visits by hand: the slope of visits on visits before, within variants."""
+    story(store)
+    with store.read() as unit:
+        rewards = {"default": lookup.reward(unit, "default")}
+        chosen = lambda row: row.variant is not None  # noqa: E731
+        after = census.count(unit, rewards, by="variant", chosen=chosen)
+        entry: dict[int, int] = dict(unit.ask("SELECT user_id, at FROM assignment"))
+        before = census.count(unit, rewards, by=None, chosen=lambda row: row.at < entry.get(row.user, 0))
+    past = before[None, "visits"]
+    pairs = [
+        np.array([(count, past.get(key, (0.0, 0.0))[0]) for key, (count, _) in after[label, "visits"].items()])
+        for label in "ab"
+    ]
+    covariance = sum(np.cov(sides.T, ddof=0) * len(sides) for sides in pairs)
+    result = outcomes(store, Request(experiment="ab", adjust=True))
+    row = next(row for row in result["differences"] if row["metric"] == "visits")
+    assert row["theta"] == pytest.approx(covariance[0, 1] / covariance[1, 1], rel=1e-9)
+    assert past
+
+
+def test_units_with_earlier_visits_can_be_left_out(store: Store) -> None:
+    story(store, moments=20)
+    sides = [outcomes(store, Request(experiment="ab", users=users)) for users in ("new", "returning")]
+    both = outcomes(store, Request(experiment="ab"))
+    assert [side["new"] for side in sides] == [both["new"], 0]
+    assert [side["returning"] for side in sides] == [0, both["returning"]]
+
+
+def test_a_session_without_a_user_is_a_unit(store: Store) -> None:
+    stocked(store)
+    lines = [recommend.Request(session=key, policy="home") for key in "xyz"]
+    recommend.recommend_group(clock(store, START), lines)
+    result = outcomes(clock(store, START + 2 * DAY), Request())
+    assert (result["unit"], result["new"], result["reasons"]) == ("session", 3, ["no-users"])

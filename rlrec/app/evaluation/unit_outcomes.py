@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 from typing import NotRequired, TypedDict
@@ -16,7 +16,7 @@ from rlrec.app.log import reward_log
 from rlrec.app.log.ended_visits import visit_indices
 from rlrec.arrays import Array, Ids, distinct, run_starts, take
 from rlrec.ope import outcomes
-from rlrec.ope.outcomes import Metric, Outcomes, OutcomeSums
+from rlrec.ope.outcomes import Metric, Outcome, OutcomeDifference, Outcomes, OutcomeSums
 from rlrec.ope.unit_visits import ServedDecisions, UnitSums, Visits, unit_sums
 from rlrec.records import Reward, Sums
 from rlrec.store import Store, Unit, people, policies, reader, sessions, settings
@@ -74,12 +74,13 @@ class StudySums(Sums):
 @dataclass(frozen=True, kw_only=True)
 class Groups:
     """The groups of a study in their order. column: of decisions, or `week`, None for one group; values: of the column,
-    ascending, and codes: the group of each; labels: of the groups."""
+    ascending, and codes: the group of each; labels: of the groups; cut: weeks that the log covers in part."""
 
     labels: Sequence[str | None]
     column: str | None = None
     values: Ids
     codes: Ids
+    cut: frozenset[int] = frozenset()
 
     @property
     def shared(self) -> bool:
@@ -95,9 +96,7 @@ class Groups:
         if study.by in ("policy", "version"):
             return cls._of_ids("version_id", _version_labels(unit, study))
         if study.by == "week":
-            first, last = _week(np.array(reader.times(unit, study.selection), np.int64)).tolist()
-            mondays = [_monday(week) for week in range(first, min(last, first + groups.MOST) + 1)]
-            return cls._checked("week", mondays, np.arange(first, first + len(mondays)), np.arange(len(mondays)))
+            return cls._of_weeks(*reader.times(unit, study.selection))
         labels: list[str | None] = [*USERS] if study.by == "users" else [None]
         return cls(labels=labels, values=np.zeros(1, np.int64), codes=np.zeros(1, np.int64))
 
@@ -108,6 +107,17 @@ class Groups:
         ids = sorted(labels)
         codes = np.array([numbers[labels[key]] for key in ids], np.int64)
         return cls._checked(column, list(numbers), np.array(ids, np.int64), codes)
+
+    @classmethod
+    def _of_weeks(cls, first_at: int, last_at: int) -> Groups:
+        """The weeks of a log between two times. The first and the last are cut where more than a day of them is."""
+        first, last = _week(np.array([first_at, last_at])).tolist()
+        mondays = [(week * 7 - _MONDAY) * DAY_US for week in range(first, min(last, first + groups.MOST) + 1)]
+        weeks = np.arange(len(mondays))
+        grouping = cls._checked("week", [written(monday)[:10] for monday in mondays], weeks + first, weeks)
+        cut = {0} if first_at > mondays[0] + DAY_US else set()
+        cut |= {len(mondays) - 1} if last_at < mondays[-1] + 6 * DAY_US else set()
+        return replace(grouping, cut=frozenset(cut))
 
     @classmethod
     def _checked(cls, column: str, labels: Sequence[str], values: Ids, codes: Ids) -> Groups:
@@ -125,10 +135,6 @@ class Groups:
 
 def _week(at: Ids) -> Ids:
     return (at // DAY_US + _MONDAY) // 7
-
-
-def _monday(week: int) -> str:
-    return written((week * 7 - _MONDAY) * DAY_US)[:10]
 
 
 def _version_labels(unit: Unit, study: Study) -> dict[int, str]:
@@ -182,15 +188,16 @@ def default_reward(store: Store, unit: Unit, experiment: Experiment | None) -> R
     return rewards[0]
 
 
-def to_json(
-    figures: Outcomes, study: Study, labels: Sequence[str | None]
-) -> tuple[list[OutcomeRow], list[DifferenceRow]]:
+def to_json(figures: Outcomes, study: Study, grouping: Groups) -> tuple[list[OutcomeRow], list[DifferenceRow]]:
     """The rows of every group, and of every difference from the first one; weeks without a unit are left out."""
-    wanted = metrics(study)
+    wanted, labels = metrics(study), grouping.labels
     empty = {
         number for number in range(len(labels))
         if study.by == "week" and not figures.mean(number, wanted[0]).units
     }  # fmt: skip
+
+    def reasons(row: Outcome | OutcomeDifference, *numbers: int) -> list[str]:
+        return [*row.reasons, *(["partial-week"] if grouping.cut.intersection(numbers) else [])]
 
     def reward(metric: Metric) -> str | None:
         return None if metric.reward is None else study.rewards[metric.reward].name
@@ -199,7 +206,7 @@ def to_json(
         {
             "by": study.by, "group": labels[row.group], "metric": row.metric.name, "reward": reward(row.metric),
             "value": row.value, "lower": row.lower, "upper": row.upper, "units": row.units,
-            "reasons": [*row.reasons],
+            "reasons": reasons(row, row.group),
         }
         for row in figures.rows(wanted)
         if row.group not in empty
@@ -211,7 +218,7 @@ def to_json(
         difference: DifferenceRow = {
             "group": labels[row.group], "against": labels[0], "metric": row.metric.name, "reward": reward(row.metric),
             "value": row.value, "relative": row.relative, "lower": row.lower, "upper": row.upper,
-            "p_value": row.p_value, "reasons": [*row.reasons],
+            "p_value": row.p_value, "reasons": reasons(row, row.group, 0),
         }  # fmt: skip
         if study.adjust:
             difference |= {"theta": row.theta, "narrowed": row.narrowed}

@@ -1,0 +1,242 @@
+"""Outcomes of units: sums by hand, false alarms of equal variants, and what the past takes off the noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import reduce
+from operator import add
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from rlrec.arrays import Array, Ids, offsets
+from rlrec.ope import outcomes
+from rlrec.ope.base import hash_bits
+from rlrec.ope.moments import BLOCKS
+from rlrec.ope.outcomes import Metric, Outcomes
+from rlrec.ope.unit_visits import DAY, NEVER, ServedDecisions, Visits, unit_sums
+
+HOUR = DAY // 24
+NOW = 40 * DAY
+METRICS = {metric.name: metric for metric in outcomes.metrics(1)}
+
+
+def visits(person: Sequence[int], started: Sequence[float], hours: float = 1, *, now: float = 100) -> Visits:
+    """Visits of some hours each that begin at these days."""
+    started_at = (np.array(started) * DAY).astype(np.int64)
+    ended_at = started_at + round(hours * HOUR)
+    unit = np.array(person, np.int64)
+    return Visits(person=unit, unit=unit, started_at=started_at, ended_at=ended_at, over=ended_at < now * DAY)
+
+
+def one_each(of: Visits, group: Ids | None = None, reward: Array | None = None) -> ServedDecisions:
+    """A decision at the begin of each visit."""
+    n = len(of.person)
+    return ServedDecisions(
+        visit=np.arange(n), group=np.zeros(n, np.int64) if group is None else group, at=of.started_at,
+        rewards=[np.ones(n) if reward is None else reward], mature=[np.ones(n, np.bool_)],
+    )  # fmt: skip
+
+
+# -- sums --
+
+
+def test_a_return_begins_after_the_end_and_within_the_window() -> None:
+    """One person: the second visit begins while the first goes on, the third a day after its end to the microsecond."""
+    day = 1 + 1 / 24
+    of = visits([5, 5, 5, 9], [0, 0.01, day, 0.5])
+    assert of.next_start.tolist() == [round(day * DAY), round(day * DAY), NEVER, NEVER]
+    assert unit_sums(of, one_each(of), now=100 * DAY).columns["returned_1d"].tolist() == [2, 0]
+    later = replace(of, started_at=of.started_at + np.array([0, 0, 1, 0]))
+    assert unit_sums(later, one_each(later), now=100 * DAY).columns["returned_1d"].tolist() == [1, 0]
+
+
+def test_a_visit_is_at_risk_by_its_age_alone() -> None:
+    of = visits([1, 1, 2], [0, 0.5, 0.9])
+    sums = unit_sums(of, one_each(of), now=round(1.6 * DAY))
+    assert sums.columns["at_risk_1d"].tolist() == [2, 0]
+    assert sums.columns["at_risk_7d"].tolist() == [0, 0]
+
+
+def test_days_decisions_and_minutes_of_visits_that_are_over() -> None:
+    of = visits([1, 1], [0.0, 3.98], hours=2, now=4)
+    at = np.array([0, HOUR, round(3.98 * DAY), 4 * DAY + 60_000_000])
+    decisions = ServedDecisions(
+        visit=np.array([0, 0, 1, 1]), group=np.zeros(4, np.int64), at=at, rewards=[np.array([1.0, 2, 4, 8])],
+        mature=[np.array([True, True, True, False])],
+    )  # fmt: skip
+    columns = {name: column.tolist() for name, column in unit_sums(of, decisions, now=4 * DAY).columns.items()}
+    assert [columns[name] for name in ("visits", "active_days", "visits_over", "decisions", "minutes")] == [
+        [2], [3], [1], [2], [60],
+    ]  # fmt: skip
+    assert [columns[f"{name}_0"] for name in ("reward", "mature_visits", "mature_decisions")] == [[7], [2], [3]]
+
+
+def test_earlier_visits_are_those_of_the_person() -> None:
+    of = replace(visits([1, 1, 2], [0, 5, 5]), unit=np.array([10, 11, 12]))
+    assert of.begun_before(np.array([1, 2]), of.started_at[[1, 2]]).tolist() == [2, 1]
+
+
+# -- equal variants --
+
+
+class Shop(NamedTuple):
+    """A simulated log; assigned: the variant of each user; entry: when each was assigned."""
+
+    visits: Visits
+    decisions: ServedDecisions
+    past: ServedDecisions
+    entry: Ids
+
+
+def shop(rng: np.random.Generator, users: int = 240, *, more: float = 0.0) -> Shop:
+    """Users who come back as often as they like to, before their assignment and after it. more: of visits, in `b`."""
+    assigned, liking = rng.integers(0, 2, users), rng.beta(3, 2, users)
+    before = rng.geometric(1 - 0.9 * liking) - 1
+    after = rng.geometric(1 - np.minimum(0.9 * liking + more * assigned, 0.95))
+    number, first = before + after, rng.integers(0, 20 * DAY, users)
+    # visits lie apart by two days on average; the first one after the assignment is at `first`
+    user, start = np.repeat(np.arange(users), number), offsets(number)[:-1]
+    spent = np.cumsum(rng.exponential(2 * DAY, len(user)).astype(np.int64) + HOUR)
+    at = spent - np.repeat(spent[start + before] - first, number)
+    keys = hash_bits(user, salt=3).astype(np.int64)
+    of = Visits(person=keys, unit=keys, started_at=at, ended_at=at + HOUR // 2, over=at + HOUR // 2 < NOW)
+    # decisions, with the taste of their user
+    length = rng.geometric(0.4, len(user))
+    visit = np.repeat(np.arange(len(user)), length)
+    minute = np.arange(len(visit)) - np.repeat(offsets(length)[:-1], length)
+    when = at[visit] + minute * 60_000_000
+    reward = (rng.random(len(visit)) < 0.1 + 0.5 * liking[user[visit]]).astype(np.float64)
+    every = ServedDecisions(
+        visit=visit, group=assigned[user[visit]], at=when, rewards=[reward], mature=[when < NOW - DAY]
+    )
+    served = at[visit] >= first[user[visit]]
+    past = replace(every.take(~served), group=np.zeros(int((~served).sum()), np.int64))
+    return Shop(of, every.take(served & (when < NOW)), past, first[user])
+
+
+def compare(log: Shop, *, adjusted: bool = False) -> Outcomes:
+    past = unit_sums(log.visits, log.past, now=log.entry) if adjusted else None
+    sums = outcomes.fold(unit_sums(log.visits, log.decisions, now=NOW), [*METRICS.values()], past=past)
+    return Outcomes(sums=sums, groups=2, level=0.95, adjusted=adjusted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adjusted", [False, True])
+def test_equal_variants_alarm_in_a_twentieth(adjusted: bool) -> None:
+    """1,000 runs: at most 5 % and three standard errors, and the interval covers 0 where there is no alarm."""
+    alarms = dict.fromkeys(METRICS, 0)
+    for seed in range(1_000):
+        figures = compare(shop(np.random.default_rng((8, seed))), adjusted=adjusted)
+        for name, metric in METRICS.items():
+            row = figures.difference(1, metric)
+            assert row.p_value is not None
+            assert row.lower is not None
+            assert row.upper is not None
+            assert (row.p_value < 0.05) == (row.lower > 0 or row.upper < 0)
+            alarms[name] += row.p_value < 0.05
+    assert max(alarms.values()) <= 1_000 * (0.05 + 3 * np.sqrt(0.05 * 0.95 / 1_000)), alarms
+
+
+@pytest.mark.slow
+def test_different_numbers_of_decisions_alarm_in_a_thousandth() -> None:
+    """2,000 runs at 1e-3: at most two and three standard errors."""
+    wanted = outcomes.per_decision(0)
+    alarms = 0
+    for seed in range(2_000):
+        log = shop(np.random.default_rng((9, seed)), 100)
+        sums = outcomes.fold(unit_sums(log.visits, log.decisions, now=NOW), wanted)
+        alarms += Outcomes(sums=sums, groups=2, level=0.95).differ(1, wanted[0])
+    assert alarms <= 2 + 3 * np.sqrt(2)
+
+
+def test_units_that_are_all_alike_in_each_variant_differ_where_they_are_seven() -> None:
+    metric = Metric(name="visits", numerator="visits", denominator="units")
+    for users, differ in ((6, False), (7, True)):
+        of = visits([*range(2 * users), *range(users)], [1.0] * 2 * users + [3.0] * users)
+        sums = outcomes.fold(unit_sums(of, one_each(of, (of.unit < users).astype(np.int64)), now=NOW), [metric])
+        figures = Outcomes(sums=sums, groups=2, level=0.95)
+        assert figures.differ(1, metric) is differ
+        assert (figures.difference(1, metric).value, figures.difference(1, metric).p_value) == (1.0, None)
+
+
+# -- the past --
+
+
+def test_the_past_narrows_what_it_predicts() -> None:
+    """Users who came often before come often after: this explains a share of the deviation."""
+    log = shop(np.random.default_rng(4), 4_000, more=0.1)
+    plain, adjusted = (compare(log, adjusted=by).difference(1, METRICS["visits"]) for by in (False, True))
+    assert plain.lower is not None
+    assert adjusted.lower is not None
+    assert adjusted.narrowed is not None
+    assert 0 < plain.lower < adjusted.lower
+    assert 0.02 < adjusted.narrowed < 0.5
+
+
+def test_theta_is_the_slope_over_all_units() -> None:
+    log = shop(np.random.default_rng(5))
+    units, past = unit_sums(log.visits, log.decisions, now=NOW), unit_sums(log.visits, log.past, now=log.entry)
+    of_past = dict(zip(past.unit.tolist(), past.columns["visits"].tolist(), strict=True))
+    before, after = np.array([of_past.get(unit, 0.0) for unit in units.unit.tolist()]), units.columns["visits"]
+    means = [[column[units.group == group].mean() for group in (0, 1)] for column in (before, after)]
+    centred = [column - np.array(of)[units.group] for column, of in zip((before, after), means, strict=True)]
+    theta = (centred[0] @ centred[1]) / (centred[0] @ centred[0])
+    row = compare(log, adjusted=True).difference(1, METRICS["visits"])
+    assert row.theta == pytest.approx(theta, rel=1e-9)
+    assert row.value == pytest.approx(means[1][1] - means[1][0] - theta * (means[0][1] - means[0][0]), rel=1e-9)
+
+
+def test_without_a_past_nothing_is_adjusted() -> None:
+    log = shop(np.random.default_rng(6))
+    log = log._replace(past=ServedDecisions.none(1))
+    row, plain = (compare(log, adjusted=by).difference(1, METRICS["visits"]) for by in (True, False))
+    assert (row.value, row.lower, row.theta, row.narrowed) == (plain.value, plain.lower, None, 0.0)
+    assert row.reasons == ("no-past",)
+
+
+# -- units of several groups --
+
+
+@pytest.mark.slow
+def test_groups_that_share_units_alarm_in_a_twentieth() -> None:
+    """1,000 logs whose decisions are in either group by a coin: most users are in both, with the same taste."""
+    alarms = dict.fromkeys(("reward_per_visit", "visits", "reward_per_unit"), 0)
+    for seed in range(1_000):
+        rng = np.random.default_rng((10, seed))
+        log = shop(rng, 120)
+        decisions = replace(log.decisions, group=rng.integers(0, 2, len(log.visits.unit))[log.decisions.visit])
+        units = unit_sums(log.visits, decisions, now=NOW)
+        sums = outcomes.fold(units, [METRICS[name] for name in alarms], shared=True)
+        figures = Outcomes(sums=sums, groups=2, level=0.95)
+        for name in alarms:
+            p_value = figures.difference(1, METRICS[name]).p_value
+            assert p_value is not None
+            alarms[name] += p_value < 0.05
+    assert max(alarms.values()) <= 1_000 * (0.05 + 3 * np.sqrt(0.05 * 0.95 / 1_000)), alarms
+
+
+# -- batches --
+
+
+@pytest.mark.parametrize("users", [60, pytest.param(BLOCKS * 3, marks=pytest.mark.slow)])
+def test_batches_of_whole_persons_add_up(users: int) -> None:
+    log = shop(np.random.default_rng(7), users)
+    parts, past = [], unit_sums(log.visits, log.past, now=log.entry)
+    piece = hash_bits(log.visits.person, salt=1) % np.uint64(3)
+    for number in (2, 0, 1):
+        units = unit_sums(log.visits, log.decisions.take(piece[log.decisions.visit] == number), now=NOW)
+        parts.append(outcomes.fold(units, [*METRICS.values()], past=past, shared=True))
+    added = Outcomes(sums=reduce(add, parts), groups=2, level=0.95, adjusted=True)
+    every = outcomes.fold(
+        unit_sums(log.visits, log.decisions, now=NOW), [*METRICS.values()], past=past, shared=True
+    )  # fmt: skip
+    whole = Outcomes(sums=every, groups=2, level=0.95, adjusted=True)
+    for metric in METRICS.values():
+        first, second = added.difference(1, metric), whole.difference(1, metric)
+        for name in ("value", "lower", "upper", "p_value", "theta", "narrowed"):
+            figure = getattr(second, name)
+            assert getattr(first, name) == (figure and pytest.approx(figure, rel=1e-8, abs=1e-12))
+        assert added.mean(1, metric).value == pytest.approx(whole.mean(1, metric).value, rel=1e-12)
