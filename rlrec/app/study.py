@@ -50,12 +50,12 @@ def study(store: Store, request: Request) -> Result:
     """Means over runs of what a run earned, with standard errors; a store is read where a policy or curve is named."""
     audience, names = environments.make(request.environment, request.parameters)
     environments.check(request.environment, audience, len(names), size=request.size, steps=request.steps)
-    if request.size > 1 and isinstance(audience, Visitors):
-        raise InputError(f"a study in memory shows visitors of {request.environment} one arm", hint="leave out -k")
     policy, name = _policy(store, request, audience, names)
     seed = environments.seed_or_random(request.seed)
     if isinstance(audience, Visitors):
-        totals = in_memory.visit(policy, audience, runs=request.runs, visits=request.sessions, seed=seed, names=names)
+        totals = in_memory.visit(
+            policy, audience, runs=request.runs, visits=request.sessions, seed=seed, names=names, size=request.size
+        )
     else:
         steps = request.sessions * (request.steps or 1)
         totals = in_memory.study(
@@ -63,7 +63,8 @@ def study(store: Store, request: Request) -> Result:
         )
     visits = environments.visit_figures(
         audience, length=float(totals.decisions.mean()) / request.sessions, visits=request.sessions,
-        reward=float(totals.reward.mean()), visitors=None if totals.visitors is None else float(totals.visitors.mean()),
+        reward=float(totals.reward.mean()), size=request.size,
+        visitors=None if totals.visitors is None else float(totals.visitors.mean()),
         returned=0.0 if totals.returned is None else float(totals.returned.mean()),
     )  # fmt: skip
     reward, optimum = float(totals.reward.mean()), float(totals.optimum.mean())

@@ -39,7 +39,7 @@ LIMIT = 10_000_000  # of sessions, steps, runs
 @examples(
     "rlrec simulate bernoulli --policy home --sessions 200 --env rates=0.5,0.4,0.3,0.2,0.1",
     "rlrec simulate drift --ephemeral --kind thompson --param discount=0.9975 --runs 20 --steps 2000",
-    "rlrec simulate shop --policy home -k 5 --sessions 1000 --group 100",
+    "rlrec simulate shop --ephemeral --kind thompson -k 5 --sessions 50 --runs 20",
     "rlrec simulate barista --ephemeral --kind uniform --runs 20 --sessions 50",
 )
 def simulate(store: Store, show: Show, ephemeral: bool, **options: Any) -> None:

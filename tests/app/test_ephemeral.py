@@ -22,10 +22,11 @@ from rlrec.policy.linear import Linear
 from rlrec.policy.scores import Scores
 from rlrec.policy.slate import first, marginals
 from rlrec.simulate.barista import Barista
+from rlrec.simulate.shop import Shop
 from tests.app.test_examined import curve
 from tests.benchmarks.regret import FIGURES, TWO
 from tests.conftest import Run
-from tests.simulate import bars
+from tests.simulate import bars, shops
 
 ONE = np.ones((1, 1))  # a context without features
 
@@ -231,3 +232,14 @@ def test_costs_are_learned_as_rewards_below_0() -> None:
     beliefs.add(np.array([1]), np.array([-1.0]), ONE, None)
     belief = beliefs.belief()
     assert (belief.mean()[0].tolist(), belief.reward_squares[0].tolist()) == ([0, -1], [0, 1])
+
+
+def test_pages_of_a_shop_are_studied_in_memory() -> None:
+    """The uniform policy on pages of five: reward and returns of visitors played one by one, within four standard
+    errors (seeded: false-alarm rate below 2e-4)."""
+    totals = visit(kinds.make("uniform", {}), simulate.make("shop", {}), runs=200, visits=20, seed=1, size=5)
+    assert totals.visitors is not None
+    played = shops.play(Shop(), shops.uniform, positions=5, visitors=2_000)
+    per_visit = played.clicks.sum() / played.visits.sum()
+    assert abs(totals.reward.mean() / 20 - per_visit) < 4 * 2.0 * sqrt(1 / 4_000 + 1 / 4_000)
+    assert np.all(totals.shown.sum(axis=1) >= totals.decisions * 5)

@@ -65,11 +65,12 @@ def study(
 
 
 def visit(
-    policy: Policy, audience: Visitors, *, runs: int, visits: int, seed: int, names: Sequence[str] | None = None
-) -> Totals:
+    policy: Policy, audience: Visitors, *, runs: int, visits: int, seed: int, names: Sequence[str] | None = None,
+    size: int = 1,
+) -> Totals:  # fmt: skip
     """The totals of so many visits of each run, played to their end one after another; a visitor who comes again does
     so at once. Runs that are done count no more."""
-    simulation = Runs(policy, audience, runs=runs, seed=seed, names=names)
+    simulation = Runs(policy, audience, runs=runs, seed=seed, names=names, size=size)
     left, number = np.full(runs, visits), np.zeros(runs, np.int64)  # visits to play; visits of the visitor before
     reward, expected, decisions, returned = np.zeros((4, runs))
     visitors, newest = np.ones(runs), runs
@@ -88,7 +89,7 @@ def visit(
         new = np.flatnonzero(ended & ~again)
         audience.admit(new, np.arange(newest, newest + len(new)))
         newest += len(new)
-    optimum = np.full(runs, audience.optimum() * visits)
+    optimum = np.full(runs, audience.optimum(size) * visits)
     return Totals(
         reward=reward, optimum=optimum, regret=optimum - expected, decisions=decisions,
         shown=simulation.shown, visitors=visitors, returned=returned,
