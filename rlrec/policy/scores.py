@@ -49,6 +49,9 @@ class DrawnOrder(Order):
     def next_arm(self, prefix: Index, *, floor: Floor) -> Array:
         return self.next_arms(prefix[None], floor=floor)[0]
 
+    def best(self) -> Array:
+        return self.next_arm(np.empty(0, np.intp), floor=0.0)
+
     def each_position(self, slates: Index, *, floor: Floor) -> Iterator[tuple[Array, Index]]:
         """At each position of slates (n, k) in order, `next_arms` below the distinct slates above, (u, m), and which of
         these is above each slate's arm, (n,)."""

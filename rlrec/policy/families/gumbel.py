@@ -49,9 +49,6 @@ class PlackettLuceOrder(DrawnOrder):
     def _possible(self) -> Index:
         return np.flatnonzero(self.logits > -np.inf)
 
-    def best(self) -> Array:
-        return _softmax(self.logits)
-
     def next_arms(self, prefixes: Index, *, floor: Floor) -> Array:
         left = np.tile(self.logits, (len(prefixes), 1))
         rows = np.arange(len(prefixes))[:, None]
@@ -149,14 +146,6 @@ class GumbelLogit:
 
     def width(self, u: float) -> Array:
         return self.step
-
-
-def _softmax(logits: Array) -> Array:
-    highest = logits.max()
-    if highest == -np.inf:
-        return np.full(len(logits), 1 / len(logits))
-    weight = np.exp(logits - highest)
-    return weight / weight.sum()
 
 
 def _log_sum(logits: Array) -> Array:

@@ -32,10 +32,6 @@ class PointOrder(DrawnOrder):
 
     values: Array
 
-    def best(self) -> Array:
-        best = self.values == self.values.max()
-        return best / best.sum()
-
     def ranks(self, size: int) -> Array:
         # equal scores share the ranks they take together
         _, level, count = np.unique(-self.values, return_inverse=True, return_counts=True)
