@@ -163,10 +163,8 @@ class FloorComparison:
         weight, vectors = self._greedy(rows, logged)
         usable = ~np.isnan(weight)
         left_out, rows, weight = int((~usable).sum()), rows.take(usable), weight[usable]
-        terms, cluster = (
-            np.column_stack([weight * rows.reward, weight, rows.reward, np.ones(len(rows))]),
-            rows.slots["cluster"],
-        )
+        terms = np.column_stack([weight * rows.reward, weight, rows.reward, np.ones(len(rows))])
+        cluster = rows.slots["cluster"]
         day = rows.slots["at"] // DAY_US
         days = [(number, day == number) for number in np.unique(day).tolist()]
         return ExplorationSums(
@@ -182,11 +180,8 @@ class FloorComparison:
     def _greedy(self, rows: ImpressionRows, logged: LoggedBatch) -> tuple[Array, Array]:
         """The weight of every row for the policy without exploration, (n,), NaN where it is not known; and the sums of
         probabilities at position 1, as `served`, `greedy` and `eligible` of ExplorationSums, (3, PERIODS, a)."""
-        slots, weight, vectors = (
-            rows.slots,
-            np.full(len(rows), np.nan),
-            np.zeros((3, PERIODS, len(self.evaluation.arms))),
-        )
+        slots, weight = rows.slots, np.full(len(rows), np.nan)
+        vectors = np.zeros((3, PERIODS, len(self.evaluation.arms)))
         period, top = (slots["at"] - self.start) // self.period_us, slots["position"] == 1
         arguments = slots, logged.contexts, logged.eligible
         greedy = LoggerMarginals(self.reader.loggers, greedy=True).cases(*arguments, positions=self.positions)

@@ -17,7 +17,7 @@ from rlrec.app.evaluation.log_rows import LoggedBatch
 from rlrec.app.evaluation.request import EmptyLog, Evaluation
 from rlrec.app.evaluation.request import Request as EvaluationRequest
 from rlrec.app.inputs import filters, lookup
-from rlrec.arrays import Array, Ids, finite_or_none, offsets, piece_rows, run_starts
+from rlrec.arrays import Array, Ids, finite_or_none, offsets, piece_rows, run_starts, take
 from rlrec.errors import InputError
 from rlrec.ope.exposure import RateSums, rates, spread
 from rlrec.policy import features
@@ -27,6 +27,7 @@ from rlrec.policy.reward import bounds
 from rlrec.records import Arm, Reward, Sums, Version
 from rlrec.store import Store, Unit, arms, bulk
 from rlrec.store.bulk import Columns
+from rlrec.store.curves import Curve
 from rlrec.store.unit import parse
 from rlrec.times import DAY_US, written
 
@@ -143,8 +144,8 @@ def answer(unit: Unit, request: Request) -> Result:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Census:
     """A request as the store understands it. added_at (a,): of the arms of `evaluation.arms`; described (a, v): unit
-    vectors of their features, zeros for an arm without any. curve, examination: by which pulls of the rates are
-    counted; None and () where every slot counts one; doubt: of each position, as of `RateSums`."""
+    vectors of their features, zeros for an arm without any. curve: by which pulls of the rates are
+    counted; None where every slot counts one."""
 
     evaluation: Evaluation
     reader: LogReader
@@ -152,9 +153,7 @@ class Census:
     by_day: bool
     added_at: Ids
     described: csr_array
-    curve: str | None
-    examination: tuple[float, ...]
-    doubt: Array
+    curve: Curve | None
 
     @classmethod
     def of(cls, unit: Unit, request: Request) -> Census:
@@ -171,7 +170,7 @@ class Census:
         return cls(
             evaluation=evaluation, reader=LogReader(unit, evaluation), reward=reward, by_day=request.by == "day",
             added_at=np.array([arm.added_at for arm in catalogue], np.int64), described=described(catalogue),
-            **_curve(unit, request, of_policy),
+            curve=_curve(unit, request, of_policy),
         )  # fmt: skip
 
     # -- sums --
@@ -179,22 +178,22 @@ class Census:
     def partial(self, logged: LoggedBatch) -> ExposurePartial:
         """The sums of one batch."""
         rows, _ = log_rows.usable(logged.log, self.reward, now=self.evaluation.now)
-        reward, examined = examined_slots(rows.reward, rows.slots["position"], self.examination)
+        position = rows.slots["position"]
+        reward, examined = examined_slots(rows.reward, position, self.curve.examination if self.curve else ())
         of_rates = RateSums.of(
             arm=self.evaluation.arms.index(rows.slots["arm_id"]), cluster=rows.slots["cluster"],
-            examined=examined, reward=reward, arms=len(self.added_at), doubt=self._doubt(rows.slots["position"]),
+            examined=examined, reward=reward, arms=len(self.added_at), doubt=self._doubt(position),
         )  # fmt: skip
         slots = logged.log.slots
         day = slots["at"] // DAY_US if self.by_day else np.zeros(len(logged.log), np.int64)
         days: dict[int | None, ExposureSums] = {}
         for number in np.unique(day).tolist():
-            chosen = {name: column[day == number] for name, column in slots.items()}
-            days[number if self.by_day else None] = self._sums(chosen, logged)
+            days[number if self.by_day else None] = self._sums(take(slots, day == number), logged)
         return ExposurePartial(days=days, rates=of_rates)
 
     def _doubt(self, position: Ids) -> float | Array:
         """Half the width of an interval of 95 % of the examination of each slot, in logarithms, (n,)."""
-        return self.doubt[np.minimum(position, len(self.doubt)) - 1] if len(self.doubt) else 0.0
+        return np.array(self.curve.errors)[np.minimum(position, len(self.curve.errors)) - 1] if self.curve else 0.0
 
     def _sums(self, slots: Columns, logged: LoggedBatch) -> ExposureSums:
         starts = run_starts(slots["decision_id"])
@@ -211,7 +210,7 @@ class Census:
                 logged.lists.catalogues_of(slots["decision_id"][starts], slots["eligible_id"][starts]), logged
             ),
             served=int(live.sum()),
-            explored=self._explored({name: column[live] for name, column in slots.items()}),
+            explored=self._explored(take(slots, live)),
             young=int((slots["at"] - self.added_at[arm] < YOUNG_US)[live].sum()),
             slates=slates,
             variety=variety,
@@ -221,7 +220,7 @@ class Census:
         """Expected exposure, (a,): probabilities of each arm, summed over the positions of these decisions; and how
         many of them have none."""
         expected = np.zeros(len(self.added_at))
-        decisions = {name: column[starts] for name, column in slots.items()}
+        decisions = take(slots, starts)
         derived, longest = 0, int(decisions["size"].max())
         for case in self.reader.marginals.cases(decisions, logged.contexts, logged.eligible, positions=longest):
             expected[self.evaluation.arms.index(case.arms)] += len(case.rows) * case.marginals.sum(axis=0)
@@ -282,7 +281,8 @@ class Census:
             np.flatnonzero(total.eligible).tolist(), key=lambda row: (-total.realised[row], table.rank[row])
         )
         result: Result = {
-            "decisions": total.decisions, "slots": total.slots, "reward": self.reward.name, "curve": self.curve,
+            "decisions": total.decisions, "slots": total.slots, "reward": self.reward.name,
+            "curve": self.curve and self.curve.reference,
             "underived": total.underived,
             "arms": [
                 {
@@ -307,15 +307,10 @@ class Census:
         return result
 
 
-def _curve(unit: Unit, request: Request, version: Version | None) -> dict[str, Any]:
-    """Name, values and doubt of the curve that counts pulls: the one asked for, else that of the policy."""
-    reference = request.position or ("" if version is None else version.params.get("position") or "")
-    if not reference:
-        return {"curve": None, "examination": (), "doubt": np.empty(0)}
-    curve = lookup.curve(unit, reference)
-    upper = [row["examination"] if row.get("upper") is None else row["upper"] for row in curve.positions]
-    doubt = np.log(np.array(upper, np.float64) / np.array(curve.examination))
-    return {"curve": curve.reference, "examination": curve.examination, "doubt": doubt}
+def _curve(unit: Unit, request: Request, version: Version | None) -> Curve | None:
+    """The curve that counts pulls: the one asked for, else that of the policy."""
+    reference = request.position or (version and version.params.get("position"))
+    return lookup.curve(unit, reference) if reference else None
 
 
 def _figures(sums: ExposureSums, popularity: Array) -> CatalogueFigures:

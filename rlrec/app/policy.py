@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from math import log
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -326,9 +325,8 @@ def _curve_error(unit: Unit, version: Version, policy: Policy, belief: Belief) -
     pulls = missed * policy.examination
     total = pulls.sum(axis=-1)
     size = np.divide(pulls @ policy.examination, total, out=np.ones(len(total)), where=total > 0)
-    positions = lookup.curve(unit, counting["curve"]).positions
-    errors = sorted((row["examination"], log(row["upper"] / row["examination"])) for row in positions)
-    return np.interp(size, *np.array(errors).T)
+    curve = lookup.curve(unit, counting["curve"])
+    return np.interp(size, *np.array(sorted(zip(curve.examination, curve.errors, strict=True))).T)
 
 
 def counting(store: Store, reference: str) -> CountingCurve | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import zip_longest
 from typing import Any, TypedDict
 
 import numpy as np
@@ -226,9 +227,7 @@ def _store(unit: Unit, request: Request, definition: Reward, estimated: _Estimat
         options=canonical.text(options), positions=canonical.text(rows), report=canonical.text(report),
     )  # fmt: skip
     settings.add_run(unit, "position fit", {"name": request.name, "number": number, **options})
-    stored = curves.by_name(unit, f"{request.name}@{number}")
-    assert stored is not None
-    return _answer(unit, stored)
+    return _answer(unit, lookup.curve(unit, f"{request.name}@{number}"))
 
 
 # -- look --
@@ -258,12 +257,13 @@ def diff(store: Store, first: str, second: str) -> list[dict[str, Any]]:
     """A row for each position of either curve: examination under both, and by how much the second is above."""
     with store.read() as unit:
         sides = [lookup.curve(unit, reference).examination for reference in (first, second)]
-    rows = []
-    for index in range(max(map(len, sides))):
-        a, b = (side[index] if index < len(side) else None for side in sides)
-        difference = None if a is None or b is None else b - a
-        rows.append({"position": index + 1, "examination_a": a, "examination_b": b, "difference": difference})
-    return rows
+    return [
+        {
+            "position": position, "examination_a": a, "examination_b": b,
+            "difference": None if a is None or b is None else b - a,
+        }
+        for position, (a, b) in enumerate(zip_longest(*sides), 1)
+    ]  # fmt: skip
 
 
 def explained(answer: CurveAnswer) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import log
 from typing import Any, NamedTuple
 
 from rlrec.store.unit import Row, Unit, parse
@@ -31,6 +32,13 @@ class Curve(NamedTuple):
     def examination(self) -> tuple[float, ...]:
         """Examination of each position against the first one, from position 1 on."""
         return tuple(float(position["examination"]) for position in self.positions)
+
+    @property
+    def errors(self) -> tuple[float, ...]:
+        """Half an interval of 95 % of the logarithm of each examination; 0 where the method gives none."""
+        uppers = (position.get("upper") for position in self.positions)
+        pairs = zip(uppers, self.examination, strict=True)
+        return tuple(0.0 if upper is None else log(upper / value) for upper, value in pairs)
 
 
 _COLUMNS = ", ".join(Curve._fields)
