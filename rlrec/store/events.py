@@ -110,19 +110,23 @@ def received_by(unit: Unit, decision_ids: Ids, kinds: Collection[str], *, time: 
     return unit.records(AgedEvent, chosen, *wanted, time, [*kinds, CENSOR])
 
 
+_UNREAD = {"seq": "0", "key": "NULL", "number": "0"}  # by rewards
+
+
 def by_decision(
     unit: Unit, decision_ids: Collection[int], kinds: Collection[str] | None = None
 ) -> dict[int, list[Event]]:
     """Events of each decision that has any, in the order in which they were stored: of all kinds, or of these kinds and
-    `!censor`."""
+    `!censor` for their rewards, without key and numbers."""
     if not decision_ids:
         return {}
+    columns = ", ".join(Event._fields if kinds is None else (_UNREAD.get(name, name) for name in Event._fields))
     listed = [] if kinds is None else [[*kinds, CENSOR]]
-    chosen = f"decision_id IN (?*){' AND kind IN (?*)' if listed else ''}"
-    events: dict[int, list[Event]] = {}
-    for event in unit.select(Event, f"event WHERE {chosen} ORDER BY decision_id, number", decision_ids, *listed):
-        events.setdefault(event.decision_id, []).append(event)
-    return events
+    chosen = f"SELECT {columns} FROM event WHERE decision_id IN (?*){' AND kind IN (?*)' if listed else ''}"
+    by_decision: dict[int, list[Event]] = {}
+    for event in unit.records(Event, f"{chosen} ORDER BY decision_id, number", decision_ids, *listed):
+        by_decision.setdefault(event[0], []).append(event)
+    return by_decision
 
 
 def add(unit: Unit, rows: Iterable[Row]) -> None:
