@@ -136,7 +136,7 @@ _CONTRADICTIONS = {
     "decision of an unassigned unit": "SELECT d.id FROM decision d JOIN variant v ON v.id = d.variant_id"
     " JOIN experiment e ON e.id = v.experiment_id JOIN session s ON s.id = d.session_id"
     " LEFT JOIN assignment a ON a.experiment_id = e.id AND a.session_id = s.id"
-    " LEFT JOIN assignment b ON b.experiment_id = e.id AND b.user_id = s.user_id"
+    " LEFT JOIN assignment b ON b.experiment_id = e.id AND b.user_id = s.user_id AND e.unit = 'user'"
     " WHERE coalesce(a.variant_id, 0) <> v.id AND coalesce(b.variant_id, 0) <> v.id",
     "decision ahead of its policy": "SELECT d.id FROM decision d JOIN policy_head h ON h.policy_id = d.policy_id"
     " JOIN version v ON v.id = d.version_id"
