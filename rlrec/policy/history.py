@@ -93,9 +93,12 @@ class History:
         reals[layout.begin + 2] = self.reward[has]
         words[layout.begin + 3] = np.packbits(layout.bits, axis=1, bitorder="little").view("<i8")[:, 0]
         # the slots, and what they have earned
-        words.view("<u4")[layout.shorts] = ((self.arm << BITS) + self.ago)[~layout.of_long]
-        words[layout.longs] = np.column_stack([self.arm[layout.of_long], self.ago[layout.of_long]]).reshape(-1)
-        reals[layout.values] = self.earned[earning]
+        of_long = layout.of_long
+        words.view("<u4")[layout.shorts] = ((self.arm << BITS) + self.ago)[~of_long]
+        if layout.long.any():  # few are, and most have earned nothing
+            words[layout.longs] = np.column_stack([self.arm[of_long], self.ago[of_long]]).reshape(-1)
+        if earning.any():
+            reals[layout.values] = self.earned[earning]
         joined, sizes = words.tobytes(), np.zeros(len(self), np.int64)
         sizes[has] = WORD * layout.size
         return [joined[low:high] for low, high in pairwise([0, *np.cumsum(sizes).tolist()])]

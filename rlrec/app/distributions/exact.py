@@ -279,13 +279,6 @@ class VersionDistribution:
         distribution._earlier = self._samplers()
         return distribution
 
-    def with_sums(self, sums: BeliefRows) -> VersionDistribution:
-        """The same version after the sums of some arms have changed; it forgets nothing."""
-        distribution = copy(self)
-        distribution._set_sums(sums, among=self._every)
-        distribution._earlier = self._samplers()
-        return distribution
-
     def _samplers(self) -> Mapping[tuple[Hashable, ...], Mapping[int, SlateSampler]]:
         return {name: {**eligible.earlier, **eligible.samplers} for name, eligible in self._distributions.items()}
 
@@ -359,7 +352,9 @@ def renewed(
     if arms is not None and not distribution.learner.forgetting:
         plain = has_plain_sums(distribution.learner)
         of_arms: BeliefRows = beliefs.of_arms(unit, ArmSums if plain else BeliefRow, version.id, arms)
-        return distribution.with_sums(of_arms)
+        distribution._set_sums(of_arms, among=before._every)
+        distribution._earlier = before._samplers()
+        return distribution
     sums, ordinal = _stored(unit, version, distribution.learner)
     return distribution.moved(sums, ordinal=ordinal)
 

@@ -59,7 +59,7 @@ class EventRewards:
         decisions, positions, self._kinds, values, ages = zip(*received, strict=True)
         if None in ages:
             raise damaged(f"decision {decisions[ages.index(None)]} is gone, and its events are not")
-        self._ids = np.unique(decisions)
+        self._ids = np.array(sorted(set(decisions)), np.int64)
         # targets are slots (decision, position) and slates (decision, None), numbered as they come
         self._targets: dict[tuple[int, int | None], int] = {}
         names = zip(decisions, positions, strict=True)
@@ -87,7 +87,8 @@ class EventRewards:
         self, slots: RecentSlots, row: Ints, definitions: Sequence[Reward], earned: Floats, page_earned: Floats
     ) -> None:
         """Write what slots have earned into `earned`, and what slates have into `page_earned` at their last slots."""
-        with_events = np.flatnonzero(np.isin(slots.decision, self._ids))
+        nearest = np.minimum(np.searchsorted(self._ids, slots.decision), len(self._ids) - 1)
+        with_events = np.flatnonzero(self._ids[nearest] == slots.decision)
         last = np.append(slots.decision[1:] != slots.decision[:-1], True)
         columns = (with_events, *(column[with_events] for column in (slots.decision, slots.position, row, last)))
         for index, decision, position, session, ends in zip(*(column.tolist() for column in columns), strict=True):
