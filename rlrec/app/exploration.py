@@ -155,7 +155,7 @@ class FloorComparison:
 
     def batches(self) -> Iterator[LoggedBatch]:
         """The log of the policy, with the seeds that targets with samples need."""
-        return self.reader.to_judge([*log_rows.JUDGED, "seed"], marginals=0)
+        return self.reader.to_judge(self.evaluation.judged_columns, marginals=0)
 
     def sums(self, logged: LoggedBatch) -> ExplorationSums:
         """The sums of one batch."""

@@ -13,10 +13,12 @@ import pytest
 
 from rlrec.app import doctor, policy, versions
 from rlrec.app.evaluation import targets
+from rlrec.app.evaluation.log_rows import decision_digests
 from rlrec.arrays import Array
 from rlrec.policy import slate
 from rlrec.policy.families.correlated import Correlated
 from rlrec.store import Unit, arms, contents, policies, reader
+from rlrec.store.reader import Selection
 from tests.app import logs
 
 RATES = (0.1, 0.3, 0.5, 0.2)
@@ -129,15 +131,17 @@ def shared(logged_pages: Any, tmp_path: Path) -> Any:
 
 @pytest.mark.slow
 def test_correlated_scores_are_weighed_by_the_page_as_shown(shared: Any) -> None:
-    """Samples of the version and the decision, the page down to the row on both sides."""
+    """Samples by the digest of the decision, the page down to the row on both sides."""
     with closing(logs.at(shared, 1e6)) as store, store.read() as unit:
         batch = log_of(unit, "log")
         found, known, floor = scores(unit, "lin", batch)
-        version = targets.resolve(unit, ["lin"], reward=None, greedy=False)[0].serving.version.id
+        columns = ("session_digest", "visit", "step")
+        (of_decisions,) = reader.batches(unit, Selection(), columns=(*columns, "policy_id"))
+    digests = dict(zip(of_decisions.slots["decision_id"], decision_digests(of_decisions.slots), strict=True))
     pages = np.searchsorted(known, batch.slots["arm_id"]).reshape(-1, 2)
     decisions = batch.slots["decision_id"][::2].tolist()
     assert all(isinstance(one, Correlated) for one in found)
-    drawn = [one.of_decision(version, key) for one, key in zip(found[::2], decisions, strict=True)]
+    drawn = [one.of_decision(0, int(digests[key])) for one, key in zip(found[::2], decisions, strict=True)]
     steps = [slate.conditionals(one, page[None], floor=floor)[0] for one, page in zip(drawn, pages, strict=True)]
     weight = np.cumprod(steps, axis=1) / np.cumprod(batch.slots["propensity"].reshape(-1, 2), axis=1)
     estimate = logs.one(shared, "lin", "ips", log="policy=log", interval="normal", target_samples=0)

@@ -92,7 +92,9 @@ def import_lines(db: str, lines: Sequence[str], names: Sequence[str]) -> str:
     assert run("arm", "import", "-", stdin=arms).exit_code == 0
     log = "".join(line + "\n" for line in lines)
     assert run("import-log", "-", "--layout", "jsonl", "--policy", "log", stdin=log).exit_code == 0
-    assert run("policy", "create", "lin", "--kind", "lin-thompson", "--from-log", "policy=log").exit_code == 0
+    for name, params in {"lin": [], "shared": ["--param", "model=shared", "--param", "samples=50"]}.items():
+        asked = ("policy", "create", name, "--kind", "lin-thompson", *params, "--from-log", "policy=log")
+        assert run(*asked).exit_code == 0
     return db
 
 
@@ -118,6 +120,13 @@ def test_shuffled_sessions_give_the_same_figures(
 ) -> None:
     asked = {"estimators": "all", "gamma": 0.9, **options}
     check_equal(judged(forward, target, **asked), judged(shuffled, target, **asked))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("samples", [0, 200])
+def test_samples_of_decisions_follow_digests(forward: str, shuffled: str, samples: int) -> None:
+    asked = {"estimators": "ips,dr,sips,iips", "target_samples": samples}
+    check_equal(judged(forward, "shared", **asked), judged(shuffled, "shared", **asked))
 
 
 @pytest.mark.slow

@@ -110,9 +110,10 @@ class LoggedLists:
         context = values[int(codes[slots["context"][rows[0]]])]
         revision = int(slots["catalogue_revision"][rows[0]])
         case = serving.candidates(catalogue, self.catalogues[catalogue], context, keys=keys, revision=revision)
-        arms, seeds = np.array([each.arms for each in lists]), np.full(len(rows), serving.version.id, np.uint64)
+        arms, seeds = np.array([each.arms for each in lists]), np.zeros(len(rows), np.uint64)
         with np.errstate(divide="ignore"):
-            chance = np.log(candidate_lists.conditionals(case, arms, seeds=seeds, decisions=slots["decision_id"][rows]))
+            numbers = slots["decision_digest"][rows] if case.scores.samples else rows
+            chance = np.log(candidate_lists.conditionals(case, arms, seeds=seeds, decisions=numbers))
         return chance.sum(axis=1) - np.array([each.log_propensity for each in lists])
 
 

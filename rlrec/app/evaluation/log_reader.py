@@ -111,6 +111,8 @@ class LogReader:
         contexts, context = self.contexts.table(slots["context_id"], log.contexts, fields=fields)
         groups, group = self.grouping.of(slots, contexts, context)
         slots = slots | {"context": context, "group": group, "cluster": self._clusters(log)}
+        if slots.keys() >= {*log_rows.DRAWN}:
+            slots["decision_digest"] = log_rows.decision_digests(slots)
         if impressions:
             support, zeros = self.loggers.support(slots, contexts, eligible)
             slots |= support

@@ -34,7 +34,8 @@ JUDGED = (
     *FITTED, "policy_id", "version_id", "belief_seq", "belief_ordinal", "eligible_id", "catalogue_revision", "size",
     "propensity", "marginal", "min_propensity", "visit", "step",
 )  # fmt: skip
-STATES = ("recorded", "history")  # for targets that read the session, too
+DRAWN = ("session_digest", "visit", "step")  # for targets whose decisions draw for themselves, too: `decision_digests`
+STATES = (*DRAWN, "recorded", "history")  # for targets that read the session, too
 
 
 class ArmTable:
@@ -161,10 +162,17 @@ def clusters(slots: Columns, unit: str) -> Ids:
 def _row_digests(slots: Columns) -> Ids:
     """Digests of session, visit, step and depth on the slate, (n,); that of the first row of a session is the
     session's, so that sessions of one row are the same clusters as rows."""
-    digest, depth = slots["session_digest"], np.arange(len(slots["decision_id"])) - _starts(slots)
-    for salt, number in enumerate((slots["visit"] - 1, slots["step"], depth)):
-        digest = np.where(number == 0, digest, hash_bits(digest ^ number, salt=salt).view(np.int64))
-    return digest
+    return _hashed(decision_digests(slots), np.arange(len(slots["decision_id"])) - _starts(slots), salt=2)
+
+
+def decision_digests(slots: Columns) -> Ids:
+    """Digests of the session, the visit and the step of each row, (n,): what a target draws by these is the same in
+    every store."""
+    return _hashed(_hashed(slots["session_digest"], slots["visit"] - 1, salt=0), slots["step"], salt=1)
+
+
+def _hashed(digest: Ids, number: Ids, *, salt: int) -> Ids:
+    return np.where(number == 0, digest, hash_bits(digest ^ number, salt=salt).view(np.int64))
 
 
 def usable(batch: Batch, definition: Reward, *, now: int) -> tuple[ImpressionRows, int]:

@@ -280,13 +280,13 @@ class Scorer:
         samples = blocks[0].scores.samples
         below = np.argsort(-rows.slots["depth"][indices], kind="stable")  # the lowest row of a decision tells of it
         indices, case = indices[below], case[below]
-        seeds = self.target.seeds(rows.slots)
+        seeds, numbers = self.target.words(rows.slots)
         first, which = distinct(rows.slots["decision_id"][indices])
         step = max(1, CELLS // (samples * max(len(block.arms) for block in blocks)))
         for start in range(0, len(first), step):
             lowest = first[start : start + step]
             cases = zip(case[lowest].tolist(), indices[lowest].tolist(), strict=True)
-            drawn = [_drawn(blocks[number], rows, row, int(seeds[row])) for number, row in cases]
+            drawn = [_drawn(blocks[number], rows, row, int(seeds[row]), int(numbers[row])) for number, row in cases]
             inside = (which >= start) & (which < start + step)
             yield CaseRows(drawn, which[inside] - start, indices[inside], rows, drawn=True, aside=aside)
 
@@ -318,11 +318,11 @@ def _with_lists(batch: LogBatch, ratio: Array) -> LogBatch:
     )
 
 
-def _drawn(block: Block, rows: ImpressionRows, row: int, seed: int) -> Block:
-    """The case of one decision, whose lowest row is given. Where the slate above is not known, its shares are those of
-    position 1."""
+def _drawn(block: Block, rows: ImpressionRows, row: int, seed: int, number: int) -> Block:
+    """The case of one decision, whose lowest row is given, with samples by the words of a seed and a number. Where the
+    slate above is not known, its shares are those of position 1."""
     floor, size, slots = block.floor, len(block.shares), rows.slots
-    scores = block.scores.of_decision(seed, int(slots["decision_id"][row]))
+    scores = block.scores.of_decision(seed, number)
     start = int(slots["start"][row])
     order, possible = places(block.arms, rows.shown[None, start : start + int(slots["depth"][row])])
     above = order[0] if possible[0] and slots["complete"][row] else order[0, :0]

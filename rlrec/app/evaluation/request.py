@@ -118,8 +118,8 @@ class Evaluation:
         lessons = [lesson for target in self.targets for lesson in target.lessons]
         variants = any(lesson.selection.variant_ids is not None for lesson in lessons)
         columns = {
-            **dict.fromkeys(log_rows.STATES, any(target.stateful for target in self.targets)),
-            "seed": any(target.sampled for target in self.targets),
+            **dict.fromkeys((*log_rows.DRAWN, "seed"), any(target.sampled for target in self.targets)),
+            **(dict.fromkeys(log_rows.STATES, True) if any(target.stateful for target in self.targets) else {}),
             "split": any(lesson.split for lesson in lessons),
             "variant_id": self.request.by == "variant" or variants,
         }

@@ -110,7 +110,8 @@ class StateCaseRows:
         top, words = run_starts(self.which), np.arange(runs * positions)
         step = max(1, CELLS // (positions * max(len(self.arms), runs)))
         for start in range(0, len(top), step):
-            score, ids = self.score[start : start + step], slots["decision_id"][self.indices[top[start : start + step]]]
+            first = self.indices[top[start : start + step]]
+            score, ids = self.score[start : start + step], slots["decision_digest"][first]
             uniform = uniforms_at(np.full(len(ids), seed, np.uint64), ids, words).reshape(len(ids), runs, positions)
             shares = np.zeros((len(ids), positions, len(self.arms)))
             for run in range(runs):

@@ -10,7 +10,7 @@ import numpy as np
 from rlrec.app.distributions import designs, exact
 from rlrec.app.inputs import lookup
 from rlrec.app.log import lineage
-from rlrec.arrays import Flags, Words
+from rlrec.arrays import Flags, Ids, Words
 from rlrec.errors import InputError
 from rlrec.policy import TEAM_DRAFT
 from rlrec.policy.two_stage import ranking_seeds
@@ -54,18 +54,21 @@ class Target:
     @property
     def sampled(self) -> bool:
         """Whether its probabilities may be shares of posterior samples that every decision draws for itself."""
-        return self.serving is not None and hasattr(self.serving.policy, "samples")
+        return self.serving is not None and any(
+            hasattr(policy, "samples") for policy in (self.serving.policy, *self.serving.learner.stages)
+        )
 
-    def seeds(self, slots: Columns) -> Words:
-        """Seeds of the posterior samples of each row, (n,): the row's own where this very belief drew it, else the
-        version's id."""
+    def words(self, slots: Columns) -> tuple[Words, Ids]:
+        """Seed and number of the decision whose words are the posterior samples of each row, (n,) each: its own where
+        this very belief drew it, else 0 and the decision's digest."""
         assert self.serving is not None
         version, policy = self.serving.version, self.serving.policy
         on_policy = slots["version_id"] == version.id
         if version.status != "frozen":
             on_policy &= (slots["belief_seq"] == self.seq) & (not policy.forgetting)
-        seeds = np.where(on_policy, slots["seed"], version.id).astype(np.int64).view(np.uint64)
-        return seeds if self.serving.generator is None else ranking_seeds(seeds)
+        seeds = np.where(on_policy, slots["seed"], 0).astype(np.int64).view(np.uint64)
+        numbers = np.where(on_policy, slots["decision_id"], slots["decision_digest"])
+        return seeds if self.serving.generator is None else ranking_seeds(seeds), numbers
 
     @property
     def listing(self) -> bool:
