@@ -107,10 +107,10 @@ SHOPS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHOPS)
 def test_with_a_curve_beliefs_cover_93_percent_of_the_arms(name: str) -> None:
-    """94 to 95.5 % of the arms of 300 shops. Of 60, one standard error is 0.7 %: false-alarm rate below 1 %."""
+    """93.6 to 96.8 % in studies of 100 to 300 shops. Of 60, one standard error is 0.7 %: false-alarm rate below 3 %."""
     inside, greedy = studied(SHOPS[name](np.random.default_rng(1), (60, ARMS)), pages=2_000)
-    assert inside.mean() > 0.94 - 2.4 * 0.007
-    assert np.mean(greedy >= 0.99) > 0.6  # 75 to 87 % of 300 shops
+    assert inside.mean() > 0.936 - 2 * 0.007
+    assert np.mean(greedy >= 0.99) > 0.6  # 75 to 87 % in those studies
     assert np.median(greedy) > 0.99
 
 
@@ -124,6 +124,7 @@ def test_without_a_curve_17_of_20_arms_are_missed() -> None:
 
 @pytest.mark.slow
 def test_in_19_of_20_seeds_the_greedy_page_is_within_one_percent_after_8000_pages() -> None:
-    """98 to 99 of 100 shops: 3 of 20 fail in less than 1 of 100 runs."""
+    """77 to 81 of 100 shops after 2,000 pages, 94 to 96 after 4,000, 97 to 99 after 8,000: then 3 of 20 fail in 2 % of
+    runs at most."""
     _, greedy = studied(SHOPS["even"](np.random.default_rng(2), (20, ARMS)), pages=8_000)
     assert np.count_nonzero(greedy >= 0.99) >= 18
