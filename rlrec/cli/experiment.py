@@ -144,9 +144,10 @@ def _view(result: VariantComparison, level: float) -> View:
     from rlrec.cli.outcomes import grid
 
     title += [*_leads(result), _ratio(result["sample_ratio"])]
+    explained = explanations(chain(result["outcomes"], result["unit_differences"]))
     notes = [
-        *explanations(chain(result["outcomes"], result["unit_differences"])),
-        "",
+        *explained,
+        *([""] if explained else []),
         f"per decision{' (do not decide by these)' if result['reasons'] else ''}:",
         *_decisions_differ(result),
         *map(_difference, result["differences"]),

@@ -39,7 +39,7 @@ DIFFERENCE = {  # column of a csv: key of a difference
 @examples(
     "rlrec outcomes --by week",
     "rlrec outcomes --experiment ab --reward default --json",
-    "rlrec outcomes --experiment ab --adjust --users new",
+    "rlrec outcomes --experiment ab --adjust",
 )
 def outcomes(store: Store, show: Show, **request: Any) -> None:
     """Show visits, returns and rewards per user, and compare groups.
@@ -50,25 +50,26 @@ def outcomes(store: Store, show: Show, **request: Any) -> None:
     \b
     Per unit:
       visits, active_days   so far; days in UTC
-      reward_per_unit       of mature decisions; units with none do not count
+      retention             share of units with more than one visit so far
+      reward_per_unit       of mature decisions; units without one do not count
     Per visit:
-      returned_1d, _7d, _28d  share of visits after which the user began another
-                            one within so many days; only visits count that
-                            ended that long ago, followed or not
-      decisions_per_visit, minutes_per_visit   of visits that are over; minutes
-                            from the first decision to the last
+      returned_1d, _7d,     share of visits after whose end the user began
+      _28d                  another one within so many days, whoever served
+                            it; only visits count that ended that long ago
+      decisions_per_visit,  of visits that are over; minutes from the first
+      minutes_per_visit     decision to the last
       reward_per_visit      of mature decisions, by visits that have one
 
     A variant that causes more visits changes what a mean per visit is a mean of: decide by the metrics per unit.
 
     \b
     Groups:
-      variant   a unit has one, by assignment
-      policy, version, week (its Monday)   of each decision; a unit is in all
-                that served it, and its visits count in each; intervals of
-                differences take that into account
-      users     new, returning: whether a unit had a visit before the one that
-                it was assigned in; without an experiment, first served in
+      variant          a unit has one, by assignment
+      policy, version, of each decision; a week by its Monday. A unit is in
+      week             all that served it, with its visits, and intervals of
+                       differences take that into account
+      users            new, returning: whether a unit had a visit before the
+                       one it was assigned in (else: was first served in)
 
     --adjust subtracts theta times the difference that the variants had in the same metric before the assignment;
     `narrowed` is the share by which that makes the interval narrower."""

@@ -39,9 +39,9 @@ class Visits:
         return np.where(same, started_at, NEVER)
 
     def begun_before(self, visit: Ids, at: Ids) -> Ids:
-        """How many visits the person of each of these visits had begun by a time, (m,)."""
+        """How many visits the person of each of these visits had begun before a time, (m,)."""
         code = self._code[visit]
-        begun = np.searchsorted(self._starts, self._key(code, at), side="right")
+        begun = np.searchsorted(self._starts, self._key(code, at - 1), side="right")
         return begun - np.searchsorted(self._starts, code * len(self._times))
 
     # Pairs of person and time as one number, whose order is theirs.

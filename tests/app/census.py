@@ -88,15 +88,16 @@ def count(
     assigned: dict[int, int] = dict(unit.ask("SELECT user_id, at FROM assignment WHERE user_id IS NOT NULL"))
     of_visit = {(visit[0], visit[1]): visit for visit in visits}
     rows = [row for values in unit.ask(ROWS) if chosen(row := Row(*values))]
-    entries: dict[Any, int] = {}
+    entries: dict[Any, tuple[int, int]] = {}  # the first decision, and when its visit began
     for row in rows:
         key = person(row.session, row.user)
-        entries[key] = min(entries.get(key, now), row.at)
-    if by == "users":
-        entries |= {("user", user): at for user, at in assigned.items() if ("user", user) in entries}
+        entries[key] = min(entries.get(key, (now, now)), (row.at, of_visit[row.session, row.visit][2]))
+    for user, at in assigned.items():
+        if by == "users" and ("user", user) in entries and at < entries["user", user][0]:
+            entries["user", user] = at, at
     for row in rows:
         key = person(row.session, row.user)
-        before = sum(start <= entries[key] for start in starts[key]) > 1
+        before = any(start < entries[key][1] for start in starts[key])
         group = ("returning" if before else "new") if by == "users" else label(row)
         stays[group, ("session", row.session) if by_session else key, row.session, row.visit].append(row)
 

@@ -76,7 +76,7 @@ def test_days_decisions_and_minutes_of_visits_that_are_over() -> None:
 
 def test_earlier_visits_are_those_of_the_person() -> None:
     of = replace(visits([1, 1, 2], [0, 5, 5]), unit=np.array([10, 11, 12]))
-    assert of.begun_before(np.array([1, 2]), of.started_at[[1, 2]]).tolist() == [2, 1]
+    assert of.begun_before(np.array([1, 2]), of.started_at[[1, 2]]).tolist() == [1, 0]
 
 
 # -- equal variants --

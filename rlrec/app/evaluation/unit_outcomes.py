@@ -259,8 +259,9 @@ class StudyFold:
         units = unit_sums(visits, decisions, now=self.unit.now)
         # whether a unit had a visit before the one that it was assigned in, or first served in
         assigned_at = columns["entry_at"][units.visit]
-        entry = np.where(assigned_at == ABSENT, units.entry, assigned_at)
-        returning = visits.begun_before(units.visit, entry) > 1
+        earlier = (assigned_at != ABSENT) & (assigned_at < units.entry)
+        entered_at = np.where(earlier, assigned_at, visits.started_at[units.visit])
+        returning = visits.begun_before(units.visit, entered_at) > 0
         if self.study.users is not None:
             chosen = returning == (self.study.users == USERS[1])
             units, returning = units.take(chosen), returning[chosen]
