@@ -57,9 +57,9 @@ def find(definition: Reward, rows: LogColumns, served_at: Sequence[int]) -> Alte
         values(column, len(row))
         for column in (rows.events.kind, rows.events.position, rows.events.at, rows.events.value)
     )
-    with_events = set(rows.events.row)
-    slots = zip(rows.slots.row, values(rows.slots.position, len(slot_row)), strict=True)
-    slot_of = {slot: index for index, slot in enumerate(slots) if slot[0] in with_events}
+    shown = values(rows.slots.position, len(slot_row))
+    with_events = np.flatnonzero(np.isin(slot_row, row)).tolist()
+    slot_of = {(rows.slots.row[index], shown[index]): index for index in with_events}
     weight_of = {kind: index for index, kind in enumerate(definition.weights)}
     slot = np.array([slot_of.get(key, -1) for key in zip(rows.events.row, positions, strict=True)], np.int64)
     kind = np.array([weight_of.get(name, -1) for name in kinds], np.int64)

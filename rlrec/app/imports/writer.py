@@ -54,14 +54,15 @@ class ImportState:
 class PreparedRows(NamedTuple):
     """A group of rows, and what storing them takes that follows from them alone.
 
-    users: of the sessions that have one; sessions: keys in order, each with its digest and its split; order: of the
-    rows by policy and digest."""
+    users: of the sessions that have one; sessions: keys in order, each with its digest and its split; session: the
+    index of each row's; order: of the rows by policy and digest."""
 
     rows: LogColumns
     users: dict[str, str]
     sessions: list[str]
     digests: list[int]
     splits: list[int]
+    session: Sequence[int]
     order: list[int]
 
     @classmethod
@@ -76,7 +77,11 @@ class PreparedRows(NamedTuple):
         policy = () if isinstance(rows.policy, Same) else (np.array(rows.policy),)
         order = np.lexsort((halves[:, 1], halves[:, 0], *policy)).tolist()
         split = splits(salt, [users.get(key, key) for key in keys] if users else keys)
-        return cls(rows, users, keys, key_digests(keys), split, order)
+        session: Sequence[int] = range(len(keys))  # most logs come in order
+        if keys != list(rows.session):
+            index = dict(zip(keys, session, strict=True))
+            session = [index[key] for key in rows.session]
+        return cls(rows, users, keys, key_digests(keys), split, session, order)
 
 
 class GroupWriter:
@@ -104,11 +109,12 @@ class GroupWriter:
         rows = self._without(group.rows, self._owner_errors(group.rows))
         new = self._new(rows)
         duplicates = self.state.duplicates + len(rows) - len(new)
-        keys = loading.stored_sessions(self.unit, set(new.session))
+        is_complete = new is group.rows
+        keys = loading.stored_sessions(self.unit, group.sessions if is_complete else set(new.session))
         stored = sessions.find(self.unit, keys, lock=True) if keys else {}
         new = self._without(new, conflicts.find(self.unit, new, {key: session.user for key, session in stored.items()}))
         if len(new):
-            is_complete = len(new) == len(group.rows)
+            is_complete = new is group.rows
             self._store(group if is_complete else PreparedRows.of(new, salt=self.settings.split_salt), stored)
         accepted, marks = self.state.accepted + len(new), loading.marks(self.unit, self.ids.values())
         return replace(self.state, accepted=accepted, duplicates=duplicates, marks=marks), self.refused
@@ -172,7 +178,7 @@ class GroupWriter:
         })  # fmt: skip
         slots = rows.slots
         self._write("slot", {
-            "decision_id": mapped(slots.row, ids), "position": slots.position, "arm_id": mapped(slots.arm, arm_ids),
+            "decision_id": _picked(ids, slots.row), "position": slots.position, "arm_id": mapped(slots.arm, arm_ids),
             "propensity": slots.propensity, "marginal": slots.marginal, "min_propensity": slots.min_propensity,
             "score": slots.score, "censored": slots.censored, "rounded": slots.rounded,
         })  # fmt: skip
@@ -260,16 +266,19 @@ class GroupWriter:
         """The session of each row; new ones are stored, in order of key, and known ones get their first user."""
         users = group.users
         user_ids = sessions.intern_users(self.unit, set(users.values())) if users else {}
-        is_new = [key not in stored for key in group.sessions]
+        is_new = [key not in stored for key in group.sessions] if stored else [True] * len(group.sessions)
         keys = list(compress(group.sessions, is_new))
-        ids = dict(zip(keys, self.unit.reserve("session", len(keys)), strict=True)) if keys else {}
+        new_ids = self.unit.reserve("session", len(keys)) if keys else ()
         if keys:
             self._write("session", {
-                "id": list(ids.values()), "key": keys, "digest": list(compress(group.digests, is_new)),
+                "id": new_ids, "key": keys, "digest": list(compress(group.digests, is_new)),
                 "split": list(compress(group.splits, is_new)),
                 "user_id": [user_ids.get(users.get(key, "")) for key in keys] if users else NULL,
                 "created_at": Same(self.unit.now),
             })  # fmt: skip
+        if not stored:
+            return _picked(new_ids, group.session)
+        ids = dict(zip(keys, new_ids, strict=True))
         firsts = {key: user for key, user in users.items() if key in stored and stored[key].user is None}
         sessions.set_user(self.unit, {stored[key].id: user_ids[user] for key, user in firsts.items()})
         ids.update((key, session.id) for key, session in stored.items())
@@ -290,7 +299,7 @@ class GroupWriter:
         # each row is all there is of its session
         visit = Same(1) if rows.visit == NULL else [number or 1 for number in values(rows.visit, n)]
         step = Same(0) if rows.step == NULL else [number or 0 for number in values(rows.step, n)]
-        order = sorted(range(n), key=session_ids.__getitem__)
+        order = range(n) if isinstance(session_ids, range) else sorted(range(n), key=session_ids.__getitem__)
         at = _picked(at, order)
         self._write("visit", {
             "session_id": _picked(session_ids, order), "started_at": at, "last_at": at, "ended_at": at,
@@ -300,8 +309,9 @@ class GroupWriter:
         return visit, step
 
 
-def _picked(column: Any, order: Sequence[Any]) -> list[Any]:
-    return list(map(column.__getitem__, order))
+def _picked(column: Any, order: Sequence[Any]) -> Sequence[Any]:
+    """The values of a column at some indexes; the column itself where these are all of its own."""
+    return column if order == range(len(column)) else list(map(column.__getitem__, order))
 
 
 def _feedback_keys(listed: Any) -> list[tuple[str, bytes, int | None, int]]:
