@@ -22,6 +22,9 @@ CORE = ("rows", "weight", "weighted_reward")
 # A mean weight this near to 1 raises no doubt, however small its error: scores in float32, or propensities to four
 # digits, are that far.
 NEGLIGIBLE = 1e-4
+# Beyond this largest weight bootstrap-t alone is too narrow: few rows carry the estimate, and those that would carry it
+# otherwise are missing. An interval of ips or snips is then at least as wide as that of Cressie and Read.
+HEAVY = 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +162,11 @@ class EstimatorFold:
             return self._cressie_read(options)
         if drawn is None:
             return intervals.normal(value, error, options.level)
-        return intervals.bootstrap_t(self.estimator, drawn, columns=self.columns, level=options.level)
+        low, high = intervals.bootstrap_t(self.estimator, drawn, columns=self.columns, level=options.level)
+        if self.weights.largest > HEAVY and "cressie-read" in self.estimator.intervals:
+            below, above = self._cressie_read(options)
+            low, high = min(low, below if below > -np.inf else low), max(high, above if above < np.inf else high)
+        return low, high
 
     def _cressie_read(self, options: FinishOptions) -> Bounds:
         """Bounds over clusters with w = A / mbar and r = B / A: A, B sums of weights and weighted rewards, mbar mean

@@ -9,7 +9,8 @@ from rlrec import ope
 from rlrec.arrays import Array
 from rlrec.errors import InputError
 from rlrec.ope.base import LogBatch
-from rlrec.ope.estimate import Estimate
+from rlrec.ope.estimate import Estimate, FinishOptions
+from rlrec.ope.impressions import ImpressionFold
 from rlrec.ope.intervals import WeightSums, check_level, cressie_read
 from tests.ope import obd
 from tests.ope.cases import drawn, judged
@@ -179,3 +180,26 @@ def test_every_estimator_has_the_default_interval_or_none() -> None:
 def test_a_level_outside_0_and_1_is_refused(level: float) -> None:
     with pytest.raises(InputError, match="between 0 and 1"):
         check_level(level)
+
+
+@pytest.mark.slow
+def test_heavy_weights_are_covered_where_the_bootstrap_alone_is_too_narrow() -> None:
+    """50 arms, largest weight 48, 200 rows: bootstrap-t alone covers 80 %. 100 runs at 94 %: fewer than 87 covered come
+    in 1 of 300 series of an honest interval."""
+    mu, pi = np.r_[np.full(10, 0.08), np.full(40, 0.005)], np.full(50, 0.001)
+    pi[-2:] = 0.24
+    pi[0] = 1 - pi[1:].sum()
+    rate = np.random.default_rng(1).beta(1, 9, 50)
+    fold, covered = ImpressionFold(estimators=ope.parse("ips,snips").impressions, spanning=False), np.zeros(2)
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        arm = rng.choice(50, 200, p=mu)
+        batch = LogBatch(
+            propensity=mu[arm], target=pi[arm], reward=1.0 * (rng.random(200) < rate[arm]),
+            cluster=rng.integers(0, 2**62, 200), largest=np.full(200, 48.0),
+        )  # fmt: skip
+        options = FinishOptions(reward_range=(0.0, 1.0), cluster="row")
+        for number, estimate in enumerate(fold.finish(fold.partial(batch), options)):
+            low, high = estimate.lower, estimate.upper
+            covered[number] += (low is None or low <= pi @ rate) and (high is None or high >= pi @ rate)
+    assert covered.min() >= 87
