@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol, Self, TypeVar
@@ -289,6 +289,24 @@ class Fold(Protocol[Batch, P]):
 
     def finish(self, partial: P, options: FinishOptions, /) -> list[Estimate]:
         """One estimate for each estimator, in their order."""
+
+
+def widened(estimate: Estimate, replicas: Sequence[Estimate], *, within: Bounds) -> Estimate:
+    """The estimate with the error of a simulation that its rows share, and that clusters do not show. replicas: the
+    same estimate by equal parts of the simulated pages, whose mean varies by their variance over their number; within:
+    where bounds are cut."""
+    values = [replica.value for replica in replicas if replica.value is not None]
+    if len(values) < 2 or estimate.value is None or not estimate.std_error:
+        return estimate
+    error = float(np.hypot(estimate.std_error, np.std(values, ddof=1) / np.sqrt(len(values))))
+    lower, upper = (
+        None
+        if bound is None
+        else min(max(estimate.value + error / estimate.std_error * (bound - estimate.value), within[0]), within[1])
+        for bound in (estimate.lower, estimate.upper)
+    )
+    safe = None if lower is None or estimate.bias_bound is None else lower - estimate.bias_bound
+    return replace(estimate, std_error=error, lower=lower, upper=upper, safe_lower=safe)
 
 
 def estimand(unit: str, *, greedy: bool = False) -> str:

@@ -24,7 +24,7 @@ from rlrec.app.log.ended_visits import UnusedVisits
 from rlrec.arrays import Flags, Ids
 from rlrec.ope import carry_over, honesty
 from rlrec.ope.carry_over import CarryOverSums
-from rlrec.ope.estimate import ANY_REWARD, Estimate, FinishOptions, Fold
+from rlrec.ope.estimate import ANY_REWARD, Estimate, FinishOptions, Fold, widened
 from rlrec.ope.honesty import BetSums
 from rlrec.ope.impressions import ImpressionFold
 from rlrec.policy.reward import bounds
@@ -67,9 +67,11 @@ class GroupPartial(Sums):
     """Sums of one target over the rows of one group.
 
     sums: of the estimators. learned: whether the target learned from one of these rows. no_state: rows that
-    the target could not be asked about. listed: whether one of them was ranked from a list of candidates."""
+    the target could not be asked about. listed: whether one of them was ranked from a list of candidates. replicas:
+    sums by parts of the simulated pages of the target, by their number."""
 
     sums: Any
+    replicas: Mapping[int, Any]
     learned: bool
     no_state: int
     listed: bool
@@ -105,6 +107,10 @@ class RowUnit(Protocol[R, M]):
     @property
     def model(self) -> M | None:
         """The model that was given with the request; None where there is none."""
+
+    @property
+    def simulates(self) -> bool:
+        """Whether probabilities of targets may be simulated."""
 
     @property
     def logging_states(self) -> bool:
@@ -185,6 +191,8 @@ def _of_targets(
     members = list(groups.members(slots["group"][rows.begins], len(logged.groups)))
     for number, scorer in shared.members:
         batch = batch_of(scorer)
+        replicas = scorer.replicas(slots) if unit.simulates else []
+        of_replicas = [batch_of(replica) for replica in replicas]
         hidden = scorer.unanswerable(slots, logged)
         learned = any_slot(rows, scorer.target.taught_by(slots))
         recorded = None if hidden is None else ~any_slot(rows, hidden)
@@ -193,6 +201,10 @@ def _of_targets(
             among = len(rows) if chosen is None else len(chosen)
             partials[number, logged.groups[group]] = GroupPartial(
                 sums=unit.fold.partial(batch if judged is None else batch.where(judged)),
+                replicas={
+                    replica: unit.fold.partial(each if judged is None else each.where(judged))
+                    for replica, each in enumerate(of_replicas)
+                },
                 learned=bool((learned if judged is None else learned[judged]).any()),
                 no_state=0 if judged is None else among - len(judged),
                 listed=bool((listed if chosen is None else listed[chosen]).any()),
@@ -264,8 +276,17 @@ def estimates(
             else:
                 by_group = [unit.fold.finish(*each) for each in finished]
             for (group, of_group), of_estimators in zip(of_groups.items(), by_group, strict=True):
+                options = replace(finished[0][1], interval="normal")
+                by_replica = [unit.fold.finish(sums, options) for sums in of_group.replicas.values()]
+                cut = [
+                    options.reward_range if each.unit == "impression" and each.self_normalised else ANY_REWARD
+                    for each in unit.fold.estimators.values()
+                ]
                 estimated[number, group] = [
-                    replace(estimate, left_out=estimate.left_out + others + of_group.no_state)
-                    for estimate in of_estimators
+                    replace(
+                        widened(estimate, replicas, within=within),
+                        left_out=estimate.left_out + others + of_group.no_state,
+                    )
+                    for within, estimate, *replicas in zip(cut, of_estimators, *by_replica, strict=True)
                 ]
     return estimated

@@ -29,6 +29,7 @@ class ImpressionUnit:
     fit: reward_models.RewardModelFit
     model: reward_models.RewardModel | None
     logging_states: bool = True
+    simulates: bool = True
 
     @classmethod
     def of(cls, unit: Unit, evaluation: Evaluation, estimators: Mapping[str, ImpressionEstimator]) -> ImpressionUnit:

@@ -30,6 +30,7 @@ from rlrec.store.bulk import Columns
 CASES = 100  # worked out at a time
 CELLS = 4_000_000  # numbers held at a time, for cases and for their values under a reward model
 CACHED = 8_000_000  # numbers of worked-out cases that are remembered from batch to batch
+REPLICAS = 8  # parts that simulated pages are cut into: they tell the error of the simulation
 OVERHEAD = 200  # numbers that a case takes beside its own, about
 
 
@@ -47,16 +48,21 @@ class Block:
     greatest: Array
     simulate: Callable[[], Array] | None = None
 
-    @cached_property
-    def simulated(self) -> Block:
-        """The same case with shares that were simulated, since they have no closed form."""
-        assert self.simulate is not None
-        shares = self.simulate()
+    def simulated(self, replica: int | None) -> Block:
+        """The same case with shares that were simulated, since they have no closed form: the mean of all replicas, or
+        one of them."""
+        shares = self._replicas.mean(axis=0) if replica is None else self._replicas[replica]
         return Block(self.arms, self.scores, self.floor, shares, shares.max(axis=1))
+
+    @cached_property
+    def _replicas(self) -> Array:
+        """Shares by equal parts of the simulated pages, (r, k, m)."""
+        assert self.simulate is not None
+        return self.simulate()
 
     @property
     def cells(self) -> int:
-        simulated = 0 if self.simulate is None else len(self.shares) * len(self.arms)
+        simulated = 0 if self.simulate is None else REPLICAS * len(self.shares) * len(self.arms)
         return OVERHEAD + len(self.arms) + self.shares.size + cells(self.scores) + simulated
 
 
@@ -88,12 +94,13 @@ class Scorer:
     """The probabilities of one target. It remembers the cases that it has worked out, which changes no answer.
 
     samples, seed: of simulated pages, where marginals have no closed form; without samples such rows are weighed by the
-    slate down to them."""
+    slate down to them. replica: the part of the pages that it knows; None for all."""
 
     target: Target
     arms: ArmTable
     samples: int = 0
     seed: int = 0
+    replica: int | None = None
     _blocks: dict[tuple[int, int, int, str], Block] = field(default_factory=dict)
     _cells: int = 0
 
@@ -116,6 +123,13 @@ class Scorer:
         )  # fmt: skip
         ratio = self.list_ratio(slots, logged)
         return batch if ratio is None else _with_lists(batch, ratio)
+
+    def replicas(self, slots: Columns) -> list[Scorer]:
+        """The target by each part of its simulated pages, which decisions with equal contexts share; [] where no row
+        has a simulated probability."""
+        if not self.target.shared_scores or not self._simulated(slots).any():
+            return []
+        return [replace(self, replica=number) for number in range(REPLICAS)]
 
     def list_ratio(self, slots: Columns, logged: LoggedBatch) -> Array | None:
         """Log of the target's probability of each row's candidates over the logger's, (n,); None where all are 0."""
@@ -258,7 +272,7 @@ class Scorer:
         simulated = self._simulated(rows.slots)[indices]
         if simulated.any():
             first, which = distinct(case[simulated])
-            of_rows = [blocks[number].simulated for number in case[simulated][first].tolist()]
+            of_rows = [blocks[number].simulated(self.replica) for number in case[simulated][first].tolist()]
             yield CaseRows(of_rows, which, indices[simulated], rows)
         if not simulated.all():
             yield from self._drawn_rows(blocks, case[~simulated], indices[~simulated], rows)
@@ -297,9 +311,11 @@ class Scorer:
         def simulate() -> Array:
             rng = np.random.default_rng([self.seed, size, crc32(context.encode())])
             ranked = Correlated(scores.location[order], scores.factor[order], scores.samples)
-            shares = np.empty((size, len(arms)))
-            floor = self.serving.policy.exploration
-            shares[:, order] = slate.simulated_marginals(ranked, size=size, floor=floor, runs=self.samples, rng=rng)
+            shares, runs = np.empty((REPLICAS, size, len(arms))), -(-self.samples // REPLICAS)
+            for of_replica in shares:
+                of_replica[:, order] = slate.simulated_marginals(
+                    ranked, size=size, floor=self.serving.policy.exploration, runs=runs, rng=rng
+                )
             return shares
 
         return simulate

@@ -38,6 +38,7 @@ class SessionUnit:
     cutoffs: Mapping[int, Cutoff]
     model: ReturnModel | None = None
     logging_states: bool = False
+    simulates: bool = False
 
     @classmethod
     def of(cls, unit: Unit, evaluation: Evaluation, estimators: Mapping[str, SessionEstimator]) -> SessionUnit:

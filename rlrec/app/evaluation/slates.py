@@ -86,6 +86,7 @@ class SlateUnit:
     strict: bool
     model: FittedRewardModel | None = None
     logging_states: bool = True
+    simulates: bool = True
 
     @classmethod
     def of(

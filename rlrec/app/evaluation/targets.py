@@ -71,6 +71,11 @@ class Target:
         return seeds if self.serving.generator is None else ranking_seeds(seeds), numbers
 
     @property
+    def shared_scores(self) -> bool:
+        """Whether its arms share one posterior, so that probabilities below position 1 have no closed form."""
+        return self.sampled and self.serving is not None and getattr(self.serving.policy, "model", "") == "shared"
+
+    @property
     def listing(self) -> bool:
         """Whether it draws a list of candidates first."""
         return self.serving is not None and self.serving.generator is not None
