@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,12 +19,15 @@ from rlrec.arrays import Array, Flags, Ids, Index, distinct, run_starts
 from rlrec.ope import pseudo_inverse
 from rlrec.policy import slate
 from rlrec.policy.contextual import is_contextual
+from rlrec.policy.floors import Floor
+from rlrec.policy.scores import Scores
 from rlrec.records import Version
 from rlrec.store.bulk import Columns
 
 COLUMN = "logger_marginals"  # of the slots of a batch
 PAIRS = "logger_pairs"  # of the slots of a batch: the number of a case whose slates are listed, or one of
 UNIFORM, UNKNOWN = -2, -1
+TOGETHER = 200  # cases whose marginals are worked out together
 LISTED = 1_000  # cases of a batch whose slates are listed
 CELLS = 1_000_000  # arms of contexts that are scored at a time
 _AGREEING = 1e-9  # relative distance of probabilities that are the same
@@ -105,8 +109,11 @@ class LoggerMarginals:
         versions, starts = self.loggers.versions(slots["version_id"]), run_starts(slots["version_id"][order])
         for rows in np.split(order, starts[1:]) if len(order) else ():
             version = versions[int(slots["version_id"][rows[0]])]
-            for some, served in self.moments(version, slots, rows):
-                yield from self._of_belief(served, some, slots, contexts, eligible, positions)
+            beliefs = self.moments(version, slots, rows)
+            arguments = slots, contexts, eligible, positions
+            yield from _worked_out(
+                case for some, served in beliefs for case in self._of_belief(served, some, *arguments)
+            )
         if not self.greedy:
             yield from _uniform(slots, eligible, positions)
 
@@ -130,7 +137,7 @@ class LoggerMarginals:
     def _of_belief(
         self, served: exact.VersionDistribution, rows: Ids, slots: Columns, contexts: ContextTable,
         eligible: Mapping[int, Ids], positions: int,
-    ) -> Iterator[LoggerCase]:  # fmt: skip
+    ) -> Iterator[_ScoredCase]:  # fmt: skip
         """The cases of rows that were drawn from one belief."""
         policy, keys = served.policy, self.loggers.arms.keys
         codes, values = contexts.reading(policy.reads)
@@ -148,13 +155,40 @@ class LoggerMarginals:
                 inside = reading[start : start + step]
                 read = [values[int(code[each[0]])] for each in inside]
                 shares = _shares(served, key, arms, read, size=min(k, len(arms)), keys=keys, revision=at)
-                for each, share in zip(inside, shares, strict=True):
-                    if share is not None:
-                        marginals, steps = share
-                        yield LoggerCase(
-                            rows=group[each], arms=arms, marginals=marginals, exploration=policy.exploration,
-                            steps=steps,
-                        )  # fmt: skip
+                for each, (scores, marginals) in zip(inside, shares, strict=True):
+                    if not scores.samples:  # of correlated scores every decision has its own
+                        yield _ScoredCase(group[each], arms, scores, min(k, len(arms)), policy.exploration, marginals)
+
+
+class _ScoredCase(NamedTuple):
+    """A case whose marginals may still be worked out, together with others."""
+
+    rows: Ids
+    arms: Ids
+    scores: Scores
+    size: int
+    floor: Floor
+    marginals: Array | None
+
+
+def _worked_out(cases: Iterator[_ScoredCase]) -> Iterator[LoggerCase]:
+    """The cases with their marginals, in their order."""
+    while some := list(islice(cases, TOGETHER)):
+        marginals = {number: case.marginals for number, case in enumerate(some)}
+        by_shape: dict[tuple[int, int], list[int]] = {}
+        for number, case in enumerate(some):
+            if case.marginals is None:
+                by_shape.setdefault((case.size, len(case.arms)), []).append(number)
+        for (size, _), numbers in by_shape.items():
+            scores, floor = [some[number].scores for number in numbers], some[numbers[0]].floor
+            marginals |= zip(numbers, slate.marginals_each(scores, size=size, floor=floor), strict=True)
+        for number, case in enumerate(some):
+            of_case = marginals[number]
+            assert of_case is not None
+            yield LoggerCase(
+                rows=case.rows, arms=case.arms, marginals=of_case, exploration=case.floor,
+                steps=partial(slate.conditionals, case.scores, floor=case.floor),
+            )  # fmt: skip
 
 
 def _groups(*columns: Ids) -> Iterator[Ids]:
@@ -167,18 +201,15 @@ def _groups(*columns: Ids) -> Iterator[Ids]:
 def _shares(
     served: exact.VersionDistribution, key: int, arms: Ids, contexts: Sequence[Mapping[str, Any]], *, size: int,
     keys: Mapping[int, str], revision: int,
-) -> Iterator[tuple[Array, Callable[[Index], Array]] | None]:  # fmt: skip
-    """The probability of each arm at each position in each of some contexts, (size, m), and `LoggerCase.steps`; None
-    for correlated scores, of which every decision has its own."""
-    floor = served.policy.exploration
+) -> Iterator[tuple[Scores, Array | None]]:  # fmt: skip
+    """The scores of the arms in each of some contexts, and the probability of each arm at each position, (size, m),
+    where the belief before makes it cheap; a list of candidates hardly ever comes back."""
     if is_contextual(served.policy):
-        for scores in served.scores(key, arms, contexts, keys=keys, revision=revision):
-            marginals = None if scores.samples else slate.marginals(scores, size=size, floor=floor)
-            yield None if marginals is None else (marginals, partial(slate.conditionals, scores, floor=floor))
-    else:
-        for context in contexts:
-            case = served.case(key, arms, context, keys=keys, revision=revision)
-            yield case.pages(size).marginals, partial(slate.conditionals, case.scores, floor=floor)
+        yield from ((scores, None) for scores in served.scores(key, arms, contexts, keys=keys, revision=revision))
+        return
+    for context in contexts:
+        case = served.case(key, arms, context, keys=keys, revision=revision)
+        yield case.scores, None if served.generator is not None else case.pages(size).marginals
 
 
 def _uniform(slots: Columns, eligible: Mapping[int, Ids], positions: int) -> Iterator[LoggerCase]:
