@@ -36,27 +36,23 @@ PAST = ("past_numerator", "past_denominator", "counted")
 @dataclass(frozen=True, kw_only=True)
 class Metric:
     """A ratio of columns of `UnitSums`. reward: number of its reward definition; limits: its least and largest possible
-    value."""
+    value; per_unit: whether the denominator of every unit that counts is 1."""
 
     name: str
     numerator: str
     denominator: str
     reward: int | None = None
     limits: tuple[float, float] = (0.0, np.inf)
-
-    @property
-    def per_unit(self) -> bool:
-        """Whether every unit that counts has a denominator of 1."""
-        return self.denominator.partition("_")[0] == "units" or "_units_" in self.denominator
+    per_unit: bool = False
 
 
 def metrics(rewards: int) -> list[Metric]:
     """The metrics of an answer in their order, under so many reward definitions."""
     numbers = range(rewards)
     return [
-        Metric(name="visits", numerator="visits", denominator="units"),
-        Metric(name="active_days", numerator="active_days", denominator="units"),
-        Metric(name="retention", numerator="came_again", denominator="units", limits=(0.0, 1.0)),
+        Metric(name="visits", numerator="visits", denominator="units", per_unit=True),
+        Metric(name="active_days", numerator="active_days", denominator="units", per_unit=True),
+        Metric(name="retention", numerator="came_again", denominator="units", limits=(0.0, 1.0), per_unit=True),
         *(
             Metric(name=f"returned_{n}d", numerator=f"returned_{n}d", denominator=f"at_risk_{n}d", limits=(0.0, 1.0))
             for n in DAYS
@@ -73,7 +69,7 @@ def per_decision(number: int) -> list[Metric]:
     return [
         Metric(
             name="decisions_per_unit", numerator=f"mature_decisions_{number}", denominator=f"mature_units_{number}",
-            reward=number,
+            reward=number, per_unit=True,
         ),
         _of_reward(number, "reward_per_decision", "decisions"),
     ]  # fmt: skip
@@ -82,7 +78,7 @@ def per_decision(number: int) -> list[Metric]:
 def _of_reward(number: int, name: str, denominator: str) -> Metric:
     return Metric(
         name=name, numerator=f"reward_{number}", denominator=f"mature_{denominator}_{number}", reward=number,
-        limits=(-np.inf, np.inf),
+        limits=(-np.inf, np.inf), per_unit=denominator == "units",
     )  # fmt: skip
 
 

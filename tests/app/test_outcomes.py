@@ -222,3 +222,42 @@ def test_a_session_without_a_user_is_a_unit(store: Store) -> None:
     recommend.recommend_group(clock(store, START), lines)
     result = outcomes(clock(store, START + 2 * DAY), Request())
     assert (result["unit"], result["new"], result["reasons"]) == ("session", 3, ["no-users"])
+
+
+def test_a_week_that_the_log_covers_in_part_says_so(store: Store) -> None:
+    """From Friday, the 15th of January 2027, to the Sunday of the week after the next one."""
+    stocked(store)
+    for day in (0, 4, 9, 16):
+        line = recommend.Request(session=f"s{day}", policy="home")
+        recommend.recommend_group(clock(store, START + day * DAY), [line])
+    result = outcomes(clock(store, START + 60 * DAY), Request(by="week"))
+    visits = {row["group"]: row["reasons"] for row in result["outcomes"] if row["metric"] == "visits"}
+    assert [*visits] == ["2027-01-11", "2027-01-18", "2027-01-25"]
+    assert [label for label, reasons in visits.items() if "partial-week" in reasons] == ["2027-01-11"]
+    assert all("partial-week" in row["reasons"] for row in result["differences"])
+
+
+def test_a_visit_counts_for_every_policy_that_served_it(store: Store) -> None:
+    stocked(store)
+    lines = [recommend.Request(session="s", policy=name) for name in ("home", "home", "side")]
+    recommend.recommend_group(clock(store, START), lines)
+    result = outcomes(clock(store, START + DAY), Request(by="policy"))
+    values = {(row["group"], row["metric"]): row["value"] for row in result["outcomes"]}
+    assert [values[name, "visits"] for name in ("home", "side")] == [1, 1]
+    assert [values[name, "decisions_per_visit"] for name in ("home", "side")] == [2, 1]
+
+
+def test_sessions_without_a_user_are_units_of_a_ramp(sqlite_db: str) -> None:
+    run = runner(sqlite_db)
+    run("arm", "add", "x")
+    for name in ("ts", "flat"):
+        run("policy", "create", name, "--kind", "uniform")
+    run("route", "create", "home", "--to", "ts")
+    ramp = run("route", "set", "home", "--to", "flat", "--share", "50%", "--json").json["experiment"]
+    users = ['"user": "u1"', '"user": "u1"', '"context": {}', '"context": {}']
+    lines = "".join(f'{{"policy": "home", "session": "s{n}", {owner}}}\n' for n, owner in enumerate(users))
+    run("recommend", "--input", "-", stdin=lines)
+    result = run("--now", LATER, "outcomes", "--experiment", ramp, "--json").json
+    assert sum(row["units"] for row in result["outcomes"] if row["metric"] == "visits") == 3
+    shown = run("--now", LATER, "experiment", "show", ramp, "--json").json
+    assert sum(row["units"] for row in shown["variants"]) == 3

@@ -15,7 +15,7 @@ from rlrec.arrays import Array, Ids, offsets
 from rlrec.ope import outcomes
 from rlrec.ope.base import hash_bits
 from rlrec.ope.moments import BLOCKS
-from rlrec.ope.outcomes import Metric, Outcomes
+from rlrec.ope.outcomes import Outcomes
 from rlrec.ope.unit_visits import DAY, NEVER, ServedDecisions, Visits, unit_sums
 
 HOUR = DAY // 24
@@ -153,13 +153,23 @@ def test_different_numbers_of_decisions_alarm_in_a_thousandth() -> None:
 
 
 def test_units_that_are_all_alike_in_each_variant_differ_where_they_are_seven() -> None:
-    metric = Metric(name="visits", numerator="visits", denominator="units")
+    metric = METRICS["visits"]
     for users, differ in ((6, False), (7, True)):
         of = visits([*range(2 * users), *range(users)], [1.0] * 2 * users + [3.0] * users)
         sums = outcomes.fold(unit_sums(of, one_each(of, (of.unit < users).astype(np.int64)), now=NOW), [metric])
         figures = Outcomes(sums=sums, groups=2, level=0.95)
         assert figures.differ(1, metric) is differ
         assert (figures.difference(1, metric).value, figures.difference(1, metric).p_value) == (1.0, None)
+
+
+def test_an_interval_per_unit_is_students_of_the_units_figures() -> None:
+    """Four users with 1, 2, 3 and 6 visits: mean 3, standard error sqrt(14 / 12), 97.5 % quantile of t at 3: 3.1824."""
+    of = visits(np.repeat([1, 2, 3, 4], [1, 2, 3, 6]).tolist(), np.arange(12).tolist())
+    sums = outcomes.fold(unit_sums(of, one_each(of), now=NOW), [METRICS["visits"], METRICS["returned_1d"]])
+    row, _ = Outcomes(sums=sums, groups=1, level=0.95).rows([METRICS["visits"], METRICS["returned_1d"]])
+    reach = 3.18244630 * np.sqrt(14 / 12)
+    assert (row.value, row.units) == (3.0, 4)
+    assert [row.lower, row.upper] == pytest.approx([max(0.0, 3 - reach), 3 + reach], rel=1e-8)
 
 
 # -- the past --

@@ -19,7 +19,7 @@ from rlrec.ope import outcomes
 from rlrec.ope.outcomes import Metric, Outcome, OutcomeDifference, Outcomes, OutcomeSums
 from rlrec.ope.unit_visits import ServedDecisions, UnitSums, Visits, unit_sums
 from rlrec.records import Reward, Sums
-from rlrec.store import Store, Unit, people, policies, reader, sessions, settings
+from rlrec.store import Store, Unit, people, policies, reader, settings
 from rlrec.store.bulk import Columns
 from rlrec.store.experiments import Experiment
 from rlrec.store.reader import ABSENT, Batch, Selection
@@ -148,13 +148,6 @@ def _version_labels(unit: Unit, study: Study) -> dict[int, str]:
     if study.by == "policy":
         return {version.id: version.policy.display_name for version in listed}
     return {version.id: f"{version.policy.name}@{version.number}" for version in listed}
-
-
-def unit_of(unit: Unit, study: Study) -> str:
-    """The unit of a study: that of its experiment, else the user where one is known, else the session."""
-    if study.experiment is not None:
-        return study.experiment.unit
-    return "user" if sessions.any_user(unit) else "session"
 
 
 def metrics(study: Study) -> list[Metric]:
@@ -314,8 +307,8 @@ class StudyFold:
         """The sums of assigned units as they stood at their assignment, in group 0."""
         entry_at = columns["entry_at"]
         assigned = entry_at != ABSENT
-        sessions = np.unique(columns["session_id"][assigned])
-        batch = self._batch(sessions, Selection(until=int(entry_at.max(initial=0)))) if len(sessions) else None
+        keys = np.unique(columns["session_id"][assigned])
+        batch = self._batch(keys, Selection(until=int(entry_at.max(initial=0)))) if len(keys) else None
         if not batch:
             return unit_sums(visits, ServedDecisions.none(len(self.study.rewards)), now=entry_at)
         decisions, _, _ = self._decisions(columns, batch, grouped=False)
