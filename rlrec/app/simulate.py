@@ -20,10 +20,10 @@ from rlrec.app.serving import requests
 from rlrec.arrays import Array, Index
 from rlrec.errors import InputError
 from rlrec.policy.reward import clip
-from rlrec.records import Reward
+from rlrec.records import Reward, Version
 from rlrec.simulate.base import Audience
 from rlrec.simulate.visitors import Visitors
-from rlrec.store import Store, Unit, arms, decisions, settings
+from rlrec.store import Store, Unit, arms, decisions, policies, routes, settings
 from rlrec.times import DAY_US, SECOND, parse, written
 
 FIRST = "2026-01-01T00:00:00Z"  # where the clock starts in an empty store
@@ -33,11 +33,13 @@ LATER = 1  # seconds after the last window is over
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """An audience with its parameters as typed, and how much of it: sessions of so many decisions, each a slate of
-    `size` positions; so many sessions at a time. steps: None for 1, or to the end of visits that end by themselves."""
+    `size` positions; so many sessions at a time. policy: of a policy or route; None where an experiment serves. steps:
+    None for 1, or to the end of visits that end by themselves."""
 
     environment: str
     parameters: Mapping[str, str] = field(default_factory=dict)
-    policy: str
+    policy: str | None = None
+    experiment: str | None = None
     sessions: int
     steps: int | None = None
     size: int = 1
@@ -46,9 +48,9 @@ class Request:
 
 
 Result = TypedDict("Result", {
-    "environment": str, "policy": str, "version": int, "sessions": int, "decisions": int, "reward": float,
-    "reward_per_session": float, "optimum_per_session": float, "regret": float, "coverage": float | None,
-    "gini": float | None, "effective_arms": float | None,
+    "environment": str, "policy": str | None, "version": int | None, "experiment": str | None, "sessions": int,
+    "decisions": int, "reward": float, "reward_per_session": float, "optimum_per_session": float, "regret": float,
+    "coverage": float | None, "gini": float | None, "effective_arms": float | None,
     "context_free_per_session": float | None, "session_length": float, "visitors": float | None,
     "visits_per_visitor": float | None, "retention": float | None, "reward_per_visitor": float | None,
     "optimum_per_visitor": float | None, "events": dict[str, float], "seed": int, "started_at": str, "ended_at": str,
@@ -64,26 +66,44 @@ def simulate(store: Store, request: Request) -> Result:
     environments.check(request.environment, audience, len(names), size=request.size, steps=request.steps)
     seed = environments.seed_or_random(request.seed)
     with store.read() as unit:
-        version, _ = lookup.version(unit, request.policy)
+        versions, experiment = _serving(unit, request)
         first, newest = decisions.peek(unit), decisions.newest(unit)
         _check_group(request, audience, timeout_us=settings.get(unit).session_timeout_us)
     if store.now is None:
         store.now = parse(FIRST) if newest is None else newest
-    _notice_unseen_reward(store, audience, version.reward)
+    for reward in {version.reward.name: version.reward for version in versions}.values():
+        _notice_unseen_reward(store, audience, reward)
     names, restricted = store.write(lambda unit: _catalogue(unit, names, audience))
     serve = VisitWorld if isinstance(audience, Visitors) else SimulatedStore
-    world = serve(store, request, audience, names, seed, first, restricted=restricted, reward=version.reward)
+    window_us = max(version.reward.window_us for version in versions)
+    world = serve(store, request, audience, names, seed, first, restricted=restricted, window_us=window_us)
     started = store.now
     world.play()
-    reward, optimum, regret = world.earned.tolist()
+    earned, optimum, regret = world.earned.tolist()
+    version = versions[0] if experiment is None else None
     return {
-        "environment": request.environment, "policy": version.policy.name, "version": version.number,
-        "sessions": request.sessions, "decisions": world.decisions, "reward": reward,
-        "reward_per_session": reward / request.sessions, "optimum_per_session": optimum / request.sessions,
+        "environment": request.environment, "policy": None if version is None else version.policy.display_name,
+        "version": None if version is None else version.number, "experiment": experiment,
+        "sessions": request.sessions, "decisions": world.decisions, "reward": earned,
+        "reward_per_session": earned / request.sessions, "optimum_per_session": optimum / request.sessions,
         "regret": regret, **environments.exposure_figures(world.shown[None]), **world.visit_figures(),
         "events": dict(world.events), "seed": seed, "started_at": written(started),
         "ended_at": written(store.now),
     }  # fmt: skip
+
+
+def _serving(unit: Unit, request: Request) -> tuple[list[Version], str | None]:
+    """The versions that serve, and the experiment that they are variants of. Raises InputError where there are none."""
+    experiment, name = request.experiment, request.policy
+    if name is not None:
+        route = routes.by_name(unit, [name]).get(name)
+        if route is None or not route.running:
+            return [lookup.version(unit, name if route is None else route.reference)[0]], None
+        experiment = route.experiment
+    assert experiment is not None
+    variants = lookup.experiment(unit, experiment).variants
+    live = policies.live(unit, {variant.policy for variant in variants})
+    return [live[variant.policy].version for variant in variants], experiment
 
 
 def _check_group(request: Request, audience: Audience, *, timeout_us: int) -> None:
@@ -128,13 +148,13 @@ def _catalogue(unit: Unit, names: Sequence[str], audience: Audience) -> tuple[li
 
 class SimulatedStore:
     """An audience that is served through the store. names: keys of its arms; restricted: whether the catalogue has
-    others; first: the id of the first decision; reward: that of the policy."""
+    others; first: the id of the first decision; window_us: after which every decision is mature."""
 
     def __init__(
         self, store: Store, request: Request, audience: Audience, names: Sequence[str], seed: int, first: int, *,
-        restricted: bool, reward: Reward,
+        restricted: bool, window_us: int,
     ) -> None:  # fmt: skip
-        self.store, self.request, self.audience, self.first, self.reward = store, request, audience, first, reward
+        self.store, self.request, self.audience, self.first, self.window_us = store, request, audience, first, window_us
         self.arm_index = {name: index for index, name in enumerate(names)}
         self.eligible = list(names) if restricted else None
         self.pipe = Pipe(store, seed=seed)
@@ -190,9 +210,17 @@ class SimulatedStore:
     ) -> tuple[list[Answer], Index]:
         """The answers to these sessions, and the indices of the arms shown, (sessions, positions)."""
         contexts = [{"x": x} for x in observed.tolist()] if self.audience.features else [{}] * len(sessions)
-        policy, size, eligible = self.request.policy, self.request.size, self.eligible
+        request = self.request
         group = [
-            requests.Request(policy=policy, session=session, user=user, context=context, size=size, arms=eligible)
+            requests.Request(
+                policy=request.policy,
+                experiment=request.experiment,
+                session=session,
+                user=user,
+                context=context,
+                size=request.size,
+                arms=self.eligible,
+            )
             for session, user, context in zip(sessions, users or [None] * len(sessions), contexts, strict=True)
         ]
         answers = _accepted(self.pipe.group(group))
@@ -249,7 +277,7 @@ class VisitWorld(SimulatedStore):
                 self._serve_seats(busy)
             if days is not None:
                 days.halves += 1
-        self._wait(self.reward.window_us + LATER * SECOND)
+        self._wait(self.window_us + LATER * SECOND)
 
     def visit_figures(self) -> VisitFigures:
         """Figures of the visits that were played."""

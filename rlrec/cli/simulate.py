@@ -18,7 +18,8 @@ LIMIT = 10_000_000  # of sessions, steps, runs
 @click.option(
     "--env", "parameters", type=PAIR, multiple=True, metavar="K=V", help="A parameter of the audience; repeatable."
 )
-@click.option("--policy", metavar="NAME[@V]", help="Policy to draw from.")
+@click.option("--policy", metavar="NAME[@V]", help="Policy or route to draw from.")
+@click.option("--experiment", metavar="NAME", help="Experiment to draw for, in place of a policy.")
 @click.option("--sessions", type=Integer(1, LIMIT), help="How many sessions [with --ephemeral: 1].")
 @click.option(
     "--steps", type=Integer(1, LIMIT), help="Decisions of a session, where it does not end by itself [default: 1]."
@@ -41,6 +42,7 @@ LIMIT = 10_000_000  # of sessions, steps, runs
     "rlrec simulate drift --ephemeral --kind thompson --param discount=0.9975 --runs 20 --steps 2000",
     "rlrec simulate shop --ephemeral --kind thompson -k 5 --sessions 50 --runs 20",
     "rlrec simulate barista --ephemeral --kind uniform --runs 20 --sessions 50",
+    "rlrec simulate shop --experiment ab -k 5 --sessions 1000 --group 100",
 )
 def simulate(store: Store, show: Show, ephemeral: bool, **options: Any) -> None:
     """Serve a simulated audience whose best arm or policy is known.
@@ -92,13 +94,20 @@ def simulate(store: Store, show: Show, ephemeral: bool, **options: Any) -> None:
 def _request(*, kind: str | None, params: dict[str, str], runs: int, **options: Any) -> dict[str, Any]:
     if kind is not None or params or runs != 1:
         raise click.UsageError("--kind, --param and --runs go with --ephemeral")
-    for name in ("policy", "sessions"):
-        if options[name] is None:
-            raise click.UsageError(f"Missing option '--{name}'.")
+    if options["policy"] is not None and options["experiment"] is not None:
+        raise click.UsageError("name a policy or an experiment, not both")
+    if options["policy"] is None and options["experiment"] is None:
+        raise click.UsageError("Missing option '--policy' or '--experiment'.")
+    if options["sessions"] is None:
+        raise click.UsageError("Missing option '--sessions'.")
     return options
 
 
-def _study(*, params: dict[str, str], group: int, sessions: int | None, **options: Any) -> dict[str, Any]:
+def _study(
+    *, params: dict[str, str], group: int, sessions: int | None, experiment: str | None, **options: Any
+) -> dict[str, Any]:
+    if experiment is not None:
+        raise click.UsageError("--experiment needs the store: leave out --ephemeral")
     if group != 1:
         raise click.UsageError("--group needs the store: leave out --ephemeral")
     if params and options["kind"] is None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rlrec.app import arm as catalogue
-from rlrec.app import policy, reward
+from rlrec.app import experiment, policy, reward, route
 from rlrec.app.doctor import Request as Audit
 from rlrec.app.doctor import doctor
 from rlrec.app.simulate import Request, simulate
@@ -115,6 +115,23 @@ def test_an_audience_that_does_not_fit_the_catalogue_is_refused(shop: Store) -> 
     catalogue.put(shop, lambda: [[catalogue.ArmFeatures(arm=key, features={}) for key in ("tea", "cocoa", "mate")]])
     with pytest.raises(InputError, match="has 2 arms"):
         served(shop)
+
+
+def test_an_experiment_and_a_route_are_served_like_a_policy(shop: Store) -> None:
+    policy.create(shop, policy.Request(name="other", kind="uniform"))
+    variants = [experiment.VariantSpec(label="a", policy="home"), experiment.VariantSpec(label="b", policy="other")]
+    experiment.create(shop, experiment.Request(name="ab", variants=variants, by="session"))
+    figures = served(shop, policy=None, experiment="ab")
+    assert (figures["policy"], figures["version"], figures["experiment"]) == (None, None, "ab")
+    route.create(shop, route.Request(name="front", to="other"))
+    figures = served(shop, policy="front")
+    assert (figures["policy"], figures["experiment"]) == ("other", None)
+    route.set_route(shop, route.Request(name="front", to="home", share=0.5))
+    assert served(shop, policy="front")["experiment"] == "front-ramp-1"
+    with shop.read() as unit:
+        rows = decisions.find(unit, [*range(1, decisions.peek(unit))])
+    variants_served = [rows[number].variant_id is not None for number in sorted(rows)]
+    assert variants_served == [True] * 12 + [False] * 12 + [True] * 12
 
 
 # -- visitors with memory --

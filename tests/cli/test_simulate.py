@@ -114,7 +114,10 @@ def test_what_cannot_be_studied_is_said_in_one_line(run_sqlite: Run, words: list
     ("words", "said"),
     [
         (["--policy", "home"], "Missing option '--sessions'"),
-        (["--sessions", "9"], "Missing option '--policy'"),
+        (["--sessions", "9"], "Missing option '--policy' or '--experiment'"),
+        (["--policy", "home", "--experiment", "ab", "--sessions", "9"], "not both"),
+        (["--experiment", "ab", "--sessions", "9"], "unknown experiment 'ab'"),
+        (["--experiment", "ab", "--ephemeral"], "leave out --ephemeral"),
         (["--policy", "hom", "--sessions", "9"], "unknown policy 'hom'"),
         (["--policy", "home", "--sessions", "9", "--kind", "ucb"], "go with --ephemeral"),
         (["--policy", "home", "--sessions", "9", "-k", "11"], "k is 11"),
