@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import closing
 from typing import Any
 
@@ -268,6 +269,17 @@ def test_doctor_warns_where_clicks_fall_with_the_position_and_no_curve_is_used(s
     (detail,) = warned(sqlite_db)
     assert "of those at it, and the belief uses no curve" in detail
     assert "rlrec policy rebuild home --position home" in detail
+
+
+@pytest.mark.slow
+def test_doctor_names_a_curve_for_a_variant_that_position_fit_takes(run_sqlite: Run) -> None:
+    run_sqlite("policy", "create", "home", "--kind", "thompson", "--param", "floor=0.2")
+    run_sqlite("experiment", "create", "ab", "--variant", "a=home", "--holdout-uniform", "1%", "--unit", "session")
+    rates = "--env", "rates=0.6,0.5,0.4,0.3", "--env", "power=2"
+    run_sqlite("simulate", "pbm", "--experiment", "ab", "--sessions", 800, "--group", 50, "-k", 3, *rates, "--seed", 1)
+    (finding,) = (line for line in run_sqlite("doctor").stdout.splitlines() if "position fit" in line)
+    commands = [command.removeprefix("rlrec ").split() for command in re.findall(r"`(rlrec [^`]+)`", finding)]
+    assert [run_sqlite(*command).exit_code for command in commands] == [0, 0]
 
 
 @pytest.mark.slow

@@ -55,12 +55,12 @@ class Examination:
             detail = f"slates have up to {self._longest} positions, and curve {self._curve} ends at {self._values}"
             findings.warning(CHECK, subject, f"{detail}: slots below it teach nothing")
         elif not self._curve and self._longest > 1 and (share := self._fallen()) is not None:
-            name = self.version.policy.name
+            name, curve = self.version.policy.name, self.version.policy.display_name
             findings.warning(
                 CHECK, subject,
                 f"at equal arms, slots below position 1 earn {share:.0%} of those at it, and the belief uses no curve: "
-                f"estimate one by `rlrec position fit {name} --log policy={name}`, "
-                f"then `rlrec policy rebuild {name} --position {name}`",
+                f"estimate one by `rlrec position fit {curve} --log policy={name}`, "
+                f"then `rlrec policy rebuild {name} --position {curve}`",
             )  # fmt: skip
 
         if self._online and self._of_pages and not self._of_slots:
