@@ -64,6 +64,10 @@ REASONS = {
     "(weak): the target would bring about other states than the logger did; judge whole visits, by --estimator wdr",
     "logging-states": "the target reads session state, and was judged in states that the logger caused",
 }
+_BETWEEN_VISITS = (
+    "what a visit shows changes the person's later visits (weak): the target would bring about other visits than the "
+    "logger did, and only an experiment per user can tell"
+)
 # Reasons from the caller that leave nothing to judge by.
 _INSUFFICIENT = frozenset({"wrong-propensities"})
 # Reasons from the caller or from the interval that allow no verdict better than weak.
@@ -279,7 +283,7 @@ def explanations(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
     """A line for every reason of these estimates (`Estimate` as a mapping), with those of its causes that occurred."""
     causes = {
         "low-ess": _low_ess, "few-rewards": _few_rewards, "mean-weight": _mean_weight,
-        "position-model": _position_model, "short-horizon": _short_horizon,
+        "position-model": _position_model, "short-horizon": _short_horizon, "carry-over": _carry_over,
     }  # fmt: skip
     lines = []
     for reason in REASONS:
@@ -311,6 +315,14 @@ def _short_horizon(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
             f"at step {step} (insufficient); {' or '.join(ways)} would do"
         )
     return [*dict.fromkeys(lines)]
+
+
+def _carry_over(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
+    units = {estimate["unit"] for estimate in estimates}
+    return [
+        *([REASONS["carry-over"]] if units != {"session"} else []),
+        *([_BETWEEN_VISITS] if "session" in units else []),
+    ]
 
 
 def _mean_weight(estimates: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -15,6 +15,12 @@ from rlrec.store.reader import ABSENT, Selection
 from rlrec.store.unit import Unit
 
 
+def any_returned(unit: Unit) -> bool:
+    """Whether some person has several visits."""
+    text = "SELECT 1 FROM visit w JOIN session s ON s.id = w.session_id GROUP BY coalesce(-s.user_id, s.id)"
+    return unit.ask_row(f"{text} HAVING count(*) > 1 LIMIT 1") is not None
+
+
 def portions(unit: Unit, *, size: int = reader.BATCH) -> Iterator[Ids]:
     """The ids of all sessions, of whole persons at a time, ascending: a portion has about `size` decisions."""
     text = (

@@ -172,6 +172,23 @@ def test_an_audience_that_tires_is_flagged_and_one_without_memory_is_not(
     assert (refused.exit_code, "no one step" in refused.stderr) == (2, True)
 
 
+@pytest.mark.slow
+def test_where_a_visit_changes_the_next_one_session_estimates_are_weak_at_best(run_sqlite: Run, tmp_path: Path) -> None:
+    """Chocolate earns more in a visit that begins well, and later visits begin worse."""
+    run_sqlite("policy", "create", "u", "--kind", "uniform")
+    for name, kale in (("sweet", 0.3), ("green", 0.7)):
+        (tmp_path / name).write_text(f"arm,probability\nchocolate,{1 - kale}\nkale,{kale}\n")
+    played = run_sqlite(
+        "simulate", "choc-kale", "--policy", "u", "--sessions", "3000", "--group", "500", "--seed", "1", "--json"
+    )
+    for name in ("sweet", "green"):
+        run_sqlite("policy", "create", name, "--kind", "fixed", "--param", f"probabilities={tmp_path / name}")
+    command = "--now", played.json["ended_at"], "evaluate", "sweet", "green", "--estimator", "wdr,dr-rl"
+    rows = run_sqlite(*command, "--json").json
+    assert all("carry-over" in row["reasons"] and row["verdict"] != "ok" for row in rows)
+    assert "only an experiment per user can tell" in run_sqlite(*command).stdout
+
+
 def test_a_log_whose_propensities_are_false_judges_nothing(run_sqlite: Run, tmp_path: Path) -> None:
     """Arms are shown .7, .2 and .1 of the time, and the log says 1/3 each."""
     rng = np.random.default_rng(5)

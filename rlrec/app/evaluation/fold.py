@@ -22,11 +22,12 @@ from rlrec.app.evaluation.probabilities import Scorer
 from rlrec.app.evaluation.request import EmptyLog, Evaluation, SharedRows
 from rlrec.app.log.ended_visits import UnusedVisits
 from rlrec.arrays import Flags, Ids
-from rlrec.ope import carry_over, honesty
+from rlrec.ope import carry_over, honesty, visit_carry_over
 from rlrec.ope.carry_over import CarryOverSums
 from rlrec.ope.estimate import ANY_REWARD, Estimate, FinishOptions, Fold, widened
 from rlrec.ope.honesty import BetSums
 from rlrec.ope.impressions import ImpressionFold
+from rlrec.ope.visit_carry_over import VisitCarryOverSums
 from rlrec.policy.reward import bounds
 from rlrec.records import Reward, Sums, add_each
 from rlrec.store.bulk import Columns
@@ -83,8 +84,8 @@ class LogPartial(Sums):
 
     groups: by number of the target and group. counts: by number of `Evaluation.shared`. names: fields that contexts
     have. users: whether some row that was used has a user. inclusion: of the arms that were shown from candidates.
-    carry_over: of rewards that may depend on the course of a visit, by number of `Evaluation.shared`. bets: against the
-    logged propensities."""
+    carry_over: of rewards that may depend on the course of a visit, by number of `Evaluation.shared`. visits: of those
+    that may depend on the person's earlier visits, by id of the reward. bets: against the logged propensities."""
 
     groups: Mapping[tuple[int, RowGroup], GroupPartial] = field(default_factory=dict)
     counts: Mapping[int, RowCounts] = field(default_factory=dict)
@@ -92,6 +93,7 @@ class LogPartial(Sums):
     users: bool = False
     inclusion: Inclusion = field(default_factory=Inclusion)
     carry_over: Mapping[int, CarryOverSums] = field(default_factory=dict)
+    visits: Mapping[int, VisitCarryOverSums] = field(default_factory=dict)
     bets: BetSums = field(default_factory=BetSums)
 
 
@@ -133,6 +135,9 @@ class RowUnit(Protocol[R, M]):
 
     def carry_over(self, rows: R) -> CarryOverSums | None:
         """The sums of the test of carry-over; None where the rows have no second step, or are visits."""
+
+    def visit_carry_over(self, reader: LogReader) -> Mapping[int, VisitCarryOverSums]:
+        """The sums of the test of carry-over between visits, by id of the reward; none where rows are no visits."""
 
     def batch_of(self, logged: LoggedBatch, rows: R, model: M | None) -> Callable[[Scorer], Any]:
         """A function from a target to its batch of these rows, as estimators take it."""
@@ -239,7 +244,7 @@ def total(unit: RowUnit[R, M], evaluation: Evaluation, reader: LogReader) -> Log
         counts = of_log.counts.get(number, RowCounts())
         if not counts.used:
             raise unit.empty(shared, counts)
-    return of_log
+    return of_log + LogPartial(visits=unit.visit_carry_over(reader))
 
 
 def estimates(
@@ -252,7 +257,9 @@ def estimates(
     for shared_number, shared in enumerate(evaluation.shared):
         counts = partial.counts[shared_number]
         others = counts.left_out + counts.other_policy
-        carried = shared_number in partial.carry_over and carry_over.is_significant(partial.carry_over[shared_number])
+        within, between = partial.carry_over.get(shared_number), partial.visits.get(shared.reward.id)
+        carried = within is not None and carry_over.is_significant(within)
+        carried |= between is not None and visit_carry_over.is_significant(between)
         for number, scorer in shared.members:
             of_groups = {group: sums for (member, group), sums in partial.groups.items() if member == number}
             finished, target = [], scorer.target

@@ -16,6 +16,7 @@ from rlrec.ope.base import ImpressionEstimator, LogBatch
 from rlrec.ope.carry_over import CarryOverSums
 from rlrec.ope.direct import RidgeSums
 from rlrec.ope.impressions import ImpressionFold
+from rlrec.ope.visit_carry_over import VisitCarryOverSums
 from rlrec.records import Reward
 from rlrec.store import Unit, reader
 
@@ -68,6 +69,9 @@ class ImpressionUnit:
 
     def carry_over(self, rows: ImpressionRows) -> CarryOverSums | None:
         return log_rows.carry_over(rows, self.evaluation.arms, positions=self.fit.positions)
+
+    def visit_carry_over(self, reader: LogReader) -> dict[int, VisitCarryOverSums]:
+        return {}
 
     def batch_of(
         self, logged: LoggedBatch, rows: ImpressionRows, model: reward_models.RewardModel | None

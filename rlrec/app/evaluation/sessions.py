@@ -10,6 +10,7 @@ from dataclasses import astuple, dataclass
 
 import numpy as np
 
+from rlrec.app.evaluation import visit_carry_over
 from rlrec.app.evaluation.contexts import ContextTable
 from rlrec.app.evaluation.fold import RowCounts
 from rlrec.app.evaluation.log_reader import LogReader
@@ -23,6 +24,7 @@ from rlrec.arrays import Array, take
 from rlrec.errors import InputError
 from rlrec.ope.sequential import SessionEstimator
 from rlrec.ope.sessions import SessionFold
+from rlrec.ope.visit_carry_over import VisitCarryOverSums
 from rlrec.ope.visits import VisitBatch
 from rlrec.policy.gradient import RECENCY, memory_of
 from rlrec.records import Reward
@@ -75,6 +77,11 @@ class SessionUnit:
 
     def carry_over(self, rows: EndedVisits) -> None:
         return None
+
+    def visit_carry_over(self, reader: LogReader) -> dict[int, VisitCarryOverSums]:
+        """One more pass over the log, of 1,000,000 decisions at most, where persons have several visits."""
+        rewards = {shared.reward.id: shared.reward for shared in self.evaluation.shared}
+        return visit_carry_over.collect(reader.unit, self.evaluation.selection, rewards, self.evaluation.arms)
 
     def batch_of(
         self, logged: LoggedBatch, rows: EndedVisits, model: ReturnModel | None

@@ -23,6 +23,7 @@ from rlrec.ope.carry_over import CarryOverSums
 from rlrec.ope.direct import RidgeSums
 from rlrec.ope.slate_weighting import Iips, Interpol, Pbm, Pi
 from rlrec.ope.slates import PositionCurve, SlateBatch, SlateEstimator, SlateFold
+from rlrec.ope.visit_carry_over import VisitCarryOverSums
 from rlrec.records import Reward
 from rlrec.store import Unit, reader
 from rlrec.store.bulk import Columns
@@ -133,6 +134,9 @@ class SlateUnit:
 
     def carry_over(self, rows: CompletePages) -> CarryOverSums | None:
         return log_rows.carry_over(rows.impressions, self.evaluation.arms, positions=self.wanted.positions)
+
+    def visit_carry_over(self, reader: LogReader) -> dict[int, VisitCarryOverSums]:
+        return {}
 
     def batch_of(
         self, logged: LoggedBatch, rows: CompletePages, model: FittedRewardModel | None

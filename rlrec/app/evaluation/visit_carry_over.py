@@ -1,0 +1,111 @@
+"""Carry-over between visits, read from the log: what a visit showed, and what the person's next visit earned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from rlrec.app.evaluation import log_rows
+from rlrec.app.evaluation.log_rows import ArmTable
+from rlrec.app.log import reward_log
+from rlrec.app.log.ended_visits import visit_indices
+from rlrec.arrays import Ids, Index, run_starts
+from rlrec.ope.visit_carry_over import ARMS, VisitCarryOverSums, VisitDraws, visit_carry_over_sums
+from rlrec.records import Reward
+from rlrec.store import Unit, contents, people, reader
+from rlrec.store.bulk import Columns
+from rlrec.store.reader import Batch, Selection
+
+MOST = 1_000_000  # decisions that are read: the pass costs at most what an estimate of so many decisions reads
+CELLS = 4_000_000  # pairs of eligible set and arm that are held at a time; decisions with further sets are left out
+_READ = (
+    *reward_log.MATURITY, "decision_id", "session_id", "visit", "position", "size", "arm_id", "eligible_id",
+    "propensity", "min_propensity",
+)  # fmt: skip
+
+
+def collect(
+    unit: Unit, selection: Selection, rewards: Mapping[int, Reward], arms: ArmTable
+) -> dict[int, VisitCarryOverSums]:
+    """The sums of the test for each reward, by its id; nothing where no person has several visits."""
+    totals: dict[int, VisitCarryOverSums] = {}
+    if not people.any_returned(unit):
+        return totals
+    decisions = 0
+    for portion in people.portions(unit):
+        query = people.ask_visits(unit, portion)
+        slots, events = people.ask_decisions(unit, portion, _READ, selection)
+        batch = Batch(slots=reader.read_slots(slots), events=events.columns())
+        if len(batch):
+            for key, sums in _sums(unit, query.columns(), batch, rewards, arms).items():
+                totals[key] = totals[key] + sums if key in totals else sums
+            decisions += len(run_starts(batch.slots["decision_id"]))
+        if decisions >= MOST:
+            break
+    return totals
+
+
+def _sums(
+    unit: Unit, visits: Columns, batch: Batch, rewards: Mapping[int, Reward], arms: ArmTable
+) -> dict[int, VisitCarryOverSums]:
+    """The sums of a portion of persons. visits: all of theirs; batch: their selected decisions."""
+    slots = batch.slots
+    first = run_starts(slots["decision_id"])
+    visit = visit_indices(visits, slots["session_id"], slots["visit"])
+    person = log_rows.clusters(visits, "user")
+    following, rank = _following(visits, person, visit), arms.rank[arms.index(slots["arm_id"])]
+    drawn = _draws(unit, slots, first, visit, rank, arms)
+    served = np.bincount(visit, minlength=len(person)) > 0
+    of_rewards: dict[int, VisitCarryOverSums] = {}
+    for key, definition in rewards.items():
+        rewarded = reward_log.with_rewards(batch, definition)
+        counted = reward_log.mature(slots, definition, now=unit.now) & ~slots["censored"]
+        # return of every visit, over its mature decisions
+        pages = reward_log.with_page_rewards(batch, rewarded, definition)
+        earned = pages.reward * (counted[first] & ~pages.slots["censored"])
+        of_rewards[key] = visit_carry_over_sums(
+            drawn, person=person, served=served, following=following,
+            returns=np.bincount(visit[first], weights=earned, minlength=len(person)).astype(np.float64),
+            visit=visit[counted], arm=rank[counted], reward=rewarded.reward[counted],
+        )  # fmt: skip
+    return of_rewards
+
+
+def _following(visits: Columns, person: Ids, visit: Ids) -> Ids:
+    """The next visit of the same person among those with decisions, (s,); -1 without one. visit: of each slot."""
+    rows = np.unique(visit)
+    order = rows[
+        np.lexsort([visits["number"][rows], visits["session_digest"][rows], visits["started_at"][rows], person[rows]])
+    ]
+    following = np.full(len(person), -1, np.int64)
+    same = person[order[1:]] == person[order[:-1]]
+    following[order[:-1][same]] = order[1:][same]
+    return following
+
+
+def _draws(unit: Unit, slots: Columns, first: Index, visit: Ids, rank: Ids, arms: ArmTable) -> VisitDraws:
+    """The draws of a portion. At a lower slot of a slate the arms above it could not be drawn again."""
+    n, size, width = len(rank), np.diff(np.r_[first, len(rank)]), min(len(arms), ARMS)
+    sets, eligible = np.unique(slots["eligible_id"][first], return_inverse=True)
+    members = np.zeros((min(len(sets), max(1, CELLS // width)), width))
+    choices = np.zeros(len(sets), np.int64)
+    for row, ids in contents.eligible_arms(unit, set(sets[: len(members)].tolist())).items():
+        index, ranks = np.searchsorted(sets, row), arms.rank[arms.index(np.array(ids, np.int64))]
+        members[index, ranks[ranks < width]], choices[index] = 1.0, len(ids)
+    # m: the smallest propensity at the slot (where it was not logged, that of a uniform draw), the less the lower it is
+    of_decision = choices[eligible]
+    p, least = slots["propensity"], slots["min_propensity"]
+    m = np.where(np.isnan(least), 1 / np.maximum(np.repeat(of_decision, size), 1), least)
+    drawn = np.logical_and.reduceat((p > 0) & (slots["size"] == np.repeat(size, size)), first) & (of_decision > 0)
+    m = np.where(np.repeat(drawn, size), m / slots["position"], 0.0)
+    total = np.add.reduceat(m, first)
+    # an arm shown: m / p, and m of each slot below, where it could not be drawn
+    before = (np.cumsum(m) - m)[first]
+    below = np.repeat(total + before, size) - np.cumsum(m)
+    shown = np.divide(m, p, out=np.zeros(n), where=m > 0) + below
+    among = rank < width
+    return VisitDraws(
+        visit=visit[among], arm=rank[among], shown=shown[among], decided=visit[first][drawn], eligible=eligible[drawn],
+        less=total[drawn], members=members,
+    )  # fmt: skip

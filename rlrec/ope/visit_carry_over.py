@@ -1,0 +1,131 @@
+"""A test of carry-over between visits: whether what a visit shows changes the person's later visits.
+
+Estimates per session judge a target on visits that begin as the logger's did. Where a visit that shows much of what is
+liked now leaves a poorer visit behind, or none, the target would bring about other visits and earn something else.
+
+Persons who differ must not raise the alarm: their rewards always predict their later rewards. So the test looks at what
+a visit showed, which the logger drew. At every slot, m (s(a) / p(a) - sum of s over the arms that could be drawn) has
+mean 0, whatever the person and the past are: p is the propensity of the arm a that was shown, s a score of arms, and m
+is known before the draw. The sums of this over a visit are multiplied by whether there is a next visit, and by its
+return. The scores are mean rewards of arms, from the other half of the persons.
+
+Source: own derivation; Hotelling's T^2 over 64 blocks of persons."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlrec.arrays import Array, Flags, Ids, Index
+from rlrec.ope.base import hash_bits
+from rlrec.ope.carry_over import ALPHA
+from rlrec.records import Sums
+
+ARMS = 2_048  # arms that have a score, at most
+BLOCKS = 64
+_LEAST = 20  # blocks with visits, for a test
+_PRIOR = 10.0  # impressions by which the scores of arms shrink to the mean reward
+_SALT = 4
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class VisitCarryOverSums(Sums):
+    """Sums over visits. Outcomes of a visit: the return of the person's next visit (0 without one), whether there is
+    one, and 1.
+
+    products (3, 64, a): per block of persons, of each outcome x (m / p of the arm shown - m of each eligible arm)
+    visits (3, 64): of the outcomes; rewards (2, 64, a): impressions of each arm, and their reward"""
+
+    products: Array
+    visits: Array
+    rewards: Array
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class VisitDraws:
+    """Draws of the logger in some visits.
+
+    visit, arm, shown: of every arm shown the row of its visit, its rank below 2,048, and m / p, plus m of every slot
+    below, where it could not be drawn again
+    decided, eligible, less: of every decision the row of its visit, that of its eligible set in `members`, and the sum
+    of m over its slots
+    members (sets, a): 1 for the arms of each eligible set"""
+
+    visit: Ids
+    arm: Ids
+    shown: Array
+    decided: Ids
+    eligible: Ids
+    less: Array
+    members: Array
+
+    def products(self, outcome: Array, block: Index) -> Array:
+        """Sums per block and arm of outcomes of visits times coefficients of scores, (64, a)."""
+        sets, width = self.members.shape
+        shown = np.bincount(
+            block[self.visit] * width + self.arm, weights=outcome[self.visit] * self.shown, minlength=BLOCKS * width
+        )
+        less = np.bincount(
+            block[self.decided] * sets + self.eligible, weights=outcome[self.decided] * self.less,
+            minlength=BLOCKS * sets,
+        )  # fmt: skip
+        return shown.reshape(BLOCKS, width) - less.reshape(BLOCKS, sets) @ self.members
+
+
+def visit_carry_over_sums(
+    draws: VisitDraws, *, person: Ids, served: Flags, following: Ids, returns: Array, visit: Ids, arm: Ids,
+    reward: Array,
+) -> VisitCarryOverSums:  # fmt: skip
+    """Sums of some persons. Of visits, (s,): the person's digest; whether it counts; the row of the person's next
+    visit, -1 without one; its return. Of impressions, (n,): row of the visit, rank of the arm, reward."""
+    block, width = (hash_bits(person, salt=_SALT) % np.uint64(BLOCKS)).astype(np.intp), draws.members.shape[1]
+    again = following >= 0
+    outcomes = served * np.stack([again * returns[following], again, np.ones(len(person))])
+    scored = arm < width
+    index, weights = block[visit[scored]] * width + arm[scored], (np.ones(int(scored.sum())), reward[scored])
+    rewards = [np.bincount(index, weights=each, minlength=BLOCKS * width) for each in weights]
+    return VisitCarryOverSums(
+        products=np.stack([draws.products(outcome, block) for outcome in outcomes]),
+        visits=np.stack([np.bincount(block, weights=outcome, minlength=BLOCKS) for outcome in outcomes]),
+        rewards=np.stack(rewards).reshape(2, BLOCKS, width).astype(np.float64),
+    )
+
+
+def is_significant(sums: VisitCarryOverSums) -> bool:
+    """Whether next visits depend on what a visit showed, with a false alarm in 1 of 1,000 logs where they do not."""
+    return (p_value(sums) or 1.0) < ALPHA
+
+
+def p_value(sums: VisitCarryOverSums) -> float | None:
+    """Probability of next visits that depend so much on what a visit showed, where they do not depend on it; None where
+    the log cannot tell: too few persons have several visits, or the logger drew nothing at random."""
+    from scipy.special import fdtrc
+
+    next_return, next_visits, visits = sums.visits.sum(axis=1)
+    present = sums.visits[2] > 0
+    blocks = int(present.sum())
+    if blocks < _LEAST or not next_visits:
+        return None
+    # outcomes about their means: the return of a next visit, and whether there is one
+    earned, there, every = sums.products
+    apart = np.stack([earned - next_return / next_visits * there, there - next_visits / visits * every], axis=1)
+    # scores of each half of the blocks, from the other half
+    halves = np.stack([_scores(sums.rewards[:, half::2]) for half in (1, 0)])
+    statistic = np.einsum("bka,ba->bk", apart, halves[np.arange(BLOCKS) % 2])[present]
+    varying = statistic.std(axis=0) > 0
+    tested = int(varying.sum())
+    if not tested:
+        return None
+    # Hotelling's T^2: the mean over blocks is 0 where nothing carries over
+    mean, covariance = statistic[:, varying].mean(axis=0), np.atleast_2d(np.cov(statistic[:, varying].T))
+    t2 = blocks * float(mean @ np.linalg.pinv(covariance) @ mean)
+    freedom = blocks - tested
+    return float(fdtrc(tested, freedom, t2 * freedom / (tested * (blocks - 1))))
+
+
+def _scores(rewards: Array) -> Array:
+    """The mean reward of each arm less that of all arms, shrunk to 0, (a,). rewards: (2, b, a)."""
+    count, total = rewards.sum(axis=1)
+    mean = total.sum() / max(count.sum(), 1.0)
+    return (total - mean * count) / (count + _PRIOR)
