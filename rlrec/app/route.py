@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from typing import Any, NotRequired, TypedDict
 
 from rlrec import policy as kinds
 from rlrec.app import experiment
+from rlrec.app.evaluation import paired_gate
+from rlrec.app.evaluation.paired_gate import GateOptions, GuardReport, RouteGate
 from rlrec.app.inputs import lookup
 from rlrec.app.learning.belief_versions import is_complete
 from rlrec.errors import CheckFailed, Conflict, InputError, StoreBusy
 from rlrec.records import Head, Version
-from rlrec.store import Store, Unit, experiments, policies, routes, settings
+from rlrec.store import Store, Unit, bulk, experiments, policies, routes, settings
 from rlrec.store.routes import RouteChange
 from rlrec.store.unit import parse
-from rlrec.times import written
+from rlrec.times import DAY_US, written
 
+IF_BETTER = "if-better"
+YEAR_US = 365 * DAY_US
 NAME_LENGTH = 52  # of a route, in the name of its ramp: the name of an experiment has 64 at most
 
 
@@ -27,12 +32,19 @@ class Request:
     name: str
     to: str
     share: float | None = None  # of the route's users, for a ramp
+    gate: GateOptions | None = None  # that must let it pass; what is compared is `to` with what the route serves
 
     @property
     def command(self) -> str:
         """The command of `route set` with these options."""
         share = "" if self.share is None else f" --share {100 * self.share:.12g}%"
-        return f"route set {self.name} --to {self.to}{share}"
+        gate = "" if self.gate is None else f" --require {IF_BETTER}"
+        guards = (
+            ""
+            if self.gate is None
+            else "".join(f" --guard {guard.name}:{100 * guard.least:.12g}%" for guard in self.gate.guards)
+        )
+        return f"route set {self.name} --to {self.to}{share}{gate}{guards}"
 
 
 # What a route serves. version: the number that serves now; live: whether it is the policy's live one, which the route
@@ -41,6 +53,8 @@ RouteSummary = TypedDict("RouteSummary", {
     "route": str, "policy": str, "version": int, "experiment": str | None, "since": str, "live": bool,
     "reference": str, "created": NotRequired[bool], "set": NotRequired[bool], "changed": NotRequired[bool],
     "history": NotRequired[list[dict[str, Any]]],
+    "estimate": NotRequired[float | None], "lower": NotRequired[float | None], "estimator": NotRequired[str],
+    "guards": NotRequired[list[GuardReport]], "gate": NotRequired[RouteGate], "why": NotRequired[str | None],
 })  # fmt: skip
 
 
@@ -97,27 +111,55 @@ def _change(unit: Unit, route_id: int, version: Version, reference: str, *, comm
 def set_route(store: Store, request: Request) -> RouteSummary:
     """Let a route serve something else, or with a share begin a ramp. What it serves already changes nothing. Raises
     StoreBusy where others change the route meanwhile."""
-    with store.read() as unit:
+    with store.read() as unit, bulk.alongside(unit) if request.gate else nullcontext():
         before = lookup.route(unit, request.name)
         _refuse_ramp(before)
         servable(unit, request.to)
+        looks = routes.count_looks(unit, before.route_id, since=unit.now - YEAR_US)
+        gate = None if request.gate is None else _look(unit, before, request, looks=looks)
         ramp = None if request.share is None else _ramp(unit, before, request)
         forks = [] if ramp is None else [experiment.fork(unit, variant) for variant in ramp.variants]
 
     def work(unit: Unit) -> RouteSummary:
         now = lookup.route(unit, request.name, lock=True)
         _refuse_ramp(now)
-        if ramp is not None and now.id != before.id:
+        same = now.id == before.id and looks == routes.count_looks(unit, now.route_id, since=unit.now - YEAR_US)
+        if not same and (ramp is not None or gate is not None):
             raise StoreBusy(f"route {request.name} was changed meanwhile", hint="look at it, and try again")
         version, _ = servable(unit, request.to)
-        changed = ramp is not None or now.reference != request.to
-        if ramp is not None:
-            _start(unit, before, ramp, forks, command=request.command)
+        passed, look_id = gate is None or gate["passed"], None
+        if gate is not None:
+            look_id = routes.add_look(
+                unit, now.route_id, policy_id=version.policy.id, version_id=version.id, report=gate
+            )
+        changed = passed and (ramp is not None or now.reference != request.to)
+        if changed and ramp is not None:
+            _start(unit, before, ramp, forks, command=request.command, look_id=look_id)
         elif changed:
-            _change(unit, now.route_id, version, request.to, command=request.command)
-        return {**summary(unit, lookup.route(unit, request.name)), "set": True, "changed": changed}
+            _change(unit, now.route_id, version, request.to, command=request.command, look_id=look_id)
+        answer: RouteSummary = {
+            **summary(unit, lookup.route(unit, request.name)), "set": passed, "changed": changed,
+        }  # fmt: skip
+        return answer if gate is None else {**answer, **_figures(gate)}  # type: ignore[typeddict-item]
 
     return store.write(work)
+
+
+def _look(unit: Unit, before: RouteChange, request: Request, *, looks: int) -> RouteGate:
+    """The look of the gate at what a route is to serve. Raises InputError where it serves that already."""
+    assert request.gate is not None
+    if before.reference == request.to:
+        raise InputError(f"route {before.route} serves {request.to} already: there is nothing to compare it with")
+    options = replace(request.gate, candidate=request.to, current=before.reference)
+    return paired_gate.look(unit, options, looks=looks)
+
+
+def _figures(gate: RouteGate) -> dict[str, Any]:
+    """The figures of a gate beside the answer of `route set`. why: it did not let the candidate pass."""
+    return {
+        "estimate": gate["estimate"], "lower": gate["lower"], "estimator": gate["estimator"],
+        "guards": gate["guards"], "gate": gate, "why": paired_gate.refusal(gate),
+    }  # fmt: skip
 
 
 def _ramp(unit: Unit, before: RouteChange, request: Request) -> experiment.Request:
@@ -135,15 +177,16 @@ def _ramp(unit: Unit, before: RouteChange, request: Request) -> experiment.Reque
 
 
 def _start(
-    unit: Unit, before: RouteChange, ramp: experiment.Request, forks: Sequence[experiment.Fork], *, command: str
-) -> None:
+    unit: Unit, before: RouteChange, ramp: experiment.Request, forks: Sequence[experiment.Fork], *, command: str,
+    look_id: int | None,
+) -> None:  # fmt: skip
     """Start a ramp, which the route leads to while it runs."""
     experiment_id = experiment.start(unit, ramp, forks)
     if experiment_id is None:
         raise StoreBusy(f"experiment {ramp.name} was created meanwhile", hint="a retry is safe")
     routes.change(
         unit, before.route_id, policy_id=before.policy_id, version_id=before.version_id, command=command,
-        experiment_id=experiment_id,
+        experiment_id=experiment_id, look_id=look_id,
     )  # fmt: skip
     settings.add_run(unit, command, {"experiment": ramp.name})
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from rlrec.cli.experiment import SHARE
+from rlrec.cli.experiment import SHARE, parse_share
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import CommandGroup, Store, examples, stored
-from rlrec.cli.values import NAME
+from rlrec.cli.text import truncate
+from rlrec.cli.values import NAME, NUMBER, Parsed, parse_name
+from rlrec.errors import CheckFailed, InputError
 
 if TYPE_CHECKING:
+    from rlrec.app.evaluation.paired_gate import GateOptions, Guard
     from rlrec.app.route import RouteSummary
 
 COLUMNS = ("route", "policy", "version", "experiment", "since", "live", "reference")
@@ -21,6 +25,24 @@ to_option = click.option(
     "--to", required=True, metavar="POLICY[@V]",
     help="The policy that it leads to. POLICY follows its live version, POLICY@V stays with one.",
 )  # fmt: skip
+
+
+def parse_guard(text: str) -> Guard:
+    """The guard in REWARD:-N%."""
+    from rlrec.app.evaluation.paired_gate import Guard
+
+    name, colon, limit = text.rpartition(":")
+    try:
+        least = parse_share(limit) if colon else 0.0
+    except InputError:
+        colon = ""
+    if not colon or not name.strip() or not -1 < least < 1:
+        raise InputError(f"'{truncate(text)}' is not a guard", hint="write REWARD:-2%, between -100% and 100%")
+    return Guard(name=parse_name(name.strip()), least=least)
+
+
+GATE = ("guards", "reward", "log", "gamma")  # options for the gate
+GUARD = Parsed("reward:-n%", parse_guard)
 
 
 @click.group(cls=CommandGroup)
@@ -50,19 +72,59 @@ def create(store: Store, show: Show, **request: Any) -> None:
     "--share", type=SHARE, metavar="SHARE",
     help="Begin a ramp: an experiment on this share of the route's users, 5% or 0.05.",
 )  # fmt: skip
+@click.option(
+    "--require", type=click.Choice(["if-better"]),
+    help="Do it only if the gate finds it better than what the route serves, else exit 3.",
+)  # fmt: skip
+@click.option(
+    "--guard", "guards", type=GUARD, multiple=True, metavar="REWARD:-N%",
+    help="A reward that must not fall by more, for sure: a relative difference; repeatable.",
+)  # fmt: skip
+@click.option("--reward", metavar="NAME", help="What better means.  [default: what the route's policy learns]")
+@click.option("--log", metavar="FILTER", help="The log that the gate judges by.  [default: all of it]")
+@click.option("--gamma", type=NUMBER, help="Discount per step of a visit for the gate.  [default: 1]")
 @stored
-@examples("rlrec route set front --to home@2", "rlrec route set front --to home@2 --share 5%")
-def set_(store: Store, show: Show, **request: Any) -> None:
+@examples(
+    "rlrec route set front --to home@2",
+    "rlrec route set front --to home@2 --share 5%",
+    "rlrec route set front --to home@2 --require if-better --guard return:-2%",
+)
+def set_(store: Store, show: Show, require: str | None, **request: Any) -> None:
     """Lead a route to another policy or version, from the next decision on.
 
     With --share it goes on serving what it does, and an experiment gives the other policy to a share of its users
     (sessions without a user are split by session): variants `current` and `candidate`, each with a copy of its belief
     that learns from its own decisions. `rlrec experiment show` compares them; `rlrec experiment stop NAME --promote
     candidate` ends it, and the route serves the belief that this variant has learned. Callers never notice.
+
+    The gate of --require compares the two on the 20 % of the users that no training reads: a paired difference of the
+    same visits. It judges by `wdr` (whole visits) where one of them reads the state of a visit, where rewards depend on
+    what the visit has seen before, or where they weigh returns; else by `dr` (impressions). `lower` is wrong with
+    probability `alpha`: all looks of a year together with 5 %, the j-th with 0.05 x 6 / (pi^2 j^2), also those that
+    refuse. It refuses what the log cannot tell, a candidate that has learned from these visits, and a log that lacks
+    propensities. A guard holds if the lower bound of its relative difference is above the limit.
     """
     from rlrec.app import route as use_case
 
-    show(use_case.set_route(store, use_case.Request(**request)))
+    gate = _gate_options(require, {name: request.pop(name) for name in GATE})
+    result = use_case.set_route(store, use_case.Request(gate=gate, **request))
+    why = result.pop("why", None)
+    show(result)
+    if why is not None:
+        hint = f"`rlrec route show {result['route']}` says what it goes on serving; a ramp (--share) tells more"
+        raise CheckFailed(f"{request['to']} was not set: {why}", hint=hint)
+
+
+def _gate_options(require: str | None, options: Mapping[str, Any]) -> GateOptions | None:
+    """The options of the gate; None without one."""
+    if require is None:
+        typed = next((name for name, value in options.items() if value), None)
+        if typed is not None:
+            raise click.UsageError(f"--{typed.removesuffix('s')} is for the gate: give --require if-better, too")
+        return None
+    from rlrec.app.evaluation.paired_gate import GateOptions
+
+    return GateOptions(**{name: value for name, value in options.items() if value is not None})
 
 
 @route.command("show")

@@ -1,0 +1,205 @@
+"""The gate of a route: whether a candidate earns more than what serves, on visits that did not teach it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypedDict
+
+from rlrec.app.evaluation import estimates, fold, targets
+from rlrec.app.evaluation.request import EmptyLog, Request
+from rlrec.app.inputs import filters, lookup
+from rlrec.app.log.splits import GATE
+from rlrec.errors import CheckFailed, InputError
+from rlrec.ope import carry_over, diagnostics
+from rlrec.ope.estimate import Estimate, EstimatorFold
+from rlrec.ope.impressions import ImpressionFold
+from rlrec.ope.paired import Minus, PairedDifference, Relative, compare, gate_alpha
+from rlrec.ope.sessions import SessionFold
+from rlrec.records import Reward
+from rlrec.store import Unit
+from rlrec.store.reader import Selection
+
+BY_VISIT, BY_IMPRESSION = "wdr", "dr"
+RETURN = "return"  # the kind of event that a later visit is
+VERDICTS = ("insufficient", "weak", "ok")
+UNKNOWN = PairedDifference(
+    value=None, std_error=None, lower=None, upper=None, alpha=0.0, ess=None, clusters=0, verdict=VERDICTS[0], reasons=()
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guard:
+    """A reward that must not fall. least: the relative difference that the lower bound must be above."""
+
+    name: str
+    least: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateOptions:
+    """The options of a gate. candidate, current: what it compares, as commands name them; reward: None for the one that
+    the current one learns; log: a filter."""
+
+    candidate: str = ""
+    current: str = ""
+    reward: str | None = None
+    log: str | None = None
+    gamma: float = 1.0
+    guards: Sequence[Guard] = ()
+
+
+# The relative difference of the reward of a guard.
+GuardReport = TypedDict("GuardReport", {
+    "guard": str, "least": float, "estimator": str, "value": float | None, "lower": float | None, "verdict": str,
+    "reasons": list[str], "passed": bool,
+})  # fmt: skip
+# A look of the gate. against: what serves; candidate: its number in this year; alpha: the probability of error at this
+# look; n: impressions or visits that both were judged by.
+RouteGate = TypedDict("RouteGate", {
+    "estimator": str, "reward": str, "against": str, "candidate": int, "alpha": float, "value": float | None,
+    "live_value": float | None, "estimate": float | None, "std_error": float | None, "lower": float | None,
+    "upper": float | None, "ess": float | None, "n": int, "verdict": str, "reasons": list[str],
+    "guards": list[GuardReport], "passed": bool,
+})  # fmt: skip
+
+
+def look(unit: Unit, options: GateOptions, *, looks: int) -> RouteGate:
+    """The figures of the candidate. looks: that the gate has had this year. Raises CheckFailed where the log has
+    nothing to judge by."""
+    alpha, selection = gate_alpha(looks + 1), _gate_split(unit, options.log)
+    definitions = {guard.name: lookup.reward(unit, guard.name) for guard in options.guards}
+    current, _ = lookup.version(unit, options.current)
+    reward = current.reward if options.reward is None else lookup.reward(unit, options.reward)
+    try:
+        gain = _Gain.of(unit, options, selection, reward)
+        gain_of = {guard.name: _Gain.of(unit, options, selection, definitions[guard.name]) for guard in options.guards}
+    except EmptyLog as error:
+        raise CheckFailed(f"the gate has nothing to judge by: {error.message}", hint=error.hint) from error
+    difference, verdict, reasons = gain.judge(Minus, alpha)
+    guards = [_guard_report(guard, gain_of[guard.name], alpha) for guard in options.guards]
+    (candidate, serving), passed = gain.estimates, difference.is_gain and gain.passes(verdict)
+    return {
+        "estimator": candidate.estimator, "reward": reward.name, "against": options.current, "candidate": looks + 1,
+        "alpha": alpha, "value": candidate.value, "live_value": serving.value, "estimate": difference.value,
+        "std_error": difference.std_error, "lower": difference.lower, "upper": difference.upper,
+        "ess": difference.ess, "n": candidate.n, "verdict": verdict, "reasons": reasons, "guards": guards,
+        "passed": passed and all(guard["passed"] for guard in guards),
+    }  # fmt: skip
+
+
+def _gate_split(unit: Unit, log: str | None) -> Selection:
+    """The part of the log that gates judge by. Raises InputError for a filter that names another one."""
+    selection = filters.selection(unit, log)
+    if selection.splits is not None and list(selection.splits) != [GATE]:
+        raise InputError("a gate judges by the split that no training reads", hint="leave split out of --log")
+    return replace(selection, splits=[GATE])
+
+
+def _guard_report(guard: Guard, gain: _Gain, alpha: float) -> GuardReport:
+    difference, verdict, reasons = gain.judge(Relative, alpha)
+    lower = difference.lower
+    passed = lower is not None and lower > guard.least and gain.passes(verdict)
+    return {
+        "guard": guard.name, "least": guard.least, "estimator": gain.estimates[0].estimator, "value": difference.value,
+        "lower": lower, "verdict": verdict, "reasons": reasons, "passed": passed,
+    }  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class _Gain:
+    """A candidate and what serves, judged on the same rows by one estimator and one reward.
+
+    sides, estimates: of the candidate and of what serves. in_sample: whether the candidate has learned from some rows.
+    (What serves may have learned from its own log: that flatters it, and makes the gate stricter.) lacking: the reason
+    why some rows cannot judge; None where all can."""
+
+    sides: Sequence[EstimatorFold]
+    estimates: Sequence[Estimate]
+    in_sample: bool
+    lacking: str | None
+
+    @classmethod
+    def of(cls, unit: Unit, options: GateOptions, selection: Selection, reward: Reward) -> _Gain:
+        """By impressions where neither side reads the state of a visit and nothing carries over; else by visits."""
+        names = [options.candidate, options.current]
+        sides = targets.resolve(unit, names, reward=reward.name, greedy=False)
+        if not any(side.stateful for side in sides) and RETURN not in reward.weights:
+            gain, carried = cls._by(BY_IMPRESSION, unit, options, selection, reward)
+            if not carried:
+                return gain
+        return cls._by(BY_VISIT, unit, options, selection, reward)[0]
+
+    @classmethod
+    def _by(
+        cls, estimator: str, unit: Unit, options: GateOptions, selection: Selection, reward: Reward
+    ) -> tuple[_Gain, bool]:
+        """Both sides judged by an estimator, and whether the rewards of impressions depend on the visit so far."""
+        request = Request(
+            targets=[options.candidate, options.current], estimators=estimator, interval="normal", reward=reward.name,
+            gamma=options.gamma, log=options.log,
+        )  # fmt: skip
+        evaluation, (rows,), log = estimates.prepare(unit, request, estimates.estimators(request), selection)
+        partial = fold.total(rows, evaluation, log)
+        by_number = {number: sums for (number, _), sums in partial.groups.items()}
+        finished = fold.estimates(rows, evaluation, partial, cluster=evaluation.cluster)
+        of_number = {number: each for (number, _), (each,) in finished.items()}
+        sums, of_sides = [by_number[0], by_number[1]], [of_number[0], of_number[1]]
+        assert isinstance(rows.fold, ImpressionFold | SessionFold)
+        sides = [rows.fold.at_ends(side.sums)[0] for side in sums]
+        silent = sum(counts.silent for counts in partial.counts.values())
+        lacking = None
+        if any(side.no_state for side in sums):  # each side would be judged on other rows
+            lacking = "no-state"
+        elif silent or any(side.weights.left_out for side in sides):
+            lacking = "no-propensity"
+        carried = any(map(carry_over.is_significant, partial.carry_over.values()))
+        return cls(sides, of_sides, sums[0].learned, lacking), carried
+
+    def passes(self, verdict: str) -> bool:
+        """Whether the log may judge the candidate, and can."""
+        return verdict != VERDICTS[0] and not self.in_sample
+
+    def judge(self, measure: type[Minus], alpha: float) -> tuple[PairedDifference, str, list[str]]:
+        """The difference, the verdict on it, and its reasons."""
+        candidate, current = self.estimates
+        if self.lacking is not None:
+            listed = [*(["in-sample"] if self.in_sample else []), self.lacking]
+            return replace(UNKNOWN, alpha=alpha), UNKNOWN.verdict, listed
+        difference = compare(*self.sides, measure=measure, alpha=alpha)
+        verdict = min(difference.verdict, candidate.verdict, current.verdict, key=VERDICTS.index)
+        reasons = {*difference.reasons, *candidate.reasons, *(set(current.reasons) - {"in-sample"})}
+        return difference, verdict, sorted(reasons, key=list(diagnostics.REASONS).index)
+
+
+def refusal(gate: RouteGate) -> str | None:
+    """One sentence on why a gate did not let a candidate pass; None where it did."""
+    return next(_refusals(gate), None)
+
+
+def _refusals(gate: RouteGate) -> Iterator[str]:
+    if "in-sample" in gate["reasons"]:
+        yield "it has learned from visits that the gate judges by, so that they cannot judge it"
+    if gate["verdict"] == VERDICTS[0]:
+        yield f"the log cannot tell ({', '.join(gate['reasons'])}; {gate['estimator']}, ess {_figure(gate['ess'])})"
+    lower = gate["lower"]
+    if lower is None or lower <= 0:
+        gain = f"{_figure(gate['estimate'])} by {gate['estimator']}"
+        yield f"its gain over {gate['against']}, {gain}, has the lower bound {_figure(lower)}, which is not above 0"
+    for guard in gate["guards"]:
+        if not guard["passed"]:
+            yield _broken(guard)
+
+
+def _broken(guard: GuardReport) -> str:
+    name, least = guard["guard"], f"{100 * guard['least']:.4g} %"
+    if guard["verdict"] == VERDICTS[0]:
+        return f"of guard {name} the log cannot tell ({', '.join(guard['reasons'])})"
+    value, lower = (
+        "unknown" if figure is None else f"{100 * figure:.3g} %" for figure in (guard["value"], guard["lower"])
+    )
+    return f"guard {name} changes by {value} with the lower bound {lower}, which is not above {least}"
+
+
+def _figure(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4g}"

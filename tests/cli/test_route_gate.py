@@ -1,0 +1,180 @@
+"""rlrec route set --require if-better: what the gate lets pass, and what it says where it does not."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlrec.ope.paired import gate_alpha
+from tests.conftest import Run, filled, runner
+
+LATER = "2099-01-01T00:00:00Z"
+FIXED = {"good": (0.8, 0.1, 0.1), "worse": (0.1, 0.45, 0.45), "alike": (0.2, 0.6, 0.2)}
+
+
+def prepared(db: str, folder: Path, visits: int = 1_500) -> None:
+    """A log of a uniform policy `u`, arm a being better than b and c; fixed policies; the route `home`."""
+    run = runner(db)
+    for arm in "abc":
+        run("--now", "2025-12-01T00:00:00Z", "arm", "add", arm)
+    run("policy", "create", "u", "--kind", "uniform")
+    for name, probabilities in FIXED.items():
+        rows = "\n".join(f"{arm},{probability}" for arm, probability in zip("abc", probabilities, strict=True))
+        (folder / f"{name}.csv").write_text(f"arm,probability\n{rows}\n")
+        run("policy", "create", name, "--kind", "fixed", "--param", f"probabilities={folder / name}.csv")
+    run("policy", "create", "ts", "--kind", "thompson", "--param", "floor=0.1")
+    run("reward", "define", "taps", "click=1, reward=1")
+    run("simulate", "bernoulli", "--env", "rates=0.6,0.3,0.3", "--policy", "u", "--sessions", visits, "--seed", 1)
+    run("route", "create", "home", "--to", "u")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("fixed")
+
+
+@pytest.fixture
+def ready(db: str, folder: Path) -> Any:
+    return filled(db, prepared, folder)
+
+
+@pytest.fixture
+def ready_sqlite(sqlite_db: str, folder: Path) -> Any:
+    return filled(sqlite_db, prepared, folder)
+
+
+def gated(run: Run, to: str, *words: Any) -> Any:
+    return run("--now", LATER, "route", "set", "home", "--to", to, "--require", "if-better", *words, "--json")
+
+
+def show(run: Run) -> Any:
+    return run("--now", LATER, "route", "show", "home", "--json").json
+
+
+def test_a_better_candidate_passes_and_its_figures_stay_in_the_history(ready: Run) -> None:
+    done = gated(ready, "good")
+    assert done.exit_code == 0
+    figures = done.json
+    assert (figures["set"], figures["reference"], figures["estimator"], figures["guards"]) == (True, "good", "dr", [])
+    assert 0 < figures["lower"] < figures["estimate"] == pytest.approx(0.3 * (0.8 - 1 / 3), abs=0.05)
+    newest = show(ready)["history"][0]
+    assert newest["by"] == "route set home --to good --require if-better"
+    assert newest["gate"] == figures["gate"]
+
+
+def test_a_candidate_that_is_no_better_is_refused_with_the_numbers(ready_sqlite: Run) -> None:
+    done = gated(ready_sqlite, "worse")
+    assert (done.exit_code, done.json["set"], done.json["changed"], done.error["code"]) == (3, False, False, 3)
+    assert done.json["estimate"] < 0
+    assert "is not above 0" in done.error["error"]
+    assert (show(ready_sqlite)["reference"], len(show(ready_sqlite)["history"])) == ("u", 1)
+
+
+def test_every_look_of_a_year_spends_some_of_the_error(ready_sqlite: Run) -> None:
+    looks = [gated(ready_sqlite, name).json["gate"] for name in ("worse", "alike", "worse")]
+    assert [look["candidate"] for look in looks] == [1, 2, 3]
+    assert [look["alpha"] for look in looks] == [gate_alpha(number) for number in (1, 2, 3)]
+    later = (
+        "--now",
+        "2100-06-01T00:00:00Z",
+        "route",
+        "set",
+        "home",
+        "--to",
+        "good",
+        "--require",
+        "if-better",
+        "--json",
+    )
+    assert ready_sqlite(*later).json["gate"]["candidate"] == 1
+
+
+def test_a_candidate_that_learned_from_the_log_is_refused(ready_sqlite: Run) -> None:
+    ready_sqlite("--now", LATER, "policy", "create", "late", "--kind", "thompson", "--from-log", "policy=u")
+    done = gated(ready_sqlite, "late")
+    assert (done.exit_code, "in-sample" in done.json["gate"]["reasons"]) == (3, True)
+    assert "has learned from visits" in done.error["error"]
+
+
+def test_what_serves_may_have_learned_from_its_log(ready_sqlite: Run) -> None:
+    ready_sqlite("simulate", "bernoulli", "--env", "rates=0.6,0.3,0.3", "--policy", "ts", "--sessions", 300)
+    ready_sqlite("--now", LATER, "route", "set", "home", "--to", "ts")
+    done = gated(ready_sqlite, "good")
+    assert "in-sample" not in done.json["gate"]["reasons"]
+    assert done.json["gate"]["against"] == "ts"
+
+
+def test_a_candidate_that_the_log_cannot_judge_is_refused(sqlite_db: str, folder: Path) -> None:
+    run = filled(sqlite_db, prepared, folder, 60)
+    done = gated(run, "good")
+    assert (done.exit_code, done.json["gate"]["verdict"]) == (3, "insufficient")
+    assert "the log cannot tell (low-ess" in done.error["error"]
+
+
+def test_rows_without_propensities_are_refused(ready_sqlite: Run, tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    lines = [f'{{"session": "i{n}", "slate": [{{"arm": "a"}}], "eligible": ["a", "b", "c"]}}' for n in range(30)]
+    log.write_text("\n".join(lines))
+    assert ready_sqlite("import-log", log, "--layout", "jsonl").exit_code == 0
+    done = gated(ready_sqlite, "good")
+    assert (done.exit_code, done.json["gate"]["reasons"]) == (3, ["no-propensity"])
+    assert gated(ready_sqlite, "good", "--log", "policy=u").exit_code == 0
+
+
+def test_a_gate_without_a_visit_to_judge_by_says_no_in_one_line(ready_sqlite: Run) -> None:
+    early = ready_sqlite("route", "set", "home", "--to", "good", "--require", "if-better", "--log", "policy=ts")
+    assert (early.exit_code, early.stderr.count("\n")) == (3, 1)
+    assert "nothing to judge by" in early.stderr
+    other = gated(ready_sqlite, "good", "--log", "split=train")
+    assert (other.exit_code, "split" in other.error["error"]) == (2, True)
+
+
+def test_the_gate_may_open_a_ramp(ready_sqlite: Run) -> None:
+    assert gated(ready_sqlite, "good", "--share", "10%").json["experiment"] == "home-ramp-1"
+    assert show(ready_sqlite)["history"][0]["gate"]["passed"]
+
+
+# -- guards --
+
+
+def test_a_guard_that_holds_lets_pass(ready_sqlite: Run) -> None:
+    guards = gated(ready_sqlite, "good", "--guard", "taps:-5%").json["guards"]
+    assert [(guard["guard"], guard["least"], guard["passed"]) for guard in guards] == [("taps", -0.05, True)]
+    assert guards[0]["lower"] < guards[0]["value"] == pytest.approx(0.35, abs=0.15)
+
+
+def test_a_guard_that_breaks_stops_a_better_candidate(ready: Run) -> None:
+    ready("reward", "define", "silence", "click=-1, reward=-1", "--default", "1")
+    done = gated(ready, "good", "--guard", "silence:-1%", "--guard", "taps:-1%")
+    assert (done.exit_code, [guard["passed"] for guard in done.json["guards"]]) == (3, [False, True])
+    assert done.json["lower"] > 0
+    assert "guard silence changes by -" in done.error["error"]
+    assert show(ready)["reference"] == "u"
+
+
+@pytest.mark.parametrize("guard", ["tops:-2%", "taps", "taps:x", "taps:-200%", ":-2%"])
+def test_a_guard_nobody_defined_is_refused(ready_sqlite: Run, guard: str) -> None:
+    done = ready_sqlite("route", "set", "home", "--to", "good", "--require", "if-better", "--guard", guard)
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+
+
+def test_options_of_the_gate_need_the_gate(ready_sqlite: Run) -> None:
+    done = ready_sqlite("route", "set", "home", "--to", "good", "--guard", "taps:-2%")
+    assert (done.exit_code, "--require if-better" in done.stderr) == (2, True)
+
+
+def test_what_serves_already_has_nothing_to_be_compared_with(ready_sqlite: Run) -> None:
+    assert gated(ready_sqlite, "u").exit_code == 2
+
+
+@pytest.mark.slow
+def test_policies_that_read_the_visit_are_compared_by_visits(sqlite_db: str) -> None:
+    run = runner(sqlite_db)
+    run("policy", "create", "pg", "--kind", "gradient", "--param", "floor=0.05")
+    run("simulate", "barista", "--policy", "pg", "--sessions", "1000", "--seed", "2")
+    assert run("--now", LATER, "train-pg", "pg", "--seed", "1").exit_code == 0
+    run("--now", LATER, "route", "create", "home", "--to", "pg@1")
+    done = gated(run, "pg@2")
+    trained = run("policy", "show", "pg@2", "--json").json["training"]["gate"]
+    assert (done.exit_code, done.json["estimator"], done.json["gate"]["n"]) == (0, "wdr", trained["sessions"])
+    assert done.json["estimate"] == pytest.approx(trained["estimate"], abs=2 * trained["std_error"])
