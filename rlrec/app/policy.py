@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from rlrec import policy as kinds
 from rlrec.app.audit import reward_drift
 from rlrec.app.distributions import designs, exact
 from rlrec.app.inputs import canonical, lookup, parameters
-from rlrec.app.learning import arm_means, belief_versions
+from rlrec.app.learning import arm_means, belief_versions, graduation
 from rlrec.app.learning.belief_versions import VersionSummary
 from rlrec.app.learning.warm_start import NO_BELIEF, InitialBelief, warm_start
 from rlrec.app.log import lineage
@@ -45,11 +45,15 @@ class Request:
     from_log: str | None = None
     prior_from: str | None = None
     prior_weight: float | None = None
+    from_policy: str | None = None
     features: Mapping[str, Any] | None = None
 
 
 class CreatedPolicy(VersionSummary):
+    """kl: KL(the version that a trained policy starts from || version 1), in nats."""
+
     created: bool
+    kl: NotRequired[float]
 
 
 KindRow = TypedDict("KindRow", {"kind": str, "parameters": dict[str, Any], "when": str, "what": str})
@@ -93,7 +97,8 @@ def create(store: Store, request: Request) -> CreatedPolicy:
     if request.kind in kinds.INTERNAL:
         hint = "`rlrec experiment create NAME --interleave A,B`"
         raise InputError(f"policies of kind {request.kind} are made by experiments", hint=hint)
-    policy = kinds.make(request.kind, _resolved(store, request))
+    copied = _copied(store, request)
+    policy = kinds.make(request.kind, _resolved(store, request, copied))
     typed = kinds.values(policy)  # with the defaults of today: a policy never changes
     popular = arm_means.options(request.prior_from, request.prior_weight, prior=request.prior)
     prior = {} if request.prior is None else parameters.prior(Path(request.prior))
@@ -107,6 +112,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
         "prior": canonical.digest_of({key: list(pair) for key, pair in prior.items()}).hex(),
         "from_log": request.from_log,
         **popular,
+        **({} if copied is None else {"from_policy": request.from_policy}),
         **({} if declared is None else {"features": {side: encoder.spec() for side, encoder in declared.items()}}),
     }
     if (prior or popular) and policy.no_prior:
@@ -118,9 +124,12 @@ def create(store: Store, request: Request) -> CreatedPolicy:
     with store.read() as unit, bulk.alongside(unit) if request.from_log or popular else nullcontext():
         initial, new = NO_BELIEF, policies.by_name(unit, request.name) is None
         if new:
+            encoders = declared if copied is None else graduation.encoders(copied) | (declared or {})
             initial = warm_start(
-                unit, request.kind, typed, declared, reward_name=request.reward, from_log=request.from_log
+                unit, request.kind, typed, encoders, reward_name=request.reward, from_log=request.from_log
             )
+        if new and copied is not None:
+            initial = graduation.graduate(unit, copied, initial, typed)
         if new and popular:
             draft = designs.unstored(request.kind, typed, lookup.reward(unit, request.reward))
             prior, record = arm_means.prior_from_log(unit, draft, **popular)
@@ -139,7 +148,8 @@ def create(store: Store, request: Request) -> CreatedPolicy:
     answer = store.write(work, repeatable=True)
     if answer["created"]:
         parameters.notice_other_reward(store, typed, request.reward)
-    if answer["created"] and policy.contextual and declared is None and request.from_log is None:
+    unnamed = declared is None and request.from_log is None and not (copied and copied.contextual)
+    if answer["created"] and policy.contextual and unnamed:
         store.notice(
             "no features are named: contexts are hashed into 16 columns (name them by --features or --from-log)"
         )
@@ -150,11 +160,25 @@ def create(store: Store, request: Request) -> CreatedPolicy:
     return answer
 
 
-def _resolved(store: Store, request: Request) -> Mapping[str, Any]:
-    """The typed parameters, with the values of a curve that they name.
+def _copied(store: Store, request: Request) -> Version | None:
+    """The version that a trained policy starts from; None without `from_policy`."""
+    if request.from_policy is None:
+        return None
+    if request.kind != graduation.KIND:
+        raise InputError(
+            f"kind {request.kind} does not start from another policy", hint=f"--from-policy is for {graduation.KIND}"
+        )
+    with store.read() as unit:
+        return graduation.source(unit, request.from_policy)
+
+
+def _resolved(store: Store, request: Request, copied: Version | None) -> Mapping[str, Any]:
+    """The typed parameters, with the values of a curve that they name, and the exploration of a version that is copied.
 
     A curve without a number is the newest one of that name, or the one that the policy has if it exists already."""
     typed = parameters.typed(request.kind, request.parameters)
+    if copied is not None:
+        typed = graduation.parameters(copied, typed)
     if not any(value for name, value in typed.items() if name.rpartition(".")[2] == "position"):
         return typed
     with store.read() as unit:
@@ -173,7 +197,14 @@ def _existing(unit: Unit, policy: StoredPolicy, definition: Mapping[str, Any]) -
         hint = "policies never change: use another name"
         raise Conflict(f"policy {policy.name!r} already has another definition", hint=hint)
     version, _ = lookup.version(unit, policy.name)
-    return {**belief_versions.summary(unit, version), "created": False}
+    return _created(unit, version, policies.versions(unit, [policy.id])[0], created=False)
+
+
+def _created(unit: Unit, version: Version, first: Version, *, created: bool) -> CreatedPolicy:
+    answer = cast(CreatedPolicy, {**belief_versions.summary(unit, version), "created": created})
+    if "kl" in first.learned_from:
+        answer["kl"] = first.learned_from["kl"]
+    return answer
 
 
 def _create(
@@ -186,15 +217,16 @@ def _create(
     version_id = policies.add_version(
         unit, policy_id=policy_id, number=1, status="learning" if kinds.load(request.kind).online else "frozen",
         reward_id=reward.id, seq=0, entered_to=None if reward.learn == "served" else 0,
-        learned_from=initial.record, parameters=initial.parameters,
+        learned_from=initial.record, parameters=initial.parameters, parent_id=initial.parent_id,
     )  # fmt: skip
     policies.add_head(unit, policy_id, live_id=version_id)
     beliefs.add_prior(unit, version_id, _prior_rows(unit, prior))
+    beliefs.add_weights(unit, version_id, initial.weights)
     if initial.sums:
         beliefs.add(unit, version_id, seq=0, changes=initial.sums)
     settings.add_run(unit, "policy create", {"name": request.name, **asdict(request)}, initial.record)
     version = policies.by_id(unit, [version_id])[version_id]
-    return {**belief_versions.summary(unit, version), "created": True}
+    return _created(unit, version, version, created=True)
 
 
 def _prior_rows(unit: Unit, prior: Mapping[str, tuple[float, float]]) -> list[tuple[int, float, float]]:

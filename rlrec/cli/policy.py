@@ -75,8 +75,15 @@ def _pair(name: str, value: Any) -> str:
     "--prior-weight", type=NUMBER, metavar="PULLS",
     help="Weight of that start, and of the shrinking, in pulls.  [default: 10]",
 )  # fmt: skip
+@click.option(
+    "--from-policy", metavar="NAME[@V]",
+    help="For kind gradient: start as close as it can to what this bandit serves now, with its floor.",
+)  # fmt: skip
 @stored
-@examples("rlrec policy create home --kind thompson --param floor=0.02")
+@examples(
+    "rlrec policy create home --kind thompson --param floor=0.02",
+    "rlrec policy create trained --kind gradient --from-policy home",
+)
 def create(store: Store, show: Show, params: Sequence[tuple[str, str]], **request: Any) -> None:
     """Create a policy; its version 1 is live at once.
 
@@ -86,7 +93,10 @@ def create(store: Store, show: Show, params: Sequence[tuple[str, str]], **reques
                               "new": "flag", "tags": {"list": ["tea", "iced"], "hash": 8}, "taste": {"vector": 8}}},
        "arm": {"fields": {"price": "number", "topic": {"hash": 8}}}}
     A side that it leaves out is fitted: contexts to --from-log, or hashed without it; arms to the catalogue. Missing
-    and unknown values count 0. `policy show --json` has the complete object, as `features`."""
+    and unknown values count 0. `policy show --json` has the complete object, as `features`.
+
+    With --from-policy version 1 is fitted to what the bandit would serve now to its newest 2,000 requests; `kl` is what
+    is left between the two, per slate in nats. `train-pg` goes on from there, on the bandit's log."""
     from rlrec.app import policy as use_case
 
     show(use_case.create(store, use_case.Request(parameters=by_name(params, "parameter"), **request)))

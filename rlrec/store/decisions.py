@@ -112,6 +112,18 @@ def requests(unit: Unit, keys: Collection[str]) -> dict[str, StoredRequest]:
     return {key: StoredRequest(digest, decision_id) for key, digest, decision_id in rows}
 
 
+class DrawnRequest(NamedTuple):
+    eligible_id: int
+    context_id: int
+    size: int
+
+
+def newest_requests(unit: Unit, policy_id: int, *, limit: int) -> list[DrawnRequest]:
+    """Requests of the newest decisions drawn from a policy."""
+    chosen = "decision WHERE policy_id = ? AND imported = 0 ORDER BY id DESC LIMIT ?"
+    return unit.select(DrawnRequest, chosen, policy_id, limit)
+
+
 def overdue(unit: Unit, policy_id: int, *, first: int, before: int, slots: int) -> list[int]:
     """Ids of the decisions drawn from a policy, from id `first` on, that were drawn before a time, oldest first: with
     at most `slots` slots together, but at least one decision.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isqrt
 from typing import Any
@@ -36,9 +36,12 @@ HASHED = 16  # columns for the features of arms, as long as there are none to fi
 
 @dataclass(frozen=True, kw_only=True)
 class InitialBelief:
-    """The sums that a version starts from, the record of the log that they come from, and its `parameters`."""
+    """The sums that a version starts from, the record of the log that they come from, its `parameters`, the weights of
+    arms, by their ids, of a trained kind, and the version that it is a copy of."""
 
     sums: Totals = field(default_factory=dict)
+    weights: Sequence[tuple[int, bytes]] = ()
+    parent_id: int | None = None
     record: Mapping[str, Any] = field(default_factory=dict)
     parameters: Mapping[str, Any] = field(default_factory=dict)
 

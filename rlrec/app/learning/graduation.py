@@ -1,0 +1,224 @@
+"""From a bandit to a trained policy: version 1 draws slates as the bandit does, as nearly as the kind can."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+from rlrec.app.distributions import designs, exact
+from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribution
+from rlrec.app.inputs import lookup
+from rlrec.app.learning.warm_start import InitialBelief
+from rlrec.app.log import stored_contexts
+from rlrec.arrays import Array, Ids, Index
+from rlrec.errors import InputError
+from rlrec.policy import imitation
+from rlrec.policy.contextual import Design
+from rlrec.policy.encoder import Encoder
+from rlrec.policy.gradient import MEMORY, Gradient, Parameters, State
+from rlrec.policy.reinforce import LoggedSlates
+from rlrec.records import Version
+from rlrec.store import Unit, arms, contents, decisions
+
+KIND = "gradient"
+NEWEST = 2_000  # decisions of the bandit whose eligible sets, contexts and sizes are those of the fit
+CASES = 500  # of these, at most
+PAGES = 5_000  # slates that the fit draws, and as many again by which the KL is estimated
+CELLS = 20_000_000  # scores of a fit to all arms of position 1; beyond it arms are drawn, too
+START = 0.01  # arms on a slate, spread over all arms, in the scores that a fit begins with
+TINY = 1e-300
+
+
+def source(unit: Unit, reference: str) -> Version:
+    """The version that is copied. Raises InputError for one that no trained policy can copy."""
+    version, _ = lookup.version(unit, reference)
+    kind = designs.policy_of(version)
+    why = (
+        "it is trained itself" if kind.stateful
+        else "its slates have no probabilities" if not kind.served or kind.stages or kind.drafted
+        else ""
+    )  # fmt: skip
+    if why:
+        hint = "name a bandit whose probabilities are exact, such as thompson"
+        raise InputError(f"{reference} of kind {version.policy.kind} cannot be copied: {why}", hint=hint)
+    return version
+
+
+def parameters(version: Version, typed: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of the trained policy: those typed, and the exploration of the version that is copied."""
+    if "floor" in typed:
+        return dict(typed)
+    explored = designs.policy_of(version).exploration
+    if not isinstance(explored, tuple):
+        return {**typed, "floor": round(explored, 12)}
+    if explored[-1]:
+        raise InputError(
+            f"{version.policy.name} explores differently by position", hint="name a floor: --param floor=0.05"
+        )
+    slots = ",".join(str(position) for position, floor in enumerate(explored, 1) if floor)
+    return {**typed, "floor": max(explored), "explore_slots": slots}
+
+
+def encoders(version: Version) -> dict[str, Encoder]:
+    """How the version reads contexts and arms; nothing for one that reads none."""
+    if not version.contextual:
+        return {}
+    design = Design.from_json(version.parameters)
+    return {"context": design.context, "arm": design.arm}
+
+
+class _Case(NamedTuple):
+    """Requests that share an eligible set, a context where the version reads one, and a size; weight: how many."""
+
+    arms: tuple[int, ...]
+    context: Mapping[str, Any]
+    size: int
+    weight: float
+
+
+class _Served(NamedTuple):
+    """Slates of one eligible set, each as often as its `gain`, with the probability that the version served it with.
+    expected: whether they are all that there are."""
+
+    slates: LoggedSlates
+    expected: bool
+
+
+def graduate(unit: Unit, version: Version, initial: InitialBelief, typed: Mapping[str, Any]) -> InitialBelief:
+    """The belief of a trained policy, with the weights that copy a version as it stands; its record has the KL that
+    remains. initial: the belief without weights. Raises InputError where the version has no exact probabilities."""
+    draft = designs.unstored(KIND, typed, version.reward)
+    draft = replace(draft, parameters=initial.parameters)
+    return _Graduation(unit, version, cast(Gradient, designs.policy_of(draft))).belief(initial)
+
+
+class _Graduation:
+    """One fit of a trained kind to a version. arms (m,): ids of all arms."""
+
+    def __init__(self, unit: Unit, version: Version, policy: Gradient) -> None:
+        self.unit, self.version, self.policy = unit, version, policy
+        self.distribution: VersionDistribution = exact.load(unit, version)
+        every = arms.every(unit)
+        self.keys = {arm.id: arm.key for arm in every}
+        self.arms: Ids = np.array([arm.id for arm in every], np.int64)
+        self.active = tuple(arm.id for arm in every if arm.retired_at is None)
+        self.described = designs.Described(unit, policy.design.arm).of(self.arms, designs.NOW)
+        self.contextual = bool(designs.policy_of(version).reads)
+
+    def belief(self, initial: InitialBelief) -> InitialBelief:
+        """The belief, with weights and KL."""
+        cases = self._cases()
+        fitted = self.policy.nothing(len(self.arms))
+        closed = len({(case.arms, case.size) for case in cases}) == 1 and cases[0].size == 1 and not self.contextual
+        for case in cases[:1]:
+            fitted["bias"][self._index(case.arms)] = self._start(case)
+        kl = 0.0
+        if cases:
+            slates = self._slates(cases, seed=1)
+            if not closed:
+                fitted = imitation.fit(
+                    self.policy, fitted, [each.slates for each in slates], contextual=self.contextual
+                )
+            kl = self._divergence(fitted, slates if slates[0].expected else self._slates(cases, seed=2))
+        rows, shared = self.policy.pack(fitted)
+        weights = [(arm, row.astype("<f8").tobytes()) for arm, row in zip(self.arms.tolist(), rows, strict=True)]
+        return replace(
+            initial, weights=weights, parameters={**initial.parameters, "shared": shared},
+            record={**initial.record, **self._learned_from(), "kl": kl}, parent_id=self.version.id,
+        )  # fmt: skip
+
+    def _learned_from(self) -> dict[str, Any]:
+        """The record of the decisions that a version which learns has learned from, mature or not."""
+        if not self.version.learning:
+            return {}
+        of_policy, since = self.version.policy, self.version.since
+        selection = {"policy_ids": [of_policy.id], "imported": False} | ({"first_id": since} if since else {})
+        return {
+            "filter": f"policy={of_policy.name}", "selection": selection,
+            "last_id": decisions.peek(self.unit) - 1,
+        }  # fmt: skip
+
+    def _cases(self) -> list[_Case]:
+        """The requests of the newest decisions of the policy, the most frequent first; without any, all active arms in
+        an empty context."""
+        drawn = decisions.newest_requests(self.unit, self.version.policy.id, limit=NEWEST)
+        if not drawn:
+            return [_Case(self.active, {}, 1, 1.0)] if self.active else []
+        read = self.contextual
+        counts = Counter((row.eligible_id, row.context_id if read else 0, row.size) for row in drawn)
+        sets = contents.eligible_arms(self.unit, {eligible for eligible, _, _ in counts})
+        ids = np.array(sorted({context for _, context, _ in counts}), np.int64)
+        bodies = stored_contexts.distinct_contexts(self.unit, ids)[0] if read else [{}]
+        contexts = dict(zip(ids.tolist(), bodies, strict=True))
+        return [
+            _Case(sets[eligible], contexts[context], size, float(count))
+            for (eligible, context, size), count in counts.most_common(CASES)
+        ]
+
+    def _index(self, ids: Sequence[int]) -> Index:
+        """Index of arms among all of them."""
+        return np.searchsorted(self.arms, np.array(ids, np.int64))
+
+    def _start(self, case: _Case) -> Array:
+        """Scores by how often each arm stands anywhere on a slate of the case: at size 1 these copy the version."""
+        pages = self._distribution(case).pages(case.size)
+        shown = pages.first if case.size == 1 else np.nan_to_num(pages.marginals).sum(axis=0) / case.size
+        return imitation.scores(shown if case.size == 1 else shown + START / len(shown), self.policy)
+
+    def _distribution(self, case: _Case) -> EligibleDistribution:
+        ids = np.array(case.arms, np.int64)
+        distribution = self.distribution.case(case.arms, ids, case.context, keys=self.keys, revision=designs.NOW)
+        if distribution.scores.samples:
+            reference = f"{self.version.policy.name}@{self.version.number}"
+            raise InputError(
+                f"{reference} cannot be copied: its probabilities are shares of samples",
+                hint="name a policy whose probabilities are exact",
+            )
+        return distribution
+
+    def _slates(self, cases: Sequence[_Case], *, seed: int) -> list[_Served]:
+        """Slates that the version draws in these cases: all arms, where that is few enough; else drawn by a seed."""
+        expected = all(case.size == 1 for case in cases) and sum(len(case.arms) ** 2 for case in cases) <= CELLS
+        total, groups = sum(case.weight for case in cases), defaultdict[tuple[tuple[int, ...], int], list[Any]](list)
+        for number, case in enumerate(cases):
+            pages = self._distribution(case).pages(case.size)
+            if expected:
+                shown, weight = np.arange(len(case.arms))[:, None], case.weight * pages.first
+                log_served = np.log(np.maximum(pages.first, TINY))
+            else:
+                n = max(1, round(PAGES * case.weight / total))
+                words = np.full(n, seed * CASES + number, np.uint64)
+                draw = pages.draw(seeds=words, decisions=np.arange(n), lists=True)
+                shown, weight = draw.slates, np.full(n, case.weight / n)
+                log_served = np.log(draw.propensity).sum(axis=1)
+            x = np.broadcast_to(self.policy.encode(case.context), (len(shown), len(self.policy.design.context.names)))
+            groups[case.arms, case.size].append((x, shown, weight, log_served))
+        return [
+            _Served(self._logged(arm_ids, *map(np.concatenate, zip(*rows, strict=True))), expected)
+            for (arm_ids, _), rows in groups.items()
+        ]
+
+    def _logged(
+        self, arm_ids: tuple[int, ...], x: Array, shown: Index, weight: Array, log_served: Array
+    ) -> LoggedSlates:
+        """Slates of one eligible set as the gradient reads them: at the beginning of a visit."""
+        n, index = len(x), self._index(arm_ids)
+        session = np.zeros((n, len(self.policy.names) - x.shape[1]))
+        nothing = np.empty(0, np.int64)
+        return LoggedSlates(
+            state=State(np.hstack([x, session]), nothing, nothing, np.empty((0, len(MEMORY)))), arms=index,
+            described=self.described[index], shown=shown, log_propensity=log_served, gain=weight, raw=weight,
+            scale=np.ones(n),
+        )  # fmt: skip
+
+    def _divergence(self, fitted: Parameters, served: Sequence[_Served]) -> float:
+        """Mean KL(version || fitted) of a slate, in nats."""
+        total, weight = 0.0, 0.0
+        for slates in [each.slates for each in served]:
+            log_ratio = slates.log_propensity - imitation.log_probability(self.policy, fitted, slates)
+            total, weight = total + float(slates.gain @ log_ratio), weight + float(slates.gain.sum())
+        return max(0.0, total / weight)

@@ -1,0 +1,99 @@
+"""Version 1 of a trained policy that starts from a bandit."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlrec.app.distributions import exact
+from rlrec.app.inputs import lookup
+from rlrec.simulate.shop import Shop
+from rlrec.store import Store, Unit
+from tests.conftest import Run, runner
+from tests.simulate import shops
+
+
+def served(run: Run, name: str) -> dict[str, float]:
+    """Probability of each arm at position 1."""
+    return {row["arm"]: row["probability"] for row in run("policy", "show", name, "--json").json["arms"]}
+
+
+def taught(run: Run, kind: str, audience: str = "bernoulli", *options: str) -> None:
+    """A bandit `ts` of a kind that has served an audience."""
+    run("policy", "create", "ts", "--kind", kind, "--param", "floor=0.05")
+    run("simulate", audience, "--policy", "ts", "--sessions", "300", "--seed", "1", *options)
+
+
+def graduated(run: Run, *options: str) -> Any:
+    return run("policy", "create", "pg", "--kind", "gradient", "--from-policy", "ts", *options, "--json").json
+
+
+@pytest.mark.parametrize("kind", ["thompson", "epsilon-greedy", "ucb", "uniform"])
+def test_version_1_serves_what_the_bandit_serves(run_sqlite: Run, kind: str) -> None:
+    taught(run_sqlite, kind)
+    answer = graduated(run_sqlite)
+    assert answer["kl"] < 1e-9
+    assert served(run_sqlite, "pg") == pytest.approx(served(run_sqlite, "ts"), abs=1e-6)
+    assert graduated(run_sqlite) == answer | {"created": False}
+
+
+def test_an_arm_that_is_new_to_it_counts_as_a_mean_one(run_sqlite: Run) -> None:
+    taught(run_sqlite, "thompson")
+    graduated(run_sqlite)
+    run_sqlite("arm", "add", "new")
+    assert served(run_sqlite, "pg")["new"] == pytest.approx(1 / 11, abs=1e-6)
+
+
+def test_a_floor_that_is_given_counts_and_the_kl_says_what_it_costs(run_sqlite: Run) -> None:
+    taught(run_sqlite, "thompson")
+    answer = graduated(run_sqlite, "--param", "floor=0.5")
+    assert answer["params"]["floor"] == 0.5
+    before, after = (np.array(list(served(run_sqlite, name).values())) for name in ("ts", "pg"))
+    assert answer["kl"] == pytest.approx(float(before @ np.log(before / after)), rel=1e-6)
+    assert answer["kl"] > 0.01
+
+
+def test_a_bandit_that_reads_contexts_is_copied_with_its_features(run_sqlite: Run) -> None:
+    taught(run_sqlite, "softmax", "contextual")
+    assert graduated(run_sqlite)["kl"] < 1e-4
+    features = [run_sqlite("policy", "show", name, "--json").json["features"] for name in ("ts", "pg")]
+    assert features[0] == features[1]
+
+
+def test_what_the_bandit_learned_from_is_in_the_sample_of_version_1(run_sqlite: Run) -> None:
+    taught(run_sqlite, "thompson")
+    graduated(run_sqlite)
+    assert "in-sample" in run_sqlite("evaluate", "pg", "--json").json[0]["reasons"]
+
+
+@pytest.mark.parametrize("kind", ["gradient", "two-stage"])
+def test_a_policy_that_cannot_be_copied_is_refused(run_sqlite: Run, kind: str) -> None:
+    run_sqlite("policy", "create", "ts", "--kind", kind)
+    answer = run_sqlite("policy", "create", "pg", "--kind", "gradient", "--from-policy", "ts")
+    assert answer.exit_code == 2
+    assert "cannot be copied" in answer.stderr
+
+
+@pytest.mark.slow
+def test_version_1_earns_on_pages_what_the_bandit_earns(sqlite_db: str) -> None:
+    run = runner(sqlite_db)
+    run("policy", "create", "ts", "--kind", "thompson")
+    run("simulate", "shop", "--policy", "ts", "--sessions", "600", "--group", "100", "-k", "5", "--seed", "1")
+    assert graduated(run)["kl"] < 0.3
+    with closing(Store(sqlite_db)) as store, store.read() as unit:
+        policies = [played(unit, name) for name in ("ts", "pg")]
+    bandit, copy = (shops.play(Shop(), policy, positions=5, visitors=3_000, seed=2).clicks for policy in policies)
+    error = np.sqrt(bandit.var() / len(bandit) + copy.var() / len(copy))
+    assert copy.mean() > bandit.mean() - error
+
+
+def played(unit: Unit, name: str) -> shops.Pages:
+    """The noisy scores of a version without a floor."""
+    distribution = exact.load(unit, lookup.version(unit, name)[0])
+    assert distribution.policy.exploration == 0
+    ids = np.arange(1, Shop().arms + 1)
+    case = distribution.case("all", ids, {}, keys={int(arm): f"arm{arm - 1}" for arm in ids})
+    return lambda shop, rng: case.scores.noise((len(shop.looks), shop.arms), rng)
