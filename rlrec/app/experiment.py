@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rlrec.ope.comparison import VariantMean
     from rlrec.ope.outcomes import OutcomeDifference
 
-DECISIONS_DIFFER = "decisions-differ"
+DECISIONS_DIFFER, YOUNG_UNITS = "decisions-differ", "young-units"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -330,17 +330,18 @@ def show(store: Store, name: str, *, reward: str | None = None, level: float = 0
         if references := interleaved.rankers(experiment):
             return _interleaved(unit, experiment, references, definition, level=level)
         study = unit_outcomes.of_experiment(experiment, [definition])
-        figures, sums, groups = unit_outcomes.collect(unit, study, level=level)
+        collected = unit_outcomes.collect(unit, study, level=level)
         assigned = experiments.count_units(unit, experiment.id)
         uniform = holdout.compared(unit, experiment, definition, level=level)
+    figures, sums, labels = collected.outcomes, collected.sums, collected.groups.labels
     if sums.censored:
         store.notice(f"{sums.censored} decisions with a censored slot are left out")
     shares, units = _shares(experiment), [assigned.get(variant.id, 0) for variant in experiment.variants]
     chi2, p_value = comparison.sample_ratio(units, [variant.weight for variant in experiment.variants])
-    rows, unit_differences = unit_outcomes.to_json(figures, study, groups)
+    rows, unit_differences = unit_outcomes.to_json(collected)
     decisions_per_unit, per_decision = outcomes.per_decision(0)
     differences, more_decisions = (
-        [_difference(figures.difference(number, metric), groups.labels) for number in range(1, len(units))]
+        [_difference(figures.difference(number, metric), labels) for number in range(1, len(units))]
         for metric in (per_decision, decisions_per_unit)
     )
     for number, row in enumerate(more_decisions, start=1):
@@ -360,7 +361,10 @@ def show(store: Store, name: str, *, reward: str | None = None, level: float = 0
         "differences": differences,
         "sample_ratio": _finite({"chi2": chi2, "p_value": p_value}), "holdout": uniform,
         "outcomes": rows, "unit_differences": unit_differences,
-        "reasons": [DECISIONS_DIFFER] if any(row["differ"] for row in more_decisions) else [],
+        "reasons": [
+            *([DECISIONS_DIFFER] if any(row["differ"] for row in more_decisions) else []),
+            *([YOUNG_UNITS] if any(YOUNG_UNITS in row["reasons"] for row in unit_differences) else []),
+        ],
         "decisions_per_unit": more_decisions,
     }  # fmt: skip
 

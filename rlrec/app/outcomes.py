@@ -18,8 +18,11 @@ from rlrec.store import Store, Unit, bulk, sessions
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Options of `outcomes`. by: one of BY; None: by variant where there is an experiment, else all together. rewards:
-    names; none: that of the first variant, or `default`. users: one of USERS, whose units alone count."""
+    """Options of `outcomes`.
+
+    by: one of BY; None: by variant where there is an experiment, else all together
+    rewards: names; none: that of the first variant, or `default`
+    users: one of USERS, whose units alone count; age_us: as in `Study`"""
 
     by: str | None = None
     experiment: str | None = None
@@ -28,6 +31,7 @@ class Request:
     level: float = 0.95
     adjust: bool = False
     users: str | None = None
+    age_us: int | None = None
 
 
 class Result(TypedDict):
@@ -49,14 +53,16 @@ def outcomes(store: Store, request: Request) -> Result:
     _check(request)
     with store.read() as unit, bulk.alongside(unit):
         study = _study(store, unit, request)
-        figures, sums, groups = unit_outcomes.collect(unit, study, level=request.level)
+        figures = unit_outcomes.collect(unit, study, level=request.level)
         any_user = sessions.any_user(unit)
+    sums = figures.sums
     if study.experiment is None and not sums.new + sums.returning:
-        hint = "widen --log, or leave out --users" if request.log or request.users else "serve with `rlrec recommend`"
+        narrowed = request.log or request.users or request.age_us is not None
+        hint = "widen --log, or leave out --users and --age" if narrowed else "serve with `rlrec recommend`"
         raise EmptyLog("no unit is selected", hint=hint)
     if sums.censored:
         store.notice(f"{sums.censored} decisions with a censored slot are left out")
-    rows, differences = unit_outcomes.to_json(figures, study, groups)
+    rows, differences = unit_outcomes.to_json(figures)
     return {
         "unit": study.experiment.unit if study.experiment else "user" if any_user else "session",
         "outcomes": rows, "differences": differences, "by": study.by, "experiment": request.experiment,
@@ -94,6 +100,7 @@ def _study(store: Store, unit: Unit, request: Request) -> Study:
         selection=filters.selection(unit, log),
         rewards=named or [unit_outcomes.default_reward(store, unit, experiment)],
         experiment=experiment, by=by, adjust=request.adjust, users=request.users,
+        age_us=request.age_us,
     )  # fmt: skip
 
 

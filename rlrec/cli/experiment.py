@@ -148,7 +148,7 @@ def _view(result: VariantComparison, level: float) -> View:
     notes = [
         *explained,
         *([""] if explained else []),
-        f"per decision{' (do not decide by these)' if result['reasons'] else ''}:",
+        f"per decision{' (do not decide by these)' if 'decisions-differ' in result['reasons'] else ''}:",
         *_decisions_differ(result),
         *map(_difference, result["differences"]),
         *lines([*result["variants"][0]], [[*row.values()] for row in result["variants"]]),
@@ -182,7 +182,8 @@ def _leads(result: VariantComparison) -> list[str]:
 def _figures(row: Mapping[str, Any]) -> str:
     relative = "" if row["relative"] is None else f" ({100 * row['relative']:+.1f} %)"
     value, lower, upper, p_value = (cell(row[name]) for name in ("value", "lower", "upper", "p_value"))
-    return f"{value} [{lower}, {upper}]{relative}, p {p_value}"
+    young = " (young-units)" if "young-units" in row["reasons"] else ""
+    return f"{value} [{lower}, {upper}]{relative}, p {p_value}{young}"
 
 
 def _decisions_differ(result: VariantComparison) -> list[str]:

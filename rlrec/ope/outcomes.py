@@ -21,10 +21,11 @@ from rlrec.ope.unit_visits import DAYS, UnitSums
 
 ALARM, FEW = 1e-3, 6  # p-value below which groups differ, and units that do not prove it without variation
 REASONS = {
-    "no-units": "no unit counts: nothing is mature, or nobody was served",
+    "no-units": "no unit counts: nothing is mature, or nobody was served, or for as long as --age says",
     "none-at-risk": "no visit has been over for so long",
     "few-units": "one unit alone has no error",
     "no-variation": "all units are the same so far, which is no certainty",
+    "young-units": "the difference changes with the time that units have had: compare them at equal age (--age 7d)",
     "no-users": "no user is known: who came again is seen only where the session key is the same",
     "partial-week": "the log covers this week, or the first one, in part",
     "no-past": "no unit had visits before its assignment: there is nothing to adjust by",
@@ -284,6 +285,18 @@ class Outcomes:
             ratio = 0.0 if metric.per_unit or not past[1] else float(past[0] / past[1])
             covariates[metric] = {group: _Covariate(summary, ratio) for group, summary in of_group.items()}
         return covariates
+
+
+def changes_with_age(older: Outcomes, younger: Outcomes, group: int, metric: Metric) -> bool:
+    """Whether the difference from the first group is another one for older units than for younger ones, with a false
+    alarm in 1,000."""
+    sides = []
+    for figures in (older, younger):
+        here, there = (figures.mean(side, metric) for side in (group, 0))
+        error, fewest = float(np.hypot(here.error, there.error)), min(here.units, there.units)
+        value = here.value - there.value
+        sides.append(VariantMean(units=fewest, decisions=0, reward=np.nan, value=value, error=error))
+    return comparison.difference(*sides, level=older.level).p_value < ALARM
 
 
 class _Adjustment(NamedTuple):

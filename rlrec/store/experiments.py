@@ -105,3 +105,10 @@ def count_units(unit: Unit, experiment_id: int) -> dict[int, int]:
     """How many units were assigned to each variant."""
     counted = "SELECT variant_id, count(*) FROM assignment WHERE experiment_id = ? GROUP BY variant_id"
     return dict(unit.ask(counted, experiment_id))
+
+
+def assignment_times(unit: Unit, experiment_id: int) -> tuple[int, int]:
+    """When the first and the last unit were assigned; 0 where none was."""
+    times = "SELECT coalesce(min(at), 0), coalesce(max(at), 0) FROM assignment WHERE experiment_id = ?"
+    first, last = unit.ask(times, experiment_id)[0]
+    return int(first), int(last)

@@ -112,6 +112,24 @@ def test_outcomes_are_those_of_a_census(store: Store) -> None:
 
 
 @pytest.mark.slow
+def test_the_first_days_of_units_are_those_of_a_census(store: Store) -> None:
+    """Three days of every unit, of units that came at least three days, and then a window, before the end."""
+    story(store)
+    with store.read() as unit:
+        rewards, now = {"default": lookup.reward(unit, "default")}, unit.now
+        entry: dict[int, int] = dict(unit.ask("SELECT user_id, at FROM assignment"))
+        (last,) = unit.ask("SELECT max(at) FROM decision WHERE variant_id IS NOT NULL")[0]
+
+        def chosen(row: census.Row) -> bool:
+            end = entry.get(row.user or 0, now) + 3 * DAY
+            return row.variant is not None and row.at < end <= last and end + 30 * MINUTE < now
+
+        counted = census.count(unit, rewards, by="variant", chosen=chosen)
+    assert totals(counted)
+    assert figures(outcomes(store, Request(experiment="ab", age_us=3 * DAY))) == totals(counted)
+
+
+@pytest.mark.slow
 def test_units_of_an_experiment_by_session_are_sessions(store: Store) -> None:
     story(store, by="session")
     with store.read() as unit:

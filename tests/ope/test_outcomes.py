@@ -152,6 +152,33 @@ def test_different_numbers_of_decisions_alarm_in_a_thousandth() -> None:
     assert alarms <= 2 + 3 * np.sqrt(2)
 
 
+def halves(log: Shop) -> list[Outcomes]:
+    """The figures of users assigned in the first ten days, and in the next ten."""
+    units = unit_sums(log.visits, log.decisions, now=NOW)
+    sides = [units.take(units.entry < 10 * DAY), units.take(units.entry >= 10 * DAY)]
+    return [Outcomes(sums=outcomes.fold(side, [*METRICS.values()]), groups=2, level=0.95) for side in sides]
+
+
+@pytest.mark.slow
+def test_differences_that_do_not_change_with_age_alarm_in_a_thousandth() -> None:
+    """2 metrics in 1,000 runs at 1e-3: at most two and three standard errors."""
+    alarms = 0
+    for seed in range(1_000):
+        older, younger = halves(shop(np.random.default_rng((11, seed)), 120))
+        alarms += sum(
+            outcomes.changes_with_age(older, younger, 1, METRICS[name]) for name in ("visits", "reward_per_unit")
+        )
+    assert alarms <= 2 + 3 * np.sqrt(2)
+
+
+def test_a_difference_that_grows_with_the_age_of_units_is_noticed() -> None:
+    """In `b` users come back twice as often, but the younger half had no time for that."""
+    log = shop(np.random.default_rng(12), 1_500, more=0.3)
+    late = log.decisions.at < 12 * DAY
+    older, younger = halves(log._replace(decisions=log.decisions.take(late)))
+    assert outcomes.changes_with_age(older, younger, 1, METRICS["visits"])
+
+
 def test_units_that_are_all_alike_in_each_variant_differ_where_they_are_seven() -> None:
     metric = METRICS["visits"]
     for users, differ in ((6, False), (7, True)):

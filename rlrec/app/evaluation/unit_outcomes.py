@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import cached_property, reduce
 from operator import add
 from typing import NotRequired, TypedDict
 
@@ -14,12 +14,12 @@ from rlrec.app.evaluation import groups, log_rows
 from rlrec.app.inputs import lookup
 from rlrec.app.log import reward_log
 from rlrec.app.log.ended_visits import visit_indices
-from rlrec.arrays import Array, Ids, distinct, run_starts, take
+from rlrec.arrays import Array, Flags, Ids, distinct, run_starts, take
 from rlrec.ope import outcomes
 from rlrec.ope.outcomes import Metric, Outcome, OutcomeDifference, Outcomes, OutcomeSums
-from rlrec.ope.unit_visits import ServedDecisions, UnitSums, Visits, unit_sums
+from rlrec.ope.unit_visits import NEVER, ServedDecisions, UnitSums, Visits, unit_sums
 from rlrec.records import Reward, Sums
-from rlrec.store import Store, Unit, people, policies, reader, settings
+from rlrec.store import Store, Unit, experiments, people, policies, reader, settings
 from rlrec.store.bulk import Columns
 from rlrec.store.experiments import Experiment
 from rlrec.store.reader import ABSENT, Batch, Selection
@@ -49,7 +49,8 @@ DifferenceRow = TypedDict("DifferenceRow", {
 @dataclass(frozen=True, kw_only=True)
 class Study:
     """A comparison of groups of units. experiment: whose unit and assignment count; by: one of BY; adjust: by the past
-    of units before their assignment; users: one of USERS, whose units alone count."""
+    of units before their assignment; users: one of USERS, whose units alone count; age_us: only the first so
+    long of every unit counts, of units that came that long before the end of the log, and the windows of rewards."""
 
     selection: Selection
     rewards: Sequence[Reward]
@@ -57,14 +58,20 @@ class Study:
     by: str | None = None
     adjust: bool = False
     users: str | None = None
+    age_us: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StudySums(Sums):
-    """Sums over units. sessions: with a mature decision, of each group; censored: mature decisions that were left out;
-    new, returning: how many units had no visit before the one they entered in, and how many had."""
+    """Sums over units.
+
+    older, younger: of units assigned in the first half of the time and in the second, for metrics of `_ageing`
+    sessions: with a mature decision, of each group; censored: mature decisions that were left out
+    new, returning: how many units had no visit before the one they entered in, and how many had"""
 
     outcomes: OutcomeSums
+    older: OutcomeSums
+    younger: OutcomeSums
     sessions: Array
     censored: int
     new: int
@@ -155,12 +162,37 @@ def metrics(study: Study) -> list[Metric]:
     return outcomes.metrics(len(study.rewards))
 
 
-def collect(unit: Unit, study: Study, *, level: float) -> tuple[Outcomes, StudySums, Groups]:
-    """The figures of a study, its sums, and its groups, from one pass over the log."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StudyFigures:
+    """The figures of a study, its sums, and its groups."""
+
+    study: Study
+    sums: StudySums
+    groups: Groups
+    level: float
+
+    @cached_property
+    def outcomes(self) -> Outcomes:
+        return self._figures(self.sums.outcomes, adjusted=self.study.adjust)
+
+    def changes_with_age(self, group: int, metric: Metric) -> bool:
+        """Whether the difference from the first group depends on how long ago units were assigned."""
+        older, younger = self._figures(self.sums.older), self._figures(self.sums.younger)
+        return metric in _ageing(self.study) and outcomes.changes_with_age(older, younger, group, metric)
+
+    def _figures(self, sums: OutcomeSums, *, adjusted: bool = False) -> Outcomes:
+        return Outcomes(sums=sums, groups=len(self.groups.labels), level=self.level, adjusted=adjusted)
+
+
+def _ageing(study: Study) -> list[Metric]:
+    """The metrics whose differences may change with the age of units."""
+    return [metric for metric in metrics(study) if metric.name in ("visits", "reward_per_unit")]
+
+
+def collect(unit: Unit, study: Study, *, level: float) -> StudyFigures:
+    """The figures of a study, from one pass over the log."""
     fold = StudyFold(unit, study)
-    sums = reduce(add, fold.partials(), fold.nothing())
-    adjusted, number = study.adjust, len(fold.groups.labels)
-    return Outcomes(sums=sums.outcomes, groups=number, level=level, adjusted=adjusted), sums, fold.groups
+    return StudyFigures(study=study, sums=reduce(add, fold.partials(), fold.nothing()), groups=fold.groups, level=level)
 
 
 def of_experiment(experiment: Experiment, rewards: Sequence[Reward]) -> Study:
@@ -181,16 +213,16 @@ def default_reward(store: Store, unit: Unit, experiment: Experiment | None) -> R
     return rewards[0]
 
 
-def to_json(figures: Outcomes, study: Study, grouping: Groups) -> tuple[list[OutcomeRow], list[DifferenceRow]]:
+def to_json(figures: StudyFigures) -> tuple[list[OutcomeRow], list[DifferenceRow]]:
     """The rows of every group, and of every difference from the first one; weeks without a unit are left out."""
-    wanted, labels = metrics(study), grouping.labels
+    study, wanted, labels = figures.study, metrics(figures.study), figures.groups.labels
     empty = {
         number for number in range(len(labels))
-        if study.by == "week" and not figures.mean(number, wanted[0]).units
+        if study.by == "week" and not figures.outcomes.mean(number, wanted[0]).units
     }  # fmt: skip
 
     def reasons(row: Outcome | OutcomeDifference, *numbers: int) -> list[str]:
-        return [*row.reasons, *(["partial-week"] if grouping.cut.intersection(numbers) else [])]
+        return [*row.reasons, *(["partial-week"] if figures.groups.cut.intersection(numbers) else [])]
 
     def reward(metric: Metric) -> str | None:
         return None if metric.reward is None else study.rewards[metric.reward].name
@@ -201,11 +233,11 @@ def to_json(figures: Outcomes, study: Study, grouping: Groups) -> tuple[list[Out
             "value": row.value, "lower": row.lower, "upper": row.upper, "units": row.units,
             "reasons": reasons(row, row.group),
         }
-        for row in figures.rows(wanted)
+        for row in figures.outcomes.rows(wanted)
         if row.group not in empty
     ]  # fmt: skip
     differences: list[DifferenceRow] = []
-    for row in figures.differences(wanted):
+    for row in figures.outcomes.differences(wanted):
         if row.group in empty:
             continue
         difference: DifferenceRow = {
@@ -213,6 +245,8 @@ def to_json(figures: Outcomes, study: Study, grouping: Groups) -> tuple[list[Out
             "value": row.value, "relative": row.relative, "lower": row.lower, "upper": row.upper,
             "p_value": row.p_value, "reasons": reasons(row, row.group, 0),
         }  # fmt: skip
+        if figures.changes_with_age(row.group, row.metric):
+            difference["reasons"].append("young-units")
         if study.adjust:
             difference |= {"theta": row.theta, "narrowed": row.narrowed}
         differences.append(difference)
@@ -227,11 +261,15 @@ class StudyFold:
         self.groups = Groups.of(unit, study)
         self.metrics = [*metrics(study), *outcomes.per_decision(0)]
         self._timeout_us = settings.get(unit).session_timeout_us
+        compared = study.experiment if study.by == "variant" and study.age_us is None else None
+        times = (0, 0) if compared is None else experiments.assignment_times(unit, compared.id)
+        self._halfway = sum(times) // 2
+        self._last_at = 0 if study.age_us is None else reader.times(unit, study.selection)[1]
 
     def nothing(self) -> StudySums:
         """The sums of no unit."""
-        none = np.zeros(len(self.groups.labels))
-        return StudySums(outcomes=OutcomeSums(groups={}, pairs={}), sessions=none, censored=0, new=0, returning=0)
+        none, sums = np.zeros(len(self.groups.labels)), OutcomeSums(groups={}, pairs={})
+        return StudySums(outcomes=sums, older=sums, younger=sums, sessions=none, censored=0, new=0, returning=0)
 
     def partials(self) -> Iterator[StudySums]:
         """The sums of each portion."""
@@ -249,6 +287,9 @@ class StudyFold:
         """The sums of a portion. columns: of its visits; batch: its selected decisions."""
         visits = self._visits(columns)
         decisions, slots, censored = self._decisions(columns, batch)
+        if self.study.age_us is not None:
+            young = self._of_age(columns, visits, decisions)
+            decisions, slots = decisions.take(young), take(slots, young)
         units = unit_sums(visits, decisions, now=self.unit.now)
         # whether a unit had a visit before the one that it was assigned in, or first served in
         assigned_at = columns["entry_at"][units.visit]
@@ -267,7 +308,12 @@ class StudyFold:
         mature = decisions.mature[0]
         rows, _ = distinct(decisions.group[mature], slots["session_id"][mature])
         of_group = decisions.group[mature][rows]
+        older, younger = (
+            outcomes.fold(units.take(half), _ageing(self.study))
+            for half in (units.entry < self._halfway, (units.entry >= self._halfway) & bool(self._halfway))
+        )
         return StudySums(
+            older=older, younger=younger,
             outcomes=outcomes.fold(units, self.metrics, past=past, shared=self.groups.shared),
             sessions=np.bincount(of_group, minlength=len(self.groups.labels)).astype(np.float64),
             censored=censored, new=int((~returning[first]).sum()), returning=int(returning[first].sum()),
@@ -302,6 +348,16 @@ class StudyFold:
         )  # fmt: skip
         counted = ~slots["censored"]
         return decisions.take(counted), take(slots, counted), int((mature[0] & ~counted).sum())
+
+    def _of_age(self, columns: Columns, visits: Visits, decisions: ServedDecisions) -> Flags:
+        """Whether each decision is early enough in the time of its unit, which came early enough in the log."""
+        age, window = self.study.age_us or 0, max(reward.window_us for reward in self.study.rewards)
+        _, unit = np.unique(visits.unit[decisions.visit], return_inverse=True)
+        first = np.full(int(unit.max(initial=-1)) + 1, NEVER)
+        np.minimum.at(first, unit, decisions.at)
+        assigned_at = columns["entry_at"][decisions.visit]
+        end = np.where(assigned_at == ABSENT, first[unit], assigned_at) + age
+        return (decisions.at < end) & (end <= self._last_at) & (end + window < self.unit.now)
 
     def _past(self, columns: Columns, visits: Visits) -> UnitSums:
         """The sums of assigned units as they stood at their assignment, in group 0."""
