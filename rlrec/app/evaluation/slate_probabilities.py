@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rlrec.app.evaluation.cases import CaseRows, places
 from rlrec.app.evaluation.log_rows import ArmTable, ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.logger_marginals import PAIRS, UNIFORM, UNKNOWN
-from rlrec.app.evaluation.probabilities import CELLS, CaseRows, Scorer, places
+from rlrec.app.evaluation.probabilities import CELLS, Scorer
 from rlrec.app.evaluation.reward_models import ModelValues
 from rlrec.app.evaluation.state_probabilities import StateCaseRows
 from rlrec.arrays import Array, Flags, distinct, run_starts

@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from rlrec.app.distributions.trained import EligibleGroup, Trained
+from rlrec.app.evaluation.cases import TargetProbabilities, places
 from rlrec.app.evaluation.log_rows import ImpressionRows, LoggedBatch
-from rlrec.app.evaluation.probabilities import CELLS, Scorer, TargetProbabilities, places
+from rlrec.app.evaluation.probabilities import CELLS, Scorer
 from rlrec.app.evaluation.reward_models import ModelValues
 from rlrec.app.evaluation.visit_values import TargetSlates
 from rlrec.arrays import Array, Flags, Ids, piece_rows, run_starts, take
