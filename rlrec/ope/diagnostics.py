@@ -304,15 +304,15 @@ def _short_horizon(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = []
     for estimate in estimates:
         ess, n, steps = estimate["ess_by_step"], estimate["n"], estimate["return_steps"]
-        step = min(range(steps), key=ess.__getitem__)
+        step, gamma = min(range(steps), key=ess.__getitem__), estimate["supported_gamma"]
         ways = [
             *([f"{n * LEAST_ESS / ess[step] - n:,.0f} more sessions"] if ess[step] >= n * _ESS_SHARE else []),
-            *([f"--gamma {gamma:g}"] if (gamma := estimate["supported_gamma"]) is not None else []),
+            *([f"--gamma {gamma:g}"] if gamma is not None else []),
             "a target nearer to what served",
         ]
         lines.append(
-            f"the first {steps} steps carry 90 % of the return, and of {n:,} sessions {ess[step]:,.3g} are effective "
-            f"at step {step} (insufficient); {' or '.join(ways)} would do"
+            f"the first {steps} steps carry 90 % of the return of {estimate.get('target', 'the target')}, and of {n:,} "
+            f"sessions {ess[step]:,.3g} are effective at step {step} (insufficient); ask for {' or '.join(ways)}"
         )
     return [*dict.fromkeys(lines)]
 

@@ -140,8 +140,8 @@ def test_weights_that_collapse_do_not_look_supported() -> None:
     (estimate,) = judged(batch, "pdis", interval="normal")
     assert (estimate.ess, estimate.verdict, estimate.horizon) == (pytest.approx(3), "insufficient", 4)
     assert explanations([vars(estimate)])[1] == (
-        "short-horizon: the first 6 steps carry 90 % of the return, and of 1,000 sessions 3 are effective at step 4 "
-        "(insufficient); --gamma 0.3 or a target nearer to what served would do"
+        "short-horizon: the first 6 steps carry 90 % of the return of the target, and of 1,000 sessions 3 are "
+        "effective at step 4 (insufficient); ask for --gamma 0.3 or a target nearer to what served"
     )
     # with a small discount the first reward is 90 % of the return
     assert estimate.supported_gamma == 0.3
