@@ -239,7 +239,7 @@ def _holdout(row: dict[str, Any]) -> str:
     "--promote", type=NAME, metavar="LABEL", help="Variant that the route serves from now on, where this is its ramp."
 )
 @stored
-@examples("rlrec experiment stop ab", "rlrec experiment stop front-ramp-1 --promote candidate")
+@examples("rlrec experiment stop ab", "rlrec experiment stop cart-ramp-1 --promote candidate")
 def stop(store: Store, show: Show, name: str, promote: str | None) -> None:
     """Stop serving from an experiment; its log stays.
 

@@ -84,11 +84,7 @@ def create(store: Store, show: Show, **request: Any) -> None:
 @click.option("--log", metavar="FILTER", help="The log that the gate judges by.  [default: all of it]")
 @click.option("--gamma", type=NUMBER, help="Discount per step of a visit for the gate.  [default: 1]")
 @stored
-@examples(
-    "rlrec route set front --to home@2",
-    "rlrec route set front --to home@2 --share 5%",
-    "rlrec route set front --to home@2 --require if-better --guard return:-2%",
-)
+@examples("rlrec route set front --to home@2", "rlrec route set front --to home@2 --share 5%")
 def set_(store: Store, show: Show, require: str | None, **request: Any) -> None:
     """Lead a route to another policy or version, from the next decision on.
 
@@ -97,12 +93,13 @@ def set_(store: Store, show: Show, require: str | None, **request: Any) -> None:
     that learns from its own decisions. `rlrec experiment show` compares them; `rlrec experiment stop NAME --promote
     candidate` ends it, and the route serves the belief that this variant has learned. Callers never notice.
 
-    The gate of --require compares the two on the 20 % of the users that no training reads: a paired difference of the
-    same visits. It judges by `wdr` (whole visits) where one of them reads the state of a visit, where rewards depend on
-    what the visit has seen before, or where they weigh returns; else by `dr` (impressions). `lower` is wrong with
-    probability `alpha`: all looks of a year together with 5 %, the j-th with 0.05 x 6 / (pi^2 j^2), also those that
-    refuse. It refuses what the log cannot tell, a candidate that has learned from these visits, and a log that lacks
-    propensities. A guard holds if the lower bound of its relative difference is above the limit.
+    The gate of --require (with guards, say --guard return:-2%) compares the two on the 20 % of the users that no
+    training reads: a paired difference of the same visits. It judges by `wdr` (whole visits) where one of them reads
+    the state of a visit, where rewards depend on what the visit has seen before, or where they weigh returns; else by
+    `dr` (impressions). `lower` is wrong with probability `alpha`: all looks of a year together with 5 %, the j-th with
+    0.05 x 6 / (pi^2 j^2), also those that refuse. It refuses what the log cannot tell, a candidate that has learned
+    from these visits, and a log that lacks propensities. A guard holds if the lower bound of its relative difference is
+    above the limit.
     """
     from rlrec.app import route as use_case
 
