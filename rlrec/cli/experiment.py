@@ -175,15 +175,15 @@ def _leads(result: VariantComparison) -> list[str]:
     for other in result["differences"]:
         rewards, visits = (differences[other["variant"], metric] for metric in ("reward_per_unit", "visits"))
         named = f"{other['variant']} - {other['against']} per {result['unit']}"
-        texts.append(f"{named}: reward {rewards['reward']} {_figures(rewards)}; visits {_figures(visits)}")
+        young = " (so far: young-units)" if "young-units" in rewards["reasons"] + visits["reasons"] else ""
+        texts.append(f"{named}: reward {rewards['reward']} {_figures(rewards)}; visits {_figures(visits)}{young}")
     return texts
 
 
 def _figures(row: Mapping[str, Any]) -> str:
     relative = "" if row["relative"] is None else f" ({100 * row['relative']:+.1f} %)"
     value, lower, upper, p_value = (cell(row[name]) for name in ("value", "lower", "upper", "p_value"))
-    young = " (young-units)" if "young-units" in row["reasons"] else ""
-    return f"{value} [{lower}, {upper}]{relative}, p {p_value}{young}"
+    return f"{value} [{lower}, {upper}]{relative}, p {p_value}"
 
 
 def _decisions_differ(result: VariantComparison) -> list[str]:

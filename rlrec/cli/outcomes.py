@@ -78,9 +78,10 @@ def outcomes(store: Store, show: Show, **request: Any) -> None:
     --adjust subtracts theta times the difference that the variants had in the same metric before the assignment;
     `narrowed` is the share by which that makes the interval narrower.
 
-    What units did so far depends on when they came. Where units of the first half of an experiment differ otherwise
-    than those of the second, in visits or rewards (p below 0.001), the reason is `young-units`: what pays off late
-    seems worse than it is, and `--age 14d` compares all units over their first 14 days."""
+    What units did so far depends on when they came: what pays off late seems worse than it is. Where the units of a
+    variant have had less than 90 % of the visits that they make in the time of the experiment, or the difference is
+    another one for those of its first half (p below 0.001), the reason is `young-units`: `--age 14d` compares units
+    over their first 14 days."""
     from rlrec.app import outcomes as use_case
 
     result = use_case.outcomes(store, use_case.Request(**request))

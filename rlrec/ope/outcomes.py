@@ -19,13 +19,15 @@ from rlrec.ope.comparison import MeanDifference, VariantMean
 from rlrec.ope.moments import ClusterSummary, Moments
 from rlrec.ope.unit_visits import DAYS, UnitSums
 
+ENOUGH = 0.9  # share of their visits that units have had, from which on they are not young
 ALARM, FEW = 1e-3, 6  # p-value below which groups differ, and units that do not prove it without variation
 REASONS = {
     "no-units": "no unit counts: nothing is mature, or nobody was served, or for as long as --age says",
     "none-at-risk": "no visit has been over for so long",
     "few-units": "one unit alone has no error",
     "no-variation": "all units are the same so far, which is no certainty",
-    "young-units": "the difference changes with the time that units have had: compare them at equal age (--age 7d)",
+    "young-units": "many units had no time yet to come again, or the difference changes with the time they had: it may"
+    " grow or turn; `rlrec outcomes --age 7d` compares units at equal age",
     "no-users": "no user is known: who came again is seen only where the session key is the same",
     "partial-week": "the log covers this week, or the first one, in part",
     "no-past": "no unit had visits before its assignment: there is nothing to adjust by",
@@ -285,6 +287,20 @@ class Outcomes:
             ratio = 0.0 if metric.per_unit or not past[1] else float(past[0] / past[1])
             covariates[metric] = {group: _Covariate(summary, ratio) for group, summary in of_group.items()}
         return covariates
+
+
+def share_of_visits(begun: Array, ages: Array) -> float:
+    """Share of the visits of some time that units have had on average: the rest is to come, where units are young.
+
+    begun (t,): visits by the age that their unit had then; ages (t,): units by the age that they have now. The time
+    ends where fewer than a tenth of the units have been that long; NaN without a unit.
+    Source: Nelson 2003, the mean cumulative function of units that are watched for different times."""
+    at_risk = np.cumsum(ages[::-1])[::-1]
+    if not at_risk.size or not at_risk[0]:
+        return np.nan
+    long_enough = at_risk >= at_risk[0] / 10
+    mean = float((begun[long_enough] / at_risk[long_enough]).sum())
+    return float(begun[long_enough].sum() / at_risk[0]) / mean if mean else np.nan
 
 
 def changes_with_age(older: Outcomes, younger: Outcomes, group: int, metric: Metric) -> bool:

@@ -279,3 +279,24 @@ def test_sessions_without_a_user_are_units_of_a_ramp(sqlite_db: str) -> None:
     assert sum(row["units"] for row in result["outcomes"] if row["metric"] == "visits") == 3
     shown = run("--now", LATER, "experiment", "show", ramp, "--json").json
     assert sum(row["units"] for row in shown["variants"]) == 3
+
+
+@pytest.mark.parametrize("late", [0, 30])
+def test_an_experiment_whose_units_are_young_says_so(store: Store, late: int) -> None:
+    """20 users come daily for ten days; others come on the last day for the first time."""
+    stocked(store)
+    split(store)
+    for day in range(10):
+        coming = range(20 + (late if day == 9 else 0))
+        lines = [recommend.Request(session=f"{n}-{day}", user=f"u{n}", experiment="ab") for n in coming]
+        recommend.recommend_group(clock(store, START + day * DAY), lines)
+    clock(store, START + 11 * DAY)
+    young = ["young-units"] if late else []
+    assert experiment.show(store, "ab")["reasons"] == young
+    for users in (None, "new"):
+        result = outcomes(store, Request(experiment="ab", users=users))
+        reasons = [row["reasons"] for row in result["differences"] if row["metric"] == "visits"]
+        assert [reason for reason in reasons[0] if reason == "young-units"] == young
+    same_age = outcomes(store, Request(experiment="ab", age_us=5 * DAY))
+    assert all("young-units" not in row["reasons"] for row in same_age["differences"])
+    assert same_age["new"] == 20

@@ -179,6 +179,13 @@ def test_a_difference_that_grows_with_the_age_of_units_is_noticed() -> None:
     assert outcomes.changes_with_age(older, younger, 1, METRICS["visits"])
 
 
+def test_units_that_came_late_have_visits_to_come() -> None:
+    """Ten units make a visit each, and those five that have been long enough another one: 1.5 of 2 so far."""
+    assert outcomes.share_of_visits(np.array([10.0, 5.0]), np.array([5.0, 5.0])) == 0.75
+    assert outcomes.share_of_visits(np.array([10.0, 10.0]), np.array([0.0, 10.0])) == 1
+    assert np.isnan(outcomes.share_of_visits(np.zeros(2), np.zeros(2)))
+
+
 def test_units_that_are_all_alike_in_each_variant_differ_where_they_are_seven() -> None:
     metric = METRICS["visits"]
     for users, differ in ((6, False), (7, True)):

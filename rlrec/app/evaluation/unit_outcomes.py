@@ -30,6 +30,7 @@ USERS = ("new", "returning")
 _READ = (
     "decision_id", "session_id", "visit", "at", "version_id", "variant_id", "imported", "position", "censored",
 )  # fmt: skip
+AGES = 200  # parts of the time since the first assignment
 _MONDAY = 3  # days between the Monday before 1970 and its first day
 
 
@@ -66,12 +67,15 @@ class StudySums(Sums):
     """Sums over units.
 
     older, younger: of units assigned in the first half of the time and in the second, for metrics of `_ageing`
+    begun, ages: of each variant, (v, AGES), visits by the age of their unit then, and units by their age at the end
     sessions: with a mature decision, of each group; censored: mature decisions that were left out
     new, returning: how many units had no visit before the one they entered in, and how many had"""
 
     outcomes: OutcomeSums
     older: OutcomeSums
     younger: OutcomeSums
+    begun: Array
+    ages: Array
     sessions: Array
     censored: int
     new: int
@@ -175,10 +179,18 @@ class StudyFigures:
     def outcomes(self) -> Outcomes:
         return self._figures(self.sums.outcomes, adjusted=self.study.adjust)
 
-    def changes_with_age(self, group: int, metric: Metric) -> bool:
-        """Whether the difference from the first group depends on how long ago units were assigned."""
+    def is_young(self, group: int, metric: Metric) -> bool:
+        """Whether the difference from the first group depends on how long ago units were assigned, or may do so since
+        many of them had no time to come again."""
+        if metric not in _ageing(self.study) or not self.sums.ages.any():
+            return False
+        if any(
+            outcomes.share_of_visits(self.sums.begun[side], self.sums.ages[side]) < outcomes.ENOUGH
+            for side in (0, group)
+        ):
+            return True
         older, younger = self._figures(self.sums.older), self._figures(self.sums.younger)
-        return metric in _ageing(self.study) and outcomes.changes_with_age(older, younger, group, metric)
+        return outcomes.changes_with_age(older, younger, group, metric)
 
     def _figures(self, sums: OutcomeSums, *, adjusted: bool = False) -> Outcomes:
         return Outcomes(sums=sums, groups=len(self.groups.labels), level=self.level, adjusted=adjusted)
@@ -245,7 +257,7 @@ def to_json(figures: StudyFigures) -> tuple[list[OutcomeRow], list[DifferenceRow
             "value": row.value, "relative": row.relative, "lower": row.lower, "upper": row.upper,
             "p_value": row.p_value, "reasons": reasons(row, row.group, 0),
         }  # fmt: skip
-        if figures.changes_with_age(row.group, row.metric):
+        if figures.is_young(row.group, row.metric):
             difference["reasons"].append("young-units")
         if study.adjust:
             difference |= {"theta": row.theta, "narrowed": row.narrowed}
@@ -261,15 +273,20 @@ class StudyFold:
         self.groups = Groups.of(unit, study)
         self.metrics = [*metrics(study), *outcomes.per_decision(0)]
         self._timeout_us = settings.get(unit).session_timeout_us
-        compared = study.experiment if study.by == "variant" and study.age_us is None else None
-        times = (0, 0) if compared is None else experiments.assignment_times(unit, compared.id)
-        self._halfway = sum(times) // 2
-        self._last_at = 0 if study.age_us is None else reader.times(unit, study.selection)[1]
+        # the time in which units were assigned, and that in which they were served; none where ages do not matter
+        ageing = study.experiment if study.by == "variant" and study.age_us is None else None
+        self._assigned = (0, 0) if ageing is None else experiments.assignment_times(unit, ageing.id)
+        needed = ageing is not None or study.age_us is not None
+        self._last_at = reader.times(unit, study.selection)[1] if needed else 0
 
     def nothing(self) -> StudySums:
         """The sums of no unit."""
         none, sums = np.zeros(len(self.groups.labels)), OutcomeSums(groups={}, pairs={})
-        return StudySums(outcomes=sums, older=sums, younger=sums, sessions=none, censored=0, new=0, returning=0)
+        ages = np.zeros((len(none), AGES))
+        return StudySums(
+            outcomes=sums, older=sums, younger=sums, begun=ages, ages=ages, sessions=none, censored=0, new=0,
+            returning=0,
+        )  # fmt: skip
 
     def partials(self) -> Iterator[StudySums]:
         """The sums of each portion."""
@@ -308,12 +325,14 @@ class StudyFold:
         mature = decisions.mature[0]
         rows, _ = distinct(decisions.group[mature], slots["session_id"][mature])
         of_group = decisions.group[mature][rows]
+        halfway = sum(self._assigned) // 2
         older, younger = (
             outcomes.fold(units.take(half), _ageing(self.study))
-            for half in (units.entry < self._halfway, (units.entry >= self._halfway) & bool(self._halfway))
+            for half in (units.entry < halfway, (units.entry >= halfway) & bool(halfway))
         )
+        begun, ages = self._ages(visits, decisions, units)
         return StudySums(
-            older=older, younger=younger,
+            older=older, younger=younger, begun=begun, ages=ages,
             outcomes=outcomes.fold(units, self.metrics, past=past, shared=self.groups.shared),
             sessions=np.bincount(of_group, minlength=len(self.groups.labels)).astype(np.float64),
             censored=censored, new=int((~returning[first]).sum()), returning=int(returning[first].sum()),
@@ -348,6 +367,24 @@ class StudyFold:
         )  # fmt: skip
         counted = ~slots["censored"]
         return decisions.take(counted), take(slots, counted), int((mature[0] & ~counted).sum())
+
+    def _ages(self, visits: Visits, decisions: ServedDecisions, units: UnitSums) -> tuple[Array, Array]:
+        """Visits by the age that their unit had, and units by their age at the end, of each variant, (v, AGES)."""
+        shape, spent = (len(self.groups.labels), AGES), self._last_at - self._assigned[0] + 1
+        if not self._assigned[1]:
+            return np.zeros(shape), np.zeros(shape)
+        # the visits of these units, whose rows are found by digest
+        first, _ = distinct(decisions.group, decisions.visit)
+        first = first[np.isin(visits.unit[decisions.visit[first]], units.unit)]
+        group, visit, order = decisions.group[first], decisions.visit[first], np.argsort(units.unit)
+        row = order[np.searchsorted(units.unit, visits.unit[visit], sorter=order)]
+        age = visits.started_at[visit] - units.entry[row]
+
+        def count(group: Ids, age: Ids) -> Array:
+            cell = group * AGES + np.clip(age * AGES // spent, 0, AGES - 1)
+            return np.bincount(cell, minlength=shape[0] * AGES).reshape(shape).astype(np.float64)
+
+        return count(group, age), count(units.group, self._last_at - units.entry)
 
     def _of_age(self, columns: Columns, visits: Visits, decisions: ServedDecisions) -> Flags:
         """Whether each decision is early enough in the time of its unit, which came early enough in the log."""
