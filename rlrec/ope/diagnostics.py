@@ -62,6 +62,8 @@ REASONS = {
     "logger drew (weak)",
     "carry-over": "the reward of an arm depends on the step of the visit, or on how often the visit has seen the arm "
     "(weak): the target would bring about other states than the logger did; judge whole visits, by --estimator wdr",
+    "dependent-slots": "a slot earns less below arms that attract (weak): the target would show other arms above; "
+    "judge pages, by --estimator rips or cascade-dr, or whole visits, by wdr",
     "logging-states": "the target reads session state, and was judged in states that the logger caused",
 }
 _BETWEEN_VISITS = (
@@ -71,7 +73,9 @@ _BETWEEN_VISITS = (
 # Reasons from the caller that leave nothing to judge by.
 _INSUFFICIENT = frozenset({"wrong-propensities"})
 # Reasons from the caller or from the interval that allow no verdict better than weak.
-_WEAK = frozenset({"in-sample", "no-interval", "clipping-bias", "wide-interval", "logging-candidates", "carry-over"})
+_WEAK = frozenset({
+    "in-sample", "no-interval", "clipping-bias", "wide-interval", "logging-candidates", "carry-over", "dependent-slots",
+})  # fmt: skip
 
 _SUMS = (
     "rows", "left_out", "rewards", "weighted_rewards", "weight", "not_default", "unsupported", "n_unsupported",

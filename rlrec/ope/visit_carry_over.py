@@ -19,7 +19,7 @@ import numpy as np
 
 from rlrec.arrays import Array, Flags, Ids, Index
 from rlrec.ope.base import hash_bits
-from rlrec.ope.carry_over import ALPHA
+from rlrec.ope.within_cells import ALPHA
 from rlrec.records import Sums
 
 ARMS = 2_048  # arms that have a score, at most

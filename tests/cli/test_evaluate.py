@@ -173,6 +173,29 @@ def test_an_audience_that_tires_is_flagged_and_one_without_memory_is_not(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("audience", "flagged"), [("cascade", True), ("pbm", False)])
+def test_pages_whose_slots_depend_on_those_above_are_flagged(run_sqlite: Run, audience: str, flagged: bool) -> None:
+    run_sqlite("policy", "create", "u", "--kind", "uniform")
+    played = run_sqlite(
+        "simulate",
+        audience,
+        "--policy",
+        "u",
+        "-k",
+        "4",
+        "--sessions",
+        "2000",
+        "--group",
+        "500",
+        "--seed",
+        "1",
+        "--json",
+    )
+    command = "--now", played.json["ended_at"], "evaluate", "uniform", "--estimator", "ips,snips", "--json"
+    assert ["dependent-slots" in row["reasons"] for row in run_sqlite(*command).json] == [flagged] * 2
+
+
+@pytest.mark.slow
 def test_where_a_visit_changes_the_next_one_session_estimates_are_weak_at_best(run_sqlite: Run, tmp_path: Path) -> None:
     """Chocolate earns more in a visit that begins well, and later visits begin worse."""
     run_sqlite("policy", "create", "u", "--kind", "uniform")

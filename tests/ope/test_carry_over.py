@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from rlrec.arrays import piece_rows
-from rlrec.ope.carry_over import CarryOverSums, carry_over_sums, is_significant, p_value
+from rlrec.ope.carry_over import carry_over_sums, is_significant, p_value
+from rlrec.ope.within_cells import CellSums
 
 ARMS = 6
 
 
-def visits(seed: int, *, users: int = 400, tired: float = 0.0, taste: float = 0.0, portions: int = 1) -> CarryOverSums:
+def visits(seed: int, *, users: int = 400, tired: float = 0.0, taste: float = 0.0, portions: int = 1) -> CellSums:
     """Sums over one visit of each user, with arms drawn at random. tired: how fast clicks fade, step by step; taste:
     how much users differ; those who click more stay longer."""
     rng = np.random.default_rng(seed)

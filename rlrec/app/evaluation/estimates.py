@@ -124,7 +124,9 @@ def prepare(
     unit: Unit, request: Request, estimators: ope.EstimatorChoice, selection: Selection
 ) -> tuple[Evaluation, list[fold.RowUnit[Any, Any]], LogReader]:
     """The request as the store understands it, the units of its estimators, and the reader of their log."""
-    fits_rewards = _any_modelled(estimators.impressions) and request.reward_model is None
+    pages = reader.longest_slate(unit, selection) > 1
+    modelled = bool(estimators.impressions) and (pages or _any_modelled(estimators.impressions))
+    fits_rewards = modelled and request.reward_model is None
     encode = fits_rewards or _any_modelled({**estimators.sessions, **estimators.slates})
     evaluation = Evaluation.of(unit, request, selection, encode=encode)
     units: list[fold.RowUnit[Any, Any]] = []
@@ -132,7 +134,7 @@ def prepare(
         units.append(ImpressionUnit.of(unit, evaluation, estimators.impressions))
     if estimators.sessions:
         units.append(SessionUnit.of(unit, evaluation, estimators.sessions))
-    if estimators.slates and (estimators.slates_named or reader.longest_slate(unit, selection) > 1):
+    if estimators.slates and (estimators.slates_named or pages):
         strict = bool(PAIRED & estimators.named)
         units.append(SlateUnit.of(unit, evaluation, estimators.slates, strict=strict))
     return evaluation, units, LogReader(unit, evaluation)

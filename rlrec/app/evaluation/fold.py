@@ -22,12 +22,12 @@ from rlrec.app.evaluation.probabilities import Scorer
 from rlrec.app.evaluation.request import EmptyLog, Evaluation, SharedRows
 from rlrec.app.log.ended_visits import UnusedVisits
 from rlrec.arrays import Flags, Ids
-from rlrec.ope import carry_over, honesty, visit_carry_over
-from rlrec.ope.carry_over import CarryOverSums
+from rlrec.ope import carry_over, honesty, slots_above, visit_carry_over
 from rlrec.ope.estimate import ANY_REWARD, Estimate, FinishOptions, Fold, widened
 from rlrec.ope.honesty import BetSums
 from rlrec.ope.impressions import ImpressionFold
 from rlrec.ope.visit_carry_over import VisitCarryOverSums
+from rlrec.ope.within_cells import CellSums
 from rlrec.policy.reward import bounds
 from rlrec.records import Reward, Sums, add_each
 from rlrec.store.bulk import Columns
@@ -84,15 +84,17 @@ class LogPartial(Sums):
 
     groups: by number of the target and group. counts: by number of `Evaluation.shared`. names: fields that contexts
     have. users: whether some row that was used has a user. inclusion: of the arms that were shown from candidates.
-    carry_over: of rewards that may depend on the course of a visit, by number of `Evaluation.shared`. visits: of those
-    that may depend on the person's earlier visits, by id of the reward. bets: against the logged propensities."""
+    carry_over, slots_above: of rewards that may depend on the course of a visit, or on what is shown above, by number
+    of `Evaluation.shared`. visits: of those that may depend on the person's earlier visits, by id of the reward. bets:
+    against the logged propensities."""
 
     groups: Mapping[tuple[int, RowGroup], GroupPartial] = field(default_factory=dict)
     counts: Mapping[int, RowCounts] = field(default_factory=dict)
     names: frozenset[str] = frozenset()
     users: bool = False
     inclusion: Inclusion = field(default_factory=Inclusion)
-    carry_over: Mapping[int, CarryOverSums] = field(default_factory=dict)
+    carry_over: Mapping[int, CellSums] = field(default_factory=dict)
+    slots_above: Mapping[int, CellSums] = field(default_factory=dict)
     visits: Mapping[int, VisitCarryOverSums] = field(default_factory=dict)
     bets: BetSums = field(default_factory=BetSums)
 
@@ -115,6 +117,10 @@ class RowUnit(Protocol[R, M]):
         """Whether probabilities of targets may be simulated."""
 
     @property
+    def modelled(self) -> bool:
+        """Whether a model is needed."""
+
+    @property
     def logging_states(self) -> bool:
         """Whether targets are judged on the states that the logger brought about."""
 
@@ -133,8 +139,11 @@ class RowUnit(Protocol[R, M]):
     def fitted(self, sums: Any, reward: Reward) -> M:
         """The model that was fitted by them."""
 
-    def carry_over(self, rows: R) -> CarryOverSums | None:
+    def carry_over(self, rows: R) -> CellSums | None:
         """The sums of the test of carry-over; None where the rows have no second step, or are visits."""
+
+    def slots_above(self, rows: R, model: M) -> CellSums | None:
+        """The sums of the test of independent slots; None where rows have one slot, or are pages or visits."""
 
     def visit_carry_over(self, reader: LogReader) -> Mapping[int, VisitCarryOverSums]:
         """The sums of the test of carry-over between visits, by id of the reward; none where rows are no visits."""
@@ -149,7 +158,7 @@ class RowUnit(Protocol[R, M]):
 def models_of(unit: RowUnit[R, M], evaluation: Evaluation, reader: LogReader) -> dict[int, M]:
     """A model for each reward, by its id: the one given, or one fitted in a pass over the log of its own."""
     rewards = {shared.reward.id: shared.reward for shared in evaluation.shared}
-    if not any(estimator.modelled for estimator in unit.fold.estimators.values()):
+    if not unit.modelled:
         return {}
     if unit.model is not None:
         return dict.fromkeys(rewards, unit.model)
@@ -166,7 +175,8 @@ def fold(unit: RowUnit[R, M], evaluation: Evaluation, logged: LoggedBatch, model
     """The partial of one batch. Raises InputError beyond 1,000 groups."""
     partials: dict[tuple[int, RowGroup], GroupPartial] = {}
     counts: dict[int, RowCounts] = {}
-    carried: dict[int, CarryOverSums] = {}
+    carried: dict[int, CellSums] = {}
+    above: dict[int, CellSums] = {}
     users = False
     for number, shared in enumerate(evaluation.shared):
         usable, others = unit.usable(logged, shared.reward)
@@ -179,9 +189,12 @@ def fold(unit: RowUnit[R, M], evaluation: Evaluation, logged: LoggedBatch, model
             users |= evaluation.cluster == "user" and bool((rows.slots["user_id"] != ABSENT).any())
             if (sums := unit.carry_over(rows)) is not None:
                 carried[number] = sums
+            model = models.get(shared.reward.id)
+            if model is not None and (sums := unit.slots_above(rows, model)) is not None:
+                above[number] = sums
     of_batch = LogPartial(
         groups=partials, counts=counts, names=logged.contexts.names, users=users, inclusion=logged.lists.inclusion,
-        carry_over=carried, bets=propensity_bets(logged, evaluation.arms),
+        carry_over=carried, slots_above=above, bets=propensity_bets(logged, evaluation.arms),
     )  # fmt: skip
     return _checked(of_batch, evaluation)
 
@@ -260,6 +273,8 @@ def estimates(
         within, between = partial.carry_over.get(shared_number), partial.visits.get(shared.reward.id)
         carried = within is not None and carry_over.is_significant(within)
         carried |= between is not None and visit_carry_over.is_significant(between)
+        above = partial.slots_above.get(shared_number)
+        dependent = above is not None and slots_above.is_significant(above)
         for number, scorer in shared.members:
             of_groups = {group: sums for (member, group), sums in partial.groups.items() if member == number}
             finished, target = [], scorer.target
@@ -268,6 +283,7 @@ def estimates(
                     "in-sample": of_group.learned, "no-propensity": others > 0,
                     "no-candidates" if target.listing else "no-state": of_group.no_state > 0,
                     "carry-over": carried and target.serving is not None,
+                    "dependent-slots": dependent and target.serving is not None,
                     "wrong-propensities": wrong and target.serving is not None,
                     "logging-states": unit.logging_states and target.stateful,
                     "logging-candidates": of_group.listed and not target.listing and target.serving is not None,

@@ -13,10 +13,10 @@ from rlrec.app.evaluation.probabilities import Scorer
 from rlrec.app.evaluation.request import EmptyLog, Evaluation, SharedRows
 from rlrec.app.evaluation.slates import position_curve
 from rlrec.ope.base import ImpressionEstimator, LogBatch
-from rlrec.ope.carry_over import CarryOverSums
 from rlrec.ope.direct import RidgeSums
 from rlrec.ope.impressions import ImpressionFold
 from rlrec.ope.visit_carry_over import VisitCarryOverSums
+from rlrec.ope.within_cells import CellSums
 from rlrec.records import Reward
 from rlrec.store import Unit, reader
 
@@ -67,8 +67,23 @@ class ImpressionUnit:
     def fitted(self, sums: RidgeSums, reward: Reward) -> reward_models.RewardModel:
         return self.fit.finish(sums, reward)
 
-    def carry_over(self, rows: ImpressionRows) -> CarryOverSums | None:
+    def carry_over(self, rows: ImpressionRows) -> CellSums | None:
         return log_rows.carry_over(rows, self.evaluation.arms, positions=self.fit.positions)
+
+    @property
+    def modelled(self) -> bool:
+        """Whether a model is needed: by an estimator, or to see whether slots depend on those above."""
+        return self.fit.positions > 1 or self._estimated
+
+    @property
+    def _estimated(self) -> bool:
+        return any(estimator.modelled for estimator in self.fold.estimators.values())
+
+    def slots_above(self, rows: ImpressionRows, model: reward_models.RewardModel) -> CellSums | None:
+        if self.fit.positions < 2:
+            return None
+        arms, positions = self.evaluation.arms, self.fit.positions
+        return log_rows.slots_above(rows, model.attraction(rows), arms, positions=positions)
 
     def visit_carry_over(self, reader: LogReader) -> dict[int, VisitCarryOverSums]:
         return {}
@@ -76,7 +91,7 @@ class ImpressionUnit:
     def batch_of(
         self, logged: LoggedBatch, rows: ImpressionRows, model: reward_models.RewardModel | None
     ) -> Callable[[Scorer], LogBatch]:
-        values = None if model is None else model.rows(rows, logged.contexts)
+        values = model.rows(rows, logged.contexts) if model is not None and self._estimated else None
         return lambda scorer: scorer.log_batch(rows=rows, logged=logged, values=values)
 
     def empty(self, shared: SharedRows, counts: RowCounts) -> EmptyLog:

@@ -14,8 +14,10 @@ from rlrec.app.evaluation.contexts import ContextTable
 from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Flags, Ids, run_starts
 from rlrec.ope.base import hash_bits
-from rlrec.ope.carry_over import CELLS, CarryOverSums, carry_over_sums
+from rlrec.ope.carry_over import carry_over_sums
 from rlrec.ope.honesty import BetSums, bet_sums
+from rlrec.ope.slots_above import slots_above_sums
+from rlrec.ope.within_cells import CELLS, CellSums
 from rlrec.policy.slate import SMALLEST
 from rlrec.records import Reward
 from rlrec.store.bulk import Columns
@@ -183,19 +185,37 @@ def usable(batch: Batch, definition: Reward, *, now: int) -> tuple[ImpressionRow
     return rows.take(mature & ~slots["censored"]), int((~mature).sum())
 
 
-def carry_over(rows: ImpressionRows, arms: ArmTable, *, positions: int) -> CarryOverSums | None:
+def carry_over(rows: ImpressionRows, arms: ArmTable, *, positions: int) -> CellSums | None:
     """The sums of the test of carry-over, of the first arms by their keys; None where no visit has a second step.
     positions: of the longest slate of the log."""
     slots = rows.slots
     if not slots["step"].any():
         return None
+    cell, cells = _cells(slots, arms, positions)
+    return carry_over_sums(
+        rows.reward, cell=cell, cells=cells, step=slots["step"], repeats=slots["repeats"], length=slots["length"],
+        cluster=slots["cluster"],
+    )  # fmt: skip
+
+
+def slots_above(rows: ImpressionRows, attraction: Array, arms: ArmTable, *, positions: int) -> CellSums:
+    """The sums of the test of independent slots: of those that are weighed by their marginals, whatever stands above.
+    attraction: of the arm of each row; positions: as in `carry_over`."""
+    slots = rows.slots
+    cell, cells = _cells(slots, arms, positions)
+    cell = np.where(np.isnan(slots["marginal"]), -1, cell)
+    return slots_above_sums(
+        rows.reward, attraction=attraction, cell=cell, cells=cells, decision=slots["decision_id"],
+        position=slots["position"], cluster=slots["cluster"],
+    )  # fmt: skip
+
+
+def _cells(slots: Columns, arms: ArmTable, positions: int) -> tuple[Ids, int]:
+    """The cell of each slot, -1 without one, and how many there are: of the first arms by their keys."""
     rank = arms.rank[arms.index(slots["arm_id"])]
     number = min(len(arms), max(1, CELLS // positions))
-    cell = np.where((rank < number) & (slots["position"] <= positions), rank * positions + slots["position"] - 1, -1)
-    return carry_over_sums(
-        rows.reward, cell=cell, cells=number * positions, step=slots["step"], repeats=slots["repeats"],
-        length=slots["length"], cluster=slots["cluster"],
-    )  # fmt: skip
+    inside = (rank < number) & (slots["position"] <= positions)
+    return np.where(inside, rank * positions + slots["position"] - 1, -1), number * positions
 
 
 def propensity_bets(logged: LoggedBatch, arms: ArmTable) -> BetSums:

@@ -96,6 +96,11 @@ class FittedRewardModel:
         arm, examined = self.fit.arms.index(rows.slots["arm_id"]), looks(rows, self.fit.examination)
         return ModelValues(self.model, arm, looks=examined, fold=fold, offset=offset)
 
+    def attraction(self, rows: ImpressionRows) -> Array:
+        """The effect of the arm of each row, (n,), wherever it stands and whoever looks."""
+        arm, fold = self.fit.arms.index(rows.slots["arm_id"]), self.fit.ridge.fold(rows.slots["cluster"])
+        return self.model.effects[fold, arm]
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TabledRewardModel:
@@ -111,6 +116,10 @@ class TabledRewardModel:
     def rows(self, rows: ImpressionRows, contexts: ContextTable) -> ModelValues:
         arm, examined = self.arms.index(rows.slots["arm_id"]), looks(rows, self.examination)
         return ModelValues(self.table, arm, looks=examined, value=self._value(rows, contexts))
+
+    def attraction(self, rows: ImpressionRows) -> Array:
+        """The mean value of the arm of each row, (n,)."""
+        return self.table.values.mean(axis=0)[self.arms.index(rows.slots["arm_id"])]
 
     def _value(self, rows: ImpressionRows, contexts: ContextTable) -> Ids:
         """The row of the table that each row of the log is valued by, (n,)."""

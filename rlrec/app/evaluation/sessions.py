@@ -78,6 +78,13 @@ class SessionUnit:
     def carry_over(self, rows: EndedVisits) -> None:
         return None
 
+    @property
+    def modelled(self) -> bool:
+        return any(estimator.modelled for estimator in self.fold.estimators.values())
+
+    def slots_above(self, rows: EndedVisits, model: ReturnModel) -> None:
+        return None
+
     def visit_carry_over(self, reader: LogReader) -> dict[int, VisitCarryOverSums]:
         """One more pass over the log, of 1,000,000 decisions at most, where persons have several visits."""
         rewards = {shared.reward.id: shared.reward for shared in self.evaluation.shared}

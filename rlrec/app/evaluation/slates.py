@@ -19,11 +19,11 @@ from rlrec.app.inputs import lookup
 from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Flags, Ids, offsets, run_starts
 from rlrec.errors import InputError
-from rlrec.ope.carry_over import CarryOverSums
 from rlrec.ope.direct import RidgeSums
 from rlrec.ope.slate_weighting import Iips, Interpol, Pbm, Pi
 from rlrec.ope.slates import PositionCurve, SlateBatch, SlateEstimator, SlateFold
 from rlrec.ope.visit_carry_over import VisitCarryOverSums
+from rlrec.ope.within_cells import CellSums
 from rlrec.records import Reward
 from rlrec.store import Unit, reader
 from rlrec.store.bulk import Columns
@@ -132,8 +132,15 @@ class SlateUnit:
     def fitted(self, sums: RidgeSums, reward: Reward) -> FittedRewardModel:
         return self.fit.finish(sums, None)
 
-    def carry_over(self, rows: CompletePages) -> CarryOverSums | None:
+    def carry_over(self, rows: CompletePages) -> CellSums | None:
         return log_rows.carry_over(rows.impressions, self.evaluation.arms, positions=self.wanted.positions)
+
+    @property
+    def modelled(self) -> bool:
+        return any(estimator.modelled for estimator in self.fold.estimators.values())
+
+    def slots_above(self, rows: CompletePages, model: FittedRewardModel) -> None:
+        return None
 
     def visit_carry_over(self, reader: LogReader) -> dict[int, VisitCarryOverSums]:
         return {}

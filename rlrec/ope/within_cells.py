@@ -1,0 +1,88 @@
+"""Linear models of rewards within cells (an arm at a position), with jackknife errors over blocks of clusters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from rlrec.arrays import Array, Ids
+from rlrec.ope.base import hash_bits
+from rlrec.records import Sums
+
+ALPHA = 1e-3  # false alarms of a test
+CELLS = 2048  # pairs of arm and position that are compared, at most
+_BLOCKS = 64
+_LEAST = 20  # blocks with rows, for a test
+_SALT = 3
+_CONSTANT = 1e-9  # share of the variance within cells, below which a column is constant there
+
+
+@dataclass(frozen=True, eq=False)
+class CellSums(Sums):
+    """Sums over rows that add up, of d columns; the last one is explained by the others.
+
+    cells (64, c, d + 1): per block of clusters and cell, of the columns and of 1
+    moments (64, d, d): per block, of the products of two columns"""
+
+    cells: Array
+    moments: Array
+
+
+class Slopes(NamedTuple):
+    """Coefficients of the columns that are tested, and vary: estimate (k,), covariance (k, k), number of blocks."""
+
+    estimate: Array
+    covariance: Array
+    blocks: int
+
+
+def cell_sums(columns: Sequence[Array], *, cell: Ids, cells: int, cluster: Ids) -> CellSums:
+    """Sums of one batch of columns, (n,) each. cell: its number, from 0; below 0: not compared."""
+    rows = cell >= 0
+    chosen = np.array([column[rows] for column in columns], np.float64)
+    block = (hash_bits(cluster[rows], salt=_SALT) % np.uint64(_BLOCKS)).astype(np.int64)
+    # sums per block and cell
+    index, shape = block * cells + cell[rows], (_BLOCKS, cells)
+    sums = [np.bincount(index, weights=column, minlength=_BLOCKS * cells) for column in chosen]
+    sums.append(np.bincount(index, minlength=_BLOCKS * cells).astype(np.float64))
+    # products of two columns per block
+    moments = np.empty((_BLOCKS, len(chosen), len(chosen)))
+    for i in range(len(chosen)):
+        for j in range(i + 1):
+            moments[:, i, j] = np.bincount(block, weights=chosen[i] * chosen[j], minlength=_BLOCKS)
+            moments[:, j, i] = moments[:, i, j]
+    return CellSums(np.stack([each.reshape(shape) for each in sums], axis=-1), moments)
+
+
+def slopes(sums: CellSums, *, tested: int) -> Slopes | None:
+    """Coefficients of the first columns; None where the log cannot tell: none of them varies, or too few clusters have
+    rows."""
+    cells, moments = sums.cells.sum(axis=0), sums.moments.sum(axis=0)
+    present = np.flatnonzero(sums.cells[..., -1].sum(axis=1))
+    within = _within(cells, moments)
+    varying = np.flatnonzero(np.diagonal(within)[:-1] > _CONSTANT * np.diagonal(moments)[:-1])
+    number = int(np.count_nonzero(varying < tested))
+    if len(present) < _LEAST or not number or not within[-1, -1] > 0:
+        return None
+    # coefficients, and those without one block after the other
+    without = [_within(cells - sums.cells[block], moments - sums.moments[block]) for block in present]
+    beta = _coefficients(np.array(without), varying)[:, :number]
+    estimate = _coefficients(within[None], varying)[0, :number]
+    # the jackknife's covariance
+    blocks, apart = len(present), beta - beta.mean(axis=0)
+    return Slopes(estimate, (blocks - 1) / blocks * apart.T @ apart, blocks)
+
+
+def _within(cells: Array, moments: Array) -> Array:
+    """Products of two columns about their means in each cell, (d, d). cells (c, d + 1), moments (d, d): sums."""
+    columns, count = cells[:, :-1], np.maximum(cells[:, -1:], 1.0)
+    return moments - (columns / count).T @ columns
+
+
+def _coefficients(within: Array, varying: Ids) -> Array:
+    """Coefficients of the columns that vary, (b, k)."""
+    left, right = within[:, varying[:, None], varying], within[:, varying, -1]
+    return np.einsum("bij,bj->bi", np.linalg.pinv(left, hermitian=True), right)
