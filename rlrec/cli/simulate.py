@@ -42,7 +42,7 @@ LIMIT = 10_000_000  # of sessions, steps, runs
     "rlrec simulate drift --ephemeral --kind thompson --param discount=0.9975 --runs 20 --steps 2000",
     "rlrec simulate shop --ephemeral --kind thompson -k 5 --sessions 50 --runs 20",
     "rlrec simulate barista --ephemeral --kind uniform --runs 20 --sessions 50",
-    "rlrec simulate shop --experiment ab -k 5 --sessions 1000 --group 100",
+    "rlrec simulate bernoulli --experiment ab --sessions 200 --env rates=0.5,0.4,0.3,0.2,0.1",
 )
 def simulate(store: Store, show: Show, ephemeral: bool, **options: Any) -> None:
     """Serve a simulated audience whose best arm or policy is known.
