@@ -235,6 +235,7 @@ class AnsweredRequest(NamedTuple):
     policy: str
     version: int
     experiment: str | None
+    route: str | None
     session: str
     user: str | None
     context: str
@@ -245,11 +246,12 @@ class AnsweredRequest(NamedTuple):
 def answered(unit: Unit, decision_ids: Collection[int]) -> list[AnsweredRequest]:
     """Those of the decisions that have the digest of a request, with what their request named."""
     text = (
-        "SELECT d.id, d.request_digest, p.name, v.number, e.name, s.key, u.key, c.body, d.size, d.eligible_id"
-        " FROM decision d JOIN policy p ON p.id = d.policy_id JOIN version v ON v.id = d.version_id"
+        "SELECT d.id, d.request_digest, p.name, v.number, e.name, r.name, s.key, u.key, c.body, d.size,"
+        " d.eligible_id FROM decision d JOIN policy p ON p.id = d.policy_id JOIN version v ON v.id = d.version_id"
         " JOIN session s ON s.id = d.session_id JOIN context c ON c.id = d.context_id"
         " LEFT JOIN users u ON u.id = s.user_id LEFT JOIN variant a ON a.id = d.variant_id"
-        " LEFT JOIN experiment e ON e.id = a.experiment_id WHERE d.request_digest IS NOT NULL AND d.id IN (?*)"
+        " LEFT JOIN experiment e ON e.id = a.experiment_id LEFT JOIN route_decision q ON q.decision_id = d.id"
+        " LEFT JOIN route r ON r.id = q.route_id WHERE d.request_digest IS NOT NULL AND d.id IN (?*)"
     )
     return [AnsweredRequest(row[0], bytes(row[1]), *row[2:]) for row in unit.ask(text, decision_ids)]
 

@@ -667,7 +667,13 @@ def test_a_decision_is_the_answer_to_its_request(run_sqlite: Run, sqlite_db: str
         run_sqlite("arm", "add", arm)
     run_sqlite("policy", "create", "home", "--kind", "uniform")
     run_sqlite("experiment", "create", "tea", "--variant", "x=home", "--variant", "y=home")
-    asked = ["--policy=home"], ["--policy=home@1", "--arms=c,a"], ["--experiment=tea", '--context={"h": 1}']
+    run_sqlite("route", "create", "front", "--to", "home")
+    run_sqlite("route", "create", "ramped", "--to", "home")
+    run_sqlite("route", "set", "ramped", "--to", "home", "--share", "50%")
+    asked = (
+        ["--policy=home"], ["--policy=home@1", "--arms=c,a"], ["--experiment=tea", '--context={"h": 1}'],
+        ["--policy=front"], ["--policy=ramped", "--arms=c,a"],
+    )  # fmt: skip
     for number, words in enumerate(asked, 1):
         session = f"--session=s{number}", f"--user=u{number}", f"--request-id=r{number}"
         assert run_sqlite("recommend", *words, *session).exit_code == 0

@@ -20,7 +20,7 @@ PORTION = 5_000  # decisions at a time
 
 def check(unit: Unit, decision_ids: Ids, *, findings: Findings) -> None:
     """Compare the digests stored with those of every form that a request for the decision can have had: with or without
-    its user and its arms, and by the name of the policy or of the version."""
+    its user and its arms, and by the name of the route, the policy or the version."""
     context, no_arms = lru_cache(PORTION)(_context), arms_text(None)
     for start in range(0, len(decision_ids), PORTION):
         answered = audit.answered(unit, decision_ids[start : start + PORTION].tolist())
@@ -45,11 +45,14 @@ def _listed(sets: Mapping[int, Sequence[int]], keys: Mapping[int, str], set_id: 
 
 def _is_answer(answered: AnsweredRequest, context: str, arms_texts: Sequence[str]) -> bool:
     """Whether one of the forms of a request has the digest; most name the policy and no arms."""
-    policy, version = answered.policy, f"{answered.policy}@{answered.version}"
-    names = [policy, version] if answered.experiment is None else [None]
+    by_policy = answered.policy, f"{answered.policy}@{answered.version}"
+    named: list[tuple[str | None, str | None]] = [(name, None) for name in by_policy]
+    if answered.route is not None:
+        named = [(answered.route, None)]
+    elif answered.experiment is not None:
+        named = [(None, answered.experiment)]
     users = {answered.user: None, None: None}
     return any(
-        digest_of_texts((name, answered.experiment, answered.session, user), context, answered.size, text)
-        == answered.digest
-        for name, user, text in product(names, users, arms_texts)
+        digest_of_texts((*names, answered.session, user), context, answered.size, text) == answered.digest
+        for names, user, text in product(named, users, arms_texts)
     )
