@@ -14,7 +14,7 @@ from rlrec.app.inputs import filters, lookup, parameters
 from rlrec.app.log import ended_visits, lineage
 from rlrec.app.log.ended_visits import Cutoff
 from rlrec.app.log.splits import GATE, TRAIN, TUNE
-from rlrec.app.training.ascent import LEAST, Epoch, Trainer, TrainingOptions, TrainingResult
+from rlrec.app.training.ascent import Epoch, Trainer, TrainingOptions, TrainingResult
 from rlrec.app.training.dataset import Dataset, DatasetSplit
 from rlrec.app.training.dataset_writer import DatasetWriter, WriteReport
 from rlrec.app.training.holdout_value import ESTIMATOR, VISITS, HoldoutValue, fit_values
@@ -82,8 +82,8 @@ Result = TypedDict("Result", {
     "promoted": bool, "upper": float | None, "value": float | None, "live_value": float | None, "against": int | None,
     "estimator": str | None, "ess": float | None, "verdict": str | None, "reasons": list[str],
     "candidate": int | None, "alpha": float | None, "gate_sessions": int | None, "tune_estimate": float | None,
-    "tune_lower": float | None, "tune_ess": float | None, "trained": bool, "epochs": int, "best_epoch": int | None,
-    "seed": int, "why": NotRequired[str | None],
+    "tune_lower": float | None, "tune_ess": float | None, "ess_wanted": float | None, "trained": bool,
+    "epochs": int, "best_epoch": int | None, "seed": int, "why": NotRequired[str | None],
 })  # fmt: skip
 
 
@@ -224,22 +224,27 @@ class _TrainingRun:
             train.close()
             self.lease.renew()
             trained = trainer.train(start, tune, progress=self._epoch)
+        self.wanted_ess = None if tune is None else tune.wanted_ess
         if self.request.promote != "if-better" and not trained.best:
             self.store.notice(f"no epoch was better: the new version is a copy of version {self.parent.number}")
+        if self.request.promote != "if-better" and not trained.supported:
+            self.store.notice(_no_step(trained, self.wanted_ess))
         return trained
 
     def _holdout(self, split: DatasetSplit, reference: Parameters, most: int | None = None) -> HoldoutValue | None:
         """The value on a split that does not teach; None where it is empty."""
         if not split.visits:
             return None
-        return HoldoutValue(split, self.policy, reference, gamma=self.request.gamma, values=self.values, most=most)
+        gate = self.dataset.splits[GATE].visits
+        return HoldoutValue(
+            split, self.policy, reference, gamma=self.request.gamma, values=self.values, most=most, gate=gate
+        )
 
     def _epoch(self, point: Epoch) -> None:
         self.lease.renew()
         named = {"gain": point.gain, "above": point.lower, "entropy": point.entropy, "KL": point.kl, "ESS": point.ess}
         figures = ", ".join(f"{name} {value:.4g}" for name, value in named.items() if value is not None)
-        weak = point.ess is not None and point.ess < LEAST
-        few = f" (below {LEAST}: not chosen while others have more)" if weak else ""
+        few = "" if point.supported else " (too few for the gate)"
         self.progress(f"epoch {point.epoch} of {self.request.epochs}: {figures}{few}, clipped {point.clipped:.1%}")
 
     def _look(self, trained: TrainingResult, reference: Parameters, looks: int) -> GateReport:
@@ -282,7 +287,10 @@ class _TrainingRun:
         settings.add_run(unit, "train-pg", {"policy": of_policy.name, "version": number}, {"promoted": promoted})
         visits = self.report.visits
         result = _result(self.parent, number, visits, gate, seed=self.seed, promoted=promoted, trained=trained)
-        result["why"] = None if promoted or promote != "if-better" else _why(gate, trained, same=same)
+        result["ess_wanted"] = self.wanted_ess
+        result["why"] = (
+            None if promoted or promote != "if-better" else _why(gate, trained, same=same, wanted_ess=self.wanted_ess)
+        )
         return result
 
 
@@ -309,23 +317,33 @@ def _result(
     fields = {
         **gate, "policy": parent.policy.name, "version": version, "parent": parent.number, "sessions": sessions,
         "promoted": promoted, "reasons": gate["reasons"] or [], "gate_sessions": gate["sessions"],
-        "tune_estimate": gain, "tune_lower": lower, "tune_ess": ess, "trained": trained is not None,
-        "epochs": 0 if trained is None else len(trained.curve),
+        "tune_estimate": gain, "tune_lower": lower, "tune_ess": ess, "ess_wanted": None,
+        "trained": trained is not None, "epochs": 0 if trained is None else len(trained.curve),
         "best_epoch": None if trained is None else trained.best, "seed": seed,
     }  # fmt: skip
     return cast(Result, {name: fields[name] for name in Result.__annotations__ if name in fields})
 
 
-def _why(gate: GateReport, trained: TrainingResult, *, same: bool) -> str:
-    """Why a candidate was not promoted. same: whether the live version is still the one it was compared with."""
+def _no_step(trained: TrainingResult, wanted_ess: float | None) -> str:
+    """The sentence that the log supports no step, and what to log instead."""
+    ess = max((point.ess or 0.0 for point in trained.curve), default=0.0)
+    return (
+        f"the log supports no step: {ess:.0f} effective sessions on the tune split, where {wanted_ess or 0.0:.0f} are "
+        "wanted; log with a larger floor, train on the log of newer versions (--log), collect more sessions, or start "
+        "from the policy that served them (`rlrec policy create --from-policy`)"
+    )
+
+
+def _why(gate: GateReport, trained: TrainingResult, *, same: bool, wanted_ess: float | None) -> str:
+    """Why a candidate was not promoted. same: whether the live version is still the one it was compared with;
+    wanted_ess: effective tuning visits that an epoch must have."""
     if not same:
         return "another version went live meanwhile"
     if gate["candidate"] is None:
         if trained.promising:
             return "no session of the gate split has ended"
-        ess = LEAST if trained.best_epoch is None else trained.best_epoch.ess or 0.0
-        if ess < LEAST:
-            return f"the tune split does not tell: {ess:.0f} effective sessions, where {LEAST} are wanted"
+        if not trained.supported:
+            return _no_step(trained, wanted_ess)
         return "nothing on the tune split says that it is better"
     if gate["verdict"] == "insufficient":
         return f"the gate split does not tell: {', '.join(gate['reasons'] or [])}"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 FILE = click.Path(exists=True, dir_okay=False)
 CURVE_HEADERS = {"variance_without_baseline": "without_baseline"}  # headers that differ from the key
 CURVE = (
-    "epoch", "value", "gain", "lower", "upper", "ess", "entropy", "kl", "clipped", "variance",
+    "epoch", "lr", "value", "gain", "lower", "upper", "ess", "entropy", "kl", "clipped", "variance",
     "variance_without_baseline",
 )  # fmt: skip
 

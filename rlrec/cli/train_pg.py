@@ -34,7 +34,7 @@ CLIP = Parsed("number|none", lambda text: None if text == "none" else parse_numb
     "of the other visits of the set at that step.",
 )  # fmt: skip
 @click.option("--epochs", type=Integer(1, 10_000), default=60, show_default=True, help="Passes over the log, at most.")
-@click.option("--lr", type=NUMBER, default=0.005, show_default=True, help="Step size of Adam.")
+@click.option("--lr", type=NUMBER, default=0.005, show_default=True, help="Step size of Adam, at first.")
 @click.option("--batch", type=Integer(1, 1_000_000), default=500, show_default=True, help="Visits of one step.")
 @click.option("--entropy", type=NUMBER, default=0.0, show_default=True, help="Reward of a nat of entropy.")
 @click.option(
@@ -82,8 +82,8 @@ def train_pg(store: Store, show: Show, reference: str, shapings: Sequence[tuple[
     Makes a new version of a policy of kind gradient, by REINFORCE with a baseline: gains are weighted by the policy's
     probability over the logged propensity. It uses all visits that have ended and whose reward windows are over,
     whichever policy served them. 60 % of the users train, 20 % choose the epoch (by the lower bound of its gain, among
-    those with an effective sample size of 100 or more), and 20 % are the gate: they judge the result once, and were not
-    trained on.
+    those whose effective sample size is large enough for the gate), and 20 % are the gate: they judge the result once,
+    and were not trained on. An epoch that goes beyond what the 20 % support is taken back, and steps are halved.
 
     One run is one step of policy improvement over the policies that logged, since later rewards in the log depend on
     THEIR later decisions. Log, train, promote, and log again to get further.

@@ -22,7 +22,7 @@ from rlrec.ope.visits import Course, VisitBatch
 
 # The columns that diagnostics need, whichever estimators are chosen.
 _CORE = ("rows", "weight", "mean_weight")
-_SUPPORTED = 0.05  # least share of the visits that is effective at a step, for the log to support the target there
+SUPPORTED = 0.05  # least share of the visits that is effective at a step, for the log to support the target there
 _CARRIED = 0.9  # share of the discounted absolute return: the steps that carry it must be supported
 
 
@@ -167,8 +167,8 @@ class Support:
     def of(cls, partial: SessionPartial) -> Support:
         weight, square, size = partial.by_step
         ess = np.divide(weight**2, square, out=np.zeros(len(weight)), where=square > 0)
-        few = np.flatnonzero(ess < _SUPPORTED * partial.end.rows)
-        least = max(float(diagnostics.LEAST_ESS), _SUPPORTED * partial.end.rows)
+        few = np.flatnonzero(ess < SUPPORTED * partial.end.rows)
+        least = max(float(diagnostics.LEAST_ESS), SUPPORTED * partial.end.rows)
         return cls(ess, size, least, int(few[0]) if len(few) else None)
 
     @property

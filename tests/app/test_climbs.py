@@ -3,18 +3,20 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from rlrec.app.training.ascent import TrainingOptions
 from rlrec.ope import paired
 from rlrec.ope.paired import PairedDifference
 from rlrec.simulate.barista import Barista
 from rlrec.simulate.corridor import Corridor
 from tests.benchmarks import gates, training
 from tests.benchmarks.barista import Bar, claim, value
-from tests.benchmarks.spools import KIND, Server, drawn
+from tests.benchmarks.spools import KIND, Server, drawn, night, spooled
 
 
 @pytest.mark.slow
@@ -72,6 +74,24 @@ def test_a_gain_of_four_standard_errors_gets_through() -> None:
 @pytest.mark.slow
 def test_nights_of_equal_candidates_promote_none() -> None:
     assert gates.month(1, nights=6, visits=1_000) == (False, False)
+
+
+# -- what the log supports --
+
+
+@pytest.mark.slow
+def test_an_epoch_beyond_what_the_log_supports_is_taken_back() -> None:
+    live = Server(parameters=KIND.nothing(4))
+    spool = spooled(live, drawn(live, Barista(), visits=1_000, seed=1), seed=1)
+    with closing(night(spool, live.parameters, options=TrainingOptions(lr=0.2))) as found:
+        curve, best = found.climbed.curve, found.climbed.best_epoch
+        assert (found.judge.reference_ess, found.judge.wanted_ess) == (pytest.approx(200), pytest.approx(75))
+    assert [point.supported for point in curve] == [(point.ess or 0) >= 75 for point in curve]
+    beyond = [not point.supported for point in curve]
+    assert [point.lr for point in curve] == [0.2 / 2 ** sum(beyond[:number]) for number in range(len(curve))]
+    assert any(beyond)
+    assert best is not None
+    assert best.supported
 
 
 # -- the barista --

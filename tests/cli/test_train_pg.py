@@ -113,7 +113,8 @@ def test_too_few_sessions_say_how_few(run_sqlite: Run, sqlite_db: str) -> None:
     assert (said.exit_code, said.json["estimate"]) == (3, None)
     assert 0 < said.json["tune_ess"] < 100
     assert said.json["tune_lower"] <= said.json["tune_estimate"]
-    assert "effective sessions, where 100 are wanted" in said.error["error"]
+    assert "the log supports no step" in said.error["error"]
+    assert f"where {said.json['ess_wanted']:.0f} are wanted" in said.error["error"]
 
 
 def test_nothing_new_exits_0(train: Run, rows: Callable[[], Any]) -> None:

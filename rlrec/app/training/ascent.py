@@ -20,14 +20,14 @@ from rlrec.policy.gradient import Gradient, Parameters, State
 from rlrec.policy.reinforce import Adam, GradientSums, LoggedSlates, Objective
 
 Z = 2.0  # epochs are compared by their gain less so many standard errors
-LEAST = 100  # effective tuning visits that an epoch must have; a gate refuses to judge by less than half of them
+SMALLEST_RATE = 1 / 32  # of the step size: where a step of that size leaves what the log supports, the ascent ends
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
     """How to ascend. discounted: gamma^t multiplies the gradient at step t. batch: visits of a batch, which is one step
-    of Adam; lr: the size of that step. clip_weight: the largest importance weight; None: no limit. top_k: 0 for slates
-    by their exact probability, else slots by themselves.
+    of Adam; lr: the size of that step at first. clip_weight: the largest importance weight; None: no limit.
+    top_k: 0 for slates by their exact probability, else slots by themselves.
     patience: epochs without a better one after which it ends. kl_stop: mean KL(start || now) at which it ends.
     shaping: potential of a state, as weights of its features by name."""
 
@@ -52,11 +52,13 @@ class TrainingOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """A point of the learning curve. value: of the policy then; gain: its value less that of the start; both on the
-    tuning visits, with bounds. entropy and kl: in nats, there. variance: of the gradient, with the baseline and
-    without."""
+    """A point of the learning curve. lr: the step size; supported: whether a gate could judge the policy then, by the
+    ESS of the tuning visits. value: of the policy; gain: its value less that of the start; both on the tuning visits,
+    with bounds. entropy and kl: in nats, there. variance: of the gradient, with the baseline and without."""
 
     epoch: int
+    lr: float
+    supported: bool
     value: float | None
     gain: float | None
     lower: float | None
@@ -71,7 +73,7 @@ class Epoch:
     @property
     def rank(self) -> tuple[bool, float]:
         """The rank of the epoch: enough effective visits come first, then the lower bound of the gain counts."""
-        return (self.ess or 0.0) >= LEAST, -np.inf if self.lower is None else self.lower
+        return self.supported, -np.inf if self.lower is None else self.lower
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -88,6 +90,11 @@ class TrainingResult:
     def best_epoch(self) -> Epoch | None:
         """The point of the curve of the best epoch; None where that is the start."""
         return self.curve[self.best - 1] if self.best else None
+
+    @property
+    def supported(self) -> bool:
+        """Whether a gate could judge any epoch."""
+        return any(point.supported for point in self.curve)
 
 
 class Trainer:
@@ -145,12 +152,15 @@ class Trainer:
         self, start: Parameters, tune: HoldoutValue | None, *, progress: Callable[[Epoch], None] | None = None
     ) -> TrainingResult:
         """The ascent from some parameters. tune: the value on the tuning visits; None: there are none, and the last
-        epoch counts."""
-        now, adam = start, Adam.start(start)
+        epoch counts.
+
+        An epoch that leaves what the tuning visits support is taken back, and the next ones take half the step."""
+        now, adam, rate = start, Adam.start(start), self.options.lr
+        supported = tune is not None and tune.reference_ess >= tune.wanted_ess
         best, best_rank, best_parameters, curve = 0, (False, -np.inf), start, list[Epoch]()
         for epoch in range(1, self.options.epochs + 1):
-            now, adam, sums = self._epoch(now, adam)
-            point = _point(epoch, now, sums, tune)
+            moved, moved_adam, sums = self._epoch(now, adam, rate)
+            point = _point(epoch, moved, sums, tune, rate)
             curve.append(point)
             if progress is not None:
                 progress(point)
@@ -158,12 +168,18 @@ class Trainer:
                 break
             rank = point.rank if tune is not None else (True, float(epoch))
             if rank > best_rank:
-                best, best_rank, best_parameters = epoch, rank, now
+                best, best_rank, best_parameters = epoch, rank, moved
             elif epoch - best >= self.options.patience:
+                break
+            if not supported or point.supported:
+                now, adam, supported = moved, moved_adam, point.supported
+                continue
+            rate /= 2
+            if rate < self.options.lr * SMALLEST_RATE:
                 break
         return TrainingResult(parameters=best_parameters, best=best, curve=curve, promising=best_rank > (True, 0.0))
 
-    def _epoch(self, now: Parameters, adam: Adam) -> tuple[Parameters, Adam, GradientSums]:
+    def _epoch(self, now: Parameters, adam: Adam, rate: float) -> tuple[Parameters, Adam, GradientSums]:
         total = reinforce.zero_sums(now)
         for number in range(len(self._file)):
             slates = [from_arrays(group) for group in self._file.read(number)]
@@ -173,18 +189,25 @@ class Trainer:
                 raise RlrecError(
                     "the parameters grew beyond all numbers", hint=f"--lr {self.options.lr:g} is too large"
                 )
-            now, adam = adam.step(now, sums.mean, rate=self.options.lr)
+            now, adam = adam.step(now, sums.mean, rate=rate)
             total = total + sums
         return now, adam, total
 
 
-def _point(epoch: int, now: Parameters, sums: GradientSums, tune: HoldoutValue | None) -> Epoch:
+def _point(epoch: int, now: Parameters, sums: GradientSums, tune: HoldoutValue | None, rate: float) -> Epoch:
     variance, without = sums.variances
     figures = dict[str, Any].fromkeys(("value", "gain", "lower", "upper", "ess", "entropy", "kl"))
     if tune is not None:
         figures = tune.point(now, z=Z)
+    supported = tune is None or (figures["ess"] or 0.0) >= tune.wanted_ess
     return Epoch(
-        epoch=epoch, clipped=sums.clipped_share, variance=variance, variance_without_baseline=without, **figures
+        epoch=epoch,
+        lr=rate,
+        supported=supported,
+        clipped=sums.clipped_share,
+        variance=variance,
+        variance_without_baseline=without,
+        **figures,
     )
 
 

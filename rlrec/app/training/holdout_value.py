@@ -14,9 +14,10 @@ from rlrec.app.evaluation.visit_values import Decisions, ReturnModel, ReturnSums
 from rlrec.app.training.blocks import DecisionBlock, blocks
 from rlrec.app.training.dataset import DatasetSplit, VisitRows
 from rlrec.arrays import Array
+from rlrec.ope.diagnostics import LEAST_ESS
 from rlrec.ope.estimate import Estimate, FinishOptions
 from rlrec.ope.paired import PairedDifference, difference
-from rlrec.ope.sessions import SessionFold, SessionPartial
+from rlrec.ope.sessions import SUPPORTED, SessionFold, SessionPartial
 from rlrec.ope.visits import VisitBatch
 from rlrec.policy import reinforce
 from rlrec.policy.gradient import OF_ARM, Gradient, Parameters, score_states
@@ -24,6 +25,7 @@ from rlrec.policy.gradient import OF_ARM, Gradient, Parameters, score_states
 ESTIMATOR = "wdr"
 VISITS = 500  # visits of a batch of those that are held out
 CELLS = 1 << 19  # scores that are worked out at a time: what follows from them stays near the processor
+MARGIN = 1.5  # between the ESS that is wanted here and the least that a gate judges by: splits differ by chance
 FEW = 50  # replicates of an interval that nobody looks at
 
 
@@ -43,17 +45,24 @@ def _decisions(rows: VisitRows) -> Decisions:
 
 
 class HoldoutValue:
-    """The value of parameters on visits that did not teach them, compared with that of other parameters."""
+    """The value of parameters on visits that did not teach them, compared with that of other parameters.
+
+    wanted_ess: effective visits that parameters must have here for the gate to judge them; reference_ess: those of the
+    reference."""
 
     def __init__(
         self, split: DatasetSplit, policy: Gradient, reference: Parameters, *, gamma: float, values: ReturnModel,
-        most: int | None = None,
+        most: int | None = None, gate: int | None = None,
     ) -> None:  # fmt: skip
-        """reference: what others are compared with. most: the first visits alone, at most so many."""
+        """reference: what others are compared with. most: the first visits alone, at most so many. gate: visits of the
+        gate that will judge after it; None: as many as these."""
         self.split, self.policy, self.reference, self.values, self.most = split, policy, reference, values, most
         estimators = ope.parse(ESTIMATOR).sessions
         self.fold = SessionFold(estimators=estimators, gamma=gamma, horizon=split.longest, spanning=split.spanning)
         self._of_reference = self._partial(reference)
+        visits = float(self._of_reference.end.rows)
+        self.wanted_ess = MARGIN * max(LEAST_ESS * visits / (gate or visits), SUPPORTED * visits)
+        self.reference_ess = self._estimate(self._of_reference).ess or 0.0
 
     def point(self, parameters: Parameters, *, z: float) -> dict[str, Any]:
         """Figures of a point of the learning curve; the bounds of the gain lie z standard errors away."""
