@@ -99,7 +99,8 @@ def set_(store: Store, show: Show, require: str | None, **request: Any) -> None:
     `dr` (impressions). `lower` is wrong with probability `alpha`: all looks of a year together with 5 %, the j-th with
     0.05 x 6 / (pi^2 j^2), also those that refuse. It refuses what the log cannot tell, a candidate that has learned
     from these visits, and a log that lacks propensities. A guard holds if the lower bound of its relative difference is
-    above the limit.
+    above the limit. `return` needs no definition: it is the share of visits that the same user follows by another one
+    within 7 days.
     """
     from rlrec.app import route as use_case
 

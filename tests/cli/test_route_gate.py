@@ -1,11 +1,15 @@
 """rlrec route set --require if-better: what the gate lets pass, and what it says where it does not."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rlrec.app.evaluation import returns
 from rlrec.ope.paired import gate_alpha
+from rlrec.store import Store
+from rlrec.times import parse
 from tests.conftest import Run, filled, runner
 
 LATER = "2099-01-01T00:00:00Z"
@@ -178,3 +182,23 @@ def test_policies_that_read_the_visit_are_compared_by_visits(sqlite_db: str) -> 
     trained = run("policy", "show", "pg@2", "--json").json["training"]["gate"]
     assert (done.exit_code, done.json["estimator"], done.json["gate"]["n"]) == (0, "wdr", trained["sessions"])
     assert done.json["estimate"] == pytest.approx(trained["estimate"], abs=2 * trained["std_error"])
+
+
+@pytest.mark.slow
+def test_a_guard_of_returns_needs_no_definition(sqlite_db: str, folder: Path) -> None:
+    """An audience whose users come back where chocolate is rare: what earns more clicks may lose returns."""
+    run = runner(sqlite_db)
+    for name, chocolate in (("sweet", 0.8), ("mixed", 0.45)):
+        (folder / f"{name}.csv").write_text(f"arm,probability\narm0,{chocolate}\narm1,{1 - chocolate}\n")
+    run("policy", "create", "u", "--kind", "uniform")
+    run("simulate", "choc-kale", "--policy", "u", "--sessions", "1200", "--seed", "2")
+    for name in ("sweet", "mixed"):
+        run("policy", "create", name, "--kind", "fixed", "--param", f"probabilities={folder / name}.csv")
+    run("--now", LATER, "route", "create", "home", "--to", "u")
+    (guard,) = gated(run, "mixed", "--guard", "return:-2%").json["guards"]
+    assert (guard["guard"], guard["estimator"], guard["value"] is None) == ("return", "wdr", False)
+    shown = run("--now", LATER, "outcomes", "--json").json["outcomes"]
+    share = next(row["value"] for row in shown if row["metric"] == "returned_7d")
+    with closing(Store(sqlite_db, now=parse(LATER))) as store, store.read() as unit:
+        visits = unit.ask_value("SELECT count(*) FROM visit")
+        assert len(returns.followed(unit)) == round(share * visits) > 0

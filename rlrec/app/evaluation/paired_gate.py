@@ -6,8 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypedDict
 
-from rlrec.app.evaluation import estimates, fold, targets
+from rlrec.app.evaluation import estimates, fold, returns, targets
+from rlrec.app.evaluation.log_reader import LogReader
 from rlrec.app.evaluation.request import EmptyLog, Request
+from rlrec.app.evaluation.returns import ReturnUnit
+from rlrec.app.evaluation.sessions import SessionUnit
 from rlrec.app.inputs import filters, lookup
 from rlrec.app.log.splits import GATE
 from rlrec.errors import CheckFailed, InputError
@@ -17,11 +20,10 @@ from rlrec.ope.impressions import ImpressionFold
 from rlrec.ope.paired import Minus, PairedDifference, Relative, compare, gate_alpha
 from rlrec.ope.sessions import SessionFold
 from rlrec.records import Reward
-from rlrec.store import Unit
+from rlrec.store import Unit, policies
 from rlrec.store.reader import Selection
 
 BY_VISIT, BY_IMPRESSION = "wdr", "dr"
-RETURN = "return"  # the kind of event that a later visit is
 VERDICTS = ("insufficient", "weak", "ok")
 UNKNOWN = PairedDifference(
     value=None, std_error=None, lower=None, upper=None, alpha=0.0, ess=None, clusters=0, verdict=VERDICTS[0], reasons=()
@@ -68,7 +70,7 @@ def look(unit: Unit, options: GateOptions, *, looks: int) -> RouteGate:
     """The figures of the candidate. looks: that the gate has had this year. Raises CheckFailed where the log has
     nothing to judge by."""
     alpha, selection = gate_alpha(looks + 1), _gate_split(unit, options.log)
-    definitions = {guard.name: lookup.reward(unit, guard.name) for guard in options.guards}
+    definitions = {guard.name: _guarded(unit, guard.name) for guard in options.guards}
     current, _ = lookup.version(unit, options.current)
     reward = current.reward if options.reward is None else lookup.reward(unit, options.reward)
     try:
@@ -86,6 +88,14 @@ def look(unit: Unit, options: GateOptions, *, looks: int) -> RouteGate:
         "ess": difference.ess, "n": candidate.n, "verdict": verdict, "reasons": reasons, "guards": guards,
         "passed": passed and all(guard["passed"] for guard in guards),
     }  # fmt: skip
+
+
+def _guarded(unit: Unit, name: str) -> Reward:
+    """The reward of a guard. `return` needs no definition: without one it is the share of visits that are followed by
+    another one of the same user. Raises InputError for another name that nobody defined."""
+    if name == returns.NAME and all(definition.name != name for definition in policies.rewards(unit)):
+        return returns.REWARD
+    return lookup.reward(unit, name)
 
 
 def _gate_split(unit: Unit, log: str | None) -> Selection:
@@ -122,9 +132,8 @@ class _Gain:
     @classmethod
     def of(cls, unit: Unit, options: GateOptions, selection: Selection, reward: Reward) -> _Gain:
         """By impressions where neither side reads the state of a visit and nothing carries over; else by visits."""
-        names = [options.candidate, options.current]
-        sides = targets.resolve(unit, names, reward=reward.name, greedy=False)
-        if not any(side.stateful for side in sides) and RETURN not in reward.weights:
+        sides = targets.resolve(unit, [options.candidate, options.current], reward=None, greedy=False)
+        if not any(side.stateful for side in sides) and returns.NAME not in reward.weights:
             gain, carried = cls._by(BY_IMPRESSION, unit, options, selection, reward)
             if not carried:
                 return gain
@@ -135,11 +144,17 @@ class _Gain:
         cls, estimator: str, unit: Unit, options: GateOptions, selection: Selection, reward: Reward
     ) -> tuple[_Gain, bool]:
         """Both sides judged by an estimator, and whether the rewards of impressions depend on the visit so far."""
+        undefined = reward is returns.REWARD
         request = Request(
-            targets=[options.candidate, options.current], estimators=estimator, interval="normal", reward=reward.name,
-            gamma=options.gamma, log=options.log,
+            targets=[options.candidate, options.current], estimators=estimator, interval="normal",
+            reward=None if undefined else reward.name, gamma=1.0 if undefined else options.gamma, log=options.log,
         )  # fmt: skip
-        evaluation, (rows,), log = estimates.prepare(unit, request, estimates.estimators(request), selection)
+        choice = estimates.estimators(request)
+        evaluation, (rows,), log = estimates.prepare(unit, request, choice, selection)
+        if undefined:
+            evaluation = replace(evaluation, targets=[replace(each, reward=reward) for each in evaluation.targets])
+            visits = SessionUnit.of(unit, evaluation, choice.sessions)
+            rows, log = ReturnUnit(**vars(visits), followed=returns.followed(unit)), LogReader(unit, evaluation)
         partial = fold.total(rows, evaluation, log)
         by_number = {number: sums for (number, _), sums in partial.groups.items()}
         finished = fold.estimates(rows, evaluation, partial, cluster=evaluation.cluster)
