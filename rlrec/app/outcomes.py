@@ -81,6 +81,8 @@ def _check(request: Request) -> None:
     if request.adjust and (request.experiment is None or request.by not in (None, "variant")):
         hint = "give --experiment, without another --by" if request.experiment is None else "leave out --by"
         raise InputError("--adjust compares the variants of an experiment by the time before it", hint=hint)
+    if request.age_us == 0:
+        raise InputError("--age is no time at all", hint="7d is the first week of every unit")
     twice = next((name for name in request.rewards if list(request.rewards).count(name) > 1), None)
     if twice is not None:
         raise InputError(f"reward {twice!r} is named twice")
