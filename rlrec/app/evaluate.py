@@ -33,6 +33,8 @@ def explained(rows: Sequence[EstimateRow]) -> list[str]:
             horizons[name] = min(horizon, horizons.get(name, horizon))
     inclusion = rows[0].inclusion if rows else Inclusion()
     lines = diagnostics.explanations([row.to_json() for row in rows])
+    if any(row.estimate.loggers > 1 for row in rows):
+        lines.append(_loggers(rows))
     if inclusion.decisions:
         smallest = "the smallest probability with which an arm that was shown was a candidate"
         derived = f"(decisions that were derived again: {inclusion.decisions:,})"
@@ -40,3 +42,19 @@ def explained(rows: Sequence[EstimateRow]) -> list[str]:
     for name, step in horizons.items():
         lines.append(f"horizon: from step {step} on the effective sample size for {name} is below 5 % of the sessions")
     return lines
+
+
+def _loggers(rows: Sequence[EstimateRow]) -> str:
+    """How much the rows of each logger count, as one estimate weighs them or over all of them."""
+    weights: dict[str, list[float]] = {}
+    for row in rows:
+        for each in row.estimate.logger_weights:
+            weights.setdefault(each.version or "others", []).append(each.weight)
+    spans = (
+        f"{name} {low:.3g}" if f"{low:.3g}" == f"{high:.3g}" else f"{name} {low:.3g} to {high:.3g}"
+        for name, low, high in ((name, min(each), max(each)) for name, each in weights.items())
+    )
+    return (
+        "loggers: rows count in inverse proportion to the mean square of their logger's weights, so that estimates are "
+        f"about the visitors of these: {', '.join(spans)}"
+    )

@@ -145,6 +145,14 @@ def evaluate(store: Store, show: Show, **request: Any) -> None:
                      absolute return: the ess is the smallest of these steps
       supported_gamma   the largest --gamma whose return the log supports, where it
                      does not support this one (reason short-horizon)
+      loggers        number of loggers that are weighed by the spread of their
+                     weights, so that a log of heavy weights spoils no other: of
+                     versions that learned nothing from the selected rows (at most
+                     15; imported policies are taken to be such), each half of the
+                     clusters by the other half; 1 where all rows count alike
+      logger_weights how much a row of each counts, 1 on average (version null:
+                     all others); with visitors that change over time these are
+                     what the estimate is about
       simultaneous   by position: the intervals of all positions hold together
                      (max-t over the same bootstrap, else Bonferroni)
       curve, curve_age_days   the position curve that the estimate rests on (reason

@@ -91,7 +91,7 @@ class Weights:
     rewards, weighted_rewards: number of rows whose reward, and whose weight x reward, is not 0
     weight, not_default: sum of weights, and of those of rewards that are not the default
     largest, bound: largest weight, and largest provable weight (inf where some row has none)
-    unsupported, n_unsupported: sum of the unsupported mass, and number of rows where it is known
+    unsupported, n_unsupported: sum of the unsupported mass, and of the rows where it is known
     reward_size: sum of |weight x reward|
     top_weights, top_rewards: the largest 100,000 weights and |weight x reward|"""
 
@@ -104,7 +104,7 @@ class Weights:
     largest: float
     bound: float
     unsupported: float
-    n_unsupported: int
+    n_unsupported: float
     reward_size: float
     top_weights: Array
     top_rewards: Array
@@ -118,6 +118,12 @@ class Weights:
             top_weights=_top(np.concatenate([self.top_weights, other.top_weights])),
             top_rewards=_top(np.concatenate([self.top_rewards, other.top_rewards])),
         )
+
+    def scaled(self, factor: float) -> Weights:
+        """The diagnostics of rows that count `factor` times each; numbers of rows do not change."""
+        names = ("weight", "not_default", "largest", "bound", "unsupported", "n_unsupported", "reward_size")
+        changed = {name: getattr(self, name) * factor for name in (*names, "top_weights", "top_rewards")}
+        return replace(self, **changed)
 
     @property
     def unsupported_share(self) -> float | None:

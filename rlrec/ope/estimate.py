@@ -15,6 +15,7 @@ from rlrec.ope.base import Estimator, Ratio
 from rlrec.ope.diagnostics import Diagnosis, Weights
 from rlrec.ope.intervals import UNKNOWN, Bounds, Replicates, WeightSums
 from rlrec.ope.moments import ClusterSummary
+from rlrec.ope.strata import LoggerWeight, Spread
 
 ANY_REWARD: Bounds = (-np.inf, np.inf)
 # The columns that diagnostics and Cressie-Read of impressions need, whichever estimators are chosen.
@@ -43,6 +44,8 @@ class Estimate:
         discount whose return the log supports (reason short-horizon)
     curve, curve_age_days: the position curve that the estimate rests on (with its number), and its age; None where it
         rests on none, or on one that is assumed
+    loggers, logger_weights: how many loggers were weighed by the spread of their weights, and how much a row of each
+        counts; 1 and none where all rows count once
     simultaneous: the intervals of all groups hold together with probability `level`, not one by one"""
 
     estimator: str
@@ -79,6 +82,8 @@ class Estimate:
     curve: str | None = None
     curve_age_days: float | None = None
     simultaneous: bool = False
+    loggers: int = 1
+    logger_weights: tuple[LoggerWeight, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,6 +288,19 @@ class Fold(Protocol[Batch, P]):
     @property
     def estimators(self) -> Mapping[str, Estimator]:
         """The estimators by their labels."""
+
+    @property
+    def most_loggers(self) -> int:
+        """How many loggers can be weighed."""
+
+    def way(self, label: str, /) -> int | None:
+        """The number of an estimator's way to weigh; None where it does not weigh."""
+
+    def spreads(self, partials: Sequence[P], /) -> list[Spread]:
+        """How far the weights of each spread, for all ways to weigh."""
+
+    def scaled(self, partial: P, factor: Array, /) -> P:
+        """The sums of rows that count `factor` times, (g,) for g ways to weigh."""
 
     def partial(self, batch: Batch, /) -> P:
         """The sums of one batch; those of an empty batch are the zero of the sum."""

@@ -9,13 +9,14 @@ from functools import cached_property
 import numpy as np
 
 from rlrec.arrays import Array
-from rlrec.ope import diagnostics, intervals
+from rlrec.ope import diagnostics, intervals, strata
 from rlrec.ope.base import ImpressionEstimator, LogBatch
 from rlrec.ope.diagnostics import Weights
 from rlrec.ope.estimate import CORE, USUAL, Estimate, EstimatorFold, FinishOptions
 from rlrec.ope.intervals import UNKNOWN, Bounds, Replicates
 from rlrec.ope.moments import Moments, aligned, moments
 from rlrec.ope.slates import PositionCurve
+from rlrec.ope.strata import Spread, spread_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +76,29 @@ class ImpressionFold:
             np.array([each.distortion(batch).sum() if each.biased else 0.0 for each in self.estimators.values()]),
             (float(predicted.min(initial=np.inf)), float(predicted.max(initial=-np.inf))),
         )
+
+    @property
+    def most_loggers(self) -> int:
+        """How many loggers can be weighed."""
+        return strata.MOST
+
+    def spreads(self, partials: Sequence[ImpressionPartial]) -> list[Spread]:
+        """How far the weights of each spread, over clusters."""
+        return [spread_of(partial.moments, ("",)) for partial in partials]
+
+    def scaled(self, partial: ImpressionPartial, factor: Array) -> ImpressionPartial:
+        """The sums of rows that count `factor` times, (1,), for all estimators that weigh."""
+        unweighted = {name for each in self.estimators.values() if not each.weighted for name in each.columns}
+        by_column = np.where([name in unweighted for name in self.columns], 1.0, factor)
+        (times,) = factor.tolist()
+        return ImpressionPartial(
+            partial.moments.scaled(by_column), partial.weights.scaled(times), partial.distorted * times,
+            partial.predictions,
+        )  # fmt: skip
+
+    def way(self, label: str) -> int | None:
+        """The number of an estimator's way to weigh; None where it does not weigh."""
+        return 0 if self.estimators[label].weighted else None
 
     def finish(self, partial: ImpressionPartial, options: FinishOptions = USUAL) -> list[Estimate]:
         """One estimate for each estimator, in their order.

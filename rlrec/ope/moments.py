@@ -47,6 +47,13 @@ class BlockSums:
             units=self.units + other.units,
         )  # fmt: skip
 
+    def scaled(self, factor: Array) -> BlockSums:
+        """The sums with each column multiplied by a factor above 0, (c,)."""
+        return BlockSums(
+            present=self.present, moment=self.moment * np.outer(factor, factor), most=self.most * factor,
+            absolute=self.absolute * factor, units=self.units * factor,
+        )  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ClusterSummary(BlockSums):
@@ -98,6 +105,9 @@ class _Clusters:
         digests = np.insert(large.digests, new, small.digests[~shared])
         return _Clusters(digests, np.insert(sums, new, small.sums[~shared], axis=0))
 
+    def scaled(self, factor: Array) -> _Clusters:
+        return _Clusters(self.digests, self.sums * factor)
+
     def collapse(self) -> BlockSums:
         """The second moments and blocks of these clusters."""
         block = block_of(self.digests)
@@ -129,6 +139,10 @@ class Moments:
         if isinstance(first, _Clusters) and isinstance(second, _Clusters):
             return Moments(self.columns, self.spanning, _limit(first + second, self.spanning))
         return Moments(self.columns, self.spanning, _blocks(first) + _blocks(second))
+
+    def scaled(self, factor: Array) -> Moments:
+        """The sums with each column multiplied by a factor above 0, (c,)."""
+        return Moments(self.columns, self.spanning, self._clusters.scaled(factor))
 
     def summary(self) -> ClusterSummary:
         """Sums, second moments and the units to draw from."""
@@ -175,6 +189,10 @@ class Steps:
         both = _Clusters(first.digests, first.sums) + _Clusters(second.digests, second.sums)
         added = Steps(self.columns, both.digests, both.sums, first.blocks)
         return added if added.blocks or len(added.digests) <= BLOCKS else added._by_block()
+
+    def scaled(self, factor: float) -> Steps:
+        """The sums multiplied by a factor."""
+        return replace(self, sums=self.sums * factor)
 
     def _by_block(self) -> Steps:
         if self.blocks:

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import add
 from typing import Any
 
 import numpy as np
 
 from rlrec.arrays import Array
 from rlrec.errors import InputError
-from rlrec.ope import diagnostics, intervals
+from rlrec.ope import diagnostics, intervals, strata
 from rlrec.ope.base import ROUNDING
 from rlrec.ope.diagnostics import Diagnosis, Weights
 from rlrec.ope.estimate import ANY_REWARD, USUAL, Estimate, EstimatorFold, FinishOptions
 from rlrec.ope.intervals import UNKNOWN, Bounds, Replicates, Studentised
-from rlrec.ope.moments import ClusterSummary, Moments, Steps, moments, steps
+from rlrec.ope.moments import BLOCKS, ClusterSummary, Moments, Steps, moments, steps
 from rlrec.ope.sequential import SessionEstimator
+from rlrec.ope.strata import Spread
 from rlrec.ope.visits import Course, VisitBatch
 
 # The columns that diagnostics need, whichever estimators are chosen.
 _CORE = ("rows", "weight", "mean_weight")
 SUPPORTED = 0.05  # least share of the visits that is effective at a step, for the log to support the target there
+_STEP_BYTES = 256_000_000  # of sums at every step of all loggers
 _CARRIED = 0.9  # share of the discounted absolute return: the steps that carry it must be supported
 
 
@@ -118,6 +121,37 @@ class SessionFold:
         )
         (square,) = steps({}, course.ratio**2, **at).sums.sum(axis=0)
         return np.array([weight, square, size])
+
+    @cached_property
+    def most_loggers(self) -> int:
+        """How many loggers can be weighed: sums at every step of each half of their clusters must fit the memory."""
+        of_half = BLOCKS * 8 * (len(self.by_step) + 1) * self.horizon if self.by_step else 1
+        return min(strata.MOST, _STEP_BYTES // (2 * of_half))
+
+    def spreads(self, partials: Sequence[SessionPartial]) -> list[Spread]:
+        """How far the weights of each spread at the step whose weights spread most, of those that carry the return."""
+        pooled = Support.of(reduce(add, partials))
+        step = int(np.argmin(pooled.ess[: pooled.steps]))
+        spreads = []
+        for partial in partials:
+            rows, (weight, square) = np.array([float(partial.end.rows)]), partial.by_step[:2, step]
+            spreads.append(Spread(rows, np.array([weight]), np.array([square]), rows))
+        return spreads
+
+    def scaled(self, partial: SessionPartial, factor: Array) -> SessionPartial:
+        """The sums of visits that count `factor` times, (1,)."""
+        (times,) = factor.tolist()
+        return SessionPartial(
+            partial.moments.scaled(np.full(len(self.columns), times)),
+            None if partial.steps is None else partial.steps.scaled(times),
+            partial.by_step * np.array([[times], [times**2], [times]]),
+            partial.end.scaled(times),
+            partial.along.scaled(times),
+        )
+
+    def way(self, label: str) -> int | None:
+        """The number of an estimator's way to weigh: all have the same."""
+        return 0
 
     def finish(self, partial: SessionPartial, options: FinishOptions = USUAL) -> list[Estimate]:
         """One estimate for each estimator, in their order; no reward range applies to returns.

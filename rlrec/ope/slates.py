@@ -6,7 +6,7 @@ each slot. An estimator says how much the reward of each slot weighs; clusters, 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -15,13 +15,14 @@ import numpy as np
 
 from rlrec.arrays import Array, Flags
 from rlrec.errors import InputError
-from rlrec.ope import diagnostics, intervals
+from rlrec.ope import diagnostics, intervals, strata
 from rlrec.ope.base import TABLES, Estimator, Ratio, require
 from rlrec.ope.diagnostics import Weights
 from rlrec.ope.estimate import ANY_REWARD, CORE, NEGLIGIBLE, USUAL, Estimate, EstimatorFold, FinishOptions
 from rlrec.ope.intervals import Replicates
 from rlrec.ope.moments import ClusterSummary, Moments, moments
 from rlrec.ope.paired import Minus
+from rlrec.ope.strata import Spread, spread_of
 from rlrec.ope.visits import HEAVIEST, Course, VisitBatch
 from rlrec.records import Sums
 
@@ -231,6 +232,29 @@ class SlateFold:
         matrix, page_size = np.column_stack(terms), float(np.nansum(np.abs(course.weighted_page_events)))
         sums = moments(matrix, batch.cluster, columns=self.columns, spanning=self.spanning)
         return SlatePartial(sums, weights, of_slates, page_size)
+
+    @property
+    def most_loggers(self) -> int:
+        """How many loggers can be weighed."""
+        return strata.MOST
+
+    def spreads(self, partials: Sequence[SlatePartial]) -> list[Spread]:
+        """How far the weights of each spread over clusters, for every weighing."""
+        return [spread_of(partial.moments, tuple(f"{name} " for name in self.weighings)) for partial in partials]
+
+    def scaled(self, partial: SlatePartial, factor: Array) -> SlatePartial:
+        """The sums of pages that count `factor` times, (g,) for the weighings in their order."""
+        times = dict(zip(self.weighings, factor.tolist(), strict=True))
+        return SlatePartial(
+            partial.moments.scaled(np.array([times[column.rpartition(" ")[0]] for column in self.columns])),
+            {name: weights.scaled(times[name]) for name, weights in partial.weights.items()},
+            {name: weights.scaled(times[name]) for name, weights in partial.of_slates.items()},
+            partial.page_size * float(factor.mean()),
+        )
+
+    def way(self, label: str) -> int | None:
+        """The number of an estimator's way to weigh."""
+        return list(self.weighings).index(self.estimators[label].weighing)
 
     def finish(self, partial: SlatePartial, options: FinishOptions = USUAL) -> list[Estimate]:
         """One estimate for each estimator, in their order; no reward range applies to the sum over a page.

@@ -7,15 +7,17 @@ sessions, add up to the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
+from operator import add
 from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 
 from rlrec.app.evaluation import groups
 from rlrec.app.evaluation.candidates import Inclusion
+from rlrec.app.evaluation.fixed_loggers import LoggersMet, RowStrata
 from rlrec.app.evaluation.log_reader import LogReader
 from rlrec.app.evaluation.log_rows import LoggedBatch, RowGroup, propensity_bets
 from rlrec.app.evaluation.probabilities import Scorer
@@ -26,6 +28,7 @@ from rlrec.ope import carry_over, honesty, slots_above, visit_carry_over
 from rlrec.ope.estimate import ANY_REWARD, Estimate, FinishOptions, Fold, widened
 from rlrec.ope.honesty import BetSums
 from rlrec.ope.impressions import ImpressionFold
+from rlrec.ope.strata import OTHERS, Stratum, Weighting
 from rlrec.ope.visit_carry_over import VisitCarryOverSums
 from rlrec.ope.within_cells import CellSums
 from rlrec.policy.reward import bounds
@@ -82,13 +85,14 @@ class GroupPartial(Sums):
 class LogPartial(Sums):
     """Sums over a part of the log: they add up.
 
-    groups: by number of the target and group. counts: by number of `Evaluation.shared`. names: fields that contexts
-    have. users: whether some row that was used has a user. inclusion: of the arms that were shown from candidates.
-    carry_over, slots_above: of rewards that may depend on the course of a visit, or on what is shown above, by number
-    of `Evaluation.shared`. visits: of those that may depend on the person's earlier visits, by id of the reward. bets:
-    against the logged propensities."""
+    groups: by number of the target, group and stratum. loggers: which of them are not fixed. counts: by number of
+    `Evaluation.shared`. names: fields that contexts have. users: whether some row that was used has a user. inclusion:
+    of the arms that were shown from candidates. carry_over, slots_above: of rewards that may depend on the course of a
+    visit, or on what is shown above, by number of `Evaluation.shared`. visits: of those that may depend on the person's
+    earlier visits, by id of the reward. bets: against the logged propensities."""
 
-    groups: Mapping[tuple[int, RowGroup], GroupPartial] = field(default_factory=dict)
+    groups: Mapping[tuple[int, RowGroup, Stratum], GroupPartial] = field(default_factory=dict)
+    loggers: LoggersMet = field(default_factory=LoggersMet)
     counts: Mapping[int, RowCounts] = field(default_factory=dict)
     names: frozenset[str] = frozenset()
     users: bool = False
@@ -173,7 +177,8 @@ def models_of(unit: RowUnit[R, M], evaluation: Evaluation, reader: LogReader) ->
 
 def fold(unit: RowUnit[R, M], evaluation: Evaluation, logged: LoggedBatch, models: Mapping[int, M]) -> LogPartial:
     """The partial of one batch. Raises InputError beyond 1,000 groups."""
-    partials: dict[tuple[int, RowGroup], GroupPartial] = {}
+    partials: dict[tuple[int, RowGroup, Stratum], GroupPartial] = {}
+    loggers = LoggersMet(learned=evaluation.loggers.met(logged.log.slots))
     counts: dict[int, RowCounts] = {}
     carried: dict[int, CellSums] = {}
     above: dict[int, CellSums] = {}
@@ -185,7 +190,11 @@ def fold(unit: RowUnit[R, M], evaluation: Evaluation, logged: LoggedBatch, model
             rows = usable.take(~any_slot(usable, usable.slots["policy_id"] != shared.policy_id))
         counts[number] = replace(others, used=len(rows), other_policy=len(usable) - len(rows))
         if len(rows):
-            partials |= _of_targets(unit, shared, logged, rows, models.get(shared.reward.id))
+            row_strata = evaluation.loggers.strata(
+                rows.slots, rows.begins, spanning=evaluation.spanning, most=unit.fold.most_loggers
+            )
+            loggers += LoggersMet(mixed=row_strata.mixed)
+            partials |= _of_targets(unit, shared, logged, rows, models.get(shared.reward.id), row_strata)
             users |= evaluation.cluster == "user" and bool((rows.slots["user_id"] != ABSENT).any())
             if (sums := unit.carry_over(rows)) is not None:
                 carried[number] = sums
@@ -193,20 +202,23 @@ def fold(unit: RowUnit[R, M], evaluation: Evaluation, logged: LoggedBatch, model
             if model is not None and (sums := unit.slots_above(rows, model)) is not None:
                 above[number] = sums
     of_batch = LogPartial(
-        groups=partials, counts=counts, names=logged.contexts.names, users=users, inclusion=logged.lists.inclusion,
-        carry_over=carried, slots_above=above, bets=propensity_bets(logged, evaluation.arms),
+        groups=partials, loggers=loggers, counts=counts, names=logged.contexts.names, users=users,
+        inclusion=logged.lists.inclusion, carry_over=carried, slots_above=above,
+        bets=propensity_bets(logged, evaluation.arms),
     )  # fmt: skip
     return _checked(of_batch, evaluation)
 
 
 def _of_targets(
-    unit: RowUnit[R, M], shared: SharedRows, logged: LoggedBatch, rows: R, model: M | None
-) -> dict[tuple[int, RowGroup], GroupPartial]:
-    """Sums of every target and group over some rows."""
+    unit: RowUnit[R, M], shared: SharedRows, logged: LoggedBatch, rows: R, model: M | None, row_strata: RowStrata
+) -> dict[tuple[int, RowGroup, Stratum], GroupPartial]:
+    """Sums of every target, group and stratum over some rows."""
     partials = {}
     batch_of, slots = unit.batch_of(logged, rows, model), rows.slots
     listed = any_slot(rows, logged.lists.listed(slots))
-    members = list(groups.members(slots["group"][rows.begins], len(logged.groups)))
+    number_of_strata = len(row_strata.strata)
+    codes = slots["group"][rows.begins] * number_of_strata + row_strata.codes
+    members = list(groups.members(codes, len(logged.groups) * number_of_strata))
     for number, scorer in shared.members:
         batch = batch_of(scorer)
         replicas = scorer.replicas(slots) if unit.simulates else []
@@ -214,10 +226,11 @@ def _of_targets(
         hidden = scorer.unanswerable(slots, logged)
         learned = any_slot(rows, scorer.target.taught_by(slots))
         recorded = None if hidden is None else ~any_slot(rows, hidden)
-        for group, chosen in members:
+        for code, chosen in members:
+            group, stratum = divmod(code, number_of_strata)
             judged = _where(recorded, chosen)
             among = len(rows) if chosen is None else len(chosen)
-            partials[number, logged.groups[group]] = GroupPartial(
+            partials[number, logged.groups[group], row_strata.strata[stratum]] = GroupPartial(
                 sums=unit.fold.partial(batch if judged is None else batch.where(judged)),
                 replicas={
                     replica: unit.fold.partial(each if judged is None else each.where(judged))
@@ -243,7 +256,7 @@ def _where(recorded: Flags | None, chosen: Ids | None) -> Ids | None:
 
 
 def _checked(partial: LogPartial, evaluation: Evaluation) -> LogPartial:
-    if len({group for _, group in partial.groups}) > groups.MOST:
+    if len({group for _, group, _ in partial.groups}) > groups.MOST:
         raise groups.too_many(evaluation.request.by)
     return partial
 
@@ -276,7 +289,7 @@ def estimates(
         above = partial.slots_above.get(shared_number)
         dependent = above is not None and slots_above.is_significant(above)
         for number, scorer in shared.members:
-            of_groups = {group: sums for (member, group), sums in partial.groups.items() if member == number}
+            of_groups, weightings = _over_loggers(unit, partial, number)
             finished, target = [], scorer.target
             for of_group in of_groups.values():
                 reasons = {
@@ -310,6 +323,51 @@ def estimates(
                         widened(estimate, replicas, within=within),
                         left_out=estimate.left_out + others + of_group.no_state,
                     )
-                    for within, estimate, *replicas in zip(cut, of_estimators, *by_replica, strict=True)
+                    for within, estimate, *replicas in zip(
+                        cut, _with_loggers(of_estimators, weightings[group]), *by_replica, strict=True
+                    )
                 ]
     return estimated
+
+
+def _over_loggers(
+    unit: RowUnit[R, M], partial: LogPartial, number: int
+) -> tuple[dict[RowGroup, GroupPartial], dict[RowGroup, Weighting[Any]]]:
+    """The sums of one target in each group over all loggers, and how much each of these counts."""
+    by_group: dict[RowGroup, dict[Stratum, GroupPartial]] = {}
+    for (member, group, stratum), sums in partial.groups.items():
+        if member == number:
+            fixed = stratum.logger is not None and partial.loggers.is_fixed(stratum.logger)
+            added = add_each(by_group.get(group, {}), {stratum if fixed else OTHERS: sums})
+            by_group[group] = added
+    weightings = {
+        group: Weighting.of(unit.fold, {key: each.sums for key, each in strata.items()})
+        for group, strata in by_group.items()
+    }
+    return {group: _total(weightings[group], strata) for group, strata in by_group.items()}, weightings
+
+
+def _total(weighting: Weighting[Any], strata: Mapping[Stratum, GroupPartial]) -> GroupPartial:
+    """The sums over all strata."""
+    first, *others = strata.values()
+    return replace(
+        reduce(add, others, first),
+        sums=weighting.total({key: each.sums for key, each in strata.items()}),
+        replicas={
+            replica: weighting.total({key: each.replicas[replica] for key, each in strata.items()})
+            for replica in first.replicas
+        },
+    )
+
+
+def _with_loggers(estimates: Sequence[Estimate], weighting: Weighting[Any]) -> list[Estimate]:
+    """The estimates with the loggers that were weighed."""
+    if not weighting.factors:
+        return list(estimates)
+    rows = []
+    for estimate in estimates:
+        way = weighting.fold.way(estimate.estimator)
+        weights = () if way is None else tuple(weighting.table[way])
+        number = sum(each.version is not None for each in weights)
+        rows.append(replace(estimate, loggers=max(1, number), logger_weights=weights))
+    return rows

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from rlrec.app.evaluation import groups, log_rows, targets
+from rlrec.app.evaluation.fixed_loggers import FixedLoggers
 from rlrec.app.evaluation.probabilities import Scorer
 from rlrec.app.evaluation.state_probabilities import StateScorer
 from rlrec.errors import InputError
@@ -68,7 +69,8 @@ class Evaluation:
     """A request as the store understands it; folds change nothing of it.
 
     cluster: the unit that was randomised, one of `log_rows.CLUSTERS`; spanning: whether one may come back in another
-    batch of the log. now: the time at which rows are mature. encode: whether features of contexts are wanted."""
+    batch of the log. now: the time at which rows are mature. encode: whether features of contexts are wanted.
+    loggers: those that may be weighed."""
 
     request: Request
     selection: Selection
@@ -78,6 +80,7 @@ class Evaluation:
     spanning: bool
     now: int
     encode: bool
+    loggers: FixedLoggers = field(default_factory=FixedLoggers)
 
     @classmethod
     def of(cls, unit: Unit, request: Request, selection: Selection, *, encode: bool) -> Evaluation:
@@ -85,11 +88,12 @@ class Evaluation:
         resolved = targets.resolve(unit, request.targets, reward=request.reward, greedy=request.greedy)
         by_user = request.cluster in (None, "user")
         spanning = by_user and sessions.any_user(unit)
+        weighable = FixedLoggers.of(unit, selection) if resolved else FixedLoggers()
         return cls(
             request=request, selection=selection, targets=resolved,
             arms=log_rows.ArmTable({arm.id: arm.key for arm in arms.every(unit)}),
             cluster="user" if spanning else "session" if by_user else str(request.cluster), spanning=spanning,
-            now=unit.now, encode=encode,
+            now=unit.now, encode=encode, loggers=weighable,
         )  # fmt: skip
 
     @property
@@ -115,7 +119,7 @@ class Evaluation:
     @property
     def judged_columns(self) -> list[str]:
         """The columns of the log that targets are judged by, impression by impression."""
-        lessons = [lesson for target in self.targets for lesson in target.lessons]
+        lessons = [*self.loggers.every_lesson, *(lesson for target in self.targets for lesson in target.lessons)]
         variants = any(lesson.selection.variant_ids is not None for lesson in lessons)
         columns = {
             **dict.fromkeys((*log_rows.DRAWN, "seed"), any(target.sampled for target in self.targets)),

@@ -1,0 +1,102 @@
+"""The loggers of an evaluation whose rows may be weighed by the spread of their weights: those fixed beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from rlrec.app.log import lineage
+from rlrec.arrays import Ids, run_starts
+from rlrec.ope import strata
+from rlrec.ope.strata import OTHERS, Stratum
+from rlrec.records import Sums
+from rlrec.store import Unit, policies, reader
+from rlrec.store.bulk import Columns
+from rlrec.store.reader import Selection
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggersMet(Sums):
+    """Facts about loggers in the rows of a log. learned: names of those that learned from some of these rows. mixed: a
+    logger, and another one that served in clusters counted as the first one's; None for one that is not weighed."""
+
+    learned: frozenset[str] = frozenset()
+    mixed: frozenset[tuple[str, str | None]] = frozenset()
+
+    def is_fixed(self, name: str) -> bool:
+        """Whether no version that served under this name learned from these rows."""
+        with_it = {other for logger, other in self.mixed if logger == name}
+        return None not in with_it and not {name, *with_it} & self.learned
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FixedLoggers:
+    """The versions that served most of the selected decisions and do not learn while they serve, by id in that order.
+    names: as POLICY@VERSION; lessons: decisions that each learned from."""
+
+    names: Mapping[int, str] = field(default_factory=dict)
+    lessons: Mapping[int, Sequence[lineage.LearnedFrom]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, unit: Unit, selection: Selection) -> FixedLoggers:
+        """None of them where fewer than two served. The policy of an imported log is taken to be fixed."""
+        counts = reader.version_counts(unit, selection)
+        if len(counts) < 2:
+            return cls()
+        versions = policies.by_id(unit, [each.version_id for each in counts])
+        fixed = {
+            key: f"{version.policy.name}@{version.number}"
+            for key, version in versions.items()
+            if version.status == "frozen" or not lineage.learns(version)
+        }
+        decisions = {each.version_id: each.decisions for each in counts}
+        most = sorted(fixed, key=lambda key: (-decisions[key], fixed[key]))[: strata.MOST]
+        if len(most) < 2:
+            return cls()
+        lessons = {key: lineage.learned_from(lineage.ancestry(unit, versions[key])) for key in most}
+        return cls(names={key: fixed[key] for key in most}, lessons=lessons)
+
+    @cached_property
+    def every_lesson(self) -> list[lineage.LearnedFrom]:
+        """All decisions that one of them learned from."""
+        return [lesson for lessons in self.lessons.values() for lesson in lessons]
+
+    def met(self, slots: Columns) -> frozenset[str]:
+        """Names of those that learned from one of these slots."""
+        learned = (key for key, lessons in self.lessons.items() if any(each.rows(slots).any() for each in lessons))
+        return frozenset(self.names[key] for key in learned)
+
+    def strata(self, slots: Columns, begins: Ids, *, spanning: bool, most: int) -> RowStrata:
+        """The stratum of each row. begins: its first slot. spanning: a cluster may come back in another batch; where it
+        does not, all its rows are in the stratum of the first one. most: loggers that can be weighed."""
+        names = list(self.names.values())[:most]
+        if len(names) < 2:
+            return RowStrata(strata=[OTHERS], codes=np.zeros(len(begins), np.int64), mixed=frozenset())
+        # the logger of each slot, and of the first row of each cluster or of each row
+        ids = np.array(list(self.names)[:most], np.int64)
+        order = np.argsort(ids)
+        index = np.minimum(np.searchsorted(ids[order], slots["version_id"]), len(ids) - 1)
+        logger = np.where(ids[order][index] == slots["version_id"], order[index], -1)
+        starts = begins if spanning else begins[run_starts(slots["cluster"][begins])]
+        of_slot = np.repeat(logger[starts], np.diff(np.r_[starts, len(logger)]))
+        of_row = of_slot[begins]
+        # which others served in the rows of a logger
+        differs = (of_slot != logger) & (of_slot >= 0)
+        pairs = np.unique(np.column_stack([of_slot[differs], logger[differs]]), axis=0).tolist()
+        mixed = frozenset((names[first], names[other] if other >= 0 else None) for first, other in pairs)
+        codes = np.where(of_row >= 0, 2 * of_row + strata.halves(slots["cluster"][begins]), 2 * len(names))
+        return RowStrata(
+            strata=[*(Stratum(name, half) for name in names for half in (0, 1)), OTHERS], codes=codes, mixed=mixed
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RowStrata:
+    """The stratum of each row, (n,), as a number in `strata`; mixed: of `LoggersMet`."""
+
+    strata: Sequence[Stratum]
+    codes: Ids
+    mixed: frozenset[tuple[str, str | None]]

@@ -1,0 +1,161 @@
+"""Several loggers in one estimate: each is weighed by the spread of its weights.
+
+The mean over the rows of a logger is unbiased whoever it is, and its variance grows with the mean square of its
+weights. So rows count in inverse proportion to that: effective sample sizes add up, and an old log of weights far from
+1 cannot outweigh a new one. Source: Agarwal, Basu, Schnabel, Joachims 2017 (weighted IPS), with three changes.
+
+- Each half of the clusters is weighed by the other half. In the same rows a logger whose heavy weights did not occur
+  would look precise, and count most where its mean is too low.
+- A mean square is at least 1. A logger with too few effective rows to tell is judged together with others of the kind,
+  and never counts more a row than one that can tell.
+- Only loggers that learned nothing from the log are weighed. The spread of others depends on the rewards it is to
+  weigh; their rows count as before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
+from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
+
+import numpy as np
+
+from rlrec.arrays import Array, Ids
+from rlrec.ope.base import hash_bits
+from rlrec.ope.diagnostics import LEAST_ESS
+from rlrec.ope.moments import Moments
+
+MOST = 15  # loggers that are weighed, each in two halves
+_SALT = 6
+
+
+class Stratum(NamedTuple):
+    """A logger, and the half that a cluster lies in; None for rows that are not weighed."""
+
+    logger: str | None = None
+    half: int | None = None
+
+
+OTHERS = Stratum()
+
+
+class Spread(NamedTuple):
+    """How far weights spread, (g,) for g ways to weigh.
+
+    rows, weight: sums of rows and weights. squares, least: sums of squares of the weights, and the smallest they can be
+    expected to be: those of the rows."""
+
+    rows: Array
+    weight: Array
+    squares: Array
+    least: Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggerWeight:
+    """How much a row of a logger counts, 1 on average. version: None for all that were not weighed."""
+
+    version: str | None
+    rows: int
+    weight: float
+
+
+P = TypeVar("P", bound=Any)
+
+
+class StratifiedFold(Protocol[P]):
+    """What `Weighting` needs of a fold."""
+
+    def spreads(self, partials: Sequence[P], /) -> list[Spread]:
+        """How far the weights of each spread."""
+
+    def scaled(self, partial: P, factor: Array, /) -> P:
+        """The sums of rows that count `factor` times, (g,) for g ways to weigh."""
+
+    def way(self, label: str, /) -> int | None:
+        """The number of an estimator's way to weigh; None where it does not weigh."""
+
+
+def spread_of(sums: Moments, prefixes: Sequence[str]) -> Spread:
+    """How far weights spread over clusters: of the columns `rows` and `weight` with each prefix."""
+    summary = sums.summary()
+    rows, weight = (summary.index(tuple(prefix + name for prefix in prefixes)) for name in ("rows", "weight"))
+    square = np.diagonal(summary.moment)
+    return Spread(summary.total[rows], summary.total[weight], square[weight], square[rows])
+
+
+def halves(cluster: Ids) -> Ids:
+    """The half that each cluster lies in, 0 or 1."""
+    return (hash_bits(cluster, salt=_SALT) & np.uint64(1)).astype(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Weighting(Generic[P]):
+    """How much the rows of each stratum count, (g,) for g ways to weigh; no factors where fewer than two loggers can be
+    weighed: then all rows count once. table: the same by logger, for each way to weigh."""
+
+    fold: StratifiedFold[P]
+    factors: Mapping[Stratum, Array] = field(default_factory=dict)
+    table: Sequence[Sequence[LoggerWeight]] = ()
+
+    @classmethod
+    def of(cls, fold: StratifiedFold[P], partials: Mapping[Stratum, P]) -> Self:
+        """The weighting of these strata, each half of them by the other one."""
+        names = sorted({each.logger for each in partials if each.logger is not None})
+        if len(names) < 2:
+            return cls(fold)
+        spread: dict[Stratum, Spread] = {}
+        for half in (0, 1, None):
+            of_half = {each: sums for each, sums in partials.items() if each.half == half}
+            spread |= zip(of_half, fold.spreads(list(of_half.values())), strict=True) if of_half else ()
+        none = Spread(*(np.zeros_like(column) for column in next(iter(spread.values()))))
+        of_halves = [
+            Spread(*map(np.array, zip(*(spread.get(Stratum(name, half), none) for name in names), strict=True)))
+            for half in (0, 1)
+        ]
+        factors = np.array([_factors(of_halves[1 - half], of_halves[half].rows) for half in (0, 1)])
+        rows = np.array([each.rows for each in of_halves])
+        of_strata = {Stratum(name, half): factors[half, number] for number, name in enumerate(names) for half in (0, 1)}
+        # how much the rows of a logger count on average
+        with np.errstate(invalid="ignore"):
+            mean = (factors * rows).sum(axis=0) / rows.sum(axis=0)
+        others = (
+            [LoggerWeight(version=None, rows=int(spread[OTHERS].rows[0]), weight=1.0)] if OTHERS in partials else []
+        )
+        table = [
+            [
+                *(
+                    LoggerWeight(version=name, rows=int(number), weight=float(weight))
+                    for name, number, weight in zip(names, rows[:, :, way].sum(axis=0), mean[:, way], strict=True)
+                    if number
+                ),
+                *others,
+            ]
+            for way in range(rows.shape[2])
+        ]
+        return cls(fold, of_strata, table)
+
+    def total(self, partials: Mapping[Stratum, P]) -> P:
+        """The sum over the strata, in an order of their own."""
+        order = sorted(partials, key=lambda each: (each.logger or "", each.half or 0))
+        return reduce(add, (self._weighed(partials[each], self.factors.get(each)) for each in order))
+
+    def _weighed(self, partial: P, factor: Array | None) -> P:
+        return partial if factor is None else self.fold.scaled(partial, factor)
+
+
+def _factors(spread: Spread, rows: Array) -> Array:
+    """How much a row of each logger counts, (l, g), 1 on average over these rows (l, g). spread: of other rows of each,
+    (l, g) a column."""
+    # the mean square of the weights, at least that of weights of 1
+    square = np.maximum(spread.squares, spread.least)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ess, precision = spread.weight**2 / square, spread.rows / square
+        # loggers of too few effective rows: as one, and no more than any other
+        few = ~(ess >= LEAST_ESS)
+        together = np.where(few, spread.rows, 0.0).sum(axis=0) / np.where(few, square, 0.0).sum(axis=0)
+        most = np.where(few, np.inf, precision).min(axis=0)
+        precision = np.where(few, np.fmin(together, most), precision)
+        factor = precision * rows.sum(axis=0) / (precision * rows).sum(axis=0)
+    return np.where(np.isfinite(factor).all(axis=0), factor, 1.0)
