@@ -15,7 +15,7 @@ from rlrec.ope.base import Estimator, Ratio
 from rlrec.ope.diagnostics import Diagnosis, Weights
 from rlrec.ope.intervals import UNKNOWN, Bounds, Replicates, WeightSums
 from rlrec.ope.moments import ClusterSummary
-from rlrec.ope.strata import LoggerWeight, Spread
+from rlrec.ope.strata import LoggerWeight, WeightSpread
 
 ANY_REWARD: Bounds = (-np.inf, np.inf)
 # The columns that diagnostics and Cressie-Read of impressions need, whichever estimators are chosen.
@@ -296,7 +296,7 @@ class Fold(Protocol[Batch, P]):
     def way(self, label: str, /) -> int | None:
         """The number of an estimator's way to weigh; None where it does not weigh."""
 
-    def spreads(self, partials: Sequence[P], /) -> list[Spread]:
+    def spreads(self, partials: Sequence[P], /) -> list[WeightSpread]:
         """How far the weights of each spread, for all ways to weigh."""
 
     def scaled(self, partial: P, factor: Array, /) -> P:

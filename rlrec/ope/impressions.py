@@ -16,7 +16,7 @@ from rlrec.ope.estimate import CORE, USUAL, Estimate, EstimatorFold, FinishOptio
 from rlrec.ope.intervals import UNKNOWN, Bounds, Replicates
 from rlrec.ope.moments import Moments, aligned, moments
 from rlrec.ope.slates import PositionCurve
-from rlrec.ope.strata import Spread, spread_of
+from rlrec.ope.strata import WeightSpread, spread_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +82,7 @@ class ImpressionFold:
         """How many loggers can be weighed."""
         return strata.MOST
 
-    def spreads(self, partials: Sequence[ImpressionPartial]) -> list[Spread]:
+    def spreads(self, partials: Sequence[ImpressionPartial]) -> list[WeightSpread]:
         """How far the weights of each spread, over clusters."""
         return [spread_of(partial.moments, ("",)) for partial in partials]
 

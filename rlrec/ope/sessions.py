@@ -19,7 +19,7 @@ from rlrec.ope.estimate import ANY_REWARD, USUAL, Estimate, EstimatorFold, Finis
 from rlrec.ope.intervals import UNKNOWN, Bounds, Replicates, Studentised
 from rlrec.ope.moments import BLOCKS, ClusterSummary, Moments, Steps, moments, steps
 from rlrec.ope.sequential import SessionEstimator
-from rlrec.ope.strata import Spread
+from rlrec.ope.strata import WeightSpread
 from rlrec.ope.visits import Course, VisitBatch
 
 # The columns that diagnostics need, whichever estimators are chosen.
@@ -128,14 +128,14 @@ class SessionFold:
         of_half = BLOCKS * 8 * (len(self.by_step) + 1) * self.horizon if self.by_step else 1
         return min(strata.MOST, _STEP_BYTES // (2 * of_half))
 
-    def spreads(self, partials: Sequence[SessionPartial]) -> list[Spread]:
+    def spreads(self, partials: Sequence[SessionPartial]) -> list[WeightSpread]:
         """How far the weights of each spread at the step whose weights spread most, of those that carry the return."""
         pooled = Support.of(reduce(add, partials))
         step = int(np.argmin(pooled.ess[: pooled.steps]))
         spreads = []
         for partial in partials:
             rows, (weight, square) = np.array([float(partial.end.rows)]), partial.by_step[:2, step]
-            spreads.append(Spread(rows, np.array([weight]), np.array([square]), rows))
+            spreads.append(WeightSpread(rows, np.array([weight]), np.array([square]), rows))
         return spreads
 
     def scaled(self, partial: SessionPartial, factor: Array) -> SessionPartial:

@@ -22,7 +22,7 @@ from rlrec.ope.estimate import ANY_REWARD, CORE, NEGLIGIBLE, USUAL, Estimate, Es
 from rlrec.ope.intervals import Replicates
 from rlrec.ope.moments import ClusterSummary, Moments, moments
 from rlrec.ope.paired import Minus
-from rlrec.ope.strata import Spread, spread_of
+from rlrec.ope.strata import WeightSpread, spread_of
 from rlrec.ope.visits import HEAVIEST, Course, VisitBatch
 from rlrec.records import Sums
 
@@ -238,7 +238,7 @@ class SlateFold:
         """How many loggers can be weighed."""
         return strata.MOST
 
-    def spreads(self, partials: Sequence[SlatePartial]) -> list[Spread]:
+    def spreads(self, partials: Sequence[SlatePartial]) -> list[WeightSpread]:
         """How far the weights of each spread over clusters, for every weighing."""
         return [spread_of(partial.moments, tuple(f"{name} " for name in self.weighings)) for partial in partials]
 

@@ -40,7 +40,7 @@ class Stratum(NamedTuple):
 OTHERS = Stratum()
 
 
-class Spread(NamedTuple):
+class WeightSpread(NamedTuple):
     """How far weights spread, (g,) for g ways to weigh.
 
     rows, weight: sums of rows and weights. squares, least: sums of squares of the weights, and the smallest they can be
@@ -65,9 +65,9 @@ P = TypeVar("P", bound=Any)
 
 
 class StratifiedFold(Protocol[P]):
-    """What `Weighting` needs of a fold."""
+    """A fold as `Weighting` reads it."""
 
-    def spreads(self, partials: Sequence[P], /) -> list[Spread]:
+    def spreads(self, partials: Sequence[P], /) -> list[WeightSpread]:
         """How far the weights of each spread."""
 
     def scaled(self, partial: P, factor: Array, /) -> P:
@@ -77,12 +77,12 @@ class StratifiedFold(Protocol[P]):
         """The number of an estimator's way to weigh; None where it does not weigh."""
 
 
-def spread_of(sums: Moments, prefixes: Sequence[str]) -> Spread:
+def spread_of(sums: Moments, prefixes: Sequence[str]) -> WeightSpread:
     """How far weights spread over clusters: of the columns `rows` and `weight` with each prefix."""
     summary = sums.summary()
     rows, weight = (summary.index(tuple(prefix + name for prefix in prefixes)) for name in ("rows", "weight"))
     square = np.diagonal(summary.moment)
-    return Spread(summary.total[rows], summary.total[weight], square[weight], square[rows])
+    return WeightSpread(summary.total[rows], summary.total[weight], square[weight], square[rows])
 
 
 def halves(cluster: Ids) -> Ids:
@@ -105,13 +105,13 @@ class Weighting(Generic[P]):
         names = sorted({each.logger for each in partials if each.logger is not None})
         if len(names) < 2:
             return cls(fold)
-        spread: dict[Stratum, Spread] = {}
+        spread: dict[Stratum, WeightSpread] = {}
         for half in (0, 1, None):
             of_half = {each: sums for each, sums in partials.items() if each.half == half}
             spread |= zip(of_half, fold.spreads(list(of_half.values())), strict=True) if of_half else ()
-        none = Spread(*(np.zeros_like(column) for column in next(iter(spread.values()))))
+        none = WeightSpread(*(np.zeros_like(column) for column in next(iter(spread.values()))))
         of_halves = [
-            Spread(*map(np.array, zip(*(spread.get(Stratum(name, half), none) for name in names), strict=True)))
+            WeightSpread(*map(np.array, zip(*(spread.get(Stratum(name, half), none) for name in names), strict=True)))
             for half in (0, 1)
         ]
         factors = np.array([_factors(of_halves[1 - half], of_halves[half].rows) for half in (0, 1)])
@@ -145,7 +145,7 @@ class Weighting(Generic[P]):
         return partial if factor is None else self.fold.scaled(partial, factor)
 
 
-def _factors(spread: Spread, rows: Array) -> Array:
+def _factors(spread: WeightSpread, rows: Array) -> Array:
     """How much a row of each logger counts, (l, g), 1 on average over these rows (l, g). spread: of other rows of each,
     (l, g) a column."""
     # the mean square of the weights, at least that of weights of 1
