@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
+from itertools import product
 from operator import add
 from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
@@ -100,28 +101,33 @@ class Weighting(Generic[P]):
     table: Sequence[Sequence[LoggerWeight]] = ()
 
     @classmethod
-    def of(cls, fold: StratifiedFold[P], partials: Mapping[Stratum, P]) -> Self:
-        """The weighting of these strata, each half of them by the other one."""
-        names = sorted({each.logger for each in partials if each.logger is not None})
+    def of(cls, fold: StratifiedFold[P], *targets: Mapping[Stratum, P]) -> Self:
+        """The weighting of these strata, each half of them by the other one; of several targets that are compared on
+        the same rows one weighting, by the spreads of all their weights."""
+        names = sorted({each.logger for partials in targets for each in partials if each.logger is not None})
         if len(names) < 2:
             return cls(fold)
         spread: dict[Stratum, WeightSpread] = {}
-        for half in (0, 1, None):
+        for partials, half in product(targets, (0, 1, None)):
             of_half = {each: sums for each, sums in partials.items() if each.half == half}
-            spread |= zip(of_half, fold.spreads(list(of_half.values())), strict=True) if of_half else ()
+            for stratum, more in zip(of_half, fold.spreads(list(of_half.values())) if of_half else (), strict=True):
+                before = spread.get(stratum)
+                spread[stratum] = more if before is None else WeightSpread(*map(add, before, more))
         none = WeightSpread(*(np.zeros_like(column) for column in next(iter(spread.values()))))
         of_halves = [
             WeightSpread(*map(np.array, zip(*(spread.get(Stratum(name, half), none) for name in names), strict=True)))
             for half in (0, 1)
         ]
         factors = np.array([_factors(of_halves[1 - half], of_halves[half].rows) for half in (0, 1)])
-        rows = np.array([each.rows for each in of_halves])
+        rows = np.array([each.rows for each in of_halves]) / len(targets)
         of_strata = {Stratum(name, half): factors[half, number] for number, name in enumerate(names) for half in (0, 1)}
         # how much the rows of a logger count on average
         with np.errstate(invalid="ignore"):
             mean = (factors * rows).sum(axis=0) / rows.sum(axis=0)
         others = (
-            [LoggerWeight(version=None, rows=int(spread[OTHERS].rows[0]), weight=1.0)] if OTHERS in partials else []
+            [LoggerWeight(version=None, rows=int(spread[OTHERS].rows[0] / len(targets)), weight=1.0)]
+            if OTHERS in spread
+            else []
         )
         table = [
             [

@@ -7,7 +7,7 @@ sessions, add up to the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import add
@@ -274,9 +274,10 @@ def total(unit: RowUnit[R, M], evaluation: Evaluation, reader: LogReader) -> Log
 
 
 def estimates(
-    unit: RowUnit[R, M], evaluation: Evaluation, partial: LogPartial, *, cluster: str
+    unit: RowUnit[R, M], evaluation: Evaluation, partial: LogPartial, *, cluster: str, paired: bool = False
 ) -> dict[tuple[int, RowGroup], list[Estimate]]:
-    """The estimates of every target, by its number, and group. cluster: name of the unit that was randomised."""
+    """The estimates of every target, by its number, and group. cluster: name of the unit that was randomised. paired:
+    the targets are compared, so that loggers count the same for all of them."""
     request = evaluation.request
     estimated: dict[tuple[int, RowGroup], list[Estimate]] = {}
     wrong = honesty.are_wrong(partial.bets)
@@ -289,7 +290,9 @@ def estimates(
         above = partial.slots_above.get(shared_number)
         dependent = above is not None and slots_above.is_significant(above)
         for number, scorer in shared.members:
-            of_groups, weightings = _over_loggers(unit, partial, number)
+            numbers = range(len(evaluation.targets)) if paired else [number]
+            weightings = weigh_loggers(unit, partial, numbers)
+            of_groups = over_loggers(partial, number, weightings)
             finished, target = [], scorer.target
             for of_group in of_groups.values():
                 reasons = {
@@ -330,21 +333,30 @@ def estimates(
     return estimated
 
 
-def _over_loggers(
-    unit: RowUnit[R, M], partial: LogPartial, number: int
-) -> tuple[dict[RowGroup, GroupPartial], dict[RowGroup, Weighting[Any]]]:
-    """The sums of one target in each group over all loggers, and how much each of these counts."""
+def weigh_loggers(unit: RowUnit[R, M], partial: LogPartial, numbers: Collection[int]) -> dict[RowGroup, Weighting[Any]]:
+    """How much each logger counts in each group, for some targets by their numbers."""
+    of_groups: dict[RowGroup, list[Mapping[Stratum, Any]]] = {}
+    for number in numbers:
+        for group, strata in _by_stratum(partial, number).items():
+            of_groups.setdefault(group, []).append({key: each.sums for key, each in strata.items()})
+    return {group: Weighting.of(unit.fold, *of_targets) for group, of_targets in of_groups.items()}
+
+
+def over_loggers(
+    partial: LogPartial, number: int, weightings: Mapping[RowGroup, Weighting[Any]]
+) -> dict[RowGroup, GroupPartial]:
+    """The sums of one target in each group over all loggers."""
+    return {group: _total(weightings[group], strata) for group, strata in _by_stratum(partial, number).items()}
+
+
+def _by_stratum(partial: LogPartial, number: int) -> dict[RowGroup, dict[Stratum, GroupPartial]]:
+    """The sums of one target in each group by stratum; those of loggers that are not fixed are among the others."""
     by_group: dict[RowGroup, dict[Stratum, GroupPartial]] = {}
     for (member, group, stratum), sums in partial.groups.items():
         if member == number:
             fixed = stratum.logger is not None and partial.loggers.is_fixed(stratum.logger)
-            added = add_each(by_group.get(group, {}), {stratum if fixed else OTHERS: sums})
-            by_group[group] = added
-    weightings = {
-        group: Weighting.of(unit.fold, {key: each.sums for key, each in strata.items()})
-        for group, strata in by_group.items()
-    }
-    return {group: _total(weightings[group], strata) for group, strata in by_group.items()}, weightings
+            by_group[group] = add_each(by_group.get(group, {}), {stratum if fixed else OTHERS: sums})
+    return by_group
 
 
 def _total(weighting: Weighting[Any], strata: Mapping[Stratum, GroupPartial]) -> GroupPartial:

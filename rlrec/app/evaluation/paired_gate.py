@@ -156,10 +156,11 @@ class _Gain:
             visits = SessionUnit.of(unit, evaluation, choice.sessions)
             rows, log = ReturnUnit(**vars(visits), followed=returns.followed(unit)), LogReader(unit, evaluation)
         partial = fold.total(rows, evaluation, log)
-        by_number = {number: sums for (number, _), sums in partial.groups.items()}
-        finished = fold.estimates(rows, evaluation, partial, cluster=evaluation.cluster)
+        finished = fold.estimates(rows, evaluation, partial, cluster=evaluation.cluster, paired=True)
         of_number = {number: each for (number, _), (each,) in finished.items()}
-        sums, of_sides = [by_number[0], by_number[1]], [of_number[0], of_number[1]]
+        weightings = fold.weigh_loggers(rows, partial, (0, 1))
+        sums = [of_side for number in (0, 1) for of_side in fold.over_loggers(partial, number, weightings).values()]
+        of_sides = [of_number[0], of_number[1]]
         assert isinstance(rows.fold, ImpressionFold | SessionFold)
         sides = [rows.fold.at_ends(side.sums)[0] for side in sums]
         silent = sum(counts.silent for counts in partial.counts.values())
