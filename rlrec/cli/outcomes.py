@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 DIFFERENCE = {  # column of a csv: key of a difference
     "against": "against", "difference": "value", "relative": "relative", "difference_lower": "lower",
-    "difference_upper": "upper", "p_value": "p_value",
+    "difference_upper": "upper", "p_value": "p_value", "narrowed": "narrowed",
 }  # fmt: skip
 
 
