@@ -73,7 +73,9 @@ class _Command(click.Command):
     "--target-samples", type=Integer(0), default=1_000, show_default=True, metavar="N",
     help="Pages simulated in each context, where the probability of an arm at a position has no closed form (target "
     "of model=shared Thompson): unbiased. Per slate also 32 in each decision of a target that reads the session. "
-    "0: impressions are weighed by the slate down to them, and iips, pbm and interpol leave such pages out.",
+    "Lists of candidates drawn in each context for a two-stage target, where the log has none. "
+    "0: impressions are weighed by the slate down to them, iips, pbm and interpol leave such pages out, and two-stage "
+    "targets are judged on logs with lists only.",
 )  # fmt: skip
 @click.option(
     "--seed", type=Integer(0), default=0, show_default=True, help="Seed of the bootstrap and of simulated pages."

@@ -57,7 +57,8 @@ REASONS = {
     "independent-slots": "right where the reward of a slot does not depend on what other slots show: ask for rips, "
     "too, and `refuted` tells where the log says otherwise",
     "position-model": "the estimate is right where its position curve is, and blind to that curve's errors",
-    "no-candidates": "rows or visits without candidates, which the target ranks, were left out; `left_out` counts them",
+    "no-candidates": "rows or visits were left out on which the target, which ranks candidates, cannot be judged "
+    "(--target-samples is 0, or fewer arms or more positions than it has candidates); `left_out` counts them",
     "logging-candidates": "the target would draw from the catalogue, and was judged as a ranker of candidates that the "
     "logger drew (weak)",
     "carry-over": "the reward of an arm depends on the step of the visit, or on how often the visit has seen the arm "

@@ -71,6 +71,7 @@ class Policy(Counts, ABC):
 
     floor: float
     purpose: ClassVar[str]  # when to use it, in one line
+    compares: ClassVar[bool] = False  # whether the score of an arm depends on which others are eligible
     prior: ClassVar[tuple[float, float]] = (0.0, 0.0)  # alpha and beta of an arm without a prior of its own
     no_prior: ClassVar[str] = ""  # why a prior would change nothing, where it would
     unit_rewards: ClassVar[str] = ""  # why every reward must lie in [0, 1], where it must

@@ -313,6 +313,7 @@ class SquareCb(Linear):
     gamma: float = 10.0
 
     purpose: ClassVar[str] = "closed-form propensities, none of them 0: logs that judge other policies well"
+    compares: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         between("gamma", self.gamma, 0, 1e9)

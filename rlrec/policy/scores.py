@@ -110,6 +110,11 @@ def unstack(many: S) -> list[S]:
     return [replace(many, **dict(zip(arrays, row, strict=True))) for row in zip(*arrays.values(), strict=True)]
 
 
+def subset(scores: S, arms: Index) -> S:
+    """The scores of some arms, (..., k), as often as they are named."""
+    return replace(scores, **{name: values[arms] for name, values in _arrays(scores).items()})
+
+
 def cells(scores: Scores) -> int:
     """How many numbers the arrays of the scores hold."""
     return sum(values.size for values in _arrays(scores).values())

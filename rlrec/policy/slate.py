@@ -66,9 +66,12 @@ def marginals(scores: Scores, *, size: int, floor: Floor) -> Array:
     return _to_positions(scores.order(size).ranks(size), floor)
 
 
-def marginals_each(many: Sequence[Scores], *, size: int, floor: Floor) -> list[Array]:
-    """`marginals` of many scores of equally many arms; independent continuous ones are worked out together."""
-    together = None if size == 1 else pooled([scores.order(size) for scores in many], positions=size)
+def marginals_each(many: Sequence[Scores], *, size: int, floor: Floor, shared: bool = False) -> list[Array]:
+    """`marginals` of many scores of equally many arms; independent continuous ones are worked out together, also at one
+    position where many cases share a few scores."""
+    orders = [scores.order(size) for scores in many]
+    alone = size == 1 and not (shared and isinstance(orders[0], ContinuousOrder))
+    together = None if alone else pooled(orders, positions=size)
     if together is None:
         return [marginals(scores, size=size, floor=floor) for scores in many]
     return list(_to_positions(together.ranks(size), floor))
@@ -179,9 +182,11 @@ def _swept(
             yield rows, of_scores.each_position(slates[rows], floor=floor)
 
 
-def draw(scores: Scores, *, size: int, floor: Floor, seeds: Words, decisions: Ids) -> Draw:
+def draw(
+    scores: Scores, *, size: int, floor: Floor, seeds: Words, decisions: Ids, lists: bool = False
+) -> Draw:  # fmt: skip
     """Slates of n decisions drawn from the scores, with the probability each of them had (`SlateSampler.draw`)."""
-    return SlateSampler(scores, size=size, floor=floor).draw(seeds=seeds, decisions=decisions)
+    return SlateSampler(scores, size=size, floor=floor).draw(seeds=seeds, decisions=decisions, lists=lists)
 
 
 def draw_each(logits: Array, *, size: int, floor: Floor, seeds: Words, decisions: Ids) -> Draw:

@@ -9,6 +9,7 @@ from contextlib import closing
 from itertools import permutations
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.app.shop import done
@@ -213,11 +214,11 @@ def test_a_target_that_draws_from_the_catalogue_is_flagged(catalogue: Run) -> No
     assert "the smallest probability with which an arm that was shown was a candidate is" in said.stdout
 
 
-def test_a_log_without_lists_cannot_judge_a_ranker_of_them(catalogue: Run) -> None:
+def test_without_samples_a_log_without_lists_judges_no_ranker_of_them(catalogue: Run) -> None:
     created(catalogue, "target")
     done(catalogue("policy", "create", "plain", "--kind", "uniform"))
     served(catalogue, "plain")
-    row = judged(catalogue, "target")
+    row = judged(catalogue, "target", "--target-samples", 0)
     assert "no-candidates" in row["reasons"]
     assert (row["n"], row["left_out"]) == (0, 120)
 
@@ -228,6 +229,97 @@ def test_exposure_counts_the_catalogue_that_candidates_are_drawn_from(kiosk: Run
     shown = done(kiosk("exposure", "--json")).json
     assert shown["catalogue"]["arms"] == 6
     assert shown["catalogue"]["coverage"] == pytest.approx(2 / 6)
+
+
+# -- without lists --
+
+
+def chance(arms: tuple[str, ...]) -> float:
+    """Probability that a target whose stages both lean shows these arms in this order, over all of its lists."""
+    return sum(
+        race(LEANING, ARMS, list(listed)) * race(LEANING, list(listed), list(arms))
+        for listed in permutations(ARMS, 3)
+        if set(arms) <= set(listed)
+    )
+
+
+def leaning_target(run: Run, leaning: str) -> None:
+    stages = ("--param", f"first.probabilities={leaning}", "--param", f"second.probabilities={leaning}")
+    created(run, "target", *stages, first="fixed", second="fixed")
+
+
+def estimates(run: Run, names: str, *words: object, target: str = "target") -> list[dict[str, Any]]:
+    asked = ("evaluate", target, "--estimator", names, "--interval", "normal", "--json", *words)
+    rows: list[dict[str, Any]] = done(run("--now", "2030-01-01T00:00:00Z", *asked)).json
+    return rows
+
+
+def exact(answers: Answers) -> dict[str, float]:
+    """What estimators say of pages of two of six arms, uniformly shown, where the target is summed over all lists."""
+    of_pair = {pair: chance(pair) for pair in permutations(ARMS, 2)}
+    rows = []
+    for answer in answers:
+        upper, lower = answer["slate"]
+        pair = 30 * of_pair[upper["arm"], lower["arm"]]
+        top = 6 * chance((upper["arm"],))
+        below = 6 * sum(of_pair[arm, lower["arm"]] for arm in ARMS if arm != lower["arm"])
+        clicks = upper["clicked"], lower["clicked"]
+        rows.append(
+            {
+                "iips": top * clicks[0] + below * clicks[1],
+                "rips": top * clicks[0] + pair * clicks[1],
+                "sips": pair * sum(clicks),
+            }
+        )
+    means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+    return {"ips": means["iips"] / 2, **means, "tis": means["sips"]}
+
+
+@pytest.fixture
+def plain(catalogue: Run, leaning: str) -> Answers:
+    """A log of a policy without candidates, beside a target that draws them."""
+    leaning_target(catalogue, leaning)
+    done(catalogue("policy", "create", "plain", "--kind", "uniform"))
+    return served(catalogue, "plain", n=100)
+
+
+def test_a_log_without_lists_judges_by_the_mean_over_lists(catalogue: Run, plain: Answers) -> None:
+    """20 sets of candidates and 40,000 draws: the estimates are some 0.003 from those of the sum over all lists."""
+    wanted = exact(plain)
+    rows = estimates(catalogue, ",".join(wanted), "--target-samples", 40_000)
+    for row in rows:
+        assert row["value"] == pytest.approx(wanted[row["estimator"]], abs=0.02), row["estimator"]
+        assert (row["left_out"], "no-candidates" in row["reasons"]) == (0, False)
+        assert row["unsupported"] == 0
+
+
+@pytest.mark.slow
+def test_few_lists_are_unbiased_and_their_error_is_in_the_interval(catalogue: Run, plain: Answers) -> None:
+    """Seeded. The mean over 40 seeds within 4 standard errors, and variances that agree within a factor of 4."""
+    wanted, names = exact(plain), ("ips", "sips", "rips", "iips", "tis")
+    many = {row["estimator"]: row for row in estimates(catalogue, ",".join(names), "--target-samples", 8_000)}
+    seeds = [estimates(catalogue, ",".join(names), "--target-samples", 16, "--seed", seed) for seed in range(40)]
+    for number, name in enumerate(names):
+        values = np.array([rows[number]["value"] for rows in seeds])
+        assert abs(values.mean() - wanted[name]) < 4 * values.std(ddof=1) / np.sqrt(len(values)), name
+        added = np.mean([rows[number]["std_error"] ** 2 for rows in seeds]) - many[name]["std_error"] ** 2
+        assert 0.5 < added / values.var(ddof=1) < 4, name
+
+
+@pytest.mark.slow
+def test_a_log_of_uniform_pages_agrees_with_what_the_target_earns(kiosk: Run, leaning: str) -> None:
+    """Seeded. Within 4 standard errors of both."""
+    leaning_target(kiosk, leaning)
+    done(kiosk("policy", "create", "plain", "--kind", "uniform"))
+    rates = ",".join(map(str, RATES.values()))
+    for name in ("plain", "target"):
+        words = ("simulate", "pbm", "--policy", name, "-k", "2", "--sessions", "600", "--seed", "3")
+        done(kiosk(*words, "--env", f"rates={rates}", "--json"))
+    rows = estimates(kiosk, "ips,sips,rips,cascade-dr,sn-iips", "--log", "policy=plain", "--cluster", "session")
+    served_rows = estimates(kiosk, "ips,sips,rips,cascade-dr,sn-iips", "--log", "policy=target", "--cluster", "session")
+    for row, truth in zip(rows, served_rows, strict=True):
+        error = float(np.hypot(row["std_error"], truth["std_error"]))
+        assert abs(row["value"] - truth["value"]) < 4 * error, row["estimator"]
 
 
 # -- checks, and other stores --

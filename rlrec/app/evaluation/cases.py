@@ -19,6 +19,8 @@ from rlrec.store.bulk import Columns
 REPLICAS = 8  # parts that simulated pages are cut into: they tell the error of the simulation
 OVERHEAD = 200  # numbers that a case takes beside its own, about
 
+CaseName = tuple[int, int, int, str]  # eligible set, revision of the catalogue, positions, context
+
 
 @dataclass(frozen=True, eq=False)
 class Block:
@@ -153,6 +155,11 @@ class CaseRows:
         by_prefix = of_target.prefixed[self.indices] & ~np.isnan(self.rows.slots["prefix"][self.indices])
         for group, steps in self.conditionals(np.flatnonzero(by_prefix & self.deep)):
             of_target.target[self.indices[group]] = steps.prod(axis=1)
+
+    @property
+    def samples(self) -> int:
+        """How many samples stand for the scores; 0: shares given the slots above are exact or means over lists."""
+        return self.blocks[0].scores.samples
 
     @property
     def deep(self) -> Flags:

@@ -118,7 +118,7 @@ class RowUnit(Protocol[R, M]):
 
     @property
     def simulates(self) -> bool:
-        """Whether probabilities of targets may be simulated."""
+        """Whether weights may be of marginals, which are simulated for some targets."""
 
     @property
     def modelled(self) -> bool:
@@ -221,7 +221,7 @@ def _of_targets(
     members = list(groups.members(codes, len(logged.groups) * number_of_strata))
     for number, scorer in shared.members:
         batch = batch_of(scorer)
-        replicas = scorer.replicas(slots) if unit.simulates else []
+        replicas = scorer.replicas(slots, logged, marginals=unit.simulates)
         of_replicas = [batch_of(replica) for replica in replicas]
         hidden = scorer.unanswerable(slots, logged)
         learned = any_slot(rows, scorer.target.taught_by(slots))

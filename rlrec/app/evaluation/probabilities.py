@@ -14,7 +14,7 @@ from zlib import crc32
 import numpy as np
 
 from rlrec.app.distributions.exact import VersionDistribution
-from rlrec.app.evaluation.cases import REPLICAS, Block, CaseRows, TargetProbabilities, decision_block
+from rlrec.app.evaluation.cases import REPLICAS, Block, CaseName, CaseRows, TargetProbabilities, decision_block
 from rlrec.app.evaluation.log_rows import ArmTable, ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.reward_models import ModelValues
 from rlrec.app.evaluation.targets import Target
@@ -43,7 +43,7 @@ class Scorer:
     samples: int = 0
     seed: int = 0
     replica: int | None = None
-    _blocks: dict[tuple[int, int, int, str], Block] = field(default_factory=dict)
+    _blocks: dict[CaseName, Block] = field(default_factory=dict)
     _cells: int = 0
 
     def log_batch(self, rows: ImpressionRows, logged: LoggedBatch, values: ModelValues | None) -> LogBatch:
@@ -66,10 +66,10 @@ class Scorer:
         ratio = self.list_ratio(slots, logged)
         return batch if ratio is None else _with_lists(batch, ratio)
 
-    def replicas(self, slots: Columns) -> list[Scorer]:
+    def replicas(self, slots: Columns, logged: LoggedBatch, *, marginals: bool) -> list[Scorer]:
         """The target by each part of its simulated pages, which decisions with equal contexts share; [] where no row
-        has a simulated probability."""
-        if not self.target.shared_scores or not self._simulated(slots).any():
+        has a simulated probability. marginals: whether weights may be of marginals."""
+        if not marginals or not self.target.shared_scores or not self._simulated(slots).any():
             return []
         return [replace(self, replica=number) for number in range(REPLICAS)]
 
@@ -137,21 +137,27 @@ class Scorer:
             )
 
     def _by_case(
-        self, rows: ImpressionRows, logged: LoggedBatch, *, models: bool, joint: bool = False
+        self, rows: ImpressionRows, logged: LoggedBatch, *, models: bool, joint: bool = False, among: Ids | None = None
     ) -> Iterator[CaseRows]:
-        """The rows by their cases, some at a time. models: whether values of a reward model are wanted; joint: as of
-        `probabilities`."""
+        """The rows by their cases, some at a time; only those `among` where that is given. models: whether values of a
+        reward model are wanted; joint: as of `probabilities`."""
+        among = np.arange(len(rows)) if among is None else among
+        if not len(among):
+            return
         codes, contexts = logged.contexts.reading(self.target.reads)
         slots = rows.slots
-        columns = slots["eligible_id"], self._revision(slots), slots["size"], codes[slots["context"]]
+        columns = [
+            column[among]
+            for column in (slots["eligible_id"], self._revision(slots), slots["size"], codes[slots["context"]])
+        ]
         first, case = distinct(*columns)
         cases = np.column_stack([column[first] for column in columns])
         order = np.argsort(case, kind="stable")
         ends = np.searchsorted(case[order], np.arange(len(cases) + 1))
         for start, end in self._portions(cases, models=models):
             blocks = self._blocks_of(cases[start:end], contexts, logged)
-            indices = order[ends[start] : ends[end]]
-            yield from self._case_rows(blocks, case[indices] - start, indices, rows, joint=joint)
+            some = order[ends[start] : ends[end]]
+            yield from self._case_rows(blocks, case[some] - start, among[some], rows, joint=joint)
 
     def _revision(self, slots: Columns) -> Ids:
         """The catalogue of each row, (n,), where the target looks at what it says of the arms."""
@@ -170,27 +176,28 @@ class Scorer:
             self.serving.forget()
             self._blocks = {name: self._blocks[name] for name in names if name in self._blocks}
             self._cells = sum(block.cells for block in self._blocks.values())
-        missing: dict[tuple[int, int], dict[tuple[int, int, int, str], int]] = {}
+        missing: dict[tuple[int, int], dict[CaseName, int]] = {}
         for name, context in zip(names, cases[:, 3].tolist(), strict=True):
             if name not in self._blocks:
                 missing.setdefault(name[:2], {})[name] = context
-        scored: dict[tuple[int, int], dict[tuple[int, int, int, str], Scores]] = {}  # by arms and positions
+        scored: dict[tuple[int, int], dict[CaseName, Scores]] = {}  # by arms and positions
         for (eligible, revision), new in missing.items():
             arms = logged.eligible[eligible]
             read = [contexts[context] for context in new.values()]
             of_set = self.serving.scores(eligible, arms, read, keys=self.arms.keys, revision=revision)
             for name, scores in zip(new, of_set, strict=True):
                 scored.setdefault((len(arms), min(name[2], len(arms))), {})[name] = scores
+        read_by_name = {name[3]: contexts[context] for of_set in missing.values() for name, context in of_set.items()}
         for (_, size), of_size in scored.items():
-            for name, block in zip(of_size, self._worked_blocks(of_size, size, logged), strict=True):
+            for name, block in zip(of_size, self._worked_blocks(of_size, size, logged, read_by_name), strict=True):
                 self._blocks[name] = block
                 self._cells += block.cells
         return [self._blocks[name] for name in names]
 
     def _worked_blocks(
-        self, scored: Mapping[tuple[int, int, int, str], Scores], size: int, logged: LoggedBatch
+        self, scored: Mapping[CaseName, Scores], size: int, logged: LoggedBatch, read: Mapping[str, Mapping[str, Any]]
     ) -> Iterator[Block]:
-        """The blocks of cases of equally many arms and positions."""
+        """The blocks of cases of equally many arms and positions. read: the contexts by their names."""
         floor = self.serving.policy.exploration
         if next(iter(scored.values())).samples:
             for (eligible, _, _, context), scores in scored.items():

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from rlrec.app.evaluation import groups, log_rows, targets
 from rlrec.app.evaluation.fixed_loggers import FixedLoggers
+from rlrec.app.evaluation.list_probabilities import ListScorer
 from rlrec.app.evaluation.probabilities import Scorer
 from rlrec.app.evaluation.state_probabilities import StateScorer
 from rlrec.errors import InputError
@@ -111,8 +113,11 @@ class Evaluation:
             rows = shared.setdefault(
                 (target.reward.id, policy_id), SharedRows(reward=target.reward, policy_id=policy_id)
             )
+            options: dict[str, Any] = {"samples": self.request.target_samples, "seed": self.request.seed}
             of_kind = StateScorer if target.stateful else Scorer
-            scorer = of_kind(target, self.arms, samples=self.request.target_samples, seed=self.request.seed)
+            scorer = of_kind(target, self.arms, **options)
+            if target.listing and self.request.target_samples:
+                scorer = ListScorer(target, self.arms, **options, listed=scorer)
             rows.members.append((number, scorer))
         return list(shared.values())
 

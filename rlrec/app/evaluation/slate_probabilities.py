@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlrec.app.evaluation.cases import CaseRows, places
+from rlrec.app.evaluation.list_probabilities import ListCaseRows
 from rlrec.app.evaluation.log_rows import ArmTable, ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.logger_marginals import PAIRS, UNIFORM, UNKNOWN
 from rlrec.app.evaluation.probabilities import CELLS, Scorer
@@ -59,7 +60,9 @@ def of(
     table = np.full((n, wanted.positions), np.nan) if wanted.tabled or wanted.additive or simulated else None
 
     def fill(some: CaseRows | StateCaseRows) -> None:
-        if values is not None and isinstance(some, CaseRows) and not some.blocks[0].scores.samples:
+        if values is not None and isinstance(some, ListCaseRows):
+            some.fill_both(steps, expected, scorer.arms.ids, values)
+        elif values is not None and isinstance(some, CaseRows) and not some.samples:
             _fill_both(some, steps, expected, scorer.arms, values)
         elif wanted.joint:
             _fill_steps(some, steps)
@@ -128,7 +131,7 @@ def _fill_steps(some: CaseRows | StateCaseRows, steps: Array) -> None:
         return
     if some.drawn:  # these are given the slots above
         steps[indices] = some.target
-    if some.blocks[0].scores.samples:
+    if some.samples:
         return
     lowest = slots["depth"][indices] + 1 == slots["size"][indices]
     alone = lowest & ~some.deep
