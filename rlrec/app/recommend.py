@@ -20,11 +20,24 @@ from rlrec.app.serving.draws import DrawnSlate, draw, draw_stateful, signed
 from rlrec.app.serving.open_sessions import OpenSession, OpenSessions
 from rlrec.app.serving.requests import Duplicate, Planned, PlannedRequest, Request, SharedDistribution
 from rlrec.app.serving.returned_users import policies_of_last, returned
+from rlrec.app.serving.shadows import weigh
 from rlrec.app.serving.visit_history import HistoryReader
 from rlrec.errors import InputError, StoreBusy
 from rlrec.policy.forgetting import Forgetting
 from rlrec.records import StoredPolicy
-from rlrec.store import Store, Unit, arms, candidates, contents, decisions, policies, routes, settings, team_drafts
+from rlrec.store import (
+    Store,
+    Unit,
+    arms,
+    candidates,
+    contents,
+    decisions,
+    policies,
+    routes,
+    settings,
+    shadows,
+    team_drafts,
+)
 from rlrec.store.engine import NotUnique
 from rlrec.store.returns import RETURN
 from rlrec.store.sessions import check_steps
@@ -232,6 +245,8 @@ def _store(
         candidates.add(unit, lists)
     if routed := {index: plan.shared.route for index, plan in planned.items() if plan.shared.route is not None}:
         routes.add_decisions(unit, [(decision_ids[index], route.route_id) for index, route in routed.items()])
+        weighed = weigh({index: planned[index] for index in routed}, slates, visits, cache.keys)
+        shadows.add_decisions(unit, [(shadow, decision_ids[index], log) for shadow, index, log in weighed])
     for policy_id, served_slates in served.items():
         ledger.serve(policy_id, served_slates)
     return answers

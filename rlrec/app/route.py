@@ -13,9 +13,11 @@ from rlrec.app.evaluation import paired_gate
 from rlrec.app.evaluation.paired_gate import GateOptions, GuardReport, RouteGate
 from rlrec.app.inputs import lookup
 from rlrec.app.learning.belief_versions import is_complete
+from rlrec.app.serving.shadows import ShadowReport
+from rlrec.app.serving.shadows import report as shadow_report
 from rlrec.errors import CheckFailed, Conflict, InputError, StoreBusy
 from rlrec.records import Head, Version
-from rlrec.store import Store, Unit, bulk, experiments, policies, routes, settings
+from rlrec.store import Store, Unit, bulk, experiments, policies, routes, settings, shadows
 from rlrec.store.routes import RouteChange
 from rlrec.store.unit import parse
 from rlrec.times import DAY_US, written
@@ -52,7 +54,7 @@ class Request:
 RouteSummary = TypedDict("RouteSummary", {
     "route": str, "policy": str, "version": int, "experiment": str | None, "since": str, "live": bool,
     "reference": str, "created": NotRequired[bool], "set": NotRequired[bool], "changed": NotRequired[bool],
-    "history": NotRequired[list[dict[str, Any]]],
+    "history": NotRequired[list[dict[str, Any]]], "shadows": NotRequired[list[ShadowReport]],
     "estimate": NotRequired[float | None], "lower": NotRequired[float | None], "estimator": NotRequired[str],
     "guards": NotRequired[list[GuardReport]], "gate": NotRequired[RouteGate], "why": NotRequired[str | None],
 })  # fmt: skip
@@ -244,7 +246,8 @@ def show(store: Store, name: str) -> RouteSummary:
     with store.read() as unit:
         newest = lookup.route(unit, name)
         history = [_history_row(unit, change) for change in reversed(routes.history(unit, newest.route_id))]
-        return {**summary(unit, newest), "history": history}
+        every = [shadow_report(unit, name, shadow) for shadow in shadows.of_route(unit, newest.route_id)]
+        return {**summary(unit, newest), "history": history, "shadows": every}
 
 
 def _history_row(unit: Unit, change: RouteChange) -> dict[str, Any]:

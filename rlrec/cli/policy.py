@@ -286,6 +286,26 @@ def promote(store: Store, show: Show, reference: str) -> None:
 
 
 @policy.command()
+@click.argument("route", type=NAME)
+@click.argument("challenger", metavar="[POLICY[@V]]", required=False)
+@click.option("--stop", is_flag=True, help="End the challenger; what was weighed stays.")
+@stored
+@examples("rlrec policy shadow front other")
+def shadow(store: Store, show: Show, route: str, challenger: str | None, stop: bool) -> None:
+    """Log beside every decision of a route the probability that a challenger would have given to the slate shown.
+
+    The challenger never serves. Its probability is exact, and null where it has none (samples, two stages, contexts
+    that it cannot read). `rlrec route show` has the mean weight, near 1 where what is served supports the challenger,
+    and the effective sample size (ESS) so far.
+    """
+    from rlrec.app import shadow as use_case
+
+    if stop == (challenger is not None):
+        raise click.UsageError("give a challenger, or --stop")
+    show(use_case.stop(store, route) if challenger is None else use_case.start(store, route, challenger))
+
+
+@policy.command()
 @click.argument("name")
 @stored
 @examples("rlrec policy rollback home")

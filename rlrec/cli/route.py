@@ -10,6 +10,7 @@ import click
 from rlrec.cli.experiment import SHARE, parse_share
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import CommandGroup, Store, examples, stored
+from rlrec.cli.tables import cell
 from rlrec.cli.text import truncate
 from rlrec.cli.values import NAME, NUMBER, Parsed, parse_name
 from rlrec.errors import CheckFailed, InputError
@@ -17,6 +18,7 @@ from rlrec.errors import CheckFailed, InputError
 if TYPE_CHECKING:
     from rlrec.app.evaluation.paired_gate import GateOptions, Guard
     from rlrec.app.route import RouteSummary
+    from rlrec.app.serving.shadows import ShadowReport
 
 COLUMNS = ("route", "policy", "version", "experiment", "since", "live", "reference")
 HISTORY = ("at", "reference", "experiment", "by")
@@ -145,7 +147,15 @@ def _view(result: RouteSummary) -> View:
         f"since {result['since']}, by `{history[0]['by']}`",
         *([f"ramp {result['experiment']} runs"] if result["experiment"] else []),
     ]
+    title += [_shadow(row) for row in result["shadows"] if row["until"] is None]
     return View.of(history, HISTORY, title=title)
+
+
+def _shadow(row: ShadowReport) -> str:
+    return (
+        f"in its shadow {row['shadow']} since {row['since']}: {row['decisions']:,} decisions, "
+        f"{row['weighed']:,} weighed, mean weight {cell(row['mean_weight'])}, ESS {cell(row['ess'])}"
+    )
 
 
 @route.command("list")

@@ -250,6 +250,19 @@ class SlateSampler:
             return _to_log(slates, propensity, unknown, unknown)
         return _to_log(slates, propensity, self.marginals[np.arange(self._size), slates], minimum)
 
+    def log_probabilities(self, slates: Index) -> Array:
+        """Log of the probability of each of some slates (n, size), (n,); -inf where it is 0. Not of samples."""
+        if self._size == 1:
+            probability = self.first[slates]
+        else:
+            assert isinstance(self._order, DrawnOrder)
+            shown, which = np.unique(slates, axis=0, return_inverse=True)
+            probability, _ = self._order.conditionals(shown, floor=self._floor, least=False)
+            left, floors = self._arms - np.arange(self._size), at_positions(self._floor, self._size)
+            probability = _mix_floor(probability, floors, left)[which.reshape(-1)]
+        with np.errstate(divide="ignore"):
+            return np.log(probability).sum(axis=1)
+
     @cached_property
     def first(self) -> Array:
         """Probability of each arm at position 1, (m,), not to be written to; error as for `first`."""

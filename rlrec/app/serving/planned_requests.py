@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from copy import copy
 from typing import Any
 
+from rlrec.app.distributions.exact import VersionDistribution
 from rlrec.app.inputs import lookup
 from rlrec.app.serving import assignment
 from rlrec.app.serving.assignment import Assigned
@@ -21,7 +23,8 @@ from rlrec.app.serving.requests import (
 )
 from rlrec.errors import Conflict, InputError, suggest
 from rlrec.policy.floors import LONGEST
-from rlrec.store import Unit, arms, decisions, routes, settings
+from rlrec.store import Unit, arms, decisions, routes, settings, shadows
+from rlrec.store.shadows import Shadow
 
 
 def plan(unit: Unit, requests: Sequence[Request | InputError], cache: ServingCache) -> list[Planned]:
@@ -42,8 +45,11 @@ class _Group:
         names = {request.policy for request in requests if request.policy is not None}
         new = names - cache.policies
         self.routes = routes.by_name(unit, new) if new else {}
+        route_ids = {route.route_id for route in self.routes.values()}
+        self.shadows = shadows.running(unit, route_ids) if route_ids else {}
         self.assigner = assignment.Assigner(unit, requests, self.routes)
         references = names - self.routes.keys() | {route.reference for route in self.routes.values()}
+        references |= {shadow.reference for shadow in self.shadows.values()}
         self.versions = lookup.resolve(unit, references | self.assigner.policies())
         cache.policies |= {name for name in new if not isinstance(self.versions.get(name), InputError | None)}
         self.catalogue = cache.catalogue(unit, self.settings)
@@ -107,17 +113,29 @@ class _Group:
             version, head = resolved
             serving = self.cache.serving(self.unit, version, head)
             target = request.policy, request.experiment
-            serving.see([other.context for other in self.requests if (other.policy, other.experiment) == target])
+            contexts = [other.context for other in self.requests if (other.policy, other.experiment) == target]
+            serving.see(contexts)
             if not serving.policy.served:
                 raise InputError(
                     f"policy {version.policy.name!r} is the label of an imported log",
                     hint="recommend from another policy", field="policy",
                 )  # fmt: skip
             experiment, variant, by = assigned or (None, None, None)
+            shadow = None if route is None else self.shadows.get(route.route_id)
             self._versions[name] = ServingVersion(
-                version=version, head=head, serving=serving, experiment=experiment, variant=variant, by=by, route=route
-            )
+                version=version, head=head, serving=serving, experiment=experiment, variant=variant, by=by, route=route,
+                shadow=shadow, challenger=None if shadow is None else self._challenger(shadow, contexts),
+            )  # fmt: skip
         return self._versions[name]
+
+    def _challenger(self, shadow: Shadow, contexts: Sequence[Mapping[str, Any]]) -> VersionDistribution:
+        """The distribution of a challenger, as it stands."""
+        resolved = self.versions[shadow.reference]
+        assert not isinstance(resolved, InputError)
+        challenger = self.cache.serving(self.unit, *resolved)
+        with suppress(InputError):  # it weighs no slate in a context that it cannot read
+            challenger.see(contexts)
+        return challenger
 
     def _build(self, request: Request, chosen: ServingVersion) -> SharedDistribution:
         eligible, serving = self._eligible(request), chosen.serving

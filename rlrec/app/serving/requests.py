@@ -14,6 +14,7 @@ from rlrec.records import Head, Version
 from rlrec.store import contents
 from rlrec.store.experiments import Experiment, Variant
 from rlrec.store.routes import RouteChange
+from rlrec.store.shadows import Shadow
 
 
 @dataclass(slots=True, kw_only=True)
@@ -49,7 +50,7 @@ def digest_of_texts(names: Sequence[str | None], context: str, size: int, arms: 
 class ServingVersion:
     """The version that serves a policy, a route or a variant, as it stands in the snapshot of the group.
     by: the kind of unit that the variant was assigned to, user or session. route: what the route that was asked for
-    serves; None where a policy or an experiment was."""
+    serves; None where a policy or an experiment was. shadow: of the route, and its challenger's distribution."""
 
     version: Version
     head: Head
@@ -58,6 +59,8 @@ class ServingVersion:
     variant: Variant | None
     by: str | None
     route: RouteChange | None
+    shadow: Shadow | None
+    challenger: VersionDistribution | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,0 +1,110 @@
+"""The probability that a challenger would have given to what a route shows, beside each of its decisions."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, NotRequired, TypedDict
+
+import numpy as np
+
+from rlrec.app.distributions.exact import VersionDistribution
+from rlrec.app.serving.draws import DrawnSlate
+from rlrec.app.serving.requests import PlannedRequest, SharedDistribution
+from rlrec.arrays import Array, finite_or_none
+from rlrec.errors import InputError
+from rlrec.policy import history, slate
+from rlrec.store import Unit, shadows
+from rlrec.store.shadows import Shadow
+from rlrec.times import written
+
+LEAST = -1e308  # stands for the log of 0
+Opened = tuple[Any, int, str, bytes]  # of a decision: its session, step, state and packed history
+
+
+# A challenger. decisions: that were weighed; weighed: those with an exact probability; mean_weight, ess: of its
+# probability over the propensity.
+ShadowReport = TypedDict("ShadowReport", {
+    "route": str, "shadow": str, "since": str, "until": str | None, "decisions": int, "weighed": int,
+    "mean_weight": float | None, "ess": float | None, "started": NotRequired[bool], "stopped": NotRequired[bool],
+})  # fmt: skip
+
+
+class WeighedSlate(NamedTuple):
+    """request: its index in the group; log_probability: None where the challenger has no exact one."""
+
+    shadow_id: int
+    request: int
+    log_probability: float | None
+
+
+def weigh(
+    planned: Mapping[int, PlannedRequest], slates: Mapping[int, DrawnSlate], visits: Mapping[int, Opened],
+    keys: Mapping[int, str],
+) -> list[WeighedSlate]:  # fmt: skip
+    """The slates of requests to routes in whose shadow a challenger is. keys: of arms."""
+    groups: dict[tuple[SharedDistribution, str], list[int]] = defaultdict(list)
+    for index, plan in planned.items():
+        if (challenger := plan.shared.challenger) is not None:
+            groups[plan.shared, challenger.reading(plan.request.context)].append(index)
+    weighed = []
+    for (shared, _), members in groups.items():
+        assert shared.shadow is not None
+        plans = [planned[index] for index in members]
+        shown = np.searchsorted(shared.case.arms, np.array([slates[index].arms for index in members]))
+        logs = _log_probabilities(plans, shown, [visits[index] for index in members], keys)
+        values = [None] * len(members) if logs is None else np.clip(logs, LEAST, 0.0).tolist()
+        weighed += [WeighedSlate(shared.shadow.id, *pair) for pair in zip(members, values, strict=True)]
+    return weighed
+
+
+def _log_probabilities(
+    plans: Sequence[PlannedRequest], shown: Any, visits: Sequence[Opened], keys: Mapping[int, str]
+) -> Array | None:
+    """Log of the probability of slates (n, k) of arms of one eligible set, (n,); None where the challenger has no exact
+    one."""
+    shared, challenger = plans[0].shared, plans[0].shared.challenger
+    assert challenger is not None
+    if challenger.trained is not None:
+        return _stateful(challenger, plans, shown, visits)
+    if challenger.generator is not None or challenger.rankers:
+        return None
+    context = plans[0].request.context
+    try:
+        challenger.check(context)
+        case = challenger.case(shared.eligible, shared.case.arms, context, keys=keys, revision=shared.revision)
+    except InputError:  # it cannot read this context; callers are served all the same
+        return None
+    return None if case.scores.samples else case.pages(shared.size).log_probabilities(shown)
+
+
+def _stateful(
+    challenger: VersionDistribution, plans: Sequence[PlannedRequest], shown: Any, visits: Sequence[Opened]
+) -> Array | None:
+    """Log of the probability of slates that were shown in states of their own, (n,)."""
+    trained, shared = challenger.trained, plans[0].shared
+    assert trained is not None
+    try:
+        context = trained.encoded([plan.request.context for plan in plans])
+    except InputError:
+        return None
+    histories = history.unpack([packed for *_, packed in visits], np.array([step for _, step, *_ in visits], np.int64))
+    state = trained.states(context, histories, np.full(len(plans), shared.revision))
+    score = trained.scores(state, shared.case.arms, shared.revision)
+    logged = slate.log_each(score / trained.policy.temperature, shown, floor=trained.policy.exploration)
+    with np.errstate(divide="ignore"):
+        return np.where(logged.rounded, -np.inf, np.log(logged.propensity)).sum(axis=1)
+
+
+def report(unit: Unit, route: str, shadow: Shadow) -> ShadowReport:
+    """The figures of a challenger so far."""
+    ratios = shadows.ratios(unit, shadow.id)
+    logs = [ratio.log_probability - ratio.log_propensity for ratio in ratios if ratio.log_probability is not None]
+    weight = np.exp(np.array(logs, np.float64))
+    square = float((weight**2).sum())
+    return {
+        "route": route, "shadow": shadow.reference, "since": written(shadow.started_at),
+        "until": None if shadow.stopped_at is None else written(shadow.stopped_at), "decisions": len(ratios),
+        "weighed": len(weight), "mean_weight": finite_or_none(float(weight.mean())) if len(weight) else None,
+        "ess": finite_or_none(float(weight.sum()) ** 2 / square) if square > 0 else None,
+    }  # fmt: skip
