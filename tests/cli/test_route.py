@@ -297,3 +297,12 @@ def test_promotion_needs_a_ramp_and_one_of_its_labels(ready_sqlite: Run) -> None
     late = ready_sqlite("experiment", "stop", "home-ramp-1", "--promote", "current")
     assert (late.exit_code, "ts@home-ramp-1/current" in late.stderr) == (2, True)
     assert ready_sqlite("route", "set", "home", "--to", "ts@home-ramp-1/current").exit_code == 0
+
+
+@pytest.mark.parametrize("words", [["outcomes", "--log", "policy=home"], ["evaluate", "u", "--log", "policy=home"]])
+def test_a_route_in_a_log_filter_is_named_as_one(ready_sqlite: Run, words: list[str]) -> None:
+    done = ready_sqlite(*words)
+    assert done.exit_code == 2
+    assert done.stderr == (
+        "Error: 'home' is a route, not a policy, in the log filter. `rlrec route show home` names what it serves\n"
+    )

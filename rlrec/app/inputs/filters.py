@@ -54,7 +54,7 @@ def _policies(unit: Unit, name: str) -> list[int]:
     every = policies.all_policies(unit)
     ids = [policy.id for policy in every if name in (policy.name, policy.display_name)]
     if not ids:
-        raise lookup.unknown("policy", name, [policy.name for policy in every], where=IN_FILTER)
+        raise lookup.unknown_policy(unit, name, where=IN_FILTER)
     return ids
 
 

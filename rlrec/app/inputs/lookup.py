@@ -26,7 +26,7 @@ def resolve(unit: Unit, references: Collection[str]) -> dict[str, tuple[Version,
     meant: dict[str, tuple[Version, Head] | InputError] = {}
     for reference, (name, number) in parts.items():
         if name not in live:
-            meant[reference] = _unknown_policy(unit, name)
+            meant[reference] = unknown_policy(unit, name, field="policy")
         elif number is None:
             meant[reference] = live[name]
         elif (name, number) in versions:
@@ -46,13 +46,14 @@ def version(unit: Unit, reference: str) -> tuple[Version, Head]:
     return meant
 
 
-def _unknown_policy(unit: Unit, name: str) -> InputError:
+def unknown_policy(unit: Unit, name: str, *, where: str = "", field: str | None = None) -> InputError:
+    """The error that no policy has this name; where a route has it, it says so."""
     if name in routes.by_name(unit, [name]):
         hint = f"`rlrec route show {name}` names what it serves"
-        return InputError(f"{name!r} is a route, not a policy", hint=hint, field="policy")
+        return InputError(f"{name!r} is a route, not a policy{where and ',' + where}", hint=hint, field=field)
     names = [*(policy.name for policy in policies.all_policies(unit)), *(change.route for change in routes.every(unit))]
     hint = "`rlrec policy list` shows them, `rlrec policy create` makes one"
-    return unknown("policy", name, names, hint=hint, field="policy")
+    return unknown("policy", name, names, where=where, hint=hint, field=field)
 
 
 def route(unit: Unit, name: str, *, lock: bool = False) -> routes.RouteChange:
