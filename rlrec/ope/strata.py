@@ -6,8 +6,8 @@ weights. So rows count in inverse proportion to that: effective sample sizes add
 
 - Each half of the clusters is weighed by the other half. In the same rows a logger whose heavy weights did not occur
   would look precise, and count most where its mean is too low.
-- A mean square is at least 1. A logger with too few effective rows to tell is judged together with others of the kind,
-  and never counts more a row than one that can tell.
+- A mean square is at least 1. Loggers with too few effective rows to tell are judged together: they never count more a
+  row than one that can tell, and the less the fewer effective rows they have in all.
 - Only loggers that learned nothing from the log are weighed. The spread of others depends on the rewards it is to
   weigh; their rows count as before."""
 
@@ -158,9 +158,10 @@ def _factors(spread: WeightSpread, rows: Array) -> Array:
     square = np.maximum(spread.squares, spread.least)
     with np.errstate(divide="ignore", invalid="ignore"):
         ess, precision = spread.weight**2 / square, spread.rows / square
-        # loggers of too few effective rows: as one, and no more than any other
+        # loggers of too few effective rows: as one, no more than any other, and less where all of them are too few
         few = ~(ess >= LEAST_ESS)
-        together = np.where(few, spread.rows, 0.0).sum(axis=0) / np.where(few, square, 0.0).sum(axis=0)
+        n, weight, squares = (np.where(few, each, 0.0).sum(axis=0) for each in (spread.rows, spread.weight, square))
+        together = n / squares * np.minimum(1.0, weight**2 / squares / LEAST_ESS)
         most = np.where(few, np.inf, precision).min(axis=0)
         precision = np.where(few, np.fmin(together, most), precision)
         factor = precision * rows.sum(axis=0) / (precision * rows).sum(axis=0)

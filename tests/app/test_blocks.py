@@ -37,6 +37,7 @@ def rows(known: list[EligibleSet], rng: np.random.Generator, *, n: int = 60) -> 
     ones = np.ones(n)
     return VisitRows(
         eligible_sets=known, name=np.ones(1, np.uint64), split=np.zeros(1, np.int64), cluster=np.ones(1, np.int64),
+        stratum=np.zeros(1, np.int64),
         length=np.array([n]), eligible=case, size=size, remembered=np.full(n, 2), log_propensity=-rng.uniform(1, 3, n),
         reward=rng.normal(size=n), default=np.zeros(n, np.int64), lowest=-ones, shown=shown,
         x=rng.normal(size=(n, len(KIND.names))),

@@ -37,7 +37,7 @@ def rows(n: int, *, seed: int = 1, width: int = 3) -> VisitRows:
     slots, arms = int(size.sum()), int(remembered.sum())
     return VisitRows(
         eligible_sets=cases(rng), name=rng.integers(0, 2**63, n).astype(np.uint64) * np.uint64(2),
-        split=rng.integers(0, 3, n),
+        split=rng.integers(0, 3, n), stratum=np.zeros(n, np.int64),
         cluster=rng.integers(-(2**60), 2**60, n), length=length, eligible=rng.integers(0, 4, decisions), size=size,
         remembered=remembered, log_propensity=rng.normal(size=decisions), reward=rng.normal(size=decisions),
         default=rng.integers(0, 2, decisions), lowest=rng.normal(size=decisions),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import closing
 from dataclasses import replace
 from functools import reduce
@@ -151,3 +152,25 @@ def test_batches_of_several_loggers_add_up_in_any_order(db: str, monkeypatch: py
             )
         weights = [[each.weight for each in side.logger_weights] for side in (before, after)]
         assert weights[0] == pytest.approx(weights[1], rel=1e-10)
+
+
+@pytest.mark.slow
+def test_the_gate_of_training_weighs_loggers_as_evaluate_does(sqlite_db: str, tmp_path: Path) -> None:
+    logs.catalogue(sqlite_db, 10)
+    lines = [f"a{arm},{0.46 if arm == 0 else 0.06}\n" for arm in range(10)]
+    (tmp_path / "old.csv").write_text("arm,probability\n" + "".join(lines))
+    logs.create(sqlite_db, "near", "uniform")
+    logs.create(sqlite_db, "old", "fixed", probabilities=str(tmp_path / "old.csv"))
+    logs.create(sqlite_db, "pg", "gradient")
+    logs.serve(sqlite_db, "old", pages=2_000, rates=RATES, users=900)
+    logs.serve(sqlite_db, "near", pages=2_000, rates=RATES, users=900, seed=2, start=20)
+    asked = ("train-pg", "pg", "--epochs", "1", "--json")
+    result = runner(sqlite_db)("--now", "2026-02-03T00:00:00Z", *asked)
+    assert result.exit_code == 0, result.stderr
+    gate = json.loads(result.stdout)
+    both, near = (
+        logs.one(sqlite_db, f"pg@{gate['version']}", "wdr", log=f"split=gate{more}") for more in ("", ",policy=near")
+    )
+    assert both["loggers"] == 2
+    assert gate["value"] == pytest.approx(both["value"], abs=both["std_error"])  # by another model
+    assert min(both["ess"], gate["ess"]) >= near["ess"] > 50

@@ -151,6 +151,7 @@ def spooled(server: Server, log: Log, *, seed: int) -> Dataset:
         VisitRows(
             eligible_sets=[EligibleSet(Catalogue(server.features), np.arange(server.arms))],
             name=rng.integers(2**63, size=n).astype(np.uint64), split=split, cluster=rng.integers(2**63, size=n),
+            stratum=np.zeros(n, np.int64),
             length=log.length, eligible=ones - 1, size=ones, remembered=remembered, log_propensity=logged,
             reward=reward, default=(reward == 0).astype(np.int64), lowest=log.lowest[inside], x=x,
             shown=log.arms[inside], earned=reward, logged=logged, arm=own[0], memory=own[1],

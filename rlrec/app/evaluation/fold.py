@@ -274,10 +274,9 @@ def total(unit: RowUnit[R, M], evaluation: Evaluation, reader: LogReader) -> Log
 
 
 def estimates(
-    unit: RowUnit[R, M], evaluation: Evaluation, partial: LogPartial, *, cluster: str, paired: bool = False
+    unit: RowUnit[R, M], evaluation: Evaluation, partial: LogPartial, *, cluster: str
 ) -> dict[tuple[int, RowGroup], list[Estimate]]:
-    """The estimates of every target, by its number, and group. cluster: name of the unit that was randomised. paired:
-    the targets are compared, so that loggers count the same for all of them."""
+    """The estimates of every target, by its number, and group. cluster: name of the unit that was randomised."""
     request = evaluation.request
     estimated: dict[tuple[int, RowGroup], list[Estimate]] = {}
     wrong = honesty.are_wrong(partial.bets)
@@ -290,8 +289,7 @@ def estimates(
         above = partial.slots_above.get(shared_number)
         dependent = above is not None and slots_above.is_significant(above)
         for number, scorer in shared.members:
-            numbers = range(len(evaluation.targets)) if paired else [number]
-            weightings = weigh_loggers(unit, partial, numbers)
+            weightings = weigh_loggers(unit, partial, [number])
             of_groups = over_loggers(partial, number, weightings)
             finished, target = [], scorer.target
             for of_group in of_groups.values():

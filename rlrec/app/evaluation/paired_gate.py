@@ -156,8 +156,9 @@ class _Gain:
             visits = SessionUnit.of(unit, evaluation, choice.sessions)
             rows, log = ReturnUnit(**vars(visits), followed=returns.followed(unit)), LogReader(unit, evaluation)
         partial = fold.total(rows, evaluation, log)
-        finished = fold.estimates(rows, evaluation, partial, cluster=evaluation.cluster, paired=True)
+        finished = fold.estimates(rows, evaluation, partial, cluster=evaluation.cluster)
         of_number = {number: each for (number, _), (each,) in finished.items()}
+        # loggers count the same on both sides of the difference
         weightings = fold.weigh_loggers(rows, partial, (0, 1))
         sums = [of_side for number in (0, 1) for of_side in fold.over_loggers(partial, number, weightings).values()]
         of_sides = [of_number[0], of_number[1]]

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rlrec.app.evaluation.fixed_loggers import LoggersMet
 from rlrec.app.training.array_file import ArrayFile, RowFile
 from rlrec.arrays import Array, Ids, Index, distinct, offsets
+from rlrec.ope.strata import OTHERS, Stratum
 from rlrec.policy.gradient import State
 
 
@@ -43,8 +45,8 @@ class EligibleSet:
 class VisitRows:
     """Visits end to end.
     eligible_sets: the different ones of the decisions.
-    One a visit, (s,): name, a digest of session and visit; split; cluster, a digest of the user or session; length, its
-    decisions.
+    One a visit, (s,): name, a digest of session and visit; split; cluster, a digest of the user or session; stratum, an
+    index of the logger and half that it counts for; length, its decisions.
     One a decision, (n,): eligible, the index of its eligible set; size, its positions; remembered, how many arms its
     state remembers; log_propensity of the slate; reward of the slate; default, 1 where no event counted; lowest, the
     log of the smallest probability that any slate could have had (NaN: not known); x (n, d), features of its state.
@@ -56,6 +58,7 @@ class VisitRows:
     name: npt.NDArray[np.uint64]
     split: Ids
     cluster: Ids
+    stratum: Ids
     length: Ids
     eligible: Ids
     size: Ids
@@ -95,16 +98,20 @@ DECISION = {"size": "i4", "remembered": "i4", "log_propensity": "f8", "reward": 
 SET = {"catalogue": "i4", "begin": "i8", "count": "i4"}  # one a decision: where its eligible set is written
 SLOT = {"shown": "i4", "earned": "f8", "logged": "f8"}
 ARM = {"arm": "i4", "memory": "f4"}
-VISIT = {"name": "u8", "split": "i1", "cluster": "i8", "length": "i4"}
+VISIT = {"name": "u8", "split": "i1", "cluster": "i8", "stratum": "i1", "length": "i4"}
 SETS = ("catalogue", "count", "eligible_arms")  # one an eligible set of a batch; then the arms of all of them
 INDEX = (*VISIT.values(), "i4", "i4")  # one a visit; then how many slots and arms it has
 
 
 class DatasetSplit:
     """The visits of one split, by name, in batches of about one size.
-    visits: how many; longest: decisions of the longest; spanning: whether some cluster has several visits."""
+    strata: of its visits, by their indices. visits: how many; longest: decisions of the longest; spanning: whether some
+    cluster has several visits."""
 
-    def __init__(self, catalogues: Sequence[Catalogue], cluster: Ids, length: Ids) -> None:
+    def __init__(
+        self, catalogues: Sequence[Catalogue], cluster: Ids, length: Ids, strata: Sequence[Stratum] = (OTHERS,)
+    ) -> None:
+        self.strata = strata
         self.visits, self.longest = len(length), int(length.max(initial=1))
         self.spanning = len(np.unique(cluster)) < len(cluster)
         self._catalogues, self._file = catalogues, ArrayFile()
@@ -139,9 +146,12 @@ class DatasetSplit:
 
 
 class Dataset:
-    """Visits as they are written, and then by split."""
+    """Visits as they are written, and then by split. strata: by the index that visits have; met: what each split shows
+    of the loggers."""
 
     def __init__(self) -> None:
+        self.strata: Sequence[Stratum] = (OTHERS,)
+        self.met: dict[int, LoggersMet] = {}
         self.splits: dict[int, DatasetSplit] = {}
         self._catalogues: dict[bytes, Catalogue] = {}
         self._files: list[RowFile] = []
@@ -188,15 +198,17 @@ class Dataset:
     def arrange(self, sizes: Mapping[int, int]) -> None:
         """Put all that was written into splits, those named, in batches of at most so many visits."""
         written = zip(*self._index, strict=True) if self._index else [[np.empty(0, dtype)] for dtype in INDEX]
-        name, split, cluster, *lengths = (np.concatenate(column) for column in written)
+        name, split, cluster, stratum, *lengths = (np.concatenate(column) for column in written)
         begins = [np.cumsum(length, dtype=np.int64) - length for length in lengths]
         self._index, catalogues = [], list(self._catalogues.values())
         for number, size in sizes.items():
             members = np.flatnonzero(split == number)
             members = members[np.argsort(name[members], kind="stable")]
-            self.splits[number] = DatasetSplit(catalogues, cluster[members], lengths[0][members])
+            strata, index = self._fixed(number)
+            self.splits[number] = DatasetSplit(catalogues, cluster[members], lengths[0][members], strata)
             for visits in np.array_split(members, -(-len(members) // size)) if len(members) else ():
-                of_visits = (column[visits] for column in (name, split, cluster, lengths[0]))
+                of_stratum = index[stratum[visits]]
+                of_visits = (name[visits], split[visits], cluster[visits], of_stratum, lengths[0][visits])
                 columns: dict[str, npt.NDArray[Any]] = dict(zip(VISIT, of_visits, strict=True))
                 for file, begin, length in zip(self._files, begins, lengths, strict=True):
                     columns |= file.gather(begin[visits], length[visits].astype(np.int64))
@@ -204,6 +216,14 @@ class Dataset:
         for file in (self._eligible, *self._files):
             file.close()
         self._files = []
+
+    def _fixed(self, split: int) -> tuple[list[Stratum], Ids]:
+        """The strata of a split whose loggers are fixed, and then one of all others; and for each stratum that was
+        written the index of its own."""
+        met = self.met.get(split, LoggersMet())
+        fixed = [each for each in self.strata if each.logger is not None and met.is_fixed(each.logger)]
+        index = {each: number for number, each in enumerate(fixed)}
+        return [*fixed, OTHERS], np.array([index.get(each, len(fixed)) for each in self.strata], np.int8)
 
     def _read_sets(self, catalogue: Ids, begin: Ids, count: Ids) -> dict[str, npt.NDArray[Any]]:
         """The eligible sets of some decisions by where each is written, in the order of their contents: the columns

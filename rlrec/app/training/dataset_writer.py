@@ -9,21 +9,27 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rlrec import ope
 from rlrec.app.distributions.trained import Trained
+from rlrec.app.evaluation.fixed_loggers import FixedLoggers, LoggersMet
+from rlrec.app.evaluation.log_rows import clusters
 from rlrec.app.log import ended_visits, stored_contexts
 from rlrec.app.log.ended_visits import Cutoff, EndedVisits, UnusedVisits
 from rlrec.app.log.splits import splits
 from rlrec.app.training.dataset import Catalogue, Dataset, EligibleSet, VisitRows
-from rlrec.arrays import Flags, Ids, distinct
+from rlrec.app.training.holdout_value import ESTIMATOR
+from rlrec.arrays import Flags, Ids, distinct, take
+from rlrec.ope.sessions import SessionFold
 from rlrec.policy.gradient import by_row
 from rlrec.records import Reward
-from rlrec.store import Unit, arms, contents, settings
+from rlrec.store import Unit, arms, contents, reader, sessions, settings
 from rlrec.store.reader import Batch, Selection
 
 # Columns that are read of every impression.
 READ = (
     "at", "imported", "censored", "context_id", "eligible_id", "catalogue_revision", "size", "split", "visit", "step",
     "arm_id", "propensity", "marginal", "min_propensity", "log_propensity", "history", "recorded", "created_at",
+    "policy_id", "version_id", "variant_id", "user_id", "user_digest", "session_digest",
 )  # fmt: skip
 
 UNWEIGHED = 700.0  # a log propensity beside which every weight is next to nothing
@@ -82,6 +88,8 @@ class DatasetWriter:
         self, selection: Selection, cutoff: Cutoff, *, since: int = -1, progress: Callable[[], None] | None = None
     ) -> WriteReport:
         """Write what of the selected log can be used. since: visits that could not be used at this time are new."""
+        self._loggers = FixedLoggers.of(self.unit, selection)
+        self._most = self._most_loggers(selection)
         total = dict.fromkeys(("unnamed", "unrecorded", "endless", "last_id", "visits", "slots", "new", "rewarded"), 0)
         unused, largest = UnusedVisits(), 0.0
         log = ended_visits.batches(self.unit, selection, self.reward, cutoff, columns=READ, keys=True)
@@ -111,15 +119,34 @@ class DatasetWriter:
                 progress()
         return WriteReport(unused=unused, largest=largest, **total)
 
+    def _most_loggers(self, selection: Selection) -> int:
+        """How many loggers can be weighed, as `evaluate` reckons."""
+        horizon = min(max(1, reader.steps(self.unit, selection)), ended_visits.LONGEST)
+        estimators = ope.parse(ESTIMATOR).sessions
+        self._spanning = sessions.any_user(self.unit)
+        return SessionFold(estimators=estimators, gamma=1.0, horizon=horizon, spanning=self._spanning).most_loggers
+
+    def _strata(self, visits: EndedVisits, split: Ids) -> Ids:
+        """The index of the stratum of each visit, (s,), as `evaluate` sorts them."""
+        slots = visits.slots | {"cluster": clusters(visits.slots, "user")}
+        strata = self._loggers.strata(slots, visits.begins, spanning=self._spanning, most=self._most)
+        self.dataset.strata = strata.strata
+        if len(strata.strata) > 1:
+            of_slot = np.repeat(split, np.diff(np.r_[visits.begins, len(slots["cluster"])]))
+            for number in np.unique(split).tolist():
+                met = LoggersMet(learned=self._loggers.met(take(slots, of_slot == number)), mixed=strata.mixed)
+                self.dataset.met[number] = self.dataset.met.get(number, LoggersMet()) + met
+        return strata.codes
+
     def _names(self, batch: Batch, visits: EndedVisits) -> VisitNames:
         keys = batch.keys
         assert keys is not None
         session, number = visits.per_visit("session_id"), visits.per_visit("visit").tolist()
         row = np.searchsorted(keys["session_id"], session)
-        sessions, users = keys["key"][row].tolist(), keys["user"][row].tolist()
-        owners = [user or key for user, key in zip(users, sessions, strict=True)]
-        names = [f"{self.seed}/{key}/{visit}" for key, visit in zip(sessions, number, strict=True)]
-        clusters = [f"user/{user}" if user else f"session/{key}" for user, key in zip(users, sessions, strict=True)]
+        session_keys, users = keys["key"][row].tolist(), keys["user"][row].tolist()
+        owners = [user or key for user, key in zip(users, session_keys, strict=True)]
+        names = [f"{self.seed}/{key}/{visit}" for key, visit in zip(session_keys, number, strict=True)]
+        clusters = [f"user/{user}" if user else f"session/{key}" for user, key in zip(users, session_keys, strict=True)]
         return VisitNames(np.array(splits(self.salt, owners), np.int64), _digests(clusters), _digests(names))
 
     def _portions(self, visits: EndedVisits) -> Iterator[Flags]:
@@ -150,7 +177,8 @@ class DatasetWriter:
             logged = np.where(np.isinf(examined), UNWEIGHED, logged)  # below the end of the curve
         return VisitRows(
             eligible_sets=sets, name=names.name.view(np.uint64), split=names.split, cluster=names.cluster,
-            length=np.diff(visits.start), eligible=of_decision, size=np.diff(first),
+            stratum=self._strata(visits, names.split), length=np.diff(visits.start), eligible=of_decision,
+            size=np.diff(first),
             remembered=np.bincount(state.row[in_set], minlength=len(eligible)),
             log_propensity=visits.per_decision("log_propensity"), reward=visits.reward, lowest=visits.lowest,
             default=visits.default.astype(np.int64), x=state.x, shown=self._positions(slots["arm_id"]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import reduce
 from operator import add
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from rlrec import ope
+from rlrec.app.evaluation.groups import members
 from rlrec.app.evaluation.visit_values import Decisions, ReturnModel, ReturnSums, TargetSlates
 from rlrec.app.training.blocks import DecisionBlock, blocks
 from rlrec.app.training.dataset import DatasetSplit, VisitRows
@@ -18,14 +19,17 @@ from rlrec.ope.diagnostics import LEAST_ESS
 from rlrec.ope.estimate import Estimate, FinishOptions
 from rlrec.ope.paired import PairedDifference, difference
 from rlrec.ope.sessions import SUPPORTED, SessionFold, SessionPartial
+from rlrec.ope.strata import Stratum, Weighting
 from rlrec.ope.visits import VisitBatch
 from rlrec.policy import reinforce
 from rlrec.policy.gradient import OF_ARM, Gradient, Parameters, score_states
+from rlrec.records import add_each
 
 ESTIMATOR = "wdr"
 VISITS = 500  # visits of a batch of those that are held out
 CELLS = 1 << 19  # scores that are worked out at a time: what follows from them stays near the processor
 MARGIN = 1.5  # between the ESS that is wanted here and the least that a gate judges by: splits differ by chance
+ByStratum = Mapping[Stratum, SessionPartial]
 FEW = 50  # replicates of an interval that nobody looks at
 
 
@@ -59,14 +63,14 @@ class HoldoutValue:
         self.split, self.policy, self.reference, self.values, self.most = split, policy, reference, values, most
         estimators = ope.parse(ESTIMATOR).sessions
         self.fold = SessionFold(estimators=estimators, gamma=gamma, horizon=split.longest, spanning=split.spanning)
-        self._of_reference = self._partial(reference)
-        visits = float(self._of_reference.end.rows)
+        self._of_reference = self._partials(reference)
+        visits = float(sum(partial.end.rows for partial in self._of_reference.values()))
         self.wanted_ess = MARGIN * max(LEAST_ESS * visits / (gate or visits), SUPPORTED * visits)
         self.reference_ess = self._estimate(self._of_reference).ess or 0.0
 
     def point(self, parameters: Parameters, *, z: float) -> dict[str, Any]:
         """Figures of a point of the learning curve; the bounds of the gain lie z standard errors away."""
-        partial, (entropy, kl) = self._partial(parameters), self._entropy_and_divergence(parameters)
+        partial, (entropy, kl) = self._partials(parameters), self._entropy_and_divergence(parameters)
         estimate, gain = self._estimate(partial), self._difference(partial, alpha=0.025, replicates=FEW)
         error = gain.std_error
         return {
@@ -78,18 +82,29 @@ class HoldoutValue:
     def compare(self, parameters: Parameters, *, alpha: float) -> tuple[Estimate, Estimate, PairedDifference]:
         """The estimates of the parameters and of the reference, and their difference, whose lower bound is wrong with
         probability alpha."""
-        partial = self._partial(parameters)
+        partial = self._partials(parameters)
         return self._estimate(partial), self._estimate(self._of_reference), self._difference(partial, alpha=alpha)
 
-    def _difference(self, partial: SessionPartial, **options: Any) -> PairedDifference:
-        return difference(partial, self._of_reference, estimator=self.fold.estimators[ESTIMATOR], **options)
+    def _difference(self, partials: ByStratum, **options: Any) -> PairedDifference:
+        """Loggers count the same on both sides of the difference."""
+        weighting = Weighting.of(self.fold, partials, self._of_reference)
+        ours, theirs = weighting.total(partials), weighting.total(self._of_reference)
+        return difference(ours, theirs, estimator=self.fold.estimators[ESTIMATOR], **options)
 
-    def _estimate(self, partial: SessionPartial) -> Estimate:
-        return self.fold.finish(partial, FinishOptions(interval="normal"))[0]
+    def _estimate(self, partials: ByStratum) -> Estimate:
+        total = Weighting.of(self.fold, partials).total(partials)
+        return self.fold.finish(total, FinishOptions(interval="normal"))[0]
 
-    def _partial(self, parameters: Parameters) -> SessionPartial:
-        batches = (self._batch(rows, parameters) for rows in self.split.batches(self.most))
-        return reduce(add, map(self.fold.partial, batches))
+    def _partials(self, parameters: Parameters) -> ByStratum:
+        """The sums of the visits of each logger."""
+        strata = self.split.strata
+        partials: ByStratum = {}
+        for rows in self.split.batches(self.most):
+            batch = self._batch(rows, parameters)
+            for number, visits in members(rows.stratum, len(strata)):
+                of_stratum = batch if visits is None else batch.where(visits)
+                partials = add_each(partials, {strata[number]: self.fold.partial(of_stratum)})
+        return partials
 
     def _batch(self, rows: VisitRows, parameters: Parameters) -> VisitBatch:
         decisions, log_joint = _decisions(rows), np.empty(len(rows.eligible))
