@@ -19,6 +19,7 @@ from rlrec.app.training.dataset import Dataset, DatasetSplit
 from rlrec.app.training.dataset_writer import DatasetWriter, WriteReport
 from rlrec.app.training.holdout_value import ESTIMATOR, VISITS, HoldoutValue, fit_values
 from rlrec.app.training.lease import TrainingLease
+from rlrec.app.training.page_weights import AUTO, SLATE, SLOT, TOP_K, WEIGHTS, PageWeights
 from rlrec.errors import InputError, suggest
 from rlrec.ope.paired import gate_alpha
 from rlrec.policy.baseline import BASELINES
@@ -48,6 +49,7 @@ class Request(TrainingOptions):
     from_version: int | None = None
     promote: str = "never"
     position: str | None = None
+    weights: str = AUTO
 
 
 def check(request: Request) -> None:
@@ -60,7 +62,10 @@ def check(request: Request) -> None:
     ):  # fmt: skip
         if value is not None and not (isfinite(value) and low <= value <= high):
             raise InputError(f"{name} is {value:g}", hint=f"it lies between {low:g} and {high:g}")
-    for name, chosen, names in (("baseline", request.baseline, BASELINES), ("promote", request.promote, PROMOTE)):
+    for name, chosen, names in (
+        ("baseline", request.baseline, BASELINES), ("promote", request.promote, PROMOTE),
+        ("weights", request.weights, WEIGHTS),
+    ):  # fmt: skip
         if chosen not in names:
             raise lookup.unknown(name, chosen, names, hint=f"one of {', '.join(names)}")
 
@@ -82,8 +87,8 @@ Result = TypedDict("Result", {
     "promoted": bool, "upper": float | None, "value": float | None, "live_value": float | None, "against": int | None,
     "estimator": str | None, "ess": float | None, "verdict": str | None, "reasons": list[str],
     "candidate": int | None, "alpha": float | None, "gate_sessions": int | None, "tune_estimate": float | None,
-    "tune_lower": float | None, "tune_ess": float | None, "ess_wanted": float | None, "trained": bool,
-    "epochs": int, "best_epoch": int | None, "seed": int, "why": NotRequired[str | None],
+    "tune_lower": float | None, "tune_ess": float | None, "ess_wanted": float | None, "weights": str | None,
+    "trained": bool, "epochs": int, "best_epoch": int | None, "seed": int, "why": NotRequired[str | None],
 })  # fmt: skip
 
 
@@ -219,6 +224,7 @@ class _TrainingRun:
         train = self.dataset.splits[TRAIN]
         self.values = fit_values(train, gamma=self.request.gamma, arms=len(self.arms))
         tune = self._holdout(self.dataset.splits[TUNE], start, most=CHOOSING)
+        self.request = replace(self.request, weights=self._weights(train, start))
         self.lease.renew()
         with closing(Trainer(train, self.policy, self.request)) as trainer:
             train.close()
@@ -230,6 +236,22 @@ class _TrainingRun:
         if self.request.promote != "if-better" and not trained.supported:
             self.store.notice(_no_step(trained, self.wanted_ess))
         return trained
+
+    def _weights(self, train: DatasetSplit, start: Parameters) -> str:
+        """By what slates are weighed: as the request says, else by the first visits of the log."""
+        rows = next(train.batches())
+        if self.request.top_k:
+            return TOP_K
+        if int(rows.size.max(initial=0)) < 2:
+            return SLATE if self.request.weights == AUTO else self.request.weights
+        value = HoldoutValue(train, self.policy, start, gamma=self.request.gamma, values=self.values, most=1)
+        clip = self.request.objective.clip
+        looked = PageWeights.of(rows, value.log_slates(rows, start), clip=clip)
+        if self.request.weights == SLOT and looked.unknown:
+            raise InputError("some slots have no propensity given those above", hint="use --weights slate")
+        weights = looked.chosen if self.request.weights == AUTO else self.request.weights
+        self.progress(looked.sentence(weights))
+        return weights
 
     def _holdout(self, split: DatasetSplit, reference: Parameters, most: int | None = None) -> HoldoutValue | None:
         """The value on a split that does not teach; None where it is empty."""
@@ -274,7 +296,8 @@ class _TrainingRun:
         curve = {"curve": [asdict(point) for point in trained.curve], "best": trained.best, "gate": gate}
         version_id = policies.add_version(
             unit, policy_id=of_policy.id, number=number, status="frozen", reward_id=self.parent.reward.id,
-            seq=head.seq, ordinal=head.ordinal, parent_id=self.parent.id, learned_from=record,
+            seq=head.seq, ordinal=head.ordinal, parent_id=self.parent.id,
+            learned_from={**record, "options": {**record["options"], "weights": self.request.weights}},
             parameters={**self.parent.parameters, "shared": shared}, report=curve,
         )  # fmt: skip
         packed = (row.astype("<f8").tobytes() for row in rows)
@@ -287,7 +310,7 @@ class _TrainingRun:
         settings.add_run(unit, "train-pg", {"policy": of_policy.name, "version": number}, {"promoted": promoted})
         visits = self.report.visits
         result = _result(self.parent, number, visits, gate, seed=self.seed, promoted=promoted, trained=trained)
-        result["ess_wanted"] = self.wanted_ess
+        result["ess_wanted"], result["weights"] = self.wanted_ess, self.request.weights
         result["why"] = (
             None if promoted or promote != "if-better" else _why(gate, trained, same=same, wanted_ess=self.wanted_ess)
         )
@@ -317,7 +340,7 @@ def _result(
     fields = {
         **gate, "policy": parent.policy.name, "version": version, "parent": parent.number, "sessions": sessions,
         "promoted": promoted, "reasons": gate["reasons"] or [], "gate_sessions": gate["sessions"],
-        "tune_estimate": gain, "tune_lower": lower, "tune_ess": ess, "ess_wanted": None,
+        "tune_estimate": gain, "tune_lower": lower, "tune_ess": ess, "ess_wanted": None, "weights": None,
         "trained": trained is not None, "epochs": 0 if trained is None else len(trained.curve),
         "best_epoch": None if trained is None else trained.best, "seed": seed,
     }  # fmt: skip

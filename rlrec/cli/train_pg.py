@@ -43,9 +43,13 @@ CLIP = Parsed("number|none", lambda text: None if text == "none" else parse_numb
     "reported.",
 )  # fmt: skip
 @click.option(
+    "--weights", default="auto", show_default=True, metavar="auto|slot|slate",
+    help="How slates of several positions are weighed: by their joint probability (slate), or slot by slot, each given "
+    "those above (slot). auto: by slot where the log leaves less than half of the joint weights effective.",
+)  # fmt: skip
+@click.option(
     "--top-k", type=Integer(0, 1_000), default=0, show_default=True, metavar="K",
-    help="Treat every slot of a slate on its own, as one of K drawn with replacement [0: slates by their exact joint "
-    "probability].",
+    help="Treat every slot of a slate on its own, as one of K drawn with replacement [0: as --weights says].",
 )  # fmt: skip
 @click.option(
     "--position", metavar="CURVE",
@@ -80,10 +84,11 @@ def train_pg(store: Store, show: Show, reference: str, shapings: Sequence[tuple[
     """Train a policy gradient on logged sessions, and judge it.
 
     Makes a new version of a policy of kind gradient, by REINFORCE with a baseline: gains are weighted by the policy's
-    probability over the logged propensity. It uses all visits that have ended and whose reward windows are over,
-    whichever policy served them. 60 % of the users train, 20 % choose the epoch (by the lower bound of its gain, among
-    those whose effective sample size is large enough for the gate), and 20 % are the gate: they judge the result once,
-    and were not trained on. An epoch that goes beyond what the 20 % support is taken back, and steps are halved.
+    probability over the logged propensity, of slates, or of slots given those above (--weights). It uses all visits
+    that have ended and whose reward windows are over, whichever policy served them. 60 % of the users train, 20 %
+    choose the epoch (by the lower bound of its gain, among those whose effective sample size is large enough for the
+    gate), and 20 % are the gate: they judge the result once, and were not trained on. An epoch that goes beyond what
+    the 20 % support is taken back, and steps are halved.
 
     One run is one step of policy improvement over the policies that logged, since later rewards in the log depend on
     THEIR later decisions. Log, train, promote, and log again to get further.

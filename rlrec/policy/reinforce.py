@@ -55,12 +55,14 @@ class Objective:
 
     clip: the largest importance weight; corrected: whether there are weights at all (False: as if the policy
     had logged the slates itself). top: 0 for slates by their exact joint probability; K > 0 for every slot by itself,
-    as one of K that are drawn with replacement (Chen et al. 2019)."""
+    as one of K that are drawn with replacement (Chen et al. 2019). by_slot: every slot has a weight and a gain of its
+    own, given the slots above: steps of a visit that each are improved where the log went, as decisions are."""
 
     clip: float = np.inf
     entropy: float = 0.0
     corrected: bool = True
     top: int = 0
+    by_slot: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,6 +269,15 @@ class _Chunk:
         log_probability, share = self._mixed(
             self.shown_exp / total, left=left, floors=at_positions(self.floor, left.shape[1])
         )
+        if self.objective.by_slot:
+            weight, lost = _clip(log_probability - self.log_propensity, self.objective)
+            # squared length of the derivative by the logits, slot by slot; the arms shown below are left, too
+            squares = np.zeros(self.shown_exp.shape)
+            squares[:, :-1] = _running(self.shown_exp[:, :0:-1] ** 2)[:, ::-1]
+            squares += self.other_squares[:, None]
+            spread = share / total
+            square = (share - self.shown_exp * spread) ** 2 + spread**2 * squares
+            return SlateScores(weight * self.scale, lost * self.scale, square, spread, share, joint=True)
         weight, lost = _clip(log_probability.sum(axis=1) - self.log_propensity, self.objective)
         # squared length of the derivative by the logits; an arm shown at a position is left down to there
         spread = share / total

@@ -41,7 +41,8 @@ def rows(known: list[EligibleSet], rng: np.random.Generator, *, n: int = 60) -> 
         length=np.array([n]), eligible=case, size=size, remembered=np.full(n, 2), log_propensity=-rng.uniform(1, 3, n),
         reward=rng.normal(size=n), default=np.zeros(n, np.int64), lowest=-ones, shown=shown,
         x=rng.normal(size=(n, len(KIND.names))),
-        earned=rng.normal(size=len(shown)), logged=-rng.uniform(1, 3, len(shown)),
+        earned=rng.normal(size=len(shown)), divided=rng.normal(size=len(shown)),
+        logged=-rng.uniform(1, 3, len(shown)), conditional=-rng.uniform(1, 3, len(shown)),
         arm=np.concatenate([np.sort(two) for two in picked]), memory=rng.normal(size=(2 * n, 4)),
     )  # fmt: skip
 

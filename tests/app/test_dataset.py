@@ -42,7 +42,8 @@ def rows(n: int, *, seed: int = 1, width: int = 3) -> VisitRows:
         remembered=remembered, log_propensity=rng.normal(size=decisions), reward=rng.normal(size=decisions),
         default=rng.integers(0, 2, decisions), lowest=rng.normal(size=decisions),
         x=rng.integers(-9, 9, (decisions, width)) / 4, shown=rng.integers(0, 9, slots), earned=rng.normal(size=slots),
-        logged=rng.normal(size=slots), arm=rng.integers(0, 9, arms), memory=rng.integers(-9, 9, (arms, 4)) / 4,
+        divided=rng.normal(size=slots), logged=rng.normal(size=slots), conditional=rng.normal(size=slots),
+        arm=rng.integers(0, 9, arms), memory=rng.integers(-9, 9, (arms, 4)) / 4,
     )  # fmt: skip
 
 

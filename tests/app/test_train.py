@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app import arm, experiment, feedback, policy, recommend, reward, session, versions
+from rlrec.app import arm, experiment, feedback, policy, recommend, reward, session, train, versions
 from rlrec.app.log import ended_visits
 from rlrec.app.log.splits import splits
 from rlrec.app.training import dataset_writer
+from rlrec.app.training.page_weights import PageWeights
 from rlrec.errors import CheckFailed, InputError
 from rlrec.store import Store, policies, sessions, settings
 from rlrec.store.sessions import Session
@@ -25,6 +26,7 @@ from tests.app.visitors import (
     ARMS,
     FEATURES,
     LATER,
+    QUICK,
     SHAPES,
     apart,
     ignored,
@@ -338,6 +340,35 @@ def test_a_session_whose_user_came_later_is_left_out_where_the_part_would_change
         return  # the user belongs to a part that does not teach
     assert sessions <= kept
     assert any("belongs to another split" in line for line in notices)
+
+
+# -- how pages are weighed --
+
+
+@pytest.mark.parametrize(
+    ("effective", "clipped", "positions", "unknown", "weights"),
+    [(0.9, 0.0, 5, False, "slate"), (0.4, 0.0, 5, False, "slot"), (0.9, 0.1, 5, False, "slot"),
+     (0.4, 0.0, 1, False, "slate"), (0.4, 0.0, 5, True, "slate")],
+)  # fmt: skip
+def test_slots_are_weighed_where_few_joint_weights_count(
+    effective: float, clipped: float, positions: int, unknown: bool, weights: str
+) -> None:
+    looked = PageWeights(effective=effective, clipped=clipped, positions=positions, unknown=unknown)
+    assert looked.chosen == weights
+
+
+def test_the_answer_says_how_pages_were_weighed(sqlite: Store) -> None:
+    serve(opened(sqlite), size=2)
+    lines: list[str] = []
+    answers = [
+        train.train(sqlite, train.Request(**QUICK, weights=weights), progress=lines.append)
+        for weights in ("auto", "slate", "slot")
+    ]
+    assert [answer["weights"] for answer in answers] == ["slate", "slate", "slot"]
+    assert apart(parameters(sqlite, 2), parameters(sqlite, 3)) == 0.0
+    assert apart(parameters(sqlite, 2), parameters(sqlite, 4)) > 1e-3
+    assert lines[0] == "weights: by slate (weights of whole slates have an effective share of 100.0%, 0.0% clipped)"
+    assert learned(sqlite, 2)["options"]["weights"] == "slate"
 
 
 # -- what is kept --

@@ -154,7 +154,8 @@ def spooled(server: Server, log: Log, *, seed: int) -> Dataset:
             stratum=np.zeros(n, np.int64),
             length=log.length, eligible=ones - 1, size=ones, remembered=remembered, log_propensity=logged,
             reward=reward, default=(reward == 0).astype(np.int64), lowest=log.lowest[inside], x=x,
-            shown=log.arms[inside], earned=reward, logged=logged, arm=own[0], memory=own[1],
+            shown=log.arms[inside], earned=reward, divided=reward, logged=logged, conditional=logged, arm=own[0],
+            memory=own[1],
         )
     )  # fmt: skip
     return spool

@@ -142,16 +142,18 @@ def plain(kind: Gradient, parameters: Parameters, pages: LoggedSlates, objective
         left, slope, joint = every.copy(), np.zeros(len(logits)), 0.0
         for position, arm in enumerate(pages.shown[row]):
             if objective.top:
-                left, slope, joint = every.copy(), np.zeros(len(logits)), 0.0
+                left = every.copy()
+            if objective.top or objective.by_slot:
+                slope, joint = np.zeros(len(logits)), 0.0
             p = np.where(left, soft, 0) / soft[left].sum()
             mixed = kind.floor / left.sum() + (1 - kind.floor) * p[arm]
             slope = slope + (1 - kind.floor) * p[arm] / mixed * (np.eye(len(p))[arm] - p)
             joint, left[arm] = joint + np.log(mixed), False
-            if objective.top:
-                factor = objective.top * (-np.expm1(joint)) ** (objective.top - 1) * scale
+            if objective.top or objective.by_slot:
+                factor = objective.top * (-np.expm1(joint)) ** (objective.top - 1) * scale if objective.top else scale
                 slot = (pages.log_propensity[row, position], pages.gain[row, position], pages.raw[row, position])
                 told.append((slope, joint, factor, *slot))
-        if not objective.top:
+        if not objective.top and not objective.by_slot:
             told.append((slope, joint, scale, pages.log_propensity[row], pages.gain[row], pages.raw[row]))
         for slope, joint, factor, logged, gain, raw in told:
             weight = np.exp(joint - logged)
@@ -171,13 +173,18 @@ def plain(kind: Gradient, parameters: Parameters, pages: LoggedSlates, objective
 @pytest.mark.parametrize("kind", [np.float64, np.float32])
 @pytest.mark.parametrize("apart", [0.3, 3.0, 15.0, 60.0])
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize(("size", "top"), [(1, 0), (2, 0), (5, 0), (1, 2), (3, 2)])
-def test_sums_are_those_of_plain_loops(size: int, top: int, masked: bool, apart: float, kind: type) -> None:
+@pytest.mark.parametrize(
+    ("size", "top", "by_slot"),
+    [(1, 0, False), (2, 0, False), (5, 0, False), (1, 2, False), (3, 2, False), (2, 0, True), (5, 0, True)],
+)
+def test_sums_are_those_of_plain_loops(
+    size: int, top: int, by_slot: bool, masked: bool, apart: float, kind: type
+) -> None:
     """Of pages and of slots, with arms that some may not show, however far apart scores are; figures too."""
     one = policy(temperature=0.8, floor=0.05)
     pages, parameters = random_pages(one, n=30, m=5, size=size), random_parameters(one, 8, np.random.default_rng(7))
     parameters["bias"] = apart * np.random.default_rng(8).normal(size=8)
-    if top:
+    if top or by_slot:
         rng = np.random.default_rng(9)
         gain = rng.normal(size=(30, size))
         pages = replace(pages, log_propensity=-rng.uniform(0.5, 3, (30, size)), gain=gain, raw=gain + 1)
@@ -188,7 +195,7 @@ def test_sums_are_those_of_plain_loops(size: int, top: int, masked: bool, apart:
     state = replace(pages.state, x=pages.state.x.astype(kind), memory=pages.state.memory.astype(kind))
     pages, digits = replace(pages, state=state), 1e-9 if kind is np.float64 else 2e-5 * max(1, apart)
     for entropy in (0.0, 0.2):
-        objective = Objective(clip=3.0, entropy=entropy, top=top)
+        objective = Objective(clip=3.0, entropy=entropy, top=top, by_slot=by_slot)
         found, told = reinforce.sums(one, parameters, [pages], objective), plain(one, parameters, pages, objective)
         slopes = told.moved.T @ pages.state.x
         size_of = np.abs(told.moved).sum() * 3

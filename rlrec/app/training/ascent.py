@@ -27,7 +27,8 @@ SMALLEST_RATE = 1 / 32  # of the step size: where a step of that size leaves wha
 class TrainingOptions:
     """How to ascend. discounted: gamma^t multiplies the gradient at step t. batch: visits of a batch, which is one step
     of Adam; lr: the size of that step at first. clip_weight: the largest importance weight; None: no limit.
-    top_k: 0 for slates by their exact probability, else slots by themselves.
+    weights: whether slates have one weight each (slate), or slots one each, given the slots above (slot); with top_k
+    above 0 slots have theirs whatever stands above, as one of so many that are drawn with replacement.
     patience: epochs without a better one after which it ends. kl_stop: mean KL(start || now) at which it ends.
     shaping: potential of a state, as weights of its features by name."""
 
@@ -38,6 +39,7 @@ class TrainingOptions:
     entropy: float = 0.0
     clip_weight: float | None = 20.0
     top_k: int = 0
+    weights: str = "slate"
     discounted: bool = True
     kl_stop: float | None = None
     patience: int = 20
@@ -47,7 +49,7 @@ class TrainingOptions:
     @property
     def objective(self) -> Objective:
         clip = np.inf if self.clip_weight is None else self.clip_weight
-        return Objective(clip=clip, entropy=self.entropy, top=self.top_k)
+        return Objective(clip=clip, entropy=self.entropy, top=self.top_k, by_slot=self.weights == "slot")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +125,7 @@ class Trainer:
                     more = baseline.value_sums(rows.x.astype(np.float64), gained, self._fold(rows))
                     sums = more if sums is None else sums + more
         self._mean = total / max(1, count)
+        self._by_position = _mean_by_position(train) if self.options.objective.by_slot else None
         self._value = None if sums is None else baseline.fit(sums)
 
     def slates(self, rows: VisitRows) -> Iterator[LoggedSlates]:
@@ -130,7 +133,8 @@ class Trainer:
         gained = self._returns(rows)
         step = returns.steps(rows.start)
         scale: Array = np.power(self.options.gamma, step) if self.options.discounted else np.ones(len(step))
-        return grouped(rows, gained - self._baseline(rows, gained), gained, scale, slots=bool(self.options.top_k))
+        gain = gained - self._baseline(rows, gained)
+        return grouped(rows, gain, gained, scale, slots=bool(self.options.top_k), by_position=self._by_position)
 
     def _fold(self, rows: VisitRows) -> Ids:
         """The cross-fitting fold of each decision, by the digest of its cluster."""
@@ -227,16 +231,42 @@ def from_arrays(arrays: dict[str, npt.NDArray[Any]]) -> LoggedSlates:
     return LoggedSlates(state=state, eligible=eligible, **{name: arrays[name] for name in SLATES})
 
 
-def grouped(rows: VisitRows, gain: Array, raw: Array, scale: Array, *, slots: bool = False) -> Iterator[LoggedSlates]:
+def grouped(
+    rows: VisitRows, gain: Array, raw: Array, scale: Array, *, slots: bool = False, by_position: Array | None = None
+) -> Iterator[LoggedSlates]:
     """Decisions as the gradient reads them. slots: every slot by itself: it earns its own reward, and what comes after
-    its slate."""
+    its slate. by_position: mean rewards of positions, with which every slot, given those above, earns its own reward
+    and what comes after it, on its slate and later: those above are not to its credit."""
     for block in blocks(rows):
         at = rows.first[block.rows][:, None] + np.arange(block.shown.shape[1])
-        slot = rows.earned[at] - rows.reward[block.rows][:, None] if slots else None
+        logged, more, more_raw = rows.log_propensity[block.rows], np.zeros(1), np.zeros(1)
+        if slots:
+            logged = rows.logged[at]
+            more = more_raw = rows.divided[at] - rows.reward[block.rows][:, None]
+        elif by_position is not None:
+            logged, earned = rows.conditional[at], rows.earned[at]
+            more, more_raw = (_above(values) for values in (by_position[: at.shape[1]] - earned, -earned))
+        single = logged.ndim == 1
         yield LoggedSlates(
-            state=block.state, arms=block.arms, described=block.described, shown=block.shown,
-            log_propensity=rows.log_propensity[block.rows] if slot is None else rows.logged[at],
-            gain=gain[block.rows] if slot is None else gain[block.rows][:, None] + slot,
-            raw=raw[block.rows] if slot is None else raw[block.rows][:, None] + slot, scale=scale[block.rows],
+            state=block.state, arms=block.arms, described=block.described, shown=block.shown, log_propensity=logged,
+            gain=gain[block.rows] if single else gain[block.rows][:, None] + more,
+            raw=raw[block.rows] if single else raw[block.rows][:, None] + more_raw, scale=scale[block.rows],
             eligible=block.eligible,
         )  # fmt: skip
+
+
+def _above(values: Array) -> Array:
+    """Sums over the positions above each, (n, k)."""
+    return np.cumsum(values, axis=1) - values
+
+
+def _mean_by_position(split: DatasetSplit) -> Array:
+    """Mean reward of each position of slates, (positions,)."""
+    total = np.zeros((2, 1))
+    for rows in split.batches():
+        position = np.arange(len(rows.shown)) - np.repeat(rows.first[:-1], rows.size)
+        longest = max(total.shape[1], int(position.max(initial=0)) + 1)
+        more = [np.bincount(position, weights, longest) for weights in (rows.earned, np.ones(len(position)))]
+        total = np.pad(total, ((0, 0), (0, longest - total.shape[1]))) + np.array(more)
+    mean: Array = total[0] / np.maximum(total[1], 1)
+    return mean

@@ -50,7 +50,8 @@ class VisitRows:
     One a decision, (n,): eligible, the index of its eligible set; size, its positions; remembered, how many arms its
     state remembers; log_propensity of the slate; reward of the slate; default, 1 where no event counted; lowest, the
     log of the smallest probability that any slate could have had (NaN: not known); x (n, d), features of its state.
-    One a slot, (i,): shown, the index of its arm; earned, its reward; logged, its log propensity.
+    One a slot, (i,): shown, the index of its arm; earned, its reward; divided, that over the examination of its
+    position; logged, its log propensity whatever stands above; conditional, that given the slots above.
     One an arm remembered, (e,), if it is eligible: arm, its index; memory (e, 4), what is known of it.
     Indices of arms are those among all that are trained."""
 
@@ -70,7 +71,9 @@ class VisitRows:
     x: Array
     shown: Ids
     earned: Array
+    divided: Array
     logged: Array
+    conditional: Array
     arm: Ids
     memory: Array
 
@@ -96,7 +99,7 @@ class VisitRows:
 DECISION = {"size": "i4", "remembered": "i4", "log_propensity": "f8", "reward": "f8", "default": "i1",
             "lowest": "f8", "x": "f4"}  # fmt: skip
 SET = {"catalogue": "i4", "begin": "i8", "count": "i4"}  # one a decision: where its eligible set is written
-SLOT = {"shown": "i4", "earned": "f8", "logged": "f8"}
+SLOT = {"shown": "i4", "earned": "f8", "divided": "f8", "logged": "f8", "conditional": "f8"}
 ARM = {"arm": "i4", "memory": "f4"}
 VISIT = {"name": "u8", "split": "i1", "cluster": "i8", "stratum": "i1", "length": "i4"}
 SETS = ("catalogue", "count", "eligible_arms")  # one an eligible set of a batch; then the arms of all of them

@@ -170,10 +170,10 @@ class DatasetWriter:
         in_set = in_set[by_row(state.row[in_set], remembered[in_set])]
         # a slot by itself has its marginal as its propensity, or where that is unknown its conditional one
         alone = np.where(np.isnan(slots["marginal"]), slots["propensity"], slots["marginal"])
-        earned, logged = slots["reward"], np.log(alone)
+        earned, logged, divided = slots["reward"], np.log(alone), slots["reward"]
         if self.examination:
             examined = np.append(self.examination, np.inf)[np.minimum(slots["position"] - 1, len(self.examination))]
-            earned = earned / examined
+            divided = earned / examined
             logged = np.where(np.isinf(examined), UNWEIGHED, logged)  # below the end of the curve
         return VisitRows(
             eligible_sets=sets, name=names.name.view(np.uint64), split=names.split, cluster=names.cluster,
@@ -182,7 +182,8 @@ class DatasetWriter:
             remembered=np.bincount(state.row[in_set], minlength=len(eligible)),
             log_propensity=visits.per_decision("log_propensity"), reward=visits.reward, lowest=visits.lowest,
             default=visits.default.astype(np.int64), x=state.x, shown=self._positions(slots["arm_id"]),
-            earned=earned, logged=logged, arm=remembered[in_set], memory=state.memory[in_set],
+            earned=earned, divided=divided, logged=logged,
+            conditional=np.log(slots["propensity"]), arm=remembered[in_set], memory=state.memory[in_set],
         )  # fmt: skip
 
     def _positions(self, ids: Ids) -> Ids:

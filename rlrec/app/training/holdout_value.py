@@ -129,6 +129,13 @@ class HoldoutValue:
             cases = np.arange(len(at))
             yield TargetSlates(rows=at, log_slate=log_joint[at], arms=block.arms, share=probability, case=cases)
 
+    def log_slates(self, rows: VisitRows, parameters: Parameters) -> Array:
+        """Log of the probability of the slates of some visits under the parameters, (n,)."""
+        log_joint = np.empty(len(rows.eligible))
+        for _ in self._distributions(rows, parameters, log_joint):
+            pass
+        return log_joint
+
     def _portions(self, rows: VisitRows) -> Iterator[DecisionBlock]:
         for block in blocks(rows):
             step = max(1, CELLS // len(block.arms))
