@@ -317,6 +317,10 @@ def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[d
     """A row for each arm of the catalogue. A version that learns counts what any version of its policy served."""
     version_id = None if version.learning else version.id
     served = decisions.slot_counts(unit, policy_id=version.policy.id, version_id=version_id)
+    pending = decisions.pending_slot_counts(
+        unit, policy_id=version.policy.id, version_id=version_id, since=unit.now - version.reward.window_us,
+        entered_to=version.entered_to if version.learning else None,
+    )  # fmt: skip
     distribution, catalogue = exact.load(unit, version), arms.every(unit)
     if distribution.rankers:
         named = " and ".join(f"{each.version.policy.name}@{each.version.number}" for each in distribution.rankers)
@@ -338,8 +342,8 @@ def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[d
     return [
         {
             "arm": arm.key, "status": "active" if arm.retired_at is None else "retired",
-            "served": served.get(arm.id, 0), "pulls": plain_number(belief.pulls[row]),
-            "reward_sum": plain_number(belief.reward_sum[row]),
+            "served": served.get(arm.id, 0), "pending": pending.get(arm.id, 0),
+            "pulls": plain_number(belief.pulls[row]), "reward_sum": plain_number(belief.reward_sum[row]),
             **{name: finite_or_none(column[row]) for name, column in figures.items()},
             **({"weights": weights[row]} if weights else {}),
         }

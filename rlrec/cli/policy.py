@@ -125,15 +125,18 @@ def list_(store: Store, show: Show) -> None:
 def show_(store: Store, show: Show, reference: str, context: dict[str, Any]) -> None:
     """Show what a policy believes about each arm, what it would serve now, and its versions.
 
-    p_best is the probability that the arm is the best one under the belief; probability is that of being served at
-    position 1, floor included. Both are exact. ipw_mean is the mean of the arm's mature rewards weighted by
-    1 / sqrt(propensity): a learning policy gives up arms that began badly, so that their plain means are too low.
+    pending counts served slots whose rewards may still come: their window is open, or they wait to be settled; all
+    others without a reward have earned nothing. p_best is the probability that the arm is the best one under the
+    belief; probability is that of being served at position 1, floor included. Both are exact. ipw_mean is the mean of
+    the arm's mature rewards weighted by 1 / sqrt(propensity): a learning policy gives up arms that began badly, so that
+    their plain means are too low.
     A version made by train-pg has its learning curve and the figures of the gate below."""
     from rlrec.app import policy as use_case
 
     result = use_case.show(store, reference, context)
     headers = [
-        "arm", "status", "served", "pulls", "reward_sum", "mean", "lower", "upper", "ipw_mean", "p_best", "probability",
+        "arm", "status", "served", "pending", "pulls", "reward_sum", "mean", "lower", "upper", "ipw_mean", "p_best",
+        "probability",
     ]  # fmt: skip
     title = [
         f"{result['policy']} version {result['version']} ({result['status']}; live: {result['live']}), "

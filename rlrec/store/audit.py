@@ -19,8 +19,8 @@ BATCH = 20_000  # decisions, or rows of a stream
 MOST = 50  # rows that one test names
 
 _SLOTS = (
-    "decision_id", "at", "version_id", "belief_seq", "belief_ordinal", "ordinal", "catalogue_revision",
-    "context_id", "eligible_id", "size", "seed", "log_propensity",
+    "decision_id", "session_id", "visit", "at", "version_id", "belief_seq", "belief_ordinal", "ordinal",
+    "catalogue_revision", "context_id", "eligible_id", "size", "seed", "log_propensity",
     "imported", "position", "arm_id", "propensity", "marginal", "min_propensity", "censored", "rounded",
 )  # fmt: skip
 _EVENTS = tuple(reader.EVENTS)

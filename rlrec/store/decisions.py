@@ -171,6 +171,19 @@ def slot_counts(unit: Unit, *, policy_id: int, version_id: int | None = None) ->
     return dict(unit.ask(f"{counted} AND version_id = ? GROUP BY arm_id", policy_id, version_id))
 
 
+def pending_slot_counts(
+    unit: Unit, *, policy_id: int, version_id: int | None, since: int, entered_to: int | None
+) -> dict[int, int]:
+    """The number of slots of each arm, of those in `slot_counts`, whose rewards are not complete: of decisions since a
+    time, or behind the last one that entered the belief (None: all do at once)."""
+    behind = "" if entered_to is None else f" OR decision.id > {entered_to}"
+    tests = ["policy_id = ?", "imported = 0", f"(decision.at >= {since}{behind})"]
+    if version_id is not None:
+        tests.append(f"version_id = {version_id}")
+    joined = f"slot JOIN decision ON decision.id = slot.decision_id WHERE {' AND '.join(tests)}"
+    return dict(unit.ask(f"SELECT arm_id, count(*) FROM {joined} GROUP BY arm_id", policy_id))
+
+
 def censor(unit: Unit, slots: Iterable[tuple[int, int]], *, censored: bool) -> None:
     """Mark slots (decision_id, position)."""
     if rows := list(slots):

@@ -17,6 +17,7 @@ from rlrec.app.audit.findings import Finding, Findings
 from rlrec.app.audit.reward_drift import RewardDrift, recent
 from rlrec.app.doctor import Request, doctor
 from rlrec.store import Store, arms, audit, policies
+from rlrec.store.reader import Batch
 from tests.conftest import Run, Said, runner
 
 FIRST, THEN = "2026-01-01T00:00:00Z", "2026-01-01T01:00:00Z"
@@ -119,3 +120,24 @@ def test_only_recent_decisions_are_looked_at(drifted: str, monkeypatch: pytest.M
     monkeypatch.setattr(reward_drift, "RECENT", 400)
     with closing(Store(drifted)) as store, store.read() as unit:
         assert recent(unit, policies.live(unit, ["home"])["home"][0]) == {}
+
+
+@pytest.mark.parametrize(("decisions", "noticed"), [(1, True), (20, False)])
+def test_a_visit_counts_once_however_many_decisions_it_has(drifted: str, decisions: int, noticed: bool) -> None:
+    """120 decisions, of which the second half is liked: 120 visits show a change, 6 visits show none."""
+    visits = 120 // decisions
+    n = visits * decisions
+    visit = np.repeat(np.arange(visits), decisions)
+    slots = {name: np.ones(n, np.int64) for name in ("position", "arm_id", "visit")} | {
+        "at": np.zeros(n, np.int64), "imported": np.zeros(n, np.bool_), "censored": np.zeros(n, np.bool_),
+        "decision_id": np.arange(n) + 1, "session_id": visit,
+    }  # fmt: skip
+    liked = np.flatnonzero(visit >= visits / 2)
+    events = {
+        "decision_id": liked + 1, "position": np.ones(len(liked), np.int64), "kind": np.full(len(liked), "click"),
+        "value": np.ones(len(liked)), "age_us": np.ones(len(liked), np.int64),
+    }  # fmt: skip
+    with closing(Store(drifted)) as store, store.read() as unit:
+        watch = RewardDrift(unit, policies.live(unit, ["home"])["home"][0], {})
+        watch.take(Batch(slots=slots, events=events))
+    assert bool(watch.newest) is noticed

@@ -14,7 +14,7 @@ from rlrec.policy import KINDS, make
 from tests.conftest import Run, filled, runner
 
 SHOWN = [
-    "arm", "status", "served", "pulls", "reward_sum", "mean", "lower", "upper", "p_best", "probability",
+    "arm", "status", "served", "pending", "pulls", "reward_sum", "mean", "lower", "upper", "p_best", "probability",
     "ipw_mean", "ipw_lower", "ipw_upper",
 ]  # fmt: skip
 
@@ -262,6 +262,22 @@ def test_show_has_what_the_belief_counts_and_what_would_be_served(shop: Run) -> 
     assert sum(row["p_best"] for row in found.values()) == pytest.approx(1)
     for row in found.values():
         assert row["probability"] == pytest.approx(0.1 + 0.7 * row["p_best"])
+
+
+@pytest.mark.parametrize("learn", ["served", "settled"])
+def test_show_tells_what_is_pending_from_what_earned_nothing(run: Run, learn: str) -> None:
+    """A settled slot is pending until it has entered the belief."""
+    arms(run, "a1")
+    defined = "reward", "define", "clicks", "click=1", "--clip", "0,1", "--window", "1h", "--learn", learn
+    for words in (defined, ("policy", "create", "home", "--kind", "thompson", "--reward", "clicks")):
+        assert run("--now", "2026-01-01T00:00:00Z", *words).exit_code == 0
+    for at in ("00:00", "00:30"):
+        assert run("--now", f"2026-01-01T{at}:00Z", "recommend", "--policy", "home", "--session", at).exit_code == 0
+    show = "--now", "2026-01-01T01:20:00Z", "policy", "show", "home", "--json"
+    (row,) = run(*show).json["arms"]
+    assert (row["served"], row["pending"]) == (2, 2 if learn == "settled" else 1)
+    run("--now", "2026-01-01T01:20:00Z", "settle")
+    assert run(*show).json["arms"][0]["pending"] == 1
 
 
 def test_a_retired_arm_is_shown_and_not_served(shop: Run) -> None:

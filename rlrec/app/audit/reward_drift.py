@@ -9,7 +9,7 @@ import numpy as np
 
 from rlrec.app.audit.findings import Findings
 from rlrec.app.log import reward_log
-from rlrec.arrays import Array, Ids
+from rlrec.arrays import Array, Ids, distinct, run_starts
 from rlrec.policy.drift import Adwin, Change
 from rlrec.policy.forgetting import Forgetting
 from rlrec.records import Version
@@ -18,9 +18,7 @@ from rlrec.store.reader import Batch
 from rlrec.times import written
 
 DRIFT = "drift"
-# Of ADWIN, for all streams of a policy together. Independent rewards would do with 0.002, but those of one user hang
-# together: with visits of 10 decisions and users who differ much, that alarmed for 15 of 60 streams of 20,000, and 1e-5
-# for none.
+# Of ADWIN, for all streams of a policy together. Independent values would do with 0.002; users have several visits.
 DELTA = 1e-4
 RECENT = 50_000  # decisions in which `recent` looks
 ALL_ARMS = "policy"  # the stream of all arms
@@ -28,6 +26,8 @@ ALL_ARMS = "policy"  # the stream of all arms
 
 class RewardDrift:
     """The rewards of a policy at position 1, by arm and all together, each stream watched by ADWIN.
+    Rewards of a visit hang together: it gives a stream one value, their mean, dated by its first decision. A visit that
+    goes on in another batch gives one more.
     Lower positions are left out: which ones an arm gets depends on what the policy learned, and so would its mean. The
     mean of the whole policy changes as it learns, and with contexts so does that of an arm: that is no warning."""
 
@@ -38,16 +38,21 @@ class RewardDrift:
         self.newest: dict[int | str, Change] = {}
 
     def take(self, batch: Batch) -> None:
-        slots, reward = batch.slots, self.version.reward
-        counts = reward_log.mature(slots, reward, now=self.unit.now) & ~slots["imported"] & ~slots["censored"]
-        slots_at_top = reward_log.with_rewards(batch, reward).take(counts & (slots["position"] == 1))
+        slots, definition = batch.slots, self.version.reward
+        counts = reward_log.mature(slots, definition, now=self.unit.now) & ~slots["imported"] & ~slots["censored"]
+        slots_at_top = reward_log.with_rewards(batch, definition).take(counts & (slots["position"] == 1))
         if not len(slots_at_top):
             return
         arm, decision = slots_at_top.slots["arm_id"], slots_at_top.slots["decision_id"]
-        self._watch(ALL_ARMS, slots_at_top.reward, decision)
-        order = np.argsort(arm, kind="stable")
-        for rows in np.split(order, np.flatnonzero(np.diff(arm[order])) + 1):
-            self._watch(int(arm[rows[0]]), slots_at_top.reward[rows], decision[rows])
+        visit = slots_at_top.slots["session_id"], slots_at_top.slots["visit"]
+        # one value a visit, and one for each arm of a visit
+        first, reward = _means(slots_at_top.reward, *visit)
+        order = np.argsort(decision[first])
+        self._watch(ALL_ARMS, reward[order], decision[first[order]])
+        first, reward = _means(slots_at_top.reward, arm, *visit)
+        order = np.lexsort([decision[first], arm[first]])
+        for rows in np.split(order, run_starts(arm[first[order]])[1:]):
+            self._watch(int(arm[first[rows[0]]]), reward[rows], decision[first[rows]])
 
     def _watch(self, stream: int | str, rewards: Array, decision: Ids) -> None:
         if stream not in self._streams:
@@ -91,6 +96,12 @@ class RewardDrift:
     def _times(self) -> dict[int, int]:
         starts = {change.start for change in self.newest.values()}
         return {number: decision.at for number, decision in decisions.find(self.unit, starts).items()}
+
+
+def _means(rewards: Array, *columns: Ids) -> tuple[Ids, Array]:
+    """The first row of each kind of row, (m,), and the mean reward of its rows. columns (n,): those that tell kinds."""
+    first, kind = distinct(*columns)
+    return first, np.bincount(kind, weights=rewards) / np.bincount(kind)
 
 
 def recent(unit: Unit, version: Version) -> dict[int | str, dict[str, Any]]:
