@@ -162,8 +162,8 @@ def test_the_gate_of_training_weighs_loggers_as_evaluate_does(sqlite_db: str, tm
     logs.create(sqlite_db, "near", "uniform")
     logs.create(sqlite_db, "old", "fixed", probabilities=str(tmp_path / "old.csv"))
     logs.create(sqlite_db, "pg", "gradient")
-    logs.serve(sqlite_db, "old", pages=2_000, rates=RATES, users=900)
-    logs.serve(sqlite_db, "near", pages=2_000, rates=RATES, users=900, seed=2, start=20)
+    logs.serve(sqlite_db, "old", pages=2_000, rates=RATES)
+    logs.serve(sqlite_db, "near", pages=2_000, rates=RATES, seed=2, start=20)
     asked = ("train-pg", "pg", "--epochs", "1", "--json")
     result = runner(sqlite_db)("--now", "2026-02-03T00:00:00Z", *asked)
     assert result.exit_code == 0, result.stderr
