@@ -174,6 +174,15 @@ def test_an_old_store_works(old: Path) -> None:
     assert (new["variant"], new["policy"], new["decision_id"]) == (kept["variant"], kept["policy"], 6)
 
 
+def test_rewards_that_weigh_an_event_that_now_records_itself_are_named(old: Path) -> None:
+    with closing(sqlite3.connect(old)) as connection:
+        connection.execute("""UPDATE reward SET weights = '{"return":-1}' WHERE name = 'default'""")
+        connection.commit()
+        (revision,) = connection.execute("SELECT version_num FROM rlrec_version").fetchone()
+    done = runner(str(old))("init")
+    assert ("these rewards weigh it: default" in done.stderr) == (revision < "0008")
+
+
 def test_what_an_old_store_did_not_remember_stays_unknown(old: Path) -> None:
     """Its decisions have what they had; a visit that goes on is remembered whole."""
     before, run = rows(old)["decision"], runner(str(old))
