@@ -16,7 +16,7 @@ from rlrec.cli.values import NAME, NUMBER, Parsed, parse_name
 from rlrec.errors import CheckFailed, InputError
 
 if TYPE_CHECKING:
-    from rlrec.app.evaluation.paired_gate import GateOptions, Guard
+    from rlrec.app.evaluation.paired_gate import GateOptions, Guard, RouteGate
     from rlrec.app.route import RouteSummary
     from rlrec.app.serving.shadows import ShadowReport
 
@@ -146,9 +146,22 @@ def _view(result: RouteSummary) -> View:
         f"route {result['route']} serves {result['policy']}, {follows} {result['version']}",
         f"since {result['since']}, by `{history[0]['by']}`",
         *([f"ramp {result['experiment']} runs"] if result["experiment"] else []),
+        *([_gate(history[0]["gate"])] if history[0]["gate"] else []),
     ]
     title += [_shadow(row) for row in result["shadows"] if row["until"] is None]
     return View.of(history, HISTORY, title=title)
+
+
+def _gate(gate: RouteGate) -> str:
+    figures = {name: cell(value) for name, value in gate.items()}
+    held = "".join(
+        f", guard {guard['guard']} {100 * (guard['lower'] or 0):+.3g} % at least" for guard in gate["guards"]
+    )
+    return (
+        "gate: gain over {against} {estimate}, lower bound {lower}, by {estimator} on {n} rows, look {candidate} of "
+        "the year".format(**figures)
+        + held
+    )
 
 
 def _shadow(row: ShadowReport) -> str:
