@@ -322,6 +322,83 @@ def test_a_log_of_uniform_pages_agrees_with_what_the_target_earns(kiosk: Run, le
         assert abs(row["value"] - truth["value"]) < 4 * error, row["estimator"]
 
 
+def test_an_imported_log_gives_the_same_figures_in_reverse_order(kiosk: Run, tmp_path: Any, leaning: str) -> None:
+    done(kiosk("policy", "create", "plain", "--kind", "uniform"))
+    served(kiosk, "plain", n=40)
+    path = tmp_path / "log.jsonl"
+    done(kiosk("export-log", path))
+    lines, rows = path.read_text().splitlines(keepends=True), []
+    for name, step in (("forward", 1), ("reverse", -1)):
+        other = runner(str(tmp_path / f"{name}.db"))
+        done(other("init"))
+        done(other("arm", "import", "-", stdin="".join(json.dumps({"arm": arm}) + "\n" for arm in ARMS[::step])))
+        done(other("import-log", "-", "--layout", "jsonl", "--policy", "old", stdin="".join(lines[::step])))
+        leaning_target(other, leaning)
+        rows.append(estimates(other, "ips,dr,sips,iips,rips,cascade-dr,tis", "--target-samples", 40))
+    for here, there in zip(*rows, strict=True):
+        for name in ("value", "std_error", "ess", "max_weight"):
+            assert here[name] == pytest.approx(there[name], rel=1e-9), (here["estimator"], name)
+
+
+def test_the_mass_on_arms_that_the_logger_could_not_show_is_that_of_all_lists(
+    kiosk: Run, leaning: str, tmp_path: Any
+) -> None:
+    """Some 0.002 from the sum over all lists."""
+    path = tmp_path / "few.csv"
+    path.write_text("arm,probability\na,0.5\nb,0.3\nc,0.2\n")
+    leaning_target(kiosk, leaning)
+    done(kiosk("policy", "create", "few", "--kind", "fixed", "--param", f"probabilities={path}"))
+    served(kiosk, "few", n=40)
+    (row,) = estimates(kiosk, "ips", "--target-samples", 40_000)
+    missing = sum(chance(pair) * sum(arm in "def" for arm in pair) for pair in permutations(ARMS, 2))
+    assert row["unsupported"] == pytest.approx(missing / 2, abs=0.01)
+    assert "unsupported" in row["reasons"]
+
+
+def test_a_log_with_lists_and_without_takes_each_row_as_it_is(kiosk: Run, leaning: str) -> None:
+    """Half of the pages are weighed given their list, which is exact, half by the mean over lists."""
+    leaning_target(kiosk, leaning)
+    created(kiosk, "lists")
+    done(kiosk("policy", "create", "plain", "--kind", "uniform"))
+    served(kiosk, "lists", n=30)
+    served(kiosk, "plain", n=30, seed=2)
+    for name in ("ips", "sips", "tis"):
+        both, of_lists, of_plain = (
+            estimates(kiosk, name, *words)[0] for words in ((), ("--log", "policy=lists"), ("--log", "policy=plain"))
+        )
+        assert both["value"] == pytest.approx((of_lists["value"] + of_plain["value"]) / 2, rel=1e-9), name
+        again = estimates(kiosk, name, "--log", "policy=lists", "--target-samples", 0)[0]
+        assert again["value"] == of_lists["value"]
+
+
+@pytest.mark.parametrize(("words", "size"), [(("--arms", "a,b"), 1), ((), 4)])
+def test_pages_that_the_target_could_not_fill_are_left_out(kiosk: Run, words: tuple[str, ...], size: int) -> None:
+    created(kiosk, "target")
+    done(kiosk("policy", "create", "plain", "--kind", "uniform"))
+    served(kiosk, "plain", n=20)
+    done(kiosk("recommend", "--policy", "plain", "--session", "s", "-k", size, *words))
+    for name, left_out in {"ips": size, "sips": 1, "tis": 1}.items():
+        (row,) = estimates(kiosk, name)
+        assert (row["left_out"], "no-candidates" in row["reasons"]) == (left_out, True), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("second", ["squarecb", "lin-thompson", "shared", "ucb", "epsilon-greedy"])
+def test_any_kind_may_rank_the_lists(kiosk: Run, second: str) -> None:
+    """Seeded. The mean weight on uniform pages is 1, within 4 standard errors."""
+    shared = ("--param", "second.model=shared", "--param", "second.samples=20") if second == "shared" else ()
+    kind = "lin-thompson" if second == "shared" else second
+    created(kiosk, "learner", *shared, first="plackett-luce", second=kind)
+    served(kiosk, "learner", n=60)
+    done(kiosk("policy", "freeze", "learner"))
+    done(kiosk("policy", "create", "plain", "--kind", "uniform"))
+    served(kiosk, "plain", n=400, seed=2)
+    target = "learner@1"
+    for row in estimates(kiosk, "ips,dr,sips,cascade-dr,tis", "--log", "policy=plain", target=target):
+        assert row["mean_weight"] == pytest.approx(1, abs=4 / np.sqrt(row["ess"])), row["estimator"]
+        assert row["left_out"] == 0
+
+
 # -- checks, and other stores --
 
 
