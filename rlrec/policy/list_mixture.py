@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -13,9 +14,10 @@ from rlrec.policy import slate
 from rlrec.policy.families.correlated import Correlated, Sampled
 from rlrec.policy.floors import Floor
 from rlrec.policy.sampler import uniforms
-from rlrec.policy.scores import Scores, subset, unstack
+from rlrec.policy.scores import Order, Scores, subset, unstack
 
 _PAIRS = 1 << 20  # pairs of a list and a slate at a time
+_LISTS = 64  # whose tables are held at a time
 _ENTRIES = 1 << 22  # numbers in a working array
 
 
@@ -32,16 +34,11 @@ class ListMixture:
     scores: Sequence[Scores]
     floor: Floor
 
-    @cached_property
-    def first(self) -> Array:
-        """Probability of each arm of a list at position 1, (u, s)."""
-        return self._each(1)[:, 0]
-
     def marginals(self, size: int) -> Array:
         """Probability that each arm stands at position 1..size, by each replica, (r, size, arms).
 
         Given a list it is exact, or of one simulated page where scores are samples; the mean over lists is unbiased."""
-        each = self.first[:, None] if size == 1 else self._each(size)
+        each = self._each(size)
         marginals, cells = np.empty((len(self.weight), size, self.arms)), self.lists.ravel()
         for of_replica, weight in zip(marginals, self.weight, strict=True):
             for position in range(size):
@@ -65,84 +62,120 @@ class ListMixture:
             above = np.append(above, slate.invert_rows(shares[position : position + 1], words[position : position + 1]))
         return shares
 
+    def joint(self, slates: Index, weight: Array) -> Array:
+        """Probability of slates (n, k) down to each of their positions, the mean over lists, (n, k). weight (u,): of
+        each list."""
+        joint = np.empty(slates.shape)
+        for rows, tree in self._trees(slates, _PAIRS // _LISTS):
+            totals, _ = self._sums(tree, weight)
+            for position, total in enumerate(totals[1:]):
+                joint[rows, position] = total[tree.node[position + 1]]
+        return joint
+
     def each_position(self, slates: Index, weight: Array) -> Iterator[tuple[Index, int, Array, Index]]:
         """The rows of slates (n, k), some at a time; a position from 0; the probability of each arm below each distinct
         slate above, (v, arms), and which of these a row has. weight (u,): of each list. 0 below what no list makes.
 
         A probability is the mean over lists of that of the slate down to it, over the mean down to the one above."""
-        used = np.flatnonzero(weight)
+        most = min(_PAIRS // _LISTS, _ENTRIES // (self.arms * slates.shape[1]))
+        for rows, tree in self._trees(slates, most):
+            totals, shares = self._sums(tree, weight, below=True)
+            for position, (total, below) in enumerate(zip(totals, shares, strict=False)):
+                above = np.broadcast_to(total[:, None], below.shape)
+                yield rows, position, np.divide(below, above, out=below, where=above > 0), tree.node[position]
+
+    def _trees(self, slates: Index, most: int) -> Iterator[tuple[Index, _Tree]]:
+        """The rows of slates in order of their arms, some at a time, and their tree."""
         order = np.lexsort(slates.T[::-1])
-        step = max(1, min(_PAIRS // len(used), _ENTRIES // self.arms))
-        for start in range(0, len(order), step):
-            rows = order[start : start + step]
-            for position, (below, above) in enumerate(self._descend(slates[rows], used, weight)):
-                yield rows, position, below, above
+        for rows in np.split(order, range(max(1, most), len(order), max(1, most))):
+            yield rows, _Tree(slates[rows])
 
-    def _descend(self, slates: Index, used: Index, weight: Array) -> Iterator[tuple[Array, Index]]:
-        """`each_position` of slates in order of their arms."""
-        # pairs of a list and of a distinct slate above that is made of the list; ranks: of its arms in the list
-        lists, node, ranks = used, np.zeros(len(used), np.intp), np.empty((len(used), 0), np.intp)
-        starts, above = np.zeros(1, np.intp), np.zeros(len(slates), np.intp)
-        for position in range(slates.shape[1]):
-            # joint probability of each pair, and of each arm of the list below it
-            joint, below = self._below(lists, ranks)
-            joint *= weight[lists]
-            cells = (node[:, None] * self.arms + self.lists[lists]).ravel()
-            shares = np.bincount(cells, weights=(joint[:, None] * below).ravel(), minlength=len(starts) * self.arms)
-            total = np.bincount(node, weights=joint, minlength=len(starts))[:, None]
-            shares = shares.reshape(-1, self.arms)
-            yield np.divide(shares, total, out=np.zeros_like(shares), where=total > 0), above
-            # pairs one position further down
-            starts = run_starts(*slates[:, : position + 1].T)
-            parent, number = above[starts], np.zeros(len(slates), np.intp)
-            number[starts[1:]] = 1
-            above = np.cumsum(number)
-            lists, node, ranks = self._longer(lists, node, ranks, parent, slates[starts, position])
+    def _sums(self, tree: _Tree, weight: Array, *, below: bool = False) -> tuple[list[Array], list[Array]]:
+        """Sums over lists of the probability of each distinct top of slates, by length from 0; and with `below` of that
+        with each arm below it, (v, arms)."""
+        totals = [np.zeros(len(arm)) for arm in tree.arm]
+        shares = [np.zeros(len(arm) * self.arms) for arm in tree.arm[:-1]] if below else []
+        used = np.flatnonzero(weight)
+        for lists in np.split(used, range(_LISTS, len(used), _LISTS)):
+            ranked = self._ranked(lists, len(tree.arm) - 1)
+            # pairs of a list and of a top that is made of its arms; ranks: of these in the list
+            listed, node, ranks = (
+                np.arange(len(lists)),
+                np.zeros(len(lists), np.intp),
+                np.empty((len(lists), 0), np.intp),
+            )
+            joint = weight[lists]
+            totals[0] += joint.sum()
+            for depth in range(len(tree.arm) - 1):
+                probability = self._below(ranked, listed, ranks)
+                if below:
+                    cells = (node[:, None] * self.arms + self.lists[lists[listed]]).ravel()
+                    values = (joint[:, None] * probability).ravel()
+                    shares[depth] += np.bincount(cells, weights=values, minlength=len(shares[depth]))
+                # the pairs whose list has the next arm, too
+                pair, node, rank = self._longer(lists[listed], node, tree, depth)
+                listed, ranks = listed[pair], np.column_stack([ranks[pair], rank])
+                joint = joint[pair] * probability[pair, rank]
+                totals[depth + 1] += np.bincount(node, weights=joint, minlength=len(totals[depth + 1]))
+        return totals, [each.reshape(-1, self.arms) for each in shares]
 
-    def _longer(self, lists: Index, node: Index, ranks: Index, parent: Index, arm: Index) -> tuple[Index, Index, Index]:
-        """The pairs whose list has the next arm, too. parent, arm (v,): of each longer slate."""
-        counts = np.bincount(parent, minlength=int(node.max(initial=0)) + 1)
-        first = np.cumsum(counts) - counts
-        pair = np.repeat(np.arange(len(lists)), counts[node])
-        longer = piece_rows(first[node], counts[node])
-        # where the arm stands in the list
-        wanted = lists[pair] * self.arms + arm[longer]
+    def _longer(self, lists: Index, node: Index, tree: _Tree, depth: int) -> tuple[Index, Index, Index]:
+        """Of pairs of a list and a top: those whose list has the next arm of a longer top, the longer top, and where
+        the arm stands in the list."""
+        first, counts = tree.below[depth]
+        pair, longer = np.repeat(np.arange(len(lists)), counts[node]), piece_rows(first[node], counts[node])
+        wanted = lists[pair] * self.arms + tree.arm[depth + 1][longer]
         cell = np.minimum(np.searchsorted(self._keys, wanted), len(self._keys) - 1)
         has = np.flatnonzero(self._keys[cell] == wanted)
-        pair, rank = pair[has], cell[has] % self.lists.shape[1]
-        return lists[pair], longer[has], np.column_stack([ranks[pair], rank])
+        return pair[has], longer[has], cell[has] % self.lists.shape[1]
 
     @cached_property
     def _keys(self) -> Ids:
         """A number for each list and arm of it, ascending."""
         return (np.arange(len(self.lists))[:, None] * self.arms + self.lists).ravel()
 
-    def _below(self, lists: Index, ranks: Index) -> tuple[Array, Array]:
-        """The probability of each slate above, (p,), and of each arm of its list below it, (p, s). ranks (p, d): where
-        the arms of the slate stand in lists (p,)."""
+    def _ranked(self, lists: Index, positions: int) -> list[Scores] | list[Order]:
+        """The orders of some lists, which remember their tables; samples where scores are such."""
+        scores = [self.scores[number] for number in lists.tolist()]
+        return scores if isinstance(self.scores, SampledLists) else [each.order(positions) for each in scores]
+
+    def _below(self, ranked: Any, listed: Index, ranks: Index) -> Array:
+        """Probability of each arm of a list below slates, by the ranks (p, d) of their arms in lists (p,), (p, s)."""
         (pairs, depth), s = ranks.shape, self.lists.shape[1]
-        if not depth:
-            return np.ones(pairs), self.first[lists]
-        joint, below = np.ones(pairs), np.empty((pairs, s))
+        below = np.empty((pairs, s))
         if isinstance(self.scores, SampledLists):
-            order = np.argsort(lists, kind="stable")
-            for rows in np.split(order, run_starts(lists[order])[1:]) if pairs else []:
-                scores = self.scores[int(lists[rows[0]])]
-                joint[rows] = slate.conditionals(scores, ranks[rows], floor=self.floor).prod(axis=1)
-                for row in rows.tolist():
-                    below[row] = slate.remaining(scores, ranks[row], floor=self.floor)
-            return joint, below
+            for row, number in enumerate(listed.tolist()):
+                below[row] = slate.remaining(ranked[number], ranks[row], floor=self.floor)
+            return below
+        if not pairs:
+            return below
         # any arm left, to ask about the position below
         left = np.ones((pairs, s), np.bool_)
         left[np.arange(pairs)[:, None], ranks] = False
         slates = np.column_stack([ranks, left.argmax(axis=1)])
-        swept = slate.each_position(self.scores, lists, slates, floor=self.floor) if pairs else ()
+        swept = slate.each_position_of(ranked, listed, slates, arms=s, floor=self.floor)
         for rows, position, probability, above in swept:
-            if position < depth:
-                joint[rows] *= probability[above, ranks[rows, position]]
-            else:
+            if position == depth:
                 below[rows] = probability[above]
-        return joint, below
+        return below
+
+
+class _Tree:
+    """The distinct tops of slates (n, k) in order of their arms, by length from 0 to k.
+
+    node (k + 1 of (n,)): the top of each slate; arm (k + 1 of (v,)): the last arm of each top, of none 0; below (k of
+    (v,) and (v,)): the first longer one of each top, and how many there are."""
+
+    def __init__(self, slates: Index) -> None:
+        self.node, self.arm = [np.zeros(len(slates), np.intp)], [np.zeros(1, np.intp)]
+        self.below: list[tuple[Index, Index]] = []
+        for depth in range(slates.shape[1]):
+            starts, begins = run_starts(*slates[:, : depth + 1].T), np.zeros(len(slates), np.intp)
+            begins[starts[1:]] = 1
+            counts = np.bincount(self.node[depth][starts], minlength=len(self.arm[depth]))
+            self.below.append((np.cumsum(counts) - counts, counts))
+            self.node.append(np.cumsum(begins))
+            self.arm.append(slates[starts, depth])
 
 
 class SampledLists(Sequence[Scores]):

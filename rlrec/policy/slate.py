@@ -133,7 +133,7 @@ def remaining_each(scores: Scores, prefixes: Index, *, floor: Floor) -> Array:
 def conditionals_each(many: Sequence[Scores], case: Index, slates: Index, *, floor: Floor) -> Array:
     """`conditionals` of slates (n, k), each of arms of its case (n,) among many scores of equally many arms, (n, k)."""
     probability = np.empty(slates.shape)
-    if isinstance(many[0].order(1), ContinuousOrder) and _few_of_each(many, slates):
+    if isinstance(many[0].order(1), ContinuousOrder) and _few_of_each(len(many), len(many[0]), slates):
         for rows, position, of_prefix, above in each_position(many, case, slates, floor=floor):
             probability[rows, position] = of_prefix[above, slates[rows, position]]
         return probability
@@ -149,26 +149,33 @@ def each_position(
     """`remaining` at each position of slates (n, k), some at a time, each of its case (n,) among many exact scores of
     equally many arms: the rows of slates in order (r,), the position from 0, the probabilities below each distinct case
     and slate above, (u, m), and which of these a row has, (r,)."""
-    m, floors = len(many[0]), at_positions(floor, slates.shape[1])
-    for rows, by_position in _swept(many, case, slates, floor):
+    orders = [scores.order(slates.shape[1]) for scores in many]
+    yield from each_position_of(orders, case, slates, arms=len(many[0]), floor=floor)
+
+
+def each_position_of(
+    orders: Sequence[Order], case: Index, slates: Index, *, arms: int, floor: Floor
+) -> Iterator[tuple[Index, int, Array, Index]]:
+    """`each_position` by the orders of equally many arms, whose tables outlive it."""
+    m, floors = arms, at_positions(floor, slates.shape[1])
+    for rows, by_position in _swept(orders, case, slates, arms, floor):
         for position, (probability, above) in enumerate(by_position):
             mixed = _mix_floor(probability, floors[position], m - position)
             mixed[above[:, None], slates[rows, :position]] = 0.0
             yield rows, position, mixed, above
 
 
-def _few_of_each(many: Sequence[Scores], slates: Index) -> bool:
+def _few_of_each(cases: int, arms: int, slates: Index) -> bool:
     """Whether cases have so few slates each that a table for each costs more than one for all."""
-    return len(slates) < _SLATES * len(many) and len(many[0]) <= _ARMS
+    return len(slates) < _SLATES * cases and arms <= _ARMS
 
 
 def _swept(
-    many: Sequence[Scores], case: Index, slates: Index, floor: Floor
+    orders: Sequence[Order], case: Index, slates: Index, arms: int, floor: Floor
 ) -> Iterator[tuple[Index, Iterator[tuple[Array, Index]]]]:
     """Slates in order of their cases and arms, some at a time, with `Order.each_position` of them."""
-    order, k, m = np.lexsort((*slates.T[::-1], case)), slates.shape[1], len(many[0])
-    orders = [scores.order(k) for scores in many]
-    swept = isinstance(orders[0], ContinuousOrder) and _few_of_each(many, slates)
+    order, k = np.lexsort((*slates.T[::-1], case)), slates.shape[1]
+    swept = isinstance(orders[0], ContinuousOrder) and _few_of_each(len(orders), arms, slates)
     together = pooled(orders, positions=k) if swept else None
     if together is not None:
         step = max(1, _ENTRIES // together.rows[0].size // len(together.table.nodes))
@@ -176,7 +183,7 @@ def _swept(
             yield rows, together.each_position(case[rows], slates[rows], floors=at_positions(floor, k))
         return
     for of_case in np.split(order, run_starts(case[order])[1:]):
-        for rows in np.split(of_case, range(_SWEPT // m + 1, len(of_case), _SWEPT // m + 1)):
+        for rows in np.split(of_case, range(_SWEPT // arms + 1, len(of_case), _SWEPT // arms + 1)):
             of_scores = orders[case[rows[0]]]
             assert isinstance(of_scores, DrawnOrder)
             yield rows, of_scores.each_position(slates[rows], floor=floor)

@@ -146,31 +146,35 @@ class ListCaseRows(CaseRows):
     def conditionals(self, deep: Ids) -> Iterator[tuple[Ids, Array]]:
         depth = self.rows.slots["depth"][self.indices[deep]]
         for group, blocks, case, order, possible in self.slates(deep, depth + 1):
-            steps = np.zeros(order.shape)
-            for rows, _, position, below, above in _each_position(blocks, case, order, possible):
-                steps[rows, position] = below[above, order[rows, position]]
-            yield group, steps
+            joint = np.zeros((len(order), order.shape[1] + 1))
+            joint[:, 0] = 1.0
+            for block, rows in _of_blocks(blocks, case, possible):
+                joint[rows, 1:] = block.mixture.joint(order[rows], block.weight)
+            above = joint[:, :-1]
+            yield group, np.divide(joint[:, 1:], above, out=np.zeros_like(above), where=above > 0)
 
     def fill_both(self, steps: Array, expected: Array, arms: Ids, values: ModelValues) -> None:
+        """Write the target's probability of the arm of each slot given the slots above, and the mean of the model under
+        the target there. arms: of the catalogue."""
         size = self.rows.slots["size"][self.indices]
         lowest = np.flatnonzero(self.rows.slots["depth"][self.indices] + 1 == size)
         for group, blocks, case, order, possible in self.slates(lowest, size[lowest]):
             slots = self.indices[group][:, None] - np.arange(order.shape[1])[::-1]
             steps[slots[~possible]] = 0.0
-            for rows, block, position, below, above in _each_position(blocks, case, order, possible):
-                here = slots[rows, position]
-                steps[here] = below[above, order[rows, position]]
-                shares = np.zeros((len(below), len(arms)))
-                shares[:, np.searchsorted(arms, block.arms)] = below
-                expected[here] = values.expected(shares, case=above, rows=here)
+            for block, rows in _of_blocks(blocks, case, possible):
+                columns = np.searchsorted(arms, block.arms)
+                for some, position, below, above in block.mixture.each_position(order[rows], block.weight):
+                    here = slots[rows[some], position]
+                    steps[here] = below[above, order[rows[some], position]]
+                    shares = np.zeros((len(below), len(arms)))
+                    shares[:, columns] = below
+                    expected[here] = values.expected(shares, case=above, rows=here)
 
 
-def _each_position(
-    blocks: list[Block], case: Index, order: Index, possible: Flags
-) -> Iterator[tuple[Index, ListBlock, int, Array, Index]]:
-    """`ListMixture.each_position` of the slates that can be made, case by case: the rows, and the block of the case."""
+def _of_blocks(blocks: list[Block], case: Index, possible: Flags) -> Iterator[tuple[ListBlock, Index]]:
+    """The cases, with the rows of slates that can be made of their arms."""
     for number, block in enumerate(blocks):
         assert isinstance(block, ListBlock)
         rows = np.flatnonzero(possible & (case == number))
-        for some, position, below, above in block.mixture.each_position(order[rows], block.weight):
-            yield rows[some], block, position, below, above
+        if len(rows):
+            yield block, rows
