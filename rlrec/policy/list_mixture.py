@@ -120,8 +120,8 @@ class ListMixture:
         return totals, [each.reshape(-1, self.arms) for each in shares]
 
     def _longer(self, lists: Index, node: Index, tree: _Tree, depth: int) -> tuple[Index, Index, Index]:
-        """Of pairs of a list and a top: those whose list has the next arm of a longer top, the longer top, and where
-        the arm stands in the list."""
+        """The pairs of a list and a top whose list has the next arm of a longer top; the longer top, and where the arm
+        stands in the list."""
         first, counts = tree.below[depth]
         pair, longer = np.repeat(np.arange(len(lists)), counts[node]), piece_rows(first[node], counts[node])
         wanted = lists[pair] * self.arms + tree.arm[depth + 1][longer]
