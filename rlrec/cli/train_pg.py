@@ -45,7 +45,8 @@ CLIP = Parsed("number|none", lambda text: None if text == "none" else parse_numb
 @click.option(
     "--weights", default="auto", show_default=True, metavar="auto|slot|slate",
     help="How slates of several positions are weighed: by their joint probability (slate), or slot by slot, each given "
-    "those above (slot). auto: by slot where the log leaves less than half of the joint weights effective.",
+    "those above (slot). auto: by slot where rewards add over positions, or the log leaves less than half of the joint "
+    "weights effective; by slate where pages earn as a whole.",
 )  # fmt: skip
 @click.option(
     "--top-k", type=Integer(0, 1_000), default=0, show_default=True, metavar="K",

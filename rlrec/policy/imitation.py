@@ -15,6 +15,7 @@ from rlrec.policy.reinforce import LoggedSlates, Objective
 
 RIDGE = 1e-6  # keeps scores finite where an arm is never shown, or always above the others
 STEPS = 200  # of the fit, at most
+CLOSE = 1e-8  # relative change of the loss at which it ends
 LEAST = 1e-12  # probability of an arm that is never the best
 
 
@@ -44,7 +45,9 @@ def fit(policy: Gradient, start: Parameters, slates: Sequence[LoggedSlates], *, 
         return RIDGE * float(values @ values) - likely / total, 2 * RIDGE * values - slope / total
 
     begin = np.concatenate([start[name][free[name]] for name in free])
-    return _filled(start, free, minimize(loss, begin, jac=True, method="L-BFGS-B", options={"maxiter": STEPS}).x)
+    return _filled(
+        start, free, minimize(loss, begin, jac=True, method="L-BFGS-B", options={"maxiter": STEPS, "ftol": CLOSE}).x
+    )
 
 
 def log_probability(policy: Gradient, parameters: Parameters, slates: LoggedSlates) -> Array:

@@ -7,6 +7,7 @@ import random
 import shutil
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -346,15 +347,15 @@ def test_a_session_whose_user_came_later_is_left_out_where_the_part_would_change
 
 
 @pytest.mark.parametrize(
-    ("effective", "clipped", "positions", "unknown", "weights"),
-    [(0.9, 0.0, 5, False, "slate"), (0.4, 0.0, 5, False, "slot"), (0.9, 0.1, 5, False, "slot"),
-     (0.4, 0.0, 1, False, "slate"), (0.4, 0.0, 5, True, "slate")],
+    ("changed", "weights"),
+    [({}, "slate"), ({"effective": 0.4}, "slot"), ({"clipped": 0.1}, "slot"), ({"additive": True}, "slot"),
+     ({"effective": 0.4, "positions": 1}, "slate"), ({"additive": True, "unknown": True}, "slate")],
 )  # fmt: skip
-def test_slots_are_weighed_where_few_joint_weights_count(
-    effective: float, clipped: float, positions: int, unknown: bool, weights: str
+def test_slots_are_weighed_where_rewards_add_or_joint_weights_are_hopeless(
+    changed: dict[str, Any], weights: str
 ) -> None:
-    looked = PageWeights(effective=effective, clipped=clipped, positions=positions, unknown=unknown)
-    assert looked.chosen == weights
+    looked = PageWeights(effective=0.9, clipped=0.0, positions=5, unknown=False, additive=False)
+    assert replace(looked, **changed).chosen == weights
 
 
 def test_the_answer_says_how_pages_were_weighed(sqlite: Store) -> None:
@@ -364,11 +365,12 @@ def test_the_answer_says_how_pages_were_weighed(sqlite: Store) -> None:
         train.train(sqlite, train.Request(**QUICK, weights=weights), progress=lines.append)
         for weights in ("auto", "slate", "slot")
     ]
-    assert [answer["weights"] for answer in answers] == ["slate", "slate", "slot"]
-    assert apart(parameters(sqlite, 2), parameters(sqlite, 3)) == 0.0
-    assert apart(parameters(sqlite, 2), parameters(sqlite, 4)) > 1e-3
-    assert lines[0] == "weights: by slate (weights of whole slates have an effective share of 100.0%, 0.0% clipped)"
-    assert learned(sqlite, 2)["options"]["weights"] == "slate"
+    assert [answer["weights"] for answer in answers] == ["slot", "slate", "slot"]
+    assert apart(parameters(sqlite, 2), parameters(sqlite, 4)) == 0.0
+    assert apart(parameters(sqlite, 2), parameters(sqlite, 3)) > 1e-3
+    why = "rewards add over positions; weights of whole slates: 100.0% effective, 0.0% clipped"
+    assert lines[0] == f"weights: by slot ({why})"
+    assert learned(sqlite, 2)["options"]["weights"] == "slot"
 
 
 # -- what is kept --

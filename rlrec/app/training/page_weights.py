@@ -1,4 +1,4 @@
-"""How pages are weighed: whole slates by their joint probability, or slot by slot where that is hopeless."""
+"""How pages are weighed: whole slates by their joint probability, or slot by slot."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ MOST_CLIPPED = 0.05  # share of these weights above the largest one allowed, bey
 @dataclass(frozen=True, kw_only=True)
 class PageWeights:
     """The weights of whole slates before any step. effective: ESS as a share of the decisions; clipped: share of the
-    weights that clipping removes; positions of the longest slate; unknown: whether a slot has no propensity."""
+    weights that clipping removes; positions of the longest slate; unknown: whether a slot has no propensity; additive:
+    whether slates earn what their slots earn, and nothing as a page."""
 
     effective: float
     clipped: float
     positions: int
     unknown: bool
+    additive: bool
 
     @classmethod
     def of(cls, rows: VisitRows, log_joint: Array, *, clip: float) -> PageWeights:
@@ -36,15 +38,18 @@ class PageWeights:
             effective=total**2 / squares / len(weight) if squares else 0.0,
             clipped=float(np.maximum(weight - clip, 0.0).sum()) / total if total else 0.0,
             positions=int(rows.size.max(initial=0)), unknown=bool(np.isnan(rows.conditional).any()),
+            additive=np.allclose(np.add.reduceat(rows.earned, rows.first[:-1]), rows.reward),
         )  # fmt: skip
 
     @property
     def chosen(self) -> str:
-        """The weights that `auto` stands for."""
+        """The weights that `auto` stands for. Where rewards add over positions, a slot does not earn what stands above:
+        slots have less noise, and are exact on the log of the policy itself. What a page earns is due to all of it."""
         hopeless = self.effective < LEAST_SHARE or self.clipped > MOST_CLIPPED
-        return SLOT if self.positions > 1 and hopeless and not self.unknown else SLATE
+        return SLOT if self.positions > 1 and (self.additive or hopeless) and not self.unknown else SLATE
 
     def sentence(self, weights: str) -> str:
         """Which weights are used, and why."""
-        why = f"weights of whole slates have an effective share of {self.effective:.1%}, {self.clipped:.1%} clipped"
+        earned = "rewards add over positions" if self.additive else "pages earn as a whole"
+        why = f"{earned}; weights of whole slates: {self.effective:.1%} effective, {self.clipped:.1%} clipped"
         return f"weights: by {weights} ({why})"
