@@ -10,6 +10,7 @@ from rlrec.arrays import Array, Ids
 from rlrec.ope.base import LogBatch
 from rlrec.ope.estimate import Estimate, FinishOptions
 from rlrec.ope.impressions import ImpressionFold, ImpressionPartial
+from rlrec.ope.paired import compare
 from rlrec.ope.strata import Stratum, Weighting, halves
 
 ARMS = 10
@@ -135,3 +136,18 @@ def test_estimates_over_many_loggers_are_unbiased_and_cover() -> None:
         covered = np.mean(np.abs(values - truth) < 1.96 * errors)
         assert abs(bias) < 3.3 / np.sqrt(600)
         assert covered > 0.95 - 3.3 * np.sqrt(0.05 * 0.95 / 600)
+
+
+def test_two_targets_that_are_compared_count_loggers_alike() -> None:
+    generator, fold = np.random.default_rng(8), fold_of("ips")
+    sides: list[dict[Stratum, ImpressionPartial]] = [{}, {}]
+    for name, logger in (("near", leaning(9, 0.7)), ("old", leaning(0, 0.7))):
+        batch = log(logger, 2_000, generator)
+        other = LogBatch(**{**batch.columns(), "target": batch.propensity})
+        for half in (0, 1):
+            for side, of_side in zip(sides, (batch, other), strict=True):
+                side[Stratum(name, half)] = fold.partial(of_side.where(halves(batch.cluster) == half))
+    weighting = Weighting.of(fold, *sides)
+    ours, theirs = (fold.at_ends(weighting.total(side))[0] for side in sides)
+    assert compare(ours, theirs).clusters == 4_000
+    assert [each.rows for each in weighting.table[0]] == [2_000, 2_000]
