@@ -21,8 +21,10 @@ from rlrec.policy import reward as rewards
 from rlrec.policy.base import Belief, Policy, any_of
 from rlrec.policy.contextual import ContextualPolicy, is_contextual, learns_from_contexts
 from rlrec.policy.floors import Floor, at_positions
+from rlrec.policy.scores import subset
 from rlrec.policy.solving import ArmMoments
 from rlrec.policy.statistics import CONTEXT, CountedSlot, SlotColumns
+from rlrec.policy.two_stage import NO_STAGE
 from rlrec.records import Event, Reward
 from tests.policy import histories
 
@@ -418,3 +420,27 @@ def test_a_kind_has_what_its_protocol_declares(kind: str) -> None:
     protocols: list[type] = [Policy]
     protocols += [ContextualPolicy] if is_contextual(policy) else []
     assert [name for one in protocols for name in members(one) if not hasattr(policy, name)] == []
+
+
+@pytest.mark.parametrize("kind", [kind for kind in SERVED if kind not in NO_STAGE])
+def test_a_score_depends_on_other_eligible_arms_where_the_kind_says_so(kind: str) -> None:
+    policy, some = made(kind), np.array([1, 2, 4])
+    every = belief_of(policy)
+    pulls, rewards, squares, alpha, beta = (
+        getattr(every, name)[some] for name in ("pulls", "reward_sum", "reward_squares", "alpha", "beta")
+    )
+    moments = every.moments and replace(
+        every.moments, gram=every.moments.gram[some], response=every.moments.response[some], solutions={},
+        arm_features=None if every.moments.arm_features is None else every.moments.arm_features[some],
+        pool=replace(every.moments, solutions={}),
+    )  # fmt: skip
+    belief = replace(
+        every, pulls=pulls, reward_sum=rewards, reward_squares=squares, alpha=alpha, beta=beta, moments=moments,
+        extra=None if every.extra is None else every.extra[some],
+    )  # fmt: skip
+    context = {"hour": 9}
+    alone = policy.scores(belief, arms=[ARMS[arm] for arm in some], context=context)
+    among = subset(policy.scores(every, arms=ARMS, context=context), some)
+    sampled = (scores.of_decision(3, 4) for scores in (alone, among))
+    first, second = (slate.first(scores, floor=policy.exploration) for scores in sampled)
+    assert (first == pytest.approx(second, abs=1e-9)) is not policy.compares
