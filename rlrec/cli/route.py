@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from rlrec.cli.experiment import SHARE, parse_share
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import CommandGroup, Store, examples, stored
-from rlrec.cli.tables import cell
+from rlrec.cli.tables import cell, lines
 from rlrec.cli.text import truncate
 from rlrec.cli.values import NAME, NUMBER, Parsed, parse_name
 from rlrec.errors import CheckFailed, InputError
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from rlrec.app.serving.shadows import ShadowReport
 
 COLUMNS = ("route", "policy", "version", "experiment", "since", "live", "reference")
+LOOK = ("estimator", "reward", "against", "estimate", "lower", "upper", "alpha", "n", "ess", "verdict", "reasons")
+GUARD_FIGURES = ("guard", "least", "estimator", "value", "lower", "verdict", "passed")
 HISTORY = ("at", "reference", "experiment", "by")
 
 to_option = click.option(
@@ -109,7 +111,7 @@ def set_(store: Store, show: Show, require: str | None, **request: Any) -> None:
     gate = _gate_options(require, {name: request.pop(name) for name in GATE})
     result = use_case.set_route(store, use_case.Request(gate=gate, **request))
     why = result.pop("why", None)
-    show(result)
+    show(result, table=_look(result) if "gate" in result else None)
     if why is not None:
         hint = f"`rlrec route show {result['route']}` says what it goes on serving; a ramp (--share) tells more"
         raise CheckFailed(f"{request['to']} was not set: {why}", hint=hint)
@@ -150,6 +152,15 @@ def _view(result: RouteSummary) -> View:
     ]
     title += [_shadow(row) for row in result["shadows"] if row["until"] is None]
     return View.of(history, HISTORY, title=title)
+
+
+def _look(result: RouteSummary) -> View:
+    """The figures of a look, and those of the guards below."""
+    changed = "was set" if result["set"] else "was not set"
+    guards = [[cast(Mapping[str, Any], guard)[name] for name in GUARD_FIGURES] for guard in result["guards"]]
+    notes = lines(GUARD_FIGURES, guards) if guards else []
+    title = [f"route {result['route']} {changed}: it serves {result['reference']}"]
+    return View.of([result["gate"]], LOOK, title=title, notes=notes)
 
 
 def _gate(gate: RouteGate) -> str:

@@ -101,6 +101,17 @@ def test_a_candidate_that_learned_from_the_log_is_refused(ready_sqlite: Run) -> 
     assert "has learned from visits" in done.error["error"]
 
 
+def test_visits_after_those_that_taught_a_candidate_can_judge_it(ready_sqlite: Run) -> None:
+    at = ("--now", "2026-01-02T00:00:00Z", "policy")
+    ready_sqlite(*at, "create", "taught", "--kind", "thompson", "--param", "floor=0.1", "--from-log", "policy=u")
+    ready_sqlite(*at, "freeze", "taught")
+    early = gated(ready_sqlite, "taught@2")
+    assert (early.exit_code, "visits from now on can judge it" in early.error["hint"]) == (3, True)
+    ready_sqlite("simulate", "bernoulli", "--env", "rates=0.6,0.3,0.3", "--policy", "u", "--sessions", 600)
+    later = gated(ready_sqlite, "taught@2").json["gate"]
+    assert (later["since_decision"], "in-sample" in later["reasons"], later["n"] < 300) == (1501, False, True)
+
+
 def test_what_serves_may_have_learned_from_its_log(ready_sqlite: Run) -> None:
     ready_sqlite("simulate", "bernoulli", "--env", "rates=0.6,0.3,0.3", "--policy", "ts", "--sessions", 300)
     ready_sqlite("--now", LATER, "route", "set", "home", "--to", "ts")

@@ -57,12 +57,13 @@ GuardReport = TypedDict("GuardReport", {
     "reasons": list[str], "passed": bool,
 })  # fmt: skip
 # A look of the gate. against: what serves; candidate: its number in this year; alpha: the probability of error at this
-# look; n: impressions or visits that both were judged by.
+# look; n: impressions or visits that both were judged by; since_decision: the first one, where earlier ones taught the
+# candidate.
 RouteGate = TypedDict("RouteGate", {
     "estimator": str, "reward": str, "against": str, "candidate": int, "alpha": float, "value": float | None,
     "live_value": float | None, "estimate": float | None, "std_error": float | None, "lower": float | None,
     "upper": float | None, "ess": float | None, "n": int, "verdict": str, "reasons": list[str],
-    "guards": list[GuardReport], "passed": bool,
+    "guards": list[GuardReport], "passed": bool, "since_decision": int | None,
 })  # fmt: skip
 
 
@@ -73,11 +74,20 @@ def look(unit: Unit, options: GateOptions, *, looks: int) -> RouteGate:
     definitions = {guard.name: _guarded(unit, guard.name) for guard in options.guards}
     current, _ = lookup.version(unit, options.current)
     reward = current.reward if options.reward is None else lookup.reward(unit, options.reward)
+    since = None
     try:
         gain = _Gain.of(unit, options, selection, reward)
+        if gain.in_sample and (since := _first_unlearned(unit, options.candidate)) is not None:
+            selection = replace(selection, first_id=since)
+            gain = _Gain.of(unit, options, selection, reward)
         gain_of = {guard.name: _Gain.of(unit, options, selection, definitions[guard.name]) for guard in options.guards}
     except EmptyLog as error:
-        raise CheckFailed(f"the gate has nothing to judge by: {error.message}", hint=error.hint) from error
+        way_out = (
+            error.hint
+            if since is None
+            else "visits from now on can judge it: let some be served, or begin a ramp (--share 5%)"
+        )
+        raise CheckFailed(f"the gate has nothing to judge by: {error.message}", hint=way_out) from error
     difference, verdict, reasons = gain.judge(Minus, alpha)
     guards = [_guard_report(guard, gain_of[guard.name], alpha) for guard in options.guards]
     (candidate, serving), passed = gain.estimates, difference.is_gain and gain.passes(verdict)
@@ -86,7 +96,7 @@ def look(unit: Unit, options: GateOptions, *, looks: int) -> RouteGate:
         "alpha": alpha, "value": candidate.value, "live_value": serving.value, "estimate": difference.value,
         "std_error": difference.std_error, "lower": difference.lower, "upper": difference.upper,
         "ess": difference.ess, "n": candidate.n, "verdict": verdict, "reasons": reasons, "guards": guards,
-        "passed": passed and all(guard["passed"] for guard in guards),
+        "passed": passed and all(guard["passed"] for guard in guards), "since_decision": since,
     }  # fmt: skip
 
 
@@ -104,6 +114,17 @@ def _gate_split(unit: Unit, log: str | None) -> Selection:
     if selection.splits is not None and list(selection.splits) != [GATE]:
         raise InputError("a gate judges by the split that no training reads", hint="leave split out of --log")
     return replace(selection, splits=[GATE])
+
+
+def _first_unlearned(unit: Unit, candidate: str) -> int | None:
+    """The decision from which on a candidate has learned from none of the gate's; None where it goes on learning."""
+    (target,) = targets.resolve(unit, [candidate], reward=None, greedy=False)
+    every = (lesson for lesson in target.lessons if lesson.splits is None or GATE in lesson.splits)
+    lessons = [
+        lesson.selection for lesson in every if lesson.selection.splits is None or GATE in lesson.selection.splits
+    ]
+    last = [selection.last_id for selection in lessons if selection.last_id is not None]
+    return max(last) + 1 if last and len(last) == len(lessons) else None
 
 
 def _guard_report(guard: Guard, gain: _Gain, alpha: float) -> GuardReport:
@@ -196,7 +217,7 @@ def refusal(gate: RouteGate) -> str | None:
 
 def _refusals(gate: RouteGate) -> Iterator[str]:
     if "in-sample" in gate["reasons"]:
-        yield "it has learned from visits that the gate judges by, so that they cannot judge it"
+        yield "it has learned from visits that the gate judges by, and may have from every later one"
     if gate["verdict"] == VERDICTS[0]:
         yield f"the log cannot tell ({', '.join(gate['reasons'])}; {gate['estimator']}, ess {_figure(gate['ess'])})"
     lower = gate["lower"]
