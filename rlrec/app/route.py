@@ -174,8 +174,17 @@ def _ramp(unit: Unit, before: RouteChange, request: Request) -> experiment.Reque
     while (name := f"{before.route[:NAME_LENGTH]}-ramp-{number}") in names:
         number += 1
     specs = (("current", before.reference, 1 - request.share), ("candidate", request.to, request.share))
-    variants = [experiment.VariantSpec(label=label, policy=policy, weight=weight) for label, policy, weight in specs]
+    variants = [
+        experiment.VariantSpec(label=label, policy=_forkable(unit, reference), weight=weight)
+        for label, reference, weight in specs
+    ]
     return experiment.Request(name=name, variants=variants, route=before.route)
+
+
+def _forkable(unit: Unit, reference: str) -> str:
+    """The reference by which a variant starts: a version that learns is named by its policy, where it is live."""
+    version, head = lookup.version(unit, reference)
+    return version.policy.name if version.learning and head.live_id == version.id else reference
 
 
 def _start(

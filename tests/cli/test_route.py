@@ -254,6 +254,13 @@ def test_a_promoted_frozen_version_is_the_version_itself(ready: Run) -> None:
     assert show(ready)["reference"] == "ts@2"
 
 
+def test_a_ramp_begins_at_a_version_that_stays_and_learns(ready_sqlite: Run) -> None:
+    ready_sqlite("route", "set", "home", "--to", "ts@1")
+    assert ramp(ready_sqlite).exit_code == 0
+    ready_sqlite("experiment", "stop", "home-ramp-1")
+    assert show(ready_sqlite)["reference"] == "ts@1"
+
+
 def test_a_ramp_after_a_ramp_keeps_the_name_of_its_policy(ready: Run) -> None:
     ramp(ready)
     ready("experiment", "stop", "home-ramp-1", "--promote", "current")
