@@ -28,7 +28,7 @@ from rlrec.records import add_each
 ESTIMATOR = "wdr"
 VISITS = 500  # visits of a batch of those that are held out
 CELLS = 1 << 19  # scores that are worked out at a time: what follows from them stays near the processor
-MARGIN = 1.5  # between the ESS that is wanted here and the least that a gate judges by: splits differ by chance
+MARGIN = 2.0  # between the ESS that is wanted here and the least that a gate judges by: splits differ by chance
 ByStratum = Mapping[Stratum, SessionPartial]
 FEW = 50  # replicates of an interval that nobody looks at
 
