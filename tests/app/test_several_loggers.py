@@ -164,7 +164,7 @@ def test_the_gate_of_training_weighs_loggers_as_evaluate_does(sqlite_db: str, tm
     logs.create(sqlite_db, "pg", "gradient")
     logs.serve(sqlite_db, "old", pages=2_000, rates=RATES)
     logs.serve(sqlite_db, "near", pages=2_000, rates=RATES, seed=2, start=20)
-    asked = ("train-pg", "pg", "--epochs", "1", "--json")
+    asked = ("train-pg", "pg", "--epochs", "1", "--seed", "1", "--json")
     result = runner(sqlite_db)("--now", "2026-02-03T00:00:00Z", *asked)
     assert result.exit_code == 0, result.stderr
     gate = json.loads(result.stdout)
