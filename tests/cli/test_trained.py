@@ -167,13 +167,27 @@ def test_a_version_that_is_not_trained_is_uniform(learned: Run) -> None:
 
 def test_a_person_sees_how_it_learned(learned: Run) -> None:
     said = learned("policy", "show", "home").stdout.splitlines()
-    start = next(row for row, line in enumerate(said) if line.split()[:2] == ["epoch", "value"])
+    start = next(row for row, line in enumerate(said) if line.split()[:2] == ["epoch", "lr"])
     assert said[start].split() == [
-        "epoch", "value", "gain", "lower", "upper", "ess", "entropy", "kl", "clipped", "variance", "without_baseline",
+        "epoch", "lr", "value", "gain", "lower", "upper", "ess", "entropy", "kl", "clipped", "variance",
+        "without_baseline",
     ]  # fmt: skip
     curve = said[start + 2 : start + 4]
-    assert curve[0].split() == ["1", "0.25", "0.0625", "-0.125", "0.25", "90.5", "1.5", "0.03125", "0.25", "2", "8"]
-    assert curve[1].split() == ["2", "-", "-", "-", "-", "-", "-", "-", "0", "1", "4"]
+    assert curve[0].split() == [
+        "1",
+        "-",
+        "0.25",
+        "0.0625",
+        "-0.125",
+        "0.25",
+        "90.5",
+        "1.5",
+        "0.03125",
+        "0.25",
+        "2",
+        "8",
+    ]
+    assert curve[1].split() == ["2", "-", "-", "-", "-", "-", "-", "-", "-", "0", "1", "4"]
     assert said[start - 1].endswith("the best is epoch 1")
     gate = next(line for line in said if line.startswith("gate"))
     assert gate == (
