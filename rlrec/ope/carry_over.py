@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from rlrec.arrays import Array, Ids
-from rlrec.ope.within_cells import ALPHA, CellSums, cell_sums, slopes
+from rlrec.ope.within_cells import CellSums, alarms, cell_sums, slopes
 
 _TESTED = 2  # the first columns, step and repeats; the others are controls
 
@@ -30,7 +30,7 @@ def carry_over_sums(
 
 def is_significant(sums: CellSums) -> bool:
     """Whether rewards depend on step or repeats, with a false alarm in 1 of 1,000 logs where they do not."""
-    return (p_value(sums) or 1.0) < ALPHA
+    return alarms(p_value(sums))
 
 
 def p_value(sums: CellSums) -> float | None:

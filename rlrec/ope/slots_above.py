@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from rlrec.arrays import Array, Ids, numbers_in_runs, run_starts
-from rlrec.ope.within_cells import ALPHA, CellSums, cell_sums, slopes
+from rlrec.ope.within_cells import CellSums, alarms, cell_sums, slopes
 
 
 def slots_above_sums(
@@ -32,7 +32,7 @@ def slots_above_sums(
 
 def is_significant(sums: CellSums) -> bool:
     """Whether slots below attractive arms earn less, with a false alarm in 1 of 1,000 logs where they do not."""
-    return (p_value(sums) or 1.0) < ALPHA
+    return alarms(p_value(sums))
 
 
 def p_value(sums: CellSums) -> float | None:

@@ -19,7 +19,7 @@ import numpy as np
 
 from rlrec.arrays import Array, Flags, Ids, Index
 from rlrec.ope.base import hash_bits
-from rlrec.ope.within_cells import ALPHA
+from rlrec.ope.within_cells import alarms
 from rlrec.records import Sums
 
 ARMS = 2_048  # arms that have a score, at most
@@ -94,7 +94,7 @@ def visit_carry_over_sums(
 
 def is_significant(sums: VisitCarryOverSums) -> bool:
     """Whether next visits depend on what a visit showed, with a false alarm in 1 of 1,000 logs where they do not."""
-    return (p_value(sums) or 1.0) < ALPHA
+    return alarms(p_value(sums))
 
 
 def p_value(sums: VisitCarryOverSums) -> float | None:

@@ -31,6 +31,11 @@ class CellSums(Sums):
     moments: Array
 
 
+def alarms(p_value: float | None) -> bool:
+    """Whether a test alarms; it does not where the log cannot tell (None)."""
+    return p_value is not None and p_value < ALPHA
+
+
 class Slopes(NamedTuple):
     """Coefficients of the columns that are tested, and vary: estimate (k,), covariance (k, k), number of blocks."""
 

@@ -10,7 +10,7 @@ import pytest
 
 from rlrec.arrays import piece_rows
 from rlrec.ope.carry_over import carry_over_sums, is_significant, p_value
-from rlrec.ope.within_cells import CellSums
+from rlrec.ope.within_cells import CellSums, alarms
 
 ARMS = 6
 
@@ -48,6 +48,10 @@ def test_a_log_without_carry_over_raises_no_alarm() -> None:
     of 1 in 1,000, more than two alarms in 200 come in 1 of 800 runs."""
     alarms = [is_significant(visits(seed, users=200, taste=taste)) for seed in range(100) for taste in (0.0, 0.6)]
     assert sum(alarms) <= 2
+
+
+def test_the_smallest_p_value_alarms() -> None:
+    assert [alarms(p) for p in (0.0, 1e-9, 0.01, None)] == [True, True, False, False]
 
 
 def test_sums_of_portions_add_up() -> None:
