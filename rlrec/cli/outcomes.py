@@ -23,7 +23,7 @@ DIFFERENCE = {  # column of a csv: key of a difference
 
 @click.command()
 @click.option(
-    "--by", type=click.Choice(["variant", "policy", "version", "week", "users"]),
+    "--by", type=click.Choice(["variant", "policy", "version", "hour", "day", "week", "users"]),
     help="Compare these groups with the first one [default: variant, with --experiment].",
 )  # fmt: skip
 @click.option("--experiment", type=NAME, metavar="NAME", help="Only its decisions; its unit counts.")
@@ -69,9 +69,9 @@ def outcomes(store: Store, show: Show, **request: Any) -> None:
     \b
     Groups:
       variant          a unit has one, by assignment
-      policy, version, of each decision; a week by its Monday. A unit is in
-      week             all that served it, with its visits, and intervals of
-                       differences take that into account
+      policy, version, of each decision; a week by its Monday; days and hours in
+      hour, day, week  UTC. A unit is in all that served it, with its visits,
+                       and intervals of differences take that into account
       users            new, returning: whether a unit had a visit before the
                        one it was assigned in (else: was first served in)
 
@@ -86,9 +86,10 @@ def outcomes(store: Store, show: Show, **request: Any) -> None:
 
     result = use_case.outcomes(store, use_case.Request(**request))
     notes = use_case.explanations([*result["outcomes"], *result["differences"]], result["reasons"])
-    by_week = result["by"] == "week"
-    table = _weeks(result["outcomes"]) if by_week else grid(result["outcomes"], result["differences"])
-    notes += ["+-: half the interval; *: partial-week; --json has differences from the first week"] if by_week else []
+    period = result["by"] if result["by"] in ("hour", "day", "week") else None
+    table = _periods(result["outcomes"], period) if period else grid(result["outcomes"], result["differences"])
+    if period:
+        notes.append(f"+-: half the interval; *: partial-{period}; --json has differences from the first {period}")
     show(result, table=table._replace(title=_title(result, request["age_us"]), notes=notes), flat=_flat(result))
 
 
@@ -141,21 +142,21 @@ def grid(rows: Sequence[OutcomeRow], differences: Sequence[DifferenceRow]) -> Vi
     return View(headers, body)
 
 
-def _weeks(rows: Sequence[OutcomeRow]) -> View:
-    """A line for each week, with its metrics side by side."""
+def _periods(rows: Sequence[OutcomeRow], period: str) -> View:
+    """A line for each hour, day or week, with its metrics side by side."""
     metrics = list(dict.fromkeys(map(_metric, rows)))
     cells = {(row["group"], *_metric(row)): row for row in rows}
     several = len({reward for _, reward in metrics}) > 2
     names = [f"{metric} {reward}" if several and reward else metric for metric, reward in metrics]
     body = [
         [
-            f"{week} *" if "partial-week" in cells[week, *metrics[0]]["reasons"] else week,
-            cells[week, *metrics[0]]["units"],
-            *(_plus_minus(cells[week, *metric]) for metric in metrics),
+            f"{start} *" if f"partial-{period}" in cells[start, *metrics[0]]["reasons"] else start,
+            cells[start, *metrics[0]]["units"],
+            *(_plus_minus(cells[start, *metric]) for metric in metrics),
         ]
-        for week in dict.fromkeys(row["group"] for row in rows)
+        for start in dict.fromkeys(row["group"] for row in rows)
     ]
-    return View(["week", "units", *names], body)
+    return View([period, "units", *names], body)
 
 
 def _plus_minus(row: OutcomeRow) -> str | None:

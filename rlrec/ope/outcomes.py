@@ -29,7 +29,7 @@ REASONS = {
     "young-units": "many units had no time yet to come again, or the difference changes with the time they had: it may"
     " grow or turn; `rlrec outcomes --age 7d` compares units at equal age",
     "no-users": "no user is known: who came again is seen only where the session key is the same",
-    "partial-week": "the log covers this week, or the first one, in part",
+    **{f"partial-{name}": f"the log covers this {name}, or the first one, in part" for name in ("hour", "day", "week")},
     "no-past": "no unit had visits before its assignment: there is nothing to adjust by",
 }
 ROUNDING = 1e-12  # a variance this small beside the terms it is a difference of is none

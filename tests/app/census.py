@@ -45,6 +45,7 @@ def labels(by: str | None) -> Callable[[Row], Any]:
         "policy": lambda row: row.base or row.policy.partition("@")[0],
         "version": lambda row: f"{row.policy}@{row.number}",
         "week": lambda row: monday(row.at),
+        "day": lambda row: str((datetime.datetime(1970, 1, 1) + datetime.timedelta(microseconds=row.at)).date()),
         "users": lambda row: None,
     }[by]
 

@@ -100,7 +100,7 @@ def test_outcomes_are_those_of_a_census(store: Store) -> None:
     story(store)
     with store.read() as unit:
         rewards = {name: lookup.reward(unit, name) for name in REWARDS}
-        counts = {by: census.count(unit, rewards, by=by) for by in (None, "policy", "version", "week")}
+        counts = {by: census.count(unit, rewards, by=by) for by in (None, "policy", "version", "week", "day")}
         of_experiment = {
             by: census.count(unit, rewards, by=by, chosen=lambda row: row.variant is not None)
             for by in ("variant", "users")
@@ -253,6 +253,17 @@ def test_a_week_that_the_log_covers_in_part_says_so(store: Store) -> None:
     assert [*visits] == ["2027-01-11", "2027-01-18", "2027-01-25"]
     assert [label for label, reasons in visits.items() if "partial-week" in reasons] == ["2027-01-11"]
     assert all("partial-week" in row["reasons"] for row in result["differences"])
+
+
+def test_hours_are_named_by_their_start_and_those_without_a_unit_left_out(store: Store) -> None:
+    """START is 08:00 UTC; the visits begin at 08:00, 08:50 and 11:59."""
+    stocked(store)
+    for minutes in (0, 50, 239):
+        line = recommend.Request(session=f"s{minutes}", policy="home")
+        recommend.recommend_group(clock(store, START + minutes * MINUTE), [line])
+    result = outcomes(clock(store, START + DAY), Request(by="hour"))
+    units = {row["group"][11:]: row["units"] for row in result["outcomes"] if row["metric"] == "visits"}
+    assert units == {"08:00Z": 2, "11:00Z": 1}
 
 
 def test_a_visit_counts_for_every_policy_that_served_it(store: Store) -> None:

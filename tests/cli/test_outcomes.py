@@ -77,7 +77,7 @@ def test_every_reward_has_its_rows(ready_sqlite: Any) -> None:
         (("--reward", "default", "--reward", "default"), "named twice"),
         (("--experiment", "abc"), "did you mean ab?"),
         (("--by", "variant"), "--experiment"),
-        (("--by", "day"), "'day'"),
+        (("--by", "month"), "'month'"),
         (("--adjust",), "--experiment"),
         (("--adjust", "--experiment", "ab", "--by", "week"), "leave out --by"),
         (("--level", "1.5"), "between 0 and 1"),

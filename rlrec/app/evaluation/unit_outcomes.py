@@ -25,13 +25,14 @@ from rlrec.store.experiments import Experiment
 from rlrec.store.reader import ABSENT, Batch, Selection
 from rlrec.times import DAY_US, written
 
-BY = ("variant", "policy", "version", "week", "users")
+PERIODS = {"hour": DAY_US // 24, "day": DAY_US, "week": 7 * DAY_US}
+BY = ("variant", "policy", "version", *PERIODS, "users")
 USERS = ("new", "returning")
 _READ = (
     "decision_id", "session_id", "visit", "at", "version_id", "variant_id", "imported", "position", "censored",
 )  # fmt: skip
 AGES = 200  # parts of the time since the first assignment
-_MONDAY = 3  # days between the Monday before 1970 and its first day
+_OFFSET = {"hour": 0, "day": 0, "week": 3 * DAY_US}  # time between the start of a period before 1970 and 1970
 
 
 # A metric of a group. value is None where nobody counts, the bounds where there is too little; reasons: why.
@@ -84,8 +85,8 @@ class StudySums(Sums):
 
 @dataclass(frozen=True, kw_only=True)
 class Groups:
-    """The groups of a study in their order. column: of decisions, or `week`, None for one group; values: of the column,
-    ascending, and codes: the group of each; labels: of the groups; cut: weeks that the log covers in part."""
+    """The groups of a study in their order. column: of decisions, or one of PERIODS, None for one group; values: of the
+    column, ascending, and codes: the group of each; labels: of the groups; cut: periods that the log covers in part."""
 
     labels: Sequence[str | None]
     column: str | None = None
@@ -96,7 +97,7 @@ class Groups:
     @property
     def shared(self) -> bool:
         """Whether a unit can be in several groups."""
-        return self.column in ("version_id", "week")
+        return self.column == "version_id" or self.column in PERIODS
 
     @classmethod
     def of(cls, unit: Unit, study: Study) -> Groups:
@@ -106,8 +107,8 @@ class Groups:
             return cls._of_ids("variant_id", {variant.id: variant.label for variant in variants})
         if study.by in ("policy", "version"):
             return cls._of_ids("version_id", _version_labels(unit, study))
-        if study.by == "week":
-            return cls._of_weeks(*reader.times(unit, study.selection))
+        if study.by in PERIODS:
+            return cls._of_periods(study.by, *reader.times(unit, study.selection))
         labels: list[str | None] = [*USERS] if study.by == "users" else [None]
         return cls(labels=labels, values=np.zeros(1, np.int64), codes=np.zeros(1, np.int64))
 
@@ -120,14 +121,16 @@ class Groups:
         return cls._checked(column, list(numbers), np.array(ids, np.int64), codes)
 
     @classmethod
-    def _of_weeks(cls, first_at: int, last_at: int) -> Groups:
-        """The weeks of a log between two times. The first and the last are cut where more than a day of them is."""
-        first, last = _week(np.array([first_at, last_at])).tolist()
-        mondays = [(week * 7 - _MONDAY) * DAY_US for week in range(first, min(last, first + groups.MOST) + 1)]
-        weeks = np.arange(len(mondays))
-        grouping = cls._checked("week", [written(monday)[:10] for monday in mondays], weeks + first, weeks)
-        cut = {0} if first_at > mondays[0] + DAY_US else set()
-        cut |= {len(mondays) - 1} if last_at < mondays[-1] + 6 * DAY_US else set()
+    def _of_periods(cls, by: str, first_at: int, last_at: int) -> Groups:
+        """The periods of a log between two times. The first and the last are cut where the log lacks more than a
+        seventh of them."""
+        length = PERIODS[by]
+        first, last = _period(np.array([first_at, last_at]), by).tolist()
+        starts = [number * length - _OFFSET[by] for number in range(first, min(last, first + groups.MOST) + 1)]
+        periods = np.arange(len(starts))
+        grouping = cls._checked(by, [period_label(start, by) for start in starts], periods + first, periods)
+        cut = {0} if first_at > starts[0] + length // 7 else set()
+        cut |= {len(starts) - 1} if last_at < starts[-1] + length - length // 7 else set()
         return replace(grouping, cut=frozenset(cut))
 
     @classmethod
@@ -140,12 +143,17 @@ class Groups:
         """The group of each decision, (d,)."""
         if self.column is None:
             return np.zeros(len(slots["at"]), np.int64)
-        column = _week(slots["at"]) if self.column == "week" else slots[self.column]
+        column = _period(slots["at"], self.column) if self.column in PERIODS else slots[self.column]
         return self.codes[np.searchsorted(self.values, column)]
 
 
-def _week(at: Ids) -> Ids:
-    return (at // DAY_US + _MONDAY) // 7
+def _period(at: Ids, by: str) -> Ids:
+    return (at + _OFFSET[by]) // PERIODS[by]
+
+
+def period_label(start: int, by: str) -> str:
+    """The name of the period that begins at a time: its first day, or its hour."""
+    return f"{written(start)[:13]}:00Z" if by == "hour" else written(start)[:10]
 
 
 def _version_labels(unit: Unit, study: Study) -> dict[int, str]:
@@ -226,15 +234,15 @@ def default_reward(store: Store, unit: Unit, experiment: Experiment | None) -> R
 
 
 def to_json(figures: StudyFigures) -> tuple[list[OutcomeRow], list[DifferenceRow]]:
-    """The rows of every group, and of every difference from the first one; weeks without a unit are left out."""
+    """The rows of every group, and of every difference from the first one; periods without a unit are left out."""
     study, wanted, labels = figures.study, metrics(figures.study), figures.groups.labels
     empty = {
         number for number in range(len(labels))
-        if study.by == "week" and not figures.outcomes.mean(number, wanted[0]).units
+        if study.by in PERIODS and not figures.outcomes.mean(number, wanted[0]).units
     }  # fmt: skip
 
     def reasons(row: Outcome | OutcomeDifference, *numbers: int) -> list[str]:
-        return [*row.reasons, *(["partial-week"] if figures.groups.cut.intersection(numbers) else [])]
+        return [*row.reasons, *([f"partial-{study.by}"] if figures.groups.cut.intersection(numbers) else [])]
 
     def reward(metric: Metric) -> str | None:
         return None if metric.reward is None else study.rewards[metric.reward].name
