@@ -3,35 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from rlrec.app.audit.beliefs import TOLERANCE, BeliefHistory, sums_text
 from rlrec.app.audit.findings import UNREADABLE, Findings
-from rlrec.app.learning import slot_statistics
+from rlrec.app.learning import extents, slot_statistics
+from rlrec.app.learning.extents import Extent
 from rlrec.app.learning.slot_statistics import BeliefFold, Totals
-from rlrec.app.log import reward_log
-from rlrec.arrays import Array, Flags, take
-from rlrec.policy.forgetting import Forgetting
+from rlrec.arrays import Array, take
 from rlrec.records import Version
 from rlrec.store import Unit, policies
 from rlrec.store.beliefs import NOTHING, BeliefKey
-from rlrec.store.events import CENSOR
 from rlrec.store.reader import Batch
 
 CHECK = "slots"
-
-
-class Extent(NamedTuple):
-    """The slots and events that a belief holds: decisions up to `last`, events up to change `seq` (None: all), faded
-    until `ordinal`. `distinct` is 0 where all beliefs of its policy that learn the same reward are equal."""
-
-    distinct: int
-    reward_id: int
-    last: int | None
-    seq: int | None
-    ordinal: int
 
 
 class Slots:
@@ -47,7 +33,7 @@ class Slots:
         self._unreadable: dict[Extent, str] = {}  # why
         by_id = {version.id: version for version in versions}
         for version in versions:
-            provenance = _provenance(version, by_id, policies.ordinal(unit, version.policy.id))
+            provenance = extents.provenance(version, by_id, policies.ordinal(unit, version.policy.id))
             if provenance is not None:
                 root, extent = self._provenance[version.id] = provenance
                 try:
@@ -64,7 +50,7 @@ class Slots:
             batch = Batch(slots=take(batch.slots, ~imported), events=batch.events)
         if not len(batch):
             return
-        wrong = np.flatnonzero(censored(batch) != batch.slots["censored"])[:100]
+        wrong = np.flatnonzero(extents.censored(batch) != batch.slots["censored"])[:100]
         pairs = zip(batch.slots["decision_id"][wrong].tolist(), batch.slots["position"][wrong].tolist(), strict=True)
         self._wrongly_censored.extend(pairs)
         complete: dict[tuple[int, int, int], Totals] = {}  # sums of the complete batch, which extents may share
@@ -75,11 +61,11 @@ class Slots:
             fold, shared = self._folds[extent], (extent.distinct, extent.reward_id, extent.ordinal)
             try:
                 if not _covers(extent, batch):
-                    change = _sums(fold, _as_of(batch, extent.seq), extent.last)
+                    change = extents.sums(fold, extents.as_of(batch, extent.seq), extent.last)
                 elif shared in complete:
                     change = complete[shared]
                 else:
-                    change = complete[shared] = _sums(fold, batch, None)
+                    change = complete[shared] = extents.sums(fold, batch, None)
                 self._total[extent] = slot_statistics.add(total, change)
             except UNREADABLE as error:
                 self._unreadable[extent] = str(error)
@@ -119,61 +105,11 @@ class Slots:
             findings.error(CHECK, subject, f"version {version.number}: {detail}")
 
 
-def _sums(fold: BeliefFold, batch: Batch, last: int | None) -> Totals:
-    """The sums of the slots of a batch that a belief holds, up to a decision."""
-    impressions = reward_log.with_rewards(batch, fold.version.reward, settled_only=False)
-    rows = ~batch.slots["censored"] & (batch.slots["decision_id"] >= fold.version.since)
-    return fold.sums(impressions, rows=rows if last is None else rows & (batch.slots["decision_id"] <= last))
-
-
-def _provenance(version: Version, by_id: Mapping[int, Version], now: int) -> tuple[Version, Extent] | None:
-    """The learning belief that a version is or was frozen from, and its extent; None where that is not known.
-    now: the policy's ordinal."""
-    if version.learning:
-        return version, Extent(_distinct(version), version.reward.id, version.entered_to, None, now)
-    if version.status != "frozen":
-        return None
-    base = version
-    while (parent := by_id.get(base.parent_id or 0)) is not None and not parent.learning:
-        base = parent
-    record = base.learned_from
-    if parent is None or record.get("policy_id") != version.policy.id or "selection" in record:
-        return None
-    return parent, Extent(_distinct(parent), parent.reward.id, int(record["last_id"]), base.seq, version.ordinal)
-
-
-def _distinct(version: Version) -> int:
-    same = not (version.contextual or version.since or Forgetting.of(version.params) or version.params.get("position"))
-    return 0 if same else version.id
-
-
 def _covers(extent: Extent, batch: Batch) -> bool:
     """Whether a belief holds the complete batch as it stands."""
     return (extent.last is None or int(batch.slots["decision_id"].max()) <= extent.last) and (
         extent.seq is None or int(batch.events["seq"].max(initial=0)) <= extent.seq
     )
-
-
-def _as_of(batch: Batch, seq: int | None) -> Batch:
-    """The batch as it stood after change `seq`; None: as it stands."""
-    if seq is None:
-        return batch
-    then = Batch(slots=batch.slots, events=take(batch.events, batch.events["seq"] <= seq))
-    return Batch(slots=batch.slots | {"censored": censored(then)}, events=then.events)
-
-
-def censored(batch: Batch) -> Flags:
-    """Which slots are censored by the last of their `!censor` events, (n,)."""
-    events = take(batch.events, batch.events["kind"] == CENSOR)
-    events = take(events, np.argsort(events["number"], kind="stable"))
-    width = int(max(batch.slots["position"].max(initial=0), events["position"].max(initial=0))) + 1
-    slots = batch.slots["decision_id"] * width + batch.slots["position"]  # ascending, as they were read
-    wanted = events["decision_id"] * width + events["position"]
-    row = np.minimum(np.searchsorted(slots, wanted), max(0, len(slots) - 1))
-    exists = slots[row] == wanted if len(slots) else np.zeros(len(wanted), np.bool_)
-    flags = np.zeros(len(slots), np.bool_)
-    flags[row[exists]] = events["value"][exists] == 1.0  # of several events of one slot the last one stays
-    return flags
 
 
 def _differing(stored: Totals, expected: Totals, scale: Mapping[int, Array]) -> Iterator[BeliefKey]:
