@@ -75,7 +75,8 @@ def _sums(prefix: str = "") -> list[Column[Any]]:
 
 
 # One row: what `init` decided for the whole store, and today's catalogue: its revision (raised by every change of an
-# arm) and the eligible set it makes (null until somebody needs it).
+# arm) and the eligible set it makes (null until somebody needs it). removals: how many commands deleted decisions;
+# removed_to: the largest id of these, which no new decision gets (null: none).
 settings = _table(
     "settings",
     Column("id", SMALL, primary_key=True, autoincrement=False),
@@ -83,6 +84,7 @@ settings = _table(
     Column("salt", TEXT, nullable=False),
     Column("catalogue_revision", BIG, nullable=False),
     _ref("catalogue_id", "eligible_set", null=True),
+    *_columns(BIG, "removals", "removed_to", null=True),
     CheckConstraint("id = 1", name="one_row"),
     CheckConstraint("session_timeout_us > 0", name="session_timeout_positive"),
 )
@@ -179,12 +181,14 @@ version = _table(
     _choice("status", "learning", "frozen", "retired"),
 )
 
-# The one mutable row of a policy. Its lock is the policy's lock; seq counts the transactions that changed a belief.
+# The one mutable row of a policy. Its lock is the policy's lock; seq counts the transactions that changed a belief;
+# pruned_to: the newest decision of the policy that was pruned.
 policy_head = _table(
     "policy_head",
     _ref("policy_id", "policy", key=True),
     *_columns(BIG, "seq", "ordinal"),
     _ref("live_id", "version"),
+    Column("pruned_to", BIG),
 )
 
 # Every promotion of a version, and which version was live before it; rolled_back_at: null while it stands.
@@ -231,6 +235,20 @@ belief_delta = _table(
     Column("seq", BIG, primary_key=True, autoincrement=False),
     Column("ordinal", BIG, nullable=False),
     *_sums("d_"),
+    *_sums(),
+    Column("extra", BYTES),
+    *map(_finite, ("pulls", "reward_sum", "reward_squares")),
+    rowid=False,
+)
+
+# Sums of slots that a belief holds and whose rows were pruned, faded until `ordinal`: without them nothing would tell
+# what the belief should be.
+pruned_sums = _table(
+    "pruned_sums",
+    _ref("version_id", "version", key=True),
+    Column("bucket", BIG, primary_key=True, autoincrement=False),
+    _ref("arm_id", "arm", key=True),
+    Column("ordinal", BIG, nullable=False),
     *_sums(),
     Column("extra", BYTES),
     *map(_finite, ("pulls", "reward_sum", "reward_squares")),

@@ -65,7 +65,7 @@ def ddl(path: Path, *, without: str = "") -> dict[str, list[str]]:
     A column that was added stands in the text where ALTER TABLE puts it, on a line with the one before."""
     with closing(sqlite3.connect(path)) as connection:
         found = connection.execute(
-            "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND tbl_name <> ?", [without]
+            "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND type <> 'view' AND tbl_name <> ?", [without]
         )
         return {name: sorted(parts(text)) for name, text in found}
 
