@@ -74,7 +74,7 @@ ExperimentSummary = TypedDict("ExperimentSummary", {
 
 class VariantComparison(TypedDict):
     """Answer of `experiment show`: outcomes per unit with their differences from the first variant; earnings of the
-    variants and their differences per decision; checks of the split. reasons: not to decide by means per decision."""
+    variants and their differences per decision, under the first reward; checks of the split. reasons: of caution."""
 
     experiment: str
     status: str
@@ -87,6 +87,7 @@ class VariantComparison(TypedDict):
     unit_differences: list[DifferenceRow]
     reasons: list[str]
     decisions_per_unit: list[dict[str, Any]]
+    anonymous: NotRequired[int]
     ties: NotRequired[int | None]
     interleave: NotRequired[list[str]]
 
@@ -316,8 +317,9 @@ def _shares(experiment: Experiment) -> dict[int, float]:
     return {variant.id: variant.weight / total for variant in experiment.variants}
 
 
-def show(store: Store, name: str, *, reward: str | None = None, level: float = 0.95) -> VariantComparison:
-    """Earnings of the variants on mature decisions, their differences, and whether the split is as defined."""
+def show(store: Store, name: str, *, rewards: Sequence[str] = (), level: float = 0.95) -> VariantComparison:
+    """Outcomes per unit under these rewards (none: those that the variants learn), their differences, earnings per
+    decision under the first of them, and whether the split is as defined."""
     from rlrec.app.evaluation import unit_outcomes
     from rlrec.ope import comparison, intervals, outcomes
     from rlrec.store import bulk
@@ -326,13 +328,13 @@ def show(store: Store, name: str, *, reward: str | None = None, level: float = 0
     with store.read() as unit, bulk.alongside(unit):
         experiment = lookup.experiment(unit, name)
         serving = _versions(unit, experiment)
-        definition = lookup.reward(unit, reward) if reward else unit_outcomes.default_reward(store, unit, experiment)
+        definitions = unit_outcomes.rewards_of(unit, rewards, experiment)
         if references := interleaved.rankers(experiment):
-            return _interleaved(unit, experiment, references, definition, level=level)
-        study = unit_outcomes.of_experiment(experiment, [definition])
+            return _interleaved(unit, experiment, references, definitions[0], level=level)
+        study = unit_outcomes.of_experiment(experiment, definitions)
         collected = unit_outcomes.collect(unit, study, level=level)
         assigned = experiments.count_units(unit, experiment.id)
-        uniform = holdout.compared(unit, experiment, definition, level=level)
+        uniform = holdout.compared(unit, experiment, definitions[0], level=level)
     figures, sums, labels = collected.outcomes, collected.sums, collected.groups.labels
     if sums.censored:
         store.notice(f"{sums.censored} decisions with a censored slot are left out")
@@ -363,9 +365,10 @@ def show(store: Store, name: str, *, reward: str | None = None, level: float = 0
         "outcomes": rows, "unit_differences": unit_differences,
         "reasons": [
             *([DECISIONS_DIFFER] if any(row["differ"] for row in more_decisions) else []),
+            *([unit_outcomes.ANONYMOUS_UNITS] if sums.anonymous else []),
             *([YOUNG_UNITS] if any(YOUNG_UNITS in row["reasons"] for row in unit_differences) else []),
         ],
-        "decisions_per_unit": more_decisions,
+        "decisions_per_unit": more_decisions, "anonymous": sums.anonymous,
     }  # fmt: skip
 
 

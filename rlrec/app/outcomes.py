@@ -8,12 +8,12 @@ from typing import TypedDict
 
 from rlrec.app.evaluation import interleaved, unit_outcomes
 from rlrec.app.evaluation.request import EmptyLog
-from rlrec.app.evaluation.unit_outcomes import BY, USERS, DifferenceRow, OutcomeRow, Study
+from rlrec.app.evaluation.unit_outcomes import ANONYMOUS_UNITS, BY, NAMED, USERS, DifferenceRow, OutcomeRow, Study
 from rlrec.app.inputs import filters, lookup
 from rlrec.errors import InputError
 from rlrec.ope import intervals
 from rlrec.ope import outcomes as estimates
-from rlrec.store import Store, Unit, bulk, sessions
+from rlrec.store import Store, Unit, bulk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +21,8 @@ class Request:
     """Options of `outcomes`.
 
     by: one of BY; None: by variant where there is an experiment, else all together
-    rewards: names; none: that of the first variant, or `default`
-    users: one of USERS, whose units alone count; age_us: as in `Study`"""
+    rewards: names; none: those that the variants learn, or `default`
+    users, age_us: as in `Study`"""
 
     by: str | None = None
     experiment: str | None = None
@@ -35,7 +35,8 @@ class Request:
 
 
 class Result(TypedDict):
-    """unit: user or session; new, returning: units without and with a visit before the one that they entered in."""
+    """unit: user or session; new, returning: units without and with a visit before the one that they entered in.
+    anonymous: units that are sessions without a user, where some user is known."""
 
     unit: str
     outcomes: list[OutcomeRow]
@@ -46,15 +47,15 @@ class Result(TypedDict):
     new: int
     returning: int
     reasons: list[str]
+    anonymous: int
 
 
 def outcomes(store: Store, request: Request) -> Result:
     """The outcomes of the selected log, from one snapshot. Raises InputError for unknown names, and an empty log."""
     _check(request)
     with store.read() as unit, bulk.alongside(unit):
-        study = _study(store, unit, request)
+        study = _study(unit, request)
         figures = unit_outcomes.collect(unit, study, level=request.level)
-        any_user = sessions.any_user(unit)
     sums = figures.sums
     if study.experiment is None and not sums.new + sums.returning:
         narrowed = request.log or request.users or request.age_us is not None
@@ -64,16 +65,17 @@ def outcomes(store: Store, request: Request) -> Result:
         store.notice(f"{sums.censored} decisions with a censored slot are left out")
     rows, differences = unit_outcomes.to_json(figures)
     return {
-        "unit": study.experiment.unit if study.experiment else "user" if any_user else "session",
+        "unit": study.experiment.unit if study.experiment else "user" if figures.any_user else "session",
         "outcomes": rows, "differences": differences, "by": study.by, "experiment": request.experiment,
         "level": request.level, "new": sums.new, "returning": sums.returning,
-        "reasons": [] if any_user else ["no-users"],
+        "reasons": [*([] if figures.any_user else ["no-users"]), *([ANONYMOUS_UNITS] if sums.anonymous else [])],
+        "anonymous": sums.anonymous,
     }  # fmt: skip
 
 
 def _check(request: Request) -> None:
     intervals.check_level(request.level)
-    for name, value, possible in (("--by", request.by, BY), ("--users", request.users, USERS)):
+    for name, value, possible in (("--by", request.by, BY), ("--users", request.users, (*USERS, NAMED))):
         if value is not None and value not in possible:
             raise InputError(f"{name} takes no {value!r}", hint=f"one of {', '.join(possible)}")
     if request.by == "variant" and request.experiment is None:
@@ -83,24 +85,20 @@ def _check(request: Request) -> None:
         raise InputError("--adjust compares the variants of an experiment by the time before it", hint=hint)
     if request.age_us == 0:
         raise InputError("--age is no time at all", hint="7d is the first week of every unit")
-    twice = next((name for name in request.rewards if list(request.rewards).count(name) > 1), None)
-    if twice is not None:
-        raise InputError(f"reward {twice!r} is named twice")
 
 
-def _study(store: Store, unit: Unit, request: Request) -> Study:
+def _study(unit: Unit, request: Request) -> Study:
     experiment = None if request.experiment is None else lookup.experiment(unit, request.experiment)
     by = request.by or ("variant" if experiment else None)
     if experiment is not None and by == "variant" and interleaved.rankers(experiment):
         hint = f"`rlrec experiment show {experiment.name}` compares them"
         raise InputError(f"experiment {experiment.name} is interleaved: every unit sees both versions", hint=hint)
-    named = [lookup.reward(unit, name) for name in request.rewards]
     log = ",".join(
         [*([f"experiment={experiment.name}"] if experiment else []), *([request.log] if request.log else [])]
     )
     return Study(
         selection=filters.selection(unit, log),
-        rewards=named or [unit_outcomes.default_reward(store, unit, experiment)],
+        rewards=unit_outcomes.rewards_of(unit, request.rewards, experiment),
         experiment=experiment, by=by, adjust=request.adjust, users=request.users,
         age_us=request.age_us,
     )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +19,15 @@ if TYPE_CHECKING:
     from rlrec.app.experiment import ExperimentSummary, VariantComparison, VariantSpec
 
 COLUMNS = ("experiment", "status", "unit", "variants", "created_at", "stopped_at")
-DIFFERENCE = {  # column of a csv: key of a difference
+DIFFERENCE = {  # column of a csv: key of a difference per decision
     "difference": "value", "difference_lower": "lower", "difference_upper": "upper", "p_value": "p_value",
 }  # fmt: skip
+UNIT_DIFFERENCE = {  # column of a csv: key of a difference in reward per unit
+    "unit_difference": "value", "unit_difference_lower": "lower", "unit_difference_upper": "upper",
+    "unit_p_value": "p_value",
+}  # fmt: skip
+_NO_ROW: Mapping[str, Any] = {}
+ANONYMOUS_UNITS, DECISIONS_DIFFER = "anonymous-units", "decisions-differ"  # reasons
 ALARM = 0.001  # p-value of a check below which something is wrong with the split or the log
 
 
@@ -103,16 +109,20 @@ def create(store: Store, show: Show, **request: Any) -> None:
 
 @experiment.command("show")
 @click.argument("name", type=NAME)
-@click.option("--reward", type=NAME, metavar="NAME", help="Reward definition.  [default: the first variant's]")
+@click.option(
+    "--reward", "rewards", type=NAME, multiple=True, metavar="NAME",
+    help="Reward definition; may be repeated [default: what the variants learn].",
+)  # fmt: skip
 @click.option("--level", type=NUMBER, default=0.95, show_default=True, help="Confidence of the intervals.")
 @stored
-@examples("rlrec experiment show ab")
-def show_(store: Store, show: Show, name: str, reward: str | None, level: float) -> None:
+@examples("rlrec experiment show ab", "rlrec experiment show ab --reward default")
+def show_(store: Store, show: Show, name: str, rewards: Sequence[str], level: float) -> None:
     """Show what became of each variant's units, the differences, and the check of the split.
 
     Outcomes per unit come first (see `rlrec outcomes`): a variant that brings people back causes decisions, so that a
     mean per decision is a mean of other visits. Where the numbers of decisions per unit differ (p below 0.001), the
-    reason `decisions-differ` says so. Intervals are clustered by the unit that was assigned. They describe the variants
+    reason `decisions-differ` says so, and means per decision are no comparison. These, and the holdout, are under the
+    first reward. Intervals are clustered by the unit that was assigned. They describe the variants
     as they ran: for policies that learn, what these two had learned so far.
 
     With a uniform holdout, what `uniform` earned there is compared with its estimate from the log of the other variants
@@ -120,15 +130,19 @@ def show_(store: Store, show: Show, name: str, reward: str | None, level: float)
     trust estimates from this log."""
     from rlrec.app import experiment as use_case
 
-    result = use_case.show(store, name, reward=reward, level=level)
+    result = use_case.show(store, name, rewards=rewards, level=level)
     show(result, table=_view(result, level), flat=_flat(result))
 
 
 def _flat(result: VariantComparison) -> list[dict[str, Any]]:
-    """A record for each variant, with its difference from the first one, which has none."""
-    against = {row["variant"]: row for row in result["differences"]}
+    """A record for each variant, with its differences from the first one, which has none: in reward per unit, then in
+    reward per decision, under the first reward."""
+    per_unit = {row["group"]: row for row in reversed(result["unit_differences"]) if _is_earned(row)}
+    per_decision = {row["variant"]: row for row in result["differences"]}
     return [
-        variant | {column: against.get(variant["variant"], {}).get(name) for column, name in DIFFERENCE.items()}
+        variant
+        | {column: per_unit.get(variant["variant"], _NO_ROW).get(name) for column, name in UNIT_DIFFERENCE.items()}
+        | {column: per_decision.get(variant["variant"], _NO_ROW).get(name) for column, name in DIFFERENCE.items()}
         for variant in result["variants"]
     ]
 
@@ -141,17 +155,17 @@ def _view(result: VariantComparison, level: float) -> View:
     if "interleave" in result:
         return _interleaved(result, title)
     from rlrec.app.outcomes import explanations
-    from rlrec.cli.outcomes import grid
+    from rlrec.cli.outcomes import count_units, grid
 
+    if anonymous := result["anonymous"]:
+        units = sum(row["units"] for row in result["variants"])
+        title.append(f"{ANONYMOUS_UNITS}: {count_units(result['unit'], units, anonymous)}")
     title += [*_leads(result), _ratio(result["sample_ratio"])]
     explained = explanations(chain(result["outcomes"], result["unit_differences"]))
     notes = [
         *explained,
         *([""] if explained else []),
-        f"per decision{' (do not decide by these)' if 'decisions-differ' in result['reasons'] else ''}:",
-        *_decisions_differ(result),
-        *map(_difference, result["differences"]),
-        *lines([*result["variants"][0]], [[*row.values()] for row in result["variants"]]),
+        *_per_decision(result),
         *([] if result["holdout"] is None else ["", _holdout(result["holdout"])]),
     ]
     return grid(result["outcomes"], result["unit_differences"])._replace(title=title, notes=notes)
@@ -169,44 +183,61 @@ def _interleaved(result: VariantComparison, title: list[str]) -> View:
 
 
 def _leads(result: VariantComparison) -> list[str]:
-    """A line for each difference per unit: what to decide by."""
-    differences = {(row["group"], row["metric"]): row for row in result["unit_differences"]}
-    texts = []
-    for other in result["differences"]:
-        rewards, visits = (differences[other["variant"], metric] for metric in ("reward_per_unit", "visits"))
-        named = f"{other['variant']} - {other['against']} per {result['unit']}"
-        young = " (so far: young-units)" if "young-units" in rewards["reasons"] + visits["reasons"] else ""
-        texts.append(f"{named}: reward {rewards['reward']} {_figures(rewards)}; visits {_figures(visits)}{young}")
-    return texts
+    """A line for each reward per unit, and for visits, of each variant against the first one: what to decide by."""
+    rewards = [row for row in result["unit_differences"] if row["metric"] == "reward_per_unit"]
+    visits = [row for row in result["unit_differences"] if row["metric"] == "visits"]
+    return [
+        f"{row['group']} - {row['against']} per {result['unit']}:"
+        f" {'visits' if row['reward'] is None else 'reward ' + row['reward']} {_figures(row)}"
+        for other in result["differences"]
+        for row in (*rewards, *visits)
+        if row["group"] == other["variant"]
+    ]
 
 
 def _figures(row: Mapping[str, Any]) -> str:
     relative = "" if row["relative"] is None else f" ({100 * row['relative']:+.1f} %)"
     value, lower, upper, p_value = (cell(row[name]) for name in ("value", "lower", "upper", "p_value"))
-    return f"{value} [{lower}, {upper}]{relative}, p {p_value}"
+    reasons = f" ({', '.join(row['reasons'])})" if row["reasons"] else ""
+    return f"{value} [{lower}, {upper}]{relative}, p {p_value}{reasons}"
 
 
-def _decisions_differ(result: VariantComparison) -> list[str]:
-    """A line for each variant whose units have other numbers of decisions than those of the first one."""
-    rewards = {row["group"]: row["value"] for row in result["unit_differences"] if row["metric"] == "reward_per_unit"}
-    texts = []
-    for row, earned in zip(result["decisions_per_unit"], result["differences"], strict=True):
-        if not row["differ"]:
-            continue
-        unit, per_unit = result["unit"], rewards[row["variant"]] or 0.0
-        change = "more" if row["value"] > 0 else "fewer"
-        reverse = (per_unit > 0) != (earned["value"] > 0)
-        texts.append(
-            f"decisions-differ: {row['variant']} has {cell(abs(row['value']))} {change} decisions per {unit} than"
-            f" {row['against']} (p {cell(row['p_value'])}), so means per decision are of other visits"
-            + (f"; it earns {'more' if per_unit > 0 else 'less'} per {unit}" if reverse else "")
-        )
-    return texts
+def _per_decision(result: VariantComparison) -> list[str]:
+    """Lines about the means per decision. Where variants cause different numbers of decisions these compare other
+    visits, so that their difference comes without interval and p-value."""
+    earned = {row["group"]: row["value"] for row in reversed(result["unit_differences"]) if _is_earned(row)}
+    differ = DECISIONS_DIFFER in result["reasons"]
+    above = "the variants' visits differ: no comparison" if differ else f"decide by the figures per {result['unit']}"
+    texts = [f"means per decision ({above}):"]
+    for row, difference in zip(result["decisions_per_unit"], result["differences"], strict=True):
+        if row["differ"]:
+            texts.append(_decisions_differ(row, difference, unit=result["unit"], earned=earned[row["variant"]] or 0.0))
+        texts.append(_difference(difference, bare=differ))
+    headers = ["per decision" if name == "mean" else name for name in result["variants"][0]]
+    return [*texts, *lines(headers, [[*row.values()] for row in result["variants"]])]
 
 
-def _difference(row: dict[str, Any]) -> str:
+def _is_earned(row: Mapping[str, Any]) -> bool:
+    return row["metric"] == "reward_per_unit"
+
+
+def _decisions_differ(row: Mapping[str, Any], difference: Mapping[str, Any], *, unit: str, earned: float) -> str:
+    """The line of a variant whose units have other numbers of decisions than those of the first one.
+    earned: its difference in reward per unit."""
+    change = "more" if row["value"] > 0 else "fewer"
+    reverse = (earned > 0) != (difference["value"] > 0)
+    return (
+        f"{DECISIONS_DIFFER}: {row['variant']} has {cell(abs(row['value']))} {change} decisions per {unit} than"
+        f" {row['against']} (p {cell(row['p_value'])}), so means per decision are of other visits"
+        + (f"; it earns {'more' if earned > 0 else 'less'} per {unit}" if reverse else "")
+    )
+
+
+def _difference(row: Mapping[str, Any], *, bare: bool = False) -> str:
     figures = {name: cell(value) for name, value in row.items()}
-    return "{variant} - {against}: {value} [{lower}, {upper}] a decision, p {p_value}".format(**figures)
+    interval = "" if bare else " [{lower}, {upper}]".format(**figures)
+    p_value = "" if bare else f", p {figures['p_value']}"
+    return f"{figures['variant']} - {figures['against']}: {figures['value']}{interval} a decision{p_value}"
 
 
 def _ratio(row: dict[str, float | None]) -> str:

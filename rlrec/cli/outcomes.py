@@ -30,10 +30,13 @@ DIFFERENCE = {  # column of a csv: key of a difference
 @click.option("--log", metavar="FILTER", help="Filter of the log, as in `evaluate` [default: all].")
 @click.option(
     "--reward", "rewards", type=NAME, multiple=True, metavar="NAME",
-    help="Reward definition; may be repeated [default: the first variant's, or `default`].",
+    help="Reward definition; may be repeated [default: what the variants learn, or `default`].",
 )  # fmt: skip
 @click.option("--adjust", is_flag=True, help="Compare variants less what units' pasts explain (CUPED).")
-@click.option("--users", type=click.Choice(["new", "returning"]), help="Only units without, or with, earlier visits.")
+@click.option(
+    "--users", type=click.Choice(["new", "returning", "named"]),
+    help="Only units without, or with, earlier visits; or only users, not sessions without one.",
+)  # fmt: skip
 @click.option(
     "--age", "age_us", type=DURATION,
     help="Only the first so long of every unit, of units that have had it and the windows of the rewards.",
@@ -63,6 +66,9 @@ def outcomes(store: Store, show: Show, **request: Any) -> None:
       decisions_per_visit,  of visits that are over; minutes from the first
       minutes_per_visit     decision to the last
       reward_per_visit      of mature decisions, by visits that have one
+
+    Where some sessions have a user and others have none, the latter are units of their own (`anonymous-units`):
+    retention and returned_* are then of users alone, all else of both; `--users named` leaves them out everywhere.
 
     A variant that causes more visits changes what a mean per visit is a mean of: decide by the metrics per unit.
 
@@ -97,11 +103,18 @@ def _title(result: Result, age_us: int | None) -> list[str]:
     of = f" of experiment {result['experiment']}" if result["experiment"] else ""
     by = f" by {result['by']}" if result["by"] else ""
     new, returning, unit = result["new"], result["returning"], result["unit"]
+    units = count_units(unit, new + returning, result["anonymous"])
     return [
-        f"outcomes{of}{by}: {new + returning} {unit}s, {new} new, {returning} with earlier visits",
+        f"outcomes{of}{by}: {units}, {new} new, {returning} with earlier visits",
         f"intervals at level {result['level']:g}, clustered by {unit}; rewards of mature decisions",
         *([] if age_us is None else [f"over the first {format_duration(age_us)} of each {unit}"]),
     ]
+
+
+def count_units(unit: str, units: int, anonymous: int) -> str:
+    """How many units there are, and how many of them are sessions without a user. unit: user or session."""
+    share = f" ({anonymous} of them sessions without a user: {100 * anonymous / units:.3g} %)" if anonymous else ""
+    return f"{units} {'unit' if anonymous else unit}s{share}"
 
 
 def _flat(result: Result) -> list[dict[str, Any]]:

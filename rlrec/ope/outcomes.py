@@ -29,6 +29,8 @@ REASONS = {
     "young-units": "many units had no time yet to come again, or the difference changes with the time they had: it may"
     " grow or turn; `rlrec outcomes --age 7d` compares units at equal age",
     "no-users": "no user is known: who came again is seen only where the session key is the same",
+    "anonymous-units": "sessions without a user count as units of their own; retention and returned_* are of users"
+    " alone, since nobody sees whether the others come again; `rlrec outcomes --users named` leaves them out",
     **{f"partial-{name}": f"the log covers this {name}, or the first one, in part" for name in ("hour", "day", "week")},
     "no-past": "no unit had visits before its assignment: there is nothing to adjust by",
 }
@@ -48,14 +50,21 @@ class Metric:
     limits: tuple[float, float] = (0.0, np.inf)
     per_unit: bool = False
 
+    @property
+    def counts_recognised(self) -> bool:
+        """Whether only persons count who would be recognised under another session key."""
+        return self.denominator.startswith(("recognised", "at_risk"))
 
-def metrics(rewards: int) -> list[Metric]:
-    """The metrics of an answer in their order, under so many reward definitions."""
+
+def metrics(rewards: int, *, of_sessions: bool = False) -> list[Metric]:
+    """The metrics of an answer in their order, under so many reward definitions. of_sessions: whether the unit is the
+    session, which comes again under its own key, whoever it is."""
+    again = "units" if of_sessions else "recognised"
     numbers = range(rewards)
     return [
         Metric(name="visits", numerator="visits", denominator="units", per_unit=True),
         Metric(name="active_days", numerator="active_days", denominator="units", per_unit=True),
-        Metric(name="retention", numerator="came_again", denominator="units", limits=(0.0, 1.0), per_unit=True),
+        Metric(name="retention", numerator="came_again", denominator=again, limits=(0.0, 1.0), per_unit=True),
         *(
             Metric(name=f"returned_{n}d", numerator=f"returned_{n}d", denominator=f"at_risk_{n}d", limits=(0.0, 1.0))
             for n in DAYS

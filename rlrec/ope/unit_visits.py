@@ -22,13 +22,15 @@ NEVER = 2**62
 class Visits:
     """All visits of some persons, (v,) each.
 
-    person, unit: digests; started_at, ended_at; over: whether it has ended"""
+    person, unit: digests; started_at, ended_at; over: whether it has ended; recognised: whether the person would be
+    recognised under another session key (None: all are)"""
 
     person: Ids
     unit: Ids
     started_at: Ids
     ended_at: Ids
     over: Flags
+    recognised: Flags | None = None
 
     @cached_property
     def next_start(self) -> Ids:
@@ -138,8 +140,10 @@ def unit_sums(visits: Visits, decisions: ServedDecisions, *, now: int | Ids) -> 
         return _sums(row, values, len(first))
 
     over = visits.over[visit] & (visits.ended_at[visit] <= _at(now, visit))
+    recognised = np.ones(n, np.bool_) if visits.recognised is None else visits.recognised[visit]
     columns = {
         "units": np.ones(len(first)),
+        "recognised": (add(recognised) > 0).astype(np.float64),
         "visits": add(np.ones(n)),
         "came_again": (add(np.ones(n)) > 1).astype(np.float64),
         "active_days": _days(row[stay], decisions.at, len(first)),
@@ -150,7 +154,7 @@ def unit_sums(visits: Visits, decisions: ServedDecisions, *, now: int | Ids) -> 
     # returns: of visits whose window is over
     gap = visits.next_start[visit] - visits.ended_at[visit]
     for days in DAYS:
-        at_risk = over & (visits.ended_at[visit] + days * DAY < _at(now, visit))
+        at_risk = over & recognised & (visits.ended_at[visit] + days * DAY < _at(now, visit))
         columns |= {f"at_risk_{days}d": add(at_risk), f"returned_{days}d": add(at_risk & (gap <= days * DAY))}
     # rewards: of mature decisions
     for number, (reward, mature) in enumerate(zip(decisions.rewards, decisions.mature, strict=True)):

@@ -73,9 +73,10 @@ def reward_of(unit: Unit, row: Row, reward: Reward) -> float:
 
 def count(
     unit: Unit, rewards: Mapping[str, Reward], *, by: str | None, chosen: Callable[[Row], bool] = lambda row: True,
-    by_session: bool = False, timeout: int = 30 * 60_000_000,
+    by_session: bool = False, of_users: bool = True, timeout: int = 30 * 60_000_000,
 ) -> Sums:  # fmt: skip
-    """Numerator and denominator of every metric, group and unit. chosen: which decisions count."""
+    """Numerator and denominator of every metric, group and unit. chosen: which decisions count; of_users: whether
+    some user is known, so that returns are of users alone."""
     now, label = unit.now, labels(by)
     stays: dict[Any, list[Row]] = defaultdict(list)
     sums: Sums = defaultdict(lambda: defaultdict(lambda: (0.0, 0.0)))
@@ -117,7 +118,7 @@ def count(
             minutes = (max(row.at for row in rows) - min(row.at for row in rows)) / 60e6
             add(group, "minutes_per_visit", key, minutes, 1)
         for n in (1, 7, 28):
-            if over and end + n * DAY < now:
+            if over and end + n * DAY < now and (user is not None or not of_users):
                 came = any(end < start <= end + n * DAY for start in starts[person(session, user)])
                 add(group, f"returned_{n}d", key, came, 1)
         for name, reward in rewards.items():
@@ -128,7 +129,8 @@ def count(
     for group, key in {(group, key) for group, key, *_ in stays}:
         seen = sums[group, "visits"][key][0]
         sums[group, "visits"][key] = seen, 1
-        sums[group, "retention"][key] = float(seen > 1), 1
+        if key[0] == "user" or by_session or not of_users:
+            sums[group, "retention"][key] = float(seen > 1), 1
         sums[group, "active_days"][key] = len(days[group, key]), 1
         for name in rewards:
             if key in sums[group, f"reward_per_unit {name}"]:

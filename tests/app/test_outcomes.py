@@ -242,6 +242,25 @@ def test_a_session_without_a_user_is_a_unit(store: Store) -> None:
     assert (result["unit"], result["new"], result["reasons"]) == ("session", 3, ["no-users"])
 
 
+@pytest.mark.parametrize("by", [None, "policy"])
+def test_sessions_without_a_user_do_not_dilute_returns(store: Store, by: str | None) -> None:
+    """Five users who all come back after two days, beside a hundred sessions of nobody."""
+    stocked(store)
+    users = [recommend.Request(session=f"u{n}", user=f"u{n}", policy="home") for n in range(5)]
+    nobody = [recommend.Request(session=f"s{n}", policy="home") for n in range(100)]
+    recommend.recommend_group(clock(store, START), [*users, *nobody])
+    recommend.recommend_group(clock(store, START + 2 * DAY), users)
+    result = outcomes(clock(store, START + 20 * DAY), Request(by=by))
+    values = {row["metric"]: (row["value"], row["units"], row["reasons"]) for row in result["outcomes"]}
+    assert (result["anonymous"], result["reasons"]) == (100, ["anonymous-units"])
+    assert values["retention"] == (1, 5, ["no-variation", "anonymous-units"])
+    assert values["returned_7d"][:2] == (0.5, 5)
+    assert values["visits"] == (pytest.approx(110 / 105), 105, [])
+    named = outcomes(store, Request(by=by, users="named"))
+    assert (named["new"], named["anonymous"], named["reasons"]) == (5, 0, [])
+    assert next(row["value"] for row in named["outcomes"] if row["metric"] == "visits") == 2
+
+
 def test_a_week_that_the_log_covers_in_part_says_so(store: Store) -> None:
     """From Friday, the 15th of January 2027, to the Sunday of the week after the next one."""
     stocked(store)
@@ -289,6 +308,8 @@ def test_sessions_without_a_user_are_units_of_a_ramp(sqlite_db: str) -> None:
     result = run("--now", LATER, "outcomes", "--experiment", ramp, "--json").json
     assert sum(row["units"] for row in result["outcomes"] if row["metric"] == "visits") == 3
     shown = run("--now", LATER, "experiment", "show", ramp, "--json").json
+    assert (result["anonymous"], shown["anonymous"], shown["reasons"]) == (2, 2, ["anonymous-units"])
+    assert "3 units (2 of them sessions without a user: 66.7 %)" in run("experiment", "show", ramp).stdout
     assert sum(row["units"] for row in shown["variants"]) == 3
 
 

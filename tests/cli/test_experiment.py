@@ -80,7 +80,7 @@ def test_show_has_the_keys_of_the_contract(ready: Any) -> None:
     found = ready("--now", LATER, "experiment", "show", "ab", "--json").json
     assert list(found) == [
         "experiment", "status", "unit", "variants", "differences", "sample_ratio", "holdout", "outcomes",
-        "unit_differences", "reasons", "decisions_per_unit",
+        "unit_differences", "reasons", "decisions_per_unit", "anonymous",
     ]  # fmt: skip
     assert found["holdout"] is None
     keys = (
@@ -227,6 +227,7 @@ def test_csv_compares_every_variant_with_the_first(ready_sqlite: Any) -> None:
     said = ready_sqlite("--now", LATER, "experiment", "show", "ab", "--format", "csv").stdout
     first, second = csv.DictReader(io.StringIO(said, newline=""))
     columns = ("difference", "difference_lower", "difference_upper", "p_value")
+    assert [*second].index("unit_difference") < [*second].index("difference")
     assert [first[name] for name in columns] == [""] * 4
     assert [float(second[name]) for name in columns] == [found[name] for name in ("value", "lower", "upper", "p_value")]
 
@@ -262,9 +263,27 @@ def test_a_variant_that_brings_users_back_but_earns_less_per_decision_is_said_to
     assert per_unit["visits"]["lower"] > 0
     assert found["reasons"] == ["decisions-differ"]
     text = run("--now", LATER, "experiment", "show", "ab").stdout
-    assert text.index("reward_per_unit") < text.index("a decision, p")
+    assert text.index("b - a per user: reward default") < text.index("reward_per_unit") < text.index(" a decision")
+    assert "a decision, p" not in text
     assert re.search(r"decisions-differ: b has [0-9.]+ more decisions per user than a", text)
     assert "it earns more per user" in text
+
+
+def test_every_reward_leads_with_its_difference_per_unit(sqlite_db: str) -> None:
+    """Variants that learn different rewards are compared by both; means per decision by the first one alone."""
+    run = filled(sqlite_db, bring_back)
+    run("reward", "define", "loyal", "click=1, buy=9")
+    run("policy", "create", "loyal", "--kind", "uniform", "--reward", "loyal")
+    run("experiment", "create", "learn", "--variant", "a=home", "--variant", "b=loyal", "--unit", "session")
+    text = run("--now", LATER, "experiment", "show", "learn").stdout
+    leads = [line for line in text.splitlines() if line.startswith("b - a per session")]
+    assert [line.split(":")[1].split(" ")[1:3] for line in leads] == [
+        ["reward", "default"], ["reward", "loyal"], ["visits", "-"],
+    ]  # fmt: skip
+    words = ("--now", LATER, "experiment", "show", "ab", "--reward", "loyal", "--reward", "default")
+    shown = run(*words, "--json").json["unit_differences"]
+    assert [row["reward"] for row in shown if row["metric"] == "reward_per_unit"] == ["loyal", "default"]
+    assert run(*words, "--reward", "loyal").exit_code == 2
 
 
 def test_an_interleaved_experiment_has_no_outcomes_per_unit(ready_sqlite: Any) -> None:

@@ -15,11 +15,12 @@ from rlrec.app.inputs import lookup
 from rlrec.app.log import reward_log
 from rlrec.app.log.ended_visits import visit_indices
 from rlrec.arrays import Array, Flags, Ids, distinct, run_starts, take
+from rlrec.errors import InputError
 from rlrec.ope import outcomes
 from rlrec.ope.outcomes import Metric, Outcome, OutcomeDifference, Outcomes, OutcomeSums
 from rlrec.ope.unit_visits import NEVER, ServedDecisions, UnitSums, Visits, unit_sums
 from rlrec.records import Reward, Sums
-from rlrec.store import Store, Unit, experiments, people, policies, reader, settings
+from rlrec.store import Unit, experiments, people, policies, reader, sessions, settings
 from rlrec.store.bulk import Columns
 from rlrec.store.experiments import Experiment
 from rlrec.store.reader import ABSENT, Batch, Selection
@@ -28,6 +29,8 @@ from rlrec.times import DAY_US, written
 PERIODS = {"hour": DAY_US // 24, "day": DAY_US, "week": 7 * DAY_US}
 BY = ("variant", "policy", "version", *PERIODS, "users")
 USERS = ("new", "returning")
+NAMED = "named"  # users, not sessions without one
+ANONYMOUS_UNITS = "anonymous-units"
 _READ = (
     "decision_id", "session_id", "visit", "at", "version_id", "variant_id", "imported", "position", "censored",
 )  # fmt: skip
@@ -51,7 +54,7 @@ DifferenceRow = TypedDict("DifferenceRow", {
 @dataclass(frozen=True, kw_only=True)
 class Study:
     """A comparison of groups of units. experiment: whose unit and assignment count; by: one of BY; adjust: by the past
-    of units before their assignment; users: one of USERS, whose units alone count; age_us: only the first so
+    of units before their assignment; users: one of USERS, or NAMED, whose units alone count; age_us: only the first so
     long of every unit counts, of units that came that long before the end of the log, and the windows of rewards."""
 
     selection: Selection
@@ -62,6 +65,11 @@ class Study:
     users: str | None = None
     age_us: int | None = None
 
+    @property
+    def by_session(self) -> bool:
+        """Whether the unit is the session, whoever its user is."""
+        return self.experiment is not None and self.experiment.unit == "session"
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StudySums(Sums):
@@ -70,7 +78,8 @@ class StudySums(Sums):
     older, younger: of units assigned in the first half of the time and in the second, for metrics of `_ageing`
     begun, ages: of each variant, (v, AGES), visits by the age of their unit then, and units by their age at the end
     sessions: with a mature decision, of each group; censored: mature decisions that were left out
-    new, returning: how many units had no visit before the one they entered in, and how many had"""
+    new, returning: how many units had no visit before the one they entered in, and how many had
+    anonymous: how many are sessions without a user, where some user is known; anonymous_units: of each group"""
 
     outcomes: OutcomeSums
     older: OutcomeSums
@@ -81,6 +90,8 @@ class StudySums(Sums):
     censored: int
     new: int
     returning: int
+    anonymous: int
+    anonymous_units: Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,17 +182,18 @@ def _version_labels(unit: Unit, study: Study) -> dict[int, str]:
 
 def metrics(study: Study) -> list[Metric]:
     """The metrics of an answer in their order."""
-    return outcomes.metrics(len(study.rewards))
+    return outcomes.metrics(len(study.rewards), of_sessions=study.by_session)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StudyFigures:
-    """The figures of a study, its sums, and its groups."""
+    """The figures of a study, its sums, and its groups. any_user: whether the store knows some user."""
 
     study: Study
     sums: StudySums
     groups: Groups
     level: float
+    any_user: bool
 
     @cached_property
     def outcomes(self) -> Outcomes:
@@ -212,7 +224,8 @@ def _ageing(study: Study) -> list[Metric]:
 def collect(unit: Unit, study: Study, *, level: float) -> StudyFigures:
     """The figures of a study, from one pass over the log."""
     fold = StudyFold(unit, study)
-    return StudyFigures(study=study, sums=reduce(add, fold.partials(), fold.nothing()), groups=fold.groups, level=level)
+    sums = reduce(add, fold.partials(), fold.nothing())
+    return StudyFigures(study=study, sums=sums, groups=fold.groups, level=level, any_user=fold.any_user)
 
 
 def of_experiment(experiment: Experiment, rewards: Sequence[Reward]) -> Study:
@@ -221,16 +234,15 @@ def of_experiment(experiment: Experiment, rewards: Sequence[Reward]) -> Study:
     return Study(selection=selection, rewards=rewards, experiment=experiment, by="variant")
 
 
-def default_reward(store: Store, unit: Unit, experiment: Experiment | None) -> Reward:
-    """The reward of the first variant's policy, with a notice where others learn another one; without an experiment
-    `default`."""
-    if experiment is None:
-        return lookup.reward(unit, "default")
+def rewards_of(unit: Unit, names: Sequence[str], experiment: Experiment | None) -> list[Reward]:
+    """The rewards of these names; without any those that the variants of the experiment learn, in their order, or
+    `default`. Raises InputError for a name that is unknown, or given twice."""
+    if twice := next((name for name in names if list(names).count(name) > 1), None):
+        raise InputError(f"reward {twice!r} is named twice")
+    if names or experiment is None:
+        return [lookup.reward(unit, name) for name in names or ["default"]]
     rewards = [lookup.version(unit, variant.policy)[0].reward for variant in experiment.variants]
-    if any(reward.id != rewards[0].id for reward in rewards):
-        name = rewards[0].name
-        store.notice(f"the variants learn different rewards; {name} compares them all (--reward chooses another)")
-    return rewards[0]
+    return [*{reward.id: reward for reward in rewards}.values()]
 
 
 def to_json(figures: StudyFigures) -> tuple[list[OutcomeRow], list[DifferenceRow]]:
@@ -242,7 +254,11 @@ def to_json(figures: StudyFigures) -> tuple[list[OutcomeRow], list[DifferenceRow
     }  # fmt: skip
 
     def reasons(row: Outcome | OutcomeDifference, *numbers: int) -> list[str]:
-        return [*row.reasons, *([f"partial-{study.by}"] if figures.groups.cut.intersection(numbers) else [])]
+        of_users = row.metric.counts_recognised and bool(figures.sums.anonymous_units[[*numbers]].any())
+        return [
+            *row.reasons, *([ANONYMOUS_UNITS] if of_users else []),
+            *([f"partial-{study.by}"] if figures.groups.cut.intersection(numbers) else []),
+        ]  # fmt: skip
 
     def reward(metric: Metric) -> str | None:
         return None if metric.reward is None else study.rewards[metric.reward].name
@@ -280,6 +296,7 @@ class StudyFold:
         self.unit, self.study = unit, study
         self.groups = Groups.of(unit, study)
         self.metrics = [*metrics(study), *outcomes.per_decision(0)]
+        self.any_user = sessions.any_user(unit)
         self._timeout_us = settings.get(unit).session_timeout_us
         # the time in which units were assigned, and that in which they were served; none where ages do not matter
         ageing = study.experiment if study.by == "variant" and study.age_us is None else None
@@ -293,7 +310,7 @@ class StudyFold:
         ages = np.zeros((len(none), AGES))
         return StudySums(
             outcomes=sums, older=sums, younger=sums, begun=ages, ages=ages, sessions=none, censored=0, new=0,
-            returning=0,
+            returning=0, anonymous=0, anonymous_units=none,
         )  # fmt: skip
 
     def partials(self) -> Iterator[StudySums]:
@@ -322,13 +339,15 @@ class StudyFold:
         entered_at = np.where(earlier, assigned_at, visits.started_at[units.visit])
         returning = visits.begun_before(units.visit, entered_at) > 0
         if self.study.users is not None:
-            chosen = returning == (self.study.users == USERS[1])
+            recognised = units.columns["recognised"] > 0
+            chosen = recognised if self.study.users == NAMED else returning == (self.study.users == USERS[1])
             units, returning = units.take(chosen), returning[chosen]
         # a unit of several groups is as new as it was in the first of them
         order = np.lexsort((units.entry, units.unit))
         first = order[run_starts(units.unit[order])]
         if self.study.by == "users":
             units = units.regrouped(returning.astype(np.int64))
+        anonymous = units.columns["recognised"] == 0
         past = self._past(columns, visits) if self.study.adjust else None
         mature = decisions.mature[0]
         rows, _ = distinct(decisions.group[mature], slots["session_id"][mature])
@@ -344,17 +363,19 @@ class StudyFold:
             outcomes=outcomes.fold(units, self.metrics, past=past, shared=self.groups.shared),
             sessions=np.bincount(of_group, minlength=len(self.groups.labels)).astype(np.float64),
             censored=censored, new=int((~returning[first]).sum()), returning=int(returning[first].sum()),
+            anonymous=int(anonymous[first].sum()),
+            anonymous_units=np.bincount(units.group[anonymous], minlength=len(self.groups.labels)).astype(np.float64),
         )  # fmt: skip
 
     def _visits(self, columns: Columns) -> Visits:
         """The visits of a portion. One that was not ended ends when the timeout after its last decision is over."""
         lapsed_at, ended = columns["last_at"] + self._timeout_us, columns["ended_at"] != ABSENT
-        by_session = self.study.experiment is not None and self.study.experiment.unit == "session"
         person = log_rows.clusters(columns, "user")
         return Visits(
-            person=person, unit=log_rows.clusters(columns, "session") if by_session else person,
+            person=person, unit=log_rows.clusters(columns, "session") if self.study.by_session else person,
             started_at=columns["started_at"], ended_at=np.where(ended, columns["ended_at"], lapsed_at),
             over=ended | (self.unit.now > lapsed_at),
+            recognised=(columns["user_id"] != ABSENT) | (not self.any_user),
         )  # fmt: skip
 
     def _decisions(
