@@ -10,6 +10,8 @@ from math import isfinite
 from typing import Any, NotRequired, TypedDict, cast
 
 from rlrec.app.distributions.trained import Trained
+from rlrec.app.evaluation import targets
+from rlrec.app.evaluation.paired_gate import BY_VISIT, Gain
 from rlrec.app.inputs import filters, lookup, parameters
 from rlrec.app.log import ended_visits, lineage
 from rlrec.app.log.ended_visits import Cutoff
@@ -17,15 +19,16 @@ from rlrec.app.log.splits import GATE, TRAIN, TUNE
 from rlrec.app.training.ascent import Epoch, Trainer, TrainingOptions, TrainingResult
 from rlrec.app.training.dataset import Dataset, DatasetSplit
 from rlrec.app.training.dataset_writer import DatasetWriter, WriteReport
-from rlrec.app.training.holdout_value import ESTIMATOR, VISITS, HoldoutValue, fit_values
+from rlrec.app.training.holdout_value import VISITS, HoldoutValue, fit_values
 from rlrec.app.training.lease import TrainingLease
 from rlrec.app.training.page_weights import AUTO, SLATE, SLOT, TOP_K, WEIGHTS, PageWeights
 from rlrec.errors import InputError, suggest
-from rlrec.ope.paired import gate_alpha
+from rlrec.ope.paired import Minus, gate_alpha
 from rlrec.policy.baseline import BASELINES
 from rlrec.policy.gradient import Parameters
 from rlrec.records import Version
 from rlrec.store import Store, Unit, beliefs, bulk, policies, settings
+from rlrec.store.beliefs import ArmWeights
 from rlrec.store.reader import Selection
 from rlrec.times import DAY_US
 
@@ -135,7 +138,6 @@ class _TrainingRun:
             self.policy = reader.policy
             self._check_shaping()
             self.live = policies.live(unit, [self.parent.policy.name])[self.parent.policy.name][0]
-            live_reader = Trained(unit, self.live)
             selection = self._selection(unit)
             writer = DatasetWriter(
                 unit, reader, self.parent.reward, seed=self.seed, dataset=self.dataset, examination=self._curve(unit)
@@ -152,14 +154,15 @@ class _TrainingRun:
             return _result(self.parent, self.live.number, new, NO_GATE, seed=self.seed)
         # the ascent on the visits that teach, and the look of the gate
         self.arms = writer.arms
-        self.dataset.arrange({TRAIN: self.request.batch, TUNE: VISITS, GATE: VISITS})
+        self.dataset.arrange({TRAIN: self.request.batch, TUNE: VISITS})
         self.lease.renew()
         self._check()
         if unused := _unused(self.report):
             self.store.notice(f"sessions that are not used: {unused}")
         trained = self._train(reader.parameters_of(self.arms))
-        gate = self._look(trained, live_reader.parameters_of(self.arms), looks)
-        return self.store.write(lambda unit: self._store(unit, trained, gate, record))
+        candidate, weights = self._candidate(trained.parameters)
+        gate = self._look(candidate, weights, selection, trained, looks)
+        return self.store.write(lambda unit: self._store(unit, candidate, weights, trained, gate, record))
 
     def _curve(self, unit: Unit) -> Sequence[float]:
         """The examination of positions by which slots are paid; nothing where there is no curve."""
@@ -257,10 +260,10 @@ class _TrainingRun:
         """The value on a split that does not teach; None where it is empty."""
         if not split.visits:
             return None
-        gate = self.dataset.splits[GATE].visits
         return HoldoutValue(
-            split, self.policy, reference, gamma=self.request.gamma, values=self.values, most=most, gate=gate
-        )
+            split, self.policy, reference, gamma=self.request.gamma, values=self.values, most=most,
+            gate=self.report.gate,
+        )  # fmt: skip
 
     def _epoch(self, point: Epoch) -> None:
         self.lease.renew()
@@ -269,39 +272,59 @@ class _TrainingRun:
         few = "" if point.supported else " (too few for the gate)"
         self.progress(f"epoch {point.epoch} of {self.request.epochs}: {figures}{few}, clipped {point.clipped:.1%}")
 
-    def _look(self, trained: TrainingResult, reference: Parameters, looks: int) -> GateReport:
-        """The gate's one look at this candidate; NO_GATE where the tuning visits promise nothing, or the split is
-        empty. reference: the parameters of the live version."""
-        holdout = self._holdout(self.dataset.splits[GATE], reference)
-        if holdout is None or (self.request.promote == "if-better" and not trained.promising):
+    def _candidate(self, parameters: Parameters) -> tuple[Version, list[ArmWeights]]:
+        """The version as it will be stored, but for its id and number, and the weights of its arms by their ids."""
+        rows, shared = self.policy.pack(parameters)
+        packed = (row.astype("<f8").tobytes() for row in rows)
+        weights = sorted(map(ArmWeights, self.arms.tolist(), packed))
+        stored = {**self.parent.parameters, "shared": shared}
+        return replace(self.parent, status="frozen", parameters=stored), weights
+
+    def _look(
+        self, candidate: Version, weights: Sequence[ArmWeights], selection: Selection, trained: TrainingResult,
+        looks: int,
+    ) -> GateReport:  # fmt: skip
+        """The gate's one look at this candidate, by the figures of `evaluate`; NO_GATE where the tuning visits promise
+        nothing, or nothing of the gate split is selected."""
+        promising = self.request.promote != "if-better" or trained.promising
+        if not self.report.gate or not promising:
             return NO_GATE
+        live, of_split = f"{self.live.policy.name}@{self.live.number}", replace(selection, splits=[GATE])
+        with self.store.read() as unit, bulk.alongside(unit):
+            serving = targets.resolve(unit, [live], reward=self.parent.reward.name, greedy=False)
+            sides = [targets.trained(unit, candidate, weights), *serving]
+            gain = Gain.of(
+                BY_VISIT, unit, sides, of_split, gamma=self.request.gamma, progress=self.lease.renew
+            )  # fmt: skip
         alpha = gate_alpha(looks + 1)
-        value, live_value, gain = holdout.compare(trained.parameters, alpha=alpha)
+        difference, verdict, reasons = gain.judge(Minus, alpha)
+        value, live_value = (estimate.value for estimate in gain.estimates)
         return {
-            "estimator": ESTIMATOR, "against": self.live.number, "candidate": looks + 1, "alpha": alpha,
-            "value": value.value, "live_value": live_value.value, "estimate": gain.value,
-            "std_error": gain.std_error, "lower": gain.lower, "upper": gain.upper, "ess": gain.ess,
-            "sessions": value.n, "verdict": gain.verdict, "reasons": list(gain.reasons),
-            "passed": gain.is_gain,
+            "estimator": BY_VISIT, "against": self.live.number, "candidate": looks + 1, "alpha": alpha,
+            "value": value, "live_value": live_value, "estimate": difference.value,
+            "std_error": difference.std_error, "lower": difference.lower, "upper": difference.upper,
+            "ess": difference.ess, "sessions": gain.estimates[0].n, "verdict": verdict, "reasons": reasons,
+            "passed": difference.is_gain and gain.passes(verdict),
         }  # fmt: skip
 
-    def _store(self, unit: Unit, trained: TrainingResult, gate: GateReport, record: Mapping[str, Any]) -> Result:
+    def _store(
+        self, unit: Unit, candidate: Version, weights: Sequence[ArmWeights], trained: TrainingResult,
+        gate: GateReport, record: Mapping[str, Any],
+    ) -> Result:  # fmt: skip
         """Store the version, and promote it or not: in one transaction, while the lease holds."""
         self.lease.check(unit)
         of_policy = self.parent.policy
         head = policies.lock(unit, [of_policy.id])[of_policy.id]
         # the version with its parameters
-        rows, shared = self.policy.pack(trained.parameters)
         number = policies.versions(unit, [of_policy.id])[-1].number + 1
         curve = {"curve": [asdict(point) for point in trained.curve], "best": trained.best, "gate": gate}
         version_id = policies.add_version(
             unit, policy_id=of_policy.id, number=number, status="frozen", reward_id=self.parent.reward.id,
             seq=head.seq, ordinal=head.ordinal, parent_id=self.parent.id,
             learned_from={**record, "options": {**record["options"], "weights": self.request.weights}},
-            parameters={**self.parent.parameters, "shared": shared}, report=curve,
+            parameters=candidate.parameters, report=curve,
         )  # fmt: skip
-        packed = (row.astype("<f8").tobytes() for row in rows)
-        beliefs.add_weights(unit, version_id, zip(self.arms.tolist(), packed, strict=True))
+        beliefs.add_weights(unit, version_id, weights)
         # the promotion
         same, promote = head.live_id == self.live.id, self.request.promote
         promoted = promote == "always" or (promote == "if-better" and same and bool(gate["passed"]))

@@ -314,6 +314,30 @@ def test_what_the_gate_sees_does_not_teach(shop: Store, tmp_path: Path) -> None:
     assert one["value"] != two["value"]
 
 
+@pytest.mark.parametrize("size", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_the_gate_says_what_evaluate_and_the_gate_of_a_route_say(db: str, size: int) -> None:
+    """By the same rows, reward and discount: users have several visits, and one came late."""
+    with closing(Store(db, notice=ignored)) as store:
+        serve(opened(store), visits=300, users=120, size=size)
+        serve(store, visits=12, steps=1, start=START + MINUTE, prefix="late")
+        serve(store, visits=12, users=1, steps=2, start=START + 2 * MINUTE, prefix="late")
+        trained(store, gamma=0.9, epochs=3)
+        with store.read() as unit:
+            gate = policies.reports(unit, version(unit, "visits").policy.id, since=0)[-1]["gate"]
+    run = runner(db)
+    now, asked = ("--now", "2027-01-16T08:00:00Z"), ("--gamma", 0.9, "--json")
+    targets = ("visits@2", "visits@1", "--estimator", gate["estimator"])
+    ours, theirs = run(*now, "evaluate", *targets, "--log", "split=gate", *asked).json
+    assert gate["value"] == pytest.approx(ours["value"], rel=1e-9)
+    assert gate["live_value"] == pytest.approx(theirs["value"], rel=1e-9)
+    assert (gate["sessions"], gate["ess"]) == (ours["n"], pytest.approx(min(ours["ess"], theirs["ess"]), rel=1e-9))
+    assert run(*now, "route", "create", "home", "--to", "visits@1").exit_code == 0
+    route = run(*now, "route", "set", "home", "--to", "visits@2", "--require", "if-better", *asked).json["gate"]
+    for name in ("value", "live_value", "estimate", "std_error", "lower", "upper", "ess"):
+        assert gate[name] == pytest.approx(route[name], rel=1e-9)
+    assert (gate["verdict"], gate["reasons"]) == (route["verdict"], route["reasons"])
+
+
 def test_what_tunes_chooses_the_epoch_and_teaches_nothing(shop: Store, tmp_path: Path) -> None:
     with closing(clicked(twin(shop, tmp_path), 1)) as other:
         for store in (shop, other):
@@ -341,6 +365,22 @@ def test_a_session_whose_user_came_later_is_left_out_where_the_part_would_change
         return  # the user belongs to a part that does not teach
     assert sessions <= kept
     assert any("belongs to another split" in line for line in notices)
+
+
+def test_a_session_whose_user_came_later_is_judged_in_no_split_but_the_users(sqlite: Store, sqlite_db: str) -> None:
+    opened(sqlite)
+    serve(sqlite, visits=60, steps=1)
+    serve(sqlite, visits=60, steps=2, users=1, start=START + MINUTE)
+    with sqlite.read() as unit:
+        stored = [split for (split,) in unit.ask("SELECT split FROM session")]
+        (split_of_user,) = splits(settings.get(unit).split_salt, ["u0"])
+    judged = []
+    for number, name in enumerate(("train", "tune", "gate")):
+        words = ("evaluate", "uniform", "--estimator", "pdis", "--log", f"split={name}", "--json")
+        answer = runner(sqlite_db)("--now", "2027-01-16T08:00:00Z", *words)
+        judged.append(answer.json[0]["n"] if answer.exit_code == 0 else 0)
+        assert judged[number] == (stored.count(number) if number == split_of_user else 0)
+    assert 0 < sum(judged) < 60
 
 
 # -- how pages are weighed --

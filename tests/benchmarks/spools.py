@@ -190,7 +190,7 @@ class Night:
     spool: Dataset
 
     def gain(self, alpha: float) -> PairedDifference:
-        return self.judge.compare(self.climbed.parameters, alpha=alpha)[2]
+        return self.judge.difference(self.judge.partials(self.climbed.parameters), alpha=alpha)
 
     def close(self) -> None:
         """Give back what the log took of the disk."""
@@ -213,4 +213,5 @@ def night(
     tune = HoldoutValue(spool.splits[TUNE], kind, start, most=CHOOSING, **asked)
     with closing(Trainer(spool.splits[TRAIN], kind, options)) as climber:
         climbed = climber.train(start, tune)
+    asked["values"] = fit_values(spool.splits[GATE], gamma=gamma, arms=arms)  # cross-fitted, as the gate has it
     return Night(climbed, HoldoutValue(spool.splits[GATE], kind, start if live is None else live, **asked), spool)

@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 
 from rlrec.app.evaluation import returns
+from rlrec.app.log import ended_visits
 from rlrec.ope.paired import gate_alpha
 from rlrec.store import Store
 from rlrec.times import parse
+from tests.app import visitors
+from tests.app.shop import MINUTE, START
 from tests.conftest import Run, filled, runner
 
 LATER = "2099-01-01T00:00:00Z"
@@ -194,6 +197,35 @@ def test_policies_that_read_the_visit_are_compared_by_visits(sqlite_db: str) -> 
     trained = run("policy", "show", "pg@2", "--json").json["training"]["gate"]
     assert (done.exit_code, done.json["estimator"], done.json["gate"]["n"]) == (0, "wdr", trained["sessions"])
     assert done.json["estimate"] == pytest.approx(trained["estimate"], abs=2 * trained["std_error"])
+
+
+def compared(db: str, change: str | None = None, *, short: int = 0) -> Any:
+    """The gate's figures for a candidate that reads visits and serves as the uniform policy does that logged them: 400
+    of three decisions, and some short ones."""
+    with closing(Store(db, notice=visitors.ignored)) as store:
+        visitors.serve(visitors.opened(store), visits=400)
+        visitors.serve(store, visits=short, steps=2, start=START + MINUTE, prefix="short")
+        if change is not None:
+            store.write(lambda unit: unit.tell(change))
+    run, now = runner(db), ("--now", "2027-01-16T08:00:00Z")
+    assert run(*now, "route", "create", "home", "--to", "base").exit_code == 0
+    return run(*now, "route", "set", "home", "--to", "visits@1", "--require", "if-better", "--json").json["gate"]
+
+
+def test_both_sides_are_judged_by_the_visits_that_each_can_be_asked_about(db: str) -> None:
+    gate = compared(db, "UPDATE decision SET history = NULL WHERE mod(session_id, 4) = 0")
+    with closing(Store(db)) as store, store.read() as unit:
+        (number,) = unit.ask("SELECT count(*) FROM session WHERE split = 2 AND mod(id, 4) > 0")[0]
+    assert (gate["n"], gate["verdict"], "no-state" in gate["reasons"]) == (number, "weak", True)
+    assert gate["estimate"] == pytest.approx(0, abs=1e-12)
+
+
+def test_a_visit_without_an_end_does_not_stop_a_gate(sqlite_db: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ended_visits, "LONGEST", 2)
+    gate = compared(sqlite_db, short=300)
+    with closing(Store(sqlite_db)) as store, store.read() as unit:
+        (number,) = unit.ask("SELECT count(*) FROM session WHERE split = 2 AND id > 400")[0]
+    assert gate["n"] == number
 
 
 @pytest.mark.slow

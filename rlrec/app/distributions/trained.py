@@ -14,6 +14,7 @@ from rlrec.policy.gradient import OF_ARM, Gradient, Parameters, State, restrict,
 from rlrec.policy.history import History
 from rlrec.records import Version
 from rlrec.store import Unit, beliefs, contents
+from rlrec.store.beliefs import ArmWeights
 
 CELLS = 2_000_000  # scores that are worked out at a time
 SETS = 500  # eligible sets that are read at a time
@@ -30,12 +31,15 @@ class EligibleGroup:
 
 
 class Trained:
-    """One version of a kind that reads states. greedy: without its exploration."""
+    """One version of a kind that reads states. greedy: without its exploration; weights: of its arms, by their ids
+    (None: as they are stored)."""
 
-    def __init__(self, unit: Unit, version: Version, *, greedy: bool = False) -> None:
+    def __init__(
+        self, unit: Unit, version: Version, *, greedy: bool = False, weights: Sequence[ArmWeights] | None = None
+    ) -> None:
         self.unit, policy = unit, cast(Gradient, designs.policy_of(version))
         self.policy = policy.greedy() if greedy else policy
-        rows = beliefs.weights(unit, version.id)
+        rows = beliefs.weights(unit, version.id) if weights is None else weights
         self.arms: Ids = np.array([row.arm_id for row in rows], np.int64)
         packed = np.frombuffer(b"".join(row.weights for row in rows), "<f8")
         self.parameters = policy.unpack(packed, version.parameters.get("shared", {}))

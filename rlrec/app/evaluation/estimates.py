@@ -17,6 +17,7 @@ from rlrec.app.evaluation.log_rows import CLUSTERS, RowGroup
 from rlrec.app.evaluation.request import Evaluation, Request
 from rlrec.app.evaluation.sessions import SessionUnit
 from rlrec.app.evaluation.slates import PartialPages, SlateUnit
+from rlrec.app.evaluation.targets import Target
 from rlrec.app.inputs import lookup
 from rlrec.errors import InputError
 from rlrec.ope import intervals
@@ -121,14 +122,16 @@ def answer(unit: Unit, request: Request, estimators: ope.EstimatorChoice, select
 
 
 def prepare(
-    unit: Unit, request: Request, estimators: ope.EstimatorChoice, selection: Selection
-) -> tuple[Evaluation, list[fold.RowUnit[Any, Any]], LogReader]:
-    """The request as the store understands it, the units of its estimators, and the reader of their log."""
+    unit: Unit, request: Request, estimators: ope.EstimatorChoice, selection: Selection, *,
+    paired: Sequence[Target] | None = None,
+) -> tuple[Evaluation, list[fold.RowUnit[Any, Any]], LogReader]:  # fmt: skip
+    """The request as the store understands it, the units of its estimators, and the reader of their log. paired: as of
+    `Evaluation.of`."""
     pages = reader.longest_slate(unit, selection) > 1
     modelled = bool(estimators.impressions) and (pages or _any_modelled(estimators.impressions))
     fits_rewards = modelled and request.reward_model is None
     encode = fits_rewards or _any_modelled({**estimators.sessions, **estimators.slates})
-    evaluation = Evaluation.of(unit, request, selection, encode=encode)
+    evaluation = Evaluation.of(unit, request, selection, encode=encode, paired=paired)
     units: list[fold.RowUnit[Any, Any]] = []
     if estimators.impressions:
         units.append(ImpressionUnit.of(unit, evaluation, estimators.impressions))

@@ -194,7 +194,7 @@ def fold(unit: RowUnit[R, M], evaluation: Evaluation, logged: LoggedBatch, model
                 rows.slots, rows.begins, spanning=evaluation.spanning, most=unit.fold.most_loggers
             )
             loggers += LoggersMet(mixed=row_strata.mixed)
-            partials |= _of_targets(unit, shared, logged, rows, models.get(shared.reward.id), row_strata)
+            partials |= _of_targets(unit, evaluation, shared, logged, rows, models.get(shared.reward.id), row_strata)
             users |= evaluation.cluster == "user" and bool((rows.slots["user_id"] != ABSENT).any())
             if (sums := unit.carry_over(rows)) is not None:
                 carried[number] = sums
@@ -210,8 +210,9 @@ def fold(unit: RowUnit[R, M], evaluation: Evaluation, logged: LoggedBatch, model
 
 
 def _of_targets(
-    unit: RowUnit[R, M], shared: SharedRows, logged: LoggedBatch, rows: R, model: M | None, row_strata: RowStrata
-) -> dict[tuple[int, RowGroup, Stratum], GroupPartial]:
+    unit: RowUnit[R, M], evaluation: Evaluation, shared: SharedRows, logged: LoggedBatch, rows: R, model: M | None,
+    row_strata: RowStrata,
+) -> dict[tuple[int, RowGroup, Stratum], GroupPartial]:  # fmt: skip
     """Sums of every target, group and stratum over some rows."""
     partials = {}
     batch_of, slots = unit.batch_of(logged, rows, model), rows.slots
@@ -219,11 +220,15 @@ def _of_targets(
     number_of_strata = len(row_strata.strata)
     codes = slots["group"][rows.begins] * number_of_strata + row_strata.codes
     members = list(groups.members(codes, len(logged.groups) * number_of_strata))
+    hidden_from = {number: scorer.unanswerable(slots, logged) for number, scorer in shared.members}
+    if evaluation.paired:
+        flags = [hidden for hidden in hidden_from.values() if hidden is not None]
+        hidden_from = dict.fromkeys(hidden_from, np.logical_or.reduce(flags) if flags else None)
     for number, scorer in shared.members:
         batch = batch_of(scorer)
         replicas = scorer.replicas(slots, logged, marginals=unit.simulates)
         of_replicas = [batch_of(replica) for replica in replicas]
-        hidden = scorer.unanswerable(slots, logged)
+        hidden = hidden_from[number]
         learned = any_slot(rows, scorer.target.taught_by(slots))
         recorded = None if hidden is None else ~any_slot(rows, hidden)
         for code, chosen in members:

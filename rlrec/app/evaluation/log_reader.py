@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from itertools import pairwise
@@ -15,8 +15,9 @@ from rlrec.app.evaluation.groups import Grouping
 from rlrec.app.evaluation.log_rows import CLUSTERS, LoggedBatch
 from rlrec.app.evaluation.loggers import Loggers, unknown_support
 from rlrec.app.evaluation.request import Evaluation
+from rlrec.app.log.splits import owner_splits
 from rlrec.arrays import Array, Flags, Ids, distinct, run_starts, take
-from rlrec.store import Unit, contents, reader
+from rlrec.store import Unit, contents, reader, settings
 from rlrec.store import candidates as candidate_lists
 from rlrec.store.bulk import Columns
 from rlrec.store.reader import Batch
@@ -28,10 +29,11 @@ CELLS = 4_000_000  # arms of eligible sets that are held at a time
 class LogReader:
     """The log of one evaluation, batch by batch, as often as it is wanted.
 
-    It alone asks the store, and remembers what later batches need again; folds see `LoggedBatch`es alone."""
+    It alone asks the store, and remembers what later batches need again; folds see `LoggedBatch`es alone. progress: is
+    called before each batch."""
 
-    def __init__(self, unit: Unit, evaluation: Evaluation) -> None:
-        self.unit, self.evaluation = unit, evaluation
+    def __init__(self, unit: Unit, evaluation: Evaluation, *, progress: Callable[[], None] = lambda: None) -> None:
+        self.unit, self.evaluation, self.progress = unit, evaluation, progress
         self.contexts = ContextCache(unit, fields=evaluation.fields, encode=evaluation.encode)
         self.loggers = Loggers(unit, evaluation.arms)
         self.marginals = logger_marginals.LoggerMarginals(self.loggers)
@@ -66,10 +68,26 @@ class LogReader:
                 yield self._logged(log, eligible, impressions=False, marginals=positions)
 
     def _batches(self, columns: Collection[str], visits: bool) -> Iterator[Batch]:
-        needed = {*columns, *CLUSTERS[self.evaluation.cluster]}
-        return reader.batches(
-            self.unit, self.evaluation.selection, columns=needed, wanted=self.contexts.wanted, visits=visits
-        )
+        needed, selection = {*columns, *CLUSTERS[self.evaluation.cluster]}, self.evaluation.selection
+        for batch in reader.batches(
+            self.unit, selection, columns=needed, wanted=self.contexts.wanted, visits=visits,
+            keys=selection.splits is not None,
+        ):  # fmt: skip
+            self.progress()
+            yield self._without_moved(batch)
+
+    def _without_moved(self, batch: Batch) -> Batch:
+        """The batch without sessions whose user came later and belongs to another split."""
+        wanted = self.evaluation.selection.splits
+        if wanted is None or batch.keys is None:
+            return batch
+        stays = np.isin(owner_splits(settings.get(self.unit).split_salt, batch.keys), list(wanted))
+        slots = ~np.isin(batch.slots["session_id"], batch.keys["session_id"][~stays])
+        if slots.all():
+            return batch
+        remaining = take(batch.slots, slots)
+        events = np.isin(batch.events["decision_id"], remaining["decision_id"])
+        return replace(batch, slots=remaining, events=take(batch.events, events))
 
     def _clusters(self, log: Batch) -> Ids:
         return log_rows.clusters(log.slots, self.evaluation.cluster)

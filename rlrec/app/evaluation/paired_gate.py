@@ -1,16 +1,15 @@
-"""The gate of a route: whether a candidate earns more than what serves, on visits that did not teach it."""
+"""The gates of routes and training: whether a candidate earns more than what serves, on visits that did not teach."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypedDict
 
 from rlrec.app.evaluation import estimates, fold, returns, targets
-from rlrec.app.evaluation.log_reader import LogReader
 from rlrec.app.evaluation.request import EmptyLog, Request
 from rlrec.app.evaluation.returns import ReturnUnit
-from rlrec.app.evaluation.sessions import SessionUnit
+from rlrec.app.evaluation.targets import Target
 from rlrec.app.inputs import filters, lookup
 from rlrec.app.log.splits import GATE
 from rlrec.errors import CheckFailed, InputError
@@ -76,11 +75,11 @@ def look(unit: Unit, options: GateOptions, *, looks: int) -> RouteGate:
     reward = current.reward if options.reward is None else lookup.reward(unit, options.reward)
     since = None
     try:
-        gain = _Gain.of(unit, options, selection, reward)
+        gain = _gain(unit, options, selection, reward)
         if gain.in_sample and (since := _first_unlearned(unit, options.candidate)) is not None:
             selection = replace(selection, first_id=since)
-            gain = _Gain.of(unit, options, selection, reward)
-        gain_of = {guard.name: _Gain.of(unit, options, selection, definitions[guard.name]) for guard in options.guards}
+            gain = _gain(unit, options, selection, reward)
+        gain_of = {guard.name: _gain(unit, options, selection, definitions[guard.name]) for guard in options.guards}
     except EmptyLog as error:
         way_out = (
             error.hint
@@ -88,7 +87,7 @@ def look(unit: Unit, options: GateOptions, *, looks: int) -> RouteGate:
             else "visits from now on can judge it: let some be served, or begin a ramp (--share 5%)"
         )
         raise CheckFailed(f"the gate has nothing to judge by: {error.message}", hint=way_out) from error
-    difference, verdict, reasons = gain.judge(Minus, alpha)
+    difference, verdict, reasons = _judge(gain, Minus, alpha)
     guards = [_guard_report(guard, gain_of[guard.name], alpha) for guard in options.guards]
     (candidate, serving), passed = gain.estimates, difference.is_gain and gain.passes(verdict)
     return {
@@ -127,8 +126,28 @@ def _first_unlearned(unit: Unit, candidate: str) -> int | None:
     return max(last) + 1 if last and len(last) == len(lessons) else None
 
 
-def _guard_report(guard: Guard, gain: _Gain, alpha: float) -> GuardReport:
-    difference, verdict, reasons = gain.judge(Relative, alpha)
+def _gain(unit: Unit, options: GateOptions, selection: Selection, reward: Reward) -> Gain:
+    """Both sides by impressions where neither reads the state of a visit and nothing carries over; else by visits."""
+    resolved = targets.resolve(unit, [options.candidate, options.current], reward=None, greedy=False)
+    sides = [replace(side, reward=reward) for side in resolved]
+    if not any(side.stateful for side in sides) and returns.NAME not in reward.weights:
+        gain = Gain.of(BY_IMPRESSION, unit, sides, selection, gamma=options.gamma, log=options.log)
+        if not gain.carries_over:
+            return gain
+    gamma = 1.0 if reward is returns.REWARD else options.gamma
+    return Gain.of(BY_VISIT, unit, sides, selection, gamma=gamma, log=options.log)
+
+
+def _judge(gain: Gain, measure: type[Minus], alpha: float) -> tuple[PairedDifference, str, list[str]]:
+    """The judgement of a gain; it is unknown where rows without propensities were left out."""
+    if not gain.silent:
+        return gain.judge(measure, alpha)
+    reasons = [*(["in-sample"] if gain.in_sample else []), "no-propensity"]
+    return replace(UNKNOWN, alpha=alpha), UNKNOWN.verdict, reasons
+
+
+def _guard_report(guard: Guard, gain: Gain, alpha: float) -> GuardReport:
+    difference, verdict, reasons = _judge(gain, Relative, alpha)
     lower = difference.lower
     passed = lower is not None and lower > guard.least and gain.passes(verdict)
     return {
@@ -138,61 +157,44 @@ def _guard_report(guard: Guard, gain: _Gain, alpha: float) -> GuardReport:
 
 
 @dataclass(frozen=True, eq=False)
-class _Gain:
+class Gain:
     """A candidate and what serves, judged on the same rows by one estimator and one reward.
 
     sides, estimates: of the candidate and of what serves. in_sample: whether the candidate has learned from some rows.
-    (What serves may have learned from its own log: that flatters it, and makes the gate stricter.) lacking: the reason
-    why some rows cannot judge; None where all can."""
+    (What serves may have learned from its own log: that flatters it, and makes the gate stricter.) silent: whether rows
+    without propensities were left out; carries_over: whether the rewards of impressions depend on the visit so far."""
 
     sides: Sequence[EstimatorFold]
     estimates: Sequence[Estimate]
     in_sample: bool
-    lacking: str | None
+    silent: bool
+    carries_over: bool
 
     @classmethod
-    def of(cls, unit: Unit, options: GateOptions, selection: Selection, reward: Reward) -> _Gain:
-        """By impressions where neither side reads the state of a visit and nothing carries over; else by visits."""
-        sides = targets.resolve(unit, [options.candidate, options.current], reward=None, greedy=False)
-        if not any(side.stateful for side in sides) and returns.NAME not in reward.weights:
-            gain, carried = cls._by(BY_IMPRESSION, unit, options, selection, reward)
-            if not carried:
-                return gain
-        return cls._by(BY_VISIT, unit, options, selection, reward)[0]
-
-    @classmethod
-    def _by(
-        cls, estimator: str, unit: Unit, options: GateOptions, selection: Selection, reward: Reward
-    ) -> tuple[_Gain, bool]:
-        """Both sides judged by an estimator, and whether the rewards of impressions depend on the visit so far."""
-        undefined = reward is returns.REWARD
-        request = Request(
-            targets=[options.candidate, options.current], estimators=estimator, interval="normal",
-            reward=None if undefined else reward.name, gamma=1.0 if undefined else options.gamma, log=options.log,
-        )  # fmt: skip
+    def of(
+        cls, estimator: str, unit: Unit, sides: Sequence[Target], selection: Selection, *, gamma: float = 1.0,
+        log: str | None = None, progress: Callable[[], None] = lambda: None,
+    ) -> Gain:  # fmt: skip
+        """sides: the candidate and what serves, with one reward; log: the filter; progress: as of `LogReader`."""
+        request = Request(targets=(), estimators=estimator, interval="normal", gamma=gamma, log=log)
         choice = estimates.estimators(request)
-        evaluation, (rows,), log = estimates.prepare(unit, request, choice, selection)
-        if undefined:
-            evaluation = replace(evaluation, targets=[replace(each, reward=reward) for each in evaluation.targets])
-            visits = SessionUnit.of(unit, evaluation, choice.sessions)
-            rows, log = ReturnUnit(**vars(visits), followed=returns.followed(unit)), LogReader(unit, evaluation)
-        partial = fold.total(rows, evaluation, log)
+        evaluation, (rows,), reader = estimates.prepare(unit, request, choice, selection, paired=sides)
+        reader.progress = progress
+        if sides[0].reward is returns.REWARD:
+            rows = ReturnUnit(**vars(rows), followed=returns.followed(unit))
+        partial = fold.total(rows, evaluation, reader)
         finished = fold.estimates(rows, evaluation, partial, cluster=evaluation.cluster)
         of_number = {number: each for (number, _), (each,) in finished.items()}
         # loggers count the same on both sides of the difference
         weightings = fold.weigh_loggers(rows, partial, (0, 1))
         sums = [of_side for number in (0, 1) for of_side in fold.over_loggers(partial, number, weightings).values()]
-        of_sides = [of_number[0], of_number[1]]
         assert isinstance(rows.fold, ImpressionFold | SessionFold)
-        sides = [rows.fold.at_ends(side.sums)[0] for side in sums]
-        silent = sum(counts.silent for counts in partial.counts.values())
-        lacking = None
-        if any(side.no_state for side in sums):  # each side would be judged on other rows
-            lacking = "no-state"
-        elif silent or any(side.weights.left_out for side in sides):
-            lacking = "no-propensity"
-        carried = any(map(carry_over.is_significant, partial.carry_over.values()))
-        return cls(sides, of_sides, sums[0].learned, lacking), carried
+        at_ends = [rows.fold.at_ends(side.sums)[0] for side in sums]
+        return cls(
+            sides=at_ends, estimates=[of_number[0], of_number[1]], in_sample=sums[0].learned,
+            silent=any(counts.silent for counts in partial.counts.values()) or any(s.weights.left_out for s in at_ends),
+            carries_over=any(map(carry_over.is_significant, partial.carry_over.values())),
+        )  # fmt: skip
 
     def passes(self, verdict: str) -> bool:
         """Whether the log may judge the candidate, and can."""
@@ -201,9 +203,6 @@ class _Gain:
     def judge(self, measure: type[Minus], alpha: float) -> tuple[PairedDifference, str, list[str]]:
         """The difference, the verdict on it, and its reasons."""
         candidate, current = self.estimates
-        if self.lacking is not None:
-            listed = [*(["in-sample"] if self.in_sample else []), self.lacking]
-            return replace(UNKNOWN, alpha=alpha), UNKNOWN.verdict, listed
         difference = compare(*self.sides, measure=measure, alpha=alpha)
         verdict = min(difference.verdict, candidate.verdict, current.verdict, key=VERDICTS.index)
         reasons = {*difference.reasons, *candidate.reasons, *(set(current.reasons) - {"in-sample"})}

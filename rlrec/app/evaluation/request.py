@@ -12,6 +12,7 @@ from rlrec.app.evaluation.fixed_loggers import FixedLoggers
 from rlrec.app.evaluation.list_probabilities import ListScorer
 from rlrec.app.evaluation.probabilities import Scorer
 from rlrec.app.evaluation.state_probabilities import StateScorer
+from rlrec.app.evaluation.targets import Target
 from rlrec.errors import InputError
 from rlrec.records import Reward
 from rlrec.store import Unit, arms, sessions
@@ -72,22 +73,28 @@ class Evaluation:
 
     cluster: the unit that was randomised, one of `log_rows.CLUSTERS`; spanning: whether one may come back in another
     batch of the log. now: the time at which rows are mature. encode: whether features of contexts are wanted.
-    loggers: those that may be weighed."""
+    loggers: those that may be weighed. paired: whether targets are compared, so that all must be judged by the same
+    rows: those that each of them can be asked about, without visits that are too long."""
 
     request: Request
     selection: Selection
-    targets: Sequence[targets.Target]
+    targets: Sequence[Target]
     arms: log_rows.ArmTable
     cluster: str
     spanning: bool
     now: int
     encode: bool
     loggers: FixedLoggers = field(default_factory=FixedLoggers)
+    paired: bool = False
 
     @classmethod
-    def of(cls, unit: Unit, request: Request, selection: Selection, *, encode: bool) -> Evaluation:
-        """Raises InputError for an unknown target or reward."""
-        resolved = targets.resolve(unit, request.targets, reward=request.reward, greedy=request.greedy)
+    def of(
+        cls, unit: Unit, request: Request, selection: Selection, *, encode: bool,
+        paired: Sequence[Target] | None = None,
+    ) -> Evaluation:  # fmt: skip
+        """paired: targets to compare, in place of those that the request names. Raises InputError for an unknown target
+        or reward."""
+        resolved = paired or targets.resolve(unit, request.targets, reward=request.reward, greedy=request.greedy)
         by_user = request.cluster in (None, "user")
         spanning = by_user and sessions.any_user(unit)
         weighable = FixedLoggers.of(unit, selection) if resolved else FixedLoggers()
@@ -95,7 +102,7 @@ class Evaluation:
             request=request, selection=selection, targets=resolved,
             arms=log_rows.ArmTable({arm.id: arm.key for arm in arms.every(unit)}),
             cluster="user" if spanning else "session" if by_user else str(request.cluster), spanning=spanning,
-            now=unit.now, encode=encode, loggers=weighable,
+            now=unit.now, encode=encode, loggers=weighable, paired=paired is not None,
         )  # fmt: skip
 
     @property

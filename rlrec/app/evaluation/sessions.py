@@ -44,16 +44,16 @@ class SessionUnit:
 
     @classmethod
     def of(cls, unit: Unit, evaluation: Evaluation, estimators: Mapping[str, SessionEstimator]) -> SessionUnit:
-        """Raises InputError for a session that is too long."""
+        """Raises InputError for a session that is too long, where no targets are compared."""
         horizon = reader.steps(unit, evaluation.selection)
-        if horizon > ended_visits.LONGEST:
+        if horizon > ended_visits.LONGEST and not evaluation.paired:
             raise InputError(
                 f"a session of {horizon:,} decisions is longer than the {ended_visits.LONGEST:,} that can be judged",
                 hint="estimate per impression, or leave it out by --log",
             )
-        fold = SessionFold(
-            estimators=estimators, gamma=evaluation.request.gamma, horizon=max(1, horizon), spanning=evaluation.spanning
-        )
+        horizon = min(max(1, horizon), ended_visits.LONGEST)
+        gamma, spanning = evaluation.request.gamma, evaluation.spanning
+        fold = SessionFold(estimators=estimators, gamma=gamma, horizon=horizon, spanning=spanning)
         rewards = {shared.reward.id: shared.reward for shared in evaluation.shared}
         cutoffs = {key: Cutoff.of(unit, reward) for key, reward in rewards.items()}
         return cls(evaluation=evaluation, fold=fold, cutoffs=cutoffs)
@@ -66,7 +66,9 @@ class SessionUnit:
 
     def usable(self, logged: LoggedBatch, reward: Reward) -> tuple[EndedVisits, RowCounts]:
         visits, unused = ended_visits.usable(logged.log, reward, self.cutoffs[reward.id])
-        return visits, RowCounts(*astuple(unused))
+        endless = np.diff(visits.start) > self.fold.horizon
+        counts = RowCounts(*astuple(unused)) + RowCounts(left_out=int(endless.sum()))
+        return visits.take(~endless), counts
 
     def model_sums(self, logged: LoggedBatch, rows: EndedVisits) -> ReturnSums:
         decisions = self._decisions(rows, logged.contexts)

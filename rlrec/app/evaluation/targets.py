@@ -8,14 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlrec.app.distributions import designs, exact
+from rlrec.app.distributions.trained import Trained
 from rlrec.app.inputs import lookup
 from rlrec.app.log import lineage
 from rlrec.arrays import Flags, Ids, Words
 from rlrec.errors import InputError
 from rlrec.policy import TEAM_DRAFT
 from rlrec.policy.two_stage import ranking_seeds
-from rlrec.records import Reward
+from rlrec.records import Reward, Version
 from rlrec.store import Unit, policies
+from rlrec.store.beliefs import ArmWeights
 from rlrec.store.bulk import Columns
 
 BUILT_IN = ("uniform",)
@@ -106,6 +108,17 @@ def _target(unit: Unit, name: str, live: object, reward: Reward | None, *, greed
         name=version.policy.name, number=version.number, policy_id=version.policy.id, reward=reward or version.reward,
         serving=None if logged else exact.load(unit, version, greedy=greedy),
         lessons=lineage.learned_from(lineage.ancestry(unit, version)), seq=head.seq,
+    )  # fmt: skip
+
+
+def trained(unit: Unit, version: Version, weights: Sequence[ArmWeights]) -> Target:
+    """A trained version that is not stored yet, with the weights of its arms by their ids."""
+    distribution = exact.VersionDistribution(
+        version, sums=(), prior=(), trained=Trained(unit, version, weights=weights)
+    )
+    return Target(
+        name=version.policy.name, number=version.number, policy_id=version.policy.id, reward=version.reward,
+        serving=distribution, lessons=(),
     )  # fmt: skip
 
 

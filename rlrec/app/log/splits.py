@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
+
+from rlrec.arrays import Ids
 
 TRAIN, TUNE, GATE = 0, 1, 2
 BOUNDS = 0.6, 0.8  # where the second and the third split begin
@@ -16,3 +19,9 @@ def splits(salt: str, unit_keys: Iterable[str]) -> list[int]:
     start = f"{salt}/split/"
     digests = b"".join([sha256((start + key).encode()).digest() for key in unit_keys])
     return np.searchsorted(BOUNDS, np.frombuffer(digests, ">u8")[::4] / 2.0**64, side="right").tolist()
+
+
+def owner_splits(salt: str, keys: Mapping[str, Any]) -> Ids:
+    """The split of each session by its user as known now, else by its key, (s,). keys: of `Batch`."""
+    pairs = zip(keys["key"].tolist(), keys["user"].tolist(), strict=True)
+    return np.array(splits(salt, [user or key for key, user in pairs]), np.int64)

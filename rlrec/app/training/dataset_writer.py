@@ -15,7 +15,7 @@ from rlrec.app.evaluation.fixed_loggers import FixedLoggers, LoggersMet
 from rlrec.app.evaluation.log_rows import clusters
 from rlrec.app.log import ended_visits, stored_contexts
 from rlrec.app.log.ended_visits import Cutoff, EndedVisits, UnusedVisits
-from rlrec.app.log.splits import splits
+from rlrec.app.log.splits import GATE, owner_splits
 from rlrec.app.training.dataset import Catalogue, Dataset, EligibleSet, VisitRows
 from rlrec.app.training.holdout_value import ESTIMATOR
 from rlrec.arrays import Flags, Ids, distinct, take
@@ -32,6 +32,17 @@ READ = (
     "policy_id", "version_id", "variant_id", "user_id", "user_digest", "session_digest",
 )  # fmt: skip
 
+COUNTED = (
+    "unnamed",
+    "unrecorded",
+    "endless",
+    "last_id",
+    "visits",
+    "gate",
+    "slots",
+    "new",
+    "rewarded",
+)  # of WriteReport
 UNWEIGHED = 700.0  # a log propensity beside which every weight is next to nothing
 CELLS = 1_000_000  # arms of eligible sets that are in memory at a time
 
@@ -41,8 +52,9 @@ class WriteReport:
     """Which visits of a log went into a dataset, and why others did not.
     unused: those that are not over, incomplete, or without propensities; unnamed: those of a session that got a user of
     another split later; unrecorded: those without stored states; endless: those too long to be judged.
-    visits, slots: how many were written; new: visits that could not be used before a time; rewarded: decisions with an
-    event that counts; largest: absolute reward of a slate; last_id: the newest decision."""
+    visits, slots: how many can be used; gate: visits of these in the split of the gate, which are not written; new:
+    visits that could not be used before a time; rewarded: decisions with an event that counts; largest: absolute reward
+    of a slate; last_id: the newest decision."""
 
     unused: UnusedVisits
     unnamed: int = 0
@@ -51,6 +63,7 @@ class WriteReport:
     largest: float = 0.0
     last_id: int = 0
     visits: int = 0
+    gate: int = 0
     slots: int = 0
     new: int = 0
     rewarded: int = 0
@@ -90,7 +103,7 @@ class DatasetWriter:
         """Write what of the selected log can be used. since: visits that could not be used at this time are new."""
         self._loggers = FixedLoggers.of(self.unit, selection)
         self._most = self._most_loggers(selection)
-        total = dict.fromkeys(("unnamed", "unrecorded", "endless", "last_id", "visits", "slots", "new", "rewarded"), 0)
+        total = dict.fromkeys(COUNTED, 0)
         unused, largest = UnusedVisits(), 0.0
         log = ended_visits.batches(self.unit, selection, self.reward, cutoff, columns=READ, keys=True)
         for batch, visits, unused_of_batch in log:
@@ -107,8 +120,9 @@ class DatasetWriter:
             usable = recorded & same & short
             visits, names = visits.take(usable), names.take(usable)
             if len(visits):
-                for portion in self._portions(visits):
-                    self.dataset.add(self._rows(visits.take(portion), names.take(portion)))
+                taught = names.split != GATE
+                self._add(visits.take(taught), names.take(taught))
+                total["gate"] += int((~taught).sum())
                 total["visits"] += len(visits)
                 total["slots"] += int(visits.first[-1])
                 total["new"] += int((visits.mature_from > since).sum())
@@ -118,6 +132,12 @@ class DatasetWriter:
             if progress is not None:
                 progress()
         return WriteReport(unused=unused, largest=largest, **total)
+
+    def _add(self, visits: EndedVisits, names: VisitNames) -> None:
+        """Write visits, in portions."""
+        if len(visits):
+            for portion in self._portions(visits):
+                self.dataset.add(self._rows(visits.take(portion), names.take(portion)))
 
     def _most_loggers(self, selection: Selection) -> int:
         """How many loggers can be weighed, as `evaluate` reckons."""
@@ -144,10 +164,9 @@ class DatasetWriter:
         session, number = visits.per_visit("session_id"), visits.per_visit("visit").tolist()
         row = np.searchsorted(keys["session_id"], session)
         session_keys, users = keys["key"][row].tolist(), keys["user"][row].tolist()
-        owners = [user or key for user, key in zip(users, session_keys, strict=True)]
         names = [f"{self.seed}/{key}/{visit}" for key, visit in zip(session_keys, number, strict=True)]
         clusters = [f"user/{user}" if user else f"session/{key}" for user, key in zip(users, session_keys, strict=True)]
-        return VisitNames(np.array(splits(self.salt, owners), np.int64), _digests(clusters), _digests(names))
+        return VisitNames(owner_splits(self.salt, keys)[row], _digests(clusters), _digests(names))
 
     def _portions(self, visits: EndedVisits) -> Iterator[Flags]:
         sizes = contents.set_sizes(self.unit, set(visits.per_decision("eligible_id").tolist()))

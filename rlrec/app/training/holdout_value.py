@@ -1,4 +1,4 @@
-"""The value of parameters on visits that did not teach them: estimates, paired differences, and what a gate wants."""
+"""The value of parameters on visits that did not teach them, by which epochs are chosen, and what their gate wants."""
 
 from __future__ import annotations
 
@@ -63,15 +63,15 @@ class HoldoutValue:
         self.split, self.policy, self.reference, self.values, self.most = split, policy, reference, values, most
         estimators = ope.parse(ESTIMATOR).sessions
         self.fold = SessionFold(estimators=estimators, gamma=gamma, horizon=split.longest, spanning=split.spanning)
-        self._of_reference = self._partials(reference)
+        self._of_reference = self.partials(reference)
         visits = float(sum(partial.end.rows for partial in self._of_reference.values()))
         self.wanted_ess = MARGIN * max(LEAST_ESS * visits / (gate or visits), SUPPORTED * visits)
         self.reference_ess = self._estimate(self._of_reference).ess or 0.0
 
     def point(self, parameters: Parameters, *, z: float) -> dict[str, Any]:
         """Figures of a point of the learning curve; the bounds of the gain lie z standard errors away."""
-        partial, (entropy, kl) = self._partials(parameters), self._entropy_and_divergence(parameters)
-        estimate, gain = self._estimate(partial), self._difference(partial, alpha=0.025, replicates=FEW)
+        partial, (entropy, kl) = self.partials(parameters), self._entropy_and_divergence(parameters)
+        estimate, gain = self._estimate(partial), self.difference(partial, alpha=0.025, replicates=FEW)
         error = gain.std_error
         return {
             "value": estimate.value, "gain": gain.value, "ess": estimate.ess, "entropy": entropy, "kl": kl,
@@ -79,14 +79,8 @@ class HoldoutValue:
             "upper": None if error is None or gain.value is None else gain.value + z * error,
         }  # fmt: skip
 
-    def compare(self, parameters: Parameters, *, alpha: float) -> tuple[Estimate, Estimate, PairedDifference]:
-        """The estimates of the parameters and of the reference, and their difference, whose lower bound is wrong with
-        probability alpha."""
-        partial = self._partials(parameters)
-        return self._estimate(partial), self._estimate(self._of_reference), self._difference(partial, alpha=alpha)
-
-    def _difference(self, partials: ByStratum, **options: Any) -> PairedDifference:
-        """Loggers count the same on both sides of the difference."""
+    def difference(self, partials: ByStratum, **options: Any) -> PairedDifference:
+        """The value by these sums less that of the reference, where loggers count the same. options: of `compare`."""
         weighting = Weighting.of(self.fold, partials, self._of_reference)
         ours, theirs = weighting.total(partials), weighting.total(self._of_reference)
         return difference(ours, theirs, estimator=self.fold.estimators[ESTIMATOR], **options)
@@ -95,7 +89,7 @@ class HoldoutValue:
         total = Weighting.of(self.fold, partials).total(partials)
         return self.fold.finish(total, FinishOptions(interval="normal"))[0]
 
-    def _partials(self, parameters: Parameters) -> ByStratum:
+    def partials(self, parameters: Parameters) -> ByStratum:
         """The sums of the visits of each logger."""
         strata = self.split.strata
         partials: ByStratum = {}
