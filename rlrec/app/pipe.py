@@ -22,17 +22,19 @@ PAUSES_S = 0.05, 5.0  # between tries, the first and the longest
 class Pipe:
     """One stream. Its draws see the beliefs before their group; its feedback may name decisions of its own group."""
 
-    def __init__(self, store: Store, *, seed: int | None = None, dry_run: bool = False) -> None:
+    def __init__(
+        self, store: Store, *, seed: int | None = None, dry_run: bool = False, patience_s: float = PATIENCE_S
+    ) -> None:
         self.store = store
-        self.seed, self.dry_run = seed, dry_run
+        self.seed, self.dry_run, self.patience_s = seed, dry_run, patience_s
         self._cache = ServingCache()
         self._unweighed = set[str]()
 
     def answer(self, lines: Sequence[Request | Line | InputError]) -> list[Answer | Outcome]:
         """The answers to a group, which is tried again while the store is busy or out of reach.
         Where the connection broke at the end, so that nobody knows whether the group is stored, lines with a request id
-        or a key are sent once more, which is safe; the others get an error. Raises StoreBusy after PATIENCE_S."""
-        end, pause, left = time.monotonic() + PATIENCE_S, PAUSES_S[0], list(lines)
+        or a key are sent once more, which is safe; the others get an error. Raises StoreBusy after `patience_s`."""
+        end, pause, left = time.monotonic() + self.patience_s, PAUSES_S[0], list(lines)
         while True:
             try:
                 return self.group(left)

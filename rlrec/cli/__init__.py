@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "recommend": ("rlrec.cli.recommend:recommend", "Draw a slate and log it with its exact propensities"),
     "feedback": ("rlrec.cli.feedback:feedback", "Record what the user did after a decision"),
     "pipe": ("rlrec.cli.pipe:pipe", "Answer requests and feedback in one warm process"),
+    "serve": ("rlrec.cli.serve:serve", "Answer the lines of `pipe` to many clients over HTTP"),
     "settle": ("rlrec.cli.settle:settle", "Learn from slots of `settled` rewards whose window is over"),
     "session": ("rlrec.cli.session:session", "List sessions, show one as a timeline, end a visit"),
     "decision": ("rlrec.cli.decision:decision", "Show how one decision's probabilities arose"),

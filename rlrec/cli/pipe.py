@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
@@ -29,9 +30,7 @@ def pipe(store: Store, show: Show, source: str, seed: int | None) -> None:
     decision_id, events, duplicates and reward; a refused line with line, error and field. A group ends where nothing
     more waits, at 1,000 lines, or at a line {"op": "flush"}; with --seed not where nothing more waits. A group is
     drawn from beliefs that include the feedback of the groups before it."""
-    from rlrec.app.feedback import Line
-
-    recommend.stream(store, show, source, line_type(), partial(_request, Line), seed=seed)
+    recommend.stream(store, show, source, line_type(), line_reader(), seed=seed)
 
 
 @cache
@@ -42,6 +41,13 @@ def line_type() -> Any:
     kinds = {"recommend": recommend.line_type(), "feedback": feedback.line_type()}
     tagged: Any = [defstruct(op, [], bases=(kind,), tag_field="op", tag=op) for op, kind in kinds.items()]
     return tagged[0] | tagged[1]
+
+
+def line_reader() -> Callable[[Any], Any]:
+    """The function that makes of a decoded line what the use case takes, or the error in it."""
+    from rlrec.app.feedback import Line
+
+    return partial(_request, Line)
 
 
 def _request(feedback_type: Any, line: Any) -> Any:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import Store, drawing, examples, input_option, refused, settings, stored
 from rlrec.cli.values import KEY, KEYS, OBJECT, Integer
-from rlrec.errors import InputError
+from rlrec.errors import InputError, RlrecError
+
+if TYPE_CHECKING:
+    from rlrec.app.pipe import Pipe
 
 SLOT = ["position", "arm", "propensity", "marginal", "score"]
 N_CANDIDATES = 20  # in a table
@@ -114,7 +117,7 @@ def stream(
     """
     from rlrec.app.opening import ready
     from rlrec.app.pipe import Pipe
-    from rlrec.cli.lines import decode_group, groups
+    from rlrec.cli.lines import groups
 
     settings().source = "<stdin>" if source == "-" else source
     ready(store)
@@ -123,18 +126,30 @@ def stream(
     def answers() -> Iterator[list[Any]]:
         nonlocal n_refused
         for group in groups(source, eager=seed is None, flush=True):
-            results = pipe.answer([read(line) for line in decode_group(group, kind)])
-            n_refused += sum(isinstance(result, InputError) for result in results)
-            yield [
-                _refusal(result, number) if isinstance(result, InputError) else result
-                for result, (number, _) in zip(results, group, strict=True)
-            ]
+            results, n_of_group = answer_group(pipe, group, kind, read)
+            n_refused += n_of_group
+            yield results
 
     show.stream(answers())
     if n_refused:
         raise refused(n_refused)
 
 
-def _refusal(error: InputError, number: int) -> dict[str, Any]:
+def answer_group(
+    pipe: Pipe, group: Sequence[tuple[int, bytes]], kind: Any, read: Callable[[Any], Any]
+) -> tuple[list[Any], int]:
+    """The answers to numbered lines, or why they are refused, in order; and how many are refused."""
+    from rlrec.cli.lines import decode_group
+
+    results = pipe.answer([read(line) for line in decode_group(group, kind)])
+    answers = [
+        refusal(result, number) if isinstance(result, InputError) else result
+        for result, (number, _) in zip(results, group, strict=True)
+    ]
+    return answers, sum(isinstance(result, InputError) for result in results)
+
+
+def refusal(error: RlrecError, number: int) -> dict[str, Any]:
+    """The answer to a line that is refused."""
     message = error.message if error.hint is None else f"{error.message}: {error.hint}"
-    return {"line": number, "error": message, "field": error.field}
+    return {"line": number, "error": message, "field": getattr(error, "field", None), "code": error.code}

@@ -13,7 +13,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tests.benchmarks import barista, epochs, exact, gates, logs, pipe, regret, startup, streams, training, unbiased
+from tests.benchmarks import (
+    barista,
+    epochs,
+    exact,
+    gates,
+    logs,
+    pipe,
+    regret,
+    serve,
+    startup,
+    streams,
+    training,
+    unbiased,
+)
 from tests.benchmarks.measure import Figure, Setting, table
 
 Benchmark = Callable[[Setting], Iterator[Figure]]
@@ -26,6 +39,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "feedback-mixed": streams.feedback_mixed,
     "postgres": streams.on_postgres,
     "pipe": pipe.pipe,
+    "serve": serve.serve,
     "import": logs.importing,
     "evaluate": logs.evaluating,
     "exact": exact.exact,

@@ -90,7 +90,7 @@ def test_bad_lines_are_refused_in_place(shop: Run) -> None:
     answers = said.lines
     assert [answer.get("decision_id") for answer in answers] == [1, *[None] * 15, 2]
     assert [answer["line"] for answer in answers[1:-1]] == [*range(2, 17)]
-    assert all(list(answer) == ["line", "error", "field"] for answer in answers[1:-1])
+    assert all(list(answer) == ["line", "error", "field", "code"] for answer in answers[1:-1])
     assert [answer["field"] for answer in answers[1:-1]] == [
         None, "op", "op", "k", "session", "policy", "decision_id", "decision_id", "at", "k", "events",
         "request_id", "key", "k", "op",

@@ -191,7 +191,7 @@ def test_a_stream_answers_each_line_in_order_and_refuses_in_place(shop: Run) -> 
     answers = said.lines
     assert [answer.get("decision_id") for answer in answers] == [1, *[None] * 7, 2, None, None]
     refused = [answer for answer in answers if "error" in answer]
-    assert all(list(answer) == ["line", "error", "field"] for answer in refused)
+    assert all(list(answer) == ["line", "error", "field", "code"] for answer in refused)
     assert [answer["line"] for answer in refused] == [2, 3, 4, 5, 6, 7, 8, 10, 11]
     assert [answer["field"] for answer in refused] == [
         None, "policy", "k", "k", "seesion", "session", "arms", "session", "user",
