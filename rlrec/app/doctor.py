@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rlrec.app.audit import beliefs, clock, dangling, propensities, requests, returned_users, visit_histories
@@ -16,8 +17,9 @@ from rlrec.app.audit.overdue import Outage, Rounded, overdue
 from rlrec.app.audit.propensities import ALL, Joint
 from rlrec.app.audit.reward_drift import RewardDrift
 from rlrec.app.audit.slots import Slots
+from rlrec.errors import RlrecError
 from rlrec.records import Arm, StoredPolicy
-from rlrec.store import Store, Unit, arms, audit, bulk, policies
+from rlrec.store import Store, Unit, arms, audit, bulk, policies, settings
 
 # check: (what it looks at, the count that says how many)
 CHECKS = {
@@ -72,6 +74,17 @@ def doctor(store: Store, request: Request) -> Report:
             raise
         findings.error("dangling", "file", f"the audit could not go on: {error}")
     return Report(ok=findings.count("error") == 0, findings=findings.listed(), checked=checked)
+
+
+def note(store: Store, request: Request, report: Report) -> None:
+    """Record that the store was audited, and how many errors and warnings there were, for `status`. A store whose file
+    is damaged, or that cannot be written to now, is left as it is."""
+    if any(finding.subject == "file" for finding in report.findings):
+        return
+    counts = Counter(f"{finding.severity}s" for finding in report.findings)
+    result = {name: counts[name] for name in ("errors", "warnings")}
+    with suppress(RlrecError):
+        store.write(lambda unit: settings.add_run(unit, "doctor", asdict(request), result), repeatable=True)
 
 
 def _audit(store: Store, request: Request, findings: Findings) -> dict[str, int]:

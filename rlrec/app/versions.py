@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from rlrec.app.inputs import lookup
 from rlrec.app.learning import belief_versions
@@ -10,6 +10,7 @@ from rlrec.app.learning.belief_versions import VersionSummary, is_complete, summ
 from rlrec.errors import CheckFailed, InputError
 from rlrec.records import Head, Version
 from rlrec.store import Store, Unit, decisions, policies, settings
+from rlrec.times import written
 
 
 class Frozen(VersionSummary):
@@ -20,6 +21,59 @@ class Frozen(VersionSummary):
 
 
 LiveVersion = TypedDict("LiveVersion", {"policy": str, "version": int, "previous": int})
+# A time when a version was live: from when until when (None: it is now), and the commands that began and ended it.
+LiveTime = TypedDict("LiveTime", {"at": str, "until": str | None, "by": str, "ended_by": str | None})
+# parent: the number of the version that it was made from, where that is one of the same policy; gate: see `train-pg`.
+VersionHistory = TypedDict("VersionHistory", {
+    "version": int, "status": str, "live": bool, "parent": int | None, "created_at": str,
+    "learned_from": dict[str, Any], "gate": dict[str, Any] | None, "promoted": list[LiveTime],
+})  # fmt: skip
+
+
+def history(store: Store, name: str) -> list[VersionHistory]:
+    """The versions of a policy, what each learned from, and when it was live."""
+    if lookup.split(name)[1] is not None:
+        raise InputError(f"{name!r} names a version", hint=f"write {lookup.split(name)[0]}")
+    with store.read() as unit:
+        live, head = lookup.version(unit, name)
+        every = policies.versions(unit, [live.policy.id])
+        numbers = {version.id: version.number for version in every}
+        times = _live_times(unit, every[0])
+        return [
+            {
+                "version": version.number, "status": version.status, "live": version.id == head.live_id,
+                "parent": numbers.get(version.parent_id or 0), "created_at": written(version.created_at),
+                "learned_from": dict(version.learned_from),
+                "gate": _gate(unit, version), "promoted": times.get(version.id, []),
+            }
+            for version in every
+        ]  # fmt: skip
+
+
+def _gate(unit: Unit, version: Version) -> dict[str, Any] | None:
+    """The look of the gate at a version that was trained; None without one."""
+    gate = (policies.report(unit, version.id) or {}).get("gate")
+    return gate if gate and gate["candidate"] is not None else None
+
+
+def _live_times(unit: Unit, first: Version) -> dict[int, list[LiveTime]]:
+    """When each version of a policy was live, by its id. first: the version that was live from the beginning."""
+    policy = first.policy
+    created = "policy create" if policy.base_id is None and "@" not in policy.name else "experiment create"
+    trained = settings.trained_at(unit, policy.name)
+    changes = [(first.created_at, 0, first.id, created)]
+    for promotion in policies.promotions(unit, policy.id):
+        command = "train-pg" if promotion.at in trained else "policy promote"
+        changes.append((promotion.at, promotion.id, promotion.version_id, command))
+        if promotion.rolled_back_at is not None:  # the newest promotion is rolled back first
+            change = (promotion.rolled_back_at, -promotion.id, promotion.previous_id, "policy rollback")
+            changes.append(change)
+    changes.sort(key=lambda change: (change[0], change[1] < 0, change[1]))
+    times: dict[int, list[LiveTime]] = {}
+    for (at, _, version_id, command), after in zip(changes, [*changes[1:], None], strict=True):
+        end = (None, None) if after is None else (written(after[0]), after[3])
+        times.setdefault(version_id, []).append({"at": written(at), "until": end[0], "by": command, "ended_by": end[1]})
+    return times
 
 
 def freeze(store: Store, reference: str) -> Frozen:

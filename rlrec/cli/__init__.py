@@ -19,6 +19,7 @@ from rlrec.cli.values import TIME
 # name: (module:attribute, its one-line help without the final stop). The help lists them in this order.
 COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("rlrec.cli.init:init", "Create the store, or bring it up to date"),
+    "status": ("rlrec.cli.status:status", "Show what a store holds, what its policies do, and what waits"),
     "arm": ("rlrec.cli.arm:arm", "Add, list, retire and restore arms"),
     "reward": ("rlrec.cli.reward:reward", "Define and list rewards"),
     "policy": ("rlrec.cli.policy:policy", "Create policies, look into them, freeze and promote versions"),
@@ -126,14 +127,14 @@ def _name_variables(command: click.Command, prefix: str) -> None:
 @click.option("--allow-future", is_flag=True, show_envvar=True, help="Log decisions under a --now far ahead.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.option("-q", "--quiet", is_flag=True, help="Only results and errors.")
+@click.option("--no-color", is_flag=True, help="Verdicts without colour; NO_COLOR and FORCE_COLOR hold, too.")
 @click.version_option(__version__, prog_name="rlrec", allow_from_autoenv=False)
 @click.pass_obj
-def program(settings: Settings, db: str, now: int | None, allow_future: bool, debug: bool, quiet: bool) -> None:
+def program(settings: Settings, /, db: str, **options: Any) -> None:
     """Exploration for recommenders: draw, log with propensities, learn, evaluate."""
     if not db:
         raise click.UsageError("--db is empty")
-    settings.db, settings.now, settings.allow_future = db, now, allow_future
-    settings.debug, settings.quiet = debug, quiet
+    vars(settings).update(options, db=db)
 
 
 def main() -> NoReturn:

@@ -30,7 +30,8 @@ COLUMNS = ("check", "severity", "subject", "detail")
 def doctor(store: Store, show: Show, repair_clock: bool, **request: Any) -> None:
     """Audit the store: beliefs, propensities, draws, references, time.
 
-    Nothing is changed. An error is exit 3; warnings are not. csv and ndjson have a line a finding.
+    Nothing is changed; that it ran, and what it found, is noted for `rlrec status`. An error is exit 3; warnings are
+    not. csv and ndjson have a line a finding.
 
     A decision that was logged under a clock far ahead (--now, RLREC_NOW, a wrong clock of the host) makes time stand
     still: no later decision lies before it, and nothing matures. --repair-clock moves all decisions ahead of the clock,
@@ -44,7 +45,9 @@ def doctor(store: Store, show: Show, repair_clock: bool, **request: Any) -> None
         show(repair(store))
         return
 
-    report = use_case.doctor(store, use_case.Request(**request))
+    options = use_case.Request(**request)
+    report = use_case.doctor(store, options)
+    use_case.note(store, options, report)
     if show.format == "ndjson":
         show(report.findings)
     else:

@@ -10,7 +10,7 @@ import click
 
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import CommandGroup, Store, examples, stored
-from rlrec.cli.tables import cell, lines
+from rlrec.cli.tables import cell
 from rlrec.cli.text import truncate
 from rlrec.cli.values import NAME, NUMBER, Parsed, parse_name, parse_number
 from rlrec.errors import InputError
@@ -162,7 +162,7 @@ def _view(result: VariantComparison, level: float) -> View:
         title.append(f"{ANONYMOUS_UNITS}: {count_units(result['unit'], units, anonymous)}")
     title += [*_leads(result), _ratio(result["sample_ratio"])]
     explained = explanations(chain(result["outcomes"], result["unit_differences"]))
-    notes = [
+    notes: list[str | View] = [
         *explained,
         *([""] if explained else []),
         *_per_decision(result),
@@ -202,7 +202,7 @@ def _figures(row: Mapping[str, Any]) -> str:
     return f"{value} [{lower}, {upper}]{relative}, p {p_value}{reasons}"
 
 
-def _per_decision(result: VariantComparison) -> list[str]:
+def _per_decision(result: VariantComparison) -> list[str | View]:
     """Lines about the means per decision. Where variants cause different numbers of decisions these compare other
     visits, so that their difference comes without interval and p-value."""
     earned = {row["group"]: row["value"] for row in reversed(result["unit_differences"]) if _is_earned(row)}
@@ -214,7 +214,7 @@ def _per_decision(result: VariantComparison) -> list[str]:
             texts.append(_decisions_differ(row, difference, unit=result["unit"], earned=earned[row["variant"]] or 0.0))
         texts.append(_difference(difference, bare=differ))
     headers = ["per decision" if name == "mean" else name for name in result["variants"][0]]
-    return [*texts, *lines(headers, [[*row.values()] for row in result["variants"]])]
+    return [*texts, View(headers, [[*row.values()] for row in result["variants"]])]
 
 
 def _is_earned(row: Mapping[str, Any]) -> bool:

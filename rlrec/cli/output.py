@@ -14,33 +14,23 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TextIO
+from typing import Any, TextIO
 
 import click
+
+from rlrec.cli.views import Screen
+from rlrec.cli.views import View as View
 
 FORMATS = ("table", "json", "ndjson", "csv")
 PAUSE_S = 0.2
 
 
-class View(NamedTuple):
-    """A table for people before it is laid out: rows of raw values under their headers, lines above, and notes."""
-
-    headers: Sequence[str]
-    rows: Iterable[Sequence[Any]]
-    title: Sequence[str] = ()
-    notes: Sequence[str] = ()
-
-    @classmethod
-    def of(cls, records: Iterable[Mapping[str, Any]], columns: Sequence[str], **lines: Sequence[str]) -> View:
-        """The values that records have in these columns, which are the headers; lines: the title and the notes."""
-        return cls(columns, [[record[column] for column in columns] for record in records], **lines)
-
-
 class Show:
-    """Writes results in the format that the user asked for."""
+    """Writes results in the format that the user asked for. plain: without colour."""
 
-    def __init__(self, form: str) -> None:
+    def __init__(self, form: str, *, plain: bool = False) -> None:
         self.format = form
+        self.screen = Screen.of_stdout(plain=plain) if form == "table" else Screen()
 
     def __call__(
         self,
@@ -69,7 +59,8 @@ class Show:
         from rlrec.cli import plain, tables
 
         if self.format == "table":
-            text = tables.view(*table) if table else tables.table(result, columns)
+            screen = self.screen
+            text = tables.view(table, screen) if table else tables.table(result, columns, screen)
             return [text.encode("utf-8", "backslashreplace")]
         if flat is None and table is not None and plain.single(result):
             return tables.csv(table.headers, table.rows)

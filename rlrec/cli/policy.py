@@ -9,11 +9,12 @@ import click
 
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import CommandGroup, Store, by_name, examples, printed, stored
-from rlrec.cli.tables import cell, lines
+from rlrec.cli.tables import cell
 from rlrec.cli.values import JSON_FILE, NAME, NUMBER, OBJECT, PAIR
 
 if TYPE_CHECKING:
     from rlrec.app.policy import CountingCurve, PolicyVersion
+    from rlrec.app.versions import LiveTime, VersionHistory
 
 FILE = click.Path(exists=True, dir_okay=False)
 CURVE_HEADERS = {"variance_without_baseline": "without_baseline"}  # headers that differ from the key
@@ -115,6 +116,51 @@ def list_(store: Store, show: Show) -> None:
     show(result, table=table, columns=[*headers, "versions"])
 
 
+@policy.command("versions")
+@click.argument("name", metavar="NAME")
+@stored
+@examples("rlrec policy versions home")
+def versions_(store: Store, show: Show, name: str) -> None:
+    """List the versions of a policy: what each was made from and learned from, its gate, and when it was live."""
+    from rlrec.app import versions as use_case
+
+    result = use_case.history(store, name)
+    gates = {row["version"]: None if row["gate"] is None else _verdict(row["gate"]) for row in result}
+    rows = [{**row, "learned_from": _learned_from(row), "gate": gates[row["version"]]} for row in result]
+    headers = ["version", "status", "live", "parent", "created_at", "learned_from", "gate"]
+    times = sorted((time["at"], row["version"], time) for row in result for time in row["promoted"])
+    notes = [_live_time(version, time) for _, version, time in times]
+    show(
+        result, table=View.of(rows, headers, notes=notes, drop=["parent", "created_at"]), columns=[*headers, "promoted"]
+    )
+
+
+def _learned_from(row: VersionHistory) -> str:
+    """The log that a version learned from, in a few words."""
+    record = row["learned_from"]
+    texts = [f"version {record['rebuilt_from']} again"] if "rebuilt_from" in record else []
+    if "sessions" in record:
+        texts.append(f"{record['sessions']:,} sessions")
+    elif "slots" in record:
+        texts.append(f"{record['slots']:,} slots")
+    if record.get("filter"):
+        texts.append(f"of {record['filter']}")
+    if row["status"] == "learning":
+        texts.append("its own decisions")
+    elif "last_id" in record and not texts:
+        texts.append(f"decisions up to {record['last_id']}")
+    return ", ".join(texts) or "-"
+
+
+def _verdict(gate: Mapping[str, Any]) -> str:
+    return f"{'passed' if gate['passed'] else 'not passed'}: {cell(gate['estimate'])} above {cell(gate['lower'])}"
+
+
+def _live_time(version: int, time: LiveTime) -> str:
+    until = "" if time["until"] is None else f" to {time['until']} ({time['ended_by']})"
+    return f"version {version} {'is' if not until else 'was'} live from {time['at']} ({time['by']}){until}"
+
+
 @policy.command("show")
 @click.argument("reference", metavar="NAME[@V]")
 @click.option(
@@ -177,13 +223,13 @@ def _version(row: PolicyVersion) -> str:
     return f"{row['version']} {row['status']}{' (live)' if row['live'] else ''}"
 
 
-def _training(training: dict[str, Any] | None) -> list[str]:
+def _training(training: dict[str, Any] | None) -> list[str | View]:
     """Lines about the training of a version; none where it was not trained."""
     if training is None:
         return []
     best = f"the best is epoch {training['best']}" if training["best"] else "none is better than the start"
     rows = [[point.get(name) for name in CURVE] for point in training["curve"]]
-    curve = lines([CURVE_HEADERS.get(name, name) for name in CURVE], rows) if rows else []
+    curve = [View([CURVE_HEADERS.get(name, name) for name in CURVE], rows)] if rows else []
     return [f"learning curve, estimated on the tuning split of the log: {best}", *curve, _gate(training["gate"]), ""]
 
 

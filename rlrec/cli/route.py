@@ -10,7 +10,7 @@ import click
 from rlrec.cli.experiment import SHARE, parse_share
 from rlrec.cli.output import Show, View
 from rlrec.cli.shared import CommandGroup, Store, examples, stored
-from rlrec.cli.tables import cell, lines
+from rlrec.cli.tables import cell
 from rlrec.cli.text import truncate
 from rlrec.cli.values import NAME, NUMBER, Parsed, parse_name
 from rlrec.errors import CheckFailed, InputError
@@ -158,7 +158,7 @@ def _look(result: RouteSummary) -> View:
     """The figures of a look, and those of the guards below."""
     changed = "was set" if result["set"] else "was not set"
     guards = [[cast(Mapping[str, Any], guard)[name] for name in GUARD_FIGURES] for guard in result["guards"]]
-    notes = lines(GUARD_FIGURES, guards) if guards else []
+    notes = [View(GUARD_FIGURES, guards)] if guards else []
     title = [f"route {result['route']} {changed}: it serves {result['reference']}"]
     return View.of([result["gate"]], LOOK, title=title, notes=notes)
 

@@ -36,6 +36,7 @@ class Settings:
     allow_future: bool = False
     debug: bool = False
     quiet: bool = False
+    no_color: bool = False
     format: str | None = None
     source: str | None = None
     context: click.Context | None = None
@@ -137,7 +138,8 @@ def printed(command: Command) -> Command:
         if as_json and form != "json" and source is click.core.ParameterSource.COMMANDLINE:
             raise click.UsageError(f"--json and --format {form} contradict each other")
         settings().format = "json" if as_json else form
-        return command(*args, show=Show("json" if as_json else form), **kwargs)
+        show = Show("json" if as_json else form, plain=settings().no_color)
+        return command(*args, show=show, **kwargs)
 
     return run
 

@@ -1,9 +1,13 @@
-"""Tables that a person reads, and csv."""
+"""Tables that a person reads, and csv.
+
+In a pipe a table has everything, at its natural width. On a terminal no line is wider than that: columns are left out
+in the order that their view declares, long texts are elided, lines above and below a table are wrapped."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from types import SimpleNamespace
@@ -11,6 +15,17 @@ from typing import Any
 
 from rlrec.cli.plain import dumps, mapping, single
 from rlrec.cli.text import printable
+from rlrec.cli.views import Screen, View
+
+GAP = "  "
+ELLIPSIS = "..."
+TEXT_WIDTH = 16  # to which the cells of a text are elided before a declared column is left out
+MIN_WIDTH = 6  # of an elided column
+TIME = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)\.\d{6}Z")
+COLOURS = {"ok": 32, "weak": 33, "warning": 33, "insufficient": 31, "error": 31}
+VERDICTS = ("verdict", "result", "severity")  # columns that are coloured
+COLOURED = re.compile(rf"(?:\d+ )?({'|'.join(COLOURS)})")
+BLOCKS, STEPS = " ▏▎▍▌▋▊▉█", "▁▂▃▄▅▆▇█"
 
 
 def _csv_cell(value: Any) -> Any:
@@ -45,6 +60,9 @@ def _row(record: Any, keys: Sequence[str]) -> list[Any]:
     return [values.get(key) for key in keys]
 
 
+# -- cells --
+
+
 def _number(value: float) -> str:
     if not math.isfinite(value):
         raise ValueError(f"cannot show {value}")
@@ -65,61 +83,177 @@ def cell(value: Any) -> str:
         return printable(value)
     if isinstance(value, float):
         return _number(value)
-    shown = json.loads(dumps(value))
-    if isinstance(shown, list) and not any(isinstance(item, dict | list) for item in shown):
-        return ", ".join(map(cell, shown))
-    return cell(shown) if not isinstance(shown, dict | list) else printable(dumps(shown))
+    decoded = json.loads(dumps(value))
+    if isinstance(decoded, list) and not any(isinstance(item, dict | list) for item in decoded):
+        return ", ".join(map(cell, decoded))
+    return cell(decoded) if not isinstance(decoded, dict | list) else printable(dumps(decoded))
 
 
-def _grid(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Columns of verbatim cells, numbers to the right."""
-    import tabulate
-
-    body = [list(row) for row in rows]
-    numeric = [
-        any(map(_numeric, column)) and all(value is None or _numeric(value) for value in column)
-        for column in (zip(*body, strict=True) if body else [()] * len(headers))
-    ]
-    tabulate.PRESERVE_WHITESPACE = True  # tabulate 0.9; 0.10 has an argument
-    has_argument = "preserve_whitespace" in tabulate.tabulate.__code__.co_varnames
-    keep: dict[str, Any] = {"preserve_whitespace": True} if has_argument else {}
-    align = ["right" if right else "left" for right in numeric]
-    cells = [[cell(value) for value in row] for row in body]
-    text: str = tabulate.tabulate(cells, headers=[*headers], colalign=align, disable_numparse=True, **keep)
-    return "".join(line.rstrip() + "\n" for line in text.split("\n"))
+def short_times(text: str) -> str:
+    """A text with its times to the second, as a terminal shows them."""
+    return TIME.sub(r"\1 \2", text)
 
 
-def lines(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
-    """A grid as lines, for the title or the notes of a view."""
-    return _grid(headers, rows).splitlines()
+def decimals(values: Iterable[Any]) -> int | None:
+    """How many decimals a column of these values has, so that the largest shows four digits; None for whole numbers."""
+    numbers = [abs(value) for value in values if value is not None]
+    if all(value == int(value) for value in numbers if math.isfinite(value)):
+        return None
+    return min(max(3 - math.floor(math.log10(max(numbers))), 0), 6)
+
+
+def fixed(value: float, places: int) -> str:
+    """A number with so many decimals; one that would show as 0 in few digits."""
+    text = f"{value:.{places}f}"
+    return text if value == 0 or float(text) else f"{value:.1g}"
+
+
+def bar(share: float, *, width: int = 10) -> str:
+    """A bar whose length is a share of `width`."""
+    eighths = round(8 * width * min(max(share, 0.0), 1.0))
+    return (BLOCKS[8] * (eighths // 8) + BLOCKS[eighths % 8]).rstrip()
+
+
+def sparkline(numbers: Sequence[float]) -> str:
+    """Columns as high as these numbers against the largest; nothing but a base line for zeros."""
+    top = max(numbers, default=0) or 1
+    return "".join(STEPS[math.ceil(7 * number / top)] for number in numbers)
+
+
+def text_width(text: str) -> int:
+    """How many columns of a terminal a text takes."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import combining, east_asian_width
+
+    return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def elide(text: str, width: int) -> str:
+    """`text` in at most `width` columns."""
+    if text_width(text) <= width:
+        return text
+    while text_width(text) > max(width - len(ELLIPSIS), 0):
+        text = text[:-1]
+    return (text + ELLIPSIS)[:width]
+
+
+# -- grids --
 
 
 def _numeric(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def view(headers: Sequence[str], rows: Iterable[Sequence[Any]], title: Sequence[str], notes: Sequence[str]) -> str:
+class _Column:
+    """A column with its cells as text; numbers stand to the right."""
+
+    def __init__(self, header: str, values: Sequence[Any], screen: Screen) -> None:
+        self.header = header
+        self.numeric = any(map(_numeric, values)) and all(value is None or _numeric(value) for value in values)
+        self.cells = list(map(cell, values))
+        if screen.width is not None:
+            self.cells = list(map(short_times, self.cells))
+            if self.numeric and (places := decimals(values)) is not None:
+                self.cells = ["-" if value is None else fixed(value, places) for value in values]
+        self.natural = max(map(text_width, [header, *self.cells]))
+        self.width = self.natural if screen.width is not None else max(self.natural, text_width(header) + 2)
+
+    @property
+    def least(self) -> int:
+        return self.natural if self.numeric else min(self.natural, TEXT_WIDTH)
+
+    def padded(self, text: str) -> str:
+        text = elide(text, self.width)
+        space = " " * (self.width - text_width(text))
+        return space + text if self.numeric else text + space
+
+
+def _fit(columns: Sequence[_Column], width: int, drop: Sequence[str]) -> list[_Column]:
+    """The columns that are shown in this width, texts among them narrower than they are."""
+    shown = list(columns)
+    undeclared = [column.header for column in reversed(columns[1:]) if column.header not in drop]
+    for header in [*drop, *undeclared]:
+        if sum(column.least for column in shown) + len(GAP) * (len(shown) - 1) <= width:
+            break
+        shown = [column for column in shown if column.header != header]
+    over = sum(column.width for column in shown) + len(GAP) * (len(shown) - 1) - width
+    while over > 0:
+        texts = [column for column in shown if not column.numeric] or shown
+        widest = max(texts, key=lambda column: column.width)
+        if widest.width <= MIN_WIDTH:
+            break
+        widest.width -= 1
+        over -= 1
+    return shown
+
+
+def _grid(headers: Sequence[str], rows: Iterable[Sequence[Any]], screen: Screen, drop: Sequence[str] = ()) -> str:
+    """Columns of verbatim cells."""
+    body = [list(row) for row in rows]
+    values = zip(*body, strict=True) if body else [()] * len(headers)
+    columns = [_Column(header, column, screen) for header, column in zip(headers, values, strict=True)]
+    shown = columns if screen.width is None else _fit(columns, screen.width, drop)
+    lines = [[column.padded(column.header) for column in shown], ["-" * column.width for column in shown]]
+    lines += [
+        [_coloured(column, column.padded(column.cells[row]), screen) for column in shown] for row in range(len(body))
+    ]
+    text = "".join(GAP.join(line).rstrip() + "\n" for line in lines)
+    hidden = [column.header for column in columns if column not in shown]
+    return text + (_wrapped(f"not shown: {', '.join(hidden)} (--format csv has all)", screen) if hidden else "")
+
+
+def _coloured(column: _Column, text: str, screen: Screen) -> str:
+    word = COLOURED.match(text) if screen.colour and column.header in VERDICTS else None
+    return (
+        text
+        if word is None
+        else f"\x1b[{COLOURS[word[1]]}m{text.rstrip()}\x1b[0m{' ' * (len(text) - len(text.rstrip()))}"
+    )
+
+
+def _wrapped(line: str, screen: Screen) -> str:
+    """A line above or below a table; on a terminal on several ones where it is too long."""
+    if screen.width is None:
+        return printable(line) + "\n"
+    text = short_times(printable(line))
+    if text_width(text) <= screen.width:
+        return text + "\n"
+    from textwrap import wrap
+
+    folded = wrap(text, screen.width, subsequent_indent=GAP, break_on_hyphens=False)
+    return "".join(elide(row, screen.width) + "\n" for row in folded)
+
+
+def view(view: View, screen: Screen) -> str:
     """A view: title, grid and notes."""
-    above, below = ("".join(f"{printable(line)}\n" for line in lines) for lines in (title, notes))
-    return above + ("\n" if above else "") + _grid(headers, rows) + ("\n" if below else "") + below
+    above, below = (
+        "".join(_grid(*_parts(item, screen)) if isinstance(item, View) else _wrapped(item, screen) for item in items)
+        for items in (view.title, view.notes)
+    )
+    return above + ("\n" if above else "") + _grid(*_parts(view, screen)) + ("\n" if below else "") + below
 
 
-def table(result: Any, columns: Sequence[str] | None) -> str:
+def _parts(view: View, screen: Screen) -> tuple[Sequence[str], Iterable[Sequence[Any]], Screen, Sequence[str]]:
+    return view.headers, view.rows, screen, view.drop
+
+
+def table(result: Any, columns: Sequence[str] | None, screen: Screen) -> str:
     """One record as a sheet, several as a grid."""
     if single(result):
-        return _sheet(mapping(result))
+        return _sheet(mapping(result), screen)
     if not isinstance(result, Iterable) or isinstance(result, str):
         return cell(result) + "\n"
     records = [mapping(record) for record in result]
     keys = list(columns or dict.fromkeys(key for record in records for key in record))
-    return _grid(keys, [[record.get(key) for key in keys] for record in records]) if keys else ""
+    return _grid(keys, [[record.get(key) for key in keys] for record in records], screen) if keys else ""
 
 
-def _sheet(record: Mapping[str, Any]) -> str:
+def _sheet(record: Mapping[str, Any], screen: Screen) -> str:
     """One record: a line a key; a list of records below, as a table of its own."""
     lists = {key: value for key, value in record.items() if isinstance(value, list | tuple)}
     nested = {key: value for key, value in lists.items() if value and all(map(single, value))}
     flat = {key: value for key, value in record.items() if key not in nested}
     width = max(map(len, flat), default=0)
-    lines = "".join(f"{printable(key).ljust(width)}  {cell(value)}\n" for key, value in flat.items())
-    return lines + "".join(f"\n{printable(key)}\n{table(value, None)}" for key, value in nested.items())
+    lines = "".join(_wrapped(f"{key.ljust(width)}  {cell(value)}", screen) for key, value in flat.items())
+    return lines + "".join(f"\n{printable(key)}\n{table(value, None, screen)}" for key, value in nested.items())

@@ -111,6 +111,14 @@ def versions(unit: Unit, policy_ids: Collection[int]) -> list[Version]:
     return _versions(unit, f"version.policy_id IN (?*) {_IN_ORDER}", policy_ids)
 
 
+def version_numbers(unit: Unit) -> dict[int, list[int]]:
+    """The numbers of the versions of each policy, by its id."""
+    numbers: dict[int, list[int]] = {}
+    for policy_id, number in unit.ask("SELECT policy_id, number FROM version ORDER BY policy_id, number"):
+        numbers.setdefault(policy_id, []).append(number)
+    return numbers
+
+
 def learning(unit: Unit, policy_ids: Collection[int]) -> list[Version]:
     """The versions of these policies that still learn, by policy and number."""
     return _versions(unit, f"version.policy_id IN (?*) AND version.status = 'learning' {_IN_ORDER}", policy_ids)
@@ -210,10 +218,18 @@ def promote(unit: Unit, policy_id: int, *, version_id: int, previous_id: int) ->
 
 
 class Promotion(NamedTuple):
-    """previous_id: of the version that was live before."""
+    """previous_id: of the version that was live before; rolled_back_at: None while the promotion stands."""
 
     id: int
     previous_id: int
+    version_id: int
+    at: int
+    rolled_back_at: int | None
+
+
+def promotions(unit: Unit, policy_id: int) -> list[Promotion]:
+    """Every promotion of a version of a policy, oldest first."""
+    return unit.select(Promotion, "promotion WHERE policy_id = ? ORDER BY id", policy_id)
 
 
 def last_promotion(unit: Unit, policy_id: int) -> Promotion | None:

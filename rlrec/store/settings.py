@@ -74,3 +74,9 @@ def add_run(unit: Unit, command: str, options: Mapping[str, Any], result: Mappin
 def end_run(unit: Unit, run_id: int, result: Mapping[str, Any]) -> None:
     """Record the result of a command whose rows name it."""
     unit.tell("UPDATE run SET result = ? WHERE id = ?", json.dumps(dict(result), sort_keys=True), run_id)
+
+
+def trained_at(unit: Unit, policy: str) -> set[int]:
+    """When training promoted a version of a policy."""
+    rows = unit.ask("SELECT at, options FROM run WHERE command = 'train-pg' AND result LIKE ?", '%"promoted": true%')
+    return {at for at, options in rows if json.loads(options)["policy"] == policy}

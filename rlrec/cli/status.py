@@ -1,0 +1,74 @@
+"""rlrec status: a store at a glance."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rlrec.cli.output import Show, View
+from rlrec.cli.shared import Store, examples, stored
+from rlrec.cli.tables import short_times, sparkline
+from rlrec.errors import CheckFailed
+
+if TYPE_CHECKING:
+    from rlrec.app.status import Status
+
+POLICIES = ("policy", "kind", "live", "live_since", "versions", "decisions", "decisions_24h", "last_at")
+ROUTES = ("route", "policy", "version", "experiment", "since", "decisions_24h")
+EXPERIMENTS = ("experiment", "unit", "units", "variants", "created_at")
+
+
+@click.command()
+@stored
+@examples("rlrec status", "rlrec status --json")
+def status(store: Store, show: Show) -> None:
+    """Show what a store holds, what its policies do, and what waits.
+
+    Exit code 3 where something is wrong at a glance: decisions ahead of the clock, slots that wait to be settled,
+    errors that the last `rlrec doctor` found. It does not read the log from end to end, so that it is quick on a large
+    store; `rlrec doctor` looks into everything.
+
+    decisions_24h counts what was served in the last 24 hours. An immature decision is within the reward window of its
+    policy: estimates and training do not use it yet. Unsettled slots have not entered the beliefs of rewards that are
+    learned when they are `settled`."""
+    from rlrec.app import status as use_case
+
+    result = use_case.status(store)
+    show(result, table=_view(result), flat=result["policies"])
+    if warnings := result["warnings"]:
+        first = warnings[0]
+        more = f" ({len(warnings) - 1} more)" if len(warnings) > 1 else ""
+        raise CheckFailed(
+            f"{first['check']}, {first['subject']}: {first['detail']}{more}", hint="`rlrec doctor` looks closer"
+        )
+
+
+def _view(result: Status) -> View:
+    sizes = ", ".join(f"{result[name]:,} {name}" for name in ("arms", "users", "sessions", "decisions", "events"))
+    waiting, hours = result["waiting"], result["events_by_hour"]
+    title = [
+        f"schema {result['revision']}: {sizes}",
+        f"events by hour, the last 24: {sparkline(hours)}  {sum(hours):,}, at most {max(hours):,} an hour",
+        f"waiting: {waiting['immature']:,} immature decisions, {waiting['unsettled']:,} unsettled slots",
+        f"last training: {_training(result['training'])}; last doctor: {_doctor(result['doctor'])}",
+    ]
+    notes: list[str | View] = []
+    for rows, columns in ((result["routes"], ROUTES), (result["experiments"], EXPERIMENTS)):
+        if rows:
+            notes += [*([""] if notes else []), View.of(rows, columns, drop=columns[-2:1:-1])]
+    return View.of(result["policies"], POLICIES, title=title, notes=notes, drop=POLICIES[3:5] + POLICIES[1:2])
+
+
+def _training(run: dict[str, Any] | None) -> str:
+    if run is None:
+        return "never"
+    return f"{run['policy']}@{run['version']} at {_minute(run)}, {'live' if run['promoted'] else 'not promoted'}"
+
+
+def _doctor(run: dict[str, Any] | None) -> str:
+    return "never" if run is None else f"{run['errors']} errors, {run['warnings']} warnings at {_minute(run)}"
+
+
+def _minute(run: dict[str, Any]) -> str:
+    return short_times(run["at"])[:16]

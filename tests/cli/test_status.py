@@ -1,0 +1,128 @@
+"""`status`: a store at a glance; `policy versions`: where versions come from, and when they were live."""
+
+import json
+
+import pytest
+
+from tests.conftest import Run
+
+T0, LATER = "2026-01-01T12:00:00Z", "2026-01-01T14:30:00Z"
+KEYS = {
+    "revision", "arms", "users", "sessions", "decisions", "events", "policies", "routes", "experiments", "waiting",
+    "events_by_hour", "warnings",
+}  # fmt: skip
+
+
+def _filled(run: Run, *, reward: str = "default") -> None:
+    """Two arms, a policy, a route to it, and four decisions at noon, the first one with a click."""
+    run("--now", T0, "arm", "add", "a")
+    run("--now", T0, "arm", "add", "b")
+    run("--now", T0, "policy", "create", "home", "--kind", "thompson", "--reward", reward)
+    run("--now", T0, "route", "create", "front", "--to", "home")
+    for number, name in enumerate(["home", "home", "front", "front"]):
+        run("--now", T0, "recommend", "--policy", name, "--session", f"s{number}", "--user", "u1")
+    assert run("--now", T0, "feedback", 1, "click").exit_code == 0
+
+
+def test_an_empty_store_has_a_status(run: Run) -> None:
+    status = run("status", "--json").json
+    assert status.keys() >= KEYS
+    assert (status["policies"], status["decisions"], status["events_by_hour"]) == ([], 0, [0] * 24)
+
+
+def test_status_counts_what_is_stored(run: Run) -> None:
+    _filled(run)
+    status = run("--now", LATER, "status", "--json").json
+    assert {name: status[name] for name in ("arms", "users", "sessions", "decisions", "events")} == {
+        "arms": 2, "users": 1, "sessions": 4, "decisions": 4, "events": 1,
+    }  # fmt: skip
+    (policy,) = status["policies"]
+    assert (policy["policy"], policy["kind"], policy["live"], policy["versions"]) == ("home", "thompson", 1, 1)
+    assert (policy["decisions"], policy["decisions_24h"]) == (4, 4)
+    assert policy["last_at"] == "2026-01-01T12:00:00.000000Z"
+    (route,) = status["routes"]
+    assert (route["route"], route["policy"], route["version"], route["decisions_24h"]) == ("front", "home", 1, 2)
+
+
+def test_events_stand_in_their_hour(run: Run) -> None:
+    _filled(run)
+    hours = run("--now", LATER, "status", "--json").json["events_by_hour"]
+    assert (len(hours), hours[-3], sum(hours)) == (24, 1, 1)
+    assert sum(run("--now", "2026-01-03", "status", "--json").json["events_by_hour"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("now", "immature", "day"), [("2026-01-01T12:29:00Z", 4, 4), (LATER, 0, 4), ("2026-01-03", 0, 0)]
+)
+def test_decisions_wait_for_their_window(run: Run, now: str, immature: int, day: int) -> None:
+    _filled(run)
+    status = run("--now", now, "status", "--json").json
+    assert (status["waiting"]["immature"], status["policies"][0]["decisions_24h"]) == (immature, day)
+
+
+def test_slots_that_wait_to_be_settled_are_a_warning(run: Run) -> None:
+    run("--now", T0, "reward", "define", "slow", "click=1", "--clip", "0,1", "--learn", "settled")
+    _filled(run, reward="slow")
+    early = run("--now", T0, "status", "--json")
+    assert (early.exit_code, early.json["waiting"]["unsettled"]) == (0, 4)
+    late = run("--now", LATER, "status", "--json")
+    assert (late.exit_code, late.json["warnings"][0]["check"]) == (3, "waiting")
+    run("--now", LATER, "settle")
+    assert run("--now", LATER, "status").exit_code == 0
+
+
+def test_a_running_experiment_is_listed(run: Run) -> None:
+    _filled(run)
+    run("--now", T0, "experiment", "create", "ab", "--variant", "x=home", "--variant", "y=home")
+    run("--now", T0, "recommend", "--experiment", "ab", "--session", "e1", "--user", "u1")
+    (experiment,) = run("--now", T0, "status", "--json").json["experiments"]
+    assert (experiment["experiment"], experiment["units"], experiment["variants"]) == ("ab", 1, ["x", "y"])
+    run("--now", T0, "experiment", "stop", "ab")
+    assert run("--now", T0, "status", "--json").json["experiments"] == []
+
+
+def test_status_says_what_doctor_found_last(run_sqlite: Run) -> None:
+    _filled(run_sqlite)
+    assert run_sqlite("--now", LATER, "doctor").exit_code == 0
+    status = run_sqlite("--now", LATER, "status", "--json").json
+    assert (status["doctor"]["errors"], status["doctor"]["at"]) == (0, "2026-01-01T14:30:00.000000Z")
+
+
+def test_a_missing_store_is_exit_3(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    from tests.conftest import runner
+
+    assert runner(str(tmp_path / "none.db"))("status").exit_code == 3
+
+
+def test_versions_say_when_they_were_live(run: Run) -> None:
+    _filled(run)
+    run("--now", "2026-01-02", "policy", "freeze", "home")
+    run("--now", "2026-01-03", "policy", "promote", "home@2")
+    run("--now", "2026-01-04", "policy", "rollback", "home")
+    first, second = run("--now", "2026-01-05", "policy", "versions", "home", "--json").json
+    assert (first["status"], first["live"], first["parent"]) == ("learning", True, None)
+    assert (second["status"], second["live"], second["parent"], second["gate"]) == ("frozen", False, 1, None)
+    assert [(time["at"][:10], time["until"] and time["until"][:10], time["by"]) for time in first["promoted"]] == [
+        ("2026-01-01", "2026-01-03", "policy create"), ("2026-01-04", None, "policy rollback"),
+    ]  # fmt: skip
+    assert second["promoted"] == [
+        {
+            "at": "2026-01-03T00:00:00.000000Z", "until": "2026-01-04T00:00:00.000000Z", "by": "policy promote",
+            "ended_by": "policy rollback",
+        }
+    ]  # fmt: skip
+
+
+def test_versions_have_the_keys_of_the_contract(run_sqlite: Run) -> None:
+    _filled(run_sqlite)
+    rows = run_sqlite("policy", "versions", "home", "--json").json
+    keys = {"version", "status", "live", "parent", "created_at", "learned_from", "gate", "promoted"}
+    assert [row.keys() >= keys for row in rows] == [True]
+    said = run_sqlite("policy", "versions", "home")
+    assert "version 1 is live from 2026-01-01T12:00:00.000000Z (policy create)" in said.stdout
+
+
+def test_versions_of_a_version_are_refused(run_sqlite: Run) -> None:
+    _filled(run_sqlite)
+    said = run_sqlite("policy", "versions", "home@1", "--json")
+    assert (said.exit_code, json.loads(said.stderr)["code"]) == (2, 2)
