@@ -73,6 +73,15 @@ def parse_duration(text: str) -> int:
     return round(total)
 
 
+def parse_clock(text: str) -> int:
+    """A time, or +31m: as long as that after the clock of this machine."""
+    if not text.startswith("+"):
+        return parse_time(text)
+    import time
+
+    return time.time_ns() // 1_000 + parse_duration(text[1:])
+
+
 def format_duration(micros: int) -> str:
     """The shortest exact form: 1h30m, 90s as 1m30s, 0s."""
     parts = []
@@ -224,6 +233,7 @@ def parse_decision(text: str) -> int:
 
 DECISION = Parsed("decision id", parse_decision)
 TIME = Parsed("time", parse_time)
+CLOCK = Parsed("time", parse_clock)
 DURATION = Parsed("duration", parse_duration)
 NUMBER = Parsed("number", parse_number)
 NAME = Parsed("name", parse_name)

@@ -1,5 +1,6 @@
 """Words from a shell to values and back."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,12 @@ NOON = 1_769_860_800_000_000  # 2026-01-31T12:00:00Z
 )
 def test_times_are_utc_microseconds(text: str, micros: Any) -> None:
     assert times.parse(text) == micros
+
+
+def test_a_clock_may_be_relative_to_that_of_the_machine() -> None:
+    before = time.time_ns() // 1_000
+    assert 0 <= values.parse_clock("+1h30m") - before - 5_400 * times.SECOND < 60 * times.SECOND
+    assert values.parse_clock("2026-01-31") == times.parse("2026-01-31")
 
 
 @pytest.mark.parametrize(
