@@ -14,7 +14,7 @@ import click
 from rlrec import __version__
 from rlrec.cli import output, signals
 from rlrec.cli.shared import CommandGroup, Settings
-from rlrec.cli.values import TIME
+from rlrec.cli.values import CLOCK
 
 # name: (module:attribute, its one-line help without the final stop). The help lists them in this order.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -43,6 +43,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "exploration": ("rlrec.cli.exploration:exploration", "Show what exploration costs, and what it earns"),
     "doctor": ("rlrec.cli.doctor:doctor", "Audit the store: beliefs, propensities, draws, references, time"),
     "demo": ("rlrec.cli.demo:demo", "Show the whole loop on a real log, in under a minute"),
+    "help": ("rlrec.cli.help:show_help", "Show a page of the manual, or the help of a command"),
 }
 
 YOUNG = 200_000  # objects; imports make half of them, and nothing that a collector could find
@@ -61,6 +62,7 @@ Exit codes:
                               141 the reader of the output went away
 
 Every option can be set as RLREC_<COMMAND>_<OPTION>, those above as RLREC_<OPTION>.
+`rlrec help` lists the pages of the manual.
 """
 
 
@@ -123,7 +125,10 @@ def _name_variables(command: click.Command, prefix: str) -> None:
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "RLREC"},
 )  # fmt: skip
 @click.option("--db", default="rlrec.db", show_default=True, show_envvar=True, metavar="URL_OR_PATH", help="The store.")
-@click.option("--now", type=TIME, show_envvar=True, metavar="TIME", help="The clock of this command (RFC 3339).")
+@click.option(
+    "--now", type=CLOCK, show_envvar=True, metavar="TIME",
+    help="The clock of this command: RFC 3339, or +31m from now.",
+)  # fmt: skip
 @click.option("--allow-future", is_flag=True, show_envvar=True, help="Log decisions under a --now far ahead.")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.option("-q", "--quiet", is_flag=True, help="Only results and errors.")

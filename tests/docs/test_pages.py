@@ -1,0 +1,105 @@
+"""The README and every page of the manual run as they stand, and print what they show."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from rlrec.cli import COMMANDS
+from rlrec.cli import help as manual
+from tests.conftest import Run, _create
+from tests.docs import pages
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of an environment with the package alone."""
+    return pages.install(tmp_path_factory.mktemp("installed"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", pages.PATHS, ids=lambda path: path.stem)
+def test_a_page_prints_what_it_shows(path: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    text = path.read_text(encoding="utf-8")
+    replaced = {pages.SERVER_FOLDER: str(tmp_path)}
+    if pages.POSTGRES in text:
+        environment = pages.install(tmp_path / ".venv", "postgres")
+        replaced[pages.POSTGRES] = _create(request.getfixturevalue("postgres_server"), "shop")
+    else:
+        environment = request.getfixturevalue("environment")
+        (tmp_path / ".venv").symlink_to(environment.parent)
+    printed = pages.run(text, tmp_path, environment, replaced)
+    if os.environ.get("PAGES") == "write":
+        text = pages.rewritten(text, printed)
+        path.write_text(text, encoding="utf-8")
+    for step, output in zip(pages.steps(text), printed, strict=True):
+        if step.shown:
+            shown = text[slice(*step.shown)]
+            assert pages.matches(shown, output), f"{step.script}\nprints now\n{output}\nand the page shows\n{shown}"
+
+
+@pytest.mark.parametrize(
+    ("shown", "printed", "same"),
+    [
+        ("at ... UTC\n", "at 12:00 UTC", True),
+        ("at ... UTC\n", "at 12:00\nUTC", False),
+        ("a\n...\nd\n", "a\nb\nc\nd\n", True),
+        ("a\n...\nd\n", "a\nd\n", True),
+        ("0.12345678901234\n", "0.12345678901239\n", True),
+        ("0.123456\n", "0.123457\n", False),
+        ("a\n", "a\nb\n", False),
+    ],
+)
+def test_three_dots_stand_for_what_differs(shown: str, printed: str, same: bool) -> None:
+    assert pages.matches(shown, printed) is same
+
+
+def test_a_block_right_after_another_is_its_output() -> None:
+    text = "```sh\nls\n```\n\n```text\na\n```\n\nA picture:\n\n```text\n-->\n```\n\n```python\n# b.py\nprint()\n```\n"
+    first, second = pages.steps(text)
+    assert (first.script, text[slice(*first.shown or ())]) == ("ls\n", "a\n")
+    assert (second.script, second.shown) == ("cat > b.py <<'END_OF_FILE'\n# b.py\nprint()\nEND_OF_FILE\n", None)
+
+
+# -- the manual --
+
+
+def test_help_lists_every_page_in_one_line(run_sqlite: Run) -> None:
+    topics = [row["topic"] for row in run_sqlite("help", "--json").json]
+    assert sorted(topics) == sorted(path.stem for path in manual.FOLDER.glob("*.md"))
+    assert topics == [*manual.ORDER]
+    assert max(map(len, run_sqlite("help").stdout.splitlines())) <= 95
+
+
+@pytest.mark.parametrize("path", pages.PATHS[1:], ids=lambda path: path.stem)
+def test_a_page_begins_with_a_title_and_a_line_about_it(path: Path) -> None:
+    title, summary, *_ = path.read_text(encoding="utf-8").split("\n\n")
+    assert re.fullmatch("# [A-Z][^\n]*[^.]", title)
+    assert re.fullmatch(r"[A-Z][^\n]{20,80}\.", summary)
+    assert path.stem not in COMMANDS
+
+
+def test_help_shows_a_page_or_a_command(run_sqlite: Run) -> None:
+    page = run_sqlite("help", "first-steps")
+    assert page.stdout.startswith("# First steps\n")
+    assert "```" not in page.stdout
+    assert run_sqlite("help", "policy", "create").stdout == run_sqlite("policy", "create", "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "near"),
+    [(["judgin"], "judging"), (["recomend"], "recommend"), (["policy", "creat"], "create"), (["zzz"], "rlrec help")],
+)
+def test_a_topic_that_does_not_exist_is_exit_2(run_sqlite: Run, words: list[str], near: str) -> None:
+    said = run_sqlite("help", *words)
+    assert (said.exit_code, said.stdout) == (2, "")
+    assert near in said.stderr
+
+
+@pytest.mark.parametrize("path", pages.PATHS, ids=lambda path: path.stem)
+def test_links_lead_to_files(path: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8"))
+    assert [link for link in links if "://" not in link and not (path.parent / link).exists()] == []
