@@ -41,6 +41,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "simulate": ("rlrec.cli.simulate:simulate", "Serve a simulated audience whose best arm or policy is known"),
     "exposure": ("rlrec.cli.exposure:exposure", "Show how much of the log each arm had, and how evenly"),
     "exploration": ("rlrec.cli.exploration:exploration", "Show what exploration costs, and what it earns"),
+    "report": ("rlrec.cli.report:report", "Write a page about the store, with figures, to show to others"),
     "doctor": ("rlrec.cli.doctor:doctor", "Audit the store: beliefs, propensities, draws, references, time"),
     "demo": ("rlrec.cli.demo:demo", "Show the whole loop on a real log, in under a minute"),
     "help": ("rlrec.cli.help:show_help", "Show a page of the manual, or the help of a command"),

@@ -29,11 +29,12 @@ _EVENTS = tuple(reader.EVENTS)
 # -- the log --
 
 
-def ranges(unit: Unit, policy_id: int, *, size: int = BATCH) -> Iterator[Batch]:
-    """Every decision of a policy, imported ones too, in ranges of decision id: rows by decision and position."""
+def ranges(unit: Unit, policy_id: int, *, first: int = 1, size: int = BATCH) -> Iterator[Batch]:
+    """Every decision of a policy from id `first` on, imported ones too, in ranges of decision id: rows by decision and
+    position."""
     newest = reader.last_id(unit, policy_id)
-    for first, last in reader.decisions(unit, policy_id, first=1, last=newest, size=size):
-        yield reader.between(unit, policy_id, first, last, slots=_SLOTS, events=_EVENTS)
+    for start, last in reader.decisions(unit, policy_id, first=first, last=newest, size=size):
+        yield reader.between(unit, policy_id, start, last, slots=_SLOTS, events=_EVENTS)
 
 
 def slots_of(unit: Unit, decision_ids: Sequence[int]) -> Columns:

@@ -11,6 +11,7 @@ import numpy as np
 from rlrec.arrays import Ids
 from rlrec.store.bulk import Columns, PendingQuery
 from rlrec.store.unit import Unit
+from rlrec.times import DAY_US
 
 BATCH = 50_000  # decisions in a batch, about
 ABSENT = -1  # stands for a missing id
@@ -363,6 +364,28 @@ def version_counts(unit: Unit, selection: Selection) -> list[VersionCount]:
     """How many of the selected decisions each version served."""
     text = f"SELECT d.version_id, count(*) FROM decision d WHERE {_all(selection)} GROUP BY d.version_id"
     return unit.records(VersionCount, text)
+
+
+class DayCount(NamedTuple):
+    """How many of some decisions a version served on a day, numbered from 1970-01-01 UTC."""
+
+    day: int
+    version_id: int
+    decisions: int
+
+
+def day_counts(unit: Unit, selection: Selection) -> list[DayCount]:
+    """How many of the selected decisions each version served on each day, by day."""
+    columns = f"d.at / {DAY_US}, d.version_id, count(*)"
+    text = f"SELECT {columns} FROM decision d WHERE {_all(selection)} GROUP BY 1, 2 ORDER BY 1, 2"
+    return unit.records(DayCount, text)
+
+
+def newest_at(unit: Unit, selection: Selection, n: int) -> int | None:
+    """The time of the n-th newest selected decision; None where there are fewer."""
+    text = f"SELECT d.at FROM decision d WHERE {_all(selection)} ORDER BY d.at DESC LIMIT 1 OFFSET ?"
+    at = unit.ask_value(text, n - 1)
+    return None if at is None else int(at)
 
 
 def longest_slate(unit: Unit, selection: Selection) -> int:

@@ -1,0 +1,285 @@
+"""Everything that a page about a store shows, from the answers of other commands."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+from rlrec.app import evaluate, experiment, exposure, outcomes, policy, positions
+from rlrec.app.audit import newest
+from rlrec.app.audit.findings import Finding
+from rlrec.app.evaluation.estimates import EstimateRow
+from rlrec.app.experiment import VariantComparison
+from rlrec.app.inputs import filters, lookup
+from rlrec.app.policy import PolicyBelief
+from rlrec.app.positions import CurveAnswer
+from rlrec.errors import RlrecError, StoreBusy
+from rlrec.records import StoredPolicy, Version
+from rlrec.store import Store, Unit, experiments, policies, reader
+from rlrec.store.experiments import Experiment
+from rlrec.times import DAY_US, written
+
+T = TypeVar("T")
+P = ParamSpec("P")
+JUDGED, EXPOSED = 100_000, 10_000  # newest decisions that estimates and exposure are from
+GAP = 28  # days without a decision that end what is shown over time
+LONGEST = {"hour": 2, "day": 45, "week": 728}  # days that are shown by this period, at most
+TARGETS, BELIEFS, EXPERIMENTS, CURVES, TRAINED = 6, 4, 5, 4, 3  # of the most used, or the newest
+PER_IMPRESSION, PER_SESSION = "snips", "wdr"
+UNIFORM = "uniform"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Options of `report`. policy: its decisions and beliefs alone; log: a filter; since: microseconds since 1970."""
+
+    policy: str | None = None
+    log: str | None = None
+    since: int | None = None
+    estimates: bool = True
+
+    @property
+    def filter(self) -> str:
+        """The decisions as a filter of the log."""
+        named = [f"policy={self.policy}"] if self.policy else []
+        since = [f"since={written(self.since)}"] if self.since is not None else []
+        return ",".join([*named, *([self.log] if self.log else []), *since])
+
+
+class PolicyTraffic(NamedTuple):
+    """How much a policy served, its variants in experiments included. newest: day of its newest decision."""
+
+    policy: str
+    kind: str
+    live: int
+    versions: int
+    decisions: int
+    newest: str
+
+
+class Training(NamedTuple):
+    """How a version was trained: its learning curve, the epoch that was taken, and the look of the gate."""
+
+    policy: str
+    version: int
+    live: bool
+    report: Mapping[str, Any]
+
+
+@dataclass(kw_only=True)
+class Result:
+    """The content of the page; a part that is None or empty has sentences in `remarks`, under its name, that say why.
+
+    period: of `over_time`, hour, day or week; judged, exposed: decisions that estimates and exposure are from, None for
+    all"""
+
+    created_at: str
+    log: str
+    decisions: int
+    first: str | None
+    last: str | None
+    traffic: list[PolicyTraffic] = field(default_factory=list)
+    period: str = "day"
+    over_time: outcomes.Result | None = None
+    estimates: list[EstimateRow] = field(default_factory=list)
+    judged: int | None = None
+    reasons: list[str] = field(default_factory=list)
+    experiments: list[VariantComparison] = field(default_factory=list)
+    beliefs: list[PolicyBelief] = field(default_factory=list)
+    exposure: exposure.Result | None = None
+    exposed: int | None = None
+    curves: list[CurveAnswer] = field(default_factory=list)
+    trained: list[Training] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    remarks: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+
+def report(store: Store, request: Request) -> Result:
+    """The content of the page. Raises InputError for names that the store lacks; a part that has no answer says why."""
+    with store.read() as unit:
+        gathering = _Gathering(store, unit, request)
+    return gathering.result()
+
+
+class _Gathering:
+    """One run: what the store has, and then part by part, each from its own snapshot."""
+
+    def __init__(self, store: Store, unit: Unit, request: Request) -> None:
+        self.store, self.request = store, request
+        self.selection = filters.selection(unit, request.filter)
+        self.chosen = None if request.policy is None else lookup.version(unit, request.policy)[0].policy
+        self.days = reader.day_counts(unit, self.selection)
+        self.now = unit.now
+        decisions = sum(row.decisions for row in self.days)
+        first, last = reader.times(unit, self.selection)
+        self.answer = Result(
+            created_at=written(unit.now), log=request.filter, decisions=decisions,
+            first=written(first) if decisions else None, last=written(last) if decisions else None,
+        )  # fmt: skip
+        self.every = {each.id: each for each in policies.all_policies(unit)}
+        self.live = {each.version.policy.id: each.version for each in policies.live(unit, self._names()).values()}
+        self.served = self._served(unit)
+        self._bounds = {size: reader.newest_at(unit, self.selection, size) for size in (JUDGED, EXPOSED)}
+
+    def _names(self) -> list[str]:
+        return [each.name for each in self.every.values()]
+
+    def _served(self, unit: Unit) -> Counter[int]:
+        """Decisions of each policy, those of its variants included, and what the answer says of it."""
+        owners = {version.id: version for version in policies.versions(unit, list(self.every))}
+        count, day = Counter[int](), dict[int, int]()
+        for row in self.days:
+            base = owners[row.version_id].policy.base_id or owners[row.version_id].policy.id
+            count[base] += row.decisions
+            day[base] = row.day
+        numbers = Counter(version.policy.id for version in owners.values())
+        self.answer.traffic = [
+            PolicyTraffic(
+                policy=self.every[key].name, kind=self.every[key].kind, live=self.live[key].number,
+                versions=numbers[key], decisions=decisions, newest=written(day[key] * DAY_US)[:10],
+            )
+            for key, decisions in count.most_common()
+        ]  # fmt: skip
+        return count
+
+    def result(self) -> Result:
+        """The answer, part by part."""
+        answer, fill = self.answer, self._fill
+        if answer.decisions:
+            answer.over_time = fill("time", self._over_time)
+            answer.exposure = fill("exposure", self._exposure)
+            if self.request.estimates:
+                fill("estimates", self._estimates)
+        answer.experiments = fill("experiments", self._experiments) or []
+        answer.curves = fill("positions", self._curves) or []
+        answer.trained = fill("training", self._trained) or []
+        beliefs = (fill("beliefs", policy.show, self.store, self.every[key].name) for key in self._shown())
+        answer.beliefs = [belief for belief in beliefs if belief is not None]
+        answer.findings = fill("health", self._findings) or []
+        return answer
+
+    def _fill(self, name: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """A part, or None and a remark that says why there is none."""
+        try:
+            return work(*args, **kwargs)
+        except StoreBusy:
+            raise
+        except RlrecError as error:
+            hint = f" ({error.hint})" if error.hint else ""
+            self._remark(name, f"{error.message}{hint}")
+            return None
+
+    def _remark(self, name: str, text: str) -> None:
+        self.answer.remarks[name].append(text)
+
+    def _log(self, since: int | None) -> str | None:
+        """The filter of the log, from a time on."""
+        pairs = filters.parse(self.request.filter)
+        if since is not None:
+            pairs["since"] = written(since)
+        return ",".join(f"{key}={value}" for key, value in pairs.items()) or None
+
+    def _shown(self) -> list[int]:
+        """The ids of the policies whose beliefs are shown."""
+        if self.chosen is not None:
+            return [self.chosen.id]
+        online = [key for key, _ in self.served.most_common() if self.every[key].kind not in ("logged", "uniform")]
+        return online[:BELIEFS] or [key for key in self.live if self.every[key].base_id is None][:BELIEFS]
+
+    # -- parts --
+
+    def _over_time(self) -> outcomes.Result:
+        """Outcomes by period, back to the last long gap."""
+        days = sorted({row.day for row in self.days})
+        start = max((after for before, after in pairwise(days) if after - before > GAP), default=days[0])
+        span = days[-1] - start + 1
+        self.answer.period = next((period for period, most in LONGEST.items() if span <= most), "week")
+        start = max(start, days[-1] - LONGEST["week"] + 1)
+        if start > days[0]:
+            self._remark("time", f"Nothing from before {written(start * DAY_US)[:10]} is shown over time: see --since.")
+        since = max(start * DAY_US, start * DAY_US if self.selection.since is None else self.selection.since)
+        request = outcomes.Request(by=self.answer.period, log=self._log(since), rewards=[self._reward()])
+        return outcomes.outcomes(self.store, request)
+
+    def _reward(self) -> str:
+        """The reward that the policy with the most decisions learns."""
+        key = self.chosen.id if self.chosen is not None else self.served.most_common(1)[0][0]
+        return self.live[key].reward.name
+
+    def _estimates(self) -> None:
+        answer, since = self.answer, self._bounds[JUDGED]
+        answer.judged = JUDGED if since is not None else None
+        targets = [*dict.fromkeys([*self._targets(), UNIFORM])]
+        with self.store.read() as unit:
+            visits = reader.steps(unit, self.selection) > 1
+        names = ",".join([PER_IMPRESSION, *([PER_SESSION] if visits else [])])
+        request = evaluate.Request(targets=targets, log=self._log(since), estimators=names)
+        try:
+            answer.estimates = evaluate.evaluate(self.store, request)
+        except evaluate.EmptyLog:
+            raise
+        except RlrecError:
+            # some target cannot be judged here: the others can
+            for target in targets:
+                rows = self._fill("estimates", evaluate.evaluate, self.store, replace(request, targets=[target]))
+                answer.estimates += rows or []
+        answer.reasons = evaluate.explained(answer.estimates)
+
+    def _targets(self) -> list[str]:
+        """The policy that was chosen; else those that served most, and then others that can serve."""
+        if self.chosen is not None:
+            return [self.chosen.name]
+        others = [each for each in self.every.values() if each.base_id is None and each.kind not in (UNIFORM, "logged")]
+        names = [self.every[key].name for key, _ in self.served.most_common()] + [each.name for each in others]
+        return [*dict.fromkeys(names)][:TARGETS]
+
+    def _exposure(self) -> exposure.Result:
+        since = self._bounds[EXPOSED]
+        self.answer.exposed = EXPOSED if since is not None else None
+        return exposure.exposure(self.store, exposure.Request(log=self._log(since), by="day"))
+
+    def _experiments(self) -> list[VariantComparison]:
+        with self.store.read() as unit:
+            stored = experiments.every(unit)
+        chosen = [each for each in stored if self.chosen is None or self._concerned(each)]
+        chosen.sort(key=lambda each: (each.status != "running", -each.created_at))
+        if len(chosen) > EXPERIMENTS:
+            self._remark("experiments", f"{len(chosen) - EXPERIMENTS} older ones: see `rlrec experiment list`.")
+        filled = (self._fill("experiments", experiment.show, self.store, each.name) for each in chosen[:EXPERIMENTS])
+        return [each for each in filled if each is not None]
+
+    def _concerned(self, each: Experiment) -> bool:
+        """Whether a variant of an experiment is a copy of the policy that was chosen."""
+        assert self.chosen is not None
+        return self.chosen.id in {self.every[variant.policy_id].base_id for variant in each.variants}
+
+    def _curves(self) -> list[CurveAnswer]:
+        newest_of = {row["curve"]: row["number"] for row in positions.listing(self.store)}
+        if len(newest_of) > CURVES:
+            self._remark("positions", f"{len(newest_of) - CURVES} more curves: see `rlrec position list`.")
+        return [positions.show(self.store, f"{name}@{number}") for name, number in [*newest_of.items()][-CURVES:]]
+
+    def _trained(self) -> list[Training]:
+        with self.store.read() as unit:
+            trained = [
+                Training(version.policy.name, version.number, self.live[version.policy.id].id == version.id, report)
+                for version in self._gradients(unit)
+                if (report := policies.report(unit, version.id)) is not None
+            ]
+        newest_of: dict[str, list[Training]] = defaultdict(list)
+        for each in trained:
+            newest_of[each.policy].append(each)
+        return [each for of_policy in newest_of.values() for each in of_policy[-1:]][:TRAINED]
+
+    def _gradients(self, unit: Unit) -> Sequence[Version]:
+        """The versions of policies that are trained."""
+        owners = [key for key, each in self.every.items() if each.kind == "gradient" and each.base_id is None]
+        return policies.versions(unit, [key for key in owners if self.chosen is None or key == self.chosen.id])
+
+    def _findings(self) -> list[Finding]:
+        chosen: list[StoredPolicy] = [self.every[key] for key in self._shown()]
+        with self.store.read() as unit:
+            return newest.check(unit, chosen, on_its_clock=self.store.now is None)

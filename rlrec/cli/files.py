@@ -1,0 +1,59 @@
+"""Files that appear when they are complete, and not before."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager as ContextManager
+from contextlib import contextmanager, nullcontext, suppress
+from typing import BinaryIO, cast
+
+from rlrec.cli import output
+from rlrec.errors import RlrecError
+
+
+@contextmanager
+def complete_file(path: str) -> Iterator[BinaryIO]:
+    """A file that gets its name once it is complete and on the disk; what is no plain file is written to as it is.
+
+    Until then it lies beside its place under a name that nobody else has."""
+    target = os.path.realpath(path)  # where a link leads, so that the link stays one
+    plain = os.path.isfile(target) or not os.path.exists(target)
+    draft = os.path.join(os.path.dirname(target), f".rlrec-{os.urandom(8).hex()}") if plain else path
+    file = _opened(draft, path, mode="xb" if plain else "wb")
+    try:
+        with file:
+            packed = gzip.GzipFile(filename="", fileobj=file, mode="wb", mtime=0) if path.endswith(".gz") else None
+            with cast(ContextManager[BinaryIO], packed or nullcontext(file)) as stream:
+                yield stream
+            if plain:
+                file.flush()
+                os.fsync(file.fileno())
+        if plain:
+            os.replace(draft, target)
+    finally:
+        if plain:
+            with suppress(FileNotFoundError):
+                os.unlink(draft)
+
+
+def _opened(draft: str, path: str, *, mode: str) -> BinaryIO:
+    try:
+        return cast(BinaryIO, open(draft, mode))
+    except OSError as error:
+        folder = os.path.dirname(path)
+        hint = f"make its folder first: {folder}" if folder and not os.path.exists(folder) else "choose another path"
+        raise RlrecError(f"cannot write {path}: {(error.strerror or str(error)).lower()}", hint=hint) from None
+
+
+def write_text(path: str, text: str) -> int:
+    """The number of bytes that were written to a file, or to stdout under the name `-`."""
+    data = text.encode("utf-8", "backslashreplace")
+    if path == "-":
+        output.write(data)
+        output.flush()
+    else:
+        with complete_file(path) as file:
+            file.write(data)
+    return len(data)

@@ -1,0 +1,386 @@
+"""The figures of a report: each answer of a command as a drawing, with a title that says the finding, and its data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rlrec.report.svg import Bar, Drawing, Interval, PlotPoint, Series, bars, chart, forest, interval, number
+from rlrec.times import parse
+
+if TYPE_CHECKING:
+    from rlrec.app.evaluation.estimates import EstimateRow
+    from rlrec.app.evaluation.unit_outcomes import DifferenceRow, OutcomeRow
+    from rlrec.app.experiment import VariantComparison
+    from rlrec.app.exposure import Result as Exposure
+    from rlrec.app.outcomes import Result as Outcomes
+    from rlrec.app.policy import PolicyBelief
+    from rlrec.app.positions import CurveAnswer
+    from rlrec.app.report import Training
+
+MOST = 15  # rows of a figure
+ALARM = 1e-3  # p-value of the split of an experiment
+VERDICTS = {"ok": ("can be trusted", "s1"), "weak": ("read with care", "s2"), "insufficient": ("cannot be told", "no")}
+UNITS = {"impression": "impression", "session": "visit", "slate": "page"}
+METRICS = {
+    "reward_per_unit": "reward per {unit}", "reward_per_visit": "reward per visit", "visits": "visits per {unit}",
+    "retention": "{unit}s who came again", "returned_1d": "came back within a day",
+    "returned_7d": "came back within 7 days", "returned_28d": "came back within 28 days",
+    "decisions_per_visit": "decisions per visit",
+}  # fmt: skip
+COMPARED = ("reward_per_unit", "reward_per_visit", "visits", "retention", "returned_7d")
+RETURNED = ("returned_7d", "returned_1d")  # the first of these that enough periods have
+MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+class Figure(NamedTuple):
+    """A drawing with its finding, a description in words, and the data that it shows."""
+
+    title: str
+    drawing: Drawing
+    description: str
+    headers: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+
+def percent(share: float | None) -> str:
+    """A share in percent, with a digit behind the point where it is small."""
+    if share is None:
+        return "\u2013"
+    return f"{100 * share:.{0 if abs(share) >= 0.995 else 1 if abs(share) >= 0.001 or not share else 2}f}\u00a0%"
+
+
+# -- over time --
+
+
+def over_time(answer: Outcomes, metric: str = "reward_per_visit") -> Figure | None:
+    """A metric of `outcomes` by hour, day or week; None where no period has it."""
+    rows = [row for row in answer["outcomes"] if row["metric"] == metric]
+    if all(row["value"] is None for row in rows):
+        return None
+    period, name = str(answer["by"]), METRICS[metric].format(unit=answer["unit"])
+    scale, unit = (100, ", % of visits") if metric in RETURNED else (1, f" ({rows[0]['reward']})")
+    points = [
+        PlotPoint(parse(str(row["group"])) / 3.6e9, *_scaled(row, scale), _day(str(row["group"]))) for row in rows
+    ]
+    years = sorted({str(rows[0]["group"])[:4], str(rows[-1]["group"])[:4]})
+    level = f"{100 * answer['level']:g} %"
+    return Figure(
+        title=f"{name[0].upper()}{name[1:]}: {_change(rows, answer['differences'], period, share=scale == 100)}",
+        drawing=chart(
+            [Series(name, points)], x_name=f"{period} (UTC), {' to '.join(years)}",
+            y_name=f"{name}{unit}; band: {level}",
+        ),
+        description=f"A line over {len(points)} {period}s with its interval of {level}, clustered by {answer['unit']}.",
+        headers=[f"{period} from", name, "lower", "upper", f"{answer['unit']}s", "notes"],
+        rows=[
+            [row["group"], row["value"], row["lower"], row["upper"], row["units"], ", ".join(row["reasons"])]
+            for row in rows
+        ],
+    )  # fmt: skip
+
+
+Bounded = tuple[float | None, float | None, float | None]
+
+
+def _scaled(row: OutcomeRow, scale: float) -> Bounded:
+    """A value with its bounds, times a number."""
+    value, lower, upper = (
+        None if figure is None else scale * figure for figure in (row["value"], row["lower"], row["upper"])
+    )
+    return value, lower, upper
+
+
+def _day(label: str) -> str:
+    """A period as short as an axis wants it: its hour, or its day."""
+    return label[11:16] if "T" in label else f"{int(label[8:10])}\u00a0{MONTHS[int(label[5:7]) - 1]}"
+
+
+def _change(rows: Sequence[OutcomeRow], differences: Sequence[DifferenceRow], period: str, *, share: bool) -> str:
+    """The newest full period, and how it compares with the first one."""
+    complete = [row for row in rows if row["value"] is not None and f"partial-{period}" not in row["reasons"]]
+    last = complete[-1] if complete else next(row for row in reversed(rows) if row["value"] is not None)
+    scale, unit = (100, "\u00a0%") if share else (1, "")
+    begins = {"hour": "at", "day": "on", "week": "in the week of"}[period]
+    figures = f"{interval(*_scaled(last, scale), unit=unit)} {begins} {_day(str(last['group']))}"
+    row = next((row for row in differences if (row["group"], row["metric"]) == (last["group"], last["metric"])), None)
+    if row is None or row["lower"] is None or row["upper"] is None:
+        return figures
+    first = _day(str(row["against"]))
+    if row["lower"] <= 0 <= row["upper"]:
+        return f"{figures}, no sure change since {'the week of ' if period == 'week' else ''}{first}"
+    points = f"{abs(100 * (row['value'] or 0)):.1f} points"
+    change = points if share else "" if row["relative"] is None else percent(abs(row["relative"]))
+    return f"{figures}, {change} {'more' if row['lower'] > 0 else 'less'} than {begins} {first}"
+
+
+def returning(answer: Outcomes) -> Figure | None:
+    """Returning visitors over time; None where nobody could have come again yet, or no user is known."""
+    if "no-users" in answer["reasons"]:
+        return None
+    for metric in RETURNED:
+        rows = [row for row in answer["outcomes"] if row["metric"] == metric]
+        if sum(row["value"] is not None for row in rows) > len(rows) / 2:
+            return over_time(answer, metric)
+    return None
+
+
+# -- estimates --
+
+
+def estimated(rows: Sequence[EstimateRow], unit: str) -> Figure | None:
+    """Estimates of one unit as a forest plot; None where nothing of that unit was estimated."""
+    chosen = [row for row in rows if row.estimate.unit == unit]
+    if not chosen:
+        return None
+    several = len({row.estimate.estimator for row in chosen}) > 1
+    drawn, listed = list[Interval](), list[list[Any]]()
+    for row in chosen[:MOST]:
+        each, (words, look) = row.estimate, VERDICTS[row.estimate.verdict]
+        name = row.target if row.version is None else f"{row.target}@{row.version}"
+        label = f"{name}, {each.estimator}" if several else name
+        drawn.append(Interval(label, each.value, each.lower, each.upper, f"{number(each.value)}, {words}", look))
+        listed.append([
+            name, each.estimator, each.value, each.lower, each.upper, words, ", ".join(each.reasons), each.ess, each.n,
+        ])  # fmt: skip
+    return Figure(
+        title=_best(chosen, UNITS[unit]),
+        drawing=forest(drawn, x_name=f"reward per {UNITS[unit]} ({', '.join(sorted({r.reward for r in chosen}))})"),
+        description=f"One interval a policy at level {chosen[0].estimate.level:g}; circles can be trusted, squares are "
+        "to be read with care, grey ones cannot be told from this log.",
+        headers=[
+            "policy", "estimator", "value", "lower", "upper", "verdict", "reasons", "effective sample size", "rows",
+        ],
+        rows=listed,
+    )  # fmt: skip
+
+
+def _best(rows: Sequence[EstimateRow], unit: str) -> str:
+    """Which policy would earn most, if the log tells."""
+    judged = [row for row in rows if row.estimate.verdict != "insufficient" and row.estimate.value is not None]
+    if not judged:
+        return f"The log cannot tell yet what these policies would earn per {unit}"
+    best, *others = sorted(judged, key=lambda row: -(row.estimate.value or 0.0))
+    each = best.estimate
+    figures = f"{interval(each.value, each.lower, each.upper)} per {unit}, {VERDICTS[each.verdict][0]}"
+    if not others:
+        return f"{best.target} would earn {figures}"
+    uppers = [row.estimate.upper for row in others]
+    if each.lower is None or None in uppers or each.lower <= max(upper for upper in uppers if upper is not None):
+        return f"No sure winner: {best.target} comes first with {figures}, and others are in reach"
+    return f"{best.target} would earn most: {figures}; the others lie below"
+
+
+# -- experiments --
+
+
+def compared(answer: VariantComparison) -> Figure | None:
+    """The variants of an experiment against the first one, per unit, in percent; None where nothing differs yet."""
+    listed = [row for row in answer["unit_differences"] if row["metric"] in COMPARED]
+    listed.sort(key=lambda row: COMPARED.index(row["metric"]))
+    drawn = list[Interval]()
+    several = len({row["group"] for row in listed}) > 1
+    for row in listed:
+        if row["relative"] is None or not row["value"]:
+            continue
+        scale = 100 * row["relative"] / row["value"]
+        lower, upper = (None if bound is None else bound * scale for bound in (row["lower"], row["upper"]))
+        sure, look = _sure(lower, upper)
+        name = METRICS[row["metric"]].format(unit=answer["unit"])
+        label = f"{row['group']}: {name}" if several else name
+        drawn.append(Interval(label, 100 * row["relative"], lower, upper, _note(row["relative"], sure), look))
+    if not drawn:
+        return None
+    return Figure(
+        title=f"{answer['experiment']}: {_decided(answer)}",
+        drawing=forest(drawn[:MOST], x_name=f"difference from {listed[0]['against']}, in percent of it", level=0.0),
+        description=f"One interval of 95 % a metric, clustered by {answer['unit']}; those that cross 0 are not sure.",
+        headers=["variant", "metric", "difference", "lower", "upper", "in percent", "p", "notes"],
+        rows=[
+            [
+                row["group"], METRICS[row["metric"]].format(unit=answer["unit"]), row["value"], row["lower"],
+                row["upper"], row["relative"] and 100 * row["relative"], row["p_value"], ", ".join(row["reasons"]),
+            ]
+            for row in listed
+        ],
+    )  # fmt: skip
+
+
+def _sure(lower: float | None, upper: float | None) -> tuple[str, str]:
+    if lower is not None and lower > 0:
+        return "more", "s1"
+    return ("less", "s2") if upper is not None and upper < 0 else ("not sure", "no")
+
+
+def _note(relative: float, sure: str) -> str:
+    return f"{percent(abs(relative))} {sure}" if sure != "not sure" else f"{100 * relative:+.1f}\u00a0%, not sure"
+
+
+def _decided(answer: VariantComparison) -> str:
+    """A sentence on the reward per unit, variant by variant."""
+    p_value, texts = answer["sample_ratio"]["p_value"], list[str]()
+    for row in answer["unit_differences"]:
+        if row["metric"] == "reward_per_unit":
+            sure, _ = _sure(row["lower"], row["upper"])
+            change = "" if row["relative"] is None else f" {percent(abs(row['relative']))}"
+            figures = f"{interval(row['value'], row['lower'], row['upper'])} per {answer['unit']}"
+            verdict = (
+                f"is not surely different from {row['against']}"
+                if sure == "not sure"
+                else (f"earns{change} {sure} than {row['against']}")
+            )
+            texts.append(f"{row['group']} {verdict} ({figures}{', so far' if 'young-units' in row['reasons'] else ''})")
+    doubt = "the split is not as defined, do not trust it: " if p_value is not None and p_value < ALARM else ""
+    return doubt + "; ".join(texts)
+
+
+# -- beliefs and exposure --
+
+
+def believed(answer: PolicyBelief) -> Figure | None:
+    """The beliefs of a version about the arms that it shows most; None in an empty catalogue."""
+    listed = [row for row in answer["arms"] if row["status"] == "active"] or answer["arms"]
+    listed = sorted(listed, key=lambda row: (-(row["probability"] or 0.0), -(row["mean"] or 0.0)))
+    shown, name = listed[:MOST], f"{answer['policy']}@{answer['version']}"
+    if not shown:
+        return None
+    top, chance = shown[0], "at position 1"
+    if any(row["mean"] is not None for row in shown):
+        drawing = forest(
+            [
+                Interval(row["arm"], row["mean"], row["lower"], row["upper"], f"shown {percent(row['probability'])}")
+                for row in shown
+            ],
+            x_name=f"believed mean reward ({answer['reward']}) of a slot", zero=True,
+        )  # fmt: skip
+        belief = f", believed to earn {interval(top['mean'], top['lower'], top['upper'])}"
+    else:
+        drawing = bars(
+            [Bar(row["arm"], 100 * (row["probability"] or 0.0)) for row in shown], x_name=f"probability {chance}, %"
+        )
+        belief = ""
+    more = f"the {MOST} of {len(listed)} arms that are shown most" if len(listed) > MOST else "all active arms"
+    headers = ["arm", "probability", "mean", "lower", "upper", "pulls", "served"]
+    return Figure(
+        title=f"{name} shows {top['arm']} most ({percent(top['probability'])} {chance}){belief}",
+        drawing=drawing,
+        description=f"One interval of 95 % an arm; {more}; kind {answer['kind']}.",
+        headers=headers,
+        rows=[[row[header] for header in headers] for row in shown],
+    )
+
+
+def exposed(answer: Exposure) -> Figure:
+    """How much of the slots each arm had, realised and expected."""
+    slots, arms = max(1, answer["slots"]), answer["arms"]
+    shown, even = arms[:MOST], answer["catalogue"]["effective_arms"]
+    half, total = 0, 0
+    for row in arms:
+        if total >= slots / 2:
+            break
+        half, total = half + 1, total + row["realised"]
+    spread = "" if even is None else f", as even as {number(even)} equal arms"
+    return Figure(
+        title=f"{half} of {len(arms)} arms {'has' if half == 1 else 'have'} half of the slots{spread}",
+        drawing=bars(
+            [
+                Bar(row["arm"], 100 * row["realised"] / slots, row["expected"] and 100 * row["expected"] / slots)
+                for row in shown
+            ],
+            x_name="share of the slots, %; tick: as probabilities expect",
+        ),
+        description=f"One bar an arm, the {len(shown)} with the most of {answer['slots']} slots.",
+        headers=["arm", "slots", "expected", "mean reward", "lower", "upper"],
+        rows=[[row["arm"], row["realised"], row["expected"], row["rate"], row["lower"], row["upper"]] for row in shown],
+    )
+
+
+def evenness(answer: Exposure) -> Figure | None:
+    """How many equal arms each day was as even as; None for fewer than three days."""
+    days = answer.get("days", [])
+    if len(days) < 3:
+        return None
+    points = [PlotPoint(parse(day["day"]) / 3.6e9, day["effective_arms"], label=_day(day["day"])) for day in days]
+    first, last = (number(day["effective_arms"]) for day in (days[0], days[-1]))
+    headers = ("day", "decisions", "slots", "effective_arms", "coverage", "gini", "floor_share")
+    return Figure(
+        title=f"Effective arms a day: from {first} to {last}",
+        drawing=chart(
+            [Series("effective arms", points)], x_name=f"day (UTC), {days[-1]['day'][:4]}",
+            y_name="effective arms: as many equal ones are as even",
+        ),
+        description=f"A line over {len(points)} days.",
+        headers=[header.replace("_", " ") for header in headers],
+        rows=[[_mapping(day)[header] for header in headers] for day in days],
+    )  # fmt: skip
+
+
+def _mapping(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    return row
+
+
+# -- curves --
+
+
+def examined(answers: Sequence[CurveAnswer]) -> Figure:
+    """How likely positions are looked at, by one or several curves."""
+    series = [
+        Series(
+            f"{answer['curve']}@{answer['number']}",
+            [
+                PlotPoint(row["position"], row["examination"], row["lower"], row["upper"], str(row["position"]))
+                for row in answer["positions"]
+            ],
+        )
+        for answer in answers[:3]
+    ]
+    lowest = answers[0]["positions"][-1]
+    bounds = "" if lowest["lower"] is None else f" [{number(lowest['lower'])}, {number(lowest['upper'])}]"
+    headers = ["position", "examination", "lower", "upper", "rewards", "slots"]
+    return Figure(
+        title=f"Position {lowest['position']} is looked at {number(lowest['examination'])}{bounds} times as often as "
+        f"position 1 ({series[0].name})",
+        drawing=chart(series, x_name="position from the top", y_name="examination, against position 1", level=1.0),
+        description="A line with its interval of 95 % for each curve.",
+        headers=["curve", *headers],
+        rows=[
+            [each.name, *(row[header] for header in headers)]
+            for each, answer in zip(series, answers, strict=False)
+            for row in answer["positions"]
+        ],
+    )
+
+
+def learned(training: Training) -> Figure | None:
+    """The learning curve of a version; None where no epoch was stored."""
+    curve, best, gate = training.report["curve"], training.report["best"], training.report["gate"]
+    if not curve:
+        return None
+    points = [PlotPoint(row["epoch"], row["gain"], row["lower"], row["upper"], str(row["epoch"])) for row in curve]
+    marked = next((count for count, row in enumerate(curve) if row["epoch"] == best), None)
+    headers = ["epoch", "gain", "lower", "upper", "ess", "entropy", "kl"]
+    return Figure(
+        title=f"{training.policy}@{training.version}: {_passed(gate)}; {'live' if training.live else 'not live'}",
+        drawing=chart(
+            [Series("gain", points, marked)], x_name="epoch; the ring: the one that was taken",
+            y_name="gain per visit over the start (tuning visits)", level=0.0,
+        ),
+        description=f"A line over {len(points)} epochs with its interval of 95 %, on visits that did not teach.",
+        headers=["epoch", "gain", "lower", "upper", "effective sample size", "entropy", "KL"],
+        rows=[[row.get(header) for header in headers] for row in curve],
+    )  # fmt: skip
+
+
+def _passed(gate: Mapping[str, Any]) -> str:
+    if gate["candidate"] is None:
+        return "the gate was not used"
+    figures = (
+        f"gain {interval(gate['estimate'], gate['lower'], gate['upper'])} per visit over version {gate['against']}"
+    )
+    verdict = "surely better" if gate["passed"] else "not surely better"
+    return f"{verdict}, {figures}"
+
+
+def present(figures: Iterable[Figure | None]) -> list[Figure]:
+    """The figures that there are."""
+    return [figure for figure in figures if figure is not None]

@@ -1,0 +1,204 @@
+"""A report as one page of HTML: figures, their data in tables, and remarks; nothing is loaded, no script runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rlrec.report import figures, svg
+from rlrec.report.figures import Figure, present
+from rlrec.report.svg import escape, number
+
+if TYPE_CHECKING:
+    from rlrec.app.report import Result
+
+STYLE = """
+:root{color-scheme:light dark;--ink:#1b1f24;--soft:#5b6570;--line:#d9dee3;--paper:#fff;--page:#f3f5f7;--link:#0060a0}
+@media (prefers-color-scheme:dark){:root{--ink:#e8ebee;--soft:#a9b2bb;--line:#3a424a;--paper:#15191d;--page:#0d1013;
+--link:#7cc4f2}}
+*{box-sizing:border-box}body{margin:0;background:var(--page);color:var(--ink);font:16px/1.45 system-ui,sans-serif}
+main{max-width:1180px;margin:0 auto;padding:16px}h1{font-size:1.6rem;margin:.2em 0}h2{margin:1.6em 0 .5em}
+h1,h2,h3,p,li,td,th,summary{overflow-wrap:anywhere}h3{font-size:1rem;margin:0 0 .6em;line-height:1.35}
+p,ul{margin:.4em 0}ul{padding-left:1.2em}a{color:var(--link)}.soft{color:var(--soft)}
+.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,420px),1fr));gap:16px;align-items:start}
+figure{margin:0;background:var(--paper);border:1px solid var(--line);border-radius:8px;padding:14px;min-width:0}
+svg.fig{display:block;width:100%;max-width:560px;height:auto;margin:auto}
+details{margin-top:8px}summary{cursor:pointer;color:var(--soft);font-size:.9rem}
+.scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.85rem;background:var(--paper)}
+th,td{padding:3px 10px 3px 0;text-align:left;border-bottom:1px solid var(--line);vertical-align:top;
+unicode-bidi:isolate}.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+.tag{font-weight:600}
+@media (max-width:500px){main{padding:8px}figure{padding:10px 6px}}
+@media print{:root{--ink:#000;--soft:#444;--line:#bbb;--paper:#fff;--page:#fff}body{font-size:10pt}
+figure{break-inside:avoid}h2,h3{break-after:avoid}.cards{grid-template-columns:1fr 1fr}details,nav{display:none}}
+""".strip().replace("\n", "")
+LAWS = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+EMPTY = (
+    "Nothing was served yet. <code>rlrec policy create home --kind thompson --param floor=0.05</code> makes a policy, "
+    "<code>rlrec recommend --policy home --session s1 -k 3</code> serves from it and logs what it did, "
+    "<code>rlrec feedback</code> records what came of it; <code>rlrec import-log</code> brings in the log of another "
+    "system. Then write this page again."
+)
+
+
+class Section(NamedTuple):
+    """A part of the page. key: its anchor; name: in `remarks`; lead: a sentence under the heading."""
+
+    name: str
+    heading: str
+    lead: str
+    figures: Sequence[Figure]
+    extra: str = ""
+
+
+def page(answer: Result, title: str) -> str:
+    """The page of a report."""
+    sections = [*_sections(answer)]
+    findings = [
+        f'<li><a href="#{section.name}-{count}">{escape(figure.title)}</a></li>'
+        for section in sections
+        for count, figure in enumerate(section.figures)
+    ]
+    body = "".join(_section(section, answer.remarks.get(section.name, [])) for section in sections)
+    short = f"<nav><h2>In short</h2><ul>{''.join(findings)}</ul></nav>" if findings else ""
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{LAWS}">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1"><link rel="icon" href="data:,">'
+        f"<title>{escape(title)}</title><style>{STYLE}{svg.STYLE}</style></head><body><main>"
+        f"<h1>{escape(title)}</h1><p>{_span(answer)}</p>{short}{body}"
+        '<p class="soft">Bands and intervals hold with 95 %, each for itself. Drawn by rlrec.</p>'
+        "</main></body></html>\n"
+    )
+
+
+def _span(answer: Result) -> str:
+    """The extent of the log, and the time of the page."""
+    chosen = f", {escape(answer.log)}" if answer.log else ""
+    as_of = f'<span class="soft">as of {answer.created_at[:16]}Z{chosen}</span>'
+    if answer.first is None or answer.last is None:
+        return f"{EMPTY} {as_of}" if not answer.log else f"No decision is selected. {as_of}"
+    return f"{answer.decisions:,} decisions from {answer.first[:10]} to {answer.last[:10]} {as_of}"
+
+
+def _sections(answer: Result) -> Iterator[Section]:
+    """The sections that have something to show or to say."""
+    over_time = answer.over_time
+    yield Section(
+        "time", "Over time", "What a visit earned, and who came back.",
+        [] if over_time is None else present([figures.over_time(over_time), figures.returning(over_time)]),
+        _no_returns(answer) + _reasons(answer),
+    )  # fmt: skip
+    newest = "" if answer.judged is None else f" From the newest {answer.judged:,} decisions."
+    yield Section(
+        "estimates", "What policies would earn",
+        "Estimated from the log: a policy is judged by what others served, weighted by probabilities." + newest,
+        present(figures.estimated(answer.estimates, unit) for unit in figures.UNITS),
+        _folded("What the verdicts rest on", _list(answer.reasons)),
+    )  # fmt: skip
+    compared = [figures.compared(each) for each in answer.experiments]
+    undecided = [
+        each["experiment"] for each, figure in zip(answer.experiments, compared, strict=True) if figure is None
+    ]
+    yield Section(
+        "experiments", "Experiments", "Variants against the first one, by the unit that was split.", present(compared),
+        _list(f"{name}: nothing to compare per unit; `rlrec experiment show {name}` has its figures"
+              for name in undecided),
+    )  # fmt: skip
+    yield Section(
+        "beliefs", "What policies believe", "In the empty context, where they read one.",
+        present(map(figures.believed, answer.beliefs)),
+    )  # fmt: skip
+    exposure = answer.exposure
+    newest = "" if answer.exposed is None else f" From the newest {answer.exposed:,} decisions."
+    yield Section(
+        "exposure", "What was shown", "How the slots are spread over the catalogue." + newest,
+        [] if exposure is None else present([figures.exposed(exposure), figures.evenness(exposure)]),
+    )  # fmt: skip
+    yield Section(
+        "positions", "Positions", "How likely each position is looked at.",
+        [figures.examined([curve]) for curve in answer.curves],
+    )  # fmt: skip
+    yield Section(
+        "training", "Training", "Learning curves of trained versions.", present(map(figures.learned, answer.trained))
+    )
+    yield Section("health", "Health", _health(answer), [], _findings(answer) + _traffic(answer))
+
+
+def _section(section: Section, remarks: Sequence[str]) -> str:
+    if not section.figures and not section.extra and not remarks:
+        return ""
+    cards = "".join(_card(figure, f"{section.name}-{count}") for count, figure in enumerate(section.figures))
+    return (
+        f'<section id="{section.name}"><h2>{section.heading}</h2><p class="soft">{section.lead}</p>'
+        f"{_list(remarks)}<div class=cards>{cards}</div>{section.extra}</section>"
+    )
+
+
+def _card(figure: Figure, key: str) -> str:
+    drawn = svg.figure(figure.drawing, key=key, title=figure.title, description=figure.description)
+    return (
+        f'<figure id="{key}"><figcaption><h3>{escape(figure.title)}</h3></figcaption>{drawn}'
+        f"<details><summary>The data</summary>{_table(figure.headers, figure.rows)}</details></figure>"
+    )
+
+
+def _table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    numeric = [all(isinstance(row[count], int | float | None) for row in rows) for count in range(len(headers))]
+    looks = [' class="n"' if is_numeric else "" for is_numeric in numeric]
+    head = "".join(f'<th scope="col"{look}>{escape(name)}</th>' for name, look in zip(headers, looks, strict=True))
+    body = "".join(
+        f"<tr>{''.join(f'<td{look}>{_cell(value)}</td>' for value, look in zip(row, looks, strict=True))}</tr>"
+        for row in rows
+    )
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _cell(value: Any) -> str:
+    return escape(value) if isinstance(value, str) else number(value)
+
+
+def _list(lines: Iterator[str] | Sequence[str]) -> str:
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f'<ul class="soft">{items}</ul>' if items else ""
+
+
+def _folded(summary: str, inner: str) -> str:
+    return f"<details><summary>{summary}</summary>{inner}</details>" if inner else ""
+
+
+def _no_returns(answer: Result) -> str:
+    if answer.over_time is None or figures.returning(answer.over_time) is not None:
+        return ""
+    if "no-users" in answer.over_time["reasons"]:
+        return _list(["Who came back is not known: no decision names a user (`recommend --user`)."])
+    return _list(["Who came back cannot be said yet: visits have to be over for a day."])
+
+
+def _reasons(answer: Result) -> str:
+    partial = f"partial-{answer.period}"
+    rows = [] if answer.over_time is None else answer.over_time["outcomes"]
+    if any(partial in row["reasons"] for row in rows):
+        return _list([f"The first or the newest {answer.period} is covered by the log in part."])
+    return ""
+
+
+def _health(answer: Result) -> str:
+    grave = sum(finding.severity == "error" for finding in answer.findings)
+    warnings = sum(finding.severity == "warning" for finding in answer.findings)
+    if not grave and not warnings:
+        return "Quick checks of the clock, of what waits, and of the newest decisions warn of nothing. " + FULL
+    return f"Quick checks: {grave} errors, {warnings} warnings. {FULL}"
+
+
+FULL = "<code>rlrec doctor</code> audits everything."
+
+
+def _findings(answer: Result) -> str:
+    rows = [[each.severity, each.check, each.subject, each.detail] for each in answer.findings]
+    return _table(["severity", "check", "about", "what"], rows) if rows else ""
+
+
+def _traffic(answer: Result) -> str:
+    headers = ["policy", "kind", "live version", "versions", "decisions", "newest on"]
+    return f"<h3>What served</h3>{_table(headers, answer.traffic)}" if answer.traffic else ""

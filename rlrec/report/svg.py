@@ -1,0 +1,366 @@
+"""Figures as SVG text, 400 units across: letters of 12 units can be read on a phone, and CSS classes colour them.
+
+Every text is escaped, whatever names hold. The figures do without scripts and without anything from elsewhere."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from html import escape as escape_markup
+from itertools import groupby
+from typing import NamedTuple
+from unicodedata import east_asian_width
+
+WIDTH, LEFT, RIGHT = 400, 48, 388  # of a figure, and of the area of a plot
+LETTER = 6.7  # mean width of a letter
+MARKS = ("circle", "square", "triangle")  # of the first, second and third line: colour is not all that tells them apart
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+
+# Okabe and Ito's palette, which the colour-blind can tell apart
+STYLE = """
+.fig{--ink:#1b1f24;--soft:#5b6570;--grid:#d9dee3;--paper:#fff;--c1:#0072b2;--c2:#c04e00;--c3:#00795a;--no:#8a939c}
+@media (prefers-color-scheme:dark){.fig{--ink:#e8ebee;--soft:#a9b2bb;--grid:#3a424a;--paper:#15191d;--c1:#56b4e9;
+--c2:#f0a15f;--c3:#3fc79a;--no:#8a939c}}
+@media print{.fig{--ink:#000;--soft:#444;--grid:#ccc;--paper:#fff;--c1:#0072b2;--c2:#c04e00;--c3:#00795a;--no:#777}}
+.fig text{font:12px system-ui,sans-serif;fill:var(--ink)}.fig .soft{fill:var(--soft)}
+.fig text{paint-order:stroke;stroke:var(--paper);stroke-width:4px;stroke-linejoin:round}
+
+.fig .grid{stroke:var(--grid)}.fig .zero{stroke:var(--soft)}.fig .ref{stroke:var(--soft);stroke-dasharray:4 3}
+.fig .line{fill:none;stroke-width:2}.fig .band{opacity:.2;stroke:none}.fig .whisker{stroke-width:2}
+.fig .s1{stroke:var(--c1);fill:var(--c1)}.fig .s2{stroke:var(--c2);fill:var(--c2)}
+.fig .s3{stroke:var(--c3);fill:var(--c3)}.fig .no{stroke:var(--no);fill:var(--no)}.fig .line{fill:none}
+.fig .s2.line{stroke-dasharray:7 3}.fig .s3.line{stroke-dasharray:2 3}.fig .hollow{fill:var(--paper);stroke-width:2}
+""".strip().replace("\n", "")
+
+
+class PlotPoint(NamedTuple):
+    """A point of a line; None: unknown. label: of its place on the axis."""
+
+    x: float
+    y: float | None
+    lower: float | None = None
+    upper: float | None = None
+    label: str = ""
+
+
+class Series(NamedTuple):
+    """A line with its band. marked: the number of a point that is ringed."""
+
+    name: str
+    points: Sequence[PlotPoint]
+    marked: int | None = None
+
+
+class Interval(NamedTuple):
+    """A row of a forest plot. look: one of s1, s2, s3 and no; note: at the right of the name."""
+
+    name: str
+    value: float | None
+    lower: float | None
+    upper: float | None
+    note: str = ""
+    look: str = "s1"
+
+
+class Bar(NamedTuple):
+    """A row of a bar chart. tick: a value to compare with."""
+
+    name: str
+    value: float
+    tick: float | None = None
+    look: str = "s1"
+
+
+class Drawing(NamedTuple):
+    """The inside of an <svg>, and its height."""
+
+    height: float
+    marks: str
+
+
+class Scale(NamedTuple):
+    """Maps low..high to start..end; what lies outside ends at the edge."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        share = (value - self.low) / (self.high - self.low)
+        return round(self.start + min(max(share, -0.01), 1.01) * (self.end - self.start), 1)
+
+
+def escape(text: str) -> str:
+    """The text as markup; what XML does not allow, or turns the direction of writing, is a replacement character."""
+    return escape_markup(UNPRINTABLE.sub("\ufffd", text))
+
+
+def shorten(text: str, letters: float) -> str:
+    """The text, cut to a width in letters; wide ones count twice."""
+    widths = [1.9 if east_asian_width(letter) in "WF" else 1.0 for letter in text]
+    if sum(widths) <= letters:
+        return text
+    total = 1.0
+    for length, width in enumerate(widths):
+        total += width
+        if total > letters:
+            return text[:length].rstrip() + "\u2026"
+    return text
+
+
+def number(value: float | None) -> str:
+    """Three digits, without an exponent where that is short."""
+    if value is None:
+        return "\u2013"
+    if value and not 1e-4 <= abs(value) < 1e6:
+        return f"{value:.2e}"
+    digits = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
+    text = f"{value:,.{digits}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def interval(value: float | None, lower: float | None, upper: float | None, *, unit: str = "") -> str:
+    """A value and its bounds, in as many digits as these are apart."""
+    if value is None or lower is None or upper is None or not 1e-9 < upper - lower < 1e6:
+        return f"{number(value)}{unit} [{number(lower)}, {number(upper)}]"
+    half = (upper - lower) / 2
+    size = math.floor(math.log10(half))
+    decimals = max(0, (1 if half < 3 * 10**size else 0) - size)
+    return f"{value:,.{decimals}f}{unit} [{lower:,.{decimals}f}, {upper:,.{decimals}f}]"
+
+
+def ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """Round numbers between two others, at most so many."""
+    step = 10 ** math.floor(math.log10((high - low) / most))
+    step *= next(factor for factor in (1, 2, 2.5, 5, 10) if (high - low) / (step * factor) < most)
+    first = math.ceil(low / step - 1e-9)
+    return [count * step for count in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _scale(values: Iterable[float | None], start: float, end: float, *, zero: bool) -> Scale:
+    """A scale over these values, with room at its ends. zero: begins at 0 where no value is below."""
+    present = [value for value in values if value is not None and math.isfinite(value)]
+    low, high = (min(present), max(present)) if present else (0.0, 1.0)
+    if zero:
+        low, high = min(low, 0.0), max(high, 0.0)
+    room = 0.06 * (high - low) or 0.1 * abs(high) or 0.5
+    below, above = zero and low == 0, zero and high == 0 > low
+    return Scale(low if below else low - room, high if above else high + room, start, end)
+
+
+def _bounded(values: Sequence[tuple[float | None, float | None, float | None]]) -> list[float]:
+    """Values with their bounds; bounds that lie beyond three times the spread of all values are cut there."""
+    middles = [value for value, _, _ in values if value is not None]
+    if not middles:
+        return []
+    reach = 3 * ((max(middles) - min(middles)) or abs(max(middles)) or 1.0)
+    low, high = min(middles) - reach, max(middles) + reach
+    bounds = [bound for _, *both in values for bound in both if bound is not None]
+    return [*middles, *(min(max(bound, low), high) for bound in bounds)]
+
+
+# -- pieces --
+
+
+def _tag(name: str, look: str, inner: str | None = None, **attributes: object) -> str:
+    listed = "".join(f' {key.rstrip("_").replace("_", "-")}="{value}"' for key, value in attributes.items())
+    start = f'<{name} class="{look}"{listed}' if look else f"<{name}{listed}"
+    return f"{start}/>" if inner is None else f"{start}>{inner}</{name}>"
+
+
+def text(x: float, y: float, words: str, *, anchor: str = "start", look: str = "", letters: float = 60) -> str:
+    """A text; where it is cut, a tooltip has all of it."""
+    shown = shorten(words, letters)
+    more = f"<title>{escape(words)}</title>" if shown != words else ""
+    anchored = {} if anchor == "start" else {"text_anchor": anchor}
+    return _tag("text", look, escape(shown) + more, x=x, y=y, **anchored)
+
+
+def line(points: Sequence[tuple[float, float]], look: str) -> str:
+    """A line through these points."""
+    return _tag("polyline", f"line {look}", points=" ".join(f"{x},{y}" for x, y in points))
+
+
+def band(points: Sequence[tuple[float, float, float]], look: str) -> str:
+    """The area between the lower and the upper line of these points: x, lower, upper."""
+    edge = [(x, lower) for x, lower, _ in points] + [(x, upper) for x, _, upper in reversed(points)]
+    return _tag("polygon", f"band {look}", points=" ".join(f"{x},{y}" for x, y in edge))
+
+
+def mark(x: float, y: float, shape: str, look: str, size: float = 3.5) -> str:
+    """A point: a circle, a square or a triangle."""
+    if shape == "square":
+        return _tag("rect", look, x=round(x - size, 1), y=round(y - size, 1), width=2 * size, height=2 * size)
+    if shape == "triangle":
+        return _tag("path", look, d=f"M{x} {y - size - 1}l{size + 1} {2 * size}h{-2 * size - 2}z")
+    return _tag("circle", look, cx=x, cy=y, r=size)
+
+
+def _rule(x1: float, y1: float, x2: float, y2: float, look: str) -> str:
+    return _tag("line", look, x1=x1, y1=y1, x2=x2, y2=y2)
+
+
+def _runs(points: Sequence[PlotPoint], present: Callable[[PlotPoint], bool]) -> list[list[PlotPoint]]:
+    """The stretches of points without a gap."""
+    return [list(run) for is_present, run in groupby(points, key=present) if is_present]
+
+
+# -- figures --
+
+
+def chart(
+    series: Sequence[Series], *, x_name: str, y_name: str, zero: bool = True, level: float | None = None
+) -> Drawing:
+    """Lines with their bands, level: a value that a dashed line marks."""
+    legend = len(series) > 1
+    top, bottom = 44 if legend else 28, 208
+    points = [point for each in series for point in each.points]
+    xs = _scale([point.x for point in points], LEFT + 8, RIGHT - 8, zero=False)
+    xs = Scale(min(point.x for point in points), max(max(point.x for point in points), xs.low + 1e-9), *xs[2:])
+    if xs.low >= xs.high:
+        xs = xs._replace(low=xs.low - 1, high=xs.low + 1)
+    ys = _scale([*_bounded([point[1:4] for point in points]), level], bottom, top, zero=zero)
+    drawn = [text(4, 14, y_name, look="soft")]
+    if legend:
+        drawn += _legend([each.name for each in series])
+    drawn += [
+        _rule(LEFT, ys(value), RIGHT, ys(value), "zero" if value == 0 else "grid")
+        + text(LEFT - 5, ys(value) + 4, number(value), anchor="end", look="soft")
+        for value in ticks(ys.low, ys.high)
+    ]
+    drawn += [] if level is None else [_rule(LEFT, ys(level), RIGHT, ys(level), "ref")]
+    drawn += _x_labels(max(series, key=lambda each: len(each.points)).points, xs, bottom)
+    drawn.append(text((LEFT + RIGHT) / 2, bottom + 34, x_name, anchor="middle", look="soft"))
+    for count, each in enumerate(series):
+        drawn += _series(each, xs, ys, MARKS[count % 3], f"s{count % 3 + 1}")
+    return Drawing(bottom + 42, "".join(drawn))
+
+
+def _legend(names: Sequence[str]) -> list[str]:
+    room = (WIDTH - 8) / len(names)
+    return [
+        line([(4 + count * room, 30), (26 + count * room, 30)], f"s{count % 3 + 1}")
+        + mark(15 + count * room, 30, MARKS[count % 3], f"s{count % 3 + 1}")
+        + text(32 + count * room, 34, name, letters=(room - 34) / LETTER)
+        for count, name in enumerate(names)
+    ]
+
+
+def _x_labels(points: Sequence[PlotPoint], xs: Scale, bottom: float) -> list[str]:
+    """The labels of at most five points, the last one among them."""
+    step = max(1, math.ceil((len(points) - 1) / 4))
+    shown = points[(len(points) - 1) % step :: step]
+    anchors = ["end" if xs(point.x) > RIGHT - 14 and len(point.label) > 4 else "middle" for point in shown]
+    return [
+        _rule(xs(point.x), bottom, xs(point.x), bottom + 4, "grid")
+        + text(xs(point.x) + (8 if anchor == "end" else 0), bottom + 17, point.label, anchor=anchor, look="soft")
+        for point, anchor in zip(shown, anchors, strict=True)
+    ]
+
+
+def _series(series: Series, xs: Scale, ys: Scale, shape: str, look: str) -> list[str]:
+    drawn = []
+    for run in _runs(series.points, lambda point: point.lower is not None and point.upper is not None):
+        edges = [(xs(x), ys(lower or 0.0), ys(upper or 0.0)) for x, _, lower, upper, _ in run]
+        if len(edges) > 1:
+            drawn.append(band(edges, look))
+        else:
+            x, lower, upper = edges[0]
+            drawn.append(_rule(x, lower, x, upper, f"whisker {look}"))
+    for run in _runs(series.points, lambda point: point.y is not None):
+        at = [(xs(point.x), ys(point.y or 0.0)) for point in run]
+        drawn.append(line(at, look))
+        drawn += [mark(x, y, shape, look, 2.5) for x, y in at] if len(series.points) <= 60 else []
+    if series.marked is not None and (y := series.points[series.marked].y) is not None:
+        drawn.append(mark(xs(series.points[series.marked].x), ys(y), "circle", f"hollow {look}", 5))
+    return drawn
+
+
+def forest(rows: Sequence[Interval], *, x_name: str, level: float | None = None, zero: bool = False) -> Drawing:
+    """Intervals below each other, each under its name. level: a value that a dashed line marks."""
+    height, top = 36, 8
+    bottom = top + height * len(rows) + 4
+    xs = _scale([*_bounded([row[1:4] for row in rows]), level], 14, WIDTH - 14, zero=zero)
+    drawn = _vertical(xs, top, bottom, x_name)
+    drawn += [_rule(xs(level), top, xs(level), bottom, "ref")] if level else []
+    for count, row in enumerate(rows):
+        y = top + count * height + 27
+        drawn.append(_named(row.name, row.note, y - 13))
+        if row.lower is not None or row.upper is not None:
+            low = xs(xs.low - 1 if row.lower is None else row.lower)
+            high = xs(xs.high + 1 if row.upper is None else row.upper)
+            drawn.append(_rule(low, y, high, y, f"whisker {row.look}"))
+        if row.value is not None:
+            shape = {"s1": "circle", "s2": "square", "s3": "triangle"}.get(row.look, "circle")
+            drawn.append(mark(xs(row.value), y, shape, row.look, 4))
+    return Drawing(bottom + 42, "".join(drawn))
+
+
+def bars(rows: Sequence[Bar], *, x_name: str) -> Drawing:
+    """Bars below each other, each under its name and its value; their ticks are short lines across."""
+    height, top = 33, 8
+    bottom = top + height * len(rows) + 4
+    values = [value for row in rows for value in (row.value, row.tick)]
+    xs = _scale(values, 14, WIDTH - 14, zero=True)
+    drawn = _vertical(xs, top, bottom, x_name)
+    for count, row in enumerate(rows):
+        y = top + count * height + 19
+        drawn.append(_named(row.name, number(row.value), y - 5))
+        left, right = sorted((xs(0), xs(row.value)))
+        drawn.append(_tag("rect", row.look, x=left, y=y, width=round(right - left, 1), height=8))
+        if row.tick is not None:
+            drawn.append(_rule(xs(row.tick), y - 2, xs(row.tick), y + 10, "zero whisker"))
+    return Drawing(bottom + 42, "".join(drawn))
+
+
+def _named(name: str, note: str, y: float) -> str:
+    """A name at the left, and a note at the right."""
+    letters = 56 - len(note)
+    return text(4, y, name, letters=letters) + text(WIDTH - 4, y, note, anchor="end", look="soft")
+
+
+def _vertical(xs: Scale, top: float, bottom: float, x_name: str) -> list[str]:
+    """The vertical lines of an axis below, its numbers and its name."""
+    drawn = []
+    for value in ticks(xs.low, xs.high):
+        half = len(number(value)) * LETTER / 2
+        at = min(max(xs(value), half + 1), WIDTH - half - 1)
+        drawn.append(_rule(xs(value), top, xs(value), bottom, "zero" if value == 0 else "grid"))
+        drawn.append(text(round(at, 1), bottom + 15, number(value), anchor="middle", look="soft"))
+    return [*drawn, text(WIDTH / 2, bottom + 34, x_name, anchor="middle", look="soft")]
+
+
+def figure(drawing: Drawing, *, key: str, title: str, description: str) -> str:
+    """An <svg> element with a title and a description for screen readers. key: letters that no other figure of the page
+    has."""
+    return _element(drawing, key, title, description)
+
+
+def document(drawing: Drawing, *, title: str, description: str) -> str:
+    """A file of its own: the figure under its title, with its style."""
+    lines = wrap(title, 58)
+    rise = 16 * len(lines) + 8
+    heading = "".join(text(4, 16 + 16 * count, words, letters=62) for count, words in enumerate(lines))
+    paper = _tag("rect", "", width=WIDTH, height=drawing.height + rise, fill="var(--paper)")
+    marks = f'<style>{STYLE}</style>{paper}{heading}<g transform="translate(0 {rise})">{drawing.marks}</g>'
+    extra = f' xmlns="http://www.w3.org/2000/svg" width="{2 * WIDTH}"'
+    return _element(Drawing(drawing.height + rise, marks), "plot", title, description, extra=extra) + "\n"
+
+
+def _element(drawing: Drawing, key: str, title: str, description: str, *, extra: str = "") -> str:
+    return (
+        f'<svg{extra} class="fig" viewBox="0 0 {WIDTH} {drawing.height:g}" role="img" '
+        f'aria-labelledby="{key}-t {key}-d"><title id="{key}-t">{escape(title)}</title>'
+        f'<desc id="{key}-d">{escape(description)}</desc>{drawing.marks}</svg>'
+    )
+
+
+def wrap(words: str, letters: int) -> list[str]:
+    """The words on lines of at most so many letters."""
+    lines = [""]
+    for word in words.split():
+        joined = f"{lines[-1]} {word}".strip()
+        lines[-1:] = [joined] if len(joined) <= letters or not lines[-1] else [lines[-1], word]
+    return lines

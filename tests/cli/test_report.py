@@ -1,0 +1,128 @@
+"""`report`: a page that holds what the store knows, whatever names it has, and says what it cannot show."""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_exposure import ARMS, serve
+from tests.conftest import Run, filled, runner
+
+LATER = "2032-01-01T00:00:00Z"
+EVIL = "<script>alert('a & b')</script>\u202e\x1b"
+
+
+def stocked(db: str) -> None:
+    run = runner(db)
+    lines = "\n".join(json.dumps({"arm": arm, "features": {}}) for arm in [*ARMS, EVIL])
+    steps = [
+        (["arm", "import", "-"], lines),
+        (["policy", "create", "home", "--kind", "thompson", "--param", "floor=0.3"], None),
+        (["policy", "create", "other", "--kind", "uniform"], None),
+        (["experiment", "create", "ab", "--variant", "a=home", "--variant", "b=other"], None),
+    ]
+    for words, stdin in steps:
+        assert run(*words, stdin=stdin).exit_code == 0, words
+    serve(run)
+    lines = "\n".join(json.dumps({"experiment": "ab", "session": f"e{n}", "user": f"v{n}"}) for n in range(30))
+    answers = run("recommend", "--input", "-", stdin=lines).lines
+    clicks = [{"decision_id": each["decision_id"], "position": 1, "events": {"click": 1}} for each in answers[::2]]
+    assert run("feedback", "--input", "-", stdin="\n".join(map(json.dumps, clicks))).exit_code == 0
+
+
+@pytest.fixture
+def shop(db: str) -> Run:
+    return filled(db, stocked)
+
+
+@pytest.fixture
+def shop_sqlite(sqlite_db: str) -> Run:
+    return filled(sqlite_db, stocked)
+
+
+def page(run: Run, *options: str, now: str = LATER) -> str:
+    done = run("--now", now, "report", "-", *options)
+    assert done.exit_code == 0, done.stderr
+    return done.stdout
+
+
+def test_the_page_has_every_part_that_the_store_can_show(shop: Run) -> None:
+    text = page(shop)
+    assert set(re.findall(r'<section id="(\w+)"', text)) >= {"time", "estimates", "experiments", "beliefs", "exposure"}
+    assert len(re.findall("<svg", text)) >= 6
+    assert len(text.encode()) < 300_000
+
+
+def test_every_figure_is_xml_with_a_title_a_description_and_its_data(shop_sqlite: Run) -> None:
+    text = page(shop_sqlite)
+    figures = re.findall(r"<figure.*?</figure>", text, re.DOTALL)
+    assert figures
+    for figure in figures:
+        drawn = ET.fromstring(re.search(r"<svg.*?</svg>", figure, re.DOTALL).group())
+        assert [each.tag for each in drawn][:2] == ["title", "desc"]
+        assert all(drawn[number].text for number in (0, 1))
+        assert figure.count("<table>") == 1
+
+
+def test_nothing_in_the_page_runs_or_is_loaded(shop_sqlite: Run) -> None:
+    text = page(shop_sqlite, "--title", EVIL)
+    assert "&lt;script&gt;" in text
+    assert re.search(r"<script|javascript:|\son\w+=|https?://|url\(|@import|<iframe|<img", text) is None
+
+
+def test_names_do_not_turn_the_direction_of_writing(shop_sqlite: Run) -> None:
+    assert re.search("[\u202e\x1b]", page(shop_sqlite)) is None
+
+
+def test_an_empty_store_says_what_to_do(run: Run) -> None:
+    text = page(run)
+    assert "rlrec policy create" in text
+    assert "<svg" not in text
+
+
+def test_what_is_not_mature_says_so(run_sqlite: Run) -> None:
+    for words in (["arm", "add", "a"], ["policy", "create", "home", "--kind", "uniform"]):
+        assert run_sqlite(*words).exit_code == 0
+    assert run_sqlite("--now", LATER, "recommend", "--policy", "home", "--session", "s").exit_code == 0
+    assert "is mature" in page(run_sqlite)
+
+
+def test_a_policy_narrows_the_page(shop_sqlite: Run) -> None:
+    text = page(shop_sqlite, "--policy", "other", "--no-estimates")
+    assert "home@1" not in text
+    assert '<section id="estimates"' not in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--policy", "hom"), "did you mean home?"),
+        (("--log", "polcy=home"), "is not a log filter"),
+        (("--log", "since=2026-01-01", "--since", "2027-01-01"), "names since twice"),
+    ],
+)
+def test_a_wrong_name_is_refused_and_the_page_stays(
+    shop_sqlite: Run, tmp_path: Path, words: tuple[str, ...], message: str
+) -> None:
+    path = tmp_path / "page.html"
+    path.write_text("before")
+    refused = shop_sqlite("report", path, *words)
+    assert (refused.exit_code, path.read_text()) == (2, "before")
+    assert message in refused.stderr
+
+
+def test_the_answer_tells_the_size_of_the_file(shop_sqlite: Run, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    done = shop_sqlite("--now", LATER, "report", path, "--json").json
+    assert done == {"file": str(path), "bytes": path.stat().st_size, "decisions": 90}
+    assert [each.name for each in tmp_path.glob(".rlrec-*")] == []
+
+
+def test_the_store_is_not_written_over(shop_sqlite: Run, sqlite_db: str) -> None:
+    refused = shop_sqlite("report", sqlite_db)
+    assert refused.exit_code == 2
+    assert "is the store itself" in refused.stderr
