@@ -53,6 +53,10 @@ class RequestIdTaken(Exception):
     """A request id was stored by somebody else after the group was planned."""
 
 
+class RowsRemoved(Exception):
+    """Decisions were deleted after the group was planned, perhaps with contexts that it names."""
+
+
 def recommend(store: Store, request: Request, *, seed: int | None = None, dry_run: bool = False) -> Answer:
     """One slate. Raises InputError (a Conflict where the request id is known with other content)."""
     answer = recommend_group(store, [request], seed=seed, dry_run=dry_run)[0]
@@ -99,7 +103,7 @@ def recommend_group(
         try:
             answers = store.write(write, repeatable=True) if planned or also is not None else {}
             cache.note_changes(ledgers[-1].changes() if ledgers else {})
-        except (RequestIdTaken, RampStopped):
+        except (RequestIdTaken, RowsRemoved, RampStopped):
             continue
         except NotUnique:
             with store.read() as unit:
@@ -153,7 +157,7 @@ def _write(
 def _decide(
     unit: Unit, ledger: Ledger, planned: Mapping[int, PlannedRequest], seed: int, cache: ServingCache
 ) -> dict[int, Answer | InputError]:
-    """Draw and store decisions, under the ledger's locks: the answers by index. Raises RequestIdTaken."""
+    """Draw and store decisions, under the ledger's locks: the answers by index. Raises RequestIdTaken, RowsRemoved."""
     request_ids = {key for plan in planned.values() if (key := plan.request.request_id) is not None}
     unit.repeatable &= len(request_ids) == len(planned)
     if request_ids and decisions.requests(unit, request_ids):
@@ -162,6 +166,8 @@ def _decide(
     planned = {index: plan for index, plan in planned.items() if index not in answers}
     wanted = [(plan.request.session, plan.request.user) for plan in planned.values()]
     stored_settings = settings.get(unit)
+    if stored_settings.removals != cache.removals:
+        raise RowsRemoved
     sessions = OpenSessions(unit, stored_settings, wanted)
     unit.now = max(unit.now, decisions.newest(unit) or 0)  # others may have decided while we waited for the sessions
     if conflicts := _conflicts(sessions, planned):

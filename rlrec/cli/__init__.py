@@ -43,6 +43,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "exploration": ("rlrec.cli.exploration:exploration", "Show what exploration costs, and what it earns"),
     "report": ("rlrec.cli.report:report", "Write a page about the store, with figures, to show to others"),
     "doctor": ("rlrec.cli.doctor:doctor", "Audit the store: beliefs, propensities, draws, references, time"),
+    "db": ("rlrec.cli.db:db", "Forget a user, prune old decisions, back up and copy the store"),
     "demo": ("rlrec.cli.demo:demo", "Show the whole loop on a real log, in under a minute"),
     "help": ("rlrec.cli.help:show_help", "Show a page of the manual, or the help of a command"),
 }

@@ -126,6 +126,7 @@ _VISIT_COUNTS = (
     "SELECT session_id, visit, count(*) AS n, max(step) AS last, max(imported) AS imported, min(id) AS first"
     " FROM decision GROUP BY session_id, visit"
 )
+_REMOVED = "(SELECT coalesce(removed_to, 0) FROM settings)"
 # name: statement whose rows contradict others; its first column identifies what the name begins with
 _CONTRADICTIONS = {
     "decision without slots": f"SELECT d.id FROM decision d LEFT JOIN ({_SLOT_COUNTS}) s ON s.decision_id = d.id"
@@ -162,12 +163,15 @@ _CONTRADICTIONS = {
     " (SELECT session_id, visit, min(at) AS first, max(at) AS last, max(imported) AS imported FROM decision"
     " GROUP BY session_id, visit) c ON c.session_id = v.session_id AND c.visit = v.number"
     " WHERE c.imported = 0 AND (v.started_at <> c.first OR v.last_at <> c.last)",
-    "decision out of ordinals": "SELECT id FROM (SELECT id, ordinal, lag(ordinal)"
-    " OVER (PARTITION BY policy_id ORDER BY id) AS last FROM decision WHERE ordinal IS NOT NULL) n"
-    " WHERE ordinal <> last + 1",
+    # where decisions were deleted, ordinals have gaps
+    "decision out of ordinals": "SELECT id FROM (SELECT id, ordinal, lag(ordinal) OVER behind AS last,"
+    " lag(id) OVER behind AS before FROM decision WHERE ordinal IS NOT NULL"
+    " WINDOW behind AS (PARTITION BY policy_id ORDER BY id)) n"
+    f" WHERE ordinal <= last OR (ordinal > last + 1 AND before >= {_REMOVED})",
     "policy at another ordinal": "SELECT p.name FROM policy_head h JOIN policy p ON p.id = h.policy_id JOIN"
-    " (SELECT policy_id, max(ordinal) AS last FROM decision GROUP BY policy_id) n ON n.policy_id = h.policy_id"
-    " WHERE h.ordinal <> n.last",
+    " (SELECT policy_id, max(ordinal) AS last, max(id) AS newest FROM decision GROUP BY policy_id) n"
+    " ON n.policy_id = h.policy_id"
+    f" WHERE h.ordinal < n.last OR (h.ordinal > n.last AND n.newest >= {_REMOVED})",
     "visit with other steps": f"SELECT s.key, v.number, v.steps, c.n FROM ({_VISIT_COUNTS}) c"
     " JOIN visit v ON v.session_id = c.session_id AND v.number = c.visit JOIN session s ON s.id = c.session_id"
     " WHERE v.steps <> c.last + 1 OR (c.imported = 0 AND c.n <> v.steps)",

@@ -32,15 +32,21 @@ def newest(unit: Unit) -> int | None:
 
 def reserve(unit: Unit, count: int) -> Sequence[int]:
     """`count` decision ids, ascending, that no one else will use."""
-    ids = unit.reserve("decision", count)
+    if unit.postgres:
+        ids = unit.reserve("decision", count)
+    else:
+        first = peek(unit)
+        ids = range(first, first + count)
     if ids and ids[-1] > LAST_ID:
         raise engine.ids_exhausted("decisions")
     return ids
 
 
 def peek(unit: Unit) -> int:
-    """The id that the next decision will have if nobody else comes first."""
-    return int(unit.ask_value("SELECT coalesce(max(id), 0) + 1 FROM decision"))
+    """The id that the next decision will have if nobody else comes first: behind all that there are or were."""
+    larger = "greatest" if unit.postgres else "max"
+    newest = f"{larger}(coalesce(max(id), 0), coalesce((SELECT removed_to FROM settings), 0))"
+    return int(unit.ask_value(f"SELECT {newest} + 1 FROM decision"))
 
 
 def add(unit: Unit, decisions: Iterable[Row], slots: Iterable[Row]) -> None:

@@ -88,9 +88,9 @@ def stored_sessions(unit: Unit, keys: Collection[str]) -> set[str]:
 
 
 def marks(unit: Unit, policy_ids: Collection[int]) -> list[Row]:
-    """Equal only as long as nobody changes one of these policies, which are locked."""
-    chosen = "SELECT policy_id, seq FROM policy_head WHERE policy_id IN (?*) ORDER BY policy_id"
-    return unit.ask(chosen, list(policy_ids))
+    """Equal only as long as nobody changes one of these policies, which are locked, or deletes decisions."""
+    columns = "policy_id, seq, (SELECT removals FROM settings)"
+    return unit.ask(f"SELECT {columns} FROM policy_head WHERE policy_id IN (?*) ORDER BY policy_id", list(policy_ids))
 
 
 def _portions(values: Sequence[Any]) -> Iterator[Sequence[Any]]:

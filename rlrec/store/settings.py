@@ -14,12 +14,13 @@ BY_KEY = "key:"  # begins the salt of a store whose splits follow keys alone
 
 class StoreSettings(NamedTuple):
     """salt: of experiments; catalogue_id: the eligible set of the present catalogue, None until somebody needed it;
-    weighs_returns: whether some reward weighs the event `return`."""
+    removals: how many commands deleted decisions; weighs_returns: whether some reward weighs the event `return`."""
 
     session_timeout_us: int
     salt: str
     catalogue_revision: int
     catalogue_id: int | None
+    removals: int | None
     weighs_returns: int
 
     @property
@@ -62,6 +63,13 @@ def raise_catalogue(unit: Unit) -> int:
 def know_catalogue(unit: Unit, *, revision: int, eligible_id: int) -> None:
     """Store the eligible set of a revision, unless the catalogue has changed since it was read."""
     unit.tell("UPDATE settings SET catalogue_id = ? WHERE catalogue_revision = ?", eligible_id, revision)
+
+
+def note_removal(unit: Unit, decision_id: int) -> None:
+    """Count a command that deleted decisions, up to an id that no new decision gets."""
+    larger = "CASE WHEN coalesce(removed_to, 0) > ? THEN removed_to ELSE ? END"
+    removed = f"UPDATE settings SET removals = coalesce(removals, 0) + 1, removed_to = {larger}"
+    unit.tell(removed, decision_id, decision_id)
 
 
 def add_run(unit: Unit, command: str, options: Mapping[str, Any], result: Mapping[str, Any] | None = None) -> int:

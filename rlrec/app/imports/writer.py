@@ -94,7 +94,8 @@ class GroupWriter:
         stored_policies.lock(unit, list(self.ids.values()))
         self.settings = settings.get(unit)
         if state.marks != loading.marks(unit, self.ids.values()):
-            state = replace(state, lines={number: loading.few_lines(unit, number) for number in self.ids.values()})
+            lines = {number: loading.few_lines(unit, number) for number in self.ids.values()}
+            state = replace(state, lines=lines, contexts={})
         self.state = state
         self.refused: list[RefusedLine] = []
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -27,15 +27,17 @@ class Extent(NamedTuple):
     ordinal: int
 
 
-def provenance(version: Version, by_id: Mapping[int, Version], now: int) -> tuple[Version, Extent] | None:
+def provenance(
+    version: Version, by_id: Mapping[int, Version], now: int, *, roots: Collection[str] = ("learning",)
+) -> tuple[Version, Extent] | None:
     """The learning belief that a version is or was frozen from, and its extent; None where that is not known.
-    now: the policy's ordinal."""
+    now: the policy's ordinal; roots: the status of beliefs that frozen ones are traced back to."""
     if version.learning:
         return version, Extent(_distinct(version), version.reward.id, version.entered_to, None, now)
     if version.status != "frozen":
         return None
     base = version
-    while (parent := by_id.get(base.parent_id or 0)) is not None and not parent.learning:
+    while (parent := by_id.get(base.parent_id or 0)) is not None and parent.status not in roots:
         base = parent
     record = base.learned_from
     if parent is None or record.get("policy_id") != version.policy.id or "selection" in record:

@@ -76,12 +76,17 @@ def learned_from(chain: Sequence[Version]) -> list[LearnedFrom]:
     """The decisions that the first version of an `ancestry` learned from: its own if it learns online, and those that
     it and its ancestors started from."""
     version = chain[0]
-    initial = [decisions for ancestor in chain for decisions in _initial(ancestor)]
+    initial = started_from(chain)
     if version.status == "frozen" or not learns(version):
         return initial
     first = version.since or None
     served = Selection(policy_ids=[version.policy.id], first_id=first, last_id=version.entered_to, imported=False)
     return [LearnedFrom(selection=served), *initial]
+
+
+def started_from(chain: Sequence[Version]) -> list[LearnedFrom]:
+    """The decisions that the versions of an `ancestry` started from."""
+    return [decisions for ancestor in chain for decisions in _initial(ancestor)]
 
 
 def record(unit: Unit, text: str, selected: Selection, *, last_id: int, window_us: int, slots: int) -> dict[str, Any]:

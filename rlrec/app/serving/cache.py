@@ -41,6 +41,7 @@ class ServingCache:
         self.unread: set[str] = set()
         self.policies: set[str] = set()
         self._revision: int | None = None
+        self.removals: int | None = None
         self._changes: dict[int, dict[int, set[int]]] = defaultdict(dict)  # by version and change: the arms that moved
         self._servings: dict[int, tuple[int, int | None, exact.VersionDistribution]] = {}
 
@@ -57,7 +58,11 @@ class ServingCache:
         return text
 
     def catalogue(self, unit: Unit, settings: StoreSettings) -> Eligible:
-        """The arms that may be served now."""
+        """The arms that may be served now. Nothing else stays of what was read before decisions were deleted."""
+        if self.removals != settings.removals:
+            for read in (self.contexts, self.sets, self._servings, self._changes):
+                read.clear()
+            self.removals, self._revision = settings.removals, None
         set_id, self.weighs_returns = settings.catalogue_id, settings.weighs_returns
         self.unnamed = set_id is None
         if self._revision != settings.catalogue_revision:

@@ -1,0 +1,170 @@
+"""Decisions that leave the store, with every row that names them, and the bytes that they leave behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rlrec.errors import StoreBusy
+from rlrec.store import engine, reader
+from rlrec.store.reader import Batch
+from rlrec.store.unit import Unit
+
+if TYPE_CHECKING:
+    from rlrec.store import Store
+
+FORGET = "db forget"  # in the record of commands; without a result until the bytes are gone
+PORTION = 5_000  # decisions that are deleted, or read, at once
+# Tables whose rows belong to one decision, those that name others first.
+OF_DECISION = (
+    "last_decision", "team_draft", "candidate_list", "shadow_decision", "route_decision", "import_line",
+    "feedback_key", "event", "slot",
+)  # fmt: skip
+# Columns that PostgreSQL looks up for every row that is deleted elsewhere, and that no index of the schema begins with.
+LOOKED_UP = {
+    "feedback_key": "decision_id", "import_line": "decision_id", "last_decision": "decision_id",
+    "shadow_decision": "decision_id", "decision": "context_id, eligible_id", "candidate_list": "catalogue_id",
+    "assignment": "session_id, user_id", "session": "user_id",
+}  # fmt: skip
+
+
+class OwnedDecision(NamedTuple):
+    """A decision, and the rows that it names."""
+
+    policy_id: int
+    id: int
+    context_id: int
+    eligible_id: int
+    catalogue_id: int | None
+
+
+_OWNER = (
+    "SELECT d.policy_id, d.id, d.context_id, d.eligible_id, c.catalogue_id FROM decision d"
+    " LEFT JOIN candidate_list c ON c.decision_id = d.id"
+)
+
+
+def user_id(unit: Unit, key: str) -> int | None:
+    """The id of a user; None where there is no such user."""
+    return unit.ask_value("SELECT id FROM users WHERE key = ?", key)
+
+
+def sessions_of(unit: Unit, user: int) -> list[int]:
+    """The ids of a user's sessions."""
+    return [row[0] for row in unit.ask("SELECT id FROM session WHERE user_id = ? ORDER BY id", user)]
+
+
+def decisions_of(unit: Unit, session_ids: Collection[int]) -> list[OwnedDecision]:
+    """All decisions of some sessions, by policy and id."""
+    return unit.records(OwnedDecision, f"{_OWNER} WHERE d.session_id IN (?*) ORDER BY d.policy_id, d.id", session_ids)
+
+
+def count_events(unit: Unit, decision_ids: Sequence[int]) -> int:
+    """The number of events of some decisions."""
+    counted = "SELECT count(*) FROM event WHERE decision_id IN (?*)"
+    return sum(int(unit.ask_value(counted, portion)) for portion in _portions(decision_ids))
+
+
+def batches(unit: Unit, policy_id: int, decision_ids: Sequence[int]) -> Iterator[Batch]:
+    """Some decisions of one policy (ascending), imported ones too: slots by decision and position, and all events."""
+    for portion in _portions(decision_ids):
+        inside = [f"d.id IN ({reader.numbers(portion)})"]
+        events = tuple(reader.EVENTS)
+        yield reader.between(unit, policy_id, portion[0], portion[-1], tests=inside, events=events)
+
+
+def delete_decisions(unit: Unit, decision_ids: Sequence[int]) -> None:
+    """Delete decisions with all rows that belong to them."""
+    for portion in _portions(decision_ids):
+        for table in OF_DECISION:
+            unit.tell(f"DELETE FROM {table} WHERE decision_id IN (?*)", portion)
+        unit.tell("DELETE FROM decision WHERE id IN (?*)", portion)
+
+
+def delete_sessions(unit: Unit, user: int, session_ids: Sequence[int]) -> None:
+    """Delete a user with their sessions, which have no decisions any more."""
+    unit.tell("DELETE FROM assignment WHERE user_id = ? OR session_id IN (?*)", user, session_ids)
+    unit.tell("DELETE FROM visit WHERE session_id IN (?*)", session_ids)
+    unit.tell("DELETE FROM session WHERE id IN (?*)", session_ids)
+    unit.tell("DELETE FROM users WHERE id = ?", user)
+
+
+def delete_contents(unit: Unit, context_ids: Collection[int], set_ids: Collection[int]) -> None:
+    """Delete those of these contexts and eligible sets that nothing names any more."""
+    unit.tell("DELETE FROM context WHERE id IN (?*) AND id NOT IN (SELECT context_id FROM decision)", context_ids)
+    named = "id NOT IN (SELECT eligible_id FROM decision) AND id NOT IN (SELECT catalogue_id FROM"
+    unit.tell(
+        f"DELETE FROM eligible_set WHERE id IN (?*) AND {named} candidate_list WHERE catalogue_id IS NOT NULL"
+        " UNION SELECT catalogue_id FROM settings WHERE catalogue_id IS NOT NULL)",
+        set_ids,
+    )
+
+
+def last_change(unit: Unit, version_id: int) -> int:
+    """The number of the newest change of a belief; 0 where it has none."""
+    return int(unit.ask_value("SELECT coalesce(max(seq), 0) FROM belief_delta WHERE version_id = ?", version_id))
+
+
+def newest_until(unit: Unit, policy_id: int, seq: int) -> int:
+    """The newest decision drawn from a policy that was stored up to a change; 0 where there is none."""
+    chosen = "policy_id = ? AND imported = 0 AND seq <= ? ORDER BY id DESC LIMIT 1"
+    return int(unit.ask_value(f"SELECT id FROM decision WHERE {chosen}", policy_id, seq) or 0)
+
+
+def set_learned_from(unit: Unit, version_id: int, learned_from: Mapping[str, Any]) -> None:
+    """Store the record of what a version learned from."""
+    text = json.dumps(learned_from, sort_keys=True, separators=(",", ":"))
+    unit.tell("UPDATE version SET learned_from = ? WHERE id = ?", text, version_id)
+
+
+# -- bytes --
+
+
+def unfinished(unit: Unit) -> bool:
+    """Whether bytes of rows that were deleted may still be in the file."""
+    return unit.ask_row("SELECT id FROM run WHERE command = ? AND result IS NULL", FORGET) is not None
+
+
+def erase(store: Store) -> None:
+    """Write the file of an SQLite store anew, without the bytes of deleted rows, and empty its log. Raises StoreBusy
+    where somebody else reads or writes."""
+    if store.engine.dialect.name == "sqlite":
+        try:
+            with closing(store.engine.raw_connection()) as raw:
+                cursor = raw.cursor()
+                cursor.execute("VACUUM")
+                busy = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        except store.engine.dialect.loaded_dbapi.Error as error:
+            raise engine.translate(error, where=store.where) from error
+        if busy:
+            raise StoreBusy(f"the store {store.where} is being read", hint=engine.RETRY_HINT)
+    store.write(lambda unit: unit.tell("UPDATE run SET result = '{}' WHERE command = ? AND result IS NULL", FORGET))
+
+
+@contextmanager
+def lookups(store: Store) -> Iterator[None]:
+    """Inside it, PostgreSQL has indexes on what it looks up for every row that is deleted."""
+    if store.engine.dialect.name != "postgresql":
+        yield
+        return
+    names = {
+        f"ix_removal_{table}_{column}": f"{table} ({column})"
+        for table, columns in LOOKED_UP.items()
+        for column in columns.split(", ")
+    }
+
+    def create(unit: Unit) -> None:
+        for name, target in names.items():
+            unit.tell(f"CREATE INDEX IF NOT EXISTS {name} ON {target}")
+
+    store.write(create, repeatable=True)
+    try:
+        yield
+    finally:
+        store.write(lambda unit: unit.tell(f"DROP INDEX IF EXISTS {', '.join(names)}"), repeatable=True)
+
+
+def _portions(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    return (ids[start : start + PORTION] for start in range(0, len(ids), PORTION))

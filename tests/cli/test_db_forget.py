@@ -1,0 +1,158 @@
+"""`db forget`: nothing of the user is left, and everybody else's figures are what they were."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlrec.app.recommend import Request, recommend_group
+from rlrec.app.serving.cache import ServingCache
+from rlrec.store import Store
+from tests.app.shop import done
+from tests.app.test_doctor import healthy, postgres_grown, sql, sqlite_grown  # noqa: F401 (fixtures)
+from tests.conftest import Run, runner
+
+START, LATE = "2026-01-01T00:00:00Z", "2026-01-01T03:00:00Z"
+BOTH = pytest.mark.parametrize("healthy", ["sqlite", "postgres"], indirect=True)
+
+
+def at(run: Run, *words: object, **more: Any) -> Any:
+    return done(run("--now", LATE, *words, "--json", **more)).json
+
+
+@BOTH
+def test_beliefs_forget_what_the_slots_of_a_user_added(healthy: str) -> None:  # noqa: F811
+    run = runner(healthy)
+    at(run, "policy", "retire", "ts@1")
+    before = at(run, "db", "forget", "--user", "u1", "--dry-run")
+    forgotten = at(run, "db", "forget", "--user", "u1", "--yes")
+    assert forgotten == before
+    assert forgotten["decisions"] > 50
+    assert forgotten["beliefs"] > 10
+    assert forgotten["retrain"] == ["taught@1", "greedy@e/a@1"]
+    assert run("--now", LATE, "doctor").exit_code == 0
+    at(run, "db", "forget", "--user", "u2", "--yes")
+    assert run("--now", LATE, "doctor").exit_code == 0
+
+
+@BOTH
+def test_a_rebuilt_belief_equals_one_that_forgot(healthy: str) -> None:  # noqa: F811
+    run = runner(healthy)
+    at(run, "db", "forget", "--user", "u1", "--yes")
+    for name in ("greedy", "ucb", "sees"):
+        number = at(run, "policy", "rebuild", name)["version"]
+        old, new = (at(run, "policy", "show", f"{name}@{version}")["arms"] for version in (1, number))
+        assert [(arm["pulls"], arm["mean"]) for arm in old] == [
+            (arm["pulls"], pytest.approx(arm["mean"], abs=1e-12)) for arm in new
+        ]
+
+
+@BOTH
+def test_others_keep_their_rows_and_their_figures(healthy: str) -> None:  # noqa: F811
+    run = runner(healthy)
+    others = (
+        "SELECT d.id, d.seed, d.log_propensity, s.position, s.arm_id, s.propensity FROM decision d JOIN slot s"
+        " ON s.decision_id = d.id JOIN session v ON v.id = d.session_id JOIN users u ON u.id = v.user_id"
+        " WHERE u.key <> 'u1' ORDER BY d.id, s.position"
+    )
+    rows, shown = sql(healthy, others), at(run, "session", "show", "uniform-6")
+    at(run, "db", "forget", "--user", "u1", "--yes")
+    assert sql(healthy, others) == rows
+    assert at(run, "session", "show", "uniform-6") == shown
+
+
+@pytest.fixture
+def personal(sqlite_db: str) -> Run:
+    """A store with two users, in which every key and text of one of them has the word `zelda`."""
+    run = runner(sqlite_db)
+    for words in (
+        ["arm", "add", "a1"], ["arm", "add", "a2"],
+        ["reward", "define", "back", "click=1, return=2", "--window", "2h"],
+        ["policy", "create", "home", "--kind", "ucb", "--reward", "back"],
+        ["policy", "create", "pg", "--kind", "gradient"],
+        ["route", "create", "front", "--to", "home"], ["policy", "shadow", "front", "pg"],
+        ["experiment", "create", "ab", "--variant", "a=home", "--variant", "b=pg"],
+    ):  # fmt: skip
+        done(run("--now", START, *words))
+    for minute, user in enumerate(["zelda", "max", "zelda", "max", "zelda"]):
+        for target in (["--policy", "front"], ["--experiment", "ab"]):
+            session, now = f"{user}-{minute}-{target[1]}", f"2026-01-01T0{minute // 2}:{minute}0:00Z"
+            words = [*target, "--session", session, "--user", user, "--context", json.dumps({"who": user})]
+            words += ["--request-id", f"{session}-r", "--json"]
+            number = done(run("--now", now, "-q", "recommend", *words)).json["decision_id"]
+            done(run("--now", now, "feedback", number, "click", f"{user}_event=3", "--key", f"{session}-k"))
+    return run
+
+
+def remaining(path: str) -> int:
+    """How often the word is in the files of the store."""
+    return sum(file.read_bytes().count(b"zelda") for file in Path(path).parent.glob("rlrec.db*"))
+
+
+def test_no_byte_of_a_user_is_left_in_the_file(personal: Run, sqlite_db: str) -> None:
+    with closing(sqlite3.connect(sqlite_db)) as connection:  # an idle one keeps the log from being deleted
+        connection.execute("PRAGMA user_version").fetchone()
+        assert remaining(sqlite_db) > 50
+        assert at(personal, "db", "forget", "--user", "zelda", "--yes") == {
+            "user": "zelda", "decisions": 6, "events": 14, "beliefs": 1, "retrain": [],
+        }  # fmt: skip
+        assert remaining(sqlite_db) == 0
+    assert personal("--now", LATE, "doctor").exit_code == 0
+    left = "SELECT key FROM users UNION SELECT body FROM context"
+    assert sql(sqlite_db, left) == [("max",), ('{"who":"max"}',)]
+
+
+def test_what_could_not_be_erased_is_erased_by_the_same_command_again(personal: Run, sqlite_db: str) -> None:
+    with closing(sqlite3.connect(sqlite_db)) as reading, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rlrec.store.engine.BUSY_TIMEOUT_S", 0.1)
+        reading.execute("BEGIN")
+        reading.execute("SELECT count(*) FROM decision").fetchone()
+        refused = personal("--now", LATE, "db", "forget", "--user", "zelda", "--yes")
+        assert (refused.exit_code, refused.stderr.count("\n")) == (4, 1)
+        assert "repeat the command" in refused.stderr
+        assert remaining(sqlite_db) > 0
+    assert at(personal, "db", "forget", "--user", "zelda", "--yes")["decisions"] == 0
+    assert remaining(sqlite_db) == 0
+    unknown = personal("--now", LATE, "db", "forget", "--user", "zelda", "--yes")
+    assert (unknown.exit_code, unknown.stderr) == (2, "Error: unknown user 'zelda'. `rlrec session list` shows users\n")
+
+
+def test_without_a_terminal_nothing_is_deleted_unasked(personal: Run, sqlite_db: str) -> None:
+    refused = personal("--now", LATE, "db", "forget", "--user", "zelda")
+    assert (refused.exit_code, "give --yes" in refused.stderr) == (2, True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda stream: True, raising=False)
+        declined = personal("--now", LATE, "db", "forget", "--user", "zelda", stdin="n\n")
+    assert (declined.exit_code, declined.stdout) == (1, "")
+    assert at(personal, "db", "forget", "--user", "zelda", "--dry-run")["decisions"] == 6
+    assert sql(sqlite_db, "SELECT count(*) FROM decision") == [(10,)]
+
+
+def test_ids_of_deleted_decisions_are_never_drawn_again(store: Store, run: Run) -> None:
+    for words in (["arm", "add", "a1"], ["policy", "create", "home", "--kind", "uniform"]):
+        done(run("--now", START, *words))
+    serve = ("recommend", "--policy", "home", "--session", "s", "--user")
+    first = at(run, *serve, "u1")["decision_id"]
+    at(run, "db", "forget", "--user", "u1", "--yes")
+    assert at(run, *serve, "u2")["decision_id"] == first + 1
+
+
+def test_a_process_that_serves_on_forgets_contexts_and_beliefs(store: Store, run: Run) -> None:
+    """What it read before is gone, or has changed: it reads it anew."""
+    for words in (
+        ["arm", "add", "a1"], ["arm", "add", "a2"], ["policy", "create", "home", "--kind", "thompson"],
+        ["policy", "freeze", "home"], ["policy", "promote", "home@2"],
+    ):  # fmt: skip
+        done(run("--now", START, *words))
+    cache = ServingCache()
+    lines = [Request(policy="home", session=f"s{i}", user="u1", context={"who": 1}) for i in range(2)]
+    recommend_group(store, lines, cache=cache)
+    done(run("db", "forget", "--user", "u1", "--yes"))
+    answers = recommend_group(store, lines, cache=cache)
+    assert [answer["step"] for answer in answers if isinstance(answer, dict)] == [0, 0]
+    assert run("doctor").exit_code == 0
