@@ -18,6 +18,7 @@ from rlrec.policy.reward import LIMIT
 from rlrec.records import Event, Reward, Sums
 from rlrec.store import Store, Unit, decisions, events, policies
 from rlrec.store.events import CENSOR, FeedbackKey, FeedbackTarget
+from rlrec.store.returns import RETURN
 from rlrec.store.unit import Row, StoredRows
 
 T = TypeVar("T")
@@ -153,14 +154,19 @@ class FeedbackTransaction:
     """A group of lines: all that they name is read first, then each line is checked, then all are written.
 
     Most lines name a slot without events: such a line costs a few microseconds. One that is refused leaves no trace.
-    unweighed: takes in the kinds of events that no definition weighs.
+    unweighed: takes in the kinds of events that no definition weighs. returns: whether these are events `return` that
+    record themselves; other lines may not have one once a definition weighs it, or a visit would count twice.
     """
 
-    def __init__(self, unit: Unit, ledger: Ledger, group: Group, unweighed: set[str], *, answers: bool = False) -> None:
+    def __init__(
+        self, unit: Unit, ledger: Ledger, group: Group, unweighed: set[str], *, answers: bool = False,
+        returns: bool = False,
+    ) -> None:  # fmt: skip
         self.unit = unit
         self.ledger = ledger
         self.group = group
         self.unweighed = unweighed
+        self.returns = returns
         lines = [line for line in group if not isinstance(line, InputError)]
         self.targets = self._targets(lines)
         ledger.settle({target.policy_id for target in self.targets if target.decision_id is not None})
@@ -169,7 +175,7 @@ class FeedbackTransaction:
         self.before = events.by_decision(unit, with_events, self.weighed)
         self.keys = events.stored_keys(unit, {line.key for line in lines if line.key is not None})
         self.pages = self._pages(lines, answers=answers)
-        self.kinds = set(self.weighed)  # of events whose names are checked
+        self.kinds = self.weighed - {RETURN}  # of events that need no further check
         self.rewards = self._rewards() if answers else {}
         self.new: dict[int, tuple[FeedbackTarget, list[Row]]] = {}  # by decision: its first target, and its new events
         self.new_keys: dict[str, LineContent] = {}
@@ -226,7 +232,7 @@ class FeedbackTransaction:
     def _add(self, line: Line, target: FeedbackTarget) -> Stored:
         """Check a line, and collect its events."""
         _, _, position, values, at, key, censor, number = line
-        decision_id, policy_id, _, served_at, size, _, arm_id, last, _, _ = target
+        decision_id, policy_id, _, served_at, size, imported, arm_id, last, _, _ = target
         if position is None and size == 1:
             position = 1
         now = self.unit.now
@@ -246,7 +252,10 @@ class FeedbackTransaction:
             for kind, value in values.items():
                 if kind not in self.kinds or type(value) is not float or not -LIMIT <= value <= LIMIT:
                     _check(kind, value)
-                    self.kinds.add(kind)
+                    if kind != RETURN:
+                        self.kinds.add(kind)
+                    elif kind in self.weighed and not imported and self._returned_already(decision_id):
+                        return False
         except InputError as error:
             error.line = number
             return error
@@ -269,6 +278,16 @@ class FeedbackTransaction:
         else:
             self.new_keys[key] = decision_id, position, values, censor, at
         return True
+
+    def _returned_already(self, decision_id: int) -> bool:
+        """Whether an event `return` that records itself is there: by hand, from before a definition weighed it. Raises
+        InputError for one by hand."""
+        if not self.returns:
+            raise InputError(
+                f"the event {RETURN!r} records itself where a user begins another visit, since a reward weighs it",
+                hint="name users when you serve them; send what is no such visit under another kind", field="events",
+            )  # fmt: skip
+        return any(event.kind == RETURN for event in self.before.get(decision_id, ()))
 
     def _compare(self, line: Line, target: FeedbackTarget, position: int | None) -> None:
         """Raises Conflict where the key names another line, of the store or of this group."""

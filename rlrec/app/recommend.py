@@ -194,7 +194,7 @@ def _credit_returns(unit: Unit, ledger: Ledger, drawn: Mapping[int, Answer], ses
     ledger.require(events.values())
     repeatable = unit.repeatable  # these events are stored again where the requests are, and only there
     lines = [Line(decision_id=event.decision_id, events={RETURN: 1.0}, at=event.at) for event in events]
-    FeedbackTransaction(unit, ledger, lines, set()).store()
+    FeedbackTransaction(unit, ledger, lines, set(), returns=True).store()
     unit.repeatable = repeatable
 
 

@@ -86,7 +86,7 @@ def _derive_returns(unit: Unit) -> int:
     missing = returns.missing(unit)
     lines = (Line(decision_id=visit.decision_id, events={RETURN: 1.0}, at=visit.at) for visit in missing)
     while group := list(islice(lines, GROUP)):
-        FeedbackTransaction(unit, ledger, group, set()).store()
+        FeedbackTransaction(unit, ledger, group, set(), returns=True).store()
     ledger.close()
     return len(missing)
 

@@ -65,7 +65,7 @@ def define(store: Store, show: Show, **request: Any) -> None:
     decision of their visit before gets it, whatever their sessions are and whichever policy served. It belongs to the
     page of that decision, and of a slate of one slot to the slot; beliefs learn from slots alone. Choose a --window in
     which users come back. A definition that weighs it credits the earlier visits of the log too; imported ones have the
-    events that they came with."""
+    events that they came with. From then on `feedback` refuses a `return` by hand, which would count a visit twice."""
     from rlrec.app import reward as use_case
 
     show(use_case.define(store, use_case.Request(**request)))

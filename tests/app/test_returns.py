@@ -15,6 +15,7 @@ from rlrec.app.doctor import Request as Audit
 from rlrec.app.doctor import doctor
 from rlrec.app.pipe import Pipe, Request
 from rlrec.app.serving.decision_json import Answer
+from rlrec.errors import InputError
 from rlrec.store import Store, Unit, events
 from tests.app import workers
 from tests.app.shop import MINUTE, START, added_up, apart, ask, clock, stocked, sums, tell
@@ -188,6 +189,47 @@ def test_returns_are_recorded_once_by_many_processes(store: Store, db: str) -> N
     with store.read() as unit:
         assert unit.ask_value("SELECT count(*) FROM last_decision") == 3
     assert sound(store, *names)
+
+
+@pytest.mark.slow
+def test_a_return_counts_once_by_hand_or_by_itself(store: Store, db: str) -> None:
+    """16 users, whose returns are recorded by hand until a definition weighs them: whichever comes first, a visit has
+    one event."""
+    store.notice = lambda line: None
+    stocked(store, home="epsilon-greedy")
+    by_hand = workers.together(workers.returns_by_hand, db, [(number, VISITS) for number in range(16)])
+    accepted = {decision: hand for of_user in by_hand for decision, hand in of_user.items()}
+    assert {True, False} == {*accepted.values()}
+    assert {decision: len(events) for decision, events in returns(store).items()} == dict.fromkeys(accepted, 1)
+    rebuild.rebuild(store, rebuild.Request(reference="home", reward="durable"))
+    assert sound(store, "home")
+
+
+def test_a_return_by_hand_is_refused_where_it_records_itself(shop: Store) -> None:
+    """Also in a line that tells more, and before the user comes back; imported visits have no other one."""
+    last = visit(shop, START)
+    for at in (START, START + DAY):
+        clock(shop, at)
+        for values in ({"return": 1}, {"click": 1, "return": 1}):
+            with pytest.raises(InputError, match="records itself"):
+                tell(shop, last, 1, **values)
+        visit(shop, START + DAY)
+    assert returns(shop) == {last["decision_id"]: [(1, START + DAY)]}
+    assert sound(shop, "home")
+
+
+def test_a_return_by_hand_from_before_the_definition_stands_for_the_visit(store: Store) -> None:
+    """A retry of its line is a duplicate, whatever weighs the event by now."""
+    stocked(clock(store, START), home="epsilon-greedy")
+    store.notice = lambda line: None
+    last = visit(store, START)
+    clock(store, START + MINUTE)
+    tell(store, last, 1, key="by hand", **{"return": 1})
+    reward.define(store, DURABLE)
+    visit(store, START + DAY)
+    assert returns(store) == {last["decision_id"]: [(1, START + MINUTE)]}
+    assert tell(store, last, 1, key="by hand", **{"return": 1}).duplicates == 1
+    assert sound(store, "home")
 
 
 def test_a_belief_that_waits_for_the_window_learns_the_returns_inside_it(store: Store) -> None:

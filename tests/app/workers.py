@@ -11,8 +11,10 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from rlrec.app.feedback import Line, feedback_stream
+from rlrec.app.reward import Request as Definition
+from rlrec.app.reward import define
 from rlrec.app.session import end
-from rlrec.errors import Conflict
+from rlrec.errors import Conflict, InputError
 from rlrec.store import Store
 from tests.app.shop import ask, stocked, tell
 
@@ -240,6 +242,27 @@ def names_route(store: Store, one: tuple[int, int]) -> list[str]:
         except Conflict:
             pass
     return won
+
+
+def returns_by_hand(store: Store, one: tuple[int, int]) -> dict[int, bool]:
+    """Begin visits of one user and record each return by hand: for each decision but the last whether it was accepted.
+    In the middle the first process defines a reward by which returns record themselves."""
+    number, count = one
+    accepted, before = dict[int, bool](), None
+    for i in range(count):
+        if number == 0 and i == count // 2:
+            define(store, Definition(name="durable", weights="click=0.25, return=1"))
+        key = f"{number}-{i}"
+        answer = ask(store, "home", key, 1, user=f"u{number}")
+        if before is not None:
+            try:
+                tell(store, before, 1, **{"return": 1})
+                accepted[before["decision_id"]] = True
+            except InputError:
+                accepted[before["decision_id"]] = False
+        end(store, key)
+        before = answer
+    return accepted
 
 
 def visits(store: Store, one: tuple[int, int, Sequence[str]]) -> int:
