@@ -19,7 +19,10 @@ from tests.conftest import runner
 ROOT = Path(__file__).resolve().parents[2]
 RLREC = f'rlrec() {{ {shlex.quote(sys.executable)} -m rlrec "$@"; }}\nset -euo pipefail\n'
 EXAMPLES = re.compile(r"^ *Examples?:\n((?: +\S.*\n?)+)", re.MULTILINE)
-ELSEWHERE = {"rlrec demo"}  # a minute of its own
+ELSEWHERE = {
+    "rlrec demo",  # a minute of its own
+    "rlrec serve --listen 127.0.0.1:8080", "rlrec serve --listen unix:rlrec.sock",  # until a signal: cli/test_serve.py
+}  # fmt: skip
 
 
 def leaves(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
