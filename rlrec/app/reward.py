@@ -131,12 +131,6 @@ def _inside(function: str, text: str) -> tuple[bool, str]:
     return (True, call[2].strip()) if call and call[1] == function else (False, text)
 
 
-def _term_text(kind: str, transform: Transform) -> str:
-    """The term of a kind, as `reward define` takes it."""
-    inner = kind if transform.cap is None else f"min({kind},{repr(transform.cap).removesuffix('.0')})"
-    return f"log1p({inner})" if transform.log1p else inner
-
-
 def listing(store: Store) -> list[Definition]:
     """All reward definitions."""
     with store.read() as unit:
@@ -148,5 +142,5 @@ def _to_json(definition: Reward) -> Definition:
     return {
         "reward": definition.name, "weights": dict(definition.weights), "window_s": definition.window_us / 1e6,
         "default": definition.default, "clip": clip, "learn": definition.learn, "late": definition.late,
-        "transforms": {kind: _term_text(kind, term) for kind, term in sorted(definition.transforms.items())},
+        "transforms": {kind: rewards.term_text(kind, term) for kind, term in sorted(definition.transforms.items())},
     }  # fmt: skip

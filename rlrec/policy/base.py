@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 from rlrec.errors import InputError
 from rlrec.policy.floors import Floor, limited, positions_of
 from rlrec.policy.forgetting import Forgetting
-from rlrec.policy.reward import bounds
+from rlrec.policy.reward import bounds, within_unit_hint
 from rlrec.policy.statistics import POSITION, CountedSlot, Counts, SlotColumns, count_slots
 from rlrec.records import Reward
 
@@ -153,7 +153,7 @@ class Policy(Counts, ABC):
         if self.unit_rewards and (limits is None or limits[0] < 0 or limits[1] > 1):
             raise InputError(
                 f"reward {reward.name!r} may leave [0, 1], and {self.unit_rewards}",
-                hint="define the reward with --clip 0,1 and a default inside it",
+                hint=within_unit_hint(reward),
             )
 
 

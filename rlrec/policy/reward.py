@@ -130,6 +130,43 @@ def bounds(definition: Reward) -> tuple[float, float] | None:
     return min(definition.clip_low, definition.default), max(definition.clip_high, definition.default)
 
 
+def term_text(kind: str, transform: Transform) -> str:
+    """The term of a kind, as `reward define` takes it."""
+    inner = kind if transform.cap is None else f"min({kind},{repr(transform.cap).removesuffix('.0')})"
+    return f"log1p({inner})" if transform.log1p else inner
+
+
+def largest(definition: Reward) -> float:
+    """The most that a slot earns: by the clip, else with an event of each kind, of value 1 or of the cap."""
+    if definition.clip_high is not None:
+        return max(definition.default, definition.clip_high)
+    transforms = ((definition.transforms.get(kind, Transform()), weight) for kind, weight in definition.weights.items())
+    most = [weight * _transform(transform, transform.cap or 1.0) for transform, weight in transforms if weight > 0]
+    return max(definition.default, fsum(most))
+
+
+def within_unit_hint(definition: Reward) -> str:
+    """How to have a reward within [0, 1]: the command that defines this one in units of its largest value, where it is
+    never negative."""
+    clipped, low = definition.clip_low is not None, definition.clip_low or 0.0
+    if min(low, definition.default, 0.0 if clipped else min(definition.weights.values())) < 0:
+        return (
+            "define another one with --clip 0,1 and a default inside it, or take a kind for any reward: epsilon-greedy"
+        )
+    unit = max(1.0, largest(definition))
+    transforms = {kind: definition.transforms.get(kind, Transform()) for kind in definition.weights}
+    terms = (f"{term_text(kind, transforms[kind])}={weight / unit:.12g}" for kind, weight in definition.weights.items())
+    options = [
+        f"--window {definition.window_us / 1e6:.12g}s --clip {low / unit:.12g},1",
+        *([f"--default {definition.default / unit:.12g}"] if definition.default else []),
+        *([f"--learn {definition.learn}"] if definition.learn != "served" else []),
+        *([f"--late {definition.late}"] if definition.late != "count" else []),
+    ]
+    command = f"rlrec reward define {definition.name[:59]}-unit '{', '.join(terms)}' {' '.join(options)}"
+    most = f"the most that a slot earns{'' if clipped else ' with one event of each kind'}"
+    return f"`{command}` counts in units of {unit:g}, {most}; --reward {definition.name} still judges in its own"
+
+
 def weights(text: Mapping[str, float]) -> dict[str, float]:
     """Checked weights of a definition. Raises InputError where one is not finite or none is given."""
     if not text:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,37 @@ def test_what_cannot_be_created_is_refused(run_sqlite: Run, words: list[str], wh
     assert what in said.error["error"]
     assert hint is None or hint in said.error["hint"]
     assert run_sqlite("policy", "list", "--json").json == []
+
+
+@pytest.mark.parametrize(
+    ("words", "unit"),
+    [
+        (("click=0.05, purchase=2, return=1", "--window", "7d"), 3.05),
+        (("click=1, purchase=9", "--clip", "0.5,4", "--default", "1", "--late", "ignore"), 4),
+        (("min(dwell_s,600)=0.01, click=1", "--learn", "settled"), 7),
+        (("click=0.25",), 1),
+    ],
+)
+def test_a_reward_outside_of_0_and_1_is_refused_with_the_command_that_scales_it(
+    run_sqlite: Run, words: tuple[str, ...], unit: float
+) -> None:
+    run_sqlite("reward", "define", "durable", *words)
+    refused = run_sqlite("policy", "create", "ts", "--kind", "thompson", "--reward", "durable")
+    _, *command = shlex.split(refused.stderr.split("`")[1])
+    assert run_sqlite(*command).exit_code == 0
+    assert run_sqlite("policy", "create", "ts", "--kind", "thompson", "--reward", "durable-unit").exit_code == 0
+    durable, scaled = run_sqlite("reward", "list", "--json").json[-2:]
+    assert durable["weights"] == pytest.approx({kind: weight * unit for kind, weight in scaled["weights"].items()})
+    same = ("window_s", "learn", "late", "transforms")
+    assert [durable[name] for name in same] == [scaled[name] for name in same]
+    assert durable["default"] == scaled["default"] * unit
+
+
+def test_a_negative_reward_is_refused_with_another_kind(run_sqlite: Run) -> None:
+    run_sqlite("reward", "define", "costs", "click=1, refund=-1")
+    refused = run_sqlite("policy", "create", "ts", "--kind", "thompson", "--reward", "costs")
+    assert "epsilon-greedy" in refused.stderr
+    assert run_sqlite("policy", "create", "any", "--kind", "epsilon-greedy", "--reward", "costs").exit_code == 0
 
 
 def test_ucb_without_a_floor_is_told_what_its_log_is_worth(run_sqlite: Run) -> None:

@@ -15,7 +15,7 @@ from rlrec.app.log import lineage, reward_log
 from rlrec.arrays import finite_or_none
 from rlrec.errors import InputError
 from rlrec.ope import adaptive
-from rlrec.policy.reward import bounds
+from rlrec.policy.reward import bounds, within_unit_hint
 from rlrec.records import Arm, Version
 from rlrec.store import Unit, arms
 from rlrec.store.reader import Selection
@@ -50,8 +50,8 @@ def prior_from_log(
     Source: own derivation: the posterior mean of a Beta whose prior mean is that of the log."""
     reward, limits = draft.reward, bounds(draft.reward)
     if limits is None or limits[0] < 0 or limits[1] > 1:
-        hint = "define the reward with --clip 0,1 and a default inside it"
-        raise InputError(f"reward {reward.name!r} may leave [0, 1], and a prior counts it fractionally", hint=hint)
+        what = f"reward {reward.name!r} may leave [0, 1], and a prior counts it fractionally"
+        raise InputError(what, hint=within_unit_hint(reward))
     selected = filters.selection(unit, prior_from)
     sums, slots, last = BeliefFold(unit, draft, ordinal=0).of_log(selected)
     pulls, rewards = (sum(float(row[column]) for row in sums.values()) for column in (0, 1))
