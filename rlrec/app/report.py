@@ -53,11 +53,11 @@ class PolicyTraffic(NamedTuple):
     """How much a policy served, its variants in experiments included. newest: day of its newest decision."""
 
     policy: str
-    kind: str
-    live: int
-    versions: int
     decisions: int
     newest: str
+    live: int
+    versions: int
+    kind: str
 
 
 class Training(NamedTuple):

@@ -136,7 +136,7 @@ def estimated(rows: Sequence[EstimateRow], unit: str) -> Figure | None:
     several = len({row.estimate.estimator for row in chosen}) > 1
     drawn, listed = list[Interval](), list[list[Any]]()
     for row in chosen[:MOST]:
-        each, (words, look) = row.estimate, VERDICTS[row.estimate.verdict]
+        each, look, words = row.estimate, VERDICTS[row.estimate.verdict][1], _verdict(row)
         name = row.target if row.version is None else f"{row.target}@{row.version}"
         label = f"{name}, {each.estimator}" if several else name
         drawn.append(Interval(label, each.value, each.lower, each.upper, f"{number(each.value)}, {words}", look))
@@ -155,6 +155,12 @@ def estimated(rows: Sequence[EstimateRow], unit: str) -> Figure | None:
     )  # fmt: skip
 
 
+def _verdict(row: EstimateRow) -> str:
+    """The verdict in words."""
+    verdict, reasons = row.estimate.verdict, row.estimate.reasons
+    return "learned from this log" if verdict == "weak" and "in-sample" in reasons else VERDICTS[verdict][0]
+
+
 def _best(rows: Sequence[EstimateRow], unit: str) -> str:
     """Which policy would earn most, if the log tells."""
     judged = [row for row in rows if row.estimate.verdict != "insufficient" and row.estimate.value is not None]
@@ -162,7 +168,7 @@ def _best(rows: Sequence[EstimateRow], unit: str) -> str:
         return f"The log cannot tell yet what these policies would earn per {unit}"
     best, *others = sorted(judged, key=lambda row: -(row.estimate.value or 0.0))
     each = best.estimate
-    figures = f"{interval(each.value, each.lower, each.upper)} per {unit}, {VERDICTS[each.verdict][0]}"
+    figures = f"{interval(each.value, each.lower, each.upper)} per {unit}, {_verdict(best)}"
     if not others:
         return f"{best.target} would earn {figures}"
     uppers = [row.estimate.upper for row in others]
@@ -335,11 +341,10 @@ def examined(answers: Sequence[CurveAnswer]) -> Figure:
         for answer in answers[:3]
     ]
     lowest = answers[0]["positions"][-1]
-    bounds = "" if lowest["lower"] is None else f" [{number(lowest['lower'])}, {number(lowest['upper'])}]"
+    times = interval(lowest["examination"], lowest["lower"], lowest["upper"])
     headers = ["position", "examination", "lower", "upper", "rewards", "slots"]
     return Figure(
-        title=f"Position {lowest['position']} is looked at {number(lowest['examination'])}{bounds} times as often as "
-        f"position 1 ({series[0].name})",
+        title=f"Position {lowest['position']} is looked at {times} times as often as position 1  ({series[0].name})",
         drawing=chart(series, x_name="position from the top", y_name="examination, against position 1", level=1.0),
         description="A line with its interval of 95 % for each curve.",
         headers=["curve", *headers],

@@ -18,7 +18,7 @@ STYLE = """
 --link:#7cc4f2}}
 *{box-sizing:border-box}body{margin:0;background:var(--page);color:var(--ink);font:16px/1.45 system-ui,sans-serif}
 main{max-width:1180px;margin:0 auto;padding:16px}h1{font-size:1.6rem;margin:.2em 0}h2{margin:1.6em 0 .5em}
-h1,h2,h3,p,li,td,th,summary{overflow-wrap:anywhere}h3{font-size:1rem;margin:0 0 .6em;line-height:1.35}
+h1,h2,h3,p,li,summary{overflow-wrap:anywhere}h3{font-size:1rem;margin:0 0 .6em;line-height:1.35}
 p,ul{margin:.4em 0}ul{padding-left:1.2em}a{color:var(--link)}.soft{color:var(--soft)}
 .cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,420px),1fr));gap:16px;align-items:start}
 figure{margin:0;background:var(--paper);border:1px solid var(--line);border-radius:8px;padding:14px;min-width:0}
@@ -26,13 +26,14 @@ svg.fig{display:block;width:100%;max-width:560px;height:auto;margin:auto}
 details{margin-top:8px}summary{cursor:pointer;color:var(--soft);font-size:.9rem}
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.85rem;background:var(--paper)}
 th,td{padding:3px 10px 3px 0;text-align:left;border-bottom:1px solid var(--line);vertical-align:top;
-unicode-bidi:isolate}.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-.tag{font-weight:600}
+unicode-bidi:isolate;white-space:nowrap}.n{text-align:right;font-variant-numeric:tabular-nums}
+.w{white-space:normal;min-width:24ch;overflow-wrap:anywhere}.d{white-space:nowrap}
 @media (max-width:500px){main{padding:8px}figure{padding:10px 6px}}
 @media print{:root{--ink:#000;--soft:#444;--line:#bbb;--paper:#fff;--page:#fff}body{font-size:10pt}
 figure{break-inside:avoid}h2,h3{break-after:avoid}.cards{grid-template-columns:1fr 1fr}details,nav{display:none}}
 """.strip().replace("\n", "")
 LAWS = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+LONG = 30  # letters of a cell that may be broken
 EMPTY = (
     "Nothing was served yet. <code>rlrec policy create home --kind thompson --param floor=0.05</code> makes a policy, "
     "<code>rlrec recommend --policy home --session s1 -k 3</code> serves from it and logs what it did, "
@@ -78,7 +79,11 @@ def _span(answer: Result) -> str:
     as_of = f'<span class="soft">as of {answer.created_at[:16]}Z{chosen}</span>'
     if answer.first is None or answer.last is None:
         return f"{EMPTY} {as_of}" if not answer.log else f"No decision is selected. {as_of}"
-    return f"{answer.decisions:,} decisions from {answer.first[:10]} to {answer.last[:10]} {as_of}"
+    return f"{answer.decisions:,} decisions from {_date(answer.first)} to {_date(answer.last)} {as_of}"
+
+
+def _date(time: str) -> str:
+    return f'<span class="d">{time[:10]}</span>'
 
 
 def _sections(answer: Result) -> Iterator[Section]:
@@ -148,14 +153,16 @@ def _table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     looks = [' class="n"' if is_numeric else "" for is_numeric in numeric]
     head = "".join(f'<th scope="col"{look}>{escape(name)}</th>' for name, look in zip(headers, looks, strict=True))
     body = "".join(
-        f"<tr>{''.join(f'<td{look}>{_cell(value)}</td>' for value, look in zip(row, looks, strict=True))}</tr>"
-        for row in rows
+        f"<tr>{''.join(_cell(value, look) for value, look in zip(row, looks, strict=True))}</tr>" for row in rows
     )
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _cell(value: Any) -> str:
-    return escape(value) if isinstance(value, str) else number(value)
+def _cell(value: Any, look: str) -> str:
+    if not isinstance(value, str):
+        return f"<td{look}>{number(value)}</td>"
+    wrapped = ' class="w"' if len(value) > LONG else ""
+    return f"<td{wrapped}>{escape(value)}</td>"
 
 
 def _list(lines: Iterator[str] | Sequence[str]) -> str:
@@ -200,5 +207,5 @@ def _findings(answer: Result) -> str:
 
 
 def _traffic(answer: Result) -> str:
-    headers = ["policy", "kind", "live version", "versions", "decisions", "newest on"]
+    headers = ["policy", "decisions", "newest on", "live version", "versions", "kind"]
     return f"<h3>What served</h3>{_table(headers, answer.traffic)}" if answer.traffic else ""

@@ -123,6 +123,8 @@ def number(value: float | None) -> str:
 
 def interval(value: float | None, lower: float | None, upper: float | None, *, unit: str = "") -> str:
     """A value and its bounds, in as many digits as these are apart."""
+    if lower is None and upper is None:
+        return f"{number(value)}{unit}"
     if value is None or lower is None or upper is None or not 1e-9 < upper - lower < 1e6:
         return f"{number(value)}{unit} [{number(lower)}, {number(upper)}]"
     half = (upper - lower) / 2
@@ -151,11 +153,12 @@ def _scale(values: Iterable[float | None], start: float, end: float, *, zero: bo
 
 
 def _bounded(values: Sequence[tuple[float | None, float | None, float | None]]) -> list[float]:
-    """Values with their bounds; bounds that lie beyond three times the spread of all values are cut there."""
+    """Values with their bounds; a few bounds that lie far beyond the others are cut."""
     middles = [value for value, _, _ in values if value is not None]
     if not middles:
         return []
-    reach = 3 * ((max(middles) - min(middles)) or abs(max(middles)) or 1.0)
+    halves = sorted((upper - lower) / 2 for _, lower, upper in values if lower is not None and upper is not None)
+    reach = 3 * max(max(middles) - min(middles), halves[len(halves) // 2] if halves else abs(max(middles)))
     low, high = min(middles) - reach, max(middles) + reach
     bounds = [bound for _, *both in values for bound in both if bound is not None]
     return [*middles, *(min(max(bound, low), high) for bound in bounds)]
@@ -292,6 +295,8 @@ def forest(rows: Sequence[Interval], *, x_name: str, level: float | None = None,
             low = xs(xs.low - 1 if row.lower is None else row.lower)
             high = xs(xs.high + 1 if row.upper is None else row.upper)
             drawn.append(_rule(low, y, high, y, f"whisker {row.look}"))
+            drawn += [text(3, y + 4, "\u2039")] if low < xs.start else []
+            drawn += [text(WIDTH - 3, y + 4, "\u203a", anchor="end")] if high > xs.end else []
         if row.value is not None:
             shape = {"s1": "circle", "s2": "square", "s3": "triangle"}.get(row.look, "circle")
             drawn.append(mark(xs(row.value), y, shape, row.look, 4))

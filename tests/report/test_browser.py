@@ -1,0 +1,130 @@
+"""The page in a real browser: nothing is wider than the window, cut off or loaded, at every size and in every mode."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.cli.test_report import EVIL
+from tests.conftest import runner
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+pytestmark = pytest.mark.slow
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
+NARROW, BROAD = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
+LONG = "an-arm-with-a-name-that-nobody-would-give-it-unless-a-machine-did-" * 2
+CLOCK, LATER = ("--now", "2026-01-01T00:00:00Z"), ("--now", "2026-06-01T00:00:00Z")
+# texts of figures that leave their figure, or lie on each other
+CROWDED = """() => [...document.querySelectorAll('svg.fig')].flatMap(figure => {
+  const frame = figure.getBoundingClientRect();
+  const boxes = [...figure.querySelectorAll('text')].filter(text => text.textContent)
+    .map(text => ({text: text.textContent, box: text.getBoundingClientRect()}));
+  const outside = boxes.filter(({box}) => box.left < frame.left - 1 || box.right > frame.right + 1
+    || box.top < frame.top - 1 || box.bottom > frame.bottom + 1).map(({text}) => 'outside: ' + text);
+  const crossing = boxes.flatMap((a, n) => boxes.slice(n + 1).filter(b =>
+    Math.min(a.box.right, b.box.right) - Math.max(a.box.left, b.box.left) > 1
+    && Math.min(a.box.bottom, b.box.bottom) - Math.max(a.box.top, b.box.top) > 3)
+    .map(b => 'crossing: ' + a.text + ' | ' + b.text));
+  return [...outside, ...crossing];
+})"""
+BROADER = """() => [...document.querySelectorAll('body *')].filter(each => !each.closest('.scroll, svg')
+  && each.getBoundingClientRect().right > document.documentElement.clientWidth + 1).map(each => each.outerHTML)"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    program = next((path for name in PROGRAMS if (path := shutil.which(name))), None)
+    if program is None:
+        pytest.skip(f"none of {', '.join(PROGRAMS)} is installed: `apt-get install chromium`")
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+    with api.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def page_file(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Path:
+    """A page with every kind of figure, and names that are long, or markup."""
+    folder = tmp_path_factory.mktemp("page")
+    db = shutil.copy(sqlite_template, folder / "rlrec.db")
+    run = runner(str(db))
+    lines = "\n".join(json.dumps({"arm": arm, "features": {}}) for arm in [EVIL, LONG, "\u5546\u54c1" * 40, "a", "b"])
+    steps: list[list[str]] = [
+        ["arm", "import", "-"],
+        ["policy", "create", "home", "--kind", "thompson", "--param", "floor=0.4"],
+        ["policy", "create", "b", "--kind", "uniform"],
+        ["policy", "create", "visits", "--kind", "gradient", "--param", "floor=0.5"],
+        ["experiment", "create", "ab", "--variant", "first=home", "--variant", "second=b"],
+        [*CLOCK, "simulate", "shop", "--experiment", "ab", "--sessions", "400", "-k", "3", "--group", "50",
+         "--seed", "1", "--env", "arms=5", "--env", "categories=2", "--env", "bait=2", "--env", "daily=20"],
+    ]  # fmt: skip
+    for words in steps:
+        done = run(*words, stdin=lines)
+        assert done.exit_code == 0, done.stderr
+    for words in (["position", "fit", "home"], ["train-pg", "visits", "--epochs", "5", "--seed", "1"]):
+        assert run(*LATER, *words).exit_code == 0
+    path = folder / "page.html"
+    assert run(*LATER, "report", path, "--title", EVIL).exit_code == 0
+    return path
+
+
+def look(browser: Browser, path: Path, **options: Any) -> dict[str, Any]:
+    """What a page asks for, complains of, and where it does not fit; without JavaScript of its own."""
+    context = browser.new_context(java_script_enabled=False, **options)
+    page, requests, complaints = context.new_page(), list[str](), list[str]()
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(path.as_uri())
+    found = {
+        "requests": requests, "complaints": complaints, "broader": page.evaluate(BROADER),
+        "crowded": page.evaluate(CROWDED), "figures": page.locator("svg.fig").count(),
+        "letter": page.evaluate("() => Math.min(...[...document.querySelectorAll('svg.fig')].map(figure =>"
+                                " 12 * figure.getBoundingClientRect().width / 400))"),
+        "paper": page.evaluate("() => getComputedStyle(document.querySelector('figure')).backgroundColor"),
+    }  # fmt: skip
+    context.close()
+    return found
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("viewport", [NARROW, BROAD], ids=["phone", "desk"])
+def test_nothing_is_broader_than_the_window_cut_off_or_loaded(
+    browser: Browser, page_file: Path, viewport: dict[str, int], scheme: str
+) -> None:
+    found = look(browser, page_file, viewport=viewport, color_scheme=scheme)
+    assert found["requests"] == [page_file.as_uri()]
+    assert found["complaints"] == found["broader"] == found["crowded"] == []
+    assert found["figures"] >= 8
+    assert found["letter"] >= 10
+    assert found["paper"] == {"light": "rgb(255, 255, 255)", "dark": "rgb(21, 25, 29)"}[scheme]
+
+
+def test_on_paper_figures_are_light_and_tables_stay_away(browser: Browser, page_file: Path) -> None:
+    context = browser.new_context(viewport=BROAD, color_scheme="dark", java_script_enabled=False)
+    page = context.new_page()
+    page.goto(page_file.as_uri())
+    page.emulate_media(media="print")
+    paper = page.evaluate("() => getComputedStyle(document.querySelector('figure')).backgroundColor")
+    assert (paper, page.locator("details >> visible=true").count()) == ("rgb(255, 255, 255)", 0)
+    assert page.evaluate(CROWDED) == []
+    assert page.pdf(format="A4").startswith(b"%PDF")
+    context.close()
+
+
+def test_the_tables_of_the_figures_scroll_inside_of_the_page(browser: Browser, page_file: Path) -> None:
+    context = browser.new_context(viewport=NARROW)
+    page = context.new_page()
+    page.goto(page_file.as_uri())
+    page.evaluate("() => document.querySelectorAll('details').forEach(each => each.open = true)")
+    assert page.evaluate(BROADER) == []
+    assert page.evaluate("() => document.documentElement.scrollWidth") == NARROW["width"]
+    context.close()
