@@ -17,7 +17,7 @@ from rlrec.errors import InputError, suggest
 
 FOLDER = Path(__file__).resolve().parent.parent / "help"
 ORDER = (
-    "first-steps", "contexts", "rewards", "own-logs", "judging", "experiments", "visits", "cron", "back-end",
+    "first-steps", "overview", "contexts", "rewards", "own-logs", "judging", "experiments", "visits", "cron", "back-end",
     "postgresql", "commands", "formats", "schema", "exit-codes", "environment", "speed", "glossary",
 )  # fmt: skip
 

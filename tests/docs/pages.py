@@ -122,8 +122,8 @@ def run(text: str, folder: Path, environment: Path, replaced: Mapping[str, str])
 
 
 def matches(shown: str, printed: str) -> bool:
-    """Whether a text is what a page shows, up to its `...`, spaces at the ends of lines, and the last digits of
-    numbers that have more than ten."""
+    """Whether a text is what a page shows, up to its `...`, the width of gaps, and the last digits of numbers that have
+    more than ten."""
     patterns = {"...": r"[^\n]*?", "...\n": r"(?:[^\n]*\n)*?"}
     pieces = re.split(r"((?<![^\n])\.\.\.\n|\.\.\.)", _lines(shown))
     pattern = "".join(patterns.get(piece) or re.escape(piece) for piece in pieces)
@@ -132,7 +132,7 @@ def matches(shown: str, printed: str) -> bool:
 
 def _lines(text: str) -> str:
     short = re.sub(r"\d+\.\d{10,}(e[+-]\d+)?", lambda number: f"{float(number[0]):.10g}", text)
-    return "\n".join(line.rstrip() for line in short.strip().splitlines()) + "\n"
+    return "\n".join(re.sub(" {2,}", "  ", line.rstrip()) for line in short.strip().splitlines()) + "\n"
 
 
 def rewritten(text: str, printed: list[str]) -> str:
@@ -146,7 +146,8 @@ def rewritten(text: str, printed: list[str]) -> str:
 
 def _refreshed(before: list[str], printed: list[str]) -> str:
     today = datetime.now(UTC).date().isoformat()
-    lines = [re.sub(rf"{today}T[\d:.]+Z", "...", line.rstrip()) for line in printed]
+    lines = [re.sub(rf"{today}T[\d:.]+Z(?=  )", f"{'...':27}", line.rstrip()) for line in printed]
+    lines = [re.sub(rf"{today}T[\d:.]+Z", "...", line) for line in lines]
     patterns = [line for line in before if "..." in line and line.strip() != "..."]
     lines = [next((pattern for pattern in patterns if matches(pattern, line)), line) for line in lines]
     if before.count("...") == 1:
