@@ -17,8 +17,8 @@ from rlrec.errors import InputError, suggest
 
 FOLDER = Path(__file__).resolve().parent.parent / "help"
 ORDER = (
-    "first-steps", "overview", "contexts", "rewards", "own-logs", "judging", "experiments", "visits", "cron", "back-end",
-    "postgresql", "commands", "formats", "schema", "exit-codes", "environment", "speed", "glossary",
+    "first-steps", "overview", "contexts", "rewards", "own-logs", "judging", "experiments", "visits", "cron",
+    "back-end", "postgresql", "commands", "formats", "schema", "exit-codes", "environment", "speed", "glossary",
 )  # fmt: skip
 
 
