@@ -57,9 +57,11 @@ class RowsRemoved(Exception):
     """Decisions were deleted after the group was planned, perhaps with contexts that it names."""
 
 
-def recommend(store: Store, request: Request, *, seed: int | None = None, dry_run: bool = False) -> Answer:
+def recommend(
+    store: Store, request: Request, *, seed: int | None = None, dry_run: bool = False, cache: ServingCache | None = None
+) -> Answer:
     """One slate. Raises InputError (a Conflict where the request id is known with other content)."""
-    answer = recommend_group(store, [request], seed=seed, dry_run=dry_run)[0]
+    answer = recommend_group(store, [request], seed=seed, dry_run=dry_run, cache=cache)[0]
     if isinstance(answer, InputError):
         raise answer
     return answer
